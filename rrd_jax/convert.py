@@ -1,0 +1,127 @@
+"""PyTorch state dicts to our variables and back, by name.
+
+Modules carry PyTorch's names, so the mapping is a rule: a path is joined by dots, an index that
+stands behind an underscore (`layer1_0`) becomes a part of its own (`layer1.0`), and the leaf
+decides the entry's last word and layout.
+"""
+
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from rrd_jax import errors, models
+
+_ENTRY = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+
+def from_torch(name: str, state_dict: dict[str, Any]) -> dict[str, Any]:
+    """Variables of network `name` from a PyTorch state dict.
+
+    Args:
+      name: a key of `models.MODELS`.
+      state_dict: entry name to array; classes and image channels are read off its shapes.
+
+    Returns:
+      {"params": ..., "batch_stats": ...} of float32 numpy arrays.
+
+    Raises:
+      InputError: names or shapes differ; the message shows both sides, a line per entry.
+    """
+    given = {
+        entry: np.asarray(value)
+        for entry, value in state_dict.items()
+        if not entry.endswith("num_batches_tracked")
+    }
+    expected = _abstract(name, given)
+    wanted = {
+        _entry(path): (path, _torch_shape(path[-1], leaf.shape)) for path, leaf in expected.items()
+    }
+    _check_match(
+        name,
+        {entry: shape for entry, (_, shape) in wanted.items()},
+        {entry: value.shape for entry, value in given.items()},
+    )
+    flat = {
+        path: _to_ours(path[-1], given[entry]).astype(np.float32)
+        for entry, (path, _) in wanted.items()
+    }
+    return traverse_util.unflatten_dict(flat)
+
+
+def to_torch(name: str, variables: dict[str, Any]) -> dict[str, np.ndarray]:
+    """The PyTorch state dict of network `name`, as numpy arrays; inverse of `from_torch`.
+
+    PyTorch also counts the batches that each batch norm saw; nothing reads that count with its
+    default momentum, and it is written as 0.
+    """
+    errors.lookup("model", name, models.MODELS)
+    state_dict = {}
+    for path, leaf in traverse_util.flatten_dict(dict(variables)).items():
+        entry = _entry(path)
+        state_dict[entry] = _to_theirs(path[-1], np.asarray(leaf))
+        if path[-1] == "var":
+            state_dict[entry.replace("running_var", "num_batches_tracked")] = np.int64(0)
+    return state_dict
+
+
+def _abstract(name: str, given: dict[str, np.ndarray]) -> dict[tuple[str, ...], Any]:
+    """Our variables as flat shapes, for as many classes and channels as the given ones have."""
+    heads = [value for value in given.values() if value.ndim == 2]
+    stems = [value for value in given.values() if value.ndim == 4]
+    if not heads or not stems:
+        raise errors.InputError(
+            f"the state dict for {name} has no convolution or no linear layer; its entries are: "
+            + (", ".join(list(given)[:5]) or "none")
+        )
+    module = models.create(name, heads[-1].shape[0])
+    images = jax.ShapeDtypeStruct((1, 32, 32, stems[0].shape[1]), np.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), images)
+    return traverse_util.flatten_dict(shapes)
+
+
+def _entry(path: tuple[str, ...]) -> str:
+    modules = [re.sub(r"_(\d+)$", r".\1", part) for part in path[1:-1]]
+    return ".".join([*modules, _ENTRY[path[-1]]])
+
+
+def _to_ours(leaf: str, value: np.ndarray) -> np.ndarray:
+    if leaf != "kernel":
+        return value
+    return value.T if value.ndim == 2 else value.transpose(2, 3, 1, 0)
+
+
+def _to_theirs(leaf: str, value: np.ndarray) -> np.ndarray:
+    if leaf != "kernel":
+        return value
+    return value.T if value.ndim == 2 else value.transpose(3, 2, 0, 1)
+
+
+def _torch_shape(leaf: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return _to_theirs(leaf, np.broadcast_to(np.float32(0), shape)).shape
+
+
+def _check_match(name: str, wanted: dict[str, tuple], given: dict[str, tuple]) -> None:
+    differing = [
+        entry for entry in sorted(wanted | given) if wanted.get(entry) != given.get(entry)
+    ]
+    if not differing:
+        return
+    width = max(map(len, differing))
+    lines = [
+        f"  {entry:<{width}}  {wanted.get(entry, 'absent')!s:<20}  {given.get(entry, 'absent')}"
+        for entry in differing
+    ]
+    header = f"  {'entry':<{width}}  {name + ' has':<20}  the state dict has"
+    raise errors.InputError(
+        f"the state dict does not fit {name} in {len(differing)} of {len(wanted)} entries:\n"
+        + "\n".join([header, *lines])
+    )

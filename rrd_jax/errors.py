@@ -1,0 +1,32 @@
+"""The two ways a run can end badly that are not bugs; `main` prints them as one line."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+
+class InputError(ValueError):
+    """A wrong config, file or shape. The message is one line and names the way out."""
+
+
+class DivergedError(RuntimeError):
+    """The loss or the state is no longer finite."""
+
+
+def lookup(kind: str, name: str, known: Mapping[str, Any]) -> Any:
+    """Returns `known[name]`, or raises an InputError that lists what is known."""
+    if name in known:
+        return known[name]
+    close = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    raise InputError(f"unknown {kind} '{name}'; {hint}known: {', '.join(known)}")
+
+
+def check_positive(**values: float) -> None:
+    """Raises an InputError for the first value that is a number and not above zero.
+
+    Values under trace are let through: they are not known before the program runs.
+    """
+    for name, value in values.items():
+        if isinstance(value, int | float) and not 0 < value < float("inf"):
+            raise InputError(f"{name} is {value}, but must be a finite number above 0")

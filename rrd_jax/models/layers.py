@@ -1,0 +1,114 @@
+"""What the network families share: their output type, and layers that compute as PyTorch's do."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Outputs(NamedTuple):
+    """What every network returns.
+
+    Attributes:
+      logits: [B, C] float32.
+      embedding: [B, D] float32, the pooled features that the classifier sees.
+      maps: stage outputs [B, H, W, channels], stem first.
+      preactivations: the same taps before their last ReLU, where they have one. The compiler
+        drops what no objective reads.
+    """
+
+    logits: jax.Array
+    embedding: jax.Array
+    maps: tuple[jax.Array, ...] = ()
+    preactivations: tuple[jax.Array, ...] = ()
+
+
+kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+# PyTorch's default for linear layers: uniform in +-1/sqrt(fan_in).
+torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class Conv(nn.Module):
+    """Convolution with PyTorch's symmetric padding of (kernel - 1) / 2; no bias."""
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    dtype: jnp.dtype = jnp.float32
+    kernel_init: Callable = kaiming_fan_out
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        pad = (self.kernel - 1) // 2
+        kernel = self.param(
+            "kernel", self.kernel_init, (self.kernel, self.kernel, x.shape[-1], self.features)
+        )
+        # No preferred_element_type: the backward pass must stay in the compute dtype too.
+        return jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel.astype(self.dtype),
+            window_strides=(self.stride, self.stride),
+            padding=((pad, pad), (pad, pad)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+
+class BatchNorm(nn.Module):
+    """Batch norm with PyTorch's running variance, which is the unbiased one (Flax keeps the biased).
+
+    Statistics are float32 and span the whole (global) batch; the result has the input's dtype.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        features = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (features,))
+        bias = self.param("bias", nn.initializers.zeros, (features,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (features,))
+        if train:
+            axes = tuple(range(x.ndim - 1))
+            x32 = x.astype(jnp.float32)
+            mean = jnp.mean(x32, axes)
+            # One pass over the data; the clip undoes cancellation, not real variances.
+            var = jnp.maximum(jnp.mean(jnp.square(x32), axes) - jnp.square(mean), 0.0)
+            if not self.is_initializing():
+                count = math.prod(x.shape[:-1])
+                unbiased = var * (count / max(count - 1, 1))
+                keep = self.momentum
+                running_mean.value = keep * running_mean.value + (1 - keep) * mean
+                running_var.value = keep * running_var.value + (1 - keep) * unbiased
+        else:
+            mean, var = running_mean.value, running_var.value
+        # One fused scale and shift, computed in float32.
+        factor = scale * jax.lax.rsqrt(var + self.epsilon)
+        shift = bias - mean * factor
+        return (x * factor + shift).astype(x.dtype)
+
+
+class Classifier(nn.Module):
+    """Linear layer in float32, started as PyTorch's Linear."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        bound = 1 / math.sqrt(x.shape[-1])
+
+        def bias_init(key, shape):
+            return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+        kernel = self.param("kernel", torch_default, (x.shape[-1], self.features))
+        bias = self.param("bias", bias_init, (self.features,))
+        return jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST) + bias
+
+
+def global_average(x: jax.Array) -> jax.Array:
+    """[B, H, W, C] to [B, C] in float32."""
+    return jnp.mean(x.astype(jnp.float32), axis=(1, 2))

@@ -1,0 +1,31 @@
+"""Distillation objectives: pure functions, chosen by name."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from rrd_jax import errors
+from rrd_jax.objectives import logits, rrd
+from rrd_jax.objectives.base import Objective, ObjectiveState
+
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "ce": logits.ce,
+    "kd": logits.kd,
+    "rrd": rrd.rrd,
+}
+
+
+def create(name: str, **options: Any) -> Objective:
+    """The objective of that name.
+
+    Raises:
+      InputError: an unknown name or option, or an option out of range.
+    """
+    factory = errors.lookup("objective", name, OBJECTIVES)
+    known = inspect.signature(factory).parameters
+    for option in options:
+        errors.lookup(f"option of objective '{name}'", option, {"weight": None, **known})
+    return factory(**options)
+
+
+__all__ = ["OBJECTIVES", "Objective", "ObjectiveState", "create", "logits", "rrd"]
