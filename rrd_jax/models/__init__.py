@@ -44,9 +44,15 @@ def init(module: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -> dic
     return jax.jit(partial(module.init, train=False))(key, images)
 
 
+def output_shapes(module: nn.Module, image_shape: tuple[int, ...]) -> Outputs:
+    """The Outputs of a batch of one image [H, W, channels], as shapes."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x)[0], images)
+
+
 def count_parameters(params: Any) -> int:
     """Number of trained scalars; batch-norm statistics are not among them."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-__all__ = ["MODELS", "Outputs", "count_parameters", "create", "init"]
+__all__ = ["MODELS", "Outputs", "count_parameters", "create", "init", "output_shapes"]

@@ -1,0 +1,117 @@
+"""Image transforms. Each is a pure function of (key, epoch, example index), on device or host."""
+
+from collections.abc import Callable, Sequence
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rrd_jax import errors
+
+# What stretches or cuts images on the host, before they are sent to the device as uint8.
+HOST = ("random_resized",)
+DEVICE = ("none", "crop_flip")
+
+
+def make_normalize(mean: Sequence[float], std: Sequence[float]) -> Callable:
+    """uint8 [..., channels] to float32 (x / 255 - mean) / std; mean and std in [0, 1] units."""
+    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+
+    def normalize(images: jax.Array) -> jax.Array:
+        return (images.astype(jnp.float32) / 255 - mean) / std
+
+    return normalize
+
+
+def make_augment(
+    kind: str, *, mean: Sequence[float], std: Sequence[float], pad: int, flip: bool
+) -> Callable:
+    """What the compiled step does to training images.
+
+    Args:
+      kind: "crop_flip" for a random crop of the image padded with black; "none", or a kind in
+        HOST, for normalisation only.
+      mean: per channel, in [0, 1] units.
+      std: per channel, in [0, 1] units.
+      pad: pixels of black on each side that the crop may move into.
+      flip: whether half of the images are mirrored.
+
+    Returns:
+      (key, epoch [], index [B], images uint8 [B, H, W, channels]) -> float32 images.
+    """
+    normalize = make_normalize(mean, std)
+    known = dict.fromkeys(DEVICE + HOST)
+    errors.lookup("augmentation", kind, known)
+    if kind != "crop_flip":
+        return lambda key, epoch, index, images: normalize(images)
+
+    def augment(key, epoch, index, images):
+        epoch_key = jax.random.fold_in(key, epoch)
+        keys = jax.vmap(lambda i: jax.random.fold_in(epoch_key, i))(index)
+        cropped = jax.vmap(lambda k, image: _crop_flip(k, image, pad=pad, flip=flip))(keys, images)
+        return normalize(cropped)
+
+    return augment
+
+
+def _crop_flip(key: jax.Array, image: jax.Array, *, pad: int, flip: bool) -> jax.Array:
+    crop_key, flip_key = jax.random.split(key)
+    padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+    top, left = jax.random.randint(crop_key, (2,), 0, 2 * pad + 1)
+    image = jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+    if not flip:
+        return image
+    return jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
+
+
+def random_resized_crop(rng: np.random.Generator, image: np.ndarray, size: int) -> np.ndarray:
+    """A random part of 8 to 100 % of the area, aspect 3/4 to 4/3, scaled to [size, size].
+
+    Ten tries, then the largest central part of allowed aspect, as the ImageNet recipes do. Half
+    of the results are mirrored.
+    """
+    height, width = image.shape[:2]
+    top, left, h, w = _random_part(rng, height, width)
+    part = image[top : top + h, left : left + w]
+    scaled = _scale(part, size, size)
+    return scaled[:, ::-1] if rng.random() < 0.5 else scaled
+
+
+def center_crop(image: np.ndarray, size: int, resize: int) -> np.ndarray:
+    """Scaled so that the short side is `resize`, then the central [size, size]."""
+    height, width = image.shape[:2]
+    factor = resize / min(height, width)
+    scaled = _scale(image, round(height * factor), round(width * factor))
+    top, left = (scaled.shape[0] - size) // 2, (scaled.shape[1] - size) // 2
+    return scaled[top : top + size, left : left + size]
+
+
+def fit(image: np.ndarray, size: int) -> np.ndarray:
+    """To [size, size]: smaller images are centred on black, larger ones scaled down."""
+    height, width = image.shape[:2]
+    if height > size or width > size:
+        return _scale(image, size, size)
+    top, left = (size - height) // 2, (size - width) // 2
+    fitted = np.zeros((size, size, image.shape[2]), image.dtype)
+    fitted[top : top + height, left : left + width] = image
+    return fitted
+
+
+def _random_part(rng: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
+    for _ in range(10):
+        area = height * width * rng.uniform(0.08, 1.0)
+        aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+        if 0 < h <= height and 0 < w <= width:
+            return rng.integers(height - h + 1), rng.integers(width - w + 1), h, w
+    h, w = min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _scale(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    # Area averaging where the image shrinks, or the result would alias.
+    shrinks = height < image.shape[0] or width < image.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    scaled = cv2.resize(image, (width, height), interpolation=method)
+    return scaled.reshape(height, width, image.shape[2])  # cv2 drops a single channel

@@ -1,0 +1,88 @@
+"""All that changes during training, in one tree."""
+
+import zlib
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from rrd_jax import errors, models
+from rrd_jax.objectives import Objective
+
+
+@flax.struct.dataclass
+class TrainState:
+    """What a checkpoint holds and a train step maps to its successor.
+
+    Attributes:
+      step: [] int32, updates made so far.
+      params: {"student": ..., "objectives": {name: ...}}, all that is trained.
+      batch_stats: the student's running statistics.
+      opt_state: Optax state for `params`.
+      frozen: {name: ...}, the objectives' constants.
+      memory: {name: ...}, the objectives' memories.
+      key: a typed PRNG key that never changes; steps fold their number into it.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    frozen: Any
+    memory: Any
+    key: jax.Array
+
+
+def create(
+    key: jax.Array,
+    student: Any,
+    objectives: dict[str, Objective],
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+    teacher: Any = None,
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      key: a typed PRNG key; the whole run follows from it.
+      student: a network of `models.create`.
+      objectives: by name; each gets its own key, so adding one moves no other.
+      optimizer: for the student's and the objectives' parameters together.
+      image_shape: (H, W, channels).
+      teacher: a network of `models.create`, or None.
+
+    Raises:
+      InputError: an objective needs a teacher and there is none.
+    """
+    for name, objective in objectives.items():
+        if objective.needs_teacher and teacher is None:
+            raise errors.InputError(
+                f"objective '{name}' compares with a teacher; set config.teacher.model"
+            )
+    student_key, objective_key, step_key = jax.random.split(key, 3)
+    variables = models.init(student, student_key, image_shape)
+    student_outputs = models.output_shapes(student, image_shape)
+    teacher_outputs = models.output_shapes(teacher, image_shape) if teacher else None
+    states = {
+        name: objective.init(_named(objective_key, name), student_outputs, teacher_outputs)
+        for name, objective in objectives.items()
+    }
+    params = {
+        "student": variables["params"],
+        "objectives": {name: state.params for name, state in states.items()},
+    }
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(params),
+        frozen={name: state.frozen for name, state in states.items()},
+        memory={name: state.memory for name, state in states.items()},
+        key=step_key,
+    )
+
+
+def _named(key: jax.Array, name: str) -> jax.Array:
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))

@@ -1,0 +1,102 @@
+"""Factories of the pure functions that are compiled: one train step, one prediction."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rrd_jax import metrics
+from rrd_jax.objectives import Objective, ObjectiveState
+from rrd_jax.state import TrainState
+
+Batch = dict[str, jax.Array]
+# (key, epoch [], index [B], images uint8 [B, H, W, channels]) -> float32 images.
+Augment = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def make_train_step(
+    student: Any,
+    objectives: dict[str, Objective],
+    weights: dict[str, float],
+    optimizer: optax.GradientTransformation,
+    augment: Augment,
+    steps_per_epoch: int,
+    teacher: Any = None,
+) -> Callable[[TrainState, Any, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+    """One update of the student on the weighted sum of the objectives' batch means.
+
+    Args:
+      student: a network of `models.create`.
+      objectives: by name; each is logged unweighted as `loss/<name>`.
+      weights: name to factor in the total loss.
+      optimizer: what `state.create` was given.
+      augment: pure; see Augment. Randomness is a function of (state.key, epoch, example index).
+      steps_per_epoch: turns the step into the epoch.
+      teacher: a network of `models.create`, or None.
+
+    Returns:
+      (state, teacher_variables, batch) -> (next state, float32 scalars `loss`, `loss/<name>`,
+      `top1` in [0, 1]). `batch` holds `image`, `label` [B] int32 and `index` [B] int32. The
+      teacher's variables are read, never donated; None when there is no teacher.
+    """
+
+    def train_step(state, teacher_variables, batch):
+        epoch = state.step // steps_per_epoch
+        images = augment(state.key, epoch, batch["index"], batch["image"])
+        teacher_outputs = None
+        if teacher is not None:
+            teacher_outputs = teacher.apply(teacher_variables, images, train=False)
+            teacher_outputs = jax.lax.stop_gradient(teacher_outputs)
+
+        def total_loss(params):
+            variables = {"params": params["student"], "batch_stats": state.batch_stats}
+            outputs, updated = student.apply(
+                variables, images, train=True, mutable=["batch_stats"]
+            )
+            means, memory = {}, {}
+            for name, objective in objectives.items():
+                own = ObjectiveState(
+                    params["objectives"][name], state.frozen[name], state.memory[name]
+                )
+                losses, memory[name] = objective.loss(own, outputs, teacher_outputs, batch)
+                means[name] = jnp.mean(losses)
+            total = sum(weights[name] * mean for name, mean in means.items())
+            logged = {f"loss/{name}": mean for name, mean in means.items()}
+            logged |= {"loss": total, "top1": metrics.top1(outputs.logits, batch["label"])}
+            return total, (logged, updated["batch_stats"], memory)
+
+        gradients, (logged, batch_stats, memory) = jax.grad(total_loss, has_aux=True)(
+            state.params
+        )
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        return state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            memory=memory,
+        ), logged
+
+    return train_step
+
+
+def make_predict(
+    network: Any, normalize: Callable[[jax.Array], jax.Array]
+) -> Callable[[Any, jax.Array, jax.Array], dict[str, jax.Array]]:
+    """Evaluation of a batch, example by example, so that padding can be cut off exactly.
+
+    Returns:
+      (variables, images [B, H, W, channels], labels [B]) -> {"prediction": [B] int32,
+      "loss": [B] cross-entropy in nats}.
+    """
+
+    def predict(variables, images, labels):
+        logits = network.apply(variables, normalize(images), train=False).logits
+        return {
+            "prediction": jnp.argmax(logits, axis=-1),
+            "loss": optax.softmax_cross_entropy_with_integer_labels(logits, labels),
+        }
+
+    return predict
