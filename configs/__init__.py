@@ -1,0 +1,1 @@
+"""Configs: common.py holds every default, the others are small deltas."""

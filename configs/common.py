@@ -1,0 +1,154 @@
+"""Every field with its default and meaning, and what a config string can say.
+
+A config takes options behind a colon, in any order, separated by commas:
+
+    configs/cifar100.py:resnet32x4-resnet8x4,rrd+kd    teacher and student, method
+    configs/cifar100.py:resnet32x4,ce                  one network: trains it alone, as a teacher
+    configs/cifar100.py:smoke                          the complete job in seconds, on random images
+
+Any field can be set on the command line: --config.optimizer.learning_rate=0.1
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+from rrd_jax import errors, models
+
+
+def method(name: str) -> ConfigDict:
+    """The objectives of a published method, with its weights in the total loss.
+
+    Raises:
+      InputError: an unknown name.
+    """
+    ce = {"weight": 1.0}
+    kd = {"weight": 1.0, "temperature": 4.0}
+    rrd = {
+        "weight": 1.0,
+        # sharp_student (temperatures 0.04 and 0.10, compared before the batch is pushed) or
+        # sharp_teacher (0.10 and 0.02, after); the three fields below override it one by one.
+        "preset": "sharp_student",
+        "temperature_student": config_dict.placeholder(float),
+        "temperature_teacher": config_dict.placeholder(float),
+        "push_before": config_dict.placeholder(bool),
+        "queue_size": 16384,  # teacher embeddings in the memory
+        "dim": 128,  # length of an embedding
+        "initial": "unit",  # how the memory starts: unit, or reference for the authors' scale
+    }
+    methods = {
+        "ce": {"ce": ce},
+        "kd": {"ce": {"weight": 0.1}, "kd": {"weight": 0.9, "temperature": 4.0}},
+        "rrd": {"ce": ce, "rrd": rrd},
+        "rrd+kd": {"ce": ce, "kd": kd, "rrd": rrd},
+    }
+    return ConfigDict(errors.lookup("method", name, methods))
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The defaults: CIFAR-100's recipe (arXiv 2407.12073, 1910.10699)."""
+    del argument
+    config = ConfigDict()
+    config.name = ""  # of the job; its default workdir is runs/<name>
+    config.seed = 0  # initial weights, order and augmentation all follow from it
+    config.dtype = "auto"  # of convolutions: float32, bfloat16; auto is bfloat16 on accelerators
+    config.method = ""  # what the objectives below are called in tables
+    config.objectives = ConfigDict()  # name: {weight, options}; see method() and OBJECTIVES
+
+    config.data = data = ConfigDict()
+    data.name = ""  # a TFDS set of labelled images
+    data.dir = ""  # where prepared sets are; "" for TFDS_DATA_DIR or ~/tensorflow_datasets
+    data.manual_dir = ""  # where source files of fashion_mnist are; "" for Debian's folder
+    data.train_split = "train"  # TFDS split expressions, such as train[:90%]
+    data.test_split = "test"
+    data.image_size = 32  # smaller images are centred on black, larger ones scaled
+    data.resize = 256  # random_resized only: short side before the central crop of test images
+    data.augment = "crop_flip"  # none, crop_flip (in the step), random_resized (on the host)
+    data.pad = 4  # crop_flip only: pixels of black on each side
+    data.flip = True  # crop_flip only: mirror half of the images
+    data.mean = (0.5071, 0.4867, 0.4408)  # per channel, of values in [0, 1]
+    data.std = (0.2675, 0.2565, 0.2761)
+    data.mock_examples = 0  # above 0: that many random images stand in for each split
+
+    config.student = ConfigDict()
+    config.student.model = ""  # a name of rrd_jax.models.MODELS
+
+    config.teacher = teacher = ConfigDict()
+    teacher.model = ""  # "" for a run without a teacher
+    # The workdir of an rrd_jax run; "" to train the teacher in <workdir>/teacher first.
+    teacher.checkpoint = ""
+    teacher.seed = 0
+    teacher.epochs = config_dict.placeholder(int)  # None: as train.epochs
+    teacher.learning_rate = config_dict.placeholder(float)  # None: as optimizer.learning_rate
+    config.baseline = False  # train the student alone too, in <workdir>/alone
+
+    config.optimizer = optimizer = ConfigDict()  # SGD as PyTorch's, on every trained parameter
+    optimizer.learning_rate = 0.05
+    optimizer.momentum = 0.9
+    optimizer.weight_decay = 5e-4
+    optimizer.milestones = (0.625, 0.75, 0.875)  # fractions of the epochs: 150, 180, 210 of 240
+    optimizer.decay = 0.1  # of the learning rate at each milestone
+
+    config.train = train = ConfigDict()
+    train.epochs = 240
+    train.batch_size = 64  # over all devices; the last partial batch of an epoch is dropped
+    train.eval_batch_size = 500
+    train.log_every = 50  # steps between two looks at the losses
+    train.save_every = 0  # steps between checkpoints inside an epoch; 0: at its end only
+    return config
+
+
+def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: str) -> ConfigDict:
+    """Applies the options of a config string, and names the job.
+
+    Args:
+      config: the delta so far.
+      name: of the config file.
+      argument: what stood behind the colon.
+      pair: "teacher-student" unless the argument names one.
+      default: the method unless the argument names one.
+
+    Raises:
+      InputError: an option is neither a pair of networks, nor a method, nor "smoke".
+    """
+    chosen, smoke = default, False
+    for option in filter(None, argument.split(",")):
+        if option == "smoke":
+            smoke = True
+        elif set(option.split("-")) <= set(models.MODELS):
+            pair = option
+        else:
+            _check_method(option)
+            chosen = option
+    teacher, _, student = pair.rpartition("-")
+    if chosen == "ce":
+        teacher, config.baseline = "", False
+    config.teacher.model, config.student.model = teacher, student
+    config.method, config.objectives = chosen, method(chosen)
+    config.name = "-".join(filter(None, [name, teacher, student, chosen]))
+    if smoke:
+        _shrink(config)
+    return config
+
+
+def _check_method(option: str) -> None:
+    try:
+        method(option)
+    except errors.InputError as error:
+        names = ", ".join(models.MODELS)
+        raise errors.InputError(
+            f"config option '{option}' is not smoke, a pair TEACHER-STUDENT of networks ({names})"
+            f" or a method: {error}"
+        ) from None
+
+
+def _shrink(config: ConfigDict) -> None:
+    """The same job on few random images, for a look at whether all of it runs."""
+    config.name += "-smoke"
+    config.data.mock_examples = 24
+    config.data.train_split = config.data.train_split.split("[")[0]
+    config.data.image_size = min(config.data.image_size, 32)
+    config.data.resize = 36
+    config.train.epochs = 2
+    config.train.batch_size = config.train.eval_batch_size = 8
+    config.teacher.epochs = 1
+    if "rrd" in config.objectives:
+        config.objectives.rrd.queue_size = 20  # the batch does not divide it: the cursor wraps

@@ -1,0 +1,26 @@
+"""Fashion-MNIST, 10 000 of its training images: resnet32x4 to resnet8.
+
+    apt-get install dataset-fashion-mnist
+    python -m rrd_jax.main --config=configs/fashion_mnist.py
+
+The data are prepared at the first start. On a GPU a run of 80 epochs takes minutes; the README
+has what was measured.
+"""
+
+from configs import common
+
+
+def get_config(argument: str = ""):
+    """See the module's docstring; options as in configs/common.py."""
+    config = common.get_config()
+    config.baseline = True
+    config.data.name = "fashion_mnist"
+    config.data.train_split = "train[:10000]"
+    config.data.mean, config.data.std = (0.2860,), (0.3530,)
+    config.train.epochs = 80
+    config = common.finish(
+        config, "fashion_mnist", argument, pair="resnet32x4-resnet8", default="rrd+kd"
+    )
+    if "rrd" in config.objectives:
+        config.objectives.rrd.queue_size = min(config.objectives.rrd.queue_size, 4096)
+    return config

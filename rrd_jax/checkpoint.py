@@ -1,0 +1,230 @@
+"""Checkpoints of one training run: the newest two and the best, each with a digest.
+
+Orbax writes and commits them atomically. It does not notice a flipped byte in array data, so a
+digest of every part of the state is kept beside it and verified on restore.
+"""
+
+import hashlib
+import json
+import logging
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from rrd_jax import errors
+from rrd_jax.state import TrainState
+
+_FIELDS = ("step", "params", "batch_stats", "opt_state", "frozen", "memory", "key")
+
+
+class Checkpoints:
+    """The checkpoints in one folder, by step."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder.absolute()
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates each save
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        policy = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(2),
+                checkpoint_managers.BestN(
+                    get_metric_fn=lambda metrics: metrics["score"],
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy, cleanup_tmp_directories=True
+        )
+        return ocp.CheckpointManager(self.folder, options=options)
+
+    def save(self, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
+        """Starts writing the state; training may go on while it is written.
+
+        Args:
+          state: what to keep.
+          meta: JSON beside it.
+          score: higher is better; None for a checkpoint that cannot be the best.
+
+        Raises:
+          DivergedError: a parameter or statistic is not finite; nothing is written.
+          InputError: this or the save before it failed; earlier checkpoints are intact.
+        """
+        host = jax.device_get(state.replace(key=jax.random.key_data(state.key)))
+        _check_finite(host)
+        step = int(host.step)
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    meta=ocp.args.JsonSave(meta | {"digests": _digests(host)}),
+                ),
+                metrics=None if score is None else {"score": score},
+            )
+        except (OSError, ValueError) as error:
+            raise self._failed(error) from error
+
+    def wait(self) -> None:
+        """Returns when all saves are on disk; raises InputError if one could not be."""
+        try:
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            raise self._failed(error) from error
+
+    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest intact checkpoint, shaped and placed like `like`, and its JSON.
+
+        Damaged ones are reported and moved aside.
+
+        Returns:
+          None when there are no checkpoints.
+
+        Raises:
+          InputError: there are checkpoints, and none is intact.
+        """
+        damaged = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                restored = self._restore(step, like)
+            except Exception as error:
+                damaged.append(step)
+                reason = str(error).strip().split("\n")[0][:200]
+                print(f"warning: checkpoint {self.folder}/{step} is damaged ({reason})")
+                continue
+            for bad in damaged:
+                (self.folder / str(bad)).rename(self.folder / f"{bad}.damaged")
+            if damaged:
+                print(f"warning: going on from step {step}; damaged ones are kept as *.damaged")
+                self._manager = self._open()
+            return restored
+        if damaged:
+            raise errors.InputError(
+                f"all checkpoints in {self.folder} are damaged; move the folder away to start anew"
+            )
+        return None
+
+    def _restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
+            ),
+        )
+        state, meta = restored.state, restored.meta
+        host = jax.device_get(state.replace(key=jax.random.key_data(state.key)))
+        _verify(_digests(host), meta.pop("digests"))
+        return state, meta
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest step on disk; None when there is none."""
+        return self._manager.latest_step()
+
+    def close(self) -> None:
+        """Waits for pending saves and releases the folder."""
+        self.wait()
+        self._manager.close()
+
+    def _failed(self, error: Exception) -> errors.InputError:
+        reason = str(error).strip().split("\n")[0][:300]
+        last = self._manager.latest_step()
+        return errors.InputError(
+            f"a checkpoint could not be written to {self.folder} ({reason}); the last good one is"
+            f" step {last}: mend the disk and start the same command again"
+        )
+
+
+def read_meta(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The JSON of the newest checkpoint in `folder`; None when there is none or it is damaged."""
+    steps = _steps(folder)
+    try:
+        return json.loads((folder / str(steps[-1]) / "meta" / "metadata").read_text())
+    except (IndexError, OSError, ValueError):
+        return None
+
+
+def load_student(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The network of the newest intact checkpoint, to serve as a teacher.
+
+    Args:
+      folder: a workdir of rrd_jax, or the `checkpoints` folder in it.
+
+    Returns:
+      {"params", "batch_stats"} as numpy arrays, and the checkpoint's JSON.
+
+    Raises:
+      InputError: there is no checkpoint, or none is intact.
+    """
+    inner = folder / "checkpoints"
+    folder = (inner if inner.is_dir() else folder).absolute()
+    for step in reversed(_steps(folder)):
+        try:
+            return _load_student(folder / str(step))
+        except Exception as error:
+            reason = str(error).strip().split("\n")[0][:200]
+            print(f"warning: checkpoint {folder}/{step} is damaged ({reason})")
+    raise errors.InputError(
+        f"no intact checkpoint under {folder}; config.teacher.checkpoint takes the workdir of an"
+        " rrd_jax run, or nothing to train the teacher here"
+    )
+
+
+def _load_student(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    meta = json.loads((folder / "meta" / "metadata").read_text())
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        tree = checkpointer.metadata(folder / "state").item_metadata.tree
+        wanted = {"params": {"student": tree["params"]["student"]}}
+        wanted["batch_stats"] = tree["batch_stats"]
+        restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        restored = checkpointer.restore(
+            folder / "state",
+            args=ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True),
+        )
+    student = {"params": restored["params"]["student"], "batch_stats": restored["batch_stats"]}
+    found = {"student": _digest((student["params"], student["batch_stats"]))}
+    _verify(found, meta["digests"])
+    return student, meta
+
+
+def _steps(folder: pathlib.Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def _digests(host: TrainState) -> dict[str, str]:
+    digests = {field: _digest(getattr(host, field)) for field in _FIELDS}
+    digests["student"] = _digest((host.params["student"], host.batch_stats))
+    return digests
+
+
+def _digest(tree: Any) -> str:
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(tree):
+        array = np.asarray(leaf)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def _verify(found: dict[str, str], kept: dict[str, str]) -> None:
+    differing = [part for part, digest in found.items() if kept.get(part) != digest]
+    if differing:
+        raise ValueError(f"its digest does not match in {', '.join(differing)}")
+
+
+def _check_finite(host: TrainState) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path((host.params, host.batch_stats)):
+        if not np.isfinite(leaf).all():
+            raise errors.DivergedError(
+                f"parameter {jax.tree_util.keystr(path)} is not finite at step {int(host.step)}"
+            )

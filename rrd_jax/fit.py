@@ -1,0 +1,327 @@
+"""One run: a student from its first step to its last, going on from checkpoints."""
+
+import dataclasses
+import functools
+import math
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from rrd_jax import checkpoint, data, errors, metrics, models, parallel, report, state, steps
+from rrd_jax.objectives import Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All that is chosen about a run, as numbers and functions; see configs/common.py.
+
+    Attributes:
+      label: what the console calls the run.
+      model: the student's name, kept in checkpoints.
+      student: the student's network.
+      objectives: by name.
+      weights: their factors in the total loss.
+      schedule: learning rate by step.
+      optimizer: built on that schedule.
+      augment: what the step does to training images.
+      normalize: what evaluation does to test images.
+      seed: from which the whole run follows.
+      epochs: passes over the training split.
+      batch_size: images a step, over all devices.
+      eval_batch_size: images an evaluation step.
+      log_every: steps between two looks at the losses.
+      save_every: steps between two checkpoints inside an epoch; 0 for none.
+    """
+
+    label: str
+    model: str
+    student: Any
+    objectives: dict[str, Objective]
+    weights: dict[str, float]
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    augment: steps.Augment
+    normalize: Callable
+    seed: int
+    epochs: int
+    batch_size: int
+    eval_batch_size: int
+    log_every: int
+    save_every: int
+
+
+class Teacher(NamedTuple):
+    """A frozen network and what it predicts on the test split [N]."""
+
+    network: Any
+    variables: Any
+    predictions: np.ndarray
+
+
+class Result(NamedTuple):
+    """A finished run; percentages are of the test split, `top1` and `agreement` the last epoch's.
+
+    `agreement` is the share of test images that student and teacher put into the same class,
+    None without a teacher. `seconds` is wall time, over all starts.
+    """
+
+    label: str
+    model: str
+    top1: float
+    best_top1: float
+    best_epoch: int
+    agreement: float | None
+    parameters: int
+    seconds: float
+    checkpoint: str
+
+
+@dataclasses.dataclass
+class _Ledger:
+    """What a checkpoint knows beside the state.
+
+    Attributes:
+      model: the student's name.
+      num_classes: C.
+      image_shape: (H, W, channels).
+      epoch: epochs finished.
+      seconds: wall time so far.
+      sums: of each logged scalar over the current epoch's steps.
+      best: test top-1 and epoch.
+      result: the Result after `epoch`, as a dict.
+    """
+
+    model: str
+    num_classes: int
+    image_shape: list[int]
+    epoch: int = 0
+    seconds: float = 0.0
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    best: dict[str, float] = dataclasses.field(default_factory=lambda: {"top1": -1.0, "epoch": 0})
+    result: dict[str, Any] | None = None
+
+
+def finished(folder: pathlib.Path, epochs: int) -> Result | None:
+    """The result of a run that has made all its epochs, read without starting anything."""
+    ledger = checkpoint.read_meta(folder / "checkpoints")
+    done = ledger and ledger["epoch"] >= epochs and ledger["result"]
+    return Result(**ledger["result"]) if done else None
+
+
+def evaluate(
+    predict: Callable, variables: Any, examples: Any, batch_size: int, mesh: jax.sharding.Mesh
+) -> dict[str, np.ndarray]:
+    """`prediction`, `loss` and `label` [N] of every example, each exactly once."""
+    parts, batch_size = [], math.ceil(batch_size / mesh.size) * mesh.size
+    for batch in examples.test_batches(batch_size):
+        count = len(batch["label"])
+        # The last batch is filled up, so that one compiled program serves all of them.
+        full = {
+            name: np.pad(value, [(0, batch_size - count)] + [(0, 0)] * (value.ndim - 1))
+            for name, value in batch.items()
+        }
+        full = parallel.put_batch(mesh, full)
+        predicted = predict(variables, full["image"], full["label"])
+        parts.append((count, predicted | {"label": batch["label"]}))
+    return {
+        name: np.concatenate([part[name][:count] for count, part in jax.device_get(parts)])
+        for name in ("prediction", "loss", "label")
+    }
+
+
+def fit(
+    recipe: Recipe,
+    folder: pathlib.Path,
+    dataset: data.Dataset,
+    mesh: jax.sharding.Mesh,
+    teacher: Teacher | None = None,
+) -> Result:
+    """Trains the student to the end of its epochs, in as many starts as it takes.
+
+    Args:
+      recipe: what to do.
+      folder: receives `checkpoints`, `metrics.jsonl` and `tensorboard`.
+      dataset: training and test split.
+      mesh: the devices.
+      teacher: None where no objective needs one.
+
+    Raises:
+      DivergedError: the loss is not finite.
+      InputError: a checkpoint can be neither read nor written.
+    """
+    if done := finished(folder, recipe.epochs):
+        return done
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
+    run = _Run(recipe, folder, dataset, mesh, teacher, checkpoints)
+    ledger = _Ledger(recipe.model, dataset.num_classes, list(dataset.image_shape))
+    run_state = run.initial
+    if restored := checkpoints.restore(run_state):
+        run_state, ledger = restored[0], _Ledger(**restored[1])
+    step = int(run_state.step)
+    with report.Report(folder, recipe.label, step) as out:
+        out.start(run.description(), step, run.steps_per_epoch)
+        result = run.train(run_state, ledger, out)
+    checkpoints.close()
+    return result
+
+
+class _Run:
+    """The parts of one run, and its loop."""
+
+    def __init__(self, recipe, folder, dataset, mesh, teacher, checkpoints):
+        self.recipe, self.folder, self.dataset = recipe, folder, dataset
+        self.mesh, self.teacher, self.checkpoints = mesh, teacher, checkpoints
+        self.steps_per_epoch = len(dataset.train) // recipe.batch_size
+        self.total = recipe.epochs * self.steps_per_epoch
+        network = teacher.network if teacher else None
+        create = functools.partial(
+            state.create,
+            student=recipe.student,
+            objectives=recipe.objectives,
+            optimizer=recipe.optimizer,
+            image_shape=dataset.image_shape,
+            teacher=network,
+        )
+        key = jax.random.key(recipe.seed)
+        shardings = parallel.state_shardings(mesh, jax.eval_shape(create, key))
+        self.initial = jax.jit(create, out_shardings=shardings)(key)
+        self.parameters = models.count_parameters(self.initial.params["student"])
+        self.train_step = jax.jit(
+            steps.make_train_step(
+                recipe.student,
+                recipe.objectives,
+                recipe.weights,
+                recipe.optimizer,
+                recipe.augment,
+                self.steps_per_epoch,
+                network,
+            ),
+            donate_argnums=0,
+            out_shardings=(shardings, parallel.replicated(mesh)),
+        )
+        self.predict = jax.jit(steps.make_predict(recipe.student, recipe.normalize))
+
+    def description(self) -> str:
+        """What is about to run, in a line."""
+        recipe = self.recipe
+        terms = " + ".join(f"{recipe.weights[name]:g} {name}" for name in recipe.objectives)
+        return (
+            f"{recipe.model}, {self.parameters:,} parameters, loss {terms}, {recipe.epochs} epochs"
+            f" of {self.steps_per_epoch} steps of {recipe.batch_size} images,"
+            f" {np.dtype(recipe.student.dtype).name} on {self.mesh.size}"
+            f" {self.mesh.devices.flat[0].device_kind}"
+        )
+
+    def train(self, run_state: state.TrainState, ledger: _Ledger, out: report.Report) -> Result:
+        """Steps to the last epoch's end."""
+        recipe = self.recipe
+        teacher_variables = self.teacher.variables if self.teacher else None
+        start, pending = int(run_state.step), []
+        clock = report.Clock(ledger.seconds, start)
+        for step, batch in enumerate(self._batches(start), start=start + 1):
+            run_state, logged = self.train_step(run_state, teacher_variables, batch)
+            pending.append(logged)
+            if step == start + 1:
+                clock.mark(step)  # what came before was compilation
+            ends_epoch = step % self.steps_per_epoch == 0
+            saves = recipe.save_every and step % recipe.save_every == 0
+            if ends_epoch or saves or len(pending) >= recipe.log_every:
+                self._collect(pending, ledger, step)
+                done = (step - 1) % self.steps_per_epoch + 1
+                losses = {k: v / done for k, v in ledger.sums.items() if k.startswith("loss")}
+                rate = clock.rate(step) * recipe.batch_size
+                left = clock.left(step, self.total)
+                out.progress(step / self.steps_per_epoch, recipe.epochs, rate, left, losses)
+            if ends_epoch:
+                row = self._row(run_state, ledger, step)
+                row["images_per_second"] = rate
+                out.row(row, recipe.epochs)
+                clock.mark(step)
+            if ends_epoch or saves:
+                ledger.seconds = clock.total()
+                if ends_epoch:
+                    ledger.result = self._result(ledger, row)._asdict()
+                score = row["test/top1"] if ends_epoch else None
+                self.checkpoints.save(run_state, dataclasses.asdict(ledger), score)
+        self.checkpoints.wait()
+        return Result(**ledger.result)
+
+    def _batches(self, start: int) -> Iterator[dict[str, jax.Array]]:
+        recipe = self.recipe
+        batches = self.dataset.train.train_batches(
+            recipe.batch_size, recipe.seed, start, self.total
+        )
+        return (parallel.put_batch(self.mesh, batch) for batch in batches)
+
+    def _collect(self, pending: list[dict[str, jax.Array]], ledger: _Ledger, step: int) -> None:
+        """Moves the steps since the last look into the epoch's sums; stops at a NaN."""
+        fetched = jax.device_get(pending)
+        first = step - len(pending) + 1
+        pending.clear()
+        for logged in fetched:
+            for name, value in logged.items():
+                ledger.sums[name] = ledger.sums.get(name, 0.0) + float(value)
+        if not math.isfinite(sum(ledger.sums.values())):
+            terms = ", ".join(f"{name} {value:.4g}" for name, value in fetched[-1].items())
+            self._stop(f"the loss is not finite within steps {first} to {step} ({terms})")
+
+    def _stop(self, reason: str) -> None:
+        self.checkpoints.wait()
+        good = self.checkpoints.latest_step
+        kept = "there is no checkpoint yet" if good is None else f"step {good} is the last good one"
+        raise errors.DivergedError(
+            f"{reason}; {kept} in {self.folder / 'checkpoints'}; a lower optimizer.learning_rate"
+            " may help"
+        )
+
+    def _row(self, run_state: state.TrainState, ledger: _Ledger, step: int) -> dict[str, Any]:
+        """Ends an epoch in the ledger; returns its figures."""
+        means = {name: value / self.steps_per_epoch for name, value in ledger.sums.items()}
+        means["top1"] *= 100
+        ledger.sums = {}
+        ledger.epoch = step // self.steps_per_epoch
+        tested = self._test(run_state)
+        if not math.isfinite(tested["test/loss"]):
+            self._stop(f"the test loss is not finite after step {step}")
+        if tested["test/top1"] > ledger.best["top1"]:
+            ledger.best = {"top1": tested["test/top1"], "epoch": ledger.epoch}
+        return {
+            "epoch": ledger.epoch,
+            "step": step,
+            "learning_rate": float(self.recipe.schedule(step - 1)),
+            **{f"train/{name}": value for name, value in means.items()},
+            **tested,
+        }
+
+    def _test(self, run_state: state.TrainState) -> dict[str, float]:
+        variables = {"params": run_state.params["student"], "batch_stats": run_state.batch_stats}
+        found = evaluate(
+            self.predict, variables, self.dataset.test, self.recipe.eval_batch_size, self.mesh
+        )
+        tested = {
+            "test/top1": metrics.percent_equal(found["prediction"], found["label"]),
+            "test/loss": float(np.mean(found["loss"], dtype=np.float64)),
+        }
+        if self.teacher:
+            agreement = metrics.percent_equal(found["prediction"], self.teacher.predictions)
+            tested["test/agreement"] = agreement
+        return tested
+
+    def _result(self, ledger: _Ledger, row: dict[str, Any]) -> Result:
+        return Result(
+            label=self.recipe.label,
+            model=self.recipe.model,
+            top1=row["test/top1"],
+            best_top1=ledger.best["top1"],
+            best_epoch=ledger.best["epoch"],
+            agreement=row.get("test/agreement"),
+            parameters=self.parameters,
+            seconds=ledger.seconds,
+            checkpoint=str(self.folder / "checkpoints"),
+        )

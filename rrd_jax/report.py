@@ -1,0 +1,143 @@
+"""What a person sees, and what is kept of it: console, metrics.jsonl, TensorBoard, tables."""
+
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import tensorboardX
+
+_QUIET_SECONDS = 10.0  # between progress lines where they cannot overwrite each other
+
+
+class Report:
+    """Writes one run's figures to its workdir and to the console.
+
+    A context manager. Rows after `step` are dropped at the start, so that a run that goes on
+    from a checkpoint holds each row once.
+    """
+
+    def __init__(self, workdir: pathlib.Path, label: str, step: int = 0):
+        self._label = label
+        self._path = workdir / "metrics.jsonl"
+        rows = _read_rows(self._path)
+        kept = [row for row in rows if row["step"] <= step]
+        self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._board = tensorboardX.SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=step + 1 if step else None
+        )
+        self._last_line = 0.0
+        self._overwrite = sys.stdout.isatty()
+
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._board.close()
+
+    def start(self, description: str, step: int, steps_per_epoch: int) -> None:
+        """Says what begins, or goes on."""
+        print(f"[{self._label}] {description}")
+        if step:
+            print(f"[{self._label}] going on after step {step}, epoch {step / steps_per_epoch:g}")
+
+    def progress(
+        self, epoch: float, epochs: int, rate: float, left: float, losses: dict[str, float]
+    ) -> None:
+        """One line: where the run is, images a second, time left, and the loss terms."""
+        now = time.monotonic()
+        if not self._overwrite and now - self._last_line < _QUIET_SECONDS:
+            return
+        self._last_line = now
+        terms = "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        line = (
+            f"[{self._label}] epoch {epoch:.2f}/{epochs}  {rate:,.0f} images/s"
+            f"  {duration(left)} left  {terms}"
+        )
+        print(f"\r\x1b[K{line}" if self._overwrite else line, end="" if self._overwrite else "\n")
+        sys.stdout.flush()
+
+    def row(self, row: dict[str, Any], epochs: int) -> None:
+        """A finished epoch: to the console, metrics.jsonl and TensorBoard."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            if name not in ("step", "best"):
+                self._board.add_scalar(name, value, row["step"])
+        self._board.flush()
+        terms = "  ".join(
+            f"{name.removeprefix('train/loss/')} {value:.4g}"
+            for name, value in row.items()
+            if name.startswith("train/loss/")
+        )
+        agreement = f" agreement {row['test/agreement']:6.2f}" if "test/agreement" in row else ""
+        start = "\r\x1b[K" if self._overwrite else ""
+        print(
+            f"{start}[{self._label}] epoch {row['epoch']:>3}/{epochs}  lr {row['learning_rate']:.3g}"
+            f"  train top-1 {row['train/top1']:6.2f} {terms}"
+            f"  |  test top-1 {row['test/top1']:6.2f} loss {row['test/loss']:.4f}{agreement}"
+            f"  |  {row['images_per_second']:,.0f} images/s",
+            flush=True,
+        )
+
+
+class Clock:
+    """Wall time of a run, over all its starts, and its speed since a mark.
+
+    Args:
+      before: seconds that earlier starts took.
+      step: the step this start begins after.
+    """
+
+    def __init__(self, before: float, step: int):
+        self._before, self._start = before, time.monotonic()
+        self._first, self._mark = step, (self._start, step)
+
+    def mark(self, step: int) -> None:
+        """Measures `rate` from here on."""
+        self._mark = (time.monotonic(), step)
+
+    def rate(self, step: int) -> float:
+        """Steps a second since the mark; 0 where there are none."""
+        since, first = self._mark
+        return (step - first) / max(time.monotonic() - since, 1e-9)
+
+    def left(self, step: int, total: int) -> float:
+        """Seconds to step `total` at the pace of this start."""
+        return (time.monotonic() - self._start) / (step - self._first) * (total - step)
+
+    def total(self) -> float:
+        """Seconds of all starts."""
+        return self._before + time.monotonic() - self._start
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 1:02:03 or 2:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, padded so that it also reads well on a console."""
+    widths = [max(len(str(row[i])) for row in (header, *rows)) for i in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (str(cell).ljust(width) for cell, width in zip(cells, widths, strict=True))
+        return "| " + " | ".join(padded) + " |"
+
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([line(header), rule, *map(line, rows)])
+
+
+def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The whole rows of a metrics file; a kill can leave half a line at the end."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows

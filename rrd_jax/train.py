@@ -1,0 +1,298 @@
+"""The job of a config: check it, open the data, train or load the teacher, train the student."""
+
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from rrd_jax import (
+    checkpoint,
+    data,
+    errors,
+    fit,
+    models,
+    objectives,
+    optim,
+    parallel,
+    report,
+    steps,
+)
+from rrd_jax.data import augment
+
+# Fields that a second start may change, because the numbers do not depend on them.
+_FREE = ("data.dir", "data.manual_dir", "train.log_every", "train.save_every", "teacher.checkpoint")
+
+
+class Setting(NamedTuple):
+    """What the runs of a job share."""
+
+    dataset: data.Dataset
+    mesh: jax.sharding.Mesh
+
+
+def run(config: ml_collections.ConfigDict, workdir: str) -> list[fit.Result]:
+    """The whole job: the teacher if there is none yet, the student alone if asked, the student.
+
+    A second call goes on where the first one stopped. The student's run lies in `workdir`, the
+    others in `workdir`/teacher and `workdir`/alone. Ends with a table, kept in results.json.
+
+    Args:
+      config: fields as in configs/common.py.
+      workdir: folder to write to; it belongs to one config.
+
+    Raises:
+      InputError: a bad config, data set, checkpoint or workdir.
+      DivergedError: a loss is not finite.
+    """
+    folder = pathlib.Path(workdir)
+    check(config)
+    claim(folder, config)
+    setting = prepare(config)
+    results, teacher = [], None
+    if config.teacher.model:
+        trained, teacher = get_teacher(config, folder, setting)
+        results += [trained] if trained else []
+    if config.baseline:
+        alone = alone_config(config)
+        results.append(train(alone, folder / "alone", setting, "student alone", teacher))
+    label = f"distilled, {config.method}" if teacher else "student"
+    results.append(train(config, folder, setting, label, teacher))
+    (folder / "results.json").write_text(json.dumps([r._asdict() for r in results], indent=2))
+    print("\n" + table(results))
+    return results
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises an InputError for what can be seen to be wrong before any data is read."""
+    fields = ("batch_size", "eval_batch_size", "epochs", "log_every")
+    errors.check_positive(**{f"train.{name}": config.train[name] for name in fields})
+    if config.teacher.model:
+        check(teacher_config(config))
+    elif config.baseline:
+        raise errors.InputError("config.baseline compares with a teacher; set config.teacher.model")
+    chosen = recipe(config, "", num_classes=2, steps_per_epoch=1)
+    for name, objective in chosen.objectives.items():
+        if objective.needs_teacher and not config.teacher.model:
+            raise errors.InputError(
+                f"objective '{name}' compares with a teacher; set config.teacher.model"
+            )
+
+
+def claim(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+    """Writes the config into the workdir, or refuses a workdir that holds another one's run."""
+    wanted = json.loads(config.to_json_best_effort(sort_keys=True))
+    path = folder / "config.json"
+    try:
+        if path.exists():
+            _check_same(folder, json.loads(path.read_text()), wanted)
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(wanted, indent=2, sort_keys=True) + "\n")
+    except OSError as error:
+        raise errors.InputError(f"workdir {folder} cannot be used: {error}") from error
+
+
+def prepare(config: ml_collections.ConfigDict) -> Setting:
+    """Opens the data set and the devices."""
+    mesh = parallel.make_mesh()
+    parallel.check_batch(mesh, config.train.batch_size)
+    chosen = config.data
+    dataset = data.load(
+        chosen.name,
+        data_dir=chosen.dir,
+        manual_dir=chosen.manual_dir,
+        train_split=chosen.train_split,
+        test_split=chosen.test_split,
+        image_size=chosen.image_size,
+        resize=chosen.resize,
+        augmentation=chosen.augment,
+        mock_examples=chosen.mock_examples,
+    )
+    if config.train.batch_size > len(dataset.train):
+        raise errors.InputError(
+            f"train.batch_size {config.train.batch_size} is larger than the training split"
+            f" '{chosen.train_split}' of {len(dataset.train)} images"
+        )
+    return Setting(dataset, mesh)
+
+
+def train(
+    config: ml_collections.ConfigDict,
+    folder: pathlib.Path,
+    setting: Setting,
+    label: str,
+    teacher: fit.Teacher | None = None,
+) -> fit.Result:
+    """Trains the config's student in `folder`, or goes on with it."""
+    claim(folder, config)
+    steps_per_epoch = len(setting.dataset.train) // config.train.batch_size
+    chosen = recipe(config, label, setting.dataset.num_classes, steps_per_epoch)
+    return fit.fit(chosen, folder, setting.dataset, setting.mesh, teacher)
+
+
+def get_teacher(
+    config: ml_collections.ConfigDict, folder: pathlib.Path, setting: Setting
+) -> tuple[fit.Result | None, fit.Teacher]:
+    """The frozen teacher, trained in `folder`/teacher first unless the config names a checkpoint.
+
+    Returns:
+      The result of its training (None for a checkpoint), and the teacher.
+
+    Raises:
+      InputError: the checkpoint is missing, damaged, or of another network or data set.
+    """
+    result = None
+    path = pathlib.Path(config.teacher.checkpoint or folder / "teacher")
+    if not config.teacher.checkpoint:
+        result = train(teacher_config(config), path, setting, "teacher")
+    variables, meta = checkpoint.load_student(path)
+    dataset, mesh = setting
+    found = (meta["model"], meta["num_classes"], meta["image_shape"][-1])
+    needed = (config.teacher.model, dataset.num_classes, dataset.image_shape[-1])
+    if found != needed:
+        form = "{} for {} classes and {} image channels"
+        raise errors.InputError(
+            f"the teacher in {path} is {form.format(*found)}, but config and data need"
+            f" {form.format(*needed)}"
+        )
+    network = models.create(config.teacher.model, dataset.num_classes, dtype=_dtype(config.dtype))
+    variables = jax.device_put(variables, parallel.replicated(mesh))
+    predict = jax.jit(steps.make_predict(network, _normalize(config)))
+    tested = fit.evaluate(predict, variables, dataset.test, config.train.eval_batch_size, mesh)
+    return result, fit.Teacher(network, variables, tested["prediction"])
+
+
+def teacher_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config that trains `config`'s teacher: the same program with cross-entropy only."""
+    own = alone_config(config)
+    own.student.model = config.teacher.model
+    own.seed = config.teacher.seed
+    own.train.epochs = config.teacher.epochs or config.train.epochs
+    own.optimizer.learning_rate = config.teacher.learning_rate or config.optimizer.learning_rate
+    return own
+
+
+def alone_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config that trains `config`'s student without a teacher."""
+    own = config.copy_and_resolve_references()
+    with own.unlocked():
+        own.objectives = {"ce": {"weight": 1.0}}
+    own.method = "ce"
+    own.teacher.model = ""
+    own.teacher.checkpoint = ""
+    own.baseline = False
+    return own
+
+
+def recipe(
+    config: ml_collections.ConfigDict, label: str, num_classes: int, steps_per_epoch: int
+) -> fit.Recipe:
+    """The config as numbers and functions.
+
+    Raises:
+      InputError: an unknown name, or a value out of range.
+    """
+    terms, weights = {}, {}
+    for name, options in config.objectives.items():
+        options = dict(options)
+        weights[name] = options.pop("weight", 1.0)
+        terms[name] = objectives.create(name, **options)
+    if not terms:
+        raise errors.InputError("config.objectives is empty; a student needs at least 'ce'")
+    chosen = config.optimizer
+    schedule = optim.step_schedule(
+        chosen.learning_rate,
+        optim.boundaries(chosen.milestones, config.train.epochs, steps_per_epoch),
+        chosen.decay,
+    )
+    return fit.Recipe(
+        label=label,
+        model=config.student.model,
+        student=models.create(config.student.model, num_classes, dtype=_dtype(config.dtype)),
+        objectives=terms,
+        weights=weights,
+        schedule=schedule,
+        optimizer=optim.sgd(
+            schedule, momentum=chosen.momentum, weight_decay=chosen.weight_decay
+        ),
+        augment=augment.make_augment(
+            config.data.augment,
+            mean=config.data.mean,
+            std=config.data.std,
+            pad=config.data.pad,
+            flip=config.data.flip,
+        ),
+        normalize=_normalize(config),
+        seed=config.seed,
+        epochs=config.train.epochs,
+        batch_size=config.train.batch_size,
+        eval_batch_size=config.train.eval_batch_size,
+        log_every=config.train.log_every,
+        save_every=config.train.save_every,
+    )
+
+
+def table(results: list[fit.Result]) -> str:
+    """The results of a job, the last epoch's figure first."""
+    header = (
+        "run",
+        "network",
+        "test top-1, last epoch",
+        "best (epoch)",
+        "agreement with teacher",
+        "parameters",
+        "wall time",
+        "checkpoints",
+    )
+    rows = [
+        (
+            result.label,
+            result.model,
+            f"{result.top1:.2f}",
+            f"{result.best_top1:.2f} ({result.best_epoch})",
+            "-" if result.agreement is None else f"{result.agreement:.2f}",
+            f"{result.parameters:,}",
+            report.duration(result.seconds),
+            result.checkpoint,
+        )
+        for result in results
+    ]
+    return report.table(header, rows)
+
+
+def _normalize(config: ml_collections.ConfigDict) -> Any:
+    return augment.make_normalize(config.data.mean, config.data.std)
+
+
+def _dtype(name: str) -> Any:
+    on_cpu = jax.default_backend() == "cpu"
+    known = {
+        "auto": jnp.float32 if on_cpu else jnp.bfloat16,
+        "float32": jnp.float32,
+        "bfloat16": jnp.bfloat16,
+    }
+    return errors.lookup("dtype", name, known)
+
+
+def _check_same(folder: pathlib.Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    old, new = _flatten(old), _flatten(new)
+    differing = [
+        f"{field} {old.get(field, 'absent')} there, {new.get(field, 'absent')} here"
+        for field in sorted(old | new)
+        if old.get(field) != new.get(field) and field not in _FREE
+    ]
+    if differing:
+        raise errors.InputError(
+            f"workdir {folder} holds a run of another config ({'; '.join(differing)}): pass another"
+            " --workdir, or the values it holds to go on with it"
+        )
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        nested = isinstance(value, dict)
+        flat |= _flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return flat
