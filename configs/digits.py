@@ -19,4 +19,6 @@ def get_config(argument: str = ""):
     config.train.epochs = 30
     config.train.log_every = 10
     config = common.finish(config, "digits", argument, pair="resnet20-resnet8", default="rrd+kd")
+    if "rrd" in config.objectives:
+        config.objectives.rrd.queue_size = min(config.objectives.rrd.queue_size, 1024)
     return config

@@ -179,7 +179,10 @@ class _Run:
         self.mesh, self.teacher, self.checkpoints = mesh, teacher, checkpoints
         self.steps_per_epoch = len(dataset.train) // recipe.batch_size
         self.total = recipe.epochs * self.steps_per_epoch
-        network = teacher.network if teacher else None
+        # Cross-entropy alone still reports its agreement with the teacher, but never runs it.
+        compares = any(o.needs_teacher for o in recipe.objectives.values())
+        network = teacher.network if teacher and compares else None
+        self.teacher_variables = teacher.variables if network else None
         create = functools.partial(
             state.create,
             student=recipe.student,
@@ -190,7 +193,9 @@ class _Run:
         )
         key = jax.random.key(recipe.seed)
         shardings = parallel.state_shardings(mesh, jax.eval_shape(create, key))
-        self.initial = jax.jit(create, out_shardings=shardings)(key)
+        # Hundreds of small random draws: compiling them well takes longer than drawing them.
+        quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        self.initial = jax.jit(create, out_shardings=shardings, compiler_options=quick)(key)
         self.parameters = models.count_parameters(self.initial.params["student"])
         self.train_step = jax.jit(
             steps.make_train_step(
@@ -221,11 +226,10 @@ class _Run:
     def train(self, run_state: state.TrainState, ledger: _Ledger, out: report.Report) -> Result:
         """Steps to the last epoch's end."""
         recipe = self.recipe
-        teacher_variables = self.teacher.variables if self.teacher else None
         start, pending = int(run_state.step), []
         clock = report.Clock(ledger.seconds, start)
         for step, batch in enumerate(self._batches(start), start=start + 1):
-            run_state, logged = self.train_step(run_state, teacher_variables, batch)
+            run_state, logged = self.train_step(run_state, self.teacher_variables, batch)
             pending.append(logged)
             if step == start + 1:
                 clock.mark(step)  # what came before was compilation

@@ -1,5 +1,7 @@
 """The mesh, and who holds what: batch and memory split over it, the rest on every device."""
 
+import os
+import pathlib
 from typing import Any
 
 import jax
@@ -10,6 +12,13 @@ from rrd_jax import errors
 from rrd_jax.state import TrainState
 
 AXIS = "data"
+
+
+def enable_compilation_cache() -> None:
+    """Keeps compiled programs in ~/.cache/rrd_jax, unless JAX_COMPILATION_CACHE_DIR says where."""
+    if not jax.config.jax_compilation_cache_dir:
+        cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(cache) / "rrd_jax"))
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:

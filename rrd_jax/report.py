@@ -51,7 +51,9 @@ class Report:
         if not self._overwrite and now - self._last_line < _QUIET_SECONDS:
             return
         self._last_line = now
-        terms = "  ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        terms = "  ".join(
+            f"{name.removeprefix('loss/')} {value:.4g}" for name, value in losses.items()
+        )
         line = (
             f"[{self._label}] epoch {epoch:.2f}/{epochs}  {rate:,.0f} images/s"
             f"  {duration(left)} left  {terms}"

@@ -49,8 +49,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> list[fit.Result]:
     """
     folder = pathlib.Path(workdir)
     check(config)
-    claim(folder, config)
     setting = prepare(config)
+    claim(folder, config)
     results, teacher = [], None
     if config.teacher.model:
         trained, teacher = get_teacher(config, folder, setting)
@@ -82,11 +82,11 @@ def check(config: ml_collections.ConfigDict) -> None:
 
 
 def claim(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Writes the config into the workdir, or refuses a workdir that holds another one's run."""
+    """Writes the config into the workdir, or refuses one with checkpoints of another config."""
     wanted = json.loads(config.to_json_best_effort(sort_keys=True))
     path = folder / "config.json"
     try:
-        if path.exists():
+        if path.exists() and any((folder / "checkpoints").glob("[0-9]*")):
             _check_same(folder, json.loads(path.read_text()), wanted)
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(wanted, indent=2, sort_keys=True) + "\n")

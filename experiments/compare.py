@@ -1,0 +1,113 @@
+"""Methods against each other: a grid of methods and seeds that shares one teacher.
+
+    python experiments/compare.py --config=configs/digits.py --methods=ce,kd,rrd,rrd+kd --seeds=5
+
+Any field of the config can be set as for the main job. Cells that are done are skipped, one that
+was stopped goes on. The table goes to <workdir>/table.md, every result to <workdir>/results.json.
+"""
+
+import json
+import math
+import pathlib
+import runpy
+import statistics
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from rrd_jax import errors, fit, main, report, train
+
+_METHODS = flags.DEFINE_list("methods", ["ce", "kd", "rrd", "rrd+kd"], "Methods of configs.")
+_SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds 0 to this number less one.", lower_bound=1)
+
+
+def cell_config(method: str, seed: int) -> ConfigDict:
+    """The config of the command line, for one method and one seed."""
+    flag = flags.FLAGS["config"]
+    path, _, argument = config_flags.get_config_filename(flag).partition(":")
+    config = runpy.run_path(path)["get_config"](",".join(filter(None, [argument, method])))
+    for field, value in config_flags.get_override_values(flag).items():
+        part = field.split(".")
+        if part[0] == "objectives" and part[1] not in config.objectives:
+            continue  # an option of another method
+        config.update_from_flattened_dict({field: value})
+    config.seed, config.baseline = seed, False
+    # A method without a teacher is still compared with it, on the test split.
+    config.teacher.model = main.CONFIG.value.teacher.model
+    return config
+
+
+def run_grid(folder: pathlib.Path, methods: list[str], seeds: int) -> dict[str, list[fit.Result]]:
+    """All cells, the teacher first; those that are done are read back."""
+    cells = {(m, s): cell_config(m, s) for s in range(seeds) for m in methods}
+    for config in cells.values():
+        train.check(config)
+    first = next(iter(cells.values()))
+    if not first.teacher.model:
+        raise errors.InputError("the config has no teacher; name a pair TEACHER-STUDENT")
+    setting = train.prepare(first)
+    _, teacher = train.get_teacher(first, folder, setting)
+    results: dict[str, list[fit.Result]] = {m: [] for m in methods}
+    for (method, seed), config in cells.items():
+        own = folder / method / f"seed{seed}"
+        label = f"{method}, seed {seed}"
+        results[method].append(train.train(config, own, setting, label, teacher))
+        print(f"[{label}] test top-1 {results[method][-1].top1:.2f}", flush=True)
+    return results
+
+
+def summary(results: dict[str, list[fit.Result]]) -> str:
+    """Mean, sample standard deviation and n; differences to the first method with their error."""
+    header = (
+        "method",
+        "n",
+        "test top-1, last epoch",
+        "best epoch",
+        "agreement with teacher",
+        f"gain over {next(iter(results))} +- standard error",
+    )
+    baseline = [result.top1 for result in next(iter(results.values()))]
+    rows = []
+    for method, runs in results.items():
+        top1 = [run.top1 for run in runs]
+        gain = statistics.fmean(top1) - statistics.fmean(baseline)
+        error = math.sqrt((_variance(top1) + _variance(baseline)) / len(top1))
+        rows.append(
+            (
+                method,
+                str(len(runs)),
+                _mean_std(top1),
+                _mean_std([run.best_top1 for run in runs]),
+                _mean_std([run.agreement for run in runs]),
+                "-" if top1 is baseline or len(rows) == 0 else f"{gain:+.2f} +- {error:.2f}",
+            )
+        )
+    return report.table(header, rows)
+
+
+def _variance(values: list[float]) -> float:
+    return statistics.variance(values) if len(values) > 1 else math.nan
+
+
+def _mean_std(values: list[float]) -> str:
+    return f"{statistics.fmean(values):.2f} +- {math.sqrt(_variance(values)):.2f}"
+
+
+def _job() -> None:
+    config = main.CONFIG.value
+    folder = pathlib.Path(main.WORKDIR.value or f"runs/compare-{config.name}")
+    results = run_grid(folder, _METHODS.value, _SEEDS.value)
+    text = summary(results)
+    (folder / "table.md").write_text(text + "\n")
+    plain = {method: [run._asdict() for run in runs] for method, runs in results.items()}
+    (folder / "results.json").write_text(json.dumps(plain, indent=2) + "\n")
+    print(f"\n{text}\n\nkept in {folder / 'table.md'} and {folder / 'results.json'}")
+
+
+def _main(argv: list[str]) -> None:
+    main.check_arguments(argv)
+    main.guard(_job)
+
+
+if __name__ == "__main__":
+    app.run(_main, flags_parser=main.parse_flags)
