@@ -40,8 +40,7 @@ def create(name: str, num_classes: int, *, dtype: jnp.dtype = jnp.float32) -> nn
 
 def init(module: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """Fresh variables {"params", "batch_stats"} for images of [H, W, channels]."""
-    images = jnp.zeros((1, *image_shape), jnp.float32)
-    return jax.jit(partial(module.init, train=False))(key, images)
+    return module.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
 
 
 def output_shapes(module: nn.Module, image_shape: tuple[int, ...]) -> Outputs:

@@ -29,7 +29,7 @@ PRESETS = {
 def unit(x: jax.Array) -> jax.Array:
     """Rows scaled to length 1: x / max(|x|, 1e-12), with a finite gradient at zero."""
     square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(square, 1e-24))
+    return x / jnp.sqrt(jnp.maximum(square, 1e-24))
 
 
 def project(params: dict[str, jax.Array], features: jax.Array) -> jax.Array:

@@ -1,0 +1,242 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import parameterized
+
+from rrd_jax import errors, memory, objectives
+from rrd_jax.models import Outputs
+from rrd_jax.objectives import rrd
+from tests import golden
+
+
+def _unit(rng, *shape):
+    x = rng.standard_normal(shape)
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def _arrays(seed=0, batch=6, dim=8, size=10):
+    rng = np.random.default_rng(seed)
+    return _unit(rng, batch, dim), _unit(rng, batch, dim), _unit(rng, size, dim)
+
+
+def _log_softmax64(x):
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def _reference64(student, teacher, rows, tau_s, tau_t):
+    log_p_s = _log_softmax64(student @ rows.T / tau_s)
+    log_p_t = _log_softmax64(teacher @ rows.T / tau_t)
+    return -(np.exp(log_p_t) * log_p_s).sum(-1), -(np.exp(log_p_t) * log_p_t).sum(-1)
+
+
+def _float32(*arrays):
+    return tuple(jnp.asarray(a, jnp.float32) for a in arrays)
+
+
+class VariantsTest(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True, with_pmap=True)
+    @parameterized.parameters((0.04, 0.1), (0.1, 0.02), (1.0, 1.0))
+    def test_equals_float64(self, tau_s, tau_t):
+        arrays = _arrays()
+
+        @self.variant
+        def loss(student, teacher, rows):
+            return rrd.relational_loss(
+                student, teacher, rows, temperature_student=tau_s, temperature_teacher=tau_t
+            )
+
+        found = loss(*_float32(*arrays))
+        wanted, _ = _reference64(*arrays, tau_s, tau_t)
+        np.testing.assert_allclose(np.ravel(found)[: len(wanted)], wanted, rtol=2e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_never_below_the_teachers_entropy(seed):
+    arrays = _arrays(seed)
+    found = rrd.relational_loss(
+        *_float32(*arrays), temperature_student=0.07, temperature_teacher=0.1
+    )
+    _, entropy = _reference64(*arrays, 0.07, 0.1)
+    assert np.all(found >= entropy - 1e-5)
+
+
+def test_equals_the_teachers_entropy_when_the_relations_agree():
+    _, teacher, rows = _arrays()
+    found = rrd.relational_loss(
+        *_float32(teacher, teacher, rows), temperature_student=0.1, temperature_teacher=0.1
+    )
+    _, entropy = _reference64(teacher, teacher, rows, 0.1, 0.1)
+    np.testing.assert_allclose(found, entropy, rtol=1e-5)
+
+
+def test_equal_temperatures_give_kl_plus_entropy():
+    student, teacher, rows = _arrays()
+    found = rrd.relational_loss(
+        *_float32(student, teacher, rows), temperature_student=0.2, temperature_teacher=0.2
+    )
+    log_s = _log_softmax64(student @ rows.T / 0.2)
+    log_t = _log_softmax64(teacher @ rows.T / 0.2)
+    kl = (np.exp(log_t) * (log_t - log_s)).sum(-1)
+    entropy = -(np.exp(log_t) * log_t).sum(-1)
+    np.testing.assert_allclose(found, kl + entropy, rtol=1e-5)
+
+
+def test_a_cold_teacher_with_its_own_key_in_memory_gives_infonce():
+    student, teacher, rows = _arrays()
+    rows = np.concatenate([teacher, rows])
+    found = rrd.relational_loss(
+        *_float32(student, teacher, rows), temperature_student=0.1, temperature_teacher=1e-4
+    )
+    info_nce = -np.diagonal(_log_softmax64(student @ rows.T / 0.1))
+    np.testing.assert_allclose(found, info_nce, rtol=1e-5)
+
+
+def test_gradient_reaches_the_student_only():
+    arrays = _float32(*_arrays())
+
+    def loss(student, teacher, rows):
+        return jnp.sum(
+            rrd.relational_loss(
+                student, teacher, rows, temperature_student=0.1, temperature_teacher=0.1
+            )
+        )
+
+    student, teacher, rows = jax.grad(loss, argnums=(0, 1, 2))(*arrays)
+    assert np.abs(student).max() > 0
+    np.testing.assert_array_equal(teacher, 0)
+    np.testing.assert_array_equal(rows, 0)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e4])
+def test_loss_and_gradient_stay_finite_at_extremes(scale):
+    student, teacher, rows = _float32(*_arrays())
+
+    def loss(student):
+        unit = rrd.unit(student * scale) if scale < 1 else student * scale
+        return jnp.sum(
+            rrd.relational_loss(
+                unit, teacher, rows, temperature_student=0.02, temperature_teacher=0.02
+            )
+        )
+
+    value, gradient = jax.value_and_grad(loss)(student)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("bad", [0, -0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["temperature_student", "temperature_teacher"])
+def test_bad_temperatures_are_named(name, bad):
+    temperatures = {"temperature_student": 0.1, "temperature_teacher": 0.1, name: bad}
+    with pytest.raises(errors.InputError, match=name):
+        rrd.relational_loss(*_float32(*_arrays()), **temperatures)
+    with pytest.raises(errors.InputError, match=name):
+        objectives.create("rrd", **{name: bad})
+
+
+def test_presets_fill_what_is_not_given():
+    with pytest.raises(errors.InputError, match="known: sharp_student, sharp_teacher"):
+        objectives.create("rrd", preset="sharp")
+    _, pushed = _loss_of(objectives.create("rrd", preset="sharp_teacher", queue_size=4, dim=3))
+    chex.assert_shape(pushed.rows, (4, 3))
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    student, teacher, rows = _float32(*_arrays())
+    with pytest.raises(errors.InputError, match=r"\[B, D\]"):
+        rrd.relational_loss(
+            student[:, :-1], teacher, rows, temperature_student=1.0, temperature_teacher=1.0
+        )
+
+
+def _outputs(features):
+    return Outputs(logits=jnp.zeros((len(features), 2)), embedding=jnp.asarray(features))
+
+
+def _loss_of(objective, student=None, teacher=None, key=0):
+    rng = np.random.default_rng(key)
+    student = _outputs(rng.standard_normal((5, 6)).astype(np.float32))
+    teacher = _outputs(rng.standard_normal((5, 7)).astype(np.float32))
+    state = objective.init(jax.random.key(key), student, teacher)
+    return objective.loss(state, student, teacher, {"label": jnp.zeros(5, jnp.int32)})
+
+
+def test_pushing_before_or_after_decides_whether_the_own_key_is_met():
+    options = {"queue_size": 16, "dim": 4, "temperature_teacher": 1e-3}
+    before, after_push = _loss_of(objectives.create("rrd", push_before=True, **options))
+    after, other_push = _loss_of(objectives.create("rrd", push_before=False, **options))
+    assert np.abs(before - after).max() > 1e-3
+    chex.assert_trees_all_equal(after_push, other_push)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a", "b", "c_two_calls", "d_wrap", "e_batch_eq_queue", "f_large", "g_unit_rows"],
+)
+def test_golden_loss_gradients_and_queue(name):
+    file = golden.load(f"rrd_fifo_{name}")
+    for step in ("step0/", "step1/") if "step0/out/loss" in file else ("",):
+        _check_step(file, step)
+
+
+def _check_step(file, step):
+    tau_s, tau_t = float(file["hp/nce_t_s"]), float(file["hp/nce_t_t"])
+    objective = objectives.create(
+        "rrd", temperature_student=tau_s, temperature_teacher=tau_t, push_before=True
+    )
+    student, teacher = file[f"{step}in/f_s"], file[f"{step}in/f_t"]
+    state = objectives.ObjectiveState(
+        params=_projection(file, "embed_s"),
+        frozen=_projection(file, "embed_t"),
+        memory=memory.Queue(
+            _queue_rows(file, f"{step}buf_before/rrd.memory.queue"),
+            jnp.int32(file[f"{step}buf_before/rrd.memory.queue_ptr"][0]),
+        ),
+    )
+
+    def mean_loss(params, features):
+        losses, pushed = objective.loss(
+            state._replace(params=params), _outputs(features), _outputs(teacher), {}
+        )
+        return jnp.mean(losses), pushed
+
+    (loss, pushed), gradients = jax.jit(
+        jax.value_and_grad(mean_loss, argnums=(0, 1), has_aux=True)
+    )(state.params, jnp.asarray(student))
+    assert golden.relative(loss, file[f"{step}out/loss"]) < 1e-5
+    wanted = f"{step}grad/"
+    assert golden.relative(gradients[1], file[f"{wanted}in/f_s"]) < 1e-5
+    own = f"{wanted}param/rrd.memory.embed_s"
+    assert golden.relative(gradients[0]["kernel"].T, file[f"{own}.weight"]) < 1e-5
+    assert golden.relative(gradients[0]["bias"], file[f"{own}.bias"]) < 1e-5
+    _check_queue(file, f"{step}buf_after/rrd.memory.queue", pushed)
+
+
+def _projection(file, name):
+    own = f"param/rrd.memory.{name}"
+    return {
+        "kernel": jnp.asarray(file[f"{own}.weight"].T),
+        "bias": jnp.asarray(file[f"{own}.bias"]),
+    }
+
+
+def _queue_rows(file, entry):
+    if entry in file:
+        return jnp.asarray(file[entry])
+    shape = tuple(file[f"{entry}#shape"])
+    rows = np.random.default_rng(int(file["hp/queue_seed"])).standard_normal(shape)
+    return jnp.asarray((rows / np.sqrt((rows**2).sum(0))).astype(np.float32))
+
+
+def _check_queue(file, entry, queue):
+    assert int(queue.cursor) == file[f"{entry}_ptr"][0]
+    if entry in file:
+        np.testing.assert_allclose(queue.rows, file[entry], rtol=0, atol=2e-7)
+        return
+    np.testing.assert_allclose(queue.rows[:4], file[f"{entry}#rows0_4"], rtol=0, atol=2e-7)
+    np.testing.assert_allclose(queue.rows[62:68], file[f"{entry}#rows62_68"], rtol=0, atol=2e-7)
+    total = np.asarray(queue.rows).sum(dtype=np.float64)
+    np.testing.assert_allclose(total, file[f"{entry}#sum"], rtol=1e-5)
