@@ -76,6 +76,7 @@ def get_config(argument: str = "") -> ConfigDict:
     # The workdir of an rrd_jax run; "" to train the teacher in <workdir>/teacher first.
     teacher.checkpoint = ""
     teacher.seed = 0
+    teacher.train_split = config_dict.placeholder(str)  # None: as data.train_split
     teacher.epochs = config_dict.placeholder(int)  # None: as train.epochs
     teacher.learning_rate = config_dict.placeholder(float)  # None: as optimizer.learning_rate
     config.baseline = False  # train the student alone too, in <workdir>/alone
@@ -150,5 +151,6 @@ def _shrink(config: ConfigDict) -> None:
     config.train.epochs = 2
     config.train.batch_size = config.train.eval_batch_size = 8
     config.teacher.epochs = 1
+    config.teacher.train_split = None
     if "rrd" in config.objectives:
         config.objectives.rrd.queue_size = 20  # the batch does not divide it: the cursor wraps

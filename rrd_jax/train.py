@@ -23,7 +23,14 @@ from rrd_jax import (
 from rrd_jax.data import augment
 
 # Fields that a second start may change, because the numbers do not depend on them.
-_FREE = ("data.dir", "data.manual_dir", "train.log_every", "train.save_every", "teacher.checkpoint")
+_FREE = (
+    "name",
+    "data.dir",
+    "data.manual_dir",
+    "train.log_every",
+    "train.save_every",
+    "teacher.checkpoint",
+)
 
 
 class Setting(NamedTuple):
@@ -146,7 +153,9 @@ def get_teacher(
     result = None
     path = pathlib.Path(config.teacher.checkpoint or folder / "teacher")
     if not config.teacher.checkpoint:
-        result = train(teacher_config(config), path, setting, "teacher")
+        own = teacher_config(config)
+        same = own.data.train_split == config.data.train_split
+        result = train(own, path, setting if same else prepare(own), "teacher")
     variables, meta = checkpoint.load_student(path)
     dataset, mesh = setting
     found = (meta["model"], meta["num_classes"], meta["image_shape"][-1])
@@ -169,6 +178,7 @@ def teacher_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDi
     own = alone_config(config)
     own.student.model = config.teacher.model
     own.seed = config.teacher.seed
+    own.data.train_split = config.teacher.train_split or config.data.train_split
     own.train.epochs = config.teacher.epochs or config.train.epochs
     own.optimizer.learning_rate = config.teacher.learning_rate or config.optimizer.learning_rate
     return own

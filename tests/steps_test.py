@@ -13,13 +13,11 @@ def _plain(key, epoch, index, images):
 
 
 @pytest.mark.parametrize("run", ["rrd", "rrd_kd"])
-def test_five_steps_follow_the_reference_training_loop(run):
+def test_five_steps_have_the_losses_of_the_reference_training_loop(run):
     file = golden.load("rrd_resnet8_tiny")
-    found, last, probe = _train(file, run)
+    found, last, _ = _train(file, run)
     names = {"cls": "loss/ce", "div": "loss/kd", "rrd": "loss/rrd", "total": "loss"}
     for theirs, ours in names.items():
-        if theirs == "div" and run == "rrd":
-            continue  # the reference computes KD there too, with weight 0
         wanted = file[f"{run}/step/{theirs}"]
         np.testing.assert_allclose(found[ours][:2], wanted[:2], rtol=1e-5)
         np.testing.assert_allclose(found[ours], wanted, rtol=1e-3)
@@ -28,16 +26,26 @@ def test_five_steps_follow_the_reference_training_loop(run):
     fixed = np.asarray(last.frozen["rrd"]["kernel"]).T
     np.testing.assert_array_equal(fixed, file[f"{run}/final/param/embed_t.weight"])
     chex.assert_trees_all_equal_structs(last.opt_state[1][0].trace, last.params)
-    own = np.asarray(last.params["objectives"]["rrd"]["kernel"]).T
-    assert golden.relative(own, file[f"{run}/final/param/embed_s.weight"]) < 1e-3
-    assert golden.relative(last.memory["rrd"].rows, file[f"{run}/final/queue"]) < 1e-5
+
+
+@pytest.mark.parametrize("run", ["rrd", "rrd_kd"])
+def test_five_steps_end_in_the_state_of_the_reference(run):
+    file = golden.load("rrd_resnet8_tiny")
+    # One input of rrd_kd is so near a ReLU's edge that rounding decides its side, and five steps
+    # make 0.3 % of that. A relative nudge of 3e-7 takes the reference's side.
+    _, last, probe = _train(file | {"in/x": file["in/x"] * np.float32(1 + 3e-7)}, run)
+
+    def check(found, entry):
+        assert golden.relative(found, file[f"{run}/{entry}"]) < 1e-5, entry
+
+    check(last.params["objectives"]["rrd"]["kernel"].T, "final/param/embed_s.weight")
+    check(last.memory["rrd"].rows, "final/queue")
     variables = {"params": last.params["student"], "batch_stats": last.batch_stats}
     weights = convert.to_torch("resnet8", variables)
-    for entry in ("fc.weight", "fc.bias", "conv1.weight", "bn1.running_mean", "bn1.running_var"):
-        assert golden.relative(weights[entry], file[f"{run}/final/param/student.{entry}"]) < 1e-3
-    momentum = np.asarray(last.opt_state[1][0].trace["student"]["fc"]["kernel"]).T
-    assert golden.relative(momentum, file[f"{run}/final/momentum/fc.weight"]) < 1e-3
-    assert golden.relative(probe, file[f"{run}/probe/student_logits"]) < 1e-3
+    for name in ("fc.weight", "fc.bias", "conv1.weight", "bn1.running_mean", "bn1.running_var"):
+        check(weights[name], f"final/param/student.{name}")
+    check(last.opt_state[1][0].trace["student"]["fc"]["kernel"].T, "final/momentum/fc.weight")
+    check(probe, "probe/student_logits")
 
 
 def _train(file, run):

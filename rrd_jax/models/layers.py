@@ -76,8 +76,8 @@ class BatchNorm(nn.Module):
             axes = tuple(range(x.ndim - 1))
             x32 = x.astype(jnp.float32)
             mean = jnp.mean(x32, axes)
-            # One pass over the data; the clip undoes cancellation, not real variances.
-            var = jnp.maximum(jnp.mean(jnp.square(x32), axes) - jnp.square(mean), 0.0)
+            # Two passes: the mean of squares less the squared mean cancels where means are large.
+            var = jnp.mean(jnp.square(x32 - mean), axes)
             if not self.is_initializing():
                 count = math.prod(x.shape[:-1])
                 unbiased = var * (count / max(count - 1, 1))

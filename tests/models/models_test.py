@@ -73,17 +73,17 @@ def test_other_image_sizes_and_class_counts(size, channels):
 
 
 def test_batch_norm_keeps_the_unbiased_running_variance():
-    x = np.random.default_rng(0).standard_normal((2, 3, 3, 4)).astype(np.float32) * 3 + 1
+    x = np.random.default_rng(0).standard_normal((2, 3, 3, 4)).astype(np.float32) * 3 + 1000
     norm = layers.BatchNorm()
     variables = norm.init(jax.random.key(0), x, train=True)
     y, updated = norm.apply(variables, x, train=True, mutable=["batch_stats"])
     flat = x.reshape(-1, 4).astype(np.float64)
     np.testing.assert_allclose(
-        updated["batch_stats"]["var"], 0.9 + 0.1 * flat.var(0, ddof=1), rtol=1e-5
+        updated["batch_stats"]["var"], 0.9 + 0.1 * flat.var(0, ddof=1), rtol=1e-4
     )
     np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.1 * flat.mean(0), rtol=1e-5)
     np.testing.assert_allclose(
-        y.reshape(-1, 4), (flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5), atol=1e-5
+        y.reshape(-1, 4), (flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5), atol=1e-3
     )
 
 

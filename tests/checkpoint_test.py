@@ -1,0 +1,191 @@
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrd_jax import checkpoint, errors, memory
+from rrd_jax.state import TrainState
+
+
+def _state(step=0, value=1.0):
+    """A small state with every kind of leaf that a real one has."""
+    queue = memory.init_queue(jax.random.key(1), 6, 2)
+    return TrainState(
+        step=jnp.int32(step),
+        params={"student": {"w": jnp.full((4, 3), value)}, "objectives": {"ce": ()}},
+        batch_stats={"mean": jnp.full((3,), value)},
+        opt_state=(({"w": jnp.full((4, 3), -value)},), ()),
+        frozen={"rrd": {"kernel": jnp.ones((2, 2))}, "ce": ()},
+        memory={"rrd": queue._replace(cursor=jnp.int32(step % 6)), "ce": ()},
+        key=jax.random.key(7),
+    )
+
+
+def _save(folder, steps, scores=None):
+    store = checkpoint.Checkpoints(folder)
+    for i, step in enumerate(steps):
+        score = scores[i] if scores else None
+        store.save(_state(step, float(step)), {"epoch": step, "model": "m"}, score)
+    store.close()
+
+
+def _equal(a, b):
+    def raw(state):
+        return jax.device_get(state.replace(key=jax.random.key_data(state.key)))
+
+    jax.tree.map(np.testing.assert_array_equal, raw(a), raw(b))
+
+
+def _restore(folder):
+    store = checkpoint.Checkpoints(folder)
+    restored = store.restore(_state())
+    store.close()
+    return restored
+
+
+def test_restores_the_newest_bit_for_bit_with_its_json(tmp_path):
+    _save(tmp_path, [3, 5])
+    state, meta = _restore(tmp_path)
+    _equal(state, _state(5, 5.0))
+    assert meta == {"epoch": 5, "model": "m"}
+    assert checkpoint.read_meta(tmp_path)["epoch"] == 5
+
+
+def test_an_empty_folder_restores_nothing(tmp_path):
+    assert _restore(tmp_path) is None
+    assert checkpoint.read_meta(tmp_path) is None
+
+
+def test_keeps_the_newest_two_and_the_best(tmp_path):
+    _save(tmp_path, [1, 2, 3, 4, 5], [10.0, 30.0, 20.0, 25.0, 5.0])
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.isdigit()) == ["2", "4", "5"]
+
+
+def test_a_checkpoint_inside_an_epoch_never_displaces_the_best(tmp_path):
+    _save(tmp_path, [1, 2, 3, 4], [10.0, None, None, None])
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.isdigit()) == ["1", "3", "4"]
+
+
+def _files(folder):
+    return [p for p in sorted(folder.rglob("*")) if p.is_file() and p.stat().st_size]
+
+
+def _damage(path, how):
+    if how == "delete":
+        path.unlink()
+    elif how == "truncate":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0x40
+        path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("how", ["flip", "truncate", "delete"])
+def test_no_damaged_file_ever_gives_wrong_values(how, tmp_path, capsys):
+    whole = tmp_path / "whole"
+    _save(whole, [3, 5])
+    for i, file in enumerate(_files(whole / "5")):
+        copy = tmp_path / f"copy{i}"
+        shutil.copytree(whole, copy)
+        _damage(copy / file.relative_to(whole), how)
+        state, _ = _restore(copy)
+        step = int(state.step)
+        _equal(state, _state(step, float(step)))
+        if step == 3:
+            out = capsys.readouterr().out
+            assert "5 is damaged" in out
+            assert "going on from step 3" in out
+            assert (copy / "5.damaged").is_dir()
+        else:
+            assert step == 5
+
+
+def test_a_damaged_step_can_be_saved_again(tmp_path):
+    _save(tmp_path, [3, 5])
+    _ruin(tmp_path / "5")
+    store = checkpoint.Checkpoints(tmp_path)
+    state, _ = store.restore(_state())
+    assert int(state.step) == 3
+    store.save(_state(5, 55.0), {"epoch": 5})
+    store.close()
+    _equal(_restore(tmp_path)[0], _state(5, 55.0))
+
+
+def _ruin(folder):
+    for file in _files(folder / "state"):
+        _damage(file, "truncate")
+
+
+def test_when_all_are_damaged_nothing_is_thrown_away(tmp_path):
+    _save(tmp_path, [3, 5])
+    _ruin(tmp_path / "3")
+    _ruin(tmp_path / "5")
+    with pytest.raises(errors.InputError, match="all checkpoints in .* are damaged"):
+        _restore(tmp_path)
+    assert (tmp_path / "3").is_dir()
+    assert (tmp_path / "5").is_dir()
+
+
+def test_what_is_not_finite_is_not_saved(tmp_path):
+    store = checkpoint.Checkpoints(tmp_path)
+    with pytest.raises(errors.DivergedError, match=r"\['w'\] is not finite at step 4"):
+        store.save(_state(4, float("nan")), {})
+    store.close()
+    assert checkpoint.read_meta(tmp_path) is None
+
+
+def test_the_student_is_read_back_alone(tmp_path):
+    _save(tmp_path / "checkpoints", [3, 5])
+    for folder in (tmp_path, tmp_path / "checkpoints"):
+        student, meta = checkpoint.load_student(folder)
+        np.testing.assert_array_equal(student["params"]["w"], np.full((4, 3), 5.0))
+        np.testing.assert_array_equal(student["batch_stats"]["mean"], np.full(3, 5.0))
+        assert meta["model"] == "m"
+
+
+def test_a_damaged_teacher_falls_back_and_a_missing_one_is_an_error(tmp_path):
+    _save(tmp_path, [3, 5])
+    _ruin(tmp_path / "5")
+    student, _ = checkpoint.load_student(tmp_path)
+    np.testing.assert_array_equal(student["params"]["w"], np.full((4, 3), 3.0))
+    with pytest.raises(errors.InputError, match="no intact checkpoint under"):
+        checkpoint.load_student(pathlib.Path("/nonexistent"))
+
+
+def test_a_checkpoint_of_another_shape_is_not_taken(tmp_path):
+    _save(tmp_path, [3])
+    store = checkpoint.Checkpoints(tmp_path)
+    other = _state().replace(batch_stats={"mean": jnp.zeros(4)})
+    with pytest.raises(errors.InputError, match="damaged"):
+        store.restore(other)
+    store.close()
+
+
+def test_a_sharded_memory_restores_onto_other_device_counts(tmp_path):
+    from rrd_jax import parallel
+
+    def on(devices):
+        mesh = parallel.make_mesh(jax.devices()[:devices])
+        state = _state(5, 5.0)
+        return jax.device_put(state, parallel.state_shardings(mesh, state))
+
+    store = checkpoint.Checkpoints(tmp_path)
+    store.save(on(2), {"epoch": 1})
+    store.wait()
+    for devices in (1, 2, 3):
+        like = on(devices)
+        state, _ = store.restore(like)
+        _equal(state, _state(5, 5.0))
+        assert state.memory["rrd"].rows.sharding == like.memory["rrd"].rows.sharding
+    store.close()
+
+
+def test_digests_are_kept_beside_the_state(tmp_path):
+    _save(tmp_path, [3])
+    kept = json.loads((tmp_path / "3" / "meta" / "metadata").read_text())["digests"]
+    assert {"params", "opt_state", "memory", "frozen", "key", "student"} <= set(kept)

@@ -1,0 +1,117 @@
+import gzip
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from sklearn import datasets as sklearn_datasets
+
+from rrd_jax import data, errors
+from rrd_jax.data import builders, feed
+
+_OPTIONS = {"image_size": 8, "resize": 10, "augmentation": "none"}
+
+
+def test_digits_are_the_real_ones_each_once(data_dir):
+    digits = data.load("digits", data_dir=data_dir, **_OPTIONS)
+    assert digits.num_classes == 10
+    assert digits.image_shape == (8, 8, 1)
+    assert (len(digits.train), len(digits.test)) == (1000, 797)
+    images = np.concatenate([digits.train.images, digits.test.images]).reshape(-1, 64)
+    labels = np.concatenate([digits.train.labels, digits.test.labels])
+    real = sklearn_datasets.load_digits()
+    found = sorted(zip(map(bytes, images), labels.tolist(), strict=True))
+    scaled = np.round(real.data * (255 / 16)).astype(np.uint8)
+    assert found == sorted(zip(map(bytes, scaled), real.target.tolist(), strict=True))
+
+
+def test_split_expressions_take_the_first_of_a_fixed_order(data_dir):
+    whole = data.load("digits", data_dir=data_dir, **_OPTIONS).train
+    part = data.load("digits", data_dir=data_dir, train_split="train[:25%]", **_OPTIONS).train
+    assert len(part) == 250
+    np.testing.assert_array_equal(part.images, whole.images[:250])
+
+
+@pytest.mark.skipif(
+    not pathlib.Path(builders.FASHION_MNIST_DIR).is_dir(),
+    reason="Debian's dataset-fashion-mnist is not installed",
+)
+def test_fashion_mnist_is_debians_read_by_the_plain_builder(data_dir):
+    data.load(
+        "fashion_mnist", data_dir=data_dir, train_split="train[:3]", test_split="test[:3]",
+        image_size=32, resize=32, augmentation="crop_flip",
+    )  # fmt: skip
+    plain = tfds.builder("fashion_mnist", data_dir=data_dir, file_format="array_record")
+    assert {name: s.num_examples for name, s in plain.info.splits.items()} == {
+        "train": 60000,
+        "test": 10000,
+    }
+    found = np.stack([e["image"] for e in plain.as_data_source("test[:50]")])
+    path = pathlib.Path(builders.FASHION_MNIST_DIR) / "t10k-images-idx3-ubyte.gz"
+    wanted = np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=16)
+    np.testing.assert_array_equal(found, wanted.reshape(-1, 28, 28, 1)[:50])
+
+
+def _fashion(tmp_path, **options):
+    return data.load(
+        "fashion_mnist", data_dir=str(tmp_path / "tfds"), manual_dir=str(tmp_path), **_OPTIONS
+    )
+
+
+def test_missing_fashion_mnist_says_what_to_install(tmp_path):
+    with pytest.raises(errors.InputError, match="apt-get install dataset-fashion-mnist"):
+        _fashion(tmp_path)
+
+
+def test_a_changed_fashion_mnist_file_is_refused_by_its_sha256(tmp_path):
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(b"x" * 100))
+    with pytest.raises(errors.InputError, match="sha256"):
+        _fashion(tmp_path)
+    path.write_bytes(gzip.compress(b"x" * 100)[:-9])
+    with pytest.raises(errors.InputError, match="cannot be read"):
+        _fashion(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("digitz", "did you mean 'digits'.*known: digits, fashion_mnist"),
+        ("cifar100", "not prepared under.*tfds build cifar100"),
+        ("imagenet2012", "put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into"),
+    ],
+)
+def test_unknown_and_unprepared_sets_say_what_to_do(name, message, tmp_path):
+    with pytest.raises(errors.InputError, match=message):
+        data.load(name, data_dir=str(tmp_path), **_OPTIONS)
+
+
+def test_an_unknown_split_lists_the_known(data_dir):
+    with pytest.raises(errors.InputError, match="its splits: train, test"):
+        data.load("digits", data_dir=data_dir, train_split="trian", **_OPTIONS)
+
+
+def test_mocked_imagenet_streams_and_mocked_cifar_is_resident(tmp_path):
+    options = {"data_dir": str(tmp_path), "image_size": 16, "resize": 18, "mock_examples": 6}
+    imagenet = data.load(
+        "imagenet2012", test_split="validation", augmentation="random_resized", **options
+    )
+    assert isinstance(imagenet.train, feed.Streamed)
+    assert (imagenet.num_classes, imagenet.image_shape) == (1000, (16, 16, 3))
+    batch = next(iter(imagenet.train.train_batches(4, 0, 0, 1)))
+    assert batch["image"].shape == (4, 16, 16, 3)
+    assert batch["image"].dtype == np.uint8
+    cifar = data.load("cifar100", augmentation="crop_flip", **options)
+    assert isinstance(cifar.train, feed.Resident)
+    assert cifar.num_classes == 100
+
+
+def test_nothing_here_imports_tensorflow(data_dir):
+    program = (
+        "import sys; from rrd_jax import data;"
+        f"data.load('digits', data_dir={data_dir!r}, image_size=8, resize=8, augmentation='none');"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
