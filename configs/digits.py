@@ -1,6 +1,6 @@
 """scikit-learn's real handwritten digits: teacher, student alone and distilled in minutes on a CPU.
 
-    python -m rrd_jax.main --config=configs/digits.py
+python -m rrd_jax.main --config=configs/digits.py
 """
 
 from configs import common

@@ -110,9 +110,7 @@ def _torch_shape(leaf: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _check_match(name: str, wanted: dict[str, tuple], given: dict[str, tuple]) -> None:
-    differing = [
-        entry for entry in sorted(wanted | given) if wanted.get(entry) != given.get(entry)
-    ]
+    differing = [entry for entry in sorted(wanted | given) if wanted.get(entry) != given.get(entry)]
     if not differing:
         return
     width = max(map(len, differing))

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import math
 import pathlib
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 

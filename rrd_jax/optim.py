@@ -24,9 +24,7 @@ def step_schedule(
     return optax.piecewise_constant_schedule(learning_rate, scales)
 
 
-def boundaries(
-    milestones: Sequence[float], epochs: int, steps_per_epoch: int
-) -> list[int]:
+def boundaries(milestones: Sequence[float], epochs: int, steps_per_epoch: int) -> list[int]:
     """Milestones as fractions of the run, to the steps that end those epochs.
 
     (0.625, 0.75, 0.875) of 240 epochs are the field's 150, 180 and 210: epochs 151, 181 and 211

@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-from typing import Any
 
 import jax
 import numpy as np

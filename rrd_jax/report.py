@@ -77,8 +77,8 @@ class Report:
         agreement = f" agreement {row['test/agreement']:6.2f}" if "test/agreement" in row else ""
         start = "\r\x1b[K" if self._overwrite else ""
         print(
-            f"{start}[{self._label}] epoch {row['epoch']:>3}/{epochs}  lr {row['learning_rate']:.3g}"
-            f"  train top-1 {row['train/top1']:6.2f} {terms}"
+            f"{start}[{self._label}] epoch {row['epoch']:>3}/{epochs}"
+            f"  lr {row['learning_rate']:.3g}  train top-1 {row['train/top1']:6.2f} {terms}"
             f"  |  test top-1 {row['test/top1']:6.2f} loss {row['test/loss']:.4f}{agreement}"
             f"  |  {row['images_per_second']:,.0f} images/s",
             flush=True,

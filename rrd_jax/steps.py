@@ -52,9 +52,7 @@ def make_train_step(
 
         def total_loss(params):
             variables = {"params": params["student"], "batch_stats": state.batch_stats}
-            outputs, updated = student.apply(
-                variables, images, train=True, mutable=["batch_stats"]
-            )
+            outputs, updated = student.apply(variables, images, train=True, mutable=["batch_stats"])
             means, memory = {}, {}
             for name, objective in objectives.items():
                 own = ObjectiveState(
@@ -67,9 +65,7 @@ def make_train_step(
             logged |= {"loss": total, "top1": metrics.top1(outputs.logits, batch["label"])}
             return total, (logged, updated["batch_stats"], memory)
 
-        gradients, (logged, batch_stats, memory) = jax.grad(total_loss, has_aux=True)(
-            state.params
-        )
+        gradients, (logged, batch_stats, memory) = jax.grad(total_loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         return state.replace(
             step=state.step + 1,

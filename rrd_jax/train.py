@@ -224,9 +224,7 @@ def recipe(
         objectives=terms,
         weights=weights,
         schedule=schedule,
-        optimizer=optim.sgd(
-            schedule, momentum=chosen.momentum, weight_decay=chosen.weight_decay
-        ),
+        optimizer=optim.sgd(schedule, momentum=chosen.momentum, weight_decay=chosen.weight_decay),
         augment=augment.make_augment(
             config.data.augment,
             mean=config.data.mean,

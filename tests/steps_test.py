@@ -74,9 +74,7 @@ def _train(file, run):
         momentum=float(own["momentum"]),
         weight_decay=float(own["weight_decay"]),
     )
-    start = state.create(
-        jax.random.key(0), networks[0], terms, optimizer, (32, 32, 3), networks[1]
-    )
+    start = state.create(jax.random.key(0), networks[0], terms, optimizer, (32, 32, 3), networks[1])
     params = {
         "student": student["params"],
         "objectives": start.params["objectives"] | {"rrd": _projection("embed_s", dim)},

@@ -96,9 +96,7 @@ class Streamed:
         return self._read(grain.MapDataset.range(len(self)).map(load).batch(batch_size))
 
     def _read(self, dataset: grain.MapDataset) -> Iterator[HostBatch]:
-        options = grain.ReadOptions(
-            num_threads=self.threads, prefetch_buffer_size=8 * self.threads
-        )
+        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=8 * self.threads)
         return iter(dataset.to_iter_dataset(options))
 
 

@@ -42,6 +42,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, channels] to [B, H / stride, W / stride, features]."""
         pad = (self.kernel - 1) // 2
         kernel = self.param(
             "kernel", self.kernel_init, (self.kernel, self.kernel, x.shape[-1], self.features)
@@ -57,7 +58,7 @@ class Conv(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch norm with PyTorch's running variance, which is the unbiased one (Flax keeps the biased).
+    """Batch norm with PyTorch's running variance: the unbiased one, where Flax keeps the biased.
 
     Statistics are float32 and span the whole (global) batch; the result has the input's dtype.
     """
@@ -67,6 +68,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """[..., channels] to the same, normalised by the batch (train) or the running figures."""
         features = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (features,))
         bias = self.param("bias", nn.initializers.zeros, (features,))
@@ -99,6 +101,7 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, D] to [B, features]."""
         bound = 1 / math.sqrt(x.shape[-1])
 
         def bias_init(key, shape):

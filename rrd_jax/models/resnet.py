@@ -71,9 +71,7 @@ class ResNet(nn.Module):
         ):
             for i in range(count):
                 stride = 2 if stage > 1 and i == 0 else 1
-                block = _Block(
-                    width, stride, self.bottleneck, self.dtype, name=f"layer{stage}_{i}"
-                )
+                block = _Block(width, stride, self.bottleneck, self.dtype, name=f"layer{stage}_{i}")
                 x, before = block(x, train=train)
             maps.append(x)
             preactivations.append(before)

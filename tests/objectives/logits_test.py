@@ -46,9 +46,9 @@ def test_kd_golden_loss_and_gradient(name):
 def test_kd_is_zero_for_equal_logits_and_finite_for_extreme_ones():
     x = jnp.asarray([[1e4, -1e4, 0.0]])
     np.testing.assert_allclose(logits.kd_loss(x, x, temperature=4.0), 0, atol=1e-6)
-    value, gradient = jax.value_and_grad(
-        lambda s: jnp.sum(logits.kd_loss(s, -x, temperature=1.0))
-    )(x)
+    value, gradient = jax.value_and_grad(lambda s: jnp.sum(logits.kd_loss(s, -x, temperature=1.0)))(
+        x
+    )
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
 
