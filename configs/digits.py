@@ -1,6 +1,9 @@
-"""scikit-learn's real handwritten digits: teacher, student alone and distilled in minutes on a CPU.
+"""scikit-learn's real handwritten digits: teacher, student alone, distilled student, on a CPU.
 
-python -m rrd_jax.main --config=configs/digits.py
+    python -m rrd_jax.main --config=configs/digits.py
+
+A good teacher and a small budget: resnet8x4 has seen all 1 000 training images, resnet8 gets the
+first 200 of them. Takes under 4 minutes on 2 cores. The README has the figures over 5 seeds.
 """
 
 from configs import common
@@ -11,14 +14,15 @@ def get_config(argument: str = ""):
     config = common.get_config()
     config.baseline = True
     config.data.name = "digits"
+    config.data.train_split = "train[:200]"
     config.data.image_size = 8
-    config.data.augment = "crop_flip"
     config.data.pad = 1
-    config.data.flip = False  # digits have a handedness
+    config.data.flip = False  # a mirrored digit is none
     config.data.mean, config.data.std = (0.305,), (0.376,)
-    config.train.epochs = 30
-    config.train.log_every = 10
-    config = common.finish(config, "digits", argument, pair="resnet20-resnet8", default="rrd+kd")
+    config.teacher.train_split = "train"
+    config.teacher.epochs = 15
+    config.train.epochs = 100
+    config = common.finish(config, "digits", argument, pair="resnet8x4-resnet8", default="rrd+kd")
     if "rrd" in config.objectives:
         config.objectives.rrd.queue_size = min(config.objectives.rrd.queue_size, 1024)
     return config

@@ -1,0 +1,52 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def _main(*arguments, cwd=None, program="rrd_jax.main"):
+    return subprocess.run(
+        [sys.executable, "-m", program, *arguments], capture_output=True, text=True, cwd=cwd
+    )
+
+
+_DIGITS = "--config=configs/digits.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 1, "--config is missing"),
+        (["--config=configs/nope.py"], 1, "configs/nope.py"),
+        (["--confg=x"], 1, "Did you mean: config"),
+        ([_DIGITS, "stray"], 1, "unexpected argument 'stray'"),
+        ([_DIGITS, "--config.optimizer.learnin_rate=1"], 1, 'Did you mean "learning_rate"'),
+        ([_DIGITS + ":resnet20-resnet9"], 1, "option 'resnet20-resnet9' is not smoke"),
+        ([_DIGITS + ":rdd"], 1, "did you mean 'rrd+kd'"),
+        ([_DIGITS, "--config.student.model=resnet9"], 2, "did you mean 'resnet8'"),
+        ([_DIGITS, "--config.objectives.kd.temperature=0"], 2, "temperature is 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_an_exit_code(arguments, code, message, tmp_path):
+    done = _main(*arguments, f"--workdir={tmp_path / 'run'}")
+    assert done.returncode == code
+    lines = done.stderr.strip().split("\n")
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_field_set_on_the_command_line_is_used_and_saved(tmp_path):
+    done = _main(
+        f"{_DIGITS}:smoke,resnet8,ce",
+        "--config.optimizer.learning_rate=0.01",
+        "--config.train.epochs=1",
+        f"--workdir={tmp_path}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert "lr 0.01" in done.stdout
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["optimizer"]["learning_rate"] == 0.01
+    assert json.loads((tmp_path / "results.json").read_text())[0]["model"] == "resnet8"

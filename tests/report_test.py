@@ -1,0 +1,85 @@
+import json
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rrd_jax import report
+
+
+def _row(epoch, **more):
+    return {
+        "epoch": epoch,
+        "step": epoch * 10,
+        "learning_rate": 0.05,
+        "train/loss": 1.0 / epoch,
+        "train/loss/ce": 0.5,
+        "train/top1": 50.0,
+        "test/top1": 60.0 + epoch,
+        "test/loss": 0.7,
+        "images_per_second": 1234.0,
+        **more,
+    }
+
+
+def _write(folder, epochs, step=0):
+    with report.Report(folder, "student", step) as out:
+        for epoch in epochs:
+            out.row(_row(epoch), 5)
+
+
+def _rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_rows_reach_the_file_tensorboard_and_the_console(tmp_path, capsys):
+    _write(tmp_path, [1, 2])
+    assert _rows(tmp_path) == [_row(1), _row(2)]
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    found = [(event.step, event.value) for event in events.Scalars("test/top1")]
+    assert found == [(10, 61.0), (20, 62.0)]
+    out = capsys.readouterr().out
+    assert "epoch   2/5" in out
+    assert "test top-1  62.00" in out
+    assert "ce 0.5" in out
+
+
+@pytest.mark.parametrize("tail", ["", '{"epoch": 3, "st'])
+def test_a_second_start_drops_the_rows_after_its_checkpoint(tmp_path, tail):
+    _write(tmp_path, [1, 2, 3])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(tail)
+    _write(tmp_path, [3, 4], step=20)
+    assert [row["epoch"] for row in _rows(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_progress_names_epoch_speed_time_left_and_terms(tmp_path, capsys):
+    with report.Report(tmp_path, "student") as out:
+        out.progress(1.5, 5, 1234.5, 65, {"loss": 2.0, "loss/ce": 1.25})
+    line = capsys.readouterr().out
+    for part in ("epoch 1.50/5", "1,234 images/s", "1:05 left", "loss 2", "ce 1.25"):
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (125, "2:05"), (3723, "1:02:03")]
+)
+def test_durations(seconds, text):
+    assert report.duration(seconds) == text
+
+
+def test_tables_are_markdown_and_aligned():
+    lines = report.table(["a", "long"], [["wide cell", "1"]]).split("\n")
+    assert lines == [
+        "| a         | long |",
+        "|-----------|------|",
+        "| wide cell | 1    |",
+    ]
+
+
+def test_the_clock_counts_earlier_starts_and_steps_since_the_mark():
+    clock = report.Clock(before=100.0, step=5)
+    assert clock.total() >= 100.0
+    clock.mark(7)
+    assert clock.rate(7) == 0
+    assert clock.rate(9) > 0
+    assert clock.left(10, 10) == 0
