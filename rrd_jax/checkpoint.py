@@ -34,7 +34,8 @@ class Checkpoints:
             [
                 checkpoint_managers.LatestN(2),
                 checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics["score"],
+                    # Of equal scores the first, as the reports say.
+                    get_metric_fn=lambda metrics: (metrics["score"], -metrics["step"]),
                     n=1,
                     keep_checkpoints_without_metrics=False,
                 ),
@@ -67,7 +68,7 @@ class Checkpoints:
                     state=ocp.args.StandardSave(state),
                     meta=ocp.args.JsonSave(meta | {"digests": _digests(host)}),
                 ),
-                metrics=None if score is None else {"score": score},
+                metrics=None if score is None else {"score": score, "step": step},
             )
         except (OSError, ValueError) as error:
             raise self._failed(error) from error

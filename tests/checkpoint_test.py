@@ -65,6 +65,11 @@ def test_keeps_the_newest_two_and_the_best(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.isdigit()) == ["2", "4", "5"]
 
 
+def test_of_equal_scores_the_first_is_the_best(tmp_path):
+    _save(tmp_path, [1, 2, 3, 4], [7.0, 7.0, 7.0, 7.0])
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.isdigit()) == ["1", "3", "4"]
+
+
 def test_a_checkpoint_inside_an_epoch_never_displaces_the_best(tmp_path):
     _save(tmp_path, [1, 2, 3, 4], [10.0, None, None, None])
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.isdigit()) == ["1", "3", "4"]

@@ -1,8 +1,15 @@
 """Eight fake CPU devices, and fixtures that several tests share."""
 
 import os
+import tempfile
 
+# Inherited by the worker processes of pytest-xdist and by the programs that tests start: most of
+# the suite's time is compilation, so it is done quickly, and once.
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="rrd_jax_tests_")
 
 import chex
 import jax

@@ -1,0 +1,55 @@
+import json
+import subprocess
+import sys
+
+from experiments import compare
+from rrd_jax import fit
+
+
+def _result(top1):
+    return fit.Result("x", "resnet8", top1, top1 + 1, 3, 90.0, 1, 1.0, "")
+
+
+def test_the_table_has_mean_std_n_and_the_gain_with_its_error():
+    results = {
+        "ce": [_result(v) for v in (90.0, 91.0, 92.0)],
+        "rrd": [_result(v) for v in (93.0, 94.0, 95.0)],
+    }
+    lines = compare.summary(results).split("\n")
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[2] == ["ce", "3", "91.00 +- 1.00", "92.00 +- 1.00", "90.00 +- 0.00", "-"]
+    # sqrt((1 + 1) / 3)
+    assert cells[3][5] == "+3.00 +- 0.82"
+
+
+def test_the_grid_shares_a_teacher_and_a_second_start_trains_nothing(tmp_path):
+    command = [
+        sys.executable, "experiments/compare.py", "--config=configs/digits.py:smoke,resnet8-resnet8",
+        "--methods=ce,rrd", "--seeds=2", "--config.objectives.rrd.dim=8", f"--workdir={tmp_path}",
+    ]  # fmt: skip
+    first = subprocess.run(command, capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.count("[teacher] epoch   1/1") == 1
+    assert first.stdout.count("epoch   2/2") == 4
+    second = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "epoch   2/2" not in second.stdout
+    table = (tmp_path / "table.md").read_text().strip()
+    assert table in first.stdout
+    assert table in second.stdout
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {method: len(runs) for method, runs in results.items()} == {"ce": 2, "rrd": 2}
+    saved = json.loads((tmp_path / "rrd" / "seed1" / "config.json").read_text())
+    assert (saved["seed"], saved["objectives"]["rrd"]["dim"]) == (1, 8)
+    assert all(run["agreement"] is not None for run in results["ce"])
+
+
+def test_an_unknown_method_is_one_line(tmp_path):
+    command = [
+        sys.executable, "experiments/compare.py", "--config=configs/digits.py:smoke",
+        "--methods=ce,rdd", f"--workdir={tmp_path / 'run'}",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert len(done.stderr.strip().split("\n")) == 1
+    assert "did you mean 'rrd+kd'" in done.stderr
+    assert not (tmp_path / "run").exists()

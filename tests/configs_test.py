@@ -1,0 +1,87 @@
+import importlib
+
+import jax
+import pytest
+
+from configs import common
+from rrd_jax import errors, parallel, train
+
+_CONFIGS = ["digits", "fashion_mnist", "cifar100", "imagenet_r34_r18"]
+
+
+def _config(name, argument=""):
+    config = importlib.import_module(f"configs.{name}").get_config(argument)
+    config.lock()
+    return config
+
+
+@pytest.mark.usefixtures("one_device")
+@pytest.mark.parametrize("name", _CONFIGS)
+def test_the_complete_job_of_every_config_runs_in_smoke(name, tmp_path):
+    config = _config(name, "smoke")
+    results = train.run(config, str(tmp_path))
+    labels = ["teacher", "student alone", "distilled, rrd+kd"]
+    assert [r.label for r in results] == [x for x in labels if config.baseline or "alone" not in x]
+    assert results[0].model == config.teacher.model
+    assert results[-1].model == config.student.model
+
+
+def test_the_smoke_job_runs_on_eight_devices(tmp_path):
+    mesh = parallel.make_mesh()
+    assert mesh.size == len(jax.devices()) == 8
+    results = train.run(_config("digits", "smoke,resnet8-resnet8"), str(tmp_path))
+    assert len(results) == 3
+
+
+@pytest.mark.parametrize("name", _CONFIGS)
+def test_every_config_passes_the_checks(name):
+    train.check(_config(name))
+
+
+def test_pair_and_method_are_taken_from_the_string():
+    config = _config("cifar100", "resnet56-resnet20,kd")
+    assert (config.teacher.model, config.student.model) == ("resnet56", "resnet20")
+    weights = {name: options.weight for name, options in config.objectives.items()}
+    assert weights == {"ce": 0.1, "kd": 0.9}
+    assert config.name == "cifar100-resnet56-resnet20-kd"
+
+
+def test_the_recipes_are_the_published_ones():
+    cifar, imagenet = _config("cifar100"), _config("imagenet_r34_r18")
+    for config, epochs, batch, rate, decay in (
+        (cifar, 240, 64, 0.05, 5e-4),
+        (imagenet, 100, 256, 0.1, 1e-4),
+    ):
+        assert (config.train.epochs, config.train.batch_size) == (epochs, batch)
+        assert config.optimizer.learning_rate == rate
+        assert config.optimizer.weight_decay == decay
+    rounded = [round(m * 240) for m in cifar.optimizer.milestones]
+    assert rounded == [150, 180, 210]
+    assert [round(m * 100) for m in imagenet.optimizer.milestones] == [30, 60, 90]
+    assert cifar.objectives.rrd.queue_size == 16384
+
+
+def test_a_single_network_is_trained_alone():
+    config = _config("cifar100", "resnet32x4,ce")
+    assert (config.teacher.model, config.student.model) == ("", "resnet32x4")
+    assert list(config.objectives) == ["ce"]
+
+
+@pytest.mark.parametrize("option", ["resnet9-resnet8", "rdd", "resnet8 resnet8", "-"])
+def test_unknown_options_list_the_known(option):
+    with pytest.raises(errors.InputError, match="known: ce, kd, rrd, rrd\\+kd"):
+        _config("cifar100", option)
+
+
+def test_a_misspelt_field_suggests_the_right_name():
+    with pytest.raises(AttributeError, match="learning_rate"):
+        _config("cifar100").optimizer.learnin_rate = 1.0
+
+
+def test_method_options_are_the_objectives_own():
+    from rrd_jax import objectives
+
+    for name in ("ce", "kd", "rrd", "rrd+kd"):
+        for objective, options in common.method(name).items():
+            given = {key: value for key, value in options.items() if key != "weight"}
+            objectives.create(objective, **given)

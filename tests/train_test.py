@@ -1,0 +1,277 @@
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from configs import digits
+from rrd_jax import checkpoint, data, errors, fit, train
+from rrd_jax.data import feed
+
+
+def _config(argument="smoke,resnet8-resnet8", **fields):
+    config = digits.get_config(argument)
+    config.lock()
+    config.baseline = False
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def _checkpoint_of(folder, step):
+    """Every array of a checkpoint, by digest."""
+    path = folder / "checkpoints" / str(step) / "meta" / "metadata"
+    return json.loads(path.read_text())["digests"]
+
+
+def _rows(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        del row["images_per_second"]
+    return rows
+
+
+@pytest.fixture(scope="module")
+def teacher_workdir(tmp_path_factory):
+    """A finished teacher, for tests that need one and do not look at its training."""
+    folder = tmp_path_factory.mktemp("teacher")
+    with pytest.MonkeyPatch.context() as patch:
+        _one_device(patch)
+        train.run(_config("smoke,resnet8,ce"), str(folder))
+    return str(folder)
+
+
+def _one_device(patch):
+    from rrd_jax import parallel
+
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    patch.setattr(parallel, "make_mesh", lambda: mesh)
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_stopped_run_goes_on_and_ends_bit_for_bit_as_an_unbroken_one(
+    tmp_path, teacher_workdir, monkeypatch
+):
+    fields = {"teacher.checkpoint": teacher_workdir, "train.epochs": 3, "train.save_every": 2}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train.run(_config(**fields), str(whole))
+    for stop_after in (2, 5, 6):  # inside the first epoch, inside the second, at its end
+        _run_and_stop(broken, fields, stop_after, monkeypatch)
+    results = train.run(_config(**fields), str(broken))
+    assert _checkpoint_of(broken, 9) == _checkpoint_of(whole, 9)
+    assert _rows(broken) == _rows(whole)
+    assert results[-1].top1 == _rows(whole)[-1]["test/top1"]
+
+
+def _run_and_stop(folder, fields, stop_after, monkeypatch):
+    """Stops a run as a kill does: between two steps, without a word to anything."""
+
+    class Stop(BaseException):
+        pass
+
+    original = feed.Resident.train_batches
+
+    def batches(self, batch_size, seed, start, stop):
+        for step, batch in enumerate(original(self, batch_size, seed, start, stop), start):
+            if step == stop_after:
+                raise Stop
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(feed.Resident, "train_batches", batches)
+        with pytest.raises(Stop):
+            train.run(_config(**fields), str(folder))
+
+
+def test_a_killed_process_goes_on(tmp_path, data_dir):
+    command = [
+        sys.executable, "-m", "rrd_jax.main", "--config=configs/digits.py:resnet8,ce",
+        f"--config.data.dir={data_dir}", "--config.train.epochs=6",
+    ]  # fmt: skip
+    environment = os.environ | {"TFDS_DATA_DIR": data_dir}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run([*command, f"--workdir={whole}"], check=True, env=environment)
+    process = subprocess.Popen([*command, f"--workdir={broken}"], env=environment)
+    _wait_for(lambda: (broken / "checkpoints" / "6").is_dir(), process)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = subprocess.run(
+        [*command, f"--workdir={broken}"], check=True, env=environment, capture_output=True
+    )
+    assert b"going on after step" in done.stdout
+    last = 6 * 3
+    assert _checkpoint_of(broken, last) == _checkpoint_of(whole, last)
+    assert _rows(broken) == _rows(whole)
+    again = subprocess.run(
+        [*command, f"--workdir={broken}"], check=True, env=environment, capture_output=True
+    )
+    assert b"epoch" not in again.stdout.split(b"\n| run")[0]  # nothing is trained again
+
+
+def _wait_for(condition, process=None, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert not process or process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_corrupt_newest_checkpoint_costs_its_epoch_and_no_more(
+    tmp_path, teacher_workdir, capsys, monkeypatch
+):
+    fields = {"teacher.checkpoint": teacher_workdir, "train.epochs": 3}
+    whole = tmp_path / "whole"
+    train.run(_config(**fields), str(whole))
+    broken = tmp_path / "broken"
+    _run_and_stop(broken, fields, 7, monkeypatch)
+    _wait_for(lambda: (broken / "checkpoints" / "6").is_dir())
+    for file in (broken / "checkpoints" / "6" / "state").rglob("*"):
+        if file.is_file() and file.stat().st_size > 100:
+            file.write_bytes(file.read_bytes()[:-50])
+    train.run(_config(**fields), str(broken))
+    assert "checkpoints/6 is damaged" in capsys.readouterr().out
+    assert _checkpoint_of(broken, 9) == _checkpoint_of(whole, 9)
+    assert _rows(broken) == _rows(whole)
+
+
+@pytest.mark.usefixtures("one_device")
+def test_the_whole_job_ends_with_a_table_of_three_runs(tmp_path, capsys):
+    config = _config("smoke,resnet8-resnet8,rrd+kd")
+    config.baseline = True
+    results = train.run(config, str(tmp_path))
+    assert [r.label for r in results] == ["teacher", "student alone", "distilled, rrd+kd"]
+    assert results[0].agreement is None
+    assert results[1].agreement is not None
+    text = capsys.readouterr().out
+    for result in results:
+        folder = pathlib.Path(result.checkpoint)
+        assert checkpoint.read_meta(folder)["result"] == result._asdict()
+        assert f"{result.top1:.2f}" in text.split("| run")[1]
+    for name in ("config.json", "metrics.jsonl", "tensorboard", "results.json"):
+        assert (tmp_path / name).exists()
+    row = _rows(tmp_path)[-1]
+    assert {"train/loss/ce", "train/loss/kd", "train/loss/rrd", "test/agreement"} <= set(row)
+    assert row["train/loss"] == pytest.approx(
+        row["train/loss/ce"] + row["train/loss/kd"] + row["train/loss/rrd"], rel=1e-5
+    )
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_workdir_of_another_config_is_refused_with_the_fields(tmp_path, teacher_workdir):
+    fields = {"teacher.checkpoint": teacher_workdir}
+    train.run(_config(**fields), str(tmp_path))
+    with pytest.raises(errors.InputError, match=r"optimizer.learning_rate 0.05 there, 0.1 here"):
+        train.run(_config(**fields, **{"optimizer.learning_rate": 0.1}), str(tmp_path))
+    assert _checkpoint_of(tmp_path, 6)  # nothing is lost
+    train.run(_config(**fields, **{"train.log_every": 3}), str(tmp_path))
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_loss_that_is_not_finite_stops_with_the_steps_and_the_last_good_one(
+    tmp_path, teacher_workdir, monkeypatch
+):
+    original = feed.Resident.train_batches
+
+    def batches(self, batch_size, seed, start, stop):
+        for step, batch in enumerate(original(self, batch_size, seed, start, stop), start + 1):
+            if step >= 5:
+                batch["image"] = np.full(batch["image"].shape, np.nan, np.float32)
+            yield batch
+
+    monkeypatch.setattr(feed.Resident, "train_batches", batches)
+    with pytest.raises(errors.DivergedError, match="within steps 4 to 6 .* step 3 is the last"):
+        train.run(_config(**{"teacher.checkpoint": teacher_workdir}), str(tmp_path))
+    assert _checkpoint_of(tmp_path, 3)
+
+
+@pytest.mark.usefixtures("one_device")
+def test_the_teacher_must_fit_the_data_and_the_config(tmp_path, teacher_workdir):
+    with pytest.raises(errors.InputError, match="is resnet8 for 10 classes .* need resnet14"):
+        train.run(
+            _config("smoke,resnet14-resnet8", **{"teacher.checkpoint": teacher_workdir}),
+            str(tmp_path / "a"),
+        )
+    fields = {"teacher.checkpoint": teacher_workdir, "data.name": "cifar100", "data.image_size": 8}
+    fields |= {"data.mean": (0.5, 0.5, 0.5), "data.std": (0.2, 0.2, 0.2)}
+    with pytest.raises(errors.InputError, match="10 classes and 1 image channels.*100 classes"):
+        train.run(_config(**fields), str(tmp_path / "b"))
+    with pytest.raises(errors.InputError, match="no intact checkpoint under /nonexistent"):
+        train.run(_config(**{"teacher.checkpoint": "/nonexistent"}), str(tmp_path / "c"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"train.batch_size": 25}, "batch_size 25 is larger than .* of 24 images"),
+        ({"train.batch_size": 0}, "train.batch_size is 0"),
+        ({"train.epochs": 0}, "train.epochs is 0"),
+        ({"objectives.rrd.queue_size": 0}, "queue_size is 0"),
+        ({"objectives.rrd.preset": "sharp"}, "known: sharp_student, sharp_teacher"),
+        ({"teacher.model": ""}, "objective 'kd' compares with a teacher"),
+        ({"data.name": "digitz", "data.mock_examples": 0}, "unknown data set 'digitz'"),
+        ({"data.augment": "crop"}, "did you mean 'crop_flip'"),
+        ({"dtype": "float16"}, "known: auto, float32, bfloat16"),
+        ({"optimizer.milestones": (150.0,)}, "fractions of the run"),
+    ],
+)
+@pytest.mark.usefixtures("one_device")
+def test_bad_fields_are_one_line_and_touch_nothing(fields, message, tmp_path):
+    with pytest.raises(errors.InputError, match=message) as caught:
+        train.run(_config(**fields), str(tmp_path / "run"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_must_split_over_the_devices(tmp_path):
+    with pytest.raises(errors.InputError, match="12 is not a multiple of the 8 devices"):
+        train.run(_config(**{"train.batch_size": 12}), str(tmp_path))
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_full_disk_is_said_and_loses_nothing(tmp_path, teacher_workdir, monkeypatch):
+    original = checkpoint.ocp.CheckpointManager.save
+
+    def save(self, step, *arguments, **options):
+        if step == 6:
+            raise OSError(28, "No space left on device")
+        return original(self, step, *arguments, **options)
+
+    fields = {"teacher.checkpoint": teacher_workdir}
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.ocp.CheckpointManager, "save", save)
+        with pytest.raises(errors.InputError, match=r"No space left.*last good one is step 3"):
+            train.run(_config(**fields), str(tmp_path))
+    assert train.run(_config(**fields), str(tmp_path))[-1].top1 >= 0
+
+
+def test_evaluation_counts_every_example_once_on_any_number_of_devices():
+    from rrd_jax import parallel
+
+    labels = np.arange(11, dtype=np.int32)
+    split = feed.Resident(labels.astype(np.uint8)[:, None, None, None], labels)
+
+    def predict(variables, images, labels):
+        return {"prediction": images[:, 0, 0, 0], "loss": labels * 2.0}
+
+    for devices in (1, 8):
+        mesh = parallel.make_mesh(jax.devices()[:devices])
+        found = fit.evaluate(jax.jit(predict), None, split, 4, mesh)
+        np.testing.assert_array_equal(found["prediction"], labels)
+        np.testing.assert_array_equal(found["loss"], labels * 2.0)
+        np.testing.assert_array_equal(found["label"], labels)
+
+
+def test_a_teacher_may_have_its_own_training_split():
+    config = digits.get_config()
+    own = train.teacher_config(config)
+    assert (config.data.train_split, own.data.train_split) == ("train[:200]", "train")
+    assert (own.student.model, own.teacher.model) == ("resnet8x4", "")
+    assert own.train.epochs == 15
+    assert list(own.objectives) == ["ce"]
+    assert isinstance(data.DATASETS, dict)
