@@ -24,8 +24,8 @@ def test_the_table_has_mean_std_n_and_the_gain_with_its_error():
 
 def test_the_grid_shares_a_teacher_and_a_second_start_trains_nothing(tmp_path):
     command = [
-        sys.executable, "experiments/compare.py", "--config=configs/digits.py:smoke,resnet8-resnet8",
-        "--methods=ce,rrd", "--seeds=2", "--config.objectives.rrd.dim=8", f"--workdir={tmp_path}",
+        sys.executable, "experiments/compare.py",
+        "--config=configs/digits.py:smoke,resnet8-resnet8", "--methods=ce,rrd", "--seeds=2", "--config.objectives.rrd.dim=8", f"--workdir={tmp_path}",
     ]  # fmt: skip
     first = subprocess.run(command, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
