@@ -97,8 +97,7 @@ class Checkpoints:
                 restored = self._restore(step, like)
             except Exception as error:
                 damaged.append(step)
-                reason = str(error).strip().split("\n")[0][:200]
-                print(f"warning: checkpoint {self.folder}/{step} is damaged ({reason})")
+                _warn(self.folder, step, error)
                 continue
             for bad in damaged:
                 (self.folder / str(bad)).rename(self.folder / f"{bad}.damaged")
@@ -136,11 +135,13 @@ class Checkpoints:
         self._manager.close()
 
     def _failed(self, error: Exception) -> errors.InputError:
-        reason = str(error).strip().split("\n")[0][:300]
-        last = self._manager.latest_step()
+        full = "No space left on device"  # buried deep in what the storage library says
+        reason = full if full in str(error) else _first_line(error)
+        step = self.latest_step
+        kept = "there is none before it" if step is None else f"step {step} is the last good one"
         return errors.InputError(
-            f"a checkpoint could not be written to {self.folder} ({reason}); the last good one is"
-            f" step {last}: mend the disk and start the same command again"
+            f"a checkpoint could not be written to {self.folder} ({reason}); {kept}; mend the disk"
+            " and start the same command again"
         )
 
 
@@ -171,8 +172,7 @@ def load_student(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
         try:
             return _load_student(folder / str(step))
         except Exception as error:
-            reason = str(error).strip().split("\n")[0][:200]
-            print(f"warning: checkpoint {folder}/{step} is damaged ({reason})")
+            _warn(folder, step, error)
     raise errors.InputError(
         f"no intact checkpoint under {folder}; config.teacher.checkpoint takes the workdir of an"
         " rrd_jax run, or nothing to train the teacher here"
@@ -194,6 +194,14 @@ def _load_student(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]
     found = {"student": _digest((student["params"], student["batch_stats"]))}
     _verify(found, meta["digests"])
     return student, meta
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0][:200]
+
+
+def _warn(folder: pathlib.Path, step: int, error: Exception) -> None:
+    print(f"warning: checkpoint {folder}/{step} is damaged ({_first_line(error)})")
 
 
 def _steps(folder: pathlib.Path) -> list[int]:

@@ -158,10 +158,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
     run = _Run(recipe, folder, dataset, mesh, teacher, checkpoints)
-    ledger = _Ledger(recipe.model, dataset.num_classes, list(dataset.image_shape))
-    run_state = run.initial
-    if restored := checkpoints.restore(run_state):
-        run_state, ledger = restored[0], _Ledger(**restored[1])
+    run_state, ledger = run.start()
     step = int(run_state.step)
     with report.Report(folder, recipe.label, step) as out:
         out.start(run.description(), step, run.steps_per_epoch)
@@ -171,9 +168,17 @@ def fit(
 
 
 class _Run:
-    """The parts of one run, and its loop."""
+    """The compiled parts of one run, and its loop."""
 
-    def __init__(self, recipe, folder, dataset, mesh, teacher, checkpoints):
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: pathlib.Path,
+        dataset: data.Dataset,
+        mesh: jax.sharding.Mesh,
+        teacher: Teacher | None,
+        checkpoints: checkpoint.Checkpoints,
+    ):
         self.recipe, self.folder, self.dataset = recipe, folder, dataset
         self.mesh, self.teacher, self.checkpoints = mesh, teacher, checkpoints
         self.steps_per_epoch = len(dataset.train) // recipe.batch_size
@@ -190,12 +195,12 @@ class _Run:
             image_shape=dataset.image_shape,
             teacher=network,
         )
-        key = jax.random.key(recipe.seed)
-        shardings = parallel.state_shardings(mesh, jax.eval_shape(create, key))
+        abstract = jax.eval_shape(create, jax.random.key(0))
+        shardings = parallel.state_shardings(mesh, abstract)
         # Hundreds of small random draws: compiling them well takes longer than drawing them.
         quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        self.initial = jax.jit(create, out_shardings=shardings, compiler_options=quick)(key)
-        self.parameters = models.count_parameters(self.initial.params["student"])
+        self.create = jax.jit(create, out_shardings=shardings, compiler_options=quick)
+        self.parameters = models.count_parameters(abstract.params["student"])
         self.train_step = jax.jit(
             steps.make_train_step(
                 recipe.student,
@@ -210,6 +215,14 @@ class _Run:
             out_shardings=(shardings, parallel.replicated(mesh)),
         )
         self.predict = jax.jit(steps.make_predict(recipe.student, recipe.normalize))
+
+    def start(self) -> tuple[state.TrainState, _Ledger]:
+        """Where the newest intact checkpoint stands, or the beginning."""
+        fresh = self.create(jax.random.key(self.recipe.seed))
+        if restored := self.checkpoints.restore(fresh):
+            return restored[0], _Ledger(**restored[1])
+        shape = list(self.dataset.image_shape)
+        return fresh, _Ledger(self.recipe.model, self.dataset.num_classes, shape)
 
     def description(self) -> str:
         """What is about to run, in a line."""

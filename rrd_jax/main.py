@@ -40,7 +40,7 @@ def guard(job: Callable[[], object]) -> None:
     parallel.enable_compilation_cache()
     try:
         job()
-    except errors.InputError as error:
+    except (errors.InputError, OSError) as error:
         _exit(2, error)
     except errors.DivergedError as error:
         _exit(3, error)

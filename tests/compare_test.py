@@ -24,9 +24,14 @@ def test_the_table_has_mean_std_n_and_the_gain_with_its_error():
 
 def test_the_grid_shares_a_teacher_and_a_second_start_trains_nothing(tmp_path):
     command = [
-        sys.executable, "experiments/compare.py",
-        "--config=configs/digits.py:smoke,resnet8-resnet8", "--methods=ce,rrd", "--seeds=2", "--config.objectives.rrd.dim=8", f"--workdir={tmp_path}",
-    ]  # fmt: skip
+        sys.executable,
+        "experiments/compare.py",
+        "--config=configs/digits.py:smoke,resnet8-resnet8",
+        "--methods=ce,rrd",
+        "--seeds=2",
+        "--config.objectives.rrd.dim=8",
+        f"--workdir={tmp_path}",
+    ]
     first = subprocess.run(command, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     assert first.stdout.count("[teacher] epoch   1/1") == 1
@@ -44,10 +49,8 @@ def test_the_grid_shares_a_teacher_and_a_second_start_trains_nothing(tmp_path):
 
 
 def test_an_unknown_method_is_one_line(tmp_path):
-    command = [
-        sys.executable, "experiments/compare.py", "--config=configs/digits.py:smoke",
-        "--methods=ce,rdd", f"--workdir={tmp_path / 'run'}",
-    ]  # fmt: skip
+    command = [sys.executable, "experiments/compare.py", "--config=configs/digits.py:smoke"]
+    command += ["--methods=ce,rdd", f"--workdir={tmp_path / 'run'}"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert len(done.stderr.strip().split("\n")) == 1

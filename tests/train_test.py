@@ -245,7 +245,9 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, teacher_workdir, monkey
     fields = {"teacher.checkpoint": teacher_workdir}
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.ocp.CheckpointManager, "save", save)
-        with pytest.raises(errors.InputError, match=r"No space left.*last good one is step 3"):
+        with pytest.raises(
+            errors.InputError, match=r"\(No space left on device\); step 3 is the last good one"
+        ):
             train.run(_config(**fields), str(tmp_path))
     assert train.run(_config(**fields), str(tmp_path))[-1].top1 >= 0
 
