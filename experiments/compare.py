@@ -6,7 +6,6 @@ Any field of the config can be set as for the main job. Cells that are done are 
 was stopped goes on. The table goes to <workdir>/table.md, every result to <workdir>/results.json.
 """
 
-import json
 import math
 import pathlib
 import runpy
@@ -100,7 +99,7 @@ def _job() -> None:
     text = summary(results)
     (folder / "table.md").write_text(text + "\n")
     plain = {method: [run._asdict() for run in runs] for method, runs in results.items()}
-    (folder / "results.json").write_text(json.dumps(plain, indent=2) + "\n")
+    report.write_json(folder / "results.json", plain)
     print(f"\n{text}\n\nkept in {folder / 'table.md'} and {folder / 'results.json'}")
 
 

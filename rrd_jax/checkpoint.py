@@ -6,7 +6,6 @@ digest of every part of the state is kept beside it and verified on restore.
 
 import hashlib
 import json
-import logging
 import pathlib
 from typing import Any
 
@@ -26,7 +25,6 @@ class Checkpoints:
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder.absolute()
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates each save
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
@@ -66,7 +64,7 @@ class Checkpoints:
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
-                    meta=ocp.args.JsonSave(meta | {"digests": _digests(host)}),
+                    meta=ocp.args.JsonSave(_seal(meta, _digests(host))),
                 ),
                 metrics=None if score is None else {"score": score, "step": step},
             )
@@ -119,9 +117,10 @@ class Checkpoints:
                 state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
             ),
         )
-        state, meta = restored.state, restored.meta
+        state = restored.state
+        meta, digests = _unseal(restored.meta)
         host = jax.device_get(state.replace(key=jax.random.key_data(state.key)))
-        _verify(_digests(host), meta.pop("digests"))
+        _verify(_digests(host), digests)
         return state, meta
 
     @property
@@ -149,7 +148,7 @@ def read_meta(folder: pathlib.Path) -> dict[str, Any] | None:
     """The JSON of the newest checkpoint in `folder`; None when there is none or it is damaged."""
     steps = _steps(folder)
     try:
-        return json.loads((folder / str(steps[-1]) / "meta" / "metadata").read_text())
+        return _read_meta(folder / str(steps[-1]))[0]
     except (IndexError, OSError, ValueError):
         return None
 
@@ -180,7 +179,7 @@ def load_student(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _load_student(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    meta = json.loads((folder / "meta" / "metadata").read_text())
+    meta, digests = _read_meta(folder)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         tree = checkpointer.metadata(folder / "state").item_metadata.tree
         wanted = {"params": {"student": tree["params"]["student"]}}
@@ -192,8 +191,25 @@ def _load_student(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]
         )
     student = {"params": restored["params"]["student"], "batch_stats": restored["batch_stats"]}
     found = {"student": _digest((student["params"], student["batch_stats"]))}
-    _verify(found, meta["digests"])
+    _verify(found, digests)
     return student, meta
+
+
+def _read_meta(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, str]]:
+    return _unseal(json.loads((folder / "meta" / "metadata").read_text()))
+
+
+def _seal(meta: dict[str, Any], digests: dict[str, str]) -> dict[str, Any]:
+    """The JSON with the digests of the state, and one of its own."""
+    own = hashlib.sha256(json.dumps([meta, digests], sort_keys=True).encode()).hexdigest()
+    return {"meta": meta, "digests": digests, "seal": own}
+
+
+def _unseal(sealed: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    meta, digests = sealed.get("meta"), sealed.get("digests")
+    if _seal(meta, digests)["seal"] != sealed.get("seal"):
+        raise ValueError("the digest of its JSON does not match")
+    return meta, digests
 
 
 def _first_line(error: Exception) -> str:

@@ -22,9 +22,10 @@ class Report:
     def __init__(self, workdir: pathlib.Path, label: str, step: int = 0):
         self._label = label
         self._path = workdir / "metrics.jsonl"
-        rows = _read_rows(self._path)
-        kept = [row for row in rows if row["step"] <= step]
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        kept = [row for row in _read_rows(self._path) if row["step"] <= step]
+        part = self._path.with_suffix(".part")
+        part.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        part.replace(self._path)
         self._board = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=step + 1 if step else None
         )
@@ -120,6 +121,13 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def write_json(path: pathlib.Path, content: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    part.replace(path)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

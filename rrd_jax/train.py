@@ -67,7 +67,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> list[fit.Result]:
         results.append(train(alone, folder / "alone", setting, "student alone", teacher))
     label = f"distilled, {config.method}" if teacher else "student"
     results.append(train(config, folder, setting, label, teacher))
-    (folder / "results.json").write_text(json.dumps([r._asdict() for r in results], indent=2))
+    report.write_json(folder / "results.json", [result._asdict() for result in results])
     print("\n" + table(results))
     return results
 
@@ -76,6 +76,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     """Raises an InputError for what can be seen to be wrong before any data is read."""
     fields = ("batch_size", "eval_batch_size", "epochs", "log_every")
     errors.check_positive(**{f"train.{name}": config.train[name] for name in fields})
+    errors.check_positive(**{"data.image_size": config.data.image_size})
+    if config.seed < 0:
+        raise errors.InputError(f"seed is {config.seed}, but must be 0 or above")
     if config.teacher.model:
         check(teacher_config(config))
     elif config.baseline:
@@ -96,7 +99,7 @@ def claim(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
         if path.exists() and any((folder / "checkpoints").glob("[0-9]*")):
             _check_same(folder, json.loads(path.read_text()), wanted)
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(wanted, indent=2, sort_keys=True) + "\n")
+        report.write_json(path, wanted)
     except OSError as error:
         raise errors.InputError(f"workdir {folder} cannot be used: {error}") from error
 
@@ -121,6 +124,12 @@ def prepare(config: ml_collections.ConfigDict) -> Setting:
         raise errors.InputError(
             f"train.batch_size {config.train.batch_size} is larger than the training split"
             f" '{chosen.train_split}' of {len(dataset.train)} images"
+        )
+    channels = dataset.image_shape[-1]
+    if not len(chosen.mean) == len(chosen.std) == channels:
+        raise errors.InputError(
+            f"data.mean has {len(chosen.mean)} values and data.std {len(chosen.std)}, but images of"
+            f" '{chosen.name}' have {channels} channels"
         )
     return Setting(dataset, mesh)
 

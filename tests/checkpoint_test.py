@@ -98,9 +98,10 @@ def test_no_damaged_file_ever_gives_wrong_values(how, tmp_path, capsys):
         copy = tmp_path / f"copy{i}"
         shutil.copytree(whole, copy)
         _damage(copy / file.relative_to(whole), how)
-        state, _ = _restore(copy)
+        state, meta = _restore(copy)
         step = int(state.step)
         _equal(state, _state(step, float(step)))
+        assert meta == {"epoch": step, "model": "m"}
         if step == 3:
             out = capsys.readouterr().out
             assert "5 is damaged" in out
@@ -108,6 +109,18 @@ def test_no_damaged_file_ever_gives_wrong_values(how, tmp_path, capsys):
             assert (copy / "5.damaged").is_dir()
         else:
             assert step == 5
+
+
+def test_no_byte_of_the_json_can_be_changed(tmp_path):
+    _save(tmp_path, [3])
+    path = tmp_path / "3" / "meta" / "metadata"
+    content = path.read_bytes()
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        path.write_bytes(bytes(changed))
+        meta = checkpoint.read_meta(tmp_path)
+        assert meta in (None, {"epoch": 3, "model": "m"})
 
 
 def test_a_damaged_step_can_be_saved_again(tmp_path):

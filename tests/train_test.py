@@ -217,6 +217,11 @@ def test_the_teacher_must_fit_the_data_and_the_config(tmp_path, teacher_workdir)
         ({"data.name": "digitz", "data.mock_examples": 0}, "unknown data set 'digitz'"),
         ({"data.augment": "crop"}, "did you mean 'crop_flip'"),
         ({"dtype": "float16"}, "known: auto, float32, bfloat16"),
+        ({"seed": -1}, "seed is -1"),
+        ({"data.pad": -1}, "data.pad is -1"),
+        ({"data.std": (0.0,)}, r"data.std\[0\] is 0"),
+        ({"data.mean": (0.5, 0.5, 0.5)}, "data.mean has 3 values .* have 1 channels"),
+        ({"data.image_size": 0}, "data.image_size is 0"),
         ({"optimizer.milestones": (150.0,)}, "fractions of the run"),
     ],
 )

@@ -74,22 +74,30 @@ def load(
     with mock or contextlib.nullcontext():
         builder = _builder(name, data_dir, manual_dir, prepare=not mock)
         features = builder.info.features
-        if not {"image", "label"} <= set(features):
-            raise errors.InputError(
-                f"data set '{name}' has features {', '.join(features)}; image and label are needed"
-            )
+        _check_features(name, features)
+        channels = features["image"].shape[-1]
         splits = []
         for split in (train_split, test_split):
             # Mocked examples are made while they are read, so they are kept as they are.
             source = _Mocked(builder, split) if mock else _open(builder, name, split)
             if augmentation in augment.HOST:
-                splits.append(feed.Streamed(source, image_size, resize))
+                splits.append(feed.Streamed(source, image_size, channels, resize))
             else:
-                splits.append(feed.resident(source, image_size))
-    channels = features["image"].shape[-1]
+                splits.append(feed.resident(source, image_size, channels))
     return Dataset(
         features["label"].num_classes, (image_size, image_size, channels), splits[0], splits[1]
     )
+
+
+def _check_features(name: str, features: Any) -> None:
+    found = dict(features.items())
+    image, label = found.get("image"), found.get("label")
+    pictures = isinstance(image, tfds.features.Image) and image.shape[-1] in (1, 3)
+    if not pictures or not isinstance(label, tfds.features.ClassLabel):
+        raise errors.InputError(
+            f"data set '{name}' has features {', '.join(features)}; a grey or RGB 'image' and a"
+            " class 'label' are needed"
+        )
 
 
 class _Mocked(list):

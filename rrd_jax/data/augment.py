@@ -16,6 +16,7 @@ DEVICE = ("none", "crop_flip")
 
 def make_normalize(mean: Sequence[float], std: Sequence[float]) -> Callable:
     """uint8 [..., channels] to float32 (x / 255 - mean) / std; mean and std in [0, 1] units."""
+    errors.check_positive(**{f"data.std[{i}]": value for i, value in enumerate(std)})
     mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
     def normalize(images: jax.Array) -> jax.Array:
@@ -43,6 +44,8 @@ def make_augment(
     normalize = make_normalize(mean, std)
     known = dict.fromkeys(DEVICE + HOST)
     errors.lookup("augmentation", kind, known)
+    if pad < 0:
+        raise errors.InputError(f"data.pad is {pad}, but must be 0 or above")
     if kind != "crop_flip":
         return lambda key, epoch, index, images: normalize(images)
 

@@ -58,12 +58,14 @@ class Streamed:
     Attributes:
       source: random access to examples with `image` (encoded or array) and `label`.
       size: height and width after cropping.
+      channels: 1 or 3; images stored otherwise are converted.
       resize: short side before the central crop at test time.
       threads: that read and decode.
     """
 
     source: Any
     size: int
+    channels: int
     resize: int
     threads: int = 16
 
@@ -79,7 +81,8 @@ class Streamed:
             index = order(seed, step, batch_size, len(self))[place]
             example = self.source[int(index)]
             rng = np.random.default_rng((seed, step // steps_per_epoch, int(index)))
-            image = augment.random_resized_crop(rng, decode(example["image"]), self.size)
+            image = decode(example["image"], self.channels)
+            image = augment.random_resized_crop(rng, image, self.size)
             return {"image": image, "label": _label(example), "index": np.int32(index)}
 
         positions = grain.MapDataset.range(start * batch_size, stop * batch_size)
@@ -90,7 +93,8 @@ class Streamed:
 
         def load(index: int) -> HostBatch:
             example = self.source[int(index)]
-            image = augment.center_crop(decode(example["image"]), self.size, self.resize)
+            image = decode(example["image"], self.channels)
+            image = augment.center_crop(image, self.size, self.resize)
             return {"image": image, "label": _label(example)}
 
         return self._read(grain.MapDataset.range(len(self)).map(load).batch(batch_size))
@@ -111,11 +115,12 @@ def _permutation(seed: int, epoch: int, examples: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(examples)
 
 
-def resident(source: Any, size: int) -> Resident:
+def resident(source: Any, size: int, channels: int) -> Resident:
     """Reads and decodes a whole split into memory, each image as [size, size, channels]."""
 
     def load(example: dict[str, Any]) -> HostBatch:
-        return {"image": augment.fit(decode(example["image"]), size), "label": _label(example)}
+        image = augment.fit(decode(example["image"], channels), size)
+        return {"image": image, "label": _label(example)}
 
     # No threads: a small image is decoded faster than it is handed from one to another.
     read = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
@@ -126,14 +131,19 @@ def resident(source: Any, size: int) -> Resident:
     )
 
 
-def decode(image: Any) -> np.ndarray:
-    """[H, W, channels] uint8 from an encoded image or an array, RGB or grey as it was stored."""
+def decode(image: Any, channels: int) -> np.ndarray:
+    """[H, W, channels] uint8, RGB or grey, from an encoded image or such an array.
+
+    Files stored with other channels (ImageNet has grey and CMYK ones) are converted.
+    """
     if isinstance(image, np.ndarray):
         return image
-    decoded = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_ANYCOLOR)
+    colour = cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE
+    flags = colour | cv2.IMREAD_IGNORE_ORIENTATION  # the pixels as stored, as the field does
+    decoded = cv2.imdecode(np.frombuffer(image, np.uint8), flags)
     if decoded is None:
         raise errors.InputError(f"an image of {len(image)} bytes cannot be decoded")
-    return decoded[..., None] if decoded.ndim == 2 else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB) if channels == 3 else decoded[..., None]
 
 
 def _label(example: dict[str, Any]) -> np.int32:

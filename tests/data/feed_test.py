@@ -1,5 +1,8 @@
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
 from rrd_jax import errors
 from rrd_jax.data import augment, feed
@@ -17,7 +20,7 @@ def _streamed(examples=10):
         {"image": rng.integers(0, 256, (h, w, 3), np.uint8), "label": i}
         for i, (h, w) in enumerate(shapes)
     ]
-    return feed.Streamed(source, size=16, resize=18, threads=4)
+    return feed.Streamed(source, size=16, channels=3, resize=18, threads=4)
 
 
 @pytest.mark.parametrize("split", [_resident(), _streamed()], ids=["resident", "streamed"])
@@ -65,7 +68,7 @@ def test_resident_decodes_and_fits_every_image():
 
     image = np.full((3, 3, 1), 200, np.uint8)
     encoded = cv2.imencode(".png", image)[1].tobytes()
-    split = feed.resident([{"image": encoded, "label": 1}, {"image": image, "label": 2}], size=5)
+    split = feed.resident([{"image": encoded, "label": 1}, {"image": image, "label": 2}], 5, 1)
     assert split.images.shape == (2, 5, 5, 1)
     np.testing.assert_array_equal(split.images[0], split.images[1])
     assert split.images[0, 0, 0, 0] == 0
@@ -79,12 +82,20 @@ def test_decoding_keeps_red_green_blue():
     image = np.zeros((2, 2, 3), np.uint8)
     image[..., 0] = 255  # red
     encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
-    np.testing.assert_array_equal(feed.decode(encoded), image)
+    np.testing.assert_array_equal(feed.decode(encoded, 3), image)
+
+
+@pytest.mark.parametrize(("mode", "suffix"), [("L", "JPEG"), ("CMYK", "JPEG"), ("RGBA", "PNG")])
+def test_files_of_other_channels_are_converted(mode, suffix):
+    file = io.BytesIO()
+    Image.new(mode, (6, 4)).save(file, suffix)
+    assert feed.decode(file.getvalue(), 3).shape == (4, 6, 3)
+    assert feed.decode(file.getvalue(), 1).shape == (4, 6, 1)
 
 
 def test_what_is_no_image_is_refused():
     with pytest.raises(errors.InputError, match="6 bytes cannot be decoded"):
-        feed.decode(b"gibber")
+        feed.decode(b"gibber", 3)
 
 
 def test_fit_scales_larger_images_down():
