@@ -5,7 +5,7 @@
 
 A second start of the same command goes on where the first one stopped. The exit code is 0 at the
 end of the job, 1 for a bad flag or config field, 2 for other bad input, 3 when the loss is not
-finite.
+finite, 130 after Ctrl-C.
 """
 
 import sys
@@ -44,6 +44,8 @@ def guard(job: Callable[[], object]) -> None:
         _exit(2, error)
     except errors.DivergedError as error:
         _exit(3, error)
+    except KeyboardInterrupt:
+        _exit(130, "stopped; the same command goes on from the last checkpoint")
 
 
 def check_arguments(argv: list[str]) -> None:

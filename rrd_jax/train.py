@@ -97,7 +97,7 @@ def claim(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     path = folder / "config.json"
     try:
         if path.exists() and any((folder / "checkpoints").glob("[0-9]*")):
-            _check_same(folder, json.loads(path.read_text()), wanted)
+            _check_same(folder, _read_config(path), wanted)
         folder.mkdir(parents=True, exist_ok=True)
         report.write_json(path, wanted)
     except OSError as error:
@@ -305,6 +305,15 @@ def _check_same(folder: pathlib.Path, old: dict[str, Any], new: dict[str, Any]) 
             f"workdir {folder} holds a run of another config ({'; '.join(differing)}): pass another"
             " --workdir, or the values it holds to go on with it"
         )
+
+
+def _read_config(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise errors.InputError(
+            f"{path} is damaged ({error}); delete it to go on with the config given now"
+        ) from error
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -172,6 +172,13 @@ def test_a_workdir_of_another_config_is_refused_with_the_fields(tmp_path, teache
     train.run(_config(**fields, **{"train.log_every": 3}), str(tmp_path))
 
 
+def test_a_damaged_config_file_says_how_to_go_on(tmp_path):
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    (tmp_path / "config.json").write_text('{"seed": ')
+    with pytest.raises(errors.InputError, match="config.json is damaged .* delete it to go on"):
+        train.claim(tmp_path, _config())
+
+
 @pytest.mark.usefixtures("one_device")
 def test_a_loss_that_is_not_finite_stops_with_the_steps_and_the_last_good_one(
     tmp_path, teacher_workdir, monkeypatch

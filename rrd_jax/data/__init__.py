@@ -78,8 +78,10 @@ def load(
         channels = features["image"].shape[-1]
         splits = []
         for split in (train_split, test_split):
-            # Mocked examples are made while they are read, so they are kept as they are.
-            source = _Mocked(builder, split) if mock else _open(builder, name, split)
+            if mock:  # its examples are made while they are read: read them once, here
+                source = list(builder.as_data_source(split.split("[")[0]))
+            else:
+                source = _open(builder, name, split)
             if augmentation in augment.HOST:
                 splits.append(feed.Streamed(source, image_size, channels, resize))
             else:
@@ -98,13 +100,6 @@ def _check_features(name: str, features: Any) -> None:
             f"data set '{name}' has features {', '.join(features)}; a grey or RGB 'image' and a"
             " class 'label' are needed"
         )
-
-
-class _Mocked(list):
-    """Random examples in memory, in place of a split."""
-
-    def __init__(self, builder: Any, split: str):
-        super().__init__(builder.as_data_source(split.split("[")[0]))
 
 
 def _builder(name: str, data_dir: str, manual_dir: str, *, prepare: bool) -> Any:

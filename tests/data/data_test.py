@@ -88,9 +88,15 @@ def test_unknown_and_unprepared_sets_say_what_to_do(name, message, tmp_path):
         data.load(name, data_dir=str(tmp_path), **_OPTIONS)
 
 
-def test_an_unknown_split_lists_the_known(data_dir):
-    with pytest.raises(errors.InputError, match="its splits: train, test"):
-        data.load("digits", data_dir=data_dir, train_split="trian", **_OPTIONS)
+@pytest.mark.parametrize("split", ["trian", "train[:0]", "train[:x]"])
+def test_an_unknown_or_empty_split_lists_the_known(split, data_dir):
+    with pytest.raises(errors.InputError, match="cannot be read .* its splits: train, test"):
+        data.load("digits", data_dir=data_dir, train_split=split, **_OPTIONS)
+
+
+def test_a_set_without_labelled_images_is_refused(tmp_path):
+    with pytest.raises(errors.InputError, match="has features .* a class 'label' are needed"):
+        data.load("ag_news_subset", data_dir=str(tmp_path), mock_examples=2, **_OPTIONS)
 
 
 def test_mocked_imagenet_streams_and_mocked_cifar_is_resident(tmp_path):
