@@ -313,6 +313,7 @@ class _Run:
             "learning_rate": float(self.recipe.schedule(step - 1)),
             **{f"train/{name}": value for name, value in means.items()},
             **tested,
+            **{f"best/{name}": value for name, value in ledger.best.items()},
         }
 
     def _test(self, run_state: state.TrainState) -> dict[str, float]:

@@ -67,7 +67,7 @@ class Report:
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         for name, value in row.items():
-            if name not in ("step", "best"):
+            if name != "step":
                 self._board.add_scalar(name, value, row["step"])
         self._board.flush()
         terms = "  ".join(
@@ -80,7 +80,8 @@ class Report:
         print(
             f"{start}[{self._label}] epoch {row['epoch']:>3}/{epochs}"
             f"  lr {row['learning_rate']:.3g}  train top-1 {row['train/top1']:6.2f} {terms}"
-            f"  |  test top-1 {row['test/top1']:6.2f} loss {row['test/loss']:.4f}{agreement}"
+            f"  |  test top-1 {row['test/top1']:6.2f} (best {row['best/top1']:.2f} in epoch"
+            f" {row['best/epoch']}) loss {row['test/loss']:.4f}{agreement}"
             f"  |  {row['images_per_second']:,.0f} images/s",
             flush=True,
         )

@@ -16,6 +16,8 @@ def _row(epoch, **more):
         "train/top1": 50.0,
         "test/top1": 60.0 + epoch,
         "test/loss": 0.7,
+        "best/top1": 70.0,
+        "best/epoch": 1,
         "images_per_second": 1234.0,
         **more,
     }
@@ -39,7 +41,7 @@ def test_rows_reach_the_file_tensorboard_and_the_console(tmp_path, capsys):
     assert found == [(10, 61.0), (20, 62.0)]
     out = capsys.readouterr().out
     assert "epoch   2/5" in out
-    assert "test top-1  62.00" in out
+    assert "test top-1  62.00 (best 70.00 in epoch 1)" in out
     assert "ce 0.5" in out
 
 

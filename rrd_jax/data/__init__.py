@@ -139,7 +139,7 @@ def _open(builder: Any, name: str, split: str) -> Any:
         decoders = {"image": tfds.decode.SkipDecoding()}
         return builder.as_data_source(split, decoders=decoders)
     except (KeyError, ValueError, NotImplementedError) as error:
-        known = ", ".join(builder.info.splits)
+        reason, known = str(error).split("\n")[0], ", ".join(builder.info.splits)
         raise errors.InputError(
-            f"split '{split}' of data set '{name}' cannot be read ({error}); its splits: {known}"
+            f"split '{split}' of data set '{name}' cannot be read ({reason}); its splits: {known}"
         ) from error
