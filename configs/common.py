@@ -3,7 +3,7 @@
 A config takes options behind a colon, in any order, separated by commas:
 
     configs/cifar100.py:resnet32x4-resnet8x4,rrd+kd    teacher and student, method
-    configs/cifar100.py:resnet32x4,ce                  one network: trains it alone, as a teacher
+    configs/cifar100.py:resnet32x4                     one network: trains it alone, as a teacher
     configs/cifar100.py:smoke                          the complete job in seconds, on random images
 
 Any field can be set on the command line: --config.optimizer.learning_rate=0.1
@@ -105,12 +105,12 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
       name: of the config file.
       argument: what stood behind the colon.
       pair: "teacher-student" unless the argument names one.
-      default: the method unless the argument names one.
+      default: the method unless the argument names one; a single network is trained with ce.
 
     Raises:
       InputError: an option is neither a pair of networks, nor a method, nor "smoke".
     """
-    chosen, smoke = default, False
+    chosen, smoke = "", False
     for option in filter(None, argument.split(",")):
         if option == "smoke":
             smoke = True
@@ -120,6 +120,7 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
             _check_method(option)
             chosen = option
     teacher, _, student = pair.rpartition("-")
+    chosen = chosen or (default if teacher else "ce")
     if chosen == "ce":
         teacher, config.baseline = "", False
     config.teacher.model, config.student.model = teacher, student

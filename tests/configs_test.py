@@ -61,8 +61,9 @@ def test_the_recipes_are_the_published_ones():
     assert cifar.objectives.rrd.queue_size == 16384
 
 
-def test_a_single_network_is_trained_alone():
-    config = _config("cifar100", "resnet32x4,ce")
+@pytest.mark.parametrize("argument", ["resnet32x4", "resnet32x4,ce", "ce,resnet32x4"])
+def test_a_single_network_is_trained_alone(argument):
+    config = _config("cifar100", argument)
     assert (config.teacher.model, config.student.model) == ("", "resnet32x4")
     assert list(config.objectives) == ["ce"]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import grain
+import grain.experimental
 import numpy as np
 
 from rrd_jax import errors
@@ -86,7 +87,7 @@ class Streamed:
             return {"image": image, "label": _label(example), "index": np.int32(index)}
 
         positions = grain.MapDataset.range(start * batch_size, stop * batch_size)
-        return self._read(positions.map(load).batch(batch_size))
+        return self._read(positions.map(load), batch_size)
 
     def test_batches(self, batch_size: int) -> Iterator[HostBatch]:
         """All examples in order, scaled and cropped; the last batch may be smaller."""
@@ -97,11 +98,14 @@ class Streamed:
             image = augment.center_crop(image, self.size, self.resize)
             return {"image": image, "label": _label(example)}
 
-        return self._read(grain.MapDataset.range(len(self)).map(load).batch(batch_size))
+        return self._read(grain.MapDataset.range(len(self)).map(load), batch_size)
 
-    def _read(self, dataset: grain.MapDataset) -> Iterator[HostBatch]:
-        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=8 * self.threads)
-        return iter(dataset.to_iter_dataset(options))
+    def _read(self, images: grain.MapDataset, batch_size: int) -> Iterator[HostBatch]:
+        # Threads work image by image: batch by batch, those read ahead would fill gigabytes.
+        ahead = max(batch_size, 2 * self.threads)
+        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=ahead)
+        batches = images.to_iter_dataset(options).batch(batch_size)
+        return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=2))
 
 
 def order(seed: int, step: int, batch_size: int, examples: int) -> np.ndarray:
