@@ -1,6 +1,7 @@
 """Eight fake CPU devices, and fixtures that several tests share."""
 
 import os
+import shutil
 import tempfile
 
 # Inherited by the worker processes of pytest-xdist and by the programs that tests start: most of
@@ -18,6 +19,12 @@ from absl import flags
 
 jax.config.update("jax_num_cpu_devices", 8)
 flags.FLAGS.mark_as_parsed()
+
+
+def pytest_sessionfinish():
+    """The process that made the folder of compiled programs removes it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
