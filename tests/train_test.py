@@ -172,6 +172,14 @@ def test_a_workdir_of_another_config_is_refused_with_the_fields(tmp_path, teache
     train.run(_config(**fields, **{"train.log_every": 3}), str(tmp_path))
 
 
+def test_all_methods_of_a_config_share_a_trained_teacher(tmp_path):
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    for method in ("ce", "kd", "rrd", "rrd+kd"):
+        config = digits.get_config(method)
+        config.teacher.model = "resnet8x4"
+        train.claim(tmp_path, train.teacher_config(config))
+
+
 def test_a_damaged_config_file_says_how_to_go_on(tmp_path):
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     (tmp_path / "config.json").write_text('{"seed": ')
