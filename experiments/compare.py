@@ -78,7 +78,7 @@ def summary(results: dict[str, list[fit.Result]]) -> str:
                 _mean_std(top1),
                 _mean_std([run.best_top1 for run in runs]),
                 _mean_std([run.agreement for run in runs]),
-                "-" if top1 is baseline or len(rows) == 0 else f"{gain:+.2f} +- {error:.2f}",
+                f"{gain:+.2f} +- {error:.2f}" if rows else "-",
             )
         )
     return report.table(header, rows)
@@ -97,7 +97,7 @@ def _job() -> None:
     folder = pathlib.Path(main.WORKDIR.value or f"runs/compare-{config.name}")
     results = run_grid(folder, _METHODS.value, _SEEDS.value)
     text = summary(results)
-    (folder / "table.md").write_text(text + "\n")
+    report.write_whole(folder / "table.md", text + "\n")
     plain = {method: [run._asdict() for run in runs] for method, runs in results.items()}
     report.write_json(folder / "results.json", plain)
     print(f"\n{text}\n\nkept in {folder / 'table.md'} and {folder / 'results.json'}")

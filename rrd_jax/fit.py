@@ -55,11 +55,11 @@ class Recipe:
 
 
 class Teacher(NamedTuple):
-    """A frozen network and what it predicts on the test split [N]."""
+    """A frozen network, and a function that gives what it predicts on the test split [N]."""
 
     network: Any
     variables: Any
-    predictions: np.ndarray
+    predictions: Callable[[], np.ndarray]
 
 
 class Result(NamedTuple):
@@ -326,7 +326,7 @@ class _Run:
             "test/loss": float(np.mean(found["loss"], dtype=np.float64)),
         }
         if self.teacher:
-            agreement = metrics.percent_equal(found["prediction"], self.teacher.predictions)
+            agreement = metrics.percent_equal(found["prediction"], self.teacher.predictions())
             tested["test/agreement"] = agreement
         return tested
 

@@ -23,9 +23,7 @@ class Report:
         self._label = label
         self._path = workdir / "metrics.jsonl"
         kept = [row for row in _read_rows(self._path) if row["step"] <= step]
-        part = self._path.with_suffix(".part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        part.replace(self._path)
+        write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._board = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=step + 1 if step else None
         )
@@ -124,11 +122,16 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    part.replace(path)
+
+
 def write_json(path: pathlib.Path, content: Any) -> None:
     """Writes a JSON file whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
-    part.replace(path)
+    write_whole(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

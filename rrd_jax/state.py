@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rrd_jax import errors, models
-from rrd_jax.objectives import Objective
+from rrd_jax import models
+from rrd_jax.objectives import Objective, check_teacher
 
 
 @flax.struct.dataclass
@@ -23,7 +23,7 @@ class TrainState:
       opt_state: Optax state for `params`.
       frozen: {name: ...}, the objectives' constants.
       memory: {name: ...}, the objectives' memories.
-      key: a typed PRNG key that never changes; steps fold their number into it.
+      key: a typed PRNG key that never changes; steps fold epoch and example into it.
     """
 
     step: jax.Array
@@ -56,11 +56,7 @@ def create(
     Raises:
       InputError: an objective needs a teacher and there is none.
     """
-    for name, objective in objectives.items():
-        if objective.needs_teacher and teacher is None:
-            raise errors.InputError(
-                f"objective '{name}' compares with a teacher; set config.teacher.model"
-            )
+    check_teacher(objectives, present=teacher is not None)
     student_key, objective_key, step_key = jax.random.split(key, 3)
     variables = models.init(student, student_key, image_shape)
     student_outputs = models.output_shapes(student, image_shape)

@@ -1,5 +1,6 @@
 """The job of a config: check it, open the data, train or load the teacher, train the student."""
 
+import functools
 import json
 import pathlib
 from typing import Any, NamedTuple
@@ -57,7 +58,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> list[fit.Result]:
     folder = pathlib.Path(workdir)
     check(config)
     setting = prepare(config)
-    claim(folder, config)
+    claim(folder, config)  # before hours go into a teacher
     results, teacher = [], None
     if config.teacher.model:
         trained, teacher = get_teacher(config, folder, setting)
@@ -84,11 +85,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     elif config.baseline:
         raise errors.InputError("config.baseline compares with a teacher; set config.teacher.model")
     chosen = recipe(config, "", num_classes=2, steps_per_epoch=1)
-    for name, objective in chosen.objectives.items():
-        if objective.needs_teacher and not config.teacher.model:
-            raise errors.InputError(
-                f"objective '{name}' compares with a teacher; set config.teacher.model"
-            )
+    objectives.check_teacher(chosen.objectives, present=bool(config.teacher.model))
 
 
 def claim(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
@@ -177,9 +174,14 @@ def get_teacher(
         )
     network = models.create(config.teacher.model, dataset.num_classes, dtype=_dtype(config.dtype))
     variables = jax.device_put(variables, parallel.replicated(mesh))
-    predict = jax.jit(steps.make_predict(network, _normalize(config)))
-    tested = fit.evaluate(predict, variables, dataset.test, config.train.eval_batch_size, mesh)
-    return result, fit.Teacher(network, variables, tested["prediction"])
+
+    @functools.cache  # a job that is finished already never asks
+    def predictions():
+        predict = jax.jit(steps.make_predict(network, _normalize(config)))
+        batch_size = config.train.eval_batch_size
+        return fit.evaluate(predict, variables, dataset.test, batch_size, mesh)["prediction"]
+
+    return result, fit.Teacher(network, variables, predictions)
 
 
 def teacher_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -33,13 +33,18 @@ def data_dir(tmp_path_factory):
     return str(tmp_path_factory.mktemp("tfds"))
 
 
-@pytest.fixture
-def one_device(monkeypatch):
-    """Runs of the trainer use one of the eight devices."""
+def use_one_device(patch):
+    """Makes runs of the trainer use one of the eight devices, as long as the patch lasts."""
     from rrd_jax import parallel
 
     mesh = parallel.make_mesh(jax.devices()[:1])
-    monkeypatch.setattr(parallel, "make_mesh", lambda: mesh)
+    patch.setattr(parallel, "make_mesh", lambda: mesh)
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """Runs of the trainer use one of the eight devices."""
+    use_one_device(monkeypatch)
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ import pytest
 from configs import digits
 from rrd_jax import checkpoint, data, errors, fit, train
 from rrd_jax.data import feed
+from tests.conftest import use_one_device
 
 
 def _config(argument="smoke,resnet8-resnet8", **fields):
@@ -41,16 +42,9 @@ def teacher_workdir(tmp_path_factory):
     """A finished teacher, for tests that need one and do not look at its training."""
     folder = tmp_path_factory.mktemp("teacher")
     with pytest.MonkeyPatch.context() as patch:
-        _one_device(patch)
+        use_one_device(patch)
         train.run(_config("smoke,resnet8,ce"), str(folder))
     return str(folder)
-
-
-def _one_device(patch):
-    from rrd_jax import parallel
-
-    mesh = parallel.make_mesh(jax.devices()[:1])
-    patch.setattr(parallel, "make_mesh", lambda: mesh)
 
 
 @pytest.mark.usefixtures("one_device")

@@ -28,4 +28,21 @@ def create(name: str, **options: Any) -> Objective:
     return factory(**options)
 
 
-__all__ = ["OBJECTIVES", "Objective", "ObjectiveState", "create", "logits", "rrd"]
+def check_teacher(terms: dict[str, Objective], *, present: bool) -> None:
+    """Raises an InputError for the first objective that lacks the teacher it needs."""
+    for name, objective in terms.items():
+        if objective.needs_teacher and not present:
+            raise errors.InputError(
+                f"objective '{name}' compares with a teacher; set config.teacher.model"
+            )
+
+
+__all__ = [
+    "OBJECTIVES",
+    "Objective",
+    "ObjectiveState",
+    "check_teacher",
+    "create",
+    "logits",
+    "rrd",
+]

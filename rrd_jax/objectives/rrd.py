@@ -66,7 +66,7 @@ def relational_loss(
       InputError: a temperature is not above 0, or the shapes do not fit.
 
     References:
-      arXiv 2407.12073, equations 3 to 6.
+      arXiv 2407.12073.
     """
     errors.check_positive(
         temperature_student=temperature_student, temperature_teacher=temperature_teacher
