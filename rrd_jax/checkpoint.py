@@ -4,6 +4,7 @@ Orbax writes and commits them atomically. It does not notice a flipped byte in a
 digest of every part of the state is kept beside it and verified on restore.
 """
 
+import contextlib
 import hashlib
 import json
 import pathlib
@@ -21,11 +22,24 @@ _FIELDS = ("step", "params", "batch_stats", "opt_state", "frozen", "memory", "ke
 
 
 class Checkpoints:
-    """The checkpoints in one folder, by step."""
+    """The checkpoints in one folder, by step.
+
+    A context manager: however a run ends, a save that has begun is finished first.
+    """
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder.absolute()
         self._manager = self._open()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is None:
+            self.close()
+        else:
+            with contextlib.suppress(Exception):  # the first error is the one to tell
+                self.close()
 
     def _open(self) -> ocp.CheckpointManager:
         policy = checkpoint_managers.AnyPreservationPolicy(

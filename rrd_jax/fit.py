@@ -156,15 +156,13 @@ def fit(
     if done := finished(folder, recipe.epochs):
         return done
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoints = checkpoint.Checkpoints(folder / "checkpoints")
-    run = _Run(recipe, folder, dataset, mesh, teacher, checkpoints)
-    run_state, ledger = run.start()
-    step = int(run_state.step)
-    with report.Report(folder, recipe.label, step) as out:
-        out.start(run.description(), step, run.steps_per_epoch)
-        result = run.train(run_state, ledger, out)
-    checkpoints.close()
-    return result
+    with checkpoint.Checkpoints(folder / "checkpoints") as checkpoints:
+        run = _Run(recipe, folder, dataset, mesh, teacher, checkpoints)
+        run_state, ledger = run.start()
+        step = int(run_state.step)
+        with report.Report(folder, recipe.label, step) as out:
+            out.start(run.description(), step, run.steps_per_epoch)
+            return run.train(run_state, ledger, out)
 
 
 class _Run:

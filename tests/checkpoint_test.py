@@ -65,6 +65,17 @@ def test_keeps_the_newest_two_and_the_best(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.isdigit()) == ["2", "4", "5"]
 
 
+def test_a_save_that_has_begun_is_finished_when_the_run_breaks_off(tmp_path):
+    def save_and_break_off():
+        with checkpoint.Checkpoints(tmp_path) as store:
+            store.save(_state(3, 3.0), {"epoch": 3, "model": "m"})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save_and_break_off()
+    _equal(_restore(tmp_path)[0], _state(3, 3.0))
+
+
 def test_of_equal_scores_the_first_is_the_best(tmp_path):
     _save(tmp_path, [1, 2, 3, 4], [7.0, 7.0, 7.0, 7.0])
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.isdigit()) == ["1", "3", "4"]

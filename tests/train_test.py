@@ -63,7 +63,7 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_as_an_unbroken_one(
 
 
 def _run_and_stop(folder, fields, stop_after, monkeypatch):
-    """Stops a run as a kill does: between two steps, without a word to anything."""
+    """Stops a run between two steps, as Ctrl-C does."""
 
     class Stop(BaseException):
         pass
