@@ -73,7 +73,8 @@ def get_config(argument: str = "") -> ConfigDict:
 
     config.teacher = teacher = ConfigDict()
     teacher.model = ""  # "" for a run without a teacher
-    # The workdir of an rrd_jax run; "" to train the teacher in <workdir>/teacher first.
+    # The workdir of a run, a folder that rrd_jax.convert wrote, a .pth or a .safetensors file; ""
+    # to train the teacher in <workdir>/teacher first.
     teacher.checkpoint = ""
     teacher.seed = 0
     teacher.train_split = config_dict.placeholder(str)  # None: as data.train_split
@@ -94,6 +95,23 @@ def get_config(argument: str = "") -> ConfigDict:
     train.eval_batch_size = 500
     train.log_every = 50  # steps between two looks at the losses
     train.save_every = 0  # steps between checkpoints inside an epoch; 0: at its end only
+    return config
+
+
+def imagenet() -> ConfigDict:
+    """ImageNet's recipe: 100 epochs of batch 256, learning rate 0.1, milestones 30, 60, 90."""
+    config = get_config()
+    config.data.name = "imagenet2012"
+    config.data.test_split = "validation"
+    config.data.image_size = 224
+    config.data.augment = "random_resized"
+    config.data.mean, config.data.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.milestones = (0.3, 0.6, 0.9)
+    config.train.epochs = 100
+    config.train.batch_size = 256
+    config.train.save_every = 1000
     return config
 
 

@@ -14,7 +14,7 @@ import statistics
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from rrd_jax import errors, fit, main, report, train
+from rrd_jax import cli, errors, fit, main, parallel, report, train
 
 _METHODS = flags.DEFINE_list("methods", ["ce", "kd", "rrd", "rrd+kd"], "Methods of configs.")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds 0 to this number less one.", lower_bound=1)
@@ -104,9 +104,10 @@ def _job() -> None:
 
 
 def _main(argv: list[str]) -> None:
-    main.check_arguments(argv)
-    main.guard(_job)
+    del argv
+    parallel.enable_compilation_cache()
+    cli.guard(_job)
 
 
 if __name__ == "__main__":
-    app.run(_main, flags_parser=main.parse_flags)
+    app.run(_main, flags_parser=cli.parse_flags)

@@ -167,6 +167,39 @@ def read_meta(folder: pathlib.Path) -> dict[str, Any] | None:
         return None
 
 
+def save_network(folder: pathlib.Path, variables: dict[str, Any], meta: dict[str, Any]) -> str:
+    """Writes a network alone, for `load_student` to read.
+
+    Args:
+      folder: receives `checkpoints`.
+      variables: {"params", "batch_stats"} as numpy arrays.
+      meta: JSON beside it: "model", "num_classes", "image_shape".
+
+    Returns:
+      The digest of the variables.
+
+    Raises:
+      InputError: there are checkpoints already, or the folder cannot be written.
+    """
+    inner = folder.absolute() / "checkpoints"
+    if _steps(inner):
+        raise errors.InputError(f"{inner} holds checkpoints already; choose another folder")
+    digest = _digest((variables["params"], variables["batch_stats"]))
+    state = {"params": {"student": variables["params"]}, "batch_stats": variables["batch_stats"]}
+    try:
+        with ocp.CheckpointManager(inner) as manager:
+            manager.save(
+                0,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    meta=ocp.args.JsonSave(_seal(meta, {"student": digest})),
+                ),
+            )
+    except (OSError, ValueError) as error:
+        raise errors.InputError(f"{inner} cannot be written ({_first_line(error)})") from error
+    return digest
+
+
 def load_student(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The network of the newest intact checkpoint, to serve as a teacher.
 
@@ -187,8 +220,8 @@ def load_student(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
         except Exception as error:
             _warn(folder, step, error)
     raise errors.InputError(
-        f"no intact checkpoint under {folder}; config.teacher.checkpoint takes the workdir of an"
-        " rrd_jax run, or nothing to train the teacher here"
+        f"no intact checkpoint under {folder}; a checkpoint is the workdir of a run, a folder"
+        " written by `python -m rrd_jax.convert`, or a .pth or .safetensors file"
     )
 
 

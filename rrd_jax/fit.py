@@ -55,11 +55,11 @@ class Recipe:
 
 
 class Teacher(NamedTuple):
-    """A frozen network, and a function that gives what it predicts on the test split [N]."""
+    """A frozen network, and a function that gives what `evaluate` finds on the test split."""
 
     network: Any
     variables: Any
-    predictions: Callable[[], np.ndarray]
+    tested: Callable[[], dict[str, np.ndarray]]
 
 
 class Result(NamedTuple):
@@ -115,7 +115,7 @@ def finished(folder: pathlib.Path, epochs: int) -> Result | None:
 def evaluate(
     predict: Callable, variables: Any, examples: Any, batch_size: int, mesh: jax.sharding.Mesh
 ) -> dict[str, np.ndarray]:
-    """`prediction`, `loss` and `label` [N] of every example, each exactly once."""
+    """`prediction`, `rank`, `loss` and `label` [N] of every example, each exactly once."""
     parts, batch_size = [], math.ceil(batch_size / mesh.size) * mesh.size
     for batch in examples.test_batches(batch_size):
         count = len(batch["label"])
@@ -129,8 +129,20 @@ def evaluate(
         parts.append((count, predicted | {"label": batch["label"]}))
     return {
         name: np.concatenate([part[name][:count] for count, part in jax.device_get(parts)])
-        for name in ("prediction", "loss", "label")
+        for name in ("prediction", "rank", "loss", "label")
     }
+
+
+def summary(found: dict[str, np.ndarray], teacher: np.ndarray | None) -> dict[str, float]:
+    """What `evaluate` found, as figures in per cent and nats; `agreement` if there is a teacher."""
+    figures = {
+        "top1": metrics.percent_equal(found["prediction"], found["label"]),
+        "top5": 100.0 * float(np.mean(found["rank"] < 5)),
+        "loss": float(np.mean(found["loss"], dtype=np.float64)),
+    }
+    if teacher is not None:
+        figures["agreement"] = metrics.percent_equal(found["prediction"], teacher)
+    return figures
 
 
 def fit(
@@ -319,14 +331,8 @@ class _Run:
         found = evaluate(
             self.predict, variables, self.dataset.test, self.recipe.eval_batch_size, self.mesh
         )
-        tested = {
-            "test/top1": metrics.percent_equal(found["prediction"], found["label"]),
-            "test/loss": float(np.mean(found["loss"], dtype=np.float64)),
-        }
-        if self.teacher:
-            agreement = metrics.percent_equal(found["prediction"], self.teacher.predictions())
-            tested["test/agreement"] = agreement
-        return tested
+        reference = self.teacher.tested()["prediction"] if self.teacher else None
+        return {f"test/{name}": value for name, value in summary(found, reference).items()}
 
     def _result(self, ledger: _Ledger, row: dict[str, Any]) -> Result:
         return Result(

@@ -10,6 +10,17 @@ def top1(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.mean(jnp.argmax(logits, axis=-1) == labels)
 
 
+def rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Number of classes [B] that come before the label's; 0 where argmax finds the label.
+
+    Of equal logits the first class comes first, as in argmax. A NaN is before every class.
+    """
+    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    behind = jnp.arange(logits.shape[-1]) > labels[:, None]
+    beaten = (logits < own) | ((logits == own) & behind)
+    return logits.shape[-1] - 1 - jnp.sum(beaten, axis=-1)
+
+
 def percent_equal(a: np.ndarray, b: np.ndarray) -> float:
     """Share of equal entries, in per cent: top-1 accuracy, or agreement of two networks."""
     return 100.0 * float(np.mean(np.asarray(a) == np.asarray(b)))

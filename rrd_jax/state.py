@@ -59,8 +59,8 @@ def create(
     check_teacher(objectives, present=teacher is not None)
     student_key, objective_key, step_key = jax.random.split(key, 3)
     variables = models.init(student, student_key, image_shape)
-    student_outputs = models.output_shapes(student, image_shape)
-    teacher_outputs = models.output_shapes(teacher, image_shape) if teacher else None
+    student_outputs = models.summarize(student, image_shape).outputs
+    teacher_outputs = models.summarize(teacher, image_shape).outputs if teacher else None
     states = {
         name: objective.init(_named(objective_key, name), student_outputs, teacher_outputs)
         for name, objective in objectives.items()

@@ -85,13 +85,15 @@ def make_predict(
 
     Returns:
       (variables, images [B, H, W, channels], labels [B]) -> {"prediction": [B] int32,
-      "loss": [B] cross-entropy in nats}.
+      "rank": [B] int32, the number of classes put before the label, "loss": [B] cross-entropy in
+      nats}.
     """
 
     def predict(variables, images, labels):
         logits = network.apply(variables, normalize(images), train=False).logits
         return {
             "prediction": jnp.argmax(logits, axis=-1),
+            "rank": metrics.rank(logits, labels),
             "loss": optax.softmax_cross_entropy_with_integer_labels(logits, labels),
         }
 

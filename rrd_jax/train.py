@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import ml_collections
 
 from rrd_jax import (
-    checkpoint,
     data,
     errors,
     fit,
@@ -20,6 +19,7 @@ from rrd_jax import (
     parallel,
     report,
     steps,
+    weights,
 )
 from rrd_jax.data import augment
 
@@ -93,7 +93,12 @@ def claim(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     wanted = json.loads(config.to_json_best_effort(sort_keys=True))
     path = folder / "config.json"
     try:
-        if path.exists() and any((folder / "checkpoints").glob("[0-9]*")):
+        if any((folder / "checkpoints").glob("[0-9]*")):
+            if not path.exists():
+                raise errors.InputError(
+                    f"workdir {folder} holds checkpoints of no run, such as a converted network;"
+                    " pass another --workdir"
+                )
             _check_same(folder, _read_config(path), wanted)
         folder.mkdir(parents=True, exist_ok=True)
         report.write_json(path, wanted)
@@ -162,26 +167,36 @@ def get_teacher(
         own = teacher_config(config)
         same = own.data.train_split == config.data.train_split
         result = train(own, path, setting if same else prepare(own), "teacher")
-    variables, meta = checkpoint.load_student(path)
+    return result, load_network(config, config.teacher.model, path, setting)
+
+
+def load_network(
+    config: ml_collections.ConfigDict, model: str, path: pathlib.Path, setting: Setting
+) -> fit.Teacher:
+    """A frozen network from a checkpoint, on the devices; path as in `weights.load`.
+
+    Raises:
+      InputError: the checkpoint is missing, damaged, or of another network or data set.
+    """
+    variables, meta = weights.load(path, model)
     dataset, mesh = setting
     found = (meta["model"], meta["num_classes"], meta["image_shape"][-1])
-    needed = (config.teacher.model, dataset.num_classes, dataset.image_shape[-1])
+    needed = (model, dataset.num_classes, dataset.image_shape[-1])
     if found != needed:
         form = "{} for {} classes and {} image channels"
         raise errors.InputError(
-            f"the teacher in {path} is {form.format(*found)}, but config and data need"
+            f"the network in {path} is {form.format(*found)}, but config and data need"
             f" {form.format(*needed)}"
         )
-    network = models.create(config.teacher.model, dataset.num_classes, dtype=_dtype(config.dtype))
+    network = models.create(model, dataset.num_classes, dtype=_dtype(config.dtype))
     variables = jax.device_put(variables, parallel.replicated(mesh))
 
     @functools.cache  # a job that is finished already never asks
-    def predictions():
+    def tested():
         predict = jax.jit(steps.make_predict(network, _normalize(config)))
-        batch_size = config.train.eval_batch_size
-        return fit.evaluate(predict, variables, dataset.test, batch_size, mesh)["prediction"]
+        return fit.evaluate(predict, variables, dataset.test, config.train.eval_batch_size, mesh)
 
-    return result, fit.Teacher(network, variables, predictions)
+    return fit.Teacher(network, variables, tested)
 
 
 def teacher_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -215,10 +230,10 @@ def recipe(
     Raises:
       InputError: an unknown name, or a value out of range.
     """
-    terms, weights = {}, {}
+    terms, factors = {}, {}
     for name, options in config.objectives.items():
         options = dict(options)
-        weights[name] = options.pop("weight", 1.0)
+        factors[name] = options.pop("weight", 1.0)
         terms[name] = objectives.create(name, **options)
     if not terms:
         raise errors.InputError("config.objectives is empty; a student needs at least 'ce'")
@@ -233,7 +248,7 @@ def recipe(
         model=config.student.model,
         student=models.create(config.student.model, num_classes, dtype=_dtype(config.dtype)),
         objectives=terms,
-        weights=weights,
+        weights=factors,
         schedule=schedule,
         optimizer=optim.sgd(schedule, momentum=chosen.momentum, weight_decay=chosen.weight_decay),
         augment=augment.make_augment(

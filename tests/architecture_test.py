@@ -9,11 +9,12 @@ _ROOT = pathlib.Path(__file__).parent.parent / "rrd_jax"
 # A room may import those after it, never those before.
 _ORDER = [
     ["main"],
+    ["evaluate"],
     ["train"],
-    ["fit"],
+    ["fit", "weights"],
     ["steps", "data", "checkpoint", "report", "parallel", "optim", "convert"],
     ["state"],
-    ["objectives", "models", "metrics"],
+    ["objectives", "models", "metrics", "cli"],
     ["memory"],
     ["errors"],
 ]
@@ -23,6 +24,8 @@ _FILES = [path for path in sorted(_ROOT.rglob("*.py")) if path != _ROOT / "__ini
 
 
 def _room(path):
+    if path.name == "__main__.py":  # a program of its own
+        return "main"
     return path.relative_to(_ROOT).parts[0].removesuffix(".py")
 
 

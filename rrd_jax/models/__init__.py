@@ -1,21 +1,24 @@
 """The networks, by name."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from rrd_jax import errors
-from rrd_jax.models import resnet
+from rrd_jax.models import layers, mobilenet, resnet, shufflenet, vgg, wrn
 from rrd_jax.models.layers import Outputs
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    name: partial(resnet.ResNet, **shape)
-    for name, shape in (resnet.CIFAR | resnet.IMAGENET).items()
-}
+Factory = Callable[..., nn.Module]
+
+# For images of about 32 pixels, and of about 224.
+CIFAR: dict[str, Factory] = (
+    resnet.CIFAR | wrn.CIFAR | vgg.CIFAR | mobilenet.CIFAR | shufflenet.CIFAR
+)
+IMAGENET: dict[str, Factory] = resnet.IMAGENET | mobilenet.IMAGENET | shufflenet.IMAGENET
+MODELS = CIFAR | IMAGENET
 
 
 def create(name: str, num_classes: int, *, dtype: jnp.dtype = jnp.float32) -> nn.Module:
@@ -38,15 +41,14 @@ def create(name: str, num_classes: int, *, dtype: jnp.dtype = jnp.float32) -> nn
     return errors.lookup("model", name, MODELS)(num_classes=num_classes, dtype=dtype)
 
 
+def image_size(name: str) -> int:
+    """Height and width of the images that network `name` was published for."""
+    return 32 if name in CIFAR else 224
+
+
 def init(module: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """Fresh variables {"params", "batch_stats"} for images of [H, W, channels]."""
     return module.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
-
-
-def output_shapes(module: nn.Module, image_shape: tuple[int, ...]) -> Outputs:
-    """The Outputs of a batch of one image [H, W, channels], as shapes."""
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    return jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x)[0], images)
 
 
 def count_parameters(params: Any) -> int:
@@ -54,4 +56,47 @@ def count_parameters(params: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
-__all__ = ["MODELS", "Outputs", "count_parameters", "create", "init", "output_shapes"]
+class Summary(NamedTuple):
+    """What is known of a network without running it.
+
+    Attributes:
+      outputs: of a batch of one image, as shapes.
+      parameters: number of trained scalars.
+      macs: multiply-adds of convolutions and linear layers for one image.
+    """
+
+    outputs: Outputs
+    parameters: int
+    macs: int
+
+
+def summarize(module: nn.Module, image_shape: tuple[int, ...]) -> Summary:
+    """The summary of a network for images of [H, W, channels]."""
+    macs = 0
+
+    def count(call, args, kwargs, context):
+        nonlocal macs
+        y = call(*args, **kwargs)
+        if isinstance(context.module, layers.Conv | layers.Classifier):
+            kernel = context.module.variables["params"]["kernel"]
+            macs += y.size // y.shape[-1] * kernel.size
+        return y
+
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    with nn.intercept_methods(count):
+        outputs, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), images)
+    return Summary(outputs, count_parameters(variables["params"]), macs)
+
+
+__all__ = [
+    "CIFAR",
+    "IMAGENET",
+    "MODELS",
+    "Outputs",
+    "Summary",
+    "count_parameters",
+    "create",
+    "image_size",
+    "init",
+    "summarize",
+]

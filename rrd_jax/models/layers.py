@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rrd_jax import errors
+
 
 class Outputs(NamedTuple):
     """What every network returns.
@@ -27,44 +29,51 @@ class Outputs(NamedTuple):
 
 
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-# PyTorch's default for linear layers: uniform in +-1/sqrt(fan_in).
+# PyTorch's default for convolutions and linear layers: uniform in +-1/sqrt(fan_in).
 torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Conv(nn.Module):
-    """Convolution with PyTorch's symmetric padding of (kernel - 1) / 2; no bias."""
+    """Convolution with PyTorch's symmetric padding of (kernel - 1) / 2."""
 
     features: int
     kernel: int = 3
     stride: int = 1
     dtype: jnp.dtype = jnp.float32
+    groups: int = 1
+    use_bias: bool = False
     kernel_init: Callable = kaiming_fan_out
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, channels] to [B, H / stride, W / stride, features]."""
         pad = (self.kernel - 1) // 2
-        kernel = self.param(
-            "kernel", self.kernel_init, (self.kernel, self.kernel, x.shape[-1], self.features)
-        )
+        shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape)
         # No preferred_element_type: the backward pass must stay in the compute dtype too.
-        return jax.lax.conv_general_dilated(
+        y = jax.lax.conv_general_dilated(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
             window_strides=(self.stride, self.stride),
             padding=((pad, pad), (pad, pad)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.groups,
         )
+        if self.use_bias:
+            y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+        return y
 
 
 class BatchNorm(nn.Module):
     """Batch norm with PyTorch's running variance: the unbiased one, where Flax keeps the biased.
 
-    Statistics are float32 and span the whole (global) batch; the result has the input's dtype.
+    Statistics are float32 and span the whole (global) batch; the result has `dtype`, or the
+    input's.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
+    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -91,27 +100,38 @@ class BatchNorm(nn.Module):
         # One fused scale and shift, computed in float32.
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
         shift = bias - mean * factor
-        return (x * factor + shift).astype(x.dtype)
+        return (x * factor + shift).astype(self.dtype or x.dtype)
 
 
 class Classifier(nn.Module):
-    """Linear layer in float32, started as PyTorch's Linear."""
+    """Linear layer in float32, started as PyTorch's Linear unless told otherwise."""
 
     features: int
+    kernel_init: Callable = torch_default
+    zero_bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, D] to [B, features]."""
-        bound = 1 / math.sqrt(x.shape[-1])
+        bound = 0.0 if self.zero_bias else 1 / math.sqrt(x.shape[-1])
 
         def bias_init(key, shape):
             return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
 
-        kernel = self.param("kernel", torch_default, (x.shape[-1], self.features))
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", bias_init, (self.features,))
         return jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST) + bias
 
 
 def global_average(x: jax.Array) -> jax.Array:
-    """[B, H, W, C] to [B, C] in float32."""
+    """[B, H, W, C] to [B, C] in float32.
+
+    Raises:
+      InputError: nothing is left of the images, because they were too small.
+    """
+    if 0 in x.shape[1:3]:
+        raise errors.InputError(
+            f"the images are too small for this network: {x.shape[1]}x{x.shape[2]} is left of them"
+            " before the last pooling; a larger data.image_size helps"
+        )
     return jnp.mean(x.astype(jnp.float32), axis=(1, 2))

@@ -1,7 +1,9 @@
-"""Residual networks: the CIFAR family (6n + 2 layers) and torchvision's for ImageNet.
+"""Residual networks: for CIFAR those of 6n + 2 layers and ResNet-50, for ImageNet torchvision's.
 
 Modules carry PyTorch's names, so `layer1_0/conv1/kernel` is `layer1.0.conv1.weight` there.
 """
+
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -12,28 +14,33 @@ from rrd_jax.models.layers import BatchNorm, Conv
 
 
 class _Block(nn.Module):
-    """A residual block of 3x3 convolutions, or with `bottleneck` of 1x1, 3x3, 1x1."""
+    """A residual block of two 3x3 convolutions, or with `bottleneck` of 1x1, 3x3, 1x1."""
 
     width: int
     stride: int
     bottleneck: bool
+    inner: int
+    groups: int
+    shortcut: str
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+        inner = self.inner * self.width
         if self.bottleneck:
-            plan = [(self.width, 1, 1), (self.width, 3, self.stride), (4 * self.width, 1, 1)]
+            plan = [(inner, 1, 1, 1), (inner, 3, self.stride, self.groups)]
+            plan += [(4 * self.width, 1, 1, 1)]
         else:
-            plan = [(self.width, 3, self.stride), (self.width, 3, 1)]
+            plan = [(inner, 3, self.stride, 1), (self.width, 3, 1, 1)]
         y = x
-        for i, (features, kernel, stride) in enumerate(plan, start=1):
-            y = Conv(features, kernel, stride, self.dtype, name=f"conv{i}")(y)
+        for i, (features, kernel, stride, groups) in enumerate(plan, start=1):
+            y = Conv(features, kernel, stride, self.dtype, groups, name=f"conv{i}")(y)
             y = BatchNorm(name=f"bn{i}")(y, train=train)
             if i < len(plan):
                 y = nn.relu(y)
         if x.shape != y.shape:
-            x = Conv(y.shape[-1], 1, self.stride, self.dtype, name="downsample_0")(x)
-            x = BatchNorm(name="downsample_1")(x, train=train)
+            x = Conv(y.shape[-1], 1, self.stride, self.dtype, name=f"{self.shortcut}_0")(x)
+            x = BatchNorm(name=f"{self.shortcut}_1")(x, train=train)
         y = y + x
         return nn.relu(y), y
 
@@ -44,9 +51,13 @@ class ResNet(nn.Module):
     Attributes:
       num_classes: C.
       blocks: number of blocks in each stage.
-      widths: channels of the stem, then of the 3x3 convolutions in each stage.
-      bottleneck: blocks of 1x1, 3x3, 1x1 that widen fourfold.
+      widths: channels of the stem, then of the blocks in each stage.
+      bottleneck: blocks of 1x1, 3x3, 1x1 with four times as many channels at their end.
+      inner: channels inside a block, as a multiple of its width.
+      groups: of the 3x3 convolutions in bottlenecks.
       imagenet_stem: 7x7 stride 2 and max-pool, instead of 3x3.
+      shortcut: what PyTorch calls the projection of a block.
+      head: what PyTorch calls the classifier.
       dtype: what convolutions compute in; parameters and statistics are float32.
     """
 
@@ -54,7 +65,11 @@ class ResNet(nn.Module):
     blocks: tuple[int, ...]
     widths: tuple[int, ...]
     bottleneck: bool = False
+    inner: int = 1
+    groups: int = 1
     imagenet_stem: bool = False
+    shortcut: str = "downsample"
+    head: str = "fc"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -71,28 +86,56 @@ class ResNet(nn.Module):
         ):
             for i in range(count):
                 stride = 2 if stage > 1 and i == 0 else 1
-                block = _Block(width, stride, self.bottleneck, self.dtype, name=f"layer{stage}_{i}")
-                x, before = block(x, train=train)
+                x, before = _Block(
+                    width,
+                    stride,
+                    self.bottleneck,
+                    self.inner,
+                    self.groups,
+                    self.shortcut,
+                    self.dtype,
+                    name=f"layer{stage}_{i}",
+                )(x, train=train)
             maps.append(x)
             preactivations.append(before)
         embedding = layers.global_average(x)
-        logits = layers.Classifier(self.num_classes, name="fc")(embedding)
+        logits = layers.Classifier(self.num_classes, name=self.head)(embedding)
         return layers.Outputs(logits, embedding, tuple(maps), tuple(preactivations))
 
 
-def _cifar(depth: int, widths: tuple[int, ...] = (16, 16, 32, 64)) -> dict:
-    return {"blocks": ((depth - 2) // 6,) * 3, "widths": widths}
+_SMALL = (16, 16, 32, 64)
+_SMALL_X4 = (32, 64, 128, 256)
+_FULL = (64, 64, 128, 256, 512)
+_FULL_X2 = (64, 128, 256, 512, 1024)
 
 
-_WIDE = (32, 64, 128, 256)
-_IMAGENET = {"widths": (64, 64, 128, 256, 512), "imagenet_stem": True}
+def _cifar(depth: int, widths: tuple[int, ...] = _SMALL) -> partial:
+    return partial(ResNet, blocks=((depth - 2) // 6,) * 3, widths=widths)
+
+
+def _imagenet(*blocks: int, widths: tuple[int, ...] = _FULL, **shape) -> partial:
+    return partial(ResNet, blocks=blocks, widths=widths, imagenet_stem=True, **shape)
+
 
 CIFAR = {f"resnet{depth}": _cifar(depth) for depth in (8, 14, 20, 32, 44, 56, 110)} | {
-    "resnet8x4": _cifar(8, _WIDE),
-    "resnet32x4": _cifar(32, _WIDE),
+    "resnet8x4": _cifar(8, _SMALL_X4),
+    "resnet32x4": _cifar(32, _SMALL_X4),
+    "resnet50_cifar": partial(
+        ResNet,
+        blocks=(3, 4, 6, 3),
+        widths=_FULL,
+        bottleneck=True,
+        shortcut="shortcut",
+        head="linear",
+    ),
 }
 IMAGENET = {
-    "resnet18": {"blocks": (2, 2, 2, 2), **_IMAGENET},
-    "resnet34": {"blocks": (3, 4, 6, 3), **_IMAGENET},
-    "resnet50": {"blocks": (3, 4, 6, 3), "bottleneck": True, **_IMAGENET},
+    "resnet18": _imagenet(2, 2, 2, 2),
+    "resnet34": _imagenet(3, 4, 6, 3),
+    "resnet50": _imagenet(3, 4, 6, 3, bottleneck=True),
+    "wide_resnet50_2": _imagenet(3, 4, 6, 3, bottleneck=True, inner=2),
+    "resnext50_32x4d": _imagenet(3, 4, 6, 3, bottleneck=True, inner=2, groups=32),
+    "resnet10x2": _imagenet(1, 1, 1, 1, widths=_FULL_X2),
+    "resnet18x2": _imagenet(2, 2, 2, 2, widths=_FULL_X2),
+    "resnet34x2": _imagenet(3, 4, 6, 3, widths=_FULL_X2),
 }

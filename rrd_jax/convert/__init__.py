@@ -2,9 +2,10 @@
 
 Modules carry PyTorch's names, so the mapping is a rule: a path is joined by dots, an index that
 stands behind an underscore (`layer1_0`) becomes a part of its own (`layer1.0`), and the leaf
-decides the entry's last word and layout.
+decides the entry's last word and layout. A test pins the entries of every network.
 """
 
+import functools
 import re
 from typing import Any
 
@@ -23,12 +24,16 @@ _ENTRY = {
 }
 
 
+# Sizes that no network has inside, so that they tell where classes and image channels stand.
+_CLASSES, _CHANNELS = 10007, 10009
+
+
 def from_torch(name: str, state_dict: dict[str, Any]) -> dict[str, Any]:
     """Variables of network `name` from a PyTorch state dict.
 
     Args:
       name: a key of `models.MODELS`.
-      state_dict: entry name to array; classes and image channels are read off its shapes.
+      state_dict: entry name to array or tensor; classes and image channels are read off it.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32 numpy arrays.
@@ -37,22 +42,21 @@ def from_torch(name: str, state_dict: dict[str, Any]) -> dict[str, Any]:
       InputError: names or shapes differ; the message shows both sides, a line per entry.
     """
     given = {
-        entry: np.asarray(value)
+        entry: _array(value)
         for entry, value in state_dict.items()
         if not entry.endswith("num_batches_tracked")
     }
-    expected = _abstract(name, given)
+    if not given:
+        raise errors.InputError(f"the state dict for {name} is empty")
+    expected = _expected(name)
+    sizes = _sizes(expected, given)
     wanted = {
-        _entry(path): (path, _torch_shape(path[-1], leaf.shape)) for path, leaf in expected.items()
+        entry: tuple(sizes.get(n, n) for n in shape) for entry, (_, shape) in expected.items()
     }
-    _check_match(
-        name,
-        {entry: shape for entry, (_, shape) in wanted.items()},
-        {entry: value.shape for entry, value in given.items()},
-    )
+    _check_match(name, wanted, {entry: value.shape for entry, value in given.items()})
     flat = {
         path: _to_ours(path[-1], given[entry]).astype(np.float32)
-        for entry, (path, _) in wanted.items()
+        for entry, (path, _) in expected.items()
     }
     return traverse_util.unflatten_dict(flat)
 
@@ -73,23 +77,42 @@ def to_torch(name: str, variables: dict[str, Any]) -> dict[str, np.ndarray]:
     return state_dict
 
 
-def _abstract(name: str, given: dict[str, np.ndarray]) -> dict[tuple[str, ...], Any]:
-    """Our variables as flat shapes, for as many classes and channels as the given ones have."""
-    heads = [value for value in given.values() if value.ndim == 2]
-    stems = [value for value in given.values() if value.ndim == 4]
-    if not heads or not stems:
-        raise errors.InputError(
-            f"the state dict for {name} has no convolution or no linear layer; its entries are: "
-            + (", ".join(list(given)[:5]) or "none")
-        )
-    module = models.create(name, heads[-1].shape[0])
-    images = jax.ShapeDtypeStruct((1, 32, 32, stems[0].shape[1]), np.float32)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), images)
-    return traverse_util.flatten_dict(shapes)
+def sizes(name: str, variables: dict[str, Any]) -> tuple[int, int]:
+    """The numbers of classes and of image channels that a network's variables are made for."""
+    found = _sizes(_expected(name), to_torch(name, variables))
+    return found[_CLASSES], found[_CHANNELS]
+
+
+def _array(value: Any) -> np.ndarray:
+    if hasattr(value, "detach"):  # a tensor of any device and precision
+        value = value.detach().cpu().float()
+    return np.asarray(value)
+
+
+@functools.cache
+def _expected(name: str) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
+    """PyTorch's entries: our path and PyTorch's shape of each."""
+    module = models.create(name, _CLASSES)
+    images = jax.ShapeDtypeStruct((1, 32, 32, _CHANNELS), np.float32)
+    abstract = jax.eval_shape(module.init, jax.random.key(0), images)
+    return {
+        _entry(path): (path, _torch_shape(path[-1], leaf.shape))
+        for path, leaf in traverse_util.flatten_dict(abstract).items()
+    }
+
+
+def _sizes(expected: dict[str, tuple], given: dict[str, np.ndarray]) -> dict[int, int]:
+    """What stands in the given entries where classes and channels stand in the expected ones."""
+    found = {_CLASSES: 1000, _CHANNELS: 3}  # for the message, where those entries are missing
+    for entry, (_, shape) in expected.items():
+        if entry in given and given[entry].ndim == len(shape):
+            pairs = zip(shape, given[entry].shape, strict=True)
+            found |= {mark: size for mark, size in pairs if mark in found}
+    return found
 
 
 def _entry(path: tuple[str, ...]) -> str:
-    modules = [re.sub(r"_(\d+)$", r".\1", part) for part in path[1:-1]]
+    modules = [re.sub(r"_(\d+)", r".\1", part) for part in path[1:-1]]
     return ".".join([*modules, _ENTRY[path[-1]]])
 
 

@@ -1,0 +1,56 @@
+"""What the programs share: what their users can mend becomes one line and an exit code.
+
+0 at the end of the job, 1 for a bad flag or config field, 2 for other bad input, 3 when the loss is
+not finite, 130 after Ctrl-C.
+"""
+
+import sys
+from collections.abc import Callable
+
+from absl import flags, logging
+
+from rrd_jax import errors
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parser; whatever is wrong with flags and the config file ends the program."""
+    try:
+        rest = flags.FLAGS(argv)
+        if "config" in flags.FLAGS:
+            if flags.FLAGS.config is None:
+                stop(1, "--config is missing; for example --config=configs/digits.py")
+            flags.FLAGS.config.items()  # a config file that cannot be read fails here
+    except (flags.Error, AttributeError, KeyError, OSError, errors.InputError) as error:
+        stop(1, _one_line(error))
+    if len(rest) > 1:
+        stop(1, f"unexpected argument '{rest[1]}'; flags are written --name=value")
+    return rest
+
+
+def guard(job: Callable[[], object]) -> None:
+    """Runs a job."""
+    logging.set_verbosity(logging.ERROR)  # libraries narrate below that
+    try:
+        job()
+    except (errors.InputError, OSError) as error:
+        stop(2, error)
+    except errors.DivergedError as error:
+        stop(3, error)
+    except KeyboardInterrupt:
+        stop(130, "stopped; the same command goes on from the last checkpoint")
+
+
+def stop(code: int, message: object) -> None:
+    """Ends the program."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _one_line(error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, AttributeError | KeyError):  # a quoted message, in quotes again
+        text = text.replace("\\n", "\n").replace("\\'", "'").strip("'\"")
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    if any(line.startswith("Traceback") for line in lines):  # ml_collections keeps it as text
+        return lines[-1].removeprefix("rrd_jax.errors.InputError: ")
+    return ": ".join(lines)

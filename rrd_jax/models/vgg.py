@@ -1,0 +1,60 @@
+"""VGG with batch norm (arXiv 1409.1556) for small images: one linear layer behind the pooling."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rrd_jax.models import layers
+from rrd_jax.models.layers import BatchNorm, Conv
+
+
+class VGG(nn.Module):
+    """Five blocks of 3x3 convolutions of 64, 128, 256, 512 and 512 channels.
+
+    Attributes:
+      num_classes: C.
+      blocks: number of convolutions in each block.
+      dtype: what convolutions compute in; parameters and statistics are float32.
+    """
+
+    num_classes: int
+    blocks: tuple[int, ...]
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> layers.Outputs:
+        """Images [B, H, W, channels], normalised, to Outputs."""
+        # The reference halves the maps once more for images of 64 pixels, and for no others.
+        pooled = (1, 2, 3, 4) if x.shape[1] == 64 else (1, 2, 3)
+        maps, preactivations = [], []
+        for block, (count, width) in enumerate(
+            zip(self.blocks, (64, 128, 256, 512, 512), strict=True)
+        ):
+            if block in pooled:
+                x = nn.max_pool(x, (2, 2), (2, 2))
+            for i in range(count):
+                name = f"block{block}"
+                x = Conv(width, 3, 1, self.dtype, use_bias=True, name=f"{name}_{3 * i}")(x)
+                before = BatchNorm(name=f"{name}_{3 * i + 1}")(x, train=train)
+                x = nn.relu(before)
+            maps.append(x)
+            preactivations.append(before)
+        preactivations[0] = maps[0]  # as in the other families: the stem's twin is itself
+        embedding = layers.global_average(x)
+        small = nn.initializers.normal(0.01)
+        head = layers.Classifier(self.num_classes, small, zero_bias=True, name="classifier")
+        return layers.Outputs(head(embedding), embedding, tuple(maps), tuple(preactivations))
+
+
+CIFAR = {
+    name: partial(VGG, blocks=blocks)
+    for name, blocks in {
+        "vgg8": (1, 1, 1, 1, 1),
+        "vgg11": (1, 1, 2, 2, 2),
+        "vgg13": (2, 2, 2, 2, 2),
+        "vgg16": (2, 2, 3, 3, 3),
+        "vgg19": (2, 2, 4, 4, 4),
+    }.items()
+}
