@@ -89,10 +89,10 @@ def _read_torch(path: pathlib.Path) -> Any:
         with torch.serialization.safe_globals(harmless):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and tensor errors of many kinds
-        if barred := re.search(r"GLOBAL (\S+)", str(error)):
+        if barred := re.search(r"GLOBAL (\S+)|got <class '(\S+)'>", str(error)):
             raise errors.InputError(
-                f"{path} holds more than tensors ({barred[1]}), which is not executed; write the"
-                " weights alone with torch.save(network.state_dict(), FILE)"
+                f"{path} holds more than tensors ({barred[1] or barred[2]}), which is not executed;"
+                " write the weights alone with torch.save(network.state_dict(), FILE)"
             ) from error
         raise _unreadable(path, error) from error
 

@@ -56,4 +56,6 @@ def test_libraries_stay_in_their_rooms(path):
         assert not [name for name in names if name.split(".")[0] in barred]
     assert own == "checkpoint" or not any(name.startswith("orbax") for name in names)
     assert own == "models" or not any(name.startswith("flax.linen") for name in names)
-    assert own in ("train", "main") or not any(name.startswith("ml_collections") for name in names)
+    assert own in ("train", "evaluate", "main") or not any(
+        name.startswith("ml_collections") for name in names
+    )

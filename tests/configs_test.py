@@ -6,7 +6,7 @@ import pytest
 from configs import common
 from rrd_jax import errors, parallel, train
 
-_CONFIGS = ["digits", "fashion_mnist", "cifar100", "imagenet_r34_r18"]
+_CONFIGS = ["digits", "fashion_mnist", "cifar100", "imagenet_r34_r18", "imagenet_r50_mobilenetv1"]
 
 
 def _config(name, argument=""):
@@ -44,6 +44,48 @@ def test_pair_and_method_are_taken_from_the_string():
     weights = {name: options.weight for name, options in config.objectives.items()}
     assert weights == {"ce": 0.1, "kd": 0.9}
     assert config.name == "cifar100-resnet56-resnet20-kd"
+
+
+_PAIRS = [
+    "wrn_40_2-wrn_16_2",
+    "wrn_40_2-wrn_40_1",
+    "resnet56-resnet20",
+    "resnet110-resnet20",
+    "resnet110-resnet32",
+    "resnet32x4-resnet8x4",
+    "vgg13-vgg8",
+    "vgg13-mobilenetv2_cifar",
+    "resnet50_cifar-mobilenetv2_cifar",
+    "resnet50_cifar-vgg8",
+    "resnet32x4-shufflenetv1_cifar",
+    "resnet32x4-shufflenetv2_cifar",
+    "wrn_40_2-shufflenetv1_cifar",
+]
+
+
+@pytest.mark.parametrize("pair", _PAIRS)
+def test_the_pairs_of_the_benchmark_have_their_learning_rates_and_figures(pair):
+    config = _config("cifar100", f"{pair},rrd")
+    train.check(config)
+    teacher, student = pair.split("-")
+    assert (config.teacher.model, config.student.model) == (teacher, student)
+    small = "mobilenet" in student or "shufflenet" in student
+    assert config.optimizer.learning_rate == (0.01 if small else 0.05)
+    assert train.teacher_config(config).optimizer.learning_rate == 0.05
+    module = importlib.import_module("configs.cifar100")
+    assert [teacher, student] in [line.split()[:2] for line in module.__doc__.split("\n")]
+
+
+def test_a_small_network_alone_has_its_learning_rate():
+    assert _config("cifar100", "shufflenetv1_cifar").optimizer.learning_rate == 0.01
+
+
+@pytest.mark.usefixtures("one_device")
+@pytest.mark.parametrize("pair", ["wrn_16_1-shufflenetv2_cifar", "vgg8-mobilenetv2_cifar"])
+def test_pairs_of_two_families_are_distilled(pair, tmp_path):
+    config = _config("cifar100", f"smoke,{pair}")
+    teacher, student = train.run(config, str(tmp_path))
+    assert [teacher.model, student.model] == pair.split("-")
 
 
 def test_the_recipes_are_the_published_ones():

@@ -1,0 +1,83 @@
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from configs import digits
+from rrd_jax import checkpoint, convert, errors, evaluate, train
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
+def _config(argument="smoke,resnet14-resnet8,kd"):
+    config = digits.get_config(argument)
+    config.baseline = False
+    return config
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The workdir of a finished job, and its results."""
+    from tests.conftest import use_one_device
+
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        use_one_device(patch)
+        results = train.run(_config(), str(folder))
+    return folder, results
+
+
+def test_a_finished_job_is_found_as_it_was_reported(run, capsys):
+    folder, (teacher, student) = run
+    rows = evaluate.run(_config(), str(folder))
+    assert [row["run"] for row in rows] == ["teacher", "student"]
+    assert [row["top1"] for row in rows] == [teacher.top1, student.top1]
+    assert [row["agreement"] for row in rows] == [None, student.agreement]
+    assert [row["parameters"] for row in rows] == [teacher.parameters, student.parameters]
+    last = json.loads((folder / "metrics.jsonl").read_text().split("\n")[-2])
+    for name in ("top1", "top5", "loss"):
+        assert rows[1][name] == pytest.approx(last[f"test/{name}"], rel=1e-6)
+    assert "| student | resnet8  | 24 " in capsys.readouterr().out
+
+
+def test_a_pytorch_file_of_the_teacher_is_evaluated_as_the_teacher_itself(run, tmp_path):
+    folder, _ = run
+    variables, _ = checkpoint.load_student(folder / "teacher")
+    given = convert.to_torch("resnet14", variables)
+    path = tmp_path / "teacher.safetensors"
+    safetensors.numpy.save_file(
+        {k: np.ascontiguousarray(v) for k, v in given.items() if v.ndim}, path
+    )
+    config = _config()
+    config.teacher.checkpoint = str(path)
+    (alone,) = evaluate.run(config, str(tmp_path / "nothing"))
+    teacher, student = evaluate.run(config, str(folder))
+    assert alone == teacher
+    assert teacher["top1"] == evaluate.run(_config(), str(folder))[0]["top1"]
+    # and a student is distilled from it without another step
+    results = train.run(config, str(tmp_path / "student"))
+    assert [result.label for result in results] == ["distilled, kd"]
+    assert results[0].top1 == student["top1"]
+
+
+def test_a_student_is_evaluated_without_a_teacher(run, tmp_path):
+    folder, results = run
+    variables, meta = checkpoint.load_student(folder)
+    checkpoint.save_network(tmp_path, variables, meta)
+    (row,) = evaluate.run(_config("smoke,resnet8"), str(tmp_path))
+    assert (row["run"], row["top1"], row["agreement"]) == ("student", results[1].top1, None)
+    with pytest.raises(errors.InputError, match="holds checkpoints of no run"):
+        train.run(_config("smoke,resnet8"), str(tmp_path))
+    assert checkpoint.load_student(tmp_path)[1] == meta
+
+
+def test_what_is_missing_or_does_not_fit_is_said(run, tmp_path):
+    with pytest.raises(errors.InputError, match="nothing to evaluate"):
+        evaluate.run(_config(), str(tmp_path))
+    config = _config()
+    config.teacher.checkpoint = str(tmp_path / "lost")
+    with pytest.raises(errors.InputError, match="no intact checkpoint under .*lost"):
+        evaluate.run(config, str(run[0]))
+    with pytest.raises(errors.InputError, match="is resnet8 for 10 classes.*need resnet20 for 10"):
+        evaluate.run(_config("smoke,resnet14-resnet20,kd"), str(run[0]))
