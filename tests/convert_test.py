@@ -39,7 +39,7 @@ def test_a_mismatch_shows_both_sides():
     with pytest.raises(errors.InputError) as caught:
         convert.from_torch("resnet8", weights)
     lines = str(caught.value).split("\n")
-    assert "3 of" in lines[0]
+    assert lines[0] == "the state dict does not fit resnet8 in 3 entries:"
     assert lines[2].split() == ["bn1.bias", "(16,)", "absent"]
     assert lines[3].split() == ["bn1.weight", "(16,)", "(7,)"]
     assert lines[4].split() == ["stranger.weight", "absent", "(16,)"]
@@ -48,7 +48,9 @@ def test_a_mismatch_shows_both_sides():
 def test_the_wrong_network_and_an_empty_file_are_refused():
     file = golden.load("resnet8")
     weights = golden.named_weights(file["entry_names"], file["entry_shapes"])
-    with pytest.raises(errors.InputError, match="does not fit resnet14"):
+    with pytest.raises(
+        errors.InputError, match="does not fit resnet14 in .* entries; it fits resnet8:"
+    ):
         convert.from_torch("resnet14", weights)
     with pytest.raises(errors.InputError, match="is empty"):
         convert.from_torch("resnet8", {})

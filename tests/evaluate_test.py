@@ -1,6 +1,5 @@
 import json
 
-import numpy as np
 import pytest
 import safetensors.numpy
 
@@ -44,11 +43,8 @@ def test_a_finished_job_is_found_as_it_was_reported(run, capsys):
 def test_a_pytorch_file_of_the_teacher_is_evaluated_as_the_teacher_itself(run, tmp_path):
     folder, _ = run
     variables, _ = checkpoint.load_student(folder / "teacher")
-    given = convert.to_torch("resnet14", variables)
     path = tmp_path / "teacher.safetensors"
-    safetensors.numpy.save_file(
-        {k: np.ascontiguousarray(v) for k, v in given.items() if v.ndim}, path
-    )
+    safetensors.numpy.save_file(convert.to_torch("resnet14", variables), path)
     config = _config()
     config.teacher.checkpoint = str(path)
     (alone,) = evaluate.run(config, str(tmp_path / "nothing"))

@@ -48,21 +48,22 @@ def from_torch(name: str, state_dict: dict[str, Any]) -> dict[str, Any]:
     }
     if not given:
         raise errors.InputError(f"the state dict for {name} is empty")
-    expected = _expected(name)
-    sizes = _sizes(expected, given)
-    wanted = {
-        entry: tuple(sizes.get(n, n) for n in shape) for entry, (_, shape) in expected.items()
-    }
-    _check_match(name, wanted, {entry: value.shape for entry, value in given.items()})
+    shapes = {entry: value.shape for entry, value in given.items()}
+    wanted = _wanted(name, shapes)
+    if wanted != shapes:
+        raise errors.InputError(_difference(name, wanted, shapes))
     flat = {
         path: _to_ours(path[-1], given[entry]).astype(np.float32)
-        for entry, (path, _) in expected.items()
+        for entry, (path, _) in _expected(name).items()
     }
     return traverse_util.unflatten_dict(flat)
 
 
 def to_torch(name: str, variables: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The PyTorch state dict of network `name`, as numpy arrays; inverse of `from_torch`.
+    """The PyTorch state dict of network `name`; inverse of `from_torch`.
+
+    For PyTorch: `{entry: torch.from_numpy(array) for entry, array in to_torch(...).items()}`; for a
+    file: `safetensors.numpy.save_file(to_torch(...), path)`.
 
     PyTorch also counts the batches that each batch norm saw; nothing reads that count with its
     default momentum, and it is written as 0.
@@ -71,15 +72,17 @@ def to_torch(name: str, variables: dict[str, Any]) -> dict[str, np.ndarray]:
     state_dict = {}
     for path, leaf in traverse_util.flatten_dict(dict(variables)).items():
         entry = _entry(path)
-        state_dict[entry] = _to_theirs(path[-1], np.asarray(leaf))
+        # Contiguous, or safetensors would write it wrongly.
+        state_dict[entry] = np.ascontiguousarray(_to_theirs(path[-1], np.asarray(leaf)))
         if path[-1] == "var":
-            state_dict[entry.replace("running_var", "num_batches_tracked")] = np.int64(0)
+            state_dict[entry.replace("running_var", "num_batches_tracked")] = np.array(0)
     return state_dict
 
 
 def sizes(name: str, variables: dict[str, Any]) -> tuple[int, int]:
     """The numbers of classes and of image channels that a network's variables are made for."""
-    found = _sizes(_expected(name), to_torch(name, variables))
+    shapes = {entry: value.shape for entry, value in to_torch(name, variables).items()}
+    found = _sizes(_expected(name), shapes)
     return found[_CLASSES], found[_CHANNELS]
 
 
@@ -101,14 +104,21 @@ def _expected(name: str) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
     }
 
 
-def _sizes(expected: dict[str, tuple], given: dict[str, np.ndarray]) -> dict[int, int]:
-    """What stands in the given entries where classes and channels stand in the expected ones."""
-    found = {_CLASSES: 1000, _CHANNELS: 3}  # for the message, where those entries are missing
+def _sizes(expected: dict[str, tuple], given: dict[str, tuple[int, ...]]) -> dict[int, int]:
+    """What stands in the given shapes where classes and channels stand in the expected ones."""
+    found = {_CLASSES: 1000, _CHANNELS: 3}  # where those entries are missing
     for entry, (_, shape) in expected.items():
-        if entry in given and given[entry].ndim == len(shape):
-            pairs = zip(shape, given[entry].shape, strict=True)
+        if len(given.get(entry, ())) == len(shape):
+            pairs = zip(shape, given[entry], strict=True)
             found |= {mark: size for mark, size in pairs if mark in found}
     return found
+
+
+def _wanted(name: str, given: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The entries and shapes of a network, for the classes and channels of the given ones."""
+    expected = _expected(name)
+    found = _sizes(expected, given)
+    return {entry: tuple(found.get(n, n) for n in shape) for entry, (_, shape) in expected.items()}
 
 
 def _entry(path: tuple[str, ...]) -> str:
@@ -132,17 +142,16 @@ def _torch_shape(leaf: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return _to_theirs(leaf, np.broadcast_to(np.float32(0), shape)).shape
 
 
-def _check_match(name: str, wanted: dict[str, tuple], given: dict[str, tuple]) -> None:
+def _difference(name: str, wanted: dict[str, tuple], given: dict[str, tuple]) -> str:
     differing = [entry for entry in sorted(wanted | given) if wanted.get(entry) != given.get(entry)]
-    if not differing:
-        return
     width = max(map(len, differing))
     lines = [
         f"  {entry:<{width}}  {wanted.get(entry, 'absent')!s:<20}  {given.get(entry, 'absent')}"
         for entry in differing
     ]
+    fitting = [other for other in models.MODELS if _wanted(other, given) == given]
+    hint = f"; it fits {' and '.join(fitting)}" if fitting else ""
     header = f"  {'entry':<{width}}  {name + ' has':<20}  the state dict has"
-    raise errors.InputError(
-        f"the state dict does not fit {name} in {len(differing)} of {len(wanted)} entries:\n"
-        + "\n".join([header, *lines])
+    return "\n".join(
+        [f"the state dict does not fit {name} in {len(differing)} entries{hint}:", header, *lines]
     )
