@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from rrd_jax import (
+    checkpoint,
     data,
     errors,
     fit,
@@ -93,12 +94,11 @@ def claim(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     wanted = json.loads(config.to_json_best_effort(sort_keys=True))
     path = folder / "config.json"
     try:
-        if any((folder / "checkpoints").glob("[0-9]*")):
-            if not path.exists():
-                raise errors.InputError(
-                    f"workdir {folder} holds checkpoints of no run, such as a converted network;"
-                    " pass another --workdir"
-                )
+        if "epoch" not in (checkpoint.read_meta(folder / "checkpoints") or {"epoch": 0}):
+            raise errors.InputError(
+                f"workdir {folder} holds a converted network, and no run; pass another --workdir"
+            )
+        if path.exists() and any((folder / "checkpoints").glob("[0-9]*")):
             _check_same(folder, _read_config(path), wanted)
         folder.mkdir(parents=True, exist_ok=True)
         report.write_json(path, wanted)

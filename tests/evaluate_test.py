@@ -60,10 +60,11 @@ def test_a_pytorch_file_of_the_teacher_is_evaluated_as_the_teacher_itself(run, t
 def test_a_student_is_evaluated_without_a_teacher(run, tmp_path):
     folder, results = run
     variables, meta = checkpoint.load_student(folder)
+    meta = {name: meta[name] for name in ("model", "num_classes", "image_shape")}
     checkpoint.save_network(tmp_path, variables, meta)
     (row,) = evaluate.run(_config("smoke,resnet8"), str(tmp_path))
     assert (row["run"], row["top1"], row["agreement"]) == ("student", results[1].top1, None)
-    with pytest.raises(errors.InputError, match="holds checkpoints of no run"):
+    with pytest.raises(errors.InputError, match="holds a converted network, and no run"):
         train.run(_config("smoke,resnet8"), str(tmp_path))
     assert checkpoint.load_student(tmp_path)[1] == meta
 

@@ -273,12 +273,13 @@ def test_evaluation_counts_every_example_once_on_any_number_of_devices():
     split = feed.Resident(labels.astype(np.uint8)[:, None, None, None], labels)
 
     def predict(variables, images, labels):
-        return {"prediction": images[:, 0, 0, 0], "loss": labels * 2.0}
+        return {"prediction": images[:, 0, 0, 0], "rank": labels, "loss": labels * 2.0}
 
     for devices in (1, 8):
         mesh = parallel.make_mesh(jax.devices()[:devices])
         found = fit.evaluate(jax.jit(predict), None, split, 4, mesh)
         np.testing.assert_array_equal(found["prediction"], labels)
+        np.testing.assert_array_equal(found["rank"], labels)
         np.testing.assert_array_equal(found["loss"], labels * 2.0)
         np.testing.assert_array_equal(found["label"], labels)
 

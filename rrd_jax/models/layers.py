@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -47,33 +48,65 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B, H, W, channels] to [B, H / stride, W / stride, features]."""
-        pad = (self.kernel - 1) // 2
         shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
-        # No preferred_element_type: the backward pass must stay in the compute dtype too.
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel.astype(self.dtype),
-            window_strides=(self.stride, self.stride),
-            padding=((pad, pad), (pad, pad)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.groups,
-        )
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        conv = partial(_conv, stride=self.stride)
+        if self.groups == 1:
+            y = conv(x, kernel)
+        else:
+            # On a CPU XLA computes grouped convolutions, and more so their gradients, naively.
+            quick = _depthwise if self.groups == x.shape[-1] == self.features else _split
+            quick = partial(quick, stride=self.stride)
+            y = jax.lax.platform_dependent(x, kernel, cpu=quick, default=conv)
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
         return y
 
 
+def _conv(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
+    pad = (kernel.shape[0] - 1) // 2
+    # No preferred_element_type: the backward pass must stay in the compute dtype too.
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=((pad, pad), (pad, pad)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1] // kernel.shape[2],
+    )
+
+
+def _depthwise(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
+    """A sum of shifted images, each times its place in the kernel."""
+    size = kernel.shape[0]
+    pad = (size - 1) // 2
+    padded = jnp.pad(x.astype(jnp.float32), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    height, width = ((n + 2 * pad - size) // stride + 1 for n in x.shape[1:3])
+    y = jnp.zeros((), jnp.float32)
+    for row in range(size):
+        for column in range(size):
+            rows = slice(row, row + stride * (height - 1) + 1, stride)
+            columns = slice(column, column + stride * (width - 1) + 1, stride)
+            y += padded[:, rows, columns] * kernel[row, column, 0].astype(jnp.float32)
+    return y.astype(x.dtype)
+
+
+def _split(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
+    """A convolution for each group."""
+    groups = x.shape[-1] // kernel.shape[2]
+    parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+    return jnp.concatenate([_conv(*part, stride=stride) for part in parts], axis=-1)
+
+
 class BatchNorm(nn.Module):
     """Batch norm with PyTorch's running variance: the unbiased one, where Flax keeps the biased.
 
-    Statistics are float32 and span the whole (global) batch; the result has `dtype`, or the
-    input's.
+    Statistics are float32 and span the whole (global) batch; the result has the input's dtype.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
-    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -100,7 +133,7 @@ class BatchNorm(nn.Module):
         # One fused scale and shift, computed in float32.
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
         shift = bias - mean * factor
-        return (x * factor + shift).astype(self.dtype or x.dtype)
+        return (x * factor + shift).astype(x.dtype)
 
 
 class Classifier(nn.Module):

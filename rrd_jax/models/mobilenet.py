@@ -55,10 +55,7 @@ _FLAT = (("conv_0_0", "conv_0_1"), ("conv_1", "conv_2"))
 
 
 class _Inverted(nn.Module):
-    """Inverted residual: 1x1 that widens, depthwise 3x3, 1x1 that narrows, no ReLU at the end.
-
-    The sum of such blocks is narrow and magnifies rounding: it is float32 whatever `dtype` is.
-    """
+    """Inverted residual: 1x1 that widens, depthwise 3x3, 1x1 that narrows, no ReLU at the end."""
 
     features: int
     hidden: int
@@ -77,9 +74,9 @@ class _Inverted(nn.Module):
         y = x
         for (conv, norm), (features, kernel, stride, groups) in zip(self.names, plan, strict=True):
             y = Conv(features, kernel, stride, self.dtype, groups, name=conv)(y)
-            if conv != self.names[-1][0]:
-                y = self.activation(BatchNorm(name=norm)(y, train=train))
-        y = BatchNorm(dtype=jnp.float32, name=norm)(y, train=train)
+            y = BatchNorm(name=norm)(y, train=train)
+            if norm != self.names[-1][1]:
+                y = self.activation(y)
         return x + y if x.shape == y.shape else y
 
 

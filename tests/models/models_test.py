@@ -44,8 +44,8 @@ def test_golden_network(name):
     half = models.create(name, int(file["num_classes"]), dtype=jnp.bfloat16)
     logits = jax.jit(half.apply)(variables, images).logits
     assert logits.dtype == jnp.float32
-    # MobileNetV2 with random weights magnifies all rounding, float32's too, a hundredfold.
-    bound = 0.025 if name.startswith("mobilenetv2") else 0.02
+    # MobileNetV2 with random weights magnifies all rounding, float32's too; 1 to 3 % over seeds.
+    bound = 0.04 if name.startswith("mobilenetv2") else 0.01
     assert golden.relative(logits, file["eval/logits"]) < bound
 
     back = convert.to_torch(name, variables)
@@ -85,6 +85,16 @@ def _check_taps(file, mode, maps):
         assert np.abs(sample - wanted).max() < 1e-5 * scale
         np.testing.assert_allclose(found.std(), file[f"{own}/std"], rtol=1e-4)
     assert len(maps) == file["num_feats"] - 1  # the last one there is the embedding
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_cifar", "mobilenetv2", "mobilenetv1"])
+def test_bfloat16_keeps_fresh_mobilenets_within_two_per_cent(name):
+    images = np.random.default_rng(0).standard_normal((2, 64, 64, 3)).astype(np.float32)
+    network = models.create(name, 10)
+    variables = networks.init(network, (64, 64, 3))
+    full = jax.jit(network.apply)(variables, images).logits
+    half = jax.jit(models.create(name, 10, dtype=jnp.bfloat16).apply)(variables, images).logits
+    assert golden.relative(half, full) < 0.02
 
 
 def test_mobilenetv1_has_the_size_its_paper_gives():
@@ -169,6 +179,35 @@ def test_fresh_networks_start_at_a_sensible_scale(name):
     train = jax.jit(lambda v, x: network.apply(v, x, train=True, mutable=["batch_stats"])[0])
     logits = train(variables, images).logits
     assert 1e-4 < logits.std() < 10
+
+
+@pytest.mark.parametrize(("features", "groups", "kernel"), [(12, 12, 3), (24, 3, 1), (24, 4, 3)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_grouped_convolutions_are_those_of_xla(features, groups, kernel, stride):
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (2, 7, 10, 12))
+    conv = layers.Conv(features, kernel, stride, groups=groups)
+    variables = conv.init(keys[1], x)
+    pad = (kernel - 1) // 2
+
+    def plain(variables, x):
+        return jax.lax.conv_general_dilated(
+            x,
+            variables["params"]["kernel"],
+            (stride, stride),
+            ((pad, pad), (pad, pad)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+
+    wanted, pull = jax.vjp(plain, variables, x)
+    found, own_pull = jax.vjp(conv.apply, variables, x)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    cotangent = jax.random.normal(keys[2], wanted.shape)
+    for own, other in zip(
+        jax.tree.leaves(own_pull(cotangent)), jax.tree.leaves(pull(cotangent)), strict=True
+    ):
+        np.testing.assert_allclose(own, other, rtol=1e-4, atol=1e-4)
 
 
 def test_batch_norm_keeps_the_unbiased_running_variance():
