@@ -105,7 +105,8 @@ def _prepared(name: str, builder: Any) -> Any:
     if sets.prepares_itself(name) and not builder.is_prepared():
         sets.prepare(name, builder)
     sets.check_prepared(name, builder)
-    return builder
+    # Knows no more than the folder: worker processes can be sent what it opens.
+    return tfds.builder_from_directory(builder.data_dir)
 
 
 def _keys(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str]:

@@ -43,8 +43,8 @@ def find(archive: Archive, folder: pathlib.Path, *, verify: bool) -> pathlib.Pat
     path = folder / archive.name
     if not path.is_file():
         raise errors.InputError(
-            f"{path} is missing: put {archive.name} ({archive.url}) into {folder}, or name the folder"
-            " where it is with --manual_dir"
+            f"{path} is missing: put {archive.name} ({archive.url}) into {folder}, or name the"
+            " folder where it is with --manual_dir"
         )
     if not verify:
         return path

@@ -39,6 +39,11 @@ class ImageFolder(ordered.OrderedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(self, *, manual_dir: str, **options: Any):
+        if not os.path.isdir(manual_dir):
+            raise errors.InputError(
+                f"image folder '{manual_dir}' does not exist: name the folder that holds a folder"
+                " of images for each class with --manual_dir (in a config, data.manual_dir)"
+            )
         self._files = _listing(pathlib.Path(manual_dir))
         self._classes = _classes(self._files, manual_dir)
         digest = hashlib.sha256()
@@ -77,11 +82,6 @@ def _examples(files: list[File]) -> ordered.Examples:
 
 
 def _listing(root: pathlib.Path) -> dict[str, list[File]]:
-    if not root.is_dir():
-        raise errors.InputError(
-            f"image folder '{root}' does not exist: name the folder that holds one folder of images"
-            " per class with --manual_dir (in a config, data.manual_dir)"
-        )
     named = [folder for folder in _SPLITS if (root / folder).is_dir()]
     if not named:
         return _divided(list(_files(root)))

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import pathlib
 import shlex
+import textwrap
 import warnings
 from typing import Any
 
@@ -45,12 +46,17 @@ def builder(name: str, data_dir: str, manual_dir: str) -> tfds.core.DatasetBuild
         found = DATASETS[name](**options) if name in DATASETS else tfds.builder(name, **options)
     except tfds.core.DatasetNotFoundError:
         every = tfds.list_builders(with_community_datasets=False)
-        close = difflib.get_close_matches(name, [*DATASETS, *every], n=1)
+        close = difflib.get_close_matches(name.lower(), [*DATASETS, *every], n=1)
         hint = f"did you mean '{close[0]}'? " if close else ""
         raise errors.InputError(
             f"unknown data set '{name}'; {hint}known: {', '.join(DATASETS)} and every TFDS set of"
             " labelled images"
         ) from None
+    except (ValueError, AssertionError) as error:  # a name, config or version that TFDS refuses
+        if isinstance(error, errors.InputError):
+            raise
+        reason = textwrap.shorten(str(error), 250)
+        raise errors.InputError(f"data set '{name}' cannot be opened ({reason})") from error
     if manual_dir or isinstance(found, archived.ArchivedBuilder):
         default = pathlib.Path(found.data_dir_root) / "downloads" / "manual"
         found.manual_dir = _expanded(manual_dir) or str(default)
@@ -126,7 +132,7 @@ def prepare(name: str, found: tfds.core.DatasetBuilder, *, verify: bool = True) 
     try:
         found.download_and_prepare(download_config=options, file_format="array_record")
     except Exception as error:  # of hundreds of builders, with the libraries each one likes
-        reason = " ".join(str(error).split())
+        reason = textwrap.shorten(str(error), 500)
         raise errors.InputError(
             f"TFDS cannot prepare '{name}' ({type(error).__name__}: {reason})"
         ) from error

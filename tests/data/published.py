@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-CIFAR10_NAMES = "airplane automobile bird cat deer dog frog horse ship truck".split()
-STL10_NAMES = "airplane bird car cat deer dog horse monkey ship truck".split()
+CIFAR10_NAMES = [f"kind_{i}" for i in range(10)]
+STL10_NAMES = [f"sort_{i}" for i in range(10)]
 SYNSETS = ["n01443537", "n01440764", "n02123045"]  # not in alphabetical order
 _RNG = np.random.default_rng(0)
 
