@@ -51,6 +51,7 @@ def test_libraries_stay_in_their_rooms(path):
     if own in _PURE:
         barred = ("ml_collections", "absl", "logging", "pathlib", "os", "grain", "tensorboardX")
         assert not [name for name in names if name.split(".")[0] in barred]
+    assert not any(name.split(".")[0] in ("tensorflow", "torch") for name in names)
     assert own == "checkpoint" or not any(name.startswith("orbax") for name in names)
     assert own == "models" or not any(name.startswith("flax.linen") for name in names)
     assert own in ("train", "main") or not any(name.startswith("ml_collections") for name in names)

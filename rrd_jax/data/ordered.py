@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-import pathlib
+import itertools
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -33,7 +33,7 @@ class Examples:
     reading: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
 
 
-class OrderedBuilder(tfds.core.ShardBasedBuilder):
+class OrderedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     """A builder whose splits are Examples.
 
     TFDS's own shuffler needs TensorFlow for splits above a gigabyte, and copies them on disk.
@@ -58,20 +58,29 @@ class OrderedBuilder(tfds.core.ShardBasedBuilder):
         free = shutil.disk_usage(self.data_dir).free
         if free < needed:
             raise errors.InputError(
-                f"{pathlib.Path(self.data_dir_root)} has {free / 1e9:.1f} GB free, but"
+                f"{self.data_dir_root} has {free / 1e9:.1f} GB free, but"
                 f" '{self.name}' needs {needed / 1e9:.1f}: name another folder with --data_dir"
             )
-        return {split: _shards(split, examples) for split, examples in splits.items()}
+        return {split: _shards(self.name, split, examples) for split, examples in splits.items()}
 
 
-def _shards(split: str, examples: Examples) -> list[Callable[[], Iterator]]:
+def _shards(name: str, split: str, examples: Examples) -> list[Callable[[], Iterator]]:
     hasher = hashing.Hasher(split)
     hashes = [hasher.hash_key(key) for key in examples.keys]
     order = sorted(range(len(hashes)), key=hashes.__getitem__)
+    if not order:
+        raise errors.InputError(f"'{name}' has no images for split '{split}'")
+    for i, j in itertools.pairwise(order):
+        if hashes[i] == hashes[j]:
+            raise errors.InputError(
+                f"'{name}' has two images '{examples.keys[i]}' in split '{split}'"
+            )
     number = shard_utils.ShardConfig().get_number_shards(examples.size, len(order))
     bar = tqdm.tqdm(desc=f"writing {split}", total=len(order), unit=" images", disable=None)
 
     def shard(first: int, last: int) -> Iterator[tuple[str | int, dict[str, Any]]]:
+        if first == 0:
+            bar.reset()  # its clock: other splits came first
         with examples.reading():
             # In the order of the source: a disk's head moves one way. TFDS keeps a file's worth of
             # examples in memory in any case.

@@ -19,7 +19,10 @@ from rrd_jax.data import sets
 
 _NAME = flags.DEFINE_string("name", None, f"{', '.join(sets.DATASETS)}, or any set of TFDS.")
 _MANUAL_DIR = flags.DEFINE_string(
-    "manual_dir", "", "Where the source files are. Default: downloads/manual in --data_dir."
+    "manual_dir",
+    "",
+    "Where the source files are. Default: downloads/manual in --data_dir; for"
+    " fashion_mnist, Debian's folder.",
 )
 _DATA_DIR = flags.DEFINE_string(
     "data_dir", "", "Where prepared sets go. Default: TFDS_DATA_DIR or ~/tensorflow_datasets."

@@ -64,8 +64,8 @@ def builder(name: str, data_dir: str, manual_dir: str) -> tfds.core.DatasetBuild
     if found.is_prepared() and "array_record" not in formats:
         raise errors.InputError(
             f"data set '{name}' is prepared under {found.data_dir} as {', '.join(sorted(formats))},"
-            " which is not read at random: remove that folder, or choose another"
-            f" --data_dir, and run `{command(name, found)}`"
+            " which has no random access: remove that folder or choose another data_dir,"
+            f" {_remedy(name, found)}"
         )
     return found
 
@@ -74,12 +74,18 @@ def _expanded(path: str) -> str:
     return str(pathlib.Path(path).expanduser()) if path else ""
 
 
-def command(name: str, found: tfds.core.DatasetBuilder) -> str:
-    """What prepares a set, to be typed into a shell."""
-    words = ["--name=" + name, f"--data_dir={found.data_dir_root}"]
+def _remedy(name: str, found: tfds.core.DatasetBuilder) -> str:
+    """What to do where, to prepare a set."""
+    first = ""
+    if isinstance(found, archived.ArchivedBuilder):
+        files = " and ".join(f"{one.name} ({one.url})" for one in found.ARCHIVES)
+        first = f"put {files} into {found.manual_dir}, then "
+    elif name not in DATASETS:
+        first = "with `pip install -e '.[prepare]'`, "
+    words = [f"--name={name}", f"--data_dir={found.data_dir_root}"]
     if manual := getattr(found, "manual_dir", ""):
         words.append(f"--manual_dir={manual}")
-    return "python -m rrd_jax.data.prepare " + shlex.join(words)
+    return f"{first}run `python -m rrd_jax.data.prepare {shlex.join(words)}`"
 
 
 def prepares_itself(name: str) -> bool:
@@ -89,18 +95,10 @@ def prepares_itself(name: str) -> bool:
 
 def check_prepared(name: str, found: tfds.core.DatasetBuilder) -> None:
     """Raises an InputError that says how to prepare a set which is not."""
-    if found.is_prepared():
-        return
-    files = ""
-    if isinstance(found, archived.ArchivedBuilder):
-        listed = " and ".join(f"{one.name} ({one.url})" for one in found.ARCHIVES)
-        files = f"put {listed} into {found.manual_dir}, then "
-    elif name not in DATASETS:
-        files = "with `pip install -e '.[prepare]'`, "
-    raise errors.InputError(
-        f"data set '{name}' is not prepared under {found.data_dir_root}: {files}run"
-        f" `{command(name, found)}`"
-    )
+    if not found.is_prepared():
+        raise errors.InputError(
+            f"data set '{name}' is not prepared under {found.data_dir_root}: {_remedy(name, found)}"
+        )
 
 
 def prepare(name: str, found: tfds.core.DatasetBuilder, *, verify: bool = True) -> None:
@@ -119,10 +117,15 @@ def prepare(name: str, found: tfds.core.DatasetBuilder, *, verify: bool = True) 
         found.verify = verify
     options = tfds.download.DownloadConfig(manual_dir=getattr(found, "manual_dir", None))
     if name in DATASETS:
-        # TFDS announces downloads that do not happen.
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            found.download_and_prepare(download_config=options, file_format="array_record")
+        try:
+            # TFDS announces downloads that do not happen.
+            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+                warnings.simplefilter("ignore")
+                found.download_and_prepare(download_config=options, file_format="array_record")
+        except (OSError, RuntimeError) as error:  # the latter from ArrayRecord, on a full disk
+            raise errors.InputError(
+                f"data set '{name}' cannot be written to {found.data_dir_root} ({error})"
+            ) from error
         return
     if importlib.util.find_spec("tensorflow") is None:
         raise errors.InputError(

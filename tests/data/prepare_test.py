@@ -15,7 +15,7 @@ from absl.testing import flagsaver
 from tensorflow_datasets.core.utils import shard_utils
 
 from rrd_jax import data, errors
-from rrd_jax.data import archives, feed, folder, prepare, sets
+from rrd_jax.data import archives, feed, folder, ordered, prepare, sets
 from tests.data import published
 
 _MAKERS = {
@@ -324,13 +324,26 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_written(cifar100, r
     assert "0.0 GB free, but 'cifar100' needs" in err
 
 
+def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(cifar100, run, monkeypatch):
+    def fill(self):
+        raise RuntimeError("write() failed: No space left on device")  # as ArrayRecord says it
+
+    monkeypatch.setattr(sets.DATASETS["cifar100"], "_example_writer", fill)
+    code, _, err = run(
+        "--name=cifar100", f"--manual_dir={cifar100}", f"--data_dir={cifar100}/d", "--no_verify"
+    )
+    assert code == 2
+    assert f"cannot be written to {cifar100}/d (write() failed: No space left" in err
+    assert not list((cifar100 / "d" / "cifar100").iterdir())
+
+
 def test_a_set_prepared_as_tfrecord_says_what_to_run(prepared, tmp_path, run):
     shutil.copytree(os.path.join(prepared[0], "cifar100"), tmp_path / "cifar100")
     path = tmp_path / "cifar100" / "3.0.2" / "dataset_info.json"
     info = json.loads(path.read_text())
     info["fileFormat"] = "tfrecord"
     path.write_text(json.dumps(info))
-    message = "as tfrecord, .*run `python -m rrd_jax.data.prepare --name=cifar100 --data_dir="
+    message = "as tfrecord, .*remove that folder .*put cifar-100-b.*run `python -m rrd_jax.data.pr"
     with pytest.raises(errors.InputError, match=message):
         data.load("cifar100", data_dir=str(tmp_path), **_OPTIONS)
     code, _, err = run("--name=cifar100", f"--data_dir={tmp_path}")
@@ -402,6 +415,14 @@ def test_nothing_here_imports_tensorflow(tmp_path):
     command = [sys.executable, "-c", program, *flags, "--no_verify"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "train 15, validation 6" in done.stdout
+
+
+def test_two_files_of_one_name_and_an_empty_split_are_refused():
+    examples = ordered.Examples(["a", "b", "a"], 9, lambda i: {})
+    with pytest.raises(errors.InputError, match="has two images 'a' in split 'train'"):
+        ordered._shards("set", "train", examples)
+    with pytest.raises(errors.InputError, match="has no images for split 'train'"):
+        ordered._shards("set", "train", ordered.Examples([], 0, lambda i: {}))
 
 
 # Folders of the user's own images.
