@@ -10,6 +10,8 @@ import tensorflow_datasets as tfds
 from rrd_jax import errors
 from rrd_jax.data import augment, feed, sets
 
+DATASETS = sets.DATASETS
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -43,7 +45,7 @@ def load(
     """Opens a data set, preparing it first where its source is on the machine.
 
     Args:
-      name: a key of sets.DATASETS, or any TFDS set with a feature that is an image and one that is
+      name: a key of DATASETS, or any TFDS set with a feature that is an image and one that is
         a class.
       data_dir: where TFDS keeps prepared sets; "" for its default.
       manual_dir: where the source files are, of image_folder and fashion_mnist, or whatever a
