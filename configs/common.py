@@ -54,11 +54,13 @@ def get_config(argument: str = "") -> ConfigDict:
     config.objectives = ConfigDict()  # name: {weight, options}; see method() and OBJECTIVES
 
     config.data = data = ConfigDict()
-    data.name = ""  # a TFDS set of labelled images
+    # digits, fashion_mnist, cifar10, cifar100, stl10, tiny_imagenet, imagenet2012, image_folder, or
+    # any TFDS set of labelled images
+    data.name = ""
     data.dir = ""  # where prepared sets are; "" for TFDS_DATA_DIR or ~/tensorflow_datasets
-    data.manual_dir = ""  # where source files of fashion_mnist are; "" for Debian's folder
+    data.manual_dir = ""  # root of image_folder; files of fashion_mnist, "" for Debian's folder
     data.train_split = "train"  # TFDS split expressions, such as train[:90%]
-    data.test_split = "test"
+    data.test_split = "test"  # validation for imagenet2012, tiny_imagenet, a folder with val
     data.image_size = 32  # smaller images are centred on black, larger ones scaled
     data.resize = 256  # random_resized only: short side before the central crop of test images
     data.augment = "crop_flip"  # none, crop_flip (in the step), random_resized (on the host)

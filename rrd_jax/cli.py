@@ -27,8 +27,11 @@ def parse_flags(argv: list[str]) -> list[str]:
     return rest
 
 
-def guard(job: Callable[[], object]) -> None:
-    """Runs a job."""
+def guard(
+    job: Callable[[], object],
+    stopped: str = "stopped; the same command goes on from the last checkpoint",
+) -> None:
+    """Runs a job; `stopped` is what Ctrl-C says."""
     logging.set_verbosity(logging.ERROR)  # libraries narrate below that
     try:
         job()
@@ -37,7 +40,7 @@ def guard(job: Callable[[], object]) -> None:
     except errors.DivergedError as error:
         stop(3, error)
     except KeyboardInterrupt:
-        stop(130, "stopped; the same command goes on from the last checkpoint")
+        stop(130, stopped)
 
 
 def stop(code: int, message: object) -> None:

@@ -88,6 +88,7 @@ class _Ledger:
       model: the student's name.
       num_classes: C.
       image_shape: (H, W, channels).
+      dataset: its version.
       epoch: epochs finished.
       seconds: wall time so far.
       sums: of each logged scalar over the current epoch's steps.
@@ -98,6 +99,7 @@ class _Ledger:
     model: str
     num_classes: int
     image_shape: list[int]
+    dataset: str = ""
     epoch: int = 0
     seconds: float = 0.0
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -229,10 +231,17 @@ class _Run:
     def start(self) -> tuple[state.TrainState, _Ledger]:
         """Where the newest intact checkpoint stands, or the beginning."""
         fresh = self.create(jax.random.key(self.recipe.seed))
+        dataset = self.dataset
         if restored := self.checkpoints.restore(fresh):
-            return restored[0], _Ledger(**restored[1])
-        shape = list(self.dataset.image_shape)
-        return fresh, _Ledger(self.recipe.model, self.dataset.num_classes, shape)
+            ledger = _Ledger(**restored[1])
+            if ledger.dataset not in ("", dataset.version):
+                raise errors.InputError(
+                    f"{self.folder} holds a run on {ledger.dataset}, but the data are now"
+                    f" {dataset.version}: pass another --workdir, or bring those data back"
+                )
+            return restored[0], ledger
+        shape = list(dataset.image_shape)
+        return fresh, _Ledger(self.recipe.model, dataset.num_classes, shape, dataset.version)
 
     def description(self) -> str:
         """What is about to run, in a line."""

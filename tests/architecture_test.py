@@ -54,6 +54,8 @@ def test_libraries_stay_in_their_rooms(path):
     if own in _PURE:
         barred = ("ml_collections", "absl", "logging", "pathlib", "os", "grain", "tensorboardX")
         assert not [name for name in names if name.split(".")[0] in barred]
+    assert "tensorflow" not in names
+    assert own == "weights" or "torch" not in names
     assert own == "checkpoint" or not any(name.startswith("orbax") for name in names)
     assert own == "models" or not any(name.startswith("flax.linen") for name in names)
     assert own in ("train", "evaluate", "main") or not any(

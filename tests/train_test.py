@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import pathlib
@@ -6,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import cv2
 import jax
 import numpy as np
 import pytest
@@ -62,7 +64,40 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_as_an_unbroken_one(
     assert results[-1].top1 == _rows(whole)[-1]["test/top1"]
 
 
-def _run_and_stop(folder, fields, stop_after, monkeypatch):
+@pytest.mark.usefixtures("one_device")
+def test_a_run_on_the_users_own_images_goes_on_only_with_those(tmp_path, data_dir, monkeypatch):
+    images, rng = tmp_path / "images", np.random.default_rng(0)
+    for split, label, i in itertools.product(("train", "val"), ("cat", "dog"), range(8)):
+        path = images / split / label / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), rng.integers(0, 256, (9, 7, 3), np.uint8))
+    fields = {
+        "data.name": "image_folder",
+        "data.manual_dir": str(images),
+        "data.dir": data_dir,
+        "data.mock_examples": 0,
+        "data.test_split": "validation",
+        "data.mean": (0.5, 0.5, 0.5),
+        "data.std": (0.5, 0.5, 0.5),
+    }
+
+    def start(folder):
+        return train.run(_config("smoke,resnet8", **fields), str(folder))
+
+    _run_and_stop(tmp_path / "run", fields, 3, monkeypatch, "smoke,resnet8")
+    cv2.imwrite(
+        str(images / "train" / "cat" / "new.png"), rng.integers(0, 256, (9, 7, 3), np.uint8)
+    )
+    with pytest.raises(
+        errors.InputError, match="holds a run on image_folder/.*are now image_folder"
+    ):
+        start(tmp_path / "run")
+    (images / "train" / "cat" / "new.png").unlink()
+    (result,) = start(tmp_path / "run")
+    assert result.model == "resnet8"
+
+
+def _run_and_stop(folder, fields, stop_after, monkeypatch, argument="smoke,resnet8-resnet8"):
     """Stops a run between two steps, as Ctrl-C does."""
 
     class Stop(BaseException):
@@ -79,7 +114,7 @@ def _run_and_stop(folder, fields, stop_after, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(feed.Resident, "train_batches", batches)
         with pytest.raises(Stop):
-            train.run(_config(**fields), str(folder))
+            train.run(_config(argument, **fields), str(folder))
 
 
 def test_a_killed_process_goes_on(tmp_path, data_dir):

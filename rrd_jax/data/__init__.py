@@ -2,27 +2,15 @@
 
 import contextlib
 import dataclasses
-import difflib
-import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 from rrd_jax import errors
-from rrd_jax.data import augment, builders, feed
+from rrd_jax.data import augment, feed, sets
 
-# Sets with a config or a recipe of their own; any other TFDS set with image and label works too.
-FIRST_CLASS = ("digits", "fashion_mnist", "cifar10", "cifar100", "imagenet2012")
-
-# Builders of ours, which prepare themselves at first use; any other name is looked up in TFDS.
-DATASETS: dict[str, type[tfds.core.DatasetBuilder]] = {
-    "digits": builders.Digits,
-    "fashion_mnist": builders.FashionMNIST,
-}
-
-_MANUAL = {
-    "imagenet2012": "put ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into {manual}, then ",
-}
+DATASETS = sets.DATASETS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +18,14 @@ class Dataset:
     """What training needs of a data set.
 
     Attributes:
+      version: name and version as TFDS writes them; of an image folder a digest of its listing.
       num_classes: C.
       image_shape: (H, W, channels) as the networks see them.
       train: the training split.
       test: the test split.
     """
 
+    version: str
     num_classes: int
     image_shape: tuple[int, int, int]
     train: feed.Resident | feed.Streamed
@@ -54,12 +44,14 @@ def load(
     augmentation: str,
     mock_examples: int = 0,
 ) -> Dataset:
-    """Opens a data set, preparing it first where that needs no network.
+    """Opens a data set, preparing it first where its source is on the machine.
 
     Args:
-      name: a key of DATASETS, or any TFDS set with features `image` and `label`.
+      name: a key of DATASETS, or any TFDS set with a feature that is an image and one that is
+        a class.
       data_dir: where TFDS keeps prepared sets; "" for its default.
-      manual_dir: where a builder of ours finds its source files; "" for its default.
+      manual_dir: where the source files are, of image_folder and fashion_mnist, or whatever a
+        message about a set that is not prepared is to name; "" for the default.
       train_split: a TFDS split expression, such as "train[:10000]".
       test_split: likewise.
       image_size: height and width that the networks see.
@@ -72,72 +64,83 @@ def load(
     """
     mock = tfds.testing.mock_data(num_examples=mock_examples) if mock_examples else None
     with mock or contextlib.nullcontext():
-        builder = _builder(name, data_dir, manual_dir, prepare=not mock)
+        builder = sets.builder(name, data_dir, manual_dir)
+        if not mock:
+            builder = _prepared(name, builder)
         features = builder.info.features
-        _check_features(name, features)
-        channels = features["image"].shape[-1]
+        image, label = _keys(name, builder.info)
+        channels = features[image].shape[-1]
         splits = []
         for split in (train_split, test_split):
             if mock:  # its examples are made while they are read: read them once, here
                 source = list(builder.as_data_source(split.split("[")[0]))
             else:
-                source = _open(builder, name, split)
+                source = _open(builder, name, split, image)
+            if (image, label) != ("image", "label"):
+                source = _Renamed(source, image, label)
+            if source[0]["label"] < 0:
+                raise errors.InputError(f"split '{split}' of data set '{name}' has no labels")
             if augmentation in augment.HOST:
                 splits.append(feed.Streamed(source, image_size, channels, resize))
             else:
                 splits.append(feed.resident(source, image_size, channels))
     return Dataset(
-        features["label"].num_classes, (image_size, image_size, channels), splits[0], splits[1]
+        version=builder.info.full_name,
+        num_classes=features[label].num_classes,
+        image_shape=(image_size, image_size, channels),
+        train=splits[0],
+        test=splits[1],
     )
 
 
-def _check_features(name: str, features: Any) -> None:
-    found = dict(features.items())
-    image, label = found.get("image"), found.get("label")
-    pictures = isinstance(image, tfds.features.Image) and image.shape[-1] in (1, 3)
-    if not pictures or not isinstance(label, tfds.features.ClassLabel):
-        raise errors.InputError(
-            f"data set '{name}' has features {', '.join(features)}; a grey or RGB 'image' and a"
-            " class 'label' are needed"
-        )
+@dataclasses.dataclass(frozen=True)
+class _Renamed:
+    """A source whose image and label have other names."""
+
+    source: Sequence[dict[str, Any]]
+    image: str
+    label: str
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        example = self.source[i]
+        return {"image": example[self.image], "label": example[self.label]}
 
 
-def _builder(name: str, data_dir: str, manual_dir: str, *, prepare: bool) -> Any:
-    options: dict[str, Any] = {"file_format": "array_record"}
-    if data_dir:
-        options["data_dir"] = data_dir
-    if name in DATASETS:
-        builder = DATASETS[name](**options)
-        if prepare and not builder.is_prepared():
-            builder.manual_dir = manual_dir or getattr(builder, "manual_dir", "")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                builder.download_and_prepare()
-        return builder
+def _prepared(name: str, builder: Any) -> Any:
+    if sets.prepares_itself(name) and not builder.is_prepared():
+        sets.prepare(name, builder)
+    sets.check_prepared(name, builder)
+    # Knows no more than the folder: worker processes can be sent what it opens.
+    return tfds.builder_from_directory(builder.data_dir)
+
+
+def _keys(name: str, info: tfds.core.DatasetInfo) -> tuple[str, str]:
+    """The names of the image and the class: image and label, or those that training would use."""
+    features = dict(info.features.items())
+    images = [key for key, feature in features.items() if _is_picture(feature)]
+    labels = [key for key, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+    choices = [("image", "label"), info.supervised_keys]
+    if len(images) == len(labels) == 1:
+        choices.append((images[0], labels[0]))
+    for pair in choices:
+        if pair and len(pair) == 2 and pair[0] in images and pair[1] in labels:
+            return pair
+    raise errors.InputError(
+        f"data set '{name}' has features {', '.join(features)}; a grey or RGB 'image' and a"
+        " class 'label' are needed, or one of each under other names"
+    )
+
+
+def _is_picture(feature: Any) -> bool:
+    return isinstance(feature, tfds.features.Image) and feature.shape[-1] in (1, 3)
+
+
+def _open(builder: Any, name: str, split: str, image: str) -> Any:
     try:
-        builder = tfds.builder(name, **options)
-    except tfds.core.DatasetNotFoundError:
-        every = tfds.list_builders(with_community_datasets=False)
-        close = difflib.get_close_matches(name, [*FIRST_CLASS, *every], n=1)
-        hint = f"did you mean '{close[0]}'? " if close else ""
-        raise errors.InputError(
-            f"unknown data set '{name}'; {hint}known: {', '.join(FIRST_CLASS)} and every TFDS set"
-            " of labelled images"
-        ) from None
-    if prepare and not builder.is_prepared():
-        root = data_dir or tfds.core.constants.DATA_DIR
-        manual = _MANUAL.get(name, "").format(manual=f"{root}/downloads/manual")
-        raise errors.InputError(
-            f"data set '{name}' is not prepared under {root}: {manual}run, where tensorflow is"
-            f" installed, `tfds build {name} --data_dir={root} --file_format=array_record`"
-        )
-    return builder
-
-
-def _open(builder: Any, name: str, split: str) -> Any:
-    try:
-        decoders = {"image": tfds.decode.SkipDecoding()}
-        return builder.as_data_source(split, decoders=decoders)
+        return builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
     except (KeyError, ValueError, NotImplementedError) as error:
         reason, known = str(error).split("\n")[0], ", ".join(builder.info.splits)
         raise errors.InputError(

@@ -96,7 +96,8 @@ class FashionMNIST(tfds.image_classification.FashionMNIST, skip_registration=Tru
         except FileNotFoundError:
             raise errors.InputError(
                 f"{path} is missing: run `apt-get install dataset-fashion-mnist`, or put the four"
-                " original *-ubyte.gz files into a folder and pass --config.data.manual_dir=FOLDER"
+                " original *-ubyte.gz files into a folder and name it with --manual_dir (in a"
+                " config, data.manual_dir)"
             ) from None
         except (EOFError, OSError) as error:
             raise errors.InputError(f"{path} cannot be read ({error}); fetch it again") from error

@@ -1,0 +1,98 @@
+"""Writing a set in the order of TFDS's shuffle, without TensorFlow."""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow_datasets as tfds
+import tqdm
+from tensorflow_datasets.core import hashing
+from tensorflow_datasets.core.utils import shard_utils
+
+from rrd_jax import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Random access to the examples of a split before it is written.
+
+    Attributes:
+      keys: one for each example; they alone decide the order in which examples are written.
+      size: of all examples in bytes, about; it decides the number of files.
+      read: the example at a place in `keys`, ready to be stored: images are encoded.
+      reading: around each file's worth of reading, for what can go wrong.
+    """
+
+    keys: Sequence[str | int]
+    size: int
+    read: Callable[[int], dict[str, Any]]
+    reading: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+
+
+class OrderedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
+    """A builder whose splits are Examples.
+
+    TFDS's own shuffler needs TensorFlow for splits above a gigabyte, and copies them on disk.
+    Here only the keys are sorted, by the same hash, and an example is read when its turn comes.
+
+    Attributes:
+      manual_dir: the folder of the source files.
+      verify: whether these must be the published ones.
+    """
+
+    manual_dir = ""
+    verify = True
+
+    def _examples(self) -> Mapping[str, Examples]:
+        """The splits by name; called once the set is to be written."""
+        raise NotImplementedError
+
+    def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, Sequence[Callable]]:
+        del dl_manager
+        splits = self._examples()
+        needed = sum(examples.size for examples in splits.values())
+        free = shutil.disk_usage(self.data_dir).free
+        if free < needed:
+            raise errors.InputError(
+                f"{self.data_dir_root} has {free / 1e9:.1f} GB free, but"
+                f" '{self.name}' needs {needed / 1e9:.1f}: name another folder with --data_dir"
+            )
+        return {split: _shards(self.name, split, examples) for split, examples in splits.items()}
+
+
+def _shards(name: str, split: str, examples: Examples) -> list[Callable[[], Iterator]]:
+    hasher = hashing.Hasher(split)
+    hashes = [hasher.hash_key(key) for key in examples.keys]
+    order = sorted(range(len(hashes)), key=hashes.__getitem__)
+    if not order:
+        raise errors.InputError(f"'{name}' has no images for split '{split}'")
+    for i, j in itertools.pairwise(order):
+        if hashes[i] == hashes[j]:
+            raise errors.InputError(
+                f"'{name}' has two images '{examples.keys[i]}' in split '{split}'"
+            )
+    number = shard_utils.ShardConfig().get_number_shards(examples.size, len(order))
+    bar = tqdm.tqdm(desc=f"writing {split}", total=len(order), unit=" images", disable=None)
+
+    def shard(first: int, last: int) -> Iterator[tuple[str | int, dict[str, Any]]]:
+        if first == 0:
+            bar.reset()  # its clock: other splits came first
+        with examples.reading():
+            # In the order of the source: a disk's head moves one way. TFDS keeps a file's worth of
+            # examples in memory in any case.
+            ready = {}
+            for i in sorted(order[first:last]):
+                ready[i] = examples.read(i)
+                bar.update()
+        for i in order[first:last]:
+            yield examples.keys[i], ready[i]
+        if last == len(order):
+            bar.close()
+
+    ends = shard_utils.get_shard_boundaries(len(order), number)
+    starts = [0, *ends[:-1]]
+    return [functools.partial(shard, *ends) for ends in zip(starts, ends, strict=True)]

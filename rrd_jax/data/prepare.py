@@ -1,0 +1,72 @@
+"""Writes a data set as ArrayRecord, once, from what its authors publish.
+
+    python -m rrd_jax.data.prepare --name=cifar100 --manual_dir=FOLDER
+
+FOLDER holds the archives as they are published; which ones, the error says when one is missing. For
+image_folder it is the root of the images. A set that is not ours is left to TFDS, with TensorFlow,
+and then downloaded if it is not in FOLDER. The exit code is 0 when the set is prepared, 1 for a bad
+flag, 2 for bad input, 130 after Ctrl-C.
+"""
+
+import pathlib
+import signal
+import sys
+
+from absl import app, flags
+
+from rrd_jax import cli
+from rrd_jax.data import sets
+
+_NAME = flags.DEFINE_string("name", None, f"{', '.join(sets.DATASETS)}, or any set of TFDS.")
+_MANUAL_DIR = flags.DEFINE_string(
+    "manual_dir",
+    "",
+    "Where the source files are. Default: downloads/manual in --data_dir; for"
+    " fashion_mnist, Debian's folder.",
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", "", "Where prepared sets go. Default: TFDS_DATA_DIR or ~/tensorflow_datasets."
+)
+_NO_VERIFY = flags.DEFINE_bool(
+    "no_verify", False, "Take archives whose checksum is not the published one."
+)
+
+
+def main(argv: list[str]) -> None:
+    """Prepares the set."""
+    del argv
+    if not _NAME.value:
+        cli.stop(1, f"--name is missing; known: {', '.join(sets.DATASETS)} and every set of TFDS")
+    # A scheduler's SIGTERM, too, removes what is half written.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    cli.guard(
+        lambda: _prepare(
+            _NAME.value, _DATA_DIR.value, _MANUAL_DIR.value, verify=not _NO_VERIFY.value
+        ),
+        stopped="stopped; nothing is prepared, the same command starts anew",
+    )
+
+
+def _prepare(name: str, data_dir: str, manual_dir: str, *, verify: bool) -> None:
+    builder = sets.builder(name, data_dir, manual_dir)
+    if builder.is_prepared():
+        print(f"{name} is prepared under {builder.data_dir} already")
+        return
+    folder = pathlib.Path(builder.data_dir)
+    for left in sorted(folder.parent.glob(f"incomplete.*_{folder.name}")):
+        _say(f"note: {left} is left of a preparation that was killed; remove it")
+    if not verify:
+        _say("warning: archives are taken as they are, --no_verify is set")
+    sets.prepare(name, builder, verify=verify)
+    counts = ", ".join(
+        f"{split} {info.num_examples}" for split, info in builder.info.splits.items()
+    )
+    print(f"{name} is prepared under {builder.data_dir}: {counts}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=cli.parse_flags)

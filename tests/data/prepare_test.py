@@ -1,0 +1,575 @@
+import gzip
+import json
+import os
+import pathlib
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from absl.testing import flagsaver
+from tensorflow_datasets.core.utils import shard_utils
+
+from rrd_jax import data, errors
+from rrd_jax.data import archives, feed, folder, ordered, prepare, sets
+from tests.data import published
+
+_MAKERS = {
+    "cifar10": published.cifar10,
+    "cifar100": published.cifar100,
+    "stl10": published.stl10,
+    "imagenet2012": published.imagenet,
+    "tiny_imagenet": published.tiny_imagenet,
+}
+_OPTIONS = {"image_size": 16, "resize": 18, "augmentation": "none"}
+_STREAMED = _OPTIONS | {"augmentation": "random_resized"}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """(folder of prepared sets, {name: what its archive holds})."""
+    root = tmp_path_factory.mktemp("prepared")
+    wanted = {}
+    for name, make in _MAKERS.items():
+        (root / name).mkdir()
+        wanted[name] = make(root / name)
+        sets.prepare(name, sets.builder(name, str(root), str(root / name)), verify=False)
+    return str(root), wanted
+
+
+@pytest.fixture
+def cifar100(tmp_path):
+    """A folder with an archive of CIFAR-100 whose checksum is another one than the published."""
+    published.cifar100(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command with flags; returns exit code, stdout, stderr."""
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+
+    def call(*flags):
+        with flagsaver.flagsaver():
+            try:
+                prepare.main(prepare._parse_flags(["prepare", *flags]))
+                code = 0
+            except SystemExit as stop:
+                code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def _read(prepared, name, split):
+    """All examples, by the plain builder of TFDS."""
+    root, wanted = prepared
+    builder = tfds.builder(name, data_dir=root, file_format="array_record")
+    return builder, list(builder.as_data_source(split)), wanted[name]
+
+
+def test_cifar10_is_read_by_the_plain_builder(prepared):
+    builder, train, wanted = _read(prepared, "cifar10", "train")
+    examples = train + list(builder.as_data_source("test"))
+    assert {e["id"].decode() for e in examples} == set(wanted)
+    for example in examples:
+        image, label = wanted[example["id"].decode()]
+        np.testing.assert_array_equal(example["image"], image)
+        assert example["label"] == label
+    assert builder.info.features["label"].names == published.CIFAR10_NAMES
+
+
+def test_cifar100_is_read_by_the_plain_builder_with_both_labels(prepared):
+    builder, train, wanted = _read(prepared, "cifar100", "train")
+    examples = train + list(builder.as_data_source("test"))
+    assert {e["id"].decode() for e in examples} == set(wanted)
+    for example in examples:
+        image, fine, coarse = wanted[example["id"].decode()]
+        np.testing.assert_array_equal(example["image"], image)
+        assert (example["label"], example["coarse_label"]) == (fine, coarse)
+    assert builder.info.features["label"].names[7] == "fine_07"
+    assert builder.info.features["coarse_label"].names[7] == "coarse_07"
+
+
+def test_the_order_is_that_of_tfds_own_shuffle(prepared):
+    # Seen on a machine with TensorFlow: the stock builders of cifar10, cifar100, stl10 and
+    # imagenet2012 write these archives into the same records, in the same order.
+    class Stock(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = "stock"
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = tfds.features.FeaturesDict({"number": np.int32})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": ((i, {"number": i}) for i in range(30))}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+    stock = Stock(data_dir=prepared[0])
+    stock.download_and_prepare(file_format="array_record")
+    order = [int(example["number"]) for example in stock.as_data_source("train")]
+    _, train, _ = _read(prepared, "cifar100", "train")
+    assert [int(example["id"][-5:]) for example in train] == order
+
+
+@pytest.mark.parametrize("split", ["train", "test", "unlabelled"])
+def test_stl10_is_read_by_the_plain_builder(prepared, split):
+    builder, examples, wanted = _read(prepared, "stl10", split)
+    images, labels = wanted[split]
+    found = sorted((e["image"].tobytes(), int(e["label"])) for e in examples)
+    assert found == sorted(zip(map(bytes, images), labels.tolist(), strict=True))
+    assert builder.info.features["label"].names == published.STL10_NAMES
+
+
+def test_imagenet_is_read_by_the_plain_builder(prepared):
+    builder, examples, wanted = _read(prepared, "imagenet2012", "train")
+    int2str = builder.info.features["label"].int2str
+    assert {e["file_name"].decode() for e in examples} == set(wanted["train"])
+    for example in examples:
+        name = example["file_name"].decode()
+        assert int2str(example["label"]) == name.split("_")[0]
+        if not name.endswith(("_1.JPEG", "_2.JPEG")):  # grey and CMYK
+            np.testing.assert_array_equal(example["image"], published.pixels(wanted["train"][name]))
+
+
+def test_imagenet_validation_has_the_labels_of_the_list_of_tfds(prepared):
+    builder, examples, wanted = _read(prepared, "imagenet2012", "validation")
+    listed = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
+    labels = dict(zip(sorted(wanted["validation"]), listed.read_text().split(), strict=False))
+    int2str = builder.info.features["label"].int2str
+    assert {e["file_name"].decode(): int2str(e["label"]) for e in examples} == labels
+
+
+def test_imagenet_files_are_kept_and_decoded_as_rgb(prepared):
+    root, wanted = prepared
+    imagenet = data.load("imagenet2012", data_dir=root, test_split="validation", **_STREAMED)
+    kept = {e["file_name"].decode(): e["image"] for e in imagenet.train.source}
+    assert kept == wanted["imagenet2012"]["train"]
+    assert {feed.decode(image, 3).shape for image in kept.values()} == {(30, 40, 3)}
+    batch = next(iter(imagenet.train.train_batches(15, 0, 0, 1)))
+    assert batch["image"].shape == (15, 16, 16, 3)
+
+
+def test_tiny_imagenet_keeps_files_and_takes_validation_labels_from_the_annotations(prepared):
+    root, wanted = prepared
+    tiny = data.load("tiny_imagenet", data_dir=root, test_split="validation", **_STREAMED)
+    assert tiny.num_classes == 200
+    builder = tfds.builder("tiny_imagenet", data_dir=root)
+    names = builder.info.features["label"].names
+    assert names == sorted(names)
+    for split, part in (("train", tiny.train), ("validation", tiny.test)):
+        found = {e["file_name"].decode(): (e["image"], names[e["label"]]) for e in part.source}
+        assert found == wanted["tiny_imagenet"][split]
+
+
+@pytest.mark.parametrize("name", [*_MAKERS, "image_folder"])
+def test_a_validation_split_is_carved_from_train(prepared, tree, name):
+    found = data.load(
+        name,
+        data_dir=prepared[0],
+        manual_dir=str(tree) if name == "image_folder" else "",
+        train_split="train[:70%]",
+        test_split="train[70%:]",
+        **_STREAMED,
+    )
+    whole = data.load(
+        name,
+        data_dir=prepared[0],
+        manual_dir=str(tree) if name == "image_folder" else "",
+        test_split="train[:1]",
+        **_STREAMED,
+    )
+    parts = [e["image"] for part in (found.train, found.test) for e in part.source]
+    assert abs(len(found.test) - 0.3 * len(parts)) <= 0.5
+    assert parts == [e["image"] for e in whole.train.source]
+
+
+def test_a_large_split_lies_in_several_files_in_one_order(prepared, tmp_path, monkeypatch):
+    root, _ = prepared
+    monkeypatch.setattr(shard_utils.ShardConfig, "min_shard_size", 2000)
+    manual = os.path.join(root, "imagenet2012")
+    sets.prepare("imagenet2012", sets.builder("imagenet2012", str(tmp_path), manual), verify=False)
+    many = tfds.builder("imagenet2012", data_dir=str(tmp_path))
+    assert many.info.splits["train"].num_shards > 2
+    found = [e["file_name"] for e in many.as_data_source("train")]
+    assert found == [e["file_name"] for e in _read(prepared, "imagenet2012", "train")[1]]
+
+
+# What goes wrong.
+
+
+def test_a_missing_archive_names_file_address_and_folder(run, tmp_path):
+    code, _, err = run("--name=cifar100", f"--manual_dir={tmp_path}", f"--data_dir={tmp_path}/d")
+    assert code == 2
+    assert err.startswith(f"error: {tmp_path}/cifar-100-binary.tar.gz is missing: put cifar-100-b")
+    assert "(https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz) into" in err
+    assert err.count("\n") == 1
+
+
+def test_an_archive_of_another_size_or_checksum_is_refused(run, cifar100, monkeypatch):
+    flags = ("--name=cifar100", f"--manual_dir={cifar100}", f"--data_dir={cifar100}/d")
+    code, _, err = run(*flags)
+    assert code == 2
+    assert "bytes, not 168513733, so it is cut off or not the published file" in err
+    path = cifar100 / "cifar-100-binary.tar.gz"
+    same_size = archives.Archive(path.name, "http://x", path.stat().st_size, "md5", "0" * 32)
+    monkeypatch.setattr(sets.DATASETS["cifar100"], "ARCHIVES", (same_size,))
+    code, _, err = run(*flags)
+    assert code == 2
+    assert f"not {'0' * 32}, so it is cut off or not the published file: fetch it again" in err
+    assert not (cifar100 / "d" / "cifar100" / "3.0.2").exists()
+    code, out, err = run(*flags, "--no_verify")
+    assert code == 0
+    assert "warning" in err
+    assert "train 30, test 10" in out
+
+
+def test_the_published_checksum_is_accepted(run, cifar100, monkeypatch):
+    path = cifar100 / "cifar-100-binary.tar.gz"
+    digest = archives._digest(path, "sha256")
+    right = archives.Archive(path.name, "http://x", path.stat().st_size, "sha256", digest)
+    monkeypatch.setattr(sets.DATASETS["cifar100"], "ARCHIVES", (right,))
+    flags = ("--name=cifar100", f"--manual_dir={cifar100}", f"--data_dir={cifar100}/d")
+    assert run(*flags)[0] == 0
+    assert "already" in run(*flags)[1]
+
+
+def test_checksums_are_those_that_tfds_registers():
+    wanted = {
+        "cifar10": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+        "cifar100": "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+        "stl10": "f31fd99273a1acb8609c8db427cebb1de3f71de77758cdc0e22956e1289b9866",
+    }
+    for name, digest in wanted.items():
+        (archive,) = sets.DATASETS[name].ARCHIVES
+        assert (archive.algorithm, archive.digest) == ("sha256", digest)
+        assert archive.url.endswith(archive.name)
+
+
+@pytest.mark.parametrize("name", list(_MAKERS))
+def test_a_truncated_archive_is_one_line_and_leaves_nothing(name, run, tmp_path):
+    _MAKERS[name](tmp_path)
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    code, _, err = run(
+        f"--name={name}", f"--manual_dir={tmp_path}", f"--data_dir={tmp_path}/d", "--no_verify"
+    )
+    assert code == 2
+    assert "cannot be read" in err
+    assert "fetch it again from http" in err
+    assert err.count("\n") == 2  # the warning, the error
+    assert not list((tmp_path / "d" / name).glob("*"))
+    with pytest.raises(errors.InputError, match="is not prepared"):
+        data.load(name, data_dir=f"{tmp_path}/d", **_STREAMED)
+
+
+def test_an_archive_without_a_file_that_belongs_there_is_one_line(run, tmp_path):
+    published._tar(tmp_path / "cifar-10-binary.tar.gz", "cifar-10-batches-bin", {"x": b"y"})
+    flags = ("--name=cifar10", f"--manual_dir={tmp_path}", f"--data_dir={tmp_path}/d")
+    code, _, err = run(*flags, "--no_verify")
+    assert code == 2
+    assert "cifar-10-binary.tar.gz cannot be read ('batches.meta.txt')" in err
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(gzip.compress(b"no tar"))
+    code, _, err = run(*flags, "--no_verify")
+    assert code == 2
+    assert "cifar-10-binary.tar.gz cannot be read" in err
+
+
+def test_a_killed_preparation_leaves_nothing_that_looks_prepared(cifar100, run):
+    program = (
+        "import os\n"
+        "from rrd_jax.data import archived, sets\n"
+        "archived._png = lambda image: os._exit(9)\n"
+        f"builder = sets.builder('cifar100', '{cifar100}/d', '{cifar100}')\n"
+        "sets.prepare('cifar100', builder, verify=False)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 9
+    with pytest.raises(errors.InputError, match="is not prepared"):
+        data.load("cifar100", data_dir=f"{cifar100}/d", **_OPTIONS)
+    code, out, err = run(
+        "--name=cifar100", f"--manual_dir={cifar100}", f"--data_dir={cifar100}/d", "--no_verify"
+    )
+    assert code == 0
+    assert "left of a preparation that was killed; remove it" in err
+    assert "train 30" in out
+
+
+def test_ctrl_c_is_one_line_and_removes_what_is_half_written(cifar100, run, monkeypatch):
+    def interrupt(image):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rrd_jax.data.archived._png", interrupt)
+    code, _, err = run(
+        "--name=cifar100", f"--manual_dir={cifar100}", f"--data_dir={cifar100}/d", "--no_verify"
+    )
+    assert code == 130
+    assert "nothing is prepared" in err
+    assert not list((cifar100 / "d" / "cifar100").iterdir())
+
+
+def test_a_disk_that_is_too_small_is_said_before_anything_is_written(cifar100, run, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 8, 1))
+    code, _, err = run(
+        "--name=cifar100", f"--manual_dir={cifar100}", f"--data_dir={cifar100}/d", "--no_verify"
+    )
+    assert code == 2
+    assert "0.0 GB free, but 'cifar100' needs" in err
+
+
+def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(cifar100, run, monkeypatch):
+    def fill(self):
+        raise RuntimeError("write() failed: No space left on device")  # as ArrayRecord says it
+
+    monkeypatch.setattr(sets.DATASETS["cifar100"], "_example_writer", fill)
+    code, _, err = run(
+        "--name=cifar100", f"--manual_dir={cifar100}", f"--data_dir={cifar100}/d", "--no_verify"
+    )
+    assert code == 2
+    assert f"cannot be written to {cifar100}/d (write() failed: No space left" in err
+    assert not list((cifar100 / "d" / "cifar100").iterdir())
+
+
+def test_a_set_prepared_as_tfrecord_says_what_to_run(prepared, tmp_path, run):
+    shutil.copytree(os.path.join(prepared[0], "cifar100"), tmp_path / "cifar100")
+    path = tmp_path / "cifar100" / "3.0.2" / "dataset_info.json"
+    info = json.loads(path.read_text())
+    info["fileFormat"] = "tfrecord"
+    path.write_text(json.dumps(info))
+    message = "as tfrecord, .*remove that folder .*put cifar-100-b.*run `python -m rrd_jax.data.pr"
+    with pytest.raises(errors.InputError, match=message):
+        data.load("cifar100", data_dir=str(tmp_path), **_OPTIONS)
+    code, _, err = run("--name=cifar100", f"--data_dir={tmp_path}")
+    assert code == 2
+    assert "as tfrecord" in err
+
+
+@pytest.mark.parametrize("name", ["svhn_cropped", "emnist/letters"])
+def test_a_set_of_tfds_alone_needs_tensorflow_and_says_so(name, run, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, _, err = run(f"--name={name}", f"--data_dir={tmp_path}")
+    assert code == 2
+    assert err.startswith(f"error: TFDS prepares '{name}' with TensorFlow, which is not installed")
+    assert "pip install -e '.[prepare]'" in err
+
+
+def test_what_tfds_own_builder_runs_into_is_one_line(run, tmp_path, monkeypatch):
+    def fail(self, **options):
+        raise AssertionError("Manual directory is empty.\n  Put files there.")
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr(tfds.image_classification.MNIST, "download_and_prepare", fail)
+    code, _, err = run("--name=mnist", f"--data_dir={tmp_path}")
+    assert code == 2
+    assert "'mnist' (AssertionError: Manual directory is empty. Put files there.)" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        ((), 1, "--name is missing; known: digits, fashion_mnist, cifar10"),
+        (("--nmae=x",), 1, "Unknown command line flag 'nmae'"),
+        (("--name=digits", "x"), 1, "unexpected argument 'x'"),
+        (("--name=cifar1000",), 2, "unknown data set 'cifar1000'; did you mean 'cifar100'?"),
+        (("--name=emnist/x",), 2, "'emnist/x' cannot be opened"),
+    ],
+)
+def test_bad_flags_and_names_are_one_line(run, flags, code, message):
+    found, _, err = run(*flags)
+    assert found == code
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_split_without_labels_is_refused(prepared):
+    with pytest.raises(errors.InputError, match="split 'unlabelled' .* has no labels"):
+        data.load("stl10", data_dir=prepared[0], train_split="unlabelled", **_STREAMED)
+
+
+def test_image_and_class_may_have_other_names():
+    norb = data.load("smallnorb", mock_examples=3, **_OPTIONS)  # two images, five labels
+    assert (norb.num_classes, norb.image_shape) == (5, (16, 16, 1))
+    assert len(norb.train) == 3
+
+
+def test_nothing_here_imports_tensorflow(tmp_path):
+    published.imagenet(tmp_path)
+    program = (
+        "import sys\n"
+        "from rrd_jax import data\n"
+        "from rrd_jax.data import prepare\n"
+        "prepare.main(prepare._parse_flags(sys.argv))\n"
+        "size = {'image_size': 8, 'resize': 8, 'data_dir': sys.argv[3].split('=')[1]}\n"
+        "data.load('imagenet2012', test_split='train', augmentation='random_resized', **size)\n"
+        "data.load('digits', augmentation='none', **size)\n"
+        "assert 'tensorflow' not in sys.modules\n"
+    )
+    flags = ["--name=imagenet2012", f"--manual_dir={tmp_path}", f"--data_dir={tmp_path}/d"]
+    command = [sys.executable, "-c", program, *flags, "--no_verify"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "train 15, validation 6" in done.stdout
+
+
+def test_two_files_of_one_name_and_an_empty_split_are_refused():
+    examples = ordered.Examples(["a", "b", "a"], 9, lambda i: {})
+    with pytest.raises(errors.InputError, match="has two images 'a' in split 'train'"):
+        ordered._shards("set", "train", examples)
+    with pytest.raises(errors.InputError, match="has no images for split 'train'"):
+        ordered._shards("set", "train", ordered.Examples([], 0, lambda i: {}))
+
+
+# Folders of the user's own images.
+
+
+@pytest.fixture
+def tree(tmp_path):
+    root = tmp_path / "tree"
+    for label in ("cat", "dog", "emu"):
+        for i in range(40):
+            _image(root / label / f"{i}.jpg")
+    return root
+
+
+def _image(path, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(published.jpeg((12, 10), **options))
+
+
+def _names(split):
+    return [example["file_name"].decode() for example in split.source]
+
+
+def _folder(tree, **options):
+    return data.load(
+        "image_folder",
+        manual_dir=str(tree),
+        data_dir=str(tree.parent / "d"),
+        **(_STREAMED | options),
+    )
+
+
+def test_an_image_folder_keeps_bytes_and_names_classes_by_folder(tree):
+    (tree / "cat" / "notes.txt").write_text("no image")
+    (tree / ".thumbnails").mkdir()
+    _image(tree / "dog" / "more" / "grey.JPG", mode="L")
+    found = _folder(tree)
+    assert found.num_classes == 3
+    assert len(found.train) + len(found.test) == 121
+    for part in (found.train, found.test):
+        for example in part.source:
+            name = example["file_name"].decode()
+            assert example["image"] == (tree / name).read_bytes()
+            assert ["cat", "dog", "emu"][example["label"]] == name.split("/")[0]
+    resident = _folder(tree, augmentation="crop_flip")
+    assert resident.train.images.shape == (len(found.train), 16, 16, 3)
+
+
+def test_without_split_folders_a_tenth_is_for_testing_and_added_files_move_no_other(tree):
+    before = _folder(tree)
+    assert 4 <= len(before.test) <= 24
+    for i in range(10):
+        _image(tree / "cat" / f"added{i}.jpg")
+    after = _folder(tree)
+    assert len(after.train) + len(after.test) == 130
+    for old, new in ((before.train, after.train), (before.test, after.test)):
+        kept = [name for name in _names(new) if "added" not in name]
+        assert kept == _names(old)
+
+
+def test_a_changed_file_is_prepared_anew(tree):
+    _folder(tree)
+    path = tree / "cat" / "0.jpg"
+    _image(path)
+    os.utime(path, ns=(1, 1))
+    found = _folder(tree)
+    images = {e["file_name"]: e["image"] for part in (found.train, found.test) for e in part.source}
+    assert images[b"cat/0.jpg"] == path.read_bytes()
+
+
+@pytest.mark.parametrize(("name", "split"), [("val", "validation"), ("test", "test")])
+def test_split_folders_are_the_splits(tree, name, split):
+    root = tree.parent / "split"
+    shutil.move(tree, root / "train")
+    _image(root / name / "dog" / "x.png")
+    found = _folder(root, test_split=split)
+    assert len(found.train) == 120
+    assert _names(found.test) == ["dog/x.png"]
+    assert [e["label"] for e in found.test.source] == [1]
+
+
+def test_what_opens_a_folder_can_be_sent_to_another_process(tree):
+    source = _folder(tree).train.source
+    assert _names(feed.Streamed(pickle.loads(pickle.dumps(source)), 16, 3, 18)) == [
+        example["file_name"].decode() for example in source
+    ]
+
+
+def test_the_command_prepares_a_folder(tree, run):
+    flags = ("--name=image_folder", f"--manual_dir={tree}", f"--data_dir={tree.parent}/d")
+    code, out, _ = run(*flags)
+    assert code == 0
+    assert "train 1" in out
+    assert "already" in run(*flags)[1]
+
+
+def _break_missing(root):
+    shutil.rmtree(root)
+
+
+def _break_empty(root):
+    shutil.rmtree(root)
+    root.mkdir()
+
+
+def _break_two_validations(root):
+    for name in ("train", "val", "validation"):
+        _image(root / name / "cat" / "x.jpg")
+
+
+def _break_no_train(root):
+    _image(root / "test" / "cat" / "x.jpg")
+
+
+def _break_other_class(root):
+    _image(root / "train" / "cat" / "x.jpg")
+    _image(root / "test" / "dog" / "x.jpg")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_break_missing, "does not exist: name the folder that holds a folder of images for each"),
+        (_break_empty, "has no images for split 'train': it needs CLASS/FILE with .jpg, .jpeg"),
+        (_break_two_validations, "has train, val, validation: it takes train, and beside it"),
+        (_break_no_train, "has test: it takes train, and beside it"),
+        (_break_other_class, "has class 'dog' in split 'test', but no training image of it"),
+    ],
+)
+def test_a_folder_in_another_layout_says_which_one_is_needed(tree, change, message):
+    change(tree)
+    with pytest.raises(errors.InputError, match=message):
+        _folder(tree)
+
+
+def test_an_image_folder_without_a_root_is_refused():
+    with pytest.raises(errors.InputError, match="image folder '' does not exist"):
+        data.load("image_folder", **_STREAMED)
+
+
+def test_file_names_need_not_be_utf8(tree):
+    path = pathlib.Path(os.fsdecode(os.fsencode(tree / "cat") + b"/\xff.jpg"))
+    _image(path)
+    assert sum(map(len, (_folder(tree).train, _folder(tree).test))) == 121
+
+
+def test_the_fraction_for_testing_is_what_the_docstring_says():
+    files = [folder.File("a", f"a/{i}.jpg", "", 0, 0) for i in range(5000)]
+    parts = folder._divided(files)
+    assert abs(len(parts["test"]) / 5000 - folder.TEST_FRACTION) < 0.02
