@@ -120,6 +120,8 @@ def prepare(config: ml_collections.ConfigDict) -> Setting:
         image_size=chosen.image_size,
         resize=chosen.resize,
         augmentation=chosen.augment,
+        feeding=chosen.feed,
+        workers=chosen.workers,
         mock_examples=chosen.mock_examples,
     )
     if config.train.batch_size > len(dataset.train):

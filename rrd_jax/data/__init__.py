@@ -12,6 +12,8 @@ from rrd_jax.data import augment, feed, sets
 
 DATASETS = sets.DATASETS
 
+_RESIDENT_BYTES = 4e9
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -42,6 +44,8 @@ def load(
     image_size: int,
     resize: int,
     augmentation: str,
+    feeding: str = "auto",
+    workers: int = 0,
     mock_examples: int = 0,
 ) -> Dataset:
     """Opens a data set, preparing it first where its source is on the machine.
@@ -56,12 +60,24 @@ def load(
       test_split: likewise.
       image_size: height and width that the networks see.
       resize: short side before the central crop at test time, for streamed sets.
-      augmentation: the kind; those on the host stream, the others keep the set in memory.
+      augmentation: the kind; for those on the host images must be streamed.
+      feeding: "resident" to decode the splits into memory, "streamed" to decode images as they are
+        used, "auto" to stream what does not fit into 4 GB.
+      workers: processes that decode streamed images; 0 for threads.
       mock_examples: above 0, that many random examples a split stand in for the data.
 
     Raises:
       InputError: unknown name or split, or a set that is not prepared, with what to do.
     """
+    errors.lookup("feed", feeding, dict.fromkeys(("auto", "resident", "streamed")))
+    if workers < 0:
+        raise errors.InputError(f"data.workers is {workers}, but must be 0 or above")
+    on_host = augmentation in augment.HOST
+    if feeding == "resident" and on_host:
+        raise errors.InputError(
+            f"data.feed is resident, but data.augment '{augmentation}' cuts images of any size:"
+            " stream them, or choose crop_flip"
+        )
     mock = tfds.testing.mock_data(num_examples=mock_examples) if mock_examples else None
     with mock or contextlib.nullcontext():
         builder = sets.builder(name, data_dir, manual_dir)
@@ -70,7 +86,7 @@ def load(
         features = builder.info.features
         image, label = _keys(name, builder.info)
         channels = features[image].shape[-1]
-        splits = []
+        sources = []
         for split in (train_split, test_split):
             if mock:  # its examples are made while they are read: read them once, here
                 source = list(builder.as_data_source(split.split("[")[0]))
@@ -80,10 +96,13 @@ def load(
                 source = _Renamed(source, image, label)
             if source[0]["label"] < 0:
                 raise errors.InputError(f"split '{split}' of data set '{name}' has no labels")
-            if augmentation in augment.HOST:
-                splits.append(feed.Streamed(source, image_size, channels, resize))
-            else:
-                splits.append(feed.resident(source, image_size, channels))
+            sources.append(source)
+    size = sum(map(len, sources)) * image_size**2 * channels
+    if on_host or feeding == "streamed" or (feeding == "auto" and size > _RESIDENT_BYTES):
+        central = resize if on_host else None
+        splits = [feed.Streamed(s, image_size, channels, central, workers) for s in sources]
+    else:
+        splits = [feed.resident(source, image_size, channels) for source in sources]
     return Dataset(
         version=builder.info.full_name,
         num_classes=features[label].num_classes,

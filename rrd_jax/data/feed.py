@@ -6,7 +6,8 @@ permutation drawn from (seed, e), and its last partial batch is dropped.
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
@@ -35,10 +36,21 @@ class Resident:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def train_batches(self, batch_size: int, seed: int, start: int, stop: int) -> Iterator:
-        """Batches of the steps start..stop-1: `image`, `label`, and `index` in the split."""
+    def train_batches(
+        self, batch_size: int, seed: int, start: int, stop: int, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[HostBatch]:
+        """Batches of the steps start..stop-1: `image`, `label`, and `index` in the split.
+
+        Args:
+          batch_size: images a step, over all processes.
+          seed: of the order.
+          start: the first step.
+          stop: the step after the last.
+          part: (i, n) for what process i of n feeds: its share of each batch.
+        """
+        places = _places(batch_size, part)
         for step in range(start, stop):
-            index = order(seed, step, batch_size, len(self))
+            index = order(seed, step, batch_size, len(self))[places.start : places.stop]
             yield {
                 "image": self.images[index],
                 "label": self.labels[index],
@@ -58,54 +70,90 @@ class Streamed:
 
     Attributes:
       source: random access to examples with `image` (encoded or array) and `label`.
-      size: height and width after cropping.
+      size: height and width that the networks see.
       channels: 1 or 3; images stored otherwise are converted.
-      resize: short side before the central crop at test time.
-      threads: that read and decode.
+      resize: short side before the central crop at test time, with random-resized crops for
+        training; None to fit images as Resident does, for a crop in the step.
+      workers: processes that decode; 0 for threads of this one.
+      threads: that decode where there are no workers.
     """
 
     source: Any
     size: int
     channels: int
-    resize: int
+    resize: int | None = None
+    workers: int = 0
     threads: int = 16
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def train_batches(self, batch_size: int, seed: int, start: int, stop: int) -> Iterator:
-        """As Resident's, with a random-resized crop and flip drawn from (seed, epoch, index)."""
-        steps_per_epoch = len(self) // batch_size
+    def train_batches(
+        self, batch_size: int, seed: int, start: int, stop: int, part: tuple[int, int] = (0, 1)
+    ) -> Iterator[HostBatch]:
+        """As Resident's; random-resized crops and flips are drawn from (seed, epoch, index)."""
+        places = _places(batch_size, part)
 
         def load(position: int) -> HostBatch:
-            step, place = divmod(position, batch_size)
-            index = order(seed, step, batch_size, len(self))[place]
-            example = self.source[int(index)]
-            rng = np.random.default_rng((seed, step // steps_per_epoch, int(index)))
-            image = decode(example["image"], self.channels)
-            image = augment.random_resized_crop(rng, image, self.size)
+            step, place = divmod(int(position), len(places))
+            index = int(order(seed, step, batch_size, len(self))[places[place]])
+            epoch = step // (len(self) // batch_size)
+            example = self.source[index]
+            image = self._decode(example, index)
+            if self.resize:
+                rng = np.random.default_rng((seed, epoch, index))
+                image = augment.random_resized_crop(rng, image, self.size)
+            else:
+                image = augment.fit(image, self.size)
             return {"image": image, "label": _label(example), "index": np.int32(index)}
 
-        positions = grain.MapDataset.range(start * batch_size, stop * batch_size)
-        return self._read(positions.map(load), batch_size)
+        return self._read(load, start * len(places), stop * len(places), len(places))
 
     def test_batches(self, batch_size: int) -> Iterator[HostBatch]:
         """All examples in order, scaled and cropped; the last batch may be smaller."""
 
         def load(index: int) -> HostBatch:
             example = self.source[int(index)]
-            image = decode(example["image"], self.channels)
-            image = augment.center_crop(image, self.size, self.resize)
+            image = self._decode(example, int(index))
+            if self.resize:
+                image = augment.center_crop(image, self.size, self.resize)
+            else:
+                image = augment.fit(image, self.size)
             return {"image": image, "label": _label(example)}
 
-        return self._read(grain.MapDataset.range(len(self)).map(load), batch_size)
+        return self._read(load, 0, len(self), batch_size)
 
-    def _read(self, images: grain.MapDataset, batch_size: int) -> Iterator[HostBatch]:
+    def _decode(self, example: dict[str, Any], index: int) -> np.ndarray:
+        return decode_or_black(example, index, self.channels, self.size)
+
+    def _read(
+        self, load: Callable[[int], HostBatch], start: int, stop: int, size: int
+    ) -> Iterator[HostBatch]:
+        """Batches of load(start), ..., load(stop - 1), the same whoever decodes."""
+        if self.workers:
+            # Whole batches to a worker: with single images, batches would depend on their number.
+            def load_batch(first: int) -> HostBatch:
+                examples = [load(i) for i in range(int(first), min(int(first) + size, stop))]
+                return {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+
+            options = grain.multiprocessing.MultiprocessingOptions(
+                num_workers=self.workers, per_worker_buffer_size=2
+            )
+            no_threads = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+            firsts = grain.MapDataset.range(start, stop, size).map(load_batch)
+            return iter(firsts.to_iter_dataset(no_threads).mp_prefetch(options))
         # Threads work image by image: batch by batch, those read ahead would fill gigabytes.
-        ahead = max(batch_size, 2 * self.threads)
+        ahead = max(size, 2 * self.threads)
         options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=ahead)
-        batches = images.to_iter_dataset(options).batch(batch_size)
+        images = grain.MapDataset.range(start, stop).map(load)
+        batches = images.to_iter_dataset(options).batch(size)
         return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=2))
+
+
+def _places(batch_size: int, part: tuple[int, int]) -> range:
+    """The places in a batch that process i of n feeds."""
+    i, n = part
+    return range(batch_size * i // n, batch_size * (i + 1) // n)
 
 
 def order(seed: int, step: int, batch_size: int, examples: int) -> np.ndarray:
@@ -121,18 +169,33 @@ def _permutation(seed: int, epoch: int, examples: int) -> np.ndarray:
 
 def resident(source: Any, size: int, channels: int) -> Resident:
     """Reads and decodes a whole split into memory, each image as [size, size, channels]."""
+    images = np.empty((len(source), size, size, channels), np.uint8)
+    labels = np.empty(len(source), np.int32)
+    # One by one: a small image is decoded faster than it is handed from thread to thread.
+    for i in range(len(source)):
+        example = source[i]
+        images[i] = augment.fit(decode_or_black(example, i, channels, size), size)
+        labels[i] = _label(example)
+    return Resident(images, labels)
 
-    def load(example: dict[str, Any]) -> HostBatch:
-        image = augment.fit(decode(example["image"], channels), size)
-        return {"image": image, "label": _label(example)}
 
-    # No threads: a small image is decoded faster than it is handed from one to another.
-    read = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    examples = list(grain.MapDataset.source(source).map(load).to_iter_dataset(read))
-    return Resident(
-        np.stack([example["image"] for example in examples]),
-        np.stack([example["label"] for example in examples]),
-    )
+def decode_or_black(example: dict[str, Any], index: int, channels: int, size: int) -> np.ndarray:
+    """The decoded image of an example; a black one, and a line that names it, if it is damaged.
+
+    One bad file of a million must not end a run; and in a test split it must count.
+    """
+    try:
+        return decode(example["image"], channels)
+    except errors.InputError as error:
+        name = example.get("file_name", example.get("id", b""))
+        _warn_damaged(index, name.decode() if isinstance(name, bytes) else str(name), str(error))
+        return np.zeros((size, size, channels), np.uint8)
+
+
+@functools.cache  # once a process, not once an epoch
+def _warn_damaged(index: int, name: str, reason: str) -> None:
+    named = f"'{name}' (example {index})" if name else f"example {index}"
+    print(f"warning: image {named}: {reason}; it is taken as black", file=sys.stderr)
 
 
 def decode(image: Any, channels: int) -> np.ndarray:

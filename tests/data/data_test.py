@@ -123,3 +123,21 @@ def test_mocked_imagenet_streams_and_mocked_cifar_is_resident(tmp_path):
     cifar = data.load("cifar100", augmentation="crop_flip", **options)
     assert isinstance(cifar.train, feed.Resident)
     assert cifar.num_classes == 100
+
+
+def test_what_is_resident_and_what_is_streamed_can_be_chosen(tmp_path):
+    def load(**options):
+        given = {"data_dir": str(tmp_path), "mock_examples": 6, "augmentation": "crop_flip"}
+        return data.load("cifar10", **(_OPTIONS | given | options))
+
+    assert isinstance(load().train, feed.Resident)
+    streamed = load(feeding="streamed", workers=0)
+    assert isinstance(streamed.train, feed.Streamed)
+    for a, b in zip(load().test.test_batches(4), streamed.test.test_batches(4), strict=True):
+        assert a["image"].shape == b["image"].shape
+    with pytest.raises(errors.InputError, match="resident, but data.augment 'random_resized'"):
+        load(feeding="resident", augmentation="random_resized")
+    with pytest.raises(errors.InputError, match="unknown feed 'residnt'.*did you mean 'resident'"):
+        load(feeding="residnt")
+    with pytest.raises(errors.InputError, match="data.workers is -1"):
+        load(workers=-1)

@@ -1,5 +1,6 @@
 import io
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -49,6 +50,68 @@ def test_both_feeds_visit_the_same_order():
     streamed = _streamed().train_batches(3, seed=3, start=0, stop=6)
     for a, b in zip(resident, streamed, strict=True):
         np.testing.assert_array_equal(a["index"], b["index"])
+
+
+def _fitted(workers=0):
+    """The images of _resident, decoded as they are used, for a crop in the step."""
+    images = _resident().images
+    source = [{"image": image, "label": i} for i, image in enumerate(images)]
+    return feed.Streamed(source, size=4, channels=1, workers=workers, threads=3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_both_feeds_give_the_same_crops(workers):
+    crop = augment.make_augment("crop_flip", mean=(0.0,), std=(1.0,), pad=2, flip=True)
+    resident = _resident().train_batches(3, seed=3, start=2, stop=7)
+    streamed = _fitted(workers).train_batches(3, seed=3, start=2, stop=7)
+    for step, (a, b) in enumerate(zip(resident, streamed, strict=True), start=2):
+        crops = [crop(jax.random.key(0), step // 3, x["index"], x["image"]) for x in (a, b)]
+        np.testing.assert_array_equal(*crops)
+        np.testing.assert_array_equal(a["label"], b["label"])
+
+
+def test_worker_processes_give_what_threads_give_from_any_step():
+    import dataclasses
+
+    threads = _streamed()
+    workers = dataclasses.replace(threads, workers=2)
+    whole = list(threads.train_batches(3, seed=7, start=0, stop=6))
+    rest = list(workers.train_batches(3, seed=7, start=2, stop=6))
+    for a, b in zip(whole[2:], rest, strict=True):
+        for name in ("image", "label", "index"):
+            np.testing.assert_array_equal(a[name], b[name])
+    tested = list(workers.test_batches(4))
+    for a, b in zip(threads.test_batches(4), tested, strict=True):
+        np.testing.assert_array_equal(a["image"], b["image"])
+
+
+@pytest.mark.parametrize("split", [_resident(), _streamed()], ids=["resident", "streamed"])
+@pytest.mark.parametrize("processes", [2, 4])
+def test_the_parts_of_several_processes_make_up_the_batches_of_one(split, processes):
+    whole = split.train_batches(4, seed=1, start=1, stop=5)
+    parts = [
+        split.train_batches(4, seed=1, start=1, stop=5, part=(i, processes))
+        for i in range(processes)
+    ]
+    for batch, *own in zip(whole, *parts, strict=True):
+        for name in ("image", "label", "index"):
+            np.testing.assert_array_equal(batch[name], np.concatenate([o[name] for o in own]))
+
+
+def test_a_damaged_image_is_named_counted_and_ends_nothing(capsys):
+    feed._warn_damaged.cache_clear()
+    source = [{"image": np.full((9, 9, 3), 7, np.uint8), "label": i} for i in range(6)]
+    source[4] = {"image": b"gibber", "label": 4, "file_name": b"n01_4.JPEG"}
+    for split in (feed.Streamed(source, 8, 3, 9), feed.resident(source, 8, 3)):
+        batches = list(split.test_batches(4))
+        np.testing.assert_array_equal(np.concatenate([b["label"] for b in batches]), np.arange(6))
+        assert not batches[1]["image"][0].any()
+        assert batches[1]["image"][1].any()
+        assert len(list(split.train_batches(3, 0, 0, 4))) == 4
+    lines = capsys.readouterr().err.strip().split("\n")
+    assert len(lines) == 1
+    assert "image 'n01_4.JPEG' (example 4)" in lines[0]
+    assert "taken as black" in lines[0]
 
 
 def test_other_seeds_give_other_orders():
