@@ -68,6 +68,9 @@ def get_config(argument: str = "") -> ConfigDict:
     data.workers = 0  # processes that decode streamed images; 0 for threads of one process
     data.pad = 4  # crop_flip only: pixels of black on each side
     data.flip = True  # crop_flip only: mirror half of the images
+    # mixup or cutmix: each training image with another of its batch; the teacher sees the mixture
+    data.mix = "none"
+    data.mix_alpha = 1.0  # the share of an image is drawn from Beta(alpha, alpha)
     data.mean = (0.5071, 0.4867, 0.4408)  # per channel, of values in [0, 1]
     data.std = (0.2675, 0.2565, 0.2761)
     data.mock_examples = 0  # above 0: that many random images stand in for each split

@@ -28,6 +28,7 @@ class Recipe:
       schedule: learning rate by step.
       optimizer: built on that schedule.
       augment: what the step does to training images.
+      mix: how it mixes them, or None.
       normalize: what evaluation does to test images.
       seed: from which the whole run follows.
       epochs: passes over the training split.
@@ -45,6 +46,7 @@ class Recipe:
     schedule: optax.Schedule
     optimizer: optax.GradientTransformation
     augment: steps.Augment
+    mix: steps.Mix | None
     normalize: Callable
     seed: int
     epochs: int
@@ -222,6 +224,7 @@ class _Run:
                 recipe.augment,
                 self.steps_per_epoch,
                 network,
+                recipe.mix,
             ),
             donate_argnums=0,
             out_shardings=(shardings, parallel.replicated(mesh)),

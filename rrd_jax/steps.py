@@ -14,6 +14,10 @@ from rrd_jax.state import TrainState
 Batch = dict[str, jax.Array]
 # (key, epoch [], index [B], images uint8 [B, H, W, channels]) -> float32 images.
 Augment = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+# (key, images [B, H, W, channels], labels [B]) -> mixed images, and entries for the batch.
+Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+# Folded into the key for mixing; epochs, which are folded in for augmentation, never get there.
+_MIX = 2**31 - 1
 
 
 def make_train_step(
@@ -24,6 +28,7 @@ def make_train_step(
     augment: Augment,
     steps_per_epoch: int,
     teacher: Any = None,
+    mix: Mix | None = None,
 ) -> Callable[[TrainState, Any, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """One update of the student on the weighted sum of the objectives' batch means.
 
@@ -35,6 +40,8 @@ def make_train_step(
       augment: pure; see Augment. Randomness is a function of (state.key, epoch, example index).
       steps_per_epoch: turns the step into the epoch.
       teacher: a network of `models.create`, or None.
+      mix: of images within the batch, after augmentation; its randomness is a function of
+        (state.key, step).
 
     Returns:
       (state, teacher_variables, batch) -> (next state, float32 scalars `loss`, `loss/<name>`,
@@ -45,6 +52,10 @@ def make_train_step(
     def train_step(state, teacher_variables, batch):
         epoch = state.step // steps_per_epoch
         images = augment(state.key, epoch, batch["index"], batch["image"])
+        if mix is not None:
+            key = jax.random.fold_in(jax.random.fold_in(state.key, _MIX), state.step)
+            images, mixed = mix(key, images, batch["label"])
+            batch = batch | mixed
         teacher_outputs = None
         if teacher is not None:
             teacher_outputs = teacher.apply(teacher_variables, images, train=False)

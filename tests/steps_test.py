@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from rrd_jax import convert, memory, models, objectives, optim, parallel, state, steps
-from tests import golden
+from rrd_jax.data import augment
+from rrd_jax.objectives import logits
+from tests import golden, networks
 
 
 def _plain(key, epoch, index, images):
@@ -57,10 +59,10 @@ def _end_errors(file, run, nudge):
 def _train(file, run):
     own = {key.removeprefix(f"{run}/hp/"): v for key, v in file.items() if f"{run}/hp/" in key}
     classes, dim = int(own["num_classes"]), int(own["feat_dim"])
-    networks = [models.create(name, classes) for name in ("resnet8", str(own["teacher"]))]
+    pair = [models.create(name, classes) for name in ("resnet8", str(own["teacher"]))]
     student, teacher = [
         _named(network, name)
-        for network, name in zip(networks, ("resnet8", str(own["teacher"])), strict=True)
+        for network, name in zip(pair, ("resnet8", str(own["teacher"])), strict=True)
     ]
     terms = {
         "ce": objectives.create("ce"),
@@ -80,7 +82,7 @@ def _train(file, run):
         momentum=float(own["momentum"]),
         weight_decay=float(own["weight_decay"]),
     )
-    start = state.create(jax.random.key(0), networks[0], terms, optimizer, (32, 32, 3), networks[1])
+    start = state.create(jax.random.key(0), pair[0], terms, optimizer, (32, 32, 3), pair[1])
     params = {
         "student": student["params"],
         "objectives": start.params["objectives"] | {"rrd": _projection("embed_s", dim)},
@@ -94,7 +96,7 @@ def _train(file, run):
     )
     step = jax.jit(
         chex.assert_max_traces(n=1)(
-            steps.make_train_step(networks[0], terms, weights, optimizer, _plain, 5, networks[1])
+            steps.make_train_step(pair[0], terms, weights, optimizer, _plain, 5, pair[1])
         )
     )
     found = {}
@@ -108,7 +110,7 @@ def _train(file, run):
         for name, value in (logged | {"cursor": run_state.memory["rrd"].cursor}).items():
             found.setdefault(name, []).append(float(value))
     variables = {"params": run_state.params["student"], "batch_stats": run_state.batch_stats}
-    probe = networks[0].apply(variables, golden.to_nhwc(file["in/probe"]), train=False).logits
+    probe = pair[0].apply(variables, golden.to_nhwc(file["in/probe"]), train=False).logits
     return found, run_state, probe
 
 
@@ -215,3 +217,43 @@ def test_bfloat16_keeps_parameters_losses_and_memory_float32():
         assert leaf.dtype == jnp.float32
     assert next_state.memory["rrd"].rows.dtype == jnp.float32
     assert np.isfinite(float(logged["loss"]))
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_the_teacher_sees_the_mixed_images(kind):
+    network = models.create("resnet8", 3)
+    terms = {name: objectives.create(name) for name in ("ce", "kd")}
+    optimizer = optim.sgd(lambda step: 0.1)
+    start = state.create(jax.random.key(0), network, terms, optimizer, (8, 8, 3), network)
+    teacher = networks.init(network, (8, 8, 3), seed=1)
+    rng = np.random.default_rng(0)
+    batch = {
+        "image": rng.standard_normal((4, 8, 8, 3)).astype(np.float32),
+        "label": np.array([0, 1, 2, 2], np.int32),
+        "index": np.arange(4, dtype=np.int32),
+    }
+    mix = augment.make_mix(kind, 1.0)
+    seen = {}
+
+    def spy(key, images, labels):
+        images, entries = mix(key, images, labels)
+        jax.debug.callback(lambda x, e: seen.update(images=x, **e), images, entries)
+        return images, entries
+
+    step = jax.jit(
+        steps.make_train_step(
+            network, terms, {"ce": 1.0, "kd": 1.0}, optimizer, _plain, 5, network, spy
+        )
+    )
+    _, logged = step(start, teacher, batch)
+    jax.effects_barrier()
+    variables = {"params": start.params["student"], "batch_stats": start.batch_stats}
+    student, _ = network.apply(variables, seen["images"], train=True, mutable=["batch_stats"])
+    target = network.apply(teacher, seen["images"], train=False)
+    kd = jnp.mean(logits.kd_loss(student.logits, target.logits, temperature=4.0))
+    assert float(logged["loss/kd"]) == pytest.approx(float(kd), rel=1e-4)
+    log_p = np.asarray(jax.nn.log_softmax(student.logits))
+    losses = [-log_p[np.arange(4), label] for label in (batch["label"], seen["other_label"])]
+    wanted = np.mean(seen["share"] * losses[0] + (1 - seen["share"]) * losses[1])
+    assert float(logged["loss/ce"]) == pytest.approx(float(wanted), rel=1e-4)
+    assert not np.array_equal(seen["images"], batch["image"])

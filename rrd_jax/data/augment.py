@@ -58,6 +58,59 @@ def make_augment(
     return augment
 
 
+def make_mix(kind: str, alpha: float) -> Callable | None:
+    """Mixing of each training image with another one of its batch, on the device.
+
+    Image i meets image B - 1 - i. The share of the first is drawn from Beta(alpha, alpha), once a
+    batch. Teacher and student both see the mixed images.
+
+    Args:
+      kind: "mixup" to blend the images (arXiv 1710.09412), "cutmix" to paste a box of the other
+        one (arXiv 1905.04899), "none".
+      alpha: > 0; 1 draws all shares alike, smaller values leave most images nearly whole.
+
+    Returns:
+      None for "none", else (key, images [B, H, W, channels], labels [B]) -> mixed images, and what
+      the batch knows of them: `other_label` [B], and `share` [], that of `label`, in [0, 1].
+
+    Raises:
+      InputError: an unknown kind, or an alpha out of range.
+    """
+    errors.check_positive(**{"data.mix_alpha": alpha})
+    blend = errors.lookup("mix", kind, {"none": None, "mixup": _mixup, "cutmix": _cutmix})
+    if blend is None:
+        return None
+
+    def mix(key, images, labels):
+        share_key, place_key = jax.random.split(key)
+        share = jax.random.beta(share_key, alpha, alpha)
+        images, share = blend(place_key, share, images, images[::-1])
+        return images, {"other_label": labels[::-1], "share": share}
+
+    return mix
+
+
+def _mixup(key: jax.Array, share: jax.Array, images: jax.Array, others: jax.Array) -> tuple:
+    del key
+    return share * images + (1 - share) * others, share
+
+
+def _cutmix(key: jax.Array, share: jax.Array, images: jax.Array, others: jax.Array) -> tuple:
+    height, width = images.shape[1:3]
+    inside = jnp.ones((height, width), bool)
+    side = jnp.sqrt(1 - share)
+    for axis, (size, axis_key) in enumerate(
+        zip((height, width), jax.random.split(key), strict=True)
+    ):
+        # The box may reach over the edge, as in the paper; what is left of it counts.
+        centre = jax.random.randint(axis_key, (), 0, size)
+        half = jnp.floor(side * size).astype(jnp.int32) // 2
+        place = jax.lax.broadcasted_iota(jnp.int32, (height, width), axis)
+        inside &= (place >= centre - half) & (place < centre + half)
+    mixed = jnp.where(inside[..., None], others, images)
+    return mixed, 1 - jnp.mean(inside, dtype=jnp.float32)
+
+
 def _crop_flip(key: jax.Array, image: jax.Array, *, pad: int, flip: bool) -> jax.Array:
     crop_key, flip_key = jax.random.split(key)
     padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))

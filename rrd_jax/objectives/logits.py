@@ -31,12 +31,16 @@ def kd_loss(student: jax.Array, teacher: jax.Array, *, temperature: float) -> ja
 
 
 def ce() -> Objective:
-    """Cross-entropy with the label, in nats."""
+    """Cross-entropy with the label, in nats; of a mixed image, with both its labels by share."""
 
     def loss(student, teacher, batch):
         del teacher
         logits = student.logits.astype(jnp.float32)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        if "share" not in batch:
+            return losses
+        others = optax.softmax_cross_entropy_with_integer_labels(logits, batch["other_label"])
+        return batch["share"] * losses + (1 - batch["share"]) * others
 
     return stateless(loss, needs_teacher=False)
 

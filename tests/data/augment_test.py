@@ -95,3 +95,42 @@ def test_center_crop_keeps_the_centre(shape):
 def test_unknown_kinds_list_the_known():
     with pytest.raises(errors.InputError, match="known: none, crop_flip, random_resized"):
         augment.make_augment("mixup", **_PLAIN)
+
+
+def _mix(kind, alpha=1.0, seed=0, batch=6):
+    images = jnp.arange(batch, dtype=jnp.float32)[:, None, None, None] * jnp.ones((8, 10, 1))
+    mix = jax.jit(augment.make_mix(kind, alpha))
+    mixed, entries = mix(jax.random.key(seed), images, jnp.arange(batch))
+    return np.asarray(images), np.asarray(mixed), jax.device_get(entries)
+
+
+def test_mixup_blends_each_image_with_its_opposite():
+    images, mixed, entries = _mix("mixup")
+    share = entries["share"]
+    assert 0 < share < 1
+    np.testing.assert_allclose(mixed, share * images + (1 - share) * images[::-1], rtol=1e-6)
+    np.testing.assert_array_equal(entries["other_label"], np.arange(6)[::-1])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_cutmix_pastes_a_box_and_its_share_is_the_area_left(seed):
+    images, mixed, entries = _mix("cutmix", seed=seed)
+    pasted = mixed[0, ..., 0] == images[-1, 0, 0, 0]
+    assert entries["share"] == pytest.approx(1 - pasted.mean())
+    rows, columns = pasted.any(1), pasted.any(0)
+    np.testing.assert_array_equal(pasted, rows[:, None] & columns[None])  # one box
+    assert np.isin(mixed[0], (0, 5)).all()
+
+
+def test_shares_follow_alpha_and_the_key():
+    shares = np.array([_mix("mixup", 0.1, seed)[2]["share"] for seed in range(40)])
+    assert np.mean((shares < 0.05) | (shares > 0.95)) > 0.5
+    assert len(set(shares)) > 35
+
+
+def test_an_unknown_mix_or_a_bad_alpha_is_refused():
+    assert augment.make_mix("none", 1.0) is None
+    with pytest.raises(errors.InputError, match="did you mean 'cutmix'"):
+        augment.make_mix("cutmx", 1.0)
+    with pytest.raises(errors.InputError, match="data.mix_alpha is 0"):
+        augment.make_mix("mixup", 0.0)

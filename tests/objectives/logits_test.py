@@ -76,3 +76,17 @@ def test_bad_names_options_and_temperatures_are_named():
         objectives.create("kd", temprature=3.0)
     with pytest.raises(errors.InputError, match="temperature is 0"):
         objectives.create("kd", temperature=0)
+
+
+def test_cross_entropy_of_a_mixed_image_weighs_both_labels():
+    student = Outputs(jnp.asarray(np.random.default_rng(0).standard_normal((4, 5))), jnp.zeros(()))
+    labels, others = jnp.arange(4), jnp.arange(4)[::-1]
+    objective = objectives.create("ce")
+    state = objective.init(jax.random.key(0), student, None)
+
+    def loss(**batch):
+        return objective.loss(state, student, None, batch)[0]
+
+    mixed = loss(label=labels, other_label=others, share=jnp.float32(0.3))
+    wanted = 0.3 * loss(label=labels) + 0.7 * loss(label=others)
+    np.testing.assert_allclose(mixed, wanted, rtol=1e-6)
