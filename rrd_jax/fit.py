@@ -215,17 +215,20 @@ class _Run:
         quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         self.create = jax.jit(create, out_shardings=shardings, compiler_options=quick)
         self.parameters = models.count_parameters(abstract.params["student"])
+        train_step = steps.make_train_step(
+            recipe.student,
+            recipe.objectives,
+            recipe.weights,
+            recipe.optimizer,
+            recipe.augment,
+            self.steps_per_epoch,
+            network,
+            recipe.mix,
+        )
+        if dataset.train.on_device:
+            train_step = steps.from_resident(train_step, self.steps_per_epoch)
         self.train_step = jax.jit(
-            steps.make_train_step(
-                recipe.student,
-                recipe.objectives,
-                recipe.weights,
-                recipe.optimizer,
-                recipe.augment,
-                self.steps_per_epoch,
-                network,
-                recipe.mix,
-            ),
+            train_step,
             donate_argnums=0,
             out_shardings=(shardings, parallel.replicated(mesh)),
         )
@@ -291,11 +294,19 @@ class _Run:
         return Result(**ledger.result)
 
     def _batches(self, start: int) -> Iterator[dict[str, jax.Array]]:
-        recipe = self.recipe
-        batches = self.dataset.train.train_batches(
-            recipe.batch_size, recipe.seed, start, self.total
-        )
-        return (parallel.put_batch(self.mesh, batch) for batch in batches)
+        """What the train step takes as its batch, from step `start` to the last."""
+        split, size, seed = self.dataset.train, self.recipe.batch_size, self.recipe.seed
+        if not split.on_device:
+            for batch in split.train_batches(size, seed, start, self.total):
+                yield parallel.put_batch(self.mesh, batch)
+            return
+        whole = {"image": split.images, "label": split.labels}
+        whole = jax.device_put(whole, parallel.replicated(self.mesh))
+        for step in range(start, self.total):
+            if step == start or step % self.steps_per_epoch == 0:
+                order = split.epoch_order(size, seed, step // self.steps_per_epoch)
+                order = jax.device_put(order, parallel.split(self.mesh, axis=1))
+            yield whole | {"order": order}
 
     def _collect(self, pending: list[dict[str, jax.Array]], ledger: _Ledger, step: int) -> None:
         """Moves the steps since the last look into the epoch's sums; stops at a NaN."""

@@ -39,9 +39,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def split(mesh: Mesh) -> NamedSharding:
-    """Split along the first axis."""
-    return NamedSharding(mesh, PartitionSpec(AXIS))
+def split(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Split along an axis."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
 
 
 def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:

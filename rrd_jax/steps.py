@@ -89,6 +89,24 @@ def make_train_step(
     return train_step
 
 
+def from_resident(train_step: Callable, steps_per_epoch: int) -> Callable:
+    """A train step that takes its batch out of a split which lies on the device.
+
+    Returns:
+      (state, teacher_variables, data) -> as `train_step`; `data` holds `image` [N, H, W, channels]
+      uint8, `label` [N], and `order` [steps_per_epoch, B], the indices that this epoch's steps see.
+    """
+
+    def resident_step(state, teacher_variables, data):
+        index = data["order"][state.step % steps_per_epoch]
+        batch = {
+            name: data[name].at[index].get(mode="promise_in_bounds") for name in ("image", "label")
+        }
+        return train_step(state, teacher_variables, batch | {"index": index})
+
+    return resident_step
+
+
 def make_predict(
     network: Any, normalize: Callable[[jax.Array], jax.Array]
 ) -> Callable[[Any, jax.Array, jax.Array], dict[str, jax.Array]]:

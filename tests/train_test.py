@@ -64,6 +64,15 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_as_an_unbroken_one(
     assert results[-1].top1 == _rows(whole)[-1]["test/top1"]
 
 
+def test_a_resident_run_on_eight_devices_has_the_losses_of_one(tmp_path, monkeypatch):
+    config = _config("smoke,resnet8", **{"optimizer.learning_rate": 0.01})
+    train.run(config, str(tmp_path / "eight"))
+    use_one_device(monkeypatch)
+    train.run(config, str(tmp_path / "one"))
+    for eight, one in zip(_rows(tmp_path / "eight"), _rows(tmp_path / "one"), strict=True):
+        assert eight["train/loss"] == pytest.approx(one["train/loss"], rel=1e-4)
+
+
 @pytest.mark.usefixtures("one_device")
 def test_a_run_on_the_users_own_images_goes_on_only_with_those(tmp_path, data_dir, monkeypatch):
     images, rng = tmp_path / "images", np.random.default_rng(0)
@@ -103,16 +112,16 @@ def _run_and_stop(folder, fields, stop_after, monkeypatch, argument="smoke,resne
     class Stop(BaseException):
         pass
 
-    original = feed.Resident.train_batches
+    original = fit._Run._batches
 
-    def batches(self, batch_size, seed, start, stop):
-        for step, batch in enumerate(original(self, batch_size, seed, start, stop), start):
+    def batches(self, start):
+        for step, batch in enumerate(original(self, start), start):
             if step == stop_after:
                 raise Stop
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(feed.Resident, "train_batches", batches)
+        patch.setattr(fit._Run, "_batches", batches)
         with pytest.raises(Stop):
             train.run(_config(argument, **fields), str(folder))
 
@@ -220,15 +229,14 @@ def test_a_damaged_config_file_says_how_to_go_on(tmp_path):
 def test_a_loss_that_is_not_finite_stops_with_the_steps_and_the_last_good_one(
     tmp_path, teacher_workdir, monkeypatch
 ):
-    original = feed.Resident.train_batches
+    original = fit._Run._batches
 
-    def batches(self, batch_size, seed, start, stop):
-        for step, batch in enumerate(original(self, batch_size, seed, start, stop), start + 1):
-            if step >= 5:
-                batch["image"] = np.full(batch["image"].shape, np.nan, np.float32)
-            yield batch
+    def batches(self, start):
+        for step, batch in enumerate(original(self, start), start + 1):
+            poison = {"image": np.full(batch["image"].shape, np.nan, np.float32)}
+            yield batch | poison if step >= 5 else batch
 
-    monkeypatch.setattr(feed.Resident, "train_batches", batches)
+    monkeypatch.setattr(fit._Run, "_batches", batches)
     with pytest.raises(errors.DivergedError, match="within steps 4 to 6 .* step 3 is the last"):
         train.run(_config(**{"teacher.checkpoint": teacher_workdir}), str(tmp_path))
     assert _checkpoint_of(tmp_path, 3)

@@ -1,4 +1,4 @@
-"""Two ways to feed batches, one interface: from memory, or decoded on the way by Grain.
+"""Two ways to feed training: a split that lies on the device, or batches decoded by Grain.
 
 The order is a function of (seed, step) alone, so a restart needs no state: epoch e visits a
 permutation drawn from (seed, e), and its last partial batch is dropped.
@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import grain
@@ -23,7 +23,7 @@ HostBatch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Resident:
-    """A split that lies decoded in memory.
+    """A split that lies decoded in memory; for training, in that of every device.
 
     Attributes:
       images: [N, H, W, channels] uint8.
@@ -32,30 +32,16 @@ class Resident:
 
     images: np.ndarray
     labels: np.ndarray
+    on_device: ClassVar[bool] = True
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def train_batches(
-        self, batch_size: int, seed: int, start: int, stop: int, part: tuple[int, int] = (0, 1)
-    ) -> Iterator[HostBatch]:
-        """Batches of the steps start..stop-1: `image`, `label`, and `index` in the split.
-
-        Args:
-          batch_size: images a step, over all processes.
-          seed: of the order.
-          start: the first step.
-          stop: the step after the last.
-          part: (i, n) for what process i of n feeds: its share of each batch.
-        """
-        places = _places(batch_size, part)
-        for step in range(start, stop):
-            index = order(seed, step, batch_size, len(self))[places.start : places.stop]
-            yield {
-                "image": self.images[index],
-                "label": self.labels[index],
-                "index": index.astype(np.int32),
-            }
+    def epoch_order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+        """[steps, batch_size] indices of the examples that the steps of an epoch see."""
+        steps = len(self) // batch_size
+        index = _permutation(seed, epoch, len(self))[: steps * batch_size]
+        return index.reshape(steps, batch_size).astype(np.int32)
 
     def test_batches(self, batch_size: int) -> Iterator[HostBatch]:
         """All examples in order; the last batch may be smaller."""
@@ -84,6 +70,7 @@ class Streamed:
     resize: int | None = None
     workers: int = 0
     threads: int = 16
+    on_device: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.source)
@@ -91,7 +78,17 @@ class Streamed:
     def train_batches(
         self, batch_size: int, seed: int, start: int, stop: int, part: tuple[int, int] = (0, 1)
     ) -> Iterator[HostBatch]:
-        """As Resident's; random-resized crops and flips are drawn from (seed, epoch, index)."""
+        """Batches of the steps start..stop-1: `image`, `label`, and `index` in the split.
+
+        Random-resized crops and flips are drawn from (seed, epoch, index).
+
+        Args:
+          batch_size: images a step, over all processes.
+          seed: of order and crops.
+          start: the first step.
+          stop: the step after the last.
+          part: (i, n) for what process i of n feeds: its share of each batch.
+        """
         places = _places(batch_size, part)
 
         def load(position: int) -> HostBatch:
