@@ -1,0 +1,205 @@
+"""How fast training images are read, decoded and cropped, beside torchvision and tf.data.
+
+    python experiments/data_benchmark.py --torch_python=PYTHON --tf_python=PYTHON
+
+Each peer has its own interpreter, with torch and torchvision or with tensorflow; one that is not
+given is left out. All read the same synthetic photographs, pinned to the same cores, in turns. The
+table goes to <workdir>/data.md, every figure to <workdir>/data.json.
+"""
+
+import collections
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+from typing import Any
+
+import cv2
+import numpy as np
+from absl import app, flags
+
+from rrd_jax import cli, errors, report
+
+_TORCH = flags.DEFINE_string("torch_python", "", "An interpreter with torch and torchvision.")
+_TF = flags.DEFINE_string("tf_python", "", "An interpreter with tensorflow.")
+_CORES = flags.DEFINE_list("cores", ["1", "2"], "Numbers of cores.")
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Rounds over all.", lower_bound=1)
+_IMAGES = flags.DEFINE_integer("images", 320, "Images of 500x375 in the set.", lower_bound=2)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images a batch.", lower_bound=1)
+_BATCHES = flags.DEFINE_integer("batches", 12, "Batches that are timed.", lower_bound=1)
+_WARM_UP = flags.DEFINE_integer("warm_up", 4, "Batches before these.", lower_bound=1)
+_STEP_MS = flags.DEFINE_float(
+    "step_ms", 0.0, "A device step that waits are measured with; 0 for 1.25 of our time a batch."
+)
+_WORKDIR = flags.DEFINE_string("workdir", "runs/data-benchmark", "Images and results.")
+
+_SIZE = 224
+_PEERS = pathlib.Path(__file__).parent / "data_peers"
+_OURS = "rrd_jax"
+
+
+def photograph(rng: np.random.Generator, height: int = 375, width: int = 500) -> np.ndarray:
+    """Noise of many scales, shapes with edges and grain: JPEG finds it as hard as a photograph."""
+    image = np.full((height, width, 3), 128, np.float32)
+    for cells in (4, 16, 64, 128):
+        noise = rng.normal(size=(cells, cells, 3)) * 0.3 + rng.normal(size=(cells, cells, 1)) * 0.5
+        large = cv2.resize(noise.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+        image += large * (140 / cells**0.6)
+    for _ in range(12):
+        center = int(rng.integers(width)), int(rng.integers(height))
+        axes = int(rng.integers(5, 90)), int(rng.integers(5, 90))
+        colour = rng.uniform(0, 255, 3).tolist()
+        cv2.ellipse(image, center, axes, rng.uniform(0, 180), 0, 360, colour, -1)
+    image += rng.normal(size=(height, width, 1)) * rng.uniform(8, 20)
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def write_images(folder: pathlib.Path, number: int) -> float:
+    """Writes train/ of `number` photographs, and a test/ that goes unused; returns mean bytes."""
+    rng, sizes = np.random.default_rng(0), []
+    for i in range(number + 1):
+        path = folder / ("train" if i < number else "test") / str(i % 2) / f"{i:05}.jpg"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            quality = [cv2.IMWRITE_JPEG_QUALITY, 90]
+            path.write_bytes(cv2.imencode(".jpg", photograph(rng), quality)[1].tobytes())
+        sizes.append(path.stat().st_size)
+    return statistics.fmean(sizes)
+
+
+def measure(python: str, script: str, cores: int, task: dict[str, Any]) -> dict[str, Any]:
+    """Runs a reader in a process of its own that sees `cores` cores, and returns its figures."""
+    pinned = sorted(os.sched_getaffinity(0))[:cores]
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    done = subprocess.run(
+        [python, str(_PEERS / script), json.dumps({**task, "cores": cores})],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **one_thread, "JAX_PLATFORMS": "cpu"},
+        preexec_fn=lambda: os.sched_setaffinity(0, pinned),
+    )
+    if done.returncode:
+        reason = (done.stderr.strip() or f"exit code {done.returncode}").split("\n")[-1]
+        raise errors.InputError(f"{script} failed under {python}: {reason}")
+    return json.loads(done.stdout.strip().split("\n")[-1])
+
+
+def summary(results: dict[tuple[int, str], list[dict[str, Any]]]) -> str:
+    """Medians over the rounds; ratios are medians over rounds, each of neighbours in time."""
+    rows = []
+    for (cores, name), runs in results.items():
+        ours, ratios = results[cores, _OURS], ["-", "-"]
+        if name != _OURS:
+            ratios = [
+                f"{statistics.median(a[k] / b[k] for a, b in zip(ours, runs, strict=True)):.2f}"
+                for k in ("wall", "cpu")
+            ]
+        walls = [run["wall"] for run in runs]
+        span = f"{min(walls):.0f} to {max(walls):.0f}"
+        per_core = f"{_median(runs, 'cpu'):.0f}"
+        rows.append((cores, name, f"{_median(runs, 'wall'):.0f}", span, per_core, *ratios))
+    header = ("cores", "reader", "images/s", "lowest to highest", "images a CPU second")
+    return report.table((*header, "ours / it", "the same by CPU time"), rows)
+
+
+def _median(runs: list[dict[str, Any]], key: str) -> float:
+    return statistics.median(run[key] for run in runs)
+
+
+def _readers() -> dict[str, tuple[str, str, dict[str, Any]]]:
+    readers = {_OURS: (sys.executable, "ours.py", {})}
+    if _TORCH.value:
+        for variant, name in (("pil", "torchvision, Pillow"), ("tensor", "torchvision, tensors")):
+            readers[name] = (_TORCH.value, "torchvision_peer.py", {"variant": variant})
+    if _TF.value:
+        readers["tf.data"] = (_TF.value, "tf_peer.py", {})
+    return readers
+
+
+def _job() -> None:
+    workdir = pathlib.Path(_WORKDIR.value)
+    available = len(os.sched_getaffinity(0))
+    if bad := [c for c in _CORES.value if not c.isdecimal() or not 1 <= int(c) <= available]:
+        raise errors.InputError(f"--cores has '{bad[0]}', but this process has 1 to {available}")
+    if _IMAGES.value < _BATCH_SIZE.value:
+        raise errors.InputError(f"--images={_IMAGES.value} do not fill --batch_size")
+    folder = workdir / f"images{_IMAGES.value}"
+    size = write_images(folder / "jpeg", _IMAGES.value)
+    needed = (_WARM_UP.value + _BATCHES.value + 4) * _BATCH_SIZE.value
+    task = {
+        "folder": str(folder),
+        "size": _SIZE,
+        "batch_size": _BATCH_SIZE.value,
+        "batches": _BATCHES.value,
+        "warm_up": _WARM_UP.value,
+        "passes": -(-needed // _IMAGES.value),
+    }
+    # Prepares what each reads from, and warms the cache of files.
+    readers, short = _readers(), {**task, "batches": 1, "warm_up": 1}
+    for python, script, options in readers.values():
+        measure(python, script, available, {**short, **options})
+
+    load_before = os.getloadavg()[0]
+    results = collections.defaultdict(list)
+    for cores in map(int, _CORES.value):
+        for i in range(_REPEATS.value):
+            for name, (python, script, options) in readers.items():
+                run = measure(python, script, cores, {**task, **options})
+                results[cores, name].append(run)
+                print(
+                    f"[{cores} cores, round {i + 1}] {name}: {run['wall']:.0f} images/s,"
+                    f" {run['cpu']:.0f} a CPU second, load {os.getloadavg()[0]:.1f}",
+                    flush=True,
+                )
+    load_after = os.getloadavg()[0]
+
+    lines = [summary(results), ""]
+    waits = {}
+    for cores in map(int, _CORES.value):
+        ours = results[cores, _OURS]
+        step = _STEP_MS.value / 1000 or 1.25 * _BATCH_SIZE.value / _median(ours, "wall")
+        stepped = {**task, "step_seconds": step}
+        runs = [measure(*readers[_OURS][:2], cores, stepped) for _ in range(_REPEATS.value)]
+        waits[cores] = {"step_seconds": step, "runs": runs}
+        lines.append(
+            f"rrd_jax, {cores} cores: first batch after {_median(ours, 'first_batch'):.2f} s; with"
+            f" a step of {step * 1000:.0f} ms, {100 * _median(runs, 'wait'):.1f} % of the time is"
+            f" waiting for data."
+        )
+    versions = dict(pair for runs in results.values() for pair in runs[0]["versions"].items())
+    lines += [
+        "",
+        f"{available} cores, {platform.machine()}, {_cpu_name()}; Python"
+        f" {platform.python_version()}, {', '.join(f'{k} {v}' for k, v in versions.items())}.",
+        f"{_IMAGES.value} JPEGs of 500x375, {size / 1000:.0f} kB on average; batches of"
+        f" {_BATCH_SIZE.value}, {_BATCHES.value} timed after {_WARM_UP.value}, {_REPEATS.value}"
+        f" rounds, medians. Load {load_before:.1f} before, {load_after:.1f} after, ours included.",
+    ]
+    left_out = [
+        name for name, given in (("torchvision", _TORCH.value), ("tf.data", _TF.value)) if not given
+    ]
+    if left_out:
+        lines.append(f"Left out, no interpreter given: {', '.join(left_out)}.")
+    text = "\n".join(lines)
+    report.write_whole(workdir / "data.md", text + "\n")
+    plain = {f"{name}, {cores} cores": runs for (cores, name), runs in results.items()}
+    report.write_json(workdir / "data.json", {"readers": plain, "with a step": waits})
+    print(f"\n{text}\n\nkept in {workdir / 'data.md'} and {workdir / 'data.json'}")
+
+
+def _cpu_name() -> str:
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else "unknown processor"
+
+
+def _main(argv: list[str]) -> None:
+    del argv
+    cli.guard(_job, stopped="stopped; nothing is kept but the images")
+
+
+if __name__ == "__main__":
+    app.run(_main, flags_parser=cli.parse_flags)

@@ -1,0 +1,52 @@
+"""Our streamed input, as train.py opens it; run by experiments/data_benchmark.py."""
+
+import json
+import pathlib
+import sys
+import time
+
+import cv2
+import grain
+
+from rrd_jax import data
+
+
+def _main() -> None:
+    task = json.loads(sys.argv[1])
+    opened = data.load(
+        "image_folder",
+        data_dir=str(pathlib.Path(task["folder"], "tfds")),
+        manual_dir=str(pathlib.Path(task["folder"], "jpeg")),
+        image_size=task["size"],
+        resize=256,
+        augmentation="random_resized",
+    )
+    first, last = task["warm_up"], task["warm_up"] + task["batches"]
+    wait, step = 0.0, task.get("step_seconds", 0.0)
+    # Goes on beyond what is timed: work ahead is then in hand at both ends.
+    batches = opened.train.train_batches(task["batch_size"], 0, 0, last + 8)
+    for i in range(last):
+        if i == first:
+            wall, cpu, wait = time.perf_counter(), time.process_time(), 0.0
+        asked = time.perf_counter()
+        batch = next(batches)
+        wait += time.perf_counter() - asked
+        if i == 0:
+            first_batch = wait
+        if step:
+            time.sleep(step)  # a device computes, the host does not
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    assert batch["image"].shape[1:] == (task["size"], task["size"], 3)
+    images = task["batches"] * task["batch_size"]
+    result = {
+        "wall": images / wall,
+        "cpu": images / cpu,
+        "first_batch": first_batch,
+        "wait": wait / wall,
+        "versions": {"grain": grain.__version__, "OpenCV": cv2.__version__},
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,66 @@
+"""A torchvision DataLoader; stands alone, run by experiments/data_benchmark.py."""
+
+import json
+import multiprocessing
+import os
+import pathlib
+import sys
+import time
+
+import PIL
+import torch
+import torchvision
+from torchvision.transforms import v2
+
+
+def _as_tensor(path: str) -> torch.Tensor:
+    return torchvision.io.decode_jpeg(torchvision.io.read_file(path))
+
+
+def _cpu_seconds() -> float:
+    """Of this process and the loader's workers, which are not reaped yet."""
+    seconds = time.process_time()
+    for worker in multiprocessing.active_children():
+        fields = pathlib.Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
+        seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
+
+
+def _main() -> None:
+    task = json.loads(sys.argv[1])
+    torch.set_num_threads(1)
+    crop = [v2.RandomResizedCrop(task["size"], antialias=True), v2.RandomHorizontalFlip()]
+    tensor = task["variant"] == "tensor"
+    dataset = torchvision.datasets.ImageFolder(
+        os.path.join(task["folder"], "jpeg", "train"),
+        transform=v2.Compose(crop if tensor else [*crop, v2.PILToTensor()]),
+        loader=_as_tensor if tensor else torchvision.datasets.folder.default_loader,
+    )
+    loader = torch.utils.data.DataLoader(
+        # Passes over the set follow each other without a pause for new workers.
+        torch.utils.data.ConcatDataset([dataset] * task["passes"]),
+        task["batch_size"],
+        shuffle=True,
+        num_workers=0 if task["cores"] == 1 else task["cores"],
+        drop_last=True,
+    )
+    batches = iter(loader)
+    for _ in range(task["warm_up"]):
+        next(batches)
+    wall, cpu = time.perf_counter(), _cpu_seconds()
+    for _ in range(task["batches"]):
+        images, _ = next(batches)
+    wall, cpu = time.perf_counter() - wall, _cpu_seconds() - cpu
+    assert images.shape[1:] == (3, task["size"], task["size"])
+    assert images.dtype == torch.uint8
+    count = task["batches"] * task["batch_size"]
+    versions = {
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "Pillow": PIL.__version__,
+    }
+    print(json.dumps({"wall": count / wall, "cpu": count / cpu, "versions": versions}))
+
+
+if __name__ == "__main__":
+    _main()

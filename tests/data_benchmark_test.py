@@ -1,0 +1,38 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def _run(tmp_path, *options):
+    command = [sys.executable, "experiments/data_benchmark.py", f"--workdir={tmp_path}", *options]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_it_runs_without_peers_and_says_so(tmp_path):
+    sizes = ("--images=8", "--batch_size=4", "--batches=2", "--warm_up=1", "--repeats=1")
+    done = _run(tmp_path, *sizes, "--cores=1", "--step_ms=5")
+    assert done.returncode == 0, done.stderr
+    assert "no interpreter given: torchvision, tf.data" in done.stdout
+    assert (tmp_path / "data.md").read_text().strip() in done.stdout
+    kept = json.loads((tmp_path / "data.json").read_text())
+    (run,) = kept["readers"]["rrd_jax, 1 cores"]
+    assert run["wall"] > 0
+    assert kept["with a step"]["1"]["step_seconds"] == 0.005
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cores=x"], "--cores has 'x'"),
+        (["--cores=100000"], "--cores has '100000'"),
+        (["--images=8"], "--images=8 do not fill --batch_size"),
+        (["--images=8", "--batch_size=4", "--tf_python=none"], "none"),
+    ],
+)
+def test_bad_flags_are_one_line(tmp_path, options, message):
+    done = _run(tmp_path, *options)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().split("\n")) == 1
