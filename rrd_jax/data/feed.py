@@ -202,12 +202,12 @@ def decode(image: Any, channels: int) -> np.ndarray:
     """
     if isinstance(image, np.ndarray):
         return image
-    colour = cv2.IMREAD_COLOR if channels == 3 else cv2.IMREAD_GRAYSCALE
+    colour = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
     flags = colour | cv2.IMREAD_IGNORE_ORIENTATION  # the pixels as stored, as the field does
     decoded = cv2.imdecode(np.frombuffer(image, np.uint8), flags)
     if decoded is None:
         raise errors.InputError(f"an image of {len(image)} bytes cannot be decoded")
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB) if channels == 3 else decoded[..., None]
+    return decoded if channels == 3 else decoded[..., None]
 
 
 def _label(example: dict[str, Any]) -> np.int32:
