@@ -268,6 +268,9 @@ class _Run:
         for step, batch in enumerate(self._batches(start), start=start + 1):
             run_state, logged = self.train_step(run_state, self.teacher_variables, batch)
             pending.append(logged)
+            if not self.dataset.train.on_device and len(pending) > 2:
+                # Batches wait on the device: the next is sent while this one is used, no more.
+                jax.block_until_ready(pending[-3])
             if step == start + 1:
                 clock.mark(step)  # what came before was compilation
             ends_epoch = step % self.steps_per_epoch == 0

@@ -9,6 +9,9 @@ from rrd_jax import errors, parallel, train
 _CONFIGS = ["digits", "fashion_mnist", "cifar100", "imagenet_r34_r18", "imagenet_r50_mobilenetv1"]
 
 
+_MORE = ["cifar10", "stl10", "tiny_imagenet", "image_folder"]  # other data, the same parts
+
+
 def _config(name, argument=""):
     config = importlib.import_module(f"configs.{name}").get_config(argument)
     config.lock()
@@ -33,9 +36,16 @@ def test_the_smoke_job_runs_on_eight_devices(tmp_path):
     assert len(results) == 3
 
 
-@pytest.mark.parametrize("name", _CONFIGS)
+@pytest.mark.parametrize("name", _CONFIGS + _MORE)
 def test_every_config_passes_the_checks(name):
     train.check(_config(name))
+
+
+@pytest.mark.usefixtures("one_device")
+@pytest.mark.parametrize("name", ["cifar10", "stl10"])
+def test_configs_of_other_data_train_on_mocked_images(name, tmp_path):
+    (result,) = train.run(_config(name, "smoke,resnet8"), str(tmp_path))
+    assert result.model == "resnet8"
 
 
 def test_pair_and_method_are_taken_from_the_string():

@@ -1,0 +1,22 @@
+r"""Your own images, in a folder for each class: ResNet-34 to ResNet-18 at 224 pixels.
+
+    python -m rrd_jax.main --config=configs/image_folder.py --config.data.manual_dir=ROOT \
+      --config.teacher.checkpoint=TEACHER
+
+ROOT holds class/*.jpg, or train/class/*.jpg with test/ beside it; with val/ instead, add
+--config.data.test_split=validation. ImageNet's recipe; TEACHER is a network for these classes, and
+without one it is trained first.
+"""
+
+from configs import common
+
+
+def get_config(argument: str = ""):
+    """See the module's docstring; options as in configs/common.py."""
+    config = common.imagenet()
+    config.data.name = "image_folder"
+    config.data.test_split = "test"
+    config.train.save_every = 0
+    return common.finish(
+        config, "image_folder", argument, pair="resnet34-resnet18", default="rrd+kd"
+    )
