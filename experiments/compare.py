@@ -110,4 +110,4 @@ def _main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(_main, flags_parser=cli.parse_flags)
+    app.run(_main, flags_parser=main.parse_flags)

@@ -12,14 +12,14 @@ from absl import flags, logging
 from rrd_jax import errors
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parser; whatever is wrong with flags and the config file ends the program."""
+def parse_flags(argv: list[str], config: flags.FlagHolder | None = None) -> list[str]:
+    """absl's parser; whatever is wrong with flags, or the config file, ends the program."""
     try:
         rest = flags.FLAGS(argv)
-        if "config" in flags.FLAGS:
-            if flags.FLAGS.config is None:
+        if config is not None:
+            if config.value is None:
                 stop(1, "--config is missing; for example --config=configs/digits.py")
-            flags.FLAGS.config.items()  # a config file that cannot be read fails here
+            config.value.items()  # a config file that cannot be read fails here
     except (flags.Error, AttributeError, KeyError, OSError, errors.InputError) as error:
         stop(1, _one_line(error))
     if len(rest) > 1:

@@ -31,6 +31,11 @@ _MODE = flags.DEFINE_enum(
 )
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """For programs with a config."""
+    return cli.parse_flags(argv, CONFIG)
+
+
 def main(argv: list[str]) -> None:
     """Runs the job."""
     del argv
@@ -41,4 +46,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=cli.parse_flags)
+    app.run(main, flags_parser=parse_flags)

@@ -100,7 +100,11 @@ def load(
     size = sum(map(len, sources)) * image_size**2 * channels
     if on_host or feeding == "streamed" or (feeding == "auto" and size > _RESIDENT_BYTES):
         central = resize if on_host else None
-        splits = [feed.Streamed(s, image_size, channels, central, workers) for s in sources]
+        # Tested with threads: processes would be started anew for every test.
+        splits = [
+            feed.Streamed(source, image_size, channels, central, count)
+            for source, count in zip(sources, (workers, 0), strict=True)
+        ]
     else:
         splits = [feed.resident(source, image_size, channels) for source in sources]
     return Dataset(

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from absl.testing import flagsaver
 from tensorflow_datasets.core.utils import shard_utils
 
-from rrd_jax import data, errors
+from rrd_jax import cli, data, errors
 from rrd_jax.data import archives, feed, folder, ordered, prepare, sets
 from tests.data import published
 
@@ -56,7 +56,7 @@ def run(monkeypatch, capsys):
     def call(*flags):
         with flagsaver.flagsaver():
             try:
-                prepare.main(prepare._parse_flags(["prepare", *flags]))
+                prepare.main(cli.parse_flags(["prepare", *flags]))
                 code = 0
             except SystemExit as stop:
                 code = stop.code
@@ -403,9 +403,9 @@ def test_nothing_here_imports_tensorflow(tmp_path):
     published.imagenet(tmp_path)
     program = (
         "import sys\n"
-        "from rrd_jax import data\n"
+        "from rrd_jax import cli, data\n"
         "from rrd_jax.data import prepare\n"
-        "prepare.main(prepare._parse_flags(sys.argv))\n"
+        "prepare.main(cli.parse_flags(sys.argv))\n"
         "size = {'image_size': 8, 'resize': 8, 'data_dir': sys.argv[3].split('=')[1]}\n"
         "data.load('imagenet2012', test_split='train', augmentation='random_resized', **size)\n"
         "data.load('digits', augmentation='none', **size)\n"
