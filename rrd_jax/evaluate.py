@@ -29,9 +29,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> list[dict[str, Any]]
     folder = pathlib.Path(workdir)
     paths = {}
     if config.teacher.model:
-        paths["teacher"] = pathlib.Path(config.teacher.checkpoint or folder / "teacher")
-        if not config.teacher.checkpoint and not paths["teacher"].exists():
-            del paths["teacher"]
+        path = pathlib.Path(config.teacher.checkpoint or folder / "teacher")
+        if config.teacher.checkpoint or path.exists():
+            paths["teacher"] = path
     if (folder / "checkpoints").exists():
         paths["student"] = folder
     if not paths:

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from rrd_jax import checkpoint, data, errors, metrics, models, parallel, report, state, steps
+from rrd_jax.data import feed
 from rrd_jax.objectives import Objective
 
 
@@ -307,7 +308,7 @@ class _Run:
         whole = jax.device_put(whole, parallel.replicated(self.mesh))
         for step in range(start, self.total):
             if step == start or step % self.steps_per_epoch == 0:
-                order = split.epoch_order(size, seed, step // self.steps_per_epoch)
+                order = feed.epoch_order(seed, step // self.steps_per_epoch, size, len(split))
                 order = jax.device_put(order, parallel.split(self.mesh, axis=1))
             yield whole | {"order": order}
 

@@ -96,7 +96,8 @@ def claim(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     wanted = json.loads(config.to_json_best_effort(sort_keys=True))
     path = folder / "config.json"
     try:
-        if "epoch" not in (checkpoint.read_meta(folder / "checkpoints") or {"epoch": 0}):
+        meta = checkpoint.read_meta(folder / "checkpoints")
+        if meta and "epoch" not in meta:
             raise errors.InputError(
                 f"workdir {folder} holds a converted network, and no run; pass another --workdir"
             )

@@ -81,7 +81,7 @@ def to_torch(name: str, variables: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def sizes(name: str, variables: dict[str, Any]) -> tuple[int, int]:
     """The numbers of classes and of image channels that a network's variables are made for."""
-    shapes = {entry: value.shape for entry, value in to_torch(name, variables).items()}
+    shapes = {entry: shape for entry, (_, shape) in _entries(variables).items()}
     found = _sizes(_expected(name), shapes)
     return found[_CLASSES], found[_CHANNELS]
 
@@ -97,10 +97,14 @@ def _expected(name: str) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
     """PyTorch's entries: our path and PyTorch's shape of each."""
     module = models.create(name, _CLASSES)
     images = jax.ShapeDtypeStruct((1, 32, 32, _CHANNELS), np.float32)
-    abstract = jax.eval_shape(module.init, jax.random.key(0), images)
+    return _entries(jax.eval_shape(module.init, jax.random.key(0), images))
+
+
+def _entries(variables: dict[str, Any]) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
+    """Our path and PyTorch's shape, by PyTorch's entry."""
     return {
         _entry(path): (path, _torch_shape(path[-1], leaf.shape))
-        for path, leaf in traverse_util.flatten_dict(abstract).items()
+        for path, leaf in traverse_util.flatten_dict(variables).items()
     }
 
 

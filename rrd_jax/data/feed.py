@@ -37,12 +37,6 @@ class Resident:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def epoch_order(self, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-        """[steps, batch_size] indices of the examples that the steps of an epoch see."""
-        steps = len(self) // batch_size
-        index = _permutation(seed, epoch, len(self))[: steps * batch_size]
-        return index.reshape(steps, batch_size).astype(np.int32)
-
     def test_batches(self, batch_size: int) -> Iterator[HostBatch]:
         """All examples in order; the last batch may be smaller."""
         for first in range(0, len(self), batch_size):
@@ -93,8 +87,8 @@ class Streamed:
 
         def load(position: int) -> HostBatch:
             step, place = divmod(int(position), len(places))
-            index = int(order(seed, step, batch_size, len(self))[places[place]])
-            epoch = step // (len(self) // batch_size)
+            epoch, row = divmod(step, len(self) // batch_size)
+            index = int(epoch_order(seed, epoch, batch_size, len(self))[row, places[place]])
             example = self.source[index]
             image = self._decode(example, index)
             if self.resize:
@@ -153,15 +147,12 @@ def _places(batch_size: int, part: tuple[int, int]) -> range:
     return range(batch_size * i // n, batch_size * (i + 1) // n)
 
 
-def order(seed: int, step: int, batch_size: int, examples: int) -> np.ndarray:
-    """[batch_size] indices of the examples that step `step` (from 0) sees."""
-    epoch, place = divmod(step, examples // batch_size)
-    return _permutation(seed, epoch, examples)[place * batch_size : (place + 1) * batch_size]
-
-
 @functools.lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, examples: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(examples)
+def epoch_order(seed: int, epoch: int, batch_size: int, examples: int) -> np.ndarray:
+    """[steps, batch_size] int32 indices of the examples that the steps of an epoch see."""
+    steps = examples // batch_size
+    index = np.random.default_rng((seed, epoch)).permutation(examples)[: steps * batch_size]
+    return index.reshape(steps, batch_size).astype(np.int32)
 
 
 def resident(source: Any, size: int, channels: int) -> Resident:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -134,6 +134,22 @@ class BatchNorm(nn.Module):
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
         shift = bias - mean * factor
         return (x * factor + shift).astype(x.dtype)
+
+
+def conv_norm(
+    x: jax.Array, names: tuple[str, str], *shape: Any, train: bool, **options: Any
+) -> jax.Array:
+    """Conv(*shape, **options) and its BatchNorm, within the module that calls it.
+
+    Args:
+      x: [B, H, W, channels].
+      names: of the convolution and the batch norm.
+      *shape: what Conv takes first: features, kernel, stride, dtype, groups.
+      train: as BatchNorm's.
+      **options: what else Conv takes.
+    """
+    x = Conv(*shape, name=names[0], **options)(x)
+    return BatchNorm(name=names[1])(x, train=train)
 
 
 class Classifier(nn.Module):

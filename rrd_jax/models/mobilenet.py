@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax.models import layers
-from rrd_jax.models.layers import BatchNorm, Conv
+from rrd_jax.models.layers import conv_norm
 
 
 class MobileNetV1(nn.Module):
@@ -26,18 +26,18 @@ class MobileNetV1(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> layers.Outputs:
         """Images [B, H, W, channels], normalised, to Outputs."""
 
-        def conv_norm(x, block, conv, *shape):
-            x = Conv(*shape, kernel_init=layers.torch_default, name=f"model_{block}_{conv}")(x)
-            return BatchNorm(name=f"model_{block}_{conv + 1}")(x, train=train)
+        def part(x, block, conv, *shape):
+            names = (f"model_{block}_{conv}", f"model_{block}_{conv + 1}")
+            return conv_norm(x, names, *shape, train=train, kernel_init=layers.torch_default)
 
-        x = nn.relu(conv_norm(x, 0, 0, 32, 3, 2, self.dtype))
+        x = nn.relu(part(x, 0, 0, 32, 3, 2, self.dtype))
         maps, preactivations = [x], [x]
         plan = [64, 128, 128, 256, 256, *[512] * 6, 1024, 1024]
         for i, width in enumerate(plan, start=1):
             stride = 2 if i in (2, 4, 6, 12) else 1
             inside = x.shape[-1]
-            x = nn.relu(conv_norm(x, i, 0, inside, 3, stride, self.dtype, inside))
-            before = conv_norm(x, i, 3, width, 1, 1, self.dtype)
+            x = nn.relu(part(x, i, 0, inside, 3, stride, self.dtype, inside))
+            before = part(x, i, 3, width, 1, 1, self.dtype)
             x = nn.relu(before)
             if i in (3, 5, 11, 13):  # the last of their resolution
                 maps.append(x)
@@ -72,10 +72,9 @@ class _Inverted(nn.Module):
             (self.features, 1, 1, 1),
         ][-len(self.names) :]
         y = x
-        for (conv, norm), (features, kernel, stride, groups) in zip(self.names, plan, strict=True):
-            y = Conv(features, kernel, stride, self.dtype, groups, name=conv)(y)
-            y = BatchNorm(name=norm)(y, train=train)
-            if norm != self.names[-1][1]:
+        for names, (features, kernel, stride, groups) in zip(self.names, plan, strict=True):
+            y = conv_norm(y, names, features, kernel, stride, self.dtype, groups, train=train)
+            if names != self.names[-1]:
                 y = self.activation(y)
         return x + y if x.shape == y.shape else y
 
@@ -104,8 +103,8 @@ class MobileNetV2(nn.Module):
         activation = nn.relu6 if self.torchvision else nn.relu
 
         def dense(x, name, *shape):
-            x = Conv(*shape, self.dtype, name=f"{name}_0")(x)
-            return activation(BatchNorm(name=f"{name}_1")(x, train=train))
+            names = (f"{name}_0", f"{name}_1")
+            return activation(conv_norm(x, names, *shape, self.dtype, train=train))
 
         x = dense(x, "features_0" if self.torchvision else "conv1", self.stem, 3, 2)
         maps, position = [x], 1
@@ -131,37 +130,23 @@ class MobileNetV2(nn.Module):
         return layers.Outputs(head(embedding), embedding, tuple(maps), tuple(maps))
 
 
-CIFAR = {
-    # Half width; one stride fewer than for ImageNet.
-    "mobilenetv2_cifar": partial(
-        MobileNetV2,
-        stem=16,
-        stages=(
-            (1, 8, 1, 1),
-            (6, 12, 2, 1),
-            (6, 16, 3, 2),
-            (6, 32, 4, 2),
-            (6, 48, 3, 1),
-            (6, 80, 3, 2),
-            (6, 160, 1, 1),
-        ),
-        torchvision=False,
-    ),
-}
+_STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+# For CIFAR half as wide, and without the stride of the second stage.
+_HALF = tuple(
+    (expansion, width // 2, blocks, 1 if stage == 1 else stride)
+    for stage, (expansion, width, blocks, stride) in enumerate(_STAGES)
+)
+
+CIFAR = {"mobilenetv2_cifar": partial(MobileNetV2, stem=16, stages=_HALF, torchvision=False)}
 IMAGENET = {
     "mobilenetv1": MobileNetV1,
-    "mobilenetv2": partial(
-        MobileNetV2,
-        stem=32,
-        stages=(
-            (1, 16, 1, 1),
-            (6, 24, 2, 2),
-            (6, 32, 3, 2),
-            (6, 64, 4, 2),
-            (6, 96, 3, 1),
-            (6, 160, 3, 2),
-            (6, 320, 1, 1),
-        ),
-        torchvision=True,
-    ),
+    "mobilenetv2": partial(MobileNetV2, stem=32, stages=_STAGES, torchvision=True),
 }

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax.models import layers
-from rrd_jax.models.layers import BatchNorm, Conv
+from rrd_jax.models.layers import conv_norm
 
 
 class _Block(nn.Module):
@@ -34,13 +34,13 @@ class _Block(nn.Module):
             plan = [(inner, 3, self.stride, 1), (self.width, 3, 1, 1)]
         y = x
         for i, (features, kernel, stride, groups) in enumerate(plan, start=1):
-            y = Conv(features, kernel, stride, self.dtype, groups, name=f"conv{i}")(y)
-            y = BatchNorm(name=f"bn{i}")(y, train=train)
+            shape = (features, kernel, stride, self.dtype, groups)
+            y = conv_norm(y, (f"conv{i}", f"bn{i}"), *shape, train=train)
             if i < len(plan):
                 y = nn.relu(y)
         if x.shape != y.shape:
-            x = Conv(y.shape[-1], 1, self.stride, self.dtype, name=f"{self.shortcut}_0")(x)
-            x = BatchNorm(name=f"{self.shortcut}_1")(x, train=train)
+            names = (f"{self.shortcut}_0", f"{self.shortcut}_1")
+            x = conv_norm(x, names, y.shape[-1], 1, self.stride, self.dtype, train=train)
         y = y + x
         return nn.relu(y), y
 
@@ -76,8 +76,8 @@ class ResNet(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> layers.Outputs:
         """Images [B, H, W, channels], normalised, to Outputs."""
         kernel, stride = (7, 2) if self.imagenet_stem else (3, 1)
-        x = Conv(self.widths[0], kernel, stride, self.dtype, name="conv1")(x)
-        x = nn.relu(BatchNorm(name="bn1")(x, train=train))
+        shape = (self.widths[0], kernel, stride, self.dtype)
+        x = nn.relu(conv_norm(x, ("conv1", "bn1"), *shape, train=train))
         if self.imagenet_stem:
             x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
         maps, preactivations = [x], [x]

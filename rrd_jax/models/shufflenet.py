@@ -7,13 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax.models import layers
-from rrd_jax.models.layers import BatchNorm, Conv
 
-
-def _conv_norm(x: jax.Array, names: tuple[str, str], *shape, train: bool) -> jax.Array:
-    """A convolution, started as PyTorch starts it by default, and its batch norm."""
-    x = Conv(*shape, kernel_init=layers.torch_default, name=names[0])(x)
-    return BatchNorm(name=names[1])(x, train=train)
+# All convolutions start as PyTorch starts them by default.
+_conv_norm = partial(layers.conv_norm, kernel_init=layers.torch_default)
 
 
 def _numbered(i: int) -> tuple[str, str]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax.models import layers
-from rrd_jax.models.layers import BatchNorm, Conv
+from rrd_jax.models.layers import conv_norm
 
 
 class VGG(nn.Module):
@@ -35,9 +35,8 @@ class VGG(nn.Module):
             if block in pooled:
                 x = nn.max_pool(x, (2, 2), (2, 2))
             for i in range(count):
-                name = f"block{block}"
-                x = Conv(width, 3, 1, self.dtype, use_bias=True, name=f"{name}_{3 * i}")(x)
-                before = BatchNorm(name=f"{name}_{3 * i + 1}")(x, train=train)
+                names = (f"block{block}_{3 * i}", f"block{block}_{3 * i + 1}")
+                before = conv_norm(x, names, width, 3, 1, self.dtype, train=train, use_bias=True)
                 x = nn.relu(before)
             maps.append(x)
             preactivations.append(before)

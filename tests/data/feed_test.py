@@ -33,7 +33,11 @@ def _batches(split, size, seed, start, stop):
     epoch_steps = len(split) // size
     step = jax.jit(steps.from_resident(lambda step, _, batch: batch, epoch_steps))
     return [
-        step(_State(i), None, data | {"order": split.epoch_order(size, seed, i // epoch_steps)})
+        step(
+            _State(i),
+            None,
+            data | {"order": feed.epoch_order(seed, i // epoch_steps, size, len(split))},
+        )
         for i in range(start, stop)
     ]
 
@@ -133,7 +137,7 @@ def test_a_damaged_image_is_named_counted_and_ends_nothing(capsys):
 
 
 def test_other_seeds_give_other_orders():
-    orders = [feed.order(seed, 0, 10, 10).tolist() for seed in range(3)]
+    orders = [feed.epoch_order(seed, 0, 10, 10).tolist() for seed in range(3)]
     assert orders[0] != orders[1] != orders[2]
 
 
