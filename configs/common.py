@@ -50,6 +50,8 @@ def get_config(argument: str = "") -> ConfigDict:
     config.name = ""  # of the job; its default workdir is runs/<name>
     config.seed = 0  # initial weights, order and augmentation all follow from it
     config.dtype = "auto"  # of convolutions: float32, bfloat16; auto is bfloat16 on accelerators
+    # Devices share parameters, their average and the optimizer's state, instead of a copy on each.
+    config.shard_parameters = False
     config.method = ""  # what the objectives below are called in tables
     config.objectives = ConfigDict()  # name: {weight, options}; see method() and OBJECTIVES
 
@@ -95,10 +97,17 @@ def get_config(argument: str = "") -> ConfigDict:
     optimizer.weight_decay = 5e-4
     optimizer.milestones = (0.625, 0.75, 0.875)  # fractions of the epochs: 150, 180, 210 of 240
     optimizer.decay = 0.1  # of the learning rate at each milestone
+    optimizer.clip_norm = 0.0  # above 0: gradients are shortened to this length; 0: never
 
     config.train = train = ConfigDict()
     train.epochs = 240
     train.batch_size = 64  # over all devices; the last partial batch of an epoch is dropped
+    # Parts that a batch is walked in, one after the other, to save memory: each is normalised by
+    # its own statistics, and compared with the memory that the parts before it were pushed to.
+    train.accumulate = 1
+    # Decay of an average of the student's weights, such as 0.9999, which is then what is tested and
+    # exported; 0 for none.
+    train.ema = 0.0
     train.eval_batch_size = 500
     train.log_every = 50  # steps between two looks at the losses
     train.save_every = 0  # steps between checkpoints inside an epoch; 0: at its end only

@@ -50,7 +50,8 @@ def run_grid(folder: pathlib.Path, methods: list[str], seeds: int) -> dict[str, 
     for (method, seed), config in cells.items():
         own = folder / method / f"seed{seed}"
         label = f"{method}, seed {seed}"
-        results[method].append(train.train(config, own, setting, label, teacher))
+        with train.claim(own, config):
+            results[method].append(train.train(config, own, setting, label, teacher))
         print(f"[{label}] test top-1 {results[method][-1].top1:.2f}", flush=True)
     return results
 

@@ -1,7 +1,8 @@
 """Checkpoints of one training run: the newest two and the best, each with a digest.
 
 Orbax writes and commits them atomically. It does not notice a flipped byte in array data, so a
-digest of every part of the state is kept beside it and verified on restore.
+digest of every part of the state is kept beside it and verified on restore. Digests are computed on
+the devices that hold the state, and are the same however it is split.
 """
 
 import contextlib
@@ -11,14 +12,15 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from rrd_jax import errors
+from rrd_jax import errors, parallel
 from rrd_jax.state import TrainState
 
-_FIELDS = ("step", "params", "batch_stats", "opt_state", "frozen", "memory", "key")
+_FIELDS = ("step", "params", "batch_stats", "ema", "opt_state", "frozen", "memory", "key")
 
 
 class Checkpoints:
@@ -70,15 +72,13 @@ class Checkpoints:
           DivergedError: a parameter or statistic is not finite; nothing is written.
           InputError: this or the save before it failed; earlier checkpoints are intact.
         """
-        host = jax.device_get(state.replace(key=jax.random.key_data(state.key)))
-        _check_finite(host)
-        step = int(host.step)
+        step, digests = int(state.step), _digests(state)
         try:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
-                    meta=ocp.args.JsonSave(_seal(meta, _digests(host))),
+                    meta=ocp.args.JsonSave(_seal(meta, digests)),
                 ),
                 metrics=None if score is None else {"score": score, "step": step},
             )
@@ -111,9 +111,8 @@ class Checkpoints:
                 damaged.append(step)
                 _warn(self.folder, step, error)
                 continue
-            for bad in damaged:
-                (self.folder / str(bad)).rename(self.folder / f"{bad}.damaged")
             if damaged:
+                parallel.main_first(lambda: self._set_aside(damaged))
                 print(f"warning: going on from step {step}; damaged ones are kept as *.damaged")
                 self._manager = self._open()
             return restored
@@ -123,6 +122,10 @@ class Checkpoints:
             )
         return None
 
+    def _set_aside(self, damaged: list[int]) -> None:
+        for step in damaged if parallel.is_main() else ():
+            (self.folder / str(step)).rename(self.folder / f"{step}.damaged")
+
     def _restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         restored = self._manager.restore(
@@ -131,11 +134,9 @@ class Checkpoints:
                 state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
             ),
         )
-        state = restored.state
         meta, digests = _unseal(restored.meta)
-        host = jax.device_get(state.replace(key=jax.random.key_data(state.key)))
-        _verify(_digests(host), digests)
-        return state, meta
+        _verify(_digests(restored.state), digests)
+        return restored.state, meta
 
     @property
     def latest_step(self) -> int | None:
@@ -184,7 +185,7 @@ def save_network(folder: pathlib.Path, variables: dict[str, Any], meta: dict[str
     inner = folder.absolute() / "checkpoints"
     if _steps(inner):
         raise errors.InputError(f"{inner} holds checkpoints already; choose another folder")
-    digest = _digest((variables["params"], variables["batch_stats"]))
+    digest = _digest(variables)
     state = {"params": {"student": variables["params"]}, "batch_stats": variables["batch_stats"]}
     try:
         with ocp.CheckpointManager(inner) as manager:
@@ -229,16 +230,21 @@ def _load_student(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]
     meta, digests = _read_meta(folder)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         tree = checkpointer.metadata(folder / "state").item_metadata.tree
-        wanted = {"params": {"student": tree["params"]["student"]}}
-        wanted["batch_stats"] = tree["batch_stats"]
+        if "params" in (tree.get("ema") or {}):
+            wanted = {"ema": tree["ema"]}
+        else:
+            wanted = {"params": {"student": tree["params"]["student"]}}
+            wanted["batch_stats"] = tree["batch_stats"]
         restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         restored = checkpointer.restore(
             folder / "state",
             args=ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True),
         )
-    student = {"params": restored["params"]["student"], "batch_stats": restored["batch_stats"]}
-    found = {"student": _digest((student["params"], student["batch_stats"]))}
-    _verify(found, digests)
+    student = restored.get("ema") or {
+        "params": restored["params"]["student"],
+        "batch_stats": restored["batch_stats"],
+    }
+    _verify({"student": _digest(student)}, digests)
     return student, meta
 
 
@@ -273,30 +279,63 @@ def _steps(folder: pathlib.Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
 
 
-def _digests(host: TrainState) -> dict[str, str]:
-    digests = {field: _digest(getattr(host, field)) for field in _FIELDS}
-    digests["student"] = _digest((host.params["student"], host.batch_stats))
-    return digests
+def _digests(state: TrainState) -> dict[str, str]:
+    """Of each part of the state; raises a DivergedError if its student is not finite."""
+    bare = state.replace(key=jax.random.key_data(state.key))
+    sums = _all_sums(bare)
+    for part in (sums.params, sums.batch_stats, sums.ema):
+        for path, words in jax.tree_util.tree_leaves_with_path(part):
+            if not words[2]:
+                raise errors.DivergedError(
+                    f"parameter {jax.tree_util.keystr(path)} is not finite at step {state.step}"
+                )
+    found = {field: _combined(getattr(bare, field), getattr(sums, field)) for field in _FIELDS}
+    return found | {"student": _combined(bare.student, sums.student)}
 
 
 def _digest(tree: Any) -> str:
+    return _combined(tree, _all_sums(tree))
+
+
+def _all_sums(tree: Any) -> Any:
+    return jax.device_get(jax.tree.map(_sums, tree))
+
+
+def _combined(tree: Any, sums: Any) -> str:
+    """Of the leaves' sums, each by its place in the tree, its type and its shape."""
     digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(tree):
-        array = np.asarray(leaf)
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()
+    for leaf, words in zip(jax.tree.leaves(tree), jax.tree.leaves(sums), strict=True):
+        digest.update(f"{leaf.dtype}{leaf.shape}{words[0]:08x}{words[1]:08x}".encode())
+    return digest.hexdigest()[:32]
+
+
+@jax.jit  # leaf by leaf: few shapes, where whole trees take minutes to compile
+def _sums(leaf: jax.Array) -> jax.Array:
+    """[3] uint32: two sums over the words of an array, and whether all are finite.
+
+    Each word counts by its place. No change of a single word leaves the first sum as it was;
+    integers are added, so neither the order nor the split over devices matters.
+    """
+    words = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
+    place = jnp.zeros(leaf.shape, jnp.uint32)
+    for axis, size in enumerate(leaf.shape):
+        place = place * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+    words, weight = words.astype(jnp.uint32), _mixed(place)
+    first = jnp.sum(words * (weight | 1), dtype=jnp.uint32)
+    second = jnp.sum(_mixed(words ^ weight), dtype=jnp.uint32)
+    return jnp.stack([first, second, jnp.isfinite(leaf).all().astype(jnp.uint32)])
+
+
+def _mixed(x: jax.Array) -> jax.Array:
+    """A permutation of the 32-bit words that looks random: MurmurHash3's last step."""
+    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
 
 
 def _verify(found: dict[str, str], kept: dict[str, str]) -> None:
+    if any(len(digest) != 32 for digest in kept.values()):
+        raise ValueError("it was written by another version of rrd_jax")
     differing = [part for part, digest in found.items() if kept.get(part) != digest]
     if differing:
         raise ValueError(f"its digest does not match in {', '.join(differing)}")
-
-
-def _check_finite(host: TrainState) -> None:
-    for path, leaf in jax.tree_util.tree_leaves_with_path((host.params, host.batch_stats)):
-        if not np.isfinite(leaf).all():
-            raise errors.DivergedError(
-                f"parameter {jax.tree_util.keystr(path)} is not finite at step {int(host.step)}"
-            )

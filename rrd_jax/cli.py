@@ -1,7 +1,7 @@
 """What the programs share: what their users can mend becomes one line and an exit code.
 
 0 at the end of the job, 1 for a bad flag or config field, 2 for other bad input, 3 when the loss is
-not finite, 130 after Ctrl-C.
+not finite, 75 when SIGTERM stopped a run whose state is saved, 130 after Ctrl-C.
 """
 
 import sys
@@ -39,6 +39,8 @@ def guard(
         stop(2, error)
     except errors.DivergedError as error:
         stop(3, error)
+    except errors.PreemptedError as error:
+        stop(75, error)  # EX_TEMPFAIL: try again
     except KeyboardInterrupt:
         stop(130, stopped)
 

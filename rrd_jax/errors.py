@@ -1,4 +1,4 @@
-"""The two ways a run can end badly that are not bugs; `main` prints them as one line."""
+"""The ways a run can end early that are not bugs; `main` prints them as one line."""
 
 import difflib
 from collections.abc import Mapping
@@ -11,6 +11,10 @@ class InputError(ValueError):
 
 class DivergedError(RuntimeError):
     """The loss or the state is no longer finite."""
+
+
+class PreemptedError(RuntimeError):
+    """The machine is being taken away; the state is saved."""
 
 
 def lookup(kind: str, name: str, known: Mapping[str, Any]) -> Any:

@@ -1,7 +1,6 @@
 """One run: a student from its first step to its last, going on from checkpoints."""
 
 import dataclasses
-import functools
 import math
 import pathlib
 from collections.abc import Callable, Iterator
@@ -9,52 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
-from rrd_jax import checkpoint, data, errors, metrics, models, parallel, report, state, steps
+from rrd_jax import checkpoint, data, errors, metrics, models, parallel, program, report, state
 from rrd_jax.data import feed
-from rrd_jax.objectives import Objective
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """All that is chosen about a run, as numbers and functions; see configs/common.py.
-
-    Attributes:
-      label: what the console calls the run.
-      model: the student's name, kept in checkpoints.
-      student: the student's network.
-      objectives: by name.
-      weights: their factors in the total loss.
-      schedule: learning rate by step.
-      optimizer: built on that schedule.
-      augment: what the step does to training images.
-      mix: how it mixes them, or None.
-      normalize: what evaluation does to test images.
-      seed: from which the whole run follows.
-      epochs: passes over the training split.
-      batch_size: images a step, over all devices.
-      eval_batch_size: images an evaluation step.
-      log_every: steps between two looks at the losses.
-      save_every: steps between two checkpoints inside an epoch; 0 for none.
-    """
-
-    label: str
-    model: str
-    student: Any
-    objectives: dict[str, Objective]
-    weights: dict[str, float]
-    schedule: optax.Schedule
-    optimizer: optax.GradientTransformation
-    augment: steps.Augment
-    mix: steps.Mix | None
-    normalize: Callable
-    seed: int
-    epochs: int
-    batch_size: int
-    eval_batch_size: int
-    log_every: int
-    save_every: int
 
 
 class Teacher(NamedTuple):
@@ -117,25 +73,28 @@ def finished(folder: pathlib.Path, epochs: int) -> Result | None:
     return Result(**ledger["result"]) if done else None
 
 
+class _StoppedError(Exception):
+    """An evaluation was not finished, because the run is to stop."""
+
+
 def evaluate(
-    predict: Callable, variables: Any, examples: Any, batch_size: int, mesh: jax.sharding.Mesh
+    predict: Callable,
+    variables: Any,
+    examples: Any,
+    batch_size: int,
+    mesh: jax.sharding.Mesh,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, np.ndarray]:
     """`prediction`, `rank`, `loss` and `label` [N] of every example, each exactly once."""
     parts, batch_size = [], math.ceil(batch_size / mesh.size) * mesh.size
-    for batch in examples.test_batches(batch_size):
-        count = len(batch["label"])
-        # The last batch is filled up, so that one compiled program serves all of them.
-        full = {
-            name: np.pad(value, [(0, batch_size - count)] + [(0, 0)] * (value.ndim - 1))
-            for name, value in batch.items()
-        }
-        full = parallel.put_batch(mesh, full)
-        predicted = predict(variables, full["image"], full["label"])
-        parts.append((count, predicted | {"label": batch["label"]}))
-    return {
-        name: np.concatenate([part[name][:count] for count, part in jax.device_get(parts)])
-        for name in ("prediction", "rank", "loss", "label")
-    }
+    for batch in examples.test_batches(batch_size, parallel.part()):
+        batch = parallel.put_batch(mesh, batch)
+        parts.append(predict(variables, batch["image"], batch["label"]))
+        if stop():
+            raise _StoppedError
+    names = ("prediction", "rank", "loss", "label")
+    parts = jax.device_get(parts)
+    return {name: np.concatenate([p[name] for p in parts])[: len(examples)] for name in names}
 
 
 def summary(found: dict[str, np.ndarray], teacher: np.ndarray | None) -> dict[str, float]:
@@ -151,7 +110,7 @@ def summary(found: dict[str, np.ndarray], teacher: np.ndarray | None) -> dict[st
 
 
 def fit(
-    recipe: Recipe,
+    recipe: program.Recipe,
     folder: pathlib.Path,
     dataset: data.Dataset,
     mesh: jax.sharding.Mesh,
@@ -169,15 +128,18 @@ def fit(
     Raises:
       DivergedError: the loss is not finite.
       InputError: a checkpoint can be neither read nor written.
+      PreemptedError: SIGTERM came; the state is saved.
     """
     if done := finished(folder, recipe.epochs):
         return done
-    folder.mkdir(parents=True, exist_ok=True)
-    with checkpoint.Checkpoints(folder / "checkpoints") as checkpoints:
-        run = _Run(recipe, folder, dataset, mesh, teacher, checkpoints)
+    with (
+        parallel.stop_requests() as stop,
+        checkpoint.Checkpoints(folder / "checkpoints") as checkpoints,
+    ):
+        run = _Run(recipe, folder, dataset, mesh, teacher, checkpoints, stop)
         run_state, ledger = run.start()
         step = int(run_state.step)
-        with report.Report(folder, recipe.label, step) as out:
+        with report.Report(folder, recipe.label, step, writes=parallel.is_main()) as out:
             out.start(run.description(), step, run.steps_per_epoch)
             return run.train(run_state, ledger, out)
 
@@ -187,59 +149,37 @@ class _Run:
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: program.Recipe,
         folder: pathlib.Path,
         dataset: data.Dataset,
         mesh: jax.sharding.Mesh,
         teacher: Teacher | None,
         checkpoints: checkpoint.Checkpoints,
+        stop: Callable[[int], bool],
     ):
         self.recipe, self.folder, self.dataset = recipe, folder, dataset
-        self.mesh, self.teacher, self.checkpoints = mesh, teacher, checkpoints
+        self.mesh, self.teacher, self.checkpoints, self.stop = mesh, teacher, checkpoints, stop
         self.steps_per_epoch = len(dataset.train) // recipe.batch_size
         self.total = recipe.epochs * self.steps_per_epoch
         # Cross-entropy alone still reports its agreement with the teacher, but never runs it.
         compares = any(o.needs_teacher for o in recipe.objectives.values())
         network = teacher.network if teacher and compares else None
         self.teacher_variables = teacher.variables if network else None
-        create = functools.partial(
-            state.create,
-            student=recipe.student,
-            objectives=recipe.objectives,
-            optimizer=recipe.optimizer,
-            image_shape=dataset.image_shape,
+        self.program = program.build(
+            recipe,
+            mesh,
+            dataset.image_shape,
+            self.steps_per_epoch,
+            resident=dataset.train.on_device,
             teacher=network,
         )
-        abstract = jax.eval_shape(create, jax.random.key(0))
-        shardings = parallel.state_shardings(mesh, abstract)
-        # Hundreds of small random draws: compiling them well takes longer than drawing them.
-        quick = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        self.create = jax.jit(create, out_shardings=shardings, compiler_options=quick)
-        self.parameters = models.count_parameters(abstract.params["student"])
-        train_step = steps.make_train_step(
-            recipe.student,
-            recipe.objectives,
-            recipe.weights,
-            recipe.optimizer,
-            recipe.augment,
-            self.steps_per_epoch,
-            network,
-            recipe.mix,
-        )
-        if dataset.train.on_device:
-            train_step = steps.from_resident(train_step, self.steps_per_epoch)
-        self.train_step = jax.jit(
-            train_step,
-            donate_argnums=0,
-            out_shardings=(shardings, parallel.replicated(mesh)),
-        )
-        self.predict = jax.jit(steps.make_predict(recipe.student, recipe.normalize))
+        self.predict = program.build_predict(recipe.student, recipe.normalize, mesh)
+        self.parameters = models.count_parameters(self.program.abstract.params["student"])
 
     def start(self) -> tuple[state.TrainState, _Ledger]:
         """Where the newest intact checkpoint stands, or the beginning."""
-        fresh = self.create(jax.random.key(self.recipe.seed))
         dataset = self.dataset
-        if restored := self.checkpoints.restore(fresh):
+        if restored := self.checkpoints.restore(self.program.abstract):
             ledger = _Ledger(**restored[1])
             if ledger.dataset not in ("", dataset.version):
                 raise errors.InputError(
@@ -248,7 +188,8 @@ class _Run:
                 )
             return restored[0], ledger
         shape = list(dataset.image_shape)
-        return fresh, _Ledger(self.recipe.model, dataset.num_classes, shape, dataset.version)
+        ledger = _Ledger(self.recipe.model, dataset.num_classes, shape, dataset.version)
+        return self.program.create(self.recipe.seed), ledger
 
     def description(self) -> str:
         """What is about to run, in a line."""
@@ -266,8 +207,10 @@ class _Run:
         recipe = self.recipe
         start, pending = int(run_state.step), []
         clock = report.Clock(ledger.seconds, start)
+        if start and start // self.steps_per_epoch > ledger.epoch:  # it was stopped in its test
+            self._end_epoch(run_state, ledger, start, clock, out)
         for step, batch in enumerate(self._batches(start), start=start + 1):
-            run_state, logged = self.train_step(run_state, self.teacher_variables, batch)
+            run_state, logged = self.program.train_step(run_state, self.teacher_variables, batch)
             pending.append(logged)
             if not self.dataset.train.on_device and len(pending) > 2:
                 # Batches wait on the device: the next is sent while this one is used, no more.
@@ -276,24 +219,21 @@ class _Run:
                 clock.mark(step)  # what came before was compilation
             ends_epoch = step % self.steps_per_epoch == 0
             saves = recipe.save_every and step % recipe.save_every == 0
-            if ends_epoch or saves or len(pending) >= recipe.log_every:
+            stops = self.stop(step)
+            if ends_epoch or saves or stops or len(pending) >= recipe.log_every:
                 self._collect(pending, ledger, step)
                 done = (step - 1) % self.steps_per_epoch + 1
                 losses = {k: v / done for k, v in ledger.sums.items() if k.startswith("loss")}
                 rate = clock.rate(step) * recipe.batch_size
                 left = clock.left(step, self.total)
                 out.progress(step / self.steps_per_epoch, recipe.epochs, rate, left, losses)
-            if ends_epoch:
-                row = self._row(run_state, ledger, step)
-                row["images_per_second"] = rate
-                out.row(row, recipe.epochs)
-                clock.mark(step)
-            if ends_epoch or saves:
+            if stops:
+                self._stop_early(run_state, ledger, step, clock)
+            elif ends_epoch:
+                self._end_epoch(run_state, ledger, step, clock, out)
+            elif saves:
                 ledger.seconds = clock.total()
-                if ends_epoch:
-                    ledger.result = self._result(ledger, row)._asdict()
-                score = row["test/top1"] if ends_epoch else None
-                self.checkpoints.save(run_state, dataclasses.asdict(ledger), score)
+                self.checkpoints.save(run_state, dataclasses.asdict(ledger))
         self.checkpoints.wait()
         return Result(**ledger.result)
 
@@ -301,15 +241,15 @@ class _Run:
         """What the train step takes as its batch, from step `start` to the last."""
         split, size, seed = self.dataset.train, self.recipe.batch_size, self.recipe.seed
         if not split.on_device:
-            for batch in split.train_batches(size, seed, start, self.total):
+            for batch in split.train_batches(size, seed, start, self.total, parallel.part()):
                 yield parallel.put_batch(self.mesh, batch)
             return
         whole = {"image": split.images, "label": split.labels}
-        whole = jax.device_put(whole, parallel.replicated(self.mesh))
+        whole = parallel.put(parallel.replicated(self.mesh), whole)
         for step in range(start, self.total):
             if step == start or step % self.steps_per_epoch == 0:
                 order = feed.epoch_order(seed, step // self.steps_per_epoch, size, len(split))
-                order = jax.device_put(order, parallel.split(self.mesh, axis=1))
+                order = parallel.put(parallel.split(self.mesh, axis=1), order)
             yield whole | {"order": order}
 
     def _collect(self, pending: list[dict[str, jax.Array]], ledger: _Ledger, step: int) -> None:
@@ -322,9 +262,9 @@ class _Run:
                 ledger.sums[name] = ledger.sums.get(name, 0.0) + float(value)
         if not math.isfinite(sum(ledger.sums.values())):
             terms = ", ".join(f"{name} {value:.4g}" for name, value in fetched[-1].items())
-            self._stop(f"the loss is not finite within steps {first} to {step} ({terms})")
+            self._diverged(f"the loss is not finite within steps {first} to {step} ({terms})")
 
-    def _stop(self, reason: str) -> None:
+    def _diverged(self, reason: str) -> None:
         self.checkpoints.wait()
         good = self.checkpoints.latest_step
         kept = "there is no checkpoint yet" if good is None else f"step {good} is the last good one"
@@ -333,30 +273,65 @@ class _Run:
             " may help"
         )
 
-    def _row(self, run_state: state.TrainState, ledger: _Ledger, step: int) -> dict[str, Any]:
-        """Ends an epoch in the ledger; returns its figures."""
+    def _stop_early(
+        self, run_state: state.TrainState, ledger: _Ledger, step: int, clock: report.Clock
+    ) -> None:
+        """Saves what there is, and ends the run."""
+        ledger.seconds = clock.total()
+        self.checkpoints.save(run_state, dataclasses.asdict(ledger))
+        self.checkpoints.wait()
+        raise errors.PreemptedError(
+            f"stopped by SIGTERM; step {step} is saved in {self.folder / 'checkpoints'}, and the"
+            " same command goes on from there"
+        )
+
+    def _end_epoch(
+        self,
+        run_state: state.TrainState,
+        ledger: _Ledger,
+        step: int,
+        clock: report.Clock,
+        out: report.Report,
+    ) -> None:
+        """Tests the student, reports the epoch and saves it."""
+        rate = clock.rate(step) * self.recipe.batch_size
+        try:
+            tested = self._test(run_state, step)
+        except _StoppedError:
+            self._stop_early(run_state, ledger, step, clock)
+        if not math.isfinite(tested["test/loss"]):
+            self._diverged(f"the test loss is not finite after step {step}")
         means = {name: value / self.steps_per_epoch for name, value in ledger.sums.items()}
         means["top1"] *= 100
         ledger.sums = {}
         ledger.epoch = step // self.steps_per_epoch
-        tested = self._test(run_state)
-        if not math.isfinite(tested["test/loss"]):
-            self._stop(f"the test loss is not finite after step {step}")
         if tested["test/top1"] > ledger.best["top1"]:
             ledger.best = {"top1": tested["test/top1"], "epoch": ledger.epoch}
-        return {
+        row = {
             "epoch": ledger.epoch,
             "step": step,
             "learning_rate": float(self.recipe.schedule(step - 1)),
             **{f"train/{name}": value for name, value in means.items()},
             **tested,
             **{f"best/{name}": value for name, value in ledger.best.items()},
+            "images_per_second": rate,
         }
+        out.row(row, self.recipe.epochs)
+        clock.mark(step)
+        ledger.seconds = clock.total()
+        ledger.result = self._result(ledger, row)._asdict()
+        self.checkpoints.save(run_state, dataclasses.asdict(ledger), row["test/top1"])
 
-    def _test(self, run_state: state.TrainState) -> dict[str, float]:
-        variables = {"params": run_state.params["student"], "batch_stats": run_state.batch_stats}
+    def _test(self, run_state: state.TrainState, step: int) -> dict[str, float]:
+        # Several processes agree on a step to stop after; in between they go on together.
+        alone = parallel.part() == (0, 1)
         found = evaluate(
-            self.predict, variables, self.dataset.test, self.recipe.eval_batch_size, self.mesh
+            self.predict,
+            run_state.student,
+            self.dataset.test,
+            self.recipe.eval_batch_size,
+            self.mesh,
+            stop=lambda: alone and self.stop(step),
         )
         reference = self.teacher.tested()["prediction"] if self.teacher else None
         return {f"test/{name}": value for name, value in summary(found, reference).items()}

@@ -6,8 +6,15 @@
 
 A second start of the same command goes on where the first one stopped. The exit code is 0 at the
 end of the job, 1 for a bad flag or config field, 2 for other bad input, 3 when the loss is not
-finite, 130 after Ctrl-C.
+finite, 75 when SIGTERM stopped a run (its state is saved: start it again), 130 after Ctrl-C.
+
+On several hosts the same command is started on each; the workdir lies on a disk that all share.
+Cloud TPU, Slurm, Open MPI and Kubernetes tell the processes of each other; elsewhere --coordinator,
+--processes and --process_id do.
 """
+
+import contextlib
+import os
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -29,6 +36,13 @@ _MODE = flags.DEFINE_enum(
     ["train", "eval"],
     "train: the whole job. eval: test figures of the student in --workdir, and of its teacher.",
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "HOST:PORT of process 0, which all processes of a run can reach."
+)
+_PROCESSES = flags.DEFINE_integer(
+    "processes", 0, "How many there are. 1: joins no others; 0: as --coordinator or the host says."
+)
+_PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Of this process, from 0.")
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -39,10 +53,19 @@ def parse_flags(argv: list[str]) -> list[str]:
 def main(argv: list[str]) -> None:
     """Runs the job."""
     del argv
+    cli.guard(_job)
+
+
+def _job() -> None:
     parallel.enable_compilation_cache()
+    parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
     run = evaluate.run if _MODE.value == "eval" else train.run
     config = CONFIG.value
-    cli.guard(lambda: run(config, WORKDIR.value or f"runs/{config.name}"))
+    with contextlib.ExitStack() as stack:
+        if not parallel.is_main():  # what all processes would say is said once
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        run(config, WORKDIR.value or f"runs/{config.name}")
 
 
 if __name__ == "__main__":

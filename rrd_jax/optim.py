@@ -39,13 +39,28 @@ def boundaries(milestones: Sequence[float], epochs: int, steps_per_epoch: int) -
 
 
 def sgd(
-    schedule: optax.Schedule, *, momentum: float = 0.9, weight_decay: float = 0.0
+    schedule: optax.Schedule,
+    *,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    clip_norm: float = 0.0,
 ) -> optax.GradientTransformation:
-    """PyTorch's SGD: decay joins the gradient of every parameter, then momentum, no Nesterov."""
-    for name, value, end in (("momentum", momentum, 1), ("weight_decay", weight_decay, 1e9)):
+    """PyTorch's SGD: decay joins the gradient of every parameter, then momentum, no Nesterov.
+
+    Args:
+      schedule: learning rate by step.
+      momentum: in [0, 1).
+      weight_decay: 0 or above.
+      clip_norm: above 0, the gradient of all parameters together is shortened to this length
+        before decay joins it, as by PyTorch's clip_grad_norm_; 0 for no clipping.
+    """
+    bounds = (("momentum", momentum, 1), ("weight_decay", weight_decay, 1e9))
+    for name, value, end in (*bounds, ("clip_norm", clip_norm, 1e9)):
         if not 0 <= value < end:
             raise errors.InputError(f"optimizer.{name} is {value}, but must be in [0, {end:g})")
+    clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     return optax.chain(
+        *clip,
         optax.add_decayed_weights(weight_decay),
         optax.sgd(schedule, momentum=momentum),
     )

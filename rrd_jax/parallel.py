@@ -1,16 +1,27 @@
-"""The mesh, and who holds what: batch and memory split over it, the rest on every device."""
+"""Processes and devices: who takes part, who holds what, and when all of them stop.
 
+Batch and memory are split over one mesh of all devices, the rest is on every device.
+"""
+
+import contextlib
 import os
 import pathlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rrd_jax import errors
 from rrd_jax.state import TrainState
 
 AXIS = "data"
+_Result = TypeVar("_Result")
+_SMALL = 1024  # scalars: what has fewer is not worth splitting
 
 
 def enable_compilation_cache() -> None:
@@ -18,19 +29,98 @@ def enable_compilation_cache() -> None:
     if not jax.config.jax_compilation_cache_dir:
         cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(cache) / "rrd_jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)  # many are small
+
+
+def start(coordinator: str = "", processes: int = 0, process_id: int = 0) -> None:
+    """Joins the processes of a run on several hosts; to be called before JAX sees a device.
+
+    Args:
+      coordinator: HOST:PORT of process 0; "" for what JAX finds out by itself on Cloud TPU, Slurm,
+        Open MPI and Kubernetes, and for a single process elsewhere.
+      processes: how many there are; 1 for a single one in any case.
+      process_id: of this one, from 0.
+
+    Raises:
+      InputError: the others cannot be joined.
+    """
+    if processes == 1:
+        return
+    if coordinator and not 0 <= process_id < processes:
+        raise errors.InputError(
+            f"--process_id={process_id} of --processes={processes}: with --coordinator, ids are 0"
+            " to the number of processes less one"
+        )
+    try:
+        if coordinator:
+            jax.distributed.initialize(coordinator, processes, process_id)
+        else:
+            jax.distributed.initialize()
+    except ValueError:  # there is nothing to join
+        if coordinator:
+            raise
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise errors.InputError(f"the other processes cannot be joined ({reason})") from error
+
+
+def is_main() -> bool:
+    """Whether this process writes what is written once: process 0 does."""
+    return jax.process_index() == 0
+
+
+def main_first(action: Callable[[], _Result]) -> _Result:
+    """What `action` returns in this process; process 0 goes first, the others after it.
+
+    Raises:
+      InputError: what the action raised; in the other processes, that it failed in process 0.
+    """
+    if jax.process_count() == 1:
+        return action()
+    result, problem = None, None
+    if is_main():
+        try:
+            result = action()
+        except (errors.InputError, OSError) as error:
+            problem = error
+    if multihost_utils.broadcast_one_to_all(np.int32(problem is not None)):
+        raise problem or errors.InputError("process 0 cannot go on; its message says why")
+    return result if is_main() else action()
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[Callable[[int], bool]]:
+    """While it lasts, SIGTERM asks a run to stop and does not end the process.
+
+    Yields:
+      step -> whether to stop after that step, the same in all processes; to be asked at each.
+    """
+    if jax.process_count() > 1:  # JAX catches the signal and agrees with the others on a step
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda step: False  # Python has no signals here
+        return
+    asked = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+    try:
+        yield lambda step: asked.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """All devices in one row, axis `data`."""
-    devices = devices or jax.devices()
-    return jax.make_mesh((len(devices),), (AXIS,), (AxisType.Auto,), devices=devices)
+    """All devices in one row, axis `data`; each process's stand together, as its data do."""
+    devices = devices or sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
-def check_batch(mesh: Mesh, batch_size: int) -> None:
-    """Raises an InputError when a batch cannot be split evenly over the mesh."""
-    if batch_size % mesh.size:
+def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:
+    """Raises an InputError when a batch cannot be split evenly over the mesh, part by part."""
+    if batch_size % (mesh.size * accumulate):
+        parts = f", times the {accumulate} of train.accumulate" if accumulate > 1 else ""
         raise errors.InputError(
-            f"train.batch_size {batch_size} is not a multiple of the {mesh.size} devices"
+            f"train.batch_size {batch_size} is not a multiple of the {mesh.size} devices{parts}"
         )
 
 
@@ -44,24 +134,57 @@ def split(mesh: Mesh, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
 
 
-def state_shardings(mesh: Mesh, state: TrainState) -> TrainState:
+def state_shardings(mesh: Mesh, state: TrainState, *, parameters: bool = False) -> TrainState:
     """Where each part of the state lives.
 
     Memories are split by rows where the devices divide them: they are large, and a step
     gathers the (small) embeddings instead. All else is replicated.
+
+    Args:
+      mesh: the devices.
+      state: arrays or shapes.
+      parameters: whether parameters, their average and the optimizer's state are split too, each
+        array along its longest axis that the devices divide; a step gathers what it needs.
     """
 
     def memory_sharding(leaf):
         splits = leaf.ndim >= 2 and leaf.shape[0] % mesh.size == 0
         return split(mesh) if splits else replicated(mesh)
 
+    def parameter_sharding(leaf):
+        fitting = [size if size % mesh.size == 0 else 0 for size in leaf.shape]
+        if leaf.size < _SMALL or not any(fitting):
+            return replicated(mesh)
+        return split(mesh, axis=fitting.index(max(fitting)))
+
     shardings = jax.tree.map(lambda leaf: replicated(mesh), state)
-    return shardings.replace(memory=jax.tree.map(memory_sharding, state.memory))
+    shardings = shardings.replace(memory=jax.tree.map(memory_sharding, state.memory))
+    if parameters:
+        names = ("params", "ema", "opt_state")
+        shardings = shardings.replace(
+            **{name: jax.tree.map(parameter_sharding, getattr(state, name)) for name in names}
+        )
+    return shardings
+
+
+def part() -> tuple[int, int]:
+    """(i, n): this is process i of n, and feeds that part of each batch."""
+    return jax.process_index(), jax.process_count()
 
 
 def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """A host's batch onto the devices, split by example."""
+    """What this process feeds of a batch, onto the devices, split by example."""
     return {
         name: jax.make_array_from_process_local_data(split(mesh), value)
         for name, value in batch.items()
     }
+
+
+def put(sharding: NamedSharding, tree: _Result) -> _Result:
+    """Arrays that every process holds whole, onto the devices."""
+
+    def array(value):
+        value = np.asarray(value)
+        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+    return jax.tree.map(array, tree)

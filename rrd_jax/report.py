@@ -16,25 +16,28 @@ class Report:
     """Writes one run's figures to its workdir and to the console.
 
     A context manager. Rows after `step` are dropped at the start, so that a run that goes on
-    from a checkpoint holds each row once.
+    from a checkpoint holds each row once. Unless it `writes`, only the console sees anything.
     """
 
-    def __init__(self, workdir: pathlib.Path, label: str, step: int = 0):
+    def __init__(self, workdir: pathlib.Path, label: str, step: int = 0, *, writes: bool = True):
         self._label = label
-        self._path = workdir / "metrics.jsonl"
+        self._path, self._board = workdir / "metrics.jsonl", None
+        self._last_line = 0.0
+        self._overwrite = sys.stdout.isatty()
+        if not writes:
+            return
         kept = [row for row in _read_rows(self._path) if row["step"] <= step]
         write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._board = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=step + 1 if step else None
         )
-        self._last_line = 0.0
-        self._overwrite = sys.stdout.isatty()
 
     def __enter__(self) -> "Report":
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        self._board.close()
+        if self._board:
+            self._board.close()
 
     def start(self, description: str, step: int, steps_per_epoch: int) -> None:
         """Says what begins, or goes on."""
@@ -62,12 +65,13 @@ class Report:
 
     def row(self, row: dict[str, Any], epochs: int) -> None:
         """A finished epoch: to the console, metrics.jsonl and TensorBoard."""
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-        for name, value in row.items():
-            if name != "step":
-                self._board.add_scalar(name, value, row["step"])
-        self._board.flush()
+        if self._board:
+            with self._path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            for name, value in row.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, row["step"])
+            self._board.flush()
         terms = "  ".join(
             f"{name.removeprefix('train/loss/')} {value:.4g}"
             for name, value in row.items()

@@ -20,6 +20,7 @@ class TrainState:
       step: [] int32, updates made so far.
       params: {"student": ..., "objectives": {name: ...}}, all that is trained.
       batch_stats: the student's running statistics.
+      ema: {"params", "batch_stats"}, the average of the student over the steps; () for none.
       opt_state: Optax state for `params`.
       frozen: {name: ...}, the objectives' constants.
       memory: {name: ...}, the objectives' memories.
@@ -29,10 +30,16 @@ class TrainState:
     step: jax.Array
     params: Any
     batch_stats: Any
+    ema: Any
     opt_state: Any
     frozen: Any
     memory: Any
     key: jax.Array
+
+    @property
+    def student(self) -> dict[str, Any]:
+        """The network that is tested and exported: the average where there is one."""
+        return self.ema or {"params": self.params["student"], "batch_stats": self.batch_stats}
 
 
 def create(
@@ -42,6 +49,8 @@ def create(
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
     teacher: Any = None,
+    *,
+    average: bool = False,
 ) -> TrainState:
     """The state before the first step.
 
@@ -52,6 +61,7 @@ def create(
       optimizer: for the student's and the objectives' parameters together.
       image_shape: (H, W, channels).
       teacher: a network of `models.create`, or None.
+      average: whether to keep an average of the student.
 
     Raises:
       InputError: an objective needs a teacher and there is none.
@@ -69,10 +79,12 @@ def create(
         "student": variables["params"],
         "objectives": {name: state.params for name, state in states.items()},
     }
+    batch_stats = variables.get("batch_stats", {})
     return TrainState(
         step=jnp.int32(0),
         params=params,
-        batch_stats=variables.get("batch_stats", {}),
+        batch_stats=batch_stats,
+        ema={"params": params["student"], "batch_stats": batch_stats} if average else (),
         opt_state=optimizer.init(params),
         frozen={name: state.frozen for name, state in states.items()},
         memory={name: state.memory for name, state in states.items()},

@@ -29,6 +29,10 @@ def make_train_step(
     steps_per_epoch: int,
     teacher: Any = None,
     mix: Mix | None = None,
+    *,
+    accumulate: int = 1,
+    unroll: bool = True,
+    ema: float = 0.0,
 ) -> Callable[[TrainState, Any, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """One update of the student on the weighted sum of the objectives' batch means.
 
@@ -42,12 +46,64 @@ def make_train_step(
       teacher: a network of `models.create`, or None.
       mix: of images within the batch, after augmentation; its randomness is a function of
         (state.key, step).
+      accumulate: parts n of a batch that are walked one after the other, for one update with
+        their mean gradient. Part i holds the examples i, i + n, i + 2n, ... so that each device
+        splits its own. It is normalised by its own statistics, which enter the running ones, and
+        is compared with, and pushed to, the memories that the part before it left; all see the
+        same parameters.
+      unroll: whether the parts are written out, or walked in a loop.
+      ema: decay of the average of the student's variables, in [0, 1); used where the state has
+        one. Early on it is (1 + step) / (10 + step), so that the first weights are soon forgotten.
 
     Returns:
       (state, teacher_variables, batch) -> (next state, float32 scalars `loss`, `loss/<name>`,
       `top1` in [0, 1]). `batch` holds `image`, `label` [B] int32 and `index` [B] int32. The
       teacher's variables are read, never donated; None when there is no teacher.
     """
+
+    def gradients_of(state, teacher_variables, batch_stats, memory, batch):
+        """Of one part of a batch, with what it logs and leaves behind."""
+        teacher_outputs = None
+        if teacher is not None:
+            teacher_outputs = teacher.apply(teacher_variables, batch["image"], train=False)
+            teacher_outputs = jax.lax.stop_gradient(teacher_outputs)
+
+        def total_loss(params):
+            variables = {"params": params["student"], "batch_stats": batch_stats}
+            outputs, updated = student.apply(
+                variables, batch["image"], train=True, mutable=["batch_stats"]
+            )
+            means, memories = {}, {}
+            for name, objective in objectives.items():
+                own = ObjectiveState(params["objectives"][name], state.frozen[name], memory[name])
+                losses, memories[name] = objective.loss(own, outputs, teacher_outputs, batch)
+                means[name] = jnp.mean(losses)
+            total = sum(weights[name] * mean for name, mean in means.items())
+            logged = {f"loss/{name}": mean for name, mean in means.items()}
+            logged |= {"loss": total, "top1": metrics.top1(outputs.logits, batch["label"])}
+            return total, (logged, updated["batch_stats"], memories)
+
+        return jax.grad(total_loss, has_aux=True)(state.params)
+
+    def accumulated(state, teacher_variables, batch):
+        """The same of a batch in parts."""
+
+        def split(leaf):
+            return leaf.reshape(-1, accumulate, *leaf.shape[1:]).swapaxes(0, 1)
+
+        def walk(carry, part):
+            summed, batch_stats, memory = carry
+            gradients, (logged, *left) = gradients_of(
+                state, teacher_variables, batch_stats, memory, part
+            )
+            return (jax.tree.map(jnp.add, summed, gradients), *left), logged
+
+        start = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats, state.memory)
+        (summed, *left), logged = jax.lax.scan(
+            walk, start, jax.tree.map(split, batch), unroll=accumulate if unroll else 1
+        )
+        mean = jax.tree.map(lambda leaf: leaf / accumulate, summed)
+        return mean, (jax.tree.map(jnp.mean, logged), *left)
 
     def train_step(state, teacher_variables, batch):
         epoch = state.step // steps_per_epoch
@@ -56,32 +112,26 @@ def make_train_step(
             key = jax.random.fold_in(jax.random.fold_in(state.key, _MIX), state.step)
             images, mixed = mix(key, images, batch["label"])
             batch = batch | mixed
-        teacher_outputs = None
-        if teacher is not None:
-            teacher_outputs = teacher.apply(teacher_variables, images, train=False)
-            teacher_outputs = jax.lax.stop_gradient(teacher_outputs)
-
-        def total_loss(params):
-            variables = {"params": params["student"], "batch_stats": state.batch_stats}
-            outputs, updated = student.apply(variables, images, train=True, mutable=["batch_stats"])
-            means, memory = {}, {}
-            for name, objective in objectives.items():
-                own = ObjectiveState(
-                    params["objectives"][name], state.frozen[name], state.memory[name]
-                )
-                losses, memory[name] = objective.loss(own, outputs, teacher_outputs, batch)
-                means[name] = jnp.mean(losses)
-            total = sum(weights[name] * mean for name, mean in means.items())
-            logged = {f"loss/{name}": mean for name, mean in means.items()}
-            logged |= {"loss": total, "top1": metrics.top1(outputs.logits, batch["label"])}
-            return total, (logged, updated["batch_stats"], memory)
-
-        gradients, (logged, batch_stats, memory) = jax.grad(total_loss, has_aux=True)(state.params)
+        batch = batch | {"image": images}
+        if accumulate > 1:
+            gradients, left = accumulated(state, teacher_variables, batch)
+        else:
+            gradients, left = gradients_of(
+                state, teacher_variables, state.batch_stats, state.memory, batch
+            )
+        logged, batch_stats, memory = left
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = state.ema
+        if average:
+            keep = jnp.minimum(ema, (1 + state.step) / (10 + state.step))
+            newest = {"params": params["student"], "batch_stats": batch_stats}
+            average = jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, average, newest)
         return state.replace(
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             batch_stats=batch_stats,
+            ema=average,
             opt_state=opt_state,
             memory=memory,
         ), logged
@@ -115,7 +165,7 @@ def make_predict(
     Returns:
       (variables, images [B, H, W, channels], labels [B]) -> {"prediction": [B] int32,
       "rank": [B] int32, the number of classes put before the label, "loss": [B] cross-entropy in
-      nats}.
+      nats, "label": [B]}.
     """
 
     def predict(variables, images, labels):
@@ -124,6 +174,7 @@ def make_predict(
             "prediction": jnp.argmax(logits, axis=-1),
             "rank": metrics.rank(logits, labels),
             "loss": optax.softmax_cross_entropy_with_integer_labels(logits, labels),
+            "label": labels,
         }
 
     return predict

@@ -1,8 +1,13 @@
 """The job of a config: check it, open the data, train or load the teacher, train the student."""
 
+import contextlib
+import fcntl
 import functools
 import json
+import os
 import pathlib
+import socket
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -18,8 +23,8 @@ from rrd_jax import (
     objectives,
     optim,
     parallel,
+    program,
     report,
-    steps,
     weights,
 )
 from rrd_jax.data import augment
@@ -34,6 +39,7 @@ _FREE = (
     "train.log_every",
     "train.save_every",
     "teacher.checkpoint",
+    "shard_parameters",
 )
 
 
@@ -57,32 +63,38 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> list[fit.Result]:
     Raises:
       InputError: a bad config, data set, checkpoint or workdir.
       DivergedError: a loss is not finite.
+      PreemptedError: SIGTERM came; the state is saved.
     """
     folder = pathlib.Path(workdir)
     check(config)
     setting = prepare(config)
-    claim(folder, config)  # before hours go into a teacher
-    results, teacher = [], None
-    if config.teacher.model:
-        trained, teacher = get_teacher(config, folder, setting)
-        results += [trained] if trained else []
-    if config.baseline:
-        alone = alone_config(config)
-        results.append(train(alone, folder / "alone", setting, "student alone", teacher))
-    label = f"distilled, {config.method}" if teacher else "student"
-    results.append(train(config, folder, setting, label, teacher))
-    report.write_json(folder / "results.json", [result._asdict() for result in results])
+    with claim(folder, config):  # before hours go into a teacher
+        results, teacher = [], None
+        if config.teacher.model:
+            trained, teacher = get_teacher(config, folder, setting)
+            results += [trained] if trained else []
+        if config.baseline:
+            alone = alone_config(config)
+            with claim(folder / "alone", alone):
+                results.append(train(alone, folder / "alone", setting, "student alone", teacher))
+        label = f"distilled, {config.method}" if teacher else "student"
+        results.append(train(config, folder, setting, label, teacher))
+        if parallel.is_main():
+            rows = [result._asdict() for result in results]
+            report.write_json(folder / "results.json", rows)
     print("\n" + table(results))
     return results
 
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises an InputError for what can be seen to be wrong before any data is read."""
-    fields = ("batch_size", "eval_batch_size", "epochs", "log_every")
+    fields = ("batch_size", "accumulate", "eval_batch_size", "epochs", "log_every")
     errors.check_positive(**{f"train.{name}": config.train[name] for name in fields})
     errors.check_positive(**{"data.image_size": config.data.image_size})
     if config.seed < 0:
         raise errors.InputError(f"seed is {config.seed}, but must be 0 or above")
+    if not 0 <= config.train.ema < 1:
+        raise errors.InputError(f"train.ema is {config.train.ema}, but must be in [0, 1)")
     if config.teacher.model:
         check(teacher_config(config))
     elif config.baseline:
@@ -91,8 +103,21 @@ def check(config: ml_collections.ConfigDict) -> None:
     objectives.check_teacher(chosen.objectives, present=bool(config.teacher.model))
 
 
-def claim(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
-    """Writes the config into the workdir, or refuses one with checkpoints of another config."""
+@contextlib.contextmanager
+def claim(folder: pathlib.Path, config: ml_collections.ConfigDict) -> Iterator[None]:
+    """Holds a workdir for one run, and keeps the config in it.
+
+    Raises:
+      InputError: another process holds it, or it has checkpoints of another config.
+    """
+    with contextlib.ExitStack() as held:
+        parallel.main_first(lambda: _claim(folder, config, held) if parallel.is_main() else None)
+        yield
+
+
+def _claim(
+    folder: pathlib.Path, config: ml_collections.ConfigDict, held: contextlib.ExitStack
+) -> None:
     wanted = json.loads(config.to_json_best_effort(sort_keys=True))
     path = folder / "config.json"
     try:
@@ -101,20 +126,38 @@ def claim(folder: pathlib.Path, config: ml_collections.ConfigDict) -> None:
             raise errors.InputError(
                 f"workdir {folder} holds a converted network, and no run; pass another --workdir"
             )
+        folder.mkdir(parents=True, exist_ok=True)
+        _lock(folder, held)
         if path.exists() and any((folder / "checkpoints").glob("[0-9]*")):
             _check_same(folder, _read_config(path), wanted)
-        folder.mkdir(parents=True, exist_ok=True)
         report.write_json(path, wanted)
     except OSError as error:
         raise errors.InputError(f"workdir {folder} cannot be used: {error}") from error
 
 
+def _lock(folder: pathlib.Path, held: contextlib.ExitStack) -> None:
+    """Until `held` ends, or this process does, whatever ends it."""
+    file = held.enter_context((folder / "lock").open("a+"))
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        raise errors.InputError(
+            f"workdir {folder} is in use by {file.read().strip() or 'another process'}; pass"
+            " another --workdir, or wait for it"
+        ) from error
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}")
+    file.flush()
+
+
 def prepare(config: ml_collections.ConfigDict) -> Setting:
     """Opens the data set and the devices."""
     mesh = parallel.make_mesh()
-    parallel.check_batch(mesh, config.train.batch_size)
+    parallel.check_batch(mesh, config.train.batch_size, config.train.accumulate)
     chosen = config.data
-    dataset = data.load(
+    load = functools.partial(
+        data.load,
         chosen.name,
         data_dir=chosen.dir,
         manual_dir=chosen.manual_dir,
@@ -127,6 +170,7 @@ def prepare(config: ml_collections.ConfigDict) -> Setting:
         workers=chosen.workers,
         mock_examples=chosen.mock_examples,
     )
+    dataset = parallel.main_first(load)  # which prepares the set if there is need
     if config.train.batch_size > len(dataset.train):
         raise errors.InputError(
             f"train.batch_size {config.train.batch_size} is larger than the training split"
@@ -148,8 +192,7 @@ def train(
     label: str,
     teacher: fit.Teacher | None = None,
 ) -> fit.Result:
-    """Trains the config's student in `folder`, or goes on with it."""
-    claim(folder, config)
+    """Trains the config's student in `folder`, which is claimed, or goes on with it."""
     steps_per_epoch = len(setting.dataset.train) // config.train.batch_size
     chosen = recipe(config, label, setting.dataset.num_classes, steps_per_epoch)
     return fit.fit(chosen, folder, setting.dataset, setting.mesh, teacher)
@@ -171,7 +214,8 @@ def get_teacher(
     if not config.teacher.checkpoint:
         own = teacher_config(config)
         same = own.data.train_split == config.data.train_split
-        result = train(own, path, setting if same else prepare(own), "teacher")
+        with claim(path, own):
+            result = train(own, path, setting if same else prepare(own), "teacher")
     return result, load_network(config, config.teacher.model, path, setting)
 
 
@@ -194,11 +238,11 @@ def load_network(
             f" {form.format(*needed)}"
         )
     network = models.create(model, dataset.num_classes, dtype=_dtype(config.dtype))
-    variables = jax.device_put(variables, parallel.replicated(mesh))
+    variables = parallel.put(parallel.replicated(mesh), variables)
 
     @functools.cache  # a job that is finished already never asks
     def tested():
-        predict = jax.jit(steps.make_predict(network, _normalize(config)))
+        predict = program.build_predict(network, _normalize(config), mesh)
         return fit.evaluate(predict, variables, dataset.test, config.train.eval_batch_size, mesh)
 
     return fit.Teacher(network, variables, tested)
@@ -229,7 +273,7 @@ def alone_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict
 
 def recipe(
     config: ml_collections.ConfigDict, label: str, num_classes: int, steps_per_epoch: int
-) -> fit.Recipe:
+) -> program.Recipe:
     """The config as numbers and functions.
 
     Raises:
@@ -248,14 +292,19 @@ def recipe(
         optim.boundaries(chosen.milestones, config.train.epochs, steps_per_epoch),
         chosen.decay,
     )
-    return fit.Recipe(
+    return program.Recipe(
         label=label,
         model=config.student.model,
         student=models.create(config.student.model, num_classes, dtype=_dtype(config.dtype)),
         objectives=terms,
         weights=factors,
         schedule=schedule,
-        optimizer=optim.sgd(schedule, momentum=chosen.momentum, weight_decay=chosen.weight_decay),
+        optimizer=optim.sgd(
+            schedule,
+            momentum=chosen.momentum,
+            weight_decay=chosen.weight_decay,
+            clip_norm=chosen.clip_norm,
+        ),
         augment=augment.make_augment(
             config.data.augment,
             mean=config.data.mean,
@@ -268,6 +317,9 @@ def recipe(
         seed=config.seed,
         epochs=config.train.epochs,
         batch_size=config.train.batch_size,
+        accumulate=config.train.accumulate,
+        ema=config.train.ema,
+        shard_parameters=config.shard_parameters,
         eval_batch_size=config.train.eval_batch_size,
         log_every=config.train.log_every,
         save_every=config.train.save_every,

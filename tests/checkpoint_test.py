@@ -18,6 +18,7 @@ def _state(step=0, value=1.0):
         step=jnp.int32(step),
         params={"student": {"w": jnp.full((4, 3), value)}, "objectives": {"ce": ()}},
         batch_stats={"mean": jnp.full((3,), value)},
+        ema=(),
         opt_state=(({"w": jnp.full((4, 3), -value)},), ()),
         frozen={"rrd": {"kernel": jnp.ones((2, 2))}, "ce": ()},
         memory={"rrd": queue._replace(cursor=jnp.int32(step % 6)), "ce": ()},

@@ -215,14 +215,18 @@ def test_all_methods_of_a_config_share_a_trained_teacher(tmp_path):
     for method in ("ce", "kd", "rrd", "rrd+kd"):
         config = digits.get_config(method)
         config.teacher.model = "resnet8x4"
-        train.claim(tmp_path, train.teacher_config(config))
+        with train.claim(tmp_path, train.teacher_config(config)):
+            pass
 
 
 def test_a_damaged_config_file_says_how_to_go_on(tmp_path):
     (tmp_path / "checkpoints" / "3").mkdir(parents=True)
     (tmp_path / "config.json").write_text('{"seed": ')
-    with pytest.raises(errors.InputError, match="config.json is damaged .* delete it to go on"):
-        train.claim(tmp_path, _config())
+    with (
+        pytest.raises(errors.InputError, match="config.json is damaged .* delete it to go on"),
+        train.claim(tmp_path, _config()),
+    ):
+        pass
 
 
 @pytest.mark.usefixtures("one_device")
@@ -316,7 +320,8 @@ def test_evaluation_counts_every_example_once_on_any_number_of_devices():
     split = feed.Resident(labels.astype(np.uint8)[:, None, None, None], labels)
 
     def predict(variables, images, labels):
-        return {"prediction": images[:, 0, 0, 0], "rank": labels, "loss": labels * 2.0}
+        losses = labels * 2.0
+        return {"prediction": images[:, 0, 0, 0], "rank": labels, "loss": losses, "label": labels}
 
     for devices in (1, 8):
         mesh = parallel.make_mesh(jax.devices()[:devices])

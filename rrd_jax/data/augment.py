@@ -71,7 +71,7 @@ def make_mix(kind: str, alpha: float) -> Callable | None:
 
     Returns:
       None for "none", else (key, images [B, H, W, channels], labels [B]) -> mixed images, and what
-      the batch knows of them: `other_label` [B], and `share` [], that of `label`, in [0, 1].
+      the batch knows of them: `other_label` [B], and `share` [B], that of `label`, in [0, 1].
 
     Raises:
       InputError: an unknown kind, or an alpha out of range.
@@ -85,6 +85,7 @@ def make_mix(kind: str, alpha: float) -> Callable | None:
         share_key, place_key = jax.random.split(key)
         share = jax.random.beta(share_key, alpha, alpha)
         images, share = blend(place_key, share, images, images[::-1])
+        share = jnp.broadcast_to(share, labels.shape)
         return images, {"other_label": labels[::-1], "share": share}
 
     return mix

@@ -37,11 +37,20 @@ class Resident:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def test_batches(self, batch_size: int) -> Iterator[HostBatch]:
-        """All examples in order; the last batch may be smaller."""
+    def test_batches(self, batch_size: int, part: tuple[int, int] = (0, 1)) -> Iterator[HostBatch]:
+        """All examples in order, and black ones after the last to fill its batch.
+
+        Args:
+          batch_size: images a batch, over all processes.
+          part: (i, n) for what process i of n feeds: its share of each batch.
+        """
+        places = _places(batch_size, part)
         for first in range(0, len(self), batch_size):
-            part = slice(first, first + batch_size)
-            yield {"image": self.images[part], "label": self.labels[part]}
+            own = slice(first + places.start, first + places.stop)
+            labels = self.labels[own]
+            fill = (0, len(places) - len(labels))
+            image = np.pad(self.images[own], (fill, (0, 0), (0, 0), (0, 0)))
+            yield {"image": image, "label": np.pad(labels, fill)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,19 +109,26 @@ class Streamed:
 
         return self._read(load, start * len(places), stop * len(places), len(places))
 
-    def test_batches(self, batch_size: int) -> Iterator[HostBatch]:
-        """All examples in order, scaled and cropped; the last batch may be smaller."""
+    def test_batches(self, batch_size: int, part: tuple[int, int] = (0, 1)) -> Iterator[HostBatch]:
+        """As Resident's, scaled and cropped."""
+        places = _places(batch_size, part)
 
-        def load(index: int) -> HostBatch:
-            example = self.source[int(index)]
-            image = self._decode(example, int(index))
+        def load(position: int) -> HostBatch:
+            step, place = divmod(int(position), len(places))
+            index = step * batch_size + places[place]
+            if index >= len(self):
+                black = np.zeros((self.size, self.size, self.channels), np.uint8)
+                return {"image": black, "label": np.int32(0)}
+            example = self.source[index]
+            image = self._decode(example, index)
             if self.resize:
                 image = augment.center_crop(image, self.size, self.resize)
             else:
                 image = augment.fit(image, self.size)
             return {"image": image, "label": _label(example)}
 
-        return self._read(load, 0, len(self), batch_size)
+        steps = -(-len(self) // batch_size)
+        return self._read(load, 0, steps * len(places), len(places))
 
     def _decode(self, example: dict[str, Any], index: int) -> np.ndarray:
         return decode_or_black(example, index, self.channels, self.size)

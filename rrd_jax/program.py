@@ -1,0 +1,142 @@
+"""The compiled functions of a run: the pure steps on a mesh, and where their arrays live."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from rrd_jax import parallel, state, steps
+from rrd_jax.objectives import Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """All that is chosen about a run, as numbers and functions; see configs/common.py.
+
+    Attributes:
+      label: what the console calls the run.
+      model: the student's name, kept in checkpoints.
+      student: the student's network.
+      objectives: by name.
+      weights: their factors in the total loss.
+      schedule: learning rate by step.
+      optimizer: built on that schedule.
+      augment: what the step does to training images.
+      mix: how it mixes them, or None.
+      normalize: what evaluation does to test images.
+      seed: from which the whole run follows.
+      epochs: passes over the training split.
+      batch_size: images a step, over all devices.
+      accumulate: parts that a step's batch is walked in.
+      ema: decay of the student's average, in [0, 1); 0 for none.
+      shard_parameters: whether devices share parameters and optimizer state.
+      eval_batch_size: images an evaluation step.
+      log_every: steps between two looks at the losses.
+      save_every: steps between two checkpoints inside an epoch; 0 for none.
+    """
+
+    label: str
+    model: str
+    student: Any
+    objectives: dict[str, Objective]
+    weights: dict[str, float]
+    schedule: optax.Schedule
+    optimizer: optax.GradientTransformation
+    augment: steps.Augment
+    mix: steps.Mix | None
+    normalize: Callable
+    seed: int
+    epochs: int
+    batch_size: int
+    accumulate: int
+    ema: float
+    shard_parameters: bool
+    eval_batch_size: int
+    log_every: int
+    save_every: int
+
+
+class Program(NamedTuple):
+    """Compiled on first use.
+
+    Attributes:
+      create: seed -> the state before the first step.
+      train_step: as `steps.make_train_step`, or `steps.from_resident` of it; the state is donated.
+      abstract: the state as shapes, with shardings.
+    """
+
+    create: Callable[[int], state.TrainState]
+    train_step: Callable
+    abstract: state.TrainState
+
+
+def build(
+    recipe: Recipe,
+    mesh: jax.sharding.Mesh,
+    image_shape: tuple[int, int, int],
+    steps_per_epoch: int,
+    *,
+    resident: bool,
+    teacher: Any = None,
+) -> Program:
+    """The functions of a run.
+
+    Args:
+      recipe: what to do.
+      mesh: the devices; for ahead-of-time compilation they need not exist.
+      image_shape: (H, W, channels).
+      steps_per_epoch: updates an epoch.
+      resident: whether a step takes its batch out of a split that lies on the devices.
+      teacher: a network of `models.create`; None where no objective reads one.
+    """
+
+    def create(seed):
+        return state.create(
+            jax.random.key(seed),
+            recipe.student,
+            recipe.objectives,
+            recipe.optimizer,
+            image_shape,
+            teacher,
+            average=recipe.ema > 0,
+        )
+
+    abstract = jax.eval_shape(create, 0)
+    shardings = parallel.state_shardings(mesh, abstract, parameters=recipe.shard_parameters)
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    # Hundreds of small random draws: compiling them well takes longer than drawing them.
+    quick = {"xla_backend_optimization_level": 0} if on_cpu else None
+    train_step = steps.make_train_step(
+        recipe.student,
+        recipe.objectives,
+        recipe.weights,
+        recipe.optimizer,
+        recipe.augment,
+        steps_per_epoch,
+        teacher,
+        recipe.mix,
+        accumulate=recipe.accumulate,
+        # A convolution in a loop is a hundred times slower on XLA's CPU backend.
+        unroll=on_cpu,
+        ema=recipe.ema,
+    )
+    if resident:
+        train_step = steps.from_resident(train_step, steps_per_epoch)
+    return Program(
+        create=jax.jit(create, out_shardings=shardings, compiler_options=quick),
+        train_step=jax.jit(
+            train_step, donate_argnums=0, out_shardings=(shardings, parallel.replicated(mesh))
+        ),
+        abstract=jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            abstract,
+            shardings,
+        ),
+    )
+
+
+def build_predict(network: Any, normalize: Callable, mesh: jax.sharding.Mesh) -> Callable:
+    """`steps.make_predict`, compiled; every process gets the whole batch's figures."""
+    return jax.jit(steps.make_predict(network, normalize), out_shardings=parallel.replicated(mesh))
