@@ -33,6 +33,8 @@ def method(name: str) -> ConfigDict:
         "queue_size": 16384,  # teacher embeddings in the memory
         "dim": 128,  # length of an embedding
         "initial": "unit",  # how the memory starts: unit, or reference for the authors' scale
+        # Rows that are compared at once: 0 for all; None: 16384 where they would not fit otherwise.
+        "chunk": config_dict.placeholder(int),
     }
     methods = {
         "ce": {"ce": ce},

@@ -6,7 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax import errors, memory
+from rrd_jax.objectives import walk
 from rrd_jax.objectives.base import Objective, ObjectiveState
+
+_DIRECT = 2**25  # similarities: beyond this the memory is walked in chunks
+_CHUNK = 2**14  # rows
 
 # The two published forms; each value can also be set alone. A third one stands in the authors'
 # docstrings: temperature_student 0.02, temperature_teacher 0.1, push_before True.
@@ -45,6 +49,7 @@ def relational_loss(
     *,
     temperature_student: float,
     temperature_teacher: float,
+    chunk: int | None = None,
 ) -> jax.Array:
     """Cross-entropy between the teacher's and the student's relations to a memory.
 
@@ -57,6 +62,8 @@ def relational_loss(
       memory: [K, D] earlier teacher embeddings, constant for gradients.
       temperature_student: tau_s > 0.
       temperature_teacher: tau_t > 0.
+      chunk: memory rows that are looked at at once, so that nothing of size [B, K] exists; 0 for
+        all of them. None: 0 up to 2^25 similarities, 16 384 rows beyond. The value is the same.
 
     Returns:
       [B] losses in nats; never below the entropy of p_t, and equal to it when the two
@@ -76,7 +83,13 @@ def relational_loss(
             f"student {student.shape}, teacher {teacher.shape} and memory {memory.shape} must be"
             " [B, D], [B, D] and [K, D]"
         )
+    if chunk is None:
+        chunk = 0 if len(student) * len(memory) <= _DIRECT else _CHUNK
     teacher, memory = jax.lax.stop_gradient((teacher, memory))
+    if chunk:
+        return walk.cross_entropy(
+            student / temperature_student, teacher / temperature_teacher, memory, chunk
+        )
     relations_student = _matmul(student, memory.T) / temperature_student
     relations_teacher = _matmul(teacher, memory.T) / temperature_teacher
     p_teacher = jax.nn.softmax(relations_teacher, axis=-1)
@@ -92,6 +105,7 @@ def rrd(
     queue_size: int = 16384,
     dim: int = 128,
     initial: str = "unit",
+    chunk: int | None = None,
 ) -> Objective:
     """RRD with a first-in-first-out memory of teacher embeddings.
 
@@ -106,6 +120,7 @@ def rrd(
       queue_size: memory rows K >= 1; any batch size goes with any K.
       dim: embedding length D.
       initial: how the queue starts; see `memory.init_queue`.
+      chunk: see `relational_loss`.
 
     Raises:
       InputError: an unknown preset or a value out of range.
@@ -119,6 +134,8 @@ def rrd(
     chosen |= {name: value for name, value in given.items() if value is not None}
     before = chosen.pop("push_before")
     errors.check_positive(**chosen, queue_size=queue_size, dim=dim)
+    if chunk is not None and chunk < 0:
+        raise errors.InputError(f"chunk is {chunk}, but must be 0 or above")
 
     def init(key, student, teacher):
         keys = jax.random.split(key, 3)
@@ -134,7 +151,8 @@ def rrd(
         teacher_embedding = jax.lax.stop_gradient(project(state.frozen, teacher.embedding))
         pushed = memory.push(state.memory, teacher_embedding)
         rows = pushed.rows if before else state.memory.rows
-        return relational_loss(student_embedding, teacher_embedding, rows, **chosen), pushed
+        losses = relational_loss(student_embedding, teacher_embedding, rows, **chosen, chunk=chunk)
+        return losses, pushed
 
     return Objective(init, loss)
 
