@@ -7,8 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Rows are walked in this many groups side by side, so that a memory split over as many devices, or a
-# divisor of them, is walked by each device in its own rows.
+# Rows are walked in this many groups side by side, so that a memory that is split over as many
+# devices, or a divisor of it, is walked by each device in its own rows.
 _GROUPS = 256
 _LOW = -1e30  # below every similarity, and finite: zero times it is zero
 
@@ -83,9 +83,7 @@ def _walk(
         first = jnp.minimum(step * width, depth - width)
         part = jax.lax.dynamic_slice_in_dim(rows, first, width, axis=1)
         fresh = first + jnp.arange(width) >= step * width
-        s, t = (
-            jnp.where(fresh, _einsum("bd,gwd->bgw", x, part), _LOW) for x in (student, teacher)
-        )
+        s, t = (jnp.where(fresh, _einsum("bd,gwd->bgw", x, part), _LOW) for x in (student, teacher))
         top_s, top_t = (
             jnp.maximum(top, x.max(-1)) for top, x in ((seen.top_s, s), (seen.top_t, t))
         )

@@ -1,0 +1,171 @@
+"""Real processes that are killed, stopped, crowded out of their disk, or started twice."""
+
+import contextlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+_EPOCHS, _EPOCH_STEPS = 12, 5
+_STEPS = _EPOCHS * _EPOCH_STEPS
+
+
+class _Job:
+    """The command of a small run, with RRD's memory, and what its workdirs hold."""
+
+    def __init__(self, root, data_dir):
+        self.root = root
+        self.environment = os.environ | {"TFDS_DATA_DIR": data_dir, "JAX_NUM_CPU_DEVICES": "1"}
+        self._command = [sys.executable, "-m", "rrd_jax.main", "--processes=1"]
+        teacher = self.start("teacher", "resnet8,ce", **{"train.epochs": 1})
+        assert teacher.wait() == 0
+        self._teacher = root / "teacher"
+
+    def start(self, name, argument="resnet8-resnet8,rrd+kd", **fields):
+        """Starts a run, or goes on with it; its output is in <name>.log."""
+        if "ce" not in argument:
+            fields = {"teacher.checkpoint": self._teacher, "baseline": False} | fields
+        fields = {"train.epochs": _EPOCHS, "train.batch_size": 40, "train.save_every": 1} | fields
+        with (self.root / f"{name}.log").open("a") as log:
+            return subprocess.Popen(
+                [
+                    *self._command,
+                    f"--config=configs/digits.py:{argument}",
+                    f"--workdir={self.root / name}",
+                    *(f"--config.{field}={value}" for field, value in fields.items()),
+                ],
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+            )
+
+    def finish(self, name):
+        assert self.start(name).wait() == 0, self.log(name)
+        return self
+
+    def log(self, name):
+        return (self.root / f"{name}.log").read_text()
+
+    def digests(self, name, step=_STEPS):
+        path = self.root / name / "checkpoints" / str(step) / "meta" / "metadata"
+        return json.loads(path.read_text())["digests"]
+
+    def rows(self, name):
+        lines = (self.root / name / "metrics.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
+
+    def saved(self, name):
+        folder = self.root / name / "checkpoints"
+        return {path.name for path in folder.glob("*")} if folder.is_dir() else set()
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory, data_dir):
+    """The job, with a run that nothing disturbed in `whole`."""
+    return _Job(tmp_path_factory.mktemp("recovery"), data_dir).finish("whole")
+
+
+def _wait(condition, process, seconds=120.0):
+    """Returns when the condition holds or the process has ended; whether the latter."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None:
+            return True
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    return False
+
+
+def _wait_for_step(job, name, step, process):
+    done = _wait(lambda: any(n.isdigit() and int(n) >= step for n in job.saved(name)), process)
+    assert not done, job.log(name)
+
+
+def test_a_run_killed_at_twenty_moments_ends_bit_for_bit_as_an_unbroken_one(job):
+    moments, inside = random.Random(0), 0
+    for _ in range(20):
+        before, said = job.saved("killed"), len(job.log("killed"))
+        process = job.start("killed")
+        ended = _wait(lambda said=said: len(job.log("killed")) > said, process)
+        delay = moments.random()
+        if moments.random() < 0.5:  # at a save that begins now
+            ended = ended or _wait(
+                lambda before=before: any("tmp" in n for n in job.saved("killed") - before), process
+            )
+            delay *= 0.02
+        time.sleep(delay)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, job.log("killed")
+        inside += any("tmp" in name for name in job.saved("killed"))
+    assert inside >= 3
+    job.finish("killed")
+    assert job.digests("killed") == job.digests("whole")
+    assert job.rows("killed") == job.rows("whole")
+    epochs = range(_EPOCH_STEPS, _STEPS + 1, _EPOCH_STEPS)
+    assert [row["step"] for row in job.rows("killed")] == list(epochs)
+
+
+def test_sigterm_saves_the_step_it_is_at_and_ends_with_its_own_code(job):
+    for last in (5, 20):
+        process = job.start("asked", **{"train.save_every": 0})
+        _wait_for_step(job, "asked", last, process)
+        process.terminate()
+        assert process.wait(timeout=60) == 75, job.log("asked")
+        step = int(re.findall(r"stopped by SIGTERM; step (\d+) is saved", job.log("asked"))[-1])
+        assert step >= last
+        assert str(step) in job.saved("asked")
+    job.finish("asked")
+    assert job.digests("asked") == job.digests("whole")
+    assert job.rows("asked") == job.rows("whole")
+
+
+def test_a_second_run_in_one_workdir_is_refused_and_the_first_goes_on(job):
+    first = job.start("shared")
+    _wait_for_step(job, "shared", 1, first)
+    second = subprocess.run(first.args, env=job.environment, capture_output=True, text=True)
+    assert second.returncode == 2
+    (line,) = second.stderr.strip().split("\n")
+    assert f"shared is in use by process {first.pid} on " in line
+    assert first.wait() == 0, job.log("shared")
+    assert job.digests("shared") == job.digests("whole")
+    assert job.rows("shared") == job.rows("whole")
+
+
+@contextlib.contextmanager
+def _disk(folder, size):
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder]).returncode:
+        pytest.skip("this machine does not let us mount a small disk")
+    try:
+        yield lambda options: subprocess.run(
+            ["mount", "-o", f"remount,{options}", folder], check=True
+        )
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_or_read_only_disk_is_one_line_and_loses_nothing(job):
+    checkpoint = job.root / "whole" / "checkpoints" / str(_STEPS)
+    size = sum(path.stat().st_size for path in checkpoint.rglob("*"))
+    with _disk(job.root / "disk", int(2.5 * size)) as remount:
+        process = job.start("disk")
+        assert process.wait() == 2, job.log("disk")
+        last = job.log("disk").strip().split("\n")[-1]
+        assert "No space left on device" in last
+        good = re.search(r"step (\d+) is the last good one; mend the disk", last)[1]
+        assert good in job.saved("disk")
+        remount("ro")
+        assert job.start("disk").wait() == 2
+        last = job.log("disk").strip().split("\n")[-1]
+        assert re.search(r"^error: workdir .* cannot be used: .*Read-only file system", last)
+        remount("rw,size=200m")
+        job.finish("disk")
+        assert job.digests("disk") == job.digests("whole")
+        assert job.rows("disk") == job.rows("whole")
