@@ -7,7 +7,7 @@ import pytest
 from rrd_jax import convert, memory, models, objectives, optim, parallel, state, steps
 from rrd_jax.data import augment
 from rrd_jax.objectives import logits
-from tests import golden, networks
+from tests import golden, networks, tiny
 
 
 def _plain(key, epoch, index, images):
@@ -137,71 +137,9 @@ def _queue(own):
     return jnp.asarray((rows / np.linalg.norm(rows, axis=0)).astype(np.float32))
 
 
-def _tiny(mesh, batch=16, dtype=jnp.float32):
-    """A small job on a mesh: state, compiled step, teacher variables, batches."""
-    student = models.create("resnet8", 4, dtype=dtype)
-    teacher = models.create("resnet8", 4, dtype=dtype)
-    terms = {
-        "ce": objectives.create("ce"),
-        "kd": objectives.create("kd"),
-        "rrd": objectives.create("rrd", queue_size=24, dim=8),
-    }
-    weights = dict.fromkeys(terms, 1.0)
-    optimizer = optim.sgd(lambda step: 0.01)
-
-    def create(key):
-        return state.create(key, student, terms, optimizer, (8, 8, 1), teacher)
-
-    shardings = parallel.state_shardings(mesh, jax.eval_shape(create, jax.random.key(0)))
-    quick = {"xla_backend_optimization_level": 0}
-    start = jax.jit(create, out_shardings=shardings, compiler_options=quick)(jax.random.key(0))
-    step = jax.jit(
-        chex.assert_max_traces(n=1)(
-            steps.make_train_step(student, terms, weights, optimizer, _plain, 5, teacher)
-        ),
-        donate_argnums=0,
-        out_shardings=(shardings, parallel.replicated(mesh)),
-    )
-    teacher_variables = {
-        "params": jax.tree.map(lambda x: x + 0.01, start.params["student"]),
-        "batch_stats": jax.tree.map(jnp.copy, start.batch_stats),
-    }
-    rng = np.random.default_rng(0)
-    batches = [
-        {
-            "image": rng.standard_normal((batch, 8, 8, 1)).astype(np.float32),
-            "label": rng.integers(0, 4, batch, np.int32),
-            "index": np.arange(batch, dtype=np.int32),
-        }
-        for _ in range(4)
-    ]
-    return start, step, teacher_variables, batches
-
-
-def _run(devices):
-    mesh = parallel.make_mesh(jax.devices()[:devices])
-    run_state, step, teacher, batches = _tiny(mesh)
-    losses = []
-    for batch in batches:
-        run_state, logged = step(run_state, teacher, parallel.put_batch(mesh, batch))
-        losses.append(float(logged["loss"]))
-    return losses, run_state
-
-
-def test_eight_devices_equal_one_and_the_memory_is_split():
-    losses_one, one = _run(1)
-    chex.clear_trace_counter()
-    losses_eight, eight = _run(8)
-    np.testing.assert_allclose(losses_eight, losses_one, rtol=1e-5)
-    queue = eight.memory["rrd"]
-    assert queue.rows.sharding.shard_shape(queue.rows.shape) == (3, 8)
-    np.testing.assert_allclose(queue.rows, one.memory["rrd"].rows, atol=1e-5)
-    assert int(queue.cursor) == int(one.memory["rrd"].cursor) == 16 * 4 % 24
-
-
 def test_the_state_is_donated_and_the_teacher_is_not():
     mesh = parallel.make_mesh(jax.devices()[:1])
-    run_state, step, teacher, batches = _tiny(mesh)
+    run_state, step, teacher, batches = tiny.job(mesh)
     leaf = run_state.params["student"]["conv1"]["kernel"]
     next_state, _ = step(run_state, teacher, parallel.put_batch(mesh, batches[0]))
     assert leaf.is_deleted()
@@ -211,7 +149,7 @@ def test_the_state_is_donated_and_the_teacher_is_not():
 
 def test_bfloat16_keeps_parameters_losses_and_memory_float32():
     mesh = parallel.make_mesh(jax.devices()[:1])
-    run_state, step, teacher, batches = _tiny(mesh, dtype=jnp.bfloat16)
+    run_state, step, teacher, batches = tiny.job(mesh, dtype=jnp.bfloat16)
     next_state, logged = step(run_state, teacher, parallel.put_batch(mesh, batches[0]))
     for leaf in jax.tree.leaves((next_state.params, next_state.batch_stats, logged)):
         assert leaf.dtype == jnp.float32
