@@ -13,7 +13,7 @@ distill: $(VENV)/ready
 	$(RUN) rrd_jax.main --config=configs/digits.py --workdir=$(WORKDIR)
 
 test: lint
-	JAX_PLATFORMS=cpu $(RUN) pytest -n 2
+	JAX_PLATFORMS=cpu $(RUN) pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/ready
 	$(RUN) ruff check .

@@ -1,3 +1,4 @@
+import itertools
 import json
 import pathlib
 import shutil
@@ -176,6 +177,49 @@ def test_the_student_is_read_back_alone(tmp_path):
         np.testing.assert_array_equal(student["params"]["w"], np.full((4, 3), 5.0))
         np.testing.assert_array_equal(student["batch_stats"]["mean"], np.full(3, 5.0))
         assert meta["model"] == "m"
+
+
+def test_where_there_is_an_average_it_is_what_is_read_back(tmp_path):
+    state = _state(3, 3.0)
+    average = jax.tree.map(lambda leaf: leaf / 2, state.student)
+    store = checkpoint.Checkpoints(tmp_path)
+    store.save(state.replace(ema=average), {"model": "m"})
+    store.close()
+    student, _ = checkpoint.load_student(tmp_path)
+    np.testing.assert_array_equal(student["params"]["w"], np.full((4, 3), 1.5))
+    np.testing.assert_array_equal(student["batch_stats"]["mean"], np.full(3, 1.5))
+
+
+def test_a_digest_knows_every_bit_every_place_and_no_device():
+    from rrd_jax import parallel
+
+    rng = np.random.default_rng(0)
+    array = rng.standard_normal((16, 6)).astype(np.float32)
+    digest = checkpoint._digest({"w": array})
+    for sharding in (
+        parallel.split(parallel.make_mesh()),
+        parallel.replicated(parallel.make_mesh()),
+    ):
+        assert checkpoint._digest({"w": jax.device_put(array, sharding)}) == digest
+    others = [array.T.copy(), -array, array[::-1].copy(), array[:8], array.view(np.int32)]
+    for place, bit in itertools.product(range(0, array.nbytes, 7), (0, 5)):
+        others.append(array.copy())
+        others[-1].view(np.uint8).reshape(-1)[place] ^= 1 << bit
+    for i in range(1, array.size, 5):  # two words change places
+        others.append(array.copy())
+        others[-1].reshape(-1)[[0, i]] = array.reshape(-1)[[i, 0]]
+    assert len({digest, *(checkpoint._digest({"w": other}) for other in others)}) == len(others) + 1
+
+
+def test_a_checkpoint_of_an_earlier_version_is_said_to_be_one(tmp_path, capsys):
+    _save(tmp_path, [3])
+    path = tmp_path / "3" / "meta" / "metadata"
+    kept = json.loads(path.read_text())
+    old = dict.fromkeys(kept["digests"], "0" * 64)
+    path.write_text(json.dumps(checkpoint._seal(kept["meta"], old)))
+    with pytest.raises(errors.InputError):
+        _restore(tmp_path)
+    assert "written by another version of rrd_jax" in capsys.readouterr().out
 
 
 def test_a_damaged_teacher_falls_back_and_a_missing_one_is_an_error(tmp_path):

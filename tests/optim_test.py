@@ -37,6 +37,16 @@ def test_sgd_is_pytorchs_rule():
         np.testing.assert_allclose(params["w"], p, rtol=1e-6)
 
 
+def test_long_gradients_are_shortened_together_before_decay_joins_them():
+    optimizer = optim.sgd(lambda step: 1.0, momentum=0.0, weight_decay=0.5, clip_norm=1.0)
+    params = {"a": jnp.float32(2.0), "b": jnp.float32(0.0)}
+    state = optimizer.init(params)
+    updates, state = optimizer.update({"a": jnp.float32(3.0), "b": jnp.float32(4.0)}, state, params)
+    np.testing.assert_allclose([updates["a"], updates["b"]], [-(0.6 + 1.0), -0.8], rtol=1e-6)
+    updates, state = optimizer.update({"a": jnp.float32(0.3), "b": jnp.float32(0.4)}, state, params)
+    np.testing.assert_allclose([updates["a"], updates["b"]], [-(0.3 + 1.0), -0.4], rtol=1e-6)
+
+
 @pytest.mark.parametrize("bad", [0.0, -0.5, 150])
 def test_milestones_outside_the_run_are_refused(bad):
     with pytest.raises(errors.InputError, match="fractions of the run"):
@@ -50,3 +60,5 @@ def test_bad_numbers_are_named():
         optim.sgd(lambda step: 0.1, momentum=1.0)
     with pytest.raises(errors.InputError, match="weight_decay is -1"):
         optim.sgd(lambda step: 0.1, weight_decay=-1)
+    with pytest.raises(errors.InputError, match="clip_norm is -1"):
+        optim.sgd(lambda step: 0.1, clip_norm=-1)

@@ -1,4 +1,4 @@
-"""Real processes that are killed, stopped, crowded out of their disk, or started twice."""
+"""Real processes that are killed, stopped, crowded out of their disk, started twice, or several."""
 
 import contextlib
 import json
@@ -6,12 +6,18 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
+# One worker of pytest-xdist runs them all, beside whatever the other runs: they share a run.
+pytestmark = pytest.mark.xdist_group("recovery")
 _EPOCHS, _EPOCH_STEPS = 12, 5
 _STEPS = _EPOCHS * _EPOCH_STEPS
 
@@ -22,12 +28,11 @@ class _Job:
     def __init__(self, root, data_dir):
         self.root = root
         self.environment = os.environ | {"TFDS_DATA_DIR": data_dir, "JAX_NUM_CPU_DEVICES": "1"}
-        self._command = [sys.executable, "-m", "rrd_jax.main", "--processes=1"]
         teacher = self.start("teacher", "resnet8,ce", **{"train.epochs": 1})
         assert teacher.wait() == 0
         self._teacher = root / "teacher"
 
-    def start(self, name, argument="resnet8-resnet8,rrd+kd", **fields):
+    def start(self, name, argument="resnet8-resnet8,rrd+kd", flags=(), devices=1, **fields):
         """Starts a run, or goes on with it; its output is in <name>.log."""
         if "ce" not in argument:
             fields = {"teacher.checkpoint": self._teacher, "baseline": False} | fields
@@ -35,12 +40,12 @@ class _Job:
         with (self.root / f"{name}.log").open("a") as log:
             return subprocess.Popen(
                 [
-                    *self._command,
+                    *(sys.executable, "-m", "rrd_jax.main", *flags),
                     f"--config=configs/digits.py:{argument}",
                     f"--workdir={self.root / name}",
                     *(f"--config.{field}={value}" for field, value in fields.items()),
                 ],
-                env=self.environment,
+                env=self.environment | {"JAX_NUM_CPU_DEVICES": str(devices)},
                 stdout=log,
                 stderr=log,
             )
@@ -48,6 +53,16 @@ class _Job:
     def finish(self, name):
         assert self.start(name).wait() == 0, self.log(name)
         return self
+
+    def start_two(self, name, devices, **fields):
+        """The same in two processes that work together; both write to <name>.log."""
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            flags = [f"--coordinator=localhost:{free.getsockname()[1]}", "--processes=2"]
+        return [
+            self.start(name, flags=[*flags, f"--process_id={i}"], devices=devices, **fields)
+            for i in range(2)
+        ]
 
     def log(self, name):
         return (self.root / f"{name}.log").read_text()
@@ -136,6 +151,54 @@ def test_a_second_run_in_one_workdir_is_refused_and_the_first_goes_on(job):
     assert first.wait() == 0, job.log("shared")
     assert job.digests("shared") == job.digests("whole")
     assert job.rows("shared") == job.rows("whole")
+
+
+def _numbers(rows):
+    """What the rows of a run say, as one array."""
+    return [[row[name] for name in sorted(row)] for row in rows]
+
+
+def test_two_processes_of_four_devices_are_one_of_eight(job):
+    fields = {"train.epochs": 4, "train.save_every": 0}
+    assert job.start("eight", devices=8, **fields).wait() == 0, job.log("eight")
+    for process in job.start_two("four_and_four", 4, **fields):
+        assert process.wait() == 0, job.log("four_and_four")
+    np.testing.assert_allclose(
+        _numbers(job.rows("four_and_four")), _numbers(job.rows("eight")), rtol=1e-5
+    )
+    queues = [_queue(job.root / name / "checkpoints" / "20") for name in ("eight", "four_and_four")]
+    np.testing.assert_allclose(queues[0]["rows"], queues[1]["rows"], atol=1e-5)
+    assert queues[0]["cursor"] == queues[1]["cursor"]
+    # What is said once is said by one of them.
+    assert job.log("four_and_four").count("| distilled, rrd+kd |") == 1
+
+
+def _queue(step):
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        tree = checkpointer.metadata(step / "state").item_metadata.tree
+        wanted = {"memory": {"rrd": tree["memory"]["rrd"]}}
+        restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        restored = checkpointer.restore(
+            step / "state",
+            args=ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True),
+        )
+    return restored["memory"]["rrd"]
+
+
+def test_sigterm_to_one_of_two_processes_stops_both_and_one_goes_on_alone(job):
+    processes = job.start_two("parted", 2, **{"train.save_every": 0})
+    _wait_for_step(job, "parted", 5, processes[0])
+    processes[1].terminate()
+    for process in processes:
+        assert process.wait(timeout=60) == 75, job.log("parted")
+    steps = re.findall(r"stopped by SIGTERM; step (\d+) is saved", job.log("parted"))
+    assert len(set(steps)) == 1
+    assert steps[0] in job.saved("parted")
+    assert job.start("parted", devices=4).wait() == 0, job.log("parted")
+    assert f"going on after step {steps[0]}" in job.log("parted")
+    found, whole = (_numbers(job.rows(name)) for name in ("parted", "whole"))
+    np.testing.assert_allclose(found[:2], whole[:2], rtol=1e-4)
+    assert len(found) == len(whole)
 
 
 @contextlib.contextmanager
