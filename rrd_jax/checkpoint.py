@@ -83,14 +83,14 @@ class Checkpoints:
                 metrics=None if score is None else {"score": score, "step": step},
             )
         except (OSError, ValueError) as error:
-            raise self._failed(error) from error
+            raise self.failed(error) from error
 
     def wait(self) -> None:
         """Returns when all saves are on disk; raises InputError if one could not be."""
         try:
             self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
-            raise self._failed(error) from error
+            raise self.failed(error) from error
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest intact checkpoint, shaped and placed like `like`, and its JSON.
@@ -148,14 +148,19 @@ class Checkpoints:
         self.wait()
         self._manager.close()
 
-    def _failed(self, error: Exception) -> errors.InputError:
+    @property
+    def kept(self) -> str:
+        """What is left when a run breaks off, as a clause."""
+        step = self.latest_step
+        return "there is no checkpoint yet" if step is None else f"step {step} is the last good one"
+
+    def failed(self, error: Exception, what: str = "a save failed") -> errors.InputError:
+        """The InputError for a disk that does not take what a run writes."""
         full = "No space left on device"  # buried deep in what the storage library says
         reason = full if full in str(error) else _first_line(error)
-        step = self.latest_step
-        kept = "there is none before it" if step is None else f"step {step} is the last good one"
         return errors.InputError(
-            f"a checkpoint could not be written to {self.folder} ({reason}); {kept}; mend the disk"
-            " and start the same command again"
+            f"{what} in {self.folder} ({reason}); {self.kept}; mend the disk and start the same"
+            " command again"
         )
 
 

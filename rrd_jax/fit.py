@@ -139,9 +139,12 @@ def fit(
         run = _Run(recipe, folder, dataset, mesh, teacher, checkpoints, stop)
         run_state, ledger = run.start()
         step = int(run_state.step)
-        with report.Report(folder, recipe.label, step, writes=parallel.is_main()) as out:
-            out.start(run.description(), step, run.steps_per_epoch)
-            return run.train(run_state, ledger, out)
+        try:
+            with report.Report(folder, recipe.label, step, writes=parallel.is_main()) as out:
+                out.start(run.description(), step, run.steps_per_epoch)
+                return run.train(run_state, ledger, out)
+        except OSError as error:  # the disk fills up between two checkpoints too
+            raise checkpoints.failed(error, "the run broke off") from error
 
 
 class _Run:
@@ -266,11 +269,9 @@ class _Run:
 
     def _diverged(self, reason: str) -> None:
         self.checkpoints.wait()
-        good = self.checkpoints.latest_step
-        kept = "there is no checkpoint yet" if good is None else f"step {good} is the last good one"
         raise errors.DivergedError(
-            f"{reason}; {kept} in {self.folder / 'checkpoints'}; a lower optimizer.learning_rate"
-            " may help"
+            f"{reason}; {self.checkpoints.kept} in {self.checkpoints.folder}; a lower"
+            " optimizer.learning_rate may help"
         )
 
     def _stop_early(

@@ -7,7 +7,9 @@ import contextlib
 import os
 import pathlib
 import signal
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -21,6 +23,7 @@ from rrd_jax.state import TrainState
 
 AXIS = "data"
 _Result = TypeVar("_Result")
+_PATIENCE = 300  # seconds for the other processes to start
 _SMALL = 1024  # scalars: what has fewer is not worth splitting
 
 
@@ -44,24 +47,63 @@ def start(coordinator: str = "", processes: int = 0, process_id: int = 0) -> Non
     Raises:
       InputError: the others cannot be joined.
     """
-    if processes == 1:
+    alone = not coordinator and os.environ.get("SLURM_NTASKS") == "1"
+    if processes == 1 or alone:  # JAX gives each task of Slurm one GPU, and this one has them all
         return
-    if coordinator and not 0 <= process_id < processes:
-        raise errors.InputError(
-            f"--process_id={process_id} of --processes={processes}: with --coordinator, ids are 0"
-            " to the number of processes less one"
-        )
+    if coordinator:
+        _check_coordinator(coordinator)
+        if process_id >= processes:
+            raise errors.InputError(
+                f"--process_id={process_id} of --processes={processes}: with --coordinator, ids are"
+                " 0 to the number of processes less one"
+            )
+        print(f"joining process 0 of {processes} at {coordinator}", flush=True)
+        if process_id:
+            _wait_for(coordinator)
     try:
         if coordinator:
-            jax.distributed.initialize(coordinator, processes, process_id)
+            jax.distributed.initialize(
+                coordinator, processes, process_id, cluster_detection_method="deactivate"
+            )
         else:
             jax.distributed.initialize()
-    except ValueError:  # there is nothing to join
-        if coordinator:
-            raise
+    except ValueError as error:  # there is nothing to join
+        if processes or process_id:
+            raise errors.InputError(
+                f"--processes={processes} --process_id={process_id}, but nothing says where the"
+                " others are; add --coordinator=HOST:PORT of process 0"
+            ) from error
     except RuntimeError as error:
         reason = str(error).strip().split("\n")[0]
         raise errors.InputError(f"the other processes cannot be joined ({reason})") from error
+    if processes and jax.process_count() != processes:
+        raise errors.InputError(
+            f"--processes={processes}, but the host says {jax.process_count()}; leave the flag out"
+        )
+
+
+def _check_coordinator(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise errors.InputError(
+            f"--coordinator={address} must be HOST:PORT, for example 10.0.0.2:1234"
+        )
+
+
+def _wait_for(address: str) -> None:
+    """Returns when something answers there: JAX would end the process where nothing does."""
+    host, port = address.rsplit(":", 1)
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise errors.InputError(
+                    f"process 0 does not answer at --coordinator={address} ({error})"
+                ) from error
+        time.sleep(0.2)
 
 
 def is_main() -> bool:

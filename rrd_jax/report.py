@@ -35,9 +35,15 @@ class Report:
     def __enter__(self) -> "Report":
         return self
 
-    def __exit__(self, *exception: Any) -> None:
-        if self._board:
+    def __exit__(self, kind: type[BaseException] | None, *exception: Any) -> None:
+        if not self._board:
+            return
+        try:
             self._board.close()
+        except OSError:
+            self._board.file_writer.event_writer._closed = True  # at exit it would fail aloud again
+            if kind is None:  # otherwise what broke the run off says more
+                raise
 
     def start(self, description: str, step: int, steps_per_epoch: int) -> None:
         """Says what begins, or goes on."""

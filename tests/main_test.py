@@ -26,6 +26,10 @@ _DIGITS = "--config=configs/digits.py"
         ([_DIGITS + ":rdd"], 1, "did you mean 'rrd+kd'"),
         ([_DIGITS, "--config.student.model=resnet9"], 2, "did you mean 'resnet8'"),
         ([_DIGITS, "--config.objectives.kd.temperature=0"], 2, "temperature is 0"),
+        ([_DIGITS, "--processes=-1"], 1, "processes"),
+        ([_DIGITS, "--processes=2"], 2, "add --coordinator=HOST:PORT"),
+        ([_DIGITS, "--coordinator=here", "--processes=2"], 2, "must be HOST:PORT"),
+        ([_DIGITS, "--coordinator=a:1", "--processes=2", "--process_id=2"], 2, "ids are 0 to"),
     ],
 )
 def test_bad_input_is_one_line_and_an_exit_code(arguments, code, message, tmp_path):

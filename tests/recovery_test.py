@@ -6,7 +6,6 @@ import os
 import random
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -32,7 +31,9 @@ class _Job:
         assert teacher.wait() == 0
         self._teacher = root / "teacher"
 
-    def start(self, name, argument="resnet8-resnet8,rrd+kd", flags=(), devices=1, **fields):
+    def start(
+        self, name, argument="resnet8-resnet8,rrd+kd", flags=(), devices=1, also=None, **fields
+    ):
         """Starts a run, or goes on with it; its output is in <name>.log."""
         if "ce" not in argument:
             fields = {"teacher.checkpoint": self._teacher, "baseline": False} | fields
@@ -45,7 +46,7 @@ class _Job:
                     f"--workdir={self.root / name}",
                     *(f"--config.{field}={value}" for field, value in fields.items()),
                 ],
-                env=self.environment | {"JAX_NUM_CPU_DEVICES": str(devices)},
+                env=self.environment | {"JAX_NUM_CPU_DEVICES": str(devices)} | (also or {}),
                 stdout=log,
                 stderr=log,
             )
@@ -54,18 +55,23 @@ class _Job:
         assert self.start(name).wait() == 0, self.log(name)
         return self
 
-    def start_two(self, name, devices, **fields):
+    def start_two(self, name, devices, slurm=False, **fields):
         """The same in two processes that work together; both write to <name>.log."""
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            flags = [f"--coordinator=localhost:{free.getsockname()[1]}", "--processes=2"]
-        return [
-            self.start(name, flags=[*flags, f"--process_id={i}"], devices=devices, **fields)
-            for i in range(2)
-        ]
+        # JAX takes Slurm's port from the job's number: this gives one out of 2^12.
+        job = random.randrange(2**12)
+        address = f"--coordinator=localhost:{65535 - 2**12 + 1 + job}"
+        for i in range(2):
+            if slurm:
+                at = {"LOCALID": i, "PROCID": i, "NTASKS": 2, "JOB_ID": job}
+                at |= {"STEP_NODELIST": "localhost", "STEP_NUM_NODES": 1}
+                how = {"also": {f"SLURM_{key}": str(value) for key, value in at.items()}}
+            else:
+                how = {"flags": [address, "--processes=2", f"--process_id={i}"]}
+            yield self.start(name, devices=devices, **how, **fields)
 
     def log(self, name):
-        return (self.root / f"{name}.log").read_text()
+        path = self.root / f"{name}.log"
+        return path.read_text() if path.exists() else ""
 
     def digests(self, name, step=_STEPS):
         path = self.root / name / "checkpoints" / str(step) / "meta" / "metadata"
@@ -161,7 +167,7 @@ def _numbers(rows):
 def test_two_processes_of_four_devices_are_one_of_eight(job):
     fields = {"train.epochs": 4, "train.save_every": 0}
     assert job.start("eight", devices=8, **fields).wait() == 0, job.log("eight")
-    for process in job.start_two("four_and_four", 4, **fields):
+    for process in list(job.start_two("four_and_four", 4, **fields)):
         assert process.wait() == 0, job.log("four_and_four")
     np.testing.assert_allclose(
         _numbers(job.rows("four_and_four")), _numbers(job.rows("eight")), rtol=1e-5
@@ -186,7 +192,7 @@ def _queue(step):
 
 
 def test_sigterm_to_one_of_two_processes_stops_both_and_one_goes_on_alone(job):
-    processes = job.start_two("parted", 2, **{"train.save_every": 0})
+    processes = list(job.start_two("parted", 2, slurm=True, **{"train.save_every": 0}))
     _wait_for_step(job, "parted", 5, processes[0])
     processes[1].terminate()
     for process in processes:
