@@ -81,6 +81,17 @@ def test_flops_are_about_those_of_the_networks(step):
     assert 0.5 * flops["counted"] < flops["xla"] < 1.2 * flops["counted"]
 
 
+def test_programs_are_silent_about_a_libtpu_that_finds_no_chip():
+    own = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    own["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # while another process holds it, it is silent anyway
+    program = "import jax; from rrd_jax import cli; cli.guard(lambda: print(jax.devices()))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=own
+    )
+    assert "Device" in done.stdout
+    assert not done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
