@@ -1,5 +1,6 @@
 # make distill: the main job on real digits, in minutes on a CPU
 # make test:    lint and tests
+# make tpu-aot: compiles the train steps for TPUs, without one; memory, collectives, FLOPs
 # make lock:    new exact versions in requirements.lock (needs uv)
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV ?= .venv
 WORKDIR ?= runs/digits
 RUN = $(VENV)/bin/python -m
 
-.PHONY: distill test lint lock clean
+.PHONY: distill test lint tpu-aot lock clean
 
 distill: $(VENV)/ready
 	$(RUN) rrd_jax.main --config=configs/digits.py --workdir=$(WORKDIR)
@@ -18,6 +19,9 @@ test: lint
 lint: $(VENV)/ready
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
+
+tpu-aot: $(VENV)/ready
+	$(RUN) experiments.tpu_aot
 
 lock:
 	uv pip compile --universal --python-version 3.11 --extra test --no-emit-index-url \

@@ -4,6 +4,7 @@
 not finite, 75 when SIGTERM stopped a run whose state is saved, 130 after Ctrl-C.
 """
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -33,6 +34,7 @@ def guard(
 ) -> None:
     """Runs a job; `stopped` is what Ctrl-C says."""
     logging.set_verbosity(logging.ERROR)  # libraries narrate below that
+    _quiet_libtpu()
     try:
         job()
     except (errors.InputError, OSError) as error:
@@ -43,6 +45,14 @@ def guard(
         stop(75, error)  # EX_TEMPFAIL: try again
     except KeyboardInterrupt:
         stop(130, stopped)
+
+
+def _quiet_libtpu() -> None:
+    """Where libtpu is installed and no TPU is, JAX tries it, and libtpu complains in five lines."""
+    if "TPU_SKIP_MDS_QUERY" in os.environ:  # JAX sets it where it sees no chip
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")  # any that it knows
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        os.environ.setdefault("TPU_LOG_DIR", "disabled")  # instead of /tmp/tpu_logs
 
 
 def stop(code: int, message: object) -> None:

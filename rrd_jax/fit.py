@@ -247,7 +247,7 @@ class _Run:
             for batch in split.train_batches(size, seed, start, self.total, parallel.part()):
                 yield parallel.put_batch(self.mesh, batch)
             return
-        whole = {"image": split.images, "label": split.labels}
+        whole = {"image": split.images.reshape(len(split), -1), "label": split.labels}
         whole = parallel.put(parallel.replicated(self.mesh), whole)
         for step in range(start, self.total):
             if step == start or step % self.steps_per_epoch == 0:

@@ -123,7 +123,7 @@ def build(
         ema=recipe.ema,
     )
     if resident:
-        train_step = steps.from_resident(train_step, steps_per_epoch)
+        train_step = steps.from_resident(train_step, steps_per_epoch, image_shape)
     return Program(
         create=jax.jit(create, out_shardings=shardings, compiler_options=quick),
         train_step=jax.jit(

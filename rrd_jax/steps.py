@@ -139,20 +139,34 @@ def make_train_step(
     return train_step
 
 
-def from_resident(train_step: Callable, steps_per_epoch: int) -> Callable:
+def from_resident(
+    train_step: Callable, steps_per_epoch: int, image_shape: tuple[int, int, int]
+) -> Callable:
     """A train step that takes its batch out of a split which lies on the device.
 
+    Images lie there as rows: of [N, H, W, channels], XLA's TPU compiler would make a copy of the
+    whole split in each step, in a layout to gather from.
+
+    Args:
+      train_step: as `make_train_step`.
+      steps_per_epoch: turns the step into a place in the epoch.
+      image_shape: (H, W, channels).
+
     Returns:
-      (state, teacher_variables, data) -> as `train_step`; `data` holds `image` [N, H, W, channels]
-      uint8, `label` [N], and `order` [steps_per_epoch, B], the indices that this epoch's steps see.
+      (state, teacher_variables, data) -> as `train_step`; `data` holds `image`
+      [N, H * W * channels] uint8, `label` [N], and `order` [steps_per_epoch, B], the indices that
+      this epoch's steps see.
     """
 
     def resident_step(state, teacher_variables, data):
         index = data["order"][state.step % steps_per_epoch]
-        batch = {
-            name: data[name].at[index].get(mode="promise_in_bounds") for name in ("image", "label")
-        }
-        return train_step(state, teacher_variables, batch | {"index": index})
+        image, label = (
+            data[name].at[index].get(mode="promise_in_bounds") for name in ("image", "label")
+        )
+        image = image.reshape(-1, *image_shape)
+        return train_step(
+            state, teacher_variables, {"image": image, "label": label, "index": index}
+        )
 
     return resident_step
 

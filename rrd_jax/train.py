@@ -237,7 +237,7 @@ def load_network(
             f"the network in {path} is {form.format(*found)}, but config and data need"
             f" {form.format(*needed)}"
         )
-    network = models.create(model, dataset.num_classes, dtype=_dtype(config.dtype))
+    network = create_network(config, model, dataset.num_classes)
     variables = parallel.put(parallel.replicated(mesh), variables)
 
     @functools.cache  # a job that is finished already never asks
@@ -271,10 +271,35 @@ def alone_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict
     return own
 
 
+def create_network(
+    config: ml_collections.ConfigDict, model: str, num_classes: int, platform: str | None = None
+) -> Any:
+    """A network of `models.create` in the config's precision; platform as in `recipe`."""
+    platform = platform or jax.default_backend()
+    known = {
+        "auto": jnp.float32 if platform == "cpu" else jnp.bfloat16,
+        "float32": jnp.float32,
+        "bfloat16": jnp.bfloat16,
+    }
+    dtype = errors.lookup("dtype", config.dtype, known)
+    return models.create(model, num_classes, dtype=dtype)
+
+
 def recipe(
-    config: ml_collections.ConfigDict, label: str, num_classes: int, steps_per_epoch: int
+    config: ml_collections.ConfigDict,
+    label: str,
+    num_classes: int,
+    steps_per_epoch: int,
+    platform: str | None = None,
 ) -> program.Recipe:
     """The config as numbers and functions.
+
+    Args:
+      config: fields as in configs/common.py.
+      label: what the console calls the run.
+      num_classes: C.
+      steps_per_epoch: updates an epoch.
+      platform: of the devices, such as cpu or tpu; None for those of this process.
 
     Raises:
       InputError: an unknown name, or a value out of range.
@@ -295,7 +320,7 @@ def recipe(
     return program.Recipe(
         label=label,
         model=config.student.model,
-        student=models.create(config.student.model, num_classes, dtype=_dtype(config.dtype)),
+        student=create_network(config, config.student.model, num_classes, platform),
         objectives=terms,
         weights=factors,
         schedule=schedule,
@@ -356,16 +381,6 @@ def table(results: list[fit.Result]) -> str:
 
 def _normalize(config: ml_collections.ConfigDict) -> Any:
     return augment.make_normalize(config.data.mean, config.data.std)
-
-
-def _dtype(name: str) -> Any:
-    on_cpu = jax.default_backend() == "cpu"
-    known = {
-        "auto": jnp.float32 if on_cpu else jnp.bfloat16,
-        "float32": jnp.float32,
-        "bfloat16": jnp.bfloat16,
-    }
-    return errors.lookup("dtype", name, known)
 
 
 def _check_same(folder: pathlib.Path, old: dict[str, Any], new: dict[str, Any]) -> None:

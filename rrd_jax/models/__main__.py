@@ -1,6 +1,6 @@
 """Prints the networks as a table: python -m rrd_jax.models."""
 
-from rrd_jax import models, report
+from rrd_jax import cli, models, report
 
 
 def table() -> str:
@@ -18,4 +18,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    print(table())
+    cli.guard(lambda: print(table()))

@@ -60,7 +60,9 @@ class Conv(nn.Module):
             quick = partial(quick, stride=self.stride)
             y = jax.lax.platform_dependent(x, kernel, cpu=quick, default=conv)
         if self.use_bias:
-            y += self.param("bias", nn.initializers.zeros, (self.features,)).astype(self.dtype)
+            # Added in float32, so that the bias's gradient, a sum over all places, is summed in it.
+            bias = self.param("bias", nn.initializers.zeros, (self.features,))
+            y = (y.astype(jnp.float32) + bias).astype(self.dtype)
         return y
 
 

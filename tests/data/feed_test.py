@@ -29,9 +29,9 @@ def _batches(split, size, seed, start, stop):
     """What the train step sees of a split, from step `start` to the one before `stop`."""
     if not split.on_device:
         return split.train_batches(size, seed, start, stop)
-    data = {"image": split.images, "label": split.labels}
-    epoch_steps = len(split) // size
-    step = jax.jit(steps.from_resident(lambda step, _, batch: batch, epoch_steps))
+    data = {"image": split.images.reshape(len(split), -1), "label": split.labels}
+    epoch_steps, image_shape = len(split) // size, split.images.shape[1:]
+    step = jax.jit(steps.from_resident(lambda step, _, batch: batch, epoch_steps, image_shape))
     return [
         step(
             _State(i),
