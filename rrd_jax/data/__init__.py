@@ -61,8 +61,8 @@ def load(
       image_size: height and width that the networks see.
       resize: short side before the central crop at test time, for streamed sets.
       augmentation: the kind; for those on the host images must be streamed.
-      feeding: "resident" to decode the splits into memory, "streamed" to decode images as they are
-        used, "auto" to stream what does not fit into 4 GB.
+      feeding: "resident" to decode a split into memory at its first use, "streamed" to decode
+        images as they are used, "auto" to stream what does not fit into 4 GB.
       workers: processes that decode streamed images; 0 for threads.
       mock_examples: above 0, that many random examples a split stand in for the data.
 
@@ -106,7 +106,7 @@ def load(
             for source, count in zip(sources, (workers, 0), strict=True)
         ]
     else:
-        splits = [feed.resident(source, image_size, channels) for source in sources]
+        splits = [feed.Resident(source, image_size, channels) for source in sources]
     return Dataset(
         version=builder.info.full_name,
         num_classes=features[label].num_classes,

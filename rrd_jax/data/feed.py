@@ -23,19 +23,43 @@ HostBatch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Resident:
-    """A split that lies decoded in memory; for training, in that of every device.
+    """A split that is decoded into memory at its first use; for training, that of every device.
 
     Attributes:
-      images: [N, H, W, channels] uint8.
-      labels: [N] int32.
+      source: random access to examples with `image` (encoded or array) and `label`.
+      size: height and width that the networks see.
+      channels: 1 or 3; images stored otherwise are converted.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    source: Any
+    size: int
+    channels: int
     on_device: ClassVar[bool] = True
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.source)
+
+    @property
+    def images(self) -> np.ndarray:
+        """[N, size, size, channels] uint8."""
+        return self._decoded[0]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """[N] int32."""
+        return self._decoded[1]
+
+    @functools.cached_property  # a job that evaluates, or is finished, never asks for all splits
+    def _decoded(self) -> tuple[np.ndarray, np.ndarray]:
+        images = np.empty((len(self), self.size, self.size, self.channels), np.uint8)
+        labels = np.empty(len(self), np.int32)
+        # One by one: a small image is decoded faster than it is handed from thread to thread.
+        for i in range(len(self)):
+            example = self.source[i]
+            image = decode_or_black(example, i, self.channels, self.size)
+            images[i] = augment.fit(image, self.size)
+            labels[i] = _label(example)
+        return images, labels
 
     def test_batches(self, batch_size: int, part: tuple[int, int] = (0, 1)) -> Iterator[HostBatch]:
         """All examples in order, and black ones after the last to fill its batch.
@@ -169,18 +193,6 @@ def epoch_order(seed: int, epoch: int, batch_size: int, examples: int) -> np.nda
     steps = examples // batch_size
     index = np.random.default_rng((seed, epoch)).permutation(examples)[: steps * batch_size]
     return index.reshape(steps, batch_size).astype(np.int32)
-
-
-def resident(source: Any, size: int, channels: int) -> Resident:
-    """Reads and decodes a whole split into memory, each image as [size, size, channels]."""
-    images = np.empty((len(source), size, size, channels), np.uint8)
-    labels = np.empty(len(source), np.int32)
-    # One by one: a small image is decoded faster than it is handed from thread to thread.
-    for i in range(len(source)):
-        example = source[i]
-        images[i] = augment.fit(decode_or_black(example, i, channels, size), size)
-        labels[i] = _label(example)
-    return Resident(images, labels)
 
 
 def decode_or_black(example: dict[str, Any], index: int, channels: int, size: int) -> np.ndarray:
