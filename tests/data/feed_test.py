@@ -9,6 +9,8 @@ from PIL import Image
 from rrd_jax import errors, steps
 from rrd_jax.data import augment, feed
 
+_BESIDE_NO_OTHER_WORKERS = pytest.mark.xdist_group("workers")  # workers_test counts what is left
+
 
 def _resident(examples=10, size=4):
     images = np.arange(examples * size * size, dtype=np.uint8).reshape(examples, size, size, 1)
@@ -80,6 +82,7 @@ def _fitted(workers=0):
     return feed.Streamed(_resident().source, size=4, channels=1, workers=workers, threads=3)
 
 
+@_BESIDE_NO_OTHER_WORKERS
 @pytest.mark.parametrize("workers", [0, 2])
 def test_both_feeds_give_the_same_crops(workers):
     crop = augment.make_augment("crop_flip", mean=(0.0,), std=(1.0,), pad=2, flip=True)
@@ -91,6 +94,7 @@ def test_both_feeds_give_the_same_crops(workers):
         np.testing.assert_array_equal(a["label"], b["label"])
 
 
+@_BESIDE_NO_OTHER_WORKERS
 def test_worker_processes_give_what_threads_give_from_any_step():
     import dataclasses
 
