@@ -27,6 +27,8 @@ from rrd_jax.data import augment
 
 HostBatch = dict[str, np.ndarray]
 
+cv2.setNumThreads(0)  # many images at once are decoded already: within one, threads would compete
+
 
 @dataclasses.dataclass(frozen=True)
 class Resident:
@@ -263,7 +265,7 @@ def decode_or_black(example: dict[str, Any], index: int, channels: int, size: in
     try:
         return decode(example["image"], channels)
     except errors.InputError as error:
-        name = example.get("file_name", example.get("id", b""))
+        name = example.get("file_name", b"")
         _warn_damaged(index, name.decode() if isinstance(name, bytes) else str(name), str(error))
         return np.zeros((size, size, channels), np.uint8)
 

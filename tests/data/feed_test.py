@@ -1,3 +1,4 @@
+import dataclasses
 import io
 from typing import NamedTuple
 
@@ -70,6 +71,15 @@ def test_any_step_can_be_the_first_and_gets_the_same_pixels(split, start):
             np.testing.assert_array_equal(a[name], b[name])
 
 
+@pytest.mark.parametrize("size", [5, 8, 12, 22])  # 5, 8, 6 and 2 images at once to a thread
+def test_batches_are_the_same_however_many_threads_decode(size):
+    one, many = (dataclasses.replace(_streamed(24), threads=threads) for threads in (1, 5))
+    for a, b in zip(*(_batches(s, size, 3, 1, 6) for s in (one, many)), strict=True):
+        assert len(b["index"]) == size
+        for name in ("image", "label", "index"):
+            np.testing.assert_array_equal(a[name], b[name])
+
+
 def test_both_feeds_visit_the_same_order():
     resident = _batches(_resident(), 3, seed=3, start=0, stop=6)
     streamed = _batches(_streamed(), 3, seed=3, start=0, stop=6)
@@ -96,8 +106,6 @@ def test_both_feeds_give_the_same_crops(workers):
 
 @_BESIDE_NO_OTHER_WORKERS
 def test_worker_processes_give_what_threads_give_from_any_step():
-    import dataclasses
-
     threads = _streamed()
     workers = dataclasses.replace(threads, workers=2)
     whole = list(_batches(threads, 3, seed=7, start=0, stop=6))
