@@ -1,5 +1,6 @@
 """One run: a student from its first step to its last, going on from checkpoints."""
 
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -87,11 +88,12 @@ def evaluate(
 ) -> dict[str, np.ndarray]:
     """`prediction`, `rank`, `loss` and `label` [N] of every example, each exactly once."""
     parts, batch_size = [], math.ceil(batch_size / mesh.size) * mesh.size
-    for batch in examples.test_batches(batch_size, parallel.part()):
-        batch = parallel.put_batch(mesh, batch)
-        parts.append(predict(variables, batch["image"], batch["label"]))
-        if stop():
-            raise _StoppedError
+    with contextlib.closing(examples.test_batches(batch_size, parallel.part())) as batches:
+        for batch in batches:
+            batch = parallel.put_batch(mesh, batch)
+            parts.append(predict(variables, batch["image"], batch["label"]))
+            if stop():
+                raise _StoppedError
     names = ("prediction", "rank", "loss", "label")
     parts = jax.device_get(parts)
     return {name: np.concatenate([p[name] for p in parts])[: len(examples)] for name in names}
@@ -207,36 +209,37 @@ class _Run:
 
     def train(self, run_state: state.TrainState, ledger: _Ledger, out: report.Report) -> Result:
         """Steps to the last epoch's end."""
-        recipe = self.recipe
+        recipe, train_step = self.recipe, self.program.train_step
         start, pending = int(run_state.step), []
         clock = report.Clock(ledger.seconds, start)
         if start and start // self.steps_per_epoch > ledger.epoch:  # it was stopped in its test
             self._end_epoch(run_state, ledger, start, clock, out)
-        for step, batch in enumerate(self._batches(start), start=start + 1):
-            run_state, logged = self.program.train_step(run_state, self.teacher_variables, batch)
-            pending.append(logged)
-            if not self.dataset.train.on_device and len(pending) > 2:
-                # Batches wait on the device: the next is sent while this one is used, no more.
-                jax.block_until_ready(pending[-3])
-            if step == start + 1:
-                clock.mark(step)  # what came before was compilation
-            ends_epoch = step % self.steps_per_epoch == 0
-            saves = recipe.save_every and step % recipe.save_every == 0
-            stops = self.stop(step)
-            if ends_epoch or saves or stops or len(pending) >= recipe.log_every:
-                self._collect(pending, ledger, step)
-                done = (step - 1) % self.steps_per_epoch + 1
-                losses = {k: v / done for k, v in ledger.sums.items() if k.startswith("loss")}
-                rate = clock.rate(step) * recipe.batch_size
-                left = clock.left(step, self.total)
-                out.progress(step / self.steps_per_epoch, recipe.epochs, rate, left, losses)
-            if stops:
-                self._stop_early(run_state, ledger, step, clock)
-            elif ends_epoch:
-                self._end_epoch(run_state, ledger, step, clock, out)
-            elif saves:
-                ledger.seconds = clock.total()
-                self.checkpoints.save(run_state, dataclasses.asdict(ledger))
+        with contextlib.closing(self._batches(start)) as batches:
+            for step, batch in enumerate(batches, start=start + 1):
+                run_state, logged = train_step(run_state, self.teacher_variables, batch)
+                pending.append(logged)
+                if not self.dataset.train.on_device and len(pending) > 2:
+                    # Batches wait on the device: the next is sent while one is used, no more.
+                    jax.block_until_ready(pending[-3])
+                if step == start + 1:
+                    clock.mark(step)  # what came before was compilation
+                ends_epoch = step % self.steps_per_epoch == 0
+                saves = recipe.save_every and step % recipe.save_every == 0
+                stops = self.stop(step)
+                if ends_epoch or saves or stops or len(pending) >= recipe.log_every:
+                    self._collect(pending, ledger, step)
+                    done = (step - 1) % self.steps_per_epoch + 1
+                    losses = {k: v / done for k, v in ledger.sums.items() if k.startswith("loss")}
+                    rate = clock.rate(step) * recipe.batch_size
+                    left = clock.left(step, self.total)
+                    out.progress(step / self.steps_per_epoch, recipe.epochs, rate, left, losses)
+                if stops:
+                    self._stop_early(run_state, ledger, step, clock)
+                elif ends_epoch:
+                    self._end_epoch(run_state, ledger, step, clock, out)
+                elif saves:
+                    ledger.seconds = clock.total()
+                    self.checkpoints.save(run_state, dataclasses.asdict(ledger))
         self.checkpoints.wait()
         return Result(**ledger.result)
 
@@ -244,8 +247,10 @@ class _Run:
         """What the train step takes as its batch, from step `start` to the last."""
         split, size, seed = self.dataset.train, self.recipe.batch_size, self.recipe.seed
         if not split.on_device:
-            for batch in split.train_batches(size, seed, start, self.total, parallel.part()):
-                yield parallel.put_batch(self.mesh, batch)
+            stream = split.train_batches(size, seed, start, self.total, parallel.part())
+            with contextlib.closing(stream):
+                for batch in stream:
+                    yield parallel.put_batch(self.mesh, batch)
             return
         whole = {"image": split.images.reshape(len(split), -1), "label": split.labels}
         whole = parallel.put(parallel.replicated(self.mesh), whole)

@@ -5,6 +5,7 @@ import safetensors.numpy
 
 from configs import digits
 from rrd_jax import checkpoint, convert, errors, evaluate, train
+from rrd_jax.data import feed
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -38,6 +39,15 @@ def test_a_finished_job_is_found_as_it_was_reported(run, capsys):
     for name in ("top1", "top5", "loss"):
         assert rows[1][name] == pytest.approx(last[f"test/{name}"], rel=1e-6)
     assert "| student | resnet8  | 24 " in capsys.readouterr().out
+
+
+def test_evaluation_and_a_finished_job_decode_no_training_image(run, monkeypatch):
+    decode, decoded = feed.decode, []
+    monkeypatch.setattr(feed, "decode", lambda *args: decoded.append(args) or decode(*args))
+    train.run(_config(), str(run[0]))
+    assert not decoded
+    evaluate.run(_config(), str(run[0]))
+    assert len(decoded) == 24  # the test images, once for both networks
 
 
 def test_a_pytorch_file_of_the_teacher_is_evaluated_as_the_teacher_itself(run, tmp_path):

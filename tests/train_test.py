@@ -322,7 +322,8 @@ def test_evaluation_counts_every_example_once_on_any_number_of_devices():
     from rrd_jax import parallel
 
     labels = np.arange(11, dtype=np.int32)
-    split = feed.Resident(labels.astype(np.uint8)[:, None, None, None], labels)
+    source = [{"image": np.full((1, 1, 1), i, np.uint8), "label": i} for i in labels]
+    split = feed.Resident(source, size=1, channels=1)
 
     def predict(variables, images, labels):
         losses = labels * 2.0

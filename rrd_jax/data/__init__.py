@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
 
 from rrd_jax import errors
 from rrd_jax.data import augment, feed, sets
@@ -61,8 +62,8 @@ def load(
       image_size: height and width that the networks see.
       resize: short side before the central crop at test time, for streamed sets.
       augmentation: the kind; for those on the host images must be streamed.
-      feeding: "resident" to decode the splits into memory, "streamed" to decode images as they are
-        used, "auto" to stream what does not fit into 4 GB.
+      feeding: "resident" to decode a split into memory at its first use, "streamed" to decode
+        images as they are used, "auto" to stream what does not fit into 4 GB.
       workers: processes that decode streamed images; 0 for threads.
       mock_examples: above 0, that many random examples a split stand in for the data.
 
@@ -89,11 +90,10 @@ def load(
         sources = []
         for split in (train_split, test_split):
             if mock:  # its examples are made while they are read: read them once, here
-                source = list(builder.as_data_source(split.split("[")[0]))
+                made = builder.as_data_source(split.split("[")[0])
+                source = [{"image": e[image], "label": e[label]} for e in made]
             else:
-                source = _open(builder, name, split, image)
-            if (image, label) != ("image", "label"):
-                source = _Renamed(source, image, label)
+                source = _Examples(_open(builder, name, split), image, label)
             if source[0]["label"] < 0:
                 raise errors.InputError(f"split '{split}' of data set '{name}' has no labels")
             sources.append(source)
@@ -106,7 +106,7 @@ def load(
             for source, count in zip(sources, (workers, 0), strict=True)
         ]
     else:
-        splits = [feed.resident(source, image_size, channels) for source in sources]
+        splits = [feed.Resident(source, image_size, channels) for source in sources]
     return Dataset(
         version=builder.info.full_name,
         num_classes=features[label].num_classes,
@@ -117,19 +117,36 @@ def load(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Renamed:
-    """A source whose image and label have other names."""
+class _Examples(Sequence):
+    """Stored examples: `image` encoded, `label`, and the name of the image if it has one.
 
-    source: Sequence[dict[str, Any]]
+    TFDS would convert every feature of an example, used or not, by way of numpy.
+
+    Attributes:
+      records: serialized tf.train.Examples.
+      image: the feature that is the image.
+      label: the feature that is the class.
+    """
+
+    records: Sequence[bytes]
     image: str
     label: str
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.records)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        example = self.source[i]
-        return {"image": example[self.image], "label": example[self.label]}
+        if i >= len(self):
+            raise IndexError(i)
+        stored = tf_example_pb2.Example.FromString(self.records[i]).features.feature
+        example = {
+            "image": stored[self.image].bytes_list.value[0],
+            "label": stored[self.label].int64_list.value[0],
+        }
+        for name in ("file_name", "id"):
+            if name in stored and stored[name].bytes_list.value:
+                return example | {"file_name": stored[name].bytes_list.value[0]}
+        return example
 
 
 def _prepared(name: str, builder: Any) -> Any:
@@ -161,9 +178,10 @@ def _is_picture(feature: Any) -> bool:
     return isinstance(feature, tfds.features.Image) and feature.shape[-1] in (1, 3)
 
 
-def _open(builder: Any, name: str, split: str, image: str) -> Any:
+def _open(builder: Any, name: str, split: str) -> Sequence[bytes]:
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
     try:
-        return builder.as_data_source(split, decoders={image: tfds.decode.SkipDecoding()})
+        return builder.as_data_source(split, deserialize_method=raw)
     except (KeyError, ValueError, NotImplementedError) as error:
         reason, known = str(error).split("\n")[0], ", ".join(builder.info.splits)
         raise errors.InputError(

@@ -1,13 +1,20 @@
 """Two ways to feed training: a split that lies on the device, or batches decoded by Grain.
 
 The order is a function of (seed, step) alone, so a restart needs no state: epoch e visits a
-permutation drawn from (seed, e), and its last partial batch is dropped.
+permutation drawn from (seed, e), and its last partial batch is dropped. Whoever takes batches
+closes their iterator: that ends the threads or processes behind it.
 """
 
+import contextlib
 import dataclasses
 import functools
+import gc
+import multiprocessing
+import os
+import signal
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import cv2
@@ -20,22 +27,48 @@ from rrd_jax.data import augment
 
 HostBatch = dict[str, np.ndarray]
 
+cv2.setNumThreads(0)  # many images at once are decoded already: within one, threads would compete
+
 
 @dataclasses.dataclass(frozen=True)
 class Resident:
-    """A split that lies decoded in memory; for training, in that of every device.
+    """A split that is decoded into memory at its first use; for training, that of every device.
 
     Attributes:
-      images: [N, H, W, channels] uint8.
-      labels: [N] int32.
+      source: random access to examples with `image` (encoded or array) and `label`.
+      size: height and width that the networks see.
+      channels: 1 or 3; images stored otherwise are converted.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    source: Any
+    size: int
+    channels: int
     on_device: ClassVar[bool] = True
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.source)
+
+    @property
+    def images(self) -> np.ndarray:
+        """[N, size, size, channels] uint8."""
+        return self._decoded[0]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """[N] int32."""
+        return self._decoded[1]
+
+    @functools.cached_property  # a job that evaluates, or is finished, never asks for all splits
+    def _decoded(self) -> tuple[np.ndarray, np.ndarray]:
+        images = np.empty((len(self), self.size, self.size, self.channels), np.uint8)
+        labels = np.empty(len(self), np.int32)
+        # One by one: a small image is decoded faster than it is handed from thread to thread.
+        for i in range(len(self)):
+            example = self.source[i]
+            image = decode_or_black(example, i, self.channels, self.size)
+            images[i] = augment.fit(image, self.size)
+            labels[i] = _label(example)
+        return images, labels
 
     def test_batches(self, batch_size: int, part: tuple[int, int] = (0, 1)) -> Iterator[HostBatch]:
         """All examples in order, and black ones after the last to fill its batch.
@@ -64,7 +97,7 @@ class Streamed:
       resize: short side before the central crop at test time, with random-resized crops for
         training; None to fit images as Resident does, for a crop in the step.
       workers: processes that decode; 0 for threads of this one.
-      threads: that decode where there are no workers.
+      threads: that decode where there are no workers; 0 for two a core.
     """
 
     source: Any
@@ -72,7 +105,7 @@ class Streamed:
     channels: int
     resize: int | None = None
     workers: int = 0
-    threads: int = 16
+    threads: int = 0
     on_device: ClassVar[bool] = False
 
     def __len__(self) -> int:
@@ -137,24 +170,77 @@ class Streamed:
         self, load: Callable[[int], HostBatch], start: int, stop: int, size: int
     ) -> Iterator[HostBatch]:
         """Batches of load(start), ..., load(stop - 1), the same whoever decodes."""
-        if self.workers:
-            # Whole batches to a worker: with single images, batches would depend on their number.
-            def load_batch(first: int) -> HostBatch:
-                examples = [load(i) for i in range(int(first), min(int(first) + size, stop))]
-                return {name: np.stack([e[name] for e in examples]) for name in examples[0]}
 
-            options = grain.multiprocessing.MultiprocessingOptions(
-                num_workers=self.workers, per_worker_buffer_size=2
-            )
-            no_threads = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-            firsts = grain.MapDataset.range(start, stop, size).map(load_batch)
-            return iter(firsts.to_iter_dataset(no_threads).mp_prefetch(options))
-        # Threads work image by image: batch by batch, those read ahead would fill gigabytes.
-        ahead = max(size, 2 * self.threads)
-        options = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=ahead)
-        images = grain.MapDataset.range(start, stop).map(load)
-        batches = images.to_iter_dataset(options).batch(size)
-        return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=2))
+        def load_part(first: int, count: int) -> HostBatch:
+            examples = [load(i) for i in range(int(first), int(first) + count)]
+            return {name: np.stack([e[name] for e in examples]) for name in examples[0]}
+
+        if self.workers:
+            # Whole batches to a worker: with parts, batches would depend on their number.
+            load_batch = functools.partial(load_part, count=size)
+            return _by_workers(load_batch, start, stop, size, self.workers)
+        return _by_threads(load_part, start, stop, size, self.threads or min(16, 2 * _cores()))
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _by_threads(
+    load: Callable, start: int, stop: int, size: int, threads: int
+) -> Iterator[HostBatch]:
+    """Batches of load(first, count), a few images at once to a thread."""
+    count = next(n for n in range(8, 0, -1) if size % n == 0)
+    # Not whole batches: those read ahead would fill gigabytes.
+    ahead = max(size // count, 2 * threads)
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+    firsts = grain.MapDataset.range(start, stop, count)
+    parts = firsts.map(functools.partial(load, count=count)).to_iter_dataset(options)
+    batches = parts.batch(size // count, batch_fn=_joined)
+    batches = grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=2)
+    with contextlib.closing(iter(batches)) as stream:
+        yield from stream
+
+
+def _joined(parts: Sequence[HostBatch]) -> HostBatch:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _by_workers(
+    load: Callable, start: int, stop: int, size: int, workers: int
+) -> Iterator[HostBatch]:
+    """Batches of load(first), each of one process."""
+    options = grain.multiprocessing.MultiprocessingOptions(
+        num_workers=workers, per_worker_buffer_size=2
+    )
+    no_threads = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    firsts = grain.MapDataset.range(start, stop, size).map(load)
+    stream = iter(firsts.to_iter_dataset(no_threads).mp_prefetch(options, _start_worker))
+    try:
+        for batch in stream:
+            # A copy: the shared memory would be kept by arrays on the device, and what holds them.
+            yield {name: np.array(value) for name, value in batch.items()}
+    finally:
+        stream.close()
+        stream = batch = None
+        gc.collect()  # Grain's last batches, and its semaphores, are in cycles
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Makes a process that decodes end with its parent, and not before."""
+    del index, count
+    # Ctrl-C and schedulers signal whole groups of processes, but the parent is to save its state.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)  # a parent that was killed has closed nothing
 
 
 def _places(batch_size: int, part: tuple[int, int]) -> range:
@@ -171,18 +257,6 @@ def epoch_order(seed: int, epoch: int, batch_size: int, examples: int) -> np.nda
     return index.reshape(steps, batch_size).astype(np.int32)
 
 
-def resident(source: Any, size: int, channels: int) -> Resident:
-    """Reads and decodes a whole split into memory, each image as [size, size, channels]."""
-    images = np.empty((len(source), size, size, channels), np.uint8)
-    labels = np.empty(len(source), np.int32)
-    # One by one: a small image is decoded faster than it is handed from thread to thread.
-    for i in range(len(source)):
-        example = source[i]
-        images[i] = augment.fit(decode_or_black(example, i, channels, size), size)
-        labels[i] = _label(example)
-    return Resident(images, labels)
-
-
 def decode_or_black(example: dict[str, Any], index: int, channels: int, size: int) -> np.ndarray:
     """The decoded image of an example; a black one, and a line that names it, if it is damaged.
 
@@ -191,7 +265,7 @@ def decode_or_black(example: dict[str, Any], index: int, channels: int, size: in
     try:
         return decode(example["image"], channels)
     except errors.InputError as error:
-        name = example.get("file_name", example.get("id", b""))
+        name = example.get("file_name", b"")
         _warn_damaged(index, name.decode() if isinstance(name, bytes) else str(name), str(error))
         return np.zeros((size, size, channels), np.uint8)
 

@@ -25,6 +25,16 @@ def test_digits_are_the_real_ones_each_once(data_dir):
     assert found == sorted(zip(map(bytes, scaled), real.target.tolist(), strict=True))
 
 
+def test_stored_examples_are_what_tfds_reads_less_what_goes_unused(data_dir):
+    found = data.load("digits", data_dir=data_dir, **_OPTIONS).test.source
+    wanted = builders.Digits(data_dir=data_dir).as_data_source("test")
+    assert len(found) == len(list(found)) == len(wanted)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert set(ours) == {"image", "label"}
+        np.testing.assert_array_equal(feed.decode(ours["image"], 1), theirs["image"])
+        assert ours["label"] == theirs["label"]
+
+
 def test_split_expressions_take_the_first_of_a_fixed_order(data_dir):
     whole = data.load("digits", data_dir=data_dir, **_OPTIONS).train
     part = data.load("digits", data_dir=data_dir, train_split="train[:25%]", **_OPTIONS).train

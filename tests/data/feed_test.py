@@ -1,3 +1,4 @@
+import dataclasses
 import io
 from typing import NamedTuple
 
@@ -9,10 +10,13 @@ from PIL import Image
 from rrd_jax import errors, steps
 from rrd_jax.data import augment, feed
 
+_BESIDE_NO_OTHER_WORKERS = pytest.mark.xdist_group("workers")  # workers_test counts what is left
+
 
 def _resident(examples=10, size=4):
     images = np.arange(examples * size * size, dtype=np.uint8).reshape(examples, size, size, 1)
-    return feed.Resident(images, np.arange(examples, dtype=np.int32))
+    source = [{"image": image, "label": i} for i, image in enumerate(images)]
+    return feed.Resident(source, size, channels=1)
 
 
 def _streamed(examples=10):
@@ -67,6 +71,15 @@ def test_any_step_can_be_the_first_and_gets_the_same_pixels(split, start):
             np.testing.assert_array_equal(a[name], b[name])
 
 
+@pytest.mark.parametrize("size", [5, 8, 12, 22])  # 5, 8, 6 and 2 images at once to a thread
+def test_batches_are_the_same_however_many_threads_decode(size):
+    one, many = (dataclasses.replace(_streamed(24), threads=threads) for threads in (1, 5))
+    for a, b in zip(*(_batches(s, size, 3, 1, 6) for s in (one, many)), strict=True):
+        assert len(b["index"]) == size
+        for name in ("image", "label", "index"):
+            np.testing.assert_array_equal(a[name], b[name])
+
+
 def test_both_feeds_visit_the_same_order():
     resident = _batches(_resident(), 3, seed=3, start=0, stop=6)
     streamed = _batches(_streamed(), 3, seed=3, start=0, stop=6)
@@ -76,11 +89,10 @@ def test_both_feeds_visit_the_same_order():
 
 def _fitted(workers=0):
     """The images of _resident, decoded as they are used, for a crop in the step."""
-    images = _resident().images
-    source = [{"image": image, "label": i} for i, image in enumerate(images)]
-    return feed.Streamed(source, size=4, channels=1, workers=workers, threads=3)
+    return feed.Streamed(_resident().source, size=4, channels=1, workers=workers, threads=3)
 
 
+@_BESIDE_NO_OTHER_WORKERS
 @pytest.mark.parametrize("workers", [0, 2])
 def test_both_feeds_give_the_same_crops(workers):
     crop = augment.make_augment("crop_flip", mean=(0.0,), std=(1.0,), pad=2, flip=True)
@@ -92,9 +104,8 @@ def test_both_feeds_give_the_same_crops(workers):
         np.testing.assert_array_equal(a["label"], b["label"])
 
 
+@_BESIDE_NO_OTHER_WORKERS
 def test_worker_processes_give_what_threads_give_from_any_step():
-    import dataclasses
-
     threads = _streamed()
     workers = dataclasses.replace(threads, workers=2)
     whole = list(_batches(threads, 3, seed=7, start=0, stop=6))
@@ -124,9 +135,10 @@ def test_a_damaged_image_is_named_counted_and_ends_nothing(capsys):
     feed._warn_damaged.cache_clear()
     source = [{"image": np.full((9, 9, 3), 7, np.uint8), "label": i} for i in range(6)]
     source[4] = {"image": b"gibber", "label": 4, "file_name": b"n01_4.JPEG"}
-    for split in (feed.Streamed(source, 8, 3, 9), feed.resident(source, 8, 3)):
+    for split in (feed.Streamed(source, 8, 3, 9), feed.Resident(source, 8, 3)):
         batches = list(split.test_batches(4))
-        np.testing.assert_array_equal(np.concatenate([b["label"] for b in batches]), np.arange(6))
+        labels = np.concatenate([b["label"] for b in batches])
+        np.testing.assert_array_equal(labels[:6], np.arange(6))
         assert not batches[1]["image"][0].any()
         assert batches[1]["image"][1].any()
         assert len(list(_batches(split, 3, 0, 0, 4))) == 4
@@ -142,10 +154,12 @@ def test_other_seeds_give_other_orders():
 
 
 @pytest.mark.parametrize("split", [_resident(), _streamed()], ids=["resident", "streamed"])
-def test_testing_covers_each_example_once_with_a_smaller_last_batch(split):
+def test_testing_covers_each_example_once_and_fills_the_last_batch_with_black(split):
     batches = list(split.test_batches(4))
-    assert [len(batch["label"]) for batch in batches] == [4, 4, 2]
-    np.testing.assert_array_equal(np.concatenate([b["label"] for b in batches]), np.arange(10))
+    assert [batch["image"].shape[0] for batch in batches] == [4, 4, 4]
+    np.testing.assert_array_equal(np.concatenate([b["label"] for b in batches])[:10], np.arange(10))
+    assert not batches[-1]["image"][2:].any()
+    assert batches[-1]["image"][:2].any()
 
 
 def test_resident_decodes_and_fits_every_image():
@@ -153,12 +167,21 @@ def test_resident_decodes_and_fits_every_image():
 
     image = np.full((3, 3, 1), 200, np.uint8)
     encoded = cv2.imencode(".png", image)[1].tobytes()
-    split = feed.resident([{"image": encoded, "label": 1}, {"image": image, "label": 2}], 5, 1)
+    split = feed.Resident([{"image": encoded, "label": 1}, {"image": image, "label": 2}], 5, 1)
     assert split.images.shape == (2, 5, 5, 1)
     np.testing.assert_array_equal(split.images[0], split.images[1])
     assert split.images[0, 0, 0, 0] == 0
     assert split.images[0, 2, 2, 0] == 200
     np.testing.assert_array_equal(split.labels, [1, 2])
+
+
+def test_a_resident_split_is_decoded_once_at_its_first_use(monkeypatch):
+    split, decode, decoded = _resident(), feed.decode, []
+    monkeypatch.setattr(feed, "decode", lambda *args: decoded.append(args) or decode(*args))
+    assert len(split) == 10
+    assert not decoded
+    assert split.images is split.images
+    assert len(split.labels) == len(decoded) == 10
 
 
 def test_decoding_keeps_red_green_blue():
