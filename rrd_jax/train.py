@@ -99,7 +99,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         check(teacher_config(config))
     elif config.baseline:
         raise errors.InputError("config.baseline compares with a teacher; set config.teacher.model")
-    chosen = recipe(config, "", num_classes=2, steps_per_epoch=1)
+    chosen = recipe(config, "", num_classes=2, steps_per_epoch=1, examples=1)
     objectives.check_teacher(chosen.objectives, present=bool(config.teacher.model))
 
 
@@ -193,8 +193,9 @@ def train(
     teacher: fit.Teacher | None = None,
 ) -> fit.Result:
     """Trains the config's student in `folder`, which is claimed, or goes on with it."""
-    steps_per_epoch = len(setting.dataset.train) // config.train.batch_size
-    chosen = recipe(config, label, setting.dataset.num_classes, steps_per_epoch)
+    examples = len(setting.dataset.train)
+    steps_per_epoch = examples // config.train.batch_size
+    chosen = recipe(config, label, setting.dataset.num_classes, steps_per_epoch, examples)
     return fit.fit(chosen, folder, setting.dataset, setting.mesh, teacher)
 
 
@@ -272,9 +273,13 @@ def alone_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict
 
 
 def recipe(
-    config: ml_collections.ConfigDict, label: str, num_classes: int, steps_per_epoch: int
+    config: ml_collections.ConfigDict,
+    label: str,
+    num_classes: int,
+    steps_per_epoch: int,
+    examples: int,
 ) -> program.Recipe:
-    """The config as numbers and functions.
+    """The config as numbers and functions; objectives with a bank get the number of examples.
 
     Raises:
       InputError: an unknown name, or a value out of range.
@@ -283,6 +288,8 @@ def recipe(
     for name, options in config.objectives.items():
         options = dict(options)
         factors[name] = options.pop("weight", 1.0)
+        if objectives.takes(name, "examples") and options.get("examples") is None:
+            options["examples"] = examples
         terms[name] = objectives.create(name, **options)
     if not terms:
         raise errors.InputError("config.objectives is empty; a student needs at least 'ce'")
