@@ -93,7 +93,7 @@ def test_identical_networks_have_the_least_loss_and_a_finite_gradient(case):
     params = start.params
     if case == "cc":
         params = {"student": params["student"], "teacher": params["student"]}
-    loss = jax.value_and_grad(_mean_loss(objective, start, _batch()), (0, 1), has_aux=True)
+    loss = jax.jit(jax.value_and_grad(_mean_loss(objective, start, _batch()), (0, 1), has_aux=True))
     (value, _), gradients = loss(params, outputs, outputs)
     wanted = _CASES[case][2]
     if wanted is not None:
@@ -102,29 +102,19 @@ def test_identical_networks_have_the_least_loss_and_a_finite_gradient(case):
 
 
 @_EVERY
-@pytest.mark.parametrize("which", ["student", "teacher", "both"])
-@pytest.mark.parametrize("fill", [0.0, 0.3])
-def test_constant_features_give_finite_gradients_that_are_no_explosion(case, which, fill):
-    outputs = {"student": _outputs(0, 6), "teacher": _outputs(1, 6)}
-    for name in outputs:
-        if which in (name, "both"):
-            outputs[name] = jax.tree.map(lambda x: jnp.full_like(x, fill), outputs[name])
-    objective, start = _create(case, *outputs.values())
-    loss = jax.value_and_grad(_mean_loss(objective, start, _batch()), (0, 1), has_aux=True)
-    (value, left), gradients = loss(start.params, *outputs.values())
-    chex.assert_tree_all_finite((value, left, gradients))
-    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients)) < 1e4
-
-
-@_EVERY
-def test_one_image_alone_may_have_no_features(case):
-    student, teacher = _outputs(0, 6), _outputs(1, 6)
-    dead = jax.tree.map(lambda x: x.at[2].set(0), student)
-    objective, start = _create(case, student, teacher)
-    loss = jax.value_and_grad(_mean_loss(objective, start, _batch()), (0, 1), has_aux=True)
-    (value, left), gradients = loss(start.params, dead, teacher)
-    chex.assert_tree_all_finite((value, left, gradients))
-    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients)) < 1e4
+def test_features_without_content_give_finite_gradients_that_are_no_explosion(case):
+    outputs = _outputs(0, 6), _outputs(1, 6)
+    objective, start = _create(case, *outputs)
+    loss = jax.jit(jax.value_and_grad(_mean_loss(objective, start, _batch()), (0, 1), has_aux=True))
+    zero, constant = (
+        jax.tree.map(lambda x, v=v: jnp.full_like(x, v), outputs[0]) for v in (0, 0.3)
+    )
+    dead = jax.tree.map(lambda x: x.at[2].set(0), outputs[0])  # one image only
+    for empty in (zero, constant, dead):
+        for pair in ((empty, outputs[1]), (outputs[0], empty), (empty, empty)):
+            (value, left), gradients = loss(start.params, *pair)
+            chex.assert_tree_all_finite((value, left, gradients))
+            assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients)) < 1e4
 
 
 # Its value depends on the order, or on which negatives stand at which place of the batch.
@@ -150,11 +140,9 @@ def test_a_permuted_batch_has_permuted_losses(case):
 def test_cc_is_the_same_backwards():
     student, teacher = _outputs(0, 6), _outputs(1, 7)
     objective, start = _create("cc", student, teacher)
-    losses = [
-        objective.loss(start, *jax.tree.map(lambda x: x[::step], (student, teacher)), {})[0]
-        for step in (1, -1)
-    ]
-    np.testing.assert_allclose(*losses, rtol=1e-5)
+    forwards, _ = objective.loss(start, student, teacher, {})
+    backwards = jax.tree.map(lambda x: x[::-1], (student, teacher))
+    np.testing.assert_allclose(objective.loss(start, *backwards, {})[0], forwards, rtol=1e-5)
 
 
 @_EVERY
@@ -163,7 +151,7 @@ def test_half_precision_outputs_give_float32_losses_near_the_full_ones(case):
     objective, start = _create(case, student, teacher)
     wanted, _ = _mean_loss(objective, start, _batch())(start.params, student, teacher)
     halves = jax.tree.map(lambda x: x.astype(jnp.bfloat16), (student, teacher))
-    loss = jax.value_and_grad(_mean_loss(objective, start, _batch()), (0, 1), has_aux=True)
+    loss = jax.jit(jax.value_and_grad(_mean_loss(objective, start, _batch()), (0, 1), has_aux=True))
     (found, left), gradients = loss(start.params, *halves)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, wanted, rtol=0.1, atol=0.05)
