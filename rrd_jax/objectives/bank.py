@@ -1,5 +1,6 @@
 """Contrast with a bank of every training image's embeddings, as in the paper of CRD."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,9 @@ from rrd_jax.objectives import linear, negatives
 from rrd_jax.objectives.base import Objective, ObjectiveState
 from rrd_jax.objectives.linear import matmul
 
+# Rows are compared in this many groups side by side, so that a bank that is split over as many
+# devices, or a divisor of it, is compared, and differentiated, by each device in its own rows.
+_GROUPS = 256
 _DIRECT = 2**25  # similarities, and scalars of gathered rows: beyond this they are made in parts
 
 
@@ -51,7 +55,10 @@ def similarities(embeddings: jax.Array, rows: jax.Array, places: jax.Array) -> j
     rows = jax.lax.stop_gradient(rows)
     (batch, dim), size = embeddings.shape, len(rows)
     if batch * size <= _DIRECT:
-        return jnp.take_along_axis(matmul(embeddings, rows.T), places, axis=1)
+        groups = math.gcd(size, _GROUPS)
+        copies = jnp.broadcast_to(embeddings.T, (groups, dim, batch))
+        found = matmul(rows.reshape(groups, -1, dim), copies).reshape(size, batch)
+        return found[places, jnp.arange(batch)[:, None]]
     width = max(1, min(places.shape[1], _DIRECT // (batch * dim)))
     parts = -(-places.shape[1] // width)
     padded = jnp.pad(places, ((0, 0), (0, parts * width - places.shape[1])))
@@ -81,12 +88,12 @@ def compare(
       student: [B, D] embeddings of length 1, compared with the teacher's bank.
       teacher: [B, D] embeddings of length 1, compared with the student's bank.
       places: [B, 1 + K] int32 in [0, N): the own example, then others.
-      temperature: T > 0.
+      temperature: T >= 0.0125, so that scores stay within float32.
 
     Returns:
       (the student's p [B, 1 + K], the teacher's, the constants Z [2] to keep).
     """
-    errors.check_positive(temperature=temperature)
+    check_temperature(temperature)
     against = ((student, banks.teacher), (teacher, banks.student))
     scores = [jnp.exp(similarities(x, other.rows, places) / temperature) for x, other in against]
     size = len(banks.teacher.rows)
@@ -135,7 +142,7 @@ def step(
       student: [B, D] embeddings of length 1.
       teacher: [B, D].
       batch: `index` [B] in [0, N) and `label` [B].
-      temperature: T > 0.
+      temperature: T >= 0.0125.
       count: K, other images an image.
       momentum: see `memory.update`.
 
@@ -167,6 +174,7 @@ def crd_bank(
     `contrast.crd`.
     """
     check(examples, momentum)
+    check_temperature(temperature)
 
     def init_state(key, student, teacher):
         params_key, banks_key, draw_key = jax.random.split(key, 3)
@@ -189,6 +197,15 @@ def crd_bank(
         return sum(nce_loss(p, examples=examples) for p in relations), moved
 
     return Objective(init_state, loss)
+
+
+def check_temperature(temperature: float) -> None:
+    """Raises an InputError for a temperature with which exp(1 / T) leaves float32."""
+    errors.check_positive(temperature=temperature)
+    if temperature < 0.0125:
+        raise errors.InputError(
+            f"the temperature of a bank is {temperature}, but must be 0.0125 or above"
+        )
 
 
 def check(examples: int | None, momentum: float) -> None:

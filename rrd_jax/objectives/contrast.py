@@ -97,7 +97,7 @@ def crd(
     Args:
       memory: "fifo" for a queue of the teacher's embeddings and `infonce_loss`; "bank" for the
         paper's two banks of all examples, see `bank.crd_bank`.
-      temperature: T > 0.
+      temperature: T > 0; with a bank 0.0125 or above.
       negatives: other images K >= 1 that each image is compared with.
       dim: embedding length D.
       push_before: fifo only: whether the batch enters the queue before it is compared with it, as

@@ -9,6 +9,7 @@ from rrd_jax import errors
 from rrd_jax.objectives.base import Objective, stateless
 from rrd_jax.objectives.linear import centred, pair, unit
 from rrd_jax.objectives.logits import check_weights, scores, standardized
+from rrd_jax.objectives.ranks import soft_rank
 
 
 def pearson(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -22,20 +23,6 @@ def pearson(x: jax.Array, y: jax.Array) -> jax.Array:
       [R] in [-1, 1]; 0 with gradient 0 where a row is constant.
     """
     return jnp.sum(unit(centred(x)) * unit(centred(y)), axis=-1)
-
-
-@jax.checkpoint  # else the [B, C, C] comparisons would be kept for the gradient
-def soft_rank(x: jax.Array, temperature: float) -> jax.Array:
-    """Ranks that have a gradient: 1/2 + sum_j sigmoid((x_i - x_j) / temperature).
-
-    Args:
-      x: [B, C].
-      temperature: > 0; towards 0 the ranks become whole numbers, ties their mean.
-
-    Returns:
-      [B, C] in (0.5, C + 0.5), 1 for the smallest, C for the largest.
-    """
-    return 0.5 + jnp.sum(jax.nn.sigmoid((x[:, :, None] - x[:, None, :]) / temperature), axis=-1)
 
 
 def spearman(x: jax.Array, y: jax.Array, *, rank_temperature: float = 0.1) -> jax.Array:

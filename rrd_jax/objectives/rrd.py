@@ -151,7 +151,7 @@ def rrd(
       chunk: fifo and momentum: see `relational_loss`.
       momentum: with banks: how much of a row stays, in [0, 1).
       examples: with banks: number of training images N; the trainer fills it in.
-      temperature_bank: momentum_reference only: T of `bank.compare`, > 0.
+      temperature_bank: momentum_reference only: T of `bank.compare`, >= 0.0125.
 
     Raises:
       InputError: an unknown preset or memory, or a value out of range.
@@ -164,9 +164,8 @@ def rrd(
     chosen = dict(errors.lookup("preset", preset, PRESETS))
     chosen |= {name: value for name, value in given.items() if value is not None}
     before = chosen.pop("push_before")
-    errors.check_positive(
-        **chosen, queue_size=queue_size, dim=dim, temperature_bank=temperature_bank
-    )
+    errors.check_positive(**chosen, queue_size=queue_size, dim=dim)
+    bank.check_temperature(temperature_bank)
     if chunk is not None and chunk < 0:
         raise errors.InputError(f"chunk is {chunk}, but must be 0 or above")
     kinds = {"fifo": _with_queue, "momentum": _with_sample, "momentum_reference": _with_banks}

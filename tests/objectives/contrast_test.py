@@ -137,6 +137,8 @@ def test_values_out_of_range_are_named():
         objectives.create("dcd", max_scale=-1)
     with pytest.raises(errors.InputError, match="a bank needs examples"):
         objectives.create("crd", memory="bank")
+    with pytest.raises(errors.InputError, match="temperature of a bank is 0.01"):
+        objectives.create("crd", memory="bank", examples=10, temperature=0.01)
     with pytest.raises(errors.InputError, match="momentum is 1"):
         objectives.create("crd", memory="bank", examples=10, momentum=1)
     with pytest.raises(errors.InputError, match=r"must be \[K, D\]"):
