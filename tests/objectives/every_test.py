@@ -110,7 +110,8 @@ def test_features_without_content_give_finite_gradients_that_are_no_explosion(ca
         jax.tree.map(lambda x, v=v: jnp.full_like(x, v), outputs[0]) for v in (0, 0.3)
     )
     dead = jax.tree.map(lambda x: x.at[2].set(0), outputs[0])  # one image only
-    for empty in (zero, constant, dead):
+    twins = jax.tree.map(lambda x: x.at[2].set(x[3]), outputs[0])
+    for empty in (zero, constant, dead, twins):
         for pair in ((empty, outputs[1]), (outputs[0], empty), (empty, empty)):
             (value, left), gradients = loss(start.params, *pair)
             chex.assert_tree_all_finite((value, left, gradients))
