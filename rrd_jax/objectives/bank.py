@@ -20,6 +20,8 @@ _DIRECT = 2**25  # similarities, and scalars of gathered rows: beyond this they 
 class Banks(NamedTuple):
     """Running embeddings of all training images, and what comparisons with them need.
 
+    2 N D float32: 51 MB for CIFAR, 1.3 GB for ImageNet, whose odd N no two devices can share.
+
     Attributes:
       student: a bank of the student's embeddings.
       teacher: a bank of the teacher's.

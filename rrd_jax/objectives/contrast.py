@@ -123,7 +123,7 @@ def crd(
     return errors.lookup("memory", memory, kinds)()
 
 
-def _crd_fifo(temperature, size, dim, before, initial) -> Objective:
+def _crd_fifo(temperature: float, size: int, dim: int, before: bool, initial: str) -> Objective:
     def init(key, student, teacher):
         params_key, queue_key = jax.random.split(key)
         return ObjectiveState(

@@ -129,7 +129,8 @@ def cmkd_loss(
 
         loss = value (1 - h) (1 - pearson(z_s, z_t)) + rank h (1 - spearman(z_s, z_t))
 
-    with the image's difficulty h = H(softmax(z_t)) / log C, the teacher's entropy in [0, 1].
+    with the image's difficulty h = H(softmax(z_t)) / log C, the teacher's entropy in [0, 1]. That
+    the weights follow the difficulty is the paper's; this way to do it, and `soft_rank`, are ours.
 
     Args:
       student: [B, C] logits.

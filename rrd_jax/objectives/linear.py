@@ -1,6 +1,7 @@
 """What objectives over embeddings share: exact products, safe lengths, a linear adapter."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +109,7 @@ def batches(
     return student.astype(jnp.float32), teacher.astype(jnp.float32)
 
 
-def init_adapter(key: jax.Array, student, teacher) -> ObjectiveState:
+def init_adapter(key: jax.Array, student: Any, teacher: Any) -> ObjectiveState:
     """A trained layer from the student's length to the teacher's; none where they are equal."""
     features, dim = (outputs.embedding.shape[-1] for outputs in (student, teacher))
     return ObjectiveState(params=init(key, features, dim) if features != dim else ())
@@ -119,7 +120,9 @@ def adapt(params: dict[str, jax.Array] | tuple[()], features: jax.Array) -> jax.
     return apply(params, features) if params else features.astype(jnp.float32)
 
 
-def init_both(key: jax.Array, student, teacher, dim: int) -> dict[str, dict[str, jax.Array]]:
+def init_both(
+    key: jax.Array, student: Any, teacher: Any, dim: int
+) -> dict[str, dict[str, jax.Array]]:
     """A projection of each network's embedding to length D, from their Outputs as shapes."""
     outputs = {"student": student, "teacher": teacher}
     return {
@@ -128,7 +131,7 @@ def init_both(key: jax.Array, student, teacher, dim: int) -> dict[str, dict[str,
     }
 
 
-def project_both(params, student, teacher) -> tuple[jax.Array, jax.Array]:
+def project_both(params: Any, student: Any, teacher: Any) -> tuple[jax.Array, jax.Array]:
     """Embeddings [B, D] of length 1 of both networks' Outputs, through `init_both`'s layers."""
     target = jax.lax.stop_gradient(teacher.embedding)
     return project(params["student"], student.embedding), project(params["teacher"], target)

@@ -1,5 +1,7 @@
 """Objectives that compare how the images of a batch relate to each other."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -190,7 +192,7 @@ def ckd() -> Objective:
     return Objective(linear.init_adapter, loss)
 
 
-def _last_map(outputs, whose: str) -> jax.Array:
+def _last_map(outputs: Any, whose: str) -> jax.Array:
     if not outputs.maps:
         raise errors.InputError(f"objective 'sp' compares last maps, but the {whose} has no maps")
     return outputs.maps[-1]
