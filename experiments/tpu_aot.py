@@ -95,7 +95,7 @@ def train_step(config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
     parallel.check_batch(mesh, size, config.train.accumulate)
     image_shape, steps_per_epoch = (side, side, len(config.data.mean)), examples // size
     platform = mesh.devices.flat[0].platform
-    recipe = train.recipe(config, "", num_classes, steps_per_epoch, platform)
+    recipe = train.recipe(config, "", num_classes, examples, platform)
     teacher = train.create_network(config, config.teacher.model, num_classes, platform)
     resident = config.data.augment not in augment.HOST  # both sets, where it may be
     built = program.build(

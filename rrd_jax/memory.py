@@ -1,5 +1,6 @@
 """Memories of past embeddings: arrays in the train state and pure functions over them."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -60,3 +61,54 @@ def push(queue: Queue, rows: jax.Array) -> Queue:
         queue.rows.at[places].set(kept_rows, unique_indices=True),
         ((queue.cursor + len(rows)) % size).astype(queue.cursor.dtype),
     )
+
+
+class Bank(NamedTuple):
+    """One row for every example of the training split.
+
+    Attributes:
+      rows: [N, D] float32, a running embedding of each example.
+    """
+
+    rows: jax.Array
+
+
+def init_bank(key: jax.Array, examples: int, dim: int) -> Bank:
+    """A bank of rows uniform in +-sqrt(3 / D), so of length 1 on average.
+
+    Args:
+      key: a typed PRNG key.
+      examples: number of rows N.
+      dim: length of a row D.
+    """
+    errors.check_positive(examples=examples, dim=dim)
+    bound = math.sqrt(3 / dim)
+    return Bank(jax.random.uniform(key, (examples, dim), minval=-bound, maxval=bound))
+
+
+def update(bank: Bank, index: jax.Array, rows: jax.Array, *, momentum: float = 0.5) -> Bank:
+    """Moves the examples' rows towards new ones, at length 1; nothing flows back through it.
+
+        bank[i] <- u / |u|,  u = momentum bank[i] + (1 - momentum) row
+
+    Args:
+      bank: the bank.
+      index: [B] int32 in [0, N). Where an example is met twice, its last row counts.
+      rows: [B, D].
+      momentum: in [0, 1).
+
+    Returns:
+      The bank with at most B rows changed.
+    """
+    size, dim = bank.rows.shape
+    if rows.shape != (*index.shape, dim):
+        raise errors.InputError(
+            f"rows of shape {rows.shape} for examples {index.shape} of a bank of [{size}, {dim}]"
+        )
+    old = bank.rows[index]
+    moved = momentum * old + (1 - momentum) * jax.lax.stop_gradient(rows).astype(old.dtype)
+    length = jnp.linalg.norm(moved, axis=-1, keepdims=True)
+    # A scatter writes duplicates in any order, so all but the last are sent out of bounds.
+    again = jnp.triu(index[:, None] == index, 1).any(axis=1)
+    places = jnp.where(again, size, index)
+    return Bank(bank.rows.at[places].set(moved / jnp.maximum(length, 1e-12), mode="drop"))

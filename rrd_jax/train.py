@@ -99,7 +99,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         check(teacher_config(config))
     elif config.baseline:
         raise errors.InputError("config.baseline compares with a teacher; set config.teacher.model")
-    chosen = recipe(config, "", num_classes=2, steps_per_epoch=1)
+    chosen = recipe(config, "", num_classes=2, examples=config.train.batch_size)
     objectives.check_teacher(chosen.objectives, present=bool(config.teacher.model))
 
 
@@ -193,9 +193,9 @@ def train(
     teacher: fit.Teacher | None = None,
 ) -> fit.Result:
     """Trains the config's student in `folder`, which is claimed, or goes on with it."""
-    steps_per_epoch = len(setting.dataset.train) // config.train.batch_size
-    chosen = recipe(config, label, setting.dataset.num_classes, steps_per_epoch)
-    return fit.fit(chosen, folder, setting.dataset, setting.mesh, teacher)
+    dataset = setting.dataset
+    chosen = recipe(config, label, dataset.num_classes, len(dataset.train))
+    return fit.fit(chosen, folder, dataset, setting.mesh, teacher)
 
 
 def get_teacher(
@@ -289,7 +289,7 @@ def recipe(
     config: ml_collections.ConfigDict,
     label: str,
     num_classes: int,
-    steps_per_epoch: int,
+    examples: int,
     platform: str | None = None,
 ) -> program.Recipe:
     """The config as numbers and functions.
@@ -298,7 +298,7 @@ def recipe(
       config: fields as in configs/common.py.
       label: what the console calls the run.
       num_classes: C.
-      steps_per_epoch: updates an epoch.
+      examples: of the training split; objectives with a bank are told.
       platform: of the devices, such as cpu or tpu; None for those of this process.
 
     Raises:
@@ -308,10 +308,12 @@ def recipe(
     for name, options in config.objectives.items():
         options = dict(options)
         factors[name] = options.pop("weight", 1.0)
+        if objectives.takes(name, "examples") and options.get("examples") is None:
+            options["examples"] = examples
         terms[name] = objectives.create(name, **options)
     if not terms:
         raise errors.InputError("config.objectives is empty; a student needs at least 'ce'")
-    chosen = config.optimizer
+    chosen, steps_per_epoch = config.optimizer, examples // config.train.batch_size
     schedule = optim.step_schedule(
         chosen.learning_rate,
         optim.boundaries(chosen.milestones, config.train.epochs, steps_per_epoch),

@@ -45,3 +45,23 @@ def relative(found, wanted):
     """Largest difference over the largest magnitude."""
     found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
     return np.abs(found - wanted).max() / np.abs(wanted).max()
+
+
+def linear(file, name):
+    """A PyTorch Linear's `param/<name>.*` as kernel and bias."""
+    return {"kernel": file[f"param/{name}.weight"].T, "bias": file[f"param/{name}.bias"]}
+
+
+def check_linear(found, file, name, *, floor=0.0):
+    """Asserts that gradients of kernel and bias are those in the file.
+
+    Args:
+      found: {"kernel", "bias"}.
+      file: what `load` gave.
+      name: entry such as grad/param/embed.
+      floor: absolute difference that is let through, for gradients that are rounding only.
+    """
+    for key, value in (("weight", found["kernel"].T), ("bias", found["bias"])):
+        wanted = file[f"{name}.{key}"]
+        difference = np.abs(np.asarray(value) - wanted).max()
+        assert difference <= max(1e-5 * np.abs(wanted).max(), floor), (key, difference)

@@ -79,3 +79,61 @@ def test_two_pushes_leave_the_reference_queue_and_cursor(name):
         queue = memory.push(memory.Queue(jnp.asarray(rows), jnp.int32(cursor)), jnp.asarray(pushed))
         np.testing.assert_array_equal(queue.rows, after)
         assert int(queue.cursor) == file[f"{step}/buf_after/rrd.memory.queue_ptr"][0]
+
+
+def _update64(rows, index, new, momentum):
+    rows, old = np.array(rows, np.float64), np.array(rows, np.float64)
+    for i, row in zip(index, new, strict=True):
+        moved = momentum * old[i] + (1 - momentum) * row
+        rows[i] = moved / np.linalg.norm(moved)
+    return rows
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("index", [[3], [0, 6, 2], [4, 4, 1, 4, 1], [0, 1, 2, 3, 4, 5, 6, 0]])
+def test_an_update_moves_the_rows_that_were_met_and_the_last_of_duplicates_counts(
+    index, momentum, jit
+):
+    rng = np.random.default_rng(0)
+    bank = memory.init_bank(jax.random.key(0), 7, 5)
+    new = rng.standard_normal((len(index), 5))
+    update = jax.jit(memory.update, static_argnames="momentum") if jit else memory.update
+    found = update(bank, jnp.asarray(index), jnp.asarray(new, jnp.float32), momentum=momentum)
+    wanted = _update64(bank.rows, index, new, momentum)
+    np.testing.assert_allclose(found.rows, wanted, rtol=0, atol=2e-7)
+    left = np.setdiff1d(np.arange(7), index)
+    np.testing.assert_array_equal(found.rows[left], bank.rows[left])
+
+
+def test_a_fresh_bank_has_rows_of_length_one_on_average():
+    rows = memory.init_bank(jax.random.key(0), 400, 64).rows
+    np.testing.assert_allclose(np.mean(np.square(rows)) * 64, 1, rtol=0.02)
+    assert np.abs(rows).max() <= np.sqrt(3 / 64)
+
+
+def test_nothing_flows_back_through_an_update_and_bad_shapes_are_refused():
+    bank = memory.init_bank(jax.random.key(0), 4, 2)
+
+    def total(rows):
+        return jnp.sum(memory.update(bank, jnp.arange(3), rows).rows)
+
+    np.testing.assert_array_equal(jax.grad(total)(jnp.ones((3, 2))), 0)
+    with pytest.raises(errors.InputError, match=r"\(3, 5\).*\[4, 2\]"):
+        memory.update(bank, jnp.arange(3), jnp.ones((3, 5)))
+    with pytest.raises(errors.InputError, match="examples is 0"):
+        memory.init_bank(jax.random.key(0), 0, 2)
+
+
+def test_an_update_of_a_split_bank_is_that_of_a_whole_one():
+    from rrd_jax import parallel
+
+    mesh = parallel.make_mesh()
+    bank = memory.init_bank(jax.random.key(0), 48, 3)
+    split = memory.Bank(jax.device_put(bank.rows, parallel.split(mesh)))
+    rng = np.random.default_rng(0)
+    index, rows = rng.integers(0, 48, 16), rng.standard_normal((16, 3)).astype(np.float32)
+    update = jax.jit(memory.update)
+    wanted = update(bank, index, rows)
+    found = update(split, *(jax.device_put(x, parallel.split(mesh)) for x in (index, rows)))
+    np.testing.assert_allclose(found.rows, wanted.rows, rtol=0, atol=1e-7)

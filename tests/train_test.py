@@ -107,6 +107,10 @@ def test_a_run_on_the_users_own_images_goes_on_only_with_those(tmp_path, data_di
 
 
 def _run_and_stop(folder, fields, stop_after, monkeypatch, argument="smoke,resnet8-resnet8"):
+    _train_and_stop(folder, _config(argument, **fields), stop_after, monkeypatch)
+
+
+def _train_and_stop(folder, config, stop_after, monkeypatch):
     """Stops a run between two steps, as Ctrl-C does."""
 
     class Stop(BaseException):
@@ -123,7 +127,7 @@ def _run_and_stop(folder, fields, stop_after, monkeypatch, argument="smoke,resne
     with monkeypatch.context() as patch:
         patch.setattr(fit._Run, "_batches", batches)
         with pytest.raises(Stop):
-            train.run(_config(argument, **fields), str(folder))
+            train.run(config, str(folder))
 
 
 def test_a_killed_process_goes_on(tmp_path, data_dir):
@@ -346,3 +350,24 @@ def test_a_teacher_may_have_its_own_training_split():
     assert own.train.epochs == 15
     assert list(own.objectives) == ["ce"]
     assert isinstance(data.DATASETS, dict)
+
+
+@pytest.mark.usefixtures("one_device")
+def test_objectives_with_banks_get_the_number_of_examples_and_go_on_where_they_stopped(
+    tmp_path, teacher_workdir, monkeypatch
+):
+    fields = {"teacher.checkpoint": teacher_workdir, "train.epochs": 2, "train.save_every": 2}
+    config = _config(**fields)
+    small = {"weight": 1.0, "dim": 4}
+    with config.unlocked():
+        config.objectives = {
+            "ce": {"weight": 1.0},
+            "crd": {**small, "memory": "bank", "negatives": 6},
+            "rrd": {**small, "memory": "momentum", "queue_size": 6, "examples": None},
+        }
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    train.run(config, str(whole))
+    _train_and_stop(broken, config, 5, monkeypatch)  # 24 images in batches of 8, two epochs
+    train.run(config, str(broken))
+    assert _checkpoint_of(broken, 6) == _checkpoint_of(whole, 6)
+    assert {"train/loss/crd", "train/loss/rrd"} <= set(_rows(whole)[-1])

@@ -5,12 +5,26 @@ from collections.abc import Callable
 from typing import Any
 
 from rrd_jax import errors
-from rrd_jax.objectives import logits, rrd
+from rrd_jax.objectives import contrast, correlation, graphs, logits, relations, rrd
 from rrd_jax.objectives.base import Objective, ObjectiveState
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "ce": logits.ce,
     "kd": logits.kd,
+    "wsld": logits.wsld,
+    "dkd": logits.dkd,
+    "dist": correlation.dist,
+    "r2kd": correlation.r2kd,
+    "cmkd": correlation.cmkd,
+    "sp": relations.sp,
+    "rkd": relations.rkd,
+    "pkt": relations.pkt,
+    "cc": relations.cc,
+    "ckd": relations.ckd,
+    "itrd": graphs.itrd,
+    "ega": graphs.ega,
+    "dcd": contrast.dcd,
+    "crd": contrast.crd,
     "rrd": rrd.rrd,
 }
 
@@ -28,6 +42,16 @@ def create(name: str, **options: Any) -> Objective:
     return factory(**options)
 
 
+def takes(name: str, option: str) -> bool:
+    """Whether the objective of that name has that option.
+
+    Raises:
+      InputError: an unknown name.
+    """
+    factory = errors.lookup("objective", name, OBJECTIVES)
+    return option in inspect.signature(factory).parameters
+
+
 def check_teacher(terms: dict[str, Objective], *, present: bool) -> None:
     """Raises an InputError for the first objective that lacks the teacher it needs."""
     for name, objective in terms.items():
@@ -42,7 +66,12 @@ __all__ = [
     "Objective",
     "ObjectiveState",
     "check_teacher",
+    "contrast",
+    "correlation",
     "create",
+    "graphs",
     "logits",
+    "relations",
     "rrd",
+    "takes",
 ]

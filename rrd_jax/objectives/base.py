@@ -27,7 +27,8 @@ class Objective(NamedTuple):
       init: (key, student, teacher) -> ObjectiveState. `student` and `teacher` are the
         networks' Outputs as shapes; `teacher` is None when there is none.
       loss: (state, student, teacher, batch) -> (loss [B], new memory). `teacher` is constant
-        for gradients. `batch` holds `label` [B] int32.
+        for gradients. `batch` holds `label` [B] int32 and `index` [B] int32, the examples'
+        positions in the training split. A loss that is no sum over images may be a scalar.
       needs_teacher: whether `loss` reads the teacher's outputs.
     """
 

@@ -1,13 +1,17 @@
 """Relational Representation Distillation (arXiv 2407.12073)."""
 
-import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import errors, memory
-from rrd_jax.objectives import walk
+from rrd_jax import errors
+from rrd_jax import memory as memories
+from rrd_jax.objectives import bank, linear, walk
 from rrd_jax.objectives.base import Objective, ObjectiveState
+from rrd_jax.objectives.linear import matmul, project, unit
+
+__all__ = ["PRESETS", "nested_loss", "project", "relational_loss", "rrd", "unit"]
 
 _DIRECT = 2**25  # similarities: beyond this the memory is walked in chunks
 _CHUNK = 2**14  # rows
@@ -28,18 +32,6 @@ PRESETS = {
         "push_before": True,
     },
 }
-
-
-def unit(x: jax.Array) -> jax.Array:
-    """Rows scaled to length 1: x / max(|x|, 1e-12), with a finite gradient at zero."""
-    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
-    return x / jnp.sqrt(jnp.maximum(square, 1e-24))
-
-
-def project(params: dict[str, jax.Array], features: jax.Array) -> jax.Array:
-    """unit(features @ kernel + bias): features [B, F] to embeddings [B, D] of length 1."""
-    features = features.astype(jnp.float32)
-    return unit(_matmul(features, params["kernel"]) + params["bias"])
 
 
 def relational_loss(
@@ -90,10 +82,37 @@ def relational_loss(
         return walk.cross_entropy(
             student / temperature_student, teacher / temperature_teacher, memory, chunk
         )
-    relations_student = _matmul(student, memory.T) / temperature_student
-    relations_teacher = _matmul(teacher, memory.T) / temperature_teacher
+    relations_student = matmul(student, memory.T) / temperature_student
+    relations_teacher = matmul(teacher, memory.T) / temperature_teacher
     p_teacher = jax.nn.softmax(relations_teacher, axis=-1)
     return -jnp.sum(p_teacher * jax.nn.log_softmax(relations_student, axis=-1), axis=-1)
+
+
+def nested_loss(
+    p_student: jax.Array,
+    p_teacher: jax.Array,
+    *,
+    temperature_student: float,
+    temperature_teacher: float,
+) -> jax.Array:
+    """The reference's form with banks: softmaxes of what `bank.compare` made of the similarities.
+
+        loss = - sum_k softmax_k(p_t / tau_t) log softmax_k(p_s / tau_s)
+
+    Args:
+      p_student: [B, 1 + K].
+      p_teacher: [B, 1 + K], constant for gradients.
+      temperature_student: tau_s > 0.
+      temperature_teacher: tau_t > 0.
+
+    Returns:
+      [B] losses in nats.
+    """
+    errors.check_positive(
+        temperature_student=temperature_student, temperature_teacher=temperature_teacher
+    )
+    shares = jax.nn.softmax(jax.lax.stop_gradient(p_teacher) / temperature_teacher, axis=-1)
+    return -jnp.sum(shares * jax.nn.log_softmax(p_student / temperature_student, axis=-1), axis=-1)
 
 
 def rrd(
@@ -102,12 +121,16 @@ def rrd(
     temperature_student: float | None = None,
     temperature_teacher: float | None = None,
     push_before: bool | None = None,
+    memory: str = "fifo",
     queue_size: int = 16384,
     dim: int = 128,
     initial: str = "unit",
     chunk: int | None = None,
+    momentum: float = 0.5,
+    examples: int | None = None,
+    temperature_bank: float = 0.07,
 ) -> Objective:
-    """RRD with a first-in-first-out memory of teacher embeddings.
+    """RRD with a memory of teacher embeddings.
 
     The student's projection is trained with the student; the teacher's is a fixed random one.
 
@@ -117,13 +140,21 @@ def rrd(
       temperature_teacher: tau_t > 0.
       push_before: whether the batch enters the memory before it is compared with it, so that
         every image also meets its own key.
+      memory: "fifo" for a queue of the latest embeddings. "momentum" for a running embedding of
+        every training image, of which each step compares with `queue_size` random ones, the same
+        for the whole batch. "momentum_reference" for the reference's form: `bank.compare` with
+        banks of both networks, the own image and `queue_size` of other classes, then
+        `nested_loss`; its banks are always moved after the comparison.
       queue_size: memory rows K >= 1; any batch size goes with any K.
       dim: embedding length D.
-      initial: how the queue starts; see `memory.init_queue`.
-      chunk: see `relational_loss`.
+      initial: fifo only: how the queue starts; see `memory.init_queue`.
+      chunk: fifo and momentum: see `relational_loss`.
+      momentum: with banks: how much of a row stays, in [0, 1).
+      examples: with banks: number of training images N; the trainer fills it in.
+      temperature_bank: momentum_reference only: T of `bank.compare`, >= 0.0125.
 
     Raises:
-      InputError: an unknown preset or a value out of range.
+      InputError: an unknown preset or memory, or a value out of range.
     """
     given = {
         "temperature_student": temperature_student,
@@ -134,40 +165,100 @@ def rrd(
     chosen |= {name: value for name, value in given.items() if value is not None}
     before = chosen.pop("push_before")
     errors.check_positive(**chosen, queue_size=queue_size, dim=dim)
+    bank.check_temperature(temperature_bank)
     if chunk is not None and chunk < 0:
         raise errors.InputError(f"chunk is {chunk}, but must be 0 or above")
+    kinds = {"fifo": _with_queue, "momentum": _with_sample, "momentum_reference": _with_banks}
+    build = errors.lookup("memory", memory, kinds)
+    if memory == "fifo":
+        options = {"initial": initial}
+    else:
+        bank.check(examples, momentum)
+        options = {"examples": examples, "momentum": momentum}
+    if memory == "momentum_reference":
+        return build(chosen, queue_size, dim, temperature=temperature_bank, **options)
+    return build(chosen | {"chunk": chunk}, queue_size, dim, before=before, **options)
 
+
+class Sampled(NamedTuple):
+    """The memory of "momentum".
+
+    Attributes:
+      bank: running teacher embeddings of all training images.
+      draws: [] int32, how often some of them were drawn.
+    """
+
+    bank: memories.Bank
+    draws: jax.Array
+
+
+def _with_queue(comparison, size, dim, *, before, initial) -> Objective:
     def init(key, student, teacher):
-        keys = jax.random.split(key, 3)
-        return ObjectiveState(
-            params=_init_projection(keys[0], student.embedding.shape[-1], dim),
-            frozen=_init_projection(keys[1], teacher.embedding.shape[-1], dim),
-            memory=memory.init_queue(keys[2], queue_size, dim, initial=initial),
-        )
+        *projections, key = _projections(key, student, teacher, dim)
+        queue = memories.init_queue(key, size, dim, initial=initial)
+        return ObjectiveState(*projections, queue)
 
     def loss(state, student, teacher, batch):
         del batch
-        student_embedding = project(state.params, student.embedding)
-        teacher_embedding = jax.lax.stop_gradient(project(state.frozen, teacher.embedding))
-        pushed = memory.push(state.memory, teacher_embedding)
+        embedding, target = _embeddings(state.params, state.frozen, student, teacher)
+        pushed = memories.push(state.memory, target)
         rows = pushed.rows if before else state.memory.rows
-        losses = relational_loss(student_embedding, teacher_embedding, rows, **chosen, chunk=chunk)
-        return losses, pushed
+        return relational_loss(embedding, target, rows, **comparison), pushed
 
     return Objective(init, loss)
 
 
-def _init_projection(key: jax.Array, features: int, dim: int) -> dict[str, jax.Array]:
-    """Kernel and bias uniform in +-1/sqrt(features), as PyTorch's Linear starts."""
-    kernel_key, bias_key = jax.random.split(key)
-    bound = 1 / math.sqrt(features)
-    return {
-        "kernel": jax.random.uniform(kernel_key, (features, dim), minval=-bound, maxval=bound),
-        "bias": jax.random.uniform(bias_key, (dim,), minval=-bound, maxval=bound),
-    }
+def _with_sample(comparison, size, dim, *, before, examples, momentum) -> Objective:
+    def init(key, student, teacher):
+        params, frozen, key = _projections(key, student, teacher, dim)
+        bank_key, draw_key = jax.random.split(key)
+        frozen = {"projection": frozen, "key": jax.random.key_data(draw_key)}
+        kept = Sampled(memories.init_bank(bank_key, examples, dim), jnp.int32(0))
+        return ObjectiveState(params, frozen, kept)
+
+    def loss(state, student, teacher, batch):
+        old, draws = state.memory
+        embedding, target = _embeddings(state.params, state.frozen["projection"], student, teacher)
+        moved = memories.update(old, batch["index"], target, momentum=momentum)
+        rows = moved.rows if before else old.rows
+        if size < examples:
+            key = jax.random.fold_in(jax.random.wrap_key_data(state.frozen["key"]), draws)
+            rows = rows[jax.random.permutation(key, examples)[:size]]
+        return relational_loss(embedding, target, rows, **comparison), Sampled(moved, draws + 1)
+
+    return Objective(init, loss)
 
 
-def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-    # Similarities are divided by temperatures down to 0.02: the accelerators' default of
-    # about ten mantissa bits would be an error of several per cent in the softmax.
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+def _with_banks(temperatures, size, dim, *, examples, momentum, temperature) -> Objective:
+    def init(key, student, teacher):
+        params, frozen, key = _projections(key, student, teacher, dim)
+        banks_key, draw_key = jax.random.split(key)
+        frozen = {"projection": frozen, "key": jax.random.key_data(draw_key)}
+        return ObjectiveState(params, frozen, bank.init(banks_key, examples, dim))
+
+    def loss(state, student, teacher, batch):
+        *relations, moved = bank.step(
+            state.memory,
+            jax.random.wrap_key_data(state.frozen["key"]),
+            *_embeddings(state.params, state.frozen["projection"], student, teacher),
+            batch,
+            temperature=temperature,
+            count=size,
+            momentum=momentum,
+        )
+        return nested_loss(*relations, **temperatures), moved
+
+    return Objective(init, loss)
+
+
+def _projections(key, student, teacher, dim):
+    """The student's layer, the teacher's, and a key for the memory."""
+    keys = jax.random.split(key, 3)
+    lengths = (outputs.embedding.shape[-1] for outputs in (student, teacher))
+    layers = (linear.init(own, length, dim) for own, length in zip(keys[:2], lengths, strict=True))
+    return *layers, keys[2]
+
+
+def _embeddings(params, frozen, student, teacher):
+    target = jax.lax.stop_gradient(project(frozen, teacher.embedding))
+    return project(params, student.embedding), target

@@ -7,8 +7,9 @@ from absl.testing import parameterized
 
 from rrd_jax import errors, memory, objectives
 from rrd_jax.models import Outputs
-from rrd_jax.objectives import rrd
+from rrd_jax.objectives import negatives, rrd
 from tests import golden
+from tests.objectives import bank_test
 
 
 def _unit(rng, *shape):
@@ -182,18 +183,22 @@ def test_golden_loss_gradients_and_queue(name):
         _check_step(file, step)
 
 
-def _check_step(file, step):
+def test_the_imagenet_copy_of_the_reference_is_the_same():
+    _check_step(golden.load("imagenet_rrd_shimmed"), "", module="rrd")
+
+
+def _check_step(file, step, module="rrd.memory"):
     tau_s, tau_t = float(file["hp/nce_t_s"]), float(file["hp/nce_t_t"])
     objective = objectives.create(
         "rrd", temperature_student=tau_s, temperature_teacher=tau_t, push_before=True
     )
     student, teacher = file[f"{step}in/f_s"], file[f"{step}in/f_t"]
     state = objectives.ObjectiveState(
-        params=_projection(file, "embed_s"),
-        frozen=_projection(file, "embed_t"),
+        params=golden.linear(file, f"{module}.embed_s"),
+        frozen=golden.linear(file, f"{module}.embed_t"),
         memory=memory.Queue(
-            _queue_rows(file, f"{step}buf_before/rrd.memory.queue"),
-            jnp.int32(file[f"{step}buf_before/rrd.memory.queue_ptr"][0]),
+            _queue_rows(file, f"{step}buf_before/{module}.queue"),
+            jnp.int32(file[f"{step}buf_before/{module}.queue_ptr"][0]),
         ),
     )
 
@@ -207,20 +212,9 @@ def _check_step(file, step):
         jax.value_and_grad(mean_loss, argnums=(0, 1), has_aux=True)
     )(state.params, jnp.asarray(student))
     assert golden.relative(loss, file[f"{step}out/loss"]) < 1e-5
-    wanted = f"{step}grad/"
-    assert golden.relative(gradients[1], file[f"{wanted}in/f_s"]) < 1e-5
-    own = f"{wanted}param/rrd.memory.embed_s"
-    assert golden.relative(gradients[0]["kernel"].T, file[f"{own}.weight"]) < 1e-5
-    assert golden.relative(gradients[0]["bias"], file[f"{own}.bias"]) < 1e-5
-    _check_queue(file, f"{step}buf_after/rrd.memory.queue", pushed)
-
-
-def _projection(file, name):
-    own = f"param/rrd.memory.{name}"
-    return {
-        "kernel": jnp.asarray(file[f"{own}.weight"].T),
-        "bias": jnp.asarray(file[f"{own}.bias"]),
-    }
+    assert golden.relative(gradients[1], file[f"{step}grad/in/f_s"]) < 1e-5
+    golden.check_linear(gradients[0], file, f"{step}grad/param/{module}.embed_s")
+    _check_queue(file, f"{step}buf_after/{module}.queue", pushed)
 
 
 def _queue_rows(file, entry):
@@ -240,3 +234,85 @@ def _check_queue(file, entry, queue):
     np.testing.assert_allclose(queue.rows[62:68], file[f"{entry}#rows62_68"], rtol=0, atol=2e-7)
     total = np.asarray(queue.rows).sum(dtype=np.float64)
     np.testing.assert_allclose(total, file[f"{entry}#sum"], rtol=1e-5)
+
+
+def test_golden_of_the_references_momentum_form(monkeypatch):
+    file = golden.load("rrd_momentum")
+    objective = objectives.create(
+        "rrd",
+        memory="momentum_reference",
+        temperature_student=float(file["hp/nce_t_s"]),
+        temperature_teacher=float(file["hp/nce_t_t"]),
+        temperature_bank=float(file["hp/nce_t"]),
+        queue_size=32,
+        dim=16,
+        examples=200,
+    )
+    params = golden.linear(file, "crit.memory.embed_s")
+    frozen = {
+        "projection": golden.linear(file, "crit.memory.embed_t"),
+        "key": jax.random.key_data(jax.random.key(0)),
+    }
+    for step in ("step0/", "step1/"):
+        drawn = jnp.asarray(file[f"{step}in/contrast_idx"][:, 1:])
+        monkeypatch.setattr(negatives, "draw", lambda *args, drawn=drawn: drawn)
+        before = bank_test.banks_of(file, f"{step}buf_before/crit.memory.contrast.")
+        index = jnp.asarray(file[f"{step}in/idx"])
+
+        def loss(params, student, step=step, before=before, index=index):
+            outputs = (_outputs(x) for x in (student, file[f"{step}in/f_t"]))
+            state = objectives.ObjectiveState(params, frozen, before)
+            batch = {"index": index, "label": jnp.zeros_like(index)}
+            losses, moved = objective.loss(state, *outputs, batch)
+            return jnp.mean(losses), moved
+
+        (value, moved), (layer, features) = jax.jit(
+            jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
+        )(params, file[f"{step}in/f_s"])
+        assert golden.relative(value, file[f"{step}out/loss"]) < 1e-5
+        assert golden.relative(features, file[f"{step}grad/in/f_s"]) < 1e-5
+        golden.check_linear(layer, file, f"{step}grad/param/crit.memory.embed_s")
+        bank_test.check_banks(moved, file, f"{step}buf_after/crit.memory.contrast.")
+
+
+@pytest.mark.parametrize("push_before", [False, True])
+@pytest.mark.parametrize("size", [4, 12, 50])
+def test_the_momentum_form_compares_with_running_embeddings_of_the_training_set(size, push_before):
+    objective = objectives.create(
+        "rrd", memory="momentum", queue_size=size, dim=4, examples=12, push_before=push_before
+    )
+    rng = np.random.default_rng(0)
+    student, teacher = (_outputs(jnp.asarray(rng.standard_normal((5, n)))) for n in (3, 6))
+    state = objective.init(jax.random.key(0), student, teacher)
+    batch = {"index": jnp.asarray([2, 7, 0, 11, 5]), "label": jnp.zeros(5, jnp.int32)}
+    losses, kept = objective.loss(state, student, teacher, batch)
+    target = rrd.project(state.frozen["projection"], teacher.embedding)
+    moved = memory.update(state.memory.bank, batch["index"], target)
+    chex.assert_trees_all_close(kept.bank, moved)
+    assert int(kept.draws) == 1
+    if size >= 12:
+        wanted = rrd.relational_loss(
+            rrd.project(state.params, student.embedding),
+            target,
+            (moved if push_before else state.memory.bank).rows,
+            temperature_student=0.04,
+            temperature_teacher=0.1,
+        )
+        np.testing.assert_allclose(losses, wanted, rtol=1e-5)
+    else:  # other rows at the next step
+        again, _ = objective.loss(state._replace(memory=kept), student, teacher, batch)
+        assert np.abs(again - losses).max() > 1e-3
+
+
+def test_banks_must_be_told_how_many_examples_there_are():
+    for kind in ("momentum", "momentum_reference"):
+        with pytest.raises(errors.InputError, match="a bank needs examples"):
+            objectives.create("rrd", memory=kind)
+        with pytest.raises(errors.InputError, match="momentum is -1"):
+            objectives.create("rrd", memory=kind, examples=5, momentum=-1)
+    with pytest.raises(errors.InputError, match="known: fifo, momentum, momentum_reference"):
+        objectives.create("rrd", memory="bank")
+    with pytest.raises(errors.InputError, match="temperature_student is 0"):
+        rrd.nested_loss(
+            jnp.ones((1, 2)), jnp.ones((1, 2)), temperature_student=0, temperature_teacher=1.0
+        )
