@@ -42,14 +42,19 @@ class Layer(NamedTuple):
     slope: float = 0.0
 
 
-def init(key: jax.Array, layers: Sequence[Layer], channels: int) -> dict[str, Any]:
-    """Fresh parameters of an adapter for maps of so many channels."""
+def init(
+    key: jax.Array, layers: Sequence[Layer], channels: int, *, gain: float = 1.0
+) -> dict[str, Any]:
+    """Fresh parameters of an adapter for maps of so many channels.
+
+    Kernels and biases are uniform in +-gain / sqrt(fan-in); 1 is PyTorch's default.
+    """
     params = {}
     for i, layer in enumerate(layers):
         key, kernel_key, bias_key = jax.random.split(key, 3)
         # PyTorch counts the fan-in of a transposed convolution at its other end.
         fan_in = math.prod(layer.kernel) * (layer.features if layer.transposed else channels)
-        bound = 1 / math.sqrt(fan_in)
+        bound = gain / math.sqrt(fan_in)
         shape = (*layer.kernel, channels, layer.features)
         own = {"kernel": jax.random.uniform(kernel_key, shape, minval=-bound, maxval=bound)}
         if layer.bias:
@@ -99,6 +104,11 @@ def update(
             x = _normalize(own, mean, var, x)
         x = _activate(layer, x)
     return x, moved
+
+
+def apply_rows(layers: Sequence[Layer], params: dict[str, Any], x: jax.Array) -> jax.Array:
+    """As `apply`, of layers with 1x1 kernels on rows: [B, D] to [B, features]."""
+    return apply(layers, params, x[:, None, None])[:, 0, 0]
 
 
 def infer(
@@ -223,6 +233,13 @@ def pair_taps(
     if equal_channels and any(student[i][-1] != teacher[j][-1] for i, j in pairs):
         raise errors.InputError(f"this objective compares channel with channel: {listed}")
     return tuple(pairs)
+
+
+def paired(student: Sequence[Any], teacher: Sequence[Any], **options: Any) -> list[tuple[Any, Any]]:
+    """The maps [B, H, W, channels], or their shapes, that `pair_taps` puts together."""
+    shapes = [[tap.shape for tap in taps] for taps in (student, teacher)]
+    pairs = pair_taps(*shapes, **options)
+    return [(student[i], teacher[j]) for i, j in pairs]
 
 
 def _sizes(taps: Sequence[Shape]) -> str:
