@@ -5,13 +5,35 @@ from collections.abc import Callable
 from typing import Any
 
 from rrd_jax import errors
-from rrd_jax.objectives import logits, rrd
-from rrd_jax.objectives.base import Objective, ObjectiveState
+from rrd_jax.objectives import (
+    crossed,
+    features,
+    heads,
+    kdsvd,
+    logits,
+    rrd,
+    ssim,
+    staged,
+)
+from rrd_jax.objectives.base import Objective, ObjectiveState, Stage
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "ce": logits.ce,
     "kd": logits.kd,
     "rrd": rrd.rrd,
+    "fitnet": features.fitnet,
+    "at": features.at,
+    "nst": features.nst,
+    "vid": features.vid,
+    "kdsvd": kdsvd.kdsvd,
+    "ssim": ssim.ssim,
+    "semckd": crossed.semckd,
+    "reviewkd": crossed.reviewkd,
+    "srrl": heads.srrl,
+    "simkd": heads.simkd,
+    "ab": staged.ab,
+    "ft": staged.ft,
+    "fsp": staged.fsp,
 }
 
 
@@ -41,8 +63,15 @@ __all__ = [
     "OBJECTIVES",
     "Objective",
     "ObjectiveState",
+    "Stage",
     "check_teacher",
     "create",
+    "crossed",
+    "features",
+    "heads",
+    "kdsvd",
     "logits",
     "rrd",
+    "ssim",
+    "staged",
 ]

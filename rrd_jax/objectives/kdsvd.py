@@ -1,6 +1,7 @@
 """KDSVD: how the directions that span a network's maps turn from tap to tap."""
 
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -71,7 +72,7 @@ def kdsvd_loss(
       [B] losses >= 0.
 
     Raises:
-      InputError: a rank below 1, or maps that do not fit.
+      InputError: a rank below 1 or beyond what a map has, or maps that do not fit.
 
     References:
       Lee et al., arXiv 1807.06819.
@@ -83,6 +84,9 @@ def kdsvd_loss(
             f"kdsvd needs two or more maps of the same channels on both sides, not {channels[0]}"
             f" of the student and {channels[1]} of the teacher"
         )
+    sizes = [min(math.prod(x.shape[1:3]), x.shape[-1]) for x in (*student, *teacher)]
+    if rank > min(sizes):
+        raise errors.InputError(f"rank is {rank}, but a map has only {min(sizes)} directions")
     total, before = 0.0, None
     for i, (s, t) in enumerate(zip(student, teacher, strict=True)):
         wanted, strengths = jax.lax.stop_gradient(principal_directions(t, rank))
