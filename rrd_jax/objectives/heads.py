@@ -113,8 +113,10 @@ def simkd(*, factor: int = 2) -> Objective:
                 f"simkd needs a teacher whose classifier reads its last map; this one reads"
                 f" {wanted} features, but that map has {other[-1]} channels"
             )
-        size = [min(sizes) for sizes in zip(own[1:3], other[1:3], strict=True)]
-        pools = [jnp.asarray(adapters.averages(*sizes)) for sizes in zip(own[1:3], size)]
+        pools = [
+            jnp.asarray(adapters.averages(size, min(size, target)))
+            for size, target in zip(own[1:3], other[1:3], strict=True)
+        ]
         return ObjectiveState(
             params=adapters.init(key, layers(wanted), own[-1]),
             frozen={"head": teacher.head, "rows": pools[0], "columns": pools[1]},

@@ -1,5 +1,6 @@
 """Objectives with a stage before distillation: AB and FSP prepare the student, FT a paraphraser."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,8 +37,8 @@ def ab_loss(connected: Maps, teacher: Maps, *, margin: float = 1.0) -> jax.Array
         s, active = s.astype(jnp.float32), jax.lax.stop_gradient(t) > 0
         low = jnp.where(~active & (s > -margin), s + margin, 0.0)
         high = jnp.where(active & (s <= margin), s - margin, 0.0)
-        errors_ = jnp.sum(jnp.square(low) + jnp.square(high), axis=(1, 2, 3))
-        total += 2.0 ** (i - len(teacher) + 1) * errors_
+        excess = jnp.sum(jnp.square(low) + jnp.square(high), axis=(1, 2, 3))
+        total += 2.0 ** (i - len(teacher) + 1) * excess
     return 3 / 1000 * total
 
 
@@ -112,7 +113,7 @@ def fsp_loss(student: Maps, teacher: Maps) -> jax.Array:
         )
 
     def flows(maps):
-        for bottom, top in zip(maps[:-1], maps[1:], strict=True):
+        for bottom, top in itertools.pairwise(maps):
             bottom, top = adapters.pool_larger(bottom, top)
             product = jnp.einsum("bhwc,bhwd->bcd", top, bottom, precision="highest")
             yield product / (top.shape[1] * top.shape[2])
