@@ -90,6 +90,11 @@ def check_running(file, layers, params, names, x):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), moved, wanted)
 
 
+def jitted(loss):
+    """Mean of an objective's losses and its gradients for the two arguments, compiled."""
+    return jax.jit(jax.value_and_grad(lambda *args: jnp.mean(loss(*args)), argnums=(0, 1)))
+
+
 def check(found, wanted, what="", tolerance=1e-5):
     """Equal up to rounding, relative to the largest value; absolute where that is tiny."""
     found, wanted = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
@@ -122,7 +127,8 @@ def torch_names(gradients, layers, names):
         if own == "kernel":
             transposed = layers[int(layer.removeprefix("layer"))].transposed
             value = np.transpose(value, (2, 3, 0, 1) if transposed else (3, 2, 0, 1))
-        found[f"param/{name}"] = value
+        is_dense = value.shape[2:] == (1, 1) and name.rsplit(".", 2)[-2].startswith("linear")
+        found[f"param/{name}"] = value[..., 0, 0] if own == "kernel" and is_dense else value
     return found
 
 
