@@ -13,13 +13,10 @@ from tests.objectives import adapted
 def test_golden_stage_losses_without_parameters(name):
     file = golden.load(name)
     student, teacher = adapted.maps(file, "s"), adapted.maps(file, "t")
-    if name == "ab":
-        objective = objectives.create("ab")
-    else:  # all taps, so without another stem
-        objective = objectives.create("fsp")
+    objective = objectives.create(name)
 
     def outputs(maps):
-        if name == "fsp":
+        if name == "fsp":  # which reads the stem too
             return adapted.outputs(maps)._replace(maps=tuple(maps))
         return adapted.outputs([0 * x for x in maps], preactivations=maps)
 
@@ -148,7 +145,8 @@ def test_golden_ft_stage():
 def test_ft_has_no_loss_for_equal_factors_and_a_finite_gradient_there():
     x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4, 4, 5)), jnp.float32)
     for factor in (x, 0 * x):
-        value, gradient = jax.value_and_grad(lambda s: jnp.sum(staged.ft_loss(s, factor)))(factor)  # noqa: B023
+        loss = jax.value_and_grad(lambda s, t: jnp.sum(staged.ft_loss(s, t)))
+        value, gradient = loss(factor, factor)
         assert value == 0
         assert np.isfinite(gradient).all()
 
