@@ -137,6 +137,8 @@ def _convolve(layer: Layer, own: dict[str, jax.Array], x: jax.Array) -> jax.Arra
         padding=pads,
         lhs_dilation=spread,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        # Rows go through a linear layer, which PyTorch computes in full precision too.
+        precision="highest" if x.shape[1:3] == (1, 1) else None,
     )
     return y + own["bias"] if layer.bias else y
 
