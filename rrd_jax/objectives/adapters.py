@@ -143,7 +143,9 @@ def _convolve(layer: Layer, own: dict[str, jax.Array], x: jax.Array) -> jax.Arra
     return y + own["bias"] if layer.bias else y
 
 
-def _normalize(own: dict[str, jax.Array], mean: jax.Array, var: jax.Array, x: jax.Array):
+def _normalize(
+    own: dict[str, jax.Array], mean: jax.Array, var: jax.Array, x: jax.Array
+) -> jax.Array:
     return (x - mean) * jax.lax.rsqrt(var + _EPSILON) * own["scale"] + own["shift"]
 
 

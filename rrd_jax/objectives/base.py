@@ -24,13 +24,15 @@ class ObjectiveState(NamedTuple):
 class Stage(NamedTuple):
     """What an objective trains before distillation starts, on this loss alone.
 
-    In the stage the objective's `frozen` is trained, and with `student` the student's parameters
-    but for its classifier; nothing else. Optimizer state starts afresh before it and after it.
+    In the stage the mean of `loss` alone is descended, with no weight, by the run's optimizer. It
+    moves the objective's `frozen`, and with `student` the student's parameters but for its
+    classifier, and nothing else: no decay either. The student's batch statistics move with its
+    parameters. Optimizer state and learning rate start afresh after it.
 
     Attributes:
-      loss: as Objective.loss; its memory is the objective's.
+      loss: as Objective.loss; its memory becomes the objective's.
       student: whether the student is trained too.
-      epochs: how long.
+      epochs: how long, before the run's first epoch.
       learning_rate: constant; None is the run's first one.
     """
 

@@ -14,7 +14,9 @@ from rrd_jax.objectives.rrd import unit
 _FACTOR = 4  # batch size over the length of SemCKD's queries and keys
 
 
-def semckd_attention(params: dict, student: Maps, teacher: Maps, *, temperature: float = 1.0):
+def semckd_attention(
+    params: dict, student: Maps, teacher: Maps, *, temperature: float = 1.0
+) -> jax.Array:
     """How much each tap of the student is to learn from each of the teacher's.
 
     From the example's similarities with the batch, in each tap, a small network makes a query

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax import errors, models, objectives, optim, state, steps
+from rrd_jax import errors, models, objectives, optim, parallel, state, steps
 from rrd_jax.models import Outputs
 from tests import networks, tiny
 
@@ -118,6 +118,22 @@ def test_the_teacher_is_constant(name):
     own = _init(objective, student, teacher)
     gradient = jax.jit(jax.grad(lambda t: jnp.sum(_losses(objective, own, student, t))))(teacher)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("name", ["kdsvd", "simkd", "semckd"])
+def test_a_batch_split_over_eight_devices_has_the_losses_of_one(name):
+    objective, student, teacher = _create(name), _outputs(0), _outputs(1)
+    own = _init(objective, student, teacher)
+    mesh = parallel.make_mesh()
+    split, whole = parallel.split(mesh), parallel.replicated(mesh)
+    placed = [
+        jax.device_put(x._replace(head=()), split)._replace(head=jax.device_put(x.head, whole))
+        for x in (student, teacher)
+    ]
+    found = _compiled_losses(objective, jax.device_put(own, whole), *placed)
+    np.testing.assert_allclose(
+        found, _compiled_losses(objective, own, student, teacher), rtol=1e-4, atol=1e-6
+    )
 
 
 @functools.cache
