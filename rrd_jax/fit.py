@@ -194,7 +194,7 @@ class _Run:
             return restored[0], ledger
         shape = list(dataset.image_shape)
         ledger = _Ledger(self.recipe.model, dataset.num_classes, shape, dataset.version)
-        return self.program.create(self.recipe.seed), ledger
+        return self.program.create(self.recipe.seed, self.teacher_variables), ledger
 
     def description(self) -> str:
         """What is about to run, in a line."""

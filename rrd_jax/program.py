@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from rrd_jax import parallel, state, steps
+from rrd_jax import models, parallel, state, steps
 from rrd_jax.objectives import Objective
 
 
@@ -62,12 +62,12 @@ class Program(NamedTuple):
     """Compiled on first use.
 
     Attributes:
-      create: seed -> the state before the first step.
+      create: (seed, teacher_variables) -> the state before the first step.
       train_step: as `steps.make_train_step`, or `steps.from_resident` of it; the state is donated.
       abstract: the state as shapes, with shardings.
     """
 
-    create: Callable[[int], state.TrainState]
+    create: Callable[[int, Any], state.TrainState]
     train_step: Callable
     abstract: state.TrainState
 
@@ -92,7 +92,7 @@ def build(
       teacher: a network of `models.create`; None where no objective reads one.
     """
 
-    def create(seed):
+    def create(seed, teacher_variables):
         return state.create(
             jax.random.key(seed),
             recipe.student,
@@ -100,10 +100,14 @@ def build(
             recipe.optimizer,
             image_shape,
             teacher,
+            teacher_variables,
             average=recipe.ema > 0,
         )
 
-    abstract = jax.eval_shape(create, 0)
+    def create_teacher():
+        return models.init(teacher, jax.random.key(0), image_shape) if teacher else None
+
+    abstract = jax.eval_shape(lambda: create(0, create_teacher()))
     shardings = parallel.state_shardings(mesh, abstract, parameters=recipe.shard_parameters)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     # Hundreds of small random draws: compiling them well takes longer than drawing them.

@@ -49,6 +49,7 @@ def create(
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
     teacher: Any = None,
+    teacher_variables: Any = None,
     *,
     average: bool = False,
 ) -> TrainState:
@@ -61,6 +62,7 @@ def create(
       optimizer: for the student's and the objectives' parameters together.
       image_shape: (H, W, channels).
       teacher: a network of `models.create`, or None.
+      teacher_variables: its weights; None where no objective keeps part of them.
       average: whether to keep an average of the student.
 
     Raises:
@@ -70,7 +72,13 @@ def create(
     student_key, objective_key, step_key = jax.random.split(key, 3)
     variables = models.init(student, student_key, image_shape)
     student_outputs = models.summarize(student, image_shape).outputs
-    teacher_outputs = models.summarize(teacher, image_shape).outputs if teacher else None
+    teacher_outputs = None
+    if teacher:
+        summary = models.summarize(teacher, image_shape)
+        teacher_outputs = summary.outputs
+        if teacher_variables is not None:
+            head = teacher_variables["params"][summary.classifier]
+            teacher_outputs = teacher_outputs._replace(head=head)
     states = {
         name: objective.init(_named(objective_key, name), student_outputs, teacher_outputs)
         for name, objective in objectives.items()

@@ -63,29 +63,33 @@ class Summary(NamedTuple):
       outputs: of a batch of one image, as shapes.
       parameters: number of trained scalars.
       macs: multiply-adds of convolutions and linear layers for one image.
+      classifier: what `outputs.head` is called among the parameters.
     """
 
     outputs: Outputs
     parameters: int
     macs: int
+    classifier: str
 
 
 def summarize(module: nn.Module, image_shape: tuple[int, ...]) -> Summary:
     """The summary of a network for images of [H, W, channels]."""
-    macs = 0
+    macs, classifier = 0, ""
 
     def count(call, args, kwargs, context):
-        nonlocal macs
+        nonlocal macs, classifier
         y = call(*args, **kwargs)
         if isinstance(context.module, layers.Conv | layers.Classifier):
             kernel = context.module.variables["params"]["kernel"]
             macs += y.size // y.shape[-1] * kernel.size
+        if isinstance(context.module, layers.Classifier):
+            classifier = context.module.name
         return y
 
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     with nn.intercept_methods(count):
         outputs, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), images)
-    return Summary(outputs, count_parameters(variables["params"]), macs)
+    return Summary(outputs, count_parameters(variables["params"]), macs, classifier)
 
 
 __all__ = [

@@ -10,7 +10,7 @@ def table() -> str:
     for name in models.MODELS:
         size = models.image_size(name)
         module = models.create(name, 100 if name in models.CIFAR else 1000)
-        outputs, parameters, macs = models.summarize(module, (size, size, 3))
+        outputs, parameters, macs, _ = models.summarize(module, (size, size, 3))
         taps = " ".join(f"{tap.shape[-1]}@{tap.shape[1]}" for tap in outputs.maps)
         width = str(outputs.embedding.shape[-1])
         rows.append((name, f"{parameters:,}", f"{macs:,}", taps, width, f"{size}x{size}"))

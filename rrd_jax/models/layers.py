@@ -1,7 +1,7 @@
 """What the network families share: their output type, and layers that compute as PyTorch's do."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,12 +21,14 @@ class Outputs(NamedTuple):
       maps: stage outputs [B, H, W, channels], stem first.
       preactivations: the same taps before their last ReLU, where they have one. The compiler
         drops what no objective reads.
+      head: {"kernel": [D, C], "bias": [C]}, with logits = embedding @ kernel + bias.
     """
 
     logits: jax.Array
     embedding: jax.Array
     maps: tuple[jax.Array, ...] = ()
     preactivations: tuple[jax.Array, ...] = ()
+    head: Any = ()
 
 
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -172,6 +174,18 @@ class Classifier(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", bias_init, (self.features,))
         return jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST) + bias
+
+
+def classified(
+    classifier: Classifier,
+    embedding: jax.Array,
+    maps: Sequence[jax.Array],
+    preactivations: Sequence[jax.Array],
+) -> Outputs:
+    """The Outputs of a network that ends in `classifier`, on `embedding` [B, D]."""
+    logits = classifier(embedding)
+    head = dict(classifier.variables["params"])
+    return Outputs(logits, embedding, tuple(maps), tuple(preactivations), head)
 
 
 def global_average(x: jax.Array) -> jax.Array:

@@ -43,8 +43,8 @@ class MobileNetV1(nn.Module):
                 maps.append(x)
                 preactivations.append(before)
         embedding = layers.global_average(x)
-        logits = layers.Classifier(self.num_classes, name="fc")(embedding)
-        return layers.Outputs(logits, embedding, tuple(maps), tuple(preactivations))
+        classifier = layers.Classifier(self.num_classes, name="fc")
+        return layers.classified(classifier, embedding, maps, preactivations)
 
 
 # What PyTorch calls (convolution, batch norm) of a block: in the CIFAR network; and in
@@ -126,8 +126,9 @@ class MobileNetV2(nn.Module):
         x = dense(x, f"features_{position}" if self.torchvision else "conv2", 1280, 1, 1)
         embedding = layers.global_average(x)
         name = "classifier_1" if self.torchvision else "classifier_0"
-        head = layers.Classifier(self.num_classes, nn.initializers.normal(0.01), True, name=name)
-        return layers.Outputs(head(embedding), embedding, tuple(maps), tuple(maps))
+        small = nn.initializers.normal(0.01)
+        classifier = layers.Classifier(self.num_classes, small, zero_bias=True, name=name)
+        return layers.classified(classifier, embedding, maps, maps)
 
 
 _STAGES = (

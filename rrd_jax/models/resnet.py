@@ -99,8 +99,8 @@ class ResNet(nn.Module):
             maps.append(x)
             preactivations.append(before)
         embedding = layers.global_average(x)
-        logits = layers.Classifier(self.num_classes, name=self.head)(embedding)
-        return layers.Outputs(logits, embedding, tuple(maps), tuple(preactivations))
+        classifier = layers.Classifier(self.num_classes, name=self.head)
+        return layers.classified(classifier, embedding, maps, preactivations)
 
 
 _SMALL = (16, 16, 32, 64)

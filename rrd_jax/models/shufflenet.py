@@ -79,8 +79,8 @@ class ShuffleNetV1(nn.Module):
             maps.append(x)
             preactivations.append(before)
         embedding = layers.global_average(x)
-        logits = layers.Classifier(self.num_classes, name="linear")(embedding)
-        return layers.Outputs(logits, embedding, tuple(maps), tuple(preactivations))
+        classifier = layers.Classifier(self.num_classes, name="linear")
+        return layers.classified(classifier, embedding, maps, preactivations)
 
 
 class _BlockV2(nn.Module):
@@ -171,8 +171,8 @@ class ShuffleNetV2(nn.Module):
             preactivations.append(before)
         x = nn.relu(_conv_norm(x, names["last"], 1024, 1, 1, self.dtype, train=train))
         embedding = layers.global_average(x)
-        logits = layers.Classifier(self.num_classes, name=names["head"])(embedding)
-        return layers.Outputs(logits, embedding, tuple(maps), tuple(preactivations))
+        classifier = layers.Classifier(self.num_classes, name=names["head"])
+        return layers.classified(classifier, embedding, maps, preactivations)
 
 
 CIFAR = {

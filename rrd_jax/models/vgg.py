@@ -43,8 +43,8 @@ class VGG(nn.Module):
         preactivations[0] = maps[0]  # as in the other families: the stem's twin is itself
         embedding = layers.global_average(x)
         small = nn.initializers.normal(0.01)
-        head = layers.Classifier(self.num_classes, small, zero_bias=True, name="classifier")
-        return layers.Outputs(head(embedding), embedding, tuple(maps), tuple(preactivations))
+        classifier = layers.Classifier(self.num_classes, small, zero_bias=True, name="classifier")
+        return layers.classified(classifier, embedding, maps, preactivations)
 
 
 CIFAR = {

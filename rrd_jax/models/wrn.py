@@ -78,8 +78,8 @@ class WideResNet(nn.Module):
             befores.append(before)
         x = BatchNorm(name="bn1")(x, train=train)
         embedding = layers.global_average(nn.relu(x))
-        logits = layers.Classifier(self.num_classes, zero_bias=True, name="fc")(embedding)
-        return layers.Outputs(logits, embedding, tuple(maps), (maps[0], *befores[1:], x))
+        classifier = layers.Classifier(self.num_classes, zero_bias=True, name="fc")
+        return layers.classified(classifier, embedding, maps, (maps[0], *befores[1:], x))
 
 
 CIFAR = {

@@ -5,8 +5,21 @@ from collections.abc import Callable
 from typing import Any
 
 from rrd_jax import errors
-from rrd_jax.objectives import contrast, correlation, graphs, logits, relations, rrd
-from rrd_jax.objectives.base import Objective, ObjectiveState
+from rrd_jax.objectives import (
+    contrast,
+    correlation,
+    crossed,
+    features,
+    graphs,
+    heads,
+    kdsvd,
+    logits,
+    relations,
+    rrd,
+    ssim,
+    staged,
+)
+from rrd_jax.objectives.base import Objective, ObjectiveState, Stage
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "ce": logits.ce,
@@ -26,6 +39,19 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "dcd": contrast.dcd,
     "crd": contrast.crd,
     "rrd": rrd.rrd,
+    "fitnet": features.fitnet,
+    "at": features.at,
+    "nst": features.nst,
+    "vid": features.vid,
+    "kdsvd": kdsvd.kdsvd,
+    "ssim": ssim.ssim,
+    "semckd": crossed.semckd,
+    "reviewkd": crossed.reviewkd,
+    "srrl": heads.srrl,
+    "simkd": heads.simkd,
+    "ab": staged.ab,
+    "ft": staged.ft,
+    "fsp": staged.fsp,
 }
 
 
@@ -65,13 +91,20 @@ __all__ = [
     "OBJECTIVES",
     "Objective",
     "ObjectiveState",
+    "Stage",
     "check_teacher",
     "contrast",
     "correlation",
     "create",
+    "crossed",
+    "features",
     "graphs",
+    "heads",
+    "kdsvd",
     "logits",
     "relations",
     "rrd",
+    "ssim",
+    "staged",
     "takes",
 ]

@@ -11,7 +11,8 @@ class ObjectiveState(NamedTuple):
 
     Attributes:
       params: trained together with the student (adapters, projections).
-      frozen: constants that must outlive a restart, never seen by the optimizer.
+      frozen: constants that must outlive a restart, never seen by the optimizer; a Stage trains
+        them before.
       memory: what the objective itself rewrites at every step (queues, banks).
     """
 
@@ -20,21 +21,48 @@ class ObjectiveState(NamedTuple):
     memory: Any = ()
 
 
+class Stage(NamedTuple):
+    """What an objective trains before distillation starts, on this loss alone.
+
+    In the stage the mean of `loss` alone is descended, with no weight, by the run's optimizer. It
+    moves the objective's `frozen`, and with `student` the student's parameters but for its
+    classifier, and nothing else: no decay either. The student's batch statistics move with its
+    parameters. Optimizer state and learning rate start afresh after it.
+
+    Attributes:
+      loss: as Objective.loss; its memory becomes the objective's.
+      student: whether the student is trained too.
+      epochs: how long, before the run's first epoch.
+      learning_rate: constant; None is the run's first one.
+    """
+
+    loss: Callable[[ObjectiveState, Any, Any, Any], tuple[jax.Array, Any]]
+    student: bool
+    epochs: int = 30
+    learning_rate: float | None = None
+
+
 class Objective(NamedTuple):
     """A term of the total loss.
 
     Attributes:
       init: (key, student, teacher) -> ObjectiveState. `student` and `teacher` are the
-        networks' Outputs as shapes; `teacher` is None when there is none.
+        networks' Outputs as shapes, but for `teacher.head`, which holds arrays; `teacher` is None
+        when there is none.
       loss: (state, student, teacher, batch) -> (loss [B], new memory). `teacher` is constant
         for gradients. `batch` holds `label` [B] int32 and `index` [B] int32, the examples'
         positions in the training split. A loss that is no sum over images may be a scalar.
-      needs_teacher: whether `loss` reads the teacher's outputs.
+      needs_teacher: whether `loss`, or the stage's, reads the teacher's outputs.
+      stage: what comes before, or None.
+      predict: (state, student) -> logits [B, C], of what takes the place of the student's own
+        classifier in evaluation and export; None where that one stays.
     """
 
     init: Callable[[jax.Array, Any, Any], ObjectiveState]
     loss: Callable[[ObjectiveState, Any, Any, Any], tuple[jax.Array, Any]]
     needs_teacher: bool = True
+    stage: Stage | None = None
+    predict: Callable[[ObjectiveState, Any], jax.Array] | None = None
 
 
 def stateless(loss: Callable[[Any, Any, Any], jax.Array], *, needs_teacher: bool) -> Objective:

@@ -1,0 +1,250 @@
+"""Small networks between a student's features and a teacher's, and the pairing of their taps.
+
+An adapter is a tuple of Layers; its parameters are a plain dict. Layers compute in float32, as
+PyTorch's do, and start as PyTorch's start.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rrd_jax import errors
+
+Shape = tuple[int, ...]
+_MOMENTUM, _EPSILON = 0.1, 1e-5  # of PyTorch's batch norm
+
+
+class Layer(NamedTuple):
+    """A convolution, then batch norm and an activation if asked for.
+
+    Attributes:
+      features: channels that come out.
+      kernel: height and width of the kernel.
+      stride: of the convolution; of a transposed one, how much larger the map becomes.
+      padding: zeros on each side, as PyTorch counts them.
+      transposed: whether it is PyTorch's ConvTranspose2d.
+      bias: whether the convolution has one.
+      norm: whether batch norm follows.
+      slope: of the activation below zero: 0 is ReLU, 1 is none.
+    """
+
+    features: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: int = 1
+    padding: int = 0
+    transposed: bool = False
+    bias: bool = False
+    norm: bool = True
+    slope: float = 0.0
+
+
+def init(
+    key: jax.Array, layers: Sequence[Layer], channels: int, *, gain: float = 1.0
+) -> dict[str, Any]:
+    """Fresh parameters of an adapter for maps of so many channels.
+
+    Kernels and biases are uniform in +-gain / sqrt(fan-in); 1 is PyTorch's default.
+    """
+    params = {}
+    for i, layer in enumerate(layers):
+        key, kernel_key, bias_key = jax.random.split(key, 3)
+        # PyTorch counts the fan-in of a transposed convolution at its other end.
+        fan_in = math.prod(layer.kernel) * (layer.features if layer.transposed else channels)
+        bound = gain / math.sqrt(fan_in)
+        shape = (*layer.kernel, channels, layer.features)
+        own = {"kernel": jax.random.uniform(kernel_key, shape, minval=-bound, maxval=bound)}
+        if layer.bias:
+            shape = (layer.features,)
+            own["bias"] = jax.random.uniform(bias_key, shape, minval=-bound, maxval=bound)
+        if layer.norm:
+            own |= {"scale": jnp.ones(layer.features), "shift": jnp.zeros(layer.features)}
+        params[f"layer{i}"] = own
+        channels = layer.features
+    return params
+
+
+def init_running(layers: Sequence[Layer]) -> dict[str, Any]:
+    """The running statistics of an adapter's batch norms before the first step."""
+    return {
+        f"layer{i}": {"mean": jnp.zeros(layer.features), "var": jnp.ones(layer.features)}
+        for i, layer in enumerate(layers)
+        if layer.norm
+    }
+
+
+def apply(layers: Sequence[Layer], params: dict[str, Any], x: jax.Array) -> jax.Array:
+    """The adapted map [B, H', W', channels'] of [B, H, W, channels], by the batch's statistics."""
+    return update(layers, params, init_running(layers), x)[0]
+
+
+def update(
+    layers: Sequence[Layer], params: dict[str, Any], running: dict[str, Any], x: jax.Array
+) -> tuple[jax.Array, dict[str, Any]]:
+    """As `apply`, with the running statistics moved towards the batch's (constants)."""
+    moved = {}
+    for i, layer in enumerate(layers):
+        own = params[f"layer{i}"]
+        x = _convolve(layer, own, x)
+        if layer.norm:
+            axes = (0, 1, 2)
+            mean = jnp.mean(x, axes)
+            # Two passes: the mean of squares less the squared mean cancels where means are large.
+            var = jnp.mean(jnp.square(x - mean), axes)
+            count = math.prod(x.shape[:3])
+            newest = {"mean": mean, "var": var * (count / max(count - 1, 1))}
+            moved[f"layer{i}"] = jax.tree.map(
+                lambda old, new: (1 - _MOMENTUM) * old + _MOMENTUM * jax.lax.stop_gradient(new),
+                running[f"layer{i}"],
+                newest,
+            )
+            x = _normalize(own, mean, var, x)
+        x = _activate(layer, x)
+    return x, moved
+
+
+def apply_rows(layers: Sequence[Layer], params: dict[str, Any], x: jax.Array) -> jax.Array:
+    """As `apply`, of layers with 1x1 kernels on rows: [B, D] to [B, features]."""
+    return apply(layers, params, x[:, None, None])[:, 0, 0]
+
+
+def infer(
+    layers: Sequence[Layer], params: dict[str, Any], running: dict[str, Any], x: jax.Array
+) -> jax.Array:
+    """As `apply`, by the running statistics, so that examples do not depend on each other."""
+    for i, layer in enumerate(layers):
+        name = f"layer{i}"
+        x = _convolve(layer, params[name], x)
+        if layer.norm:
+            x = _normalize(params[name], running[name]["mean"], running[name]["var"], x)
+        x = _activate(layer, x)
+    return x
+
+
+def _convolve(layer: Layer, own: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    kernel, pads = own["kernel"], [(layer.padding, layer.padding)] * 2
+    strides, spread = (layer.stride, layer.stride), (1, 1)
+    if layer.transposed:
+        kernel, strides, spread = kernel[::-1, ::-1], (1, 1), strides
+        pads = [(size - 1 - layer.padding,) * 2 for size in layer.kernel]
+    y = jax.lax.conv_general_dilated(
+        x.astype(jnp.float32),
+        kernel,
+        window_strides=strides,
+        padding=pads,
+        lhs_dilation=spread,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        # Rows go through a linear layer, which PyTorch computes in full precision too.
+        precision="highest" if x.shape[1:3] == (1, 1) else None,
+    )
+    return y + own["bias"] if layer.bias else y
+
+
+def _normalize(
+    own: dict[str, jax.Array], mean: jax.Array, var: jax.Array, x: jax.Array
+) -> jax.Array:
+    return (x - mean) * jax.lax.rsqrt(var + _EPSILON) * own["scale"] + own["shift"]
+
+
+def _activate(layer: Layer, x: jax.Array) -> jax.Array:
+    return x if layer.slope == 1 else jnp.where(x > 0, x, layer.slope * x)
+
+
+def regressor(student: Shape, teacher: Shape, *, slope: float = 0.0) -> tuple[Layer, ...]:
+    """FitNet's: one convolution with batch norm that brings a map to another's size and channels.
+
+    A 3x3 of stride 2 where the student's map is twice as high and wide, a transposed 4x4 of
+    stride 2 where it is half, a valid convolution where it is larger otherwise, a 1x1 where it is
+    equal. Where it is smaller otherwise a 3x3 keeps its size: the teacher's is to be pooled.
+
+    Args:
+      student: [B, H, W, channels] of the map that goes in.
+      teacher: [B, H', W', channels'] of the one to be met.
+      slope: as Layer's.
+    """
+    (hs, ws), (ht, wt), features = student[1:3], teacher[1:3], teacher[-1]
+    if (hs, ws) == (2 * ht, 2 * wt):
+        return (Layer(features, (3, 3), 2, 1, bias=True, slope=slope),)
+    if (2 * hs, 2 * ws) == (ht, wt):
+        return (Layer(features, (4, 4), 2, 1, transposed=True, bias=True, slope=slope),)
+    if hs >= ht and ws >= wt:
+        return (Layer(features, (1 + hs - ht, 1 + ws - wt), bias=True, slope=slope),)
+    return (Layer(features, (3, 3), 1, 1, bias=True, slope=slope),)
+
+
+def averages(size: int, into: int) -> np.ndarray:
+    """The matrix [into, size] of PyTorch's adaptive average pooling along one axis."""
+    matrix = np.zeros((into, size), np.float32)
+    for i in range(into):
+        first, end = i * size // into, -(-(i + 1) * size // into)
+        matrix[i, first:end] = 1 / (end - first)
+    return matrix
+
+
+def blend(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """[B, H, W, C] to [B, H', W', C] in float32, by matrices [H', H] and [W', W]."""
+    x = jnp.einsum("ih,bhwc->biwc", rows, x.astype(jnp.float32), precision="highest")
+    return jnp.einsum("jw,biwc->bijc", columns, x, precision="highest")
+
+
+def pool(x: jax.Array, height: int, width: int) -> jax.Array:
+    """Adaptive average pooling of [B, H, W, C] to [B, height, width, C], in float32."""
+    if x.shape[1:3] == (height, width):
+        return x.astype(jnp.float32)
+    return blend(x, averages(x.shape[1], height), averages(x.shape[2], width))
+
+
+def pool_larger(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Two maps in float32, along each axis the larger pooled to the smaller's size."""
+    height, width = (min(sizes) for sizes in zip(a.shape[1:3], b.shape[1:3], strict=True))
+    return pool(a, height, width), pool(b, height, width)
+
+
+def pair_taps(
+    student: Sequence[Shape], teacher: Sequence[Shape], *, equal_channels: bool = False
+) -> tuple[tuple[int, int], ...]:
+    """Which of two networks' taps are compared.
+
+    As many taps on both sides are paired by their position, as is published. Otherwise those of
+    the same height and width are, from the last one on; the others are left out.
+
+    Args:
+      student: shapes [B, H, W, channels] in the order of the network.
+      teacher: the same.
+      equal_channels: whether paired taps must have as many channels.
+
+    Returns:
+      Index pairs (student's, teacher's), in the order of the network.
+
+    Raises:
+      InputError: nothing can be paired, or a pair's channels differ.
+    """
+    listed = f"the student's taps are {_sizes(student)}, the teacher's {_sizes(teacher)}"
+    if len(student) == len(teacher):
+        pairs = [(i, i) for i in range(len(student))]
+    else:
+        pairs, i, j = [], len(student) - 1, len(teacher) - 1
+        while i >= 0 and j >= 0:
+            own, other = student[i][1:3], teacher[j][1:3]
+            if own == other:
+                pairs.insert(0, (i, j))
+            i, j = i - (own <= other), j - (own >= other)
+    if not pairs:
+        raise errors.InputError(f"no taps have the same height and width: {listed}")
+    if equal_channels and any(student[i][-1] != teacher[j][-1] for i, j in pairs):
+        raise errors.InputError(f"this objective compares channel with channel: {listed}")
+    return tuple(pairs)
+
+
+def paired(student: Sequence[Any], teacher: Sequence[Any], **options: Any) -> list[tuple[Any, Any]]:
+    """The maps [B, H, W, channels], or their shapes, that `pair_taps` puts together."""
+    shapes = [[tap.shape for tap in taps] for taps in (student, teacher)]
+    pairs = pair_taps(*shapes, **options)
+    return [(student[i], teacher[j]) for i, j in pairs]
+
+
+def _sizes(taps: Sequence[Shape]) -> str:
+    return " ".join("x".join(map(str, tap[1:])) for tap in taps) or "none"

@@ -1,0 +1,113 @@
+"""SSIM: the structural similarity of images, between feature maps."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rrd_jax import errors
+from rrd_jax.objectives import adapters
+from rrd_jax.objectives.adapters import Layer
+from rrd_jax.objectives.base import Objective, ObjectiveState
+from rrd_jax.objectives.features import Maps
+
+
+def ssim_loss(
+    adapted: Maps, teacher: Maps, *, window: int = 11, deviation: float = 1.5
+) -> jax.Array:
+    """One minus the structural similarity of maps, channel by channel, in windows around a place.
+
+        SSIM = (2 m_s m_t + C1) (2 v_st + C2) / ((m_s^2 + m_t^2 + C1) (v_s + v_t + C2))
+        loss = sum over taps of mean_hwc (1 - SSIM)
+
+    m, v and v_st are means, variances and covariance under a Gaussian window, C1 = 0.01^2 and
+    C2 = 0.03^2. Maps are first brought to [0, 1] by their own least and largest value. At the
+    border the window is what is left of it, so that it also fits small maps.
+
+    Args:
+      adapted: [B, H, W, C], with the teacher's channels.
+      teacher: [B, H', W', C], constant for gradients; the larger of a pair is pooled first.
+      window: odd, its height and width.
+      deviation: > 0, of the Gaussian, in places.
+
+    Returns:
+      [B] losses, in [0, 2] for each tap.
+
+    Raises:
+      InputError: an even window, or a value out of range.
+
+    References:
+      de Rijk et al., arXiv 2211.13133; Wang et al., IEEE Transactions on Image Processing 2004.
+    """
+    _check_window(window, deviation)
+    total = 0.0
+    for pair in zip(adapted, teacher, strict=True):
+        s, t = map(_rescale, adapters.pool_larger(*pair))
+        t = jax.lax.stop_gradient(t)
+        rows, columns = (_windows(size, window, deviation) for size in s.shape[1:3])
+        mean_s, mean_t = (adapters.blend(x, rows, columns) for x in (s, t))
+        square_s, square_t, product = (
+            adapters.blend(x, rows, columns) for x in (s * s, t * t, s * t)
+        )
+        variances = square_s - jnp.square(mean_s) + square_t - jnp.square(mean_t)
+        covariance = product - mean_s * mean_t
+        c1, c2 = 0.01**2, 0.03**2
+        similarity = (2 * mean_s * mean_t + c1) * (2 * covariance + c2)
+        similarity /= (jnp.square(mean_s) + jnp.square(mean_t) + c1) * (variances + c2)
+        total += 1 - jnp.mean(similarity, axis=(1, 2, 3))
+    return total
+
+
+def ssim(*, window: int = 11, deviation: float = 1.5) -> Objective:
+    """SSIM over all taps behind the stem; where channels differ, of a 1x1 convolution's maps.
+
+    See `ssim_loss` for the options.
+    """
+    _check_window(window, deviation)
+
+    def layers(student, teacher):
+        if student.shape[-1] == teacher.shape[-1]:
+            return ()
+        return (Layer(teacher.shape[-1], bias=True, norm=False, slope=1.0),)
+
+    def init(key, student, teacher):
+        pairs = adapters.paired(student.maps[1:], teacher.maps[1:])
+        return ObjectiveState(
+            params={
+                f"tap{i}": adapters.init(
+                    jax.random.fold_in(key, i), layers(*pair), pair[0].shape[-1]
+                )
+                for i, pair in enumerate(pairs)
+            }
+        )
+
+    def loss(state, student, teacher, batch):
+        del batch
+        pairs = adapters.paired(student.maps[1:], teacher.maps[1:])
+        adapted = [
+            adapters.apply(layers(*pair), state.params[f"tap{i}"], pair[0])
+            for i, pair in enumerate(pairs)
+        ]
+        options = {"window": window, "deviation": deviation}
+        return ssim_loss(adapted, [pair[1] for pair in pairs], **options), state.memory
+
+    return Objective(init, loss)
+
+
+def _check_window(window: int, deviation: float) -> None:
+    errors.check_positive(window=window, deviation=deviation)
+    if window % 2 == 0:
+        raise errors.InputError(f"window is {window}, but must be odd")
+
+
+def _rescale(x: jax.Array) -> jax.Array:
+    """Each example of [B, H, W, C] to [0, 1]; a constant one to 0."""
+    low, high = (f(x, axis=(1, 2, 3), keepdims=True) for f in (jnp.min, jnp.max))
+    width = jnp.where(high > low, high - low, 1.0)
+    return (x - low) / width
+
+
+def _windows(size: int, window: int, deviation: float) -> np.ndarray:
+    """[size, size]: in row i the weights of the places around i, with sum 1."""
+    distance = np.subtract.outer(np.arange(size), np.arange(size))
+    weights = np.exp(-0.5 * (distance / deviation) ** 2) * (abs(distance) <= window // 2)
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)

@@ -1,0 +1,103 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrd_jax import errors, objectives
+from rrd_jax.objectives import kdsvd
+from tests import golden
+from tests.objectives import adapted
+
+
+def test_golden_loss_and_gradients_in_its_gauge():
+    file = golden.load("kdsvd")
+    student, teacher = adapted.maps(file, "s"), adapted.maps(file, "t")
+    directions = [jnp.asarray(file[f"out/v_t{i}"]) for i in range(3)]
+    for wanted, x in zip(directions, teacher, strict=True):
+        found, _ = kdsvd.principal_directions(x, 1)
+        adapted.check(abs(jnp.sum(found * wanted, axis=1)), np.ones((4, 1)))
+
+    def loss(params, student):
+        return kdsvd.kdsvd_loss(student, teacher, directions=directions)
+
+    value, (_, gradients) = adapted.jitted(loss)((), student)
+    adapted.check(value, file["out/loss"])
+    adapted.check_gradients(file, adapted.torch_maps(gradients))
+
+
+def _maps(seed, *shapes):
+    rng = np.random.default_rng(seed)
+    return [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
+
+
+def _reference64(student, teacher, rank):
+    def svd(x, count):
+        x = np.asarray(x, np.float64).reshape(len(x), -1, x.shape[-1])
+        _, s, v = np.linalg.svd(x, full_matrices=False)
+        return v[:, :count], s[:, :count]
+
+    total, before = 0.0, None
+    for own, other in zip(student, teacher, strict=True):
+        (found, _), (wanted, strength) = svd(own, rank + 3), svd(other, rank)
+        wanted = wanted * np.where(wanted.sum(-1, keepdims=True) < 0, -1, 1)
+        strength = strength / np.linalg.norm(strength, axis=1, keepdims=True)
+        pair = [np.zeros_like(wanted), wanted * strength[:, :, None]]
+        for b, k in np.ndindex(*wanted.shape[:2]):
+            cosine = found[b] @ wanted[b, k]
+            best = np.argmax(abs(cosine))
+            pair[0][b, k] = found[b, best] * np.sign(cosine[best]) * strength[b, k]
+        if before is not None:
+            r = [
+                np.exp(-((x[:, :, :, None] - y[:, :, None, :]) ** 2) / 8)
+                for x, y in zip(pair, before, strict=True)
+            ]
+            total = total + ((r[0] - r[1]) ** 2).sum((1, 2, 3))
+        before = pair
+    return total
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_equals_float64_for_high_and_wide_maps(rank):
+    shapes = [(3, 5, 4, 7), (3, 3, 2, 16), (3, 2, 4, 6)]
+    student, teacher = _maps(1, *shapes), _maps(2, *shapes)
+    found = jax.jit(kdsvd.kdsvd_loss, static_argnames="rank")(student, teacher, rank=rank)
+    np.testing.assert_allclose(found, _reference64(student, teacher, rank), rtol=1e-4)
+
+
+def test_gradient_equals_finite_differences():
+    shapes = [(1, 3, 3, 4), (1, 2, 2, 9)]
+    student, teacher = _maps(5, *shapes), _maps(6, *shapes)
+    gradient = jax.grad(lambda s: jnp.sum(kdsvd.kdsvd_loss(s, teacher)))(student)
+    along = _maps(7, *shapes)
+    found = sum(jnp.sum(a * g) for a, g in zip(along, gradient, strict=True))
+    step = 1e-5
+    ends = [
+        _reference64([np.asarray(s, np.float64) + sign * step * np.asarray(a, np.float64)
+                      for s, a in zip(student, along, strict=True)], teacher, 1)
+        for sign in (1, -1)
+    ]  # fmt: skip
+    np.testing.assert_allclose(found, (ends[0] - ends[1])[0] / (2 * step), rtol=2e-3)
+
+
+def test_equal_directions_and_no_directions_give_finite_gradients():
+    same = jnp.ones((2, 4, 4, 3))  # one direction, and two that are equal: none
+    zero = jnp.zeros((2, 2, 2, 8))
+    _, other = _maps(0, same.shape, zero.shape)
+    for student in ([same, other], [same, zero], [jnp.eye(4)[None, None].repeat(2, 0)] * 2):
+        teacher = [0.5 + x for x in student]
+        loss = functools.partial(kdsvd.kdsvd_loss, teacher=teacher)
+        value, gradient = jax.value_and_grad(lambda s, f=loss: jnp.sum(f(s)))(student)
+        assert np.isfinite(value)
+        assert all(np.isfinite(g).all() for g in gradient)
+
+
+def test_maps_that_do_not_fit_are_refused():
+    a, b, c = _maps(0, (2, 4, 4, 3), (2, 2, 2, 8), (2, 2, 2, 7))
+    with pytest.raises(errors.InputError, match=r"\[3, 8\] of the student and \[3, 7\]"):
+        kdsvd.kdsvd_loss([a, b], [a, c])
+    with pytest.raises(errors.InputError, match="rank is 4"):
+        kdsvd.kdsvd_loss([a, b], [a, b], rank=4)
+    with pytest.raises(errors.InputError, match="rank is 0"):
+        objectives.create("kdsvd", rank=0)

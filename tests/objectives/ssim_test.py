@@ -1,0 +1,74 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrd_jax import errors, objectives
+from rrd_jax.objectives import ssim
+from tests.objectives import adapted
+
+
+def _ssim64(student, teacher, window, deviation):
+    """By loops over places, for one map [B, H, W, C]."""
+
+    def rescale(x):
+        low, high = x.min((1, 2, 3), keepdims=True), x.max((1, 2, 3), keepdims=True)
+        return (x - low) / (high - low)
+
+    s, t = rescale(student), rescale(teacher)
+    (height, width), reach = s.shape[1:3], window // 2
+    total = 0.0
+    for row, column in np.ndindex(height, width):
+        rows = np.arange(max(0, row - reach), min(height, row + reach + 1))
+        columns = np.arange(max(0, column - reach), min(width, column + reach + 1))
+        weights = np.exp(
+            -((rows[:, None] - row) ** 2 + (columns - column) ** 2) / (2 * deviation**2)
+        )
+        weights = (weights / weights.sum())[None, :, :, None]
+        a, b = s[:, rows][:, :, columns], t[:, rows][:, :, columns]
+        mean_a, mean_b = ((weights * x).sum((1, 2)) for x in (a, b))
+        at, bt = a - mean_a[:, None, None], b - mean_b[:, None, None]
+        var_a, var_b, both = ((weights * x).sum((1, 2)) for x in (at * at, bt * bt, at * bt))
+        luminance = (2 * mean_a * mean_b + 1e-4) / (mean_a**2 + mean_b**2 + 1e-4)
+        structure = (2 * both + 9e-4) / (var_a + var_b + 9e-4)
+        total = total + (1 - luminance * structure).mean(-1)
+    return total / (height * width)
+
+
+@pytest.mark.parametrize(("window", "deviation"), [(11, 1.5), (3, 0.7), (1, 1.0)])
+def test_equals_float64_by_loops(window, deviation):
+    rng = np.random.default_rng(0)
+    student, teacher = rng.standard_normal((2, 3, 14, 6, 5))
+    found = jax.jit(ssim.ssim_loss, static_argnames=("window", "deviation"))(
+        [jnp.asarray(student, jnp.float32)],
+        [jnp.asarray(teacher, jnp.float32)],
+        window=window,
+        deviation=deviation,
+    )
+    wanted = _ssim64(student, teacher, window, deviation)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+
+
+def test_equal_maps_and_scaled_ones_have_no_loss_and_a_constant_one_a_finite_gradient():
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 8, 3)), jnp.float32)
+    np.testing.assert_allclose(ssim.ssim_loss([3 * x + 1], [x]), 0, atol=1e-4)
+    value, gradient = jax.value_and_grad(lambda s: jnp.sum(ssim.ssim_loss([s], [x])))(0 * x)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+
+
+def test_a_convolution_is_trained_where_channels_differ_only():
+    a, b = jnp.ones((2, 8, 8, 3)), jnp.ones((2, 4, 4, 5))
+    objective = objectives.create("ssim")
+    both = adapted.outputs([a, b]), adapted.outputs([a, b[..., :2]])
+    state = objective.init(jax.random.key(0), *both)
+    assert state.params["tap0"] == {}
+    assert state.params["tap1"]["layer0"]["kernel"].shape == (1, 1, 5, 2)
+    assert objective.loss(state, *both, {})[0].shape == (2,)
+
+
+def test_windows_out_of_range_are_named():
+    with pytest.raises(errors.InputError, match="window is 4, but must be odd"):
+        objectives.create("ssim", window=4)
+    with pytest.raises(errors.InputError, match="deviation is 0"):
+        objectives.create("ssim", deviation=0)
