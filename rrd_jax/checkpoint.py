@@ -213,7 +213,8 @@ def load_student(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
       folder: a workdir of rrd_jax, or the `checkpoints` folder in it.
 
     Returns:
-      {"params", "batch_stats"} as numpy arrays, and the checkpoint's JSON.
+      {"params", "batch_stats"} as numpy arrays, with "classifier" where an objective's parts
+      classify in the student's place, and the checkpoint's JSON.
 
     Raises:
       InputError: there is no checkpoint, or none is intact.
@@ -240,6 +241,9 @@ def _load_student(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]
         else:
             wanted = {"params": {"student": tree["params"]["student"]}}
             wanted["batch_stats"] = tree["batch_stats"]
+        if name := meta.get("classifier"):
+            wanted["params"] |= {"objectives": {name: tree["params"]["objectives"][name]}}
+            wanted |= {field: {name: tree[field][name]} for field in ("frozen", "memory")}
         restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         restored = checkpointer.restore(
             folder / "state",
@@ -249,6 +253,12 @@ def _load_student(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]
         "params": restored["params"]["student"],
         "batch_stats": restored["batch_stats"],
     }
+    if name:
+        student["classifier"] = {
+            "params": restored["params"]["objectives"][name],
+            "frozen": restored["frozen"][name],
+            "memory": restored["memory"][name],
+        }
     _verify({"student": _digest(student)}, digests)
     return student, meta
 

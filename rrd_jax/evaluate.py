@@ -43,8 +43,11 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> list[dict[str, Any]]
     setting = train.prepare(config)
     rows, reference = [], None
     for role, path in paths.items():
-        model = config[role].model
-        network = train.load_network(config, model, path, setting)
+        model, terms = config[role].model, None
+        if role == "student":
+            dataset = setting.dataset
+            terms = train.recipe(config, "", dataset.num_classes, len(dataset.train)).objectives
+        network = train.load_network(config, model, path, setting, terms)
         found = network.tested()
         figures = fit.summary(found, reference)
         rows.append(

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Iterator
@@ -49,6 +50,7 @@ class _Ledger:
       num_classes: C.
       image_shape: (H, W, channels).
       dataset: its version.
+      classifier: the objective that classifies in the student's place, "" for none.
       epoch: epochs finished.
       seconds: wall time so far.
       sums: of each logged scalar over the current epoch's steps.
@@ -60,6 +62,7 @@ class _Ledger:
     num_classes: int
     image_shape: list[int]
     dataset: str = ""
+    classifier: str = ""
     epoch: int = 0
     seconds: float = 0.0
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -170,16 +173,24 @@ class _Run:
         compares = any(o.needs_teacher for o in recipe.objectives.values())
         network = teacher.network if teacher and compares else None
         self.teacher_variables = teacher.variables if network else None
-        self.program = program.build(
+        self.program = self._build(recipe, network)
+        self.network, abstract = network, self.program.abstract
+        self.predict = program.build_predict(
+            recipe.student, recipe.normalize, mesh, recipe.objectives
+        )
+        self.parameters = models.count_parameters(abstract.params["student"])
+        if name := abstract.classifier:
+            self.parameters += models.count_parameters(abstract.params["objectives"][name])
+
+    def _build(self, recipe: program.Recipe, network: Any) -> program.Program:
+        return program.build(
             recipe,
-            mesh,
-            dataset.image_shape,
+            self.mesh,
+            self.dataset.image_shape,
             self.steps_per_epoch,
-            resident=dataset.train.on_device,
+            resident=self.dataset.train.on_device,
             teacher=network,
         )
-        self.predict = program.build_predict(recipe.student, recipe.normalize, mesh)
-        self.parameters = models.count_parameters(self.program.abstract.params["student"])
 
     def start(self) -> tuple[state.TrainState, _Ledger]:
         """Where the newest intact checkpoint stands, or the beginning."""
@@ -193,19 +204,49 @@ class _Run:
                 )
             return restored[0], ledger
         shape = list(dataset.image_shape)
-        ledger = _Ledger(self.recipe.model, dataset.num_classes, shape, dataset.version)
-        return self.program.create(self.recipe.seed, self.teacher_variables), ledger
+        ledger = _Ledger(
+            self.recipe.model,
+            dataset.num_classes,
+            shape,
+            dataset.version,
+            classifier=self.program.abstract.classifier,
+        )
+        run_state = self.program.create(self.recipe.seed, self.teacher_variables)
+        for name, objective in self.recipe.objectives.items():
+            if objective.stage:
+                run_state = self._after_stage(run_state, name)
+        return run_state, ledger
 
-    def description(self) -> str:
-        """What is about to run, in a line."""
+    def _after_stage(self, run_state: state.TrainState, name: str) -> state.TrainState:
+        """Runs what comes before distillation, or what is left of it, and takes over from it."""
+        recipe, folder = program.before(self.recipe, name), self.folder / f"before-{name}"
+        fit(recipe, folder, self.dataset, self.mesh, self.teacher)
+        with checkpoint.Checkpoints(folder / "checkpoints") as checkpoints:
+            ended, _ = checkpoints.restore(self._build(recipe, self.network).abstract)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.program.abstract)
+        after = functools.partial(program.after, name=name, recipe=self.recipe)
+        return jax.jit(after, out_shardings=shardings)(run_state, ended)
+
+    def description(self) -> list[str]:
+        """What is about to run, in a line, and another for each objective that pairs maps."""
         recipe = self.recipe
         terms = " + ".join(f"{recipe.weights[name]:g} {name}" for name in recipe.objectives)
-        return (
+        lines = [
             f"{recipe.model}, {self.parameters:,} parameters, loss {terms}, {recipe.epochs} epochs"
             f" of {self.steps_per_epoch} steps of {recipe.batch_size} images,"
             f" {np.dtype(recipe.student.dtype).name} on {self.mesh.size}"
             f" {self.mesh.devices.flat[0].device_kind}"
-        )
+        ]
+        for name, objective in recipe.objectives.items():
+            if objective.taps:
+                networks = (recipe.student, self.network)
+                outputs = [models.summarize(n, self.dataset.image_shape).outputs for n in networks]
+                sizes = [
+                    " - ".join("x".join(map(str, tap.shape[1:])) for tap in pair)
+                    for pair in objective.taps(*outputs)
+                ]
+                lines.append(f"{name} compares maps student - teacher: {', '.join(sizes)}")
+        return lines
 
     def train(self, run_state: state.TrainState, ledger: _Ledger, out: report.Report) -> Result:
         """Steps to the last epoch's end."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax
 import optax
 
 from rrd_jax import errors
@@ -64,3 +65,18 @@ def sgd(
         optax.add_decayed_weights(weight_decay),
         optax.sgd(schedule, momentum=momentum),
     )
+
+
+def all_but(
+    transformation: optax.GradientTransformation, stays: Sequence[str]
+) -> optax.GradientTransformation:
+    """The same, but parameters at and below the path `stays` in their tree never move."""
+
+    def labels(params):
+        def label(path, leaf):
+            del leaf
+            return "stays" if [key.key for key in path][: len(stays)] == list(stays) else "moves"
+
+        return jax.tree_util.tree_map_with_path(label, params)
+
+    return optax.partition({"moves": transformation, "stays": optax.set_to_zero()}, labels)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from rrd_jax import models, parallel, state, steps
-from rrd_jax.objectives import Objective
+from rrd_jax import models, optim, parallel, state, steps
+from rrd_jax.objectives import Objective, classifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Recipe:
       objectives: by name.
       weights: their factors in the total loss.
       schedule: learning rate by step.
-      optimizer: built on that schedule.
+      optimizer: schedule -> what moves the parameters.
+      stays: what of the student the optimizer leaves as it is: "", "classifier" or "student".
       augment: what the step does to training images.
       mix: how it mixes them, or None.
       normalize: what evaluation does to test images.
@@ -43,7 +44,7 @@ class Recipe:
     objectives: dict[str, Objective]
     weights: dict[str, float]
     schedule: optax.Schedule
-    optimizer: optax.GradientTransformation
+    optimizer: Callable[[optax.Schedule], optax.GradientTransformation]
     augment: steps.Augment
     mix: steps.Mix | None
     normalize: Callable
@@ -56,6 +57,7 @@ class Recipe:
     eval_batch_size: int
     log_every: int
     save_every: int
+    stays: str = ""
 
 
 class Program(NamedTuple):
@@ -70,6 +72,48 @@ class Program(NamedTuple):
     create: Callable[[int, Any], state.TrainState]
     train_step: Callable
     abstract: state.TrainState
+
+
+def before(recipe: Recipe, name: str) -> Recipe:
+    """The stage before distillation of one of a recipe's objectives, as a run of its own.
+
+    What that objective keeps frozen is what its stage trains: the two change places.
+    """
+    objective = recipe.objectives[name]
+    stage = objective.stage
+
+    def turned(own):
+        return own._replace(params=own.frozen, frozen=own.params)
+
+    def init(key, student, teacher):
+        return turned(objective.init(key, student, teacher))
+
+    def loss(own, student, teacher, batch):
+        return stage.loss(turned(own), student, teacher, batch)
+
+    rate = recipe.schedule(0) if stage.learning_rate is None else stage.learning_rate
+    return dataclasses.replace(
+        recipe,
+        label=f"{name}, stage before distillation",
+        objectives={name: Objective(init, loss, taps=objective.taps)},
+        weights={name: 1.0},
+        schedule=optax.constant_schedule(rate),
+        stays="classifier" if stage.student else "student",
+        epochs=stage.epochs,
+        ema=0.0,
+    )
+
+
+def after(
+    start: state.TrainState, ended: state.TrainState, name: str, recipe: Recipe
+) -> state.TrainState:
+    """The state before the first step, with what the stage of objective `name` has trained."""
+    start = start.replace(frozen=start.frozen | {name: ended.params["objectives"][name]})
+    if not recipe.objectives[name].stage.student:
+        return start
+    student, stats = ended.params["student"], ended.batch_stats
+    average = {"params": student, "batch_stats": stats} if start.ema else ()
+    return start.replace(params=start.params | {"student": student}, batch_stats=stats, ema=average)
 
 
 def build(
@@ -91,13 +135,18 @@ def build(
       resident: whether a step takes its batch out of a split that lies on the devices.
       teacher: a network of `models.create`; None where no objective reads one.
     """
+    optimizer = recipe.optimizer(recipe.schedule)
+    if recipe.stays:
+        head = models.summarize(recipe.student, image_shape).classifier
+        stays = ("student", head) if recipe.stays == "classifier" else (recipe.stays,)
+        optimizer = optim.all_but(optimizer, stays)
 
     def create(seed, teacher_variables):
         return state.create(
             jax.random.key(seed),
             recipe.student,
             recipe.objectives,
-            recipe.optimizer,
+            optimizer,
             image_shape,
             teacher,
             teacher_variables,
@@ -116,7 +165,7 @@ def build(
         recipe.student,
         recipe.objectives,
         recipe.weights,
-        recipe.optimizer,
+        optimizer,
         recipe.augment,
         steps_per_epoch,
         teacher,
@@ -141,6 +190,21 @@ def build(
     )
 
 
-def build_predict(network: Any, normalize: Callable, mesh: jax.sharding.Mesh) -> Callable:
-    """`steps.make_predict`, compiled; every process gets the whole batch's figures."""
-    return jax.jit(steps.make_predict(network, normalize), out_shardings=parallel.replicated(mesh))
+def build_predict(
+    network: Any,
+    normalize: Callable,
+    mesh: jax.sharding.Mesh,
+    objectives: dict[str, Objective] | None = None,
+) -> Callable:
+    """`steps.make_predict`, compiled; every process gets the whole batch's figures.
+
+    Args:
+      network: of `models.create`.
+      normalize: uint8 images to what the network sees.
+      mesh: the devices.
+      objectives: by name, one of which may classify in the network's place.
+    """
+    name = classifier(objectives or {})
+    classify = objectives[name].predict if name else None
+    predict = steps.make_predict(network, normalize, classify)
+    return jax.jit(predict, out_shardings=parallel.replicated(mesh))

@@ -45,9 +45,10 @@ class Report:
             if kind is None:  # otherwise what broke the run off says more
                 raise
 
-    def start(self, description: str, step: int, steps_per_epoch: int) -> None:
-        """Says what begins, or goes on."""
-        print(f"[{self._label}] {description}")
+    def start(self, description: Sequence[str], step: int, steps_per_epoch: int) -> None:
+        """Says what begins, or goes on, in a few lines."""
+        for line in description:
+            print(f"[{self._label}] {line}")
         if step:
             print(f"[{self._label}] going on after step {step}, epoch {step / steps_per_epoch:g}")
 

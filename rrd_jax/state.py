@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from rrd_jax import models
-from rrd_jax.objectives import Objective, check_teacher
+from rrd_jax.objectives import Objective, check_teacher, classifier
 
 
 @flax.struct.dataclass
@@ -25,6 +25,7 @@ class TrainState:
       frozen: {name: ...}, the objectives' constants.
       memory: {name: ...}, the objectives' memories.
       key: a typed PRNG key that never changes; steps fold epoch and example into it.
+      classifier: the objective that classifies in the student's place, "" for none.
     """
 
     step: jax.Array
@@ -35,11 +36,23 @@ class TrainState:
     frozen: Any
     memory: Any
     key: jax.Array
+    classifier: str = flax.struct.field(pytree_node=False, default="")
 
     @property
     def student(self) -> dict[str, Any]:
-        """The network that is tested and exported: the average where there is one."""
-        return self.ema or {"params": self.params["student"], "batch_stats": self.batch_stats}
+        """The network that is tested and exported: the average where there is one.
+
+        {"params", "batch_stats"}, and under "classifier" the state of what classifies in its place.
+        """
+        own = self.ema or {"params": self.params["student"], "batch_stats": self.batch_stats}
+        if not self.classifier:
+            return own
+        objective = {
+            "params": self.params["objectives"][self.classifier],
+            "frozen": self.frozen[self.classifier],
+            "memory": self.memory[self.classifier],
+        }
+        return own | {"classifier": objective}
 
 
 def create(
@@ -97,6 +110,7 @@ def create(
         frozen={name: state.frozen for name, state in states.items()},
         memory={name: state.memory for name, state in states.items()},
         key=step_key,
+        classifier=classifier(objectives),
     )
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from rrd_jax import metrics
-from rrd_jax.objectives import Objective, ObjectiveState
+from rrd_jax.objectives import Objective, ObjectiveState, classifier
 from rrd_jax.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -60,6 +60,7 @@ def make_train_step(
       `top1` in [0, 1]). `batch` holds `image`, `label` [B] int32 and `index` [B] int32. The
       teacher's variables are read, never donated; None when there is no teacher.
     """
+    classifies = classifier(objectives)
 
     def gradients_of(state, teacher_variables, batch_stats, memory, batch):
         """Of one part of a batch, with what it logs and leaves behind."""
@@ -73,14 +74,16 @@ def make_train_step(
             outputs, updated = student.apply(
                 variables, batch["image"], train=True, mutable=["batch_stats"]
             )
-            means, memories = {}, {}
+            means, memories, logits = {}, {}, outputs.logits
             for name, objective in objectives.items():
                 own = ObjectiveState(params["objectives"][name], state.frozen[name], memory[name])
                 losses, memories[name] = objective.loss(own, outputs, teacher_outputs, batch)
                 means[name] = jnp.mean(losses)
+                if name == classifies:
+                    logits = objective.predict(own, outputs)
             total = sum(weights[name] * mean for name, mean in means.items())
             logged = {f"loss/{name}": mean for name, mean in means.items()}
-            logged |= {"loss": total, "top1": metrics.top1(outputs.logits, batch["label"])}
+            logged |= {"loss": total, "top1": metrics.top1(logits, batch["label"])}
             return total, (logged, updated["batch_stats"], memories)
 
         return jax.grad(total_loss, has_aux=True)(state.params)
@@ -172,9 +175,17 @@ def from_resident(
 
 
 def make_predict(
-    network: Any, normalize: Callable[[jax.Array], jax.Array]
+    network: Any,
+    normalize: Callable[[jax.Array], jax.Array],
+    classify: Callable[[ObjectiveState, Any], jax.Array] | None = None,
 ) -> Callable[[Any, jax.Array, jax.Array], dict[str, jax.Array]]:
     """Evaluation of a batch, example by example, so that padding can be cut off exactly.
+
+    Args:
+      network: of `models.create`.
+      normalize: uint8 images to what the network sees.
+      classify: the `predict` of an objective, whose state is then in the variables; None for the
+        network's own classifier.
 
     Returns:
       (variables, images [B, H, W, channels], labels [B]) -> {"prediction": [B] int32,
@@ -183,7 +194,11 @@ def make_predict(
     """
 
     def predict(variables, images, labels):
-        logits = network.apply(variables, normalize(images), train=False).logits
+        own = {name: value for name, value in variables.items() if name != "classifier"}
+        outputs = network.apply(own, normalize(images), train=False)
+        logits = outputs.logits
+        if classify:
+            logits = classify(ObjectiveState(**variables["classifier"]), outputs)
         return {
             "prediction": jnp.argmax(logits, axis=-1),
             "rank": metrics.rank(logits, labels),

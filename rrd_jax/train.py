@@ -220,9 +220,20 @@ def get_teacher(
 
 
 def load_network(
-    config: ml_collections.ConfigDict, model: str, path: pathlib.Path, setting: Setting
+    config: ml_collections.ConfigDict,
+    model: str,
+    path: pathlib.Path,
+    setting: Setting,
+    terms: dict[str, objectives.Objective] | None = None,
 ) -> fit.Teacher:
     """A frozen network from a checkpoint, on the devices; path as in `weights.load`.
+
+    Args:
+      config: for the data and the precision.
+      model: the network's name.
+      path: of its weights.
+      setting: data and devices.
+      terms: what a student was trained with; one of them may classify in its place.
 
     Raises:
       InputError: the checkpoint is missing, damaged, or of another network or data set.
@@ -237,12 +248,19 @@ def load_network(
             f"the network in {path} is {form.format(*found)}, but config and data need"
             f" {form.format(*needed)}"
         )
+    classifier = meta.get("classifier")
+    if classifier and classifier not in (terms or {}):
+        raise errors.InputError(
+            f"the network in {path} was trained with '{classifier}', which classifies in its place:"
+            f" it is no teacher, and evaluated with the objective '{classifier}' in the config only"
+        )
     network = create_network(config, model, dataset.num_classes)
     variables = parallel.put(parallel.replicated(mesh), variables)
 
     @functools.cache  # a job that is finished already never asks
     def tested():
-        predict = program.build_predict(network, _normalize(config), mesh)
+        own = terms if classifier else None
+        predict = program.build_predict(network, _normalize(config), mesh, own)
         return fit.evaluate(predict, variables, dataset.test, config.train.eval_batch_size, mesh)
 
     return fit.Teacher(network, variables, tested)
@@ -305,11 +323,16 @@ def recipe(
       InputError: an unknown name, or a value out of range.
     """
     terms, factors = {}, {}
+    known = {
+        "examples": examples,
+        "batch_size": config.train.batch_size // config.train.accumulate,  # at once
+    }
     for name, options in config.objectives.items():
         options = dict(options)
         factors[name] = options.pop("weight", 1.0)
-        if objectives.takes(name, "examples") and options.get("examples") is None:
-            options["examples"] = examples
+        for option, value in known.items():
+            if objectives.takes(name, option) and options.get(option) is None:
+                options[option] = value
         terms[name] = objectives.create(name, **options)
     if not terms:
         raise errors.InputError("config.objectives is empty; a student needs at least 'ce'")
@@ -319,6 +342,14 @@ def recipe(
         optim.boundaries(chosen.milestones, config.train.epochs, steps_per_epoch),
         chosen.decay,
     )
+    optimizer = functools.partial(
+        optim.sgd,
+        momentum=chosen.momentum,
+        weight_decay=chosen.weight_decay,
+        clip_norm=chosen.clip_norm,
+    )
+    optimizer(schedule)  # or an error
+    _check_together(terms, config.train.ema)
     return program.Recipe(
         label=label,
         model=config.student.model,
@@ -326,12 +357,7 @@ def recipe(
         objectives=terms,
         weights=factors,
         schedule=schedule,
-        optimizer=optim.sgd(
-            schedule,
-            momentum=chosen.momentum,
-            weight_decay=chosen.weight_decay,
-            clip_norm=chosen.clip_norm,
-        ),
+        optimizer=optimizer,
         augment=augment.make_augment(
             config.data.augment,
             mean=config.data.mean,
@@ -351,6 +377,22 @@ def recipe(
         log_every=config.train.log_every,
         save_every=config.train.save_every,
     )
+
+
+def _check_together(terms: dict[str, objectives.Objective], ema: float) -> None:
+    """Raises an InputError where objectives, or an average, get in each other's way."""
+    classifier = objectives.classifier(terms)
+    if classifier and ema:
+        raise errors.InputError(
+            f"train.ema is {ema}, but the average would leave out what '{classifier}' classifies"
+            " with; set it to 0"
+        )
+    first = [name for name, o in terms.items() if o.stage and o.stage.student]
+    if len(first) > 1:
+        raise errors.InputError(
+            f"objectives {' and '.join(first)} each train the student before distillation; choose"
+            " one"
+        )
 
 
 def table(results: list[fit.Result]) -> str:

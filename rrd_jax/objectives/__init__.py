@@ -78,6 +78,20 @@ def takes(name: str, option: str) -> bool:
     return option in inspect.signature(factory).parameters
 
 
+def classifier(terms: dict[str, Objective]) -> str:
+    """Which of the objectives classifies in the student's place, "" for none.
+
+    Raises:
+      InputError: several do.
+    """
+    names = [name for name, objective in terms.items() if objective.predict]
+    if len(names) > 1:
+        raise errors.InputError(
+            f"objectives {' and '.join(names)} each classify in the student's place; choose one"
+        )
+    return "".join(names)
+
+
 def check_teacher(terms: dict[str, Objective], *, present: bool) -> None:
     """Raises an InputError for the first objective that lacks the teacher it needs."""
     for name, objective in terms.items():
@@ -93,6 +107,7 @@ __all__ = [
     "ObjectiveState",
     "Stage",
     "check_teacher",
+    "classifier",
     "contrast",
     "correlation",
     "create",

@@ -55,7 +55,9 @@ class Objective(NamedTuple):
       needs_teacher: whether `loss`, or the stage's, reads the teacher's outputs.
       stage: what comes before, or None.
       predict: (state, student) -> logits [B, C], of what takes the place of the student's own
-        classifier in evaluation and export; None where that one stays.
+        classifier in evaluation; None where that one stays.
+      taps: (student, teacher) -> the pairs of maps [B, H, W, channels] that are compared; None
+        where there are no such pairs.
     """
 
     init: Callable[[jax.Array, Any, Any], ObjectiveState]
@@ -63,6 +65,7 @@ class Objective(NamedTuple):
     needs_teacher: bool = True
     stage: Stage | None = None
     predict: Callable[[ObjectiveState, Any], jax.Array] | None = None
+    taps: Callable[[Any, Any], list[tuple[Any, Any]]] | None = None
 
 
 def stateless(loss: Callable[[Any, Any, Any], jax.Array], *, needs_teacher: bool) -> Objective:

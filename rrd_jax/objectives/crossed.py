@@ -222,9 +222,11 @@ def reviewkd(*, width: int | None = None) -> Objective:
     if width is not None:
         errors.check_positive(width=width)
 
+    def pairs(student, teacher):
+        return adapters.paired(student.preactivations[1:], teacher.preactivations[1:])
+
     def levels(student, teacher):
-        pairs = adapters.paired(student.preactivations[1:], teacher.preactivations[1:])
-        return [list(side) for side in zip(*pairs, strict=True)]
+        return [list(side) for side in zip(*pairs(student, teacher), strict=True)]
 
     def init(key, student, teacher):
         own, others = ([x.shape[-1] for x in side] for side in levels(student, teacher))
@@ -248,7 +250,7 @@ def reviewkd(*, width: int | None = None) -> Objective:
         others.append(teacher.embedding[:, None, None])
         return hcl_loss(reviewkd_fuse(state.params, own, others), others), state.memory
 
-    return Objective(init, loss)
+    return Objective(init, loss, taps=pairs)
 
 
 _ATTENTION = (Layer(2, bias=True, norm=False, slope=1.0),)

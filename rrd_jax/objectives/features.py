@@ -193,13 +193,16 @@ def vid(*, variance: float = 5.0, epsilon: float = 1e-5) -> Objective:
         raise errors.InputError(f"variance is {variance}, but must be above epsilon, {epsilon}")
     start = variance - epsilon + math.log(-math.expm1(epsilon - variance))  # softplus^-1
 
+    def pairs(student, teacher):
+        return adapters.paired(student.maps[1:], teacher.maps[1:])
+
     def layers(channels):
         plain = Layer(channels, norm=False)
         return plain, plain, plain._replace(slope=1.0)
 
     def init(key, student, teacher):
         params = {}
-        for i, (s, t) in enumerate(adapters.paired(student.maps[1:], teacher.maps[1:])):
+        for i, (s, t) in enumerate(pairs(student, teacher)):
             channels, own = t.shape[-1], jax.random.fold_in(key, i)
             params[f"tap{i}"] = {
                 "mean": adapters.init(own, layers(channels), s.shape[-1]),
@@ -210,7 +213,7 @@ def vid(*, variance: float = 5.0, epsilon: float = 1e-5) -> Objective:
     def loss(state, student, teacher, batch):
         del batch
         means, targets = [], []
-        for i, pair in enumerate(adapters.paired(student.maps[1:], teacher.maps[1:])):
+        for i, pair in enumerate(pairs(student, teacher)):
             s, t = adapters.pool_larger(*pair)
             own = state.params[f"tap{i}"]["mean"]
             means.append(adapters.apply(layers(t.shape[-1]), own, s))
@@ -218,7 +221,7 @@ def vid(*, variance: float = 5.0, epsilon: float = 1e-5) -> Objective:
         scales = [state.params[f"tap{i}"]["scale"] for i in range(len(means))]
         return vid_loss(means, scales, targets, epsilon=epsilon), state.memory
 
-    return Objective(init, loss)
+    return Objective(init, loss, taps=pairs)
 
 
 def over_taps(
@@ -239,4 +242,4 @@ def over_taps(
         del batch
         return loss(*zip(*pairs(student, teacher), strict=True)), state.memory
 
-    return Objective(init, apply)
+    return Objective(init, apply, taps=pairs)

@@ -64,33 +64,33 @@ def ssim(*, window: int = 11, deviation: float = 1.5) -> Objective:
     """
     _check_window(window, deviation)
 
+    def pairs(student, teacher):
+        return adapters.paired(student.maps[1:], teacher.maps[1:])
+
     def layers(student, teacher):
         if student.shape[-1] == teacher.shape[-1]:
             return ()
         return (Layer(teacher.shape[-1], bias=True, norm=False, slope=1.0),)
 
     def init(key, student, teacher):
-        pairs = adapters.paired(student.maps[1:], teacher.maps[1:])
         return ObjectiveState(
             params={
                 f"tap{i}": adapters.init(
                     jax.random.fold_in(key, i), layers(*pair), pair[0].shape[-1]
                 )
-                for i, pair in enumerate(pairs)
+                for i, pair in enumerate(pairs(student, teacher))
             }
         )
 
     def loss(state, student, teacher, batch):
         del batch
-        pairs = adapters.paired(student.maps[1:], teacher.maps[1:])
-        adapted = [
-            adapters.apply(layers(*pair), state.params[f"tap{i}"], pair[0])
-            for i, pair in enumerate(pairs)
-        ]
-        options = {"window": window, "deviation": deviation}
-        return ssim_loss(adapted, [pair[1] for pair in pairs], **options), state.memory
+        adapted, targets = [], []
+        for i, pair in enumerate(pairs(student, teacher)):
+            adapted.append(adapters.apply(layers(*pair), state.params[f"tap{i}"], pair[0]))
+            targets.append(pair[1])
+        return ssim_loss(adapted, targets, window=window, deviation=deviation), state.memory
 
-    return Objective(init, loss)
+    return Objective(init, loss, taps=pairs)
 
 
 def _check_window(window: int, deviation: float) -> None:

@@ -83,7 +83,7 @@ def ab(*, margin: float = 1.0, epochs: int = 30, learning_rate: float | None = N
             connected.append(s)
         return ab_loss(connected, targets, margin=margin), state.memory
 
-    return _only_before(init, stage_loss, epochs, learning_rate)
+    return _only_before(init, pairs, stage_loss, epochs, learning_rate)
 
 
 def fsp_loss(student: Maps, teacher: Maps) -> jax.Array:
@@ -144,7 +144,7 @@ def fsp(*, epochs: int = 30, learning_rate: float | None = None) -> Objective:
         del batch
         return fsp_loss(*zip(*pairs(student, teacher), strict=True)), state.memory
 
-    return _only_before(init, stage_loss, epochs, learning_rate)
+    return _only_before(init, pairs, stage_loss, epochs, learning_rate)
 
 
 def ft_loss(student: jax.Array, teacher: jax.Array, *, order: int = 1) -> jax.Array:
@@ -262,7 +262,11 @@ def _decoder(wide: int, narrow: int) -> tuple[Layer, ...]:
 
 
 def _only_before(
-    init: Callable, stage_loss: Callable, epochs: int, learning_rate: float | None
+    init: Callable,
+    pairs: Callable,
+    stage_loss: Callable,
+    epochs: int,
+    learning_rate: float | None,
 ) -> Objective:
     """An objective that trains the student in its stage, and has a loss of 0 afterwards."""
 
@@ -270,7 +274,8 @@ def _only_before(
         del teacher, batch
         return jnp.zeros(len(student.logits)), state.memory
 
-    return Objective(init, nothing, stage=_stage(stage_loss, True, epochs, learning_rate))
+    stage = _stage(stage_loss, True, epochs, learning_rate)
+    return Objective(init, nothing, stage=stage, taps=pairs)
 
 
 def _stage(loss: Callable, student: bool, epochs: int, learning_rate: float | None) -> Stage:
