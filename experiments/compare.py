@@ -27,12 +27,15 @@ def cell_config(method: str, seed: int) -> ConfigDict:
     config = runpy.run_path(path)["get_config"](",".join(filter(None, [argument, method])))
     for field, value in config_flags.get_override_values(flag).items():
         part = field.split(".")
+        if part[0].startswith("teacher"):
+            continue  # they are taken over whole, below
         if part[0] == "objectives" and part[1] not in config.objectives:
             continue  # an option of another method
         config.update_from_flattened_dict({field: value})
     config.seed, config.baseline = seed, False
     # A method without a teacher is still compared with it, on the test split.
-    config.teacher.model = main.CONFIG.value.teacher.model
+    with config.ignore_type():
+        config.teacher = main.CONFIG.value.teacher
     return config
 
 
@@ -42,7 +45,7 @@ def run_grid(folder: pathlib.Path, methods: list[str], seeds: int) -> dict[str, 
     for config in cells.values():
         train.check(config)
     first = next(iter(cells.values()))
-    if not first.teacher.model:
+    if not train.teachers(first):
         raise errors.InputError("the config has no teacher; name a pair TEACHER-STUDENT")
     setting = train.prepare(first)
     _, teacher = train.get_teacher(first, folder, setting)

@@ -257,8 +257,8 @@ def _placed(tree: Any, sharding: jax.sharding.Sharding) -> Any:
 def _config(named: str) -> ConfigDict:
     path, _, argument = named.partition(":")
     config = runpy.run_path(path)["get_config"](argument)
-    if not config.teacher.model:
-        raise errors.InputError(f"'{named}' has no teacher; name a pair TEACHER-STUDENT")
+    if len(train.teachers(config)) != 1:
+        raise errors.InputError(f"'{named}' must have one teacher; name a pair TEACHER-STUDENT")
     return config
 
 

@@ -12,7 +12,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> list[dict[str, Any]]
     """Evaluates the student in `workdir` and the config's teacher on the test split.
 
     The student is the newest checkpoint of a run, or a network that `rrd_jax.convert` wrote there.
-    The teacher is what config.teacher.checkpoint names, or `workdir`/teacher. One may be missing.
+    The teacher is what config.teacher.checkpoint names, or `workdir`/teacher; several are tested
+    one by one and together. Teachers, or the student, may be missing.
 
     Args:
       config: fields as in configs/common.py.
@@ -27,43 +28,50 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> list[dict[str, Any]]
       InputError: neither is there, or one is damaged or of another network or data set.
     """
     folder = pathlib.Path(workdir)
-    paths = {}
-    if config.teacher.model:
-        path = pathlib.Path(config.teacher.checkpoint or folder / "teacher")
-        if config.teacher.checkpoint or path.exists():
-            paths["teacher"] = path
-    if (folder / "checkpoints").exists():
-        paths["student"] = folder
-    if not paths:
+    chosen = zip(train.teachers(config), train.teacher_paths(config, folder), strict=True)
+    chosen = [(one.model, path) for one, path in chosen if one.checkpoint or path.exists()]
+    student = (folder / "checkpoints").exists()
+    if not chosen and not student:
         raise errors.InputError(
             f"nothing to evaluate: {folder} holds no checkpoints; pass the --workdir of a run, or a"
             " teacher with --config.teacher.checkpoint"
         )
     train.check(config)
     setting = train.prepare(config)
-    rows, reference = [], None
-    for role, path in paths.items():
-        model, terms = config[role].model, None
-        if role == "student":
-            dataset = setting.dataset
-            terms = train.recipe(config, "", dataset.num_classes, len(dataset.train)).objectives
-        network = train.load_network(config, model, path, setting, terms)
-        found = network.tested()
-        figures = fit.summary(found, reference)
-        rows.append(
-            {
-                "run": role,
-                "network": model,
-                "images": len(found["label"]),
-                "agreement": None,
-                **figures,
-                "parameters": models.count_parameters(network.variables["params"]),
-                "checkpoint": str(path),
-            }
-        )
-        reference = found["prediction"]
+    networks = [train.load_network(config, *one, setting) for one in chosen]
+    rows = [_row("teacher", *one) for one in zip(chosen, networks, strict=True)]
+    teacher = None
+    if networks and len(networks) == len(train.teachers(config)):
+        teacher = train.together(config, networks, setting)
+    if teacher and len(networks) > 1:
+        names, paths = ("+".join(map(str, side)) for side in zip(*chosen, strict=True))
+        rows.append(_row("teachers", (names, paths), teacher))
+    if student:
+        dataset = setting.dataset
+        terms = train.recipe(config, "", dataset.num_classes, len(dataset.train)).objectives
+        network = train.load_network(config, config.student.model, folder, setting, terms)
+        rows.append(_row("student", (config.student.model, folder), network, teacher))
     print(table(rows))
     return rows
+
+
+def _row(
+    run: str,
+    named: tuple[str, pathlib.Path | str],
+    network: fit.Teacher,
+    teacher: fit.Teacher | None = None,
+) -> dict[str, Any]:
+    found = network.tested()
+    reference = teacher.tested()["prediction"] if teacher else None
+    return {
+        "run": run,
+        "network": named[0],
+        "images": len(found["label"]),
+        "agreement": None,
+        **fit.summary(found, reference),
+        "parameters": models.count_parameters(network.variables["params"]),
+        "checkpoint": str(named[1]),
+    }
 
 
 def table(rows: list[dict[str, Any]]) -> str:

@@ -89,7 +89,7 @@ def create(
     if teacher:
         summary = models.summarize(teacher, image_shape)
         teacher_outputs = summary.outputs
-        if teacher_variables is not None:
+        if teacher_variables is not None and teacher_outputs.head:
             head = teacher_variables["params"][summary.classifier]
             teacher_outputs = teacher_outputs._replace(head=head)
     states = {

@@ -3,9 +3,11 @@
 import contextlib
 import fcntl
 import functools
+import itertools
 import json
 import os
 import pathlib
+import re
 import socket
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -70,9 +72,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> list[fit.Result]:
     setting = prepare(config)
     with claim(folder, config):  # before hours go into a teacher
         results, teacher = [], None
-        if config.teacher.model:
-            trained, teacher = get_teacher(config, folder, setting)
-            results += [trained] if trained else []
+        if teachers(config):
+            results, teacher = get_teacher(config, folder, setting)
         if config.baseline:
             alone = alone_config(config)
             with claim(folder / "alone", alone):
@@ -95,12 +96,12 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise errors.InputError(f"seed is {config.seed}, but must be 0 or above")
     if not 0 <= config.train.ema < 1:
         raise errors.InputError(f"train.ema is {config.train.ema}, but must be in [0, 1)")
-    if config.teacher.model:
-        check(teacher_config(config))
-    elif config.baseline:
+    for chosen in teachers(config):
+        check(teacher_config(config, chosen))
+    if config.baseline and not teachers(config):
         raise errors.InputError("config.baseline compares with a teacher; set config.teacher.model")
     chosen = recipe(config, "", num_classes=2, examples=config.train.batch_size)
-    objectives.check_teacher(chosen.objectives, present=bool(config.teacher.model))
+    objectives.check_teacher(chosen.objectives, present=bool(teachers(config)))
 
 
 @contextlib.contextmanager
@@ -198,25 +199,65 @@ def train(
     return fit.fit(chosen, folder, dataset, setting.mesh, teacher)
 
 
+def teachers(config: ml_collections.ConfigDict) -> list[ml_collections.ConfigDict]:
+    """The part of each teacher in the config; none where there is no teacher."""
+    listed = config.teacher
+    if isinstance(listed, ml_collections.ConfigDict):
+        listed = [listed]
+    return [chosen for chosen in listed if chosen.model]
+
+
+def teacher_paths(config: ml_collections.ConfigDict, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Where the weights of each teacher are, or will be once it is trained."""
+    own = (folder / (f"teacher{i}" if i > 1 else "teacher") for i in itertools.count(1))
+    return [
+        pathlib.Path(chosen.checkpoint or path)
+        for chosen, path in zip(teachers(config), own, strict=False)
+    ]
+
+
 def get_teacher(
     config: ml_collections.ConfigDict, folder: pathlib.Path, setting: Setting
-) -> tuple[fit.Result | None, fit.Teacher]:
-    """The frozen teacher, trained in `folder`/teacher first unless the config names a checkpoint.
+) -> tuple[list[fit.Result], fit.Teacher]:
+    """The frozen teacher, or several as one.
+
+    One without a checkpoint is trained first, in `folder`/teacher, `folder`/teacher2 and so on.
 
     Returns:
-      The result of its training (None for a checkpoint), and the teacher.
+      The results of their training, and the teacher.
 
     Raises:
-      InputError: the checkpoint is missing, damaged, or of another network or data set.
+      InputError: a checkpoint is missing, damaged, or of another network or data set.
     """
-    result = None
-    path = pathlib.Path(config.teacher.checkpoint or folder / "teacher")
-    if not config.teacher.checkpoint:
-        own = teacher_config(config)
-        same = own.data.train_split == config.data.train_split
-        with claim(path, own):
-            result = train(own, path, setting if same else prepare(own), "teacher")
-    return result, load_network(config, config.teacher.model, path, setting)
+    results, found = [], []
+    for chosen, path in zip(teachers(config), teacher_paths(config, folder), strict=True):
+        if not chosen.checkpoint:
+            own = teacher_config(config, chosen)
+            same = own.data.train_split == config.data.train_split
+            with claim(path, own):
+                results.append(train(own, path, setting if same else prepare(own), path.name))
+        found.append(load_network(config, chosen.model, path, setting))
+    return results, together(config, found, setting)
+
+
+def together(
+    config: ml_collections.ConfigDict, found: list[fit.Teacher], setting: Setting
+) -> fit.Teacher:
+    """The teachers of a config as one."""
+    if len(found) == 1:
+        return found[0]
+    network = models.Ensemble(tuple(one.network for one in found), _shares(config))
+    variables = {
+        name: tuple(one.variables[name] for one in found) for name in ("params", "batch_stats")
+    }
+    return _frozen(config, network, variables, setting)
+
+
+def _shares(config: ml_collections.ConfigDict) -> tuple[float, ...]:
+    """The weights of several teachers, adding up to 1."""
+    weights = [chosen.weight for chosen in teachers(config)]
+    errors.check_positive(**{f"teacher[{i}].weight": weight for i, weight in enumerate(weights)})
+    return tuple(weight / sum(weights) for weight in weights)
 
 
 def load_network(
@@ -256,32 +297,46 @@ def load_network(
         )
     network = create_network(config, model, dataset.num_classes)
     variables = parallel.put(parallel.replicated(mesh), variables)
+    return _frozen(config, network, variables, setting, terms if classifier else None)
+
+
+def _frozen(
+    config: ml_collections.ConfigDict,
+    network: Any,
+    variables: Any,
+    setting: Setting,
+    terms: dict[str, objectives.Objective] | None = None,
+) -> fit.Teacher:
+    dataset, mesh = setting
 
     @functools.cache  # a job that is finished already never asks
     def tested():
-        own = terms if classifier else None
-        predict = program.build_predict(network, _normalize(config), mesh, own)
+        predict = program.build_predict(network, _normalize(config), mesh, terms)
         return fit.evaluate(predict, variables, dataset.test, config.train.eval_batch_size, mesh)
 
     return fit.Teacher(network, variables, tested)
 
 
-def teacher_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The config that trains `config`'s teacher: the same program with cross-entropy only."""
+def teacher_config(
+    config: ml_collections.ConfigDict, chosen: ml_collections.ConfigDict
+) -> ml_collections.ConfigDict:
+    """The config that trains a teacher of `config`: the same program with cross-entropy only."""
     own = alone_config(config)
-    own.student.model = config.teacher.model
-    own.seed = config.teacher.seed
-    own.data.train_split = config.teacher.train_split or config.data.train_split
-    own.train.epochs = config.teacher.epochs or config.train.epochs
-    own.optimizer.learning_rate = config.teacher.learning_rate or config.optimizer.learning_rate
+    own.student.model = chosen.model
+    own.seed = chosen.seed
+    own.data.train_split = chosen.train_split or config.data.train_split
+    own.train.epochs = chosen.epochs or config.train.epochs
+    own.optimizer.learning_rate = chosen.learning_rate or config.optimizer.learning_rate
     return own
 
 
 def alone_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """The config that trains `config`'s student without a teacher."""
     own = config.copy_and_resolve_references()
-    with own.unlocked():
+    with own.unlocked(), own.ignore_type():
         own.objectives = {"ce": {"weight": 1.0}}
+        if isinstance(own.teacher, list):
+            own.teacher = own.teacher[0].copy_and_resolve_references()
     own.method = "ce"
     own.teacher.model = ""
     own.teacher.checkpoint = ""
@@ -334,6 +389,8 @@ def recipe(
             if objectives.takes(name, option) and options.get(option) is None:
                 options[option] = value
         terms[name] = objectives.create(name, **options)
+        if terms[name].needs_teacher and len(teachers(config)) > 1:
+            terms[name] = objectives.averaged(name, terms[name], _shares(config))
     if not terms:
         raise errors.InputError("config.objectives is empty; a student needs at least 'ce'")
     chosen, steps_per_epoch = config.optimizer, examples // config.train.batch_size
@@ -432,7 +489,7 @@ def _check_same(folder: pathlib.Path, old: dict[str, Any], new: dict[str, Any]) 
     differing = [
         f"{field} {old.get(field, 'absent')} there, {new.get(field, 'absent')} here"
         for field in sorted(old | new)
-        if old.get(field) != new.get(field) and field not in _FREE
+        if old.get(field) != new.get(field) and re.sub(r"\[\d+\]", "", field) not in _FREE
     ]
     if differing:
         raise errors.InputError(
@@ -453,6 +510,11 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat = {}
     for name, value in tree.items():
-        nested = isinstance(value, dict)
-        flat |= _flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+        listed = value if isinstance(value, list) else []
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        elif listed and all(isinstance(part, dict) for part in listed):
+            flat |= _flatten({f"{name}[{i}]": part for i, part in enumerate(listed)}, prefix)
+        else:
+            flat[f"{prefix}{name}"] = value
     return flat

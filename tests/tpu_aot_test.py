@@ -96,7 +96,7 @@ def test_programs_are_silent_about_a_libtpu_that_finds_no_chip():
     ("options", "message"),
     [
         (["--topologies=v5e:2x3x4"], "no topology 'v5e:2x3x4'"),
-        (["--config=configs/cifar100.py:vgg8"], "'configs/cifar100.py:vgg8' has no teacher"),
+        (["--config=configs/cifar100.py:vgg8"], "'configs/cifar100.py:vgg8' must have one teacher"),
         (["--config=configs/digits.py"], "unknown data set 'digits'"),
     ],
 )

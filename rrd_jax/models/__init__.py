@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from rrd_jax import errors
 from rrd_jax.models import layers, mobilenet, resnet, shufflenet, vgg, wrn
+from rrd_jax.models.ensemble import Ensemble
 from rrd_jax.models.layers import Outputs
 
 Factory = Callable[..., nn.Module]
@@ -96,6 +97,7 @@ __all__ = [
     "CIFAR",
     "IMAGENET",
     "MODELS",
+    "Ensemble",
     "Outputs",
     "Summary",
     "count_parameters",

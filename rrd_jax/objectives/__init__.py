@@ -20,6 +20,7 @@ from rrd_jax.objectives import (
     staged,
 )
 from rrd_jax.objectives.base import Objective, ObjectiveState, Stage
+from rrd_jax.objectives.several import averaged
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "ce": logits.ce,
@@ -106,6 +107,7 @@ __all__ = [
     "Objective",
     "ObjectiveState",
     "Stage",
+    "averaged",
     "check_teacher",
     "classifier",
     "contrast",
