@@ -120,7 +120,7 @@ def objectives() -> dict[str, dict]:
 
 
 # Where no paper's CIFAR-100 recipe could be verified, the weight is 1.
-UNPUBLISHED = frozenset({"r2kd", "cmkd", "ckd", "ega", "kdsvd", "ssim"})
+UNVERIFIED = frozenset({"r2kd", "cmkd", "ckd", "ega", "kdsvd", "ssim"})
 
 # What comes with an objective instead of ce at 1 and nothing else, in its published recipe.
 _COMPANY = {
@@ -143,7 +143,7 @@ def _weights(name: str) -> dict[str, float]:
             )
         weights |= _COMPANY.get(part, {})
     weights |= {part: known[part]["weight"] for part in parts}
-    return weights
+    return {part: weights[part] for part in known if part in weights}
 
 
 # The usual methods: the weights of their objectives. kd alone has weights of its own.
