@@ -2,7 +2,7 @@
 
 A config takes options behind a colon, in any order, separated by commas:
 
-    configs/cifar100.py:resnet32x4-resnet8x4,rrd+kd    teacher and student, method
+    configs/cifar100.py:resnet32x4-resnet8x4,rrd+kd    teacher and student, method: see methods.py
     configs/cifar100.py:resnet32x4                     one network: trains it alone, as a teacher
     configs/cifar100.py:smoke                          the complete job in seconds, on random images
 
@@ -11,38 +11,10 @@ Any field can be set on the command line: --config.optimizer.learning_rate=0.1
 
 from ml_collections import ConfigDict, config_dict
 
-from rrd_jax import errors, models
+from configs.methods import METHODS, check_option, limit, method
+from rrd_jax import models
 
-
-def method(name: str) -> ConfigDict:
-    """The objectives of a published method, with its weights in the total loss.
-
-    Raises:
-      InputError: an unknown name.
-    """
-    ce = {"weight": 1.0}
-    kd = {"weight": 1.0, "temperature": 4.0}
-    rrd = {
-        "weight": 1.0,
-        # sharp_student (temperatures 0.04 and 0.10, compared before the batch is pushed) or
-        # sharp_teacher (0.10 and 0.02, after); the three fields below override it one by one.
-        "preset": "sharp_student",
-        "temperature_student": config_dict.placeholder(float),
-        "temperature_teacher": config_dict.placeholder(float),
-        "push_before": config_dict.placeholder(bool),
-        "queue_size": 16384,  # teacher embeddings in the memory
-        "dim": 128,  # length of an embedding
-        "initial": "unit",  # how the memory starts: unit, or reference for the authors' scale
-        # Rows that are compared at once: 0 for all; None: 16384 where they would not fit otherwise.
-        "chunk": config_dict.placeholder(int),
-    }
-    methods = {
-        "ce": {"ce": ce},
-        "kd": {"ce": {"weight": 0.1}, "kd": {"weight": 0.9, "temperature": 4.0}},
-        "rrd": {"ce": ce, "rrd": rrd},
-        "rrd+kd": {"ce": ce, "kd": kd, "rrd": rrd},
-    }
-    return ConfigDict(errors.lookup("method", name, methods))
+__all__ = ["METHODS", "finish", "get_config", "imagenet", "limit", "method"]
 
 
 def get_config(argument: str = "") -> ConfigDict:
@@ -55,7 +27,7 @@ def get_config(argument: str = "") -> ConfigDict:
     # Devices share parameters, their average and the optimizer's state, instead of a copy on each.
     config.shard_parameters = False
     config.method = ""  # what the objectives below are called in tables
-    config.objectives = ConfigDict()  # name: {weight, options}; see method() and OBJECTIVES
+    config.objectives = ConfigDict()  # name: {weight, options}; see configs/methods.py
 
     config.data = data = ConfigDict()
     # digits, fashion_mnist, cifar10, cifar100, stl10, tiny_imagenet, imagenet2012, image_folder, or
@@ -153,7 +125,7 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
         elif set(option.split("-")) <= set(models.MODELS):
             pair = option
         else:
-            _check_method(option)
+            check_option(option)
             chosen = option
     teacher, _, student = pair.rpartition("-")
     chosen = chosen or (default if teacher else "ce")
@@ -167,17 +139,6 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
     return config
 
 
-def _check_method(option: str) -> None:
-    try:
-        method(option)
-    except errors.InputError as error:
-        names = ", ".join(models.MODELS)
-        raise errors.InputError(
-            f"config option '{option}' is not smoke, a pair TEACHER-STUDENT of networks ({names})"
-            f" or a method: {error}"
-        ) from None
-
-
 def _shrink(config: ConfigDict) -> None:
     """The same job on few random images, for a look at whether all of it runs."""
     config.name += "-smoke"
@@ -189,5 +150,5 @@ def _shrink(config: ConfigDict) -> None:
     config.train.batch_size = config.train.eval_batch_size = 8
     config.teacher.epochs = 1
     config.teacher.train_split = None
-    if "rrd" in config.objectives:
-        config.objectives.rrd.queue_size = 20  # the batch does not divide it: the cursor wraps
+    # The batch divides no memory: its cursor wraps.
+    limit(config, queue_size=20, negatives=20, epochs=1)

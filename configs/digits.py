@@ -23,6 +23,5 @@ def get_config(argument: str = ""):
     config.teacher.epochs = 15
     config.train.epochs = 100
     config = common.finish(config, "digits", argument, pair="resnet8x4-resnet8", default="rrd+kd")
-    if "rrd" in config.objectives:
-        config.objectives.rrd.queue_size = min(config.objectives.rrd.queue_size, 1024)
+    common.limit(config, queue_size=1024, negatives=1024)
     return config

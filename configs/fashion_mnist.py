@@ -21,6 +21,5 @@ def get_config(argument: str = ""):
     config = common.finish(
         config, "fashion_mnist", argument, pair="resnet32x4-resnet8", default="rrd+kd"
     )
-    if "rrd" in config.objectives:
-        config.objectives.rrd.queue_size = min(config.objectives.rrd.queue_size, 4096)
+    common.limit(config, queue_size=4096, negatives=4096)
     return config

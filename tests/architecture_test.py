@@ -47,6 +47,7 @@ def test_imports_point_one_way(path):
         if parts[0] == "rrd_jax" and parts[1] != own:
             assert _LEVEL[own] < _LEVEL[parts[1]], f"{own} imports {name}"
             assert not (own == "objectives" and parts[1] == "models")
+        assert own == "main" or parts[0] != "configs", "configs are for programs"
 
 
 @pytest.mark.parametrize("path", _FILES, ids=lambda path: str(path.relative_to(_ROOT)))

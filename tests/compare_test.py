@@ -54,5 +54,5 @@ def test_an_unknown_method_is_one_line(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert len(done.stderr.strip().split("\n")) == 1
-    assert "did you mean 'rrd+kd'" in done.stderr
+    assert "did you mean 'rrd'" in done.stderr
     assert not (tmp_path / "run").exists()
