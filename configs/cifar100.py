@@ -34,6 +34,7 @@ def get_config(argument: str = ""):
         config, "cifar100", argument, pair="resnet32x4-resnet8x4", default="rrd+kd"
     )
     if config.student.model.startswith(("mobilenet", "shufflenet")):
-        config.teacher.learning_rate = config.optimizer.learning_rate
+        for teacher in config.teacher if isinstance(config.teacher, list) else [config.teacher]:
+            teacher.learning_rate = config.optimizer.learning_rate
         config.optimizer.learning_rate = 0.01
     return config

@@ -3,11 +3,14 @@
 A config takes options behind a colon, in any order, separated by commas:
 
     configs/cifar100.py:resnet32x4-resnet8x4,rrd+kd    teacher and student, method: see methods.py
+    configs/cifar100.py:wrn_40_2+resnet56-resnet20     several teachers: config.teacher is a list
     configs/cifar100.py:resnet32x4                     one network: trains it alone, as a teacher
     configs/cifar100.py:smoke                          the complete job in seconds, on random images
 
 Any field can be set on the command line: --config.optimizer.learning_rate=0.1
 """
+
+import re
 
 from ml_collections import ConfigDict, config_dict
 
@@ -63,6 +66,8 @@ def get_config(argument: str = "") -> ConfigDict:
     teacher.train_split = config_dict.placeholder(str)  # None: as data.train_split
     teacher.epochs = config_dict.placeholder(int)  # None: as train.epochs
     teacher.learning_rate = config_dict.placeholder(float)  # None: as optimizer.learning_rate
+    # Of several teachers (--config.teacher[0].weight=2), relative to the others'.
+    teacher.weight = 1.0
     config.baseline = False  # train the student alone too, in <workdir>/alone
 
     config.optimizer = optimizer = ConfigDict()  # SGD as PyTorch's, on every trained parameter
@@ -122,7 +127,7 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
     for option in filter(None, argument.split(",")):
         if option == "smoke":
             smoke = True
-        elif set(option.split("-")) <= set(models.MODELS):
+        elif set(re.split("[-+]", option)) <= set(models.MODELS):
             pair = option
         else:
             check_option(option)
@@ -136,6 +141,12 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
     config.name = "-".join(filter(None, [name, teacher, student, chosen]))
     if smoke:
         _shrink(config)
+    if "+" in teacher:
+        each = [config.teacher.copy_and_resolve_references() for _ in teacher.split("+")]
+        for one, model in zip(each, teacher.split("+"), strict=True):
+            one.model = model
+        with config.ignore_type():
+            config.teacher = each
     return config
 
 

@@ -7,7 +7,7 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from configs import common, methods
+from configs import cifar100, common, methods
 from rrd_jax import errors, objectives, parallel, train
 
 _CONFIGS = ["digits", "fashion_mnist", "cifar100", "imagenet_r34_r18", "imagenet_r50_mobilenetv1"]
@@ -85,7 +85,7 @@ def test_the_pairs_of_the_benchmark_have_their_learning_rates_and_figures(pair):
     assert (config.teacher.model, config.student.model) == (teacher, student)
     small = "mobilenet" in student or "shufflenet" in student
     assert config.optimizer.learning_rate == (0.01 if small else 0.05)
-    assert train.teacher_config(config).optimizer.learning_rate == 0.05
+    assert train.teacher_config(config, config.teacher).optimizer.learning_rate == 0.05
     module = importlib.import_module("configs.cifar100")
     assert [teacher, student] in [line.split()[:2] for line in module.__doc__.split("\n")]
 
@@ -297,3 +297,13 @@ def test_smoke_makes_any_method_small():
     config = _config("cifar100", "smoke,crd+rrd+ft")
     chosen = config.objectives
     assert (chosen.crd.negatives, chosen.rrd.queue_size, chosen.ft.epochs) == (20, 20, 1)
+
+
+def test_several_teachers_are_a_list():
+    config = cifar100.get_config("wrn_40_2+resnet56-shufflenetv1_cifar,kd")
+    assert [teacher.model for teacher in config.teacher] == ["wrn_40_2", "resnet56"]
+    assert [teacher.learning_rate for teacher in config.teacher] == [0.05, 0.05]
+    assert config.student.model == "shufflenetv1_cifar"
+    config.teacher[0].checkpoint = "elsewhere"
+    assert not config.teacher[1].checkpoint
+    train.check(config)

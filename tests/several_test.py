@@ -75,15 +75,9 @@ def test_an_ensemble_averages_the_logits_of_its_members():
 
 
 def _config(**fields):
-    config = digits.get_config("smoke,resnet8-resnet8,rrd+kd")
+    config = digits.get_config("smoke,resnet8+resnet8-resnet8,rrd+kd+at")
     config.baseline = False
-    with config.unlocked(), config.ignore_type():
-        first = config.teacher
-        first.weight = 3.0
-        second = first.copy_and_resolve_references()
-        second.seed, second.weight = 1, 1.0
-        config.teacher = [first, second]
-        config.objectives.at = {"weight": 1.0}
+    config.teacher[0].weight, config.teacher[1].seed = 3.0, 1
     config.update_from_flattened_dict(fields)
     return config
 
@@ -93,7 +87,7 @@ def test_two_teachers_are_trained_first_and_a_second_start_finds_them(
 ):
     use_one_device(monkeypatch)
     results = train.run(_config(), str(tmp_path))
-    assert [result.label for result in results] == ["teacher", "teacher2", "distilled, rrd+kd"]
+    assert [result.label for result in results] == ["teacher", "teacher2", "distilled, rrd+kd+at"]
     said = capsys.readouterr().out
     assert said.count("at compares maps student - teacher:") == 1
     rows = evaluate.run(_config(), str(tmp_path))
