@@ -1,11 +1,6 @@
 import itertools
 import json
-import os
 import pathlib
-import signal
-import subprocess
-import sys
-import time
 
 import cv2
 import jax
@@ -128,39 +123,6 @@ def _train_and_stop(folder, config, stop_after, monkeypatch):
         patch.setattr(fit._Run, "_batches", batches)
         with pytest.raises(Stop):
             train.run(config, str(folder))
-
-
-def test_a_killed_process_goes_on(tmp_path, data_dir):
-    command = [
-        sys.executable, "-m", "rrd_jax.main", "--config=configs/digits.py:resnet8,ce",
-        f"--config.data.dir={data_dir}", "--config.train.epochs=6",
-    ]  # fmt: skip
-    environment = os.environ | {"TFDS_DATA_DIR": data_dir}
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run([*command, f"--workdir={whole}"], check=True, env=environment)
-    process = subprocess.Popen([*command, f"--workdir={broken}"], env=environment)
-    _wait_for(lambda: (broken / "checkpoints" / "6").is_dir(), process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    done = subprocess.run(
-        [*command, f"--workdir={broken}"], check=True, env=environment, capture_output=True
-    )
-    assert b"going on after step" in done.stdout
-    last = 6 * 3
-    assert _checkpoint_of(broken, last) == _checkpoint_of(whole, last)
-    assert _rows(broken) == _rows(whole)
-    again = subprocess.run(
-        [*command, f"--workdir={broken}"], check=True, env=environment, capture_output=True
-    )
-    assert b"epoch" not in again.stdout.split(b"\n| run")[0]  # nothing is trained again
-
-
-def _wait_for(condition, process=None, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert not process or process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.mark.usefixtures("one_device")

@@ -9,7 +9,6 @@ from typing import Any
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from sklearn import datasets as sklearn_datasets
 
 from rrd_jax import errors
 
@@ -50,7 +49,9 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         del dl_manager
-        digits = sklearn_datasets.load_digits()
+        from sklearn import datasets  # a second of imports, for one set that is prepared once
+
+        digits = datasets.load_digits()
         images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
         order = np.random.RandomState(0).permutation(len(images))  # frozen for ever by NumPy
         return {
