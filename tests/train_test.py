@@ -1,6 +1,7 @@
 import itertools
 import json
 import pathlib
+import time
 
 import cv2
 import jax
@@ -125,6 +126,13 @@ def _train_and_stop(folder, config, stop_after, monkeypatch):
             train.run(config, str(folder))
 
 
+def _wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 @pytest.mark.usefixtures("one_device")
 def test_a_corrupt_newest_checkpoint_costs_its_epoch_and_no_more(
     tmp_path, teacher_workdir, capsys, monkeypatch
@@ -181,7 +189,7 @@ def test_all_methods_of_a_config_share_a_trained_teacher(tmp_path):
     for method in ("ce", "kd", "rrd", "rrd+kd"):
         config = digits.get_config(method)
         config.teacher.model = "resnet8x4"
-        with train.claim(tmp_path, train.teacher_config(config)):
+        with train.claim(tmp_path, train.teacher_config(config, config.teacher)):
             pass
 
 
@@ -306,7 +314,7 @@ def test_evaluation_counts_every_example_once_on_any_number_of_devices():
 
 def test_a_teacher_may_have_its_own_training_split():
     config = digits.get_config()
-    own = train.teacher_config(config)
+    own = train.teacher_config(config, config.teacher)
     assert (config.data.train_split, own.data.train_split) == ("train[:200]", "train")
     assert (own.student.model, own.teacher.model) == ("resnet8x4", "")
     assert own.train.epochs == 15
