@@ -101,7 +101,13 @@ def _check_window(window: int, deviation: float) -> None:
 
 def _rescale(x: jax.Array) -> jax.Array:
     """Each example of [B, H, W, C] to [0, 1]; a constant one to 0."""
-    low, high = (f(x, axis=(1, 2, 3), keepdims=True) for f in (jnp.min, jnp.max))
+    flat = x.reshape(len(x), -1)
+    # Taken from where they are: the gradient of jnp.min and jnp.max looks for what equals them, and
+    # finds nothing, so divides by 0, where the compiler makes x twice with unlike rounding.
+    low, high = (
+        jnp.take_along_axis(flat, place(flat, axis=1)[:, None], axis=1)[..., None, None]
+        for place in (jnp.argmin, jnp.argmax)
+    )
     width = jnp.where(high > low, high - low, 1.0)
     return (x - low) / width
 
