@@ -34,6 +34,7 @@ def objectives() -> dict[str, dict]:
             "alpha": 1.0,
             "beta": 8.0,
             "standardize": False,
+            "warmup": 20,
         },
         "dist": {  # published for ImageNet: temperature, beta and gamma 1
             "weight": 1.0,
@@ -108,7 +109,7 @@ def objectives() -> dict[str, dict]:
         "semckd": {"weight": 400.0, "temperature": 1.0},
         # Published: 0.6 for resnet56-resnet20, 1 for resnet110-resnet32, 8 for
         # resnet32x4-shufflenetv2_cifar, 5 for the other pairs.
-        "reviewkd": {"weight": 5.0, "width": unset(int)},
+        "reviewkd": {"weight": 5.0, "warmup": 20, "width": unset(int)},
         "srrl": {"weight": 1.0},
         "simkd": {"weight": 1.0, "factor": 2},
         # What ab and fsp train, they train in a stage before distillation, which has no weight.
@@ -163,7 +164,10 @@ def method(name: str) -> ConfigDict:
       InputError: an unknown objective.
     """
     weights, known = METHODS.get(name) or _weights(name), objectives()
-    return ConfigDict({part: known[part] | {"weight": w} for part, w in weights.items()})
+    # warmup: epochs over which the weight grows from 0, linearly; 0 for none.
+    return ConfigDict(
+        {part: {"warmup": 0} | known[part] | {"weight": w} for part, w in weights.items()}
+    )
 
 
 def limit(config: ConfigDict, **most: float) -> None:

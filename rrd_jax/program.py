@@ -21,6 +21,7 @@ class Recipe:
       student: the student's network.
       objectives: by name.
       weights: their factors in the total loss.
+      warmup: epochs over which these grow to that, by name; 0 for none.
       schedule: learning rate by step.
       optimizer: schedule -> what moves the parameters.
       stays: what of the student the optimizer leaves as it is: "", "classifier" or "student".
@@ -43,6 +44,7 @@ class Recipe:
     student: Any
     objectives: dict[str, Objective]
     weights: dict[str, float]
+    warmup: dict[str, int]
     schedule: optax.Schedule
     optimizer: Callable[[optax.Schedule], optax.GradientTransformation]
     augment: steps.Augment
@@ -97,6 +99,7 @@ def before(recipe: Recipe, name: str) -> Recipe:
         label=f"{name}, stage before distillation",
         objectives={name: Objective(init, loss, taps=objective.taps)},
         weights={name: 1.0},
+        warmup={},
         schedule=optax.constant_schedule(rate),
         stays="classifier" if stage.student else "student",
         epochs=stage.epochs,
@@ -170,6 +173,7 @@ def build(
         steps_per_epoch,
         teacher,
         recipe.mix,
+        warmup=recipe.warmup,
         accumulate=recipe.accumulate,
         # A convolution in a loop is a hundred times slower on XLA's CPU backend.
         unroll=on_cpu,

@@ -1,6 +1,7 @@
 """Factories of the pure functions that are compiled: one train step, one prediction."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -30,6 +31,7 @@ def make_train_step(
     teacher: Any = None,
     mix: Mix | None = None,
     *,
+    warmup: Mapping[str, int] = MappingProxyType({}),
     accumulate: int = 1,
     unroll: bool = True,
     ema: float = 0.0,
@@ -46,6 +48,8 @@ def make_train_step(
       teacher: a network of `models.create`, or None.
       mix: of images within the batch, after augmentation; its randomness is a function of
         (state.key, step).
+      warmup: name to the epochs over which its weight grows: in epoch e, counted from 1, it is
+        weight e / epochs.
       accumulate: parts n of a batch that are walked one after the other, for one update with
         their mean gradient. Part i holds the examples i, i + n, i + 2n, ... so that each device
         splits its own. It is normalised by its own statistics, which enter the running ones, and
@@ -61,6 +65,12 @@ def make_train_step(
       teacher's variables are read, never donated; None when there is no teacher.
     """
     classifies = classifier(objectives)
+
+    def weight(name, step):
+        if not warmup.get(name):
+            return weights[name]
+        epoch = step // steps_per_epoch + 1
+        return weights[name] * jnp.minimum(epoch / warmup[name], 1.0)
 
     def gradients_of(state, teacher_variables, batch_stats, memory, batch):
         """Of one part of a batch, with what it logs and leaves behind."""
@@ -81,7 +91,7 @@ def make_train_step(
                 means[name] = jnp.mean(losses)
                 if name == classifies:
                     logits = objective.predict(own, outputs)
-            total = sum(weights[name] * mean for name, mean in means.items())
+            total = sum(weight(name, state.step) * mean for name, mean in means.items())
             logged = {f"loss/{name}": mean for name, mean in means.items()}
             logged |= {"loss": total, "top1": metrics.top1(logits, batch["label"])}
             return total, (logged, updated["batch_stats"], memories)

@@ -377,7 +377,7 @@ def recipe(
     Raises:
       InputError: an unknown name, or a value out of range.
     """
-    terms, factors = {}, {}
+    terms, factors, warmup = {}, {}, {}
     known = {
         "examples": examples,
         "batch_size": config.train.batch_size // config.train.accumulate,  # at once
@@ -385,6 +385,9 @@ def recipe(
     for name, options in config.objectives.items():
         options = dict(options)
         factors[name] = options.pop("weight", 1.0)
+        warmup[name] = options.pop("warmup", 0)
+        if warmup[name] < 0:
+            raise errors.InputError(f"objectives.{name}.warmup is {warmup[name]}; 0 is for none")
         for option, value in known.items():
             if objectives.takes(name, option) and options.get(option) is None:
                 options[option] = value
@@ -413,6 +416,7 @@ def recipe(
         student=create_network(config, config.student.model, num_classes, platform),
         objectives=terms,
         weights=factors,
+        warmup=warmup,
         schedule=schedule,
         optimizer=optimizer,
         augment=augment.make_augment(

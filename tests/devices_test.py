@@ -146,6 +146,17 @@ def test_a_walked_memory_trains_as_a_direct_one():
     np.testing.assert_allclose(losses_walked, losses_direct, rtol=1e-5)
 
 
+def test_a_weight_grows_over_the_epochs_of_its_warmup():
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    state, step, teacher, batches = tiny.job(mesh, warmup={"kd": 3})
+    for i in range(20):  # epochs of 5 steps
+        state, logged = step(state, teacher, batches[0])
+        parts = {name: float(logged[f"loss/{name}"]) for name in ("ce", "kd", "rrd")}
+        share = min((i // 5 + 1) / 3, 1)
+        wanted = parts["ce"] + share * parts["kd"] + parts["rrd"]
+        assert float(logged["loss"]) == pytest.approx(wanted, rel=1e-5)
+
+
 def test_the_average_follows_the_student_quickly_at_first():
     mesh = parallel.make_mesh(jax.devices()[:1])
     run_state, step, teacher, batches = tiny.job(mesh, ema=0.15)

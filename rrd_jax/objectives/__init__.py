@@ -65,7 +65,8 @@ def create(name: str, **options: Any) -> Objective:
     factory = errors.lookup("objective", name, OBJECTIVES)
     known = inspect.signature(factory).parameters
     for option in options:
-        errors.lookup(f"option of objective '{name}'", option, {"weight": None, **known})
+        trainers = dict.fromkeys(("weight", "warmup"))  # for who misspells them
+        errors.lookup(f"option of objective '{name}'", option, {**trainers, **known})
     return factory(**options)
 
 

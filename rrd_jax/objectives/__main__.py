@@ -91,7 +91,8 @@ def text() -> str:
 
 
 def _create(name: str) -> objectives.Objective:
-    options = {key: x for key, x in methods.method(name)[name].items() if key != "weight"}
+    options = dict(methods.method(name)[name])
+    del options["weight"], options["warmup"]
     options |= {key: x for key, x in _TRAINER.items() if objectives.takes(name, key)}
     return objectives.create(name, **options)
 

@@ -194,8 +194,7 @@ def dkd(
 ) -> Objective:
     """Decoupled distillation; see `dkd_loss` and `standardized`.
 
-    The paper raises its weight linearly over the first 20 epochs. An objective does not see the
-    epoch, so that warm-up is not here.
+    The paper raises its weight linearly over the first 20 epochs, which is the trainer's to do.
     """
     errors.check_positive(temperature=temperature)
     check_weights(alpha=alpha, beta=beta)
