@@ -88,6 +88,10 @@ def get_config(argument: str = "") -> ConfigDict:
     # exported; 0 for none.
     train.ema = 0.0
     train.eval_batch_size = 500
+    # The most steps that one call to the devices makes, where the set is resident. Between calls
+    # losses are looked at, checkpoints written and SIGTERM obeyed. 0: on accelerators a second's or
+    # so, on a CPU one.
+    train.steps_per_dispatch = 0
     train.log_every = 50  # steps between two looks at the losses
     train.save_every = 0  # steps between checkpoints inside an epoch; 0: at its end only
     return config

@@ -250,24 +250,28 @@ class _Run:
 
     def train(self, run_state: state.TrainState, ledger: _Ledger, out: report.Report) -> Result:
         """Steps to the last epoch's end."""
-        recipe, train_step = self.recipe, self.program.train_step
-        start, pending = int(run_state.step), []
+        recipe, compiled = self.recipe, self.program
+        step = start = int(run_state.step)
+        pending: list[tuple[int, Any]] = []
         clock = report.Clock(ledger.seconds, start)
         if start and start // self.steps_per_epoch > ledger.epoch:  # it was stopped in its test
             self._end_epoch(run_state, ledger, start, clock, out)
         with contextlib.closing(self._batches(start)) as batches:
-            for step, batch in enumerate(batches, start=start + 1):
-                run_state, logged = train_step(run_state, self.teacher_variables, batch)
-                pending.append(logged)
+            for count, batch in batches:
+                train = compiled.train_steps if count > 1 else compiled.train_step
+                run_state, logged = train(run_state, self.teacher_variables, batch)
+                pending.append((count, logged))
                 if not self.dataset.train.on_device and len(pending) > 2:
                     # Batches wait on the device: the next is sent while one is used, no more.
                     jax.block_until_ready(pending[-3])
-                if step == start + 1:
-                    clock.mark(step)  # what came before was compilation
+                step += count
                 ends_epoch = step % self.steps_per_epoch == 0
-                saves = recipe.save_every and step % recipe.save_every == 0
+                if step == start + count and not ends_epoch:
+                    clock.mark(step)  # what came before was compilation
+                saves = recipe.save_every and step % recipe.save_every < count
                 stops = self.stop(step)
-                if ends_epoch or saves or stops or len(pending) >= recipe.log_every:
+                waiting = sum(count for count, _ in pending)
+                if ends_epoch or saves or stops or waiting >= recipe.log_every:
                     self._collect(pending, ledger, step)
                     done = (step - 1) % self.steps_per_epoch + 1
                     losses = {k: v / done for k, v in ledger.sums.items() if k.startswith("loss")}
@@ -284,33 +288,41 @@ class _Run:
         self.checkpoints.wait()
         return Result(**ledger.result)
 
-    def _batches(self, start: int) -> Iterator[dict[str, jax.Array]]:
-        """What the train step takes as its batch, from step `start` to the last."""
+    def _batches(self, start: int) -> Iterator[tuple[int, dict[str, jax.Array]]]:
+        """How many steps a call makes, and of what batch, from step `start` to the last."""
         split, size, seed = self.dataset.train, self.recipe.batch_size, self.recipe.seed
         if not split.on_device:
             stream = split.train_batches(size, seed, start, self.total, parallel.part())
             with contextlib.closing(stream):
                 for batch in stream:
-                    yield parallel.put_batch(self.mesh, batch)
+                    yield 1, parallel.put_batch(self.mesh, batch)
             return
         whole = {"image": split.images.reshape(len(split), -1), "label": split.labels}
         whole = parallel.put(parallel.replicated(self.mesh), whole)
-        for step in range(start, self.total):
-            if step == start or step % self.steps_per_epoch == 0:
-                order = feed.epoch_order(seed, step // self.steps_per_epoch, size, len(split))
+        step, length = start, self.program.length
+        while step < self.total:
+            epoch, made = divmod(step, self.steps_per_epoch)
+            if step == start or not made:
+                order = feed.epoch_order(seed, epoch, size, len(split))
                 order = parallel.put(parallel.split(self.mesh, axis=1), order)
-            yield whole | {"order": order}
+            count = length if made + length <= self.steps_per_epoch else 1
+            yield count, whole | {"order": order}
+            step += count
 
-    def _collect(self, pending: list[dict[str, jax.Array]], ledger: _Ledger, step: int) -> None:
+    def _collect(
+        self, pending: list[tuple[int, dict[str, jax.Array]]], ledger: _Ledger, step: int
+    ) -> None:
         """Moves the steps since the last look into the epoch's sums; stops at a NaN."""
         fetched = jax.device_get(pending)
-        first = step - len(pending) + 1
+        first = step - sum(count for count, _ in pending) + 1
         pending.clear()
-        for logged in fetched:
-            for name, value in logged.items():
-                ledger.sums[name] = ledger.sums.get(name, 0.0) + float(value)
+        for _, logged in fetched:
+            for name, values in logged.items():
+                for value in np.ravel(values):
+                    ledger.sums[name] = ledger.sums.get(name, 0.0) + float(value)
         if not math.isfinite(sum(ledger.sums.values())):
-            terms = ", ".join(f"{name} {value:.4g}" for name, value in fetched[-1].items())
+            last = {name: np.ravel(values)[-1] for name, values in fetched[-1][1].items()}
+            terms = ", ".join(f"{name} {value:.4g}" for name, value in last.items())
             self._diverged(f"the loss is not finite within steps {first} to {step} ({terms})")
 
     def _diverged(self, reason: str) -> None:

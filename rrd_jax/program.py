@@ -1,6 +1,7 @@
 """The compiled functions of a run: the pure steps on a mesh, and where their arrays live."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,9 @@ import optax
 
 from rrd_jax import models, optim, parallel, state, steps
 from rrd_jax.objectives import Objective, classifier
+
+# A second's or so on one accelerator, between two looks at whether to stop.
+_PIXELS = 2**26
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Recipe:
       ema: decay of the student's average, in [0, 1); 0 for none.
       shard_parameters: whether devices share parameters and optimizer state.
       eval_batch_size: images an evaluation step.
+      steps_per_dispatch: the most steps that one call makes; 0 for what suits the devices.
       log_every: steps between two looks at the losses.
       save_every: steps between two checkpoints inside an epoch; 0 for none.
     """
@@ -57,6 +62,7 @@ class Recipe:
     ema: float
     shard_parameters: bool
     eval_batch_size: int
+    steps_per_dispatch: int
     log_every: int
     save_every: int
     stays: str = ""
@@ -68,11 +74,15 @@ class Program(NamedTuple):
     Attributes:
       create: (seed, teacher_variables) -> the state before the first step.
       train_step: as `steps.make_train_step`, or `steps.from_resident` of it; the state is donated.
+      train_steps: `steps.repeated` of it, `length` times; None where that is 1.
+      length: steps that one call should make.
       abstract: the state as shapes, with shardings.
     """
 
     create: Callable[[int, Any], state.TrainState]
     train_step: Callable
+    train_steps: Callable | None
+    length: int
     abstract: state.TrainState
 
 
@@ -181,11 +191,20 @@ def build(
     )
     if resident:
         train_step = steps.from_resident(train_step, steps_per_epoch, image_shape)
+    # A call costs an accelerator as much as a small step. On a CPU loops are slow, as above.
+    length = recipe.steps_per_dispatch
+    if not length:
+        pixels = recipe.batch_size * image_shape[0] * image_shape[1]
+        length = 1 if on_cpu else max(1, _PIXELS // pixels)
+    length = steps_per_epoch // -(-steps_per_epoch // length) if resident else 1
+    compiled = functools.partial(
+        jax.jit, donate_argnums=0, out_shardings=(shardings, parallel.replicated(mesh))
+    )
     return Program(
         create=jax.jit(create, out_shardings=shardings, compiler_options=quick),
-        train_step=jax.jit(
-            train_step, donate_argnums=0, out_shardings=(shardings, parallel.replicated(mesh))
-        ),
+        train_step=compiled(train_step),
+        train_steps=compiled(steps.repeated(train_step, length)) if length > 1 else None,
+        length=length,
         abstract=jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
             abstract,

@@ -184,6 +184,18 @@ def from_resident(
     return resident_step
 
 
+def repeated(train_step: Callable, count: int) -> Callable:
+    """`count` steps of a resident train step in one; what they log is stacked, [count] each."""
+
+    def train_steps(state, teacher_variables, data):
+        def step(state, _):
+            return train_step(state, teacher_variables, data)
+
+        return jax.lax.scan(step, state, length=count)
+
+    return train_steps
+
+
 def make_predict(
     network: Any,
     normalize: Callable[[jax.Array], jax.Array],

@@ -39,6 +39,7 @@ _FREE = (
     "data.feed",
     "data.workers",
     "train.log_every",
+    "train.steps_per_dispatch",
     "train.save_every",
     "teacher.checkpoint",
     "shard_parameters",
@@ -92,6 +93,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     fields = ("batch_size", "accumulate", "eval_batch_size", "epochs", "log_every")
     errors.check_positive(**{f"train.{name}": config.train[name] for name in fields})
     errors.check_positive(**{"data.image_size": config.data.image_size})
+    if config.train.steps_per_dispatch < 0:
+        raise errors.InputError(
+            f"train.steps_per_dispatch is {config.train.steps_per_dispatch}; 0 chooses by itself"
+        )
     if config.seed < 0:
         raise errors.InputError(f"seed is {config.seed}, but must be 0 or above")
     if not 0 <= config.train.ema < 1:
@@ -435,6 +440,7 @@ def recipe(
         ema=config.train.ema,
         shard_parameters=config.shard_parameters,
         eval_batch_size=config.train.eval_batch_size,
+        steps_per_dispatch=config.train.steps_per_dispatch,
         log_every=config.train.log_every,
         save_every=config.train.save_every,
     )

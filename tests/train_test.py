@@ -60,6 +60,27 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_as_an_unbroken_one(
     assert results[-1].top1 == _rows(whole)[-1]["test/top1"]
 
 
+@pytest.mark.usefixtures("one_device")
+def test_many_steps_a_call_give_what_single_steps_give_from_any_step(
+    tmp_path, teacher_workdir, monkeypatch
+):
+    fields = {"teacher.checkpoint": teacher_workdir, "train.epochs": 3}
+    train.run(_config(**fields), str(tmp_path / "single"))
+    _run_and_stop(tmp_path / "many", {**fields, "train.save_every": 2}, 2, monkeypatch)
+    counts, original = [], fit._Run._batches
+
+    def batches(run, start):
+        for count, batch in original(run, start):
+            counts.append(count)
+            yield count, batch
+
+    monkeypatch.setattr(fit._Run, "_batches", batches)
+    train.run(_config(**fields, **{"train.steps_per_dispatch": 5}), str(tmp_path / "many"))
+    assert counts == [1, 3, 3]  # the rest of the first epoch, then whole ones
+    for many, single in zip(_rows(tmp_path / "many"), _rows(tmp_path / "single"), strict=True):
+        assert many == pytest.approx(single, rel=1e-5)
+
+
 def test_a_resident_run_on_eight_devices_has_the_losses_of_one(tmp_path, monkeypatch):
     config = _config("smoke,resnet8", **{"optimizer.learning_rate": 0.01})
     train.run(config, str(tmp_path / "eight"))
