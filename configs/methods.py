@@ -185,9 +185,9 @@ def check_option(option: str) -> None:
         known = {**models.MODELS, **objectives(), "smoke": None}
         wrong = next((part for part in re.split("[-+]", option) if part not in known), option)
         raise errors.InputError(
-            f"config option '{option}' is not smoke, a pair TEACHER-STUDENT of networks (python -m"
-            " rrd_jax.models lists them) or a method, objectives joined by + (python -m"
-            f" rrd_jax.objectives): {_hint(wrong, known)}"
+            f"config option '{option}' is not smoke, a pair TEACHER-STUDENT of networks or a"
+            f" method; {_hint(wrong, known)}python -m rrd_jax.models lists networks, python -m"
+            " rrd_jax.objectives objectives, which are joined by +"
         ) from None
 
 

@@ -2,7 +2,8 @@
 
     python experiments/compare.py --config=configs/digits.py --methods=ce,kd,rrd,rrd+kd --seeds=5
 
-Any field of the config can be set as for the main job. Cells that are done are skipped, one that
+Any field of the config can be set as for the main job; where options of several objectives are, the
+config string names them all, as in digits.py:crd+rrd+kd. Cells that are done are skipped, one that
 was stopped goes on. The table goes to <workdir>/table.md, every result to <workdir>/results.json.
 """
 

@@ -141,8 +141,8 @@ def test_unknown_options_show_the_nearest_and_where_the_lists_are(option, neares
         _config("cifar100", option)
     message = str(caught.value)
     assert f"config option '{option}' is not smoke" in message
-    assert "rrd_jax.models lists them" in message
-    assert "rrd_jax.objectives" in message
+    assert "python -m rrd_jax.models lists networks" in message
+    assert "python -m rrd_jax.objectives" in message
     assert (f"did you mean '{nearest}" in message) == bool(nearest)
     assert "\n" not in message
     assert len(message) < 250
