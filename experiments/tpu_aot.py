@@ -120,7 +120,9 @@ def train_step(config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
     macs = [models.summarize(n, image_shape).macs for n in (teacher, recipe.student)]
     return Step(
         config.name,
-        built.train_step.lower(built.abstract, _placed(variables, everywhere), batch),
+        (built.train_steps or built.train_step).lower(
+            built.abstract, _placed(variables, everywhere), batch
+        ),
         mesh,
         size,
         2 * size * (macs[0] + 3 * macs[1]),  # backwards, each product has two gradients

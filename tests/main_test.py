@@ -23,7 +23,7 @@ _DIGITS = "--config=configs/digits.py"
         ([_DIGITS, "stray"], 1, "unexpected argument 'stray'"),
         ([_DIGITS, "--config.optimizer.learnin_rate=1"], 1, 'Did you mean "learning_rate"'),
         ([_DIGITS + ":resnet20-resnet9"], 1, "option 'resnet20-resnet9' is not smoke"),
-        ([_DIGITS + ":rdd"], 1, "did you mean 'rrd+kd'"),
+        ([_DIGITS + ":rdd"], 1, "did you mean 'rrd'"),
         ([_DIGITS, "--config.student.model=resnet9"], 2, "did you mean 'resnet8'"),
         ([_DIGITS, "--config.objectives.kd.temperature=0"], 2, "temperature is 0"),
         ([_DIGITS, "--processes=-1"], 1, "processes"),
