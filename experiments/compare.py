@@ -15,7 +15,7 @@ import statistics
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from rrd_jax import cli, errors, fit, main, parallel, report, train
+from rrd_jax import cli, errors, fit, main, parallel, recipes, report, train
 
 _METHODS = flags.DEFINE_list("methods", ["ce", "kd", "rrd", "rrd+kd"], "Methods of configs.")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds 0 to this number less one.", lower_bound=1)
@@ -46,7 +46,7 @@ def run_grid(folder: pathlib.Path, methods: list[str], seeds: int) -> dict[str, 
     for config in cells.values():
         train.check(config)
     first = next(iter(cells.values()))
-    if not train.teachers(first):
+    if not recipes.teachers(first):
         raise errors.InputError("the config has no teacher; name a pair TEACHER-STUDENT")
     setting = train.prepare(first)
     _, teacher = train.get_teacher(first, folder, setting)

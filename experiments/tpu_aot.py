@@ -28,7 +28,7 @@ from absl import app, flags
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
-from rrd_jax import cli, errors, models, objectives, parallel, program, report, train
+from rrd_jax import cli, errors, models, objectives, parallel, program, recipes, report, train
 from rrd_jax.data import augment
 
 _CONFIGS = flags.DEFINE_multi_string(
@@ -95,8 +95,8 @@ def train_step(config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
     parallel.check_batch(mesh, size, config.train.accumulate)
     image_shape, steps_per_epoch = (side, side, len(config.data.mean)), examples // size
     platform = mesh.devices.flat[0].platform
-    recipe = train.recipe(config, "", num_classes, examples, platform)
-    teacher = train.create_network(config, config.teacher.model, num_classes, platform)
+    recipe = recipes.from_config(config, "", num_classes, examples, platform)
+    teacher = recipes.create_network(config, config.teacher.model, num_classes, platform)
     resident = config.data.augment not in augment.HOST  # both sets, where it may be
     built = program.build(
         recipe, mesh, image_shape, steps_per_epoch, resident=resident, teacher=teacher
@@ -259,7 +259,7 @@ def _placed(tree: Any, sharding: jax.sharding.Sharding) -> Any:
 def _config(named: str) -> ConfigDict:
     path, _, argument = named.partition(":")
     config = runpy.run_path(path)["get_config"](argument)
-    if len(train.teachers(config)) != 1:
+    if len(recipes.teachers(config)) != 1:
         raise errors.InputError(f"'{named}' must have one teacher; name a pair TEACHER-STUDENT")
     return config
 

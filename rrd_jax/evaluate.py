@@ -5,7 +5,7 @@ from typing import Any
 
 import ml_collections
 
-from rrd_jax import errors, fit, models, report, train
+from rrd_jax import errors, fit, models, recipes, report, train
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> list[dict[str, Any]]:
@@ -28,7 +28,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> list[dict[str, Any]]
       InputError: neither is there, or one is damaged or of another network or data set.
     """
     folder = pathlib.Path(workdir)
-    chosen = zip(train.teachers(config), train.teacher_paths(config, folder), strict=True)
+    chosen = zip(recipes.teachers(config), train.teacher_paths(config, folder), strict=True)
     chosen = [(one.model, path) for one, path in chosen if one.checkpoint or path.exists()]
     student = (folder / "checkpoints").exists()
     if not chosen and not student:
@@ -41,14 +41,14 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> list[dict[str, Any]]
     networks = [train.load_network(config, *one, setting) for one in chosen]
     rows = [_row("teacher", *one) for one in zip(chosen, networks, strict=True)]
     teacher = None
-    if networks and len(networks) == len(train.teachers(config)):
+    if networks and len(networks) == len(recipes.teachers(config)):
         teacher = train.together(config, networks, setting)
     if teacher and len(networks) > 1:
         names, paths = ("+".join(map(str, side)) for side in zip(*chosen, strict=True))
         rows.append(_row("teachers", (names, paths), teacher))
     if student:
         dataset = setting.dataset
-        terms = train.recipe(config, "", dataset.num_classes, len(dataset.train)).objectives
+        terms = recipes.from_config(config, "", dataset.num_classes, len(dataset.train)).objectives
         network = train.load_network(config, config.student.model, folder, setting, terms)
         rows.append(_row("student", (config.student.model, folder), network, teacher))
     print(table(rows))

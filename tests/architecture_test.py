@@ -11,7 +11,8 @@ _ORDER = [
     ["main"],
     ["evaluate"],
     ["train"],
-    ["fit", "weights"],
+    ["recipes"],
+    ["fit", "weights", "workdir"],
     ["program", "checkpoint"],
     ["steps", "data", "report", "parallel", "optim", "convert"],
     ["state"],
@@ -60,6 +61,6 @@ def test_libraries_stay_in_their_rooms(path):
     assert own == "weights" or "torch" not in names
     assert own == "checkpoint" or not any(name.startswith("orbax") for name in names)
     assert own == "models" or not any(name.startswith("flax.linen") for name in names)
-    assert own in ("train", "evaluate", "main") or not any(
+    assert own in ("train", "recipes", "evaluate", "main") or not any(
         name.startswith("ml_collections") for name in names
     )

@@ -8,7 +8,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from configs import cifar100, common, methods
-from rrd_jax import errors, objectives, parallel, train
+from rrd_jax import errors, objectives, parallel, recipes, train
 
 _CONFIGS = ["digits", "fashion_mnist", "cifar100", "imagenet_r34_r18", "imagenet_r50_mobilenetv1"]
 
@@ -85,7 +85,7 @@ def test_the_pairs_of_the_benchmark_have_their_learning_rates_and_figures(pair):
     assert (config.teacher.model, config.student.model) == (teacher, student)
     small = "mobilenet" in student or "shufflenet" in student
     assert config.optimizer.learning_rate == (0.01 if small else 0.05)
-    assert train.teacher_config(config, config.teacher).optimizer.learning_rate == 0.05
+    assert recipes.teacher_config(config, config.teacher).optimizer.learning_rate == 0.05
     module = importlib.import_module("configs.cifar100")
     assert [teacher, student] in [line.split()[:2] for line in module.__doc__.split("\n")]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import cifar100, methods
-from rrd_jax import errors, models, objectives, parallel, program, train
+from rrd_jax import errors, models, objectives, parallel, program, recipes
 from tests import networks
 
 _IMAGE, _CLASSES, _BATCH = (8, 8, 3), 4, 8
@@ -61,7 +61,7 @@ def _recipe(pair, method):
             options.batch_size = _BATCH
     config.optimizer.learning_rate = 0.001
     config.data.augment = "none"  # which takes long to compile
-    return train.recipe(config, "", _CLASSES, 3 * _BATCH)
+    return recipes.from_config(config, "", _CLASSES, 3 * _BATCH)
 
 
 def _build(recipe, pair):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from rrd_jax import errors, evaluate, fit, parallel, program, train
+from rrd_jax import errors, evaluate, fit, parallel, program, recipes, train
 from tests.conftest import use_one_device
 
 _CE = {"ce": {"weight": 1.0}}
@@ -50,9 +50,9 @@ def _equal(a, b):
 @pytest.mark.parametrize("name", ["ab", "ft"])
 def test_a_stage_trains_its_own_part_and_the_run_goes_on_from_there(name):
     config = _config({**_CE, name: {"weight": 1.0, "epochs": 1}}, "smoke,resnet8-resnet8x4")
-    recipe = train.recipe(config, "student", 10, 24)
+    recipe = recipes.from_config(config, "student", 10, 24)
     recipe = dataclasses.replace(recipe, ema=0.5)
-    mesh, teacher = parallel.make_mesh(), train.create_network(config, "resnet8x4", 10)
+    mesh, teacher = parallel.make_mesh(), recipes.create_network(config, "resnet8x4", 10)
     teacher_variables = teacher.init(jax.random.key(1), np.zeros((1, 8, 8, 1), np.float32))
 
     def built(recipe):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from rrd_jax import checkpoint, data, errors, fit, train
+from rrd_jax import checkpoint, data, errors, fit, recipes, train
 from rrd_jax.data import feed
 from tests.conftest import use_one_device
 
@@ -210,7 +210,7 @@ def test_all_methods_of_a_config_share_a_trained_teacher(tmp_path):
     for method in ("ce", "kd", "rrd", "rrd+kd"):
         config = digits.get_config(method)
         config.teacher.model = "resnet8x4"
-        with train.claim(tmp_path, train.teacher_config(config, config.teacher)):
+        with train.claim(tmp_path, recipes.teacher_config(config, config.teacher)):
             pass
 
 
@@ -231,9 +231,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_steps_and_the_last_good_one(
     original = fit._Run._batches
 
     def batches(self, start):
-        for step, batch in enumerate(original(self, start), start + 1):
+        for step, (count, batch) in enumerate(original(self, start), start + 1):
             poison = {"image": np.full(batch["image"].shape, np.nan, np.float32)}
-            yield batch | poison if step >= 5 else batch
+            yield count, batch | poison if step >= 5 else batch
 
     monkeypatch.setattr(fit._Run, "_batches", batches)
     with pytest.raises(errors.DivergedError, match="within steps 4 to 6 .* step 3 is the last"):
@@ -335,7 +335,7 @@ def test_evaluation_counts_every_example_once_on_any_number_of_devices():
 
 def test_a_teacher_may_have_its_own_training_split():
     config = digits.get_config()
-    own = train.teacher_config(config, config.teacher)
+    own = recipes.teacher_config(config, config.teacher)
     assert (config.data.train_split, own.data.train_split) == ("train[:200]", "train")
     assert (own.student.model, own.teacher.model) == ("resnet8x4", "")
     assert own.train.epochs == 15
