@@ -237,15 +237,16 @@ class _Run:
             f" {np.dtype(recipe.student.dtype).name} on {self.mesh.size}"
             f" {self.mesh.devices.flat[0].device_kind}"
         ]
-        for name, objective in recipe.objectives.items():
-            if objective.taps:
-                networks = (recipe.student, self.network)
-                outputs = [models.summarize(n, self.dataset.image_shape).outputs for n in networks]
-                sizes = [
-                    " - ".join("x".join(map(str, tap.shape[1:])) for tap in pair)
-                    for pair in objective.taps(*outputs)
-                ]
-                lines.append(f"{name} compares maps student - teacher: {', '.join(sizes)}")
+        pairing = {name: o.taps for name, o in recipe.objectives.items() if o.taps}
+        if pairing:
+            networks = (recipe.student, self.network)
+            outputs = [models.summarize(n, self.dataset.image_shape).outputs for n in networks]
+        for name, taps in pairing.items():
+            sizes = [
+                " - ".join("x".join(map(str, tap.shape[1:])) for tap in pair)
+                for pair in taps(*outputs)
+            ]
+            lines.append(f"{name} compares maps student - teacher: {', '.join(sizes)}")
         return lines
 
     def train(self, run_state: state.TrainState, ledger: _Ledger, out: report.Report) -> Result:

@@ -51,7 +51,7 @@ def start(coordinator: str = "", processes: int = 0, process_id: int = 0) -> Non
     if processes == 1 or alone:  # JAX gives each task of Slurm one GPU, and this one has them all
         return
     if coordinator:
-        _check_coordinator(coordinator)
+        place = _parse(coordinator)
         if process_id >= processes:
             raise errors.InputError(
                 f"--process_id={process_id} of --processes={processes}: with --coordinator, ids are"
@@ -59,7 +59,7 @@ def start(coordinator: str = "", processes: int = 0, process_id: int = 0) -> Non
             )
         print(f"joining process 0 of {processes} at {coordinator}", flush=True)
         if process_id:
-            _wait_for(coordinator)
+            _wait_for(place)
     try:
         if coordinator:
             jax.distributed.initialize(
@@ -82,26 +82,27 @@ def start(coordinator: str = "", processes: int = 0, process_id: int = 0) -> Non
         )
 
 
-def _check_coordinator(address: str) -> None:
+def _parse(address: str) -> tuple[str, int]:
+    """Host and port."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise errors.InputError(
             f"--coordinator={address} must be HOST:PORT, for example 10.0.0.2:1234"
         )
+    return host.strip("[]"), int(port)
 
 
-def _wait_for(address: str) -> None:
+def _wait_for(place: tuple[str, int]) -> None:
     """Returns when something answers there: JAX would end the process where nothing does."""
-    host, port = address.rsplit(":", 1)
     end = time.monotonic() + _PATIENCE
     while True:
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+            socket.create_connection(place, timeout=5).close()
             return
         except OSError as error:
             if time.monotonic() > end:
                 raise errors.InputError(
-                    f"process 0 does not answer at --coordinator={address} ({error})"
+                    f"process 0 does not answer at --coordinator={place[0]}:{place[1]} ({error})"
                 ) from error
         time.sleep(0.2)
 

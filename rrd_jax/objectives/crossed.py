@@ -9,7 +9,7 @@ from rrd_jax.objectives import adapters, features
 from rrd_jax.objectives.adapters import Layer
 from rrd_jax.objectives.base import Objective, ObjectiveState
 from rrd_jax.objectives.features import Maps
-from rrd_jax.objectives.rrd import unit
+from rrd_jax.objectives.linear import unit
 
 _FACTOR = 4  # batch size over the length of SemCKD's queries and keys
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax import errors
-from rrd_jax.objectives import adapters, features
+from rrd_jax.objectives import adapters, features, linear
 from rrd_jax.objectives.adapters import Layer
 from rrd_jax.objectives.base import Objective, ObjectiveState
 
@@ -15,9 +15,7 @@ Head = dict[str, jax.Array]
 
 def classify(head: Head, embedding: jax.Array) -> jax.Array:
     """embedding @ kernel + bias: [B, D] to [B, C] in float32; the head is constant."""
-    head = jax.lax.stop_gradient(head)
-    embedding = embedding.astype(jnp.float32)
-    return jnp.matmul(embedding, head["kernel"], precision="highest") + head["bias"]
+    return linear.apply(jax.lax.stop_gradient(head), embedding)
 
 
 def srrl_loss(adapted: jax.Array, embedding: jax.Array, logits: jax.Array, head: Head) -> jax.Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from rrd_jax import errors
 from rrd_jax.objectives import features
 from rrd_jax.objectives.base import Objective
-from rrd_jax.objectives.rrd import unit
+from rrd_jax.objectives.linear import unit
 
 _SPARE = 3  # directions of the student beyond the teacher's, to choose from
 _WEAK = 1e-5  # gaps and eigenvalues below this share of the largest say nothing in float32

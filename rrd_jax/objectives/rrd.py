@@ -210,10 +210,8 @@ def _with_queue(comparison, size, dim, *, before, initial) -> Objective:
 
 def _with_sample(comparison, size, dim, *, before, examples, momentum) -> Objective:
     def init(key, student, teacher):
-        params, frozen, key = _projections(key, student, teacher, dim)
-        bank_key, draw_key = jax.random.split(key)
-        frozen = {"projection": frozen, "key": jax.random.key_data(draw_key)}
-        kept = Sampled(memories.init_bank(bank_key, examples, dim), jnp.int32(0))
+        params, frozen, key = _projections_and_draws(key, student, teacher, dim)
+        kept = Sampled(memories.init_bank(key, examples, dim), jnp.int32(0))
         return ObjectiveState(params, frozen, kept)
 
     def loss(state, student, teacher, batch):
@@ -231,10 +229,8 @@ def _with_sample(comparison, size, dim, *, before, examples, momentum) -> Object
 
 def _with_banks(temperatures, size, dim, *, examples, momentum, temperature) -> Objective:
     def init(key, student, teacher):
-        params, frozen, key = _projections(key, student, teacher, dim)
-        banks_key, draw_key = jax.random.split(key)
-        frozen = {"projection": frozen, "key": jax.random.key_data(draw_key)}
-        return ObjectiveState(params, frozen, bank.init(banks_key, examples, dim))
+        params, frozen, key = _projections_and_draws(key, student, teacher, dim)
+        return ObjectiveState(params, frozen, bank.init(key, examples, dim))
 
     def loss(state, student, teacher, batch):
         *relations, moved = bank.step(
@@ -257,6 +253,13 @@ def _projections(key, student, teacher, dim):
     lengths = (outputs.embedding.shape[-1] for outputs in (student, teacher))
     layers = (linear.init(own, length, dim) for own, length in zip(keys[:2], lengths, strict=True))
     return *layers, keys[2]
+
+
+def _projections_and_draws(key, student, teacher, dim):
+    """The same, with a key for draws beside the teacher's layer."""
+    params, frozen, key = _projections(key, student, teacher, dim)
+    key, draw_key = jax.random.split(key)
+    return params, {"projection": frozen, "key": jax.random.key_data(draw_key)}, key
 
 
 def _embeddings(params, frozen, student, teacher):
