@@ -66,6 +66,11 @@ def get_config(argument: str = "") -> ConfigDict:
     teacher.train_split = config_dict.placeholder(str)  # None: as data.train_split
     teacher.epochs = config_dict.placeholder(int)  # None: as train.epochs
     teacher.learning_rate = config_dict.placeholder(float)  # None: as optimizer.learning_rate
+    # Remembers the teacher's embeddings of all views of the training images (162 of each with
+    # crop_flip), in the precision that it computes in, instead of running it at each step: in
+    # memory, and on disk beside the teacher for later runs. on, off; auto: where half of the
+    # memory is enough and there are more epochs than views, or they are on disk already.
+    teacher.cache = "auto"
     # Of several teachers (--config.teacher[0].weight=2), relative to the others'.
     teacher.weight = 1.0
     config.baseline = False  # train the student alone too, in <workdir>/alone

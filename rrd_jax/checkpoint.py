@@ -190,20 +190,60 @@ def save_network(folder: pathlib.Path, variables: dict[str, Any], meta: dict[str
     inner = folder.absolute() / "checkpoints"
     if _steps(inner):
         raise errors.InputError(f"{inner} holds checkpoints already; choose another folder")
-    digest = _digest(variables)
+    found = digest(variables)
     state = {"params": {"student": variables["params"]}, "batch_stats": variables["batch_stats"]}
+    _write(inner, state, meta, {"student": found})
+    return found
+
+
+def exists(folder: pathlib.Path) -> bool:
+    """Whether `save_arrays` has written there."""
+    return bool(_steps(folder))
+
+
+def save_arrays(folder: pathlib.Path, arrays: Any, meta: dict[str, Any]) -> None:
+    """Writes arrays, however they are split, for `load_arrays` to read.
+
+    Args:
+      folder: to write to; nothing is in it.
+      arrays: a tree.
+      meta: JSON beside it.
+
+    Raises:
+      InputError: the folder cannot be written.
+    """
+    _write(folder, arrays, meta, {"arrays": digest(arrays)})
+
+
+def load_arrays(folder: pathlib.Path, like: Any) -> Any:
+    """The arrays of `save_arrays`, placed like `like`; None, and a warning, if they are damaged."""
     try:
-        with ocp.CheckpointManager(inner) as manager:
+        with ocp.CheckpointManager(folder) as manager:
+            restored = manager.restore(
+                0,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
+                ),
+            )
+        _verify({"arrays": digest(restored.state)}, _unseal(restored.meta)[1])
+    except Exception as error:
+        _warn(folder, 0, error)
+        return None
+    return restored.state
+
+
+def _write(folder: pathlib.Path, state: Any, meta: dict[str, Any], digests: dict[str, str]) -> None:
+    try:
+        with ocp.CheckpointManager(folder) as manager:
             manager.save(
                 0,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(state),
-                    meta=ocp.args.JsonSave(_seal(meta, {"student": digest})),
+                    meta=ocp.args.JsonSave(_seal(meta, digests)),
                 ),
             )
     except (OSError, ValueError) as error:
-        raise errors.InputError(f"{inner} cannot be written ({_first_line(error)})") from error
-    return digest
+        raise errors.InputError(f"{folder} cannot be written ({_first_line(error)})") from error
 
 
 def load_student(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -259,7 +299,7 @@ def _load_student(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]
             "frozen": restored["frozen"][name],
             "memory": restored["memory"][name],
         }
-    _verify({"student": _digest(student)}, digests)
+    _verify({"student": digest(student)}, digests)
     return student, meta
 
 
@@ -308,7 +348,8 @@ def _digests(state: TrainState) -> dict[str, str]:
     return found | {"student": _combined(bare.student, sums.student)}
 
 
-def _digest(tree: Any) -> str:
+def digest(tree: Any) -> str:
+    """Of all arrays of a tree, by their places in it."""
     return _combined(tree, _all_sums(tree))
 
 

@@ -11,16 +11,37 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rrd_jax import checkpoint, data, errors, metrics, models, parallel, program, report, state
+from rrd_jax import (
+    checkpoint,
+    data,
+    errors,
+    metrics,
+    models,
+    parallel,
+    program,
+    report,
+    state,
+    views,
+)
 from rrd_jax.data import feed
 
 
 class Teacher(NamedTuple):
-    """A frozen network, and a function that gives what `evaluate` finds on the test split."""
+    """A frozen network.
+
+    Attributes:
+      network: of `models.create`, or an Ensemble.
+      variables: its weights, on the devices.
+      tested: () -> what `evaluate` finds on the test split.
+      folders: where each member's embeddings of training images are kept.
+      remembered: those embeddings; None for a streamed split.
+    """
 
     network: Any
     variables: Any
     tested: Callable[[], dict[str, np.ndarray]]
+    folders: tuple[pathlib.Path, ...] = ()
+    remembered: views.Views | None = None
 
 
 class Result(NamedTuple):
@@ -54,6 +75,7 @@ class _Ledger:
       epoch: epochs finished.
       seconds: wall time so far.
       sums: of each logged scalar over the current epoch's steps.
+      recalls: whether the teacher is remembered, and does not run.
       best: test top-1 and epoch.
       result: the Result after `epoch`, as a dict.
     """
@@ -66,6 +88,7 @@ class _Ledger:
     epoch: int = 0
     seconds: float = 0.0
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    recalls: bool = False
     best: dict[str, float] = dataclasses.field(default_factory=lambda: {"top1": -1.0, "epoch": 0})
     result: dict[str, Any] | None = None
 
@@ -171,10 +194,11 @@ class _Run:
         self.total = recipe.epochs * self.steps_per_epoch
         # Cross-entropy alone still reports its agreement with the teacher, but never runs it.
         compares = any(o.needs_teacher for o in recipe.objectives.values())
-        network = teacher.network if teacher and compares else None
-        self.teacher_variables = teacher.variables if network else None
-        self.program = self._build(recipe, network)
-        self.network, abstract = network, self.program.abstract
+        self.network = teacher.network if teacher and compares else None
+        self.teacher_variables = teacher.variables if self.network else None
+        self.recalls, self.about_teacher = self._plan_teacher()
+        self.program = self._build(recipe, self.recalls)
+        abstract = self.program.abstract
         self.predict = program.build_predict(
             recipe.student, recipe.normalize, mesh, recipe.objectives
         )
@@ -182,14 +206,23 @@ class _Run:
         if name := abstract.classifier:
             self.parameters += models.count_parameters(abstract.params["objectives"][name])
 
-    def _build(self, recipe: program.Recipe, network: Any) -> program.Program:
+    def _plan_teacher(self) -> tuple[bool, str]:
+        """Whether what the teacher remembers takes its place; and that, or why not, as a line."""
+        if not self.network or self.recipe.teacher_cache == "off":
+            return False, ""
+        began = checkpoint.read_meta(self.folder / "checkpoints")
+        kept = None if began is None else began.get("recalls", False)
+        return views.plan(self.teacher.remembered, self.recipe, kept)
+
+    def _build(self, recipe: program.Recipe, recalls: bool = False) -> program.Program:
         return program.build(
             recipe,
             self.mesh,
             self.dataset.image_shape,
             self.steps_per_epoch,
             resident=self.dataset.train.on_device,
-            teacher=network,
+            teacher=self.network,
+            recalls=recalls,
         )
 
     def start(self) -> tuple[state.TrainState, _Ledger]:
@@ -210,6 +243,7 @@ class _Run:
             shape,
             dataset.version,
             classifier=self.program.abstract.classifier,
+            recalls=self.recalls,
         )
         run_state = self.program.create(self.recipe.seed, self.teacher_variables)
         for name, objective in self.recipe.objectives.items():
@@ -222,7 +256,7 @@ class _Run:
         recipe, folder = program.before(self.recipe, name), self.folder / f"before-{name}"
         fit(recipe, folder, self.dataset, self.mesh, self.teacher)
         with checkpoint.Checkpoints(folder / "checkpoints") as checkpoints:
-            ended, _ = checkpoints.restore(self._build(recipe, self.network).abstract)
+            ended, _ = checkpoints.restore(self._build(recipe).abstract)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.program.abstract)
         after = functools.partial(program.after, name=name, recipe=self.recipe)
         return jax.jit(after, out_shardings=shardings)(run_state, ended)
@@ -237,6 +271,8 @@ class _Run:
             f" {np.dtype(recipe.student.dtype).name} on {self.mesh.size}"
             f" {self.mesh.devices.flat[0].device_kind}"
         ]
+        if self.about_teacher:
+            lines.append(self.about_teacher)
         pairing = {name: o.taps for name, o in recipe.objectives.items() if o.taps}
         if pairing:
             networks = (recipe.student, self.network)
@@ -253,6 +289,9 @@ class _Run:
         """Steps to the last epoch's end."""
         recipe, compiled = self.recipe, self.program
         step = start = int(run_state.step)
+        teacher = self.teacher_variables
+        if self.recalls:
+            teacher = self.teacher.remembered.get(recipe.augment, lambda: self._stops_alone(step))
         pending: list[tuple[int, Any]] = []
         clock = report.Clock(ledger.seconds, start)
         if start and start // self.steps_per_epoch > ledger.epoch:  # it was stopped in its test
@@ -260,7 +299,7 @@ class _Run:
         with contextlib.closing(self._batches(start)) as batches:
             for count, batch in batches:
                 train = compiled.train_steps if count > 1 else compiled.train_step
-                run_state, logged = train(run_state, self.teacher_variables, batch)
+                run_state, logged = train(run_state, teacher, batch)
                 pending.append((count, logged))
                 if not self.dataset.train.on_device and len(pending) > 2:
                     # Batches wait on the device: the next is sent while one is used, no more.
@@ -382,16 +421,18 @@ class _Run:
         ledger.result = self._result(ledger, row)._asdict()
         self.checkpoints.save(run_state, dataclasses.asdict(ledger), row["test/top1"])
 
+    def _stops_alone(self, step: int) -> bool:
+        """Between steps: several processes agree on one to stop after, and go on until then."""
+        return parallel.part() == (0, 1) and self.stop(step)
+
     def _test(self, run_state: state.TrainState, step: int) -> dict[str, float]:
-        # Several processes agree on a step to stop after; in between they go on together.
-        alone = parallel.part() == (0, 1)
         found = evaluate(
             self.predict,
             run_state.student,
             self.dataset.test,
             self.recipe.eval_batch_size,
             self.mesh,
-            stop=lambda: alone and self.stop(step),
+            stop=lambda: self._stops_alone(step),
         )
         reference = self.teacher.tested()["prediction"] if self.teacher else None
         return {f"test/{name}": value for name, value in summary(found, reference).items()}

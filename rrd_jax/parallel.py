@@ -131,6 +131,13 @@ def main_first(action: Callable[[], _Result]) -> _Result:
     return result if is_main() else action()
 
 
+def as_main(value: bool) -> bool:
+    """What process 0 says, in all processes."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
 @contextlib.contextmanager
 def stop_requests() -> Iterator[Callable[[int], bool]]:
     """While it lasts, SIGTERM asks a run to stop and does not end the process.
@@ -165,6 +172,14 @@ def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:
         raise errors.InputError(
             f"train.batch_size {batch_size} is not a multiple of the {mesh.size} devices{parts}"
         )
+
+
+def free_bytes(mesh: Mesh) -> int:
+    """Memory of each device of this process that nothing uses yet, about."""
+    own = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    if stats := own[0].memory_stats():
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(own)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

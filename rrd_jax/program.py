@@ -9,6 +9,7 @@ import jax
 import optax
 
 from rrd_jax import models, optim, parallel, state, steps
+from rrd_jax.data import augment
 from rrd_jax.objectives import Objective, classifier
 
 # A second's or so on one accelerator, between two looks at whether to stop.
@@ -42,6 +43,7 @@ class Recipe:
       steps_per_dispatch: the most steps that one call makes; 0 for what suits the devices.
       log_every: steps between two looks at the losses.
       save_every: steps between two checkpoints inside an epoch; 0 for none.
+      teacher_cache: whether the teacher is remembered: "on", "off", or "auto" for where it pays.
     """
 
     label: str
@@ -52,7 +54,7 @@ class Recipe:
     warmup: dict[str, int]
     schedule: optax.Schedule
     optimizer: Callable[[optax.Schedule], optax.GradientTransformation]
-    augment: steps.Augment
+    augment: augment.Augment
     mix: steps.Mix | None
     normalize: Callable
     seed: int
@@ -65,6 +67,7 @@ class Recipe:
     steps_per_dispatch: int
     log_every: int
     save_every: int
+    teacher_cache: str
     stays: str = ""
 
 
@@ -114,6 +117,7 @@ def before(recipe: Recipe, name: str) -> Recipe:
         stays="classifier" if stage.student else "student",
         epochs=stage.epochs,
         ema=0.0,
+        teacher_cache="off",
     )
 
 
@@ -137,6 +141,7 @@ def build(
     *,
     resident: bool,
     teacher: Any = None,
+    recalls: bool = False,
 ) -> Program:
     """The functions of a run.
 
@@ -147,6 +152,7 @@ def build(
       steps_per_epoch: updates an epoch.
       resident: whether a step takes its batch out of a split that lies on the devices.
       teacher: a network of `models.create`; None where no objective reads one.
+      recalls: whether the step is given what the teacher remembers, in place of its variables.
     """
     optimizer = recipe.optimizer(recipe.schedule)
     if recipe.stays:
@@ -174,6 +180,10 @@ def build(
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     # Hundreds of small random draws: compiling them well takes longer than drawing them.
     quick = {"xla_backend_optimization_level": 0} if on_cpu else None
+    teach = None
+    if teacher:
+        views = recipe.augment.views
+        teach = steps.recalling(teacher, views) if recalls else steps.running(teacher)
     train_step = steps.make_train_step(
         recipe.student,
         recipe.objectives,
@@ -181,7 +191,7 @@ def build(
         optimizer,
         recipe.augment,
         steps_per_epoch,
-        teacher,
+        teach,
         recipe.mix,
         warmup=recipe.warmup,
         accumulate=recipe.accumulate,

@@ -147,7 +147,21 @@ def from_config(
         steps_per_dispatch=config.train.steps_per_dispatch,
         log_every=config.train.log_every,
         save_every=config.train.save_every,
+        teacher_cache=_cache(config),
     )
+
+
+def _cache(config: ml_collections.ConfigDict) -> str:
+    """What several teachers agree on."""
+    known = dict.fromkeys(("auto", "on", "off"))
+    found = {chosen.cache for chosen in teachers(config)} or {"off"}
+    for name in found:
+        errors.lookup("teacher.cache", name, known)
+    if len(found) > 1:
+        raise errors.InputError(
+            f"the teachers' caches are {' and '.join(sorted(found))}; they must be the same"
+        )
+    return found.pop()
 
 
 def _check_together(terms: dict[str, objectives.Objective], ema: float) -> None:

@@ -8,13 +8,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rrd_jax import metrics
+from rrd_jax import metrics, models
 from rrd_jax.objectives import Objective, ObjectiveState, classifier
 from rrd_jax.state import TrainState
 
 Batch = dict[str, jax.Array]
-# (key, epoch [], index [B], images uint8 [B, H, W, channels]) -> float32 images.
-Augment = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
 # (key, images [B, H, W, channels], labels [B]) -> mixed images, and entries for the batch.
 Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 # Folded into the key for mixing; epochs, which are folded in for augmentation, never get there.
@@ -26,9 +24,9 @@ def make_train_step(
     objectives: dict[str, Objective],
     weights: dict[str, float],
     optimizer: optax.GradientTransformation,
-    augment: Augment,
+    augment: Any,
     steps_per_epoch: int,
-    teacher: Any = None,
+    teacher: Callable[[Any, Batch], Any] | None = None,
     mix: Mix | None = None,
     *,
     warmup: Mapping[str, int] = MappingProxyType({}),
@@ -43,9 +41,9 @@ def make_train_step(
       objectives: by name; each is logged unweighted as `loss/<name>`.
       weights: name to factor in the total loss.
       optimizer: what `state.create` was given.
-      augment: pure; see Augment. Randomness is a function of (state.key, epoch, example index).
+      augment: a `data.augment.Augment`. Views are a function of (state.key, epoch, example index).
       steps_per_epoch: turns the step into the epoch.
-      teacher: a network of `models.create`, or None.
+      teacher: (its variables, batch) -> its Outputs, by `running` or `recalling`; None for none.
       mix: of images within the batch, after augmentation; its randomness is a function of
         (state.key, step).
       warmup: name to the epochs over which its weight grows: in epoch e, counted from 1, it is
@@ -76,8 +74,7 @@ def make_train_step(
         """Of one part of a batch, with what it logs and leaves behind."""
         teacher_outputs = None
         if teacher is not None:
-            teacher_outputs = teacher.apply(teacher_variables, batch["image"], train=False)
-            teacher_outputs = jax.lax.stop_gradient(teacher_outputs)
+            teacher_outputs = jax.lax.stop_gradient(teacher(teacher_variables, batch))
 
         def total_loss(params):
             variables = {"params": params["student"], "batch_stats": batch_stats}
@@ -120,12 +117,13 @@ def make_train_step(
 
     def train_step(state, teacher_variables, batch):
         epoch = state.step // steps_per_epoch
-        images = augment(state.key, epoch, batch["index"], batch["image"])
+        view = augment.choose(state.key, epoch, batch["index"])
+        images = augment.show(view, batch["image"])
         if mix is not None:
             key = jax.random.fold_in(jax.random.fold_in(state.key, _MIX), state.step)
             images, mixed = mix(key, images, batch["label"])
             batch = batch | mixed
-        batch = batch | {"image": images}
+        batch = batch | {"image": images, "view": view}
         if accumulate > 1:
             gradients, left = accumulated(state, teacher_variables, batch)
         else:
@@ -150,6 +148,34 @@ def make_train_step(
         ), logged
 
     return train_step
+
+
+def running(network: Any) -> Callable[[Any, Batch], Any]:
+    """A teacher that looks at each batch: (variables, batch) -> Outputs."""
+    return lambda variables, batch: network.apply(variables, batch["image"], train=False)
+
+
+def recalling(network: Any, views: int) -> Callable[[Any, Batch], Any]:
+    """A teacher that has seen all views of all images before; it remembers no maps.
+
+    Args:
+      network: of `models.create`, or an Ensemble.
+      views: of an image.
+
+    Returns:
+      (remembered, batch) -> Outputs. Of each member of the network, `remembered` holds in
+      `embedding` [N * views, D], view by view of image by image, and in `head` the classifier.
+    """
+
+    def recall(remembered, batch):
+        row = batch["index"] * views + batch["view"]
+        each = [
+            models.from_embedding(table.at[row].get(mode="promise_in_bounds"), head)
+            for table, head in zip(remembered["embedding"], remembered["head"], strict=True)
+        ]
+        return models.joined(network, each)
+
+    return recall
 
 
 def from_resident(

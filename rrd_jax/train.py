@@ -20,6 +20,7 @@ from rrd_jax import (
     program,
     recipes,
     report,
+    views,
     weights,
     workdir,
 )
@@ -200,7 +201,8 @@ def together(
     variables = {
         name: tuple(one.variables[name] for one in found) for name in ("params", "batch_stats")
     }
-    return _frozen(config, network, variables, setting)
+    folders = [folder for one in found for folder in one.folders]
+    return _frozen(config, network, variables, setting, folders)
 
 
 def load_network(
@@ -240,7 +242,9 @@ def load_network(
         )
     network = recipes.create_network(config, model, dataset.num_classes)
     variables = parallel.put(parallel.replicated(mesh), variables)
-    return _frozen(config, network, variables, setting, terms if classifier else None)
+    home = path.parent if path.name == "checkpoints" else path
+    folders = [home / "views" if path.is_dir() else path.with_name(f"{path.name}.views")]
+    return _frozen(config, network, variables, setting, folders, terms if classifier else None)
 
 
 def _frozen(
@@ -248,16 +252,20 @@ def _frozen(
     network: Any,
     variables: Any,
     setting: Setting,
+    folders: list[pathlib.Path],
     terms: dict[str, objectives.Objective] | None = None,
 ) -> fit.Teacher:
     dataset, mesh = setting
+    remembered = None
+    if dataset.train.on_device:
+        remembered = views.Views(network, variables, folders, dataset.train, mesh)
 
     @functools.cache  # a job that is finished already never asks
     def tested():
         predict = program.build_predict(network, recipes.normalize(config), mesh, terms)
         return fit.evaluate(predict, variables, dataset.test, config.train.eval_batch_size, mesh)
 
-    return fit.Teacher(network, variables, tested)
+    return fit.Teacher(network, variables, tested, tuple(folders), remembered)
 
 
 def table(results: list[fit.Result]) -> str:

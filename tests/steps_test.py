@@ -10,10 +10,6 @@ from rrd_jax.objectives import logits
 from tests import golden, networks, tiny
 
 
-def _plain(key, epoch, index, images):
-    return images
-
-
 @pytest.mark.parametrize("run", ["rrd", "rrd_kd"])
 def test_five_steps_have_the_losses_of_the_reference_training_loop(run):
     file = golden.load("rrd_resnet8_tiny")
@@ -96,7 +92,9 @@ def _train(file, run):
     )
     step = jax.jit(
         chex.assert_max_traces(n=1)(
-            steps.make_train_step(pair[0], terms, weights, optimizer, _plain, 5, pair[1])
+            steps.make_train_step(
+                pair[0], terms, weights, optimizer, tiny.plain, 5, steps.running(pair[1])
+            )
         )
     )
     found = {}
@@ -178,10 +176,9 @@ def test_the_teacher_sees_the_mixed_images(kind):
         jax.debug.callback(lambda x, e: seen.update(images=x, **e), images, entries)
         return images, entries
 
+    weights, teach = {"ce": 1.0, "kd": 1.0}, steps.running(network)
     step = jax.jit(
-        steps.make_train_step(
-            network, terms, {"ce": 1.0, "kd": 1.0}, optimizer, _plain, 5, network, spy
-        )
+        steps.make_train_step(network, terms, weights, optimizer, tiny.plain, 5, teach, spy)
     )
     _, logged = step(start, teacher, batch)
     jax.effects_barrier()

@@ -6,11 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrd_jax import models, objectives, optim, parallel, state, steps
+from rrd_jax.data import augment
 
-
-def plain(key, epoch, index, images):
-    """No augmentation."""
-    return images
+# No augmentation.
+plain = augment.Augment(
+    "plain", 1, lambda key, epoch, index: 0 * index, lambda view, images: images
+)
 
 
 def job(
@@ -50,7 +51,15 @@ def job(
     step = jax.jit(
         chex.assert_max_traces(n=1)(
             steps.make_train_step(
-                student, terms, weights, optimizer, plain, 5, teacher, ema=ema, **options
+                student,
+                terms,
+                weights,
+                optimizer,
+                plain,
+                5,
+                steps.running(teacher),
+                ema=ema,
+                **options,
             )
         ),
         donate_argnums=0,

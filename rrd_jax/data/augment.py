@@ -1,6 +1,7 @@
 """Image transforms. Each is a pure function of (key, epoch, example index), on device or host."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import cv2
 import jax
@@ -25,9 +26,25 @@ def make_normalize(mean: Sequence[float], std: Sequence[float]) -> Callable:
     return normalize
 
 
+class Augment(NamedTuple):
+    """What the compiled step does to training images: it shows one of their views.
+
+    Attributes:
+      name: says all that it does.
+      views: how many an image has; 0 where the host has cut it already, so that none comes twice.
+      choose: (key, epoch [], index [B]) -> [B] int32 in [0, views).
+      show: (view [B], images uint8 [B, H, W, channels]) -> float32 images, normalised.
+    """
+
+    name: str
+    views: int
+    choose: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    show: Callable[[jax.Array, jax.Array], jax.Array]
+
+
 def make_augment(
     kind: str, *, mean: Sequence[float], std: Sequence[float], pad: int, flip: bool
-) -> Callable:
+) -> Augment:
     """What the compiled step does to training images.
 
     Args:
@@ -38,24 +55,48 @@ def make_augment(
       pad: pixels of black on each side that the crop may move into.
       flip: whether half of the images are mirrored.
 
-    Returns:
-      (key, epoch [], index [B], images uint8 [B, H, W, channels]) -> float32 images.
+    Raises:
+      InputError: an unknown kind, or a value out of range.
     """
     normalize = make_normalize(mean, std)
     known = dict.fromkeys(DEVICE + HOST)
     errors.lookup("augmentation", kind, known)
     if pad < 0:
         raise errors.InputError(f"data.pad is {pad}, but must be 0 or above")
+    name = f"{kind} of mean {tuple(mean)} and std {tuple(std)}"
     if kind != "crop_flip":
-        return lambda key, epoch, index, images: normalize(images)
+        return Augment(
+            name=name,
+            views=0 if kind in HOST else 1,
+            choose=lambda key, epoch, index: jnp.zeros_like(index),
+            show=lambda view, images: normalize(images),
+        )
+    sides = 1 + flip
+    places = 2 * pad + 1
 
-    def augment(key, epoch, index, images):
+    def choose(key, epoch, index):
         epoch_key = jax.random.fold_in(key, epoch)
         keys = jax.vmap(lambda i: jax.random.fold_in(epoch_key, i))(index)
-        cropped = jax.vmap(lambda k, image: _crop_flip(k, image, pad=pad, flip=flip))(keys, images)
-        return normalize(cropped)
 
-    return augment
+        def one(key):
+            crop_key, flip_key = jax.random.split(key)
+            top, left = jax.random.randint(crop_key, (2,), 0, places)
+            side = jax.random.bernoulli(flip_key) if flip else 0
+            return (top * places + left) * sides + side
+
+        return jax.vmap(one)(keys)
+
+    def show(view, images):
+        def one(view, image):
+            place, side = jnp.divmod(view, sides)
+            padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+            top, left = jnp.divmod(place, places)
+            image = jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+            return jnp.where(side, image[:, ::-1], image) if flip else image
+
+        return normalize(jax.vmap(one)(view, images))
+
+    return Augment(f"{name}, pad {pad}, flip {flip}", places**2 * sides, choose, show)
 
 
 def make_mix(kind: str, alpha: float) -> Callable | None:
@@ -110,16 +151,6 @@ def _cutmix(key: jax.Array, share: jax.Array, images: jax.Array, others: jax.Arr
         inside &= (place >= centre - half) & (place < centre + half)
     mixed = jnp.where(inside[..., None], others, images)
     return mixed, 1 - jnp.mean(inside, dtype=jnp.float32)
-
-
-def _crop_flip(key: jax.Array, image: jax.Array, *, pad: int, flip: bool) -> jax.Array:
-    crop_key, flip_key = jax.random.split(key)
-    padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-    top, left = jax.random.randint(crop_key, (2,), 0, 2 * pad + 1)
-    image = jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
-    if not flip:
-        return image
-    return jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
 
 
 def random_resized_crop(rng: np.random.Generator, image: np.ndarray, size: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """The networks, by name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -57,6 +57,26 @@ def count_parameters(params: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
+def each(network: Any, variables: Any) -> list[tuple[nn.Module, Any]]:
+    """The members of an Ensemble with their variables, or a single network with its own."""
+    if not isinstance(network, Ensemble):
+        return [(network, variables)]
+    parts = zip(variables["params"], variables["batch_stats"], strict=True)
+    own = [{"params": params, "batch_stats": stats} for params, stats in parts]
+    return list(zip(network.members, own, strict=True))
+
+
+def joined(network: Any, outputs: Sequence[Outputs]) -> Any:
+    """What the network returns, from what `each` of its parts does."""
+    return network.join(outputs) if isinstance(network, Ensemble) else outputs[0]
+
+
+def from_embedding(embedding: jax.Array, head: Any) -> Outputs:
+    """The Outputs, but for maps, of the network that has this head, from embeddings [B, D]."""
+    embedding = embedding.astype(jnp.float32)
+    return Outputs(layers.classify(embedding, **head), embedding, head=head)
+
+
 class Summary(NamedTuple):
     """What is known of a network without running it.
 
@@ -102,7 +122,10 @@ __all__ = [
     "Summary",
     "count_parameters",
     "create",
+    "each",
+    "from_embedding",
     "image_size",
     "init",
+    "joined",
     "summarize",
 ]

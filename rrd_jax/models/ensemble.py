@@ -1,6 +1,7 @@
 """Several networks as one, for a student with several teachers."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -42,6 +43,10 @@ class Ensemble:
             member.apply({"params": params, "batch_stats": stats}, images, train=train)
             for member, params, stats in parts
         ]
+        return self.join(each)
+
+    def join(self, each: Sequence[Outputs]) -> Several:
+        """What the members return, as what the ensemble does."""
         logits = sum(w * one.logits for w, one in zip(self.weights, each, strict=True))
         return Several(logits, tuple(one._replace(logits=logits, head=()) for one in each))
 

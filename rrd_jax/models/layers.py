@@ -173,7 +173,12 @@ class Classifier(nn.Module):
 
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", bias_init, (self.features,))
-        return jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST) + bias
+        return classify(x, kernel, bias)
+
+
+def classify(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """x @ kernel + bias in float32."""
+    return jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST) + bias
 
 
 def classified(

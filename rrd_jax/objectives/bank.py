@@ -198,7 +198,7 @@ def crd_bank(
         )
         return sum(nce_loss(p, examples=examples) for p in relations), moved
 
-    return Objective(init_state, loss)
+    return Objective(init_state, loss, needs_maps=False)
 
 
 def check_temperature(temperature: float) -> None:

@@ -58,6 +58,8 @@ class Objective(NamedTuple):
         classifier in evaluation; None where that one stays.
       taps: (student, teacher) -> the pairs of maps [B, H, W, channels] that are compared; None
         where there are no such pairs.
+      needs_maps: whether `loss` reads more of the teacher than logits, embedding and head, which
+        can be remembered.
     """
 
     init: Callable[[jax.Array, Any, Any], ObjectiveState]
@@ -66,12 +68,19 @@ class Objective(NamedTuple):
     stage: Stage | None = None
     predict: Callable[[ObjectiveState, Any], jax.Array] | None = None
     taps: Callable[[Any, Any], list[tuple[Any, Any]]] | None = None
+    needs_maps: bool = True
 
 
-def stateless(loss: Callable[[Any, Any, Any], jax.Array], *, needs_teacher: bool) -> Objective:
+def stateless(
+    loss: Callable[[Any, Any, Any], jax.Array],
+    *,
+    needs_teacher: bool = True,
+    needs_maps: bool = False,
+) -> Objective:
     """An objective that carries nothing: `loss` is (student, teacher, batch) -> [B]."""
     return Objective(
         init=lambda key, student, teacher: ObjectiveState(),
         loss=lambda state, student, teacher, batch: (loss(student, teacher, batch), state.memory),
         needs_teacher=needs_teacher,
+        needs_maps=needs_maps,
     )

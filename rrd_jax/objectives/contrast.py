@@ -138,7 +138,7 @@ def _crd_fifo(temperature: float, size: int, dim: int, before: bool, initial: st
         rows = pushed.rows if before else state.memory.rows
         return infonce_loss(embedding, target, rows, temperature=temperature), pushed
 
-    return Objective(init, loss)
+    return Objective(init, loss, needs_maps=False)
 
 
 def dcd(
@@ -179,4 +179,4 @@ def dcd(
             factor = jnp.clip(jnp.exp(state.params["log_scale"]), 0, max_scale)
         return dcd_loss(*embeddings, scale=factor, alpha=alpha), state.memory
 
-    return Objective(init, loss)
+    return Objective(init, loss, needs_maps=False)

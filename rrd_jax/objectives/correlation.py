@@ -175,7 +175,7 @@ def dist(
         logits = scores(student.logits, teacher.logits, standardize=standardize)
         return dist_loss(*logits, temperature=temperature, beta=beta, gamma=gamma)
 
-    return stateless(loss, needs_teacher=True)
+    return stateless(loss)
 
 
 def r2kd(
@@ -201,7 +201,7 @@ def r2kd(
         logits = scores(student.logits, teacher.logits, standardize=standardize)
         return r2kd_loss(*logits, **options)
 
-    return stateless(loss, needs_teacher=True)
+    return stateless(loss)
 
 
 def cmkd(
@@ -225,4 +225,4 @@ def cmkd(
         del batch
         return cmkd_loss(student.logits, teacher.logits, **options)
 
-    return stateless(loss, needs_teacher=True)
+    return stateless(loss)

@@ -119,7 +119,7 @@ def itrd(*, alpha: float = 1.5, correlation: float = 2.0, mutual: float = 0.05) 
         shared = itrd_mutual_loss(student.embedding if same else embedding, teacher.embedding)
         return correlation * correlated + mutual * shared, state.memory
 
-    return Objective(init, loss)
+    return Objective(init, loss, needs_maps=False)
 
 
 def ega(*, node: float = 1.0, edge: float = 0.3) -> Objective:
@@ -134,7 +134,7 @@ def ega(*, node: float = 1.0, edge: float = 0.3) -> Objective:
         embedding = linear.adapt(state.params, student.embedding)
         return ega_loss(embedding, teacher.embedding, node=node, edge=edge), state.memory
 
-    return Objective(linear.init_adapter, loss)
+    return Objective(linear.init_adapter, loss, needs_maps=False)
 
 
 def _check_alpha(alpha: float) -> None:

@@ -56,7 +56,7 @@ def srrl() -> Objective:
         adapted = adapters.apply_rows(layers, state.params, student.embedding)
         return srrl_loss(adapted, teacher.embedding, teacher.logits, teacher.head), state.memory
 
-    return Objective(init, loss)
+    return Objective(init, loss, needs_maps=False)
 
 
 def simkd_loss(transferred: jax.Array, teacher: jax.Array) -> jax.Array:

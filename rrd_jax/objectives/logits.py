@@ -169,7 +169,7 @@ def kd(*, temperature: float = 4.0, standardize: bool = False) -> Objective:
         logits = scores(student.logits, teacher.logits, standardize=standardize)
         return kd_loss(*logits, temperature=temperature)
 
-    return stateless(loss, needs_teacher=True)
+    return stateless(loss)
 
 
 def wsld(*, temperature: float = 2.0, alpha: float = 2.5, standardize: bool = False) -> Objective:
@@ -182,7 +182,7 @@ def wsld(*, temperature: float = 2.0, alpha: float = 2.5, standardize: bool = Fa
             lambda labels: wsld_loss(student.logits, teacher.logits, labels, **options), batch
         )
 
-    return stateless(loss, needs_teacher=True)
+    return stateless(loss)
 
 
 def dkd(
@@ -208,7 +208,7 @@ def dkd(
             batch,
         )
 
-    return stateless(loss, needs_teacher=True)
+    return stateless(loss)
 
 
 def check_weights(**values: float) -> None:

@@ -132,7 +132,7 @@ def sp() -> Objective:
         del batch
         return sp_loss(_last_map(student, "student"), _last_map(teacher, "teacher"))
 
-    return stateless(loss, needs_teacher=True)
+    return stateless(loss, needs_maps=True)
 
 
 def rkd(*, distance: float = 25.0, angle: float = 50.0) -> Objective:
@@ -143,7 +143,7 @@ def rkd(*, distance: float = 25.0, angle: float = 50.0) -> Objective:
         del batch
         return rkd_loss(student.embedding, teacher.embedding, distance=distance, angle=angle)
 
-    return stateless(loss, needs_teacher=True)
+    return stateless(loss)
 
 
 def pkt() -> Objective:
@@ -153,7 +153,7 @@ def pkt() -> Objective:
         del batch
         return pkt_loss(student.embedding, teacher.embedding)
 
-    return stateless(loss, needs_teacher=True)
+    return stateless(loss)
 
 
 def cc(*, dim: int = 128) -> Objective:
@@ -175,7 +175,7 @@ def cc(*, dim: int = 128) -> Objective:
         )
         return cc_loss(*embeddings), state.memory
 
-    return Objective(init, loss)
+    return Objective(init, loss, needs_maps=False)
 
 
 def ckd() -> Objective:
@@ -189,7 +189,7 @@ def ckd() -> Objective:
         embedding = linear.adapt(state.params, student.embedding)
         return ckd_loss(embedding, teacher.embedding), state.memory
 
-    return Objective(linear.init_adapter, loss)
+    return Objective(linear.init_adapter, loss, needs_maps=False)
 
 
 def _last_map(outputs: Any, whose: str) -> jax.Array:

@@ -205,7 +205,7 @@ def _with_queue(comparison, size, dim, *, before, initial) -> Objective:
         rows = pushed.rows if before else state.memory.rows
         return relational_loss(embedding, target, rows, **comparison), pushed
 
-    return Objective(init, loss)
+    return Objective(init, loss, needs_maps=False)
 
 
 def _with_sample(comparison, size, dim, *, before, examples, momentum) -> Objective:
@@ -224,7 +224,7 @@ def _with_sample(comparison, size, dim, *, before, examples, momentum) -> Object
             rows = rows[jax.random.permutation(key, examples)[:size]]
         return relational_loss(embedding, target, rows, **comparison), Sampled(moved, draws + 1)
 
-    return Objective(init, loss)
+    return Objective(init, loss, needs_maps=False)
 
 
 def _with_banks(temperatures, size, dim, *, examples, momentum, temperature) -> Objective:
@@ -244,7 +244,7 @@ def _with_banks(temperatures, size, dim, *, examples, momentum, temperature) -> 
         )
         return nested_loss(*relations, **temperatures), moved
 
-    return Objective(init, loss)
+    return Objective(init, loss, needs_maps=False)
 
 
 def _projections(key, student, teacher, dim):

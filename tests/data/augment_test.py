@@ -13,7 +13,9 @@ def _crops(epoch=0, index=None, images=None, **options):
     images = np.arange(1, 50, dtype=np.uint8).reshape(1, 7, 7, 1).repeat(64, 0)
     index = np.arange(64) if index is None else index
     crop = augment.make_augment("crop_flip", **(_PLAIN | options))
-    return np.asarray(crop(jax.random.key(0), jnp.int32(epoch), jnp.asarray(index), images))
+    view = crop.choose(jax.random.key(0), jnp.int32(epoch), jnp.asarray(index))
+    assert crop.views == 25 * (1 + options.get("flip", True)) or "pad" in options
+    return np.asarray(crop.show(view, images))
 
 
 def _all_views(image, pad):

@@ -184,7 +184,13 @@ def test_a_step_of_the_trainer_moves_the_adapters_and_keeps_the_constants(name):
         )
     )(jax.random.key(0), variables)
     step = steps.make_train_step(
-        student, terms, dict.fromkeys(terms, 1.0), optimizer, tiny.plain, 5, teacher
+        student,
+        terms,
+        dict.fromkeys(terms, 1.0),
+        optimizer,
+        tiny.plain,
+        5,
+        steps.running(teacher),
     )
     rng = np.random.default_rng(0)
     batch = {
