@@ -289,11 +289,12 @@ class _Run:
         """Steps to the last epoch's end."""
         recipe, compiled = self.recipe, self.program
         step = start = int(run_state.step)
+        pending: list[tuple[int, Any]] = []
+        clock = report.Clock(ledger.seconds, start)
         teacher = self.teacher_variables
         if self.recalls:
             teacher = self.teacher.remembered.get(recipe.augment, lambda: self._stops_alone(step))
-        pending: list[tuple[int, Any]] = []
-        clock = report.Clock(ledger.seconds, start)
+            clock.mark(start)
         if start and start // self.steps_per_epoch > ledger.epoch:  # it was stopped in its test
             self._end_epoch(run_state, ledger, start, clock, out)
         with contextlib.closing(self._batches(start)) as batches:
