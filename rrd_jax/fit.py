@@ -21,6 +21,7 @@ from rrd_jax import (
     program,
     report,
     state,
+    tracing,
     views,
 )
 from rrd_jax.data import feed
@@ -143,15 +144,18 @@ def fit(
     dataset: data.Dataset,
     mesh: jax.sharding.Mesh,
     teacher: Teacher | None = None,
+    *,
+    profile: int = 0,
 ) -> Result:
     """Trains the student to the end of its epochs, in as many starts as it takes.
 
     Args:
       recipe: what to do.
-      folder: receives `checkpoints`, `metrics.jsonl` and `tensorboard`.
+      folder: receives `checkpoints`, `metrics.jsonl` and `tensorboard`, and the trace `profile`.
       dataset: training and test split.
       mesh: the devices.
       teacher: None where no objective needs one.
+      profile: the number of steps to trace; 0 for none.
 
     Raises:
       DivergedError: the loss is not finite.
@@ -159,6 +163,8 @@ def fit(
       PreemptedError: SIGTERM came; the state is saved.
     """
     if done := finished(folder, recipe.epochs):
+        if profile:
+            print(f"warning: nothing is traced; the run in {folder} is finished")
         return done
     with (
         parallel.stop_requests() as stop,
@@ -168,9 +174,12 @@ def fit(
         run_state, ledger = run.start()
         step = int(run_state.step)
         try:
-            with report.Report(folder, recipe.label, step, writes=parallel.is_main()) as out:
+            with (
+                report.Report(folder, recipe.label, step, writes=parallel.is_main()) as out,
+                tracing.Trace(folder.absolute() / "profile", profile) as trace,
+            ):
                 out.start(run.description(), step, run.steps_per_epoch)
-                return run.train(run_state, ledger, out)
+                return run.train(run_state, ledger, out, trace)
         except OSError as error:  # the disk fills up between two checkpoints too
             raise checkpoints.failed(error, "the run broke off") from error
 
@@ -285,7 +294,13 @@ class _Run:
             lines.append(f"{name} compares maps student - teacher: {', '.join(sizes)}")
         return lines
 
-    def train(self, run_state: state.TrainState, ledger: _Ledger, out: report.Report) -> Result:
+    def train(
+        self,
+        run_state: state.TrainState,
+        ledger: _Ledger,
+        out: report.Report,
+        trace: tracing.Trace,
+    ) -> Result:
         """Steps to the last epoch's end."""
         recipe, compiled = self.recipe, self.program
         step = start = int(run_state.step)
@@ -302,6 +317,7 @@ class _Run:
                 train = compiled.train_steps if count > 1 else compiled.train_step
                 run_state, logged = train(run_state, teacher, batch)
                 pending.append((count, logged))
+                trace.after(count, logged)
                 if not self.dataset.train.on_device and len(pending) > 2:
                     # Batches wait on the device: the next is sent while one is used, no more.
                     jax.block_until_ready(pending[-3])
@@ -394,7 +410,7 @@ class _Run:
         out: report.Report,
     ) -> None:
         """Tests the student, reports the epoch and saves it."""
-        rate = clock.rate(step) * self.recipe.batch_size
+        rate = clock.rate(step)
         try:
             tested = self._test(run_state, step)
         except _StoppedError:
@@ -414,13 +430,24 @@ class _Run:
             **{f"train/{name}": value for name, value in means.items()},
             **tested,
             **{f"best/{name}": value for name, value in ledger.best.items()},
-            "images_per_second": rate,
+            **report.speeds(rate, self.recipe.batch_size, self._flops(), self._peak()),
         }
         out.row(row, self.recipe.epochs)
         clock.mark(step)
         ledger.seconds = clock.total()
         ledger.result = self._result(ledger, row)._asdict()
         self.checkpoints.save(run_state, dataclasses.asdict(ledger), row["test/top1"])
+
+    def _flops(self) -> float:
+        """Of the networks for one image: a backward pass counts as two forward ones."""
+        macs = 3 * models.summarize(self.recipe.student, self.dataset.image_shape).macs
+        if self.network and not self.recalls:
+            macs += models.summarize(self.network, self.dataset.image_shape).macs
+        return 2 * macs
+
+    def _peak(self) -> float:
+        """FLOPs a second of all devices in bfloat16; 0 where that is not known."""
+        return self.mesh.size * parallel.peak_flops(self.mesh.devices.flat[0].device_kind)
 
     def _stops_alone(self, step: int) -> bool:
         """Between steps: several processes agree on one to stop after, and go on until then."""

@@ -14,6 +14,7 @@ Cloud TPU, Slurm, Open MPI and Kubernetes tell the processes of each other; else
 """
 
 import contextlib
+import functools
 import os
 
 from absl import app, flags
@@ -35,6 +36,13 @@ _MODE = flags.DEFINE_enum(
     "train",
     ["train", "eval"],
     "train: the whole job. eval: test figures of the student in --workdir, and of its teacher.",
+)
+_PROFILE = flags.DEFINE_integer(
+    "profile",
+    0,
+    "Traces so many of the student's steps, once they are compiled, into <workdir>/profile, for"
+    " XProf, TensorBoard's profile plugin or Perfetto.",
+    lower_bound=0,
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "HOST:PORT of process 0, which all processes of a run can reach."
@@ -59,7 +67,9 @@ def main(argv: list[str]) -> None:
 def _job() -> None:
     parallel.enable_compilation_cache()
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
-    run = evaluate.run if _MODE.value == "eval" else train.run
+    run = functools.partial(train.run, profile=_PROFILE.value)
+    if _MODE.value == "eval":
+        run = evaluate.run
     config = CONFIG.value
     with contextlib.ExitStack() as stack:
         if not parallel.is_main():  # what all processes would say is said once

@@ -24,6 +24,24 @@ from rrd_jax.state import TrainState
 AXIS = "data"
 _Result = TypeVar("_Result")
 _PATIENCE = 300  # seconds for the other processes to start
+# Dense bfloat16 TFLOP/s by part of JAX's name for a device: the first that fits.
+_PEAK = {
+    "B200": 2250,
+    "H200": 989,
+    "H100 PCIe": 756,
+    "H100": 989,
+    "A100": 312,
+    "L40S": 362,
+    "TPU7x": 2307,
+    "TPU v6": 918,
+    "TPU v5 lite": 197,
+    "TPU v5e": 197,
+    "TPU v5": 459,
+    "TPU v4 lite": 138,
+    "TPU v4": 275,
+    "TPU v3": 61.5,  # of a core, as JAX counts devices there
+    "TPU v2": 22.5,
+}
 _SMALL = 1024  # scalars: what has fewer is not worth splitting
 
 
@@ -180,6 +198,11 @@ def free_bytes(mesh: Mesh) -> int:
     if stats := own[0].memory_stats():
         return stats["bytes_limit"] - stats["bytes_in_use"]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(own)
+
+
+def peak_flops(device_kind: str) -> float:
+    """Dense bfloat16 FLOPs a second of a kind of device, by its maker; 0 for one not listed."""
+    return next((peak * 1e12 for name, peak in _PEAK.items() if name in device_kind), 0.0)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

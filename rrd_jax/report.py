@@ -91,9 +91,34 @@ class Report:
             f"  lr {row['learning_rate']:.3g}  train top-1 {row['train/top1']:6.2f} {terms}"
             f"  |  test top-1 {row['test/top1']:6.2f} (best {row['best/top1']:.2f} in epoch"
             f" {row['best/epoch']}) loss {row['test/loss']:.4f}{agreement}"
-            f"  |  {row['images_per_second']:,.0f} images/s",
+            f"  |  {row['images_per_second']:,.0f} images/s, {row['step_milliseconds']:.3g} ms a"
+            f" step, {_effort(row)}",
             flush=True,
         )
+
+
+def speeds(rate: float, batch_size: int, flops: float, peak: float) -> dict[str, float]:
+    """What a row says of speed.
+
+    Args:
+      rate: steps a second.
+      batch_size: images a step.
+      flops: of the networks for one image.
+      peak: FLOPs a second that the devices can make; 0 where that is not known.
+    """
+    images = rate * batch_size
+    found = {
+        "images_per_second": images,
+        "step_milliseconds": 1000 / rate if rate else 0.0,
+        "model_teraflops_per_second": images * flops / 1e12,
+    }
+    return found | ({"model_flop_utilisation": images * flops / peak} if peak else {})
+
+
+def _effort(row: dict[str, Any]) -> str:
+    if "model_flop_utilisation" in row:
+        return f"{row['model_flop_utilisation']:.1%} of the devices' bfloat16 peak"
+    return f"{row['model_teraflops_per_second']:.3g} TFLOP/s"
 
 
 class Clock:

@@ -47,7 +47,7 @@ class Setting(NamedTuple):
     mesh: jax.sharding.Mesh
 
 
-def run(config: ml_collections.ConfigDict, workdir: str) -> list[fit.Result]:
+def run(config: ml_collections.ConfigDict, workdir: str, *, profile: int = 0) -> list[fit.Result]:
     """The whole job: the teacher if there is none yet, the student alone if asked, the student.
 
     A second call goes on where the first one stopped. The student's run lies in `workdir`, the
@@ -56,6 +56,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> list[fit.Result]:
     Args:
       config: fields as in configs/common.py.
       workdir: folder to write to; it belongs to one config.
+      profile: of the student's run, the number of steps to trace.
 
     Raises:
       InputError: a bad config, data set, checkpoint or workdir.
@@ -74,7 +75,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> list[fit.Result]:
             with claim(folder / "alone", alone):
                 results.append(train(alone, folder / "alone", setting, "student alone", teacher))
         label = f"distilled, {config.method}" if teacher else "student"
-        results.append(train(config, folder, setting, label, teacher))
+        results.append(train(config, folder, setting, label, teacher, profile))
         if parallel.is_main():
             rows = [result._asdict() for result in results]
             report.write_json(folder / "results.json", rows)
@@ -151,11 +152,12 @@ def train(
     setting: Setting,
     label: str,
     teacher: fit.Teacher | None = None,
+    profile: int = 0,
 ) -> fit.Result:
     """Trains the config's student in `folder`, which is claimed, or goes on with it."""
     dataset = setting.dataset
     chosen = recipes.from_config(config, label, dataset.num_classes, len(dataset.train))
-    return fit.fit(chosen, folder, dataset, setting.mesh, teacher)
+    return fit.fit(chosen, folder, dataset, setting.mesh, teacher, profile=profile)
 
 
 def teacher_paths(config: ml_collections.ConfigDict, folder: pathlib.Path) -> list[pathlib.Path]:

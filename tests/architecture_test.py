@@ -15,7 +15,7 @@ _ORDER = [
     ["fit", "weights", "workdir"],
     ["program", "views"],
     ["checkpoint"],
-    ["steps", "data", "report", "parallel", "optim", "convert"],
+    ["steps", "data", "report", "parallel", "optim", "convert", "tracing"],
     ["state"],
     ["objectives", "models", "metrics", "cli"],
     ["memory"],

@@ -15,6 +15,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from rrd_jax import report
+
 # One worker of pytest-xdist runs them all, beside whatever the other runs: they share a run.
 pytestmark = pytest.mark.xdist_group("recovery")
 _EPOCHS, _EPOCH_STEPS = 12, 5
@@ -80,7 +82,9 @@ class _Job:
     def rows(self, name):
         lines = (self.root / name / "metrics.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in lines]
-        return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
+        return [
+            {k: v for k, v in row.items() if k not in report.speeds(1, 1, 1, 1)} for row in rows
+        ]
 
     def saved(self, name):
         folder = self.root / name / "checkpoints"

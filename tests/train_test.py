@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from rrd_jax import checkpoint, data, errors, fit, recipes, train
+from rrd_jax import checkpoint, data, errors, fit, models, parallel, recipes, report, train
 from rrd_jax.data import feed
 from tests.conftest import use_one_device
 
@@ -30,9 +30,7 @@ def _checkpoint_of(folder, step):
 
 def _rows(folder):
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for row in rows:
-        del row["images_per_second"]
-    return rows
+    return [{k: v for k, v in row.items() if k not in report.speeds(1, 1, 1, 1)} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +56,41 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_as_an_unbroken_one(
     assert _checkpoint_of(broken, 9) == _checkpoint_of(whole, 9)
     assert _rows(broken) == _rows(whole)
     assert results[-1].top1 == _rows(whole)[-1]["test/top1"]
+
+
+def test_a_row_says_how_much_of_the_devices_a_run_uses(tmp_path, teacher_workdir, monkeypatch):
+    use_one_device(monkeypatch)
+    monkeypatch.setattr(parallel, "peak_flops", lambda kind: 1e10)
+    macs = models.summarize(models.create("resnet8", 10), (8, 8, 1)).macs
+    for cache, flops in (("off", 2 * 4 * macs), ("on", 2 * 3 * macs)):
+        fields = {"teacher.checkpoint": teacher_workdir, "teacher.cache": cache}
+        train.run(_config(**fields), str(tmp_path / cache))
+        row = json.loads((tmp_path / cache / "metrics.jsonl").read_text().splitlines()[-1])
+        rate = row["images_per_second"]
+        assert row["step_milliseconds"] == pytest.approx(1000 * 8 / rate)
+        assert row["model_teraflops_per_second"] == pytest.approx(rate * flops / 1e12)
+        assert row["model_flop_utilisation"] == pytest.approx(rate * flops / 1e10)
+
+
+def test_the_peak_of_a_device_is_known_by_its_name():
+    assert parallel.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
+    assert parallel.peak_flops("TPU v5 lite") == 197e12
+    assert parallel.peak_flops("cpu") == 0
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_trace_of_some_steps_is_written_and_changes_nothing(tmp_path, teacher_workdir, capsys):
+    config = _config(**{"teacher.checkpoint": teacher_workdir})
+    train.run(config, str(tmp_path / "plain"))
+    train.run(config, str(tmp_path / "traced"), profile=2)
+    assert f"a trace of 2 steps is in {tmp_path}/traced/profile" in capsys.readouterr().out
+    assert list((tmp_path / "traced" / "profile").rglob("*.xplane.pb"))
+    assert _rows(tmp_path / "traced") == _rows(tmp_path / "plain")
+    train.run(config, str(tmp_path / "traced"), profile=2)
+    assert "nothing is traced; the run in" in capsys.readouterr().out
+    config.train.epochs = 1
+    train.run(config, str(tmp_path / "short"), profile=100)
+    assert "a trace of 2 steps is in" in capsys.readouterr().out  # all but the first
 
 
 @pytest.mark.usefixtures("one_device")
@@ -314,8 +347,6 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, teacher_workdir, monkey
 
 
 def test_evaluation_counts_every_example_once_on_any_number_of_devices():
-    from rrd_jax import parallel
-
     labels = np.arange(11, dtype=np.int32)
     source = [{"image": np.full((1, 1, 1), i, np.uint8), "label": i} for i in labels]
     split = feed.Resident(source, size=1, channels=1)

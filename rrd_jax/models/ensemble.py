@@ -57,5 +57,7 @@ class Ensemble:
 
     def init_with_output(self, key: jax.Array, images: jax.Array) -> tuple[Several, dict[str, Any]]:
         """The same, with what they make of the images."""
-        variables = self.init(key, images)
-        return self.apply(variables, images, train=False), variables
+        made = [member.init_with_output(key, images) for member in self.members]
+        names = ("params", "batch_stats")
+        variables = {name: tuple(own[name] for _, own in made) for name in names}
+        return self.join([outputs for outputs, _ in made]), variables

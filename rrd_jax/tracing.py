@@ -1,0 +1,51 @@
+"""A trace of some steps of a run, for the viewers of the XLA profiler."""
+
+import pathlib
+from typing import Any
+
+import jax
+
+
+class Trace:
+    """Traces at least `steps` steps, after the first call, which is compilation.
+
+    A context manager; whatever ends the run ends the trace.
+
+    Args:
+      folder: to write to.
+      steps: 0 for no trace.
+    """
+
+    def __init__(self, folder: pathlib.Path, steps: int):
+        self._folder, self._left = folder, steps
+        self._traced, self._running = 0, False
+
+    def __enter__(self) -> "Trace":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self._end()
+
+    def after(self, count: int, logged: Any) -> None:
+        """Is told of each call: how many steps it made, and what it returned."""
+        if self._running:
+            self._traced += count
+            self._left -= count
+            if self._left <= 0:
+                jax.block_until_ready(logged)
+                self._end()
+        elif self._left > 0:
+            jax.block_until_ready(logged)
+            options = jax.profiler.ProfileOptions()
+            options.python_tracer_level = 0  # calls of Python functions would fill the trace
+            jax.profiler.start_trace(self._folder, profiler_options=options)
+            self._running = True
+
+    def _end(self) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False
+            print(f"a trace of {self._traced} steps is in {self._folder}")
+        elif self._left > 0:
+            print("warning: nothing was traced; only the first call was made, which is compilation")
+        self._left = 0
