@@ -5,7 +5,7 @@ from typing import Any
 
 import ml_collections
 
-from rrd_jax import errors, fit, models, recipes, report, train
+from rrd_jax import errors, models, recipes, report, runs, train
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> list[dict[str, Any]]:
@@ -58,8 +58,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> list[dict[str, Any]]
 def _row(
     run: str,
     named: tuple[str, pathlib.Path | str],
-    network: fit.Teacher,
-    teacher: fit.Teacher | None = None,
+    network: runs.Teacher,
+    teacher: runs.Teacher | None = None,
 ) -> dict[str, Any]:
     found = network.tested()
     reference = teacher.tested()["prediction"] if teacher else None
@@ -68,7 +68,7 @@ def _row(
         "network": named[0],
         "images": len(found["label"]),
         "agreement": None,
-        **fit.summary(found, reference),
+        **runs.summary(found, reference),
         "parameters": models.count_parameters(network.variables["params"]),
         "checkpoint": str(named[1]),
     }

@@ -1,7 +1,6 @@
 """The compiled functions of a run: the pure steps on a mesh, and where their arrays live."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -142,6 +141,7 @@ def build(
     resident: bool,
     teacher: Any = None,
     recalls: bool = False,
+    runs: int = 1,
 ) -> Program:
     """The functions of a run.
 
@@ -153,6 +153,7 @@ def build(
       resident: whether a step takes its batch out of a split that lies on the devices.
       teacher: a network of `models.create`; None where no objective reads one.
       recalls: whether the step is given what the teacher remembers, in place of its variables.
+      runs: how many make their steps at once, as in `steps.together`; 1 for one on its own.
     """
     optimizer = recipe.optimizer(recipe.schedule)
     if recipe.stays:
@@ -207,9 +208,13 @@ def build(
         pixels = recipe.batch_size * image_shape[0] * image_shape[1]
         length = 1 if on_cpu else max(1, _PIXELS // pixels)
     length = steps_per_epoch // -(-steps_per_epoch // length) if resident else 1
-    compiled = functools.partial(
-        jax.jit, donate_argnums=0, out_shardings=(shardings, parallel.replicated(mesh))
-    )
+
+    def compiled(train):
+        if runs > 1:
+            train = steps.together(train)
+        left = (shardings,) * runs if runs > 1 else shardings
+        return jax.jit(train, donate_argnums=0, out_shardings=(left, parallel.replicated(mesh)))
+
     return Program(
         create=jax.jit(create, out_shardings=shardings, compiler_options=quick),
         train_step=compiled(train_step),

@@ -210,6 +210,27 @@ def from_resident(
     return resident_step
 
 
+def together(train_step: Callable) -> Callable:
+    """A step of several runs at once, which differ in their states and the order of their images.
+
+    Args:
+      train_step: of `from_resident` or `repeated`.
+
+    Returns:
+      (states, teacher_variables, data) -> (states, what they log); states are a tuple, `order` of
+      the data is [runs, steps_per_epoch, B], and what is logged has the axis of runs first.
+    """
+
+    def all_steps(states, teacher_variables, data):
+        axes = {name: 0 if name == "order" else None for name in data}
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        stacked, logged = jax.vmap(train_step, (0, None, axes))(stacked, teacher_variables, data)
+        each = (jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(len(states)))
+        return tuple(each), logged
+
+    return all_steps
+
+
 def repeated(train_step: Callable, count: int) -> Callable:
     """`count` steps of a resident train step in one; what they log is stacked, [count] each."""
 

@@ -20,6 +20,7 @@ from rrd_jax import (
     program,
     recipes,
     report,
+    runs,
     views,
     weights,
     workdir,
@@ -47,7 +48,7 @@ class Setting(NamedTuple):
     mesh: jax.sharding.Mesh
 
 
-def run(config: ml_collections.ConfigDict, workdir: str, *, profile: int = 0) -> list[fit.Result]:
+def run(config: ml_collections.ConfigDict, workdir: str, *, profile: int = 0) -> list[runs.Result]:
     """The whole job: the teacher if there is none yet, the student alone if asked, the student.
 
     A second call goes on where the first one stopped. The student's run lies in `workdir`, the
@@ -151,13 +152,28 @@ def train(
     folder: pathlib.Path,
     setting: Setting,
     label: str,
-    teacher: fit.Teacher | None = None,
+    teacher: runs.Teacher | None = None,
     profile: int = 0,
-) -> fit.Result:
+) -> runs.Result:
     """Trains the config's student in `folder`, which is claimed, or goes on with it."""
     dataset = setting.dataset
     chosen = recipes.from_config(config, label, dataset.num_classes, len(dataset.train))
     return fit.fit(chosen, folder, dataset, setting.mesh, teacher, profile=profile)
+
+
+def train_together(
+    configs: dict[pathlib.Path, ml_collections.ConfigDict],
+    setting: Setting,
+    labels: list[str],
+    teacher: runs.Teacher | None = None,
+) -> list[runs.Result]:
+    """Trains students that differ in their seeds, in claimed folders, as `fit.fit_together`."""
+    dataset, mesh = setting
+    chosen = {
+        folder: recipes.from_config(config, label, dataset.num_classes, len(dataset.train))
+        for (folder, config), label in zip(configs.items(), labels, strict=True)
+    }
+    return fit.fit_together(chosen, dataset, mesh, teacher)
 
 
 def teacher_paths(config: ml_collections.ConfigDict, folder: pathlib.Path) -> list[pathlib.Path]:
@@ -171,7 +187,7 @@ def teacher_paths(config: ml_collections.ConfigDict, folder: pathlib.Path) -> li
 
 def get_teacher(
     config: ml_collections.ConfigDict, folder: pathlib.Path, setting: Setting
-) -> tuple[list[fit.Result], fit.Teacher]:
+) -> tuple[list[runs.Result], runs.Teacher]:
     """The frozen teacher, or several as one.
 
     One without a checkpoint is trained first, in `folder`/teacher, `folder`/teacher2 and so on.
@@ -194,8 +210,8 @@ def get_teacher(
 
 
 def together(
-    config: ml_collections.ConfigDict, found: list[fit.Teacher], setting: Setting
-) -> fit.Teacher:
+    config: ml_collections.ConfigDict, found: list[runs.Teacher], setting: Setting
+) -> runs.Teacher:
     """The teachers of a config as one."""
     if len(found) == 1:
         return found[0]
@@ -213,7 +229,7 @@ def load_network(
     path: pathlib.Path,
     setting: Setting,
     terms: dict[str, objectives.Objective] | None = None,
-) -> fit.Teacher:
+) -> runs.Teacher:
     """A frozen network from a checkpoint, on the devices; path as in `weights.load`.
 
     Args:
@@ -256,7 +272,7 @@ def _frozen(
     setting: Setting,
     folders: list[pathlib.Path],
     terms: dict[str, objectives.Objective] | None = None,
-) -> fit.Teacher:
+) -> runs.Teacher:
     dataset, mesh = setting
     remembered = None
     if dataset.train.on_device:
@@ -265,12 +281,12 @@ def _frozen(
     @functools.cache  # a job that is finished already never asks
     def tested():
         predict = program.build_predict(network, recipes.normalize(config), mesh, terms)
-        return fit.evaluate(predict, variables, dataset.test, config.train.eval_batch_size, mesh)
+        return runs.evaluate(predict, variables, dataset.test, config.train.eval_batch_size, mesh)
 
-    return fit.Teacher(network, variables, tested, tuple(folders), remembered)
+    return runs.Teacher(network, variables, tested, tuple(folders), remembered)
 
 
-def table(results: list[fit.Result]) -> str:
+def table(results: list[runs.Result]) -> str:
     """The results of a job, the last epoch's figure first."""
     header = (
         "run",

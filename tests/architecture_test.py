@@ -13,6 +13,7 @@ _ORDER = [
     ["train"],
     ["recipes"],
     ["fit", "weights", "workdir"],
+    ["runs"],
     ["program", "views"],
     ["checkpoint"],
     ["steps", "data", "report", "parallel", "optim", "convert", "tracing"],

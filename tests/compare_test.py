@@ -3,11 +3,11 @@ import subprocess
 import sys
 
 from experiments import compare
-from rrd_jax import fit
+from rrd_jax import runs
 
 
 def _result(top1):
-    return fit.Result("x", "resnet8", top1, top1 + 1, 3, 90.0, 1, 1.0, "")
+    return runs.Result("x", "resnet8", top1, top1 + 1, 3, 90.0, 1, 1.0, "")
 
 
 def test_the_table_has_mean_std_n_and_the_gain_with_its_error():

@@ -99,7 +99,7 @@ def test_a_run_stopped_in_its_stage_goes_on_and_ends_as_an_unbroken_one(
         "[ab, stage before distillation] ab compares maps student - teacher: 8x8x16 - 8x8x16"
         in said
     )
-    batches, left = fit._Run._batches, 4
+    batches, left = fit._Loop._batches, 4
 
     def few(run, start):
         nonlocal left
@@ -109,12 +109,12 @@ def test_a_run_stopped_in_its_stage_goes_on_and_ends_as_an_unbroken_one(
             left -= 1
             yield batch
 
-    monkeypatch.setattr(fit._Run, "_batches", few)
+    monkeypatch.setattr(fit._Loop, "_batches", few)
     for batches_made in (4, 3):  # in the stage's second epoch, in the run's first
         left = batches_made
         with pytest.raises(KeyboardInterrupt):
             train.run(config, str(tmp_path / "broken"))
-    monkeypatch.setattr(fit._Run, "_batches", batches)
+    monkeypatch.setattr(fit._Loop, "_batches", batches)
     train.run(config, str(tmp_path / "broken"))
     for folder in (".", "before-ab"):
         whole, broken = (tmp_path / name / folder for name in ("whole", "broken"))

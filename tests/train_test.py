@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import digits
-from rrd_jax import checkpoint, data, errors, fit, models, parallel, recipes, report, train
+from rrd_jax import checkpoint, data, errors, fit, models, parallel, recipes, report, runs, train
 from rrd_jax.data import feed
 from tests.conftest import use_one_device
 
@@ -100,14 +100,14 @@ def test_many_steps_a_call_give_what_single_steps_give_from_any_step(
     fields = {"teacher.checkpoint": teacher_workdir, "train.epochs": 3}
     train.run(_config(**fields), str(tmp_path / "single"))
     _run_and_stop(tmp_path / "many", {**fields, "train.save_every": 2}, 2, monkeypatch)
-    counts, original = [], fit._Run._batches
+    counts, original = [], fit._Loop._batches
 
     def batches(run, start):
         for count, batch in original(run, start):
             counts.append(count)
             yield count, batch
 
-    monkeypatch.setattr(fit._Run, "_batches", batches)
+    monkeypatch.setattr(fit._Loop, "_batches", batches)
     train.run(_config(**fields, **{"train.steps_per_dispatch": 5}), str(tmp_path / "many"))
     assert counts == [1, 3, 3]  # the rest of the first epoch, then whole ones
     for many, single in zip(_rows(tmp_path / "many"), _rows(tmp_path / "single"), strict=True):
@@ -166,7 +166,7 @@ def _train_and_stop(folder, config, stop_after, monkeypatch):
     class Stop(BaseException):
         pass
 
-    original = fit._Run._batches
+    original = fit._Loop._batches
 
     def batches(self, start):
         for step, batch in enumerate(original(self, start), start):
@@ -175,7 +175,7 @@ def _train_and_stop(folder, config, stop_after, monkeypatch):
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(fit._Run, "_batches", batches)
+        patch.setattr(fit._Loop, "_batches", batches)
         with pytest.raises(Stop):
             train.run(config, str(folder))
 
@@ -261,14 +261,14 @@ def test_a_damaged_config_file_says_how_to_go_on(tmp_path):
 def test_a_loss_that_is_not_finite_stops_with_the_steps_and_the_last_good_one(
     tmp_path, teacher_workdir, monkeypatch
 ):
-    original = fit._Run._batches
+    original = fit._Loop._batches
 
     def batches(self, start):
         for step, (count, batch) in enumerate(original(self, start), start + 1):
             poison = {"image": np.full(batch["image"].shape, np.nan, np.float32)}
             yield count, batch | poison if step >= 5 else batch
 
-    monkeypatch.setattr(fit._Run, "_batches", batches)
+    monkeypatch.setattr(fit._Loop, "_batches", batches)
     with pytest.raises(errors.DivergedError, match="within steps 4 to 6 .* step 3 is the last"):
         train.run(_config(**{"teacher.checkpoint": teacher_workdir}), str(tmp_path))
     assert _checkpoint_of(tmp_path, 3)
@@ -357,7 +357,7 @@ def test_evaluation_counts_every_example_once_on_any_number_of_devices():
 
     for devices in (1, 8):
         mesh = parallel.make_mesh(jax.devices()[:devices])
-        found = fit.evaluate(jax.jit(predict), None, split, 4, mesh)
+        found = runs.evaluate(jax.jit(predict), None, split, 4, mesh)
         np.testing.assert_array_equal(found["prediction"], labels)
         np.testing.assert_array_equal(found["rank"], labels)
         np.testing.assert_array_equal(found["loss"], labels * 2.0)

@@ -54,13 +54,12 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         conv = partial(_conv, stride=self.stride)
-        if self.groups == 1:
-            y = conv(x, kernel)
-        else:
+        if self.groups > 1:
             # On a CPU XLA computes grouped convolutions, and more so their gradients, naively.
             quick = _depthwise if self.groups == x.shape[-1] == self.features else _split
             quick = partial(quick, stride=self.stride)
-            y = jax.lax.platform_dependent(x, kernel, cpu=quick, default=conv)
+            conv = partial(jax.lax.platform_dependent, cpu=quick, default=conv)
+        y = _each_alone(conv)(x, kernel)
         if self.use_bias:
             # Added in float32, so that the bias's gradient, a sum over all places, is summed in it.
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
@@ -79,6 +78,39 @@ def _conv(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1] // kernel.shape[2],
     )
+
+
+def _each_alone(conv: Callable) -> Callable:
+    """Under vmap, as for several students, one convolution each: XLA would make a grouped one."""
+
+    def gradients(x, kernel, cotangent):
+        return jax.vjp(conv, x, kernel)[1](cotangent)
+
+    forward, backward = _unrolled(conv), _unrolled(gradients)
+    found = jax.custom_vjp(forward)
+    found.defvjp(lambda *inputs: (forward(*inputs), inputs), lambda kept, g: backward(*kept, g))
+    return found
+
+
+def _unrolled(function: Callable) -> Callable:
+    """vmap calls the function again and again, unless all that is batched are its images."""
+    found = jax.custom_batching.custom_vmap(function)
+
+    @found.def_vmap
+    def over(size, batched, x, *others):
+        if not any(batched[1:]):
+            y = function(x.reshape(-1, *x.shape[2:]), *others)
+            return y.reshape(size, -1, *y.shape[1:]), True
+        inputs = (x, *others)
+        each = [
+            function(*(one[i] if b else one for one, b in zip(inputs, batched, strict=True)))
+            for i in range(size)
+        ]
+        return jax.tree.map(lambda *parts: jnp.stack(parts), *each), jax.tree.map(
+            lambda part: True, each[0]
+        )
+
+    return found
 
 
 def _depthwise(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:

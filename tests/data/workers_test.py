@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from rrd_jax import fit
+from rrd_jax import runs
 from rrd_jax.data import feed
 
 # Shared memory is counted: no other test of worker processes may run beside these.
@@ -70,7 +70,7 @@ def test_an_evaluation_that_fails_leaves_nothing():
 
     mesh = parallel.make_mesh()
     with pytest.raises(ZeroDivisionError) as kept:  # with its frames, and what these hold
-        fit.evaluate(predict, None, _streamed(workers=2), 8, mesh)
+        runs.evaluate(predict, None, _streamed(workers=2), 8, mesh)
     assert not multiprocessing.active_children()
     assert kept
 
