@@ -19,7 +19,7 @@ def _configs(folder, seeds=3, argument="smoke,resnet8-resnet8,rrd+kd", **fields)
     for seed in range(seeds):
         config = digits.get_config(argument)
         config.baseline, config.seed = False, seed
-        config.train.epochs, config.optimizer.learning_rate = 3, 0.01
+        config.train.epochs, config.optimizer.learning_rate, config.teacher.cache = 3, 0.01, "off"
         config.update_from_flattened_dict(fields)
         found[folder / str(seed)] = config
     return found
