@@ -62,6 +62,9 @@ def get_config(argument: str = "") -> ConfigDict:
     # The workdir of a run, a folder that rrd_jax.convert wrote, a .pth or a .safetensors file; ""
     # to train the teacher in <workdir>/teacher first.
     teacher.checkpoint = ""
+    # Of its convolutions as a teacher: float32, bfloat16, auto; "" as config.dtype, in which it is
+    # trained in any case.
+    teacher.dtype = ""
     teacher.seed = 0
     teacher.train_split = config_dict.placeholder(str)  # None: as data.train_split
     teacher.epochs = config_dict.placeholder(int)  # None: as train.epochs

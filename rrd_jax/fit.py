@@ -32,6 +32,7 @@ class Teacher(NamedTuple):
     Attributes:
       network: of `models.create`, or an Ensemble.
       variables: its weights, on the devices.
+      folded: () -> what `models.fold` makes of them, on the devices; this is what a step is given.
       tested: () -> what `evaluate` finds on the test split.
       folders: where each member's embeddings of training images are kept.
       remembered: those embeddings; None for a streamed split.
@@ -39,6 +40,7 @@ class Teacher(NamedTuple):
 
     network: Any
     variables: Any
+    folded: Callable[[], Any]
     tested: Callable[[], dict[str, np.ndarray]]
     folders: tuple[pathlib.Path, ...] = ()
     remembered: views.Views | None = None
@@ -289,9 +291,11 @@ class _Run:
         """Steps to the last epoch's end."""
         recipe, compiled = self.recipe, self.program
         step = start = int(run_state.step)
-        teacher = self.teacher_variables
+        teacher = None
         if self.recalls:
             teacher = self.teacher.remembered.get(recipe.augment, lambda: self._stops_alone(step))
+        elif self.network:
+            teacher = self.teacher.folded()
         pending: list[tuple[int, Any]] = []
         clock = report.Clock(ledger.seconds, start)
         if start and start // self.steps_per_epoch > ledger.epoch:  # it was stopped in its test

@@ -1,6 +1,6 @@
 """The networks, by name."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from rrd_jax import errors
 from rrd_jax.models import layers, mobilenet, resnet, shufflenet, vgg, wrn
-from rrd_jax.models.ensemble import Ensemble
+from rrd_jax.models.ensemble import Ensemble, each, gather, joined
+from rrd_jax.models.fold import fold
 from rrd_jax.models.layers import Outputs
 
 Factory = Callable[..., nn.Module]
@@ -55,20 +56,6 @@ def init(module: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -> dic
 def count_parameters(params: Any) -> int:
     """Number of trained scalars; batch-norm statistics are not among them."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def each(network: Any, variables: Any) -> list[tuple[nn.Module, Any]]:
-    """The members of an Ensemble with their variables, or a single network with its own."""
-    if not isinstance(network, Ensemble):
-        return [(network, variables)]
-    parts = zip(variables["params"], variables["batch_stats"], strict=True)
-    own = [{"params": params, "batch_stats": stats} for params, stats in parts]
-    return list(zip(network.members, own, strict=True))
-
-
-def joined(network: Any, outputs: Sequence[Outputs]) -> Any:
-    """What the network returns, from what `each` of its parts does."""
-    return network.join(outputs) if isinstance(network, Ensemble) else outputs[0]
 
 
 def from_embedding(embedding: jax.Array, head: Any) -> Outputs:
@@ -123,7 +110,9 @@ __all__ = [
     "count_parameters",
     "create",
     "each",
+    "fold",
     "from_embedding",
+    "gather",
     "image_size",
     "init",
     "joined",

@@ -107,17 +107,25 @@ class BatchNorm(nn.Module):
     """Batch norm with PyTorch's running variance: the unbiased one, where Flax keeps the biased.
 
     Statistics are float32 and span the whole (global) batch; the result has the input's dtype.
+
+    Attributes:
+      momentum: share of the running figures that a batch leaves.
+      epsilon: added to the variance.
+      follows: the convolution beside it whose result it takes, and nothing else does; "" for none.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
+    follows: str = ""
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[..., channels] to the same, normalised by the batch (train) or the running figures."""
         features = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (features,))
         bias = self.param("bias", nn.initializers.zeros, (features,))
+        if not (train or self.is_initializing() or self.has_variable("params", "scale")):
+            return (x + bias).astype(x.dtype)  # models.fold left only this of it
+        scale = self.param("scale", nn.initializers.ones, (features,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (features,))
         if train:
@@ -153,7 +161,7 @@ def conv_norm(
       **options: what else Conv takes.
     """
     x = Conv(*shape, name=names[0], **options)(x)
-    return BatchNorm(name=names[1])(x, train=train)
+    return BatchNorm(name=names[1], follows=names[0])(x, train=train)
 
 
 class Classifier(nn.Module):
