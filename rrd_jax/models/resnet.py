@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from rrd_jax.models import layers
 from rrd_jax.models.layers import conv_norm
+from rrd_jax.models.pool import max_pool
 
 
 class _Block(nn.Module):
@@ -79,7 +80,7 @@ class ResNet(nn.Module):
         shape = (self.widths[0], kernel, stride, self.dtype)
         x = nn.relu(conv_norm(x, ("conv1", "bn1"), *shape, train=train))
         if self.imagenet_stem:
-            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+            x = max_pool(x)
         maps, preactivations = [x], [x]
         for stage, (count, width) in enumerate(
             zip(self.blocks, self.widths[1:], strict=True), start=1
