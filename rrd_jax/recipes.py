@@ -68,7 +68,7 @@ def create_network(
         "bfloat16": jnp.bfloat16,
     }
     chosen = errors.lookup("dtype", dtype or config.dtype, known)
-    return models.create(model, num_classes, dtype=chosen)
+    return models.create(model, num_classes, dtype=chosen, space_to_depth=config.space_to_depth)
 
 
 def from_config(

@@ -297,6 +297,7 @@ def test_the_teacher_must_fit_the_data_and_the_config(tmp_path, teacher_workdir)
         ({"data.augment": "crop"}, "did you mean 'crop_flip'"),
         ({"dtype": "float16"}, "known: auto, float32, bfloat16"),
         ({"teacher.dtype": "half"}, "unknown dtype 'half'; known: auto, float32, bfloat16"),
+        ({"space_to_depth": True}, "start with a 7x7 convolution, not for 'resnet8'"),
         ({"seed": -1}, "seed is -1"),
         ({"data.pad": -1}, "data.pad is -1"),
         ({"data.std": (0.0,)}, r"data.std\[0\] is 0"),

@@ -23,7 +23,13 @@ IMAGENET: dict[str, Factory] = resnet.IMAGENET | mobilenet.IMAGENET | shufflenet
 MODELS = CIFAR | IMAGENET
 
 
-def create(name: str, num_classes: int, *, dtype: jnp.dtype = jnp.float32) -> nn.Module:
+def create(
+    name: str,
+    num_classes: int,
+    *,
+    dtype: jnp.dtype = jnp.float32,
+    space_to_depth: bool = False,
+) -> nn.Module:
     """The network of that name, without weights.
 
     Args:
@@ -31,16 +37,25 @@ def create(name: str, num_classes: int, *, dtype: jnp.dtype = jnp.float32) -> nn
       num_classes: number of logits.
       dtype: what convolutions compute in; parameters, statistics, embedding and logits are
         float32 whatever it is.
+      space_to_depth: whether the 7x7 convolution on images is computed as one on 2x2 pixels at
+        once; with the same parameters it gives the same, but for rounding.
 
     Returns:
       A module: `module.apply(variables, images, train=...)` gives Outputs for images
       [B, H, W, channels].
 
     Raises:
-      InputError: unknown name, or no classes.
+      InputError: unknown name, no classes, or no 7x7 convolution.
     """
     errors.check_positive(num_classes=num_classes)
-    return errors.lookup("model", name, MODELS)(num_classes=num_classes, dtype=dtype)
+    network = errors.lookup("model", name, MODELS)(num_classes=num_classes, dtype=dtype)
+    if not space_to_depth:
+        return network
+    if not getattr(network, "imagenet_stem", False):
+        raise errors.InputError(
+            f"space_to_depth is for networks that start with a 7x7 convolution, not for '{name}'"
+        )
+    return network.clone(space_to_depth=True)
 
 
 def image_size(name: str) -> int:

@@ -37,7 +37,18 @@ torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Conv(nn.Module):
-    """Convolution with PyTorch's symmetric padding of (kernel - 1) / 2."""
+    """Convolution with PyTorch's symmetric padding of (kernel - 1) / 2.
+
+    Attributes:
+      features: channels of the result.
+      kernel: its height and width, odd.
+      stride: of both axes.
+      dtype: what it computes in; parameters are float32.
+      groups: of channels.
+      use_bias: whether there is one.
+      kernel_init: of the kernel [kernel, kernel, channels / groups, features].
+      space_to_depth: compute a 7x7 kernel of stride 2 as a 4x4 one of stride 1.
+    """
 
     features: int
     kernel: int = 3
@@ -46,6 +57,7 @@ class Conv(nn.Module):
     groups: int = 1
     use_bias: bool = False
     kernel_init: Callable = kaiming_fan_out
+    space_to_depth: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -54,7 +66,9 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         conv = partial(_conv, stride=self.stride)
-        if self.groups == 1:
+        if self.space_to_depth:
+            y = _deep(x, kernel)
+        elif self.groups == 1:
             y = conv(x, kernel)
         else:
             # On a CPU XLA computes grouped convolutions, and more so their gradients, naively.
@@ -78,6 +92,26 @@ def _conv(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
         padding=((pad, pad), (pad, pad)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1] // kernel.shape[2],
+    )
+
+
+def _deep(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A 7x7 kernel's convolution of stride 2: squares of 2x2 pixels become four times the channels.
+
+    Hardware for many channels has more to do with those than with the three of an image.
+    """
+    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))  # of odd images
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).swapaxes(2, 3)
+    # Around pixel 2i lie the rows 2i - 3 to 2i + 3; with a zero before them, pairs i - 2 to i + 1.
+    kernel = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))
+    kernel = kernel.reshape(4, 2, 4, 2, channels, -1).swapaxes(1, 2)
+    return jax.lax.conv_general_dilated(
+        x.reshape(*x.shape[:3], 4 * channels),
+        kernel.reshape(4, 4, 4 * channels, -1),
+        window_strides=(1, 1),
+        padding=((2, 1), (2, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
 
 
