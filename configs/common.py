@@ -27,6 +27,9 @@ def get_config(argument: str = "") -> ConfigDict:
     config.name = ""  # of the job; its default workdir is runs/<name>
     config.seed = 0  # initial weights, order and augmentation all follow from it
     config.dtype = "auto"  # of convolutions: float32, bfloat16; auto is bfloat16 on accelerators
+    # Computes the 7x7 convolutions that ImageNet's ResNets start with on 2x2 pixels at once, which
+    # differs by rounding only. Some accelerators are quicker with it, a CPU is slower.
+    config.space_to_depth = False
     # Devices share parameters, their average and the optimizer's state, instead of a copy on each.
     config.shard_parameters = False
     config.method = ""  # what the objectives below are called in tables
@@ -62,6 +65,9 @@ def get_config(argument: str = "") -> ConfigDict:
     # The workdir of a run, a folder that rrd_jax.convert wrote, a .pth or a .safetensors file; ""
     # to train the teacher in <workdir>/teacher first.
     teacher.checkpoint = ""
+    # Of its convolutions as a teacher: float32, bfloat16, auto; "" as config.dtype, in which it is
+    # trained in any case.
+    teacher.dtype = ""
     teacher.seed = 0
     teacher.train_split = config_dict.placeholder(str)  # None: as data.train_split
     teacher.epochs = config_dict.placeholder(int)  # None: as train.epochs

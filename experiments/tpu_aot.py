@@ -96,14 +96,18 @@ def train_step(config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
     image_shape, steps_per_epoch = (side, side, len(config.data.mean)), examples // size
     platform = mesh.devices.flat[0].platform
     recipe = recipes.from_config(config, "", num_classes, examples, platform)
-    teacher = recipes.create_network(config, config.teacher.model, num_classes, platform)
+    (chosen,) = recipes.teachers(config)
+    teacher = recipes.create_network(
+        config, chosen.model, num_classes, platform, dtype=chosen.dtype
+    )
     resident = config.data.augment not in augment.HOST  # both sets, where it may be
     built = program.build(
         recipe, mesh, image_shape, steps_per_epoch, resident=resident, teacher=teacher
     )
     everywhere, split = parallel.replicated(mesh), parallel.split(mesh)
     variables = jax.eval_shape(
-        lambda key: models.init(teacher, key, image_shape), built.abstract.key
+        lambda key: models.fold(teacher, models.init(teacher, key, image_shape), image_shape),
+        built.abstract.key,
     )
     if resident:
         batch = {

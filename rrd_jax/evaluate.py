@@ -29,7 +29,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> list[dict[str, Any]]
     """
     folder = pathlib.Path(workdir)
     chosen = zip(recipes.teachers(config), train.teacher_paths(config, folder), strict=True)
-    chosen = [(one.model, path) for one, path in chosen if one.checkpoint or path.exists()]
+    chosen = [(one, path) for one, path in chosen if one.checkpoint or path.exists()]
     student = (folder / "checkpoints").exists()
     if not chosen and not student:
         raise errors.InputError(
@@ -38,7 +38,11 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> list[dict[str, Any]]
         )
     train.check(config)
     setting = train.prepare(config)
-    networks = [train.load_network(config, *one, setting) for one in chosen]
+    networks = [
+        train.load_network(config, one.model, path, setting, dtype=one.dtype)
+        for one, path in chosen
+    ]
+    chosen = [(one.model, path) for one, path in chosen]
     rows = [_row("teacher", *one) for one in zip(chosen, networks, strict=True)]
     teacher = None
     if networks and len(networks) == len(recipes.teachers(config)):

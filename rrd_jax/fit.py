@@ -171,8 +171,10 @@ class _Loop:
     def _teacher(self) -> Any:
         """What steps are given of it: its variables, or what it remembers."""
         run = self.lead
+        if not run.network:
+            return None
         if not run.recalls:
-            return run.teacher_variables
+            return run.teacher.folded()
         found = run.teacher.remembered.get(self.recipe.augment, self._stops_alone)
         self.clock.mark(self.step)
         return found

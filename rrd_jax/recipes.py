@@ -54,17 +54,21 @@ def alone_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict
 
 
 def create_network(
-    config: ml_collections.ConfigDict, model: str, num_classes: int, platform: str | None = None
+    config: ml_collections.ConfigDict,
+    model: str,
+    num_classes: int,
+    platform: str | None = None,
+    dtype: str = "",
 ) -> Any:
-    """A network of `models.create` in the config's precision; platform as in `from_config`."""
+    """A network of `models.create`; platform as in `from_config`, dtype "" for the config's."""
     platform = platform or jax.default_backend()
     known = {
         "auto": jnp.float32 if platform == "cpu" else jnp.bfloat16,
         "float32": jnp.float32,
         "bfloat16": jnp.bfloat16,
     }
-    dtype = errors.lookup("dtype", config.dtype, known)
-    return models.create(model, num_classes, dtype=dtype)
+    chosen = errors.lookup("dtype", dtype or config.dtype, known)
+    return models.create(model, num_classes, dtype=chosen, space_to_depth=config.space_to_depth)
 
 
 def from_config(

@@ -19,6 +19,7 @@ class Teacher(NamedTuple):
     Attributes:
       network: of `models.create`, or an Ensemble.
       variables: its weights, on the devices.
+      folded: () -> what `models.fold` makes of them; steps are given this.
       tested: () -> what `evaluate` finds on the test split.
       folders: where each member's embeddings of training images are kept.
       remembered: those embeddings; None for a streamed split.
@@ -26,6 +27,7 @@ class Teacher(NamedTuple):
 
     network: Any
     variables: Any
+    folded: Callable[[], Any]
     tested: Callable[[], dict[str, np.ndarray]]
     folders: tuple[pathlib.Path, ...] = ()
     remembered: views.Views | None = None

@@ -99,6 +99,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise errors.InputError(f"train.ema is {config.train.ema}, but must be in [0, 1)")
     for chosen in recipes.teachers(config):
         check(recipes.teacher_config(config, chosen))
+        recipes.create_network(config, chosen.model, num_classes=2, dtype=chosen.dtype)
     if config.baseline and not recipes.teachers(config):
         raise errors.InputError("config.baseline compares with a teacher; set config.teacher.model")
     chosen = recipes.from_config(config, "", num_classes=2, examples=config.train.batch_size)
@@ -205,7 +206,7 @@ def get_teacher(
             same = own.data.train_split == config.data.train_split
             with claim(path, own):
                 results.append(train(own, path, setting if same else prepare(own), path.name))
-        found.append(load_network(config, chosen.model, path, setting))
+        found.append(load_network(config, chosen.model, path, setting, dtype=chosen.dtype))
     return results, together(config, found, setting)
 
 
@@ -216,9 +217,7 @@ def together(
     if len(found) == 1:
         return found[0]
     network = models.Ensemble(tuple(one.network for one in found), recipes.shares(config))
-    variables = {
-        name: tuple(one.variables[name] for one in found) for name in ("params", "batch_stats")
-    }
+    variables = models.gather([one.variables for one in found])
     folders = [folder for one in found for folder in one.folders]
     return _frozen(config, network, variables, setting, folders)
 
@@ -229,15 +228,17 @@ def load_network(
     path: pathlib.Path,
     setting: Setting,
     terms: dict[str, objectives.Objective] | None = None,
+    dtype: str = "",
 ) -> runs.Teacher:
     """A frozen network from a checkpoint, on the devices; path as in `weights.load`.
 
     Args:
-      config: for the data and the precision.
+      config: for the data, and the precision where `dtype` is "".
       model: the network's name.
       path: of its weights.
       setting: data and devices.
       terms: what a student was trained with; one of them may classify in its place.
+      dtype: what its convolutions compute in, as in the config.
 
     Raises:
       InputError: the checkpoint is missing, damaged, or of another network or data set.
@@ -258,7 +259,7 @@ def load_network(
             f"the network in {path} was trained with '{classifier}', which classifies in its place:"
             f" it is no teacher, and evaluated with the objective '{classifier}' in the config only"
         )
-    network = recipes.create_network(config, model, dataset.num_classes)
+    network = recipes.create_network(config, model, dataset.num_classes, dtype=dtype)
     variables = parallel.put(parallel.replicated(mesh), variables)
     home = path.parent if path.name == "checkpoints" else path
     folders = [home / "views" if path.is_dir() else path.with_name(f"{path.name}.views")]
@@ -274,16 +275,21 @@ def _frozen(
     terms: dict[str, objectives.Objective] | None = None,
 ) -> runs.Teacher:
     dataset, mesh = setting
-    remembered = None
-    if dataset.train.on_device:
-        remembered = views.Views(network, variables, folders, dataset.train, mesh)
+
+    @functools.cache
+    def folded():
+        fold = functools.partial(models.fold, network, image_shape=dataset.image_shape)
+        return jax.jit(fold, out_shardings=parallel.replicated(mesh))(variables)
 
     @functools.cache  # a job that is finished already never asks
     def tested():
         predict = program.build_predict(network, recipes.normalize(config), mesh, terms)
         return runs.evaluate(predict, variables, dataset.test, config.train.eval_batch_size, mesh)
 
-    return runs.Teacher(network, variables, tested, tuple(folders), remembered)
+    remembered = None
+    if dataset.train.on_device:
+        remembered = views.Views(network, variables, folded, folders, dataset.train, mesh)
+    return runs.Teacher(network, variables, folded, tested, tuple(folders), remembered)
 
 
 def table(results: list[runs.Result]) -> str:

@@ -33,6 +33,7 @@ class Views:
     Args:
       network: of `models.create`, or an Ensemble.
       variables: its weights, on the devices.
+      folded: () -> what `models.fold` makes of them.
       folders: where the embeddings of each member are kept.
       split: the images.
       mesh: the devices; embeddings are split over them by image.
@@ -42,13 +43,14 @@ class Views:
         self,
         network: Any,
         variables: Any,
+        folded: Callable[[], Any],
         folders: Sequence[pathlib.Path],
         split: feed.Resident,
         mesh: jax.sharding.Mesh,
     ):
-        members = models.each(network, variables)
+        self._network, members = network, models.each(network, variables)
         self._members = [(*one, path) for one, path in zip(members, folders, strict=True)]
-        self._split, self._mesh = split, mesh
+        self._folded, self._split, self._mesh = folded, split, mesh
         self._kept: dict[pathlib.Path, jax.Array] = {}
 
     def size(self, shown: augment.Augment) -> float:
@@ -74,11 +76,11 @@ class Views:
           PreemptedError: `stop` said so in between.
         """
         embeddings, heads = [], []
-        for member, variables, path, like in self._plan(shown):
+        for i, (member, variables, path, like) in enumerate(self._plan(shown)):
             if path not in self._kept:
                 found = self._read(path, like)
                 if found is None:
-                    found = self._fill(member, variables, path, like, shown, stop)
+                    found = self._fill(i, path, like, shown, stop)
                 self._kept[path] = found
             embeddings.append(self._kept[path])
             heads.append(variables["params"][self._summary(member).classifier])
@@ -114,9 +116,10 @@ class Views:
         print(f"the teacher's embeddings are read from {path} in {time.monotonic() - start:.0f} s")
         return found["embedding"]
 
-    def _fill(self, member, variables, path, like, shown, stop):
+    def _fill(self, i, path, like, shown, stop):
         start = time.monotonic()
-        table = fill(member, variables, like, self._split.images, shown, self._mesh, stop)
+        member, folded = models.each(self._network, self._folded())[i]
+        table = fill(member, folded, like, self._split.images, shown, self._mesh, stop)
         seconds = time.monotonic() - start
         rate = len(self._split) * shown.views / seconds
         print(f"the teacher has seen all views in {seconds:.0f} s, {rate:,.0f} images/s")
@@ -187,7 +190,7 @@ def fill(
 
     Args:
       network: of `models.create`.
-      variables: its weights, on every device.
+      variables: for it, on every device.
       like: [rows * views, D], split over the mesh; rows beyond the images are of black ones.
       images: [N, H, W, channels] uint8.
       shown: the views.

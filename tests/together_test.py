@@ -67,12 +67,10 @@ def test_seeds_in_step_have_the_numbers_that_they_have_alone(shared, tmp_path, c
 
 
 def test_on_eight_devices_too(shared, tmp_path):
-    mesh = parallel.make_mesh(jax.devices())
-    dataset, teacher = shared[1].dataset, shared[2]
-    variables = parallel.put(parallel.replicated(mesh), jax.device_get(teacher.variables))
-    teacher = teacher._replace(variables=variables)
+    setting = train.Setting(shared[1].dataset, parallel.make_mesh(jax.devices()))
     configs = _configs(tmp_path)
-    train.train_together(configs, train.Setting(dataset, mesh), ["0", "1", "2"], teacher)
+    _, teacher = train.get_teacher(configs[tmp_path / "0"], shared[0].parent, setting)
+    train.train_together(configs, setting, ["0", "1", "2"], teacher)
     _check_same(tmp_path, shared[0])
 
 

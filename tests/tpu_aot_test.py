@@ -54,7 +54,7 @@ def test_convolutions_are_bfloat16_and_statistics_softmaxes_and_losses_float32(s
     assert kinds("convolution") == {"bf16"}
     assert kinds("exponential", "log", "rsqrt", "reduce", "dot_general") == {"f32"}
     (signature,) = re.findall(r"func public @main.*", given)  # the state, and what is logged
-    assert "bf16" not in signature
+    assert signature.count("bf16") == 10  # the kernels of a folded VGG13
     assert "f32" in signature
 
 

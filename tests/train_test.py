@@ -114,6 +114,29 @@ def test_many_steps_a_call_give_what_single_steps_give_from_any_step(
         assert many == pytest.approx(single, rel=1e-5)
 
 
+@pytest.mark.usefixtures("one_device")
+def test_a_folded_teacher_gives_the_losses_that_it_gives_as_it_is(
+    tmp_path, teacher_workdir, monkeypatch
+):
+    config = _config(**{"teacher.checkpoint": teacher_workdir})
+    train.run(config, str(tmp_path / "folded"))
+    monkeypatch.setattr(models, "fold", lambda network, variables, image_shape: variables)
+    train.run(config, str(tmp_path / "plain"))
+    for folded, plain in zip(_rows(tmp_path / "folded"), _rows(tmp_path / "plain"), strict=True):
+        assert folded == pytest.approx(plain, rel=1e-5)
+
+
+@pytest.mark.usefixtures("one_device")
+def test_a_teacher_may_compute_in_another_precision(tmp_path, teacher_workdir):
+    config = _config(**{"teacher.checkpoint": teacher_workdir, "teacher.dtype": "bfloat16"})
+    _, teacher = train.get_teacher(config, tmp_path, train.prepare(config))
+    assert recipes.from_config(config, "", 10, 24).student.dtype == np.float32
+    kernels = [leaf for leaf in jax.tree.leaves(teacher.folded()["params"]) if leaf.ndim == 4]
+    assert {str(kernel.dtype) for kernel in kernels} == {"bfloat16"}
+    assert all(leaf.sharding.is_fully_replicated for leaf in kernels)
+    assert {leaf.dtype for leaf in jax.tree.leaves(teacher.variables)} == {np.dtype(np.float32)}
+
+
 def test_a_resident_run_on_eight_devices_has_the_losses_of_one(tmp_path, monkeypatch):
     config = _config("smoke,resnet8", **{"optimizer.learning_rate": 0.01})
     train.run(config, str(tmp_path / "eight"))
@@ -306,6 +329,8 @@ def test_the_teacher_must_fit_the_data_and_the_config(tmp_path, teacher_workdir)
         ({"data.name": "digitz", "data.mock_examples": 0}, "unknown data set 'digitz'"),
         ({"data.augment": "crop"}, "did you mean 'crop_flip'"),
         ({"dtype": "float16"}, "known: auto, float32, bfloat16"),
+        ({"teacher.dtype": "half"}, "unknown dtype 'half'; known: auto, float32, bfloat16"),
+        ({"space_to_depth": True}, "start with a 7x7 convolution, not for 'resnet8'"),
         ({"seed": -1}, "seed is -1"),
         ({"data.pad": -1}, "data.pad is -1"),
         ({"data.std": (0.0,)}, r"data.std\[0\] is 0"),

@@ -65,12 +65,19 @@ def _teacher(split, seed=0, dtype=jnp.float32):
     return network, variables
 
 
+def _views(network, variables, folders, split, mesh):
+    def folded():
+        return models.fold(network, variables, split.images.shape[1:])
+
+    return views.Views(network, variables, folded, folders, split, mesh)
+
+
 @pytest.mark.parametrize("devices", [1, 8])
 def test_the_rows_are_what_the_network_makes_of_each_view(devices, tmp_path):
     mesh, split = parallel.make_mesh(jax.devices()[:devices]), _split()
     network, variables = _teacher(split)
     variables = parallel.put(parallel.replicated(mesh), variables)
-    kept = views.Views(network, variables, [tmp_path], split, mesh)
+    kept = _views(network, variables, [tmp_path], split, mesh)
     (table,) = kept.get(_CROP)["embedding"]
     assert table.sharding.shard_shape(table.shape)[0] == 8 * 18 // devices
     for i, view in itertools.product(range(5), (0, 7, 17)):
@@ -237,7 +244,7 @@ def test_every_objective_that_needs_no_maps_reads_a_remembered_teacher(members, 
         variables = {k: tuple(v[k] for _, v in each) for k in ("params", "batch_stats")}
         terms = {name: objectives.averaged(name, one, shares) for name, one in terms.items()}
     folders = [tmp_path / str(i) for i in range(members)]
-    remembered = views.Views(network, variables, folders, split, mesh).get(_CROP)
+    remembered = _views(network, variables, folders, split, mesh).get(_CROP)
     student, optimizer = models.create("resnet8", 4), optim.sgd(lambda step: 0.01)
     start = jax.jit(
         lambda key, variables: state.create(
@@ -261,7 +268,7 @@ def test_every_objective_that_needs_no_maps_reads_a_remembered_teacher(members, 
 def test_the_split_table_is_never_gathered(tmp_path):
     mesh, split = parallel.make_mesh(), _split(24)
     network, variables = _teacher(split)
-    remembered = views.Views(network, variables, [tmp_path], split, mesh).get(_CROP)
+    remembered = _views(network, variables, [tmp_path], split, mesh).get(_CROP)
     recall = steps.recalling(network, _CROP.views)
     batch = {name: np.arange(8, dtype=np.int32) for name in ("index", "view")}
     batch = parallel.put_batch(mesh, batch)

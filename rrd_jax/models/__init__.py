@@ -1,6 +1,6 @@
 """The networks, by name."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from rrd_jax import errors
 from rrd_jax.models import layers, mobilenet, resnet, shufflenet, vgg, wrn
-from rrd_jax.models.ensemble import Ensemble
+from rrd_jax.models.ensemble import Ensemble, each, gather, joined
+from rrd_jax.models.fold import fold
 from rrd_jax.models.layers import Outputs
 
 Factory = Callable[..., nn.Module]
@@ -22,7 +23,13 @@ IMAGENET: dict[str, Factory] = resnet.IMAGENET | mobilenet.IMAGENET | shufflenet
 MODELS = CIFAR | IMAGENET
 
 
-def create(name: str, num_classes: int, *, dtype: jnp.dtype = jnp.float32) -> nn.Module:
+def create(
+    name: str,
+    num_classes: int,
+    *,
+    dtype: jnp.dtype = jnp.float32,
+    space_to_depth: bool = False,
+) -> nn.Module:
     """The network of that name, without weights.
 
     Args:
@@ -30,16 +37,25 @@ def create(name: str, num_classes: int, *, dtype: jnp.dtype = jnp.float32) -> nn
       num_classes: number of logits.
       dtype: what convolutions compute in; parameters, statistics, embedding and logits are
         float32 whatever it is.
+      space_to_depth: whether the 7x7 convolution on images is computed as one on 2x2 pixels at
+        once; with the same parameters it gives the same, but for rounding.
 
     Returns:
       A module: `module.apply(variables, images, train=...)` gives Outputs for images
       [B, H, W, channels].
 
     Raises:
-      InputError: unknown name, or no classes.
+      InputError: unknown name, no classes, or no 7x7 convolution.
     """
     errors.check_positive(num_classes=num_classes)
-    return errors.lookup("model", name, MODELS)(num_classes=num_classes, dtype=dtype)
+    network = errors.lookup("model", name, MODELS)(num_classes=num_classes, dtype=dtype)
+    if not space_to_depth:
+        return network
+    if not getattr(network, "imagenet_stem", False):
+        raise errors.InputError(
+            f"space_to_depth is for networks that start with a 7x7 convolution, not for '{name}'"
+        )
+    return network.clone(space_to_depth=True)
 
 
 def image_size(name: str) -> int:
@@ -55,20 +71,6 @@ def init(module: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -> dic
 def count_parameters(params: Any) -> int:
     """Number of trained scalars; batch-norm statistics are not among them."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-def each(network: Any, variables: Any) -> list[tuple[nn.Module, Any]]:
-    """The members of an Ensemble with their variables, or a single network with its own."""
-    if not isinstance(network, Ensemble):
-        return [(network, variables)]
-    parts = zip(variables["params"], variables["batch_stats"], strict=True)
-    own = [{"params": params, "batch_stats": stats} for params, stats in parts]
-    return list(zip(network.members, own, strict=True))
-
-
-def joined(network: Any, outputs: Sequence[Outputs]) -> Any:
-    """What the network returns, from what `each` of its parts does."""
-    return network.join(outputs) if isinstance(network, Ensemble) else outputs[0]
 
 
 def from_embedding(embedding: jax.Array, head: Any) -> Outputs:
@@ -123,7 +125,9 @@ __all__ = [
     "count_parameters",
     "create",
     "each",
+    "fold",
     "from_embedding",
+    "gather",
     "image_size",
     "init",
     "joined",

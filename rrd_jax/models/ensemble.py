@@ -38,12 +38,8 @@ class Ensemble:
 
     def apply(self, variables: dict[str, Any], images: jax.Array, *, train: bool) -> Several:
         """Variables are those of the members: {"params": (...), "batch_stats": (...)}."""
-        parts = zip(self.members, variables["params"], variables["batch_stats"], strict=True)
-        each = [
-            member.apply({"params": params, "batch_stats": stats}, images, train=train)
-            for member, params, stats in parts
-        ]
-        return self.join(each)
+        members = each(self, variables)
+        return self.join([member.apply(own, images, train=train) for member, own in members])
 
     def join(self, each: Sequence[Outputs]) -> Several:
         """What the members return, as what the ensemble does."""
@@ -52,12 +48,29 @@ class Ensemble:
 
     def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
         """Fresh variables of all members."""
-        own = [member.init(key, images, train=train) for member in self.members]
-        return {name: tuple(v[name] for v in own) for name in ("params", "batch_stats")}
+        return gather([member.init(key, images, train=train) for member in self.members])
 
     def init_with_output(self, key: jax.Array, images: jax.Array) -> tuple[Several, dict[str, Any]]:
         """The same, with what they make of the images."""
         made = [member.init_with_output(key, images) for member in self.members]
-        names = ("params", "batch_stats")
-        variables = {name: tuple(own[name] for _, own in made) for name in names}
-        return self.join([outputs for outputs, _ in made]), variables
+        outputs, variables = zip(*made, strict=True)
+        return self.join(outputs), gather(variables)
+
+
+def gather(variables: Sequence[dict[str, Any]]) -> dict[str, tuple]:
+    """The members' variables as an Ensemble's."""
+    return {name: tuple(own[name] for own in variables) for name in ("params", "batch_stats")}
+
+
+def each(network: Any, variables: Any) -> list[tuple[nn.Module, Any]]:
+    """The members of an Ensemble with their variables, or a single network with its own."""
+    if not isinstance(network, Ensemble):
+        return [(network, variables)]
+    parts = zip(variables["params"], variables["batch_stats"], strict=True)
+    own = [{"params": params, "batch_stats": stats} for params, stats in parts]
+    return list(zip(network.members, own, strict=True))
+
+
+def joined(network: Any, outputs: Sequence[Outputs]) -> Any:
+    """What the network returns, from what `each` of its parts does."""
+    return network.join(outputs) if isinstance(network, Ensemble) else outputs[0]

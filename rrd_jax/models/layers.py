@@ -37,7 +37,18 @@ torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Conv(nn.Module):
-    """Convolution with PyTorch's symmetric padding of (kernel - 1) / 2."""
+    """Convolution with PyTorch's symmetric padding of (kernel - 1) / 2.
+
+    Attributes:
+      features: channels of the result.
+      kernel: its height and width, odd.
+      stride: of both axes.
+      dtype: what it computes in; parameters are float32.
+      groups: of channels.
+      use_bias: whether there is one.
+      kernel_init: of the kernel [kernel, kernel, channels / groups, features].
+      space_to_depth: compute a 7x7 kernel of stride 2 as a 4x4 one of stride 1.
+    """
 
     features: int
     kernel: int = 3
@@ -46,6 +57,7 @@ class Conv(nn.Module):
     groups: int = 1
     use_bias: bool = False
     kernel_init: Callable = kaiming_fan_out
+    space_to_depth: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -54,7 +66,9 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         conv = partial(_conv, stride=self.stride)
-        if self.groups > 1:
+        if self.space_to_depth:
+            conv = _deep
+        elif self.groups > 1:
             # On a CPU XLA computes grouped convolutions, and more so their gradients, naively.
             quick = _depthwise if self.groups == x.shape[-1] == self.features else _split
             quick = partial(quick, stride=self.stride)
@@ -113,6 +127,26 @@ def _unrolled(function: Callable) -> Callable:
     return found
 
 
+def _deep(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A 7x7 kernel's convolution of stride 2: squares of 2x2 pixels become four times the channels.
+
+    Hardware for many channels has more to do with those than with the three of an image.
+    """
+    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))  # of odd images
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).swapaxes(2, 3)
+    # Around pixel 2i lie the rows 2i - 3 to 2i + 3; with a zero before them, pairs i - 2 to i + 1.
+    kernel = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))
+    kernel = kernel.reshape(4, 2, 4, 2, channels, -1).swapaxes(1, 2)
+    return jax.lax.conv_general_dilated(
+        x.reshape(*x.shape[:3], 4 * channels),
+        kernel.reshape(4, 4, 4 * channels, -1),
+        window_strides=(1, 1),
+        padding=((2, 1), (2, 1)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
 def _depthwise(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
     """A sum of shifted images, each times its place in the kernel."""
     size = kernel.shape[0]
@@ -139,17 +173,25 @@ class BatchNorm(nn.Module):
     """Batch norm with PyTorch's running variance: the unbiased one, where Flax keeps the biased.
 
     Statistics are float32 and span the whole (global) batch; the result has the input's dtype.
+
+    Attributes:
+      momentum: share of the running figures that a batch leaves.
+      epsilon: added to the variance.
+      follows: the convolution beside it whose result it takes, and nothing else does; "" for none.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
+    follows: str = ""
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """[..., channels] to the same, normalised by the batch (train) or the running figures."""
         features = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (features,))
         bias = self.param("bias", nn.initializers.zeros, (features,))
+        if not (train or self.is_initializing() or self.has_variable("params", "scale")):
+            return (x + bias).astype(x.dtype)  # models.fold left only this of it
+        scale = self.param("scale", nn.initializers.ones, (features,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (features,))
         if train:
@@ -185,7 +227,7 @@ def conv_norm(
       **options: what else Conv takes.
     """
     x = Conv(*shape, name=names[0], **options)(x)
-    return BatchNorm(name=names[1])(x, train=train)
+    return BatchNorm(name=names[1], follows=names[0])(x, train=train)
 
 
 class Classifier(nn.Module):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from rrd_jax.models import layers
 from rrd_jax.models.layers import conv_norm
+from rrd_jax.models.pool import max_pool
 
 
 class _Block(nn.Module):
@@ -59,6 +60,7 @@ class ResNet(nn.Module):
       shortcut: what PyTorch calls the projection of a block.
       head: what PyTorch calls the classifier.
       dtype: what convolutions compute in; parameters and statistics are float32.
+      space_to_depth: as `models.create` has it; for `imagenet_stem` only.
     """
 
     num_classes: int
@@ -71,15 +73,19 @@ class ResNet(nn.Module):
     shortcut: str = "downsample"
     head: str = "fc"
     dtype: jnp.dtype = jnp.float32
+    space_to_depth: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> layers.Outputs:
         """Images [B, H, W, channels], normalised, to Outputs."""
         kernel, stride = (7, 2) if self.imagenet_stem else (3, 1)
         shape = (self.widths[0], kernel, stride, self.dtype)
-        x = nn.relu(conv_norm(x, ("conv1", "bn1"), *shape, train=train))
+        stem = conv_norm(
+            x, ("conv1", "bn1"), *shape, train=train, space_to_depth=self.space_to_depth
+        )
+        x = nn.relu(stem)
         if self.imagenet_stem:
-            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+            x = max_pool(x)
         maps, preactivations = [x], [x]
         for stage, (count, width) in enumerate(
             zip(self.blocks, self.widths[1:], strict=True), start=1

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax.models import layers
+from rrd_jax.models.pool import max_pool
 
 # All convolutions start as PyTorch starts them by default.
 _conv_norm = partial(layers.conv_norm, kernel_init=layers.torch_default)
@@ -159,7 +160,7 @@ class ShuffleNetV2(nn.Module):
         kernel, stride, first = (3, 2, 2) if self.torchvision else (1, 1, 1)
         x = nn.relu(_conv_norm(x, names["stem"], 24, kernel, stride, self.dtype, train=train))
         if self.torchvision:
-            x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+            x = max_pool(x)
         maps, preactivations = [x], [x]
         for stage, (width, count) in enumerate(((116, 4), (232, 8), (464, 4)), start=first):
             for i in range(count):

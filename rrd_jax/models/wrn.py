@@ -24,7 +24,7 @@ class _Block(nn.Module):
         if x.shape[-1] != self.width:
             x = Conv(self.width, 1, self.stride, self.dtype, name="convShortcut")(y)
         y = Conv(self.width, 3, self.stride, self.dtype, name="conv1")(y)
-        y = nn.relu(BatchNorm(name="bn2")(y, train=train))
+        y = nn.relu(BatchNorm(name="bn2", follows="conv1")(y, train=train))
         y = Conv(self.width, 3, 1, self.dtype, name="conv2")(y)
         return x + y, before
 

@@ -210,6 +210,32 @@ def test_grouped_convolutions_are_those_of_xla(features, groups, kernel, stride)
         np.testing.assert_allclose(own, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [(32, 32), (33, 46), (7, 9)])
+def test_a_stem_on_pixels_of_two_by_two_is_the_one_on_pixels(size):
+    images = jax.random.normal(jax.random.key(0), (2, *size, 3))
+    stem = layers.Conv(8, 7, 2)
+    variables = stem.init(jax.random.key(1), images)
+    wanted, pull = jax.vjp(stem.apply, variables, images)
+    found, own_pull = jax.vjp(stem.clone(space_to_depth=True).apply, variables, images)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    cotangent = jax.random.normal(jax.random.key(2), wanted.shape)
+    for own, other in zip(
+        jax.tree.leaves(own_pull(cotangent)), jax.tree.leaves(pull(cotangent)), strict=True
+    ):
+        assert golden.relative(own, other) < 1e-5
+
+
+def test_networks_with_a_stem_of_seven_pixels_take_space_to_depth():
+    network, deep = (models.create("resnet18", 4, space_to_depth=deep) for deep in (False, True))
+    variables = networks.init(network, (48, 48, 3))
+    images = np.random.default_rng(0).standard_normal((2, 48, 48, 3)).astype(np.float32)
+    wanted, found = (jax.jit(n.apply)(variables, images).logits for n in (network, deep))
+    assert golden.relative(found, wanted) < 1e-5
+    assert models.summarize(deep, (48, 48, 3)).macs == models.summarize(network, (48, 48, 3)).macs
+    with pytest.raises(errors.InputError, match="a 7x7 convolution, not for 'mobilenetv1'"):
+        models.create("mobilenetv1", 4, space_to_depth=True)
+
+
 def test_batch_norm_keeps_the_unbiased_running_variance():
     x = np.random.default_rng(0).standard_normal((2, 3, 3, 4)).astype(np.float32) * 3 + 1000
     norm = layers.BatchNorm()
