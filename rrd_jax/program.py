@@ -29,6 +29,7 @@ class Recipe:
       schedule: learning rate by step.
       optimizer: schedule -> what moves the parameters.
       stays: what of the student the optimizer leaves as it is: "", "classifier" or "student".
+      remat: what a step computes twice of the student, as `models.remat` has it.
       augment: what the step does to training images.
       mix: how it mixes them, or None.
       normalize: what evaluation does to test images.
@@ -68,6 +69,7 @@ class Recipe:
     save_every: int
     teacher_cache: str
     stays: str = ""
+    remat: str = "none"
 
 
 class Program(NamedTuple):
@@ -186,7 +188,7 @@ def build(
         views = recipe.augment.views
         teach = steps.recalling(teacher, views) if recalls else steps.running(teacher)
     train_step = steps.make_train_step(
-        recipe.student,
+        models.remat(recipe.student, recipe.remat),
         recipe.objectives,
         recipe.weights,
         optimizer,

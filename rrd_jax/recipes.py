@@ -122,11 +122,13 @@ def from_config(
         clip_norm=chosen.clip_norm,
     )
     optimizer(schedule)  # or an error
+    student = create_network(config, config.student.model, num_classes, platform)
+    models.remat(student, config.train.remat)  # or an error
     _check_together(terms, config.train.ema)
     return program.Recipe(
         label=label,
         model=config.student.model,
-        student=create_network(config, config.student.model, num_classes, platform),
+        student=student,
         objectives=terms,
         weights=factors,
         warmup=warmup,
@@ -152,6 +154,7 @@ def from_config(
         log_every=config.train.log_every,
         save_every=config.train.save_every,
         teacher_cache=_cache(config),
+        remat=config.train.remat,
     )
 
 

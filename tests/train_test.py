@@ -127,6 +127,17 @@ def test_a_folded_teacher_gives_the_losses_that_it_gives_as_it_is(
 
 
 @pytest.mark.usefixtures("one_device")
+def test_a_student_that_is_computed_twice_has_the_losses_of_one_that_is_not(
+    tmp_path, teacher_workdir
+):
+    fields = {"teacher.checkpoint": teacher_workdir}
+    train.run(_config(**fields), str(tmp_path / "once"))
+    train.run(_config(**fields, **{"train.remat": "all"}), str(tmp_path / "twice"))
+    for once, twice in zip(_rows(tmp_path / "once"), _rows(tmp_path / "twice"), strict=True):
+        assert twice == pytest.approx(once, rel=1e-5)
+
+
+@pytest.mark.usefixtures("one_device")
 def test_a_teacher_may_compute_in_another_precision(tmp_path, teacher_workdir):
     config = _config(**{"teacher.checkpoint": teacher_workdir, "teacher.dtype": "bfloat16"})
     _, teacher = train.get_teacher(config, tmp_path, train.prepare(config))
@@ -321,6 +332,7 @@ def test_the_teacher_must_fit_the_data_and_the_config(tmp_path, teacher_workdir)
         ({"train.accumulate": 0}, "train.accumulate is 0"),
         ({"train.accumulate": 3}, "8 is not a multiple of the 1 devices, times the 3 of train.acc"),
         ({"train.ema": 1.0}, "train.ema is 1.0"),
+        ({"train.remat": "some"}, "unknown train.remat 'some'"),
         ({"optimizer.clip_norm": -1.0}, "optimizer.clip_norm is -1.0"),
         ({"objectives.rrd.chunk": -1}, "chunk is -1"),
         ({"objectives.rrd.queue_size": 0}, "queue_size is 0"),

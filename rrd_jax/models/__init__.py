@@ -12,6 +12,7 @@ from rrd_jax.models import layers, mobilenet, resnet, shufflenet, vgg, wrn
 from rrd_jax.models.ensemble import Ensemble, each, gather, joined
 from rrd_jax.models.fold import fold
 from rrd_jax.models.layers import Outputs
+from rrd_jax.models.remat import remat
 
 Factory = Callable[..., nn.Module]
 
@@ -131,5 +132,6 @@ __all__ = [
     "image_size",
     "init",
     "joined",
+    "remat",
     "summarize",
 ]

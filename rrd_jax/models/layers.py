@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from rrd_jax import errors
 
@@ -34,6 +35,10 @@ class Outputs(NamedTuple):
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # PyTorch's default for convolutions and linear layers: uniform in +-1/sqrt(fan_in).
 torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class Block(nn.Module):
+    """What `models.remat` computes twice; of one input, and beside it keywords."""
 
 
 class Conv(nn.Module):
@@ -78,7 +83,7 @@ class Conv(nn.Module):
             # Added in float32, so that the bias's gradient, a sum over all places, is summed in it.
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = (y.astype(jnp.float32) + bias).astype(self.dtype)
-        return y
+        return checkpoint_name(y, "convolution")
 
 
 def _conv(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
@@ -200,6 +205,7 @@ class BatchNorm(nn.Module):
             mean = jnp.mean(x32, axes)
             # Two passes: the mean of squares less the squared mean cancels where means are large.
             var = jnp.mean(jnp.square(x32 - mean), axes)
+            mean, var = checkpoint_name((mean, var), "statistics")
             if not self.is_initializing():
                 count = math.prod(x.shape[:-1])
                 unbiased = var * (count / max(count - 1, 1))

@@ -54,7 +54,7 @@ _WIDENING = (("conv_0_0", "conv_0_1"), ("conv_1_0", "conv_1_1"), ("conv_2", "con
 _FLAT = (("conv_0_0", "conv_0_1"), ("conv_1", "conv_2"))
 
 
-class _Inverted(nn.Module):
+class _Inverted(layers.Block):
     """Inverted residual: 1x1 that widens, depthwise 3x3, 1x1 that narrows, no ReLU at the end."""
 
     features: int

@@ -14,7 +14,7 @@ from rrd_jax.models.layers import conv_norm
 from rrd_jax.models.pool import max_pool
 
 
-class _Block(nn.Module):
+class _Block(layers.Block):
     """A residual block of two 3x3 convolutions, or with `bottleneck` of 1x1, 3x3, 1x1."""
 
     width: int

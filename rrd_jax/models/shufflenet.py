@@ -23,7 +23,7 @@ def _shuffle(x: jax.Array, groups: int) -> jax.Array:
     return parts.swapaxes(-1, -2).reshape(x.shape)
 
 
-class _BlockV1(nn.Module):
+class _BlockV1(layers.Block):
     """Grouped 1x1, depthwise 3x3, grouped 1x1; with stride 2 beside the pooled input."""
 
     features: int
@@ -84,7 +84,7 @@ class ShuffleNetV1(nn.Module):
         return layers.classified(classifier, embedding, maps, preactivations)
 
 
-class _BlockV2(nn.Module):
+class _BlockV2(layers.Block):
     """Half of the channels pass, the others are convolved; with stride 2 all of them are, twice.
 
     `left` and `right` are PyTorch's names for (convolution, batch norm) of the two branches.

@@ -10,7 +10,7 @@ from rrd_jax.models import layers
 from rrd_jax.models.layers import BatchNorm, Conv
 
 
-class _Block(nn.Module):
+class _Block(layers.Block):
     """Two 3x3 convolutions; returns the sum, and the input after its batch norm."""
 
     width: int

@@ -1,0 +1,61 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrd_jax import errors, models
+from tests import golden, networks
+
+
+def _step(network, variables, images):
+    """Gradients, and (loss, batch statistics)."""
+
+    def loss(params):
+        own = variables | {"params": params}
+        outputs, updated = network.apply(own, images, train=True, mutable=["batch_stats"])
+        return jnp.sum(outputs.logits**2), (outputs.maps, updated)
+
+    return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+
+@pytest.mark.parametrize("how", ["convolutions", "all"])
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [("resnet8", 3), ("wrn_16_1", 6), ("mobilenetv2_cifar", 17), ("shufflenetv2_cifar", 16)],
+)
+def test_blocks_that_are_computed_twice_give_the_same(name, blocks, how):
+    network = models.create(name, 4)
+    variables = networks.init(network, (16, 16, 3))
+    images = np.random.default_rng(0).standard_normal((4, 16, 16, 3)).astype(np.float32)
+    twice = models.remat(network, how)
+    assert (
+        str(jax.make_jaxpr(lambda v, x: _step(twice, v, x))(variables, images)).count("prevent_cse")
+        == blocks
+    )
+    quick = {"xla_backend_optimization_level": 0}
+    run = jax.jit(_step, static_argnums=0, compiler_options=quick)
+    wanted, found = (run(n, variables, images) for n in (network, twice))
+    for own, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert golden.relative(own, other) < 1e-5
+
+
+def test_what_is_not_kept_is_none_of_the_results_inside_blocks():
+    network = models.create("resnet8", 4)
+    variables = networks.init(network, (16, 16, 3))
+    images = jnp.ones((4, 16, 16, 3))
+
+    def kept(how):
+        run = models.remat(network, how).apply
+        _, pull = jax.vjp(
+            lambda v: run(v, images, train=True, mutable=["batch_stats"])[0].logits, variables
+        )
+        return sum(leaf.size for leaf in jax.tree.leaves(pull))
+
+    assert kept("all") < 0.75 * kept("convolutions") < 0.75**2 * kept("none")
+
+
+def test_what_cannot_be_computed_twice_is_refused():
+    with pytest.raises(errors.InputError, match="VGG has no blocks"):
+        models.remat(models.create("vgg8", 4), "all")
+    with pytest.raises(errors.InputError, match="unknown train.remat 'some'; known: none, conv"):
+        models.remat(models.create("resnet8", 4), "some")
