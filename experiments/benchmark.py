@@ -32,7 +32,7 @@ _TORCH_MODE = flags.DEFINE_string("torch_mode", "default", "A mode of torch.comp
 _SIZES = flags.DEFINE_list("sizes", ["cifar", "imagenet"], "Which sizes of images.")
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", [], "Images a step; none for what suits the size.")
 _STEPS = flags.DEFINE_integer(
-    "steps", 0, "The fewest steps a round, in whole epochs; 0 for 100, on a CPU 4.", lower_bound=0
+    "steps", 0, "The fewest steps a round, in whole epochs; 0 for 100, on a CPU 10.", lower_bound=0
 )
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Rounds over all.", lower_bound=1)
 _CORES = flags.DEFINE_integer(
@@ -142,8 +142,9 @@ class Reader:
         self._process.communicate()
 
     def _answer(self) -> dict[str, Any]:
-        if line := self._process.stdout.readline():
-            return json.loads(line)
+        while line := self._process.stdout.readline():
+            if line.startswith("{"):  # what libraries print is passed over
+                return json.loads(line)
         code = self._process.wait()
         said = [line for line in self._log.read_text().split("\n") if line.strip()]
         raise ReaderError(said[-1].strip() if said else f"exit code {code}")
@@ -292,6 +293,10 @@ def remarks(group: dict[str, Any], *, absolute: bool) -> list[str]:
             line += f": {recalls:.0f} s, {fill:.0f} s of them once, in place of {runs:.0f} s"
         lines.append(f"{line}.")
     lines[0] += "."
+    if not task["crops"]:
+        lines.append(
+            f"{label}: steps get images that are cut already; no published loop, no table."
+        )
     for name, ready in group["ready"].items():
         if ready.get("launched", "one by one") != "one by one":
             lines.append(f"{label}: {name} launches {ready['launched']}.")
@@ -326,7 +331,7 @@ def _groups(on_cpu: bool) -> list[Group]:
                 raise errors.InputError(
                     f"--batch_sizes has {batch_size}, but the set has {size.examples:,} images"
                 )
-            steps = _STEPS.value or (4 if on_cpu else 100)
+            steps = _STEPS.value or (10 if on_cpu else 100)
             groups.append(Group(name, size, int(batch_size), steps))
     return groups
 
@@ -358,8 +363,9 @@ def _job() -> None:
         f" {platform.machine()}; Python {platform.python_version()},"
         f" {', '.join(f'{name} {version}' for name, version in versions.items())}.",
         f"{_REPEATS.value} rounds in turns, medians; load {load:.1f} before,"
-        f" {os.getloadavg()[0]:.1f} after, ours included. 'ready after' is compilation and a first"
-        " epoch.",
+        f" {os.getloadavg()[0]:.1f} after, ours included. 'Ours / it': how many times as fast"
+        f" {_LOSS} of {_OURS} is, with the teacher running and remembered. 'Ready after': of"
+        " compilation and a first epoch.",
     ]
     if not _TORCH.value:
         lines.append(f"Left out, no interpreter given: {'; '.join(_PEERS)}.")

@@ -1,3 +1,4 @@
+import importlib
 import json
 import subprocess
 import sys
@@ -19,14 +20,13 @@ def _run(tmp_path, *options):
     return subprocess.run(command, capture_output=True, text=True)
 
 
-@pytest.fixture(scope="module")
-def peer():
+@pytest.fixture
+def peer(monkeypatch):
     """The peer's module; its networks, loss and memory are run here, not its steps."""
     pytest.importorskip("torch")
     pytest.importorskip("torchvision")
-    from experiments.speed_peers import torch_peer
-
-    return torch_peer
+    monkeypatch.syspath_prepend("experiments/speed_peers")
+    return importlib.import_module("torch_peer")
 
 
 def test_it_runs_without_peers_and_says_so(tmp_path):

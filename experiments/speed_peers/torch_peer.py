@@ -2,17 +2,17 @@
 
 Three variants, each with CE, KD and RRD with a queue, and SGD:
 
-    published   float32, eager; Pillow's crop and flip in a DataLoader; the loss is read every step
-    eager       float32, eager; images and augmentation on the device
-    strongest   as much as PyTorch has: channels_last, bfloat16 on a GPU, torch.compile, fused SGD,
-                a folded teacher, and all of a step in one CUDA graph
+    published   float32 as PyTorch does it by default, eager; Pillow's crop and flip in a
+                DataLoader; the loss is read every step
+    eager       the same, but images and augmentation are on the device
+    strongest   as much as PyTorch has: channels_last, bfloat16 and TF32 on a GPU, torch.compile,
+                fused SGD, the teacher's batch norms folded, all of a step in one CUDA graph
 
 The third also reads a teacher's embeddings of all views from a table, if the task says
 `remembered`. Its rows are random: what they hold takes no time.
 """
 
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,135 +22,13 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch_model import Distiller, create, fold
 from torchvision import transforms
 
 _PAD = 4
 _PLACES = 2 * _PAD + 1
 _VIEWS = _PLACES**2 * 2
-
-
-class _Block(nn.Module):
-    def __init__(self, before: int, width: int, stride: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(before, width, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.downsample = nn.Identity()
-        if stride > 1 or before != width:
-            shortcut = nn.Conv2d(before, width, 1, stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + self.downsample(x))
-
-
-class _CifarResNet(nn.Module):
-    """6n + 2 layers for images of about 32 pixels."""
-
-    def __init__(self, depth: int, widths: tuple[int, ...], classes: int, channels: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(widths[0])
-        for stage in (1, 2, 3):
-            before, width = widths[stage - 1 : stage + 1]
-            blocks = [_Block(before, width, 1 if stage == 1 else 2)]
-            blocks += [_Block(width, width, 1) for _ in range((depth - 2) // 6 - 1)]
-            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
-        self.fc = nn.Linear(widths[-1], classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out")
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        return self.fc(x.mean((2, 3)))
-
-
-def create(name: str, classes: int, channels: int = 3) -> nn.Module:
-    """resnet18 and resnet34 of torchvision, or such as resnet32x4, of 6n + 2 layers."""
-    if name in ("resnet18", "resnet34"):
-        return getattr(torchvision.models, name)(num_classes=classes)
-    depth, wide = re.fullmatch(r"resnet(\d+)(x4)?", name).groups()
-    widths = (32, 64, 128, 256) if wide else (16, 16, 32, 64)
-    return _CifarResNet(int(depth), widths, classes, channels)
-
-
-def fold(network: nn.Module) -> None:
-    """Takes the batch norms of a frozen network into the convolutions before them."""
-    after = {"conv1": "bn1", "conv2": "bn2", "0": "1"}
-    for module in network.modules():
-        for name, conv in list(module.named_children()):
-            if isinstance(conv, nn.Conv2d):
-                norm = getattr(module, after[name])
-                setattr(module, name, nn.utils.fusion.fuse_conv_bn_eval(conv, norm))
-                setattr(module, after[name], nn.Identity())
-
-
-class Distiller(nn.Module):
-    """The student and its projection, which are trained, and what is compared with them.
-
-    Args:
-      student: a network with its classifier in `fc`.
-      teacher: likewise.
-      queue: [K, D] rows of length 1.
-      half: whether the networks compute in bfloat16.
-    """
-
-    def __init__(self, student: nn.Module, teacher: nn.Module, queue: Tensor, half: bool = False):
-        super().__init__()
-        size, dim = queue.shape
-        self.student, self.head = student, student.fc
-        self.teacher, self.teacher_head = teacher.eval(), teacher.fc
-        student.fc, teacher.fc = nn.Identity(), nn.Identity()
-        self.projection = nn.Linear(self.head.in_features, dim)
-        self.teacher_projection = nn.Linear(self.teacher_head.in_features, dim)
-        for frozen in (self.teacher, self.teacher_head, self.teacher_projection):
-            frozen.requires_grad_(False)
-        self.register_buffer("queue", queue)
-        self.register_buffer("place", torch.zeros(1, dtype=torch.long))
-        self.size, self.half = size, half
-
-    def trained(self) -> list[nn.Parameter]:
-        """What the optimizer moves."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
-
-    def forward(
-        self, images: Tensor, labels: Tensor, target: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The means of CE, KD and RRD, and the teacher's keys [B, D], which go to `push`.
-
-        Args:
-          images: [B, channels, H, W], normalised.
-          labels: [B].
-          target: the teacher's embeddings of the images; None to run it.
-        """
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half):
-            with torch.no_grad():
-                target = self.teacher(images) if target is None else target
-            embedding = self.student(images)
-        embedding, target = embedding.float(), target.float()
-        logits = self.head(embedding)
-        ce = F.cross_entropy(logits, labels)
-
-        with torch.no_grad():
-            wanted = F.log_softmax(self.teacher_head(target) / 4, 1)
-            keys = F.normalize(self.teacher_projection(target))
-            relations = F.softmax(keys @ self.queue.T / 0.10, 1)
-        found = F.log_softmax(logits / 4, 1)
-        kd = 16 * F.kl_div(found, wanted, reduction="batchmean", log_target=True)
-        own = F.normalize(self.projection(embedding))
-        rrd = -(relations * F.log_softmax(own @ self.queue.T / 0.04, 1)).sum(1).mean()
-        return ce, kd, rrd, keys
-
-    @torch.no_grad()
-    def push(self, keys: Tensor) -> None:
-        """Keys take the places of the oldest rows; after the backward pass, which reads those."""
-        places = (self.place + torch.arange(len(keys), device=keys.device)) % self.size
-        self.queue.index_copy_(0, places[-self.size :], keys[-self.size :])
-        self.place.add_(len(keys)).remainder_(self.size)
+_MEAN, _STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 
 
 class Images:
@@ -178,8 +56,7 @@ class Images:
         self.steps = len(images) // batch_size
         self.order = torch.zeros(self.steps, batch_size, dtype=torch.long, device=images.device)
         self.step = torch.zeros(1, dtype=torch.long, device=images.device)
-        self.mean = torch.tensor([0.5071, 0.4867, 0.4408], device=images.device)
-        self.std = torch.tensor([0.2675, 0.2565, 0.2761], device=images.device)
+        self.mean, self.std = (torch.tensor(x, device=images.device) for x in (_MEAN, _STD))
 
     def shuffle(self) -> None:
         """Begins an epoch."""
@@ -217,7 +94,7 @@ class _Pictures(torch.utils.data.Dataset):
                 transforms.RandomCrop(images.shape[1], padding=_PAD),
                 transforms.RandomHorizontalFlip(),
                 transforms.ToTensor(),
-                transforms.Normalize((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+                transforms.Normalize(_MEAN, _STD),
             ]
         )
 
@@ -228,11 +105,14 @@ class _Pictures(torch.utils.data.Dataset):
         return self.transform(self.images[i]), self.labels[i]
 
 
-def _published(model: Distiller, optimizer: Any, data: tuple, task: dict[str, Any]) -> Callable:
+def _published(
+    model: Distiller, optimizer: torch.optim.Optimizer, pictures: _Pictures, batch_size: int
+) -> Callable[[], int]:
+    """What makes an epoch and returns its steps."""
     on_gpu = torch.cuda.is_available()
     loader = torch.utils.data.DataLoader(
-        _Pictures(*data),
-        task["batch_size"],
+        pictures,
+        batch_size,
         shuffle=True,
         # On a CPU the step needs the cores, and a set of two batches would only start processes.
         num_workers=8 if on_gpu else 0,
@@ -241,11 +121,10 @@ def _published(model: Distiller, optimizer: Any, data: tuple, task: dict[str, An
     )
     device = model.queue.device
 
-    def epoch() -> int:
+    def epoch():
         for images, labels in loader:
-            images, labels = images.to(device), labels.to(device)
-            ce, kd, rrd, keys = model(images, labels)
-            loss = ce + kd + rrd
+            *terms, keys = model(images.to(device), labels.to(device))
+            loss = sum(terms)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -257,16 +136,27 @@ def _published(model: Distiller, optimizer: Any, data: tuple, task: dict[str, An
 
 
 def _resident(
-    model: Distiller, optimizer: Any, images: Images, table: Tensor | None, task: dict[str, Any]
-) -> tuple[Callable, str]:
-    """What makes an epoch, and how its steps are launched."""
-    strongest, on_gpu = task["variant"] == "strongest", torch.cuda.is_available()
+    model: Distiller,
+    optimizer: torch.optim.Optimizer,
+    images: Images,
+    table: Tensor | None,
+    mode: str | None,
+) -> tuple[Callable[[], int], str]:
+    """What makes an epoch and returns its steps, and how these are launched.
+
+    Args:
+      model: on the device.
+      optimizer: of its parameters.
+      images: on the device.
+      table: the teacher's embeddings of all views; None to run it.
+      mode: of torch.compile; None for eager steps.
+    """
     total = torch.zeros((), device=model.queue.device)
 
     def loss():
         shown, labels, view = images.batch()
-        ce, kd, rrd, keys = model(shown, labels, None if table is None else table[view])
-        return ce + kd + rrd, keys
+        *terms, keys = model(shown, labels, None if table is None else table[view])
+        return sum(terms), keys
 
     @torch.no_grad()
     def advance(loss, keys):
@@ -274,38 +164,33 @@ def _resident(
         images.step.add_(1)
         total.add_(loss)
 
-    def make_step(mode: str) -> Callable:
-        compiled = (loss, advance)
-        if strongest:
-            compiled = [
-                torch.compile(f, fullgraph=True, dynamic=False, mode=mode) for f in compiled
-            ]
+    def make_step(mode):
+        functions = (loss, advance)
+        if mode is not None:
+            options = {"fullgraph": True, "dynamic": False, "mode": mode}
+            functions = [torch.compile(function, **options) for function in functions]
 
         def step():
-            value, keys = compiled[0]()
+            value, keys = functions[0]()
             optimizer.zero_grad(set_to_none=True)
             value.backward()
             optimizer.step()
-            compiled[1](value.detach(), keys)
+            functions[1](value.detach(), keys)
 
         return step
 
-    launched, step = "one by one", make_step(task["mode"])
-    if strongest and on_gpu:
+    step, launched = make_step(mode), "one by one"
+    if mode is not None and torch.cuda.is_available():
+        images.shuffle()
         try:
-            images.shuffle()
             step, launched = _captured(step, images.step), "one CUDA graph a step"
         except Exception as error:  # of many kinds; the next best is then measured, and named
             reason = str(error).strip().split("\n")[0]
-            launched = f"reduce-overhead, as one CUDA graph failed: {reason}"
+            launched = f"by reduce-overhead, as one CUDA graph failed: {reason}"
             torch.cuda.synchronize()
-            plain = make_step("reduce-overhead")
+            step = _marked(make_step("reduce-overhead"))
 
-            def step():
-                torch.compiler.cudagraph_mark_step_begin()
-                plain()
-
-    def epoch() -> int:
+    def epoch():
         images.shuffle()
         for _ in range(images.steps):
             step()
@@ -313,6 +198,16 @@ def _resident(
         return images.steps
 
     return epoch, launched
+
+
+def _marked(step: Callable[[], None]) -> Callable[[], None]:
+    """A step that tells reduce-overhead where it begins."""
+
+    def marked():
+        torch.compiler.cudagraph_mark_step_begin()
+        step()
+
+    return marked
 
 
 def _captured(step: Callable, counter: Tensor) -> Callable:
@@ -331,18 +226,8 @@ def _captured(step: Callable, counter: Tensor) -> Callable:
     return graph.replay
 
 
-def _rounds(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What is known once all is warm, then the seconds of a step for each time it is asked."""
-    start = time.perf_counter()
-    on_gpu = torch.cuda.is_available()
-    device = torch.device("cuda" if on_gpu else "cpu")
-    strongest = task["variant"] == "strongest"
-    torch.manual_seed(0)
-    torch.backends.cudnn.benchmark = True
-    if strongest:
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.allow_tf32 = True
-    layout = torch.channels_last if strongest else torch.contiguous_format
+def _build(task: dict[str, Any], device: torch.device) -> tuple[Distiller, torch.optim.Optimizer]:
+    strongest, on_gpu = task["variant"] == "strongest", device.type == "cuda"
     student, teacher = (create(task[name], task["classes"]) for name in ("student", "teacher"))
     if strongest:
         fold(teacher.eval())
@@ -350,31 +235,52 @@ def _rounds(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
             teacher.to(torch.bfloat16).fc.float()
         for module in student.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.num_batches_tracked = None  # a kernel for each
+                module.num_batches_tracked = None  # nothing reads it, and each is a kernel
     queue = F.normalize(torch.randn(task["queue_size"], 128))
     model = Distiller(student, teacher, queue, half=strongest and on_gpu)
-    model.to(device, memory_format=layout)
+    model.to(device, memory_format=_layout(task))
     optimizer = torch.optim.SGD(
         model.trained(), lr=0.05, momentum=0.9, weight_decay=5e-4, fused=strongest or None
     )
+    return model, optimizer
+
+
+def _layout(task: dict[str, Any]) -> torch.memory_format:
+    return torch.channels_last if task["variant"] == "strongest" else torch.contiguous_format
+
+
+def _epoch(task: dict[str, Any], device: torch.device) -> tuple[Callable[[], int], str]:
+    """As `_resident`, of what the task asks for."""
+    model, optimizer = _build(task, device)
     shape = (task["examples"], task["side"], task["side"], 3)
-    data = torch.randint(0, 256, shape, dtype=torch.uint8)
-    labels = torch.randint(0, task["classes"], (task["examples"],))
-    launched = "one by one"
+    images = torch.randint(0, 256, shape, dtype=torch.uint8)
+    labels = torch.randint(0, task["classes"], shape[:1])
     if task["variant"] == "published":
-        epoch = _published(model, optimizer, (data, labels), task)
-    else:
-        table = None
-        if task["remembered"]:
-            rows, kind = task["examples"] * _VIEWS, torch.bfloat16 if on_gpu else torch.float32
-            columns = model.teacher_head.in_features
-            table = torch.rand(rows, columns, dtype=kind, device=device)
-        on_device = (data.to(device), labels.to(device))
-        images = Images(*on_device, task["batch_size"], task["crops"], layout)
-        epoch, launched = _resident(model, optimizer, images, table, task)
+        pictures = _Pictures(images, labels)
+        return _published(model, optimizer, pictures, task["batch_size"]), "one by one"
+    table = None
+    if task["remembered"]:
+        shape = (task["examples"] * _VIEWS, model.teacher_head.in_features)
+        kind = torch.bfloat16 if model.half else torch.float32
+        table = torch.rand(shape, dtype=kind, device=device)
+    placed = (images.to(device), labels.to(device))
+    images = Images(*placed, task["batch_size"], task["crops"], _layout(task))
+    mode = task["mode"] if task["variant"] == "strongest" else None
+    return _resident(model, optimizer, images, table, mode)
+
+
+def _rounds(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What is known once all is warm, then the seconds of a step for each time it is asked."""
+    start = time.perf_counter()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    torch.backends.cudnn.benchmark = True
+    if task["variant"] == "strongest":
+        torch.set_float32_matmul_precision("high")
+    epoch, launched = _epoch(task, device)
     epoch()
     yield {
-        "platform": "gpu" if on_gpu else "cpu",
+        "platform": "gpu" if device.type == "cuda" else "cpu",
         "versions": {"torch": torch.__version__, "torchvision": torchvision.__version__},
         "launched": launched,
         "start": time.perf_counter() - start,
@@ -382,7 +288,7 @@ def _rounds(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
     while True:
         start = time.perf_counter()
         steps = sum(epoch() for _ in range(task["epochs"]))
-        if on_gpu:
+        if device.type == "cuda":
             torch.cuda.synchronize()
         yield {"seconds": (time.perf_counter() - start) / steps}
 
