@@ -252,7 +252,7 @@ def summary(groups: list[dict[str, Any]], *, absolute: bool) -> str:
                 seconds, peak = statistics.median(runs), _peak(ready[_OURS]["device"])
                 share = ready[_OURS]["flops"][case] / seconds / peak if peak else 0
                 row += [f"{task['batch_size'] / seconds:,.0f}", f"{1000 * seconds:.3f}"]
-                row.append(f"{100 * share:.0f} %" if peak else "-")
+                row.append(f"{100 * share:.1f} %" if peak else "-")
             for own in (f"{_OURS}: {_LOSS}", f"{_OURS}: {_LOSS}{_RECALLS}"):
                 row.append(f"{_ratio(runs, group, own):.2f}" if own in group["seconds"] else "-")
             start = ready[name]["start"]
