@@ -2,11 +2,11 @@
 
     python experiments/benchmark.py --torch_python=PYTHON
 
-PYTHON is an interpreter with torch and torchvision, which is left out if none is given. All readers
+PYTHON is an interpreter with torch and torchvision; without one, PyTorch is left out. All readers
 of a set of images are started one after the other, compile, and then take turns, round by round. On
-a GPU the networks and sets are those of the published pairs; a CPU gets small ones, and only ratios
-are shown. The table goes to <workdir>/speed.md, and every figure, as soon as there is one, to
-<workdir>/speed.json.
+a GPU, for which jax[cuda12] is to be installed, the networks and sets are those of the published
+pairs; a CPU gets small ones, and only ratios are shown. The table goes to <workdir>/speed.md, and
+every figure, as soon as there is one, to <workdir>/speed.json.
 """
 
 import collections
@@ -97,7 +97,7 @@ _SMALL = {
 
 
 class ReaderError(RuntimeError):
-    """A reader has ended early; the message is its last line."""
+    """A reader has ended early; the message is the line that says why."""
 
 
 class Reader:
@@ -146,8 +146,9 @@ class Reader:
             if line.startswith("{"):  # what libraries print is passed over
                 return json.loads(line)
         code = self._process.wait()
-        said = [line for line in self._log.read_text().split("\n") if line.strip()]
-        raise ReaderError(said[-1].strip() if said else f"exit code {code}")
+        said = [line.strip() for line in self._log.read_text().split("\n") if line.strip()]
+        named = [line for line in said if re.match(r"[\w.]*(Error|Exception)\b", line)]
+        raise ReaderError((named or said or [f"exit code {code}"])[-1])
 
 
 class Group:
@@ -171,9 +172,13 @@ class Group:
             "cases": methods + recalled,
             "mode": _TORCH_MODE.value,
         }
-        seconds = collections.defaultdict(list)
-        self.found = {"size": name, "task": self._task, "ready": {}, "failed": {}}
-        self.found["seconds"] = seconds
+        self.found = {
+            "size": name,
+            "task": self._task,
+            "ready": {},
+            "failed": {},
+            "seconds": collections.defaultdict(list),
+        }
 
     def measure(self, workdir: pathlib.Path, cores: int, keep: Callable[[], None]) -> None:
         """Starts all readers and lets them take turns; `keep` is called after each figure.
@@ -188,11 +193,10 @@ class Group:
                 log = workdir / (re.sub(r"\W+", "-", f"{self._label} {name}") + ".log")
                 try:
                     reader = Reader(python, script, self._task | options, log, cores)
-                    stack.callback(reader.close)
-                    self._check(reader.ready)
                 except ReaderError as error:
                     self._failed(name, error)
                 else:
+                    stack.callback(reader.close)
                     self.found["ready"][name] = reader.ready
                     turns += [(name, case, reader) for case in cases]
                 keep()
@@ -220,11 +224,6 @@ class Group:
                 own = {"variant": options["variant"], "remembered": options["remembered"]}
                 readers[name] = (_TORCH.value, "torch_peer.py", own, [case])
         return readers
-
-    def _check(self, ready: dict[str, Any]) -> None:
-        ours = self.found["ready"].get(_OURS, ready)
-        if ready["platform"] != ours["platform"]:
-            raise ReaderError(f"it runs on a {ready['platform']}, ours on a {ours['platform']}")
 
     def _failed(self, name: str, error: ReaderError) -> None:
         if name == _OURS:
@@ -258,8 +257,8 @@ def summary(groups: list[dict[str, Any]], *, absolute: bool) -> str:
             start = ready[name]["start"]
             row.append(f"{start[case] if name == _OURS else start:.0f} s")
             rows.append(row)
-        for name, reason in group["failed"].items():
-            row = [images, task["batch_size"], name, _LOSS, f"failed: {reason}"]
+        for name in group["failed"]:
+            row = [images, task["batch_size"], name, _LOSS, "failed"]
             rows.append(row + ["-"] * (len(header) - len(row)))
     return report.table(header, rows)
 
@@ -269,7 +268,7 @@ def _ratio(runs: list[float], group: dict[str, Any], own: str) -> float:
 
 
 def remarks(group: dict[str, Any], *, absolute: bool) -> list[str]:
-    """RRD's own cost, what remembering the teacher costs and saves, how peers are launched."""
+    """RRD's own cost, what remembering the teacher costs and saves, and a word on the peers."""
     task, seconds = group["task"], group["seconds"]
     label = f"{group['size']}, batch {task['batch_size']}"
 
@@ -297,6 +296,8 @@ def remarks(group: dict[str, Any], *, absolute: bool) -> list[str]:
         lines.append(
             f"{label}: steps get images that are cut already; no published loop, no table."
         )
+    for name, reason in group["failed"].items():
+        lines.append(f"{label}: {name} failed: {reason}")
     for name, ready in group["ready"].items():
         if ready.get("launched", "one by one") != "one by one":
             lines.append(f"{label}: {name} launches {ready['launched']}.")
@@ -339,10 +340,17 @@ def _groups(on_cpu: bool) -> list[Group]:
 def _job() -> None:
     workdir = pathlib.Path(_WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
-    if _TORCH.value:
-        _probe(_TORCH.value, "import torch, torchvision")
     # Asked of another process: this one must leave the device to the readers.
-    on_cpu = _probe(sys.executable, "import jax; print(jax.default_backend())") == "cpu"
+    ours = _probe(sys.executable, "import jax; print(jax.default_backend())")
+    if _TORCH.value:
+        program = "import torch, torchvision; print('gpu' if torch.cuda.is_available() else 'cpu')"
+        theirs = _probe(_TORCH.value, program)
+        if theirs != ours:
+            raise errors.InputError(
+                f"torch of {_TORCH.value} computes on a {theirs}, jax on a {ours}: install both for"
+                " the same device, or hide a GPU from both by CUDA_VISIBLE_DEVICES="
+            )
+    on_cpu = ours == "cpu"
     groups = _groups(on_cpu)
     found = [group.found for group in groups]
     load = os.getloadavg()[0]

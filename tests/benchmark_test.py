@@ -41,17 +41,30 @@ def test_it_runs_without_peers_and_says_so(tmp_path):
     assert kept["ready"]["rrd_jax"]["fill"] > 0
 
 
-def test_a_peer_that_fails_is_a_row_and_the_rest_goes_on(tmp_path):
+def _fake_torch(tmp_path, device):
     python = tmp_path / "python"
-    python.write_text('#!/bin/sh\n[ "$1" = -c ] && exit 0\necho out of memory >&2\nexit 1\n')
+    answer = f'[ "$1" = -c ] && echo {device} && exit 0'
+    last = "IndexError: list\nset VERBOSE=1 to see more"
+    python.write_text(f'#!/bin/sh\n{answer}\necho "{last}" >&2\nexit 1\n')
     python.chmod(0o755)
-    done = _run(tmp_path, *_SMALL, f"--torch_python={python}")
+    return f"--torch_python={python}"
+
+
+def test_peers_that_fail_are_rows_and_the_rest_goes_on(tmp_path):
+    done = _run(tmp_path, *_SMALL, _fake_torch(tmp_path, "cpu"))
     assert done.returncode == 0, done.stderr
-    rows = [line for line in done.stdout.split("\n") if "failed: out of memory" in line]
-    assert len([row for row in rows if row.startswith("|")]) == 4
+    assert "cifar, batch 4: torch, published loop failed: IndexError: list\n" in done.stdout
+    assert done.stdout.count("| failed ") == 4
     (kept,) = json.loads((tmp_path / "speed.json").read_text())
     assert len(kept["failed"]) == 4
     assert len(kept["seconds"]) == 5
+
+
+def test_peers_on_another_device_are_refused(tmp_path):
+    done = _run(tmp_path, _fake_torch(tmp_path, "gpu"))
+    assert done.returncode == 2
+    assert "computes on a gpu, jax on a cpu" in done.stderr
+    assert len(done.stderr.strip().split("\n")) == 1
 
 
 @pytest.mark.parametrize(
