@@ -1,14 +1,16 @@
 # make distill: the main job on real digits, in minutes on a CPU
 # make test:    lint and tests
+# make bench:   a step's speed beside PyTorch's, of the interpreter TORCH_PYTHON
 # make tpu-aot: compiles the train steps for TPUs, without one; memory, collectives, FLOPs
 # make lock:    new exact versions in requirements.lock (needs uv)
 
 PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= runs/digits
+TORCH_PYTHON ?=
 RUN = $(VENV)/bin/python -m
 
-.PHONY: distill test lint tpu-aot lock clean
+.PHONY: distill test lint bench tpu-aot lock clean
 
 distill: $(VENV)/ready
 	$(RUN) rrd_jax.main --config=configs/digits.py --workdir=$(WORKDIR)
@@ -19,6 +21,9 @@ test: lint
 lint: $(VENV)/ready
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
+
+bench: $(VENV)/ready
+	$(RUN) experiments.benchmark --torch_python=$(TORCH_PYTHON)
 
 tpu-aot: $(VENV)/ready
 	$(RUN) experiments.tpu_aot

@@ -1,0 +1,133 @@
+"""The networks, loss and memory of the PyTorch peer, from their definitions."""
+
+import re
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class _Block(nn.Module):
+    def __init__(self, before: int, width: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = nn.Identity()
+        if stride > 1 or before != width:
+            shortcut = nn.Conv2d(before, width, 1, stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + self.downsample(x))
+
+
+class _CifarResNet(nn.Module):
+    """6n + 2 layers for images of about 32 pixels."""
+
+    def __init__(self, depth: int, widths: tuple[int, ...], classes: int, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(widths[0])
+        for stage in (1, 2, 3):
+            before, width = widths[stage - 1 : stage + 1]
+            blocks = [_Block(before, width, 1 if stage == 1 else 2)]
+            blocks += [_Block(width, width, 1) for _ in range((depth - 2) // 6 - 1)]
+            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
+        self.fc = nn.Linear(widths[-1], classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+def create(name: str, classes: int, channels: int = 3) -> nn.Module:
+    """resnet18 and resnet34 of torchvision, or such as resnet32x4, of 6n + 2 layers."""
+    if name in ("resnet18", "resnet34"):
+        return getattr(torchvision.models, name)(num_classes=classes)
+    depth, wide = re.fullmatch(r"resnet(\d+)(x4)?", name).groups()
+    widths = (32, 64, 128, 256) if wide else (16, 16, 32, 64)
+    return _CifarResNet(int(depth), widths, classes, channels)
+
+
+def fold(network: nn.Module) -> None:
+    """Takes the batch norms of a frozen network into the convolutions before them."""
+    after = {"conv1": "bn1", "conv2": "bn2", "0": "1"}
+    for module in network.modules():
+        for name, conv in list(module.named_children()):
+            if isinstance(conv, nn.Conv2d):
+                norm = getattr(module, after[name])
+                setattr(module, name, nn.utils.fusion.fuse_conv_bn_eval(conv, norm))
+                setattr(module, after[name], nn.Identity())
+
+
+class Distiller(nn.Module):
+    """The student and its projection, which are trained, and what they are compared with.
+
+    Args:
+      student: a network with its classifier in `fc`.
+      teacher: likewise.
+      queue: [K, D] rows of length 1.
+      half: whether the networks compute in bfloat16.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, queue: Tensor, half: bool = False):
+        super().__init__()
+        dim = queue.shape[1]
+        self.student, self.head = student, student.fc
+        self.teacher, self.teacher_head = teacher.eval(), teacher.fc
+        student.fc, teacher.fc = nn.Identity(), nn.Identity()
+        self.projection = nn.Linear(self.head.in_features, dim)
+        self.teacher_projection = nn.Linear(self.teacher_head.in_features, dim)
+        for frozen in (self.teacher, self.teacher_head, self.teacher_projection):
+            frozen.requires_grad_(False)
+        self.register_buffer("queue", queue)
+        self.register_buffer("place", torch.zeros(1, dtype=torch.long))
+        self.half = half
+
+    def trained(self) -> list[nn.Parameter]:
+        """What the optimizer moves."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def forward(
+        self, images: Tensor, labels: Tensor, target: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The means of CE, KD and RRD, and the teacher's keys [B, D], which go to `push`.
+
+        Args:
+          images: [B, channels, H, W], normalised.
+          labels: [B].
+          target: the teacher's embeddings of the images; None to run it.
+        """
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half):
+            with torch.no_grad():
+                target = self.teacher(images) if target is None else target
+            embedding = self.student(images)
+        embedding, target = embedding.float(), target.float()
+        logits = self.head(embedding)
+        ce = F.cross_entropy(logits, labels)
+
+        with torch.no_grad():
+            wanted = F.log_softmax(self.teacher_head(target) / 4, 1)
+            keys = F.normalize(self.teacher_projection(target))
+            relations = F.softmax(keys @ self.queue.T / 0.10, 1)
+        found = F.log_softmax(logits / 4, 1)
+        kd = 16 * F.kl_div(found, wanted, reduction="batchmean", log_target=True)
+        own = F.normalize(self.projection(embedding))
+        rrd = -(relations * F.log_softmax(own @ self.queue.T / 0.04, 1)).sum(1).mean()
+        return ce, kd, rrd, keys
+
+    @torch.no_grad()
+    def push(self, keys: Tensor) -> None:
+        """Keys take the places of the oldest rows; after the backward pass, which reads those."""
+        size = len(self.queue)
+        places = (self.place + torch.arange(len(keys), device=keys.device)) % size
+        self.queue.index_copy_(0, places[-size:], keys[-size:])
+        self.place.add_(len(keys)).remainder_(size)
