@@ -135,7 +135,7 @@ def _unrolled(function: Callable) -> Callable:
 def _deep(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """A 7x7 kernel's convolution of stride 2: squares of 2x2 pixels become four times the channels.
 
-    Hardware for many channels has more to do with those than with the three of an image.
+    Matrix units that take many channels at once are idle less than with the three of an image.
     """
     x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))  # of odd images
     batch, height, width, channels = x.shape
