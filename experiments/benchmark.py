@@ -4,9 +4,9 @@
 
 PYTHON is an interpreter with torch and torchvision; without one, PyTorch is left out. All readers
 of a set of images are started one after the other, compile, and then take turns, round by round. On
-a GPU, for which jax[cuda12] is to be installed, the networks and sets are those of the published
-pairs; a CPU gets small ones, and only ratios are shown. The table goes to <workdir>/speed.md, and
-every figure, as soon as there is one, to <workdir>/speed.json.
+a GPU, for which rrd_jax is installed with its extra cuda13 or cuda12, the networks and sets are
+those of the published pairs; a CPU gets small ones, and only ratios are shown. The table goes to
+<workdir>/speed.md, and every figure, as soon as there is one, to <workdir>/speed.json.
 """
 
 import collections
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
-from rrd_jax import cli, errors, report
+from rrd_jax import cli, errors, parallel, report
 
 _TORCH = flags.DEFINE_string("torch_python", "", "An interpreter with torch and torchvision.")
 _TORCH_MODE = flags.DEFINE_string("torch_mode", "default", "A mode of torch.compile.")
@@ -50,7 +50,6 @@ _PEERS = {
     "torch, strongest": {"variant": "strongest", "remembered": False, "crops": False},
     "torch, strongest, with a table": {"variant": "strongest", "remembered": True, "crops": True},
 }
-_PEAKS = {"H100": 989e12, "H200": 989e12}  # dense bfloat16 FLOP/s
 
 
 class Size(NamedTuple):
@@ -248,7 +247,7 @@ def summary(groups: list[dict[str, Any]], *, absolute: bool) -> str:
             teacher = "-" if method == "ce" else "remembered" if recalls else "runs"
             row = [images, task["batch_size"], name, method, teacher]
             if absolute:
-                seconds, peak = statistics.median(runs), _peak(ready[_OURS]["device"])
+                seconds, peak = statistics.median(runs), parallel.peak_flops(ready[_OURS]["device"])
                 share = ready[_OURS]["flops"][case] / seconds / peak if peak else 0
                 row += [f"{task['batch_size'] / seconds:,.0f}", f"{1000 * seconds:.3f}"]
                 row.append(f"{100 * share:.1f} %" if peak else "-")
@@ -302,10 +301,6 @@ def remarks(group: dict[str, Any], *, absolute: bool) -> list[str]:
         if ready.get("launched", "one by one") != "one by one":
             lines.append(f"{label}: {name} launches {ready['launched']}.")
     return lines
-
-
-def _peak(device: str) -> float:
-    return next((peak for name, peak in _PEAKS.items() if name in device), 0)
 
 
 def _probe(python: str, program: str) -> str:

@@ -23,7 +23,8 @@ from jax.sharding import PartitionSpec
 from rrd_jax import checkpoint, errors, models, parallel
 from rrd_jax.data import augment, feed
 
-_PIXELS = 2**21  # that each device looks at at once
+# That each device looks at at once. A CPU is slower where they do not fit into its caches.
+_PIXELS = {"cpu": 2**18, "others": 2**21}
 _ROWS = 8  # the images fill a multiple of this, so that most meshes can read what another wrote
 
 
@@ -202,7 +203,8 @@ def fill(
     """
     shape, views = images.shape[1:], shown.views
     own = like.shape[0] // views // mesh.size  # images of each device
-    count = min(own, max(1, _PIXELS // (views * shape[0] * shape[1])))
+    pixels = _PIXELS.get(mesh.devices.flat[0].platform, _PIXELS["others"])
+    count = min(own, max(1, pixels // (views * shape[0] * shape[1])))
 
     def look(table, variables, images, first):
         part = jax.lax.dynamic_slice_in_dim(images, first, count).reshape(count, *shape)

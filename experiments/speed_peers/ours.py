@@ -36,6 +36,8 @@ class _Setting:
         self.teacher = recipes.create_network(config, task["teacher"], task["classes"])
         init = functools.partial(models.init, self.teacher, image_shape=self.shape)
         self.variables = jax.jit(init, out_shardings=everywhere)(jax.random.key(1))
+        fold = functools.partial(models.fold, self.teacher, image_shape=self.shape)
+        self.folded = jax.jit(fold, out_shardings=everywhere)(self.variables)
         self.student, shown = self.recipe("rrd+kd").student, self.recipe("rrd+kd").augment
         start = time.perf_counter()
         self.remembered = self._fill(images, shown) if shown.views else None
@@ -59,7 +61,7 @@ class _Setting:
         rows = (len(images) * shown.views, summary.outputs.embedding.shape[-1])
         split = parallel.split(self.mesh)
         like = jax.ShapeDtypeStruct(rows, self.teacher.dtype, sharding=split)
-        table = views.fill(self.teacher, self.variables, like, images, shown, self.mesh)
+        table = views.fill(self.teacher, self.folded, like, images, shown, self.mesh)
         head = self.variables["params"][summary.classifier]
         return {"embedding": (table,), "head": (head,)}
 
@@ -90,9 +92,10 @@ class _Run:
             teacher=setting.teacher if taught else None,
             recalls=bool(recalls),
         )
-        variables = setting.variables if taught else None
-        self._state = self._compiled.create(0, variables)
-        self._teacher = setting.remembered if recalls else variables
+        self._state = self._compiled.create(0, setting.variables if taught else None)
+        self._teacher = None
+        if taught:
+            self._teacher = setting.remembered if recalls else setting.folded
 
     def epochs(self, count: int) -> int:
         """Makes them, looks at the losses as often as the trainer does, and returns the steps."""
