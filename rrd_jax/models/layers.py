@@ -201,11 +201,13 @@ class BatchNorm(nn.Module):
         running_var = self.variable("batch_stats", "var", jnp.ones, (features,))
         if train:
             axes = tuple(range(x.ndim - 1))
-            x32 = x.astype(jnp.float32)
-            mean = jnp.mean(x32, axes)
-            # Two passes: the mean of squares less the squared mean cancels where means are large.
-            var = jnp.mean(jnp.square(x32 - mean), axes)
-            mean, var = checkpoint_name((mean, var), "statistics")
+            # One pass for both, and one less in the gradient: these reductions are most of a small
+            # step. Around zero they would cancel where means are large, so they are taken around
+            # the running mean, which is near.
+            centred = x.astype(jnp.float32) - running_mean.value
+            mean, square = jnp.mean(centred, axes), jnp.mean(jnp.square(centred), axes)
+            var = jnp.maximum(square - jnp.square(mean), 0)
+            mean, var = checkpoint_name((running_mean.value + mean, var), "statistics")
             if not self.is_initializing():
                 count = math.prod(x.shape[:-1])
                 unbiased = var * (count / max(count - 1, 1))

@@ -236,16 +236,41 @@ def test_networks_with_a_stem_of_seven_pixels_take_space_to_depth():
         models.create("mobilenetv1", 4, space_to_depth=True)
 
 
+@pytest.mark.parametrize(
+    ("mean", "running", "error"), [(3, 0, 2e-6), (30, 29, 2e-6), (30, 0, 5e-4)]
+)
+def test_batch_norm_is_exact_around_its_running_mean_and_good_far_from_it(mean, running, error):
+    x = np.random.default_rng(0).standard_normal((64, 8, 8, 4)).astype(np.float32) + mean
+    norm = layers.BatchNorm()
+    variables = norm.init(jax.random.key(0), x, train=True)
+    variables["batch_stats"]["mean"] += running
+
+    def loss(x, train):
+        found, _ = norm.apply(variables, x, train=train, mutable=["batch_stats"])
+        return jnp.sum(jnp.sin(found)), found
+
+    gradient, found = jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)(x, True)
+    exact = (x.astype(np.float64) - x.mean((0, 1, 2), np.float64)) / x.std((0, 1, 2), np.float64)
+    np.testing.assert_allclose(found, exact, atol=error + 3e-5)  # of epsilon
+    rows = np.cos(exact).reshape(-1, 4), exact.reshape(-1, 4)
+    wanted = rows[0] - rows[0].mean(0) - rows[1] * (rows[0] * rows[1]).mean(0)
+    wanted /= x.std((0, 1, 2), np.float64)
+    np.testing.assert_allclose(gradient.reshape(-1, 4), wanted, atol=10 * error + 3e-5)
+
+
 def test_batch_norm_keeps_the_unbiased_running_variance():
     x = np.random.default_rng(0).standard_normal((2, 3, 3, 4)).astype(np.float32) * 3 + 1000
     norm = layers.BatchNorm()
     variables = norm.init(jax.random.key(0), x, train=True)
+    variables["batch_stats"]["mean"] += 999
     y, updated = norm.apply(variables, x, train=True, mutable=["batch_stats"])
     flat = x.reshape(-1, 4).astype(np.float64)
     np.testing.assert_allclose(
         updated["batch_stats"]["var"], 0.9 + 0.1 * flat.var(0, ddof=1), rtol=1e-4
     )
-    np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.1 * flat.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(
+        updated["batch_stats"]["mean"], 0.9 * 999 + 0.1 * flat.mean(0), rtol=1e-5
+    )
     np.testing.assert_allclose(
         y.reshape(-1, 4), (flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5), atol=1e-3
     )
