@@ -95,8 +95,8 @@ def get_config(argument: str = "") -> ConfigDict:
     # Parts that a batch is walked in, one after the other, to save memory: each is normalised by
     # its own statistics, and compared with the memory that the parts before it were pushed to.
     train.accumulate = 1
-    # What of the trained network is computed twice, for memory: none; convolutions, where their
-    # results are kept and what follows them is computed again; all that is inside residual blocks.
+    # What of the trained network is computed twice, for memory: none; what is between convolutions,
+    # whose results are kept (convolutions); all that is inside residual blocks.
     train.remat = "none"
     # Decay of an average of the student's weights, such as 0.9999, which is then what is tested and
     # exported; 0 for none.

@@ -38,7 +38,7 @@ torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Block(nn.Module):
-    """What `models.remat` computes twice; of one input, and beside it keywords."""
+    """What `models.remat` can compute twice; of one input, and beside it keywords."""
 
 
 class Conv(nn.Module):

@@ -1,5 +1,6 @@
-"""Networks that compute their blocks twice in training, to keep less for the backward pass."""
+"""Networks that compute parts of themselves twice in training, for the backward pass's memory."""
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -8,15 +9,23 @@ import jax
 from rrd_jax import errors
 from rrd_jax.models import layers, mobilenet, vgg
 
-_KEPT = {"none": None, "convolutions": ("statistics", "convolution"), "all": ("statistics",)}
+_kept = jax.checkpoint_policies.save_only_these_names
 
 
-class _Remat(NamedTuple):
+class _BetweenConvolutions(NamedTuple):
     network: nn.Module
-    kept: tuple[str, ...]
 
     def apply(self, variables: Any, images: jax.Array, **options: Any) -> Any:
-        policy = jax.checkpoint_policies.save_only_these_names(*self.kept)
+        apply = functools.partial(self.network.apply, **options)
+        # Of all in one, since a block by itself would keep its input too.
+        again = jax.checkpoint(apply, policy=_kept("statistics", "convolution"))
+        return again(variables, images)
+
+
+class _Blocks(NamedTuple):
+    network: nn.Module
+
+    def apply(self, variables: Any, images: jax.Array, **options: Any) -> Any:
         inside = False
 
         def twice(call, args, kwargs, context):
@@ -25,7 +34,7 @@ class _Remat(NamedTuple):
                 return call(*args, **kwargs)
             inside = True  # nn.remat calls a copy of the block
             try:
-                run = nn.remat(lambda block, x: block(x, **kwargs), policy=policy)
+                run = nn.remat(lambda block, x: block(x, **kwargs), policy=_kept("statistics"))
                 return run(context.module, *args)
             finally:
                 inside = False
@@ -34,26 +43,27 @@ class _Remat(NamedTuple):
             return self.network.apply(variables, images, **options)
 
 
+_HOW = {"none": lambda network: network, "convolutions": _BetweenConvolutions, "all": _Blocks}
+
+
 def remat(network: nn.Module, how: str) -> Any:
     """A network of the same variables and results, whose gradients need less memory and more time.
 
     Args:
       network: of `models.create`.
-      how: what of each block is kept from the forward to the backward pass, beside its input and
-        batch-norm statistics: "convolutions", their results; "all" is computed again, nothing is
-        kept; "none" is, and the network is returned as it is.
+      how: "convolutions" keeps their results and batch-norm statistics, and computes the rest
+        again; "all" keeps the inputs of blocks and their statistics; "none" is the network itself.
 
     Returns:
       What has the `apply` of the network.
 
     Raises:
-      InputError: none of these, or a network without blocks.
+      InputError: none of these, or "all" of a network without blocks.
     """
-    kept = errors.lookup("train.remat", how, _KEPT)
-    if kept is None:
-        return network
-    if isinstance(network, vgg.VGG | mobilenet.MobileNetV1):
+    wrap = errors.lookup("train.remat", how, _HOW)
+    if how == "all" and isinstance(network, vgg.VGG | mobilenet.MobileNetV1):
         raise errors.InputError(
-            f"train.remat is '{how}', but {type(network).__name__} has no blocks; set it to none"
+            f"train.remat is 'all', but {type(network).__name__} has no blocks; set it to"
+            " convolutions"
         )
-    return _Remat(network, kept)
+    return wrap(network)

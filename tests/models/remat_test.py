@@ -23,15 +23,13 @@ def _step(network, variables, images):
     ("name", "blocks"),
     [("resnet8", 3), ("wrn_16_1", 6), ("mobilenetv2_cifar", 17), ("shufflenetv2_cifar", 16)],
 )
-def test_blocks_that_are_computed_twice_give_the_same(name, blocks, how):
+def test_parts_that_are_computed_twice_give_the_same(name, blocks, how):
     network = models.create(name, 4)
     variables = networks.init(network, (16, 16, 3))
     images = np.random.default_rng(0).standard_normal((4, 16, 16, 3)).astype(np.float32)
     twice = models.remat(network, how)
-    assert (
-        str(jax.make_jaxpr(lambda v, x: _step(twice, v, x))(variables, images)).count("prevent_cse")
-        == blocks
-    )
+    program = str(jax.make_jaxpr(lambda v, x: _step(twice, v, x))(variables, images))
+    assert program.count("prevent_cse") == (blocks if how == "all" else 1)
     quick = {"xla_backend_optimization_level": 0}
     run = jax.jit(_step, static_argnums=0, compiler_options=quick)
     wanted, found = (run(n, variables, images) for n in (network, twice))
@@ -39,7 +37,7 @@ def test_blocks_that_are_computed_twice_give_the_same(name, blocks, how):
         assert golden.relative(own, other) < 1e-5
 
 
-def test_what_is_not_kept_is_none_of_the_results_inside_blocks():
+def test_less_is_kept_for_the_backward_pass():
     network = models.create("resnet8", 4)
     variables = networks.init(network, (16, 16, 3))
     images = jnp.ones((4, 16, 16, 3))
@@ -51,7 +49,7 @@ def test_what_is_not_kept_is_none_of_the_results_inside_blocks():
         )
         return sum(leaf.size for leaf in jax.tree.leaves(pull))
 
-    assert kept("all") < 0.75 * kept("convolutions") < 0.75**2 * kept("none")
+    assert max(kept("all"), kept("convolutions")) < 0.6 * kept("none")
 
 
 def test_what_cannot_be_computed_twice_is_refused():
