@@ -9,7 +9,7 @@ from rrd_jax import errors
 from rrd_jax import memory as memories
 from rrd_jax.objectives import bank, linear, walk
 from rrd_jax.objectives.base import Objective, ObjectiveState
-from rrd_jax.objectives.linear import matmul, project, unit
+from rrd_jax.objectives.linear import project, unit
 
 __all__ = ["PRESETS", "nested_loss", "project", "relational_loss", "rrd", "unit"]
 
@@ -78,14 +78,10 @@ def relational_loss(
     if chunk is None:
         chunk = 0 if len(student) * len(memory) <= _DIRECT else _CHUNK
     teacher, memory = jax.lax.stop_gradient((teacher, memory))
+    scaled = student / temperature_student, teacher / temperature_teacher
     if chunk:
-        return walk.cross_entropy(
-            student / temperature_student, teacher / temperature_teacher, memory, chunk
-        )
-    relations_student = matmul(student, memory.T) / temperature_student
-    relations_teacher = matmul(teacher, memory.T) / temperature_teacher
-    p_teacher = jax.nn.softmax(relations_teacher, axis=-1)
-    return -jnp.sum(p_teacher * jax.nn.log_softmax(relations_student, axis=-1), axis=-1)
+        return walk.cross_entropy(*scaled, memory, chunk)
+    return walk.direct_cross_entropy(*scaled, memory)
 
 
 def nested_loss(
