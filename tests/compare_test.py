@@ -48,6 +48,28 @@ def test_the_grid_shares_a_teacher_and_a_second_start_trains_nothing(tmp_path):
     assert all(run["agreement"] is not None for run in results["ce"])
 
 
+def test_seeds_may_be_trained_at_once_where_images_lie_on_the_device(tmp_path):
+    command = [
+        sys.executable,
+        "experiments/compare.py",
+        "--config=configs/digits.py:smoke,resnet8-resnet8",
+        "--methods=rrd",
+        "--seeds=3",
+        "--parallel_seeds=2",
+        f"--workdir={tmp_path}",
+    ]
+    streamed = subprocess.run(
+        [*command, "--config.data.feed=streamed"], capture_output=True, text=True
+    )
+    assert streamed.returncode == 2
+    assert "--parallel_seeds=2 needs training images on the devices" in streamed.stderr
+    assert len(streamed.stderr.strip().split("\n")) == 1
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch   2/2") == 3
+    assert len(json.loads((tmp_path / "results.json").read_text())["rrd"]) == 3
+
+
 def test_an_unknown_method_is_one_line(tmp_path):
     command = [sys.executable, "experiments/compare.py", "--config=configs/digits.py:smoke"]
     command += ["--methods=ce,rdd", f"--workdir={tmp_path / 'run'}"]
