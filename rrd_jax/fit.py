@@ -130,6 +130,8 @@ class _Loop:
                     )
                     self.outs.append(opened.enter_context(out))
                     out.start(run.description(), run.step, run.steps_per_epoch)
+                if len(self.runs) > 1:
+                    print(f"{len(self.runs)} runs go in step; images/s and FLOP/s are of them all")
                 opened.enter_context(trace)
                 self._train(trace)
         except OSError as error:  # the disk fills up between two checkpoints too
