@@ -178,7 +178,7 @@ class _Loop:
         if not run.recalls:
             return run.teacher.folded()
         found = run.teacher.remembered.get(self.recipe.augment, self._stops_alone)
-        self.clock.mark(self.step)
+        self.clock.begin(self.step)
         return found
 
     def _advance(self, count: int, teacher: Any, batch: dict[str, jax.Array]) -> Any:

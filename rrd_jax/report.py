@@ -131,7 +131,11 @@ class Clock:
 
     def __init__(self, before: float, step: int):
         self._before, self._start = before, time.monotonic()
-        self._first, self._mark = step, (self._start, step)
+        self.begin(step)
+
+    def begin(self, step: int) -> None:
+        """The steps begin; what was before them, if anything, counts for `total` alone."""
+        self._first = self._mark = time.monotonic(), step
 
     def mark(self, step: int) -> None:
         """Measures `rate` from here on."""
@@ -144,7 +148,8 @@ class Clock:
 
     def left(self, step: int, total: int) -> float:
         """Seconds to step `total` at the pace of this start."""
-        return (time.monotonic() - self._start) / (step - self._first) * (total - step)
+        since, first = self._first
+        return (time.monotonic() - since) / (step - first) * (total - step)
 
     def total(self) -> float:
         """Seconds of all starts."""

@@ -10,6 +10,7 @@ import hashlib
 import math
 import pathlib
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -230,7 +231,8 @@ def fill(
         desc="teacher sees all views",
         unit=" images",
         unit_scale=True,
-        disable=None if parallel.is_main() else True,
+        file=sys.stdout,
+        mininterval=0.1 if sys.stdout.isatty() else 30,
     )
     with bar:
         for first in range(0, own, count):
