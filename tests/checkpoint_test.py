@@ -195,12 +195,12 @@ def test_a_digest_knows_every_bit_every_place_and_no_device():
 
     rng = np.random.default_rng(0)
     array = rng.standard_normal((16, 6)).astype(np.float32)
-    digest = checkpoint._digest({"w": array})
+    digest = checkpoint.digest({"w": array})
     for sharding in (
         parallel.split(parallel.make_mesh()),
         parallel.replicated(parallel.make_mesh()),
     ):
-        assert checkpoint._digest({"w": jax.device_put(array, sharding)}) == digest
+        assert checkpoint.digest({"w": jax.device_put(array, sharding)}) == digest
     others = [array.T.copy(), -array, array[::-1].copy(), array[:8], array.view(np.int32)]
     for place, bit in itertools.product(range(0, array.nbytes, 7), (0, 5)):
         others.append(array.copy())
@@ -208,7 +208,7 @@ def test_a_digest_knows_every_bit_every_place_and_no_device():
     for i in range(1, array.size, 5):  # two words change places
         others.append(array.copy())
         others[-1].reshape(-1)[[0, i]] = array.reshape(-1)[[i, 0]]
-    assert len({digest, *(checkpoint._digest({"w": other}) for other in others)}) == len(others) + 1
+    assert len({digest, *(checkpoint.digest({"w": other}) for other in others)}) == len(others) + 1
 
 
 def test_a_checkpoint_of_an_earlier_version_is_said_to_be_one(tmp_path, capsys):
