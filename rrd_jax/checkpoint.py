@@ -128,15 +128,9 @@ class Checkpoints:
 
     def _restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
-            ),
-        )
-        meta, digests = _unseal(restored.meta)
-        _verify(_digests(restored.state), digests)
-        return restored.state, meta
+        state, meta, digests = _read(self._manager, step, abstract)
+        _verify(_digests(state), digests)
+        return state, meta
 
     @property
     def latest_step(self) -> int | None:
@@ -219,17 +213,23 @@ def load_arrays(folder: pathlib.Path, like: Any) -> Any:
     """The arrays of `save_arrays`, placed like `like`; None, and a warning, if they are damaged."""
     try:
         with ocp.CheckpointManager(folder) as manager:
-            restored = manager.restore(
-                0,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
-                ),
-            )
-        _verify({"arrays": digest(restored.state)}, _unseal(restored.meta)[1])
+            arrays, _, digests = _read(manager, 0, like)
+        _verify({"arrays": digest(arrays)}, digests)
     except Exception as error:
         _warn(folder, 0, error)
         return None
-    return restored.state
+    return arrays
+
+
+def _read(
+    manager: ocp.CheckpointManager, step: int, like: Any
+) -> tuple[Any, dict[str, Any], dict[str, str]]:
+    """What was written: the arrays, placed like `like`, the JSON, and the digests to verify."""
+    restored = manager.restore(
+        step,
+        args=ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()),
+    )
+    return restored.state, *_unseal(restored.meta)
 
 
 def _write(folder: pathlib.Path, state: Any, meta: dict[str, Any], digests: dict[str, str]) -> None:

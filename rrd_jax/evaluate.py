@@ -42,13 +42,13 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> list[dict[str, Any]]
         train.load_network(config, one.model, path, setting, dtype=one.dtype)
         for one, path in chosen
     ]
-    chosen = [(one.model, path) for one, path in chosen]
-    rows = [_row("teacher", *one) for one in zip(chosen, networks, strict=True)]
+    named = [(one.model, path) for one, path in chosen]
+    rows = [_row("teacher", *one) for one in zip(named, networks, strict=True)]
     teacher = None
     if networks and len(networks) == len(recipes.teachers(config)):
         teacher = train.together(config, networks, setting)
     if teacher and len(networks) > 1:
-        names, paths = ("+".join(map(str, side)) for side in zip(*chosen, strict=True))
+        names, paths = ("+".join(map(str, side)) for side in zip(*named, strict=True))
         rows.append(_row("teachers", (names, paths), teacher))
     if student:
         dataset = setting.dataset

@@ -15,34 +15,6 @@ from rrd_jax.data import feed
 
 
 def fit(
-    recipe: program.Recipe,
-    folder: pathlib.Path,
-    dataset: data.Dataset,
-    mesh: jax.sharding.Mesh,
-    teacher: runs.Teacher | None = None,
-    *,
-    profile: int = 0,
-) -> runs.Result:
-    """Trains the student to the end of its epochs, in as many starts as it takes.
-
-    Args:
-      recipe: what to do.
-      folder: receives `checkpoints`, `metrics.jsonl` and `tensorboard`, and the trace `profile`.
-      dataset: training and test split.
-      mesh: the devices.
-      teacher: None where no objective needs one.
-      profile: the number of steps to trace; 0 for none.
-
-    Raises:
-      DivergedError: the loss is not finite.
-      InputError: a checkpoint can be neither read nor written.
-      PreemptedError: SIGTERM came; the state is saved.
-    """
-    (result,) = fit_together({folder: recipe}, dataset, mesh, teacher, profile=profile)
-    return result
-
-
-def fit_together(
     recipes: dict[pathlib.Path, program.Recipe],
     dataset: data.Dataset,
     mesh: jax.sharding.Mesh,
@@ -50,13 +22,15 @@ def fit_together(
     *,
     profile: int = 0,
 ) -> list[runs.Result]:
-    """Trains students that differ in their seeds, step by step in one program.
+    """Trains a student to the end of its epochs, in as many starts as it takes, or several at once.
 
-    Each has a folder and numbers of its own, up to rounding those that it has alone. Runs that an
-    earlier start left at different steps go on one group after the other.
+    Several differ in their seeds, and go step by step in one program. Each has a folder and numbers
+    of its own, up to rounding those that it has alone. Runs that an earlier start left at different
+    steps go on one group after the other.
 
     Args:
-      recipes: by folder.
+      recipes: by the folder that receives `checkpoints`, `metrics.jsonl`, `tensorboard` and the
+        trace `profile`.
       dataset: training and test split; the former on the devices where there are several runs.
       mesh: the devices.
       teacher: None where no objective needs one.
@@ -93,7 +67,7 @@ def _begin(run: runs.Run) -> None:
         if not objective.stage:
             continue
         recipe, folder = program.before(run.recipe, name), run.folder / f"before-{name}"
-        fit(recipe, folder, run.dataset, run.mesh, run.teacher)
+        fit({folder: recipe}, run.dataset, run.mesh, run.teacher)
         with checkpoint.Checkpoints(folder / "checkpoints") as checkpoints:
             ended, _ = checkpoints.restore(run.build(recipe).abstract)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, run.program.abstract)
@@ -108,7 +82,7 @@ class _Loop:
         self.runs, self.stop = group, stop
         run = self.lead = group[0]
         self.recipe, self.mesh, self.split = run.recipe, run.mesh, run.dataset.train
-        self.step, self.steps_per_epoch = run.step, run.steps_per_epoch
+        self.steps_per_epoch = run.steps_per_epoch
         self.total = run.recipe.epochs * run.steps_per_epoch
         self.images = len(group) * run.recipe.batch_size  # a step, of all runs
         self.program = run.program
@@ -119,6 +93,11 @@ class _Loop:
         )
         self.clock = report.Clock(run.ledger.seconds, run.step)
         self.outs: list[report.Report] = []
+
+    @property
+    def step(self) -> int:
+        """That all runs have made."""
+        return self.lead.step
 
     def train(self, trace: tracing.Trace) -> None:
         """Steps to the last epoch's end."""
@@ -190,9 +169,8 @@ class _Loop:
             states, logged = train(tuple(run.state for run in self.runs), teacher, batch)
             for run, run_state in zip(self.runs, states, strict=True):
                 run.state = run_state
-        self.step += count
         for run in self.runs:
-            run.step = self.step
+            run.step += count
         return logged
 
     def _batches(self, start: int) -> Iterator[tuple[int, dict[str, jax.Array]]]:

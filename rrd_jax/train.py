@@ -157,9 +157,8 @@ def train(
     profile: int = 0,
 ) -> runs.Result:
     """Trains the config's student in `folder`, which is claimed, or goes on with it."""
-    dataset = setting.dataset
-    chosen = recipes.from_config(config, label, dataset.num_classes, len(dataset.train))
-    return fit.fit(chosen, folder, dataset, setting.mesh, teacher, profile=profile)
+    (result,) = train_together({folder: config}, setting, [label], teacher, profile)
+    return result
 
 
 def train_together(
@@ -167,14 +166,15 @@ def train_together(
     setting: Setting,
     labels: list[str],
     teacher: runs.Teacher | None = None,
+    profile: int = 0,
 ) -> list[runs.Result]:
-    """Trains students that differ in their seeds, in claimed folders, as `fit.fit_together`."""
+    """The same for students that differ in their seeds, step by step in one program."""
     dataset, mesh = setting
     chosen = {
         folder: recipes.from_config(config, label, dataset.num_classes, len(dataset.train))
         for (folder, config), label in zip(configs.items(), labels, strict=True)
     }
-    return fit.fit_together(chosen, dataset, mesh, teacher)
+    return fit.fit(chosen, dataset, mesh, teacher, profile=profile)
 
 
 def teacher_paths(config: ml_collections.ConfigDict, folder: pathlib.Path) -> list[pathlib.Path]:

@@ -1,5 +1,6 @@
 """The networks, by name."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -96,6 +97,7 @@ class Summary(NamedTuple):
     classifier: str
 
 
+@functools.cache  # it traces the network, and many ask
 def summarize(module: nn.Module, image_shape: tuple[int, ...]) -> Summary:
     """The summary of a network for images of [H, W, channels]."""
     macs, classifier = 0, ""
