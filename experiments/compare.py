@@ -120,6 +120,7 @@ def _mean_std(values: list[float]) -> str:
 
 
 def _job() -> None:
+    parallel.check_jaxlib()
     config = main.CONFIG.value
     folder = pathlib.Path(main.WORKDIR.value or f"runs/compare-{config.name}")
     results = run_grid(folder, _METHODS.value, _SEEDS.value, _TOGETHER.value)

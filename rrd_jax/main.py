@@ -67,6 +67,7 @@ def main(argv: list[str]) -> None:
 def _job() -> None:
     parallel.enable_compilation_cache()
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
+    parallel.check_jaxlib()
     run = functools.partial(train.run, profile=_PROFILE.value)
     if _MODE.value == "eval":
         run = evaluate.run

@@ -53,6 +53,15 @@ def enable_compilation_cache() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)  # many are small
 
 
+def check_jaxlib() -> None:
+    """Raises an InputError for a jaxlib that computes wrong values on the devices there are."""
+    if jax.lib.__version__ == "0.10.2" and jax.default_backend() == "cpu":
+        raise errors.InputError(
+            "jaxlib 0.10.2 computes wrong values on a CPU (issue 39103 of jax); install another:"
+            " pip install 'jax!=0.10.2'"
+        )
+
+
 def start(coordinator: str = "", processes: int = 0, process_id: int = 0) -> None:
     """Joins the processes of a run on several hosts; to be called before JAX sees a device.
 

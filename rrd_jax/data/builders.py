@@ -29,8 +29,11 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     """
 
     name = "digits"
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "1 000 training and 797 test images."}  # noqa: RUF012
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {  # noqa: RUF012
+        "1.0.0": "1 000 training and 797 test images, each split in scikit-learn's order.",
+        "2.0.0": "The same splits in the order of the shuffle, so that a part is a random part.",
+    }
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -112,7 +115,8 @@ class FashionMNIST(tfds.image_classification.FashionMNIST, skip_registration=Tru
 
 
 def _examples(images: np.ndarray, labels: np.ndarray, order: Any) -> Iterator[tuple[int, dict]]:
-    for i in order:
+    # The key is the place in the order: unshuffled sets are written in the order of their keys.
+    for key, i in enumerate(order):
         # Encoded here: TFDS encodes arrays with TensorFlow.
         _, png = cv2.imencode(".png", images[i])
-        yield int(i), {"image": png.tobytes(), "label": int(labels[i])}
+        yield key, {"image": png.tobytes(), "label": int(labels[i])}

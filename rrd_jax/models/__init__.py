@@ -8,11 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import errors
-from rrd_jax.models import layers, mobilenet, resnet, shufflenet, vgg, wrn
+from rrd_jax import errors, functional
+from rrd_jax.models import mobilenet, resnet, shufflenet, vgg, wrn
 from rrd_jax.models.ensemble import Ensemble, each, gather, joined
 from rrd_jax.models.fold import fold
-from rrd_jax.models.layers import Outputs
+from rrd_jax.models.layers import Classifier, Conv, Outputs
 from rrd_jax.models.remat import remat
 
 Factory = Callable[..., nn.Module]
@@ -78,7 +78,7 @@ def count_parameters(params: Any) -> int:
 def from_embedding(embedding: jax.Array, head: Any) -> Outputs:
     """The Outputs, but for maps, of the network that has this head, from embeddings [B, D]."""
     embedding = embedding.astype(jnp.float32)
-    return Outputs(layers.classify(embedding, **head), embedding, head=head)
+    return Outputs(functional.linear(embedding, **head), embedding, head=head)
 
 
 class Summary(NamedTuple):
@@ -105,10 +105,10 @@ def summarize(module: nn.Module, image_shape: tuple[int, ...]) -> Summary:
     def count(call, args, kwargs, context):
         nonlocal macs, classifier
         y = call(*args, **kwargs)
-        if isinstance(context.module, layers.Conv | layers.Classifier):
+        if isinstance(context.module, Conv | Classifier):
             kernel = context.module.variables["params"]["kernel"]
             macs += y.size // y.shape[-1] * kernel.size
-        if isinstance(context.module, layers.Classifier):
+        if isinstance(context.module, Classifier):
             classifier = context.module.name
         return y
 

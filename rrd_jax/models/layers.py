@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from rrd_jax import errors
+from rrd_jax import errors, functional
 
 
 class Outputs(NamedTuple):
@@ -80,23 +80,14 @@ class Conv(nn.Module):
             conv = partial(jax.lax.platform_dependent, cpu=quick, default=conv)
         y = _each_alone(conv)(x, kernel)
         if self.use_bias:
-            # Added in float32, so that the bias's gradient, a sum over all places, is summed in it.
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
-            y = (y.astype(jnp.float32) + bias).astype(self.dtype)
+            y = functional.add_bias(y, bias)
         return checkpoint_name(y, "convolution")
 
 
 def _conv(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
     pad = (kernel.shape[0] - 1) // 2
-    # No preferred_element_type: the backward pass must stay in the compute dtype too.
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=((pad, pad), (pad, pad)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1] // kernel.shape[2],
-    )
+    return functional.convolve(x, kernel, stride=stride, padding=(pad, pad))
 
 
 def _each_alone(conv: Callable) -> Callable:
@@ -200,14 +191,10 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (features,))
         if train:
-            axes = tuple(range(x.ndim - 1))
             # One pass for both, and one less in the gradient: these reductions are most of a small
-            # step. Around zero they would cancel where means are large, so they are taken around
-            # the running mean, which is near.
-            centred = x.astype(jnp.float32) - running_mean.value
-            mean, square = jnp.mean(centred, axes), jnp.mean(jnp.square(centred), axes)
-            var = jnp.maximum(square - jnp.square(mean), 0)
-            mean, var = checkpoint_name((running_mean.value + mean, var), "statistics")
+            # step. The running mean is near the batch's.
+            mean, var = functional.moments(x, running_mean.value)
+            mean, var = checkpoint_name((mean, var), "statistics")
             if not self.is_initializing():
                 count = math.prod(x.shape[:-1])
                 unbiased = var * (count / max(count - 1, 1))
@@ -218,8 +205,7 @@ class BatchNorm(nn.Module):
             mean, var = running_mean.value, running_var.value
         # One fused scale and shift, computed in float32.
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        shift = bias - mean * factor
-        return (x * factor + shift).astype(x.dtype)
+        return functional.affine(x, factor, bias - mean * factor)
 
 
 def conv_norm(
@@ -255,12 +241,7 @@ class Classifier(nn.Module):
 
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", bias_init, (self.features,))
-        return classify(x, kernel, bias)
-
-
-def classify(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """x @ kernel + bias in float32."""
-    return jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST) + bias
+        return functional.linear(x, kernel, bias)
 
 
 def classified(

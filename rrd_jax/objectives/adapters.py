@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax import errors
+from rrd_jax import errors, functional
 
 Shape = tuple[int, ...]
 _MOMENTUM, _EPSILON = 0.1, 1e-5  # of PyTorch's batch norm
@@ -43,14 +43,14 @@ class Layer(NamedTuple):
 
 
 def init(
-    key: jax.Array, layers: Sequence[Layer], channels: int, *, gain: float = 1.0
+    key: jax.Array, stack: Sequence[Layer], channels: int, *, gain: float = 1.0
 ) -> dict[str, Any]:
     """Fresh parameters of an adapter for maps of so many channels.
 
     Kernels and biases are uniform in +-gain / sqrt(fan-in); 1 is PyTorch's default.
     """
     params = {}
-    for i, layer in enumerate(layers):
+    for i, layer in enumerate(stack):
         key, kernel_key, bias_key = jax.random.split(key, 3)
         # PyTorch counts the fan-in of a transposed convolution at its other end.
         fan_in = math.prod(layer.kernel) * (layer.features if layer.transposed else channels)
@@ -67,33 +67,32 @@ def init(
     return params
 
 
-def init_running(layers: Sequence[Layer]) -> dict[str, Any]:
+def init_running(stack: Sequence[Layer]) -> dict[str, Any]:
     """The running statistics of an adapter's batch norms before the first step."""
     return {
         f"layer{i}": {"mean": jnp.zeros(layer.features), "var": jnp.ones(layer.features)}
-        for i, layer in enumerate(layers)
+        for i, layer in enumerate(stack)
         if layer.norm
     }
 
 
-def apply(layers: Sequence[Layer], params: dict[str, Any], x: jax.Array) -> jax.Array:
+def apply(stack: Sequence[Layer], params: dict[str, Any], x: jax.Array) -> jax.Array:
     """The adapted map [B, H', W', channels'] of [B, H, W, channels], by the batch's statistics."""
-    return update(layers, params, init_running(layers), x)[0]
+    return update(stack, params, init_running(stack), x)[0]
 
 
 def update(
-    layers: Sequence[Layer], params: dict[str, Any], running: dict[str, Any], x: jax.Array
+    stack: Sequence[Layer], params: dict[str, Any], running: dict[str, Any], x: jax.Array
 ) -> tuple[jax.Array, dict[str, Any]]:
     """As `apply`, with the running statistics moved towards the batch's (constants)."""
     moved = {}
-    for i, layer in enumerate(layers):
+    for i, layer in enumerate(stack):
         own = params[f"layer{i}"]
         x = _convolve(layer, own, x)
         if layer.norm:
-            axes = (0, 1, 2)
-            mean = jnp.mean(x, axes)
-            # Two passes: the mean of squares less the squared mean cancels where means are large.
-            var = jnp.mean(jnp.square(x - mean), axes)
+            # Around the batch's mean: there is no other estimate of it.
+            mean, _ = functional.moments(x, jnp.zeros(layer.features))
+            _, var = functional.moments(x, mean)
             count = math.prod(x.shape[:3])
             newest = {"mean": mean, "var": var * (count / max(count - 1, 1))}
             moved[f"layer{i}"] = jax.tree.map(
@@ -106,16 +105,16 @@ def update(
     return x, moved
 
 
-def apply_rows(layers: Sequence[Layer], params: dict[str, Any], x: jax.Array) -> jax.Array:
+def apply_rows(stack: Sequence[Layer], params: dict[str, Any], x: jax.Array) -> jax.Array:
     """As `apply`, of layers with 1x1 kernels on rows: [B, D] to [B, features]."""
-    return apply(layers, params, x[:, None, None])[:, 0, 0]
+    return apply(stack, params, x[:, None, None])[:, 0, 0]
 
 
 def infer(
-    layers: Sequence[Layer], params: dict[str, Any], running: dict[str, Any], x: jax.Array
+    stack: Sequence[Layer], params: dict[str, Any], running: dict[str, Any], x: jax.Array
 ) -> jax.Array:
     """As `apply`, by the running statistics, so that examples do not depend on each other."""
-    for i, layer in enumerate(layers):
+    for i, layer in enumerate(stack):
         name = f"layer{i}"
         x = _convolve(layer, params[name], x)
         if layer.norm:
@@ -125,28 +124,23 @@ def infer(
 
 
 def _convolve(layer: Layer, own: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-    kernel, pads = own["kernel"], [(layer.padding, layer.padding)] * 2
-    strides, spread = (layer.stride, layer.stride), (1, 1)
-    if layer.transposed:
-        kernel, strides, spread = kernel[::-1, ::-1], (1, 1), strides
-        pads = [(size - 1 - layer.padding,) * 2 for size in layer.kernel]
-    y = jax.lax.conv_general_dilated(
+    y = functional.convolve(
         x.astype(jnp.float32),
-        kernel,
-        window_strides=strides,
-        padding=pads,
-        lhs_dilation=spread,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        own["kernel"],
+        stride=layer.stride,
+        padding=(layer.padding, layer.padding),
+        transposed=layer.transposed,
         # Rows go through a linear layer, which PyTorch computes in full precision too.
         precision="highest" if x.shape[1:3] == (1, 1) else None,
     )
-    return y + own["bias"] if layer.bias else y
+    return functional.add_bias(y, own["bias"]) if layer.bias else y
 
 
 def _normalize(
     own: dict[str, jax.Array], mean: jax.Array, var: jax.Array, x: jax.Array
 ) -> jax.Array:
-    return (x - mean) * jax.lax.rsqrt(var + _EPSILON) * own["scale"] + own["shift"]
+    factor = own["scale"] * jax.lax.rsqrt(var + _EPSILON)
+    return functional.affine(x, factor, own["shift"] - mean * factor)
 
 
 def _activate(layer: Layer, x: jax.Array) -> jax.Array:

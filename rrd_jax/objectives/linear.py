@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import errors
+from rrd_jax import errors, functional
 from rrd_jax.objectives.base import ObjectiveState
 
 _SHORTEST = 1e-12
@@ -58,7 +58,7 @@ def init(key: jax.Array, features: int, dim: int) -> dict[str, jax.Array]:
 
 def apply(params: dict[str, jax.Array], features: jax.Array) -> jax.Array:
     """features @ kernel + bias: [B, F] to [B, D] float32."""
-    return matmul(features.astype(jnp.float32), params["kernel"]) + params["bias"]
+    return functional.linear(features, **params)
 
 
 def project(params: dict[str, jax.Array], features: jax.Array) -> jax.Array:

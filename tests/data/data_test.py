@@ -25,6 +25,14 @@ def test_digits_are_the_real_ones_each_once(data_dir):
     assert found == sorted(zip(map(bytes, scaled), real.target.tolist(), strict=True))
 
 
+def test_a_part_of_the_digits_is_a_random_part(data_dir):
+    digits = data.load("digits", data_dir=data_dir, **_OPTIONS)
+    order = np.random.RandomState(0).permutation(1797)
+    real = sklearn_datasets.load_digits()
+    np.testing.assert_array_equal(digits.train.labels, real.target[order[:1000]])
+    np.testing.assert_array_equal(digits.test.labels, real.target[order[1000:]])
+
+
 def test_stored_examples_are_what_tfds_reads_less_what_goes_unused(data_dir):
     found = data.load("digits", data_dir=data_dir, **_OPTIONS).test.source
     wanted = builders.Digits(data_dir=data_dir).as_data_source("test")

@@ -50,7 +50,7 @@ def test_a_walk_equals_the_direct_form_and_float64(size, chunk, tau_s, tau_t):
     direct = jax.grad(total)(arrays[0], 0)
     largest = np.abs(gradient).max()
     np.testing.assert_allclose(found, gradient, atol=2e-6 * largest)
-    np.testing.assert_allclose(found, direct, atol=2e-6 * largest)
+    np.testing.assert_allclose(direct, gradient, atol=4e-6 * largest)
 
 
 def test_a_row_that_is_the_images_own_key_and_repeated_rows_are_counted_once_each():
