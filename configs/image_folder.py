@@ -8,15 +8,15 @@ ROOT holds class/*.jpg, or train/class/*.jpg with test/ beside it; with val/ ins
 without one it is trained first.
 """
 
-from configs import common
+from rrd_jax.config import fields
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in configs/common.py."""
-    config = common.imagenet()
+    """See the module's docstring; options as in configs/fields.py."""
+    config = fields.imagenet()
     config.data.name = "image_folder"
     config.data.test_split = "test"
     config.train.save_every = 0
-    return common.finish(
+    return fields.finish(
         config, "image_folder", argument, pair="resnet34-resnet18", default="rrd+kd"
     )

@@ -8,12 +8,12 @@ workdir; without one, it is trained first. Published top-1: teacher 73.31, stude
 to 71.37, CRD 71.17, DKD 71.70, ReviewKD 71.61, DIST 72.07; no figure of RRD's could be verified.
 """
 
-from configs import common
+from rrd_jax.config import fields
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in configs/common.py."""
-    config = common.imagenet()
-    return common.finish(
+    """See the module's docstring; options as in configs/fields.py."""
+    config = fields.imagenet()
+    return fields.finish(
         config, "imagenet_r34_r18", argument, pair="resnet34-resnet18", default="rrd+kd"
     )

@@ -28,8 +28,9 @@ from absl import app, flags
 from jax.experimental import topologies
 from ml_collections import ConfigDict
 
-from rrd_jax import cli, errors, models, objectives, parallel, program, recipes, report, train
+from rrd_jax import cli, errors, networks, objectives, parallel, program, recipes, report, train
 from rrd_jax.data import augment
+from rrd_jax.teacher import fold
 
 _CONFIGS = flags.DEFINE_multi_string(
     "config",
@@ -106,7 +107,7 @@ def train_step(config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
     )
     everywhere, split = parallel.replicated(mesh), parallel.split(mesh)
     variables = jax.eval_shape(
-        lambda key: models.fold(teacher, models.init(teacher, key, image_shape), image_shape),
+        lambda key: fold.fold(teacher, networks.init(teacher, key, image_shape), image_shape),
         built.abstract.key,
     )
     if resident:
@@ -121,7 +122,7 @@ def train_step(config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
             "label": _abstract((size,), jnp.int32, split),
             "index": _abstract((size,), jnp.int32, split),
         }
-    macs = [models.summarize(n, image_shape).macs for n in (teacher, recipe.student)]
+    macs = [networks.summarize(n, image_shape).macs for n in (teacher, recipe.student)]
     return Step(
         config.name,
         (built.train_steps or built.train_step).lower(
@@ -136,7 +137,7 @@ def train_step(config: ConfigDict, mesh: jax.sharding.Mesh) -> Step:
 def memory_step(mesh: jax.sharding.Mesh, rows: int, batch_size: int = 256) -> Step:
     """RRD alone, with its gradients, between networks of 512 features such as ResNet-34 and 18."""
     rrd = objectives.create("rrd", queue_size=rows)
-    network = models.create("resnet18", 1000)
+    network = networks.create("resnet18", 1000)
     images = jax.ShapeDtypeStruct((batch_size, 32, 32, 3), jnp.float32)  # of any size
     outputs, _ = jax.eval_shape(network.init_with_output, jax.random.key(0), images)
     own = jax.eval_shape(lambda: rrd.init(jax.random.key(0), outputs, outputs))

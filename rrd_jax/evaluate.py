@@ -5,7 +5,7 @@ from typing import Any
 
 import ml_collections
 
-from rrd_jax import errors, models, recipes, report, runs, train
+from rrd_jax import errors, networks, recipes, report, runs, train
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> list[dict[str, Any]]:
@@ -38,16 +38,16 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> list[dict[str, Any]]
         )
     train.check(config)
     setting = train.prepare(config)
-    networks = [
+    tested = [
         train.load_network(config, one.model, path, setting, dtype=one.dtype)
         for one, path in chosen
     ]
     named = [(one.model, path) for one, path in chosen]
-    rows = [_row("teacher", *one) for one in zip(named, networks, strict=True)]
+    rows = [_row("teacher", *one) for one in zip(named, tested, strict=True)]
     teacher = None
-    if networks and len(networks) == len(recipes.teachers(config)):
-        teacher = train.together(config, networks, setting)
-    if teacher and len(networks) > 1:
+    if tested and len(tested) == len(recipes.teachers(config)):
+        teacher = train.together(config, tested, setting)
+    if teacher and len(tested) > 1:
         names, paths = ("+".join(map(str, side)) for side in zip(*named, strict=True))
         rows.append(_row("teachers", (names, paths), teacher))
     if student:
@@ -73,7 +73,7 @@ def _row(
         "images": len(found["label"]),
         "agreement": None,
         **runs.summary(found, reference),
-        "parameters": models.count_parameters(network.variables["params"]),
+        "parameters": networks.count_parameters(network.variables["params"]),
         "checkpoint": str(named[1]),
     }
 

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rrd_jax import checkpoint, data, errors, models, parallel, program, report, runs, tracing
+from rrd_jax import checkpoints, data, errors, networks, parallel, program, report, runs, tracing
 from rrd_jax.data import feed
 
 
@@ -48,7 +48,7 @@ def fit(
     with parallel.stop_requests() as stop, contextlib.ExitStack() as opened:
         groups = collections.defaultdict(list)
         for folder in left:
-            kept = opened.enter_context(checkpoint.Checkpoints(folder / "checkpoints"))
+            kept = opened.enter_context(checkpoints.Checkpoints(folder / "checkpoints"))
             run = runs.Run(recipes[folder], folder, dataset, mesh, teacher, kept)
             if not run.resume():
                 _begin(run)
@@ -68,8 +68,8 @@ def _begin(run: runs.Run) -> None:
             continue
         recipe, folder = program.before(run.recipe, name), run.folder / f"before-{name}"
         fit({folder: recipe}, run.dataset, run.mesh, run.teacher)
-        with checkpoint.Checkpoints(folder / "checkpoints") as checkpoints:
-            ended, _ = checkpoints.restore(run.build(recipe).abstract)
+        with checkpoints.Checkpoints(folder / "checkpoints") as kept:
+            ended, _ = kept.restore(run.build(recipe).abstract)
         shardings = jax.tree.map(lambda leaf: leaf.sharding, run.program.abstract)
         after = functools.partial(program.after, name=name, recipe=run.recipe)
         run.state = jax.jit(after, out_shardings=shardings)(run.state, ended)
@@ -211,9 +211,9 @@ class _Loop:
     def _speeds(self) -> dict[str, float]:
         """Of all runs together."""
         run, shape = self.lead, self.lead.dataset.image_shape
-        macs = 3 * models.summarize(run.recipe.student, shape).macs  # backward is twice forward
+        macs = 3 * networks.summarize(run.recipe.student, shape).macs  # backward is twice forward
         if run.network and not run.recalls:
-            macs += models.summarize(run.network, shape).macs
+            macs += networks.summarize(run.network, shape).macs
         peak = self.mesh.size * parallel.peak_flops(self.mesh.devices.flat[0].device_kind)
         return report.speeds(self.clock.rate(self.step), self.images, 2 * macs, peak)
 

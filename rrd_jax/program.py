@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from rrd_jax import models, optim, parallel, state, steps
+from rrd_jax import networks, optim, parallel, state, steps
 from rrd_jax.data import augment
 from rrd_jax.objectives import Objective, classifier
 
@@ -29,7 +29,7 @@ class Recipe:
       schedule: learning rate by step.
       optimizer: schedule -> what moves the parameters.
       stays: what of the student the optimizer leaves as it is: "", "classifier" or "student".
-      remat: what a step computes twice of the student, as `models.remat` has it.
+      remat: what a step computes twice of the student, as `networks.remat` has it.
       augment: what the step does to training images.
       mix: how it mixes them, or None.
       normalize: what evaluation does to test images.
@@ -153,13 +153,13 @@ def build(
       image_shape: (H, W, channels).
       steps_per_epoch: updates an epoch.
       resident: whether a step takes its batch out of a split that lies on the devices.
-      teacher: a network of `models.create`; None where no objective reads one.
+      teacher: a network of `networks.create`; None where no objective reads one.
       recalls: whether the step is given what the teacher remembers, in place of its variables.
       runs: how many make their steps at once, as in `steps.together`; 1 for one on its own.
     """
     optimizer = recipe.optimizer(recipe.schedule)
     if recipe.stays:
-        head = models.summarize(recipe.student, image_shape).classifier
+        head = networks.summarize(recipe.student, image_shape).classifier
         stays = ("student", head) if recipe.stays == "classifier" else (recipe.stays,)
         optimizer = optim.all_but(optimizer, stays)
 
@@ -176,7 +176,7 @@ def build(
         )
 
     def create_teacher():
-        return models.init(teacher, jax.random.key(0), image_shape) if teacher else None
+        return networks.init(teacher, jax.random.key(0), image_shape) if teacher else None
 
     abstract = jax.eval_shape(lambda: create(0, create_teacher()))
     shardings = parallel.state_shardings(mesh, abstract, parameters=recipe.shard_parameters)
@@ -188,7 +188,7 @@ def build(
         views = recipe.augment.views
         teach = steps.recalling(teacher, views) if recalls else steps.running(teacher)
     train_step = steps.make_train_step(
-        models.remat(recipe.student, recipe.remat),
+        networks.remat(recipe.student, recipe.remat),
         recipe.objectives,
         recipe.weights,
         optimizer,
@@ -239,7 +239,7 @@ def build_predict(
     """`steps.make_predict`, compiled; every process gets the whole batch's figures.
 
     Args:
-      network: of `models.create`.
+      network: of `networks.create`.
       normalize: uint8 images to what the network sees.
       mesh: the devices.
       objectives: by name, one of which may classify in the network's place.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from rrd_jax import errors, models, objectives, optim, program
+from rrd_jax import errors, networks, objectives, optim, program
 from rrd_jax.data import augment
 
 
@@ -60,7 +60,7 @@ def create_network(
     platform: str | None = None,
     dtype: str = "",
 ) -> Any:
-    """A network of `models.create`; platform as in `from_config`, dtype "" for the config's."""
+    """A network of `networks.create`; platform as in `from_config`, dtype "" for the config's."""
     platform = platform or jax.default_backend()
     known = {
         "auto": jnp.float32 if platform == "cpu" else jnp.bfloat16,
@@ -68,7 +68,7 @@ def create_network(
         "bfloat16": jnp.bfloat16,
     }
     chosen = errors.lookup("dtype", dtype or config.dtype, known)
-    return models.create(model, num_classes, dtype=chosen, space_to_depth=config.space_to_depth)
+    return networks.create(model, num_classes, dtype=chosen, space_to_depth=config.space_to_depth)
 
 
 def from_config(
@@ -123,7 +123,7 @@ def from_config(
     )
     optimizer(schedule)  # or an error
     student = create_network(config, config.student.model, num_classes, platform)
-    models.remat(student, config.train.remat)  # or an error
+    networks.remat(student, config.train.remat)  # or an error
     _check_together(terms, config.train.ema)
     return program.Recipe(
         label=label,

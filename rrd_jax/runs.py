@@ -10,16 +10,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rrd_jax import checkpoint, data, errors, metrics, models, parallel, program, views
+from rrd_jax import checkpoints, data, errors, metrics, networks, parallel, program
+from rrd_jax.teacher import cache
 
 
 class Teacher(NamedTuple):
     """A frozen network.
 
     Attributes:
-      network: of `models.create`, or an Ensemble.
+      network: of `networks.create`, or an Ensemble.
       variables: its weights, on the devices.
-      folded: () -> what `models.fold` makes of them; steps are given this.
+      folded: () -> what `fold.fold` makes of them; steps are given this.
       tested: () -> what `evaluate` finds on the test split.
       folders: where each member's embeddings of training images are kept.
       remembered: those embeddings; None for a streamed split.
@@ -30,7 +31,7 @@ class Teacher(NamedTuple):
     folded: Callable[[], Any]
     tested: Callable[[], dict[str, np.ndarray]]
     folders: tuple[pathlib.Path, ...] = ()
-    remembered: views.Views | None = None
+    remembered: cache.Views | None = None
 
 
 class Result(NamedTuple):
@@ -84,7 +85,7 @@ class _Ledger:
 
 def finished(folder: pathlib.Path, epochs: int) -> Result | None:
     """The result of a run that has made all its epochs, read without starting anything."""
-    ledger = checkpoint.read_meta(folder / "checkpoints")
+    ledger = checkpoints.read_meta(folder / "checkpoints")
     done = ledger and ledger["epoch"] >= epochs and ledger["result"]
     return Result(**ledger["result"]) if done else None
 
@@ -147,7 +148,7 @@ class Run:
         dataset: data.Dataset,
         mesh: jax.sharding.Mesh,
         teacher: Teacher | None,
-        checkpoints: checkpoint.Checkpoints,
+        checkpoints: checkpoints.Checkpoints,
     ):
         self.recipe, self.folder, self.dataset = recipe, folder, dataset
         self.mesh, self.teacher, self.checkpoints = mesh, teacher, checkpoints
@@ -159,17 +160,17 @@ class Run:
         self.recalls, self._about_teacher = self._plan_teacher()
         self.program = self.build(recipe, recalls=self.recalls)
         abstract = self.program.abstract
-        self.parameters = models.count_parameters(abstract.params["student"])
+        self.parameters = networks.count_parameters(abstract.params["student"])
         if name := abstract.classifier:
-            self.parameters += models.count_parameters(abstract.params["objectives"][name])
+            self.parameters += networks.count_parameters(abstract.params["objectives"][name])
 
     def _plan_teacher(self) -> tuple[bool, str]:
         """Whether what the teacher remembers takes its place; and that, or why not, as a line."""
         if not self.network or self.recipe.teacher_cache == "off":
             return False, ""
-        began = checkpoint.read_meta(self.folder / "checkpoints")
+        began = checkpoints.read_meta(self.folder / "checkpoints")
         kept = None if began is None else began.get("recalls", False)
-        return views.plan(self.teacher.remembered, self.recipe, kept)
+        return cache.plan(self.teacher.remembered, self.recipe, kept)
 
     def build(self, recipe: program.Recipe, **options: Any) -> program.Program:
         """Compiled functions for this run's data, devices and teacher; see `program.build`."""
@@ -223,8 +224,8 @@ class Run:
             lines.append(self._about_teacher)
         pairing = {name: o.taps for name, o in recipe.objectives.items() if o.taps}
         if pairing:
-            networks = (recipe.student, self.network)
-            outputs = [models.summarize(n, self.dataset.image_shape).outputs for n in networks]
+            pair = (recipe.student, self.network)
+            outputs = [networks.summarize(n, self.dataset.image_shape).outputs for n in pair]
         for name, taps in pairing.items():
             sizes = [
                 " - ".join("x".join(map(str, tap.shape[1:])) for tap in pair)

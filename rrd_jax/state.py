@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rrd_jax import models
+from rrd_jax import networks
 from rrd_jax.objectives import Objective, check_teacher, classifier
 
 
@@ -70,11 +70,11 @@ def create(
 
     Args:
       key: a typed PRNG key; the whole run follows from it.
-      student: a network of `models.create`.
+      student: a network of `networks.create`.
       objectives: by name; each gets its own key, so adding one moves no other.
       optimizer: for the student's and the objectives' parameters together.
       image_shape: (H, W, channels).
-      teacher: a network of `models.create`, or None.
+      teacher: a network of `networks.create`, or None.
       teacher_variables: its weights; None where no objective keeps part of them.
       average: whether to keep an average of the student.
 
@@ -83,11 +83,11 @@ def create(
     """
     check_teacher(objectives, present=teacher is not None)
     student_key, objective_key, step_key = jax.random.split(key, 3)
-    variables = models.init(student, student_key, image_shape)
-    student_outputs = models.summarize(student, image_shape).outputs
+    variables = networks.init(student, student_key, image_shape)
+    student_outputs = networks.summarize(student, image_shape).outputs
     teacher_outputs = None
     if teacher:
-        summary = models.summarize(teacher, image_shape)
+        summary = networks.summarize(teacher, image_shape)
         teacher_outputs = summary.outputs
         if teacher_variables is not None and teacher_outputs.head:
             head = teacher_variables["params"][summary.classifier]

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rrd_jax import metrics, models
+from rrd_jax import metrics, networks
+from rrd_jax.batch import Batch
 from rrd_jax.objectives import Objective, ObjectiveState, classifier
 from rrd_jax.state import TrainState
+from rrd_jax.teacher import ensemble
 
-Batch = dict[str, jax.Array]
 # (key, images [B, H, W, channels], labels [B]) -> mixed images, and entries for the batch.
 Mix = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 # Folded into the key for mixing; epochs, which are folded in for augmentation, never get there.
@@ -37,7 +38,7 @@ def make_train_step(
     """One update of the student on the weighted sum of the objectives' batch means.
 
     Args:
-      student: a network of `models.create`.
+      student: a network of `networks.create`.
       objectives: by name; each is logged unweighted as `loss/<name>`.
       weights: name to factor in the total loss.
       optimizer: what `state.create` was given.
@@ -79,7 +80,7 @@ def make_train_step(
         def total_loss(params):
             variables = {"params": params["student"], "batch_stats": batch_stats}
             outputs, updated = student.apply(
-                variables, batch["image"], train=True, mutable=["batch_stats"]
+                variables, batch.image, train=True, mutable=["batch_stats"]
             )
             means, memories, logits = {}, {}, outputs.logits
             for name, objective in objectives.items():
@@ -90,7 +91,7 @@ def make_train_step(
                     logits = objective.predict(own, outputs)
             total = sum(weight(name, state.step) * mean for name, mean in means.items())
             logged = {f"loss/{name}": mean for name, mean in means.items()}
-            logged |= {"loss": total, "top1": metrics.top1(logits, batch["label"])}
+            logged |= {"loss": total, "top1": metrics.top1(logits, batch.label)}
             return total, (logged, updated["batch_stats"], memories)
 
         return jax.grad(total_loss, has_aux=True)(state.params)
@@ -116,14 +117,15 @@ def make_train_step(
         return mean, (jax.tree.map(jnp.mean, logged), *left)
 
     def train_step(state, teacher_variables, batch):
+        batch = Batch(**batch) if isinstance(batch, dict) else batch
         epoch = state.step // steps_per_epoch
-        view = augment.choose(state.key, epoch, batch["index"])
-        images = augment.show(view, batch["image"])
+        view = augment.choose(state.key, epoch, batch.index)
+        images = augment.show(view, batch.image)
         if mix is not None:
             key = jax.random.fold_in(jax.random.fold_in(state.key, _MIX), state.step)
-            images, mixed = mix(key, images, batch["label"])
-            batch = batch | mixed
-        batch = batch | {"image": images, "view": view}
+            images, mixed = mix(key, images, batch.label)
+            batch = batch._replace(**mixed)
+        batch = batch._replace(image=images, view=view)
         if accumulate > 1:
             gradients, left = accumulated(state, teacher_variables, batch)
         else:
@@ -152,14 +154,14 @@ def make_train_step(
 
 def running(network: Any) -> Callable[[Any, Batch], Any]:
     """A teacher that looks at each batch: (variables, batch) -> Outputs."""
-    return lambda variables, batch: network.apply(variables, batch["image"], train=False)
+    return lambda variables, batch: network.apply(variables, batch.image, train=False)
 
 
 def recalling(network: Any, views: int) -> Callable[[Any, Batch], Any]:
     """A teacher that has seen all views of all images before; it remembers no maps.
 
     Args:
-      network: of `models.create`, or an Ensemble.
+      network: of `networks.create`, or an Ensemble.
       views: of an image.
 
     Returns:
@@ -168,12 +170,12 @@ def recalling(network: Any, views: int) -> Callable[[Any, Batch], Any]:
     """
 
     def recall(remembered, batch):
-        row = batch["index"] * views + batch["view"]
+        row = batch.index * views + batch.view
         each = [
-            models.from_embedding(table.at[row].get(mode="promise_in_bounds"), head)
+            networks.from_embedding(table.at[row].get(mode="promise_in_bounds"), head)
             for table, head in zip(remembered["embedding"], remembered["head"], strict=True)
         ]
-        return models.joined(network, each)
+        return ensemble.joined(network, each)
 
     return recall
 
@@ -251,7 +253,7 @@ def make_predict(
     """Evaluation of a batch, example by example, so that padding can be cut off exactly.
 
     Args:
-      network: of `models.create`.
+      network: of `networks.create`.
       normalize: uint8 images to what the network sees.
       classify: the `predict` of an objective, whose state is then in the variables; None for the
         network's own classifier.

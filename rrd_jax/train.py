@@ -14,17 +14,16 @@ from rrd_jax import (
     data,
     errors,
     fit,
-    models,
     objectives,
     parallel,
     program,
     recipes,
     report,
     runs,
-    views,
-    weights,
     workdir,
 )
+from rrd_jax.convert import files
+from rrd_jax.teacher import cache, ensemble, fold
 
 # Fields that a second start may change, because the numbers do not depend on them.
 _FREE = (
@@ -216,8 +215,8 @@ def together(
     """The teachers of a config as one."""
     if len(found) == 1:
         return found[0]
-    network = models.Ensemble(tuple(one.network for one in found), recipes.shares(config))
-    variables = models.gather([one.variables for one in found])
+    network = ensemble.Ensemble(tuple(one.network for one in found), recipes.shares(config))
+    variables = ensemble.gather([one.variables for one in found])
     folders = [folder for one in found for folder in one.folders]
     return _frozen(config, network, variables, setting, folders)
 
@@ -230,7 +229,7 @@ def load_network(
     terms: dict[str, objectives.Objective] | None = None,
     dtype: str = "",
 ) -> runs.Teacher:
-    """A frozen network from a checkpoint, on the devices; path as in `weights.load`.
+    """A frozen network from a checkpoint, on the devices; path as in `files.load`.
 
     Args:
       config: for the data, and the precision where `dtype` is "".
@@ -243,7 +242,7 @@ def load_network(
     Raises:
       InputError: the checkpoint is missing, damaged, or of another network or data set.
     """
-    variables, meta = weights.load(path, model)
+    variables, meta = files.load(path, model)
     dataset, mesh = setting
     found = (meta["model"], meta["num_classes"], meta["image_shape"][-1])
     needed = (model, dataset.num_classes, dataset.image_shape[-1])
@@ -278,8 +277,8 @@ def _frozen(
 
     @functools.cache
     def folded():
-        fold = functools.partial(models.fold, network, image_shape=dataset.image_shape)
-        return jax.jit(fold, out_shardings=parallel.replicated(mesh))(variables)
+        folding = functools.partial(fold.fold, network, image_shape=dataset.image_shape)
+        return jax.jit(folding, out_shardings=parallel.replicated(mesh))(variables)
 
     @functools.cache  # a job that is finished already never asks
     def tested():
@@ -288,7 +287,7 @@ def _frozen(
 
     remembered = None
     if dataset.train.on_device:
-        remembered = views.Views(network, variables, folded, folders, dataset.train, mesh)
+        remembered = cache.Views(network, variables, folded, folders, dataset.train, mesh)
     return runs.Teacher(network, variables, folded, tested, tuple(folders), remembered)
 
 

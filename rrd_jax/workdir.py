@@ -10,7 +10,7 @@ import socket
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from rrd_jax import checkpoint, errors, parallel, report
+from rrd_jax import checkpoints, errors, parallel, report
 
 
 @contextlib.contextmanager
@@ -40,7 +40,7 @@ def _claim(
 ) -> None:
     path = folder / "config.json"
     try:
-        meta = checkpoint.read_meta(folder / "checkpoints")
+        meta = checkpoints.read_meta(folder / "checkpoints")
         if meta and "epoch" not in meta:
             raise errors.InputError(
                 f"workdir {folder} holds a converted network, and no run; pass another --workdir"

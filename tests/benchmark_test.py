@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax import convert, models, optim, parallel
+from rrd_jax import convert, networks, optim, parallel
 from rrd_jax.data import augment
 from tests import tiny
 
@@ -153,8 +153,8 @@ def test_the_peer_cuts_the_same_views(peer):
 def test_the_peers_folded_teacher_is_the_same_network(peer):
     import torch
 
-    network = models.create("resnet8x4", 10)
-    variables = models.init(network, jax.random.key(0), (32, 32, 3))
+    network = networks.create("resnet8x4", 10)
+    variables = networks.init(network, jax.random.key(0), (32, 32, 3))
     rng = np.random.default_rng(0)
     variables["batch_stats"] = jax.tree.map(
         lambda leaf: rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32), variables["batch_stats"]

@@ -9,8 +9,9 @@ import tempfile
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-if "PYTEST_XDIST_WORKER" not in os.environ:
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # a folder that is given outlives the tests
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="rrd_jax_tests_")
+    os.environ["RRD_JAX_TESTS_CACHE_OWNER"] = str(os.getpid())
 
 import chex
 import jax
@@ -23,7 +24,7 @@ flags.FLAGS.mark_as_parsed()
 
 def pytest_sessionfinish():
     """The process that made the folder of compiled programs removes it."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
+    if os.environ.get("RRD_JAX_TESTS_CACHE_OWNER") == str(os.getpid()):
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 

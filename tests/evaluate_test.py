@@ -4,7 +4,7 @@ import pytest
 import safetensors.numpy
 
 from configs import digits
-from rrd_jax import checkpoint, convert, errors, evaluate, train
+from rrd_jax import checkpoints, convert, errors, evaluate, train
 from rrd_jax.data import feed
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -52,7 +52,7 @@ def test_evaluation_and_a_finished_job_decode_no_training_image(run, monkeypatch
 
 def test_a_pytorch_file_of_the_teacher_is_evaluated_as_the_teacher_itself(run, tmp_path):
     folder, _ = run
-    variables, _ = checkpoint.load_student(folder / "teacher")
+    variables, _ = checkpoints.load_student(folder / "teacher")
     path = tmp_path / "teacher.safetensors"
     safetensors.numpy.save_file(convert.to_torch("resnet14", variables), path)
     config = _config()
@@ -69,14 +69,14 @@ def test_a_pytorch_file_of_the_teacher_is_evaluated_as_the_teacher_itself(run, t
 
 def test_a_student_is_evaluated_without_a_teacher(run, tmp_path):
     folder, results = run
-    variables, meta = checkpoint.load_student(folder)
+    variables, meta = checkpoints.load_student(folder)
     meta = {name: meta[name] for name in ("model", "num_classes", "image_shape")}
-    checkpoint.save_network(tmp_path, variables, meta)
+    checkpoints.save_network(tmp_path, variables, meta)
     (row,) = evaluate.run(_config("smoke,resnet8"), str(tmp_path))
     assert (row["run"], row["top1"], row["agreement"]) == ("student", results[1].top1, None)
     with pytest.raises(errors.InputError, match="holds a converted network, and no run"):
         train.run(_config("smoke,resnet8"), str(tmp_path))
-    assert checkpoint.load_student(tmp_path)[1] == meta
+    assert checkpoints.load_student(tmp_path)[1] == meta
 
 
 def test_what_is_missing_or_does_not_fit_is_said(run, tmp_path):

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from configs import digits
-from rrd_jax import errors, evaluate, models, objectives, train
-from rrd_jax.models import ensemble
+from rrd_jax import errors, evaluate, networks, objectives, train
+from rrd_jax.networks import ensemble
 from rrd_jax.objectives import logits
 from tests.conftest import use_one_device
 
 
 def _outputs(seed, width):
     rng = np.random.default_rng(seed)
-    return models.Outputs(
+    return networks.Outputs(
         rng.standard_normal((6, 5)).astype(np.float32),
         rng.standard_normal((6, width)).astype(np.float32),
     )
@@ -56,8 +56,8 @@ def test_rrd_compares_with_a_memory_of_each_teacher():
 
 
 def test_an_ensemble_averages_the_logits_of_its_members():
-    members = (models.create("resnet8", 4), models.create("wrn_16_1", 4))
-    both = models.Ensemble(members, (0.5, 0.5))
+    members = (networks.create("resnet8", 4), networks.create("wrn_16_1", 4))
+    both = ensemble.Ensemble(members, (0.5, 0.5))
     images = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype(np.float32)
     variables = both.init(jax.random.key(0), images)
     found = both.apply(variables, images, train=False)
@@ -69,8 +69,8 @@ def test_an_ensemble_averages_the_logits_of_its_members():
     ]
     np.testing.assert_allclose(found.logits, (own[0].logits + own[1].logits) / 2, rtol=1e-6)
     np.testing.assert_array_equal(found.each[1].embedding, own[1].embedding)
-    assert models.summarize(both, (16, 16, 3)).parameters == sum(
-        models.summarize(member, (16, 16, 3)).parameters for member in members
+    assert networks.summarize(both, (16, 16, 3)).parameters == sum(
+        networks.summarize(member, (16, 16, 3)).parameters for member in members
     )
 
 

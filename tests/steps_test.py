@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax import convert, memory, models, objectives, optim, parallel, state, steps
+from rrd_jax import convert, memory, networks, objectives, optim, parallel, state, steps
 from rrd_jax.data import augment
 from rrd_jax.objectives import logits
-from tests import golden, networks, tiny
+from tests import golden, tiny
 
 
 @pytest.mark.parametrize("run", ["rrd", "rrd_kd"])
@@ -55,7 +55,7 @@ def _end_errors(file, run, nudge):
 def _train(file, run):
     own = {key.removeprefix(f"{run}/hp/"): v for key, v in file.items() if f"{run}/hp/" in key}
     classes, dim = int(own["num_classes"]), int(own["feat_dim"])
-    pair = [models.create(name, classes) for name in ("resnet8", str(own["teacher"]))]
+    pair = [networks.create(name, classes) for name in ("resnet8", str(own["teacher"]))]
     student, teacher = [
         _named(network, name)
         for network, name in zip(pair, ("resnet8", str(own["teacher"])), strict=True)
@@ -157,7 +157,7 @@ def test_bfloat16_keeps_parameters_losses_and_memory_float32():
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_the_teacher_sees_the_mixed_images(kind):
-    network = models.create("resnet8", 3)
+    network = networks.create("resnet8", 3)
     terms = {name: objectives.create(name) for name in ("ce", "kd")}
     optimizer = optim.sgd(lambda step: 0.1)
     start = state.create(jax.random.key(0), network, terms, optimizer, (8, 8, 3), network)

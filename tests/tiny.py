@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax import models, objectives, optim, parallel, state, steps
+from rrd_jax import networks, objectives, optim, parallel, state, steps
 from rrd_jax.data import augment
 
 # No augmentation.
@@ -29,8 +29,8 @@ def job(
     **options,
 ):
     """State, compiled step, teacher variables and batches, on a mesh."""
-    student = models.create("resnet8", 4, dtype=dtype)
-    teacher = models.create("resnet8", 4, dtype=dtype)
+    student = networks.create("resnet8", 4, dtype=dtype)
+    teacher = networks.create("resnet8", 4, dtype=dtype)
     terms = {
         "ce": objectives.create("ce"),
         "kd": objectives.create("kd"),

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from configs import digits
-from rrd_jax import checkpoint, data, errors, fit, models, parallel, recipes, report, runs, train
+from rrd_jax import checkpoints, data, errors, fit, networks, parallel, recipes, report, runs, train
 from rrd_jax.data import feed
+from rrd_jax.teacher import fold
 from tests.conftest import use_one_device
 
 
@@ -61,7 +62,7 @@ def test_a_stopped_run_goes_on_and_ends_bit_for_bit_as_an_unbroken_one(
 def test_a_row_says_how_much_of_the_devices_a_run_uses(tmp_path, teacher_workdir, monkeypatch):
     use_one_device(monkeypatch)
     monkeypatch.setattr(parallel, "peak_flops", lambda kind: 1e10)
-    macs = models.summarize(models.create("resnet8", 10), (8, 8, 1)).macs
+    macs = networks.summarize(networks.create("resnet8", 10), (8, 8, 1)).macs
     for cache, flops in (("off", 2 * 4 * macs), ("on", 2 * 3 * macs)):
         fields = {"teacher.checkpoint": teacher_workdir, "teacher.cache": cache}
         train.run(_config(**fields), str(tmp_path / cache))
@@ -120,7 +121,7 @@ def test_a_folded_teacher_gives_the_losses_that_it_gives_as_it_is(
 ):
     config = _config(**{"teacher.checkpoint": teacher_workdir})
     train.run(config, str(tmp_path / "folded"))
-    monkeypatch.setattr(models, "fold", lambda network, variables, image_shape: variables)
+    monkeypatch.setattr(fold, "fold", lambda network, variables, image_shape: variables)
     train.run(config, str(tmp_path / "plain"))
     for folded, plain in zip(_rows(tmp_path / "folded"), _rows(tmp_path / "plain"), strict=True):
         assert folded == pytest.approx(plain, rel=1e-5)
@@ -251,7 +252,7 @@ def test_the_whole_job_ends_with_a_table_of_three_runs(tmp_path, capsys):
     text = capsys.readouterr().out
     for result in results:
         folder = pathlib.Path(result.checkpoint)
-        assert checkpoint.read_meta(folder)["result"] == result._asdict()
+        assert checkpoints.read_meta(folder)["result"] == result._asdict()
         assert f"{result.top1:.2f}" in text.split("| run")[1]
     for name in ("config.json", "metrics.jsonl", "tensorboard", "results.json"):
         assert (tmp_path / name).exists()
@@ -366,7 +367,7 @@ def test_a_batch_must_split_over_the_devices(tmp_path):
 
 @pytest.mark.usefixtures("one_device")
 def test_a_full_disk_is_said_and_loses_nothing(tmp_path, teacher_workdir, monkeypatch):
-    original = checkpoint.ocp.CheckpointManager.save
+    original = checkpoints.ocp.CheckpointManager.save
 
     def save(self, step, *arguments, **options):
         if step == 6:
@@ -375,7 +376,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, teacher_workdir, monkey
 
     fields = {"teacher.checkpoint": teacher_workdir}
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.ocp.CheckpointManager, "save", save)
+        patch.setattr(checkpoints.ocp.CheckpointManager, "save", save)
         with pytest.raises(
             errors.InputError, match=r"\(No space left on device\); step 3 is the last good one"
         ):

@@ -14,9 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from configs import common
-from rrd_jax import models, parallel, program, recipes, views
+from rrd_jax import networks, parallel, program, recipes
+from rrd_jax.config import fields as common
 from rrd_jax.data import feed
+from rrd_jax.teacher import cache, fold
 
 
 class _Setting:
@@ -34,10 +35,10 @@ class _Setting:
 
         config = self._config("rrd+kd")
         self.teacher = recipes.create_network(config, task["teacher"], task["classes"])
-        init = functools.partial(models.init, self.teacher, image_shape=self.shape)
+        init = functools.partial(networks.init, self.teacher, image_shape=self.shape)
         self.variables = jax.jit(init, out_shardings=everywhere)(jax.random.key(1))
-        fold = functools.partial(models.fold, self.teacher, image_shape=self.shape)
-        self.folded = jax.jit(fold, out_shardings=everywhere)(self.variables)
+        folding = functools.partial(fold.fold, self.teacher, image_shape=self.shape)
+        self.folded = jax.jit(folding, out_shardings=everywhere)(self.variables)
         self.student, shown = self.recipe("rrd+kd").student, self.recipe("rrd+kd").augment
         start = time.perf_counter()
         self.remembered = self._fill(images, shown) if shown.views else None
@@ -57,18 +58,18 @@ class _Setting:
         return recipes.from_config(self._config(method), method, classes, examples)
 
     def _fill(self, images, shown):
-        summary = models.summarize(self.teacher, self.shape)
+        summary = networks.summarize(self.teacher, self.shape)
         rows = (len(images) * shown.views, summary.outputs.embedding.shape[-1])
         split = parallel.split(self.mesh)
         like = jax.ShapeDtypeStruct(rows, self.teacher.dtype, sharding=split)
-        table = views.fill(self.teacher, self.folded, like, images, shown, self.mesh)
+        table = cache.fill(self.teacher, self.folded, like, images, shown, self.mesh)
         head = self.variables["params"][summary.classifier]
         return {"embedding": (table,), "head": (head,)}
 
     def flops(self, case: str) -> int:
         """Of the networks' convolutions and matrices in a step."""
         student, teacher = (
-            models.summarize(network, self.shape).macs for network in (self.student, self.teacher)
+            networks.summarize(network, self.shape).macs for network in (self.student, self.teacher)
         )
         runs = case != "ce" and not case.endswith("remembered")
         return 2 * self.task["batch_size"] * (3 * student + runs * teacher)

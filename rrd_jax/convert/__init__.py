@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from rrd_jax import errors, models
+from rrd_jax import errors, networks
 
 _ENTRY = {
     "kernel": "weight",
@@ -32,7 +32,7 @@ def from_torch(name: str, state_dict: dict[str, Any]) -> dict[str, Any]:
     """Variables of network `name` from a PyTorch state dict.
 
     Args:
-      name: a key of `models.MODELS`.
+      name: a key of `networks.MODELS`.
       state_dict: entry name to array or tensor; classes and image channels are read off it.
 
     Returns:
@@ -68,7 +68,7 @@ def to_torch(name: str, variables: dict[str, Any]) -> dict[str, np.ndarray]:
     PyTorch also counts the batches that each batch norm saw; nothing reads that count with its
     default momentum, and it is written as 0.
     """
-    errors.lookup("model", name, models.MODELS)
+    errors.lookup("model", name, networks.MODELS)
     state_dict = {}
     for path, leaf in traverse_util.flatten_dict(dict(variables)).items():
         entry = _entry(path)
@@ -95,7 +95,7 @@ def _array(value: Any) -> np.ndarray:
 @functools.cache
 def _expected(name: str) -> dict[str, tuple[tuple[str, ...], tuple[int, ...]]]:
     """PyTorch's entries: our path and PyTorch's shape of each."""
-    module = models.create(name, _CLASSES)
+    module = networks.create(name, _CLASSES)
     images = jax.ShapeDtypeStruct((1, 32, 32, _CHANNELS), np.float32)
     return _entries(jax.eval_shape(module.init, jax.random.key(0), images))
 
@@ -153,7 +153,7 @@ def _difference(name: str, wanted: dict[str, tuple], given: dict[str, tuple]) ->
         f"  {entry:<{width}}  {wanted.get(entry, 'absent')!s:<20}  {given.get(entry, 'absent')}"
         for entry in differing
     ]
-    fitting = [other for other in models.MODELS if _wanted(other, given) == given]
+    fitting = [other for other in networks.MODELS if _wanted(other, given) == given]
     hint = f"; it fits {' and '.join(fitting)}" if fitting else ""
     header = f"  {'entry':<{width}}  {name + ' has':<20}  the state dict has"
     return "\n".join(

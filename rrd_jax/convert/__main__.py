@@ -3,7 +3,7 @@
     python -m rrd_jax.convert --model=resnet32x4 --input=ckpt_epoch_240.pth --output=DIR
 
 The file is .safetensors, or what torch.save wrote (needs `pip install 'rrd_jax[torch]'`): a state
-dict, plain or under `model` or `state_dict`. `python -m rrd_jax.models` lists the networks.
+dict, plain or under `model` or `state_dict`. `python -m rrd_jax.networks` lists the networks.
 """
 
 import pathlib
@@ -12,9 +12,10 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from rrd_jax import checkpoint, cli, errors, models, weights
+from rrd_jax import checkpoints, cli, errors, networks
+from rrd_jax.convert import files
 
-_MODEL = flags.DEFINE_string("model", None, "The network, a name of rrd_jax.models.MODELS.")
+_MODEL = flags.DEFINE_string("model", None, "The network, a name of rrd_jax.networks.MODELS.")
 _INPUT = flags.DEFINE_string("input", None, "The .pth, .pt or .safetensors file.")
 _OUTPUT = flags.DEFINE_string("output", None, "The folder to write to.")
 
@@ -25,20 +26,20 @@ def run(model: str, source: pathlib.Path, output: pathlib.Path) -> None:
     Raises:
       InputError: the file cannot be read or does not fit, or the folder is in use.
     """
-    errors.lookup("model", model, models.MODELS)
+    errors.lookup("model", model, networks.MODELS)
     if not source.is_file():
         raise errors.InputError(f"--input={source} does not exist")
-    variables, meta = weights.load(source, model)
+    variables, meta = files.load(source, model)
     num_classes, channels = meta["num_classes"], meta["image_shape"][-1]
-    shape = (*[models.image_size(model)] * 2, channels)
-    network = models.create(model, num_classes)
+    shape = (*[networks.image_size(model)] * 2, channels)
+    network = networks.create(model, num_classes)
     image = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
     logits = np.asarray(jax.jit(network.apply)(variables, image).logits)
     if not np.isfinite(logits).all():
         raise errors.InputError(f"{source} gives logits that are not finite for a random image")
-    digest = checkpoint.save_network(output, variables, meta | {"image_shape": list(shape)})
+    digest = checkpoints.save_network(output, variables, meta | {"image_shape": list(shape)})
     print(
-        f"{model}: {models.count_parameters(variables['params']):,} parameters, {num_classes}"
+        f"{model}: {networks.count_parameters(variables['params']):,} parameters, {num_classes}"
         f" classes, {channels} image channels\n"
         f"logits of a random {shape[0]}x{shape[1]} image: mean {logits.mean():.4g}, standard"
         f" deviation {logits.std():.4g}\n"

@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
-from configs import methods
-from rrd_jax import cli, models, objectives, optim, report, state
+from rrd_jax import cli, networks, objectives, optim, report, state
+from rrd_jax.config import methods
 
 _TEACHER, _STUDENT, _CLASSES, _IMAGE = "resnet32x4", "resnet8x4", 100, (32, 32, 3)
 _TRAINER = {"examples": 50_000, "batch_size": 64}  # options that the trainer fills in
@@ -70,8 +70,8 @@ def table() -> str:
             (
                 name,
                 compares,
-                f"{models.count_parameters(sizes.params['objectives'][name]):,}",
-                f"{models.count_parameters(sizes.frozen[name]):,}",
+                f"{networks.count_parameters(sizes.params['objectives'][name]):,}",
+                f"{networks.count_parameters(sizes.frozen[name]):,}",
                 _memory(sizes.memory[name]),
                 _stage(objective.stage),
                 reference,
@@ -98,10 +98,10 @@ def _create(name: str) -> objectives.Objective:
 
 
 def _abstract(terms: dict[str, objectives.Objective]) -> state.TrainState:
-    teacher, student = (models.create(name, _CLASSES) for name in (_TEACHER, _STUDENT))
+    teacher, student = (networks.create(name, _CLASSES) for name in (_TEACHER, _STUDENT))
 
     def create(key):
-        variables = models.init(teacher, key, _IMAGE)
+        variables = networks.init(teacher, key, _IMAGE)
         optimizer = optim.sgd(lambda step: 0.0)
         return state.create(key, student, terms, optimizer, _IMAGE, teacher, variables)
 

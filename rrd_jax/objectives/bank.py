@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax import errors, memory
+from rrd_jax.batch import Batch
 from rrd_jax.objectives import linear, negatives
 from rrd_jax.objectives.base import Objective, ObjectiveState
 from rrd_jax.objectives.linear import matmul
@@ -130,7 +131,7 @@ def step(
     key: jax.Array,
     student: jax.Array,
     teacher: jax.Array,
-    batch: dict[str, jax.Array],
+    batch: Batch,
     *,
     temperature: float,
     count: int,
@@ -151,7 +152,7 @@ def step(
     Returns:
       (the student's p [B, 1 + K], the teacher's, the banks after the step).
     """
-    index, labels = batch["index"], batch["label"]
+    index, labels = batch.index, batch.label
     met = negatives.meet(banks.met, index, labels)
     others = negatives.draw(key, met, labels, count)
     places = jnp.concatenate([index[:, None].astype(jnp.int32), others], axis=1)

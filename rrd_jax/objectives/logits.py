@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from rrd_jax import errors
+from rrd_jax.batch import Batch
 from rrd_jax.objectives.base import Objective, stateless
 from rrd_jax.objectives.linear import centred, pair, ratio, root
 
@@ -240,9 +241,9 @@ def _decoupled(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Arr
     return jax.nn.log_softmax(jnp.concatenate([own, others], axis=-1)), shares
 
 
-def _by_share(loss: Callable[[jax.Array], jax.Array], batch: dict[str, jax.Array]) -> jax.Array:
+def _by_share(loss: Callable[[jax.Array], jax.Array], batch: Batch) -> jax.Array:
     """loss(labels); of a mixed image, that of both its labels by share."""
-    losses = loss(batch["label"])
-    if "share" not in batch:
+    losses = loss(batch.label)
+    if batch.share is None:
         return losses
-    return batch["share"] * losses + (1 - batch["share"]) * loss(batch["other_label"])
+    return batch.share * losses + (1 - batch.share) * loss(batch.other_label)

@@ -213,7 +213,7 @@ def _with_sample(comparison, size, dim, *, before, examples, momentum) -> Object
     def loss(state, student, teacher, batch):
         old, draws = state.memory
         embedding, target = _embeddings(state.params, state.frozen["projection"], student, teacher)
-        moved = memories.update(old, batch["index"], target, momentum=momentum)
+        moved = memories.update(old, batch.index, target, momentum=momentum)
         rows = moved.rows if before else old.rows
         if size < examples:
             key = jax.random.fold_in(jax.random.wrap_key_data(state.frozen["key"]), draws)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax.models import Outputs
+from rrd_jax.networks import Outputs
 from rrd_jax.objectives import adapters
 from tests import golden
 

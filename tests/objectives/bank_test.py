@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import memory, objectives, parallel, state
-from rrd_jax.models import Outputs
+from rrd_jax.networks import Outputs
 from rrd_jax.objectives import bank, negatives
 from tests import devices_test, golden
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import errors, memory, objectives
-from rrd_jax.models import Outputs
+from rrd_jax.networks import Outputs
 from rrd_jax.objectives import contrast, linear
 from tests import golden
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import errors, objectives, parallel, state
-from rrd_jax.models import Outputs
+from rrd_jax.networks import Outputs
 
 _SMALL = {"dim": 6}
 _BANK = {**_SMALL, "examples": 40}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import errors, objectives
-from rrd_jax.models import Outputs
+from rrd_jax.networks import Outputs
 from rrd_jax.objectives import graphs
 from tests import golden
 

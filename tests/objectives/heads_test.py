@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax import errors, models, objectives
+from rrd_jax import errors, networks, objectives
 from rrd_jax.objectives import ObjectiveState, adapters, heads
-from tests import golden, networks
+from tests import golden
 from tests.objectives import adapted
 
 
@@ -106,7 +106,7 @@ def test_simkd_predicts_each_example_alone_by_what_it_learned():
 @pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "vgg8", "shufflenetv1_cifar"])
 def test_a_perfect_projector_would_give_the_teachers_logits(name):
     """The map that SimKD compares with is the one that the teacher's classifier reads, pooled."""
-    network = models.create(name, 5)
+    network = networks.create(name, 5)
     variables = networks.init(network, (16, 16, 3))
     images = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype(np.float32)
     outputs = jax.jit(network.apply)(variables, images)

@@ -6,7 +6,7 @@ import pytest
 from absl.testing import parameterized
 
 from rrd_jax import errors, objectives
-from rrd_jax.models import Outputs
+from rrd_jax.networks import Outputs
 from rrd_jax.objectives import logits
 from tests import golden
 

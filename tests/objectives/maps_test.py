@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax import errors, models, objectives, optim, parallel, state, steps
-from rrd_jax.models import Outputs
-from tests import networks, tiny
+from rrd_jax import errors, networks, objectives, optim, parallel, state, steps
+from rrd_jax.networks import Outputs
+from tests import tiny
 
 _BATCH = 8
 # Options for batches of 8, and whether the order of the batch is free.
@@ -138,7 +138,7 @@ def test_a_batch_split_over_eight_devices_has_the_losses_of_one(name):
 
 @functools.cache
 def _shapes(name):
-    outputs = models.summarize(models.create(name, 100), (32, 32, 3)).outputs
+    outputs = networks.summarize(networks.create(name, 100), (32, 32, 3)).outputs
 
     def batched(leaf):
         return jax.ShapeDtypeStruct((_BATCH, *leaf.shape[1:]), leaf.dtype)
@@ -174,7 +174,7 @@ def test_real_networks_are_compared_or_refused(name, teacher, student):
 
 @pytest.mark.parametrize("name", ["fitnet", "reviewkd", "srrl", "simkd", "ft"])
 def test_a_step_of_the_trainer_moves_the_adapters_and_keeps_the_constants(name):
-    student, teacher = models.create("resnet8", 4), models.create("resnet8x4", 4)
+    student, teacher = networks.create("resnet8", 4), networks.create("resnet8x4", 4)
     terms = {"ce": objectives.create("ce"), name: _create(name)}
     optimizer = optim.sgd(lambda step: 0.01)
     variables = networks.init(teacher, (8, 8, 1))
@@ -217,12 +217,12 @@ def test_a_step_of_the_trainer_moves_the_adapters_and_keeps_the_constants(name):
                                   "shufflenetv1_cifar", "shufflenetv2_cifar", "mobilenetv1",
                                   "mobilenetv2", "resnet18", "shufflenetv2_x1_0"])  # fmt: skip
 def test_every_network_names_and_reports_its_classifier(name):
-    network = models.create(name, 7)
-    summary = models.summarize(network, (32, 32, 3))
+    network = networks.create(name, 7)
+    summary = networks.summarize(network, (32, 32, 3))
     head = summary.outputs.head
     assert head["kernel"].shape == (summary.outputs.embedding.shape[1], 7)
     assert head["bias"].shape == (7,)
     variables = jax.eval_shape(
-        functools.partial(models.init, network, image_shape=(32, 32, 3)), jax.random.key(0)
+        functools.partial(networks.init, network, image_shape=(32, 32, 3)), jax.random.key(0)
     )
     assert variables["params"][summary.classifier] == head

@@ -6,7 +6,7 @@ import pytest
 from absl.testing import parameterized
 
 from rrd_jax import errors, memory, objectives
-from rrd_jax.models import Outputs
+from rrd_jax.networks import Outputs
 from rrd_jax.objectives import negatives, rrd
 from tests import golden
 from tests.objectives import bank_test

@@ -1,1 +1,0 @@
-"""Configs: common.py holds every default, the others are small deltas."""

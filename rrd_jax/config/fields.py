@@ -1,0 +1,183 @@
+"""Every field with its default and meaning, and what a config string can say.
+
+A config takes options behind a colon, in any order, separated by commas:
+
+    configs/cifar100.py:resnet32x4-resnet8x4,rrd+kd    teacher and student, method: see methods.py
+    configs/cifar100.py:wrn_40_2+resnet56-resnet20     several teachers: config.teacher is a list
+    configs/cifar100.py:resnet32x4                     one network: trains it alone, as a teacher
+    configs/cifar100.py:smoke                          the complete job in seconds, on random images
+
+Any field can be set on the command line: --config.optimizer.learning_rate=0.1
+"""
+
+import re
+
+from ml_collections import ConfigDict, config_dict
+
+from rrd_jax import networks
+from rrd_jax.config.methods import METHODS, check_option, limit, method
+
+__all__ = ["METHODS", "finish", "get_config", "imagenet", "limit", "method"]
+
+
+def get_config(argument: str = "") -> ConfigDict:
+    """The defaults: CIFAR-100's recipe (arXiv 2407.12073, 1910.10699)."""
+    del argument
+    config = ConfigDict()
+    config.name = ""  # of the job; its default workdir is runs/<name>
+    config.seed = 0  # initial weights, order and augmentation all follow from it
+    config.dtype = "auto"  # of convolutions: float32, bfloat16; auto is bfloat16 on accelerators
+    # Computes the 7x7 convolutions that ImageNet's ResNets start with on 2x2 pixels at once, which
+    # differs by rounding only. Some accelerators are quicker with it, a CPU is slower.
+    config.space_to_depth = False
+    # Devices share parameters, their average and the optimizer's state, instead of a copy on each.
+    config.shard_parameters = False
+    config.method = ""  # what the objectives below are called in tables
+    config.objectives = ConfigDict()  # name: {weight, options}; see configs/methods.py
+
+    config.data = data = ConfigDict()
+    # digits, fashion_mnist, cifar10, cifar100, stl10, tiny_imagenet, imagenet2012, image_folder, or
+    # any TFDS set of labelled images
+    data.name = ""
+    data.dir = ""  # where prepared sets are; "" for TFDS_DATA_DIR or ~/tensorflow_datasets
+    data.manual_dir = ""  # root of image_folder; files of fashion_mnist, "" for Debian's folder
+    data.train_split = "train"  # TFDS split expressions, such as train[:90%]
+    data.test_split = "test"  # validation for imagenet2012, tiny_imagenet, a folder with val
+    data.image_size = 32  # smaller images are centred on black, larger ones scaled
+    data.resize = 256  # random_resized only: short side before the central crop of test images
+    data.augment = "crop_flip"  # none, crop_flip (in the step), random_resized (on the host)
+    data.feed = "auto"  # resident: on the device; streamed: decoded as used; auto: by size, 4 GB
+    data.workers = 0  # processes that decode streamed images; 0 for threads of one process
+    data.pad = 4  # crop_flip only: pixels of black on each side
+    data.flip = True  # crop_flip only: mirror half of the images
+    # mixup or cutmix: each training image with another of its batch; the teacher sees the mixture
+    data.mix = "none"
+    data.mix_alpha = 1.0  # the share of an image is drawn from Beta(alpha, alpha)
+    data.mean = (0.5071, 0.4867, 0.4408)  # per channel, of values in [0, 1]
+    data.std = (0.2675, 0.2565, 0.2761)
+    data.mock_examples = 0  # above 0: that many random images stand in for each split
+
+    config.student = ConfigDict()
+    config.student.model = ""  # a name of rrd_jax.networks.MODELS
+
+    config.teacher = teacher = ConfigDict()
+    teacher.model = ""  # "" for a run without a teacher
+    # The workdir of a run, a folder that rrd_jax.convert wrote, a .pth or a .safetensors file; ""
+    # to train the teacher in <workdir>/teacher first.
+    teacher.checkpoint = ""
+    # Of its convolutions as a teacher: float32, bfloat16, auto; "" as config.dtype, in which it is
+    # trained in any case.
+    teacher.dtype = ""
+    teacher.seed = 0
+    teacher.train_split = config_dict.placeholder(str)  # None: as data.train_split
+    teacher.epochs = config_dict.placeholder(int)  # None: as train.epochs
+    teacher.learning_rate = config_dict.placeholder(float)  # None: as optimizer.learning_rate
+    # Remembers the teacher's embeddings of all views of the training images (162 of each with
+    # crop_flip), in the precision that it computes in, instead of running it at each step: in
+    # memory, and on disk beside the teacher for later runs. on, off; auto: where half of the
+    # memory is enough and there are more epochs than views, or they are on disk already.
+    teacher.cache = "auto"
+    # Of several teachers (--config.teacher[0].weight=2), relative to the others'.
+    teacher.weight = 1.0
+    config.baseline = False  # train the student alone too, in <workdir>/alone
+
+    config.optimizer = optimizer = ConfigDict()  # SGD as PyTorch's, on every trained parameter
+    optimizer.learning_rate = 0.05
+    optimizer.momentum = 0.9
+    optimizer.weight_decay = 5e-4
+    optimizer.milestones = (0.625, 0.75, 0.875)  # fractions of the epochs: 150, 180, 210 of 240
+    optimizer.decay = 0.1  # of the learning rate at each milestone
+    optimizer.clip_norm = 0.0  # above 0: gradients are shortened to this length; 0: never
+
+    config.train = train = ConfigDict()
+    train.epochs = 240
+    train.batch_size = 64  # over all devices; the last partial batch of an epoch is dropped
+    # Parts that a batch is walked in, one after the other, to save memory: each is normalised by
+    # its own statistics, and compared with the memory that the parts before it were pushed to.
+    train.accumulate = 1
+    # What of the trained network is computed twice, for memory: none; what is between convolutions,
+    # whose results are kept (convolutions); all that is inside residual blocks.
+    train.remat = "none"
+    # Decay of an average of the student's weights, such as 0.9999, which is then what is tested and
+    # exported; 0 for none.
+    train.ema = 0.0
+    train.eval_batch_size = 500
+    # The most steps that one call to the devices makes, where the set is resident. Between calls
+    # losses are looked at, checkpoints written and SIGTERM obeyed. 0: on accelerators a second's or
+    # so, on a CPU one.
+    train.steps_per_dispatch = 0
+    train.log_every = 50  # steps between two looks at the losses
+    train.save_every = 0  # steps between checkpoints inside an epoch; 0: at its end only
+    return config
+
+
+def imagenet() -> ConfigDict:
+    """ImageNet's recipe: 100 epochs of batch 256, learning rate 0.1, milestones 30, 60, 90."""
+    config = get_config()
+    config.data.name = "imagenet2012"
+    config.data.test_split = "validation"
+    config.data.image_size = 224
+    config.data.augment = "random_resized"
+    config.data.mean, config.data.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    config.optimizer.learning_rate = 0.1
+    config.optimizer.weight_decay = 1e-4
+    config.optimizer.milestones = (0.3, 0.6, 0.9)
+    config.train.epochs = 100
+    config.train.batch_size = 256
+    config.train.save_every = 1000
+    return config
+
+
+def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: str) -> ConfigDict:
+    """Applies the options of a config string, and names the job.
+
+    Args:
+      config: the delta so far.
+      name: of the config file.
+      argument: what stood behind the colon.
+      pair: "teacher-student" unless the argument names one.
+      default: the method unless the argument names one; a single network is trained with ce.
+
+    Raises:
+      InputError: an option is neither a pair of networks, nor a method, nor "smoke".
+    """
+    chosen, smoke = "", False
+    for option in filter(None, argument.split(",")):
+        if option == "smoke":
+            smoke = True
+        elif set(re.split("[-+]", option)) <= set(networks.MODELS):
+            pair = option
+        else:
+            check_option(option)
+            chosen = option
+    teacher, _, student = pair.rpartition("-")
+    chosen = chosen or (default if teacher else "ce")
+    if chosen == "ce":
+        teacher, config.baseline = "", False
+    config.teacher.model, config.student.model = teacher, student
+    config.method, config.objectives = chosen, method(chosen)
+    config.name = "-".join(filter(None, [name, teacher, student, chosen]))
+    if smoke:
+        _shrink(config)
+    if "+" in teacher:
+        each = [config.teacher.copy_and_resolve_references() for _ in teacher.split("+")]
+        for one, model in zip(each, teacher.split("+"), strict=True):
+            one.model = model
+        with config.ignore_type():
+            config.teacher = each
+    return config
+
+
+def _shrink(config: ConfigDict) -> None:
+    """The same job on few random images, for a look at whether all of it runs."""
+    config.name += "-smoke"
+    config.data.mock_examples = 24
+    config.data.train_split = config.data.train_split.split("[")[0]
+    config.data.image_size = min(config.data.image_size, 32)
+    config.data.resize = 36
+    config.train.epochs = 2
+    config.train.batch_size = config.train.eval_batch_size = 8
+    config.teacher.epochs = 1
+    config.teacher.train_split = None
+    # The batch divides no memory: its cursor wraps.
+    limit(config, queue_size=20, negatives=20, epochs=1)

@@ -1,0 +1,153 @@
+"""MobileNets: V1 (arXiv 1704.04861) for ImageNet, V2 (arXiv 1801.04381) for CIFAR and ImageNet."""
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rrd_jax.networks import layers
+from rrd_jax.networks.layers import conv_norm
+
+
+class MobileNetV1(nn.Module):
+    """Depthwise 3x3 and dense 1x1 convolutions in turn.
+
+    Attributes:
+      num_classes: C.
+      dtype: what convolutions compute in; parameters and statistics are float32.
+    """
+
+    num_classes: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> layers.Outputs:
+        """Images [B, H, W, channels], normalised, to Outputs."""
+
+        def part(x, block, conv, *shape):
+            names = (f"model_{block}_{conv}", f"model_{block}_{conv + 1}")
+            return conv_norm(x, names, *shape, train=train, kernel_init=layers.torch_default)
+
+        x = nn.relu(part(x, 0, 0, 32, 3, 2, self.dtype))
+        maps, preactivations = [x], [x]
+        plan = [64, 128, 128, 256, 256, *[512] * 6, 1024, 1024]
+        for i, width in enumerate(plan, start=1):
+            stride = 2 if i in (2, 4, 6, 12) else 1
+            inside = x.shape[-1]
+            x = nn.relu(part(x, i, 0, inside, 3, stride, self.dtype, inside))
+            before = part(x, i, 3, width, 1, 1, self.dtype)
+            x = nn.relu(before)
+            if i in (3, 5, 11, 13):  # the last of their resolution
+                maps.append(x)
+                preactivations.append(before)
+        embedding = layers.global_average(x)
+        classifier = layers.Classifier(self.num_classes, name="fc")
+        return layers.classified(classifier, embedding, maps, preactivations)
+
+
+# What PyTorch calls (convolution, batch norm) of a block: in the CIFAR network; and in
+# torchvision's, which leaves out the first pair where nothing widens.
+_PLAIN = (("conv_0", "conv_1"), ("conv_3", "conv_4"), ("conv_6", "conv_7"))
+_WIDENING = (("conv_0_0", "conv_0_1"), ("conv_1_0", "conv_1_1"), ("conv_2", "conv_3"))
+_FLAT = (("conv_0_0", "conv_0_1"), ("conv_1", "conv_2"))
+
+
+class _Inverted(layers.Block):
+    """Inverted residual: 1x1 that widens, depthwise 3x3, 1x1 that narrows, no ReLU at the end."""
+
+    features: int
+    hidden: int
+    stride: int
+    activation: Callable
+    names: tuple[tuple[str, str], ...]
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        plan = [
+            (self.hidden, 1, 1, 1),
+            (self.hidden, 3, self.stride, self.hidden),
+            (self.features, 1, 1, 1),
+        ][-len(self.names) :]
+        y = x
+        for names, (features, kernel, stride, groups) in zip(self.names, plan, strict=True):
+            y = conv_norm(y, names, features, kernel, stride, self.dtype, groups, train=train)
+            if names != self.names[-1]:
+                y = self.activation(y)
+        return x + y if x.shape == y.shape else y
+
+
+class MobileNetV2(nn.Module):
+    """Inverted residuals. The taps end without a ReLU, so they are their own twins.
+
+    Attributes:
+      num_classes: C.
+      stem: channels of the first convolution.
+      stages: (expansion, channels, blocks, stride) of each.
+      torchvision: its names, ReLU6, and no widening to the same width; but no dropout before the
+        classifier, which torchvision has in training.
+      dtype: what convolutions compute in; parameters and statistics are float32.
+    """
+
+    num_classes: int
+    stem: int
+    stages: tuple[tuple[int, int, int, int], ...]
+    torchvision: bool
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> layers.Outputs:
+        """Images [B, H, W, channels], normalised, to Outputs."""
+        activation = nn.relu6 if self.torchvision else nn.relu
+
+        def dense(x, name, *shape):
+            names = (f"{name}_0", f"{name}_1")
+            return activation(conv_norm(x, names, *shape, self.dtype, train=train))
+
+        x = dense(x, "features_0" if self.torchvision else "conv1", self.stem, 3, 2)
+        maps, position = [x], 1
+        for stage, (expansion, features, blocks, stride) in enumerate(self.stages):
+            for i in range(blocks):
+                names = (_WIDENING if expansion > 1 else _FLAT) if self.torchvision else _PLAIN
+                x = _Inverted(
+                    features,
+                    expansion * x.shape[-1],
+                    stride if i == 0 else 1,
+                    activation,
+                    names,
+                    self.dtype,
+                    name=f"features_{position}" if self.torchvision else f"blocks_{stage}_{i}",
+                )(x, train=train)
+                position += 1
+            if stage in (1, 2, 4, 6):
+                maps.append(x)
+        x = dense(x, f"features_{position}" if self.torchvision else "conv2", 1280, 1, 1)
+        embedding = layers.global_average(x)
+        name = "classifier_1" if self.torchvision else "classifier_0"
+        small = nn.initializers.normal(0.01)
+        classifier = layers.Classifier(self.num_classes, small, zero_bias=True, name=name)
+        return layers.classified(classifier, embedding, maps, maps)
+
+
+_STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+# For CIFAR half as wide, and without the stride of the second stage.
+_HALF = tuple(
+    (expansion, width // 2, blocks, 1 if stage == 1 else stride)
+    for stage, (expansion, width, blocks, stride) in enumerate(_STAGES)
+)
+
+CIFAR = {"mobilenetv2_cifar": partial(MobileNetV2, stem=16, stages=_HALF, torchvision=False)}
+IMAGENET = {
+    "mobilenetv1": MobileNetV1,
+    "mobilenetv2": partial(MobileNetV2, stem=32, stages=_STAGES, torchvision=True),
+}

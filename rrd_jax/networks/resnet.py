@@ -1,0 +1,147 @@
+"""Residual networks: for CIFAR those of 6n + 2 layers and ResNet-50, for ImageNet torchvision's.
+
+Modules carry PyTorch's names, so `layer1_0/conv1/kernel` is `layer1.0.conv1.weight` there.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rrd_jax.networks import layers
+from rrd_jax.networks.layers import conv_norm
+from rrd_jax.networks.pool import max_pool
+
+
+class _Block(layers.Block):
+    """A residual block of two 3x3 convolutions, or with `bottleneck` of 1x1, 3x3, 1x1."""
+
+    width: int
+    stride: int
+    bottleneck: bool
+    inner: int
+    groups: int
+    shortcut: str
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+        inner = self.inner * self.width
+        if self.bottleneck:
+            plan = [(inner, 1, 1, 1), (inner, 3, self.stride, self.groups)]
+            plan += [(4 * self.width, 1, 1, 1)]
+        else:
+            plan = [(inner, 3, self.stride, 1), (self.width, 3, 1, 1)]
+        y = x
+        for i, (features, kernel, stride, groups) in enumerate(plan, start=1):
+            shape = (features, kernel, stride, self.dtype, groups)
+            y = conv_norm(y, (f"conv{i}", f"bn{i}"), *shape, train=train)
+            if i < len(plan):
+                y = nn.relu(y)
+        if x.shape != y.shape:
+            names = (f"{self.shortcut}_0", f"{self.shortcut}_1")
+            x = conv_norm(x, names, y.shape[-1], 1, self.stride, self.dtype, train=train)
+        y = y + x
+        return nn.relu(y), y
+
+
+class ResNet(nn.Module):
+    """A residual network.
+
+    Attributes:
+      num_classes: C.
+      blocks: number of blocks in each stage.
+      widths: channels of the stem, then of the blocks in each stage.
+      bottleneck: blocks of 1x1, 3x3, 1x1 with four times as many channels at their end.
+      inner: channels inside a block, as a multiple of its width.
+      groups: of the 3x3 convolutions in bottlenecks.
+      imagenet_stem: 7x7 stride 2 and max-pool, instead of 3x3.
+      shortcut: what PyTorch calls the projection of a block.
+      head: what PyTorch calls the classifier.
+      dtype: what convolutions compute in; parameters and statistics are float32.
+      space_to_depth: as `networks.create` has it; for `imagenet_stem` only.
+    """
+
+    num_classes: int
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...]
+    bottleneck: bool = False
+    inner: int = 1
+    groups: int = 1
+    imagenet_stem: bool = False
+    shortcut: str = "downsample"
+    head: str = "fc"
+    dtype: jnp.dtype = jnp.float32
+    space_to_depth: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> layers.Outputs:
+        """Images [B, H, W, channels], normalised, to Outputs."""
+        kernel, stride = (7, 2) if self.imagenet_stem else (3, 1)
+        shape = (self.widths[0], kernel, stride, self.dtype)
+        stem = conv_norm(
+            x, ("conv1", "bn1"), *shape, train=train, space_to_depth=self.space_to_depth
+        )
+        x = nn.relu(stem)
+        if self.imagenet_stem:
+            x = max_pool(x)
+        maps, preactivations = [x], [x]
+        for stage, (count, width) in enumerate(
+            zip(self.blocks, self.widths[1:], strict=True), start=1
+        ):
+            for i in range(count):
+                stride = 2 if stage > 1 and i == 0 else 1
+                x, before = _Block(
+                    width,
+                    stride,
+                    self.bottleneck,
+                    self.inner,
+                    self.groups,
+                    self.shortcut,
+                    self.dtype,
+                    name=f"layer{stage}_{i}",
+                )(x, train=train)
+            maps.append(x)
+            preactivations.append(before)
+        embedding = layers.global_average(x)
+        classifier = layers.Classifier(self.num_classes, name=self.head)
+        return layers.classified(classifier, embedding, maps, preactivations)
+
+
+_SMALL = (16, 16, 32, 64)
+_SMALL_X4 = (32, 64, 128, 256)
+_FULL = (64, 64, 128, 256, 512)
+_FULL_X2 = (64, 128, 256, 512, 1024)
+
+
+def _cifar(depth: int, widths: tuple[int, ...] = _SMALL) -> partial:
+    return partial(ResNet, blocks=((depth - 2) // 6,) * 3, widths=widths)
+
+
+def _imagenet(*blocks: int, widths: tuple[int, ...] = _FULL, **shape) -> partial:
+    return partial(ResNet, blocks=blocks, widths=widths, imagenet_stem=True, **shape)
+
+
+CIFAR = {f"resnet{depth}": _cifar(depth) for depth in (8, 14, 20, 32, 44, 56, 110)} | {
+    "resnet8x4": _cifar(8, _SMALL_X4),
+    "resnet32x4": _cifar(32, _SMALL_X4),
+    "resnet50_cifar": partial(
+        ResNet,
+        blocks=(3, 4, 6, 3),
+        widths=_FULL,
+        bottleneck=True,
+        shortcut="shortcut",
+        head="linear",
+    ),
+}
+IMAGENET = {
+    "resnet18": _imagenet(2, 2, 2, 2),
+    "resnet34": _imagenet(3, 4, 6, 3),
+    "resnet50": _imagenet(3, 4, 6, 3, bottleneck=True),
+    "wide_resnet50_2": _imagenet(3, 4, 6, 3, bottleneck=True, inner=2),
+    "resnext50_32x4d": _imagenet(3, 4, 6, 3, bottleneck=True, inner=2, groups=32),
+    "resnet10x2": _imagenet(1, 1, 1, 1, widths=_FULL_X2),
+    "resnet18x2": _imagenet(2, 2, 2, 2, widths=_FULL_X2),
+    "resnet34x2": _imagenet(3, 4, 6, 3, widths=_FULL_X2),
+}

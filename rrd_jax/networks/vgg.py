@@ -1,0 +1,59 @@
+"""VGG with batch norm (arXiv 1409.1556) for small images: one linear layer behind the pooling."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rrd_jax.networks import layers
+from rrd_jax.networks.layers import conv_norm
+
+
+class VGG(nn.Module):
+    """Five blocks of 3x3 convolutions of 64, 128, 256, 512 and 512 channels.
+
+    Attributes:
+      num_classes: C.
+      blocks: number of convolutions in each block.
+      dtype: what convolutions compute in; parameters and statistics are float32.
+    """
+
+    num_classes: int
+    blocks: tuple[int, ...]
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> layers.Outputs:
+        """Images [B, H, W, channels], normalised, to Outputs."""
+        # The reference halves the maps once more for images of 64 pixels, and for no others.
+        pooled = (1, 2, 3, 4) if x.shape[1] == 64 else (1, 2, 3)
+        maps, preactivations = [], []
+        for block, (count, width) in enumerate(
+            zip(self.blocks, (64, 128, 256, 512, 512), strict=True)
+        ):
+            if block in pooled:
+                x = nn.max_pool(x, (2, 2), (2, 2))
+            for i in range(count):
+                names = (f"block{block}_{3 * i}", f"block{block}_{3 * i + 1}")
+                before = conv_norm(x, names, width, 3, 1, self.dtype, train=train, use_bias=True)
+                x = nn.relu(before)
+            maps.append(x)
+            preactivations.append(before)
+        preactivations[0] = maps[0]  # as in the other families: the stem's twin is itself
+        embedding = layers.global_average(x)
+        small = nn.initializers.normal(0.01)
+        classifier = layers.Classifier(self.num_classes, small, zero_bias=True, name="classifier")
+        return layers.classified(classifier, embedding, maps, preactivations)
+
+
+CIFAR = {
+    name: partial(VGG, blocks=blocks)
+    for name, blocks in {
+        "vgg8": (1, 1, 1, 1, 1),
+        "vgg11": (1, 1, 2, 2, 2),
+        "vgg13": (2, 2, 2, 2, 2),
+        "vgg16": (2, 2, 3, 3, 3),
+        "vgg19": (2, 2, 4, 4, 4),
+    }.items()
+}

@@ -1,0 +1,1 @@
+"""The frozen teacher: several as one, folded, remembered."""

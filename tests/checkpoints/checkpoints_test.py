@@ -1,0 +1,265 @@
+import itertools
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrd_jax import checkpoints, errors, memory
+from rrd_jax.state import TrainState
+
+
+def _state(step=0, value=1.0):
+    """A small state with every kind of leaf that a real one has."""
+    queue = memory.init_queue(jax.random.key(1), 6, 2)
+    return TrainState(
+        step=jnp.int32(step),
+        params={"student": {"w": jnp.full((4, 3), value)}, "objectives": {"ce": ()}},
+        batch_stats={"mean": jnp.full((3,), value)},
+        ema=(),
+        opt_state=(({"w": jnp.full((4, 3), -value)},), ()),
+        frozen={"rrd": {"kernel": jnp.ones((2, 2))}, "ce": ()},
+        memory={"rrd": queue._replace(cursor=jnp.int32(step % 6)), "ce": ()},
+        key=jax.random.key(7),
+    )
+
+
+def _save(folder, steps, scores=None):
+    store = checkpoints.Checkpoints(folder)
+    for i, step in enumerate(steps):
+        score = scores[i] if scores else None
+        store.save(_state(step, float(step)), {"epoch": step, "model": "m"}, score)
+    store.close()
+
+
+def _equal(a, b):
+    def raw(state):
+        return jax.device_get(state.replace(key=jax.random.key_data(state.key)))
+
+    jax.tree.map(np.testing.assert_array_equal, raw(a), raw(b))
+
+
+def _restore(folder):
+    store = checkpoints.Checkpoints(folder)
+    restored = store.restore(_state())
+    store.close()
+    return restored
+
+
+def test_restores_the_newest_bit_for_bit_with_its_json(tmp_path):
+    _save(tmp_path, [3, 5])
+    state, meta = _restore(tmp_path)
+    _equal(state, _state(5, 5.0))
+    assert meta == {"epoch": 5, "model": "m"}
+    assert checkpoints.read_meta(tmp_path)["epoch"] == 5
+
+
+def test_an_empty_folder_restores_nothing(tmp_path):
+    assert _restore(tmp_path) is None
+    assert checkpoints.read_meta(tmp_path) is None
+
+
+def test_keeps_the_newest_two_and_the_best(tmp_path):
+    _save(tmp_path, [1, 2, 3, 4, 5], [10.0, 30.0, 20.0, 25.0, 5.0])
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.isdigit()) == ["2", "4", "5"]
+
+
+def test_a_save_that_has_begun_is_finished_when_the_run_breaks_off(tmp_path):
+    def save_and_break_off():
+        with checkpoints.Checkpoints(tmp_path) as store:
+            store.save(_state(3, 3.0), {"epoch": 3, "model": "m"})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        save_and_break_off()
+    _equal(_restore(tmp_path)[0], _state(3, 3.0))
+
+
+def test_of_equal_scores_the_first_is_the_best(tmp_path):
+    _save(tmp_path, [1, 2, 3, 4], [7.0, 7.0, 7.0, 7.0])
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.isdigit()) == ["1", "3", "4"]
+
+
+def test_a_checkpoint_inside_an_epoch_never_displaces_the_best(tmp_path):
+    _save(tmp_path, [1, 2, 3, 4], [10.0, None, None, None])
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.isdigit()) == ["1", "3", "4"]
+
+
+def _files(folder):
+    return [p for p in sorted(folder.rglob("*")) if p.is_file() and p.stat().st_size]
+
+
+def _damage(path, how):
+    if how == "delete":
+        path.unlink()
+    elif how == "truncate":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    else:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 0x40
+        path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("how", ["flip", "truncate", "delete"])
+def test_no_damaged_file_ever_gives_wrong_values(how, tmp_path, capsys):
+    whole = tmp_path / "whole"
+    _save(whole, [3, 5])
+    for i, file in enumerate(_files(whole / "5")):
+        copy = tmp_path / f"copy{i}"
+        shutil.copytree(whole, copy)
+        _damage(copy / file.relative_to(whole), how)
+        state, meta = _restore(copy)
+        step = int(state.step)
+        _equal(state, _state(step, float(step)))
+        assert meta == {"epoch": step, "model": "m"}
+        if step == 3:
+            out = capsys.readouterr().out
+            assert "5 is damaged" in out
+            assert "going on from step 3" in out
+            assert (copy / "5.damaged").is_dir()
+        else:
+            assert step == 5
+
+
+def test_no_byte_of_the_json_can_be_changed(tmp_path):
+    _save(tmp_path, [3])
+    path = tmp_path / "3" / "meta" / "metadata"
+    content = path.read_bytes()
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        path.write_bytes(bytes(changed))
+        meta = checkpoints.read_meta(tmp_path)
+        assert meta in (None, {"epoch": 3, "model": "m"})
+
+
+def test_a_damaged_step_can_be_saved_again(tmp_path):
+    _save(tmp_path, [3, 5])
+    _ruin(tmp_path / "5")
+    store = checkpoints.Checkpoints(tmp_path)
+    state, _ = store.restore(_state())
+    assert int(state.step) == 3
+    store.save(_state(5, 55.0), {"epoch": 5})
+    store.close()
+    _equal(_restore(tmp_path)[0], _state(5, 55.0))
+
+
+def _ruin(folder):
+    for file in _files(folder / "state"):
+        _damage(file, "truncate")
+
+
+def test_when_all_are_damaged_nothing_is_thrown_away(tmp_path):
+    _save(tmp_path, [3, 5])
+    _ruin(tmp_path / "3")
+    _ruin(tmp_path / "5")
+    with pytest.raises(errors.InputError, match="all checkpoints in .* are damaged"):
+        _restore(tmp_path)
+    assert (tmp_path / "3").is_dir()
+    assert (tmp_path / "5").is_dir()
+
+
+def test_what_is_not_finite_is_not_saved(tmp_path):
+    store = checkpoints.Checkpoints(tmp_path)
+    with pytest.raises(errors.DivergedError, match=r"\['w'\] is not finite at step 4"):
+        store.save(_state(4, float("nan")), {})
+    store.close()
+    assert checkpoints.read_meta(tmp_path) is None
+
+
+def test_the_student_is_read_back_alone(tmp_path):
+    _save(tmp_path / "checkpoints", [3, 5])
+    for folder in (tmp_path, tmp_path / "checkpoints"):
+        student, meta = checkpoints.load_student(folder)
+        np.testing.assert_array_equal(student["params"]["w"], np.full((4, 3), 5.0))
+        np.testing.assert_array_equal(student["batch_stats"]["mean"], np.full(3, 5.0))
+        assert meta["model"] == "m"
+
+
+def test_where_there_is_an_average_it_is_what_is_read_back(tmp_path):
+    state = _state(3, 3.0)
+    average = jax.tree.map(lambda leaf: leaf / 2, state.student)
+    store = checkpoints.Checkpoints(tmp_path)
+    store.save(state.replace(ema=average), {"model": "m"})
+    store.close()
+    student, _ = checkpoints.load_student(tmp_path)
+    np.testing.assert_array_equal(student["params"]["w"], np.full((4, 3), 1.5))
+    np.testing.assert_array_equal(student["batch_stats"]["mean"], np.full(3, 1.5))
+
+
+def test_a_digest_knows_every_bit_every_place_and_no_device():
+    from rrd_jax import parallel
+
+    rng = np.random.default_rng(0)
+    array = rng.standard_normal((16, 6)).astype(np.float32)
+    digest = checkpoints.digest({"w": array})
+    for sharding in (
+        parallel.split(parallel.make_mesh()),
+        parallel.replicated(parallel.make_mesh()),
+    ):
+        assert checkpoints.digest({"w": jax.device_put(array, sharding)}) == digest
+    others = [array.T.copy(), -array, array[::-1].copy(), array[:8], array.view(np.int32)]
+    for place, bit in itertools.product(range(0, array.nbytes, 7), (0, 5)):
+        others.append(array.copy())
+        others[-1].view(np.uint8).reshape(-1)[place] ^= 1 << bit
+    for i in range(1, array.size, 5):  # two words change places
+        others.append(array.copy())
+        others[-1].reshape(-1)[[0, i]] = array.reshape(-1)[[i, 0]]
+    assert len({digest, *(checkpoints.digest({"w": other}) for other in others)}) == len(others) + 1
+
+
+def test_a_checkpoint_of_an_earlier_version_is_said_to_be_one(tmp_path, capsys):
+    _save(tmp_path, [3])
+    path = tmp_path / "3" / "meta" / "metadata"
+    kept = json.loads(path.read_text())
+    old = dict.fromkeys(kept["digests"], "0" * 64)
+    path.write_text(json.dumps(checkpoints._seal(kept["meta"], old)))
+    with pytest.raises(errors.InputError):
+        _restore(tmp_path)
+    assert "written by another version of rrd_jax" in capsys.readouterr().out
+
+
+def test_a_damaged_teacher_falls_back_and_a_missing_one_is_an_error(tmp_path):
+    _save(tmp_path, [3, 5])
+    _ruin(tmp_path / "5")
+    student, _ = checkpoints.load_student(tmp_path)
+    np.testing.assert_array_equal(student["params"]["w"], np.full((4, 3), 3.0))
+    with pytest.raises(errors.InputError, match="no intact checkpoint under"):
+        checkpoints.load_student(pathlib.Path("/nonexistent"))
+
+
+def test_a_checkpoint_of_another_shape_is_not_taken(tmp_path):
+    _save(tmp_path, [3])
+    store = checkpoints.Checkpoints(tmp_path)
+    other = _state().replace(batch_stats={"mean": jnp.zeros(4)})
+    with pytest.raises(errors.InputError, match="damaged"):
+        store.restore(other)
+    store.close()
+
+
+def test_a_sharded_memory_restores_onto_other_device_counts(tmp_path):
+    from rrd_jax import parallel
+
+    def on(devices):
+        mesh = parallel.make_mesh(jax.devices()[:devices])
+        state = _state(5, 5.0)
+        return jax.device_put(state, parallel.state_shardings(mesh, state))
+
+    store = checkpoints.Checkpoints(tmp_path)
+    store.save(on(2), {"epoch": 1})
+    store.wait()
+    for devices in (1, 2, 3):
+        like = on(devices)
+        state, _ = store.restore(like)
+        _equal(state, _state(5, 5.0))
+        assert state.memory["rrd"].rows.sharding == like.memory["rrd"].rows.sharding
+    store.close()
+
+
+def test_digests_are_kept_beside_the_state(tmp_path):
+    _save(tmp_path, [3])
+    kept = json.loads((tmp_path / "3" / "meta" / "metadata").read_text())["digests"]
+    assert {"params", "opt_state", "memory", "frozen", "key", "student"} <= set(kept)

@@ -1,0 +1,312 @@
+import importlib
+import inspect
+import typing
+
+import jax
+import pytest
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from configs import cifar100
+from rrd_jax import errors, objectives, parallel, recipes, train
+from rrd_jax.config import fields as common
+from rrd_jax.config import methods
+
+_CONFIGS = ["digits", "fashion_mnist", "cifar100", "imagenet_r34_r18", "imagenet_r50_mobilenetv1"]
+
+
+_MORE = ["cifar10", "stl10", "tiny_imagenet", "image_folder"]  # other data, the same parts
+
+
+def _config(name, argument=""):
+    config = importlib.import_module(f"configs.{name}").get_config(argument)
+    config.lock()
+    return config
+
+
+@pytest.mark.usefixtures("one_device")
+@pytest.mark.parametrize("name", _CONFIGS)
+def test_the_complete_job_of_every_config_runs_in_smoke(name, tmp_path):
+    config = _config(name, "smoke")
+    results = train.run(config, str(tmp_path))
+    labels = ["teacher", "student alone", "distilled, rrd+kd"]
+    assert [r.label for r in results] == [x for x in labels if config.baseline or "alone" not in x]
+    assert results[0].model == config.teacher.model
+    assert results[-1].model == config.student.model
+
+
+def test_the_smoke_job_runs_on_eight_devices(tmp_path):
+    mesh = parallel.make_mesh()
+    assert mesh.size == len(jax.devices()) == 8
+    results = train.run(_config("digits", "smoke,resnet8-resnet8"), str(tmp_path))
+    assert len(results) == 3
+
+
+@pytest.mark.parametrize("name", _CONFIGS + _MORE)
+def test_every_config_passes_the_checks(name):
+    train.check(_config(name))
+
+
+@pytest.mark.usefixtures("one_device")
+@pytest.mark.parametrize("name", ["cifar10", "stl10"])
+def test_configs_of_other_data_train_on_mocked_images(name, tmp_path):
+    (result,) = train.run(_config(name, "smoke,resnet8"), str(tmp_path))
+    assert result.model == "resnet8"
+
+
+def test_pair_and_method_are_taken_from_the_string():
+    config = _config("cifar100", "resnet56-resnet20,kd")
+    assert (config.teacher.model, config.student.model) == ("resnet56", "resnet20")
+    weights = {name: options.weight for name, options in config.objectives.items()}
+    assert weights == {"ce": 0.1, "kd": 0.9}
+    assert config.name == "cifar100-resnet56-resnet20-kd"
+
+
+_PAIRS = [
+    "wrn_40_2-wrn_16_2",
+    "wrn_40_2-wrn_40_1",
+    "resnet56-resnet20",
+    "resnet110-resnet20",
+    "resnet110-resnet32",
+    "resnet32x4-resnet8x4",
+    "vgg13-vgg8",
+    "vgg13-mobilenetv2_cifar",
+    "resnet50_cifar-mobilenetv2_cifar",
+    "resnet50_cifar-vgg8",
+    "resnet32x4-shufflenetv1_cifar",
+    "resnet32x4-shufflenetv2_cifar",
+    "wrn_40_2-shufflenetv1_cifar",
+]
+
+
+@pytest.mark.parametrize("pair", _PAIRS)
+def test_the_pairs_of_the_benchmark_have_their_learning_rates_and_figures(pair):
+    config = _config("cifar100", f"{pair},rrd")
+    train.check(config)
+    teacher, student = pair.split("-")
+    assert (config.teacher.model, config.student.model) == (teacher, student)
+    small = "mobilenet" in student or "shufflenet" in student
+    assert config.optimizer.learning_rate == (0.01 if small else 0.05)
+    assert recipes.teacher_config(config, config.teacher).optimizer.learning_rate == 0.05
+    module = importlib.import_module("configs.cifar100")
+    assert [teacher, student] in [line.split()[:2] for line in module.__doc__.split("\n")]
+
+
+def test_a_small_network_alone_has_its_learning_rate():
+    assert _config("cifar100", "shufflenetv1_cifar").optimizer.learning_rate == 0.01
+
+
+@pytest.mark.usefixtures("one_device")
+@pytest.mark.parametrize("pair", ["wrn_16_1-shufflenetv2_cifar", "vgg8-mobilenetv2_cifar"])
+def test_pairs_of_two_families_are_distilled(pair, tmp_path):
+    config = _config("cifar100", f"smoke,{pair}")
+    teacher, student = train.run(config, str(tmp_path))
+    assert [teacher.model, student.model] == pair.split("-")
+
+
+def test_the_recipes_are_the_published_ones():
+    cifar, imagenet = _config("cifar100"), _config("imagenet_r34_r18")
+    for config, epochs, batch, rate, decay in (
+        (cifar, 240, 64, 0.05, 5e-4),
+        (imagenet, 100, 256, 0.1, 1e-4),
+    ):
+        assert (config.train.epochs, config.train.batch_size) == (epochs, batch)
+        assert config.optimizer.learning_rate == rate
+        assert config.optimizer.weight_decay == decay
+    rounded = [round(m * 240) for m in cifar.optimizer.milestones]
+    assert rounded == [150, 180, 210]
+    assert [round(m * 100) for m in imagenet.optimizer.milestones] == [30, 60, 90]
+    assert cifar.objectives.rrd.queue_size == 16384
+
+
+@pytest.mark.parametrize("argument", ["resnet32x4", "resnet32x4,ce", "ce,resnet32x4"])
+def test_a_single_network_is_trained_alone(argument):
+    config = _config("cifar100", argument)
+    assert (config.teacher.model, config.student.model) == ("", "resnet32x4")
+    assert list(config.objectives) == ["ce"]
+
+
+@pytest.mark.parametrize(
+    ("option", "nearest"),
+    [
+        ("resnet9-resnet8", "resnet"),
+        ("rdd", "rrd"),
+        ("crd+kdd", "kd"),
+        ("smok", "smoke"),
+        ("resnet8 resnet8", "resnet8"),
+        ("resnet8+kd", "resnet8"),
+        ("-", ""),
+    ],
+)
+def test_unknown_options_show_the_nearest_and_where_the_lists_are(option, nearest):
+    with pytest.raises(errors.InputError) as caught:
+        _config("cifar100", option)
+    message = str(caught.value)
+    assert f"config option '{option}' is not smoke" in message
+    assert "python -m rrd_jax.networks lists networks" in message
+    assert "python -m rrd_jax.objectives" in message
+    assert (f"did you mean '{nearest}" in message) == bool(nearest)
+    assert "\n" not in message
+    assert len(message) < 250
+
+
+def test_an_unknown_objective_of_a_method_is_one_line():
+    with pytest.raises(errors.InputError, match="'rdd' in method 'kd\\+rdd'; did you mean 'rrd'"):
+        common.method("kd+rdd")
+
+
+def test_a_misspelt_field_suggests_the_right_name():
+    with pytest.raises(AttributeError, match="learning_rate"):
+        _config("cifar100").optimizer.learnin_rate = 1.0
+
+
+# What the trainer knows better than a config.
+_FILLED_IN = {"examples", "batch_size"}
+
+
+@pytest.mark.parametrize("name", objectives.OBJECTIVES)
+def test_every_option_of_an_objective_is_a_field_with_the_factorys_default(name):
+    options = methods.objectives()[name]
+    parameters = inspect.signature(objectives.OBJECTIVES[name]).parameters
+    defaults = {k: p.default for k, p in parameters.items() if k not in _FILLED_IN}
+    given = dict(ConfigDict(options))  # a placeholder becomes None
+    for field in ("weight", "warmup"):  # the trainer's
+        given.pop(field, None)
+    assert given == defaults
+    for field, value in given.items():
+        annotation = parameters[field].annotation
+        if value is None:
+            assert annotation == options[field].get_type() | None
+        else:  # so that the command line takes whatever the factory takes
+            assert isinstance(value, typing.get_args(annotation) or annotation)
+
+
+def test_objectives_of_the_table_are_those_there_are():
+    assert list(methods.objectives()) == list(objectives.OBJECTIVES)
+    assert set(objectives.OBJECTIVES) <= set(common.METHODS)
+    assert set(objectives.OBJECTIVES) >= methods.UNVERIFIED
+
+
+def test_placeholders_of_two_configs_are_two():
+    first, second = _config("cifar100", "rrd"), _config("cifar100", "rrd")
+    first.objectives.rrd.temperature_student = 0.5
+    assert second.objectives.rrd.temperature_student is None
+
+
+# Published: CIFAR-100's, of the papers and their common benchmark.
+_PUBLISHED = {
+    "ce": {"ce": 1},
+    "kd": {"ce": 0.1, "kd": 0.9},
+    "wsld": {"ce": 0, "wsld": 1},
+    "dkd": {"ce": 1, "dkd": 1},
+    "dist": {"ce": 1, "dist": 1},
+    "sp": {"ce": 1, "sp": 3000},
+    "rkd": {"ce": 1, "rkd": 1},
+    "pkt": {"ce": 1, "pkt": 30000},
+    "cc": {"ce": 1, "cc": 0.02},
+    "itrd": {"ce": 1, "itrd": 1},
+    "dcd": {"ce": 1, "dcd": 1},
+    "dcd+kd": {"ce": 1, "kd": 1, "dcd": 1},
+    "crd": {"ce": 1, "crd": 0.8},
+    "crd+kd": {"ce": 1, "kd": 1, "crd": 0.8},
+    "rrd": {"ce": 1, "rrd": 1},
+    "rrd+kd": {"ce": 1, "kd": 1, "rrd": 1},
+    "fitnet": {"ce": 1, "fitnet": 100},
+    "at": {"ce": 1, "at": 1000},
+    "nst": {"ce": 1, "nst": 50},
+    "vid": {"ce": 1, "vid": 1},
+    "semckd": {"ce": 1, "kd": 1, "semckd": 400},
+    "reviewkd": {"ce": 1, "reviewkd": 5},
+    "srrl": {"ce": 1, "kd": 1, "srrl": 1},
+    "simkd": {"ce": 0, "simkd": 1},
+    "ab": {"ce": 1, "ab": 1},
+    "ft": {"ce": 1, "ft": 200},
+    "fsp": {"ce": 1, "fsp": 50},
+}
+
+
+@pytest.mark.parametrize("name", common.METHODS)
+def test_methods_have_the_published_weights(name):
+    config = _config("cifar100", f"resnet32x4-resnet8x4,{name}")
+    weights = {objective: options.weight for objective, options in config.objectives.items()}
+    ours = {"ce": 1, name: 1}
+    assert weights == (ours if name in methods.UNVERIFIED else _PUBLISHED[name])
+    train.check(config)
+
+
+def test_published_options_are_the_defaults():
+    config = _config("cifar100", "dkd+dist+kd+crd+rrd+rkd+itrd")
+    for name, fields in {
+        "kd": {"temperature": 4},
+        "dkd": {"temperature": 4, "alpha": 1, "beta": 8},
+        "dist": {"temperature": 4, "beta": 2, "gamma": 2},
+        "crd": {"temperature": 0.07, "negatives": 16384, "dim": 128},
+        "rrd": {"preset": "sharp_student", "queue_size": 16384, "dim": 128},
+        "rkd": {"distance": 25, "angle": 50},
+        "itrd": {"correlation": 2, "mutual": 0.05},
+    }.items():
+        assert fields.items() <= dict(config.objectives[name]).items()
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("sp+vid", {"ce": 1, "sp": 3000, "vid": 1}),
+        ("vid+kd+crd", {"ce": 1, "kd": 1, "crd": 0.8, "vid": 1}),
+        ("ce+kd", {"ce": 1, "kd": 1}),
+        ("wsld+crd", {"ce": 0, "wsld": 1, "crd": 0.8}),
+        ("semckd+kd", {"ce": 1, "kd": 1, "semckd": 400}),
+    ],
+)
+def test_any_combination_is_a_method(name, weights):
+    config = _config("digits", f"smoke,{name}")
+    assert {key: options.weight for key, options in config.objectives.items()} == weights
+    assert config.method == name
+    train.check(config)
+
+
+def test_options_are_set_on_the_command_line(monkeypatch):
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values)
+    given = {
+        "crd.memory": "bank",
+        "crd.negatives": 7,
+        "crd.weight": 0.5,
+        "rrd.temperature_student": 0.2,
+        "rrd.push_before": True,
+        "rrd.chunk": 0,
+        "at.power": 1.5,
+        "reviewkd.width": 16,
+    }
+    command = ["program", "--config=configs/digits.py:smoke,crd+rrd+at+reviewkd"]
+    command += [f"--config.objectives.{field}={value}" for field, value in given.items()]
+    monkeypatch.setattr("sys.argv", command)  # where ml_collections looks for fields
+    values(command)
+    found = holder.value.objectives
+    for field, value in given.items():
+        objective, option = field.split(".")
+        assert found[objective][option] == value
+        assert type(found[objective][option]) is type(value)
+    train.check(holder.value)
+
+
+@pytest.mark.parametrize("name", ["digits", "fashion_mnist"])
+def test_small_sets_have_small_memories_whatever_the_method(name):
+    config = _config(name, "crd+rrd+kd")
+    assert config.objectives.crd.negatives == config.objectives.rrd.queue_size <= 4096
+
+
+def test_smoke_makes_any_method_small():
+    config = _config("cifar100", "smoke,crd+rrd+ft")
+    chosen = config.objectives
+    assert (chosen.crd.negatives, chosen.rrd.queue_size, chosen.ft.epochs) == (20, 20, 1)
+
+
+def test_several_teachers_are_a_list():
+    config = cifar100.get_config("wrn_40_2+resnet56-shufflenetv1_cifar,kd")
+    assert [teacher.model for teacher in config.teacher] == ["wrn_40_2", "resnet56"]
+    assert [teacher.learning_rate for teacher in config.teacher] == [0.05, 0.05]
+    assert config.student.model == "shufflenetv1_cifar"
+    config.teacher[0].checkpoint = "elsewhere"
+    assert not config.teacher[1].checkpoint
+    train.check(config)

@@ -1,0 +1,56 @@
+import jax
+import numpy as np
+import pytest
+
+from rrd_jax import convert, errors, networks
+from tests import golden
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "resnet18", "resnet50"])
+def test_round_trip_is_exact(name):
+    network = networks.create(name, 10)
+    variables = networks.init(network, (32, 32, 3))
+    back = convert.from_torch(name, convert.to_torch(name, variables))
+    jax.tree.map(np.testing.assert_array_equal, variables, back)
+
+
+def test_the_other_way_keeps_every_entry():
+    file = golden.load("resnet8")
+    weights = golden.named_weights(file["entry_names"], file["entry_shapes"], salt="other ")
+    back = convert.to_torch("resnet8", convert.from_torch("resnet8", weights))
+    assert back.keys() == weights.keys()
+    for entry in weights:
+        np.testing.assert_array_equal(back[entry], weights[entry])
+
+
+def test_classes_and_channels_are_read_off_the_shapes():
+    network = networks.create("resnet8", 3)
+    variables = networks.init(network, (8, 8, 1))
+    back = convert.from_torch("resnet8", convert.to_torch("resnet8", variables))
+    assert back["params"]["conv1"]["kernel"].shape == (3, 3, 1, 16)
+    assert back["params"]["fc"]["kernel"].shape == (64, 3)
+
+
+def test_a_mismatch_shows_both_sides():
+    file = golden.load("resnet8")
+    weights = golden.named_weights(file["entry_names"], file["entry_shapes"])
+    weights["stranger.weight"] = weights.pop("bn1.bias")
+    weights["bn1.weight"] = np.ones(7, np.float32)
+    with pytest.raises(errors.InputError) as caught:
+        convert.from_torch("resnet8", weights)
+    lines = str(caught.value).split("\n")
+    assert lines[0] == "the state dict does not fit resnet8 in 3 entries:"
+    assert lines[2].split() == ["bn1.bias", "(16,)", "absent"]
+    assert lines[3].split() == ["bn1.weight", "(16,)", "(7,)"]
+    assert lines[4].split() == ["stranger.weight", "absent", "(16,)"]
+
+
+def test_the_wrong_network_and_an_empty_file_are_refused():
+    file = golden.load("resnet8")
+    weights = golden.named_weights(file["entry_names"], file["entry_shapes"])
+    with pytest.raises(
+        errors.InputError, match="does not fit resnet14 in .* entries; it fits resnet8:"
+    ):
+        convert.from_torch("resnet14", weights)
+    with pytest.raises(errors.InputError, match="is empty"):
+        convert.from_torch("resnet8", {})

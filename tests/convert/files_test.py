@@ -1,0 +1,200 @@
+import argparse
+import pathlib
+import pickle
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from rrd_jax import checkpoints, convert, errors, networks
+from rrd_jax.convert import files
+from tests import golden
+
+
+def _state_dict():
+    file = golden.load("resnet8")
+    return golden.named_weights(file["entry_names"].tolist(), file["entry_shapes"])
+
+
+def _assert_same(found, wanted):
+    for entry, value in wanted.items():
+        np.testing.assert_array_equal(np.asarray(found[entry]), value)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_safetensors_of_every_precision_are_read_without_torch(dtype, tmp_path):
+    given = {k: v.astype(dtype) for k, v in _state_dict().items() if "tracked" not in k}
+    path = tmp_path / "resnet8.safetensors"
+    safetensors.numpy.save_file({f"module.{k}": v for k, v in given.items()}, path)
+    variables, meta = files.load(path, "resnet8")
+    assert (meta["num_classes"], meta["image_shape"][-1]) == (100, 3)
+    assert variables["params"]["conv1"]["kernel"].dtype == np.float32
+    back = convert.to_torch("resnet8", variables)
+    _assert_same(back, {k: v.astype(np.float32) for k, v in given.items()})
+
+
+def _nested(form, tensors):
+    extras = {"epoch": 240, "accuracy": np.float64(72.5), "opt": argparse.Namespace(lr=0.05)}
+    return {
+        "plain": tensors,
+        "module": {f"module.{entry}": value for entry, value in tensors.items()},
+        "model": {"model": tensors, **extras},
+        "state_dict": {"state_dict": tensors, **extras},
+    }[form]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("form", ["plain", "module", "model", "state_dict"])
+def test_files_of_torch_save_are_read(form, legacy, tmp_path):
+    torch = pytest.importorskip("torch")
+    given = _state_dict()
+    tensors = {entry: torch.from_numpy(value.copy()) for entry, value in given.items()}
+    path = tmp_path / "ckpt_epoch_240.pth"
+    torch.save(_nested(form, tensors), path, _use_new_zipfile_serialization=not legacy)
+    variables, _ = files.load(path, "resnet8")
+    _assert_same(convert.to_torch("resnet8", variables), given)
+
+
+class _Hostile:
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
+def test_a_hostile_pickle_does_not_run(form, tmp_path):
+    torch = pytest.importorskip("torch")
+    trace, path = tmp_path / "trace", tmp_path / "teacher.pth"
+    content = {"model": _Hostile(trace)}
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    if form == "pickle":
+        pickle.loads(path.read_bytes())
+    else:
+        torch.load(path, weights_only=False)
+    assert trace.exists()  # it would run if it were let
+    trace.unlink()
+    with pytest.raises(errors.InputError, match="not executed|it is damaged"):
+        files.load(path, "resnet8")
+    assert not trace.exists()
+
+
+def test_torch_files_that_are_no_state_dict_are_refused_in_a_line(tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "teacher.pth"
+    torch.save({"model": torch.nn.Linear(2, 2)}, path)
+    with pytest.raises(errors.InputError, match=r"more than tensors \(torch.nn.*state_dict\(\)"):
+        files.load(path, "resnet8")
+    for content, found in (({"epoch": 3}, "epoch"), ({}, "nothing"), ([1], "list")):
+        torch.save(content, path)
+        with pytest.raises(errors.InputError, match=f"holds no state dict.*it holds: {found}"):
+            files.load(path, "resnet8")
+
+
+@pytest.mark.parametrize("name", ["t.pth", "t.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"no weights at all", bytes(range(256)) * 9])
+def test_damaged_files_are_refused_in_a_line(name, content, tmp_path):
+    if name == "t.pth":
+        pytest.importorskip("torch")
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(errors.InputError, match="it is damaged or no PyTorch file") as caught:
+        files.load(path, "resnet8")
+    assert "\n" not in str(caught.value)
+
+
+def test_without_torch_the_message_names_the_ways_out(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    path = tmp_path / "teacher.pth"
+    path.touch()
+    with pytest.raises(errors.InputError, match=r"rrd_jax\[torch\].*safetensors"):
+        files.load(path, "resnet8")
+
+
+def test_a_missing_or_strange_file_says_what_can_be_given(tmp_path):
+    with pytest.raises(errors.InputError, match="a .pth or .safetensors file"):
+        files.load(tmp_path / "nothing.pth", "resnet8")
+    (tmp_path / "weights.h5").touch()
+    with pytest.raises(errors.InputError, match="no PyTorch file by its name"):
+        files.load(tmp_path / "weights.h5", "resnet8")
+
+
+@pytest.mark.parametrize(
+    ("name", "maker"),
+    [
+        ("resnet18", "resnet18"),
+        ("resnet34", "resnet34"),
+        ("resnet50", "resnet50"),
+        ("mobilenetv2", "mobilenet_v2"),
+        ("shufflenetv2_x1_0", "shufflenet_v2_x1_0"),
+    ],
+)
+def test_torchvisions_state_dicts_load_unchanged(name, maker):
+    torch = pytest.importorskip("torch")
+    torchvision = pytest.importorskip("torchvision")
+    theirs = getattr(torchvision.models, maker)(weights=None, num_classes=10).eval()
+    images = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)
+    with torch.no_grad():
+        wanted = theirs(torch.from_numpy(images)).numpy()
+    variables = convert.from_torch(name, theirs.state_dict())
+    outputs = networks.create(name, 10).apply(variables, golden.to_nhwc(images))
+    assert golden.relative(outputs.logits, wanted) < 1e-5
+    back = convert.to_torch(name, variables)
+    theirs.load_state_dict({entry: torch.from_numpy(value) for entry, value in back.items()})
+
+
+def _convert(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "rrd_jax.convert", *arguments], capture_output=True, text=True
+    )
+
+
+def test_the_convert_program_writes_a_checkpoint_that_is_a_teacher(tmp_path):
+    network = networks.create("resnet8", 10)
+    variables = networks.init(network, (8, 8, 1))
+    given = convert.to_torch("resnet8", variables)
+    path, output = tmp_path / "resnet8.safetensors", tmp_path / "teacher"
+    safetensors.numpy.save_file(given, path)
+    arguments = ["--model=resnet8", f"--input={path}", f"--output={output}"]
+    done = _convert(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "resnet8: 77,754 parameters, 10 classes, 1 image channels" in done.stdout
+    found, meta = checkpoints.load_student(output)
+    assert meta == {"model": "resnet8", "num_classes": 10, "image_shape": [32, 32, 1]}
+    _assert_same(convert.to_torch("resnet8", found), given)
+    again = _convert(*arguments)
+    assert again.returncode == 2
+    assert again.stderr.count("\n") == 1
+    assert "holds checkpoints already" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 1, "--model"),
+        (["--model=resnet9", "--input=x.pth", "--output=x"], 2, "did you mean 'resnet8'"),
+        (["--model=resnet8", "--input=x.pth", "--output=x"], 2, "x.pth does not exist"),
+    ],
+)
+def test_the_convert_program_refuses_in_a_line(arguments, code, message):
+    done = _convert(*arguments)
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1)
+    assert message in done.stderr
+
+
+def test_weights_that_are_not_finite_are_not_written(tmp_path):
+    from rrd_jax.convert import __main__ as program
+
+    given = _state_dict()
+    given["fc.bias"] = given["fc.bias"] * np.nan
+    safetensors.numpy.save_file(given, tmp_path / "x.safetensors")
+    with pytest.raises(errors.InputError, match="not finite"):
+        program.run("resnet8", tmp_path / "x.safetensors", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,46 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrd_jax.networks.pool import max_pool
+
+
+def _plain(x):
+    return nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+
+
+def _both(function, x, cotangent):
+    y, pull = jax.vjp(function, x)
+    return y, pull(cotangent)[0]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("size", [(8, 8), (7, 10), (5, 1), (1, 2)])
+def test_the_gradient_is_that_of_xla_and_ties_go_to_the_first(size, dtype):
+    rng = np.random.default_rng(0)
+    x = np.maximum(np.round(rng.standard_normal((3, *size, 5)) * 2), 0)  # most windows have ties
+    shape = _plain(x).shape
+    x, cotangent = (jnp.asarray(v, dtype) for v in (x, rng.standard_normal(shape)))
+    for function in (_both, jax.jit(_both, static_argnums=0)):
+        for own, wanted in zip(
+            function(max_pool, x, cotangent), function(_plain, x, cotangent), strict=True
+        ):
+            assert own.dtype == dtype
+            np.testing.assert_array_equal(own.astype(np.float32), wanted.astype(np.float32))
+
+
+def test_a_nan_stays_one_and_gets_the_gradient_that_xla_gives_it():
+    x = np.random.default_rng(0).standard_normal((1, 8, 8, 1)).astype(np.float32)
+    x[0, 3, 3], x[0, 6, 7] = np.nan, np.nan
+    cotangent = jnp.arange(1.0, 17.0).reshape(1, 4, 4, 1)
+    for own, wanted in zip(_both(max_pool, x, cotangent), _both(_plain, x, cotangent), strict=True):
+        np.testing.assert_array_equal(own, wanted)
+
+
+def test_a_byte_a_window_is_kept_for_the_gradient():
+    x = jnp.ones((2, 16, 16, 4), jnp.bfloat16)
+    _, pull = jax.vjp(max_pool, x)
+    kept = [leaf for leaf in jax.tree.leaves(pull) if leaf.size > 1]
+    assert [(leaf.shape, leaf.dtype) for leaf in kept] == [((2, 8, 8, 4), jnp.int8)]
