@@ -4,12 +4,12 @@ python -m rrd_jax.data.prepare --name=cifar10 --manual_dir=FOLDER
 python -m rrd_jax.main --config=configs/cifar10.py:resnet32x4-resnet8x4,rrd+kd
 """
 
-from rrd_jax.config import fields
+from rrd_jax.config import defaults, finish
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in configs/fields.py."""
-    config = fields.get_config()
+    """See the module's docstring; options as in rrd_jax/config/argument.py."""
+    config = defaults()
     config.data.name = "cifar10"
     config.data.mean, config.data.std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-    return fields.finish(config, "cifar10", argument, pair="resnet32x4-resnet8x4", default="rrd+kd")
+    return finish(config, "cifar10", argument, pair="resnet32x4-resnet8x4", default="rrd+kd")

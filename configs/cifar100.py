@@ -23,16 +23,14 @@ teacher.checkpoint the teacher is trained first, by the same recipe. Published t
     wrn_40_2        shufflenetv1_cifar  75.61    70.50    74.83  76.05  74.98  76.31
 """
 
-from rrd_jax.config import fields
+from rrd_jax.config import defaults, finish
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in configs/fields.py."""
-    config = fields.get_config()
+    """See the module's docstring; options as in rrd_jax/config/argument.py."""
+    config = defaults()
     config.data.name = "cifar100"
-    config = fields.finish(
-        config, "cifar100", argument, pair="resnet32x4-resnet8x4", default="rrd+kd"
-    )
+    config = finish(config, "cifar100", argument, pair="resnet32x4-resnet8x4", default="rrd+kd")
     if config.student.model.startswith(("mobilenet", "shufflenet")):
         for teacher in config.teacher if isinstance(config.teacher, list) else [config.teacher]:
             teacher.learning_rate = config.optimizer.learning_rate

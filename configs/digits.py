@@ -6,12 +6,12 @@ A good teacher and a small budget: resnet8x4 has seen all 1 000 training images,
 first 200 of them. Takes under 4 minutes on 2 cores. The README has the figures over 5 seeds.
 """
 
-from rrd_jax.config import fields
+from rrd_jax.config import defaults, finish, limit
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in configs/fields.py."""
-    config = fields.get_config()
+    """See the module's docstring; options as in rrd_jax/config/argument.py."""
+    config = defaults()
     config.baseline = True
     config.data.name = "digits"
     config.data.train_split = "train[:200]"
@@ -22,6 +22,6 @@ def get_config(argument: str = ""):
     config.teacher.train_split = "train"
     config.teacher.epochs = 15
     config.train.epochs = 100
-    config = fields.finish(config, "digits", argument, pair="resnet8x4-resnet8", default="rrd+kd")
-    fields.limit(config, queue_size=1024, negatives=1024)
+    config = finish(config, "digits", argument, pair="resnet8x4-resnet8", default="rrd+kd")
+    limit(config, queue_size=1024, negatives=1024)
     return config

@@ -8,15 +8,13 @@ ROOT holds class/*.jpg, or train/class/*.jpg with test/ beside it; with val/ ins
 without one it is trained first.
 """
 
-from rrd_jax.config import fields
+from rrd_jax.config import finish, imagenet
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in configs/fields.py."""
-    config = fields.imagenet()
+    """See the module's docstring; options as in rrd_jax/config/argument.py."""
+    config = imagenet()
     config.data.name = "image_folder"
     config.data.test_split = "test"
     config.train.save_every = 0
-    return fields.finish(
-        config, "image_folder", argument, pair="resnet34-resnet18", default="rrd+kd"
-    )
+    return finish(config, "image_folder", argument, pair="resnet34-resnet18", default="rrd+kd")

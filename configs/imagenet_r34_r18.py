@@ -8,12 +8,10 @@ workdir; without one, it is trained first. Published top-1: teacher 73.31, stude
 to 71.37, CRD 71.17, DKD 71.70, ReviewKD 71.61, DIST 72.07; no figure of RRD's could be verified.
 """
 
-from rrd_jax.config import fields
+from rrd_jax.config import finish, imagenet
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in configs/fields.py."""
-    config = fields.imagenet()
-    return fields.finish(
-        config, "imagenet_r34_r18", argument, pair="resnet34-resnet18", default="rrd+kd"
-    )
+    """See the module's docstring; options as in rrd_jax/config/argument.py."""
+    config = imagenet()
+    return finish(config, "imagenet_r34_r18", argument, pair="resnet34-resnet18", default="rrd+kd")

@@ -7,12 +7,12 @@ r"""ImageNet: ResNet-50 to MobileNetV1, the field's pair of two families.
 76.16, student 68.87, KD 68.58, CRD 71.37, ReviewKD 72.56, DKD 72.05; there is no figure of RRD's.
 """
 
-from rrd_jax.config import fields
+from rrd_jax.config import finish, imagenet
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in configs/fields.py."""
-    config = fields.imagenet()
-    return fields.finish(
+    """See the module's docstring; options as in rrd_jax/config/argument.py."""
+    config = imagenet()
+    return finish(
         config, "imagenet_r50_mobilenetv1", argument, pair="resnet50-mobilenetv1", default="rrd+kd"
     )

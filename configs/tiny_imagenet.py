@@ -7,14 +7,14 @@ CIFAR-100's recipe with crops of 64 from 72 pixels; --config.data.image_size=32 
 down, as the published transfer to this set does. No figures are published for it.
 """
 
-from rrd_jax.config import fields
+from rrd_jax.config import defaults, finish
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in configs/fields.py."""
-    config = fields.get_config()
+    """See the module's docstring; options as in rrd_jax/config/argument.py."""
+    config = defaults()
     config.data.name = "tiny_imagenet"
     config.data.test_split = "validation"
     config.data.image_size = 64
     config.data.mean, config.data.std = (0.4802, 0.4481, 0.3975), (0.2770, 0.2691, 0.2821)
-    return fields.finish(config, "tiny_imagenet", argument, pair="vgg13-vgg8", default="rrd+kd")
+    return finish(config, "tiny_imagenet", argument, pair="vgg13-vgg8", default="rrd+kd")

@@ -3,21 +3,22 @@
 import pathlib
 from typing import Any
 
-import ml_collections
+from rrd_jax import errors, job, networks, predictions, report
+from rrd_jax.recipe import Job
+from rrd_jax.teacher import frozen
+from rrd_jax.teacher.frozen import FrozenNetwork
 
-from rrd_jax import errors, networks, recipes, report, runs, train
 
-
-def run(config: ml_collections.ConfigDict, workdir: str) -> list[dict[str, Any]]:
-    """Evaluates the student in `workdir` and the config's teacher on the test split.
+def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Evaluates the student in `folder` and the job's teachers on the test split.
 
     The student is the newest checkpoint of a run, or a network that `rrd_jax.convert` wrote there.
-    The teacher is what config.teacher.checkpoint names, or `workdir`/teacher; several are tested
+    The teacher is what config.teacher.checkpoint names, or `folder`/teacher; several are tested
     one by one and together. Teachers, or the student, may be missing.
 
     Args:
-      config: fields as in configs/common.py.
-      workdir: of the student; nothing is written to it.
+      plan: the job.
+      folder: the workdir of the student; nothing is written to it.
 
     Returns:
       A dict a network, teacher first: `run`, `network`, `images`, `top1` and `top5` in per cent,
@@ -25,56 +26,51 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> list[dict[str, Any]]
       `parameters` and `checkpoint`.
 
     Raises:
-      InputError: neither is there, or one is damaged or of another network or data set.
+      InputError: there is neither, or one is damaged or of another network or data set.
     """
-    folder = pathlib.Path(workdir)
-    chosen = zip(recipes.teachers(config), train.teacher_paths(config, folder), strict=True)
-    chosen = [(one, path) for one, path in chosen if one.checkpoint or path.exists()]
-    student = (folder / "checkpoints").exists()
-    if not chosen and not student:
+    paths = zip(plan.teachers, job.teacher_paths(plan, folder), strict=True)
+    choices = [(t.network, path) for t, path in paths if t.checkpoint or path.exists()]
+    has_student = (folder / "checkpoints").exists()
+    if not choices and not has_student:
         raise errors.InputError(
             f"nothing to evaluate: {folder} holds no checkpoints; pass the --workdir of a run, or a"
             " teacher with --config.teacher.checkpoint"
         )
-    train.check(config)
-    setting = train.prepare(config)
-    tested = [
-        train.load_network(config, one.model, path, setting, dtype=one.dtype)
-        for one, path in chosen
-    ]
-    named = [(one.model, path) for one, path in chosen]
-    rows = [_row("teacher", *one) for one in zip(named, tested, strict=True)]
+    setting = job.prepare(plan.student)
+    training = plan.student.training
+    teachers = [frozen.load(choice, path, *setting, training) for choice, path in choices]
+    models = [choice.model for choice, _ in choices]
+    places = [str(path) for _, path in choices]
+    rows = [_row("teacher", *cells) for cells in zip(models, places, teachers, strict=True)]
     teacher = None
-    if tested and len(tested) == len(recipes.teachers(config)):
-        teacher = train.together(config, tested, setting)
-    if teacher and len(tested) > 1:
-        names, paths = ("+".join(map(str, side)) for side in zip(*named, strict=True))
-        rows.append(_row("teachers", (names, paths), teacher))
-    if student:
-        dataset = setting.dataset
-        terms = recipes.from_config(config, "", dataset.num_classes, len(dataset.train)).objectives
-        network = train.load_network(config, config.student.model, folder, setting, terms)
-        rows.append(_row("student", (config.student.model, folder), network, teacher))
+    if teachers and len(teachers) == len(plan.teachers):
+        teacher = frozen.as_ensemble(teachers, training.teacher_weights)
+    if teacher and len(teachers) > 1:
+        rows.append(_row("teachers", "+".join(models), "+".join(places), teacher))
+    if has_student:
+        terms = training.create_objectives(len(setting.dataset.train))
+        student = frozen.load(training.network, folder, *setting, training, terms)
+        rows.append(_row("student", training.network.model, str(folder), student, teacher))
     print(table(rows))
     return rows
 
 
 def _row(
     run: str,
-    named: tuple[str, pathlib.Path | str],
-    network: runs.Teacher,
-    teacher: runs.Teacher | None = None,
+    model: str,
+    checkpoint: str,
+    network: FrozenNetwork,
+    teacher: FrozenNetwork | None = None,
 ) -> dict[str, Any]:
-    found = network.tested()
-    reference = teacher.tested()["prediction"] if teacher else None
+    tested = network.predictions
     return {
         "run": run,
-        "network": named[0],
-        "images": len(found["label"]),
+        "network": model,
+        "images": len(tested["label"]),
         "agreement": None,
-        **runs.summary(found, reference),
+        **predictions.figures(tested, teacher.predictions if teacher else None),
         "parameters": networks.count_parameters(network.variables["params"]),
-        "checkpoint": str(named[1]),
+        "checkpoint": checkpoint,
     }
 
 

@@ -14,19 +14,20 @@ Cloud TPU, Slurm, Open MPI and Kubernetes tell the processes of each other; else
 """
 
 import contextlib
-import functools
 import os
+import pathlib
 
 from absl import app, flags
 from ml_collections import config_flags
 
-from rrd_jax import cli, evaluate, parallel, train
+from rrd_jax import cli, evaluate, job, parallel
+from rrd_jax.config import parse
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
     "A file of configs/, with the options its docstring names behind a colon. Fields are set with"
-    " --config.<field>=<value>; configs/common.py says what each one means.",
+    " --config.<field>=<value>; rrd_jax/config/fields.py says what each one means.",
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints and figures go. Default: runs/<config.name>."
@@ -68,15 +69,17 @@ def _job() -> None:
     parallel.enable_compilation_cache()
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
     parallel.check_jaxlib()
-    run = functools.partial(train.run, profile=_PROFILE.value)
-    if _MODE.value == "eval":
-        run = evaluate.run
     config = CONFIG.value
+    folder = pathlib.Path(WORKDIR.value or f"runs/{config.name}")
     with contextlib.ExitStack() as stack:
         if not parallel.is_main():  # what all processes would say is said once
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
-        run(config, WORKDIR.value or f"runs/{config.name}")
+        plan = parse(config)
+        if _MODE.value == "eval":
+            evaluate.run(plan, folder)
+        else:
+            job.run(plan, folder, profile=_PROFILE.value)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,8 @@ def run(name: str, folder: pathlib.Path) -> dict:
     """Runs a job in `folder`/name; returns the digests of its states and its metrics."""
     import jax
 
-    from rrd_jax import evaluate, parallel, train
+    from rrd_jax import evaluate, job, parallel
+    from rrd_jax.config import parse
 
     config_name, argument, fields = JOBS[name]
     root = pathlib.Path(__file__).parent.parent
@@ -90,8 +91,8 @@ def run(name: str, folder: pathlib.Path) -> dict:
     try:
         if stop_after:
             _run_and_stop(config, workdir, stop_after)
-        train.run(config, str(workdir))
-        tested = evaluate.run(config, str(workdir))
+        job.run(parse(config), workdir)
+        tested = evaluate.run(parse(config), workdir)
     finally:
         parallel.make_mesh = original
     found = {"eval": [{k: v for k, v in row.items() if k != "checkpoint"} for row in tested]}
@@ -110,12 +111,13 @@ def run(name: str, folder: pathlib.Path) -> dict:
 def _run_and_stop(config, workdir, step):
     import contextlib
 
-    from rrd_jax import errors, parallel, train
+    from rrd_jax import errors, job, parallel
+    from rrd_jax.config import parse
 
     original = parallel.stop_requests
     parallel.stop_requests = lambda: contextlib.nullcontext(lambda at: at >= step)
     try:
-        train.run(config, str(workdir))
+        job.run(parse(config), workdir)
     except errors.PreemptedError:
         return
     finally:

@@ -1,1 +1,12 @@
-"""Every field with its default and meaning, the methods, and what a config string says."""
+"""Configs: every field with its default and meaning, methods, and how a config becomes a Job.
+
+A launch file of `configs/` is a small delta: `defaults` or `imagenet`, the fields that differ, and
+`finish`.
+"""
+
+from rrd_jax.config.argument import finish
+from rrd_jax.config.fields import defaults, imagenet
+from rrd_jax.config.methods import METHODS, limit, method
+from rrd_jax.config.parse import parse
+
+__all__ = ["METHODS", "defaults", "finish", "imagenet", "limit", "method", "parse"]

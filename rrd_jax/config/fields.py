@@ -1,28 +1,13 @@
-"""Every field with its default and meaning, and what a config string can say.
-
-A config takes options behind a colon, in any order, separated by commas:
-
-    configs/cifar100.py:resnet32x4-resnet8x4,rrd+kd    teacher and student, method: see methods.py
-    configs/cifar100.py:wrn_40_2+resnet56-resnet20     several teachers: config.teacher is a list
-    configs/cifar100.py:resnet32x4                     one network: trains it alone, as a teacher
-    configs/cifar100.py:smoke                          the complete job in seconds, on random images
+"""Every field of a config with its default and meaning.
 
 Any field can be set on the command line: --config.optimizer.learning_rate=0.1
 """
 
-import re
-
 from ml_collections import ConfigDict, config_dict
 
-from rrd_jax import networks
-from rrd_jax.config.methods import METHODS, check_option, limit, method
 
-__all__ = ["METHODS", "finish", "get_config", "imagenet", "limit", "method"]
-
-
-def get_config(argument: str = "") -> ConfigDict:
-    """The defaults: CIFAR-100's recipe (arXiv 2407.12073, 1910.10699)."""
-    del argument
+def defaults() -> ConfigDict:
+    """CIFAR-100's recipe (arXiv 2407.12073, 1910.10699)."""
     config = ConfigDict()
     config.name = ""  # of the job; its default workdir is runs/<name>
     config.seed = 0  # initial weights, order and augmentation all follow from it
@@ -33,7 +18,9 @@ def get_config(argument: str = "") -> ConfigDict:
     # Devices share parameters, their average and the optimizer's state, instead of a copy on each.
     config.shard_parameters = False
     config.method = ""  # what the objectives below are called in tables
-    config.objectives = ConfigDict()  # name: {weight, options}; see configs/methods.py
+    config.objectives = (
+        ConfigDict()
+    )  # name: {weight, options}; python -m rrd_jax.objectives lists them
 
     config.data = data = ConfigDict()
     # digits, fashion_mnist, cifar10, cifar100, stl10, tiny_imagenet, imagenet2012, image_folder, or
@@ -113,7 +100,7 @@ def get_config(argument: str = "") -> ConfigDict:
 
 def imagenet() -> ConfigDict:
     """ImageNet's recipe: 100 epochs of batch 256, learning rate 0.1, milestones 30, 60, 90."""
-    config = get_config()
+    config = defaults()
     config.data.name = "imagenet2012"
     config.data.test_split = "validation"
     config.data.image_size = 224
@@ -126,58 +113,3 @@ def imagenet() -> ConfigDict:
     config.train.batch_size = 256
     config.train.save_every = 1000
     return config
-
-
-def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: str) -> ConfigDict:
-    """Applies the options of a config string, and names the job.
-
-    Args:
-      config: the delta so far.
-      name: of the config file.
-      argument: what stood behind the colon.
-      pair: "teacher-student" unless the argument names one.
-      default: the method unless the argument names one; a single network is trained with ce.
-
-    Raises:
-      InputError: an option is neither a pair of networks, nor a method, nor "smoke".
-    """
-    chosen, smoke = "", False
-    for option in filter(None, argument.split(",")):
-        if option == "smoke":
-            smoke = True
-        elif set(re.split("[-+]", option)) <= set(networks.MODELS):
-            pair = option
-        else:
-            check_option(option)
-            chosen = option
-    teacher, _, student = pair.rpartition("-")
-    chosen = chosen or (default if teacher else "ce")
-    if chosen == "ce":
-        teacher, config.baseline = "", False
-    config.teacher.model, config.student.model = teacher, student
-    config.method, config.objectives = chosen, method(chosen)
-    config.name = "-".join(filter(None, [name, teacher, student, chosen]))
-    if smoke:
-        _shrink(config)
-    if "+" in teacher:
-        each = [config.teacher.copy_and_resolve_references() for _ in teacher.split("+")]
-        for one, model in zip(each, teacher.split("+"), strict=True):
-            one.model = model
-        with config.ignore_type():
-            config.teacher = each
-    return config
-
-
-def _shrink(config: ConfigDict) -> None:
-    """The same job on few random images, for a look at whether all of it runs."""
-    config.name += "-smoke"
-    config.data.mock_examples = 24
-    config.data.train_split = config.data.train_split.split("[")[0]
-    config.data.image_size = min(config.data.image_size, 32)
-    config.data.resize = 36
-    config.train.epochs = 2
-    config.train.batch_size = config.train.eval_batch_size = 8
-    config.teacher.epochs = 1
-    config.teacher.train_split = None
-    # The batch divides no memory: its cursor wraps.
-    limit(config, queue_size=20, negatives=20, epochs=1)

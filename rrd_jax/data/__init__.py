@@ -35,7 +35,23 @@ class Dataset:
     test: feed.Resident | feed.Streamed
 
 
-def load(
+def load(source):
+    return _load(
+        source.name,
+        data_dir=source.dir,
+        manual_dir=source.manual_dir,
+        train_split=source.train_split,
+        test_split=source.test_split,
+        image_size=source.image_size,
+        resize=source.resize,
+        augmentation=source.augment,
+        feeding=source.feed,
+        workers=source.workers,
+        mock_examples=source.mock_examples,
+    )
+
+
+def _load(
     name: str,
     *,
     data_dir: str = "",

@@ -26,6 +26,9 @@ def make_normalize(mean: Sequence[float], std: Sequence[float]) -> Callable:
     return normalize
 
 
+Mix = Callable
+
+
 class Augment(NamedTuple):
     """What the compiled step does to training images: it shows one of their views.
 

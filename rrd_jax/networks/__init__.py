@@ -14,6 +14,7 @@ from rrd_jax.networks.layers import Classifier, Conv, Outputs
 from rrd_jax.networks.remat import remat
 
 Factory = Callable[..., nn.Module]
+Network = Any
 
 # For images of about 32 pixels, and of about 224.
 CIFAR: dict[str, Factory] = (

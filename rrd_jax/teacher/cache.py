@@ -1,8 +1,8 @@
-"""A frozen teacher remembered: its embeddings of all views of the training images.
+"""The teacher's embeddings of all views of the training images, in memory and on disk.
 
 Where an augmentation shows an image in a limited number of views, as crop and flip do, a teacher
-that has seen all of them need not run again, in this run or any other. Its logits follow from its
-embeddings.
+whose embeddings of all views are cached need not run again, in this run or any other. Its logits
+follow from its embeddings.
 """
 
 import functools
@@ -12,8 +12,8 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,16 +22,34 @@ import tqdm
 from jax.sharding import PartitionSpec
 
 from rrd_jax import checkpoints, errors, networks, parallel
-from rrd_jax.data import augment, feed
+from rrd_jax.data import feed
+from rrd_jax.data.augment import Augment
+from rrd_jax.recipe import Recipe
 from rrd_jax.teacher import ensemble
 
-# That each device looks at at once. A CPU is slower where they do not fit into its caches.
+# Pixels per device per call. A CPU is slower where they do not fit into its caches.
 _PIXELS = {"cpu": 2**18, "others": 2**21}
 _ROWS = 8  # the images fill a multiple of this, so that most meshes can read what another wrote
 
 
-class Views:
-    """What one teacher, or several, remember of a training split; filled or read once, then kept.
+class _Table(NamedTuple):
+    """The embeddings of one member of the network.
+
+    Attributes:
+      network: the member.
+      variables: its weights.
+      path: where the embeddings are kept.
+      like: their shape [rows * views, D], type and sharding.
+    """
+
+    network: networks.Network
+    variables: Any
+    path: pathlib.Path
+    like: jax.ShapeDtypeStruct
+
+
+class EmbeddingCache:
+    """The embeddings of one teacher, or several; filled or read once, then kept.
 
     Args:
       network: of `networks.create`, or an Ensemble.
@@ -44,121 +62,116 @@ class Views:
 
     def __init__(
         self,
-        network: Any,
+        network: networks.Network,
         variables: Any,
         folded: Callable[[], Any],
         folders: Sequence[pathlib.Path],
         split: feed.Resident,
         mesh: jax.sharding.Mesh,
     ):
-        self._network, members = network, ensemble.each(network, variables)
-        self._members = [(*one, path) for one, path in zip(members, folders, strict=True)]
+        self._network, self._folders = network, folders
+        self._members = ensemble.each(network, variables)
         self._folded, self._split, self._mesh = folded, split, mesh
-        self._kept: dict[pathlib.Path, jax.Array] = {}
+        self._tables: dict[pathlib.Path, jax.Array] = {}
 
-    def size(self, shown: augment.Augment) -> float:
-        """Bytes of each device that are still to be taken."""
-        members = (like for _, _, path, like in self._plan(shown) if path not in self._kept)
-        return sum(like.size * like.dtype.itemsize for like in members) / self._mesh.size
+    def bytes_needed(self, augment: Augment) -> float:
+        """Memory of each device that the embeddings still have to take."""
+        missing = [t.like for t in self._plan(augment) if t.path not in self._tables]
+        return sum(like.size * like.dtype.itemsize for like in missing) / self._mesh.size
 
-    def free(self) -> float:
-        """Bytes of each device that nothing uses yet, about."""
+    def bytes_free(self) -> float:
+        """Memory of each device that nothing uses yet, about."""
         return parallel.free_bytes(self._mesh)
 
-    def ready(self, shown: augment.Augment) -> bool:
-        """Whether the teacher need not run for them any more."""
-        paths = [path for _, _, path, _ in self._plan(shown)]
-        return all(path in self._kept or checkpoints.exists(path) for path in paths)
+    def exists(self, augment: Augment) -> bool:
+        """Whether the embeddings are in memory or on disk."""
+        paths = [table.path for table in self._plan(augment)]
+        return all(path in self._tables or checkpoints.exists(path) for path in paths)
 
     def get(
-        self, shown: augment.Augment, stop: Callable[[], bool] = lambda: False
-    ) -> dict[str, tuple]:
-        """What `steps.recalling` reads: from the devices, the disk, or the teacher itself.
+        self, augment: Augment, stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, tuple[Any, ...]]:
+        """What `outputs.cached` reads: from memory, from the disk, or computed by the teacher.
 
         Raises:
           PreemptedError: `stop` said so in between.
         """
-        embeddings, heads = [], []
-        for i, (member, variables, path, like) in enumerate(self._plan(shown)):
-            if path not in self._kept:
-                found = self._read(path, like)
-                if found is None:
-                    found = self._fill(i, path, like, shown, stop)
-                self._kept[path] = found
-            embeddings.append(self._kept[path])
-            heads.append(variables["params"][self._summary(member).classifier])
-        return {"embedding": tuple(embeddings), "head": tuple(heads)}
+        heads = []
+        for i, table in enumerate(self._plan(augment)):
+            if table.path not in self._tables:
+                embeddings = self._read(table)
+                if embeddings is None:
+                    embeddings = self._fill(i, table, augment, stop)
+                self._tables[table.path] = embeddings
+            heads.append(table.variables["params"][self._summary(table.network).classifier])
+        embeddings = tuple(self._tables[table.path] for table in self._plan(augment))
+        return {"embedding": embeddings, "head": tuple(heads)}
 
-    def _plan(self, shown):
-        """Each member with its variables, where its embeddings are kept, and their shape."""
+    def _plan(self, augment: Augment) -> Iterator[_Table]:
         step = math.lcm(_ROWS, self._mesh.size)
-        rows = -(-len(self._split) // step) * step * shown.views
-        for (member, variables, folder), digest in zip(self._members, self._digests, strict=True):
-            shape = (rows, self._summary(member).outputs.embedding.shape[-1])
-            like = jax.ShapeDtypeStruct(shape, member.dtype, sharding=parallel.split(self._mesh))
-            known = repr((repr(member), digest, shown.name, shape))
+        rows = -(-len(self._split) // step) * step * augment.views
+        members = zip(self._members, self._folders, self._digests, strict=True)
+        for (network, variables), folder, digests in members:
+            shape = (rows, self._summary(network).outputs.embedding.shape[-1])
+            like = jax.ShapeDtypeStruct(shape, network.dtype, sharding=parallel.split(self._mesh))
+            known = repr((repr(network), digests, augment.name, shape))
             name = hashlib.sha256(known.encode()).hexdigest()[:16]
-            yield member, variables, folder.absolute() / name, like
+            yield _Table(network, variables, folder.absolute() / name, like)
 
-    def _summary(self, member):
-        return networks.summarize(member, self._split.images.shape[1:])
+    def _summary(self, network: networks.Network) -> networks.Summary:
+        return networks.summarize(network, self._split.images.shape[1:])
 
     @functools.cached_property
-    def _digests(self):
+    def _digests(self) -> list[tuple[str, str]]:
         """Of the images and each member's weights."""
         images = checkpoints.digest(self._split.images)
-        return [(images, checkpoints.digest(variables)) for _, variables, _ in self._members]
+        return [(images, checkpoints.digest(variables)) for _, variables in self._members]
 
-    def _read(self, path, like):
-        if not parallel.as_main(checkpoints.exists(path)):
+    def _read(self, table: _Table) -> jax.Array | None:
+        if not parallel.as_main(checkpoints.exists(table.path)):
             return None
         start = time.monotonic()
-        found = checkpoints.load_arrays(path, {"embedding": like})
-        if found is None:
+        arrays = checkpoints.load_arrays(table.path, {"embedding": table.like})
+        if arrays is None:
             return None
-        print(f"the teacher's embeddings are read from {path} in {time.monotonic() - start:.0f} s")
-        return found["embedding"]
-
-    def _fill(self, i, path, like, shown, stop):
-        start = time.monotonic()
-        member, folded = ensemble.each(self._network, self._folded())[i]
-        table = fill(member, folded, like, self._split.images, shown, self._mesh, stop)
         seconds = time.monotonic() - start
-        rate = len(self._split) * shown.views / seconds
+        print(f"the teacher's embeddings are read from {table.path} in {seconds:.0f} s")
+        return arrays["embedding"]
+
+    def _fill(self, i: int, table: _Table, augment: Augment, stop: Callable[[], bool]) -> jax.Array:
+        start = time.monotonic()
+        _, folded = ensemble.each(self._network, self._folded())[i]
+        embeddings = fill(
+            table.network, folded, table.like, self._split.images, augment, self._mesh, stop
+        )
+        seconds = time.monotonic() - start
+        rate = len(self._split) * augment.views / seconds
         print(f"the teacher has seen all views in {seconds:.0f} s, {rate:,.0f} images/s")
         try:
-            parallel.main_first(lambda: parallel.is_main() and shutil.rmtree(path, True))
-            checkpoints.save_arrays(path, {"embedding": table}, {"views": shown.name})
+            parallel.main_first(lambda: parallel.is_main() and shutil.rmtree(table.path, True))
+            checkpoints.save_arrays(table.path, {"embedding": embeddings}, {"views": augment.name})
         except errors.InputError as error:
             print(f"warning: the next run will show them again: {error}")
-        return table
+        return embeddings
 
 
-def plan(views: Views | None, recipe: Any, began: bool | None) -> tuple[bool, str]:
-    """Whether a run reads what the teacher remembers, or runs it; and that, or why not, as a line.
+def plan(cache: EmbeddingCache | None, recipe: Recipe, began: bool | None) -> tuple[bool, str]:
+    """Returns (whether to use the cache, the reason to log).
 
     Args:
-      views: None where the training images are streamed.
-      recipe: a `program.Recipe`, whose `teacher_cache` is "on" or "auto".
-      began: what a run that goes on began with, for its numbers to go on; None for a new one.
+      cache: None where the training images are streamed.
+      recipe: whose `teacher_cache` is "on" or "auto".
+      began: whether a run that goes on began with the cache, for its numbers to go on; None for a
+        new run.
 
     Raises:
       InputError: "on", where it cannot be.
     """
-    forced, shown = recipe.teacher_cache == "on", recipe.augment
-    terms = recipe.objectives.items()
-    readers = [name for name, one in terms if one.needs_teacher and one.needs_maps]
-    obstacle = ""
-    if not views:
-        obstacle = "training images are streamed"
-    elif recipe.mix:
-        obstacle = "each image is mixed with another"
-    elif not shown.views:
-        obstacle = "no image is cut the same way twice"
-    elif readers:
-        obstacle = f"'{readers[0]}' compares maps"
-    else:
-        needed, free = views.size(shown), views.free()
+    training = recipe.training
+    forced, views = training.teacher_cache == "on", training.augment.views
+    obstacle = _obstacle(cache, recipe)
+    if not obstacle:
+        needed, free = cache.bytes_needed(training.augment), cache.bytes_free()
         if not parallel.as_main(needed <= (free if forced else free / 2)):
             sizes = f"{needed / 1e9:.2f} GB of the {free / 1e9:.2f} GB that are free"
             obstacle = f"its embeddings of all views would need {sizes} on each device"
@@ -166,84 +179,110 @@ def plan(views: Views | None, recipe: Any, began: bool | None) -> tuple[bool, st
         raise errors.InputError(f"teacher.cache is on, but {obstacle}; set it to auto")
     if obstacle:
         return False, f"the teacher runs at each step: {obstacle}"
-    pays = forced or recipe.epochs > shown.views or views.ready(shown)
+    pays = forced or training.epochs > views or cache.exists(training.augment)
     if not (parallel.as_main(pays) if began is None else began):
         return False, (
-            f"the teacher runs at each step: remembering all {shown.views} views of an image"
-            f" pays for more than {shown.views} epochs"
+            f"the teacher runs at each step: remembering all {views} views of an image"
+            f" pays for more than {views} epochs"
         )
     return True, (
-        f"the teacher does not run, but is remembered: its embeddings of all {shown.views}"
+        f"the teacher does not run, but is remembered: its embeddings of all {views}"
         f" views of an image, {needed / 1e9:.2f} GB on each device"
     )
 
 
+def _obstacle(cache: EmbeddingCache | None, recipe: Recipe) -> str:
+    """Why embeddings cannot take the teacher's place, "" where they can."""
+    if not cache:
+        return "training images are streamed"
+    if recipe.training.mix:
+        return "each image is mixed with another"
+    if not recipe.training.augment.views:
+        return "no image is cut the same way twice"
+    for name, objective in recipe.objectives.items():
+        if objective.needs_teacher and objective.needs_maps:
+            return f"'{name}' compares maps"
+    return ""
+
+
 def fill(
-    network: Any,
+    network: networks.Network,
     variables: Any,
     like: jax.ShapeDtypeStruct,
     images: np.ndarray,
-    shown: augment.Augment,
+    augment: Augment,
     mesh: jax.sharding.Mesh,
     stop: Callable[[], bool] = lambda: False,
 ) -> jax.Array:
     """The embeddings of all views of all images, view by view of image by image.
 
-    Each device looks at its own images, on its own; a bar shows how far they are.
+    Each device embeds its part of the images without the others; a bar shows how far they are.
 
     Args:
       network: of `networks.create`.
       variables: for it, on every device.
       like: [rows * views, D], split over the mesh; rows beyond the images are of black ones.
       images: [N, H, W, channels] uint8.
-      shown: the views.
+      augment: the views.
       mesh: the devices.
       stop: whether to break off; asked now and then.
 
     Raises:
       PreemptedError: it was broken off.
     """
-    shape, views = images.shape[1:], shown.views
-    own = like.shape[0] // views // mesh.size  # images of each device
+    shape, views = images.shape[1:], augment.views
+    share = like.shape[0] // views // mesh.size  # images of each device
     pixels = _PIXELS.get(mesh.devices.flat[0].platform, _PIXELS["others"])
-    count = min(own, max(1, pixels // (views * shape[0] * shape[1])))
-
-    def look(table, variables, images, first):
-        part = jax.lax.dynamic_slice_in_dim(images, first, count).reshape(count, *shape)
-        part = shown.show(jnp.tile(jnp.arange(views), count), jnp.repeat(part, views, axis=0))
-        embedding = network.apply(variables, part, train=False).embedding
-        return jax.lax.dynamic_update_slice_in_dim(
-            table, embedding.astype(table.dtype), first * views, axis=0
-        )
-
-    split, everywhere = PartitionSpec(parallel.AXIS), PartitionSpec()
-    look = jax.jit(
-        jax.shard_map(
-            look, mesh=mesh, in_specs=(split, everywhere, split, everywhere), out_specs=split
-        ),
-        donate_argnums=0,
-    )
+    count = min(share, max(1, pixels // (views * shape[0] * shape[1])))
+    embed = _compile_embed(network, augment, mesh, shape, count)
     table = jax.jit(lambda: jnp.zeros(like.shape, like.dtype), out_shardings=like.sharding)()
-    flat = images.reshape(len(images), -1)
-    flat = np.pad(flat, ((0, own * mesh.size - len(flat)), (0, 0)))
-    flat = parallel.put(parallel.split(mesh), flat)
-    bar = tqdm.tqdm(
-        total=own * mesh.size * views,
-        desc="teacher sees all views",
-        unit=" images",
-        unit_scale=True,
-        file=sys.stdout,
-        mininterval=0.1 if sys.stdout.isatty() else 30,
-    )
-    with bar:
-        for first in range(0, own, count):
-            # The last look may reach back to images that were seen.
-            table = look(table, variables, flat, np.int32(min(first, own - count)))
+    rows = images.reshape(len(images), -1)
+    rows = np.pad(rows, ((0, share * mesh.size - len(rows)), (0, 0)))
+    rows = parallel.put(parallel.split(mesh), rows)
+    with _bar(share * mesh.size * views) as bar:
+        for first in range(0, share, count):
+            # The last call may reach back to images that were seen.
+            table = embed(table, variables, rows, np.int32(min(first, share - count)))
             table.block_until_ready()
-            bar.update(min(count, own - first) * mesh.size * views)
+            bar.update(min(count, share - first) * mesh.size * views)
             if stop():
                 raise errors.PreemptedError(
                     "stopped by SIGTERM while the teacher was shown all views; the same command"
                     " starts with that again"
                 )
     return table
+
+
+def _compile_embed(
+    network: networks.Network,
+    augment: Augment,
+    mesh: jax.sharding.Mesh,
+    shape: tuple[int, ...],
+    count: int,
+) -> Callable:
+    """(table, variables, images, first) -> the table with `count` images of each device in it."""
+
+    def embed(table, variables, images, first):
+        part = jax.lax.dynamic_slice_in_dim(images, first, count).reshape(count, *shape)
+        view = jnp.tile(jnp.arange(augment.views), count)
+        part = augment.show(view, jnp.repeat(part, augment.views, axis=0))
+        embedding = network.apply(variables, part, train=False).embedding
+        return jax.lax.dynamic_update_slice_in_dim(
+            table, embedding.astype(table.dtype), first * augment.views, axis=0
+        )
+
+    split, everywhere = PartitionSpec(parallel.AXIS), PartitionSpec()
+    specs = (split, everywhere, split, everywhere)
+    mapped = jax.shard_map(embed, mesh=mesh, in_specs=specs, out_specs=split)
+    return jax.jit(mapped, donate_argnums=0)
+
+
+def _bar(total: int) -> tqdm.tqdm:
+    return tqdm.tqdm(
+        total=total,
+        desc="teacher sees all views",
+        unit=" images",
+        unit_scale=True,
+        file=sys.stdout,
+        mininterval=0.1 if sys.stdout.isatty() else 30,
+    )

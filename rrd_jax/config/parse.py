@@ -1,0 +1,244 @@
+"""A ConfigDict to a Job: here alone are fields read, and their values checked."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from rrd_jax import errors, networks, recipe
+from rrd_jax.data import augment
+from rrd_jax.data.source import Source
+
+# Fields that a second start may change, because the numbers do not depend on them.
+_FREE = (
+    "name",
+    "data.dir",
+    "data.manual_dir",
+    "data.feed",
+    "data.workers",
+    "train.log_every",
+    "train.steps_per_dispatch",
+    "train.save_every",
+    "teacher.checkpoint",
+    "shard_parameters",
+)
+_CACHES = dict.fromkeys(("auto", "on", "off"))
+
+
+def parse(config: ConfigDict, *, platform: str | None = None) -> recipe.Job:
+    """The job that a config describes.
+
+    Args:
+      config: fields as in `config.get_config`; it is not changed.
+      platform: of the devices, such as cpu or tpu; None for those of this process.
+
+    Raises:
+      InputError: a value out of range, an unknown name, or fields that do not go together.
+    """
+    platform = platform or jax.default_backend()
+    _check_numbers(config)
+    fields = _teacher_fields(config)
+    weights = _weights(fields)
+    cache = _cache(fields)
+    teachers = tuple(
+        _teacher(config, teacher, f"teacher{i}" if i > 1 else "teacher", platform)
+        for i, teacher in enumerate(fields, start=1)
+    )
+    alone = None
+    if config.baseline:
+        if not teachers:
+            raise errors.InputError(
+                "config.baseline compares with a teacher; set config.teacher.model"
+            )
+        alone = _part(_alone(config), "student alone", platform)
+    label = f"distilled, {config.method}" if teachers else "student"
+    student = _part(config, label, platform, weights, cache)
+    return recipe.Job(student, alone, teachers, _FREE)
+
+
+def _part(
+    config: ConfigDict,
+    label: str,
+    platform: str,
+    weights: tuple[float, ...] = (),
+    cache: str = "off",
+) -> recipe.Part:
+    """A run of a config, of whose teachers only the weights and the use of a cache matter."""
+    _check_numbers(config)
+    training = _training(config, label, platform, weights, cache)
+    networks.remat(training.network.create(num_classes=2), config.train.remat)
+    _check_objectives(training, has_teacher=bool(weights))
+    fields = json.loads(config.to_json_best_effort(sort_keys=True))
+    return recipe.Part(training, _source(config), fields)
+
+
+def _training(
+    config: ConfigDict, label: str, platform: str, weights: tuple[float, ...], cache: str
+) -> recipe.Training:
+    data, train = config.data, config.train
+    return recipe.Training(
+        label=label,
+        network=_network(config, config.student.model, platform),
+        objectives=_objectives(config),
+        teacher_weights=weights if len(weights) > 1 else (),
+        optimizer=_optimizer(config),
+        augment=augment.make_augment(
+            data.augment, mean=data.mean, std=data.std, pad=data.pad, flip=data.flip
+        ),
+        mix=augment.make_mix(data.mix, data.mix_alpha),
+        normalize=augment.make_normalize(data.mean, data.std),
+        seed=config.seed,
+        epochs=train.epochs,
+        batch_size=train.batch_size,
+        accumulate=train.accumulate,
+        ema=train.ema,
+        remat=train.remat,
+        shard_parameters=config.shard_parameters,
+        eval_batch_size=train.eval_batch_size,
+        steps_per_dispatch=train.steps_per_dispatch,
+        log_every=train.log_every,
+        save_every=train.save_every,
+        teacher_cache=cache,
+    )
+
+
+def _source(config: ConfigDict) -> Source:
+    data = config.data
+    return Source(
+        name=data.name,
+        dir=data.dir,
+        manual_dir=data.manual_dir,
+        train_split=data.train_split,
+        test_split=data.test_split,
+        image_size=data.image_size,
+        resize=data.resize,
+        augment=data.augment,
+        feed=data.feed,
+        workers=data.workers,
+        mock_examples=data.mock_examples,
+    )
+
+
+def _network(
+    config: ConfigDict, model: str, platform: str, dtype: str = ""
+) -> recipe.NetworkChoice:
+    """A network; dtype "" for the config's."""
+    known = {
+        "auto": jnp.float32 if platform == "cpu" else jnp.bfloat16,
+        "float32": jnp.float32,
+        "bfloat16": jnp.bfloat16,
+    }
+    dtype = errors.lookup("dtype", dtype or config.dtype, known)
+    choice = recipe.NetworkChoice(model, dtype, config.space_to_depth)
+    choice.create(num_classes=2)  # raises for an unknown name
+    return choice
+
+
+def _objectives(config: ConfigDict) -> tuple[recipe.ObjectiveChoice, ...]:
+    choices = []
+    for name, given in config.objectives.items():
+        options = dict(given)
+        weight, warmup = options.pop("weight", 1.0), options.pop("warmup", 0)
+        if warmup < 0:
+            raise errors.InputError(f"objectives.{name}.warmup is {warmup}; 0 is for none")
+        choices.append(recipe.ObjectiveChoice(name, weight, warmup, options))
+    if not choices:
+        raise errors.InputError("config.objectives is empty; a student needs at least 'ce'")
+    return tuple(choices)
+
+
+def _optimizer(config: ConfigDict) -> recipe.OptimizerChoice:
+    fields = config.optimizer
+    choice = recipe.OptimizerChoice(
+        learning_rate=fields.learning_rate,
+        milestones=tuple(fields.milestones),
+        decay=fields.decay,
+        momentum=fields.momentum,
+        weight_decay=fields.weight_decay,
+        clip_norm=fields.clip_norm,
+    )
+    # Both raise for values out of range.
+    choice.transformation(choice.schedule(config.train.epochs, steps_per_epoch=1))
+    return choice
+
+
+def _check_numbers(config: ConfigDict) -> None:
+    """Raises an InputError for a number out of range."""
+    names = ("batch_size", "accumulate", "eval_batch_size", "epochs", "log_every")
+    errors.check_positive(**{f"train.{name}": config.train[name] for name in names})
+    errors.check_positive(**{"data.image_size": config.data.image_size})
+    if config.train.steps_per_dispatch < 0:
+        raise errors.InputError(
+            f"train.steps_per_dispatch is {config.train.steps_per_dispatch}; 0 chooses by itself"
+        )
+    if config.seed < 0:
+        raise errors.InputError(f"seed is {config.seed}, but must be 0 or above")
+    if not 0 <= config.train.ema < 1:
+        raise errors.InputError(f"train.ema is {config.train.ema}, but must be in [0, 1)")
+
+
+def _check_objectives(training: recipe.Training, *, has_teacher: bool) -> None:
+    """Raises an InputError for objectives with bad options, or that do not go together."""
+    terms = training.create_objectives(examples=training.batch_size)
+    recipe.check_combination(terms, training.ema, has_teacher=has_teacher)
+
+
+def _teacher(
+    config: ConfigDict, fields: ConfigDict, label: str, platform: str
+) -> recipe.TeacherChoice:
+    network = _network(config, fields.model, platform, fields.dtype)
+    part = _part(_teacher_config(config, fields), label, platform)
+    return recipe.TeacherChoice(network, fields.checkpoint, part)
+
+
+def _teacher_fields(config: ConfigDict) -> list[ConfigDict]:
+    """The fields of each teacher; none where there is no teacher."""
+    listed = config.teacher
+    if isinstance(listed, ConfigDict):
+        listed = [listed]
+    return [fields for fields in listed if fields.model]
+
+
+def _weights(teachers: list[ConfigDict]) -> tuple[float, ...]:
+    """The weights of the teachers, adding up to 1."""
+    weights = [fields.weight for fields in teachers]
+    errors.check_positive(**{f"teacher[{i}].weight": weight for i, weight in enumerate(weights)})
+    return tuple(weight / sum(weights) for weight in weights)
+
+
+def _cache(teachers: list[ConfigDict]) -> str:
+    """What several teachers agree on."""
+    caches = {fields.cache for fields in teachers} or {"off"}
+    for cache in caches:
+        errors.lookup("teacher.cache", cache, _CACHES)
+    if len(caches) > 1:
+        raise errors.InputError(
+            f"the teachers' caches are {' and '.join(sorted(caches))}; they must be the same"
+        )
+    return caches.pop()
+
+
+def _teacher_config(config: ConfigDict, fields: ConfigDict) -> ConfigDict:
+    """The config that trains a teacher of `config`: the same program with cross-entropy only."""
+    teacher = _alone(config)
+    teacher.student.model = fields.model
+    teacher.seed = fields.seed
+    teacher.data.train_split = fields.train_split or config.data.train_split
+    teacher.train.epochs = fields.epochs or config.train.epochs
+    teacher.optimizer.learning_rate = fields.learning_rate or config.optimizer.learning_rate
+    return teacher
+
+
+def _alone(config: ConfigDict) -> ConfigDict:
+    """The config that trains `config`'s student without a teacher."""
+    alone = config.copy_and_resolve_references()
+    with alone.unlocked(), alone.ignore_type():
+        alone.objectives = {"ce": {"weight": 1.0}}
+        if isinstance(alone.teacher, list):
+            alone.teacher = alone.teacher[0].copy_and_resolve_references()
+    alone.method = "ce"
+    alone.teacher.model = ""
+    alone.teacher.checkpoint = ""
+    alone.baseline = False
+    return alone

@@ -1,0 +1,157 @@
+"""The job: open the data, train or load the teacher, train the student alone, train the student."""
+
+import contextlib
+import itertools
+import pathlib
+from typing import NamedTuple
+
+import jax
+
+from rrd_jax import data, errors, loop, parallel, recipe, report, workdir
+from rrd_jax.recipe import Job, Part
+from rrd_jax.run import Result
+from rrd_jax.teacher import frozen
+from rrd_jax.teacher.frozen import FrozenNetwork
+
+
+class Setting(NamedTuple):
+    """What the runs of a job share."""
+
+    dataset: data.Dataset
+    mesh: jax.sharding.Mesh
+
+
+def run(job: Job, folder: pathlib.Path, *, profile: int = 0) -> list[Result]:
+    """The whole job: the teacher if there is none yet, the student alone if asked, the student.
+
+    A second call goes on where the first one stopped. The student's run lies in `folder`, the
+    others in `folder`/teacher and `folder`/alone. Ends with a table, kept in results.json.
+
+    Args:
+      job: what to do.
+      folder: the workdir; it belongs to one job.
+      profile: of the student's run, the number of steps to trace.
+
+    Raises:
+      InputError: a data set, checkpoint or workdir that is missing, damaged or another's.
+      DivergedError: a loss is not finite.
+      PreemptedError: SIGTERM came; the state is saved.
+    """
+    setting = prepare(job.student)
+    with claim(folder, job, job.student):  # before hours go into a teacher
+        results, teacher = [], None
+        if job.teachers:
+            results, teacher = get_teacher(job, folder, setting)
+        if job.alone:
+            with claim(folder / "alone", job, job.alone):
+                results.append(train(job.alone, folder / "alone", setting, teacher))
+        results.append(train(job.student, folder, setting, teacher, profile))
+        if parallel.is_main():
+            rows = [result._asdict() for result in results]
+            report.write_json(folder / "results.json", rows)
+    print("\n" + table(results))
+    return results
+
+
+def claim(folder: pathlib.Path, job: Job, part: Part) -> contextlib.AbstractContextManager[None]:
+    """Locks a folder for one run of a job; see `workdir.claim`."""
+    return workdir.claim(folder, part.fields, free=job.free_fields)
+
+
+def prepare(part: Part) -> Setting:
+    """Opens the data set and the devices of a run.
+
+    Raises:
+      InputError: the data set is missing, or does not fit the run or the devices.
+    """
+    training, source = part.training, part.source
+    mesh = parallel.make_mesh()
+    parallel.check_batch(mesh, training.batch_size, training.accumulate)
+    dataset = parallel.main_first(lambda: data.load(source))  # which prepares it if need be
+    if training.batch_size > len(dataset.train):
+        raise errors.InputError(
+            f"train.batch_size {training.batch_size} is larger than the training split"
+            f" '{source.train_split}' of {len(dataset.train)} images"
+        )
+    channels, fields = dataset.image_shape[-1], part.fields["data"]
+    if not len(fields["mean"]) == len(fields["std"]) == channels:
+        raise errors.InputError(
+            f"data.mean has {len(fields['mean'])} values and data.std {len(fields['std'])}, but"
+            f" images of '{source.name}' have {channels} channels"
+        )
+    return Setting(dataset, mesh)
+
+
+def train(
+    part: Part,
+    folder: pathlib.Path,
+    setting: Setting,
+    teacher: FrozenNetwork | None = None,
+    profile: int = 0,
+) -> Result:
+    """Trains the network of a run in `folder`, which is claimed, or goes on with it."""
+    dataset, mesh = setting
+    plan = recipe.create(part.training, dataset.num_classes, len(dataset.train))
+    return loop.fit(plan, folder, dataset, mesh, teacher, profile=profile)
+
+
+def teacher_paths(job: Job, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Where the weights of each teacher are, or will be once it is trained."""
+    names = (f"teacher{i}" if i > 1 else "teacher" for i in itertools.count(1))
+    return [
+        pathlib.Path(teacher.checkpoint or folder / name)
+        for teacher, name in zip(job.teachers, names, strict=False)
+    ]
+
+
+def get_teacher(
+    job: Job, folder: pathlib.Path, setting: Setting
+) -> tuple[list[Result], FrozenNetwork]:
+    """The frozen teacher, or several as one.
+
+    A teacher without a checkpoint is trained first, in `folder`/teacher, `folder`/teacher2 and so
+    on.
+
+    Returns:
+      The results of their training, and the teacher.
+
+    Raises:
+      InputError: a checkpoint is missing, damaged, or of another network or data set.
+    """
+    results, teachers, training = [], [], job.student.training
+    for teacher, path in zip(job.teachers, teacher_paths(job, folder), strict=True):
+        if not teacher.checkpoint:
+            same = teacher.part.source == job.student.source
+            with claim(path, job, teacher.part):
+                teacher_setting = setting if same else prepare(teacher.part)
+                results.append(train(teacher.part, path, teacher_setting))
+        teachers.append(frozen.load(teacher.network, path, *setting, training))
+    return results, frozen.as_ensemble(teachers, training.teacher_weights)
+
+
+def table(results: list[Result]) -> str:
+    """The results of a job, the last epoch's figure first."""
+    header = (
+        "run",
+        "network",
+        "test top-1, last epoch",
+        "best (epoch)",
+        "agreement with teacher",
+        "parameters",
+        "wall time",
+        "checkpoints",
+    )
+    rows = [
+        (
+            result.label,
+            result.model,
+            f"{result.top1:.2f}",
+            f"{result.best_top1:.2f} ({result.best_epoch})",
+            "-" if result.agreement is None else f"{result.agreement:.2f}",
+            f"{result.parameters:,}",
+            report.duration(result.seconds),
+            result.checkpoint,
+        )
+        for result in results
+    ]
+    return report.table(header, rows)

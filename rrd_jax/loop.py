@@ -1,0 +1,267 @@
+"""Training of one student: the loop over steps and epochs."""
+
+import contextlib
+import functools
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from rrd_jax import (
+    checkpoints,
+    data,
+    errors,
+    networks,
+    parallel,
+    predictions,
+    program,
+    report,
+    stage,
+    tracing,
+)
+from rrd_jax.batch import Batch
+from rrd_jax.data import feed
+from rrd_jax.recipe import Recipe
+from rrd_jax.run import Result, Run, finished
+from rrd_jax.step import Split
+from rrd_jax.teacher.frozen import FrozenNetwork
+
+
+def fit(
+    recipe: Recipe,
+    folder: pathlib.Path,
+    dataset: data.Dataset,
+    mesh: jax.sharding.Mesh,
+    teacher: FrozenNetwork | None = None,
+    *,
+    profile: int = 0,
+) -> Result:
+    """Trains a student to the end of its epochs, in as many starts as it takes.
+
+    Args:
+      recipe: what to do.
+      folder: receives `checkpoints`, `metrics.jsonl`, `tensorboard` and the trace `profile`.
+      dataset: training and test split.
+      mesh: the devices.
+      teacher: None where no objective needs one.
+      profile: the number of steps to trace; 0 for none.
+
+    Raises:
+      DivergedError: a loss is not finite.
+      InputError: a checkpoint can be neither read nor written.
+      PreemptedError: SIGTERM came; the state is saved.
+    """
+    if result := finished(folder, recipe.training.epochs):
+        if profile:
+            print(f"warning: nothing is traced; the run in {folder} is finished")
+        return result
+    with (
+        parallel.stop_requests() as stop,
+        checkpoints.Checkpoints(folder / "checkpoints") as kept,
+    ):
+        run = Run(recipe, folder, dataset, mesh, teacher, kept)
+        if not run.resume():
+            _begin(run)
+        _Loop(run, stop).train(tracing.Trace(folder.absolute() / "profile", profile))
+        return Result(**run.progress.result)
+
+
+def _begin(run: Run) -> None:
+    """A fresh state, after the stages before distillation, or what is left of them."""
+    run.begin()
+    for name, objective in run.recipe.objectives.items():
+        if not objective.stage:
+            continue
+        recipe, folder = stage.stage_recipe(run.recipe, name), run.folder / f"before-{name}"
+        fit(recipe, folder, run.dataset, run.mesh, run.teacher)
+        with checkpoints.Checkpoints(folder / "checkpoints") as kept:
+            end, _ = kept.restore(run.build(recipe).abstract)
+        after = functools.partial(
+            stage.state_after_stage, name=name, trains_student=objective.stage.student
+        )
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, run.program.abstract)
+        run.state = jax.jit(after, out_shardings=shardings)(run.state, end)
+
+
+def dispatches(
+    recipe: Recipe, dataset: data.Dataset, mesh: jax.sharding.Mesh, length: int, start: int
+) -> Iterator[tuple[int, Batch | Split]]:
+    """What each call of the train step is given, from a step to the last.
+
+    Args:
+      recipe: whose epochs and batches.
+      dataset: training and test split.
+      mesh: the devices.
+      length: steps that one call of a resident split should make.
+      start: the first step.
+
+    Yields:
+      (steps of the call, a batch of a streamed split, or a resident split with its order).
+    """
+    training, split = recipe.training, dataset.train
+    size, seed = training.batch_size, training.seed
+    steps_per_epoch = len(split) // size
+    total = training.epochs * steps_per_epoch
+    if not split.on_device:
+        stream = split.train_batches(size, seed, start, total, parallel.part())
+        with contextlib.closing(stream):
+            for batch in stream:
+                yield 1, Batch(**parallel.put_batch(mesh, batch))
+        return
+    everywhere, by_example = parallel.replicated(mesh), parallel.split(mesh, axis=1)
+    images, labels = parallel.put(everywhere, (split.images.reshape(len(split), -1), split.labels))
+    step, order = start, None
+    while step < total:
+        epoch, made = divmod(step, steps_per_epoch)
+        if order is None or not made:
+            order = feed.epoch_order(seed, epoch, size, len(split))
+            order = parallel.put(by_example, order)
+        count = length if made + length <= steps_per_epoch else 1
+        yield count, Split(images, labels, order)
+        step += count
+
+
+class _Loop:
+    """The steps of one run.
+
+    Args:
+      run: begun or resumed.
+      stop: step -> whether to stop after it.
+    """
+
+    def __init__(self, run: Run, stop: Callable[[int], bool]):
+        self.run, self.stop = run, stop
+        self.training, self.steps_per_epoch = run.recipe.training, run.steps_per_epoch
+        self.total = self.training.epochs * run.steps_per_epoch
+        self.predict = program.build_predict(
+            run.recipe.student, self.training.normalize, run.mesh, run.recipe.objectives
+        )
+        self.clock = report.Clock(run.progress.seconds, run.step)
+
+    def train(self, trace: tracing.Trace) -> None:
+        """Steps to the last epoch's end."""
+        run, label = self.run, self.training.label
+        try:
+            self.report = report.Report(run.folder, label, run.step, writes=parallel.is_main())
+            with self.report, trace:
+                self.report.start(run.description(), run.step, self.steps_per_epoch)
+                self._train(trace)
+        except OSError as error:  # the disk fills up between two checkpoints too
+            raise run.checkpoints.failed(error, "the run broke off") from error
+
+    def _train(self, trace: tracing.Trace) -> None:
+        run, start = self.run, self.run.step
+        teacher = self._teacher()
+        pending: list[tuple[int, Any]] = []
+        if start and start // self.steps_per_epoch > run.progress.epoch:
+            self._end_epoch()  # it was stopped in its test
+        calls = dispatches(run.recipe, run.dataset, run.mesh, run.program.length, start)
+        with contextlib.closing(calls):
+            for count, batch in calls:
+                logged = self._advance(count, teacher, batch)
+                pending.append((count, logged))
+                trace.after(count, logged)
+                if not run.dataset.train.on_device and len(pending) > 2:
+                    # Batches wait on the device: the next is sent while one is used, no more.
+                    jax.block_until_ready(pending[-3])
+                self._after_call(count, pending, first=run.step == start + count)
+        run.checkpoints.wait()
+
+    def _teacher(self) -> Any:
+        """What steps are given of the teacher: its variables, or its cached embeddings."""
+        run = self.run
+        if not run.teacher_network:
+            return None
+        if not run.teacher_is_cached:
+            return run.teacher.folded
+        embeddings = run.teacher.cache.get(self.training.augment, self._stops_between_steps)
+        self.clock.begin(run.step)
+        return embeddings
+
+    def _advance(self, count: int, teacher: Any, batch: Batch | Split) -> Any:
+        """Makes `count` steps; returns what they log."""
+        run = self.run
+        train = run.program.train_steps if count > 1 else run.program.train_step
+        run.state, logged = train(run.state, teacher, batch)
+        run.step += count
+        return logged
+
+    def _after_call(self, count: int, pending: list[tuple[int, Any]], *, first: bool) -> None:
+        """Looks at the losses, tests, saves and stops where it is time to."""
+        step, every = self.run.step, self.training.save_every
+        ends_epoch = step % self.steps_per_epoch == 0
+        if first and not ends_epoch:
+            self.clock.mark(step)  # what came before was compilation
+        saves = every and step % every < count
+        stops = self.stop(step)
+        waiting = sum(count for count, _ in pending)
+        if ends_epoch or saves or stops or waiting >= self.training.log_every:
+            self._collect(pending)
+            self._progress()
+        if stops:
+            self._stop_early()
+        elif ends_epoch:
+            self._end_epoch()
+        elif saves:
+            self.run.save(self.clock.total())
+
+    def _collect(self, pending: list[tuple[int, Any]]) -> None:
+        """Moves the steps since the last look into the epoch's sums."""
+        first = self.run.step - sum(count for count, _ in pending) + 1
+        calls = jax.device_get([logged for _, logged in pending])
+        pending.clear()
+        names = calls[0] if calls else ()
+        self.run.add({n: np.concatenate([np.ravel(c[n]) for c in calls]) for n in names}, first)
+
+    def _speeds(self) -> dict[str, float]:
+        run, shape = self.run, self.run.dataset.image_shape
+        macs = 3 * networks.summarize(run.recipe.student, shape).macs  # backward is twice forward
+        if run.teacher_network and not run.teacher_is_cached:
+            macs += networks.summarize(run.teacher_network, shape).macs
+        peak = run.mesh.size * parallel.peak_flops(run.mesh.devices.flat[0].device_kind)
+        rate = self.clock.rate(run.step)
+        return report.speeds(rate, self.training.batch_size, 2 * macs, peak)
+
+    def _progress(self) -> None:
+        step = self.run.step
+        self.report.progress(
+            step / self.steps_per_epoch,
+            self.training.epochs,
+            self.clock.rate(step) * self.training.batch_size,
+            self.clock.left(step, self.total),
+            self.run.losses(),
+        )
+
+    def _stop_early(self) -> None:
+        """Saves the state, and ends the run."""
+        self.run.save(self.clock.total())
+        self.run.checkpoints.wait()
+        raise errors.PreemptedError(
+            f"stopped by SIGTERM; step {self.run.step} is saved in"
+            f" {self.run.folder / 'checkpoints'}, and the same command goes on from there"
+        )
+
+    def _end_epoch(self) -> None:
+        """Tests the student, reports the epoch and saves it."""
+        run, speeds = self.run, self._speeds()
+        try:
+            tested = predictions.collect(
+                self.predict,
+                run.state.student,
+                run.dataset.test,
+                self.training.eval_batch_size,
+                run.mesh,
+                stop=self._stops_between_steps,
+            )
+        except predictions.StoppedError:
+            self._stop_early()
+        row = run.end_epoch(tested, speeds)
+        self.report.row(row, self.training.epochs)
+        self.clock.mark(run.step)
+        run.save(self.clock.total(), row)
+
+    def _stops_between_steps(self) -> bool:
+        """Whether to stop at once: several processes agree on a step to stop after instead."""
+        return parallel.part() == (0, 1) and self.stop(self.run.step)

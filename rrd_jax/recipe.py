@@ -1,0 +1,274 @@
+"""What is chosen about a job, as frozen dataclasses of numbers, names and functions.
+
+A Job is what a config says, checked. Its Trainings say how each network is trained; a Recipe is a
+Training for a data set, whose numbers of classes and examples the config does not know.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from rrd_jax import errors, networks, objectives, optim
+from rrd_jax.data import augment, source
+from rrd_jax.objectives import Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkChoice:
+    """A network by name, and the precision it computes in.
+
+    Attributes:
+      model: a key of `networks.MODELS`.
+      dtype: of its convolutions.
+      space_to_depth: as `networks.create` has it.
+    """
+
+    model: str
+    dtype: jnp.dtype
+    space_to_depth: bool = False
+
+    def create(self, num_classes: int) -> networks.Network:
+        """The network, without weights."""
+        return networks.create(
+            self.model, num_classes, dtype=self.dtype, space_to_depth=self.space_to_depth
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveChoice:
+    """A term of the total loss by name.
+
+    Attributes:
+      name: a key of `objectives.OBJECTIVES`.
+      weight: factor in the total loss.
+      warmup: epochs over which the weight grows to that; 0 for none.
+      options: of the objective's factory.
+    """
+
+    name: str
+    weight: float
+    warmup: int
+    options: Mapping[str, Any]
+
+    def create(self, **known: int) -> Objective:
+        """The objective; options that are None take what is known of the data and the batch."""
+        options = dict(self.options)
+        for option, value in known.items():
+            if objectives.takes(self.name, option) and options.get(option) is None:
+                options[option] = value
+        return objectives.create(self.name, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerChoice:
+    """SGD and its schedule, as numbers; see `optim.sgd` and `optim.step_schedule`."""
+
+    learning_rate: float
+    milestones: tuple[float, ...]
+    decay: float
+    momentum: float
+    weight_decay: float
+    clip_norm: float
+
+    def schedule(self, epochs: int, steps_per_epoch: int) -> optax.Schedule:
+        """Learning rate by step."""
+        steps = optim.boundaries(self.milestones, epochs, steps_per_epoch)
+        return optim.step_schedule(self.learning_rate, steps, self.decay)
+
+    def transformation(self, schedule: optax.Schedule) -> optax.GradientTransformation:
+        """What moves the parameters, at the rates of a schedule."""
+        return optim.sgd(
+            schedule,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How one network is trained.
+
+    Attributes:
+      label: what the console calls the run.
+      network: which network.
+      objectives: the terms of its loss.
+      teacher_weights: of several teachers, adding up to 1; empty for one or none.
+      optimizer: what moves the parameters.
+      augment: what the step does to training images.
+      mix: how the step mixes training images, or None.
+      normalize: what evaluation does to test images.
+      seed: from which the whole run follows.
+      epochs: passes over the training split.
+      batch_size: images a step, over all devices.
+      accumulate: parts of a batch that are walked one after the other.
+      ema: decay of the student's average, in [0, 1); 0 for none.
+      remat: what a step computes twice of the student, as `networks.remat` has it.
+      shard_parameters: whether devices share parameters and optimizer state.
+      eval_batch_size: images an evaluation step.
+      steps_per_dispatch: the most steps that one call makes; 0 for what suits the devices.
+      log_every: steps between two looks at the losses.
+      save_every: steps between two checkpoints inside an epoch; 0 for none.
+      teacher_cache: "on", "off", or "auto" for where a cached teacher pays.
+    """
+
+    label: str
+    network: NetworkChoice
+    objectives: tuple[ObjectiveChoice, ...]
+    teacher_weights: tuple[float, ...]
+    optimizer: OptimizerChoice
+    augment: augment.Augment
+    mix: augment.Mix | None
+    normalize: Callable
+    seed: int
+    epochs: int
+    batch_size: int
+    accumulate: int
+    ema: float
+    remat: str
+    shard_parameters: bool
+    eval_batch_size: int
+    steps_per_dispatch: int
+    log_every: int
+    save_every: int
+    teacher_cache: str
+
+    def create_objectives(self, examples: int) -> dict[str, Objective]:
+        """The objectives by name, for a training split of so many examples."""
+        part = self.batch_size // self.accumulate
+        terms = {}
+        for choice in self.objectives:
+            objective = choice.create(examples=examples, batch_size=part)
+            if objective.needs_teacher and self.teacher_weights:
+                objective = objectives.averaged(choice.name, objective, self.teacher_weights)
+            terms[choice.name] = objective
+        return terms
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A run of a job.
+
+    Attributes:
+      training: how its network is trained.
+      source: the images.
+      fields: the config it came from, as JSON; kept in the run's folder, which belongs to it.
+    """
+
+    training: Training
+    source: source.Source
+    fields: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherChoice:
+    """A teacher.
+
+    Attributes:
+      network: the network as a teacher, which may compute in another precision than in training.
+      checkpoint: where its weights are; "" to train it first.
+      part: how it is trained then.
+    """
+
+    network: NetworkChoice
+    checkpoint: str
+    part: Part
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A student, the teachers it needs, and the same student without them.
+
+    Attributes:
+      student: the run that the job is for.
+      alone: the student's run with cross-entropy alone, or None.
+      teachers: none, one or several.
+      free_fields: fields of a Part that a second start may change: no number depends on them.
+    """
+
+    student: Part
+    alone: Part | None
+    teachers: tuple[TeacherChoice, ...]
+    free_fields: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Term:
+    """A term of the total loss.
+
+    Attributes:
+      objective: its loss.
+      weight: factor in the total loss.
+      warmup: epochs over which the weight grows to that; 0 for none.
+    """
+
+    objective: Objective
+    weight: float = 1.0
+    warmup: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A Training for a data set.
+
+    Attributes:
+      training: its numbers.
+      student: the network.
+      terms: of the total loss, by name.
+      schedule: learning rate by step.
+      fixed: what of the student the optimizer leaves as it is: "", "classifier" or "student".
+    """
+
+    training: Training
+    student: networks.Network
+    terms: dict[str, Term]
+    schedule: optax.Schedule
+    fixed: str = ""
+
+    @property
+    def objectives(self) -> dict[str, Objective]:
+        """The objectives by name."""
+        return {name: term.objective for name, term in self.terms.items()}
+
+
+def create(training: Training, num_classes: int, examples: int) -> Recipe:
+    """The Recipe of a Training.
+
+    Args:
+      training: what to do.
+      num_classes: C.
+      examples: of the training split.
+
+    Raises:
+      InputError: an objective does not fit the data or the batch, or objectives do not go together.
+    """
+    terms = training.create_objectives(examples)
+    return Recipe(
+        training=training,
+        student=training.network.create(num_classes),
+        terms={
+            choice.name: Term(terms[choice.name], choice.weight, choice.warmup)
+            for choice in training.objectives
+        },
+        schedule=training.optimizer.schedule(training.epochs, examples // training.batch_size),
+    )
+
+
+def check_combination(terms: dict[str, Objective], ema: float, *, has_teacher: bool) -> None:
+    """Raises an InputError where objectives lack a teacher, or get in each other's way."""
+    objectives.check_teacher(terms, present=has_teacher)
+    classifier = objectives.classifier(terms)
+    if classifier and ema:
+        raise errors.InputError(
+            f"train.ema is {ema}, but the average would leave out what '{classifier}' classifies"
+            " with; set it to 0"
+        )
+    first = [name for name, term in terms.items() if term.stage and term.stage.student]
+    if len(first) > 1:
+        raise errors.InputError(
+            f"objectives {' and '.join(first)} each train the student before distillation; choose"
+            " one"
+        )

@@ -1,0 +1,267 @@
+"""One run: a student from its first step to its last, as its folder keeps it."""
+
+import dataclasses
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rrd_jax import checkpoints, data, errors, networks, predictions, program
+from rrd_jax.recipe import Recipe
+from rrd_jax.teacher import cache
+from rrd_jax.teacher.frozen import FrozenNetwork
+
+
+class Result(NamedTuple):
+    """A finished run; percentages are of the test split, `top1` and `agreement` the last epoch's.
+
+    `agreement` is the share of test images that student and teacher put into the same class,
+    None without a teacher. `seconds` is wall time, over all starts.
+    """
+
+    label: str
+    model: str
+    top1: float
+    best_top1: float
+    best_epoch: int
+    agreement: float | None
+    parameters: int
+    seconds: float
+    checkpoint: str
+
+
+@dataclasses.dataclass
+class _Progress:
+    """What a checkpoint knows beside the state.
+
+    Attributes:
+      model: the student's name.
+      num_classes: C.
+      image_shape: (H, W, channels).
+      dataset: its version.
+      classifier: the objective that classifies in the student's place, "" for none.
+      epoch: epochs finished.
+      seconds: wall time so far.
+      sums: of each logged scalar over the current epoch's steps.
+      recalls: whether the teacher's cached embeddings are used.
+      best: test top-1 and epoch.
+      result: the Result after `epoch`, as a dict.
+    """
+
+    model: str
+    num_classes: int
+    image_shape: list[int]
+    dataset: str = ""
+    classifier: str = ""
+    epoch: int = 0
+    seconds: float = 0.0
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    recalls: bool = False  # a name that checkpoints keep
+    best: dict[str, float] = dataclasses.field(default_factory=lambda: {"top1": -1.0, "epoch": 0})
+    result: dict[str, Any] | None = None
+
+
+def finished(folder: pathlib.Path, epochs: int) -> Result | None:
+    """The result of a run that has made all its epochs, read without starting anything."""
+    progress = checkpoints.read_meta(folder / "checkpoints")
+    done = progress and progress["epoch"] >= epochs and progress["result"]
+    return Result(**progress["result"]) if done else None
+
+
+class Run:
+    """One run: its recipe, where it stands, and what it keeps.
+
+    `state`, `step` and `progress` are there once the run was begun or resumed.
+
+    Args:
+      recipe: what to do.
+      folder: the run's.
+      dataset: training and test split.
+      mesh: the devices.
+      teacher: None where no objective needs one.
+      kept: the checkpoints in the folder.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: pathlib.Path,
+        dataset: data.Dataset,
+        mesh: jax.sharding.Mesh,
+        teacher: FrozenNetwork | None,
+        kept: checkpoints.Checkpoints,
+    ):
+        self.recipe, self.folder, self.dataset = recipe, folder, dataset
+        self.mesh, self.teacher, self.checkpoints = mesh, teacher, kept
+        self.steps_per_epoch = len(dataset.train) // recipe.training.batch_size
+        # Cross-entropy alone still reports its agreement with the teacher, but never runs it.
+        compares = any(o.needs_teacher for o in recipe.objectives.values())
+        self.teacher_network = teacher.network if teacher and compares else None
+        self.teacher_is_cached, self._about_teacher = self._plan_cache()
+        self.program = self.build(recipe, teacher_is_cached=self.teacher_is_cached)
+        abstract = self.program.abstract
+        self.parameters = networks.count_parameters(abstract.params["student"])
+        if name := abstract.classifier:
+            self.parameters += networks.count_parameters(abstract.params["objectives"][name])
+
+    def _plan_cache(self) -> tuple[bool, str]:
+        """Returns (whether to use the teacher's cached embeddings, the reason to log)."""
+        if not self.teacher_network or self.recipe.training.teacher_cache == "off":
+            return False, ""
+        before = checkpoints.read_meta(self.folder / "checkpoints")
+        began = None if before is None else before.get("recalls", False)
+        return cache.plan(self.teacher.cache, self.recipe, began)
+
+    def build(self, recipe: Recipe, **options: Any) -> program.Program:
+        """Compiled functions for this run's data, devices and teacher; see `program.build`."""
+        return program.build(
+            recipe,
+            self.mesh,
+            self.dataset.image_shape,
+            self.steps_per_epoch,
+            resident=self.dataset.train.on_device,
+            teacher=self.teacher_network,
+            **options,
+        )
+
+    def begin(self) -> None:
+        """Goes to the beginning: a fresh state."""
+        self.progress = _Progress(
+            self.recipe.training.network.model,
+            self.dataset.num_classes,
+            list(self.dataset.image_shape),
+            self.dataset.version,
+            classifier=self.program.abstract.classifier,
+            recalls=self.teacher_is_cached,
+        )
+        variables = self.teacher.variables if self.teacher_network else None
+        self.state, self.step = self.program.create(self.recipe.training.seed, variables), 0
+
+    def resume(self) -> bool:
+        """Goes to the newest intact checkpoint, if there is one."""
+        restored = self.checkpoints.restore(self.program.abstract)
+        if not restored:
+            return False
+        self.state, self.progress = restored[0], _Progress(**restored[1])
+        self.step, self.progress.recalls = int(self.state.step), self.teacher_is_cached
+        if self.progress.dataset not in ("", self.dataset.version):
+            raise errors.InputError(
+                f"{self.folder} holds a run on {self.progress.dataset}, but the data are now"
+                f" {self.dataset.version}: pass another --workdir, or bring those data back"
+            )
+        return True
+
+    def description(self) -> list[str]:
+        """What is about to run, in a line, and others on its teacher and on paired maps."""
+        training = self.recipe.training
+        terms = " + ".join(f"{term.weight:g} {name}" for name, term in self.recipe.terms.items())
+        lines = [
+            f"{training.network.model}, {self.parameters:,} parameters, loss {terms},"
+            f" {training.epochs} epochs of {self.steps_per_epoch} steps of"
+            f" {training.batch_size} images,"
+            f" {np.dtype(self.recipe.student.dtype).name} on {self.mesh.size}"
+            f" {self.mesh.devices.flat[0].device_kind}"
+        ]
+        if self._about_teacher:
+            lines.append(self._about_teacher)
+        return lines + self._describe_pairs()
+
+    def _describe_pairs(self) -> list[str]:
+        """A line for each objective that compares maps: which with which."""
+        pairings = {name: o.taps for name, o in self.recipe.objectives.items() if o.taps}
+        if not pairings:
+            return []
+        outputs = [
+            networks.summarize(network, self.dataset.image_shape).outputs
+            for network in (self.recipe.student, self.teacher_network)
+        ]
+        lines = []
+        for name, taps in pairings.items():
+            sizes = [
+                " - ".join("x".join(map(str, tap.shape[1:])) for tap in pair)
+                for pair in taps(*outputs)
+            ]
+            lines.append(f"{name} compares maps student - teacher: {', '.join(sizes)}")
+        return lines
+
+    def add(self, logged: dict[str, np.ndarray], first: int) -> None:
+        """Adds what the steps from `first` on logged to the epoch's sums.
+
+        Raises:
+          DivergedError: a loss is not finite.
+        """
+        sums = self.progress.sums
+        for name, values in logged.items():
+            for value in values:
+                sums[name] = sums.get(name, 0.0) + float(value)
+        if not math.isfinite(sum(sums.values())):
+            terms = ", ".join(f"{name} {values[-1]:.4g}" for name, values in logged.items())
+            raise self._diverged(
+                f"the loss is not finite within steps {first} to {self.step} ({terms})"
+            )
+
+    def losses(self) -> dict[str, float]:
+        """The mean of each loss over the current epoch's steps."""
+        done = (self.step - 1) % self.steps_per_epoch + 1
+        return {k: v / done for k, v in self.progress.sums.items() if k.startswith("loss")}
+
+    def end_epoch(
+        self, tested: predictions.Predictions, speeds: dict[str, float]
+    ) -> dict[str, Any]:
+        """Ends an epoch; returns its row of figures.
+
+        Raises:
+          DivergedError: the test loss is not finite.
+        """
+        reference = self.teacher.predictions if self.teacher else None
+        test = {f"test/{k}": v for k, v in predictions.figures(tested, reference).items()}
+        if not math.isfinite(test["test/loss"]):
+            raise self._diverged(f"the test loss is not finite after step {self.step}")
+        progress = self.progress
+        means = {name: value / self.steps_per_epoch for name, value in progress.sums.items()}
+        means["top1"] *= 100
+        progress.sums = {}
+        progress.epoch = self.step // self.steps_per_epoch
+        if test["test/top1"] > progress.best["top1"]:
+            progress.best = {"top1": test["test/top1"], "epoch": progress.epoch}
+        return {
+            "epoch": progress.epoch,
+            "step": self.step,
+            "learning_rate": float(self.recipe.schedule(self.step - 1)),
+            **{f"train/{name}": value for name, value in means.items()},
+            **test,
+            **{f"best/{name}": value for name, value in progress.best.items()},
+            **speeds,
+        }
+
+    def save(self, seconds: float, row: dict[str, Any] | None = None) -> None:
+        """Starts to write a checkpoint.
+
+        Args:
+          seconds: wall time of the run so far.
+          row: of `end_epoch` at the end of one; None inside an epoch.
+        """
+        self.progress.seconds = seconds
+        if row:
+            self.progress.result = Result(
+                label=self.recipe.training.label,
+                model=self.recipe.training.network.model,
+                top1=row["test/top1"],
+                best_top1=self.progress.best["top1"],
+                best_epoch=self.progress.best["epoch"],
+                agreement=row.get("test/agreement"),
+                parameters=self.parameters,
+                seconds=seconds,
+                checkpoint=str(self.folder / "checkpoints"),
+            )._asdict()
+        score = row["test/top1"] if row else None
+        self.checkpoints.save(self.state, dataclasses.asdict(self.progress), score)
+
+    def _diverged(self, reason: str) -> errors.DivergedError:
+        self.checkpoints.wait()
+        return errors.DivergedError(
+            f"{reason}; {self.checkpoints.kept} in {self.checkpoints.folder}; a lower"
+            " optimizer.learning_rate may help"
+        )

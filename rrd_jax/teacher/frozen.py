@@ -1,0 +1,144 @@
+"""The teacher: a network whose weights stay as they are, or several such networks as one."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from rrd_jax import data, errors, networks, parallel, predictions, program
+from rrd_jax.convert import files
+from rrd_jax.objectives import Objective
+from rrd_jax.recipe import NetworkChoice, Training
+from rrd_jax.teacher import ensemble, fold
+from rrd_jax.teacher.cache import EmbeddingCache
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FrozenNetwork:
+    """A network with weights, on the devices.
+
+    Attributes:
+      network: of `networks.create`, or an Ensemble.
+      variables: its weights.
+      folders: where each member's embeddings of training images are kept.
+      dataset: the images.
+      mesh: the devices.
+      training: the student's, for the normalisation and the batches of evaluation.
+      terms: the objectives a student was trained with, if one of them classifies in its place.
+    """
+
+    network: networks.Network
+    variables: Any
+    folders: tuple[pathlib.Path, ...]
+    dataset: data.Dataset
+    mesh: jax.sharding.Mesh
+    training: Training
+    terms: Mapping[str, Objective] | None = None
+
+    @functools.cached_property
+    def folded(self) -> Any:
+        """The weights with batch norms folded into convolutions; steps are given these."""
+        folding = functools.partial(fold.fold, self.network, image_shape=self.dataset.image_shape)
+        return jax.jit(folding, out_shardings=parallel.replicated(self.mesh))(self.variables)
+
+    @functools.cached_property  # a job that is finished already never asks
+    def predictions(self) -> predictions.Predictions:
+        """What the network predicts for the test split."""
+        predict = program.build_predict(
+            self.network, self.training.normalize, self.mesh, self.terms
+        )
+        batch_size = self.training.eval_batch_size
+        return predictions.collect(
+            predict, self.variables, self.dataset.test, batch_size, self.mesh
+        )
+
+    @functools.cached_property
+    def cache(self) -> EmbeddingCache | None:
+        """Its embeddings of the training images; None where these are streamed."""
+        if not self.dataset.train.on_device:
+            return None
+        return EmbeddingCache(
+            self.network,
+            self.variables,
+            lambda: self.folded,
+            self.folders,
+            self.dataset.train,
+            self.mesh,
+        )
+
+
+def load(
+    choice: NetworkChoice,
+    path: pathlib.Path,
+    dataset: data.Dataset,
+    mesh: jax.sharding.Mesh,
+    training: Training,
+    terms: Mapping[str, Objective] | None = None,
+) -> FrozenNetwork:
+    """A network from a checkpoint or a file.
+
+    Args:
+      choice: which network.
+      path: of its weights, as in `convert.files.load`.
+      dataset: the images.
+      mesh: the devices.
+      training: as FrozenNetwork's.
+      terms: the objectives that a student was trained with; None for a teacher.
+
+    Raises:
+      InputError: the checkpoint is missing, damaged, or of another network or data set.
+    """
+    variables, meta = files.load(path, choice.model)
+    _check_fits(path, meta, choice.model, dataset)
+    classifier = meta.get("classifier")
+    if classifier and classifier not in (terms or {}):
+        raise errors.InputError(
+            f"the network in {path} was trained with '{classifier}', which classifies in its place:"
+            f" it is no teacher, and evaluated with the objective '{classifier}' in the config only"
+        )
+    home = path.parent if path.name == "checkpoints" else path
+    folder = home / "views" if path.is_dir() else path.with_name(f"{path.name}.views")
+    return FrozenNetwork(
+        choice.create(dataset.num_classes),
+        parallel.put(parallel.replicated(mesh), variables),
+        (folder,),
+        dataset,
+        mesh,
+        training,
+        terms if classifier else None,
+    )
+
+
+def _check_fits(
+    path: pathlib.Path, meta: dict[str, Any], model: str, dataset: data.Dataset
+) -> None:
+    """Raises an InputError for a network that is not the one that config and data need."""
+    given = (meta["model"], meta["num_classes"], meta["image_shape"][-1])
+    needed = (model, dataset.num_classes, dataset.image_shape[-1])
+    if given != needed:
+        form = "{} for {} classes and {} image channels"
+        raise errors.InputError(
+            f"the network in {path} is {form.format(*given)}, but config and data need"
+            f" {form.format(*needed)}"
+        )
+
+
+def as_ensemble(teachers: Sequence[FrozenNetwork], weights: Sequence[float]) -> FrozenNetwork:
+    """Several teachers as one.
+
+    Args:
+      teachers: one or more, for the same data set.
+      weights: of their logits, adding up to 1; ignored for one teacher.
+    """
+    if len(teachers) == 1:
+        return teachers[0]
+    members = tuple(teacher.network for teacher in teachers)
+    return dataclasses.replace(
+        teachers[0],
+        network=ensemble.Ensemble(members, tuple(weights)),
+        variables=ensemble.gather([teacher.variables for teacher in teachers]),
+        folders=tuple(folder for teacher in teachers for folder in teacher.folders),
+    )
