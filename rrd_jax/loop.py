@@ -16,7 +16,6 @@ from rrd_jax import (
     networks,
     parallel,
     predictions,
-    program,
     report,
     stage,
     tracing,
@@ -135,7 +134,7 @@ class _Loop:
         self.run, self.stop = run, stop
         self.training, self.steps_per_epoch = run.recipe.training, run.steps_per_epoch
         self.total = self.training.epochs * run.steps_per_epoch
-        self.predict = program.build_predict(
+        self.predict = predictions.compile_predict(
             run.recipe.student, self.training.normalize, run.mesh, run.recipe.objectives
         )
         self.clock = report.Clock(run.progress.seconds, run.step)

@@ -2,15 +2,66 @@
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
-from rrd_jax import metrics, parallel
+from rrd_jax import metrics, networks, parallel
+from rrd_jax.objectives import Objective, ObjectiveState, classifier
 
 Predictions = dict[str, np.ndarray]
+
+
+def make_predict(
+    network: networks.Network,
+    normalize: Callable[[jax.Array], jax.Array],
+    objectives: Mapping[str, Objective] | None = None,
+) -> Callable[[Any, jax.Array, jax.Array], dict[str, jax.Array]]:
+    """Evaluation of a batch, example by example, so that padding can be cut off exactly.
+
+    Args:
+      network: of `networks.create`.
+      normalize: uint8 images to what the network sees.
+      objectives: by name, one of which may classify in the network's place; its state is then in
+        the variables.
+
+    Returns:
+      (variables, images [B, H, W, channels], labels [B]) -> {"prediction": [B] int32,
+      "rank": [B] int32, the number of classes put before the label, "loss": [B] cross-entropy in
+      nats, "label": [B]}.
+    """
+    name = classifier(objectives or {})
+    classify = objectives[name].predict if name else None
+
+    def predict(variables, images, labels):
+        bare = {name: value for name, value in variables.items() if name != "classifier"}
+        outputs = network.apply(bare, normalize(images), train=False)
+        logits = outputs.logits
+        if classify:
+            logits = classify(ObjectiveState(**variables["classifier"]), outputs)
+        return {
+            "prediction": jnp.argmax(logits, axis=-1),
+            "rank": metrics.rank(logits, labels),
+            "loss": optax.softmax_cross_entropy_with_integer_labels(logits, labels),
+            "label": labels,
+        }
+
+    return predict
+
+
+def compile_predict(
+    network: networks.Network,
+    normalize: Callable,
+    mesh: jax.sharding.Mesh,
+    objectives: Mapping[str, Objective] | None = None,
+) -> Callable:
+    """`make_predict`, compiled; every process gets the whole batch's figures."""
+    predict = make_predict(network, normalize, objectives)
+    return jax.jit(predict, out_shardings=parallel.replicated(mesh))
 
 
 class StoppedError(Exception):
@@ -28,7 +79,7 @@ def collect(
     """`prediction`, `rank`, `loss` and `label` [N] of every example, each exactly once.
 
     Args:
-      predict: compiled, of `program.build_predict`.
+      predict: compiled, of `compile_predict`.
       variables: of its network.
       split: of a data set.
       batch_size: images at once, over all devices.

@@ -1,12 +1,12 @@
 """The compiled functions of a run: the pure steps on a mesh, and where their arrays live."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 
-from rrd_jax import networks, objectives, optim, parallel, stage, state, step
+from rrd_jax import networks, optim, parallel, stage, state, step
 from rrd_jax.recipe import Recipe
 from rrd_jax.teacher import outputs
 
@@ -137,21 +137,3 @@ def _steps_per_call(recipe, image_shape, steps_per_epoch, on_cpu):
         # On a CPU loops are slow; see `unroll`.
         length = 1 if on_cpu else max(1, _PIXELS // pixels)
     return steps_per_epoch // -(-steps_per_epoch // length)
-
-
-def build_predict(
-    network: networks.Network,
-    normalize: Callable,
-    mesh: jax.sharding.Mesh,
-    terms: Mapping[str, objectives.Objective] | None = None,
-) -> Callable:
-    """`step.make_predict`, compiled; every process gets the whole batch's figures.
-
-    Args:
-      network: of `networks.create`.
-      normalize: uint8 images to what the network sees.
-      mesh: the devices.
-      terms: objectives by name, one of which may classify in the network's place.
-    """
-    predict = step.make_predict(network, normalize, terms)
-    return jax.jit(predict, out_shardings=parallel.replicated(mesh))

@@ -1,4 +1,4 @@
-"""One train step and one prediction, as pure functions of arrays; `program` compiles them."""
+"""One train step as pure functions of arrays; `program` compiles them."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ import optax
 from rrd_jax import metrics, networks
 from rrd_jax.batch import Batch
 from rrd_jax.data.augment import Augment, Mix
-from rrd_jax.objectives import ObjectiveState, classifier
+from rrd_jax.objectives import ObjectiveState
 from rrd_jax.recipe import Term
 from rrd_jax.state import TrainState
 
@@ -241,40 +241,3 @@ def repeated(step: Callable, count: int) -> Callable:
         return jax.lax.scan(lambda state, _: step(state, teacher, split), state, length=count)
 
     return steps
-
-
-def make_predict(
-    network: networks.Network,
-    normalize: Callable[[jax.Array], jax.Array],
-    objectives: Mapping[str, Any] | None = None,
-) -> Callable[[Any, jax.Array, jax.Array], dict[str, jax.Array]]:
-    """Evaluation of a batch, example by example, so that padding can be cut off exactly.
-
-    Args:
-      network: of `networks.create`.
-      normalize: uint8 images to what the network sees.
-      objectives: by name, one of which may classify in the network's place; its state is then in
-        the variables.
-
-    Returns:
-      (variables, images [B, H, W, channels], labels [B]) -> {"prediction": [B] int32,
-      "rank": [B] int32, the number of classes put before the label, "loss": [B] cross-entropy in
-      nats, "label": [B]}.
-    """
-    name = classifier(objectives or {})
-    classify = objectives[name].predict if name else None
-
-    def predict(variables, images, labels):
-        bare = {name: value for name, value in variables.items() if name != "classifier"}
-        outputs = network.apply(bare, normalize(images), train=False)
-        logits = outputs.logits
-        if classify:
-            logits = classify(ObjectiveState(**variables["classifier"]), outputs)
-        return {
-            "prediction": jnp.argmax(logits, axis=-1),
-            "rank": metrics.rank(logits, labels),
-            "loss": optax.softmax_cross_entropy_with_integer_labels(logits, labels),
-            "label": labels,
-        }
-
-    return predict

@@ -18,9 +18,8 @@ def defaults() -> ConfigDict:
     # Devices share parameters, their average and the optimizer's state, instead of a copy on each.
     config.shard_parameters = False
     config.method = ""  # what the objectives below are called in tables
-    config.objectives = (
-        ConfigDict()
-    )  # name: {weight, options}; python -m rrd_jax.objectives lists them
+    # name: {weight, warmup, options}; `python -m rrd_jax.objectives` lists the objectives
+    config.objectives = ConfigDict()
 
     config.data = data = ConfigDict()
     # digits, fashion_mnist, cifar10, cifar100, stl10, tiny_imagenet, imagenet2012, image_folder, or

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from rrd_jax import data, errors, networks, parallel, predictions, program
+from rrd_jax import data, errors, networks, parallel, predictions
 from rrd_jax.convert import files
 from rrd_jax.objectives import Objective
 from rrd_jax.recipe import NetworkChoice, Training
@@ -47,7 +47,7 @@ class FrozenNetwork:
     @functools.cached_property  # a job that is finished already never asks
     def predictions(self) -> predictions.Predictions:
         """What the network predicts for the test split."""
-        predict = program.build_predict(
+        predict = predictions.compile_predict(
             self.network, self.training.normalize, self.mesh, self.terms
         )
         batch_size = self.training.eval_batch_size
