@@ -73,10 +73,10 @@ def prepare(part: Part) -> Setting:
             f"train.batch_size {training.batch_size} is larger than the training split"
             f" '{source.train_split}' of {len(dataset.train)} images"
         )
-    channels, fields = dataset.image_shape[-1], part.fields["data"]
-    if not len(fields["mean"]) == len(fields["std"]) == channels:
+    channels = dataset.image_shape[-1]
+    if not len(training.mean) == len(training.std) == channels:
         raise errors.InputError(
-            f"data.mean has {len(fields['mean'])} values and data.std {len(fields['std'])}, but"
+            f"data.mean has {len(training.mean)} values and data.std {len(training.std)}, but"
             f" images of '{source.name}' have {channels} channels"
         )
     return Setting(dataset, mesh)

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -100,7 +101,8 @@ class Training:
       optimizer: what moves the parameters.
       augment: what the step does to training images.
       mix: how the step mixes training images, or None.
-      normalize: what evaluation does to test images.
+      mean: of each channel, in [0, 1] units.
+      std: likewise.
       seed: from which the whole run follows.
       epochs: passes over the training split.
       batch_size: images a step, over all devices.
@@ -122,7 +124,8 @@ class Training:
     optimizer: OptimizerChoice
     augment: augment.Augment
     mix: augment.Mix | None
-    normalize: Callable
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     seed: int
     epochs: int
     batch_size: int
@@ -135,6 +138,11 @@ class Training:
     log_every: int
     save_every: int
     teacher_cache: str
+
+    @property
+    def normalize(self) -> Callable[[jax.Array], jax.Array]:
+        """What evaluation does to uint8 images."""
+        return augment.make_normalize(self.mean, self.std)
 
     def create_objectives(self, examples: int) -> dict[str, Objective]:
         """The objectives by name, for a training split of so many examples."""

@@ -87,7 +87,8 @@ def _training(
             data.augment, mean=data.mean, std=data.std, pad=data.pad, flip=data.flip
         ),
         mix=augment.make_mix(data.mix, data.mix_alpha),
-        normalize=augment.make_normalize(data.mean, data.std),
+        mean=tuple(data.mean),
+        std=tuple(data.std),
         seed=config.seed,
         epochs=train.epochs,
         batch_size=train.batch_size,
