@@ -1,4 +1,4 @@
-"""Imports point one way, and the pure rooms stay pure."""
+"""Imports point one way, and libraries stay in their rooms; docs/architecture.md says why."""
 
 import ast
 import pathlib
@@ -6,35 +6,86 @@ import pathlib
 import pytest
 
 _ROOT = pathlib.Path(__file__).parent.parent / "rrd_jax"
-# A room may import those after it, never those before.
-_ORDER = [
-    ["main"],
-    ["evaluate"],
-    ["train"],
-    ["recipes"],
-    ["fit", "weights", "workdir"],
-    ["runs"],
-    ["program", "views"],
-    ["checkpoint"],
-    ["steps", "data", "report", "parallel", "optim", "convert", "tracing"],
-    ["state"],
-    ["objectives", "models", "metrics", "cli"],
-    ["memory"],
-    ["errors"],
+# A room may import those in the lines after it, never those before or beside it.
+_ORDER = """
+    main
+    config evaluate
+    job
+    loop
+    run
+    program
+    teacher
+    predictions convert workdir
+    checkpoints stage step
+    recipe parallel report tracing
+    state data
+    objectives networks optim
+    memory metrics cli
+    functional batch errors
+"""
+_LEVEL = {
+    room: level for level, line in enumerate(_ORDER.strip().splitlines()) for room in line.split()
+}
+# Rooms of pure functions: no files, no clocks, no flags, nothing printed.
+_PURE = [
+    "step",
+    "stage",
+    "state",
+    "memory",
+    "objectives",
+    "networks",
+    "optim",
+    "metrics",
+    "functional",
+    "batch",
+    "recipe",
+    "teacher.ensemble",
+    "teacher.fold",
+    "teacher.outputs",
 ]
-_LEVEL = {room: level for level, rooms in enumerate(_ORDER) for room in rooms}
-_PURE = ["steps", "state", "memory", "objectives", "models", "optim", "metrics", "convert"]
-_FILES = [path for path in sorted(_ROOT.rglob("*.py")) if path != _ROOT / "__init__.py"]
+_WORLD = [
+    "absl",
+    "grain",
+    "logging",
+    "ml_collections",
+    "os",
+    "pathlib",
+    "shutil",
+    "sys",
+    "tensorboardX",
+    "time",
+    "tqdm",
+]
+# Who may import a library; nobody may import TensorFlow.
+_LIBRARIES = {
+    "ml_collections": ["config", "main"],
+    "orbax": ["checkpoints"],
+    "torch": ["convert"],
+    "flax.linen": ["networks", "teacher.fold", "teacher.ensemble"],
+    "cv2": ["data"],
+    "grain": ["data"],
+    "tensorflow_datasets": ["data"],
+    "tensorboardX": ["report"],
+    "tensorflow": [],
+}
+_FILES = [
+    path for path in sorted(_ROOT.rglob("*.py")) if path.parent != _ROOT or path.stem != "__init__"
+]
 
 
-def _room(path):
-    if path.name == "__main__.py":  # a program of its own
+def _module(path):
+    """Such as teacher.cache; a program of its own is a main."""
+    parts = path.relative_to(_ROOT).with_suffix("").parts
+    if parts[-1] == "__main__" or parts in _PROGRAMS:
         return "main"
-    return path.relative_to(_ROOT).parts[0].removesuffix(".py")
+    return ".".join(parts).removesuffix(".__init__")
+
+
+_PROGRAMS = {("models",), ("data", "prepare")}
 
 
 def _imports(path):
-    """Every imported name, such as rrd_jax.memory or jax.numpy."""
+    """Every imported name, such as rrd_jax.memory or jax.numpy, wherever in the file it stands."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -42,27 +93,43 @@ def _imports(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", _FILES, ids=lambda path: str(path.relative_to(_ROOT)))
+def _within(name, prefixes):
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _name(path):
+    return str(path.relative_to(_ROOT))
+
+
+@pytest.mark.parametrize("path", _FILES, ids=_name)
 def test_imports_point_one_way(path):
-    own = _room(path)
+    room = _module(path).split(".")[0]
     for name in _imports(path):
         parts = name.split(".")
-        if parts[0] == "rrd_jax" and parts[1] != own:
-            assert _LEVEL[own] < _LEVEL[parts[1]], f"{own} imports {name}"
-            assert not (own == "objectives" and parts[1] == "models")
-        assert own == "main" or parts[0] != "configs", "configs are for programs"
+        assert parts[0] not in ("configs", "experiments", "tests")
+        if parts[0] == "rrd_jax" and parts[1] not in (room, "__version__"):
+            assert _LEVEL[room] < _LEVEL[parts[1]], f"{room} imports {name}"
 
 
-@pytest.mark.parametrize("path", _FILES, ids=lambda path: str(path.relative_to(_ROOT)))
+@pytest.mark.parametrize("path", _FILES, ids=_name)
 def test_libraries_stay_in_their_rooms(path):
-    own, names = _room(path), set(_imports(path))
-    if own in _PURE:
-        barred = ("ml_collections", "absl", "logging", "pathlib", "os", "grain", "tensorboardX")
-        assert not [name for name in names if name.split(".")[0] in barred]
-    assert "tensorflow" not in names
-    assert own == "weights" or "torch" not in names
-    assert own == "checkpoint" or not any(name.startswith("orbax") for name in names)
-    assert own == "models" or not any(name.startswith("flax.linen") for name in names)
-    assert own in ("train", "recipes", "evaluate", "main") or not any(
-        name.startswith("ml_collections") for name in names
-    )
+    module, names = _module(path), list(_imports(path))
+    for library, rooms in _LIBRARIES.items():
+        if not _within(module, rooms):
+            assert not [name for name in names if _within(name, [library])], library
+    if _within(module, _PURE):
+        assert not [name for name in names if _within(name, _WORLD)]
+
+
+def test_every_room_has_a_place_in_the_order_and_on_the_map():
+    rooms = {_module(path).split(".")[0] for path in _FILES}
+    assert rooms == set(_LEVEL)
+    text = (_ROOT.parent / "docs" / "architecture.md").read_text()
+    assert not [room for room in rooms if f"`{room}" not in text]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((_ROOT.parent / "configs").glob("*.py")), ids=lambda p: p.stem
+)
+def test_launch_files_import_nothing_but_rrd_jax_config(path):
+    assert all(_within(name, ["rrd_jax.config"]) for name in _imports(path))
