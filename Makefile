@@ -1,22 +1,33 @@
-# make distill: the main job on real digits, in minutes on a CPU
-# make test:    lint and tests
-# make bench:   a step's speed beside PyTorch's, of the interpreter TORCH_PYTHON
-# make tpu-aot: compiles the train steps for TPUs, without one; memory, collectives, FLOPs
-# make lock:    new exact versions in requirements.lock (needs uv)
+# make distill:   the main job on real digits, in minutes on a CPU
+# make test:      lint, and the tests that take minutes
+# make test-long: the tests that take longer: each config to its end, large networks, kills
+# make bench:     a step's speed beside PyTorch's, of the interpreter TORCH_PYTHON
+# make tpu-aot:   compiles the train steps for TPUs, without one; memory, collectives, FLOPs
+# make lock:      exact versions for what setup.cfg asks for, in requirements.lock (needs uv)
 
-PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= runs/digits
 TORCH_PYTHON ?=
 RUN = $(VENV)/bin/python -m
+PYTEST = JAX_PLATFORMS=cpu $(RUN) pytest -n 2 --dist loadgroup
+INSTALL = $(RUN) pip install --quiet --disable-pip-version-check
 
-.PHONY: distill test lint bench tpu-aot lock clean
+# The newest Python that runs (a shim of pyenv may not) and can make an environment. The lock has
+# wheels for all four; the tests have run on 3.11 and 3.13.
+PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3; do \
+  $$python -c 'import ensurepip, venv, sys; sys.exit(sys.version_info < (3, 11))' \
+    2>/dev/null && echo $$python && break; done)
+
+.PHONY: distill test test-long lint bench tpu-aot lock clean
 
 distill: $(VENV)/ready
 	$(RUN) rrd_jax.main --config=configs/digits.py --workdir=$(WORKDIR)
 
 test: lint
-	JAX_PLATFORMS=cpu $(RUN) pytest -n 2 --dist loadgroup
+	$(PYTEST) -m "not long"
+
+test-long: $(VENV)/ready
+	$(PYTEST) -m long
 
 lint: $(VENV)/ready
 	$(RUN) ruff check .
@@ -30,15 +41,17 @@ tpu-aot: $(VENV)/ready
 
 lock:
 	uv pip compile --universal --python-version 3.11 --extra test --no-emit-index-url \
-	  --custom-compile-command "make lock" pyproject.toml -o requirements.lock
+	  --no-emit-find-links --custom-compile-command "make lock" pyproject.toml \
+	  -o requirements.lock
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) build
 
 $(VENV)/ready: requirements.lock setup.cfg pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 ..."; exit 1; }
+	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
+	  "error: no Python 3.11 or newer with venv and ensurepip; name one: make PYTHON=..."; exit 1; }
+	@echo "$(VENV) is made with $(PYTHON), $$($(PYTHON) --version)"
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(RUN) pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(INSTALL) -r requirements.lock
+	$(INSTALL) --no-deps --no-build-isolation -e .
 	touch $@

@@ -1,3 +1,67 @@
-"""Relational Representation Distillation (arXiv 2407.12073) for JAX."""
+"""Relational Representation Distillation (arXiv 2407.12073) for JAX.
 
-__version__ = "0.1.0"
+    import rrd_jax
+
+    losses = rrd_jax.relational_loss(student, teacher, memory, temperature_student=0.04, ...)
+    network = rrd_jax.networks.create("resnet8", num_classes=10)
+
+A submodule is imported when it is first used: whoever needs the loss alone waits for no data
+loader. The version is that of the installed package.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rrd_jax import (
+        checkpoints,
+        config,
+        convert,
+        data,
+        errors,
+        memory,
+        metrics,
+        networks,
+        objectives,
+        optim,
+        teacher,
+    )
+    from rrd_jax.objectives.rrd import relational_loss
+
+    __version__: str
+
+__all__ = [
+    "__version__",
+    "checkpoints",
+    "config",
+    "convert",
+    "data",
+    "errors",
+    "memory",
+    "metrics",
+    "networks",
+    "objectives",
+    "optim",
+    "relational_loss",
+    "teacher",
+]
+
+_FUNCTIONS = {"relational_loss": "rrd_jax.objectives.rrd"}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for, the first time (PEP 562)."""
+    if name not in __all__:
+        raise AttributeError(f"module 'rrd_jax' has no attribute '{name}'")
+    if name == "__version__":
+        value = importlib.import_module("importlib.metadata").version("rrd_jax")
+    elif name in _FUNCTIONS:
+        value = getattr(importlib.import_module(_FUNCTIONS[name]), name)
+    else:
+        value = importlib.import_module(f"rrd_jax.{name}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

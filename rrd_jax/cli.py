@@ -5,12 +5,22 @@ not finite, 75 when SIGTERM stopped a run whose state is saved, 130 after Ctrl-C
 """
 
 import os
+import runpy
 import sys
 from collections.abc import Callable
 
 from absl import flags, logging
 
 from rrd_jax import errors
+
+
+def run_main() -> None:
+    """The command `rrd-jax`: what `python -m rrd_jax.main` does.
+
+    It runs the module as Python's -m does, since absl prints the flags and the docstring of the
+    program's main module as help.
+    """
+    runpy.run_module("rrd_jax.main", run_name="__main__", alter_sys=True)
 
 
 def parse_flags(argv: list[str], config: flags.FlagHolder | None = None) -> list[str]:
