@@ -177,7 +177,9 @@ class _Loop:
         """How many steps a call makes, and of what batch, from step `start` to the last."""
         split, size = self.split, self.recipe.batch_size
         if not split.on_device:
-            stream = split.train_batches(size, self.recipe.seed, start, self.total, parallel.part())
+            stream = split.train_batches(
+                size, self.recipe.seed, start, self.total, parallel.process_share()
+            )
             with contextlib.closing(stream):
                 for batch in stream:
                     yield 1, parallel.put_batch(self.mesh, batch)
@@ -264,4 +266,4 @@ class _Loop:
 
     def _stops_alone(self) -> bool:
         """Between steps: several processes agree on one to stop after, and go on until then."""
-        return parallel.part() == (0, 1) and self.stop(self.step)
+        return parallel.process_share() == (0, 1) and self.stop(self.step)

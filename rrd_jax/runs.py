@@ -104,7 +104,7 @@ def evaluate(
 ) -> dict[str, np.ndarray]:
     """`prediction`, `rank`, `loss` and `label` [N] of every example, each exactly once."""
     parts, batch_size = [], math.ceil(batch_size / mesh.size) * mesh.size
-    with contextlib.closing(examples.test_batches(batch_size, parallel.part())) as batches:
+    with contextlib.closing(examples.test_batches(batch_size, parallel.process_share())) as batches:
         for batch in batches:
             batch = parallel.put_batch(mesh, batch)
             parts.append(predict(variables, batch["image"], batch["label"]))

@@ -1,6 +1,7 @@
 """The job of a config: check it, open the data, train or load the teacher, train the student."""
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import json
@@ -118,20 +119,8 @@ def prepare(config: ml_collections.ConfigDict) -> Setting:
     mesh = parallel.make_mesh()
     parallel.check_batch(mesh, config.train.batch_size, config.train.accumulate)
     chosen = config.data
-    load = functools.partial(
-        data.load,
-        chosen.name,
-        data_dir=chosen.dir,
-        manual_dir=chosen.manual_dir,
-        train_split=chosen.train_split,
-        test_split=chosen.test_split,
-        image_size=chosen.image_size,
-        resize=chosen.resize,
-        augmentation=chosen.augment,
-        feeding=chosen.feed,
-        workers=chosen.workers,
-        mock_examples=chosen.mock_examples,
-    )
+    fields = {field.name: chosen[field.name] for field in dataclasses.fields(data.Source)}
+    load = functools.partial(data.load, data.Source(**fields))
     dataset = parallel.main_first(load)  # which prepares the set if there is need
     if config.train.batch_size > len(dataset.train):
         raise errors.InputError(
