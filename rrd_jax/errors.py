@@ -1,4 +1,4 @@
-"""The ways a run can end early that are not bugs; `main` prints them as one line."""
+"""Why a run can end early without a bug in it; programs print these errors as one line."""
 
 import difflib
 from collections.abc import Mapping
@@ -27,9 +27,9 @@ def lookup(kind: str, name: str, known: Mapping[str, Any]) -> Any:
 
 
 def check_positive(**values: float) -> None:
-    """Raises an InputError for the first value that is a number and not above zero.
+    """Raises an InputError for the first number that is not above zero and finite.
 
-    Values under trace are let through: they are not known before the program runs.
+    Traced values pass: they are not known before the program runs.
     """
     for name, value in values.items():
         if isinstance(value, int | float) and not 0 < value < float("inf"):

@@ -104,7 +104,7 @@ def dispatches(
     steps_per_epoch = len(split) // size
     total = training.epochs * steps_per_epoch
     if not split.on_device:
-        stream = split.train_batches(size, seed, start, total, parallel.part())
+        stream = split.train_batches(size, seed, start, total, parallel.process_share())
         with contextlib.closing(stream):
             for batch in stream:
                 yield 1, Batch(**parallel.put_batch(mesh, batch))
@@ -263,4 +263,4 @@ class _Loop:
 
     def _stops_between_steps(self) -> bool:
         """Whether to stop at once: several processes agree on a step to stop after instead."""
-        return parallel.part() == (0, 1) and self.stop(self.run.step)
+        return parallel.process_share() == (0, 1) and self.stop(self.run.step)

@@ -90,7 +90,7 @@ def collect(
       StoppedError: `stop` said so.
     """
     parts, batch_size = [], math.ceil(batch_size / mesh.size) * mesh.size
-    with contextlib.closing(split.test_batches(batch_size, parallel.part())) as batches:
+    with contextlib.closing(split.test_batches(batch_size, parallel.process_share())) as batches:
         for batch in batches:
             batch = parallel.put_batch(mesh, batch)
             parts.append(predict(variables, batch["image"], batch["label"]))

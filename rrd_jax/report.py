@@ -1,4 +1,4 @@
-"""What a person sees, and what is kept of it: console, metrics.jsonl, TensorBoard, tables."""
+"""The figures of a run, written to the console, metrics.jsonl and TensorBoard; tables."""
 
 import json
 import pathlib
@@ -13,10 +13,16 @@ _QUIET_SECONDS = 10.0  # between progress lines where they cannot overwrite each
 
 
 class Report:
-    """Writes one run's figures to its workdir and to the console.
+    """Writes the figures of a run to its workdir and to the console.
 
     A context manager. Rows after `step` are dropped at the start, so that a run that goes on
-    from a checkpoint holds each row once. Unless it `writes`, only the console sees anything.
+    from a checkpoint holds each row once.
+
+    Args:
+      workdir: receives metrics.jsonl and the folder tensorboard.
+      label: of the run, on the console.
+      step: the step that the run begins after.
+      writes: whether to write to the workdir; without, only the console sees anything.
     """
 
     def __init__(self, workdir: pathlib.Path, label: str, step: int = 0, *, writes: bool = True):
@@ -46,7 +52,7 @@ class Report:
                 raise
 
     def start(self, description: Sequence[str], step: int, steps_per_epoch: int) -> None:
-        """Says what begins, or goes on, in a few lines."""
+        """Prints what begins, or goes on, in a few lines."""
         for line in description:
             print(f"[{self._label}] {line}")
         if step:
@@ -55,7 +61,7 @@ class Report:
     def progress(
         self, epoch: float, epochs: int, rate: float, left: float, losses: dict[str, float]
     ) -> None:
-        """One line: where the run is, images a second, time left, and the loss terms."""
+        """Prints a line: where the run is, images a second, time left, and the loss terms."""
         now = time.monotonic()
         if not self._overwrite and now - self._last_line < _QUIET_SECONDS:
             return
@@ -71,14 +77,9 @@ class Report:
         sys.stdout.flush()
 
     def row(self, row: dict[str, Any], epochs: int) -> None:
-        """A finished epoch: to the console, metrics.jsonl and TensorBoard."""
+        """Writes the figures of a finished epoch."""
         if self._board:
-            with self._path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
-            for name, value in row.items():
-                if name != "step":
-                    self._board.add_scalar(name, value, row["step"])
-            self._board.flush()
+            self._keep(row)
         terms = "  ".join(
             f"{name.removeprefix('train/loss/')} {value:.4g}"
             for name, value in row.items()
@@ -96,23 +97,31 @@ class Report:
             flush=True,
         )
 
+    def _keep(self, row: dict[str, Any]) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            if name != "step":
+                self._board.add_scalar(name, value, row["step"])
+        self._board.flush()
+
 
 def speeds(rate: float, batch_size: int, flops: float, peak: float) -> dict[str, float]:
-    """What a row says of speed.
+    """The speed of a run, as entries of a row.
 
     Args:
       rate: steps a second.
       batch_size: images a step.
-      flops: of the networks for one image.
+      flops: of the networks for an image.
       peak: FLOPs a second that the devices can make; 0 where that is not known.
     """
     images = rate * batch_size
-    found = {
+    figures = {
         "images_per_second": images,
         "step_milliseconds": 1000 / rate if rate else 0.0,
         "model_teraflops_per_second": images * flops / 1e12,
     }
-    return found | ({"model_flop_utilisation": images * flops / peak} if peak else {})
+    return figures | ({"model_flop_utilisation": images * flops / peak} if peak else {})
 
 
 def _effort(row: dict[str, Any]) -> str:
@@ -126,7 +135,7 @@ class Clock:
 
     Args:
       before: seconds that earlier starts took.
-      step: the step this start begins after.
+      step: the step that this start begins after.
     """
 
     def __init__(self, before: float, step: int):
@@ -134,7 +143,7 @@ class Clock:
         self.begin(step)
 
     def begin(self, step: int) -> None:
-        """The steps begin; what was before them, if anything, counts for `total` alone."""
+        """Says that the steps begin; the time before them counts for `total` alone."""
         self._first = self._mark = time.monotonic(), step
 
     def mark(self, step: int) -> None:
@@ -142,12 +151,12 @@ class Clock:
         self._mark = (time.monotonic(), step)
 
     def rate(self, step: int) -> float:
-        """Steps a second since the mark; 0 where there are none."""
+        """Steps a second since the mark; 0 if no step was made."""
         since, first = self._mark
         return (step - first) / max(time.monotonic() - since, 1e-9)
 
     def left(self, step: int, total: int) -> float:
-        """Seconds to step `total` at the pace of this start."""
+        """Seconds until step `total`, at the mean speed of this start."""
         since, first = self._first
         return (time.monotonic() - since) / (step - first) * (total - step)
 
@@ -188,7 +197,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The whole rows of a metrics file; a kill can leave half a line at the end."""
+    """The complete rows of a metrics file: a kill can leave half a line at the end."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:

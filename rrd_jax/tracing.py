@@ -1,4 +1,4 @@
-"""A trace of some steps of a run, for the viewers of the XLA profiler."""
+"""Traces some steps of a run, for the viewers of the XLA profiler."""
 
 import pathlib
 from typing import Any
@@ -7,13 +7,13 @@ import jax
 
 
 class Trace:
-    """Traces at least `steps` steps, after the first call, which is compilation.
+    """A trace of at least `steps` steps, after the first call, which compiles.
 
     A context manager; whatever ends the run ends the trace.
 
     Args:
       folder: to write to.
-      steps: 0 for no trace.
+      steps: how many to trace; 0 for no trace.
     """
 
     def __init__(self, folder: pathlib.Path, steps: int):
@@ -27,7 +27,12 @@ class Trace:
         self._end()
 
     def after(self, count: int, logged: Any) -> None:
-        """Is told of each call: how many steps it made, and what it returned."""
+        """To be called after each call of the train step.
+
+        Args:
+          count: steps that the call made.
+          logged: what it returned; waited for where the trace begins or ends.
+        """
         if self._running:
             self._traced += count
             self._left -= count

@@ -1,4 +1,4 @@
-"""A run's folder: it belongs to one process at a time, and to one config."""
+"""The folder of a run: it belongs to one process at a time, and to one config."""
 
 import contextlib
 import fcntl
@@ -19,7 +19,7 @@ def claim(folder: pathlib.Path, config: dict[str, Any], *, free: Collection[str]
 
     Args:
       folder: the workdir; it is made if need be.
-      config: nested, of what JSON can say.
+      config: nested dictionaries of JSON values.
       free: fields that may differ from those of the run's first start, such as "data.workers".
 
     Raises:
@@ -34,7 +34,7 @@ def claim(folder: pathlib.Path, config: dict[str, Any], *, free: Collection[str]
 
 def _claim(
     folder: pathlib.Path,
-    wanted: dict[str, Any],
+    config: dict[str, Any],
     free: Collection[str],
     held: contextlib.ExitStack,
 ) -> None:
@@ -48,14 +48,14 @@ def _claim(
         folder.mkdir(parents=True, exist_ok=True)
         _lock(folder, held)
         if path.exists() and any((folder / "checkpoints").glob("[0-9]*")):
-            _check_same(folder, _read_config(path), wanted, free)
-        report.write_json(path, wanted)
+            _check_same(folder, _read_config(path), config, free)
+        report.write_json(path, config)
     except OSError as error:
         raise errors.InputError(f"workdir {folder} cannot be used: {error}") from error
 
 
 def _lock(folder: pathlib.Path, held: contextlib.ExitStack) -> None:
-    """Until `held` ends, or this process does, whatever ends it."""
+    """Locks the folder until `held` closes or the process ends."""
     file = held.enter_context((folder / "lock").open("a+"))
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -73,6 +73,7 @@ def _lock(folder: pathlib.Path, held: contextlib.ExitStack) -> None:
 def _check_same(
     folder: pathlib.Path, old: dict[str, Any], new: dict[str, Any], free: Collection[str]
 ) -> None:
+    """Raises an InputError if a field that is not free differs."""
     old, new = _flatten(old), _flatten(new)
     differing = [
         f"{field} {old.get(field, 'absent')} there, {new.get(field, 'absent')} here"
@@ -96,13 +97,14 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"data.name": ..., "teacher[0].model": ...}: values by the names that flags give fields."""
     flat = {}
     for name, value in tree.items():
-        listed = value if isinstance(value, list) else []
+        items = value if isinstance(value, list) else []
         if isinstance(value, dict):
             flat |= _flatten(value, f"{prefix}{name}.")
-        elif listed and all(isinstance(part, dict) for part in listed):
-            flat |= _flatten({f"{name}[{i}]": part for i, part in enumerate(listed)}, prefix)
+        elif items and all(isinstance(item, dict) for item in items):
+            flat |= _flatten({f"{name}[{i}]": item for i, item in enumerate(items)}, prefix)
         else:
             flat[f"{prefix}{name}"] = value
     return flat

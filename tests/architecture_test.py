@@ -28,33 +28,12 @@ _LEVEL = {
 }
 # Rooms of pure functions: no files, no clocks, no flags, nothing printed.
 _PURE = [
-    "step",
-    "stage",
-    "state",
-    "memory",
-    "objectives",
-    "networks",
-    "optim",
-    "metrics",
-    "functional",
-    "batch",
-    "recipe",
-    "teacher.ensemble",
-    "teacher.fold",
-    "teacher.outputs",
+    *("step", "stage", "state", "memory", "objectives", "networks", "optim", "metrics"),
+    *("functional", "batch", "recipe", "teacher.ensemble", "teacher.fold", "teacher.outputs"),
 ]
 _WORLD = [
-    "absl",
-    "grain",
-    "logging",
-    "ml_collections",
-    "os",
-    "pathlib",
-    "shutil",
-    "sys",
-    "tensorboardX",
-    "time",
-    "tqdm",
+    *("absl", "grain", "logging", "ml_collections", "os", "pathlib", "shutil", "sys"),
+    *("tensorboardX", "time", "tqdm"),
 ]
 # Who may import a library; nobody may import TensorFlow.
 _LIBRARIES = {

@@ -5,7 +5,7 @@ import safetensors.numpy
 
 from configs import digits
 from rrd_jax import checkpoints, convert, errors, evaluate, train
-from rrd_jax.data import feed
+from rrd_jax.data import images
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -42,8 +42,8 @@ def test_a_finished_job_is_found_as_it_was_reported(run, capsys):
 
 
 def test_evaluation_and_a_finished_job_decode_no_training_image(run, monkeypatch):
-    decode, decoded = feed.decode, []
-    monkeypatch.setattr(feed, "decode", lambda *args: decoded.append(args) or decode(*args))
+    decode, decoded = images.decode, []
+    monkeypatch.setattr(images, "decode", lambda *args: decoded.append(args) or decode(*args))
     train.run(_config(), str(run[0]))
     assert not decoded
     evaluate.run(_config(), str(run[0]))

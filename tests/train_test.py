@@ -6,6 +6,7 @@ import time
 import cv2
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from configs import digits
@@ -367,7 +368,7 @@ def test_a_batch_must_split_over_the_devices(tmp_path):
 
 @pytest.mark.usefixtures("one_device")
 def test_a_full_disk_is_said_and_loses_nothing(tmp_path, teacher_workdir, monkeypatch):
-    original = checkpoints.ocp.CheckpointManager.save
+    original = ocp.CheckpointManager.save
 
     def save(self, step, *arguments, **options):
         if step == 6:
@@ -376,7 +377,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, teacher_workdir, monkey
 
     fields = {"teacher.checkpoint": teacher_workdir}
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.ocp.CheckpointManager, "save", save)
+        patch.setattr(ocp.CheckpointManager, "save", save)
         with pytest.raises(
             errors.InputError, match=r"\(No space left on device\); step 3 is the last good one"
         ):

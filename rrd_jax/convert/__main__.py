@@ -21,7 +21,12 @@ _OUTPUT = flags.DEFINE_string("output", None, "The folder to write to.")
 
 
 def run(model: str, source: pathlib.Path, output: pathlib.Path) -> None:
-    """Reads, tries and writes the network, and says what it is.
+    """Reads the network, tries it on a random image, writes it, and prints what it is.
+
+    Args:
+      model: a name of `networks.MODELS`.
+      source: the PyTorch file.
+      output: the folder to write to.
 
     Raises:
       InputError: the file cannot be read or does not fit, or the folder is in use.

@@ -1,4 +1,4 @@
-"""The weights of a network, from whatever holds them: a run, a converted folder, a PyTorch file."""
+"""Reads a network's weights from a run, a converted folder or a PyTorch file."""
 
 import argparse
 import pathlib
@@ -10,9 +10,9 @@ import safetensors.numpy
 
 from rrd_jax import checkpoints, convert, errors
 
-_TORCH = (".pth", ".pt", ".bin", ".tar", ".ckpt")
-# Where training scripts keep the state dict within what they save.
-_NESTED = ("model", "state_dict")
+_TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
+# The keys under which training scripts keep the state dict within what they save.
+_STATE_DICT_KEYS = ("model", "state_dict")
 
 
 def load(path: pathlib.Path, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -52,12 +52,11 @@ def read_state_dict(path: pathlib.Path) -> dict[str, np.ndarray]:
     """
     if path.suffix == ".safetensors":
         state_dict = _read_safetensors(path)
-    elif path.suffix in _TORCH:
-        state_dict = _find(path, _read_torch(path))
+    elif path.suffix in _TORCH_SUFFIXES:
+        state_dict = _state_dict_in(path, _read_torch(path))
     else:
-        raise errors.InputError(
-            f"{path} is no PyTorch file by its name; known: .safetensors, {', '.join(_TORCH)}"
-        )
+        known = ", ".join((".safetensors", *_TORCH_SUFFIXES))
+        raise errors.InputError(f"{path} is no PyTorch file by its name; known: {known}")
     return {entry.removeprefix("module."): value for entry, value in state_dict.items()}
 
 
@@ -76,17 +75,8 @@ def _read_torch(path: pathlib.Path) -> Any:
             f"{path} needs PyTorch to be read: pip install 'rrd_jax[torch]', or save it as"
             " .safetensors, which does not"
         ) from None
-    scalar = np.float32(0).__reduce__()[0]
-    codes = np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"
-    harmless = [  # what training scripts keep beside the weights
-        argparse.Namespace,
-        np.dtype,
-        *{type(np.dtype(code)) for code in codes},
-        (scalar, "numpy.core.multiarray.scalar"),
-        (scalar, "numpy._core.multiarray.scalar"),
-    ]
     try:
-        with torch.serialization.safe_globals(harmless):
+        with torch.serialization.safe_globals(_harmless_types()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and tensor errors of many kinds
         if barred := re.search(r"GLOBAL (\S+)|got <class '(\S+)'>", str(error)):
@@ -97,17 +87,32 @@ def _read_torch(path: pathlib.Path) -> Any:
         raise _unreadable(path, error) from error
 
 
-def _find(path: pathlib.Path, content: Any) -> dict[str, Any]:
+def _harmless_types() -> list[Any]:
+    """What training scripts keep beside the weights, and no code can hide in."""
+    scalar = np.float32(0).__reduce__()[0]
+    codes = np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"
+    return [
+        argparse.Namespace,
+        np.dtype,
+        *{type(np.dtype(code)) for code in codes},
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+    ]
+
+
+def _state_dict_in(path: pathlib.Path, content: Any) -> dict[str, Any]:
     """The state dict in what a training script saved."""
     entries = content
     if isinstance(content, dict):
-        entries = next((content[key] for key in _NESTED if key in content), content)
-    tensors = isinstance(entries, dict) and all(hasattr(v, "shape") for v in entries.values())
+        entries = next((content[key] for key in _STATE_DICT_KEYS if key in content), content)
+    tensors = isinstance(entries, dict) and all(
+        hasattr(value, "shape") for value in entries.values()
+    )
     if not entries or not tensors:
-        found = map(str, content) if isinstance(content, dict) else [type(content).__name__]
+        keys = map(str, content) if isinstance(content, dict) else [type(content).__name__]
         raise errors.InputError(
             f"{path} holds no state dict, neither as it is nor under"
-            f" {' or '.join(map(repr, _NESTED))}; it holds: {', '.join(found) or 'nothing'}"
+            f" {' or '.join(map(repr, _STATE_DICT_KEYS))}; it holds: {', '.join(keys) or 'nothing'}"
         )
     return entries
 

@@ -15,9 +15,9 @@ import sys
 from absl import app, flags
 
 from rrd_jax import cli
-from rrd_jax.data import sets
+from rrd_jax.data.builders import registry
 
-_NAME = flags.DEFINE_string("name", None, f"{', '.join(sets.DATASETS)}, or any set of TFDS.")
+_NAME = flags.DEFINE_string("name", None, f"{', '.join(registry.DATASETS)}, or any set of TFDS.")
 _MANUAL_DIR = flags.DEFINE_string(
     "manual_dir",
     "",
@@ -36,7 +36,9 @@ def main(argv: list[str]) -> None:
     """Prepares the set."""
     del argv
     if not _NAME.value:
-        cli.stop(1, f"--name is missing; known: {', '.join(sets.DATASETS)} and every set of TFDS")
+        cli.stop(
+            1, f"--name is missing; known: {', '.join(registry.DATASETS)} and every set of TFDS"
+        )
     # A scheduler's SIGTERM, too, removes what is half written.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     cli.guard(
@@ -48,16 +50,16 @@ def main(argv: list[str]) -> None:
 
 
 def _prepare(name: str, data_dir: str, manual_dir: str, *, verify: bool) -> None:
-    builder = sets.builder(name, data_dir, manual_dir)
+    builder = registry.create_builder(name, data_dir, manual_dir)
     if builder.is_prepared():
         print(f"{name} is prepared under {builder.data_dir} already")
         return
     folder = pathlib.Path(builder.data_dir)
-    for left in sorted(folder.parent.glob(f"incomplete.*_{folder.name}")):
-        _say(f"note: {left} is left of a preparation that was killed; remove it")
+    for remains in sorted(folder.parent.glob(f"incomplete.*_{folder.name}")):
+        _say(f"note: {remains} is left of a preparation that was killed; remove it")
     if not verify:
         _say("warning: archives are taken as they are, --no_verify is set")
-    sets.prepare(name, builder, verify=verify)
+    registry.prepare(name, builder, verify=verify)
     counts = ", ".join(
         f"{split} {info.num_examples}" for split, info in builder.info.splits.items()
     )

@@ -1,10 +1,40 @@
-"""stub"""
+"""What images a job reads, and how: names and numbers, checked before any file is opened."""
 
 import dataclasses
+
+from rrd_jax import errors
+
+FEEDS = ("auto", "resident", "streamed")
+# Augmentations that the compiled step makes, and those that the host makes as it decodes an image.
+DEVICE_AUGMENTATIONS = ("none", "crop_flip")
+HOST_AUGMENTATIONS = ("random_resized",)
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
+    """A data set and the form that its images are read in.
+
+    Attributes:
+      name: a key of DATASETS, or any TFDS set with a feature that is an image and one that is
+        a class.
+      dir: where TFDS keeps prepared sets; "" for its default.
+      manual_dir: where the source files are, of image_folder and fashion_mnist, or whatever a
+        message about a set that is not prepared is to name; "" for the default.
+      train_split: a TFDS split expression, such as "train[:10000]".
+      test_split: likewise.
+      image_size: height and width that the networks see, > 0.
+      resize: short side before the central crop at test time, for augmentations on the host.
+      augment: a name in DEVICE_AUGMENTATIONS or HOST_AUGMENTATIONS; the latter need images that are
+        streamed.
+      feed: "resident" to decode a split into memory at its first use, "streamed" to decode images
+        as they are used, "auto" to stream what does not fit into 4 GB.
+      workers: processes that decode streamed images; 0 for threads.
+      mock_examples: above 0, that many random examples a split stand in for the data.
+
+    Raises:
+      InputError: a value out of range, or two that exclude each other.
+    """
+
     name: str
     dir: str = ""
     manual_dir: str = ""
@@ -16,3 +46,25 @@ class Source:
     feed: str = "auto"
     workers: int = 0
     mock_examples: int = 0
+
+    def __post_init__(self):
+        errors.check_positive(**{"data.image_size": self.image_size})
+        errors.lookup("feed", self.feed, dict.fromkeys(FEEDS))
+        check_augmentation(self.augment)
+        if self.workers < 0:
+            raise errors.InputError(f"data.workers is {self.workers}, but must be 0 or above")
+        if self.feed == "resident" and self.crops_on_host:
+            raise errors.InputError(
+                f"data.feed is resident, but data.augment '{self.augment}' cuts images of any size:"
+                " stream them, or choose crop_flip"
+            )
+
+    @property
+    def crops_on_host(self) -> bool:
+        """Whether images are cut as they are decoded."""
+        return self.augment in HOST_AUGMENTATIONS
+
+
+def check_augmentation(name: str) -> None:
+    """Raises an InputError for an unknown augmentation."""
+    errors.lookup("augmentation", name, dict.fromkeys(DEVICE_AUGMENTATIONS + HOST_AUGMENTATIONS))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import checkpoints, errors, memory
+from rrd_jax.checkpoints import sealed
 from rrd_jax.state import TrainState
 
 
@@ -190,6 +191,26 @@ def test_where_there_is_an_average_it_is_what_is_read_back(tmp_path):
     np.testing.assert_array_equal(student["batch_stats"]["mean"], np.full(3, 1.5))
 
 
+@pytest.mark.parametrize("average", [False, True])
+def test_what_classifies_in_the_students_place_is_read_back_with_it(average, tmp_path):
+    head = {"params": {"w": jnp.full(2, 3.0)}, "frozen": {"b": jnp.full(2, 4.0)}}
+    state = _state(3, 3.0)
+    state = state.replace(
+        params=state.params | {"objectives": {"ce": (), "simkd": head["params"]}},
+        frozen=state.frozen | {"simkd": head["frozen"]},
+        memory=state.memory | {"simkd": {"m": jnp.full(2, 5.0)}},
+        classifier="simkd",
+    )
+    if average:
+        half = jax.tree.map(lambda leaf: leaf / 2, state.student)
+        state = state.replace(ema={name: half[name] for name in ("params", "batch_stats")})
+    with checkpoints.Checkpoints(tmp_path) as store:
+        store.save(state, {"model": "m", "classifier": "simkd"})
+    student, _ = checkpoints.load_student(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, student, jax.device_get(state.student))
+    assert set(student["classifier"]) == {"params", "frozen", "memory"}
+
+
 def test_a_digest_knows_every_bit_every_place_and_no_device():
     from rrd_jax import parallel
 
@@ -216,7 +237,7 @@ def test_a_checkpoint_of_an_earlier_version_is_said_to_be_one(tmp_path, capsys):
     path = tmp_path / "3" / "meta" / "metadata"
     kept = json.loads(path.read_text())
     old = dict.fromkeys(kept["digests"], "0" * 64)
-    path.write_text(json.dumps(checkpoints._seal(kept["meta"], old)))
+    path.write_text(json.dumps(sealed.seal(kept["meta"], old)))
     with pytest.raises(errors.InputError):
         _restore(tmp_path)
     assert "written by another version of rrd_jax" in capsys.readouterr().out

@@ -6,10 +6,24 @@ from rrd_jax import convert, errors, networks
 from tests import golden
 
 
+def random_variables(name, num_classes, image_shape):
+    """Variables of a network as numpy arrays; nothing is compiled."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+    shapes = jax.eval_shape(networks.create(name, num_classes).init, jax.random.key(0), images)
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), shapes)
+
+
+@pytest.fixture
+def few_networks(monkeypatch):
+    """Few networks are known: a hint looks at the shapes of them all."""
+    known = {name: networks.MODELS[name] for name in ("resnet8", "resnet14", "vgg8")}
+    monkeypatch.setattr(networks, "MODELS", known)
+
+
 @pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "resnet18", "resnet50"])
 def test_round_trip_is_exact(name):
-    network = networks.create(name, 10)
-    variables = networks.init(network, (32, 32, 3))
+    variables = random_variables(name, 10, (32, 32, 3))
     back = convert.from_torch(name, convert.to_torch(name, variables))
     jax.tree.map(np.testing.assert_array_equal, variables, back)
 
@@ -24,13 +38,13 @@ def test_the_other_way_keeps_every_entry():
 
 
 def test_classes_and_channels_are_read_off_the_shapes():
-    network = networks.create("resnet8", 3)
-    variables = networks.init(network, (8, 8, 1))
+    variables = random_variables("resnet8", 3, (8, 8, 1))
     back = convert.from_torch("resnet8", convert.to_torch("resnet8", variables))
     assert back["params"]["conv1"]["kernel"].shape == (3, 3, 1, 16)
     assert back["params"]["fc"]["kernel"].shape == (64, 3)
 
 
+@pytest.mark.usefixtures("few_networks")
 def test_a_mismatch_shows_both_sides():
     file = golden.load("resnet8")
     weights = golden.named_weights(file["entry_names"], file["entry_shapes"])
@@ -45,6 +59,15 @@ def test_a_mismatch_shows_both_sides():
     assert lines[4].split() == ["stranger.weight", "absent", "(16,)"]
 
 
+@pytest.mark.long
+def test_of_all_networks_the_one_that_fits_is_named():
+    file = golden.load("resnet8")
+    weights = golden.named_weights(file["entry_names"], file["entry_shapes"])
+    with pytest.raises(errors.InputError, match="does not fit vgg13 in .*; it fits resnet8:"):
+        convert.from_torch("vgg13", weights)
+
+
+@pytest.mark.usefixtures("few_networks")
 def test_the_wrong_network_and_an_empty_file_are_refused():
     file = golden.load("resnet8")
     weights = golden.named_weights(file["entry_names"], file["entry_shapes"])

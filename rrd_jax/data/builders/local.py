@@ -1,4 +1,4 @@
-"""TFDS builders that prepare their ArrayRecord files without TensorFlow."""
+"""Sets whose source is on the machine: scikit-learn's digits, Debian's Fashion-MNIST."""
 
 import gzip
 import hashlib
@@ -6,11 +6,11 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 
 from rrd_jax import errors
+from rrd_jax.data.images import encode_png
 
 # sha256 of the decompressed files: archives of other origin compress differently.
 _FASHION_MNIST_SHA256 = {
@@ -117,6 +117,4 @@ class FashionMNIST(tfds.image_classification.FashionMNIST, skip_registration=Tru
 def _examples(images: np.ndarray, labels: np.ndarray, order: Any) -> Iterator[tuple[int, dict]]:
     # The key is the place in the order: unshuffled sets are written in the order of their keys.
     for key, i in enumerate(order):
-        # Encoded here: TFDS encodes arrays with TensorFlow.
-        _, png = cv2.imencode(".png", images[i])
-        yield key, {"image": png.tobytes(), "label": int(labels[i])}
+        yield key, {"image": encode_png(images[i]), "label": int(labels[i])}

@@ -1,4 +1,4 @@
-"""Writing a set in the order of TFDS's shuffle, without TensorFlow."""
+"""Writes the splits of a set in the order that TFDS shuffles them into, without TensorFlow."""
 
 import contextlib
 import dataclasses
@@ -21,7 +21,7 @@ class Examples:
     """Random access to the examples of a split before it is written.
 
     Attributes:
-      keys: one for each example; they alone decide the order in which examples are written.
+      keys: a key for each example; they alone decide the order in which examples are written.
       size: of all examples in bytes, about; it decides the number of files.
       read: the example at a place in `keys`, ready to be stored: images are encoded.
       reading: around each file's worth of reading, for what can go wrong.
@@ -65,16 +65,8 @@ class OrderedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
 
 def _shards(name: str, split: str, examples: Examples) -> list[Callable[[], Iterator]]:
-    hasher = hashing.Hasher(split)
-    hashes = [hasher.hash_key(key) for key in examples.keys]
-    order = sorted(range(len(hashes)), key=hashes.__getitem__)
-    if not order:
-        raise errors.InputError(f"'{name}' has no images for split '{split}'")
-    for i, j in itertools.pairwise(order):
-        if hashes[i] == hashes[j]:
-            raise errors.InputError(
-                f"'{name}' has two images '{examples.keys[i]}' in split '{split}'"
-            )
+    """For each file of a split, what yields the keys and examples to write into it."""
+    order = _shuffled(name, split, examples.keys)
     number = shard_utils.ShardConfig().get_number_shards(examples.size, len(order))
     bar = tqdm.tqdm(desc=f"writing {split}", total=len(order), unit=" images", disable=None)
 
@@ -96,3 +88,16 @@ def _shards(name: str, split: str, examples: Examples) -> list[Callable[[], Iter
     ends = shard_utils.get_shard_boundaries(len(order), number)
     starts = [0, *ends[:-1]]
     return [functools.partial(shard, *ends) for ends in zip(starts, ends, strict=True)]
+
+
+def _shuffled(name: str, split: str, keys: Sequence[str | int]) -> list[int]:
+    """The places of the keys, sorted by TFDS's hash of each."""
+    hasher = hashing.Hasher(split)
+    hashes = [hasher.hash_key(key) for key in keys]
+    order = sorted(range(len(hashes)), key=hashes.__getitem__)
+    if not order:
+        raise errors.InputError(f"'{name}' has no images for split '{split}'")
+    for i, j in itertools.pairwise(order):
+        if hashes[i] == hashes[j]:
+            raise errors.InputError(f"'{name}' has two images '{keys[i]}' in split '{split}'")
+    return order

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core import hashing
 
 from rrd_jax import errors
-from rrd_jax.data import ordered
+from rrd_jax.data.builders import ordered
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 TEST_FRACTION = 0.1  # of the files, where no folder says which are for testing
@@ -18,7 +18,15 @@ _SPLITS = {"train": "train", "test": "test", "val": "validation", "validation": 
 
 
 class File(NamedTuple):
-    """An image: its class, its path below the folder of classes, and its state on disk."""
+    """An image on disk.
+
+    Attributes:
+      label: its class.
+      key: its path below the folder of classes, with slashes.
+      path: where it is.
+      size: in bytes.
+      changed: when, in nanoseconds.
+    """
 
     label: str
     key: str
@@ -44,8 +52,8 @@ class ImageFolder(ordered.OrderedBuilder, skip_registration=True):
                 f"image folder '{manual_dir}' does not exist: name the folder that holds a folder"
                 " of images for each class with --manual_dir (in a config, data.manual_dir)"
             )
-        self._files = _listing(pathlib.Path(manual_dir))
-        self._classes = _classes(self._files, manual_dir)
+        self._files = _files_by_split(pathlib.Path(manual_dir))
+        self._classes = _class_names(self._files, manual_dir)
         digest = hashlib.sha256()
         for split, files in self._files.items():
             for file in files:
@@ -81,20 +89,21 @@ def _examples(files: list[File]) -> ordered.Examples:
     return ordered.Examples([file.key for file in files], sum(file.size for file in files), read)
 
 
-def _listing(root: pathlib.Path) -> dict[str, list[File]]:
-    named = [folder for folder in _SPLITS if (root / folder).is_dir()]
-    if not named:
-        return _divided(list(_files(root)))
-    if "train" not in named or {"val", "validation"} <= set(named):
+def _files_by_split(root: pathlib.Path) -> dict[str, list[File]]:
+    folders = [folder for folder in _SPLITS if (root / folder).is_dir()]
+    if not folders:
+        return _divide(list(_walk(root)))
+    if "train" not in folders or {"val", "validation"} <= set(folders):
         raise errors.InputError(
-            f"image folder {root} has {', '.join(named)}: it takes train, and beside it test, and"
+            f"image folder {root} has {', '.join(folders)}: it takes train, and beside it test, and"
             " one of val and validation, each with one folder of images per class; or the folders"
             " of the classes alone"
         )
-    return {_SPLITS[folder]: list(_files(root / folder)) for folder in named}
+    return {_SPLITS[folder]: list(_walk(root / folder)) for folder in folders}
 
 
-def _files(root: pathlib.Path) -> Iterator[File]:
+def _walk(root: pathlib.Path) -> Iterator[File]:
+    """The images in the folders of the classes, in the order of their paths."""
     for folder, inner, names in os.walk(root, followlinks=True):
         inner[:] = sorted(name for name in inner if not name.startswith("."))
         if folder == str(root):
@@ -109,27 +118,27 @@ def _files(root: pathlib.Path) -> Iterator[File]:
                 yield File(key.split("/")[0], key, path, state.st_size, state.st_mtime_ns)
 
 
-def _divided(files: list[File]) -> dict[str, list[File]]:
+def _divide(files: list[File]) -> dict[str, list[File]]:
     hasher = hashing.Hasher("image_folder")
-    parts: dict[str, list[File]] = {"train": [], "test": []}
+    splits: dict[str, list[File]] = {"train": [], "test": []}
     for file in files:
         place = hasher.hash_key(file.key) / 2**128
-        parts["test" if place < TEST_FRACTION else "train"].append(file)
-    return parts
+        splits["test" if place < TEST_FRACTION else "train"].append(file)
+    return splits
 
 
-def _classes(files: Mapping[str, list[File]], root: str) -> list[str]:
+def _class_names(splits: Mapping[str, list[File]], root: str) -> list[str]:
     """The classes of the training images, in alphabetical order."""
-    classes = {file.label for file in files["train"]}
-    for split, part in files.items():
-        if not part:
+    classes = {file.label for file in splits["train"]}
+    for split, files in splits.items():
+        if not files:
             raise errors.InputError(
                 f"image folder {root} has no images for split '{split}': it needs"
                 f" CLASS/FILE with {', '.join(SUFFIXES)}"
             )
-        if other := {file.label for file in part} - classes:
+        if unknown := {file.label for file in files} - classes:
             raise errors.InputError(
-                f"image folder {root} has class '{min(other)}' in split '{split}', but no training"
-                " image of it"
+                f"image folder {root} has class '{min(unknown)}' in split '{split}', but no"
+                " training image of it"
             )
     return sorted(classes)

@@ -1,4 +1,4 @@
-"""The published files that sets are prepared from: found, verified, read at random."""
+"""The archives that authors of data sets publish: found, verified, and read from."""
 
 import contextlib
 import dataclasses
@@ -9,10 +9,13 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from typing import ClassVar
 
+import tensorflow_datasets as tfds
 import tqdm
 
 from rrd_jax import errors
+from rrd_jax.data.builders import ordered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +37,28 @@ class Archive:
     digest: str
 
 
+class ArchivedBuilder(ordered.OrderedBuilder, skip_registration=True):
+    """A builder that reads published archives.
+
+    Attributes:
+      ARCHIVES: what must lie in `manual_dir`.
+    """
+
+    ARCHIVES: ClassVar[tuple[Archive, ...]]
+
+    def _paths(self) -> list[pathlib.Path]:
+        folder = pathlib.Path(self.manual_dir)
+        return [find(archive, folder, verify=self.verify) for archive in self.ARCHIVES]
+
+
+def registered(stock: type[tfds.core.DatasetBuilder]) -> tuple[Archive, ...]:
+    """The archives of a builder of TFDS, which keeps their sha256 with it."""
+    return tuple(
+        Archive(url.rpartition("/")[2], url, int(info.size), "sha256", info.checksum)
+        for url, info in stock.url_infos.items()
+    )
+
+
 def find(archive: Archive, folder: pathlib.Path, *, verify: bool) -> pathlib.Path:
     """The path of an archive in a folder, once it is known to be the published file.
 
@@ -50,13 +75,13 @@ def find(archive: Archive, folder: pathlib.Path, *, verify: bool) -> pathlib.Pat
         return path
     size = path.stat().st_size
     if size != archive.size:  # seconds instead of minutes for a broken download of ImageNet
-        found = f"has {size} bytes, not {archive.size}"
+        difference = f"has {size} bytes, not {archive.size}"
     elif (digest := _digest(path, archive.algorithm)) != archive.digest:
-        found = f"has {archive.algorithm} {digest}, not {archive.digest}"
+        difference = f"has {archive.algorithm} {digest}, not {archive.digest}"
     else:
         return path
     raise errors.InputError(
-        f"{path} {found}, so it is cut off or not the published file: fetch it again from"
+        f"{path} {difference}, so it is cut off or not the published file: fetch it again from"
         f" {archive.url}, or accept it as it is with --no_verify"
     )
 
@@ -102,8 +127,8 @@ def reading(path: pathlib.Path, url: str) -> Iterator[None]:
 
 
 @dataclasses.dataclass
-class Slices:
-    """Files that lie uncompressed inside a tar, or inside tars in it.
+class TarSlices:
+    """Files that lie uncompressed inside a tar, or inside tars in it, read in any order.
 
     Attributes:
       path: of the tar.

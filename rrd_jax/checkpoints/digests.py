@@ -1,0 +1,61 @@
+"""Digests of trees of arrays: computed where the arrays are, the same however they are split."""
+
+import hashlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_LENGTH = 32  # hexadecimal digits
+
+
+def digest(tree: Any) -> str:
+    """Hashes leaf digests with dtype and shape, in tree order."""
+    return combine(tree, leaf_sums(tree))
+
+
+def leaf_sums(tree: Any) -> Any:
+    """The tree with three numbers, [3] uint32, for each array: two sums, and 1 if it is finite."""
+    return jax.device_get(jax.tree.map(_leaf_sums, tree))
+
+
+def combine(tree: Any, sums: Any) -> str:
+    """The digest of a tree whose `leaf_sums` are known."""
+    sha = hashlib.sha256()
+    for leaf, (first, second, _) in zip(jax.tree.leaves(tree), jax.tree.leaves(sums), strict=True):
+        sha.update(f"{leaf.dtype}{leaf.shape}{first:08x}{second:08x}".encode())
+    return sha.hexdigest()[:_LENGTH]
+
+
+def verify(computed: dict[str, str], stored: dict[str, str]) -> None:
+    """Raises a ValueError that names the parts whose digest is not the stored one."""
+    if any(len(value) != _LENGTH for value in stored.values()):
+        raise ValueError("it was written by another version of rrd_jax")
+    differing = [part for part, value in computed.items() if stored.get(part) != value]
+    if differing:
+        raise ValueError(f"its digest does not match in {', '.join(differing)}")
+
+
+@jax.jit  # leaf by leaf: few shapes, where whole trees take minutes to compile
+def _leaf_sums(leaf: jax.Array) -> jax.Array:
+    """[3] uint32: two sums over the words of an array, and whether all are finite.
+
+    Each word counts by its place. No change of a single word leaves the first sum as it was.
+    Integers are added, so neither the order nor the split over devices matters.
+    """
+    words = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
+    place = jnp.zeros(leaf.shape, jnp.uint32)
+    for axis, size in enumerate(leaf.shape):
+        place = place * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+    words, weight = words.astype(jnp.uint32), _scramble(place)
+    first = jnp.sum(words * (weight | 1), dtype=jnp.uint32)
+    second = jnp.sum(_scramble(words ^ weight), dtype=jnp.uint32)
+    return jnp.stack([first, second, jnp.isfinite(leaf).all().astype(jnp.uint32)])
+
+
+def _scramble(words: jax.Array) -> jax.Array:
+    """A permutation of the 32-bit words that looks random: MurmurHash3's last step."""
+    words = (words ^ (words >> 16)) * np.uint32(0x85EBCA6B)
+    words = (words ^ (words >> 13)) * np.uint32(0xC2B2AE35)
+    return words ^ (words >> 16)

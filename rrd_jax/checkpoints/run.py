@@ -1,0 +1,172 @@
+"""The checkpoints of a training run: the newest two and the best, each with digests.
+
+Orbax writes and commits them atomically. It does not notice a flipped byte in array data, so a
+digest of every part of the state is kept beside it and verified on restore.
+"""
+
+import contextlib
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from rrd_jax import errors, parallel
+from rrd_jax.checkpoints import digests, storage
+from rrd_jax.state import TrainState
+
+_PARTS = ("step", "params", "batch_stats", "ema", "opt_state", "frozen", "memory", "key")
+
+
+class Checkpoints:
+    """The checkpoints in one folder, by step.
+
+    A context manager: however a run ends, a save that has begun is finished first.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder.absolute()
+        self._manager = _open(self.folder)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is None:
+            self.close()
+        else:
+            with contextlib.suppress(Exception):  # the first error is the one to tell
+                self.close()
+
+    def save(self, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
+        """Starts writing the state; training may go on while it is written.
+
+        Args:
+          state: what to keep.
+          meta: JSON beside it.
+          score: higher is better; None for a checkpoint that cannot be the best.
+
+        Raises:
+          DivergedError: a parameter or statistic is not finite; nothing is written.
+          InputError: this or the save before it failed; earlier checkpoints are intact.
+        """
+        step, state_digests = int(state.step), _digests(state)
+        try:
+            self._manager.save(
+                step,
+                args=storage.save_arguments(state, meta, state_digests),
+                metrics=None if score is None else {"score": score, "step": step},
+            )
+        except (OSError, ValueError) as error:
+            raise self.failed(error) from error
+
+    def wait(self) -> None:
+        """Returns when all saves are on disk; raises InputError if one could not be."""
+        try:
+            self._manager.wait_until_finished()
+        except (OSError, ValueError) as error:
+            raise self.failed(error) from error
+
+    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest intact checkpoint, shaped and placed like `like`, and its JSON.
+
+        Damaged checkpoints are reported and moved aside.
+
+        Returns:
+          None when there are no checkpoints.
+
+        Raises:
+          InputError: there are checkpoints, and none is intact.
+        """
+        damaged = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                restored = self._restore(step, like)
+            except Exception as error:  # whatever Orbax runs into in damaged files
+                damaged.append(step)
+                storage.warn_damaged(self.folder, step, error)
+                continue
+            if damaged:
+                parallel.main_first(lambda: self._set_aside(damaged))
+                print(f"warning: going on from step {step}; damaged ones are kept as *.damaged")
+                self._manager = _open(self.folder)
+            return restored
+        if damaged:
+            raise errors.InputError(
+                f"all checkpoints in {self.folder} are damaged; move the folder away to start anew"
+            )
+        return None
+
+    def _set_aside(self, damaged: list[int]) -> None:
+        for step in damaged if parallel.is_main() else ():
+            (self.folder / str(step)).rename(self.folder / f"{step}.damaged")
+
+    def _restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        state, meta, stored = storage.read(self._manager, step, abstract)
+        digests.verify(_digests(state), stored)
+        return state, meta
+
+    @property
+    def latest_step(self) -> int | None:
+        """The newest step on disk; None when there is none."""
+        return self._manager.latest_step()
+
+    def close(self) -> None:
+        """Waits for pending saves and releases the folder."""
+        self.wait()
+        self._manager.close()
+
+    @property
+    def kept(self) -> str:
+        """What is left when a run breaks off, as a clause."""
+        step = self.latest_step
+        return "there is no checkpoint yet" if step is None else f"step {step} is the last good one"
+
+    def failed(self, error: Exception, what: str = "a save failed") -> errors.InputError:
+        """The InputError for a disk that does not take what a run writes."""
+        full = "No space left on device"  # buried deep in what the storage library says
+        reason = full if full in str(error) else storage.first_line(error)
+        return errors.InputError(
+            f"{what} in {self.folder} ({reason}); {self.kept}; mend the disk and start the same"
+            " command again"
+        )
+
+
+def read_meta(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The JSON of the newest checkpoint in `folder`; None when there is none or it is damaged."""
+    try:
+        meta, _ = storage.read_json(folder, storage.steps(folder)[-1])
+    except (IndexError, OSError, ValueError):
+        return None
+    return meta
+
+
+def _open(folder: pathlib.Path) -> ocp.CheckpointManager:
+    best = checkpoint_managers.BestN(
+        # Of equal scores the first, as the reports say.
+        get_metric_fn=lambda metrics: (metrics["score"], -metrics["step"]),
+        n=1,
+        keep_checkpoints_without_metrics=False,
+    )
+    newest = checkpoint_managers.LatestN(2)
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy([newest, best]),
+        cleanup_tmp_directories=True,
+    )
+    return ocp.CheckpointManager(folder, options=options)
+
+
+def _digests(state: TrainState) -> dict[str, str]:
+    """The digest of each part of the state; raises a DivergedError if its student is not finite."""
+    raw = state.replace(key=jax.random.key_data(state.key))
+    sums = digests.leaf_sums(raw)
+    for part in (sums.params, sums.batch_stats, sums.ema):
+        for path, (*_, finite) in jax.tree_util.tree_leaves_with_path(part):
+            if not finite:
+                raise errors.DivergedError(
+                    f"parameter {jax.tree_util.keystr(path)} is not finite at step {state.step}"
+                )
+    parts = {name: digests.combine(getattr(raw, name), getattr(sums, name)) for name in _PARTS}
+    return parts | {"student": digests.combine(raw.student, sums.student)}

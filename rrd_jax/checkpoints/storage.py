@@ -1,0 +1,66 @@
+"""A checkpoint on disk: arrays as Orbax writes them, and sealed JSON beside them.
+
+FOLDER/STEP/state           the arrays
+FOLDER/STEP/meta/metadata   the JSON, see `sealed`
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from rrd_jax import errors
+from rrd_jax.checkpoints import sealed
+
+
+def steps(folder: pathlib.Path) -> list[int]:
+    """The steps that a folder holds checkpoints of, in ascending order."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def save_arguments(
+    arrays: Any, meta: dict[str, Any], digests: dict[str, str]
+) -> ocp.args.Composite:
+    """What `CheckpointManager.save` is given."""
+    return ocp.args.Composite(
+        state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(sealed.seal(meta, digests))
+    )
+
+
+def write(folder: pathlib.Path, arrays: Any, meta: dict[str, Any], digests: dict[str, str]) -> None:
+    """Writes a checkpoint of step 0; raises an InputError if the folder cannot be written."""
+    try:
+        with ocp.CheckpointManager(folder) as manager:
+            manager.save(0, args=save_arguments(arrays, meta, digests))
+    except (OSError, ValueError) as error:
+        raise errors.InputError(f"{folder} cannot be written ({first_line(error)})") from error
+
+
+def read(
+    manager: ocp.CheckpointManager, step: int, like: Any
+) -> tuple[Any, dict[str, Any], dict[str, str]]:
+    """The arrays of a step, placed like `like`, its JSON, and the digests to verify."""
+    restored = manager.restore(
+        step,
+        args=ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()),
+    )
+    return restored.state, *sealed.unseal(restored.meta)
+
+
+def read_json(folder: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str, str]]:
+    """The JSON of a step and the digests in it, without the arrays."""
+    path = folder / str(step) / "meta" / "metadata"
+    return sealed.unseal(json.loads(path.read_text()))
+
+
+def warn_damaged(folder: pathlib.Path, step: int, error: Exception) -> None:
+    """Prints that a checkpoint is passed over, and why."""
+    print(f"warning: checkpoint {folder}/{step} is damaged ({first_line(error)})")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message: Orbax's are long."""
+    return str(error).strip().split("\n")[0][:200]

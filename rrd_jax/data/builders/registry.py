@@ -1,0 +1,169 @@
+"""The builders of data sets, by name: created, and prepared where that is asked for."""
+
+import contextlib
+import difflib
+import importlib.util
+import io
+import pathlib
+import shlex
+import textwrap
+import warnings
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from rrd_jax import errors
+from rrd_jax.data.builders import (
+    archives,
+    cifar,
+    image_folder,
+    imagenet,
+    local,
+    ordered,
+    stl10,
+    tiny_imagenet,
+)
+
+# Prepared here without TensorFlow. Any other name is a set of TFDS.
+DATASETS: dict[str, type[tfds.core.DatasetBuilder]] = {
+    "digits": local.Digits,
+    "fashion_mnist": local.FashionMNIST,
+    "cifar10": cifar.Cifar10,
+    "cifar100": cifar.Cifar100,
+    "stl10": stl10.STL10,
+    "tiny_imagenet": tiny_imagenet.TinyImagenet,
+    "imagenet2012": imagenet.Imagenet2012,
+    "image_folder": image_folder.ImageFolder,
+}
+
+
+def create_builder(name: str, data_dir: str, manual_dir: str) -> tfds.core.DatasetBuilder:
+    """The builder of a set, prepared or not.
+
+    Args:
+      name: a key of DATASETS, or a set of TFDS.
+      data_dir: where TFDS keeps prepared sets; "" for its default.
+      manual_dir: where the source files lie; "" for the builder's default.
+
+    Raises:
+      InputError: an unknown name, or a set that was prepared in a format without random access.
+    """
+    options: dict[str, Any] = {"data_dir": _expanded(data_dir)} if data_dir else {}
+    if name == "image_folder":
+        options["manual_dir"] = _expanded(manual_dir)
+    try:
+        builder = DATASETS[name](**options) if name in DATASETS else tfds.builder(name, **options)
+    except tfds.core.DatasetNotFoundError:
+        raise _unknown(name) from None
+    except (ValueError, AssertionError) as error:  # a name, config or version that TFDS refuses
+        if isinstance(error, errors.InputError):
+            raise
+        reason = textwrap.shorten(str(error), 250)
+        raise errors.InputError(f"data set '{name}' cannot be opened ({reason})") from error
+    if manual_dir or isinstance(builder, archives.ArchivedBuilder):
+        default = pathlib.Path(builder.data_dir_root) / "downloads" / "manual"
+        builder.manual_dir = _expanded(manual_dir) or str(default)
+    _check_random_access(name, builder)
+    return builder
+
+
+def prepares_itself(name: str) -> bool:
+    """Whether the first run that uses a set prepares it: its source is on the machine."""
+    return name in DATASETS and not issubclass(DATASETS[name], archives.ArchivedBuilder)
+
+
+def check_prepared(name: str, builder: tfds.core.DatasetBuilder) -> None:
+    """Raises an InputError for a set that is not prepared; it says how to prepare it."""
+    if not builder.is_prepared():
+        raise errors.InputError(
+            f"data set '{name}' is not prepared under {builder.data_dir_root}:"
+            f" {_how_to_prepare(name, builder)}"
+        )
+
+
+def prepare(name: str, builder: tfds.core.DatasetBuilder, *, verify: bool = True) -> None:
+    """Writes a set as ArrayRecord; when this breaks off, nothing is left that looks prepared.
+
+    Args:
+      name: of the set.
+      builder: its builder.
+      verify: whether archives must be the published ones.
+
+    Raises:
+      InputError: a source that is missing, damaged or not the published one; no TensorFlow for a
+        set that needs it; whatever TFDS's own builder ran into.
+    """
+    if isinstance(builder, ordered.OrderedBuilder):
+        builder.verify = verify
+    options = {
+        "download_config": tfds.download.DownloadConfig(
+            manual_dir=getattr(builder, "manual_dir", None)
+        ),
+        "file_format": "array_record",
+    }
+    write = _write if name in DATASETS else _write_by_tfds
+    write(name, builder, options)
+
+
+def _write(name: str, builder: tfds.core.DatasetBuilder, options: dict[str, Any]) -> None:
+    try:
+        # TFDS announces downloads that do not happen.
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            builder.download_and_prepare(**options)
+    except (OSError, RuntimeError) as error:  # the latter from ArrayRecord, on a full disk
+        raise errors.InputError(
+            f"data set '{name}' cannot be written to {builder.data_dir_root} ({error})"
+        ) from error
+
+
+def _write_by_tfds(name: str, builder: tfds.core.DatasetBuilder, options: dict[str, Any]) -> None:
+    if importlib.util.find_spec("tensorflow") is None:
+        raise errors.InputError(
+            f"TFDS prepares '{name}' with TensorFlow, which is not installed: run `pip install -e"
+            f" '.[prepare]'`; without it: {', '.join(DATASETS)}"
+        )
+    try:
+        builder.download_and_prepare(**options)
+    except Exception as error:  # of hundreds of builders, with the libraries that they like
+        reason = textwrap.shorten(str(error), 500)
+        raise errors.InputError(
+            f"TFDS cannot prepare '{name}' ({type(error).__name__}: {reason})"
+        ) from error
+
+
+def _unknown(name: str) -> errors.InputError:
+    of_tfds = tfds.list_builders(with_community_datasets=False)
+    close = difflib.get_close_matches(name.lower(), [*DATASETS, *of_tfds], n=1)
+    hint = f"did you mean '{close[0]}'? " if close else ""
+    return errors.InputError(
+        f"unknown data set '{name}'; {hint}known: {', '.join(DATASETS)} and every TFDS set of"
+        " labelled images"
+    )
+
+
+def _check_random_access(name: str, builder: tfds.core.DatasetBuilder) -> None:
+    formats = {kind.value for kind in builder.info.available_file_formats()}
+    if builder.is_prepared() and "array_record" not in formats:
+        raise errors.InputError(
+            f"data set '{name}' is prepared under {builder.data_dir} as"
+            f" {', '.join(sorted(formats))}, which has no random access: remove that folder or"
+            f" choose another data_dir, {_how_to_prepare(name, builder)}"
+        )
+
+
+def _how_to_prepare(name: str, builder: tfds.core.DatasetBuilder) -> str:
+    first = ""
+    if isinstance(builder, archives.ArchivedBuilder):
+        files = " and ".join(f"{archive.name} ({archive.url})" for archive in builder.ARCHIVES)
+        first = f"put {files} into {builder.manual_dir}, then "
+    elif name not in DATASETS:
+        first = "with `pip install -e '.[prepare]'`, "
+    words = [f"--name={name}", f"--data_dir={builder.data_dir_root}"]
+    if manual_dir := getattr(builder, "manual_dir", ""):
+        words.append(f"--manual_dir={manual_dir}")
+    return f"{first}run `python -m rrd_jax.data.prepare {shlex.join(words)}`"
+
+
+def _expanded(path: str) -> str:
+    return str(pathlib.Path(path).expanduser()) if path else ""

@@ -1,0 +1,70 @@
+"""STL-10, from the binary archive of its authors.
+
+The builder writes what TFDS's own would: `tfds.builder(name)` reads it.
+"""
+
+import pathlib
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from rrd_jax.data import images
+from rrd_jax.data.builders import archives, ordered
+
+_STL10 = tfds.builder_cls("stl10")
+
+
+class STL10(archives.ArchivedBuilder, _STL10, skip_registration=True):
+    """The stock builder, reading the binary archive."""
+
+    name = "stl10"
+    ARCHIVES = archives.registered(_STL10)
+
+    def _examples(self) -> Mapping[str, ordered.Examples]:
+        (path,) = self._paths()
+        pixels, content = {}, {}
+        with archives.reading(path, self.ARCHIVES[0].url), tarfile.open(path) as tar:
+            for member in tar:
+                file = pathlib.PurePath(member.name).name
+                if file.endswith("_X.bin"):
+                    pixels[file.removesuffix("_X.bin")] = _mapped(tar, member, self.data_dir)
+                elif member.isfile():
+                    content[file] = tar.extractfile(member).read()
+            self.info.features["label"].names = content["class_names.txt"].decode().split()
+            unlabelled = np.zeros(len(pixels["unlabeled"]), np.uint8)  # stored as label -1
+            labels = {
+                "train": np.frombuffer(content["train_y.bin"], np.uint8),
+                "test": np.frombuffer(content["test_y.bin"], np.uint8),
+            }
+            return {
+                "train": _stl10_split(pixels["train"], labels["train"]),
+                "test": _stl10_split(pixels["test"], labels["test"]),
+                "unlabelled": _stl10_split(pixels["unlabeled"], unlabelled),
+            }
+
+
+def _mapped(tar: tarfile.TarFile, member: tarfile.TarInfo, folder: str) -> np.ndarray:
+    """[N, 3, 96, 96] images of a compressed tar, on disk: those without labels are 2.8 GB."""
+    with tempfile.TemporaryFile(dir=folder) as file:  # has no name, so nothing is left of it
+        shutil.copyfileobj(tar.extractfile(member), file)
+        file.flush()
+        return np.memmap(file, np.uint8, mode="r").reshape(-1, 3, 96, 96)
+
+
+def _stl10_split(pixels: np.ndarray, labels: np.ndarray) -> ordered.Examples:
+    if len(pixels) != len(labels):
+        raise ValueError(f"{len(labels)} labels for {len(pixels)} images")
+
+    def read(i: int) -> dict[str, Any]:
+        # Stored column by column; classes are counted from 1.
+        return {
+            "image": images.encode_png(pixels[i].transpose(2, 1, 0)),
+            "label": int(labels[i]) - 1,
+        }
+
+    return ordered.Examples(range(len(pixels)), pixels.nbytes, read)

@@ -1,0 +1,96 @@
+"""The examples of a prepared set: an encoded image, a label, and a file name if there is one."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
+
+from rrd_jax import errors
+
+
+class Features(NamedTuple):
+    """Names of the feature that is the image, and of the one that is the class."""
+
+    image: str
+    label: str
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredExamples(Sequence):
+    """Examples as they are stored: `image` encoded, `label`, and `file_name` if it has one.
+
+    TFDS would convert every feature of an example, used or not, by way of numpy.
+
+    Attributes:
+      records: serialized tf.train.Examples.
+      features: what to read of them.
+    """
+
+    records: Sequence[bytes]
+    features: Features
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        if i >= len(self):
+            raise IndexError(i)
+        values = tf_example_pb2.Example.FromString(self.records[i]).features.feature
+        example = {
+            "image": values[self.features.image].bytes_list.value[0],
+            "label": values[self.features.label].int64_list.value[0],
+        }
+        for name in ("file_name", "id"):
+            if name in values and values[name].bytes_list.value:
+                return example | {"file_name": values[name].bytes_list.value[0]}
+        return example
+
+
+def stored(name: str, builder: Any, split: str, features: Features) -> StoredExamples:
+    """The examples of a split of data set `name`; raises an InputError if it cannot be read."""
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    try:
+        records = builder.as_data_source(split, deserialize_method=raw)
+    except (KeyError, ValueError, NotImplementedError) as error:
+        reason, known = str(error).split("\n")[0], ", ".join(builder.info.splits)
+        raise errors.InputError(
+            f"split '{split}' of data set '{name}' cannot be read ({reason}); its splits: {known}"
+        ) from error
+    return StoredExamples(records, features)
+
+
+def mocked(builder: Any, split: str, features: Features) -> list[dict[str, Any]]:
+    """Random examples of TFDS, which makes them while they are read: they are read once, here."""
+    return [
+        {"image": example[features.image], "label": example[features.label]}
+        for example in builder.as_data_source(split.split("[")[0])
+    ]
+
+
+def image_and_label(name: str, info: tfds.core.DatasetInfo) -> Features:
+    """The features to read: image and label, or those that TFDS calls supervised, or the only ones.
+
+    Raises:
+      InputError: data set `name` has no image of one or three channels, or no class.
+    """
+    features = dict(info.features.items())
+    images = [key for key, feature in features.items() if _is_picture(feature)]
+    labels = [
+        key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)
+    ]
+    candidates = [("image", "label"), info.supervised_keys]
+    if len(images) == len(labels) == 1:
+        candidates.append((images[0], labels[0]))
+    for pair in candidates:
+        if pair and len(pair) == 2 and pair[0] in images and pair[1] in labels:
+            return Features(*pair)
+    raise errors.InputError(
+        f"data set '{name}' has features {', '.join(features)}; a grey or RGB 'image' and a"
+        " class 'label' are needed, or one of each under other names"
+    )
+
+
+def _is_picture(feature: Any) -> bool:
+    return isinstance(feature, tfds.features.Image) and feature.shape[-1] in (1, 3)

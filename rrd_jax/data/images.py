@@ -1,0 +1,114 @@
+"""Images on the host, by OpenCV: encoded, decoded, scaled and cropped."""
+
+import functools
+import sys
+from typing import Any
+
+import cv2
+import numpy as np
+
+from rrd_jax import errors
+
+cv2.setNumThreads(0)  # many images at once are decoded already: within one, threads would compete
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """A grey or RGB image [H, W, channels] uint8 as PNG: TFDS encodes arrays with TensorFlow."""
+    image = np.ascontiguousarray(image)
+    if image.shape[-1] == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    _, png = cv2.imencode(".png", image)
+    return png.tobytes()
+
+
+def decode(image: Any, channels: int) -> np.ndarray:
+    """[H, W, channels] uint8, RGB or grey, from an encoded image or such an array.
+
+    Files stored with other channels (ImageNet has grey and CMYK ones) are converted.
+
+    Raises:
+      InputError: the bytes are no image.
+    """
+    if isinstance(image, np.ndarray):
+        return image
+    colour = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
+    flags = colour | cv2.IMREAD_IGNORE_ORIENTATION  # the pixels as stored, as the field does
+    decoded = cv2.imdecode(np.frombuffer(image, np.uint8), flags)
+    if decoded is None:
+        raise errors.InputError(f"an image of {len(image)} bytes cannot be decoded")
+    return decoded if channels == 3 else decoded[..., None]
+
+
+def decode_or_black(example: dict[str, Any], index: int, channels: int, size: int) -> np.ndarray:
+    """The decoded image of an example; a black one, and a line that names it, if it is damaged.
+
+    One bad file of a million must not end a run; and in a test split it must count.
+    """
+    try:
+        return decode(example["image"], channels)
+    except errors.InputError as error:
+        name = example.get("file_name", b"")
+        _warn_damaged(index, name.decode() if isinstance(name, bytes) else str(name), str(error))
+        return np.zeros((size, size, channels), np.uint8)
+
+
+@functools.cache  # once a process, not once an epoch
+def _warn_damaged(index: int, name: str, reason: str) -> None:
+    named = f"'{name}' (example {index})" if name else f"example {index}"
+    print(f"warning: image {named}: {reason}; it is taken as black", file=sys.stderr)
+
+
+def pad_or_resize(image: np.ndarray, size: int) -> np.ndarray:
+    """To [size, size]: smaller images are centred on black, larger ones scaled down."""
+    height, width = image.shape[:2]
+    if height > size or width > size:
+        return _scale(image, size, size)
+    top, left = (size - height) // 2, (size - width) // 2
+    padded = np.zeros((size, size, image.shape[2]), image.dtype)
+    padded[top : top + height, left : left + width] = image
+    return padded
+
+
+def random_resized_crop(rng: np.random.Generator, image: np.ndarray, size: int) -> np.ndarray:
+    """A random part of 8 to 100 % of the area, aspect 3/4 to 4/3, scaled to [size, size].
+
+    Ten tries, then the largest central part of allowed aspect, as the ImageNet recipes do. Half
+    of the results are mirrored.
+    """
+    top, left, height, width = _random_part(rng, *image.shape[:2])
+    part = image[top : top + height, left : left + width]
+    # Area averaging costs four times as much; for training it is needed where pixels are skipped.
+    scaled = _scale(part, size, size, averaged=2 * size <= min(part.shape[:2]))
+    if rng.random() >= 0.5:
+        return scaled
+    # A contiguous mirror image: stacking views of negative stride costs ten times as much.
+    return cv2.flip(scaled, 1).reshape(scaled.shape)
+
+
+def center_crop(image: np.ndarray, size: int, resize: int) -> np.ndarray:
+    """Scaled so that the short side is `resize`, then the central [size, size]."""
+    height, width = image.shape[:2]
+    factor = resize / min(height, width)
+    scaled = _scale(image, round(height * factor), round(width * factor))
+    top, left = (scaled.shape[0] - size) // 2, (scaled.shape[1] - size) // 2
+    return scaled[top : top + size, left : left + size]
+
+
+def _random_part(rng: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a random part of an image."""
+    for _ in range(10):
+        area = height * width * rng.uniform(0.08, 1.0)
+        aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+        if 0 < h <= height and 0 < w <= width:
+            return rng.integers(height - h + 1), rng.integers(width - w + 1), h, w
+    h, w = min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _scale(image: np.ndarray, height: int, width: int, averaged: bool | None = None) -> np.ndarray:
+    if averaged is None:  # where the image shrinks, or the result would alias
+        averaged = height < image.shape[0] or width < image.shape[1]
+    method = cv2.INTER_AREA if averaged else cv2.INTER_LINEAR
+    scaled = cv2.resize(image, (width, height), interpolation=method)
+    return scaled.reshape(height, width, image.shape[2])  # cv2 drops a single channel

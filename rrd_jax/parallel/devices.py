@@ -1,0 +1,143 @@
+"""The devices of a run: one mesh of all of them, and what is put where.
+
+Batch and memory are split over the mesh; every device holds a copy of the rest.
+"""
+
+import os
+import pathlib
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from rrd_jax import errors
+from rrd_jax.state import TrainState
+
+AXIS = "data"
+_Tree = TypeVar("_Tree")
+# Dense bfloat16 TFLOP/s by part of JAX's name for a device: the first that fits.
+_PEAK = {
+    "B200": 2250,
+    "H200": 989,
+    "H100 PCIe": 756,
+    "H100": 989,
+    "A100": 312,
+    "L40S": 362,
+    "TPU7x": 2307,
+    "TPU v6": 918,
+    "TPU v5 lite": 197,
+    "TPU v5e": 197,
+    "TPU v5": 459,
+    "TPU v4 lite": 138,
+    "TPU v4": 275,
+    "TPU v3": 61.5,  # of a core, as JAX counts devices there
+    "TPU v2": 22.5,
+}
+_SMALL = 1024  # scalars; an array that has fewer is not worth splitting
+
+
+def enable_compilation_cache() -> None:
+    """Keeps compiled programs in ~/.cache/rrd_jax, unless JAX_COMPILATION_CACHE_DIR says where."""
+    if not jax.config.jax_compilation_cache_dir:
+        cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(cache) / "rrd_jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)  # many are small
+
+
+def check_jaxlib() -> None:
+    """Raises an InputError for a jaxlib that computes wrong values on the devices there are."""
+    if jax.lib.__version__ == "0.10.2" and jax.default_backend() == "cpu":
+        raise errors.InputError(
+            "jaxlib 0.10.2 computes wrong values on a CPU (issue 39103 of jax); install another:"
+            " pip install 'jax!=0.10.2'"
+        )
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """1-D mesh of all devices, grouped by process; its axis is `data`."""
+    devices = devices or sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+    return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:
+    """Raises an InputError if the parts of a batch cannot be split evenly over the mesh."""
+    if batch_size % (mesh.size * accumulate):
+        times = f", times the {accumulate} of train.accumulate" if accumulate > 1 else ""
+        raise errors.InputError(
+            f"train.batch_size {batch_size} is not a multiple of the {mesh.size} devices{times}"
+        )
+
+
+def free_bytes(mesh: Mesh) -> int:
+    """The free memory of each device of this process, about; of a CPU, its share of the host's."""
+    local = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    if stats := local[0].memory_stats():
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(local)
+
+
+def peak_flops(device_kind: str) -> float:
+    """Dense bfloat16 FLOPs a second of a kind of device, as its maker states; 0 if not listed."""
+    return next((peak * 1e12 for name, peak in _PEAK.items() if name in device_kind), 0.0)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of arrays that every device holds a copy of."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """The sharding of arrays that are split along an axis over the devices."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
+
+
+def state_shardings(mesh: Mesh, state: TrainState, *, parameters: bool = False) -> TrainState:
+    """The sharding of each array of the state.
+
+    Memories are split by rows where the devices divide them: they are large, and a step
+    gathers the (small) embeddings instead. Every device holds a copy of the rest.
+
+    Args:
+      mesh: the devices.
+      state: arrays or shapes.
+      parameters: whether parameters, their average and the optimizer's state are split too, each
+        array along its longest axis that the devices divide; a step gathers what it needs.
+    """
+
+    def memory_sharding(leaf):
+        splits = leaf.ndim >= 2 and leaf.shape[0] % mesh.size == 0
+        return split(mesh) if splits else replicated(mesh)
+
+    def parameter_sharding(leaf):
+        fitting = [size if size % mesh.size == 0 else 0 for size in leaf.shape]
+        if leaf.size < _SMALL or not any(fitting):
+            return replicated(mesh)
+        return split(mesh, axis=fitting.index(max(fitting)))
+
+    shardings = jax.tree.map(lambda leaf: replicated(mesh), state)
+    shardings = shardings.replace(memory=jax.tree.map(memory_sharding, state.memory))
+    if parameters:
+        names = ("params", "ema", "opt_state")
+        shardings = shardings.replace(
+            **{name: jax.tree.map(parameter_sharding, getattr(state, name)) for name in names}
+        )
+    return shardings
+
+
+def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Puts this process's share of a batch onto the devices, split by example."""
+    return {
+        name: jax.make_array_from_process_local_data(split(mesh), value)
+        for name, value in batch.items()
+    }
+
+
+def put(sharding: NamedSharding, tree: _Tree) -> _Tree:
+    """Puts arrays that every process holds whole onto the devices."""
+
+    def array(value):
+        value = np.asarray(value)
+        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+    return jax.tree.map(array, tree)

@@ -1,0 +1,154 @@
+"""The processes of a run: how they join, which writes, and when all of them stop."""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from rrd_jax import errors
+
+_Result = TypeVar("_Result")
+_PATIENCE = 300  # seconds for the other processes to start
+
+
+def start(coordinator: str = "", processes: int = 0, process_id: int = 0) -> None:
+    """Joins the processes of a run on several hosts; to be called before JAX sees a device.
+
+    Args:
+      coordinator: HOST:PORT of process 0; "" for what JAX finds out by itself on Cloud TPU, Slurm,
+        Open MPI and Kubernetes, and for a single process elsewhere.
+      processes: how many there are; 1 for a single process in any case.
+      process_id: of this process, from 0.
+
+    Raises:
+      InputError: the other processes cannot be joined.
+    """
+    alone = not coordinator and os.environ.get("SLURM_NTASKS") == "1"
+    if processes == 1 or alone:  # JAX gives each task of Slurm one GPU, and this task has them all
+        return
+    if coordinator:
+        _find_coordinator(coordinator, processes, process_id)
+    try:
+        if coordinator:
+            jax.distributed.initialize(
+                coordinator, processes, process_id, cluster_detection_method="deactivate"
+            )
+        else:
+            jax.distributed.initialize()
+    except ValueError as error:  # there is nothing to join
+        if processes or process_id:
+            raise errors.InputError(
+                f"--processes={processes} --process_id={process_id}, but nothing says where the"
+                " others are; add --coordinator=HOST:PORT of process 0"
+            ) from error
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise errors.InputError(f"the other processes cannot be joined ({reason})") from error
+    if processes and jax.process_count() != processes:
+        raise errors.InputError(
+            f"--processes={processes}, but the host says {jax.process_count()}; leave the flag out"
+        )
+
+
+def _find_coordinator(address: str, processes: int, process_id: int) -> None:
+    """Returns once process 0 answers at its address; at once in process 0."""
+    host_and_port = _parse(address)
+    if process_id >= processes:
+        raise errors.InputError(
+            f"--process_id={process_id} of --processes={processes}: with --coordinator, ids are"
+            " 0 to the number of processes less one"
+        )
+    print(f"joining process 0 of {processes} at {address}", flush=True)
+    if process_id:
+        _wait_for(host_and_port)
+
+
+def _parse(address: str) -> tuple[str, int]:
+    """Host and port."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise errors.InputError(
+            f"--coordinator={address} must be HOST:PORT, for example 10.0.0.2:1234"
+        )
+    return host.strip("[]"), int(port)
+
+
+def _wait_for(host_and_port: tuple[str, int]) -> None:
+    """Returns when something answers there: JAX would end the process where nothing does."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            socket.create_connection(host_and_port, timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                address = ":".join(map(str, host_and_port))
+                raise errors.InputError(
+                    f"process 0 does not answer at --coordinator={address} ({error})"
+                ) from error
+        time.sleep(0.2)
+
+
+def process_share() -> tuple[int, int]:
+    """(i, n): this is process i of n, and feeds the i-th of n shares of each batch."""
+    return jax.process_index(), jax.process_count()
+
+
+def is_main() -> bool:
+    """Whether this process writes what is written once: process 0 does."""
+    return jax.process_index() == 0
+
+
+def main_first(action: Callable[[], _Result]) -> _Result:
+    """Calls `action` in process 0, then in the other processes; returns its result in this one.
+
+    Raises:
+      InputError: what the action raised; in the other processes, that it failed in process 0.
+    """
+    if jax.process_count() == 1:
+        return action()
+    result, problem = None, None
+    if is_main():
+        try:
+            result = action()
+        except (errors.InputError, OSError) as error:
+            problem = error
+    if multihost_utils.broadcast_one_to_all(np.int32(problem is not None)):
+        raise problem or errors.InputError("process 0 cannot go on; its message says why")
+    return result if is_main() else action()
+
+
+def as_main(value: bool) -> bool:
+    """The value that process 0 gives, in all processes."""
+    if jax.process_count() == 1:
+        return value
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[Callable[[int], bool]]:
+    """While it lasts, SIGTERM asks a run to stop and does not end the process.
+
+    Yields:
+      step -> whether to stop after that step, the same in all processes; to be asked at each step.
+    """
+    if jax.process_count() > 1:  # JAX catches the signal; the processes agree on a step
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda step: False  # Python has no signals here
+        return
+    asked = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+    try:
+        yield lambda step: asked.is_set()
+    finally:
+        signal.signal(signal.SIGTERM, before)
