@@ -175,7 +175,7 @@ def recalling(network: Any, views: int) -> Callable[[Any, Batch], Any]:
             networks.from_embedding(table.at[row].get(mode="promise_in_bounds"), head)
             for table, head in zip(remembered["embedding"], remembered["head"], strict=True)
         ]
-        return ensemble.joined(network, each)
+        return ensemble.join_outputs(network, each)
 
     return recall
 

@@ -216,7 +216,7 @@ def together(
     if len(found) == 1:
         return found[0]
     network = ensemble.Ensemble(tuple(one.network for one in found), recipes.shares(config))
-    variables = ensemble.gather([one.variables for one in found])
+    variables = ensemble.stack_variables([one.variables for one in found])
     folders = [folder for one in found for folder in one.folders]
     return _frozen(config, network, variables, setting, folders)
 

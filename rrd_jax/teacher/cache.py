@@ -51,7 +51,7 @@ class Views:
         split: feed.Resident,
         mesh: jax.sharding.Mesh,
     ):
-        self._network, members = network, ensemble.each(network, variables)
+        self._network, members = network, ensemble.members(network, variables)
         self._members = [(*one, path) for one, path in zip(members, folders, strict=True)]
         self._folded, self._split, self._mesh = folded, split, mesh
         self._kept: dict[pathlib.Path, jax.Array] = {}
@@ -121,7 +121,7 @@ class Views:
 
     def _fill(self, i, path, like, shown, stop):
         start = time.monotonic()
-        member, folded = ensemble.each(self._network, self._folded())[i]
+        member, folded = ensemble.members(self._network, self._folded())[i]
         table = fill(member, folded, like, self._split.images, shown, self._mesh, stop)
         seconds = time.monotonic() - start
         rate = len(self._split) * shown.views / seconds
