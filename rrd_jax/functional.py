@@ -1,7 +1,7 @@
-"""Layers as functions of arrays, which compute as PyTorch's do; networks and objectives share them.
+"""Layers as functions of arrays; networks and objectives share them. They compute as PyTorch's do.
 
-Sums over a batch of maps are taken in two stages, over places and then over images: in one, XLA's
-own reductions on a CPU are off by 7e-6 for 65 536 values, in two by 2e-7.
+Sums over a batch of maps are taken in two stages, over places and then over images. In one stage,
+XLA's reductions on a CPU are off by 7e-6 for 65 536 values; in two, by 2e-7.
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,18 @@ def convolve(
     transposed: bool = False,
     precision: str | None = None,
 ) -> jax.Array:
-    """Convolution of [B, H, W, channels], of the type that both have.
+    """Convolution of maps [B, H, W, channels] with a kernel of the same type.
 
     Args:
       x: maps.
       kernel: [height, width, channels / groups, features].
-      stride: of both axes; of a transposed one, how much larger the map becomes.
-      padding: zeros on each side of an axis, as PyTorch counts them.
-      transposed: whether it is PyTorch's ConvTranspose2d.
+      stride: of both axes; if transposed, by how much the map grows.
+      padding: zeros on each side of the height and of the width, as PyTorch counts them.
+      transposed: whether to compute PyTorch's ConvTranspose2d.
       precision: "highest" for full float32 on every device.
+
+    Returns:
+      [B, height, width, features], of the same type.
     """
     strides, dilation, pads = (stride, stride), (1, 1), padding
     if transposed:
@@ -46,17 +49,25 @@ def convolve(
     )
 
 
+def per_channel(values: jax.Array, x: jax.Array) -> jax.Array:
+    """[channels] as [1, ..., 1, channels], to compute with x [..., channels].
+
+    Shapes are never widened silently here: the tests let JAX refuse it.
+    """
+    return jax.lax.expand_dims(values, range(x.ndim - 1))
+
+
 def sums(*values: jax.Array) -> tuple[jax.Array, ...]:
-    """The sum [channels] in float32 of each [..., channels], all in one pass over what they share.
+    """The float32 sum [channels] of each array [..., channels], in one pass over all of them.
 
     Args:
-      *values: of one number of axes.
+      *values: arrays of equal shape.
     """
     values = tuple(value.astype(jnp.float32) for value in values)
     places = tuple(range(1, values[0].ndim - 1))
     if places:
         values = tuple(jnp.sum(value, places) for value in values)
-        values = jax.lax.optimization_barrier(values)  # XLA joins consecutive sums
+        values = jax.lax.optimization_barrier(values)  # or XLA joins the two sums
     return tuple(jnp.sum(value, 0) for value in values)
 
 
@@ -69,7 +80,7 @@ def moments(x: jax.Array, centre: jax.Array) -> tuple[jax.Array, jax.Array]:
         centre far from the mean it cancels. Constant for gradients.
     """
     centre = jax.lax.stop_gradient(centre)
-    centred = x.astype(jnp.float32) - centre
+    centred = x.astype(jnp.float32) - per_channel(centre, x)
     count = x.size // x.shape[-1]
     first, second = (total / count for total in sums(centred, jnp.square(centred)))
     return centre + first, jnp.maximum(second - jnp.square(first), 0)
@@ -84,7 +95,7 @@ def affine(x: jax.Array, factor: jax.Array, shift: jax.Array) -> jax.Array:
       factor: [channels] float32.
       shift: [channels] float32.
     """
-    return (x * factor + shift).astype(x.dtype)
+    return (x * per_channel(factor, x) + per_channel(shift, x)).astype(x.dtype)
 
 
 def _affine_forward(x, factor, shift):
@@ -94,7 +105,8 @@ def _affine_forward(x, factor, shift):
 def _affine_backward(kept, gradient):
     x, factor = kept
     gradient = gradient.astype(jnp.float32)
-    return (gradient * factor).astype(x.dtype), *sums(gradient * x, gradient)
+    by_x = gradient * per_channel(factor, x)
+    return by_x.astype(x.dtype), *sums(gradient * x, gradient)
 
 
 affine.defvjp(_affine_forward, _affine_backward)
@@ -103,7 +115,7 @@ affine.defvjp(_affine_forward, _affine_backward)
 @jax.custom_vjp
 def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
     """x [..., channels] + bias [channels] in float32, as x's type."""
-    return (x.astype(jnp.float32) + bias).astype(x.dtype)
+    return (x.astype(jnp.float32) + per_channel(bias, x)).astype(x.dtype)
 
 
 def _bias_forward(x, bias):
@@ -123,5 +135,5 @@ def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
 
     Accelerators multiply with about ten mantissa bits unless told otherwise.
     """
-    x = x.astype(jnp.float32)
-    return jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST) + bias
+    product = jnp.matmul(x.astype(jnp.float32), kernel, precision=jax.lax.Precision.HIGHEST)
+    return product + per_channel(bias, product)

@@ -6,18 +6,28 @@ import numpy as np
 
 
 def top1(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Share of rows whose largest logit is the label's, in [0, 1]."""
+    """Share of rows whose largest logit is the label's, in [0, 1].
+
+    Args:
+      logits: [B, C].
+      labels: [B], in [0, C).
+    """
     return jnp.mean(jnp.argmax(logits, axis=-1) == labels)
 
 
 def rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Number of classes [B] that come before the label's; 0 where argmax finds the label.
+    """Number of classes that come before the label's [B]; 0 where argmax finds the label.
 
     Of equal logits the first class comes first, as in argmax. A NaN is before every class.
+
+    Args:
+      logits: [B, C].
+      labels: [B], in [0, C).
     """
-    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    behind = jnp.arange(logits.shape[-1]) > labels[:, None]
-    beaten = (logits < own) | ((logits == own) & behind)
+    labels = labels[:, None]
+    logit = jnp.take_along_axis(logits, labels, axis=-1)
+    behind = jnp.arange(logits.shape[-1])[None] > labels
+    beaten = (logits < logit) | ((logits == logit) & behind)
     return logits.shape[-1] - 1 - jnp.sum(beaten, axis=-1)
 
 

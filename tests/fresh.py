@@ -1,14 +1,30 @@
-"""Fresh networks for tests, compiled quickly rather than well."""
+"""Networks for tests: which ones are quick, and variables without compiling an `init`."""
 
 import functools
 
 import jax
+import numpy as np
+import pytest
 
 from rrd_jax import networks
 
 
 def init(network, image_shape, seed=0):
-    """Variables of a network as numpy arrays."""
-    quick = {"xla_backend_optimization_level": 0}
+    """Variables as numpy arrays, drawn as for a fresh network."""
     create = functools.partial(networks.init, network, image_shape=image_shape)
-    return jax.device_get(jax.jit(create, compiler_options=quick)(jax.random.key(seed)))
+    shapes = jax.eval_shape(create, jax.random.key(0))
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        if leaf.ndim > 1:
+            deviation = np.float32(np.sqrt(2 / np.prod(leaf.shape[:-1])))
+            return rng.standard_normal(leaf.shape, np.float32) * deviation
+        return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def all_but_quick_are_long(names, quick):
+    """Parameters of a test: names, those that are not among the quick ones marked as long."""
+    assert set(quick) <= set(names)
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.long) for name in names]

@@ -15,10 +15,11 @@ def load(name):
 
 def named_weights(names, shapes, salt=""):
     """A state dict whose every entry is drawn from its name."""
-    return {name: _entry(salt + name, _shape(shape)) for name, shape in zip(names, shapes)}  # noqa: B905
+    return {name: _entry(salt + name, shape(text)) for name, text in zip(names, shapes)}  # noqa: B905
 
 
-def _shape(text):
+def shape(text):
+    """The shape that a golden file writes as 3x3x16."""
     return tuple(int(size) for size in text.split("x")) if text else ()
 
 

@@ -23,7 +23,7 @@ def _outputs(seed, width):
 
 def _several(weights, each):
     mean = sum(w * one.logits for w, one in zip(weights, each, strict=True))
-    return ensemble.Several(mean, tuple(one._replace(logits=mean) for one in each))
+    return ensemble.EnsembleOutputs(mean, tuple(one._replace(logits=mean) for one in each))
 
 
 def test_kd_compares_with_the_averaged_logits():
@@ -68,7 +68,7 @@ def test_an_ensemble_averages_the_logits_of_its_members():
         )
     ]
     np.testing.assert_allclose(found.logits, (own[0].logits + own[1].logits) / 2, rtol=1e-6)
-    np.testing.assert_array_equal(found.each[1].embedding, own[1].embedding)
+    np.testing.assert_array_equal(found.members[1].embedding, own[1].embedding)
     assert networks.summarize(both, (16, 16, 3)).parameters == sum(
         networks.summarize(member, (16, 16, 3)).parameters for member in members
     )

@@ -9,13 +9,18 @@ def table() -> str:
     rows = []
     for name in networks.MODELS:
         size = networks.image_size(name)
-        module = networks.create(name, 100 if name in networks.CIFAR else 1000)
-        outputs, parameters, macs, _ = networks.summarize(module, (size, size, 3))
+        network = networks.create(name, 100 if name in networks.CIFAR else 1000)
+        outputs, parameters, macs, _ = networks.summarize(network, (size, size, 3))
         taps = " ".join(f"{tap.shape[-1]}@{tap.shape[1]}" for tap in outputs.maps)
         width = str(outputs.embedding.shape[-1])
         rows.append((name, f"{parameters:,}", f"{macs:,}", taps, width, f"{size}x{size}"))
     return report.table(header, rows)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Prints the table."""
     cli.guard(lambda: print(table()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,8 @@
-"""What the network families share: their output type, and layers that compute as PyTorch's do."""
+"""Layers that the network families share; they compute as PyTorch's do."""
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,26 +10,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from rrd_jax import errors, functional
-
-
-class Outputs(NamedTuple):
-    """What every network returns.
-
-    Attributes:
-      logits: [B, C] float32.
-      embedding: [B, D] float32, the pooled features that the classifier sees.
-      maps: stage outputs [B, H, W, channels], stem first.
-      preactivations: the same taps before their last ReLU, where they have one. The compiler
-        drops what no objective reads.
-      head: {"kernel": [D, C], "bias": [C]}, with logits = embedding @ kernel + bias.
-    """
-
-    logits: jax.Array
-    embedding: jax.Array
-    maps: tuple[jax.Array, ...] = ()
-    preactivations: tuple[jax.Array, ...] = ()
-    head: Any = ()
-
+from rrd_jax.networks import convolution
+from rrd_jax.networks.contract import Outputs
 
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # PyTorch's default for convolutions and linear layers: uniform in +-1/sqrt(fan_in).
@@ -38,7 +19,7 @@ torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Block(nn.Module):
-    """What `networks.remat` can compute twice; of one input, and beside it keywords."""
+    """Marks a module that `networks.remat` may recompute: (x, **keywords) -> anything."""
 
 
 class Conv(nn.Module):
@@ -46,13 +27,13 @@ class Conv(nn.Module):
 
     Attributes:
       features: channels of the result.
-      kernel: its height and width, odd.
+      kernel: height and width of the kernel, odd.
       stride: of both axes.
-      dtype: what it computes in; parameters are float32.
-      groups: of channels.
-      use_bias: whether there is one.
-      kernel_init: of the kernel [kernel, kernel, channels / groups, features].
-      space_to_depth: compute a 7x7 kernel of stride 2 as a 4x4 one of stride 1.
+      dtype: what the convolution computes in; its parameters are float32.
+      groups: number of groups into which the channels are split.
+      use_bias: whether a bias is added.
+      kernel_init: initializer of the kernel [kernel, kernel, channels / groups, features].
+      space_to_depth: computes a 7x7 convolution of stride 2 by `convolution.convolve_pairs`.
     """
 
     features: int
@@ -70,99 +51,14 @@ class Conv(nn.Module):
         shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        conv = partial(_conv, stride=self.stride)
         if self.space_to_depth:
-            conv = _deep
-        elif self.groups > 1:
-            # On a CPU XLA computes grouped convolutions, and more so their gradients, naively.
-            quick = _depthwise if self.groups == x.shape[-1] == self.features else _split
-            quick = partial(quick, stride=self.stride)
-            conv = partial(jax.lax.platform_dependent, cpu=quick, default=conv)
-        y = _each_alone(conv)(x, kernel)
+            y = convolution.convolve_pairs(x, kernel)
+        else:
+            y = convolution.convolve(x, kernel, stride=self.stride)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,))
             y = functional.add_bias(y, bias)
         return checkpoint_name(y, "convolution")
-
-
-def _conv(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
-    pad = (kernel.shape[0] - 1) // 2
-    return functional.convolve(x, kernel, stride=stride, padding=(pad, pad))
-
-
-def _each_alone(conv: Callable) -> Callable:
-    """Under vmap, as for several students, one convolution each: XLA would make a grouped one."""
-
-    def gradients(x, kernel, cotangent):
-        return jax.vjp(conv, x, kernel)[1](cotangent)
-
-    forward, backward = _unrolled(conv), _unrolled(gradients)
-    found = jax.custom_vjp(forward)
-    found.defvjp(lambda *inputs: (forward(*inputs), inputs), lambda kept, g: backward(*kept, g))
-    return found
-
-
-def _unrolled(function: Callable) -> Callable:
-    """vmap calls the function again and again, unless all that is batched are its images."""
-    found = jax.custom_batching.custom_vmap(function)
-
-    @found.def_vmap
-    def over(size, batched, x, *others):
-        if not any(batched[1:]):
-            y = function(x.reshape(-1, *x.shape[2:]), *others)
-            return y.reshape(size, -1, *y.shape[1:]), True
-        inputs = (x, *others)
-        each = [
-            function(*(one[i] if b else one for one, b in zip(inputs, batched, strict=True)))
-            for i in range(size)
-        ]
-        return jax.tree.map(lambda *parts: jnp.stack(parts), *each), jax.tree.map(
-            lambda part: True, each[0]
-        )
-
-    return found
-
-
-def _deep(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A 7x7 kernel's convolution of stride 2: squares of 2x2 pixels become four times the channels.
-
-    Matrix units that take many channels at once are idle less than with the three of an image.
-    """
-    x = jnp.pad(x, ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0)))  # of odd images
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels).swapaxes(2, 3)
-    # Around pixel 2i lie the rows 2i - 3 to 2i + 3; with a zero before them, pairs i - 2 to i + 1.
-    kernel = jnp.pad(kernel, ((1, 0), (1, 0), (0, 0), (0, 0)))
-    kernel = kernel.reshape(4, 2, 4, 2, channels, -1).swapaxes(1, 2)
-    return jax.lax.conv_general_dilated(
-        x.reshape(*x.shape[:3], 4 * channels),
-        kernel.reshape(4, 4, 4 * channels, -1),
-        window_strides=(1, 1),
-        padding=((2, 1), (2, 1)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
-def _depthwise(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
-    """A sum of shifted images, each times its place in the kernel."""
-    size = kernel.shape[0]
-    pad = (size - 1) // 2
-    padded = jnp.pad(x.astype(jnp.float32), ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    height, width = ((n + 2 * pad - size) // stride + 1 for n in x.shape[1:3])
-    y = jnp.zeros((), jnp.float32)
-    for row in range(size):
-        for column in range(size):
-            rows = slice(row, row + stride * (height - 1) + 1, stride)
-            columns = slice(column, column + stride * (width - 1) + 1, stride)
-            y += padded[:, rows, columns] * kernel[row, column, 0].astype(jnp.float32)
-    return y.astype(x.dtype)
-
-
-def _split(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
-    """A convolution for each group."""
-    groups = x.shape[-1] // kernel.shape[2]
-    parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
-    return jnp.concatenate([_conv(*part, stride=stride) for part in parts], axis=-1)
 
 
 class BatchNorm(nn.Module):
@@ -171,9 +67,10 @@ class BatchNorm(nn.Module):
     Statistics are float32 and span the whole (global) batch; the result has the input's dtype.
 
     Attributes:
-      momentum: share of the running figures that a batch leaves.
+      momentum: share that the running statistics keep of themselves at each update.
       epsilon: added to the variance.
-      follows: the convolution beside it whose result it takes, and nothing else does; "" for none.
+      follows: name of the convolution beside it, if only this batch norm reads its result; "" if
+        there is no such convolution. `teacher.fold` joins the two.
     """
 
     momentum: float = 0.9
@@ -182,17 +79,18 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """[..., channels] to the same, normalised by the batch (train) or the running figures."""
+        """[..., channels], normalised by the batch's statistics (train) or the running ones."""
         features = x.shape[-1]
         bias = self.param("bias", nn.initializers.zeros, (features,))
         if not (train or self.is_initializing() or self.has_variable("params", "scale")):
-            return (x + bias).astype(x.dtype)  # fold.fold left only this of it
+            # `teacher.fold` left nothing but the bias.
+            return (x + functional.per_channel(bias, x)).astype(x.dtype)
         scale = self.param("scale", nn.initializers.ones, (features,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (features,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (features,))
         if train:
-            # One pass for both, and one less in the gradient: these reductions are most of a small
-            # step. The running mean is near the batch's.
+            # Mean and variance in one pass save one pass in the gradient too: these reductions are
+            # most of a small step. The running mean is near the batch's, as `moments` wants it.
             mean, var = functional.moments(x, running_mean.value)
             mean, var = checkpoint_name((mean, var), "statistics")
             if not self.is_initializing():
@@ -209,23 +107,48 @@ class BatchNorm(nn.Module):
 
 
 def conv_norm(
-    x: jax.Array, names: tuple[str, str], *shape: Any, train: bool, **options: Any
+    x: jax.Array,
+    names: tuple[str, str],
+    features: int,
+    kernel: int,
+    stride: int = 1,
+    *,
+    train: bool,
+    **options: Any,
 ) -> jax.Array:
-    """Conv(*shape, **options) and its BatchNorm, within the module that calls it.
+    """A convolution and its batch norm, as submodules of the module that calls this.
 
     Args:
       x: [B, H, W, channels].
       names: of the convolution and the batch norm.
-      *shape: what Conv takes first: features, kernel, stride, dtype, groups.
-      train: as BatchNorm's.
-      **options: what else Conv takes.
+      features: channels of the result.
+      kernel: height and width of the kernel.
+      stride: of both axes.
+      train: as BatchNorm has it.
+      **options: further attributes of Conv.
     """
-    x = Conv(*shape, name=names[0], **options)(x)
+    x = Conv(features, kernel, stride, name=names[0], **options)(x)
     return BatchNorm(name=names[1], follows=names[0])(x, train=train)
 
 
+def numbered(i: int) -> tuple[str, str]:
+    """Names of a convolution and its batch norm that are attributes of a PyTorch module."""
+    return f"conv{i}", f"bn{i}"
+
+
+def in_sequence(name: str, i: int = 0) -> tuple[str, str]:
+    """Names of a convolution and its batch norm at places i and i + 1 of a PyTorch Sequential."""
+    return f"{name}_{i}", f"{name}_{i + 1}"
+
+
 class Classifier(nn.Module):
-    """Linear layer in float32, started as PyTorch's Linear unless told otherwise."""
+    """Linear layer in float32, with the initial weights of PyTorch's Linear.
+
+    Attributes:
+      features: number of classes.
+      kernel_init: initializer of the kernel [D, features].
+      zero_bias: whether the bias starts at 0.
+    """
 
     features: int
     kernel_init: Callable = torch_default
@@ -244,27 +167,23 @@ class Classifier(nn.Module):
         return functional.linear(x, kernel, bias)
 
 
-def classified(
+def classify(
+    x: jax.Array,
     classifier: Classifier,
-    embedding: jax.Array,
     maps: Sequence[jax.Array],
     preactivations: Sequence[jax.Array],
 ) -> Outputs:
-    """The Outputs of a network that ends in `classifier`, on `embedding` [B, D]."""
-    logits = classifier(embedding)
-    head = dict(classifier.variables["params"])
-    return Outputs(logits, embedding, tuple(maps), tuple(preactivations), head)
-
-
-def global_average(x: jax.Array) -> jax.Array:
-    """[B, H, W, C] to [B, C] in float32.
+    """The Outputs of a network whose `classifier` reads the average of x [B, H, W, D] over places.
 
     Raises:
-      InputError: nothing is left of the images, because they were too small.
+      InputError: x has no places, because the images were too small.
     """
     if 0 in x.shape[1:3]:
         raise errors.InputError(
             f"the images are too small for this network: {x.shape[1]}x{x.shape[2]} is left of them"
             " before the last pooling; a larger data.image_size helps"
         )
-    return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+    embedding = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+    logits = classifier(embedding)
+    head = dict(classifier.variables["params"])
+    return Outputs(logits, embedding, tuple(maps), tuple(preactivations), head)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax.networks import layers
-from rrd_jax.networks.layers import conv_norm
+from rrd_jax.networks.contract import Outputs
+from rrd_jax.networks.layers import in_sequence
 
 
 class MobileNetV1(nn.Module):
@@ -23,35 +24,31 @@ class MobileNetV1(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> layers.Outputs:
+    def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
         """Images [B, H, W, channels], normalised, to Outputs."""
-
-        def part(x, block, conv, *shape):
-            names = (f"model_{block}_{conv}", f"model_{block}_{conv + 1}")
-            return conv_norm(x, names, *shape, train=train, kernel_init=layers.torch_default)
-
-        x = nn.relu(part(x, 0, 0, 32, 3, 2, self.dtype))
+        options = {"dtype": self.dtype, "kernel_init": layers.torch_default}
+        conv_norm = partial(layers.conv_norm, train=train, **options)
+        x = nn.relu(conv_norm(x, in_sequence("model_0"), 32, 3, 2))
         maps, preactivations = [x], [x]
-        plan = [64, 128, 128, 256, 256, *[512] * 6, 1024, 1024]
-        for i, width in enumerate(plan, start=1):
+        widths = [64, 128, 128, 256, 256, *[512] * 6, 1024, 1024]
+        for i, width in enumerate(widths, start=1):
             stride = 2 if i in (2, 4, 6, 12) else 1
-            inside = x.shape[-1]
-            x = nn.relu(part(x, i, 0, inside, 3, stride, self.dtype, inside))
-            before = part(x, i, 3, width, 1, 1, self.dtype)
+            channels, names = x.shape[-1], f"model_{i}"
+            x = nn.relu(conv_norm(x, in_sequence(names), channels, 3, stride, groups=channels))
+            before = conv_norm(x, in_sequence(names, 3), width, 1)
             x = nn.relu(before)
             if i in (3, 5, 11, 13):  # the last of their resolution
                 maps.append(x)
                 preactivations.append(before)
-        embedding = layers.global_average(x)
         classifier = layers.Classifier(self.num_classes, name="fc")
-        return layers.classified(classifier, embedding, maps, preactivations)
+        return layers.classify(x, classifier, maps, preactivations)
 
 
 # What PyTorch calls (convolution, batch norm) of a block: in the CIFAR network; and in
 # torchvision's, which leaves out the first pair where nothing widens.
-_PLAIN = (("conv_0", "conv_1"), ("conv_3", "conv_4"), ("conv_6", "conv_7"))
-_WIDENING = (("conv_0_0", "conv_0_1"), ("conv_1_0", "conv_1_1"), ("conv_2", "conv_3"))
-_FLAT = (("conv_0_0", "conv_0_1"), ("conv_1", "conv_2"))
+_PLAIN = (in_sequence("conv"), in_sequence("conv", 3), in_sequence("conv", 6))
+_WIDENING = (in_sequence("conv_0"), in_sequence("conv_1"), in_sequence("conv", 2))
+_FLAT = (in_sequence("conv_0"), in_sequence("conv", 1))
 
 
 class _Inverted(layers.Block):
@@ -66,21 +63,18 @@ class _Inverted(layers.Block):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        plan = [
-            (self.hidden, 1, 1, 1),
-            (self.hidden, 3, self.stride, self.hidden),
-            (self.features, 1, 1, 1),
-        ][-len(self.names) :]
+        conv_norm = partial(layers.conv_norm, train=train, dtype=self.dtype)
+        *widen, depthwise, narrow = self.names
         y = x
-        for names, (features, kernel, stride, groups) in zip(self.names, plan, strict=True):
-            y = conv_norm(y, names, features, kernel, stride, self.dtype, groups, train=train)
-            if names != self.names[-1]:
-                y = self.activation(y)
+        for names in widen:  # one, or none
+            y = self.activation(conv_norm(y, names, self.hidden, 1))
+        y = conv_norm(y, depthwise, self.hidden, 3, self.stride, groups=self.hidden)
+        y = conv_norm(self.activation(y), narrow, self.features, 1)
         return x + y if x.shape == y.shape else y
 
 
 class MobileNetV2(nn.Module):
-    """Inverted residuals. The taps end without a ReLU, so they are their own twins.
+    """Inverted residuals. Its maps end without a ReLU, so they are their own preactivations.
 
     Attributes:
       num_classes: C.
@@ -98,19 +92,16 @@ class MobileNetV2(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> layers.Outputs:
+    def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
         """Images [B, H, W, channels], normalised, to Outputs."""
+        conv_norm = partial(layers.conv_norm, train=train, dtype=self.dtype)
         activation = nn.relu6 if self.torchvision else nn.relu
-
-        def dense(x, name, *shape):
-            names = (f"{name}_0", f"{name}_1")
-            return activation(conv_norm(x, names, *shape, self.dtype, train=train))
-
-        x = dense(x, "features_0" if self.torchvision else "conv1", self.stem, 3, 2)
+        name = "features_0" if self.torchvision else "conv1"
+        x = activation(conv_norm(x, in_sequence(name), self.stem, 3, 2))
         maps, position = [x], 1
         for stage, (expansion, features, blocks, stride) in enumerate(self.stages):
+            names = (_WIDENING if expansion > 1 else _FLAT) if self.torchvision else _PLAIN
             for i in range(blocks):
-                names = (_WIDENING if expansion > 1 else _FLAT) if self.torchvision else _PLAIN
                 x = _Inverted(
                     features,
                     expansion * x.shape[-1],
@@ -123,12 +114,12 @@ class MobileNetV2(nn.Module):
                 position += 1
             if stage in (1, 2, 4, 6):
                 maps.append(x)
-        x = dense(x, f"features_{position}" if self.torchvision else "conv2", 1280, 1, 1)
-        embedding = layers.global_average(x)
+        name = f"features_{position}" if self.torchvision else "conv2"
+        x = activation(conv_norm(x, in_sequence(name), 1280, 1))
         name = "classifier_1" if self.torchvision else "classifier_0"
         small = nn.initializers.normal(0.01)
         classifier = layers.Classifier(self.num_classes, small, zero_bias=True, name=name)
-        return layers.classified(classifier, embedding, maps, maps)
+        return layers.classify(x, classifier, maps, maps)
 
 
 _STAGES = (

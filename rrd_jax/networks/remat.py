@@ -1,6 +1,7 @@
-"""Networks that compute parts of themselves twice in training, for the backward pass's memory."""
+"""Networks that compute parts twice in training, and so keep less for the backward pass."""
 
-import functools
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -8,62 +9,65 @@ import jax
 
 from rrd_jax import errors
 from rrd_jax.networks import layers, mobilenet, vgg
+from rrd_jax.networks.contract import Network
 
 _kept = jax.checkpoint_policies.save_only_these_names
 
 
-class _BetweenConvolutions(NamedTuple):
-    network: nn.Module
+class _Recomputed(NamedTuple):
+    """A Network with the `init` of another, and an `apply` that recomputes."""
 
-    def apply(self, variables: Any, images: jax.Array, **options: Any) -> Any:
-        apply = functools.partial(self.network.apply, **options)
-        # Of all in one, since a block by itself would keep its input too.
-        again = jax.checkpoint(apply, policy=_kept("statistics", "convolution"))
-        return again(variables, images)
+    init: Callable
+    apply: Callable
 
 
-class _Blocks(NamedTuple):
-    network: nn.Module
-
-    def apply(self, variables: Any, images: jax.Array, **options: Any) -> Any:
-        inside = False
-
-        def twice(call, args, kwargs, context):
-            nonlocal inside
-            if inside or not isinstance(context.module, layers.Block):
-                return call(*args, **kwargs)
-            inside = True  # nn.remat calls a copy of the block
-            try:
-                run = nn.remat(lambda block, x: block(x, **kwargs), policy=_kept("statistics"))
-                return run(context.module, *args)
-            finally:
-                inside = False
-
-        with nn.intercept_methods(twice):
-            return self.network.apply(variables, images, **options)
+def _keep_convolutions(
+    network: nn.Module, variables: Any, images: jax.Array, **options: Any
+) -> Any:
+    # One checkpoint around the whole network: one around each block would keep its input too.
+    apply = jax.checkpoint(
+        partial(network.apply, **options), policy=_kept("statistics", "convolution")
+    )
+    return apply(variables, images)
 
 
-_HOW = {"none": lambda network: network, "convolutions": _BetweenConvolutions, "all": _Blocks}
+def _keep_blocks(network: nn.Module, variables: Any, images: jax.Array, **options: Any) -> Any:
+    inside = False
+
+    def recompute(call, args, kwargs, context):
+        nonlocal inside
+        if inside or not isinstance(context.module, layers.Block):
+            return call(*args, **kwargs)
+        inside = True  # nn.remat calls a copy of the block
+        try:
+            run = nn.remat(lambda block, x: block(x, **kwargs), policy=_kept("statistics"))
+            return run(context.module, *args)
+        finally:
+            inside = False
+
+    with nn.intercept_methods(recompute):
+        return network.apply(variables, images, **options)
 
 
-def remat(network: nn.Module, how: str) -> Any:
+_APPLY = {"none": None, "convolutions": _keep_convolutions, "all": _keep_blocks}
+
+
+def remat(network: nn.Module, how: str) -> Network:
     """A network of the same variables and results, whose gradients need less memory and more time.
 
     Args:
       network: of `networks.create`.
-      how: "convolutions" keeps their results and batch-norm statistics, and computes the rest
-        again; "all" keeps the inputs of blocks and their statistics; "none" is the network itself.
-
-    Returns:
-      What has the `apply` of the network.
+      how: "convolutions" keeps the results of convolutions and the statistics of batch norms, and
+        computes the rest again; "all" keeps the inputs of blocks and the statistics inside; "none"
+        is the network itself.
 
     Raises:
-      InputError: none of these, or "all" of a network without blocks.
+      InputError: `how` is none of these, or "all" for a network without blocks.
     """
-    wrap = errors.lookup("train.remat", how, _HOW)
+    apply = errors.lookup("train.remat", how, _APPLY)
     if how == "all" and isinstance(network, vgg.VGG | mobilenet.MobileNetV1):
         raise errors.InputError(
             f"train.remat is 'all', but {type(network).__name__} has no blocks; set it to"
             " convolutions"
         )
-    return wrap(network)
+    return _Recomputed(network.init, partial(apply, network)) if apply else network

@@ -1,6 +1,7 @@
 """Residual networks: for CIFAR those of 6n + 2 layers and ResNet-50, for ImageNet torchvision's.
 
-Modules carry PyTorch's names, so `layer1_0/conv1/kernel` is `layer1.0.conv1.weight` there.
+ResNet: arXiv 1512.03385. ResNeXt: arXiv 1611.05431. Modules carry PyTorch's names:
+`layer1_0/conv1/kernel` is `layer1.0.conv1.weight` there.
 """
 
 from functools import partial
@@ -10,12 +11,15 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax.networks import layers
-from rrd_jax.networks.layers import conv_norm
+from rrd_jax.networks.contract import Outputs
 from rrd_jax.networks.pool import max_pool
 
 
 class _Block(layers.Block):
-    """A residual block of two 3x3 convolutions, or with `bottleneck` of 1x1, 3x3, 1x1."""
+    """A residual block of two 3x3 convolutions, or with `bottleneck` of 1x1, 3x3, 1x1.
+
+    Returns the result, and the same before its last ReLU.
+    """
 
     width: int
     stride: int
@@ -27,21 +31,18 @@ class _Block(layers.Block):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+        conv_norm = partial(layers.conv_norm, train=train, dtype=self.dtype)
+        first, second, third = (layers.numbered(i) for i in (1, 2, 3))
         inner = self.inner * self.width
         if self.bottleneck:
-            plan = [(inner, 1, 1, 1), (inner, 3, self.stride, self.groups)]
-            plan += [(4 * self.width, 1, 1, 1)]
+            y = nn.relu(conv_norm(x, first, inner, 1))
+            y = nn.relu(conv_norm(y, second, inner, 3, self.stride, groups=self.groups))
+            y = conv_norm(y, third, 4 * self.width, 1)
         else:
-            plan = [(inner, 3, self.stride, 1), (self.width, 3, 1, 1)]
-        y = x
-        for i, (features, kernel, stride, groups) in enumerate(plan, start=1):
-            shape = (features, kernel, stride, self.dtype, groups)
-            y = conv_norm(y, (f"conv{i}", f"bn{i}"), *shape, train=train)
-            if i < len(plan):
-                y = nn.relu(y)
+            y = nn.relu(conv_norm(x, first, inner, 3, self.stride))
+            y = conv_norm(y, second, self.width, 3)
         if x.shape != y.shape:
-            names = (f"{self.shortcut}_0", f"{self.shortcut}_1")
-            x = conv_norm(x, names, y.shape[-1], 1, self.stride, self.dtype, train=train)
+            x = conv_norm(x, layers.in_sequence(self.shortcut), y.shape[-1], 1, self.stride)
         y = y + x
         return nn.relu(y), y
 
@@ -53,10 +54,10 @@ class ResNet(nn.Module):
       num_classes: C.
       blocks: number of blocks in each stage.
       widths: channels of the stem, then of the blocks in each stage.
-      bottleneck: blocks of 1x1, 3x3, 1x1 with four times as many channels at their end.
+      bottleneck: whether blocks are 1x1, 3x3, 1x1, with four times as many channels at their end.
       inner: channels inside a block, as a multiple of its width.
       groups: of the 3x3 convolutions in bottlenecks.
-      imagenet_stem: 7x7 stride 2 and max-pool, instead of 3x3.
+      imagenet_stem: whether the stem is 7x7 of stride 2 and max-pool, instead of 3x3.
       shortcut: what PyTorch calls the projection of a block.
       head: what PyTorch calls the classifier.
       dtype: what convolutions compute in; parameters and statistics are float32.
@@ -76,37 +77,32 @@ class ResNet(nn.Module):
     space_to_depth: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> layers.Outputs:
+    def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
         """Images [B, H, W, channels], normalised, to Outputs."""
+        conv_norm = partial(layers.conv_norm, train=train, dtype=self.dtype)
         kernel, stride = (7, 2) if self.imagenet_stem else (3, 1)
-        shape = (self.widths[0], kernel, stride, self.dtype)
-        stem = conv_norm(
-            x, ("conv1", "bn1"), *shape, train=train, space_to_depth=self.space_to_depth
-        )
-        x = nn.relu(stem)
+        deep = {"space_to_depth": self.space_to_depth}
+        x = nn.relu(conv_norm(x, layers.numbered(1), self.widths[0], kernel, stride, **deep))
         if self.imagenet_stem:
             x = max_pool(x)
+        block = partial(
+            _Block,
+            bottleneck=self.bottleneck,
+            inner=self.inner,
+            groups=self.groups,
+            shortcut=self.shortcut,
+            dtype=self.dtype,
+        )
         maps, preactivations = [x], [x]
-        for stage, (count, width) in enumerate(
-            zip(self.blocks, self.widths[1:], strict=True), start=1
-        ):
+        stages = zip(self.blocks, self.widths[1:], strict=True)
+        for stage, (count, width) in enumerate(stages, start=1):
             for i in range(count):
                 stride = 2 if stage > 1 and i == 0 else 1
-                x, before = _Block(
-                    width,
-                    stride,
-                    self.bottleneck,
-                    self.inner,
-                    self.groups,
-                    self.shortcut,
-                    self.dtype,
-                    name=f"layer{stage}_{i}",
-                )(x, train=train)
+                x, before = block(width, stride, name=f"layer{stage}_{i}")(x, train=train)
             maps.append(x)
             preactivations.append(before)
-        embedding = layers.global_average(x)
         classifier = layers.Classifier(self.num_classes, name=self.head)
-        return layers.classified(classifier, embedding, maps, preactivations)
+        return layers.classify(x, classifier, maps, preactivations)
 
 
 _SMALL = (16, 16, 32, 64)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax.networks import layers
-from rrd_jax.networks.layers import conv_norm
+from rrd_jax.networks.contract import Outputs
 
 
 class VGG(nn.Module):
@@ -24,27 +24,25 @@ class VGG(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> layers.Outputs:
+    def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
         """Images [B, H, W, channels], normalised, to Outputs."""
+        conv_norm = partial(layers.conv_norm, train=train, dtype=self.dtype, use_bias=True)
         # The reference halves the maps once more for images of 64 pixels, and for no others.
         pooled = (1, 2, 3, 4) if x.shape[1] == 64 else (1, 2, 3)
         maps, preactivations = [], []
-        for block, (count, width) in enumerate(
-            zip(self.blocks, (64, 128, 256, 512, 512), strict=True)
-        ):
+        widths = (64, 128, 256, 512, 512)
+        for block, (count, width) in enumerate(zip(self.blocks, widths, strict=True)):
             if block in pooled:
                 x = nn.max_pool(x, (2, 2), (2, 2))
             for i in range(count):
-                names = (f"block{block}_{3 * i}", f"block{block}_{3 * i + 1}")
-                before = conv_norm(x, names, width, 3, 1, self.dtype, train=train, use_bias=True)
+                before = conv_norm(x, layers.in_sequence(f"block{block}", 3 * i), width, 3)
                 x = nn.relu(before)
             maps.append(x)
             preactivations.append(before)
-        preactivations[0] = maps[0]  # as in the other families: the stem's twin is itself
-        embedding = layers.global_average(x)
+        preactivations[0] = maps[0]  # as in the other families
         small = nn.initializers.normal(0.01)
         classifier = layers.Classifier(self.num_classes, small, zero_bias=True, name="classifier")
-        return layers.classified(classifier, embedding, maps, preactivations)
+        return layers.classify(x, classifier, maps, preactivations)
 
 
 CIFAR = {

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax.networks import layers
+from rrd_jax.networks.contract import Outputs
 from rrd_jax.networks.layers import BatchNorm, Conv
 
 
@@ -19,14 +20,14 @@ class _Block(layers.Block):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
-        before = BatchNorm(name="bn1")(x, train=train)
-        y = nn.relu(before)
+        conv = partial(Conv, self.width, dtype=self.dtype)
+        normalised = BatchNorm(name="bn1")(x, train=train)
+        y = nn.relu(normalised)
         if x.shape[-1] != self.width:
-            x = Conv(self.width, 1, self.stride, self.dtype, name="convShortcut")(y)
-        y = Conv(self.width, 3, self.stride, self.dtype, name="conv1")(y)
+            x = conv(kernel=1, stride=self.stride, name="convShortcut")(y)
+        y = conv(stride=self.stride, name="conv1")(y)
         y = nn.relu(BatchNorm(name="bn2", follows="conv1")(y, train=train))
-        y = Conv(self.width, 3, 1, self.dtype, name="conv2")(y)
-        return x + y, before
+        return x + conv(name="conv2")(y), normalised
 
 
 class _Stage(nn.Module):
@@ -39,19 +40,20 @@ class _Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
-        befores = []
+        inputs = []
         for i in range(self.blocks):
             stride = self.stride if i == 0 else 1
             block = _Block(self.width, stride, self.dtype, name=f"layer_{i}")
-            x, before = block(x, train=train)
-            befores.append(before)
-        return x, befores[0]
+            x, normalised = block(x, train=train)
+            inputs.append(normalised)
+        return x, inputs[0]
 
 
 class WideResNet(nn.Module):
     """A wide residual network of `depth` layers, three stages of 16, 32 and 64 times `factor`.
 
-    Its taps are raw sums. The twin of a tap is what the next batch norm makes of it.
+    Its maps are sums, before any batch norm. The preactivation of a map is what the next batch norm
+    makes of it.
 
     Attributes:
       num_classes: C.
@@ -66,20 +68,20 @@ class WideResNet(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool = False) -> layers.Outputs:
+    def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
         """Images [B, H, W, channels], normalised, to Outputs."""
-        x = Conv(16, 3, 1, self.dtype, name="conv1")(x)
-        maps, befores = [x], []
-        for stage, width in enumerate((16, 32, 64), start=1):
-            blocks, stride = (self.depth - 4) // 6, 1 if stage == 1 else 2
-            part = _Stage(blocks, width * self.factor, stride, self.dtype, name=f"block{stage}")
-            x, before = part(x, train=train)
+        x = Conv(16, dtype=self.dtype, name="conv1")(x)
+        blocks = (self.depth - 4) // 6
+        maps, inputs = [x], []
+        for i, width in enumerate((16, 32, 64), start=1):
+            stride = 1 if i == 1 else 2
+            stage = _Stage(blocks, width * self.factor, stride, self.dtype, name=f"block{i}")
+            x, normalised = stage(x, train=train)
             maps.append(x)
-            befores.append(before)
+            inputs.append(normalised)
         x = BatchNorm(name="bn1")(x, train=train)
-        embedding = layers.global_average(nn.relu(x))
         classifier = layers.Classifier(self.num_classes, zero_bias=True, name="fc")
-        return layers.classified(classifier, embedding, maps, (maps[0], *befores[1:], x))
+        return layers.classify(nn.relu(x), classifier, maps, (maps[0], *inputs[1:], x))
 
 
 CIFAR = {

@@ -32,14 +32,14 @@ def averaged(name: str, objective: Objective, weights: Sequence[float]) -> Objec
     def init(key, student, teacher):
         own = [
             objective.init(jax.random.fold_in(key, i), student, one)
-            for i, one in enumerate(teacher.each)
+            for i, one in enumerate(teacher.members)
         ]
         return ObjectiveState(*(_named(part) for part in zip(*own, strict=True)))
 
     def mean_of(loss: Callable) -> Callable:
         def mean(state, student, teacher, batch):
             total, memories = 0.0, []
-            for i, (weight, one) in enumerate(zip(weights, teacher.each, strict=True)):
+            for i, (weight, one) in enumerate(zip(weights, teacher.members, strict=True)):
                 own = ObjectiveState(*(part[f"teacher{i}"] for part in state))
                 losses, memory = loss(own, student, one, batch)
                 total += weight * losses
@@ -49,7 +49,7 @@ def averaged(name: str, objective: Objective, weights: Sequence[float]) -> Objec
         return mean
 
     def taps(student, teacher):
-        return [pair for one in teacher.each for pair in objective.taps(student, one)]
+        return [pair for one in teacher.members for pair in objective.taps(student, one)]
 
     stage = objective.stage
     return objective._replace(

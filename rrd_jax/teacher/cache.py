@@ -70,7 +70,7 @@ class EmbeddingCache:
         mesh: jax.sharding.Mesh,
     ):
         self._network, self._folders = network, folders
-        self._members = ensemble.each(network, variables)
+        self._members = ensemble.members(network, variables)
         self._folded, self._split, self._mesh = folded, split, mesh
         self._tables: dict[pathlib.Path, jax.Array] = {}
 
@@ -140,7 +140,7 @@ class EmbeddingCache:
 
     def _fill(self, i: int, table: _Table, augment: Augment, stop: Callable[[], bool]) -> jax.Array:
         start = time.monotonic()
-        _, folded = ensemble.each(self._network, self._folded())[i]
+        _, folded = ensemble.members(self._network, self._folded())[i]
         embeddings = fill(
             table.network, folded, table.like, self._split.images, augment, self._mesh, stop
         )

@@ -7,37 +7,41 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
+from rrd_jax import functional
 from rrd_jax.networks import layers
 from rrd_jax.teacher import ensemble
+
+_Path = tuple[str, ...]
 
 
 def fold(network: Any, variables: Any, image_shape: tuple[int, ...]) -> Any:
     """Variables with which a network evaluates as before, in fewer operations.
 
-    A batch norm behind a convolution scales by fixed numbers: the kernel takes them over, in
-    float32, and only a shift is left. Kernels of convolutions are then cast to what they compute
-    in. Batch norms elsewhere, and the classifier, stay as they are.
+    A batch norm behind a convolution scales by fixed numbers. They are multiplied into the kernel,
+    in float32, and only a shift is left. Kernels of convolutions are then cast to the type that
+    they compute in. Batch norms elsewhere, and the classifier, stay as they are.
 
     Args:
       network: of `networks.create`, or an Ensemble.
-      variables: its weights.
-      image_shape: (H, W, channels) of any images that it takes.
+      variables: the network's weights.
+      image_shape: (H, W, channels) of any images that the network takes.
 
     Returns:
       {"params", "batch_stats"} for `network.apply(..., train=False)`; they cannot be trained.
     """
     if isinstance(network, ensemble.Ensemble):
-        members = ensemble.each(network, variables)
-        return ensemble.gather([fold(*member, image_shape) for member in members])
+        members = ensemble.members(network, variables)
+        return ensemble.stack_variables([fold(*member, image_shape) for member in members])
     params, stats = (traverse_util.flatten_dict(variables[n]) for n in ("params", "batch_stats"))
     for conv, norm, epsilon in _pairs(network, image_shape):
         factor = params.pop((*norm, "scale")) * jax.lax.rsqrt(stats.pop((*norm, "var")) + epsilon)
-        shift = params[*norm, "bias"] - stats.pop((*norm, "mean")) * factor
-        params |= {(*norm, "bias"): shift, (*conv, "kernel"): params[*conv, "kernel"] * factor}
+        params[*norm, "bias"] = params[*norm, "bias"] - stats.pop((*norm, "mean")) * factor
+        kernel = params[*conv, "kernel"]
+        params[*conv, "kernel"] = kernel * functional.per_channel(factor, kernel)
         if (*conv, "bias") in params:
             params[*conv, "bias"] = params[*conv, "bias"] * factor
     for path, value in params.items():
-        if value.ndim == 4:  # only kernels of convolutions are
+        if value.ndim == 4:  # only kernels of convolutions have four axes
             params[path] = value.astype(network.dtype)
     return {
         "params": traverse_util.unflatten_dict(params),
@@ -45,17 +49,17 @@ def fold(network: Any, variables: Any, image_shape: tuple[int, ...]) -> Any:
     }
 
 
-def _pairs(network: nn.Module, image_shape: tuple[int, ...]) -> list[tuple[Any, Any, float]]:
-    """The path of each convolution that a batch norm follows, that one's path and its epsilon."""
-    found = []
+def _pairs(network: nn.Module, image_shape: tuple[int, ...]) -> list[tuple[_Path, _Path, float]]:
+    """Paths of each convolution that a batch norm follows, and of that one, with its epsilon."""
+    pairs = []
 
-    def look(call, args, kwargs, context):
+    def record(call, args, kwargs, context):
         module = context.module
         if isinstance(module, layers.BatchNorm) and module.follows:
-            found.append(((*module.path[:-1], module.follows), module.path, module.epsilon))
+            pairs.append(((*module.path[:-1], module.follows), module.path, module.epsilon))
         return call(*args, **kwargs)
 
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    with nn.intercept_methods(look):
+    with nn.intercept_methods(record):
         jax.eval_shape(network.init, jax.random.key(0), images)
-    return found
+    return pairs

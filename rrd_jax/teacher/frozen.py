@@ -139,6 +139,6 @@ def as_ensemble(teachers: Sequence[FrozenNetwork], weights: Sequence[float]) -> 
     return dataclasses.replace(
         teachers[0],
         network=ensemble.Ensemble(members, tuple(weights)),
-        variables=ensemble.gather([teacher.variables for teacher in teachers]),
+        variables=ensemble.stack_variables([teacher.variables for teacher in teachers]),
         folders=tuple(folder for teacher in teachers for folder in teacher.folders),
     )

@@ -31,6 +31,6 @@ def cached(network: networks.Network, views: int) -> Callable[[Any, Batch], Any]
             networks.from_embedding(table.at[row].get(mode="promise_in_bounds"), head)
             for table, head in zip(embeddings["embedding"], embeddings["head"], strict=True)
         ]
-        return ensemble.joined(network, members)
+        return ensemble.join_outputs(network, members)
 
     return outputs

@@ -1,0 +1,91 @@
+"""What single families do, and how networks start."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrd_jax import convert, networks
+from tests import fresh, golden
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _init(network, image_shape):
+    return networks.init(network, jax.random.key(0), image_shape)
+
+
+@pytest.mark.parametrize(
+    "name",
+    fresh.all_but_quick_are_long(
+        ("mobilenetv2_cifar", "mobilenetv2", "mobilenetv1"), ("mobilenetv1",)
+    ),
+)
+def test_bfloat16_keeps_fresh_mobilenets_within_two_per_cent(name):
+    images = np.random.default_rng(0).standard_normal((2, 64, 64, 3)).astype(np.float32)
+    network = networks.create(name, 10)
+    variables = _init(network, (64, 64, 3))
+    full = jax.jit(network.apply)(variables, images).logits
+    half = jax.jit(networks.create(name, 10, dtype=jnp.bfloat16).apply)(variables, images).logits
+    assert golden.relative(half, full) < 0.02
+
+
+@pytest.mark.parametrize("name", ["vgg8", "mobilenetv1", "shufflenetv1_cifar"])
+def test_fresh_networks_start_at_a_sensible_scale(name):
+    size = 64 if name in networks.IMAGENET else 32
+    images = np.random.default_rng(0).standard_normal((4, size, size, 3)).astype(np.float32)
+    network = networks.create(name, 10)
+    train = jax.jit(lambda v, x: network.apply(v, x, train=True, mutable=["batch_stats"])[0])
+    logits = train(_init(network, (size, size, 3)), images).logits
+    assert 1e-4 < np.asarray(logits).std() < 10
+
+
+def test_vgg_halves_images_of_64_pixels_once_more():
+    for size, last in ((32, 4), (64, 4)):
+        outputs = networks.summarize(networks.create("vgg8", 5), (size, size, 3)).outputs
+        assert outputs.maps[-1].shape[1] == last
+
+
+def test_mobilenetv1_has_the_size_its_paper_gives():
+    summary = networks.summarize(networks.create("mobilenetv1", 1000), (224, 224, 3))
+    assert (summary.parameters, summary.macs) == (4_231_976, 568_740_352)  # 4.2 M, 569 M
+    taps = [tap.shape[1:] for tap in summary.outputs.maps]
+    shapes = [(112, 32), (56, 128), (28, 256), (14, 512), (7, 1024)]
+    assert taps == [(size, size, channels) for size, channels in shapes]
+
+
+def test_mobilenetv1_computes_what_plain_loops_compute():
+    network = networks.create("mobilenetv1", 3)
+    noise = np.random.default_rng(0)
+    variables = jax.tree.map(
+        lambda leaf: (leaf + 0.1 * np.abs(noise.standard_normal(leaf.shape))).astype(np.float32),
+        fresh.init(network, (32, 32, 3)),
+    )
+    images = noise.standard_normal((2, 32, 32, 3)).astype(np.float32)
+    weights = {
+        k: v.astype(np.float64) for k, v in convert.to_torch("mobilenetv1", variables).items()
+    }
+
+    def block(x, conv, norm, stride, depthwise):
+        kernel = weights[f"{conv}.weight"].transpose(2, 3, 1, 0)
+        pad = kernel.shape[0] // 2
+        x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        size = (x.shape[1] - kernel.shape[0]) // stride + 1
+        y = 0
+        for row in range(kernel.shape[0]):
+            for column in range(kernel.shape[1]):
+                rows = slice(row, row + stride * size, stride)
+                columns = slice(column, column + stride * size, stride)
+                part = x[:, rows, columns][:, :size, :size]
+                place = kernel[row, column]
+                y = y + (part * place[0] if depthwise else part @ place)
+        y = (y - weights[f"{norm}.running_mean"]) / np.sqrt(weights[f"{norm}.running_var"] + 1e-5)
+        return np.maximum(y * weights[f"{norm}.weight"] + weights[f"{norm}.bias"], 0)
+
+    x = block(images, "model.0.0", "model.0.1", 2, False)
+    for i in range(1, 14):
+        x = block(x, f"model.{i}.0", f"model.{i}.1", 2 if i in (2, 4, 6, 12) else 1, True)
+        x = block(x, f"model.{i}.3", f"model.{i}.4", 1, False)
+    wanted = x.mean((1, 2)) @ weights["fc.weight"].T + weights["fc.bias"]
+    assert golden.relative(jax.jit(network.apply)(variables, images).logits, wanted) < 1e-5

@@ -1,0 +1,111 @@
+"""Layers compute what their plain definitions do, and batch norm what numpy does in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrd_jax.networks import layers
+from tests import golden
+
+
+def _value_and_gradients(function, variables, x, cotangent):
+    value, pull = jax.vjp(function, variables, x)
+    return value, pull(cotangent)
+
+
+def _both(functions, variables, x):
+    """Values of two functions, and their gradients along a random direction."""
+    shape = jax.eval_shape(functions[0], variables, x).shape
+    cotangent = jax.random.normal(jax.random.key(2), shape)
+
+    @jax.jit
+    def run(*inputs):
+        return [_value_and_gradients(function, *inputs) for function in functions]
+
+    return run(variables, x, cotangent)
+
+
+@pytest.mark.parametrize(("features", "groups", "kernel"), [(12, 12, 3), (24, 3, 1), (24, 4, 3)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_grouped_convolutions_are_those_of_xla(features, groups, kernel, stride):
+    x = jax.random.normal(jax.random.key(0), (2, 7, 10, 12))
+    conv = layers.Conv(features, kernel, stride, groups=groups)
+    variables = conv.init(jax.random.key(1), x)
+    pad = (kernel - 1) // 2
+
+    def plain(variables, x):
+        return jax.lax.conv_general_dilated(
+            x,
+            variables["params"]["kernel"],
+            (stride, stride),
+            ((pad, pad), (pad, pad)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+
+    (wanted, wanted_gradients), (value, gradients) = _both((plain, conv.apply), variables, x)
+    np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-5)
+    for gradient, other in zip(
+        jax.tree.leaves(gradients), jax.tree.leaves(wanted_gradients), strict=True
+    ):
+        np.testing.assert_allclose(gradient, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 46), (7, 9)])
+def test_a_stem_on_pixels_of_two_by_two_is_the_one_on_pixels(size):
+    images = jax.random.normal(jax.random.key(0), (2, *size, 3))
+    stem = layers.Conv(8, 7, 2)
+    variables = stem.init(jax.random.key(1), images)
+    functions = stem.apply, stem.clone(space_to_depth=True).apply
+    (wanted, wanted_gradients), (value, gradients) = _both(functions, variables, images)
+    np.testing.assert_allclose(value, wanted, rtol=1e-5, atol=1e-5)
+    for gradient, other in zip(
+        jax.tree.leaves(gradients), jax.tree.leaves(wanted_gradients), strict=True
+    ):
+        assert golden.relative(gradient, other) < 1e-5
+
+
+@pytest.mark.parametrize(
+    # Far from the running mean float32 loses (mean / deviation)^2: 8 times its epsilon of 900.
+    ("mean", "running", "error"),
+    [(3, 0, 2e-6), (30, 29, 2e-6), (30, 0, 9e-4)],
+)
+def test_batch_norm_is_exact_around_its_running_mean_and_good_far_from_it(mean, running, error):
+    x = np.random.default_rng(0).standard_normal((64, 8, 8, 4)).astype(np.float32) + mean
+    norm = layers.BatchNorm()
+    variables = norm.init(jax.random.key(0), x, train=True)
+    variables["batch_stats"]["mean"] += running
+
+    def loss(x):
+        y, _ = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+        return jnp.sum(jnp.sin(y)), y
+
+    gradient, y = jax.jit(jax.grad(loss, has_aux=True))(x)
+    exact = (x.astype(np.float64) - x.mean((0, 1, 2), np.float64)) / x.std((0, 1, 2), np.float64)
+    np.testing.assert_allclose(y, exact, atol=error + 3e-5)  # of epsilon
+    rows = np.cos(exact).reshape(-1, 4), exact.reshape(-1, 4)
+    wanted = rows[0] - rows[0].mean(0) - rows[1] * (rows[0] * rows[1]).mean(0)
+    wanted /= x.std((0, 1, 2), np.float64)
+    np.testing.assert_allclose(gradient.reshape(-1, 4), wanted, atol=10 * error + 3e-5)
+
+
+def test_batch_norm_keeps_the_unbiased_running_variance():
+    x = np.random.default_rng(0).standard_normal((2, 3, 3, 4)).astype(np.float32) * 3 + 1000
+    norm = layers.BatchNorm()
+    variables = norm.init(jax.random.key(0), x, train=True)
+    variables["batch_stats"]["mean"] += 999
+    train = jax.jit(functools.partial(norm.apply, train=True, mutable=["batch_stats"]))
+    y, updated = train(variables, x)
+    flat = x.reshape(-1, 4).astype(np.float64)
+    np.testing.assert_allclose(
+        updated["batch_stats"]["var"], 0.9 + 0.1 * flat.var(0, ddof=1), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        updated["batch_stats"]["mean"], 0.9 * 999 + 0.1 * flat.mean(0), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        y.reshape(-1, 4), (flat - flat.mean(0)) / np.sqrt(flat.var(0) + 1e-5), atol=1e-3
+    )
