@@ -44,24 +44,24 @@ class TrainState:
 
         {"params", "batch_stats"}, and under "classifier" the state of what classifies in its place.
         """
-        own = self.ema or {"params": self.params["student"], "batch_stats": self.batch_stats}
+        network = self.ema or {"params": self.params["student"], "batch_stats": self.batch_stats}
         if not self.classifier:
-            return own
+            return network
         objective = {
             "params": self.params["objectives"][self.classifier],
             "frozen": self.frozen[self.classifier],
             "memory": self.memory[self.classifier],
         }
-        return own | {"classifier": objective}
+        return network | {"classifier": objective}
 
 
 def create(
     key: jax.Array,
-    student: Any,
+    student: networks.Network,
     objectives: dict[str, Objective],
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
-    teacher: Any = None,
+    teacher: networks.Network | None = None,
     teacher_variables: Any = None,
     *,
     average: bool = False,
