@@ -46,7 +46,9 @@ def test_hand_written_gradients_are_those_of_the_formula(dtype):
     wanted = by_x, (exact * weights).sum((0, 1, 2)), 2 * by_shift
     tolerance = 1e-5 if dtype == jnp.float32 else 1e-2
     for gradient, other in zip(gradients, wanted, strict=True):
-        np.testing.assert_allclose(gradient.astype(np.float64), other, rtol=tolerance, atol=1e-5)
+        np.testing.assert_allclose(
+            np.asarray(gradient, np.float64), other, rtol=tolerance, atol=1e-5
+        )
 
 
 def test_shapes_are_widened_by_name_only():

@@ -101,7 +101,7 @@ class BatchNorm(nn.Module):
                 running_var.value = keep * running_var.value + (1 - keep) * unbiased
         else:
             mean, var = running_mean.value, running_var.value
-        # One fused scale and shift, computed in float32.
+        # XLA fuses one scale and shift, in float32.
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
         return functional.affine(x, factor, bias - mean * factor)
 

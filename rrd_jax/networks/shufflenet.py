@@ -22,7 +22,10 @@ def _shuffle(x: jax.Array, groups: int) -> jax.Array:
 
 
 class _BlockV1(layers.Block):
-    """Grouped 1x1, depthwise 3x3, grouped 1x1; with stride 2 beside the pooled input."""
+    """Grouped 1x1, depthwise 3x3 and grouped 1x1 convolutions, added to the input.
+
+    With stride 2 they are concatenated with the pooled input instead.
+    """
 
     features: int
     stride: int
@@ -54,7 +57,7 @@ class ShuffleNetV1(nn.Module):
     Attributes:
       num_classes: C.
       widths: channels of each stage.
-      blocks: in each stage.
+      blocks: number of blocks in each stage.
       groups: of the 1x1 convolutions.
       dtype: what convolutions compute in; parameters and statistics are float32.
     """
@@ -82,9 +85,9 @@ class ShuffleNetV1(nn.Module):
 
 
 class _BlockV2(layers.Block):
-    """Half of the channels pass, the others are convolved; with stride 2 all of them are, twice.
+    """Convolves half of the channels and passes the others; with stride 2, convolves all, twice.
 
-    `left` and `right` are PyTorch's names for (convolution, batch norm) of the two branches.
+    `left` and `right` hold PyTorch's names of (convolution, batch norm) in the two branches.
     """
 
     features: int
@@ -98,8 +101,8 @@ class _BlockV2(layers.Block):
         conv_norm = partial(_conv_norm, train=train, dtype=self.dtype)
         half, channels = self.features // 2, x.shape[-1]
         if self.stride == 2:
-            left, right = x, x
-            left = conv_norm(left, self.left[0], channels, 3, 2, groups=channels)
+            right = x
+            left = conv_norm(x, self.left[0], channels, 3, 2, groups=channels)
             left_before = conv_norm(left, self.left[1], half, 1)
             left = nn.relu(left_before)
         else:

@@ -52,8 +52,8 @@ class _Stage(nn.Module):
 class WideResNet(nn.Module):
     """A wide residual network of `depth` layers, three stages of 16, 32 and 64 times `factor`.
 
-    Its maps are sums, before any batch norm. The preactivation of a map is what the next batch norm
-    makes of it.
+    Its maps are sums, before any batch norm. The preactivation of a map is the result of the next
+    batch norm, which the ReLU reads.
 
     Attributes:
       num_classes: C.

@@ -8,13 +8,15 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from rrd_jax import functional
-from rrd_jax.networks import layers
+from rrd_jax.networks import Network, layers
 from rrd_jax.teacher import ensemble
 
 _Path = tuple[str, ...]
 
 
-def fold(network: Any, variables: Any, image_shape: tuple[int, ...]) -> Any:
+def fold(
+    network: Network, variables: dict[str, Any], image_shape: tuple[int, ...]
+) -> dict[str, Any]:
     """Variables with which a network evaluates as before, in fewer operations.
 
     A batch norm behind a convolution scales by fixed numbers. They are multiplied into the kernel,

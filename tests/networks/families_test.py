@@ -31,7 +31,12 @@ def test_bfloat16_keeps_fresh_mobilenets_within_two_per_cent(name):
     assert golden.relative(half, full) < 0.02
 
 
-@pytest.mark.parametrize("name", ["vgg8", "mobilenetv1", "shufflenetv1_cifar"])
+@pytest.mark.parametrize(
+    "name",
+    fresh.all_but_quick_are_long(
+        ("vgg8", "mobilenetv1", "shufflenetv1_cifar"), ("vgg8", "mobilenetv1")
+    ),
+)
 def test_fresh_networks_start_at_a_sensible_scale(name):
     size = 64 if name in networks.IMAGENET else 32
     images = np.random.default_rng(0).standard_normal((4, size, size, 3)).astype(np.float32)

@@ -25,7 +25,6 @@ _NAMES = [name for name in networks.MODELS if name != "mobilenetv1"]
 _QUICK = (
     "resnet8",
     "resnet18",
-    "resnet50_cifar",
     "wrn_16_1",
     "vgg8",
     "mobilenetv2_cifar",

@@ -1,5 +1,6 @@
 """Networks by name: which there are, and what images they take."""
 
+import re
 import subprocess
 import sys
 
@@ -7,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from rrd_jax import errors, networks
+from rrd_jax import errors, models, networks
+from rrd_jax.networks import __main__ as program
 from rrd_jax.networks import mobilenet, resnet, shufflenet, vgg, wrn
 from tests import fresh, golden
 
@@ -39,21 +41,25 @@ def test_no_family_takes_the_name_of_another():
     assert len(networks.MODELS) == sum(len(table) for table in tables)
 
 
-def test_the_table_of_networks_has_a_row_for_each():
-    from rrd_jax.networks import __main__ as program
-
+def test_the_table_has_a_row_for_each_network(monkeypatch):
+    few = {name: networks.MODELS[name] for name in ("resnet8", "vgg8", "resnet18")}
+    monkeypatch.setattr(networks, "MODELS", few)
     rows = program.table().split("\n")[2:]
+    assert [row.split()[1] for row in rows] == list(few)
+    assert re.match(r"\| resnet8 +\| 83,892 +\| 12,507,392 +\| 16@32 16@32 32@16 64@8", rows[0])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("module", ["networks", "models"])
+def test_the_table_is_printed_under_its_name_and_its_former_one(module):
+    command = [sys.executable, "-m", f"rrd_jax.{module}"]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    rows = run.stdout.strip().split("\n")[2:]
     assert [row.split()[1] for row in rows] == list(networks.MODELS)
-    assert "| 83,892     | 12,507,392     | 16@32 16@32 32@16 64@8" in rows[0]
 
 
-def test_the_table_is_printed_under_the_former_name_too(capsys, monkeypatch):
-    from rrd_jax import models
-    from rrd_jax.networks import __main__ as program
-
-    monkeypatch.setattr(program, "table", lambda: "the table")
-    models.main()
-    assert capsys.readouterr().out == "the table\n"
+def test_the_former_name_of_the_table_is_the_same_program():
+    assert models.main is program.main
 
 
 def test_networks_are_imported_without_what_reads_data_and_files():
@@ -71,7 +77,10 @@ def test_every_network_takes_small_and_odd_images(name):
 
 
 @pytest.mark.parametrize("family", ["resnet8", "wrn_16_1", "vgg8", "shufflenetv2_cifar"])
-@pytest.mark.parametrize(("size", "channels"), [(8, 1), (28, 1), (64, 3)])
+@pytest.mark.parametrize(
+    ("size", "channels"),
+    [(8, 1), *(pytest.param(*images, marks=pytest.mark.long) for images in ((28, 1), (64, 3)))],
+)
 def test_other_image_sizes_and_class_counts(family, size, channels):
     network = networks.create(family, 5)
     variables = fresh.init(network, (size, size, channels))

@@ -13,15 +13,7 @@ from tests import fresh, golden
 _SHAPE = (32, 32, 3)
 # resnet44, resnet56 and resnet110 are resnet32 with more blocks.
 _NAMES = [name for name in networks.MODELS if name not in ("resnet44", "resnet56", "resnet110")]
-_QUICK = (
-    "resnet8",
-    "wrn_16_1",
-    "vgg8",
-    "mobilenetv1",
-    "mobilenetv2_cifar",
-    "shufflenetv1_cifar",
-    "shufflenetv2_cifar",
-)
+_QUICK = ("resnet8", "wrn_16_1", "vgg8", "mobilenetv2_cifar", "shufflenetv2_cifar")
 
 
 def _used(network, seed=0):
