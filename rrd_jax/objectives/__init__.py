@@ -1,4 +1,7 @@
-"""Distillation objectives: pure functions, chosen by name."""
+"""Distillation objectives: pure functions, chosen by name.
+
+A new objective is its file, with its RECORD, and its line in the registry below.
+"""
 
 import inspect
 from collections.abc import Callable
@@ -6,53 +9,84 @@ from typing import Any
 
 from rrd_jax import errors
 from rrd_jax.objectives import (
-    contrast,
-    correlation,
-    crossed,
-    features,
-    graphs,
-    heads,
+    ab,
+    at,
+    cc,
+    ce,
+    ckd,
+    cmkd,
+    crd,
+    dcd,
+    dist,
+    dkd,
+    ega,
+    fitnet,
+    fsp,
+    ft,
+    itrd,
+    kd,
     kdsvd,
-    logits,
-    relations,
+    nst,
+    pkt,
+    r2kd,
+    reviewkd,
+    rkd,
     rrd,
+    semckd,
+    simkd,
+    sp,
+    srrl,
     ssim,
-    staged,
+    vid,
+    wsld,
 )
-from rrd_jax.objectives.base import Objective, ObjectiveState, Stage
-from rrd_jax.objectives.several import averaged
+from rrd_jax.objectives.base import Objective, ObjectiveState, Record, Stage
+from rrd_jax.objectives.multi_teacher import averaged
 
+# In the order of the catalogue.
+RECORDS: dict[str, Record] = {
+    record.name: record
+    for record in (
+        # On class scores.
+        ce.RECORD,
+        kd.RECORD,
+        wsld.RECORD,
+        dkd.RECORD,
+        dist.RECORD,
+        r2kd.RECORD,
+        cmkd.RECORD,
+        # On relations within the batch.
+        sp.RECORD,
+        rkd.RECORD,
+        pkt.RECORD,
+        cc.RECORD,
+        ckd.RECORD,
+        itrd.RECORD,
+        ega.RECORD,
+        dcd.RECORD,
+        # With a memory.
+        crd.RECORD,
+        rrd.RECORD,
+        # On feature maps.
+        fitnet.RECORD,
+        at.RECORD,
+        nst.RECORD,
+        vid.RECORD,
+        kdsvd.RECORD,
+        ssim.RECORD,
+        semckd.RECORD,
+        reviewkd.RECORD,
+        # With the teacher's classifier.
+        srrl.RECORD,
+        simkd.RECORD,
+        # With a stage before distillation.
+        ab.RECORD,
+        ft.RECORD,
+        fsp.RECORD,
+    )
+}
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
-    "ce": logits.ce,
-    "kd": logits.kd,
-    "wsld": logits.wsld,
-    "dkd": logits.dkd,
-    "dist": correlation.dist,
-    "r2kd": correlation.r2kd,
-    "cmkd": correlation.cmkd,
-    "sp": relations.sp,
-    "rkd": relations.rkd,
-    "pkt": relations.pkt,
-    "cc": relations.cc,
-    "ckd": relations.ckd,
-    "itrd": graphs.itrd,
-    "ega": graphs.ega,
-    "dcd": contrast.dcd,
-    "crd": contrast.crd,
-    "rrd": rrd.rrd,
-    "fitnet": features.fitnet,
-    "at": features.at,
-    "nst": features.nst,
-    "vid": features.vid,
-    "kdsvd": kdsvd.kdsvd,
-    "ssim": ssim.ssim,
-    "semckd": crossed.semckd,
-    "reviewkd": crossed.reviewkd,
-    "srrl": heads.srrl,
-    "simkd": heads.simkd,
-    "ab": staged.ab,
-    "ft": staged.ft,
-    "fsp": staged.fsp,
+    name: record.factory for name, record in RECORDS.items()
 }
 
 
@@ -81,7 +115,7 @@ def takes(name: str, option: str) -> bool:
 
 
 def classifier(terms: dict[str, Objective]) -> str:
-    """Which of the objectives classifies in the student's place, "" for none.
+    """Name of the objective that classifies in the student's place; "" where none does.
 
     Raises:
       InputError: several do.
@@ -105,24 +139,14 @@ def check_teacher(terms: dict[str, Objective], *, present: bool) -> None:
 
 __all__ = [
     "OBJECTIVES",
+    "RECORDS",
     "Objective",
     "ObjectiveState",
+    "Record",
     "Stage",
     "averaged",
     "check_teacher",
     "classifier",
-    "contrast",
-    "correlation",
     "create",
-    "crossed",
-    "features",
-    "graphs",
-    "heads",
-    "kdsvd",
-    "logits",
-    "relations",
-    "rrd",
-    "ssim",
-    "staged",
     "takes",
 ]

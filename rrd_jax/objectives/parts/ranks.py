@@ -1,6 +1,7 @@
 """Ranks that have a gradient."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,7 @@ def _larger(x: jax.Array, places: jax.Array, temperature: float) -> jax.Array:
     return jax.nn.sigmoid((x[:, places, None] - x[:, None]) / temperature)
 
 
-def _in_parts(function, batch: int, classes: int) -> jax.Array:
+def _in_parts(function: Callable[[jax.Array], jax.Array], batch: int, classes: int) -> jax.Array:
     """function(places [P]) -> [B, P] for all places, few enough at a time for [B, P, C] to fit."""
     parts = -(-batch * classes * classes // _COMPARISONS)
     width = -(-classes // min(parts, classes))
@@ -55,5 +56,5 @@ def _in_parts(function, batch: int, classes: int) -> jax.Array:
     if parts == 1:
         return function(jnp.arange(classes))
     places = jnp.arange(parts * width).reshape(parts, width) % classes
-    found = jax.lax.map(function, places)
-    return found.swapaxes(0, 1).reshape(batch, -1)[:, :classes]
+    parts_of_rows = jax.lax.map(function, places)
+    return parts_of_rows.swapaxes(0, 1).reshape(batch, -1)[:, :classes]

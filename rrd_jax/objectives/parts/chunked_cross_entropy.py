@@ -30,9 +30,7 @@ class _Seen(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def cross_entropy(
-    student: jax.Array, teacher: jax.Array, memory: jax.Array, chunk: int
-) -> jax.Array:
+def chunked(student: jax.Array, teacher: jax.Array, memory: jax.Array, chunk: int) -> jax.Array:
     """- sum_k softmax_k(teacher . m_k) log softmax_k(student . m_k), in one walk (online softmax).
 
     The gradient for `student`, sum_k (softmax_k(student . m_k) - softmax_k(teacher . m_k)) m_k, is
@@ -61,7 +59,7 @@ def _backward(chunk, direction, gradient):
     return gradient[:, None] * direction, None, None
 
 
-cross_entropy.defvjp(_forward, _backward)
+chunked.defvjp(_forward, _backward)
 
 
 def _loss(seen: _Seen) -> jax.Array:
@@ -69,8 +67,8 @@ def _loss(seen: _Seen) -> jax.Array:
 
 
 @jax.custom_vjp
-def direct_cross_entropy(student: jax.Array, teacher: jax.Array, memory: jax.Array) -> jax.Array:
-    """The value and gradient of `cross_entropy`, of all rows at once."""
+def direct(student: jax.Array, teacher: jax.Array, memory: jax.Array) -> jax.Array:
+    """The value and gradient of `chunked`, of all rows at once."""
     return _compare(student, teacher, memory)[0]
 
 
@@ -91,7 +89,7 @@ def _compare_backward(kept, gradient):
     return _einsum("bk,kd->bd", gradient[:, None] * difference, memory), None, None
 
 
-direct_cross_entropy.defvjp(_compare, _compare_backward)
+direct.defvjp(_compare, _compare_backward)
 
 
 def _walk(

@@ -1,4 +1,4 @@
-"""Small networks between a student's features and a teacher's, and the pairing of their taps.
+"""Small networks between a student's features and a teacher's.
 
 An adapter is a tuple of Layers; its parameters are a plain dict. Layers compute in float32, as
 PyTorch's do, and start as PyTorch's start.
@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from rrd_jax import errors, functional
+from rrd_jax import functional
+from rrd_jax.objectives.parts.maps import Shape
 
-Shape = tuple[int, ...]
 _MOMENTUM, _EPSILON = 0.1, 1e-5  # of PyTorch's batch norm
 
 
@@ -49,22 +48,32 @@ def init(
 
     Kernels and biases are uniform in +-gain / sqrt(fan-in); 1 is PyTorch's default.
     """
-    params = {}
+    stack_params = {}
     for i, layer in enumerate(stack):
         key, kernel_key, bias_key = jax.random.split(key, 3)
         # PyTorch counts the fan-in of a transposed convolution at its other end.
         fan_in = math.prod(layer.kernel) * (layer.features if layer.transposed else channels)
         bound = gain / math.sqrt(fan_in)
         shape = (*layer.kernel, channels, layer.features)
-        own = {"kernel": jax.random.uniform(kernel_key, shape, minval=-bound, maxval=bound)}
+        params = {"kernel": jax.random.uniform(kernel_key, shape, minval=-bound, maxval=bound)}
         if layer.bias:
             shape = (layer.features,)
-            own["bias"] = jax.random.uniform(bias_key, shape, minval=-bound, maxval=bound)
+            params["bias"] = jax.random.uniform(bias_key, shape, minval=-bound, maxval=bound)
         if layer.norm:
-            own |= {"scale": jnp.ones(layer.features), "shift": jnp.zeros(layer.features)}
-        params[f"layer{i}"] = own
+            params |= {"scale": jnp.ones(layer.features), "shift": jnp.zeros(layer.features)}
+        stack_params[f"layer{i}"] = params
         channels = layer.features
-    return params
+    return stack_params
+
+
+def init_per_tap(
+    key: jax.Array, stacks: Sequence[Sequence[Layer]], channels: Sequence[int]
+) -> dict[str, Any]:
+    """Fresh parameters {"tap0", "tap1", ...} of an adapter for each tap of so many channels."""
+    return {
+        f"tap{i}": init(jax.random.fold_in(key, i), stack, count)
+        for i, (stack, count) in enumerate(zip(stacks, channels, strict=True))
+    }
 
 
 def init_running(stack: Sequence[Layer]) -> dict[str, Any]:
@@ -87,20 +96,20 @@ def update(
     """As `apply`, with the running statistics moved towards the batch's (constants)."""
     moved = {}
     for i, layer in enumerate(stack):
-        own = params[f"layer{i}"]
-        x = _convolve(layer, own, x)
+        name = f"layer{i}"
+        x = _convolve(layer, params[name], x)
         if layer.norm:
             # Around the batch's mean: there is no other estimate of it.
             mean, _ = functional.moments(x, jnp.zeros(layer.features))
             _, var = functional.moments(x, mean)
             count = math.prod(x.shape[:3])
             newest = {"mean": mean, "var": var * (count / max(count - 1, 1))}
-            moved[f"layer{i}"] = jax.tree.map(
+            moved[name] = jax.tree.map(
                 lambda old, new: (1 - _MOMENTUM) * old + _MOMENTUM * jax.lax.stop_gradient(new),
-                running[f"layer{i}"],
+                running[name],
                 newest,
             )
-            x = _normalize(own, mean, var, x)
+            x = _normalize(params[name], mean, var, x)
         x = _activate(layer, x)
     return x, moved
 
@@ -123,24 +132,24 @@ def infer(
     return x
 
 
-def _convolve(layer: Layer, own: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+def _convolve(layer: Layer, params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     y = functional.convolve(
         x.astype(jnp.float32),
-        own["kernel"],
+        params["kernel"],
         stride=layer.stride,
         padding=(layer.padding, layer.padding),
         transposed=layer.transposed,
         # Rows go through a linear layer, which PyTorch computes in full precision too.
         precision="highest" if x.shape[1:3] == (1, 1) else None,
     )
-    return functional.add_bias(y, own["bias"]) if layer.bias else y
+    return functional.add_bias(y, params["bias"]) if layer.bias else y
 
 
 def _normalize(
-    own: dict[str, jax.Array], mean: jax.Array, var: jax.Array, x: jax.Array
+    params: dict[str, jax.Array], mean: jax.Array, var: jax.Array, x: jax.Array
 ) -> jax.Array:
-    factor = own["scale"] * jax.lax.rsqrt(var + _EPSILON)
-    return functional.affine(x, factor, own["shift"] - mean * factor)
+    factor = params["scale"] * jax.lax.rsqrt(var + _EPSILON)
+    return functional.affine(x, factor, params["shift"] - mean * factor)
 
 
 def _activate(layer: Layer, x: jax.Array) -> jax.Array:
@@ -167,78 +176,3 @@ def regressor(student: Shape, teacher: Shape, *, slope: float = 0.0) -> tuple[La
     if hs >= ht and ws >= wt:
         return (Layer(features, (1 + hs - ht, 1 + ws - wt), bias=True, slope=slope),)
     return (Layer(features, (3, 3), 1, 1, bias=True, slope=slope),)
-
-
-def averages(size: int, into: int) -> np.ndarray:
-    """The matrix [into, size] of PyTorch's adaptive average pooling along one axis."""
-    matrix = np.zeros((into, size), np.float32)
-    for i in range(into):
-        first, end = i * size // into, -(-(i + 1) * size // into)
-        matrix[i, first:end] = 1 / (end - first)
-    return matrix
-
-
-def blend(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """[B, H, W, C] to [B, H', W', C] in float32, by matrices [H', H] and [W', W]."""
-    x = jnp.einsum("ih,bhwc->biwc", rows, x.astype(jnp.float32), precision="highest")
-    return jnp.einsum("jw,biwc->bijc", columns, x, precision="highest")
-
-
-def pool(x: jax.Array, height: int, width: int) -> jax.Array:
-    """Adaptive average pooling of [B, H, W, C] to [B, height, width, C], in float32."""
-    if x.shape[1:3] == (height, width):
-        return x.astype(jnp.float32)
-    return blend(x, averages(x.shape[1], height), averages(x.shape[2], width))
-
-
-def pool_larger(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Two maps in float32, along each axis the larger pooled to the smaller's size."""
-    height, width = (min(sizes) for sizes in zip(a.shape[1:3], b.shape[1:3], strict=True))
-    return pool(a, height, width), pool(b, height, width)
-
-
-def pair_taps(
-    student: Sequence[Shape], teacher: Sequence[Shape], *, equal_channels: bool = False
-) -> tuple[tuple[int, int], ...]:
-    """Which of two networks' taps are compared.
-
-    As many taps on both sides are paired by their position, as is published. Otherwise those of
-    the same height and width are, from the last one on; the others are left out.
-
-    Args:
-      student: shapes [B, H, W, channels] in the order of the network.
-      teacher: the same.
-      equal_channels: whether paired taps must have as many channels.
-
-    Returns:
-      Index pairs (student's, teacher's), in the order of the network.
-
-    Raises:
-      InputError: nothing can be paired, or a pair's channels differ.
-    """
-    listed = f"the student's taps are {_sizes(student)}, the teacher's {_sizes(teacher)}"
-    if len(student) == len(teacher):
-        pairs = [(i, i) for i in range(len(student))]
-    else:
-        pairs, i, j = [], len(student) - 1, len(teacher) - 1
-        while i >= 0 and j >= 0:
-            own, other = student[i][1:3], teacher[j][1:3]
-            if own == other:
-                pairs.insert(0, (i, j))
-            i, j = i - (own <= other), j - (own >= other)
-    if not pairs:
-        raise errors.InputError(f"no taps have the same height and width: {listed}")
-    if equal_channels and any(student[i][-1] != teacher[j][-1] for i, j in pairs):
-        raise errors.InputError(f"this objective compares channel with channel: {listed}")
-    return tuple(pairs)
-
-
-def paired(student: Sequence[Any], teacher: Sequence[Any], **options: Any) -> list[tuple[Any, Any]]:
-    """The maps [B, H, W, channels], or their shapes, that `pair_taps` puts together."""
-    shapes = [[tap.shape for tap in taps] for taps in (student, teacher)]
-    pairs = pair_taps(*shapes, **options)
-    return [(student[i], teacher[j]) for i, j in pairs]
-
-
-def _sizes(taps: Sequence[Shape]) -> str:
-    return " ".join("x".join(map(str, tap[1:])) for tap in taps) or "none"

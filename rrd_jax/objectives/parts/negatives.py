@@ -9,11 +9,11 @@ _UNKNOWN = -1
 
 
 class Met(NamedTuple):
-    """What draws depend on, kept in an objective's memory.
+    """What a draw depends on; part of an objective's memory.
 
     Attributes:
-      labels: [N] int32, of the examples that were met; -1 of the others.
-      draws: [] int32, how often was drawn.
+      labels: [N] int32, of the examples that were seen in a batch; -1 of the rest.
+      draws: [] int32, number of draws so far.
     """
 
     labels: jax.Array
@@ -21,12 +21,12 @@ class Met(NamedTuple):
 
 
 def init(examples: int) -> Met:
-    """No example was met."""
+    """No labels known, no draws."""
     return Met(jnp.full(examples, _UNKNOWN, jnp.int32), jnp.int32(0))
 
 
 def meet(met: Met, index: jax.Array, labels: jax.Array) -> Met:
-    """With the labels [B] of the examples `index` [B], and one more draw."""
+    """Adds the labels [B] of the examples `index` [B], and counts one more draw."""
     known = met.labels.at[index].set(labels.astype(jnp.int32))
     return Met(known, met.draws + 1)
 
@@ -44,7 +44,7 @@ def draw(key: jax.Array, met: Met, labels: jax.Array, count: int) -> jax.Array:
 
     Args:
       key: a typed PRNG key; the draw is a function of it, `met` and `labels`.
-      met: with the rows' own examples in it.
+      met: knows the rows' labels.
       labels: [B] int32.
       count: examples a row.
 
@@ -56,12 +56,12 @@ def draw(key: jax.Array, met: Met, labels: jax.Array, count: int) -> jax.Array:
     by_class = jnp.argsort(met.labels)
     sorted_labels = met.labels[by_class]
     first, last = (jnp.searchsorted(sorted_labels, labels, side=s) for s in ("left", "right"))
-    own = (last - first)[:, None]
-    others = jnp.maximum(size - own, 1)
+    same_class = (last - first)[:, None]
+    rest = jnp.maximum(size - same_class, 1)
     walk = jax.random.permutation(walk_key, size)
-    start = jax.random.randint(start_key, own.shape, 0, others)
-    places = _walked(walk, (start + jnp.arange(count)) % others, others)
-    places += jnp.where(places >= first[:, None], own, 0)
+    start = jax.random.randint(start_key, same_class.shape, 0, rest)
+    places = _walked(walk, (start + jnp.arange(count)) % rest, rest)
+    places += jnp.where(places >= first[:, None], same_class, 0)
     return by_class[places].astype(jnp.int32)  # past the end, where all is of one class: the last
 
 

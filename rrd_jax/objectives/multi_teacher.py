@@ -1,23 +1,22 @@
 """One objective against several teachers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 
 from rrd_jax import errors
-from rrd_jax.objectives.base import Objective, ObjectiveState
+from rrd_jax.objectives.base import Loss, Objective, ObjectiveState
 
 
 def averaged(name: str, objective: Objective, weights: Sequence[float]) -> Objective:
     """An objective's losses against each of several teachers, averaged.
 
-    All teachers show their averaged logits, so what compares logits compares with those. What
-    compares features, or relations to a memory, does so with each teacher, by adapters and
-    memories of its own; RRD's loss is linear in the teacher's relations, so that this averages
-    them.
+    All teachers show their averaged logits, so an objective on logits compares with those. One on
+    features, or on relations to a memory, compares with each teacher, through separate adapters
+    and memories; RRD's loss is linear in the teacher's relations, so this averages them.
 
     Args:
-      name: for the message of an error.
+      name: the objective's, for the message of an error.
       objective: against one teacher.
       weights: of the teachers; they add up to 1.
 
@@ -30,26 +29,26 @@ def averaged(name: str, objective: Objective, weights: Sequence[float]) -> Objec
         )
 
     def init(key, student, teacher):
-        own = [
-            objective.init(jax.random.fold_in(key, i), student, one)
-            for i, one in enumerate(teacher.each)
+        states = [
+            objective.init(jax.random.fold_in(key, i), student, outputs)
+            for i, outputs in enumerate(teacher.each)
         ]
-        return ObjectiveState(*(_named(part) for part in zip(*own, strict=True)))
+        return ObjectiveState(*(_by_teacher(part) for part in zip(*states, strict=True)))
 
-    def mean_of(loss: Callable) -> Callable:
+    def mean_of(loss: Loss) -> Loss:
         def mean(state, student, teacher, batch):
             total, memories = 0.0, []
-            for i, (weight, one) in enumerate(zip(weights, teacher.each, strict=True)):
-                own = ObjectiveState(*(part[f"teacher{i}"] for part in state))
-                losses, memory = loss(own, student, one, batch)
+            for i, (weight, outputs) in enumerate(zip(weights, teacher.each, strict=True)):
+                state_i = ObjectiveState(*(part[f"teacher{i}"] for part in state))
+                losses, memory = loss(state_i, student, outputs, batch)
                 total += weight * losses
                 memories.append(memory)
-            return total, _named(memories)
+            return total, _by_teacher(memories)
 
         return mean
 
     def taps(student, teacher):
-        return [pair for one in teacher.each for pair in objective.taps(student, one)]
+        return [pair for outputs in teacher.each for pair in objective.taps(student, outputs)]
 
     stage = objective.stage
     return objective._replace(
@@ -60,5 +59,5 @@ def averaged(name: str, objective: Objective, weights: Sequence[float]) -> Objec
     )
 
 
-def _named(parts: Sequence) -> dict:
+def _by_teacher(parts: Sequence) -> dict:
     return {f"teacher{i}": part for i, part in enumerate(parts)}
