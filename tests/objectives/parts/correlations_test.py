@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from rrd_jax import errors, objectives
-from rrd_jax.objectives import correlation
+from rrd_jax.objectives import cmkd, dist, r2kd
+from rrd_jax.objectives.parts import correlations
 
 
 def _softmax64(x):
@@ -36,7 +37,7 @@ def test_dist_equals_float64(temperature, beta, gamma):
     within = (1 - _pearson64(p_s.T, p_t.T)).mean()
     wanted = temperature**2 * (beta * (1 - _pearson64(p_s, p_t)) + gamma * within)
     options = {"temperature": temperature, "beta": beta, "gamma": gamma}
-    found = jax.jit(lambda s, t: correlation.dist_loss(s, t, **options))(student, teacher)
+    found = jax.jit(lambda s, t: dist.dist_loss(s, t, **options))(student, teacher)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
@@ -45,7 +46,7 @@ def test_r2kd_equals_float64():
     p_s, p_t = (_softmax64(x / 3) for x in (student, teacher))
     wanted = 2 * (1 - _pearson64(p_s, p_t)) + 5 * (1 - _spearman64(student, teacher, 0.2))
     options = {"temperature": 3.0, "value": 2.0, "rank": 5.0, "rank_temperature": 0.2}
-    found = jax.jit(lambda s, t: correlation.r2kd_loss(s, t, **options))(student, teacher)
+    found = jax.jit(lambda s, t: r2kd.r2kd_loss(s, t, **options))(student, teacher)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
@@ -58,30 +59,30 @@ def test_cmkd_equals_float64(by_difficulty):
     wanted = value * (1 - _pearson64(student, teacher))
     wanted += rank * (1 - _spearman64(student, teacher, 0.2))
     options = {"value": 2.0, "rank": 5.0, "rank_temperature": 0.2, "by_difficulty": by_difficulty}
-    found = jax.jit(lambda s, t: correlation.cmkd_loss(s, t, **options))(student, teacher)
+    found = jax.jit(lambda s, t: cmkd.cmkd_loss(s, t, **options))(student, teacher)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
 def test_the_rank_correlation_sees_order_and_not_value():
     x = jnp.linspace(0.0, 3.0, 8)[None]
     for y, wanted in ((jnp.exp(x), 1), (-jnp.square(x), -1)):
-        found = correlation.spearman(x, y, rank_temperature=1e-4)
+        found = correlations.spearman(x, y, rank_temperature=1e-4)
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
-        assert abs(float(correlation.pearson(x, y)[0])) < 0.97
+        assert abs(float(correlations.pearson(x, y)[0])) < 0.97
 
 
 def test_the_correlations_do_not_depend_on_scale_and_shift():
     student, teacher = (jnp.asarray(x) for x in _arrays())
-    wanted = correlation.cmkd_loss(student, teacher)
-    np.testing.assert_allclose(correlation.cmkd_loss(7 * student - 3, teacher), wanted, rtol=1e-4)
+    wanted = cmkd.cmkd_loss(student, teacher)
+    np.testing.assert_allclose(cmkd.cmkd_loss(7 * student - 3, teacher), wanted, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["dist", "r2kd", "cmkd"])
 def test_a_constant_row_correlates_with_nothing_and_has_no_gradient(name):
     loss = {
-        "dist": correlation.dist_loss,
-        "r2kd": correlation.r2kd_loss,
-        "cmkd": correlation.cmkd_loss,
+        "dist": dist.dist_loss,
+        "r2kd": r2kd.r2kd_loss,
+        "cmkd": cmkd.cmkd_loss,
     }[name]
     _, teacher = (jnp.asarray(x) for x in _arrays())
     value, gradient = jax.value_and_grad(lambda s: jnp.sum(loss(s, teacher)))(

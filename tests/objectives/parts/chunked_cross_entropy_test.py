@@ -5,6 +5,7 @@ import pytest
 
 from rrd_jax import errors, objectives
 from rrd_jax.objectives import rrd
+from tests.objectives import batches
 
 
 def _arrays(size, batch=6, dim=16, seed=0):
@@ -90,7 +91,9 @@ def test_a_million_rows_need_less_than_a_gigabyte_beside_themselves():
     def step(memory, params, frozen, student, teacher):
         def mean(params):
             own = state._replace(params=params, frozen=frozen, memory=memory)
-            losses, pushed = objective.loss(own, _Outputs(student), _Outputs(teacher), {})
+            losses, pushed = objective.loss(
+                own, _Outputs(student), _Outputs(teacher), batches.NO_BATCH
+            )
             return jnp.mean(losses), pushed
 
         return jax.value_and_grad(mean, has_aux=True)(params)

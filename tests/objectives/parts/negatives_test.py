@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax.objectives import negatives
+from rrd_jax.objectives.parts import (
+    negatives,
+)
 
 
 def _met(labels, draws=0):

@@ -3,46 +3,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax import errors, networks, objectives
-from rrd_jax.objectives import ObjectiveState, adapters, heads
+from rrd_jax import errors, functional, networks, objectives
+from rrd_jax.objectives.parts import (
+    adapters,
+    pooling,
+)
 from tests import golden
-from tests.objectives import adapted
+from tests.objectives import adapted, batches
 
 
 def _head(file):
     return {"kernel": jnp.asarray(file["param/cls_t.weight"].T), "bias": file["param/cls_t.bias"]}
-
-
-def test_golden_srrl():
-    file = golden.load("imagenet_srrl")
-    layers = (adapters.Layer(20),)
-    names = adapted.sequential(layers, "srrl.transfer")
-    params = adapted.read(file, layers, names)
-    teacher = adapted.outputs(embedding=file["in/f_t"], logits=file["in/logit_t"], head=_head(file))
-    objective = objectives.create("srrl")
-
-    def loss(params, embedding):
-        student = adapted.outputs(embedding=embedding)
-        return objective.loss(ObjectiveState(params), student, teacher, {})[0]
-
-    embedding = jnp.asarray(file["in/f_s"])
-    value, (of_params, of_student) = adapted.jitted(loss)(params, embedding)
-    adapted.check(value, file["out/loss"])
-    gradients = adapted.torch_names(of_params, layers, names) | {"in/f_s": of_student}
-    listed = {k: v for k, v in file.items() if not k.startswith("grad/param/cls_t")}
-    adapted.check_gradients(listed, gradients)
-    found = adapters.apply_rows(layers, params, embedding)
-    adapted.check(found, file["out/trans_feat_s"])
-    adapted.check(heads.classify(_head(file), found), file["out/pred_feat_s"])
-    adapted.check_running(file, layers, params, names, embedding[:, None, None])
-
-
-def test_the_teachers_classifier_gets_no_gradient():
-    rng = np.random.default_rng(0)
-    head = {"kernel": jnp.asarray(rng.standard_normal((4, 3))), "bias": jnp.ones(3)}
-    g, f, z = (jnp.asarray(rng.standard_normal((5, n))) for n in (4, 4, 3))
-    gradient = jax.grad(lambda *args: jnp.sum(heads.srrl_loss(g, *args)), argnums=(0, 1, 2))
-    assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient(f, z, head)))
 
 
 def test_golden_simkd_with_its_running_statistics():
@@ -60,7 +31,7 @@ def test_golden_simkd_with_its_running_statistics():
 
     def loss(params, x):
         own = state._replace(params=params)
-        return objective.loss(own, adapted.outputs([x]), teacher, {})[0]
+        return objective.loss(own, adapted.outputs([x]), teacher, batches.NO_BATCH)[0]
 
     value, (of_params, of_student) = adapted.jitted(loss)(params, student_map)
     adapted.check(value, file["out/loss"])
@@ -68,14 +39,14 @@ def test_golden_simkd_with_its_running_statistics():
     gradients["in/f_s"] = np.transpose(of_student, (0, 3, 1, 2))
     adapted.check_gradients(file, gradients)
 
-    _, memory = objective.loss(state, adapted.outputs([student_map]), teacher, {})
+    _, memory = objective.loss(state, adapted.outputs([student_map]), teacher, batches.NO_BATCH)
     wanted = adapted.running(file, names, "after")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), memory, wanted)
     # In training mode, the reference's prediction is by the batch's statistics.
-    pooled = adapters.pool(student_map, 4, 4)
+    pooled = pooling.pool(student_map, 4, 4)
     transferred = adapters.apply(layers, params, pooled)
     adapted.check(transferred, golden.to_nhwc(file["out/trans_feat_s"]))
-    found = heads.classify(_head(file), jnp.mean(transferred, axis=(1, 2)))
+    found = functional.linear(jnp.mean(transferred, axis=(1, 2)), **_head(file))
     adapted.check(found, file["out/pred_feat_s"])
 
 
@@ -91,15 +62,17 @@ def test_simkd_predicts_each_example_alone_by_what_it_learned():
     head = {"kernel": jnp.asarray(rng.standard_normal((4, 7)), jnp.float32), "bias": jnp.ones(7)}
     teacher = adapted.outputs([jnp.abs(x[:, ::2, ::2, :1].repeat(4, -1))], head=head)
     objective, state = _simkd(x, teacher)
-    step = jax.jit(lambda state: objective.loss(state, adapted.outputs([x]), teacher, {})[1])
+    step = jax.jit(
+        lambda state: objective.loss(state, adapted.outputs([x]), teacher, batches.NO_BATCH)[1]
+    )
     for _ in range(200):  # the same batch: running statistics become the batch's, but unbiased
         state = state._replace(memory=step(state))
     predict = jax.jit(objective.predict)
     found = predict(state, adapted.outputs([x]))
     np.testing.assert_allclose(predict(state, adapted.outputs([x[:1]])), found[:1], rtol=1e-4)
     layers = (adapters.Layer(2), adapters.Layer(2, (3, 3), padding=1), adapters.Layer(4))
-    transferred = adapters.apply(layers, state.params, adapters.pool(x, 4, 4))
-    wanted = heads.classify(head, jnp.mean(transferred, axis=(1, 2)))
+    transferred = adapters.apply(layers, state.params, pooling.pool(x, 4, 4))
+    wanted = functional.linear(jnp.mean(transferred, axis=(1, 2)), **head)
     assert golden.relative(found, wanted) < 0.02
 
 
@@ -107,11 +80,11 @@ def test_simkd_predicts_each_example_alone_by_what_it_learned():
 def test_a_perfect_projector_would_give_the_teachers_logits(name):
     """The map that SimKD compares with is the one that the teacher's classifier reads, pooled."""
     network = networks.create(name, 5)
-    variables = networks.init(network, (16, 16, 3))
+    variables = networks.init(network, jax.random.key(0), (16, 16, 3))
     images = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype(np.float32)
     outputs = jax.jit(network.apply)(variables, images)
     pooled = jnp.mean(jax.nn.relu(outputs.preactivations[-1]), axis=(1, 2))
-    assert golden.relative(heads.classify(outputs.head, pooled), outputs.logits) < 1e-5
+    assert golden.relative(functional.linear(pooled, **outputs.head), outputs.logits) < 1e-5
 
 
 def test_teachers_that_do_not_fit_are_refused():

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax.objectives import ranks
+from rrd_jax.objectives.parts import ranks
 
 
 def test_cold_ranks_are_the_ranks_and_ties_get_their_mean():
