@@ -9,148 +9,67 @@ say what their options mean.
 """
 
 import difflib
+import inspect
 import re
+import typing
+from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
 from rrd_jax import errors, networks
+from rrd_jax.objectives import RECORDS, Record
 
 
-def objectives() -> dict[str, dict]:
-    """Every objective's weight, as published for CIFAR-100 with ce at 1, and options.
+def objectives() -> dict[str, dict[str, Any]]:
+    """The fields of every objective: warmup and weight, as published, and its factory's options.
 
-    The factories' defaults, but for what the trainer fills in: the number of examples, and the
-    batch size of semckd. A placeholder is None, which leaves the choice to the factory.
+    A default of None becomes a placeholder of the option's type, so that the command line can set
+    it. Options that the trainer fills in are left out.
     """
-    unset = config_dict.placeholder
     return {
-        "ce": {"weight": 1.0},
-        # standardize: of logits, by their deviation; published with temperature 2.
-        "kd": {"weight": 1.0, "temperature": 4.0, "standardize": False},
-        "wsld": {"weight": 1.0, "temperature": 2.0, "alpha": 2.5, "standardize": False},
-        "dkd": {
-            "weight": 1.0,
-            "temperature": 4.0,
-            "alpha": 1.0,
-            "beta": 8.0,
-            "standardize": False,
-            "warmup": 20,
-        },
-        "dist": {  # published for ImageNet: temperature, beta and gamma 1
-            "weight": 1.0,
-            "temperature": 4.0,
-            "beta": 2.0,
-            "gamma": 2.0,
-            "standardize": False,
-        },
-        "r2kd": {
-            "weight": 1.0,
-            "temperature": 4.0,
-            "value": 1.0,
-            "rank": 1.0,
-            "rank_temperature": 0.1,
-            "standardize": False,
-        },
-        "cmkd": {
-            "weight": 1.0,
-            "value": 1.0,
-            "rank": 1.0,
-            "by_difficulty": True,
-            "rank_temperature": 0.1,
-        },
-        "sp": {"weight": 3000.0},
-        "rkd": {"weight": 1.0, "distance": 25.0, "angle": 50.0},
-        "pkt": {"weight": 30000.0},
-        "cc": {"weight": 0.02, "dim": 128},
-        "ckd": {"weight": 1.0},
-        "itrd": {"weight": 1.0, "alpha": 1.5, "correlation": 2.0, "mutual": 0.05},
-        "ega": {"weight": 1.0, "node": 1.0, "edge": 0.3},
-        "dcd": {
-            "weight": 1.0,
-            "dim": 128,
-            "alpha": 0.5,
-            "log_scale": 1.0,
-            "max_scale": 10.0,
-            "scale": unset(float),
-        },
-        "crd": {
-            "weight": 0.8,
-            "memory": "fifo",  # bank: the paper's two banks of all examples
-            "temperature": 0.07,
-            "negatives": 16384,
-            "dim": 128,
-            "push_before": False,
-            "initial": "unit",  # how a queue starts: unit, or reference for the authors' scale
-            "momentum": 0.5,
-        },
-        "rrd": {
-            "weight": 1.0,
-            # sharp_student (temperatures 0.04 and 0.10, compared before the batch is pushed) or
-            # sharp_teacher (0.10 and 0.02, after); the three fields below override it one by one.
-            "preset": "sharp_student",
-            "temperature_student": unset(float),
-            "temperature_teacher": unset(float),
-            "push_before": unset(bool),
-            "memory": "fifo",  # momentum, momentum_reference: a bank of all examples
-            "queue_size": 16384,  # teacher embeddings in the memory
-            "dim": 128,  # length of an embedding
-            "initial": "unit",  # as of crd
-            # Rows compared at once: 0 for all; None: 16384 where they would not fit otherwise.
-            "chunk": unset(int),
-            "momentum": 0.5,
-            "temperature_bank": 0.07,
-        },
-        "fitnet": {"weight": 100.0, "tap": 2},
-        "at": {"weight": 1000.0, "power": 2.0},
-        "nst": {"weight": 50.0},
-        "vid": {"weight": 1.0, "variance": 5.0, "epsilon": 1e-5},
-        "kdsvd": {"weight": 1.0, "rank": 1},
-        "ssim": {"weight": 1.0, "window": 11, "deviation": 1.5},
-        "semckd": {"weight": 400.0, "temperature": 1.0},
-        # Published: 0.6 for resnet56-resnet20, 1 for resnet110-resnet32, 8 for
-        # resnet32x4-shufflenetv2_cifar, 5 for the other pairs.
-        "reviewkd": {"weight": 5.0, "warmup": 20, "width": unset(int)},
-        "srrl": {"weight": 1.0},
-        "simkd": {"weight": 1.0, "factor": 2},
-        # What ab and fsp train, they train in a stage before distillation, which has no weight.
-        "ab": {"weight": 1.0, "margin": 1.0, "epochs": 30, "learning_rate": unset(float)},
-        # Published learning rate of the stage: 0.01 for ResNet and WRN students, else the run's.
-        "ft": {"weight": 200.0, "rate": 0.5, "order": 1, "epochs": 30, "learning_rate": 0.01},
-        "fsp": {"weight": 50.0, "epochs": 30, "learning_rate": unset(float)},
+        name: {"warmup": record.warmup, "weight": record.weight, **_options(record)}
+        for name, record in RECORDS.items()
     }
 
 
-# Where no paper's CIFAR-100 recipe could be verified, the weight is 1.
-UNVERIFIED = frozenset({"r2kd", "cmkd", "ckd", "ega", "kdsvd", "ssim"})
+def _options(record: Record) -> dict[str, Any]:
+    parameters = inspect.signature(record.factory).parameters
+    return {
+        name: _field(option) for name, option in parameters.items() if name not in record.filled_in
+    }
 
-# What comes with an objective instead of ce at 1 and nothing else, in its published recipe.
-_COMPANY = {
-    "wsld": {"ce": 0.0},  # contains it
-    "simkd": {"ce": 0.0},  # the classifier is the teacher's
-    "semckd": {"kd": 1.0},
-    "srrl": {"kd": 1.0},
-}
+
+def _field(option: inspect.Parameter) -> Any:
+    """The default, or a placeholder of T where that is None and the annotation T | None."""
+    if option.default is not None:
+        return option.default
+    kind, _ = typing.get_args(option.annotation)
+    return config_dict.placeholder(kind)
+
+
+# Where no paper's CIFAR-100 recipe could be verified, the weight is 1.
+UNVERIFIED = frozenset(name for name, record in RECORDS.items() if not record.verified)
 
 
 def _weights(name: str) -> dict[str, float]:
     """The weights of a combination a+b+c, with ce and what its objectives come with."""
-    known, weights = objectives(), {"ce": 1.0}
+    weights = {"ce": 1.0}
     parts = name.split("+")
     for part in parts:
-        if part not in known:
+        if part not in RECORDS:
             raise errors.InputError(
-                f"unknown objective '{part}' in method '{name}'; {_hint(part, known)}python -m"
+                f"unknown objective '{part}' in method '{name}'; {_hint(part, RECORDS)}python -m"
                 " rrd_jax.objectives lists the objectives, which are joined by +"
             )
-        weights |= _COMPANY.get(part, {})
-    weights |= {part: known[part]["weight"] for part in parts}
-    return {part: weights[part] for part in known if part in weights}
+        weights |= RECORDS[part].company
+    weights |= {part: RECORDS[part].weight for part in parts}
+    return {part: weights[part] for part in RECORDS if part in weights}
 
 
-# The usual methods: the weights of their objectives. kd alone has weights of its own.
+# The usual methods: the weights of their objectives.
 METHODS: dict[str, dict[str, float]] = {
-    name: _weights(name) for name in (*objectives(), "crd+kd", "dcd+kd", "rrd+kd")
-} | {"kd": {"ce": 0.1, "kd": 0.9}}
+    name: dict(record.alone) or _weights(name) for name, record in RECORDS.items()
+} | {name: _weights(name) for name in ("crd+kd", "dcd+kd", "rrd+kd")}
 
 
 def method(name: str) -> ConfigDict:
@@ -163,11 +82,8 @@ def method(name: str) -> ConfigDict:
     Raises:
       InputError: an unknown objective.
     """
-    weights, known = METHODS.get(name) or _weights(name), objectives()
-    # warmup: epochs over which the weight grows from 0, linearly; 0 for none.
-    return ConfigDict(
-        {part: {"warmup": 0} | known[part] | {"weight": w} for part, w in weights.items()}
-    )
+    weights, fields = METHODS.get(name) or _weights(name), objectives()
+    return ConfigDict({part: fields[part] | {"weight": w} for part, w in weights.items()})
 
 
 def limit(config: ConfigDict, **most: float) -> None:
@@ -182,7 +98,7 @@ def check_option(option: str) -> None:
     try:
         method(option)
     except errors.InputError:
-        known = {**networks.MODELS, **objectives(), "smoke": None}
+        known = {**networks.MODELS, **RECORDS, "smoke": None}
         wrong = next((part for part in re.split("[-+]", option) if part not in known), option)
         raise errors.InputError(
             f"config option '{option}' is not smoke, a pair TEACHER-STUDENT of networks or a"
@@ -191,6 +107,6 @@ def check_option(option: str) -> None:
         ) from None
 
 
-def _hint(name: str, known: dict) -> str:
+def _hint(name: str, known: dict[str, Any]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     return f"did you mean '{close[0]}'? " if close else ""

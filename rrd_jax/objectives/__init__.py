@@ -1,58 +1,62 @@
-"""Distillation objectives: pure functions, chosen by name."""
+"""Distillation objectives: pure functions, chosen by name.
 
+A new objective is its file, which ends in its RECORD, and its line in the list below.
+"""
+
+import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 from rrd_jax import errors
-from rrd_jax.objectives import (
-    contrast,
-    correlation,
-    crossed,
-    features,
-    graphs,
-    heads,
-    kdsvd,
-    logits,
-    relations,
-    rrd,
-    ssim,
-    staged,
-)
-from rrd_jax.objectives.base import Objective, ObjectiveState, Stage
-from rrd_jax.objectives.several import averaged
+from rrd_jax.objectives.base import Objective, ObjectiveState, Record, Stage
+from rrd_jax.objectives.multi_teacher import averaged
 
+# The files of this folder that hold a RECORD, in the order of the catalogue.
+_FILES = (
+    # On class scores.
+    "ce",
+    "kd",
+    "wsld",
+    "dkd",
+    "dist",
+    "r2kd",
+    "cmkd",
+    # On relations within the batch.
+    "sp",
+    "rkd",
+    "pkt",
+    "cc",
+    "ckd",
+    "itrd",
+    "ega",
+    "dcd",
+    # With a memory.
+    "crd",
+    "rrd",
+    # On feature maps.
+    "fitnet",
+    "at",
+    "nst",
+    "vid",
+    "kdsvd",
+    "ssim",
+    "semckd",
+    "reviewkd",
+    # With the teacher's classifier.
+    "srrl",
+    "simkd",
+    # With a stage before distillation.
+    "ab",
+    "ft",
+    "fsp",
+)
+RECORDS: dict[str, Record] = {
+    record.name: record
+    for record in (importlib.import_module(f"{__name__}.{file}").RECORD for file in _FILES)
+}
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
-    "ce": logits.ce,
-    "kd": logits.kd,
-    "wsld": logits.wsld,
-    "dkd": logits.dkd,
-    "dist": correlation.dist,
-    "r2kd": correlation.r2kd,
-    "cmkd": correlation.cmkd,
-    "sp": relations.sp,
-    "rkd": relations.rkd,
-    "pkt": relations.pkt,
-    "cc": relations.cc,
-    "ckd": relations.ckd,
-    "itrd": graphs.itrd,
-    "ega": graphs.ega,
-    "dcd": contrast.dcd,
-    "crd": contrast.crd,
-    "rrd": rrd.rrd,
-    "fitnet": features.fitnet,
-    "at": features.at,
-    "nst": features.nst,
-    "vid": features.vid,
-    "kdsvd": kdsvd.kdsvd,
-    "ssim": ssim.ssim,
-    "semckd": crossed.semckd,
-    "reviewkd": crossed.reviewkd,
-    "srrl": heads.srrl,
-    "simkd": heads.simkd,
-    "ab": staged.ab,
-    "ft": staged.ft,
-    "fsp": staged.fsp,
+    name: record.factory for name, record in RECORDS.items()
 }
 
 
@@ -81,7 +85,7 @@ def takes(name: str, option: str) -> bool:
 
 
 def classifier(terms: dict[str, Objective]) -> str:
-    """Which of the objectives classifies in the student's place, "" for none.
+    """Name of the objective that classifies in the student's place; "" where none does.
 
     Raises:
       InputError: several do.
@@ -105,24 +109,14 @@ def check_teacher(terms: dict[str, Objective], *, present: bool) -> None:
 
 __all__ = [
     "OBJECTIVES",
+    "RECORDS",
     "Objective",
     "ObjectiveState",
+    "Record",
     "Stage",
     "averaged",
     "check_teacher",
     "classifier",
-    "contrast",
-    "correlation",
     "create",
-    "crossed",
-    "features",
-    "graphs",
-    "heads",
-    "kdsvd",
-    "logits",
-    "relations",
-    "rrd",
-    "ssim",
-    "staged",
     "takes",
 ]

@@ -1,9 +1,11 @@
-"""What an objective is: a pair of pure functions, in the idiom of Optax."""
+"""What an objective is: a pair of pure functions, in the idiom of Optax, and a record of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+
+from rrd_jax.batch import Batch
 
 
 class ObjectiveState(NamedTuple):
@@ -21,22 +23,26 @@ class ObjectiveState(NamedTuple):
     memory: Any = ()
 
 
-class Stage(NamedTuple):
-    """What an objective trains before distillation starts, on this loss alone.
+# (state, student, teacher, batch) -> (loss [B] or [], new memory).
+Loss = Callable[[ObjectiveState, Any, Any, Batch], tuple[jax.Array, Any]]
 
-    In the stage the mean of `loss` alone is descended, with no weight, by the run's optimizer. It
-    moves the objective's `frozen`, and with `student` the student's parameters but for its
-    classifier, and nothing else: no decay either. The student's batch statistics move with its
-    parameters. Optimizer state and learning rate start afresh after it.
+
+class Stage(NamedTuple):
+    """Training phase before distillation.
+
+    The phase descends the mean of `loss` alone, with no weight, by the run's optimizer. It changes
+    the objective's `frozen` and, with `student`, the student's parameters except its classifier;
+    nothing else, and no weight decays. The student's batch statistics follow its parameters.
+    Optimizer state and learning rate start afresh after it.
 
     Attributes:
       loss: as Objective.loss; its memory becomes the objective's.
       student: whether the student is trained too.
-      epochs: how long, before the run's first epoch.
+      epochs: length of the phase; the run's first epoch comes after it.
       learning_rate: constant; None is the run's first one.
     """
 
-    loss: Callable[[ObjectiveState, Any, Any, Any], tuple[jax.Array, Any]]
+    loss: Loss
     student: bool
     epochs: int = 30
     learning_rate: float | None = None
@@ -46,24 +52,24 @@ class Objective(NamedTuple):
     """A term of the total loss.
 
     Attributes:
-      init: (key, student, teacher) -> ObjectiveState. `student` and `teacher` are the
-        networks' Outputs as shapes, but for `teacher.head`, which holds arrays; `teacher` is None
-        when there is none.
-      loss: (state, student, teacher, batch) -> (loss [B], new memory). `teacher` is constant
-        for gradients. `batch` holds `label` [B] int32 and `index` [B] int32, the examples'
-        positions in the training split. A loss that is no sum over images may be a scalar.
-      needs_teacher: whether `loss`, or the stage's, reads the teacher's outputs.
-      stage: what comes before, or None.
-      predict: (state, student) -> logits [B, C], of what takes the place of the student's own
-        classifier in evaluation; None where that one stays.
-      taps: (student, teacher) -> the pairs of maps [B, H, W, channels] that are compared; None
-        where there are no such pairs.
-      needs_maps: whether `loss` reads more of the teacher than logits, embedding and head, which
-        can be remembered.
+      init: (key, student, teacher) -> ObjectiveState. `student` and `teacher` are the networks'
+        Outputs as shapes, except `teacher.head`, which holds arrays; `teacher` is None when there
+        is none.
+      loss: (state, student, teacher, batch) -> (loss [B], new memory). `student` and `teacher` are
+        Outputs; `teacher` is constant for gradients. A loss that is no sum over images may be a
+        scalar.
+      needs_teacher: True if `loss`, or the stage's, reads the teacher's outputs.
+      stage: training phase before distillation, or None.
+      predict: (state, student) -> logits [B, C] that replace those of the student's own classifier
+        in evaluation; None where the student's classifier stays.
+      taps: (student, teacher) -> pairs of maps [B, H, W, channels] that are compared; None where
+        no maps are paired.
+      needs_maps: True if `loss` reads teacher maps; disables the cache of the teacher's outputs,
+        which holds embeddings only.
     """
 
     init: Callable[[jax.Array, Any, Any], ObjectiveState]
-    loss: Callable[[ObjectiveState, Any, Any, Any], tuple[jax.Array, Any]]
+    loss: Loss
     needs_teacher: bool = True
     stage: Stage | None = None
     predict: Callable[[ObjectiveState, Any], jax.Array] | None = None
@@ -71,8 +77,42 @@ class Objective(NamedTuple):
     needs_maps: bool = True
 
 
+class Record(NamedTuple):
+    """What is known of an objective beside its code.
+
+    The catalogue, the config fields and the tables of tests are made from records.
+
+    Attributes:
+      factory: options -> Objective. Its name is the objective's; the defaults and annotations of
+        its keyword arguments are those of the config's fields.
+      compares: what of student and teacher it compares, in a few words.
+      reference: where it was published, such as "arXiv 2407.12073"; "-" for nowhere.
+      weight: published weight in the total loss for CIFAR-100.
+      verified: False where no paper's CIFAR-100 recipe could be verified; the weight is then 1.
+      warmup: epochs over which the weight grows from 0, linearly; 0 for none.
+      company: weights of other objectives that come with it, where that is not ce with 1.
+      alone: weights of the method of this name, where they are not those above.
+      filled_in: options that the trainer fills in, so that no config has them.
+    """
+
+    factory: Callable[..., Objective]
+    compares: str
+    reference: str
+    weight: float = 1.0
+    verified: bool = True
+    warmup: int = 0
+    company: Mapping[str, float] = {}
+    alone: Mapping[str, float] = {}
+    filled_in: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The objective's name."""
+        return self.factory.__name__
+
+
 def stateless(
-    loss: Callable[[Any, Any, Any], jax.Array],
+    loss: Callable[[Any, Any, Batch], jax.Array],
     *,
     needs_teacher: bool = True,
     needs_maps: bool = False,

@@ -1,4 +1,4 @@
-"""KDSVD: how the directions that span a network's maps turn from tap to tap."""
+"""KDSVD: the directions that span a network's maps, and how they turn (arXiv 1807.06819)."""
 
 import functools
 import math
@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax import errors
-from rrd_jax.objectives import features
-from rrd_jax.objectives.base import Objective
-from rrd_jax.objectives.linear import unit
+from rrd_jax.objectives.base import Objective, Record
+from rrd_jax.objectives.parts.arithmetic import unit
+from rrd_jax.objectives.parts.maps import Maps, over_taps
 
 _SPARE = 3  # directions of the student beyond the teacher's, to choose from
 _WEAK = 1e-5  # gaps and eigenvalues below this share of the largest say nothing in float32
@@ -46,8 +46,8 @@ def principal_directions(x: jax.Array, count: int) -> tuple[jax.Array, jax.Array
 
 
 def kdsvd_loss(
-    student: features.Maps,
-    teacher: features.Maps,
+    student: Maps,
+    teacher: Maps,
     *,
     rank: int = 1,
     directions: Sequence[jax.Array] | None = None,
@@ -92,9 +92,9 @@ def kdsvd_loss(
         wanted, strengths = jax.lax.stop_gradient(principal_directions(t, rank))
         if directions is not None:
             wanted = jax.lax.stop_gradient(directions[i].astype(jnp.float32))
-        found, _ = principal_directions(s, rank + _SPARE)
+        available, _ = principal_directions(s, rank + _SPARE)
         weights = unit(strengths)[:, None]
-        pair = _closest(found, wanted) * weights, wanted * weights
+        pair = _closest(available, wanted) * weights, wanted * weights
         if before is not None:
             relations = [
                 jnp.exp(-jnp.square(now[:, :, None] - then[:, None]) / 8)
@@ -109,15 +109,23 @@ def kdsvd(*, rank: int = 1) -> Objective:
     """KDSVD over all taps behind the stem, which must have the same channels; see `kdsvd_loss`."""
     errors.check_positive(rank=rank)
     loss = functools.partial(kdsvd_loss, rank=rank)
-    return features.over_taps(loss, equal_channels=True)
+    return over_taps(loss, equal_channels=True)
 
 
-def _closest(found: jax.Array, wanted: jax.Array) -> jax.Array:
-    """For each vector of `wanted` [B, C, k] that of `found` [B, C, l] with the largest |cosine|."""
-    cosine = jnp.einsum("bcl,bck->blk", found, wanted, precision="highest")
-    best = jax.nn.one_hot(jnp.argmax(jnp.abs(cosine), axis=1), found.shape[-1], axis=1)
-    chosen = jax.lax.stop_gradient(best * jnp.where(cosine < 0, -1.0, 1.0))
-    return jnp.einsum("bcl,blk->bck", found, chosen, precision="highest")
+def _closest(available: jax.Array, wanted: jax.Array) -> jax.Array:
+    """For each vector of `wanted` the available one with the largest |cosine|, with its sign.
+
+    Args:
+      available: [B, C, l].
+      wanted: [B, C, k].
+
+    Returns:
+      [B, C, k].
+    """
+    cosine = jnp.einsum("bcl,bck->blk", available, wanted, precision="highest")
+    best = jax.nn.one_hot(jnp.argmax(jnp.abs(cosine), axis=1), available.shape[-1], axis=1)
+    choice = jax.lax.stop_gradient(best * jnp.where(cosine < 0, -1.0, 1.0))
+    return jnp.einsum("bcl,blk->bck", available, choice, precision="highest")
 
 
 @jax.custom_jvp
@@ -136,3 +144,11 @@ def _eigh_jvp(primals, tangents):
     turns = jnp.where(apart, turned / jnp.where(apart, gap, 1.0), 0.0)
     moved = jnp.einsum("bci,bij->bcj", vectors, turns, precision="highest")
     return (values, vectors), (jnp.diagonal(turned, axis1=1, axis2=2), moved)
+
+
+RECORD = Record(
+    kdsvd,
+    "singular vectors of consecutive maps; equal channels",
+    "arXiv 1807.06819",
+    verified=False,
+)

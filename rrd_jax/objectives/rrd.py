@@ -1,17 +1,17 @@
 """Relational Representation Distillation (arXiv 2407.12073)."""
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rrd_jax import errors
 from rrd_jax import memory as memories
-from rrd_jax.objectives import bank, linear, walk
-from rrd_jax.objectives.base import Objective, ObjectiveState
-from rrd_jax.objectives.linear import project, unit
-
-__all__ = ["PRESETS", "nested_loss", "project", "relational_loss", "rrd", "unit"]
+from rrd_jax.objectives.base import Objective, ObjectiveState, Record
+from rrd_jax.objectives.parts import banks, chunked_cross_entropy, projections
+from rrd_jax.objectives.parts.projections import project
 
 _DIRECT = 2**25  # similarities: beyond this the memory is walked in chunks
 _CHUNK = 2**14  # rows
@@ -54,7 +54,7 @@ def relational_loss(
       memory: [K, D] earlier teacher embeddings, constant for gradients.
       temperature_student: tau_s > 0.
       temperature_teacher: tau_t > 0.
-      chunk: memory rows that are looked at at once, so that nothing of size [B, K] exists; 0 for
+      chunk: memory rows that are compared at once, so that nothing of size [B, K] exists; 0 for
         all of them. None: 0 up to 2^25 similarities, 16 384 rows beyond. The value is the same.
 
     Returns:
@@ -80,8 +80,8 @@ def relational_loss(
     teacher, memory = jax.lax.stop_gradient((teacher, memory))
     scaled = student / temperature_student, teacher / temperature_teacher
     if chunk:
-        return walk.cross_entropy(*scaled, memory, chunk)
-    return walk.direct_cross_entropy(*scaled, memory)
+        return chunked_cross_entropy.chunked(*scaled, memory, chunk)
+    return chunked_cross_entropy.direct(*scaled, memory)
 
 
 def nested_loss(
@@ -91,7 +91,7 @@ def nested_loss(
     temperature_student: float,
     temperature_teacher: float,
 ) -> jax.Array:
-    """The reference's form with banks: softmaxes of what `bank.compare` made of the similarities.
+    """The reference's form with banks: softmaxes of what `parts.banks.compare` returns.
 
         loss = - sum_k softmax_k(p_t / tau_t) log softmax_k(p_s / tau_s)
 
@@ -131,23 +131,27 @@ def rrd(
     The student's projection is trained with the student; the teacher's is a fixed random one.
 
     Args:
-      preset: a name in PRESETS; fills the three values below that are None.
+      preset: a name in PRESETS; fills those of the three values below that are None.
+        "sharp_student" has temperatures 0.04 and 0.10 and compares before it pushes,
+        "sharp_teacher" 0.10 and 0.02 and compares afterwards.
       temperature_student: tau_s > 0.
       temperature_teacher: tau_t > 0.
       push_before: whether the batch enters the memory before it is compared with it, so that
-        every image also meets its own key.
+        every image also meets itself.
       memory: "fifo" for a queue of the latest embeddings. "momentum" for a running embedding of
         every training image, of which each step compares with `queue_size` random ones, the same
-        for the whole batch. "momentum_reference" for the reference's form: `bank.compare` with
-        banks of both networks, the own image and `queue_size` of other classes, then
-        `nested_loss`; its banks are always moved after the comparison.
+        for the whole batch. "momentum_reference" for the reference's form:
+        `parts.banks.compare` with banks of both networks, the image itself and `queue_size` of
+        other classes, then `nested_loss`; its banks are always moved after the comparison.
       queue_size: memory rows K >= 1; any batch size goes with any K.
       dim: embedding length D.
-      initial: fifo only: how the queue starts; see `memory.init_queue`.
-      chunk: fifo and momentum: see `relational_loss`.
+      initial: fifo only: how the queue starts, "unit", or "reference" for the authors' scale; see
+        `memory.init_queue`.
+      chunk: fifo and momentum: rows compared at once, 0 for all, None for 16 384 where all would
+        not fit; see `relational_loss`.
       momentum: with banks: how much of a row stays, in [0, 1).
       examples: with banks: number of training images N; the trainer fills it in.
-      temperature_bank: momentum_reference only: T of `bank.compare`, >= 0.0125.
+      temperature_bank: momentum_reference only: T of `parts.banks.compare`, >= 0.0125.
 
     Raises:
       InputError: an unknown preset or memory, or a value out of range.
@@ -157,23 +161,26 @@ def rrd(
         "temperature_teacher": temperature_teacher,
         "push_before": push_before,
     }
-    chosen = dict(errors.lookup("preset", preset, PRESETS))
-    chosen |= {name: value for name, value in given.items() if value is not None}
-    before = chosen.pop("push_before")
-    errors.check_positive(**chosen, queue_size=queue_size, dim=dim)
-    bank.check_temperature(temperature_bank)
+    options = dict(errors.lookup("preset", preset, PRESETS))
+    options |= {name: value for name, value in given.items() if value is not None}
+    push_before = options.pop("push_before")
+    errors.check_positive(**options, queue_size=queue_size, dim=dim)
+    banks.check_temperature(temperature_bank)
     if chunk is not None and chunk < 0:
         raise errors.InputError(f"chunk is {chunk}, but must be 0 or above")
-    kinds = {"fifo": _with_queue, "momentum": _with_sample, "momentum_reference": _with_banks}
-    build = errors.lookup("memory", memory, kinds)
+    kinds = dict.fromkeys(("fifo", "momentum", "momentum_reference"))
+    errors.lookup("memory", memory, kinds)
+    if memory != "fifo":
+        banks.check_options(examples, momentum)
+    compare = functools.partial(relational_loss, **options, chunk=chunk)
     if memory == "fifo":
-        options = {"initial": initial}
-    else:
-        bank.check(examples, momentum)
-        options = {"examples": examples, "momentum": momentum}
-    if memory == "momentum_reference":
-        return build(chosen, queue_size, dim, temperature=temperature_bank, **options)
-    return build(chosen | {"chunk": chunk}, queue_size, dim, before=before, **options)
+        return _with_queue(compare, queue_size, dim, push_before, initial)
+    if memory == "momentum":
+        return _with_sample(compare, queue_size, dim, push_before, momentum, examples)
+    step = functools.partial(
+        banks.step, temperature=temperature_bank, count=queue_size, momentum=momentum
+    )
+    return _with_banks(functools.partial(nested_loss, **options), step, dim, examples)
 
 
 class Sampled(NamedTuple):
@@ -181,83 +188,91 @@ class Sampled(NamedTuple):
 
     Attributes:
       bank: running teacher embeddings of all training images.
-      draws: [] int32, how often some of them were drawn.
+      draws: [] int32, number of draws so far.
     """
 
     bank: memories.Bank
     draws: jax.Array
 
 
-def _with_queue(comparison, size, dim, *, before, initial) -> Objective:
+def _with_queue(
+    compare: Callable, size: int, dim: int, push_before: bool, initial: str
+) -> Objective:
     def init(key, student, teacher):
-        *projections, key = _projections(key, student, teacher, dim)
-        queue = memories.init_queue(key, size, dim, initial=initial)
-        return ObjectiveState(*projections, queue)
+        params, frozen, key = _projections(key, student, teacher, dim)
+        return ObjectiveState(params, frozen, memories.init_queue(key, size, dim, initial=initial))
 
     def loss(state, student, teacher, batch):
         del batch
         embedding, target = _embeddings(state.params, state.frozen, student, teacher)
         pushed = memories.push(state.memory, target)
-        rows = pushed.rows if before else state.memory.rows
-        return relational_loss(embedding, target, rows, **comparison), pushed
+        rows = pushed.rows if push_before else state.memory.rows
+        return compare(embedding, target, rows), pushed
 
     return Objective(init, loss, needs_maps=False)
 
 
-def _with_sample(comparison, size, dim, *, before, examples, momentum) -> Objective:
+def _with_sample(
+    compare: Callable, size: int, dim: int, push_before: bool, momentum: float, examples: int
+) -> Objective:
     def init(key, student, teacher):
         params, frozen, key = _projections_and_draws(key, student, teacher, dim)
-        kept = Sampled(memories.init_bank(key, examples, dim), jnp.int32(0))
-        return ObjectiveState(params, frozen, kept)
+        memory = Sampled(memories.init_bank(key, examples, dim), jnp.int32(0))
+        return ObjectiveState(params, frozen, memory)
 
     def loss(state, student, teacher, batch):
-        old, draws = state.memory
+        bank, draws = state.memory
         embedding, target = _embeddings(state.params, state.frozen["projection"], student, teacher)
-        moved = memories.update(old, batch.index, target, momentum=momentum)
-        rows = moved.rows if before else old.rows
+        moved = memories.update(bank, batch.index, target, momentum=momentum)
+        rows = moved.rows if push_before else bank.rows
         if size < examples:
             key = jax.random.fold_in(jax.random.wrap_key_data(state.frozen["key"]), draws)
             rows = rows[jax.random.permutation(key, examples)[:size]]
-        return relational_loss(embedding, target, rows, **comparison), Sampled(moved, draws + 1)
+        return compare(embedding, target, rows), Sampled(moved, draws + 1)
 
     return Objective(init, loss, needs_maps=False)
 
 
-def _with_banks(temperatures, size, dim, *, examples, momentum, temperature) -> Objective:
+def _with_banks(compare: Callable, step: Callable, dim: int, examples: int) -> Objective:
     def init(key, student, teacher):
         params, frozen, key = _projections_and_draws(key, student, teacher, dim)
-        return ObjectiveState(params, frozen, bank.init(key, examples, dim))
+        return ObjectiveState(params, frozen, banks.init(key, examples, dim))
 
     def loss(state, student, teacher, batch):
-        *relations, moved = bank.step(
-            state.memory,
-            jax.random.wrap_key_data(state.frozen["key"]),
-            *_embeddings(state.params, state.frozen["projection"], student, teacher),
-            batch,
-            temperature=temperature,
-            count=size,
-            momentum=momentum,
-        )
-        return nested_loss(*relations, **temperatures), moved
+        key = jax.random.wrap_key_data(state.frozen["key"])
+        embeddings = _embeddings(state.params, state.frozen["projection"], student, teacher)
+        *relations, moved = step(state.memory, key, *embeddings, batch)
+        return compare(*relations), moved
 
     return Objective(init, loss, needs_maps=False)
 
 
-def _projections(key, student, teacher, dim):
+def _projections(
+    key: jax.Array, student: Any, teacher: Any, dim: int
+) -> tuple[Any, Any, jax.Array]:
     """The student's layer, the teacher's, and a key for the memory."""
-    keys = jax.random.split(key, 3)
-    lengths = (outputs.embedding.shape[-1] for outputs in (student, teacher))
-    layers = (linear.init(own, length, dim) for own, length in zip(keys[:2], lengths, strict=True))
-    return *layers, keys[2]
+    student_key, teacher_key, memory_key = jax.random.split(key, 3)
+    return (
+        projections.init(student_key, student.embedding.shape[-1], dim),
+        projections.init(teacher_key, teacher.embedding.shape[-1], dim),
+        memory_key,
+    )
 
 
-def _projections_and_draws(key, student, teacher, dim):
-    """The same, with a key for draws beside the teacher's layer."""
-    params, frozen, key = _projections(key, student, teacher, dim)
+def _projections_and_draws(
+    key: jax.Array, student: Any, teacher: Any, dim: int
+) -> tuple[Any, Any, jax.Array]:
+    """As `_projections`, with a key for draws beside the teacher's layer."""
+    params, layer, key = _projections(key, student, teacher, dim)
     key, draw_key = jax.random.split(key)
-    return params, {"projection": frozen, "key": jax.random.key_data(draw_key)}, key
+    return params, {"projection": layer, "key": jax.random.key_data(draw_key)}, key
 
 
-def _embeddings(params, frozen, student, teacher):
-    target = jax.lax.stop_gradient(project(frozen, teacher.embedding))
+def _embeddings(params: Any, layer: Any, student: Any, teacher: Any) -> tuple[jax.Array, jax.Array]:
+    target = jax.lax.stop_gradient(project(layer, teacher.embedding))
     return project(params, student.embedding), target
+
+
+RECORD = Record(
+    rrd, "relations of embeddings to a memory", "arXiv 2407.12073", filled_in=("examples",)
+)

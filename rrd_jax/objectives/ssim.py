@@ -1,14 +1,15 @@
-"""SSIM: the structural similarity of images, between feature maps."""
+"""SSIM: the structural similarity of images, between feature maps (arXiv 2211.13133)."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rrd_jax import errors
-from rrd_jax.objectives import adapters
-from rrd_jax.objectives.adapters import Layer
-from rrd_jax.objectives.base import Objective, ObjectiveState
-from rrd_jax.objectives.features import Maps
+from rrd_jax.objectives.base import Objective, ObjectiveState, Record
+from rrd_jax.objectives.parts import adapters
+from rrd_jax.objectives.parts.adapters import Layer
+from rrd_jax.objectives.parts.maps import Maps, behind_stem
+from rrd_jax.objectives.parts.pooling import blend, pool_larger
 
 
 def ssim_loss(
@@ -41,13 +42,11 @@ def ssim_loss(
     _check_window(window, deviation)
     total = 0.0
     for pair in zip(adapted, teacher, strict=True):
-        s, t = map(_rescale, adapters.pool_larger(*pair))
+        s, t = map(_rescale, pool_larger(*pair))
         t = jax.lax.stop_gradient(t)
         rows, columns = (_windows(size, window, deviation) for size in s.shape[1:3])
-        mean_s, mean_t = (adapters.blend(x, rows, columns) for x in (s, t))
-        square_s, square_t, product = (
-            adapters.blend(x, rows, columns) for x in (s * s, t * t, s * t)
-        )
+        mean_s, mean_t = (blend(x, rows, columns) for x in (s, t))
+        square_s, square_t, product = (blend(x, rows, columns) for x in (s * s, t * t, s * t))
         variances = square_s - jnp.square(mean_s) + square_t - jnp.square(mean_t)
         covariance = product - mean_s * mean_t
         c1, c2 = 0.01**2, 0.03**2
@@ -64,33 +63,26 @@ def ssim(*, window: int = 11, deviation: float = 1.5) -> Objective:
     """
     _check_window(window, deviation)
 
-    def pairs(student, teacher):
-        return adapters.paired(student.maps[1:], teacher.maps[1:])
-
     def layers(student, teacher):
         if student.shape[-1] == teacher.shape[-1]:
             return ()
         return (Layer(teacher.shape[-1], bias=True, norm=False, slope=1.0),)
 
     def init(key, student, teacher):
-        return ObjectiveState(
-            params={
-                f"tap{i}": adapters.init(
-                    jax.random.fold_in(key, i), layers(*pair), pair[0].shape[-1]
-                )
-                for i, pair in enumerate(pairs(student, teacher))
-            }
-        )
+        pairs = behind_stem(student, teacher)
+        stacks = [layers(s, t) for s, t in pairs]
+        channels = [s.shape[-1] for s, _ in pairs]
+        return ObjectiveState(params=adapters.init_per_tap(key, stacks, channels))
 
     def loss(state, student, teacher, batch):
         del batch
         adapted, targets = [], []
-        for i, pair in enumerate(pairs(student, teacher)):
-            adapted.append(adapters.apply(layers(*pair), state.params[f"tap{i}"], pair[0]))
-            targets.append(pair[1])
+        for i, (s, t) in enumerate(behind_stem(student, teacher)):
+            adapted.append(adapters.apply(layers(s, t), state.params[f"tap{i}"], s))
+            targets.append(t)
         return ssim_loss(adapted, targets, window=window, deviation=deviation), state.memory
 
-    return Objective(init, loss, taps=pairs)
+    return Objective(init, loss, taps=behind_stem)
 
 
 def _check_window(window: int, deviation: float) -> None:
@@ -102,8 +94,8 @@ def _check_window(window: int, deviation: float) -> None:
 def _rescale(x: jax.Array) -> jax.Array:
     """Each example of [B, H, W, C] to [0, 1]; a constant one to 0."""
     flat = x.reshape(len(x), -1)
-    # Taken from where they are: the gradient of jnp.min and jnp.max looks for what equals them, and
-    # finds nothing, so divides by 0, where the compiler makes x twice with unlike rounding.
+    # By place: the gradient of jnp.min and jnp.max compares x with the extreme, and divides by 0
+    # where the compiler computes x twice with unlike rounding, so that nothing is equal.
     low, high = (
         jnp.take_along_axis(flat, place(flat, axis=1)[:, None], axis=1)[..., None, None]
         for place in (jnp.argmin, jnp.argmax)
@@ -117,3 +109,6 @@ def _windows(size: int, window: int, deviation: float) -> np.ndarray:
     distance = np.subtract.outer(np.arange(size), np.arange(size))
     weights = np.exp(-0.5 * (distance / deviation) ** 2) * (abs(distance) <= window // 2)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+RECORD = Record(ssim, "adapted maps, by local structure", "arXiv 2211.13133", verified=False)

@@ -1,16 +1,10 @@
 import importlib
-import inspect
-import typing
 
 import jax
 import pytest
-from absl import flags
-from ml_collections import ConfigDict, config_flags
 
 from configs import cifar100
-from rrd_jax import errors, objectives, parallel, recipes, train
-from rrd_jax.config import fields as common
-from rrd_jax.config import methods
+from rrd_jax import errors, parallel, recipes, train
 
 _CONFIGS = ["digits", "fashion_mnist", "cifar100", "imagenet_r34_r18", "imagenet_r50_mobilenetv1"]
 
@@ -150,144 +144,9 @@ def test_unknown_options_show_the_nearest_and_where_the_lists_are(option, neares
     assert len(message) < 250
 
 
-def test_an_unknown_objective_of_a_method_is_one_line():
-    with pytest.raises(errors.InputError, match="'rdd' in method 'kd\\+rdd'; did you mean 'rrd'"):
-        common.method("kd+rdd")
-
-
 def test_a_misspelt_field_suggests_the_right_name():
     with pytest.raises(AttributeError, match="learning_rate"):
         _config("cifar100").optimizer.learnin_rate = 1.0
-
-
-# What the trainer knows better than a config.
-_FILLED_IN = {"examples", "batch_size"}
-
-
-@pytest.mark.parametrize("name", objectives.OBJECTIVES)
-def test_every_option_of_an_objective_is_a_field_with_the_factorys_default(name):
-    options = methods.objectives()[name]
-    parameters = inspect.signature(objectives.OBJECTIVES[name]).parameters
-    defaults = {k: p.default for k, p in parameters.items() if k not in _FILLED_IN}
-    given = dict(ConfigDict(options))  # a placeholder becomes None
-    for field in ("weight", "warmup"):  # the trainer's
-        given.pop(field, None)
-    assert given == defaults
-    for field, value in given.items():
-        annotation = parameters[field].annotation
-        if value is None:
-            assert annotation == options[field].get_type() | None
-        else:  # so that the command line takes whatever the factory takes
-            assert isinstance(value, typing.get_args(annotation) or annotation)
-
-
-def test_objectives_of_the_table_are_those_there_are():
-    assert list(methods.objectives()) == list(objectives.OBJECTIVES)
-    assert set(objectives.OBJECTIVES) <= set(common.METHODS)
-    assert set(objectives.OBJECTIVES) >= methods.UNVERIFIED
-
-
-def test_placeholders_of_two_configs_are_two():
-    first, second = _config("cifar100", "rrd"), _config("cifar100", "rrd")
-    first.objectives.rrd.temperature_student = 0.5
-    assert second.objectives.rrd.temperature_student is None
-
-
-# Published: CIFAR-100's, of the papers and their common benchmark.
-_PUBLISHED = {
-    "ce": {"ce": 1},
-    "kd": {"ce": 0.1, "kd": 0.9},
-    "wsld": {"ce": 0, "wsld": 1},
-    "dkd": {"ce": 1, "dkd": 1},
-    "dist": {"ce": 1, "dist": 1},
-    "sp": {"ce": 1, "sp": 3000},
-    "rkd": {"ce": 1, "rkd": 1},
-    "pkt": {"ce": 1, "pkt": 30000},
-    "cc": {"ce": 1, "cc": 0.02},
-    "itrd": {"ce": 1, "itrd": 1},
-    "dcd": {"ce": 1, "dcd": 1},
-    "dcd+kd": {"ce": 1, "kd": 1, "dcd": 1},
-    "crd": {"ce": 1, "crd": 0.8},
-    "crd+kd": {"ce": 1, "kd": 1, "crd": 0.8},
-    "rrd": {"ce": 1, "rrd": 1},
-    "rrd+kd": {"ce": 1, "kd": 1, "rrd": 1},
-    "fitnet": {"ce": 1, "fitnet": 100},
-    "at": {"ce": 1, "at": 1000},
-    "nst": {"ce": 1, "nst": 50},
-    "vid": {"ce": 1, "vid": 1},
-    "semckd": {"ce": 1, "kd": 1, "semckd": 400},
-    "reviewkd": {"ce": 1, "reviewkd": 5},
-    "srrl": {"ce": 1, "kd": 1, "srrl": 1},
-    "simkd": {"ce": 0, "simkd": 1},
-    "ab": {"ce": 1, "ab": 1},
-    "ft": {"ce": 1, "ft": 200},
-    "fsp": {"ce": 1, "fsp": 50},
-}
-
-
-@pytest.mark.parametrize("name", common.METHODS)
-def test_methods_have_the_published_weights(name):
-    config = _config("cifar100", f"resnet32x4-resnet8x4,{name}")
-    weights = {objective: options.weight for objective, options in config.objectives.items()}
-    ours = {"ce": 1, name: 1}
-    assert weights == (ours if name in methods.UNVERIFIED else _PUBLISHED[name])
-    train.check(config)
-
-
-def test_published_options_are_the_defaults():
-    config = _config("cifar100", "dkd+dist+kd+crd+rrd+rkd+itrd")
-    for name, fields in {
-        "kd": {"temperature": 4},
-        "dkd": {"temperature": 4, "alpha": 1, "beta": 8},
-        "dist": {"temperature": 4, "beta": 2, "gamma": 2},
-        "crd": {"temperature": 0.07, "negatives": 16384, "dim": 128},
-        "rrd": {"preset": "sharp_student", "queue_size": 16384, "dim": 128},
-        "rkd": {"distance": 25, "angle": 50},
-        "itrd": {"correlation": 2, "mutual": 0.05},
-    }.items():
-        assert fields.items() <= dict(config.objectives[name]).items()
-
-
-@pytest.mark.parametrize(
-    ("name", "weights"),
-    [
-        ("sp+vid", {"ce": 1, "sp": 3000, "vid": 1}),
-        ("vid+kd+crd", {"ce": 1, "kd": 1, "crd": 0.8, "vid": 1}),
-        ("ce+kd", {"ce": 1, "kd": 1}),
-        ("wsld+crd", {"ce": 0, "wsld": 1, "crd": 0.8}),
-        ("semckd+kd", {"ce": 1, "kd": 1, "semckd": 400}),
-    ],
-)
-def test_any_combination_is_a_method(name, weights):
-    config = _config("digits", f"smoke,{name}")
-    assert {key: options.weight for key, options in config.objectives.items()} == weights
-    assert config.method == name
-    train.check(config)
-
-
-def test_options_are_set_on_the_command_line(monkeypatch):
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", flag_values=values)
-    given = {
-        "crd.memory": "bank",
-        "crd.negatives": 7,
-        "crd.weight": 0.5,
-        "rrd.temperature_student": 0.2,
-        "rrd.push_before": True,
-        "rrd.chunk": 0,
-        "at.power": 1.5,
-        "reviewkd.width": 16,
-    }
-    command = ["program", "--config=configs/digits.py:smoke,crd+rrd+at+reviewkd"]
-    command += [f"--config.objectives.{field}={value}" for field, value in given.items()]
-    monkeypatch.setattr("sys.argv", command)  # where ml_collections looks for fields
-    values(command)
-    found = holder.value.objectives
-    for field, value in given.items():
-        objective, option = field.split(".")
-        assert found[objective][option] == value
-        assert type(found[objective][option]) is type(value)
-    train.check(holder.value)
 
 
 @pytest.mark.parametrize("name", ["digits", "fashion_mnist"])

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rrd_jax import objectives
 from rrd_jax.networks import Outputs
-from rrd_jax.objectives import adapters
+from rrd_jax.objectives.parts import adapters
 from tests import golden
+from tests.objectives import batches
 
 
 def maps(file, letter):
@@ -134,3 +136,47 @@ def torch_names(gradients, layers, names):
 
 def torch_maps(gradients, letter="s"):
     return {f"in/{letter}{i}": np.transpose(g, (0, 3, 1, 2)) for i, g in enumerate(gradients)}
+
+
+def check_over_taps(name, file):
+    """An objective without parameters has the file's loss and gradients."""
+    student, teacher = maps(file, "s"), maps(file, "t")
+    objective = objectives.create(name)
+
+    def loss(params, student):
+        pair = outputs(student), outputs(teacher)
+        return objective.loss(objectives.ObjectiveState(params), *pair, batches.NO_BATCH)[0]
+
+    value, (_, gradients) = jitted(loss)((), student)
+    check(value, file["out/loss"])
+    check_gradients(file, torch_maps(gradients))
+
+
+def normal(seed, *shapes):
+    """Arrays of standard normal values."""
+    rng = np.random.default_rng(seed)
+    return [jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in shapes]
+
+
+def check_only_before(objective, file, outputs_of):
+    """An objective without parameters has the file's loss in its stage, and none afterwards.
+
+    Args:
+      objective: with a stage.
+      file: what `golden.load` gave.
+      outputs_of: the Outputs of a network with these maps.
+    """
+    student, teacher = maps(file, "s"), outputs_of(maps(file, "t"))
+    state = objective.init(jax.random.key(0), outputs_of(student), teacher)
+    assert not jax.tree.leaves(state)
+
+    def loss(params, student):
+        return objective.stage.loss(state, outputs_of(student), teacher, batches.NO_BATCH)[0]
+
+    value, (_, gradients) = jitted(loss)((), student)
+    check(value, file["out/loss"])
+    check_gradients(file, torch_maps(gradients))
+    after, _ = objective.loss(state, outputs_of(student), teacher, batches.NO_BATCH)
+    np.testing.assert_array_equal(after, np.zeros(4))
+    assert (objective.stage.student, objective.stage.epochs) == (True, 30)
+    assert objective.stage.learning_rate is None

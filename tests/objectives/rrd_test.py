@@ -7,9 +7,16 @@ from absl.testing import parameterized
 
 from rrd_jax import errors, memory, objectives
 from rrd_jax.networks import Outputs
-from rrd_jax.objectives import negatives, rrd
+from rrd_jax.objectives import (
+    rrd,
+)
+from rrd_jax.objectives.parts import (
+    arithmetic,
+    negatives,
+    projections,
+)
 from tests import golden
-from tests.objectives import bank_test
+from tests.objectives import batches, golden_banks
 
 
 def _unit(rng, *shape):
@@ -116,7 +123,7 @@ def test_loss_and_gradient_stay_finite_at_extremes(scale):
     student, teacher, rows = _float32(*_arrays())
 
     def loss(student):
-        unit = rrd.unit(student * scale) if scale < 1 else student * scale
+        unit = arithmetic.unit(student * scale) if scale < 1 else student * scale
         return jnp.sum(
             rrd.relational_loss(
                 unit, teacher, rows, temperature_student=0.02, temperature_teacher=0.02
@@ -162,7 +169,7 @@ def _loss_of(objective, student=None, teacher=None, key=0):
     student = _outputs(rng.standard_normal((5, 6)).astype(np.float32))
     teacher = _outputs(rng.standard_normal((5, 7)).astype(np.float32))
     state = objective.init(jax.random.key(key), student, teacher)
-    return objective.loss(state, student, teacher, {"label": jnp.zeros(5, jnp.int32)})
+    return objective.loss(state, student, teacher, batches.NO_BATCH)
 
 
 def test_pushing_before_or_after_decides_whether_the_own_key_is_met():
@@ -204,7 +211,7 @@ def _check_step(file, step, module="rrd.memory"):
 
     def mean_loss(params, features):
         losses, pushed = objective.loss(
-            state._replace(params=params), _outputs(features), _outputs(teacher), {}
+            state._replace(params=params), _outputs(features), _outputs(teacher), batches.NO_BATCH
         )
         return jnp.mean(losses), pushed
 
@@ -256,13 +263,13 @@ def test_golden_of_the_references_momentum_form(monkeypatch):
     for step in ("step0/", "step1/"):
         drawn = jnp.asarray(file[f"{step}in/contrast_idx"][:, 1:])
         monkeypatch.setattr(negatives, "draw", lambda *args, drawn=drawn: drawn)
-        before = bank_test.banks_of(file, f"{step}buf_before/crit.memory.contrast.")
+        before = golden_banks.banks_of(file, f"{step}buf_before/crit.memory.contrast.")
         index = jnp.asarray(file[f"{step}in/idx"])
 
         def loss(params, student, step=step, before=before, index=index):
             outputs = (_outputs(x) for x in (student, file[f"{step}in/f_t"]))
             state = objectives.ObjectiveState(params, frozen, before)
-            batch = {"index": index, "label": jnp.zeros_like(index)}
+            batch = batches.of(jnp.zeros_like(index), index)
             losses, moved = objective.loss(state, *outputs, batch)
             return jnp.mean(losses), moved
 
@@ -272,7 +279,7 @@ def test_golden_of_the_references_momentum_form(monkeypatch):
         assert golden.relative(value, file[f"{step}out/loss"]) < 1e-5
         assert golden.relative(features, file[f"{step}grad/in/f_s"]) < 1e-5
         golden.check_linear(layer, file, f"{step}grad/param/crit.memory.embed_s")
-        bank_test.check_banks(moved, file, f"{step}buf_after/crit.memory.contrast.")
+        golden_banks.check_banks(moved, file, f"{step}buf_after/crit.memory.contrast.")
 
 
 @pytest.mark.parametrize("push_before", [False, True])
@@ -284,15 +291,15 @@ def test_the_momentum_form_compares_with_running_embeddings_of_the_training_set(
     rng = np.random.default_rng(0)
     student, teacher = (_outputs(jnp.asarray(rng.standard_normal((5, n)))) for n in (3, 6))
     state = objective.init(jax.random.key(0), student, teacher)
-    batch = {"index": jnp.asarray([2, 7, 0, 11, 5]), "label": jnp.zeros(5, jnp.int32)}
+    batch = batches.of(np.zeros(5), [2, 7, 0, 11, 5])
     losses, kept = objective.loss(state, student, teacher, batch)
-    target = rrd.project(state.frozen["projection"], teacher.embedding)
-    moved = memory.update(state.memory.bank, batch["index"], target)
+    target = projections.project(state.frozen["projection"], teacher.embedding)
+    moved = memory.update(state.memory.bank, batch.index, target)
     chex.assert_trees_all_close(kept.bank, moved)
     assert int(kept.draws) == 1
     if size >= 12:
         wanted = rrd.relational_loss(
-            rrd.project(state.params, student.embedding),
+            projections.project(state.params, student.embedding),
             target,
             (moved if push_before else state.memory.bank).rows,
             temperature_student=0.04,

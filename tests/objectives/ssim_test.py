@@ -5,7 +5,7 @@ import pytest
 
 from rrd_jax import errors, objectives
 from rrd_jax.objectives import ssim
-from tests.objectives import adapted
+from tests.objectives import adapted, batches
 
 
 def _ssim64(student, teacher, window, deviation):
@@ -64,7 +64,7 @@ def test_a_convolution_is_trained_where_channels_differ_only():
     state = objective.init(jax.random.key(0), *both)
     assert state.params["tap0"] == {}
     assert state.params["tap1"]["layer0"]["kernel"].shape == (1, 1, 5, 2)
-    assert objective.loss(state, *both, {})[0].shape == (2,)
+    assert objective.loss(state, *both, batches.NO_BATCH)[0].shape == (2,)
 
 
 def test_windows_out_of_range_are_named():

@@ -1,0 +1,52 @@
+"""Attention transfer (arXiv 1612.03928)."""
+
+import functools
+import math
+
+import jax
+
+from rrd_jax import errors
+from rrd_jax.objectives.base import Objective, Record
+from rrd_jax.objectives.parts.arithmetic import mean_square
+from rrd_jax.objectives.parts.maps import Maps, over_taps, strength
+from rrd_jax.objectives.parts.pooling import pool_larger
+
+
+def at_loss(student: Maps, teacher: Maps, *, power: float = 2) -> jax.Array:
+    """Attention transfer: where the networks look, and not at what.
+
+        a(F) = unit(mean_c |F_c|^power),  loss = sum over taps of mean_hw (a(F_s) - a(F_t))^2
+
+    Args:
+      student: maps [B, H, W, channels].
+      teacher: as many, constant for gradients; the larger of a pair is pooled first.
+      power: >= 1.
+
+    Returns:
+      [B] losses >= 0, 0 where the attention is the same.
+
+    Raises:
+      InputError: a power below 1.
+
+    References:
+      Zagoruyko and Komodakis, arXiv 1612.03928.
+    """
+    _check_power(power)
+    total = 0.0
+    for pair in zip(student, teacher, strict=True):
+        total += mean_square(*(strength(x, power) for x in pool_larger(*pair)))
+    return total
+
+
+def at(*, power: float = 2.0) -> Objective:
+    """Attention transfer over all taps behind the stem; see `at_loss`."""
+    _check_power(power)
+    return over_taps(functools.partial(at_loss, power=power))
+
+
+def _check_power(power: float) -> None:
+    if not 1 <= power < math.inf:
+        raise errors.InputError(f"power is {power}, but must be a number of 1 or above")
+
+
+RECORD = Record(at, "maps, by where they are strong", "arXiv 1612.03928", weight=1000.0)

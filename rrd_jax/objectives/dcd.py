@@ -1,0 +1,89 @@
+"""DCD: discriminative and consistent distillation (arXiv 2407.11802)."""
+
+import jax
+import jax.numpy as jnp
+
+from rrd_jax import errors
+from rrd_jax.objectives.base import Objective, ObjectiveState, Record
+from rrd_jax.objectives.parts import projections
+from rrd_jax.objectives.parts.arithmetic import matmul
+from rrd_jax.objectives.parts.checks import as_matching_float32, check_weights
+
+
+def dcd_loss(
+    student: jax.Array,
+    teacher: jax.Array,
+    *,
+    scale: jax.Array | float,
+    bias: jax.Array | float = 0.0,
+    alpha: float = 0.5,
+) -> jax.Array:
+    """Discriminative and consistent distillation within the batch; no memory.
+
+        S = scale student teacher^T + bias,  p = softmax of rows of S,  q = softmax of rows of S^T
+        loss_i = - log p_ii + alpha sum_j q_ij log(q_ij / p_ij)
+
+    Args:
+      student: [B, D] embeddings of length 1.
+      teacher: [B, D] embeddings of the same images; not constant, their projection is trained. No
+        gradient stops at q.
+      scale: a multiplier.
+      bias: as in the reference; the softmaxes do not depend on it.
+      alpha: weight of consistency, >= 0.
+
+    Returns:
+      [B] losses in nats, >= 0.
+
+    References:
+      arXiv 2407.11802.
+    """
+    check_weights(alpha=alpha)
+    student, teacher = as_matching_float32(student, teacher, constant=False)
+    similarities = scale * matmul(student, teacher.T) + bias
+    log_p, log_q = (jax.nn.log_softmax(x, axis=-1) for x in (similarities, similarities.T))
+    consistency = jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1)
+    return alpha * consistency - jnp.diagonal(log_p)
+
+
+def dcd(
+    *,
+    dim: int = 128,
+    alpha: float = 0.5,
+    log_scale: float = 1.0,
+    max_scale: float = 10.0,
+    scale: float | None = None,
+) -> Objective:
+    """Discriminative and consistent distillation; see `dcd_loss`.
+
+    Both projections and the scale are trained. In the reference's code the scale never moves, and
+    there is a bias, which changes nothing.
+
+    Args:
+      dim: embedding length D.
+      alpha: weight of consistency, >= 0.
+      log_scale: where the logarithm of the scale starts.
+      max_scale: what the scale is limited to, > 0; beyond it has no gradient.
+      scale: > 0 for a scale that is not trained; the reference's fixed form is 0.07.
+    """
+    errors.check_positive(dim=dim, max_scale=max_scale)
+    check_weights(alpha=alpha)
+    if scale is not None:
+        errors.check_positive(scale=scale)
+
+    def init(key, student, teacher):
+        params = projections.init_both(key, student, teacher, dim)
+        trained = {} if scale is not None else {"log_scale": jnp.float32(log_scale)}
+        return ObjectiveState(params=params | trained)
+
+    def loss(state, student, teacher, batch):
+        del batch
+        embeddings = projections.project_both(state.params, student, teacher)
+        factor = scale
+        if factor is None:
+            factor = jnp.clip(jnp.exp(state.params["log_scale"]), 0, max_scale)
+        return dcd_loss(*embeddings, scale=factor, alpha=alpha), state.memory
+
+    return Objective(init, loss, needs_maps=False)
+
+
+RECORD = Record(dcd, "embeddings in the batch, by contrast and consistency", "arXiv 2407.11802")

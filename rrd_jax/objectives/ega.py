@@ -1,0 +1,62 @@
+"""EGA: embedding graph alignment (arXiv 2211.13264)."""
+
+import jax
+import jax.numpy as jnp
+
+from rrd_jax.objectives.base import Objective, Record
+from rrd_jax.objectives.parts.arithmetic import centred, matmul, root, unit
+from rrd_jax.objectives.parts.checks import as_matching_float32, check_weights
+from rrd_jax.objectives.parts.projections import adapt, init_adapter
+
+
+def ega_loss(
+    student: jax.Array, teacher: jax.Array, *, node: float = 1.0, edge: float = 0.3
+) -> jax.Array:
+    """Graph alignment: each image correlates with itself across the networks, pairs alike in both.
+
+        loss = node |R_ts - I|_F + edge |R_tt - R_ss|_F
+
+    with R the Pearson correlations, over the dimensions, of the batch's images in the two networks.
+
+    Args:
+      student: [B, D] embeddings.
+      teacher: [B, D], constant for gradients.
+      node: weight >= 0.
+      edge: weight >= 0.
+
+    Returns:
+      [] the loss; it grows with B.
+
+    References:
+      Ma et al., arXiv 2211.13264.
+    """
+    check_weights(node=node, edge=edge)
+    student, teacher = (unit(centred(x)) for x in as_matching_float32(student, teacher))
+    across = matmul(teacher, student.T) - jnp.eye(len(student))
+    within = matmul(teacher, teacher.T) - matmul(student, student.T)
+    return sum(
+        weight * root(jnp.sum(jnp.square(x))) for weight, x in ((node, across), (edge, within))
+    )
+
+
+def ega(*, node: float = 1.0, edge: float = 0.3) -> Objective:
+    """Graph alignment of the embeddings; see `ega_loss`.
+
+    Where the two networks' lengths differ, the student's goes through a trained linear layer.
+    """
+    check_weights(node=node, edge=edge)
+
+    def loss(state, student, teacher, batch):
+        del batch
+        embedding = adapt(state.params, student.embedding)
+        return ega_loss(embedding, teacher.embedding, node=node, edge=edge), state.memory
+
+    return Objective(init_adapter, loss, needs_maps=False)
+
+
+RECORD = Record(
+    ega,
+    "correlations of embeddings, across and within networks",
+    "arXiv 2211.13264",
+    verified=False,
+)

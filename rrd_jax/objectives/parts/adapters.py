@@ -1,0 +1,178 @@
+"""Small networks between a student's features and a teacher's.
+
+An adapter is a tuple of Layers; its parameters are a plain dict. Layers compute in float32, as
+PyTorch's do, and start as PyTorch's start.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rrd_jax import functional
+from rrd_jax.objectives.parts.maps import Shape
+
+_MOMENTUM, _EPSILON = 0.1, 1e-5  # of PyTorch's batch norm
+
+
+class Layer(NamedTuple):
+    """A convolution, then batch norm and an activation if asked for.
+
+    Attributes:
+      features: channels that come out.
+      kernel: height and width of the kernel.
+      stride: of the convolution; of a transposed one, how much larger the map becomes.
+      padding: zeros on each side, as PyTorch counts them.
+      transposed: whether it is PyTorch's ConvTranspose2d.
+      bias: whether the convolution has one.
+      norm: whether batch norm follows.
+      slope: of the activation below zero: 0 is ReLU, 1 is none.
+    """
+
+    features: int
+    kernel: tuple[int, int] = (1, 1)
+    stride: int = 1
+    padding: int = 0
+    transposed: bool = False
+    bias: bool = False
+    norm: bool = True
+    slope: float = 0.0
+
+
+def init(
+    key: jax.Array, stack: Sequence[Layer], channels: int, *, gain: float = 1.0
+) -> dict[str, Any]:
+    """Fresh parameters of an adapter for maps of so many channels.
+
+    Kernels and biases are uniform in +-gain / sqrt(fan-in); 1 is PyTorch's default.
+    """
+    stack_params = {}
+    for i, layer in enumerate(stack):
+        key, kernel_key, bias_key = jax.random.split(key, 3)
+        # PyTorch counts the fan-in of a transposed convolution at its other end.
+        fan_in = math.prod(layer.kernel) * (layer.features if layer.transposed else channels)
+        bound = gain / math.sqrt(fan_in)
+        shape = (*layer.kernel, channels, layer.features)
+        params = {"kernel": jax.random.uniform(kernel_key, shape, minval=-bound, maxval=bound)}
+        if layer.bias:
+            shape = (layer.features,)
+            params["bias"] = jax.random.uniform(bias_key, shape, minval=-bound, maxval=bound)
+        if layer.norm:
+            params |= {"scale": jnp.ones(layer.features), "shift": jnp.zeros(layer.features)}
+        stack_params[f"layer{i}"] = params
+        channels = layer.features
+    return stack_params
+
+
+def init_per_tap(
+    key: jax.Array, stacks: Sequence[Sequence[Layer]], channels: Sequence[int]
+) -> dict[str, Any]:
+    """Fresh parameters {"tap0", "tap1", ...} of an adapter for each tap of so many channels."""
+    return {
+        f"tap{i}": init(jax.random.fold_in(key, i), stack, count)
+        for i, (stack, count) in enumerate(zip(stacks, channels, strict=True))
+    }
+
+
+def init_running(stack: Sequence[Layer]) -> dict[str, Any]:
+    """The running statistics of an adapter's batch norms before the first step."""
+    return {
+        f"layer{i}": {"mean": jnp.zeros(layer.features), "var": jnp.ones(layer.features)}
+        for i, layer in enumerate(stack)
+        if layer.norm
+    }
+
+
+def apply(stack: Sequence[Layer], params: dict[str, Any], x: jax.Array) -> jax.Array:
+    """The adapted map [B, H', W', channels'] of [B, H, W, channels], by the batch's statistics."""
+    return update(stack, params, init_running(stack), x)[0]
+
+
+def update(
+    stack: Sequence[Layer], params: dict[str, Any], running: dict[str, Any], x: jax.Array
+) -> tuple[jax.Array, dict[str, Any]]:
+    """As `apply`, with the running statistics moved towards the batch's (constants)."""
+    moved = {}
+    for i, layer in enumerate(stack):
+        name = f"layer{i}"
+        x = _convolve(layer, params[name], x)
+        if layer.norm:
+            # Around the batch's mean: there is no other estimate of it.
+            mean, _ = functional.moments(x, jnp.zeros(layer.features))
+            _, var = functional.moments(x, mean)
+            count = math.prod(x.shape[:3])
+            newest = {"mean": mean, "var": var * (count / max(count - 1, 1))}
+            moved[name] = jax.tree.map(
+                lambda old, new: (1 - _MOMENTUM) * old + _MOMENTUM * jax.lax.stop_gradient(new),
+                running[name],
+                newest,
+            )
+            x = _normalize(params[name], mean, var, x)
+        x = _activate(layer, x)
+    return x, moved
+
+
+def apply_rows(stack: Sequence[Layer], params: dict[str, Any], x: jax.Array) -> jax.Array:
+    """As `apply`, of layers with 1x1 kernels on rows: [B, D] to [B, features]."""
+    return apply(stack, params, x[:, None, None])[:, 0, 0]
+
+
+def infer(
+    stack: Sequence[Layer], params: dict[str, Any], running: dict[str, Any], x: jax.Array
+) -> jax.Array:
+    """As `apply`, by the running statistics, so that examples do not depend on each other."""
+    for i, layer in enumerate(stack):
+        name = f"layer{i}"
+        x = _convolve(layer, params[name], x)
+        if layer.norm:
+            x = _normalize(params[name], running[name]["mean"], running[name]["var"], x)
+        x = _activate(layer, x)
+    return x
+
+
+def _convolve(layer: Layer, params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    y = functional.convolve(
+        x.astype(jnp.float32),
+        params["kernel"],
+        stride=layer.stride,
+        padding=(layer.padding, layer.padding),
+        transposed=layer.transposed,
+        # Rows go through a linear layer, which PyTorch computes in full precision too.
+        precision="highest" if x.shape[1:3] == (1, 1) else None,
+    )
+    return functional.add_bias(y, params["bias"]) if layer.bias else y
+
+
+def _normalize(
+    params: dict[str, jax.Array], mean: jax.Array, var: jax.Array, x: jax.Array
+) -> jax.Array:
+    factor = params["scale"] * jax.lax.rsqrt(var + _EPSILON)
+    return functional.affine(x, factor, params["shift"] - mean * factor)
+
+
+def _activate(layer: Layer, x: jax.Array) -> jax.Array:
+    return x if layer.slope == 1 else jnp.where(x > 0, x, layer.slope * x)
+
+
+def regressor(student: Shape, teacher: Shape, *, slope: float = 0.0) -> tuple[Layer, ...]:
+    """FitNet's: one convolution with batch norm that brings a map to another's size and channels.
+
+    A 3x3 of stride 2 where the student's map is twice as high and wide, a transposed 4x4 of
+    stride 2 where it is half, a valid convolution where it is larger otherwise, a 1x1 where it is
+    equal. Where it is smaller otherwise a 3x3 keeps its size: the teacher's is to be pooled.
+
+    Args:
+      student: [B, H, W, channels] of the map that goes in.
+      teacher: [B, H', W', channels'] of the one to be met.
+      slope: as Layer's.
+    """
+    (hs, ws), (ht, wt), features = student[1:3], teacher[1:3], teacher[-1]
+    if (hs, ws) == (2 * ht, 2 * wt):
+        return (Layer(features, (3, 3), 2, 1, bias=True, slope=slope),)
+    if (2 * hs, 2 * ws) == (ht, wt):
+        return (Layer(features, (4, 4), 2, 1, transposed=True, bias=True, slope=slope),)
+    if hs >= ht and ws >= wt:
+        return (Layer(features, (1 + hs - ht, 1 + ws - wt), bias=True, slope=slope),)
+    return (Layer(features, (3, 3), 1, 1, bias=True, slope=slope),)

@@ -1,0 +1,61 @@
+"""What objectives on class scores share."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rrd_jax.batch import Batch
+from rrd_jax.objectives.parts.arithmetic import centred, ratio, root
+from rrd_jax.objectives.parts.checks import as_matching_float32
+
+
+def standardized(logits: jax.Array) -> jax.Array:
+    """Logit standardisation: (z - mean(z)) / std(z) over the classes, a transform before a softmax.
+
+    The student is then asked for the teacher's relations between classes, and not for its scale.
+    `standardize=True` puts it in front of an objective's softmax; the published base temperature is
+    then 2, and the weight of kd 9.
+
+    Args:
+      logits: [B, C].
+
+    Returns:
+      [B, C] float32 of mean 0 and (population) standard deviation 1; 0 where all logits are equal.
+
+    References:
+      Sun et al., arXiv 2403.01427.
+    """
+    rest = centred(logits.astype(jnp.float32))
+    return ratio(rest, root(jnp.mean(jnp.square(rest), axis=-1, keepdims=True)))
+
+
+def scores(student: jax.Array, teacher: jax.Array, *, standardize: bool) -> tuple[jax.Array, ...]:
+    """Logits [B, C] as float32, the teacher's constant, both `standardized` if wished.
+
+    Raises:
+      InputError: they are not [B, C] both.
+    """
+    student, teacher = as_matching_float32(student, teacher)
+    if standardize:
+        student, teacher = standardized(student), standardized(teacher)
+    return student, teacher
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """- log softmax(logits)[label]: [B] in nats, of logits [B, C] and labels [B]."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
+    """KL(p || q) over the last axis, in nats."""
+    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+
+def by_share(loss: Callable[[jax.Array], jax.Array], batch: Batch) -> jax.Array:
+    """loss(labels) of a batch; of mixed images, share times that of one label plus the rest."""
+    losses = loss(batch.label)
+    if batch.share is None:
+        return losses
+    return batch.share * losses + (1 - batch.share) * loss(batch.other_label)

@@ -1,0 +1,41 @@
+"""Stages before distillation."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from rrd_jax import errors
+from rrd_jax.objectives.base import Loss, Objective, Stage
+
+
+def stage(loss: Loss, *, student: bool, epochs: int, learning_rate: float | None) -> Stage:
+    """A Stage with these attributes.
+
+    Raises:
+      InputError: epochs or learning rate are not above 0.
+    """
+    errors.check_positive(epochs=epochs)
+    if learning_rate is not None:
+        errors.check_positive(learning_rate=learning_rate)
+    return Stage(loss, student, epochs, learning_rate)
+
+
+def only_before(
+    init: Callable, pairs: Callable, stage_loss: Loss, epochs: int, learning_rate: float | None
+) -> Objective:
+    """An objective that trains the student in its stage, and has a loss of 0 afterwards.
+
+    Args:
+      init: as Objective's.
+      pairs: Objective's taps.
+      stage_loss: of the stage.
+      epochs: of the stage.
+      learning_rate: of the stage; None is the run's.
+    """
+
+    def zero(state, student, teacher, batch):
+        del teacher, batch
+        return jnp.zeros(len(student.logits)), state.memory
+
+    before = stage(stage_loss, student=True, epochs=epochs, learning_rate=learning_rate)
+    return Objective(init, zero, stage=before, taps=pairs)

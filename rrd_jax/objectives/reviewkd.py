@@ -1,0 +1,140 @@
+"""ReviewKD: knowledge review (arXiv 2104.09044)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rrd_jax import errors
+from rrd_jax.objectives.base import Objective, ObjectiveState, Record
+from rrd_jax.objectives.parts import adapters
+from rrd_jax.objectives.parts.adapters import Layer
+from rrd_jax.objectives.parts.arithmetic import mean_square
+from rrd_jax.objectives.parts.maps import Maps, before_relu
+from rrd_jax.objectives.parts.pooling import nearest, pool
+
+
+def hcl_loss(fused: Maps, teacher: Maps) -> jax.Array:
+    """The hierarchical context loss: the mean square of differences, on a pyramid of sizes.
+
+    With D_n the mean square after adaptive average pooling to n x n, and D_H without:
+
+        loss = sum over levels of (D_H + D_4 / 2 + D_2 / 4 + D_1 / 8) / (1 + 1/2 + 1/4 + 1/8)
+
+    in which sizes that are not below H are left out, and the weights go on halving.
+
+    Args:
+      fused: [B, H, W, C] of each level, of the student.
+      teacher: the same shapes, constant for gradients.
+
+    Returns:
+      [B] losses >= 0.
+
+    References:
+      Chen et al., arXiv 2104.09044, section 3.3.
+    """
+    total = 0.0
+    for s, t in zip(fused, teacher, strict=True):
+        loss, weights = mean_square(s, t), 1.0
+        sizes = [size for size in (4, 2, 1) if size < s.shape[1]]
+        for halvings, size in enumerate(sizes, start=1):
+            pooled = (pool(x, size, size) for x in (s, t))
+            loss += 0.5**halvings * mean_square(*pooled)
+            weights += 0.5**halvings
+        total += loss / weights
+    return total
+
+
+def reviewkd_fuse(params: dict, student: Maps, teacher: Maps) -> list[jax.Array]:
+    """ReviewKD's attention based fusion: each level is mixed with the levels behind it.
+
+        x_i = c1(F_i);  below the last level x_i = a x_i + b up(x_{i+1}),  (a, b) = sigmoid(c(both))
+        fused_i = c2(x_i brought to the teacher's size)
+
+    with c1 a 1x1 and c2 a 3x3 convolution with batch norm, c a 1x1 convolution; sizes are changed
+    by taking the nearest place.
+
+    Args:
+      params: {"level<i>": {"in", "out", "attention"}}, of `reviewkd`.
+      student: maps [B, H, W, channels], the first level first.
+      teacher: as many, of which only shapes matter.
+
+    Returns:
+      maps of the teacher's shapes, the first level first.
+    """
+    fused, before = [], None
+    for i in reversed(range(len(student))):
+        level, (height, width, channels) = params[f"level{i}"], teacher[i].shape[1:]
+        inside = level["in"]["layer0"]["kernel"].shape[-1]
+        x = adapters.apply(_level_in(inside), level["in"], student[i])
+        if before is not None:
+            before = nearest(before, *x.shape[1:3])
+            both = jnp.concatenate([x, before], axis=-1)
+            weights = jax.nn.sigmoid(adapters.apply(_ATTENTION, level["attention"], both))
+            x = x * weights[..., :1] + before * weights[..., 1:]
+        before = nearest(x, height, width)
+        fused.append(adapters.apply(_level_out(channels), level["out"], before))
+    return fused[::-1]
+
+
+def reviewkd(*, width: int | None = None) -> Objective:
+    """ReviewKD: the levels are the taps behind the stem before their last ReLU, and the embedding.
+
+    See `reviewkd_fuse` and `hcl_loss`. Published weights for CIFAR-100: 0.6 for resnet56 to
+    resnet20, 1 for resnet110 to resnet32, 8 for resnet32x4 to shufflenetv2_cifar, 5 for all other
+    pairs; they grow linearly over the first 20 epochs, which is the trainer's to do.
+
+    Args:
+      width: channels inside; None is the student's embedding length, at most 512.
+    """
+    if width is not None:
+        errors.check_positive(width=width)
+
+    def init(key, student, teacher):
+        levels_s, levels_t = _levels(student, teacher)
+        inside = width or min(512, levels_s[-1].shape[-1])
+        params = {}
+        for i, (s, t) in enumerate(zip(levels_s, levels_t, strict=True)):
+            in_key, out_key, attention_key = jax.random.split(jax.random.fold_in(key, i), 3)
+            level = {  # a gain of sqrt(3) is He's, for no activation
+                "in": adapters.init(in_key, _level_in(inside), s.shape[-1], gain=3**0.5),
+                "out": adapters.init(out_key, _level_out(t.shape[-1]), inside, gain=3**0.5),
+            }
+            if i < len(levels_s) - 1:
+                level["attention"] = adapters.init(attention_key, _ATTENTION, 2 * inside)
+            params[f"level{i}"] = level
+        return ObjectiveState(params=params)
+
+    def loss(state, student, teacher, batch):
+        del batch
+        levels_s, levels_t = _levels(student, teacher)
+        levels_s[-1], levels_t[-1] = (x[:, None, None] for x in (levels_s[-1], levels_t[-1]))
+        return hcl_loss(reviewkd_fuse(state.params, levels_s, levels_t), levels_t), state.memory
+
+    return Objective(init, loss, taps=before_relu)
+
+
+def _levels(student: Any, teacher: Any) -> tuple[list, list]:
+    """The student's levels and the teacher's: the paired maps, then the embedding [B, D]."""
+    maps_s, maps_t = zip(*before_relu(student, teacher), strict=True)
+    return [*maps_s, student.embedding], [*maps_t, teacher.embedding]
+
+
+_ATTENTION = (Layer(2, bias=True, norm=False, slope=1.0),)
+
+
+def _level_in(width: int) -> tuple[Layer, ...]:
+    return (Layer(width, slope=1.0),)
+
+
+def _level_out(channels: int) -> tuple[Layer, ...]:
+    return (Layer(channels, (3, 3), padding=1, slope=1.0),)
+
+
+RECORD = Record(
+    reviewkd,
+    "maps fused from the last to the first, in pyramids",
+    "arXiv 2104.09044",
+    weight=5.0,  # of most pairs; see `reviewkd`
+    warmup=20,
+)

@@ -1,0 +1,50 @@
+"""Similarity-preserving distillation (arXiv 1907.09682)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rrd_jax import errors
+from rrd_jax.objectives.base import Objective, Record, stateless
+from rrd_jax.objectives.parts.arithmetic import matmul, unit
+from rrd_jax.objectives.parts.checks import as_float32_batches
+
+
+def sp_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
+    """Similarity-preserving distillation: equal similarities of the batch's images.
+
+        G(x) = rows of X X^T, scaled to length 1;  loss = |G(teacher) - G(student)|^2 / B^2
+
+    Args:
+      student: [B, ...] features of any shape; the order of their axes does not matter.
+      teacher: [B, ...], of any other shape, constant for gradients.
+
+    Returns:
+      [B] each image's row of the sum, over B; their mean is the loss.
+
+    References:
+      Tung and Mori, arXiv 1907.09682.
+    """
+    student, teacher = (x.reshape(len(x), -1) for x in as_float32_batches(student, teacher))
+    rows_student, rows_teacher = (unit(matmul(x, x.T)) for x in (student, teacher))
+    return jnp.sum(jnp.square(rows_teacher - rows_student), axis=-1) / len(student)
+
+
+def sp() -> Objective:
+    """Similarity-preserving distillation of the last maps; see `sp_loss`."""
+
+    def loss(student, teacher, batch):
+        del batch
+        return sp_loss(_last_map(student, "student"), _last_map(teacher, "teacher"))
+
+    return stateless(loss, needs_maps=True)
+
+
+def _last_map(outputs: Any, network: str) -> jax.Array:
+    if not outputs.maps:
+        raise errors.InputError(f"objective 'sp' compares last maps, but the {network} has no maps")
+    return outputs.maps[-1]
+
+
+RECORD = Record(sp, "similarities of images, of the last maps", "arXiv 1907.09682", weight=3000.0)

@@ -1,0 +1,92 @@
+"""VID: variational information distillation (arXiv 1904.05835)."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from rrd_jax import errors
+from rrd_jax.objectives.base import Objective, ObjectiveState, Record
+from rrd_jax.objectives.parts import adapters
+from rrd_jax.objectives.parts.adapters import Layer
+from rrd_jax.objectives.parts.maps import Maps, behind_stem
+from rrd_jax.objectives.parts.pooling import pool, pool_larger
+
+
+def vid_loss(
+    means: Maps, scales: Sequence[jax.Array], teacher: Maps, *, epsilon: float = 1e-5
+) -> jax.Array:
+    """Variational information distillation: -log N(teacher; mean(student), var), less a constant.
+
+        var_c = log(1 + exp(scale_c)) + epsilon
+        loss  = sum over taps of mean_hwc ((mean - F_t)^2 / var + log var) / 2
+
+    Args:
+      means: [B, H, W, C], predicted from the student's maps.
+      scales: [C] of each tap.
+      teacher: [B, H', W', C] of each tap, constant for gradients, pooled to [H, W].
+      epsilon: > 0, the least variance.
+
+    Returns:
+      [B] losses; below 0 where variances are small.
+
+    References:
+      Ahn et al., arXiv 1904.05835.
+    """
+    errors.check_positive(epsilon=epsilon)
+    total = 0.0
+    for mean, scale, target in zip(means, scales, teacher, strict=True):
+        mean = mean.astype(jnp.float32)
+        target = jax.lax.stop_gradient(pool(target, *mean.shape[1:3]))
+        variance = jax.nn.softplus(scale.astype(jnp.float32)) + epsilon
+        terms = jnp.square(mean - target) / variance + jnp.log(variance)
+        total += 0.5 * jnp.mean(terms, axis=(1, 2, 3))
+    return total
+
+
+def vid(*, variance: float = 5.0, epsilon: float = 1e-5) -> Objective:
+    """VID over all taps behind the stem; means are three 1x1 convolutions of the student's maps.
+
+    Args:
+      variance: > epsilon, what it starts with.
+      epsilon: > 0, its least.
+
+    Raises:
+      InputError: a value out of range.
+    """
+    errors.check_positive(epsilon=epsilon, variance=variance)
+    if variance <= epsilon:
+        raise errors.InputError(f"variance is {variance}, but must be above epsilon, {epsilon}")
+    start = variance - epsilon + math.log(-math.expm1(epsilon - variance))  # softplus^-1
+
+    def init(key, student, teacher):
+        params = {}
+        for i, (s, t) in enumerate(behind_stem(student, teacher)):
+            channels, tap_key = t.shape[-1], jax.random.fold_in(key, i)
+            params[f"tap{i}"] = {
+                "mean": adapters.init(tap_key, _layers(channels), s.shape[-1]),
+                "scale": jnp.full(channels, start, jnp.float32),
+            }
+        return ObjectiveState(params=params)
+
+    def loss(state, student, teacher, batch):
+        del batch
+        means, scales, targets = [], [], []
+        for i, pair in enumerate(behind_stem(student, teacher)):
+            s, t = pool_larger(*pair)
+            params = state.params[f"tap{i}"]
+            means.append(adapters.apply(_layers(t.shape[-1]), params["mean"], s))
+            scales.append(params["scale"])
+            targets.append(t)
+        return vid_loss(means, scales, targets, epsilon=epsilon), state.memory
+
+    return Objective(init, loss, taps=behind_stem)
+
+
+def _layers(channels: int) -> tuple[Layer, ...]:
+    plain = Layer(channels, norm=False)
+    return plain, plain, plain._replace(slope=1.0)
+
+
+RECORD = Record(vid, "maps, by the likelihood of the teacher's", "arXiv 1904.05835")

@@ -1,0 +1,70 @@
+"""Weighted soft labels (arXiv 2102.00650)."""
+
+import jax
+import jax.numpy as jnp
+
+from rrd_jax import errors
+from rrd_jax.objectives.base import Objective, Record, stateless
+from rrd_jax.objectives.parts.checks import as_matching_float32
+from rrd_jax.objectives.parts.logits import by_share, cross_entropy, scores
+
+
+def wsld_loss(
+    student: jax.Array,
+    teacher: jax.Array,
+    labels: jax.Array,
+    *,
+    temperature: float = 2.0,
+    alpha: float = 2.5,
+    standardize: bool = False,
+) -> jax.Array:
+    """Weighted soft labels: the teacher counts for more where the student is behind it.
+
+        w    = 1 - exp(-CE(student, label) / (CE(teacher, label) + 1e-7))
+        loss = CE(student, label) - alpha T^2 w sum_k p_t(k) log p_s(k),  p = softmax(z / T)
+
+    It contains the cross-entropy: use it without `ce`.
+
+    Args:
+      student: [B, C] logits.
+      teacher: [B, C] logits, constant for gradients, as w is.
+      labels: [B] int32.
+      temperature: T > 0.
+      alpha: weight > 0 of the soft part.
+      standardize: whether p is that of `parts.logits.standardized` logits; CE is not.
+
+    Returns:
+      [B] losses in nats, >= 0.
+
+    References:
+      Zhou et al., arXiv 2102.00650.
+    """
+    errors.check_positive(temperature=temperature, alpha=alpha)
+    soft_student, soft_teacher = scores(student, teacher, standardize=standardize)
+    student, teacher = as_matching_float32(student, teacher)
+    hard, hard_teacher = (cross_entropy(x, labels) for x in (student, teacher))
+    weight = -jnp.expm1(-jax.lax.stop_gradient(hard / (hard_teacher + 1e-7)))
+    p_teacher = jax.nn.softmax(soft_teacher / temperature)
+    soft = -jnp.sum(p_teacher * jax.nn.log_softmax(soft_student / temperature), axis=-1)
+    return hard + alpha * temperature**2 * weight * soft
+
+
+def wsld(*, temperature: float = 2.0, alpha: float = 2.5, standardize: bool = False) -> Objective:
+    """Weighted soft labels; see `wsld_loss`. Contains the cross-entropy: give `ce` no weight."""
+    errors.check_positive(temperature=temperature, alpha=alpha)
+    options = {"temperature": temperature, "alpha": alpha, "standardize": standardize}
+
+    def loss(student, teacher, batch):
+        return by_share(
+            lambda labels: wsld_loss(student.logits, teacher.logits, labels, **options), batch
+        )
+
+    return stateless(loss)
+
+
+RECORD = Record(
+    wsld,
+    "the same, more where the student is behind; contains ce",
+    "arXiv 2102.00650",
+    company={"ce": 0.0},  # contains it
+)

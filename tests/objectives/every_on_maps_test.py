@@ -1,0 +1,208 @@
+"""What holds for every objective on feature maps, on made-up networks and on real ones' shapes."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrd_jax import errors, networks, objectives, parallel
+from tests.objectives import batches, toy
+
+_BATCH = 8
+_OPTIONS = {"semckd": {"batch_size": _BATCH}}
+_NAMES = ("fitnet", "at", "nst", "vid", "kdsvd", "ssim", "semckd", "reviewkd", "srrl", "simkd",
+          "ab", "ft", "fsp")  # fmt: skip
+_WITHOUT_ADAPTERS = ("at", "nst", "kdsvd", "ssim", "fsp")  # where channels are equal
+_EVERY = pytest.mark.parametrize("name", _NAMES)
+
+
+def _few(*quick):
+    """Every objective, those that are not named in the long tests only."""
+    long = [pytest.param(name, marks=pytest.mark.long) for name in _NAMES if name not in quick]
+    return pytest.mark.parametrize("name", [*quick, *long])
+
+
+def test_every_objective_is_tested_here_or_among_those_on_embeddings():
+    assert {"srrl", *_needing_maps()} - {"sp"} == set(_NAMES)
+
+
+def _needing_maps():
+    for name, record in objectives.RECORDS.items():
+        options = {"examples": 5} if "examples" in record.filled_in else {}
+        if objectives.create(name, **options).needs_maps:
+            yield name
+
+
+class _Case(NamedTuple):
+    """An objective, its compiled init, and its compiled losses and gradients.
+
+    `differentiate` is (state, student, teacher) -> (losses [L, B] of distillation and of the stage
+    before it, gradients of their mean for params, frozen, student and teacher).
+    """
+
+    objective: objectives.Objective
+    init: Any
+    differentiate: Any
+
+
+def _losses(objective, own, student, teacher):
+    losses = [objective.loss(own, student, teacher, batches.NO_BATCH)[0]]
+    if objective.stage:
+        losses.append(objective.stage.loss(own, student, teacher, batches.NO_BATCH)[0])
+    return jnp.stack(losses)
+
+
+def _differentiate(objective, own, student, teacher):
+    def mean(params, frozen, student, teacher):
+        state = own._replace(params=params, frozen=frozen)
+        losses = _losses(objective, state, student, teacher)
+        return jnp.mean(losses), losses
+
+    arguments = (own.params, own.frozen, student, teacher)
+    (_, losses), gradients = jax.value_and_grad(mean, (0, 1, 2, 3), has_aux=True)(*arguments)
+    return losses, gradients
+
+
+@functools.cache  # one compilation serves several tests
+def _case(name):
+    objective = objectives.create(name, **_OPTIONS.get(name, {}))
+    differentiate = jax.jit(functools.partial(_differentiate, objective))
+    return _Case(objective, jax.jit(objective.init), differentiate)
+
+
+@functools.cache
+def _start(name):
+    return _case(name).init(jax.random.key(0), toy.outputs(0), toy.outputs(1))
+
+
+@_EVERY
+def test_losses_are_float32_per_example_and_the_teacher_is_constant(name):
+    losses, gradients = _case(name).differentiate(_start(name), toy.outputs(0), toy.outputs(1))
+    assert losses.dtype == jnp.float32
+    assert losses.shape[1:] == (_BATCH,)
+    of_params, _, of_student, of_teacher = jax.device_get(gradients)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(of_teacher))
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(of_student))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(of_params))
+
+
+@_few("at", "nst", "srrl", "ab")
+def test_losses_are_the_same_without_compilation(name):
+    outputs = toy.outputs(0), toy.outputs(1)
+    losses, _ = _case(name).differentiate(_start(name), *outputs)
+    found = _losses(_case(name).objective, _start(name), *outputs)
+    np.testing.assert_allclose(found, losses, rtol=1e-4, atol=1e-6)
+
+
+@_few("fitnet", "at", "nst", "srrl")
+def test_half_precision_maps_give_float32_losses_near_the_full_ones(name):
+    wanted, _ = _case(name).differentiate(_start(name), toy.outputs(0), toy.outputs(1))
+    halves = (toy.outputs(seed, dtype=jnp.bfloat16) for seed in (0, 1))
+    losses, (of_params, *_) = jax.device_get(_case(name).differentiate(_start(name), *halves))
+    assert losses.dtype == np.float32
+    assert np.isfinite(losses).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(of_params))
+    if name != "kdsvd":  # whose choice of a direction may be another one
+        np.testing.assert_allclose(losses, wanted, rtol=0.1, atol=0.02)
+
+
+@_EVERY
+@pytest.mark.parametrize("case", ["equal", "zero student", "zero both"])
+def test_gradients_are_finite_at_no_distance_and_without_features(name, case):
+    student = toy.outputs(0, scale=0.0 if case.startswith("zero") else 1.0)
+    teacher = student if case != "zero student" else toy.outputs(1)
+    losses, gradients = jax.device_get(_case(name).differentiate(_start(name), student, teacher))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((losses, gradients)))
+    if case != "zero student" and name in _WITHOUT_ADAPTERS:
+        np.testing.assert_allclose(losses, 0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in _NAMES if name != "semckd"])
+def test_the_order_of_the_batch_changes_only_the_order_of_losses(name):
+    order = np.random.default_rng(0).permutation(_BATCH)
+
+    def permuted(outputs):
+        moved = jax.tree.map(lambda x: np.asarray(x)[order], outputs._replace(head=()))
+        return moved._replace(head=outputs.head)
+
+    pair = toy.outputs(0), toy.outputs(1)
+    found, _ = _case(name).differentiate(_start(name), *map(permuted, pair))
+    wanted, _ = _case(name).differentiate(_start(name), *pair)
+    np.testing.assert_allclose(found, wanted[:, order], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["kdsvd", "simkd", pytest.param("semckd", marks=pytest.mark.long)])
+def test_a_batch_split_over_eight_devices_has_the_losses_of_one(name):
+    student, teacher = toy.outputs(0), toy.outputs(1)
+    mesh = parallel.make_mesh()
+    split, whole = parallel.split(mesh), parallel.replicated(mesh)
+    placed = [
+        jax.device_put(x._replace(head=()), split)._replace(head=jax.device_put(x.head, whole))
+        for x in (student, teacher)
+    ]
+    losses = jax.jit(functools.partial(_losses, _case(name).objective))
+    found = losses(jax.device_put(_start(name), whole), *placed)
+    wanted, _ = _case(name).differentiate(_start(name), student, teacher)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+@functools.cache
+def _shapes(name):
+    outputs = networks.summarize(networks.create(name, 100), (32, 32, 3)).outputs
+
+    def batched(leaf):
+        return jax.ShapeDtypeStruct((_BATCH, *leaf.shape[1:]), leaf.dtype)
+
+    batch = jax.tree.map(batched, outputs._replace(head=()))
+    return batch._replace(head=outputs.head)
+
+
+_OTHER_CHANNELS = [
+    ("wrn_40_2", "wrn_40_1"),
+    ("resnet32x4", "shufflenetv1_cifar"),
+    ("vgg13", "mobilenetv2_cifar"),
+]
+_QUICK_PAIRS = [("resnet32x4", "vgg8"), ("wrn_40_2", "wrn_40_1")]
+_LONG_PAIRS = [("resnet32x4", "resnet8x4"), *_OTHER_CHANNELS[1:]]
+
+
+@_EVERY
+@pytest.mark.parametrize(
+    ("teacher", "student"),
+    [*_QUICK_PAIRS, *(pytest.param(*pair, marks=pytest.mark.long) for pair in _LONG_PAIRS)],
+)
+def test_real_networks_are_compared_or_refused(name, teacher, student):
+    objective, pair = _case(name).objective, (_shapes(student), _shapes(teacher))
+    if name in ("kdsvd", "fsp") and (teacher, student) in _OTHER_CHANNELS:
+        with pytest.raises(errors.InputError, match="the student's taps are .* the teacher's"):
+            jax.eval_shape(objective.init, jax.random.key(0), *pair)
+        return
+    own = jax.eval_shape(objective.init, jax.random.key(0), *pair)
+    losses, gradients = jax.eval_shape(functools.partial(_differentiate, objective), own, *pair)
+    assert losses.shape == (1 + bool(objective.stage), _BATCH)
+    assert jax.tree.map(jnp.shape, gradients[:2]) == jax.tree.map(jnp.shape, own[:2])
+    if objective.predict:
+        assert jax.eval_shape(objective.predict, own, pair[0]).shape == (_BATCH, 100)
+
+
+_LARGE = ("mobilenetv1", "mobilenetv2", "resnet18", "shufflenetv2_x1_0")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet8", "wrn_16_1", "vgg8", "mobilenetv2_cifar", "shufflenetv1_cifar", "shufflenetv2_cifar",
+     *(pytest.param(name, marks=pytest.mark.long) for name in _LARGE)],
+)  # fmt: skip
+def test_every_network_names_and_reports_its_classifier(name):
+    network = networks.create(name, 7)
+    summary = networks.summarize(network, (32, 32, 3))
+    head = summary.outputs.head
+    assert head["kernel"].shape == (summary.outputs.embedding.shape[1], 7)
+    assert head["bias"].shape == (7,)
+    variables = jax.eval_shape(
+        functools.partial(networks.init, network, image_shape=(32, 32, 3)), jax.random.key(0)
+    )
+    assert variables["params"][summary.classifier] == head

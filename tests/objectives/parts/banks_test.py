@@ -1,0 +1,102 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrd_jax import objectives, parallel, state
+from rrd_jax.networks import Outputs
+from rrd_jax.objectives.parts import banks
+from tests import devices_test
+from tests.objectives import batches
+
+
+def test_similarities_in_parts_are_those_of_all(monkeypatch):
+    rng = np.random.default_rng(0)
+    embeddings, rows = (jnp.asarray(rng.standard_normal((n, 5)), jnp.float32) for n in (3, 40))
+    places = jnp.asarray(rng.integers(0, 40, (3, 17)))
+
+    def total(embeddings):
+        found = banks.similarities(embeddings, rows, places)
+        return jnp.sum(jnp.sin(found)), found
+
+    (_, direct), gradient = jax.value_and_grad(total, has_aux=True)(embeddings)
+    np.testing.assert_allclose(direct, np.einsum("bd,bkd->bk", embeddings, rows[places]), rtol=1e-5)
+    for limit in (1, 3 * 5 * 4, 3 * 40 - 1):  # 1, 4 and 7 places at a time
+        monkeypatch.setattr(banks, "_DIRECT", limit)
+        (_, found), other = jax.value_and_grad(total, has_aux=True)(embeddings)
+        np.testing.assert_allclose(found, direct, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(other, gradient, rtol=1e-5, atol=1e-6)
+
+
+def _shapes(jaxpr):
+    for equation in jaxpr.eqns:
+        yield from (v.aval.shape for v in equation.outvars)
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from _shapes(inner)
+
+
+@pytest.mark.parametrize("limit", [2**25, 16 * 2000 - 1])
+def test_no_array_holds_a_row_for_every_pair(limit, monkeypatch):
+    monkeypatch.setattr(banks, "_DIRECT", limit)
+    batch, dim, count, examples = 16, 32, 1024, 2000
+    objective = objectives.create("crd", memory="bank", negatives=count, dim=dim, examples=examples)
+    outputs = [Outputs(jnp.zeros(()), jnp.ones((batch, n))) for n in (4, 5)]
+    state = objective.init(jax.random.key(0), *outputs)
+    index = jnp.arange(batch)
+
+    def loss(params):
+        batch = batches.of(index % 7, index)
+        return jnp.mean(objective.loss(state._replace(params=params), *outputs, batch)[0])
+
+    jaxpr = jax.make_jaxpr(jax.grad(loss))(state.params).jaxpr
+    sizes = [np.prod(shape, dtype=int) for shape in _shapes(jaxpr)]
+    assert max(sizes) <= max(examples * dim, batch * examples)
+    assert max(sizes) < batch * count * dim
+
+
+def test_the_constants_come_from_the_first_batch_and_stay():
+    objective = objectives.create("crd", memory="bank", negatives=6, dim=4, examples=20)
+    rng = np.random.default_rng(0)
+    outputs = [Outputs(jnp.zeros(()), jnp.asarray(rng.standard_normal((5, n)))) for n in (3, 6)]
+    state = objective.init(jax.random.key(0), *outputs)
+    batch = batches.of(jnp.arange(5) % 2)
+    _, first = objective.loss(state, *outputs, batch)
+    assert np.all(first.constants > 0)
+    _, second = objective.loss(state._replace(memory=first), *outputs, batch)
+    np.testing.assert_array_equal(second.constants, first.constants)
+    assert (int(first.met.draws), int(second.met.draws)) == (1, 2)
+    np.testing.assert_array_equal(first.met.labels[:6], [0, 1, 0, 1, 0, -1])
+
+
+def test_the_banks_are_never_gathered():
+    batch_size, examples = 40, 4096
+    objective = objectives.create("crd", memory="bank", negatives=512, dim=24, examples=examples)
+    outputs = [Outputs(jnp.zeros(()), jnp.ones((batch_size, n))) for n in (7, 9)]
+    start = objective.init(jax.random.key(0), *outputs)
+    index = jnp.arange(batch_size)
+
+    def loss(params, memory, outputs, batch):
+        own = objectives.ObjectiveState(params, start.frozen, memory)
+        losses, left = objective.loss(own, *outputs, batch)
+        return jnp.mean(losses), left
+
+    mesh = parallel.make_mesh()
+    shape = state.TrainState(*[()] * 6, memory=start.memory, key=())
+    shardings = parallel.state_shardings(mesh, shape).memory
+    embeddings, batch = jax.device_put(
+        ([x.embedding for x in outputs], batches.of(index % 7, index)),
+        parallel.split(mesh),
+    )
+    step = jax.jit(
+        lambda params, memory, embeddings, batch: jax.grad(loss, has_aux=True)(
+            params, memory, [Outputs(jnp.zeros(()), x) for x in embeddings], batch
+        ),
+        out_shardings=(parallel.replicated(mesh), shardings),
+    )
+    memory = jax.device_put(start.memory, shardings)
+    text = step.lower(start.params, memory, embeddings, batch).compile().as_text()
+    shapes = devices_test._collected_shapes(text)
+    assert (batch_size, 24) in shapes  # the embeddings are
+    assert not [shape for shape in shapes if {examples, examples // mesh.size} & set(shape)]

@@ -1,0 +1,42 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrd_jax import errors, objectives
+from rrd_jax.networks import Outputs
+from rrd_jax.objectives import (
+    sp,
+)
+from tests import golden
+from tests.objectives import batches
+
+
+@pytest.mark.parametrize("name", ["sp", "imagenet_sp"])
+def test_sp_golden_on_maps_in_our_layout(name):
+    file = golden.load(name)
+    student, teacher = (jnp.asarray(golden.to_nhwc(file[f"in/{x}"])) for x in ("s0", "t0"))
+    objective = objectives.create("sp")
+
+    def loss(student):
+        outputs = (Outputs(jnp.zeros(()), jnp.zeros(()), (x,)) for x in (student, teacher))
+        return jnp.mean(objective.loss(objectives.ObjectiveState(), *outputs, batches.NO_BATCH)[0])
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(student)
+    assert golden.relative(value, file["out/loss"]) < 1e-5
+    assert golden.relative(gradient, golden.to_nhwc(file["grad/in/s0"])) < 1e-5
+
+
+def test_sp_does_not_depend_on_the_order_of_axes_and_pixels():
+    rng = np.random.default_rng(0)
+    student, teacher = (jnp.asarray(rng.standard_normal((5, 3, 4, c))) for c in (6, 7))
+    found = sp.sp_loss(jnp.moveaxis(student, -1, 1), teacher[:, ::-1])
+    np.testing.assert_allclose(found, sp.sp_loss(student, teacher), rtol=1e-5)
+
+
+def test_sp_asks_for_maps():
+    outputs = Outputs(jnp.zeros((3, 2)), jnp.zeros((3, 4)))
+    with pytest.raises(errors.InputError, match="the student has no maps"):
+        objectives.create("sp").loss(
+            objectives.ObjectiveState(), outputs, outputs, batches.NO_BATCH
+        )

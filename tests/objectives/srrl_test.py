@@ -1,0 +1,45 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rrd_jax import functional, objectives
+from rrd_jax.objectives import ObjectiveState, srrl
+from rrd_jax.objectives.parts import adapters
+from tests import golden
+from tests.objectives import adapted, batches
+
+
+def _head(file):
+    return {"kernel": jnp.asarray(file["param/cls_t.weight"].T), "bias": file["param/cls_t.bias"]}
+
+
+def test_golden_srrl():
+    file = golden.load("imagenet_srrl")
+    layers = (adapters.Layer(20),)
+    names = adapted.sequential(layers, "srrl.transfer")
+    params = adapted.read(file, layers, names)
+    teacher = adapted.outputs(embedding=file["in/f_t"], logits=file["in/logit_t"], head=_head(file))
+    objective = objectives.create("srrl")
+
+    def loss(params, embedding):
+        student = adapted.outputs(embedding=embedding)
+        return objective.loss(ObjectiveState(params), student, teacher, batches.NO_BATCH)[0]
+
+    embedding = jnp.asarray(file["in/f_s"])
+    value, (of_params, of_student) = adapted.jitted(loss)(params, embedding)
+    adapted.check(value, file["out/loss"])
+    gradients = adapted.torch_names(of_params, layers, names) | {"in/f_s": of_student}
+    listed = {k: v for k, v in file.items() if not k.startswith("grad/param/cls_t")}
+    adapted.check_gradients(listed, gradients)
+    found = adapters.apply_rows(layers, params, embedding)
+    adapted.check(found, file["out/trans_feat_s"])
+    adapted.check(functional.linear(found, **_head(file)), file["out/pred_feat_s"])
+    adapted.check_running(file, layers, params, names, embedding[:, None, None])
+
+
+def test_the_teachers_classifier_gets_no_gradient():
+    rng = np.random.default_rng(0)
+    head = {"kernel": jnp.asarray(rng.standard_normal((4, 3))), "bias": jnp.ones(3)}
+    g, f, z = (jnp.asarray(rng.standard_normal((5, n))) for n in (4, 4, 3))
+    gradient = jax.grad(lambda *args: jnp.sum(srrl.srrl_loss(g, *args)), argnums=(0, 1, 2))
+    assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient(f, z, head)))
