@@ -2,12 +2,41 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from experiments import compare
-from rrd_jax import runs
+from rrd_jax.run import Result
+
+
+def _start(workdir, *options, config="digits.py:smoke,resnet8-resnet8"):
+    command = [sys.executable, "experiments/compare.py", f"--config=configs/{config}"]
+    return subprocess.Popen(
+        [*command, f"--workdir={workdir}", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _finish(process):
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    return stdout
+
+
+def _results(workdir):
+    """By method, each seed's figures but for what depends on time and place."""
+    methods = json.loads((workdir / "results.json").read_text())
+    return {
+        method: [
+            {k: v for k, v in run.items() if k not in ("seconds", "checkpoint")} for run in runs
+        ]
+        for method, runs in methods.items()
+    }
 
 
 def _result(top1):
-    return runs.Result("x", "resnet8", top1, top1 + 1, 3, 90.0, 1, 1.0, "")
+    return Result("x", "resnet8", top1, top1 + 1, 3, 90.0, 1, 1.0, "")
 
 
 def test_the_table_has_mean_std_n_and_the_gain_with_its_error():
@@ -22,59 +51,52 @@ def test_the_table_has_mean_std_n_and_the_gain_with_its_error():
     assert cells[3][5] == "+3.00 +- 0.82"
 
 
-def test_the_grid_shares_a_teacher_and_a_second_start_trains_nothing(tmp_path):
-    command = [
-        sys.executable,
-        "experiments/compare.py",
-        "--config=configs/digits.py:smoke,resnet8-resnet8",
-        "--methods=ce,rrd",
-        "--seeds=2",
-        "--config.objectives.rrd.dim=8",
-        f"--workdir={tmp_path}",
-    ]
-    first = subprocess.run(command, capture_output=True, text=True)
-    assert first.returncode == 0, first.stderr
-    assert first.stdout.count("[teacher] epoch   1/1") == 1
-    assert first.stdout.count("epoch   2/2") == 4
-    second = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "epoch   2/2" not in second.stdout
-    table = (tmp_path / "table.md").read_text().strip()
-    assert table in first.stdout
-    assert table in second.stdout
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert {method: len(runs) for method, runs in results.items()} == {"ce": 2, "rrd": 2}
+def test_cells_share_a_teacher_and_a_second_start_trains_new_seeds_only(tmp_path):
+    options = ["--methods=ce,rrd", "--config.objectives.rrd.dim=8"]
+    first = _finish(_start(tmp_path, *options, "--seeds=1"))
+    assert first.count("[teacher] epoch   1/1") == 1
+    assert first.count("epoch   2/2") == 2
+    second = _finish(_start(tmp_path, *options, "--seeds=2"))
+    assert "[teacher] epoch" not in second
+    assert second.count("seed 1] epoch   2/2") == 2
+    assert "seed 0] epoch" not in second
+    assert (tmp_path / "table.md").read_text().strip() in second
+    results = _results(tmp_path)
+    labels = {method: [run["label"] for run in runs] for method, runs in results.items()}
+    assert labels == {m: [f"{m}, seed 0", f"{m}, seed 1"] for m in ("ce", "rrd")}
     saved = json.loads((tmp_path / "rrd" / "seed1" / "config.json").read_text())
     assert (saved["seed"], saved["objectives"]["rrd"]["dim"]) == (1, 8)
     assert all(run["agreement"] is not None for run in results["ce"])
 
 
-def test_seeds_may_be_trained_at_once_where_images_lie_on_the_device(tmp_path):
-    command = [
-        sys.executable,
-        "experiments/compare.py",
-        "--config=configs/digits.py:smoke,resnet8-resnet8",
-        "--methods=rrd",
-        "--seeds=3",
-        "--parallel_seeds=2",
-        f"--workdir={tmp_path}",
-    ]
-    streamed = subprocess.run(
-        [*command, "--config.data.feed=streamed"], capture_output=True, text=True
-    )
-    assert streamed.returncode == 2
-    assert "--parallel_seeds=2 needs training images on the devices" in streamed.stderr
-    assert len(streamed.stderr.strip().split("\n")) == 1
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("epoch   2/2") == 3
-    assert len(json.loads((tmp_path / "results.json").read_text())["rrd"]) == 3
+@pytest.mark.long
+def test_a_grid_that_was_killed_goes_on_to_the_same_results(tmp_path):
+    options = ["--methods=ce,rrd", "--seeds=2", "--config.train.epochs=4"]
+    _finish(_start(tmp_path / "whole", *options))
+    process = _start(tmp_path / "killed", *options)
+    for line in process.stdout:
+        if line.startswith("[rrd, seed 0] epoch   3/4"):  # the checkpoint of epoch 2 is written
+            process.kill()
+    process.communicate()
+    assert process.returncode < 0
+    stdout = _finish(_start(tmp_path / "killed", *options))
+    assert "[rrd, seed 0] going on after step" in stdout
+    assert "[ce, seed 0] epoch" not in stdout
+    assert _results(tmp_path / "killed") == _results(tmp_path / "whole")
 
 
-def test_an_unknown_method_is_one_line(tmp_path):
-    command = [sys.executable, "experiments/compare.py", "--config=configs/digits.py:smoke"]
-    command += ["--methods=ce,rdd", f"--workdir={tmp_path / 'run'}"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert len(done.stderr.strip().split("\n")) == 1
-    assert "did you mean 'rrd'" in done.stderr
+@pytest.mark.parametrize(
+    ("config", "methods", "message"),
+    [
+        ("digits.py:smoke", "ce,rdd", "did you mean 'rrd'"),
+        ("digits.py:resnet8", "ce", "the config has no teacher; name a pair TEACHER-STUDENT"),
+    ],
+)
+@pytest.mark.long
+def test_what_cannot_be_compared_is_one_line(tmp_path, config, methods, message):
+    process = _start(tmp_path / "run", f"--methods={methods}", config=config)
+    _, stderr = process.communicate()
+    assert process.returncode == 2
+    assert len(stderr.strip().split("\n")) == 1
+    assert message in stderr
     assert not (tmp_path / "run").exists()
