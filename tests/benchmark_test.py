@@ -248,6 +248,7 @@ def test_the_peer_cuts_the_same_views(peer):
     np.testing.assert_allclose(cut.permute(0, 2, 3, 1), shown, atol=1e-5)
 
 
+@pytest.mark.long
 def test_the_peers_folded_teacher_is_the_same_network(peer):
     import torch
 

@@ -3,8 +3,10 @@ import subprocess
 import sys
 
 import pytest
+from absl.testing import flagsaver
 
 from experiments import compare
+from rrd_jax import main
 from rrd_jax.run import Result
 
 
@@ -51,22 +53,49 @@ def test_the_table_has_mean_std_n_and_the_gain_with_its_error():
     assert cells[3][5] == "+3.00 +- 0.82"
 
 
-def test_cells_share_a_teacher_and_a_second_start_trains_new_seeds_only(tmp_path):
-    options = ["--methods=ce,rrd", "--config.objectives.rrd.dim=8"]
-    first = _finish(_start(tmp_path, *options, "--seeds=1"))
+@pytest.fixture
+def cells(one_device, monkeypatch):
+    """The jobs of two methods and two seeds, from flags."""
+    config = "--config=configs/digits.py:smoke,resnet8-resnet8"
+    argv = ["compare", config, "--config.objectives.kd.temperature=2"]
+    monkeypatch.setattr(sys, "argv", argv)  # where ml_collections looks for fields
+    with flagsaver.flagsaver():
+        main.parse_flags(argv)
+        return {(m, s): compare.cell_job(m, s) for s in range(2) for m in ("ce", "kd")}
+
+
+def test_cells_share_a_teacher_and_finished_ones_are_read_back(tmp_path, capsys, cells):
+    first = compare.run_grid(tmp_path, {cell: cells[cell] for cell in (("ce", 0), ("kd", 0))})
+    stdout = capsys.readouterr().out
+    assert stdout.count("[teacher] epoch   1/1") == 1
+    assert stdout.count("epoch   2/2") == 2
+    del cells["kd", 1]
+    results = compare.run_grid(tmp_path, cells)
+    stdout = capsys.readouterr().out
+    assert stdout.count("] epoch   2/2") == 1
+    assert "[ce, seed 1] epoch   2/2" in stdout
+    assert "[teacher] epoch" not in stdout
+    assert (results["ce"][:1], results["kd"]) == (first["ce"], first["kd"])
+    assert [run.label for run in results["ce"]] == ["ce, seed 0", "ce, seed 1"]
+    assert all(run.agreement is not None for run in results["ce"])
+    saved = json.loads((tmp_path / "ce" / "seed1" / "config.json").read_text())
+    assert saved["seed"] == 1
+    saved = json.loads((tmp_path / "kd" / "seed0" / "config.json").read_text())
+    assert saved["objectives"]["kd"]["temperature"] == 2
+
+
+@pytest.mark.long
+def test_a_second_start_of_the_command_trains_nothing(tmp_path):
+    options = ["--methods=ce,rrd", "--seeds=2", "--config.objectives.rrd.dim=8"]
+    first = _finish(_start(tmp_path, *options))
     assert first.count("[teacher] epoch   1/1") == 1
-    assert first.count("epoch   2/2") == 2
-    second = _finish(_start(tmp_path, *options, "--seeds=2"))
-    assert "[teacher] epoch" not in second
-    assert second.count("seed 1] epoch   2/2") == 2
-    assert "seed 0] epoch" not in second
-    assert (tmp_path / "table.md").read_text().strip() in second
-    results = _results(tmp_path)
-    labels = {method: [run["label"] for run in runs] for method, runs in results.items()}
-    assert labels == {m: [f"{m}, seed 0", f"{m}, seed 1"] for m in ("ce", "rrd")}
-    saved = json.loads((tmp_path / "rrd" / "seed1" / "config.json").read_text())
-    assert (saved["seed"], saved["objectives"]["rrd"]["dim"]) == (1, 8)
-    assert all(run["agreement"] is not None for run in results["ce"])
+    assert first.count("epoch   2/2") == 4
+    second = _finish(_start(tmp_path, *options))
+    assert "] epoch" not in second
+    table = (tmp_path / "table.md").read_text().strip()
+    assert table in first
+    assert table in second
+    assert {method: len(runs) for method, runs in _results(tmp_path).items()} == {"ce": 2, "rrd": 2}
 
 
 @pytest.mark.long
