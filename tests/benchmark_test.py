@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import benchmark, speed_table
+from experiments import speed_table
 from experiments.speed_reader import Reader, ReaderError
 from rrd_jax import convert, networks, parallel, program, recipe
 from rrd_jax.batch import Batch
@@ -45,8 +45,9 @@ def peer(monkeypatch):
 
 def test_our_reader_makes_rounds_of_a_cached_teacher(tmp_path):
     case = "rrd+kd, remembered"
-    size = benchmark._SMALL["cifar"]._replace(teacher="resnet8", side=8, queue_size=20)
-    task = {**size._asdict(), "examples": 8, "batch_size": 4, "epochs": 1, "cases": [case]}
+    models = {"config": "configs/cifar100.py", "teacher": "resnet8", "student": "resnet8"}
+    images = {"side": 8, "classes": 4, "examples": 8, "batch_size": 4}
+    task = models | images | {"queue_size": 20, "epochs": 1, "cases": [case]}
     reader = Reader(sys.executable, "ours.py", task, tmp_path / "log", 0)
     try:
         assert reader.ready["fill"] > 0

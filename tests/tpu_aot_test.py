@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from experiments import tpu_aot, tpu_table
+from experiments import tpu_steps, tpu_table
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing"),
@@ -33,8 +33,8 @@ def _run(*options):
 
 
 def test_convolutions_are_bfloat16_and_statistics_softmaxes_and_losses_float32():
-    mesh = tpu_aot.make_mesh("v5e:2x4")
-    step = tpu_aot.train_step(tpu_aot._parse(_CONFIG), mesh)
+    mesh = tpu_steps.make_mesh("v5e:2x4")
+    step = tpu_steps.train_step(tpu_steps.parse_job(_CONFIG), mesh)
     program = step.lowered.as_text()
 
     def kinds(*operations):
