@@ -1,23 +1,22 @@
-"""How fast a distillation step is beside PyTorch's: one table, of one run on one machine.
+"""Times a distillation step beside PyTorch's: one table, of one run on one machine.
 
     python experiments/benchmark.py --torch_python=PYTHON
 
-PYTHON is an interpreter with torch and torchvision; without one, PyTorch is left out. All readers
-of a set of images are started one after the other, compile, and then take turns, round by round. On
-a GPU, for which rrd_jax is installed with its extra cuda13 or cuda12, the networks and sets are
-those of the published pairs; a CPU gets small ones, and only ratios are shown. The table goes to
-<workdir>/speed.md, and every figure, as soon as there is one, to <workdir>/speed.json.
+PYTHON is an interpreter with torch and torchvision; without one, PyTorch is left out. A reader is a
+process that times one implementation of the step. All readers of a size of images start one after
+the other, compile, and then take turns, round by round. On a GPU, for which rrd_jax is installed
+with its extra cuda13 or cuda12, networks and sets are those of the published pairs; a CPU gets
+small ones, and only ratios are shown. The table goes to <workdir>/speed.md, and every figure, as
+soon as there is one, to <workdir>/speed.json.
 """
 
 import collections
 import contextlib
 import datetime
-import json
 import os
 import pathlib
 import platform
 import re
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,7 +24,12 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
-from rrd_jax import cli, errors, parallel, report
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for a start by path, without -m
+
+from experiments import speed_table
+from experiments.speed_reader import Reader, ReaderError
+from experiments.speed_table import CACHED, LOSS, OURS
+from rrd_jax import cli, errors, report
 
 _TORCH = flags.DEFINE_string("torch_python", "", "An interpreter with torch and torchvision.")
 _TORCH_MODE = flags.DEFINE_string("torch_mode", "default", "A mode of torch.compile.")
@@ -40,10 +44,7 @@ _CORES = flags.DEFINE_integer(
 )
 _WORKDIR = flags.DEFINE_string("workdir", "runs/speed-benchmark", "Results, and what readers say.")
 
-_HERE = pathlib.Path(__file__).parent / "speed_peers"
-_OURS, _LOSS, _RECALLS = "rrd_jax", "rrd+kd", ", remembered"
-_EPOCHS = 240
-# `crops`: whether only where the step crops the images.
+# `crops`: whether the reader only makes sense where the step crops the images.
 _PEERS = {
     "torch, published loop": {"variant": "published", "remembered": False, "crops": True},
     "torch, eager": {"variant": "eager", "remembered": False, "crops": False},
@@ -56,14 +57,14 @@ class Size(NamedTuple):
     """Images, and the networks for them.
 
     Attributes:
-      config: a module of configs with the recipe.
+      config: the file with the recipe.
       teacher: a network's name.
-      student: likewise.
-      side: height and width.
+      student: a network's name.
+      side: height and width of the images.
       classes: C.
-      examples: in the set; 0 for `epoch` batches.
-      epoch: steps.
-      batch_sizes: where none are asked for.
+      examples: N; 0 for `epoch` batches.
+      epoch: steps of an epoch, where `examples` is 0.
+      batch_sizes: the default of --batch_sizes.
       queue_size: K.
       crops: whether the step crops and flips; otherwise the host has done it.
     """
@@ -80,7 +81,7 @@ class Size(NamedTuple):
     crops: bool
 
 
-_CIFAR, _IMAGENET = "configs.cifar100", "configs.imagenet_r34_r18"
+_CIFAR, _IMAGENET = "configs/cifar100.py", "configs/imagenet_r34_r18.py"
 _FULL = {
     "cifar": Size(
         _CIFAR, "resnet32x4", "resnet8x4", 32, 100, 50_000, 0, (64, 512), 16384, crops=True
@@ -95,83 +96,28 @@ _SMALL = {
 }
 
 
-class ReaderError(RuntimeError):
-    """A reader has ended early; the message is the line that says why."""
-
-
-class Reader:
-    """A process that gets ready, and then makes a round whenever it is asked.
-
-    Attributes:
-      ready: what it says of itself.
-    """
-
-    def __init__(
-        self, python: str, script: str, task: dict[str, Any], log: pathlib.Path, cores: int
-    ):
-        pinned = sorted(os.sched_getaffinity(0))[: cores or None]
-        self._log = log
-        with log.open("w") as errors_to:
-            self._process = subprocess.Popen(
-                [python, str(_HERE / script), json.dumps(task)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors_to,
-                text=True,
-                # Several share a device: none may take its memory beforehand.
-                env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
-                preexec_fn=lambda: os.sched_setaffinity(0, pinned),
-            )
-        try:
-            self.ready = self._answer()
-        except BaseException:
-            self.close()
-            raise
-
-    def round(self, case: str) -> float:
-        """Seconds a step."""
-        with contextlib.suppress(BrokenPipeError):  # it has ended: then there is no answer
-            self._process.stdin.write(f"{case}\n")
-            self._process.stdin.flush()
-        return self._answer()["seconds"]
-
-    def close(self) -> None:
-        """Ends it."""
-        self._process.kill()
-        self._process.communicate()
-
-    def _answer(self) -> dict[str, Any]:
-        while line := self._process.stdout.readline():
-            if line.startswith("{"):  # what libraries print is passed over
-                return json.loads(line)
-        code = self._process.wait()
-        said = [line.strip() for line in self._log.read_text().split("\n") if line.strip()]
-        named = [line for line in said if re.match(r"[\w.]*(Error|Exception)\b", line)]
-        raise ReaderError((named or said or [f"exit code {code}"])[-1])
-
-
 class Group:
-    """All readers of one size of images and batch.
+    """All readers of one size of images and one batch size.
 
     Attributes:
-      found: what is known of them: `size`, `task`, what each says of itself in `ready`, why it
-        `failed`, and by reader and case the `seconds` a step of each round.
+      figures: all that is known, as JSON: the `size`, the `task`, what each reader says of itself
+        in `ready`, why it `failed`, and by reader and case the `seconds` a step of each round.
     """
 
     def __init__(self, name: str, size: Size, batch_size: int, steps: int):
         examples = size.examples or size.epoch * batch_size
-        methods = ["ce", "ce+kd", _LOSS]
-        recalled = [f"{method}{_RECALLS}" for method in methods[1:]] if size.crops else []
+        live = ["ce", "ce+kd", LOSS]
+        cached = [f"{method}{CACHED}" for method in live[1:]] if size.crops else []
         self._label = f"{name}, {batch_size}"
         self._task = {
             **size._asdict(),
             "examples": examples,
             "batch_size": batch_size,
             "epochs": -(-steps // (examples // batch_size)),
-            "cases": methods + recalled,
+            "cases": live + cached,
             "mode": _TORCH_MODE.value,
         }
-        self.found = {
+        self.figures = {
             "size": name,
             "task": self._task,
             "ready": {},
@@ -180,10 +126,15 @@ class Group:
         }
 
     def measure(self, workdir: pathlib.Path, cores: int, keep: Callable[[], None]) -> None:
-        """Starts all readers and lets them take turns; `keep` is called after each figure.
+        """Starts all readers and lets them take turns.
+
+        Args:
+          workdir: receives what the readers write to stderr.
+          cores: that all readers share; 0 for all.
+          keep: called after each figure.
 
         Raises:
-          InputError: ours fails; others may.
+          InputError: our reader fails; a peer may fail.
         """
         with contextlib.ExitStack() as stack:
             turns = []
@@ -196,130 +147,48 @@ class Group:
                     self._failed(name, error)
                 else:
                     stack.callback(reader.close)
-                    self.found["ready"][name] = reader.ready
+                    self.figures["ready"][name] = reader.ready
                     turns += [(name, case, reader) for case in cases]
                 keep()
             for i in range(_REPEATS.value):
                 for name, case, reader in turns:
-                    if name in self.found["failed"]:
-                        continue
-                    try:
-                        seconds = reader.round(case)
-                    except ReaderError as error:
-                        self._failed(name, error)
-                        self.found["seconds"].pop(f"{name}: {case}", None)
-                        continue
-                    self.found["seconds"][f"{name}: {case}"].append(seconds)
-                    keep()
-                    step = f"{1000 * seconds:.4g} ms a step, load {os.getloadavg()[0]:.1f}"
-                    print(f"[{self._label}, round {i + 1}] {name}, {case}: {step}", flush=True)
+                    if name not in self.figures["failed"]:
+                        self._take_turn(i, name, case, reader)
+                        keep()
+
+    def _take_turn(self, i: int, name: str, case: str, reader: Reader) -> None:
+        """Round i of a reader's case."""
+        try:
+            seconds = reader.round(case)
+        except ReaderError as error:
+            self._failed(name, error)
+            self.figures["seconds"].pop(f"{name}: {case}", None)
+            return
+        self.figures["seconds"][f"{name}: {case}"].append(seconds)
+        step = f"{1000 * seconds:.4g} ms a step, load {os.getloadavg()[0]:.1f}"
+        print(f"[{self._label}, round {i + 1}] {name}, {case}: {step}", flush=True)
 
     def _readers(self) -> dict[str, tuple[str, str, dict[str, Any], list[str]]]:
-        """Interpreter, script, what its task has beside the group's, and cases."""
-        readers = {_OURS: (sys.executable, "ours.py", {}, self._task["cases"])}
+        """By name: interpreter, script, what it is told beside the task, and cases."""
+        readers = {OURS: (sys.executable, "ours.py", {}, self._task["cases"])}
         for name, options in _PEERS.items() if _TORCH.value else ():
             if options["crops"] <= self._task["crops"]:
-                case = f"{_LOSS}{_RECALLS}" if options["remembered"] else _LOSS
-                own = {"variant": options["variant"], "remembered": options["remembered"]}
-                readers[name] = (_TORCH.value, "torch_peer.py", own, [case])
+                case = f"{LOSS}{CACHED}" if options["remembered"] else LOSS
+                told = {"variant": options["variant"], "remembered": options["remembered"]}
+                readers[name] = (_TORCH.value, "torch_peer.py", told, [case])
         return readers
 
     def _failed(self, name: str, error: ReaderError) -> None:
-        if name == _OURS:
+        if name == OURS:
             raise errors.InputError(f"{name} failed: {error}") from error
-        self.found["failed"][name] = str(error)
+        self.figures["failed"][name] = str(error)
         print(f"[{self._label}] {name} failed: {error}", flush=True)
 
 
-def summary(groups: list[dict[str, Any]], *, absolute: bool) -> str:
-    """Medians over the rounds; ratios are medians over rounds, each of neighbours in time."""
-    header = ["images", "batch", "reader", "loss", "teacher"]
-    if absolute:
-        header += ["images/s", "ms a step", "of bf16 peak"]
-    header += ["ours / it", "ours, remembered / it", "ready after"]
-    rows = []
-    for group in groups:
-        task, ready = group["task"], group["ready"]
-        images = f"{group['size']}, {task['side']} px"
-        for key, runs in group["seconds"].items():
-            name, _, case = key.partition(": ")
-            method, _, recalls = case.partition(", ")
-            teacher = "-" if method == "ce" else "remembered" if recalls else "runs"
-            row = [images, task["batch_size"], name, method, teacher]
-            if absolute:
-                seconds, peak = statistics.median(runs), parallel.peak_flops(ready[_OURS]["device"])
-                share = ready[_OURS]["flops"][case] / seconds / peak if peak else 0
-                row += [f"{task['batch_size'] / seconds:,.0f}", f"{1000 * seconds:.3f}"]
-                row.append(f"{100 * share:.1f} %" if peak else "-")
-            for own in (f"{_OURS}: {_LOSS}", f"{_OURS}: {_LOSS}{_RECALLS}"):
-                row.append(f"{_ratio(runs, group, own):.2f}" if own in group["seconds"] else "-")
-            start = ready[name]["start"]
-            row.append(f"{start[case] if name == _OURS else start:.0f} s")
-            rows.append(row)
-        for name in group["failed"]:
-            row = [images, task["batch_size"], name, _LOSS, "failed"]
-            rows.append(row + ["-"] * (len(header) - len(row)))
-    return report.table(header, rows)
-
-
-def _ratio(runs: list[float], group: dict[str, Any], own: str) -> float:
-    return statistics.median(a / b for a, b in zip(runs, group["seconds"][own], strict=False))
-
-
-def remarks(group: dict[str, Any], *, absolute: bool) -> list[str]:
-    """RRD's own cost, what remembering the teacher costs and saves, and a word on the peers."""
-    task, seconds = group["task"], group["seconds"]
-    label = f"{group['size']}, batch {task['batch_size']}"
-
-    def own(case):
-        return f"{_OURS}: {case}"
-
-    def added(recalls):
-        runs = seconds[own(f"{_LOSS}{recalls}")]
-        return f"{100 * (_ratio(runs, group, own(f'ce+kd{recalls}')) - 1):+.1f} %"
-
-    lines = [f"{label}: RRD changes the time of a step of ce+kd by {added('')}"]
-    if own(f"{_LOSS}{_RECALLS}") in seconds:
-        lines[0] += f", by {added(_RECALLS)} with the teacher remembered"
-        steps = _EPOCHS * (task["examples"] // task["batch_size"])
-        fill = group["ready"][_OURS]["fill"]
-        runs = statistics.median(seconds[own(_LOSS)]) * steps
-        recalls = fill + statistics.median(seconds[own(f"{_LOSS}{_RECALLS}")]) * steps
-        line = f"{label}: a run of {_EPOCHS} epochs takes {recalls / runs:.2f} of the time if the"
-        line += " teacher is remembered, its look at all views included"
-        if absolute:
-            line += f": {recalls:.0f} s, {fill:.0f} s of them once, in place of {runs:.0f} s"
-        lines.append(f"{line}.")
-    lines[0] += "."
-    if not task["crops"]:
-        lines.append(
-            f"{label}: steps get images that are cut already; no published loop, no table."
-        )
-    for name, reason in group["failed"].items():
-        lines.append(f"{label}: {name} failed: {reason}")
-    for name, ready in group["ready"].items():
-        if ready.get("launched", "one by one") != "one by one":
-            lines.append(f"{label}: {name} launches {ready['launched']}.")
-    return lines
-
-
-def _probe(python: str, program: str) -> str:
-    """What a line of Python prints there.
-
-    Raises:
-      InputError: it fails.
-    """
-    done = subprocess.run([python, "-c", program], capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip() or f"exit code {done.returncode}").split("\n")[-1]
-        raise errors.InputError(f"{python} cannot be used: {reason}")
-    return done.stdout.strip()
-
-
 def _groups(on_cpu: bool) -> list[Group]:
-    known, groups = _SMALL if on_cpu else _FULL, []
+    sizes, groups = _SMALL if on_cpu else _FULL, []
     for name in _SIZES.value:
-        size = errors.lookup("size", name, known)
+        size = errors.lookup("size", name, sizes)
         for batch_size in map(str, _BATCH_SIZES.value or size.batch_sizes):
             if not batch_size.isdecimal() or not int(batch_size):
                 raise errors.InputError(f"--batch_sizes has '{batch_size}', but must be above 0")
@@ -332,34 +201,42 @@ def _groups(on_cpu: bool) -> list[Group]:
     return groups
 
 
-def _job() -> None:
-    workdir = pathlib.Path(_WORKDIR.value)
-    workdir.mkdir(parents=True, exist_ok=True)
-    # Asked of another process: this one must leave the device to the readers.
-    ours = _probe(sys.executable, "import jax; print(jax.default_backend())")
+def _platform() -> str:
+    """What both libraries compute on, such as cpu.
+
+    Asked of other processes: this one must leave the device to the readers.
+
+    Raises:
+      InputError: an interpreter cannot be used, or the two compute on different devices.
+    """
+    ours = _run_line(sys.executable, "import jax; print(jax.default_backend())")
     if _TORCH.value:
         program = "import torch, torchvision; print('gpu' if torch.cuda.is_available() else 'cpu')"
-        theirs = _probe(_TORCH.value, program)
+        theirs = _run_line(_TORCH.value, program)
         if theirs != ours:
             raise errors.InputError(
                 f"torch of {_TORCH.value} computes on a {theirs}, jax on a {ours}: install both for"
                 " the same device, or hide a GPU from both by CUDA_VISIBLE_DEVICES="
             )
-    on_cpu = ours == "cpu"
-    groups = _groups(on_cpu)
-    found = [group.found for group in groups]
-    load = os.getloadavg()[0]
+    return ours
 
-    def keep():
-        report.write_json(workdir / "speed.json", found)
 
-    for group in groups:
-        group.measure(workdir, _CORES.value if on_cpu else 0, keep)
+def _run_line(python: str, program: str) -> str:
+    """What an interpreter prints for a line of Python."""
+    done = subprocess.run([python, "-c", program], capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip() or f"exit code {done.returncode}").split("\n")[-1]
+        raise errors.InputError(f"{python} cannot be used: {reason}")
+    return done.stdout.strip()
 
-    readers = [ready for each in found for ready in each["ready"].values()]
+
+def _text(figures: list[dict[str, Any]], load: float, *, absolute: bool) -> str:
+    """The table, what it says, and where it comes from; load is that before the first reader."""
+    readers = [ready for group in figures for ready in group["ready"].values()]
     versions = dict(pair for ready in readers for pair in ready["versions"].items())
-    lines = [summary(found, absolute=not on_cpu), ""]
-    lines += [line for each in found for line in remarks(each, absolute=not on_cpu)]
+    lines = [speed_table.summary(figures, absolute=absolute), ""]
+    for group in figures:
+        lines += speed_table.remarks(group, absolute=absolute)
     lines += [
         "",
         f"{datetime.date.today()}, {readers[0]['device']}, {os.cpu_count()} cores,"
@@ -367,12 +244,25 @@ def _job() -> None:
         f" {', '.join(f'{name} {version}' for name, version in versions.items())}.",
         f"{_REPEATS.value} rounds in turns, medians; load {load:.1f} before,"
         f" {os.getloadavg()[0]:.1f} after, ours included. 'Ours / it': how many times as fast"
-        f" {_LOSS} of {_OURS} is, with the teacher running and remembered. 'Ready after': of"
+        f" {LOSS} of {OURS} is, with the teacher running and remembered. 'Ready after': of"
         " compilation and a first epoch.",
     ]
     if not _TORCH.value:
         lines.append(f"Left out, no interpreter given: {'; '.join(_PEERS)}.")
-    text = "\n".join(lines)
+    return "\n".join(lines)
+
+
+def _job() -> None:
+    workdir = pathlib.Path(_WORKDIR.value)
+    workdir.mkdir(parents=True, exist_ok=True)
+    on_cpu = _platform() == "cpu"
+    groups = _groups(on_cpu)
+    figures = [group.figures for group in groups]
+    load = os.getloadavg()[0]
+    for group in groups:
+        cores = _CORES.value if on_cpu else 0
+        group.measure(workdir, cores, lambda: report.write_json(workdir / "speed.json", figures))
+    text = _text(figures, load, absolute=not on_cpu)
     report.write_whole(workdir / "speed.md", text + "\n")
     print(f"\n{text}\n\nkept in {workdir / 'speed.md'} and {workdir / 'speed.json'}")
 

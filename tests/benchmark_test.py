@@ -1,5 +1,6 @@
 import importlib
 import json
+import runpy
 import subprocess
 import sys
 
@@ -8,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax import convert, networks, optim, parallel
+from experiments import speed_table
+from experiments.speed_reader import Reader, ReaderError
+from rrd_jax import convert, networks, parallel, program, recipe
+from rrd_jax.batch import Batch
+from rrd_jax.config import parse
 from rrd_jax.data import augment
-from tests import tiny
 
 _SMALL = ("--sizes=cifar", "--batch_sizes=4", "--steps=1", "--repeats=1")
 
@@ -18,6 +22,16 @@ _SMALL = ("--sizes=cifar", "--batch_sizes=4", "--steps=1", "--repeats=1")
 def _run(tmp_path, *options):
     command = [sys.executable, "experiments/benchmark.py", f"--workdir={tmp_path}", *options]
     return subprocess.run(command, capture_output=True, text=True)
+
+
+def _fake_torch(tmp_path, device):
+    """An interpreter that says what it computes on, and fails at everything else."""
+    python = tmp_path / "python"
+    answer = f'[ "$1" = -c ] && echo {device} && exit 0'
+    last = "IndexError: list\nset VERBOSE=1 to see more"
+    python.write_text(f'#!/bin/sh\n{answer}\necho "{last}" >&2\nexit 1\n')
+    python.chmod(0o755)
+    return str(python)
 
 
 @pytest.fixture
@@ -29,6 +43,78 @@ def peer(monkeypatch):
     return importlib.import_module("torch_peer")
 
 
+def test_our_reader_makes_rounds_of_a_cached_teacher(tmp_path):
+    case = "rrd+kd, remembered"
+    models = {"config": "configs/cifar100.py", "teacher": "resnet8", "student": "resnet8"}
+    images = {"side": 8, "classes": 4, "examples": 8, "batch_size": 4}
+    task = models | images | {"queue_size": 20, "epochs": 1, "cases": [case]}
+    reader = Reader(sys.executable, "ours.py", task, tmp_path / "log", 0)
+    try:
+        assert reader.ready["fill"] > 0
+        assert reader.ready["flops"][case] > 0
+        assert reader.round(case) > 0
+        assert reader.round(case) > 0
+    finally:
+        reader.close()
+
+
+def test_a_reader_that_ends_early_gives_the_line_of_its_error(tmp_path):
+    with pytest.raises(ReaderError, match="^IndexError: list$"):
+        Reader(_fake_torch(tmp_path, "cpu"), "torch_peer.py", {}, tmp_path / "log", 0)
+
+
+def _figures():
+    """Two rounds, as speed.json has them."""
+    seconds = {
+        "rrd_jax: ce": [0.1, 0.1],
+        "rrd_jax: ce+kd": [0.19, 0.21],
+        "rrd_jax: rrd+kd": [0.2, 0.22],
+        "rrd_jax: ce+kd, remembered": [0.1, 0.1],
+        "rrd_jax: rrd+kd, remembered": [0.1, 0.11],
+        "torch, eager: rrd+kd": [0.3, 0.44],
+    }
+    ours = {
+        "device": "NVIDIA H100",
+        "fill": 24.0,
+        "start": dict.fromkeys((key.partition(": ")[2] for key in seconds), 7.0),
+        "flops": dict.fromkeys((key.partition(": ")[2] for key in seconds), 2e13),
+    }
+    return {
+        "size": "cifar",
+        "task": {"side": 32, "batch_size": 50, "examples": 500, "crops": True},
+        "ready": {"rrd_jax": ours, "torch, eager": {"start": 2.0, "launched": "one by one"}},
+        "failed": {"torch, strongest": "IndexError: list"},
+        "seconds": seconds,
+    }
+
+
+def test_the_table_has_medians_of_ratios_and_a_row_for_a_failure():
+    lines = speed_table.summary([_figures()], absolute=True).split("\n")
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0][5:8] == ["images/s", "ms a step", "of bf16 peak"]
+    rows = {(row[2], row[3], row[4]): row for row in cells[2:]}
+    # The peak of an H100 is 989 TFLOP/s. (0.3 / 0.2 + 0.44 / 0.22) / 2 and (3 + 4) / 2.
+    row = rows["torch, eager", "rrd+kd", "runs"]
+    assert row[5:] == ["135", "370.000", "5.5 %", "1.75", "3.50", "2 s"]
+    assert rows["rrd_jax", "ce", "-"][-1] == "7 s"
+    assert ("rrd_jax", "rrd+kd", "remembered") in rows
+    assert rows["torch, strongest", "rrd+kd", "failed"][5:] == ["-"] * 6
+    assert "images/s" not in speed_table.summary([_figures()], absolute=False)
+
+
+def test_remarks_say_what_rrd_costs_and_a_cached_teacher_saves():
+    lines = speed_table.remarks(_figures(), absolute=False)
+    # (0.20 / 0.19 + 0.22 / 0.21) / 2 and (1 + 1.1) / 2; (24 + 2400 * 0.105) / (2400 * 0.21).
+    assert lines == [
+        "cifar, batch 50: RRD changes the time of a step of ce+kd by +5.0 %, by +5.0 % with the"
+        " teacher remembered.",
+        "cifar, batch 50: a run of 240 epochs takes 0.55 of the time if the teacher is remembered,"
+        " its look at all views included.",
+        "cifar, batch 50: torch, strongest failed: IndexError: list",
+    ]
+
+
+@pytest.mark.long
 def test_it_runs_without_peers_and_says_so(tmp_path):
     done = _run(tmp_path, *_SMALL)
     assert done.returncode == 0, done.stderr
@@ -37,21 +123,13 @@ def test_it_runs_without_peers_and_says_so(tmp_path):
     assert "images/s" not in done.stdout  # on a CPU there are only ratios
     (kept,) = json.loads((tmp_path / "speed.json").read_text())
     assert len(kept["seconds"]) == 5
-    assert all(len(runs) == 1 and runs[0] > 0 for runs in kept["seconds"].values())
+    assert all(len(rounds) == 1 and rounds[0] > 0 for rounds in kept["seconds"].values())
     assert kept["ready"]["rrd_jax"]["fill"] > 0
 
 
-def _fake_torch(tmp_path, device):
-    python = tmp_path / "python"
-    answer = f'[ "$1" = -c ] && echo {device} && exit 0'
-    last = "IndexError: list\nset VERBOSE=1 to see more"
-    python.write_text(f'#!/bin/sh\n{answer}\necho "{last}" >&2\nexit 1\n')
-    python.chmod(0o755)
-    return f"--torch_python={python}"
-
-
+@pytest.mark.long
 def test_peers_that_fail_are_rows_and_the_rest_goes_on(tmp_path):
-    done = _run(tmp_path, *_SMALL, _fake_torch(tmp_path, "cpu"))
+    done = _run(tmp_path, *_SMALL, f"--torch_python={_fake_torch(tmp_path, 'cpu')}")
     assert done.returncode == 0, done.stderr
     assert "cifar, batch 4: torch, published loop failed: IndexError: list\n" in done.stdout
     assert done.stdout.count("| failed ") == 4
@@ -60,8 +138,9 @@ def test_peers_that_fail_are_rows_and_the_rest_goes_on(tmp_path):
     assert len(kept["seconds"]) == 5
 
 
+@pytest.mark.long
 def test_peers_on_another_device_are_refused(tmp_path):
-    done = _run(tmp_path, _fake_torch(tmp_path, "gpu"))
+    done = _run(tmp_path, f"--torch_python={_fake_torch(tmp_path, 'gpu')}")
     assert done.returncode == 2
     assert "computes on a gpu, jax on a cpu" in done.stderr
     assert len(done.stderr.strip().split("\n")) == 1
@@ -78,6 +157,7 @@ def test_peers_on_another_device_are_refused(tmp_path):
         (["--torch_python=false"], "false cannot be used: exit code 1"),
     ],
 )
+@pytest.mark.long
 def test_bad_flags_are_one_line(tmp_path, options, message):
     done = _run(tmp_path, *options)
     assert done.returncode == 2
@@ -89,48 +169,67 @@ def _tensors(torch, tree):
     return {name: torch.from_numpy(np.array(value)) for name, value in tree.items()}
 
 
+def _our_step():
+    """The step of CIFAR-100's config on four batches of small images, without augmentation."""
+    config = runpy.run_path("configs/cifar100.py")["get_config"]("resnet8-resnet8,rrd+kd")
+    config.data.augment = "none"
+    config.train.batch_size = 16
+    config.objectives.rrd.update(queue_size=24, dim=8)
+    training, mesh = parse(config).student.training, parallel.make_mesh(jax.devices()[:1])
+    plan, shape = recipe.create(training, num_classes=4, examples=64), (8, 8, 3)
+    built = program.build(plan, mesh, shape, 4, resident=False, teacher=plan.student)
+    teacher = networks.init(plan.student, jax.random.key(1), shape)
+    rng = np.random.default_rng(0)
+    batches = [
+        Batch(
+            image=rng.integers(0, 256, (16, *shape), np.uint8),
+            label=rng.integers(0, 4, 16, np.int32),
+            index=np.arange(16, dtype=np.int32),
+        )
+        for _ in range(4)
+    ]
+    return training, built, teacher, batches
+
+
 def test_the_peer_computes_the_same_losses_and_follows_the_same_steps(peer):
     import torch
 
-    options = {"momentum": 0.9, "weight_decay": 5e-4}
-    mesh = parallel.make_mesh(jax.devices()[:1])
-    rate = 0.05
-    sgd = optim.sgd(lambda step: rate, **options)
-    state, step, teacher, batches = tiny.job(mesh, optimizer=sgd)
-
-    networks = []
+    training, built, teacher, batches = _our_step()
+    state = built.create(0, teacher)
+    models = []
     for variables in (
         {"params": state.params["student"], "batch_stats": state.batch_stats},
         teacher,
     ):
-        network = peer.create("resnet8", classes=4, channels=1)
-        network.load_state_dict(_tensors(torch, convert.to_torch("resnet8", variables)))
-        networks.append(network)
+        model = peer.create("resnet8", classes=4)
+        model.load_state_dict(_tensors(torch, convert.to_torch("resnet8", variables)))
+        models.append(model)
     queue = torch.from_numpy(np.array(state.memory["rrd"].rows))
-    model = peer.Distiller(*networks, queue)
+    distiller = peer.Distiller(*models, queue)
     layers = (
-        (model.projection, state.params["objectives"]["rrd"]),
-        (model.teacher_projection, state.frozen["rrd"]),
+        (distiller.projection, state.params["objectives"]["rrd"]),
+        (distiller.teacher_projection, state.frozen["rrd"]),
     )
-    for layer, ours in layers:
-        weights = {"weight": ours["kernel"].T, "bias": ours["bias"]}
+    for layer, params in layers:
+        weights = {"weight": params["kernel"].T, "bias": params["bias"]}
         layer.load_state_dict(_tensors(torch, weights))
-    optimizer = torch.optim.SGD(model.trained(), lr=rate, **options)
+    optimizer = torch.optim.SGD(distiller.trained(), lr=0.05, momentum=0.9, weight_decay=5e-4)
 
     for batch in batches:
-        state, logged = step(state, teacher, batch)
-        images = torch.from_numpy(batch["image"]).permute(0, 3, 1, 2)
-        *terms, keys = model(images, torch.from_numpy(batch["label"]).long())
-        found = dict(zip(("loss/ce", "loss/kd", "loss/rrd"), terms, strict=True))
-        for name, term in found.items():
-            np.testing.assert_allclose(term.item(), logged[name], rtol=1e-4, err_msg=name)
+        state, logged = built.train_step(state, teacher, batch)
+        images = torch.from_numpy(np.array(training.normalize(batch.image))).permute(0, 3, 1, 2)
+        *terms, keys = distiller(images, torch.from_numpy(batch.label).long())
+        losses = dict(zip(("loss/ce", "loss/kd", "loss/rrd"), terms, strict=True))
+        for name, loss in losses.items():
+            np.testing.assert_allclose(loss.item(), logged[name], rtol=1e-4, err_msg=name)
         optimizer.zero_grad()
         sum(terms).backward()
         optimizer.step()
-        model.push(keys)
-    np.testing.assert_allclose(model.queue, state.memory["rrd"].rows, rtol=1e-4, atol=1e-5)
-    moved = state.params["student"]["conv1"]["kernel"].transpose(3, 2, 0, 1)
-    np.testing.assert_allclose(model.student.conv1.weight.detach(), moved, rtol=1e-3, atol=1e-4)
+        distiller.push(keys)
+    np.testing.assert_allclose(distiller.queue, state.memory["rrd"].rows, rtol=1e-4, atol=1e-5)
+    kernel = state.params["student"]["conv1"]["kernel"].transpose(3, 2, 0, 1)
+    peer_kernel = distiller.student.conv1.weight.detach()
+    np.testing.assert_allclose(peer_kernel, kernel, rtol=1e-3, atol=1e-4)
 
 
 def test_the_peer_cuts_the_same_views(peer):
@@ -143,13 +242,14 @@ def test_the_peer_cuts_the_same_views(peer):
         torch.from_numpy(images), torch.arange(16), 16, True, torch.contiguous_format
     )
     theirs.shuffle()
-    found, index, view = theirs.batch()
+    cut, index, view = theirs.batch()
     assert 0 <= int(view.min()) <= int(view.max()) < 16 * ours.views
     np.testing.assert_array_equal(view // ours.views, index)
     shown = ours.show(jnp.asarray(view.numpy() % ours.views), images[index.numpy()])
-    np.testing.assert_allclose(found.permute(0, 2, 3, 1), shown, atol=1e-5)
+    np.testing.assert_allclose(cut.permute(0, 2, 3, 1), shown, atol=1e-5)
 
 
+@pytest.mark.long
 def test_the_peers_folded_teacher_is_the_same_network(peer):
     import torch
 
@@ -164,6 +264,6 @@ def test_the_peers_folded_teacher_is_the_same_network(peer):
     folded.load_state_dict(_tensors(torch, convert.to_torch("resnet8x4", variables)))
     peer.fold(folded)
     assert not [m for m in folded.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    found = folded(torch.from_numpy(images).permute(0, 3, 1, 2)).detach()
+    logits = folded(torch.from_numpy(images).permute(0, 3, 1, 2)).detach()
     wanted = network.apply(variables, images, train=False).logits
-    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(logits, wanted, rtol=1e-4, atol=1e-4)

@@ -2,12 +2,43 @@ import json
 import subprocess
 import sys
 
+import pytest
+from absl.testing import flagsaver
+
 from experiments import compare
-from rrd_jax import runs
+from rrd_jax import main
+from rrd_jax.run import Result
+
+
+def _start(workdir, *options, config="digits.py:smoke,resnet8-resnet8"):
+    command = [sys.executable, "experiments/compare.py", f"--config=configs/{config}"]
+    return subprocess.Popen(
+        [*command, f"--workdir={workdir}", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _finish(process):
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr
+    return stdout
+
+
+def _results(workdir):
+    """By method, each seed's figures but for what depends on time and place."""
+    methods = json.loads((workdir / "results.json").read_text())
+    return {
+        method: [
+            {k: v for k, v in run.items() if k not in ("seconds", "checkpoint")} for run in runs
+        ]
+        for method, runs in methods.items()
+    }
 
 
 def _result(top1):
-    return runs.Result("x", "resnet8", top1, top1 + 1, 3, 90.0, 1, 1.0, "")
+    return Result("x", "resnet8", top1, top1 + 1, 3, 90.0, 1, 1.0, "")
 
 
 def test_the_table_has_mean_std_n_and_the_gain_with_its_error():
@@ -22,59 +53,79 @@ def test_the_table_has_mean_std_n_and_the_gain_with_its_error():
     assert cells[3][5] == "+3.00 +- 0.82"
 
 
-def test_the_grid_shares_a_teacher_and_a_second_start_trains_nothing(tmp_path):
-    command = [
-        sys.executable,
-        "experiments/compare.py",
-        "--config=configs/digits.py:smoke,resnet8-resnet8",
-        "--methods=ce,rrd",
-        "--seeds=2",
-        "--config.objectives.rrd.dim=8",
-        f"--workdir={tmp_path}",
-    ]
-    first = subprocess.run(command, capture_output=True, text=True)
-    assert first.returncode == 0, first.stderr
-    assert first.stdout.count("[teacher] epoch   1/1") == 1
-    assert first.stdout.count("epoch   2/2") == 4
-    second = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "epoch   2/2" not in second.stdout
+@pytest.fixture
+def cells(one_device, monkeypatch):
+    """The jobs of two methods and two seeds, from flags."""
+    config = "--config=configs/digits.py:smoke,resnet8-resnet8"
+    argv = ["compare", config, "--config.objectives.kd.temperature=2"]
+    monkeypatch.setattr(sys, "argv", argv)  # where ml_collections looks for fields
+    with flagsaver.flagsaver():
+        main.parse_flags(argv)
+        return {(m, s): compare.cell_job(m, s) for s in range(2) for m in ("ce", "kd")}
+
+
+def test_cells_share_a_teacher_and_finished_ones_are_read_back(tmp_path, capsys, cells):
+    first = compare.run_grid(tmp_path, {cell: cells[cell] for cell in (("ce", 0), ("kd", 0))})
+    stdout = capsys.readouterr().out
+    assert stdout.count("[teacher] epoch   1/1") == 1
+    assert stdout.count("epoch   2/2") == 2
+    del cells["kd", 1]
+    results = compare.run_grid(tmp_path, cells)
+    stdout = capsys.readouterr().out
+    assert stdout.count("] epoch   2/2") == 1
+    assert "[ce, seed 1] epoch   2/2" in stdout
+    assert "[teacher] epoch" not in stdout
+    assert (results["ce"][:1], results["kd"]) == (first["ce"], first["kd"])
+    assert [run.label for run in results["ce"]] == ["ce, seed 0", "ce, seed 1"]
+    assert all(run.agreement is not None for run in results["ce"])
+    saved = json.loads((tmp_path / "ce" / "seed1" / "config.json").read_text())
+    assert saved["seed"] == 1
+    saved = json.loads((tmp_path / "kd" / "seed0" / "config.json").read_text())
+    assert saved["objectives"]["kd"]["temperature"] == 2
+
+
+@pytest.mark.long
+def test_a_second_start_of_the_command_trains_nothing(tmp_path):
+    options = ["--methods=ce,rrd", "--seeds=2", "--config.objectives.rrd.dim=8"]
+    first = _finish(_start(tmp_path, *options))
+    assert first.count("[teacher] epoch   1/1") == 1
+    assert first.count("epoch   2/2") == 4
+    second = _finish(_start(tmp_path, *options))
+    assert "] epoch" not in second
     table = (tmp_path / "table.md").read_text().strip()
-    assert table in first.stdout
-    assert table in second.stdout
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert {method: len(runs) for method, runs in results.items()} == {"ce": 2, "rrd": 2}
-    saved = json.loads((tmp_path / "rrd" / "seed1" / "config.json").read_text())
-    assert (saved["seed"], saved["objectives"]["rrd"]["dim"]) == (1, 8)
-    assert all(run["agreement"] is not None for run in results["ce"])
+    assert table in first
+    assert table in second
+    assert {method: len(runs) for method, runs in _results(tmp_path).items()} == {"ce": 2, "rrd": 2}
 
 
-def test_seeds_may_be_trained_at_once_where_images_lie_on_the_device(tmp_path):
-    command = [
-        sys.executable,
-        "experiments/compare.py",
-        "--config=configs/digits.py:smoke,resnet8-resnet8",
-        "--methods=rrd",
-        "--seeds=3",
-        "--parallel_seeds=2",
-        f"--workdir={tmp_path}",
-    ]
-    streamed = subprocess.run(
-        [*command, "--config.data.feed=streamed"], capture_output=True, text=True
-    )
-    assert streamed.returncode == 2
-    assert "--parallel_seeds=2 needs training images on the devices" in streamed.stderr
-    assert len(streamed.stderr.strip().split("\n")) == 1
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("epoch   2/2") == 3
-    assert len(json.loads((tmp_path / "results.json").read_text())["rrd"]) == 3
+@pytest.mark.long
+def test_a_grid_that_was_killed_goes_on_to_the_same_results(tmp_path):
+    options = ["--methods=ce,rrd", "--seeds=2", "--config.train.epochs=4"]
+    _finish(_start(tmp_path / "whole", *options))
+    process = _start(tmp_path / "killed", *options)
+    for line in process.stdout:
+        if line.startswith("[rrd, seed 0] epoch   3/4"):  # the checkpoint of epoch 2 is written
+            process.kill()
+    process.communicate()
+    assert process.returncode < 0
+    stdout = _finish(_start(tmp_path / "killed", *options))
+    assert "[rrd, seed 0] going on after step" in stdout
+    assert "[ce, seed 0] epoch" not in stdout
+    assert _results(tmp_path / "killed") == _results(tmp_path / "whole")
 
 
-def test_an_unknown_method_is_one_line(tmp_path):
-    command = [sys.executable, "experiments/compare.py", "--config=configs/digits.py:smoke"]
-    command += ["--methods=ce,rdd", f"--workdir={tmp_path / 'run'}"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert len(done.stderr.strip().split("\n")) == 1
-    assert "did you mean 'rrd'" in done.stderr
+@pytest.mark.parametrize(
+    ("config", "methods", "message"),
+    [
+        ("digits.py:smoke", "ce,rdd", "did you mean 'rrd'"),
+        ("digits.py:resnet8", "ce", "the config has no teacher; name a pair TEACHER-STUDENT"),
+    ],
+)
+@pytest.mark.long
+def test_what_cannot_be_compared_is_one_line(tmp_path, config, methods, message):
+    process = _start(tmp_path / "run", f"--methods={methods}", config=config)
+    _, stderr = process.communicate()
+    assert process.returncode == 2
+    assert len(stderr.strip().split("\n")) == 1
+    assert message in stderr
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""The real step of a published pair, compiled for eight TPU chips that are not there."""
+"""The step of a published pair, lowered and compiled for eight TPU chips that are not there."""
 
 import importlib.util
 import json
@@ -9,11 +9,15 @@ import sys
 
 import pytest
 
+from experiments import tpu_steps, tpu_table
+
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing"),
     pytest.mark.xdist_group("tpu_aot"),
 ]
 
+# Of the published pairs, the one that is compiled soonest.
+_CONFIG = "configs/cifar100.py:vgg13-vgg8"
 _NAME = "cifar100-vgg13-vgg8-rrd+kd-v5e-2x4"
 _SPLIT = 50_000 * 32 * 32 * 3
 
@@ -28,65 +32,90 @@ def _run(*options):
     )
 
 
-@pytest.fixture(scope="module")
-def step(tmp_path_factory):
-    """Figures, the program as it is given to the compiler, and as that leaves it."""
-    folder = tmp_path_factory.mktemp("tpu_aot")
-    # Of the published pairs, the one that is compiled soonest.
-    config = "--config=configs/cifar100.py:vgg13-vgg8"
-    done = _run(config, "--topologies=v5e:2x4", f"--workdir={folder}")
-    print(done.stdout)
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr
-    assert (folder / "tpu_aot.md").read_text().strip() in done.stdout
-    found = json.loads((folder / "tpu_aot.json").read_text())["steps"][_NAME]
-    given, left = ((folder / f"{_NAME}.{end}").read_text() for end in ("mlir", "hlo"))
-    return found, given, left
-
-
-def test_convolutions_are_bfloat16_and_statistics_softmaxes_and_losses_float32(step):
-    _, given, _ = step
+def test_convolutions_are_bfloat16_and_statistics_softmaxes_and_losses_float32():
+    mesh = tpu_steps.make_mesh("v5e:2x4")
+    step = tpu_steps.train_step(tpu_steps.parse_job(_CONFIG), mesh)
+    program = step.lowered.as_text()
 
     def kinds(*operations):
-        lines = re.findall(rf"stablehlo.(?:{'|'.join(operations)})\b.*", given)
+        lines = re.findall(rf"stablehlo.(?:{'|'.join(operations)})\b.*", program)
         return set(re.findall(r"(bf16|f32)>", "\n".join(lines)))
 
     assert kinds("convolution") == {"bf16"}
     assert kinds("exponential", "log", "rsqrt", "reduce", "dot_general") == {"f32"}
-    (signature,) = re.findall(r"func public @main.*", given)  # the state, and what is logged
+    (signature,) = re.findall(r"func public @main.*", program)  # the state, and what is logged
     assert signature.count("bf16") == 10  # the kernels of a folded VGG13
     assert "f32" in signature
+    assert "tensor<50000x3072xui8>" in signature
 
 
-def test_the_memory_stays_where_it_is_and_so_do_similarities(step):
-    found, _, _ = step
-    arrays = {a for each in found["collectives"].values() for arrays in each for a in arrays}
+def test_a_collective_in_several_lines_is_counted_once():
+    hlo = """
+      %a = f32[64,128]{1,0} all-gather(%x), channel_id=1, replica_groups=[1,8]
+      %b = (f32[512]{0}, bf16[3,3,8,8]{3,2,1,0}) all-reduce(%y, %z), channel_id=2
+      %c = f32[2,8]{1,0} collective-permute-start(%w), channel_id=3
+      %d = f32[2,8]{1,0} collective-permute(%w), channel_id=3
+      %e = f32[2,8]{1,0} add(%c, %d)
+    """
+    collectives = tpu_table.collectives(hlo)
+    assert collectives == {
+        "all-gather": [["f32[64,128]"]],
+        "all-reduce": [["f32[512]", "bf16[3,3,8,8]"]],
+        "collective-permute": [["f32[2,8]"]],
+    }
+    assert tpu_table._described("all-reduce", collectives["all-reduce"]) == (
+        "1 all-reduce, f32[512]"
+    )
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """The step's figures, and its program as compiled."""
+    folder = tmp_path_factory.mktemp("tpu_aot")
+    done = _run(f"--config={_CONFIG}", "--topologies=v5e:2x4", f"--workdir={folder}")
+    print(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    assert (folder / "tpu_aot.md").read_text().strip() in done.stdout
+    figures = json.loads((folder / "tpu_aot.json").read_text())["steps"][_NAME]
+    assert (folder / f"{_NAME}.mlir").exists()
+    return figures, (folder / f"{_NAME}.hlo").read_text()
+
+
+@pytest.mark.long
+def test_the_memory_stays_where_it_is_and_so_do_similarities(compiled):
+    figures, _ = compiled
+    arrays = {a for kind in figures["collectives"].values() for arrays in kind for a in arrays}
     assert "f32[64,128]" in arrays  # the embeddings are gathered
     sizes = {int(n) for array in arrays for n in re.findall(r"\d+", array.split("[")[1])}
     assert not sizes & {16384, 16384 // 8}
 
 
-def test_a_step_copies_nothing_as_large_as_the_resident_split(step):
-    found, _, left = step
-    assert _SPLIT < found["bytes"]["arguments"] < 2 * _SPLIT
-    assert found["bytes"]["temporaries"] < _SPLIT / 10
-    assert found["bytes"]["peak"] < 16e9
-    assert "u8[50000,3072]" in left
-    assert "u8[50000,32,32,3]" not in left
+@pytest.mark.long
+def test_a_step_copies_nothing_as_large_as_the_resident_split(compiled):
+    figures, program = compiled
+    assert _SPLIT < figures["bytes"]["arguments"] < 2 * _SPLIT
+    assert figures["bytes"]["temporaries"] < _SPLIT / 10
+    assert figures["bytes"]["peak"] < 16e9
+    assert "u8[50000,3072]" in program
+    assert "u8[50000,32,32,3]" not in program
 
 
-def test_flops_are_about_those_of_the_networks(step):
-    flops = step[0]["flops"]
+@pytest.mark.long
+def test_flops_are_about_those_of_the_networks(compiled):
+    flops = compiled[0]["flops"]
     # XLA leaves out products with the padding around images, half of them where images are small.
     assert 0.5 * flops["counted"] < flops["xla"] < 1.2 * flops["counted"]
 
 
+@pytest.mark.long
 def test_programs_are_silent_about_a_libtpu_that_finds_no_chip():
-    own = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
-    own["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"  # while another process holds it, it is silent anyway
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    # While another process holds libtpu, it is silent anyway.
+    environment["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
     program = "import jax; from rrd_jax import cli; cli.guard(lambda: print(jax.devices()))"
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=own
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
     )
     assert "Device" in done.stdout
     assert not done.stderr
@@ -100,6 +129,7 @@ def test_programs_are_silent_about_a_libtpu_that_finds_no_chip():
         (["--config=configs/digits.py"], "unknown data set 'digits'"),
     ],
 )
+@pytest.mark.long
 def test_what_cannot_be_compiled_is_one_line(tmp_path, options, message):
     done = _run("--topologies=v5e:2x4", *options, f"--workdir={tmp_path}")
     assert done.returncode == 2

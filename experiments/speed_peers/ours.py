@@ -1,12 +1,15 @@
-"""Our train step, as a run compiles and drives it; run by experiments/benchmark.py.
+"""Times our train step, compiled and fed as in a run; experiments/benchmark.py starts this program.
 
-The argument is a task as JSON. A line of JSON says that all its cases are compiled and warm; then
-each line that comes in names a case, and one of JSON goes out once it has made its epochs.
+The argument is a task as JSON. The first line of output is JSON too: it says that all cases of the
+task are compiled and warm. From then on each line of input names a case; the program makes the
+task's epochs of it and answers with a line of JSON.
 """
 
+import dataclasses
 import functools
-import importlib
 import json
+import pathlib
+import runpy
 import sys
 import time
 from typing import Any
@@ -14,133 +17,141 @@ from typing import Any
 import jax
 import numpy as np
 
-from rrd_jax import networks, parallel, program, recipes
-from rrd_jax.config import fields as common
-from rrd_jax.data import feed
-from rrd_jax.teacher import cache, fold
+from rrd_jax import data, loop, networks, parallel, program, recipe
+from rrd_jax.config import limit, parse
+from rrd_jax.data.feed import Resident
+from rrd_jax.recipe import Job
+from rrd_jax.teacher import cache
+from rrd_jax.teacher.frozen import FrozenNetwork
+
+_ROOT = pathlib.Path(__file__).parents[2]
 
 
 class _Setting:
-    """Images, networks, and what the teacher remembers of the one in the other."""
+    """What all cases share: random images, the teacher and its cached embeddings."""
 
     def __init__(self, task: dict[str, Any]):
         self.task, self.mesh = task, parallel.make_mesh(jax.devices()[:1])
-        everywhere = parallel.replicated(self.mesh)
-        examples, self.shape = task["examples"], (task["side"], task["side"], 3)
-        rng = np.random.default_rng(0)
-        images = rng.integers(0, 256, (examples, *self.shape), np.uint8)
-        labels = rng.integers(0, task["classes"], examples, np.int32)
-        whole = {"image": images.reshape(examples, -1), "label": labels}
-        self.whole = parallel.put(everywhere, whole)
-
-        config = self._config("rrd+kd")
-        self.teacher = recipes.create_network(config, task["teacher"], task["classes"])
-        init = functools.partial(networks.init, self.teacher, image_shape=self.shape)
-        self.variables = jax.jit(init, out_shardings=everywhere)(jax.random.key(1))
-        folding = functools.partial(fold.fold, self.teacher, image_shape=self.shape)
-        self.folded = jax.jit(folding, out_shardings=everywhere)(self.variables)
-        self.student, shown = self.recipe("rrd+kd").student, self.recipe("rrd+kd").augment
+        self.dataset = _random_images(task)
+        job = self.job("rrd+kd")
+        network = job.teachers[0].network.create(task["classes"])
+        init = functools.partial(networks.init, network, image_shape=self.dataset.image_shape)
+        variables = jax.jit(init, out_shardings=parallel.replicated(self.mesh))(jax.random.key(1))
+        training = job.student.training
+        self.teacher = FrozenNetwork(network, variables, (), self.dataset, self.mesh, training)
+        images = self.dataset.train.images
+        jax.block_until_ready(self.teacher.folded)
         start = time.perf_counter()
-        self.remembered = self._fill(images, shown) if shown.views else None
-        self.fill = time.perf_counter() - start
+        self.embeddings = _embed(self.teacher, images) if training.augment.views else None
+        self.fill_seconds = time.perf_counter() - start
 
-    def _config(self, method):
+    def job(self, method: str) -> Job:
+        """The job of the task's config, with a method's objectives."""
         task = self.task
-        module = importlib.import_module(task["config"])
-        config = module.get_config(f"{task['teacher']}-{task['student']},{method}")
+        get_config = runpy.run_path(str(_ROOT / task["config"]))["get_config"]
+        config = get_config(f"{task['teacher']}-{task['student']},{method}")
         config.train.batch_size = task["batch_size"]
-        common.limit(config, queue_size=task["queue_size"])
-        return config
+        limit(config, queue_size=task["queue_size"])
+        return parse(config)
 
-    def recipe(self, method: str) -> program.Recipe:
-        """What a run of the config would do."""
-        classes, examples = self.task["classes"], self.task["examples"]
-        return recipes.from_config(self._config(method), method, classes, examples)
-
-    def _fill(self, images, shown):
-        summary = networks.summarize(self.teacher, self.shape)
-        rows = (len(images) * shown.views, summary.outputs.embedding.shape[-1])
-        split = parallel.split(self.mesh)
-        like = jax.ShapeDtypeStruct(rows, self.teacher.dtype, sharding=split)
-        table = cache.fill(self.teacher, self.folded, like, images, shown, self.mesh)
-        head = self.variables["params"][summary.classifier]
-        return {"embedding": (table,), "head": (head,)}
+    def recipe(self, method: str) -> recipe.Recipe:
+        """The recipe of the method's student."""
+        examples = len(self.dataset.train)
+        return recipe.create(self.job(method).student.training, self.task["classes"], examples)
 
     def flops(self, case: str) -> int:
-        """Of the networks' convolutions and matrices in a step."""
-        student, teacher = (
-            networks.summarize(network, self.shape).macs for network in (self.student, self.teacher)
-        )
-        runs = case != "ce" and not case.endswith("remembered")
-        return 2 * self.task["batch_size"] * (3 * student + runs * teacher)
+        """Of the convolutions and matrix products of the networks, in a step."""
+        shape = self.dataset.image_shape
+        macs = 3 * networks.summarize(self.recipe("rrd+kd").student, shape).macs
+        if case != "ce" and not case.endswith("remembered"):
+            macs += networks.summarize(self.teacher.network, shape).macs
+        return 2 * self.task["batch_size"] * macs
 
 
-class _Run:
-    """The trainer's loop over a resident split, without tests and checkpoints."""
+def _random_images(task: dict[str, Any]) -> data.Dataset:
+    """A resident data set of random images."""
+    examples, side = task["examples"], task["side"]
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (examples, side, side, 3), np.uint8)
+    labels = rng.integers(0, task["classes"], examples, np.int32)
+    source = [{"image": image, "label": i} for image, i in zip(images, labels, strict=True)]
+    split = Resident(source, side, channels=3)
+    return data.Dataset("random", task["classes"], (side, side, 3), train=split, test=split)
 
-    def __init__(self, setting: _Setting, case: str):
-        method, _, recalls = case.partition(", ")
-        taught = method != "ce"
-        self._recipe, self._epoch = setting.recipe(method), 0
-        self._mesh, self._whole = setting.mesh, setting.whole
-        self._steps_per_epoch = setting.task["examples"] // self._recipe.batch_size
-        self._compiled = program.build(
-            self._recipe,
+
+def _embed(teacher: FrozenNetwork, images: np.ndarray) -> dict[str, Any]:
+    """The embeddings that a step reads in the teacher's place; a run keeps them on disk too."""
+    augment = teacher.training.augment
+    summary = networks.summarize(teacher.network, teacher.dataset.image_shape)
+    shape = (len(images) * augment.views, summary.outputs.embedding.shape[-1])
+    split = parallel.split(teacher.mesh)
+    like = jax.ShapeDtypeStruct(shape, teacher.network.dtype, sharding=split)
+    table = cache.fill(teacher.network, teacher.folded, like, images, augment, teacher.mesh)
+    head = teacher.variables["params"][summary.classifier]
+    return {"embedding": (table,), "head": (head,)}
+
+
+class _Case:
+    """The steps of a run, without its tests and checkpoints."""
+
+    def __init__(self, setting: _Setting, name: str):
+        method, _, is_cached = name.partition(", ")
+        plan, teacher = setting.recipe(method), None if method == "ce" else setting.teacher
+        # The benchmark decides when it ends.
+        training = dataclasses.replace(plan.training, epochs=sys.maxsize)
+        plan = dataclasses.replace(plan, training=training)
+        self._log_every = training.log_every
+        self._steps_per_epoch = len(setting.dataset.train) // training.batch_size
+        self._program = program.build(
+            plan,
             setting.mesh,
-            setting.shape,
+            setting.dataset.image_shape,
             self._steps_per_epoch,
             resident=True,
-            teacher=setting.teacher if taught else None,
-            recalls=bool(recalls),
+            teacher=teacher and teacher.network,
+            teacher_is_cached=bool(is_cached),
         )
-        self._state = self._compiled.create(0, setting.variables if taught else None)
-        self._teacher = None
-        if taught:
-            self._teacher = setting.remembered if recalls else setting.folded
+        self._state = self._program.create(training.seed, teacher and teacher.variables)
+        self._teacher = setting.embeddings if is_cached else teacher and teacher.folded
+        length = self._program.length
+        self._calls = loop.dispatches(plan, setting.dataset, setting.mesh, length, start=0)
 
-    def epochs(self, count: int) -> int:
-        """Makes them, looks at the losses as often as the trainer does, and returns the steps."""
-        recipe, compiled, examples = self._recipe, self._compiled, len(self._whole["label"])
-        for _ in range(count):
-            order = feed.epoch_order(recipe.seed, self._epoch, recipe.batch_size, examples)
-            order = parallel.put(parallel.split(self._mesh, axis=1), order)
-            made, waiting, pending = 0, 0, []
-            while made < self._steps_per_epoch:
-                several = made + compiled.length <= self._steps_per_epoch and compiled.length > 1
-                train = compiled.train_steps if several else compiled.train_step
-                batch = self._whole | {"order": order}
-                self._state, logged = train(self._state, self._teacher, batch)
-                pending.append(logged)
-                length = compiled.length if several else 1
-                made, waiting = made + length, waiting + length
-                if waiting >= recipe.log_every or made == self._steps_per_epoch:
-                    jax.device_get(pending)
-                    waiting, pending = 0, []
-            self._epoch += 1
+    def make_epochs(self, count: int) -> int:
+        """Looks at the losses as often as a run does; returns the number of steps."""
+        steps, step, pending, waiting = count * self._steps_per_epoch, 0, [], 0
+        while step < steps:
+            length, batch = next(self._calls)
+            train = self._program.train_steps if length > 1 else self._program.train_step
+            self._state, logged = train(self._state, self._teacher, batch)
+            pending.append(logged)
+            step, waiting = step + length, waiting + length
+            if waiting >= self._log_every or step % self._steps_per_epoch == 0:
+                jax.device_get(pending)
+                pending, waiting = [], 0
         jax.block_until_ready(self._state)
-        return count * self._steps_per_epoch
+        return steps
 
 
 def _main() -> None:
     task = json.loads(sys.argv[1])
-    setting, runs, started = _Setting(task), {}, {}
-    for case in task["cases"]:
+    setting, cases, started = _Setting(task), {}, {}
+    for name in task["cases"]:
         start = time.perf_counter()
-        runs[case] = _Run(setting, case)
-        runs[case].epochs(1)
-        started[case] = time.perf_counter() - start
+        cases[name] = _Case(setting, name)
+        cases[name].make_epochs(1)
+        started[name] = time.perf_counter() - start
     ready = {
         "platform": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "versions": {"jax": jax.__version__},
-        "fill": setting.fill,
+        "fill": setting.fill_seconds,
         "start": started,
-        "flops": {case: setting.flops(case) for case in task["cases"]},
+        "flops": {name: setting.flops(name) for name in task["cases"]},
     }
     print(json.dumps(ready), flush=True)
     for line in sys.stdin:
         start = time.perf_counter()
-        steps = runs[line.strip()].epochs(task["epochs"])
+        steps = cases[line.strip()].make_epochs(task["epochs"])
         print(json.dumps({"seconds": (time.perf_counter() - start) / steps}), flush=True)
 
 

@@ -58,7 +58,7 @@ def create(name: str, classes: int, channels: int = 3) -> nn.Module:
 
 
 def fold(network: nn.Module) -> None:
-    """Takes the batch norms of a frozen network into the convolutions before them."""
+    """Merges the batch norms of a frozen network into the convolutions before them."""
     after = {"conv1": "bn1", "conv2": "bn2", "0": "1"}
     for module in network.modules():
         for name, conv in list(module.named_children()):
@@ -69,11 +69,11 @@ def fold(network: nn.Module) -> None:
 
 
 class Distiller(nn.Module):
-    """The student and its projection, which are trained, and what they are compared with.
+    """Student, teacher and RRD's projections and queue; only the student's side is trained.
 
     Args:
       student: a network with its classifier in `fc`.
-      teacher: likewise.
+      teacher: a network with its classifier in `fc`.
       queue: [K, D] rows of length 1.
       half: whether the networks compute in bfloat16.
     """
@@ -93,13 +93,13 @@ class Distiller(nn.Module):
         self.half = half
 
     def trained(self) -> list[nn.Parameter]:
-        """What the optimizer moves."""
+        """The parameters that the optimizer moves."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def forward(
         self, images: Tensor, labels: Tensor, target: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The means of CE, KD and RRD, and the teacher's keys [B, D], which go to `push`.
+        """Returns the means of CE, KD and RRD, and the teacher's keys [B, D] for `push`.
 
         Args:
           images: [B, channels, H, W], normalised.
@@ -115,18 +115,18 @@ class Distiller(nn.Module):
         ce = F.cross_entropy(logits, labels)
 
         with torch.no_grad():
-            wanted = F.log_softmax(self.teacher_head(target) / 4, 1)
+            teacher_log = F.log_softmax(self.teacher_head(target) / 4, 1)
             keys = F.normalize(self.teacher_projection(target))
             relations = F.softmax(keys @ self.queue.T / 0.10, 1)
-        found = F.log_softmax(logits / 4, 1)
-        kd = 16 * F.kl_div(found, wanted, reduction="batchmean", log_target=True)
-        own = F.normalize(self.projection(embedding))
-        rrd = -(relations * F.log_softmax(own @ self.queue.T / 0.04, 1)).sum(1).mean()
+        student_log = F.log_softmax(logits / 4, 1)
+        kd = 16 * F.kl_div(student_log, teacher_log, reduction="batchmean", log_target=True)
+        queries = F.normalize(self.projection(embedding))
+        rrd = -(relations * F.log_softmax(queries @ self.queue.T / 0.04, 1)).sum(1).mean()
         return ce, kd, rrd, keys
 
     @torch.no_grad()
     def push(self, keys: Tensor) -> None:
-        """Keys take the places of the oldest rows; after the backward pass, which reads those."""
+        """Replaces the oldest rows by keys, after the backward pass, which reads the rows."""
         size = len(self.queue)
         places = (self.place + torch.arange(len(keys), device=keys.device)) % size
         self.queue.index_copy_(0, places[-size:], keys[-size:])

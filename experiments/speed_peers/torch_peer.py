@@ -1,4 +1,4 @@
-"""The same distillation step in PyTorch; stands alone, run by experiments/benchmark.py as ours.py.
+"""Times the same distillation step in PyTorch; experiments/benchmark.py starts it as ours.py.
 
 Three variants, each with CE, KD and RRD with a queue, and SGD:
 
@@ -32,14 +32,14 @@ _MEAN, _STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 
 
 class Images:
-    """A set on the device, in the order of an epoch.
+    """A training split on the device, and the order of an epoch.
 
     Args:
       images: [N, H, W, 3] uint8.
       labels: [N].
       batch_size: B.
       crops: whether a step crops and flips.
-      layout: of its batches.
+      layout: memory format of the batches.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class _Pictures(torch.utils.data.Dataset):
 def _published(
     model: Distiller, optimizer: torch.optim.Optimizer, pictures: _Pictures, batch_size: int
 ) -> Callable[[], int]:
-    """What makes an epoch and returns its steps."""
+    """Returns a function that makes an epoch and returns its steps."""
     on_gpu = torch.cuda.is_available()
     loader = torch.utils.data.DataLoader(
         pictures,
@@ -142,7 +142,7 @@ def _resident(
     table: Tensor | None,
     mode: str | None,
 ) -> tuple[Callable[[], int], str]:
-    """What makes an epoch and returns its steps, and how these are launched.
+    """Returns a function that makes an epoch and returns its steps, and how steps are launched.
 
     Args:
       model: on the device.
@@ -184,7 +184,7 @@ def _resident(
         images.shuffle()
         try:
             step, launched = _captured(step, images.step), "one CUDA graph a step"
-        except Exception as error:  # of many kinds; the next best is then measured, and named
+        except Exception as error:  # of many kinds; the next best is then measured and named
             reason = str(error).strip().split("\n")[0]
             launched = f"by reduce-overhead, as one CUDA graph failed: {reason}"
             torch.cuda.synchronize()
@@ -211,7 +211,7 @@ def _marked(step: Callable[[], None]) -> Callable[[], None]:
 
 
 def _captured(step: Callable, counter: Tensor) -> Callable:
-    """A step as a graph that is launched whole; all that changes lies on the device."""
+    """A step as one CUDA graph; all that changes from step to step lies on the device."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -250,7 +250,7 @@ def _layout(task: dict[str, Any]) -> torch.memory_format:
 
 
 def _epoch(task: dict[str, Any], device: torch.device) -> tuple[Callable[[], int], str]:
-    """As `_resident`, of what the task asks for."""
+    """The epoch that the task asks for; returns as `_resident`."""
     model, optimizer = _build(task, device)
     shape = (task["examples"], task["side"], task["side"], 3)
     images = torch.randint(0, 256, shape, dtype=torch.uint8)
@@ -270,7 +270,7 @@ def _epoch(task: dict[str, Any], device: torch.device) -> tuple[Callable[[], int
 
 
 def _rounds(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What is known once all is warm, then the seconds of a step for each time it is asked."""
+    """Yields what it reports once all is warm, then seconds a step, round after round."""
     start = time.perf_counter()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)

@@ -1,0 +1,80 @@
+"""A reader of the speed benchmark: a process that compiles a train step and then times it."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import subprocess
+from typing import Any
+
+_SCRIPTS = pathlib.Path(__file__).parent / "speed_peers"
+
+
+class ReaderError(RuntimeError):
+    """A reader has ended early; the message is the line that says why."""
+
+
+class Reader:
+    """A process that gets ready, and then makes a round whenever it is asked.
+
+    Args:
+      python: its interpreter.
+      script: a file of speed_peers.
+      task: what to do; becomes the script's argument, as JSON.
+      log: receives what the process writes to stderr.
+      cores: that it may use; 0 for all.
+
+    Attributes:
+      ready: what the process says once it is ready.
+
+    Raises:
+      ReaderError: it ends before it is ready.
+    """
+
+    def __init__(
+        self, python: str, script: str, task: dict[str, Any], log: pathlib.Path, cores: int
+    ):
+        pinned = sorted(os.sched_getaffinity(0))[: cores or None]
+        self._log = log
+        with log.open("w") as stderr:
+            self._process = subprocess.Popen(
+                [python, str(_SCRIPTS / script), json.dumps(task)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                # Several share a device: none may take its memory beforehand.
+                env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+                preexec_fn=lambda: os.sched_setaffinity(0, pinned),
+            )
+        try:
+            self.ready = self._answer()
+        except BaseException:
+            self.close()
+            raise
+
+    def round(self, case: str) -> float:
+        """Makes a round of a case; returns seconds a step.
+
+        Raises:
+          ReaderError: the process ends instead.
+        """
+        with contextlib.suppress(BrokenPipeError):  # the process has ended, and will not answer
+            self._process.stdin.write(f"{case}\n")
+            self._process.stdin.flush()
+        return self._answer()["seconds"]
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _answer(self) -> dict[str, Any]:
+        while line := self._process.stdout.readline():
+            if line.startswith("{"):  # whatever else libraries print
+                return json.loads(line)
+        code = self._process.wait()
+        lines = [line.strip() for line in self._log.read_text().split("\n") if line.strip()]
+        named = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+        raise ReaderError((named or lines or [f"exit code {code}"])[-1])
