@@ -7,52 +7,9 @@ import numpy as np
 import pytest
 
 from configs import digits
-from rrd_jax import errors, evaluate, networks, objectives, train
-from rrd_jax.networks import ensemble
-from rrd_jax.objectives import logits
+from rrd_jax import errors, evaluate, networks, train
+from rrd_jax.teacher import ensemble
 from tests.conftest import use_one_device
-
-
-def _outputs(seed, width):
-    rng = np.random.default_rng(seed)
-    return networks.Outputs(
-        rng.standard_normal((6, 5)).astype(np.float32),
-        rng.standard_normal((6, width)).astype(np.float32),
-    )
-
-
-def _several(weights, each):
-    mean = sum(w * one.logits for w, one in zip(weights, each, strict=True))
-    return ensemble.EnsembleOutputs(mean, tuple(one._replace(logits=mean) for one in each))
-
-
-def test_kd_compares_with_the_averaged_logits():
-    student, each, weights = _outputs(0, 8), (_outputs(1, 16), _outputs(2, 4)), (0.75, 0.25)
-    kd = objectives.averaged("kd", objectives.create("kd"), weights)
-    teacher = _several(weights, each)
-    state = kd.init(jax.random.key(0), student, teacher)
-    losses, _ = kd.loss(state, student, teacher, {})
-    wanted = logits.kd_loss(
-        student.logits, 0.75 * each[0].logits + 0.25 * each[1].logits, temperature=4.0
-    )
-    np.testing.assert_allclose(losses, wanted, rtol=1e-6)
-
-
-def test_rrd_compares_with_a_memory_of_each_teacher():
-    student, each, weights = _outputs(0, 8), (_outputs(1, 16), _outputs(2, 4)), (0.75, 0.25)
-    one = objectives.create("rrd", queue_size=10, dim=3)
-    rrd = objectives.averaged("rrd", one, weights)
-    teacher = _several(weights, each)
-    state = rrd.init(jax.random.key(0), student, teacher)
-    losses, memory = rrd.loss(state, student, teacher, {})
-    wanted = 0.0
-    for i, weight in enumerate(weights):
-        own = objectives.ObjectiveState(*(part[f"teacher{i}"] for part in state))
-        alone, pushed = one.loss(own, student, each[i], {})
-        wanted += weight * alone
-        np.testing.assert_array_equal(memory[f"teacher{i}"].rows, pushed.rows)
-    np.testing.assert_allclose(losses, wanted, rtol=1e-6)
-    assert not np.array_equal(memory["teacher0"].rows, memory["teacher1"].rows)
 
 
 def test_an_ensemble_averages_the_logits_of_its_members():
@@ -68,7 +25,7 @@ def test_an_ensemble_averages_the_logits_of_its_members():
         )
     ]
     np.testing.assert_allclose(found.logits, (own[0].logits + own[1].logits) / 2, rtol=1e-6)
-    np.testing.assert_array_equal(found.members[1].embedding, own[1].embedding)
+    np.testing.assert_array_equal(found.each[1].embedding, own[1].embedding)
     assert networks.summarize(both, (16, 16, 3)).parameters == sum(
         networks.summarize(member, (16, 16, 3)).parameters for member in members
     )

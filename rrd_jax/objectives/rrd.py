@@ -13,7 +13,7 @@ from rrd_jax.objectives.base import Objective, ObjectiveState, Record
 from rrd_jax.objectives.parts import banks, chunked_cross_entropy, projections
 from rrd_jax.objectives.parts.projections import project
 
-_DIRECT = 2**25  # similarities: beyond this the memory is walked in chunks
+_DIRECT = 2**25  # similarities: beyond this the memory is compared in chunks
 _CHUNK = 2**14  # rows
 
 # The two published forms; each value can also be set alone. A third one stands in the authors'

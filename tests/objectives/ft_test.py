@@ -90,8 +90,8 @@ def test_golden_ft_stage():
 
 def test_ft_has_no_loss_for_equal_factors_and_a_finite_gradient_there():
     x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4, 4, 5)), jnp.float32)
+    loss = jax.jit(jax.value_and_grad(lambda s, t: jnp.sum(ft.ft_loss(s, t))))
     for factor in (x, 0 * x):
-        loss = jax.value_and_grad(lambda s, t: jnp.sum(ft.ft_loss(s, t)))
         value, gradient = loss(factor, factor)
         assert value == 0
         assert np.isfinite(gradient).all()

@@ -38,17 +38,18 @@ def test_a_walk_equals_the_direct_form_and_float64(size, chunk, tau_s, tau_t):
     arrays = _arrays(size)
     wanted, gradient = _reference64(*arrays, tau_s, tau_t)
     arrays = [jnp.asarray(a, jnp.float32) for a in arrays]
-    direct = _loss(*arrays, tau_s, tau_t, 0)
-    walked = jax.jit(_loss, static_argnums=(3, 4, 5))(*arrays, tau_s, tau_t, chunk)
+    arrays_to_losses = jax.jit(_loss, static_argnums=(3, 4, 5))
+    direct = arrays_to_losses(*arrays, tau_s, tau_t, 0)
+    walked = arrays_to_losses(*arrays, tau_s, tau_t, chunk)
     np.testing.assert_allclose(walked, direct, rtol=1e-6)
     np.testing.assert_allclose(walked, wanted, rtol=2e-6)
 
     def total(student, chunk):
         return jnp.sum(_loss(student, *arrays[1:], tau_s, tau_t, chunk))
 
-    value, found = jax.value_and_grad(total)(arrays[0], chunk)
+    value, found = jax.jit(jax.value_and_grad(total), static_argnums=1)(arrays[0], chunk)
     assert value == pytest.approx(float(jnp.sum(walked)), rel=1e-6)
-    direct = jax.grad(total)(arrays[0], 0)
+    direct = jax.jit(jax.grad(total), static_argnums=1)(arrays[0], 0)
     largest = np.abs(gradient).max()
     np.testing.assert_allclose(found, gradient, atol=2e-6 * largest)
     np.testing.assert_allclose(direct, gradient, atol=4e-6 * largest)
@@ -69,7 +70,7 @@ def test_extreme_similarities_stay_finite(scale):
     def total(student):
         return jnp.sum(_loss(student, teacher * scale, rows, 0.02, 0.02, 64))
 
-    value, gradient = jax.value_and_grad(total)(student * scale)
+    value, gradient = jax.jit(jax.value_and_grad(total))(student * scale)
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
 

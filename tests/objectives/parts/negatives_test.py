@@ -10,6 +10,8 @@ from rrd_jax.objectives.parts import (
     negatives,
 )
 
+_draw = jax.jit(negatives.draw, static_argnums=3)
+
 
 def _met(labels, draws=0):
     return negatives.Met(jnp.asarray(labels, jnp.int32), jnp.int32(draws))
@@ -20,8 +22,7 @@ def _met(labels, draws=0):
 def test_draws_are_distinct_and_of_other_classes(size, classes, count, seed):
     labels = np.random.default_rng(seed).permutation(np.arange(size) % classes)
     rows = np.arange(0, size, 7)
-    draw = jax.jit(negatives.draw, static_argnums=3)
-    found = draw(jax.random.key(seed), _met(labels), jnp.asarray(labels[rows]), count)
+    found = _draw(jax.random.key(seed), _met(labels), jnp.asarray(labels[rows]), count)
     assert found.shape == (len(rows), count)
     for row, drawn in zip(rows, np.asarray(found), strict=True):
         assert len(set(drawn.tolist())) == count
@@ -32,7 +33,7 @@ def test_draws_are_distinct_and_of_other_classes(size, classes, count, seed):
 
 def test_the_largest_draw_is_every_example_of_the_other_classes():
     labels = np.asarray([2, 0, 1, 0, 2, 2])
-    found = negatives.draw(jax.random.key(0), _met(labels), jnp.asarray([2, 0]), 3)
+    found = _draw(jax.random.key(0), _met(labels), jnp.asarray([2, 0]), 3)
     np.testing.assert_array_equal(np.sort(found[0]), [1, 2, 3])
     assert set(np.asarray(found[1]).tolist()) <= {0, 2, 4, 5}
 
@@ -40,9 +41,10 @@ def test_the_largest_draw_is_every_example_of_the_other_classes():
 def test_every_ordered_choice_is_equally_likely():
     labels = jnp.asarray([0, 1, 2, 1, 2, 2])
     draws = 6000
-    found = jax.vmap(
+    draw = jax.vmap(
         lambda i: negatives.draw(jax.random.key(1), _met(labels, i), jnp.asarray([1, 2]), 2)
-    )(jnp.arange(draws))
+    )
+    found = jax.jit(draw)(jnp.arange(draws))
     for row, others in ((0, (0, 2, 4, 5)), (1, (0, 1, 3))):
         counts = collections.Counter(map(tuple, np.asarray(found[:, row]).tolist()))
         choices = set(itertools.permutations(others, 2))
@@ -54,21 +56,21 @@ def test_every_ordered_choice_is_equally_likely():
 
 def test_examples_that_were_not_met_count_as_of_another_class():
     met = negatives.meet(negatives.init(6), jnp.asarray([3, 5]), jnp.asarray([4, 4]))
-    found = negatives.draw(jax.random.key(0), met, jnp.asarray([4, 4]), 4)
+    found = _draw(jax.random.key(0), met, jnp.asarray([4, 4]), 4)
     np.testing.assert_array_equal(np.sort(found), [[0, 1, 2, 4]] * 2)
 
 
 def test_too_few_others_are_repeated_and_none_at_all_stays_in_range():
-    found = negatives.draw(jax.random.key(0), _met([0, 0, 1]), jnp.asarray([0]), 4)
+    found = _draw(jax.random.key(0), _met([0, 0, 1]), jnp.asarray([0]), 4)
     np.testing.assert_array_equal(found, [[2, 2, 2, 2]])
-    found = negatives.draw(jax.random.key(0), _met([0, 0, 0]), jnp.asarray([0]), 4)
+    found = _draw(jax.random.key(0), _met([0, 0, 0]), jnp.asarray([0]), 4)
     assert np.all((found >= 0) & (found < 3))
 
 
 def test_a_draw_is_a_function_of_key_and_number():
     labels = jnp.arange(40) % 4
     draws = [
-        negatives.draw(jax.random.key(k), _met(labels, n), labels[:8], 12)
+        _draw(jax.random.key(k), _met(labels, n), labels[:8], 12)
         for k, n in ((0, 0), (0, 0), (0, 1), (1, 0))
     ]
     np.testing.assert_array_equal(draws[0], draws[1])
