@@ -56,7 +56,13 @@ def nothing_left():
 @pytest.mark.usefixtures("nothing_left")
 @pytest.mark.parametrize(
     ("workers", "steps"),
-    [(0, 1), (0, 6), (2, 0), (2, 1), pytest.param(2, 6, marks=pytest.mark.long)],
+    [
+        (0, 1),
+        (0, 6),
+        (2, 0),
+        pytest.param(2, 1, marks=pytest.mark.long),
+        pytest.param(2, 6, marks=pytest.mark.long),
+    ],
 )
 def test_a_closed_stream_leaves_nothing(workers, steps):
     batches = _streamed(workers).train_batches(8, seed=0, start=0, stop=6)
@@ -113,17 +119,17 @@ class _Group:
 
 @pytest.fixture
 def reader(tmp_path):
-    """A program that reads batches without an end, until SIGTERM; it has two workers."""
+    """A program with a worker that reads batches until SIGTERM, and ten more."""
     path = tmp_path / "reader.py"
     path.write_text(
-        "import signal\n"
+        "import multiprocessing, signal\n"
         "import numpy as np\n"
         "from absl import flags\n"
         "from rrd_jax.data import feed\n"
         "if __name__ == '__main__':\n"
         "    flags.FLAGS(['reader'])  # Grain looks at its own\n"
         "    examples = [{'image': np.zeros((20, 20, 3), np.uint8), 'label': 0}] * 40\n"
-        "    split = feed.Streamed(examples, size=64, channels=3, resize=66, workers=2)\n"
+        "    split = feed.Streamed(examples, size=64, channels=3, resize=66, workers=1)\n"
         "    stopped = []\n"
         "    signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))\n"
         "    batches = split.train_batches(8, seed=0, start=0, stop=10**9)\n"
@@ -131,7 +137,10 @@ def reader(tmp_path):
         "    print('the first batch is here', flush=True)\n"
         "    while not stopped:\n"
         "        next(batches)\n"
+        "    for _ in range(10):\n"
+        "        next(batches)\n"
         "    batches.close()\n"
+        "    assert not multiprocessing.active_children()\n"
         "    print('closed', flush=True)\n"
     )
     group = _Group([path], tmp_path / "reader.log")
@@ -140,7 +149,7 @@ def reader(tmp_path):
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_workers_outlast_a_signal_to_the_whole_group_until_their_reader_closes(reader):
+def test_a_signal_to_the_whole_group_ends_no_worker_before_its_reader_closes(reader):
     reader.wait_for(lambda: "the first batch is here\n" in reader.log.read_text())
     os.killpg(reader.process.pid, signal.SIGTERM)
     assert reader.process.wait() == 0, reader.log.read_text()
@@ -149,7 +158,7 @@ def test_workers_outlast_a_signal_to_the_whole_group_until_their_reader_closes(r
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_workers_of_a_killed_reader_end_with_it(reader):
+def test_the_worker_of_a_killed_reader_ends_with_it(reader):
     reader.wait_for(lambda: "the first batch is here\n" in reader.log.read_text())
     reader.process.kill()
     reader.process.wait()
