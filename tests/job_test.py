@@ -88,8 +88,8 @@ def test_the_teacher_must_fit_the_data_and_the_config(tmp_path, teacher):
     fields |= {"data.mean": (0.5, 0.5, 0.5), "data.std": (0.2, 0.2, 0.2)}
     with pytest.raises(errors.InputError, match="10 classes and 1 image channels.*100 classes"):
         launch.run(launch.digits(_PAIR, **fields), tmp_path / "b")
+    fields = {"teacher.checkpoint": "/nonexistent"}
     with pytest.raises(errors.InputError, match="no intact checkpoint under /nonexistent"):
-        fields = {"teacher.checkpoint": "/nonexistent"}
         launch.run(launch.digits(_PAIR, **fields), tmp_path / "c")
 
 

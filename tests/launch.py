@@ -13,12 +13,12 @@ from rrd_jax import errors, job, loop, parallel, report
 from rrd_jax.config import parse
 from rrd_jax.run import Result
 
-_CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
 
 def get_config(name: str, argument: str = "") -> ConfigDict:
     """What a launch file makes of the argument behind its colon."""
-    return runpy.run_path(str(_CONFIGS / f"{name}.py"))["get_config"](argument)
+    return runpy.run_path(str(CONFIGS / f"{name}.py"))["get_config"](argument)
 
 
 def digits(
