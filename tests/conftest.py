@@ -48,6 +48,27 @@ def one_device(monkeypatch):
     use_one_device(monkeypatch)
 
 
+@pytest.fixture(scope="module")
+def tiny_network():
+    """`tiny` is the name of a network of three convolutions, which compiles quickly."""
+    from tests import tiny
+
+    with tiny.registered():
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher(tmp_path_factory):
+    """The workdir of a trained `tiny`, for jobs that need a teacher; nothing writes to it."""
+    from tests import launch, tiny
+
+    folder = tmp_path_factory.mktemp("teacher")
+    with pytest.MonkeyPatch.context() as patch, tiny.registered():
+        use_one_device(patch)
+        launch.run(launch.digits("smoke,tiny,ce"), folder)
+    return folder
+
+
 @pytest.fixture(autouse=True)
 def _fresh_trace_counts():
     """chex counts traces by a function's code, over all tests of a process."""

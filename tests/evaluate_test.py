@@ -3,34 +3,36 @@ import json
 import pytest
 import safetensors.numpy
 
-from configs import digits
-from rrd_jax import checkpoints, convert, errors, evaluate, train
+from rrd_jax import checkpoints, convert, errors, evaluate
+from rrd_jax.config import parse
 from rrd_jax.data import images
+from tests import launch
+from tests.conftest import use_one_device
 
-pytestmark = pytest.mark.usefixtures("one_device")
+pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
 
 
-def _config(argument="smoke,resnet14-resnet8,kd"):
-    config = digits.get_config(argument)
-    config.baseline = False
-    return config
+def _config(argument="smoke,resnet8-tiny,kd", **fields):
+    return launch.digits(argument, **fields)
+
+
+def _evaluate(folder, config=None):
+    return evaluate.run(parse(config or _config()), folder)
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tiny_network, tmp_path_factory):
     """The workdir of a finished job, and its results."""
-    from tests.conftest import use_one_device
-
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         use_one_device(patch)
-        results = train.run(_config(), str(folder))
+        results = launch.run(_config(), folder)
     return folder, results
 
 
 def test_a_finished_job_is_found_as_it_was_reported(run, capsys):
     folder, (teacher, student) = run
-    rows = evaluate.run(_config(), str(folder))
+    rows = _evaluate(folder)
     assert [row["run"] for row in rows] == ["teacher", "student"]
     assert [row["top1"] for row in rows] == [teacher.top1, student.top1]
     assert [row["agreement"] for row in rows] == [None, student.agreement]
@@ -38,15 +40,15 @@ def test_a_finished_job_is_found_as_it_was_reported(run, capsys):
     last = json.loads((folder / "metrics.jsonl").read_text().split("\n")[-2])
     for name in ("top1", "top5", "loss"):
         assert rows[1][name] == pytest.approx(last[f"test/{name}"], rel=1e-6)
-    assert "| student | resnet8  | 24 " in capsys.readouterr().out
+    assert "| student | tiny    | 24 " in capsys.readouterr().out
 
 
 def test_evaluation_and_a_finished_job_decode_no_training_image(run, monkeypatch):
     decode, decoded = images.decode, []
     monkeypatch.setattr(images, "decode", lambda *args: decoded.append(args) or decode(*args))
-    train.run(_config(), str(run[0]))
+    launch.run(_config(), run[0])
     assert not decoded
-    evaluate.run(_config(), str(run[0]))
+    _evaluate(run[0])
     assert len(decoded) == 24  # the test images, once for both networks
 
 
@@ -54,15 +56,14 @@ def test_a_pytorch_file_of_the_teacher_is_evaluated_as_the_teacher_itself(run, t
     folder, _ = run
     variables, _ = checkpoints.load_student(folder / "teacher")
     path = tmp_path / "teacher.safetensors"
-    safetensors.numpy.save_file(convert.to_torch("resnet14", variables), path)
-    config = _config()
-    config.teacher.checkpoint = str(path)
-    (alone,) = evaluate.run(config, str(tmp_path / "nothing"))
-    teacher, student = evaluate.run(config, str(folder))
+    safetensors.numpy.save_file(convert.to_torch("resnet8", variables), path)
+    config = _config(**{"teacher.checkpoint": str(path)})
+    (alone,) = _evaluate(tmp_path / "nothing", config)
+    teacher, student = _evaluate(folder, config)
     assert alone == teacher
-    assert teacher["top1"] == evaluate.run(_config(), str(folder))[0]["top1"]
+    assert teacher["top1"] == _evaluate(folder)[0]["top1"]
     # and a student is distilled from it without another step
-    results = train.run(config, str(tmp_path / "student"))
+    results = launch.run(config, tmp_path / "student")
     assert [result.label for result in results] == ["distilled, kd"]
     assert results[0].top1 == student["top1"]
 
@@ -72,19 +73,18 @@ def test_a_student_is_evaluated_without_a_teacher(run, tmp_path):
     variables, meta = checkpoints.load_student(folder)
     meta = {name: meta[name] for name in ("model", "num_classes", "image_shape")}
     checkpoints.save_network(tmp_path, variables, meta)
-    (row,) = evaluate.run(_config("smoke,resnet8"), str(tmp_path))
+    (row,) = _evaluate(tmp_path, _config("smoke,tiny"))
     assert (row["run"], row["top1"], row["agreement"]) == ("student", results[1].top1, None)
     with pytest.raises(errors.InputError, match="holds a converted network, and no run"):
-        train.run(_config("smoke,resnet8"), str(tmp_path))
+        launch.run(_config("smoke,tiny"), tmp_path)
     assert checkpoints.load_student(tmp_path)[1] == meta
 
 
 def test_what_is_missing_or_does_not_fit_is_said(run, tmp_path):
     with pytest.raises(errors.InputError, match="nothing to evaluate"):
-        evaluate.run(_config(), str(tmp_path))
-    config = _config()
-    config.teacher.checkpoint = str(tmp_path / "lost")
+        _evaluate(tmp_path)
+    config = _config(**{"teacher.checkpoint": str(tmp_path / "lost")})
     with pytest.raises(errors.InputError, match="no intact checkpoint under .*lost"):
-        evaluate.run(config, str(run[0]))
-    with pytest.raises(errors.InputError, match="is resnet8 for 10 classes.*need resnet20 for 10"):
-        evaluate.run(_config("smoke,resnet14-resnet20,kd"), str(run[0]))
+        _evaluate(run[0], config)
+    with pytest.raises(errors.InputError, match="is tiny for 10 classes.*need resnet20 for 10"):
+        _evaluate(run[0], _config("smoke,resnet8-resnet20,kd"))

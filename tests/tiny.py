@@ -1,17 +1,42 @@
-"""A small job of cross-entropy, KD and RRD, for tests of the step."""
+"""A network that compiles quickly, and a job of cross-entropy, KD and RRD for tests of the step."""
+
+import contextlib
+import functools
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from rrd_jax import networks, objectives, optim, parallel, state, steps
+from rrd_jax import networks, objectives, optim, parallel, state, step
+from rrd_jax.batch import Batch
 from rrd_jax.data import augment
+from rrd_jax.networks.resnet import ResNet
+from rrd_jax.recipe import Term
+from rrd_jax.teacher import outputs
 
+NETWORK = functools.partial(ResNet, blocks=(1,), widths=(8, 16))
 # No augmentation.
-plain = augment.Augment(
+PLAIN = augment.Augment(
     "plain", 1, lambda key, epoch, index: 0 * index, lambda view, images: images
 )
+# Hundreds of small random draws: compiling them well takes longer than drawing them.
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+def place(mesh, batch):
+    """A batch on the devices."""
+    given = {name: leaf for name, leaf in batch._asdict().items() if leaf is not None}
+    return Batch(**parallel.put_batch(mesh, given))
+
+
+@contextlib.contextmanager
+def registered():
+    """Configs may call NETWORK `tiny`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(networks.MODELS, "tiny", NETWORK)
+        yield
 
 
 def job(
@@ -25,57 +50,63 @@ def job(
     push_before=None,
     optimizer=None,
     shard_parameters=False,
-    ema=0.0,
+    warmup=0,
     **options,
 ):
-    """State, compiled step, teacher variables and batches, on a mesh."""
-    student = networks.create("resnet8", 4, dtype=dtype)
-    teacher = networks.create("resnet8", 4, dtype=dtype)
+    """State, compiled step, teacher variables and batches, on a mesh.
+
+    Args:
+      mesh: the devices.
+      batch: images.
+      dtype: of the networks.
+      queue_size: of RRD's memory.
+      dim: of RRD's embeddings.
+      chunk: as RRD has it.
+      push_before: as RRD has it.
+      optimizer: None for SGD.
+      shard_parameters: whether devices share them.
+      warmup: of KD, in epochs of 5 steps.
+      **options: of `step.Task`.
+    """
+    network = NETWORK(num_classes=4, dtype=dtype)
+    rrd = objectives.create(
+        "rrd", queue_size=queue_size, dim=dim, chunk=chunk, push_before=push_before
+    )
     terms = {
-        "ce": objectives.create("ce"),
-        "kd": objectives.create("kd"),
-        "rrd": objectives.create(
-            "rrd", queue_size=queue_size, dim=dim, chunk=chunk, push_before=push_before
-        ),
+        "ce": Term(objectives.create("ce")),
+        "kd": Term(objectives.create("kd"), warmup=warmup),
+        "rrd": Term(rrd),
     }
-    weights = dict.fromkeys(terms, 1.0)
     optimizer = optimizer or optim.sgd(lambda step: 0.002)
+    task = step.Task(network, terms, optimizer, PLAIN, 5, outputs.live(network), **options)
 
     def create(key):
-        return state.create(key, student, terms, optimizer, (8, 8, 1), teacher, average=ema > 0)
+        named = {name: term.objective for name, term in terms.items()}
+        average = task.ema > 0
+        return state.create(key, network, named, optimizer, (8, 8, 1), network, average=average)
+
+    def train_step(*arguments):
+        return step.train_step(task, *arguments)
 
     abstract = jax.eval_shape(create, jax.random.key(0))
     shardings = parallel.state_shardings(mesh, abstract, parameters=shard_parameters)
-    quick = {"xla_backend_optimization_level": 0}
-    start = jax.jit(create, out_shardings=shardings, compiler_options=quick)(jax.random.key(0))
-    step = jax.jit(
-        chex.assert_max_traces(n=1)(
-            steps.make_train_step(
-                student,
-                terms,
-                weights,
-                optimizer,
-                plain,
-                5,
-                steps.running(teacher),
-                ema=ema,
-                **options,
-            )
-        ),
+    start = jax.jit(create, out_shardings=shardings, compiler_options=QUICK)(jax.random.key(0))
+    compiled = jax.jit(
+        chex.assert_max_traces(n=1)(train_step),
         donate_argnums=0,
         out_shardings=(shardings, parallel.replicated(mesh)),
     )
-    teacher_variables = {
-        "params": jax.tree.map(lambda x: x + 0.01, start.params["student"]),
+    teacher = {
+        "params": jax.tree.map(lambda leaf: leaf + 0.01, start.params["student"]),
         "batch_stats": jax.tree.map(jnp.copy, start.batch_stats),
     }
     rng = np.random.default_rng(0)
     batches = [
-        {
-            "image": rng.standard_normal((batch, 8, 8, 1)).astype(np.float32),
-            "label": rng.integers(0, 4, batch, np.int32),
-            "index": np.arange(batch, dtype=np.int32),
-        }
+        Batch(
+            image=rng.standard_normal((batch, 8, 8, 1)).astype(np.float32),
+            label=rng.integers(0, 4, batch, np.int32),
+            index=np.arange(batch, dtype=np.int32),
+        )
         for _ in range(4)
     ]
-    return start, step, teacher_variables, batches
+    return start, compiled, teacher, batches

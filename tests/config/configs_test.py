@@ -1,51 +1,85 @@
-import importlib
+import functools
+import runpy
 
 import jax
 import pytest
 
-from configs import cifar100
-from rrd_jax import errors, parallel, recipes, train
+from rrd_jax import errors, job, parallel, program, recipe
+from rrd_jax.config import parse
+from tests import launch
 
-_CONFIGS = ["digits", "fashion_mnist", "cifar100", "imagenet_r34_r18", "imagenet_r50_mobilenetv1"]
-
-
-_MORE = ["cifar10", "stl10", "tiny_imagenet", "image_folder"]  # other data, the same parts
+# Each launch file, and its teacher and student.
+_CONFIGS = {
+    "digits": "resnet8x4-resnet8",
+    "fashion_mnist": "resnet32x4-resnet8",
+    "cifar10": "resnet32x4-resnet8x4",
+    "cifar100": "resnet32x4-resnet8x4",
+    "stl10": "resnet32x4-resnet8x4",
+    "tiny_imagenet": "vgg13-vgg8",
+    "imagenet_r34_r18": "resnet34-resnet18",
+    "imagenet_r50_mobilenetv1": "resnet50-mobilenetv1",
+    "image_folder": "resnet34-resnet18",
+}
 
 
 def _config(name, argument=""):
-    config = importlib.import_module(f"configs.{name}").get_config(argument)
+    config = launch.get_config(name, argument)
     config.lock()
     return config
 
 
 @pytest.mark.usefixtures("one_device")
-@pytest.mark.parametrize("name", _CONFIGS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "digits" else pytest.param(name, marks=pytest.mark.long) for name in _CONFIGS],
+)
 def test_the_complete_job_of_every_config_runs_in_smoke(name, tmp_path):
     config = _config(name, "smoke")
-    results = train.run(config, str(tmp_path))
+    results = launch.run(config, tmp_path)
     labels = ["teacher", "student alone", "distilled, rrd+kd"]
     assert [r.label for r in results] == [x for x in labels if config.baseline or "alone" not in x]
     assert results[0].model == config.teacher.model
     assert results[-1].model == config.student.model
 
 
+@pytest.mark.long
 def test_the_smoke_job_runs_on_eight_devices(tmp_path):
     mesh = parallel.make_mesh()
     assert mesh.size == len(jax.devices()) == 8
-    results = train.run(_config("digits", "smoke,resnet8-resnet8"), str(tmp_path))
+    results = launch.run(_config("digits", "smoke,resnet8-resnet8"), tmp_path)
     assert len(results) == 3
 
 
-@pytest.mark.parametrize("name", _CONFIGS + _MORE)
-def test_every_config_passes_the_checks(name):
-    train.check(_config(name))
+@pytest.mark.usefixtures("one_device")
+@pytest.mark.parametrize("name", _CONFIGS)
+def test_every_config_is_a_job_of_networks_and_objectives(name):
+    plan = parse(_config(name))
+    models = [teacher.network.model for teacher in plan.teachers]
+    assert "-".join([*models, plan.student.training.network.model]) == _CONFIGS[name]
+    parts = [plan.student, *(teacher.part for teacher in plan.teachers)]
+    for part in [*parts, plan.alone] if plan.alone else parts:
+        made = recipe.create(part.training, num_classes=10, examples=1000)
+        assert made.student.num_classes == 10
+        assert set(made.objectives) == ({"ce", "rrd", "kd"} if part is plan.student else {"ce"})
 
 
 @pytest.mark.usefixtures("one_device")
-@pytest.mark.parametrize("name", ["cifar10", "stl10"])
-def test_configs_of_other_data_train_on_mocked_images(name, tmp_path):
-    (result,) = train.run(_config(name, "smoke,resnet8"), str(tmp_path))
-    assert result.model == "resnet8"
+@pytest.mark.parametrize("name", _CONFIGS)
+def test_every_config_in_smoke_has_a_state_and_data(name):
+    plan = parse(_config(name, "smoke"))
+    dataset, mesh = job.prepare(plan.student)
+    (teacher,) = plan.teachers
+    made = recipe.create(plan.student.training, dataset.num_classes, len(dataset.train))
+    built = program.build(
+        made,
+        mesh,
+        dataset.image_shape,
+        steps_per_epoch=3,
+        resident=dataset.train.on_device,
+        teacher=teacher.network.create(dataset.num_classes),
+    )
+    assert built.abstract.memory["rrd"].rows.shape[0] == 20
+    assert set(built.abstract.params["objectives"]) == {"ce", "rrd", "kd"}
 
 
 def test_pair_and_method_are_taken_from_the_string():
@@ -76,25 +110,30 @@ _PAIRS = [
 @pytest.mark.parametrize("pair", _PAIRS)
 def test_the_pairs_of_the_benchmark_have_their_learning_rates_and_figures(pair):
     config = _config("cifar100", f"{pair},rrd")
-    train.check(config)
+    plan = parse(config)
     teacher, student = pair.split("-")
     assert (config.teacher.model, config.student.model) == (teacher, student)
     small = "mobilenet" in student or "shufflenet" in student
     assert config.optimizer.learning_rate == (0.01 if small else 0.05)
-    assert recipes.teacher_config(config, config.teacher).optimizer.learning_rate == 0.05
-    module = importlib.import_module("configs.cifar100")
-    assert [teacher, student] in [line.split()[:2] for line in module.__doc__.split("\n")]
+    assert plan.teachers[0].part.training.optimizer.learning_rate == 0.05
+    assert [teacher, student] in [line.split()[:2] for line in _cifar100_docstring().split("\n")]
+
+
+@functools.cache
+def _cifar100_docstring():
+    return runpy.run_path(str(launch.CONFIGS / "cifar100.py"))["__doc__"]
 
 
 def test_a_small_network_alone_has_its_learning_rate():
     assert _config("cifar100", "shufflenetv1_cifar").optimizer.learning_rate == 0.01
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("pair", ["wrn_16_1-shufflenetv2_cifar", "vgg8-mobilenetv2_cifar"])
 def test_pairs_of_two_families_are_distilled(pair, tmp_path):
     config = _config("cifar100", f"smoke,{pair}")
-    teacher, student = train.run(config, str(tmp_path))
+    teacher, student = launch.run(config, tmp_path)
     assert [teacher.model, student.model] == pair.split("-")
 
 
@@ -162,10 +201,10 @@ def test_smoke_makes_any_method_small():
 
 
 def test_several_teachers_are_a_list():
-    config = cifar100.get_config("wrn_40_2+resnet56-shufflenetv1_cifar,kd")
+    config = launch.get_config("cifar100", "wrn_40_2+resnet56-shufflenetv1_cifar,kd")
     assert [teacher.model for teacher in config.teacher] == ["wrn_40_2", "resnet56"]
     assert [teacher.learning_rate for teacher in config.teacher] == [0.05, 0.05]
     assert config.student.model == "shufflenetv1_cifar"
     config.teacher[0].checkpoint = "elsewhere"
     assert not config.teacher[1].checkpoint
-    train.check(config)
+    parse(config)

@@ -1,7 +1,6 @@
-"""A teacher that is remembered in place of running."""
+"""A teacher that is cached in place of running."""
 
 import itertools
-import json
 import re
 
 import jax
@@ -9,46 +8,35 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import digits
-from rrd_jax import errors, fit, networks, objectives, optim, parallel, state, steps, train
+from rrd_jax import errors, job, objectives, optim, parallel, recipe, state, step
+from rrd_jax.batch import Batch
+from rrd_jax.config import parse
 from rrd_jax.data import augment, feed
-from rrd_jax.teacher import cache, ensemble, fold
-from tests.conftest import use_one_device
+from rrd_jax.recipe import Term
+from rrd_jax.teacher import cache, ensemble, fold, outputs
+from tests import fresh, launch, tiny
 
+pytestmark = pytest.mark.usefixtures("tiny_network")
 _CROP = augment.make_augment("crop_flip", mean=(0.5,), std=(0.5,), pad=1, flip=True)
 
 
-def _config(teacher, argument="smoke,resnet8-resnet8,rrd+kd", **fields):
-    config = digits.get_config(argument)
-    config.baseline = False
-    config.teacher.checkpoint = str(teacher)
-    config.update_from_flattened_dict({"teacher.cache": "on", **fields})
-    return config
+def _config(teacher, argument="smoke,tiny-tiny,rrd+kd", **fields):
+    fields = {"teacher.checkpoint": str(teacher), "teacher.cache": "on", **fields}
+    fields = {"optimizer.learning_rate": 0.01, **fields}
+    return launch.digits(argument, **fields)
 
 
 def _losses(folder):
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [[row["train/loss"], row["test/loss"]] for row in rows]
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    """A trained one; each test copies what it wants to change."""
-    folder = tmp_path_factory.mktemp("teacher")
-    config = digits.get_config("smoke,resnet8,ce")
-    with pytest.MonkeyPatch.context() as patch:
-        use_one_device(patch)
-        train.run(config, str(folder))
-    return folder
+    return [[row["train/loss"], row["test/loss"]] for row in launch.rows(folder)]
 
 
 @pytest.fixture
-def own_teacher(teacher, tmp_path):
-    """The same, remembered by nobody yet."""
-    link = tmp_path / "teacher"
-    link.mkdir()
-    (link / "checkpoints").symlink_to(teacher / "checkpoints")
-    return link
+def teacher(tiny_teacher, tmp_path):
+    """The workdir of a trained teacher that nobody cached yet."""
+    folder = tmp_path / "teacher"
+    folder.mkdir()
+    (folder / "checkpoints").symlink_to(tiny_teacher / "checkpoints")
+    return folder
 
 
 def _split(count=5, channels=1):
@@ -60,128 +48,139 @@ def _split(count=5, channels=1):
     return feed.Resident(source, size=8, channels=channels)
 
 
-def _teacher(split, seed=0, dtype=jnp.float32):
-    network = networks.create("resnet8", 4, dtype=dtype)
-    variables = jax.jit(network.init)(jax.random.key(seed), split.images[:1].astype(np.float32))
-    return network, variables
+def _network(split, seed=0):
+    """A teacher's network with weights."""
+    network = tiny.NETWORK(num_classes=4)
+    return network, fresh.init(network, split.images.shape[1:], seed)
 
 
-def _views(network, variables, folders, split, mesh):
+def _cache(network, variables, folders, split, mesh):
+    variables = parallel.put(parallel.replicated(mesh), variables)
+
     def folded():
         return fold.fold(network, variables, split.images.shape[1:])
 
-    return cache.Views(network, variables, folded, folders, split, mesh)
+    return cache.EmbeddingCache(network, variables, folded, folders, split, mesh)
 
 
 @pytest.mark.parametrize("devices", [1, 8])
 def test_the_rows_are_what_the_network_makes_of_each_view(devices, tmp_path):
     mesh, split = parallel.make_mesh(jax.devices()[:devices]), _split()
-    network, variables = _teacher(split)
-    variables = parallel.put(parallel.replicated(mesh), variables)
-    kept = _views(network, variables, [tmp_path], split, mesh)
-    (table,) = kept.get(_CROP)["embedding"]
+    network, variables = _network(split)
+    embeddings = _cache(network, variables, [tmp_path], split, mesh)
+    (table,) = embeddings.get(_CROP)["embedding"]
     assert table.sharding.shard_shape(table.shape)[0] == 8 * 18 // devices
-    for i, view in itertools.product(range(5), (0, 7, 17)):
-        image = _CROP.show(jnp.array([view]), split.images[i : i + 1])
-        wanted = network.apply(variables, image, train=False).embedding[0]
-        np.testing.assert_allclose(table[i * 18 + view], wanted, rtol=1e-5, atol=1e-6)
-    assert kept.size(_CROP) == 0  # nothing more is to be taken
+
+    @jax.jit
+    def embed(view, images):
+        shown = _CROP.show(view, images)
+        return network.apply(variables, shown, train=False).embedding
+
+    rows, view = (jnp.array(x) for x in zip(*itertools.product(range(5), (0, 7, 17)), strict=True))
+    wanted = embed(view, split.images[rows])
+    np.testing.assert_allclose(table[rows * 18 + view], wanted, rtol=1e-5, atol=1e-6)
+    assert embeddings.bytes_needed(_CROP) == 0  # nothing more is to be taken
 
 
 @pytest.mark.parametrize(
     ("dtype", "devices", "tolerance"),
-    [("float32", 1, 1e-5), ("float32", 8, 1e-4), ("bfloat16", 1, 2e-2)],
+    [
+        ("float32", 1, 1e-5),
+        ("float32", 8, 1e-4),
+        pytest.param("bfloat16", 1, 2e-2, marks=pytest.mark.long),
+    ],
 )
-def test_a_remembered_teacher_gives_the_losses_of_one_that_runs(
-    own_teacher, tmp_path, monkeypatch, capsys, dtype, devices, tolerance
+def test_a_cached_teacher_gives_the_losses_of_one_that_runs(
+    teacher, tmp_path, monkeypatch, capsys, dtype, devices, tolerance
 ):
     mesh = parallel.make_mesh(jax.devices()[:devices])
     monkeypatch.setattr(parallel, "make_mesh", lambda: mesh)
-    fields = {"dtype": dtype, "optimizer.learning_rate": 0.01}
     for use in ("on", "off"):
-        config = _config(own_teacher, **fields, **{"teacher.cache": use})
-        train.run(config, str(tmp_path / use))
+        config = _config(teacher, **{"dtype": dtype, "teacher.cache": use})
+        launch.run(config, tmp_path / use)
     np.testing.assert_allclose(_losses(tmp_path / "on"), _losses(tmp_path / "off"), rtol=tolerance)
     said = capsys.readouterr().out
     assert said.count("the teacher does not run, but is remembered") == 1
     assert said.count("the teacher has seen all views") == 1
 
 
-@pytest.mark.usefixtures("one_device")
-def test_the_next_run_reads_them_and_damaged_ones_are_filled_again(
-    own_teacher, tmp_path, monkeypatch, capsys
-):
-    train.run(_config(own_teacher), str(tmp_path / "first"))
+def test_embeddings_are_read_again_and_damaged_ones_are_filled_again(tmp_path, monkeypatch, capsys):
+    mesh, split = parallel.make_mesh(jax.devices()[:1]), _split()
+    network, variables = _network(split)
     fill = cache.fill
+
+    def get():
+        return _cache(network, variables, [tmp_path], split, mesh).get(_CROP)["embedding"][0]
+
+    first = get()
     monkeypatch.setattr(cache, "fill", None)  # it is not called
-    train.run(_config(own_teacher), str(tmp_path / "second"))
+    second = get()
     assert "embeddings are read from" in capsys.readouterr().out
-    for file in (own_teacher / "views").rglob("*"):
+    for file in tmp_path.rglob("*"):
         if file.is_file() and file.stat().st_size > 1000:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     monkeypatch.setattr(cache, "fill", fill)
-    train.run(_config(own_teacher), str(tmp_path / "third"))
+    third = get()
     assert "is damaged" in capsys.readouterr().out
     monkeypatch.setattr(cache, "fill", None)
-    train.run(_config(own_teacher), str(tmp_path / "fourth"))
-    rows = [_losses(tmp_path / name) for name in ("first", "second", "third", "fourth")]
-    assert rows[0] == rows[1] == rows[2] == rows[3]
+    for table in (second, third, get()):
+        np.testing.assert_array_equal(table, first)
 
 
-@pytest.mark.usefixtures("one_device")
-def test_other_images_another_teacher_or_other_crops_are_filled_anew(own_teacher, tmp_path):
-    for i, fields in enumerate(
-        ({}, {"data.pad": 2}, {"data.mean": (0.25,)}, {"dtype": "bfloat16"})
-    ):
-        train.run(_config(own_teacher, **fields), str(tmp_path / str(i)))
-        assert len(list((own_teacher / "views").glob("*"))) == i + 1
+def test_of_other_images_another_teacher_or_other_crops_nothing_is_cached(tmp_path):
+    mesh, split = parallel.make_mesh(jax.devices()[:1]), _split()
+    network, variables = _network(split)
+
+    def exists(network=network, variables=variables, split=split, augment=_CROP):
+        return _cache(network, variables, [tmp_path], split, mesh).exists(augment)
+
+    assert not exists()
+    _cache(network, variables, [tmp_path], split, mesh).get(_CROP)
+    assert exists()
+    assert not exists(split=_split(count=6))
+    assert not exists(variables=_network(split, seed=1)[1])
+    assert not exists(network=tiny.NETWORK(num_classes=4, dtype=jnp.bfloat16))
+    crop = {"mean": (0.5,), "std": (0.5,), "pad": 1, "flip": True}
+    for other in ({"pad": 2}, {"mean": (0.25,)}, {"std": (0.25,)}, {"flip": False}):
+        assert not exists(augment=augment.make_augment("crop_flip", **{**crop, **other}))
+    assert exists(augment=augment.make_augment("crop_flip", **crop))
 
 
 @pytest.mark.usefixtures("one_device")
 def test_by_itself_it_is_on_where_it_pays_and_a_run_goes_on_as_it_began(
-    own_teacher, tmp_path, monkeypatch, capsys
+    teacher, tmp_path, monkeypatch, capsys
 ):
-    fields = {"teacher.cache": "auto"}
-    train.run(_config(own_teacher, **fields), str(tmp_path / "runs"))
+    config = _config(teacher, **{"teacher.cache": "auto"})
+    launch.run(config, tmp_path / "runs")
     assert "remembering all 9 views of an image pays for more than 9" in capsys.readouterr().out
-    long = {**fields, "train.epochs": 10, "train.save_every": 1}
-    _stop_after(2, _config(own_teacher, **long), tmp_path / "remembers", monkeypatch)
+    long = _config(teacher, **{"teacher.cache": "auto", "train.epochs": 10})
+    launch.preempt(long, tmp_path / "remembers", 2)
     assert "the teacher does not run" in capsys.readouterr().out
     # They are on disk now, so that a new run reads them, but not one that began without them.
-    _stop_after(2, _config(own_teacher, **fields), tmp_path / "new", monkeypatch)
-    assert "the teacher does not run" in capsys.readouterr().out
-    again = _config(own_teacher, **fields, **{"train.save_every": 1})
-    for ready in (False, True):
+    launch.preempt(config, tmp_path / "new", 2)
+    said = capsys.readouterr().out
+    assert "the teacher does not run" in said
+    assert "embeddings are read from" in said
+    for exists in (False, True):
         with monkeypatch.context() as patch:
-            patch.setattr(cache.Views, "ready", lambda self, shown, ready=ready: ready)
-            _stop_after(2 + ready, again, tmp_path / "old", monkeypatch)
+            patch.setattr(cache.EmbeddingCache, "exists", lambda self, shown, e=exists: e)
+            launch.preempt(config, tmp_path / "old", 2 + exists)
         assert "the teacher runs at each step" in capsys.readouterr().out
 
 
-def _stop_after(step, config, folder, monkeypatch):
-    """Asks a run to stop, as SIGTERM does."""
-    with monkeypatch.context() as patch:
-        original = fit._Loop.__init__
-
-        def start(self, *arguments):
-            original(self, arguments[0], lambda at: at >= step)
-
-        patch.setattr(fit._Loop, "__init__", start)
-        with pytest.raises(errors.PreemptedError):
-            train.run(config, str(folder))
-
-
 @pytest.mark.usefixtures("one_device")
-def test_it_can_be_stopped_while_it_is_shown_the_images(own_teacher, tmp_path, monkeypatch):
-    _stop_after(0, _config(own_teacher), tmp_path / "run", monkeypatch)
-    assert not (own_teacher / "views").exists()
-    assert train.run(_config(own_teacher), str(tmp_path / "run"))[-1].top1 >= 0
+def test_it_can_be_stopped_while_it_is_shown_the_images(teacher, tmp_path):
+    launch.preempt(_config(teacher), tmp_path / "run", 0)
+    assert not (teacher / "views").exists()
+    assert launch.run(_config(teacher), tmp_path / "run")[-1].top1 >= 0
+    assert list((teacher / "views").iterdir())
 
 
-@pytest.mark.usefixtures("one_device")
-def test_where_they_cannot_be_kept_the_run_goes_on(own_teacher, tmp_path, capsys):
-    (own_teacher / "views").write_text("in the way")
-    assert train.run(_config(own_teacher), str(tmp_path / "run"))[-1].top1 >= 0
+def test_where_they_cannot_be_kept_they_are_used_all_the_same(tmp_path, capsys):
+    mesh, split = parallel.make_mesh(jax.devices()[:1]), _split()
+    (tmp_path / "views").write_text("in the way")
+    embeddings = _cache(*_network(split), [tmp_path / "views"], split, mesh)
+    assert np.isfinite(embeddings.get(_CROP)["embedding"][0]).all()
     assert "warning: the next run will show them again: " in capsys.readouterr().out
 
 
@@ -196,29 +195,25 @@ def test_where_they_cannot_be_kept_the_run_goes_on(own_teacher, tmp_path, capsys
     ],
 )
 @pytest.mark.usefixtures("one_device")
-def test_where_a_teacher_cannot_be_remembered_it_runs_or_says_why(
-    own_teacher, tmp_path, monkeypatch, capsys, argument, fields, reason
+def test_where_a_teacher_cannot_be_cached_it_runs_or_says_why(
+    teacher, tmp_path, monkeypatch, argument, fields, reason
 ):
+    fields = dict(fields)
     if memory := fields.pop("memory", 0):
         monkeypatch.setattr(parallel, "free_bytes", lambda mesh: memory)
-    config = _config(own_teacher, f"smoke,resnet8-resnet8,{argument}", **fields)
+    config = _config(teacher, f"smoke,tiny-tiny,{argument}", **fields)
     with pytest.raises(errors.InputError, match=f"teacher.cache is on, but .*{reason}") as caught:
-        train.run(config, str(tmp_path / "run"))
+        launch.run(config, tmp_path / "run")
     assert "\n" not in str(caught.value)
     config.teacher.cache = "auto"
-    train.run(config, str(tmp_path / "run"))
-    assert f"the teacher runs at each step: {reason}" in capsys.readouterr().out.replace(
-        "its embeddings of all views ", ""
-    )
-
-
-def test_what_the_cache_cannot_be_is_one_line():
-    with pytest.raises(errors.InputError, match="unknown teacher.cache 'yes'; known: auto, on, of"):
-        train.check(_config("x", **{"teacher.cache": "yes"}))
-    config = digits.get_config("smoke,resnet8+resnet8-resnet8,kd")
-    config.teacher[1].cache = "off"
-    with pytest.raises(errors.InputError, match="caches are auto and off; they must be the same"):
-        train.check(config)
+    plan = parse(config)
+    setting = job.prepare(plan.student)
+    _, network = job.get_teacher(plan, tmp_path, setting)
+    training = plan.student.training
+    use, said = cache.plan(network.cache, recipe.create(training, 10, 24), began=None)
+    assert not use
+    said = said.replace("its embeddings of all views ", "")
+    assert said == f"the teacher runs at each step: {reason}"
 
 
 def _every_objective():
@@ -232,49 +227,57 @@ def _every_objective():
 
 
 @pytest.mark.parametrize("members", [1, 2])
-def test_every_objective_that_needs_no_maps_reads_a_remembered_teacher(members, tmp_path):
+def test_every_objective_that_needs_no_maps_reads_a_cached_teacher(members, tmp_path):
     mesh, split = parallel.make_mesh(jax.devices()[:1]), _split()
-    each = [_teacher(split, seed) for seed in range(members)]
-    network, variables = each[0]
+    teachers = [_network(split, seed) for seed in range(members)]
+    network, variables = teachers[0]
     terms = dict(_every_objective())
     assert len(terms) == 16
     if members > 1:
-        shares = (0.25, 0.75)
+        weights = (0.25, 0.75)
         del terms["srrl"]  # it takes over one classifier
-        network = ensemble.Ensemble(tuple(one for one, _ in each), shares)
-        variables = {k: tuple(v[k] for _, v in each) for k in ("params", "batch_stats")}
-        terms = {name: objectives.averaged(name, one, shares) for name, one in terms.items()}
+        network = ensemble.Ensemble(tuple(member for member, _ in teachers), weights)
+        variables = {k: tuple(v[k] for _, v in teachers) for k in ("params", "batch_stats")}
+        terms = {name: objectives.averaged(name, o, weights) for name, o in terms.items()}
     folders = [tmp_path / str(i) for i in range(members)]
-    remembered = _views(network, variables, folders, split, mesh).get(_CROP)
-    student, optimizer = networks.create("resnet8", 4), optim.sgd(lambda step: 0.01)
-    start = jax.jit(
-        lambda key, variables: state.create(
-            key, student, terms, optimizer, (8, 8, 1), network, variables
-        )
-    )(jax.random.key(0), variables)
-    batch = {"image": split.images[:4], "label": split.labels[:4], "index": np.arange(4)}
-    found = []
-    for teach, known in (
-        (steps.running(network), variables),
-        (steps.recalling(network, _CROP.views), remembered),
-    ):
-        weights = dict.fromkeys(terms, 1.0)
-        step = steps.make_train_step(student, terms, weights, optimizer, _CROP, 5, teach)
-        found.append(jax.jit(step)(start, known, batch)[1])
-    assert set(found[0]) >= {f"loss/{name}" for name in terms}
-    for name, value in found[0].items():
-        np.testing.assert_allclose(found[1][name], value, rtol=1e-4, atol=1e-6, err_msg=name)
+    embeddings = _cache(network, variables, folders, split, mesh).get(_CROP)
+    student, optimizer = tiny.NETWORK(num_classes=4), optim.sgd(lambda step: 0.01)
+
+    def create(key, variables):
+        return state.create(key, student, terms, optimizer, (8, 8, 1), network, variables)
+
+    start = jax.jit(create, compiler_options=tiny.QUICK)(jax.random.key(0), variables)
+    named = {name: Term(objective) for name, objective in terms.items()}
+    task = step.Task(student, named, optimizer, _CROP, steps_per_epoch=5)
+
+    @jax.jit
+    def losses(start, variables, embeddings, batch):
+        batch = step.augmented(task, start, batch)
+        return [
+            step.total_loss(task, start.params, start, teach(known, batch), batch)[1][0]
+            for teach, known in (
+                (outputs.live(network), variables),
+                (outputs.cached(network, _CROP.views), embeddings),
+            )
+        ]
+
+    batch = Batch(split.images[:4], split.labels[:4], np.arange(4))
+    live, cached = losses(start, variables, embeddings, batch)
+    assert set(live) >= {f"loss/{name}" for name in terms}
+    for name, value in live.items():
+        np.testing.assert_allclose(cached[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def test_the_split_table_is_never_gathered(tmp_path):
     mesh, split = parallel.make_mesh(), _split(24)
-    network, variables = _teacher(split)
-    remembered = _views(network, variables, [tmp_path], split, mesh).get(_CROP)
-    recall = steps.recalling(network, _CROP.views)
-    batch = {name: np.arange(8, dtype=np.int32) for name in ("index", "view")}
-    batch = parallel.put_batch(mesh, batch)
-    text = jax.jit(recall).lower(remembered, batch).compile().as_text()
-    (table,) = remembered["embedding"]
+    network, variables = _network(split)
+    embeddings = _cache(network, variables, [tmp_path], split, mesh).get(_CROP)
+    indices = np.arange(8, dtype=np.int32)
+    placed = parallel.put_batch(mesh, {"index": indices, "view": indices})
+    batch = Batch(image=None, label=None, **placed)
+    cached = outputs.cached(network, _CROP.views)
+    text = jax.jit(cached).lower(embeddings, batch).compile().as_text()
+    (table,) = embeddings["embedding"]
     moved = re.findall(r"= \w+\[([\d,]*)\].* (?:all-gather|all-reduce|collective-permute)", text)
     assert moved
     rows = {int(shape.split(",")[0]) for shape in moved if shape}

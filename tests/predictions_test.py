@@ -1,0 +1,24 @@
+import jax
+import numpy as np
+import pytest
+
+from rrd_jax import parallel, predictions
+from rrd_jax.data import feed
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_every_example_counts_once_on_any_number_of_devices(devices):
+    labels = np.arange(11, dtype=np.int32)
+    source = [{"image": np.full((1, 1, 1), i, np.uint8), "label": i} for i in labels]
+    split = feed.Resident(source, size=1, channels=1)
+
+    def predict(variables, images, labels):
+        losses = labels * 2.0
+        return {"prediction": images[:, 0, 0, 0], "rank": labels, "loss": losses, "label": labels}
+
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+    predicted = predictions.collect(jax.jit(predict), None, split, 4, mesh)
+    np.testing.assert_array_equal(predicted["prediction"], labels)
+    np.testing.assert_array_equal(predicted["rank"], labels)
+    np.testing.assert_array_equal(predicted["loss"], labels * 2.0)
+    np.testing.assert_array_equal(predicted["label"], labels)
