@@ -219,6 +219,17 @@ class Split(NamedTuple):
     order: jax.Array
 
 
+def resident_batch(
+    split: Split, step: jax.Array, steps_per_epoch: int, image_shape: tuple[int, int, int]
+) -> Batch:
+    """The batch of a split that a step sees."""
+    index = split.order[step % steps_per_epoch]
+    image, label = (
+        array.at[index].get(mode="promise_in_bounds") for array in (split.image, split.label)
+    )
+    return Batch(image.reshape(-1, *image_shape), label, index)
+
+
 def resident_step(
     task: Task,
     image_shape: tuple[int, int, int],
@@ -227,11 +238,8 @@ def resident_step(
     split: Split,
 ) -> tuple[TrainState, Logged]:
     """`train_step` with the batch of a split that the state's step is to see."""
-    index = split.order[state.step % task.steps_per_epoch]
-    image, label = (
-        array.at[index].get(mode="promise_in_bounds") for array in (split.image, split.label)
-    )
-    return train_step(task, state, teacher, Batch(image.reshape(-1, *image_shape), label, index))
+    batch = resident_batch(split, state.step, task.steps_per_epoch, image_shape)
+    return train_step(task, state, teacher, batch)
 
 
 def repeated(step: Callable, count: int) -> Callable:

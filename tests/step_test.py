@@ -10,7 +10,7 @@ import pytest
 from rrd_jax import convert, memory, networks, objectives, optim, parallel, state, step
 from rrd_jax.batch import Batch
 from rrd_jax.data import augment
-from rrd_jax.objectives import logits
+from rrd_jax.objectives import kd as kd_module
 from rrd_jax.recipe import Term
 from rrd_jax.teacher import outputs
 from tests import fresh, golden, tiny
@@ -238,7 +238,7 @@ def test_the_teacher_sees_the_mixed_images(kind):
         return outputs.logits, network.apply(teacher, images, train=False).logits
 
     student_logits, teacher_logits = apply(seen["images"])
-    kd = jnp.mean(logits.kd_loss(student_logits, teacher_logits, temperature=4.0))
+    kd = jnp.mean(kd_module.kd_loss(student_logits, teacher_logits, temperature=4.0))
     assert float(logged["loss/kd"]) == pytest.approx(float(kd), rel=1e-4)
     log_p = np.asarray(jax.nn.log_softmax(student_logits))
     losses = [-log_p[np.arange(4), label] for label in (batch.label, seen["other_label"])]

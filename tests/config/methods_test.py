@@ -11,10 +11,10 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from configs import cifar100
-from rrd_jax import errors, networks, objectives, parallel, program, recipes
+from rrd_jax import errors, networks, objectives, parallel, program, recipe
 from rrd_jax.batch import Batch
-from rrd_jax.config import methods
+from rrd_jax.config import methods, parse
+from tests import launch
 from tests.objectives import toy
 
 _SMALL = {"dim": 6, "queue_size": 20, "negatives": 20}
@@ -304,23 +304,20 @@ def _shared_weights(weights, monkeypatch):
 def _recipe(pair, method):
     """By the config of that method, as the trainer makes it."""
     name, _, memory = method.partition(" ")
-    config = cifar100.get_config(f"smoke,{'-'.join(_PAIRS[pair])},{name}")
+    config = launch.get_config("cifar100", f"smoke,{'-'.join(_PAIRS[pair])},{name}")
     if memory:
         config.objectives[name].memory = memory
-    for objective, options in config.objectives.items():
-        if objectives.takes(objective, "batch_size"):
-            options.batch_size = _BATCH
     config.optimizer.learning_rate = 0.001
     config.data.augment = "none"  # which takes long to compile
-    return recipes.from_config(config, "", _CLASSES, 3 * _BATCH)
+    return recipe.create(parse(config).student.training, _CLASSES, 3 * _BATCH)
 
 
-def _build(recipe, pair):
+def _build(plan, pair):
     """The program and the teacher's network."""
-    needed = any(objective.needs_teacher for objective in recipe.objectives.values())
+    needed = any(objective.needs_teacher for objective in plan.objectives.values())
     teacher = networks.create(_PAIRS[pair][0], _CLASSES) if needed else None
     mesh = parallel.make_mesh(jax.devices()[:1])
-    return program.build(recipe, mesh, _IMAGE, 3, resident=False, teacher=teacher)
+    return program.build(plan, mesh, _IMAGE, 3, resident=False, teacher=teacher)
 
 
 def _batches():
@@ -337,17 +334,17 @@ def _batches():
 @pytest.mark.usefixtures("_shared_weights")
 @pytest.mark.parametrize(("pair", "method"), _TRAINED)
 def test_every_method_trains(pair, method, weights):
-    recipe = _recipe(pair, method)
+    plan = _recipe(pair, method)
     teacher = jax.tree.map(lambda x: x + 0.01, weights[_PAIRS[pair][0]])  # not the student's
-    built = _build(recipe, pair)
+    built = _build(plan, pair)
     state = built.create(0, teacher)
     first = jax.device_get(state)
     for batch in _batches():
         state, logged = built.train_step(state, teacher, batch)
-        assert set(logged) == {"loss", "top1", *(f"loss/{name}" for name in recipe.objectives)}
+        assert set(logged) == {"loss", "top1", *(f"loss/{name}" for name in plan.objectives)}
         terms = [
-            w * logged[f"loss/{name}"] / max(recipe.warmup[name], 1)  # in the first epoch
-            for name, w in recipe.weights.items()
+            term.weight * logged[f"loss/{name}"] / max(term.warmup, 1)  # in the first epoch
+            for name, term in plan.terms.items()
         ]
         np.testing.assert_allclose(logged["loss"], sum(terms), rtol=1e-5)
         assert np.isfinite(logged["loss"])

@@ -1,11 +1,10 @@
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
 
-from rrd_jax import steps
+from rrd_jax import step
 from rrd_jax.data import augment, feed, images
 
 _BESIDE_NO_OTHER_WORKERS = pytest.mark.xdist_group("workers")  # workers_test counts what is left
@@ -31,21 +30,15 @@ def _batches(split, size, seed, start, stop):
     """What the train step sees of a split, from step `start` to the one before `stop`."""
     if not split.on_device:
         return split.train_batches(size, seed, start, stop)
-    data = {"image": split.images.reshape(len(split), -1), "label": split.labels}
-    epoch_steps, image_shape = len(split) // size, split.images.shape[1:]
-    step = jax.jit(steps.from_resident(lambda step, _, batch: batch, epoch_steps, image_shape))
-    return [
-        step(
-            _State(i),
-            None,
-            data | {"order": feed.epoch_order(seed, i // epoch_steps, size, len(split))},
-        )
-        for i in range(start, stop)
-    ]
-
-
-class _State(NamedTuple):
-    step: int
+    images, steps_per_epoch = split.images.reshape(len(split), -1), len(split) // size
+    batches = []
+    for i in range(start, stop):
+        order = feed.epoch_order(seed, i // steps_per_epoch, size, len(split))
+        on_devices = step.Split(images, split.labels, order)
+        on_devices = jax.tree.map(jax.numpy.asarray, on_devices)
+        batch = step.resident_batch(on_devices, i, steps_per_epoch, split.images.shape[1:])
+        batches.append(batch._asdict())
+    return batches
 
 
 @pytest.mark.parametrize("split", [_resident(), _streamed()], ids=["resident", "streamed"])
@@ -96,8 +89,8 @@ def test_both_feeds_give_the_same_crops(workers):
     crop = augment.make_augment("crop_flip", mean=(0.0,), std=(1.0,), pad=2, flip=True)
     resident = _batches(_resident(), 3, seed=3, start=2, stop=7)
     streamed = _batches(_padded(workers), 3, seed=3, start=2, stop=7)
-    for step, (a, b) in enumerate(zip(resident, streamed, strict=True), start=2):
-        views = [crop.choose(jax.random.key(0), step // 3, x["index"]) for x in (a, b)]
+    for number, (a, b) in enumerate(zip(resident, streamed, strict=True), start=2):
+        views = [crop.choose(jax.random.key(0), number // 3, x["index"]) for x in (a, b)]
         crops = [crop.show(view, x["image"]) for view, x in zip(views, (a, b), strict=True)]
         np.testing.assert_array_equal(*crops)
         np.testing.assert_array_equal(a["label"], b["label"])

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from rrd_jax import parallel, runs
+from rrd_jax import parallel, predictions
 from rrd_jax.data import feed
 
 # Shared memory is counted: no other test of worker processes may run beside these.
@@ -79,7 +79,7 @@ def test_an_evaluation_that_fails_leaves_nothing(workers):
 
     mesh = parallel.make_mesh()
     with pytest.raises(ZeroDivisionError) as kept:  # with its frames, and what these hold
-        runs.evaluate(predict, None, _streamed(workers), 8, mesh)
+        predictions.collect(predict, None, _streamed(workers), 8, mesh)
     assert not multiprocessing.active_children()
     assert kept
 
