@@ -35,7 +35,6 @@ class Reader:
     def __init__(
         self, python: str, script: str, task: dict[str, Any], log: pathlib.Path, cores: int
     ):
-        pinned = sorted(os.sched_getaffinity(0))[: cores or None]
         self._log = log
         with log.open("w") as stderr:
             self._process = subprocess.Popen(
@@ -46,8 +45,11 @@ class Reader:
                 text=True,
                 # Several share a device: none may take its memory beforehand.
                 env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
-                preexec_fn=lambda: os.sched_setaffinity(0, pinned),
             )
+        with contextlib.suppress(ProcessLookupError):  # it has ended; `_answer` says why
+            # Its threads, which start later, inherit this.
+            pinned = sorted(os.sched_getaffinity(0))[: cores or None]
+            os.sched_setaffinity(self._process.pid, pinned)
         try:
             self.ready = self._answer()
         except BaseException:
