@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -39,6 +40,8 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/data-benchmark", "Images and res
 _SIZE = 224
 _PEERS = pathlib.Path(__file__).parent / "data_peers"
 _OURS = "rrd_jax"
+Reader = tuple[str, str, dict[str, Any]]  # interpreter, script, options of the task
+Results = dict[tuple[int, str], list[dict[str, Any]]]  # by number of cores and reader
 
 
 def photograph(rng: np.random.Generator, height: int = 375, width: int = 500) -> np.ndarray:
@@ -87,7 +90,7 @@ def measure(python: str, script: str, cores: int, task: dict[str, Any]) -> dict[
     return json.loads(done.stdout.strip().split("\n")[-1])
 
 
-def summary(results: dict[tuple[int, str], list[dict[str, Any]]]) -> str:
+def summary(results: Results) -> str:
     """Medians over the rounds; ratios are medians over rounds, each of neighbours in time."""
     rows = []
     for (cores, name), runs in results.items():
@@ -109,7 +112,7 @@ def _median(runs: list[dict[str, Any]], key: str) -> float:
     return statistics.median(run[key] for run in runs)
 
 
-def _readers() -> dict[str, tuple[str, str, dict[str, Any]]]:
+def _readers() -> dict[str, Reader]:
     readers = {_OURS: (sys.executable, "ours.py", {})}
     if _TORCH.value:
         for variant, name in (("pil", "torchvision, Pillow"), ("tensor", "torchvision, tensors")):
@@ -122,12 +125,9 @@ def _readers() -> dict[str, tuple[str, str, dict[str, Any]]]:
 def _job() -> None:
     workdir = pathlib.Path(_WORKDIR.value)
     available = len(os.sched_getaffinity(0))
-    if bad := [c for c in _CORES.value if not c.isdecimal() or not 1 <= int(c) <= available]:
-        raise errors.InputError(f"--cores has '{bad[0]}', but this process has 1 to {available}")
-    if _IMAGES.value < _BATCH_SIZE.value:
-        raise errors.InputError(f"--images={_IMAGES.value} do not fill --batch_size")
+    _check_flags(available)
     folder = workdir / f"images{_IMAGES.value}"
-    size = write_images(folder / "jpeg", _IMAGES.value)
+    image_bytes = write_images(folder / "jpeg", _IMAGES.value)
     needed = (_WARM_UP.value + _BATCHES.value + 4) * _BATCH_SIZE.value
     task = {
         "folder": str(folder),
@@ -137,12 +137,35 @@ def _job() -> None:
         "warm_up": _WARM_UP.value,
         "passes": -(-needed // _IMAGES.value),
     }
+    readers = _readers()
     # Prepares what each reads from, and warms the cache of files.
-    readers, short = _readers(), {**task, "batches": 1, "warm_up": 1}
     for python, script, options in readers.values():
-        measure(python, script, available, {**short, **options})
-
+        measure(python, script, available, {**task, "batches": 1, "warm_up": 1, **options})
     load_before = os.getloadavg()[0]
+    results = _measure_all(readers, task)
+    load_after = os.getloadavg()[0]
+    waits = {cores: _measure_waiting(cores, task, results) for cores in map(int, _CORES.value)}
+    lines = [summary(results), ""]
+    lines += [_describe_waiting(cores, results, wait) for cores, wait in waits.items()]
+    lines += ["", *_describe_machine(results, available, image_bytes, load_before, load_after)]
+    text = "\n".join(lines)
+    report.write_whole(workdir / "data.md", text + "\n")
+    plain = {f"{name}, {cores} cores": runs for (cores, name), runs in results.items()}
+    report.write_json(workdir / "data.json", {"readers": plain, "with a step": waits})
+    print(f"\n{text}\n\nkept in {workdir / 'data.md'} and {workdir / 'data.json'}")
+
+
+def _check_flags(available: int) -> None:
+    if bad := [c for c in _CORES.value if not c.isdecimal() or not 1 <= int(c) <= available]:
+        raise errors.InputError(f"--cores has '{bad[0]}', but this process has 1 to {available}")
+    if _IMAGES.value < _BATCH_SIZE.value:
+        raise errors.InputError(f"--images={_IMAGES.value} do not fill --batch_size")
+    for flag in (_TORCH, _TF):
+        if flag.value and not shutil.which(flag.value):
+            raise errors.InputError(f"--{flag.name}={flag.value} is no program")
+
+
+def _measure_all(readers: dict[str, Reader], task: dict[str, Any]) -> Results:
     results = collections.defaultdict(list)
     for cores in map(int, _CORES.value):
         for i in range(_REPEATS.value):
@@ -154,27 +177,35 @@ def _job() -> None:
                     f" {run['cpu']:.0f} a CPU second, load {os.getloadavg()[0]:.1f}",
                     flush=True,
                 )
-    load_after = os.getloadavg()[0]
+    return results
 
-    lines = [summary(results), ""]
-    waits = {}
-    for cores in map(int, _CORES.value):
-        ours = results[cores, _OURS]
-        step = _STEP_MS.value / 1000 or 1.25 * _BATCH_SIZE.value / _median(ours, "wall")
-        stepped = {**task, "step_seconds": step}
-        runs = [measure(*readers[_OURS][:2], cores, stepped) for _ in range(_REPEATS.value)]
-        waits[cores] = {"step_seconds": step, "runs": runs}
-        lines.append(
-            f"rrd_jax, {cores} cores: first batch after {_median(ours, 'first_batch'):.2f} s; with"
-            f" a step of {step * 1000:.0f} ms, {100 * _median(runs, 'wait'):.1f} % of the time is"
-            f" waiting for data."
-        )
+
+def _measure_waiting(cores: int, task: dict[str, Any], results: Results) -> dict[str, Any]:
+    """Our reader beside a step of the device, during which the host has nothing else to do."""
+    images_per_second = _median(results[cores, _OURS], "wall")
+    step = _STEP_MS.value / 1000 or 1.25 * _BATCH_SIZE.value / images_per_second
+    stepped = {**task, "step_seconds": step}
+    runs = [measure(sys.executable, "ours.py", cores, stepped) for _ in range(_REPEATS.value)]
+    return {"step_seconds": step, "runs": runs}
+
+
+def _describe_waiting(cores: int, results: Results, wait: dict[str, Any]) -> str:
+    return (
+        f"rrd_jax, {cores} cores: first batch after"
+        f" {_median(results[cores, _OURS], 'first_batch'):.2f} s; with a step of"
+        f" {wait['step_seconds'] * 1000:.0f} ms, {100 * _median(wait['runs'], 'wait'):.1f} % of the"
+        " time is waiting for data."
+    )
+
+
+def _describe_machine(
+    results: Results, available: int, image_bytes: float, load_before: float, load_after: float
+) -> list[str]:
     versions = dict(pair for runs in results.values() for pair in runs[0]["versions"].items())
-    lines += [
-        "",
+    lines = [
         f"{available} cores, {platform.machine()}, {_cpu_name()}; Python"
         f" {platform.python_version()}, {', '.join(f'{k} {v}' for k, v in versions.items())}.",
-        f"{_IMAGES.value} JPEGs of 500x375, {size / 1000:.0f} kB on average; batches of"
+        f"{_IMAGES.value} JPEGs of 500x375, {image_bytes / 1000:.0f} kB on average; batches of"
         f" {_BATCH_SIZE.value}, {_BATCHES.value} timed after {_WARM_UP.value}, {_REPEATS.value}"
         f" rounds, medians. Load {load_before:.1f} before, {load_after:.1f} after, ours included.",
     ]
@@ -183,11 +214,7 @@ def _job() -> None:
     ]
     if left_out:
         lines.append(f"Left out, no interpreter given: {', '.join(left_out)}.")
-    text = "\n".join(lines)
-    report.write_whole(workdir / "data.md", text + "\n")
-    plain = {f"{name}, {cores} cores": runs for (cores, name), runs in results.items()}
-    report.write_json(workdir / "data.json", {"readers": plain, "with a step": waits})
-    print(f"\n{text}\n\nkept in {workdir / 'data.md'} and {workdir / 'data.json'}")
+    return lines
 
 
 def _cpu_name() -> str:

@@ -13,18 +13,18 @@ from rrd_jax import data
 
 def _main() -> None:
     task = json.loads(sys.argv[1])
-    opened = data.load(
+    source = data.Source(
         "image_folder",
-        data_dir=str(pathlib.Path(task["folder"], "tfds")),
+        dir=str(pathlib.Path(task["folder"], "tfds")),
         manual_dir=str(pathlib.Path(task["folder"], "jpeg")),
         image_size=task["size"],
         resize=256,
-        augmentation="random_resized",
+        augment="random_resized",
     )
     first, last = task["warm_up"], task["warm_up"] + task["batches"]
     wait, step = 0.0, task.get("step_seconds", 0.0)
     # Goes on beyond what is timed: work ahead is then in hand at both ends.
-    batches = opened.train.train_batches(task["batch_size"], 0, 0, last + 8)
+    batches = data.load(source).train.train_batches(task["batch_size"], 0, 0, last + 8)
     for i in range(last):
         if i == first:
             wall, cpu, wait = time.perf_counter(), time.process_time(), 0.0
