@@ -15,36 +15,53 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from rrd_jax import report
+from rrd_jax import checkpoints, report
+from tests.convert.convert_test import random_variables
 
 # One worker of pytest-xdist runs them all, beside whatever the other runs: they share a run.
 pytestmark = pytest.mark.xdist_group("recovery")
-_EPOCHS, _EPOCH_STEPS = 12, 5
-_STEPS = _EPOCHS * _EPOCH_STEPS
+_EPOCH_STEPS = 5
+# Runs `rrd_jax.main`; as the checkpoint of a step is about to take its final name, a signal comes.
+_SIGNALLED = """
+import os, runpy, sys
+number, step = int(sys.argv[1]), sys.argv[2]
+del sys.argv[1:3]
+def signal_at_commit(event, arguments):
+    if event == "os.rename" and os.fspath(arguments[1]).endswith(f"/checkpoints/{step}"):
+        os.kill(os.getpid(), number)
+sys.addaudithook(signal_at_commit)
+runpy.run_module("rrd_jax.main", run_name="__main__", alter_sys=True)
+"""
 
 
 class _Job:
-    """The command of a small run, with RRD's memory, and what its workdirs hold."""
+    """The command of a small run, with RRD's memory, and what its workdirs hold.
 
-    def __init__(self, root, data_dir):
-        self.root = root
+    All processes share one folder of compiled programs, that of the tests.
+    """
+
+    def __init__(self, root, data_dir, epochs):
+        self.root, self.epochs, self.steps = root, epochs, epochs * _EPOCH_STEPS
         self.environment = os.environ | {"TFDS_DATA_DIR": data_dir, "JAX_NUM_CPU_DEVICES": "1"}
-        teacher = self.start("teacher", "resnet8,ce", **{"train.epochs": 1})
-        assert teacher.wait() == 0
-        self._teacher = root / "teacher"
+        variables = random_variables("resnet8", 10, (8, 8, 1))
+        meta = {"model": "resnet8", "num_classes": 10, "image_shape": [8, 8, 1]}
+        checkpoints.save_network(root / "teacher", variables, meta)
+        self.finish("whole")
 
-    def start(
-        self, name, argument="resnet8-resnet8,rrd+kd", flags=(), devices=1, also=None, **fields
-    ):
+    def start(self, name, program=("-m", "rrd_jax.main"), devices=1, also=None, **fields):
         """Starts a run, or goes on with it; its output is in <name>.log."""
-        if "ce" not in argument:
-            fields = {"teacher.checkpoint": self._teacher, "baseline": False} | fields
-        fields = {"train.epochs": _EPOCHS, "train.batch_size": 40, "train.save_every": 1} | fields
+        fields = {
+            "teacher.checkpoint": self.root / "teacher",
+            "baseline": False,
+            "train.epochs": self.epochs,
+            "train.batch_size": 40,
+            "train.save_every": 1,
+        } | fields
         with (self.root / f"{name}.log").open("a") as log:
             return subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "rrd_jax.main", *flags),
-                    f"--config=configs/digits.py:{argument}",
+                    *(sys.executable, *program),
+                    "--config=configs/digits.py:resnet8-resnet8,rrd+kd",
                     f"--workdir={self.root / name}",
                     *(f"--config.{field}={value}" for field, value in fields.items()),
                 ],
@@ -52,6 +69,11 @@ class _Job:
                 stdout=log,
                 stderr=log,
             )
+
+    def run_until(self, name, number, step, **fields):
+        """Runs until a signal comes to it at the commit of a step; returns its exit code."""
+        program = ("-c", _SIGNALLED, str(int(number)), str(step))
+        return self.start(name, program, **fields).wait()
 
     def finish(self, name):
         assert self.start(name).wait() == 0, self.log(name)
@@ -68,15 +90,16 @@ class _Job:
                 at |= {"STEP_NODELIST": "localhost", "STEP_NUM_NODES": 1}
                 how = {"also": {f"SLURM_{key}": str(value) for key, value in at.items()}}
             else:
-                how = {"flags": [address, "--processes=2", f"--process_id={i}"]}
+                flags = [address, "--processes=2", f"--process_id={i}"]
+                how = {"program": ("-m", "rrd_jax.main", *flags)}
             yield self.start(name, devices=devices, **how, **fields)
 
     def log(self, name):
         path = self.root / f"{name}.log"
         return path.read_text() if path.exists() else ""
 
-    def digests(self, name, step=_STEPS):
-        path = self.root / name / "checkpoints" / str(step) / "meta" / "metadata"
+    def digests(self, name):
+        path = self.root / name / "checkpoints" / str(self.steps) / "meta" / "metadata"
         return json.loads(path.read_text())["digests"]
 
     def rows(self, name):
@@ -90,15 +113,49 @@ class _Job:
         folder = self.root / name / "checkpoints"
         return {path.name for path in folder.glob("*")} if folder.is_dir() else set()
 
+    def assert_ended_as_unbroken(self, name):
+        """The same bits and the same rows as the run that nothing disturbed."""
+        assert self.digests(name) == self.digests("whole")
+        assert self.rows(name) == self.rows("whole")
+        epochs = range(_EPOCH_STEPS, self.steps + 1, _EPOCH_STEPS)
+        assert [row["step"] for row in self.rows(name)] == list(epochs)
+
+
+@pytest.fixture(scope="module")
+def short_job(tmp_path_factory, data_dir):
+    """The job in 3 epochs, with a run that nothing disturbed in `whole`."""
+    return _Job(tmp_path_factory.mktemp("recovery"), data_dir, epochs=3)
+
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory, data_dir):
-    """The job, with a run that nothing disturbed in `whole`."""
-    return _Job(tmp_path_factory.mktemp("recovery"), data_dir).finish("whole")
+    """The job in 12 epochs, with a run that nothing disturbed in `whole`."""
+    return _Job(tmp_path_factory.mktemp("recovery"), data_dir, epochs=12)
 
 
-def _wait(condition, process, seconds=120.0):
-    """Returns when the condition holds or the process has ended; whether the latter."""
+def test_a_run_killed_in_a_save_and_then_stopped_ends_bit_for_bit_as_an_unbroken_one(short_job):
+    job = short_job
+    assert job.run_until("broken", signal.SIGKILL, step=7) == -signal.SIGKILL, job.log("broken")
+    assert "7" not in job.saved("broken")
+    assert any("tmp" in name for name in job.saved("broken"))
+    assert job.run_until("broken", signal.SIGTERM, step=9) == 75, job.log("broken")
+    assert "going on after step 6" in job.log("broken")
+    _assert_stopped_and_saved(job, "broken", 9)
+    job.finish("broken").assert_ended_as_unbroken("broken")
+
+
+def _assert_stopped_and_saved(job, name, after):
+    step = int(re.findall(r"stopped by SIGTERM; step (\d+) is saved", job.log(name))[-1])
+    assert step >= after
+    assert str(step) in job.saved(name)
+    return step
+
+
+def _wait(condition, process, seconds=300.0):
+    """Returns when the condition holds or the process has ended; whether the latter.
+
+    The limit is for what hangs: a busy machine may be slow.
+    """
     end = time.monotonic() + seconds
     while not condition():
         if process.poll() is not None:
@@ -113,44 +170,39 @@ def _wait_for_step(job, name, step, process):
     assert not done, job.log(name)
 
 
+@pytest.mark.long
 def test_a_run_killed_at_twenty_moments_ends_bit_for_bit_as_an_unbroken_one(job):
-    moments, inside = random.Random(0), 0
-    for _ in range(20):
-        before, said = job.saved("killed"), len(job.log("killed"))
+    moments = random.Random(0)
+    for _ in range(10):
+        # In a save: some steps after the newest.
+        step = max((int(n) for n in job.saved("killed") if n.isdigit()), default=0)
+        step += moments.randint(1, 3)
+        assert job.run_until("killed", signal.SIGKILL, step) == -signal.SIGKILL, job.log("killed")
+        assert str(step) not in job.saved("killed")
+        assert any("tmp" in name for name in job.saved("killed"))
+        # Anywhere, from the import on.
+        said = len(job.log("killed"))
         process = job.start("killed")
         ended = _wait(lambda said=said: len(job.log("killed")) > said, process)
-        delay = moments.random()
-        if moments.random() < 0.5:  # at a save that begins now
-            ended = ended or _wait(
-                lambda before=before: any("tmp" in n for n in job.saved("killed") - before), process
-            )
-            delay *= 0.02
-        time.sleep(delay)
+        assert not ended, job.log("killed")
+        time.sleep(moments.random())
         process.kill()
-        assert process.wait() == -signal.SIGKILL, job.log("killed")
-        inside += any("tmp" in name for name in job.saved("killed"))
-    assert inside >= 3
-    job.finish("killed")
-    assert job.digests("killed") == job.digests("whole")
-    assert job.rows("killed") == job.rows("whole")
-    epochs = range(_EPOCH_STEPS, _STEPS + 1, _EPOCH_STEPS)
-    assert [row["step"] for row in job.rows("killed")] == list(epochs)
+        assert process.wait() in (0, -signal.SIGKILL), job.log("killed")
+    job.finish("killed").assert_ended_as_unbroken("killed")
 
 
-def test_sigterm_saves_the_step_it_is_at_and_ends_with_its_own_code(job):
+@pytest.mark.long
+def test_sigterm_saves_a_step_that_was_not_to_be_saved_and_ends_with_its_own_code(job):
     for last in (5, 20):
         process = job.start("asked", **{"train.save_every": 0})
         _wait_for_step(job, "asked", last, process)
         process.terminate()
-        assert process.wait(timeout=60) == 75, job.log("asked")
-        step = int(re.findall(r"stopped by SIGTERM; step (\d+) is saved", job.log("asked"))[-1])
-        assert step >= last
-        assert str(step) in job.saved("asked")
-    job.finish("asked")
-    assert job.digests("asked") == job.digests("whole")
-    assert job.rows("asked") == job.rows("whole")
+        assert process.wait() == 75, job.log("asked")
+        _assert_stopped_and_saved(job, "asked", last)
+    job.finish("asked").assert_ended_as_unbroken("asked")
 
 
+@pytest.mark.long
 def test_a_second_run_in_one_workdir_is_refused_and_the_first_goes_on(job):
     first = job.start("shared")
     _wait_for_step(job, "shared", 1, first)
@@ -159,8 +211,7 @@ def test_a_second_run_in_one_workdir_is_refused_and_the_first_goes_on(job):
     (line,) = second.stderr.strip().split("\n")
     assert f"shared is in use by process {first.pid} on " in line
     assert first.wait() == 0, job.log("shared")
-    assert job.digests("shared") == job.digests("whole")
-    assert job.rows("shared") == job.rows("whole")
+    job.assert_ended_as_unbroken("shared")
 
 
 def _numbers(rows):
@@ -168,6 +219,7 @@ def _numbers(rows):
     return [[row[name] for name in sorted(row)] for row in rows]
 
 
+@pytest.mark.long
 def test_two_processes_of_four_devices_are_one_of_eight(job):
     fields = {"train.epochs": 4, "train.save_every": 0}
     assert job.start("eight", devices=8, **fields).wait() == 0, job.log("eight")
@@ -195,12 +247,13 @@ def _queue(step):
     return restored["memory"]["rrd"]
 
 
+@pytest.mark.long
 def test_sigterm_to_one_of_two_processes_stops_both_and_one_goes_on_alone(job):
     processes = list(job.start_two("parted", 2, slurm=True, **{"train.save_every": 0}))
     _wait_for_step(job, "parted", 5, processes[0])
     processes[1].terminate()
     for process in processes:
-        assert process.wait(timeout=60) == 75, job.log("parted")
+        assert process.wait() == 75, job.log("parted")
     steps = re.findall(r"stopped by SIGTERM; step (\d+) is saved", job.log("parted"))
     assert len(set(steps)) == 1
     assert steps[0] in job.saved("parted")
@@ -224,8 +277,9 @@ def _disk(folder, size):
         subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.mark.long
 def test_a_full_or_read_only_disk_is_one_line_and_loses_nothing(job):
-    checkpoint = job.root / "whole" / "checkpoints" / str(_STEPS)
+    checkpoint = job.root / "whole" / "checkpoints" / str(job.steps)
     size = sum(path.stat().st_size for path in checkpoint.rglob("*"))
     with _disk(job.root / "disk", int(2.5 * size)) as remount:
         process = job.start("disk")
@@ -239,6 +293,4 @@ def test_a_full_or_read_only_disk_is_one_line_and_loses_nothing(job):
         last = job.log("disk").strip().split("\n")[-1]
         assert re.search(r"^error: workdir .* cannot be used: .*Read-only file system", last)
         remount("rw,size=200m")
-        job.finish("disk")
-        assert job.digests("disk") == job.digests("whole")
-        assert job.rows("disk") == job.rows("whole")
+        job.finish("disk").assert_ended_as_unbroken("disk")

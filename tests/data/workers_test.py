@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from rrd_jax import runs
+from rrd_jax import parallel, runs
 from rrd_jax.data import feed
 
 # Shared memory is counted: no other test of worker processes may run beside these.
@@ -23,8 +23,8 @@ _SHARED = pathlib.Path("/dev/shm")
 
 def _streamed(workers):
     image = np.zeros((20, 20, 3), np.uint8)
-    source = [{"image": image, "label": i} for i in range(40)]
-    return feed.Streamed(source, size=64, channels=3, resize=66, workers=workers)
+    examples = [{"image": image, "label": i} for i in range(40)]
+    return feed.Streamed(examples, size=64, channels=3, resize=66, workers=workers)
 
 
 def _shared():
@@ -35,7 +35,8 @@ def _prefetching():
     return {thread for thread in threading.enumerate() if "prefetch" in thread.name}
 
 
-def _wait_for(condition, seconds=60.0):
+def _wait_for(condition, seconds=300.0):
+    """Returns when the condition holds. The limit is for what hangs: a busy machine may be slow."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -53,7 +54,16 @@ def nothing_left():
 
 
 @pytest.mark.usefixtures("nothing_left")
-@pytest.mark.parametrize(("workers", "steps"), [(0, 1), (0, 6), (2, 0), (2, 1), (2, 6)])
+@pytest.mark.parametrize(
+    ("workers", "steps"),
+    [
+        (0, 1),
+        (0, 6),
+        (2, 0),
+        pytest.param(2, 1, marks=pytest.mark.long),
+        pytest.param(2, 6, marks=pytest.mark.long),
+    ],
+)
 def test_a_closed_stream_leaves_nothing(workers, steps):
     batches = _streamed(workers).train_batches(8, seed=0, start=0, stop=6)
     for _ in range(steps):
@@ -62,41 +72,37 @@ def test_a_closed_stream_leaves_nothing(workers, steps):
 
 
 @pytest.mark.usefixtures("nothing_left")
-def test_an_evaluation_that_fails_leaves_nothing():
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.long)])
+def test_an_evaluation_that_fails_leaves_nothing(workers):
     def predict(variables, images, labels):
         raise ZeroDivisionError
 
-    from rrd_jax import parallel
-
     mesh = parallel.make_mesh()
     with pytest.raises(ZeroDivisionError) as kept:  # with its frames, and what these hold
-        runs.evaluate(predict, None, _streamed(workers=2), 8, mesh)
+        runs.evaluate(predict, None, _streamed(workers), 8, mesh)
     assert not multiprocessing.active_children()
     assert kept
 
 
-class _Run:
-    """A run with two workers, the leader of a process group."""
+class _Group:
+    """A program with worker processes, the leader of a process group; its output is in `log`."""
 
-    def __init__(self, workdir, data_dir):
-        self.log = workdir.with_suffix(".log")
-        command = [
-            *(sys.executable, "-m", "rrd_jax.main", "--config=configs/digits.py:smoke,resnet8,ce"),
-            f"--workdir={workdir}",
-            f"--config.data.dir={data_dir}",
-            "--config.data.feed=streamed",
-            "--config.data.workers=2",
-            "--config.train.epochs=1000",
-        ]
+    def __init__(self, arguments, log):
+        self.log = log
         environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
-        with self.log.open("w") as log:
+        with log.open("w") as file:
             self.process = subprocess.Popen(
-                command, env=environment, stdout=log, stderr=log, start_new_session=True
+                [sys.executable, *arguments],
+                env=environment,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
             )
 
-    def wait_for_an_epoch(self):
-        metrics = self.log.with_suffix("") / "metrics.jsonl"
-        _wait_for(lambda: metrics.exists() and metrics.stat().st_size, seconds=120)
+    def wait_for(self, condition):
+        """Returns when the condition holds; fails if the program ends before."""
+        _wait_for(lambda: condition() or self.process.poll() is not None)
+        assert self.process.poll() is None, self.log.read_text()
 
     def alive(self):
         """Whether any process of the group is left."""
@@ -105,29 +111,96 @@ class _Run:
             return True
         return False
 
+    def end(self):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
 
 @pytest.fixture
-def run(tmp_path, data_dir):
-    run = _Run(tmp_path / "run", data_dir)
-    yield run
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(run.process.pid, signal.SIGKILL)
-    run.process.wait()
+def reader(tmp_path):
+    """A program with a worker that reads batches until SIGTERM, and ten more."""
+    path = tmp_path / "reader.py"
+    path.write_text(
+        "import multiprocessing, signal\n"
+        "import numpy as np\n"
+        "from absl import flags\n"
+        "from rrd_jax.data import feed\n"
+        "if __name__ == '__main__':\n"
+        "    flags.FLAGS(['reader'])  # Grain looks at its own\n"
+        "    examples = [{'image': np.zeros((20, 20, 3), np.uint8), 'label': 0}] * 40\n"
+        "    split = feed.Streamed(examples, size=64, channels=3, resize=66, workers=1)\n"
+        "    stopped = []\n"
+        "    signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))\n"
+        "    batches = split.train_batches(8, seed=0, start=0, stop=10**9)\n"
+        "    next(batches)\n"
+        "    print('the first batch is here', flush=True)\n"
+        "    while not stopped:\n"
+        "        next(batches)\n"
+        "    for _ in range(10):\n"
+        "        next(batches)\n"
+        "    batches.close()\n"
+        "    assert not multiprocessing.active_children()\n"
+        "    print('closed', flush=True)\n"
+    )
+    group = _Group([path], tmp_path / "reader.log")
+    yield group
+    group.end()
 
 
 @pytest.mark.usefixtures("nothing_left")
+def test_a_signal_to_the_whole_group_ends_no_worker_before_its_reader_closes(reader):
+    reader.wait_for(lambda: "the first batch is here\n" in reader.log.read_text())
+    os.killpg(reader.process.pid, signal.SIGTERM)
+    assert reader.process.wait() == 0, reader.log.read_text()
+    _wait_for(lambda: not reader.alive())
+    assert reader.log.read_text().endswith("closed\n")
+
+
+@pytest.mark.usefixtures("nothing_left")
+def test_the_worker_of_a_killed_reader_ends_with_it(reader):
+    reader.wait_for(lambda: "the first batch is here\n" in reader.log.read_text())
+    reader.process.kill()
+    reader.process.wait()
+    _wait_for(lambda: not reader.alive())
+
+
+@pytest.fixture
+def run(tmp_path, data_dir):
+    """A run of the trainer with two workers."""
+    arguments = [
+        *("-m", "rrd_jax.main", "--config=configs/digits.py:smoke,resnet8,ce"),
+        f"--workdir={tmp_path / 'run'}",
+        f"--config.data.dir={data_dir}",
+        "--config.data.feed=streamed",
+        "--config.data.workers=2",
+        "--config.train.epochs=1000",
+    ]
+    group = _Group(arguments, tmp_path / "run.log")
+    yield group
+    group.end()
+
+
+def _wait_for_an_epoch(run):
+    metrics = run.log.with_suffix("") / "metrics.jsonl"
+    run.wait_for(lambda: metrics.exists() and metrics.stat().st_size)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("nothing_left")
 def test_a_run_whose_whole_group_is_stopped_saves_and_leaves_nothing(run):
-    run.wait_for_an_epoch()
+    _wait_for_an_epoch(run)
     os.killpg(run.process.pid, signal.SIGTERM)  # as schedulers do
-    assert run.process.wait(timeout=60) == 75, run.log.read_text()
+    assert run.process.wait() == 75, run.log.read_text()
     _wait_for(lambda: not run.alive())
     assert "is saved in" in run.log.read_text()
     assert "leaked" not in run.log.read_text()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("nothing_left")
 def test_a_run_that_is_killed_takes_its_workers_along(run):
-    run.wait_for_an_epoch()
+    _wait_for_an_epoch(run)
     run.process.kill()
     run.process.wait()
     _wait_for(lambda: not run.alive())
