@@ -10,6 +10,7 @@ def _run(tmp_path, *options):
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.long
 def test_it_runs_without_peers_and_says_so(tmp_path):
     sizes = ("--images=8", "--batch_size=4", "--batches=2", "--warm_up=1", "--repeats=1")
     done = _run(tmp_path, *sizes, "--cores=1", "--step_ms=5")
@@ -28,7 +29,7 @@ def test_it_runs_without_peers_and_says_so(tmp_path):
         (["--cores=x"], "--cores has 'x'"),
         (["--cores=100000"], "--cores has '100000'"),
         (["--images=8"], "--images=8 do not fill --batch_size"),
-        (["--images=8", "--batch_size=4", "--tf_python=none"], "none"),
+        (["--images=8", "--batch_size=4", "--tf_python=none"], "=none is no program"),
     ],
 )
 def test_bad_flags_are_one_line(tmp_path, options, message):

@@ -4,10 +4,11 @@ import jax
 import pytest
 
 from rrd_jax import errors, parallel
+from rrd_jax.parallel import processes
 
 
 def test_nobody_at_the_coordinators_address_is_one_line(monkeypatch):
-    monkeypatch.setattr(parallel, "_PATIENCE", 0.1)
+    monkeypatch.setattr(processes, "_PATIENCE", 0.1)
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("localhost", 0))
         address = f"localhost:{taken.getsockname()[1]}"

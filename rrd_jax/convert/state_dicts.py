@@ -88,7 +88,7 @@ def to_torch(name: str, variables: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def sizes(name: str, variables: dict[str, Any]) -> tuple[int, int]:
     """The numbers of classes and of image channels that a network's variables are made for."""
-    shapes = {name: entry.shape for name, entry in _entries(variables).items()}
+    shapes = {entry: shape for entry, (_, shape) in _entries(variables).items()}
     marked = _marked_sizes(_template(name), shapes)
     return marked[_CLASSES], marked[_CHANNELS]
 

@@ -1,5 +1,8 @@
+import dataclasses
 import gzip
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -7,13 +10,19 @@ import tensorflow_datasets as tfds
 from sklearn import datasets as sklearn_datasets
 
 from rrd_jax import data, errors
-from rrd_jax.data import builders, feed
+from rrd_jax.config import fields as config_fields
+from rrd_jax.data import feed, images
+from rrd_jax.data.builders import local
 
-_OPTIONS = {"image_size": 8, "resize": 10, "augmentation": "none"}
+_OPTIONS = {"image_size": 8, "resize": 10, "augment": "none"}
+
+
+def _load(name, **fields):
+    return data.load(data.Source(name, **fields))
 
 
 def test_digits_are_the_real_ones_each_once(data_dir):
-    digits = data.load("digits", data_dir=data_dir, **_OPTIONS)
+    digits = _load("digits", dir=data_dir, **_OPTIONS)
     assert digits.num_classes == 10
     assert digits.image_shape == (8, 8, 1)
     assert (len(digits.train), len(digits.test)) == (1000, 797)
@@ -26,7 +35,7 @@ def test_digits_are_the_real_ones_each_once(data_dir):
 
 
 def test_a_part_of_the_digits_is_a_random_part(data_dir):
-    digits = data.load("digits", data_dir=data_dir, **_OPTIONS)
+    digits = _load("digits", dir=data_dir, **_OPTIONS)
     order = np.random.RandomState(0).permutation(1797)
     real = sklearn_datasets.load_digits()
     np.testing.assert_array_equal(digits.train.labels, real.target[order[:1000]])
@@ -34,30 +43,30 @@ def test_a_part_of_the_digits_is_a_random_part(data_dir):
 
 
 def test_stored_examples_are_what_tfds_reads_less_what_goes_unused(data_dir):
-    found = data.load("digits", data_dir=data_dir, **_OPTIONS).test.source
-    wanted = builders.Digits(data_dir=data_dir).as_data_source("test")
+    found = _load("digits", dir=data_dir, **_OPTIONS).test.examples
+    wanted = local.Digits(data_dir=data_dir).as_data_source("test")
     assert len(found) == len(list(found)) == len(wanted)
     for ours, theirs in zip(found, wanted, strict=True):
         assert set(ours) == {"image", "label"}
-        np.testing.assert_array_equal(feed.decode(ours["image"], 1), theirs["image"])
+        np.testing.assert_array_equal(images.decode(ours["image"], 1), theirs["image"])
         assert ours["label"] == theirs["label"]
 
 
 def test_split_expressions_take_the_first_of_a_fixed_order(data_dir):
-    whole = data.load("digits", data_dir=data_dir, **_OPTIONS).train
-    part = data.load("digits", data_dir=data_dir, train_split="train[:25%]", **_OPTIONS).train
+    whole = _load("digits", dir=data_dir, **_OPTIONS).train
+    part = _load("digits", dir=data_dir, train_split="train[:25%]", **_OPTIONS).train
     assert len(part) == 250
     np.testing.assert_array_equal(part.images, whole.images[:250])
 
 
 @pytest.mark.skipif(
-    not pathlib.Path(builders.FASHION_MNIST_DIR).is_dir(),
+    not pathlib.Path(local.FASHION_MNIST_DIR).is_dir(),
     reason="Debian's dataset-fashion-mnist is not installed",
 )
 def test_fashion_mnist_is_debians_read_by_the_plain_builder(data_dir):
-    data.load(
-        "fashion_mnist", data_dir=data_dir, train_split="train[:3]", test_split="test[:3]",
-        image_size=32, resize=32, augmentation="crop_flip",
+    _load(
+        "fashion_mnist", dir=data_dir, train_split="train[:3]", test_split="test[:3]",
+        image_size=32, resize=32, augment="crop_flip",
     )  # fmt: skip
     plain = tfds.builder("fashion_mnist", data_dir=data_dir, file_format="array_record")
     assert {name: s.num_examples for name, s in plain.info.splits.items()} == {
@@ -65,15 +74,13 @@ def test_fashion_mnist_is_debians_read_by_the_plain_builder(data_dir):
         "test": 10000,
     }
     found = np.stack([e["image"] for e in plain.as_data_source("test[:50]")])
-    path = pathlib.Path(builders.FASHION_MNIST_DIR) / "t10k-images-idx3-ubyte.gz"
+    path = pathlib.Path(local.FASHION_MNIST_DIR) / "t10k-images-idx3-ubyte.gz"
     wanted = np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=16)
     np.testing.assert_array_equal(found, wanted.reshape(-1, 28, 28, 1)[:50])
 
 
-def _fashion(tmp_path, **options):
-    return data.load(
-        "fashion_mnist", data_dir=str(tmp_path / "tfds"), manual_dir=str(tmp_path), **_OPTIONS
-    )
+def _fashion(tmp_path):
+    return _load("fashion_mnist", dir=str(tmp_path / "tfds"), manual_dir=str(tmp_path), **_OPTIONS)
 
 
 def test_missing_fashion_mnist_says_what_to_install(tmp_path):
@@ -114,48 +121,72 @@ def test_a_changed_fashion_mnist_file_is_refused_by_its_sha256(tmp_path):
 )
 def test_unknown_and_unprepared_sets_say_what_to_do(name, message, tmp_path):
     with pytest.raises(errors.InputError, match=message):
-        data.load(name, data_dir=str(tmp_path), **_OPTIONS)
+        _load(name, dir=str(tmp_path), **_OPTIONS)
 
 
 @pytest.mark.parametrize("split", ["trian", "train[:0]", "train[:x]"])
 def test_an_unknown_or_empty_split_lists_the_known(split, data_dir):
     with pytest.raises(errors.InputError, match="cannot be read .* its splits: train, test$"):
-        data.load("digits", data_dir=data_dir, train_split=split, **_OPTIONS)
+        _load("digits", dir=data_dir, train_split=split, **_OPTIONS)
 
 
 def test_a_set_without_labelled_images_is_refused(tmp_path):
     with pytest.raises(errors.InputError, match="has features .* a class 'label' are needed"):
-        data.load("ag_news_subset", data_dir=str(tmp_path), mock_examples=2, **_OPTIONS)
+        _load("ag_news_subset", dir=str(tmp_path), mock_examples=2, **_OPTIONS)
 
 
 def test_mocked_imagenet_streams_and_mocked_cifar_is_resident(tmp_path):
-    options = {"data_dir": str(tmp_path), "image_size": 16, "resize": 18, "mock_examples": 6}
-    imagenet = data.load(
-        "imagenet2012", test_split="validation", augmentation="random_resized", **options
-    )
+    options = {"dir": str(tmp_path), "image_size": 16, "resize": 18, "mock_examples": 6}
+    imagenet = _load("imagenet2012", test_split="validation", augment="random_resized", **options)
     assert isinstance(imagenet.train, feed.Streamed)
     assert (imagenet.num_classes, imagenet.image_shape) == (1000, (16, 16, 3))
     batch = next(iter(imagenet.train.train_batches(4, 0, 0, 1)))
     assert batch["image"].shape == (4, 16, 16, 3)
     assert batch["image"].dtype == np.uint8
-    cifar = data.load("cifar100", augmentation="crop_flip", **options)
+    cifar = _load("cifar100", augment="crop_flip", **options)
     assert isinstance(cifar.train, feed.Resident)
     assert cifar.num_classes == 100
 
 
 def test_what_is_resident_and_what_is_streamed_can_be_chosen(tmp_path):
     def load(**options):
-        given = {"data_dir": str(tmp_path), "mock_examples": 6, "augmentation": "crop_flip"}
-        return data.load("cifar10", **(_OPTIONS | given | options))
+        given = {"dir": str(tmp_path), "mock_examples": 6, "augment": "crop_flip"}
+        return _load("cifar10", **(_OPTIONS | given | options))
 
     assert isinstance(load().train, feed.Resident)
-    streamed = load(feeding="streamed", workers=0)
+    streamed = load(feed="streamed", workers=0)
     assert isinstance(streamed.train, feed.Streamed)
     for a, b in zip(load().test.test_batches(4), streamed.test.test_batches(4), strict=True):
         assert a["image"].shape == b["image"].shape
-    with pytest.raises(errors.InputError, match="resident, but data.augment 'random_resized'"):
-        load(feeding="resident", augmentation="random_resized")
-    with pytest.raises(errors.InputError, match="unknown feed 'residnt'.*did you mean 'resident'"):
-        load(feeding="residnt")
-    with pytest.raises(errors.InputError, match="data.workers is -1"):
-        load(workers=-1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"feed": "resident", "augment": "random_resized"}, "but data.augment 'random_resized'"),
+        ({"feed": "residnt"}, "unknown feed 'residnt'.*did you mean 'resident'"),
+        ({"workers": -1}, "data.workers is -1"),
+        ({"image_size": 0}, "data.image_size is 0, but must be a finite number above 0"),
+        ({"augment": "mixup"}, "unknown augmentation 'mixup'; known: none, crop_flip, random_re"),
+    ],
+)
+def test_a_source_with_a_bad_value_cannot_be_made(fields, message):
+    with pytest.raises(errors.InputError, match=message):
+        data.Source("digits", **fields)
+
+
+def test_a_sources_defaults_are_those_of_the_config():
+    defaults = config_fields.get_config().data
+    source = data.Source(name="")
+    for field in dataclasses.fields(data.Source):
+        assert getattr(source, field.name) == defaults[field.name]
+
+
+def test_a_source_and_an_augmentation_are_described_without_what_reads_files():
+    program = (
+        "import sys\n"
+        "import rrd_jax.data.augment, rrd_jax.data.source\n"
+        "heavy = {'tensorflow_datasets', 'grain', 'cv2', 'orbax'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,32 +1,30 @@
 import dataclasses
-import io
 from typing import NamedTuple
 
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
-from rrd_jax import errors, steps
-from rrd_jax.data import augment, feed
+from rrd_jax import steps
+from rrd_jax.data import augment, feed, images
 
 _BESIDE_NO_OTHER_WORKERS = pytest.mark.xdist_group("workers")  # workers_test counts what is left
 
 
-def _resident(examples=10, size=4):
-    images = np.arange(examples * size * size, dtype=np.uint8).reshape(examples, size, size, 1)
-    source = [{"image": image, "label": i} for i, image in enumerate(images)]
-    return feed.Resident(source, size, channels=1)
+def _resident(count=10, size=4):
+    pixels = np.arange(count * size * size, dtype=np.uint8).reshape(count, size, size, 1)
+    examples = [{"image": image, "label": i} for i, image in enumerate(pixels)]
+    return feed.Resident(examples, size, channels=1)
 
 
-def _streamed(examples=10):
+def _streamed(count=10):
     rng = np.random.default_rng(0)
-    shapes = rng.integers(20, 40, (examples, 2))
-    source = [
+    shapes = rng.integers(20, 40, (count, 2))
+    examples = [
         {"image": rng.integers(0, 256, (h, w, 3), np.uint8), "label": i}
         for i, (h, w) in enumerate(shapes)
     ]
-    return feed.Streamed(source, size=16, channels=3, resize=18, threads=4)
+    return feed.Streamed(examples, size=16, channels=3, resize=18, threads=4)
 
 
 def _batches(split, size, seed, start, stop):
@@ -87,17 +85,17 @@ def test_both_feeds_visit_the_same_order():
         np.testing.assert_array_equal(a["index"], b["index"])
 
 
-def _fitted(workers=0):
+def _padded(workers=0):
     """The images of _resident, decoded as they are used, for a crop in the step."""
-    return feed.Streamed(_resident().source, size=4, channels=1, workers=workers, threads=3)
+    return feed.Streamed(_resident().examples, size=4, channels=1, workers=workers, threads=3)
 
 
 @_BESIDE_NO_OTHER_WORKERS
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.long)])
 def test_both_feeds_give_the_same_crops(workers):
     crop = augment.make_augment("crop_flip", mean=(0.0,), std=(1.0,), pad=2, flip=True)
     resident = _batches(_resident(), 3, seed=3, start=2, stop=7)
-    streamed = _batches(_fitted(workers), 3, seed=3, start=2, stop=7)
+    streamed = _batches(_padded(workers), 3, seed=3, start=2, stop=7)
     for step, (a, b) in enumerate(zip(resident, streamed, strict=True), start=2):
         views = [crop.choose(jax.random.key(0), step // 3, x["index"]) for x in (a, b)]
         crops = [crop.show(view, x["image"]) for view, x in zip(views, (a, b), strict=True)]
@@ -114,29 +112,35 @@ def test_worker_processes_give_what_threads_give_from_any_step():
     for a, b in zip(whole[2:], rest, strict=True):
         for name in ("image", "label", "index"):
             np.testing.assert_array_equal(a[name], b[name])
-    tested = list(workers.test_batches(4))
+
+
+@pytest.mark.long
+@_BESIDE_NO_OTHER_WORKERS
+def test_worker_processes_give_the_test_images_that_threads_give():
+    threads = _streamed()
+    tested = list(dataclasses.replace(threads, workers=2).test_batches(4))
     for a, b in zip(threads.test_batches(4), tested, strict=True):
         np.testing.assert_array_equal(a["image"], b["image"])
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_the_parts_of_several_processes_make_up_the_batches_of_one(processes):
+def test_the_shares_of_several_processes_make_up_the_batches_of_one(processes):
     split = _streamed()
     whole = _batches(split, 4, seed=1, start=1, stop=5)
     parts = [
-        split.train_batches(4, seed=1, start=1, stop=5, part=(i, processes))
+        split.train_batches(4, seed=1, start=1, stop=5, process_share=(i, processes))
         for i in range(processes)
     ]
-    for batch, *own in zip(whole, *parts, strict=True):
+    for batch, *shares in zip(whole, *parts, strict=True):
         for name in ("image", "label", "index"):
-            np.testing.assert_array_equal(batch[name], np.concatenate([o[name] for o in own]))
+            np.testing.assert_array_equal(batch[name], np.concatenate([s[name] for s in shares]))
 
 
 def test_a_damaged_image_is_named_counted_and_ends_nothing(capsys):
-    feed._warn_damaged.cache_clear()
-    source = [{"image": np.full((9, 9, 3), 7, np.uint8), "label": i} for i in range(6)]
-    source[4] = {"image": b"gibber", "label": 4, "file_name": b"n01_4.JPEG"}
-    for split in (feed.Streamed(source, 8, 3, 9), feed.Resident(source, 8, 3)):
+    images._warn_damaged.cache_clear()
+    examples = [{"image": np.full((9, 9, 3), 7, np.uint8), "label": i} for i in range(6)]
+    examples[4] = {"image": b"gibber", "label": 4, "file_name": b"n01_4.JPEG"}
+    for split in (feed.Streamed(examples, 8, 3, 9), feed.Resident(examples, 8, 3)):
         batches = list(split.test_batches(4))
         labels = np.concatenate([b["label"] for b in batches])
         np.testing.assert_array_equal(labels[:6], np.arange(6))
@@ -163,11 +167,9 @@ def test_testing_covers_each_example_once_and_fills_the_last_batch_with_black(sp
     assert batches[-1]["image"][:2].any()
 
 
-def test_resident_decodes_and_fits_every_image():
-    import cv2
-
+def test_resident_decodes_and_pads_every_image():
     image = np.full((3, 3, 1), 200, np.uint8)
-    encoded = cv2.imencode(".png", image)[1].tobytes()
+    encoded = images.encode_png(image)
     split = feed.Resident([{"image": encoded, "label": 1}, {"image": image, "label": 2}], 5, 1)
     assert split.images.shape == (2, 5, 5, 1)
     np.testing.assert_array_equal(split.images[0], split.images[1])
@@ -177,36 +179,9 @@ def test_resident_decodes_and_fits_every_image():
 
 
 def test_a_resident_split_is_decoded_once_at_its_first_use(monkeypatch):
-    split, decode, decoded = _resident(), feed.decode, []
-    monkeypatch.setattr(feed, "decode", lambda *args: decoded.append(args) or decode(*args))
+    split, decode, decoded = _resident(), images.decode, []
+    monkeypatch.setattr(images, "decode", lambda *args: decoded.append(args) or decode(*args))
     assert len(split) == 10
     assert not decoded
     assert split.images is split.images
     assert len(split.labels) == len(decoded) == 10
-
-
-def test_decoding_keeps_red_green_blue():
-    import cv2
-
-    image = np.zeros((2, 2, 3), np.uint8)
-    image[..., 0] = 255  # red
-    encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
-    np.testing.assert_array_equal(feed.decode(encoded, 3), image)
-
-
-@pytest.mark.parametrize(("mode", "suffix"), [("L", "JPEG"), ("CMYK", "JPEG"), ("RGBA", "PNG")])
-def test_files_of_other_channels_are_converted(mode, suffix):
-    file = io.BytesIO()
-    Image.new(mode, (6, 4)).save(file, suffix)
-    assert feed.decode(file.getvalue(), 3).shape == (4, 6, 3)
-    assert feed.decode(file.getvalue(), 1).shape == (4, 6, 1)
-
-
-def test_what_is_no_image_is_refused():
-    with pytest.raises(errors.InputError, match="6 bytes cannot be decoded"):
-        feed.decode(b"gibber", 3)
-
-
-def test_fit_scales_larger_images_down():
-    image = np.full((8, 8, 1), 9, np.uint8)
-    np.testing.assert_array_equal(augment.fit(image, 4), np.full((4, 4, 1), 9))

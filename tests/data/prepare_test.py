@@ -15,7 +15,8 @@ from absl.testing import flagsaver
 from tensorflow_datasets.core.utils import shard_utils
 
 from rrd_jax import cli, data, errors
-from rrd_jax.data import archives, feed, folder, ordered, prepare, sets
+from rrd_jax.data import feed, images, prepare
+from rrd_jax.data.builders import archives, image_folder, ordered, registry
 from tests.data import published
 
 _MAKERS = {
@@ -25,8 +26,12 @@ _MAKERS = {
     "imagenet2012": published.imagenet,
     "tiny_imagenet": published.tiny_imagenet,
 }
-_OPTIONS = {"image_size": 16, "resize": 18, "augmentation": "none"}
-_STREAMED = _OPTIONS | {"augmentation": "random_resized"}
+_OPTIONS = {"image_size": 16, "resize": 18, "augment": "none"}
+_STREAMED = _OPTIONS | {"augment": "random_resized"}
+
+
+def _load(name, **fields):
+    return data.load(data.Source(name, **fields))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +42,9 @@ def prepared(tmp_path_factory):
     for name, make in _MAKERS.items():
         (root / name).mkdir()
         wanted[name] = make(root / name)
-        sets.prepare(name, sets.builder(name, str(root), str(root / name)), verify=False)
+        registry.prepare(
+            name, registry.create_builder(name, str(root), str(root / name)), verify=False
+        )
     return str(root), wanted
 
 
@@ -150,53 +157,55 @@ def test_imagenet_validation_has_the_labels_of_the_list_of_tfds(prepared):
 
 def test_imagenet_files_are_kept_and_decoded_as_rgb(prepared):
     root, wanted = prepared
-    imagenet = data.load("imagenet2012", data_dir=root, test_split="validation", **_STREAMED)
-    kept = {e["file_name"].decode(): e["image"] for e in imagenet.train.source}
+    imagenet = _load("imagenet2012", dir=root, test_split="validation", **_STREAMED)
+    kept = {e["file_name"].decode(): e["image"] for e in imagenet.train.examples}
     assert kept == wanted["imagenet2012"]["train"]
-    assert {feed.decode(image, 3).shape for image in kept.values()} == {(30, 40, 3)}
+    assert {images.decode(image, 3).shape for image in kept.values()} == {(30, 40, 3)}
     batch = next(iter(imagenet.train.train_batches(15, 0, 0, 1)))
     assert batch["image"].shape == (15, 16, 16, 3)
 
 
 def test_tiny_imagenet_keeps_files_and_takes_validation_labels_from_the_annotations(prepared):
     root, wanted = prepared
-    tiny = data.load("tiny_imagenet", data_dir=root, test_split="validation", **_STREAMED)
+    tiny = _load("tiny_imagenet", dir=root, test_split="validation", **_STREAMED)
     assert tiny.num_classes == 200
     builder = tfds.builder("tiny_imagenet", data_dir=root)
     names = builder.info.features["label"].names
     assert names == sorted(names)
     for split, part in (("train", tiny.train), ("validation", tiny.test)):
-        found = {e["file_name"].decode(): (e["image"], names[e["label"]]) for e in part.source}
+        found = {e["file_name"].decode(): (e["image"], names[e["label"]]) for e in part.examples}
         assert found == wanted["tiny_imagenet"][split]
 
 
 @pytest.mark.parametrize("name", [*_MAKERS, "image_folder"])
 def test_a_validation_split_is_carved_from_train(prepared, tree, name):
-    found = data.load(
+    found = _load(
         name,
-        data_dir=prepared[0],
+        dir=prepared[0],
         manual_dir=str(tree) if name == "image_folder" else "",
         train_split="train[:70%]",
         test_split="train[70%:]",
         **_STREAMED,
     )
-    whole = data.load(
+    whole = _load(
         name,
-        data_dir=prepared[0],
+        dir=prepared[0],
         manual_dir=str(tree) if name == "image_folder" else "",
         test_split="train[:1]",
         **_STREAMED,
     )
-    parts = [e["image"] for part in (found.train, found.test) for e in part.source]
+    parts = [e["image"] for part in (found.train, found.test) for e in part.examples]
     assert abs(len(found.test) - 0.3 * len(parts)) <= 0.5
-    assert parts == [e["image"] for e in whole.train.source]
+    assert parts == [e["image"] for e in whole.train.examples]
 
 
 def test_a_large_split_lies_in_several_files_in_one_order(prepared, tmp_path, monkeypatch):
     root, _ = prepared
     monkeypatch.setattr(shard_utils.ShardConfig, "min_shard_size", 2000)
     manual = os.path.join(root, "imagenet2012")
-    sets.prepare("imagenet2012", sets.builder("imagenet2012", str(tmp_path), manual), verify=False)
+    registry.prepare(
+        "imagenet2012", registry.create_builder("imagenet2012", str(tmp_path), manual), verify=False
+    )
     many = tfds.builder("imagenet2012", data_dir=str(tmp_path))
     assert many.info.splits["train"].num_shards > 2
     found = [e["file_name"] for e in many.as_data_source("train")]
@@ -221,7 +230,7 @@ def test_an_archive_of_another_size_or_checksum_is_refused(run, cifar100, monkey
     assert "bytes, not 168513733, so it is cut off or not the published file" in err
     path = cifar100 / "cifar-100-binary.tar.gz"
     same_size = archives.Archive(path.name, "http://x", path.stat().st_size, "md5", "0" * 32)
-    monkeypatch.setattr(sets.DATASETS["cifar100"], "ARCHIVES", (same_size,))
+    monkeypatch.setattr(registry.DATASETS["cifar100"], "ARCHIVES", (same_size,))
     code, _, err = run(*flags)
     assert code == 2
     assert f"not {'0' * 32}, so it is cut off or not the published file: fetch it again" in err
@@ -236,7 +245,7 @@ def test_the_published_checksum_is_accepted(run, cifar100, monkeypatch):
     path = cifar100 / "cifar-100-binary.tar.gz"
     digest = archives._digest(path, "sha256")
     right = archives.Archive(path.name, "http://x", path.stat().st_size, "sha256", digest)
-    monkeypatch.setattr(sets.DATASETS["cifar100"], "ARCHIVES", (right,))
+    monkeypatch.setattr(registry.DATASETS["cifar100"], "ARCHIVES", (right,))
     flags = ("--name=cifar100", f"--manual_dir={cifar100}", f"--data_dir={cifar100}/d")
     assert run(*flags)[0] == 0
     assert "already" in run(*flags)[1]
@@ -249,7 +258,7 @@ def test_checksums_are_those_that_tfds_registers():
         "stl10": "f31fd99273a1acb8609c8db427cebb1de3f71de77758cdc0e22956e1289b9866",
     }
     for name, digest in wanted.items():
-        (archive,) = sets.DATASETS[name].ARCHIVES
+        (archive,) = registry.DATASETS[name].ARCHIVES
         assert (archive.algorithm, archive.digest) == ("sha256", digest)
         assert archive.url.endswith(archive.name)
 
@@ -268,7 +277,7 @@ def test_a_truncated_archive_is_one_line_and_leaves_nothing(name, run, tmp_path)
     assert err.count("\n") == 2  # the warning, the error
     assert not list((tmp_path / "d" / name).glob("*"))
     with pytest.raises(errors.InputError, match="is not prepared"):
-        data.load(name, data_dir=f"{tmp_path}/d", **_STREAMED)
+        _load(name, dir=f"{tmp_path}/d", **_STREAMED)
 
 
 def test_an_archive_without_a_file_that_belongs_there_is_one_line(run, tmp_path):
@@ -286,14 +295,15 @@ def test_an_archive_without_a_file_that_belongs_there_is_one_line(run, tmp_path)
 def test_a_killed_preparation_leaves_nothing_that_looks_prepared(cifar100, run):
     program = (
         "import os\n"
-        "from rrd_jax.data import archived, sets\n"
-        "archived._png = lambda image: os._exit(9)\n"
-        f"builder = sets.builder('cifar100', '{cifar100}/d', '{cifar100}')\n"
-        "sets.prepare('cifar100', builder, verify=False)\n"
+        "from rrd_jax.data import images\n"
+        "from rrd_jax.data.builders import registry\n"
+        "images.encode_png = lambda image: os._exit(9)\n"
+        f"builder = registry.create_builder('cifar100', '{cifar100}/d', '{cifar100}')\n"
+        "registry.prepare('cifar100', builder, verify=False)\n"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 9
     with pytest.raises(errors.InputError, match="is not prepared"):
-        data.load("cifar100", data_dir=f"{cifar100}/d", **_OPTIONS)
+        _load("cifar100", dir=f"{cifar100}/d", **_OPTIONS)
     code, out, err = run(
         "--name=cifar100", f"--manual_dir={cifar100}", f"--data_dir={cifar100}/d", "--no_verify"
     )
@@ -306,7 +316,7 @@ def test_ctrl_c_is_one_line_and_removes_what_is_half_written(cifar100, run, monk
     def interrupt(image):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rrd_jax.data.archived._png", interrupt)
+    monkeypatch.setattr("rrd_jax.data.images.encode_png", interrupt)
     code, _, err = run(
         "--name=cifar100", f"--manual_dir={cifar100}", f"--data_dir={cifar100}/d", "--no_verify"
     )
@@ -328,7 +338,7 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(cifar100, run, monk
     def fill(self):
         raise RuntimeError("write() failed: No space left on device")  # as ArrayRecord says it
 
-    monkeypatch.setattr(sets.DATASETS["cifar100"], "_example_writer", fill)
+    monkeypatch.setattr(registry.DATASETS["cifar100"], "_example_writer", fill)
     code, _, err = run(
         "--name=cifar100", f"--manual_dir={cifar100}", f"--data_dir={cifar100}/d", "--no_verify"
     )
@@ -345,7 +355,7 @@ def test_a_set_prepared_as_tfrecord_says_what_to_run(prepared, tmp_path, run):
     path.write_text(json.dumps(info))
     message = "as tfrecord, .*remove that folder .*put cifar-100-b.*run `python -m rrd_jax.data.pr"
     with pytest.raises(errors.InputError, match=message):
-        data.load("cifar100", data_dir=str(tmp_path), **_OPTIONS)
+        _load("cifar100", dir=str(tmp_path), **_OPTIONS)
     code, _, err = run("--name=cifar100", f"--data_dir={tmp_path}")
     assert code == 2
     assert "as tfrecord" in err
@@ -390,11 +400,11 @@ def test_bad_flags_and_names_are_one_line(run, flags, code, message):
 
 def test_a_split_without_labels_is_refused(prepared):
     with pytest.raises(errors.InputError, match="split 'unlabelled' .* has no labels"):
-        data.load("stl10", data_dir=prepared[0], train_split="unlabelled", **_STREAMED)
+        _load("stl10", dir=prepared[0], train_split="unlabelled", **_STREAMED)
 
 
 def test_image_and_class_may_have_other_names():
-    norb = data.load("smallnorb", mock_examples=3, **_OPTIONS)  # two images, five labels
+    norb = _load("smallnorb", mock_examples=3, **_OPTIONS)  # two images, five labels
     assert (norb.num_classes, norb.image_shape) == (5, (16, 16, 1))
     assert len(norb.train) == 3
 
@@ -406,9 +416,10 @@ def test_nothing_here_imports_tensorflow(tmp_path):
         "from rrd_jax import cli, data\n"
         "from rrd_jax.data import prepare\n"
         "prepare.main(cli.parse_flags(sys.argv))\n"
-        "size = {'image_size': 8, 'resize': 8, 'data_dir': sys.argv[3].split('=')[1]}\n"
-        "data.load('imagenet2012', test_split='train', augmentation='random_resized', **size)\n"
-        "data.load('digits', augmentation='none', **size)\n"
+        "size = {'image_size': 8, 'resize': 8, 'dir': sys.argv[3].split('=')[1]}\n"
+        "crops = {'test_split': 'train', 'augment': 'random_resized'}\n"
+        "data.load(data.Source('imagenet2012', **crops, **size))\n"
+        "data.load(data.Source('digits', augment='none', **size))\n"
         "assert 'tensorflow' not in sys.modules\n"
     )
     flags = ["--name=imagenet2012", f"--manual_dir={tmp_path}", f"--data_dir={tmp_path}/d"]
@@ -443,14 +454,14 @@ def _image(path, **options):
 
 
 def _names(split):
-    return [example["file_name"].decode() for example in split.source]
+    return [example["file_name"].decode() for example in split.examples]
 
 
 def _folder(tree, **options):
-    return data.load(
+    return _load(
         "image_folder",
         manual_dir=str(tree),
-        data_dir=str(tree.parent / "d"),
+        dir=str(tree.parent / "d"),
         **(_STREAMED | options),
     )
 
@@ -463,11 +474,11 @@ def test_an_image_folder_keeps_bytes_and_names_classes_by_folder(tree):
     assert found.num_classes == 3
     assert len(found.train) + len(found.test) == 121
     for part in (found.train, found.test):
-        for example in part.source:
+        for example in part.examples:
             name = example["file_name"].decode()
             assert example["image"] == (tree / name).read_bytes()
             assert ["cat", "dog", "emu"][example["label"]] == name.split("/")[0]
-    resident = _folder(tree, augmentation="crop_flip")
+    resident = _folder(tree, augment="crop_flip")
     assert resident.train.images.shape == (len(found.train), 16, 16, 3)
 
 
@@ -489,7 +500,9 @@ def test_a_changed_file_is_prepared_anew(tree):
     _image(path)
     os.utime(path, ns=(1, 1))
     found = _folder(tree)
-    images = {e["file_name"]: e["image"] for part in (found.train, found.test) for e in part.source}
+    images = {
+        e["file_name"]: e["image"] for part in (found.train, found.test) for e in part.examples
+    }
     assert images[b"cat/0.jpg"] == path.read_bytes()
 
 
@@ -501,11 +514,11 @@ def test_split_folders_are_the_splits(tree, name, split):
     found = _folder(root, test_split=split)
     assert len(found.train) == 120
     assert _names(found.test) == ["dog/x.png"]
-    assert [e["label"] for e in found.test.source] == [1]
+    assert [e["label"] for e in found.test.examples] == [1]
 
 
 def test_what_opens_a_folder_can_be_sent_to_another_process(tree):
-    source = _folder(tree).train.source
+    source = _folder(tree).train.examples
     assert _names(feed.Streamed(pickle.loads(pickle.dumps(source)), 16, 3, 18)) == [
         example["file_name"].decode() for example in source
     ]
@@ -560,7 +573,7 @@ def test_a_folder_in_another_layout_says_which_one_is_needed(tree, change, messa
 
 def test_an_image_folder_without_a_root_is_refused():
     with pytest.raises(errors.InputError, match="image folder '' does not exist"):
-        data.load("image_folder", **_STREAMED)
+        _load("image_folder", **_STREAMED)
 
 
 def test_file_names_need_not_be_utf8(tree):
@@ -570,6 +583,6 @@ def test_file_names_need_not_be_utf8(tree):
 
 
 def test_the_fraction_for_testing_is_what_the_docstring_says():
-    files = [folder.File("a", f"a/{i}.jpg", "", 0, 0) for i in range(5000)]
-    parts = folder._divided(files)
-    assert abs(len(parts["test"]) / 5000 - folder.TEST_FRACTION) < 0.02
+    files = [image_folder.File("a", f"a/{i}.jpg", "", 0, 0) for i in range(5000)]
+    parts = image_folder._divide(files)
+    assert abs(len(parts["test"]) / 5000 - image_folder.TEST_FRACTION) < 0.02
