@@ -15,7 +15,9 @@ def test_golden_ab_with_connectors():
     student, teacher = adapted.maps(file, "s"), adapted.maps(file, "t")
     objective = objectives.create("ab")
     teacher_outputs = adapted.outputs(teacher)
-    fresh = objective.init(jax.random.key(0), adapted.outputs(student), teacher_outputs)
+    fresh = jax.eval_shape(
+        objective.init, jax.random.key(0), adapted.outputs(student), teacher_outputs
+    )
     frozen, names, layers = {}, {}, {}
     for i, (s, t) in enumerate(zip(student, teacher, strict=True)):
         if s.shape == t.shape:

@@ -75,11 +75,13 @@ def test_pushing_before_puts_every_image_among_its_own_negatives():
         objective = objectives.create(
             "crd", negatives=6, dim=4, temperature=1e-3, push_before=before
         )
-        state = objective.init(jax.random.key(0), *outputs)
+        state = jax.jit(objective.init)(jax.random.key(0), *outputs)
         # An ideal student: the queue holds directions that are not its own.
         layers = {"student": state.params["teacher"], "teacher": state.params["teacher"]}
         same = (outputs[1], outputs[1])
-        losses[before], _ = objective.loss(state._replace(params=layers), *same, batches.NO_BATCH)
+        losses[before], _ = jax.jit(objective.loss)(
+            state._replace(params=layers), *same, batches.NO_BATCH
+        )
     assert np.all(losses[True] >= np.log(2) - 1e-5)
     assert np.min(losses[False]) < 0.1
 

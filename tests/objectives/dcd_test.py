@@ -53,7 +53,7 @@ def test_the_dcd_objective_has_the_golden_loss_and_trains_its_scale(name):
     fixed = {} if file["hp/trainable"] else {"scale": float(file["hp/nce_t"])}
     objective = objectives.create("dcd", dim=16, log_scale=float(file["hp/init_tau"]), **fixed)
     outputs = [Outputs(jnp.zeros(()), file[f"in/{x}"]) for x in ("f_s", "f_t")]
-    state = objective.init(jax.random.key(0), *outputs)
+    state = jax.jit(objective.init)(jax.random.key(0), *outputs)
     assert ("log_scale" in state.params) == (not fixed)
     state = state._replace(params=state.params | _layers(file, "dcd."))
     losses, _ = objective.loss(state, *outputs, batches.NO_BATCH)

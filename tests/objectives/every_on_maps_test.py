@@ -16,7 +16,11 @@ _OPTIONS = {"semckd": {"batch_size": _BATCH}}
 _NAMES = ("fitnet", "at", "nst", "vid", "kdsvd", "ssim", "semckd", "reviewkd", "srrl", "simkd",
           "ab", "ft", "fsp")  # fmt: skip
 _WITHOUT_ADAPTERS = ("at", "nst", "kdsvd", "ssim", "fsp")  # where channels are equal
-_EVERY = pytest.mark.parametrize("name", _NAMES)
+# SemCKD takes as long to compile as half of the rest, and has its golden file.
+_EVERY = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.long) if name == "semckd" else name for name in _NAMES],
+)
 
 
 def _few(*quick):

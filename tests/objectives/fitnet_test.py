@@ -37,10 +37,13 @@ def _check_fitnet(file):
     gradients = adapted.torch_names(of_params, layers, names)
     gradients["in/f_s"] = np.transpose(of_student, (0, 3, 1, 2))
     adapted.check_gradients(file, gradients)
-    adapted.check(adapters.apply(layers, params, student), golden.to_nhwc(file["out/reg_out"]))
+    adapted.check(
+        jax.jit(adapters.apply, static_argnums=0)(layers, params, student),
+        golden.to_nhwc(file["out/reg_out"]),
+    )
     adapted.check_running(file, layers, params, names, student)
-    fresh = objective.init(
-        jax.random.key(0), adapted.outputs([student]), adapted.outputs([teacher])
+    fresh = jax.eval_shape(
+        objective.init, jax.random.key(0), adapted.outputs([student]), adapted.outputs([teacher])
     )
     assert jax.tree.map(jnp.shape, fresh.params) == jax.tree.map(jnp.shape, params)
 

@@ -45,7 +45,7 @@ def test_golden_ft_with_translator_and_paraphraser():
     params = adapted.read(file, layers, names)
     objective = objectives.create("ft")
     teacher = adapted.outputs([teacher])
-    fresh = objective.init(jax.random.key(0), adapted.outputs([student]), teacher)
+    fresh = jax.eval_shape(objective.init, jax.random.key(0), adapted.outputs([student]), teacher)
     state = ObjectiveState(params, frozen)
     assert jax.tree.map(jnp.shape, fresh) == jax.tree.map(jnp.shape, state)
 
@@ -59,7 +59,7 @@ def test_golden_ft_with_translator_and_paraphraser():
     gradients["in/f_s"] = np.transpose(of_student, (0, 3, 1, 2))
     adapted.check_gradients(file, gradients)
     adapted.check_running(file, layers, params, names, student)
-    factor, _ = ft.paraphrase(frozen, teacher.maps[-1])
+    factor, _ = jax.jit(ft.paraphrase)(frozen, teacher.maps[-1])
     adapted.check(factor, golden.to_nhwc(file["out/factor_t"]))
 
 
@@ -83,7 +83,7 @@ def test_golden_ft_stage():
         gradients |= adapted.torch_names(of_frozen[part], layers[part], names[part])
     own = {k: v for k, v in file.items() if k != "grad/in/f_t"}
     adapted.check_gradients(own, gradients)
-    _, made = ft.paraphrase(frozen, teacher)
+    _, made = jax.jit(ft.paraphrase)(frozen, teacher)
     adapted.check(made, golden.to_nhwc(file["out/rec"]))
     assert (objective.stage.student, objective.stage.learning_rate) == (False, 0.01)
 

@@ -34,7 +34,7 @@ def test_the_weights_of_itrd_weigh_its_parts():
     student, teacher = (jnp.asarray(x, jnp.float32) for x in rng.standard_normal((2, 6, 4)))
     outputs = Outputs(jnp.zeros(()), student), Outputs(jnp.zeros(()), teacher)
     objective = objectives.create("itrd", alpha=1.01, correlation=0.0, mutual=3.0)
-    state = objective.init(jax.random.key(0), *outputs)
+    state = jax.jit(objective.init)(jax.random.key(0), *outputs)
     found, _ = objective.loss(state, *outputs, batches.NO_BATCH)
     np.testing.assert_allclose(found, 3 * itrd.mutual_loss(student, teacher), rtol=1e-6)
 

@@ -40,12 +40,12 @@ def test_rrd_compares_with_a_memory_of_each_teacher():
     alone = objectives.create("rrd", queue_size=10, dim=3)
     rrd = objectives.averaged("rrd", alone, weights)
     teacher = _shown(weights, teachers)
-    state = rrd.init(jax.random.key(0), student, teacher)
-    losses, memory = rrd.loss(state, student, teacher, batches.NO_BATCH)
+    state = jax.jit(rrd.init)(jax.random.key(0), student, teacher)
+    losses, memory = jax.jit(rrd.loss)(state, student, teacher, batches.NO_BATCH)
     wanted = 0.0
     for i, weight in enumerate(weights):
         own = objectives.ObjectiveState(*(part[f"teacher{i}"] for part in state))
-        loss, pushed = alone.loss(own, student, teachers[i], batches.NO_BATCH)
+        loss, pushed = jax.jit(alone.loss)(own, student, teachers[i], batches.NO_BATCH)
         wanted += weight * loss
         np.testing.assert_array_equal(memory[f"teacher{i}"].rows, pushed.rows)
     np.testing.assert_allclose(losses, wanted, rtol=1e-6)

@@ -91,7 +91,7 @@ def test_reviewkd_equals_float64(student, teacher):
 
     objective = objectives.create("reviewkd")
     both = outputs(student, embeddings[0]), outputs(teacher, embeddings[1])
-    state = objective.init(jax.random.key(1), *both)
+    state = jax.jit(objective.init)(jax.random.key(1), *both)
     assert state.params["level0"]["in"]["layer0"]["kernel"].shape == (1, 1, 5, 10)
     found, _ = jax.jit(objective.loss)(state, *both, batches.NO_BATCH)
     sides = (

@@ -168,8 +168,8 @@ def _loss_of(objective, student=None, teacher=None, key=0):
     rng = np.random.default_rng(key)
     student = _outputs(rng.standard_normal((5, 6)).astype(np.float32))
     teacher = _outputs(rng.standard_normal((5, 7)).astype(np.float32))
-    state = objective.init(jax.random.key(key), student, teacher)
-    return objective.loss(state, student, teacher, batches.NO_BATCH)
+    state = jax.jit(objective.init)(jax.random.key(key), student, teacher)
+    return jax.jit(objective.loss)(state, student, teacher, batches.NO_BATCH)
 
 
 def test_pushing_before_or_after_decides_whether_the_own_key_is_met():
@@ -290,9 +290,10 @@ def test_the_momentum_form_compares_with_running_embeddings_of_the_training_set(
     )
     rng = np.random.default_rng(0)
     student, teacher = (_outputs(jnp.asarray(rng.standard_normal((5, n)))) for n in (3, 6))
-    state = objective.init(jax.random.key(0), student, teacher)
+    state = jax.jit(objective.init)(jax.random.key(0), student, teacher)
     batch = batches.of(np.zeros(5), [2, 7, 0, 11, 5])
-    losses, kept = objective.loss(state, student, teacher, batch)
+    loss = jax.jit(objective.loss)
+    losses, kept = loss(state, student, teacher, batch)
     target = projections.project(state.frozen["projection"], teacher.embedding)
     moved = memory.update(state.memory.bank, batch.index, target)
     chex.assert_trees_all_close(kept.bank, moved)
@@ -307,7 +308,7 @@ def test_the_momentum_form_compares_with_running_embeddings_of_the_training_set(
         )
         np.testing.assert_allclose(losses, wanted, rtol=1e-5)
     else:  # other rows at the next step
-        again, _ = objective.loss(state._replace(memory=kept), student, teacher, batch)
+        again, _ = loss(state._replace(memory=kept), student, teacher, batch)
         assert np.abs(again - losses).max() > 1e-3
 
 

@@ -25,7 +25,7 @@ def test_golden_simkd_with_its_running_statistics():
     teacher = adapted.outputs([teacher_map], head=_head(file))
     teacher = teacher._replace(preactivations=())
     objective = objectives.create("simkd")
-    fresh = objective.init(jax.random.key(0), adapted.outputs([student_map]), teacher)
+    fresh = jax.jit(objective.init)(jax.random.key(0), adapted.outputs([student_map]), teacher)
     assert jax.tree.map(jnp.shape, fresh.params) == jax.tree.map(jnp.shape, params)
     state = fresh._replace(params=params, memory=adapted.running(file, names, "before"))
 
@@ -39,12 +39,13 @@ def test_golden_simkd_with_its_running_statistics():
     gradients["in/f_s"] = np.transpose(of_student, (0, 3, 1, 2))
     adapted.check_gradients(file, gradients)
 
-    _, memory = objective.loss(state, adapted.outputs([student_map]), teacher, batches.NO_BATCH)
+    step = jax.jit(objective.loss)
+    _, memory = step(state, adapted.outputs([student_map]), teacher, batches.NO_BATCH)
     wanted = adapted.running(file, names, "after")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), memory, wanted)
     # In training mode, the reference's prediction is by the batch's statistics.
     pooled = pooling.pool(student_map, 4, 4)
-    transferred = adapters.apply(layers, params, pooled)
+    transferred = jax.jit(adapters.apply, static_argnums=0)(layers, params, pooled)
     adapted.check(transferred, golden.to_nhwc(file["out/trans_feat_s"]))
     found = functional.linear(jnp.mean(transferred, axis=(1, 2)), **_head(file))
     adapted.check(found, file["out/pred_feat_s"])
@@ -71,12 +72,18 @@ def test_simkd_predicts_each_example_alone_by_what_it_learned():
     found = predict(state, adapted.outputs([x]))
     np.testing.assert_allclose(predict(state, adapted.outputs([x[:1]])), found[:1], rtol=1e-4)
     layers = (adapters.Layer(2), adapters.Layer(2, (3, 3), padding=1), adapters.Layer(4))
-    transferred = adapters.apply(layers, state.params, pooling.pool(x, 4, 4))
+    apply = jax.jit(adapters.apply, static_argnums=0)
+    transferred = apply(layers, state.params, pooling.pool(x, 4, 4))
     wanted = functional.linear(jnp.mean(transferred, axis=(1, 2)), **head)
     assert golden.relative(found, wanted) < 0.02
 
 
-@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "vgg8", "shufflenetv1_cifar"])
+_LONG = ("resnet8", "vgg8", "shufflenetv1_cifar")
+
+
+@pytest.mark.parametrize(
+    "name", ["wrn_16_1", *(pytest.param(name, marks=pytest.mark.long) for name in _LONG)]
+)
 def test_a_perfect_projector_would_give_the_teachers_logits(name):
     """The map that SimKD compares with is the one that the teacher's classifier reads, pooled."""
     network = networks.create(name, 5)

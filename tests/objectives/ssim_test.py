@@ -62,7 +62,7 @@ def test_a_convolution_is_trained_where_channels_differ_only():
     a, b = jnp.ones((2, 8, 8, 3)), jnp.ones((2, 4, 4, 5))
     objective = objectives.create("ssim")
     both = adapted.outputs([a, b]), adapted.outputs([a, b[..., :2]])
-    state = objective.init(jax.random.key(0), *both)
+    state = jax.jit(objective.init)(jax.random.key(0), *both)
     assert state.params["tap0"] == {}
     assert state.params["tap1"]["layer0"]["kernel"].shape == (1, 1, 5, 2)
     assert objective.loss(state, *both, batches.NO_BATCH)[0].shape == (2,)

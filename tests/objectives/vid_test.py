@@ -18,7 +18,7 @@ def test_golden_vid(name):
     student, teacher = adapted.maps(file, "s"), adapted.maps(file, "t")
     objective = objectives.create("vid")
     own, other = adapted.outputs(student), adapted.outputs(teacher)
-    fresh = objective.init(jax.random.key(0), own, other)
+    fresh = jax.eval_shape(objective.init, jax.random.key(0), own, other)
     plain = [adapters.Layer(0, norm=False)] * 3
     params, names = {}, {}
     for i in range(len(student)):

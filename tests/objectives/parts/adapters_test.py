@@ -15,7 +15,8 @@ from rrd_jax.objectives.parts.adapters import Layer
 def test_regressors_bring_maps_to_the_teachers_shape(student, teacher, height):
     layers = adapters.regressor((1, *student, 3), (1, *teacher, 5))
     params = adapters.init(jax.random.key(0), layers, 3)
-    y = adapters.apply(layers, params, jnp.ones((2, *student, 3)))
+    apply = jax.jit(adapters.apply, static_argnums=0)
+    y = apply(layers, params, jnp.ones((2, *student, 3)))
     assert y.shape[1] == height
     assert y.shape[-1] == 5
     if height == teacher[0] and student != (3, 9):

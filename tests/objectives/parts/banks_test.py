@@ -19,11 +19,12 @@ def test_similarities_in_parts_are_those_of_all(monkeypatch):
         found = banks.similarities(embeddings, rows, places)
         return jnp.sum(jnp.sin(found)), found
 
-    (_, direct), gradient = jax.value_and_grad(total, has_aux=True)(embeddings)
+    (_, direct), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(embeddings)
     np.testing.assert_allclose(direct, np.einsum("bd,bkd->bk", embeddings, rows[places]), rtol=1e-5)
     for limit in (1, 3 * 5 * 4, 3 * 40 - 1):  # 1, 4 and 7 places at a time
         monkeypatch.setattr(banks, "_DIRECT", limit)
-        (_, found), other = jax.value_and_grad(total, has_aux=True)(embeddings)
+        differentiate = jax.value_and_grad(lambda x: total(x), has_aux=True)  # traced anew
+        (_, found), other = jax.jit(differentiate)(embeddings)
         np.testing.assert_allclose(found, direct, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(other, gradient, rtol=1e-5, atol=1e-6)
 
@@ -43,7 +44,7 @@ def test_no_array_holds_a_row_for_every_pair(limit, monkeypatch):
     batch, dim, count, examples = 16, 32, 1024, 2000
     objective = objectives.create("crd", memory="bank", negatives=count, dim=dim, examples=examples)
     outputs = [Outputs(jnp.zeros(()), jnp.ones((batch, n))) for n in (4, 5)]
-    state = objective.init(jax.random.key(0), *outputs)
+    state = jax.jit(objective.init)(jax.random.key(0), *outputs)
     index = jnp.arange(batch)
 
     def loss(params):
@@ -60,11 +61,12 @@ def test_the_constants_come_from_the_first_batch_and_stay():
     objective = objectives.create("crd", memory="bank", negatives=6, dim=4, examples=20)
     rng = np.random.default_rng(0)
     outputs = [Outputs(jnp.zeros(()), jnp.asarray(rng.standard_normal((5, n)))) for n in (3, 6)]
-    state = objective.init(jax.random.key(0), *outputs)
+    state = jax.jit(objective.init)(jax.random.key(0), *outputs)
     batch = batches.of(jnp.arange(5) % 2)
-    _, first = objective.loss(state, *outputs, batch)
+    loss = jax.jit(objective.loss)
+    _, first = loss(state, *outputs, batch)
     assert np.all(first.constants > 0)
-    _, second = objective.loss(state._replace(memory=first), *outputs, batch)
+    _, second = loss(state._replace(memory=first), *outputs, batch)
     np.testing.assert_array_equal(second.constants, first.constants)
     assert (int(first.met.draws), int(second.met.draws)) == (1, 2)
     np.testing.assert_array_equal(first.met.labels[:6], [0, 1, 0, 1, 0, -1])
@@ -74,7 +76,7 @@ def test_the_banks_are_never_gathered():
     batch_size, examples = 40, 4096
     objective = objectives.create("crd", memory="bank", negatives=512, dim=24, examples=examples)
     outputs = [Outputs(jnp.zeros(()), jnp.ones((batch_size, n))) for n in (7, 9)]
-    start = objective.init(jax.random.key(0), *outputs)
+    start = jax.jit(objective.init)(jax.random.key(0), *outputs)
     index = jnp.arange(batch_size)
 
     def loss(params, memory, outputs, batch):

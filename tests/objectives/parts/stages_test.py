@@ -16,7 +16,7 @@ def test_descending_the_stages_loss_lowers_it(name):
     )
     objective = objectives.create(name)
     both = adapted.outputs(student), adapted.outputs(teacher)
-    state = objective.init(jax.random.key(0), *both)
+    state = jax.jit(objective.init)(jax.random.key(0), *both)
 
     def loss(frozen, student):
         own = state._replace(frozen=frozen)
