@@ -10,15 +10,16 @@ from rrd_jax import networks
 
 
 def init(network, image_shape, seed=0):
-    """Variables as numpy arrays, drawn as for a fresh network."""
+    """Variables as numpy arrays, of the scale that most networks start with."""
     create = functools.partial(networks.init, network, image_shape=image_shape)
     shapes = jax.eval_shape(create, jax.random.key(0))
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):
         if leaf.ndim > 1:
-            deviation = np.float32(np.sqrt(2 / np.prod(leaf.shape[:-1])))
-            return rng.standard_normal(leaf.shape, np.float32) * deviation
+            *places, channels, features = leaf.shape
+            variance = 2 / (np.prod(places) * features) if places else 1 / (3 * channels)
+            return rng.standard_normal(leaf.shape, np.float32) * np.float32(np.sqrt(variance))
         return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)

@@ -15,8 +15,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from rrd_jax import checkpoints, report
-from tests.convert.convert_test import random_variables
+from rrd_jax import checkpoints, networks, report
+from tests import fresh
 
 # One worker of pytest-xdist runs them all, beside whatever the other runs: they share a run.
 pytestmark = pytest.mark.xdist_group("recovery")
@@ -43,7 +43,7 @@ class _Job:
     def __init__(self, root, data_dir, epochs):
         self.root, self.epochs, self.steps = root, epochs, epochs * _EPOCH_STEPS
         self.environment = os.environ | {"TFDS_DATA_DIR": data_dir, "JAX_NUM_CPU_DEVICES": "1"}
-        variables = random_variables("resnet8", 10, (8, 8, 1))
+        variables = fresh.init(networks.create("resnet8", 10), (8, 8, 1))
         meta = {"model": "resnet8", "num_classes": 10, "image_shape": [8, 8, 1]}
         checkpoints.save_network(root / "teacher", variables, meta)
         self.finish("whole")

@@ -16,7 +16,7 @@ _NAMES = [name for name in networks.MODELS if name not in ("resnet44", "resnet56
 _QUICK = ("resnet8", "wrn_16_1", "vgg8", "mobilenetv2_cifar", "shufflenetv2_cifar")
 
 
-def _used(network, seed=0):
+def _used(variables, seed=0):
     """Variables as of a trained network: no batch norm does nothing."""
     rng = np.random.default_rng(seed)
 
@@ -27,7 +27,7 @@ def _used(network, seed=0):
             return leaf * rng.uniform(0.5, 2.0, leaf.shape).astype(np.float32)
         return leaf + 0.2 * rng.standard_normal(leaf.shape, np.float32)
 
-    return jax.tree_util.tree_map_with_path(use, fresh.init(network, _SHAPE))
+    return jax.tree_util.tree_map_with_path(use, variables)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -48,7 +48,7 @@ def _norms(tree):
 @pytest.mark.parametrize("name", fresh.all_but_quick_are_long(_NAMES, _QUICK))
 def test_a_folded_network_returns_what_the_network_does(name):
     network = networks.create(name, 7)
-    variables = _used(network)
+    variables = _used(fresh.init(network, _SHAPE))
     folded = fold.fold(network, variables, _SHAPE)
     wanted, outputs = _evaluate((network, network), (variables, folded), _images())
     for leaf, other in zip(jax.tree.leaves(outputs), jax.tree.leaves(wanted), strict=True):
@@ -64,7 +64,8 @@ _HALF = ("resnet32x4", "wrn_16_2", "vgg8", "mobilenetv2_cifar")
 @pytest.mark.parametrize("name", fresh.all_but_quick_are_long(_HALF, ("vgg8", "wrn_16_2")))
 def test_a_folded_network_in_bfloat16_is_as_exact_as_the_network_is(name):
     full, half = (networks.create(name, 7, dtype=d) for d in (jnp.float32, jnp.bfloat16))
-    variables = _used(full)
+    init = jax.jit(functools.partial(networks.init, full, image_shape=_SHAPE))
+    variables = _used(jax.device_get(init(jax.random.key(0))))
     folded = fold.fold(half, variables, _SHAPE)
     kernels = [leaf for leaf in jax.tree.leaves(folded["params"]) if leaf.ndim == 4]
     assert {kernel.dtype for kernel in kernels} == {jnp.dtype(jnp.bfloat16)}
@@ -78,7 +79,7 @@ def test_the_members_of_an_ensemble_are_folded():
     members = (networks.create("resnet8", 4), networks.create("wrn_16_1", 4))
     both = ensemble.Ensemble(members, (0.5, 0.5))
     variables = ensemble.stack_variables(
-        [_used(member, seed) for seed, member in enumerate(members)]
+        [_used(fresh.init(member, _SHAPE), seed) for seed, member in enumerate(members)]
     )
     folded = fold.fold(both, variables, _SHAPE)
     assert folded["batch_stats"][0] == {}
@@ -88,7 +89,7 @@ def test_the_members_of_an_ensemble_are_folded():
 
 def test_folding_leaves_its_argument_alone_and_cannot_be_trained():
     network = networks.create("vgg8", 4)
-    variables = _used(network)
+    variables = _used(fresh.init(network, _SHAPE))
     before = jax.tree.map(np.copy, variables)
     folded = fold.fold(network, variables, _SHAPE)
     jax.tree.map(np.testing.assert_array_equal, variables, before)
