@@ -1,20 +1,24 @@
-"""A dozen small jobs, and digests of all that they leave: behaviour that no refactoring changes.
+"""Small jobs of every part of the trainer, and digests of all that they leave.
 
-    python -m tests.frozen [--only=NAME,...] [--write=FILE] [--against=FILE]
+    python -m tests.frozen [--only=NAME,...] [--write=FILE] [--against=FILE] [--record]
 
-Prints a line a job: its name, a digest of final states and metrics, and the last losses. The same
-versions on the same kind of CPU print the same lines, bit for bit.
+Prints a line a job: its name, a digest of its final states and metrics, and its last losses. The
+same versions on the same kind of CPU print the same lines, bit for bit, whatever is refactored.
+--record keeps the digests of this machine, and the figures of all, in tests/golden/frozen.json.
 """
 
 import argparse
+import contextlib
 import hashlib
+import importlib.metadata
 import json
 import os
 import pathlib
-import runpy
 import sys
 import tempfile
+from typing import Any
 
+RECORD = pathlib.Path(__file__).parent / "golden" / "frozen.json"
 _PAIR = "resnet8-resnet8"
 # Name: (config, argument, fields); "teacher" comes first and teaches the others.
 JOBS = {
@@ -69,65 +73,118 @@ JOBS = {
     "resumed": ("digits", f"smoke,{_PAIR},rrd+kd", {"train.save_every": 2, "stop_after": 4}),
 }
 _SPEEDS = ("images_per_second", "step_milliseconds", "model_teraflops_per_second")
+_VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
+# Test losses of a network that has seen three steps reach hundreds, and are chaotic then.
+_CHAOTIC = 5.0
 
 
-def run(name: str, folder: pathlib.Path) -> dict:
+def run(name: str, folder: pathlib.Path) -> dict[str, Any]:
     """Runs a job in `folder`/name; returns the digests of its states and its metrics."""
     import jax
+    import pytest
 
-    from rrd_jax import evaluate, job, parallel
+    from rrd_jax import evaluate, parallel
     from rrd_jax.config import parse
+    from tests import launch
 
     config_name, argument, fields = JOBS[name]
-    root = pathlib.Path(__file__).parent.parent
-    config = runpy.run_path(str(root / "configs" / f"{config_name}.py"))["get_config"](argument)
+    config = launch.get_config(config_name, argument)
     fields = {"baseline": False, "teacher.checkpoint": str(folder / "teacher"), **fields}
     devices, stop_after = fields.pop("devices", 1), fields.pop("stop_after", 0)
     if name == "teacher" or isinstance(config.teacher, list):
         fields.pop("teacher.checkpoint")
     config.update_from_flattened_dict(fields)
-    workdir, original = folder / name, parallel.make_mesh
-    parallel.make_mesh = lambda: original(jax.devices()[:devices])
-    try:
+    workdir = folder / name
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parallel, "make_mesh", lambda: mesh)
         if stop_after:
-            _run_and_stop(config, workdir, stop_after)
-        job.run(parse(config), workdir)
+            launch.preempt(config, workdir, stop_after)
+        launch.run(config, workdir)
         tested = evaluate.run(parse(config), workdir)
-    finally:
-        parallel.make_mesh = original
-    found = {"eval": [{k: v for k, v in row.items() if k != "checkpoint"} for row in tested]}
+    return _results(workdir, tested)
+
+
+def _results(workdir: pathlib.Path, tested: list[dict[str, Any]]) -> dict[str, Any]:
+    rows = [{k: v for k, v in row.items() if k != "checkpoint"} for row in tested]
+    results: dict[str, Any] = {"eval": rows}
     for path in sorted(workdir.rglob("metrics.jsonl")):
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        run_name = str(path.parent.relative_to(workdir))
         step = max(int(p.name) for p in (path.parent / "checkpoints").glob("[0-9]*"))
         meta = json.loads((path.parent / "checkpoints" / f"{step}/meta/metadata").read_text())
-        found[run_name] = {
-            "metrics": [{k: v for k, v in r.items() if k not in _SPEEDS} for r in rows],
+        results[str(path.parent.relative_to(workdir))] = {
+            "metrics": [{k: v for k, v in row.items() if k not in _SPEEDS} for row in rows],
             "states": meta["digests"],
         }
-    return found
+    return results
 
 
-def _run_and_stop(config, workdir, step):
-    import contextlib
-
-    from rrd_jax import errors, job, parallel
-    from rrd_jax.config import parse
-
-    original = parallel.stop_requests
-    parallel.stop_requests = lambda: contextlib.nullcontext(lambda at: at >= step)
-    try:
-        job.run(parse(config), workdir)
-    except errors.PreemptedError:
-        return
-    finally:
-        parallel.stop_requests = original
-    raise AssertionError("the run was not stopped")
-
-
-def digest(found: dict) -> str:
+def digest(results: dict[str, Any]) -> str:
     """Of all that `run` returns, to the last bit."""
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(results, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def figures(results: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Of each run of a job, the losses and accuracies of its first epoch.
+
+    Later epochs follow from these, but amplify differences in rounding between machines.
+    """
+    first = {name: run["metrics"][0] for name, run in results.items() if name != "eval"}
+    return {
+        name: {
+            key: value
+            for key, value in row.items()
+            if key.startswith("train/loss") or key in ("train/top1", "test/top1", "test/loss")
+            if key != "test/loss" or value < _CHAOTIC
+        }
+        for name, row in first.items()
+    }
+
+
+def fingerprint() -> dict[str, Any]:
+    """What the bits of a result depend on: versions, and the processor."""
+    info = pathlib.Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    flags = next((line.split(":")[1] for line in lines if line.startswith(("flags", "Feat"))), "")
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model n")), "")
+    return {
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
+        "processor": model,
+        "features": hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:16],
+        "cores": os.cpu_count(),
+    }
+
+
+def record(results: dict[str, Any], machine: dict[str, Any], path: pathlib.Path = RECORD) -> None:
+    """Keeps the digests of a machine, and the figures if there are none yet."""
+    kept = json.loads(path.read_text()) if path.exists() else {"figures": {}, "machines": []}
+    for name, result in results.items():
+        kept["figures"].setdefault(name, figures(result))
+    others = [entry for entry in kept["machines"] if entry["fingerprint"] != machine]
+    digests = {name: digest(result) for name, result in results.items()}
+    kept["machines"] = [*others, {"fingerprint": machine, "digests": digests}]
+    path.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+
+
+def run_all(names: list[str], wanted: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Runs jobs, prints a line of each; returns their results and the names of those that changed.
+
+    Args:
+      names: of JOBS.
+      wanted: results to compare with; {} for none.
+    """
+    results, changed = {}, []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in dict.fromkeys(["teacher", *names]):
+            with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+                results[name] = json.loads(json.dumps(run(name, pathlib.Path(folder))))
+            same = not wanted or wanted[name] == results[name]
+            changed += [] if same else [name]
+            last = results[name]["."]["metrics"][-1]
+            losses = "  ".join(f"{k} {v:.8g}" for k, v in last.items() if "loss" in k)
+            mark = "" if same else "CHANGED "
+            print(f"{name:12} {digest(results[name])} {mark}{losses}", flush=True)
+    return results, changed
 
 
 def main() -> None:
@@ -136,6 +193,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(JOBS))
     parser.add_argument("--write", type=pathlib.Path)
     parser.add_argument("--against", type=pathlib.Path)
+    parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
     os.environ["JAX_PLATFORMS"] = "cpu"
     import jax
@@ -145,23 +203,11 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", 8)
     flags.FLAGS(["frozen"])
     wanted = json.loads(options.against.read_text()) if options.against else {}
-    found, changed = {}, []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in dict.fromkeys(["teacher", *options.only.split(",")]):
-            before, sys.stdout = sys.stdout, open(os.devnull, "w")  # noqa: SIM115
-            try:
-                found[name] = run(name, pathlib.Path(folder))
-            finally:
-                sys.stdout = before
-            same = not wanted or wanted[name] == json.loads(json.dumps(found[name]))
-            changed += [] if same else [name]
-            last = found[name]["."]["metrics"][-1]
-            losses = "  ".join(f"{k} {v:.8g}" for k, v in last.items() if "loss" in k)
-            print(
-                f"{name:12} {digest(found[name])} {'' if same else 'CHANGED '}{losses}", flush=True
-            )
+    results, changed = run_all(options.only.split(","), wanted)
     if options.write:
-        options.write.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+        options.write.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    if options.record:
+        record(results, fingerprint())
     sys.exit(f"changed: {', '.join(changed)}" if changed else 0)
 
 

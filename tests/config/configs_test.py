@@ -1,7 +1,9 @@
 import functools
 import runpy
 
+import cv2
 import jax
+import numpy as np
 import pytest
 
 from rrd_jax import errors, job, parallel, program, recipe
@@ -28,14 +30,27 @@ def _config(name, argument=""):
     return config
 
 
+def _smoke(name, folder):
+    """The config of a short job; `image_folder` has images, whose place random ones take."""
+    config = _config(name, "smoke")
+    if name == "image_folder":
+        for label in ("train/cat", "train/dog", "test/cat"):
+            path = folder / "images" / label / "image.png"
+            path.parent.mkdir(parents=True)
+            cv2.imwrite(str(path), np.zeros((9, 7, 3), np.uint8))
+        config.data.manual_dir = str(folder / "images")
+        config.data.dir = str(folder / "data")
+    return config
+
+
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize(
     "name",
     [name if name == "digits" else pytest.param(name, marks=pytest.mark.long) for name in _CONFIGS],
 )
 def test_the_complete_job_of_every_config_runs_in_smoke(name, tmp_path):
-    config = _config(name, "smoke")
-    results = launch.run(config, tmp_path)
+    config = _smoke(name, tmp_path)
+    results = launch.run(config, tmp_path / "run")
     labels = ["teacher", "student alone", "distilled, rrd+kd"]
     assert [r.label for r in results] == [x for x in labels if config.baseline or "alone" not in x]
     assert results[0].model == config.teacher.model
@@ -65,8 +80,8 @@ def test_every_config_is_a_job_of_networks_and_objectives(name):
 
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("name", _CONFIGS)
-def test_every_config_in_smoke_has_a_state_and_data(name):
-    plan = parse(_config(name, "smoke"))
+def test_every_config_in_smoke_has_a_state_and_data(name, tmp_path):
+    plan = parse(_smoke(name, tmp_path))
     dataset, mesh = job.prepare(plan.student)
     (teacher,) = plan.teachers
     made = recipe.create(plan.student.training, dataset.num_classes, len(dataset.train))
