@@ -35,9 +35,10 @@ def whole(make_config, tiny_network, tmp_path_factory):
     return folder
 
 
-def _assert_close(folder, other, tolerance=1e-5):
+def _assert_close(folder, other):
+    """Up to rounding of logits, of which KD is a small difference."""
     for row, other_row in zip(launch.rows(folder), launch.rows(other), strict=True):
-        assert row == pytest.approx(other_row, rel=tolerance)
+        assert row == pytest.approx(other_row, rel=1e-5, abs=1e-6)
 
 
 def test_a_stopped_run_goes_on_and_ends_bit_for_bit_as_an_unbroken_one(
