@@ -13,7 +13,6 @@ from jax.experimental import topologies
 from rrd_jax import errors, networks, objectives, parallel, program, recipe
 from rrd_jax.batch import Batch
 from rrd_jax.config import parse
-from rrd_jax.data import augment
 from rrd_jax.recipe import Job
 from rrd_jax.step import Split
 from rrd_jax.teacher import fold
@@ -85,7 +84,7 @@ def train_step(plan: Job, mesh: jax.sharding.Mesh) -> Step:
     parallel.check_batch(mesh, size, training.accumulate)
     student_recipe = recipe.create(training, num_classes, examples)
     teacher = plan.teachers[0].network.create(num_classes)
-    resident = source.augment not in augment.HOST  # both sets, where it may be
+    resident = not source.crops_on_host  # both sets, where it may be
     built = program.build(
         student_recipe, mesh, image_shape, examples // size, resident=resident, teacher=teacher
     )

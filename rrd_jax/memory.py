@@ -109,6 +109,6 @@ def update(bank: Bank, index: jax.Array, rows: jax.Array, *, momentum: float = 0
     moved = momentum * old + (1 - momentum) * jax.lax.stop_gradient(rows).astype(old.dtype)
     length = jnp.linalg.norm(moved, axis=-1, keepdims=True)
     # A scatter writes duplicates in any order, so all but the last are sent out of bounds.
-    again = jnp.triu(index[:, None] == index, 1).any(axis=1)
+    again = jnp.triu(index[:, None] == index[None], 1).any(axis=1)
     places = jnp.where(again, size, index)
     return Bank(bank.rows.at[places].set(moved / jnp.maximum(length, 1e-12), mode="drop"))

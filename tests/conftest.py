@@ -19,6 +19,7 @@ import pytest
 from absl import flags
 
 jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_numpy_rank_promotion", "raise")  # a shape that is widened silently is a slip
 flags.FLAGS.mark_as_parsed()
 
 

@@ -26,7 +26,7 @@ def ckd_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
     """
     student, teacher = as_matching_float32(student, teacher)
     residual = student - teacher
-    spread = residual - jnp.mean(residual, axis=0)
+    spread = residual - jnp.mean(residual, axis=0, keepdims=True)
     return 2 * jnp.mean(jnp.square(spread), axis=-1)
 
 

@@ -31,7 +31,7 @@ def correlation_loss(student: jax.Array, teacher: jax.Array, *, alpha: float = 1
     student, teacher = as_matching_float32(student, teacher, smallest=2)
     batch = len(student)
     u, v = (
-        ratio(rest, root(jnp.sum(jnp.square(rest), axis=0) / (batch - 1)))
+        ratio(rest, root(jnp.sum(jnp.square(rest), axis=0, keepdims=True) / (batch - 1)))
         for rest in (centred(x, axis=0) for x in (student, teacher))
     )
     missing = jnp.abs(jnp.mean(u * v, axis=0) - 1)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax import errors
+from rrd_jax.functional import per_channel
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record
 from rrd_jax.objectives.parts import adapters
 from rrd_jax.objectives.parts.adapters import Layer
@@ -40,6 +41,7 @@ def vid_loss(
         mean = mean.astype(jnp.float32)
         target = jax.lax.stop_gradient(pool(target, *mean.shape[1:3]))
         variance = jax.nn.softplus(scale.astype(jnp.float32)) + epsilon
+        variance = per_channel(variance, mean)
         terms = jnp.square(mean - target) / variance + jnp.log(variance)
         total += 0.5 * jnp.mean(terms, axis=(1, 2, 3))
     return total

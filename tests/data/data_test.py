@@ -176,7 +176,7 @@ def test_a_source_with_a_bad_value_cannot_be_made(fields, message):
 
 
 def test_a_sources_defaults_are_those_of_the_config():
-    defaults = config_fields.get_config().data
+    defaults = config_fields.defaults().data
     source = data.Source(name="")
     for field in dataclasses.fields(data.Source):
         assert getattr(source, field.name) == defaults[field.name]

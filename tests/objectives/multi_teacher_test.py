@@ -20,7 +20,9 @@ def _outputs(seed, width):
 
 def _shown(weights, teachers):
     mean = sum(w * outputs.logits for w, outputs in zip(weights, teachers, strict=True))
-    return ensemble.EnsembleOutputs(mean, tuple(outputs._replace(logits=mean) for outputs in teachers))
+    return ensemble.EnsembleOutputs(
+        mean, tuple(outputs._replace(logits=mean) for outputs in teachers)
+    )
 
 
 def test_kd_compares_with_the_averaged_logits():

@@ -23,7 +23,7 @@ def outputs(seed, *, batch=8, scale=1.0, dtype=jnp.float32):
         "kernel": jnp.asarray(rng.standard_normal((8, CLASSES)), jnp.float32),
         "bias": jnp.asarray(rng.standard_normal(CLASSES), jnp.float32),
     }
-    return Outputs(embedding @ head["kernel"] + head["bias"], embedding, maps, befores, head)
+    return Outputs(functional.linear(embedding, **head), embedding, maps, befores, head)
 
 
 def init(seed):

@@ -60,7 +60,7 @@ def draw(key: jax.Array, met: Met, labels: jax.Array, count: int) -> jax.Array:
     rest = jnp.maximum(size - same_class, 1)
     walk = jax.random.permutation(walk_key, size)
     start = jax.random.randint(start_key, same_class.shape, 0, rest)
-    places = _walked(walk, (start + jnp.arange(count)) % rest, rest)
+    places = _walked(walk, (start + jnp.arange(count)[None]) % rest, rest)
     places += jnp.where(places >= first[:, None], same_class, 0)
     return by_class[places].astype(jnp.int32)  # past the end, where all is of one class: the last
 
