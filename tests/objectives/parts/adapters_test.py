@@ -44,6 +44,7 @@ def test_running_statistics_are_unbiased_and_used_alone_in_inference():
     wanted = 0.9 + 0.1 * y.var((0, 1, 2), ddof=1)
     np.testing.assert_allclose(moved["layer0"]["var"], wanted, rtol=1e-5)
     np.testing.assert_allclose(moved["layer0"]["mean"], 0.1 * y.mean((0, 1, 2)), atol=1e-6)
-    y = (y - moved["layer0"]["mean"]) / np.sqrt(moved["layer0"]["var"] + 1e-5)
+    mean, var = (np.asarray(moved["layer0"][name]) for name in ("mean", "var"))
+    y = (y - mean) / np.sqrt(var + 1e-5)
     found = adapters.infer(layers, params, moved, x)
     np.testing.assert_allclose(found, np.where(y > 0, y, 0.1 * y), atol=1e-5)
