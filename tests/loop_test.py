@@ -3,9 +3,10 @@ import time
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from rrd_jax import checkpoints, errors, loop, networks, parallel
+from rrd_jax import errors, loop, networks, parallel
 from rrd_jax.teacher import fold
 from tests import launch
 from tests.conftest import use_one_device
@@ -191,7 +192,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_steps_and_the_last_good_one(
 
 
 def test_a_full_disk_is_said_and_loses_nothing(tmp_path, make_config, monkeypatch):
-    original = checkpoints.ocp.CheckpointManager.save
+    original = ocp.CheckpointManager.save
 
     def save(self, step, *arguments, **options):
         if step == 6:
@@ -199,7 +200,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, make_config, monkeypatc
         return original(self, step, *arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints.ocp.CheckpointManager, "save", save)
+        patch.setattr(ocp.CheckpointManager, "save", save)
         message = r"\(No space left on device\); step 3 is the last good one"
         with pytest.raises(errors.InputError, match=message):
             launch.run(make_config(), tmp_path)
