@@ -264,9 +264,14 @@ def test_sigterm_to_one_of_two_processes_stops_both_and_one_goes_on_alone(job):
     assert steps[0] in job.saved("parted")
     assert job.start("parted", devices=4).wait() == 0, job.log("parted")
     assert f"going on after step {steps[0]}" in job.log("parted")
-    found, whole = (_numbers(job.rows(name)) for name in ("parted", "whole"))
-    np.testing.assert_allclose(found[:2], whole[:2], rtol=1e-4)
-    assert len(found) == len(whole)
+    rows, whole = job.rows("parted"), job.rows("whole")
+    assert len(rows) == len(whole)
+    for row, wanted in zip(rows[:2], whole[:2], strict=True):
+        for name, value in wanted.items():
+            # Rounding may turn a few of 797 test images; their losses it hardly moves.
+            percent = name.split("/")[-1] in ("top1", "top5", "agreement")
+            tolerance = {"abs": 0.5} if percent else {"rel": 1e-4}
+            assert row[name] == pytest.approx(value, **tolerance), name
 
 
 @contextlib.contextmanager
