@@ -14,6 +14,8 @@ _LONG = [name for name in frozen.JOBS if name not in _QUICK]
 # Three steps turn a difference in rounding into at most 0.5 % of a loss between two versions of
 # JAX, and flip no image but of these, whose loss of ft is chaotic.
 _TOLERANCE, _IMAGES = 0.02, 2 / 24
+# Eight devices are added up in the order in which they arrive: a busy machine prints other bits.
+_UNORDERED = {"devices"}
 _CHAOTIC = {("stages", "."): ("train/loss", "train/loss/ft", "train/top1", "test/top1")}
 
 
@@ -34,8 +36,9 @@ def test_jobs_end_as_recorded(names, tmp_path):
     machine = frozen.fingerprint()
     for entry in recorded["machines"]:
         if entry["fingerprint"] == machine:
-            digests = {name: frozen.digest(result) for name, result in results.items()}
-            assert digests == {name: entry["digests"][name] for name in results}
+            same_bits = set(results) - _UNORDERED
+            digests = {name: frozen.digest(results[name]) for name in same_bits}
+            assert digests == {name: entry["digests"][name] for name in same_bits}
 
 
 def _assert_close(figures, wanted, skip):
