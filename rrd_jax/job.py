@@ -1,7 +1,6 @@
 """The job: open the data, train or load the teacher, train the student alone, train the student."""
 
 import contextlib
-import itertools
 import pathlib
 from typing import NamedTuple
 
@@ -97,10 +96,9 @@ def train(
 
 def teacher_paths(job: Job, folder: pathlib.Path) -> list[pathlib.Path]:
     """Where the weights of each teacher are, or will be once it is trained."""
-    names = (f"teacher{i}" if i > 1 else "teacher" for i in itertools.count(1))
     return [
-        pathlib.Path(teacher.checkpoint or folder / name)
-        for teacher, name in zip(job.teachers, names, strict=False)
+        pathlib.Path(teacher.checkpoint or folder / teacher.part.training.label)
+        for teacher in job.teachers
     ]
 
 

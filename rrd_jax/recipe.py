@@ -178,7 +178,7 @@ class TeacherChoice:
     Attributes:
       network: the network as a teacher, which may compute in another precision than in training.
       checkpoint: where its weights are; "" to train it first.
-      part: how it is trained then.
+      part: how it is trained then; its label is the name of its folder too.
     """
 
     network: NetworkChoice

@@ -37,7 +37,6 @@ def parse(config: ConfigDict, *, platform: str | None = None) -> recipe.Job:
       InputError: a value out of range, an unknown name, or fields that do not go together.
     """
     platform = platform or jax.default_backend()
-    _check_numbers(config)
     fields = _teacher_fields(config)
     weights = _weights(fields)
     cache = _cache(fields)
@@ -168,7 +167,6 @@ def _check_numbers(config: ConfigDict) -> None:
     """Raises an InputError for a number out of range."""
     names = ("batch_size", "accumulate", "eval_batch_size", "epochs", "log_every")
     errors.check_positive(**{f"train.{name}": config.train[name] for name in names})
-    errors.check_positive(**{"data.image_size": config.data.image_size})
     if config.train.steps_per_dispatch < 0:
         raise errors.InputError(
             f"train.steps_per_dispatch is {config.train.steps_per_dispatch}; 0 chooses by itself"
