@@ -31,7 +31,7 @@ def parse_flags(argv: list[str], config: flags.FlagHolder | None = None) -> list
             if config.value is None:
                 stop(1, "--config is missing; for example --config=configs/digits.py")
             config.value.items()  # a config file that cannot be read fails here
-    except (flags.Error, AttributeError, KeyError, OSError, errors.InputError) as error:
+    except (flags.Error, AttributeError, KeyError, OSError, ValueError) as error:
         stop(1, _one_line(error))
     if len(rest) > 1:
         stop(1, f"unexpected argument '{rest[1]}'; flags are written --name=value")

@@ -54,7 +54,7 @@ def run(job: Job, folder: pathlib.Path, *, profile: int = 0) -> list[Result]:
 
 def claim(folder: pathlib.Path, job: Job, part: Part) -> contextlib.AbstractContextManager[None]:
     """Locks a folder for one run of a job; see `workdir.claim`."""
-    return workdir.claim(folder, part.fields, free=job.free_fields)
+    return workdir.claim(folder, part.fields, free=job.free_fields, defaults=job.default_fields)
 
 
 def prepare(part: Part) -> Setting:

@@ -195,12 +195,14 @@ class Job:
       alone: the student's run with cross-entropy alone, or None.
       teachers: none, one or several.
       free_fields: fields of a Part that a second start may change: no number depends on them.
+      default_fields: of fields that a workdir of an earlier version lacks, nested as Part's.
     """
 
     student: Part
     alone: Part | None
     teachers: tuple[TeacherChoice, ...]
     free_fields: tuple[str, ...] = ()
+    default_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

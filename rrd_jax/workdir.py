@@ -7,27 +7,36 @@ import os
 import pathlib
 import re
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from rrd_jax import checkpoints, errors, parallel, report
 
 
 @contextlib.contextmanager
-def claim(folder: pathlib.Path, config: dict[str, Any], *, free: Collection[str]) -> Iterator[None]:
+def claim(
+    folder: pathlib.Path,
+    config: dict[str, Any],
+    *,
+    free: Collection[str],
+    defaults: Mapping[str, Any] | None = None,
+) -> Iterator[None]:
     """Holds a workdir for one run, and keeps its config in it.
 
     Args:
       folder: the workdir; it is made if need be.
       config: nested dictionaries of JSON values.
       free: fields that may differ from those of the run's first start, such as "data.workers".
+      defaults: nested like config: the values of fields that did not exist at the first start.
 
     Raises:
       InputError: another process holds it, or it has checkpoints of another config.
     """
     with contextlib.ExitStack() as held:
         parallel.main_first(
-            lambda: _claim(folder, config, free, held) if parallel.is_main() else None
+            lambda: (
+                _claim(folder, config, free, defaults or {}, held) if parallel.is_main() else None
+            )
         )
         yield
 
@@ -36,6 +45,7 @@ def _claim(
     folder: pathlib.Path,
     config: dict[str, Any],
     free: Collection[str],
+    defaults: Mapping[str, Any],
     held: contextlib.ExitStack,
 ) -> None:
     path = folder / "config.json"
@@ -48,7 +58,7 @@ def _claim(
         folder.mkdir(parents=True, exist_ok=True)
         _lock(folder, held)
         if path.exists() and any((folder / "checkpoints").glob("[0-9]*")):
-            _check_same(folder, _read_config(path), config, free)
+            _check_same(folder, _read_config(path), config, free, _flatten(defaults))
         report.write_json(path, config)
     except OSError as error:
         raise errors.InputError(f"workdir {folder} cannot be used: {error}") from error
@@ -71,15 +81,21 @@ def _lock(folder: pathlib.Path, held: contextlib.ExitStack) -> None:
 
 
 def _check_same(
-    folder: pathlib.Path, old: dict[str, Any], new: dict[str, Any], free: Collection[str]
+    folder: pathlib.Path,
+    old: dict[str, Any],
+    new: dict[str, Any],
+    free: Collection[str],
+    defaults: dict[str, Any],
 ) -> None:
     """Raises an InputError if a field that is not free differs."""
     old, new = _flatten(old), _flatten(new)
-    differing = [
-        f"{field} {old.get(field, 'absent')} there, {new.get(field, 'absent')} here"
-        for field in sorted(old | new)
-        if old.get(field) != new.get(field) and re.sub(r"\[\d+\]", "", field) not in free
-    ]
+    differing = []
+    for field in sorted(old | new):
+        name = re.sub(r"\[\d+\]", "", field)
+        there, here = (fields.get(field, defaults.get(name)) for fields in (old, new))
+        if there != here and name not in free:
+            values = (fields.get(field, "absent") for fields in (old, new))
+            differing.append("{} {} there, {} here".format(field, *values))
     if differing:
         raise errors.InputError(
             f"workdir {folder} holds a run of another config ({'; '.join(differing)}): pass another"

@@ -21,7 +21,8 @@ _ORDER = """
     state data
     objectives networks optim
     memory metrics cli
-    functional batch errors
+    imports functional
+    batch errors
 """
 _LEVEL = {
     room: level for level, line in enumerate(_ORDER.strip().splitlines()) for room in line.split()

@@ -5,6 +5,8 @@ Any field can be set on the command line: --config.optimizer.learning_rate=0.1
 
 from ml_collections import ConfigDict, config_dict
 
+from rrd_jax.config.options import Options
+
 
 def defaults() -> ConfigDict:
     """CIFAR-100's recipe (arXiv 2407.12073, 1910.10699)."""
@@ -44,10 +46,13 @@ def defaults() -> ConfigDict:
     data.mock_examples = 0  # above 0: that many random images stand in for each split
 
     config.student = ConfigDict()
-    config.student.model = ""  # a name of rrd_jax.networks.MODELS
+    # A name of rrd_jax.networks.MODELS, or an import path such as my_nets:Small.
+    config.student.model = ""
+    config.student.options = Options()  # of a network by import path: its arguments, embedding_of
 
     config.teacher = teacher = ConfigDict()
-    teacher.model = ""  # "" for a run without a teacher
+    teacher.model = ""  # as student.model; "" for a run without a teacher
+    teacher.options = Options()  # as student.options
     # The workdir of a run, a folder that rrd_jax.convert wrote, a .pth or a .safetensors file; ""
     # to train the teacher in <workdir>/teacher first.
     teacher.checkpoint = ""

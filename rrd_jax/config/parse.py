@@ -1,12 +1,15 @@
 """A ConfigDict to a Job: here alone are fields read, and their values checked."""
 
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from rrd_jax import errors, networks, recipe
+from rrd_jax.config import methods
+from rrd_jax.config.fields import defaults
 from rrd_jax.data import augment
 from rrd_jax.data.source import Source
 
@@ -53,7 +56,18 @@ def parse(config: ConfigDict, *, platform: str | None = None) -> recipe.Job:
         alone = _part(_alone(config), "student alone", platform)
     label = f"distilled, {config.method}" if teachers else "student"
     student = _part(config, label, platform, weights, cache)
-    return recipe.Job(student, alone, teachers, _FREE)
+    return recipe.Job(student, alone, teachers, _FREE, _default_fields())
+
+
+def _default_fields() -> dict[str, Any]:
+    """Every field with its default, as JSON: what fields are that an older workdir lacks."""
+    everything = defaults()
+    everything.objectives = ConfigDict(methods.objectives())
+    return _json(everything)
+
+
+def _json(config: ConfigDict) -> dict[str, Any]:
+    return json.loads(config.to_json_best_effort(sort_keys=True))
 
 
 def _part(
@@ -68,8 +82,7 @@ def _part(
     training = _training(config, label, platform, weights, cache)
     networks.remat(training.network.create(num_classes=2), config.train.remat)
     _check_objectives(training, has_teacher=bool(weights))
-    fields = json.loads(config.to_json_best_effort(sort_keys=True))
-    return recipe.Part(training, _source(config), fields)
+    return recipe.Part(training, _source(config), _json(config))
 
 
 def _training(

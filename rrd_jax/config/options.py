@@ -1,0 +1,31 @@
+"""Fields that only whoever takes them knows: of a user's network, an optimizer, a data source."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+class Options(ConfigDict):
+    """A ConfigDict that takes any field from the command line, locked or not.
+
+    Its fields are checked, with the signature of what they are for, when the config is parsed. A
+    value is a Python literal, such as 3, 0.1, True or (1,2), or else a string.
+    """
+
+    def get_type(self, key: str) -> type:
+        """Of a field; `object` makes the command line read a literal."""
+        return object
+
+    def __getattr__(self, name: str) -> Any:
+        """None for a field that is not there yet: the command line asks before it sets one."""
+        if name.startswith("_") or name in self:
+            return super().__getattr__(name)
+        return None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets a field, new or not, of any type."""
+        if name.startswith("_"):
+            super().__setattr__(name, value)
+            return
+        with self.unlocked(), self.ignore_type():
+            self[name] = value

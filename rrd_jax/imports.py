@@ -1,0 +1,244 @@
+"""What users bring by import path, such as my_nets:Small: found, and called with their options."""
+
+import difflib
+import importlib
+import inspect
+import os
+import re
+import sys
+import traceback
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rrd_jax import errors
+
+_SIMPLE = (bool, int, float, str, tuple)  # the types that a config field can have
+
+
+def is_path(name: str) -> bool:
+    """Whether a name is an import path MODULE:ATTRIBUTE, instead of a name of ours."""
+    return ":" in name
+
+
+def load(kind: str, path: str) -> Any:
+    """The object of an import path, looked for in the working directory too.
+
+    Args:
+      kind: what it is to be, for the message of an error, such as "network".
+      path: MODULE:ATTRIBUTE, both may be dotted.
+
+    Raises:
+      InputError: the path is malformed, its module is missing or raises while it is imported, or
+        it has no such attribute.
+    """
+    module_name, _, attribute = path.partition(":")
+    if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", path) or module_name.endswith(".py"):
+        raise errors.InputError(
+            f"{kind} '{path}' is no import path; write MODULE:NAME, such as my_module:name for"
+            " `name` in my_module.py"
+        )
+    found: Any = _module(kind, path, module_name)
+    for name in attribute.split("."):
+        if not hasattr(found, name):
+            known = [key for key in vars(found) if not key.startswith("_")]
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else ""
+            raise errors.InputError(
+                f"{kind} '{path}': {_place(found, module_name)} has no '{name}'{hint}"
+            )
+        found = getattr(found, name)
+    return found
+
+
+def _module(kind: str, path: str, name: str) -> types.ModuleType:
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.append(os.getcwd())  # a console script does not look there by itself
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise errors.InputError(
+                f"{kind} '{path}': there is no module '{error.name}' in {os.getcwd()}, on"
+                " PYTHONPATH or among the installed packages"
+            ) from error
+        raise raised(f"{kind} '{path}'", "cannot be imported", error) from error
+    except (Exception, SystemExit) as error:
+        raise raised(f"{kind} '{path}'", "cannot be imported", error) from error
+
+
+def raised(what: str, failed: str, error: BaseException) -> errors.InputError:
+    """The InputError for an exception in a user's code: its own last line, file and line number.
+
+    Args:
+      what: whose code it is, such as "network 'my_nets:Small'".
+      failed: what could not be done with it.
+      error: what was raised.
+    """
+    if isinstance(error, errors.InputError):
+        return error
+    if isinstance(error, SyntaxError):
+        where = f"{error.filename}, line {error.lineno}"
+    else:
+        where = _user_frame(error)
+    text = " ".join(str(error).split())
+    return errors.InputError(f"{what} {failed}: {type(error).__name__}: {text} ({where})")
+
+
+def _user_frame(error: BaseException) -> str:
+    """File and line of the last frame that is neither a library's nor ours."""
+    ours = os.path.dirname(__file__)
+    frames = traceback.extract_tb(error.__traceback__)
+    users = [
+        frame
+        for frame in frames
+        if not frame.filename.startswith(("<", ours)) and "site-packages" not in frame.filename
+        if os.path.dirname(os.__file__) not in frame.filename
+    ]
+    frame = (users or frames)[-1]
+    return f"{frame.filename}, line {frame.lineno}"
+
+
+def _place(found: Any, module_name: str) -> str:
+    if isinstance(found, types.ModuleType):
+        return f"module {found.__name__} ({getattr(found, '__file__', None) or 'built in'})"
+    return f"{module_name}:{getattr(found, '__qualname__', found)}"
+
+
+def parameters(function: Callable) -> dict[str, inspect.Parameter]:
+    """The parameters of a function or of a class's constructor, annotations resolved."""
+    try:
+        signature = inspect.signature(function, eval_str=True)
+    except Exception:  # an annotation that names what is not imported
+        try:
+            signature = inspect.signature(function)
+        except (TypeError, ValueError):  # a builtin
+            return {}
+    return dict(signature.parameters)
+
+
+def options(
+    function: Callable, given_by_us: typing.Container[str] = ()
+) -> dict[str, inspect.Parameter]:
+    """The parameters that a config can set: by keyword, of simple types, not given by us."""
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {
+        name: parameter
+        for name, parameter in parameters(function).items()
+        if name not in given_by_us and not name.startswith("_")
+        if parameter.kind not in (*variadic, inspect.Parameter.POSITIONAL_ONLY)
+        if _type(parameter) is not None
+    }
+
+
+def fields(function: Callable, given_by_us: typing.Container[str] = ()) -> dict[str, Any]:
+    """The options of a function that have a default which is not None: {name: default}."""
+    return {
+        name: parameter.default
+        for name, parameter in options(function, given_by_us).items()
+        if isinstance(parameter.default, _SIMPLE)
+    }
+
+
+def call(
+    what: str,
+    function: Callable,
+    given: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    *,
+    prefix: str = "",
+) -> Any:
+    """Calls a user's function with the options of a config.
+
+    Args:
+      what: whose code it is, such as "network 'my_nets:Small'".
+      function: a factory or a class.
+      given: options of a config; typed by the function's signature.
+      ours: arguments that it gets where its signature has them.
+      prefix: of the options' names in a message, such as "student.options.".
+
+    Raises:
+      InputError: an option is unknown, missing or of another type, or the function raised.
+    """
+    arguments = check(what, function, given, ours, prefix=prefix)
+    known = parameters(function)
+    catches_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
+    passed = {k: v for k, v in ours.items() if k in known or (catches_all and k == "num_classes")}
+    try:
+        return function(**passed, **arguments)
+    except Exception as error:
+        raise raised(what, "cannot be made", error) from error
+
+
+def check(
+    what: str,
+    function: Callable,
+    given: Mapping[str, Any],
+    ours: typing.Container[str] = (),
+    *,
+    prefix: str = "",
+) -> dict[str, Any]:
+    """The options of a config with the types that a function's signature wants; see `call`."""
+    known = options(function, ours)
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters(function).values())
+    arguments = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name in known:
+            arguments[name] = _typed(f"{prefix}{name}", what, value, known[name])
+        elif open_ended and name not in ours:
+            arguments[name] = value
+        else:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{close[0]}'? " if close else ""
+            listed = ", ".join(known) or "it takes none"
+            raise errors.InputError(
+                f"unknown option '{prefix}{name}' of {what}; {hint}known: {listed}"
+            )
+    for name, parameter in parameters(function).items():
+        required = parameter.default is inspect.Parameter.empty and parameter.kind not in (
+            inspect.Parameter.VAR_POSITIONAL,
+            inspect.Parameter.VAR_KEYWORD,
+        )
+        if required and name not in arguments and name not in ours:
+            raise errors.InputError(
+                f"{what} needs a value for '{name}': set it with --config.{prefix}{name}=..."
+                if prefix
+                else f"{what} needs a value for '{name}'"
+            )
+    return arguments
+
+
+def _type(parameter: inspect.Parameter) -> type | None:
+    """The simple type of an option; object where anything goes, None where no config can say it."""
+    annotation = parameter.annotation
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    members = [m for m in typing.get_args(annotation) if m is not type(None)] if union else []
+    if len(members) == 1:
+        annotation = members[0]
+    annotation = typing.get_origin(annotation) or annotation
+    if annotation in _SIMPLE:
+        return annotation
+    if annotation in (list, typing.Sequence) or getattr(annotation, "__name__", "") == "Sequence":
+        return tuple
+    default = parameter.default
+    if isinstance(default, _SIMPLE):
+        return type(default)
+    if default is None or default is inspect.Parameter.empty:
+        return object
+    return None
+
+
+def _typed(name: str, what: str, value: Any, parameter: inspect.Parameter) -> Any:
+    wanted = _type(parameter)
+    if wanted is object or (type(value) is wanted):
+        return value
+    if wanted is float and type(value) is int:
+        return float(value)
+    if wanted is tuple and isinstance(value, list | tuple):
+        return tuple(value)
+    raise errors.InputError(
+        f"option '{name}' of {what} is {value!r}, but must be of type {wanted.__name__}"
+    )

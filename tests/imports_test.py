@@ -1,0 +1,94 @@
+import sys
+
+import pytest
+
+from rrd_jax import errors, imports
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Writes a module into the working directory; gives its name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
+
+    def write(source, name="brought"):
+        (tmp_path / f"{name}.py").write_text(source)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        return name
+
+    yield write
+    for name in ("brought", "broken"):
+        sys.modules.pop(name, None)
+
+
+def test_the_working_directory_is_searched_and_attributes_may_be_dotted(module):
+    name = module("class Nets:\n    small = 3\n")
+    assert imports.load("network", f"{name}:Nets.small") == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("nowhere_at_all:f", "there is no module 'nowhere_at_all' in /.*PYTHONPATH"),
+        ("brought.py:f", "is no import path; write MODULE:NAME"),
+        ("brought:", "is no import path"),
+        ("brought:smal", r"module brought \(.*brought.py\) has no 'smal'; did you mean 'small'"),
+    ],
+)
+def test_a_wrong_path_is_one_line_that_says_what_is_there(module, path, message):
+    module("def small(): pass\n")
+    with pytest.raises(errors.InputError, match=message) as caught:
+        imports.load("network", path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("x = 1\ny = x / 0\n", r"ZeroDivisionError: division by zero \(.*broken.py, line 2\)"),
+        ("import absent_thing\n", r"No module named 'absent_thing' \(.*broken.py, line 1\)"),
+        ("def f(:\n", r"SyntaxError.*broken.py, line 1\)"),
+        ("raise SystemExit('no')\n", r"SystemExit: no \(.*broken.py, line 1\)"),
+    ],
+)
+def test_a_module_that_raises_shows_its_own_error(module, source, message):
+    name = module(source, "broken")
+    with pytest.raises(errors.InputError, match=message):
+        imports.load("objective", f"{name}:f")
+
+
+def _factory(
+    width: int, share: float = 0.5, shape: tuple = (1, 2), name: str | None = None, act=abs
+):
+    return width, share, shape, name, act
+
+
+def test_options_are_typed_by_the_signature():
+    given = {"width": 3, "share": 1, "shape": [2, 3], "name": None}
+    result = imports.call("network 'x:f'", _factory, given, {})
+    assert result == (3, 1.0, (2, 3), None, abs)
+    assert list(imports.options(_factory, ("width",))) == ["share", "shape", "name"]
+    assert imports.fields(_factory) == {"share": 0.5, "shape": (1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"width": "a"}, "option 'o.width' of network 'x:f' is 'a', but must be of type int"),
+        ({"width": True}, "is True, but must be of type int"),
+        ({"widht": 3}, "unknown option 'o.widht' of network 'x:f'; did you mean 'width'"),
+        ({}, "network 'x:f' needs a value for 'width': set it with --config.o.width="),
+        ({"width": 1, "act": "relu"}, "unknown option 'o.act'"),
+    ],
+)
+def test_a_wrong_option_is_one_line(given, message):
+    with pytest.raises(errors.InputError, match=message):
+        imports.call("network 'x:f'", _factory, given, {}, prefix="o.")
+
+
+def test_an_error_in_a_factory_is_told_with_its_place():
+    def factory():
+        raise KeyError("lost")
+
+    with pytest.raises(errors.InputError, match=r"cannot be made: KeyError: 'lost' \(.*_test.py"):
+        imports.call("network 'x:f'", factory, {}, {})
