@@ -9,7 +9,7 @@ import sys
 import traceback
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from rrd_jax import errors
@@ -68,6 +68,11 @@ def _module(kind: str, path: str, name: str) -> types.ModuleType:
         raise raised(f"{kind} '{path}'", "cannot be imported", error) from error
 
 
+def loaded(name: str) -> types.ModuleType | None:
+    """The module of that name, if anybody has imported it: else no object is of its types."""
+    return sys.modules.get(name)
+
+
 def raised(what: str, failed: str, error: BaseException) -> errors.InputError:
     """The InputError for an exception in a user's code: its own last line, file and line number.
 
@@ -108,6 +113,10 @@ def _place(found: Any, module_name: str) -> str:
 
 def parameters(function: Callable) -> dict[str, inspect.Parameter]:
     """The parameters of a function or of a class's constructor, annotations resolved."""
+    if isinstance(function, type) and type(function).__call__ is not type.__call__:
+        # The metaclass hides them, as NNX's does.
+        known = parameters(function.__init__)
+        return dict(list(known.items())[1:])
     try:
         signature = inspect.signature(function, eval_str=True)
     except Exception:  # an annotation that names what is not imported
@@ -118,9 +127,7 @@ def parameters(function: Callable) -> dict[str, inspect.Parameter]:
     return dict(signature.parameters)
 
 
-def options(
-    function: Callable, given_by_us: typing.Container[str] = ()
-) -> dict[str, inspect.Parameter]:
+def options(function: Callable, given_by_us: Collection[str] = ()) -> dict[str, inspect.Parameter]:
     """The parameters that a config can set: by keyword, of simple types, not given by us."""
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return {
@@ -132,7 +139,7 @@ def options(
     }
 
 
-def fields(function: Callable, given_by_us: typing.Container[str] = ()) -> dict[str, Any]:
+def fields(function: Callable, given_by_us: Collection[str] = ()) -> dict[str, Any]:
     """The options of a function that have a default which is not None: {name: default}."""
     return {
         name: parameter.default
@@ -148,6 +155,7 @@ def call(
     ours: Mapping[str, Any],
     *,
     prefix: str = "",
+    hidden: Collection[str] = (),
 ) -> Any:
     """Calls a user's function with the options of a config.
 
@@ -157,11 +165,12 @@ def call(
       given: options of a config; typed by the function's signature.
       ours: arguments that it gets where its signature has them.
       prefix: of the options' names in a message, such as "student.options.".
+      hidden: arguments that nobody gives.
 
     Raises:
       InputError: an option is unknown, missing or of another type, or the function raised.
     """
-    arguments = check(what, function, given, ours, prefix=prefix)
+    arguments = check(what, function, given, (*ours, *hidden), prefix=prefix)
     known = parameters(function)
     catches_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
     passed = {k: v for k, v in ours.items() if k in known or (catches_all and k == "num_classes")}
@@ -175,7 +184,7 @@ def check(
     what: str,
     function: Callable,
     given: Mapping[str, Any],
-    ours: typing.Container[str] = (),
+    ours: Collection[str] = (),
     *,
     prefix: str = "",
 ) -> dict[str, Any]:

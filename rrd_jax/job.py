@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 
-from rrd_jax import data, errors, loop, parallel, recipe, report, workdir
+from rrd_jax import data, errors, loop, networks, parallel, recipe, report, workdir
 from rrd_jax.recipe import Job, Part
 from rrd_jax.run import Result
 from rrd_jax.teacher import frozen
@@ -37,6 +37,7 @@ def run(job: Job, folder: pathlib.Path, *, profile: int = 0) -> list[Result]:
       PreemptedError: SIGTERM came; the state is saved.
     """
     setting = prepare(job.student)
+    check(job, setting)
     with claim(folder, job, job.student):  # before hours go into a teacher
         results, teacher = [], None
         if job.teachers:
@@ -79,6 +80,19 @@ def prepare(part: Part) -> Setting:
             f" images of '{source.name}' have {channels} channels"
         )
     return Setting(dataset, mesh)
+
+
+def check(job: Job, setting: Setting) -> None:
+    """Traces the networks of a job that are not ours, before hours go into a teacher.
+
+    Raises:
+      InputError: one is no network, or lacks what an objective compares.
+    """
+    dataset, training = setting.dataset, job.student.training
+    for choice in (training.network, *(teacher.network for teacher in job.teachers)):
+        network = choice.create(dataset.num_classes)
+        if isinstance(network, networks.Brought):
+            networks.check(network, choice.model, dataset.num_classes, dataset.image_shape)
 
 
 def train(

@@ -20,7 +20,7 @@ import pathlib
 from absl import app, flags
 from ml_collections import config_flags
 
-from rrd_jax import cli, evaluate, job, parallel
+from rrd_jax import cli, evaluation, job, parallel
 from rrd_jax.config import parse
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -77,7 +77,7 @@ def _job() -> None:
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         plan = parse(config)
         if _MODE.value == "eval":
-            evaluate.run(plan, folder)
+            evaluation.run(plan, folder)
         else:
             job.run(plan, folder, profile=_PROFILE.value)
 

@@ -60,7 +60,8 @@ def build(
         optimizer = optim.all_but(optimizer, path)
     create = functools.partial(_create_state, recipe, optimizer, image_shape, teacher)
     abstract, shardings = _abstract_state(create, recipe, mesh, image_shape, teacher)
-    task = _task(recipe, optimizer, steps_per_epoch, teacher, teacher_is_cached, unroll=on_cpu)
+    teach = _teach(recipe, image_shape, teacher, teacher_is_cached)
+    task = _task(recipe, optimizer, steps_per_epoch, teach, unroll=on_cpu)
     train_step = functools.partial(step.train_step, task)
     if resident:
         train_step = functools.partial(step.resident_step, task, image_shape)
@@ -109,11 +110,16 @@ def _abstract_state(create, recipe, mesh, image_shape, teacher):
     return abstract, shardings
 
 
-def _task(recipe, optimizer, steps_per_epoch, teacher, teacher_is_cached, *, unroll):
-    training, teach = recipe.training, None
-    if teacher:
-        views = training.augment.views
-        teach = outputs.cached(teacher, views) if teacher_is_cached else outputs.live(teacher)
+def _teach(recipe, image_shape, teacher, teacher_is_cached):
+    if not teacher:
+        return None
+    if not teacher_is_cached:
+        return outputs.live(teacher)
+    return outputs.cached(teacher, recipe.training.augment.views, image_shape)
+
+
+def _task(recipe, optimizer, steps_per_epoch, teach, *, unroll):
+    training = recipe.training
     return step.Task(
         student=networks.remat(recipe.student, training.remat),
         terms=recipe.terms,

@@ -22,19 +22,32 @@ class NetworkChoice:
     """A network by name, and the precision it computes in.
 
     Attributes:
-      model: a key of `networks.MODELS`.
+      model: a key of `networks.MODELS`, or an import path.
       dtype: of its convolutions.
       space_to_depth: as `networks.create` has it.
+      options: of a network by import path.
+      prefix: of their fields, such as "student.options.".
+      network: one that was made in Python, which takes the place of all this but the name.
     """
 
     model: str
     dtype: jnp.dtype
     space_to_depth: bool = False
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    prefix: str = ""
+    network: networks.Network | None = None
 
     def create(self, num_classes: int) -> networks.Network:
         """The network, without weights."""
+        if self.network is not None:
+            return self.network
         return networks.create(
-            self.model, num_classes, dtype=self.dtype, space_to_depth=self.space_to_depth
+            self.model,
+            num_classes,
+            dtype=self.dtype,
+            space_to_depth=self.space_to_depth,
+            options=self.options,
+            prefix=self.prefix,
         )
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import optax
 
-from rrd_jax import networks
+from rrd_jax import errors, networks
 from rrd_jax.objectives import Objective
 from rrd_jax.recipe import Recipe, Term
 from rrd_jax.state import TrainState
@@ -67,5 +67,12 @@ def state_after_stage(
 def fixed_parameters(recipe: Recipe, image_shape: tuple[int, int, int]) -> tuple[str, ...]:
     """The path in the parameters of what a recipe's optimizer leaves as it is; () for nothing."""
     if recipe.fixed == "classifier":
-        return ("student", networks.summarize(recipe.student, image_shape).classifier)
+        classifier = networks.summarize(recipe.student, image_shape).classifier
+        if not classifier:
+            raise errors.InputError(
+                f"'{recipe.training.label}' trains all of the student but its classifier, which"
+                f" network '{recipe.training.network.model}' does not report: return its parameters"
+                " as 'head', {'kernel', 'bias'}, in its Outputs"
+            )
+        return ("student", *classifier)
     return (recipe.fixed,) if recipe.fixed else ()

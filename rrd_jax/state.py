@@ -19,7 +19,7 @@ class TrainState:
     Attributes:
       step: [] int32, updates made so far.
       params: {"student": ..., "objectives": {name: ...}}, all that is trained.
-      batch_stats: the student's running statistics.
+      batch_stats: the student's running statistics, and whatever else it carries.
       ema: {"params", "batch_stats"}, the average of the student over the steps; () for none.
       opt_state: Optax state for `params`.
       frozen: {name: ...}, the objectives' constants.
@@ -87,10 +87,9 @@ def create(
     student_outputs = networks.summarize(student, image_shape).outputs
     teacher_outputs = None
     if teacher:
-        summary = networks.summarize(teacher, image_shape)
-        teacher_outputs = summary.outputs
+        teacher_outputs = networks.summarize(teacher, image_shape).outputs
         if teacher_variables is not None and teacher_outputs.head:
-            head = teacher_variables["params"][summary.classifier]
+            head = networks.head(teacher, teacher_variables, image_shape)
             teacher_outputs = teacher_outputs._replace(head=head)
     states = {
         name: objective.init(_named(objective_key, name), student_outputs, teacher_outputs)
@@ -100,7 +99,7 @@ def create(
         "student": variables["params"],
         "objectives": {name: state.params for name, state in states.items()},
     }
-    batch_stats = variables.get("batch_stats", {})
+    batch_stats = variables["batch_stats"]
     return TrainState(
         step=jnp.int32(0),
         params=params,

@@ -16,8 +16,8 @@ from rrd_jax.recipe import Term
 from rrd_jax.state import TrainState
 
 Logged = dict[str, jax.Array]
-# Folded into the key for mixing; epochs, which are folded in for augmentation, never get there.
-_MIX = 2**31 - 1
+# Folded into the key for mixing and dropout; epochs, folded in for augmentation, never get there.
+_MIX, _DROPOUT = 2**31 - 1, 2**31 - 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,18 +107,28 @@ def augmented(task: Task, state: TrainState, batch: Batch) -> Batch:
     return batch._replace(image=images, view=view)
 
 
-def batch_gradients(task: Task, state: TrainState, teacher: Any, batch: Batch) -> Gradients:
-    """The gradients of an augmented batch."""
+def batch_gradients(
+    task: Task, state: TrainState, teacher: Any, batch: Batch, part: jax.Array | int = 0
+) -> Gradients:
+    """The gradients of an augmented batch, or of one part of it."""
     outputs = None
     if task.teach is not None:
         outputs = jax.lax.stop_gradient(task.teach(teacher, batch))
+    key = state.key
+    for number in (_DROPOUT, state.step, part):
+        key = jax.random.fold_in(key, number)
     loss = jax.grad(total_loss, argnums=1, has_aux=True)
-    params, (logged, batch_stats, memory) = loss(task, state.params, state, outputs, batch)
+    params, (logged, batch_stats, memory) = loss(task, state.params, state, outputs, batch, key)
     return Gradients(params, batch_stats, memory, logged)
 
 
 def total_loss(
-    task: Task, params: Any, state: TrainState, teacher_outputs: Any, batch: Batch
+    task: Task,
+    params: Any,
+    state: TrainState,
+    teacher_outputs: Any,
+    batch: Batch,
+    key: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[Logged, Any, Any]]:
     """The weighted sum of the objectives' batch means.
 
@@ -128,13 +138,14 @@ def total_loss(
       state: whose statistics, memories, constants and step count.
       teacher_outputs: constant for gradients; None when there is no teacher.
       batch: augmented.
+      key: of what is random in the student, such as dropout.
 
     Returns:
       (loss [], (what is logged, the student's statistics, the objectives' memories)).
     """
     variables = {"params": params["student"], "batch_stats": state.batch_stats}
     outputs, changed = task.student.apply(
-        variables, batch.image, train=True, mutable=["batch_stats"]
+        variables, batch.image, train=True, mutable=["batch_stats"], rngs=key
     )
     means, memories, logits = {}, {}, outputs.logits
     for name, term in task.terms.items():
@@ -164,16 +175,16 @@ def accumulated_gradients(task: Task, state: TrainState, teacher: Any, batch: Ba
     def split(leaf):
         return leaf.reshape(-1, task.accumulate, *leaf.shape[1:]).swapaxes(0, 1)
 
-    def walk(carry, part):
-        summed, batch_stats, memory = carry
+    def walk(carry, numbered):
+        (summed, batch_stats, memory), (number, part) = carry, numbered
         current = state.replace(batch_stats=batch_stats, memory=memory)
-        gradients = batch_gradients(task, current, teacher, part)
+        gradients = batch_gradients(task, current, teacher, part, number)
         summed = jax.tree.map(jnp.add, summed, gradients.params)
         return (summed, gradients.batch_stats, gradients.memory), gradients.logged
 
     start = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats, state.memory)
     unroll = task.accumulate if task.unroll else 1
-    parts = jax.tree.map(split, batch)
+    parts = (jnp.arange(task.accumulate), jax.tree.map(split, batch))
     (summed, batch_stats, memory), logged = jax.lax.scan(walk, start, parts, unroll=unroll)
     mean = jax.tree.map(lambda leaf: leaf / task.accumulate, summed)
     return Gradients(mean, batch_stats, memory, jax.tree.map(jnp.mean, logged))
@@ -199,7 +210,12 @@ def averaged(task: Task, state: TrainState, params: Any, batch_stats: Any) -> An
         return state.ema
     keep = jnp.minimum(task.ema, (1 + state.step) / (10 + state.step))
     newest = {"params": params, "batch_stats": batch_stats}
-    return jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, state.ema, newest)
+
+    def average(old, new):
+        # A network may carry counters too.
+        return keep * old + (1 - keep) * new if jnp.issubdtype(new.dtype, jnp.inexact) else new
+
+    return jax.tree.map(average, state.ema, newest)
 
 
 class Split(NamedTuple):

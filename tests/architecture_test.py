@@ -9,7 +9,7 @@ _ROOT = pathlib.Path(__file__).parent.parent / "rrd_jax"
 # A room may import those in the lines after it, never those before or beside it.
 _ORDER = """
     main
-    config evaluate
+    config evaluation
     job
     loop
     run
@@ -41,6 +41,7 @@ _LIBRARIES = {
     "ml_collections": ["config", "main"],
     "orbax": ["checkpoints"],
     "torch": ["convert"],
+    "equinox": ["networks.brought"],
     "flax.linen": ["networks", "teacher.fold", "teacher.ensemble"],
     "cv2": ["data"],
     "grain": ["data"],

@@ -83,7 +83,7 @@ def run(name: str, folder: pathlib.Path) -> dict[str, Any]:
     import jax
     import pytest
 
-    from rrd_jax import evaluate, parallel
+    from rrd_jax import evaluation, parallel
     from rrd_jax.config import parse
     from tests import launch
 
@@ -101,7 +101,7 @@ def run(name: str, folder: pathlib.Path) -> dict[str, Any]:
         if stop_after:
             launch.preempt(config, workdir, stop_after)
         launch.run(config, workdir)
-        tested = evaluate.run(parse(config), workdir)
+        tested = evaluation.run(parse(config), workdir)
     return _results(workdir, tested)
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rrd_jax import errors, evaluate
+from rrd_jax import errors, evaluation
 from rrd_jax.config import parse
 from tests import launch
 
@@ -21,7 +21,7 @@ def test_two_teachers_are_trained_first_and_a_second_start_finds_them(tmp_path, 
     results = launch.run(_config(), tmp_path)
     assert [result.label for result in results] == ["teacher", "teacher2", "distilled, rrd+kd+at"]
     assert capsys.readouterr().out.count("at compares maps student - teacher:") == 1
-    rows = evaluate.run(parse(_config()), tmp_path)
+    rows = evaluation.run(parse(_config()), tmp_path)
     assert [row["run"] for row in rows] == ["teacher", "teacher", "teachers", "student"]
     kept = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["agreement"] == pytest.approx(kept[-1]["test/agreement"])

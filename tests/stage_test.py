@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from rrd_jax import errors, evaluate, parallel, program, recipe, stage
+from rrd_jax import errors, evaluation, parallel, program, recipe, stage
 from rrd_jax.batch import Batch
 from rrd_jax.config import parse
 from tests import launch, tiny
@@ -103,7 +103,7 @@ def test_simkd_is_tested_and_kept_with_the_teachers_classifier(tmp_path, teacher
     terms = {"ce": {"weight": 0.0}, "simkd": {"weight": 1.0}}
     config = launch.digits("smoke,tiny-tiny", terms, **teacher)
     launch.run(config, tmp_path)
-    tested = evaluate.run(parse(config), tmp_path)
+    tested = evaluation.run(parse(config), tmp_path)
     (row,) = [row for row in tested if row["run"] == "student"]
     kept = launch.rows(tmp_path)[-1]
     assert row["top1"] == pytest.approx(kept["test/top1"])

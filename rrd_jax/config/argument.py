@@ -31,8 +31,8 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
     for option in filter(None, argument.split(",")):
         if option == "smoke":
             smoke = True
-        elif set(re.split("[-+]", option)) <= set(networks.MODELS):
-            pair = option
+        elif all(n in networks.MODELS or ":" in n for n in re.split("[-+]", option)):
+            pair = option  # TODO helper C
         else:
             check_option(option)
             method_name = option
@@ -42,7 +42,7 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
         teacher, config.baseline = "", False
     config.teacher.model, config.student.model = teacher, student
     config.method, config.objectives = method_name, method(method_name)
-    config.name = "-".join(filter(None, [name, teacher, student, method_name]))
+    config.name = "-".join(filter(None, [name, teacher, student, method_name])).replace(":", ".")
     if smoke:
         _shrink(config)
     if "+" in teacher:

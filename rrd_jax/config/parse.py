@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from rrd_jax import errors, networks, recipe
 from rrd_jax.config import methods
 from rrd_jax.config.fields import defaults
+from rrd_jax.config.options import Options
 from rrd_jax.data import augment
 from rrd_jax.data.source import Source
 
@@ -91,7 +92,7 @@ def _training(
     data, train = config.data, config.train
     return recipe.Training(
         label=label,
-        network=_network(config, config.student.model, platform),
+        network=_network(config, config.student, platform, prefix="student.options."),
         objectives=_objectives(config),
         teacher_weights=weights if len(weights) > 1 else (),
         optimizer=_optimizer(config),
@@ -134,16 +135,17 @@ def _source(config: ConfigDict) -> Source:
 
 
 def _network(
-    config: ConfigDict, model: str, platform: str, dtype: str = ""
+    config: ConfigDict, fields: ConfigDict, platform: str, *, prefix: str, dtype: str = ""
 ) -> recipe.NetworkChoice:
-    """A network; dtype "" for the config's."""
+    """The network of fields with `model` and `options`; dtype "" for the config's."""
     known = {
         "auto": jnp.float32 if platform == "cpu" else jnp.bfloat16,
         "float32": jnp.float32,
         "bfloat16": jnp.bfloat16,
     }
     dtype = errors.lookup("dtype", dtype or config.dtype, known)
-    choice = recipe.NetworkChoice(model, dtype, config.space_to_depth)
+    options = {name: value for name, value in fields.options.items() if value is not None}
+    choice = recipe.NetworkChoice(fields.model, dtype, config.space_to_depth, options, prefix)
     choice.create(num_classes=2)  # raises for an unknown name
     return choice
 
@@ -199,7 +201,7 @@ def _check_objectives(training: recipe.Training, *, has_teacher: bool) -> None:
 def _teacher(
     config: ConfigDict, fields: ConfigDict, label: str, platform: str
 ) -> recipe.TeacherChoice:
-    network = _network(config, fields.model, platform, fields.dtype)
+    network = _network(config, fields, platform, prefix=f"{label}.options.", dtype=fields.dtype)
     part = _part(_teacher_config(config, fields), label, platform)
     return recipe.TeacherChoice(network, fields.checkpoint, part)
 
@@ -234,7 +236,7 @@ def _cache(teachers: list[ConfigDict]) -> str:
 def _teacher_config(config: ConfigDict, fields: ConfigDict) -> ConfigDict:
     """The config that trains a teacher of `config`: the same program with cross-entropy only."""
     teacher = _alone(config)
-    teacher.student.model = fields.model
+    teacher.student.model, teacher.student.options = fields.model, fields.options
     teacher.seed = fields.seed
     teacher.data.train_split = fields.train_split or config.data.train_split
     teacher.train.epochs = fields.epochs or config.train.epochs
@@ -250,7 +252,7 @@ def _alone(config: ConfigDict) -> ConfigDict:
         if isinstance(alone.teacher, list):
             alone.teacher = alone.teacher[0].copy_and_resolve_references()
     alone.method = "ce"
-    alone.teacher.model = ""
-    alone.teacher.checkpoint = ""
+    alone.teacher.model = alone.teacher.checkpoint = ""
+    alone.teacher.options = Options()
     alone.baseline = False
     return alone

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from rrd_jax import checkpoints, convert, errors
+from rrd_jax import checkpoints, convert, errors, imports
 
 _TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
 # The keys under which training scripts keep the state dict within what they save.
@@ -30,6 +30,11 @@ def load(path: pathlib.Path, model: str) -> tuple[dict[str, Any], dict[str, Any]
       InputError: nothing is there, it is damaged, or it does not fit the network.
     """
     if path.is_file():
+        if imports.is_path(model):
+            raise errors.InputError(
+                f"{path} is a PyTorch file, which fits networks of rrd_jax.networks only, not"
+                f" '{model}': name the workdir of a run of it, or pass its variables in Python"
+            )
         variables = convert.from_torch(model, read_state_dict(path))
         num_classes, channels = convert.sizes(model, variables)
         shape = [None, None, channels]

@@ -1,21 +1,31 @@
 """The networks, by name.
 
 A new network is a line in `CIFAR` or `IMAGENET` of its family's file. A new family is a file with
-such tables, and its name in the tables here.
+such tables, and its name in the tables here. A user's network comes by import path or as an object.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import errors, functional
-from rrd_jax.networks import mobilenet, resnet, shufflenet, vgg, wrn
+from rrd_jax import errors, functional, imports
+from rrd_jax.networks import brought, mobilenet, resnet, shufflenet, vgg, wrn
+from rrd_jax.networks.brought import (
+    Brought,
+    adapt,
+    from_equinox,
+    from_functions,
+    from_linen,
+    from_nnx,
+    is_network,
+)
+from rrd_jax.networks.check import check
 from rrd_jax.networks.contract import Network, Outputs
 from rrd_jax.networks.remat import remat
-from rrd_jax.networks.summary import Summary, count_parameters, summarize
+from rrd_jax.networks.summary import Summary, count_parameters, head, summarize
 
 Factory = Callable[..., nn.Module]
 
@@ -42,26 +52,34 @@ def create(
     *,
     dtype: jnp.dtype = jnp.float32,
     space_to_depth: bool = False,
-) -> nn.Module:
+    options: Mapping[str, Any] | None = None,
+    prefix: str = "",
+) -> Network:
     """The network of that name, without weights.
 
     Args:
-      name: a key of MODELS.
+      name: a key of MODELS, or an import path MODULE:NAME; see `networks.brought.create`.
       num_classes: number of logits.
       dtype: what convolutions compute in. Parameters, statistics, embedding and logits are always
         float32.
       space_to_depth: whether the 7x7 convolution on images is computed as one on squares of 2x2
         pixels; the same parameters give the same results, but for rounding.
+      options: of a network by import path.
+      prefix: of their names in messages, such as "student.options.".
 
     Returns:
       A Network for images [B, H, W, channels].
 
     Raises:
-      InputError: the name is unknown, num_classes is not above 0, or there is no 7x7 convolution
-        to compute from space to depth.
+      InputError: the name or an option is unknown, num_classes is not above 0, or there is no 7x7
+        convolution to compute from space to depth.
     """
     errors.check_positive(num_classes=num_classes)
-    network = errors.lookup("model", name, MODELS)(num_classes=num_classes, dtype=dtype)
+    if imports.is_path(name):
+        network = brought.create(name, num_classes, dtype, options or {}, prefix)
+    else:
+        network = errors.lookup("model", name, MODELS)(num_classes=num_classes, dtype=dtype)
+        imports.check(f"network '{name}'", lambda: None, options or {}, prefix=prefix)
     if not space_to_depth:
         return network
     if not getattr(network, "imagenet_stem", False):
@@ -78,7 +96,8 @@ def image_size(name: str) -> int:
 
 def init(network: Network, key: jax.Array, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """Fresh variables {"params", "batch_stats"} for images of [H, W, channels]."""
-    return network.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
+    variables = network.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
+    return {"batch_stats": {}, **variables}
 
 
 def from_embedding(embedding: jax.Array, head: Any) -> Outputs:
@@ -96,14 +115,23 @@ __all__ = [
     "CIFAR",
     "IMAGENET",
     "MODELS",
+    "Brought",
     "Network",
     "Outputs",
     "Summary",
+    "adapt",
+    "check",
     "count_parameters",
     "create",
     "from_embedding",
+    "from_equinox",
+    "from_functions",
+    "from_linen",
+    "from_nnx",
+    "head",
     "image_size",
     "init",
+    "is_network",
     "remat",
     "summarize",
 ]

@@ -10,7 +10,7 @@ def table() -> str:
     for name in networks.MODELS:
         size = networks.image_size(name)
         network = networks.create(name, 100 if name in networks.CIFAR else 1000)
-        outputs, parameters, macs, _ = networks.summarize(network, (size, size, 3))
+        outputs, parameters, macs, *_ = networks.summarize(network, (size, size, 3))
         taps = " ".join(f"{tap.shape[-1]}@{tap.shape[1]}" for tap in outputs.maps)
         width = str(outputs.embedding.shape[-1])
         rows.append((name, f"{parameters:,}", f"{macs:,}", taps, width, f"{size}x{size}"))

@@ -9,16 +9,19 @@ import jax
 
 from rrd_jax import errors
 from rrd_jax.networks import layers, mobilenet, vgg
+from rrd_jax.networks.brought import Brought
 from rrd_jax.networks.contract import Network
 
 _kept = jax.checkpoint_policies.save_only_these_names
 
 
 class _Recomputed(NamedTuple):
-    """A Network with the `init` of another, and an `apply` that recomputes."""
+    """A Network with the functions of another, but for an `apply` that recomputes."""
 
     init: Callable
+    init_with_output: Callable
     apply: Callable
+    dtype: Any
 
 
 def _keep_convolutions(
@@ -65,9 +68,18 @@ def remat(network: nn.Module, how: str) -> Network:
       InputError: `how` is none of these, or "all" for a network without blocks.
     """
     apply = errors.lookup("train.remat", how, _APPLY)
+    if apply and isinstance(network, Brought):
+        raise errors.InputError(
+            f"train.remat is '{how}', but network '{network.name}' is your own: set it to none, and"
+            " use nn.remat or jax.checkpoint inside the network"
+        )
     if how == "all" and isinstance(network, vgg.VGG | mobilenet.MobileNetV1):
         raise errors.InputError(
             f"train.remat is 'all', but {type(network).__name__} has no blocks; set it to"
             " convolutions"
         )
-    return _Recomputed(network.init, partial(apply, network)) if apply else network
+    if not apply:
+        return network
+    return _Recomputed(
+        network.init, network.init_with_output, partial(apply, network), network.dtype
+    )

@@ -25,7 +25,7 @@ from rrd_jax import checkpoints, errors, networks, parallel
 from rrd_jax.data import feed
 from rrd_jax.data.augment import Augment
 from rrd_jax.recipe import Recipe
-from rrd_jax.teacher import ensemble
+from rrd_jax.teacher import ensemble, outputs
 
 # Pixels per device per call. A CPU is slower where they do not fit into its caches.
 _PIXELS = {"cpu": 2**18, "others": 2**21}
@@ -103,17 +103,25 @@ class EmbeddingCache:
                 if embeddings is None:
                     embeddings = self._fill(i, table, augment, stop)
                 self._tables[table.path] = embeddings
-            heads.append(table.variables["params"][self._summary(table.network).classifier])
+            heads.append(self._head(table))
         embeddings = tuple(self._tables[table.path] for table in self._plan(augment))
         return {"embedding": embeddings, "head": tuple(heads)}
+
+    def _head(self, table: _Table) -> Any:
+        if not self._summary(table.network).outputs.head:
+            return ()
+        return networks.head(table.network, table.variables, self._split.images.shape[1:])
 
     def _plan(self, augment: Augment) -> Iterator[_Table]:
         step = math.lcm(_ROWS, self._mesh.size)
         rows = -(-len(self._split) // step) * step * augment.views
         members = zip(self._members, self._folders, self._digests, strict=True)
         for (network, variables), folder, digests in members:
-            shape = (rows, self._summary(network).outputs.embedding.shape[-1])
-            like = jax.ShapeDtypeStruct(shape, network.dtype, sharding=parallel.split(self._mesh))
+            shapes = self._summary(network).outputs
+            shape = (rows, jax.eval_shape(outputs.cached_row, shapes).shape[-1])
+            # Logits are kept as they are; embeddings, as precisely as they were computed.
+            dtype = network.dtype if shapes.head else jnp.float32
+            like = jax.ShapeDtypeStruct(shape, dtype, sharding=parallel.split(self._mesh))
             known = repr((repr(network), digests, augment.name, shape))
             name = hashlib.sha256(known.encode()).hexdigest()[:16]
             yield _Table(network, variables, folder.absolute() / name, like)
@@ -266,7 +274,7 @@ def _compile_embed(
         part = jax.lax.dynamic_slice_in_dim(images, first, count).reshape(count, *shape)
         view = jnp.tile(jnp.arange(augment.views), count)
         part = augment.show(view, jnp.repeat(part, augment.views, axis=0))
-        embedding = network.apply(variables, part, train=False).embedding
+        embedding = outputs.cached_row(network.apply(variables, part, train=False))
         return jax.lax.dynamic_update_slice_in_dim(
             table, embedding.astype(table.dtype), first * augment.views, axis=0
         )

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from rrd_jax.networks import Network, Outputs
 
@@ -33,8 +33,13 @@ class Ensemble:
       weights: of the members' logits; they add up to 1.
     """
 
-    members: tuple[nn.Module, ...]
+    members: tuple[Network, ...]
     weights: tuple[float, ...]
+
+    @property
+    def dtype(self) -> Any:
+        """What the members compute in, the widest of them."""
+        return jnp.result_type(*(member.dtype for member in self.members))
 
     def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
         """Fresh variables of all members, stacked."""
@@ -79,7 +84,7 @@ def stack_variables(variables: Sequence[dict[str, Any]]) -> dict[str, tuple]:
     return {name: tuple(member[name] for member in variables) for name in ("params", "batch_stats")}
 
 
-def members(network: Network, variables: dict[str, Any]) -> list[tuple[nn.Module, Any]]:
+def members(network: Network, variables: dict[str, Any]) -> list[tuple[Network, Any]]:
     """Each member of an Ensemble with its variables; of any other network, itself with its own."""
     if not isinstance(network, Ensemble):
         return [(network, variables)]
@@ -88,6 +93,11 @@ def members(network: Network, variables: dict[str, Any]) -> list[tuple[nn.Module
         (member, {"params": params, "batch_stats": stats})
         for member, (params, stats) in zip(network.members, pairs, strict=True)
     ]
+
+
+def networks_of(network: Network) -> Sequence[Network]:
+    """The members of an Ensemble; of any other network, itself."""
+    return network.members if isinstance(network, Ensemble) else (network,)
 
 
 def join_outputs(network: Network, outputs: Sequence[Outputs]) -> Outputs | EnsembleOutputs:

@@ -21,7 +21,7 @@ def fold(
 
     A batch norm behind a convolution scales by fixed numbers. They are multiplied into the kernel,
     in float32, and only a shift is left. Kernels of convolutions are then cast to the type that
-    they compute in. Batch norms elsewhere, and the classifier, stay as they are.
+    they compute in. All else stays as it is, as do layers that are not ours.
 
     Args:
       network: of `networks.create`, or an Ensemble.
@@ -34,34 +34,48 @@ def fold(
     if isinstance(network, ensemble.Ensemble):
         members = ensemble.members(network, variables)
         return ensemble.stack_variables([fold(*member, image_shape) for member in members])
-    params, stats = (traverse_util.flatten_dict(variables[n]) for n in ("params", "batch_stats"))
-    for conv, norm, epsilon in _pairs(network, image_shape):
+    params, stats = (
+        traverse_util.flatten_dict(variables[name], keep_empty_nodes=True)
+        for name in ("params", "batch_stats")
+    )
+    convolutions, pairs = _layers(network, image_shape)
+    for conv, norm, epsilon in pairs:
+        if (*norm, "var") not in stats:
+            continue  # a user's network that carries more than statistics, in collections
         factor = params.pop((*norm, "scale")) * jax.lax.rsqrt(stats.pop((*norm, "var")) + epsilon)
         params[*norm, "bias"] = params[*norm, "bias"] - stats.pop((*norm, "mean")) * factor
         kernel = params[*conv, "kernel"]
         params[*conv, "kernel"] = kernel * functional.per_channel(factor, kernel)
         if (*conv, "bias") in params:
             params[*conv, "bias"] = params[*conv, "bias"] * factor
-    for path, value in params.items():
-        if value.ndim == 4:  # only kernels of convolutions have four axes
-            params[path] = value.astype(network.dtype)
+    for path, dtype in convolutions.items():
+        params[*path, "kernel"] = params[*path, "kernel"].astype(dtype)
     return {
         "params": traverse_util.unflatten_dict(params),
         "batch_stats": traverse_util.unflatten_dict(stats),
     }
 
 
-def _pairs(network: nn.Module, image_shape: tuple[int, ...]) -> list[tuple[_Path, _Path, float]]:
-    """Paths of each convolution that a batch norm follows, and of that one, with its epsilon."""
-    pairs = []
+def _layers(
+    network: Network, image_shape: tuple[int, ...]
+) -> tuple[dict[_Path, Any], list[tuple[_Path, _Path, float]]]:
+    """The layers of ours in a network.
+
+    Returns:
+      {path of a convolution: what it computes in}, and the paths of each convolution that a batch
+      norm follows and of that one, with its epsilon.
+    """
+    convolutions, pairs = {}, []
 
     def record(call, args, kwargs, context):
         module = context.module
         if isinstance(module, layers.BatchNorm) and module.follows:
             pairs.append(((*module.path[:-1], module.follows), module.path, module.epsilon))
+        if isinstance(module, layers.Conv):
+            convolutions[module.path] = module.dtype
         return call(*args, **kwargs)
 
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     with nn.intercept_methods(record):
         jax.eval_shape(network.init, jax.random.key(0), images)
-    return pairs
+    return convolutions, pairs

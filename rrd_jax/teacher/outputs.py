@@ -3,8 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from rrd_jax import networks
 from rrd_jax.batch import Batch
+from rrd_jax.networks import Outputs
 from rrd_jax.teacher import ensemble
 
 
@@ -13,24 +17,54 @@ def live(network: networks.Network) -> Callable[[Any, Batch], Any]:
     return lambda variables, batch: network.apply(variables, batch.image, train=False)
 
 
-def cached(network: networks.Network, views: int) -> Callable[[Any, Batch], Any]:
+def cached(
+    network: networks.Network, views: int, image_shape: tuple[int, int, int]
+) -> Callable[[Any, Batch], Any]:
     """The teacher's embeddings of all views of all images, and what follows from them.
 
     Args:
       network: of `networks.create`, or an Ensemble.
       views: of an image.
+      image_shape: (H, W, channels).
 
     Returns:
       (embeddings, batch) -> Outputs without maps. Of each member of the network, `embeddings` holds
-      in `embedding` [N * views, D], view by view of image by image, and in `head` the classifier.
+      in `embedding` [N * views, width] what `cached_row` makes, view by view of image by image, and
+      in `head` the classifier.
     """
+    shapes = [
+        networks.summarize(member, image_shape).outputs for member in ensemble.networks_of(network)
+    ]
 
     def outputs(embeddings, batch):
         row = batch.index * views + batch.view
         members = [
-            networks.from_embedding(table.at[row].get(mode="promise_in_bounds"), head)
-            for table, head in zip(embeddings["embedding"], embeddings["head"], strict=True)
+            from_row(table.at[row].get(mode="promise_in_bounds"), head, shape)
+            for table, head, shape in zip(
+                embeddings["embedding"], embeddings["head"], shapes, strict=True
+            )
         ]
         return ensemble.join_outputs(network, members)
 
     return outputs
+
+
+def cached_row(outputs: Outputs) -> jax.Array:
+    """What a cache keeps of an image: the embedding [B, D], which the logits follow from.
+
+    Of a network that reports no head, the embedding, if there is one, and the logits: [B, D + C].
+    """
+    if outputs.head:
+        return outputs.embedding
+    has_embedding = not isinstance(outputs.embedding, tuple)
+    parts = (outputs.embedding, outputs.logits) if has_embedding else (outputs.logits,)
+    return jnp.concatenate(parts, axis=-1)
+
+
+def from_row(row: jax.Array, head: Any, like: Outputs) -> Outputs:
+    """The Outputs, without maps, that `cached_row` made rows of; `like` are its shapes."""
+    if like.head:
+        return networks.from_embedding(row, head)
+    row = row.astype(jnp.float32)
+    width = row.shape[-1] - like.logits.shape[-1]
+    return Outputs(row[:, width:], row[:, :width] if width else ())

@@ -257,7 +257,7 @@ def test_every_objective_that_needs_no_maps_reads_a_cached_teacher(members, tmp_
             step.total_loss(task, start.params, start, teach(known, batch), batch)[1][0]
             for teach, known in (
                 (outputs.live(network), variables),
-                (outputs.cached(network, _CROP.views), embeddings),
+                (outputs.cached(network, _CROP.views, (8, 8, 1)), embeddings),
             )
         ]
 
@@ -275,7 +275,7 @@ def test_the_split_table_is_never_gathered(tmp_path):
     indices = np.arange(8, dtype=np.int32)
     placed = parallel.put_batch(mesh, {"index": indices, "view": indices})
     batch = Batch(image=None, label=None, **placed)
-    cached = outputs.cached(network, _CROP.views)
+    cached = outputs.cached(network, _CROP.views, (8, 8, 1))
     text = jax.jit(cached).lower(embeddings, batch).compile().as_text()
     (table,) = embeddings["embedding"]
     moved = re.findall(r"= \w+\[([\d,]*)\].* (?:all-gather|all-reduce|collective-permute)", text)

@@ -3,7 +3,7 @@ import json
 import pytest
 import safetensors.numpy
 
-from rrd_jax import checkpoints, convert, errors, evaluate
+from rrd_jax import checkpoints, convert, errors, evaluation
 from rrd_jax.config import parse
 from rrd_jax.data import images
 from tests import launch
@@ -17,7 +17,7 @@ def _config(argument="smoke,resnet8-tiny,kd", **fields):
 
 
 def _evaluate(folder, config=None):
-    return evaluate.run(parse(config or _config()), folder)
+    return evaluation.run(parse(config or _config()), folder)
 
 
 @pytest.fixture(scope="module")

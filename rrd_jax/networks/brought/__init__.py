@@ -1,0 +1,185 @@
+"""Networks that users bring: by import path, or as objects made in Python."""
+
+import functools
+import importlib.util
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from rrd_jax import errors, imports
+from rrd_jax.networks.brought.base import Brought
+from rrd_jax.networks.brought.functions import from_functions
+from rrd_jax.networks.brought.linen import from_linen
+from rrd_jax.networks.contract import Network
+
+# Options of the border; a network that has an argument of that name gets it instead.
+_BORDER = {"linen": ("embedding_of",), "equinox": ("batched", "channels_first")}
+
+
+def from_nnx(module: Any, *, name: str = "") -> Brought:
+    """A Flax NNX module as a Network; see `networks.brought.nnx`."""
+    from rrd_jax.networks.brought import nnx
+
+    return nnx.from_nnx(module, name=name)
+
+
+def from_equinox(model: Any, **options: Any) -> Brought:
+    """An Equinox module as a Network; see `networks.brought.equinox`.
+
+    Raises:
+      InputError: Equinox is not installed.
+    """
+    if importlib.util.find_spec("equinox") is None:
+        raise errors.InputError(
+            "this network needs Equinox: pip install 'rrd_jax[equinox]', or pip install equinox"
+        )
+    from rrd_jax.networks.brought import equinox
+
+    return equinox.from_equinox(model, **options)
+
+
+def create(
+    path: str, num_classes: int, dtype: jnp.dtype, options: Mapping[str, Any], prefix: str
+) -> Network:
+    """The network of an import path.
+
+    The attribute is a module class, a factory of a module or of a pair of functions, or such a
+    thing itself. It is called with `num_classes`, with `dtype` (what convolutions should compute
+    in) where its signature has it, and with the options.
+
+    Args:
+      path: MODULE:NAME.
+      num_classes: C.
+      dtype: what the config asks for.
+      options: of the factory, and of the border: `embedding_of` for Linen; `batched` and
+        `channels_first` for Equinox.
+      prefix: of the options' names in messages, such as "student.options.".
+
+    Raises:
+      InputError: nothing is found, an option is unknown, or what is found is no network.
+    """
+    found = imports.load("network", path)
+    given = tuple(sorted((name, _frozen(value)) for name, value in options.items()))
+    return _create(found, path, num_classes, dtype, given, prefix)
+
+
+def _frozen(value: Any) -> Hashable:
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+@functools.cache  # a network that is made twice would be traced twice
+def _create(found: Any, path: str, num_classes: int, dtype: Any, given: tuple, prefix: str) -> Any:
+    ours = {"num_classes": num_classes, "dtype": dtype}
+    what, kind, options = f"network '{path}'", _kind(found), dict(given)
+    call = found if isinstance(found, type) or kind is None else None
+    border = _border(call, kind, options)
+
+    def make(**keys):
+        hidden = ("parent", "name") if kind == "linen" else ()  # fields of every Linen module
+        return imports.call(what, call, options, {**ours, **keys}, prefix=prefix, hidden=hidden)
+
+    if call is None:
+        if options:
+            imports.check(what, lambda: None, options, prefix=prefix)
+        made = found
+    elif kind == "nnx" or (kind is None and "rngs" in imports.parameters(call)):
+        kind, made = "nnx", lambda rngs: make(rngs=rngs)
+    elif kind == "equinox" or (kind is None and "key" in imports.parameters(call)):
+        kind, made = "equinox", lambda key: make(key=key)
+    else:
+        made = make()
+        kind = _kind(made)
+    return adapt(made, path, kind=kind, **border)
+
+
+def _border(call: Callable | None, kind: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Takes the options of the border out of those of the network."""
+    theirs = imports.parameters(call) if call else {}
+    names = _BORDER.get(kind or "linen", ())
+    return {n: options.pop(n) for n in names if n in options and n not in theirs}
+
+
+def adapt(made: Any, name: str, *, kind: str | None = None, **border: Any) -> Network:
+    """A user's object as a Network.
+
+    Args:
+      made: a Network; a Linen, NNX or Equinox module; a pair of functions (init, apply), or an
+        object or a dict that has them.
+      name: for messages.
+      kind: "linen", "nnx", "equinox" or "functions"; None to look.
+      **border: options of `from_linen` or `from_equinox`.
+
+    Raises:
+      InputError: it is none of these.
+    """
+    kind = kind or _kind(made)
+    if isinstance(made, Brought):
+        return made
+    if kind == "linen":
+        return from_linen(made, name=name, **border)
+    if border and kind != "equinox":
+        raise errors.InputError(
+            f"network '{name}' takes no option {', '.join(border)}, which is for Linen modules;"
+            " return a pair (logits, embedding) from it"
+        )
+    if kind == "nnx":
+        return from_nnx(made, name=name)
+    if kind == "equinox":
+        return from_equinox(made, name=name, **border)
+    if kind == "functions":
+        return from_functions(*_pair(made), name=name)
+    raise errors.InputError(
+        f"network '{name}' is of type {type(made).__name__}; wanted is a Flax Linen, NNX or Equinox"
+        " module, a pair of functions (init, apply), or a class or factory of one"
+    )
+
+
+def is_network(found: Any) -> bool:
+    """Whether an object is a network, its class or a factory of one, as far as can be seen."""
+    if _kind(found) or isinstance(found, Brought):
+        return True
+    return callable(found) and "num_classes" in imports.parameters(found)
+
+
+def _kind(found: Any) -> str | None:
+    """What a network, or a class of networks, is made with; None for anything else."""
+    classes = found if isinstance(found, type) else type(found)
+    if issubclass(classes, nn.Module):
+        return "linen"
+    nnx, equinox = map(imports.loaded, ("flax.nnx", "equinox"))
+    if nnx and issubclass(classes, nnx.Module):
+        return "nnx"
+    if equinox and issubclass(classes, equinox.Module):
+        return "equinox"
+    if equinox and isinstance(found, tuple) and len(found) == 2:
+        kinds = zip(found, (equinox.Module, equinox.nn.State), strict=True)
+        if all(isinstance(*pair) for pair in kinds):
+            return "equinox"
+    return "functions" if not isinstance(found, type) and _pair(found) else None
+
+
+def _pair(found: Any) -> tuple[Callable, Callable] | None:
+    """The functions init and apply in an object, a dict or a pair."""
+    if isinstance(found, Mapping):
+        pair = found.get("init"), found.get("apply")
+    elif hasattr(found, "init") and hasattr(found, "apply"):
+        pair = found.init, found.apply
+    elif isinstance(found, tuple | list) and len(found) == 2:
+        pair = tuple(found)
+    else:
+        return None
+    return pair if all(map(callable, pair)) else None
+
+
+__all__ = [
+    "Brought",
+    "adapt",
+    "create",
+    "from_equinox",
+    "from_functions",
+    "from_linen",
+    "from_nnx",
+    "is_network",
+]

@@ -1,0 +1,69 @@
+"""A pair of functions as a Network."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from rrd_jax import errors
+from rrd_jax.networks.brought.base import Brought
+from rrd_jax.networks.brought.outputs import as_outputs, flags, takes, values
+from rrd_jax.networks.contract import Outputs
+
+
+def from_functions(
+    init: Callable[[jax.Array, jax.Array], Any], apply: Callable[..., Any], *, name: str = ""
+) -> Brought:
+    """Two functions as a Network.
+
+    Args:
+      init: (key, images [B, H, W, channels]) -> the parameters, any tree; or a dict with `params`,
+        which are trained, and collections that are not, such as running statistics.
+      apply: (what init returned, images) -> see `outputs.as_outputs`. Where it has an argument such
+        as `train` or `deterministic` it is told whether it is trained, where it has `key`, `rng` or
+        `rngs` it gets a key in training, and None in evaluation. Where init returned collections,
+        training expects a pair (outputs, {collection: its new value}).
+      name: for messages; "" for apply's.
+    """
+    return _Functions(init, apply, name or getattr(apply, "__qualname__", "apply")).network()
+
+
+class _Functions:
+    def __init__(self, init: Callable, apply: Callable, name: str):
+        self.init, self.apply, self.name = init, apply, name
+        self._flags = flags(apply)
+        self._key = next((k for k in ("key", "rng", "rngs") if takes(apply, k)), "")
+
+    def network(self) -> Brought:
+        return Brought(self.name, self._init, self._apply)
+
+    def _init(self, key: jax.Array, images: jax.Array) -> tuple[None, dict[str, Any]]:
+        made = self.init(key, images)
+        if not _has_collections(made):
+            return None, {"params": {"tree": made}, "batch_stats": {}}
+        rest = {name: value for name, value in made.items() if name != "params"}
+        return None, {"params": made["params"], "batch_stats": rest}
+
+    def _apply(
+        self, variables: dict[str, Any], images: jax.Array, train: bool, key: jax.Array | None
+    ) -> tuple[Outputs, Any]:
+        params, rest = variables["params"], variables["batch_stats"]
+        bare = not rest and isinstance(params, Mapping) and set(params) == {"tree"}
+        given = params["tree"] if bare else {"params": params, **rest}
+        options: dict[str, Any] = values(self._flags, train)
+        if self._key:
+            options[self._key] = key if train else None
+        returned = self.apply(given, images, **options)
+        if not (train and rest):
+            return as_outputs(returned), rest
+        is_pair = isinstance(returned, tuple) and len(returned) == 2
+        if not is_pair or not isinstance(returned[1], Mapping) or set(returned[1]) != set(rest):
+            raise errors.InputError(
+                f"network '{self.name}' keeps {', '.join(rest)} beside its parameters, so in"
+                " training its apply must return (outputs, {collection: its new value})"
+            )
+        return as_outputs(returned[0]), dict(returned[1])
+
+
+def _has_collections(made: Any) -> bool:
+    return isinstance(made, Mapping) and "params" in made

@@ -1,0 +1,94 @@
+"""Flax NNX modules as Networks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rrd_jax.networks.brought.base import Brought
+from rrd_jax.networks.brought.outputs import Names, as_outputs, flags, values
+from rrd_jax.networks.contract import Outputs
+
+
+def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module], *, name: str = "") -> Brought:
+    """An NNX module as a Network: split once, and merged inside the step.
+
+    What is of type `nnx.Param` is trained; states of random numbers follow from the step; all else
+    is carried in `batch_stats`. `module.train()` and `module.eval()`, and an argument such as
+    `train` or `deterministic`, say whether it is trained.
+
+    Args:
+      module: of images [B, H, W, channels], with its weights; or rngs -> a module with fresh ones.
+        See `outputs.as_outputs` for what it may return.
+      name: for messages; "" for its class's.
+    """
+    return _NNX(module, name).network()
+
+
+class _NNX:
+    def __init__(self, module: Any, name: str):
+        if isinstance(module, nnx.Module):
+            _, *given = nnx.split(module, nnx.Param, nnx.RngState, ...)
+            self._make, abstract = (lambda key: given), module
+        else:
+            # Under jit each call makes a module of its own.
+            self._make = lambda key: _split(module(nnx.Rngs(key)))
+            abstract = nnx.eval_shape(lambda: module(nnx.Rngs(jax.random.key(0))))
+        self._abstract = abstract
+        self._flags = flags(type(abstract).__call__)
+        self._graphs = {train: _graph(abstract, train) for train in (False, True)}
+        _, params, self._rngs, rest = nnx.split(abstract, nnx.Param, nnx.RngState, ...)
+        self._params, self._rest = Names(params), Names(rest)
+        self.name = name or type(abstract).__name__
+
+    def network(self) -> Brought:
+        return Brought(self.name, self._init, self._apply, getattr(self._abstract, "dtype", None))
+
+    def _init(self, key: jax.Array, images: jax.Array) -> tuple[None, dict[str, Any]]:
+        del images
+        params, _, rest = self._make(key)
+        return None, {
+            "params": self._params.to_dict(params),
+            "batch_stats": self._rest.to_dict(rest),
+        }
+
+    def _apply(
+        self, variables: dict[str, Any], images: jax.Array, train: bool, key: jax.Array | None
+    ) -> tuple[Outputs, Any]:
+        module = nnx.merge(
+            self._graphs[train],
+            self._params.to_tree(variables["params"]),
+            self._fresh_rngs(jax.random.key(0) if key is None else key),
+            self._rest.to_tree(variables["batch_stats"]),
+            copy=True,
+        )
+        outputs = as_outputs(module(images, **values(self._flags, train)))
+        _, _, rest = _split(module)
+        return outputs, self._rest.to_dict(rest)
+
+    def _fresh_rngs(self, key: jax.Array) -> Any:
+        """States of random numbers that have counted nothing yet; each has a key of its own."""
+        leaves, treedef = jax.tree.flatten(self._rngs)
+        fresh = []
+        for i, leaf in enumerate(leaves):
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                fresh.append(jnp.broadcast_to(jax.random.fold_in(key, i), leaf.shape))
+            else:
+                fresh.append(jnp.zeros(leaf.shape, leaf.dtype))
+        return treedef.unflatten(fresh)
+
+
+def _split(module: nnx.Module) -> tuple[Any, Any, Any]:
+    _, params, rngs, rest = nnx.split(module, nnx.Param, nnx.RngState, ...)
+    return params, rngs, rest
+
+
+def _graph(module: nnx.Module, train: bool) -> Any:
+    """The static part of a module that is trained, or evaluated."""
+    if train:
+        module.train()
+    else:
+        module.eval()
+    return nnx.split(module, nnx.Param, nnx.RngState, ...)[0]

@@ -1,0 +1,128 @@
+"""What a user's network returns, as Outputs; and how it is told whether it is trained."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rrd_jax import errors, imports
+from rrd_jax.networks.contract import Outputs
+
+_PARTS = Outputs._fields
+# Arguments that say whether a network is trained, and those that say the contrary.
+_TRAINED = ("train", "training", "is_training")
+_NOT_TRAINED = ("deterministic", "inference", "use_running_average")
+
+
+def as_outputs(returned: Any) -> Outputs:
+    """The Outputs in what a network returned.
+
+    Logits and embedding become float32. An embedding with places, [B, ..., D], is averaged over
+    them.
+
+    Args:
+      returned: Outputs; a mapping, or an object, with `logits` and any of Outputs' other parts; a
+        pair (logits, embedding); or the logits alone.
+
+    Raises:
+      InputError: it is none of these.
+    """
+    outputs = parsed(returned)
+    embedding = outputs.embedding
+    if not isinstance(embedding, tuple):
+        embedding = embedding.astype(jnp.float32)
+        if embedding.ndim > 2:
+            embedding = jnp.mean(embedding, axis=tuple(range(1, embedding.ndim - 1)))
+    return outputs._replace(
+        logits=outputs.logits.astype(jnp.float32),
+        embedding=embedding,
+        maps=tuple(outputs.maps),
+        preactivations=tuple(outputs.preactivations),
+    )
+
+
+def parsed(returned: Any) -> Outputs:
+    """The parts of what a network returned, as they are; see `as_outputs`."""
+    if isinstance(returned, Mapping):
+        parts = {part: returned[part] for part in _PARTS if part in returned}
+    elif hasattr(returned, "logits"):
+        parts = {part: getattr(returned, part) for part in _PARTS if hasattr(returned, part)}
+    elif isinstance(returned, tuple | list) and len(returned) == 2:
+        parts = dict(zip(_PARTS, returned, strict=False))
+    else:
+        parts = {"logits": returned}
+    if not hasattr(parts.get("logits"), "shape"):
+        raise errors.InputError(
+            f"it returned {_described(returned)}; wanted are logits, a pair (logits, embedding), or"
+            f" a dict with 'logits', 'embedding' and, if it has them, {', '.join(_PARTS[2:])}"
+        )
+    return Outputs(**{"embedding": (), **parts})
+
+
+def _described(returned: Any) -> str:
+    if isinstance(returned, Mapping):
+        return f"a dict of {', '.join(map(str, returned)) or 'nothing'}"
+    if isinstance(returned, tuple | list):
+        return f"a {type(returned).__name__} of {len(returned)}"
+    return f"an object of type {type(returned).__name__}"
+
+
+def flags(function: Callable) -> dict[str, bool]:
+    """{argument: its value in training} of the arguments that say whether a network is trained."""
+    known = imports.parameters(function)
+    return {name: True for name in _TRAINED if name in known} | {
+        name: False for name in _NOT_TRAINED if name in known
+    }
+
+
+def values(given: Mapping[str, bool], train: bool) -> dict[str, bool]:
+    """The arguments of `flags` for training, or else for evaluation."""
+    return {name: value == train for name, value in given.items()}
+
+
+def takes(function: Callable, name: str) -> bool:
+    """Whether a function has a parameter of that name, or takes any keyword."""
+    known = imports.parameters(function)
+    return name in known or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
+
+
+class Names:
+    """The leaves of a tree by name, as nested dicts of strings.
+
+    Such dicts are what checkpoints hold, whatever the tree is made of.
+
+    Args:
+      tree: of arrays or shapes.
+    """
+
+    def __init__(self, tree: Any):
+        leaves, self._treedef = jax.tree_util.tree_flatten_with_path(tree)
+        self._paths = [_path(path) for path, _ in leaves]
+
+    def to_dict(self, tree: Any) -> dict[str, Any]:
+        """The leaves of a tree of the same structure."""
+        nested: dict[str, Any] = {}
+        for path, leaf in zip(self._paths, self._treedef.flatten_up_to(tree), strict=True):
+            at = nested
+            for name in path[:-1]:
+                at = at.setdefault(name, {})
+            at[path[-1]] = leaf
+        return nested
+
+    def to_tree(self, nested: Mapping[str, Any]) -> Any:
+        """The tree with the leaves of nested dicts."""
+        leaves = []
+        for path in self._paths:
+            at: Any = nested
+            for name in path:
+                at = at[name]
+            leaves.append(at)
+        return self._treedef.unflatten(leaves)
+
+
+def _path(path: tuple[Any, ...]) -> tuple[str, ...]:
+    """The keys of a leaf as strings; the `value` that NNX wraps around each is left out."""
+    names = [str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path]
+    return tuple(names[:-1] if len(names) > 1 and names[-1] == "value" else names)

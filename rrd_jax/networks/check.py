@@ -1,0 +1,85 @@
+"""Whether a user's network is one: its shapes, looked at once before anything costly."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rrd_jax import errors
+from rrd_jax.networks.contract import Network, Outputs
+from rrd_jax.networks.summary import summarize
+
+_IMAGES = 2
+
+
+def check(network: Network, name: str, num_classes: int, image_shape: tuple[int, int, int]) -> None:
+    """Traces a network in evaluation and in training.
+
+    Args:
+      network: for images of this shape.
+      name: for messages.
+      num_classes: C.
+      image_shape: (H, W, channels).
+
+    Raises:
+      InputError: it raises, returns something else than a network does, or changes the structure of
+        what it carries from step to step.
+    """
+    images = jax.ShapeDtypeStruct((_IMAGES, *image_shape), jnp.float32)
+    variables = summarize(network, image_shape).variables
+    if not jax.tree.leaves(variables["params"]):
+        raise errors.InputError(f"network '{name}' has no parameters to train")
+
+    def train(variables, images, key):
+        return network.apply(variables, images, train=True, mutable=["batch_stats"], rngs=key)
+
+    trained, changed = jax.eval_shape(train, variables, images, jax.random.key(0))
+    for outputs in (jax.eval_shape(network.apply, variables, images), trained):
+        _check_outputs(outputs, name, num_classes, image_shape)
+    before, after = _forms(variables["batch_stats"]), _forms(changed["batch_stats"])
+    for leaf in before | after:
+        there, then = before.get(leaf, "absent"), after.get(leaf, "absent")
+        if there != then:
+            raise errors.InputError(
+                f"network '{name}' does not keep the form of what it carries from step to step:"
+                f" {leaf} is {there} before and {then} after one"
+            )
+
+
+def _forms(tree: Any) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): f"{leaf.dtype}{leaf.shape}" for path, leaf in leaves}
+
+
+def _check_outputs(
+    outputs: Outputs, name: str, num_classes: int, image_shape: tuple[int, int, int]
+) -> None:
+    if outputs.logits.shape != (_IMAGES, num_classes):
+        raise errors.InputError(
+            f"network '{name}' returns logits {outputs.logits.shape} for {_IMAGES} images of"
+            f" {image_shape}, where {(_IMAGES, num_classes)} are wanted: it is told the number of"
+            " classes by its argument num_classes"
+        )
+    if not isinstance(outputs.embedding, tuple):
+        _check_shape(outputs.embedding, 2, "an embedding", "[B, D]", name)
+    for part in ("maps", "preactivations"):
+        for leaf in getattr(outputs, part):
+            _check_shape(leaf, 4, f"{part} with one", "[B, H, W, channels]", name)
+    if outputs.preactivations and len(outputs.preactivations) != len(outputs.maps):
+        raise errors.InputError(
+            f"network '{name}' returns {len(outputs.maps)} maps, but"
+            f" {len(outputs.preactivations)} preactivations: one for each map, or none"
+        )
+    if outputs.head and set(outputs.head) != {"kernel", "bias"}:
+        raise errors.InputError(
+            f"network '{name}' returns a head of {', '.join(outputs.head)}; wanted are kernel"
+            " [D, C] and bias [C]"
+        )
+
+
+def _check_shape(leaf: Any, ndim: int, what: str, wanted: str, name: str) -> None:
+    if leaf.ndim != ndim or leaf.shape[0] != _IMAGES:
+        raise errors.InputError(
+            f"network '{name}' returns {what} of shape {leaf.shape} for {_IMAGES} images, where"
+            f" {wanted} is wanted"
+        )

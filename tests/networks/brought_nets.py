@@ -1,0 +1,116 @@
+"""Networks as users write them, found by import path in tests."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rrd_jax.networks.resnet import ResNet
+
+resnet8 = functools.partial(ResNet, blocks=(1, 1, 1), widths=(16, 16, 32, 64))
+
+
+class Copied(ResNet):
+    """Resnet8, written like one of ours."""
+
+    blocks: tuple[int, ...] = (1, 1, 1)
+    widths: tuple[int, ...] = (16, 16, 32, 64)
+
+
+class Mixer(nn.Module):
+    """Layer norm, dropout and `deterministic`; nobody thought of distilling."""
+
+    num_classes: int
+    width: int = 8
+    rate: float = 0.2
+
+    @nn.compact
+    def __call__(self, x, deterministic=True):
+        x = nn.Conv(self.width, (4, 4), (4, 4), name="stem")(x)
+        x = x.reshape(len(x), -1, self.width)
+        y = nn.LayerNorm()(x).swapaxes(1, 2)
+        y = nn.Dense(x.shape[1], name="tokens")(y).swapaxes(1, 2)
+        x = x + nn.Dropout(self.rate)(y, deterministic=deterministic)
+        x = nn.LayerNorm(name="norm")(x)
+        return nn.Dense(self.num_classes, name="head")(x.mean(1))
+
+
+class GroupNorm(nn.Module):
+    """Group norm, maps and a counter; no argument says whether it is trained."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        seen = self.variable("counts", "seen", lambda: jnp.int32(0))
+        if self.is_mutable_collection("counts") and not self.is_initializing():
+            seen.value += 1
+        x = nn.relu(nn.GroupNorm(2)(nn.Conv(8, (3, 3), strides=2)(x)))
+        self.sow("seen_by", "map", x)
+        embedding = x.mean((1, 2))
+        head = nn.Dense(self.num_classes)
+        logits = head(embedding)
+        parts = {"logits": logits, "embedding": embedding, "maps": [x]}
+        return parts | {"head": dict(head.variables["params"])}
+
+
+class Norm(nnx.Module):
+    """NNX with batch norm and dropout."""
+
+    def __init__(self, num_classes: int, width: int = 8, *, rngs: nnx.Rngs):
+        self.conv = nnx.Conv(1, width, (3, 3), strides=2, rngs=rngs)
+        self.norm = nnx.BatchNorm(width, rngs=rngs)
+        self.drop = nnx.Dropout(0.2, rngs=rngs)
+        self.blocks = nnx.List([nnx.Linear(width, width, rngs=rngs) for _ in range(2)])
+        self.head = nnx.Linear(width, num_classes, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.relu(self.norm(self.conv(x))).mean((1, 2))
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(self.drop(x)), x
+
+
+def _init(key: jax.Array, images: jax.Array) -> Any:
+    keys = jax.random.split(key)
+    sizes = ((images[0].size, 8), (8, 10))
+    return [jax.random.normal(k, size) / 8 for k, size in zip(keys, sizes, strict=True)]
+
+
+def _apply(params: Any, images: jax.Array) -> Any:
+    x = jnp.tanh(images.reshape(len(images), -1) @ params[0])
+    return x @ params[1], x
+
+
+functions = (_init, _apply)
+
+
+def bare(num_classes: int):
+    """A factory of a network without an embedding."""
+    return nn.Sequential([lambda x: x.reshape(len(x), -1), nn.Dense(num_classes)])
+
+
+def strange(num_classes: int):
+    """A factory of what is no network."""
+    return [num_classes]
+
+
+class Wrong(nn.Module):
+    """Raises."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        return x.no_such_thing
+
+
+class TooMany(nn.Module):
+    """Has classes of its own."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1000)(x.mean((1, 2))), x.mean((1, 2))
