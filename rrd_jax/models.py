@@ -1,6 +1,10 @@
 """The former name of `python -m rrd_jax.networks`: python -m rrd_jax.models."""
 
-from rrd_jax.networks.__main__ import main
+from absl import app
+
+from rrd_jax import cli
+from rrd_jax.networks.__main__ import define_flags, main
 
 if __name__ == "__main__":
-    main()
+    define_flags()
+    app.run(main, flags_parser=cli.parse_flags)

@@ -1,6 +1,30 @@
-"""Prints the networks as a table: python -m rrd_jax.networks."""
+"""Describes the networks: python -m rrd_jax.networks [--model=NAME_OR_IMPORT_PATH].
 
-from rrd_jax import cli, networks, report
+Without --model, a table of all that have a name. With it, one network: parameters, multiply-adds,
+what it returns and what its layers are, for --num_classes and --image_shape; the options of a
+network by import path are set with --option=width=64, as often as there are options. The exit code
+is 0, 1 for a bad flag, 2 for bad input.
+"""
+
+import ast
+from typing import Any
+
+import jax
+from absl import app, flags
+
+from rrd_jax import cli, errors, imports, networks, report
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    """Not on import: tests import several programs, whose flags have the same names."""
+    flags.DEFINE_string("model", "", "A name of the table, or MODULE:NAME.")
+    flags.DEFINE_integer("num_classes", 10, "Of --model.", lower_bound=1)
+    flags.DEFINE_list(
+        "image_shape", None, "Height, width and channels. Default: as published, or 32,32,3."
+    )
+    flags.DEFINE_multi_string("option", [], "NAME=VALUE of a network by import path.")
 
 
 def table() -> str:
@@ -10,17 +34,98 @@ def table() -> str:
     for name in networks.MODELS:
         size = networks.image_size(name)
         network = networks.create(name, 100 if name in networks.CIFAR else 1000)
-        outputs, parameters, macs, *_ = networks.summarize(network, (size, size, 3))
-        taps = " ".join(f"{tap.shape[-1]}@{tap.shape[1]}" for tap in outputs.maps)
+        summary = networks.summarize(network, (size, size, 3))
+        outputs = summary.outputs
         width = str(outputs.embedding.shape[-1])
-        rows.append((name, f"{parameters:,}", f"{macs:,}", taps, width, f"{size}x{size}"))
+        cells = (f"{summary.parameters:,}", f"{summary.macs:,}", _taps(outputs.maps), width)
+        rows.append((name, *cells, f"{size}x{size}"))
     return report.table(header, rows)
 
 
-def main() -> None:
-    """Prints the table."""
-    cli.guard(lambda: print(table()))
+def description(
+    name: str, num_classes: int, image_shape: tuple[int, int, int], options: dict[str, Any]
+) -> str:
+    """What is known of one network, a line each.
+
+    Args:
+      name: a key of `networks.MODELS`, or an import path.
+      num_classes: C.
+      image_shape: (H, W, channels).
+      options: of a network by import path.
+
+    Raises:
+      InputError: there is no such network, or it is none.
+    """
+    network = networks.create(name, num_classes, options=options)
+    networks.check(network, name, num_classes, image_shape)
+    summary = networks.summarize(network, image_shape)
+    outputs = summary.outputs
+    carried = jax.tree.leaves(summary.variables["batch_stats"])
+    lines = {
+        "network": name,
+        "images": "x".join(map(str, image_shape)),
+        "parameters": f"{summary.parameters:,}",
+        "carried beside them": f"{sum(leaf.size for leaf in carried):,} numbers",
+        "multiply-adds": f"{summary.macs:,} an image",
+        "logits": f"{num_classes}",
+        "embedding": "none" if isinstance(outputs.embedding, tuple) else outputs.embedding.shape[1],
+        "maps": _taps(outputs.maps) or "none",
+        "maps before their ReLU": _taps(outputs.preactivations) or "none",
+        "classifier": "/".join(summary.classifier) or ("yes" if outputs.head else "not reported"),
+    }
+    width = max(map(len, lines))
+    return "\n".join(f"{key:<{width}}  {value}" for key, value in lines.items())
+
+
+def _taps(maps: Any) -> str:
+    """Channels and size of each map."""
+    return " ".join(
+        f"{tap.shape[3]}@{tap.shape[1]}" + f"x{tap.shape[2]}" * (tap.shape[1] != tap.shape[2])
+        for tap in maps
+    )
+
+
+def _options(given: list[str]) -> dict[str, Any]:
+    pairs = dict(text.split("=", 1) if "=" in text else (text, "True") for text in given)
+    return {name: _literal(value) for name, value in pairs.items()}
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return text
+
+
+def _image_shape(name: str) -> tuple[int, int, int]:
+    if not FLAGS.image_shape:
+        size = 32 if imports.is_path(name) else networks.image_size(name)
+        return (size, size, 3)
+    try:
+        height, width, channels = map(int, FLAGS.image_shape)
+    except ValueError:
+        raise errors.InputError(
+            f"--image_shape is {','.join(FLAGS.image_shape)}, but must be three whole numbers, such"
+            " as 32,32,3"
+        ) from None
+    errors.check_positive(height=height, width=width, channels=channels)
+    return (height, width, channels)
+
+
+def _run() -> None:
+    if not FLAGS.model:
+        print(table())
+        return
+    shape, options = _image_shape(FLAGS.model), _options(FLAGS.option)
+    print(description(FLAGS.model, FLAGS.num_classes, shape, options))
+
+
+def main(argv: list[str]) -> None:
+    """Prints the table, or one network."""
+    del argv
+    cli.guard(_run)
 
 
 if __name__ == "__main__":
-    main()
+    define_flags()
+    app.run(main, flags_parser=cli.parse_flags)

@@ -7,6 +7,7 @@ import pytest
 
 from rrd_jax import errors, networks
 from rrd_jax.config import parse
+from rrd_jax.networks import __main__ as program
 from tests import launch
 
 _NETS = "tests.networks.brought_nets"
@@ -164,3 +165,12 @@ def test_weights_of_other_options_are_refused(tmp_path):
 def test_remat_is_for_networks_of_ours(how):
     with pytest.raises(errors.InputError, match="train.remat is .* your own"):
         parse(_config(f"{_NETS}:Norm", "resnet8", "kd", train__remat=how))
+
+
+def test_one_is_described_by_what_it_computes():
+    text = program.description(f"{_NETS}:GroupNorm", 10, _SHAPE, {})
+    lines = dict(line.split("  ", 1) for line in text.splitlines())
+    # 3x3 kernels of one channel on 4x4 places, and the classifier.
+    assert int(lines["multiply-adds"].strip().split()[0].replace(",", "")) == 9 * 8 * 16 + 8 * 10
+    assert lines["maps"].strip() == "8@4"
+    assert lines["classifier"].strip() == "Dense_0"
