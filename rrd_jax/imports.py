@@ -128,7 +128,7 @@ def options(
         for name, parameter in parameters(function).items()
         if name not in given_by_us and not name.startswith("_")
         if parameter.kind not in (*variadic, inspect.Parameter.POSITIONAL_ONLY)
-        if _type(parameter) is not None
+        if option_type(parameter) is not None
     }
 
 
@@ -211,7 +211,7 @@ def check(
     return arguments
 
 
-def _type(parameter: inspect.Parameter) -> type | None:
+def option_type(parameter: inspect.Parameter) -> type | None:
     """The simple type of an option; object where anything goes, None where no config can say it."""
     annotation = parameter.annotation
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
@@ -232,7 +232,7 @@ def _type(parameter: inspect.Parameter) -> type | None:
 
 
 def _typed(name: str, what: str, value: Any, parameter: inspect.Parameter) -> Any:
-    wanted = _type(parameter)
+    wanted = option_type(parameter)
     if wanted is object or (type(value) is wanted):
         return value
     if wanted is float and type(value) is int:

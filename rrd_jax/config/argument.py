@@ -4,14 +4,17 @@ configs/cifar100.py:resnet32x4-resnet8x4,rrd+kd    teacher and student, and a me
 configs/cifar100.py:wrn_40_2+resnet56-resnet20     several teachers: config.teacher is a list
 configs/cifar100.py:resnet32x4                     one network: trains it alone, as a teacher
 configs/cifar100.py:smoke                          the complete job in seconds, on random images
-"""
 
-import re
+Networks and objectives of one's own are named by import path:
+
+configs/cifar100.py:resnet56-my_nets:Small,rrd+my_losses:angular
+"""
 
 from ml_collections import ConfigDict
 
-from rrd_jax import networks
-from rrd_jax.config.methods import check_option, limit, method
+from rrd_jax import errors, imports, networks
+from rrd_jax.config.methods import can_be_network, check_option, is_network, limit, method
+from rrd_jax.config.options import Options
 
 
 def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: str) -> ConfigDict:
@@ -25,24 +28,29 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
       default: the method unless the argument names one; a single network is trained with ce.
 
     Raises:
-      InputError: an option is neither a pair of networks, nor a method, nor "smoke".
+      InputError: an option is neither a pair of networks, nor a method, nor "smoke", or there are
+        two pairs or two methods.
     """
-    method_name, smoke = "", False
+    pairs, method_names, smoke = [], [], False
     for option in filter(None, argument.split(",")):
         if option == "smoke":
             smoke = True
-        elif set(re.split("[-+]", option)) <= set(networks.MODELS):
-            pair = option
+        elif _names_networks(option):
+            pairs.append(option)
         else:
             check_option(option)
-            method_name = option
-    teacher, _, student = pair.rpartition("-")
-    method_name = method_name or (default if teacher else "ce")
+            method_names.append(option)
+    given_pair = _only("networks", pairs)
+    teacher, _, student = (given_pair or pair).rpartition("-")
+    method_name = _only("a method", method_names) or (default if teacher else "ce")
     if method_name == "ce":
         teacher, config.baseline = "", False
     config.teacher.model, config.student.model = teacher, student
+    if given_pair:  # options of a launch file are for its own pair
+        config.teacher.options, config.student.options = Options(), Options()
     config.method, config.objectives = method_name, method(method_name)
-    config.name = "-".join(filter(None, [name, teacher, student, method_name]))
+    job_name = "-".join(filter(None, [name, teacher, student, method_name]))
+    config.name = job_name.replace(":", ".")
     if smoke:
         _shrink(config)
     if "+" in teacher:
@@ -53,6 +61,29 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
         with config.ignore_type():
             config.teacher = teachers
     return config
+
+
+def _only(kind: str, options: list[str]) -> str:
+    """The only option of a kind, "" for none."""
+    if len(options) > 1:
+        raise errors.InputError(
+            f"config options '{options[0]}' and '{options[1]}' each name {kind}; leave one out"
+        )
+    return "".join(options)
+
+
+def _names_networks(option: str) -> bool:
+    """Whether a config option is a pair of networks, or one network.
+
+    With a "-" it is a pair; without, an import path alone may lead to a network or an objective.
+    """
+    if "-" not in option:
+        if imports.is_path(option) and "+" not in option:
+            return is_network(imports.load("network or objective", option))
+        return option in networks.MODELS
+    teachers, _, student = option.rpartition("-")
+    models = [*teachers.split("+"), student]
+    return all(can_be_network(model) for model in models)
 
 
 def _shrink(config: ConfigDict) -> None:
