@@ -139,31 +139,24 @@ def limit(config: ConfigDict, **most: float) -> None:
 
 def check_option(option: str) -> None:
     """Raises an InputError for a config option that is neither a method nor anything else."""
-    if imports.is_path(option):
-        _check_paths(option)
+    words = re.split("[-+]", option)
+    if "-" in option and imports.is_path(option):
+        wrong = next((word for word in words if not can_be_network(word)), option)
+        raise errors.InputError(
+            f"config option '{option}' cannot be read: '{wrong}' is no network, and no module has a"
+            f" - in its name; {_hint(wrong, networks.MODELS)}networks can also be named by"
+            " --config.teacher.model and --config.student.model"
+        )
+    if "-" not in option and (imports.is_path(option) or set(words) <= set(RECORDS)):
         method(option)  # which says what is wrong
         return
-    try:
-        method(option)
-    except errors.InputError:
-        known = {**networks.MODELS, **RECORDS, "smoke": None}
-        wrong = next((part for part in re.split("[-+]", option) if part not in known), option)
-        raise errors.InputError(
-            f"config option '{option}' is not smoke, a pair TEACHER-STUDENT of networks or a"
-            f" method; {_hint(wrong, known)}python -m rrd_jax.networks lists networks, python -m"
-            " rrd_jax.objectives objectives, which are joined by +"
-        ) from None
-
-
-def _check_paths(option: str) -> None:
-    """Raises an InputError for a pair with an import path, of which a part names no network."""
-    for part in re.split("[-+]", option):
-        if "-" in option and not can_be_network(part):
-            raise errors.InputError(
-                f"config option '{option}' cannot be read: '{part}' is no network;"
-                f" {_hint(part, networks.MODELS)}networks can also be named by"
-                " --config.teacher.model and --config.student.model"
-            )
+    known = {**networks.MODELS, **RECORDS, "smoke": None}
+    wrong = next((word for word in words if word not in known), option)
+    raise errors.InputError(
+        f"config option '{option}' is not smoke, a pair TEACHER-STUDENT of networks or a"
+        f" method; {_hint(wrong, known)}python -m rrd_jax.networks lists networks, python -m"
+        " rrd_jax.objectives objectives, which are joined by +"
+    )
 
 
 def can_be_network(name: str) -> bool:

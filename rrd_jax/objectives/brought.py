@@ -63,8 +63,8 @@ def _as_factory(what: str, known: Any) -> Callable:
         return lambda: known
     if not callable(known):
         raise errors.InputError(
-            f"{what} is a {type(known).__name__}, but must be a loss (student, teacher, batch) ->"
-            " [B], or a factory of an Objective"
+            f"{what} is of type {type(known).__name__}, but must be a loss (student, teacher,"
+            " batch) -> [B], or a factory of an Objective"
         )
     return known
 
