@@ -163,8 +163,8 @@ def _objectives(config: ConfigDict) -> tuple[recipe.ObjectiveChoice, ...]:
             raise errors.InputError(f"objectives.{name}.warmup is {warmup}; 0 is for none")
         if name in choices:
             raise errors.InputError(
-                f"config.objectives names two objectives '{name}'; give one of them another name,"
-                f" beside its field factory"
+                f"config.objectives names two objectives '{name}'; call one of them otherwise and"
+                " keep its import path in the field factory"
             )
         choices[name] = recipe.ObjectiveChoice(name, weight, warmup, options, factory)
     if not choices:

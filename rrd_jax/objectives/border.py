@@ -77,6 +77,12 @@ def _check_state(name: str, state: Any) -> None:
             f"init of objective '{name}' gives a {type(state).__name__}, but must give an"
             " ObjectiveState(params, frozen, memory)"
         )
+    for path, leaf in jax.tree.leaves_with_path(state):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
+            raise errors.InputError(
+                f"init of objective '{name}' gives a key in {jax.tree_util.keystr(path)[1:]}, which"
+                " no checkpoint holds; keep jax.random.key_data(key) there"
+            )
     for path, leaf in jax.tree.leaves_with_path(state.params):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise errors.InputError(
@@ -206,6 +212,7 @@ def _speaking_type(kind: type) -> type:
                 return _Missing(self.reasons[name])
             return value
 
+    Speaking.__name__ = Speaking.__qualname__ = kind.__name__  # for messages of a user's errors
     return Speaking
 
 

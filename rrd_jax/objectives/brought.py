@@ -5,6 +5,9 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from rrd_jax import errors, imports
 from rrd_jax.objectives.base import Objective, Record, stateless
 
@@ -118,4 +121,9 @@ def _create(
             f"{what} gives a {type(objective).__name__}, but must give an Objective of"
             " rrd_jax.objectives; stateless(loss) makes one of a loss"
         )
-    return objective
+    return objective._replace(init=functools.partial(_typed_state, objective.init))
+
+
+def _typed_state(init: Callable, *arguments: Any) -> Any:
+    """What `init` gives, as arrays: a Python number has a weak type, which no checkpoint keeps."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), init(*arguments))

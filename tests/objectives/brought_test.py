@@ -15,6 +15,7 @@ import pytest
 from rrd_jax import errors, objectives, state
 from rrd_jax.batch import Batch
 from rrd_jax.config import method, parse
+from rrd_jax.objectives import __main__ as catalogue
 from rrd_jax.objectives import rrd
 from rrd_jax.teacher import ensemble
 from tests import launch
@@ -56,6 +57,16 @@ def moving(*, rate: float = 0.5, start: float | None = None, examples=None, batc
 
 def without_maps():
     return objectives.stateless(lambda student, teacher, batch: student.logits.mean(-1))
+
+
+def counting():
+    def init(key, student, teacher):
+        return ObjectiveState(memory=0, frozen=0.5)
+
+    def loss(state, student, teacher, batch):
+        return student.logits.mean(-1) * state.frozen, state.memory + 1
+
+    return Objective(init, loss)
 
 
 class Losses:
@@ -192,7 +203,7 @@ def test_a_launch_file_may_give_an_objective_another_name():
 
 # What is wrong with an objective, and what is said.
 _WRONG = {
-    "init fails": ("lambda *_: 1 / 0", "loss", r"its init: ZeroDivisionError.*\(.*, line 14\)"),
+    "init fails": ("lambda *_: 1 / 0", "loss", r"its init: ZeroDivisionError.*\(.*, line 15\)"),
     "no state": ("lambda *_: {}", "loss", "init .* gives a dict, but must give an ObjectiveState"),
     "integers": ("start(jnp.int32(1))", "loss", "trains params of type int32; .*frozen or memory"),
     "shape": ("start()", "lambda s, a, b, batch: (a.logits, s.memory)", r"float32\[8,5\].* \[8\]"),
@@ -201,8 +212,9 @@ _WRONG = {
     "loss fails": (
         "start()",
         "fails",
-        r"loss: ValueError: this fails \(.*_wrong.py, line 12\)",
+        r"loss: ValueError: this fails \(.*_wrong.py, line 13\)",
     ),
+    "key": ("start((), jax.random.key(0))", "loss", r"gives a key in memory.*key_data\(key\)"),
     "memory": (
         "start(memory={'rows': jnp.zeros(3)})",
         "lambda s, a, b, batch: (a.logits.mean(1), {'rows': jnp.zeros(4)})",
@@ -215,6 +227,7 @@ _WRONG = {
     ),
 }
 _WRONG_MODULE = """
+import jax
 import jax.numpy as jnp
 from rrd_jax.objectives import Objective, ObjectiveState
 
@@ -271,6 +284,36 @@ def _refusal(name, objective, student, teacher):
     except errors.InputError as error:
         return str(error)
     return ""
+
+
+def test_stage_predict_and_taps_are_checked_too():
+    right = objectives.create("ft")
+    wrong = {
+        "stage.loss": {"stage": right.stage._replace(loss=lambda state, *_: (jnp.zeros(3), ()))},
+        "predict": {"predict": lambda state, student: student.embedding},
+        "taps": {"taps": lambda student, teacher: [(student.maps[9], teacher.maps[9])]},
+    }
+    for function, parts in wrong.items():
+        with pytest.raises(errors.InputError, match=f"{function}.*") as caught:
+            objectives.check("ft", right._replace(**parts), _shapes(), _shapes(), _SHAPES)
+        assert "objective 'ft'" in str(caught.value)
+
+
+@pytest.mark.usefixtures("module")
+def test_a_python_number_in_a_state_is_an_array_as_a_checkpoint_has_it():
+    objective = objectives.create("own_losses:counting")
+    start = objective.init(jax.random.key(0), _shapes(), _shapes())
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(start))
+    objectives.check("counting", objective, _shapes(), _shapes(), _SHAPES)
+
+
+@pytest.mark.usefixtures("module")
+def test_the_catalogue_describes_an_own_objective():
+    text = catalogue.description("own_losses:angular")
+    assert "own_losses:angular" in text
+    assert "Angles between the logits of images." in text
+    assert "--config.objectives.angular.power=2.0" in text
+    assert "the teacher may not be cached" in text
 
 
 def test_what_an_objective_does_not_say_that_it_reads_is_empty():
