@@ -110,6 +110,9 @@ def parameters(function: Callable) -> dict[str, inspect.Parameter]:
     """The parameters of a function or of a class's constructor, annotations resolved."""
     try:
         signature = inspect.signature(function, eval_str=True)
+        if any(isinstance(p.annotation, str) for p in signature.parameters.values()):
+            # jax.jit's copy of a signature is taken as it is.
+            signature = inspect.signature(inspect.unwrap(function), eval_str=True)
     except Exception:  # an annotation that names what is not imported
         try:
             signature = inspect.signature(function)

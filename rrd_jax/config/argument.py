@@ -31,18 +31,9 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
       InputError: an option is neither a pair of networks, nor a method, nor "smoke", or there are
         two pairs or two methods.
     """
-    pairs, method_names, smoke = [], [], False
-    for option in filter(None, argument.split(",")):
-        if option == "smoke":
-            smoke = True
-        elif _names_networks(option):
-            pairs.append(option)
-        else:
-            check_option(option)
-            method_names.append(option)
-    given_pair = _only("networks", pairs)
+    given_pair, given_method, smoke = _read(argument)
     teacher, _, student = (given_pair or pair).rpartition("-")
-    method_name = _only("a method", method_names) or (default if teacher else "ce")
+    method_name = given_method or (default if teacher else "ce")
     if method_name == "ce":
         teacher, config.baseline = "", False
     config.teacher.model, config.student.model = teacher, student
@@ -61,6 +52,17 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
         with config.ignore_type():
             config.teacher = teachers
     return config
+
+
+def _read(argument: str) -> tuple[str, str, bool]:
+    """The networks and the method that a config string names, "" for none; whether it is smoke."""
+    options = [option for option in argument.split(",") if option]
+    others = [option for option in options if option != "smoke"]
+    pairs = [option for option in others if _names_networks(option)]
+    method_names = [option for option in others if option not in pairs]
+    for option in method_names:
+        check_option(option)
+    return _only("networks", pairs), _only("a method", method_names), "smoke" in options
 
 
 def _only(kind: str, options: list[str]) -> str:

@@ -73,8 +73,10 @@ def _as_factory(what: str, known: Any) -> Callable:
 
 
 def _summary(known: Any) -> str:
-    """The first line of a docstring."""
-    lines = (inspect.getdoc(known) or "").splitlines() if callable(known) else []
+    """The first line of a function's or a class's docstring."""
+    known = inspect.unwrap(known) if callable(known) else known
+    documented = inspect.isfunction(known) or inspect.isclass(known)
+    lines = (inspect.getdoc(known) or "").splitlines() if documented else []
     return lines[0] if lines else "-"
 
 

@@ -1,5 +1,6 @@
 """Config strings with import paths, and what no config string may say twice."""
 
+import importlib
 import sys
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from rrd_jax import errors
 from rrd_jax.config.methods import is_network
 from rrd_jax.config.options import Options
-from tests import launch
+from tests import launch, tiny
 
 _MODULE = """
 import flax.linen as nn
@@ -26,6 +27,9 @@ def loss(student, teacher, batch, power=2):
     return student.logits.mean(-1)
 
 def rrd(student, teacher, batch):
+    return student.logits.mean(-1)
+
+def queued(student, teacher, batch, queue_size: int | None = None, negatives="all", epochs=2.5):
     return student.logits.mean(-1)
 
 class Pair:
@@ -81,6 +85,11 @@ def test_the_name_of_a_job_is_that_of_a_folder():
     assert config.name == "digits-resnet8-my_nets.Small-rrd+my_losses.loss"
 
 
+def test_options_that_are_no_numbers_stay_as_they_are_where_memories_are_small():
+    queued = launch.get_config("digits", "my_losses:queued,smoke").objectives.queued
+    assert (queued.queue_size, queued.negatives, queued.epochs) == (None, "all", 1)
+
+
 def test_each_teacher_has_options_of_its_own():
     config = launch.get_config("digits", "my_nets:make+my_nets:make-my_nets:Small,kd")
     config.lock()
@@ -116,9 +125,7 @@ def test_what_a_config_string_cannot_say_is_one_line(argument, message):
 
 
 def test_networks_are_told_from_objectives():
-    from tests import tiny
-
-    module = sys.modules.get("my_nets") or __import__("my_nets")
+    module = importlib.import_module("my_nets")
     assert all(map(is_network, (module.Small, module.Other, module.make, module.Pair)))
     assert all(map(is_network, (tiny.NETWORK(num_classes=2), module.Pair())))
     assert not any(map(is_network, (module.loss, 3, None, Options, print)))
