@@ -119,6 +119,9 @@ def parameters(function: Callable) -> dict[str, inspect.Parameter]:
         return dict(list(known.items())[1:])
     try:
         signature = inspect.signature(function, eval_str=True)
+        if any(isinstance(p.annotation, str) for p in signature.parameters.values()):
+            # jax.jit's copy of a signature is taken as it is.
+            signature = inspect.signature(inspect.unwrap(function), eval_str=True)
     except Exception:  # an annotation that names what is not imported
         try:
             signature = inspect.signature(function)
@@ -135,7 +138,7 @@ def options(function: Callable, given_by_us: Collection[str] = ()) -> dict[str, 
         for name, parameter in parameters(function).items()
         if name not in given_by_us and not name.startswith("_")
         if parameter.kind not in (*variadic, inspect.Parameter.POSITIONAL_ONLY)
-        if _type(parameter) is not None
+        if option_type(parameter) is not None
     }
 
 
@@ -220,7 +223,7 @@ def check(
     return arguments
 
 
-def _type(parameter: inspect.Parameter) -> type | None:
+def option_type(parameter: inspect.Parameter) -> type | None:
     """The simple type of an option; object where anything goes, None where no config can say it."""
     annotation = parameter.annotation
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
@@ -241,7 +244,7 @@ def _type(parameter: inspect.Parameter) -> type | None:
 
 
 def _typed(name: str, what: str, value: Any, parameter: inspect.Parameter) -> Any:
-    wanted = _type(parameter)
+    wanted = option_type(parameter)
     if wanted is object or (type(value) is wanted):
         return value
     if wanted is float and type(value) is int:

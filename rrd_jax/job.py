@@ -5,11 +5,23 @@ import pathlib
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from rrd_jax import data, errors, loop, networks, parallel, recipe, report, workdir
+from rrd_jax import (
+    data,
+    errors,
+    loop,
+    networks,
+    objectives,
+    parallel,
+    recipe,
+    report,
+    workdir,
+)
+from rrd_jax.batch import Batch
 from rrd_jax.recipe import Job, Part
 from rrd_jax.run import Result
-from rrd_jax.teacher import frozen
+from rrd_jax.teacher import ensemble, frozen
 from rrd_jax.teacher.frozen import FrozenNetwork
 
 
@@ -83,16 +95,31 @@ def prepare(part: Part) -> Setting:
 
 
 def check(job: Job, setting: Setting) -> None:
-    """Traces the networks of a job that are not ours, before hours go into a teacher.
+    """Traces what users bring, and the objectives, before hours go into a teacher.
 
     Raises:
-      InputError: one is no network, or lacks what an objective compares.
+      InputError: a network is none, or lacks what an objective compares; an objective is none.
     """
     dataset, training = setting.dataset, job.student.training
-    for choice in (training.network, *(teacher.network for teacher in job.teachers)):
-        network = choice.create(dataset.num_classes)
+    choices = [training.network, *(teacher.network for teacher in job.teachers)]
+    made = [choice.create(dataset.num_classes) for choice in choices]
+    for choice, network in zip(choices, made, strict=True):
         if isinstance(network, networks.Brought):
             networks.check(network, choice.model, dataset.num_classes, dataset.image_shape)
+    student, *teachers = (networks.summarize(n, dataset.image_shape).outputs for n in made)
+    teacher = ensemble.outputs_of(teachers, training.teacher_weights)
+    part = training.batch_size // training.accumulate
+    for name, objective in training.create_objectives(len(dataset.train)).items():
+        batch = _batch(part, dataset.image_shape, mixes=training.mix is not None)
+        objectives.check(name, objective, student, teacher, batch)
+
+
+def _batch(size: int, image_shape: tuple[int, int, int], *, mixes: bool) -> Batch:
+    """A batch as objectives see it, as shapes."""
+    images = jax.ShapeDtypeStruct((size, *image_shape), jnp.float32)
+    numbers = jax.ShapeDtypeStruct((size,), jnp.int32)
+    share = jax.ShapeDtypeStruct((size,), jnp.float32)
+    return Batch(images, numbers, numbers, numbers, *((numbers, share) if mixes else ()))
 
 
 def train(

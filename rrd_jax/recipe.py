@@ -56,24 +56,27 @@ class ObjectiveChoice:
     """A term of the total loss by name.
 
     Attributes:
-      name: a key of `objectives.OBJECTIVES`.
+      name: a key of `objectives.OBJECTIVES`, or any other with a `factory`.
       weight: factor in the total loss.
       warmup: epochs over which the weight grows to that; 0 for none.
       options: of the objective's factory.
+      factory: import path of a user's objective; "" for one of ours.
     """
 
     name: str
     weight: float
     warmup: int
     options: Mapping[str, Any]
+    factory: str = ""
 
     def create(self, **known: int) -> Objective:
         """The objective; options that are None take what is known of the data and the batch."""
         options = dict(self.options)
         for option, value in known.items():
-            if objectives.takes(self.name, option) and options.get(option) is None:
+            takes = objectives.takes(self.name, option, self.factory)
+            if takes and options.get(option) is None:
                 options[option] = value
-        return objectives.create(self.name, **options)
+        return objectives.create(self.name, self.factory, **options)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -71,6 +71,14 @@ def test_options_are_typed_by_the_signature():
     assert imports.fields(_factory) == {"share": 0.5, "shape": (1, 2)}
 
 
+def test_annotations_that_are_text_are_read_behind_jit_too(module):
+    source = "from __future__ import annotations\nimport jax\n"
+    name = module(source + "def f(x, power: float = 2): return x\ng = jax.jit(f)\n")
+    for attribute in ("f", "g"):
+        known = imports.parameters(imports.load("objective", f"{name}:{attribute}"))
+        assert imports.option_type(known["power"]) is float
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

@@ -4,14 +4,17 @@ configs/cifar100.py:resnet32x4-resnet8x4,rrd+kd    teacher and student, and a me
 configs/cifar100.py:wrn_40_2+resnet56-resnet20     several teachers: config.teacher is a list
 configs/cifar100.py:resnet32x4                     one network: trains it alone, as a teacher
 configs/cifar100.py:smoke                          the complete job in seconds, on random images
-"""
 
-import re
+Networks and objectives of one's own are named by import path:
+
+configs/cifar100.py:resnet56-my_nets:Small,rrd+my_losses:angular
+"""
 
 from ml_collections import ConfigDict
 
-from rrd_jax import networks
-from rrd_jax.config.methods import check_option, limit, method
+from rrd_jax import errors, imports, networks
+from rrd_jax.config.methods import can_be_network, check_option, limit, method
+from rrd_jax.config.options import Options
 
 
 def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: str) -> ConfigDict:
@@ -25,24 +28,20 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
       default: the method unless the argument names one; a single network is trained with ce.
 
     Raises:
-      InputError: an option is neither a pair of networks, nor a method, nor "smoke".
+      InputError: an option is neither a pair of networks, nor a method, nor "smoke", or there are
+        two pairs or two methods.
     """
-    method_name, smoke = "", False
-    for option in filter(None, argument.split(",")):
-        if option == "smoke":
-            smoke = True
-        elif all(n in networks.MODELS or ":" in n for n in re.split("[-+]", option)):
-            pair = option  # TODO helper C
-        else:
-            check_option(option)
-            method_name = option
-    teacher, _, student = pair.rpartition("-")
-    method_name = method_name or (default if teacher else "ce")
+    given_pair, given_method, smoke = _read(argument)
+    teacher, _, student = (given_pair or pair).rpartition("-")
+    method_name = given_method or (default if teacher else "ce")
     if method_name == "ce":
         teacher, config.baseline = "", False
     config.teacher.model, config.student.model = teacher, student
+    if given_pair:  # options of a launch file are for its own pair
+        config.teacher.options, config.student.options = Options(), Options()
     config.method, config.objectives = method_name, method(method_name)
-    config.name = "-".join(filter(None, [name, teacher, student, method_name])).replace(":", ".")
+    job_name = "-".join(filter(None, [name, teacher, student, method_name]))
+    config.name = job_name.replace(":", ".")
     if smoke:
         _shrink(config)
     if "+" in teacher:
@@ -53,6 +52,40 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
         with config.ignore_type():
             config.teacher = teachers
     return config
+
+
+def _read(argument: str) -> tuple[str, str, bool]:
+    """The networks and the method that a config string names, "" for none; whether it is smoke."""
+    options = [option for option in argument.split(",") if option]
+    others = [option for option in options if option != "smoke"]
+    pairs = [option for option in others if _names_networks(option)]
+    method_names = [option for option in others if option not in pairs]
+    for option in method_names:
+        check_option(option)
+    return _only("networks", pairs), _only("a method", method_names), "smoke" in options
+
+
+def _only(kind: str, options: list[str]) -> str:
+    """The only option of a kind, "" for none."""
+    if len(options) > 1:
+        raise errors.InputError(
+            f"config options '{options[0]}' and '{options[1]}' each name {kind}; leave one out"
+        )
+    return "".join(options)
+
+
+def _names_networks(option: str) -> bool:
+    """Whether a config option is a pair of networks, or one network.
+
+    With a "-" it is a pair; without, an import path alone may lead to a network or an objective.
+    """
+    if "-" not in option:
+        if imports.is_path(option) and "+" not in option:
+            return networks.is_network(imports.load("network or objective", option))
+        return option in networks.MODELS
+    teachers, _, student = option.rpartition("-")
+    models = [*teachers.split("+"), student]
+    return all(can_be_network(model) for model in models)
 
 
 def _shrink(config: ConfigDict) -> None:

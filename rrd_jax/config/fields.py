@@ -20,7 +20,8 @@ def defaults() -> ConfigDict:
     # Devices share parameters, their average and the optimizer's state, instead of a copy on each.
     config.shard_parameters = False
     config.method = ""  # what the objectives below are called in tables
-    # name: {weight, warmup, options}; `python -m rrd_jax.objectives` lists the objectives
+    # name: {weight, warmup, options}; `python -m rrd_jax.objectives` lists the objectives. One by
+    # import path has a field `factory` too, such as "my_losses:angular", and may have any name.
     config.objectives = ConfigDict()
 
     config.data = data = ConfigDict()

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from rrd_jax import errors, networks, recipe
+from rrd_jax import errors, imports, networks, objectives, recipe
 from rrd_jax.config import methods
 from rrd_jax.config.fields import defaults
 from rrd_jax.config.options import Options
@@ -57,13 +57,18 @@ def parse(config: ConfigDict, *, platform: str | None = None) -> recipe.Job:
         alone = _part(_alone(config), "student alone", platform)
     label = f"distilled, {config.method}" if teachers else "student"
     student = _part(config, label, platform, weights, cache)
-    return recipe.Job(student, alone, teachers, _FREE, _default_fields())
+    return recipe.Job(student, alone, teachers, _FREE, _default_fields(config))
 
 
-def _default_fields() -> dict[str, Any]:
+def _default_fields(config: ConfigDict) -> dict[str, Any]:
     """Every field with its default, as JSON: what fields are that an older workdir lacks."""
     everything = defaults()
-    everything.objectives = ConfigDict(methods.objectives())
+    brought = {
+        name: methods.fields(objectives.record(name, given.factory), given.factory)
+        for name, given in config.objectives.items()
+        if given.get("factory")
+    }
+    everything.objectives = ConfigDict(methods.objectives() | brought)
     return _json(everything)
 
 
@@ -151,16 +156,29 @@ def _network(
 
 
 def _objectives(config: ConfigDict) -> tuple[recipe.ObjectiveChoice, ...]:
-    choices = []
-    for name, given in config.objectives.items():
+    choices: dict[str, recipe.ObjectiveChoice] = {}
+    for given_name, given in config.objectives.items():
         options = dict(given)
         weight, warmup = options.pop("weight", 1.0), options.pop("warmup", 0)
+        name, factory = _origin(given_name, options.pop("factory", ""))
         if warmup < 0:
             raise errors.InputError(f"objectives.{name}.warmup is {warmup}; 0 is for none")
-        choices.append(recipe.ObjectiveChoice(name, weight, warmup, options))
+        if name in choices:
+            raise errors.InputError(
+                f"config.objectives names two objectives '{name}'; call one of them otherwise and"
+                " keep its import path in the field factory"
+            )
+        choices[name] = recipe.ObjectiveChoice(name, weight, warmup, options, factory)
     if not choices:
         raise errors.InputError("config.objectives is empty; a student needs at least 'ce'")
-    return tuple(choices)
+    return tuple(choices.values())
+
+
+def _origin(name: str, factory: str) -> tuple[str, str]:
+    """Name and import path of an objective, which may be named by its path alone."""
+    if imports.is_path(name) and not factory:
+        return objectives.record(name).name, name
+    return name, factory
 
 
 def _optimizer(config: ConfigDict) -> recipe.OptimizerChoice:

@@ -1,6 +1,7 @@
-"""Distillation objectives: pure functions, chosen by name.
+"""Distillation objectives: pure functions, chosen by name or by import path.
 
-A new objective is its file, which ends in its RECORD, and its line in the list below.
+A new objective of ours is its file, which ends in its RECORD, and its line in the list below. A
+user's objective needs neither: its name is its import path, such as my_losses:angular.
 """
 
 import importlib
@@ -8,8 +9,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from rrd_jax import errors
-from rrd_jax.objectives.base import Objective, ObjectiveState, Record, Stage
+from rrd_jax import errors, imports
+from rrd_jax.objectives import brought
+from rrd_jax.objectives.base import Objective, ObjectiveState, Record, Stage, stateless
+from rrd_jax.objectives.border import check
 from rrd_jax.objectives.multi_teacher import averaged
 
 # The files of this folder that hold a RECORD, in the order of the catalogue.
@@ -60,28 +63,50 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
 }
 
 
-def create(name: str, **options: Any) -> Objective:
-    """The objective of that name.
+def record(name: str, factory: str = "") -> Record:
+    """What is known of an objective.
+
+    Args:
+      name: of one of ours; or of a user's, whose import path is `factory`; or an import path.
+      factory: MODULE:ATTRIBUTE of a user's, as `brought.record` has it; "" for one of ours.
+
+    Raises:
+      InputError: the name is unknown, a user's objective is called like one of ours, or its import
+        path leads to none.
+    """
+    path = factory or (name if imports.is_path(name) else "")
+    if not path:
+        return errors.lookup("objective", name, RECORDS)
+    known = brought.record(path, name if factory else "")
+    if known.name in RECORDS:
+        raise errors.InputError(
+            f"objective '{path}' is called '{known.name}' like one of ours; call it otherwise"
+        )
+    return known
+
+
+def create(name: str, /, factory: str = "", **options: Any) -> Objective:
+    """The objective of that name, or of an import path; see `record`.
 
     Raises:
       InputError: an unknown name or option, or an option out of range.
     """
-    factory = errors.lookup("objective", name, OBJECTIVES)
-    known = inspect.signature(factory).parameters
-    for option in options:
-        trainers = dict.fromkeys(("weight", "warmup"))  # for who misspells them
-        errors.lookup(f"option of objective '{name}'", option, {**trainers, **known})
-    return factory(**options)
+    known = record(name, factory)
+    if known.name in RECORDS:
+        parameters = inspect.signature(known.factory).parameters
+        for option in options:
+            trainers = dict.fromkeys(("weight", "warmup"))  # for who misspells them
+            errors.lookup(f"option of objective '{name}'", option, {**trainers, **parameters})
+    return known.factory(**options)
 
 
-def takes(name: str, option: str) -> bool:
-    """Whether the objective of that name has that option.
+def takes(name: str, option: str, factory: str = "") -> bool:
+    """Whether the objective of that name, or of an import path, has that option.
 
     Raises:
       InputError: an unknown name.
     """
-    factory = errors.lookup("objective", name, OBJECTIVES)
-    return option in inspect.signature(factory).parameters
+    return option in inspect.signature(record(name, factory).factory).parameters
 
 
 def classifier(terms: dict[str, Objective]) -> str:
@@ -115,8 +140,11 @@ __all__ = [
     "Record",
     "Stage",
     "averaged",
+    "check",
     "check_teacher",
     "classifier",
     "create",
+    "record",
+    "stateless",
     "takes",
 ]

@@ -1,21 +1,27 @@
 """Prints the objectives as a table: python -m rrd_jax.objectives.
 
+One objective with its options, such as one's own: python -m rrd_jax.objectives --name=my:angular
+
 Sizes are those of resnet32x4 to resnet8x4 on CIFAR-100, in batches of 64, with the options and
 weights of the methods of rrd_jax.config.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from absl import app, flags
 
 from rrd_jax import cli, networks, objectives, optim, report, state
+from rrd_jax.batch import Batch
 from rrd_jax.config import methods
 
 _TEACHER, _STUDENT, _CLASSES, _IMAGE = "resnet32x4", "resnet8x4", 100, (32, 32, 3)
 _TRAINER = {"examples": 50_000, "batch_size": 64}  # options that the trainer fills in
 
 
-def table() -> str:
+def table(names: Iterable[str] = tuple(objectives.OBJECTIVES)) -> str:
     """A row for each objective; `frozen` counts parameters that distillation does not change."""
     header = (
         "name",
@@ -27,11 +33,11 @@ def table() -> str:
         "published",
         "method of that name",
     )
-    terms = {name: _create(name) for name in objectives.OBJECTIVES}
+    terms = {name: _create(name) for name in names}
     sizes = _abstract(terms)
     rows = []
     for name, objective in terms.items():
-        record = objectives.RECORDS[name]
+        record = objectives.record(name)
         rows.append(
             (
                 name,
@@ -56,8 +62,30 @@ def text() -> str:
     )
 
 
+def description(name: str) -> str:
+    """One objective, by its name or its import path: its row and its options.
+
+    Raises:
+      InputError: there is none, or it fails on shapes; see `objectives.check`.
+    """
+    known, objective = objectives.record(name), _create(name)
+    index = jax.ShapeDtypeStruct((_TRAINER["batch_size"],), jnp.int32)
+    image = jax.ShapeDtypeStruct((*index.shape, *_IMAGE), jnp.float32)
+    student, teacher = (
+        networks.summarize(networks.create(model, _CLASSES), _IMAGE).outputs
+        for model in (_STUDENT, _TEACHER)
+    )
+    objectives.check(known.name, objective, student, teacher, Batch(image, index, index, index))
+    options = dict(methods.method(name)[known.name])
+    options.pop("factory", None)
+    lines = [f"--config.objectives.{known.name}.{key}={value}" for key, value in options.items()]
+    cached = "may not" if objective.needs_maps else "may"
+    return "\n".join([table([name]), "", *lines, f"the teacher {cached} be cached"])
+
+
 def _create(name: str) -> objectives.Objective:
-    options = dict(methods.method(name)[name])
+    options = dict(methods.method(name)[objectives.record(name).name])
+    options.pop("factory", None)
     del options["weight"], options["warmup"]
     options |= {key: x for key, x in _TRAINER.items() if objectives.takes(name, key)}
     return objectives.create(name, **options)
@@ -86,9 +114,16 @@ def _stage(stage: objectives.Stage | None) -> str:
 
 
 def _recipe(name: str) -> str:
-    weights = " + ".join(f"{w:g} {term}" for term, w in methods.METHODS[name].items() if w)
+    known = methods.METHODS.get(name) or {k: v.weight for k, v in methods.method(name).items()}
+    weights = " + ".join(f"{w:g} {term}" for term, w in known.items() if w)
     return weights + " (weight unverified)" * (name in methods.UNVERIFIED)
 
 
+def main(name: str) -> None:
+    """Prints one objective, or all where the name is ""."""
+    cli.guard(lambda: print(description(name) if name else text()))
+
+
 if __name__ == "__main__":
-    cli.guard(lambda: print(text()))
+    _NAME = flags.DEFINE_string("name", "", "An objective, by its name or its import path.")
+    app.run(lambda argv: main(_NAME.value), flags_parser=cli.parse_flags)

@@ -117,7 +117,14 @@ def stateless(
     needs_teacher: bool = True,
     needs_maps: bool = False,
 ) -> Objective:
-    """An objective that carries nothing: `loss` is (student, teacher, batch) -> [B]."""
+    """An objective that carries nothing.
+
+    Args:
+      loss: (student, teacher, batch) -> [B]; see Objective.
+      needs_teacher: whether it reads the teacher's outputs.
+      needs_maps: whether it reads the teacher's maps; where it does not, the teacher's embeddings
+        can be cached.
+    """
     return Objective(
         init=lambda key, student, teacher: ObjectiveState(),
         loss=lambda state, student, teacher, batch: (loss(student, teacher, batch), state.memory),

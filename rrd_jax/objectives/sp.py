@@ -5,10 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import errors
 from rrd_jax.objectives.base import Objective, Record, stateless
 from rrd_jax.objectives.parts.arithmetic import matmul, unit
 from rrd_jax.objectives.parts.checks import as_float32_batches
+from rrd_jax.objectives.parts.missing import missing
 
 
 def sp_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
@@ -43,7 +43,7 @@ def sp() -> Objective:
 
 def _last_map(outputs: Any, network: str) -> jax.Array:
     if not outputs.maps:
-        raise errors.InputError(f"objective 'sp' compares last maps, but the {network} has no maps")
+        raise missing("sp", network, "maps")
     return outputs.maps[-1]
 
 

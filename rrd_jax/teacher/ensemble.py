@@ -100,6 +100,13 @@ def networks_of(network: Network) -> Sequence[Network]:
     return network.members if isinstance(network, Ensemble) else (network,)
 
 
+def outputs_of(outputs: Sequence[Outputs], weights: Sequence[float]) -> Any:
+    """What teachers with these Outputs, as shapes, are seen as: one, several as one, or None."""
+    if len(outputs) < 2:
+        return outputs[0] if outputs else None
+    return jax.eval_shape(Ensemble((), tuple(weights)).join, tuple(outputs))
+
+
 def join_outputs(network: Network, outputs: Sequence[Outputs]) -> Outputs | EnsembleOutputs:
     """What the network returns, from the outputs of its `members`."""
     return network.join(outputs) if isinstance(network, Ensemble) else outputs[0]

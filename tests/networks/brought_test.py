@@ -86,19 +86,19 @@ def test_as_a_teacher_on_several_devices_it_is_cached_too(path, tmp_path):
 
 @pytest.mark.usefixtures("tiny_network")
 @pytest.mark.parametrize(
-    ("path", "method", "side"),
+    ("path", "method", "side", "message"),
     [
-        (f"{_NETS}:bare", "rrd", "student"),
-        (f"{_NETS}:Mixer", "fitnet", "student"),
-        (f"{_NETS}:Mixer", "simkd", "teacher"),
-        (f"{_NETS}:strange", "kd", "student"),
+        (f"{_NETS}:bare", "rrd", "student", "'rrd' reads student.embedding.*embedding_of"),
+        (f"{_NETS}:Mixer", "fitnet", "student", "'fitnet' reads student.maps.*return maps"),
+        (f"{_NETS}:Mixer", "simkd", "teacher", "'simkd' reads teacher.head.*can return head"),
+        (f"{_NETS}:strange", "kd", "student", "network '.*strange' is of type list"),
     ],
 )
 def test_what_an_objective_lacks_is_said_before_the_teacher_is_trained(
-    path, method, side, tmp_path, capsys
+    path, method, side, message, tmp_path, capsys
 ):
     pair = (path, "tiny") if side == "student" else ("tiny", path)
-    with pytest.raises(errors.InputError, match=_name(path)) as caught:
+    with pytest.raises(errors.InputError, match=message) as caught:
         launch.run(_config(*pair, method), tmp_path)
     assert "\n" not in str(caught.value)
     assert "[teacher]" not in capsys.readouterr().out

@@ -36,7 +36,7 @@ def test_sp_does_not_depend_on_the_order_of_axes_and_pixels():
 
 def test_sp_asks_for_maps():
     outputs = Outputs(jnp.zeros((3, 2)), jnp.zeros((3, 4)))
-    with pytest.raises(errors.InputError, match="the student has no maps"):
+    with pytest.raises(errors.InputError, match="'sp' reads student.maps, .*: return maps"):
         objectives.create("sp").loss(
             objectives.ObjectiveState(), outputs, outputs, batches.NO_BATCH
         )

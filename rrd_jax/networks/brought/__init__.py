@@ -157,7 +157,7 @@ def _kind(found: Any) -> str | None:
         kinds = zip(found, (equinox.Module, equinox.nn.State), strict=True)
         if all(isinstance(*pair) for pair in kinds):
             return "equinox"
-    return "functions" if not isinstance(found, type) and _pair(found) else None
+    return "functions" if _pair(found) else None
 
 
 def _pair(found: Any) -> tuple[Callable, Callable] | None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from rrd_jax import errors
+from rrd_jax.objectives.parts.missing import missing
 
 Head = dict[str, jax.Array]  # {"kernel": [D, C], "bias": [C]}
 
@@ -12,4 +12,4 @@ Head = dict[str, jax.Array]  # {"kernel": [D, C], "bias": [C]}
 def check_head(name: str, teacher: Any) -> None:
     """Raises an InputError where the teacher's Outputs report no classifier."""
     if not teacher.head:
-        raise errors.InputError(f"{name} needs a teacher whose network reports its classifier")
+        raise missing(name, "teacher", "head")
