@@ -43,6 +43,7 @@ _LIBRARIES = {
     "torch": ["convert"],
     "flax.linen": ["networks", "teacher.fold", "teacher.ensemble"],
     "cv2": ["data"],
+    "datasets": ["data"],
     "grain": ["data"],
     "tensorflow_datasets": ["data"],
     "tensorboardX": ["report"],
