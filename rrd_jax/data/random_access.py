@@ -191,6 +191,8 @@ def _rows(
             parts.append((found, places[:most] if most else places))
         if not sum(len(places) for _, places in parts):
             raise ValueError("it is empty")
+    except errors.InputError:
+        raise
     except ValueError as error:
         listed = f"; its splits: {', '.join(known)}, or parts such as train[90%:]" if known else ""
         raise errors.InputError(f"{what} cannot be read ({error}){listed}") from error
