@@ -88,7 +88,7 @@ def described(value: Any) -> str:
     if isinstance(value, int | float | str | None):
         text = repr(value)
         return text if len(text) <= 60 else f"{text[:60]}..."
-    return f"of type {type(value).__name__}"
+    return f"a value of type {type(value).__name__}"
 
 
 def _as_uint8(array: np.ndarray) -> np.ndarray:

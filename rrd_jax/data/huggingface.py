@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from rrd_jax import errors, imports
-from rrd_jax.data import random_access
+from rrd_jax.data import border
 from rrd_jax.data.opened import Opened
+from rrd_jax.data.random_access import Handle
 from rrd_jax.data.source import Source
 
 
@@ -65,11 +66,11 @@ def open_source(source: Source) -> Opened:
     tables = _tables(name)
     columns = _chosen_columns(name, source)
 
-    def open_split(split: str) -> random_access.Handle:
+    def open_split(split: str) -> Handle:
         table = _table(name, split, tables[split], **columns)
-        return random_access.Handle(f"data set '{name}'", table)
+        return Handle(f"data set '{name}'", table)
 
-    return random_access.open_splits(source, name, open_split, tuple(tables))
+    return border.open_splits(source, name, open_split, tuple(tables))
 
 
 def _chosen_columns(name: str, source: Source) -> dict[str, str]:

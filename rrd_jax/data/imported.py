@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from rrd_jax import errors, imports
-from rrd_jax.data import conform, random_access
+from rrd_jax.data import border, conform
 from rrd_jax.data.opened import Opened
+from rrd_jax.data.random_access import Handle
 from rrd_jax.data.source import Source
 
 _Options = tuple[tuple[str, Any], ...]
@@ -77,12 +78,12 @@ def open_splits(
             f" {conform.described(found)}, not a function"
         )
 
-    def open_split(split: str) -> random_access.Handle:
+    def open_split(split: str) -> Handle:
         reopen = functools.partial(_reopened, path, split, source.options) if path else None
-        return random_access.Handle(what, _of_split(what, found, split, source.options), reopen)
+        return Handle(what, _of_split(what, found, split, source.options), reopen)
 
     known = () if _is_called(found) else _split_names(found)
-    return random_access.open_splits(
+    return border.open_splits(
         source, path or "data", open_split, known, origin=found, num_classes=num_classes
     )
 

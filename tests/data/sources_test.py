@@ -11,7 +11,8 @@ import pytest
 import tensorflow_datasets as tfds
 
 from rrd_jax import data, errors
-from rrd_jax.data import feed, images, splits
+from rrd_jax.config import parse
+from rrd_jax.data import expressions, feed, images
 from tests import launch
 
 _RNG = np.random.default_rng(0)
@@ -135,7 +136,7 @@ def test_split_expressions_mean_what_tfds_means(expression, count):
         for name in ("train", "test")
     }
     wanted = tfds.core.ReadInstruction.from_spec(expression).to_absolute(infos)
-    rows = [(part.name, list(part.rows(count))) for part in splits.parse(expression)]
+    rows = [(part.name, list(part.rows(count))) for part in expressions.parse(expression)]
     assert rows == [(w.splitname, list(range(count))[w.from_ : w.to]) for w in wanted]
 
 
@@ -222,7 +223,7 @@ def test_labels_of_large_sources_are_not_read_one_after_the_other():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("iterable", "gives of type list_iterator for split 'train', but must give a source with"),
+        ("iterable", "gives a value of type list_iterator for split 'train', but must give"),
         ("nothing", "gives None for split 'train', but must give a source with __len__"),
         ("empty", "has no examples in split 'train'"),
         ("raises", r"cannot be opened for split 'train': KeyError: 'train' \(.*my_data.py, line"),
@@ -303,14 +304,13 @@ def test_a_run_on_it_that_was_broken_off_ends_as_an_unbroken_one(tmp_path):
     def config():
         fields = {
             "data.name": "my_data:pairs",
+            "data.options.count": 40,
             "data.mock_examples": 0,
             "data.mean": (0.5, 0.5, 0.5),
             "data.std": (0.25, 0.25, 0.25),
             "train.save_every": 2,
         }
-        config = launch.digits("smoke,tiny,ce", **fields)
-        config.data.options.count = 40
-        return config
+        return launch.digits("smoke,tiny,ce", **fields)
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     launch.run(config(), whole)
@@ -346,3 +346,17 @@ def test_torch_sets_and_tensors_are_sources():
     plain = torchvision.datasets.FakeData(9, (3, 8, 8), 5)
     found = [data.from_sources(s, s, data.Source(image_size=8)).train for s in (fake, plain)]
     np.testing.assert_array_equal(found[0].images, found[1].images)
+
+
+def test_the_number_of_classes_is_that_of_all_examples_whatever_part_is_used():
+    options = data.Source(image_size=8, train_split="train[:2]", test_split="train[2:4]")
+    for source in [(_IMAGES, _LABELS), list(zip(_IMAGES, _LABELS, strict=True))]:
+        assert data.from_sources(source, source=options).num_classes == 10
+
+
+def test_options_of_a_command_line_reach_the_source_and_its_teachers():
+    config = launch.digits("smoke,resnet8-resnet8,rrd+kd", **{"data.name": "my_data:pairs"})
+    config.data.options.count = 12
+    job = parse(config)
+    assert job.student.source.options == (("count", 12),)
+    assert job.teachers[0].part.source == job.student.source
