@@ -44,6 +44,7 @@ _LIBRARIES = {
     "equinox": ["networks.brought"],
     "flax.linen": ["networks", "teacher.fold", "teacher.ensemble"],
     "cv2": ["data"],
+    "datasets": ["data"],
     "grain": ["data"],
     "tensorflow_datasets": ["data"],
     "tensorboardX": ["report"],

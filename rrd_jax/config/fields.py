@@ -25,9 +25,13 @@ def defaults() -> ConfigDict:
     config.objectives = ConfigDict()
 
     config.data = data = ConfigDict()
-    # digits, fashion_mnist, cifar10, cifar100, stl10, tiny_imagenet, imagenet2012, image_folder, or
-    # any TFDS set of labelled images
+    # digits, fashion_mnist, cifar10, cifar100, stl10, tiny_imagenet, imagenet2012, image_folder,
+    # any TFDS set of labelled images, an import path such as my_data:source of random-access
+    # sources, or hf:PATH for a Hugging Face data set on disk
     data.name = ""
+    # By import path: what its function takes beside the split. For hf: the columns, if there are
+    # several, data.options.image and data.options.label.
+    data.options = Options()
     data.dir = ""  # where prepared sets are; "" for TFDS_DATA_DIR or ~/tensorflow_datasets
     data.manual_dir = ""  # root of image_folder; files of fashion_mnist, "" for Debian's folder
     data.train_split = "train"  # TFDS split expressions, such as train[:90%]
@@ -44,7 +48,9 @@ def defaults() -> ConfigDict:
     data.mix_alpha = 1.0  # the share of an image is drawn from Beta(alpha, alpha)
     data.mean = (0.5071, 0.4867, 0.4408)  # per channel, of values in [0, 1]
     data.std = (0.2675, 0.2565, 0.2761)
-    data.mock_examples = 0  # above 0: that many random images stand in for each split
+    # Above 0: that many random images stand in for each split; for a set by import path or hf, its
+    # own first ones.
+    data.mock_examples = 0
 
     config.student = ConfigDict()
     # A name of rrd_jax.networks.MODELS, or an import path such as my_nets:Small.

@@ -26,6 +26,10 @@ class Options(ConfigDict):
         """Sets a field, new or not, of any type."""
         if name.startswith("_"):
             super().__setattr__(name, value)
-            return
-        with self.unlocked(), self.ignore_type():
+        else:
             self[name] = value
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        """As __setattr__."""
+        with self.unlocked(), self.ignore_type():
+            super().__setitem__(name, value)

@@ -136,6 +136,7 @@ def _source(config: ConfigDict) -> Source:
         feed=data.feed,
         workers=data.workers,
         mock_examples=data.mock_examples,
+        options=dict(data.options),
     )
 
 

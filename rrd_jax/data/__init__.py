@@ -1,6 +1,7 @@
-"""Data sets, by name: TFDS read through `as_data_source`, without TensorFlow.
+"""Data sets: of TFDS without TensorFlow, by import path, of Hugging Face, or of arrays.
 
-`load(Source(name="cifar100"))` opens one. Nothing of TFDS, Grain or OpenCV is imported before.
+`load(Source(name="cifar100"))` opens one by name, `from_sources(train, test)` one that a program
+has. Nothing of TFDS, Grain or OpenCV is imported before.
 """
 
 import importlib
@@ -10,11 +11,16 @@ from rrd_jax.data.source import Source
 
 if TYPE_CHECKING:
     from rrd_jax.data.builders.registry import DATASETS
-    from rrd_jax.data.dataset import Dataset, load
+    from rrd_jax.data.dataset import Dataset, from_sources, load
 
-__all__ = ["DATASETS", "Dataset", "Source", "load"]
+__all__ = ["DATASETS", "Dataset", "Source", "from_sources", "load"]
 
-_MODULES = {"Dataset": "dataset", "load": "dataset", "DATASETS": "builders.registry"}
+_MODULES = {
+    "DATASETS": "builders.registry",
+    "Dataset": "dataset",
+    "from_sources": "dataset",
+    "load": "dataset",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,15 +1,10 @@
 """Opens a data set: its training and test split, ready to feed the networks."""
 
-import contextlib
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import tensorflow_datasets as tfds
-
-from rrd_jax import errors
-from rrd_jax.data import examples, feed
-from rrd_jax.data.builders import registry
+from rrd_jax.data import feed, opened
 from rrd_jax.data.source import Source
 
 _RESIDENT_BYTES = 4e9
@@ -20,7 +15,8 @@ class Dataset:
     """What training needs of a data set.
 
     Attributes:
-      version: name and version as TFDS writes them; of an image folder a digest of its listing.
+      version: name and version as TFDS writes them; of an image folder a digest of its listing; of
+        other sources a digest of labels and of a few examples.
       num_classes: C.
       image_shape: (H, W, channels) as the networks see them.
       train: the training split.
@@ -35,57 +31,56 @@ class Dataset:
 
 
 def load(source: Source) -> Dataset:
-    """Opens a data set, preparing it first where its source is on the machine.
+    """Opens a data set by name, preparing it first where its source is on the machine.
 
     Raises:
-      InputError: unknown name or split, or a set that is not prepared, with what to do.
+      InputError: unknown name or split, a set that is not prepared, with what to do, or data that
+        are not as they must be.
     """
-    with _mocked(source):
-        builder = registry.create_builder(source.name, source.dir, source.manual_dir)
-        if not source.mock_examples:
-            builder = _prepared(source.name, builder)
-        features = examples.image_and_label(source.name, builder.info)
-        splits = [
-            _read(source, builder, split, features)
-            for split in (source.train_split, source.test_split)
-        ]
-    image, label = (builder.info.features[name] for name in features)
-    channels = image.shape[-1]
-    train, test = _feeds(source, splits, channels)
+    return _dataset(source, opened.open_source(source))
+
+
+def from_sources(
+    train: Any, test: Any = None, source: Source | None = None, *, num_classes: int | None = None
+) -> Dataset:
+    """A data set of what a program has: random-access sources, or arrays.
+
+    Args:
+      train: a source, with `__len__` and `__getitem__`, which gives mappings with `image` and
+        `label`, or pairs of them; or a pair of arrays, images [N, H, W, channels] uint8 and
+        labels [N]. Images may be encoded, PIL images, arrays of uint8, or of floats in [0, 1],
+        then with their channels first or last.
+      test: likewise; None where `source` names parts of `train`, as test_split="train[90%:]".
+      source: the form to read images in, by fields other than `name`; of the splits "train" and
+        "test" it may take parts. None for its defaults.
+      num_classes: C; None to find it, as for a source by import path.
+
+    Raises:
+      InputError: an example that is not as it must be; it says what was found.
+
+    Examples:
+      >>> import numpy as np
+      >>> images, labels = np.zeros((20, 8, 8, 1), np.uint8), np.arange(20) % 10
+      >>> dataset = from_sources((images, labels), (images, labels), Source(image_size=8))
+      >>> dataset.num_classes, dataset.image_shape, len(dataset.train)
+      (10, (8, 8, 1), 20)
+    """
+    from rrd_jax.data import imported  # it needs PIL, which `load` may do without
+
+    source = source or Source()
+    splits = {"train": train} if test is None else {"train": train, "test": test}
+    return _dataset(source, imported.open_splits(source, splits, num_classes=num_classes))
+
+
+def _dataset(source: Source, splits: opened.Opened) -> Dataset:
+    train, test = _feeds(source, [splits.train, splits.test], splits.channels)
     return Dataset(
-        version=builder.info.full_name,
-        num_classes=label.num_classes,
-        image_shape=(source.image_size, source.image_size, channels),
+        version=splits.version,
+        num_classes=splits.num_classes,
+        image_shape=(source.image_size, source.image_size, splits.channels),
         train=train,
         test=test,
     )
-
-
-def _mocked(source: Source) -> contextlib.AbstractContextManager:
-    """While it lasts, TFDS makes random examples, if the source asks for them."""
-    if not source.mock_examples:
-        return contextlib.nullcontext()
-    return tfds.testing.mock_data(num_examples=source.mock_examples)
-
-
-def _prepared(name: str, builder: Any) -> Any:
-    if registry.prepares_itself(name) and not builder.is_prepared():
-        registry.prepare(name, builder)
-    registry.check_prepared(name, builder)
-    # Knows no more than the folder: worker processes can be sent what it opens.
-    return tfds.builder_from_directory(builder.data_dir)
-
-
-def _read(
-    source: Source, builder: Any, split: str, features: examples.Features
-) -> Sequence[dict[str, Any]]:
-    if source.mock_examples:
-        labelled = examples.mocked(builder, split, features)
-    else:
-        labelled = examples.stored(source.name, builder, split, features)
-    if labelled[0]["label"] < 0:
-        raise errors.InputError(f"split '{split}' of data set '{source.name}' has no labels")
-    return labelled
 
 
 def _feeds(

@@ -39,6 +39,19 @@ def decode(image: Any, channels: int) -> np.ndarray:
     return decoded if channels == 3 else decoded[..., None]
 
 
+def stored_channels(image: bytes) -> int:
+    """1 for an encoded image that is stored in grey, otherwise 3.
+
+    Raises:
+      InputError: the bytes are no image.
+    """
+    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
+    decoded = cv2.imdecode(np.frombuffer(image, np.uint8), flags) if image else None
+    if decoded is None:
+        raise errors.InputError(f"an image of {len(image)} bytes cannot be decoded")
+    return 1 if decoded.ndim == 2 else 3
+
+
 def decode_or_black(example: dict[str, Any], index: int, channels: int, size: int) -> np.ndarray:
     """The decoded image of an example; a black one, and a line that names it, if it is damaged.
 

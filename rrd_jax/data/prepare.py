@@ -14,8 +14,9 @@ import sys
 
 from absl import app, flags
 
-from rrd_jax import cli
+from rrd_jax import cli, errors
 from rrd_jax.data.builders import registry
+from rrd_jax.data.source import Source
 
 _NAME = flags.DEFINE_string("name", None, f"{', '.join(registry.DATASETS)}, or any set of TFDS.")
 _MANUAL_DIR = flags.DEFINE_string(
@@ -50,6 +51,8 @@ def main(argv: list[str]) -> None:
 
 
 def _prepare(name: str, data_dir: str, manual_dir: str, *, verify: bool) -> None:
+    if Source(name).kind != "tfds":
+        raise errors.InputError(f"'{name}' is read as it is: there is nothing to prepare")
     builder = registry.create_builder(name, data_dir, manual_dir)
     if builder.is_prepared():
         print(f"{name} is prepared under {builder.data_dir} already")

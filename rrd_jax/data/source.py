@@ -1,6 +1,9 @@
 """What images a job reads, and how: names and numbers, checked before any file is opened."""
 
 import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
 
 from rrd_jax import errors
 
@@ -16,7 +19,10 @@ class Source:
 
     Attributes:
       name: a key of DATASETS, or any TFDS set with a feature that is an image and one that is
-        a class.
+        a class; an import path, such as my_data:source, of random-access sources; or hf:PATH, of
+        a Hugging Face data set on disk.
+      options: of a name with a path: what its function takes beside the split, or the columns of
+        a Hugging Face set, `image` and `label`. A mapping becomes a tuple of pairs.
       dir: where TFDS keeps prepared sets; "" for its default.
       manual_dir: where the source files are, of image_folder and fashion_mnist, or whatever a
         message about a set that is not prepared is to name; "" for the default.
@@ -29,13 +35,14 @@ class Source:
       feed: "resident" to decode a split into memory at its first use, "streamed" to decode images
         as they are used, "auto" to stream what does not fit into 4 GB.
       workers: processes that decode streamed images; 0 for threads.
-      mock_examples: above 0, that many random examples a split stand in for the data.
+      mock_examples: above 0, that many random examples a split stand in for the data; of a name
+        with a path, the first ones of its own.
 
     Raises:
       InputError: a value out of range, or two that exclude each other.
     """
 
-    name: str
+    name: str = ""
     dir: str = ""
     manual_dir: str = ""
     train_split: str = "train"
@@ -46,8 +53,11 @@ class Source:
     feed: str = "auto"
     workers: int = 0
     mock_examples: int = 0
+    options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self):
+        pairs = sorted((key, _hashable(value)) for key, value in dict(self.options).items())
+        object.__setattr__(self, "options", tuple(pairs))
         errors.check_positive(**{"data.image_size": self.image_size})
         errors.lookup("feed", self.feed, dict.fromkeys(FEEDS))
         check_augmentation(self.augment)
@@ -60,9 +70,21 @@ class Source:
             )
 
     @property
+    def kind(self) -> str:
+        """Who keeps the data: "tfds", "hf" or "import path"."""
+        prefix, colon, rest = self.name.partition(":")
+        if not colon or re.match(r"[\d*]", rest):  # TFDS writes NAME:VERSION
+            return "tfds"
+        return "hf" if prefix == "hf" else "import path"
+
+    @property
     def crops_on_host(self) -> bool:
         """Whether images are cut as they are decoded."""
         return self.augment in HOST_AUGMENTATIONS
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
 
 
 def check_augmentation(name: str) -> None:

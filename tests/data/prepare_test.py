@@ -73,6 +73,13 @@ def run(monkeypatch, capsys):
     return call
 
 
+@pytest.mark.parametrize("name", ["my_data:source", "hf:folder"])
+def test_what_is_no_set_of_tfds_is_not_prepared(name, run):
+    code, _, said = run(f"--name={name}")
+    assert code == 2
+    assert f"'{name}' is read as it is: there is nothing to prepare" in said
+
+
 def _read(prepared, name, split):
     """All examples, by the plain builder of TFDS."""
     root, wanted = prepared

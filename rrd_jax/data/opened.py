@@ -1,0 +1,41 @@
+"""What a data set is once it is open, whoever keeps it: one function for each kind of name."""
+
+import dataclasses
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+from rrd_jax.data.source import Source
+
+# By kind of name: the module whose `open_source` opens such a set, imported for those alone.
+_MODULES = {"tfds": "prepared", "hf": "huggingface", "import path": "imported"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """Two splits, and what all their examples share.
+
+    Attributes:
+      version: name, and what tells changed data apart.
+      num_classes: C.
+      channels: of the images, 1 or 3.
+      train: random access to examples with `image` (encoded, or uint8 [H, W, channels]), `label`
+        and, if it has one, `file_name`.
+      test: likewise.
+    """
+
+    version: str
+    num_classes: int
+    channels: int
+    train: Sequence[dict[str, Any]]
+    test: Sequence[dict[str, Any]]
+
+
+def open_source(source: Source) -> Opened:
+    """Opens a data set by its kind of name.
+
+    Raises:
+      InputError: an unknown name or split, data that are not there or not as they must be.
+    """
+    module = importlib.import_module(f"rrd_jax.data.{_MODULES[source.kind]}")
+    return module.open_source(source)

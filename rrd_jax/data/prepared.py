@@ -1,0 +1,63 @@
+"""Opens data sets that TFDS keeps, preparing those whose source is on the machine."""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from rrd_jax import errors
+from rrd_jax.data import examples
+from rrd_jax.data.builders import registry
+from rrd_jax.data.opened import Opened
+from rrd_jax.data.source import Source
+
+
+def open_source(source: Source) -> Opened:
+    """Opens a set of DATASETS or of TFDS.
+
+    Raises:
+      InputError: unknown name or split, or a set that is not prepared, with what to do.
+    """
+    if source.options:
+        raise errors.InputError(
+            f"data set '{source.name}' takes no data.options ({', '.join(dict(source.options))})"
+        )
+    with _mocked(source):
+        builder = registry.create_builder(source.name, source.dir, source.manual_dir)
+        if not source.mock_examples:
+            builder = _prepared(source.name, builder)
+        features = examples.image_and_label(source.name, builder.info)
+        train, test = (
+            _read(source, builder, split, features)
+            for split in (source.train_split, source.test_split)
+        )
+    image, label = (builder.info.features[name] for name in features)
+    return Opened(builder.info.full_name, label.num_classes, image.shape[-1], train, test)
+
+
+def _mocked(source: Source) -> contextlib.AbstractContextManager:
+    """While it lasts, TFDS makes random examples, if the source asks for them."""
+    if not source.mock_examples:
+        return contextlib.nullcontext()
+    return tfds.testing.mock_data(num_examples=source.mock_examples)
+
+
+def _prepared(name: str, builder: Any) -> Any:
+    if registry.prepares_itself(name) and not builder.is_prepared():
+        registry.prepare(name, builder)
+    registry.check_prepared(name, builder)
+    # Knows no more than the folder: worker processes can be sent what it opens.
+    return tfds.builder_from_directory(builder.data_dir)
+
+
+def _read(
+    source: Source, builder: Any, split: str, features: examples.Features
+) -> Sequence[dict[str, Any]]:
+    if source.mock_examples:
+        labelled = examples.mocked(builder, split, features)
+    else:
+        labelled = examples.stored(source.name, builder, split, features)
+    if labelled[0]["label"] < 0:
+        raise errors.InputError(f"split '{split}' of data set '{source.name}' has no labels")
+    return labelled

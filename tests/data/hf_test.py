@@ -1,0 +1,110 @@
+"""Hugging Face data sets on disk."""
+
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from rrd_jax import data, errors
+
+datasets = pytest.importorskip("datasets")
+_IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
+_LABELS = [i % 3 for i in range(20)]
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def _set(**columns):
+    features = {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=list("abcd"))}
+    features |= dict.fromkeys(columns, datasets.ClassLabel(names=["x", "y", "z"]))
+    values = {"picture": [PIL.Image.fromarray(image) for image in _IMAGES], "kind": _LABELS}
+    return datasets.Dataset.from_dict(values | columns, features=datasets.Features(features))
+
+
+def _load(path, **fields):
+    given = {"image_size": 8, "augment": "none"} | fields
+    return data.load(data.Source(f"hf:{path}", **given))
+
+
+def _check(found):
+    assert (found.num_classes, found.image_shape) == (4, (8, 8, 3))
+    np.testing.assert_array_equal(found.train.images, _IMAGES)
+    np.testing.assert_array_equal(found.train.labels, _LABELS)
+    np.testing.assert_array_equal(found.test.images, _IMAGES[:4])
+    assert isinstance(found.train.examples[0]["image"], bytes)
+
+
+def test_saved_splits_are_read_as_they_are_stored(tmp_path):
+    whole = _set()
+    parts = datasets.DatasetDict(train=whole, test=whole.select(range(4)))
+    parts.save_to_disk(tmp_path / "set")
+    _check(_load(tmp_path / "set"))
+
+
+def test_a_saved_set_without_splits_is_train(tmp_path):
+    _set().with_format("numpy").save_to_disk(tmp_path / "set")
+    _check(_load(tmp_path / "set", test_split="train[:20%]"))
+    with pytest.raises(errors.InputError, match=r"no 'test'.*its splits: train, or parts such as"):
+        _load(tmp_path / "set")
+
+
+@pytest.mark.parametrize("test", ["test-00000-of-00001.parquet", "data/test/0000.parquet"])
+def test_parquet_files_are_splits_by_their_names(tmp_path, test):
+    folder = tmp_path / "set"
+    (folder / test).parent.mkdir(parents=True)
+    _set().select(range(12)).to_parquet(folder / "train-00000-of-00002.parquet")
+    _set().select(range(12, 20)).to_parquet(folder / "train-00001-of-00002.parquet")
+    _set().select(range(4)).to_parquet(folder / test)
+    _check(_load(folder))
+
+
+def test_one_parquet_file_of_another_programs_making_is_train(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    encoded = [row["picture"]["bytes"] for row in _set().cast_column(
+        "picture", datasets.Image(decode=False))]  # fmt: skip
+    table = pyarrow.table({"content": encoded, "label": _LABELS, "other": _LABELS})
+    parquet.write_table(table, tmp_path / "some.parquet")
+    found = _load(tmp_path / "some.parquet", test_split="train[:4]")
+    assert found.num_classes == 3
+    np.testing.assert_array_equal(found.train.images, _IMAGES)
+
+
+def test_of_several_columns_one_is_chosen(tmp_path):
+    _set(coarse=_LABELS).save_to_disk(tmp_path / "set")
+    with pytest.raises(errors.InputError, match="kind and coarse may be the label.*options.label"):
+        _load(tmp_path / "set")
+    splits = {"test_split": "train[:4]"}
+    assert _load(tmp_path / "set", options={"label": "coarse"}, **splits).num_classes == 3
+    with pytest.raises(errors.InputError, match="'picture' is not a ClassLabel or an integer"):
+        _load(tmp_path / "set", options={"label": "picture"})
+    with pytest.raises(errors.InputError, match="unknown option 'data.options.lable'"):
+        _load(tmp_path / "set", options={"lable": "coarse"})
+
+
+def test_worker_processes_could_read_it(tmp_path):
+    import pickle
+
+    _set().save_to_disk(tmp_path / "set")
+    examples = _load(tmp_path / "set", test_split="train").train.examples
+    sent = pickle.loads(pickle.dumps(examples))
+    assert list(sent) == list(examples)
+
+
+def test_what_is_not_there_is_said_in_a_line(tmp_path, monkeypatch):
+    with pytest.raises(errors.InputError, match="there is no .*nowhere; write hf:PATH"):
+        _load(tmp_path / "nowhere")
+    with pytest.raises(errors.InputError, match="is neither a folder of datasets' save_to_disk"):
+        _load(tmp_path)
+    (tmp_path / "train.parquet").write_bytes(b"no parquet")
+    with pytest.raises(errors.InputError, match="cannot be opened") as caught:
+        _load(tmp_path)
+    assert "\n" not in str(caught.value)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(errors.InputError, match=r"pip install 'rrd_jax\[hf\]'"):
+        _load(tmp_path)

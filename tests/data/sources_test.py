@@ -1,0 +1,362 @@
+"""Data sets that users bring: by import path, or as objects."""
+
+import io
+import pickle
+import sys
+import types
+
+import numpy as np
+import PIL.Image
+import pytest
+import tensorflow_datasets as tfds
+
+from rrd_jax import data, errors
+from rrd_jax.config import parse
+from rrd_jax.data import expressions, feed, images
+from tests import launch
+
+_RNG = np.random.default_rng(0)
+_IMAGES = _RNG.integers(0, 256, (40, 8, 8, 3), np.uint8)
+_LABELS = np.arange(40) % 10
+_MODULE = """
+import io, threading
+import numpy as np
+import PIL.Image
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
+LABELS = np.arange(40) % 10
+
+def pairs(split, count: int = 40):
+    first = 0 if split == "train" else 4
+    return [(IMAGES[i], LABELS[i]) for i in range(first, count)]
+
+def dicts(split):
+    return [{"image": image, "label": label} for image, label in pairs(split)]
+
+class Locked:  # cannot be pickled
+    num_classes = 10
+    def __init__(self, split):
+        self.lock = threading.Lock()
+        self.rows = pairs(split)
+    def __len__(self):
+        return len(self.rows)
+    def __getitem__(self, i):
+        with self.lock:
+            return self.rows[i]
+
+class Both:
+    train = pairs("train")
+    test = pairs("test")
+
+mapping = {"train": pairs("train"), "test": pairs("test")}
+columns = {"train": {"image": IMAGES, "label": LABELS}, "test": (IMAGES[4:], LABELS[4:])}
+object_of_splits = Both()
+one = pairs("train")
+
+def made(): return mapping
+def iterable(split): return iter(pairs(split))
+def nothing(split): return None
+def empty(split): return []
+def unlabelled(split): return [{"image": image} for image in IMAGES]
+def misnamed(split): return [{"img": image, "label": 0} for image in IMAGES]
+def triples(split): return [(image, 0, 0) for image in IMAGES]
+def worded(split): return [(image, "cat") for image in IMAGES]
+def normalised(split): return [(image / 127.5 - 1, 0) for image in IMAGES]
+def flat(split): return [(image.reshape(-1), 0) for image in IMAGES]
+def garbage(split): return [(b"no image", 0)] * 9
+def raises(split): raise KeyError(split)
+class Failing(Locked):
+    def __getitem__(self, i):
+        return self.rows[i] if i != 5 else 1 / 0
+class Beyond(Locked):
+    num_classes = 4
+class Random(Locked):
+    def __getitem__(self, i):
+        return np.random.randint(0, 256, (8, 8, 3), np.uint8), 0
+"""
+
+
+@pytest.fixture(autouse=True)
+def my_data(tmp_path, monkeypatch):
+    """A module of a user in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
+    (tmp_path / "my_data.py").write_text(_MODULE)
+    yield
+    sys.modules.pop("my_data", None)
+
+
+def _load(name, **fields):
+    given = {"image_size": 8, "augment": "none"} | fields
+    return data.load(data.Source(f"my_data:{name}", **given))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["pairs", "dicts", "Locked", "Both", "mapping", "columns", "object_of_splits", "made"],
+)
+def test_a_source_is_read_whatever_has_its_splits(name):
+    found = _load(name)
+    assert (found.num_classes, found.image_shape) == (10, (8, 8, 3))
+    np.testing.assert_array_equal(found.train.images, _IMAGES)
+    np.testing.assert_array_equal(found.train.labels, _LABELS)
+    np.testing.assert_array_equal(found.test.images, _IMAGES[4:])
+
+
+def test_options_are_typed_by_the_functions_signature():
+    assert len(_load("pairs", options={"count": 12}).train) == 12
+    with pytest.raises(errors.InputError, match="'data.options.count' of .* must be of type int"):
+        _load("pairs", options={"count": "many"})
+    with pytest.raises(errors.InputError, match="^unknown option 'data.options.cuont'.*'count'"):
+        _load("pairs", options={"cuont": 3})
+    with pytest.raises(errors.InputError, match=r"takes no data.options \(count\)"):
+        _load("mapping", options={"count": 3})
+    with pytest.raises(errors.InputError, match=r"'digits' takes no data.options \(count\)"):
+        data.load(data.Source("digits", options={"count": 3}))
+
+
+def test_slices_are_taken_here_and_the_function_gets_the_bare_name():
+    found = _load("pairs", train_split="train[:90%]", test_split="train[90%:]+test[:2]")
+    np.testing.assert_array_equal(found.train.images, _IMAGES[:36])
+    wanted = np.concatenate([_IMAGES[36:], _IMAGES[4:6]])
+    np.testing.assert_array_equal(found.test.images, wanted)
+    one = _load("one", train_split="train[:30]", test_split="train[30:]")
+    assert (len(one.train), len(one.test)) == (30, 10)
+
+
+@pytest.mark.parametrize("count", [7, 40, 1797])
+@pytest.mark.parametrize(
+    "expression",
+    ["train", "train[:3]", "train[-3:]", "train[1:-2]", "train[:33%]", "train[33%:66%]",
+     "train[-15%:]", "train[50%:]+test[:2]",]
+)  # fmt: skip
+def test_split_expressions_mean_what_tfds_means(expression, count):
+    infos = {
+        name: tfds.core.SplitInfo(name=name, shard_lengths=[count], num_bytes=0)
+        for name in ("train", "test")
+    }
+    wanted = tfds.core.ReadInstruction.from_spec(expression).to_absolute(infos)
+    rows = [(part.name, list(part.rows(count))) for part in expressions.parse(expression)]
+    assert rows == [(w.splitname, list(range(count))[w.from_ : w.to]) for w in wanted]
+
+
+def _encoded(image, kind="PNG"):
+    file = io.BytesIO()
+    PIL.Image.fromarray(image).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        _encoded,
+        PIL.Image.fromarray,
+        lambda image: PIL.Image.fromarray(image).convert("RGBA"),
+        lambda image: image.astype(np.int64),
+        lambda image: image.transpose(2, 0, 1),
+        lambda image: image.transpose(2, 0, 1).astype(np.float32) / 255,
+        lambda image: image / 255.0,
+    ],
+    ids=["png", "pil", "rgba", "int64", "chw", "float chw", "float"],
+)
+def test_images_of_many_forms_are_the_same_pixels(form):
+    source = [(form(image), label) for image, label in zip(_IMAGES, _LABELS, strict=True)]
+    found = data.from_sources(source, source[:5], data.Source(image_size=8))
+    np.testing.assert_array_equal(found.train.images, _IMAGES)
+
+
+def test_arrays_are_a_source_and_so_are_parts_of_them():
+    source = data.Source(image_size=8, train_split="train[:30]", test_split="train[30:]")
+    found = data.from_sources((_IMAGES, _LABELS), source=source)
+    np.testing.assert_array_equal(found.test.images, _IMAGES[30:])
+    assert found.num_classes == 10
+    streamed = data.Source(image_size=8, resize=9, augment="random_resized")
+    found = data.from_sources((_IMAGES, _LABELS), (_IMAGES, _LABELS), streamed, num_classes=12)
+    assert isinstance(found.train, feed.Streamed)
+    assert found.num_classes == 12
+    with pytest.raises(errors.InputError, match="gives 40 images for split 'train', but 39 labels"):
+        data.from_sources((_IMAGES, _LABELS[1:]), (_IMAGES, _LABELS))
+
+
+def test_grey_images_stay_grey_unless_others_have_colours():
+    grey = [(image[..., 0], 0) for image in _IMAGES]
+    options = data.Source(image_size=8)
+    assert data.from_sources(grey, grey, options).image_shape == (8, 8, 1)
+    both = [*grey, (_encoded(_IMAGES[1][..., 0]), 1), (_encoded(_IMAGES[0]), 1)]
+    found = data.from_sources(both, grey, options)
+    assert found.image_shape == (8, 8, 3)
+    np.testing.assert_array_equal(found.train.images[:40], np.repeat(_IMAGES[..., :1], 3, -1))
+    np.testing.assert_array_equal(found.train.images[40], np.repeat(_IMAGES[1][..., :1], 3, -1))
+    np.testing.assert_array_equal(found.train.images[41], _IMAGES[0])
+    one_coloured = [*grey[:1], (_IMAGES[0], 0), *grey[:20]]
+    with pytest.raises(errors.InputError, match="example 1 of .* has colours, but those looked at"):
+        _ = data.from_sources(one_coloured, grey, options).train.images
+
+
+def _with(**attributes):
+    source = type("Source", (list,), attributes)
+    return source((image, i % 3) for i, image in enumerate(_IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("source", "classes"),
+    [
+        (_with(), 3),
+        (_with(classes=["a", "b", "c", "d"]), 4),
+        (_with(num_classes=5), 5),
+        (_with(features={"label": types.SimpleNamespace(num_classes=6)}), 6),
+        (_with(dataset=types.SimpleNamespace(classes="abcdefg")), 7),
+        (_with(targets=[i % 3 for i in range(40)]), 3),
+        (_with(targets=[9] * 40), 3),  # not those of its examples
+    ],
+)
+def test_the_number_of_classes_is_what_a_source_says_or_its_labels(source, classes):
+    assert data.from_sources(source, source).num_classes == classes
+
+
+def test_labels_of_large_sources_are_not_read_one_after_the_other():
+    many = _with() * 3000
+    with pytest.raises(errors.InputError, match="120000 examples are too many .* num_classes"):
+        data.from_sources(many, many)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("iterable", "gives a value of type list_iterator for split 'train', but must give"),
+        ("nothing", "gives None for split 'train', but must give a source with __len__"),
+        ("empty", "has no examples in split 'train'"),
+        ("raises", r"cannot be opened for split 'train': KeyError: 'train' \(.*my_data.py, line"),
+        ("unlabelled", "example 0 of split 'train' of data set 'my_data:unlabelled' cannot be used:"
+         " it has 'image', but no label"),
+        ("misnamed", "it has 'img', 'label', but no 'image'; it must be a dict with 'image' and"),
+        ("triples", r"it is a tuple of 3, but must be a dict .* or a pair \(image, label\)"),
+        ("worded", "its label is 'cat', but must be an integer"),
+        ("normalised", "its image has values of type float64 from -.* give uint8, or floats in"),
+        ("flat", r"its image is a ndarray of shape \(192,\) and type uint8; it must be"),
+        ("garbage", "an image of 8 bytes cannot be decoded"),
+        ("Failing", r"example 5 of split 'train' of data set 'my_data:Failing' cannot be read:"
+         r" ZeroDivisionError: division by zero \(.*my_data.py, line \d+\)"),
+        ("Beyond", "example 5 of .* has label 5, but there are 4 classes, from 0 to 3"),
+        ("Random", "example 0 of .* is another each time .* data.augment does it"),
+        ("pears", "has no 'pears'; did you mean 'pairs'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_source_is_refused_in_a_line_when_it_is_opened(name, message):
+    with pytest.raises(errors.InputError, match=message) as caught:
+        _load(name)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("split", ["val", "train[:0]", "train[:x]", "train[:41]"])
+def test_an_unknown_or_empty_split_lists_the_known(split):
+    with pytest.raises(errors.InputError, match="cannot be read .* its splits: train, test, or"):
+        _load("mapping", train_split=split)
+
+
+def test_the_version_tells_changed_data_apart():
+    def version(pixels, labels, source=None):
+        return data.from_sources((pixels, labels), (pixels, labels), source).version
+
+    names = {
+        version(_IMAGES, _LABELS),
+        version(255 - _IMAGES, _LABELS),
+        version(_IMAGES, _LABELS[::-1]),
+        version(_IMAGES[:20], _LABELS[:20]),
+    }
+    assert len(names) == 4
+    assert version(_IMAGES, _LABELS) in names
+
+
+def test_mocked_examples_are_the_first_of_ones_own():
+    found = _load("pairs", mock_examples=24)
+    np.testing.assert_array_equal(found.train.images, _IMAGES[:24])
+
+
+def test_a_source_is_hashable_and_has_its_kind():
+    source = data.Source("my_data:pairs", options={"b": [1, 2], "a": 1})
+    assert hash(source) == hash(data.Source("my_data:pairs", options={"a": 1, "b": (1, 2)}))
+    kinds = [data.Source(n).kind for n in ("a:b", "hf:x", "mnist", "mnist:3.0.1", "mnist:3.*.*")]
+    assert kinds == ["import path", "hf", "tfds", "tfds", "tfds"]
+
+
+def _batches(name, workers):
+    found = _load(name, feed="streamed", workers=workers)
+    return list(found.train.train_batches(8, seed=0, start=0, stop=3))
+
+
+@pytest.mark.xdist_group("workers")  # workers_test counts what is left
+def test_worker_processes_give_the_same_batches_even_of_what_cannot_be_pickled():
+    for a, b in zip(_batches("Locked", 0), _batches("Locked", 2), strict=True):
+        for name, values in a.items():
+            np.testing.assert_array_equal(b[name], values)
+
+
+def test_what_can_neither_be_sent_nor_found_is_refused_in_a_line():
+    found = _load("Locked").train.examples.rows.parts[0][0].source
+    here = data.from_sources(found, found)
+    with pytest.raises(errors.InputError, match="cannot be sent to worker .* data.workers to 0"):
+        pickle.dumps(here.train.examples)
+
+
+@pytest.mark.usefixtures("one_device", "tiny_network")
+def test_a_run_on_it_that_was_broken_off_ends_as_an_unbroken_one(tmp_path):
+    def config():
+        fields = {
+            "data.name": "my_data:pairs",
+            "data.options.count": 40,
+            "data.mock_examples": 0,
+            "data.mean": (0.5, 0.5, 0.5),
+            "data.std": (0.25, 0.25, 0.25),
+            "train.save_every": 2,
+        }
+        return launch.digits("smoke,tiny,ce", **fields)
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    launch.run(config(), whole)
+    launch.preempt(config(), broken, 3)
+    sys.modules["my_data"].LABELS[:] = 9 - _LABELS
+    with pytest.raises(errors.InputError, match="holds a run on my_data:pairs .*, but the data"):
+        launch.run(config(), broken)
+    del sys.modules["my_data"]
+    launch.run(config(), broken)
+    assert launch.rows(whole) == launch.rows(broken)
+    assert launch.digests(whole, 10) == launch.digests(broken, 10)
+
+
+def test_a_damaged_file_is_black_and_named(capsys):
+    source = [{"image": _encoded(image), "label": 0, "file_name": "a.png"} for image in _IMAGES]
+    source[2]["image"] = b"damaged"
+    found = data.from_sources(source, source, data.Source(image_size=8))
+    assert not found.train.images[2].any()
+    assert "'a.png' (example 2)" in capsys.readouterr().err
+    assert images.stored_channels(source[0]["image"]) == 3
+
+
+def test_torch_sets_and_tensors_are_sources():
+    torch = pytest.importorskip("torch")
+    torchvision = pytest.importorskip("torchvision")
+    tensors = torch.from_numpy(_IMAGES).permute(0, 3, 1, 2)
+    pairs = torch.utils.data.TensorDataset(tensors, torch.from_numpy(_LABELS))
+    found = data.from_sources(pairs, torch.utils.data.Subset(pairs, range(4)))
+    np.testing.assert_array_equal(images.pad_or_resize(_IMAGES[0], 32), found.train.images[0])
+    assert (len(found.test), found.num_classes) == (4, 10)
+    transform = torchvision.transforms.ToTensor()
+    fake = torchvision.datasets.FakeData(9, (3, 8, 8), 5, transform=transform)
+    plain = torchvision.datasets.FakeData(9, (3, 8, 8), 5)
+    found = [data.from_sources(s, s, data.Source(image_size=8)).train for s in (fake, plain)]
+    np.testing.assert_array_equal(found[0].images, found[1].images)
+
+
+def test_the_number_of_classes_is_that_of_all_examples_whatever_part_is_used():
+    options = data.Source(image_size=8, train_split="train[:2]", test_split="train[2:4]")
+    for source in [(_IMAGES, _LABELS), list(zip(_IMAGES, _LABELS, strict=True))]:
+        assert data.from_sources(source, source=options).num_classes == 10
+
+
+def test_options_of_a_command_line_reach_the_source_and_its_teachers():
+    config = launch.digits("smoke,resnet8-resnet8,rrd+kd", **{"data.name": "my_data:pairs"})
+    config.data.options.count = 12
+    job = parse(config)
+    assert job.student.source.options == (("count", 12),)
+    assert job.teachers[0].part.source == job.student.source
