@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from rrd_jax import errors, networks, recipe
+from rrd_jax import errors, networks, optim, recipe
 from rrd_jax.config import methods
 from rrd_jax.config.fields import defaults
 from rrd_jax.data import augment
@@ -56,6 +56,9 @@ def parse(config: ConfigDict, *, platform: str | None = None) -> recipe.Job:
         alone = _part(_alone(config), "student alone", platform)
     label = f"distilled, {config.method}" if teachers else "student"
     student = _part(config, label, platform, weights, cache)
+    trained = [student, *(teacher.part for teacher in teachers if not teacher.checkpoint)]
+    for part in trained:
+        _check_blocks(part)
     return recipe.Job(student, alone, teachers, _FREE, _default_fields())
 
 
@@ -170,10 +173,41 @@ def _optimizer(config: ConfigDict) -> recipe.OptimizerChoice:
         momentum=fields.momentum,
         weight_decay=fields.weight_decay,
         clip_norm=fields.clip_norm,
+        name=fields.name,
+        options=dict(fields.options),
+        nesterov=fields.nesterov,
+        decay_norm_and_bias=fields.decay_norm_and_bias,
+        layer_decay=fields.layer_decay,
+        schedule_name=fields.schedule,
+        schedule_options=dict(fields.schedule_options),
+        warmup_epochs=fields.warmup_epochs,
+        warmup_start=fields.warmup_start,
+        final_learning_rate=fields.final_learning_rate,
     )
-    # Both raise for values out of range.
+    _check_momentum(fields)
+    # These raise for values out of range, and unknown names.
+    optim.check_decay(choice.layer_decay)
     choice.transformation(choice.schedule(config.train.epochs, steps_per_epoch=1))
     return choice
+
+
+def _check_momentum(fields: ConfigDict) -> None:
+    """Raises an InputError where the momentum of sgd is chosen for another optimizer."""
+    usual = defaults().optimizer
+    for name in ("momentum", "nesterov"):
+        if fields.name != "sgd" and fields[name] != usual[name]:
+            raise errors.InputError(
+                f"optimizer.{name} is {fields[name]}, but it is of sgd alone; what '{fields.name}'"
+                " has like it is set in optimizer.options"
+            )
+
+
+def _check_blocks(part: recipe.Part) -> None:
+    """Raises an InputError for layer decay on a network without blocks."""
+    training, size = part.training, part.source.image_size
+    shape = (size, size, len(training.mean))
+    network = training.network
+    training.optimizer.block_scales(network.model, network.create(num_classes=2), shape)
 
 
 def _check_numbers(config: ConfigDict) -> None:
