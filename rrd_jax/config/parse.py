@@ -53,7 +53,8 @@ def parse(config: ConfigDict, *, platform: str | None = None) -> recipe.Job:
             raise errors.InputError(
                 "config.baseline compares with a teacher; set config.teacher.model"
             )
-        alone = _part(_alone(config), "student alone", platform)
+        # A teacher learns from plain labels: smoothed ones make it a worse teacher (1906.02629).
+        alone = _part(_alone(config, smoothing=True), "student alone", platform)
     label = f"distilled, {config.method}" if teachers else "student"
     student = _part(config, label, platform, weights, cache)
     trained = [student, *(teacher.part for teacher in teachers if not teacher.checkpoint)]
@@ -276,11 +277,19 @@ def _teacher_config(config: ConfigDict, fields: ConfigDict) -> ConfigDict:
     return teacher
 
 
-def _alone(config: ConfigDict) -> ConfigDict:
-    """The config that trains `config`'s student without a teacher."""
+def _alone(config: ConfigDict, *, smoothing: bool = False) -> ConfigDict:
+    """The config that trains `config`'s student without a teacher.
+
+    Args:
+      config: the student's.
+      smoothing: whether labels are smoothed as the student's are.
+    """
+    ce = {"weight": 1.0}
+    if smoothing and config.objectives.get("ce", {}).get("label_smoothing"):
+        ce["label_smoothing"] = config.objectives.ce.label_smoothing
     alone = config.copy_and_resolve_references()
     with alone.unlocked(), alone.ignore_type():
-        alone.objectives = {"ce": {"weight": 1.0}}
+        alone.objectives = {"ce": ce}
         if isinstance(alone.teacher, list):
             alone.teacher = alone.teacher[0].copy_and_resolve_references()
     alone.method = "ce"
