@@ -139,9 +139,7 @@ class OptimizerChoice:
         """
         if self.layer_decay == 1:
             return None
-        variables = jax.eval_shape(
-            lambda: networks.init(network, jax.random.key(0), image_shape)
-        )
+        variables = jax.eval_shape(lambda: networks.init(network, jax.random.key(0), image_shape))
         rest = {key: value for key, value in variables.items() if key != "params"}
 
         def apply(params, given):

@@ -87,7 +87,7 @@ def create(
     own = [key for key in ("weight_decay", "weight_decay_rate") if key in _arguments(factory)]
     masks = [key for key in _MASKS if key in _arguments(factory)]
     mask = None if decay_norm_and_bias else _decays
-    ours = {"learning_rate": schedule, **{key: weight_decay for key in own[:1]}}
+    ours = {_rate_name(factory): schedule, **dict.fromkeys(own[:1], weight_decay)}
     ours |= dict.fromkeys(masks, mask)
     if name == "sgd":
         ours |= {"momentum": momentum, "nesterov": nesterov}
@@ -96,7 +96,7 @@ def create(
             f"{what} cannot tell norms and biases from other weights; set"
             " optimizer.decay_norm_and_bias to True, or optimizer.weight_decay to 0"
         )
-    transformation = _call(what, factory, options or {}, ours)
+    transformation = _call(what, factory, options or {}, ours, schedule)
     clip = [optax.clip_by_global_norm(clip_norm)] if clip_norm else []
     coupled = [] if own else [optax.add_decayed_weights(weight_decay, mask)]
     optimizer = optax.chain(*clip, *coupled, transformation)
@@ -169,6 +169,8 @@ def factories() -> dict[str, Callable[..., optax.GradientTransformation]]:
                 continue
             if "GradientTransformation" in str(inspect.signature(factory).return_annotation):
                 public[name] = factory
+    for name in ("scale_by_rprop", "scale_by_cocob"):  # parts of rprop and cocob; one more sign
+        public.pop(name, None)
     return dict(sorted((public | {"rmsprop": rmsprop, "muon": muon}).items()))
 
 
@@ -177,7 +179,7 @@ def _factory(name: str) -> Callable[..., optax.GradientTransformation]:
         if name in factories():
             return factories()[name]
         # Parts of optimizers can be named too, but are not worth listing.
-        whole = {k: f for k, f in factories().items() if "learning_rate" in _arguments(f)}
+        whole = {k: f for k, f in factories().items() if _rate_name(f) in _arguments(f)}
         return errors.lookup("optimizer.name", name, whole)
     factory = imports.load("optimizer", name)
     if not callable(factory) or "learning_rate" not in _arguments(factory):
@@ -194,9 +196,21 @@ def _arguments(factory: Callable) -> dict[str, inspect.Parameter]:
     return known | imports.parameters(contrib.muon) if factory is muon else known
 
 
-def _call(what: str, factory: Callable, options: Mapping[str, Any], ours: Mapping[str, Any]) -> Any:
+def _rate_name(factory: Callable) -> str:
+    """The argument that a schedule is given as."""
+    return "scaling" if factory is optax.polyak_sgd else "learning_rate"
+
+
+def _call(
+    what: str,
+    factory: Callable,
+    options: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    schedule: optax.Schedule,
+) -> optax.GradientTransformation:
+    """What a factory returns, with updates that descend at the schedule's rate."""
     arguments = _arguments(factory)
-    rate = arguments.get("learning_rate")
+    rate = arguments.get(_rate_name(factory))
     if rate is not None and _is_constant(rate):
         # It takes a number alone: Optax makes it anew in each step, with the step's rate.
         static = [name for name in arguments if name != "learning_rate"]
@@ -209,7 +223,7 @@ def _call(what: str, factory: Callable, options: Mapping[str, Any], ours: Mappin
             " optax.GradientTransformation"
         )
     if rate is None:  # a part of an optimizer, such as scale_by_adam
-        return optax.chain(transformation, optax.scale_by_learning_rate(ours["learning_rate"]))
+        return optax.chain(transformation, optax.scale_by_learning_rate(schedule))
     return transformation
 
 

@@ -168,9 +168,7 @@ def create_schedule(
         factory = errors.lookup("optimizer.schedule", name, _SCHEDULES)
         if name == "milestones":
             ours |= {"milestones": milestones, "decay": decay}
-        schedule = imports.call(
-            f"schedule '{name}'", factory, options or {}, ours, prefix=_PREFIX
-        )
+        schedule = imports.call(f"schedule '{name}'", factory, options or {}, ours, prefix=_PREFIX)
     if final_learning_rate and "final_learning_rate" not in imports.parameters(factory):
         raise errors.InputError(
             f"optimizer.final_learning_rate is {final_learning_rate}, but schedule '{name}' has no"
@@ -213,8 +211,7 @@ def _users(what: str, function: Callable, options: Mapping[str, Any], ours: dict
         schedule = imports.call(what, function, options, ours, prefix=_PREFIX)
     elif options:
         raise errors.InputError(
-            f"{what} takes the step itself, and no options such as"
-            f" {_PREFIX}{next(iter(options))}"
+            f"{what} takes the step itself, and no options such as {_PREFIX}{next(iter(options))}"
         )
     if not callable(schedule):
         raise errors.InputError(
