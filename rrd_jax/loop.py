@@ -228,6 +228,7 @@ class _Loop:
         self.report.progress(
             step / self.steps_per_epoch,
             self.training.epochs,
+            self.run.learning_rate,
             self.clock.rate(step) * self.training.batch_size,
             self.clock.left(step, self.total),
             self.run.losses(),

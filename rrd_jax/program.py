@@ -55,9 +55,7 @@ def build(
       teacher_is_cached: whether the step is given the teacher's embeddings, or its variables.
     """
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    optimizer = recipe.training.optimizer.transformation(recipe.schedule)
-    if path := stage.fixed_parameters(recipe, image_shape):
-        optimizer = optim.all_but(optimizer, path)
+    optimizer = _optimizer(recipe, image_shape)
     create = functools.partial(_create_state, recipe, optimizer, image_shape, teacher)
     abstract, shardings = _abstract_state(create, recipe, mesh, image_shape, teacher)
     teach = _teach(recipe, image_shape, teacher, teacher_is_cached)
@@ -78,6 +76,15 @@ def build(
         length=length,
         abstract=abstract,
     )
+
+
+def _optimizer(recipe, image_shape):
+    choice = recipe.training.optimizer
+    optimizer = choice.transformation(recipe.schedule)
+    if path := stage.fixed_parameters(recipe, image_shape):
+        optimizer = optim.all_but(optimizer, path)
+    scales = choice.block_scales(recipe.training.network.model, recipe.student, image_shape)
+    return optimizer if scales is None else optim.scaled(optimizer, scales, "student")
 
 
 def _create_state(recipe, optimizer, image_shape, teacher, seed, teacher_variables):

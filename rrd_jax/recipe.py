@@ -81,28 +81,90 @@ class ObjectiveChoice:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerChoice:
-    """SGD and its schedule, as numbers; see `optim.sgd` and `optim.step_schedule`."""
+    """An optimizer and its schedule, as names and numbers.
+
+    Attributes:
+      name: as `optim.create` has it, with options, momentum, nesterov, weight_decay,
+        decay_norm_and_bias and clip_norm.
+      schedule_name: as `optim.create_schedule` has it, with schedule_options and the others.
+      layer_decay: as `optim.block_scales` has it; 1 for none.
+    """
 
     learning_rate: float
-    milestones: tuple[float, ...]
-    decay: float
-    momentum: float
-    weight_decay: float
-    clip_norm: float
+    milestones: tuple[float, ...] = ()
+    decay: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    name: str = "sgd"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    nesterov: bool = False
+    decay_norm_and_bias: bool = True
+    layer_decay: float = 1.0
+    schedule_name: str = "milestones"
+    schedule_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    warmup_epochs: float = 0.0
+    warmup_start: float = 0.0
+    final_learning_rate: float = 0.0
 
     def schedule(self, epochs: int, steps_per_epoch: int) -> optax.Schedule:
         """Learning rate by step."""
-        steps = optim.boundaries(self.milestones, epochs, steps_per_epoch)
-        return optim.step_schedule(self.learning_rate, steps, self.decay)
+        return optim.create_schedule(
+            self.schedule_name,
+            learning_rate=self.learning_rate,
+            epochs=epochs,
+            steps_per_epoch=steps_per_epoch,
+            warmup_epochs=self.warmup_epochs,
+            warmup_start=self.warmup_start,
+            final_learning_rate=self.final_learning_rate,
+            milestones=self.milestones,
+            decay=self.decay,
+            options=self.schedule_options,
+        )
+
+    def first_rate(self, schedule: optax.Schedule, steps_per_epoch: int) -> float | jax.Array:
+        """The rate after the warm-up, for what is trained at one rate."""
+        rate = schedule(optim.warmup_length(self.warmup_epochs, steps_per_epoch))
+        return rate if rate > 0 else self.learning_rate  # a user's schedule may warm up by itself
 
     def transformation(self, schedule: optax.Schedule) -> optax.GradientTransformation:
-        """What moves the parameters, at the rates of a schedule."""
-        return optim.sgd(
+        """What moves the parameters, at the rates of a schedule; without layer decay."""
+        return optim.create(
+            self.name,
             schedule,
+            options=self.options,
             momentum=self.momentum,
+            nesterov=self.nesterov,
             weight_decay=self.weight_decay,
+            decay_norm_and_bias=self.decay_norm_and_bias,
             clip_norm=self.clip_norm,
         )
+
+    def block_scales(
+        self, name: str, network: networks.Network, image_shape: tuple[int, int, int]
+    ) -> Any:
+        """The factor of the rate of each of a network's parameters; None for no layer decay.
+
+        Args:
+          name: of the network.
+          network: the network.
+          image_shape: (H, W, channels).
+
+        Raises:
+          InputError: the network has no numbered blocks.
+        """
+        if self.layer_decay == 1:
+            return None
+        variables = jax.eval_shape(lambda: networks.init(network, jax.random.key(0), image_shape))
+        rest = {key: value for key, value in variables.items() if key != "params"}
+
+        def apply(params, given):
+            rest, images = given
+            return network.apply({"params": params, **rest}, images, train=False).logits
+
+        images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        params = variables["params"]
+        return optim.block_scales(self.layer_decay, apply, params, (rest, images), name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +307,7 @@ class Recipe:
       student: the network.
       terms: of the total loss, by name.
       schedule: learning rate by step.
+      first_rate: the rate after its warm-up.
       fixed: what of the student the optimizer leaves as it is: "", "classifier" or "student".
     """
 
@@ -252,6 +315,7 @@ class Recipe:
     student: networks.Network
     terms: dict[str, Term]
     schedule: optax.Schedule
+    first_rate: float | jax.Array
     fixed: str = ""
 
     @property
@@ -272,6 +336,8 @@ def create(training: Training, num_classes: int, examples: int) -> Recipe:
       InputError: an objective does not fit the data or the batch, or objectives do not go together.
     """
     terms = training.create_objectives(examples)
+    optimizer, steps_per_epoch = training.optimizer, examples // training.batch_size
+    schedule = optimizer.schedule(training.epochs, steps_per_epoch)
     return Recipe(
         training=training,
         student=training.network.create(num_classes),
@@ -279,7 +345,8 @@ def create(training: Training, num_classes: int, examples: int) -> Recipe:
             choice.name: Term(terms[choice.name], choice.weight, choice.warmup)
             for choice in training.objectives
         },
-        schedule=training.optimizer.schedule(training.epochs, examples // training.batch_size),
+        schedule=schedule,
+        first_rate=optimizer.first_rate(schedule, steps_per_epoch),
     )
 
 

@@ -59,7 +59,13 @@ class Report:
             print(f"[{self._label}] going on after step {step}, epoch {step / steps_per_epoch:g}")
 
     def progress(
-        self, epoch: float, epochs: int, rate: float, left: float, losses: dict[str, float]
+        self,
+        epoch: float,
+        epochs: int,
+        learning_rate: float,
+        rate: float,
+        left: float,
+        losses: dict[str, float],
     ) -> None:
         """Prints a line: where the run is, images a second, time left, and the loss terms."""
         now = time.monotonic()
@@ -70,8 +76,8 @@ class Report:
             f"{name.removeprefix('loss/')} {value:.4g}" for name, value in losses.items()
         )
         line = (
-            f"[{self._label}] epoch {epoch:.2f}/{epochs}  {rate:,.0f} images/s"
-            f"  {duration(left)} left  {terms}"
+            f"[{self._label}] epoch {epoch:.2f}/{epochs}  lr {learning_rate:.3g}"
+            f"  {rate:,.0f} images/s  {duration(left)} left  {terms}"
         )
         print(f"\r\x1b[K{line}" if self._overwrite else line, end="" if self._overwrite else "\n")
         sys.stdout.flush()

@@ -202,6 +202,11 @@ class Run:
                 f"the loss is not finite within steps {first} to {self.step} ({terms})"
             )
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the last step."""
+        return float(self.recipe.schedule(self.step - 1))
+
     def losses(self) -> dict[str, float]:
         """The mean of each loss over the current epoch's steps."""
         done = (self.step - 1) % self.steps_per_epoch + 1
@@ -229,7 +234,7 @@ class Run:
         return {
             "epoch": progress.epoch,
             "step": self.step,
-            "learning_rate": float(self.recipe.schedule(self.step - 1)),
+            "learning_rate": self.learning_rate,
             **{f"train/{name}": value for name, value in means.items()},
             **test,
             **{f"best/{name}": value for name, value in progress.best.items()},

@@ -27,7 +27,7 @@ def stage_recipe(recipe: Recipe, name: str) -> Recipe:
     def loss(state, student, teacher, batch):
         return stage.loss(swapped(state), student, teacher, batch)
 
-    rate = recipe.schedule(0) if stage.learning_rate is None else stage.learning_rate
+    rate = recipe.first_rate if stage.learning_rate is None else stage.learning_rate
     return dataclasses.replace(
         recipe,
         training=dataclasses.replace(

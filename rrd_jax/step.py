@@ -192,7 +192,10 @@ def accumulated_gradients(task: Task, state: TrainState, teacher: Any, batch: Ba
 
 def updated(task: Task, state: TrainState, gradients: Gradients) -> TrainState:
     """The state after an update by these gradients."""
-    updates, opt_state = task.optimizer.update(gradients.params, state.opt_state, state.params)
+    optimizer = optax.with_extra_args_support(task.optimizer)
+    updates, opt_state = optimizer.update(
+        gradients.params, state.opt_state, state.params, value=gradients.logged["loss"]
+    )
     params = optax.apply_updates(state.params, updates)
     return state.replace(
         step=state.step + 1,

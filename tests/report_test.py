@@ -56,9 +56,9 @@ def test_a_second_start_drops_the_rows_after_its_checkpoint(tmp_path, tail):
 
 def test_progress_names_epoch_speed_time_left_and_terms(tmp_path, capsys):
     with report.Report(tmp_path, "student") as out:
-        out.progress(1.5, 5, 1234.5, 65, {"loss": 2.0, "loss/ce": 1.25})
+        out.progress(1.5, 5, 0.0125, 1234.5, 65, {"loss": 2.0, "loss/ce": 1.25})
     line = capsys.readouterr().out
-    for part in ("epoch 1.50/5", "1,234 images/s", "1:05 left", "loss 2", "ce 1.25"):
+    for part in ("epoch 1.50/5", "lr 0.0125", "1,234 images/s", "1:05 left", "loss 2", "ce 1.25"):
         assert part in line
 
 

@@ -1,4 +1,4 @@
-"""A workdir that an earlier version left behind goes on."""
+"""Runs go on: one that an earlier version left behind, and ones with any optimizer."""
 
 import pathlib
 import shutil
@@ -26,3 +26,34 @@ def test_a_workdir_of_november_2026_goes_on_and_ends_as_an_unbroken_run_did(tmp_
         image = 100 / 24
         tolerance = {"abs": image + 1e-3} if "top" in name or "agree" in name else {"rel": 1e-3}
         assert rows[1][name] == pytest.approx(value, **tolerance), name
+
+
+_ADAMW = {
+    "optimizer.name": "adamw",
+    "optimizer.options.b2": 0.98,
+    "optimizer.schedule": "cosine",
+    "optimizer.warmup_epochs": 0.5,
+    "optimizer.decay_norm_and_bias": False,
+    "optimizer.layer_decay": 0.8,
+    "train.ema": 0.9,
+    "objectives.ce.label_smoothing": 0.1,
+}
+# A state with the keys of random numbers, with arrays of no elements; an optimizer asks for losses.
+_UNUSUAL = {
+    "noisy_sgd": {"optimizer.options.seed": 3},
+    "galore": {"optimizer.options.rank": 4},
+    "momo": {},
+}
+
+
+@pytest.mark.usefixtures("one_device", "tiny_network")
+@pytest.mark.parametrize("name", ["adamw", *_UNUSUAL])
+def test_a_run_with_another_optimizer_goes_on_to_the_same_bits(name, tmp_path):
+    fields = _UNUSUAL.get(name, _ADAMW) | {"optimizer.name": name, "optimizer.learning_rate": 0.01}
+    config = launch.digits("smoke,tiny,ce", **fields)
+    launch.run(config, tmp_path / "whole")
+    launch.preempt(config, tmp_path / "broken", step=4)
+    launch.run(config, tmp_path / "broken")
+    whole, broken = (tmp_path / folder for folder in ("whole", "broken"))
+    assert launch.rows(broken) == launch.rows(whole)
+    assert launch.digests(broken, 6) == launch.digests(whole, 6)

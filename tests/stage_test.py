@@ -83,6 +83,22 @@ def test_a_stage_has_its_own_epochs_and_rate_and_the_teacher_itself():
     ) == (plan.training)
 
 
+def test_a_stages_rate_is_that_after_the_warm_up():
+    terms = {**_CE, "ab": {"weight": 1.0, "epochs": 1}}
+    for name in ("cosine", f"{__name__}:slow_start"):
+        fields = {"optimizer.schedule": name, "optimizer.warmup_epochs": 1.0}
+        part = parse(launch.digits("smoke,tiny-tiny", terms, **fields)).student
+        plan = recipe.create(part.training, num_classes=10, examples=24)
+        assert float(plan.schedule(0)) == 0
+        rate = stage.stage_recipe(plan, "ab").schedule
+        assert [float(rate(step)) for step in (0, 7)] == pytest.approx([0.05, 0.05])
+
+
+def slow_start(learning_rate, steps):
+    """A schedule with a warm-up of its own."""
+    return lambda step: learning_rate * step / steps
+
+
 def test_a_run_stopped_in_its_stage_goes_on_and_ends_as_an_unbroken_one(tmp_path, teacher, capsys):
     terms = {**_CE, "ab": {"weight": 1.0, "epochs": 2}}
     config = launch.digits("smoke,tiny-tiny", terms, **teacher)

@@ -9,6 +9,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -55,7 +56,7 @@ class Checkpoints:
         try:
             self._manager.save(
                 step,
-                args=storage.save_arguments(state, meta, state_digests),
+                args=storage.save_arguments(_without_empty(state), meta, state_digests),
                 metrics=None if score is None else {"score": score, "step": step},
             )
         except (OSError, ValueError) as error:
@@ -104,7 +105,8 @@ class Checkpoints:
 
     def _restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        state, meta, stored = storage.read(self._manager, step, abstract)
+        state, meta, stored = storage.read(self._manager, step, _without_empty(abstract))
+        state = _with_empty(state, abstract)
         digests.verify(_digests(state), stored)
         return state, meta
 
@@ -158,9 +160,29 @@ def _open(folder: pathlib.Path) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder, options=options)
 
 
+def _without_empty(state: TrainState) -> TrainState:
+    """The state with None for arrays without elements, which optimizers can have: Orbax refuses."""
+    return jax.tree.map(lambda leaf: leaf if leaf.size else None, state)
+
+
+def _with_empty(state: TrainState, like: TrainState) -> TrainState:
+    """The inverse of `_without_empty`, with the arrays' shapes."""
+    return jax.tree.map(
+        lambda shape, leaf: leaf if shape.size else jnp.zeros(shape.shape, shape.dtype),
+        like,
+        state,
+    )
+
+
+def _raw(leaf: jax.Array) -> jax.Array:
+    """The numbers of a typed PRNG key; any other array itself."""
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
+
+
 def _digests(state: TrainState) -> dict[str, str]:
     """The digest of each part of the state; raises a DivergedError if its student is not finite."""
-    raw = state.replace(key=jax.random.key_data(state.key))
+    raw = jax.tree.map(_raw, state)
     sums = digests.leaf_sums(raw)
     for part in (sums.params, sums.batch_stats, sums.ema):
         for path, (*_, finite) in jax.tree_util.tree_leaves_with_path(part):

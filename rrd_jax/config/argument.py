@@ -97,6 +97,7 @@ def _shrink(config: ConfigDict) -> None:
     config.data.resize = 36
     config.train.epochs = 2
     config.train.batch_size = config.train.eval_batch_size = 8
+    config.optimizer.warmup_epochs = min(config.optimizer.warmup_epochs, 0.5)
     config.teacher.epochs = 1
     config.teacher.train_split = None
     # The batch divides no memory: its cursor wraps.

@@ -79,13 +79,34 @@ def defaults() -> ConfigDict:
     teacher.weight = 1.0
     config.baseline = False  # train the student alone too, in <workdir>/alone
 
-    config.optimizer = optimizer = ConfigDict()  # SGD as PyTorch's, on every trained parameter
+    config.optimizer = optimizer = ConfigDict()  # of every trained parameter
+    # sgd (as PyTorch's); adam, adamw, lamb, lion, rmsprop, muon or any other factory of optax and
+    # optax.contrib; or an import path MODULE:NAME of a function learning_rate, options ->
+    # GradientTransformation.
+    optimizer.name = "sgd"
+    optimizer.options = Options()  # the optimizer's own arguments, such as b1 and b2 of adamw
     optimizer.learning_rate = 0.05
-    optimizer.momentum = 0.9
+    optimizer.momentum = 0.9  # of sgd; other optimizers have theirs in options
+    optimizer.nesterov = False  # of sgd, likewise
+    # Times the parameters: added to their gradient, or decoupled where the optimizer does that
+    # (adamw, lamb, lion, muon).
     optimizer.weight_decay = 5e-4
+    optimizer.decay_norm_and_bias = True  # False: scales of norms, and biases, do not decay
+    optimizer.clip_norm = 0.0  # above 0: gradients are shortened to this length; 0: never
+    # Below 1: blocks of the student learn more slowly the earlier they come, each at this times the
+    # rate of the next, as in timm.
+    optimizer.layer_decay = 1.0
+    # milestones, cosine, linear, constant, wsd, exponential; or an import path MODULE:NAME of a
+    # function learning_rate, steps, options -> (step -> rate).
+    optimizer.schedule = "milestones"
+    # Of wsd: decay_epochs (None: a fifth), decay_shape (linear, cosine); of exponential: decay_rate
+    # (0.97), every_epochs (1), staircase.
+    optimizer.schedule_options = Options()
     optimizer.milestones = (0.625, 0.75, 0.875)  # fractions of the epochs: 150, 180, 210 of 240
     optimizer.decay = 0.1  # of the learning rate at each milestone
-    optimizer.clip_norm = 0.0  # above 0: gradients are shortened to this length; 0: never
+    optimizer.warmup_epochs = 0.0  # epochs in which the rate grows linearly, before any schedule
+    optimizer.warmup_start = 0.0  # rate of the first step of the warm-up
+    optimizer.final_learning_rate = 0.0  # where cosine, linear, wsd and exponential end
 
     config.train = train = ConfigDict()
     train.epochs = 240

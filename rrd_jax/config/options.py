@@ -5,7 +5,15 @@ from typing import Any
 from ml_collections import ConfigDict
 
 
-class Options(ConfigDict):
+class _AnyConfigDict(type(ConfigDict)):
+    """Of Options: a launch file may put a dict in their place, which becomes a ConfigDict."""
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        """Whether a field of Options may be set to this; ml_collections asks before it does."""
+        return isinstance(value, ConfigDict)
+
+
+class Options(ConfigDict, metaclass=_AnyConfigDict):
     """A ConfigDict that takes any field from the command line, locked or not.
 
     Its fields are checked, with the signature of what they are for, when the config is parsed. A

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from rrd_jax import errors, imports, networks, objectives, recipe
+from rrd_jax import errors, imports, networks, objectives, optim, recipe
 from rrd_jax.config import methods
 from rrd_jax.config.fields import defaults
 from rrd_jax.config.options import Options
@@ -54,9 +54,13 @@ def parse(config: ConfigDict, *, platform: str | None = None) -> recipe.Job:
             raise errors.InputError(
                 "config.baseline compares with a teacher; set config.teacher.model"
             )
-        alone = _part(_alone(config), "student alone", platform)
+        # A teacher learns from plain labels: smoothed ones make it a worse teacher (1906.02629).
+        alone = _part(_alone(config, smoothing=True), "student alone", platform)
     label = f"distilled, {config.method}" if teachers else "student"
     student = _part(config, label, platform, weights, cache)
+    trained = [student, *(teacher.part for teacher in teachers if not teacher.checkpoint)]
+    for part in trained:
+        _check_blocks(part)
     return recipe.Job(student, alone, teachers, _FREE, _default_fields(config))
 
 
@@ -191,10 +195,41 @@ def _optimizer(config: ConfigDict) -> recipe.OptimizerChoice:
         momentum=fields.momentum,
         weight_decay=fields.weight_decay,
         clip_norm=fields.clip_norm,
+        name=fields.name,
+        options=dict(fields.options),
+        nesterov=fields.nesterov,
+        decay_norm_and_bias=fields.decay_norm_and_bias,
+        layer_decay=fields.layer_decay,
+        schedule_name=fields.schedule,
+        schedule_options=dict(fields.schedule_options),
+        warmup_epochs=fields.warmup_epochs,
+        warmup_start=fields.warmup_start,
+        final_learning_rate=fields.final_learning_rate,
     )
-    # Both raise for values out of range.
+    _check_momentum(fields)
+    # These raise for values out of range, and unknown names.
+    optim.check_decay(choice.layer_decay)
     choice.transformation(choice.schedule(config.train.epochs, steps_per_epoch=1))
     return choice
+
+
+def _check_momentum(fields: ConfigDict) -> None:
+    """Raises an InputError where the momentum of sgd is chosen for another optimizer."""
+    usual = defaults().optimizer
+    for name in ("momentum", "nesterov"):
+        if fields.name != "sgd" and fields[name] != usual[name]:
+            raise errors.InputError(
+                f"optimizer.{name} is {fields[name]}, but it is of sgd alone; what '{fields.name}'"
+                " has like it is set in optimizer.options"
+            )
+
+
+def _check_blocks(part: recipe.Part) -> None:
+    """Raises an InputError for layer decay on a network without blocks."""
+    training, size = part.training, part.source.image_size
+    shape = (size, size, len(training.mean))
+    network = training.network
+    training.optimizer.block_scales(network.model, network.create(num_classes=2), shape)
 
 
 def _check_numbers(config: ConfigDict) -> None:
@@ -263,11 +298,19 @@ def _teacher_config(config: ConfigDict, fields: ConfigDict) -> ConfigDict:
     return teacher
 
 
-def _alone(config: ConfigDict) -> ConfigDict:
-    """The config that trains `config`'s student without a teacher."""
+def _alone(config: ConfigDict, *, smoothing: bool = False) -> ConfigDict:
+    """The config that trains `config`'s student without a teacher.
+
+    Args:
+      config: the student's.
+      smoothing: whether labels are smoothed as the student's are.
+    """
+    ce = {"weight": 1.0}
+    if smoothing and config.objectives.get("ce", {}).get("label_smoothing"):
+        ce["label_smoothing"] = config.objectives.ce.label_smoothing
     alone = config.copy_and_resolve_references()
     with alone.unlocked(), alone.ignore_type():
-        alone.objectives = {"ce": {"weight": 1.0}}
+        alone.objectives = {"ce": ce}
         if isinstance(alone.teacher, list):
             alone.teacher = alone.teacher[0].copy_and_resolve_references()
     alone.method = "ce"

@@ -39,7 +39,7 @@ class Stage(NamedTuple):
       loss: as Objective.loss; its memory becomes the objective's.
       student: whether the student is trained too.
       epochs: length of the phase; the run's first epoch comes after it.
-      learning_rate: constant; None is the run's first one.
+      learning_rate: constant; None is the run's first one, after its warm-up.
     """
 
     loss: Loss

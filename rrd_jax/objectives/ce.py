@@ -1,18 +1,41 @@
 """Cross-entropy with the label: no distillation."""
 
+import jax
 import jax.numpy as jnp
+import optax
 
+from rrd_jax import errors
 from rrd_jax.objectives.base import Objective, Record, stateless
 from rrd_jax.objectives.parts.logits import by_share, cross_entropy
 
 
-def ce() -> Objective:
-    """Cross-entropy with the label, in nats; of a mixed image, with both its labels by share."""
+def ce(label_smoothing: float = 0.0) -> Objective:
+    """Cross-entropy with the label, in nats; of a mixed image, with both its labels by share.
+
+    Args:
+      label_smoothing: in [0, 1), the part of each target that is spread evenly over all classes,
+        the label's too, as in PyTorch's cross_entropy (arXiv 1512.00567).
+
+    Raises:
+      InputError: label_smoothing is out of its range.
+    """
+    if not 0 <= label_smoothing < 1:
+        raise errors.InputError(
+            f"objectives.ce.label_smoothing is {label_smoothing}, but must be in [0, 1)"
+        )
 
     def loss(student, teacher, batch):
         del teacher
         logits = student.logits.astype(jnp.float32)
-        return by_share(lambda labels: cross_entropy(logits, labels), batch)
+        if not label_smoothing:
+            return by_share(lambda labels: cross_entropy(logits, labels), batch)
+
+        def smoothed(labels):
+            targets = jax.nn.one_hot(labels, logits.shape[-1])
+            targets = optax.smooth_labels(targets, label_smoothing)
+            return optax.softmax_cross_entropy(logits, targets)
+
+        return by_share(smoothed, batch)
 
     return stateless(loss, needs_teacher=False)
 

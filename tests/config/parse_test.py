@@ -28,6 +28,26 @@ from tests import launch
         ({"data.std": (0.0,)}, r"data.std\[0\] is 0"),
         ({"data.image_size": 0}, "data.image_size is 0"),
         ({"optimizer.milestones": (150.0,)}, "fractions of the run"),
+        ({"optimizer.name": "adamq"}, "unknown optimizer.name 'adamq'; did you mean 'adam'"),
+        ({"optimizer.name": "no.such:make"}, "there is no module 'no'"),
+        (
+            {"optimizer.name": "adam", "optimizer.momentum": 0.5},
+            "momentum is 0.5, but it is of sgd",
+        ),
+        ({"optimizer.name": "adam", "optimizer.nesterov": True}, "nesterov is True, but it is of"),
+        ({"optimizer.options": {"b1": 0.8}}, "unknown option 'optimizer.options.b1' of optimizer"),
+        ({"optimizer.schedule": "cosine_decay"}, "did you mean 'cosine'"),
+        ({"optimizer.warmup_epochs": -1.0}, "optimizer.warmup_epochs is -1"),
+        # The teacher has one epoch here, the student two.
+        ({"optimizer.warmup_epochs": 1.5}, "warmup_epochs is 1.5, longer than the training of 1"),
+        ({"optimizer.final_learning_rate": 0.1}, "schedule 'milestones' has no use for it"),
+        ({"optimizer.schedule_options": {"x": 1}}, "'optimizer.schedule_options.x' of schedule"),
+        ({"optimizer.layer_decay": 0.0}, "optimizer.layer_decay is 0.0"),
+        (
+            {"optimizer.layer_decay": 0.7, "student.model": "mobilenetv1"},
+            "layer_decay is 0.7, but 'mobilenetv1' has no numbered blocks",
+        ),
+        ({"objectives.ce.label_smoothing": 1.0}, "objectives.ce.label_smoothing is 1.0"),
     ],
 )
 def test_a_bad_field_is_one_line(fields, message):
@@ -65,6 +85,30 @@ def test_a_teacher_has_a_training_split_epochs_and_a_loss_of_its_own():
     assert teacher.part.training.epochs == 15
     assert [choice.name for choice in teacher.part.training.objectives] == ["ce"]
     assert teacher.part.fields["teacher"]["model"] == ""
+
+
+def test_an_optimizer_and_its_schedule_come_from_fields():
+    config = launch.digits()
+    config.optimizer.options.b1 = 0.8
+    config.optimizer.schedule_options.decay_epochs = 1
+    fields = {"name": "adamw", "schedule": "wsd", "warmup_epochs": 0.5, "layer_decay": 0.9}
+    config.optimizer.update(fields)
+    training = parse(config).student.training
+    optimizer = training.optimizer
+    assert (optimizer.name, optimizer.options) == ("adamw", {"b1": 0.8})
+    assert (optimizer.schedule_name, optimizer.layer_decay) == ("wsd", 0.9)
+    schedule = optimizer.schedule(training.epochs, steps_per_epoch=4)
+    assert [float(schedule(step) / 0.05) for step in (0, 1, 2, 4)] == [0, 0.5, 1, 1]
+    assert float(schedule(6)) < 0.05
+
+
+def test_labels_are_smoothed_for_the_student_and_the_same_alone_but_not_for_the_teacher():
+    fields = {"baseline": True, "objectives.ce.label_smoothing": 0.1}
+    job = parse(launch.digits(**fields))
+    parts = (job.student, job.alone, job.teachers[0].part)
+    (student, alone, teacher) = (part.training.objectives[0] for part in parts)
+    assert student.options["label_smoothing"] == alone.options["label_smoothing"] == 0.1
+    assert not teacher.options.get("label_smoothing")
 
 
 def test_parsing_changes_no_config():

@@ -1,0 +1,230 @@
+"""Schedules: the learning rate by step, from names and numbers."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rrd_jax import errors, imports
+
+
+def step_schedule(
+    learning_rate: float, boundaries: Sequence[int], decay: float = 0.1
+) -> optax.Schedule:
+    """The schedule learning_rate * decay^n, with n the number of boundaries reached.
+
+    Args:
+      learning_rate: before the first boundary.
+      boundaries: 0-based indices of the first slower steps, in any order.
+      decay: factor at each boundary.
+
+    Raises:
+      InputError: learning_rate or decay is not above 0.
+    """
+    errors.check_positive(learning_rate=learning_rate, decay=decay)
+    scales: dict[int, float] = {}
+    for boundary in boundaries:  # a short run can reach two at the same step
+        scales[int(boundary)] = scales.get(int(boundary), 1.0) * decay
+    return optax.piecewise_constant_schedule(learning_rate, scales)
+
+
+def boundaries(milestones: Sequence[float], epochs: int, steps_per_epoch: int) -> list[int]:
+    """The steps at which epochs end, for milestones as fractions of the run.
+
+    (0.625, 0.75, 0.875) of 240 epochs are the literature's 150, 180 and 210: epochs 151, 181 and
+    211 (counted from 1) are the first slower ones.
+
+    Raises:
+      InputError: a milestone is not in (0, 1].
+    """
+    for milestone in milestones:
+        if not 0 < milestone <= 1:
+            raise errors.InputError(
+                f"optimizer.milestones has {milestone}; they are fractions of the run, in (0, 1]"
+            )
+    return [round(milestone * epochs) * steps_per_epoch for milestone in milestones]
+
+
+def _milestones(learning_rate, milestones, decay, epochs, steps_per_epoch, warmup_steps):
+    ends = boundaries(milestones, epochs, steps_per_epoch)
+    schedule = step_schedule(learning_rate, ends, decay)
+    # Milestones are fractions of the whole run, with its warm-up.
+    return (lambda step: schedule(step + warmup_steps)) if warmup_steps else schedule
+
+
+def _cosine(learning_rate, final_learning_rate, steps):
+    return optax.cosine_decay_schedule(learning_rate, steps, final_learning_rate / learning_rate)
+
+
+def _linear(learning_rate, final_learning_rate, steps):
+    return optax.linear_schedule(learning_rate, final_learning_rate, steps)
+
+
+def _constant(learning_rate):
+    return optax.constant_schedule(learning_rate)
+
+
+def _wsd(
+    learning_rate,
+    final_learning_rate,
+    steps,
+    steps_per_epoch,
+    epochs,
+    decay_epochs: float | None = None,
+    decay_shape: str = "linear",
+):
+    """Warm-up, stable, decay: the last epochs, by default a fifth of all, go to the final rate."""
+    length = epochs / 5 if decay_epochs is None else decay_epochs
+    if not 0 < length <= epochs:
+        raise errors.InputError(
+            f"optimizer.schedule_options.decay_epochs is {length}, but must be above 0 and at most"
+            f" the {epochs} epochs of the training"
+        )
+    shapes = {"linear": _linear, "cosine": _cosine}
+    shape = errors.lookup("optimizer.schedule_options.decay_shape", decay_shape, shapes)
+    down = min(max(1, round(length * steps_per_epoch)), steps)
+    decline = shape(learning_rate, final_learning_rate, down)
+    return optax.join_schedules([optax.constant_schedule(learning_rate), decline], [steps - down])
+
+
+def _exponential(
+    learning_rate,
+    final_learning_rate,
+    steps_per_epoch,
+    decay_rate: float = 0.97,
+    every_epochs: float = 1.0,
+    staircase: bool = False,
+):
+    """The rate times decay_rate every so many epochs, never below the final rate."""
+    names = {"decay_rate": decay_rate, "every_epochs": every_epochs}
+    errors.check_positive(**{f"optimizer.schedule_options.{k}": v for k, v in names.items()})
+    every = max(1, round(every_epochs * steps_per_epoch))
+    schedule = optax.exponential_decay(learning_rate, every, decay_rate, staircase=staircase)
+    # Optax's end_value is a floor or a ceiling as decay_rate is below 1 or not.
+    return lambda step: jnp.maximum(schedule(step), final_learning_rate)
+
+
+_SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
+    "milestones": _milestones,
+    "cosine": _cosine,
+    "linear": _linear,
+    "constant": _constant,
+    "wsd": _wsd,
+    "exponential": _exponential,
+}
+_PREFIX = "optimizer.schedule_options."
+
+
+def create_schedule(
+    name: str,
+    *,
+    learning_rate: float,
+    epochs: int,
+    steps_per_epoch: int,
+    warmup_epochs: float = 0.0,
+    warmup_start: float = 0.0,
+    final_learning_rate: float = 0.0,
+    milestones: Sequence[float] = (),
+    decay: float = 0.1,
+    options: Mapping[str, Any] | None = None,
+) -> optax.Schedule:
+    """Learning rate by step: a linear warm-up, then a schedule by name.
+
+    Args:
+      name: milestones, cosine, linear, constant, wsd, exponential, or an import path: a function
+        that returns step -> rate, or is one. It is called with the options, and with those of
+        learning_rate, final_learning_rate, steps, steps_per_epoch, epochs and warmup_steps that
+        its signature has; its step 0, and its `steps`, begin after the warm-up.
+      learning_rate: after the warm-up.
+      epochs: length of the run.
+      steps_per_epoch: updates an epoch.
+      warmup_epochs: length of the warm-up.
+      warmup_start: the first step's rate in the warm-up.
+      final_learning_rate: where cosine, linear, wsd and exponential end.
+      milestones: of milestones, as `boundaries` has them.
+      decay: of milestones, factor of the rate at each.
+      options: of the schedule.
+
+    Raises:
+      InputError: a number is out of its range, or a name or an option unknown.
+    """
+    _check(learning_rate, epochs, warmup_epochs, warmup_start, final_learning_rate)
+    warmup_steps = warmup_length(warmup_epochs, steps_per_epoch)
+    ours = {
+        "learning_rate": learning_rate,
+        "final_learning_rate": final_learning_rate,
+        "steps": max(1, epochs * steps_per_epoch - warmup_steps),
+        "steps_per_epoch": steps_per_epoch,
+        "epochs": epochs,
+        "warmup_steps": warmup_steps,
+    }
+    if imports.is_path(name):
+        what, factory = f"schedule '{name}'", imports.load("schedule", name)
+        schedule = _users(what, factory, options or {}, ours)
+    else:
+        factory = errors.lookup("optimizer.schedule", name, _SCHEDULES)
+        if name == "milestones":
+            ours |= {"milestones": milestones, "decay": decay}
+        schedule = imports.call(f"schedule '{name}'", factory, options or {}, ours, prefix=_PREFIX)
+    if final_learning_rate and "final_learning_rate" not in imports.parameters(factory):
+        raise errors.InputError(
+            f"optimizer.final_learning_rate is {final_learning_rate}, but schedule '{name}' has no"
+            " use for it; set it to 0"
+        )
+    if not warmup_steps:
+        return schedule
+    warmup = optax.linear_schedule(warmup_start, learning_rate, warmup_steps)
+    return optax.join_schedules([warmup, schedule], [warmup_steps])
+
+
+def warmup_length(warmup_epochs: float, steps_per_epoch: int) -> int:
+    """The steps of a warm-up."""
+    return round(warmup_epochs * steps_per_epoch)
+
+
+def _check(learning_rate, epochs, warmup_epochs, warmup_start, final_learning_rate):
+    errors.check_positive(**{"optimizer.learning_rate": learning_rate})
+    numbers = {
+        "warmup_epochs": warmup_epochs,
+        "warmup_start": warmup_start,
+        "final_learning_rate": final_learning_rate,
+    }
+    for name, value in numbers.items():
+        if not 0 <= value < math.inf:
+            raise errors.InputError(f"optimizer.{name} is {value}, but must be 0 or above")
+    if warmup_epochs > epochs:
+        raise errors.InputError(
+            f"optimizer.warmup_epochs is {warmup_epochs:g}, longer than the training of {epochs}"
+            " epochs"
+        )
+
+
+def _users(what: str, function: Callable, options: Mapping[str, Any], ours: dict[str, Any]):
+    """A schedule by import path: what a function returns, or the function itself."""
+    if not callable(function):
+        raise errors.InputError(f"{what} is no function")
+    schedule = function
+    if not {"step", "count"} & imports.parameters(function).keys():
+        schedule = imports.call(what, function, options, ours, prefix=_PREFIX)
+    elif options:
+        raise errors.InputError(
+            f"{what} takes the step itself, and no options such as {_PREFIX}{next(iter(options))}"
+        )
+    if not callable(schedule):
+        raise errors.InputError(
+            f"{what} returns {type(schedule).__name__}, but must return a function step -> rate"
+        )
+    try:  # as the compiled step calls it, and as the console does
+        shape = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32)).shape
+        rate = float(schedule(0)) if shape == () else math.nan
+    except Exception as error:
+        raise imports.raised(what, "cannot be used", error) from error
+    if not 0 <= rate < math.inf:
+        raise errors.InputError(
+            f"{what} must give a number of 0 or above, but gives"
+            f" {rate if shape == () else f'an array of shape {shape}'} for step 0"
+        )
+    return schedule

@@ -1,0 +1,114 @@
+"""Which layer a parameter is in: by its path, and by when the network uses it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrd_jax import errors, networks, optim, recipe
+
+_IMAGES = jnp.zeros((2, 4))
+
+
+def _network(*order):
+    """Parameters in a tree of dicts and lists, and a network that uses them in this order."""
+
+    def apply(params, images):
+        # A network may cast all of its parameters at its start.
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+        for path in order:
+            leaf = params
+            for key in path:
+                leaf = leaf[key]
+            images = jax.nn.relu(images @ leaf.T) if leaf.ndim == 2 else images + leaf[None]
+        return images
+
+    return apply
+
+
+def _scales(params, apply, decay=0.5):
+    scales = optim.block_scales(decay, apply, params, _IMAGES, "mine")
+    exponents = jax.tree.map(lambda scale: round(np.log(scale) / np.log(decay)), scales)
+    return exponents  # 0 is the head
+
+
+_W, _B = jnp.zeros((4, 4)), jnp.zeros(4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        lambda i: f"blocks_{i}",
+        lambda i: f"Block_{i}",
+        lambda i: f"layer{1 + i // 2}_{i % 2}",
+        lambda i: f"encoderblock_{i}",
+        lambda i: f"{'xyz'[2 - i]}Bottleneck_0",  # in no order of names
+    ],
+)
+def test_blocks_are_numbered_as_the_network_uses_them(name):
+    params = {name(i): {"fc_0": {"kernel": _W}, "norm": {"scale": _B}} for i in range(3)}
+    params |= {"stem": {"kernel": _W}, "pos": _B, "norm": {"scale": _B}, "head": {"kernel": _W}}
+    order = [("stem", "kernel"), ("pos",)]
+    for i in range(3):
+        order += [(name(i), "norm", "scale"), (name(i), "fc_0", "kernel")]
+    order += [("norm", "scale"), ("head", "kernel")]
+    found = _scales(params, jax.jit(_network(*order)))
+    for i in range(3):
+        assert found[name(i)] == {"fc_0": {"kernel": 3 - i}, "norm": {"scale": 3 - i}}
+    assert found["stem"] == {"kernel": 4}
+    assert found["pos"] == 4
+    assert found["norm"] == {"scale": 1}  # with the last block, as in timm
+    assert found["head"] == {"kernel": 0}
+
+
+def test_blocks_in_lists_and_stages():
+    block = {"fc": {"weight": _W}}
+    stages = [{"down": {"weight": _W}, "blocks": [block, block]}, {"blocks": [block]}]
+    params = {"model": {"stages": stages, "out": {"weight": _W}}}
+    root = ("model", "stages")
+    order = [
+        (*root, 0, "down", "weight"),
+        (*root, 0, "blocks", 0, "fc", "weight"),
+        (*root, 0, "blocks", 1, "fc", "weight"),
+        (*root, 1, "blocks", 0, "fc", "weight"),
+        ("model", "out", "weight"),
+    ]
+    found = _scales(params, _network(*order))["model"]
+    first, second = found["stages"]
+    assert [b["fc"]["weight"] for b in first["blocks"] + second["blocks"]] == [3, 2, 1]
+    assert found["out"]["weight"] == 0
+
+
+def test_what_is_never_used_learns_at_the_whole_rate():
+    params = {"blocks_0": {"kernel": _W}, "head": {"kernel": _W}, "unused": {"kernel": _W}}
+    found = _scales(params, _network(("blocks_0", "kernel"), ("head", "kernel")))
+    assert found == {"blocks_0": {"kernel": 1}, "head": {"kernel": 0}, "unused": {"kernel": 0}}
+
+
+@pytest.mark.parametrize(("model", "blocks"), [("resnet8", 3), ("wrn_16_1", 6), ("mobilenetv2", 0)])
+def test_our_networks_have_blocks(model, blocks):
+    network = networks.create(model, 10)
+    choice = recipe.OptimizerChoice(0.1, layer_decay=0.5)
+    scales = choice.block_scales(model, network, (32, 32, 3))
+    found = sorted(set(jax.tree.leaves(scales)))
+    if blocks:
+        assert found == [0.5**i for i in reversed(range(blocks + 2))]
+    assert found[-1] == 1
+
+
+def test_the_updates_of_the_student_alone_are_scaled():
+    params = {"student": {"a": jnp.ones(2), "b": jnp.ones(2)}, "objectives": {"kd": jnp.ones(2)}}
+    optimizer = optim.scaled(optim.sgd(lambda step: 1.0), {"a": 0.25, "b": 1.0}, "student")
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    wanted = {"student": {"a": -0.25, "b": -1.0}, "objectives": {"kd": -1.0}}
+    assert jax.tree.map(lambda leaf: float(leaf[0]), updates) == wanted
+
+
+def test_a_network_without_blocks_is_one_line():
+    params = {"conv1": {"kernel": _W}, "conv2": {"kernel": _W}, "head": {"kernel": _W}}
+    message = "layer_decay is 0.5, but 'mine' has no numbered blocks such as blocks_3 or layer1_0"
+    with pytest.raises(errors.InputError, match=message):
+        _scales(params, _network())
+    for decay in (0.0, 1.5, -1.0):
+        with pytest.raises(errors.InputError, match=f"layer_decay is {decay}"):
+            _scales(params, _network(), decay)

@@ -1,0 +1,170 @@
+"""Optimizers by name: what they do in a step or two, and what they refuse."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rrd_jax import errors, optim
+from rrd_jax.optim import optimizers
+
+_PARAMS = {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0)}
+
+
+def _constant(step):
+    return 0.5
+
+
+def _moved(name, gradient=0.0, schedule=_constant, **fields):
+    """The parameters after a step."""
+    optimizer = optim.create(name, schedule, **fields)
+    gradients = jax.tree.map(lambda leaf: jnp.full_like(leaf, gradient), _PARAMS)
+    state = optimizer.init(_PARAMS)
+    updates, _ = optimizer.update(gradients, state, _PARAMS, value=jnp.float32(1))
+    return optax.apply_updates(_PARAMS, updates)
+
+
+def test_sgd_is_pytorchs_rule():
+    rate, momentum, decay = 0.1, 0.9, 0.01
+    optimizer = optim.sgd(lambda step: rate, momentum=momentum, weight_decay=decay)
+    p, buffer = np.float64(2.0), 0.0
+    params = {"w": jnp.float32(p)}
+    state = optimizer.init(params)
+    for gradient in (0.5, -1.0, 0.25):
+        buffer = momentum * buffer + gradient + decay * p
+        p = p - rate * buffer
+        updates, state = optimizer.update({"w": jnp.float32(gradient)}, state, params)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(params["w"], p, rtol=1e-6)
+
+
+def test_long_gradients_are_shortened_together_before_decay_joins_them():
+    optimizer = optim.sgd(lambda step: 1.0, momentum=0.0, weight_decay=0.5, clip_norm=1.0)
+    params = {"a": jnp.float32(2.0), "b": jnp.float32(0.0)}
+    state = optimizer.init(params)
+    updates, state = optimizer.update({"a": jnp.float32(3.0), "b": jnp.float32(4.0)}, state, params)
+    np.testing.assert_allclose([updates["a"], updates["b"]], [-(0.6 + 1.0), -0.8], rtol=1e-6)
+    updates, state = optimizer.update({"a": jnp.float32(0.3), "b": jnp.float32(0.4)}, state, params)
+    np.testing.assert_allclose([updates["a"], updates["b"]], [-(0.3 + 1.0), -0.4], rtol=1e-6)
+
+
+def test_bad_numbers_are_named():
+    with pytest.raises(errors.InputError, match="momentum is 1"):
+        optim.sgd(lambda step: 0.1, momentum=1.0)
+    with pytest.raises(errors.InputError, match="weight_decay is -1"):
+        optim.sgd(lambda step: 0.1, weight_decay=-1)
+    with pytest.raises(errors.InputError, match="clip_norm is -1"):
+        optim.sgd(lambda step: 0.1, clip_norm=-1)
+
+
+def test_the_state_of_sgd_is_as_checkpoints_have_it():
+    plain = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(_constant, momentum=0.9))
+    found = optim.create("sgd", _constant, weight_decay=0.1).init(_PARAMS)
+    assert jax.tree.structure(found) == jax.tree.structure(plain.init(_PARAMS))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "rmsprop", "adamw", "lamb", "lion", "muon"])
+def test_the_mask_leaves_norms_and_biases_out_of_the_decay(name):
+    for everything in (True, False):
+        moved = _moved(name, weight_decay=0.1, decay_norm_and_bias=everything)
+        assert float(moved["kernel"].max()) < 2.0
+        assert bool((moved["bias"] == 2.0).all()) != everything
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
+def test_decoupled_decay_is_the_rate_times_the_parameters(name):
+    moved = _moved(name, weight_decay=0.1)
+    np.testing.assert_allclose(moved["kernel"], np.full((2, 3), 2.0 * (1 - 0.5 * 0.1)), rtol=1e-6)
+
+
+def test_parts_of_optimizers_descend_at_the_schedules_rate():
+    moved, wanted = _moved("scale_by_adam", 3.0), _moved("adam", 3.0)
+    np.testing.assert_allclose(moved["kernel"], wanted["kernel"])
+
+
+def test_a_factory_that_takes_a_number_alone_gets_the_rate_of_each_step():
+    optimizer = optim.create("sm3", lambda step: 0.1 * (step + 1))
+    state = optimizer.init(_PARAMS)
+    gradients = jax.tree.map(jnp.ones_like, _PARAMS)
+    first, state = optimizer.update(gradients, state, _PARAMS)
+    second, _ = optimizer.update(gradients, state, _PARAMS)
+    same, _ = optax.sm3(0.2).update(gradients, optax.sm3(0.2).init(_PARAMS), _PARAMS)
+    assert float(first["bias"][0]) == pytest.approx(float(same["bias"][0]) / 2)
+    assert abs(float(second["bias"][0])) > abs(float(first["bias"][0]))
+
+
+def test_the_loss_reaches_optimizers_that_ask_for_it():
+    moved = _moved("scale_by_polyak", 2.0, options={"max_learning_rate": 0.25})
+    # The loss is 1, and the gradient's squared length 9 * 4: a rate of 1 / 36.
+    np.testing.assert_allclose(moved["bias"], np.full(3, 2.0 - 0.5 * 2 / 36), rtol=1e-5)
+
+
+def signed(learning_rate, weight_decay: float = 0.0, scale: float = 1.0):
+    del weight_decay
+    return optax.chain(optax.scale_by_sign(), optax.sgd(lambda step: scale * learning_rate(step)))
+
+
+def no_rate():
+    return optax.sgd(0.1)
+
+
+def raises(learning_rate):
+    raise KeyError("mine")
+
+
+def number(learning_rate):
+    return 3
+
+
+def grows(learning_rate):
+    grow = optax.GradientTransformation(
+        lambda params: jnp.zeros(1), lambda updates, state, params: (updates, jnp.zeros(2))
+    )
+    return optax.chain(grow, optax.sgd(learning_rate))
+
+
+def test_an_optimizer_by_import_path_is_called_with_its_options():
+    moved = _moved(f"{__name__}:signed", -7.0, options={"scale": 2}, weight_decay=0.1)
+    np.testing.assert_allclose(moved["kernel"], np.full((2, 3), 3.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("adamq", {}, "unknown optimizer.name 'adamq'; did you mean 'adam'"),
+        ("adam", {"options": {"beta1": 0.9}}, "unknown option 'optimizer.options.beta1'"),
+        ("adam", {"options": {"b1": "x"}}, "'optimizer.options.b1' of optimizer 'adam' is 'x'"),
+        ("adamw", {"options": {"learning_rate": 1.0}}, "unknown option .*learning_rate"),
+        ("lookahead", {}, "needs a value for 'fast_optimizer'"),
+        ("lbfgs", {}, "as `value`, the loss: TypeError: .* 'value_fn'"),
+        ("sophia", {}, "cannot be used"),
+        (
+            "prodigy",
+            {"weight_decay": 0.1, "decay_norm_and_bias": False},
+            "cannot tell norms and biases from other weights",
+        ),
+        ("nowhere:x", {}, "there is no module 'nowhere'"),
+        (f"{__name__}:no_rate", {}, "no function with an argument 'learning_rate'"),
+        (f"{__name__}:raises", {}, "cannot be made: KeyError: 'mine' .*optimizers_test.py"),
+        (f"{__name__}:number", {}, "returns int, but must return an optax.GradientTransformation"),
+        (f"{__name__}:grows", {}, "changes the shapes or types of its own state"),
+        (f"{__name__}:signed", {"options": {"scal": 1.0}}, "did you mean 'scale'"),
+    ],
+)
+def test_what_is_wrong_with_an_optimizer_is_one_line(name, fields, message):
+    with pytest.raises(errors.InputError, match=message) as caught:
+        optim.create(name, _constant, **fields)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_whole_optimizers_of_optax_can_be_used_or_say_why_not():
+    refused = set()
+    for name in optimizers.factories():
+        try:
+            optim.create(name, _constant, weight_decay=1e-4)
+        except errors.InputError:
+            refused.add(name)
+    usual = {"adabelief", "adafactor", "adagrad", "lars", "nadam", "nadamw", "novograd", "yogi"}
+    usual |= {"ademamix", "adopt", "cocob", "galore", "madgrad", "momo", "prodigy"}
+    assert not refused & usual

@@ -1,0 +1,141 @@
+"""Learning rates by step, beside formulas written out."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrd_jax import errors, optim
+from tests import golden
+
+_FIELDS = {"learning_rate": 0.4, "epochs": 10, "steps_per_epoch": 6}
+
+
+def _rates(name, **fields):
+    """The rate of each of the 60 steps."""
+    schedule = optim.create_schedule(name, **_FIELDS | fields)
+    return np.array(jax.vmap(schedule)(jnp.arange(60)), np.float64)
+
+
+def test_learning_rates_of_the_cifar_recipe_are_the_references():
+    wanted = golden.load("rrd_resnet8_tiny")["lr_schedule_cifar_epochs1_240"]
+    steps = 7
+    boundaries = optim.boundaries((0.625, 0.75, 0.875), 240, steps)
+    assert boundaries == [150 * steps, 180 * steps, 210 * steps]
+    schedule = optim.step_schedule(0.05, boundaries)
+    for step_in_epoch in (0, steps - 1):
+        found = [float(schedule(epoch * steps + step_in_epoch)) for epoch in range(240)]
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_milestones_that_fall_together_each_count():
+    schedule = optim.step_schedule(1.0, [3, 3])
+    np.testing.assert_allclose([schedule(2), schedule(3)], [1.0, 0.01], rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [0.0, -0.5, 150])
+def test_milestones_outside_the_run_are_refused(bad):
+    with pytest.raises(errors.InputError, match="fractions of the run"):
+        optim.boundaries([bad], 240, 1)
+
+
+def test_a_rate_or_a_factor_of_nothing_is_named():
+    with pytest.raises(errors.InputError, match="learning_rate is 0"):
+        optim.step_schedule(0, [])
+
+
+def test_the_cosine_and_the_line_go_from_the_rate_to_the_final_one():
+    t = np.arange(60) / 60
+    cosine = 0.1 + 0.3 * (1 + np.cos(math.pi * t)) / 2
+    np.testing.assert_allclose(_rates("cosine", final_learning_rate=0.1), cosine, rtol=1e-5)
+    linear = _rates("linear", final_learning_rate=0.1)
+    np.testing.assert_allclose(linear, 0.4 - 0.3 * t, rtol=1e-5)
+    np.testing.assert_allclose(_rates("constant"), np.full(60, 0.4), rtol=1e-6)
+
+
+def test_a_warm_up_comes_first_and_the_schedule_has_the_rest_of_the_run():
+    rates = _rates("cosine", warmup_epochs=1.5, warmup_start=0.04)
+    np.testing.assert_allclose(rates[:9], 0.04 + 0.36 * np.arange(9) / 9, rtol=1e-5)
+    wanted = 0.4 * (1 + np.cos(math.pi * np.arange(51) / 51)) / 2
+    np.testing.assert_allclose(rates[9:], wanted, rtol=1e-4, atol=1e-7)
+
+
+def test_milestones_stay_where_they_are_behind_a_warm_up():
+    rates = _rates("milestones", milestones=(0.5, 0.8), decay=0.1, warmup_epochs=2)
+    assert rates[0] == 0
+    np.testing.assert_allclose(rates[[6, 12, 29, 30, 47, 48]] / 0.4, [0.5, 1, 1, 0.1, 0.1, 0.01])
+
+
+def test_wsd_is_stable_and_then_falls_over_its_last_epochs():
+    rates = _rates("wsd", warmup_epochs=1, final_learning_rate=0.04)
+    np.testing.assert_allclose(rates[6:49], np.full(43, 0.4), rtol=1e-6)
+    np.testing.assert_allclose(rates[48:], 0.4 - 0.36 * np.arange(12) / 12, rtol=1e-5)
+    options = {"decay_epochs": 5, "decay_shape": "cosine"}
+    rates = _rates("wsd", options=options)
+    np.testing.assert_allclose(rates[[29, 45]], [0.4, 0.2], rtol=1e-5)
+
+
+def test_exponential_falls_by_a_factor_every_so_many_epochs_down_to_the_final_rate():
+    steps = np.arange(60)
+    np.testing.assert_allclose(_rates("exponential"), 0.4 * 0.97 ** (steps / 6), rtol=1e-5)
+    options = {"decay_rate": 0.5, "every_epochs": 2.0, "staircase": True}
+    rates = _rates("exponential", options=options, final_learning_rate=0.06)
+    np.testing.assert_allclose(rates, np.maximum(0.4 * 0.5 ** (steps // 12), 0.06), rtol=1e-5)
+
+
+def test_a_schedule_by_import_path_gets_what_its_signature_has():
+    path = f"{__name__}:square"
+    rates = _rates(path, warmup_epochs=1, options={"power": 3})
+    np.testing.assert_allclose(rates[6:], 0.4 * (1 - np.arange(54) / 54) ** 3, rtol=1e-4)
+    np.testing.assert_allclose(_rates(f"{__name__}:plain"), 0.1 / (1 + np.arange(60)), rtol=1e-5)
+
+
+def square(learning_rate, steps, power: float = 2.0):
+    return lambda step: learning_rate * (1 - step / steps) ** power
+
+
+def plain(step):
+    return 0.1 / (1 + step)
+
+
+def branches(learning_rate):
+    return lambda step: learning_rate if step < 5 else 0.0
+
+
+def negative():
+    return lambda step: -1.0
+
+
+def number(learning_rate):
+    return learning_rate
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("cosin", {}, "unknown optimizer.schedule 'cosin'; did you mean 'cosine'"),
+        ("cosine", {"warmup_epochs": -1.0}, "optimizer.warmup_epochs is -1.0, but must be 0 or"),
+        ("cosine", {"warmup_epochs": 11}, "warmup_epochs is 11, longer than the training of 10"),
+        ("cosine", {"warmup_start": -0.1}, "optimizer.warmup_start is -0.1"),
+        ("cosine", {"final_learning_rate": float("nan")}, "final_learning_rate is nan"),
+        ("cosine", {"learning_rate": 0.0}, "optimizer.learning_rate is 0.0"),
+        ("constant", {"final_learning_rate": 0.1}, "schedule 'constant' has no use for it"),
+        ("cosine", {"options": {"power": 2}}, "unknown option 'optimizer.schedule_options.power'"),
+        ("wsd", {"options": {"decay_epochs": 11}}, "decay_epochs is 11.0, but must be above 0"),
+        ("wsd", {"options": {"decay_shape": "sharp"}}, "known: linear, cosine"),
+        ("exponential", {"options": {"decay_rate": -1.0}}, "schedule_options.decay_rate is -1"),
+        ("exponential", {"options": {"decay_rate": "x"}}, "must be of type float"),
+        ("nowhere:x", {}, "there is no module 'nowhere'"),
+        (f"{__name__}:square", {"options": {"powr": 1}}, "did you mean 'power'"),
+        (f"{__name__}:plain", {"options": {"power": 1}}, "takes the step itself, and no options"),
+        (f"{__name__}:branches", {}, "cannot be used: TracerBoolConversionError"),
+        (f"{__name__}:negative", {}, "must give a number of 0 or above, but gives -1.0"),
+        (f"{__name__}:number", {}, "returns float, but must return a function step -> rate"),
+    ],
+)
+def test_what_is_wrong_with_a_schedule_is_one_line(name, fields, message):
+    with pytest.raises(errors.InputError, match=message) as caught:
+        optim.create_schedule(name, **_FIELDS | fields)
+    assert "\n" not in str(caught.value)
