@@ -3,7 +3,8 @@
     import rrd_jax
 
     losses = rrd_jax.relational_loss(student, teacher, memory, temperature_student=0.04, ...)
-    network = rrd_jax.networks.create("resnet8", num_classes=10)
+    result = rrd_jax.distill(teacher=..., student=..., train=(images, labels), test=...)
+    network = rrd_jax.load("runs/digits")
 
 A submodule is imported when it is first used: whoever needs the loss alone waits for no data
 loader. The version is that of the installed package.
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         optim,
         teacher,
     )
+    from rrd_jax.library import distill, evaluate, load, train_teacher
     from rrd_jax.objectives.rrd import relational_loss
 
     __version__: str
@@ -36,7 +38,10 @@ __all__ = [
     "config",
     "convert",
     "data",
+    "distill",
     "errors",
+    "evaluate",
+    "load",
     "memory",
     "metrics",
     "networks",
@@ -44,9 +49,13 @@ __all__ = [
     "optim",
     "relational_loss",
     "teacher",
+    "train_teacher",
 ]
 
-_FUNCTIONS = {"relational_loss": "rrd_jax.objectives.rrd"}
+_LIBRARY = ("distill", "evaluate", "load", "train_teacher")
+_FUNCTIONS = {"relational_loss": "rrd_jax.objectives.rrd"} | dict.fromkeys(
+    _LIBRARY, "rrd_jax.library"
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -32,7 +32,9 @@ class Setting(NamedTuple):
     mesh: jax.sharding.Mesh
 
 
-def run(job: Job, folder: pathlib.Path, *, profile: int = 0) -> list[Result]:
+def run(
+    job: Job, folder: pathlib.Path, *, profile: int = 0, dataset: data.Dataset | None = None
+) -> list[Result]:
     """The whole job: the teacher if there is none yet, the student alone if asked, the student.
 
     A second call goes on where the first one stopped. The student's run lies in `folder`, the
@@ -42,13 +44,14 @@ def run(job: Job, folder: pathlib.Path, *, profile: int = 0) -> list[Result]:
       job: what to do.
       folder: the workdir; it belongs to one job.
       profile: of the student's run, the number of steps to trace.
+      dataset: one that is open already, in place of the job's.
 
     Raises:
       InputError: a data set, checkpoint or workdir that is missing, damaged or another's.
       DivergedError: a loss is not finite.
       PreemptedError: SIGTERM came; the state is saved.
     """
-    setting = prepare(job.student)
+    setting = prepare(job.student, dataset)
     check(job, setting)
     with claim(folder, job, job.student):  # before hours go into a teacher
         results, teacher = [], None
@@ -70,8 +73,8 @@ def claim(folder: pathlib.Path, job: Job, part: Part) -> contextlib.AbstractCont
     return workdir.claim(folder, part.fields, free=job.free_fields, defaults=job.default_fields)
 
 
-def prepare(part: Part) -> Setting:
-    """Opens the data set and the devices of a run.
+def prepare(part: Part, dataset: data.Dataset | None = None) -> Setting:
+    """Opens the data set, unless one is given, and the devices of a run.
 
     Raises:
       InputError: the data set is missing, or does not fit the run or the devices.
@@ -79,7 +82,8 @@ def prepare(part: Part) -> Setting:
     training, source = part.training, part.source
     mesh = parallel.make_mesh()
     parallel.check_batch(mesh, training.batch_size, training.accumulate)
-    dataset = parallel.main_first(lambda: data.load(source))  # which prepares it if need be
+    if dataset is None:
+        dataset = parallel.main_first(lambda: data.load(source))  # which prepares it if need be
     if training.batch_size > len(dataset.train):
         raise errors.InputError(
             f"train.batch_size {training.batch_size} is larger than the training split"
@@ -104,7 +108,7 @@ def check(job: Job, setting: Setting) -> None:
     choices = [training.network, *(teacher.network for teacher in job.teachers)]
     made = [choice.create(dataset.num_classes) for choice in choices]
     for choice, network in zip(choices, made, strict=True):
-        if isinstance(network, networks.Brought):
+        if isinstance(network, networks.Brought) or choice.network is not None:
             networks.check(network, choice.model, dataset.num_classes, dataset.image_shape)
     student, *teachers = (networks.summarize(n, dataset.image_shape).outputs for n in made)
     teacher = ensemble.outputs_of(teachers, training.teacher_weights)
@@ -159,6 +163,10 @@ def get_teacher(
     """
     results, teachers, training = [], [], job.student.training
     for teacher, path in zip(job.teachers, teacher_paths(job, folder), strict=True):
+        if teacher.variables is not None:
+            given = (teacher.network, teacher.variables, path / "views")
+            teachers.append(frozen.from_variables(*given, *setting, training))
+            continue
         if not teacher.checkpoint:
             same = teacher.part.source == job.student.source
             with claim(path, job, teacher.part):

@@ -5,6 +5,7 @@ Training for a data set, whose numbers of classes and examples the config does n
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,6 +62,7 @@ class ObjectiveChoice:
       warmup: epochs over which the weight grows to that; 0 for none.
       options: of the objective's factory.
       factory: import path of a user's objective; "" for one of ours.
+      objective: one that was made in Python, which takes the place of options and factory.
     """
 
     name: str
@@ -68,9 +70,12 @@ class ObjectiveChoice:
     warmup: int
     options: Mapping[str, Any]
     factory: str = ""
+    objective: Objective | None = None
 
     def create(self, **known: int) -> Objective:
         """The objective; options that are None take what is known of the data and the batch."""
+        if self.objective is not None:
+            return self.objective
         options = dict(self.options)
         for option, value in known.items():
             takes = objectives.takes(self.name, option, self.factory)
@@ -88,6 +93,8 @@ class OptimizerChoice:
         decay_norm_and_bias and clip_norm.
       schedule_name: as `optim.create_schedule` has it, with schedule_options and the others.
       layer_decay: as `optim.block_scales` has it; 1 for none.
+      transform: an optimizer that was made in Python, which takes the place of the name and its
+        numbers: a function of the schedule, or a transformation that knows its rates itself.
     """
 
     learning_rate: float
@@ -106,9 +113,12 @@ class OptimizerChoice:
     warmup_epochs: float = 0.0
     warmup_start: float = 0.0
     final_learning_rate: float = 0.0
+    transform: Callable | optax.GradientTransformation | None = None
 
     def schedule(self, epochs: int, steps_per_epoch: int) -> optax.Schedule:
-        """Learning rate by step."""
+        """Learning rate by step; NaN where a transformation keeps it for itself."""
+        if isinstance(self.transform, optax.GradientTransformation):
+            return optax.constant_schedule(math.nan)
         return optim.create_schedule(
             self.schedule_name,
             learning_rate=self.learning_rate,
@@ -129,6 +139,10 @@ class OptimizerChoice:
 
     def transformation(self, schedule: optax.Schedule) -> optax.GradientTransformation:
         """What moves the parameters, at the rates of a schedule; without layer decay."""
+        if isinstance(self.transform, optax.GradientTransformation):
+            return self.transform
+        if self.transform is not None:
+            return self.transform(schedule)
         return optim.create(
             self.name,
             schedule,
@@ -257,11 +271,13 @@ class TeacherChoice:
       network: the network as a teacher, which may compute in another precision than in training.
       checkpoint: where its weights are; "" to train it first.
       part: how it is trained then; its label is the name of its folder too.
+      variables: weights that are in memory already; None where they are in the checkpoint.
     """
 
     network: NetworkChoice
     checkpoint: str
     part: Part
+    variables: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,6 +297,23 @@ class Job:
     teachers: tuple[TeacherChoice, ...]
     free_fields: tuple[str, ...] = ()
     default_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """What was made in Python, by the names that a config calls it.
+
+    Attributes:
+      networks: Networks.
+      variables: of networks that are teachers; others are trained first.
+      objectives: Objectives.
+      transform: as OptimizerChoice's.
+    """
+
+    networks: Mapping[str, networks.Network] = dataclasses.field(default_factory=dict)
+    variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    objectives: Mapping[str, Objective] = dataclasses.field(default_factory=dict)
+    transform: Callable | optax.GradientTransformation | None = None
 
 
 @dataclasses.dataclass(frozen=True)

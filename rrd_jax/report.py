@@ -1,6 +1,7 @@
 """The figures of a run, written to the console, metrics.jsonl and TensorBoard; tables."""
 
 import json
+import math
 import pathlib
 import sys
 import time
@@ -76,7 +77,7 @@ class Report:
             f"{name.removeprefix('loss/')} {value:.4g}" for name, value in losses.items()
         )
         line = (
-            f"[{self._label}] epoch {epoch:.2f}/{epochs}  lr {learning_rate:.3g}"
+            f"[{self._label}] epoch {epoch:.2f}/{epochs}{_rate(learning_rate)}"
             f"  {rate:,.0f} images/s  {duration(left)} left  {terms}"
         )
         print(f"\r\x1b[K{line}" if self._overwrite else line, end="" if self._overwrite else "\n")
@@ -95,7 +96,8 @@ class Report:
         start = "\r\x1b[K" if self._overwrite else ""
         print(
             f"{start}[{self._label}] epoch {row['epoch']:>3}/{epochs}"
-            f"  lr {row['learning_rate']:.3g}  train top-1 {row['train/top1']:6.2f} {terms}"
+            f"{_rate(row.get('learning_rate', math.nan))}"
+            f"  train top-1 {row['train/top1']:6.2f} {terms}"
             f"  |  test top-1 {row['test/top1']:6.2f} (best {row['best/top1']:.2f} in epoch"
             f" {row['best/epoch']}) loss {row['test/loss']:.4f}{agreement}"
             f"  |  {row['images_per_second']:,.0f} images/s, {row['step_milliseconds']:.3g} ms a"
@@ -128,6 +130,10 @@ def speeds(rate: float, batch_size: int, flops: float, peak: float) -> dict[str,
         "model_teraflops_per_second": images * flops / 1e12,
     }
     return figures | ({"model_flop_utilisation": images * flops / peak} if peak else {})
+
+
+def _rate(learning_rate: float) -> str:
+    return "" if math.isnan(learning_rate) else f"  lr {learning_rate:.3g}"
 
 
 def _effort(row: dict[str, Any]) -> str:

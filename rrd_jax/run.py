@@ -204,7 +204,7 @@ class Run:
 
     @property
     def learning_rate(self) -> float:
-        """Of the last step."""
+        """Of the last step; NaN where an optimizer made in Python keeps it for itself."""
         return float(self.recipe.schedule(self.step - 1))
 
     def losses(self) -> dict[str, float]:
@@ -234,7 +234,7 @@ class Run:
         return {
             "epoch": progress.epoch,
             "step": self.step,
-            "learning_rate": self.learning_rate,
+            **({} if math.isnan(self.learning_rate) else {"learning_rate": self.learning_rate}),
             **{f"train/{name}": value for name, value in means.items()},
             **test,
             **{f"best/{name}": value for name, value in progress.best.items()},

@@ -9,6 +9,7 @@ _ROOT = pathlib.Path(__file__).parent.parent / "rrd_jax"
 # A room may import those in the lines after it, never those before or beside it.
 _ORDER = """
     main
+    library
     config evaluation
     job
     loop
@@ -38,9 +39,10 @@ _WORLD = [
 ]
 # Who may import a library; nobody may import TensorFlow.
 _LIBRARIES = {
-    "ml_collections": ["config", "main"],
+    "ml_collections": ["config", "main", "library"],
     "orbax": ["checkpoints"],
     "torch": ["convert"],
+    "equinox": ["networks.brought"],
     "equinox": ["networks.brought"],
     "flax.linen": ["networks", "teacher.fold", "teacher.ensemble"],
     "cv2": ["data"],

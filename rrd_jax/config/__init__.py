@@ -7,6 +7,16 @@ A launch file of `configs/` is a small delta: `defaults` or `imagenet`, the fiel
 from rrd_jax.config.argument import finish
 from rrd_jax.config.fields import defaults, imagenet
 from rrd_jax.config.methods import METHODS, limit, method
-from rrd_jax.config.parse import parse
+from rrd_jax.config.parse import parse, source_of, training_of
 
-__all__ = ["METHODS", "defaults", "finish", "imagenet", "limit", "method", "parse"]
+__all__ = [
+    "METHODS",
+    "defaults",
+    "finish",
+    "imagenet",
+    "limit",
+    "method",
+    "parse",
+    "source_of",
+    "training_of",
+]

@@ -1,7 +1,8 @@
 """A ConfigDict to a Job: here alone are fields read, and their values checked."""
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,22 +31,32 @@ _FREE = (
 _CACHES = dict.fromkeys(("auto", "on", "off"))
 
 
-def parse(config: ConfigDict, *, platform: str | None = None) -> recipe.Job:
+class _Setting(NamedTuple):
+    """What a config does not say: the platform of the devices, and what was made in Python."""
+
+    platform: str
+    made: recipe.Made
+
+
+def parse(
+    config: ConfigDict, *, platform: str | None = None, made: recipe.Made | None = None
+) -> recipe.Job:
     """The job that a config describes.
 
     Args:
       config: fields as in `config.get_config`; it is not changed.
       platform: of the devices, such as cpu or tpu; None for those of this process.
+      made: what the config's names stand for, where they are neither ours nor import paths.
 
     Raises:
       InputError: a value out of range, an unknown name, or fields that do not go together.
     """
-    platform = platform or jax.default_backend()
+    setting = _Setting(platform or jax.default_backend(), made or recipe.Made())
     fields = _teacher_fields(config)
     weights = _weights(fields)
     cache = _cache(fields)
     teachers = tuple(
-        _teacher(config, teacher, f"teacher{i}" if i > 1 else "teacher", platform)
+        _teacher(config, teacher, f"teacher{i}" if i > 1 else "teacher", setting)
         for i, teacher in enumerate(fields, start=1)
     )
     alone = None
@@ -55,13 +66,42 @@ def parse(config: ConfigDict, *, platform: str | None = None) -> recipe.Job:
                 "config.baseline compares with a teacher; set config.teacher.model"
             )
         # A teacher learns from plain labels: smoothed ones make it a worse teacher (1906.02629).
-        alone = _part(_alone(config, smoothing=True), "student alone", platform)
+        alone = _part(_alone(config, smoothing=True), "student alone", setting)
     label = f"distilled, {config.method}" if teachers else "student"
-    student = _part(config, label, platform, weights, cache)
+    student = _part(config, label, setting, weights, cache)
     trained = [student, *(teacher.part for teacher in teachers if not teacher.checkpoint)]
     for part in trained:
         _check_blocks(part)
     return recipe.Job(student, alone, teachers, _FREE, _default_fields(config))
+
+
+def _is_trained(teacher: recipe.TeacherChoice) -> bool:
+    return not teacher.checkpoint and teacher.variables is None
+
+
+def training_of(fields: Mapping[str, Any], made: recipe.Made | None = None) -> recipe.Training:
+    """How the network of a run was trained, from the fields that its folder keeps.
+
+    Args:
+      fields: a config as JSON, of this version or an earlier one.
+      made: as `parse` has it.
+
+    Raises:
+      InputError: a name is no longer known.
+    """
+    config = defaults()
+    with config.unlocked(), config.ignore_type():
+        config.update(ConfigDict(dict(fields)))
+    setting = _Setting(jax.default_backend(), made or recipe.Made())
+    return _training(config, config.method, setting, weights=(), cache="off")
+
+
+def source_of(fields: Mapping[str, Any]) -> Source:
+    """The images of a run, from the fields that its folder keeps."""
+    config = defaults()
+    with config.unlocked(), config.ignore_type():
+        config.update(ConfigDict(dict(fields)))
+    return _source(config)
 
 
 def _default_fields(config: ConfigDict) -> dict[str, Any]:
@@ -83,28 +123,28 @@ def _json(config: ConfigDict) -> dict[str, Any]:
 def _part(
     config: ConfigDict,
     label: str,
-    platform: str,
+    setting: _Setting,
     weights: tuple[float, ...] = (),
     cache: str = "off",
 ) -> recipe.Part:
     """A run of a config, of whose teachers only the weights and the use of a cache matter."""
     _check_numbers(config)
-    training = _training(config, label, platform, weights, cache)
+    training = _training(config, label, setting, weights, cache)
     networks.remat(training.network.create(num_classes=2), config.train.remat)
     _check_objectives(training, has_teacher=bool(weights))
     return recipe.Part(training, _source(config), _json(config))
 
 
 def _training(
-    config: ConfigDict, label: str, platform: str, weights: tuple[float, ...], cache: str
+    config: ConfigDict, label: str, setting: _Setting, weights: tuple[float, ...], cache: str
 ) -> recipe.Training:
     data, train = config.data, config.train
     return recipe.Training(
         label=label,
-        network=_network(config, config.student, platform, prefix="student.options."),
-        objectives=_objectives(config),
+        network=_network(config, config.student, setting, prefix="student.options."),
+        objectives=_objectives(config, setting),
         teacher_weights=weights if len(weights) > 1 else (),
-        optimizer=_optimizer(config),
+        optimizer=_optimizer(config, setting),
         augment=augment.make_augment(
             data.augment, mean=data.mean, std=data.std, pad=data.pad, flip=data.flip
         ),
@@ -145,22 +185,25 @@ def _source(config: ConfigDict) -> Source:
 
 
 def _network(
-    config: ConfigDict, fields: ConfigDict, platform: str, *, prefix: str, dtype: str = ""
+    config: ConfigDict, fields: ConfigDict, setting: _Setting, *, prefix: str, dtype: str = ""
 ) -> recipe.NetworkChoice:
     """The network of fields with `model` and `options`; dtype "" for the config's."""
     known = {
-        "auto": jnp.float32 if platform == "cpu" else jnp.bfloat16,
+        "auto": jnp.float32 if setting.platform == "cpu" else jnp.bfloat16,
         "float32": jnp.float32,
         "bfloat16": jnp.bfloat16,
     }
     dtype = errors.lookup("dtype", dtype or config.dtype, known)
     options = {name: value for name, value in fields.options.items() if value is not None}
-    choice = recipe.NetworkChoice(fields.model, dtype, config.space_to_depth, options, prefix)
+    network = setting.made.networks.get(fields.model)
+    choice = recipe.NetworkChoice(
+        fields.model, dtype, config.space_to_depth, options, prefix, network
+    )
     choice.create(num_classes=2)  # raises for an unknown name
     return choice
 
 
-def _objectives(config: ConfigDict) -> tuple[recipe.ObjectiveChoice, ...]:
+def _objectives(config: ConfigDict, setting: _Setting) -> tuple[recipe.ObjectiveChoice, ...]:
     choices: dict[str, recipe.ObjectiveChoice] = {}
     for given_name, given in config.objectives.items():
         options = dict(given)
@@ -173,7 +216,8 @@ def _objectives(config: ConfigDict) -> tuple[recipe.ObjectiveChoice, ...]:
                 f"config.objectives names two objectives '{name}'; call one of them otherwise and"
                 " keep its import path in the field factory"
             )
-        choices[name] = recipe.ObjectiveChoice(name, weight, warmup, options, factory)
+        objective = setting.made.objectives.get(name)
+        choices[name] = recipe.ObjectiveChoice(name, weight, warmup, options, factory, objective)
     if not choices:
         raise errors.InputError("config.objectives is empty; a student needs at least 'ce'")
     return tuple(choices.values())
@@ -186,7 +230,7 @@ def _origin(name: str, factory: str) -> tuple[str, str]:
     return name, factory
 
 
-def _optimizer(config: ConfigDict) -> recipe.OptimizerChoice:
+def _optimizer(config: ConfigDict, setting: _Setting) -> recipe.OptimizerChoice:
     fields = config.optimizer
     choice = recipe.OptimizerChoice(
         learning_rate=fields.learning_rate,
@@ -205,6 +249,7 @@ def _optimizer(config: ConfigDict) -> recipe.OptimizerChoice:
         warmup_epochs=fields.warmup_epochs,
         warmup_start=fields.warmup_start,
         final_learning_rate=fields.final_learning_rate,
+        transform=setting.made.transform,
     )
     _check_momentum(fields)
     # These raise for values out of range, and unknown names.
@@ -253,11 +298,12 @@ def _check_objectives(training: recipe.Training, *, has_teacher: bool) -> None:
 
 
 def _teacher(
-    config: ConfigDict, fields: ConfigDict, label: str, platform: str
+    config: ConfigDict, fields: ConfigDict, label: str, setting: _Setting
 ) -> recipe.TeacherChoice:
-    network = _network(config, fields, platform, prefix=f"{label}.options.", dtype=fields.dtype)
-    part = _part(_teacher_config(config, fields), label, platform)
-    return recipe.TeacherChoice(network, fields.checkpoint, part)
+    network = _network(config, fields, setting, prefix=f"{label}.options.", dtype=fields.dtype)
+    part = _part(_teacher_config(config, fields), label, setting)
+    variables = setting.made.variables.get(fields.model)
+    return recipe.TeacherChoice(network, fields.checkpoint, part, variables)
 
 
 def _teacher_fields(config: ConfigDict) -> list[ConfigDict]:

@@ -93,8 +93,7 @@ def load(
     """
     variables, meta = files.load(path, choice.model)
     _check_fits(path, meta, choice.model, dataset)
-    network = choice.create(dataset.num_classes)
-    _check_weights(path, variables, network, dataset)
+    _check_weights(str(path), variables, choice.create(dataset.num_classes), dataset)
     classifier = meta.get("classifier")
     if classifier and classifier not in (terms or {}):
         raise errors.InputError(
@@ -103,15 +102,35 @@ def load(
         )
     home = path.parent if path.name == "checkpoints" else path
     folder = home / "views" if path.is_dir() else path.with_name(f"{path.name}.views")
-    return FrozenNetwork(
-        network,
-        parallel.put(parallel.replicated(mesh), variables),
-        (folder,),
-        dataset,
-        mesh,
-        training,
-        terms if classifier else None,
-    )
+    network = from_variables(choice, variables, folder, dataset, mesh, training)
+    return dataclasses.replace(network, terms=terms if classifier else None)
+
+
+def from_variables(
+    choice: NetworkChoice,
+    variables: Any,
+    folder: pathlib.Path,
+    dataset: data.Dataset,
+    mesh: jax.sharding.Mesh,
+    training: Training,
+) -> FrozenNetwork:
+    """A network with weights that are in memory.
+
+    Args:
+      choice: which network.
+      variables: its weights.
+      folder: where its embeddings of training images are kept.
+      dataset: the images.
+      mesh: the devices.
+      training: as FrozenNetwork's.
+
+    Raises:
+      InputError: the weights do not fit the network.
+    """
+    network = choice.create(dataset.num_classes)
+    _check_weights(f"'{choice.model}'", variables, network, dataset)
+    variables = parallel.put(parallel.replicated(mesh), variables)
+    return FrozenNetwork(network, variables, (folder,), dataset, mesh, training)
 
 
 def _check_fits(
@@ -129,7 +148,7 @@ def _check_fits(
 
 
 def _check_weights(
-    path: pathlib.Path, variables: Any, network: networks.Network, dataset: data.Dataset
+    where: str, variables: Any, network: networks.Network, dataset: data.Dataset
 ) -> None:
     """Raises an InputError for weights of other names or shapes than the network's."""
     wanted = networks.summarize(network, dataset.image_shape).variables
@@ -144,7 +163,7 @@ def _check_weights(
         differing = sorted(name for name in there | here if there.get(name) != here.get(name))
         name = differing[0]
         raise errors.InputError(
-            f"the weights in {path} do not fit the network: {name} is"
+            f"the weights in {where} do not fit the network: {name} is"
             f" {there.get(name, 'absent')} there and {here.get(name, 'absent')} in the network, and"
             f" {len(differing) - 1} more differ; its options, or its code, are not those it was"
             " trained with"

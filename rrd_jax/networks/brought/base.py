@@ -16,6 +16,7 @@ class Brought:
     Attributes:
       name: as the user calls it: an import path, or the name of its class.
       dtype: what it computes in, as far as is known.
+      weights: its variables, where it came with weights; else None.
     """
 
     def __init__(
@@ -24,14 +25,17 @@ class Brought:
         init: Callable[[jax.Array, jax.Array], tuple[Outputs | None, dict[str, Any]]],
         apply: Callable[[dict[str, Any], jax.Array, bool, Any], tuple[Outputs, Any]],
         dtype: Any = None,
+        pack: Callable[[Any, jax.Array], dict[str, Any]] | None = None,
+        weights: dict[str, Any] | None = None,
     ):
         """Args: see Attributes, and
 
         init: (key, images) -> (Outputs where they come with it, or None, variables).
         apply: (variables, images, train, key) -> (Outputs, what is to follow on batch_stats).
+        pack: (variables as the user has them, images) -> variables.
         """
-        self.name, self._init, self._apply = name, init, apply
-        self.dtype = dtype or jnp.float32
+        self.name, self._init, self._apply, self._pack = name, init, apply, pack
+        self.dtype, self.weights = dtype or jnp.float32, weights
 
     def __repr__(self) -> str:
         return f"Brought({self.name})"
@@ -41,6 +45,10 @@ class Brought:
         del train
         with telling(self.name, "cannot be initialised"):
             return self._init(key, images)[1]
+
+    def pack(self, variables: Any, images: jax.Array) -> dict[str, Any]:
+        """The variables {"params", "batch_stats"} that a user's variables are."""
+        return self._pack(variables, images) if self._pack else variables
 
     def init_with_output(self, key: jax.Array, images: jax.Array) -> tuple[Outputs, dict[str, Any]]:
         """As Network has it."""

@@ -40,8 +40,8 @@ def from_equinox(
 
 class _Equinox:
     def __init__(self, model: Any, batched: Any, channels_first: Any, name: str):
-        given = model if isinstance(model, eqx.Module | tuple) else None
-        self._make: Callable = (lambda key: given) if given is not None else model
+        self._has_weights = isinstance(model, eqx.Module | tuple)
+        self._make: Callable = (lambda key: model) if self._has_weights else model
         abstract, state = eqx.filter_eval_shape(lambda key: self._made(key), jax.random.key(0))
         trained, others, self._static = _parts(abstract)
         self._trained, self._rest = Names(trained), Names((others, state))
@@ -56,7 +56,8 @@ class _Equinox:
         self._axis = _axis_name(abstract)
 
     def network(self) -> Brought:
-        return Brought(self.name, self._init, self._apply, self._dtype)
+        weights = self._init(None, None)[1] if self._has_weights else None
+        return Brought(self.name, self._init, self._apply, self._dtype, weights=weights)
 
     def _made(self, key: jax.Array) -> tuple[Any, Any]:
         """(module, state); the state of a module without one is empty."""

@@ -35,14 +35,10 @@ class _Functions:
         self._key = next((k for k in ("key", "rng", "rngs") if takes(apply, k)), "")
 
     def network(self) -> Brought:
-        return Brought(self.name, self._init, self._apply)
+        return Brought(self.name, self._init, self._apply, pack=_pack)
 
     def _init(self, key: jax.Array, images: jax.Array) -> tuple[None, dict[str, Any]]:
-        made = self.init(key, images)
-        if not _has_collections(made):
-            return None, {"params": {"tree": made}, "batch_stats": {}}
-        rest = {name: value for name, value in made.items() if name != "params"}
-        return None, {"params": made["params"], "batch_stats": rest}
+        return None, _pack(self.init(key, images))
 
     def _apply(
         self, variables: dict[str, Any], images: jax.Array, train: bool, key: jax.Array | None
@@ -65,5 +61,10 @@ class _Functions:
         return as_outputs(returned[0]), dict(returned[1])
 
 
-def _has_collections(made: Any) -> bool:
-    return isinstance(made, Mapping) and "params" in made
+def _pack(made: Any, images: Any = None) -> dict[str, Any]:
+    """What init returned as variables."""
+    del images
+    if not (isinstance(made, Mapping) and "params" in made):
+        return {"params": {"tree": made}, "batch_stats": {}}
+    rest = {name: value for name, value in made.items() if name != "params"}
+    return {"params": made["params"], "batch_stats": rest}

@@ -43,7 +43,7 @@ class _Linen:
 
     def network(self) -> Brought:
         dtype = getattr(self.module, "dtype", None)
-        return Brought(self.name, self._init, self._apply, dtype)
+        return Brought(self.name, self._init, self._apply, dtype, self._packed)
 
     def _called(self, train: bool) -> tuple[nn.Module, dict[str, Any]]:
         """The module and the arguments that tell it whether it is trained."""
@@ -66,10 +66,11 @@ class _Linen:
         returned, variables = module.init_with_output(
             key, images, mutable=mutable, **self._capture(), **options
         )
-        outputs = self._outputs(returned, variables)
-        carried = self._carried(images.shape)
-        rest = {name: variables[name] for name in carried}
-        return outputs, {"params": variables.get("params", {}), "batch_stats": _pack(rest)}
+        return self._outputs(returned, variables), self._packed(variables, images)
+
+    def _packed(self, variables: Mapping[str, Any], images: jax.Array) -> dict[str, Any]:
+        rest = {name: variables[name] for name in self._carried(images.shape) if name in variables}
+        return {"params": variables.get("params", {}), "batch_stats": _pack(rest)}
 
     def _apply(
         self, variables: dict[str, Any], images: jax.Array, train: bool, key: jax.Array | None

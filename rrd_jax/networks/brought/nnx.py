@@ -29,7 +29,8 @@ def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module], *, name: str
 
 class _NNX:
     def __init__(self, module: Any, name: str):
-        if isinstance(module, nnx.Module):
+        self._has_weights = isinstance(module, nnx.Module)
+        if self._has_weights:
             _, *given = nnx.split(module, nnx.Param, nnx.RngState, ...)
             self._make, abstract = (lambda key: given), module
         else:
@@ -44,7 +45,9 @@ class _NNX:
         self.name = name or type(abstract).__name__
 
     def network(self) -> Brought:
-        return Brought(self.name, self._init, self._apply, getattr(self._abstract, "dtype", None))
+        dtype = getattr(self._abstract, "dtype", None)
+        weights = self._init(None, None)[1] if self._has_weights else None
+        return Brought(self.name, self._init, self._apply, dtype, weights=weights)
 
     def _init(self, key: jax.Array, images: jax.Array) -> tuple[None, dict[str, Any]]:
         del images
