@@ -178,10 +178,11 @@ def _labels_of_parts(rows: Rows, labels: Mapping[Handle, np.ndarray | None]) -> 
 def _declared_classes(source: Any) -> int | None:
     """What a source says of its number of classes, or what it is a subset of (`dataset`)."""
     while source is not None:
-        if number := getattr(source, "num_classes", None):
+        number = getattr(source, "num_classes", None)
+        if isinstance(number, int | np.integer) and number > 0:
             return int(number)
         classes = getattr(source, "classes", None)
-        if hasattr(classes, "__len__") and len(classes):
+        if hasattr(classes, "__len__") and len(classes) and not isinstance(classes, str):
             return len(classes)
         for holder in (source, getattr(source, "dataset_info", None)):  # TFDS's sources
             try:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import inspect
-import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -119,10 +118,12 @@ def _of_split(what: str, found: Any, split: str, options: _Options) -> Any:
     """The source of a split, of whatever kind the object is that has it."""
     if _is_called(found):
         found = _call(what, found, split, options)
-    is_mapping = isinstance(found, Mapping) and not _is_columns(found)
-    if is_mapping and split in found:
+    if isinstance(found, Mapping) and not _is_columns(found):
+        if split not in found:
+            listed = ", ".join(map(str, found)) or "none"
+            raise errors.InputError(f"{what} has no split '{split}'; its splits: {listed}")
         found = found[split]
-    elif not is_mapping and _is_source(found, split):
+    elif not _is_source(found) and _is_source(found, split):
         found = getattr(found, split)
     source = _as_arrays(what, split, found)
     if isinstance(source, Mapping) or not _is_source(source):
@@ -138,7 +139,7 @@ def _of_split(what: str, found: Any, split: str, options: _Options) -> Any:
 def _call(what: str, function: Callable, split: str, options: _Options) -> Any:
     """What a user's function gives for a split: its argument `split`, or else its first one."""
     parameters = imports.parameters(function)
-    if not parameters and isinstance(function, types.FunctionType):
+    if not parameters and not inspect.isbuiltin(function):  # whose signature is not known
         arguments = imports.check(what, function, dict(options), prefix="data.options.")
         given = ()
     else:

@@ -54,6 +54,10 @@ object_of_splits = Both()
 one = pairs("train")
 
 def made(): return mapping
+class Opener:
+    def __init__(self):
+        self.train, self.test = one, pairs("test")
+def misspelt(): return {"trian": one, "test": one}
 def iterable(split): return iter(pairs(split))
 def nothing(split): return None
 def empty(split): return []
@@ -93,7 +97,17 @@ def _load(name, **fields):
 
 @pytest.mark.parametrize(
     "name",
-    ["pairs", "dicts", "Locked", "Both", "mapping", "columns", "object_of_splits", "made"],
+    [
+        "pairs",
+        "dicts",
+        "Locked",
+        "Both",
+        "mapping",
+        "columns",
+        "object_of_splits",
+        "made",
+        "Opener",
+    ],
 )
 def test_a_source_is_read_whatever_has_its_splits(name):
     found = _load(name)
@@ -205,7 +219,7 @@ def _with(**attributes):
         (_with(classes=["a", "b", "c", "d"]), 4),
         (_with(num_classes=5), 5),
         (_with(features={"label": types.SimpleNamespace(num_classes=6)}), 6),
-        (_with(dataset=types.SimpleNamespace(classes="abcdefg")), 7),
+        (_with(dataset=types.SimpleNamespace(classes=list("abcdefg"))), 7),
         (_with(targets=[i % 3 for i in range(40)]), 3),
         (_with(targets=[9] * 40), 3),  # not those of its examples
     ],
@@ -239,6 +253,7 @@ def test_labels_of_large_sources_are_not_read_one_after_the_other():
          r" ZeroDivisionError: division by zero \(.*my_data.py, line \d+\)"),
         ("Beyond", "example 5 of .* has label 5, but there are 4 classes, from 0 to 3"),
         ("Random", "example 0 of .* is another each time .* data.augment does it"),
+        ("misspelt", "has no split 'train'; its splits: trian, test"),
         ("pears", "has no 'pears'; did you mean 'pairs'"),
     ],
 )  # fmt: skip
