@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from ml_collections import ConfigDict
 
 from rrd_jax import config as configs
@@ -23,6 +24,21 @@ from rrd_jax.data.source import Source
 from rrd_jax.networks import Network, Outputs
 from rrd_jax.objectives import Objective, ObjectiveState
 from rrd_jax.run import Result
+
+
+def _quietly(function: Callable) -> Callable:
+    """While it runs, libraries that narrate through absl's log are silent."""
+
+    @functools.wraps(function)
+    def run(*arguments, **options):
+        verbosity = logging.get_verbosity()
+        logging.set_verbosity(logging.ERROR)
+        try:
+            return function(*arguments, **options)
+        finally:
+            logging.set_verbosity(verbosity)
+
+    return run
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,11 +117,13 @@ class Trained:
       network: the student, or the network that was trained alone.
       results: of every run of the job, the network's last.
       workdir: where its checkpoints and figures are.
+      dataset: what it was trained and tested on, if that was given; None for the config's.
     """
 
     network: Loaded
     results: list[Result]
     workdir: pathlib.Path
+    dataset: data.Dataset | None = None
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -118,6 +136,7 @@ class Trained:
         return self.network.variables
 
 
+@_quietly
 def distill(
     config: ConfigDict | recipe.Job | None = None,
     workdir: str | pathlib.Path | None = None,
@@ -212,6 +231,7 @@ def train_teacher(
     )
 
 
+@_quietly
 def load(
     path: str | pathlib.Path,
     *,
@@ -259,6 +279,7 @@ def load(
     )
 
 
+@_quietly
 def evaluate(
     network: Loaded | Trained | str | pathlib.Path,
     test: Any = None,
@@ -277,18 +298,22 @@ def evaluate(
     Raises:
       InputError: there are no test images, or they do not fit the network.
     """
-    if isinstance(network, Trained):
-        network = network.workdir if test is None else network.network
-    loaded = network if isinstance(network, Loaded) else load(network)
-    if test is None:
-        fields = None if isinstance(network, Loaded) else _fields_of(pathlib.Path(network))
-        if not fields or not fields["data"]["name"]:
-            raise errors.InputError("there is nothing to evaluate on: pass test=(images, labels)")
-        dataset = data.load(configs.source_of(fields))
-    else:
+    trained = network if isinstance(network, Trained) else None
+    loaded = trained.network if trained else network
+    loaded = loaded if isinstance(loaded, Loaded) else load(loaded)
+    if test is not None:
         source = source or Source(image_size=_size(loaded))
         dataset = data.from_sources(test, test, source, num_classes=loaded.num_classes)
-    _check_classes(loaded, dataset)
+    elif trained and trained.dataset:
+        dataset = trained.dataset
+    else:
+        kept = trained.workdir if trained else network
+        dataset = _dataset_of(None if kept is loaded else _fields_of(pathlib.Path(kept)))
+    if loaded.num_classes != dataset.num_classes:
+        raise errors.InputError(
+            f"'{loaded.name}' has {loaded.num_classes} classes, but the test images have"
+            f" {dataset.num_classes}"
+        )
     mesh = parallel.make_mesh()
     predict = predictions.compile_predict(loaded.network, loaded.normalize, mesh, loaded.terms)
     variables = parallel.put(parallel.replicated(mesh), loaded.variables)
@@ -305,12 +330,10 @@ def _size(loaded: Loaded) -> int:
     return loaded.image_shape[0]
 
 
-def _check_classes(loaded: Loaded, dataset: data.Dataset) -> None:
-    if loaded.num_classes != dataset.num_classes:
-        raise errors.InputError(
-            f"'{loaded.name}' has {loaded.num_classes} classes, but the test images have"
-            f" {dataset.num_classes}"
-        )
+def _dataset_of(fields: dict[str, Any] | None) -> data.Dataset:
+    if not fields or not fields["data"]["name"]:
+        raise errors.InputError("there is nothing to evaluate on: pass test=(images, labels)")
+    return data.load(configs.source_of(fields))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -349,7 +372,7 @@ def _run(
     parallel.check_jaxlib()
     results = job.run(plan, folder, dataset=dataset)
     student = made.networks.get(plan.student.training.network.model)
-    return Trained(load(folder, network=student), results, folder)
+    return Trained(load(folder, network=student), results, folder, dataset)
 
 
 def _plan(
@@ -416,7 +439,6 @@ def _open(
     dataset = data.from_sources(train, test, configs.source_of(config), num_classes=num_classes)
     if "data.mean" not in fields and "data.std" not in fields:
         config.data.mean, config.data.std = _moments(dataset.train)
-    config.data.name = config.data.name or "python"
     return dataset
 
 

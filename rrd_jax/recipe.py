@@ -310,7 +310,7 @@ class Made:
       transform: as OptimizerChoice's.
     """
 
-    networks: Mapping[str, networks.Network] = dataclasses.field(default_factory=dict)
+    networks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     objectives: Mapping[str, Objective] = dataclasses.field(default_factory=dict)
     transform: Callable | optax.GradientTransformation | None = None

@@ -43,7 +43,6 @@ _LIBRARIES = {
     "orbax": ["checkpoints"],
     "torch": ["convert"],
     "equinox": ["networks.brought"],
-    "equinox": ["networks.brought"],
     "flax.linen": ["networks", "teacher.fold", "teacher.ensemble"],
     "cv2": ["data"],
     "datasets": ["data"],

@@ -89,19 +89,22 @@ def training_of(fields: Mapping[str, Any], made: recipe.Made | None = None) -> r
     Raises:
       InputError: a name is no longer known.
     """
-    config = defaults()
-    with config.unlocked(), config.ignore_type():
-        config.update(ConfigDict(dict(fields)))
+    config = _restored(fields)
     setting = _Setting(jax.default_backend(), made or recipe.Made())
     return _training(config, config.method, setting, weights=(), cache="off")
 
 
-def source_of(fields: Mapping[str, Any]) -> Source:
-    """The images of a run, from the fields that its folder keeps."""
+def source_of(fields: ConfigDict | Mapping[str, Any]) -> Source:
+    """The images of a config, or of a run, from the fields that its folder keeps."""
+    return _source(fields if isinstance(fields, ConfigDict) else _restored(fields))
+
+
+def _restored(fields: Mapping[str, Any]) -> ConfigDict:
+    """A config from its JSON; fields that an earlier version did not have get their defaults."""
     config = defaults()
     with config.unlocked(), config.ignore_type():
         config.update(ConfigDict(dict(fields)))
-    return _source(config)
+    return config
 
 
 def _default_fields(config: ConfigDict) -> dict[str, Any]:
