@@ -3,7 +3,7 @@
     python -m rrd_jax.main --config=configs/digits.py
 
 A good teacher and a small budget: resnet8x4 has seen all 1 000 training images, resnet8 gets the
-first 200 of them. Takes under 4 minutes on 2 cores. The README has the figures over 5 seeds.
+first 200 of them. Takes 2 minutes on 2 cores. The README has the figures over 5 seeds.
 """
 
 from rrd_jax.config import defaults, finish, limit

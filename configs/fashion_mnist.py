@@ -3,8 +3,8 @@
     apt-get install dataset-fashion-mnist
     python -m rrd_jax.main --config=configs/fashion_mnist.py
 
-The data are prepared at the first start. On a GPU a run of 80 epochs takes minutes; the README
-has what was measured.
+The data are prepared at the first start. On a GPU a run of 80 epochs takes minutes;
+docs/results.md has what was measured.
 """
 
 from rrd_jax.config import defaults, finish, limit
