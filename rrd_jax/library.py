@@ -184,11 +184,13 @@ def distill(
     Examples:
       >>> import numpy as np, rrd_jax
       >>> images = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1), dtype=np.uint8)
-      >>> labels = np.arange(32) % 4
+      >>> split = images, np.arange(32) % 4
       >>> result = rrd_jax.distill(
-      ...     teacher="resnet8", student="resnet8", train=(images, labels), test=(images, labels),
-      ...     objectives={"rrd": 1.0, "kd": 1.0}, epochs=1, batch_size=16)  # doctest: +ELLIPSIS
+      ...     teacher="resnet8", student="resnet8", train=split, test=split,
+      ...     objectives={"rrd": 1.0, "kd": 1.0}, epochs=1, batch_size=16)
       [teacher] ...
+      >>> sorted(result.metrics)[:4]
+      ['agreement', 'best_epoch', 'best_top1', 'checkpoint']
       >>> result.network(images[:2]).logits.shape
       (2, 4)
     """
@@ -221,6 +223,14 @@ def train_teacher(
     Raises:
       InputError: something is missing, or does not go together.
       DivergedError: the loss is not finite.
+
+    Examples:
+      >>> import numpy as np, rrd_jax
+      >>> split = np.zeros((32, 8, 8, 1), np.uint8), np.arange(32) % 4
+      >>> teacher = rrd_jax.train_teacher("resnet8", split, split, epochs=1, batch_size=16)
+      [student] ...
+      >>> teacher.network.name, teacher.network.num_classes
+      ('resnet8', 4)
     """
     base = configs.defaults() if config is None else config.copy_and_resolve_references()
     with base.unlocked(), base.ignore_type():
@@ -252,6 +262,15 @@ def load(
 
     Raises:
       InputError: nothing is there, it is damaged, or of another network.
+
+    Examples:
+      >>> import numpy as np, rrd_jax
+      >>> split = np.zeros((32, 8, 8, 1), np.uint8), np.arange(32) % 4
+      >>> workdir = rrd_jax.train_teacher("resnet8", split, split, epochs=1, batch_size=16).workdir
+      [student] ...
+      >>> network = rrd_jax.load(workdir)
+      >>> network(np.zeros((2, 8, 8, 1), np.uint8)).embedding.shape
+      (2, 64)
     """
     folder = pathlib.Path(path)
     given = network if isinstance(network, str) else ""
@@ -297,6 +316,14 @@ def evaluate(
 
     Raises:
       InputError: there are no test images, or they do not fit the network.
+
+    Examples:
+      >>> import numpy as np, rrd_jax
+      >>> split = np.zeros((32, 8, 8, 1), np.uint8), np.arange(32) % 4
+      >>> trained = rrd_jax.train_teacher("resnet8", split, split, epochs=1, batch_size=16)
+      [student] ...
+      >>> sorted(rrd_jax.evaluate(trained, test=split))
+      ['loss', 'top1', 'top5']
     """
     trained = network if isinstance(network, Trained) else None
     loaded = trained.network if trained else network

@@ -31,6 +31,11 @@ def init_queue(key: jax.Array, size: int, dim: int, *, initial: str = "unit") ->
       initial: "unit" for rows of length 1, like the embeddings that will replace them;
         "reference" for columns of length 1 (so rows of about sqrt(D / K)), as in the authors'
         PyTorch code.
+
+    Examples:
+      >>> queue = init_queue(jax.random.key(0), size=6, dim=3)
+      >>> queue.rows.shape, int(queue.cursor)
+      ((6, 3), 0)
     """
     axes = {"unit": 1, "reference": 0}
     axis = errors.lookup("initial queue", initial, axes)
@@ -48,6 +53,11 @@ def push(queue: Queue, rows: jax.Array) -> Queue:
 
     Returns:
       The queue with its cursor moved on by B modulo K.
+
+    Examples:
+      >>> queue = push(init_queue(jax.random.key(0), size=6, dim=3), jnp.ones((4, 3)))
+      >>> queue.rows[:, 0].round(2)[:4].tolist(), int(push(queue, jnp.ones((4, 3))).cursor)
+      ([1.0, 1.0, 1.0, 1.0], 2)
     """
     size, dim = queue.rows.shape
     if rows.ndim != 2 or rows.shape[1] != dim:

@@ -66,6 +66,15 @@ def relational_loss(
 
     References:
       arXiv 2407.12073.
+
+    Examples:
+      >>> import jax
+      >>> from rrd_jax import memory, relational_loss
+      >>> queue = memory.init_queue(jax.random.key(0), size=1024, dim=16)
+      >>> student, teacher = jax.random.normal(jax.random.key(1), (2, 8, 16))
+      >>> temperatures = {"temperature_student": 0.04, "temperature_teacher": 0.10}
+      >>> relational_loss(student, teacher, queue.rows, **temperatures).shape
+      (8,)
     """
     errors.check_positive(
         temperature_student=temperature_student, temperature_teacher=temperature_teacher

@@ -1,0 +1,90 @@
+"""The pages of docs/: each block of docs/extending.md runs as it stands, and so do the examples."""
+
+import doctest
+import importlib
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parent.parent
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def _run(command, folder):
+    """What a command prints that runs with this interpreter as `python`."""
+    path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = os.environ | {"PATH": path}
+    outcome = subprocess.run(
+        ["bash", "-ec", command], cwd=folder, env=env, capture_output=True, text=True
+    )
+    assert outcome.returncode == 0, f"{command}\n{outcome.stdout}{outcome.stderr}"
+    return outcome.stdout
+
+
+def _blocks():
+    """{the file or command of a block: (language, text)} of docs/extending.md."""
+    blocks = {}
+    for language, text in _BLOCK.findall((_ROOT / "docs" / "extending.md").read_text()):
+        first = text.splitlines()[0]
+        name = first.removeprefix("# ") if language == "python" else first
+        blocks[f"{len(blocks)}: {name}"] = (language, text)
+    return blocks
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where a reader of docs/extending.md works: its modules, and the launch files."""
+    folder = tmp_path_factory.mktemp("reader")
+    (folder / "configs").symlink_to(_ROOT / "configs")
+    for language, text in _blocks().values():
+        if language == "python":
+            (folder / text.splitlines()[0].removeprefix("# ")).write_text(text)
+    return folder
+
+
+@pytest.mark.long
+@pytest.mark.xdist_group("docs")
+@pytest.mark.parametrize("name", [n for n, (language, _) in _blocks().items() if language == "sh"])
+def test_a_command_of_the_page_on_extending_runs_as_it_stands(name, folder):
+    _run(_blocks()[name][1], folder)
+
+
+def test_every_module_of_the_page_on_extending_is_used_by_a_command():
+    blocks = _blocks().values()
+    commands = " ".join(text for language, text in blocks if language == "sh")
+    modules = [text.splitlines()[0] for language, text in blocks if language == "python"]
+    assert len(modules) > 8
+    for first in modules:
+        assert re.fullmatch(r"# \w+\.py", first)
+        assert first.removeprefix("# ").removesuffix(".py") in commands
+
+
+def test_a_loop_of_ones_own_takes_fewer_than_thirty_lines():
+    path = _ROOT / "docs" / "examples" / "own_loop.py"
+    losses = [float(line.split()[-1]) for line in _run(f"python {path}", _ROOT).splitlines()]
+    assert losses == sorted(losses, reverse=True)
+    lines = [line for line in path.read_text().splitlines() if line.strip()]
+    assert len([line for line in lines if not line.strip().startswith(("#", '"""'))]) < 30
+
+
+@pytest.mark.usefixtures("one_device")
+@pytest.mark.parametrize(
+    "name", ["rrd_jax.library", "rrd_jax.objectives.rrd", "rrd_jax.memory", "rrd_jax.data.dataset"]
+)
+def test_examples_in_docstrings_print_what_they_say(name):
+    failed, count = doctest.testmod(
+        importlib.import_module(name), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    )
+    assert not failed
+    assert count
+
+
+def test_the_readme_is_short():
+    text = (_ROOT / "README.md").read_text()
+    assert len(text.splitlines()) < 150
+    for page in re.findall(r"docs/[\w./]+", text):
+        assert (_ROOT / page).exists(), page
