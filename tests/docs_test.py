@@ -73,11 +73,12 @@ def test_a_loop_of_ones_own_takes_fewer_than_thirty_lines():
 
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize(
-    "name", ["rrd_jax.library", "rrd_jax.objectives.rrd", "rrd_jax.memory", "rrd_jax.data.dataset"]
+    "name", ["library.training", "library.loaded", "objectives.rrd", "memory", "data.dataset"]
 )
 def test_examples_in_docstrings_print_what_they_say(name):
     failed, count = doctest.testmod(
-        importlib.import_module(name), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+        importlib.import_module(f"rrd_jax.{name}"),
+        optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE,
     )
     assert not failed
     assert count

@@ -1,0 +1,270 @@
+"""Networks with their weights: read, called on images, evaluated."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rrd_jax import config as configs
+from rrd_jax import data, errors, imports, networks, parallel, predictions, recipe
+from rrd_jax import objectives as registry
+from rrd_jax.convert import files
+from rrd_jax.data import augment
+from rrd_jax.data.source import Source
+from rrd_jax.library.quiet import quietly
+from rrd_jax.networks import Network, Outputs
+from rrd_jax.objectives import Objective, ObjectiveState
+from rrd_jax.run import Result
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loaded:
+    """A network with its weights.
+
+    Attributes:
+      network: its functions.
+      variables: its weights {"params", "batch_stats"}, and under "classifier" the state of an
+        objective that classifies in its place.
+      name: what a config calls it.
+      num_classes: C.
+      image_shape: (H, W, channels) that it was trained on; None where that is not known.
+      mean: of each channel, in [0, 1] units; None where that is not known.
+      std: likewise.
+      terms: the objectives it was trained with, if one of them classifies in its place.
+    """
+
+    network: Network
+    variables: dict[str, Any]
+    name: str
+    num_classes: int
+    image_shape: tuple[int, int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    terms: Mapping[str, Objective] | None = None
+
+    def __call__(self, images: Any) -> Outputs:
+        """What it computes from images [B, H, W, channels].
+
+        Args:
+          images: uint8, as stored, or floats that are normalised already.
+
+        Raises:
+          InputError: uint8 images, where it is not known how they are normalised.
+        """
+        images = jnp.asarray(images)
+        if images.dtype == jnp.uint8:
+            images = self.normalize(images)
+        return self._apply(self.variables, images)
+
+    @property
+    def normalize(self) -> Callable[[jax.Array], jax.Array]:
+        """What makes uint8 images what the network sees.
+
+        Raises:
+          InputError: mean and std are not known.
+        """
+        if self.mean is None or self.std is None:
+            raise errors.InputError(
+                f"it is not known how images for '{self.name}' are normalised: pass floats, or give"
+                " mean and std to rrd_jax.load"
+            )
+        return augment.make_normalize(self.mean, self.std)
+
+    @functools.cached_property
+    def _apply(self) -> Callable[[Any, jax.Array], Outputs]:
+        classifier = registry.classifier(dict(self.terms or {}))
+
+        def apply(variables, images):
+            bare = {name: variables[name] for name in ("params", "batch_stats")}
+            outputs = self.network.apply(bare, images, train=False)
+            if not classifier:
+                return outputs
+            state = ObjectiveState(**variables["classifier"])
+            return outputs._replace(logits=self.terms[classifier].predict(state, outputs))
+
+        return jax.jit(apply)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
+    """A finished job.
+
+    Attributes:
+      network: the student, or the network that was trained alone.
+      results: of every run of the job, the network's last.
+      workdir: where its checkpoints and figures are.
+      dataset: what it was trained and tested on, if that was given; None for the config's.
+    """
+
+    network: Loaded
+    results: list[Result]
+    workdir: pathlib.Path
+    dataset: data.Dataset | None = None
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The figures of the network: `top1`, `best_top1`, `agreement` in per cent, and others."""
+        return self.results[-1]._asdict()
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The weights of the network."""
+        return self.network.variables
+
+
+@quietly
+def load(
+    path: str | pathlib.Path,
+    *,
+    network: Any = None,
+    num_classes: int | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+) -> Loaded:
+    """A network with its weights, to be called on images.
+
+    Args:
+      path: the workdir of a run, a folder that `rrd_jax.convert` wrote, or a PyTorch file.
+      network: its name, import path or object. None for the name that the folder keeps; a PyTorch
+        file keeps none, and neither does a run whose network was made in Python.
+      num_classes: C; None for what the weights say.
+      mean: of each channel, in [0, 1] units; None for what the run knows.
+      std: likewise.
+
+    Raises:
+      InputError: nothing is there, it is damaged, or of another network.
+
+    Examples:
+      >>> import numpy as np, rrd_jax
+      >>> split = np.zeros((32, 8, 8, 1), np.uint8), np.arange(32) % 4
+      >>> workdir = rrd_jax.train_teacher("resnet8", split, split, epochs=1, batch_size=16).workdir
+      [student] ...
+      >>> network = rrd_jax.load(workdir)
+      >>> network(np.zeros((2, 8, 8, 1), np.uint8)).embedding.shape
+      (2, 64)
+    """
+    folder = pathlib.Path(path)
+    given = network if isinstance(network, str) else ""
+    if folder.is_file() and not given:
+        raise errors.InputError(
+            f"{folder} does not say which network its weights are of: pass network=NAME, one of"
+            f" {', '.join(networks.MODELS)}"
+        )
+    variables, meta = files.load(folder, given)
+    fields = _fields_of(folder)
+    choice, terms = _choice(meta, fields, network)
+    mean = mean or (tuple(fields["data"]["mean"]) if fields else None)
+    std = std or (tuple(fields["data"]["std"]) if fields else None)
+    num_classes = num_classes or meta["num_classes"]
+    shape = tuple(meta["image_shape"])
+    return Loaded(
+        choice.create(num_classes),
+        jax.tree.map(jnp.asarray, variables),
+        choice.model,
+        num_classes,
+        None if None in shape else shape,
+        mean,
+        std,
+        terms,
+    )
+
+
+@quietly
+def evaluate(
+    network: Loaded | Trained | str | pathlib.Path,
+    test: Any = None,
+    *,
+    batch_size: int = 500,
+    source: Source | None = None,
+) -> dict[str, float]:
+    """Test figures of a network: `top1` and `top5` in per cent, `loss` in nats.
+
+    Args:
+      network: of `load`, `distill` or `train_teacher`; or a path, as `load` has it.
+      test: as `distill`'s; None for the test split of the run whose workdir `network` is.
+      batch_size: images at once, over all devices.
+      source: how images that are not of the network's size are read; None to pad or scale them.
+
+    Raises:
+      InputError: there are no test images, or they do not fit the network.
+
+    Examples:
+      >>> import numpy as np, rrd_jax
+      >>> split = np.zeros((32, 8, 8, 1), np.uint8), np.arange(32) % 4
+      >>> trained = rrd_jax.train_teacher("resnet8", split, split, epochs=1, batch_size=16)
+      [student] ...
+      >>> sorted(rrd_jax.evaluate(trained, test=split))
+      ['loss', 'top1', 'top5']
+    """
+    trained = network if isinstance(network, Trained) else None
+    loaded = trained.network if trained else network
+    loaded = loaded if isinstance(loaded, Loaded) else load(loaded)
+    if test is not None:
+        source = source or Source(image_size=_size(loaded))
+        dataset = data.from_sources(test, test, source, num_classes=loaded.num_classes)
+    elif trained and trained.dataset:
+        dataset = trained.dataset
+    else:
+        kept = trained.workdir if trained else network
+        dataset = _dataset_of(None if kept is loaded else _fields_of(pathlib.Path(kept)))
+    if loaded.num_classes != dataset.num_classes:
+        raise errors.InputError(
+            f"'{loaded.name}' has {loaded.num_classes} classes, but the test images have"
+            f" {dataset.num_classes}"
+        )
+    mesh = parallel.make_mesh()
+    predict = predictions.compile_predict(loaded.network, loaded.normalize, mesh, loaded.terms)
+    variables = parallel.put(parallel.replicated(mesh), loaded.variables)
+    tested = predictions.collect(predict, variables, dataset.test, batch_size, mesh)
+    return predictions.figures(tested)
+
+
+def _size(loaded: Loaded) -> int:
+    if loaded.image_shape is None:
+        raise errors.InputError(
+            f"it is not known which size of images '{loaded.name}' takes: pass"
+            " source=rrd_jax.data.Source(image_size=...)"
+        )
+    return loaded.image_shape[0]
+
+
+def _dataset_of(fields: dict[str, Any] | None) -> data.Dataset:
+    if not fields or not fields["data"]["name"]:
+        raise errors.InputError("there is nothing to evaluate on: pass test=(images, labels)")
+    return data.load(configs.source_of(fields))
+
+
+def _fields_of(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The config that a run's folder keeps; None where there is none."""
+    folder = folder.parent if folder.name == "checkpoints" else folder
+    try:
+        return json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _choice(
+    meta: dict[str, Any], fields: dict[str, Any] | None, network: Any
+) -> tuple[recipe.NetworkChoice, Mapping[str, Objective] | None]:
+    """The network that weights are of, and the objectives of a run if one classifies."""
+    model = network if isinstance(network, str) else meta["model"]
+    made = recipe.Made()
+    if network is not None and not isinstance(network, str):
+        made = recipe.Made(networks={model: networks.adapt(network, model)})
+    known = model in made.networks or model in networks.MODELS or imports.is_path(model)
+    if not known:
+        raise errors.InputError(
+            f"the weights are of '{model}', which was made in Python: pass network=, the same"
+        )
+    if not fields or fields["student"]["model"] != model:
+        choice = recipe.NetworkChoice(model, jnp.float32, network=made.networks.get(model))
+        return choice, None
+    training = configs.training_of(fields, made)
+    if not meta.get("classifier"):
+        return training.network, None
+    return training.network, training.create_objectives(examples=training.batch_size)

@@ -1,0 +1,179 @@
+"""Training of a student or a teacher, from a config and from what was made in Python."""
+
+import dataclasses
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rrd_jax import config as configs
+from rrd_jax import data, errors, job, parallel, recipe
+from rrd_jax.library import making
+from rrd_jax.library.loaded import Trained, load
+from rrd_jax.library.quiet import quietly
+
+
+@quietly
+def distill(
+    config: ConfigDict | recipe.Job | None = None,
+    workdir: str | pathlib.Path | None = None,
+    *,
+    teacher: Any = None,
+    student: Any = None,
+    train: Any = None,
+    test: Any = None,
+    objectives: Mapping[str, Any] | None = None,
+    optimizer: Any = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    num_classes: int | None = None,
+    fields: Mapping[str, Any] | None = None,
+) -> Trained:
+    """Trains a student with a teacher, or goes on where an earlier call with this workdir stopped.
+
+    Args:
+      config: of a launch file, or of `rrd_jax.config.defaults()`, which is the default; or a Job,
+        which takes nothing beside it but the workdir, train and test.
+      workdir: where checkpoints and figures go; None for a temporary folder.
+      teacher: of `rrd_jax.load`, `train_teacher`, or a folder or file of weights; a pair (module,
+        variables); an NNX or Equinox module, with its weights; or a name, an import path or any
+        other network, which is trained first.
+      student: a name, an import path, a Linen, NNX or Equinox module, a pair of functions.
+      train: a pair of arrays, images [N, H, W, channels] uint8 and labels [N]; or a random-access
+        source of such pairs or of dicts with `image` and `label`. None for the config's data.
+      test: likewise.
+      objectives: {name: weight} in the total loss; names may be import paths. For what is made in
+        Python {name: (weight, objective)}, with an Objective or a function (student, teacher,
+        batch) -> [B]. None for the config's, or RRD and KD.
+      optimizer: a name; a function of the learning rate such as `optax.adamw`; or a transformation
+        such as `optax.adamw(1e-3)`. None for the config's.
+      epochs: passes over the training images.
+      batch_size: images a step.
+      learning_rate: the highest.
+      num_classes: C; None to find it in the data.
+      fields: other fields of the config by their path, such as {"data.augment": "none"}.
+
+    Raises:
+      InputError: something is missing, or does not go together.
+      DivergedError: the loss is not finite.
+
+    Examples:
+      >>> import numpy as np, rrd_jax
+      >>> images = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1), dtype=np.uint8)
+      >>> split = images, np.arange(32) % 4
+      >>> result = rrd_jax.distill(
+      ...     teacher="resnet8", student="resnet8", train=split, test=split,
+      ...     objectives={"rrd": 1.0, "kd": 1.0}, epochs=1, batch_size=16)
+      [teacher] ...
+      >>> sorted(result.metrics)[:4]
+      ['agreement', 'best_epoch', 'best_top1', 'checkpoint']
+      >>> result.network(images[:2]).logits.shape
+      (2, 4)
+    """
+    asked = _Asked(config, teacher, student, objectives, optimizer, fields or {})
+    numbers = {"train.epochs": epochs, "train.batch_size": batch_size}
+    numbers["optimizer.learning_rate"] = learning_rate
+    return _run(asked, numbers, workdir, train, test, num_classes)
+
+
+def train_teacher(
+    network: Any,
+    train: Any = None,
+    test: Any = None,
+    workdir: str | pathlib.Path | None = None,
+    *,
+    config: ConfigDict | None = None,
+    **options: Any,
+) -> Trained:
+    """Trains a network alone, with cross-entropy; its result can be a teacher.
+
+    Args:
+      network: as `distill`'s student.
+      train: as `distill` has it.
+      test: likewise.
+      workdir: likewise.
+      config: likewise.
+      **options: optimizer, epochs, batch_size, learning_rate, num_classes and fields, as `distill`
+        has them.
+
+    Raises:
+      InputError: something is missing, or does not go together.
+      DivergedError: the loss is not finite.
+
+    Examples:
+      >>> import numpy as np, rrd_jax
+      >>> split = np.zeros((32, 8, 8, 1), np.uint8), np.arange(32) % 4
+      >>> teacher = rrd_jax.train_teacher("resnet8", split, split, epochs=1, batch_size=16)
+      [student] ...
+      >>> teacher.network.name, teacher.network.num_classes
+      ('resnet8', 4)
+    """
+    base = configs.defaults() if config is None else config.copy_and_resolve_references()
+    with base.unlocked(), base.ignore_type():
+        base.teacher = configs.defaults().teacher
+        base.baseline, base.method = False, "ce"
+    return distill(
+        base, workdir, student=network, train=train, test=test, objectives={"ce": 1.0}, **options
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Asked:
+    """What `distill` was given, beside data and numbers."""
+
+    config: ConfigDict | recipe.Job | None
+    teacher: Any
+    student: Any
+    objectives: Mapping[str, Any] | None
+    optimizer: Any
+    fields: Mapping[str, Any]
+
+
+def _run(
+    asked: _Asked,
+    numbers: dict[str, Any],
+    workdir: str | pathlib.Path | None,
+    train: Any,
+    test: Any,
+    num_classes: int | None,
+) -> Trained:
+    """Trains, or goes on."""
+    numbers = {path: value for path, value in numbers.items() if value is not None}
+    if isinstance(asked.config, recipe.Job):
+        given = [asked.teacher, asked.student, asked.objectives, asked.optimizer]
+        if any(value is not None for value in given) or numbers or asked.fields:
+            raise errors.InputError(
+                "a Job says all by itself: pass a ConfigDict to change the rest with arguments"
+            )
+        plan, made = asked.config, recipe.Made()
+        dataset = making.open_dataset(train, test, plan.student.source, num_classes)
+    else:
+        plan, made, dataset = _plan(asked, numbers, train, test, num_classes)
+    folder = pathlib.Path(workdir or tempfile.mkdtemp(prefix="rrd_jax_"))
+    parallel.check_jaxlib()
+    results = job.run(plan, folder, dataset=dataset)
+    student = made.networks.get(plan.student.training.network.model)
+    return Trained(load(folder, network=student), results, folder, dataset)
+
+
+def _plan(
+    asked: _Asked, numbers: dict[str, Any], train: Any, test: Any, num_classes: int | None
+) -> tuple[recipe.Job, recipe.Made, data.Dataset | None]:
+    """The job of a config and of what was made in Python."""
+    config = asked.config
+    config = configs.defaults() if config is None else config.copy_and_resolve_references()
+    dataset = None
+    with config.unlocked(), config.ignore_type():
+        making.set_fields(config, {**numbers, **asked.fields})
+        if train is not None:
+            dataset = making.open_and_describe(config, asked.fields, train, test, num_classes)
+        made = making.Making(config, num_classes or (dataset and dataset.num_classes) or 0)
+        made.student(asked.student)
+        made.teacher(asked.teacher)
+        made.objectives(asked.objectives)
+        made.optimizer(asked.optimizer)
+        config.name = config.name or config.method
+    return configs.parse(config, made=made.made), made.made, dataset
