@@ -9,7 +9,7 @@ from rrd_jax.objectives.base import Objective, Record, stateless
 from rrd_jax.objectives.parts.logits import by_share, cross_entropy
 
 
-def ce(label_smoothing: float = 0.0) -> Objective:
+def ce(*, label_smoothing: float = 0.0) -> Objective:
     """Cross-entropy with the label, in nats; of a mixed image, with both its labels by share.
 
     Args:

@@ -14,7 +14,7 @@ import optax
 from rrd_jax import errors
 
 _NUMBERED = re.compile(r"(.*?)[_.]?\d+(?:[_.]\d+)*")
-_CALLED = re.compile(r"(block|layer|stage)s?$")
+_PARTS = ("block", "blocks")
 _NEVER = float("inf")
 
 
@@ -46,12 +46,16 @@ def block_scales(
     check_decay(decay)
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     paths = _without_common_start([tuple(map(_name, path)) for path, _ in leaves])
-    if not any(map(_block, paths)):
+    uses = first_uses(apply, params, images)
+    blocks = [
+        block if use < _NEVER else () for block, use in zip(_blocks(paths), uses, strict=True)
+    ]
+    if not any(blocks):
         raise errors.InputError(
             f"optimizer.layer_decay is {decay}, but '{name}' has no numbered blocks such as"
             " blocks_3 or layer1_0; set it to 1"
         )
-    layers = _layers(paths, first_uses(apply, params, images))
+    layers = _layers(paths, blocks, uses)
     last = max(layers)
     return structure.unflatten([decay ** (last - layer) for layer in layers])
 
@@ -74,9 +78,10 @@ def scaled(transformation: optax.GradientTransformation, scales: Any, name: str)
     return optax.chain(transformation, optax.stateless(scale))
 
 
-def _layers(paths: list[tuple[str, ...]], uses: list[float]) -> list[int]:
-    """The layer of each parameter, of its path and of when it is first used."""
-    blocks = [_block(path) for path in paths]
+def _layers(
+    paths: list[tuple[str, ...]], blocks: list[tuple[str, ...]], uses: list[float]
+) -> list[int]:
+    """The layer of each parameter, of its path, its block, and when it is first used."""
     starts: dict[tuple[str, ...], float] = {}
     for block, use in zip(blocks, uses, strict=True):
         if block:
@@ -101,23 +106,62 @@ def _layers(paths: list[tuple[str, ...]], uses: list[float]) -> list[int]:
     return [place(i) for i in range(len(paths))]
 
 
-def _block(path: tuple[str, ...]) -> tuple[str, ...]:
-    """The path to the block that a parameter is in; () for none.
+def _blocks(paths: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The path to the block that each parameter is in; () for none.
 
-    A block is a numbered module that holds modules. Of several in each other it is the innermost
-    that is called a block, layer or stage, or else the outermost. A numbered module that is called
-    so may hold parameters alone, if it is in no other block.
+    A block is a numbered module that holds modules; where there is none, one that holds parameters
+    and is called block, layer or stage.
     """
-    numbered = []
+    holders = [[m for m in _numbered(path) if len(m[0]) < len(path) - 1] for path in paths]
+    if any(holders):
+        found = {_choose(modules, holders) for modules in holders if modules}
+    else:
+        found = {prefix for path in paths for prefix, family in _numbered(path) if _called(family)}
+    # What is in a group of blocks but in none of them, such as downsampling, is in no block.
+    groups = {block[:length] for block in found for length in range(1, len(block))}
+    found -= groups
+
+    def of(path):  # parameters of the block itself belong to it too
+        prefixes = (path[:length] for length in range(len(path) - 1, 0, -1))
+        return next((prefix for prefix in prefixes if prefix in found), ())
+
+    return [of(path) for path in paths]
+
+
+def _numbered(path: tuple[str, ...]) -> list[tuple[tuple[str, ...], str]]:
+    """The numbered modules that a parameter is in: their paths, and names without the number."""
+    modules, family = [], ""
     for depth, name in enumerate(path[:-1]):
-        if match := _NUMBERED.fullmatch(name):
-            family = match[1] or (path[depth - 1] if depth else "")
-            numbered.append((path[: depth + 1], bool(_CALLED.search(family.lower()))))
-    holders = [entry for entry in numbered if len(entry[0]) < len(path) - 1]
-    called = [block for block, is_called in holders if is_called]
-    if holders:
-        return called[-1] if called else holders[0][0]
-    return next((block for block, is_called in numbered if is_called), ())
+        match = _NUMBERED.fullmatch(name)
+        # A bare number is an index into the list before it.
+        family = (match[1] or family if match else name).lower()
+        if match:
+            modules.append((path[: depth + 1], family))
+    return modules
+
+
+def _called(family: str) -> bool:
+    return bool(re.search(r"(block|layer|stage)s?$", family))
+
+
+def _choose(modules, of_all):
+    """Which of the numbered modules that are in each other is the block.
+
+    It is the outermost that is called so, unless that is but a group of blocks: a stage, or one in
+    which every parameter is in a numbered module again. A block may hold an MlpBlock_0 itself.
+    """
+    called = [module for module in modules if _called(module[1])] or modules[:1]
+    block, family = called[0]
+    for inner, inner_family in called[1:]:
+        inside = [other for other in of_all if any(prefix == block for prefix, _ in other)]
+        is_group = all(
+            any(len(prefix) > len(block) and _called(name) for prefix, name in other)
+            for other in inside
+        )
+        if not (is_group or family in ("stage", "stages") or inner_family in _PARTS):
+            break
+        block, family = inner, inner_family
+    return block
 
 
 def _name(entry: Any) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import errors, networks, optim, recipe
+from rrd_jax.optim import layers
 
 _IMAGES = jnp.zeros((2, 4))
 
@@ -76,7 +77,43 @@ def test_blocks_in_lists_and_stages():
     found = _scales(params, _network(*order))["model"]
     first, second = found["stages"]
     assert [b["fc"]["weight"] for b in first["blocks"] + second["blocks"]] == [3, 2, 1]
+    assert first["down"]["weight"] == 4  # before the first block
     assert found["out"]["weight"] == 0
+
+
+@pytest.mark.parametrize(
+    ("paths", "wanted"),
+    [
+        (  # as in Google's vision transformer
+            [
+                "Transformer/encoderblock_0/LayerNorm_0/scale",
+                "Transformer/encoderblock_0/MultiHeadDotProductAttention_1/key/kernel",
+                "Transformer/encoderblock_0/MlpBlock_3/Dense_0/kernel",
+            ],
+            {"Transformer/encoderblock_0"},
+        ),
+        (
+            ["MixerBlock_0/LayerNorm_0/scale", "MixerBlock_0/MlpBlock_1/Dense_0/kernel"],
+            {"MixerBlock_0"},
+        ),
+        (  # a group of blocks, as in wide residual networks and in PyTorch's
+            ["block1/layer_0/conv1/kernel", "block1/layer_1/down_0/conv/kernel"],
+            {"block1/layer_0", "block1/layer_1"},
+        ),
+        (["layer1/0/conv1/weight", "layer2/0/bn1/bias"], {"layer1/0", "layer2/0"}),
+        (
+            ["stages/0/down/norm/scale", "stages/0/blocks/1/mlp/fc1/kernel"],
+            {"stages/0/blocks/1"},
+        ),
+        (["encoder1/blocks_2/attn/qkv/kernel", "Conv_0/kernel"], {"encoder1/blocks_2"}),
+        (["Residual_4/Dense_0/kernel", "Dense_1/kernel"], {"Residual_4"}),
+        (["blocks_2/kernel", "head_0/kernel"], {"blocks_2"}),
+        (["Conv_0/kernel", "Dense_0/kernel", "LayerNorm_1/scale"], set()),
+    ],
+)
+def test_the_block_of_a_path(paths, wanted):
+    blocks = layers._blocks([tuple(path.split("/")) for path in paths])
+    assert {"/".join(block) for block in blocks if block} == wanted
 
 
 def test_what_is_never_used_learns_at_the_whole_rate():
