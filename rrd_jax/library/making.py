@@ -152,9 +152,7 @@ class Making:
             return
         chosen = ConfigDict()
         for name, value in given.items():
-            weight, objective = value if isinstance(value, tuple) else (value, None)
-            if not isinstance(weight, int | float):
-                weight, objective = 1.0, value
+            weight, objective = _weighted(value)
             if objective is not None:
                 self._objectives[name] = _objective(name, objective)
                 chosen[name] = ConfigDict({"weight": float(weight)})
@@ -194,7 +192,16 @@ class Making:
         return name
 
 
+def _weighted(value: Any) -> tuple[Any, Any]:
+    """The weight and the objective of a term; None for one that the term's name is of."""
+    if isinstance(value, tuple) and not isinstance(value, Objective) and len(value) == 2:
+        return value
+    return (value, None) if isinstance(value, int | float) else (1.0, value)
+
+
 def _objective(name: str, given: Any) -> Objective:
+    if name in registry.RECORDS:
+        raise errors.InputError(f"objective '{name}' is called like one of ours; call it otherwise")
     if isinstance(given, Objective):
         return given
     if callable(given):

@@ -1,0 +1,194 @@
+"""The library's front door: jobs, networks and losses as objects of a program."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import PartitionSpec
+
+import rrd_jax
+from rrd_jax import errors, memory, parallel
+from rrd_jax.library import Loaded
+from rrd_jax.objectives import Objective, ObjectiveState
+from tests import launch
+from tests.networks import brought_nets as nets
+
+_RNG = np.random.default_rng(0)
+_SPLIT = _RNG.integers(0, 256, (32, 8, 8, 1), dtype=np.uint8), np.arange(32) % 10
+_OPTIONS = {"train": _SPLIT, "test": _SPLIT, "epochs": 1, "batch_size": 16}
+_PLAIN = {"data.augment": "none"}
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    """A trained GroupNorm."""
+    with pytest.MonkeyPatch.context() as patch:
+        mesh = parallel.make_mesh(jax.devices()[:1])
+        patch.setattr(parallel, "make_mesh", lambda: mesh)
+        return rrd_jax.train_teacher(nets.GroupNorm(10), **_OPTIONS)
+
+
+def _mimic(student, teacher, batch):
+    del batch
+    return jnp.mean(jnp.square(student.logits - teacher.logits), axis=-1)
+
+
+def _mixer():
+    network = nets.Mixer(10)
+    return network, network.init(jax.random.key(0), jnp.ones((1, 8, 8, 1)))
+
+
+@pytest.mark.usefixtures("one_device")
+@pytest.mark.parametrize(
+    ("given", "student", "options"),
+    [
+        ("trained", nets.Mixer(10), {"objectives": {"kd": 1.0}, "optimizer": optax.adamw(1e-3)}),
+        ("workdir", nets.GroupNorm(10), {"optimizer": optax.adamw}),
+        ("nnx", nets.Norm(10, rngs=nnx.Rngs(1)), {"optimizer": "adamw"}),
+        ("pair", nets.functions, {"objectives": {"mine": (2.0, _mimic), "ce": 1.0}}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_job_of_objects_ends_and_goes_on(given, student, options, teacher, tmp_path):
+    teachers = {
+        "trained": lambda: teacher,
+        "workdir": lambda: str(teacher.workdir),
+        "nnx": lambda: nets.Norm(10, rngs=nnx.Rngs(0)),
+        "pair": _mixer,
+    }
+    given = teachers[given]()
+    if given == str(teacher.workdir):  # a network that was made in Python has no name to find it by
+        given = rrd_jax.load(given, network=nets.GroupNorm(10))
+    result = rrd_jax.distill(
+        teacher=given, student=student, workdir=tmp_path, fields=_PLAIN, **options, **_OPTIONS
+    )
+    assert result.workdir == tmp_path
+    assert len(result.results) == 1  # the teacher was not trained
+    assert rrd_jax.evaluate(result)["top1"] == result.metrics["top1"]
+    assert rrd_jax.evaluate(result.network, _SPLIT)["top1"] == result.metrics["top1"]
+    logits = result.network(_SPLIT[0]).logits
+    top1 = 100 * np.mean(np.argmax(logits, axis=-1) == _SPLIT[1])
+    assert top1 == pytest.approx(result.metrics["top1"])
+    before = (tmp_path / "metrics.jsonl").read_text()
+    again = rrd_jax.distill(
+        teacher=given, student=student, workdir=tmp_path, fields=_PLAIN, **options, **_OPTIONS
+    )
+    assert again.metrics == result.metrics
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+    row = json.loads(before)
+    # A transformation keeps its rate to itself: no other is told in its place.
+    assert ("learning_rate" in row) != isinstance(
+        options.get("optimizer"), optax.GradientTransformation
+    )
+
+
+@pytest.mark.usefixtures("one_device", "tiny_network")
+def test_a_config_or_a_job_gives_what_the_command_gives(tmp_path):
+    config = launch.digits("smoke,tiny-tiny,kd")
+    launch.run(config, tmp_path / "command")
+    result = rrd_jax.distill(config, tmp_path / "library")
+    job = rrd_jax.config.parse(config)
+    assert rrd_jax.distill(job, tmp_path / "job").metrics["top1"] == result.metrics["top1"]
+    for name in ("library", "job"):
+        assert launch.digests(tmp_path / name, 6) == launch.digests(tmp_path / "command", 6)
+    # A run of the command is loaded by its folder alone.
+    network = rrd_jax.load(tmp_path / "command")
+    assert (network.name, network.num_classes, network.image_shape) == ("tiny", 10, (8, 8, 1))
+
+
+@pytest.mark.usefixtures("one_device")
+def test_what_changes_a_run_is_refused_in_its_workdir(teacher, tmp_path):
+    options = _OPTIONS | {"teacher": teacher, "student": nets.GroupNorm(10)}
+    rrd_jax.distill(**options, objectives={"kd": 1.0}, workdir=tmp_path)
+    with pytest.raises(errors.InputError, match="objectives.kd.weight 1.0 there, 2.0 here"):
+        rrd_jax.distill(**options, objectives={"kd": 2.0}, workdir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "there is no student"),
+        ({"student": nets.Mixer}, "student is a class or a factory .* call it"),
+        ({"student": "resnet21"}, "unknown model 'resnet21'; did you mean"),
+        ({"student": "resnet8", "objectives": {"kdd": 1.0}}, "unknown objective 'kdd'"),
+        (
+            {"student": "resnet8", "objectives": {"mine": (1.0, 3)}},
+            "objective 'mine' is of type int",
+        ),
+        ({"student": "resnet8", "objectives": {"kd": _mimic}}, "called like one of ours"),
+        ({"student": "resnet8", "fields": {"data.pda": 1}}, "unknown field 'data.pda'.*data.pad"),
+        ({"student": "resnet8", "optimizer": "adamm"}, "did you mean 'adam"),
+        ({"student": "resnet8"}, "needs a teacher|compares with a teacher"),
+    ],
+)
+def test_a_wrong_argument_is_one_line(options, message):
+    with pytest.raises(errors.InputError, match=message) as caught:
+        rrd_jax.distill(**options, **_OPTIONS)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_of_unknown_images_takes_floats_alone():
+    network = nets.GroupNorm(10)
+    loaded = rrd_jax.library.Loaded(
+        rrd_jax.networks.adapt(network, "mine"),
+        rrd_jax.networks.init(
+            rrd_jax.networks.adapt(network, "mine"), jax.random.key(0), (8, 8, 1)
+        ),
+        "mine",
+        10,
+    )
+    assert loaded(np.zeros((2, 8, 8, 1), np.float32)).logits.shape == (2, 10)
+    with pytest.raises(errors.InputError, match="pass floats, or give mean and std"):
+        loaded(np.zeros((2, 8, 8, 1), np.uint8))
+
+
+def test_the_loss_works_under_every_transformation():
+    queue = memory.init_queue(jax.random.key(0), size=48, dim=16)
+    student, teacher = jax.random.normal(jax.random.key(1), (2, 8, 16))
+
+    def loss(student, teacher, rows):
+        return rrd_jax.relational_loss(
+            student, teacher, rows, temperature_student=0.1, temperature_teacher=0.2
+        )
+
+    wanted = loss(student, teacher, queue.rows)
+    np.testing.assert_allclose(jax.jit(loss)(student, teacher, queue.rows), wanted, rtol=1e-5)
+    singly = jax.vmap(lambda s, t: loss(s[None], t[None], queue.rows)[0])(student, teacher)
+    np.testing.assert_allclose(singly, wanted, rtol=1e-5)
+    mesh, by_example = parallel.make_mesh(), PartitionSpec(parallel.AXIS)
+    shared = jax.shard_map(
+        loss, mesh=mesh, in_specs=(by_example, by_example, PartitionSpec()), out_specs=by_example
+    )
+    np.testing.assert_allclose(jax.jit(shared)(student, teacher, queue.rows), wanted, rtol=1e-5)
+    gradients = jax.grad(lambda s, t: jnp.sum(loss(s, t, queue.rows)), argnums=(0, 1))
+    by_student, by_teacher = gradients(student, teacher)
+    assert np.abs(by_student).max() > 0
+    assert not np.abs(by_teacher).max()
+
+
+@pytest.mark.usefixtures("one_device")
+def test_an_objective_made_in_python_trains_and_remembers(teacher, tmp_path):
+    def init(key, student, teacher):
+        del key
+        size = student.embedding.shape[-1], teacher.embedding.shape[-1]
+        return ObjectiveState(params=jnp.full(size, 0.1), memory=jnp.zeros(()))
+
+    def loss(state, student, teacher, batch):
+        del batch
+        difference = student.embedding @ state.params - teacher.embedding
+        return jnp.mean(jnp.square(difference), axis=-1), state.memory + 1
+
+    result = rrd_jax.distill(
+        teacher=teacher,
+        student=nets.GroupNorm(10),
+        objectives={"mine": Objective(init, loss), "ce": 0.5},
+        workdir=tmp_path,
+        **_OPTIONS,
+    )
+    row = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert {"train/loss/mine", "train/loss/ce"} <= set(row)
+    assert result.results[-1].label == "distilled, mine+ce"
