@@ -132,15 +132,9 @@ def test_a_wrong_argument_is_one_line(options, message):
 
 
 def test_a_network_of_unknown_images_takes_floats_alone():
-    network = nets.GroupNorm(10)
-    loaded = rrd_jax.library.Loaded(
-        rrd_jax.networks.adapt(network, "mine"),
-        rrd_jax.networks.init(
-            rrd_jax.networks.adapt(network, "mine"), jax.random.key(0), (8, 8, 1)
-        ),
-        "mine",
-        10,
-    )
+    network = rrd_jax.networks.adapt(nets.GroupNorm(10), "mine")
+    variables = rrd_jax.networks.init(network, jax.random.key(0), (8, 8, 1))
+    loaded = Loaded(network, variables, "mine", 10)
     assert loaded(np.zeros((2, 8, 8, 1), np.float32)).logits.shape == (2, 10)
     with pytest.raises(errors.InputError, match="pass floats, or give mean and std"):
         loaded(np.zeros((2, 8, 8, 1), np.uint8))
@@ -191,4 +185,4 @@ def test_an_objective_made_in_python_trains_and_remembers(teacher, tmp_path):
     )
     row = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert {"train/loss/mine", "train/loss/ce"} <= set(row)
-    assert result.results[-1].label == "distilled, mine+ce"
+    assert result.results[-1].label == "distilled, ce+mine"
