@@ -164,9 +164,21 @@ class Run:
             f" {np.dtype(self.recipe.student.dtype).name} on {self.mesh.size}"
             f" {self.mesh.devices.flat[0].device_kind}"
         ]
+        if isinstance(self.recipe.student, networks.Brought):
+            lines.append(self._describe_student())
         if self._about_teacher:
             lines.append(self._about_teacher)
         return lines + self._describe_pairs()
+
+    def _describe_student(self) -> str:
+        """What is seen of a network that is not ours."""
+        summary = networks.summarize(self.recipe.student, self.dataset.image_shape)
+        outputs = summary.outputs
+        width = "none" if isinstance(outputs.embedding, tuple) else outputs.embedding.shape[-1]
+        return (
+            f"{summary.macs:,} multiply-adds an image; embedding {width}, maps"
+            f" {networks.describe_maps(outputs.maps)}"
+        )
 
     def _describe_pairs(self) -> list[str]:
         """A line for each objective that compares maps: which with which."""

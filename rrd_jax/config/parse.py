@@ -55,10 +55,7 @@ def parse(
     fields = _teacher_fields(config)
     weights = _weights(fields)
     cache = _cache(fields)
-    teachers = tuple(
-        _teacher(config, teacher, f"teacher{i}" if i > 1 else "teacher", setting)
-        for i, teacher in enumerate(fields, start=1)
-    )
+    teachers = tuple(_teacher(config, teacher, i, setting) for i, teacher in enumerate(fields))
     alone = None
     if config.baseline:
         if not teachers:
@@ -301,9 +298,12 @@ def _check_objectives(training: recipe.Training, *, has_teacher: bool) -> None:
 
 
 def _teacher(
-    config: ConfigDict, fields: ConfigDict, label: str, setting: _Setting
+    config: ConfigDict, fields: ConfigDict, i: int, setting: _Setting
 ) -> recipe.TeacherChoice:
-    network = _network(config, fields, setting, prefix=f"{label}.options.", dtype=fields.dtype)
+    """Teacher `i` of a config, counted from 0."""
+    at = "teacher" if isinstance(config.teacher, ConfigDict) else f"teacher[{i}]"
+    network = _network(config, fields, setting, prefix=f"{at}.options.", dtype=fields.dtype)
+    label = f"teacher{i + 1}" if i else "teacher"
     part = _part(_teacher_config(config, fields), label, setting)
     variables = setting.made.variables.get(fields.model)
     return recipe.TeacherChoice(network, fields.checkpoint, part, variables)

@@ -25,7 +25,7 @@ from rrd_jax.networks.brought import (
 from rrd_jax.networks.check import check
 from rrd_jax.networks.contract import Network, Outputs
 from rrd_jax.networks.remat import remat
-from rrd_jax.networks.summary import Summary, count_parameters, head, summarize
+from rrd_jax.networks.summary import Summary, count_parameters, describe_maps, head, summarize
 
 Factory = Callable[..., nn.Module]
 
@@ -123,6 +123,7 @@ __all__ = [
     "check",
     "count_parameters",
     "create",
+    "describe_maps",
     "from_embedding",
     "from_equinox",
     "from_functions",

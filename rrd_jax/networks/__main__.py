@@ -37,7 +37,8 @@ def table() -> str:
         summary = networks.summarize(network, (size, size, 3))
         outputs = summary.outputs
         width = str(outputs.embedding.shape[-1])
-        cells = (f"{summary.parameters:,}", f"{summary.macs:,}", _taps(outputs.maps), width)
+        maps = networks.describe_maps(outputs.maps)
+        cells = (f"{summary.parameters:,}", f"{summary.macs:,}", maps, width)
         rows.append((name, *cells, f"{size}x{size}"))
     return report.table(header, rows)
 
@@ -69,20 +70,12 @@ def description(
         "multiply-adds": f"{summary.macs:,} an image",
         "logits": f"{num_classes}",
         "embedding": "none" if isinstance(outputs.embedding, tuple) else outputs.embedding.shape[1],
-        "maps": _taps(outputs.maps) or "none",
-        "maps before their ReLU": _taps(outputs.preactivations) or "none",
+        "maps": networks.describe_maps(outputs.maps),
+        "maps before their ReLU": networks.describe_maps(outputs.preactivations),
         "classifier": "/".join(summary.classifier) or ("yes" if outputs.head else "not reported"),
     }
     width = max(map(len, lines))
     return "\n".join(f"{key:<{width}}  {value}" for key, value in lines.items())
-
-
-def _taps(maps: Any) -> str:
-    """Channels and size of each map."""
-    return " ".join(
-        f"{tap.shape[3]}@{tap.shape[1]}" + f"x{tap.shape[2]}" * (tap.shape[1] != tap.shape[2])
-        for tap in maps
-    )
 
 
 def _options(given: list[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -50,6 +51,15 @@ def summarize(network: Network, image_shape: tuple[int, ...]) -> Summary:
         _classifier(traced.jaxpr.outvars, outputs, variables),
         {"batch_stats": {}, **variables},
     )
+
+
+def describe_maps(maps: Sequence[Any]) -> str:
+    """Channels and size of each map, such as "16@32 32@16"; "none" for no map."""
+    sizes = (
+        f"{tap.shape[3]}@{tap.shape[1]}" + f"x{tap.shape[2]}" * (tap.shape[1] != tap.shape[2])
+        for tap in maps
+    )
+    return " ".join(sizes) or "none"
 
 
 def head(network: Network, variables: dict[str, Any], image_shape: tuple[int, ...]) -> Any:

@@ -1,6 +1,7 @@
 """A Network that calls something else."""
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -43,7 +44,7 @@ class Brought:
     def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
         """As Network has it."""
         del train
-        with telling(self.name, "cannot be initialised"):
+        with _told(self.name, "cannot be initialised"):
             return self._init(key, images)[1]
 
     def pack(self, variables: Any, images: jax.Array) -> dict[str, Any]:
@@ -52,7 +53,7 @@ class Brought:
 
     def init_with_output(self, key: jax.Array, images: jax.Array) -> tuple[Outputs, dict[str, Any]]:
         """As Network has it."""
-        with telling(self.name, "cannot be initialised"):
+        with _told(self.name, "cannot be initialised"):
             outputs, variables = self._init(key, images)
         if outputs is None:
             outputs = self.apply(variables, images)
@@ -68,20 +69,15 @@ class Brought:
         rngs: jax.Array | None = None,
     ) -> Any:
         """As Network has it."""
-        with telling(self.name, "cannot be applied"):
+        with _told(self.name, "cannot be applied"):
             outputs, changed = self._apply(variables, images, train, rngs)
         return (outputs, {"batch_stats": changed}) if mutable else outputs
 
 
-class telling:
+@contextlib.contextmanager
+def _told(name: str, failed: str) -> Iterator[None]:
     """Turns what a user's code raises into an InputError that shows its own file and line."""
-
-    def __init__(self, name: str, failed: str):
-        self._what, self._failed = f"network '{name}'", failed
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception):
-            raise imports.raised(self._what, self._failed, error) from error
+    try:
+        yield
+    except Exception as error:
+        raise imports.raised(f"network '{name}'", failed, error) from error
