@@ -73,7 +73,12 @@ def test_a_loop_of_ones_own_takes_fewer_than_thirty_lines():
 
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize(
-    "name", ["library.training", "library.loaded", "objectives.rrd", "memory", "data.dataset"]
+    "name",
+    [
+        *("library.training", "library.loaded", "objectives", "objectives.rrd", "memory"),
+        *("data.dataset", "networks", "networks.brought.linen", "networks.brought.nnx"),
+        *("networks.brought.equinox", "networks.brought.functions"),
+    ],
 )
 def test_examples_in_docstrings_print_what_they_say(name):
     failed, count = doctest.testmod(

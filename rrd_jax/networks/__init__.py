@@ -73,6 +73,12 @@ def create(
     Raises:
       InputError: the name or an option is unknown, num_classes is not above 0, or there is no 7x7
         convolution to compute from space to depth.
+
+    Examples:
+      >>> network = create("resnet8", num_classes=10)
+      >>> variables = init(network, jax.random.key(0), (32, 32, 3))
+      >>> network.apply(variables, jnp.zeros((2, 32, 32, 3))).embedding.shape
+      (2, 64)
     """
     errors.check_positive(num_classes=num_classes)
     if imports.is_path(name):

@@ -90,6 +90,15 @@ def create(name: str, /, factory: str = "", **options: Any) -> Objective:
 
     Raises:
       InputError: an unknown name or option, or an option out of range.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> from rrd_jax.networks import Outputs
+      >>> kd = create("kd", temperature=4.0)
+      >>> student, teacher = Outputs(jnp.ones((8, 10)), ()), Outputs(jnp.ones((8, 10)), ())
+      >>> losses, _ = kd.loss(ObjectiveState(), student, teacher, batch=None)
+      >>> losses.shape
+      (8,)
     """
     known = record(name, factory)
     if known.name in RECORDS:

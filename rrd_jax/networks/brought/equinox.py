@@ -34,6 +34,12 @@ def from_equinox(
       channels_first: whether images, and the maps that it returns, are [channels, H, W] instead of
         [H, W, channels]. None: as its attribute `channels_first` says, else True.
       name: for messages; "" for its class's.
+
+    Examples:
+      >>> network = from_equinox(lambda key: eqx.nn.Linear(12, 10, key=key), channels_first=False)
+      >>> images = jnp.ones((2, 12))
+      >>> network.apply(network.init(jax.random.key(0), images), images).logits.shape
+      (2, 10)
     """
     return _Equinox(model, batched, channels_first, name).network()
 

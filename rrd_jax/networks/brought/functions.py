@@ -24,6 +24,14 @@ def from_functions(
         `rngs` it gets a key in training, and None in evaluation. Where init returned collections,
         training expects a pair (outputs, {collection: its new value}).
       name: for messages; "" for apply's.
+
+    Examples:
+      >>> network = from_functions(
+      ...     lambda key, images: jax.random.normal(key, (images[0].size, 10)),
+      ...     lambda kernel, images: images.reshape(len(images), -1) @ kernel)
+      >>> images = jax.numpy.ones((2, 4, 4, 1))
+      >>> network.apply(network.init(jax.random.key(0), images), images).logits.shape
+      (2, 10)
     """
     return _Functions(init, apply, name or getattr(apply, "__qualname__", "apply")).network()
 

@@ -30,6 +30,12 @@ def from_linen(module: nn.Module, *, embedding_of: str = "", name: str = "") -> 
       embedding_of: path of the submodule whose result is the embedding, such as "norm" or
         "encoder/norm"; "" where the module returns it.
       name: for messages; "" for its class's.
+
+    Examples:
+      >>> network = from_linen(nn.Sequential([nn.Dense(8), nn.Dense(10)]), embedding_of="layers_0")
+      >>> images = jnp.ones((2, 12))
+      >>> network.apply(network.init(jax.random.key(0), images), images).embedding.shape
+      (2, 8)
     """
     return _Linen(module, embedding_of.replace(".", "/"), name or type(module).__name__).network()
 

@@ -23,6 +23,12 @@ def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module], *, name: str
       module: of images [B, H, W, channels], with its weights; or rngs -> a module with fresh ones.
         See `outputs.as_outputs` for what it may return.
       name: for messages; "" for its class's.
+
+    Examples:
+      >>> network = from_nnx(lambda rngs: nnx.Linear(12, 10, rngs=rngs))
+      >>> images = jnp.ones((2, 12))
+      >>> network.apply(network.init(jax.random.key(0), images), images).logits.shape
+      (2, 10)
     """
     return _NNX(module, name).network()
 
