@@ -130,7 +130,7 @@ class Making:
             self._variables[fields.model] = given.variables
             return
         variables = None
-        if isinstance(given, tuple) and len(given) == 2 and not callable(given[1]):
+        if isinstance(given, tuple) and len(given) == 2 and not networks.is_network(given):
             given, variables = given
         fields.model = self._network(given, "teacher")
         network = self._networks.get(fields.model)
@@ -175,9 +175,8 @@ class Making:
         """The name of a network; one that is an object is kept under it."""
         if isinstance(given, str):
             return given
-        name = getattr(given, "name", None) or type(given).__name__
-        if isinstance(given, tuple):
-            name = getattr(given[-1], "__qualname__", name)
+        whole = given[-1 if callable(given[-1]) else 0] if isinstance(given, tuple) else given
+        name = getattr(whole, "name", None) or getattr(whole, "__name__", type(whole).__name__)
         if isinstance(given, type | functools.partial):
             raise errors.InputError(
                 f"{role} is a class or a factory ({given}): call it, for example with num_classes"
@@ -186,7 +185,8 @@ class Making:
 
     def _named(self, name: str, network: Network, role: str) -> str:
         """Keeps a network under a name that no other has."""
-        if self._networks.get(name, network) is not network:
+        is_students = role == "teacher" and name == self.config.student.model
+        if self._networks.get(name, None if is_students else network) is not network:
             name = f"{name} ({role})"
         self._networks[name] = network
         return name
