@@ -19,7 +19,7 @@ _ORDER = """
     predictions convert workdir
     checkpoints stage step
     recipe parallel report tracing
-    state data
+    state data choices
     objectives networks optim
     memory metrics cli
     imports functional
@@ -31,7 +31,15 @@ _LEVEL = {
 # Rooms of pure functions: no files, no clocks, no flags, nothing printed.
 _PURE = [
     *("step", "stage", "state", "memory", "objectives", "networks", "optim", "metrics"),
-    *("functional", "batch", "recipe", "teacher.ensemble", "teacher.fold", "teacher.outputs"),
+    *(
+        "functional",
+        "batch",
+        "recipe",
+        "choices",
+        "teacher.ensemble",
+        "teacher.fold",
+        "teacher.outputs",
+    ),
 ]
 _WORLD = [
     *("absl", "grain", "logging", "ml_collections", "os", "pathlib", "shutil", "sys"),

@@ -87,7 +87,7 @@ def _embed(teacher: FrozenNetwork, images: np.ndarray) -> dict[str, Any]:
     split = parallel.split(teacher.mesh)
     like = jax.ShapeDtypeStruct(shape, teacher.network.dtype, sharding=split)
     table = cache.fill(teacher.network, teacher.folded, like, images, augment, teacher.mesh)
-    head = teacher.variables["params"][summary.classifier]
+    head = networks.head(teacher.network, teacher.variables, teacher.dataset.image_shape)
     return {"embedding": (table,), "head": (head,)}
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from rrd_jax import errors, imports, networks, objectives, optim, recipe
+from rrd_jax.choices import NetworkChoice, ObjectiveChoice, OptimizerChoice
 from rrd_jax.config import methods
 from rrd_jax.config.fields import defaults
 from rrd_jax.config.options import Options
@@ -186,7 +187,7 @@ def _source(config: ConfigDict) -> Source:
 
 def _network(
     config: ConfigDict, fields: ConfigDict, setting: _Setting, *, prefix: str, dtype: str = ""
-) -> recipe.NetworkChoice:
+) -> NetworkChoice:
     """The network of fields with `model` and `options`; dtype "" for the config's."""
     known = {
         "auto": jnp.float32 if setting.platform == "cpu" else jnp.bfloat16,
@@ -196,15 +197,13 @@ def _network(
     dtype = errors.lookup("dtype", dtype or config.dtype, known)
     options = {name: value for name, value in fields.options.items() if value is not None}
     network = setting.made.networks.get(fields.model)
-    choice = recipe.NetworkChoice(
-        fields.model, dtype, config.space_to_depth, options, prefix, network
-    )
+    choice = NetworkChoice(fields.model, dtype, config.space_to_depth, options, prefix, network)
     choice.create(num_classes=2)  # raises for an unknown name
     return choice
 
 
-def _objectives(config: ConfigDict, setting: _Setting) -> tuple[recipe.ObjectiveChoice, ...]:
-    choices: dict[str, recipe.ObjectiveChoice] = {}
+def _objectives(config: ConfigDict, setting: _Setting) -> tuple[ObjectiveChoice, ...]:
+    choices: dict[str, ObjectiveChoice] = {}
     for given_name, given in config.objectives.items():
         options = dict(given)
         weight, warmup = options.pop("weight", 1.0), options.pop("warmup", 0)
@@ -217,7 +216,7 @@ def _objectives(config: ConfigDict, setting: _Setting) -> tuple[recipe.Objective
                 " keep its import path in the field factory"
             )
         objective = setting.made.objectives.get(name)
-        choices[name] = recipe.ObjectiveChoice(name, weight, warmup, options, factory, objective)
+        choices[name] = ObjectiveChoice(name, weight, warmup, options, factory, objective)
     if not choices:
         raise errors.InputError("config.objectives is empty; a student needs at least 'ce'")
     return tuple(choices.values())
@@ -230,9 +229,9 @@ def _origin(name: str, factory: str) -> tuple[str, str]:
     return name, factory
 
 
-def _optimizer(config: ConfigDict, setting: _Setting) -> recipe.OptimizerChoice:
+def _optimizer(config: ConfigDict, setting: _Setting) -> OptimizerChoice:
     fields = config.optimizer
-    choice = recipe.OptimizerChoice(
+    choice = OptimizerChoice(
         learning_rate=fields.learning_rate,
         milestones=tuple(fields.milestones),
         decay=fields.decay,

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from rrd_jax import config as configs
 from rrd_jax import data, errors, imports, networks, parallel, predictions, recipe
 from rrd_jax import objectives as registry
+from rrd_jax.choices import NetworkChoice
 from rrd_jax.convert import files
 from rrd_jax.data import augment
 from rrd_jax.data.source import Source
@@ -250,7 +251,7 @@ def _fields_of(folder: pathlib.Path) -> dict[str, Any] | None:
 
 def _choice(
     meta: dict[str, Any], fields: dict[str, Any] | None, network: Any
-) -> tuple[recipe.NetworkChoice, Mapping[str, Objective] | None]:
+) -> tuple[NetworkChoice, Mapping[str, Objective] | None]:
     """The network that weights are of, and the objectives of a run if one classifies."""
     model = network if isinstance(network, str) else meta["model"]
     made = recipe.Made()
@@ -262,7 +263,7 @@ def _choice(
             f"the weights are of '{model}', which was made in Python: pass network=, the same"
         )
     if not fields or fields["student"]["model"] != model:
-        choice = recipe.NetworkChoice(model, jnp.float32, network=made.networks.get(model))
+        choice = NetworkChoice(model, jnp.float32, network=made.networks.get(model))
         return choice, None
     training = configs.training_of(fields, made)
     if not meta.get("classifier"):

@@ -9,9 +9,10 @@ from typing import Any
 import jax
 
 from rrd_jax import data, errors, networks, parallel, predictions
+from rrd_jax.choices import NetworkChoice
 from rrd_jax.convert import files
 from rrd_jax.objectives import Objective
-from rrd_jax.recipe import NetworkChoice, Training
+from rrd_jax.recipe import Training
 from rrd_jax.teacher import ensemble, fold
 from rrd_jax.teacher.cache import EmbeddingCache
 

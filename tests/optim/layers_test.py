@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax import errors, networks, optim, recipe
+from rrd_jax import errors, networks, optim
+from rrd_jax.choices import OptimizerChoice
 from rrd_jax.optim import layers
 
 _IMAGES = jnp.zeros((2, 4))
@@ -125,7 +126,7 @@ def test_what_is_never_used_learns_at_the_whole_rate():
 @pytest.mark.parametrize(("model", "blocks"), [("resnet8", 3), ("wrn_16_1", 6), ("mobilenetv2", 0)])
 def test_our_networks_have_blocks(model, blocks):
     network = networks.create(model, 10)
-    choice = recipe.OptimizerChoice(0.1, layer_decay=0.5)
+    choice = OptimizerChoice(0.1, layer_decay=0.5)
     scales = choice.block_scales(model, network, (32, 32, 3))
     found = sorted(set(jax.tree.leaves(scales)))
     if blocks:

@@ -7,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from rrd_jax import objectives, optim, recipe
+from rrd_jax import objectives, optim
+from rrd_jax.choices import OptimizerChoice
 from rrd_jax.networks import Outputs
 from tests import golden
 from tests.objectives import batches
@@ -99,7 +100,7 @@ def _tree(weights):
 
 
 def _train():
-    choice = recipe.OptimizerChoice(
+    choice = OptimizerChoice(
         learning_rate=pytorch.RATE,
         name="adamw",
         weight_decay=pytorch.DECAY,

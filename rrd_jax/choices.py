@@ -1,0 +1,176 @@
+"""A network, an objective and an optimizer as they are chosen: by name, or made in Python."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rrd_jax import networks, objectives, optim
+from rrd_jax.objectives import Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkChoice:
+    """A network by name, and the precision it computes in.
+
+    Attributes:
+      model: a key of `networks.MODELS`, or an import path.
+      dtype: of its convolutions.
+      space_to_depth: as `networks.create` has it.
+      options: of a network by import path.
+      prefix: of their fields, such as "student.options.".
+      network: one that was made in Python, which takes the place of all this but the name.
+    """
+
+    model: str
+    dtype: jnp.dtype
+    space_to_depth: bool = False
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    prefix: str = ""
+    network: networks.Network | None = None
+
+    def create(self, num_classes: int) -> networks.Network:
+        """The network, without weights."""
+        if self.network is not None:
+            return self.network
+        return networks.create(
+            self.model,
+            num_classes,
+            dtype=self.dtype,
+            space_to_depth=self.space_to_depth,
+            options=self.options,
+            prefix=self.prefix,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveChoice:
+    """A term of the total loss by name.
+
+    Attributes:
+      name: a key of `objectives.OBJECTIVES`, or any other with a `factory`.
+      weight: factor in the total loss.
+      warmup: epochs over which the weight grows to that; 0 for none.
+      options: of the objective's factory.
+      factory: import path of a user's objective; "" for one of ours.
+      objective: one that was made in Python, which takes the place of options and factory.
+    """
+
+    name: str
+    weight: float
+    warmup: int
+    options: Mapping[str, Any]
+    factory: str = ""
+    objective: Objective | None = None
+
+    def create(self, **known: int) -> Objective:
+        """The objective; options that are None take what is known of the data and the batch."""
+        if self.objective is not None:
+            return self.objective
+        options = dict(self.options)
+        for option, value in known.items():
+            takes = objectives.takes(self.name, option, self.factory)
+            if takes and options.get(option) is None:
+                options[option] = value
+        return objectives.create(self.name, self.factory, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerChoice:
+    """An optimizer and its schedule, as names and numbers.
+
+    Attributes:
+      name: as `optim.create` has it, with options, momentum, nesterov, weight_decay,
+        decay_norm_and_bias and clip_norm.
+      schedule_name: as `optim.create_schedule` has it, with schedule_options and the others.
+      layer_decay: as `optim.block_scales` has it; 1 for none.
+      transform: an optimizer that was made in Python, which takes the place of the name and its
+        numbers: a function of the schedule, or a transformation that knows its rates itself.
+    """
+
+    learning_rate: float
+    milestones: tuple[float, ...] = ()
+    decay: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    name: str = "sgd"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    nesterov: bool = False
+    decay_norm_and_bias: bool = True
+    layer_decay: float = 1.0
+    schedule_name: str = "milestones"
+    schedule_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    warmup_epochs: float = 0.0
+    warmup_start: float = 0.0
+    final_learning_rate: float = 0.0
+    transform: Callable | optax.GradientTransformation | None = None
+
+    def schedule(self, epochs: int, steps_per_epoch: int) -> optax.Schedule:
+        """Learning rate by step; NaN where a transformation keeps it for itself."""
+        if isinstance(self.transform, optax.GradientTransformation):
+            return optax.constant_schedule(math.nan)
+        return optim.create_schedule(
+            self.schedule_name,
+            learning_rate=self.learning_rate,
+            epochs=epochs,
+            steps_per_epoch=steps_per_epoch,
+            warmup_epochs=self.warmup_epochs,
+            warmup_start=self.warmup_start,
+            final_learning_rate=self.final_learning_rate,
+            milestones=self.milestones,
+            decay=self.decay,
+            options=self.schedule_options,
+        )
+
+    def first_rate(self, schedule: optax.Schedule, steps_per_epoch: int) -> float | jax.Array:
+        """The rate after the warm-up, for what is trained at one rate."""
+        rate = schedule(optim.warmup_length(self.warmup_epochs, steps_per_epoch))
+        return rate if rate > 0 else self.learning_rate  # a user's schedule may warm up by itself
+
+    def transformation(self, schedule: optax.Schedule) -> optax.GradientTransformation:
+        """What moves the parameters, at the rates of a schedule; without layer decay."""
+        if isinstance(self.transform, optax.GradientTransformation):
+            return self.transform
+        if self.transform is not None:
+            return self.transform(schedule)
+        return optim.create(
+            self.name,
+            schedule,
+            options=self.options,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+            decay_norm_and_bias=self.decay_norm_and_bias,
+            clip_norm=self.clip_norm,
+        )
+
+    def block_scales(
+        self, name: str, network: networks.Network, image_shape: tuple[int, int, int]
+    ) -> Any:
+        """The factor of the rate of each of a network's parameters; None for no layer decay.
+
+        Args:
+          name: of the network.
+          network: the network.
+          image_shape: (H, W, channels).
+
+        Raises:
+          InputError: the network has no numbered blocks.
+        """
+        if self.layer_decay == 1:
+            return None
+        variables = jax.eval_shape(lambda: networks.init(network, jax.random.key(0), image_shape))
+        rest = {key: value for key, value in variables.items() if key != "params"}
+
+        def apply(params, given):
+            rest, images = given
+            return network.apply({"params": params, **rest}, images, train=False).logits
+
+        images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        params = variables["params"]
+        return optim.block_scales(self.layer_decay, apply, params, (rest, images), name)
