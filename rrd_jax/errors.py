@@ -8,6 +8,9 @@ from typing import Any
 class InputError(ValueError):
     """A wrong config, file or shape. The message is one line and names the way out."""
 
+    def __init__(self, message: str):
+        super().__init__(" ".join(str(message).splitlines()))
+
 
 class DivergedError(RuntimeError):
     """The loss or the state is no longer finite."""

@@ -139,10 +139,8 @@ class OptimizerChoice:
 
     def transformation(self, schedule: optax.Schedule) -> optax.GradientTransformation:
         """What moves the parameters, at the rates of a schedule; without layer decay."""
-        if isinstance(self.transform, optax.GradientTransformation):
-            return self.transform
         if self.transform is not None:
-            return self.transform(schedule)
+            return optim.checked(self.transform, schedule)
         return optim.create(
             self.name,
             schedule,

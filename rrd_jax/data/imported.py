@@ -151,7 +151,7 @@ def _call(what: str, function: Callable, split: str, options: _Options) -> Any:
         arguments |= {"split": split} if by_name else {}
     try:
         return function(*given, **arguments)
-    except Exception as error:
+    except imports.ERRORS as error:
         raise imports.raised(what, f"cannot be opened for split '{split}'", error) from error
 
 

@@ -65,20 +65,30 @@ def _check_outputs(
     for part in ("maps", "preactivations"):
         for leaf in getattr(outputs, part):
             _check_shape(leaf, 4, f"{part} with one", "[B, H, W, channels]", name)
-    if outputs.preactivations and len(outputs.preactivations) != len(outputs.maps):
+    before, after = ([leaf.shape for leaf in leaves] for leaves in outputs[3:1:-1])
+    if before and before != after:
         raise errors.InputError(
-            f"network '{name}' returns {len(outputs.maps)} maps, but"
-            f" {len(outputs.preactivations)} preactivations: one for each map, or none"
+            f"network '{name}' returns maps of shapes {after}, but preactivations of {before}: one"
+            " for each map, of its shape, or none"
         )
-    if outputs.head and set(outputs.head) != {"kernel", "bias"}:
+    if outputs.head:
+        _check_head(outputs, name, num_classes)
+
+
+def _check_head(outputs: Outputs, name: str, num_classes: int) -> None:
+    size = None if isinstance(outputs.embedding, tuple) else outputs.embedding.shape[-1]
+    shapes = {part: getattr(leaf, "shape", None) for part, leaf in outputs.head.items()}
+    size = size or (shapes.get("kernel") or (0,))[0]
+    if shapes != {"kernel": (size, num_classes), "bias": (num_classes,)}:
+        listed = ", ".join(f"{part} {shape}" for part, shape in shapes.items())
         raise errors.InputError(
-            f"network '{name}' returns a head of {', '.join(outputs.head)}; wanted are kernel"
-            " [D, C] and bias [C]"
+            f"network '{name}' returns a head of {listed}; wanted are kernel [D, C] and bias [C],"
+            f" here ({size}, {num_classes}) and ({num_classes},)"
         )
 
 
 def _check_shape(leaf: Any, ndim: int, what: str, wanted: str, name: str) -> None:
-    if leaf.ndim != ndim or leaf.shape[0] != _IMAGES:
+    if leaf.ndim != ndim or leaf.shape[0] != _IMAGES or 0 in leaf.shape:
         raise errors.InputError(
             f"network '{name}' returns {what} of shape {leaf.shape} for {_IMAGES} images, where"
             f" {wanted} is wanted"

@@ -55,7 +55,7 @@ def _traced(name: str, function_name: str, function: Callable, *arguments: Any) 
 def _guarded(name: str, function_name: str, function: Callable, *arguments: Any) -> Any:
     try:
         return function(*arguments)
-    except Exception as error:
+    except imports.ERRORS as error:
         what = f"objective '{name}'"
         raise imports.raised(what, f"fails in its {function_name}", error) from error
 
