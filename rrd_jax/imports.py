@@ -13,6 +13,8 @@ import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from rrd_jax import errors
 
 # What a user's code may raise that is told in a line. Ctrl-C is not among it.
@@ -266,6 +268,19 @@ def option_type(parameter: inspect.Parameter) -> type | None:
     return None
 
 
+def check_types(
+    what: str, function: Callable, given: Mapping[str, Any], *, prefix: str = ""
+) -> None:
+    """Raises an InputError for the first option of another type than its function's signature says.
+
+    Unlike `check`, it lets unknown and missing ones pass; so do placeholders that are None.
+    """
+    known = options(function)
+    for name, value in given.items():
+        if name in known and value is not None:
+            _typed(f"{prefix}{name}", what, value, known[name])
+
+
 def _typed(name: str, what: str, value: Any, parameter: inspect.Parameter) -> Any:
     wanted = option_type(parameter)
     if isinstance(value, float) and math.isnan(value):
@@ -276,6 +291,7 @@ def _typed(name: str, what: str, value: Any, parameter: inspect.Parameter) -> An
         return float(value)
     if wanted is tuple and isinstance(value, list | tuple):
         return tuple(value)
+    shown = dict(value) if isinstance(value, Mapping | ConfigDict) else value
     raise errors.InputError(
-        f"option '{name}' of {what} is {value!r}, but must be of type {wanted.__name__}"
+        f"option '{name}' of {what} is {shown!r}, but must be of type {wanted.__name__}"
     )

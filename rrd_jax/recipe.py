@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rrd_jax import errors, networks, objectives, optim
+from rrd_jax import errors, imports, networks, objectives, optim
 from rrd_jax.data import augment, source
 from rrd_jax.objectives import Objective
 
@@ -77,6 +77,9 @@ class ObjectiveChoice:
         if self.objective is not None:
             return self.objective
         options = dict(self.options)
+        what, prefix = f"objective '{self.factory or self.name}'", f"objectives.{self.name}."
+        factory = objectives.record(self.name, self.factory).factory
+        imports.check_types(what, factory, options, prefix=prefix)
         for option, value in known.items():
             takes = objectives.takes(self.name, option, self.factory)
             if takes and options.get(option) is None:

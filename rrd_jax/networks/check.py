@@ -46,6 +46,36 @@ def check(network: Network, name: str, num_classes: int, image_shape: tuple[int,
             )
 
 
+def check_weights(
+    where: str, variables: Any, network: Network, image_shape: tuple[int, int, int]
+) -> None:
+    """Raises an InputError for weights of other names or shapes than the network's.
+
+    Args:
+      where: they are from, for messages.
+      variables: the weights.
+      network: which is to have them.
+      image_shape: (H, W, channels).
+    """
+    wanted = summarize(network, image_shape).variables
+    there, here = (
+        {jax.tree_util.keystr(at, simple=True, separator="/"): leaf.shape for at, leaf in leaves}
+        for leaves in map(
+            jax.tree_util.tree_leaves_with_path,
+            ({name: variables[name] for name in wanted}, wanted),
+        )
+    )
+    if there != here:
+        differing = sorted(name for name in there | here if there.get(name) != here.get(name))
+        name = differing[0]
+        raise errors.InputError(
+            f"the weights in {where} do not fit the network: {name} is"
+            f" {there.get(name, 'absent')} there and {here.get(name, 'absent')} in the network, and"
+            f" {len(differing) - 1} more differ; its options, or its code, are not those it was"
+            " trained with"
+        )
+
+
 def _forms(tree: Any) -> dict[str, str]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{leaf.shape}" for path, leaf in leaves}

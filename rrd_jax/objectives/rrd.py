@@ -79,6 +79,11 @@ def relational_loss(
     errors.check_positive(
         temperature_student=temperature_student, temperature_teacher=temperature_teacher
     )
+    for name, given in {"student": student, "teacher": teacher, "memory": memory}.items():
+        if not hasattr(given, "shape"):
+            raise errors.InputError(
+                f"{name} is of type {type(given).__name__}, but must be an array, of a Queue its rows"
+            )
     if memory.ndim != 2 or not student.shape == teacher.shape == (len(student), memory.shape[1]):
         raise errors.InputError(
             f"student {student.shape}, teacher {teacher.shape} and memory {memory.shape} must be"

@@ -272,7 +272,7 @@ def checked(
             failed = "cannot be made as a function of the learning rate"
             raise imports.raised(what, failed, error) from error
     _check_made(what, made)
-    _check_usable(what, made)
+    _check_usable(what, optax.with_extra_args_support(made))
     return made
 
 

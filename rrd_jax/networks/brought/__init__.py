@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from rrd_jax import errors, imports
-from rrd_jax.networks.brought.base import Brought
+from rrd_jax.networks.brought.base import Brought, telling
 from rrd_jax.networks.brought.functions import from_functions
 from rrd_jax.networks.brought.linen import from_linen
 from rrd_jax.networks.contract import Network
@@ -110,7 +110,8 @@ def _create(asked: _Asked, path: str, num_classes: int, dtype: Any, prefix: str)
     else:
         made = make()
         kind = _kind(made)
-    return adapt(made, path, kind=kind, **border)
+    with telling(path, "cannot be used"):
+        return adapt(made, path, kind=kind, **border)
 
 
 def _border(

@@ -74,8 +74,8 @@ def _checked(outputs: Outputs) -> Outputs:
         for value in values:
             if isinstance(value, tuple) and not value:
                 continue
-            if not jnp.issubdtype(getattr(value, "dtype", None), jnp.floating):
-                kind = getattr(value, "dtype", None) or type(value).__name__
+            kind = getattr(value, "dtype", None) or type(value).__name__
+            if not (hasattr(value, "dtype") and jnp.issubdtype(kind, jnp.floating)):
                 raise errors.InputError(f"it returned {part} of type {kind}; wanted are floats")
     if not isinstance(outputs.head, Mapping | tuple):
         raise errors.InputError(
@@ -89,6 +89,8 @@ def _described(returned: Any) -> str:
         return f"a dict of {', '.join(map(str, returned)) or 'nothing'}"
     if isinstance(returned, tuple | list):
         return f"a {type(returned).__name__} of {len(returned)}"
+    if hasattr(returned, "shape"):
+        return f"an array of shape {returned.shape}"
     return f"an object of type {type(returned).__name__}"
 
 
