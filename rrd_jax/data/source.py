@@ -68,8 +68,8 @@ class Source:
                 )
         if self.crops_on_host and self.resize < self.image_size:
             raise errors.InputError(
-                f"data.resize is {self.resize}, less than data.image_size {self.image_size}, which is"
-                " cut out of it"
+                f"data.resize is {self.resize}, less than data.image_size {self.image_size}, which"
+                " is cut out of it"
             )
         if self.feed == "resident" and self.crops_on_host:
             raise errors.InputError(

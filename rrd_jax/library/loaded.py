@@ -276,8 +276,8 @@ def evaluate(
     channels = dataset.image_shape[-1]
     if loaded.image_shape and loaded.image_shape[-1] != channels:
         raise errors.InputError(
-            f"'{loaded.name}' takes images of {loaded.image_shape[-1]} channels, but the test images"
-            f" have {channels}"
+            f"'{loaded.name}' takes images of {loaded.image_shape[-1]} channels, but the test"
+            f" images have {channels}"
         )
     mesh = parallel.make_mesh()
     predict = predictions.compile_predict(loaded.network, loaded.normalize, mesh, loaded.terms)
