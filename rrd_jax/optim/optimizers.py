@@ -281,7 +281,7 @@ def _check_made(what: str, made: Any) -> None:
     functions = getattr(made, "init", None), getattr(made, "update", None)
     if isinstance(made, type) or not all(map(callable, functions)):
         raise errors.InputError(
-            f"{what} gives {type(made).__name__}, but must give an optax.GradientTransformation"
+            f"{what} returns {type(made).__name__}, but must return an optax.GradientTransformation"
         )
 
 

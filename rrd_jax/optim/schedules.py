@@ -177,6 +177,11 @@ def create_schedule(
             f"optimizer.final_learning_rate is {final_learning_rate}, but schedule '{name}' has no"
             " use for it; set it to 0"
         )
+    if final_learning_rate > learning_rate:
+        raise errors.InputError(
+            f"optimizer.final_learning_rate is {final_learning_rate:g}, above the learning rate of"
+            f" {learning_rate:g} that the schedule starts with"
+        )
     if not warmup_steps:
         return schedule
     warmup = optax.linear_schedule(warmup_start, learning_rate, warmup_steps)
@@ -198,11 +203,6 @@ def _check(learning_rate, epochs, warmup_epochs, warmup_start, final_learning_ra
     for name, value in numbers.items():
         if not 0 <= value < math.inf:
             raise errors.InputError(f"optimizer.{name} is {value}, but must be 0 or above")
-    if final_learning_rate > learning_rate:
-        raise errors.InputError(
-            f"optimizer.final_learning_rate is {final_learning_rate:g}, above the learning rate of"
-            f" {learning_rate:g} that the schedule starts with"
-        )
     if warmup_start > (learning_rate if warmup_epochs else 0):
         limit = f"above the learning rate of {learning_rate:g} that the warm-up ends with"
         raise errors.InputError(
@@ -243,13 +243,12 @@ def _check_rates(what: str, schedule: Callable, steps: int) -> None:
         rates = {step: float(schedule(step)) for step in looks} if is_real else {}
     except imports.ERRORS as error:
         raise imports.raised(what, "cannot be used", error) from error
-    given = {step: f"{value:g}" for step, value in rates.items() if not 0 <= value < math.inf}
+    given = {step: value for step, value in rates.items() if not 0 <= value < math.inf}
     if not is_real:
         given = {0: f"{rate.dtype} of shape {rate.shape}"}
-    elif len(rates) > 1 and not any(rates.values()):
-        given = {f"{looks[0]} to {looks[-1]}": "0"}
     for step, value in given.items():
         raise errors.InputError(
-            f"{what} must give a number of 0 or above, and not 0 throughout, but gives {value} for"
-            f" step {step}"
+            f"{what} must give a number of 0 or above, but gives {value} for step {step}"
         )
+    if len(rates) > 1 and not any(rates.values()):
+        raise errors.InputError(f"{what} gives 0 for all of its steps: nothing would be learnt")
