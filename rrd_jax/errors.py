@@ -9,7 +9,9 @@ class InputError(ValueError):
     """A wrong config, file or shape. The message is one line and names the way out."""
 
     def __init__(self, message: str):
-        super().__init__(" ".join(str(message).splitlines()))
+        # ml_collections makes one of a whole traceback, whose lines `cli` tells apart.
+        lines = [message] if "Traceback (" in message else message.splitlines()
+        super().__init__(" ".join(lines))
 
 
 class DivergedError(RuntimeError):

@@ -13,8 +13,6 @@ import typing
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from rrd_jax import errors
 
 # What a user's code may raise that is told in a line. Ctrl-C is not among it.
@@ -291,7 +289,7 @@ def _typed(name: str, what: str, value: Any, parameter: inspect.Parameter) -> An
         return float(value)
     if wanted is tuple and isinstance(value, list | tuple):
         return tuple(value)
-    shown = dict(value) if isinstance(value, Mapping | ConfigDict) else value
+    shown = dict(value.items()) if hasattr(value, "items") else value  # a ConfigDict's has lines
     raise errors.InputError(
         f"option '{name}' of {what} is {shown!r}, but must be of type {wanted.__name__}"
     )

@@ -8,7 +8,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from rrd_jax import errors, imports
 from rrd_jax.networks.brought.base import Brought, telling
@@ -80,7 +79,7 @@ class _Asked:
 
 
 def _frozen(value: Any) -> Hashable:
-    if isinstance(value, Mapping | ConfigDict):
+    if hasattr(value, "items"):  # a ConfigDict is no Mapping
         return tuple(sorted((name, _frozen(part)) for name, part in value.items()))
     if isinstance(value, list | tuple):
         return tuple(map(_frozen, value))
