@@ -1,12 +1,14 @@
 """What the front door says of wrong arguments: one line, before anything is trained."""
 
+import itertools
+
 import flax.linen as nn
 import numpy as np
 import optax
 import pytest
 
 import rrd_jax
-from rrd_jax import errors, memory
+from rrd_jax import errors, loop, memory
 
 _IMAGES = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1), dtype=np.uint8)
 _SPLIT = (_IMAGES, np.arange(32) % 4)
@@ -158,6 +160,22 @@ def test_a_finished_workdir_is_of_its_own_data_and_network(trained):
     wider = Small(num_classes=4, width=16)
     with pytest.raises(errors.InputError, match="do not fit the network"):
         rrd_jax.train_teacher(wider, _SPLIT, _SPLIT, trained.workdir, **given)
+
+
+def test_an_unfinished_workdir_is_of_its_own_network(tmp_path, monkeypatch):
+    given = {"epochs": 2, "batch_size": 16, "workdir": tmp_path, "train": _SPLIT, "test": _SPLIT}
+    original = loop.dispatches
+
+    def one_epoch(*arguments):
+        yield from itertools.islice(original(*arguments), 3)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "dispatches", one_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            rrd_jax.train_teacher(Small(num_classes=4), **given)
+    with pytest.raises(errors.InputError, match="are of another network, .* there and .* here"):
+        rrd_jax.train_teacher(Small(num_classes=4, width=16), **given)
 
 
 def test_a_queue_is_no_array():
