@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rrd_jax import networks, objectives, optim
+from rrd_jax import imports, networks, objectives, optim
 from rrd_jax.objectives import Objective
 
 
@@ -72,6 +72,9 @@ class ObjectiveChoice:
         if self.objective is not None:
             return self.objective
         options = dict(self.options)
+        what, prefix = f"objective '{self.factory or self.name}'", f"objectives.{self.name}."
+        factory = objectives.record(self.name, self.factory).factory
+        imports.check_types(what, factory, options, prefix=prefix)
         for option, value in known.items():
             takes = objectives.takes(self.name, option, self.factory)
             if takes and options.get(option) is None:
@@ -134,10 +137,8 @@ class OptimizerChoice:
 
     def transformation(self, schedule: optax.Schedule) -> optax.GradientTransformation:
         """What moves the parameters, at the rates of a schedule; without layer decay."""
-        if isinstance(self.transform, optax.GradientTransformation):
-            return self.transform
         if self.transform is not None:
-            return self.transform(schedule)
+            return optim.checked(self.transform, schedule)
         return optim.create(
             self.name,
             schedule,

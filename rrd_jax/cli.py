@@ -33,6 +33,8 @@ def parse_flags(argv: list[str], config: flags.FlagHolder | None = None) -> list
             config.value.items()  # a config file that cannot be read fails here
     except (flags.Error, AttributeError, KeyError, OSError, ValueError) as error:
         stop(1, _one_line(error))
+    except KeyboardInterrupt:
+        stop(130, "stopped")
     if len(rest) > 1:
         stop(1, f"unexpected argument '{rest[1]}'; flags are written --name=value")
     return rest

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import inspect
+import math
 import os
 import re
 import sys
@@ -14,7 +15,10 @@ from typing import Any
 
 from rrd_jax import errors
 
+# What a user's code may raise that is told in a line. Ctrl-C is not among it.
+ERRORS = (Exception, SystemExit)
 _SIMPLE = (bool, int, float, str, tuple)  # the types that a config field can have
+_MISSING = object()
 
 
 def is_path(name: str) -> bool:
@@ -33,23 +37,35 @@ def load(kind: str, path: str) -> Any:
       InputError: the path is malformed, its module is missing or raises while it is imported, or
         it has no such attribute.
     """
-    module_name, _, attribute = path.partition(":")
-    if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", path) or module_name.endswith(".py"):
+    module_name, _, attribute = str(path).partition(":")
+    if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", str(path)) or module_name.endswith(".py"):
         raise errors.InputError(
             f"{kind} '{path}' is no import path; write MODULE:NAME, such as my_module:name for"
             " `name` in my_module.py"
         )
     found: Any = _module(kind, path, module_name)
     for name in attribute.split("."):
-        if not hasattr(found, name):
-            known = [key for key in vars(found) if not key.startswith("_")]
+        holder, found = found, attribute_of(f"{kind} '{path}'", found, name, _MISSING)
+        if found is _MISSING:
+            known = [key for key in vars(holder) if not key.startswith("_")]
             close = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else ""
             raise errors.InputError(
-                f"{kind} '{path}': {_place(found, module_name)} has no '{name}'{hint}"
+                f"{kind} '{path}': {_place(holder, module_name)} has no '{name}'{hint}"
             )
-        found = getattr(found, name)
     return found
+
+
+def attribute_of(what: str, holder: Any, name: str, default: Any = None) -> Any:
+    """An attribute of a user's object, or the default where there is none.
+
+    Raises:
+      InputError: the object's own code raised for it; it begins with `what`.
+    """
+    try:
+        return getattr(holder, name, default)
+    except ERRORS as error:
+        raise raised(what, f"raises for its attribute '{name}'", error) from error
 
 
 def _module(kind: str, path: str, name: str) -> types.ModuleType:
@@ -64,7 +80,7 @@ def _module(kind: str, path: str, name: str) -> types.ModuleType:
                 " PYTHONPATH or among the installed packages"
             ) from error
         raise raised(f"{kind} '{path}'", "cannot be imported", error) from error
-    except (Exception, SystemExit) as error:
+    except ERRORS as error:
         raise raised(f"{kind} '{path}'", "cannot be imported", error) from error
 
 
@@ -82,17 +98,20 @@ def raised(what: str, failed: str, error: BaseException) -> errors.InputError:
       error: what was raised.
     """
     if isinstance(error, errors.InputError):
-        return error
-    if isinstance(error, SyntaxError):
-        where = f"{error.filename}, line {error.lineno}"
-    else:
-        where = _user_frame(error)
-    text = " ".join(str(error).split())
-    return errors.InputError(f"{what} {failed}: {type(error).__name__}: {text} ({where})")
+        return error if what in str(error) else errors.InputError(f"{what} {failed}: {error}")
+    text, where = " ".join(str(error).split()), _user_frame(error)
+    if isinstance(error, SyntaxError) and error.filename:
+        text, where = error.msg, f"{error.filename}, line {error.lineno}"
+    place = f" ({where})" if where else ""
+    name = type(error).__name__
+    return errors.InputError(f"{what} {failed}: {f'{name}: {text}' if text else name}{place}")
 
 
 def _user_frame(error: BaseException) -> str:
-    """File and line of the last frame that is neither a library's nor ours."""
+    """File and line of the last frame that is neither a library's nor ours.
+
+    Where there is none, the last one of a library; "" where only ours are left.
+    """
     ours = os.path.dirname(__file__)
     frames = traceback.extract_tb(error.__traceback__)
     users = [
@@ -101,6 +120,8 @@ def _user_frame(error: BaseException) -> str:
         if not frame.filename.startswith(("<", ours)) and "site-packages" not in frame.filename
         if os.path.dirname(os.__file__) not in frame.filename
     ]
+    if not users and frames[-1].filename.startswith(("<", ours)):
+        return ""
     frame = (users or frames)[-1]
     return f"{frame.filename}, line {frame.lineno}"
 
@@ -179,7 +200,9 @@ def call(
     passed = {k: v for k, v in ours.items() if k in known or (catches_all and k == "num_classes")}
     try:
         return function(**passed, **arguments)
-    except Exception as error:
+    except errors.InputError:
+        raise
+    except ERRORS as error:
         raise raised(what, "cannot be made", error) from error
 
 
@@ -243,14 +266,30 @@ def option_type(parameter: inspect.Parameter) -> type | None:
     return None
 
 
+def check_types(
+    what: str, function: Callable, given: Mapping[str, Any], *, prefix: str = ""
+) -> None:
+    """Raises an InputError for the first option of another type than its function's signature says.
+
+    Unlike `check`, it lets unknown and missing ones pass; so do placeholders that are None.
+    """
+    known = options(function)
+    for name, value in given.items():
+        if name in known and value is not None:
+            _typed(f"{prefix}{name}", what, value, known[name])
+
+
 def _typed(name: str, what: str, value: Any, parameter: inspect.Parameter) -> Any:
     wanted = option_type(parameter)
+    if isinstance(value, float) and math.isnan(value):
+        raise errors.InputError(f"option '{name}' of {what} is {value}, but must be a number")
     if wanted is object or (type(value) is wanted):
         return value
     if wanted is float and type(value) is int:
         return float(value)
     if wanted is tuple and isinstance(value, list | tuple):
         return tuple(value)
+    shown = dict(value.items()) if hasattr(value, "items") else value  # a ConfigDict's has lines
     raise errors.InputError(
-        f"option '{name}' of {what} is {value!r}, but must be of type {wanted.__name__}"
+        f"option '{name}' of {what} is {shown!r}, but must be of type {wanted.__name__}"
     )

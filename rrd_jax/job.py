@@ -102,9 +102,12 @@ def check(job: Job, setting: Setting) -> None:
     """Traces what users bring, and the objectives, before hours go into a teacher.
 
     Raises:
-      InputError: a network is none, or lacks what an objective compares; an objective is none.
+      InputError: a network is none, or lacks what an objective compares; an objective or a schedule
+        is none.
     """
     dataset, training = setting.dataset, job.student.training
+    for part in filter(None, (job.student, job.alone)):  # whose schedule sees its real length
+        recipe.create(part.training, dataset.num_classes, len(dataset.train))
     choices = [training.network, *(teacher.network for teacher in job.teachers)]
     made = [choice.create(dataset.num_classes) for choice in choices]
     for choice, network in zip(choices, made, strict=True):

@@ -52,7 +52,7 @@ def fit(
       InputError: a checkpoint can be neither read nor written.
       PreemptedError: SIGTERM came; the state is saved.
     """
-    if result := finished(folder, recipe.training.epochs):
+    if result := finished(folder, recipe.training.epochs, dataset.version):
         if profile:
             print(f"warning: nothing is traced; the run in {folder} is finished")
         return result

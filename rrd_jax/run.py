@@ -63,11 +63,31 @@ class _Progress:
     result: dict[str, Any] | None = None
 
 
-def finished(folder: pathlib.Path, epochs: int) -> Result | None:
-    """The result of a run that has made all its epochs, read without starting anything."""
+def finished(folder: pathlib.Path, epochs: int, version: str) -> Result | None:
+    """The result of a run that has made all its epochs, read without starting anything.
+
+    Args:
+      folder: the run's.
+      epochs: all of them.
+      version: of the data set.
+
+    Raises:
+      InputError: it was made on another data set.
+    """
     progress = checkpoints.read_meta(folder / "checkpoints")
-    done = progress and progress["epoch"] >= epochs and progress["result"]
-    return Result(**progress["result"]) if done else None
+    if not (progress and progress["epoch"] >= epochs and progress["result"]):
+        return None
+    _check_data(folder, progress.get("dataset", ""), version)
+    return Result(**progress["result"])
+
+
+def _check_data(folder: pathlib.Path, there: str, here: str) -> None:
+    """Raises an InputError for a run on another data set than that of an earlier start."""
+    if there not in ("", here):
+        raise errors.InputError(
+            f"{folder} holds a run on {there}, but the data are now {here}: pass another --workdir,"
+            " or bring those data back"
+        )
 
 
 class Run:
@@ -146,11 +166,7 @@ class Run:
             return False
         self.state, self.progress = restored[0], _Progress(**restored[1])
         self.step, self.progress.recalls = int(self.state.step), self.teacher_is_cached
-        if self.progress.dataset not in ("", self.dataset.version):
-            raise errors.InputError(
-                f"{self.folder} holds a run on {self.progress.dataset}, but the data are now"
-                f" {self.dataset.version}: pass another --workdir, or bring those data back"
-            )
+        _check_data(self.folder, self.progress.dataset, self.dataset.version)
         return True
 
     def description(self) -> list[str]:

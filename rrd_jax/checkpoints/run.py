@@ -78,26 +78,37 @@ class Checkpoints:
           None when there are no checkpoints.
 
         Raises:
-          InputError: there are checkpoints, and none is intact.
+          InputError: there are checkpoints, and none is intact, or they are of another network,
+            optimizer or objective.
         """
-        damaged = []
+        damaged: dict[int, Exception] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 restored = self._restore(step, like)
             except Exception as error:  # whatever Orbax runs into in damaged files
-                damaged.append(step)
-                storage.warn_damaged(self.folder, step, error)
+                damaged[step] = error
                 continue
             if damaged:
-                parallel.main_first(lambda: self._set_aside(damaged))
+                self._warn(damaged)
+                parallel.main_first(lambda: self._set_aside([*damaged]))
                 print(f"warning: going on from step {step}; damaged ones are kept as *.damaged")
                 self._manager = _open(self.folder)
             return restored
         if damaged:
+            if difference := storage.difference(self.folder, max(damaged), like):
+                raise errors.InputError(
+                    f"the checkpoints in {self.folder} are of another network, optimizer or"
+                    f" objective: {difference}; pass another --workdir, or what they are of"
+                )
+            self._warn(damaged)
             raise errors.InputError(
                 f"all checkpoints in {self.folder} are damaged; move the folder away to start anew"
             )
         return None
+
+    def _warn(self, damaged: dict[int, Exception]) -> None:
+        for step, error in damaged.items():
+            storage.warn_damaged(self.folder, step, error)
 
     def _set_aside(self, damaged: list[int]) -> None:
         for step in damaged if parallel.is_main() else ():

@@ -8,6 +8,7 @@ import json
 import pathlib
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from rrd_jax import errors
@@ -54,6 +55,33 @@ def read_json(folder: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str
     """The JSON of a step and the digests in it, without the arrays."""
     path = folder / str(step) / "meta" / "metadata"
     return sealed.unseal(json.loads(path.read_text()))
+
+
+def difference(folder: pathlib.Path, step: int, like: Any) -> str:
+    """The first array of a step that a state has not, or has in another shape.
+
+    Args:
+      folder: of checkpoints.
+      step: one of them.
+      like: the state.
+
+    Returns:
+      "" where there is none, or the step cannot be read.
+    """
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            tree = checkpointer.metadata(folder / str(step) / "state").item_metadata.tree
+    except Exception:  # whatever Orbax runs into in damaged files
+        return ""
+    there, here = (
+        {jax.tree_util.keystr(at, simple=True, separator="/"): leaf.shape for at, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (tree, like))
+    )
+    for name in sorted(there | here):
+        was, is_now = there.get(name, "absent"), here.get(name, "absent")
+        if was != is_now and name.startswith(("params/", "opt_state/")):
+            return f"{name} is {was} there and {is_now} here"
+    return ""
 
 
 def warn_damaged(folder: pathlib.Path, step: int, error: Exception) -> None:

@@ -205,11 +205,15 @@ def _network(
 def _objectives(config: ConfigDict, setting: _Setting) -> tuple[ObjectiveChoice, ...]:
     choices: dict[str, ObjectiveChoice] = {}
     for given_name, given in config.objectives.items():
+        if not isinstance(given, Mapping | ConfigDict):
+            raise errors.InputError(
+                f"objectives.{given_name} is {given!r}, but must be a dict of its fields, such as"
+                " {'weight': 1.0}"
+            )
         options = dict(given)
         weight, warmup = options.pop("weight", 1.0), options.pop("warmup", 0)
         name, factory = _origin(given_name, options.pop("factory", ""))
-        if warmup < 0:
-            raise errors.InputError(f"objectives.{name}.warmup is {warmup}; 0 is for none")
+        _check_share(name, weight, warmup)
         if name in choices:
             raise errors.InputError(
                 f"config.objectives names two objectives '{name}'; call one of them otherwise and"
@@ -219,7 +223,21 @@ def _objectives(config: ConfigDict, setting: _Setting) -> tuple[ObjectiveChoice,
         choices[name] = ObjectiveChoice(name, weight, warmup, options, factory, objective)
     if not choices:
         raise errors.InputError("config.objectives is empty; a student needs at least 'ce'")
+    if not any(choice.weight for choice in choices.values()):
+        raise errors.InputError(
+            f"the weights of {', '.join(choices)} in config.objectives are all 0: nothing is learnt"
+        )
     return tuple(choices.values())
+
+
+def _check_share(name: str, weight: Any, warmup: Any) -> None:
+    """Raises an InputError for a weight or a warm-up of an objective that is none."""
+    for field, value in (("weight", weight), ("warmup", warmup)):
+        if not (isinstance(value, int | float) and 0 <= value < float("inf")):
+            raise errors.InputError(
+                f"objectives.{name}.{field} is {value!r}, but must be a finite number, 0 or above;"
+                " 0 is for none"
+            )
 
 
 def _origin(name: str, factory: str) -> tuple[str, str]:
@@ -280,14 +298,27 @@ def _check_numbers(config: ConfigDict) -> None:
     """Raises an InputError for a number out of range."""
     names = ("batch_size", "accumulate", "eval_batch_size", "epochs", "log_every")
     errors.check_positive(**{f"train.{name}": config.train[name] for name in names})
-    if config.train.steps_per_dispatch < 0:
-        raise errors.InputError(
-            f"train.steps_per_dispatch is {config.train.steps_per_dispatch}; 0 chooses by itself"
-        )
-    if config.seed < 0:
-        raise errors.InputError(f"seed is {config.seed}, but must be 0 or above")
+    for name, meaning in (
+        ("steps_per_dispatch", "chooses by itself"),
+        ("save_every", "is for none"),
+    ):
+        if config.train[name] < 0:
+            raise errors.InputError(f"train.{name} is {config.train[name]}; 0 {meaning}")
+    _check_seed("seed", config.seed)
     if not 0 <= config.train.ema < 1:
         raise errors.InputError(f"train.ema is {config.train.ema}, but must be in [0, 1)")
+
+
+def _check_seed(name: str, seed: int) -> None:
+    if not 0 <= seed < 2**31:
+        raise errors.InputError(f"{name} is {seed}, but must be 0 or above, and below 2**31")
+
+
+def _check_teacher(fields: ConfigDict, label: str) -> None:
+    """Raises an InputError for a number of a teacher's own that is out of range."""
+    own = {f"{label}.{name}": fields[name] for name in ("epochs", "learning_rate")}
+    errors.check_positive(**{name: value for name, value in own.items() if value is not None})
+    _check_seed(f"{label}.seed", fields.seed)
 
 
 def _check_objectives(training: recipe.Training, *, has_teacher: bool) -> None:
@@ -301,6 +332,7 @@ def _teacher(
 ) -> recipe.TeacherChoice:
     """Teacher `i` of a config, counted from 0."""
     at = "teacher" if isinstance(config.teacher, ConfigDict) else f"teacher[{i}]"
+    _check_teacher(fields, at)
     network = _network(config, fields, setting, prefix=f"{at}.options.", dtype=fields.dtype)
     label = f"teacher{i + 1}" if i else "teacher"
     part = _part(_teacher_config(config, fields), label, setting)

@@ -18,6 +18,8 @@ from rrd_jax.data.source import HOST_AUGMENTATIONS, check_augmentation
 def make_normalize(mean: Sequence[float], std: Sequence[float]) -> Callable:
     """uint8 [..., channels] to float32 (x / 255 - mean) / std; mean and std in [0, 1] units."""
     errors.check_positive(**{f"data.std[{i}]": value for i, value in enumerate(std)})
+    if not np.all(np.isfinite(mean)):
+        raise errors.InputError(f"data.mean is {mean}, but must be finite numbers")
     mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
 
     def normalize(images: jax.Array) -> jax.Array:

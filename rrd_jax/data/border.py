@@ -1,12 +1,12 @@
 """The border for users' sources: their splits are opened, and checked once where they come in."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from rrd_jax import errors
+from rrd_jax import errors, imports
 from rrd_jax.data import conform, expressions, images
 from rrd_jax.data.opened import Opened
 from rrd_jax.data.random_access import Examples, Handle, Rows
@@ -39,6 +39,8 @@ def open_splits(
       InputError: a split or an example that is not as it must be.
     """
     wholes: dict[str, Rows] = {}
+    if num_classes is not None and not _is_count(num_classes):
+        raise errors.InputError(f"num_classes is {num_classes!r}, but must be an integer above 0")
 
     def whole(split: str) -> Rows:
         if split not in wholes:
@@ -58,13 +60,28 @@ def open_splits(
     # Of all examples: a teacher that sees another part of them must have as many classes.
     labels = {rows.parts[0][0]: _labels(rows, needed=not num_classes) for rows in wholes.values()}
     if num_classes is None:
-        num_classes = int(max(map(np.max, labels.values()))) + 1
+        num_classes = _found_classes(name, labels.values())
     channels = max(look.channels for look in looks)
     splits = [Examples(rows, channels, num_classes) for rows in both]
     known_labels = [_labels_of_parts(rows, labels) for rows in both]
     for examples, look, known in zip(splits, looks, known_labels, strict=True):
         _check_labels(examples, look, known)
     return Opened(f"{name} {_digest(both, looks, known_labels)}", num_classes, channels, *splits)
+
+
+def _is_count(number: Any) -> bool:
+    return isinstance(number, int | np.integer) and number > 0
+
+
+def _found_classes(name: str, labels: Iterable[np.ndarray]) -> int:
+    """The number of classes that labels from 0 are of."""
+    found = int(max(map(np.max, labels))) + 1
+    if found > _SCANNED:
+        raise errors.InputError(
+            f"data set '{name}' has a label {found - 1}, where labels are classes, counted from 0:"
+            " if there are so many, give the source an attribute num_classes"
+        )
+    return found
 
 
 def _rows(
@@ -160,7 +177,7 @@ def _labels(rows: Rows, *, needed: bool) -> np.ndarray | None:
 
 def _listed_labels(source: Any) -> np.ndarray | None:
     for name in ("labels", "targets"):  # the latter as torchvision has it
-        listed = getattr(source, name, None)
+        listed = imports.attribute_of("the data set", source, name)
         if isinstance(listed, Sequence) or hasattr(listed, "__array__"):
             labels = np.asarray(listed)
             if labels.shape == (len(source),) and np.issubdtype(labels.dtype, np.integer):
@@ -178,10 +195,14 @@ def _labels_of_parts(rows: Rows, labels: Mapping[Handle, np.ndarray | None]) -> 
 def _declared_classes(source: Any) -> int | None:
     """What a source says of its number of classes, or what it is a subset of (`dataset`)."""
     while source is not None:
-        number = getattr(source, "num_classes", None)
-        if isinstance(number, int | np.integer) and number > 0:
+        number = imports.attribute_of("the data set", source, "num_classes")
+        if _is_count(number):
             return int(number)
-        classes = getattr(source, "classes", None)
+        if isinstance(number, int | float | str):
+            raise errors.InputError(
+                f"the data set's num_classes is {number!r}, but must be an integer above 0"
+            )
+        classes = imports.attribute_of("the data set", source, "classes")
         if hasattr(classes, "__len__") and len(classes) and not isinstance(classes, str):
             return len(classes)
         for holder in (source, getattr(source, "dataset_info", None)):  # TFDS's sources

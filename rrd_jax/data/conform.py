@@ -94,6 +94,8 @@ def described(value: Any) -> str:
 def _as_uint8(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.uint8:
         return array
+    if array.dtype.kind not in "buif":
+        raise errors.InputError(f"its image is {described(array)}; it must be {WANTED}")
     low, high = array.min(), array.max()
     if np.issubdtype(array.dtype, np.floating):
         if low >= -1e-6 and high <= 1 + 1e-6:

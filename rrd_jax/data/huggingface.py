@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -90,7 +91,7 @@ def _tables(name: str) -> Mapping[str, Any]:
             f"data set '{name}' is read with datasets, which cannot be imported ({error}): run"
             " `pip install 'rrd_jax[hf]'`"
         ) from error
-    path = pathlib.Path(name.removeprefix("hf:")).expanduser()
+    path = pathlib.Path(os.path.expanduser(name.removeprefix("hf:")))
     if not path.exists():
         raise errors.InputError(
             f"data set '{name}': there is no {path.absolute()}; write hf:PATH with a folder of"

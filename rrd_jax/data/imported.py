@@ -131,7 +131,11 @@ def _of_split(what: str, found: Any, split: str, options: _Options) -> Any:
             f"{what} gives {conform.described(source)} for split '{split}', but must give a source"
             " with __len__ and __getitem__, which gives examples by number"
         )
-    if not len(source):
+    try:
+        length = len(source)
+    except imports.ERRORS as error:
+        raise imports.raised(what, f"has no length in split '{split}'", error) from error
+    if not length:
         raise errors.InputError(f"{what} has no examples in split '{split}'")
     return source
 
@@ -151,7 +155,7 @@ def _call(what: str, function: Callable, split: str, options: _Options) -> Any:
         arguments |= {"split": split} if by_name else {}
     try:
         return function(*given, **arguments)
-    except Exception as error:
+    except imports.ERRORS as error:
         raise imports.raised(what, f"cannot be opened for split '{split}'", error) from error
 
 
@@ -168,8 +172,9 @@ def _as_arrays(what: str, split: str, found: Any) -> Any:
     if not (is_pair and getattr(found[0], "ndim", 0) >= 3):
         return found
     images, labels = map(np.asarray, found)
-    if len(images) != len(labels):
+    if labels.shape[:1] != images.shape[:1]:
+        count = f"{len(labels)} labels" if labels.ndim else f"labels {conform.described(found[1])}"
         raise errors.InputError(
-            f"{what} gives {len(images)} images for split '{split}', but {len(labels)} labels"
+            f"{what} gives {len(images)} images for split '{split}', but {count}"
         )
     return Arrays(images, labels)

@@ -5,6 +5,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
+from rrd_jax import errors
 from rrd_jax.data.source import Source
 
 # By kind of name: the module whose `open_source` opens such a set, imported for those alone.
@@ -37,5 +38,10 @@ def open_source(source: Source) -> Opened:
     Raises:
       InputError: an unknown name or split, data that are not there or not as they must be.
     """
+    if not source.name:
+        raise errors.InputError(
+            "there are no images: data.name is empty; name a data set, or pass train= and test= in"
+            " Python"
+        )
     module = importlib.import_module(f"rrd_jax.data.{_MODULES[source.kind]}")
     return module.open_source(source)

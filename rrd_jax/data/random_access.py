@@ -80,7 +80,7 @@ class Rows(Sequence):
             return form(self[i])
         except errors.InputError as error:
             raise errors.InputError(f"{what} cannot be used: {error}") from error
-        except Exception as error:  # of a user's code
+        except imports.ERRORS as error:  # of a user's code
             raise imports.raised(what, "cannot be read", error) from error
 
 

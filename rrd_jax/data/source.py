@@ -61,8 +61,16 @@ class Source:
         errors.check_positive(**{"data.image_size": self.image_size})
         errors.lookup("feed", self.feed, dict.fromkeys(FEEDS))
         check_augmentation(self.augment)
-        if self.workers < 0:
-            raise errors.InputError(f"data.workers is {self.workers}, but must be 0 or above")
+        for field in ("workers", "mock_examples"):
+            if getattr(self, field) < 0:
+                raise errors.InputError(
+                    f"data.{field} is {getattr(self, field)}, but must be 0 or above"
+                )
+        if self.crops_on_host and self.resize < self.image_size:
+            raise errors.InputError(
+                f"data.resize is {self.resize}, less than data.image_size {self.image_size}, which"
+                " is cut out of it"
+            )
         if self.feed == "resident" and self.crops_on_host:
             raise errors.InputError(
                 f"data.feed is resident, but data.augment '{self.augment}' cuts images of any size:"

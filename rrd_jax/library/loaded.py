@@ -3,8 +3,11 @@
 import dataclasses
 import functools
 import json
+import math
+import os
 import pathlib
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import jax
@@ -55,12 +58,29 @@ class Loaded:
           images: uint8, as stored, or floats that are normalised already.
 
         Raises:
-          InputError: uint8 images, where it is not known how they are normalised.
+          InputError: uint8 images, where it is not known how they are normalised; or no images that
+            the network takes.
         """
-        images = jnp.asarray(images)
+        images = self._checked(images)
         if images.dtype == jnp.uint8:
             images = self.normalize(images)
         return self._apply(self.variables, images)
+
+    def _checked(self, images: Any) -> jax.Array:
+        try:
+            array = jnp.asarray(images)
+        except (TypeError, ValueError) as error:
+            raise errors.InputError(
+                f"images are of type {type(images).__name__}, but must be an array"
+            ) from error
+        channels = self.image_shape[-1] if self.image_shape else None
+        fits = array.ndim == 4 and channels in (None, array.shape[-1])
+        if not fits or not (array.dtype == jnp.uint8 or jnp.issubdtype(array.dtype, jnp.floating)):
+            raise errors.InputError(
+                f"images are {array.dtype} of shape {array.shape}, but '{self.name}' takes uint8,"
+                f" or floats that are normalised, [B, H, W, {channels or 'channels'}]"
+            )
+        return array
 
     @property
     def normalize(self) -> Callable[[jax.Array], jax.Array]:
@@ -149,7 +169,7 @@ def load(
       >>> network(np.zeros((2, 8, 8, 1), np.uint8)).embedding.shape
       (2, 64)
     """
-    folder = pathlib.Path(path)
+    folder = _path(path)
     given = network if isinstance(network, str) else ""
     if folder.is_file() and not given:
         raise errors.InputError(
@@ -159,20 +179,52 @@ def load(
     variables, meta = files.load(folder, given)
     fields = _fields_of(folder)
     choice, terms = _choice(meta, fields, network)
-    mean = mean or (tuple(fields["data"]["mean"]) if fields else None)
-    std = std or (tuple(fields["data"]["std"]) if fields else None)
-    num_classes = num_classes or meta["num_classes"]
+    known = fields["data"] if fields else {"mean": None, "std": None}
+    moments = {"mean": mean or known["mean"], "std": std or known["std"]}
     shape = tuple(meta["image_shape"])
+    for name, values in moments.items():
+        moments[name] = _per_channel(name, values, shape[-1])
+    if num_classes not in (None, meta["num_classes"]):
+        raise errors.InputError(
+            f"num_classes is {num_classes!r}, but the weights in {folder} are for"
+            f" {meta['num_classes']} classes"
+        )
+    made = choice.create(meta["num_classes"])
+    if None not in shape:
+        networks.check_weights(str(folder), variables, made, shape)
     return Loaded(
-        choice.create(num_classes),
+        made,
         jax.tree.map(jnp.asarray, variables),
         choice.model,
-        num_classes,
+        meta["num_classes"],
         None if None in shape else shape,
-        mean,
-        std,
-        terms,
+        **moments,
+        terms=terms,
     )
+
+
+def _path(path: Any) -> pathlib.Path:
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        shown = repr(path) if isinstance(path, str) else f"a {type(path).__name__}"
+        raise errors.InputError(
+            f"{shown} is no path; wanted is the workdir of a run, a folder that rrd_jax.convert"
+            " wrote, or a PyTorch file"
+        )
+    return pathlib.Path(path)
+
+
+def _per_channel(name: str, values: Any, channels: int) -> tuple[float, ...] | None:
+    """A number for each channel, or None; raises an InputError for anything else."""
+    if values is None:
+        return None
+    numeric = isinstance(values, list | tuple) and all(isinstance(v, Real) for v in values)
+    lowest = 0 if name == "std" else -math.inf
+    if not numeric or len(values) != channels or not all(lowest < v < math.inf for v in values):
+        raise errors.InputError(
+            f"{name} is {values!r}, but must be {channels} numbers, one for each channel of images"
+            + (", above 0" if name == "std" else "")
+        )
+    return tuple(map(float, values))
 
 
 @quietly
@@ -202,6 +254,10 @@ def evaluate(
       >>> sorted(rrd_jax.evaluate(trained, test=split))
       ['loss', 'top1', 'top5']
     """
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise errors.InputError(f"batch_size is {batch_size!r}, but must be an integer above 0")
+    if source is not None and not isinstance(source, Source):
+        raise errors.InputError(f"source is {source!r}, but must be a rrd_jax.data.Source")
     trained = network if isinstance(network, Trained) else None
     loaded = trained.network if trained else network
     loaded = loaded if isinstance(loaded, Loaded) else load(loaded)
@@ -217,6 +273,12 @@ def evaluate(
         raise errors.InputError(
             f"'{loaded.name}' has {loaded.num_classes} classes, but the test images have"
             f" {dataset.num_classes}"
+        )
+    channels = dataset.image_shape[-1]
+    if loaded.image_shape and loaded.image_shape[-1] != channels:
+        raise errors.InputError(
+            f"'{loaded.name}' takes images of {loaded.image_shape[-1]} channels, but the test"
+            f" images have {channels}"
         )
     mesh = parallel.make_mesh()
     predict = predictions.compile_predict(loaded.network, loaded.normalize, mesh, loaded.terms)
@@ -258,6 +320,8 @@ def _choice(
     if network is not None and not isinstance(network, str):
         made = recipe.Made(networks={model: networks.adapt(network, model)})
     known = model in made.networks or model in networks.MODELS or imports.is_path(model)
+    if not known and isinstance(network, str):
+        errors.lookup("model", model, networks.MODELS)
     if not known:
         raise errors.InputError(
             f"the weights are of '{model}', which was made in Python: pass network=, the same"

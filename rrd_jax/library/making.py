@@ -2,8 +2,11 @@
 
 import contextlib
 import functools
+import numbers
+import os
 import pathlib
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rrd_jax import config as configs
-from rrd_jax import data, errors, imports, networks, recipe
+from rrd_jax import data, errors, networks, recipe
 from rrd_jax import objectives as registry
 from rrd_jax.data.source import Source
 from rrd_jax.library.loaded import Loaded, Trained, load
@@ -20,15 +23,53 @@ from rrd_jax.objectives import Objective
 
 
 def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
-    """Sets fields by their path."""
+    """Sets fields by their path.
+
+    Raises:
+      InputError: there is no such field, or the value is of another type.
+    """
+    if not isinstance(values, Mapping):
+        raise errors.InputError(
+            f"fields is {values!r}, but must be a mapping, such as {{'data.augment': 'none'}}"
+        )
     for path, value in values.items():
-        *parents, name = path.split(".")
+        *parents, name = str(path).split(".")
         at = config
         for parent in parents:
-            at = at[parent] if parent in at else errors.lookup("field", path, _paths(config))
-        if name not in at and parents[-1:] != ["options"]:
+            at = at.get(parent) if isinstance(at, ConfigDict) else None
+        takes_any = parents and parents[-1].endswith("options")
+        if not isinstance(at, ConfigDict) or (name not in at and not takes_any):
             errors.lookup("field", path, _paths(config))
-        at[name] = value
+        if isinstance(at.get(name), ConfigDict) and isinstance(value, Mapping | ConfigDict):
+            set_fields(config, {f"{path}.{part}": inner for part, inner in value.items()})
+        else:
+            at[name] = value if takes_any else _typed(path, value, at, name)
+
+
+def _typed(path: str, value: Any, at: ConfigDict, name: str) -> Any:
+    """The value of a field in its type, which is that of its default."""
+    if isinstance(at[name], ConfigDict):
+        listed = ", ".join(_paths(at[name], f"{path}."))
+        raise errors.InputError(f"'{path}' is no field, but has these: {listed}")
+    wanted = at.get_type(name)
+    if value is None and _paths(configs.defaults()).get(path, value) is None:
+        return value
+    if wanted is str and isinstance(value, os.PathLike):
+        return str(value)
+    are_numbers = isinstance(value, list | tuple) and all(
+        isinstance(part, numbers.Real) for part in value
+    )
+    if wanted is tuple and are_numbers:
+        return tuple(map(float, value))
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if wanted is float and is_number:
+        return float(value)
+    if wanted is int and isinstance(value, numbers.Integral) and is_number:
+        return int(value)
+    if wanted in (bool, str) and isinstance(value, wanted):
+        return value
+    kind = "tuple of numbers" if wanted is tuple else wanted.__name__
+    raise errors.InputError(f"field '{path}' is {value!r}, but must be of type {kind}")
 
 
 def _paths(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
@@ -114,8 +155,7 @@ class Making:
             return
         if isinstance(given, Trained):
             given = given.network
-        is_path = isinstance(given, str | pathlib.Path) and str(given) not in networks.MODELS
-        if is_path and pathlib.Path(given).exists():
+        if _is_file(given):
             given = load(given)
         if isinstance(self.config.teacher, list):
             self.config.teacher = configs.defaults().teacher
@@ -132,6 +172,11 @@ class Making:
         variables = None
         if isinstance(given, tuple) and len(given) == 2 and not networks.is_network(given):
             given, variables = given
+            if not isinstance(variables, Mapping):
+                raise errors.InputError(
+                    f"the teacher's variables are of type {type(variables).__name__}, but must be a"
+                    " dict, as the network's init gives them"
+                )
         fields.model = self._network(given, "teacher")
         network = self._networks.get(fields.model)
         if variables is not None:
@@ -150,26 +195,46 @@ class Making:
         if given is None:
             self.config.method, self.config.objectives = "rrd+kd", configs.method("rrd+kd")
             return
+        if not isinstance(given, Mapping):
+            raise errors.InputError(
+                f"objectives is {given!r}, but must be a mapping, such as {{'rrd': 1.0, 'kd': 1.0}}"
+            )
         chosen = ConfigDict()
         for name, value in given.items():
-            weight, objective = _weighted(value)
+            weight, objective = _weighted(name, value)
             if objective is not None:
                 self._objectives[name] = _objective(name, objective)
-                chosen[name] = ConfigDict({"weight": float(weight)})
+                chosen[name] = ConfigDict({"weight": weight})
             else:
-                ours = configs.method(name)
-                part = imports.is_path(name) and next(n for n in ours if ours[n].get("factory"))
-                chosen[part or name] = ours[part or name]
-                chosen[part or name].weight = float(weight)
+                known = registry.record(name).name
+                chosen[known] = configs.method(name)[known]
+                chosen[known].weight = weight
         self.config.objectives = chosen
         self.config.method = "+".join(chosen) or "ce"
 
-    def optimizer(self, given: Any) -> None:
-        """A name, a function of the learning rate, or a transformation."""
+    def optimizer(self, given: Any, fields: Collection[str] = ()) -> None:
+        """A name, a function of the learning rate, or a transformation.
+
+        Args:
+          given: one of these; None for the config's.
+          fields: the paths of fields that were set beside it.
+
+        Raises:
+          InputError: one of them is for the config's optimizer.
+        """
         if isinstance(given, str):
             self.config.optimizer.name = given
         elif given is not None:
             self._transform = given
+            of_rates = ("learning_rate", "schedule", "milestones", "decay", "warmup", "final")
+            for field in fields:
+                _, _, name = field.partition("optimizer.")
+                knows = name.startswith(of_rates) and not hasattr(given, "update")
+                if name and name != "layer_decay" and not knows:
+                    raise errors.InputError(
+                        f"{field} has no effect on an optimizer that was made in Python: say it"
+                        " there, or pass a function of the learning rate for fields of the schedule"
+                    )
 
     def _network(self, given: Any, role: str) -> str:
         """The name of a network; one that is an object is kept under it."""
@@ -192,16 +257,35 @@ class Making:
         return name
 
 
-def _weighted(value: Any) -> tuple[Any, Any]:
-    """The weight and the objective of a term; None for one that the term's name is of."""
-    if isinstance(value, tuple) and not isinstance(value, Objective) and len(value) == 2:
-        return value
-    return (value, None) if isinstance(value, int | float) else (1.0, value)
+def _is_file(given: Any) -> bool:
+    """Whether a teacher is named by a path, and not by a name or an import path."""
+    if isinstance(given, os.PathLike):
+        return True
+    if not isinstance(given, str) or given in networks.MODELS:
+        return False
+    return os.sep in given or bool(given and pathlib.Path(given).exists())
+
+
+def _weighted(name: str, value: Any) -> tuple[float, Any]:
+    """The weight of an objective, and what was made in Python; None for one that is named."""
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.:+-]+", name):
+        raise errors.InputError(f"objectives has the name {name!r}; give it one, such as 'mine'")
+    if value is None:
+        raise errors.InputError(f"objective '{name}' is None, but must have a weight, such as 1.0")
+    if isinstance(value, numbers.Real):
+        return float(value), None
+    is_pair = isinstance(value, tuple) and not isinstance(value, Objective) and len(value) == 2
+    if is_pair and isinstance(value[0], numbers.Real):
+        return float(value[0]), value[1]
+    return 1.0, value
 
 
 def _objective(name: str, given: Any) -> Objective:
     if name in registry.RECORDS:
-        raise errors.InputError(f"objective '{name}' is called like one of ours; call it otherwise")
+        raise errors.InputError(
+            f"an objective that was made in Python is called '{name}' like one of ours; call it"
+            " otherwise"
+        )
     if isinstance(given, Objective):
         return given
     if callable(given):

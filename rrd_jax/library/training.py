@@ -1,6 +1,7 @@
 """Training of a student or a teacher, from a config and from what was made in Python."""
 
 import dataclasses
+import os
 import pathlib
 import tempfile
 from collections.abc import Mapping
@@ -111,13 +112,28 @@ def train_teacher(
       >>> teacher.network.name, teacher.network.num_classes
       ('resnet8', 4)
     """
-    base = configs.defaults() if config is None else config.copy_and_resolve_references()
+    known = ("optimizer", "epochs", "batch_size", "learning_rate", "num_classes", "fields")
+    for name in options:
+        errors.lookup("argument of train_teacher", name, dict.fromkeys(known))
+    base = _copied(config)
     with base.unlocked(), base.ignore_type():
         base.teacher = configs.defaults().teacher
         base.baseline, base.method = False, "ce"
     return distill(
         base, workdir, student=network, train=train, test=test, objectives={"ce": 1.0}, **options
     )
+
+
+def _copied(config: Any) -> ConfigDict:
+    """A config to change; the defaults for None."""
+    if config is None:
+        return configs.defaults()
+    if not isinstance(config, ConfigDict):
+        raise errors.InputError(
+            f"config is of type {type(config).__name__}, but must be a ConfigDict, such as"
+            " rrd_jax.config.defaults(), or a Job"
+        )
+    return config.copy_and_resolve_references()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -152,6 +168,8 @@ def _run(
         dataset = making.open_dataset(train, test, plan.student.source, num_classes)
     else:
         plan, made, dataset = _plan(asked, numbers, train, test, num_classes)
+    if not isinstance(workdir, str | os.PathLike | None):
+        raise errors.InputError(f"workdir is {workdir!r}, but must be a path")
     folder = pathlib.Path(workdir or tempfile.mkdtemp(prefix="rrd_jax_"))
     parallel.check_jaxlib()
     results = job.run(plan, folder, dataset=dataset)
@@ -159,21 +177,45 @@ def _run(
     return Trained(load(folder, network=student), results, folder, dataset)
 
 
+def _is_of_objectives(path: Any) -> bool:
+    """Whether a field is there only once the objectives are chosen."""
+    return str(path).startswith("objectives.")
+
+
+def _check_said_once(asked: _Asked, numbers: dict[str, Any]) -> None:
+    """Raises an InputError where an argument and `fields` say the same."""
+    if not isinstance(asked.fields, Mapping):
+        making.set_fields(configs.defaults(), asked.fields)  # which says so
+    said = {
+        "student.model": asked.student,
+        "teacher.model": asked.teacher,
+        "optimizer.name": asked.optimizer,
+    }
+    arguments = {path: path.partition(".")[0] for path, value in said.items() if value is not None}
+    arguments |= {path: path.rpartition(".")[2] for path in numbers}
+    for path in arguments.keys() & asked.fields.keys():
+        raise errors.InputError(
+            f"'{path}' is in fields, and {arguments[path]}= is given too: say it once"
+        )
+
+
 def _plan(
     asked: _Asked, numbers: dict[str, Any], train: Any, test: Any, num_classes: int | None
 ) -> tuple[recipe.Job, recipe.Made, data.Dataset | None]:
     """The job of a config and of what was made in Python."""
-    config = asked.config
-    config = configs.defaults() if config is None else config.copy_and_resolve_references()
-    dataset = None
+    config, dataset = _copied(asked.config), None
+    _check_said_once(asked, numbers)
+    late = {path: value for path, value in asked.fields.items() if _is_of_objectives(path)}
+    early = {path: value for path, value in asked.fields.items() if path not in late}
     with config.unlocked(), config.ignore_type():
-        making.set_fields(config, {**numbers, **asked.fields})
+        making.set_fields(config, {**numbers, **early})
         if train is not None:
             dataset = making.open_and_describe(config, asked.fields, train, test, num_classes)
         made = making.Making(config, num_classes or (dataset and dataset.num_classes) or 0)
         made.student(asked.student)
         made.teacher(asked.teacher)
         made.objectives(asked.objectives)
-        made.optimizer(asked.optimizer)
+        making.set_fields(config, late)
+        made.optimizer(asked.optimizer, [*numbers, *asked.fields])
         config.name = config.name or config.method
     return configs.parse(config, made=made.made), made.made, dataset

@@ -46,6 +46,36 @@ def check(network: Network, name: str, num_classes: int, image_shape: tuple[int,
             )
 
 
+def check_weights(
+    where: str, variables: Any, network: Network, image_shape: tuple[int, int, int]
+) -> None:
+    """Raises an InputError for weights of other names or shapes than the network's.
+
+    Args:
+      where: they are from, for messages.
+      variables: the weights.
+      network: which is to have them.
+      image_shape: (H, W, channels).
+    """
+    wanted = summarize(network, image_shape).variables
+    there, here = (
+        {jax.tree_util.keystr(at, simple=True, separator="/"): leaf.shape for at, leaf in leaves}
+        for leaves in map(
+            jax.tree_util.tree_leaves_with_path,
+            ({name: variables[name] for name in wanted}, wanted),
+        )
+    )
+    if there != here:
+        differing = sorted(name for name in there | here if there.get(name) != here.get(name))
+        name = differing[0]
+        raise errors.InputError(
+            f"the weights in {where} do not fit the network: {name} is"
+            f" {there.get(name, 'absent')} there and {here.get(name, 'absent')} in the network, and"
+            f" {len(differing) - 1} more differ; its options, or its code, are not those it was"
+            " trained with"
+        )
+
+
 def _forms(tree: Any) -> dict[str, str]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{leaf.shape}" for path, leaf in leaves}
@@ -65,20 +95,30 @@ def _check_outputs(
     for part in ("maps", "preactivations"):
         for leaf in getattr(outputs, part):
             _check_shape(leaf, 4, f"{part} with one", "[B, H, W, channels]", name)
-    if outputs.preactivations and len(outputs.preactivations) != len(outputs.maps):
+    before, after = ([leaf.shape for leaf in leaves] for leaves in outputs[3:1:-1])
+    if before and before != after:
         raise errors.InputError(
-            f"network '{name}' returns {len(outputs.maps)} maps, but"
-            f" {len(outputs.preactivations)} preactivations: one for each map, or none"
+            f"network '{name}' returns maps of shapes {after}, but preactivations of {before}: one"
+            " for each map, of its shape, or none"
         )
-    if outputs.head and set(outputs.head) != {"kernel", "bias"}:
+    if outputs.head:
+        _check_head(outputs, name, num_classes)
+
+
+def _check_head(outputs: Outputs, name: str, num_classes: int) -> None:
+    size = None if isinstance(outputs.embedding, tuple) else outputs.embedding.shape[-1]
+    shapes = {part: getattr(leaf, "shape", None) for part, leaf in outputs.head.items()}
+    size = size or (shapes.get("kernel") or (0,))[0]
+    if shapes != {"kernel": (size, num_classes), "bias": (num_classes,)}:
+        listed = ", ".join(f"{part} {shape}" for part, shape in shapes.items())
         raise errors.InputError(
-            f"network '{name}' returns a head of {', '.join(outputs.head)}; wanted are kernel"
-            " [D, C] and bias [C]"
+            f"network '{name}' returns a head of {listed}; wanted are kernel [D, C] and bias [C],"
+            f" here ({size}, {num_classes}) and ({num_classes},)"
         )
 
 
 def _check_shape(leaf: Any, ndim: int, what: str, wanted: str, name: str) -> None:
-    if leaf.ndim != ndim or leaf.shape[0] != _IMAGES:
+    if leaf.ndim != ndim or leaf.shape[0] != _IMAGES or 0 in leaf.shape:
         raise errors.InputError(
             f"network '{name}' returns {what} of shape {leaf.shape} for {_IMAGES} images, where"
             f" {wanted} is wanted"

@@ -105,7 +105,8 @@ def _macs(jaxpr: Any) -> int:
             total += size * math.prod(shape[axis] for axis in contracted)
         elif name == "conv_general_dilated":
             kernel = equation.invars[1].aval.shape
-            total += size * math.prod(kernel) // kernel[params["dimension_numbers"].rhs_spec[0]]
+            outputs = kernel[params["dimension_numbers"].rhs_spec[0]]
+            total += size * math.prod(kernel) // max(1, outputs)
         elif name == "cond":
             total += max(_macs(branch.jaxpr) for branch in params["branches"])
         else:

@@ -137,7 +137,8 @@ def check_teacher(terms: dict[str, Objective], *, present: bool) -> None:
     for name, objective in terms.items():
         if objective.needs_teacher and not present:
             raise errors.InputError(
-                f"objective '{name}' compares with a teacher; set config.teacher.model"
+                f"objective '{name}' compares with a teacher; set config.teacher.model, or pass"
+                " teacher= in Python"
             )
 
 

@@ -44,7 +44,7 @@ def check(name: str, objective: Objective, student: Any, teacher: Any, batch: Ba
     if objective.predict:
         _check_predict(name, objective, state, outputs[0])
     if objective.taps:
-        _guarded(name, "taps", objective.taps, *_shown(name, *outputs))
+        _check_taps(name, _guarded(name, "taps", objective.taps, *_shown(name, *outputs)))
 
 
 def _traced(name: str, function_name: str, function: Callable, *arguments: Any) -> Any:
@@ -55,7 +55,7 @@ def _traced(name: str, function_name: str, function: Callable, *arguments: Any) 
 def _guarded(name: str, function_name: str, function: Callable, *arguments: Any) -> Any:
     try:
         return function(*arguments)
-    except Exception as error:
+    except imports.ERRORS as error:
         what = f"objective '{name}'"
         raise imports.raised(what, f"fails in its {function_name}", error) from error
 
@@ -156,6 +156,20 @@ def _check_predict(name: str, objective: Objective, state: ObjectiveState, stude
         raise errors.InputError(
             f"predict of objective '{name}' gives {_description(result)}, but must give logits"
             f" {wanted}"
+        )
+
+
+def _check_taps(name: str, pairs: Any) -> None:
+    """Raises an InputError for what are no pairs of maps."""
+    try:
+        shapes = [tap.shape for pair in pairs for tap in pair]
+        are_pairs = all(len(pair) == 2 for pair in pairs) and all(len(s) == 4 for s in shapes)
+    except (AttributeError, TypeError):
+        are_pairs = False
+    if not are_pairs:
+        raise errors.InputError(
+            f"taps of objective '{name}' gives {_description(pairs)}, but must give pairs of maps"
+            " [B, H, W, channels]"
         )
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax import errors, imports
-from rrd_jax.objectives.base import Objective, Record, stateless
+from rrd_jax.objectives.base import Objective, Record, Stage, stateless
 
 # What the trainer tells an objective whose signature asks for it; no config has these fields.
 _FILLED_IN = ("examples", "batch_size")
@@ -123,7 +123,29 @@ def _create(
             f"{what} gives a {type(objective).__name__}, but must give an Objective of"
             " rrd_jax.objectives; stateless(loss) makes one of a loss"
         )
+    _check_parts(what, objective)
     return objective._replace(init=functools.partial(_typed_state, objective.init))
+
+
+def _check_parts(what: str, objective: Objective) -> None:
+    """Raises an InputError for an Objective whose parts are not of their types."""
+    stage = objective.stage
+    if stage is not None and not isinstance(stage, Stage):
+        raise errors.InputError(
+            f"{what} has a stage of type {type(stage).__name__}, but must have a Stage or None"
+        )
+    required = {"init": objective.init, "loss": objective.loss}
+    optional = {"predict": objective.predict, "taps": objective.taps}
+    if stage is not None:
+        required["stage.loss"] = stage.loss
+        rate = {} if stage.learning_rate is None else {"stage.learning_rate": stage.learning_rate}
+        numbers = {"stage.epochs": stage.epochs} | rate
+        errors.check_positive(**{f"{name} of {what}": value for name, value in numbers.items()})
+    for name, function in (required | optional).items():
+        if not callable(function) and (name in required or function is not None):
+            raise errors.InputError(
+                f"{what} has {name} of type {type(function).__name__}, but it must be a function"
+            )
 
 
 def _typed_state(init: Callable, *arguments: Any) -> Any:

@@ -34,6 +34,16 @@ PRESETS = {
 }
 
 
+def _check_arrays(**given: Any) -> None:
+    """Raises an InputError for an argument that is no array."""
+    for name, value in given.items():
+        if not hasattr(value, "shape"):
+            raise errors.InputError(
+                f"{name} is of type {type(value).__name__}, but must be an array; of a Queue its"
+                " rows"
+            )
+
+
 def relational_loss(
     student: jax.Array,
     teacher: jax.Array,
@@ -79,6 +89,7 @@ def relational_loss(
     errors.check_positive(
         temperature_student=temperature_student, temperature_teacher=temperature_teacher
     )
+    _check_arrays(student=student, teacher=teacher, memory=memory)
     if memory.ndim != 2 or not student.shape == teacher.shape == (len(student), memory.shape[1]):
         raise errors.InputError(
             f"student {student.shape}, teacher {teacher.shape} and memory {memory.shape} must be"

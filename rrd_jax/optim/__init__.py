@@ -1,7 +1,7 @@
 """Optax transformations and schedules, from names and numbers."""
 
 from rrd_jax.optim.layers import block_scales, check_decay, scaled
-from rrd_jax.optim.optimizers import all_but, create, sgd
+from rrd_jax.optim.optimizers import all_but, checked, create, sgd
 from rrd_jax.optim.schedules import boundaries, create_schedule, step_schedule, warmup_length
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "block_scales",
     "boundaries",
     "check_decay",
+    "checked",
     "create",
     "create_schedule",
     "scaled",

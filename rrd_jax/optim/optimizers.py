@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,9 @@ from rrd_jax import errors, imports
 
 _PREFIX = "optimizer.options."
 _FUNCTIONS = (types.FunctionType, functools.partial)
+# Options of Optax's factories by their range.
+_BELOW_1 = ("b1", "b2", "b3", "beta", "decay", "momentum", "adam_b1", "adam_b2")
+_NOT_NEGATIVE = ("eps", "eps_root", "adam_eps_root", "ns_steps")
 # Names that factories of Optax have for which parameters their weight decay leaves out.
 _MASKS = ("mask", "weight_decay_mask")
 
@@ -82,6 +86,11 @@ def create(
         more than gradients, parameters and the loss.
     """
     _check(momentum, weight_decay, clip_norm)
+    _check_options(name, options or {})
+    if nesterov and not momentum:
+        raise errors.InputError(
+            "optimizer.nesterov is True, but optimizer.momentum is 0: it looks ahead along none"
+        )
     what = f"optimizer '{name}'"
     factory = _factory(name)
     own = [key for key in ("weight_decay", "weight_decay_rate") if key in _arguments(factory)]
@@ -114,6 +123,17 @@ def _check(momentum: float, weight_decay: float, clip_norm: float) -> None:
     for name, value, end in bounds:
         if not 0 <= value < end:
             raise errors.InputError(f"optimizer.{name} is {value}, but must be in [0, {end:g})")
+
+
+def _check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raises an InputError for an option of Optax's, unchecked there, that is out of its range."""
+    for option, value in options.items():
+        if imports.is_path(name) or type(value) not in (int, float):
+            continue  # of a user's, or refused for its type
+        if option in _BELOW_1 and not 0 <= value < 1:
+            raise errors.InputError(f"{_PREFIX}{option} is {value}, but must be in [0, 1)")
+        if option in _NOT_NEGATIVE and not 0 <= value < math.inf:
+            raise errors.InputError(f"{_PREFIX}{option} is {value}, but must be 0 or above")
 
 
 def _decays(params: Any) -> Any:
@@ -159,6 +179,17 @@ def muon(
     return optax.chain(moves, decay) if weight_decay else moves
 
 
+# Its options are Optax's; `mask` stands for the one of that name there.
+_theirs = imports.parameters(contrib.muon) | imports.parameters(muon)
+muon.__signature__ = inspect.Signature(
+    [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in _theirs.items()
+        if name not in ("options", "weight_decay_mask")
+    ]
+)
+
+
 @functools.cache
 def factories() -> dict[str, Callable[..., optax.GradientTransformation]]:
     """The optimizers by name: Optax's public factories, and those of ours that differ."""
@@ -191,9 +222,7 @@ def _factory(name: str) -> Callable[..., optax.GradientTransformation]:
 
 
 def _arguments(factory: Callable) -> dict[str, inspect.Parameter]:
-    """The parameters of a factory; of `muon`, Optax's too."""
-    known = imports.parameters(factory)
-    return known | imports.parameters(contrib.muon) if factory is muon else known
+    return imports.parameters(factory)
 
 
 def _rate_name(factory: Callable) -> str:
@@ -217,14 +246,43 @@ def _call(
         injected = optax.inject_hyperparams(factory, static_args=static)
         factory = functools.wraps(factory)(injected)
     transformation = imports.call(what, factory, options, ours, prefix=_PREFIX)
-    if not (hasattr(transformation, "init") and hasattr(transformation, "update")):
-        raise errors.InputError(
-            f"{what} returns {type(transformation).__name__}, but must return an"
-            " optax.GradientTransformation"
-        )
+    _check_made(what, transformation)
     if rate is None:  # a part of an optimizer, such as scale_by_adam
         return optax.chain(transformation, optax.scale_by_learning_rate(schedule))
     return transformation
+
+
+def checked(
+    made: Callable | optax.GradientTransformation, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """An optimizer that was made in Python.
+
+    Args:
+      made: a function of the schedule, such as `optax.sgd`, or a transformation.
+      schedule: learning rate by step.
+
+    Raises:
+      InputError: it raises, is no transformation, or one that a train step cannot use.
+    """
+    what = f"optimizer {getattr(made, '__qualname__', type(made).__name__)}"
+    if callable(made) and not hasattr(made, "update"):
+        try:
+            made = made(schedule)
+        except imports.ERRORS as error:
+            failed = "cannot be made as a function of the learning rate"
+            raise imports.raised(what, failed, error) from error
+    _check_made(what, made)
+    _check_usable(what, optax.with_extra_args_support(made))
+    return made
+
+
+def _check_made(what: str, made: Any) -> None:
+    """Raises an InputError for what is no transformation."""
+    functions = getattr(made, "init", None), getattr(made, "update", None)
+    if isinstance(made, type) or not all(map(callable, functions)):
+        raise errors.InputError(
+            f"{what} returns {type(made).__name__}, but must return an optax.GradientTransformation"
+        )
 
 
 def _is_constant(rate: inspect.Parameter) -> bool:
@@ -247,11 +305,14 @@ def _check_usable(what: str, optimizer: optax.GradientTransformation) -> None:
     try:
         before, updates, after = jax.eval_shape(update, params)
         kinds = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (before, after)]
-    except Exception as error:
+    except imports.ERRORS as error:
         failed = "cannot be used: it is given gradients, parameters and, as `value`, the loss"
         raise imports.raised(what, failed, error) from error
-    if jax.tree.map(jnp.shape, updates) != jax.tree.map(jnp.shape, params):
-        raise errors.InputError(f"{what} gives updates of other shapes than the parameters'")
+    forms = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (updates, params)]
+    if forms[0] != forms[1]:
+        raise errors.InputError(
+            f"{what} gives updates of other shapes or types than the parameters'"
+        )
     if kinds[0] != kinds[1]:
         raise errors.InputError(f"{what} changes the shapes or types of its own state")
 

@@ -41,14 +41,15 @@ def boundaries(milestones: Sequence[float], epochs: int, steps_per_epoch: int) -
       InputError: a milestone is not in (0, 1].
     """
     for milestone in milestones:
-        if not 0 < milestone <= 1:
+        if not (isinstance(milestone, int | float) and 0 < milestone <= 1):
             raise errors.InputError(
-                f"optimizer.milestones has {milestone}; they are fractions of the run, in (0, 1]"
+                f"optimizer.milestones has {milestone!r}; they are fractions of the run, in (0, 1]"
             )
     return [round(milestone * epochs) * steps_per_epoch for milestone in milestones]
 
 
 def _milestones(learning_rate, milestones, decay, epochs, steps_per_epoch, warmup_steps):
+    errors.check_positive(**{"optimizer.decay": decay})
     ends = boundaries(milestones, epochs, steps_per_epoch)
     schedule = step_schedule(learning_rate, ends, decay)
     # Milestones are fractions of the whole run, with its warm-up.
@@ -116,6 +117,7 @@ _SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
     "exponential": _exponential,
 }
 _PREFIX = "optimizer.schedule_options."
+_LOOKS = 9  # steps at which the rates of a user's schedule are looked at
 
 
 def create_schedule(
@@ -164,6 +166,7 @@ def create_schedule(
     if imports.is_path(name):
         what, factory = f"schedule '{name}'", imports.load("schedule", name)
         schedule = _users(what, factory, options or {}, ours)
+        _check_rates(what, schedule, ours["steps"])
     else:
         factory = errors.lookup("optimizer.schedule", name, _SCHEDULES)
         if name == "milestones":
@@ -173,6 +176,11 @@ def create_schedule(
         raise errors.InputError(
             f"optimizer.final_learning_rate is {final_learning_rate}, but schedule '{name}' has no"
             " use for it; set it to 0"
+        )
+    if final_learning_rate > learning_rate:
+        raise errors.InputError(
+            f"optimizer.final_learning_rate is {final_learning_rate:g}, above the learning rate of"
+            f" {learning_rate:g} that the schedule starts with"
         )
     if not warmup_steps:
         return schedule
@@ -195,6 +203,12 @@ def _check(learning_rate, epochs, warmup_epochs, warmup_start, final_learning_ra
     for name, value in numbers.items():
         if not 0 <= value < math.inf:
             raise errors.InputError(f"optimizer.{name} is {value}, but must be 0 or above")
+    if warmup_start > (learning_rate if warmup_epochs else 0):
+        limit = f"above the learning rate of {learning_rate:g} that the warm-up ends with"
+        raise errors.InputError(
+            f"optimizer.warmup_start is {warmup_start:g}, "
+            + (limit if warmup_epochs else "but optimizer.warmup_epochs is 0: there is no warm-up")
+        )
     if warmup_epochs > epochs:
         raise errors.InputError(
             f"optimizer.warmup_epochs is {warmup_epochs:g}, longer than the training of {epochs}"
@@ -217,14 +231,24 @@ def _users(what: str, function: Callable, options: Mapping[str, Any], ours: dict
         raise errors.InputError(
             f"{what} returns {type(schedule).__name__}, but must return a function step -> rate"
         )
-    try:  # as the compiled step calls it, and as the console does
-        shape = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32)).shape
-        rate = float(schedule(0)) if shape == () else math.nan
-    except Exception as error:
-        raise imports.raised(what, "cannot be used", error) from error
-    if not 0 <= rate < math.inf:
-        raise errors.InputError(
-            f"{what} must give a number of 0 or above, but gives"
-            f" {rate if shape == () else f'an array of shape {shape}'} for step 0"
-        )
     return schedule
+
+
+def _check_rates(what: str, schedule: Callable, steps: int) -> None:
+    """Raises an InputError for a user's schedule that gives no rates at some of its steps."""
+    looks = sorted({round(i * (steps - 1) / (_LOOKS - 1)) for i in range(_LOOKS)})
+    try:  # as the compiled step calls it, and as the console does
+        rate = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
+        is_real = rate.shape == () and not jnp.issubdtype(rate.dtype, jnp.complexfloating)
+        rates = {step: float(schedule(step)) for step in looks} if is_real else {}
+    except imports.ERRORS as error:
+        raise imports.raised(what, "cannot be used", error) from error
+    given = {step: value for step, value in rates.items() if not 0 <= value < math.inf}
+    if not is_real:
+        given = {0: f"{rate.dtype} of shape {rate.shape}"}
+    for step, value in given.items():
+        raise errors.InputError(
+            f"{what} must give a number of 0 or above, but gives {value} for step {step}"
+        )
+    if len(rates) > 1 and not any(rates.values()):
+        raise errors.InputError(f"{what} gives 0 for all of its steps: nothing would be learnt")

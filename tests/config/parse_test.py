@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from rrd_jax import errors
@@ -48,12 +50,59 @@ from tests import launch
             "layer_decay is 0.7, but 'mobilenetv1' has no numbered blocks",
         ),
         ({"objectives.ce.label_smoothing": 1.0}, "objectives.ce.label_smoothing is 1.0"),
+        ({"objectives.kd.weight": math.nan}, "objectives.kd.weight is nan, but must be a finite"),
+        ({"objectives.kd.weight": -1.0}, "objectives.kd.weight is -1.0"),
+        ({"objectives.kd.warmup": -1}, "objectives.kd.warmup is -1"),
+        ({"objectives.kd.temperature": math.nan}, "'objectives.kd.temperature' .* is nan"),
+        (
+            {"optimizer.nesterov": True, "optimizer.momentum": 0.0},
+            "nesterov is True, but .*momentum",
+        ),
+        (
+            {"optimizer.warmup_start": 0.01},
+            "warmup_start is 0.01, but optimizer.warmup_epochs is 0",
+        ),
+        (
+            {"optimizer.warmup_start": 0.5, "optimizer.warmup_epochs": 0.5},
+            "warmup_start is 0.5, above the learning rate of 0.05",
+        ),
+        (
+            {"optimizer.final_learning_rate": 1.0, "optimizer.schedule": "cosine"},
+            "final_learning_rate is 1, above the learning rate",
+        ),
+        ({"optimizer.decay": 0.0}, "optimizer.decay is 0.0"),
+        ({"optimizer.milestones": ("a",)}, "optimizer.milestones has 'a'"),
+        ({"teacher.learning_rate": 0.0}, "teacher.learning_rate is 0.0"),
+        ({"teacher.epochs": 0}, "teacher.epochs is 0"),
+        ({"train.save_every": -1}, "train.save_every is -1"),
+        ({"seed": 2**31}, r"seed is 2147483648, but .* below 2\*\*31"),
+        ({"data.mean": (math.nan,)}, r"data.mean is \(nan,\)"),
+        ({"data.mock_examples": -1}, "data.mock_examples is -1"),
+        (
+            {"data.augment": "random_resized", "data.resize": 4},
+            "data.resize is 4, less than data.image_size 8",
+        ),
     ],
 )
 def test_a_bad_field_is_one_line(fields, message):
     with pytest.raises(errors.InputError, match=message) as caught:
         parse(launch.digits(**fields))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ({"ce": 1.0}, r"objectives.ce is 1.0, but must be a dict .* \{'weight': 1.0\}"),
+        ({"ce": {"weight": "x"}}, "objectives.ce.weight is 'x'"),
+        ({"ce": {"weight": 0.0}, "kd": {"weight": 0.0}}, "weights of ce, kd .* are all 0"),
+        ({"kd": {"temperature": "x"}}, "'objectives.kd.temperature' .* must be of type float"),
+        ({"mine": {"factory": 3}}, "objective '3' is no import path"),
+    ],
+)
+def test_what_a_launch_file_says_wrongly_of_objectives_is_one_line(terms, message):
+    with pytest.raises(errors.InputError, match=message):
+        parse(launch.digits(objectives=terms))
 
 
 def test_teachers_with_caches_of_their_own_are_refused():

@@ -74,6 +74,20 @@ class Failing(Locked):
         return self.rows[i] if i != 5 else 1 / 0
 class Beyond(Locked):
     num_classes = 4
+class Unmeasured(Locked):
+    def __len__(self):
+        raise RuntimeError("no length")
+class Ends(Locked):
+    def __getitem__(self, i):
+        raise SystemExit(3)
+class Tells(Locked):
+    @property
+    def num_classes(self):
+        raise RuntimeError("no classes")
+class Ten(Locked):
+    num_classes = "ten"
+def huge(split): return [(image, 10**9 + i) for i, image in enumerate(IMAGES)]
+def objects(split): return [(image.astype(object), 0) for image in IMAGES]
 class Random(Locked):
     def __getitem__(self, i):
         return np.random.randint(0, 256, (8, 8, 3), np.uint8), 0
@@ -253,6 +267,12 @@ def test_labels_of_large_sources_are_not_read_one_after_the_other():
          r" ZeroDivisionError: division by zero \(.*my_data.py, line \d+\)"),
         ("Beyond", "example 5 of .* has label 5, but there are 4 classes, from 0 to 3"),
         ("Random", "example 0 of .* is another each time .* data.augment does it"),
+        ("Unmeasured", "has no length in split 'train': RuntimeError: no length"),
+        ("Ends", r"example 0 of .* cannot be read: SystemExit: 3 \(.*my_data.py, line"),
+        ("Tells", "raises for its attribute 'num_classes': RuntimeError: no classes"),
+        ("Ten", "num_classes is 'ten', but must be an integer above 0"),
+        ("huge", "has a label 1000000039, where labels are classes, .* num_classes"),
+        ("objects", "its image is a ndarray of shape .* and type object"),
         ("misspelt", "has no split 'train'; its splits: trian, test"),
         ("pears", "has no 'pears'; did you mean 'pairs'"),
     ],

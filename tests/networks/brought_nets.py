@@ -114,3 +114,60 @@ class TooMany(nn.Module):
     @nn.compact
     def __call__(self, x):
         return nn.Dense(1000)(x.mean((1, 2))), x.mean((1, 2))
+
+
+class Exits(nn.Module):
+    """Ends the program."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        raise SystemExit(4)
+
+
+class Integers(nn.Module):
+    """Has logits without a gradient."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.num_classes)(x.mean((1, 2))).astype(jnp.int32)
+
+
+NUMBERS = [1, 2]
+
+
+def gives_class(num_classes: int):
+    """A factory of a class."""
+    return Mixer
+
+
+def text_init(num_classes: int):
+    """Two functions, whose variables are none."""
+    return (lambda key, images: "text"), _apply
+
+
+def _odd(num_classes, **parts):
+    def apply(variables, images):
+        return {"logits": jnp.mean(images, (1, 2)) @ variables, **parts, "maps": [images]}
+
+    return (lambda key, images: jnp.zeros((images.shape[-1], num_classes))), apply
+
+
+def one_map(num_classes: int):
+    """Two functions, which return a map instead of a list of maps."""
+    init, apply = _odd(num_classes)
+    return init, lambda variables, images: {**apply(variables, images), "maps": images}
+
+
+def odd_maps(num_classes: int):
+    """Two functions, whose preactivations are of another shape than the maps."""
+    init, apply = _odd(num_classes)
+    return init, lambda v, x: {**apply(v, x), "preactivations": [x[:, :1]]}
+
+
+def odd_head(num_classes: int):
+    """Two functions, whose classifier is of no shape of one."""
+    return _odd(num_classes, head={"kernel": jnp.zeros((3, 3)), "bias": jnp.zeros(3)})

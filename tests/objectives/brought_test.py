@@ -55,6 +55,18 @@ def moving(*, rate: float = 0.5, start: float | None = None, examples=None, batc
     return Objective(init, loss, needs_maps=False)
 
 
+def exits():
+    raise SystemExit(3)
+
+
+def odd_stage():
+    return objectives.stateless(angular)._replace(stage=3)
+
+
+def odd_predict():
+    return objectives.stateless(angular)._replace(predict=3)
+
+
 def without_maps():
     return objectives.stateless(lambda student, teacher, batch: student.logits.mean(-1))
 
@@ -172,6 +184,10 @@ def test_a_loss_alone_is_an_objective_that_may_read_maps():
         ("nothing", {}, r"gives a NoneType, but must give an Objective.*stateless\(loss\)"),
         ("failing", {}, r"cannot be made: ZeroDivisionError: .* \(.*own_losses.py, line \d+\)"),
         ("number", {}, "is of type int, but must be a loss"),
+        ("exits", {}, r"cannot be made: SystemExit: 3 \(.*own_losses.py, line \d+\)"),
+        ("odd_stage", {}, "has a stage of type int, but must have a Stage or None"),
+        ("odd_predict", {}, "has predict of type int, but it must be a function"),
+        ("angular", {"power": float("nan")}, "is nan, but must be a number"),
         ("angular", {"powr": 2}, "option 'objectives.angular.powr'.*did you mean 'power'"),
         ("angular", {"power": "two"}, "is 'two', but must be of type float"),
         ("angulr", {}, "has no 'angulr'; did you mean 'angular'"),

@@ -117,6 +117,16 @@ def number(learning_rate):
     return 3
 
 
+def exits(learning_rate):
+    raise SystemExit(3)
+
+
+def integers(learning_rate):
+    return optax.stateless(
+        lambda updates, params: jax.tree.map(lambda u: u.astype(jnp.int32), updates)
+    )
+
+
 def grows(learning_rate):
     grow = optax.GradientTransformation(
         lambda params: jnp.zeros(1), lambda updates, state, params: (updates, jnp.zeros(2))
@@ -148,6 +158,13 @@ def test_an_optimizer_by_import_path_is_called_with_its_options():
         (f"{__name__}:no_rate", {}, "no function with an argument 'learning_rate'"),
         (f"{__name__}:raises", {}, "cannot be made: KeyError: 'mine' .*optimizers_test.py"),
         (f"{__name__}:number", {}, "returns int, but must return an optax.GradientTransformation"),
+        (f"{__name__}:exits", {}, "cannot be made: SystemExit: 3 .*optimizers_test.py"),
+        (f"{__name__}:integers", {}, "gives updates of other shapes or types than the parameters'"),
+        ("adamw", {"options": {"b1": 5.0}}, r"options.b1 is 5.0, but must be in \[0, 1\)"),
+        ("adamw", {"options": {"eps": -1.0}}, "options.eps is -1.0, but must be 0 or above"),
+        ("adamw", {"options": {"b1": float("nan")}}, "options.b1 is nan"),
+        ("muon", {"options": {"foo": 1}}, "unknown option .*foo' of optimizer 'muon'; .*ns_steps"),
+        ("sgd", {"nesterov": True, "momentum": 0.0}, "nesterov is True, but optimizer.momentum"),
         (f"{__name__}:grows", {}, "changes the shapes or types of its own state"),
         (f"{__name__}:signed", {"options": {"scal": 1.0}}, "did you mean 'scale'"),
     ],

@@ -108,6 +108,18 @@ def negative():
     return lambda step: -1.0
 
 
+def late(learning_rate):
+    return lambda step: jnp.where(step > 2, jnp.nan, learning_rate)
+
+
+def zero():
+    return lambda step: 0.0 * step
+
+
+def imaginary(learning_rate):
+    return lambda step: 1j * learning_rate
+
+
 def number(learning_rate):
     return learning_rate
 
@@ -132,6 +144,10 @@ def number(learning_rate):
         (f"{__name__}:plain", {"options": {"power": 1}}, "takes the step itself, and no options"),
         (f"{__name__}:branches", {}, "cannot be used: TracerBoolConversionError"),
         (f"{__name__}:negative", {}, "must give a number of 0 or above, but gives -1.0"),
+        (f"{__name__}:late", {}, "must give a number of 0 or above, but gives nan for step"),
+        (f"{__name__}:zero", {}, "gives 0 for all of its steps"),
+        (f"{__name__}:imaginary", {}, r"gives complex64 of shape \(\) for step 0"),
+        ("cosine", {"final_learning_rate": 2.0}, "is 2, above the learning rate of 0.4"),
         (f"{__name__}:number", {}, "returns float, but must return a function step -> rate"),
     ],
 )

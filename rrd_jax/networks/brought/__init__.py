@@ -1,5 +1,6 @@
 """Networks that users bring: by import path, or as objects made in Python."""
 
+import dataclasses
 import functools
 import importlib.util
 from collections.abc import Callable, Hashable, Mapping
@@ -9,13 +10,16 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from rrd_jax import errors, imports
-from rrd_jax.networks.brought.base import Brought
+from rrd_jax.networks.brought.base import Brought, telling
 from rrd_jax.networks.brought.functions import from_functions
 from rrd_jax.networks.brought.linen import from_linen
 from rrd_jax.networks.contract import Network
 
 # Options of the border; a network that has an argument of that name gets it instead.
-_BORDER = {"linen": ("embedding_of",), "equinox": ("batched", "channels_first")}
+_BORDER = {
+    "linen": lambda embedding_of="": None,
+    "equinox": lambda batched=False, channels_first=True: None,
+}
 
 
 def from_nnx(module: Any, *, name: str = "") -> Brought:
@@ -61,27 +65,41 @@ def create(
       InputError: nothing is found, an option is unknown, or what is found is no network.
     """
     found = imports.load("network", path)
-    given = tuple(sorted((name, _frozen(value)) for name, value in options.items()))
-    return _create(found, path, num_classes, dtype, given, prefix)
+    asked = _Asked((id(found), _frozen(options)), found, options)
+    return _create(asked, path, num_classes, dtype, prefix)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """What a path leads to, and its options; the same if `key` is, hashable or not."""
+
+    key: Hashable
+    found: Any = dataclasses.field(compare=False)
+    options: Mapping[str, Any] = dataclasses.field(compare=False)
 
 
 def _frozen(value: Any) -> Hashable:
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+    if hasattr(value, "items"):  # a ConfigDict is no Mapping
+        return tuple(sorted((name, _frozen(part)) for name, part in value.items()))
+    if isinstance(value, list | tuple):
+        return tuple(map(_frozen, value))
+    return type(value), value  # 1 equals True
 
 
 @functools.cache  # a network that is made twice would be traced twice
-def _create(found: Any, path: str, num_classes: int, dtype: Any, given: tuple, prefix: str) -> Any:
+def _create(asked: _Asked, path: str, num_classes: int, dtype: Any, prefix: str) -> Any:
     ours = {"num_classes": num_classes, "dtype": dtype}
-    what, kind, options = f"network '{path}'", _kind(found), dict(given)
-    call = found if isinstance(found, type) or kind is None else None
-    border = _border(call, kind, options)
+    found, options = asked.found, dict(asked.options)
+    what, kind = f"network '{path}'", _kind(found)
+    call = found if isinstance(found, type) or (kind is None and callable(found)) else None
+    border = _border(what, call, kind, options, prefix)
 
     def make(**keys):
         hidden = ("parent", "name") if kind == "linen" else ()  # fields of every Linen module
         return imports.call(what, call, options, {**ours, **keys}, prefix=prefix, hidden=hidden)
 
     if call is None:
-        if options:
+        if kind and options:
             imports.check(what, lambda: None, options, prefix=prefix)
         made = found
     elif kind == "nnx" or (kind is None and "rngs" in imports.parameters(call)):
@@ -91,14 +109,18 @@ def _create(found: Any, path: str, num_classes: int, dtype: Any, given: tuple, p
     else:
         made = make()
         kind = _kind(made)
-    return adapt(made, path, kind=kind, **border)
+    with telling(path, "cannot be used"):
+        return adapt(made, path, kind=kind, **border)
 
 
-def _border(call: Callable | None, kind: str | None, options: dict[str, Any]) -> dict[str, Any]:
+def _border(
+    what: str, call: Callable | None, kind: str | None, options: dict[str, Any], prefix: str
+) -> dict[str, Any]:
     """Takes the options of the border out of those of the network."""
     theirs = imports.parameters(call) if call else {}
-    names = _BORDER.get(kind or "linen", ())
-    return {n: options.pop(n) for n in names if n in options and n not in theirs}
+    border = _BORDER.get(kind or "linen", lambda: None)
+    names = [n for n in imports.parameters(border) if n in options and n not in theirs]
+    return imports.check(what, border, {n: options.pop(n) for n in names}, prefix=prefix)
 
 
 def adapt(made: Any, name: str, *, kind: str | None = None, **border: Any) -> Network:
@@ -117,6 +139,11 @@ def adapt(made: Any, name: str, *, kind: str | None = None, **border: Any) -> Ne
     kind = kind or _kind(made)
     if isinstance(made, Brought):
         return made
+    if isinstance(made, type):
+        raise errors.InputError(
+            f"network '{name}' gives the class {made.__name__}: call it, for example with"
+            " num_classes"
+        )
     if kind == "linen":
         return from_linen(made, name=name, **border)
     if border and kind != "equinox":

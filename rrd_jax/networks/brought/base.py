@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import imports
+from rrd_jax import errors, imports
 from rrd_jax.networks.contract import Outputs
 
 
@@ -45,7 +45,7 @@ class Brought:
         """As Network has it."""
         del train
         with _told(self.name, "cannot be initialised"):
-            return self._init(key, images)[1]
+            return _arrays(self._init(key, images)[1])
 
     def pack(self, variables: Any, images: jax.Array) -> dict[str, Any]:
         """The variables {"params", "batch_stats"} that a user's variables are."""
@@ -55,6 +55,7 @@ class Brought:
         """As Network has it."""
         with _told(self.name, "cannot be initialised"):
             outputs, variables = self._init(key, images)
+            _arrays(variables)
         if outputs is None:
             outputs = self.apply(variables, images)
         return outputs, variables
@@ -74,10 +75,20 @@ class Brought:
         return (outputs, {"batch_stats": changed}) if mutable else outputs
 
 
+def _arrays(variables: dict[str, Any]) -> dict[str, Any]:
+    """The same; raises an InputError for leaves that are no arrays."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        if not hasattr(leaf, "shape"):
+            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            kind = type(leaf).__name__
+            raise errors.InputError(f"its variables have {where} of type {kind}, which is no array")
+    return variables
+
+
 @contextlib.contextmanager
 def _told(name: str, failed: str) -> Iterator[None]:
     """Turns what a user's code raises into an InputError that shows its own file and line."""
     try:
         yield
-    except Exception as error:
+    except imports.ERRORS as error:
         raise imports.raised(f"network '{name}'", failed, error) from error

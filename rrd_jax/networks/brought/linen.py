@@ -44,7 +44,7 @@ class _Linen:
     def __init__(self, module: nn.Module, embedding_of: str, name: str):
         self.module, self.embedding_of, self.name = module, embedding_of, name
         self._flags = flags(type(module).__call__)
-        fields = set(type(module).__dataclass_fields__)
+        fields = set(getattr(type(module), "__dataclass_fields__", ()))
         self._fields = {k: v for k, v in flags(type(module)).items() if k in fields}
 
     def network(self) -> Brought:

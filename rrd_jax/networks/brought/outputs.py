@@ -35,16 +35,14 @@ def as_outputs(returned: Any) -> Outputs:
         embedding = embedding.astype(jnp.float32)
         if embedding.ndim > 2:
             embedding = jnp.mean(embedding, axis=tuple(range(1, embedding.ndim - 1)))
-    return outputs._replace(
-        logits=outputs.logits.astype(jnp.float32),
-        embedding=embedding,
-        maps=tuple(outputs.maps),
-        preactivations=tuple(outputs.preactivations),
-    )
+    return outputs._replace(logits=outputs.logits.astype(jnp.float32), embedding=embedding)
 
 
 def parsed(returned: Any) -> Outputs:
-    """The parts of what a network returned, as they are; see `as_outputs`."""
+    """The parts of what a network returned, as they are; see `as_outputs`.
+
+    A part that is None is taken as missing.
+    """
     if isinstance(returned, Mapping):
         parts = {part: returned[part] for part in _PARTS if part in returned}
     elif hasattr(returned, "logits"):
@@ -58,7 +56,32 @@ def parsed(returned: Any) -> Outputs:
             f"it returned {_described(returned)}; wanted are logits, a pair (logits, embedding), or"
             f" a dict with 'logits', 'embedding' and, if it has them, {', '.join(_PARTS[2:])}"
         )
-    return Outputs(**{"embedding": (), **parts})
+    present = {part: value for part, value in parts.items() if value is not None}
+    return _checked(Outputs(**{"embedding": (), **present}))
+
+
+def _checked(outputs: Outputs) -> Outputs:
+    """The same with tuples of maps; raises an InputError for parts that are no arrays of floats."""
+    several = {part: getattr(outputs, part) for part in ("maps", "preactivations")}
+    for part, values in several.items():
+        if not isinstance(values, tuple | list):
+            raise errors.InputError(
+                f"it returned {part} as {_described(values)}; wanted is a list of arrays"
+            )
+        several[part] = tuple(values)
+    single = {"logits": (outputs.logits,), "embedding": (outputs.embedding,)}
+    for part, values in (single | several).items():
+        for value in values:
+            if isinstance(value, tuple) and not value:
+                continue
+            kind = getattr(value, "dtype", None) or type(value).__name__
+            if not (hasattr(value, "dtype") and jnp.issubdtype(kind, jnp.floating)):
+                raise errors.InputError(f"it returned {part} of type {kind}; wanted are floats")
+    if not isinstance(outputs.head, Mapping | tuple):
+        raise errors.InputError(
+            f"it returned a head as {_described(outputs.head)}; wanted is a dict of kernel and bias"
+        )
+    return outputs._replace(**several)
 
 
 def _described(returned: Any) -> str:
@@ -66,6 +89,8 @@ def _described(returned: Any) -> str:
         return f"a dict of {', '.join(map(str, returned)) or 'nothing'}"
     if isinstance(returned, tuple | list):
         return f"a {type(returned).__name__} of {len(returned)}"
+    if hasattr(returned, "shape"):
+        return f"an array of shape {returned.shape}"
     return f"an object of type {type(returned).__name__}"
 
 

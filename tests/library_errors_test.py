@@ -1,0 +1,185 @@
+"""What the front door says of wrong arguments: one line, before anything is trained."""
+
+import itertools
+
+import flax.linen as nn
+import numpy as np
+import optax
+import pytest
+
+import rrd_jax
+from rrd_jax import errors, loop, memory
+
+_IMAGES = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1), dtype=np.uint8)
+_SPLIT = (_IMAGES, np.arange(32) % 4)
+
+
+class Small(nn.Module):
+    """A network of one layer."""
+
+    num_classes: int
+    width: int = 8
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(self.width)(x.mean((1, 2))))
+        return nn.Dense(self.num_classes)(x), x
+
+
+def _raises(learning_rate):
+    raise SystemExit(3)
+
+
+_USUAL = {
+    "student": Small(num_classes=4),
+    "train": _SPLIT,
+    "test": _SPLIT,
+    "objectives": {"ce": 1.0},
+    "epochs": 1,
+    "batch_size": 16,
+}
+_WRONG = [
+    ({"student": None}, "there is no student"),
+    ({"student": Small}, "student is a class or a factory"),
+    ({"student": 3}, "network 'int' is of type int"),
+    ({"train": None, "test": None}, "there are no images: data.name is empty"),
+    ({"train": (_IMAGES, None)}, "32 images for split 'train', but labels None"),
+    ({"train": (_IMAGES, np.arange(20))}, "32 images for split 'train', but 20 labels"),
+    ({"num_classes": 4.0}, "num_classes is 4.0, but must be an integer above 0"),
+    ({"epochs": -1}, "train.epochs is -1"),
+    ({"epochs": 1.5}, "field 'train.epochs' is 1.5, but must be of type int"),
+    ({"learning_rate": optax.constant_schedule(0.1)}, "learning_rate' is .* must be of type float"),
+    ({"fields": {"trian.epochs": 1}}, "unknown field 'trian.epochs'; did you mean 'train.epochs'"),
+    ({"fields": {"train.epochs.x": 1}}, "unknown field 'train.epochs.x'"),
+    ({"fields": {"train": 3}}, "'train' is no field, but has these: train.accumulate"),
+    ({"fields": {"train.epochs": 2}}, "'train.epochs' is in fields, and epochs= is given too"),
+    ({"fields": {"data.mean": "abc"}}, "'data.mean' is 'abc', but must be of type tuple of numb"),
+    ({"fields": ["data.mean"]}, "fields is .* but must be a mapping"),
+    ({"config": {}}, "config is of type dict, but must be a ConfigDict"),
+    ({"workdir": 3}, "workdir is 3, but must be a path"),
+    ({"objectives": ["kd"]}, "objectives is .* but must be a mapping"),
+    ({"objectives": {}}, "config.objectives is empty"),
+    ({"objectives": {"ce": float("nan")}}, "objectives.ce.weight is nan"),
+    ({"objectives": {"ce": None}}, "objective 'ce' is None, but must have a weight"),
+    ({"objectives": {"ce": 0.0}}, "are all 0: nothing is learnt"),
+    ({"objectives": {"ce": (1.0, len)}}, "made in Python is called 'ce' like one of ours"),
+    ({"objectives": {"rrd+kd": 1.0}}, "unknown objective 'rrd.kd'"),
+    ({"objectives": {3: 1.0}}, "objectives has the name 3"),
+    ({"optimizer": 3}, "optimizer int returns int, but must return"),
+    ({"optimizer": lambda rate: None}, "returns NoneType, but must return"),
+    ({"optimizer": _raises}, "optimizer _raises cannot be made .* SystemExit: 3 .*library_errors"),
+    ({"optimizer": optax.lbfgs()}, "cannot be used: .* 'value_fn'"),
+    ({"optimizer": optax.adam(1e-3), "learning_rate": 0.1}, "learning_rate has no effect on"),
+    ({"optimizer": optax.adam, "fields": {"optimizer.clip_norm": 1.0}}, "clip_norm has no effect"),
+    ({"teacher": "/nowhere"}, "no intact checkpoint under /nowhere"),
+    ({"teacher": (Small(num_classes=4), None)}, "teacher's variables are of type NoneType"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), _WRONG)
+def test_a_wrong_argument_is_one_line(given, message, tmp_path, capsys):
+    with pytest.raises(errors.InputError, match=message) as caught:
+        rrd_jax.distill(**{"workdir": tmp_path, **_USUAL, **given})
+    assert "\n" not in str(caught.value)
+    assert "student]" not in capsys.readouterr().out
+
+
+def test_fields_may_be_of_schedules_and_of_objectives(tmp_path):
+    fields = {"optimizer.schedule_options.decay_epochs": 0.0, "optimizer.schedule": "wsd"}
+    with pytest.raises(errors.InputError, match="decay_epochs is 0.0, but must be above 0"):
+        rrd_jax.distill(workdir=tmp_path, **_USUAL, fields=fields)
+    fields = {"objectives.ce.label_smoothing": 2.0}
+    with pytest.raises(errors.InputError, match="label_smoothing is 2.0"):
+        rrd_jax.distill(workdir=tmp_path, **_USUAL, fields=fields)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    given = {"epochs": 1, "batch_size": 16}
+    workdir = tmp_path_factory.mktemp("run")
+    return rrd_jax.train_teacher(Small(num_classes=4), _SPLIT, _SPLIT, workdir, **given)
+
+
+def test_an_argument_that_only_distill_takes_is_refused():
+    with pytest.raises(errors.InputError, match="unknown argument of train_teacher 'teacher'"):
+        rrd_jax.train_teacher("resnet8", _SPLIT, _SPLIT, teacher="resnet8")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "which was made in Python: pass network="),
+        ({"network": Small}, "gives the class Small: call it"),
+        ({"network": Small(num_classes=4, width=4)}, r"do not fit the network: params/.* is"),
+        ({"network": "nope"}, "unknown model 'nope'"),
+        ({"network": Small(num_classes=4), "num_classes": 7}, "num_classes is 7, but the weights"),
+        ({"network": Small(num_classes=4), "mean": (0.5,) * 3}, "mean is .* must be 1 numbers"),
+        ({"network": Small(num_classes=4), "std": (0.0,)}, "std is .* above 0"),
+    ],
+)
+def test_a_run_that_is_loaded_wrongly_is_refused(given, message, trained):
+    with pytest.raises(errors.InputError, match=message):
+        rrd_jax.load(trained.workdir, **given)
+
+
+@pytest.mark.parametrize("path", [3, None, ""])
+def test_what_is_no_path_is_refused(path):
+    with pytest.raises(errors.InputError, match="is no path; wanted is the workdir of a run"):
+        rrd_jax.load(path)
+
+
+@pytest.mark.parametrize(
+    "images", ["abc", None, _IMAGES[0], _IMAGES.astype(np.int32), np.zeros((2, 8, 8, 3))]
+)
+def test_a_network_is_called_on_images_only(images, trained):
+    with pytest.raises(errors.InputError, match="images are .* but"):
+        trained.network(images)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"source": "x"}, "source is 'x'"),
+        (
+            {"test": (np.zeros((8, 8, 8, 3), np.uint8), np.arange(8) % 4)},
+            "1 channels, but the test",
+        ),
+    ],
+)
+def test_what_is_evaluated_wrongly_is_refused(given, message, trained):
+    with pytest.raises(errors.InputError, match=message):
+        rrd_jax.evaluate(trained, **given)
+
+
+def test_a_finished_workdir_is_of_its_own_data_and_network(trained):
+    given = {"epochs": 1, "batch_size": 16}
+    other = _IMAGES, np.roll(_SPLIT[1], 1)
+    with pytest.raises(errors.InputError, match="holds a run on data .* but the data are now"):
+        rrd_jax.train_teacher(Small(num_classes=4), other, _SPLIT, trained.workdir, **given)
+    wider = Small(num_classes=4, width=16)
+    with pytest.raises(errors.InputError, match="do not fit the network"):
+        rrd_jax.train_teacher(wider, _SPLIT, _SPLIT, trained.workdir, **given)
+
+
+def test_an_unfinished_workdir_is_of_its_own_network(tmp_path, monkeypatch):
+    given = {"epochs": 2, "batch_size": 16, "workdir": tmp_path, "train": _SPLIT, "test": _SPLIT}
+    original = loop.dispatches
+
+    def one_epoch(*arguments):
+        yield from itertools.islice(original(*arguments), 3)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "dispatches", one_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            rrd_jax.train_teacher(Small(num_classes=4), **given)
+    with pytest.raises(errors.InputError, match="are of another network, .* there and .* here"):
+        rrd_jax.train_teacher(Small(num_classes=4, width=16), **given)
+
+
+def test_a_queue_is_no_array():
+    queue = memory.Queue(np.zeros((16, 8)), np.int32(0))
+    rows, temperatures = np.zeros((4, 8)), {"temperature_student": 1.0, "temperature_teacher": 1.0}
+    with pytest.raises(errors.InputError, match="memory is of type Queue, .* of a Queue its rows"):
+        rrd_jax.relational_loss(rows, rows, queue, **temperatures)
