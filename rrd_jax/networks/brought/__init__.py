@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from rrd_jax import errors, imports
-from rrd_jax.networks.brought.base import Brought, telling
+from rrd_jax.networks.brought.base import Brought, told
 from rrd_jax.networks.brought.functions import from_functions
 from rrd_jax.networks.brought.linen import from_linen
 from rrd_jax.networks.contract import Network
@@ -109,7 +109,7 @@ def _create(asked: _Asked, path: str, num_classes: int, dtype: Any, prefix: str)
     else:
         made = make()
         kind = _kind(made)
-    with telling(path, "cannot be used"):
+    with told(path, "cannot be used"):
         return adapt(made, path, kind=kind, **border)
 
 

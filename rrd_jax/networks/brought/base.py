@@ -44,7 +44,7 @@ class Brought:
     def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
         """As Network has it."""
         del train
-        with _told(self.name, "cannot be initialised"):
+        with told(self.name, "cannot be initialised"):
             return _arrays(self._init(key, images)[1])
 
     def pack(self, variables: Any, images: jax.Array) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class Brought:
 
     def init_with_output(self, key: jax.Array, images: jax.Array) -> tuple[Outputs, dict[str, Any]]:
         """As Network has it."""
-        with _told(self.name, "cannot be initialised"):
+        with told(self.name, "cannot be initialised"):
             outputs, variables = self._init(key, images)
             _arrays(variables)
         if outputs is None:
@@ -70,7 +70,7 @@ class Brought:
         rngs: jax.Array | None = None,
     ) -> Any:
         """As Network has it."""
-        with _told(self.name, "cannot be applied"):
+        with told(self.name, "cannot be applied"):
             outputs, changed = self._apply(variables, images, train, rngs)
         return (outputs, {"batch_stats": changed}) if mutable else outputs
 
@@ -86,7 +86,7 @@ def _arrays(variables: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _told(name: str, failed: str) -> Iterator[None]:
+def told(name: str, failed: str) -> Iterator[None]:
     """Turns what a user's code raises into an InputError that shows its own file and line."""
     try:
         yield
