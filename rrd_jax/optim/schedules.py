@@ -172,20 +172,25 @@ def create_schedule(
         if name == "milestones":
             ours |= {"milestones": milestones, "decay": decay}
         schedule = imports.call(f"schedule '{name}'", factory, options or {}, ours, prefix=_PREFIX)
-    if final_learning_rate and "final_learning_rate" not in imports.parameters(factory):
-        raise errors.InputError(
-            f"optimizer.final_learning_rate is {final_learning_rate}, but schedule '{name}' has no"
-            " use for it; set it to 0"
-        )
-    if final_learning_rate > learning_rate:
-        raise errors.InputError(
-            f"optimizer.final_learning_rate is {final_learning_rate:g}, above the learning rate of"
-            f" {learning_rate:g} that the schedule starts with"
-        )
+    _check_final(name, factory, learning_rate, final_learning_rate)
     if not warmup_steps:
         return schedule
     warmup = optax.linear_schedule(warmup_start, learning_rate, warmup_steps)
     return optax.join_schedules([warmup, schedule], [warmup_steps])
+
+
+def _check_final(name: str, factory: Callable, first: float, final: float) -> None:
+    """Raises an InputError for a final rate that a schedule has no use for."""
+    if final and "final_learning_rate" not in imports.parameters(factory):
+        raise errors.InputError(
+            f"optimizer.final_learning_rate is {final}, but schedule '{name}' has no use for it;"
+            " set it to 0"
+        )
+    if final > first:
+        raise errors.InputError(
+            f"optimizer.final_learning_rate is {final:g}, above the learning rate of {first:g} that"
+            " the schedule starts with"
+        )
 
 
 def warmup_length(warmup_epochs: float, steps_per_epoch: int) -> int:
