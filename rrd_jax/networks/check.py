@@ -1,5 +1,6 @@
 """Whether a user's network is one: its shapes, looked at once before anything costly."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -27,8 +28,7 @@ def check(network: Network, name: str, num_classes: int, image_shape: tuple[int,
     """
     images = jax.ShapeDtypeStruct((_IMAGES, *image_shape), jnp.float32)
     variables = summarize(network, image_shape).variables
-    if not jax.tree.leaves(variables["params"]):
-        raise errors.InputError(f"network '{name}' has no parameters to train")
+    _check_variables(variables, name)
 
     def train(variables, images, key):
         return network.apply(variables, images, train=True, mutable=["batch_stats"], rngs=key)
@@ -43,6 +43,23 @@ def check(network: Network, name: str, num_classes: int, image_shape: tuple[int,
             raise errors.InputError(
                 f"network '{name}' does not keep the form of what it carries from step to step:"
                 f" {leaf} is {there} before and {then} after one"
+            )
+
+
+def _check_variables(variables: dict[str, Any], name: str) -> None:
+    if not jax.tree.leaves(variables["params"]):
+        raise errors.InputError(f"network '{name}' has no parameters to train")
+    for leaf, form in _forms(variables["params"]).items():
+        if not form.startswith(("float", "bfloat")):
+            raise errors.InputError(
+                f"network '{name}' has a parameter {leaf} of type {form}, which cannot be trained;"
+                " keep it in another collection, or outside the parameters"
+            )
+    for leaf, form in _forms(variables["batch_stats"]).items():
+        if form.startswith(("key", "complex")):
+            raise errors.InputError(
+                f"network '{name}' carries {leaf} of type {form}, which no checkpoint holds; of a"
+                " key keep jax.random.key_data(key)"
             )
 
 
@@ -70,10 +87,25 @@ def _check_outputs(
             f"network '{name}' returns {len(outputs.maps)} maps, but"
             f" {len(outputs.preactivations)} preactivations: one for each map, or none"
         )
-    if outputs.head and set(outputs.head) != {"kernel", "bias"}:
+    if outputs.head:
+        _check_head(outputs, name)
+
+
+def _check_head(outputs: Outputs, name: str) -> None:
+    head, width = outputs.head, getattr(outputs.embedding, "shape", (0, "D"))[-1]
+    if not isinstance(head, Mapping) or set(head) != {"kernel", "bias"}:
+        parts = ", ".join(head) if isinstance(head, Mapping) else f"type {type(head).__name__}"
         raise errors.InputError(
-            f"network '{name}' returns a head of {', '.join(outputs.head)}; wanted are kernel"
-            " [D, C] and bias [C]"
+            f"network '{name}' returns a head of {parts}; wanted is a dict of kernel [D, C] and"
+            " bias [C]"
+        )
+    num_classes = outputs.logits.shape[-1]
+    wanted = {"kernel": (width, num_classes), "bias": (num_classes,)}
+    found = {part: head[part].shape for part in wanted}
+    if found != wanted:
+        raise errors.InputError(
+            f"network '{name}' returns a head of {found}, where {wanted} is wanted: it is what"
+            " makes the logits of the embedding"
         )
 
 

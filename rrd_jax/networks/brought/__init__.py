@@ -12,10 +12,21 @@ from rrd_jax import errors, imports
 from rrd_jax.networks.brought.base import Brought
 from rrd_jax.networks.brought.functions import from_functions
 from rrd_jax.networks.brought.linen import from_linen
+from rrd_jax.networks.brought.outputs import flags, values
 from rrd_jax.networks.contract import Network
 
-# Options of the border; a network that has an argument of that name gets it instead.
-_BORDER = {"linen": ("embedding_of",), "equinox": ("batched", "channels_first")}
+
+def _for_linen(*, embedding_of: str = "") -> None:
+    """The signature of the border's options for Linen; a network's own argument goes first."""
+    del embedding_of
+
+
+def _for_equinox(*, batched: bool | None = None, channels_first: bool | None = None) -> None:
+    """Likewise for Equinox."""
+    del batched, channels_first
+
+
+_BORDER = {"linen": _for_linen, "equinox": _for_equinox}
 
 
 def from_nnx(module: Any, *, name: str = "") -> Brought:
@@ -60,7 +71,7 @@ def create(
     Raises:
       InputError: nothing is found, an option is unknown, or what is found is no network.
     """
-    found = imports.load("network", path)
+    found = _Same(imports.load("network", path))
     given = tuple(sorted((name, _frozen(value)) for name, value in options.items()))
     return _create(found, path, num_classes, dtype, given, prefix)
 
@@ -69,36 +80,61 @@ def _frozen(value: Any) -> Hashable:
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
+class _Same:
+    """Equal to itself: a dict, or a module that holds arrays, has no hash of its own."""
+
+    def __init__(self, found: Any):
+        self.found = found
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.found is other.found
+
+    def __hash__(self) -> int:
+        return id(self.found)
+
+
 @functools.cache  # a network that is made twice would be traced twice
-def _create(found: Any, path: str, num_classes: int, dtype: Any, given: tuple, prefix: str) -> Any:
+def _create(same: _Same, path: str, num_classes: int, dtype: Any, given: tuple, prefix: str) -> Any:
     ours = {"num_classes": num_classes, "dtype": dtype}
-    what, kind, options = f"network '{path}'", _kind(found), dict(given)
-    call = found if isinstance(found, type) or kind is None else None
-    border = _border(call, kind, options)
+    found, what, options = same.found, f"network '{path}'", dict(given)
+    kind = _kind(found)
+    call = found if callable(found) and (isinstance(found, type) or kind is None) else None
+    kind = kind or _kind_of_factory(call)
+    border = _border(what, call, kind, options, prefix)
+    if kind == "linen" and call:
+        ours |= values(flags(call), train=False)  # fields that `from_linen` sets for each call
 
     def make(**keys):
         hidden = ("parent", "name") if kind == "linen" else ()  # fields of every Linen module
         return imports.call(what, call, options, {**ours, **keys}, prefix=prefix, hidden=hidden)
 
+    with_key = {"nnx": lambda rngs: make(rngs=rngs), "equinox": lambda key: make(key=key)}
     if call is None:
         if options:
             imports.check(what, lambda: None, options, prefix=prefix)
         made = found
-    elif kind == "nnx" or (kind is None and "rngs" in imports.parameters(call)):
-        kind, made = "nnx", lambda rngs: make(rngs=rngs)
-    elif kind == "equinox" or (kind is None and "key" in imports.parameters(call)):
-        kind, made = "equinox", lambda key: make(key=key)
+    elif kind in with_key:
+        made = with_key[kind]
     else:
         made = make()
         kind = _kind(made)
     return adapt(made, path, kind=kind, **border)
 
 
-def _border(call: Callable | None, kind: str | None, options: dict[str, Any]) -> dict[str, Any]:
+def _kind_of_factory(call: Callable | None) -> str | None:
+    """What the arguments of a factory show of what it makes."""
+    known = imports.parameters(call) if call else {}
+    return "nnx" if "rngs" in known else "equinox" if "key" in known else None
+
+
+def _border(
+    what: str, call: Callable | None, kind: str | None, options: dict[str, Any], prefix: str
+) -> dict[str, Any]:
     """Takes the options of the border out of those of the network."""
     theirs = imports.parameters(call) if call else {}
-    names = _BORDER.get(kind or "linen", ())
-    return {n: options.pop(n) for n in names if n in options and n not in theirs}
+    ours = _BORDER.get(kind or "linen", lambda: None)
+    names = [n for n in imports.parameters(ours) if n in options and n not in theirs]
+    return imports.check(what, ours, {n: options.pop(n) for n in names}, prefix=prefix)
 
 
 def adapt(made: Any, name: str, *, kind: str | None = None, **border: Any) -> Network:

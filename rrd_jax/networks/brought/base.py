@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import imports
+from rrd_jax import errors, imports
 from rrd_jax.networks.contract import Outputs
 
 
@@ -83,5 +83,7 @@ class telling:
         pass
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, errors.InputError) and not str(error).startswith("network '"):
+            raise errors.InputError(f"{self._what} {self._failed}: {error}") from error
         if isinstance(error, Exception):
             raise imports.raised(self._what, self._failed, error) from error

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from rrd_jax import errors
 from rrd_jax.networks.brought.base import Brought
 from rrd_jax.networks.brought.outputs import Names, as_outputs, flags, parsed, takes, values
 from rrd_jax.networks.contract import Outputs
@@ -43,6 +44,11 @@ class _Equinox:
         self._has_weights = isinstance(model, eqx.Module | tuple)
         self._make: Callable = (lambda key: model) if self._has_weights else model
         abstract, state = eqx.filter_eval_shape(lambda key: self._made(key), jax.random.key(0))
+        if not isinstance(abstract, eqx.Module):
+            raise errors.InputError(
+                f"network '{name}' is given a key and makes an object of type"
+                f" {type(abstract).__name__}; wanted is an eqx.Module, or a pair (module, state)"
+            )
         trained, others, self._static = _parts(abstract)
         self._trained, self._rest = Names(trained), Names((others, state))
         self.name = name or type(abstract).__name__

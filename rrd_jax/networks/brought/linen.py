@@ -110,7 +110,8 @@ class _Linen:
     def _submodules(self, variables: Mapping[str, Any]) -> list[str]:
         """The paths of the submodules that have parameters."""
         leaves = jax.tree_util.tree_leaves_with_path(variables.get("params", {}))
-        return sorted({"/".join(str(k.key) for k in path[:-1]) for path, _ in leaves})
+        paths = {"/".join(str(k.key) for k in path[:-1]) for path, _ in leaves}
+        return sorted(paths - {""})
 
     @functools.cache  # noqa: B019, as long as the network
     def _carried(self, shape: tuple[int, ...]) -> tuple[str, ...]:

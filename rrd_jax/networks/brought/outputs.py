@@ -53,12 +53,28 @@ def parsed(returned: Any) -> Outputs:
         parts = dict(zip(_PARTS, returned, strict=False))
     else:
         parts = {"logits": returned}
+    parts = {part: value for part, value in parts.items() if value is not None}
     if not hasattr(parts.get("logits"), "shape"):
         raise errors.InputError(
             f"it returned {_described(returned)}; wanted are logits, a pair (logits, embedding), or"
             f" a dict with 'logits', 'embedding' and, if it has them, {', '.join(_PARTS[2:])}"
         )
+    _check_parts(parts)
     return Outputs(**{"embedding": (), **parts})
+
+
+def _check_parts(parts: Mapping[str, Any]) -> None:
+    embedding = parts.get("embedding", ())
+    if not hasattr(embedding, "shape") and embedding != ():
+        raise errors.InputError(
+            f"it returned {_described(embedding)} as its embedding; wanted is one array [B, D]"
+        )
+    for part in ("maps", "preactivations"):
+        if not isinstance(parts.get(part, ()), tuple | list):
+            raise errors.InputError(
+                f"it returned {_described(parts[part])} as its {part}; wanted is a list of arrays"
+                " [B, H, W, channels]"
+            )
 
 
 def _described(returned: Any) -> str:
@@ -66,6 +82,8 @@ def _described(returned: Any) -> str:
         return f"a dict of {', '.join(map(str, returned)) or 'nothing'}"
     if isinstance(returned, tuple | list):
         return f"a {type(returned).__name__} of {len(returned)}"
+    if hasattr(returned, "shape"):
+        return f"an array of shape {returned.shape}"
     return f"an object of type {type(returned).__name__}"
 
 
@@ -102,9 +120,20 @@ class Names:
         self._paths = [_path(path) for path, _ in leaves]
 
     def to_dict(self, tree: Any) -> dict[str, Any]:
-        """The leaves of a tree of the same structure."""
+        """The leaves of a tree of the same structure.
+
+        Raises:
+          InputError: it has another one.
+        """
+        given, treedef = jax.tree_util.tree_flatten_with_path(tree)
+        if treedef != self._treedef:
+            odd = {_path(path) for path, _ in given}.symmetric_difference(self._paths)
+            listed = ", ".join(sorted(map(".".join, odd))) or "the static parts of its modules"
+            raise errors.InputError(
+                f"it makes or drops {listed} when it is called; make them with the network"
+            )
         nested: dict[str, Any] = {}
-        for path, leaf in zip(self._paths, self._treedef.flatten_up_to(tree), strict=True):
+        for path, (_, leaf) in zip(self._paths, given, strict=True):
             at = nested
             for name in path[:-1]:
                 at = at.setdefault(name, {})
