@@ -58,6 +58,8 @@ class Opener:
     def __init__(self):
         self.train, self.test = one, pairs("test")
 def misspelt(): return {"trian": one, "test": one}
+class Untested:
+    train = one
 def iterable(split): return iter(pairs(split))
 def nothing(split): return None
 def empty(split): return []
@@ -253,6 +255,7 @@ def test_labels_of_large_sources_are_not_read_one_after_the_other():
          r" ZeroDivisionError: division by zero \(.*my_data.py, line \d+\)"),
         ("Beyond", "example 5 of .* has label 5, but there are 4 classes, from 0 to 3"),
         ("Random", "example 0 of .* is another each time .* data.augment does it"),
+        ("Untested", "has no split 'test', an attribute of that name"),
         ("misspelt", "has no split 'train'; its splits: trian, test"),
         ("pears", "has no 'pears'; did you mean 'pairs'"),
     ],
