@@ -142,7 +142,7 @@ class OptimizerChoice:
         if isinstance(self.transform, optax.GradientTransformation):
             return self.transform
         if self.transform is not None:
-            return self.transform(schedule)
+            return optim.call(self.transform, schedule)
         return optim.create(
             self.name,
             schedule,

@@ -130,7 +130,7 @@ class Making:
             self._variables[fields.model] = given.variables
             return
         variables = None
-        if isinstance(given, tuple) and len(given) == 2 and not callable(given[1]):
+        if isinstance(given, tuple) and len(given) == 2 and not networks.is_network(given):
             given, variables = given
         fields.model = self._network(given, "teacher")
         network = self._networks.get(fields.model)
@@ -152,7 +152,8 @@ class Making:
             return
         chosen = ConfigDict()
         for name, value in given.items():
-            weight, objective = value if isinstance(value, tuple) else (value, None)
+            is_pair = isinstance(value, tuple) and not isinstance(value, Objective)
+            weight, objective = value if is_pair and len(value) == 2 else (value, None)
             if not isinstance(weight, int | float):
                 weight, objective = 1.0, value
             if objective is not None:
@@ -170,16 +171,21 @@ class Making:
         """A name, a function of the learning rate, or a transformation."""
         if isinstance(given, str):
             self.config.optimizer.name = given
-        elif given is not None:
+        elif given is None or callable(given) or hasattr(given, "update"):
             self._transform = given
+        else:
+            raise errors.InputError(
+                f"optimizer is of type {type(given).__name__}; wanted is a name, a function of the"
+                " learning rate such as optax.adamw, or a transformation such as optax.adamw(1e-3)"
+            )
 
     def _network(self, given: Any, role: str) -> str:
         """The name of a network; one that is an object is kept under it."""
         if isinstance(given, str):
             return given
         name = getattr(given, "name", None) or type(given).__name__
-        if isinstance(given, tuple):
-            name = getattr(given[-1], "__qualname__", name)
+        if isinstance(given, tuple) and given:  # two functions, or a module and its state
+            name = getattr(given[-1], "__qualname__", type(given[0]).__name__)
         if isinstance(given, type | functools.partial):
             raise errors.InputError(
                 f"{role} is a class or a factory ({given}): call it, for example with num_classes"

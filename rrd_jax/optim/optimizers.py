@@ -217,14 +217,33 @@ def _call(
         injected = optax.inject_hyperparams(factory, static_args=static)
         factory = functools.wraps(factory)(injected)
     transformation = imports.call(what, factory, options, ours, prefix=_PREFIX)
+    _check_returned(what, transformation)
+    if rate is None:  # a part of an optimizer, such as scale_by_adam
+        return optax.chain(transformation, optax.scale_by_learning_rate(schedule))
+    return transformation
+
+
+def call(function: Callable, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """What a function of the learning rate returns that was made in Python.
+
+    Raises:
+      InputError: it raises, or returns something else than a transformation.
+    """
+    what = f"optimizer '{getattr(function, '__qualname__', type(function).__name__)}'"
+    try:
+        transformation = function(schedule)
+    except Exception as error:
+        raise imports.raised(what, "cannot be made", error) from error
+    _check_returned(what, transformation)
+    return transformation
+
+
+def _check_returned(what: str, transformation: Any) -> None:
     if not (hasattr(transformation, "init") and hasattr(transformation, "update")):
         raise errors.InputError(
             f"{what} returns {type(transformation).__name__}, but must return an"
             " optax.GradientTransformation"
         )
-    if rate is None:  # a part of an optimizer, such as scale_by_adam
-        return optax.chain(transformation, optax.scale_by_learning_rate(schedule))
-    return transformation
 
 
 def _is_constant(rate: inspect.Parameter) -> bool:

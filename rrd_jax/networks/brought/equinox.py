@@ -41,6 +41,7 @@ def from_equinox(
 
 class _Equinox:
     def __init__(self, model: Any, batched: Any, channels_first: Any, name: str):
+        self.name = name
         self._has_weights = isinstance(model, eqx.Module | tuple)
         self._make: Callable = (lambda key: model) if self._has_weights else model
         abstract, state = eqx.filter_eval_shape(lambda key: self._made(key), jax.random.key(0))
@@ -70,7 +71,12 @@ class _Equinox:
         made = self._make(key)
         if isinstance(made, tuple):
             return made
-        return eqx.nn.make_with_state(lambda: made)()
+        try:
+            return eqx.nn.make_with_state(lambda: made)()
+        except ValueError as error:  # its first state was taken out of it
+            raise errors.InputError(
+                f"network '{self.name}' comes without its state: give the pair (module, state)"
+            ) from error
 
     def _init(self, key: jax.Array, images: jax.Array) -> tuple[None, dict[str, Any]]:
         del images
