@@ -162,8 +162,11 @@ def load(
     std = std or (tuple(fields["data"]["std"]) if fields else None)
     num_classes = num_classes or meta["num_classes"]
     shape = tuple(meta["image_shape"])
+    created = choice.create(num_classes)
+    if None not in shape:
+        networks.check_weights(str(folder), variables, created, shape)
     return Loaded(
-        choice.create(num_classes),
+        created,
         jax.tree.map(jnp.asarray, variables),
         choice.model,
         num_classes,

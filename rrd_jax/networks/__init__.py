@@ -22,7 +22,7 @@ from rrd_jax.networks.brought import (
     from_nnx,
     is_network,
 )
-from rrd_jax.networks.check import check
+from rrd_jax.networks.check import check, check_weights
 from rrd_jax.networks.contract import Network, Outputs
 from rrd_jax.networks.remat import remat
 from rrd_jax.networks.summary import Summary, count_parameters, head, summarize
@@ -121,6 +121,7 @@ __all__ = [
     "Summary",
     "adapt",
     "check",
+    "check_weights",
     "count_parameters",
     "create",
     "from_embedding",

@@ -46,6 +46,39 @@ def check(network: Network, name: str, num_classes: int, image_shape: tuple[int,
             )
 
 
+def check_weights(
+    where: str, variables: dict[str, Any], network: Network, image_shape: tuple[int, ...]
+) -> None:
+    """Compares weights with the network that they are to be of.
+
+    Args:
+      where: for messages.
+      variables: the weights.
+      network: for images of this shape.
+      image_shape: (H, W, channels).
+
+    Raises:
+      InputError: they have other names or shapes than the network's.
+    """
+    wanted = summarize(network, image_shape).variables
+    there, here = (
+        {jax.tree_util.keystr(at, simple=True, separator="/"): leaf.shape for at, leaf in leaves}
+        for leaves in map(
+            jax.tree_util.tree_leaves_with_path,
+            ({name: variables[name] for name in wanted}, wanted),
+        )
+    )
+    if there != here:
+        differing = sorted(name for name in there | here if there.get(name) != here.get(name))
+        name = differing[0]
+        raise errors.InputError(
+            f"the weights in {where} do not fit the network: {name} is"
+            f" {there.get(name, 'absent')} there and {here.get(name, 'absent')} in the network, and"
+            f" {len(differing) - 1} more differ; its options, or its code, are not those it was"
+            " trained with"
+        )
+
+
 def _check_variables(variables: dict[str, Any], name: str) -> None:
     if not jax.tree.leaves(variables["params"]):
         raise errors.InputError(f"network '{name}' has no parameters to train")

@@ -93,7 +93,8 @@ def load(
     """
     variables, meta = files.load(path, choice.model)
     _check_fits(path, meta, choice.model, dataset)
-    _check_weights(str(path), variables, choice.create(dataset.num_classes), dataset)
+    network = choice.create(dataset.num_classes)
+    networks.check_weights(str(path), variables, network, dataset.image_shape)
     classifier = meta.get("classifier")
     if classifier and classifier not in (terms or {}):
         raise errors.InputError(
@@ -102,8 +103,8 @@ def load(
         )
     home = path.parent if path.name == "checkpoints" else path
     folder = home / "views" if path.is_dir() else path.with_name(f"{path.name}.views")
-    network = from_variables(choice, variables, folder, dataset, mesh, training)
-    return dataclasses.replace(network, terms=terms if classifier else None)
+    frozen = from_variables(choice, variables, folder, dataset, mesh, training)
+    return dataclasses.replace(frozen, terms=terms if classifier else None)
 
 
 def from_variables(
@@ -128,7 +129,7 @@ def from_variables(
       InputError: the weights do not fit the network.
     """
     network = choice.create(dataset.num_classes)
-    _check_weights(f"'{choice.model}'", variables, network, dataset)
+    networks.check_weights(f"'{choice.model}'", variables, network, dataset.image_shape)
     variables = parallel.put(parallel.replicated(mesh), variables)
     return FrozenNetwork(network, variables, (folder,), dataset, mesh, training)
 
@@ -144,29 +145,6 @@ def _check_fits(
         raise errors.InputError(
             f"the network in {path} is {form.format(*given)}, but config and data need"
             f" {form.format(*needed)}"
-        )
-
-
-def _check_weights(
-    where: str, variables: Any, network: networks.Network, dataset: data.Dataset
-) -> None:
-    """Raises an InputError for weights of other names or shapes than the network's."""
-    wanted = networks.summarize(network, dataset.image_shape).variables
-    there, here = (
-        {jax.tree_util.keystr(at, simple=True, separator="/"): leaf.shape for at, leaf in leaves}
-        for leaves in map(
-            jax.tree_util.tree_leaves_with_path,
-            ({name: variables[name] for name in wanted}, wanted),
-        )
-    )
-    if there != here:
-        differing = sorted(name for name in there | here if there.get(name) != here.get(name))
-        name = differing[0]
-        raise errors.InputError(
-            f"the weights in {where} do not fit the network: {name} is"
-            f" {there.get(name, 'absent')} there and {here.get(name, 'absent')} in the network, and"
-            f" {len(differing) - 1} more differ; its options, or its code, are not those it was"
-            " trained with"
         )
 
 

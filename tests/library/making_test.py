@@ -70,3 +70,11 @@ def test_an_equinox_teacher_is_given_with_its_state():
     assert _distill(teacher=(model, state)).metrics["parameters"] == 650
     with pytest.raises(errors.InputError, match=r"'Stateful' comes without its state: give the p"):
         _distill(teacher=model)
+
+
+@pytest.mark.usefixtures("one_device")
+def test_weights_of_another_network_are_refused(tmp_path):
+    _distill(workdir=tmp_path)
+    assert rrd_jax.load(tmp_path, network=_Small())(_IMAGES[:2]).logits.shape == (2, 10)
+    with pytest.raises(errors.InputError, match=r"do not fit the network: params/.* absent"):
+        rrd_jax.load(tmp_path, network=nn.Sequential([lambda x: x.mean((1, 2)), nn.Dense(10)]))
