@@ -184,7 +184,8 @@ def holding(num_classes: int, what: str = "key"):
 
     def init(key, images):
         kept = {"key": key} if what == "key" else {}
-        params = {"w": jnp.ones((64, num_classes)), **({} if kept else {"steps": jnp.int32(3)})}
+        params = {"w": jnp.ones((64, num_classes))}
+        params |= {"steps": jnp.int32(3)} if what == "steps" else {}
         return {"params": params, "kept": {"on": jnp.bool_(True), **kept}}
 
     def apply(variables, images, train):
@@ -193,3 +194,38 @@ def holding(num_classes: int, what: str = "key"):
         return (outputs, {"kept": variables["kept"]}) if train else outputs
 
     return init, apply
+
+
+class Merging(nn.Module):
+    """Takes `deterministic` as a field or when it is called, and not both, as Flax's layers do."""
+
+    num_classes: int
+    deterministic: bool | None = None
+
+    @nn.compact
+    def __call__(self, x, deterministic=None):
+        deterministic = nn.merge_param("deterministic", self.deterministic, deterministic)
+        x = nn.Dropout(0.5)(x.mean((1, 2)), deterministic=deterministic)
+        return nn.Dense(self.num_classes)(x), x
+
+
+class TakesRngs(nnx.Module):
+    """Is given its random numbers when it is called."""
+
+    def __init__(self, num_classes: int, *, rngs: nnx.Rngs):
+        self.drop = nnx.Dropout(0.5)
+        self.head = nnx.Linear(64, num_classes, rngs=rngs)
+
+    def __call__(self, x, *, rngs=None):
+        x = self.drop(x.reshape(len(x), -1), rngs=rngs)
+        return self.head(x), x
+
+
+def always_pairs(num_classes: int):
+    """A pair of functions that returns its collections in evaluation too."""
+    init, apply = holding(num_classes, "nothing")
+
+    def both(variables, images):
+        return apply(variables, images, train=True)
+
+    return init, both

@@ -132,6 +132,10 @@ def test_training_is_random_where_the_network_is_and_evaluation_is_not(path):
     [
         (f"{_NETS}:Told", {}),
         (f"{_NETS}:named", {}),
+        (f"{_NETS}:Merging", {}),
+        (f"{_NETS}:TakesRngs", {}),
+        (f"{_NETS}:always_pairs", {}),
+        (f"{_EQUINOX}:Keywords", {}),
         (f"{_NETS}:Sowing", {}),
         (f"{_NETS}:sowing", {}),
         (f"{_NETS}:Parts", {"part": "none"}),

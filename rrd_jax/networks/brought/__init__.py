@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from rrd_jax import errors, imports
 from rrd_jax.networks.brought.base import Brought
 from rrd_jax.networks.brought.functions import from_functions
-from rrd_jax.networks.brought.linen import from_linen
-from rrd_jax.networks.brought.outputs import flags, values
+from rrd_jax.networks.brought.linen import flagged_fields, from_linen
+from rrd_jax.networks.brought.outputs import values
 from rrd_jax.networks.contract import Network
 
 
@@ -102,7 +102,7 @@ def _create(same: _Same, path: str, num_classes: int, dtype: Any, given: tuple, 
     kind = kind or _kind_of_factory(call)
     border = _border(what, call, kind, options, prefix)
     if kind == "linen" and call:
-        ours |= values(flags(call), train=False)  # fields that `from_linen` sets for each call
+        ours |= values(flagged_fields(call), train=False)  # `from_linen` sets them for each call
 
     def make(**keys):
         hidden = ("parent", "name") if kind == "linen" else ()  # fields of every Linen module

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import errors
+from rrd_jax import errors, imports
 from rrd_jax.networks.brought.base import Brought
 from rrd_jax.networks.brought.outputs import Names, as_outputs, flags, parsed, takes, values
 from rrd_jax.networks.contract import Outputs
@@ -59,7 +59,10 @@ class _Equinox:
         self.channels_first, self._dtype = channels_first, getattr(abstract, "dtype", None)
         call = type(abstract).__call__
         self._flags = flags(call)
-        self._takes_state, self._takes_key = takes(call, "state"), takes(call, "key")
+        self._takes_key = takes(call, "key")
+        # Arguments of any name take a state only where there is one.
+        named = "state" in imports.parameters(call)
+        self._takes_state = named or bool(takes(call, "state") and jax.tree.leaves(state))
         self._axis = _axis_name(abstract)
 
     def network(self) -> Brought:

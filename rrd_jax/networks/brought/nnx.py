@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rrd_jax import errors
+from rrd_jax import errors, imports
 from rrd_jax.networks.brought.base import Brought
 from rrd_jax.networks.brought.outputs import Names, as_outputs, flags, values
 from rrd_jax.networks.contract import Outputs
@@ -19,7 +19,7 @@ def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module], *, name: str
     What is of type `nnx.Param` is trained; states of random numbers follow from the step; what is
     sown (`nnx.Intermediate`) is dropped; all else is carried in `batch_stats`. `module.train()` and
     `module.eval()`, on a copy, and an argument such as `train` or `deterministic`, say whether it
-    is trained.
+    is trained. An argument `rngs` of its `__call__` is given in training.
 
     Args:
       module: of images [B, H, W, channels], with its weights; or rngs -> a module with fresh ones.
@@ -47,7 +47,8 @@ class _NNX:
             )
         self._abstract = abstract
         nnx.pop(abstract, nnx.Intermediate)
-        self._flags = flags(type(abstract).__call__)
+        call = type(abstract).__call__
+        self._flags, self._takes_rngs = flags(call), "rngs" in imports.parameters(call)
         self._graphs = {train: _graph(abstract, train) for train in (False, True)}
         params, self._rngs, rest = _split(abstract)
         self._params, self._rest = Names(params), Names(rest)
@@ -76,7 +77,10 @@ class _NNX:
             self._rest.to_tree(variables["batch_stats"]),
             copy=True,
         )
-        outputs = as_outputs(module(images, **values(self._flags, train)))
+        options: dict[str, Any] = values(self._flags, train)
+        if self._takes_rngs and train and key is not None:
+            options["rngs"] = nnx.Rngs(key)
+        outputs = as_outputs(module(images, **options))
         _, _, rest = _split(module)
         return outputs, self._rest.to_dict(rest)
 
