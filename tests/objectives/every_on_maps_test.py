@@ -209,4 +209,6 @@ def test_every_network_names_and_reports_its_classifier(name):
     variables = jax.eval_shape(
         functools.partial(networks.init, network, image_shape=(32, 32, 3)), jax.random.key(0)
     )
-    assert variables["params"][summary.classifier] == head
+    assert (
+        functools.reduce(lambda at, key: at[key], summary.classifier, variables["params"]) == head
+    )
