@@ -102,7 +102,8 @@ def check(job: Job, setting: Setting) -> None:
     """Traces what users bring, and the objectives, before hours go into a teacher.
 
     Raises:
-      InputError: a network is none, or lacks what an objective compares; an objective is none.
+      InputError: a network is none, or lacks what an objective compares; an objective is none; the
+        teacher cannot be cached, but is to be.
     """
     dataset, training = setting.dataset, job.student.training
     choices = [training.network, *(teacher.network for teacher in job.teachers)]
