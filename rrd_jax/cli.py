@@ -5,6 +5,7 @@ not finite, 75 when SIGTERM stopped a run whose state is saved, 130 after Ctrl-C
 """
 
 import os
+import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -32,7 +33,7 @@ def parse_flags(argv: list[str], config: flags.FlagHolder | None = None) -> list
                 stop(1, "--config is missing; for example --config=configs/digits.py")
             config.value.items()  # a config file that cannot be read fails here
     except (flags.Error, AttributeError, KeyError, OSError, ValueError) as error:
-        stop(1, _one_line(error))
+        stop(1, _one_line(error, argv))
     except KeyboardInterrupt:
         stop(130, "stopped")
     if len(rest) > 1:
@@ -73,11 +74,26 @@ def stop(code: int, message: object) -> None:
     sys.exit(code)
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Exception, argv: list[str]) -> str:
     text = str(error)
     if isinstance(error, AttributeError | KeyError):  # a quoted message, in quotes again
         text = text.replace("\\n", "\n").replace("\\'", "'").strip("'\"")
     lines = [line.strip() for line in text.split("\n") if line.strip()]
     if any(line.startswith("Traceback") for line in lines):  # ml_collections keeps it as text
         return lines[-1].removeprefix("rrd_jax.errors.InputError: ")
+    if isinstance(error, AttributeError | KeyError):
+        return _unknown_field(" ".join(lines), argv)
     return ": ".join(lines)
+
+
+def _unknown_field(text: str, argv: list[str]) -> str:
+    """The flag of a message that begins with a field that there is not, and what is close to it."""
+    name, _, hint = text.partition("'")
+    close = re.search('Did you mean "(.*?)"', hint)
+    for flag in (argument.partition("=")[0] for argument in argv):
+        if name in flag.split("."):
+            way_out = (
+                f"did you mean '{close[1]}'?" if close else "rrd_jax/config/fields.py lists them"
+            )
+            return f"{flag}: there is no field '{name}'; {way_out}"
+    return text

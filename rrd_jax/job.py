@@ -12,16 +12,16 @@ from rrd_jax import (
     errors,
     loop,
     networks,
-    objectives,
     parallel,
     recipe,
     report,
     workdir,
 )
+from rrd_jax import objectives as registry
 from rrd_jax.batch import Batch
 from rrd_jax.recipe import Job, Part
 from rrd_jax.run import Result
-from rrd_jax.teacher import ensemble, frozen
+from rrd_jax.teacher import cache, ensemble, frozen
 from rrd_jax.teacher.frozen import FrozenNetwork
 
 
@@ -103,7 +103,7 @@ def check(job: Job, setting: Setting) -> None:
 
     Raises:
       InputError: a network is none, or lacks what an objective compares; an objective or a schedule
-        is none.
+        is none; the teacher cannot be cached, but is to be.
     """
     dataset, training = setting.dataset, job.student.training
     for part in filter(None, (job.student, job.alone)):  # whose schedule sees its real length
@@ -116,9 +116,11 @@ def check(job: Job, setting: Setting) -> None:
     student, *teachers = (networks.summarize(n, dataset.image_shape).outputs for n in made)
     teacher = ensemble.outputs_of(teachers, training.teacher_weights)
     part = training.batch_size // training.accumulate
-    for name, objective in training.create_objectives(len(dataset.train)).items():
+    objectives = training.create_objectives(len(dataset.train))
+    cache.check(training, objectives, streamed=not dataset.train.on_device)
+    for name, objective in objectives.items():
         batch = _batch(part, dataset.image_shape, mixes=training.mix is not None)
-        objectives.check(name, objective, student, teacher, batch)
+        registry.check(name, objective, student, teacher, batch)
 
 
 def _batch(size: int, image_shape: tuple[int, int, int], *, mixes: bool) -> Batch:

@@ -44,6 +44,8 @@ def _leaf_sums(leaf: jax.Array) -> jax.Array:
     Each word counts by its place. No change of a single word leaves the first sum as it was.
     Integers are added, so neither the order nor the split over devices matters.
     """
+    if leaf.dtype == jnp.bool_:
+        leaf = leaf.astype(jnp.uint8)
     words = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * leaf.dtype.itemsize}"))
     place = jnp.zeros(leaf.shape, jnp.uint32)
     for axis, size in enumerate(leaf.shape):

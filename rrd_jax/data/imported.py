@@ -125,6 +125,8 @@ def _of_split(what: str, found: Any, split: str, options: _Options) -> Any:
         found = found[split]
     elif not _is_source(found) and _is_source(found, split):
         found = getattr(found, split)
+    elif isinstance(found, type):  # its attributes are the splits
+        raise errors.InputError(f"{what} has no split '{split}', an attribute of that name")
     source = _as_arrays(what, split, found)
     if isinstance(source, Mapping) or not _is_source(source):
         raise errors.InputError(

@@ -43,7 +43,7 @@ class Loaded:
     """
 
     network: Network
-    variables: dict[str, Any]
+    variables: dict[str, Any] = dataclasses.field(repr=False)
     name: str
     num_classes: int
     image_shape: tuple[int, int, int] | None = None
@@ -125,7 +125,7 @@ class Trained:
     network: Loaded
     results: list[Result]
     workdir: pathlib.Path
-    dataset: data.Dataset | None = None
+    dataset: data.Dataset | None = dataclasses.field(default=None, repr=False)
 
     @property
     def metrics(self) -> dict[str, Any]:

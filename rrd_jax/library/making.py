@@ -224,7 +224,7 @@ class Making:
         """
         if isinstance(given, str):
             self.config.optimizer.name = given
-        elif given is not None:
+        elif given is None or callable(given) or hasattr(given, "update"):
             self._transform = given
             of_rates = ("learning_rate", "schedule", "milestones", "decay", "warmup", "final")
             for field in fields:
@@ -235,6 +235,11 @@ class Making:
                         f"{field} has no effect on an optimizer that was made in Python: say it"
                         " there, or pass a function of the learning rate for fields of the schedule"
                     )
+        else:
+            raise errors.InputError(
+                f"optimizer is of type {type(given).__name__}; wanted is a name, a function of the"
+                " learning rate such as optax.adamw, or a transformation such as optax.adamw(1e-3)"
+            )
 
     def _network(self, given: Any, role: str) -> str:
         """The name of a network; one that is an object is kept under it."""

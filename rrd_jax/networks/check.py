@@ -27,8 +27,7 @@ def check(network: Network, name: str, num_classes: int, image_shape: tuple[int,
     """
     images = jax.ShapeDtypeStruct((_IMAGES, *image_shape), jnp.float32)
     variables = summarize(network, image_shape).variables
-    if not jax.tree.leaves(variables["params"]):
-        raise errors.InputError(f"network '{name}' has no parameters to train")
+    _check_variables(variables, name)
 
     def train(variables, images, key):
         return network.apply(variables, images, train=True, mutable=["batch_stats"], rngs=key)
@@ -47,15 +46,18 @@ def check(network: Network, name: str, num_classes: int, image_shape: tuple[int,
 
 
 def check_weights(
-    where: str, variables: Any, network: Network, image_shape: tuple[int, int, int]
+    where: str, variables: dict[str, Any], network: Network, image_shape: tuple[int, ...]
 ) -> None:
-    """Raises an InputError for weights of other names or shapes than the network's.
+    """Compares weights with the network that they are to be of.
 
     Args:
-      where: they are from, for messages.
+      where: for messages.
       variables: the weights.
-      network: which is to have them.
+      network: for images of this shape.
       image_shape: (H, W, channels).
+
+    Raises:
+      InputError: they have other names or shapes than the network's.
     """
     wanted = summarize(network, image_shape).variables
     there, here = (
@@ -74,6 +76,23 @@ def check_weights(
             f" {len(differing) - 1} more differ; its options, or its code, are not those it was"
             " trained with"
         )
+
+
+def _check_variables(variables: dict[str, Any], name: str) -> None:
+    if not jax.tree.leaves(variables["params"]):
+        raise errors.InputError(f"network '{name}' has no parameters to train")
+    for leaf, form in _forms(variables["params"]).items():
+        if not form.startswith(("float", "bfloat")):
+            raise errors.InputError(
+                f"network '{name}' has a parameter {leaf} of type {form}, which cannot be trained;"
+                " keep it in another collection, or outside the parameters"
+            )
+    for leaf, form in _forms(variables["batch_stats"]).items():
+        if form.startswith(("key", "complex")):
+            raise errors.InputError(
+                f"network '{name}' carries {leaf} of type {form}, which no checkpoint holds; of a"
+                " key keep jax.random.key_data(key)"
+            )
 
 
 def _forms(tree: Any) -> dict[str, str]:

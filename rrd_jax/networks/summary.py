@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -44,10 +45,13 @@ def summarize(network: Network, image_shape: tuple[int, ...]) -> Summary:
     traced, (outputs, variables) = jax.make_jaxpr(network.init_with_output, return_shape=True)(
         jax.random.key(0), images
     )
+    program = traced
+    if not isinstance(network, nn.Module):  # a user's may multiply matrices to make its weights
+        program = jax.make_jaxpr(network.apply)(variables, images)
     return Summary(
         outputs,
         count_parameters(variables["params"]),
-        _macs(traced.jaxpr),
+        _macs(program.jaxpr),
         _classifier(traced.jaxpr.outvars, outputs, variables),
         {"batch_stats": {}, **variables},
     )

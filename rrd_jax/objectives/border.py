@@ -57,6 +57,8 @@ def _guarded(name: str, function_name: str, function: Callable, *arguments: Any)
         return function(*arguments)
     except imports.ERRORS as error:
         what = f"objective '{name}'"
+        if isinstance(error, errors.InputError) and what not in str(error):
+            raise errors.InputError(f"{what}: {error}") from error
         raise imports.raised(what, f"fails in its {function_name}", error) from error
 
 

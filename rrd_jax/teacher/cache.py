@@ -12,7 +12,7 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,8 @@ from jax.sharding import PartitionSpec
 from rrd_jax import checkpoints, errors, networks, parallel
 from rrd_jax.data import feed
 from rrd_jax.data.augment import Augment
-from rrd_jax.recipe import Recipe
+from rrd_jax.objectives import Objective
+from rrd_jax.recipe import Recipe, Training
 from rrd_jax.teacher import ensemble, outputs
 
 # Pixels per device per call. A CPU is slower where they do not fit into its caches.
@@ -177,14 +178,14 @@ def plan(cache: EmbeddingCache | None, recipe: Recipe, began: bool | None) -> tu
     """
     training = recipe.training
     forced, views = training.teacher_cache == "on", training.augment.views
-    obstacle = _obstacle(cache, recipe)
+    obstacle = _obstacle(training, recipe.objectives, streamed=cache is None)
     if not obstacle:
         needed, free = cache.bytes_needed(training.augment), cache.bytes_free()
         if not parallel.as_main(needed <= (free if forced else free / 2)):
             sizes = f"{needed / 1e9:.2f} GB of the {free / 1e9:.2f} GB that are free"
             obstacle = f"its embeddings of all views would need {sizes} on each device"
     if obstacle and forced:
-        raise errors.InputError(f"teacher.cache is on, but {obstacle}; set it to auto")
+        raise _cannot(obstacle)
     if obstacle:
         return False, f"the teacher runs at each step: {obstacle}"
     pays = forced or training.epochs > views or cache.exists(training.augment)
@@ -199,15 +200,26 @@ def plan(cache: EmbeddingCache | None, recipe: Recipe, began: bool | None) -> tu
     )
 
 
-def _obstacle(cache: EmbeddingCache | None, recipe: Recipe) -> str:
+def check(training: Training, objectives: Mapping[str, Objective], *, streamed: bool) -> None:
+    """Raises an InputError where the cache is "on" and cannot be, whatever the memory."""
+    obstacle = _obstacle(training, objectives, streamed=streamed)
+    if obstacle and training.teacher_cache == "on":
+        raise _cannot(obstacle)
+
+
+def _cannot(obstacle: str) -> errors.InputError:
+    return errors.InputError(f"teacher.cache is on, but {obstacle}; set it to auto")
+
+
+def _obstacle(training: Training, objectives: Mapping[str, Objective], *, streamed: bool) -> str:
     """Why embeddings cannot take the teacher's place, "" where they can."""
-    if not cache:
+    if streamed:
         return "training images are streamed"
-    if recipe.training.mix:
+    if training.mix:
         return "each image is mixed with another"
-    if not recipe.training.augment.views:
+    if not training.augment.views:
         return "no image is cut the same way twice"
-    for name, objective in recipe.objectives.items():
+    for name, objective in objectives.items():
         if objective.needs_teacher and objective.needs_maps:
             return f"'{name}' compares maps"
     return ""

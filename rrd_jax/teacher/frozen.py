@@ -104,8 +104,8 @@ def load(
         )
     home = path.parent if path.name == "checkpoints" else path
     folder = home / "views" if path.is_dir() else path.with_name(f"{path.name}.views")
-    network = from_variables(choice, variables, folder, dataset, mesh, training)
-    return dataclasses.replace(network, terms=terms if classifier else None)
+    frozen = from_variables(choice, variables, folder, dataset, mesh, training)
+    return dataclasses.replace(frozen, terms=terms if classifier else None)
 
 
 def from_variables(

@@ -58,6 +58,8 @@ class Opener:
     def __init__(self):
         self.train, self.test = one, pairs("test")
 def misspelt(): return {"trian": one, "test": one}
+class Untested:
+    train = one
 def iterable(split): return iter(pairs(split))
 def nothing(split): return None
 def empty(split): return []
@@ -273,6 +275,7 @@ def test_labels_of_large_sources_are_not_read_one_after_the_other():
         ("Ten", "num_classes is 'ten', but must be an integer above 0"),
         ("huge", "has a label 1000000039, where labels are classes, .* num_classes"),
         ("objects", "its image is a ndarray of shape .* and type object"),
+        ("Untested", "has no split 'test', an attribute of that name"),
         ("misspelt", "has no split 'train'; its splits: trian, test"),
         ("pears", "has no 'pears'; did you mean 'pairs'"),
     ],

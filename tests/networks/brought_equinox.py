@@ -41,3 +41,28 @@ class Plain(eqx.Module):
     def __call__(self, images):
         x = images.mean((1, 2))
         return jax.vmap(self.head)(x), jnp.tile(x, 4)
+
+
+class Averaged(Stateful):
+    """Batch norm whose state has a flag."""
+
+    def __init__(self, num_classes: int, width: int = 8, *, key: jax.Array):
+        super().__init__(num_classes, width, key=key)
+        self.norm = eqx.nn.BatchNorm(width, axis_name="images", mode="ema")
+
+
+instance = Plain(10, key=jax.random.key(0))
+
+
+def sequential(num_classes: int, *, key: jax.Array):
+    """A factory; what it makes has no attributes that say how it is called."""
+    mean = eqx.nn.Lambda(lambda image: image.mean((0, 1)))
+    return eqx.nn.Sequential([mean, eqx.nn.Linear(1, num_classes, key=key)])
+
+
+class Keywords(Plain):
+    """Takes arguments of any name, and has no state."""
+
+    def __call__(self, images, **options):
+        del options
+        return super().__call__(images)

@@ -86,6 +86,7 @@ def _apply(params: Any, images: jax.Array) -> Any:
 
 
 functions = (_init, _apply)
+named = {"init": _init, "apply": _apply}
 
 
 def bare(num_classes: int):
@@ -171,3 +172,117 @@ def odd_maps(num_classes: int):
 def odd_head(num_classes: int):
     """Two functions, whose classifier is of no shape of one."""
     return _odd(num_classes, head={"kernel": jnp.zeros((3, 3)), "bias": jnp.zeros(3)})
+
+
+class Told(nn.Module):
+    """Has a field, without a default, that says whether it is trained."""
+
+    num_classes: int
+    train: bool
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.BatchNorm(use_running_average=not self.train)(x.mean((1, 2)))
+        return nn.Dense(self.num_classes)(x), x
+
+
+class Sowing(nnx.Module):
+    """Sows what it has computed."""
+
+    def __init__(self, num_classes: int, *, rngs: nnx.Rngs):
+        self.head = nnx.Linear(64, num_classes, rngs=rngs)
+
+    def __call__(self, x):
+        x = x.reshape(len(x), -1)
+        self.sow(nnx.Intermediate, "seen", x)
+        return self.head(x), x
+
+
+sowing = Sowing(10, rngs=nnx.Rngs(0))
+
+
+class Making(Norm):
+    """Makes a variable when it is called."""
+
+    def __call__(self, x):
+        self.last = nnx.Variable(x)
+        return super().__call__(x)
+
+
+def listed(num_classes: int, rngs: nnx.Rngs):
+    """A factory of what is no NNX module, though it takes rngs."""
+    return [nnx.Linear(64, num_classes, rngs=rngs)]
+
+
+class Parts(nn.Module):
+    """Returns a part in a wrong form."""
+
+    num_classes: int
+    part: str
+
+    @nn.compact
+    def __call__(self, x):
+        head = nn.Dense(self.num_classes)
+        embedding = x.mean((1, 2))
+        parts = {"logits": head(embedding), "embedding": embedding}
+        wrong = {
+            "nothing": {"logits": None},
+            "embedding": {"embedding": (embedding, embedding)},
+            "maps": {"maps": x},
+            "head": {"head": tuple(head.variables["params"].values())},
+            "width": {"embedding": jnp.tile(embedding, 3), "head": dict(head.variables["params"])},
+            "none": {"maps": None, "head": None},
+        }
+        return parts | wrong[self.part]
+
+
+def holding(num_classes: int, what: str = "key"):
+    """A pair of functions that keep what cannot be kept."""
+
+    def init(key, images):
+        kept = {"key": key} if what == "key" else {}
+        params = {"w": jnp.ones((64, num_classes))}
+        params |= {"steps": jnp.int32(3)} if what == "steps" else {}
+        return {"params": params, "kept": {"on": jnp.bool_(True), **kept}}
+
+    def apply(variables, images, train):
+        x = images.reshape(len(images), -1)
+        outputs = x @ variables["params"]["w"], x
+        return (outputs, {"kept": variables["kept"]}) if train else outputs
+
+    return init, apply
+
+
+class Merging(nn.Module):
+    """Takes `deterministic` as a field or when it is called, and not both, as Flax's layers do."""
+
+    num_classes: int
+    deterministic: bool | None = None
+
+    @nn.compact
+    def __call__(self, x, deterministic=None):
+        deterministic = nn.merge_param("deterministic", self.deterministic, deterministic)
+        x = nn.Dropout(0.5)(x.mean((1, 2)), deterministic=deterministic)
+        return nn.Dense(self.num_classes)(x), x
+
+
+class TakesRngs(nnx.Module):
+    """Is given its random numbers when it is called."""
+
+    def __init__(self, num_classes: int, *, rngs: nnx.Rngs):
+        self.drop = nnx.Dropout(0.5)
+        self.head = nnx.Linear(64, num_classes, rngs=rngs)
+
+    def __call__(self, x, *, rngs=None):
+        x = self.drop(x.reshape(len(x), -1), rngs=rngs)
+        return self.head(x), x
+
+
+def always_pairs(num_classes: int):
+    """A pair of functions that returns its collections in evaluation too."""
+    init, apply = holding(num_classes, "nothing")
+
+    def both(variables, images):
+        return apply(variables, images, train=True)
+
+    return init, both

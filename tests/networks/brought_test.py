@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from rrd_jax import errors, networks
 from rrd_jax.config import parse
@@ -59,6 +60,7 @@ def test_a_copy_of_one_of_ours_gives_its_numbers_bit_for_bit(tmp_path):
         (f"{_NETS}:Norm", {"student__options__width": 4, "train__ema": 0.9}),
         (f"{_NETS}:functions", {}),
         (f"{_EQUINOX}:Stateful", {"train__ema": 0.9}),
+        (f"{_EQUINOX}:Averaged", {}),
         (f"{_EQUINOX}:Plain", {}),
     ],
     ids=_name,
@@ -124,6 +126,44 @@ def test_training_is_random_where_the_network_is_and_evaluation_is_not(path):
     np.testing.assert_allclose(whole, single, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("path", "options"),
+    [
+        (f"{_NETS}:Told", {}),
+        (f"{_NETS}:named", {}),
+        (f"{_NETS}:Merging", {}),
+        (f"{_NETS}:TakesRngs", {}),
+        (f"{_NETS}:always_pairs", {}),
+        (f"{_EQUINOX}:Keywords", {}),
+        (f"{_NETS}:Sowing", {}),
+        (f"{_NETS}:sowing", {}),
+        (f"{_NETS}:Parts", {"part": "none"}),
+        (f"{_EQUINOX}:instance", {}),
+        (f"{_EQUINOX}:sequential", {"batched": False, "channels_first": False}),
+    ],
+)
+def test_other_forms_that_a_network_can_have(path, options):
+    networks.check(_create(path, **options), path, 10, _SHAPE)
+
+
+def test_an_nnx_instance_stays_as_it_is():
+    module = nnx.Sequential(nnx.Dropout(0.5, rngs=nnx.Rngs(0)), nnx.Linear(1, 10, rngs=nnx.Rngs(0)))
+    module.eval()
+    networks.from_nnx(module)
+    assert module.layers[0].deterministic
+
+
+def test_making_weights_counts_as_no_work():
+    def init(key, images):
+        return jnp.ones((64, 64)) @ jnp.ones((64, 10))
+
+    def apply(params, images):
+        return images.reshape(len(images), -1) @ params
+
+    assert networks.summarize(networks.from_functions(init, apply), _SHAPE).macs == 64 * 10
+
+
 def test_what_is_sown_is_dropped_and_what_is_carried_moves():
     network = _create(f"{_NETS}:GroupNorm")
     variables = networks.init(network, jax.random.key(0), _SHAPE)
@@ -153,6 +193,30 @@ def test_what_is_sown_is_dropped_and_what_is_carried_moves():
         ("odd_maps", {}, r"maps of shapes \[\(2, 8, 8, 1\)\], but preactivations of"),
         ("odd_head", {}, r"returns a head of .*; wanted are kernel \[D, C\] and bias \[C\]"),
         ("functions", {"width": 3}, "unknown option 'student.options.width'"),
+        ("Mixer", {"embedding_of": 3}, "'student.options.embedding_of' .* is 3, but must be of ty"),
+        ("Told", {"train": True}, "unknown option 'student.options.train'"),
+        ("Making", {}, "Making' cannot be applied: it makes or drops last when it is called"),
+        ("listed", {}, "listed' is given rngs and makes an object of type list"),
+        ("functools", {}, "functools' is of type module; wanted is"),
+        (
+            "Parts",
+            {"part": "nothing"},
+            "Parts' cannot be init.*: it returned a dict of logits",
+        ),
+        ("Parts", {"part": "embedding"}, "it returned a tuple of 2 as its embedding; wanted is on"),
+        (
+            "Parts",
+            {"part": "maps"},
+            r"an array of shape \(1, 8, 8, 1\) as its maps; wanted is",
+        ),
+        ("Parts", {"part": "head"}, "returns a head of type tuple; wanted is a dict of kernel"),
+        ("Parts", {"part": "width"}, r"'kernel': \(1, 10\).* where \{'kernel': \(3, 10\).* wanted"),
+        (
+            "holding",
+            {"what": "steps"},
+            r"a parameter \['steps'\] of type int32\(\), which cannot",
+        ),
+        ("holding", {"what": "key"}, r"carries \['kept'\]\['key'\] of type key.* no checkpoint"),
     ],
 )
 def test_a_wrong_network_is_one_line(path, options, message):

@@ -204,6 +204,7 @@ def test_where_a_teacher_cannot_be_cached_it_runs_or_says_why(
     config = _config(teacher, f"smoke,tiny-tiny,{argument}", **fields)
     with pytest.raises(errors.InputError, match=f"teacher.cache is on, but .*{reason}") as caught:
         launch.run(config, tmp_path / "run")
+    assert (tmp_path / "run").exists() == bool(memory)  # said before the teacher is trained
     assert "\n" not in str(caught.value)
     config.teacher.cache = "auto"
     plan = parse(config)

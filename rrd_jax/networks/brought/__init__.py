@@ -12,14 +12,22 @@ import jax.numpy as jnp
 from rrd_jax import errors, imports
 from rrd_jax.networks.brought.base import Brought, told
 from rrd_jax.networks.brought.functions import from_functions
-from rrd_jax.networks.brought.linen import from_linen
+from rrd_jax.networks.brought.linen import flagged_fields, from_linen
+from rrd_jax.networks.brought.outputs import values
 from rrd_jax.networks.contract import Network
 
-# Options of the border; a network that has an argument of that name gets it instead.
-_BORDER = {
-    "linen": lambda embedding_of="": None,
-    "equinox": lambda batched=False, channels_first=True: None,
-}
+
+def _for_linen(*, embedding_of: str = "") -> None:
+    """The signature of the border's options for Linen; a network's own argument goes first."""
+    del embedding_of
+
+
+def _for_equinox(*, batched: bool | None = None, channels_first: bool | None = None) -> None:
+    """Likewise for Equinox."""
+    del batched, channels_first
+
+
+_BORDER = {"linen": _for_linen, "equinox": _for_equinox}
 
 
 def from_nnx(module: Any, *, name: str = "") -> Brought:
@@ -89,23 +97,25 @@ def _frozen(value: Any) -> Hashable:
 @functools.cache  # a network that is made twice would be traced twice
 def _create(asked: _Asked, path: str, num_classes: int, dtype: Any, prefix: str) -> Any:
     ours = {"num_classes": num_classes, "dtype": dtype}
-    found, options = asked.found, dict(asked.options)
-    what, kind = f"network '{path}'", _kind(found)
-    call = found if isinstance(found, type) or (kind is None and callable(found)) else None
+    found, what, options = asked.found, f"network '{path}'", dict(asked.options)
+    kind = _kind(found)
+    call = found if callable(found) and (isinstance(found, type) or kind is None) else None
+    kind = kind or _kind_of_factory(call)
     border = _border(what, call, kind, options, prefix)
+    if kind == "linen" and call:
+        ours |= values(flagged_fields(call), train=False)  # `from_linen` sets them for each call
 
     def make(**keys):
         hidden = ("parent", "name") if kind == "linen" else ()  # fields of every Linen module
         return imports.call(what, call, options, {**ours, **keys}, prefix=prefix, hidden=hidden)
 
+    with_key = {"nnx": lambda rngs: make(rngs=rngs), "equinox": lambda key: make(key=key)}
     if call is None:
         if kind and options:
             imports.check(what, lambda: None, options, prefix=prefix)
         made = found
-    elif kind == "nnx" or (kind is None and "rngs" in imports.parameters(call)):
-        kind, made = "nnx", lambda rngs: make(rngs=rngs)
-    elif kind == "equinox" or (kind is None and "key" in imports.parameters(call)):
-        kind, made = "equinox", lambda key: make(key=key)
+    elif kind in with_key:
+        made = with_key[kind]
     else:
         made = make()
         kind = _kind(made)
@@ -113,14 +123,20 @@ def _create(asked: _Asked, path: str, num_classes: int, dtype: Any, prefix: str)
         return adapt(made, path, kind=kind, **border)
 
 
+def _kind_of_factory(call: Callable | None) -> str | None:
+    """What the arguments of a factory show of what it makes."""
+    known = imports.parameters(call) if call else {}
+    return "nnx" if "rngs" in known else "equinox" if "key" in known else None
+
+
 def _border(
     what: str, call: Callable | None, kind: str | None, options: dict[str, Any], prefix: str
 ) -> dict[str, Any]:
     """Takes the options of the border out of those of the network."""
     theirs = imports.parameters(call) if call else {}
-    border = _BORDER.get(kind or "linen", lambda: None)
-    names = [n for n in imports.parameters(border) if n in options and n not in theirs]
-    return imports.check(what, border, {n: options.pop(n) for n in names}, prefix=prefix)
+    ours = _BORDER.get(kind or "linen", lambda: None)
+    names = [n for n in imports.parameters(ours) if n in options and n not in theirs]
+    return imports.check(what, ours, {n: options.pop(n) for n in names}, prefix=prefix)
 
 
 def adapt(made: Any, name: str, *, kind: str | None = None, **border: Any) -> Network:

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from rrd_jax import errors, imports
 from rrd_jax.networks.brought.base import Brought
 from rrd_jax.networks.brought.outputs import Names, as_outputs, flags, parsed, takes, values
 from rrd_jax.networks.contract import Outputs
@@ -46,9 +47,15 @@ def from_equinox(
 
 class _Equinox:
     def __init__(self, model: Any, batched: Any, channels_first: Any, name: str):
+        self.name = name
         self._has_weights = isinstance(model, eqx.Module | tuple)
         self._make: Callable = (lambda key: model) if self._has_weights else model
         abstract, state = eqx.filter_eval_shape(lambda key: self._made(key), jax.random.key(0))
+        if not isinstance(abstract, eqx.Module):
+            raise errors.InputError(
+                f"network '{name}' is given a key and makes an object of type"
+                f" {type(abstract).__name__}; wanted is an eqx.Module, or a pair (module, state)"
+            )
         trained, others, self._static = _parts(abstract)
         self._trained, self._rest = Names(trained), Names((others, state))
         self.name = name or type(abstract).__name__
@@ -58,7 +65,10 @@ class _Equinox:
         self.channels_first, self._dtype = channels_first, getattr(abstract, "dtype", None)
         call = type(abstract).__call__
         self._flags = flags(call)
-        self._takes_state, self._takes_key = takes(call, "state"), takes(call, "key")
+        self._takes_key = takes(call, "key")
+        # Arguments of any name take a state only where there is one.
+        named = "state" in imports.parameters(call)
+        self._takes_state = named or bool(takes(call, "state") and jax.tree.leaves(state))
         self._axis = _axis_name(abstract)
 
     def network(self) -> Brought:
@@ -70,7 +80,12 @@ class _Equinox:
         made = self._make(key)
         if isinstance(made, tuple):
             return made
-        return eqx.nn.make_with_state(lambda: made)()
+        try:
+            return eqx.nn.make_with_state(lambda: made)()
+        except ValueError as error:  # its first state was taken out of it
+            raise errors.InputError(
+                f"network '{self.name}' comes without its state: give the pair (module, state)"
+            ) from error
 
     def _init(self, key: jax.Array, images: jax.Array) -> tuple[None, dict[str, Any]]:
         del images

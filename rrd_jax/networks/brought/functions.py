@@ -22,7 +22,8 @@ def from_functions(
       apply: (what init returned, images) -> see `outputs.as_outputs`. Where it has an argument such
         as `train` or `deterministic` it is told whether it is trained, where it has `key`, `rng` or
         `rngs` it gets a key in training, and None in evaluation. Where init returned collections,
-        training expects a pair (outputs, {collection: its new value}).
+        training expects a pair (outputs, {collection: its new value}); evaluation ignores the new
+        values.
       name: for messages; "" for apply's.
 
     Examples:
@@ -58,15 +59,20 @@ class _Functions:
         if self._key:
             options[self._key] = key if train else None
         returned = self.apply(given, images, **options)
-        if not (train and rest):
-            return as_outputs(returned), rest
-        is_pair = isinstance(returned, tuple) and len(returned) == 2
-        if not is_pair or not isinstance(returned[1], Mapping) or set(returned[1]) != set(rest):
+        if _has_collections(returned, rest):
+            return as_outputs(returned[0]), dict(returned[1]) if train else rest
+        if train and rest:
             raise errors.InputError(
                 f"network '{self.name}' keeps {', '.join(rest)} beside its parameters, so in"
                 " training its apply must return (outputs, {collection: its new value})"
             )
-        return as_outputs(returned[0]), dict(returned[1])
+        return as_outputs(returned), rest
+
+
+def _has_collections(returned: Any, rest: Mapping[str, Any]) -> bool:
+    """Whether new values of all collections are returned beside the outputs."""
+    is_pair = bool(rest) and isinstance(returned, tuple) and len(returned) == 2
+    return is_pair and isinstance(returned[1], Mapping) and set(returned[1]) == set(rest)
 
 
 def _pack(made: Any, images: Any = None) -> dict[str, Any]:

@@ -40,12 +40,20 @@ def from_linen(module: nn.Module, *, embedding_of: str = "", name: str = "") -> 
     return _Linen(module, embedding_of.replace(".", "/"), name or type(module).__name__).network()
 
 
+def flagged_fields(module: type[nn.Module]) -> dict[str, bool]:
+    """The `flags` that are fields of a module, and not arguments of its `__call__` too.
+
+    Where they are both, as in Flax's own layers, it takes one of the two.
+    """
+    fields, called = set(module.__dataclass_fields__), flags(module.__call__)
+    return {k: v for k, v in flags(module).items() if k in fields and k not in called}
+
+
 class _Linen:
     def __init__(self, module: nn.Module, embedding_of: str, name: str):
         self.module, self.embedding_of, self.name = module, embedding_of, name
         self._flags = flags(type(module).__call__)
-        fields = set(getattr(type(module), "__dataclass_fields__", ()))
-        self._fields = {k: v for k, v in flags(type(module)).items() if k in fields}
+        self._fields = flagged_fields(type(module))
 
     def network(self) -> Brought:
         dtype = getattr(self.module, "dtype", None)
@@ -116,7 +124,8 @@ class _Linen:
     def _submodules(self, variables: Mapping[str, Any]) -> list[str]:
         """The paths of the submodules that have parameters."""
         leaves = jax.tree_util.tree_leaves_with_path(variables.get("params", {}))
-        return sorted({"/".join(str(k.key) for k in path[:-1]) for path, _ in leaves})
+        paths = {"/".join(str(k.key) for k in path[:-1]) for path, _ in leaves}
+        return sorted(paths - {""})
 
     @functools.cache  # noqa: B019, as long as the network
     def _carried(self, shape: tuple[int, ...]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rrd_jax import errors, imports
 from rrd_jax.networks.brought.base import Brought
 from rrd_jax.networks.brought.outputs import Names, as_outputs, flags, values
 from rrd_jax.networks.contract import Outputs
@@ -15,9 +16,10 @@ from rrd_jax.networks.contract import Outputs
 def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module], *, name: str = "") -> Brought:
     """An NNX module as a Network: split once, and merged inside the step.
 
-    What is of type `nnx.Param` is trained; states of random numbers follow from the step; all else
-    is carried in `batch_stats`. `module.train()` and `module.eval()`, and an argument such as
-    `train` or `deterministic`, say whether it is trained.
+    What is of type `nnx.Param` is trained; states of random numbers follow from the step; what is
+    sown (`nnx.Intermediate`) is dropped; all else is carried in `batch_stats`. `module.train()` and
+    `module.eval()`, on a copy, and an argument such as `train` or `deterministic`, say whether it
+    is trained. An argument `rngs` of its `__call__` is given in training.
 
     Args:
       module: of images [B, H, W, channels], with its weights; or rngs -> a module with fresh ones.
@@ -37,16 +39,24 @@ class _NNX:
     def __init__(self, module: Any, name: str):
         self._has_weights = isinstance(module, nnx.Module)
         if self._has_weights:
-            _, *given = nnx.split(module, nnx.Param, nnx.RngState, ...)
-            self._make, abstract = (lambda key: given), module
+            abstract = nnx.clone(module)  # `_graph` changes it
+            given = _split(abstract)
+            self._make = lambda key: given
         else:
             # Under jit each call makes a module of its own.
             self._make = lambda key: _split(module(nnx.Rngs(key)))
             abstract = nnx.eval_shape(lambda: module(nnx.Rngs(jax.random.key(0))))
+        if not isinstance(abstract, nnx.Module):
+            raise errors.InputError(
+                f"network '{name}' is given rngs and makes an object of type"
+                f" {type(abstract).__name__}; wanted is an nnx.Module"
+            )
         self._abstract = abstract
-        self._flags = flags(type(abstract).__call__)
+        nnx.pop(abstract, nnx.Intermediate)
+        call = type(abstract).__call__
+        self._flags, self._takes_rngs = flags(call), "rngs" in imports.parameters(call)
         self._graphs = {train: _graph(abstract, train) for train in (False, True)}
-        _, params, self._rngs, rest = nnx.split(abstract, nnx.Param, nnx.RngState, ...)
+        params, self._rngs, rest = _split(abstract)
         self._params, self._rest = Names(params), Names(rest)
         self.name = name or type(abstract).__name__
 
@@ -73,7 +83,10 @@ class _NNX:
             self._rest.to_tree(variables["batch_stats"]),
             copy=True,
         )
-        outputs = as_outputs(module(images, **values(self._flags, train)))
+        options: dict[str, Any] = values(self._flags, train)
+        if self._takes_rngs and train and key is not None:
+            options["rngs"] = nnx.Rngs(key)
+        outputs = as_outputs(module(images, **options))
         _, _, rest = _split(module)
         return outputs, self._rest.to_dict(rest)
 
@@ -90,6 +103,7 @@ class _NNX:
 
 
 def _split(module: nnx.Module) -> tuple[Any, Any, Any]:
+    nnx.pop(module, nnx.Intermediate)
     _, params, rngs, rest = nnx.split(module, nnx.Param, nnx.RngState, ...)
     return params, rngs, rest
 

@@ -51,6 +51,7 @@ def parsed(returned: Any) -> Outputs:
         parts = dict(zip(_PARTS, returned, strict=False))
     else:
         parts = {"logits": returned}
+    parts = {part: value for part, value in parts.items() if value is not None}
     if not hasattr(parts.get("logits"), "shape"):
         raise errors.InputError(
             f"it returned {_described(returned)}; wanted are logits, a pair (logits, embedding), or"
@@ -127,9 +128,20 @@ class Names:
         self._paths = [_path(path) for path, _ in leaves]
 
     def to_dict(self, tree: Any) -> dict[str, Any]:
-        """The leaves of a tree of the same structure."""
+        """The leaves of a tree of the same structure.
+
+        Raises:
+          InputError: it has another one.
+        """
+        given, treedef = jax.tree_util.tree_flatten_with_path(tree)
+        if treedef != self._treedef:
+            odd = {_path(path) for path, _ in given}.symmetric_difference(self._paths)
+            listed = ", ".join(sorted(map(".".join, odd))) or "the static parts of its modules"
+            raise errors.InputError(
+                f"it makes or drops {listed} when it is called; make them with the network"
+            )
         nested: dict[str, Any] = {}
-        for path, leaf in zip(self._paths, self._treedef.flatten_up_to(tree), strict=True):
+        for path, (_, leaf) in zip(self._paths, given, strict=True):
             at = nested
             for name in path[:-1]:
                 at = at.setdefault(name, {})

@@ -65,12 +65,32 @@ def paired(student: Maps, teacher: Maps, **options: Any) -> list[tuple[Any, Any]
 
 def behind_stem(student: Any, teacher: Any, **options: Any) -> list[tuple[Any, Any]]:
     """The pairs of maps behind the stem, of two networks' Outputs; options as `pair_taps`'."""
-    return paired(student.maps[1:], teacher.maps[1:], **options)
+    return paired(*stages(student, teacher), **options)
 
 
 def before_relu(student: Any, teacher: Any) -> list[tuple[Any, Any]]:
     """As `behind_stem`, of the maps before their last ReLU."""
-    return paired(student.preactivations[1:], teacher.preactivations[1:])
+    return paired(*stages(student, teacher, "preactivations"))
+
+
+def stages(student: Any, teacher: Any, part: str = "maps") -> tuple[Maps, Maps]:
+    """The maps behind the stem, of two networks' Outputs.
+
+    Raises:
+      InputError: one of them has a stem's map alone.
+    """
+    return _but_first("student", getattr(student, part)), _but_first(
+        "teacher", getattr(teacher, part)
+    )
+
+
+def _but_first(network: str, maps: Maps) -> Maps:
+    if len(maps) == 1:
+        raise errors.InputError(
+            f"the {network}'s network returns one map, which counts as its stem's and is left out:"
+            " return the maps of its stages too"
+        )
+    return maps[1:]
 
 
 def over_taps(

@@ -16,8 +16,8 @@ def missing(name: str, network: str, part: str) -> errors.InputError:
         way_out = "one teacher can return head in its Outputs, several have none together"
     elif part == "embedding":
         way_out = (
-            "return a pair (logits, embedding), or name the submodule that computes it with"
-            f" --config.{network}.options.embedding_of=NAME"
+            "return a pair (logits, embedding), or, for a Linen module, name what computes"
+            f" it with --config.{network}.options.embedding_of=NAME"
         )
     return errors.InputError(
         f"objective '{name}' reads {network}.{part}, but the {network}'s network returns none:"
