@@ -65,7 +65,7 @@ _WRONG = [
     ({"objectives": {"ce": (1.0, len)}}, "made in Python is called 'ce' like one of ours"),
     ({"objectives": {"rrd+kd": 1.0}}, "unknown objective 'rrd.kd'"),
     ({"objectives": {3: 1.0}}, "objectives has the name 3"),
-    ({"optimizer": 3}, "optimizer int returns int, but must return"),
+    ({"optimizer": 3}, "optimizer is of type int; wanted is a name, a function"),
     ({"optimizer": lambda rate: None}, "returns NoneType, but must return"),
     ({"optimizer": _raises}, "optimizer _raises cannot be made .* SystemExit: 3 .*library_errors"),
     ({"optimizer": optax.lbfgs()}, "cannot be used: .* 'value_fn'"),

@@ -57,8 +57,7 @@ def parsed(returned: Any) -> Outputs:
             f"it returned {_described(returned)}; wanted are logits, a pair (logits, embedding), or"
             f" a dict with 'logits', 'embedding' and, if it has them, {', '.join(_PARTS[2:])}"
         )
-    present = {part: value for part, value in parts.items() if value is not None}
-    return _checked(Outputs(**{"embedding": (), **present}))
+    return _checked(Outputs(**{"embedding": (), **parts}))
 
 
 def _checked(outputs: Outputs) -> Outputs:
@@ -77,8 +76,10 @@ def _checked(outputs: Outputs) -> Outputs:
                 continue
             kind = getattr(value, "dtype", None) or type(value).__name__
             if not (hasattr(value, "dtype") and jnp.issubdtype(kind, jnp.floating)):
-                raise errors.InputError(f"it returned {part} of type {kind}; wanted are floats")
-    if not isinstance(outputs.head, Mapping | tuple):
+                raise errors.InputError(
+                    f"it returned {part} of type {kind}; wanted are arrays of floats"
+                )
+    if not isinstance(outputs.head, Mapping) and outputs.head != ():
         raise errors.InputError(
             f"it returned a head as {_described(outputs.head)}; wanted is a dict of kernel and bias"
         )
