@@ -188,7 +188,7 @@ def test_what_is_sown_is_dropped_and_what_is_carried_moves():
         ("gives_class", {}, "gives the class Mixer: call it"),
         ("NUMBERS", {}, "is of type list; wanted is a Flax Linen, NNX or Equinox module"),
         ("text_init", {}, "its variables have params/tree of type str"),
-        ("Integers", {}, "Integers' .*: it returned logits of type int32; wanted are floats"),
+        ("Integers", {}, "Integers' .*: it returned logits of type int32; wanted are arrays"),
         ("one_map", {}, "it returned maps as an array of shape .* wanted is a list of arrays"),
         ("odd_maps", {}, r"maps of shapes \[\(2, 8, 8, 1\)\], but preactivations of"),
         ("odd_head", {}, r"returns a head of .*; wanted are kernel \[D, C\] and bias \[C\]"),
@@ -212,7 +212,7 @@ def test_what_is_sown_is_dropped_and_what_is_carried_moves():
         (
             "Parts",
             {"part": "head"},
-            "it returned a head as a tuple of 2; wanted is a dict of kernel",
+            "a head as a tuple of 2; wanted is a dict of kernel",
         ),
         ("Parts", {"part": "width"}, r"kernel \(1, 10\); wanted .* here \(3, 10\) and"),
         (
