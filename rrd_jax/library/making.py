@@ -22,6 +22,13 @@ from rrd_jax.networks import Network
 from rrd_jax.objectives import Objective
 
 
+# The fields of the optimizer that say its rates.
+_OF_RATES = (
+    *("learning_rate", "final_learning_rate", "warmup_epochs", "warmup_start"),
+    *("schedule", "schedule_options", "milestones", "decay"),
+)
+
+
 def set_fields(config: ConfigDict, values: Mapping[str, Any]) -> None:
     """Sets fields by their path.
 
@@ -169,14 +176,7 @@ class Making:
             fields.model = self._named(given.name, given.network, "teacher")
             self._variables[fields.model] = given.variables
             return
-        variables = None
-        if isinstance(given, tuple) and len(given) == 2 and not networks.is_network(given):
-            given, variables = given
-            if not isinstance(variables, Mapping):
-                raise errors.InputError(
-                    f"the teacher's variables are of type {type(variables).__name__}, but must be a"
-                    " dict, as the network's init gives them"
-                )
+        given, variables = _with_variables(given)
         fields.model = self._network(given, "teacher")
         network = self._networks.get(fields.model)
         if variables is not None:
@@ -222,24 +222,18 @@ class Making:
         Raises:
           InputError: one of them is for the config's optimizer.
         """
+        if given is None:
+            return
         if isinstance(given, str):
             self.config.optimizer.name = given
-        elif given is None or callable(given) or hasattr(given, "update"):
-            self._transform = given
-            of_rates = ("learning_rate", "schedule", "milestones", "decay", "warmup", "final")
-            for field in fields:
-                _, _, name = field.partition("optimizer.")
-                knows = name.startswith(of_rates) and not hasattr(given, "update")
-                if name and name != "layer_decay" and not knows:
-                    raise errors.InputError(
-                        f"{field} has no effect on an optimizer that was made in Python: say it"
-                        " there, or pass a function of the learning rate for fields of the schedule"
-                    )
-        else:
+            return
+        if not callable(given) and not hasattr(given, "update"):
             raise errors.InputError(
                 f"optimizer is of type {type(given).__name__}; wanted is a name, a function of the"
                 " learning rate such as optax.adamw, or a transformation such as optax.adamw(1e-3)"
             )
+        self._transform = given
+        _check_effect(fields, takes_schedule=not hasattr(given, "update"))
 
     def _network(self, given: Any, role: str) -> str:
         """The name of a network; one that is an object is kept under it."""
@@ -260,6 +254,31 @@ class Making:
             name = f"{name} ({role})"
         self._networks[name] = network
         return name
+
+
+def _with_variables(given: Any) -> tuple[Any, Any]:
+    """A network and the variables that it was paired with; None where there are none."""
+    if not isinstance(given, tuple) or len(given) != 2 or networks.is_network(given):
+        return given, None
+    network, variables = given
+    if not isinstance(variables, Mapping):
+        raise errors.InputError(
+            f"the teacher's variables are of type {type(variables).__name__}, but must be a dict,"
+            " as the network's init gives them"
+        )
+    return network, variables
+
+
+def _check_effect(fields: Collection[str], *, takes_schedule: bool) -> None:
+    """Raises an InputError for a field that an optimizer made in Python does not look at."""
+    for field in fields:
+        _, _, name = field.partition("optimizer.")
+        knows = name == "layer_decay" or (takes_schedule and name.partition(".")[0] in _OF_RATES)
+        if name and not knows:
+            raise errors.InputError(
+                f"{field} has no effect on an optimizer that was made in Python: say it there, or"
+                " pass a function of the learning rate for fields of the schedule"
+            )
 
 
 def _is_file(given: Any) -> bool:
