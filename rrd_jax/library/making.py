@@ -21,7 +21,6 @@ from rrd_jax.library.loaded import Loaded, Trained, load
 from rrd_jax.networks import Network
 from rrd_jax.objectives import Objective
 
-
 # The fields of the optimizer that say its rates.
 _OF_RATES = (
     *("learning_rate", "final_learning_rate", "warmup_epochs", "warmup_start"),
