@@ -8,11 +8,6 @@ from typing import Any
 class InputError(ValueError):
     """A wrong config, file or shape. The message is one line and names the way out."""
 
-    def __init__(self, message: str):
-        # ml_collections makes one of a whole traceback, whose lines `cli` tells apart.
-        lines = [message] if "Traceback (" in message else message.splitlines()
-        super().__init__(" ".join(lines))
-
 
 class DivergedError(RuntimeError):
     """The loss or the state is no longer finite."""

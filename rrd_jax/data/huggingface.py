@@ -25,13 +25,13 @@ class Table(Sequence):
       rows: of two columns.
       image: the column of images, not decoded.
       label: the column of labels.
-      num_classes: C; 0 where the labels are plain integers.
+      num_classes: C; None where the labels are plain integers.
     """
 
     rows: Any
     image: str
     label: str
-    num_classes: int
+    num_classes: int | None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -147,8 +147,7 @@ def _table(name: str, split: str, rows: Any, image: str, label: str) -> Table:
     label = _column(name, features, "label", label, integers if label else classes or integers)
     rows = rows.with_format(None).select_columns([image, label])
     rows = rows.cast_column(image, datasets.Image(decode=False))
-    number = getattr(features[label], "num_classes", None) or 0
-    return Table(rows, image, label, number)
+    return Table(rows, image, label, getattr(features[label], "num_classes", None))
 
 
 def _holds_images(feature: Any) -> bool:

@@ -83,14 +83,16 @@ class _Linen:
         return self._outputs(returned, variables), self._packed(variables, images)
 
     def _packed(self, variables: Mapping[str, Any], images: jax.Array) -> dict[str, Any]:
-        rest = {name: variables[name] for name in self._carried(images.shape) if name in variables}
+        rest = {
+            name: variables[name] for name in self._carried(images.shape[1:]) if name in variables
+        }
         return {"params": variables.get("params", {}), "batch_stats": _pack(rest)}
 
     def _apply(
         self, variables: dict[str, Any], images: jax.Array, train: bool, key: jax.Array | None
     ) -> tuple[Outputs, Any]:
         module, options = self._called(train)
-        rest = _unpack(variables["batch_stats"], self._carried(images.shape))
+        rest = _unpack(variables["batch_stats"], self._carried(images.shape[1:]))
         mutable = [*(rest if train else ()), *([_CAPTURED] if self.embedding_of else ())]
         if train and key is not None:
             # Streams of other names than these fall back on `params`.
@@ -129,8 +131,8 @@ class _Linen:
 
     @functools.cache  # noqa: B019, as long as the network
     def _carried(self, shape: tuple[int, ...]) -> tuple[str, ...]:
-        """The collections that a step maps to ones of the same structure."""
-        images = jax.ShapeDtypeStruct((2, *shape[1:]), jnp.float32)
+        """The collections that a step maps to ones of the same structure, for such images."""
+        images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
         module, options = self._called(train=False)
         key = jax.random.key(0)
         before = jax.eval_shape(lambda x: module.init(key, x, **options), images)

@@ -67,7 +67,7 @@ _WRONG = [
     ({"objectives": {3: 1.0}}, "objectives has the name 3"),
     ({"optimizer": 3}, "optimizer is of type int; wanted is a name, a function"),
     ({"optimizer": lambda rate: None}, "returns NoneType, but must return"),
-    ({"optimizer": _raises}, "optimizer _raises cannot be made .* SystemExit: 3 .*library_errors"),
+    ({"optimizer": _raises}, "optimizer _raises cannot be made .* SystemExit: 3 .*errors_test"),
     ({"optimizer": optax.lbfgs()}, "cannot be used: .* 'value_fn'"),
     ({"optimizer": optax.adam(1e-3), "learning_rate": 0.1}, "learning_rate has no effect on"),
     ({"optimizer": optax.adam, "fields": {"optimizer.clip_norm": 1.0}}, "clip_norm has no effect"),
