@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import errors
+from rrd_jax import errors, functional
 from rrd_jax.networks.contract import Network, Outputs
 from rrd_jax.networks.summary import summarize
 
@@ -13,7 +13,7 @@ _IMAGES = 2
 
 
 def check(network: Network, name: str, num_classes: int, image_shape: tuple[int, int, int]) -> None:
-    """Traces a network in evaluation and in training.
+    """Traces a network in evaluation and in training; one that reports a head is run once.
 
     Args:
       network: for images of this shape.
@@ -35,6 +35,8 @@ def check(network: Network, name: str, num_classes: int, image_shape: tuple[int,
     trained, changed = jax.eval_shape(train, variables, images, jax.random.key(0))
     for outputs in (jax.eval_shape(network.apply, variables, images), trained):
         _check_outputs(outputs, name, num_classes, image_shape)
+    if trained.head:
+        _check_head_makes_logits(network, name, image_shape)
     before, after = _forms(variables["batch_stats"]), _forms(changed["batch_stats"])
     for leaf in before | after:
         there, then = before.get(leaf, "absent"), after.get(leaf, "absent")
@@ -133,6 +135,36 @@ def _check_head(outputs: Outputs, name: str, num_classes: int) -> None:
         raise errors.InputError(
             f"network '{name}' returns a head of {listed}; wanted are kernel [D, C] and bias [C],"
             f" here ({size}, {num_classes}) and ({num_classes},)"
+        )
+    if isinstance(outputs.embedding, tuple):
+        raise errors.InputError(
+            f"network '{name}' returns a head, but no embedding that it reads: return both, or"
+            " neither"
+        )
+
+
+def _check_head_makes_logits(
+    network: Network, name: str, image_shape: tuple[int, int, int]
+) -> None:
+    """Raises an InputError where logits are not embedding @ kernel + bias, on random weights.
+
+    Whoever reads a head takes them for that: a cached teacher, SimKD and SRRL.
+    """
+
+    @jax.jit
+    def logits(key):
+        images = jax.random.normal(key, (_IMAGES, *image_shape))
+        outputs = network.apply(network.init(key, images), images)
+        embedding = outputs.embedding.astype(jnp.float32)
+        return outputs.logits, functional.linear(embedding, **outputs.head)
+
+    returned, made = logits(jax.random.key(0))
+    error, size = jnp.max(jnp.abs(returned - made)), jnp.max(jnp.abs(returned))
+    if not error <= 0.02 * size + 1e-6:  # bfloat16 is as rough as that
+        raise errors.InputError(
+            f"network '{name}' returns a head that does not make its logits: embedding @ kernel +"
+            f" bias differs by {error:.3g} from logits of up to {size:.3g}; return no head, or the"
+            " embedding that the classifier reads"
         )
 
 

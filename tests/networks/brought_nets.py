@@ -127,6 +127,20 @@ class Exits(nn.Module):
         raise SystemExit(4)
 
 
+class Cosine(nn.Module):
+    """Reports a head, but has its logits from cosines."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        head = nn.Dense(self.num_classes)
+        embedding = x.reshape(len(x), -1)
+        logits = head(embedding / jnp.linalg.norm(embedding, axis=-1, keepdims=True))
+        parts = {"logits": logits, "embedding": embedding}
+        return parts | {"head": dict(head.variables["params"])}
+
+
 class Integers(nn.Module):
     """Has logits without a gradient."""
 

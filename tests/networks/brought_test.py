@@ -214,6 +214,7 @@ def test_what_is_sown_is_dropped_and_what_is_carried_moves():
             {"part": "head"},
             "a head as a tuple of 2; wanted is a dict of kernel",
         ),
+        ("Cosine", {}, "returns a head that does not make its logits: embedding @ kernel"),
         ("Parts", {"part": "width"}, r"kernel \(1, 10\); wanted .* here \(3, 10\) and"),
         (
             "holding",
