@@ -1,7 +1,7 @@
 """Why a run can end early without a bug in it; programs print these errors as one line."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -21,9 +21,13 @@ def lookup(kind: str, name: str, known: Mapping[str, Any]) -> Any:
     """Returns `known[name]`, or raises an InputError that lists what is known."""
     if name in known:
         return known[name]
+    raise InputError(f"unknown {kind} '{name}'; {hint(name, known)}known: {', '.join(known)}")
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """The question whether the closest of the known names was meant; "" where none is close."""
     close = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"did you mean '{close[0]}'? " if close else ""
-    raise InputError(f"unknown {kind} '{name}'; {hint}known: {', '.join(known)}")
+    return f"did you mean '{close[0]}'? " if close else ""
 
 
 def check_positive(**values: float) -> None:

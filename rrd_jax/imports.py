@@ -1,6 +1,5 @@
 """What users bring by import path, such as my_nets:Small: found, and called with their options."""
 
-import difflib
 import importlib
 import inspect
 import math
@@ -48,11 +47,8 @@ def load(kind: str, path: str) -> Any:
         holder, found = found, attribute_of(f"{kind} '{path}'", found, name, _MISSING)
         if found is _MISSING:
             known = [key for key in vars(holder) if not key.startswith("_")]
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise errors.InputError(
-                f"{kind} '{path}': {_place(holder, module_name)} has no '{name}'{hint}"
-            )
+            reason = f"{_place(holder, module_name)} has no '{name}'; {errors.hint(name, known)}"
+            raise errors.InputError(f"{kind} '{path}': {reason.rstrip('; ')}")
     return found
 
 
@@ -226,11 +222,10 @@ def check(
         elif open_ended and name not in ours:
             arguments[name] = value
         else:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean '{close[0]}'? " if close else ""
             listed = ", ".join(known) or "it takes none"
             raise errors.InputError(
-                f"unknown option '{prefix}{name}' of {what}; {hint}known: {listed}"
+                f"unknown option '{prefix}{name}' of {what}; {errors.hint(name, known)}"
+                f"known: {listed}"
             )
     for name, parameter in parameters(function).items():
         required = parameter.default is inspect.Parameter.empty and parameter.kind not in (

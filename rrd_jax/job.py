@@ -106,8 +106,11 @@ def check(job: Job, setting: Setting) -> None:
         is none; the teacher cannot be cached, but is to be.
     """
     dataset, training = setting.dataset, job.student.training
-    for part in filter(None, (job.student, job.alone)):  # whose schedule sees its real length
+    # Schedules see their real length.
+    plan, *_ = [
         recipe.create(part.training, dataset.num_classes, len(dataset.train))
+        for part in filter(None, (job.student, job.alone))
+    ]
     choices = [training.network, *(teacher.network for teacher in job.teachers)]
     made = [choice.create(dataset.num_classes) for choice in choices]
     for choice, network in zip(choices, made, strict=True):
@@ -116,10 +119,9 @@ def check(job: Job, setting: Setting) -> None:
     student, *teachers = (networks.summarize(n, dataset.image_shape).outputs for n in made)
     teacher = ensemble.outputs_of(teachers, training.teacher_weights)
     part = training.batch_size // training.accumulate
-    objectives = training.create_objectives(len(dataset.train))
-    cache.check(training, objectives, streamed=not dataset.train.on_device)
-    for name, objective in objectives.items():
-        batch = _batch(part, dataset.image_shape, mixes=training.mix is not None)
+    cache.check(training, plan.objectives, streamed=not dataset.train.on_device)
+    batch = _batch(part, dataset.image_shape, mixes=training.mix is not None)
+    for name, objective in plan.objectives.items():
         registry.check(name, objective, student, teacher, batch)
 
 

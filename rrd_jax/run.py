@@ -255,14 +255,14 @@ class Run:
         progress = self.progress
         means = {name: value / self.steps_per_epoch for name, value in progress.sums.items()}
         means["top1"] *= 100
-        progress.sums = {}
+        progress.sums, rate = {}, self.learning_rate
         progress.epoch = self.step // self.steps_per_epoch
         if test["test/top1"] > progress.best["top1"]:
             progress.best = {"top1": test["test/top1"], "epoch": progress.epoch}
         return {
             "epoch": progress.epoch,
             "step": self.step,
-            **({} if math.isnan(self.learning_rate) else {"learning_rate": self.learning_rate}),
+            **({} if math.isnan(rate) else {"learning_rate": rate}),
             **{f"train/{name}": value for name, value in means.items()},
             **test,
             **{f"best/{name}": value for name, value in progress.best.items()},

@@ -8,10 +8,9 @@ import json
 import pathlib
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 
-from rrd_jax import errors
+from rrd_jax import errors, networks
 from rrd_jax.checkpoints import sealed
 
 
@@ -73,10 +72,7 @@ def difference(folder: pathlib.Path, step: int, like: Any) -> str:
             tree = checkpointer.metadata(folder / str(step) / "state").item_metadata.tree
     except Exception:  # whatever Orbax runs into in damaged files
         return ""
-    there, here = (
-        {jax.tree_util.keystr(at, simple=True, separator="/"): leaf.shape for at, leaf in leaves}
-        for leaves in map(jax.tree_util.tree_leaves_with_path, (tree, like))
-    )
+    there, here = map(networks.named_shapes, (tree, like))
     for name in sorted(there | here):
         was, is_now = there.get(name, "absent"), here.get(name, "absent")
         if was != is_now and name.startswith(("params/", "opt_state/")):

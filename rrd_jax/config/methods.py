@@ -8,7 +8,6 @@ python -m rrd_jax.objectives, says what each objective compares; the factories i
 say what their options mean.
 """
 
-import difflib
 import inspect
 import re
 from typing import Any, NamedTuple
@@ -71,8 +70,8 @@ def _parts(name: str) -> dict[str, _Part]:
         path = word if imports.is_path(word) else ""
         if not path and word not in RECORDS:
             raise errors.InputError(
-                f"unknown objective '{word}' in method '{name}'; {_hint(word, RECORDS)}python -m"
-                " rrd_jax.objectives lists the objectives, which are joined by +"
+                f"unknown objective '{word}' in method '{name}'; {errors.hint(word, RECORDS)}"
+                "python -m rrd_jax.objectives lists the objectives, which are joined by +"
             )
         if path and networks.is_network(imports.load("objective", path)):
             raise errors.InputError(
@@ -143,7 +142,7 @@ def check_option(option: str) -> None:
         wrong = next((word for word in words if not can_be_network(word)), option)
         raise errors.InputError(
             f"config option '{option}' cannot be read: '{wrong}' is no network, and no module has a"
-            f" - in its name; {_hint(wrong, networks.MODELS)}networks can also be named by"
+            f" - in its name; {errors.hint(wrong, networks.MODELS)}networks can also be named by"
             " --config.teacher.model and --config.student.model"
         )
     if "-" not in option and (imports.is_path(option) or set(words) <= set(RECORDS)):
@@ -153,7 +152,7 @@ def check_option(option: str) -> None:
     wrong = next((word for word in words if word not in known), option)
     raise errors.InputError(
         f"config option '{option}' is not smoke, a pair TEACHER-STUDENT of networks or a"
-        f" method; {_hint(wrong, known)}python -m rrd_jax.networks lists networks, python -m"
+        f" method; {errors.hint(wrong, known)}python -m rrd_jax.networks lists networks, python -m"
         " rrd_jax.objectives objectives, which are joined by +"
     )
 
@@ -161,8 +160,3 @@ def check_option(option: str) -> None:
 def can_be_network(name: str) -> bool:
     """Whether it names one of our networks, or is written as an import path is."""
     return name in networks.MODELS or bool(re.fullmatch(r"[\w.]+:[\w.]+", name))
-
-
-def _hint(name: str, known: dict[str, Any]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean '{close[0]}'? " if close else ""

@@ -25,7 +25,14 @@ from rrd_jax.networks.brought import (
 from rrd_jax.networks.check import check, check_weights
 from rrd_jax.networks.contract import Network, Outputs
 from rrd_jax.networks.remat import remat
-from rrd_jax.networks.summary import Summary, count_parameters, describe_maps, head, summarize
+from rrd_jax.networks.summary import (
+    Summary,
+    count_parameters,
+    describe_maps,
+    head,
+    named_shapes,
+    summarize,
+)
 
 Factory = Callable[..., nn.Module]
 
@@ -140,6 +147,7 @@ __all__ = [
     "image_size",
     "init",
     "is_network",
+    "named_shapes",
     "remat",
     "summarize",
 ]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from rrd_jax import errors, functional
 from rrd_jax.networks.contract import Network, Outputs
-from rrd_jax.networks.summary import summarize
+from rrd_jax.networks.summary import named_shapes, summarize
 
 _IMAGES = 2
 
@@ -62,13 +62,7 @@ def check_weights(
       InputError: they have other names or shapes than the network's.
     """
     wanted = summarize(network, image_shape).variables
-    there, here = (
-        {jax.tree_util.keystr(at, simple=True, separator="/"): leaf.shape for at, leaf in leaves}
-        for leaves in map(
-            jax.tree_util.tree_leaves_with_path,
-            ({name: variables[name] for name in wanted}, wanted),
-        )
-    )
+    there, here = map(named_shapes, ({name: variables[name] for name in wanted}, wanted))
     if there != here:
         differing = sorted(name for name in there | here if there.get(name) != here.get(name))
         name = differing[0]

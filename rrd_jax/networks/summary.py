@@ -57,6 +57,14 @@ def summarize(network: Network, image_shape: tuple[int, ...]) -> Summary:
     )
 
 
+def named_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of each leaf by its path, such as params/conv1/kernel."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves
+    }
+
+
 def describe_maps(maps: Sequence[Any]) -> str:
     """Channels and size of each map, such as "16@32 32@16"; "none" for no map."""
     sizes = (

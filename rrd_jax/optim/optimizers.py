@@ -93,8 +93,9 @@ def create(
         )
     what = f"optimizer '{name}'"
     factory = _factory(name)
-    own = [key for key in ("weight_decay", "weight_decay_rate") if key in _arguments(factory)]
-    masks = [key for key in _MASKS if key in _arguments(factory)]
+    arguments = imports.parameters(factory)
+    own = [key for key in ("weight_decay", "weight_decay_rate") if key in arguments]
+    masks = [key for key in _MASKS if key in arguments]
     mask = None if decay_norm_and_bias else _decays
     ours = {_rate_name(factory): schedule, **dict.fromkeys(own[:1], weight_decay)}
     ours |= dict.fromkeys(masks, mask)
@@ -210,19 +211,15 @@ def _factory(name: str) -> Callable[..., optax.GradientTransformation]:
         if name in factories():
             return factories()[name]
         # Parts of optimizers can be named too, but are not worth listing.
-        whole = {k: f for k, f in factories().items() if _rate_name(f) in _arguments(f)}
+        whole = {k: f for k, f in factories().items() if _rate_name(f) in imports.parameters(f)}
         return errors.lookup("optimizer.name", name, whole)
     factory = imports.load("optimizer", name)
-    if not callable(factory) or "learning_rate" not in _arguments(factory):
+    if not callable(factory) or "learning_rate" not in imports.parameters(factory):
         raise errors.InputError(
             f"optimizer '{name}' is no function with an argument 'learning_rate', which is given"
             " the schedule, step -> rate"
         )
     return factory
-
-
-def _arguments(factory: Callable) -> dict[str, inspect.Parameter]:
-    return imports.parameters(factory)
 
 
 def _rate_name(factory: Callable) -> str:
@@ -238,7 +235,7 @@ def _call(
     schedule: optax.Schedule,
 ) -> optax.GradientTransformation:
     """What a factory returns, with updates that descend at the schedule's rate."""
-    arguments = _arguments(factory)
+    arguments = imports.parameters(factory)
     rate = arguments.get(_rate_name(factory))
     if rate is not None and _is_constant(rate):
         # It takes a number alone: Optax makes it anew in each step, with the step's rate.

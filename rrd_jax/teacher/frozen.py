@@ -94,8 +94,6 @@ def load(
     """
     variables, meta = files.load(path, choice.model)
     _check_fits(path, meta, choice.model, dataset)
-    network = choice.create(dataset.num_classes)
-    networks.check_weights(str(path), variables, network, dataset.image_shape)
     classifier = meta.get("classifier")
     if classifier and classifier not in (terms or {}):
         raise errors.InputError(
@@ -104,7 +102,7 @@ def load(
         )
     home = path.parent if path.name == "checkpoints" else path
     folder = home / "views" if path.is_dir() else path.with_name(f"{path.name}.views")
-    frozen = from_variables(choice, variables, folder, dataset, mesh, training)
+    frozen = from_variables(choice, variables, folder, dataset, mesh, training, where=str(path))
     return dataclasses.replace(frozen, terms=terms if classifier else None)
 
 
@@ -115,6 +113,8 @@ def from_variables(
     dataset: data.Dataset,
     mesh: jax.sharding.Mesh,
     training: Training,
+    *,
+    where: str = "",
 ) -> FrozenNetwork:
     """A network with weights that are in memory.
 
@@ -125,12 +125,14 @@ def from_variables(
       dataset: the images.
       mesh: the devices.
       training: as FrozenNetwork's.
+      where: the weights are from, for messages; "" for the network's name.
 
     Raises:
       InputError: the weights do not fit the network.
     """
     network = choice.create(dataset.num_classes)
-    networks.check_weights(f"'{choice.model}'", variables, network, dataset.image_shape)
+    where = where or f"'{choice.model}'"
+    networks.check_weights(where, variables, network, dataset.image_shape)
     variables = parallel.put(parallel.replicated(mesh), variables)
     return FrozenNetwork(network, variables, (folder,), dataset, mesh, training)
 
