@@ -1,7 +1,9 @@
 """What the programs share: what their users can mend becomes one line and an exit code.
 
 0 at the end of the job, 1 for a bad flag or config field, 2 for other bad input, 3 when the loss is
-not finite, 75 when SIGTERM stopped a run whose state is saved, 130 after Ctrl-C.
+not finite, 130 after Ctrl-C. The others are those of sysexits.h: 69 for a platform or device that is
+not there, 70 for an error of this program, 74 for a disk that takes nothing more, 75 for what the
+same command goes on from as it is: SIGTERM, a lost device or process.
 """
 
 import os
@@ -13,6 +15,17 @@ from collections.abc import Callable
 from absl import flags, logging
 
 from rrd_jax import errors
+
+# The first kind that fits counts.
+_CODES: dict[type[Exception], int] = {
+    errors.DiskError: 74,  # EX_IOERR
+    errors.UnavailableError: 69,  # EX_UNAVAILABLE
+    errors.InputError: 2,
+    OSError: 2,
+    errors.DivergedError: 3,
+    errors.PreemptedError: 75,  # EX_TEMPFAIL: try again
+    errors.LostError: 75,
+}
 
 
 def run_main() -> None:
@@ -50,12 +63,8 @@ def guard(
     _quiet_libtpu()
     try:
         job()
-    except (errors.InputError, OSError) as error:
-        stop(2, error)
-    except errors.DivergedError as error:
-        stop(3, error)
-    except errors.PreemptedError as error:
-        stop(75, error)  # EX_TEMPFAIL: try again
+    except tuple(_CODES) as error:
+        stop(next(code for kind, code in _CODES.items() if isinstance(error, kind)), error)
     except KeyboardInterrupt:
         stop(130, stopped)
 

@@ -9,8 +9,20 @@ class InputError(ValueError):
     """A wrong config, file or shape. The message is one line and names the way out."""
 
 
+class DiskError(InputError):
+    """A disk or folder does not take what is written to it; nothing that was saved is lost."""
+
+
+class UnavailableError(InputError):
+    """A platform, device or library that was asked for is not on this machine."""
+
+
 class DivergedError(RuntimeError):
     """The loss or the state is no longer finite."""
+
+
+class LostError(RuntimeError):
+    """A device or another process is gone in the middle of a run: start the same command again."""
 
 
 class PreemptedError(RuntimeError):

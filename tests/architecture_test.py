@@ -23,7 +23,7 @@ _ORDER = """
     objectives networks optim
     memory metrics cli
     imports functional
-    batch errors
+    batch errors console
 """
 _LEVEL = {
     room: level for level, line in enumerate(_ORDER.strip().splitlines()) for room in line.split()
