@@ -1,7 +1,7 @@
 """What the programs share: what their users can mend becomes one line and an exit code.
 
 0 at the end of the job, 1 for a bad flag or config field, 2 for other bad input, 3 when the loss is
-not finite, 130 after Ctrl-C. The others are those of sysexits.h: 69 for a platform or device that is
+not finite, 130 after Ctrl-C. Others are those of sysexits.h: 69 for a platform or device that is
 not there, 70 for an error of this program, 74 for a disk that takes nothing more, 75 for what the
 same command goes on from as it is: SIGTERM, a lost device or process.
 """
