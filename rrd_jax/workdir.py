@@ -96,7 +96,9 @@ def _claim(
 
 def _unusable(folder: pathlib.Path, error: OSError | ValueError) -> errors.InputError:
     if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
-        path = pathlib.Path(error.filename or folder)
+        path = pathlib.Path(
+            error.filename2 or error.filename or folder
+        )  # 2: what was to be replaced
         there = next(place for place in (path, *path.parents) if os.path.lexists(place))
         what = "a folder" if there.is_dir() else "a file"
         reason = f"{there} is {what}; remove it, or pass another --workdir"

@@ -85,7 +85,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
         with pytest.raises(errors.InputError, match="file is a file; remove it, or pass another"):
             _claim(tmp_path / path)
     (tmp_path / "run" / "config.json").mkdir(parents=True)
-    with pytest.raises(errors.InputError, match="config.json' is a folder|config.json is a folder"):
+    with pytest.raises(errors.InputError, match="config.json is a folder"):
         _claim(tmp_path / "run")
     with pytest.raises(errors.InputError, match="null"):
         _claim(tmp_path / "a\0b")
