@@ -135,6 +135,8 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
             raise errors.InputError(f"{_PREFIX}{option} is {value}, but must be in [0, 1)")
         if option in _NOT_NEGATIVE and not 0 <= value < math.inf:
             raise errors.InputError(f"{_PREFIX}{option} is {value}, but must be 0 or above")
+        if option == "ns_steps" and value > 100:  # each is compiled
+            raise errors.InputError(f"{_PREFIX}{option} is {value}, but must be 100 at most")
 
 
 def _decays(params: Any) -> Any:
@@ -201,7 +203,8 @@ def factories() -> dict[str, Callable[..., optax.GradientTransformation]]:
                 continue
             if "GradientTransformation" in str(inspect.signature(factory).return_annotation):
                 public[name] = factory
-    for name in ("scale_by_rprop", "scale_by_cocob"):  # parts of rprop and cocob; one more sign
+    # Parts of rprop and cocob, with one more sign; and what learns nothing.
+    for name in ("scale_by_rprop", "scale_by_cocob", "set_to_zero"):
         public.pop(name, None)
     return dict(sorted((public | {"rmsprop": rmsprop, "muon": muon}).items()))
 

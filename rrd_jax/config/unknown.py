@@ -1,0 +1,60 @@
+"""Fields that there are not, and what may have been meant."""
+
+import difflib
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+_LIST = "--print_config lists all fields"
+
+
+def paths(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    """The path of every field of a config, such as train.epochs or teacher[0].model."""
+    for name, value in config.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, ConfigDict) and (len(value) or path == "objectives"):
+            yield from paths(value, f"{path}.")
+        elif isinstance(value, list):
+            for i, part in enumerate(value):
+                yield from paths(part, f"{path}[{i}].")
+        else:
+            yield path
+
+
+def message(path: str, config: ConfigDict) -> str:
+    """Says that there is no such field, which ones are near, and where all are listed.
+
+    Args:
+      path: what was asked for, such as learning_rate or optimizer.learn_rate.
+      config: the fields that there are.
+    """
+    *_, name = path.rpartition(".")
+    section = path.split(".")[1] if path.startswith("objectives.") and path.count(".") > 1 else ""
+    if section and section not in config.objectives:
+        names = ", ".join(map(str, config.objectives))
+        return (
+            f"there is no field '{path}': this config has the objectives {names}, and no"
+            f" '{section}'; a method of the config string brings others, such as"
+            f" CONFIG.py:kd+{section}"
+        )
+    near = [f"'{field}'" for field in _near(path, name, list(paths(config)))]
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"there is no field '{path}'; {hint}{_LIST}"
+
+
+def _near(path: str, name: str, known: list[str]) -> list[str]:
+    """Up to three fields: of the same name elsewhere, then of a similar name or path."""
+    names: dict[str, list[str]] = {}
+    for field in known:
+        names.setdefault(field.rpartition(".")[2], []).append(field)
+    inside = [field for field in known if field.startswith(f"{path.rpartition('.')[0]}.")]
+    same = names.get(name, [])
+    if same:
+        return difflib.get_close_matches(path, same, n=3, cutoff=0)
+    close = difflib.get_close_matches(path, inside, n=1, cutoff=0.75)
+    close += difflib.get_close_matches(path, known, n=1, cutoff=0.75)
+    close += [
+        field for near in difflib.get_close_matches(name, names, n=2) for field in names[near]
+    ]
+    begins = [field for field in known if field.rpartition(".")[2].startswith(name)]
+    return list(dict.fromkeys(close or begins))[:3]
