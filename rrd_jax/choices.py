@@ -82,9 +82,11 @@ class ObjectiveChoice:
         try:
             return objectives.create(self.name, self.factory, **options)
         except errors.InputError as error:
-            if str(error).split()[0] not in options:
+            if str(error).split()[0] in options:  # a factory does not know whose they are
+                raise errors.InputError(f"{prefix}{error}") from error
+            if f"'{self.factory or self.name}'" in str(error):
                 raise
-            raise errors.InputError(f"{prefix}{error}") from error  # where a factory's option is
+            raise errors.InputError(f"{what}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)

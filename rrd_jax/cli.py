@@ -53,7 +53,8 @@ def parse_flags(
         rest = flags.FLAGS(argv)
         if config is not None:
             if config.value is None:
-                stop(1, "--config is missing; for example --config=configs/digits.py")
+                missing = "--config is missing; for example --config=configs/digits.py"
+                stop(1, (len(argv) > 1 and explain(argv)) or missing)
             config.value.items()  # a config file that cannot be read fails here
     except Exception as error:  # a config file is a user's code
         stop(1, explain(argv) or _one_line(error))

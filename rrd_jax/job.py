@@ -106,6 +106,7 @@ def check(job: Job, setting: Setting) -> None:
         is none; the teacher cannot be cached, but is to be; shapes beyond the memory.
     """
     dataset, training = setting.dataset, job.student.training
+    _check_steps(job, len(dataset.train))
     # Schedules see their real length.
     plan, *_ = [
         recipe.create(part.training, dataset.num_classes, len(dataset.train))
@@ -128,10 +129,10 @@ def check(job: Job, setting: Setting) -> None:
     maps = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((part, *leaf.shape[1:]), leaf.dtype), student.maps
     )
-    needs = {f"objective '{name}' keeps": state for name, state in states.items()}
+    # What is trained has a gradient too.
+    needs = {f"objective '{name}' keeps": (s, s.params) for name, s in states.items()}
     needs |= {f"the student's maps of {part} images take": maps}
     _check_memory(needs, parallel.machine_bytes())
-    _check_steps(job, len(dataset.train))
 
 
 def _check_memory(needs: dict[str, Any], memory: int) -> None:

@@ -33,6 +33,11 @@ def check(config: ConfigDict, made: Collection[str] = ()) -> None:
       config: the fields.
       made: names of objectives that were made in Python.
     """
+    if not isinstance(config, ConfigDict):
+        raise errors.InputError(
+            f"the config is of type {type(config).__name__}, but must be a ConfigDict, such as"
+            " rrd_jax.config.defaults()"
+        )
     for path, field, value in entries(config):
         if fault := field.kind.fault(path, value):
             raise errors.InputError(fault)

@@ -7,9 +7,10 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
+from rrd_jax import imports
 from rrd_jax.config import checks, kinds, unknown
 from rrd_jax.config.fields import BY_PATH
-from rrd_jax.config.kinds import Kind
+from rrd_jax.config.kinds import Kind, Optional
 from rrd_jax.config.options import Options
 
 
@@ -23,12 +24,20 @@ def explain(argv: Sequence[str]) -> str:
       What is wrong; "" where that is something else, such as the config file.
     """
     parser = ConfigFileFlagParser(name="config")
+    file = _file(argv)
     try:
-        config = parser.parse(_file(argv))
-    except Exception:  # a user's code, and what else can be wrong with a file
+        config = parser.parse(file)
+    except Exception as error:  # a user's code, or no Python at all
+        if "Traceback" in str(error):  # ml_collections keeps it, and its last line says all
+            return ""
+        return str(imports.raised(f"--config={file}", "cannot be read", error))
+    if type(config).__name__ == "_ErrorConfig":  # which says so once a field is read
         return ""
     if not isinstance(config, ConfigDict):
-        return ""
+        return (
+            f"--config={file}: its get_config returns {type(config).__name__}, but must return a"
+            " ConfigDict, such as rrd_jax.config.defaults()"
+        )
     faults = (_fault(flag, text, config) for flag, text in _overrides(argv))
     return next(filter(None, faults), "")
 
@@ -53,6 +62,8 @@ def _overrides(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
 def _fault(flag: str, text: str | None, config: ConfigDict) -> str:
     path = flag.partition("config.")[2]
     words = re.findall(r"\[(-?\d+)\]|([^.\[\]]+)", path)
+    if not re.fullmatch(r"\w+(\[-?\d+\])?(\.\w+(\[-?\d+\])?)*", path):
+        return f"{flag} names no field: write --config.SECTION.FIELD=VALUE; {unknown.LIST}"
     at: Any = config
     for place, name in words:
         is_teachers = at is config.get("teacher")
@@ -60,7 +71,7 @@ def _fault(flag: str, text: str | None, config: ConfigDict) -> str:
             return (
                 f"{flag}: there are {len(at)} teachers: write teacher[0] to teacher[{len(at) - 1}]"
             )
-        if isinstance(at, Options):
+        if type(at) is Options:
             return ""
         if isinstance(at, ConfigDict) and place and is_teachers:
             return f"{flag}: there is one teacher: write --config.teacher{path.partition(']')[2]}"
@@ -76,6 +87,10 @@ def _fault(flag: str, text: str | None, config: ConfigDict) -> str:
     kind = _kind(path, config)
     if kind is None or text is None or kind.reads(text):
         return ""
+    if isinstance(kind, Optional):
+        return (
+            f"{flag} is {kinds.shown(text)}, but must be {kind.kind}; without the flag it is None"
+        )
     return f"{flag} is {kinds.shown(text)}, but must be {kind}"
 
 

@@ -23,6 +23,8 @@ _OF_MEMORIES = {
 def note(config: ConfigDict, asked: Collection[str] | None = None) -> None:
     """Prints a line with all fields that were set, but have no effect, if there are any.
 
+    Warns of test images that are trained on.
+
     Args:
       config: checked fields.
       asked: the paths of the fields that a user set; None for those that are not at their default.
@@ -35,6 +37,11 @@ def note(config: ConfigDict, asked: Collection[str] | None = None) -> None:
     ]
     if idle:
         console.note(f"without effect here: {', '.join(idle)}")
+    if config.data.train_split == config.data.test_split:
+        console.warn(
+            f"data.test_split is {kinds.shown(config.data.test_split)}, as data.train_split: the"
+            " test figures are of images that were trained on"
+        )
 
 
 def _changed(config: ConfigDict) -> Iterator[str]:

@@ -11,6 +11,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from rrd_jax import errors, imports
 
 LARGEST = 2**31 - 1  # what 32 bits count
@@ -229,7 +231,7 @@ class Mapped(Kind):
 
     def accepts(self, value: Any) -> bool:
         """See Kind."""
-        return isinstance(value, Mapping) or hasattr(value, "items")
+        return isinstance(value, Mapping | ConfigDict) and _has_names(value)
 
     def __str__(self) -> str:
         return "options by name"
@@ -253,6 +255,13 @@ def of_option(option: inspect.Parameter) -> Kind | None:
     kind = _OF_TYPES.get(imports.option_type(option) or object)
     is_open = option.default is None or type(None) in typing.get_args(option.annotation)
     return Optional(kind) if kind and is_open else kind
+
+
+def _has_names(value: Any) -> bool:
+    """Whether the keys of a tree are texts, as a workdir keeps them."""
+    if isinstance(value, Mapping | ConfigDict):
+        return all(isinstance(key, str) and _has_names(part) for key, part in value.items())
+    return not isinstance(value, list | tuple) or all(map(_has_names, value))
 
 
 def _can(read: Any, text: str) -> bool:

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
-_LIST = "--print_config lists all fields"
+from rrd_jax import errors
+
+LIST = "--print_config lists all fields"
 
 
 def paths(config: ConfigDict, prefix: str = "") -> Iterator[str]:
@@ -37,9 +39,13 @@ def message(path: str, config: ConfigDict) -> str:
             f" '{section}'; a method of the config string brings others, such as"
             f" CONFIG.py:kd+{section}"
         )
+    if section:
+        listed = ", ".join(config.objectives[section])
+        hint = errors.hint(name, config.objectives[section])
+        return f"there is no field '{path}'; {hint}known of '{section}': {listed}"
     near = [f"'{field}'" for field in _near(path, name, list(paths(config)))]
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"there is no field '{path}'; {hint}{_LIST}"
+    return f"there is no field '{path}'; {hint}{LIST}"
 
 
 def _near(path: str, name: str, known: list[str]) -> list[str]:
