@@ -84,7 +84,7 @@ class ObjectiveChoice:
         except errors.InputError as error:
             if str(error).split()[0] in options:  # a factory does not know whose they are
                 raise errors.InputError(f"{prefix}{error}") from error
-            if f"'{self.factory or self.name}'" in str(error):
+            if prefix in str(error) or f"'{self.factory or self.name}'" in str(error):
                 raise
             raise errors.InputError(f"{what}: {error}") from error
 

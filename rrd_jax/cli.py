@@ -98,7 +98,7 @@ def _one_line(error: Exception) -> str:
     text = str(error)
     if isinstance(error, AttributeError | KeyError):  # a quoted message, in quotes again
         text = text.replace("\\n", "\n").replace("\\'", "'").strip("'\"")
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if any(line.startswith("Traceback") for line in lines):  # ml_collections keeps it as text
         return lines[-1].removeprefix("rrd_jax.errors.InputError: ")
     return ": ".join(lines) or type(error).__name__

@@ -13,17 +13,19 @@ from ml_collections import ConfigDict
 from rrd_jax import errors, imports
 from rrd_jax.config import kinds, unknown
 from rrd_jax.config.fields import BY_PATH, FIELDS, Field
-from rrd_jax.config.kinds import Kind, Real
+from rrd_jax.config.kinds import Integer, Kind, Real
 from rrd_jax.objectives import RECORDS
 
 _SECTIONS = tuple(dict.fromkeys(field.path.rpartition(".")[0] for field in FIELDS))
 # Fields that every objective has beside its options.
 OF_OBJECTIVES: dict[str, Kind] = {
     "weight": Real(minimum=0, maximum=1e9),
-    "warmup": Real(minimum=0, maximum=1e9),
+    "warmup": Integer(0),
     "factory": kinds.Text(),
 }
-_SLICE = re.compile(r"\[(-?\d+)(%?):(-?\d+)(%?)\]")
+# A part of a split expression, as TFDS reads it: a split, and from where to where.
+_PLACE = r"-?[\d_.]+(?:%|shard)?"
+_SPLIT = re.compile(rf"[\w-]+(?:\[(?:({_PLACE})?:({_PLACE})?|\d+(?:%|shard))\])?")
 
 
 def check(config: ConfigDict, made: Collection[str] = ()) -> None:
@@ -38,6 +40,7 @@ def check(config: ConfigDict, made: Collection[str] = ()) -> None:
             f"the config is of type {type(config).__name__}, but must be a ConfigDict, such as"
             " rrd_jax.config.defaults()"
         )
+    check_names(config)
     for path, field, value in entries(config):
         if fault := field.kind.fault(path, value):
             raise errors.InputError(fault)
@@ -46,6 +49,17 @@ def check(config: ConfigDict, made: Collection[str] = ()) -> None:
             raise errors.InputError(fault)
     for fault in _contradictions(config):
         raise errors.InputError(fault)
+
+
+def check_names(config: ConfigDict, path: str = "the config") -> None:
+    """Raises an InputError for fields whose names are no text, which ml_collections cannot sort."""
+    try:
+        fields = config.items()
+    except TypeError:
+        raise errors.InputError(f"{path} has fields whose names are not text") from None
+    for name, value in fields:
+        if isinstance(value, ConfigDict):
+            check_names(value, str(name) if path == "the config" else f"{path}.{name}")
 
 
 def teachers(config: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
@@ -154,11 +168,33 @@ def _contradictions(config: ConfigDict) -> Iterator[str]:
 
 def _fault_of_split(split: str) -> str:
     """What is wrong with a split expression, as far as no data set is needed to see it."""
-    if not split.strip():
-        return "but must name a split, such as train or train[:90%]"
-    for start, start_unit, stop, stop_unit in _SLICE.findall(split):
-        one_way = start_unit == stop_unit and start.startswith("-") == stop.startswith("-")
-        if one_way and int(start) >= int(stop):
-            part = f"[{start}{start_unit}:{stop}{stop_unit}]"
-            return f"but {part} has no images: it ends before it begins"
+    for part in split.split("+"):
+        text = part.strip()
+        match = _SPLIT.fullmatch(text)
+        if match is None:
+            return "but must name a split, such as train, train[:90%] or train[:500]+test"
+        ends = zip(match.groups(), (0, None), strict=True)
+        first, last = (_place(place, default) for place, default in ends)
+        if any(place and place[1] == "%" and abs(place[0]) > 100 for place in (first, last)):
+            return f"but '{text}' goes beyond 100%"
+        is_empty = (
+            first
+            and last
+            and (first[1] == last[1] or not first[0])
+            and (first[0] < 0) == (last[0] < 0)
+            and first[0] >= last[0]
+        )
+        if is_empty or first == (100, "%"):
+            return f"but '{text}' has no images: it ends before it begins"
     return ""
+
+
+def _place(text: str | None, default: float | None) -> tuple[float, str] | None:
+    """Number and unit of a boundary; None for the end of the split."""
+    if not text:
+        return None if default is None else (default, "")
+    unit = re.sub(r"[-\d_.]", "", text)
+    try:
+        return float(text.removesuffix(unit)), unit
+    except ValueError:
+        return None

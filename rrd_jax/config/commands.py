@@ -1,5 +1,6 @@
 """What a command line says wrongly of a config, where ml_collections' own words help little."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -31,6 +32,8 @@ def explain(argv: Sequence[str]) -> str:
         if "Traceback" in str(error):  # ml_collections keeps it, and its last line says all
             return ""
         return str(imports.raised(f"--config={file}", "cannot be read", error))
+    if not os.path.isfile(file.partition(":")[0]):
+        return f"--config={file}: there is no such file in {os.getcwd()}"
     if type(config).__name__ == "_ErrorConfig":  # which says so once a field is read
         return ""
     if not isinstance(config, ConfigDict):
@@ -80,6 +83,11 @@ def _fault(flag: str, text: str | None, config: ConfigDict) -> str:
         if not isinstance(at, ConfigDict | list):
             return f"{flag}: {unknown.message(path, config)}"
         at = at[int(place) if place else name]
+    if type(at) is Options:
+        if text is not None and BY_PATH[re.sub(r"\[-?\d+\]", "", path)].kind.reads(text):
+            return ""
+        wanted = f"a dict, such as {{'b1': 0.9}}, or set one by one: {flag}.NAME=VALUE"
+        return f"{flag} is {kinds.shown(text)}, but must be {wanted}"
     if isinstance(at, ConfigDict | list):
         fields = list(unknown.paths(config))
         first = next((field for field in fields if field.startswith((f"{path}.", f"{path}["))), "")

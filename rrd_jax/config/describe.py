@@ -29,6 +29,7 @@ def describe(config: ConfigDict) -> str:
     Raises:
       InputError: a section or a field is missing, or unknown.
     """
+    checks.check_names(config)
     head = (
         f"{config.name or 'The config'}: every field, set with --config.FIELD=VALUE. A star marks"
         " what is not the default, in [brackets]."

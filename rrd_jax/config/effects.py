@@ -37,10 +37,12 @@ def note(config: ConfigDict, asked: Collection[str] | None = None) -> None:
     ]
     if idle:
         console.note(f"without effect here: {', '.join(idle)}")
-    if config.data.train_split == config.data.test_split:
+    train, test = config.data.train_split, config.data.test_split
+    name, test_name = train.partition("[")[0], test.partition("[")[0]
+    if name == test_name and (train == test or name in (train, test)):
         console.warn(
-            f"data.test_split is {kinds.shown(config.data.test_split)}, as data.train_split: the"
-            " test figures are of images that were trained on"
+            f"data.test_split is {kinds.shown(test)}, and data.train_split {kinds.shown(train)}:"
+            " the test figures are of images that were trained on"
         )
 
 

@@ -154,7 +154,7 @@ FIELDS = (
     Field(
         "data.mix_alpha",
         1.0,
-        Real(above=0, maximum=1e6),
+        Real(minimum=1e-3, maximum=1e3),
         "The share of an image is drawn from Beta(alpha, alpha).",
     ),
     Field(
@@ -297,7 +297,7 @@ FIELDS = (
     Field(
         "optimizer.decay",
         0.1,
-        Real(above=0, maximum=1e3),
+        Real(above=0, maximum=1),
         "Of the learning rate at each milestone.",
     ),
     Field(

@@ -233,6 +233,10 @@ class Mapped(Kind):
         """See Kind."""
         return isinstance(value, Mapping | ConfigDict) and _has_names(value)
 
+    def reads(self, text: str) -> bool:
+        """See Kind."""
+        return _can(lambda text: dict(ast.literal_eval(text)), text)
+
     def __str__(self) -> str:
         return "options by name"
 
@@ -249,10 +253,12 @@ _OF_TYPES: dict[type, Kind] = {
 def of_option(option: inspect.Parameter) -> Kind | None:
     """The kind of an option of one of our objectives, from its annotation and its default.
 
-    Counts are 0 or above, and no number is beyond a million; the factory knows more. None where
-    its annotation says nothing.
+    Counts are 0 or above, no number is beyond a million, and what is divided by a temperature stays
+    within float32; the factory knows more. None where its annotation says nothing.
     """
     kind = _OF_TYPES.get(imports.option_type(option) or object)
+    if "temperature" in option.name:
+        kind = Real(minimum=1e-3, maximum=1e6)
     is_open = option.default is None or type(None) in typing.get_args(option.annotation)
     return Optional(kind) if kind and is_open else kind
 

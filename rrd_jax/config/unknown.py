@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from rrd_jax import errors
+from rrd_jax.objectives import RECORDS
 
 LIST = "--print_config lists all fields"
 
@@ -34,10 +35,12 @@ def message(path: str, config: ConfigDict) -> str:
     section = path.split(".")[1] if path.startswith("objectives.") and path.count(".") > 1 else ""
     if section and section not in config.objectives:
         names = ", ".join(map(str, config.objectives))
+        way_out = errors.hint(section, RECORDS).rstrip() or "python -m rrd_jax.objectives lists all"
+        if section in RECORDS:
+            way_out = f"a method of the config string brings it, such as CONFIG.py:kd+{section}"
         return (
             f"there is no field '{path}': this config has the objectives {names}, and no"
-            f" '{section}'; a method of the config string brings others, such as"
-            f" CONFIG.py:kd+{section}"
+            f" '{section}'; {way_out}"
         )
     if section:
         listed = ", ".join(config.objectives[section])
@@ -46,6 +49,10 @@ def message(path: str, config: ConfigDict) -> str:
     near = [f"'{field}'" for field in _near(path, name, list(paths(config)))]
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return f"there is no field '{path}'; {hint}{LIST}"
+
+
+def _initials(path: str) -> str:
+    return "".join(word[:1] for word in path.rpartition(".")[2].split("_"))
 
 
 def _near(path: str, name: str, known: list[str]) -> list[str]:
@@ -62,5 +69,7 @@ def _near(path: str, name: str, known: list[str]) -> list[str]:
     close += [
         field for near in difflib.get_close_matches(name, names, n=2) for field in names[near]
     ]
+    # Such as lr for learning_rate.
+    close += [field for field in known if _initials(field) == name]
     begins = [field for field in known if field.rpartition(".")[2].startswith(name)]
     return list(dict.fromkeys(close or begins))[:3]
