@@ -46,7 +46,10 @@ def message(path: str, config: ConfigDict) -> str:
         listed = ", ".join(config.objectives[section])
         hint = errors.hint(name, config.objectives[section])
         return f"there is no field '{path}'; {hint}known of '{section}': {listed}"
-    near = [f"'{field}'" for field in _near(path, name, list(paths(config)))]
+    near = [
+        f"'{field}'"
+        for field in _near(path, name, [field for field in paths(config) if field != path])
+    ]
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return f"there is no field '{path}'; {hint}{LIST}"
 

@@ -56,6 +56,7 @@ def _parsed(fields) -> recipe.Job | errors.InputError:
         for part in filter(None, section.split(".")):
             holder = holder[part]
         with holder.unlocked(), holder.ignore_type():
+            del holder[name]  # which would make floats of integers and booleans
             holder[name] = ConfigDict(value) if isinstance(value, dict) else value
     try:
         return parse(config, platform="cpu")
