@@ -26,6 +26,8 @@ def explain(argv: Sequence[str]) -> str:
     """
     parser = ConfigFileFlagParser(name="config")
     file = _file(argv)
+    if file is None:
+        return ""
     try:
         config = parser.parse(file)
     except Exception as error:  # a user's code, or no Python at all
@@ -45,12 +47,12 @@ def explain(argv: Sequence[str]) -> str:
     return next(filter(None, faults), "")
 
 
-def _file(argv: Sequence[str]) -> str:
-    """The config file with what stands behind its colon; "" for none."""
+def _file(argv: Sequence[str]) -> str | None:
+    """The config file with what stands behind its colon; None where the command names none."""
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         if re.match(r"--?config(=|$)", argument):
-            return argument.partition("=")[2] or following
-    return ""
+            return argument.partition("=")[2] if "=" in argument else following
+    return None
 
 
 def _overrides(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:

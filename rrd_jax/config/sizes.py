@@ -60,6 +60,7 @@ def _of_images(config: ConfigDict) -> Iterator[_Need]:
     channels = {"channels": len(data.mean)}
     part = train.batch_size // train.accumulate
     yield _Need({"train.batch_size": train.batch_size, **pixels, **channels}, item=1)
+    yield _Need({"train.eval_batch_size": train.eval_batch_size, **pixels, **channels})
     yield _Need({"images": part, **pixels, **channels})
     if data.mock_examples:
         yield _Need({"data.mock_examples": data.mock_examples, "numbers": 1}, item=64)
