@@ -77,7 +77,7 @@ def _of_objectives(config: ConfigDict) -> Iterator[_Need]:
         dim = sizes.get("dim", 1)
         for option in sizes:
             if option in _ROWS:
-                yield _Need({at[option]: sizes[option], "dim": dim})
+                yield _Need({at[option]: sizes[option], "dim": dim, "copies for checkpoints": 2})
         if "dim" in sizes:
             yield _Need({at["dim"]: dim, "images": part})
 
