@@ -24,7 +24,7 @@ from rrd_jax.config.options import Options
 from rrd_jax.data.source import DEVICE_AUGMENTATIONS, FEEDS, HOST_AUGMENTATIONS
 
 _DTYPES = ("auto", "float32", "bfloat16")
-_PIXELS = Integer(1, 32767)  # OpenCV scales to no more
+_PIXELS = Integer(4, 32767)  # fewer leave batch norms nothing; OpenCV scales to no more
 _COUNT = Integer(1)
 _SEED = Integer(0, LARGEST)
 _RATE = Real(above=0, maximum=1e6)

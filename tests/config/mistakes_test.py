@@ -42,7 +42,7 @@ def _options(**fields):
         ({"objectives.rrd.queue_size": 10**12}, "objectives.rrd.queue_size is 1000000000000"),
         (
             {"objectives.rrd.queue_size": 2 * 10**9},
-            "objectives.rrd.queue_size 2000000000 x dim 128 x|x 4 bytes = 2.05 TB, but there are|GB",
+            "objectives.rrd.queue_size 2000000000 x dim 128 x|= 2.05 TB, but there are|GB",
         ),
         ({"objectives.rrd.temperature_student": 1e-30}, "temperature_student is 1e-30|from 0.001"),
         ({"objectives.rrd.momentum": 1.0}, "objectives.rrd.momentum is 1.0|[0, 1)"),
