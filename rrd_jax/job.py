@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax import (
+    console,
     data,
     errors,
     loop,
@@ -15,6 +16,7 @@ from rrd_jax import (
     parallel,
     recipe,
     report,
+    tables,
     workdir,
 )
 from rrd_jax import objectives as registry
@@ -64,7 +66,7 @@ def run(
         if parallel.is_main():
             rows = [result._asdict() for result in results]
             report.write_json(folder / "results.json", rows)
-    print("\n" + table(results))
+    console.print_table(*table(results), before="\n")
     return results
 
 
@@ -183,8 +185,8 @@ def get_teacher(
     return results, frozen.as_ensemble(teachers, training.teacher_weights)
 
 
-def table(results: list[Result]) -> str:
-    """The results of a job, the last epoch's figure first."""
+def table(results: list[Result]) -> tables.Table:
+    """Header and rows: the results of a job, the last epoch's figure first."""
     header = (
         "run",
         "network",
@@ -208,4 +210,4 @@ def table(results: list[Result]) -> str:
         )
         for result in results
     ]
-    return report.table(header, rows)
+    return header, rows

@@ -2,9 +2,11 @@
 
 import pathlib
 import shutil
+import signal
 
 import pytest
 
+from rrd_jax import loop
 from tests import launch
 
 _WORKDIR = pathlib.Path(__file__).parent / "golden" / "workdir.zip"
@@ -18,7 +20,7 @@ def test_a_workdir_of_november_2026_goes_on_and_ends_as_an_unbroken_run_did(tmp_
     results = launch.run(config, tmp_path / "workdir")
     said = capsys.readouterr().out
     assert "[teacher]" not in said  # it is trained already
-    assert "epoch   1/2" not in said  # so is the first of the two
+    assert "epoch 1/2  test" not in said  # so is the first of the two
     assert [result.label for result in results] == ["teacher", "distilled, rrd+kd"]
     rows, unbroken = (launch.rows(tmp_path / name) for name in ("workdir", "unbroken"))
     assert rows[0] == unbroken[0]  # as it was
@@ -53,6 +55,28 @@ def test_a_run_with_another_optimizer_goes_on_to_the_same_bits(name, tmp_path):
     config = launch.digits("smoke,tiny,ce", **fields)
     launch.run(config, tmp_path / "whole")
     launch.preempt(config, tmp_path / "broken", step=4)
+    launch.run(config, tmp_path / "broken")
+    whole, broken = (tmp_path / folder for folder in ("whole", "broken"))
+    assert launch.rows(broken) == launch.rows(whole)
+    assert launch.digests(broken, 6) == launch.digests(whole, 6)
+
+
+@pytest.mark.usefixtures("one_device", "tiny_network")
+def test_ctrl_c_saves_the_step_at_hand_and_the_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    config = launch.digits("smoke,tiny,ce")
+    launch.run(config, tmp_path / "whole")
+    original = loop.dispatches
+
+    def dispatches(*arguments):
+        for i, dispatch in enumerate(original(*arguments)):
+            if i == 3:
+                signal.raise_signal(signal.SIGINT)
+            yield dispatch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "dispatches", dispatches)
+        with pytest.raises(KeyboardInterrupt, match="stopped by Ctrl-C; step 4 is saved in"):
+            launch.run(config, tmp_path / "broken")
     launch.run(config, tmp_path / "broken")
     whole, broken = (tmp_path / folder for folder in ("whole", "broken"))
     assert launch.rows(broken) == launch.rows(whole)
