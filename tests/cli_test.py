@@ -189,6 +189,7 @@ def test_a_second_ctrl_c_ends_at_once_what_hears_no_signals():
     command = [sys.executable, "-c", _STUBBORN]
     program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert program.stdout.readline() == "begun\n"
+    time.sleep(0.5)  # until it is within the call
     program.send_signal(signal.SIGINT)
     assert "another Ctrl-C ends it at once" in program.stderr.readline() + program.stderr.readline()
     start = time.monotonic()
