@@ -97,6 +97,11 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], before: st
     say(before + text)
 
 
+def print_markdown(text: str, before: str = "") -> None:
+    """Prints a table that is Markdown already; as `print_table`."""
+    print_table(*tables.parsed(text), before=before)
+
+
 def is_terminal() -> bool:
     """Whether somebody reads standard output on a screen."""
     return _is_terminal(sys.stdout)

@@ -18,6 +18,14 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), rule, *map(line, rows)])
 
 
+def parsed(text: str) -> Table:
+    """Header and rows of a text of `markdown`."""
+    header, _, *rows = (
+        [cell.strip() for cell in line[2:-2].split(" | ")] for line in text.split("\n")
+    )
+    return header, rows
+
+
 def fitted(header: Sequence[str], rows: Sequence[Sequence[str]], columns: int) -> str:
     """The table in at most so many columns.
 

@@ -17,6 +17,11 @@ def test_markdown_is_aligned_also_where_letters_are_wide():
     ]
 
 
+def test_a_table_is_read_back():
+    text = tables.markdown(["a", "b c"], [["x", ""], ["", "-"]])
+    assert tables.parsed(text) == (["a", "b c"], [["x", ""], ["", "-"]])
+
+
 @pytest.mark.parametrize("columns", [*range(8, 40), 60, 70, 80, 200])
 def test_a_table_fits_any_width_and_loses_nothing(columns):
     text = tables.fitted(_HEADER, _ROWS, columns)
