@@ -97,7 +97,7 @@ class Report:
         if self._board:
             self._keep(row)
         parts = [
-            f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}",
+            f"epoch {row['epoch']:>3}/{epochs}",
             f"test top-1 {row['test/top1']:6.2f}",
             f"best {row['best/top1']:.2f} ({row['best/epoch']})",
             *([f"agreement {row['test/agreement']:6.2f}"] if "test/agreement" in row else []),

@@ -20,7 +20,7 @@ def test_a_workdir_of_november_2026_goes_on_and_ends_as_an_unbroken_run_did(tmp_
     results = launch.run(config, tmp_path / "workdir")
     said = capsys.readouterr().out
     assert "[teacher]" not in said  # it is trained already
-    assert "epoch 1/2  test" not in said  # so is the first of the two
+    assert "epoch   1/2" not in said  # so is the first of the two
     assert [result.label for result in results] == ["teacher", "distilled, rrd+kd"]
     rows, unbroken = (launch.rows(tmp_path / name) for name in ("workdir", "unbroken"))
     assert rows[0] == unbroken[0]  # as it was
