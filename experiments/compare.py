@@ -19,7 +19,7 @@ import statistics
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from rrd_jax import cli, errors, job, main, parallel, report
+from rrd_jax import cli, console, errors, job, main, parallel, report
 from rrd_jax.config import parse
 from rrd_jax.recipe import Job
 from rrd_jax.run import Result
@@ -135,7 +135,8 @@ def _job() -> None:
     report.write_whole(folder / "table.md", text + "\n")
     rows = {method: [run._asdict() for run in runs] for method, runs in results.items()}
     report.write_json(folder / "results.json", rows)
-    print(f"\n{text}\n\nkept in {folder / 'table.md'} and {folder / 'results.json'}")
+    console.print_markdown(text, before="\n")
+    console.say(f"\nkept in {folder / 'table.md'} and {folder / 'results.json'}")
 
 
 def _main(argv: list[str]) -> None:

@@ -19,6 +19,7 @@ from rrd_jax import (
     parallel,
     recipe,
     report,
+    tables,
     workdir,
 )
 from rrd_jax import objectives as registry
@@ -68,7 +69,7 @@ def run(
         if parallel.is_main():
             rows = [result._asdict() for result in results]
             report.write_json(folder / "results.json", rows)
-    print("\n" + table(results))
+    console.print_table(*table(results), before="\n")
     return results
 
 
@@ -282,8 +283,8 @@ def _as_trained(teacher: TeacherChoice, path: pathlib.Path, dataset: data.Datase
     return dataclasses.replace(teacher, part=part)
 
 
-def table(results: list[Result]) -> str:
-    """The results of a job, the last epoch's figure first."""
+def table(results: list[Result]) -> tables.Table:
+    """Header and rows: the results of a job, the last epoch's figure first."""
     header = (
         "run",
         "network",
@@ -307,4 +308,4 @@ def table(results: list[Result]) -> str:
         )
         for result in results
     ]
-    return report.table(header, rows)
+    return header, rows

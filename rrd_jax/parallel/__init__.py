@@ -16,6 +16,7 @@ from rrd_jax.parallel.devices import (
     state_shardings,
 )
 from rrd_jax.parallel.processes import (
+    StopRequests,
     as_main,
     is_main,
     main_first,
@@ -26,6 +27,7 @@ from rrd_jax.parallel.processes import (
 
 __all__ = [
     "AXIS",
+    "StopRequests",
     "as_main",
     "check_batch",
     "check_jaxlib",
