@@ -83,10 +83,12 @@ def parse_flags(
     except errors.UnreadError:
         sys.exit(_UNREAD)
     except (Exception, SystemExit) as error:  # a config file is a program, and can raise anything
-        if text := last_resort.of_config(error, _config_path(argv)) or explain(argv):
+        if text := last_resort.of_config(error, _config_path(argv)):
             stop(1, text)
-        if isinstance(error, SystemExit):  # of absl's --helpxml
+        if isinstance(error, SystemExit):  # of help
             raise
+        if text := explain(argv):
+            stop(1, text)
         if not isinstance(error, flags.Error | AttributeError | KeyError | OSError | ValueError):
             stop(70, last_resort.of_program(error))
         stop(1, _one_line(error))

@@ -60,11 +60,6 @@ def of_config(error: BaseException, path: str) -> str:
         if lines:
             return f"{path}, line {lines[-1]}: {_kind(link)}"
     frames = [frame for link in chain for frame, _ in traceback.walk_tb(link.__traceback__)]
-    for frame in frames:
-        if frame.f_code.co_name == "_parse" and "overrides" in frame.f_locals:  # ml_collections
-            config = frame.f_locals["config"]
-            if not hasattr(config, "copy_and_resolve_references"):
-                return returns(path, config)
     loads = any(frame.f_code.co_name in ("_LoadConfigModule", "_ReportError") for frame in frames)
     if loads and not file.is_file():
         kind = "is no file" if file.exists() else "does not exist"

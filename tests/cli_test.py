@@ -12,6 +12,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from rrd_jax import cli, errors
+from rrd_jax.config import explain
 
 
 def _ends(capsys, action, *arguments, **options):
@@ -110,7 +111,7 @@ def _parse(monkeypatch, *arguments):
     config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     monkeypatch.setattr(flags, "FLAGS", values)
     monkeypatch.delitem(sys.modules, "config_config", raising=False)  # the file of the test before
-    cli.parse_flags(argv, config)
+    cli.parse_flags(argv, config, explain)
 
 
 @pytest.mark.parametrize("text", _CONFIGS)

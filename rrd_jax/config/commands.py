@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
+from rrd_jax import last_resort
 from rrd_jax.config import checks, kinds, unknown
 from rrd_jax.config.fields import BY_PATH
 from rrd_jax.config.kinds import Kind, Optional
@@ -28,7 +29,8 @@ def explain(argv: Sequence[str]) -> str:
     except Exception:  # a user's code, or no Python at all
         return ""
     if not isinstance(config, ConfigDict):
-        return ""
+        failed = file is None or type(config).__name__ == "_ErrorConfig"  # ml_collections'
+        return "" if failed else last_resort.returns(file.partition(":")[0], config)
     faults = (_fault(flag, text, config) for flag, text in _overrides(argv))
     return next(filter(None, faults), "")
 
