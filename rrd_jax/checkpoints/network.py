@@ -37,9 +37,7 @@ def save_network(folder: pathlib.Path, variables: dict[str, Any], meta: dict[str
     return student
 
 
-def load_student(
-    folder: pathlib.Path, which: str = ""
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def load_student(folder: pathlib.Path, which: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
     """The network of a checkpoint, to serve as a teacher.
 
     Args:
