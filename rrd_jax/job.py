@@ -1,6 +1,7 @@
 """The job: open the data, train or load the teacher, train the student alone, train the student."""
 
 import contextlib
+import dataclasses
 import pathlib
 from typing import NamedTuple
 
@@ -168,19 +169,29 @@ def get_teacher(
     Raises:
       InputError: a checkpoint is missing, damaged, or of another network or data set.
     """
-    results, teachers, training = [], [], job.student.training
-    for teacher, path in zip(job.teachers, teacher_paths(job, folder), strict=True):
+    training, paths = job.student.training, teacher_paths(job, folder)
+    results: list[Result] = []
+    ready: dict[int, FrozenNetwork] = {}
+    # Those that are there come first: what is wrong with them is known before hours of training.
+    order = sorted(enumerate(job.teachers), key=lambda pair: _is_trained_here(pair[1]))
+    for i, teacher in order:
         if teacher.variables is not None:
-            given = (teacher.network, teacher.variables, path / "views")
-            teachers.append(frozen.from_variables(*given, *setting, training))
+            given = (teacher.network, teacher.variables, paths[i] / "views")
+            ready[i] = frozen.from_variables(*given, *setting, training)
             continue
-        if not teacher.checkpoint:
+        if _is_trained_here(teacher):
             same = teacher.part.source == job.student.source
-            with claim(path, job, teacher.part):
+            with claim(paths[i], job, teacher.part):
                 teacher_setting = setting if same else prepare(teacher.part)
-                results.append(train(teacher.part, path, teacher_setting))
-        teachers.append(frozen.load(teacher.network, path, *setting, training))
-    return results, frozen.as_ensemble(teachers, training.teacher_weights)
+                results.append(train(teacher.part, paths[i], teacher_setting))
+        ready[i] = frozen.load(teacher.network, paths[i], *setting, training)
+    teachers = [ready[i] for i in range(len(order))]
+    whole = frozen.as_ensemble(teachers, training.teacher_weights)
+    return results, dataclasses.replace(whole, examined=not job.student.source.mock_examples)
+
+
+def _is_trained_here(teacher: recipe.TeacherChoice) -> bool:
+    return teacher.variables is None and not teacher.checkpoint
 
 
 def table(results: list[Result]) -> str:

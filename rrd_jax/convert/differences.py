@@ -8,6 +8,7 @@ from rrd_jax.convert.templates import Shape
 from rrd_jax.convert.wrappers import Flat, listed, places
 
 _ROWS = 3
+_LIST = "which is not read; `python -m rrd_jax.networks` lists the networks that are"
 _LITTLE = 0.3  # a share of a network's entries below which a file is of another one
 _OPTIMIZER = re.compile(
     r"(^|\.)(param_groups|exp_avg\w*|max_exp_avg\w*|momentum_buffer|step)(\.|$)"
@@ -61,8 +62,8 @@ def describe_others(name: str, flat: Flat) -> str:
     if fitting := fitting_networks(flat):
         return f"does not fit {name}: it fits {' and '.join(fitting)}"
     if family := families.family(flat.arrays):
-        return f"does not fit {name}: the names are {family}, which is no network here"
-    return f"does not fit {name}: its {len(flat.arrays)} entries are others: {listed(flat.arrays)}"
+        return f"does not fit {name}: the names are {family}, {_LIST}"
+    return f"does not fit {name}: it holds entries of another network: {listed(flat.arrays)}"
 
 
 def fitting_networks(flat: Flat) -> list[str]:
@@ -91,7 +92,7 @@ def _reason(name: str, expected: dict[str, Shape], given: dict[str, Shape]) -> s
     head = _head(expected)
     classifier = {e for e in expected if _module(e) == head}
     if missing and extra and (family := families.family(given)):
-        return f"the names are {family}, which is no network here"
+        return f"the names are {family}, {_LIST}"
     if _permuted(reshaped, expected, given):
         return "its convolutions have their axes in another order than PyTorch's [O, I, H, W]"
     if missing and not extra and all(entry.endswith(_STATISTICS) for entry in missing):
@@ -102,7 +103,9 @@ def _reason(name: str, expected: dict[str, Shape], given: dict[str, Shape]) -> s
     if missing and not reshaped and missing <= classifier:
         if extra:
             return f"its classifier is not {head}, but {listed({_module(e) for e in extra}, 2)}"
-        return f"{listed(sorted(missing), 2)} of its classifier is missing: a backbone alone"
+        if missing == classifier:
+            return f"its classifier {head} is missing: these are the weights of a backbone alone"
+        return f"its classifier lacks {listed(missing, 2)}"
     if reshaped and not missing and not extra and reshaped <= classifier:
         return f"its classifier {head} is not of one number of classes"
     stems = [_kernel(shapes) for shapes in (expected, given)]
@@ -126,9 +129,9 @@ def _layers(
     if extra and not missing and not reshaped:
         return f"it is another network than {name}, or more than it: it has {listed(extra, 2)} too"
     if reshaped and not missing and not extra:
-        all_but_few = 2 * len(reshaped) > len(expected)
-        what = "it has the same layers, but of another width" if all_but_few else "shapes differ"
-        return what
+        if 2 * len(reshaped) > len(expected):
+            return "it has the same layers, but of another width"
+        return f"it is another network than {name}, or damaged: a few shapes differ"
     return f"it is of a network that resembles {name}, but is another one"
 
 

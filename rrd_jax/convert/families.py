@@ -22,6 +22,7 @@ _FAMILIES: list[tuple[str, tuple[str, ...]]] = [
     ("Inception's or GoogLeNet's", (r"(Conv2d_1a_3x3|inception3a)\.",)),
     ("torchvision's ConvNeXt's", (r"features\.\d+\.\d+\.layer_scale",)),
     ("torchvision's EfficientNet's", (r"features\.\d+\.\d+\.block\.\d+\.fc1\.",)),
+    ("torchvision's MobileNetV3's", (_AT + r"features\.\d+\.block\.\d+\.",)),
     ("torchvision's VGG's or AlexNet's", (_AT + r"features\.3\.weight", r"classifier\.6\.")),
     ("timm's ResNet's with a stem of three convolutions", (_AT + r"conv1\.6\.", r"layer1\.0\.")),
     ("a detector's or segmenter's", (_AT + r"(rpn|roi_heads|backbone\.fpn|decode_head)\.",)),
