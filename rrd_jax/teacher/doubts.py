@@ -1,4 +1,4 @@
-"""What a network's predictions give away: that it guesses, or knows the classes in another order."""
+"""What predictions give away: a network that guesses, or has the classes in another order."""
 
 import numpy as np
 from scipy import optimize

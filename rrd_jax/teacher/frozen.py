@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -75,6 +75,8 @@ class FrozenNetwork:
     def _doubt(self) -> str:
         if not self.examined:
             return ""
+        if isinstance(self.network, ensemble.Ensemble):
+            return " ".join(member.examine() for member in self._members())
         if not np.isfinite(self.predictions["loss"]).all():
             raise errors.InputError(
                 f"the logits of {self.what} are not finite for images of the test split: its"
@@ -84,6 +86,12 @@ class FrozenNetwork:
         if doubt:
             console.warn(f"{self.what} is doubtful: {doubt}")
         return doubt
+
+    def _members(self) -> Iterator["FrozenNetwork"]:
+        """The members of an Ensemble."""
+        for i, (network, variables) in enumerate(ensemble.members(self.network, self.variables), 1):
+            what = f"teacher {i} of {len(self.network.members)}"
+            yield dataclasses.replace(self, network=network, variables=variables, what=what)
 
     @functools.cached_property
     def cache(self) -> EmbeddingCache | None:
