@@ -23,6 +23,7 @@ from rrd_jax import (
 )
 from rrd_jax import objectives as registry
 from rrd_jax.batch import Batch
+from rrd_jax.convert import files
 from rrd_jax.recipe import Job, Part, TeacherChoice
 from rrd_jax.run import Result, finished
 from rrd_jax.teacher import cache, ensemble, frozen
@@ -55,6 +56,13 @@ def run(
       DivergedError: a loss is not finite.
       PreemptedError: SIGTERM came; the state is saved.
     """
+    run_folder, which = files.split(folder)
+    if which in ("best", "last") or which.isdecimal():
+        raise errors.InputError(
+            f"{folder} is a checkpoint of the run in {run_folder}, which can be evaluated, exported"
+            " or used as a teacher; a run goes on from its newest one: leave"
+            f" @{which} out, or use --mode=eval"
+        )
     setting = prepare(job.student, dataset)
     check(job, setting)
     with claim(folder, job, job.student):  # before hours go into a teacher
