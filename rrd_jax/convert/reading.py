@@ -3,6 +3,7 @@
 import argparse
 import pathlib
 import re
+import warnings
 import zipfile
 from typing import Any
 
@@ -159,8 +160,11 @@ def _read_torch(path: pathlib.Path) -> Any:
             " .safetensors, which does not"
         ) from None
     try:
-        # Of a path, torch.load would look at the suffix.
-        with torch.serialization.safe_globals(_harmless_types()), path.open("rb") as file:
+        with (
+            torch.serialization.safe_globals(_harmless_types()),
+            warnings.catch_warnings(action="ignore"),  # of tensors that are refused later
+            path.open("rb") as file,  # of a path, torch.load would look at the suffix
+        ):
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and tensor errors of many kinds
         if barred := re.search(r"GLOBAL (\S+)|got <class '(\S+)'>", str(error)):
