@@ -1,5 +1,6 @@
 """Reads a network's weights from a run, a converted folder or a PyTorch file."""
 
+import json
 import pathlib
 from typing import Any
 
@@ -49,6 +50,7 @@ def load(path: pathlib.Path, model: str) -> tuple[dict[str, Any], dict[str, Any]
             f"{path} is a PyTorch file, which fits networks of rrd_jax.networks only, not"
             f" '{model}': name the workdir of a run of it, or pass its variables in Python"
         )
+    _check_hugging_face(path)
     variables = convert.from_torch(model, reading.read(path), where=str(path), key=which)
     num_classes, channels = convert.sizes(model, variables)
     shape = [None, None, channels]
@@ -64,6 +66,26 @@ def fitting(path: pathlib.Path) -> list[str]:
     path, _ = split(path)
     flat = wrappers.flatten(reading.read(path))
     return differences.fitting_networks(flat)
+
+
+def _check_hugging_face(path: pathlib.Path) -> None:
+    """Raises an InputError for a ResNet of Hugging Face's that computes something else than ours.
+
+    Its entries do not tell; the config.json beside them does.
+    """
+    try:
+        fields = json.loads((path.parent / "config.json").read_text())
+        if fields["model_type"] != "resnet":
+            return
+    except (KeyError, OSError, TypeError, ValueError):
+        return
+    usual = {"downsample_in_bottleneck": False, "downsample_in_first_stage": False}
+    for name, value in (usual | {"hidden_act": "relu"}).items():
+        if fields.get(name, value) != value:
+            raise errors.InputError(
+                f"{path} is of a ResNet with {name}={fields[name]}, as its config.json says, which"
+                f" is no network here: those here have {name}={value}"
+            )
 
 
 # What a folder of something else holds.
