@@ -7,7 +7,6 @@ same command goes on from as it is: SIGTERM, a lost device or process.
 """
 
 import os
-import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -37,16 +36,28 @@ def run_main() -> None:
     runpy.run_module("rrd_jax.main", run_name="__main__", alter_sys=True)
 
 
-def parse_flags(argv: list[str], config: flags.FlagHolder | None = None) -> list[str]:
-    """absl's parser; whatever is wrong with flags, or the config file, ends the program."""
+def parse_flags(
+    argv: list[str],
+    config: flags.FlagHolder | None = None,
+    explain: Callable[[list[str]], str] = lambda argv: "",
+) -> list[str]:
+    """absl's parser; whatever is wrong with flags, or the config file, ends the program.
+
+    Args:
+      argv: the command.
+      config: the flag of a config file.
+      explain: what it says better than absl does about a command that cannot be read; "" where it
+        knows nothing.
+    """
     try:
         rest = flags.FLAGS(argv)
         if config is not None:
             if config.value is None:
-                stop(1, "--config is missing; for example --config=configs/digits.py")
+                missing = "--config is missing; for example --config=configs/digits.py"
+                stop(1, (len(argv) > 1 and explain(argv)) or missing)
             config.value.items()  # a config file that cannot be read fails here
-    except (flags.Error, AttributeError, KeyError, OSError, ValueError) as error:
-        stop(1, _one_line(error, argv))
+    except Exception as error:  # a config file is a user's code
+        stop(1, explain(argv) or _one_line(error))
     except KeyboardInterrupt:
         stop(130, "stopped")
     if len(rest) > 1:
@@ -83,26 +94,11 @@ def stop(code: int, message: object) -> None:
     sys.exit(code)
 
 
-def _one_line(error: Exception, argv: list[str]) -> str:
+def _one_line(error: Exception) -> str:
     text = str(error)
     if isinstance(error, AttributeError | KeyError):  # a quoted message, in quotes again
         text = text.replace("\\n", "\n").replace("\\'", "'").strip("'\"")
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if any(line.startswith("Traceback") for line in lines):  # ml_collections keeps it as text
         return lines[-1].removeprefix("rrd_jax.errors.InputError: ")
-    if isinstance(error, AttributeError | KeyError):
-        return _unknown_field(" ".join(lines), argv)
-    return ": ".join(lines)
-
-
-def _unknown_field(text: str, argv: list[str]) -> str:
-    """The flag of a message that begins with a field that there is not, and what is close to it."""
-    name, _, hint = text.partition("'")
-    close = re.search('Did you mean "(.*?)"', hint)
-    for flag in (argument.partition("=")[0] for argument in argv):
-        if name in flag.split("."):
-            way_out = (
-                f"did you mean '{close[1]}'?" if close else "rrd_jax/config/fields.py lists them"
-            )
-            return f"{flag}: there is no field '{name}'; {way_out}"
-    return text
+    return ": ".join(lines) or type(error).__name__

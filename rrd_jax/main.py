@@ -21,13 +21,13 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from rrd_jax import cli, evaluation, job, parallel
-from rrd_jax.config import parse
+from rrd_jax.config import describe, explain, parse
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
     "A file of configs/, with the options its docstring names behind a colon. Fields are set with"
-    " --config.<field>=<value>; rrd_jax/config/fields.py says what each one means.",
+    " --config.<field>=<value>; --print_config says what each one means.",
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints and figures go. Default: runs/<config.name>."
@@ -46,6 +46,11 @@ _PROFILE = flags.DEFINE_integer(
     " XProf, TensorBoard's profile plugin or Perfetto.",
     lower_bound=0,
 )
+_PRINT_CONFIG = flags.DEFINE_bool(
+    "print_config",
+    False,
+    "Prints every field of --config with its value, default and meaning, and ends.",
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "HOST:PORT of process 0, which all processes of a run can reach."
 )
@@ -57,13 +62,17 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Of this process, from 0.", 
 
 def parse_flags(argv: list[str]) -> list[str]:
     """For programs with a config."""
-    return cli.parse_flags(argv, CONFIG)
+    return cli.parse_flags(argv, CONFIG, explain)
 
 
 def main(argv: list[str]) -> None:
     """Runs the job."""
     del argv
-    cli.guard(_job)
+    cli.guard(_print_config if _PRINT_CONFIG.value else _job)
+
+
+def _print_config() -> None:
+    print(describe(CONFIG.value))
 
 
 def _job() -> None:
@@ -76,7 +85,7 @@ def _job() -> None:
         if not parallel.is_main():  # what all processes would say is said once
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
-        plan = parse(config)
+        plan = parse(config, asked=config_flags.get_override_values(flags.FLAGS["config"]))
         if _MODE.value == "eval":
             evaluation.run(plan, folder)
         else:

@@ -1,5 +1,6 @@
 """The processes and devices of a run."""
 
+from rrd_jax.parallel.capacity import machine_bytes
 from rrd_jax.parallel.devices import (
     AXIS,
     check_batch,
@@ -31,6 +32,7 @@ __all__ = [
     "enable_compilation_cache",
     "free_bytes",
     "is_main",
+    "machine_bytes",
     "main_first",
     "make_mesh",
     "peak_flops",
