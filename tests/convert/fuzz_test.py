@@ -1,7 +1,4 @@
-"""State dicts with random damage: they load exactly, or end in one message.
-
-By hand, with a seed: pytest tests/convert/fuzz_test.py -m long --hypothesis-seed=7
-"""
+"""State dicts with random damage: they load exactly, or end in one message."""
 
 import pathlib
 import tempfile
@@ -10,11 +7,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rrd_jax import convert, errors, networks
 from rrd_jax.convert import files
+from tests import fuzz
 from tests.convert.convert_test import random_variables
 
 _BASE = convert.to_torch("resnet8", random_variables("resnet8", 10, (8, 8, 3)))
@@ -139,22 +137,20 @@ def _same(taken, wanted):
     return all(np.array_equal(taken[name], value) for name, value in wanted.items())
 
 
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
-)
+@fuzz.settings(150)
 @given(_keys, _edits, st.booleans(), _damages)
 def test_a_damaged_state_dict_is_taken_as_it_is_meant_or_refused(key, edits, beside, damage):
     _check(key, edits, beside, damage)
 
 
 @pytest.mark.long
-@settings(max_examples=5000, deadline=None, suppress_health_check=list(HealthCheck))
+@fuzz.long_settings(5000)
 @given(_keys, _edits, st.booleans(), _damages)
 def test_damaged_state_dicts_at_length(key, edits, beside, damage):
     _check(key, edits, beside, damage)
 
 
-@settings(max_examples=100, deadline=None)
+@fuzz.settings(100)
 @given(
     st.recursive(
         st.none() | st.integers() | st.text(max_size=5) | st.just(np.ones((2, 2), np.float32)),
