@@ -1,9 +1,11 @@
 """Test figures of networks that are trained already: main's `--mode=eval`."""
 
+import dataclasses
 import pathlib
 from typing import Any
 
 from rrd_jax import console, errors, job, networks, predictions, tables
+from rrd_jax.convert import files
 from rrd_jax.recipe import Job
 from rrd_jax.teacher import frozen
 from rrd_jax.teacher.frozen import FrozenNetwork
@@ -12,13 +14,15 @@ from rrd_jax.teacher.frozen import FrozenNetwork
 def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
     """Evaluates the student in `folder` and the job's teachers on the test split.
 
-    The student is the newest checkpoint of a run, or a network that `rrd_jax.convert` wrote there.
+    The student is the newest checkpoint of a run, or another one, as RUN@best, RUN@last or RUN@STEP
+    have it; or a network that `rrd_jax.convert` wrote there.
     The teacher is what config.teacher.checkpoint names, or `folder`/teacher; several are tested
     one by one and together. Teachers, or the student, may be missing.
 
     Args:
       plan: the job.
-      folder: the workdir of the student; nothing is written to it.
+      folder: the workdir of the student, with @best, @last or @STEP for another checkpoint than the
+        newest; nothing is written to it.
 
     Returns:
       A dict a network, teacher first: `run`, `network`, `images`, `top1` and `top5` in per cent,
@@ -28,9 +32,12 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
     Raises:
       InputError: there is neither, or one is damaged or of another network or data set.
     """
-    paths = zip(plan.teachers, job.teacher_paths(plan, folder), strict=True)
+    run_folder, which = files.split(folder)
+    paths = zip(plan.teachers, job.teacher_paths(plan, run_folder), strict=True)
     choices = [(t.network, path) for t, path in paths if t.checkpoint or path.exists()]
-    has_student = (folder / "checkpoints").exists()
+    has_student = (run_folder / "checkpoints").exists()
+    if which and not has_student:
+        raise errors.InputError(f"{run_folder} holds no checkpoints, and so no '{which}'")
     if not choices and not has_student:
         raise errors.InputError(
             f"nothing to evaluate: {folder} holds no checkpoints; pass the --workdir of a run, or a"
@@ -50,7 +57,11 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
     if has_student:
         terms = training.create_objectives(len(setting.dataset.train))
         student = frozen.load(training.network, folder, *setting, training, terms)
+        student = dataclasses.replace(student, what="the student")
         rows.append(_row("student", training.network.model, str(folder), student, teacher))
+    if not plan.student.source.mock_examples:
+        for network in (*teachers, *([student] if has_student else [])):
+            network.examine()
     console.print_table(*table(rows))
     return rows
 

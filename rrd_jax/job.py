@@ -24,6 +24,7 @@ from rrd_jax import (
 )
 from rrd_jax import objectives as registry
 from rrd_jax.batch import Batch
+from rrd_jax.convert import files
 from rrd_jax.recipe import Job, Part, TeacherChoice
 from rrd_jax.run import Result, finished
 from rrd_jax.teacher import cache, ensemble, frozen
@@ -56,6 +57,13 @@ def run(
       DivergedError: a loss is not finite.
       PreemptedError: SIGTERM came; the state is saved.
     """
+    run_folder, which = files.split(folder)
+    if which in ("best", "last") or which.isdecimal():
+        raise errors.InputError(
+            f"{folder} is a checkpoint of the run in {run_folder}, which can be evaluated, exported"
+            " or used as a teacher; a run goes on from its newest one: leave"
+            f" @{which} out, or use --mode=eval"
+        )
     setting = prepare(job.student, dataset)
     check(job, setting)
     with claim(folder, job, job.student):  # before hours go into a teacher
@@ -248,20 +256,30 @@ def get_teacher(
     Raises:
       InputError: a checkpoint is missing, damaged, or of another network or data set.
     """
-    results, teachers, training = [], [], job.student.training
-    for teacher, path in zip(job.teachers, teacher_paths(job, folder), strict=True):
-        teacher = _as_trained(teacher, path, setting.dataset)
+    training, paths = job.student.training, teacher_paths(job, folder)
+    results: list[Result] = []
+    ready: dict[int, FrozenNetwork] = {}
+    # Those that are there come first: what is wrong with them is known before hours of training.
+    order = sorted(enumerate(job.teachers), key=lambda pair: _is_trained_here(pair[1]))
+    for i, teacher in order:
+        teacher = _as_trained(teacher, paths[i], setting.dataset)
         if teacher.variables is not None:
-            given = (teacher.network, teacher.variables, path / "views")
-            teachers.append(frozen.from_variables(*given, *setting, training))
+            given = (teacher.network, teacher.variables, paths[i] / "views")
+            ready[i] = frozen.from_variables(*given, *setting, training)
             continue
-        if not teacher.checkpoint:
+        if _is_trained_here(teacher):
             same = teacher.part.source == job.student.source
-            with claim(path, job, teacher.part):
+            with claim(paths[i], job, teacher.part):
                 teacher_setting = setting if same else prepare(teacher.part)
-                results.append(train(teacher.part, path, teacher_setting))
-        teachers.append(frozen.load(teacher.network, path, *setting, training))
-    return results, frozen.as_ensemble(teachers, training.teacher_weights)
+                results.append(train(teacher.part, paths[i], teacher_setting))
+        ready[i] = frozen.load(teacher.network, paths[i], *setting, training)
+    teachers = [ready[i] for i in range(len(order))]
+    whole = frozen.as_ensemble(teachers, training.teacher_weights)
+    return results, dataclasses.replace(whole, examined=not job.student.source.mock_examples)
+
+
+def _is_trained_here(teacher: TeacherChoice) -> bool:
+    return teacher.variables is None and not teacher.checkpoint
 
 
 def _as_trained(teacher: TeacherChoice, path: pathlib.Path, dataset: data.Dataset) -> TeacherChoice:

@@ -63,6 +63,8 @@ def fit(
         checkpoints.Checkpoints(folder / "checkpoints") as kept,
     ):
         run = Run(recipe, folder, dataset, mesh, teacher, kept)
+        if teacher:
+            teacher.examine()
         if not run.resume():
             _begin(run)
         _Loop(run, stop).train(tracing.Trace(folder.absolute() / "profile", profile))

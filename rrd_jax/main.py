@@ -37,7 +37,8 @@ _MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "eval"],
-    "train: the whole job. eval: test figures of the student in --workdir, and of its teacher.",
+    "train: the whole job. eval: test figures of the student in --workdir, and of its teacher;"
+    " --workdir=RUN@best, RUN@last or RUN@STEP for another checkpoint than the newest.",
 )
 _PROFILE = flags.DEFINE_integer(
     "profile",

@@ -1,4 +1,5 @@
 import json
+import pathlib
 
 import pytest
 import safetensors.numpy
@@ -66,6 +67,21 @@ def test_a_pytorch_file_of_the_teacher_is_evaluated_as_the_teacher_itself(run, t
     results = launch.run(config, tmp_path / "student")
     assert [result.label for result in results] == ["distilled, kd"]
     assert results[0].top1 == student["top1"]
+
+
+def test_the_best_checkpoint_is_evaluated_and_a_teacher(run, tmp_path, capsys):
+    folder, (teacher, student) = run
+    last = checkpoints.read_meta(folder / "checkpoints")["result"]
+    config = _config(**{"teacher.checkpoint": f"{folder / 'teacher'}@best"})
+    rows = _evaluate(pathlib.Path(f"{folder}@best"), config)
+    assert [row["top1"] for row in rows] == [teacher.best_top1, student.best_top1]
+    assert capsys.readouterr().out.count("note: the best checkpoint in") == 2
+    assert _evaluate(pathlib.Path(f"{folder}@last"))[1]["top1"] == last["top1"]
+    with pytest.raises(errors.InputError, match="no checkpoint '77'.*known: best, last"):
+        _evaluate(pathlib.Path(f"{folder}@77"))
+    with pytest.raises(errors.InputError, match="is a checkpoint of the run in .*leave @best out"):
+        launch.run(_config(), pathlib.Path(f"{folder}@best"))
+    assert not pathlib.Path(f"{folder}@best").exists()
 
 
 def test_a_student_is_evaluated_without_a_teacher(run, tmp_path):

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from rrd_jax import errors
-from rrd_jax.checkpoints import digests, storage
+from rrd_jax import console, errors
+from rrd_jax.checkpoints import best, digests, storage
 from rrd_jax.state import TrainState
 
 
@@ -37,29 +37,80 @@ def save_network(folder: pathlib.Path, variables: dict[str, Any], meta: dict[str
     return student
 
 
-def load_student(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The network of the newest intact checkpoint, to serve as a teacher.
+def load_student(folder: pathlib.Path, which: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+    """The network of a checkpoint, to serve as a teacher.
 
     Args:
       folder: a workdir of rrd_jax, or the `checkpoints` folder in it.
+      which: "best", by test top-1; "last"; or a step. "" for the newest intact one, as "last", but
+        not announced.
 
     Returns:
       `TrainState.student` as numpy arrays, and the checkpoint's JSON.
 
     Raises:
-      InputError: there is no checkpoint, or none is intact.
+      InputError: there is no such checkpoint, or it is not intact.
     """
     checkpoint_folder = folder / "checkpoints"
     folder = (checkpoint_folder if checkpoint_folder.is_dir() else folder).absolute()
-    for step in reversed(storage.steps(folder)):
+    steps = storage.steps(folder)
+    if steps and which not in ("", "last"):
+        return _load_step(folder, which, steps)
+    for step in reversed(steps):
         try:
-            return _load_student(folder, step)
+            student, meta = _load_student(folder, step)
         except Exception as error:  # whatever Orbax runs into in damaged files
             storage.warn_damaged(folder, step, error)
+            continue
+        if which:
+            console.note(f"the last intact checkpoint in {folder} is step {step}")
+        return student, meta
     raise errors.InputError(
         f"no intact checkpoint under {folder}; a checkpoint is the workdir of a run, a folder"
         " written by `python -m rrd_jax.convert`, or a .pth or .safetensors file"
     )
+
+
+def _load_step(
+    folder: pathlib.Path, which: str, steps: list[int]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The network of the best checkpoint, or of a step; never of another one."""
+    step = _best_step(folder) if which == "best" else which
+    if not str(step).isdecimal() or int(step) not in steps:
+        raise errors.InputError(
+            f"there is no checkpoint '{which}' in {folder}; known: best, last,"
+            f" {', '.join(map(str, steps))}"
+        )
+    try:
+        student, meta = _load_student(folder, int(step))
+    except Exception as error:  # whatever Orbax runs into in damaged files
+        raise errors.InputError(
+            f"checkpoint {folder}/{step} is damaged ({storage.first_line(error)}); there are also"
+            f" {', '.join(str(other) for other in steps if other != int(step)) or 'no others'}"
+        ) from error
+    if which == "best":
+        score = best.scores(folder)[step]
+        console.note(f"the best checkpoint in {folder} is step {step}, test top-1 {score:.2f} %")
+    return student, meta
+
+
+def _best_step(folder: pathlib.Path) -> int:
+    scored = best.scores(folder)
+    step = best.best(scored)
+    if step is None:
+        raise errors.InputError(
+            f"no checkpoint in {folder} was tested, so that none is the best: it is a converted"
+            " network, or a run before the end of its first epoch; leave @best out"
+        )
+    meta, _ = storage.read_json(folder, max(scored))
+    top1 = meta["result"]["best_top1"]
+    if scored[step] < top1:
+        raise errors.InputError(
+            f"the best checkpoint of {folder}, of epoch {meta['result']['best_epoch']} with test"
+            f" top-1 {top1:.2f} %, is there no more; of those that are, step {step} is the best,"
+            f" with {scored[step]:.2f} %: @{step}"
+        )
+    return step
 
 
 def _load_student(folder: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -15,6 +15,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from rrd_jax import errors, parallel
 from rrd_jax.checkpoints import digests, storage
+from rrd_jax.checkpoints.best import KeepBest
 from rrd_jax.state import TrainState
 
 _PARTS = ("step", "params", "batch_stats", "ema", "opt_state", "frozen", "memory", "key")
@@ -57,7 +58,7 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=storage.save_arguments(_without_empty(state), meta, state_digests),
-                metrics=None if score is None else {"score": score, "step": step},
+                metrics=None if score is None else {"score": score},
             )
         except (OSError, ValueError) as error:
             raise self.failed(error) from error
@@ -157,15 +158,9 @@ def read_meta(folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _open(folder: pathlib.Path) -> ocp.CheckpointManager:
-    best = checkpoint_managers.BestN(
-        # Of equal scores the first, as the reports say.
-        get_metric_fn=lambda metrics: (metrics["score"], -metrics["step"]),
-        n=1,
-        keep_checkpoints_without_metrics=False,
-    )
     newest = checkpoint_managers.LatestN(2)
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy([newest, best]),
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy([newest, KeepBest(folder)]),
         cleanup_tmp_directories=True,
     )
     return ocp.CheckpointManager(folder, options=options)

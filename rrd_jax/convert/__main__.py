@@ -3,7 +3,8 @@
     python -m rrd_jax.convert --model=resnet32x4 --input=ckpt_epoch_240.pth --output=DIR
 
 The file is .safetensors, or what torch.save wrote (needs `pip install 'rrd_jax[torch]'`): a state
-dict, plain or under `model` or `state_dict`. `python -m rrd_jax.networks` lists the networks.
+dict, plain or in what a training script saves. Where it holds several, FILE@KEY names one, such as
+FILE@state_dict_ema. `python -m rrd_jax.networks` lists the networks.
 """
 
 import pathlib
@@ -31,8 +32,17 @@ def run(model: str, source: pathlib.Path, output: pathlib.Path) -> None:
     Raises:
       InputError: the file cannot be read or does not fit, or the folder is in use.
     """
+    file, _ = files.split(source)
+    if model not in networks.MODELS and file.is_file():
+        fitting = files.fitting(source)
+        hint = f"{source} fits {' and '.join(fitting)}" if fitting else f"{source} fits none"
+        raise errors.InputError(
+            f"unknown model '{model}'; {hint}; known: {', '.join(networks.MODELS)}"
+        )
     errors.lookup("model", model, networks.MODELS)
-    if not source.is_file():
+    if file.is_dir():
+        raise errors.InputError(f"--input={source} is a folder; wanted is a file of weights")
+    if not file.is_file():
         raise errors.InputError(f"--input={source} does not exist")
     variables, meta = files.load(source, model)
     num_classes, channels = meta["num_classes"], meta["image_shape"][-1]

@@ -150,6 +150,8 @@ def load(
 
     Args:
       path: the workdir of a run, a folder that `rrd_jax.convert` wrote, or a PyTorch file.
+        RUN@best, RUN@last and RUN@STEP are other checkpoints than the newest, FILE@KEY the weights
+        under a key of the file.
       network: its name, import path or object. None for the name that the folder keeps; a PyTorch
         file keeps none, and neither does a run whose network was made in Python.
       num_classes: C; None for what the weights say.
@@ -168,14 +170,15 @@ def load(
       >>> network(np.zeros((2, 8, 8, 1), np.uint8)).embedding.shape
       (2, 64)
     """
-    folder = _path(path)
+    whole = _path(path)
+    folder, _ = files.split(whole)
     given = network if isinstance(network, str) else ""
     if folder.is_file() and not given:
         raise errors.InputError(
             f"{folder} does not say which network its weights are of: pass network=NAME, one of"
             f" {', '.join(networks.MODELS)}"
         )
-    variables, meta = files.load(folder, given)
+    variables, meta = files.load(whole, given)
     fields = _fields_of(folder)
     choice, terms = _choice(meta, fields, network)
     known = fields["data"] if fields else {"mean": None, "std": None}
@@ -267,7 +270,8 @@ def evaluate(
         dataset = trained.dataset
     else:
         kept = trained.workdir if trained else network
-        dataset = _dataset_of(None if kept is loaded else _fields_of(pathlib.Path(kept)))
+        folder = None if kept is loaded else files.split(pathlib.Path(kept))[0]
+        dataset = _dataset_of(folder and _fields_of(folder))
     if loaded.num_classes != dataset.num_classes:
         raise errors.InputError(
             f"'{loaded.name}' has {loaded.num_classes} classes, but the test images have"

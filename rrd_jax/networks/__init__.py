@@ -22,7 +22,7 @@ from rrd_jax.networks.brought import (
     from_nnx,
     is_network,
 )
-from rrd_jax.networks.check import check, check_weights
+from rrd_jax.networks.check import check, check_values, check_weights, doubt
 from rrd_jax.networks.contract import Network, Outputs
 from rrd_jax.networks.remat import remat
 from rrd_jax.networks.summary import (
@@ -134,10 +134,12 @@ __all__ = [
     "Summary",
     "adapt",
     "check",
+    "check_values",
     "check_weights",
     "count_parameters",
     "create",
     "describe_maps",
+    "doubt",
     "from_embedding",
     "from_equinox",
     "from_functions",

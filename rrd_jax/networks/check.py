@@ -1,9 +1,11 @@
 """Whether a user's network is one: its shapes, looked at once before anything costly."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rrd_jax import errors, functional
 from rrd_jax.networks.contract import Network, Outputs
@@ -48,9 +50,9 @@ def check(network: Network, name: str, num_classes: int, image_shape: tuple[int,
 
 
 def check_weights(
-    where: str, variables: dict[str, Any], network: Network, image_shape: tuple[int, ...]
+    where: str, variables: Any, network: Network, image_shape: tuple[int, ...]
 ) -> None:
-    """Compares weights with the network that they are to be of.
+    """Compares weights with the network that they are to be of, and looks at their values.
 
     Args:
       where: for messages.
@@ -59,10 +61,23 @@ def check_weights(
       image_shape: (H, W, channels).
 
     Raises:
-      InputError: they have other names or shapes than the network's.
+      InputError: they have other names, shapes or types than the network's, or are not finite.
     """
     wanted = summarize(network, image_shape).variables
-    there, here = map(named_shapes, ({name: variables[name] for name in wanted}, wanted))
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        there = f"keys {list(variables)}" if isinstance(variables, Mapping) else repr(variables)
+        raise errors.InputError(
+            f"the weights in {where} are no variables of a network: they are {there[:200]}, where a"
+            f" dict with {' and '.join(wanted)} is wanted"
+        )
+    given = {name: variables.get(name, {}) for name in wanted}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(given):
+        if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+            raise errors.InputError(
+                f"the weights in {where} hold {_leaf_name(path)}, which is of type"
+                f" {type(leaf).__name__}, but must be an array"
+            )
+    there, here = map(named_shapes, (given, wanted))
     if there != here:
         differing = sorted(name for name in there | here if there.get(name) != here.get(name))
         name = differing[0]
@@ -72,6 +87,64 @@ def check_weights(
             f" {len(differing) - 1} more differ; its options, or its code, are not those it was"
             " trained with"
         )
+    floats = {_leaf_name(path) for path, leaf in _float_leaves(wanted)}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(given):
+        if _leaf_name(path) in floats and not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise errors.InputError(
+                f"the weights in {where} hold {_leaf_name(path)} of type {leaf.dtype}, where floats"
+                " are wanted"
+            )
+    check_values(where, given)
+
+
+def check_values(where: str, variables: Any) -> None:
+    """Raises an InputError for weights that are not finite, and for negative variances.
+
+    Args:
+      where: for messages.
+      variables: arrays, in a tree.
+    """
+    doubts = {}
+    for path, leaf in _float_leaves(variables):
+        is_variance = _leaf_name(path[:1]) == "batch_stats" and _leaf_name(path[-1:]) == "var"
+        if text := doubt(leaf, is_variance=is_variance):
+            doubts[_leaf_name(path)] = text
+    if doubts:
+        name, text = next(iter(doubts.items()))
+        others = f", and {len(doubts) - 1} more are like that" if len(doubts) > 1 else ""
+        raise errors.InputError(
+            f"the weights in {where} cannot be used: {name} {text}{others}; the run that they are"
+            " of diverged, or they are damaged"
+        )
+
+
+def doubt(value: Any, *, is_variance: bool = False) -> str:
+    """What is wrong with the numbers of an array, as a predicate; "" for nothing.
+
+    Args:
+      value: floats.
+      is_variance: whether they must not be negative.
+    """
+    original = np.asarray(value)
+    with np.errstate(over="ignore", invalid="ignore"):
+        numbers = original.astype(np.float32)
+    if np.isfinite(numbers).all():
+        lowest = numbers.min(initial=0)
+        return f"is a variance, but as low as {lowest:.4g}" if is_variance and lowest < 0 else ""
+    nan, infinite = int(np.isnan(numbers).sum()), int(np.isinf(numbers).sum())
+    large = int(np.isfinite(original[np.isinf(numbers)]).sum())
+    counts = {"NaN": nan, "infinite": infinite - large, "beyond the range of float32": large}
+    listed = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    return f"is not finite: of {numbers.size:,} values {listed}"
+
+
+def _float_leaves(tree: Any) -> list[tuple[Any, Any]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [pair for pair in leaves if jnp.issubdtype(pair[1].dtype, jnp.floating)]
+
+
+def _leaf_name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _check_variables(variables: dict[str, Any], name: str) -> None:

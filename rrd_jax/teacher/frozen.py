@@ -3,17 +3,18 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
-from rrd_jax import data, errors, networks, parallel, predictions
+from rrd_jax import console, data, errors, networks, parallel, predictions
 from rrd_jax.choices import NetworkChoice
 from rrd_jax.convert import files
 from rrd_jax.objectives import Objective
 from rrd_jax.recipe import Training
-from rrd_jax.teacher import ensemble, fold
+from rrd_jax.teacher import doubts, ensemble, fold
 from rrd_jax.teacher.cache import EmbeddingCache
 
 
@@ -29,6 +30,8 @@ class FrozenNetwork:
       mesh: the devices.
       training: the student's, for the normalisation and the batches of evaluation.
       terms: the objectives a student was trained with, if one of them classifies in its place.
+      what: it is, for warnings.
+      examined: whether its predictions can be doubted; not on random images.
     """
 
     network: networks.Network
@@ -38,6 +41,8 @@ class FrozenNetwork:
     mesh: jax.sharding.Mesh
     training: Training
     terms: Mapping[str, Objective] | None = None
+    what: str = "the teacher"
+    examined: bool = True
 
     @functools.cached_property
     def folded(self) -> Any:
@@ -55,6 +60,38 @@ class FrozenNetwork:
         return predictions.collect(
             predict, self.variables, self.dataset.test, batch_size, self.mesh
         )
+
+    def examine(self) -> str:
+        """Why its predictions for the test split look wrong, "" where they do not.
+
+        It is a warning the first time.
+
+        Raises:
+          InputError: its logits are not finite.
+        """
+        return self._doubt
+
+    @functools.cached_property
+    def _doubt(self) -> str:
+        if not self.examined:
+            return ""
+        if isinstance(self.network, ensemble.Ensemble):
+            return " ".join(member.examine() for member in self._members())
+        if not np.isfinite(self.predictions["loss"]).all():
+            raise errors.InputError(
+                f"the logits of {self.what} are not finite for images of the test split: its"
+                " weights are too large, or damaged"
+            )
+        doubt = doubts.of(self.predictions, self.dataset.num_classes)
+        if doubt:
+            console.warn(f"{self.what} is doubtful: {doubt}")
+        return doubt
+
+    def _members(self) -> Iterator["FrozenNetwork"]:
+        """The members of an Ensemble."""
+        for i, (network, variables) in enumerate(ensemble.members(self.network, self.variables), 1):
+            what = f"teacher {i} of {len(self.network.members)}"
+            yield dataclasses.replace(self, network=network, variables=variables, what=what)
 
     @functools.cached_property
     def cache(self) -> EmbeddingCache | None:
@@ -100,8 +137,9 @@ def load(
             f"the network in {path} was trained with '{classifier}', which classifies in its place:"
             f" it is no teacher, and evaluated with the objective '{classifier}' in the config only"
         )
-    home = path.parent if path.name == "checkpoints" else path
-    folder = home / "views" if path.is_dir() else path.with_name(f"{path.name}.views")
+    home, _ = files.split(path)
+    home = home.parent if home.name == "checkpoints" else home
+    folder = home / "views" if home.is_dir() else home.with_name(f"{home.name}.views")
     frozen = from_variables(choice, variables, folder, dataset, mesh, training, where=str(path))
     return dataclasses.replace(frozen, terms=terms if classifier else None)
 
@@ -143,12 +181,16 @@ def _check_fits(
     """Raises an InputError for a network that is not the one that config and data need."""
     given = (meta["model"], meta["num_classes"], meta["image_shape"][-1])
     needed = (model, dataset.num_classes, dataset.image_shape[-1])
-    if given != needed:
-        form = "{} for {} classes and {} image channels"
-        raise errors.InputError(
-            f"the network in {path} is {form.format(*given)}, but config and data need"
-            f" {form.format(*needed)}"
-        )
+    if given == needed:
+        return
+    reason = "it is another network"
+    if given[0] == needed[0]:
+        reason = "it was trained on other classes, or on other images"
+    form = "{} for {} classes and {} image channels"
+    raise errors.InputError(
+        f"the network in {path} is {form.format(*given)}, but config and data need"
+        f" {form.format(*needed)}: {reason}"
+    )
 
 
 def as_ensemble(teachers: Sequence[FrozenNetwork], weights: Sequence[float]) -> FrozenNetwork:

@@ -53,7 +53,7 @@ def test_a_mismatch_shows_both_sides():
     with pytest.raises(errors.InputError) as caught:
         convert.from_torch("resnet8", weights)
     lines = str(caught.value).split("\n")
-    assert lines[0] == "the state dict does not fit resnet8 in 3 entries:"
+    assert lines[0].startswith("the state dict does not fit resnet8 in 3 entries: ")
     assert lines[2].split() == ["bn1.bias", "(16,)", "absent"]
     assert lines[3].split() == ["bn1.weight", "(16,)", "(7,)"]
     assert lines[4].split() == ["stranger.weight", "absent", "(16,)"]
@@ -63,7 +63,7 @@ def test_a_mismatch_shows_both_sides():
 def test_of_all_networks_the_one_that_fits_is_named():
     file = golden.load("resnet8")
     weights = golden.named_weights(file["entry_names"], file["entry_shapes"])
-    with pytest.raises(errors.InputError, match="does not fit vgg13 in .*; it fits resnet8:"):
+    with pytest.raises(errors.InputError, match="does not fit vgg13: it fits resnet8"):
         convert.from_torch("vgg13", weights)
 
 
@@ -72,8 +72,10 @@ def test_the_wrong_network_and_an_empty_file_are_refused():
     file = golden.load("resnet8")
     weights = golden.named_weights(file["entry_names"], file["entry_shapes"])
     with pytest.raises(
-        errors.InputError, match="does not fit resnet14 in .* entries; it fits resnet8:"
+        errors.InputError, match="does not fit resnet14 in .* entries: it fits resnet8"
     ):
         convert.from_torch("resnet14", weights)
-    with pytest.raises(errors.InputError, match="is empty"):
+    with pytest.raises(errors.InputError, match="holds no tensors"):
         convert.from_torch("resnet8", {})
+    with pytest.raises(errors.InputError, match="unknown model 'resnet9'; did you mean"):
+        convert.from_torch("resnet9", weights)

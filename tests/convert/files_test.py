@@ -88,46 +88,6 @@ def test_a_hostile_pickle_does_not_run(form, tmp_path):
     assert not trace.exists()
 
 
-def test_torch_files_that_are_no_state_dict_are_refused_in_a_line(tmp_path):
-    torch = pytest.importorskip("torch")
-    path = tmp_path / "teacher.pth"
-    torch.save({"model": torch.nn.Linear(2, 2)}, path)
-    with pytest.raises(errors.InputError, match=r"more than tensors \(torch.nn.*state_dict\(\)"):
-        files.load(path, "resnet8")
-    for content, found in (({"epoch": 3}, "epoch"), ({}, "nothing"), ([1], "list")):
-        torch.save(content, path)
-        with pytest.raises(errors.InputError, match=f"holds no state dict.*it holds: {found}"):
-            files.load(path, "resnet8")
-
-
-@pytest.mark.parametrize("name", ["t.pth", "t.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"no weights at all", bytes(range(256)) * 9])
-def test_damaged_files_are_refused_in_a_line(name, content, tmp_path):
-    if name == "t.pth":
-        pytest.importorskip("torch")
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(errors.InputError, match="it is damaged or no PyTorch file") as caught:
-        files.load(path, "resnet8")
-    assert "\n" not in str(caught.value)
-
-
-def test_without_torch_the_message_names_the_ways_out(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    path = tmp_path / "teacher.pth"
-    path.touch()
-    with pytest.raises(errors.InputError, match=r"rrd_jax\[torch\].*safetensors"):
-        files.load(path, "resnet8")
-
-
-def test_a_missing_or_strange_file_says_what_can_be_given(tmp_path):
-    with pytest.raises(errors.InputError, match="a .pth or .safetensors file"):
-        files.load(tmp_path / "nothing.pth", "resnet8")
-    (tmp_path / "weights.h5").touch()
-    with pytest.raises(errors.InputError, match="no PyTorch file by its name"):
-        files.load(tmp_path / "weights.h5", "resnet8")
-
-
 @pytest.mark.parametrize(
     ("name", "maker"),
     [

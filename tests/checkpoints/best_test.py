@@ -1,0 +1,72 @@
+import jax
+import numpy as np
+import pytest
+
+from rrd_jax import checkpoints, errors
+from tests.checkpoints.checkpoints_test import _ruin, _state
+
+
+def _run(folder, scores, *, first=1, best=0.0):
+    """A start of a run that saves at steps from `first` on; None inside an epoch."""
+    with checkpoints.Checkpoints(folder) as store:
+        for step, score in enumerate(scores, first):
+            best = max(best, score or 0.0)
+            result = {"top1": score or best, "best_top1": best, "best_epoch": 1}
+            meta = {"result": result, "sums": {} if score else {"loss": 1.0}, "model": "m"}
+            store.save(_state(step, float(step)), meta, score)
+            store.wait()
+
+
+def _steps(folder):
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def _read(folder, which=""):
+    student, _ = checkpoints.load_student(folder, which)
+    return float(jax.tree.leaves(student["params"])[0].flat[0])
+
+
+def test_a_restart_keeps_the_best_checkpoint_of_before(tmp_path):
+    _run(tmp_path, [10.0, 30.0, 20.0])
+    _run(tmp_path, [15.0, None, 5.0], first=4, best=30.0)
+    assert _steps(tmp_path) == [2, 5, 6]
+    _run(tmp_path, [40.0, 1.0, 1.0], first=7, best=30.0)
+    assert _steps(tmp_path) == [7, 8, 9]
+
+
+def test_the_best_the_last_and_any_step_can_be_read(tmp_path, capsys):
+    _run(tmp_path / "checkpoints", [10.0, 30.0, 20.0, None])
+    assert _read(tmp_path) == 4.0
+    assert not capsys.readouterr().out
+    assert [_read(tmp_path, which) for which in ("best", "last", "2", "3")] == [2.0, 4.0, 2.0, 3.0]
+    notes = capsys.readouterr().out.splitlines()
+    assert notes[0].endswith("is step 2, test top-1 30.00 %")
+    assert notes[1].endswith("is step 4")
+    for which in ("1", "5", "-2", "beste", "2²", " "):
+        with pytest.raises(errors.InputError, match="known: best, last, 2, 3, 4"):
+            _read(tmp_path, which)
+
+
+def test_a_step_that_is_asked_for_is_never_replaced_by_another(tmp_path):
+    _run(tmp_path, [10.0, 30.0, 20.0, None])
+    _ruin(tmp_path / "2")
+    with pytest.raises(errors.InputError, match="2 is damaged .*; there are also 3, 4"):
+        _read(tmp_path, "2")
+    with pytest.raises(errors.InputError, match="damaged|there no more"):
+        _read(tmp_path, "best")
+    _ruin(tmp_path / "4")
+    assert _read(tmp_path, "last") == 3.0
+
+
+def test_a_best_that_is_gone_or_never_was_is_said(tmp_path):
+    _run(tmp_path / "a", [20.0, 10.0], best=50.0)
+    with pytest.raises(errors.InputError, match="50.00 %, is there no more; .* step 1 .*: @1"):
+        _read(tmp_path / "a", "best")
+    _run(tmp_path / "b", [None, None])
+    with pytest.raises(errors.InputError, match="so that none is the best"):
+        _read(tmp_path / "b", "best")
+    weights = {"params": {"w": np.ones(3, np.float32)}, "batch_stats": {}}
+    checkpoints.save_network(tmp_path / "c", weights, {"model": "m"})
+    with pytest.raises(errors.InputError, match="a converted network"):
+        _read(tmp_path / "c", "best")
+    assert _read(tmp_path / "c", "0") == 1.0

@@ -1,0 +1,69 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from rrd_jax import data, errors, job, networks
+from rrd_jax.config import parse
+from rrd_jax.data import dataset as datasets
+from rrd_jax.teacher import frozen
+from tests import launch
+
+pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
+_PAIR = "smoke,tiny-tiny,kd"
+
+
+def _teacher(label, prediction, **fields):
+    """A teacher whose predictions are known already."""
+    splits = datasets.Dataset("v", 10, (8, 8, 1), None, None)
+    teacher = frozen.FrozenNetwork(networks.create("tiny", 10), {}, (), splits, None, None)
+    teacher = dataclasses.replace(teacher, **fields)
+    loss = np.ones(len(label), np.float32)
+    teacher.__dict__["predictions"] = {"prediction": prediction, "label": label, "loss": loss}
+    return teacher
+
+
+def test_a_doubtful_teacher_is_warned_of_once(capsys):
+    label = np.arange(400) % 10
+    teacher = _teacher(label, (label + 1) % 10)
+    assert "in another order" in teacher.examine()
+    assert teacher.examine()
+    assert capsys.readouterr().out.count("warning: the teacher is doubtful: it gets 0.0 %") == 1
+    assert not _teacher(label, (label + 1) % 10, examined=False).examine()
+    assert not _teacher(label, label).examine()
+    assert not capsys.readouterr().out
+
+
+def test_logits_that_are_not_finite_end_the_job():
+    teacher = _teacher(np.arange(10), np.arange(10))
+    teacher.predictions["loss"][3] = np.nan
+    with pytest.raises(errors.InputError, match="logits of the teacher are not finite"):
+        teacher.examine()
+
+
+def test_a_job_looks_at_its_teacher_before_the_first_step_and_not_once_it_is_done(
+    tiny_teacher, tmp_path, capsys, monkeypatch
+):
+    plan = parse(launch.digits(_PAIR, **{"teacher.checkpoint": str(tiny_teacher)}))
+    splits = data.load(plan.student.source)
+    real = dataclasses.replace(plan.student.source, mock_examples=0)
+    plan = dataclasses.replace(plan, student=dataclasses.replace(plan.student, source=real))
+    monkeypatch.setattr(frozen.doubts, "of", lambda tested, num_classes: "it guesses")
+    job.run(plan, tmp_path, dataset=splits)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.index("warning: the teacher is doubtful: it guesses") < min(
+        i for i, line in enumerate(lines) if line.startswith("[distilled")
+    )
+    monkeypatch.delattr(frozen.FrozenNetwork, "predictions")
+    job.run(plan, tmp_path, dataset=splits)
+    assert "doubtful" not in capsys.readouterr().out
+
+
+def test_a_teacher_that_is_there_is_read_before_another_is_trained(tmp_path):
+    config = launch.digits("smoke,tiny+tiny-tiny,kd")
+    plan = parse(config)
+    first, second = plan.teachers
+    second = dataclasses.replace(second, checkpoint=str(tmp_path / "lost"))
+    with pytest.raises(errors.InputError, match="no intact checkpoint under .*lost"):
+        job.run(dataclasses.replace(plan, teachers=(first, second)), tmp_path / "run")
+    assert not (tmp_path / "run" / "teacher").exists()
