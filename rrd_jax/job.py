@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax import (
+    console,
     data,
     errors,
     loop,
@@ -54,6 +55,7 @@ def run(
     setting = prepare(job.student, dataset)
     check(job, setting)
     with claim(folder, job, job.student):  # before hours go into a teacher
+        describe(setting.dataset, folder)
         results, teacher = [], None
         if job.teachers:
             results, teacher = get_teacher(job, folder, setting)
@@ -66,6 +68,19 @@ def run(
             report.write_json(folder / "results.json", rows)
     print("\n" + table(results))
     return results
+
+
+def describe(dataset: data.Dataset, folder: pathlib.Path) -> None:
+    """Says what the images are, and keeps it in `folder`/data.json."""
+    if not parallel.is_main():
+        return
+    for line in dataset.summary.lines:
+        print(line, flush=True)
+    for text in dataset.summary.warnings:
+        console.warn(text)
+    path = folder / "data.json"
+    if not (path.exists() and any(folder.glob("**/checkpoints"))):  # a run's stays what it was
+        report.write_json(path, dict(dataset.summary.figures))
 
 
 def claim(folder: pathlib.Path, job: Job, part: Part) -> contextlib.AbstractContextManager[None]:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from rrd_jax import errors
+from rrd_jax.data import pictures
 
 cv2.setNumThreads(0)  # many images at once are decoded already: within one, threads would compete
 
@@ -31,11 +32,11 @@ def decode(image: Any, channels: int) -> np.ndarray:
     """
     if isinstance(image, np.ndarray):
         return image
+    if isinstance(image, pictures.Upright):
+        return pictures.decode(image)
     colour = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
     flags = colour | cv2.IMREAD_IGNORE_ORIENTATION  # the pixels as stored, as the field does
-    decoded = cv2.imdecode(np.frombuffer(image, np.uint8), flags)
-    if decoded is None:
-        raise errors.InputError(f"an image of {len(image)} bytes cannot be decoded")
+    decoded = _decoded(image, flags)
     return decoded if channels == 3 else decoded[..., None]
 
 
@@ -46,10 +47,20 @@ def stored_channels(image: bytes) -> int:
       InputError: the bytes are no image.
     """
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    decoded = cv2.imdecode(np.frombuffer(image, np.uint8), flags) if image else None
+    return 1 if _decoded(image, flags).ndim == 2 else 3
+
+
+def _decoded(image: bytes, flags: int) -> np.ndarray:
+    pictures.check_size(image)
+    try:
+        decoded = cv2.imdecode(np.frombuffer(image, np.uint8), flags) if image else None
+    except cv2.error as error:
+        raise errors.InputError(
+            f"an image of {len(image)} bytes cannot be decoded ({error.err or error})"
+        ) from error
     if decoded is None:
         raise errors.InputError(f"an image of {len(image)} bytes cannot be decoded")
-    return 1 if decoded.ndim == 2 else 3
+    return decoded
 
 
 def decode_or_black(example: dict[str, Any], index: int, channels: int, size: int) -> np.ndarray:

@@ -1,7 +1,6 @@
 """The builders of data sets, by name: created, and prepared where that is asked for."""
 
 import contextlib
-import difflib
 import importlib.util
 import io
 import pathlib
@@ -16,7 +15,6 @@ from rrd_jax import errors
 from rrd_jax.data.builders import (
     archives,
     cifar,
-    image_folder,
     imagenet,
     local,
     ordered,
@@ -33,7 +31,6 @@ DATASETS: dict[str, type[tfds.core.DatasetBuilder]] = {
     "stl10": stl10.STL10,
     "tiny_imagenet": tiny_imagenet.TinyImagenet,
     "imagenet2012": imagenet.Imagenet2012,
-    "image_folder": image_folder.ImageFolder,
 }
 
 
@@ -49,8 +46,6 @@ def create_builder(name: str, data_dir: str, manual_dir: str) -> tfds.core.Datas
       InputError: an unknown name, or a set that was prepared in a format without random access.
     """
     options: dict[str, Any] = {"data_dir": _expanded(data_dir)} if data_dir else {}
-    if name == "image_folder":
-        options["manual_dir"] = _expanded(manual_dir)
     try:
         builder = DATASETS[name](**options) if name in DATASETS else tfds.builder(name, **options)
     except tfds.core.DatasetNotFoundError:
@@ -134,11 +129,10 @@ def _write_by_tfds(name: str, builder: tfds.core.DatasetBuilder, options: dict[s
 
 def _unknown(name: str) -> errors.InputError:
     of_tfds = tfds.list_builders(with_community_datasets=False)
-    close = difflib.get_close_matches(name.lower(), [*DATASETS, *of_tfds], n=1)
-    hint = f"did you mean '{close[0]}'? " if close else ""
+    hint = errors.hint(name.lower(), [*DATASETS, "image_folder", *of_tfds])
     return errors.InputError(
-        f"unknown data set '{name}'; {hint}known: {', '.join(DATASETS)} and every TFDS set of"
-        " labelled images"
+        f"unknown data set '{name}'; {hint}known: {', '.join(DATASETS)}, image_folder and every"
+        " TFDS set of labelled images"
     )
 
 
