@@ -12,6 +12,7 @@ input, 74 for a full disk, 130 after Ctrl-C.
 import pathlib
 import signal
 import sys
+from typing import Any
 
 from absl import app, flags
 
@@ -58,7 +59,11 @@ def _prepare(name: str, data_dir: str, manual_dir: str, *, verify: bool) -> None
         return
     if Source(name).kind != "tfds":
         raise errors.InputError(f"'{name}' is read as it is: there is nothing to prepare")
-    builder = registry.create_builder(name, data_dir, manual_dir)
+    with registry.quiet():
+        _write(name, registry.create_builder(name, data_dir, manual_dir), verify=verify)
+
+
+def _write(name: str, builder: Any, *, verify: bool) -> None:
     if builder.is_prepared():
         print(f"{name} is prepared under {builder.data_dir} already")
         return

@@ -3,15 +3,23 @@
 import contextlib
 import importlib.util
 import io
+import json
+import os
 import pathlib
+import re
 import shlex
+import sys
+import tempfile
 import textwrap
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
+from absl import logging
 
 from rrd_jax import errors
+from rrd_jax.data import examples
 from rrd_jax.data.builders import (
     archives,
     cifar,
@@ -50,9 +58,11 @@ def create_builder(name: str, data_dir: str, manual_dir: str) -> tfds.core.Datas
         builder = DATASETS[name](**options) if name in DATASETS else tfds.builder(name, **options)
     except tfds.core.DatasetNotFoundError:
         raise _unknown(name) from None
-    except (ValueError, AssertionError) as error:  # a name, config or version that TFDS refuses
-        if isinstance(error, errors.InputError):
-            raise
+    except errors.InputError:
+        raise
+    except Exception as error:  # a name, config or version that TFDS refuses, or damaged files
+        if folder := _damaged_folder(name, data_dir):
+            raise damaged(name, folder, data_dir, str(error)) from error
         reason = textwrap.shorten(str(error), 250)
         raise errors.InputError(f"data set '{name}' cannot be opened ({reason})") from error
     if manual_dir or isinstance(builder, archives.ArchivedBuilder):
@@ -69,11 +79,63 @@ def prepares_itself(name: str) -> bool:
 
 def check_prepared(name: str, builder: tfds.core.DatasetBuilder) -> None:
     """Raises an InputError for a set that is not prepared; it says how to prepare it."""
+    _check_remains(name, builder)
     if not builder.is_prepared():
         raise errors.InputError(
             f"data set '{name}' is not prepared under {builder.data_dir_root}:"
             f" {_how_to_prepare(name, builder)}"
         )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """While it lasts, TFDS neither logs nor draws bars where no terminal shows them."""
+    verbosity, shows = logging.get_verbosity(), sys.stderr.isatty()
+    logging.set_verbosity(logging.ERROR)
+    if not shows:
+        tfds.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if not shows:
+            tfds.enable_progress_bar()
+
+
+def damaged(name: str, folder: Any, data_dir: str, reason: str) -> errors.InputError:
+    """Of a prepared set that is not as it was written; says how to prepare it again."""
+    place = f"data set '{name}' under {folder}"
+    return examples.damaged(place, reason, way_out(name, data_dir))
+
+
+def way_out(name: str, data_dir: str) -> str:
+    """What to do about a damaged set."""
+    if prepares_itself(name):
+        return "remove that folder, and the next start prepares it again"
+    words = [f"--name={name}", *([f"--data_dir={data_dir}"] if data_dir else [])]
+    again = f"python -m rrd_jax.data.prepare {shlex.join(words)}"
+    return f"remove that folder, and prepare it again with `{again}`"
+
+
+def _damaged_folder(name: str, data_dir: str) -> pathlib.Path | None:
+    """Where the notes of a prepared set are not what TFDS wrote."""
+    root = pathlib.Path(_expanded(data_dir) or tfds.core.constants.DATA_DIR)
+    for path in root.glob(f"{re.split('[:/]', name)[0]}/**/dataset_info.json"):
+        try:
+            info = json.loads(path.read_text())
+            features = json.loads((path.parent / "features.json").read_text())
+        except (OSError, ValueError):
+            return path.parent
+        if not (isinstance(info, dict) and isinstance(features, dict) and info.get("version")):
+            return path.parent
+    return None
+
+
+def _check_remains(name: str, builder: tfds.core.DatasetBuilder) -> None:
+    """Raises an InputError for a folder without TFDS's notes: TFDS would leave it as it is."""
+    if os.path.lexists(builder.data_dir) and not builder.is_prepared():
+        reason = "dataset_info.json is missing"
+        raise damaged(name, builder.data_dir, str(builder.data_dir_root), reason)
 
 
 def prepare(name: str, builder: tfds.core.DatasetBuilder, *, verify: bool = True) -> None:
@@ -96,6 +158,8 @@ def prepare(name: str, builder: tfds.core.DatasetBuilder, *, verify: bool = True
         ),
         "file_format": "array_record",
     }
+    _check_writable(builder.data_dir_root)
+    _check_remains(name, builder)
     write = _write if name in DATASETS else _write_by_tfds
     write(name, builder, options)
 
@@ -103,13 +167,27 @@ def prepare(name: str, builder: tfds.core.DatasetBuilder, *, verify: bool = True
 def _write(name: str, builder: tfds.core.DatasetBuilder, options: dict[str, Any]) -> None:
     try:
         # TFDS announces downloads that do not happen.
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with quiet(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             builder.download_and_prepare(**options)
     except (OSError, RuntimeError) as error:  # the latter from ArrayRecord, on a full disk
-        raise errors.InputError(
-            f"data set '{name}' cannot be written to {builder.data_dir_root} ({error})"
-        ) from error
+        raise _not_written(f"data set '{name}'", builder.data_dir_root, error) from error
+
+
+def _check_writable(folder: Any) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise _not_written("prepared data", folder, error) from error
+
+
+def _not_written(what: str, folder: Any, error: Exception) -> errors.DiskError:
+    reason = textwrap.shorten(getattr(error, "strerror", None) or str(error), 200)
+    return errors.DiskError(
+        f"{what} cannot be written to {folder} ({reason}): name another folder with --data_dir (in"
+        " a config, data.dir), or in TFDS_DATA_DIR"
+    )
 
 
 def _write_by_tfds(name: str, builder: tfds.core.DatasetBuilder, options: dict[str, Any]) -> None:
@@ -120,6 +198,8 @@ def _write_by_tfds(name: str, builder: tfds.core.DatasetBuilder, options: dict[s
         )
     try:
         builder.download_and_prepare(**options)
+    except errors.InputError:
+        raise
     except Exception as error:  # of hundreds of builders, with the libraries that they like
         reason = textwrap.shorten(str(error), 500)
         raise errors.InputError(
