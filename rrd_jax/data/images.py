@@ -72,7 +72,8 @@ def decode_or_black(example: dict[str, Any], index: int, channels: int, size: in
         return decode(example["image"], channels)
     except errors.InputError as error:
         name = example.get("file_name", b"")
-        _warn_damaged(index, name.decode() if isinstance(name, bytes) else str(name), str(error))
+        name = name.decode(errors="backslashreplace") if isinstance(name, bytes) else str(name)
+        _warn_damaged(index, name.replace("\n", "\\n"), str(error))
         return np.zeros((size, size, channels), np.uint8)
 
 

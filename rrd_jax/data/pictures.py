@@ -89,7 +89,8 @@ def check(content: bytes) -> Header:
             file.verify()  # the checksums of its parts
         if header.width * header.height < _DEFLATED * len(content):
             return header
-    decode(content)
+        file = _open(content)  # `verify` ends with its use
+    _pixels(file, content)
     return header
 
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from rrd_jax import errors
 from rrd_jax.data import expressions
-from rrd_jax.data.folder import check, describe, layout
+from rrd_jax.data.folder import check, describe, layout, walk
 from rrd_jax.data.folder.examples import FolderExamples
 from rrd_jax.data.folder.layout import Layout
-from rrd_jax.data.folder.walk import Tree, walk
+from rrd_jax.data.folder.walk import Tree
 from rrd_jax.data.opened import Opened
 from rrd_jax.data.source import Source
 
@@ -93,7 +93,7 @@ def about_old(copies: Sequence[pathlib.Path]) -> str:
 
 
 def _found(folder: str, root: str) -> tuple[Tree, list[check.Checked]]:
-    tree = walk(root)
+    tree = walk.walk(root)
     return tree, check.check_all(root, tree.files, index_path(folder, root))
 
 

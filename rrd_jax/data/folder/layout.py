@@ -207,6 +207,11 @@ def _classes(root: str, splits: Mapping[str, list[Image]], warnings: list[str]) 
     """The classes of the training images, in alphabetical order."""
     by_split = {split: {image.label for image in images} for split, images in splits.items()}
     classes = sorted(by_split["train"])
+    if len(classes) == 1:
+        raise errors.InputError(
+            f"image folder {root} has one class, '{classes[0]}', and nothing to tell it from: is"
+            f" ROOT one level too high or too low? {WANTED}"
+        )
     for split, labels in by_split.items():
         if not labels:
             total = sum(map(len, splits.values()))
@@ -214,11 +219,6 @@ def _classes(root: str, splits: Mapping[str, list[Image]], warnings: list[str]) 
             raise errors.InputError(
                 f"image folder {root} has no images for split '{split}'{few}: {WANTED}"
             )
-    if len(classes) == 1:
-        raise errors.InputError(
-            f"image folder {root} has one class, '{classes[0]}', and nothing to tell it from: is"
-            f" ROOT one level too high or too low? {WANTED}"
-        )
     for split, labels in by_split.items():
         if unknown := labels - set(classes):
             name = min(unknown)
