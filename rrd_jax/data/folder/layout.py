@@ -89,7 +89,7 @@ def arrange(
     else:
         _check_levels(root, paths)
         splits = _divide(by_split[""])
-    classes = _classes(root, splits, warnings)
+    classes = _classes(root, splits, warnings, wants_test=wants_test)
     _warn_empty(root, split_folders, folders, classes, warnings)
     ordered = {split: _ordered(split, images) for split, images in splits.items()}
     return Layout(ordered, classes, notes, warnings)
@@ -203,7 +203,9 @@ def _ordered(split: str, images: list[Image]) -> list[Image]:
     return sorted(images, key=lambda image: (hash_key(image.key), image.key))
 
 
-def _classes(root: str, splits: Mapping[str, list[Image]], warnings: list[str]) -> tuple[str, ...]:
+def _classes(
+    root: str, splits: Mapping[str, list[Image]], warnings: list[str], *, wants_test: bool
+) -> tuple[str, ...]:
     """The classes of the training images, in alphabetical order."""
     by_split = {split: {image.label for image in images} for split, images in splits.items()}
     classes = sorted(by_split["train"])
@@ -213,7 +215,7 @@ def _classes(root: str, splits: Mapping[str, list[Image]], warnings: list[str]) 
             f" ROOT one level too high or too low? {WANTED}"
         )
     for split, labels in by_split.items():
-        if not labels:
+        if not labels and (split == "train" or (split == "test" and wants_test)):
             total = sum(map(len, splits.values()))
             few = " (a tenth of so few, chosen by a hash, is none)" if total else ""
             raise errors.InputError(
