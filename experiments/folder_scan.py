@@ -1,6 +1,6 @@
 """What the checks of a folder of images cost, beside decoding its images once.
 
-    python experiments/folder_scan.py --root=ROOT
+python experiments/folder_scan.py --root=ROOT
 """
 
 import os

@@ -81,8 +81,9 @@ def _write(name: str, builder: Any, *, verify: bool) -> None:
 
 def _look(data_dir: str, manual_dir: str) -> None:
     """Lists what of a folder of images cannot be read, and what earlier versions left."""
+    problems = folder.problems(data_dir, manual_dir)
     print("image_folder is read as it is: there is nothing to prepare")
-    for path, reason in folder.problems(data_dir, manual_dir).items():
+    for path, reason in problems.items():
         print(f"{path}: {reason}")
     if old := folder.old_copies(data_dir):
         print(f"note: {folder.about_old(old)}")

@@ -87,7 +87,7 @@ def about_old(copies: Sequence[pathlib.Path]) -> str:
     """What to do about old copies."""
     places = " ".join(map(str, copies[:3])) if len(copies) <= 3 else str(copies[0].parent)
     return (
-        f"{len(copies)} copies of image folders that earlier versions made are no longer used:"
+        f"what earlier versions prepared of image folders ({len(copies)}) is no longer used:"
         f" rm -r {places}"
     )
 

@@ -58,11 +58,11 @@ def walk(root: str) -> Tree:
     while links:
         links.sort()
         path = links.pop(0)
-        first = seen.get(_identity(os.path.join(root, path)))
-        if first is not None:
+        first = _first(root, path, seen)
+        if first is None:
+            _visit(root, path, seen, tree, links)
+        else:
             tree.skipped.append((path, f"a link to {first}, which is read already or outside"))
-            continue
-        _visit(root, path, seen, tree, links)
     for part in tree:
         part.sort()
     return tree
@@ -84,6 +84,14 @@ def _identity(path: str) -> tuple[int, int]:
     return state.st_dev, state.st_ino
 
 
+def _first(root: str, path: str, seen: dict) -> str | None:
+    """What a link leads to, if that is known already."""
+    try:
+        return seen.get(_identity(os.path.join(root, path)))
+    except OSError:
+        return "nothing"
+
+
 def _visit(root: str, start: str, seen: dict, tree: Tree, links: list[str]) -> None:
     """Adds a folder and the real folders in it; links to folders are left for later."""
     pending = [start]
@@ -102,8 +110,8 @@ def _visit(root: str, start: str, seen: dict, tree: Tree, links: list[str]) -> N
                         _add(entry, os.path.join(folder, entry.name), tree, pending, links)
         except OSError as error:
             raise errors.InputError(
-                f"folder {shown(path)} cannot be read ({reason(error)}): nobody knows what images"
-                " are in it; make it readable, or move it away"
+                f"folder {shown(path.rstrip(os.sep))} cannot be read ({reason(error)}): nobody knows"
+                " what images are in it; make it readable, or move it away"
             ) from error
 
 
@@ -114,7 +122,10 @@ def _add(entry: os.DirEntry, path: str, tree: Tree, pending: list[str], links: l
     try:
         state = entry.stat()
     except OSError as error:
-        why = "a link to nothing, or to itself" if entry.is_symlink() else reason(error)
+        if not entry.is_symlink():  # the folder's names may be read, but not what they name
+            raise
+        is_closed = isinstance(error, PermissionError)
+        why = "a link, permission denied" if is_closed else "a link to nothing, or to itself"
         tree.skipped.append((path, why))
         return
     if stat.S_ISDIR(state.st_mode):
