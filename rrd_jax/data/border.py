@@ -68,7 +68,8 @@ def open_splits(
         _check_labels(examples, look, known)
     version = f"{name} {_digest(both, looks, known_labels)}"
     names = next(filter(None, (_class_names(found, num_classes) for found in candidates)), ())
-    return Opened(version, num_classes, channels, *splits, names)
+    shared = expressions.overlap(*(rows.parts for rows in both))
+    return Opened(version, num_classes, channels, *splits, names, shared=shared)
 
 
 def _is_count(number: Any) -> bool:

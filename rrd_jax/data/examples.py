@@ -83,7 +83,7 @@ def stored(
             f"split '{split}' of data set '{name}' cannot be read ({reason}); its splits: {known}"
         ) from error
     found = StoredExamples(records, features, place, way_out)
-    for path in _files(builder, split):
+    for path, _ in parts(builder, split):
         if not os.path.isfile(path) or not os.path.getsize(path):
             raise damaged(place, f"{os.path.basename(path)} is missing or empty", way_out)
     for i in {0, len(found) - 1}:
@@ -91,9 +91,10 @@ def stored(
     return found
 
 
-def _files(builder: Any, split: str) -> list[str]:
-    """Where the examples of a split lie."""
-    return [str(file.filename) for file in builder.info.splits[split].file_instructions]
+def parts(builder: Any, split: str) -> list[tuple[str, range]]:
+    """The files of a split, and the places in them of its examples."""
+    files = builder.info.splits[split].file_instructions
+    return [(str(file.filename), range(file.skip, file.skip + file.take)) for file in files]
 
 
 def mocked(builder: Any, split: str, features: Features) -> list[dict[str, Any]]:

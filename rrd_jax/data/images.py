@@ -10,6 +10,7 @@ import numpy as np
 from rrd_jax import errors
 from rrd_jax.data import pictures
 
+_ASPECT = 100  # of images that are scaled before their centre is cut out
 cv2.setNumThreads(0)  # many images at once are decoded already: within one, threads would compete
 
 
@@ -113,6 +114,11 @@ def random_resized_crop(rng: np.random.Generator, image: np.ndarray, size: int) 
 def center_crop(image: np.ndarray, size: int, resize: int) -> np.ndarray:
     """Scaled so that the short side is `resize`, then the central [size, size]."""
     height, width = image.shape[:2]
+    longest = _ASPECT * min(height, width)
+    if max(height, width) > longest:  # a line of pixels, scaled as a whole, would fill gigabytes
+        top, left = max(0, (height - longest) // 2), max(0, (width - longest) // 2)
+        image = np.ascontiguousarray(image[top : top + longest, left : left + longest])
+        height, width = image.shape[:2]
     factor = resize / min(height, width)
     scaled = _scale(image, round(height * factor), round(width * factor))
     top, left = (scaled.shape[0] - size) // 2, (scaled.shape[1] - size) // 2

@@ -31,6 +31,7 @@ class Opened:
       test: likewise.
       class_names: as the data name them, in the order of labels; () where they do not.
       summary: what there is to say of them.
+      shared: how many examples are in both splits.
     """
 
     version: str
@@ -40,6 +41,7 @@ class Opened:
     test: Sequence[dict[str, Any]]
     class_names: tuple[str, ...] = ()
     summary: Summary = dataclasses.field(default_factory=Summary)
+    shared: int = 0
 
 
 def open_source(source: Source) -> Opened:

@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from rrd_jax import errors
-from rrd_jax.data import examples
+from rrd_jax.data import examples, expressions
 from rrd_jax.data.builders import registry
 from rrd_jax.data.opened import Opened
 from rrd_jax.data.source import Source
@@ -35,7 +35,12 @@ def open_source(source: Source) -> Opened:
     image, label = (builder.info.features[name] for name in features)
     count, names = label.num_classes, tuple(label.names or ())
     names = names if len(names) == count else ()
-    return Opened(builder.info.full_name, count, image.shape[-1], train, test, names)
+    shared = 0
+    if not source.mock_examples:
+        parts = (examples.parts(builder, s) for s in (source.train_split, source.test_split))
+        shared = expressions.overlap(*parts)
+    version, channels = builder.info.full_name, image.shape[-1]
+    return Opened(version, count, channels, train, test, names, shared=shared)
 
 
 def _mocked(source: Source) -> contextlib.AbstractContextManager:

@@ -35,9 +35,15 @@ def of(source: Source, splits: "Opened") -> Summary:
         "classes": list(splits.class_names) or splits.num_classes,
         "images": {"train": len(splits.train), "test": len(splits.test)},
     }
-    said = splits.summary
-    warnings = said.warnings if source.mock_examples else (*said.warnings, *_few(len(splits.test)))
-    return Summary(said.lines, warnings, figures | said.figures)
+    said, warnings = splits.summary, []
+    if splits.shared:
+        warnings.append(
+            f"{splits.shared:,} examples are both in data.train_split '{source.train_split}' and in"
+            f" data.test_split '{source.test_split}': the top-1 will be too high"
+        )
+    if not source.mock_examples:
+        warnings += _few(len(splits.test))
+    return Summary(said.lines, (*said.warnings, *warnings), figures | said.figures)
 
 
 def _few(images: int) -> list[str]:

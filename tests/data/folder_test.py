@@ -310,7 +310,7 @@ def test_what_may_not_be_read_is_said(tree, monkeypatch):
     checked = check.check_file(str(tree), tree_found.files[0])
     assert checked.problem == "it cannot be read (Permission denied)"
     monkeypatch.setattr(os, "scandir", refuse)
-    message = "folder .*tree cannot be read .Permission denied.: nobody knows what images"
+    message = "folder .*tree cannot be read .Permission denied., and nobody knows what images"
     with pytest.raises(errors.InputError, match=message):
         walk.walk(str(tree))
 

@@ -110,8 +110,8 @@ def _visit(root: str, start: str, seen: dict, tree: Tree, links: list[str]) -> N
                         _add(entry, os.path.join(folder, entry.name), tree, pending, links)
         except OSError as error:
             raise errors.InputError(
-                f"folder {shown(path.rstrip(os.sep))} cannot be read ({reason(error)}): nobody knows"
-                " what images are in it; make it readable, or move it away"
+                f"folder {shown(path.rstrip(os.sep))} cannot be read ({reason(error)}), and nobody"
+                " knows what images are in it: make it readable, or move it away"
             ) from error
 
 
