@@ -246,4 +246,6 @@ def _how_to_prepare(name: str, builder: tfds.core.DatasetBuilder) -> str:
 
 
 def _expanded(path: str) -> str:
+    if "\0" in path:
+        raise errors.InputError(f"{path!r} is no path: it has a zero byte")
     return str(pathlib.Path(path).expanduser()) if path else ""
