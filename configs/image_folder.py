@@ -3,9 +3,8 @@ r"""Your own images, in a folder for each class: ResNet-34 to ResNet-18 at 224 p
     python -m rrd_jax.main --config=configs/image_folder.py --config.data.manual_dir=ROOT \
       --config.teacher.checkpoint=TEACHER
 
-ROOT holds class/*.jpg, or train/class/*.jpg with test/ beside it; with val/ instead, add
---config.data.test_split=validation. ImageNet's recipe; TEACHER is a network for these classes, and
-without one it is trained first.
+ROOT holds class/*.jpg, or train/class/*.jpg with test/ or val/ beside it. ImageNet's recipe;
+TEACHER is a network for these classes, and without one it is trained first.
 """
 
 from rrd_jax.config import finish, imagenet

@@ -67,6 +67,7 @@ def run(
     setting = prepare(job.student, dataset)
     check(job, setting)
     with claim(folder, job, job.student):  # before hours go into a teacher
+        describe(setting.dataset, folder)
         results, teacher = [], None
         if job.teachers:
             results, teacher = get_teacher(job, folder, setting)
@@ -118,6 +119,19 @@ def _say_growth(folder: pathlib.Path, part: Part, before: Mapping[str, Any]) -> 
         f" the rate at {float(shorter(made[-1])):.3g}, now {float(longer(len(made))):.3g}. Another"
         " --workdir trains from the start"
     )
+
+
+def describe(dataset: data.Dataset, folder: pathlib.Path) -> None:
+    """Says what the images are, and keeps it in `folder`/data.json."""
+    if not parallel.is_main():
+        return
+    for line in dataset.summary.lines:
+        console.say(line)
+    for text in dataset.summary.warnings:
+        console.warn(text)
+    path = folder / "data.json"
+    if not (path.exists() and any(folder.glob("**/checkpoints"))):  # a run's stays what it was
+        report.write_json(path, dict(dataset.summary.figures))
 
 
 def prepare(part: Part, dataset: data.Dataset | None = None) -> Setting:

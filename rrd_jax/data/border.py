@@ -54,8 +54,8 @@ def open_splits(
         for expression in (source.train_split, source.test_split)
     ]
     looks = [_look(rows) for rows in both]
+    candidates = [*(rows.parts[0][0].source for rows in wholes.values()), origin]
     if num_classes is None:
-        candidates = [*(rows.parts[0][0].source for rows in wholes.values()), origin]
         num_classes = next(filter(None, map(_declared_classes, candidates)), None)
     # Of all examples: a teacher that sees another part of them must have as many classes.
     labels = {rows.parts[0][0]: _labels(rows, needed=not num_classes) for rows in wholes.values()}
@@ -66,7 +66,10 @@ def open_splits(
     known_labels = [_labels_of_parts(rows, labels) for rows in both]
     for examples, look, known in zip(splits, looks, known_labels, strict=True):
         _check_labels(examples, look, known)
-    return Opened(f"{name} {_digest(both, looks, known_labels)}", num_classes, channels, *splits)
+    version = f"{name} {_digest(both, looks, known_labels)}"
+    names = next(filter(None, (_class_names(found, num_classes) for found in candidates)), ())
+    shared = expressions.overlap(*(rows.parts for rows in both))
+    return Opened(version, num_classes, channels, *splits, names, shared=shared)
 
 
 def _is_count(number: Any) -> bool:
@@ -212,6 +215,17 @@ def _declared_classes(source: Any) -> int | None:
                 continue
         source = getattr(source, "dataset", None)  # of torch's Subset
     return None
+
+
+def _class_names(source: Any, num_classes: int) -> tuple[str, ...]:
+    """What a source calls its classes, or what it is a subset of; () where it does not."""
+    while source is not None:
+        for attribute in ("class_names", "classes"):
+            names = imports.attribute_of("the data set", source, attribute)
+            if isinstance(names, list | tuple) and len(names) == num_classes:
+                return tuple(map(str, names))
+        source = getattr(source, "dataset", None)
+    return ()
 
 
 def _check_labels(examples: Examples, look: _Look, known: np.ndarray | None) -> None:

@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from rrd_jax.data import feed, opened
+from rrd_jax import errors
+from rrd_jax.data import feed, opened, summary
 from rrd_jax.data.source import Source
+from rrd_jax.data.summary import Summary
 
 _RESIDENT_BYTES = 4e9
 
@@ -15,12 +17,14 @@ class Dataset:
     """What training needs of a data set.
 
     Attributes:
-      version: name and version as TFDS writes them; of an image folder a digest of its listing; of
-        other sources a digest of labels and of a few examples.
+      version: name and version as TFDS writes them; of an image folder a digest of names and
+        contents; of other sources a digest of labels and of a few examples.
       num_classes: C.
       image_shape: (H, W, channels) as the networks see them.
       train: the training split.
       test: the test split.
+      class_names: as the data name them, in the order of labels; () where they do not.
+      summary: what to say of them before training.
     """
 
     version: str
@@ -28,6 +32,8 @@ class Dataset:
     image_shape: tuple[int, int, int]
     train: feed.Resident | feed.Streamed
     test: feed.Resident | feed.Streamed
+    class_names: tuple[str, ...] = ()
+    summary: Summary = dataclasses.field(default_factory=Summary)
 
 
 def load(source: Source) -> Dataset:
@@ -73,6 +79,11 @@ def from_sources(
 
 
 def _dataset(source: Source, splits: opened.Opened) -> Dataset:
+    if splits.num_classes < 2:
+        raise errors.InputError(
+            f"data set '{source.name or 'data'}' has {splits.num_classes} class, and nothing to"
+            " tell it from: networks need two or more"
+        )
     train, test = _feeds(source, [splits.train, splits.test], splits.channels)
     return Dataset(
         version=splits.version,
@@ -80,6 +91,8 @@ def _dataset(source: Source, splits: opened.Opened) -> Dataset:
         image_shape=(source.image_size, source.image_size, splits.channels),
         train=train,
         test=test,
+        class_names=splits.class_names,
+        summary=summary.of(source, splits),
     )
 
 

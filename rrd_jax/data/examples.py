@@ -1,6 +1,8 @@
 """The examples of a prepared set: an encoded image, a label, and a file name if there is one."""
 
 import dataclasses
+import os
+import textwrap
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -26,10 +28,14 @@ class StoredExamples(Sequence):
     Attributes:
       records: serialized tf.train.Examples.
       features: what to read of them.
+      place: which set they are of, and where it lies.
+      way_out: what to do about a damaged one.
     """
 
     records: Sequence[bytes]
     features: Features
+    place: str
+    way_out: str
 
     def __len__(self) -> int:
         return len(self.records)
@@ -37,19 +43,37 @@ class StoredExamples(Sequence):
     def __getitem__(self, i: int) -> dict[str, Any]:
         if i >= len(self):
             raise IndexError(i)
-        values = tf_example_pb2.Example.FromString(self.records[i]).features.feature
-        example = {
-            "image": values[self.features.image].bytes_list.value[0],
-            "label": values[self.features.label].int64_list.value[0],
-        }
+        try:
+            values = tf_example_pb2.Example.FromString(self.records[i]).features.feature
+            example = {
+                "image": values[self.features.image].bytes_list.value[0],
+                "label": values[self.features.label].int64_list.value[0],
+            }
+        except Exception as error:  # of ArrayRecord, protobuf, or a list that is empty
+            raise damaged(self.place, f"example {i}: {error}", self.way_out) from error
         for name in ("file_name", "id"):
             if name in values and values[name].bytes_list.value:
                 return example | {"file_name": values[name].bytes_list.value[0]}
         return example
 
 
-def stored(name: str, builder: Any, split: str, features: Features) -> StoredExamples:
-    """The examples of a split of data set `name`; raises an InputError if it cannot be read."""
+def damaged(place: str, reason: str, way_out: str) -> errors.InputError:
+    """Of a prepared set that is not as it was written."""
+    return errors.InputError(f"{place} is damaged ({textwrap.shorten(reason, 200)}): {way_out}")
+
+
+def stored(
+    name: str, builder: Any, split: str, features: Features, way_out: str = "prepare it again"
+) -> StoredExamples:
+    """The examples of a split of data set `name`.
+
+    Raises:
+      InputError: there is no such split, or its files are damaged; the first and the last example
+        are read to see that.
+    """
+    place = f"data set '{name}' under {builder.data_dir}"
+    if not builder.info.splits:
+        raise damaged(place, "its dataset_info.json has no splits", way_out)
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     try:
         records = builder.as_data_source(split, deserialize_method=raw)
@@ -58,7 +82,19 @@ def stored(name: str, builder: Any, split: str, features: Features) -> StoredExa
         raise errors.InputError(
             f"split '{split}' of data set '{name}' cannot be read ({reason}); its splits: {known}"
         ) from error
-    return StoredExamples(records, features)
+    found = StoredExamples(records, features, place, way_out)
+    for path, _ in parts(builder, split):
+        if not os.path.isfile(path) or not os.path.getsize(path):
+            raise damaged(place, f"{os.path.basename(path)} is missing or empty", way_out)
+    for i in {0, len(found) - 1}:
+        found[i]
+    return found
+
+
+def parts(builder: Any, split: str) -> list[tuple[str, range]]:
+    """The files of a split, and the places in them of its examples."""
+    files = builder.info.splits[split].file_instructions
+    return [(str(file.filename), range(file.skip, file.skip + file.take)) for file in files]
 
 
 def mocked(builder: Any, split: str, features: Features) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """Split expressions as TFDS reads them, such as train[:90%], for sources that are none of TFDS."""
 
 import re
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 _PART = re.compile(r"(?P<name>[\w-]+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
@@ -43,6 +44,17 @@ def parse(expression: str) -> list[Slice]:
             raise ValueError("write a split such as train, train[:1000] or train[90%:]")
         slices.append(Slice(match["name"], match["start"] or "", match["stop"] or ""))
     return slices
+
+
+def overlap(some: Iterable[tuple[Any, range]], others: Iterable[tuple[Any, range]]) -> int:
+    """How many examples are in both of two lists of parts; a part is of a source, by its places."""
+    others = list(others)
+    return sum(
+        max(0, min(a.stop, b.stop) - max(a.start, b.start))
+        for source, a in some
+        for other, b in others
+        if source == other
+    )
 
 
 def _place(text: str, count: int) -> int:

@@ -26,12 +26,14 @@ class Table(Sequence):
       image: the column of images, not decoded.
       label: the column of labels.
       num_classes: C; None where the labels are plain integers.
+      class_names: of a ClassLabel.
     """
 
     rows: Any
     image: str
     label: str
     num_classes: int | None
+    class_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -147,7 +149,8 @@ def _table(name: str, split: str, rows: Any, image: str, label: str) -> Table:
     label = _column(name, features, "label", label, integers if label else classes or integers)
     rows = rows.with_format(None).select_columns([image, label])
     rows = rows.cast_column(image, datasets.Image(decode=False))
-    return Table(rows, image, label, getattr(features[label], "num_classes", None))
+    number, names = (getattr(features[label], key, None) for key in ("num_classes", "names"))
+    return Table(rows, image, label, number, tuple(names or ()))
 
 
 def _holds_images(feature: Any) -> bool:

@@ -8,7 +8,9 @@ import cv2
 import numpy as np
 
 from rrd_jax import errors
+from rrd_jax.data import pictures
 
+_ASPECT = 100  # of images that are scaled before their centre is cut out
 cv2.setNumThreads(0)  # many images at once are decoded already: within one, threads would compete
 
 
@@ -31,11 +33,11 @@ def decode(image: Any, channels: int) -> np.ndarray:
     """
     if isinstance(image, np.ndarray):
         return image
+    if isinstance(image, pictures.Upright):
+        return pictures.decode(image)
     colour = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
     flags = colour | cv2.IMREAD_IGNORE_ORIENTATION  # the pixels as stored, as the field does
-    decoded = cv2.imdecode(np.frombuffer(image, np.uint8), flags)
-    if decoded is None:
-        raise errors.InputError(f"an image of {len(image)} bytes cannot be decoded")
+    decoded = _decoded(image, flags)
     return decoded if channels == 3 else decoded[..., None]
 
 
@@ -46,10 +48,20 @@ def stored_channels(image: bytes) -> int:
       InputError: the bytes are no image.
     """
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
-    decoded = cv2.imdecode(np.frombuffer(image, np.uint8), flags) if image else None
+    return 1 if _decoded(image, flags).ndim == 2 else 3
+
+
+def _decoded(image: bytes, flags: int) -> np.ndarray:
+    pictures.check_size(image)
+    try:
+        decoded = cv2.imdecode(np.frombuffer(image, np.uint8), flags) if image else None
+    except cv2.error as error:
+        raise errors.InputError(
+            f"an image of {len(image)} bytes cannot be decoded ({error.err or error})"
+        ) from error
     if decoded is None:
         raise errors.InputError(f"an image of {len(image)} bytes cannot be decoded")
-    return 1 if decoded.ndim == 2 else 3
+    return decoded
 
 
 def decode_or_black(example: dict[str, Any], index: int, channels: int, size: int) -> np.ndarray:
@@ -61,7 +73,8 @@ def decode_or_black(example: dict[str, Any], index: int, channels: int, size: in
         return decode(example["image"], channels)
     except errors.InputError as error:
         name = example.get("file_name", b"")
-        _warn_damaged(index, name.decode() if isinstance(name, bytes) else str(name), str(error))
+        name = name.decode(errors="backslashreplace") if isinstance(name, bytes) else str(name)
+        _warn_damaged(index, name.replace("\n", "\\n"), str(error))
         return np.zeros((size, size, channels), np.uint8)
 
 
@@ -101,6 +114,11 @@ def random_resized_crop(rng: np.random.Generator, image: np.ndarray, size: int) 
 def center_crop(image: np.ndarray, size: int, resize: int) -> np.ndarray:
     """Scaled so that the short side is `resize`, then the central [size, size]."""
     height, width = image.shape[:2]
+    longest = _ASPECT * min(height, width)
+    if max(height, width) > longest:  # a line of pixels, scaled as a whole, would fill gigabytes
+        top, left = max(0, (height - longest) // 2), max(0, (width - longest) // 2)
+        image = np.ascontiguousarray(image[top : top + longest, left : left + longest])
+        height, width = image.shape[:2]
     factor = resize / min(height, width)
     scaled = _scale(image, round(height * factor), round(width * factor))
     top, left = (scaled.shape[0] - size) // 2, (scaled.shape[1] - size) // 2

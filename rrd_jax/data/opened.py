@@ -7,9 +7,15 @@ from typing import Any
 
 from rrd_jax import errors
 from rrd_jax.data.source import Source
+from rrd_jax.data.summary import Summary
 
 # By kind of name: the module whose `open_source` opens such a set, imported for those alone.
-_MODULES = {"tfds": "prepared", "hf": "huggingface", "import path": "imported"}
+_MODULES = {
+    "tfds": "prepared",
+    "folder": "folder",
+    "hf": "huggingface",
+    "import path": "imported",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +29,9 @@ class Opened:
       train: random access to examples with `image` (encoded, or uint8 [H, W, channels]), `label`
         and, if it has one, `file_name`.
       test: likewise.
+      class_names: as the data name them, in the order of labels; () where they do not.
+      summary: what there is to say of them.
+      shared: how many examples are in both splits.
     """
 
     version: str
@@ -30,6 +39,9 @@ class Opened:
     channels: int
     train: Sequence[dict[str, Any]]
     test: Sequence[dict[str, Any]]
+    class_names: tuple[str, ...] = ()
+    summary: Summary = dataclasses.field(default_factory=Summary)
+    shared: int = 0
 
 
 def open_source(source: Source) -> Opened:

@@ -2,19 +2,22 @@
 
     python -m rrd_jax.data.prepare --name=cifar100 --manual_dir=FOLDER
 
-FOLDER holds the archives as they are published; which ones, the error says when one is missing. For
-image_folder it is the root of the images. A set that is not ours is left to TFDS, with TensorFlow,
-and then downloaded if it is not in FOLDER. The exit code is 0 when the set is prepared, 1 for a bad
-flag, 2 for bad input, 130 after Ctrl-C.
+FOLDER holds the archives as they are published; which ones, the error says when one is missing. A
+set that is not ours is left to TFDS, with TensorFlow, and then downloaded if it is not in FOLDER.
+A folder of images needs no preparing: --name=image_folder looks at the images in FOLDER and lists
+all that cannot be read. The exit code is 0 when the set is prepared, 1 for a bad flag, 2 for bad
+input, 74 for a full disk, 130 after Ctrl-C.
 """
 
 import pathlib
 import signal
 import sys
+from typing import Any
 
 from absl import app, flags
 
-from rrd_jax import cli, errors
+from rrd_jax import cli, console, data, errors
+from rrd_jax.data import folder
 from rrd_jax.data.builders import registry
 from rrd_jax.data.source import Source
 
@@ -51,14 +54,21 @@ def main(argv: list[str]) -> None:
 
 
 def _prepare(name: str, data_dir: str, manual_dir: str, *, verify: bool) -> None:
+    if Source(name).kind == "folder":
+        _look(data_dir, manual_dir)
+        return
     if Source(name).kind != "tfds":
         raise errors.InputError(f"'{name}' is read as it is: there is nothing to prepare")
-    builder = registry.create_builder(name, data_dir, manual_dir)
+    with registry.quiet():
+        _write(name, registry.create_builder(name, data_dir, manual_dir), verify=verify)
+
+
+def _write(name: str, builder: Any, *, verify: bool) -> None:
     if builder.is_prepared():
         print(f"{name} is prepared under {builder.data_dir} already")
         return
-    folder = pathlib.Path(builder.data_dir)
-    for remains in sorted(folder.parent.glob(f"incomplete.*_{folder.name}")):
+    path = pathlib.Path(builder.data_dir)
+    for remains in sorted(path.parent.glob(f"incomplete.*_{path.name}")):
         _say(f"note: {remains} is left of a preparation that was killed; remove it")
     if not verify:
         _say("warning: archives are taken as they are, --no_verify is set")
@@ -67,6 +77,21 @@ def _prepare(name: str, data_dir: str, manual_dir: str, *, verify: bool) -> None
         f"{split} {info.num_examples}" for split, info in builder.info.splits.items()
     )
     print(f"{name} is prepared under {builder.data_dir}: {counts}")
+
+
+def _look(data_dir: str, manual_dir: str) -> None:
+    """Lists what of a folder of images cannot be read, and what earlier versions left."""
+    problems = folder.problems(data_dir, manual_dir)
+    print("image_folder is read as it is: there is nothing to prepare")
+    for path, reason in problems.items():
+        print(f"{path}: {reason}")
+    if old := folder.old_copies(data_dir):
+        print(f"note: {folder.about_old(old)}")
+    dataset = data.load(Source("image_folder", dir=data_dir, manual_dir=manual_dir))
+    for line in dataset.summary.lines:
+        print(line)
+    for text in dataset.summary.warnings:
+        console.warn(text)
 
 
 def _say(text: str) -> None:

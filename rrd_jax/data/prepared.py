@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from rrd_jax import errors
-from rrd_jax.data import examples
+from rrd_jax.data import examples, expressions
 from rrd_jax.data.builders import registry
 from rrd_jax.data.opened import Opened
 from rrd_jax.data.source import Source
@@ -23,17 +23,24 @@ def open_source(source: Source) -> Opened:
         raise errors.InputError(
             f"data set '{source.name}' takes no data.options ({', '.join(dict(source.options))})"
         )
-    with _mocked(source):
+    with _mocked(source), registry.quiet():
         builder = registry.create_builder(source.name, source.dir, source.manual_dir)
         if not source.mock_examples:
-            builder = _prepared(source.name, builder)
+            builder = _prepared(source.name, builder, source.dir)
         features = examples.image_and_label(source.name, builder.info)
         train, test = (
             _read(source, builder, split, features)
             for split in (source.train_split, source.test_split)
         )
     image, label = (builder.info.features[name] for name in features)
-    return Opened(builder.info.full_name, label.num_classes, image.shape[-1], train, test)
+    count, names = label.num_classes, tuple(label.names or ())
+    names = names if len(names) == count else ()
+    shared = 0
+    if not source.mock_examples:
+        parts = (examples.parts(builder, s) for s in (source.train_split, source.test_split))
+        shared = expressions.overlap(*parts)
+    version, channels = builder.info.full_name, image.shape[-1]
+    return Opened(version, count, channels, train, test, names, shared=shared)
 
 
 def _mocked(source: Source) -> contextlib.AbstractContextManager:
@@ -43,12 +50,15 @@ def _mocked(source: Source) -> contextlib.AbstractContextManager:
     return tfds.testing.mock_data(num_examples=source.mock_examples)
 
 
-def _prepared(name: str, builder: Any) -> Any:
+def _prepared(name: str, builder: Any, folder: str) -> Any:
     if registry.prepares_itself(name) and not builder.is_prepared():
         registry.prepare(name, builder)
     registry.check_prepared(name, builder)
     # Knows no more than the folder: worker processes can be sent what it opens.
-    return tfds.builder_from_directory(builder.data_dir)
+    try:
+        return tfds.builder_from_directory(builder.data_dir)
+    except Exception as error:  # of TFDS, protobuf or json, for files that are none of theirs
+        raise registry.damaged(name, builder.data_dir, folder, str(error)) from error
 
 
 def _read(
@@ -57,7 +67,8 @@ def _read(
     if source.mock_examples:
         labelled = examples.mocked(builder, split, features)
     else:
-        labelled = examples.stored(source.name, builder, split, features)
+        way_out = registry.way_out(source.name, source.dir)
+        labelled = examples.stored(source.name, builder, split, features, way_out)
     if labelled[0]["label"] < 0:
         raise errors.InputError(f"split '{split}' of data set '{source.name}' has no labels")
     return labelled

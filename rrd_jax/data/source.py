@@ -79,7 +79,9 @@ class Source:
 
     @property
     def kind(self) -> str:
-        """Who keeps the data: "tfds", "hf" or "import path"."""
+        """Who keeps the data: "tfds", "folder", "hf" or "import path"."""
+        if self.name == "image_folder":
+            return "folder"
         prefix, colon, rest = self.name.partition(":")
         if not colon or re.match(r"[\d*]", rest):  # TFDS writes NAME:VERSION
             return "tfds"

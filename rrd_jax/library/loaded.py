@@ -165,7 +165,7 @@ def load(
       >>> import numpy as np, rrd_jax
       >>> split = np.zeros((32, 8, 8, 1), np.uint8), np.arange(32) % 4
       >>> workdir = rrd_jax.train_teacher("resnet8", split, split, epochs=1, batch_size=16).workdir
-      [student] ...
+      warning: 32 test images: ...
       >>> network = rrd_jax.load(workdir)
       >>> network(np.zeros((2, 8, 8, 1), np.uint8)).embedding.shape
       (2, 64)
@@ -252,7 +252,7 @@ def evaluate(
       >>> import numpy as np, rrd_jax
       >>> split = np.zeros((32, 8, 8, 1), np.uint8), np.arange(32) % 4
       >>> trained = rrd_jax.train_teacher("resnet8", split, split, epochs=1, batch_size=16)
-      [student] ...
+      warning: 32 test images: ...
       >>> sorted(rrd_jax.evaluate(trained, test=split))
       ['loss', 'top1', 'top5']
     """

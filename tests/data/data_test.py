@@ -59,6 +59,25 @@ def test_split_expressions_take_the_first_of_a_fixed_order(data_dir):
     np.testing.assert_array_equal(part.images, whole.images[:250])
 
 
+@pytest.mark.parametrize(
+    ("train_split", "test_split", "shared"),
+    [
+        ("train", "train[:10%]", 100),
+        ("train[:50%]", "train[50%:]", 0),
+        ("train", "test+train", 1000),
+    ],
+)
+def test_examples_that_are_in_both_splits_are_warned_of(data_dir, train_split, test_split, shared):
+    splits = {"train_split": train_split, "test_split": test_split}
+    prepared = _load("digits", dir=data_dir, **splits, **_OPTIONS)
+    source = [(np.zeros((4, 4, 1), np.uint8), i % 10) for i in range(1000)]
+    arrays = data.from_sources(source, source[:797], data.Source(**splits, **_OPTIONS))
+    for found in (prepared, arrays):
+        said = [text for text in found.summary.warnings if "examples are both in" in text]
+        assert len(said) == bool(shared)
+        assert not shared or said[0].startswith(f"{shared:,} ")
+
+
 @pytest.mark.skipif(
     not pathlib.Path(local.FASHION_MNIST_DIR).is_dir(),
     reason="Debian's dataset-fashion-mnist is not installed",

@@ -76,3 +76,12 @@ def test_center_crop_keeps_the_centre(shape):
     crop = images.center_crop(image, 16, 18)
     assert crop.shape == (16, 16, shape[2])
     assert crop[7:9, 7:9].max() == crop.max()
+
+
+@pytest.mark.parametrize("shape", [(1, 30_000, 3), (30_000, 1, 1), (2, 9_000, 3)])
+def test_a_line_of_pixels_is_cut_before_it_is_scaled(shape):
+    image = np.zeros(shape, np.uint8)
+    image[shape[0] // 2, shape[1] // 2] = 255
+    crop = images.center_crop(image, 16, 18)
+    assert crop.shape == (16, 16, shape[2])
+    assert crop.any()

@@ -1,8 +1,6 @@
 import gzip
 import json
 import os
-import pathlib
-import pickle
 import shutil
 import signal
 import subprocess
@@ -15,8 +13,8 @@ from absl.testing import flagsaver
 from tensorflow_datasets.core.utils import shard_utils
 
 from rrd_jax import cli, data, errors
-from rrd_jax.data import feed, images, prepare
-from rrd_jax.data.builders import archives, image_folder, ordered, registry
+from rrd_jax.data import images, prepare
+from rrd_jax.data.builders import archives, ordered, registry
 from tests.data import published
 
 _MAKERS = {
@@ -184,23 +182,11 @@ def test_tiny_imagenet_keeps_files_and_takes_validation_labels_from_the_annotati
         assert found == wanted["tiny_imagenet"][split]
 
 
-@pytest.mark.parametrize("name", [*_MAKERS, "image_folder"])
-def test_a_validation_split_is_carved_from_train(prepared, tree, name):
-    found = _load(
-        name,
-        dir=prepared[0],
-        manual_dir=str(tree) if name == "image_folder" else "",
-        train_split="train[:70%]",
-        test_split="train[70%:]",
-        **_STREAMED,
-    )
-    whole = _load(
-        name,
-        dir=prepared[0],
-        manual_dir=str(tree) if name == "image_folder" else "",
-        test_split="train[:1]",
-        **_STREAMED,
-    )
+@pytest.mark.parametrize("name", _MAKERS)
+def test_a_validation_split_is_carved_from_train(prepared, name):
+    splits = {"train_split": "train[:70%]", "test_split": "train[70%:]"}
+    found = _load(name, dir=prepared[0], **splits, **_STREAMED)
+    whole = _load(name, dir=prepared[0], test_split="train[:1]", **_STREAMED)
     parts = [e["image"] for part in (found.train, found.test) for e in part.examples]
     assert abs(len(found.test) - 0.3 * len(parts)) <= 0.5
     assert parts == [e["image"] for e in whole.train.examples]
@@ -337,7 +323,7 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_written(cifar100, r
     code, _, err = run(
         "--name=cifar100", f"--manual_dir={cifar100}", f"--data_dir={cifar100}/d", "--no_verify"
     )
-    assert code == 2
+    assert code == 74
     assert "0.0 GB free, but 'cifar100' needs" in err
 
 
@@ -349,7 +335,7 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(cifar100, run, monk
     code, _, err = run(
         "--name=cifar100", f"--manual_dir={cifar100}", f"--data_dir={cifar100}/d", "--no_verify"
     )
-    assert code == 2
+    assert code == 74
     assert f"cannot be written to {cifar100}/d (write() failed: No space left" in err
     assert not list((cifar100 / "d" / "cifar100").iterdir())
 
@@ -443,153 +429,64 @@ def test_two_files_of_one_name_and_an_empty_split_are_refused():
         ordered._shards("set", "train", ordered.Examples([], 0, lambda i: {}))
 
 
-# Folders of the user's own images.
+# What was prepared, and is damaged.
 
 
-@pytest.fixture
-def tree(tmp_path):
-    root = tmp_path / "tree"
-    for label in ("cat", "dog", "emu"):
-        for i in range(40):
-            _image(root / label / f"{i}.jpg")
-    return root
+def _shard(folder, split="train"):
+    return next(folder.glob(f"*-{split}.array_record*"))
 
 
-def _image(path, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(published.jpeg((12, 10), **options))
+def _cut(folder):
+    os.truncate(_shard(folder), _shard(folder).stat().st_size // 2)
 
 
-def _names(split):
-    return [example["file_name"].decode() for example in split.examples]
+def _flip(folder):
+    content = bytearray(_shard(folder).read_bytes())
+    content[len(content) // 2] ^= 255
+    _shard(folder).write_bytes(content)
 
 
-def _folder(tree, **options):
-    return _load(
-        "image_folder",
-        manual_dir=str(tree),
-        dir=str(tree.parent / "d"),
-        **(_STREAMED | options),
-    )
-
-
-def test_an_image_folder_keeps_bytes_and_names_classes_by_folder(tree):
-    (tree / "cat" / "notes.txt").write_text("no image")
-    (tree / ".thumbnails").mkdir()
-    _image(tree / "dog" / "more" / "grey.JPG", mode="L")
-    found = _folder(tree)
-    assert found.num_classes == 3
-    assert len(found.train) + len(found.test) == 121
-    for part in (found.train, found.test):
-        for example in part.examples:
-            name = example["file_name"].decode()
-            assert example["image"] == (tree / name).read_bytes()
-            assert ["cat", "dog", "emu"][example["label"]] == name.split("/")[0]
-    resident = _folder(tree, augment="crop_flip")
-    assert resident.train.images.shape == (len(found.train), 16, 16, 3)
-
-
-def test_without_split_folders_a_tenth_is_for_testing_and_added_files_move_no_other(tree):
-    before = _folder(tree)
-    assert 4 <= len(before.test) <= 24
-    for i in range(10):
-        _image(tree / "cat" / f"added{i}.jpg")
-    after = _folder(tree)
-    assert len(after.train) + len(after.test) == 130
-    for old, new in ((before.train, after.train), (before.test, after.test)):
-        kept = [name for name in _names(new) if "added" not in name]
-        assert kept == _names(old)
-
-
-def test_a_changed_file_is_prepared_anew(tree):
-    _folder(tree)
-    path = tree / "cat" / "0.jpg"
-    _image(path)
-    os.utime(path, ns=(1, 1))
-    found = _folder(tree)
-    images = {
-        e["file_name"]: e["image"] for part in (found.train, found.test) for e in part.examples
-    }
-    assert images[b"cat/0.jpg"] == path.read_bytes()
-
-
-@pytest.mark.parametrize(("name", "split"), [("val", "validation"), ("test", "test")])
-def test_split_folders_are_the_splits(tree, name, split):
-    root = tree.parent / "split"
-    shutil.move(tree, root / "train")
-    _image(root / name / "dog" / "x.png")
-    found = _folder(root, test_split=split)
-    assert len(found.train) == 120
-    assert _names(found.test) == ["dog/x.png"]
-    assert [e["label"] for e in found.test.examples] == [1]
-
-
-def test_what_opens_a_folder_can_be_sent_to_another_process(tree):
-    source = _folder(tree).train.examples
-    assert _names(feed.Streamed(pickle.loads(pickle.dumps(source)), 16, 3, 18)) == [
-        example["file_name"].decode() for example in source
-    ]
-
-
-def test_the_command_prepares_a_folder(tree, run):
-    flags = ("--name=image_folder", f"--manual_dir={tree}", f"--data_dir={tree.parent}/d")
-    code, out, _ = run(*flags)
-    assert code == 0
-    assert "train 1" in out
-    assert "already" in run(*flags)[1]
-
-
-def _break_missing(root):
-    shutil.rmtree(root)
-
-
-def _break_empty(root):
-    shutil.rmtree(root)
-    root.mkdir()
-
-
-def _break_two_validations(root):
-    for name in ("train", "val", "validation"):
-        _image(root / name / "cat" / "x.jpg")
-
-
-def _break_no_train(root):
-    _image(root / "test" / "cat" / "x.jpg")
-
-
-def _break_other_class(root):
-    _image(root / "train" / "cat" / "x.jpg")
-    _image(root / "test" / "dog" / "x.jpg")
+def _shorten(folder):
+    path = folder / "dataset_info.json"
+    path.write_text(path.read_text().replace('"30"', '"300"'))
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("damage", "reason"),
     [
-        (_break_missing, "does not exist: name the folder that holds a folder of images for each"),
-        (_break_empty, "has no images for split 'train': it needs CLASS/FILE with .jpg, .jpeg"),
-        (_break_two_validations, "has train, val, validation: it takes train, and beside it"),
-        (_break_no_train, "has test: it takes train, and beside it"),
-        (_break_other_class, "has class 'dog' in split 'test', but no training image of it"),
+        (_cut, "example 0: "),
+        (_flip, r"example \d+: "),
+        (_shorten, "example 299: index 299 out of bound"),
+        (lambda folder: _shard(folder).write_bytes(b""), "-of-00001 is missing or empty"),
+        (lambda folder: _shard(folder, "test").unlink(), "-of-00001 is missing or empty"),
+        (lambda folder: (folder / "dataset_info.json").unlink(), "dataset_info.json is missing"),
+        (lambda folder: (folder / "dataset_info.json").write_text("{"), "Failed to load JSON"),
+        (lambda folder: (folder / "dataset_info.json").write_bytes(b"\xff"), "'utf-8' codec"),
+        (lambda folder: (folder / "dataset_info.json").write_text("[]"), "do not match"),
+        (lambda folder: (folder / "features.json").unlink(), "Cannot restore"),
+        (lambda folder: (folder / "features.json").write_text("{"), "Expecting property name"),
     ],
 )
-def test_a_folder_in_another_layout_says_which_one_is_needed(tree, change, message):
-    change(tree)
-    with pytest.raises(errors.InputError, match=message):
-        _folder(tree)
+def test_damaged_prepared_data_are_one_line_that_says_what_to_do(
+    prepared, tmp_path, damage, reason
+):
+    folder = shutil.copytree(os.path.join(prepared[0], "cifar100"), tmp_path / "cifar100") / "3.0.2"
+    damage(folder)
+    again = "remove that folder, and prepare it again with `python -m rrd_jax.data.prepare --name="
+    message = f"^data set 'cifar100' under {folder} is damaged \\(.*{reason}.*: {again}"
+    with pytest.raises(errors.InputError, match=message) as caught:
+        _ = _load("cifar100", dir=str(tmp_path), **_OPTIONS).train.images
+    assert "\n" not in str(caught.value)
 
 
-def test_an_image_folder_without_a_root_is_refused():
-    with pytest.raises(errors.InputError, match="image folder '' does not exist"):
-        _load("image_folder", **_STREAMED)
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_where_nothing_can_be_written_a_set_is_not_prepared(tmp_path, place):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(errors.InputError, match="is a file, but must be|cannot be written to"):
+        _load("digits", dir=str(tmp_path / place), **_OPTIONS)
 
 
-def test_file_names_need_not_be_utf8(tree):
-    path = pathlib.Path(os.fsdecode(os.fsencode(tree / "cat") + b"/\xff.jpg"))
-    _image(path)
-    assert sum(map(len, (_folder(tree).train, _folder(tree).test))) == 121
-
-
-def test_the_fraction_for_testing_is_what_the_docstring_says():
-    files = [image_folder.File("a", f"a/{i}.jpg", "", 0, 0) for i in range(5000)]
-    parts = image_folder._divide(files)
-    assert abs(len(parts["test"]) / 5000 - image_folder.TEST_FRACTION) < 0.02
+def test_a_log_file_gets_no_bars_of_tfds(tmp_path, capfd):
+    _load("digits", dir=str(tmp_path), **_OPTIONS)
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""

@@ -209,7 +209,7 @@ def test_arrays_are_a_source_and_so_are_parts_of_them():
 
 
 def test_grey_images_stay_grey_unless_others_have_colours():
-    grey = [(image[..., 0], 0) for image in _IMAGES]
+    grey = [(image[..., 0], i % 2) for i, image in enumerate(_IMAGES)]
     options = data.Source(image_size=8)
     assert data.from_sources(grey, grey, options).image_shape == (8, 8, 1)
     both = [*grey, (_encoded(_IMAGES[1][..., 0]), 1), (_encoded(_IMAGES[0]), 1)]
@@ -221,6 +221,19 @@ def test_grey_images_stay_grey_unless_others_have_colours():
     one_coloured = [*grey[:1], (_IMAGES[0], 0), *grey[:20]]
     with pytest.raises(errors.InputError, match="example 1 of .* has colours, but those looked at"):
         _ = data.from_sources(one_coloured, grey, options).train.images
+
+
+def test_one_class_is_nothing_to_train_on():
+    alike = [(image, 0) for image in _IMAGES]
+    with pytest.raises(errors.InputError, match="has 1 class, and nothing to tell it from"):
+        data.from_sources(alike, alike, data.Source(image_size=8))
+
+
+def test_classes_have_the_names_that_their_source_gives_them():
+    source = _with(classes=["cat", "dog", "emu"])
+    assert data.from_sources(source, source, data.Source()).class_names == ("cat", "dog", "emu")
+    source = _with(classes=["cat", "dog"], num_classes=3)
+    assert data.from_sources(source, source, data.Source()).class_names == ()
 
 
 def _with(**attributes):
@@ -363,7 +376,10 @@ def test_a_run_on_it_that_was_broken_off_ends_as_an_unbroken_one(tmp_path):
 
 
 def test_a_damaged_file_is_black_and_named(capsys):
-    source = [{"image": _encoded(image), "label": 0, "file_name": "a.png"} for image in _IMAGES]
+    source = [
+        {"image": _encoded(image), "label": i % 2, "file_name": "a.png"}
+        for i, image in enumerate(_IMAGES)
+    ]
     source[2]["image"] = b"damaged"
     found = data.from_sources(source, source, data.Source(image_size=8))
     assert not found.train.images[2].any()

@@ -57,7 +57,7 @@ class OrderedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
         needed = sum(examples.size for examples in splits.values())
         free = shutil.disk_usage(self.data_dir).free
         if free < needed:
-            raise errors.InputError(
+            raise errors.DiskError(
                 f"{self.data_dir_root} has {free / 1e9:.1f} GB free, but"
                 f" '{self.name}' needs {needed / 1e9:.1f}: name another folder with --data_dir"
             )

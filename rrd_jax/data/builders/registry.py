@@ -1,22 +1,28 @@
 """The builders of data sets, by name: created, and prepared where that is asked for."""
 
 import contextlib
-import difflib
 import importlib.util
 import io
+import json
+import os
 import pathlib
+import re
 import shlex
+import sys
+import tempfile
 import textwrap
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow_datasets as tfds
+from absl import logging
 
 from rrd_jax import console, errors
+from rrd_jax.data import examples
 from rrd_jax.data.builders import (
     archives,
     cifar,
-    image_folder,
     imagenet,
     local,
     ordered,
@@ -33,7 +39,6 @@ DATASETS: dict[str, type[tfds.core.DatasetBuilder]] = {
     "stl10": stl10.STL10,
     "tiny_imagenet": tiny_imagenet.TinyImagenet,
     "imagenet2012": imagenet.Imagenet2012,
-    "image_folder": image_folder.ImageFolder,
 }
 
 
@@ -49,17 +54,23 @@ def create_builder(name: str, data_dir: str, manual_dir: str) -> tfds.core.Datas
       InputError: an unknown name, or a set that was prepared in a format without random access.
     """
     options: dict[str, Any] = {"data_dir": _expanded(data_dir)} if data_dir else {}
-    if name == "image_folder":
-        options["manual_dir"] = _expanded(manual_dir)
     try:
         builder = DATASETS[name](**options) if name in DATASETS else tfds.builder(name, **options)
     except tfds.core.DatasetNotFoundError:
         raise _unknown(name) from None
-    except (ValueError, AssertionError) as error:  # a name, config or version that TFDS refuses
-        if isinstance(error, errors.InputError):
-            raise
+    except errors.InputError:
+        raise
+    except Exception as error:  # a name, config or version that TFDS refuses, or damaged files
+        if folder := _damaged_folder(name, data_dir):
+            raise damaged(name, folder, data_dir, str(error)) from error
         reason = textwrap.shorten(str(error), 250)
         raise errors.InputError(f"data set '{name}' cannot be opened ({reason})") from error
+    root = builder.data_dir_root
+    if os.path.exists(root) and not os.path.isdir(root):
+        raise errors.InputError(
+            f"{root} is a file, but must be the folder of prepared sets: name that with --data_dir"
+            " (in a config, data.dir), or in TFDS_DATA_DIR"
+        )
     if manual_dir or isinstance(builder, archives.ArchivedBuilder):
         default = pathlib.Path(builder.data_dir_root) / "downloads" / "manual"
         builder.manual_dir = _expanded(manual_dir) or str(default)
@@ -74,11 +85,63 @@ def prepares_itself(name: str) -> bool:
 
 def check_prepared(name: str, builder: tfds.core.DatasetBuilder) -> None:
     """Raises an InputError for a set that is not prepared; it says how to prepare it."""
+    _check_remains(name, builder)
     if not builder.is_prepared():
         raise errors.InputError(
             f"data set '{name}' is not prepared under {builder.data_dir_root}:"
             f" {_how_to_prepare(name, builder)}"
         )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """While it lasts, TFDS neither logs nor draws bars where no terminal shows them."""
+    verbosity, shows = logging.get_verbosity(), sys.stderr.isatty()
+    logging.set_verbosity(logging.ERROR)
+    if not shows:
+        tfds.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if not shows:
+            tfds.enable_progress_bar()
+
+
+def damaged(name: str, folder: Any, data_dir: str, reason: str) -> errors.InputError:
+    """Of a prepared set that is not as it was written; says how to prepare it again."""
+    place = f"data set '{name}' under {folder}"
+    return examples.damaged(place, reason, way_out(name, data_dir))
+
+
+def way_out(name: str, data_dir: str) -> str:
+    """What to do about a damaged set."""
+    if prepares_itself(name):
+        return "remove that folder, and the next start prepares it again"
+    words = [f"--name={name}", *([f"--data_dir={data_dir}"] if data_dir else [])]
+    again = f"python -m rrd_jax.data.prepare {shlex.join(words)}"
+    return f"remove that folder, and prepare it again with `{again}`"
+
+
+def _damaged_folder(name: str, data_dir: str) -> pathlib.Path | None:
+    """Where the notes of a prepared set are not what TFDS wrote."""
+    root = pathlib.Path(_expanded(data_dir) or tfds.core.constants.DATA_DIR)
+    for path in root.glob(f"{re.split('[:/]', name)[0]}/**/dataset_info.json"):
+        try:
+            info = json.loads(path.read_text())
+            features = json.loads((path.parent / "features.json").read_text())
+        except (OSError, ValueError):
+            return path.parent
+        if not (isinstance(info, dict) and isinstance(features, dict) and info.get("version")):
+            return path.parent
+    return None
+
+
+def _check_remains(name: str, builder: tfds.core.DatasetBuilder) -> None:
+    """Raises an InputError for a folder without TFDS's notes: TFDS would leave it as it is."""
+    if os.path.lexists(builder.data_dir) and not builder.is_prepared():
+        reason = "dataset_info.json is missing"
+        raise damaged(name, builder.data_dir, str(builder.data_dir_root), reason)
 
 
 def prepare(name: str, builder: tfds.core.DatasetBuilder, *, verify: bool = True) -> None:
@@ -101,6 +164,8 @@ def prepare(name: str, builder: tfds.core.DatasetBuilder, *, verify: bool = True
         ),
         "file_format": "array_record",
     }
+    _check_writable(builder.data_dir_root)
+    _check_remains(name, builder)
     # Its bars are wider than terminals, and fill log files.
     tfds.disable_progress_bar()
     console.say(f"preparing data set '{name}' under {builder.data_dir_root}")
@@ -111,13 +176,27 @@ def prepare(name: str, builder: tfds.core.DatasetBuilder, *, verify: bool = True
 def _write(name: str, builder: tfds.core.DatasetBuilder, options: dict[str, Any]) -> None:
     try:
         # TFDS announces downloads that do not happen.
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with quiet(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             builder.download_and_prepare(**options)
     except (OSError, RuntimeError) as error:  # the latter from ArrayRecord, on a full disk
-        raise errors.InputError(
-            f"data set '{name}' cannot be written to {builder.data_dir_root} ({error})"
-        ) from error
+        raise _not_written(f"data set '{name}'", builder.data_dir_root, error) from error
+
+
+def _check_writable(folder: Any) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise _not_written("prepared data", folder, error) from error
+
+
+def _not_written(what: str, folder: Any, error: Exception) -> errors.DiskError:
+    reason = textwrap.shorten(getattr(error, "strerror", None) or str(error), 200)
+    return errors.DiskError(
+        f"{what} cannot be written to {folder} ({reason}): name another folder with --data_dir (in"
+        " a config, data.dir), or in TFDS_DATA_DIR"
+    )
 
 
 def _write_by_tfds(name: str, builder: tfds.core.DatasetBuilder, options: dict[str, Any]) -> None:
@@ -128,6 +207,8 @@ def _write_by_tfds(name: str, builder: tfds.core.DatasetBuilder, options: dict[s
         )
     try:
         builder.download_and_prepare(**options)
+    except errors.InputError:
+        raise
     except Exception as error:  # of hundreds of builders, with the libraries that they like
         reason = textwrap.shorten(str(error), 500)
         raise errors.InputError(
@@ -137,11 +218,10 @@ def _write_by_tfds(name: str, builder: tfds.core.DatasetBuilder, options: dict[s
 
 def _unknown(name: str) -> errors.InputError:
     of_tfds = tfds.list_builders(with_community_datasets=False)
-    close = difflib.get_close_matches(name.lower(), [*DATASETS, *of_tfds], n=1)
-    hint = f"did you mean '{close[0]}'? " if close else ""
+    hint = errors.hint(name.lower(), [*DATASETS, "image_folder", *of_tfds])
     return errors.InputError(
-        f"unknown data set '{name}'; {hint}known: {', '.join(DATASETS)} and every TFDS set of"
-        " labelled images"
+        f"unknown data set '{name}'; {hint}known: {', '.join(DATASETS)}, image_folder and every"
+        " TFDS set of labelled images"
     )
 
 
@@ -169,4 +249,6 @@ def _how_to_prepare(name: str, builder: tfds.core.DatasetBuilder) -> str:
 
 
 def _expanded(path: str) -> str:
+    if "\0" in path:
+        raise errors.InputError(f"{path!r} is no path: it has a zero byte")
     return str(pathlib.Path(path).expanduser()) if path else ""

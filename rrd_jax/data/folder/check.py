@@ -1,0 +1,182 @@
+"""Looks at the files of a folder, once: their digests, and what is an image."""
+
+import concurrent.futures
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import stat
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import tqdm
+
+from rrd_jax import errors
+from rrd_jax.data import pictures
+from rrd_jax.data.folder.walk import File, reason
+
+_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff"),
+    *(".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".qoi", ".avif", ".heic"),
+    *(".heif", ".hif", ".svg", ".psd", ".ico", ".tga", ".jxl", ".exr", ".hdr", ".pcx"),
+)
+# Negatives of cameras: TIFF by their content, but what is read first is a thumbnail.
+_RAW = (".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw")
+_BEGINNINGS = (
+    *(b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    *(b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51", b"qoif"),
+)
+_WORDS = (b"BM", *(b"P%d" % i for i in range(1, 8)))  # texts begin so too
+_MAX_BYTES = 2**30  # of a file that is read as one image
+_MANY = 1024  # files that are handed to the threads at once
+_PATIENCE = 20_000  # files without a single image among them
+_FRESH = 2e9  # nanoseconds in which a file can change without another time
+_FORMAT = 1  # of the file that remembers
+
+
+class Checked(NamedTuple):
+    """What a look at a file's content found.
+
+    Attributes:
+      digest: of its content; "" where that was not read.
+      format: of the image, as Pillow calls it; "" for anything else.
+      width: in pixels, as stored.
+      height: likewise.
+      problem: why something that is meant as an image cannot be read; "" for none.
+    """
+
+    digest: str = ""
+    format: str = ""
+    width: int = 0
+    height: int = 0
+    problem: str = ""
+
+
+def check_all(root: str, files: Sequence[File], memory: pathlib.Path) -> list[Checked]:
+    """Looks at each file, unless that was done and it has not changed since.
+
+    Args:
+      root: of the paths.
+      files: to look at.
+      memory: a file that remembers; where it cannot be written, nothing is remembered.
+
+    Raises:
+      InputError: there are no images among many files.
+    """
+    known, began = _remembered(memory), time.time_ns()
+    found = [known.get(file.path, {}).get(file[1:]) for file in files]
+    new = [i for i, checked in enumerate(found) if checked is None]
+    bar = tqdm.tqdm(
+        total=len(files), initial=len(files) - len(new), desc="checking images", unit=" files",
+        disable=None, delay=1, leave=False,
+    )  # fmt: skip
+    look = functools.partial(check_file, root)
+    with bar, concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for first in range(0, len(new), _MANY):
+            some = new[first : first + _MANY]
+            for i, checked in zip(some, pool.map(look, (files[i] for i in some)), strict=True):
+                found[i] = checked
+                bar.update()
+            if first + len(some) >= _PATIENCE and not any(c and c.format for c in found):
+                raise errors.InputError(
+                    f"image folder {root}: of the first {first + len(some):,} files none is an"
+                    " image; name the folder that holds a folder of images for each class with"
+                    " data.manual_dir"
+                )
+    if new or len(known) != len(files):
+        _remember(memory, files, found, began)
+    return found
+
+
+def check_file(root: str, file: File) -> Checked:
+    """Looks at one file."""
+    try:
+        meant, content = _read(os.path.join(root, file.path))
+    except OSError as error:
+        # A file that may be anything counts where its name says that it is an image.
+        meant = _suffix(file.path) in _SUFFIXES + _RAW
+        return Checked(problem=f"it cannot be read ({reason(error)})" if meant else "")
+    except errors.InputError as error:
+        return Checked(problem=str(error))
+    if content is None:
+        return Checked()
+    if not content:
+        return Checked(problem="it is empty")
+    try:
+        header = pictures.check(content)
+    except pictures.UnknownError as error:
+        return Checked(problem=str(error) if meant else "")
+    except errors.InputError as error:
+        return Checked(problem=str(error))
+    return Checked(digest(content), *header)
+
+
+def digest(content: bytes) -> str:
+    """Tells contents apart."""
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def read(path: str) -> bytes:
+    """The content of a regular file; raises an OSError for anything else, and never waits."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+        return _rest(file, b"")
+
+
+def _read(path: str) -> tuple[bool, bytes | None]:
+    """Whether a file is meant as an image, and its content, or None if it is not like one."""
+    suffix = _suffix(path)
+    if suffix in _RAW:
+        raise errors.InputError(f"{suffix} is a camera's raw file: convert it to JPEG or PNG")
+    meant = suffix in _SUFFIXES
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+        head = file.read(32) or b""
+        is_like = head.startswith(_BEGINNINGS) or head[4:8] == b"ftyp"
+        if not (is_like or (meant and head.startswith(_WORDS))):
+            return meant, head if meant else None
+        if os.fstat(file.fileno()).st_size > _MAX_BYTES:
+            raise errors.InputError("it has more than 1 GB")
+        return meant, _rest(file, head)
+
+
+def _rest(file: object, head: bytes) -> bytes:
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        raise OSError("no regular file")
+    return head + (file.readall() or b"")
+
+
+def _suffix(path: str) -> str:
+    return os.path.splitext(path)[1].lower()
+
+
+def _remembered(memory: pathlib.Path) -> dict[str, dict[tuple, Checked]]:
+    """{path: {(size, modified, changed): what was found}}; nothing if it cannot be read."""
+    try:
+        content = json.loads(memory.read_text())
+        if content["format"] != _FORMAT:
+            return {}
+        return {path: {tuple(row[:3]): Checked(*row[3:])} for path, row in content["files"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _remember(
+    memory: pathlib.Path, files: Sequence[File], found: Sequence[Checked], began: int
+) -> None:
+    rows = {
+        file.path: [*file[1:], *checked]
+        for file, checked in zip(files, found, strict=True)
+        # Not what can be read another time, nor what may have changed while it was read.
+        if max(file.modified, file.changed) < began - _FRESH
+        and (checked.digest or not checked.problem)
+    }
+    part = memory.with_name(f"{memory.name}.{os.getpid()}")
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps({"format": _FORMAT, "files": rows}, separators=(",", ":")))
+        part.replace(memory)
+    except OSError:
+        with contextlib.suppress(OSError):
+            part.unlink()

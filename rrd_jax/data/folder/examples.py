@@ -1,0 +1,61 @@
+"""Random access to the images of a folder, as they are on disk."""
+
+import dataclasses
+import operator
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from rrd_jax import errors
+from rrd_jax.data import pictures
+from rrd_jax.data.folder import check
+from rrd_jax.data.folder.walk import reason, shown
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FolderExamples(Sequence):
+    """Images of a folder, encoded, with `label` and `file_name`.
+
+    Attributes:
+      root: the folder.
+      paths: of the images, below it.
+      names: to call them by.
+      labels: of the images.
+      digests: of their content.
+    """
+
+    root: str
+    paths: list[str]
+    names: list[bytes]
+    labels: list[int]
+    digests: list[str]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        i = operator.index(i)
+        if i >= len(self):
+            raise IndexError(i)
+        return {
+            "image": pictures.Upright(self._content(i)),
+            "label": self.labels[i],
+            "file_name": self.names[i],
+        }
+
+    def _content(self, i: int) -> bytes:
+        """The file of an example; raises an InputError if it is not what it was."""
+        path = os.path.join(self.root, self.paths[i])
+        try:
+            content = check.read(path)
+        except OSError as error:
+            raise self._changed(path, f"cannot be read ({reason(error)})") from error
+        if check.digest(content) != self.digests[i]:
+            raise self._changed(path, "has changed")
+        return content
+
+    def _changed(self, path: str, what: str) -> errors.InputError:
+        return errors.InputError(
+            f"image {shown(path)} {what} since this run started: bring it back as it was, and the"
+            " same command goes on; other images are for another --workdir"
+        )

@@ -1,0 +1,268 @@
+"""Which of a folder's images are of which split and class. Pure functions of paths."""
+
+import collections
+import hashlib
+import os
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from rrd_jax import errors
+from rrd_jax.data.folder.walk import shown
+
+TEST_FRACTION = 0.1  # of the images, where no folder says which are for testing
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+}
+WANTED = (
+    "ROOT holds a folder of images for each class, or train with such folders, and beside it test"
+    " or val"
+)
+
+
+class Image(NamedTuple):
+    """An image in its split.
+
+    Attributes:
+      place: among the files that were given.
+      key: its path below the folder of classes, with slashes, as bytes.
+      label: its class, by name.
+    """
+
+    place: int
+    key: bytes
+    label: str
+
+
+class Layout(NamedTuple):
+    """The images of a folder.
+
+    Attributes:
+      splits: by name, each in the order of a hash of keys.
+      classes: their names, sorted.
+      notes: what was decided, and need not be changed.
+      warnings: what is doubtful.
+    """
+
+    splits: dict[str, list[Image]]
+    classes: tuple[str, ...]
+    notes: list[str]
+    warnings: list[str]
+
+
+def arrange(
+    root: str, paths: Sequence[str], folders: Sequence[str], *, wants_test: bool = True
+) -> Layout:
+    """Sorts images into splits and classes.
+
+    Args:
+      root: for messages.
+      paths: of the images, below the root.
+      folders: of all folders, below the root.
+      wants_test: whether a split "test" is asked for: it is taken from train/ where that is alone.
+
+    Raises:
+      InputError: a layout that can be read in no way, or in two.
+    """
+    notes, warnings = [], []
+    split_folders = _split_folders(root, paths, folders, notes)
+    by_split, loose = collections.defaultdict(list), []
+    for place, path in enumerate(paths):
+        parts = path.split(os.sep)
+        split = SPLITS[parts.pop(0).lower()] if split_folders else ""
+        if len(parts) == 1:
+            loose.append(path)
+            continue
+        label = unicodedata.normalize("NFC", shown(parts[0]))  # file systems differ in that
+        by_split[split].append(Image(place, os.fsencode("/".join(parts)), label))
+    _check_loose(root, paths, loose, split_folders, warnings)
+    if split_folders:
+        splits = {SPLITS[name.lower()]: by_split[SPLITS[name.lower()]] for name in split_folders}
+        if set(splits) == {"train"} and wants_test:
+            notes.append(
+                f"{root} has no folder test or val beside {split_folders[0]}: a tenth of its"
+                " images, chosen by a hash of their names, is split 'test' and is not trained on"
+            )
+            splits = _divide(splits["train"])
+    else:
+        _check_levels(root, paths)
+        splits = _divide(by_split[""])
+    classes = _classes(root, splits, warnings, wants_test=wants_test)
+    _warn_empty(root, split_folders, folders, classes, warnings)
+    ordered = {split: _ordered(split, images) for split, images in splits.items()}
+    return Layout(ordered, classes, notes, warnings)
+
+
+def hasher(salt: str) -> Callable[[bytes], int]:
+    """TFDS's hash of keys, by which it shuffles: (key) -> 128 bits."""
+    start = hashlib.md5(salt.encode(), usedforsecurity=False)
+
+    def hash_key(key: bytes) -> int:
+        digest = start.copy()
+        digest.update(key)
+        return int(digest.hexdigest(), 16)
+
+    return hash_key
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """The first names, and how many there are beyond them."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def counted(number: int) -> str:
+    """Such as "1 image" and "2 images"."""
+    return f"{number:,} image{'' if number == 1 else 's'}"
+
+
+def _split_folders(
+    root: str, paths: Sequence[str], folders: Sequence[str], notes: list[str]
+) -> list[str]:
+    """The folders at the root that are splits; none where all are classes."""
+    top = sorted(folder for folder in folders if os.sep not in folder)
+    depths = collections.defaultdict(set)  # of the images in each: 2 for those that lie in it
+    for path in paths:
+        parts = path.split(os.sep)
+        depths[parts[0]].add(min(len(parts), 3))
+    named = [folder for folder in top if folder.lower() in SPLITS]
+    others = [folder for folder in top if folder not in named and depths[folder]]
+    if not named:
+        return []
+    if others and all(3 not in depths[folder] for folder in named):
+        if any(depths[folder] for folder in named):
+            notes.append(
+                f"{root} holds class folders: {listed(named)} is taken as a class too, having no"
+                " folders in it"
+            )
+        return []
+    if others:
+        raise errors.InputError(
+            f"image folder {root} has folders of splits ({listed(list(map(shown, named)))}) beside"
+            f" others ({listed(list(map(shown, others)))}): {WANTED}; move the others away, or into"
+            " train"
+        )
+    found = [SPLITS[folder.lower()] for folder in named]
+    if "train" not in found or len(set(found)) < len(found):
+        raise errors.InputError(
+            f"image folder {root} has {', '.join(named)}: it takes train, and beside it test, and"
+            " one of val, valid, validation and dev, each with one folder of images per class; or"
+            " the folders of the classes alone"
+        )
+    return named
+
+
+def _check_loose(
+    root: str, paths: Sequence[str], loose: list[str], splits: list[str], warnings: list[str]
+) -> None:
+    """Says what lies beside the class folders; raises an InputError where all images do."""
+    if not loose:
+        return
+    names = listed([shown(path) for path in loose], 3)
+    within = f"each of {', '.join(splits)}" if splits else "it"
+    if len(loose) == len(paths):
+        higher = "" if splits else "; if it is the folder of one class, name the folder above"
+        raise errors.InputError(
+            f"image folder {root} has {counted(len(loose))} ({names}), but none in the folder of a"
+            f" class: {within} must hold a folder for each class{higher}"
+        )
+    warnings.append(
+        f"{root}: images in no folder of a class are not used: {counted(len(loose))} ({names})"
+    )
+
+
+def _check_levels(root: str, paths: Sequence[str]) -> None:
+    """Raises an InputError where class folders hold splits: ROOT is too high, or turned around."""
+    inner = collections.defaultdict(set)
+    for path in paths:
+        parts = path.split(os.sep)
+        if len(parts) > 2 and parts[1].lower() in SPLITS:
+            inner[parts[0]].add(parts[1])
+    for folder, names in sorted(inner.items()):
+        if "train" in {SPLITS[name.lower()] for name in names}:
+            alone = f"; is it {os.path.join(root, folder)}?" if len(inner) == 1 else ""
+            raise errors.InputError(
+                f"image folder {root} has {', '.join(sorted(names))} in {shown(folder)}, one level"
+                f" too low: {WANTED}{alone}"
+            )
+
+
+def _divide(images: list[Image]) -> dict[str, list[Image]]:
+    hash_key = hasher("image_folder")
+    splits: dict[str, list[Image]] = {"train": [], "test": []}
+    for image in images:
+        is_test = hash_key(image.key) / 2**128 < TEST_FRACTION
+        splits["test" if is_test else "train"].append(image)
+    return splits
+
+
+def _ordered(split: str, images: list[Image]) -> list[Image]:
+    hash_key = hasher(split)
+    return sorted(images, key=lambda image: (hash_key(image.key), image.key))
+
+
+def _classes(
+    root: str, splits: Mapping[str, list[Image]], warnings: list[str], *, wants_test: bool
+) -> tuple[str, ...]:
+    """The classes of the training images, in alphabetical order."""
+    by_split = {split: {image.label for image in images} for split, images in splits.items()}
+    classes = sorted(by_split["train"])
+    if len(classes) == 1:
+        raise errors.InputError(
+            f"image folder {root} has one class, '{classes[0]}', and nothing to tell it from: is"
+            f" ROOT one level too high or too low? {WANTED}"
+        )
+    for split, labels in by_split.items():
+        if not labels and (split == "train" or (split == "test" and wants_test)):
+            total = sum(map(len, splits.values()))
+            few = " (a tenth of so few, chosen by a hash, is none)" if total else ""
+            raise errors.InputError(
+                f"image folder {root} has no images for split '{split}'{few}: {WANTED}"
+            )
+    for split, labels in by_split.items():
+        if unknown := labels - set(classes):
+            name = min(unknown)
+            raise errors.InputError(
+                f"image folder {root} has class '{name}' in split '{split}', but no training image"
+                f" of it; {errors.hint(name, classes)}{len(classes)} classes are in train:"
+                f" {listed(classes)}"
+            )
+        if missing := sorted(set(classes) - labels):
+            warnings.append(
+                f"classes without images in split '{split}': {len(missing)} of {len(classes)}"
+                f" ({listed(missing)})"
+            )
+    _warn_similar(classes, warnings)
+    return tuple(classes)
+
+
+def _warn_similar(classes: Sequence[str], warnings: list[str]) -> None:
+    same = collections.defaultdict(list)
+    for name in classes:
+        same[name.casefold().strip()].append(name)
+    for names in same.values():
+        if len(names) > 1:
+            warnings.append(
+                f"classes {' and '.join(map(repr, names))} differ in case or space only"
+            )
+
+
+def _warn_empty(
+    root: str,
+    split_folders: Sequence[str],
+    folders: Sequence[str],
+    classes: Sequence[str],
+    warnings: list[str],
+) -> None:
+    """Says which folders could be classes, but have no images."""
+    depth = 1 if split_folders else 0
+    empty = []
+    for folder in folders:
+        parts = folder.split(os.sep)
+        name = unicodedata.normalize("NFC", shown(parts[-1]))
+        if len(parts) == depth + 1 and name not in classes:
+            empty.append(shown(folder))
+    if empty:
+        warnings.append(f"{root}: folders without images are no classes: {listed(empty)}")

@@ -1,0 +1,176 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+import pytest
+
+from rrd_jax import errors
+from rrd_jax.data import images, pictures
+
+_PIXELS = np.random.default_rng(0).integers(0, 256, (12, 10, 4), np.uint8)
+_DEEP = np.random.default_rng(1).integers(0, 65536, (12, 10), np.uint16)
+
+
+def _image(mode):
+    """Random pixels of a mode of Pillow."""
+    return PIL.Image.fromarray(_PIXELS, "RGBA").convert("RGB").convert(mode)
+
+
+def _encoded(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def _transparent_palette():
+    image = _image("P")
+    image.info["transparency"] = 3
+    return image
+
+
+def _animation():
+    frames = [PIL.Image.new("P", (10, 12), i) for i in range(3)]
+    return _encoded(_image("P"), "GIF", save_all=True, append_images=frames)
+
+
+def _by_pillow(content):
+    image = PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(content)))
+    return np.asarray(image.convert("RGB"))
+
+
+_FILES = {
+    "grey JPEG": lambda: _encoded(_image("L"), "JPEG"),
+    "progressive JPEG": lambda: _encoded(_image("RGB"), "JPEG", progressive=True),
+    "CMYK JPEG": lambda: _encoded(_image("CMYK"), "JPEG"),
+    "grey PNG": lambda: _encoded(_image("L"), "PNG"),
+    "grey PNG with alpha": lambda: _encoded(_image("LA"), "PNG"),
+    "black and white PNG": lambda: _encoded(_image("1"), "PNG"),
+    "palette PNG": lambda: _encoded(_image("P"), "PNG"),
+    "palette PNG with transparency": lambda: _encoded(_transparent_palette(), "PNG"),
+    "RGBA PNG": lambda: _encoded(PIL.Image.fromarray(_PIXELS, "RGBA"), "PNG"),
+    "WebP": lambda: _encoded(_image("RGB"), "WEBP"),
+    "lossless RGBA WebP": lambda: _encoded(
+        PIL.Image.fromarray(_PIXELS, "RGBA"), "WEBP", lossless=True
+    ),
+    "GIF": _animation,
+    "BMP": lambda: _encoded(_image("RGB"), "BMP"),
+    "TIFF": lambda: _encoded(_image("RGB"), "TIFF"),
+    "deflated TIFF": lambda: _encoded(_image("RGB"), "TIFF", compression="tiff_deflate"),
+    "CMYK TIFF": lambda: _encoded(_image("CMYK"), "TIFF"),
+    "PPM": lambda: _encoded(_image("RGB"), "PPM"),
+    "PGM": lambda: _encoded(_image("L"), "PPM"),
+    "AVIF": lambda: _encoded(_image("RGB"), "AVIF"),
+    "JPEG 2000": lambda: _encoded(_image("RGB"), "JPEG2000"),
+}
+
+
+@pytest.mark.parametrize("kind", _FILES)
+def test_a_file_of_any_kind_is_what_pillow_makes_of_it(kind):
+    content = _FILES[kind]()
+    pictures.check(content)
+    decoded = pictures.decode(content)
+    # Two builds of libjpeg may round in two ways.
+    np.testing.assert_allclose(
+        decoded.astype(int), _by_pillow(content), atol=3 * ("JPEG" in kind or kind == "AVIF")
+    )
+    assert (decoded.dtype, decoded.shape) == (np.uint8, (12, 10, 3))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_as_pillow_turns_them(kind, orientation):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    content = _encoded(_image("RGB"), kind, exif=exif)
+    np.testing.assert_allclose(
+        pictures.decode(content).astype(int), _by_pillow(content), atol=3 * (kind == "JPEG")
+    )
+    if kind == "JPEG":  # of a prepared set they stay as they are stored, as its results have it
+        assert images.decode(content, 3).shape == (12, 10, 3)
+        upright = images.decode(pictures.Upright(content), 3)
+        assert upright.shape == ((10, 12, 3) if orientation > 4 else (12, 10, 3))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_are_scaled_and_not_clipped(kind):
+    decoded = pictures.decode(_encoded(PIL.Image.fromarray(_DEEP), kind))
+    np.testing.assert_array_equal(decoded, np.repeat(_DEEP[..., None] >> 8, 3, -1))
+
+
+def test_sixteen_bits_of_colour_are_scaled():
+    deep = np.random.default_rng(2).integers(0, 65536, (5, 4, 3), np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)
+    content = _png(4, 5, rows, depth=16)
+    np.testing.assert_array_equal(pictures.decode(content), deep >> 8)
+
+
+def test_broken_metadata_are_passed_over():
+    content = _encoded(_image("RGB"), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xffgarbage")
+    assert pictures.decode(content).shape == (12, 10, 3)
+
+
+def test_heic_is_read_by_pillow_heif():
+    heif = pytest.importorskip("pillow_heif")
+    pictures._formats()
+    image = _image("RGB").resize((64, 48))
+    file = io.BytesIO()
+    heif.from_pillow(image).save(file, quality=95)
+    assert pictures.check(file.getvalue()) == ("HEIF", 64, 48)
+    difference = pictures.decode(file.getvalue()).astype(int) - np.asarray(image)
+    assert np.abs(difference).mean() < 30
+
+
+def test_heic_without_it_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(pictures, "_formats", lambda: ("JPEG", "PNG"))
+    with pytest.raises(errors.InputError, match=r"pip install 'rrd_jax\[heic\]'"):
+        pictures.check(b"\0\0\0\x18ftypheic" + bytes(30))
+
+
+def _png(width, height, rows=b"", depth=8):
+    def part(kind, content):
+        checksum = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + checksum
+
+    header = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
+    body = part(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", header) + body + part(b"IEND", b"")
+
+
+def _flipped(content, place):
+    return content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (_png(100_000, 100_000), "claims 10000000000 pixels, more than the limit of 178,956,970"),
+        (_png(13_000, 13_000), "it is damaged"),  # 169 million pixels out of 60 bytes
+        (_png(3, 0), "it is damaged|it is no image"),
+        (_encoded(_image("RGB"), "JPEG")[:300], "it is damaged|cut off"),
+        (_encoded(_image("RGB"), "JPEG")[:-40], "it is damaged|cut off"),
+        (_encoded(_image("RGB"), "JPEG")[:-40] + bytes(400), "cut off: it ends in zeros"),
+        (_encoded(_image("RGB"), "PNG")[:-100], "it is damaged"),
+        (_flipped(_encoded(_image("RGB"), "PNG"), 100), "it is damaged"),
+        (_encoded(_image("RGB"), "TIFF")[:200], "it is damaged|it is no image"),
+        (_encoded(_image("RGB"), "WEBP")[:90], "it is damaged|it is no image"),
+        (_encoded(_image("RGB"), "BMP")[:100], "it is damaged"),
+        (_encoded(_image("F"), "TIFF"), "pixels of 32 bits"),
+        (b"<html>not found</html>", "it is no image"),
+        (b"", "it is no image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is no image"),  # a program
+    ],
+)
+def test_what_cannot_be_read_is_refused(content, message):
+    with pytest.raises(errors.InputError, match=message):
+        pictures.check(content)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_header_that_claims_too_much_is_refused_in_any_source(channels):
+    with pytest.raises(errors.InputError, match="more than the limit"):
+        images.decode(_png(100_000, 100_000), channels)
+    with pytest.raises(errors.InputError, match="more than the limit"):
+        images.stored_channels(_png(30_000, 30_000))
