@@ -8,7 +8,6 @@ import os
 import pathlib
 import re
 import shlex
-import sys
 import tempfile
 import textwrap
 import warnings
@@ -95,17 +94,15 @@ def check_prepared(name: str, builder: tfds.core.DatasetBuilder) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """While it lasts, TFDS neither logs nor draws bars where no terminal shows them."""
-    verbosity, shows = logging.get_verbosity(), sys.stderr.isatty()
+    """While it lasts, TFDS neither logs nor draws bars, which are wider than terminals."""
+    verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
-    if not shows:
-        tfds.disable_progress_bar()
+    tfds.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
-        if not shows:
-            tfds.enable_progress_bar()
+        tfds.enable_progress_bar()
 
 
 def damaged(name: str, folder: Any, data_dir: str, reason: str) -> errors.InputError:
@@ -166,8 +163,6 @@ def prepare(name: str, builder: tfds.core.DatasetBuilder, *, verify: bool = True
     }
     _check_writable(builder.data_dir_root)
     _check_remains(name, builder)
-    # Its bars are wider than terminals, and fill log files.
-    tfds.disable_progress_bar()
     console.say(f"preparing data set '{name}' under {builder.data_dir_root}")
     write = _write if name in DATASETS else _write_by_tfds
     write(name, builder, options)
