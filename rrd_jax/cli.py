@@ -71,23 +71,18 @@ def parse_flags(
     """
     _prepare_streams()
     _quiet_libraries()
+    _help(argv)
     try:
-        _help(argv)
         rest = flags.FLAGS(argv)
         if config is not None:
             _check_config(config, _config_path(argv))
     except KeyboardInterrupt:
         stop(130, "stopped")
-    except errors.DiskError as error:
-        stop(74, error)
-    except errors.UnreadError:
-        sys.exit(_UNREAD)
     except (Exception, SystemExit) as error:  # a config file is a program, and can raise anything
-        if text := last_resort.of_config(error, _config_path(argv)):
-            stop(1, text)
-        if isinstance(error, SystemExit):  # of help
+        text = last_resort.of_config(error, _config_path(argv))
+        if isinstance(error, SystemExit) and not text:  # of absl's --helpxml
             raise
-        if text := explain(argv):
+        if text := text or explain(argv):
             stop(1, text)
         if not isinstance(error, flags.Error | AttributeError | KeyError | OSError | ValueError):
             stop(70, last_resort.of_program(error))
@@ -113,8 +108,7 @@ def guard(
     _quiet_libraries()
     try:
         with _second_interrupt_ends():
-            job()
-            console.flush()
+            _run(job)
     except errors.UnreadError:
         sys.exit(_UNREAD)
     except tuple(_CODES) as error:
@@ -123,6 +117,15 @@ def guard(
         stop(130, str(error) or stopped)
     except Exception as error:
         stop(70, last_resort.of_program(error, folder))
+
+
+def _run(job: Callable[[], object]) -> None:
+    try:
+        job()
+    except (OSError, errors.DiskError):
+        console.flush()  # which fails, and says so, where it was standard output that failed
+        raise
+    console.flush()
 
 
 def _prepare_streams() -> None:
@@ -165,7 +168,12 @@ def _help(argv: list[str]) -> None:
         return
     with contextlib.suppress(OSError):  # which flush tells by its kind
         app.usage(shorthelp=short, writeto_stdout=True)
-    console.flush()
+    try:
+        console.flush()
+    except errors.UnreadError:
+        sys.exit(_UNREAD)
+    except errors.DiskError as error:
+        stop(74, error)
     sys.exit(0)
 
 

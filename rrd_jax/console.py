@@ -8,6 +8,7 @@ is no progress line. Colours are for terminals, unless NO_COLOR is set or TERM i
 import contextlib
 import io
 import os
+import select
 import shutil
 import sys
 import textwrap
@@ -139,6 +140,11 @@ def clear() -> None:
 def flush() -> None:
     """Writes out what standard output holds back; raises as `say` does."""
     _write("")
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        if any(event & select.POLLERR for _, event in poll.poll(0)):
+            raise errors.UnreadError
 
 
 def _write(text: str) -> None:

@@ -172,6 +172,16 @@ def test_a_full_disk_and_closed_streams_are_no_traceback():
     assert subprocess.run(shell, shell=True).returncode == 1
 
 
+def test_a_listing_that_is_not_read_to_its_end_ends_quietly():
+    code = "from rrd_jax import cli; cli.guard(lambda: print('a line\\n' * 100_000))"
+    command = [sys.executable, "-c", code]
+    pipe = subprocess.PIPE
+    program = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+    program.stdout.readline()
+    program.stdout.close()
+    assert (program.wait(), program.stderr.read()) == (141, "")
+
+
 _STUBBORN = """
 import hashlib, sys
 from rrd_jax import cli
