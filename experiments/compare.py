@@ -126,6 +126,7 @@ def _mean_std(values: list[float]) -> str:
 
 def _job() -> None:
     parallel.enable_compilation_cache()
+    parallel.check_platform()
     parallel.check_jaxlib()
     folder = pathlib.Path(main.WORKDIR.value or f"runs/compare-{main.CONFIG.value.name}")
     seeds, methods = range(_SEEDS.value), _METHODS.value

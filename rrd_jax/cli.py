@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from absl import flags, logging
 
-from rrd_jax import errors
+from rrd_jax import errors, failures
 
 # The first kind that fits counts.
 _CODES: dict[type[Exception], int] = {
@@ -62,7 +62,8 @@ def guard(
     logging.set_verbosity(logging.ERROR)  # libraries narrate below that
     _quiet_libtpu()
     try:
-        job()
+        with failures.translated():
+            job()
     except tuple(_CODES) as error:
         stop(next(code for kind, code in _CODES.items() if isinstance(error, kind)), error)
     except KeyboardInterrupt:

@@ -68,6 +68,7 @@ def main(argv: list[str]) -> None:
 def _job() -> None:
     parallel.enable_compilation_cache()
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
+    parallel.check_platform()
     parallel.check_jaxlib()
     config = CONFIG.value
     folder = pathlib.Path(WORKDIR.value or f"runs/{config.name}")

@@ -22,7 +22,7 @@ _ORDER = """
     state data choices
     objectives networks optim
     memory metrics cli
-    imports functional
+    imports functional failures
     batch errors console
 """
 _LEVEL = {

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from rrd_jax import errors, parallel
-from rrd_jax.checkpoints import digests, storage
+from rrd_jax.checkpoints import digests, quiet, storage
 from rrd_jax.state import TrainState
 
 _PARTS = ("step", "params", "batch_stats", "ema", "opt_state", "frozen", "memory", "key")
@@ -28,7 +28,15 @@ class Checkpoints:
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder.absolute()
-        self._manager = _open(self.folder)
+        quiet.silence()
+        storage.check_folder(self.folder)
+        try:
+            self._manager = _open(self.folder)
+        except OSError as error:
+            raise errors.DiskError(
+                f"{self.folder} cannot hold checkpoints ({storage.reason(error)}); mend that, or"
+                " pass another --workdir"
+            ) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -50,7 +58,7 @@ class Checkpoints:
 
         Raises:
           DivergedError: a parameter or statistic is not finite; nothing is written.
-          InputError: this or the save before it failed; earlier checkpoints are intact.
+          DiskError: this or the save before it failed; earlier checkpoints are intact.
         """
         step, state_digests = int(state.step), _digests(state)
         try:
@@ -63,7 +71,7 @@ class Checkpoints:
             raise self.failed(error) from error
 
     def wait(self) -> None:
-        """Returns when all saves are on disk; raises InputError if one could not be."""
+        """Returns when all saves are on disk; raises DiskError if one could not be."""
         try:
             self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
@@ -137,13 +145,11 @@ class Checkpoints:
         step = self.latest_step
         return "there is no checkpoint yet" if step is None else f"step {step} is the last good one"
 
-    def failed(self, error: Exception, what: str = "a save failed") -> errors.InputError:
-        """The InputError for a disk that does not take what a run writes."""
-        full = "No space left on device"  # buried deep in what the storage library says
-        reason = full if full in str(error) else storage.first_line(error)
-        return errors.InputError(
-            f"{what} in {self.folder} ({reason}); {self.kept}; mend the disk and start the same"
-            " command again"
+    def failed(self, error: Exception, what: str = "a save failed") -> errors.DiskError:
+        """The DiskError for a disk that does not take what a run writes."""
+        return errors.DiskError(
+            f"{what} in {self.folder} ({storage.reason(error)}); {self.kept}; make room or mend"
+            " that, and start the same command again"
         )
 
 

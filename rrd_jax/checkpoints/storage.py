@@ -5,13 +5,15 @@ FOLDER/STEP/meta/metadata   the JSON, see `sealed`
 """
 
 import json
+import os
 import pathlib
+import re
 from typing import Any
 
 import orbax.checkpoint as ocp
 
 from rrd_jax import errors, networks
-from rrd_jax.checkpoints import sealed
+from rrd_jax.checkpoints import quiet, sealed
 
 
 def steps(folder: pathlib.Path) -> list[int]:
@@ -31,12 +33,14 @@ def save_arguments(
 
 
 def write(folder: pathlib.Path, arrays: Any, meta: dict[str, Any], digests: dict[str, str]) -> None:
-    """Writes a checkpoint of step 0; raises an InputError if the folder cannot be written."""
+    """Writes a checkpoint of step 0; raises a DiskError if the folder cannot be written."""
+    quiet.silence()
+    check_folder(folder)
     try:
         with ocp.CheckpointManager(folder) as manager:
             manager.save(0, args=save_arguments(arrays, meta, digests))
     except (OSError, ValueError) as error:
-        raise errors.InputError(f"{folder} cannot be written ({first_line(error)})") from error
+        raise errors.DiskError(f"{folder} cannot be written ({reason(error)})") from error
 
 
 def read(
@@ -83,6 +87,26 @@ def difference(folder: pathlib.Path, step: int, like: Any) -> str:
 def warn_damaged(folder: pathlib.Path, step: int, error: Exception) -> None:
     """Prints that a checkpoint is passed over, and why."""
     print(f"warning: checkpoint {folder}/{step} is damaged ({first_line(error)})")
+
+
+def check_folder(folder: pathlib.Path) -> None:
+    """Raises a DiskError if a file is in the way of a folder."""
+    if folder.exists() and not folder.is_dir():
+        raise errors.DiskError(
+            f"{folder} is a file, but checkpoints are kept in a folder of that name; move it away"
+        )
+
+
+def reason(error: Exception) -> str:
+    """Why a disk took nothing, as the operating system says it where it was asked.
+
+    Orbax buries the system's error in the text of its own.
+    """
+    if buried := re.search(r"os_error_code='(\d+)'", str(error)):
+        return os.strerror(int(buried[1]))
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    return first_line(error)
 
 
 def first_line(error: Exception) -> str:
