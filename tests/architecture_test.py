@@ -21,7 +21,7 @@ _ORDER = """
     recipe parallel report tracing
     state data choices
     objectives networks optim
-    memory metrics cli
+    memory metrics sanity cli
     imports functional failures
     batch errors console
 """
