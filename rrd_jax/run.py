@@ -1,6 +1,7 @@
 """One run: a student from its first step to its last, as its folder keeps it."""
 
 import dataclasses
+import inspect
 import math
 import pathlib
 from typing import Any, NamedTuple
@@ -72,13 +73,37 @@ def finished(folder: pathlib.Path, epochs: int, version: str) -> Result | None:
       version: of the data set.
 
     Raises:
-      InputError: it was made on another data set.
+      InputError: it was made on another data set, or by a newer version of rrd_jax.
     """
-    progress = checkpoints.read_meta(folder / "checkpoints")
-    if not (progress and progress["epoch"] >= epochs and progress["result"]):
+    meta = checkpoints.read_meta(folder / "checkpoints")
+    if meta is None:
         return None
-    _check_data(folder, progress.get("dataset", ""), version)
-    return Result(**progress["result"])
+    progress = _as(_Progress, meta, folder)
+    if progress.epoch < epochs or not progress.result:
+        return None
+    _check_data(folder, progress.dataset, version)
+    return _as(Result, progress.result, folder)
+
+
+def _as(kind: type, kept: dict[str, Any], folder: pathlib.Path) -> Any:
+    """What a checkpoint keeps, as a _Progress or Result.
+
+    Raises:
+      InputError: another version of rrd_jax, or another program, has written it.
+    """
+    known = inspect.signature(kind).parameters
+    if unknown := ", ".join(sorted(kept.keys() - known.keys())):
+        raise errors.InputError(
+            f"the run in {folder} was written by a newer version of rrd_jax, which keeps"
+            f" {unknown}: install that version, or pass another --workdir"
+        )
+    try:
+        return kind(**kept)
+    except TypeError as error:  # fields that it must have
+        raise errors.InputError(
+            f"{folder} does not hold a run of this version of rrd_jax ({error}); pass another"
+            " --workdir"
+        ) from error
 
 
 def _check_data(folder: pathlib.Path, there: str, here: str) -> None:
@@ -165,7 +190,7 @@ class Run:
         restored = self.checkpoints.restore(self.program.abstract)
         if not restored:
             return False
-        self.state, self.progress = restored[0], _Progress(**restored[1])
+        self.state, self.progress = restored[0], _as(_Progress, restored[1], self.folder)
         self.step, self.progress.recalls = int(self.state.step), self.teacher_is_cached
         _check_data(self.folder, self.progress.dataset, self.dataset.version)
         return True

@@ -12,7 +12,7 @@ from rrd_jax import errors
 _LOOKS = 64  # images of the first batch that are looked at
 # A set's own statistics give 0 and 1, within the noise of a batch; those of another set of
 # photographs at most 0.6, and 0.5 to 1.3. Sketches, scans and black images lie beyond these.
-_FARTHEST, _NARROWEST, _WIDEST = 1.25, 0.35, 3.0
+_FARTHEST, _NARROWEST, _WIDEST = 1.25, 0.25, 3.0
 
 
 def check_labels(

@@ -20,7 +20,7 @@ def steps(folder: pathlib.Path) -> list[int]:
     """The steps that a folder holds checkpoints of, in ascending order."""
     if not folder.is_dir():
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
 
 
 def save_arguments(
@@ -57,7 +57,10 @@ def read(
 def read_json(folder: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str, str]]:
     """The JSON of a step and the digests in it, without the arrays."""
     path = folder / str(step) / "meta" / "metadata"
-    return sealed.unseal(json.loads(path.read_text()))
+    try:
+        return sealed.unseal(json.loads(path.read_text()))
+    except RecursionError as error:
+        raise ValueError(f"{path} is no JSON of ours") from error
 
 
 def difference(folder: pathlib.Path, step: int, like: Any) -> str:
