@@ -101,7 +101,7 @@ def _damage(folder, chance):
     return said
 
 
-def _check(workdirs, folder, number, capsys=None):
+def _check(workdirs, folder, number):
     """The property."""
     (root, results), chance = workdirs, random.Random(number)
     source = root / chance.choice(["finished", "stopped"])
@@ -109,14 +109,16 @@ def _check(workdirs, folder, number, capsys=None):
     shutil.copytree(source, folder)
     said = _damage(folder, chance)
     try:
-        (end,) = launch.run(_config(), folder)
+        (end,), message = launch.run(_config(), folder), None
     except errors.InputError as error:
-        assert len(str(error).split("\n")) == 1, said
-        assert str(folder) in str(error), said
-        return
+        end, message = None, str(error)
     except BaseException as error:
         error.add_note(f"{number}: {source.name}: {', '.join(said)}")
         raise
+    if message is not None:
+        assert "\n" not in message, said
+        assert str(folder) in message, said
+        return
     (wanted,) = results
     assert end._replace(seconds=0, checkpoint="") == wanted._replace(seconds=0, checkpoint=""), said
 
