@@ -81,7 +81,7 @@ def _quiet_libtpu() -> None:
 def stop(code: int, message: object) -> None:
     """Ends the program."""
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(code)
+    failures.end(code)
 
 
 def _one_line(error: Exception, argv: list[str]) -> str:

@@ -2,7 +2,11 @@
 
 import contextlib
 import errno
+import os
+import sys
+import time
 from collections.abc import Iterator
+from typing import NoReturn
 
 import jax
 
@@ -10,7 +14,10 @@ from rrd_jax import errors
 
 # What the same command may go on from, by the status that a message of XLA begins with.
 _LOST = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED", "DATA_LOSS", "INTERNAL")
+_SAYS = ("Gloo", "NCCL", "Barrier")  # how processes talk to each other, whatever the status
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
+_TOGETHER = (0, 3)  # exit codes with which all processes end at the same step
+_MOMENT = 3  # seconds for other processes to find the same error: without process 0 they are ended
 _FULL = "RESOURCE_EXHAUSTED"
 
 
@@ -58,13 +65,30 @@ def _translate(error: Exception) -> Exception | None:
             " train.eval_batch_size, a larger train.accumulate, train.remat=convolutions,"
             " teacher.cache=off, data.feed=streamed or a smaller queue of the objective needs less"
         )
-    if text.startswith(_LOST) and "CpuCallback" not in text:
+    if "CpuCallback" in text:  # a user's code in a step
+        return None
+    if text.startswith(_LOST) or any(word in text for word in _SAYS):
         return errors.LostError(
             f"a device or another process is gone ({text}); the same command, started in all"
             " processes, goes on from the last checkpoint; if it ends so again at the same place,"
             " look at the devices"
         )
     return None
+
+
+def end(code: int) -> NoReturn:
+    """Ends the program with an exit code.
+
+    One of several processes that ends in an error leaves at once: at Python's exit JAX would wait
+    for the others, minutes long, and end it with SIGABRT when they do not come.
+    """
+    alone = not jax.distributed.is_initialized() or jax.process_count() == 1
+    if alone or code in _TOGETHER:
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    time.sleep(_MOMENT)
+    os._exit(code)
 
 
 def first_line(error: BaseException) -> str:

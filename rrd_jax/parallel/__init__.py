@@ -17,6 +17,8 @@ from rrd_jax.parallel.devices import (
 )
 from rrd_jax.parallel.processes import (
     as_main,
+    check_agreement,
+    code_version,
     is_main,
     main_first,
     process_share,
@@ -27,9 +29,11 @@ from rrd_jax.parallel.processes import (
 __all__ = [
     "AXIS",
     "as_main",
+    "check_agreement",
     "check_batch",
     "check_jaxlib",
     "check_platform",
+    "code_version",
     "enable_compilation_cache",
     "free_bytes",
     "is_main",

@@ -1,13 +1,17 @@
 """The processes of a run: how they join, which writes, and when all of them stop."""
 
 import contextlib
+import hashlib
+import importlib.metadata
+import json
 import os
+import pathlib
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -131,6 +135,50 @@ def as_main(value: bool) -> bool:
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def check_agreement(facts: Mapping[str, Any]) -> None:
+    """Raises an InputError, in all processes, where they disagree.
+
+    Args:
+      facts: JSON values, nested as they may be, that must be the same in all processes.
+    """
+    if jax.process_count() == 1:
+        return
+    text = np.frombuffer(json.dumps(_flatten(facts), sort_keys=True).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.int32(len(text)))
+    padded = np.pad(text, (0, int(lengths.max()) - len(text)))
+    rows = zip(multihost_utils.process_allgather(padded), lengths, strict=True)
+    theirs = [json.loads(row[:length].tobytes()) for row, length in rows]
+    for process, other in enumerate(theirs):
+        for name in sorted(theirs[0] | other):
+            there, here = theirs[0].get(name, "absent"), other.get(name, "absent")
+            if there != here:
+                raise errors.InputError(
+                    f"the processes disagree: {name} is {there} in process 0, and {here} in process"
+                    f" {process}; start all of them with the same command, code and data"
+                )
+
+
+def code_version() -> dict[str, str]:
+    """What computes: the versions of the libraries, and a digest of our own files."""
+    digest, root = hashlib.sha256(), pathlib.Path(__file__).parent.parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+    versions = {f"the version of {name}": importlib.metadata.version(name) for name in names}
+    return versions | {"the code of rrd_jax": digest.hexdigest()[:12]}
+
+
+def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by their path, such as config.train.epochs."""
+    flat = {}
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 @contextlib.contextmanager
