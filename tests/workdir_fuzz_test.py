@@ -59,7 +59,9 @@ def _as_link(path, chance):
 
 def _change(path, chance):
     if path.is_dir():
-        (path / chance.choice(["7", "8.damaged", "x", "9.orbax-checkpoint-tmp"])).mkdir()
+        (path / chance.choice(["7", "8.damaged", "x", "9.orbax-checkpoint-tmp"])).mkdir(
+            exist_ok=True
+        )
         return
     content = bytearray(path.read_bytes())
     if not content:

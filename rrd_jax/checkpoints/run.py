@@ -30,12 +30,18 @@ class Checkpoints:
         self.folder = folder.absolute()
         quiet.silence()
         storage.check_folder(self.folder)
+        parallel.main_first(lambda: parallel.is_main() and storage.set_notes_aside(self.folder))
         try:
             self._manager = _open(self.folder)
         except OSError as error:
             raise errors.DiskError(
                 f"{self.folder} cannot hold checkpoints ({storage.reason(error)}); mend that, or"
                 " pass another --workdir"
+            ) from error
+        except Exception as error:  # whatever Orbax runs into in damaged files
+            raise errors.InputError(
+                f"{self.folder} cannot be read ({storage.first_line(error)}); move it away to start"
+                " anew"
             ) from error
 
     def __enter__(self) -> "Checkpoints":

@@ -63,6 +63,20 @@ def read_json(folder: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str
         raise ValueError(f"{path} is no JSON of ours") from error
 
 
+def set_notes_aside(folder: pathlib.Path) -> None:
+    """Renames Orbax's notes on checkpoints where they are no JSON: it can do without, not with."""
+    for step in steps(folder):
+        path = folder / str(step) / "_CHECKPOINT_METADATA"
+        try:
+            readable = isinstance(json.loads(path.read_bytes()), dict)
+        except (ValueError, RecursionError):
+            readable = False
+        except OSError:
+            continue
+        if not readable:
+            path.rename(path.with_suffix(".damaged"))
+
+
 def difference(folder: pathlib.Path, step: int, like: Any) -> str:
     """The first array of a step that a state has not, or has in another shape.
 
