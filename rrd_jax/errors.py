@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Mapping
+from numbers import Real
 from typing import Any
 
 
@@ -43,10 +44,11 @@ def hint(name: str, known: Iterable[str]) -> str:
 
 
 def check_positive(**values: float) -> None:
-    """Raises an InputError for the first number that is not above zero and finite.
+    """Raises an InputError for the first value that is no number above zero and finite.
 
-    Traced values pass: they are not known before the program runs.
+    Arrays pass: traced ones are not known before the program runs.
     """
     for name, value in values.items():
-        if isinstance(value, int | float) and not 0 < value < float("inf"):
-            raise InputError(f"{name} is {value}, but must be a finite number above 0")
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if not (hasattr(value, "aval") or (is_number and 0 < value < float("inf"))):
+            raise InputError(f"{name} is {value!r}, but must be a finite number above 0")

@@ -1,13 +1,17 @@
 """The job: open the data, train or load the teacher, train the student alone, train the student."""
 
 import contextlib
+import dataclasses
 import pathlib
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rrd_jax import (
+    console,
     data,
     errors,
     loop,
@@ -19,8 +23,8 @@ from rrd_jax import (
 )
 from rrd_jax import objectives as registry
 from rrd_jax.batch import Batch
-from rrd_jax.recipe import Job, Part
-from rrd_jax.run import Result
+from rrd_jax.recipe import Job, Part, TeacherChoice
+from rrd_jax.run import Result, finished
 from rrd_jax.teacher import cache, ensemble, frozen
 from rrd_jax.teacher.frozen import FrozenNetwork
 
@@ -68,9 +72,43 @@ def run(
     return results
 
 
-def claim(folder: pathlib.Path, job: Job, part: Part) -> contextlib.AbstractContextManager[None]:
-    """Locks a folder for one run of a job; see `workdir.claim`."""
-    return workdir.claim(folder, part.fields, free=job.free_fields, defaults=job.default_fields)
+@contextlib.contextmanager
+def claim(folder: pathlib.Path, job: Job, part: Part) -> Iterator[None]:
+    """Locks a folder for one run of a job, and says what is new there; see `workdir.claim`."""
+    rules = {
+        "free": job.free_fields,
+        "growing": ("train.epochs",),
+        "defaults": job.default_fields,
+    }
+    with workdir.claim(folder, part.fields, **rules) as before:
+        if before:
+            _say_growth(folder, part, before)
+        yield
+
+
+def _epochs(fields: Mapping[str, Any]) -> int:
+    """Of the fields that a folder keeps; 0 where they do not say."""
+    epochs = workdir.flatten(fields).get("train.epochs")
+    return epochs if isinstance(epochs, int) else 0
+
+
+def _say_growth(folder: pathlib.Path, part: Part, before: Mapping[str, Any]) -> None:
+    """Says whether a run with more epochs than before is what it were with these from its start."""
+    epochs, training = _epochs(before), part.training
+    if not 0 < epochs < training.epochs:
+        return
+    steps = 10  # of an epoch: schedules have a shape, whatever it is drawn on
+    shorter, longer = (training.optimizer.schedule(n, steps) for n in (epochs, training.epochs))
+    made = range(epochs * steps)
+    if np.allclose([shorter(i) for i in made], [longer(i) for i in made], equal_nan=True):
+        console.note(f"{folder} grows from {epochs} epochs to {training.epochs}, exactly")
+        return
+    console.warn(
+        f"{folder} grows from {epochs} epochs to {training.epochs}, but its learning rates so far"
+        f" are those of {epochs}: another run than {training.epochs} epochs from the start, with"
+        f" the rate at {float(shorter(made[-1])):.3g}, now {float(longer(len(made))):.3g}. Another"
+        " --workdir trains from the start"
+    )
 
 
 def prepare(part: Part, dataset: data.Dataset | None = None) -> Setting:
@@ -172,6 +210,7 @@ def get_teacher(
     """
     results, teachers, training = [], [], job.student.training
     for teacher, path in zip(job.teachers, teacher_paths(job, folder), strict=True):
+        teacher = _as_trained(teacher, path, setting.dataset)
         if teacher.variables is not None:
             given = (teacher.network, teacher.variables, path / "views")
             teachers.append(frozen.from_variables(*given, *setting, training))
@@ -183,6 +222,25 @@ def get_teacher(
                 results.append(train(teacher.part, path, teacher_setting))
         teachers.append(frozen.load(teacher.network, path, *setting, training))
     return results, frozen.as_ensemble(teachers, training.teacher_weights)
+
+
+def _as_trained(teacher: TeacherChoice, path: pathlib.Path, dataset: data.Dataset) -> TeacherChoice:
+    """A teacher whose epochs follow those of a run that grew: it stays as it was trained."""
+    if teacher.checkpoint or not teacher.follows:
+        return teacher
+    epochs = _epochs(workdir.read_fields(path) or {})
+    if not 0 < epochs < teacher.part.training.epochs:
+        return teacher
+    if not finished(path, epochs, dataset.version):
+        return teacher
+    console.note(f"the teacher in {path} stays as it was trained, with {epochs} epochs")
+    fields = teacher.part.fields
+    part = dataclasses.replace(
+        teacher.part,
+        training=dataclasses.replace(teacher.part.training, epochs=epochs),
+        fields=fields | {"train": fields["train"] | {"epochs": epochs}},
+    )
+    return dataclasses.replace(teacher, part=part)
 
 
 def table(results: list[Result]) -> str:

@@ -108,12 +108,14 @@ class TeacherChoice:
       checkpoint: where its weights are; "" to train it first.
       part: how it is trained then; its label is the name of its folder too.
       variables: weights that are in memory already; None where they are in the checkpoint.
+      follows: whether it is trained for as many epochs as the student.
     """
 
     network: NetworkChoice
     checkpoint: str
     part: Part
     variables: Any = None
+    follows: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

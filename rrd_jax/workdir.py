@@ -1,6 +1,7 @@
 """The folder of a run: it belongs to one process at a time, and to one config."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -10,7 +11,13 @@ import socket
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from rrd_jax import checkpoints, errors, parallel, report
+from rrd_jax import __version__, checkpoints, console, errors, parallel, provenance, report
+
+# What a disk, not a path, is the reason of.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
+# Of file systems without locks.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+_STARTS = "starts"  # the key of config.json that is no field
 
 
 @contextlib.contextmanager
@@ -19,36 +26,53 @@ def claim(
     config: dict[str, Any],
     *,
     free: Collection[str],
+    growing: Collection[str] = (),
     defaults: Mapping[str, Any] | None = None,
-) -> Iterator[None]:
+) -> Iterator[dict[str, Any] | None]:
     """Holds a workdir for one run, and keeps its config in it.
 
     Args:
       folder: the workdir; it is made if need be.
       config: nested dictionaries of JSON values.
       free: fields that may differ from those of the run's first start, such as "data.workers".
+      growing: fields that may be larger than at the start before, such as "train.epochs".
       defaults: nested like config: the values of fields that did not exist at the first start.
 
+    Yields:
+      The config of the start before; None for the first one, and in processes other than the first.
+
     Raises:
-      InputError: another process holds it, or it has checkpoints of another config.
+      DiskError: it cannot be written.
+      InputError: another process holds it, it has checkpoints of another config, or is no folder.
     """
     with contextlib.ExitStack() as held:
-        parallel.main_first(
+        yield parallel.main_first(
             lambda: (
-                _claim(folder, config, free, defaults or {}, held) if parallel.is_main() else None
+                _claim(folder, config, free, growing, defaults or {}, held)
+                if parallel.is_main()
+                else None
             )
         )
-        yield
+
+
+def read_fields(folder: pathlib.Path) -> dict[str, Any] | None:
+    """The config that a run's folder keeps; None where there is none, or it is damaged."""
+    try:
+        return _read_config(folder / "config.json")[0]
+    except (OSError, errors.InputError):
+        return None
 
 
 def _claim(
     folder: pathlib.Path,
     config: dict[str, Any],
     free: Collection[str],
+    growing: Collection[str],
     defaults: Mapping[str, Any],
     held: contextlib.ExitStack,
-) -> None:
+) -> dict[str, Any] | None:
     path = folder / "config.json"
+    before, starts = None, {}
     try:
         meta = checkpoints.read_meta(folder / "checkpoints")
         if meta and "epoch" not in meta:
@@ -58,69 +82,161 @@ def _claim(
         folder.mkdir(parents=True, exist_ok=True)
         _lock(folder, held)
         if path.exists() and any((folder / "checkpoints").glob("[0-9]*")):
-            _check_same(folder, _read_config(path), config, free, _flatten(defaults))
-        report.write_json(path, config)
-    except OSError as error:
-        raise errors.InputError(f"workdir {folder} cannot be used: {error}") from error
+            before, starts = _read_config(path)
+            _check_same(folder, before, config, _Rules(free, growing, flatten(defaults)), starts)
+        start = provenance.describe()
+        starts = {"first": starts.get("first", start), "latest": start}
+        report.write_json(path, config | {_STARTS: starts})
+    except (OSError, ValueError) as error:  # ValueError of a path with a zero in it
+        if isinstance(error, errors.InputError):
+            raise
+        raise _unusable(folder, error) from error
+    return before
+
+
+def _unusable(folder: pathlib.Path, error: OSError | ValueError) -> errors.InputError:
+    if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
+        path = pathlib.Path(
+            error.filename2 or error.filename or folder
+        )  # 2: what was to be replaced
+        there = next(place for place in (path, *path.parents) if os.path.lexists(place))
+        what = "a folder" if there.is_dir() else "a file"
+        reason = f"{there} is {what}; remove it, or pass another --workdir"
+    else:
+        reason = f"{getattr(error, 'strerror', None) or error}; pass another --workdir"
+    kind = errors.DiskError if getattr(error, "errno", None) in _DISK else errors.InputError
+    return kind(f"workdir {str(folder)!r} cannot be used: {reason}")
 
 
 def _lock(folder: pathlib.Path, held: contextlib.ExitStack) -> None:
     """Locks the folder until `held` closes or the process ends."""
-    file = held.enter_context((folder / "lock").open("a+"))
+    file = held.enter_context((folder / "lock").open("a+", errors="replace"))
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.seek(0)
         raise errors.InputError(
-            f"workdir {folder} is in use by {file.read().strip() or 'another process'}; pass"
+            f"workdir {folder} is in use by {file.read(200).strip() or 'another process'}; pass"
             " another --workdir, or wait for it"
         ) from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        console.warn(
+            f"workdir {folder} cannot be locked ({error.strerror}): see to it that no second run"
+            " uses it"
+        )
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
+
+
+class _Rules:
+    """What of a config may differ from the start before.
+
+    Args:
+      free: as `claim` has it.
+      growing: as `claim` has it.
+      defaults: flat; of fields that the start before did not have.
+    """
+
+    def __init__(self, free: Collection[str], growing: Collection[str], defaults: dict[str, Any]):
+        self._free, self._growing, self._defaults = free, growing, defaults
+
+    def default(self, field: str) -> Any:
+        """Of a field that a config lacks."""
+        return self._defaults.get(_bare(field))
+
+    def allow(self, field: str, there: Any, here: Any) -> bool:
+        """Whether a field may change so."""
+        name = _bare(field)
+        numbers = all(isinstance(value, int | float) for value in (there, here))
+        return name in self._free or (name in self._growing and numbers and here > there)
+
+
+def _bare(field: str) -> str:
+    """teacher.model for teacher[0].model."""
+    return re.sub(r"\[\d+\]", "", field)
 
 
 def _check_same(
     folder: pathlib.Path,
     old: dict[str, Any],
     new: dict[str, Any],
-    free: Collection[str],
-    defaults: dict[str, Any],
+    rules: _Rules,
+    starts: dict[str, Any],
 ) -> None:
-    """Raises an InputError if a field that is not free differs."""
-    old, new = _flatten(old), _flatten(new)
-    differing = []
+    """Raises an InputError if a field differs that may not, and says which do."""
+    old, new = flatten(old), flatten(new)
+    differing, changed, later = [], [], []
     for field in sorted(old | new):
-        name = re.sub(r"\[\d+\]", "", field)
-        there, here = (fields.get(field, defaults.get(name)) for fields in (old, new))
-        if there != here and name not in free:
-            values = (fields.get(field, "absent") for fields in (old, new))
-            differing.append("{} {} there, {} here".format(field, *values))
+        there, here = (fields.get(field, rules.default(field)) for fields in (old, new))
+        shown = [_shown(fields.get(field, "absent")) for fields in (old, new)]
+        if there == here:
+            if field not in old:
+                later.append(f"{field} {shown[1]}")
+        elif rules.allow(field, there, here):
+            changed.append("{} {}, before {}".format(field, *reversed(shown)))
+        else:
+            differing.append("{} {} there, {} here".format(field, *shown))
     if differing:
         raise errors.InputError(
-            f"workdir {folder} holds a run of another config ({'; '.join(differing)}): pass another"
-            " --workdir, or the values it holds to go on with it"
+            f"workdir {folder} holds a run of another config ({_listed(differing)})"
+            f"{_by_version(starts)}: pass another --workdir, or the values it holds to go on with"
+            " it"
+        )
+    if changed:
+        console.note(f"{folder} goes on with {_listed(changed)}")
+    if later:
+        console.note(
+            f"{folder} was begun by a version without some fields; they have their defaults:"
+            f" {_listed(later)}"
         )
 
 
-def _read_config(path: pathlib.Path) -> dict[str, Any]:
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _listed(parts: list[str]) -> str:
+    """A few of many: a message is to be read."""
+    more = f"; and {len(parts) - 8} more" if len(parts) > 8 else ""
+    return "; ".join(parts[:8]) + more
+
+
+def _by_version(starts: dict[str, Any]) -> str:
+    """Which version wrote the folder, as a clause; "" for this one."""
+    latest = starts.get("latest")
+    version = latest.get("version") if isinstance(latest, dict) else None
+    if version in (None, __version__):
+        return ""
+    return f", written by rrd_jax {version}, where this is {__version__}"
+
+
+def _read_config(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields that a folder keeps, and what is known of its starts."""
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        content = json.loads(path.read_text())
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds {_shown(content)}, and no fields")
+    except (ValueError, RecursionError) as error:
         raise errors.InputError(
             f"{path} is damaged ({error}); delete it to go on with the config given now"
         ) from error
+    starts = content.pop(_STARTS, {})
+    return content, starts if isinstance(starts, dict) else {}
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"data.name": ..., "teacher[0].model": ...}: values by the names that flags give fields."""
     flat = {}
     for name, value in tree.items():
         items = value if isinstance(value, list) else []
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         elif items and all(isinstance(item, dict) for item in items):
-            flat |= _flatten({f"{name}[{i}]": item for i, item in enumerate(items)}, prefix)
+            flat |= flatten({f"{name}[{i}]": item for i, item in enumerate(items)}, prefix)
         else:
             flat[f"{prefix}{name}"] = value
     return flat

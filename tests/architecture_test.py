@@ -18,7 +18,7 @@ _ORDER = """
     teacher
     predictions convert workdir
     checkpoints stage step
-    recipe parallel report tracing
+    recipe parallel report tracing provenance
     state data choices
     objectives networks optim
     memory metrics sanity cli

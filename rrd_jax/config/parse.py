@@ -337,7 +337,9 @@ def _teacher(
     label = f"teacher{i + 1}" if i else "teacher"
     part = _part(_teacher_config(config, fields), label, setting)
     variables = setting.made.variables.get(fields.model)
-    return recipe.TeacherChoice(network, fields.checkpoint, part, variables)
+    return recipe.TeacherChoice(
+        network, fields.checkpoint, part, variables, follows=fields.epochs is None
+    )
 
 
 def _teacher_fields(config: ConfigDict) -> list[ConfigDict]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import math
 import os
 import pathlib
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax import config as configs
-from rrd_jax import data, errors, imports, networks, parallel, predictions, recipe
+from rrd_jax import data, errors, imports, networks, parallel, predictions, recipe, workdir
 from rrd_jax import objectives as registry
 from rrd_jax.choices import NetworkChoice
 from rrd_jax.convert import files
@@ -305,10 +304,7 @@ def _dataset_of(fields: dict[str, Any] | None) -> data.Dataset:
 def _fields_of(folder: pathlib.Path) -> dict[str, Any] | None:
     """The config that a run's folder keeps; None where there is none."""
     folder = folder.parent if folder.name == "checkpoints" else folder
-    try:
-        return json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        return None
+    return workdir.read_fields(folder)
 
 
 def _choice(

@@ -95,6 +95,8 @@ def relational_loss(
             f"student {student.shape}, teacher {teacher.shape} and memory {memory.shape} must be"
             " [B, D], [B, D] and [K, D]"
         )
+    if not memory.size:
+        raise errors.InputError(f"memory {memory.shape} is empty: there is nothing to relate to")
     if chunk is None:
         chunk = 0 if len(student) * len(memory) <= _DIRECT else _CHUNK
     teacher, memory = jax.lax.stop_gradient((teacher, memory))
