@@ -195,11 +195,14 @@ def duration(seconds: float) -> str:
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all; raises a DiskError if it cannot be written."""
+    """Writes a file whole or not at all; raises an InputError if it cannot be written."""
     part = path.with_suffix(".part")
     try:
         part.write_text(text)
         part.replace(path)
+    except IsADirectoryError as error:
+        place = part if part.is_dir() else path
+        raise errors.InputError(f"{place} is a folder, where a file is kept; remove it") from error
     except OSError as error:
         raise errors.DiskError(
             f"{path} cannot be written ({error.strerror or error}); make room or mend that, and"

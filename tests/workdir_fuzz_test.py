@@ -35,7 +35,7 @@ def workdirs(tmp_path_factory):
         use_one_device(patch)
         results = launch.run(_config(), root / "finished")
         launch.preempt(_config(), root / "stopped", step=7)
-        yield root, results
+    return root, results
 
 
 def _remove(path, chance):
