@@ -8,9 +8,13 @@ import time
 from collections.abc import Iterator
 from typing import NoReturn
 
-import jax
-
 from rrd_jax import errors
+
+try:
+    import jax
+except ValueError as error:  # it reads its environment variables as it is imported
+    print(f"error: {error}; correct or unset that environment variable", file=sys.stderr)
+    sys.exit(2)
 
 # What the same command may go on from, by the status that a message of XLA begins with.
 _LOST = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED", "DATA_LOSS", "INTERNAL")

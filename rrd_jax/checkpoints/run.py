@@ -138,7 +138,7 @@ class Checkpoints:
     @property
     def latest_step(self) -> int | None:
         """The newest step on disk; None when there is none."""
-        return self._manager.latest_step()
+        return next(reversed(storage.steps(self.folder)), None)
 
     def close(self) -> None:
         """Waits for pending saves and releases the folder."""

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import jax
 import numpy as np
+from jax.extend.backend import clear_backends
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rrd_jax import console, errors
@@ -52,7 +53,13 @@ def check_platform() -> None:
 
     Raises:
       UnavailableError: the platform that was asked for is not there.
+      InputError: JAX is to compute in 64 bits.
     """
+    if jax.config.jax_enable_x64:
+        raise errors.InputError(
+            "JAX_ENABLE_X64 is set, but runs are made of 32-bit numbers: unset it, or call"
+            " jax.config.update('jax_enable_x64', False)"
+        )
     asked = jax.config.jax_platforms
     try:
         platform = jax.default_backend()
@@ -75,11 +82,15 @@ def check_platform() -> None:
 
 def _platforms_there() -> str:
     """What JAX finds if nothing is asked for."""
+    asked = jax.config.jax_platforms
     jax.config.update("jax_platforms", "")
     try:
         return " and ".join(sorted({"cpu", jax.default_backend()}))
     except (RuntimeError, AssertionError):
         return "cpu"
+    finally:  # a second try is to fail as the first
+        clear_backends()
+        jax.config.update("jax_platforms", asked)
 
 
 def check_jaxlib() -> None:

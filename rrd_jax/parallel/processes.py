@@ -145,7 +145,7 @@ def check_agreement(facts: Mapping[str, Any]) -> None:
     """
     if jax.process_count() == 1:
         return
-    text = np.frombuffer(json.dumps(_flatten(facts), sort_keys=True).encode(), np.uint8)
+    text = _encoded(facts)
     lengths = multihost_utils.process_allgather(np.int32(len(text)))
     padded = np.pad(text, (0, int(lengths.max()) - len(text)))
     rows = zip(multihost_utils.process_allgather(padded), lengths, strict=True)
@@ -158,6 +158,11 @@ def check_agreement(facts: Mapping[str, Any]) -> None:
                     f"the processes disagree: {name} is {there} in process 0, and {here} in process"
                     f" {process}; start all of them with the same command, code and data"
                 )
+
+
+def _encoded(facts: Mapping[str, Any]) -> np.ndarray:
+    """[n] uint8: their JSON, which processes can send each other."""
+    return np.frombuffer(json.dumps(_flatten(facts), sort_keys=True).encode(), np.uint8)
 
 
 def code_version() -> dict[str, str]:
