@@ -8,6 +8,7 @@ import os
 import pathlib
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -40,13 +41,21 @@ def start(coordinator: str = "", processes: int = 0, process_id: int = 0) -> Non
         return
     if coordinator:
         _find_coordinator(coordinator, processes, process_id)
+    # JAX would end the process with a stack trace of its own.
+    watch = threading.Timer(_PATIENCE, _give_up, [coordinator])
+    watch.daemon = True
+    watch.start()
     try:
         if coordinator:
             jax.distributed.initialize(
-                coordinator, processes, process_id, cluster_detection_method="deactivate"
+                coordinator,
+                processes,
+                process_id,
+                cluster_detection_method="deactivate",
+                initialization_timeout=2 * _PATIENCE,
             )
         else:
-            jax.distributed.initialize()
+            jax.distributed.initialize(initialization_timeout=2 * _PATIENCE)
     except ValueError as error:  # there is nothing to join
         if processes or process_id:
             raise errors.InputError(
@@ -56,10 +65,24 @@ def start(coordinator: str = "", processes: int = 0, process_id: int = 0) -> Non
     except RuntimeError as error:
         reason = str(error).strip().split("\n")[0]
         raise errors.InputError(f"the other processes cannot be joined ({reason})") from error
+    finally:
+        watch.cancel()
     if processes and jax.process_count() != processes:
         raise errors.InputError(
             f"--processes={processes}, but the host says {jax.process_count()}; leave the flag out"
         )
+
+
+def _give_up(coordinator: str) -> None:
+    """Ends this process, which waits for others inside of JAX."""
+    where = f" at --coordinator={coordinator}" if coordinator else ""
+    print(
+        f"error: the other processes have not joined{where} within {_PATIENCE} seconds; see whether"
+        " they were started, and what they said",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(2)
 
 
 def _find_coordinator(address: str, processes: int, process_id: int) -> None:
