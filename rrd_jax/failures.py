@@ -33,7 +33,8 @@ def translated() -> Iterator[None]:
       UnavailableError: JAX has no such platform as was asked for.
       InputError: the memory of the devices, or of the host, is not enough.
       DiskError: a disk is full, or takes nothing else.
-      LostError: a device or another process is gone.
+      LostError: a device or another process is gone. Where JAX waits for it in a collective,
+        it ends this process itself after 100 seconds, with SIGABRT.
       DivergedError: JAX_DEBUG_NANS met a number that is not finite.
     """
     try:
