@@ -228,7 +228,8 @@ def _job() -> None:
     report.write_whole(folder / "table.md", text + "\n")
     rows = {method: [run._asdict() for run in runs] for method, runs in results.items()}
     report.write_json(folder / "results.json", rows)
-    print(f"\n{text}\n\nkept in {folder / 'table.md'} and {folder / 'results.json'}")
+    console.print_markdown(text, before="\n")
+    console.say(f"\nkept in {folder / 'table.md'} and {folder / 'results.json'}")
 
 
 def _main(argv: list[str]) -> None:

@@ -50,5 +50,8 @@ def measure(student: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        print(__doc__)
+        sys.exit(not {"-h", "--help"} & set(sys.argv))
     sys.path.insert(0, "")
     print(json.dumps(measure(sys.argv[1])))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rrd_jax import imports, networks, objectives, optim
+from rrd_jax import errors, imports, networks, objectives, optim
 from rrd_jax.objectives import Objective
 
 
@@ -79,7 +79,14 @@ class ObjectiveChoice:
             takes = objectives.takes(self.name, option, self.factory)
             if takes and options.get(option) is None:
                 options[option] = value
-        return objectives.create(self.name, self.factory, **options)
+        try:
+            return objectives.create(self.name, self.factory, **options)
+        except errors.InputError as error:
+            if str(error).split()[0] in options:  # a factory does not know whose they are
+                raise errors.InputError(f"{prefix}{error}") from error
+            if prefix in str(error) or f"'{self.factory or self.name}'" in str(error):
+                raise
+            raise errors.InputError(f"{what}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,21 +1,40 @@
 """What the programs share: what their users can mend becomes one line and an exit code.
 
-0 at the end of the job, 1 for a bad flag or config field, 2 for other bad input, 3 when the loss is
-not finite, 130 after Ctrl-C. Others are those of sysexits.h: 69 for a platform or device that is
-not there, 70 for an error of this program, 74 for a disk that takes nothing more, 75 for what the
-same command goes on from as it is: SIGTERM, a lost device or process.
+| code | why                                                                                      |
+|------|------------------------------------------------------------------------------------------|
+| 0    | the job is done, or --help was asked for                                                 |
+| 1    | a bad flag or config field, or a config file that cannot be run                          |
+| 2    | other bad input: data, weights, a workdir of another run                                 |
+| 3    | the loss is not finite                                                                   |
+| 69   | a platform, device or library that was asked for is not on this machine                  |
+| 70   | an error of this program; its traceback is kept in a file, which the message names       |
+| 74   | a disk, or the file that standard output goes to, takes nothing more                     |
+| 75   | the same command goes on as it is: SIGTERM, a lost device or process                     |
+| 130  | Ctrl-C: a run saves its state first; a second Ctrl-C ends it at once                     |
+| 141  | nobody reads standard output any more, as after `| head -1`; the last checkpoint is kept |
+
+69 to 75 are those of sysexits.h, 130 and 141 those of a shell for SIGINT and SIGPIPE. What Python
+libraries warn of and narrate is not shown, unless PYTHONWARNINGS or -W asks for it.
 """
 
+import contextlib
+import io
 import os
-import re
+import pathlib
 import runpy
+import select
+import signal
 import sys
-from collections.abc import Callable
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from typing import NoReturn
 
-from absl import flags, logging
+from absl import app, flags, logging
 
-from rrd_jax import errors, failures
+from rrd_jax import console, errors, failures, last_resort
 
+_UNREAD = 141  # as SIGPIPE ends other programs
 # The first kind that fits counts.
 _CODES: dict[type[Exception], int] = {
     errors.DiskError: 74,  # EX_IOERR
@@ -37,18 +56,40 @@ def run_main() -> None:
     runpy.run_module("rrd_jax.main", run_name="__main__", alter_sys=True)
 
 
-def parse_flags(argv: list[str], config: flags.FlagHolder | None = None) -> list[str]:
-    """absl's parser; whatever is wrong with flags, or the config file, ends the program."""
+def parse_flags(
+    argv: list[str],
+    config: flags.FlagHolder | None = None,
+    explain: Callable[[list[str]], str] = lambda argv: "",
+) -> list[str]:
+    """absl's parser; whatever is wrong with flags, or the config file, ends the program.
+
+    Args:
+      argv: the command.
+      config: the flag of a config file.
+      explain: what it says better than absl does about a command that cannot be read; "" where it
+        knows nothing.
+    """
+    _prepare_streams()
+    _quiet_libraries()
     try:
+        _help(argv)
         rest = flags.FLAGS(argv)
         if config is not None:
-            if config.value is None:
-                stop(1, "--config is missing; for example --config=configs/digits.py")
-            config.value.items()  # a config file that cannot be read fails here
-    except (flags.Error, AttributeError, KeyError, OSError, ValueError) as error:
-        stop(1, _one_line(error, argv))
+            _check_config(config, _config_path(argv))
     except KeyboardInterrupt:
         stop(130, "stopped")
+    except errors.DiskError as error:
+        stop(74, error)
+    except errors.UnreadError:
+        sys.exit(_UNREAD)
+    except (Exception, SystemExit) as error:  # a config file is a program, and can raise anything
+        if text := last_resort.of_config(error, _config_path(argv)) or explain(argv):
+            stop(1, text)
+        if isinstance(error, SystemExit):  # of absl's --helpxml
+            raise
+        if not isinstance(error, flags.Error | AttributeError | KeyError | OSError | ValueError):
+            stop(70, last_resort.of_program(error))
+        stop(1, _one_line(error))
     if len(rest) > 1:
         stop(1, f"unexpected argument '{rest[1]}'; flags are written --name=value")
     return rest
@@ -57,17 +98,47 @@ def parse_flags(argv: list[str], config: flags.FlagHolder | None = None) -> list
 def guard(
     job: Callable[[], object],
     stopped: str = "stopped; the same command goes on from the last checkpoint",
+    folder: Callable[[], pathlib.Path] | None = None,
 ) -> None:
-    """Runs a job; `stopped` is what Ctrl-C says."""
-    logging.set_verbosity(logging.ERROR)  # libraries narrate below that
-    _quiet_libtpu()
+    """Runs a job; whatever it raises ends the program with a line and a code.
+
+    Args:
+      job: to run.
+      stopped: what Ctrl-C says, where the job does not.
+      folder: returns the workdir, which takes the traceback of an error of this program.
+    """
+    _prepare_streams()
+    _quiet_libraries()
     try:
-        with failures.translated():
+        with _second_interrupt_ends(), failures.translated():
             job()
+            console.flush()
+    except errors.UnreadError:
+        sys.exit(_UNREAD)
     except tuple(_CODES) as error:
         stop(next(code for kind, code in _CODES.items() if isinstance(error, kind)), error)
-    except KeyboardInterrupt:
-        stop(130, stopped)
+    except KeyboardInterrupt as error:
+        stop(130, str(error) or stopped)
+    except Exception as error:
+        stop(70, last_resort.of_program(error, folder))
+
+
+def _prepare_streams() -> None:
+    """Streams that are closed, as by `>&-`, lead nowhere: else the next file takes their number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+        elif isinstance(stream, io.TextIOWrapper) and mode == "w":
+            stream.reconfigure(errors="backslashreplace")  # any name of a file can be printed
+
+
+def _quiet_libraries() -> None:
+    logging.set_verbosity(logging.ERROR)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's, of errors alone
+    _quiet_libtpu()
 
 
 def _quiet_libtpu() -> None:
@@ -78,32 +149,83 @@ def _quiet_libtpu() -> None:
         os.environ.setdefault("TPU_LOG_DIR", "disabled")  # instead of /tmp/tpu_logs
 
 
-def stop(code: int, message: object) -> None:
+def stop(code: int, message: object) -> NoReturn:
     """Ends the program."""
-    print(f"error: {message}", file=sys.stderr)
+    console.error(str(message))
     failures.end(code)
 
 
-def _one_line(error: Exception, argv: list[str]) -> str:
+def _help(argv: list[str]) -> None:
+    """Prints the help that is asked for and ends the program; absl would end it as failed."""
+    names = [text.lstrip("-") for text in argv[1:] if text.startswith("-")]
+    short = any(name in ("h", "?", "help", "helpshort") for name in names)
+    if not short and "helpfull" not in names:
+        return
+    with contextlib.suppress(OSError):  # which flush tells by its kind
+        app.usage(shorthelp=short, writeto_stdout=True)
+    console.flush()
+    sys.exit(0)
+
+
+@contextlib.contextmanager
+def _second_interrupt_ends() -> Iterator[None]:
+    """A second Ctrl-C ends the program at once, even while it waits for a compiler or a device.
+
+    Python's handlers wait until such a call returns, a thread does not.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or handler == signal.SIG_IGN:
+        yield
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    thread = threading.Thread(target=_watch, args=(read,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(write)
+        thread.join()
+        os.close(read)
+
+
+def _watch(signals: int) -> None:
+    """Ends the program at the second SIGINT that is read; returns at the end of the file."""
+    asked = False
+    while number := os.read(signals, 1):
+        if number[0] != signal.SIGINT:
+            continue
+        if asked:
+            os._exit(130)
+        asked = True
+        if not select.select([signals], [], [], 1)[0]:
+            os.write(2, b"\nstopping; another Ctrl-C ends it at once\n")
+
+
+def _check_config(config: flags.FlagHolder, path: str) -> None:
+    """Ends the program where --config gives none; raises what kept it from being read."""
+    if config.value is None and not path:
+        stop(1, "--config is missing; for example --config=configs/digits.py")
+    if not hasattr(config.value, "train"):
+        stop(1, last_resort.returns(path, config.value))
+
+
+def _config_path(argv: list[str]) -> str:
+    """The file that --config names, or "" for none."""
+    for flag, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, sign, value = flag.partition("=")
+        if name in ("--config", "-config"):
+            return (value if sign else following).partition(":")[0]
+    return ""
+
+
+def _one_line(error: Exception) -> str:
     text = str(error)
     if isinstance(error, AttributeError | KeyError):  # a quoted message, in quotes again
         text = text.replace("\\n", "\n").replace("\\'", "'").strip("'\"")
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if any(line.startswith("Traceback") for line in lines):  # ml_collections keeps it as text
         return lines[-1].removeprefix("rrd_jax.errors.InputError: ")
-    if isinstance(error, AttributeError | KeyError):
-        return _unknown_field(" ".join(lines), argv)
-    return ": ".join(lines)
-
-
-def _unknown_field(text: str, argv: list[str]) -> str:
-    """The flag of a message that begins with a field that there is not, and what is close to it."""
-    name, _, hint = text.partition("'")
-    close = re.search('Did you mean "(.*?)"', hint)
-    for flag in (argument.partition("=")[0] for argument in argv):
-        if name in flag.split("."):
-            way_out = (
-                f"did you mean '{close[1]}'?" if close else "rrd_jax/config/fields.py lists them"
-            )
-            return f"{flag}: there is no field '{name}'; {way_out}"
-    return text
+    return ": ".join(lines) or type(error).__name__

@@ -30,6 +30,10 @@ class PreemptedError(RuntimeError):
     """The machine is being taken away; the state is saved."""
 
 
+class UnreadError(Exception):
+    """Nobody reads what the program prints any more, as after `| head -1`: it ends quietly."""
+
+
 def lookup(kind: str, name: str, known: Mapping[str, Any]) -> Any:
     """Returns `known[name]`, or raises an InputError that lists what is known."""
     if name in known:

@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any
 
-from rrd_jax import errors, job, networks, predictions, report
+from rrd_jax import console, errors, job, networks, predictions, tables
 from rrd_jax.recipe import Job
 from rrd_jax.teacher import frozen
 from rrd_jax.teacher.frozen import FrozenNetwork
@@ -51,7 +51,7 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
         terms = training.create_objectives(len(setting.dataset.train))
         student = frozen.load(training.network, folder, *setting, training, terms)
         rows.append(_row("student", training.network.model, str(folder), student, teacher))
-    print(table(rows))
+    console.print_table(*table(rows))
     return rows
 
 
@@ -74,8 +74,8 @@ def _row(
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The figures, a row a network."""
+def table(rows: list[dict[str, Any]]) -> tables.Table:
+    """Header and rows: the figures, a row a network."""
     header = (
         "run",
         "network",
@@ -101,4 +101,4 @@ def table(rows: list[dict[str, Any]]) -> str:
         )
         for row in rows
     ]
-    return report.table(header, cells)
+    return header, cells

@@ -10,12 +10,6 @@ from typing import NoReturn
 
 from rrd_jax import errors
 
-try:
-    import jax
-except ValueError as error:  # it reads its environment variables as it is imported
-    print(f"error: {error}; correct or unset that environment variable", file=sys.stderr)
-    sys.exit(2)
-
 # What the same command may go on from, by the status that a message of XLA begins with.
 _LOST = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED", "DATA_LOSS", "INTERNAL")
 _SAYS = ("Gloo", "NCCL", "Barrier")  # how processes talk to each other, whatever the status
@@ -39,7 +33,7 @@ def translated() -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, MemoryError, FloatingPointError) as error:
+    except (OSError, RuntimeError, ValueError, MemoryError, FloatingPointError) as error:
         if ours := _translate(error):
             raise ours from error
         raise
@@ -58,11 +52,18 @@ def _translate(error: Exception) -> Exception | None:
             f"a number is not finite, and JAX_DEBUG_NANS stops there ({text}); unset it to see"
             " which loss and step"
         )
+    if isinstance(error, ValueError):
+        # JAX reads its environment variables as it is imported.
+        told = (
+            "JAX" in text and "jax" not in sys.modules and not isinstance(error, errors.InputError)
+        )
+        return errors.InputError(f"{text}; correct or unset that variable") if told else None
     if isinstance(error, OSError):
         return errors.DiskError(f"{text}; make room or mend that") if error.errno in _DISK else None
     if "Unable to initialize backend" in text:
         return errors.UnavailableError(f"JAX cannot use what JAX_PLATFORMS asks for ({text})")
-    if not isinstance(error, jax.errors.JaxRuntimeError):
+    jax = sys.modules.get("jax")  # which programs import late
+    if jax is None or not isinstance(error, jax.errors.JaxRuntimeError):
         return None
     if _FULL in text:
         return errors.InputError(
@@ -87,7 +88,8 @@ def end(code: int) -> NoReturn:
     One of several processes that ends in an error leaves at once: at Python's exit JAX would wait
     for the others, minutes long, and end it with SIGABRT when they do not come.
     """
-    alone = not jax.distributed.is_initialized() or jax.process_count() == 1
+    jax = sys.modules.get("jax")
+    alone = jax is None or not jax.distributed.is_initialized() or jax.process_count() == 1
     if alone or code in _TOGETHER:
         sys.exit(code)
     sys.stdout.flush()

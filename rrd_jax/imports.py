@@ -276,8 +276,10 @@ def check_types(
 
 def _typed(name: str, what: str, value: Any, parameter: inspect.Parameter) -> Any:
     wanted = option_type(parameter)
-    if isinstance(value, float) and math.isnan(value):
-        raise errors.InputError(f"option '{name}' of {what} is {value}, but must be a number")
+    if isinstance(value, float) and not math.isfinite(value) and value != parameter.default:
+        raise errors.InputError(
+            f"option '{name}' of {what} is {value}, but must be a finite number"
+        )
     if wanted is object or (type(value) is wanted):
         return value
     if wanted is float and type(value) is int:

@@ -19,6 +19,7 @@ from rrd_jax import (
     parallel,
     recipe,
     report,
+    tables,
     workdir,
 )
 from rrd_jax import objectives as registry
@@ -68,7 +69,7 @@ def run(
         if parallel.is_main():
             rows = [result._asdict() for result in results]
             report.write_json(folder / "results.json", rows)
-    print("\n" + table(results))
+    console.print_table(*table(results), before="\n")
     return results
 
 
@@ -143,9 +144,10 @@ def check(job: Job, setting: Setting) -> None:
 
     Raises:
       InputError: a network is none, or lacks what an objective compares; an objective or a schedule
-        is none; the teacher cannot be cached, but is to be.
+        is none; the teacher cannot be cached, but is to be; shapes beyond the memory.
     """
     dataset, training = setting.dataset, job.student.training
+    _check_steps(job, len(dataset.train))
     # Schedules see their real length.
     plan, *_ = [
         recipe.create(part.training, dataset.num_classes, len(dataset.train))
@@ -161,8 +163,48 @@ def check(job: Job, setting: Setting) -> None:
     part = training.batch_size // training.accumulate
     cache.check(training, plan.objectives, streamed=not dataset.train.on_device)
     batch = _batch(part, dataset.image_shape, mixes=training.mix is not None)
-    for name, objective in plan.objectives.items():
-        registry.check(name, objective, student, teacher, batch)
+    states = {
+        name: registry.check(name, objective, student, teacher, batch)
+        for name, objective in plan.objectives.items()
+    }
+    maps = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((part, *leaf.shape[1:]), leaf.dtype), student.maps
+    )
+    # A checkpoint is written from a copy.
+    needs = {f"objective '{name}' keeps, with a copy,": (s, s) for name, s in states.items()}
+    needs |= {f"the student's maps of {part} images take": maps}
+    _check_memory(needs, parallel.machine_bytes())
+
+
+def _check_memory(needs: dict[str, Any], memory: int) -> None:
+    """Raises an InputError for arrays that the whole machine cannot hold.
+
+    Args:
+      needs: shapes, by what is said of them.
+      memory: bytes of all hosts and devices.
+    """
+    for what, tree in needs.items():
+        leaves = jax.tree.leaves(tree)
+        if sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) <= memory:
+            continue
+        largest = max(leaves, key=lambda leaf: leaf.size)
+        axes = " x ".join(map(str, largest.shape))
+        size = largest.size * largest.dtype.itemsize / 1e9
+        raise errors.InputError(
+            f"{what} more than the {memory / 1e9:.3g} GB of memory: one array alone is {axes} x"
+            f" {largest.dtype.itemsize} bytes = {size:.3g} GB; make it or the batch smaller"
+        )
+
+
+def _check_steps(job: Job, examples: int) -> None:
+    """Raises an InputError for a training of more steps than 32 bits count."""
+    for part in (job.student, *(teacher.part for teacher in job.teachers)):
+        epochs, steps = part.training.epochs, examples // part.training.batch_size
+        if epochs * steps >= 2**31:
+            raise errors.InputError(
+                f"train.epochs {epochs} x {steps} steps = {epochs * steps}, but steps are counted"
+                " below 2**31"
+            )
 
 
 def _batch(size: int, image_shape: tuple[int, int, int], *, mixes: bool) -> Batch:
@@ -243,8 +285,8 @@ def _as_trained(teacher: TeacherChoice, path: pathlib.Path, dataset: data.Datase
     return dataclasses.replace(teacher, part=part)
 
 
-def table(results: list[Result]) -> str:
-    """The results of a job, the last epoch's figure first."""
+def table(results: list[Result]) -> tables.Table:
+    """Header and rows: the results of a job, the last epoch's figure first."""
     header = (
         "run",
         "network",
@@ -268,4 +310,4 @@ def table(results: list[Result]) -> str:
         )
         for result in results
     ]
-    return report.table(header, rows)
+    return header, rows

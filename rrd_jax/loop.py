@@ -3,7 +3,8 @@
 import contextlib
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
+import signal
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -52,6 +53,7 @@ def fit(
     Raises:
       DivergedError: a loss is not finite.
       InputError: a checkpoint can be neither read nor written.
+      KeyboardInterrupt: Ctrl-C came; the state is saved.
       PreemptedError: SIGTERM came; the state is saved.
     """
     if result := finished(folder, recipe.training.epochs, dataset.version):
@@ -146,11 +148,11 @@ class _Loop:
 
     Args:
       run: begun or resumed.
-      stop: step -> whether to stop after it.
+      stop: of `parallel.stop_requests`.
     """
 
-    def __init__(self, run: Run, stop: Callable[[int], bool]):
-        self.run, self.stop = run, stop
+    def __init__(self, run: Run, stop: parallel.StopRequests):
+        self.run, self.stop, self.asked = run, stop, 0
         self.training, self.steps_per_epoch = run.recipe.training, run.steps_per_epoch
         self.total = self.training.epochs * run.steps_per_epoch
         self.predict = predictions.compile_predict(
@@ -213,7 +215,8 @@ class _Loop:
         if first and not ends_epoch:
             self.clock.mark(step)  # what came before was compilation
         saves = every and step % every < count
-        stops = self.stop(step)
+        stops = self.asked = self.stop(step)
+        self.stop.saves = True
         waiting = sum(count for count, _ in pending)
         if ends_epoch or saves or stops or waiting >= self.training.log_every:
             self._collect(pending)
@@ -257,8 +260,10 @@ class _Loop:
         """Saves the state, and ends the run."""
         self.run.save(self.clock.total())
         self.run.checkpoints.wait()
-        raise errors.PreemptedError(
-            f"stopped by SIGTERM; step {self.run.step} is saved in"
+        by_hand = self.asked == signal.SIGINT
+        kind = KeyboardInterrupt if by_hand else errors.PreemptedError
+        raise kind(
+            f"stopped by {'Ctrl-C' if by_hand else 'SIGTERM'}; step {self.run.step} is saved in"
             f" {self.run.folder / 'checkpoints'}, and the same command goes on from there"
         )
 
@@ -284,4 +289,6 @@ class _Loop:
 
     def _stops_between_steps(self) -> bool:
         """Whether to stop at once: several processes agree on a step to stop after instead."""
-        return parallel.process_share() == (0, 1) and self.stop(self.run.step)
+        if parallel.process_share() == (0, 1):
+            self.asked = self.stop(self.run.step)
+        return bool(self.asked)

@@ -6,7 +6,9 @@
 
 A second start of the same command goes on where the first one stopped. The exit code is 0 at the
 end of the job, 1 for a bad flag or config field, 2 for other bad input, 3 when the loss is not
-finite, 75 when SIGTERM stopped a run (its state is saved: start it again), 130 after Ctrl-C.
+finite, 69 for a platform or device that is not there, 70 for an error of this program, 74 for a
+full disk, 75 when the same command goes on as it is (SIGTERM, whose state is saved; a device or
+process that is lost), 130 after Ctrl-C (saved too), 141 when nobody reads the output any more.
 
 On several hosts the same command is started on each; the workdir lies on a disk that all share.
 Cloud TPU, Slurm, Open MPI and Kubernetes tell the processes of each other; elsewhere --coordinator,
@@ -21,14 +23,13 @@ import pathlib
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from rrd_jax import cli, evaluation, job, parallel
-from rrd_jax.config import parse
+from rrd_jax import cli
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
     "A file of configs/, with the options its docstring names behind a colon. Fields are set with"
-    " --config.<field>=<value>; rrd_jax/config/fields.py says what each one means.",
+    " --config.<field>=<value>; --print_config says what each one means.",
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints and figures go. Default: runs/<config.name>."
@@ -46,6 +47,11 @@ _PROFILE = flags.DEFINE_integer(
     " XProf, TensorBoard's profile plugin or Perfetto.",
     lower_bound=0,
 )
+_PRINT_CONFIG = flags.DEFINE_bool(
+    "print_config",
+    False,
+    "Prints every field of --config with its value, default and meaning, and ends.",
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "HOST:PORT of process 0, which all processes of a run can reach."
 )
@@ -57,28 +63,50 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Of this process, from 0.", 
 
 def parse_flags(argv: list[str]) -> list[str]:
     """For programs with a config."""
-    return cli.parse_flags(argv, CONFIG)
+    return cli.parse_flags(argv, CONFIG, _explain)
+
+
+def _explain(argv: list[str]) -> str:
+    from rrd_jax.config import explain  # what ends well need not wait for it
+
+    return explain(argv)
 
 
 def main(argv: list[str]) -> None:
     """Runs the job."""
     del argv
-    cli.guard(_job)
+    if WORKDIR.value == "":
+        cli.stop(1, "--workdir is empty; leave the flag out for runs/<config.name>")
+    cli.guard(_print_config if _PRINT_CONFIG.value else _job, folder=_folder)
+
+
+def _folder() -> pathlib.Path:
+    return pathlib.Path(WORKDIR.value or f"runs/{CONFIG.value.name}")
+
+
+def _print_config() -> None:
+    from rrd_jax.config import describe
+
+    print(describe(CONFIG.value))
 
 
 def _job() -> None:
+    # Here, for flags are read and --help is printed without waiting for JAX.
+    from rrd_jax import evaluation, job, parallel
+    from rrd_jax.config import parse
+
     parallel.enable_compilation_cache()
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
     parallel.check_platform()
     parallel.check_jaxlib()
     config = CONFIG.value
-    folder = pathlib.Path(WORKDIR.value or f"runs/{config.name}")
+    folder = _folder()
     _check_agreement(config, folder)
     with contextlib.ExitStack() as stack:
         if not parallel.is_main():  # what all processes would say is said once
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
-        plan = parse(config)
+        plan = parse(config, asked=config_flags.get_override_values(flags.FLAGS["config"]))
         if _MODE.value == "eval":
             evaluation.run(plan, folder)
         else:
@@ -87,6 +115,10 @@ def _job() -> None:
 
 def _check_agreement(config: ConfigDict, folder: pathlib.Path) -> None:
     """Raises an InputError, in all processes, where they were started otherwise."""
+    from rrd_jax import parallel
+
+    if parallel.process_share() == (0, 1):
+        return
     parallel.check_agreement(
         {
             **parallel.code_version(),

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 
 from rrd_jax import errors
 
+# How a queue starts, and the axis whose lengths are 1; see `init_queue`.
+INITIAL = {"unit": 1, "reference": 0}
+
 
 class Queue(NamedTuple):
     """First in, first out.
@@ -37,8 +40,7 @@ def init_queue(key: jax.Array, size: int, dim: int, *, initial: str = "unit") ->
       >>> queue.rows.shape, int(queue.cursor)
       ((6, 3), 0)
     """
-    axes = {"unit": 1, "reference": 0}
-    axis = errors.lookup("initial queue", initial, axes)
+    axis = errors.lookup("initial", initial, INITIAL)
     errors.check_positive(queue_size=size, dim=dim)
     rows = jax.random.normal(key, (size, dim))
     return Queue(rows / jnp.linalg.norm(rows, axis=axis, keepdims=True), jnp.int32(0))

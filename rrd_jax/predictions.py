@@ -82,14 +82,14 @@ def collect(
       predict: compiled, of `compile_predict`.
       variables: of its network.
       split: of a data set.
-      batch_size: images at once, over all devices.
+      batch_size: images at once, over all devices, at most.
       mesh: the devices.
       stop: whether to break off; asked after each batch.
 
     Raises:
       StoppedError: `stop` said so.
     """
-    parts, batch_size = [], math.ceil(batch_size / mesh.size) * mesh.size
+    parts, batch_size = [], even_batch(len(split), batch_size, mesh.size)
     with contextlib.closing(split.test_batches(batch_size, parallel.process_share())) as batches:
         for batch in batches:
             batch = parallel.put_batch(mesh, batch)
@@ -99,6 +99,12 @@ def collect(
     names = ("prediction", "rank", "loss", "label")
     parts = jax.device_get(parts)
     return {name: np.concatenate([p[name] for p in parts])[: len(split)] for name in names}
+
+
+def even_batch(examples: int, largest: int, devices: int) -> int:
+    """The size of batches that are as few as `largest` allows, and padded as little."""
+    batches = max(1, math.ceil(examples / largest))
+    return max(1, math.ceil(math.ceil(examples / batches) / devices)) * devices
 
 
 def figures(predictions: Predictions, teacher: Predictions | None = None) -> dict[str, float]:

@@ -1,18 +1,18 @@
 """The figures of a run, written to the console, metrics.jsonl and TensorBoard; tables."""
 
+import contextlib
 import json
 import math
 import pathlib
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import tensorboardX
 
-from rrd_jax import console, errors
+from rrd_jax import console, errors, tables
 
-_QUIET_SECONDS = 10.0  # between progress lines where they cannot overwrite each other
+_QUIET_SECONDS = 600.0  # between lines of a long epoch where they cannot overwrite each other
 
 
 class Report:
@@ -31,8 +31,7 @@ class Report:
     def __init__(self, workdir: pathlib.Path, label: str, step: int = 0, *, writes: bool = True):
         self._label = label
         self._path, self._board = workdir / "metrics.jsonl", None
-        self._last_line = 0.0
-        self._overwrite = sys.stdout.isatty()
+        self._last_line = time.monotonic()
         if not writes:
             return
         rows = _read_rows(self._path)
@@ -53,6 +52,8 @@ class Report:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: Any) -> None:
+        with contextlib.suppress(errors.DiskError, errors.UnreadError):  # said before, or after
+            console.clear()
         if not self._board:
             return
         try:
@@ -65,9 +66,11 @@ class Report:
     def start(self, description: Sequence[str], step: int, steps_per_epoch: int) -> None:
         """Prints what begins, or goes on, in a few lines."""
         for line in description:
-            print(f"[{self._label}] {line}")
+            console.say(f"[{self._label}] {line}")
         if step:
-            print(f"[{self._label}] going on after step {step}, epoch {step / steps_per_epoch:g}")
+            epoch = step / steps_per_epoch
+            console.say(f"[{self._label}] going on after step {step}, epoch {epoch:g}")
+        console.progress(self._label, ["the first step is compiled"])
 
     def progress(
         self,
@@ -78,42 +81,51 @@ class Report:
         left: float,
         losses: dict[str, float],
     ) -> None:
-        """Prints a line: where the run is, images a second, time left, and the loss terms."""
-        now = time.monotonic()
-        if not self._overwrite and now - self._last_line < _QUIET_SECONDS:
-            return
-        self._last_line = now
-        terms = "  ".join(
-            f"{name.removeprefix('loss/')} {value:.4g}" for name, value in losses.items()
-        )
-        line = (
-            f"[{self._label}] epoch {epoch:.2f}/{epochs}{_rate(learning_rate)}"
-            f"  {rate:,.0f} images/s  {duration(left)} left  {terms}"
-        )
-        print(f"\r\x1b[K{line}" if self._overwrite else line, end="" if self._overwrite else "\n")
-        sys.stdout.flush()
+        """Shows where the run is, time left, loss terms, images a second and the learning rate.
+
+        Where lines cannot be overwritten, a line an epoch is enough, and one every ten minutes
+        within longer epochs.
+        """
+        names = {name.removeprefix("loss/"): value for name, value in losses.items()}
+        parts = [
+            f"epoch {epoch:.2f}/{epochs}",
+            f"{duration(left)} left",
+            *(f"{name} {value:.4g}" for name, value in names.items() if name == "loss"),
+            f"{rate:,.0f} images/s",
+            *_rate(learning_rate),
+            *(f"{name} {value:.4g}" for name, value in names.items() if name != "loss"),
+        ]
+        if console.overwrites():
+            console.progress(self._label, parts)
+        elif time.monotonic() - self._last_line >= _QUIET_SECONDS:
+            self._print(parts)
 
     def row(self, row: dict[str, Any], epochs: int) -> None:
         """Writes the figures of a finished epoch."""
         if self._board:
             self._keep(row)
-        terms = "  ".join(
-            f"{name.removeprefix('train/loss/')} {value:.4g}"
-            for name, value in row.items()
-            if name.startswith("train/loss/")
-        )
-        agreement = f" agreement {row['test/agreement']:6.2f}" if "test/agreement" in row else ""
-        start = "\r\x1b[K" if self._overwrite else ""
-        print(
-            f"{start}[{self._label}] epoch {row['epoch']:>3}/{epochs}"
-            f"{_rate(row.get('learning_rate', math.nan))}"
-            f"  train top-1 {row['train/top1']:6.2f} {terms}"
-            f"  |  test top-1 {row['test/top1']:6.2f} (best {row['best/top1']:.2f} in epoch"
-            f" {row['best/epoch']}) loss {row['test/loss']:.4f}{agreement}"
-            f"  |  {row['images_per_second']:,.0f} images/s, {row['step_milliseconds']:.3g} ms a"
-            f" step, {_effort(row)}",
-            flush=True,
-        )
+        parts = [
+            f"epoch {row['epoch']:>3}/{epochs}",
+            f"test top-1 {row['test/top1']:6.2f}",
+            f"best {row['best/top1']:.2f} ({row['best/epoch']})",
+            *([f"agreement {row['test/agreement']:6.2f}"] if "test/agreement" in row else []),
+            f"loss {row['test/loss']:.4f}",
+            f"| train top-1 {row['train/top1']:6.2f}",
+            *(
+                f"{name.removeprefix('train/loss/')} {value:.4g}"
+                for name, value in row.items()
+                if name.startswith("train/loss/")
+            ),
+            *_rate(row.get("learning_rate", math.nan)),
+            f"| {row['images_per_second']:,.0f} images/s",
+            f"{row['step_milliseconds']:.3g} ms a step",
+            _effort(row),
+        ]
+        self._print(parts)
+
+    def _print(self, parts: Sequence[str]) -> None:
+        console.print_row(self._label, parts)
+        self._last_line = time.monotonic()
 
     def _keep(self, row: dict[str, Any]) -> None:
         with self._path.open("a") as file:
@@ -142,8 +154,8 @@ def speeds(rate: float, batch_size: int, flops: float, peak: float) -> dict[str,
     return figures | ({"model_flop_utilisation": images * flops / peak} if peak else {})
 
 
-def _rate(learning_rate: float) -> str:
-    return "" if math.isnan(learning_rate) else f"  lr {learning_rate:.3g}"
+def _rate(learning_rate: float) -> list[str]:
+    return [] if math.isnan(learning_rate) else [f"lr {learning_rate:.3g}"]
 
 
 def _effort(row: dict[str, Any]) -> str:
@@ -215,16 +227,7 @@ def write_json(path: pathlib.Path, content: Any) -> None:
     write_whole(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, padded so that it also reads well on a console."""
-    widths = [max(len(str(row[i])) for row in (header, *rows)) for i in range(len(header))]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = (str(cell).ljust(width) for cell, width in zip(cells, widths, strict=True))
-        return "| " + " | ".join(padded) + " |"
-
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([line(header), rule, *map(line, rows)])
+table = tables.markdown
 
 
 def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:

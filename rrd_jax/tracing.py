@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+from rrd_jax import console
+
 
 class Trace:
     """A trace of at least `steps` steps, after the first call, which compiles.
@@ -50,7 +52,7 @@ class Trace:
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
-            print(f"a trace of {self._traced} steps is in {self._folder}")
+            console.say(f"a trace of {self._traced} steps is in {self._folder}")
         elif self._left > 0:
-            print("warning: nothing was traced; only the first call was made, which is compilation")
+            console.warn("nothing was traced; only the first call was made, which is compilation")
         self._left = 0

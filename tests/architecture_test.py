@@ -22,8 +22,9 @@ _ORDER = """
     state data choices
     objectives networks optim
     memory metrics sanity cli
-    imports functional failures
-    batch errors console
+    imports functional last_resort failures
+    batch console
+    errors tables
 """
 _LEVEL = {
     room: level for level, line in enumerate(_ORDER.strip().splitlines()) for room in line.split()
@@ -56,6 +57,7 @@ _LIBRARIES = {
     "datasets": ["data"],
     "grain": ["data"],
     "tensorflow_datasets": ["data"],
+    "rich": ["tables"],
     "tensorboardX": ["report"],
     "tensorflow": [],
 }

@@ -97,9 +97,12 @@ def test_the_teacher_must_fit_the_data_and_the_config(tmp_path, teacher):
     ("fields", "message"),
     [
         ({"train.batch_size": 25}, "batch_size 25 is larger than .* of 24 images"),
-        ({"train.accumulate": 3}, "8 is not a multiple of the 1 devices, times the 3 of train.acc"),
+        ({"train.accumulate": 3}, "8 is not a multiple of the 3 parts of train.accumulate"),
         ({"data.name": "digitz", "data.mock_examples": 0}, "unknown data set 'digitz'"),
-        ({"data.mean": (0.5, 0.5, 0.5)}, "data.mean has 3 values .* have 1 channels"),
+        (
+            {"data.mean": (0.5,) * 3, "data.std": (0.5,) * 3},
+            "data.mean has 3 values .* 1 channels",
+        ),
     ],
 )
 def test_what_does_not_fit_the_data_is_one_line_and_touches_nothing(fields, message, tmp_path):

@@ -22,3 +22,11 @@ def test_every_example_counts_once_on_any_number_of_devices(devices):
     np.testing.assert_array_equal(predicted["rank"], labels)
     np.testing.assert_array_equal(predicted["loss"], labels * 2.0)
     np.testing.assert_array_equal(predicted["label"], labels)
+
+
+@pytest.mark.parametrize(
+    ("examples", "largest", "devices", "size"),
+    [(34, 500, 1, 34), (34, 500, 8, 40), (797, 500, 1, 399), (1000, 500, 8, 504), (0, 500, 8, 8)],
+)
+def test_batches_are_as_few_as_allowed_and_padded_as_little(examples, largest, devices, size):
+    assert predictions.even_batch(examples, largest, devices) == size

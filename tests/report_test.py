@@ -4,6 +4,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rrd_jax import report
+from tests.screen import Screen
 
 
 def _row(epoch, **more):
@@ -40,8 +41,7 @@ def test_rows_reach_the_file_tensorboard_and_the_console(tmp_path, capsys):
     found = [(event.step, event.value) for event in events.Scalars("test/top1")]
     assert found == [(10, 61.0), (20, 62.0)]
     out = capsys.readouterr().out
-    assert "epoch   2/5" in out
-    assert "test top-1  62.00 (best 70.00 in epoch 1)" in out
+    assert "[student] epoch   2/5  test top-1  62.00  best 70.00 (1)" in out
     assert "ce 0.5" in out
 
 
@@ -79,12 +79,48 @@ def test_a_garbled_line_loses_that_line_only_and_is_said(line, tmp_path, capsys)
     assert "warning: 1 of 3 lines of" in capsys.readouterr().out
 
 
-def test_progress_names_epoch_speed_time_left_and_terms(tmp_path, capsys):
+def _progress(out):
+    out.progress(1.5, 5, 0.0125, 1234.5, 65, {"loss": 2.0, "loss/ce": 1.25})
+
+
+def test_progress_names_epoch_speed_time_left_and_terms(tmp_path, monkeypatch):
+    screen = Screen(monkeypatch, columns=100)
     with report.Report(tmp_path, "student") as out:
-        out.progress(1.5, 5, 0.0125, 1234.5, 65, {"loss": 2.0, "loss/ce": 1.25})
-    line = capsys.readouterr().out
-    for part in ("epoch 1.50/5", "lr 0.0125", "1,234 images/s", "1:05 left", "loss 2", "ce 1.25"):
-        assert part in line
+        _progress(out)
+        assert screen.lines() == [
+            "[student] epoch 1.50/5  1:05 left  loss 2  1,234 images/s  lr 0.0125  ce 1.25"
+        ]
+    assert screen.lines() == []
+
+
+@pytest.mark.parametrize("columns", [20, 60, 80])
+def test_on_a_terminal_nothing_is_wider_than_it_and_progress_leaves_nothing(
+    tmp_path, monkeypatch, columns
+):
+    screen = Screen(monkeypatch, columns)
+    with report.Report(tmp_path, "distilled, rrd+kd") as out:
+        out.start(["resnet8, 77,754 parameters, loss 1 ce, 5 epochs of 10 steps"], 10, 10)
+        _progress(out)
+        screen.columns = columns - 8  # somebody makes the window smaller
+        _progress(out)
+        out.row(_row(2), 5)
+    *_, last = screen.lines()
+    assert "epoch   2/5" in last or columns == 20
+    assert not [line for line in screen.lines() if "1.50" in line or "compiled" in line]
+    assert max(map(len, screen.lines())) <= columns
+
+
+def test_a_log_file_gets_a_line_an_epoch_and_one_now_and_then_within_long_ones(
+    tmp_path, capsys, monkeypatch
+):
+    with report.Report(tmp_path, "student") as out:
+        for _ in range(3):
+            _progress(out)
+        out.row(_row(1), 5)
+        assert capsys.readouterr().out.count("\n") == 1
+        monkeypatch.setattr(report, "_QUIET_SECONDS", 0.0)
+        _progress(out)
+        assert "epoch 1.50/5" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

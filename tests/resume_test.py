@@ -2,9 +2,11 @@
 
 import pathlib
 import shutil
+import signal
 
 import pytest
 
+from rrd_jax import loop
 from tests import launch
 
 _WORKDIR = pathlib.Path(__file__).parent / "golden" / "workdir.zip"
@@ -53,6 +55,28 @@ def test_a_run_with_another_optimizer_goes_on_to_the_same_bits(name, tmp_path):
     config = launch.digits("smoke,tiny,ce", **fields)
     launch.run(config, tmp_path / "whole")
     launch.preempt(config, tmp_path / "broken", step=4)
+    launch.run(config, tmp_path / "broken")
+    whole, broken = (tmp_path / folder for folder in ("whole", "broken"))
+    assert launch.rows(broken) == launch.rows(whole)
+    assert launch.digests(broken, 6) == launch.digests(whole, 6)
+
+
+@pytest.mark.usefixtures("one_device", "tiny_network")
+def test_ctrl_c_saves_the_step_at_hand_and_the_run_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    config = launch.digits("smoke,tiny,ce")
+    launch.run(config, tmp_path / "whole")
+    original = loop.dispatches
+
+    def dispatches(*arguments):
+        for i, dispatch in enumerate(original(*arguments)):
+            if i == 3:
+                signal.raise_signal(signal.SIGINT)
+            yield dispatch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "dispatches", dispatches)
+        with pytest.raises(KeyboardInterrupt, match="stopped by Ctrl-C; step 4 is saved in"):
+            launch.run(config, tmp_path / "broken")
     launch.run(config, tmp_path / "broken")
     whole, broken = (tmp_path / folder for folder in ("whole", "broken"))
     assert launch.rows(broken) == launch.rows(whole)

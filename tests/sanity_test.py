@@ -81,9 +81,9 @@ def test_a_student_that_learns_nothing_is_warned_of_once(tmp_path, capsys):
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
 @pytest.mark.parametrize("feed", ["resident", "streamed"])
-def test_a_wrong_mean_is_said_before_the_first_step(feed, tmp_path, capsys):
-    mean = {"resident": -3.0, "streamed": -4.0}[feed]  # the same is said once a process
-    fields = {"train.epochs": 1, "data.mean": (mean,), "data.feed": feed}
+def test_a_wrong_deviation_is_said_before_the_first_step(feed, tmp_path, capsys):
+    std = {"resident": 0.02, "streamed": 0.03}[feed]  # the same is said once a process
+    fields = {"train.epochs": 1, "data.std": (std,), "data.feed": feed}
     launch.run(launch.digits("smoke,tiny,ce", **fields), tmp_path)
     said = capsys.readouterr().out
     assert 0 < said.find("near 0 and 1") < said.find("epoch   1/1")

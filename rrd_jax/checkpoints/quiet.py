@@ -22,8 +22,10 @@ def silence() -> None:
 
 
 def _says_something_new(record: logging.LogRecord) -> bool:
-    """Whether a record is more than an error of Orbax, which is raised as well."""
+    """Whether a record is more than an error of Orbax or TensorStore, which is raised as well."""
+    if record.levelno < logging.WARNING:
+        return True
     trace = record.exc_info[2] if record.exc_info else None
     while trace and "orbax" not in trace.tb_frame.f_code.co_filename:
         trace = trace.tb_next
-    return trace is None and not ("orbax" in record.pathname and record.levelno >= logging.WARNING)
+    return not (trace or "orbax" in record.pathname or "tensorstore" in record.getMessage())

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from rrd_jax import errors, parallel
-from rrd_jax.checkpoints import digests, quiet, storage
+from rrd_jax.checkpoints import digests, storage
 from rrd_jax.state import TrainState
 
 _PARTS = ("step", "params", "batch_stats", "ema", "opt_state", "frozen", "memory", "key")
@@ -28,7 +28,6 @@ class Checkpoints:
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder.absolute()
-        quiet.silence()
         storage.check_folder(self.folder)
         parallel.main_first(lambda: parallel.is_main() and storage.set_notes_aside(self.folder))
         try:

@@ -15,6 +15,8 @@ import orbax.checkpoint as ocp
 from rrd_jax import errors, networks
 from rrd_jax.checkpoints import quiet, sealed
 
+quiet.silence()  # whoever reads or writes
+
 
 def steps(folder: pathlib.Path) -> list[int]:
     """The steps that a folder holds checkpoints of, in ascending order."""
@@ -34,7 +36,6 @@ def save_arguments(
 
 def write(folder: pathlib.Path, arrays: Any, meta: dict[str, Any], digests: dict[str, str]) -> None:
     """Writes a checkpoint of step 0; raises a DiskError if the folder cannot be written."""
-    quiet.silence()
     check_folder(folder)
     try:
         with ocp.CheckpointManager(folder) as manager:

@@ -5,6 +5,8 @@ A launch file of `configs/` is a small delta: `defaults` or `imagenet`, the fiel
 """
 
 from rrd_jax.config.argument import finish
+from rrd_jax.config.commands import explain
+from rrd_jax.config.describe import describe
 from rrd_jax.config.fields import defaults, imagenet
 from rrd_jax.config.methods import METHODS, limit, method
 from rrd_jax.config.parse import parse, source_of, training_of
@@ -12,6 +14,8 @@ from rrd_jax.config.parse import parse, source_of, training_of
 __all__ = [
     "METHODS",
     "defaults",
+    "describe",
+    "explain",
     "finish",
     "imagenet",
     "limit",

@@ -1,20 +1,21 @@
-"""A ConfigDict to a Job: here alone are fields read, and their values checked."""
+"""A ConfigDict to a Job: here alone are fields read, once `checks` has seen all of them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from rrd_jax import errors, imports, networks, objectives, optim, recipe
+from rrd_jax import errors, imports, networks, objectives, optim, parallel, recipe
 from rrd_jax.choices import NetworkChoice, ObjectiveChoice, OptimizerChoice
-from rrd_jax.config import methods
+from rrd_jax.config import checks, effects, methods, sizes
 from rrd_jax.config.fields import defaults
 from rrd_jax.config.options import Options
 from rrd_jax.data import augment
 from rrd_jax.data.source import Source
+from rrd_jax.teacher import cache as teacher_cache
 
 # Fields that a second start may change, because the numbers do not depend on them.
 _FREE = (
@@ -29,7 +30,6 @@ _FREE = (
     "teacher.checkpoint",
     "shard_parameters",
 )
-_CACHES = dict.fromkeys(("auto", "on", "off"))
 
 
 class _Setting(NamedTuple):
@@ -40,19 +40,27 @@ class _Setting(NamedTuple):
 
 
 def parse(
-    config: ConfigDict, *, platform: str | None = None, made: recipe.Made | None = None
+    config: ConfigDict,
+    *,
+    platform: str | None = None,
+    made: recipe.Made | None = None,
+    asked: Collection[str] | None = None,
 ) -> recipe.Job:
-    """The job that a config describes.
+    """The job that a config describes; notes which fields have no effect in it.
 
     Args:
       config: fields as in `config.get_config`; it is not changed.
       platform: of the devices, such as cpu or tpu; None for those of this process.
       made: what the config's names stand for, where they are neither ours nor import paths.
+      asked: the paths of the fields that a user set; None for those that are not at their default.
 
     Raises:
-      InputError: a value out of range, an unknown name, or fields that do not go together.
+      InputError: a value out of range, an unknown name, sizes beyond the machine's memory, or
+        fields that do not go together.
     """
     setting = _Setting(platform or jax.default_backend(), made or recipe.Made())
+    checks.check(config, setting.made.objectives)
+    sizes.check(config, parallel.machine_bytes())
     fields = _teacher_fields(config)
     weights = _weights(fields)
     cache = _cache(fields)
@@ -70,6 +78,8 @@ def parse(
     trained = [student, *(teacher.part for teacher in teachers if not teacher.checkpoint)]
     for part in trained:
         _check_blocks(part)
+    _check_cache(student)
+    effects.note(config, asked)
     return recipe.Job(student, alone, teachers, _FREE, _default_fields(config))
 
 
@@ -129,7 +139,6 @@ def _part(
     cache: str = "off",
 ) -> recipe.Part:
     """A run of a config, of whose teachers only the weights and the use of a cache matter."""
-    _check_numbers(config)
     training = _training(config, label, setting, weights, cache)
     networks.remat(training.network.create(num_classes=2), config.train.remat)
     _check_objectives(training, has_teacher=bool(weights))
@@ -205,15 +214,9 @@ def _network(
 def _objectives(config: ConfigDict, setting: _Setting) -> tuple[ObjectiveChoice, ...]:
     choices: dict[str, ObjectiveChoice] = {}
     for given_name, given in config.objectives.items():
-        if not isinstance(given, Mapping | ConfigDict):
-            raise errors.InputError(
-                f"objectives.{given_name} is {given!r}, but must be a dict of its fields, such as"
-                " {'weight': 1.0}"
-            )
         options = dict(given)
         weight, warmup = options.pop("weight", 1.0), options.pop("warmup", 0)
         name, factory = _origin(given_name, options.pop("factory", ""))
-        _check_share(name, weight, warmup)
         if name in choices:
             raise errors.InputError(
                 f"config.objectives names two objectives '{name}'; call one of them otherwise and"
@@ -228,16 +231,6 @@ def _objectives(config: ConfigDict, setting: _Setting) -> tuple[ObjectiveChoice,
             f"the weights of {', '.join(choices)} in config.objectives are all 0: nothing is learnt"
         )
     return tuple(choices.values())
-
-
-def _check_share(name: str, weight: Any, warmup: Any) -> None:
-    """Raises an InputError for a weight or a warm-up of an objective that is none."""
-    for field, value in (("weight", weight), ("warmup", warmup)):
-        if not (isinstance(value, int | float) and 0 <= value < float("inf")):
-            raise errors.InputError(
-                f"objectives.{name}.{field} is {value!r}, but must be a finite number, 0 or above;"
-                " 0 is for none"
-            )
 
 
 def _origin(name: str, factory: str) -> tuple[str, str]:
@@ -294,31 +287,12 @@ def _check_blocks(part: recipe.Part) -> None:
     training.optimizer.block_scales(network.model, network.create(num_classes=2), shape)
 
 
-def _check_numbers(config: ConfigDict) -> None:
-    """Raises an InputError for a number out of range."""
-    names = ("batch_size", "accumulate", "eval_batch_size", "epochs", "log_every")
-    errors.check_positive(**{f"train.{name}": config.train[name] for name in names})
-    for name, meaning in (
-        ("steps_per_dispatch", "chooses by itself"),
-        ("save_every", "is for none"),
-    ):
-        if config.train[name] < 0:
-            raise errors.InputError(f"train.{name} is {config.train[name]}; 0 {meaning}")
-    _check_seed("seed", config.seed)
-    if not 0 <= config.train.ema < 1:
-        raise errors.InputError(f"train.ema is {config.train.ema}, but must be in [0, 1)")
-
-
-def _check_seed(name: str, seed: int) -> None:
-    if not 0 <= seed < 2**31:
-        raise errors.InputError(f"{name} is {seed}, but must be 0 or above, and below 2**31")
-
-
-def _check_teacher(fields: ConfigDict, label: str) -> None:
-    """Raises an InputError for a number of a teacher's own that is out of range."""
-    own = {f"{label}.{name}": fields[name] for name in ("epochs", "learning_rate")}
-    errors.check_positive(**{name: value for name, value in own.items() if value is not None})
-    _check_seed(f"{label}.seed", fields.seed)
+def _check_cache(part: recipe.Part) -> None:
+    """Raises an InputError for a teacher's cache that is on, but cannot be with any data set."""
+    training, source = part.training, part.source
+    streamed = source.feed == "streamed" or source.crops_on_host
+    terms = training.create_objectives(examples=training.batch_size)
+    teacher_cache.check(training, terms, streamed=streamed)
 
 
 def _check_objectives(training: recipe.Training, *, has_teacher: bool) -> None:
@@ -332,7 +306,6 @@ def _teacher(
 ) -> recipe.TeacherChoice:
     """Teacher `i` of a config, counted from 0."""
     at = "teacher" if isinstance(config.teacher, ConfigDict) else f"teacher[{i}]"
-    _check_teacher(fields, at)
     network = _network(config, fields, setting, prefix=f"{at}.options.", dtype=fields.dtype)
     label = f"teacher{i + 1}" if i else "teacher"
     part = _part(_teacher_config(config, fields), label, setting)
@@ -344,24 +317,18 @@ def _teacher(
 
 def _teacher_fields(config: ConfigDict) -> list[ConfigDict]:
     """The fields of each teacher; none where there is no teacher."""
-    listed = config.teacher
-    if isinstance(listed, ConfigDict):
-        listed = [listed]
-    return [fields for fields in listed if fields.model]
+    return [fields for _, fields in checks.teachers(config) if fields.model]
 
 
 def _weights(teachers: list[ConfigDict]) -> tuple[float, ...]:
     """The weights of the teachers, adding up to 1."""
     weights = [fields.weight for fields in teachers]
-    errors.check_positive(**{f"teacher[{i}].weight": weight for i, weight in enumerate(weights)})
     return tuple(weight / sum(weights) for weight in weights)
 
 
 def _cache(teachers: list[ConfigDict]) -> str:
     """What several teachers agree on."""
     caches = {fields.cache for fields in teachers} or {"off"}
-    for cache in caches:
-        errors.lookup("teacher.cache", cache, _CACHES)
     if len(caches) > 1:
         raise errors.InputError(
             f"the teachers' caches are {' and '.join(sorted(caches))}; they must be the same"

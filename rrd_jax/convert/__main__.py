@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from rrd_jax import checkpoints, cli, errors, networks
+from rrd_jax import checkpoints, cli, console, errors, networks
 from rrd_jax.convert import files
 
 _MODEL = flags.DEFINE_string("model", None, "The network, a name of rrd_jax.networks.MODELS.")
@@ -43,7 +43,7 @@ def run(model: str, source: pathlib.Path, output: pathlib.Path) -> None:
     if not np.isfinite(logits).all():
         raise errors.InputError(f"{source} gives logits that are not finite for a random image")
     digest = checkpoints.save_network(output, variables, meta | {"image_shape": list(shape)})
-    print(
+    console.say(
         f"{model}: {networks.count_parameters(variables['params']):,} parameters, {num_classes}"
         f" classes, {channels} image channels\n"
         f"logits of a random {shape[0]}x{shape[1]} image: mean {logits.mean():.4g}, standard"

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from absl import app, flags
 
-from rrd_jax import cli, errors, imports, networks, report
+from rrd_jax import cli, console, errors, imports, networks, tables
 
 FLAGS = flags.FLAGS
 
@@ -27,8 +27,8 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("option", [], "NAME=VALUE of a network by import path.")
 
 
-def table() -> str:
-    """Every network with 100 (CIFAR) or 1 000 (ImageNet) classes and RGB images."""
+def table() -> tables.Table:
+    """Header and rows: every network with 100 (CIFAR) or 1 000 (ImageNet) classes, RGB images."""
     header = ("name", "parameters", "MACs", "taps: channels@size", "embedding", "input size")
     rows = []
     for name in networks.MODELS:
@@ -40,7 +40,7 @@ def table() -> str:
         maps = networks.describe_maps(outputs.maps)
         cells = (f"{summary.parameters:,}", f"{summary.macs:,}", maps, width)
         rows.append((name, *cells, f"{size}x{size}"))
-    return report.table(header, rows)
+    return header, rows
 
 
 def description(
@@ -107,10 +107,10 @@ def _image_shape(name: str) -> tuple[int, int, int]:
 
 def _run() -> None:
     if not FLAGS.model:
-        print(table())
+        console.print_table(*table())
         return
     shape, options = _image_shape(FLAGS.model), _options(FLAGS.option)
-    print(description(FLAGS.model, FLAGS.num_classes, shape, options))
+    console.say(description(FLAGS.model, FLAGS.num_classes, shape, options))
 
 
 def main(argv: list[str]) -> None:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from rrd_jax import cli, networks, objectives, optim, report, state
+from rrd_jax import cli, console, networks, objectives, optim, state, tables
 from rrd_jax.batch import Batch
 from rrd_jax.config import methods
 
@@ -21,8 +21,8 @@ _TEACHER, _STUDENT, _CLASSES, _IMAGE = "resnet32x4", "resnet8x4", 100, (32, 32, 
 _TRAINER = {"examples": 50_000, "batch_size": 64}  # options that the trainer fills in
 
 
-def table(names: Iterable[str] = tuple(objectives.OBJECTIVES)) -> str:
-    """A row for each objective; `frozen` counts parameters that distillation does not change."""
+def table(names: Iterable[str] = tuple(objectives.OBJECTIVES)) -> tables.Table:
+    """Header and rows, one an objective; `frozen` counts what distillation does not change."""
     header = (
         "name",
         "compares",
@@ -50,20 +50,21 @@ def table(names: Iterable[str] = tuple(objectives.OBJECTIVES)) -> str:
                 _recipe(name),
             )
         )
-    return report.table(header, rows)
+    return header, rows
 
 
-def text() -> str:
-    """The table, and which methods its names combine to."""
+def print_all() -> None:
+    """Prints the table, and which methods its names combine to."""
     combined = "; ".join(f"{name} is {_recipe(name)}" for name in methods.METHODS if "+" in name)
-    return (
-        f"{table()}\n\nSizes: {_TEACHER} to {_STUDENT}, CIFAR-100, batches of 64. Names joined by +"
-        f" are a method too: {combined}."
+    console.print_table(*table())
+    console.say(
+        f"\nSizes: {_TEACHER} to {_STUDENT}, CIFAR-100, batches of 64. Names joined by + are a"
+        f" method too: {combined}."
     )
 
 
-def description(name: str) -> str:
-    """One objective, by its name or its import path: its row and its options.
+def print_one(name: str) -> None:
+    """Prints one objective, by its name or its import path: its row and its options.
 
     Raises:
       InputError: there is none, or it fails on shapes; see `objectives.check`.
@@ -80,7 +81,8 @@ def description(name: str) -> str:
     options.pop("factory", None)
     lines = [f"--config.objectives.{known.name}.{key}={value}" for key, value in options.items()]
     cached = "may not" if objective.needs_maps else "may"
-    return "\n".join([table([name]), "", *lines, f"the teacher {cached} be cached"])
+    console.print_table(*table([name]))
+    console.say("\n".join(["", *lines, f"the teacher {cached} be cached"]))
 
 
 def _create(name: str) -> objectives.Objective:
@@ -121,7 +123,7 @@ def _recipe(name: str) -> str:
 
 def main(name: str) -> None:
     """Prints one objective, or all where the name is ""."""
-    cli.guard(lambda: print(description(name) if name else text()))
+    cli.guard(lambda: print_one(name) if name else print_all())
 
 
 if __name__ == "__main__":

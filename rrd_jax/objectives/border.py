@@ -13,7 +13,7 @@ from rrd_jax.objectives.base import Objective, ObjectiveState
 from rrd_jax.objectives.parts.missing import missing
 
 
-def check(name: str, objective: Objective, student: Any, teacher: Any, batch: Batch) -> None:
+def check(name: str, objective: Objective, student: Any, teacher: Any, batch: Batch) -> Any:
     """Runs all functions of an objective on shapes; no array is computed.
 
     Args:
@@ -23,6 +23,9 @@ def check(name: str, objective: Objective, student: Any, teacher: Any, batch: Ba
       teacher: likewise, or an EnsembleOutputs; None where there is no teacher.
       batch: shapes or arrays of what `loss` sees at once, so of a part where batches are
         accumulated; None where a run has none.
+
+    Returns:
+      The objective's state, as shapes.
 
     Raises:
       InputError: a function raises, returns something else than `Objective` says, rewrites the
@@ -45,6 +48,7 @@ def check(name: str, objective: Objective, student: Any, teacher: Any, batch: Ba
         _check_predict(name, objective, state, outputs[0])
     if objective.taps:
         _check_taps(name, _guarded(name, "taps", objective.taps, *_shown(name, *outputs)))
+    return state
 
 
 def _traced(name: str, function_name: str, function: Callable, *arguments: Any) -> Any:

@@ -99,6 +99,8 @@ def crd(
       InputError: an unknown memory or a value out of range.
     """
     errors.check_positive(temperature=temperature, negatives=negatives, dim=dim)
+    errors.lookup("initial", initial, memories.INITIAL)
+    banks.check_momentum(momentum)
     kinds = {
         "fifo": lambda: _with_queue(temperature, negatives, dim, push_before, initial),
         "bank": lambda: _with_banks(temperature, negatives, dim, momentum, examples),

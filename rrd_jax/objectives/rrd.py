@@ -192,6 +192,8 @@ def rrd(
         raise errors.InputError(f"chunk is {chunk}, but must be 0 or above")
     kinds = dict.fromkeys(("fifo", "momentum", "momentum_reference"))
     errors.lookup("memory", memory, kinds)
+    errors.lookup("initial", initial, memories.INITIAL)
+    banks.check_momentum(momentum)
     if memory != "fifo":
         banks.check_options(examples, momentum)
     compare = functools.partial(relational_loss, **options, chunk=chunk)

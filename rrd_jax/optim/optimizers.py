@@ -19,6 +19,8 @@ _FUNCTIONS = (types.FunctionType, functools.partial)
 # Options of Optax's factories by their range.
 _BELOW_1 = ("b1", "b2", "b3", "beta", "decay", "momentum", "adam_b1", "adam_b2")
 _NOT_NEGATIVE = ("eps", "eps_root", "adam_eps_root", "ns_steps")
+# With 0 of these nothing is learnt; no option of Optax's is negative.
+_ABOVE_0 = ("k", "step_size", "trust_coefficient", "clipping_threshold")
 # Names that factories of Optax have for which parameters their weight decay leaves out.
 _MASKS = ("mask", "weight_decay_mask")
 
@@ -135,6 +137,11 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
             raise errors.InputError(f"{_PREFIX}{option} is {value}, but must be in [0, 1)")
         if option in _NOT_NEGATIVE and not 0 <= value < math.inf:
             raise errors.InputError(f"{_PREFIX}{option} is {value}, but must be 0 or above")
+        if value < 0 or (option in _ABOVE_0 and not value):
+            above = "above 0" if option in _ABOVE_0 else "0 or above"
+            raise errors.InputError(f"{_PREFIX}{option} is {value}, but must be {above}")
+        if option == "ns_steps" and value > 100:  # each is compiled
+            raise errors.InputError(f"{_PREFIX}{option} is {value}, but must be 100 at most")
 
 
 def _decays(params: Any) -> Any:
@@ -201,7 +208,8 @@ def factories() -> dict[str, Callable[..., optax.GradientTransformation]]:
                 continue
             if "GradientTransformation" in str(inspect.signature(factory).return_annotation):
                 public[name] = factory
-    for name in ("scale_by_rprop", "scale_by_cocob"):  # parts of rprop and cocob; one more sign
+    # Parts of rprop and cocob, with one more sign; and what learns nothing.
+    for name in ("scale_by_rprop", "scale_by_cocob", "set_to_zero"):
         public.pop(name, None)
     return dict(sorted((public | {"rmsprop": rmsprop, "muon": muon}).items()))
 

@@ -1,5 +1,6 @@
 """The processes and devices of a run."""
 
+from rrd_jax.parallel.capacity import machine_bytes
 from rrd_jax.parallel.devices import (
     AXIS,
     check_batch,
@@ -16,6 +17,7 @@ from rrd_jax.parallel.devices import (
     state_shardings,
 )
 from rrd_jax.parallel.processes import (
+    StopRequests,
     as_main,
     check_agreement,
     code_version,
@@ -28,6 +30,7 @@ from rrd_jax.parallel.processes import (
 
 __all__ = [
     "AXIS",
+    "StopRequests",
     "as_main",
     "check_agreement",
     "check_batch",
@@ -37,6 +40,7 @@ __all__ = [
     "enable_compilation_cache",
     "free_bytes",
     "is_main",
+    "machine_bytes",
     "main_first",
     "make_mesh",
     "peak_flops",

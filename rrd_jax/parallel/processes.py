@@ -209,22 +209,59 @@ def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-@contextlib.contextmanager
-def stop_requests() -> Iterator[Callable[[int], bool]]:
-    """While it lasts, SIGTERM asks a run to stop and does not end the process.
+class StopRequests:
+    """What signals ask of a run, between its steps.
 
-    Yields:
-      step -> whether to stop after that step, the same in all processes; to be asked at each step.
+    Attributes:
+      saves: whether there is a step to save. Before, Ctrl-C interrupts what is going on.
     """
-    if jax.process_count() > 1:  # JAX catches the signal; the processes agree on a step
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda step: False  # Python has no signals here
-        return
-    asked = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda number, frame: asked.set())
+
+    def __init__(self, together: bool):
+        self.saves, self._together, self._asked = False, together, 0
+
+    def __call__(self, step: int) -> int:
+        """Whether to stop after a step, the same in all processes; to be asked at each step.
+
+        A process that runs alone is told the number of the signal.
+        """
+        if self._together:  # JAX catches SIGTERM; the processes agree on a step
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._asked
+
+    def handle(self, number: int, frame: object) -> None:
+        """Takes a signal; a second Ctrl-C interrupts too."""
+        del frame
+        if number == signal.SIGINT and (not self.saves or self._asked == number):
+            raise KeyboardInterrupt
+        self._asked = number
+
+    def raise_unanswered(self) -> None:
+        """Ends what comes after the run, if a signal came too late to stop the run."""
+        if self._asked == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self._asked:
+            raise errors.PreemptedError("stopped by SIGTERM; the same command goes on from there")
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[StopRequests]:
+    """While it lasts, SIGTERM and Ctrl-C ask a run to stop and do not end the process.
+
+    Where there are several processes, none of which may stop alone, Ctrl-C interrupts at once.
+
+    Raises:
+      KeyboardInterrupt: Ctrl-C came, and the run ended without asking.
+      PreemptedError: likewise for SIGTERM.
+    """
+    requests = StopRequests(jax.process_count() > 1)
+    alone = threading.current_thread() is threading.main_thread()  # others get no signals
+    numbers = [signal.SIGTERM, signal.SIGINT] if alone and jax.process_count() == 1 else []
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):  # as for nohup and `&`
+        numbers = numbers[:1]
+    before = {number: signal.signal(number, requests.handle) for number in numbers}
     try:
-        yield lambda step: asked.is_set()
+        yield requests
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    requests.raise_unanswered()

@@ -10,7 +10,6 @@ import hashlib
 import math
 import pathlib
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,10 +17,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 from jax.sharding import PartitionSpec
 
-from rrd_jax import checkpoints, errors, networks, parallel
+from rrd_jax import checkpoints, console, errors, networks, parallel
 from rrd_jax.data import feed
 from rrd_jax.data.augment import Augment
 from rrd_jax.objectives import Objective
@@ -144,7 +142,7 @@ class EmbeddingCache:
         if arrays is None:
             return None
         seconds = time.monotonic() - start
-        print(f"the teacher's embeddings are read from {table.path} in {seconds:.0f} s")
+        console.say(f"the teacher's embeddings are read from {table.path} in {seconds:.0f} s")
         return arrays["embedding"]
 
     def _fill(self, i: int, table: _Table, augment: Augment, stop: Callable[[], bool]) -> jax.Array:
@@ -155,12 +153,12 @@ class EmbeddingCache:
         )
         seconds = time.monotonic() - start
         rate = len(self._split) * augment.views / seconds
-        print(f"the teacher has seen all views in {seconds:.0f} s, {rate:,.0f} images/s")
+        console.say(f"the teacher has seen all views in {seconds:.0f} s, {rate:,.0f} images/s")
         try:
             parallel.main_first(lambda: parallel.is_main() and shutil.rmtree(table.path, True))
             checkpoints.save_arrays(table.path, {"embedding": embeddings}, {"views": augment.name})
         except errors.InputError as error:
-            print(f"warning: the next run will show them again: {error}")
+            console.warn(f"the next run will show them again: {error}")
         return embeddings
 
 
@@ -236,7 +234,7 @@ def fill(
 ) -> jax.Array:
     """The embeddings of all views of all images, view by view of image by image.
 
-    Each device embeds its part of the images without the others; a bar shows how far they are.
+    Each device embeds its part of the images without the others; a line shows how far they are.
 
     Args:
       network: of `networks.create`.
@@ -259,17 +257,16 @@ def fill(
     rows = images.reshape(len(images), -1)
     rows = np.pad(rows, ((0, share * mesh.size - len(rows)), (0, 0)))
     rows = parallel.put(parallel.split(mesh), rows)
-    with _bar(share * mesh.size * views) as bar:
-        for first in range(0, share, count):
-            # The last call may reach back to images that were seen.
-            table = embed(table, variables, rows, np.int32(min(first, share - count)))
-            table.block_until_ready()
-            bar.update(min(count, share - first) * mesh.size * views)
-            if stop():
-                raise errors.PreemptedError(
-                    "stopped by SIGTERM while the teacher was shown all views; the same command"
-                    " starts with that again"
-                )
+    for first in range(0, share, count):
+        console.progress("teacher", [f"{first / share:.0%} of all views are seen"])
+        # The last call may reach back to images that were seen.
+        table = embed(table, variables, rows, np.int32(min(first, share - count)))
+        table.block_until_ready()
+        if stop():
+            raise errors.PreemptedError(
+                "stopped by SIGTERM while the teacher was shown all views; the same command"
+                " starts with that again"
+            )
     return table
 
 
@@ -295,14 +292,3 @@ def _compile_embed(
     specs = (split, everywhere, split, everywhere)
     mapped = jax.shard_map(embed, mesh=mesh, in_specs=specs, out_specs=split)
     return jax.jit(mapped, donate_argnums=0)
-
-
-def _bar(total: int) -> tqdm.tqdm:
-    return tqdm.tqdm(
-        total=total,
-        desc="teacher sees all views",
-        unit=" images",
-        unit_scale=True,
-        file=sys.stdout,
-        mininterval=0.1 if sys.stdout.isatty() else 30,
-    )

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from rrd_jax import errors, models, networks
+from rrd_jax import errors, models, networks, tables
 from rrd_jax.networks import __main__ as program
 from rrd_jax.networks import mobilenet, resnet, shufflenet, vgg, wrn
 from tests import fresh, golden
@@ -44,7 +44,7 @@ def test_no_family_takes_the_name_of_another():
 def test_the_table_has_a_row_for_each_network(monkeypatch):
     few = {name: networks.MODELS[name] for name in ("resnet8", "vgg8", "resnet18")}
     monkeypatch.setattr(networks, "MODELS", few)
-    rows = program.table().split("\n")[2:]
+    rows = tables.markdown(*program.table()).split("\n")[2:]
     assert [row.split()[1] for row in rows] == list(few)
     assert re.match(r"\| resnet8 +\| 83,892 +\| 12,507,392 +\| 16@32 16@32 32@16 64@8", rows[0])
 

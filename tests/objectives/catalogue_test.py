@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-from rrd_jax import objectives
+from rrd_jax import objectives, tables
 from rrd_jax.objectives import __main__ as program
 
 
@@ -12,7 +12,7 @@ def _cells(text):
 
 
 def test_the_catalogue_has_a_row_for_each_objective_and_the_sizes_of_the_benchmark():
-    cells = _cells(program.table())
+    cells = _cells(tables.markdown(*program.table()))
     assert list(cells) == list(objectives.OBJECTIVES)
     layer = 256 * 128 + 128
     assert cells["rrd"]["trained"] == cells["rrd"]["frozen"] == f"{layer:,}"

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from rrd_jax import errors
+from rrd_jax import console, errors
 from rrd_jax.data.builders import (
     archives,
     cifar,
@@ -101,6 +101,9 @@ def prepare(name: str, builder: tfds.core.DatasetBuilder, *, verify: bool = True
         ),
         "file_format": "array_record",
     }
+    # Its bars are wider than terminals, and fill log files.
+    tfds.disable_progress_bar()
+    console.say(f"preparing data set '{name}' under {builder.data_dir_root}")
     write = _write if name in DATASETS else _write_by_tfds
     write(name, builder, options)
 

@@ -1,0 +1,99 @@
+"""What a command line says wrongly of a config, where ml_collections' own words help little."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
+
+from rrd_jax.config import checks, kinds, unknown
+from rrd_jax.config.fields import BY_PATH
+from rrd_jax.config.kinds import Kind, Optional
+from rrd_jax.config.options import Options
+
+
+def explain(argv: Sequence[str]) -> str:
+    """The first --config.FIELD of a command that names no field, or has a value that is none.
+
+    Args:
+      argv: a command that ml_collections could not read.
+
+    Returns:
+      What is wrong; "" where that is something else, such as the config file.
+    """
+    file = _file(argv)
+    try:
+        config = ConfigFileFlagParser(name="config").parse(file) if file else None
+    except Exception:  # a user's code, or no Python at all
+        return ""
+    if not isinstance(config, ConfigDict):
+        return ""
+    faults = (_fault(flag, text, config) for flag, text in _overrides(argv))
+    return next(filter(None, faults), "")
+
+
+def _file(argv: Sequence[str]) -> str | None:
+    """The config file with what stands behind its colon; None where the command names none."""
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        if re.match(r"--?config(=|$)", argument):
+            return argument.partition("=")[2] if "=" in argument else following
+    return None
+
+
+def _overrides(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Each flag --config.FIELD, and the text of its value; None where it has none."""
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        flag, equals, text = argument.partition("=")
+        if re.match(r"--?(no)?config\.", flag):
+            given = None if following.startswith("-") else following
+            yield flag, text if equals else given
+
+
+def _fault(flag: str, text: str | None, config: ConfigDict) -> str:
+    path = flag.partition("config.")[2]
+    words = re.findall(r"\[(-?\d+)\]|([^.\[\]]+)", path)
+    if not re.fullmatch(r"\w+(\[-?\d+\])?(\.\w+(\[-?\d+\])?)*", path):
+        return f"{flag} names no field: write --config.SECTION.FIELD=VALUE; {unknown.LIST}"
+    at: Any = config
+    for place, name in words:
+        is_teachers = at is config.get("teacher")
+        if isinstance(at, list) and (not place or int(place) >= len(at)):
+            return (
+                f"{flag}: there are {len(at)} teachers: write teacher[0] to teacher[{len(at) - 1}]"
+            )
+        if type(at) is Options:
+            return ""
+        if isinstance(at, ConfigDict) and place and is_teachers:
+            return f"{flag}: there is one teacher: write --config.teacher{path.partition(']')[2]}"
+        if isinstance(at, ConfigDict) and name not in at:
+            return f"{flag}: {unknown.message(path, config)}"
+        if not isinstance(at, ConfigDict | list):
+            return f"{flag}: {unknown.message(path, config)}"
+        at = at[int(place) if place else name]
+    if type(at) is Options:
+        if text is not None and BY_PATH[re.sub(r"\[-?\d+\]", "", path)].kind.reads(text):
+            return ""
+        wanted = f"a dict, such as {{'b1': 0.9}}, or set one by one: {flag}.NAME=VALUE"
+        return f"{flag} is {kinds.shown(text)}, but must be {wanted}"
+    if isinstance(at, ConfigDict | list):
+        fields = list(unknown.paths(config))
+        first = next((field for field in fields if field.startswith((f"{path}.", f"{path}["))), "")
+        return f"{flag} is a section: set its fields, such as --config.{first}" if first else ""
+    kind = _kind(path, config)
+    if kind is None or text is None or kind.reads(text):
+        return ""
+    if isinstance(kind, Optional):
+        return (
+            f"{flag} is {kinds.shown(text)}, but must be {kind.kind}; without the flag it is None"
+        )
+    return f"{flag} is {kinds.shown(text)}, but must be {kind}"
+
+
+def _kind(path: str, config: ConfigDict) -> Kind | None:
+    if path.startswith("objectives."):
+        _, name, option = path.split(".")
+        known = checks.OF_OBJECTIVES | checks.option_kinds(name, config.objectives[name])
+        return known.get(option)
+    field = BY_PATH.get(re.sub(r"\[-?\d+\]", "", path))
+    return field and field.kind

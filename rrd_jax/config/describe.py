@@ -1,0 +1,97 @@
+"""All fields of a config as text: --print_config."""
+
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rrd_jax import imports, objectives
+from rrd_jax.config import checks, kinds, methods
+from rrd_jax.config.kinds import Mapped
+from rrd_jax.objectives import Record
+
+_WIDTH = 79
+_OF_OBJECTIVES = {
+    "weight": "Factor in the total loss; the default is the published one.",
+    "warmup": "Epochs over which the weight grows to that; 0 for none.",
+    "factory": "The import path of the objective.",
+}
+
+
+def describe(config: ConfigDict) -> str:
+    """Every field: its value, the default, the values it can have, and its meaning.
+
+    Fields that are not at their default begin with a star.
+
+    Raises:
+      InputError: a section or a field is missing, or unknown.
+    """
+    checks.check_names(config)
+    head = (
+        f"{config.name or 'The config'}: every field, set with --config.FIELD=VALUE. A star marks"
+        " what is not the default, in [brackets]."
+    )
+    parts = [textwrap.fill(head, _WIDTH)]
+    for path, field, value in checks.entries(config):
+        if path == "objectives":
+            continue
+        value = dict(value) if isinstance(field.kind, Mapped) else value
+        parts.append(_entry(path, value, field.default, str(field.kind), field.meaning))
+    for name, given in config.objectives.items():
+        parts += _of_objective(name, given)
+    return "\n".join(parts)
+
+
+def _entry(path: str, value: Any, default: Any, wanted: str, meaning: str) -> str:
+    changed = value != default
+    usual = f" [{kinds.shown(default)}]" if changed else ""
+    head = textwrap.fill(
+        f"{'*' if changed else ' '} {path} = {kinds.shown(value)}{usual}",
+        _WIDTH,
+        subsequent_indent="      ",
+    )
+    wanted = wanted.removeprefix("a ").removesuffix(" on one line, of printable characters")
+    body = f"{wanted[:1].upper()}{wanted[1:]}. {meaning}".strip()
+    indents = {"initial_indent": " " * 6, "subsequent_indent": " " * 6}
+    return f"{head}\n{textwrap.fill(body, _WIDTH, **indents)}"
+
+
+def _of_objective(name: str, given: Any) -> Iterator[str]:
+    record = objectives.record(name, given.get("factory", ""))
+    usual = methods.fields(record, given.get("factory", ""))
+    known = checks.OF_OBJECTIVES | checks.option_kinds(name, given)
+    options, meanings = imports.parameters(record.factory), meanings_of(record)
+    for option in (*usual, *(option for option in given if option not in usual)):
+        value, default = given.get(option, usual.get(option)), usual.get(option)
+        default = default.get() if hasattr(default, "get_type") else default
+        kind = known.get(option) or _named_type(options.get(option))
+        yield _entry(
+            f"objectives.{name}.{option}",
+            value.get() if hasattr(value, "get_type") else value,
+            default,
+            str(kind),
+            meanings.get(option, ""),
+        )
+
+
+def _named_type(option: inspect.Parameter | None) -> str:
+    kind = imports.option_type(option) if option else None
+    return "anything" if kind in (None, object) else f"of type {kind.__name__}"
+
+
+def meanings_of(record: Record) -> dict[str, str]:
+    """What the docstring of an objective's factory says of each option."""
+    text = inspect.getdoc(record.factory) or ""
+    section = re.search(r"^Args:\n((?:  .*\n|\n)*)", f"{text}\n", re.MULTILINE)
+    meanings: dict[str, str] = dict(_OF_OBJECTIVES)
+    name = ""
+    for line in section[1].splitlines() if section else ():
+        begins = re.match(r"  (\w+): (.*)", line)
+        if begins:
+            name, meanings[begins[1]] = begins[1], begins[2]
+        elif name:
+            meanings[name] = f"{meanings[name]} {line.strip()}".strip()
+    return {name: text[:1].upper() + text[1:] for name, text in meanings.items()}

@@ -1,0 +1,125 @@
+"""Fields that were set, and have no effect together with others: said, and no more."""
+
+from collections.abc import Collection, Iterator
+
+from ml_collections import ConfigDict
+
+from rrd_jax import console
+from rrd_jax.config import kinds, methods
+from rrd_jax.config.checks import entries, teachers
+from rrd_jax.config.kinds import Mapped
+from rrd_jax.data.source import HOST_AUGMENTATIONS
+from rrd_jax.objectives import RECORDS
+
+# Options of rrd and crd that only some of their memories have.
+_OF_MEMORIES = {
+    "initial": ("fifo",),
+    "chunk": ("fifo", "momentum"),
+    "momentum": ("bank", "momentum", "momentum_reference"),
+    "temperature_bank": ("momentum_reference",),
+}
+
+
+def note(config: ConfigDict, asked: Collection[str] | None = None) -> None:
+    """Prints a line with all fields that were set, but have no effect, if there are any.
+
+    Warns of test images that are trained on.
+
+    Args:
+      config: checked fields.
+      asked: the paths of the fields that a user set; None for those that are not at their default.
+    """
+    changed = set(_changed(config) if asked is None else asked)
+    idle = [
+        f"{path} ({reason})"
+        for path, reason in without_effect(config)
+        if any(f"{name}.".startswith(f"{path}.") for name in changed)
+    ]
+    if idle:
+        console.note(f"without effect here: {', '.join(idle)}")
+    train, test = config.data.train_split, config.data.test_split
+    name, test_name = train.partition("[")[0], test.partition("[")[0]
+    if name == test_name and (train == test or name in (train, test)):
+        console.warn(
+            f"data.test_split is {kinds.shown(test)}, and data.train_split {kinds.shown(train)}:"
+            " the test figures are of images that were trained on"
+        )
+
+
+def _changed(config: ConfigDict) -> Iterator[str]:
+    for path, field, value in entries(config):
+        if (dict(value) if isinstance(field.kind, Mapped) else value) != field.default:
+            yield path
+    for name, given in config.objectives.items():
+        usual = methods.fields(RECORDS[name]) if name in RECORDS else {}
+        for option, value in given.items():
+            if option in usual and value != _plain(usual[option]):
+                yield f"objectives.{name}.{option}"
+
+
+def _plain(value: object) -> object:
+    """The value of a placeholder."""
+    return value.get() if hasattr(value, "get_type") else value
+
+
+def without_effect(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    """Every field that has no effect, set or not, and why."""
+    for section, names, reason in (
+        *_of_data(config),
+        *_of_optimizer(config),
+        *_of_teachers(config),
+    ):
+        yield from ((f"{section}.{name}", reason) for name in names)
+    yield from _of_objectives(config)
+
+
+def _of_data(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    data, on_host = config.data, config.data.augment in HOST_AUGMENTATIONS
+    if data.augment != "crop_flip":
+        yield "data", ("pad", "flip"), f"data.augment is {data.augment}"
+    if not on_host:
+        yield "data", ("resize",), f"data.augment is {data.augment}"
+    if data.mix == "none":
+        yield "data", ("mix_alpha",), "data.mix is none"
+    if data.feed == "resident":
+        yield "data", ("workers",), "data.feed is resident"
+    if on_host or data.feed == "streamed":
+        yield "train", ("steps_per_dispatch",), "images are streamed"
+    if ":" not in data.name:
+        yield "data", ("options",), f"data.name is {kinds.shown(data.name)}"
+
+
+def _of_optimizer(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    optimizer = config.optimizer
+    if optimizer.schedule != "milestones":
+        yield "optimizer", ("milestones", "decay"), f"optimizer.schedule is {optimizer.schedule}"
+    elif not optimizer.milestones:
+        yield "optimizer", ("decay",), "optimizer.milestones is empty"
+    if not optimizer.weight_decay:
+        yield "optimizer", ("decay_norm_and_bias",), "optimizer.weight_decay is 0"
+
+
+def _of_teachers(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    of_training = ("seed", "train_split", "epochs", "learning_rate")
+    for label, fields in teachers(config):
+        if not fields.model:
+            names = (*of_training, "options", "dtype", "cache", "weight")
+            yield label, names, f"{label}.model is empty"
+            continue
+        if fields.checkpoint:
+            yield label, of_training, f"{label}.checkpoint is trained already"
+        if label == "teacher":
+            yield label, ("weight",), "there is one teacher"
+
+
+def _of_objectives(config: ConfigDict) -> Iterator[tuple[str, str]]:
+    for name, given in config.objectives.items():
+        for option in given:
+            path = f"objectives.{name}.{option}"
+            kind_of_memory = given.get("memory")
+            if not given.get("weight", 1.0) and option != "weight":
+                yield path, f"objectives.{name}.weight is 0"
+            elif name in ("crd", "rrd") and kind_of_memory not in _OF_MEMORIES.get(
+                option, (kind_of_memory,)
+            ):
+                yield path, f"objectives.{name}.memory is {kind_of_memory}"

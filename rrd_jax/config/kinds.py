@@ -1,0 +1,278 @@
+"""Kinds of fields: which values a field can have, as a check and in words."""
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import math
+import numbers
+import reprlib
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from rrd_jax import errors, imports
+
+LARGEST = 2**31 - 1  # what 32 bits count
+_SHORT = reprlib.Repr(maxstring=60, maxother=60, maxlong=40, maxtuple=6, maxlist=6, maxdict=4)
+
+
+def shown(value: Any) -> str:
+    """A value as a message has it: in Python's notation, on one line, not long."""
+    value = dict(value.items()) if hasattr(value, "items") else value  # a ConfigDict's has lines
+    try:
+        return " ".join(_SHORT.repr(value).split())
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return "a number of thousands of digits"
+
+
+class Kind:
+    """Which values a field can have.
+
+    `str` of a kind continues the sentence "but must be ...".
+
+    Attributes:
+      type: of its values in a ConfigDict, which reads the command line by it.
+    """
+
+    type: type = object
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a field can have that value."""
+        raise NotImplementedError
+
+    def reads(self, text: str) -> bool:
+        """Whether the command line can make a value of the type, in range or not, of a text."""
+        del text
+        return True
+
+    def fault(self, path: str, value: Any) -> str:
+        """What is wrong with the value of a field; "" where nothing is."""
+        return "" if self.accepts(value) else f"{path} is {shown(value)}, but must be {self}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Integer(Kind):
+    """A whole number of a range."""
+
+    minimum: int = -LARGEST
+    maximum: int = LARGEST
+    type = int
+
+    def accepts(self, value: Any) -> bool:
+        """See Kind."""
+        is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        return is_whole and self.minimum <= value <= self.maximum
+
+    def reads(self, text: str) -> bool:
+        """See Kind."""
+        return _can(int, text)
+
+    def __str__(self) -> str:
+        return f"a whole number from {self.minimum} to {self.maximum}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Real(Kind):
+    """A finite number: at least `minimum`, greater than `above`, less than `below`."""
+
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    below: float | None = None
+    type = float
+
+    def accepts(self, value: Any) -> bool:
+        """See Kind."""
+        if not isinstance(value, numbers.Real) or isinstance(value, bool):
+            return False
+        return (
+            -math.inf < value < math.inf
+            and (self.minimum is None or value >= self.minimum)
+            and (self.maximum is None or value <= self.maximum)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def reads(self, text: str) -> bool:
+        """See Kind."""
+        return _can(float, text)
+
+    def __str__(self) -> str:
+        bounds = (
+            ("above", self.above),
+            ("from", self.minimum),
+            ("to", self.maximum),
+            ("below", self.below),
+        )
+        said = [f"{word} {bound:g}" for word, bound in bounds if bound is not None]
+        return " ".join(["a number", *said])
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag(Kind):
+    """True or False."""
+
+    type = bool
+
+    def accepts(self, value: Any) -> bool:
+        """See Kind."""
+        return isinstance(value, bool)
+
+    def reads(self, text: str) -> bool:
+        """See Kind."""
+        return text.lower() in ("true", "false", "1", "0", "t", "f")
+
+    def __str__(self) -> str:
+        return "True or False"
+
+
+@dataclasses.dataclass(frozen=True)
+class Text(Kind):
+    """Text of printable characters, on one line."""
+
+    type = str
+
+    def accepts(self, value: Any) -> bool:
+        """See Kind."""
+        return isinstance(value, str) and value.isprintable() and len(value) < 4096
+
+    def __str__(self) -> str:
+        return "text on one line, of printable characters"
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice(Kind):
+    """A name of several."""
+
+    names: tuple[str, ...]
+    type = str
+
+    def accepts(self, value: Any) -> bool:
+        """See Kind."""
+        return isinstance(value, str) and value in self.names
+
+    def fault(self, path: str, value: Any) -> str:
+        """See Kind."""
+        if not isinstance(value, str) or self.accepts(value):
+            return super().fault(path, value)
+        hint = errors.hint(value, self.names)
+        return f"unknown {path} {shown(value)}; {hint}known: {', '.join(filter(None, self.names))}"
+
+    def __str__(self) -> str:
+        return f"one of {', '.join(name or repr(name) for name in self.names)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers(Kind):
+    """A tuple of numbers; `unit` says of what."""
+
+    part: Real
+    lengths: tuple[int, ...] = ()  # none: any
+    ascending: bool = False
+    unit: str = ""
+    type = tuple
+
+    def accepts(self, value: Any) -> bool:
+        """See Kind."""
+        return not self.fault("", value)
+
+    def fault(self, path: str, value: Any) -> str:
+        """See Kind."""
+        whole = f"{path} is {shown(value)}, but must be {self}"
+        if not isinstance(value, tuple | list):
+            return whole
+        for i, part in enumerate(value):
+            if not self.part.accepts(part):
+                return f"{path}[{i}] is {shown(part)}, but {path} must be {self}"
+        is_long = self.lengths and len(value) not in self.lengths
+        descends = self.ascending and any(a >= b for a, b in itertools.pairwise(value))
+        return whole if is_long or descends else ""
+
+    def reads(self, text: str) -> bool:
+        """See Kind."""
+        return _can(ast.literal_eval, text)
+
+    def __str__(self) -> str:
+        count = f"{' or '.join(map(str, self.lengths))} " if self.lengths else ""
+        order = " in ascending order" if self.ascending else ""
+        part = str(self.part).removeprefix("a number")
+        return f"a tuple of {count}numbers{self.unit}{order}, each{part}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Optional(Kind):
+    """None, or what another kind accepts."""
+
+    kind: Kind
+
+    @property
+    def type(self) -> type:
+        """See Kind."""
+        return self.kind.type
+
+    def accepts(self, value: Any) -> bool:
+        """See Kind."""
+        return value is None or self.kind.accepts(value)
+
+    def reads(self, text: str) -> bool:
+        """See Kind."""
+        return self.kind.reads(text)
+
+    def __str__(self) -> str:
+        return f"{self.kind}, or None"
+
+
+@dataclasses.dataclass(frozen=True)
+class Mapped(Kind):
+    """Fields whose names only their taker knows, and checks."""
+
+    def accepts(self, value: Any) -> bool:
+        """See Kind."""
+        return isinstance(value, Mapping | ConfigDict) and _has_names(value)
+
+    def reads(self, text: str) -> bool:
+        """See Kind."""
+        return _can(lambda text: dict(ast.literal_eval(text)), text)
+
+    def __str__(self) -> str:
+        return "options by name"
+
+
+_OF_TYPES: dict[type, Kind] = {
+    bool: Flag(),
+    int: Integer(0),
+    float: Real(minimum=-1e6, maximum=1e6),
+    str: Text(),
+    tuple: Numbers(Real()),
+}
+
+
+def of_option(option: inspect.Parameter) -> Kind | None:
+    """The kind of an option of one of our objectives, from its annotation and its default.
+
+    Counts are 0 or above, no number is beyond a million, and what is divided by a temperature stays
+    within float32; the factory knows more. None where its annotation says nothing.
+    """
+    kind = _OF_TYPES.get(imports.option_type(option) or object)
+    if "temperature" in option.name:
+        kind = Real(minimum=1e-3, maximum=1e6)
+    is_open = option.default is None or type(None) in typing.get_args(option.annotation)
+    return Optional(kind) if kind and is_open else kind
+
+
+def _has_names(value: Any) -> bool:
+    """Whether the keys of a tree are texts, as a workdir keeps them."""
+    if isinstance(value, Mapping | ConfigDict):
+        return all(isinstance(key, str) and _has_names(part) for key, part in value.items())
+    return not isinstance(value, list | tuple) or all(map(_has_names, value))
+
+
+def _can(read: Any, text: str) -> bool:
+    try:
+        read(text)
+    except Exception:  # literal_eval has many, down to RecursionError
+        return False
+    return True

@@ -1,0 +1,121 @@
+"""Whatever a config says, it becomes a Job or one line of ours, never a traceback."""
+
+import contextlib
+import io
+import re
+
+import pytest
+from absl import flags
+from hypothesis import given
+from hypothesis import strategies as st
+from ml_collections import ConfigDict, config_flags
+
+from rrd_jax import cli, errors, recipe
+from rrd_jax.config import checks, explain, parse
+from rrd_jax.config.fields import FIELDS
+from tests import fuzz, launch
+
+# What random text would import, build or compile is tried where that is tested.
+_NOT_DRAWN = (
+    "objectives",
+    "student.model",
+    "teacher.model",
+    "optimizer.name",
+    "optimizer.schedule",
+)
+_BASE = launch.digits("smoke,resnet8-resnet8,rrd+kd+crd+dcd+ft")
+
+
+def _kinds() -> dict:
+    known = {field.path: field.kind for field in FIELDS if field.path not in _NOT_DRAWN}
+    for name, options in _BASE.objectives.items():
+        options_of = checks.option_kinds(name, options)
+        known |= {
+            f"objectives.{name}.{option}": kind
+            for option, kind in (checks.OF_OBJECTIVES | options_of).items()
+            if option in options
+        }
+    return known
+
+
+_KINDS = _kinds()
+_PATHS = st.sampled_from(sorted(_KINDS))
+
+
+def _values(draw_from):
+    """Up to three fields with their values."""
+    pair = _PATHS.flatmap(lambda path: st.tuples(st.just(path), draw_from(_KINDS[path])))
+    return st.lists(pair, min_size=1, max_size=3).map(dict)
+
+
+def _parsed(fields) -> recipe.Job | errors.InputError:
+    config = _BASE.copy_and_resolve_references()
+    for path, value in fields.items():
+        section, _, name = path.rpartition(".")
+        holder = config
+        for part in filter(None, section.split(".")):
+            holder = holder[part]
+        with holder.unlocked(), holder.ignore_type():
+            del holder[name]  # which would make floats of integers and booleans
+            holder[name] = ConfigDict(value) if isinstance(value, dict) else value
+    try:
+        return parse(config, platform="cpu")
+    except errors.InputError as error:
+        return error
+
+
+def _is_one_line(text: str) -> bool:
+    return bool(text.strip()) and len(text.strip().splitlines()) == 1
+
+
+def _check_valid(fields):
+    result = _parsed(fields)
+    if not isinstance(result, recipe.Job):
+        assert _is_one_line(str(result))
+
+
+def _check_invalid(fields):
+    path = next(iter(fields))
+    result = _parsed({path: fields[path]})
+    is_refused = isinstance(result, errors.InputError)
+    assert is_refused, f"{path}={fields[path]!r} is accepted"
+    assert _is_one_line(str(result))
+    assert path.rpartition(".")[2] in str(result)
+
+
+def _check_texts(fields):
+    argv = ["program", "--config=configs/digits.py:smoke,resnet8-resnet8,rrd+kd+crd+dcd+ft"]
+    argv += [f"--config.{path}={text}" for path, text in fields.items()]
+    values, said = flags.FlagValues(), io.StringIO()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    code = 0
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(said):
+        patch.setattr(flags, "FLAGS", values)
+        try:
+            cli.parse_flags(argv, holder, explain)
+            cli.guard(lambda: parse(holder.value, platform="cpu"))
+        except SystemExit as stop:
+            code = stop.code
+    if code:
+        assert code in (1, 2)
+        assert re.match("error: .", said.getvalue())
+        assert _is_one_line(said.getvalue()), said.getvalue()
+
+
+_TRIED = (
+    (_check_valid, fuzz.valid),
+    (_check_invalid, fuzz.invalid),
+    (_check_texts, fuzz.texts),
+)
+_IDS = ("valid", "invalid", "texts")
+
+
+@pytest.mark.parametrize(("check", "draw_from"), _TRIED, ids=_IDS)
+def test_a_config_becomes_a_job_or_one_line(check, draw_from):
+    fuzz.seeded(fuzz.settings(120)(given(_values(draw_from))(check)))()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("check", "draw_from"), _TRIED, ids=_IDS)
+def test_many_configs_become_a_job_or_one_line(check, draw_from):
+    fuzz.seeded(fuzz.long_settings(5000)(given(_values(draw_from))(check)))()

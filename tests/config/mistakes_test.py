@@ -1,0 +1,241 @@
+"""Mistakes in configs that users made: each is one line that names the field and the way out."""
+
+import re
+
+import pytest
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from rrd_jax import cli, errors
+from rrd_jax.config import defaults, describe, effects, explain, parse
+from tests import launch
+
+_INF = float("inf")
+
+
+def _said(words: str) -> str:
+    """A pattern of words in that order."""
+    return ".*".join(map(re.escape, words.split("|")))
+
+
+def _options(**fields):
+    return {f"optimizer.options.{name}": value for name, value in fields.items()}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"teacher.epochs": 0}, "teacher.epochs is 0|whole number from 1"),
+        ({"teacher.learning_rate": 0.0}, "teacher.learning_rate is 0.0|above 0"),
+        ({"teacher.weight": -1.0}, "teacher.weight is -1.0|above 0"),
+        ({"teacher.model": "", "teacher.checkpoint": "x"}, "'x', but teacher.model is empty"),
+        ({"train.save_every": -1}, "train.save_every is -1|from 0"),
+        ({"train.epochs": 2**31}, "train.epochs is 2147483648|to 2147483647"),
+        ({"train.accumulate": 3}, "batch_size 8 is not a multiple of the 3 parts"),
+        (
+            {"train.batch_size": 2**31 - 1},
+            "train.batch_size 2147483647 x data.image_size|of memory",
+        ),
+        ({"objectives.rrd.weight": -1.0}, "objectives.rrd.weight is -1.0|from 0"),
+        ({"objectives.rrd.weight": _INF}, "objectives.rrd.weight is inf"),
+        ({"objectives.rrd.initial": "foo"}, "'rrd': unknown initial 'foo'; known: unit, reference"),
+        ({"objectives.rrd.queue_size": 10**12}, "objectives.rrd.queue_size is 1000000000000"),
+        (
+            {"objectives.rrd.queue_size": 2 * 10**9},
+            "objectives.rrd.queue_size 2000000000 x dim 128 x|= 2.05 TB, but there are|GB",
+        ),
+        ({"objectives.rrd.temperature_student": 1e-30}, "temperature_student is 1e-30|from 0.001"),
+        ({"objectives.rrd.momentum": 1.0}, "objectives.rrd.momentum is 1.0|[0, 1)"),
+        ({"objectives.kd.temperature": 0.0}, "objectives.kd.temperature is 0.0"),
+        ({"objectives.kd.warmup": -1}, "objectives.kd.warmup is -1"),
+        ({"data.image_size": 1_000_000}, "data.image_size is 1000000|32767"),
+        (
+            {"data.image_size": 32767},
+            "data.image_size 32767 x as wide 32767 x channels 1 x 4",
+        ),
+        ({"data.pad": 100_000}, "data.pad is 100000"),
+        ({"data.pad": 9}, "data.pad is 9, more than the 8 pixels of data.image_size"),
+        ({"data.resize": -4}, "data.resize is -4"),
+        (
+            {"data.augment": "random_resized", "data.image_size": 320, "data.resize": 256},
+            "data.resize is 256, less than data.image_size 320",
+        ),
+        ({"data.augment": "random_resized", "teacher.cache": "on"}, "teacher.cache is on, but"),
+        ({"data.mock_examples": -5}, "data.mock_examples is -5"),
+        ({"data.mean": ("abc",)}, "data.mean[0] is 'abc'|a tuple of 1 or 3 numbers"),
+        ({"data.mean": (123.675,)}, "data.mean[0] is 123.675|from 0 to 1"),
+        ({"data.mean": (0.5, 0.5)}, "data.mean is (0.5, 0.5)|1 or 3"),
+        ({"data.mean": (0.5, 0.5, 0.5)}, "one has 3 channels, the other 1"),
+        ({"data.std": (_INF,)}, "data.std[0] is inf"),
+        ({"data.train_split": "train[5:2]"}, "data.train_split is 'train[5:2]'|has no images"),
+        ({"data.test_split": "test[:0%]"}, "data.test_split is 'test[:0%]'|has no images"),
+        ({"data.train_split": "train["}, "data.train_split is 'train['|name a split"),
+        ({"data.train_split": "train[:150%]"}, "beyond 100%"),
+        ({"teacher.train_split": "train[9:1]"}, "teacher.train_split is 'train[9:1]'"),
+        ({"data.name": "a\nb"}, "data.name is 'a\\nb'|on one line"),
+        (
+            {"optimizer.milestones": ("abc",)},
+            "milestones[0] is 'abc'|fractions of the run",
+        ),
+        ({"optimizer.milestones": (0.5, 0.2)}, "optimizer.milestones is (0.5, 0.2)|ascending"),
+        ({"optimizer.milestones": (0.5, 1.0)}, "optimizer.milestones[1] is 1.0|below 1"),
+        ({"optimizer.decay": 2.0}, "optimizer.decay is 2.0"),
+        ({"optimizer.name": "set_to_zero"}, "unknown optimizer.name 'set_to_zero'"),
+        (
+            {"optimizer.name": "adamw", **_options(eps=_INF)},
+            "optimizer.options.eps is inf, but must be 0 or above",
+        ),
+        ({"optimizer.name": "noisy_sgd", **_options(eta=-1.0)}, "optimizer.options.eta is -1.0"),
+        (
+            {"optimizer.name": "scale", **_options(step_size=0)},
+            "step_size is 0|above 0",
+        ),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_before_anything_is_read(fields, words):
+    with pytest.raises(errors.InputError, match=_said(words)) as caught:
+        parse(launch.digits(**fields))
+    assert "\n" not in str(caught.value)
+
+
+def _misspelt(config):
+    config.train.epoch = 3
+
+
+def _beside(config):
+    config.learning_rate = 0.1
+
+
+def _replaced(config):
+    config.train = ConfigDict({"epochs": 3})
+
+
+def _removed(config):
+    del config.data
+
+
+def _number(config):
+    config.optimizer = 3
+
+
+def _numbered(config):
+    config.student.options = ConfigDict({1: 2, "a": 3})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_misspelt, "no field 'train.epoch'; did you mean 'train.epochs'|--print_config lists"),
+        (_beside, "no field 'learning_rate'; did you mean|'optimizer.learning_rate'"),
+        (_replaced, "train lacks batch_size|set fields one by one"),
+        (_removed, "the config lacks 'data'"),
+        (_number, "optimizer is 3, but is a section"),
+        (_numbered, "student.options has fields whose names are not text"),
+    ],
+)
+def test_what_a_launch_file_says_wrongly_of_fields_is_one_line(change, words):
+    config = launch.digits()
+    with config.unlocked(), config.ignore_type(), config.train.unlocked():
+        change(config)
+    with pytest.raises(errors.InputError, match=_said(words)):
+        parse(config)
+
+
+def _start(argv, holder):
+    cli.parse_flags(argv, holder, explain)
+    cli.guard(lambda: parse(holder.value))
+
+
+_TWO = ":smoke,resnet8+resnet8-resnet8,kd"
+
+
+@pytest.mark.parametrize(
+    ("argument", "flag", "words"),
+    [
+        ("", "foo=1", "--config.foo: there is no field 'foo'; --print_config lists all fields"),
+        ("", "learning_rate=1", "did you mean|'optimizer.learning_rate'"),
+        ("", "lr=1", "did you mean 'optimizer.learning_rate'"),
+        ("", "train.learning_rate=1", "did you mean|'optimizer.learning_rate'"),
+        ("", "train.epochs.x=1", "no field 'train.epochs.x'; did you mean 'train.epochs'"),
+        ("", "train.epochs=abc", "--config.train.epochs is 'abc', but must be a whole number"),
+        ("", "train.epochs=1.5", "--config.train.epochs is '1.5', but must be a whole number"),
+        ("", "teacher.epochs=x", "--config.teacher.epochs is 'x'|without the flag it is None"),
+        ("", "data.flip=2", "--config.data.flip is '2', but must be True or False"),
+        ("", "train=3", "--config.train is a section"),
+        ("", "optimizer.options=abc", "--config.optimizer.options is 'abc', but must be a dict"),
+        ("", "[=1", "--config.[ names no field"),
+        ("", "objectives.kd.tau=1", "no field 'objectives.kd.tau'|known of 'kd': standardize"),
+        ("", "objectives.crd.dim=1", "and no 'crd'; a method of the config string brings it"),
+        ("", "objectives.rdd.dim=1", "and no 'rdd'; did you mean 'rrd'?"),
+        ("", "teacher[0].weight=2", "there is one teacher: write --config.teacher.weight"),
+        (_TWO, "teacher.weight=2", "there are 2 teachers: write teacher[0] to teacher[1]"),
+        (_TWO, "teacher[5].weight=2", "there are 2 teachers"),
+        (_TWO, "teacher[1].weight=-2", "teacher[1].weight is -2.0"),
+        ("", "optimizer.milestones=abc", "optimizer.milestones[0] is 'abc'"),
+        ("", "data.mean=(nan,)", "data.mean[0] is '(nan,)'"),
+        ("", "seed=99999999999999999999", "seed is 99999999999999999999|to 2147483647"),
+        (":resnet8-resnet8,rrd,kd", "seed=1", "'rrd' and 'kd' each name a method"),
+        (":resnet8-resnet8,rrd,rrd", "seed=1", "'rrd' and 'rrd' each name a method"),
+        ("x", "seed=1", "--config=configs/digits.pyx: there is no such file in"),
+    ],
+)
+def test_what_a_command_says_wrongly_is_one_line(argument, flag, words, monkeypatch, capsys):
+    argv = ["program", f"--config=configs/digits.py{argument}", f"--config.{flag}"]
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    monkeypatch.setattr(flags, "FLAGS", values)
+    with pytest.raises(SystemExit):
+        _start(argv, holder)
+    said = capsys.readouterr().err
+    assert re.search(_said(words), said), said
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "idle"),
+    [
+        ({"data.augment": "none", "data.pad": 2}, "data.pad (data.augment is none)"),
+        ({"data.resize": 64}, "data.resize (data.augment is crop_flip)"),
+        ({"data.mix_alpha": 0.5}, "data.mix_alpha (data.mix is none)"),
+        ({"data.feed": "resident", "data.workers": 2}, "data.workers (data.feed is resident)"),
+        (
+            {"optimizer.schedule": "cosine", "optimizer.decay": 0.5},
+            "optimizer.decay (",
+        ),
+        ({"teacher.weight": 2.0}, "teacher.weight (there is one teacher)"),
+        ({"teacher.checkpoint": "x", "teacher.epochs": 3}, "teacher.epochs (teacher.checkpoint is"),
+        ({"objectives.kd.weight": 0.0, "objectives.kd.temperature": 2.0}, "kd.temperature (objec"),
+        (
+            {"objectives.rrd.memory": "momentum", "objectives.rrd.initial": "reference"},
+            "objectives.rrd.initial (objectives.rrd.memory is momentum)",
+        ),
+    ],
+)
+def test_a_field_that_has_no_effect_is_said(fields, idle, capsys):
+    effects.note(launch.digits(**fields), asked=fields)
+    said = capsys.readouterr().out
+    assert said.startswith("note: without effect here: ")
+    assert idle in said
+    assert said.count("\n") == 1
+
+
+def test_test_images_that_are_trained_on_are_warned_of(capsys):
+    effects.note(launch.digits(**{"data.test_split": "train[:10]"}), asked=())
+    assert "warning: data.test_split is 'train[:10]'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in launch.CONFIGS.glob("*.py")))
+def test_launch_files_have_no_faults_and_no_notes(name, capsys):
+    parse(launch.get_config(name, "smoke"), asked=())
+    assert capsys.readouterr().out == ""
+
+
+def test_every_field_is_printed_with_its_meaning_at_80_columns():
+    config = launch.digits(**{"train.epochs": 3})
+    text = describe(config)
+    assert max(map(len, text.splitlines())) < 80
+    assert "* train.epochs = 3 [240]\n      Whole number from 1 to" in text
+    assert "objectives.rrd.queue_size = 20 [16384]" in text
+    assert "Memory rows K >= 1" in text
+    assert describe(defaults())
