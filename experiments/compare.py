@@ -4,17 +4,20 @@
 
 A run of one method with one seed is a cell; its folder is <workdir>/<method>/seed<k>. A second
 start of the same command skips cells that are finished and goes on with one that was stopped. The
-table goes to <workdir>/table.md, every result to <workdir>/results.json.
+table goes to <workdir>/table.md, every result to <workdir>/results.json; both have all cells of
+this config that are finished in the folder, also those that this start did not ask for.
 
 Every field of the config can be set as for rrd_jax.main. An option of an objective holds for the
 methods that have the objective; the config string must then name it, as in digits.py:crd+rrd+kd.
 """
 
 import dataclasses
+import json
 import math
 import pathlib
 import runpy
 import statistics
+from typing import Any
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
@@ -22,7 +25,9 @@ from ml_collections import ConfigDict, config_flags
 from rrd_jax import cli, console, errors, job, main, parallel, report
 from rrd_jax.config import parse
 from rrd_jax.recipe import Job
-from rrd_jax.run import Result
+from rrd_jax.run import Result, finished
+
+Cell = tuple[str, int]  # method and seed
 
 _METHODS = flags.DEFINE_list("methods", ["ce", "kd", "rrd", "rrd+kd"], "Methods of configs.")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Seeds 0 to this number less one.", lower_bound=1)
@@ -54,7 +59,38 @@ def cell_job(method: str, seed: int) -> Job:
     return dataclasses.replace(plan, student=dataclasses.replace(plan.student, training=training))
 
 
-def run_grid(folder: pathlib.Path, cells: dict[tuple[str, int], Job]) -> dict[str, list[Result]]:
+def grid(methods: list[str], seeds: int) -> dict[Cell, Job]:
+    """The jobs of each method with each seed, seed by seed.
+
+    Raises:
+      InputError: a method is unknown, or named twice.
+    """
+    if not methods or not all(methods):
+        raise errors.InputError(
+            f"--methods={','.join(methods)} names no method; give some, such as --methods=ce,rrd"
+        )
+    cells = {}
+    for seed in range(seeds):
+        jobs = {}
+        for i, method in enumerate(methods):
+            jobs[i] = cell_job(method, seed)
+            for other in range(i):
+                if _content(jobs[i]) == _content(jobs[other]):
+                    raise errors.InputError(
+                        f"--methods names the same method twice, as '{methods[other]}' and as"
+                        f" '{method}'; name it once"
+                    )
+            cells[method, seed] = jobs[i]
+    return cells
+
+
+def _content(plan: Job) -> dict[str, Any]:
+    """The fields of a job but for what it is called."""
+    fields = plan.student.fields.items()
+    return {name: value for name, value in fields if name not in ("name", "method")}
+
+
+def run_grid(folder: pathlib.Path, cells: dict[Cell, Job]) -> dict[str, list[Result]]:
     """Trains the teacher, then all cells in their order; what is finished is read back.
 
     Args:
@@ -62,32 +98,87 @@ def run_grid(folder: pathlib.Path, cells: dict[tuple[str, int], Job]) -> dict[st
       cells: a job for each method and seed; all have the same data and teacher.
 
     Returns:
-      The results by method, seed by seed.
+      The results by method, seed by seed, with those of other cells that the folder has.
 
     Raises:
-      InputError: the jobs have no teacher, or as `job.run`.
+      InputError: the jobs have no teacher, the folder has results of another config, or as
+        `job.run`.
       DivergedError: as `job.run`.
       PreemptedError: as `job.run`.
     """
     first = next(iter(cells.values()))
     if not first.teachers:
         raise errors.InputError("the config has no teacher; name a pair TEACHER-STUDENT")
+    kept = _kept(folder / "results.json")
     setting = job.prepare(first.student)
+    results = _others(folder, cells, setting.dataset.version)
+    for cell in kept:
+        if cell not in results and cell not in cells:
+            raise errors.InputError(
+                f"{folder / 'results.json'} has '{cell[0]}' with seed {cell[1]}, which is not"
+                " finished there with the config given now: pass that config's values, or another"
+                " --workdir"
+            )
     _, teacher = job.get_teacher(first, folder, setting)
-    results: dict[str, list[Result]] = {method: [] for method, _ in cells}
     for (method, seed), plan in cells.items():
-        cell_folder = folder / method / f"seed{seed}"
+        cell_folder = _folder(folder, (method, seed))
         with job.claim(cell_folder, plan, plan.student):
             result = job.train(plan.student, cell_folder, setting, teacher)
         print(f"[{result.label}] test top-1 {result.top1:.2f}", flush=True)
-        results[method].append(result)
+        results[method, seed] = result
+    # A gain is over the first method of the first start.
+    methods = dict.fromkeys(method for method, _ in [*kept, *cells, *results])
+    by_seed = sorted(results.items(), key=lambda item: item[0][1])
+    return {
+        method: [result for (other, _), result in by_seed if other == method] for method in methods
+    }
+
+
+def _folder(folder: pathlib.Path, cell: Cell) -> pathlib.Path:
+    method, seed = cell
+    return folder / method / f"seed{seed}"
+
+
+def _others(folder: pathlib.Path, cells: dict[Cell, Job], version: str) -> dict[Cell, Result]:
+    """The results of finished cells in the folder that are not asked for, of this config."""
+    results = {}
+    for path in sorted(folder.glob("*/seed*")):
+        method, seed = path.parent.name, path.name.removeprefix("seed")
+        if not seed.isdecimal() or (method, int(seed)) in cells:
+            continue
+        cell = (method, int(seed))
+        try:
+            plan = cell_job(*cell)
+            result = finished(path, plan.student.training.epochs, version)
+            if result is not None:
+                with job.claim(path, plan, plan.student):  # which compares the configs
+                    results[cell] = result
+        except errors.InputError as error:
+            console.warn(f"{path} is not in the table: {error}")
     return results
+
+
+def _kept(path: pathlib.Path) -> list[Cell]:
+    """The cells whose results an earlier start has written."""
+    try:
+        methods = json.loads(path.read_text()) if path.exists() else {}
+        return [
+            (method, int(run["label"].rpartition("seed ")[2]))
+            for method, runs in methods.items()
+            for run in runs
+        ]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
+        raise errors.InputError(
+            f"{path} is damaged ({type(error).__name__}); move it away: the results of finished"
+            " cells are read from their folders"
+        ) from error
 
 
 def summary(results: dict[str, list[Result]]) -> str:
     """A table with a row for each method: means and sample standard deviations over its seeds.
 
-    The last column is the difference of the mean to the first method's, with its standard error.
+    The last column is the difference of the mean to the first method's, with its standard error;
+    there is none where a method has one seed.
     """
     header = (
         "method",
@@ -101,8 +192,6 @@ def summary(results: dict[str, list[Result]]) -> str:
     rows = []
     for method, runs in results.items():
         top1 = [run.top1 for run in runs]
-        gain = statistics.fmean(top1) - statistics.fmean(baseline)
-        error = math.sqrt((_variance(top1) + _variance(baseline)) / len(top1))
         rows.append(
             (
                 method,
@@ -110,27 +199,31 @@ def summary(results: dict[str, list[Result]]) -> str:
                 _mean_std(top1),
                 _mean_std([run.best_top1 for run in runs]),
                 _mean_std([run.agreement for run in runs]),
-                f"{gain:+.2f} +- {error:.2f}" if rows else "-",
+                _gain(top1, baseline) if rows else "-",
             )
         )
     return report.table(header, rows)
 
 
-def _variance(values: list[float]) -> float:
-    return statistics.variance(values) if len(values) > 1 else math.nan
+def _gain(top1: list[float], baseline: list[float]) -> str:
+    gain = f"{statistics.fmean(top1) - statistics.fmean(baseline):+.2f}"
+    if min(len(top1), len(baseline)) == 1:
+        return f"{gain} +- -"
+    parts = (statistics.variance(values) / len(values) for values in (top1, baseline))
+    return f"{gain} +- {math.sqrt(sum(parts)):.2f}"
 
 
 def _mean_std(values: list[float]) -> str:
-    return f"{statistics.fmean(values):.2f} +- {math.sqrt(_variance(values)):.2f}"
+    mean = f"{statistics.fmean(values):.2f}"
+    return f"{mean} +- {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
 def _job() -> None:
     parallel.enable_compilation_cache()
+    parallel.check_platform()
     parallel.check_jaxlib()
     folder = pathlib.Path(main.WORKDIR.value or f"runs/compare-{main.CONFIG.value.name}")
-    seeds, methods = range(_SEEDS.value), _METHODS.value
-    cells = {(method, seed): cell_job(method, seed) for seed in seeds for method in methods}
-    results = run_grid(folder, cells)
+    results = run_grid(folder, grid(_METHODS.value, _SEEDS.value))
     text = summary(results)
     report.write_whole(folder / "table.md", text + "\n")
     rows = {method: [run._asdict() for run in runs] for method, runs in results.items()}

@@ -32,7 +32,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from rrd_jax import console, errors, last_resort
+from rrd_jax import console, errors, failures, last_resort
 
 _UNREAD = 141  # as SIGPIPE ends other programs
 # The first kind that fits counts.
@@ -107,7 +107,7 @@ def guard(
     _prepare_streams()
     _quiet_libraries()
     try:
-        with _second_interrupt_ends():
+        with _second_interrupt_ends(), failures.translated():
             _run(job)
     except errors.UnreadError:
         sys.exit(_UNREAD)
@@ -157,7 +157,7 @@ def _quiet_libtpu() -> None:
 def stop(code: int, message: object) -> NoReturn:
     """Ends the program."""
     console.error(str(message))
-    sys.exit(code)
+    failures.end(code)
 
 
 def _help(argv: list[str]) -> None:

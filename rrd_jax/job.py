@@ -145,6 +145,8 @@ def prepare(part: Part, dataset: data.Dataset | None = None) -> Setting:
     parallel.check_batch(mesh, training.batch_size, training.accumulate)
     if dataset is None:
         dataset = parallel.main_first(lambda: data.load(source))  # which prepares it if need be
+    about = {"version": dataset.version, "train": len(dataset.train), "test": len(dataset.test)}
+    parallel.check_agreement({f"data set '{source.name}'": about})
     if training.batch_size > len(dataset.train):
         raise errors.InputError(
             f"train.batch_size {training.batch_size} is larger than the training split"

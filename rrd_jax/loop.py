@@ -12,18 +12,20 @@ import numpy as np
 
 from rrd_jax import (
     checkpoints,
+    console,
     data,
     errors,
     networks,
     parallel,
     predictions,
     report,
+    sanity,
     stage,
     tracing,
 )
 from rrd_jax.batch import Batch
 from rrd_jax.data import feed
-from rrd_jax.recipe import Recipe
+from rrd_jax.recipe import Recipe, Training
 from rrd_jax.run import Result, Run, finished
 from rrd_jax.step import Split
 from rrd_jax.teacher.frozen import FrozenNetwork
@@ -56,7 +58,7 @@ def fit(
     """
     if result := finished(folder, recipe.training.epochs, dataset.version):
         if profile:
-            print(f"warning: nothing is traced; the run in {folder} is finished")
+            console.warn(f"nothing is traced; the run in {folder} is finished")
         return result
     with (
         parallel.stop_requests() as stop,
@@ -110,9 +112,16 @@ def dispatches(
     if not split.on_device:
         stream = split.train_batches(size, seed, start, total, parallel.process_share())
         with contextlib.closing(stream):
-            for batch in stream:
+            for i, batch in enumerate(stream):
+                index = batch["index"]
+                sanity.check_labels(batch["label"], dataset.num_classes, "training", index)
+                if not start and not i:
+                    _look(batch["image"], training)
                 yield 1, Batch(**parallel.put_batch(mesh, batch))
         return
+    sanity.check_labels(split.labels, dataset.num_classes, "training")
+    if not start:
+        _look(split.images[feed.epoch_order(seed, 0, size, len(split))[0]], training)
     everywhere, by_example = parallel.replicated(mesh), parallel.split(mesh, axis=1)
     images, labels = parallel.put(everywhere, (split.images.reshape(len(split), -1), split.labels))
     step, order = start, None
@@ -124,6 +133,16 @@ def dispatches(
         count = length if made + length <= steps_per_epoch else 1
         yield count, Split(images, labels, order)
         step += count
+
+
+def _look(images: np.ndarray, training: Training) -> None:
+    """Warns of what is doubtful about the first images that a network sees."""
+    for doubt in sanity.doubts_about_images(images, training.mean, training.std):
+        _warn_once(doubt)
+
+
+# The student, its teacher and the student alone see the same images.
+_warn_once = functools.cache(console.warn)
 
 
 class _Loop:
@@ -264,6 +283,7 @@ class _Loop:
             )
         except predictions.StoppedError:
             self._stop_early()
+        sanity.check_labels(tested["label"], run.dataset.num_classes, "test")
         row = run.end_epoch(tested, speeds)
         self.report.row(row, self.training.epochs)
         self.clock.mark(run.step)

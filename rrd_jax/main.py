@@ -16,11 +16,12 @@ Cloud TPU, Slurm, Open MPI and Kubernetes tell the processes of each other; else
 """
 
 import contextlib
+import json
 import os
 import pathlib
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from rrd_jax import cli
 
@@ -97,9 +98,11 @@ def _job() -> None:
 
     parallel.enable_compilation_cache()
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
+    parallel.check_platform()
     parallel.check_jaxlib()
     config = CONFIG.value
     folder = _folder()
+    _check_agreement(config, folder)
     with contextlib.ExitStack() as stack:
         if not parallel.is_main():  # what all processes would say is said once
             nowhere = stack.enter_context(open(os.devnull, "w"))
@@ -109,6 +112,22 @@ def _job() -> None:
             evaluation.run(plan, folder)
         else:
             job.run(plan, folder, profile=_PROFILE.value)
+
+
+def _check_agreement(config: ConfigDict, folder: pathlib.Path) -> None:
+    """Raises an InputError, in all processes, where they were started otherwise."""
+    from rrd_jax import parallel
+
+    if parallel.process_share() == (0, 1):
+        return
+    parallel.check_agreement(
+        {
+            **parallel.code_version(),
+            "config": json.loads(config.to_json_best_effort()),
+            "--workdir": str(folder.absolute()),
+            "--mode": _MODE.value,
+        }
+    )
 
 
 if __name__ == "__main__":

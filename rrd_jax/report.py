@@ -34,7 +34,15 @@ class Report:
         self._last_line = time.monotonic()
         if not writes:
             return
-        kept = [row for row in _read_rows(self._path) if row["step"] <= step]
+        rows = _read_rows(self._path)
+        kept = [row for row in rows if row["step"] <= step]
+        if not step and len(rows) > 1:  # a kill before the first checkpoint leaves one
+            before = self._path.with_suffix(".jsonl.before")
+            self._path.replace(before)
+            console.warn(
+                f"{workdir} has figures of {len(rows)} epochs, but no checkpoint: the run begins"
+                f" anew, and those figures are kept in {before.name}"
+            )
         write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._board = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=step + 1 if step else None
@@ -199,10 +207,19 @@ def duration(seconds: float) -> str:
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file whole or not at all; raises an InputError if it cannot be written."""
     part = path.with_suffix(".part")
-    part.write_text(text)
-    part.replace(path)
+    try:
+        part.write_text(text)
+        part.replace(path)
+    except IsADirectoryError as error:
+        place = part if part.is_dir() else path
+        raise errors.InputError(f"{place} is a folder, where a file is kept; remove it") from error
+    except OSError as error:
+        raise errors.DiskError(
+            f"{path} cannot be written ({error.strerror or error}); make room or mend that, and"
+            " start the same command again"
+        ) from error
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
@@ -214,11 +231,33 @@ table = tables.markdown
 
 
 def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The complete rows of a metrics file: a kill can leave half a line at the end."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+    """The rows of a metrics file that can be read; those that cannot are counted in a warning.
+
+    A kill can leave half a line at the end, of which nothing is said: it comes again.
+    """
+    if not path.exists():
+        return []
+    *lines, last = path.read_bytes().split(b"\n")
+    rows = list(map(_row, lines))
+    if lost := sum(
+        line.strip() != b"" and row is None for line, row in zip(lines, rows, strict=True)
+    ):
+        console.warn(
+            f"{lost} of {len(lines)} lines of {path} cannot be read, and are left out from here on;"
+            " all others are kept"
+        )
+    return [row for row in [*rows, _row(last)] if row is not None]
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """A line of a metrics file; None where it is none."""
+    try:
+        row = json.loads(line)
+        step = row["step"]
+        return row if type(step) is int and all(map(_is_figure, row.values())) else None
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        return None
+
+
+def _is_figure(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,6 +1,7 @@
 """One run: a student from its first step to its last, as its folder keeps it."""
 
 import dataclasses
+import inspect
 import math
 import pathlib
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rrd_jax import checkpoints, data, errors, networks, predictions, program
+from rrd_jax import checkpoints, console, data, errors, networks, predictions, program, sanity
 from rrd_jax.recipe import Recipe
 from rrd_jax.teacher import cache
 from rrd_jax.teacher.frozen import FrozenNetwork
@@ -72,13 +73,37 @@ def finished(folder: pathlib.Path, epochs: int, version: str) -> Result | None:
       version: of the data set.
 
     Raises:
-      InputError: it was made on another data set.
+      InputError: it was made on another data set, or by a newer version of rrd_jax.
     """
-    progress = checkpoints.read_meta(folder / "checkpoints")
-    if not (progress and progress["epoch"] >= epochs and progress["result"]):
+    meta = checkpoints.read_meta(folder / "checkpoints")
+    if meta is None:
         return None
-    _check_data(folder, progress.get("dataset", ""), version)
-    return Result(**progress["result"])
+    progress = _as(_Progress, meta, folder)
+    if progress.epoch < epochs or not progress.result:
+        return None
+    _check_data(folder, progress.dataset, version)
+    return _as(Result, progress.result, folder)
+
+
+def _as(kind: type, kept: dict[str, Any], folder: pathlib.Path) -> Any:
+    """What a checkpoint keeps, as a _Progress or Result.
+
+    Raises:
+      InputError: another version of rrd_jax, or another program, has written it.
+    """
+    known = inspect.signature(kind).parameters
+    if unknown := ", ".join(sorted(kept.keys() - known.keys())):
+        raise errors.InputError(
+            f"the run in {folder} was written by a newer version of rrd_jax, which keeps"
+            f" {unknown}: install that version, or pass another --workdir"
+        )
+    try:
+        return kind(**kept)
+    except TypeError as error:  # fields that it must have
+        raise errors.InputError(
+            f"{folder} does not hold a run of this version of rrd_jax ({error}); pass another"
+            " --workdir"
+        ) from error
 
 
 def _check_data(folder: pathlib.Path, there: str, here: str) -> None:
@@ -119,6 +144,7 @@ class Run:
         # Cross-entropy alone still reports its agreement with the teacher, but never runs it.
         compares = any(o.needs_teacher for o in recipe.objectives.values())
         self.teacher_network = teacher.network if teacher and compares else None
+        self._collapsed = 0  # epochs in a row
         self.teacher_is_cached, self._about_teacher = self._plan_cache()
         self.program = self.build(recipe, teacher_is_cached=self.teacher_is_cached)
         abstract = self.program.abstract
@@ -164,7 +190,7 @@ class Run:
         restored = self.checkpoints.restore(self.program.abstract)
         if not restored:
             return False
-        self.state, self.progress = restored[0], _Progress(**restored[1])
+        self.state, self.progress = restored[0], _as(_Progress, restored[1], self.folder)
         self.step, self.progress.recalls = int(self.state.step), self.teacher_is_cached
         _check_data(self.folder, self.progress.dataset, self.dataset.version)
         return True
@@ -220,15 +246,37 @@ class Run:
         Raises:
           DivergedError: a loss is not finite.
         """
+        if broken := sanity.first_not_finite(logged):
+            at, names = broken
+            values = {name: values[at] for name, values in logged.items()}
+            raise self._diverged(*self._about_losses(first + at, names, values))
         sums = self.progress.sums
         for name, values in logged.items():
             for value in values:
                 sums[name] = sums.get(name, 0.0) + float(value)
-        if not math.isfinite(sum(sums.values())):
-            terms = ", ".join(f"{name} {values[-1]:.4g}" for name, values in logged.items())
-            raise self._diverged(
-                f"the loss is not finite within steps {first} to {self.step} ({terms})"
-            )
+
+    def _about_losses(
+        self, step: int, names: list[str], values: dict[str, float]
+    ) -> tuple[str, str]:
+        """(What is not finite in a step, what to look at)."""
+        terms = [name.removeprefix("loss/") for name in names if name.startswith("loss/")]
+        numbers = ", ".join(
+            f"{name.removeprefix('loss/')} {value:.4g}"
+            for name, value in values.items()
+            if name.startswith("loss/")
+        )
+        whose = " and ".join(terms) or "their weighted sum"
+        reason = f"the losses are not finite from step {step} on: {whose} ({numbers})"
+        places = [f"objectives.{name}" for name in terms] or ["the weights of objectives"]
+        if step == 1:  # nothing has been learnt yet
+            places += ["data.mean and data.std"]
+            places += ["the teacher's weights"] if self.teacher_network else []
+        else:
+            rate = self.recipe.training.optimizer.learning_rate
+            places = [f"optimizer.learning_rate (here {rate:g})", "optimizer.clip_norm", *places]
+        if self.recipe.student.dtype != np.float32:
+            places += [f"dtype (here {np.dtype(self.recipe.student.dtype).name})"]
+        return reason, f"look at {', '.join(places)}"
 
     @property
     def learning_rate(self) -> float:
@@ -251,12 +299,18 @@ class Run:
         reference = self.teacher.predictions if self.teacher else None
         test = {f"test/{k}": v for k, v in predictions.figures(tested, reference).items()}
         if not math.isfinite(test["test/loss"]):
-            raise self._diverged(f"the test loss is not finite after step {self.step}")
+            bad = np.flatnonzero(~np.isfinite(tested["loss"]))
+            raise self._diverged(
+                f"the test loss of {len(bad)} of {len(tested['loss'])} images is not finite after"
+                f" step {self.step}, first that of example {bad[0]}",
+                "look at optimizer.learning_rate, and at train.ema if it is set",
+            )
         progress = self.progress
         means = {name: value / self.steps_per_epoch for name, value in progress.sums.items()}
         means["top1"] *= 100
         progress.sums, rate = {}, self.learning_rate
         progress.epoch = self.step // self.steps_per_epoch
+        self._look_for_collapse(tested)
         if test["test/top1"] > progress.best["top1"]:
             progress.best = {"top1": test["test/top1"], "epoch": progress.epoch}
         return {
@@ -268,6 +322,21 @@ class Run:
             **{f"best/{name}": value for name, value in progress.best.items()},
             **speeds,
         }
+
+    def _look_for_collapse(self, tested: predictions.Predictions) -> None:
+        """Warns, once, of a student that says the same of every test image.
+
+        In a first epoch it may: its running statistics are not there yet.
+        """
+        doubt = sanity.doubt_about_predictions(tested)
+        self._collapsed = self._collapsed + 1 if doubt else 0
+        epoch, epochs = self.progress.epoch, self.recipe.training.epochs
+        if self._collapsed == 2 or (self._collapsed == 1 and epoch == epochs):
+            console.warn(
+                f"[{self.recipe.training.label}] after epoch {epoch} of {epochs} {doubt}; look at"
+                f" optimizer.learning_rate ({self.learning_rate:.3g}), the weights of the"
+                " objectives and the labels"
+            )
 
     def save(self, seconds: float, row: dict[str, Any] | None = None) -> None:
         """Starts to write a checkpoint.
@@ -292,9 +361,8 @@ class Run:
         score = row["test/top1"] if row else None
         self.checkpoints.save(self.state, dataclasses.asdict(self.progress), score)
 
-    def _diverged(self, reason: str) -> errors.DivergedError:
+    def _diverged(self, reason: str, look: str) -> errors.DivergedError:
         self.checkpoints.wait()
         return errors.DivergedError(
-            f"{reason}; {self.checkpoints.kept} in {self.checkpoints.folder}; a lower"
-            " optimizer.learning_rate may help"
+            f"{reason}; {look}; {self.checkpoints.kept} in {self.checkpoints.folder}"
         )

@@ -21,8 +21,8 @@ _ORDER = """
     recipe parallel report tracing provenance
     state data choices
     objectives networks optim
-    memory metrics cli
-    imports functional last_resort
+    memory metrics sanity cli
+    imports functional last_resort failures
     batch console
     errors tables
 """

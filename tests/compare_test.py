@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 
@@ -6,7 +7,7 @@ import pytest
 from absl.testing import flagsaver
 
 from experiments import compare
-from rrd_jax import main
+from rrd_jax import errors, main
 from rrd_jax.run import Result
 
 
@@ -53,6 +54,18 @@ def test_the_table_has_mean_std_n_and_the_gain_with_its_error():
     assert cells[3][5] == "+3.00 +- 0.82"
 
 
+def test_one_seed_has_no_deviation_and_methods_may_have_different_numbers_of_seeds():
+    results = {
+        "ce": [_result(v) for v in (90.0, 92.0)],
+        "kd": [_result(96.41)],
+        "rrd": [_result(v) for v in (93.0, 94.0, 95.0)],
+    }
+    lines = compare.summary(results).split("\n")
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[3] == ["kd", "1", "96.41", "97.41", "90.00", "+5.41 +- -"]
+    assert (cells[4][1], cells[4][5]) == ("3", "+3.00 +- 1.15")  # sqrt(2 / 2 + 1 / 3)
+
+
 @pytest.fixture
 def cells(one_device, monkeypatch):
     """The jobs of two methods and two seeds, from flags."""
@@ -61,7 +74,7 @@ def cells(one_device, monkeypatch):
     monkeypatch.setattr(sys, "argv", argv)  # where ml_collections looks for fields
     with flagsaver.flagsaver():
         main.parse_flags(argv)
-        return {(m, s): compare.cell_job(m, s) for s in range(2) for m in ("ce", "kd")}
+        yield {(m, s): compare.cell_job(m, s) for s in range(2) for m in ("ce", "kd")}
 
 
 def test_cells_share_a_teacher_and_finished_ones_are_read_back(tmp_path, capsys, cells):
@@ -82,6 +95,41 @@ def test_cells_share_a_teacher_and_finished_ones_are_read_back(tmp_path, capsys,
     assert saved["seed"] == 1
     saved = json.loads((tmp_path / "kd" / "seed0" / "config.json").read_text())
     assert saved["objectives"]["kd"]["temperature"] == 2
+
+
+def test_a_smaller_grid_in_the_same_folder_keeps_the_larger_table(tmp_path, cells, capsys):
+    def write(results):
+        rows = {method: [run._asdict() for run in runs] for method, runs in results.items()}
+        (tmp_path / "results.json").write_text(json.dumps(rows))
+
+    write(compare.run_grid(tmp_path, cells))
+    results = compare.run_grid(tmp_path, {("kd", 1): cells["kd", 1]})
+    assert list(results) == ["ce", "kd"]
+    assert [run.label for run in results["ce"]] == ["ce, seed 0", "ce, seed 1"]
+    assert [run.label for run in results["kd"]] == ["kd, seed 0", "kd, seed 1"]
+    shutil.rmtree(tmp_path / "ce" / "seed0")
+    with pytest.raises(errors.InputError, match="has 'ce' with seed 0, which is not finished"):
+        compare.run_grid(tmp_path, {("kd", 1): cells["kd", 1]})
+    for damaged in ("", "null", "[1]", '{"ce": [{"label": 3}]}', "\\x00"):
+        (tmp_path / "results.json").write_text(damaged)
+        with pytest.raises(errors.InputError, match="results.json is damaged"):
+            compare.run_grid(tmp_path, cells)
+
+
+@pytest.mark.usefixtures("cells")
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        (["kd", "kd"], "the same method twice, as 'kd' and as 'kd'"),
+        (["rrd+kd", "kd+rrd"], "twice, as 'rrd\\+kd' and as 'kd\\+rrd'"),
+        ([], "--methods= names no method"),
+        (["kd", ""], "--methods=kd, names no method"),
+        (["ce", "rdd"], "did you mean 'rrd'"),
+    ],
+)
+def test_methods_that_cannot_be_compared_are_refused(methods, message):
+    with pytest.raises(errors.InputError, match=message):
+        compare.grid(methods, 2)
 
 
 @pytest.mark.long

@@ -171,7 +171,7 @@ def test_a_resident_run_on_eight_devices_has_the_losses_of_one(tmp_path, monkeyp
         assert eight["train/loss"] == pytest.approx(one["train/loss"], rel=1e-4)
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_steps_and_the_last_good_one(
+def test_a_loss_that_is_not_finite_stops_with_its_objective_step_and_the_last_good_one(
     tmp_path, make_config, monkeypatch
 ):
     advance = loop._Loop._advance
@@ -186,7 +186,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_steps_and_the_last_good_one(
         return advance(self, count, teacher, batch)
 
     monkeypatch.setattr(loop._Loop, "_advance", poisoned)
-    with pytest.raises(errors.DivergedError, match="within steps 4 to 6 .* step 3 is the last"):
+    with pytest.raises(errors.DivergedError, match="from step 5 on: ce .* step 3 is the last"):
         launch.run(make_config(), tmp_path)
     assert launch.digests(tmp_path, 3)
 
@@ -202,7 +202,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, make_config, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(ocp.CheckpointManager, "save", save)
         message = r"\(No space left on device\); step 3 is the last good one"
-        with pytest.raises(errors.InputError, match=message):
+        with pytest.raises(errors.DiskError, match=message):
             launch.run(make_config(), tmp_path)
     assert launch.run(make_config(), tmp_path)[-1].top1 >= 0
 

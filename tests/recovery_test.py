@@ -274,6 +274,35 @@ def test_sigterm_to_one_of_two_processes_stops_both_and_one_goes_on_alone(job):
             assert row[name] == pytest.approx(value, **tolerance), name
 
 
+@pytest.mark.long
+def test_of_two_processes_the_other_ends_when_one_is_killed(job):
+    processes = list(job.start_two("widowed", 2, **{"train.epochs": 200}))
+    _wait_for_step(job, "widowed", 5, processes[0])
+    processes[1].kill()
+    # JAX itself aborts a process that waits for another inside of it, after 100 silent seconds.
+    code = processes[0].wait(timeout=150)
+    assert code in (75, -signal.SIGABRT), job.log("widowed")
+    if code == 75:
+        (line,) = re.findall("^error: .*$", job.log("widowed"), re.MULTILINE)
+        assert "a device or another process is gone" in line
+        assert "Traceback" not in job.log("widowed")
+
+
+@pytest.mark.long
+def test_two_processes_with_different_fields_are_both_refused(job):
+    process = next(job.start_two("different", 1))
+    address = next(arg for arg in process.args if arg.startswith("--coordinator"))
+    other = job.start(
+        "different",
+        ("-m", "rrd_jax.main", address, "--processes=2", "--process_id=1"),
+        **{"train.epochs": 5},
+    )
+    assert [process.wait(timeout=120), other.wait(timeout=120)] == [2, 2], job.log("different")
+    said = re.findall("^error: the processes disagree: .*$", job.log("different"), re.MULTILINE)
+    assert len(said) == 2
+    assert f"config.train.epochs is {job.epochs} in process 0, and 5 in process 1" in said[0]
+
+
 @contextlib.contextmanager
 def _disk(folder, size):
     folder.mkdir()
@@ -293,13 +322,14 @@ def test_a_full_or_read_only_disk_is_one_line_and_loses_nothing(job):
     size = sum(path.stat().st_size for path in checkpoint.rglob("*"))
     with _disk(job.root / "disk", int(2.5 * size)) as remount:
         process = job.start("disk")
-        assert process.wait() == 2, job.log("disk")
-        last = job.log("disk").strip().split("\n")[-1]
+        assert process.wait() == 74, job.log("disk")
+        *before, last = job.log("disk").strip().split("\n")
+        assert not [line for line in before if "Traceback" in line or "Error" in line]
         assert "No space left on device" in last
-        good = re.search(r"step (\d+) is the last good one; mend the disk", last)[1]
+        good = re.search(r"step (\d+) is the last good one; make room", last)[1]
         assert good in job.saved("disk")
         remount("ro")
-        assert job.start("disk").wait() == 2
+        assert job.start("disk").wait() == 74
         last = job.log("disk").strip().split("\n")[-1]
         assert re.search(r"^error: workdir .* cannot be used: .*Read-only file system", last)
         remount("rw,size=200m")

@@ -54,6 +54,31 @@ def test_a_second_start_drops_the_rows_after_its_checkpoint(tmp_path, tail):
     assert [row["epoch"] for row in _rows(tmp_path)] == [1, 2, 3, 4]
 
 
+_GARBLED = [
+    b"\x00\xff\xfe binary",
+    b'{"epoch": 2, "step": 20',
+    b'{"epoch": 2}',
+    b"[1, 2]",
+    b"null",
+    b"7",
+    b'{"epoch": 2, "step": "20"}',
+    b'{"epoch": 2, "step": true}',
+    b'{"epoch": 2, "step": 20, "test/top1": {}}',
+    b"[" * 100_000,
+    b'{"step": ' + b"9" * 5000 + b"}",
+]
+
+
+@pytest.mark.parametrize("line", _GARBLED, ids=range(len(_GARBLED)))
+def test_a_garbled_line_loses_that_line_only_and_is_said(line, tmp_path, capsys):
+    _write(tmp_path, [1, 2, 3])
+    lines = (tmp_path / "metrics.jsonl").read_bytes().split(b"\n")
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([lines[0], line, *lines[2:]]))
+    _write(tmp_path, [4], step=30)
+    assert [row["epoch"] for row in _rows(tmp_path)] == [1, 3, 4]
+    assert "warning: 1 of 3 lines of" in capsys.readouterr().out
+
+
 def _progress(out):
     out.progress(1.5, 5, 0.0125, 1234.5, 65, {"loss": 2.0, "loss/ce": 1.25})
 

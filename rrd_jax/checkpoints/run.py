@@ -29,7 +29,20 @@ class Checkpoints:
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder.absolute()
-        self._manager = _open(self.folder)
+        storage.check_folder(self.folder)
+        parallel.main_first(lambda: parallel.is_main() and storage.set_notes_aside(self.folder))
+        try:
+            self._manager = _open(self.folder)
+        except OSError as error:
+            raise errors.DiskError(
+                f"{self.folder} cannot hold checkpoints ({storage.reason(error)}); mend that, or"
+                " pass another --workdir"
+            ) from error
+        except Exception as error:  # whatever Orbax runs into in damaged files
+            raise errors.InputError(
+                f"{self.folder} cannot be read ({storage.first_line(error)}); move it away to start"
+                " anew"
+            ) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -51,7 +64,7 @@ class Checkpoints:
 
         Raises:
           DivergedError: a parameter or statistic is not finite; nothing is written.
-          InputError: this or the save before it failed; earlier checkpoints are intact.
+          DiskError: this or the save before it failed; earlier checkpoints are intact.
         """
         step, state_digests = int(state.step), _digests(state)
         try:
@@ -64,7 +77,7 @@ class Checkpoints:
             raise self.failed(error) from error
 
     def wait(self) -> None:
-        """Returns when all saves are on disk; raises InputError if one could not be."""
+        """Returns when all saves are on disk; raises DiskError if one could not be."""
         try:
             self._manager.wait_until_finished()
         except (OSError, ValueError) as error:
@@ -125,7 +138,7 @@ class Checkpoints:
     @property
     def latest_step(self) -> int | None:
         """The newest step on disk; None when there is none."""
-        return self._manager.latest_step()
+        return next(reversed(storage.steps(self.folder)), None)
 
     def close(self) -> None:
         """Waits for pending saves and releases the folder."""
@@ -138,13 +151,11 @@ class Checkpoints:
         step = self.latest_step
         return "there is no checkpoint yet" if step is None else f"step {step} is the last good one"
 
-    def failed(self, error: Exception, what: str = "a save failed") -> errors.InputError:
-        """The InputError for a disk that does not take what a run writes."""
-        full = "No space left on device"  # buried deep in what the storage library says
-        reason = full if full in str(error) else storage.first_line(error)
-        return errors.InputError(
-            f"{what} in {self.folder} ({reason}); {self.kept}; mend the disk and start the same"
-            " command again"
+    def failed(self, error: Exception, what: str = "a save failed") -> errors.DiskError:
+        """The DiskError for a disk that does not take what a run writes."""
+        return errors.DiskError(
+            f"{what} in {self.folder} ({storage.reason(error)}); {self.kept}; make room or mend"
+            " that, and start the same command again"
         )
 
 

@@ -25,6 +25,8 @@ def seal(meta: dict[str, Any], digests: dict[str, str]) -> dict[str, Any]:
 
 def unseal(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
     """Returns meta and digests of `seal`; raises a ValueError if either was changed."""
+    if not isinstance(content, dict):
+        raise ValueError("its JSON is of another kind")
     meta, digests = content.get("meta"), content.get("digests")
     if seal(meta, digests)["seal"] != content.get("seal"):
         raise ValueError("the digest of its JSON does not match")

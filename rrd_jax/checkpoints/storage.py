@@ -5,20 +5,24 @@ FOLDER/STEP/meta/metadata   the JSON, see `sealed`
 """
 
 import json
+import os
 import pathlib
+import re
 from typing import Any
 
 import orbax.checkpoint as ocp
 
 from rrd_jax import errors, networks
-from rrd_jax.checkpoints import sealed
+from rrd_jax.checkpoints import quiet, sealed
+
+quiet.silence()  # whoever reads or writes
 
 
 def steps(folder: pathlib.Path) -> list[int]:
     """The steps that a folder holds checkpoints of, in ascending order."""
     if not folder.is_dir():
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
 
 
 def save_arguments(
@@ -31,12 +35,13 @@ def save_arguments(
 
 
 def write(folder: pathlib.Path, arrays: Any, meta: dict[str, Any], digests: dict[str, str]) -> None:
-    """Writes a checkpoint of step 0; raises an InputError if the folder cannot be written."""
+    """Writes a checkpoint of step 0; raises a DiskError if the folder cannot be written."""
+    check_folder(folder)
     try:
         with ocp.CheckpointManager(folder) as manager:
             manager.save(0, args=save_arguments(arrays, meta, digests))
     except (OSError, ValueError) as error:
-        raise errors.InputError(f"{folder} cannot be written ({first_line(error)})") from error
+        raise errors.DiskError(f"{folder} cannot be written ({reason(error)})") from error
 
 
 def read(
@@ -53,7 +58,24 @@ def read(
 def read_json(folder: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str, str]]:
     """The JSON of a step and the digests in it, without the arrays."""
     path = folder / str(step) / "meta" / "metadata"
-    return sealed.unseal(json.loads(path.read_text()))
+    try:
+        return sealed.unseal(json.loads(path.read_text()))
+    except RecursionError as error:
+        raise ValueError(f"{path} is no JSON of ours") from error
+
+
+def set_notes_aside(folder: pathlib.Path) -> None:
+    """Renames Orbax's notes on checkpoints where they are no JSON: it can do without, not with."""
+    for step in steps(folder):
+        path = folder / str(step) / "_CHECKPOINT_METADATA"
+        try:
+            readable = isinstance(json.loads(path.read_bytes()), dict)
+        except (ValueError, RecursionError):
+            readable = False
+        except OSError:
+            continue
+        if not readable:
+            path.rename(path.with_suffix(".damaged"))
 
 
 def difference(folder: pathlib.Path, step: int, like: Any) -> str:
@@ -83,6 +105,26 @@ def difference(folder: pathlib.Path, step: int, like: Any) -> str:
 def warn_damaged(folder: pathlib.Path, step: int, error: Exception) -> None:
     """Prints that a checkpoint is passed over, and why."""
     print(f"warning: checkpoint {folder}/{step} is damaged ({first_line(error)})")
+
+
+def check_folder(folder: pathlib.Path) -> None:
+    """Raises a DiskError if a file is in the way of a folder."""
+    if folder.exists() and not folder.is_dir():
+        raise errors.DiskError(
+            f"{folder} is a file, but checkpoints are kept in a folder of that name; move it away"
+        )
+
+
+def reason(error: Exception) -> str:
+    """Why a disk took nothing, as the operating system says it where it was asked.
+
+    Orbax buries the system's error in the text of its own.
+    """
+    if buried := re.search(r"os_error_code='(\d+)'", str(error)):
+        return os.strerror(int(buried[1]))
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {error.filename}" if error.filename else "")
+    return first_line(error)
 
 
 def first_line(error: Exception) -> str:

@@ -157,6 +157,7 @@ def _run(
     num_classes: int | None,
 ) -> Trained:
     """Trains, or goes on."""
+    parallel.check_platform()
     numbers = {path: value for path, value in numbers.items() if value is not None}
     if isinstance(asked.config, recipe.Job):
         given = [asked.teacher, asked.student, asked.objectives, asked.optimizer]

@@ -3,15 +3,17 @@
 Batch and memory are split over the mesh; every device holds a copy of the rest.
 """
 
+import importlib.util
 import os
 import pathlib
 from typing import TypeVar
 
 import jax
 import numpy as np
+from jax.extend.backend import clear_backends
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from rrd_jax import errors
+from rrd_jax import console, errors
 from rrd_jax.state import TrainState
 
 AXIS = "data"
@@ -34,6 +36,7 @@ _PEAK = {
     "TPU v3": 61.5,  # of a core, as JAX counts devices there
     "TPU v2": 22.5,
 }
+_CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 _SMALL = 1024  # scalars; an array that has fewer is not worth splitting
 
 
@@ -43,6 +46,51 @@ def enable_compilation_cache() -> None:
         cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(cache) / "rrd_jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)  # many are small
+
+
+def check_platform() -> None:
+    """Starts JAX's devices; says where they are not what the machine seems to be meant for.
+
+    Raises:
+      UnavailableError: the platform that was asked for is not there.
+      InputError: JAX is to compute in 64 bits.
+    """
+    if jax.config.jax_enable_x64:
+        raise errors.InputError(
+            "JAX_ENABLE_X64 is set, but runs are made of 32-bit numbers: unset it, or call"
+            " jax.config.update('jax_enable_x64', False)"
+        )
+    asked = jax.config.jax_platforms
+    try:
+        platform = jax.default_backend()
+    except (RuntimeError, AssertionError) as error:  # the latter where it sees no GPU
+        reason = str(error).split(" (set JAX_PLATFORMS")[0].strip().split("\n")[0]
+        raise errors.UnavailableError(
+            f"JAX_PLATFORMS={asked}, but JAX cannot use that here"
+            f"{f' ({reason[:200]})' if reason else ''}; there is {_platforms_there()}: unset"
+            " JAX_PLATFORMS, or set JAX_PLATFORMS=cpu; an NVIDIA GPU needs pip install"
+            " 'rrd_jax[cuda13]' and a driver, a TPU 'rrd_jax[tpu]'"
+        ) from error
+    if platform == "cpu" and not asked and any(map(importlib.util.find_spec, _CUDA_PLUGINS)):
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        console.warn(
+            "JAX's plugin for NVIDIA GPUs is installed, but it finds none"
+            f"{'' if visible is None else f' (CUDA_VISIBLE_DEVICES={visible})'}: this runs on the"
+            " CPU; set JAX_PLATFORMS=cuda to be refused instead, cpu to be told nothing"
+        )
+
+
+def _platforms_there() -> str:
+    """What JAX finds if nothing is asked for."""
+    asked = jax.config.jax_platforms
+    jax.config.update("jax_platforms", "")
+    try:
+        return " and ".join(sorted({"cpu", jax.default_backend()}))
+    except (RuntimeError, AssertionError):
+        return "cpu"
+    finally:  # a second try is to fail as the first
+        clear_backends()
+        jax.config.update("jax_platforms", asked)
 
 
 def check_jaxlib() -> None:

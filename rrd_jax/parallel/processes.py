@@ -1,13 +1,18 @@
 """The processes of a run: how they join, which writes, and when all of them stop."""
 
 import contextlib
+import hashlib
+import importlib.metadata
+import json
 import os
+import pathlib
 import signal
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -36,13 +41,21 @@ def start(coordinator: str = "", processes: int = 0, process_id: int = 0) -> Non
         return
     if coordinator:
         _find_coordinator(coordinator, processes, process_id)
+    # JAX would end the process with a stack trace of its own.
+    watch = threading.Timer(_PATIENCE, _give_up, [coordinator])
+    watch.daemon = True
+    watch.start()
     try:
         if coordinator:
             jax.distributed.initialize(
-                coordinator, processes, process_id, cluster_detection_method="deactivate"
+                coordinator,
+                processes,
+                process_id,
+                cluster_detection_method="deactivate",
+                initialization_timeout=2 * _PATIENCE,
             )
         else:
-            jax.distributed.initialize()
+            jax.distributed.initialize(initialization_timeout=2 * _PATIENCE)
     except ValueError as error:  # there is nothing to join
         if processes or process_id:
             raise errors.InputError(
@@ -52,10 +65,24 @@ def start(coordinator: str = "", processes: int = 0, process_id: int = 0) -> Non
     except RuntimeError as error:
         reason = str(error).strip().split("\n")[0]
         raise errors.InputError(f"the other processes cannot be joined ({reason})") from error
+    finally:
+        watch.cancel()
     if processes and jax.process_count() != processes:
         raise errors.InputError(
             f"--processes={processes}, but the host says {jax.process_count()}; leave the flag out"
         )
+
+
+def _give_up(coordinator: str) -> None:
+    """Ends this process, which waits for others inside of JAX."""
+    where = f" at --coordinator={coordinator}" if coordinator else ""
+    print(
+        f"error: the other processes have not joined{where} within {_PATIENCE} seconds; see whether"
+        " they were started, and what they said",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(2)
 
 
 def _find_coordinator(address: str, processes: int, process_id: int) -> None:
@@ -131,6 +158,55 @@ def as_main(value: bool) -> bool:
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def check_agreement(facts: Mapping[str, Any]) -> None:
+    """Raises an InputError, in all processes, where they disagree.
+
+    Args:
+      facts: JSON values, nested as they may be, that must be the same in all processes.
+    """
+    if jax.process_count() == 1:
+        return
+    text = _encoded(facts)
+    lengths = multihost_utils.process_allgather(np.int32(len(text)))
+    padded = np.pad(text, (0, int(lengths.max()) - len(text)))
+    rows = zip(multihost_utils.process_allgather(padded), lengths, strict=True)
+    theirs = [json.loads(row[:length].tobytes()) for row, length in rows]
+    for process, other in enumerate(theirs):
+        for name in sorted(theirs[0] | other):
+            there, here = theirs[0].get(name, "absent"), other.get(name, "absent")
+            if there != here:
+                raise errors.InputError(
+                    f"the processes disagree: {name} is {there} in process 0, and {here} in process"
+                    f" {process}; start all of them with the same command, code and data"
+                )
+
+
+def _encoded(facts: Mapping[str, Any]) -> np.ndarray:
+    """[n] uint8: their JSON, which processes can send each other."""
+    return np.frombuffer(json.dumps(_flatten(facts), sort_keys=True).encode(), np.uint8)
+
+
+def code_version() -> dict[str, str]:
+    """What computes: the versions of the libraries, and a digest of our own files."""
+    digest, root = hashlib.sha256(), pathlib.Path(__file__).parent.parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint")
+    versions = {f"the version of {name}": importlib.metadata.version(name) for name in names}
+    return versions | {"the code of rrd_jax": digest.hexdigest()[:12]}
+
+
+def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by their path, such as config.train.epochs."""
+    flat = {}
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 class StopRequests:
