@@ -13,7 +13,7 @@ from rrd_jax import errors
 # What the same command may go on from, by the status that a message of XLA begins with.
 _LOST = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED", "DATA_LOSS", "INTERNAL")
 _SAYS = ("Gloo", "NCCL", "Barrier")  # how processes talk to each other, whatever the status
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 _TOGETHER = (0, 3)  # exit codes with which all processes end at the same step
 _MOMENT = 3  # seconds for other processes to find the same error: without process 0 they are ended
 _FULL = "RESOURCE_EXHAUSTED"
@@ -59,7 +59,7 @@ def _translate(error: Exception) -> Exception | None:
         )
         return errors.InputError(f"{text}; correct or unset that variable") if told else None
     if isinstance(error, OSError):
-        return errors.DiskError(f"{text}; make room or mend that") if error.errno in _DISK else None
+        return errors.DiskError(f"{text}; make room or mend that") if error.errno in DISK else None
     if "Unable to initialize backend" in text:
         return errors.UnavailableError(f"JAX cannot use what JAX_PLATFORMS asks for ({text})")
     jax = sys.modules.get("jax")  # which programs import late

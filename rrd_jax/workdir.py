@@ -11,10 +11,8 @@ import socket
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from rrd_jax import __version__, checkpoints, console, errors, parallel, provenance, report
+from rrd_jax import __version__, checkpoints, console, errors, failures, parallel, provenance, report
 
-# What a disk, not a path, is the reason of.
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 # Of file systems without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 _STARTS = "starts"  # the key of config.json that is no field
@@ -104,7 +102,7 @@ def _unusable(folder: pathlib.Path, error: OSError | ValueError) -> errors.Input
         reason = f"{there} is {what}; remove it, or pass another --workdir"
     else:
         reason = f"{getattr(error, 'strerror', None) or error}; pass another --workdir"
-    kind = errors.DiskError if getattr(error, "errno", None) in _DISK else errors.InputError
+    kind = errors.DiskError if getattr(error, "errno", None) in failures.DISK else errors.InputError
     return kind(f"workdir {str(folder)!r} cannot be used: {reason}")
 
 
