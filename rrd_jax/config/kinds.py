@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 from rrd_jax import errors, imports
 
 LARGEST = 2**31 - 1  # what 32 bits count
-_SHORT = reprlib.Repr(maxstring=60, maxother=60, maxlong=40, maxtuple=6, maxlist=6, maxdict=4)
+_SHORT = reprlib.Repr()  # of Python 3.11, which takes no arguments
+_SHORT.maxstring = _SHORT.maxother = 60
 
 
 def shown(value: Any) -> str:

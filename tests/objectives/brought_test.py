@@ -187,7 +187,7 @@ def test_a_loss_alone_is_an_objective_that_may_read_maps():
         ("exits", {}, r"cannot be made: SystemExit: 3 \(.*own_losses.py, line \d+\)"),
         ("odd_stage", {}, "has a stage of type int, but must have a Stage or None"),
         ("odd_predict", {}, "has predict of type int, but it must be a function"),
-        ("angular", {"power": float("nan")}, "is nan, but must be a number"),
+        ("angular", {"power": float("nan")}, "is nan, but must be a finite number"),
         ("angular", {"powr": 2}, "option 'objectives.angular.powr'.*did you mean 'power'"),
         ("angular", {"power": "two"}, "is 'two', but must be of type float"),
         ("angulr", {}, "has no 'angulr'; did you mean 'angular'"),
