@@ -11,7 +11,16 @@ import socket
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from rrd_jax import __version__, checkpoints, console, errors, failures, parallel, provenance, report
+from rrd_jax import (
+    __version__,
+    checkpoints,
+    console,
+    errors,
+    failures,
+    parallel,
+    provenance,
+    report,
+)
 
 # Of file systems without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)

@@ -1,0 +1,220 @@
+"""Mistakes that users made, as whole commands: what each says, and how it ends."""
+
+import json
+import os
+import re
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+import safetensors.numpy
+
+from rrd_jax import convert, networks
+from tests import fresh, launch
+from tests.forks import Commands
+
+_S = ":resnet8,smoke"
+_R = ":resnet8-resnet8,smoke,rrd+kd"
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("commands")
+    with pytest.MonkeyPatch.context() as patch, Commands() as started:
+        patch.setenv("TFDS_DATA_DIR", str(folder))
+        yield started
+
+
+def _digits(commands, argument, *fields, **options):
+    flags = [f"--config.{field}" for field in fields]
+    return commands.run(f"--config=configs/digits.py{argument}", *flags, **options)
+
+
+@pytest.mark.parametrize(
+    ("argument", "fields", "code", "words"),
+    [
+        # A config string.
+        (":resnet8-resnet8,smoke,rrd,kd", "", 1, "'rrd' and 'kd' each name a method"),
+        (":resnet8-resnet8,resnet14-resnet8", "", 1, "each name networks"),
+        # Values.
+        (_S, "data.image_size=320 data.augment=random_resized", 2, "data.resize is 36|256, less"),
+        (_R, "teacher.epochs=0", 2, "teacher.epochs is 0"),
+        (_R, "teacher.learning_rate=0", 2, "teacher.learning_rate is 0"),
+        (_R, "teacher.weight=-1", 2, "teacher.weight is -1"),
+        (_S, "train.save_every=-1", 2, "train.save_every is -1"),
+        (_R, "objectives.rrd.weight=-1", 2, "objectives.rrd.weight is -1"),
+        (_R, "objectives.rrd.weight=nan", 2, "objectives.rrd.weight is nan"),
+        (
+            _R,
+            "objectives.ce.weight=0 objectives.kd.weight=0 objectives.rrd.weight=0",
+            2,
+            "the weights of ce, rrd, kd in config.objectives are all 0",
+        ),
+        (_S, "data.pad=100000", 2, "data.pad is 100000"),
+        (_S, "optimizer.milestones=abc", 1, "optimizer.milestones"),
+        (_S, "optimizer.milestones=(nan,)", 1, "optimizer.milestones"),
+        (_S, "data.mean=abc", 1, "data.mean"),
+        (_S, "data.std=(nan,)", 1, "data.std"),
+        (_S, "seed=99999999999999999999", 1, "seed"),
+        (_S, "data.mock_examples=-5", 2, "data.mock_examples is -5"),
+        (_S, "data.train_split=train[5:2]", 2, "has no images: it ends before it begins"),
+        (_S, "data.resize=-4", 2, "data.resize is -4"),
+        (_S, "data.image_size=1000000", 2, "data.image_size is 1000000"),
+        (_R, "objectives.rrd.queue_size=1000000000000", 2, "objectives.rrd.queue_size"),
+        (_R, "objectives.rrd.dim=100000000", 2, "objectives.rrd.dim"),
+        (_R, "objectives.rrd.initial=foo", 2, "initial.*foo.*unit"),
+        (_S, "foo=1", 1, "there is no field 'foo'"),
+        (_S, "learning_rate=0.1", 1, "optimizer.learning_rate"),
+        (_S, "data.image_size=1", 2, "data.image_size is 1"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(commands, argument, fields, code, words, tmp_path):
+    done = _digits(commands, argument, *fields.split(), cwd=launch.CONFIGS.parent)
+    assert re.search(words, done.check_refused(code)), done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--config=README.md"], 1, "README.md, line"),
+        (["--config=configs/digits.py:smoke", "--mode=foo"], 1, "mode"),
+        (["--config=configs/digits.py:smoke", "--workdri=x"], 1, "Did you mean: workdir"),
+        (["--config=configs/digits.py:smoke", "--workdir=README.md"], 2, "README.md is a file"),
+        (["--config=configs/digits.py:smoke", "--workdir=/proc/run"], 2, "cannot be used"),
+    ],
+)
+def test_a_command_that_cannot_be_is_refused(commands, arguments, code, words):
+    assert re.search(words, commands.run(*arguments).check_refused(code))
+
+
+@pytest.mark.parametrize("platform", ["gpu", "tpu", "foo"])
+def test_a_platform_that_is_not_there_is_one_line(commands, platform):
+    done = _digits(commands, _S, env={"JAX_PLATFORMS": platform})
+    assert platform in done.check_refused(69)
+
+
+def test_a_data_folder_that_is_none_is_refused(commands):
+    done = _digits(commands, _S, "data.mock_examples=0", "data.dir=/proc")
+    assert "/proc" in done.check_refused(2, 74)
+
+
+def test_many_teachers_and_grids_that_cannot_be_are_refused(commands):
+    config = "--config=configs/digits.py:resnet8-resnet8,smoke"
+    for methods, words in (("kd,kd", "twice"), ("", "methods"), ("foo", "foo")):
+        done = commands.run(config, f"--methods={methods}", module="experiments.compare")
+        assert words in done.check_refused(1, 2)
+    done = commands.run(
+        "--model=resnet101", "--input=README.md", "--output=x", module="rrd_jax.convert"
+    )
+    assert "resnet110" not in done.check_refused(2)
+
+
+# Folders of images.
+
+
+def _tree(root, classes=("ants", "bees"), number=24, suffix="png"):
+    rng = np.random.default_rng(0)
+    for i, name in enumerate(classes):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for k in range(number):
+            pixels = rng.integers(0, 80, (12, 14, 3), np.uint8)
+            pixels[..., i % 3] += 120
+            PIL.Image.fromarray(pixels).save(root / name / f"{k}.{suffix}")
+
+
+def _image_folder(commands, root, workdir, *fields):
+    small = ("data.mock_examples=0", "data.image_size=8", "data.augment=crop_flip")
+    flags = [f"--config.{field}" for field in (*small, "train.epochs=1", *fields)]
+    return commands.run(
+        "--config=configs/image_folder.py:resnet8,smoke",
+        f"--config.data.manual_dir={root}",
+        f"--workdir={workdir}",
+        *flags,
+    )
+
+
+def _huge_png():
+    def chunk(kind, content):
+        checksum = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + checksum
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    parts = (chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(b"")), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_a_folder_with_all_that_goes_wrong_is_read_and_told(commands, tmp_path):
+    root = tmp_path / "images"
+    _tree(root)
+    _tree(root, ("wasps",), suffix="tiff")  # which was left out without a word
+    (root / "ants" / "zero.png").write_bytes(b"")
+    (root / "ants" / "huge.png").write_bytes(_huge_png())
+    (root / "stray.png").write_bytes((root / "ants" / "0.png").read_bytes())
+    (root / "empty").mkdir()
+    (root / "ants" / "loop").symlink_to(root)
+    os.mkfifo(root / "bees" / "pipe.png")
+    cv2.imwrite(str(root / "bees" / "grey16.png"), np.full((9, 9), 3000, np.uint16))
+    done = _image_folder(commands, root, tmp_path / "run")
+    assert done.code == 0, done.err
+    for words in ("zero.png", "huge.png", "stray.png", "empty", "3 classes"):
+        assert words in done.out, done.out
+    assert not done.err
+    (root / "ants" / "0.png").write_bytes((root / "bees" / "0.png").read_bytes())
+    done = _image_folder(commands, root, tmp_path / "run")
+    assert "the data are now" in done.check_refused(2)
+
+
+@pytest.mark.parametrize("held_out", ["val", "valid", "validation", "dev", ""])
+def test_split_folders_are_understood(commands, held_out, tmp_path):
+    for name in ("train", held_out):
+        if name:
+            _tree(tmp_path / "images" / name, number=60)
+    done = _image_folder(commands, tmp_path / "images", tmp_path / "run")
+    assert done.code == 0, done.err
+
+
+# Weights.
+
+
+def test_weights_that_are_none_are_refused(commands, tmp_path):
+    variables = fresh.init(networks.create("resnet8", 10), (8, 8, 1))
+    state_dict = convert.to_torch("resnet8", variables)
+    damaged = state_dict | {"conv1.weight": np.full_like(state_dict["conv1.weight"], np.nan)}
+    prefixed = {f"module.student.{name}": value for name, value in state_dict.items()}
+    other = {f"encoder.{i}.weight": np.ones(3, np.float32) for i in range(50)}
+    contents = {"good": (prefixed, ""), "nan": (damaged, "conv1.weight"), "other": (other, "fit")}
+    for name, (content, words) in contents.items():
+        path = tmp_path / f"{name}.safetensors"
+        safetensors.numpy.save_file(content, path)
+        fields = (f"teacher.checkpoint={path}", "train.epochs=1", "teacher.cache=off")
+        done = _digits(commands, _R, *fields, cwd=launch.CONFIGS.parent, seconds=240)
+        if words:
+            assert words in done.check_refused(2)
+        else:
+            assert done.code == 0, done.err
+
+
+# Workdirs.
+
+
+def test_a_workdir_that_was_damaged_goes_on_or_is_refused(commands, tmp_path):
+    run = tmp_path / "run"
+    config = f"--config=configs/digits.py{_S}"
+    whole = commands.run(config, f"--workdir={run}")
+    assert whole.code == 0, whole.err
+    rows = (run / "metrics.jsonl").read_text().splitlines()
+    for content in ("null", "[1]", "\0\1"):
+        saved = (run / "config.json").read_text()
+        (run / "config.json").write_text(content)
+        done = commands.run(config, f"--workdir={run}")
+        assert "config.json is damaged" in done.check_refused(2)
+        (run / "config.json").write_text(saved)
+    (run / "metrics.jsonl").write_text("\n".join(["garbled", *rows[:1], '{"epoch": 1}', "[]"]))
+    done = commands.run(config, f"--workdir={run}", "--config.train.epochs=3")
+    assert done.code == 0, done.err
+    assert "metrics.jsonl" in done.out
+    kept = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in kept] == [1, 3]
