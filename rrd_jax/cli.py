@@ -142,7 +142,9 @@ def _quiet_libraries() -> None:
     logging.set_verbosity(logging.ERROR)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # XLA's, of errors alone
+    # XLA's; what ends a program comes as an exception too. jaxlib 0.10 calls a compiled program that
+    # it reads from the cache an error, at each start on a CPU.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     _quiet_libtpu()
 
 

@@ -52,7 +52,7 @@ _FILES = [
 ]
 
 
-@pytest.mark.parametrize(("content", "message"), _FILES)
+@pytest.mark.parametrize(("content", "message"), _FILES, ids=range(len(_FILES)))
 @pytest.mark.parametrize("name", ["t.pth", "t.safetensors"])
 def test_what_is_no_weights_is_named_by_its_content(name, content, message, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
