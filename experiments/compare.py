@@ -111,6 +111,7 @@ def run_grid(folder: pathlib.Path, cells: dict[Cell, Job]) -> dict[str, list[Res
         raise errors.InputError("the config has no teacher; name a pair TEACHER-STUDENT")
     kept = _kept(folder / "results.json")
     setting = job.prepare(first.student)
+    job.describe(setting.dataset, folder)
     results = _others(folder, cells, setting.dataset.version)
     for cell in kept:
         if cell not in results and cell not in cells:

@@ -129,6 +129,7 @@ def describe(dataset: data.Dataset, folder: pathlib.Path) -> None:
         console.say(line)
     for text in dataset.summary.warnings:
         console.warn(text)
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "data.json"
     if not (path.exists() and any(folder.glob("**/checkpoints"))):  # a run's stays what it was
         report.write_json(path, dict(dataset.summary.figures))
