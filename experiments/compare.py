@@ -38,6 +38,11 @@ def cell_config(method: str, seed: int) -> ConfigDict:
     flag = flags.FLAGS["config"]
     path, _, argument = config_flags.get_config_filename(flag).partition(":")
     config = runpy.run_path(path)["get_config"](",".join(filter(None, [argument, method])))
+    if config.method != method:
+        raise errors.InputError(
+            f"--methods has '{method}', which is no method: the config's is still"
+            f" '{config.method}'; python -m rrd_jax.objectives lists what methods are made of"
+        )
     for field, value in config_flags.get_override_values(flag).items():
         part = field.split(".")
         if part[0].startswith("teacher"):
