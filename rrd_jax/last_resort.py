@@ -51,6 +51,8 @@ def of_config(error: BaseException, path: str) -> str:
       path: of the config file.
     """
     file, chain = pathlib.Path(path), [*_chain(error)]
+    if any(type(link).__name__ == "RequiredValueError" for link in chain):  # of ml_collections
+        return f"{path}: a required_placeholder has no value; give it one in get_config"
     for link in chain:
         frames = traceback.extract_tb(link.__traceback__)
         lines = [frame.lineno for frame in frames if _same(frame.filename, file)]

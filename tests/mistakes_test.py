@@ -116,6 +116,9 @@ def test_many_teachers_and_grids_that_cannot_be_are_refused(commands):
     ):
         done = commands.run(config, f"--methods={methods}", module="experiments.compare")
         assert words in done.check_refused(1, 2)
+    for flag in ("--mode=eval", "--config.seed=3", "--config.objectives.rrd.dim=8"):
+        done = commands.run(config, "--methods=ce", flag, module="experiments.compare")
+        assert flag.partition("=")[0] in done.check_refused(2)
     done = commands.run(
         "--model=resnet101", "--input=README.md", "--output=x", module="rrd_jax.convert"
     )
@@ -233,7 +236,11 @@ def test_a_workdir_that_was_damaged_goes_on_or_is_refused(commands, tmp_path):
 @pytest.mark.parametrize(
     ("line", "code", "words"),
     [
-        ("c.train.epochs = config_dict.required_placeholder(int)", 2, "train.epochs has no value"),
+        (
+            "c.train.epochs = config_dict.required_placeholder(int)",
+            1,
+            "a required_placeholder has no",
+        ),
         ("c.objectives = {'a b': {'factory': 'x:y'}}", 2, "an objective is called 'a b'"),
         ("c.extra = type(c)({'a': 1})", 2, "there is no field 'extra'; --print_config"),
         ("raise GeneratorExit", 1, "line 5: GeneratorExit"),

@@ -100,6 +100,15 @@ class Real(Kind):
             and (self.below is None or value < self.below - _ROUNDING)
         )
 
+    def fault(self, path: str, value: Any) -> str:
+        """See Kind."""
+        said = super().fault(path, value)
+        is_rounded = said and isinstance(value, float) and self.above != value != self.below
+        near = (self.above, 2 * _SMALLEST), (self.below, 2 * _ROUNDING)
+        if is_rounded and any(end is not None and abs(value - end) < eps for end, eps in near):
+            return f"{said}, in float32"
+        return said
+
     def reads(self, text: str) -> bool:
         """See Kind."""
         return _can(float, text)
