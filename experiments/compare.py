@@ -17,6 +17,7 @@ import math
 import pathlib
 import runpy
 import statistics
+from collections.abc import Iterable
 from typing import Any
 
 from absl import app, flags
@@ -38,6 +39,11 @@ def cell_config(method: str, seed: int) -> ConfigDict:
     flag = flags.FLAGS["config"]
     path, _, argument = config_flags.get_config_filename(flag).partition(":")
     config = runpy.run_path(path)["get_config"](",".join(filter(None, [argument, method])))
+    if config.method != method:
+        raise errors.InputError(
+            f"--methods has '{method}', which is no method: the config's is still"
+            f" '{config.method}'; python -m rrd_jax.objectives lists what methods are made of"
+        )
     for field, value in config_flags.get_override_values(flag).items():
         part = field.split(".")
         if part[0].startswith("teacher"):
@@ -69,6 +75,7 @@ def grid(methods: list[str], seeds: int) -> dict[Cell, Job]:
         raise errors.InputError(
             f"--methods={','.join(methods)} names no method; give some, such as --methods=ce,rrd"
         )
+    _check_fields()
     cells = {}
     for seed in range(seeds):
         jobs = {}
@@ -81,7 +88,32 @@ def grid(methods: list[str], seeds: int) -> dict[Cell, Job]:
                         f" '{method}'; name it once"
                     )
             cells[method, seed] = jobs[i]
+    _check_options(methods, cells.values())
     return cells
+
+
+def _check_fields() -> None:
+    """Raises an InputError for flags and fields that a grid sets itself, or does not look at."""
+    ours = flags.FLAGS.flags_by_module_dict().get(main.__name__, [])
+    for flag in ours:
+        if flag.present and flag.name not in ("config", "workdir"):
+            raise errors.InputError(f"--{flag.name} is of rrd_jax.main; a grid has no use for it")
+    for field in config_flags.get_override_values(flags.FLAGS["config"]):
+        if field in ("seed", "method", "baseline"):
+            raise errors.InputError(
+                f"--config.{field} has no effect on a grid: --seeds and --methods say what it runs"
+            )
+
+
+def _check_options(methods: list[str], cells: Iterable[Job]) -> None:
+    """Raises an InputError for an option of an objective that no method has."""
+    known = {choice.name for plan in cells for choice in plan.student.training.objectives}
+    for field in config_flags.get_override_values(flags.FLAGS["config"]):
+        section, _, rest = field.partition(".")
+        if section == "objectives" and rest.partition(".")[0] not in known:
+            raise errors.InputError(
+                f"--config.{field} is of none of the methods {', '.join(methods)}"
+            )
 
 
 def _content(plan: Job) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from absl import app, flags
 
-from rrd_jax import data
+from rrd_jax import cli, data, errors
 
 _ROOT = flags.DEFINE_string("root", None, "A folder of images as image_folder takes it.")
 
@@ -36,6 +36,12 @@ def _open(root: str, index: str) -> float:
 def main(argv: list[str]) -> None:
     """Prints a table."""
     del argv
+    cli.guard(_job)
+
+
+def _job() -> None:
+    if not _ROOT.value:
+        raise errors.InputError("--root is missing: a folder of images, as image_folder takes it")
     cv2.setNumThreads(0)
     began = time.perf_counter()
     count, size = _decode_all(_ROOT.value)  # first: the files are then in the system's memory
@@ -53,4 +59,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=cli.parse_flags)

@@ -19,6 +19,7 @@ libraries warn of and narrate is not shown, unless PYTHONWARNINGS or -W asks for
 
 import contextlib
 import io
+import logging as python_logging
 import os
 import pathlib
 import runpy
@@ -78,7 +79,7 @@ def parse_flags(
             _check_config(config, _config_path(argv))
     except KeyboardInterrupt:
         stop(130, "stopped")
-    except (Exception, SystemExit) as error:  # a config file is a program, and can raise anything
+    except BaseException as error:  # a config file is a program, and can raise anything
         text = last_resort.of_config(error, _config_path(argv))
         if isinstance(error, SystemExit) and not text:  # of absl's --helpxml
             raise
@@ -115,7 +116,9 @@ def guard(
         stop(next(code for kind, code in _CODES.items() if isinstance(error, kind)), error)
     except KeyboardInterrupt as error:
         stop(130, str(error) or stopped)
-    except Exception as error:
+    except SystemExit:
+        raise
+    except BaseException as error:  # a user's code can raise anything
         stop(70, last_resort.of_program(error, folder))
 
 
@@ -140,10 +143,12 @@ def _prepare_streams() -> None:
 
 def _quiet_libraries() -> None:
     logging.set_verbosity(logging.ERROR)
+    # JAX's, of what a user's callback raises, which then comes as an exception.
+    python_logging.getLogger("jax._src.callback").setLevel(python_logging.CRITICAL)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    # XLA's; what ends a program comes as an exception too. jaxlib 0.10 calls a compiled program that
-    # it reads from the cache an error, at each start on a CPU.
+    # XLA's; what ends a program comes as an exception too. jaxlib 0.10 calls a compiled program
+    # that it reads from the cache an error, at each start on a CPU.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     _quiet_libtpu()
 
@@ -235,8 +240,8 @@ def _config_path(argv: list[str]) -> str:
 
 def _one_line(error: Exception) -> str:
     text = str(error)
-    if isinstance(error, AttributeError | KeyError):  # a quoted message, in quotes again
-        text = text.replace("\\n", "\n").replace("\\'", "'").strip("'\"")
+    if isinstance(error, AttributeError | KeyError):
+        text = last_resort.unquoted(text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if any(line.startswith("Traceback") for line in lines):  # ml_collections keeps it as text
         return lines[-1].removeprefix("rrd_jax.errors.InputError: ")

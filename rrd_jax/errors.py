@@ -1,9 +1,14 @@
 """Why a run can end early without a bug in it; programs print these errors as one line."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+import operator
+import sys
+from collections.abc import Hashable, Iterable, Mapping
 from numbers import Real
 from typing import Any
+
+_SMALLEST, _LARGEST = 1.2e-38, 3.4e38  # of float32
+_REAL = tuple("fiuV")  # kinds of NumPy's types
 
 
 class InputError(ValueError):
@@ -36,7 +41,7 @@ class UnreadError(Exception):
 
 def lookup(kind: str, name: str, known: Mapping[str, Any]) -> Any:
     """Returns `known[name]`, or raises an InputError that lists what is known."""
-    if name in known:
+    if isinstance(name, Hashable) and name in known:
         return known[name]
     raise InputError(f"unknown {kind} '{name}'; {hint(name, known)}known: {', '.join(known)}")
 
@@ -47,12 +52,54 @@ def hint(name: str, known: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'? " if close else ""
 
 
-def check_positive(**values: float) -> None:
-    """Raises an InputError for the first value that is no number above zero and finite.
+def check_positive(**values: Any) -> None:
+    """Raises an InputError for the first value that is no finite float32 above zero.
 
-    Arrays pass: traced ones are not known before the program runs.
+    Arrays pass that are traced: they are not known before the program runs.
     """
     for name, value in values.items():
+        if is_traced(value) and not value.shape:
+            continue
+        if hasattr(value, "aval") and not value.shape:
+            value = value.item()
         is_number = isinstance(value, Real) and not isinstance(value, bool)
-        if not (hasattr(value, "aval") or (is_number and 0 < value < float("inf"))):
+        if not (is_number and 0 < value < float("inf")):
             raise InputError(f"{name} is {value!r}, but must be a finite number above 0")
+        if not _SMALLEST <= value <= _LARGEST:
+            raise InputError(
+                f"{name} is {value!r}, but must be from {_SMALLEST:g} to {_LARGEST:g}, as float32"
+                " holds it"
+            )
+
+
+def check_counts(**values: Any) -> None:
+    """Raises an InputError for the first value that is no whole number above zero."""
+    for name, value in values.items():
+        if not is_whole(value) or value < 1:
+            raise InputError(f"{name} is {value!r}, but must be a whole number above 0")
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number: Python's, NumPy's, or an array of one that is known."""
+    try:
+        return (
+            not isinstance(value, bool) and not is_traced(value) and operator.index(value) == value
+        )
+    except TypeError:
+        return False
+
+
+def is_traced(value: Any) -> bool:
+    """Whether it is an array of a program that JAX only compiles, whose values are not known."""
+    jax = sys.modules.get("jax")  # which programs import late
+    return jax is not None and isinstance(value, jax.core.Tracer)
+
+
+def check_arrays(**values: Any) -> None:
+    """Raises an InputError for the first value that is no array of real numbers."""
+    for name, value in values.items():
+        if not hasattr(value, "shape") or not hasattr(value, "dtype"):
+            raise InputError(f"{name} is of type {type(value).__name__}, but must be an array")
+        # The kind of bfloat16 is V, as that of records, which have names.
+        if getattr(value.dtype, "kind", "") not in _REAL or getattr(value.dtype, "names", None):
+            raise InputError(f"{name} is an array of {value.dtype}, but must be of real numbers")

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ _SAYS = ("Gloo", "NCCL", "Barrier")  # how processes talk to each other, whateve
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 _TOGETHER = (0, 3)  # exit codes with which all processes end at the same step
 _MOMENT = 3  # seconds for other processes to find the same error: without process 0 they are ended
-_FULL = "RESOURCE_EXHAUSTED"
+_FULL = ("RESOURCE_EXHAUSTED", "Out of memory")  # of devices, and of a CPU
 
 
 @contextlib.contextmanager
@@ -65,14 +66,14 @@ def _translate(error: Exception) -> Exception | None:
     jax = sys.modules.get("jax")  # which programs import late
     if jax is None or not isinstance(error, jax.errors.JaxRuntimeError):
         return None
-    if _FULL in text:
+    if any(said in text for said in _FULL):
         return errors.InputError(
             f"the devices' memory is not enough ({text}): a smaller train.batch_size or"
             " train.eval_batch_size, a larger train.accumulate, train.remat=convolutions,"
             " teacher.cache=off, data.feed=streamed or a smaller queue of the objective needs less"
         )
-    if "CpuCallback" in text:  # a user's code in a step
-        return None
+    if "CpuCallback" in text:
+        return _of_callback(str(error))
     if text.startswith(_LOST) or any(word in text for word in _SAYS):
         return errors.LostError(
             f"a device or another process is gone ({text}); the same command, started in all"
@@ -80,6 +81,16 @@ def _translate(error: Exception) -> Exception | None:
             " look at the devices"
         )
     return None
+
+
+def _of_callback(text: str) -> errors.InputError | None:
+    """What a user's callback raised in a step, which XLA tells with a traceback."""
+    told = text.partition("\n----")[0].strip().splitlines()
+    places = re.findall(r'File "(.+)", line (\d+)', text)
+    if not places:
+        return None
+    file, line = places[-1]
+    return errors.InputError(f"a callback fails in a step: {told[-1]} ({file}, line {line})")
 
 
 def end(code: int) -> NoReturn:

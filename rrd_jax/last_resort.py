@@ -1,5 +1,6 @@
 """What is said of an error that nobody foresaw, in a config file or in the program."""
 
+import ast
 import contextlib
 import os
 import pathlib
@@ -16,7 +17,7 @@ from rrd_jax import errors
 _PACKAGE = pathlib.Path(__file__).parent
 
 
-def of_program(error: Exception, folder: Callable[[], pathlib.Path] | None = None) -> str:
+def of_program(error: BaseException, folder: Callable[[], pathlib.Path] | None = None) -> str:
     """Keeps the traceback in a file; returns the kind of the error, whose it is, and the file.
 
     Args:
@@ -50,6 +51,8 @@ def of_config(error: BaseException, path: str) -> str:
       path: of the config file.
     """
     file, chain = pathlib.Path(path), [*_chain(error)]
+    if any(type(link).__name__ == "RequiredValueError" for link in chain):  # of ml_collections
+        return f"{path}: a required_placeholder has no value; give it one in get_config"
     for link in chain:
         frames = traceback.extract_tb(link.__traceback__)
         lines = [frame.lineno for frame in frames if _same(frame.filename, file)]
@@ -89,11 +92,20 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _kind(error: BaseException) -> str:
     """The class of an error and the first line of what it says."""
     text = error.msg if isinstance(error, SyntaxError) else str(error)
-    if isinstance(error, AttributeError | KeyError):  # a quoted message, in quotes again
-        text = text.replace("\\n", "\n").replace("\\'", "'").strip("'\"")
+    if isinstance(error, AttributeError | KeyError):
+        text = unquoted(text)
     line = next(iter(text.strip().splitlines()), "")
     name = type(error).__name__
     return f"{name}: {textwrap.shorten(line, 300)}" if line else name
+
+
+def unquoted(text: str) -> str:
+    """A message that is quoted as a whole, as that of a KeyError is, without the quotes."""
+    try:
+        inside = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return inside if isinstance(inside, str) else text
 
 
 def _path(frame: traceback.FrameSummary) -> pathlib.Path:

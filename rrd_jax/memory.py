@@ -1,10 +1,12 @@
 """Memories of past embeddings: arrays in the train state and pure functions over them."""
 
 import math
-from typing import NamedTuple
+from numbers import Real
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rrd_jax import errors
 
@@ -41,7 +43,8 @@ def init_queue(key: jax.Array, size: int, dim: int, *, initial: str = "unit") ->
       ((6, 3), 0)
     """
     axis = errors.lookup("initial", initial, INITIAL)
-    errors.check_positive(queue_size=size, dim=dim)
+    errors.check_counts(queue_size=size, dim=dim)
+    _check_key(key)
     rows = jax.random.normal(key, (size, dim))
     return Queue(rows / jnp.linalg.norm(rows, axis=axis, keepdims=True), jnp.int32(0))
 
@@ -61,6 +64,8 @@ def push(queue: Queue, rows: jax.Array) -> Queue:
       >>> queue.rows[:, 0].round(2)[:4].tolist(), int(push(queue, jnp.ones((4, 3))).cursor)
       ([1.0, 1.0, 1.0, 1.0], 2)
     """
+    _check_type("queue", queue, Queue)
+    errors.check_arrays(rows=rows)
     size, dim = queue.rows.shape
     if rows.ndim != 2 or rows.shape[1] != dim:
         raise errors.InputError(f"rows of shape {rows.shape} pushed to a queue of [{size}, {dim}]")
@@ -93,7 +98,8 @@ def init_bank(key: jax.Array, examples: int, dim: int) -> Bank:
       examples: number of rows N.
       dim: length of a row D.
     """
-    errors.check_positive(examples=examples, dim=dim)
+    errors.check_counts(examples=examples, dim=dim)
+    _check_key(key)
     bound = math.sqrt(3 / dim)
     return Bank(jax.random.uniform(key, (examples, dim), minval=-bound, maxval=bound))
 
@@ -112,7 +118,12 @@ def update(bank: Bank, index: jax.Array, rows: jax.Array, *, momentum: float = 0
     Returns:
       The bank with at most B rows changed.
     """
+    _check_type("bank", bank, Bank)
+    errors.check_arrays(index=index, rows=rows)
     size, dim = bank.rows.shape
+    _check_index(index, size)
+    if not errors.is_traced(momentum) and not _is_share(momentum):
+        raise errors.InputError(f"momentum is {momentum!r}, but must be a number in [0, 1)")
     if rows.shape != (*index.shape, dim):
         raise errors.InputError(
             f"rows of shape {rows.shape} for examples {index.shape} of a bank of [{size}, {dim}]"
@@ -124,3 +135,36 @@ def update(bank: Bank, index: jax.Array, rows: jax.Array, *, momentum: float = 0
     again = jnp.triu(index[:, None] == index[None], 1).any(axis=1)
     places = jnp.where(again, size, index)
     return Bank(bank.rows.at[places].set(moved / jnp.maximum(length, 1e-12), mode="drop"))
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < 1
+
+
+def _check_type(name: str, value: Any, kind: type) -> None:
+    """Raises an InputError for what is no memory of a kind, or one of something else."""
+    if not isinstance(value, kind):
+        raise errors.InputError(
+            f"{name} is of type {type(value).__name__}, but must be a {kind.__name__}"
+        )
+    errors.check_arrays(**{f"{name}.{part}": array for part, array in value._asdict().items()})
+
+
+def _check_key(key: Any) -> None:
+    shape, dtype = getattr(key, "shape", None), getattr(key, "dtype", None)
+    is_typed = shape == () and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not is_typed and not (shape == (2,) and dtype == jnp.uint32):
+        raise errors.InputError(f"key is {key!r}, but must be a key, such as jax.random.key(0)")
+
+
+def _check_index(index: jax.Array, size: int) -> None:
+    """Raises an InputError for what are no examples' numbers, as far as they are known."""
+    if not jnp.issubdtype(index.dtype, jnp.integer):
+        raise errors.InputError(f"index is an array of {index.dtype}, but must be of integers")
+    if not errors.is_traced(index) and index.size:
+        known = np.asarray(index)  # not an operation of the program that may be traced
+        first, last = known.min(), known.max()
+        if first < 0 or last >= size:
+            raise errors.InputError(
+                f"index is from {first} to {last}, but a bank of {size} rows has 0 to {size - 1}"
+            )

@@ -274,6 +274,8 @@ class Run:
         else:
             rate = self.recipe.training.optimizer.learning_rate
             places = [f"optimizer.learning_rate (here {rate:g})", "optimizer.clip_norm", *places]
+            if self.recipe.schedule(0) == 0:  # by which prodigy, for one, divides
+                places += ["optimizer.warmup_start (the first rate is 0)"]
         if self.recipe.student.dtype != np.float32:
             places += [f"dtype (here {np.dtype(self.recipe.student.dtype).name})"]
         return reason, f"look at {', '.join(places)}"
@@ -311,6 +313,7 @@ class Run:
         progress.sums, rate = {}, self.learning_rate
         progress.epoch = self.step // self.steps_per_epoch
         self._look_for_collapse(tested)
+        self._look_for_zeros(means)
         if test["test/top1"] > progress.best["top1"]:
             progress.best = {"top1": test["test/top1"], "epoch": progress.epoch}
         return {
@@ -336,6 +339,16 @@ class Run:
                 f"[{self.recipe.training.label}] after epoch {epoch} of {epochs} {doubt}; look at"
                 f" optimizer.learning_rate ({self.learning_rate:.3g}), the weights of the"
                 " objectives and the labels"
+            )
+
+    def _look_for_zeros(self, means: dict[str, float]) -> None:
+        """Warns after the first epoch of objectives that nothing is learnt from."""
+        zeros = [name for name, mean in means.items() if name.startswith("loss/") and mean == 0]
+        if zeros and self.progress.epoch == 1:
+            names = " and ".join(name.removeprefix("loss/") for name in zeros)
+            console.warn(
+                f"[{self.recipe.training.label}] the loss of {names} was 0 at every step of the"
+                " first epoch: nothing was learnt from it; look at what it compares"
             )
 
     def save(self, seconds: float, row: dict[str, Any] | None = None) -> None:

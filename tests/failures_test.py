@@ -20,6 +20,13 @@ _XLA = jax.errors.JaxRuntimeError
         (_XLA("INTERNAL: CUDA error: unspecified\nmore"), errors.LostError, "CUDA error"),
         (_XLA("UNKNOWN: Gloo AllGather failed"), errors.LostError, "Gloo"),
         (RuntimeError("Unable to initialize backend 'x'"), errors.UnavailableError, "JAX_PLATF"),
+        (
+            _XLA(
+                'INTERNAL: CpuCallback error: T\n  File "my.py", line 4, in cb\nKeyError: 3\n----'
+            ),
+            errors.InputError,
+            r"KeyError: 3 \(my.py, line 4\)",
+        ),
         (MemoryError("Unable to allocate 9 GiB"), errors.InputError, "9 GiB"),
         (FloatingPointError("invalid value (nan)"), errors.DivergedError, "JAX_DEBUG_NANS"),
         (OSError(errno.ENOSPC, "No space left on device", "f"), errors.DiskError, "No space"),

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import rrd_jax
 from rrd_jax import errors, memory
 from tests import golden
 
@@ -137,3 +138,41 @@ def test_an_update_of_a_split_bank_is_that_of_a_whole_one():
     wanted = update(bank, index, rows)
     found = update(split, *(jax.device_put(x, parallel.split(mesh)) for x in (index, rows)))
     np.testing.assert_allclose(found.rows, wanted.rows, rtol=0, atol=1e-7)
+
+
+_KEY, _ROWS = jax.random.key(0), jnp.ones((3, 2))
+_QUEUE, _BANK = memory.init_queue(_KEY, size=4, dim=2), memory.init_bank(_KEY, examples=4, dim=2)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (
+            lambda: memory.init_queue(_KEY, size=2.5, dim=2),
+            "queue_size is 2.5, but must be a whole",
+        ),
+        (lambda: memory.init_queue(0, size=2, dim=2), "key is 0"),
+        (lambda: memory.init_queue(_KEY, size=2, dim=2, initial=["unit"]), "unknown initial"),
+        (lambda: memory.init_bank(_KEY, examples=2, dim=2.0), "dim is 2.0"),
+        (lambda: memory.push(_QUEUE, [[1.0, 2.0]]), "rows is of type list, but must be an array"),
+        (lambda: memory.push(_QUEUE, _ROWS + 1j), "rows is an array of complex64"),
+        (lambda: memory.push(_QUEUE.rows, _ROWS), "queue is of type .*, but must be a Queue"),
+        (lambda: memory.update(_QUEUE, jnp.arange(3), _ROWS), "bank is of type Queue"),
+        (lambda: memory.update(_BANK, jnp.arange(3), _ROWS, momentum=5), "momentum is 5"),
+        (lambda: memory.update(_BANK, jnp.arange(3) + 9, _ROWS), "index is from 9 to 11"),
+        (lambda: memory.update(_BANK, jnp.arange(3.0), _ROWS), "but must be of integers"),
+        (lambda: _loss(chunk=-3), "chunk is -3"),
+        (lambda: _loss(chunk=2.5), "chunk is 2.5"),
+        (lambda: _loss(temperature_student=1e-300), "as float32 holds it"),
+        (lambda: _loss(temperature_student=jnp.array(-0.1)), "temperature_student is -0.1"),
+        (lambda: _loss(temperature_student=jnp.ones(2)), "temperature_student is "),
+    ],
+)
+def test_arguments_that_are_none_are_refused_in_a_line(call, said):
+    with pytest.raises(errors.InputError, match=said):
+        call()
+
+
+def _loss(**options):
+    usual = {"temperature_student": 0.1, "temperature_teacher": 0.1}
+    return rrd_jax.relational_loss(_ROWS, _ROWS, _QUEUE.rows, **usual | options)

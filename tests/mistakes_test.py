@@ -69,6 +69,11 @@ def _digits(commands, argument, *fields, **options):
         (_S, "foo=1", 1, "there is no field 'foo'"),
         (_S, "learning_rate=0.1", 1, "optimizer.learning_rate"),
         (_S, "data.image_size=1", 2, "data.image_size is 1"),
+        # What float32 does not tell from a value that is refused.
+        (_S, "train.ema=0.9999999999", 2, "train.ema is 0.9999999999"),
+        (_S, "optimizer.learning_rate=1e-40", 2, "optimizer.learning_rate is 1e-40"),
+        (_R, "objectives.kd.temperature=1000", 2, "objectives.kd.temperature is 1000"),
+        (":resnet8-resnet8,dkd", "objectives.dkd.alpha=0 objectives.dkd.beta=0", 2, "are all 0"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused(commands, argument, fields, code, words, tmp_path):
@@ -103,9 +108,17 @@ def test_a_data_folder_that_is_none_is_refused(commands):
 
 def test_many_teachers_and_grids_that_cannot_be_are_refused(commands):
     config = "--config=configs/digits.py:resnet8-resnet8,smoke"
-    for methods, words in (("kd,kd", "twice"), ("", "methods"), ("foo", "foo")):
+    for methods, words in (
+        ("kd,kd", "twice"),
+        ("", "methods"),
+        ("foo", "foo"),
+        ("smoke", "no method"),
+    ):
         done = commands.run(config, f"--methods={methods}", module="experiments.compare")
         assert words in done.check_refused(1, 2)
+    for flag in ("--mode=eval", "--config.seed=3", "--config.objectives.rrd.dim=8"):
+        done = commands.run(config, "--methods=ce", flag, module="experiments.compare")
+        assert flag.partition("=")[0] in done.check_refused(2)
     done = commands.run(
         "--model=resnet101", "--input=README.md", "--output=x", module="rrd_jax.convert"
     )
@@ -219,3 +232,33 @@ def test_a_workdir_that_was_damaged_goes_on_or_is_refused(commands, tmp_path):
     assert "metrics.jsonl" in done.out
     kept = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in kept] == [1, 3]
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        (
+            "c.train.epochs = config_dict.required_placeholder(int)",
+            1,
+            "a required_placeholder has no",
+        ),
+        ("c.objectives = {'a b': {'factory': 'x:y'}}", 2, "an objective is called 'a b'"),
+        ("c.extra = type(c)({'a': 1})", 2, "there is no field 'extra'; --print_config"),
+        ("raise GeneratorExit", 1, "line 5: GeneratorExit"),
+        ("'a'.b", 1, "line 5: AttributeError: 'str' object has no attribute 'b'"),
+    ],
+)
+def test_what_a_launch_file_does_wrong_is_one_line(commands, line, code, words, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from ml_collections import config_dict\nfrom rrd_jax.config import defaults\n"
+        "def get_config(argument=''):\n    c = defaults()\n"
+        f"    with c.unlocked(), c.ignore_type(): {line}\n    return c\n"
+    )
+    assert words in commands.run(f"--config={path}").check_refused(code)
+
+
+def test_a_folder_with_an_empty_name_is_none_to_write_to(commands):
+    arguments = ("--model=resnet8", "--input=README.md", "--output=")
+    done = commands.run(*arguments, module="rrd_jax.convert")
+    assert "--output is empty" in done.check_refused(2)

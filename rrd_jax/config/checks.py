@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from rrd_jax import errors, imports
 from rrd_jax.config import kinds, unknown
@@ -52,14 +52,26 @@ def check(config: ConfigDict, made: Collection[str] = ()) -> None:
 
 
 def check_names(config: ConfigDict, path: str = "the config") -> None:
-    """Raises an InputError for fields whose names are no text, which ml_collections cannot sort."""
+    """Raises an InputError for fields that cannot be read at all.
+
+    Their names are no text, which ml_collections cannot sort, or they are placeholders that wait
+    for a value.
+    """
     try:
-        fields = config.items()
+        fields = config.items(preserve_field_references=True)
     except TypeError:
         raise errors.InputError(f"{path} has fields whose names are not text") from None
     for name, value in fields:
-        if isinstance(value, ConfigDict):
-            check_names(value, str(name) if path == "the config" else f"{path}.{name}")
+        inside = str(name) if path == "the config" else f"{path}.{name}"
+        try:
+            value = value.get() if isinstance(value, config_dict.FieldReference) else value
+        except config_dict.RequiredValueError:
+            raise errors.InputError(
+                f"{inside} has no value, but is required: set it with --config.{inside}=..."
+            ) from None
+        for part in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(part, ConfigDict):
+                check_names(part, inside)
 
 
 def teachers(config: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
@@ -117,6 +129,11 @@ def _fault_of_objective(name: Any, given: Any, made: Collection[str]) -> str:
         return (
             f"objectives.{name} is {kinds.shown(given)}, but must be a dict of its fields, such as"
             " {'weight': 1.0}"
+        )
+    if not imports.is_path(str(name)) and not re.fullmatch(r"[\w+-]+", str(name)):
+        return (
+            f"an objective is called {kinds.shown(name)}, but names are of letters, digits, _, +"
+            " and -, as figures are listed under them"
         )
     known = OF_OBJECTIVES | ({} if name in made else option_kinds(name, given))
     faults = (

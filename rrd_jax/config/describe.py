@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rrd_jax import imports, objectives
+from rrd_jax import errors, imports, objectives
 from rrd_jax.config import checks, kinds, methods
 from rrd_jax.config.kinds import Mapped
 from rrd_jax.objectives import Record
@@ -36,13 +36,21 @@ def describe(config: ConfigDict) -> str:
     )
     parts = [textwrap.fill(head, _WIDTH)]
     for path, field, value in checks.entries(config):
+        if isinstance(field.kind, Mapped):
+            _check_mapped(path, value)
         if path == "objectives":
             continue
         value = dict(value) if isinstance(field.kind, Mapped) else value
         parts.append(_entry(path, value, field.default, str(field.kind), field.meaning))
     for name, given in config.objectives.items():
+        _check_mapped(f"objectives.{name}", given)
         parts += _of_objective(name, given)
     return "\n".join(parts)
+
+
+def _check_mapped(path: str, value: Any) -> None:
+    if fault := Mapped().fault(path, value):
+        raise errors.InputError(fault)
 
 
 def _entry(path: str, value: Any, default: Any, wanted: str, meaning: str) -> str:

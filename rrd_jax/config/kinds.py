@@ -16,6 +16,9 @@ from ml_collections import ConfigDict
 from rrd_jax import errors, imports
 
 LARGEST = 2**31 - 1  # what 32 bits count
+_HOTTEST = 100.0  # its square times the rounding of a divergence is 0.001
+# What float32 tells from 0, and from 1 below it.
+_SMALLEST, _ROUNDING = 1.2e-38, 2.0**-25
 _SHORT = reprlib.Repr()  # of Python 3.11, which takes no arguments
 _SHORT.maxstring = _SHORT.maxother = 60
 
@@ -77,7 +80,7 @@ class Integer(Kind):
 
 @dataclasses.dataclass(frozen=True)
 class Real(Kind):
-    """A finite number: at least `minimum`, greater than `above`, less than `below`."""
+    """A finite number: at least `minimum`, greater than `above`, less than `below`, as float32."""
 
     minimum: float | None = None
     maximum: float | None = None
@@ -93,9 +96,18 @@ class Real(Kind):
             -math.inf < value < math.inf
             and (self.minimum is None or value >= self.minimum)
             and (self.maximum is None or value <= self.maximum)
-            and (self.above is None or value > self.above)
-            and (self.below is None or value < self.below)
+            and (self.above is None or value > self.above + _SMALLEST)
+            and (self.below is None or value < self.below - _ROUNDING)
         )
+
+    def fault(self, path: str, value: Any) -> str:
+        """See Kind."""
+        said = super().fault(path, value)
+        is_rounded = said and isinstance(value, float) and self.above != value != self.below
+        near = (self.above, 2 * _SMALLEST), (self.below, 2 * _ROUNDING)
+        if is_rounded and any(end is not None and abs(value - end) < eps for end, eps in near):
+            return f"{said}, in float32"
+        return said
 
     def reads(self, text: str) -> bool:
         """See Kind."""
@@ -255,11 +267,12 @@ def of_option(option: inspect.Parameter) -> Kind | None:
     """The kind of an option of one of our objectives, from its annotation and its default.
 
     Counts are 0 or above, no number is beyond a million, and what is divided by a temperature stays
-    within float32; the factory knows more. None where its annotation says nothing.
+    within float32, and is more than its rounding; the factory knows more. None where its annotation
+    says nothing.
     """
     kind = _OF_TYPES.get(imports.option_type(option) or object)
     if "temperature" in option.name:
-        kind = Real(minimum=1e-3, maximum=1e6)
+        kind = Real(minimum=1e-3, maximum=_HOTTEST)
     is_open = option.default is None or type(None) in typing.get_args(option.annotation)
     return Optional(kind) if kind and is_open else kind
 

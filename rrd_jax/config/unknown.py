@@ -46,7 +46,8 @@ def message(path: str, config: ConfigDict) -> str:
         listed = ", ".join(config.objectives[section])
         hint = errors.hint(name, config.objectives[section])
         return f"there is no field '{path}'; {hint}known of '{section}': {listed}"
-    known = [field for field in paths(config) if field != path]  # a launch file can add it
+    # A launch file can add it, and what is in it.
+    known = [field for field in paths(config) if not f"{field}.".startswith(f"{path}.")]
     near = [f"'{field}'" for field in _near(path, name, known)]
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     return f"there is no field '{path}'; {hint}{LIST}"

@@ -63,9 +63,20 @@ def run(model: str, source: pathlib.Path, output: pathlib.Path) -> None:
     )
 
 
+def _run() -> None:
+    for name, value in (
+        ("model", _MODEL.value),
+        ("input", _INPUT.value),
+        ("output", _OUTPUT.value),
+    ):
+        if not value.strip():
+            raise errors.InputError(f"--{name} is empty")
+    run(_MODEL.value, pathlib.Path(_INPUT.value), pathlib.Path(_OUTPUT.value))
+
+
 def _main(argv: list[str]) -> None:
     del argv
-    cli.guard(lambda: run(_MODEL.value, pathlib.Path(_INPUT.value), pathlib.Path(_OUTPUT.value)))
+    cli.guard(_run)
 
 
 if __name__ == "__main__":

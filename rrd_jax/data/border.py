@@ -73,7 +73,7 @@ def open_splits(
 
 
 def _is_count(number: Any) -> bool:
-    return isinstance(number, int | np.integer) and number > 0
+    return errors.is_whole(number) and number > 0
 
 
 def _found_classes(name: str, labels: Iterable[np.ndarray]) -> int:

@@ -256,8 +256,7 @@ def evaluate(
       >>> sorted(rrd_jax.evaluate(trained, test=split))
       ['loss', 'top1', 'top5']
     """
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise errors.InputError(f"batch_size is {batch_size!r}, but must be an integer above 0")
+    errors.check_counts(batch_size=batch_size)
     if source is not None and not isinstance(source, Source):
         raise errors.InputError(f"source is {source!r}, but must be a rrd_jax.data.Source")
     trained = network if isinstance(network, Trained) else None

@@ -56,6 +56,10 @@ def _typed(path: str, value: Any, at: ConfigDict, name: str) -> Any:
     """The value of a field in its type, which is that of its default."""
     if isinstance(at[name], ConfigDict):
         listed = ", ".join(_paths(at[name], f"{path}."))
+        if not listed:
+            raise errors.InputError(
+                f"'{path}' is {value!r}, but must be a mapping of names to values"
+            )
         raise errors.InputError(f"'{path}' is no field, but has these: {listed}")
     wanted = at.get_type(name)
     if value is None and _paths(configs.defaults()).get(path, value) is None:
@@ -238,6 +242,8 @@ class Making:
         """The name of a network; one that is an object is kept under it."""
         if isinstance(given, str):
             return given
+        if given == ():
+            raise errors.InputError(f"{role} is an empty tuple, but must be a name or a network")
         whole = given[-1 if callable(given[-1]) else 0] if isinstance(given, tuple) else given
         name = getattr(whole, "name", None) or getattr(whole, "__name__", type(whole).__name__)
         if isinstance(given, type | functools.partial):
@@ -295,6 +301,12 @@ def _weighted(name: str, value: Any) -> tuple[float, Any]:
         raise errors.InputError(f"objectives has the name {name!r}; give it one, such as 'mine'")
     if value is None:
         raise errors.InputError(f"objective '{name}' is None, but must have a weight, such as 1.0")
+    if "." in name and ":" not in name:
+        raise errors.InputError(f"objectives has the name {name!r}; give it one without a dot")
+    if isinstance(value, bool):
+        raise errors.InputError(
+            f"objective '{name}' is {value}, but must have a weight, such as 1.0"
+        )
     if isinstance(value, numbers.Real):
         return float(value), None
     is_pair = isinstance(value, tuple) and not isinstance(value, Objective) and len(value) == 2

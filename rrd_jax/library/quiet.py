@@ -1,20 +1,23 @@
-"""Libraries that narrate are silent while a function of ours runs."""
+"""Around functions of ours that programs call: other libraries are silent, and errors are ours."""
 
 import functools
 from collections.abc import Callable
 
 from absl import logging
 
+from rrd_jax import failures
+
 
 def quietly(function: Callable) -> Callable:
-    """While it runs, libraries that narrate through absl's log are silent."""
+    """While it runs, libraries that narrate through absl's log are silent, and errors are ours."""
 
     @functools.wraps(function)
     def run(*arguments, **options):
         verbosity = logging.get_verbosity()
         logging.set_verbosity(logging.ERROR)
         try:
-            return function(*arguments, **options)
+            with failures.translated():
+                return function(*arguments, **options)
         finally:
             logging.set_verbosity(verbosity)
 

@@ -87,7 +87,7 @@ def create(
       >>> network.apply(variables, jnp.zeros((2, 32, 32, 3))).embedding.shape
       (2, 64)
     """
-    errors.check_positive(num_classes=num_classes)
+    errors.check_counts(num_classes=num_classes)
     if imports.is_path(name):
         network = brought.create(name, num_classes, dtype, options or {}, prefix)
     else:

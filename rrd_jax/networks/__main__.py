@@ -101,7 +101,7 @@ def _image_shape(name: str) -> tuple[int, int, int]:
             f"--image_shape is {','.join(FLAGS.image_shape)}, but must be three whole numbers, such"
             " as 32,32,3"
         ) from None
-    errors.check_positive(height=height, width=width, channels=channels)
+    errors.check_counts(height=height, width=width, channels=channels)
     return (height, width, channels)
 
 

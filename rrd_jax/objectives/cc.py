@@ -35,7 +35,7 @@ def cc(*, dim: int = 128) -> Objective:
     Args:
       dim: length D that both are projected to, by linear layers that are both trained.
     """
-    errors.check_positive(dim=dim)
+    errors.check_counts(dim=dim)
 
     def init(key, student, teacher):
         return ObjectiveState(params=projections.init_both(key, student, teacher, dim))

@@ -98,7 +98,8 @@ def crd(
     Raises:
       InputError: an unknown memory or a value out of range.
     """
-    errors.check_positive(temperature=temperature, negatives=negatives, dim=dim)
+    errors.check_positive(temperature=temperature)
+    errors.check_counts(negatives=negatives, dim=dim)
     errors.lookup("initial", initial, memories.INITIAL)
     banks.check_momentum(momentum)
     kinds = {

@@ -77,7 +77,7 @@ def kdsvd_loss(
     References:
       Lee et al., arXiv 1807.06819.
     """
-    errors.check_positive(rank=rank)
+    errors.check_counts(rank=rank)
     channels = [[x.shape[-1] for x in maps] for maps in (student, teacher)]
     if len(student) < 2 or channels[0] != channels[1]:
         raise errors.InputError(
@@ -107,7 +107,7 @@ def kdsvd_loss(
 
 def kdsvd(*, rank: int = 1) -> Objective:
     """KDSVD over all taps behind the stem, which must have the same channels; see `kdsvd_loss`."""
-    errors.check_positive(rank=rank)
+    errors.check_counts(rank=rank)
     loss = functools.partial(kdsvd_loss, rank=rank)
     return over_taps(loss, equal_channels=True)
 

@@ -88,7 +88,7 @@ def reviewkd(*, width: int | None = None) -> Objective:
       width: channels inside; None is the student's embedding length, at most 512.
     """
     if width is not None:
-        errors.check_positive(width=width)
+        errors.check_counts(width=width)
 
     def init(key, student, teacher):
         levels_s, levels_t = _levels(student, teacher)

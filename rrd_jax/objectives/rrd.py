@@ -34,14 +34,9 @@ PRESETS = {
 }
 
 
-def _check_arrays(**given: Any) -> None:
-    """Raises an InputError for an argument that is no array."""
-    for name, value in given.items():
-        if not hasattr(value, "shape"):
-            raise errors.InputError(
-                f"{name} is of type {type(value).__name__}, but must be an array; of a Queue its"
-                " rows"
-            )
+def _check_chunk(chunk: Any) -> None:
+    if chunk is not None and (not errors.is_whole(chunk) or chunk < 0):
+        raise errors.InputError(f"chunk is {chunk!r}, but must be None or a whole number from 0")
 
 
 def relational_loss(
@@ -72,7 +67,7 @@ def relational_loss(
       relations agree.
 
     Raises:
-      InputError: a temperature is not above 0, or the shapes do not fit.
+      InputError: a temperature is not above 0, chunk is no count, or the arrays do not fit.
 
     References:
       arXiv 2407.12073.
@@ -89,8 +84,17 @@ def relational_loss(
     errors.check_positive(
         temperature_student=temperature_student, temperature_teacher=temperature_teacher
     )
-    _check_arrays(student=student, teacher=teacher, memory=memory)
-    if memory.ndim != 2 or not student.shape == teacher.shape == (len(student), memory.shape[1]):
+    if isinstance(memory, memories.Queue | memories.Bank):
+        raise errors.InputError(
+            f"memory is a {type(memory).__name__}, but must be an array: pass its rows"
+        )
+    errors.check_arrays(student=student, teacher=teacher, memory=memory)
+    _check_chunk(chunk)
+    if (
+        memory.ndim != 2
+        or student.ndim != 2
+        or not student.shape == teacher.shape == (len(student), memory.shape[1])
+    ):
         raise errors.InputError(
             f"student {student.shape}, teacher {teacher.shape} and memory {memory.shape} must be"
             " [B, D], [B, D] and [K, D]"
@@ -102,7 +106,7 @@ def relational_loss(
     teacher, memory = jax.lax.stop_gradient((teacher, memory))
     scaled = student / temperature_student, teacher / temperature_teacher
     if chunk:
-        return chunked_cross_entropy.chunked(*scaled, memory, chunk)
+        return chunked_cross_entropy.chunked(*scaled, memory, int(chunk))
     return chunked_cross_entropy.direct(*scaled, memory)
 
 
@@ -186,10 +190,10 @@ def rrd(
     options = dict(errors.lookup("preset", preset, PRESETS))
     options |= {name: value for name, value in given.items() if value is not None}
     push_before = options.pop("push_before")
-    errors.check_positive(**options, queue_size=queue_size, dim=dim)
+    errors.check_positive(**options)
+    errors.check_counts(queue_size=queue_size, dim=dim)
     banks.check_temperature(temperature_bank)
-    if chunk is not None and chunk < 0:
-        raise errors.InputError(f"chunk is {chunk}, but must be 0 or above")
+    _check_chunk(chunk)
     kinds = dict.fromkeys(("fifo", "momentum", "momentum_reference"))
     errors.lookup("memory", memory, kinds)
     errors.lookup("initial", initial, memories.INITIAL)

@@ -19,6 +19,7 @@ _FUNCTIONS = (types.FunctionType, functools.partial)
 # Options of Optax's factories by their range.
 _BELOW_1 = ("b1", "b2", "b3", "beta", "decay", "momentum", "adam_b1", "adam_b2")
 _NOT_NEGATIVE = ("eps", "eps_root", "adam_eps_root", "ns_steps")
+_LARGEST = 1e3  # beyond, nothing is learnt
 # With 0 of these nothing is learnt; no option of Optax's is negative.
 _ABOVE_0 = ("k", "step_size", "trust_coefficient", "clipping_threshold")
 # Names that factories of Optax have for which parameters their weight decay leaves out.
@@ -133,10 +134,12 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
     for option, value in options.items():
         if imports.is_path(name) or type(value) not in (int, float):
             continue  # of a user's, or refused for its type
-        if option in _BELOW_1 and not 0 <= value < 1:
+        if option in _BELOW_1 and not 0 <= value < 1 - 2.0**-25:  # float32 knows none between
             raise errors.InputError(f"{_PREFIX}{option} is {value}, but must be in [0, 1)")
-        if option in _NOT_NEGATIVE and not 0 <= value < math.inf:
-            raise errors.InputError(f"{_PREFIX}{option} is {value}, but must be 0 or above")
+        if option in _NOT_NEGATIVE and not 0 <= value <= _LARGEST:
+            above = value < math.inf and value > 0
+            bounds = f"at most {_LARGEST:g}" if above else "0 or above"
+            raise errors.InputError(f"{_PREFIX}{option} is {value}, but must be {bounds}")
         if value < 0 or (option in _ABOVE_0 and not value):
             above = "above 0" if option in _ABOVE_0 else "0 or above"
             raise errors.InputError(f"{_PREFIX}{option} is {value}, but must be {above}")

@@ -100,8 +100,10 @@ def _exponential(
     staircase: bool = False,
 ):
     """The rate times decay_rate every so many epochs, never below the final rate."""
-    names = {"decay_rate": decay_rate, "every_epochs": every_epochs}
-    errors.check_positive(**{f"optimizer.schedule_options.{k}": v for k, v in names.items()})
+    # Further from 1, each of the first steps takes the rate out of float32.
+    for name, value in (("decay_rate", decay_rate), ("every_epochs", every_epochs)):
+        if not 1e-6 <= value <= 1e6:
+            raise errors.InputError(f"{_PREFIX}{name} is {value:g}, but must be from 1e-6 to 1e6")
     every = max(1, round(every_epochs * steps_per_epoch))
     schedule = optax.exponential_decay(learning_rate, every, decay_rate, staircase=staircase)
     # Optax's end_value is a floor or a ceiling as decay_rate is below 1 or not.
@@ -117,6 +119,7 @@ _SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
     "exponential": _exponential,
 }
 _PREFIX = "optimizer.schedule_options."
+_HIGHEST = 1e6  # rate, as of the field optimizer.learning_rate
 _LOOKS = 9  # steps at which the rates of a user's schedule are looked at
 
 
@@ -171,7 +174,10 @@ def create_schedule(
         factory = errors.lookup("optimizer.schedule", name, _SCHEDULES)
         if name == "milestones":
             ours |= {"milestones": milestones, "decay": decay}
-        schedule = imports.call(f"schedule '{name}'", factory, options or {}, ours, prefix=_PREFIX)
+        what = f"schedule '{name}'"
+        schedule = imports.call(what, factory, options or {}, ours, prefix=_PREFIX)
+        if options:  # without, it stays between the first rate and the last
+            _check_rates(what, schedule, ours["steps"])
     _check_final(name, factory, learning_rate, final_learning_rate)
     if not warmup_steps:
         return schedule
@@ -240,7 +246,7 @@ def _users(what: str, function: Callable, options: Mapping[str, Any], ours: dict
 
 
 def _check_rates(what: str, schedule: Callable, steps: int) -> None:
-    """Raises an InputError for a user's schedule that gives no rates at some of its steps."""
+    """Raises an InputError for a schedule that gives no rates at some of its steps."""
     looks = sorted({round(i * (steps - 1) / (_LOOKS - 1)) for i in range(_LOOKS)})
     try:  # as the compiled step calls it, and as the console does
         rate = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
@@ -248,12 +254,14 @@ def _check_rates(what: str, schedule: Callable, steps: int) -> None:
         rates = {step: float(schedule(step)) for step in looks} if is_real else {}
     except imports.ERRORS as error:
         raise imports.raised(what, "cannot be used", error) from error
-    given = {step: value for step, value in rates.items() if not 0 <= value < math.inf}
+    given = {step: value for step, value in rates.items() if not 0 <= value <= _HIGHEST}
     if not is_real:
         given = {0: f"{rate.dtype} of shape {rate.shape}"}
     for step, value in given.items():
+        is_high = is_real and value > _HIGHEST
+        bound = f"{_HIGHEST:g} at most" if is_high else "0 or above"
         raise errors.InputError(
-            f"{what} must give a number of 0 or above, but gives {value} for step {step}"
+            f"{what} must give a number of {bound}, but gives {value} for step {step}"
         )
     if len(rates) > 1 and not any(rates.values()):
         raise errors.InputError(f"{what} gives 0 for all of its steps: nothing would be learnt")

@@ -159,7 +159,7 @@ def check_options(examples: int | None, momentum: float) -> None:
     """Raises an InputError for examples or momentum that no bank can have."""
     if examples is None:
         raise errors.InputError("a bank needs examples, the number of training images")
-    errors.check_positive(examples=examples)
+    errors.check_counts(examples=examples)
     check_momentum(momentum)
 
 

@@ -56,7 +56,9 @@ def as_float32_batches(
 
 
 def check_weights(**values: float) -> None:
-    """Raises an InputError for the first value that is below zero or not finite."""
+    """Raises an InputError for a value below zero or not finite, and for several that are all 0."""
     for name, value in values.items():
         if not 0 <= value < float("inf"):
             raise errors.InputError(f"{name} is {value}, but must be a finite number, 0 or above")
+    if len(values) > 1 and not any(values.values()):
+        raise errors.InputError(f"{' and '.join(values)} are all 0: nothing would be compared")
