@@ -145,6 +145,7 @@ class Run:
         compares = any(o.needs_teacher for o in recipe.objectives.values())
         self.teacher_network = teacher.network if teacher and compares else None
         self._collapsed = 0  # epochs in a row
+        self._first_weights = ""  # their digest, where this start made them
         self.teacher_is_cached, self._about_teacher = self._plan_cache()
         self.program = self.build(recipe, teacher_is_cached=self.teacher_is_cached)
         abstract = self.program.abstract
@@ -184,6 +185,8 @@ class Run:
         )
         variables = self.teacher.variables if self.teacher_network else None
         self.state, self.step = self.program.create(self.recipe.training.seed, variables), 0
+        if self.recipe.fixed != "student":
+            self._first_weights = checkpoints.digest(self.state.params["student"])
 
     def resume(self) -> bool:
         """Goes to the newest intact checkpoint, if there is one."""
@@ -314,6 +317,7 @@ class Run:
         progress.epoch = self.step // self.steps_per_epoch
         self._look_for_collapse(tested)
         self._look_for_zeros(means)
+        self._look_for_still_weights()
         if test["test/top1"] > progress.best["top1"]:
             progress.best = {"top1": test["test/top1"], "epoch": progress.epoch}
         return {
@@ -349,6 +353,17 @@ class Run:
             console.warn(
                 f"[{self.recipe.training.label}] the loss of {names} was 0 at every step of the"
                 " first epoch: nothing was learnt from it; look at what it compares"
+            )
+
+    def _look_for_still_weights(self) -> None:
+        """Warns after the first epoch of a student that nothing moves."""
+        if self.progress.epoch != 1 or not self._first_weights:
+            return
+        if checkpoints.digest(self.state.params["student"]) == self._first_weights:
+            console.warn(
+                f"[{self.recipe.training.label}] the weights are those that the run began with,"
+                " after its first epoch: the optimizer moves nothing; look at its learning rate,"
+                " and whether the loss depends on the student"
             )
 
     def save(self, seconds: float, row: dict[str, Any] | None = None) -> None:

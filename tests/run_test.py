@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
+import optax
 import pytest
 
-from rrd_jax import errors
+from rrd_jax import errors, library
 from rrd_jax.checkpoints import sealed
 from tests import launch
 
@@ -23,3 +25,13 @@ def test_a_run_of_a_newer_version_is_one_line(ends, tmp_path):
     message = f"the run in {tmp_path} was written by a newer version .* keeps invented_later"
     with pytest.raises(errors.InputError, match=message):
         launch.run(config, tmp_path)
+
+
+@pytest.mark.usefixtures("one_device", "tiny_network")
+def test_a_student_that_nothing_moves_is_warned_of(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    split = rng.integers(0, 256, (16, 8, 8, 1), np.uint8), np.arange(16) % 4
+    for optimizer, still in ((optax.set_to_zero(), True), (optax.sgd(0.01), False)):
+        options = {"optimizer": optimizer, "epochs": 1, "batch_size": 8}
+        library.train_teacher("tiny", split, split, **options)
+        assert ("the optimizer moves nothing" in capsys.readouterr().out) == still
