@@ -142,8 +142,8 @@ def _quiet_libraries() -> None:
     logging.set_verbosity(logging.ERROR)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    # XLA's; what ends a program comes as an exception too. jaxlib 0.10 calls a compiled program that
-    # it reads from the cache an error, at each start on a CPU.
+    # XLA's; what ends a program comes as an exception too. jaxlib 0.10 calls a compiled program
+    # that it reads from the cache an error, at each start on a CPU.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     _quiet_libtpu()
 

@@ -93,6 +93,12 @@ def arrange(
         _check_levels(root, paths)
         splits = _divide(by_split[""])
     classes = _classes(root, splits, warnings, wants_test=wants_test)
+    if all(map(str.isdecimal, classes)) and list(classes) != sorted(classes, key=int):
+        place = next(i for i, name in enumerate(sorted(classes, key=int)) if name != classes[i])
+        notes.append(
+            f"classes are in alphabetical order, as torchvision has them: label {place} is class"
+            f" '{classes[place]}'; 01, 02, ... would keep the order of numbers"
+        )
     _warn_empty(root, split_folders, folders, classes, warnings)
     ordered = {split: _ordered(split, images) for split, images in splits.items()}
     return Layout(ordered, classes, notes, warnings)
