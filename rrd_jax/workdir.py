@@ -86,6 +86,7 @@ def _claim(
             raise errors.InputError(
                 f"workdir {folder} holds a converted network, and no run; pass another --workdir"
             )
+        _check_outside(folder)
         folder.mkdir(parents=True, exist_ok=True)
         _lock(folder, held)
         if path.exists() and any((folder / "checkpoints").glob("[0-9]*")):
@@ -99,6 +100,17 @@ def _claim(
             raise
         raise _unusable(folder, error) from error
     return before
+
+
+def _check_outside(folder: pathlib.Path) -> None:
+    """Raises an InputError for a workdir in the checkpoints of a run, which it would garble."""
+    place = folder.absolute()
+    for above in (place, *place.parents):
+        if above.name == "checkpoints" and checkpoints.read_meta(above) is not None:
+            raise errors.InputError(
+                f"workdir {folder} lies in the checkpoints of a run: {above.parent} goes on with"
+                " it; for another run, pass another --workdir"
+            )
 
 
 def _unusable(folder: pathlib.Path, error: OSError | ValueError) -> errors.InputError:

@@ -11,6 +11,7 @@ from rrd_jax.data import pictures
 
 # Images that are taken as black: more, and of all more than this share, are no accident.
 _FEW, _SHARE = 10, 0.25
+_NAMED = 4  # of them
 _ASPECT = 100  # of images that are scaled before their centre is cut out
 cv2.setNumThreads(0)  # many images at once are decoded already: within one, threads would compete
 
@@ -99,10 +100,10 @@ class _Damage:
                 f" decoded; image {image}: {reason}. Repair them, convert them to usual PNG or"
                 " JPEG, or remove them"
             )
-        if image in self._images or len(self._images) > _FEW:
+        if image in self._images or len(self._images) > _NAMED:
             return
         self._images.add(image)
-        if len(self._images) > _FEW:
+        if len(self._images) > _NAMED:
             line = "more images cannot be decoded; each is taken as black"
         else:
             line = f"image {image}: {reason}; it is taken as black"
