@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import pathlib
 import re
@@ -236,10 +235,10 @@ def _by_version(starts: dict[str, Any]) -> str:
 def _read_config(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fields that a folder keeps, and what is known of its starts."""
     try:
-        content = json.loads(path.read_text())
+        content = errors.read_json(path)
         if not isinstance(content, dict):
             raise ValueError(f"it holds {_shown(content)}, and no fields")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise errors.InputError(
             f"{path} is damaged ({error}); delete it to go on with the config given now"
         ) from error

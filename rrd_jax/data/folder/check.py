@@ -154,7 +154,7 @@ def _suffix(path: str) -> str:
 def _remembered(memory: pathlib.Path) -> dict[str, dict[tuple, Checked]]:
     """{path: {(size, modified, changed): what was found}}; nothing if it cannot be read."""
     try:
-        content = json.loads(memory.read_text())
+        content = errors.read_json(memory)
         if content["format"] != _FORMAT:
             return {}
         return {path: {tuple(row[:3]): Checked(*row[3:])} for path, row in content["files"].items()}
