@@ -388,7 +388,17 @@ def test_what_was_looked_at_is_remembered_until_it_changes(tree, monkeypatch):
 def test_a_file_that_could_change_unseen_is_not_remembered(tree):
     load(tree)
     (memory,) = (tree.parent / "index").rglob("*.json")
-    assert json.loads(memory.read_text())["files"] == {}
+    assert json.loads(memory.read_text().split("\n")[0])["files"] == {}
+
+
+def test_what_is_remembered_and_then_damaged_is_looked_at_again(tmp_path, monkeypatch):
+    tree = tmp_path / "tree"
+    fill(tree)
+    monkeypatch.setattr(check, "_FRESH", -1e15)
+    version = load(tree).version
+    (memory,) = (tmp_path / "index").rglob("*.json")
+    memory.write_text(memory.read_text().replace("JPEG", ""))
+    assert load(tree).version == version
 
 
 def test_without_a_place_to_remember_images_are_read_all_the_same(tree):
