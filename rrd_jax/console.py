@@ -35,12 +35,12 @@ def say(text: str) -> None:
 
 def warn(text: str) -> None:
     """Prints a warning: what is doubtful, with its value, and what to do about it."""
-    say(_painted("warning:", _YELLOW, sys.stdout) + " " + text)
+    say(_painted("warning:", _YELLOW, sys.stdout) + " " + _printable(text))
 
 
 def note(text: str) -> None:
     """Prints what is worth knowing and needs nothing done."""
-    say(_painted("note:", _CYAN, sys.stdout) + " " + text)
+    say(_painted("note:", _CYAN, sys.stdout) + " " + _printable(text))
 
 
 def error(text: str) -> None:
@@ -48,7 +48,8 @@ def error(text: str) -> None:
     with contextlib.suppress(errors.DiskError, errors.UnreadError):
         _write(_wipe())
     with contextlib.suppress(OSError):  # the exit code says it too
-        print(_painted("error:", _RED, sys.stderr), text, file=sys.stderr, flush=True)
+        painted = _painted("error:", _RED, sys.stderr)
+        print(painted, _printable(text), file=sys.stderr, flush=True)
 
 
 def progress(label: str, parts: Sequence[str]) -> None:
@@ -183,6 +184,13 @@ def _painted(text: str, colour: int, stream: TextIO | None) -> str:
     if not _is_terminal(stream) or _is_dumb() or os.environ.get("NO_COLOR"):
         return text
     return f"\x1b[{colour}m{text}\x1b[0m"
+
+
+def _printable(text: str) -> str:
+    """Names out of files and folders may hold what a terminal would obey."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

@@ -1,7 +1,9 @@
 """Why a run can end early without a bug in it; programs print these errors as one line."""
 
 import difflib
+import json
 import operator
+import pathlib
 import sys
 from collections.abc import Hashable, Iterable, Mapping
 from numbers import Real
@@ -37,6 +39,14 @@ class PreemptedError(RuntimeError):
 
 class UnreadError(Exception):
     """Nobody reads what the program prints any more, as after `| head -1`: it ends quietly."""
+
+
+def read_json(path: pathlib.Path) -> Any:
+    """What a JSON file holds; raises an OSError, or a ValueError for anything that is not JSON."""
+    try:
+        return json.loads(path.read_text())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def lookup(kind: str, name: str, known: Mapping[str, Any]) -> Any:

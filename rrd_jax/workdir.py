@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import pathlib
 import re
@@ -86,6 +85,7 @@ def _claim(
             raise errors.InputError(
                 f"workdir {folder} holds a converted network, and no run; pass another --workdir"
             )
+        _check_outside(folder)
         folder.mkdir(parents=True, exist_ok=True)
         _lock(folder, held)
         if path.exists() and any((folder / "checkpoints").glob("[0-9]*")):
@@ -99,6 +99,17 @@ def _claim(
             raise
         raise _unusable(folder, error) from error
     return before
+
+
+def _check_outside(folder: pathlib.Path) -> None:
+    """Raises an InputError for a workdir in the checkpoints of a run, which it would garble."""
+    place = folder.absolute()
+    for above in (place, *place.parents):
+        if above.name == "checkpoints" and checkpoints.read_meta(above) is not None:
+            raise errors.InputError(
+                f"workdir {folder} lies in the checkpoints of a run: {above.parent} goes on with"
+                " it; for another run, pass another --workdir"
+            )
 
 
 def _unusable(folder: pathlib.Path, error: OSError | ValueError) -> errors.InputError:
@@ -224,10 +235,10 @@ def _by_version(starts: dict[str, Any]) -> str:
 def _read_config(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fields that a folder keeps, and what is known of its starts."""
     try:
-        content = json.loads(path.read_text())
+        content = errors.read_json(path)
         if not isinstance(content, dict):
             raise ValueError(f"it holds {_shown(content)}, and no fields")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise errors.InputError(
             f"{path} is damaged ({error}); delete it to go on with the config given now"
         ) from error

@@ -16,6 +16,15 @@ def test_a_warning_takes_the_place_of_the_progress_line(monkeypatch):
     assert "\x1b[33mwarning:\x1b[0m" in screen.text()
 
 
+def test_what_a_terminal_would_obey_is_shown(capsys):
+    name = "a\x1b[31m\r\x85\udcffb\nc \u00e9"
+    console.warn(name)
+    console.error(name)
+    out, err = capsys.readouterr()
+    assert out == "warning: a\\x1b[31m\\r\\x85\\udcffb\nc \u00e9\n"
+    assert err == out.replace("warning", "error")
+
+
 @pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
 def test_there_are_no_colours_where_they_are_not_wanted(monkeypatch, name, value):
     screen = Screen(monkeypatch, columns=40)

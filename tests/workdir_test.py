@@ -5,9 +5,10 @@ import fcntl
 import json
 
 import jax
+import numpy as np
 import pytest
 
-from rrd_jax import __version__, errors, workdir
+from rrd_jax import __version__, checkpoints, errors, workdir
 from tests import launch
 
 _PAIR = "smoke,tiny-tiny"
@@ -89,6 +90,15 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
         _claim(tmp_path / "run")
     with pytest.raises(errors.InputError, match="null"):
         _claim(tmp_path / "a\0b")
+
+
+def test_the_checkpoints_of_a_run_are_no_workdir(tmp_path):
+    weights = {"params": {"w": np.ones(2, np.float32)}, "batch_stats": {}}
+    checkpoints.save_network(tmp_path, weights, {"epoch": 1})
+    for name in ("checkpoints", "checkpoints/0", "checkpoints/other"):
+        refused = pytest.raises(errors.InputError, match="lies in the checkpoints of a run")
+        with refused, workdir.claim(tmp_path / name, {}, free=()):
+            pass
 
 
 def test_a_disk_that_takes_nothing_is_no_mistake_of_the_user(tmp_path, monkeypatch):

@@ -4,7 +4,6 @@ FOLDER/STEP/state           the arrays
 FOLDER/STEP/meta/metadata   the JSON, see `sealed`
 """
 
-import json
 import os
 import pathlib
 import re
@@ -59,7 +58,7 @@ def read_json(folder: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str
     """The JSON of a step and the digests in it, without the arrays."""
     path = folder / str(step) / "meta" / "metadata"
     try:
-        return sealed.unseal(json.loads(path.read_text()))
+        return sealed.unseal(errors.read_json(path))
     except RecursionError as error:
         raise ValueError(f"{path} is no JSON of ours") from error
 
@@ -69,8 +68,8 @@ def set_notes_aside(folder: pathlib.Path) -> None:
     for step in steps(folder):
         path = folder / str(step) / "_CHECKPOINT_METADATA"
         try:
-            readable = isinstance(json.loads(path.read_bytes()), dict)
-        except (ValueError, RecursionError):
+            readable = isinstance(errors.read_json(path), dict)
+        except ValueError:
             readable = False
         except OSError:
             continue

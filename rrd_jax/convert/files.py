@@ -1,6 +1,5 @@
 """Reads a network's weights from a run, a converted folder or a PyTorch file."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -74,7 +73,7 @@ def _check_hugging_face(path: pathlib.Path) -> None:
     Its entries do not tell; the config.json beside them does.
     """
     try:
-        fields = json.loads((path.parent / "config.json").read_text())
+        fields = errors.read_json(path.parent / "config.json")
         if fields["model_type"] != "resnet":
             return
     except (KeyError, OSError, TypeError, ValueError):

@@ -68,6 +68,7 @@ def open_splits(
         _check_labels(examples, look, known)
     version = f"{name} {_digest(both, looks, known_labels)}"
     names = next(filter(None, (_class_names(found, num_classes) for found in candidates)), ())
+    _check_same_classes(name, wholes, num_classes)
     shared = expressions.overlap(*(rows.parts for rows in both))
     return Opened(version, num_classes, channels, *splits, names, shared=shared)
 
@@ -226,6 +227,21 @@ def _class_names(source: Any, num_classes: int) -> tuple[str, ...]:
                 return tuple(map(str, names))
         source = getattr(source, "dataset", None)
     return ()
+
+
+def _check_same_classes(name: str, wholes: Mapping[str, Rows], num_classes: int) -> None:
+    """Raises an InputError where two splits call the same label by different names."""
+    first = None
+    for split, rows in wholes.items():
+        names = _class_names(rows.parts[0][0].source, num_classes)
+        if first is None and names:
+            first = split, names
+        if names and names != first[1]:
+            label = next(i for i in range(num_classes) if names[i] != first[1][i])
+            raise errors.InputError(
+                f"data set '{name}': label {label} is '{first[1][label]}' in split '{first[0]}' and"
+                f" '{names[label]}' in split '{split}': both must number the classes alike"
+            )
 
 
 def _check_labels(examples: Examples, look: _Look, known: np.ndarray | None) -> None:

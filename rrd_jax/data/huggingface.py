@@ -104,6 +104,8 @@ def _tables(name: str) -> Mapping[str, Any]:
             files = _files_by_split(name, path)
         elif path.is_dir():
             found = datasets.load_from_disk(str(path))
+            if found == {}:
+                raise errors.InputError(f"data set '{name}' has no splits: its folder is damaged")
             return found if isinstance(found, Mapping) else {"train": found}
         else:
             files = {"train": [str(path)]}
@@ -125,7 +127,7 @@ def _files_by_split(name: str, folder: pathlib.Path) -> dict[str, list[str]]:
     Where that is a number, or `part`, the folder that they are in is called as the split is.
     """
     files: dict[str, list[str]] = {}
-    for path in sorted(folder.rglob("*.parquet")):
+    for path in sorted(filter(pathlib.Path.is_file, folder.rglob("*.parquet"))):
         word = re.match(r"[a-zA-Z]*", path.stem).group()
         split = word if word not in ("", "part") else path.parent.name
         files.setdefault(split, []).append(str(path))
@@ -134,7 +136,25 @@ def _files_by_split(name: str, folder: pathlib.Path) -> dict[str, list[str]]:
             f"data set '{name}': {folder.absolute()} is neither a folder of datasets' save_to_disk"
             " nor has it Parquet files such as train-00000-of-00001.parquet"
         )
+    for paths in files.values():
+        _check_all_there(name, paths)
     return files
+
+
+def _check_all_there(name: str, paths: Sequence[str]) -> None:
+    """Raises an InputError where one of several files, -00000-of-00002, is missing."""
+    there, wanted = set(), set()
+    for path in paths:
+        if numbered := re.search(r"^(.*-)(\d+)-of-(\d+)", path):
+            before, number, total = numbered[1], int(numbered[2]), int(numbered[3])
+            there.add((before, total, number))
+            wanted |= {(before, total, i) for i in range(min(total, 10_000))}
+    if missing := sorted(wanted - there):
+        before, total, number = missing[0]
+        raise errors.InputError(
+            f"data set '{name}': of the files {before}*-of-{total:05d} {len(missing)} are missing,"
+            f" such as number {number:05d}: download or copy them again"
+        )
 
 
 def _table(name: str, split: str, rows: Any, image: str, label: str) -> Table:

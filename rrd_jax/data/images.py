@@ -1,6 +1,5 @@
 """Images on the host, by OpenCV: encoded, decoded, scaled and cropped."""
 
-import functools
 import sys
 from typing import Any
 
@@ -10,6 +9,9 @@ import numpy as np
 from rrd_jax import errors
 from rrd_jax.data import pictures
 
+# Images that are taken as black: more, and of all more than this share, are no accident.
+_FEW, _SHARE = 10, 0.25
+_NAMED = 4  # of them
 _ASPECT = 100  # of images that are scaled before their centre is cut out
 cv2.setNumThreads(0)  # many images at once are decoded already: within one, threads would compete
 
@@ -68,20 +70,47 @@ def decode_or_black(example: dict[str, Any], index: int, channels: int, size: in
     """The decoded image of an example; a black one, and a line that names it, if it is damaged.
 
     One bad file of a million must not end a run; and in a test split it must count.
+
+    Raises:
+      InputError: so many cannot be decoded that it is no accident.
     """
+    _damage.tried += 1
     try:
         return decode(example["image"], channels)
     except errors.InputError as error:
         name = example.get("file_name", b"")
         name = name.decode(errors="backslashreplace") if isinstance(name, bytes) else str(name)
-        _warn_damaged(index, name.replace("\n", "\\n"), str(error))
+        named = "'{}' (example {})".format(name.replace("\n", "\\n"), index) if name else ""
+        _damage.add(named or f"example {index}", str(error))
         return np.zeros((size, size, channels), np.uint8)
 
 
-@functools.cache  # once a process, not once an epoch
-def _warn_damaged(index: int, name: str, reason: str) -> None:
-    named = f"'{name}' (example {index})" if name else f"example {index}"
-    print(f"warning: image {named}: {reason}; it is taken as black", file=sys.stderr)
+class _Damage:
+    """What could not be decoded in this process, as often as it was tried."""
+
+    def __init__(self):
+        self.tried, self._failed, self._images = 0, 0, set()
+
+    def add(self, image: str, reason: str) -> None:
+        """Says so once an image, not once an epoch, and of the first images alone."""
+        self._failed += 1
+        if self._failed >= _FEW and self._failed > _SHARE * self.tried:
+            raise errors.InputError(
+                f"{self._failed:,} of the first {self.tried:,} images that are used cannot be"
+                f" decoded; image {image}: {reason}. Repair them, convert them to usual PNG or"
+                " JPEG, or remove them"
+            )
+        if image in self._images or len(self._images) > _NAMED:
+            return
+        self._images.add(image)
+        if len(self._images) > _NAMED:
+            line = "more images cannot be decoded; each is taken as black"
+        else:
+            line = f"image {image}: {reason}; it is taken as black"
+        print(f"warning: {line}", file=sys.stderr)
+
+
+_damage = _Damage()
 
 
 def pad_or_resize(image: np.ndarray, size: int) -> np.ndarray:

@@ -148,7 +148,7 @@ def _open(content: bytes) -> PIL.Image.Image:
             raise errors.InputError(
                 "it is HEIC, which pillow-heif reads: run `pip install 'rrd_jax[heic]'`"
             ) from error
-        raise UnknownError("it is no image") from error
+        raise UnknownError("it is no image, or of a format that is not read") from error
     except Exception as error:  # of Pillow, for damaged files
         raise errors.InputError(f"it is damaged ({error or type(error).__name__})") from error
     width, height = file.size

@@ -178,10 +178,18 @@ def from_variables(
 def _check_fits(
     path: pathlib.Path, meta: dict[str, Any], model: str, dataset: data.Dataset
 ) -> None:
-    """Raises an InputError for a network that is not the one that config and data need."""
+    """Raises an InputError for a network that is not the one that config and data need.
+
+    Warns of one that was trained on other data, whose classes may be others, as many as they are.
+    """
     given = (meta["model"], meta["num_classes"], meta["image_shape"][-1])
     needed = (model, dataset.num_classes, dataset.image_shape[-1])
     if given == needed:
+        if (trained_on := meta.get("dataset")) and trained_on != dataset.version:
+            console.warn(
+                f"the network in {path} was trained on {trained_on}, and these data are"
+                f" {dataset.version}: their classes must be the same, in the same order"
+            )
         return
     reason = "it is another network"
     if given[0] == needed[0]:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from rrd_jax import step
+from rrd_jax import errors, step
 from rrd_jax.data import augment, feed, images
 
 _BESIDE_NO_OTHER_WORKERS = pytest.mark.xdist_group("workers")  # workers_test counts what is left
@@ -129,8 +129,8 @@ def test_the_shares_of_several_processes_make_up_the_batches_of_one(processes):
             np.testing.assert_array_equal(batch[name], np.concatenate([s[name] for s in shares]))
 
 
-def test_a_damaged_image_is_named_counted_and_ends_nothing(capsys):
-    images._warn_damaged.cache_clear()
+def test_a_damaged_image_is_named_counted_and_ends_nothing(capsys, monkeypatch):
+    monkeypatch.setattr(images, "_damage", images._Damage())
     examples = [{"image": np.full((9, 9, 3), 7, np.uint8), "label": i} for i in range(6)]
     examples[4] = {"image": b"gibber", "label": 4, "file_name": b"n01_4.JPEG"}
     for split in (feed.Streamed(examples, 8, 3, 9), feed.Resident(examples, 8, 3)):
@@ -144,6 +144,23 @@ def test_a_damaged_image_is_named_counted_and_ends_nothing(capsys):
     assert len(lines) == 1
     assert "image 'n01_4.JPEG' (example 4)" in lines[0]
     assert "taken as black" in lines[0]
+
+
+def test_many_images_that_cannot_be_decoded_end_the_run(monkeypatch):
+    monkeypatch.setattr(images, "_damage", images._Damage())
+    black = [{"image": b"gibber", "label": 0, "file_name": b"n01_4.JPEG"}] * 20
+    with pytest.raises(errors.InputError, match="10 of the first 10 images.*'n01_4.JPEG'.*Repair"):
+        feed.Resident(black, 8, 3).labels  # noqa: B018
+
+
+def test_of_damaged_images_the_first_are_named(capsys, monkeypatch):
+    monkeypatch.setattr(images, "_damage", images._Damage())
+    good = {"image": np.full((9, 9, 3), 7, np.uint8), "label": 0}
+    damaged = {"image": b"gibber", "label": 0}
+    feed.Resident([*[good] * 400, *[damaged] * 50], 8, 3).labels  # noqa: B018
+    lines = capsys.readouterr().err.strip().split("\n")
+    assert len(lines) == 5
+    assert "more images cannot be decoded" in lines[-1]
 
 
 def test_other_seeds_give_other_orders():

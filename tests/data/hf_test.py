@@ -96,6 +96,28 @@ def test_worker_processes_could_read_it(tmp_path):
     assert list(sent) == list(examples)
 
 
+def test_a_missing_file_of_several_is_named(tmp_path):
+    _set().to_parquet(tmp_path / "train-00001-of-00003.parquet")
+    with pytest.raises(errors.InputError, match="2 are missing, such as number 00000"):
+        _load(tmp_path)
+
+
+def test_splits_that_number_their_classes_otherwise_are_refused(tmp_path):
+    parts = {}
+    for split, names in {"train": "abcd", "test": "bacd"}.items():
+        kinds = datasets.ClassLabel(names=list(names))
+        parts[split] = _set().cast_column("kind", kinds)
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "set")
+    with pytest.raises(errors.InputError, match="label 0 is 'a' in split 'train' and 'b' in split"):
+        _load(tmp_path / "set")
+
+
+def test_a_saved_set_of_no_splits_is_damaged(tmp_path):
+    (tmp_path / "dataset_dict.json").write_text('{"splits": []}')
+    with pytest.raises(errors.InputError, match="has no splits"):
+        _load(tmp_path)
+
+
 def test_what_is_not_there_is_said_in_a_line(tmp_path, monkeypatch):
     with pytest.raises(errors.InputError, match="there is no .*nowhere; write hf:PATH"):
         _load(tmp_path / "nowhere")

@@ -489,4 +489,4 @@ def test_where_nothing_can_be_written_a_set_is_not_prepared(tmp_path, place):
 def test_a_log_file_gets_no_bars_of_tfds(tmp_path, capfd):
     _load("digits", dir=str(tmp_path), **_OPTIONS)
     captured = capfd.readouterr()
-    assert captured.out + captured.err == ""
+    assert captured.out + captured.err == f"preparing data set 'digits' under {tmp_path}\n"

@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import io
-import json
 import os
 import pathlib
 import re
@@ -125,8 +124,8 @@ def _damaged_folder(name: str, data_dir: str) -> pathlib.Path | None:
     root = pathlib.Path(_expanded(data_dir) or tfds.core.constants.DATA_DIR)
     for path in root.glob(f"{re.split('[:/]', name)[0]}/**/dataset_info.json"):
         try:
-            info = json.loads(path.read_text())
-            features = json.loads((path.parent / "features.json").read_text())
+            info = errors.read_json(path)
+            features = errors.read_json(path.parent / "features.json")
         except (OSError, ValueError):
             return path.parent
         if not (isinstance(info, dict) and isinstance(features, dict) and info.get("version")):

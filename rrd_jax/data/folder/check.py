@@ -154,11 +154,14 @@ def _suffix(path: str) -> str:
 def _remembered(memory: pathlib.Path) -> dict[str, dict[tuple, Checked]]:
     """{path: {(size, modified, changed): what was found}}; nothing if it cannot be read."""
     try:
-        content = json.loads(memory.read_text())
+        body, line_end, seal = memory.read_bytes().partition(b"\n")
+        if line_end and seal != digest(body).encode():  # earlier versions wrote none
+            return {}
+        content = json.loads(body)
         if content["format"] != _FORMAT:
             return {}
         return {path: {tuple(row[:3]): Checked(*row[3:])} for path, row in content["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 
@@ -175,7 +178,8 @@ def _remember(
     part = memory.with_name(f"{memory.name}.{os.getpid()}")
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({"format": _FORMAT, "files": rows}, separators=(",", ":")))
+        body = json.dumps({"format": _FORMAT, "files": rows}, separators=(",", ":")).encode()
+        part.write_bytes(body + b"\n" + digest(body).encode())
         part.replace(memory)
     except OSError:
         with contextlib.suppress(OSError):

@@ -131,7 +131,7 @@ def _words(sizes: dict[str, list[int]]) -> str:
 def _of_skipped(root: str, skipped: dict[str, str]) -> list[str]:
     if not skipped:
         return []
-    some = listed([f"{path}: {reason}" for path, reason in skipped.items()], 3)
+    some = listed([f"{path}: {reason}" for path, reason in skipped.items()])
     return [f"{root}: not read: {len(skipped):,} ({some})"]
 
 

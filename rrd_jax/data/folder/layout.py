@@ -3,6 +3,7 @@
 import collections
 import hashlib
 import os
+import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -16,6 +17,8 @@ SPLITS = {
     **dict.fromkeys(("test", "testing"), "test"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
 }
+# What people add to the names of splits, as in train2017 and val_images.
+_ADDED = re.compile(r"[\W\d_]+|images?|imgs?|data|set|split")
 WANTED = (
     "ROOT holds a folder of images for each class, or train with such folders, and beside it test"
     " or val"
@@ -90,6 +93,12 @@ def arrange(
         _check_levels(root, paths)
         splits = _divide(by_split[""])
     classes = _classes(root, splits, warnings, wants_test=wants_test)
+    if all(map(str.isdecimal, classes)) and list(classes) != sorted(classes, key=int):
+        place = next(i for i, name in enumerate(sorted(classes, key=int)) if name != classes[i])
+        notes.append(
+            f"classes are in alphabetical order, as torchvision has them: label {place} is class"
+            f" '{classes[place]}'; 01, 02, ... would keep the order of numbers"
+        )
     _warn_empty(root, split_folders, folders, classes, warnings)
     ordered = {split: _ordered(split, images) for split, images in splits.items()}
     return Layout(ordered, classes, notes, warnings)
@@ -213,6 +222,12 @@ def _classes(
         raise errors.InputError(
             f"image folder {root} has one class, '{classes[0]}', and nothing to tell it from: is"
             f" ROOT one level too high or too low? {WANTED}"
+        )
+    called = {SPLITS.get(_ADDED.sub("", name.lower())) for name in classes}
+    if "train" in called and None not in called:
+        raise errors.InputError(
+            f"image folder {root} has folders {listed(classes)}, which are called as splits are,"
+            f" and would be taken as classes: {WANTED}; in each of them, a folder for each class"
         )
     for split, labels in by_split.items():
         if not labels and (split == "train" or (split == "test" and wants_test)):
