@@ -74,12 +74,12 @@ def test_a_stage_trains_its_own_part_and_the_run_goes_on_from_there(name):
 
 def test_a_stage_has_its_own_epochs_and_rate_and_the_teacher_itself():
     terms = {**_CE, "ab": {"weight": 1.0, "epochs": 5}}
-    part = parse(launch.digits("smoke,tiny-tiny", terms, **{"teacher.cache": "on"})).student
+    part = parse(launch.digits("smoke,tiny-tiny", terms, **{"teacher.cache": "auto"})).student
     plan = recipe.create(part.training, num_classes=10, examples=24)
     training = stage.stage_recipe(plan, "ab").training
     assert (training.epochs, training.ema, training.teacher_cache) == (5, 0.0, "off")
     assert dataclasses.replace(
-        training, label="distilled, rrd+kd", epochs=2, teacher_cache="on"
+        training, label="distilled, rrd+kd", epochs=2, teacher_cache="auto"
     ) == (plan.training)
 
 

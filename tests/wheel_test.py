@@ -144,14 +144,14 @@ def elsewhere(wheel, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("argument", "text"),
-    [("--help", "--workdir: "), ("--config=launch.py:rdd", "did you mean 'rrd'")],
+    ("argument", "code", "text"),
+    [("--help", 0, "--workdir: "), ("--config=launch.py:rdd", 1, "did you mean 'rrd'")],
 )
-def test_the_command_answers_as_the_module_does(argument, text, elsewhere):
+def test_the_command_answers_as_the_module_does(argument, code, text, elsewhere):
     project, python, command = elsewhere
     answer = _run(command, argument, cwd=project)
     answer_of_module = _run(python, "-m", "rrd_jax.main", argument, cwd=project)
-    assert answer.returncode == answer_of_module.returncode == 1
+    assert answer.returncode == answer_of_module.returncode == code
     assert answer.stdout == answer_of_module.stdout
     assert answer.stderr == answer_of_module.stderr
     assert text in answer.stdout + answer.stderr

@@ -1,7 +1,6 @@
 """What predictions give away: a network that guesses, or has the classes in another order."""
 
 import numpy as np
-from scipy import optimize
 
 _CLASSES = 4096  # beyond, a table of classes by classes takes long
 _ERRORS = 4  # standard errors that count as certain
@@ -58,6 +57,8 @@ def _top1_in_best_order(prediction: np.ndarray, label: np.ndarray, num_classes: 
     """
     if num_classes > _CLASSES:
         return 0.0
+    from scipy import optimize  # a quarter of a second, which runs without a teacher need not wait
+
     halves = [slice(0, None, 2), slice(1, None, 2)]
     right = 0
     for here, there in (halves, halves[::-1]):
