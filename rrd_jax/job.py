@@ -3,31 +3,28 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from rrd_jax import (
     console,
     data,
     errors,
+    growth,
     loop,
-    networks,
     parallel,
+    preflight,
     recipe,
     report,
     tables,
     workdir,
 )
-from rrd_jax import objectives as registry
-from rrd_jax.batch import Batch
 from rrd_jax.convert import files
 from rrd_jax.recipe import Job, Part, TeacherChoice
-from rrd_jax.run import Result, finished
-from rrd_jax.teacher import cache, ensemble, frozen
+from rrd_jax.run import Result
+from rrd_jax.teacher import frozen
 from rrd_jax.teacher.frozen import FrozenNetwork
 
 
@@ -65,7 +62,7 @@ def run(
             f" @{which} out, or use --mode=eval"
         )
     setting = prepare(job.student, dataset)
-    check(job, setting)
+    preflight.check(job, setting.dataset)
     with claim(folder, job, job.student):  # before hours go into a teacher
         describe(setting.dataset, folder)
         results, teacher = [], None
@@ -92,33 +89,8 @@ def claim(folder: pathlib.Path, job: Job, part: Part) -> Iterator[None]:
     }
     with workdir.claim(folder, part.fields, **rules) as before:
         if before:
-            _say_growth(folder, part, before)
+            growth.describe(folder, part, before)
         yield
-
-
-def _epochs(fields: Mapping[str, Any]) -> int:
-    """Of the fields that a folder keeps; 0 where they do not say."""
-    epochs = workdir.flatten(fields).get("train.epochs")
-    return epochs if isinstance(epochs, int) else 0
-
-
-def _say_growth(folder: pathlib.Path, part: Part, before: Mapping[str, Any]) -> None:
-    """Says whether a run with more epochs than before is what it were with these from its start."""
-    epochs, training = _epochs(before), part.training
-    if not 0 < epochs < training.epochs:
-        return
-    steps = 10  # of an epoch: schedules have a shape, whatever it is drawn on
-    shorter, longer = (training.optimizer.schedule(n, steps) for n in (epochs, training.epochs))
-    made = range(epochs * steps)
-    if np.allclose([shorter(i) for i in made], [longer(i) for i in made], equal_nan=True):
-        console.note(f"{folder} grows from {epochs} epochs to {training.epochs}, exactly")
-        return
-    console.warn(
-        f"{folder} grows from {epochs} epochs to {training.epochs}, but its learning rates so far"
-        f" are those of {epochs}: another run than {training.epochs} epochs from the start, with"
-        f" the rate at {float(shorter(made[-1])):.3g}, now {float(longer(len(made))):.3g}. Another"
-        " --workdir trains from the start"
-    )
 
 
 def describe(dataset: data.Dataset, folder: pathlib.Path) -> None:
@@ -162,82 +134,6 @@ def prepare(part: Part, dataset: data.Dataset | None = None) -> Setting:
     return Setting(dataset, mesh)
 
 
-def check(job: Job, setting: Setting) -> None:
-    """Traces what users bring, and the objectives, before hours go into a teacher.
-
-    Raises:
-      InputError: a network is none, or lacks what an objective compares; an objective or a schedule
-        is none; the teacher cannot be cached, but is to be; shapes beyond the memory.
-    """
-    dataset, training = setting.dataset, job.student.training
-    _check_steps(job, len(dataset.train))
-    # Schedules see their real length.
-    plan, *_ = [
-        recipe.create(part.training, dataset.num_classes, len(dataset.train))
-        for part in filter(None, (job.student, job.alone))
-    ]
-    choices = [training.network, *(teacher.network for teacher in job.teachers)]
-    made = [choice.create(dataset.num_classes) for choice in choices]
-    for choice, network in zip(choices, made, strict=True):
-        if isinstance(network, networks.Brought) or choice.network is not None:
-            networks.check(network, choice.model, dataset.num_classes, dataset.image_shape)
-    student, *teachers = (networks.summarize(n, dataset.image_shape).outputs for n in made)
-    teacher = ensemble.outputs_of(teachers, training.teacher_weights)
-    part = training.batch_size // training.accumulate
-    cache.check(training, plan.objectives, streamed=not dataset.train.on_device)
-    batch = _batch(part, dataset.image_shape, mixes=training.mix is not None)
-    states = {
-        name: registry.check(name, objective, student, teacher, batch)
-        for name, objective in plan.objectives.items()
-    }
-    maps = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((part, *leaf.shape[1:]), leaf.dtype), student.maps
-    )
-    # A checkpoint is written from a copy.
-    needs = {f"objective '{name}' keeps, with a copy,": (s, s) for name, s in states.items()}
-    needs |= {f"the student's maps of {part} images take": maps}
-    _check_memory(needs, parallel.machine_bytes())
-
-
-def _check_memory(needs: dict[str, Any], memory: int) -> None:
-    """Raises an InputError for arrays that the whole machine cannot hold.
-
-    Args:
-      needs: shapes, by what is said of them.
-      memory: bytes of all hosts and devices.
-    """
-    for what, tree in needs.items():
-        leaves = jax.tree.leaves(tree)
-        if sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) <= memory:
-            continue
-        largest = max(leaves, key=lambda leaf: leaf.size)
-        axes = " x ".join(map(str, largest.shape))
-        size = largest.size * largest.dtype.itemsize / 1e9
-        raise errors.InputError(
-            f"{what} more than the {memory / 1e9:.3g} GB of memory: one array alone is {axes} x"
-            f" {largest.dtype.itemsize} bytes = {size:.3g} GB; make it or the batch smaller"
-        )
-
-
-def _check_steps(job: Job, examples: int) -> None:
-    """Raises an InputError for a training of more steps than 32 bits count."""
-    for part in (job.student, *(teacher.part for teacher in job.teachers)):
-        epochs, steps = part.training.epochs, examples // part.training.batch_size
-        if epochs * steps >= 2**31:
-            raise errors.InputError(
-                f"train.epochs {epochs} x {steps} steps = {epochs * steps}, but steps are counted"
-                " below 2**31"
-            )
-
-
-def _batch(size: int, image_shape: tuple[int, int, int], *, mixes: bool) -> Batch:
-    """A batch as objectives see it, as shapes."""
-    images = jax.ShapeDtypeStruct((size, *image_shape), jnp.float32)
-    numbers = jax.ShapeDtypeStruct((size,), jnp.int32)
-    share = jax.ShapeDtypeStruct((size,), jnp.float32)
-    return Batch(images, numbers, numbers, numbers, *((numbers, share) if mixes else ()))
-
-
 def train(
     part: Part,
     folder: pathlib.Path,
@@ -279,7 +175,7 @@ def get_teacher(
     # Those that are there come first: what is wrong with them is known before hours of training.
     order = sorted(enumerate(job.teachers), key=lambda pair: _is_trained_here(pair[1]))
     for i, teacher in order:
-        teacher = _as_trained(teacher, paths[i], setting.dataset)
+        teacher = growth.as_trained(teacher, paths[i], setting.dataset.version)
         if teacher.variables is not None:
             given = (teacher.network, teacher.variables, paths[i] / "views")
             ready[i] = frozen.from_variables(*given, *setting, training)
@@ -297,25 +193,6 @@ def get_teacher(
 
 def _is_trained_here(teacher: TeacherChoice) -> bool:
     return teacher.variables is None and not teacher.checkpoint
-
-
-def _as_trained(teacher: TeacherChoice, path: pathlib.Path, dataset: data.Dataset) -> TeacherChoice:
-    """A teacher whose epochs follow those of a run that grew: it stays as it was trained."""
-    if teacher.checkpoint or not teacher.follows:
-        return teacher
-    epochs = _epochs(workdir.read_fields(path) or {})
-    if not 0 < epochs < teacher.part.training.epochs:
-        return teacher
-    if not finished(path, epochs, dataset.version):
-        return teacher
-    console.note(f"the teacher in {path} stays as it was trained, with {epochs} epochs")
-    fields = teacher.part.fields
-    part = dataclasses.replace(
-        teacher.part,
-        training=dataclasses.replace(teacher.part.training, epochs=epochs),
-        fields=fields | {"train": fields["train"] | {"epochs": epochs}},
-    )
-    return dataclasses.replace(teacher, part=part)
 
 
 def table(results: list[Result]) -> tables.Table:

@@ -12,7 +12,7 @@ _ORDER = """
     library
     config evaluation
     job
-    loop
+    loop growth preflight
     run
     program
     teacher

@@ -1,7 +1,7 @@
 """Sizes that no memory of the machine can hold, with the arithmetic.
 
-These are lower bounds of what a run needs: what passes can still be too much. `job.check` compares
-what networks and objectives need once their shapes are known.
+These are lower bounds of what a run needs: what passes can still be too much. `preflight.check`
+compares what networks and objectives need once their shapes are known.
 """
 
 import math

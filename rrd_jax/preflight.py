@@ -1,0 +1,88 @@
+"""What a job needs, looked at before anything is trained: networks, objectives, shapes, memory."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rrd_jax import data, errors, networks, parallel, recipe
+from rrd_jax import objectives as registry
+from rrd_jax.batch import Batch
+from rrd_jax.recipe import Job
+from rrd_jax.teacher import cache, ensemble
+
+
+def check(job: Job, dataset: data.Dataset) -> None:
+    """Traces what users bring, and the objectives, before hours go into a teacher.
+
+    Raises:
+      InputError: a network is none, or lacks what an objective compares; an objective or a schedule
+        is none; the teacher cannot be cached, but is to be; shapes beyond the memory.
+    """
+    training = job.student.training
+    _check_steps(job, len(dataset.train))
+    # Schedules see their real length.
+    plan, *_ = [
+        recipe.create(part.training, dataset.num_classes, len(dataset.train))
+        for part in filter(None, (job.student, job.alone))
+    ]
+    choices = [training.network, *(teacher.network for teacher in job.teachers)]
+    made = [choice.create(dataset.num_classes) for choice in choices]
+    for choice, network in zip(choices, made, strict=True):
+        if isinstance(network, networks.Brought) or choice.network is not None:
+            networks.check(network, choice.model, dataset.num_classes, dataset.image_shape)
+    student, *teachers = (networks.summarize(n, dataset.image_shape).outputs for n in made)
+    teacher = ensemble.outputs_of(teachers, training.teacher_weights)
+    part = training.batch_size // training.accumulate
+    cache.check(training, plan.objectives, streamed=not dataset.train.on_device)
+    batch = _batch(part, dataset.image_shape, mixes=training.mix is not None)
+    states = {
+        name: registry.check(name, objective, student, teacher, batch)
+        for name, objective in plan.objectives.items()
+    }
+    maps = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((part, *leaf.shape[1:]), leaf.dtype), student.maps
+    )
+    # A checkpoint is written from a copy.
+    needs = {f"objective '{name}' keeps, with a copy,": (s, s) for name, s in states.items()}
+    needs |= {f"the student's maps of {part} images take": maps}
+    _check_memory(needs, parallel.machine_bytes())
+
+
+def _check_memory(needs: dict[str, Any], memory: int) -> None:
+    """Raises an InputError for arrays that the whole machine cannot hold.
+
+    Args:
+      needs: shapes, by what is said of them.
+      memory: bytes of all hosts and devices.
+    """
+    for what, tree in needs.items():
+        leaves = jax.tree.leaves(tree)
+        if sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) <= memory:
+            continue
+        largest = max(leaves, key=lambda leaf: leaf.size)
+        axes = " x ".join(map(str, largest.shape))
+        size = largest.size * largest.dtype.itemsize / 1e9
+        raise errors.InputError(
+            f"{what} more than the {memory / 1e9:.3g} GB of memory: one array alone is {axes} x"
+            f" {largest.dtype.itemsize} bytes = {size:.3g} GB; make it or the batch smaller"
+        )
+
+
+def _check_steps(job: Job, examples: int) -> None:
+    """Raises an InputError for a training of more steps than 32 bits count."""
+    for part in (job.student, *(teacher.part for teacher in job.teachers)):
+        epochs, steps = part.training.epochs, examples // part.training.batch_size
+        if epochs * steps >= 2**31:
+            raise errors.InputError(
+                f"train.epochs {epochs} x {steps} steps = {epochs * steps}, but steps are counted"
+                " below 2**31"
+            )
+
+
+def _batch(size: int, image_shape: tuple[int, int, int], *, mixes: bool) -> Batch:
+    """A batch as objectives see it, as shapes."""
+    images = jax.ShapeDtypeStruct((size, *image_shape), jnp.float32)
+    numbers = jax.ShapeDtypeStruct((size,), jnp.int32)
+    share = jax.ShapeDtypeStruct((size,), jnp.float32)
+    return Batch(images, numbers, numbers, numbers, *((numbers, share) if mixes else ()))
