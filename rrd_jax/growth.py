@@ -26,8 +26,8 @@ def describe(folder: pathlib.Path, part: Part, before: Mapping[str, Any]) -> Non
     console.warn(
         f"{folder} grows from {epochs} epochs to {training.epochs}, but its learning rates so far"
         f" are those of {epochs}: another run than {training.epochs} epochs from the start, with"
-        f" the rate at {float(shorter(made[-1])):.3g}, now {float(longer(epochs * steps)):.3g}. Another"
-        " --workdir trains from the start"
+        f" the rate at {float(shorter(made[-1])):.3g}, now {float(longer(epochs * steps)):.3g}."
+        " Another --workdir trains from the start"
     )
 
 

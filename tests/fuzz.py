@@ -1,6 +1,8 @@
-"""Hypothesis strategies from the table of fields: values that a field can have, and others.
+"""What the fuzzers share: how much they try, and values that a field of a config can have or not.
 
-RRD_JAX_FUZZ_EXAMPLES says how many examples the long tests try, RRD_JAX_FUZZ_SEED with which seed.
+They try the same examples each time. A longer search, of an hour or so, with another seed:
+
+    RRD_JAX_FUZZ_EXAMPLES=20000 RRD_JAX_FUZZ_SEED=1 pytest -m long -k "fuzz"
 """
 
 import os

@@ -1,20 +1,13 @@
-"""Workdirs with random damage: a run ends as an undamaged one, or in one line of ours.
+"""Workdirs with random damage: a run ends as an undamaged one, or in one line of ours."""
 
-A longer search, here an hour's, with another seed each time:
-
-    FUZZ_EXAMPLES=3000 pytest -m long tests/workdir_fuzz_test.py
-"""
-
-import os
-import random
 import shutil
 
 import pytest
-from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rrd_jax import errors
-from tests import launch
+from tests import fuzz, launch
 from tests.conftest import use_one_device
 
 _EPOCHS = 3
@@ -126,13 +119,7 @@ def _check(workdirs, folder, number):
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
-@settings(
-    max_examples=10,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+@fuzz.settings(10)
 @given(number=st.integers(0, 2**32))
 def test_a_damaged_workdir_ends_as_an_undamaged_one_or_in_one_line(number, workdirs, tmp_path):
     _check(workdirs, tmp_path / "damaged", number)
@@ -140,13 +127,8 @@ def test_a_damaged_workdir_ends_as_an_undamaged_one_or_in_one_line(number, workd
 
 @pytest.mark.long
 @pytest.mark.usefixtures("one_device", "tiny_network")
-@seed(random.SystemRandom().randrange(2**32))
-@settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "150")),
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+@fuzz.seeded
+@fuzz.long_settings(100)
 @given(number=st.integers(0, 2**32))
 def test_many_damaged_workdirs_end_as_undamaged_ones_or_in_one_line(number, workdirs, tmp_path):
     _check(workdirs, tmp_path / "damaged", number)

@@ -144,7 +144,8 @@ def test_a_damaged_state_dict_is_taken_as_it_is_meant_or_refused(key, edits, bes
 
 
 @pytest.mark.long
-@fuzz.long_settings(5000)
+@fuzz.seeded
+@fuzz.long_settings(3000)
 @given(_keys, _edits, st.booleans(), _damages)
 def test_damaged_state_dicts_at_length(key, edits, beside, damage):
     _check(key, edits, beside, damage)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from rrd_jax import errors
 from rrd_jax.data.folder.walk import shown
+from tests import fuzz
 from tests.data.folders import encoded, fill, load
 
 _NAMES = (
@@ -158,14 +159,15 @@ def _check(drawn):
         assert made - lost - uncertain <= whole <= made - lost
 
 
-@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+@fuzz.settings(60)
 @hypothesis.given(_FOLDERS)
 def test_a_random_folder_is_read_as_it_is_or_refused_in_a_few_lines(drawn):
     _check(drawn)
 
 
 @pytest.mark.long
-@hypothesis.settings(max_examples=3000, deadline=None)
+@fuzz.seeded
+@fuzz.long_settings(600)
 @hypothesis.given(_FOLDERS)
 def test_many_random_folders_are_read_as_they_are_or_refused(drawn):
     _check(drawn)
