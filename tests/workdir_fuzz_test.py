@@ -1,5 +1,6 @@
 """Workdirs with random damage: a run ends as an undamaged one, or in one line of ours."""
 
+import random
 import shutil
 
 import pytest
