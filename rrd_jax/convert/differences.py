@@ -5,7 +5,7 @@ import re
 from rrd_jax import networks
 from rrd_jax.convert import families, templates
 from rrd_jax.convert.templates import Shape
-from rrd_jax.convert.wrappers import Flat, listed, places
+from rrd_jax.convert.wrappers import Flat, listed, places, shown
 
 _ROWS = 3
 _LIST = "which is not read; `python -m rrd_jax.networks` lists the networks that are"
@@ -31,14 +31,14 @@ def describe(name: str, given: dict[str, Shape], flat: Flat) -> str:
     differing = [e for e in sorted(expected | given) if expected.get(e) != given.get(e)]
     reason = f"it fits {' and '.join(fitting)}" if fitting else _reason(name, expected, given)
     first = f"does not fit {name} in {len(differing)} entries: {reason}"
-    shown = _instructive(differing, expected, given)
-    width = max(map(len, ("entry", *shown)))
+    rows = {entry: shown(entry) for entry in _instructive(differing, expected, given)}
+    width = max(map(len, ("entry", *rows.values())))
     lines = [
-        f"  {entry:<{width}}  {expected.get(entry, 'absent')!s:<20}  {given.get(entry, 'absent')}"
-        for entry in shown
+        f"  {row:<{width}}  {expected.get(entry, 'absent')!s:<20}  {given.get(entry, 'absent')}"
+        for entry, row in rows.items()
     ]
-    if len(differing) > len(shown):
-        lines.append(f"  and {len(differing) - len(shown)} more")
+    if len(differing) > len(rows):
+        lines.append(f"  and {len(differing) - len(rows)} more")
     header = f"  {'entry':<{width}}  {name + ' has':<20}  the file has"
     return "\n".join([first, header, *lines])
 

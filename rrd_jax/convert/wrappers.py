@@ -257,8 +257,14 @@ def _same(first: Place, second: Place) -> bool:
         return False
 
 
+def shown(name: Any) -> str:
+    """A name in a file as one short line: it may be anything."""
+    text = str(name)
+    return (text if text.isprintable() else ascii(text)[1:-1])[:60]
+
+
 def listed(names: Iterable[str], most: int = 4) -> str:
     """The first of some names, and how many more there are."""
-    names = [str(name)[:60] for name in names]
+    names = [shown(name) for name in names]
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest if names else "nothing"
