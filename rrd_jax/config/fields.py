@@ -99,14 +99,16 @@ FIELDS = (
         "data.manual_dir",
         "",
         Text(),
-        "Root of image_folder; files of fashion_mnist, '' for Debian's folder.",
+        "Root of image_folder, which is read in place; files of fashion_mnist, '' for Debian's"
+        " folder.",
     ),
     Field("data.train_split", "train", Text(), "TFDS split expressions, such as train[:90%]."),
     Field(
         "data.test_split",
         "test",
         Text(),
-        "validation for imagenet2012, tiny_imagenet, a folder with val.",
+        "validation for imagenet2012 and tiny_imagenet. Where a folder of images has no test, test"
+        " is its val.",
     ),
     Field(
         "data.image_size",
@@ -196,8 +198,9 @@ FIELDS = (
         "teacher.checkpoint",
         "",
         Text(),
-        "The workdir of a run, a folder that rrd_jax.convert wrote, a .pth or a .safetensors file;"
-        " '' to train the teacher in <workdir>/teacher first.",
+        "The workdir of a run, or RUN@best, RUN@last, RUN@STEP; a folder that rrd_jax.convert wrote;"
+        " a .pth or .safetensors file, or FILE@KEY for the weights under a key of it; '' to train"
+        " the teacher in <workdir>/teacher first.",
     ),
     Field(
         "teacher.dtype",
