@@ -198,7 +198,7 @@ FIELDS = (
         "teacher.checkpoint",
         "",
         Text(),
-        "The workdir of a run, or RUN@best, RUN@last, RUN@STEP; a folder that rrd_jax.convert wrote;"
+        "The workdir of a run, or RUN@best, RUN@last, RUN@STEP; a folder of rrd_jax.convert;"
         " a .pth or .safetensors file, or FILE@KEY for the weights under a key of it; '' to train"
         " the teacher in <workdir>/teacher first.",
     ),
