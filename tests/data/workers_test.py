@@ -154,7 +154,9 @@ def test_a_signal_to_the_whole_group_ends_no_worker_before_its_reader_closes(rea
     os.killpg(reader.process.pid, signal.SIGTERM)
     assert reader.process.wait() == 0, reader.log.read_text()
     _wait_for(lambda: not reader.alive())
-    assert reader.log.read_text().endswith("closed\n")
+    log = reader.log.read_text()
+    assert "\nclosed\n" in log  # Python's tracker of shared memory may warn after it
+    assert "Traceback" not in log
 
 
 @pytest.mark.usefixtures("nothing_left")
