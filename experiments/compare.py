@@ -12,7 +12,6 @@ methods that have the objective; the config string must then name it, as in digi
 """
 
 import dataclasses
-import json
 import math
 import pathlib
 import runpy
@@ -194,13 +193,13 @@ def _others(folder: pathlib.Path, cells: dict[Cell, Job], version: str) -> dict[
 def _kept(path: pathlib.Path) -> list[Cell]:
     """The cells whose results an earlier start has written."""
     try:
-        methods = json.loads(path.read_text()) if path.exists() else {}
+        methods = errors.read_json(path) if path.exists() else {}
         return [
             (method, int(run["label"].rpartition("seed ")[2]))
             for method, runs in methods.items()
             for run in runs
         ]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         raise errors.InputError(
             f"{path} is damaged ({type(error).__name__}); move it away: the results of finished"
             " cells are read from their folders"

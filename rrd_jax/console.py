@@ -187,10 +187,8 @@ def _painted(text: str, colour: int, stream: TextIO | None) -> str:
 
 
 def _printable(text: str) -> str:
-    """Names out of files and folders may hold what a terminal would obey."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    """The lines of a text, as a terminal shows them and does not obey them."""
+    return "\n".join(map(errors.printable, text.split("\n")))
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

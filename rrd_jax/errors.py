@@ -41,6 +41,11 @@ class UnreadError(Exception):
     """Nobody reads what the program prints any more, as after `| head -1`: it ends quietly."""
 
 
+def printable(text: str) -> str:
+    """Text of files and folders on one line: what a terminal would obey is spelled out."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def read_json(path: pathlib.Path) -> Any:
     """What a JSON file holds; raises an OSError, or a ValueError for anything that is not JSON."""
     try:

@@ -122,8 +122,7 @@ def update(bank: Bank, index: jax.Array, rows: jax.Array, *, momentum: float = 0
     errors.check_arrays(index=index, rows=rows)
     size, dim = bank.rows.shape
     _check_index(index, size)
-    if not errors.is_traced(momentum) and not _is_share(momentum):
-        raise errors.InputError(f"momentum is {momentum!r}, but must be a number in [0, 1)")
+    check_momentum(momentum)
     if rows.shape != (*index.shape, dim):
         raise errors.InputError(
             f"rows of shape {rows.shape} for examples {index.shape} of a bank of [{size}, {dim}]"
@@ -137,8 +136,11 @@ def update(bank: Bank, index: jax.Array, rows: jax.Array, *, momentum: float = 0
     return Bank(bank.rows.at[places].set(moved / jnp.maximum(length, 1e-12), mode="drop"))
 
 
-def _is_share(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < 1
+def check_momentum(momentum: Any) -> None:
+    """Raises an InputError for a momentum of `update` that is not in [0, 1); traced ones pass."""
+    is_number = isinstance(momentum, Real) and not isinstance(momentum, bool)
+    if not errors.is_traced(momentum) and not (is_number and 0 <= momentum < 1):
+        raise errors.InputError(f"momentum is {momentum!r}, but must be a number in [0, 1)")
 
 
 def _check_type(name: str, value: Any, kind: type) -> None:

@@ -1,6 +1,7 @@
 """Where a run's numbers come from: command, versions, devices, date."""
 
 import datetime
+import functools
 import importlib.metadata
 import pathlib
 import platform
@@ -53,6 +54,7 @@ def _version(name: str) -> str | None:
         return None
 
 
+@functools.cache  # git looks at every file, and each run of a job asks
 def _commit() -> str | None:
     """Of the checkout that this package is part of; `-dirty` is behind it if files were changed."""
     root = pathlib.Path(__file__).absolute().parent.parent

@@ -73,12 +73,11 @@ def _of_objective(name: str, given: Any) -> Iterator[str]:
     known = checks.OF_OBJECTIVES | checks.option_kinds(name, given)
     options, meanings = imports.parameters(record.factory), meanings_of(record)
     for option in (*usual, *(option for option in given if option not in usual)):
-        value, default = given.get(option, usual.get(option)), usual.get(option)
-        default = default.get() if hasattr(default, "get_type") else default
+        default = kinds.plain(usual.get(option))
         kind = known.get(option) or _named_type(options.get(option))
         yield _entry(
             f"objectives.{name}.{option}",
-            value.get() if hasattr(value, "get_type") else value,
+            kinds.plain(given.get(option, default)),
             default,
             str(kind),
             meanings.get(option, ""),

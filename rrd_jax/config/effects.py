@@ -53,13 +53,8 @@ def _changed(config: ConfigDict) -> Iterator[str]:
     for name, given in config.objectives.items():
         usual = methods.fields(RECORDS[name]) if name in RECORDS else {}
         for option, value in given.items():
-            if option in usual and value != _plain(usual[option]):
+            if option in usual and value != kinds.plain(usual[option]):
                 yield f"objectives.{name}.{option}"
-
-
-def _plain(value: object) -> object:
-    """The value of a placeholder."""
-    return value.get() if hasattr(value, "get_type") else value
 
 
 def without_effect(config: ConfigDict) -> Iterator[tuple[str, str]]:

@@ -32,6 +32,11 @@ def shown(value: Any) -> str:
         return "a number of thousands of digits"
 
 
+def plain(value: Any) -> Any:
+    """What a placeholder of ml_collections holds; any other value as it is."""
+    return value.get() if hasattr(value, "get_type") else value
+
+
 class Kind:
     """Which values a field can have.
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from rrd_jax import errors
 from rrd_jax.convert import families, templates, values
 from rrd_jax.convert.templates import Shape
 
@@ -259,8 +260,7 @@ def _same(first: Place, second: Place) -> bool:
 
 def shown(name: Any) -> str:
     """A name in a file as one short line: it may be anything."""
-    text = str(name)
-    return (text if text.isprintable() else ascii(text)[1:-1])[:60]
+    return errors.printable(str(name))[:60]
 
 
 def listed(names: Iterable[str], most: int = 4) -> str:

@@ -80,7 +80,7 @@ def decode_or_black(example: dict[str, Any], index: int, channels: int, size: in
     except errors.InputError as error:
         name = example.get("file_name", b"")
         name = name.decode(errors="backslashreplace") if isinstance(name, bytes) else str(name)
-        named = "'{}' (example {})".format(name.replace("\n", "\\n"), index) if name else ""
+        named = f"'{errors.printable(name)}' (example {index})" if name else ""
         _damage.add(named or f"example {index}", str(error))
         return np.zeros((size, size, channels), np.uint8)
 

@@ -101,7 +101,7 @@ def crd(
     errors.check_positive(temperature=temperature)
     errors.check_counts(negatives=negatives, dim=dim)
     errors.lookup("initial", initial, memories.INITIAL)
-    banks.check_momentum(momentum)
+    memories.check_momentum(momentum)
     kinds = {
         "fifo": lambda: _with_queue(temperature, negatives, dim, push_before, initial),
         "bank": lambda: _with_banks(temperature, negatives, dim, momentum, examples),

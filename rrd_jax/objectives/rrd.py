@@ -197,7 +197,7 @@ def rrd(
     kinds = dict.fromkeys(("fifo", "momentum", "momentum_reference"))
     errors.lookup("memory", memory, kinds)
     errors.lookup("initial", initial, memories.INITIAL)
-    banks.check_momentum(momentum)
+    memories.check_momentum(momentum)
     if memory != "fifo":
         banks.check_options(examples, momentum)
     compare = functools.partial(relational_loss, **options, chunk=chunk)

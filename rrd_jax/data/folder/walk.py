@@ -70,8 +70,7 @@ def walk(root: str) -> Tree:
 
 def shown(path: str) -> str:
     """A path for messages: without line ends, and whatever its encoding is."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return errors.printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
 def reason(error: OSError) -> str:

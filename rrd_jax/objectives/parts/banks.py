@@ -160,10 +160,4 @@ def check_options(examples: int | None, momentum: float) -> None:
     if examples is None:
         raise errors.InputError("a bank needs examples, the number of training images")
     errors.check_counts(examples=examples)
-    check_momentum(momentum)
-
-
-def check_momentum(momentum: float) -> None:
-    """Raises an InputError for a momentum that is not in [0, 1)."""
-    if not 0 <= momentum < 1:
-        raise errors.InputError(f"momentum is {momentum}, but must be in [0, 1)")
+    memory.check_momentum(momentum)
