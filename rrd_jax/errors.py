@@ -49,7 +49,7 @@ def printable(text: str) -> str:
 def read_json(path: pathlib.Path) -> Any:
     """What a JSON file holds; raises an OSError, or a ValueError for anything that is not JSON."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

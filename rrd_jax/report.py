@@ -210,7 +210,7 @@ def write_whole(path: pathlib.Path, text: str) -> None:
     """Writes a file whole or not at all; raises an InputError if it cannot be written."""
     part = path.with_suffix(".part")
     try:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")
         part.replace(path)
     except IsADirectoryError as error:
         place = part if part.is_dir() else path

@@ -9,7 +9,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rrd_jax import checkpoints, console, data, errors, networks, predictions, program, sanity
+from rrd_jax import (
+    card,
+    checkpoints,
+    console,
+    data,
+    errors,
+    networks,
+    predictions,
+    program,
+    sanity,
+)
 from rrd_jax.recipe import Recipe
 from rrd_jax.teacher import cache
 from rrd_jax.teacher.frozen import FrozenNetwork
@@ -49,6 +59,7 @@ class _Progress:
       recalls: whether the teacher's cached embeddings are used.
       best: test top-1 and epoch.
       result: the Result after `epoch`, as a dict.
+      about: the network's About, as JSON.
     """
 
     model: str
@@ -62,6 +73,7 @@ class _Progress:
     recalls: bool = False  # a name that checkpoints keep
     best: dict[str, float] = dataclasses.field(default_factory=lambda: {"top1": -1.0, "epoch": 0})
     result: dict[str, Any] | None = None
+    about: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def finished(folder: pathlib.Path, epochs: int, version: str) -> Result | None:
@@ -148,6 +160,7 @@ class Run:
         self._first_weights = ""  # their digest, where this start made them
         self.teacher_is_cached, self._about_teacher = self._plan_cache()
         self.program = self.build(recipe, teacher_is_cached=self.teacher_is_cached)
+        self._about = card.of_run(recipe, dataset, teacher)
         abstract = self.program.abstract
         self.parameters = networks.count_parameters(abstract.params["student"])
         if name := abstract.classifier:
@@ -374,7 +387,9 @@ class Run:
           row: of `end_epoch` at the end of one; None inside an epoch.
         """
         self.progress.seconds = seconds
+        about = dataclasses.replace(self._about, metrics=self.progress.about.get("metrics", {}))
         if row:
+            about = dataclasses.replace(about, metrics=_metrics(row))
             self.progress.result = Result(
                 label=self.recipe.training.label,
                 model=self.recipe.training.network.model,
@@ -386,6 +401,8 @@ class Run:
                 seconds=seconds,
                 checkpoint=str(self.folder / "checkpoints"),
             )._asdict()
+        self.progress.about = about.to_json()
+        card.write(self.folder, self.progress.about)
         score = row["test/top1"] if row else None
         self.checkpoints.save(self.state, dataclasses.asdict(self.progress), score)
 
@@ -394,3 +411,11 @@ class Run:
         return errors.DivergedError(
             f"{reason}; {look}; {self.checkpoints.kept} in {self.checkpoints.folder}"
         )
+
+
+def _metrics(row: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its network, of the figures of an epoch."""
+    names = {"epoch": "epoch", "step": "step"} | {
+        name: name.removeprefix("test/") for name in row if name.startswith("test/")
+    }
+    return {short: row[name] for name, short in names.items()}

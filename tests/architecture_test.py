@@ -12,9 +12,10 @@ _ORDER = """
     library
     config evaluation
     job
+    exports
     loop growth preflight
     run
-    program
+    program card
     teacher
     predictions convert workdir
     checkpoints stage step
@@ -23,7 +24,7 @@ _ORDER = """
     objectives networks optim
     memory metrics sanity cli
     imports functional last_resort failures
-    batch console
+    batch console about
     errors tables
 """
 _LEVEL = {
@@ -50,7 +51,7 @@ _WORLD = [
 _LIBRARIES = {
     "ml_collections": ["config", "main", "library"],
     "orbax": ["checkpoints"],
-    "torch": ["convert"],
+    "torch": ["convert", "exports", "gains"],
     "equinox": ["networks.brought"],
     "flax.linen": ["networks", "teacher.fold", "teacher.ensemble"],
     "cv2": ["data"],
@@ -59,6 +60,20 @@ _LIBRARIES = {
     "tensorflow_datasets": ["data"],
     "rich": ["tables"],
     "tensorboardX": ["report"],
+    **{
+        library: [f"exports.{room}"]
+        for library, room in {
+            "onnx": "onnx",
+            "onnxruntime": "onnx",
+            "ai_edge_litert": "litert",
+            "litert_converter": "litert",
+            "litert_quantizer": "litert",
+            "openvino": "openvino",
+            "coremltools": "coreml",
+            "stablehlo_coreml": "coreml",
+        }.items()
+    },
+    "matplotlib": ["gains"],
     "tensorflow": [],
 }
 _FILES = [

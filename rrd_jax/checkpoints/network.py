@@ -37,13 +37,16 @@ def save_network(folder: pathlib.Path, variables: dict[str, Any], meta: dict[str
     return student
 
 
-def load_student(folder: pathlib.Path, which: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
+def load_student(
+    folder: pathlib.Path, which: str = "", *, raw: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The network of a checkpoint, to serve as a teacher.
 
     Args:
       folder: a workdir of rrd_jax, or the `checkpoints` folder in it.
       which: "best", by test top-1; "last"; or a step. "" for the newest intact one, as "last", but
         not announced.
+      raw: of a run that averages its weights, whether these themselves are wanted.
 
     Returns:
       `TrainState.student` as numpy arrays, and the checkpoint's JSON.
@@ -55,10 +58,10 @@ def load_student(folder: pathlib.Path, which: str = "") -> tuple[dict[str, Any],
     folder = (checkpoint_folder if checkpoint_folder.is_dir() else folder).absolute()
     steps = storage.steps(folder)
     if steps and which not in ("", "last"):
-        return _load_step(folder, which, steps)
+        return _load_step(folder, which, steps, raw)
     for step in reversed(steps):
         try:
-            student, meta = _load_student(folder, step)
+            student, meta = _load_student(folder, step, raw)
         except Exception as error:  # whatever Orbax runs into in damaged files
             storage.warn_damaged(folder, step, error)
             continue
@@ -72,7 +75,7 @@ def load_student(folder: pathlib.Path, which: str = "") -> tuple[dict[str, Any],
 
 
 def _load_step(
-    folder: pathlib.Path, which: str, steps: list[int]
+    folder: pathlib.Path, which: str, steps: list[int], raw: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The network of the best checkpoint, or of a step; never of another one."""
     step = _best_step(folder) if which == "best" else which
@@ -82,7 +85,7 @@ def _load_step(
             f" {', '.join(map(str, steps))}"
         )
     try:
-        student, meta = _load_student(folder, int(step))
+        student, meta = _load_student(folder, int(step), raw)
     except Exception as error:  # whatever Orbax runs into in damaged files
         raise errors.InputError(
             f"checkpoint {folder}/{step} is damaged ({storage.first_line(error)}); there are also"
@@ -113,13 +116,18 @@ def _best_step(folder: pathlib.Path) -> int:
     return step
 
 
-def _load_student(folder: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _load_student(
+    folder: pathlib.Path, step: int, raw: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
     meta, stored = storage.read_json(folder, step)
     classifier = meta.get("classifier", "")
     arrays_folder = folder / str(step) / "state"
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         tree = checkpointer.metadata(arrays_folder).item_metadata.tree
         needed = _parts_of_student(tree, classifier)
+        raw = raw and "ema" in needed
+        if raw:  # the digests are of whole parts
+            needed = {"params": tree["params"], "batch_stats": tree["batch_stats"]}
         restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), needed)
         restored = checkpointer.restore(
             arrays_folder,
@@ -127,7 +135,8 @@ def _load_student(folder: pathlib.Path, step: int) -> tuple[dict[str, Any], dict
         )
     parts = dict.fromkeys(TrainState.__dataclass_fields__) | restored
     student = TrainState(**parts | {"classifier": classifier}).student
-    digests.verify({"student": digests.digest(student)}, stored)
+    checked = restored if raw else {"student": student}
+    digests.verify({part: digests.digest(tree) for part, tree in checked.items()}, stored)
     return student, meta
 
 

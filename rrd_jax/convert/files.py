@@ -22,7 +22,9 @@ def split(path: pathlib.Path) -> tuple[pathlib.Path, str]:
     return pathlib.Path(base), which
 
 
-def load(path: pathlib.Path, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def load(
+    path: pathlib.Path, model: str, *, raw: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """The variables of a network, and what is known of it.
 
     Args:
@@ -30,6 +32,7 @@ def load(path: pathlib.Path, model: str) -> tuple[dict[str, Any], dict[str, Any]
         @best, @last or @STEP behind a run, that checkpoint in place of the newest; with @KEY
         behind a file, the weights under that key.
       model: the name of the network, which a PyTorch file does not say.
+      raw: of a run that averages its weights, whether these themselves are wanted.
 
     Returns:
       {"params", "batch_stats"} as numpy arrays, and {"model", "num_classes", "image_shape", ...};
@@ -41,7 +44,7 @@ def load(path: pathlib.Path, model: str) -> tuple[dict[str, Any], dict[str, Any]
     path, which = split(path)
     if not path.is_file():
         _check_folder(path)
-        variables, meta = checkpoints.load_student(path, which)
+        variables, meta = checkpoints.load_student(path, which, raw=raw)
         networks.check_values(str(path), variables)
         return variables, meta
     if imports.is_path(model):

@@ -35,6 +35,14 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     summary: Summary = dataclasses.field(default_factory=Summary)
 
+    @property
+    def resize(self) -> int | None:
+        """The short side that test images are scaled to before their centre is cut out.
+
+        None where smaller ones are centred on black and larger ones scaled.
+        """
+        return getattr(self.test, "resize", None)
+
 
 def load(source: Source) -> Dataset:
     """Opens a data set by name, preparing it first where its source is on the machine.

@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from rrd_jax import card, data, errors, imports, networks, parallel, predictions, recipe, workdir
 from rrd_jax import config as configs
-from rrd_jax import data, errors, imports, networks, parallel, predictions, recipe, workdir
 from rrd_jax import objectives as registry
+from rrd_jax.about import About
 from rrd_jax.choices import NetworkChoice
 from rrd_jax.convert import files
 from rrd_jax.data import augment
@@ -39,6 +40,7 @@ class Loaded:
       mean: of each channel, in [0, 1] units; None where that is not known.
       std: likewise.
       terms: the objectives it was trained with, if one of them classifies in its place.
+      about: class names, how images become what it sees, and where it comes from.
     """
 
     network: Network
@@ -49,6 +51,7 @@ class Loaded:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     terms: Mapping[str, Objective] | None = None
+    about: About | None = None
 
     def __call__(self, images: Any) -> Outputs:
         """What it computes from images [B, H, W, channels].
@@ -145,6 +148,7 @@ def load(
     num_classes: int | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    raw: bool = False,
 ) -> Loaded:
     """A network with its weights, to be called on images.
 
@@ -157,6 +161,7 @@ def load(
       num_classes: C; None for what the weights say.
       mean: of each channel, in [0, 1] units; None for what the run knows.
       std: likewise.
+      raw: of a run that averages its weights, whether these themselves are wanted.
 
     Raises:
       InputError: nothing is there, it is damaged, or of another network.
@@ -178,7 +183,7 @@ def load(
             f"{folder} does not say which network its weights are of: pass network=NAME, one of"
             f" {', '.join(networks.MODELS)}"
         )
-    variables, meta = files.load(whole, given)
+    variables, meta = files.load(whole, given, raw=raw)
     fields = _fields_of(folder)
     choice, terms = _choice(meta, fields, network)
     known = fields["data"] if fields else {"mean": None, "std": None}
@@ -192,6 +197,11 @@ def load(
             f" {meta['num_classes']} classes"
         )
     made = choice.create(meta["num_classes"])
+    about = card.of_checkpoint(meta, fields, _home(folder))
+    if about.preprocessing and (mean or std):
+        about = dataclasses.replace(
+            about, preprocessing=dataclasses.replace(about.preprocessing, **moments)
+        )
     if None not in shape:
         networks.check_weights(str(folder), variables, made, shape)
     return Loaded(
@@ -202,6 +212,7 @@ def load(
         None if None in shape else shape,
         **moments,
         terms=terms,
+        about=about,
     )
 
 
@@ -306,8 +317,12 @@ def _dataset_of(fields: dict[str, Any] | None) -> data.Dataset:
 
 def _fields_of(folder: pathlib.Path) -> dict[str, Any] | None:
     """The config that a run's folder keeps; None where there is none."""
-    folder = folder.parent if folder.name == "checkpoints" else folder
-    return workdir.read_fields(folder)
+    return workdir.read_fields(_home(folder))
+
+
+def _home(folder: pathlib.Path) -> pathlib.Path:
+    """The workdir of a run, which may be named by its `checkpoints`."""
+    return folder.parent if folder.name == "checkpoints" else folder
 
 
 def _choice(

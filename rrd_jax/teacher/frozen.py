@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rrd_jax import console, data, errors, networks, parallel, predictions
+from rrd_jax import checkpoints, console, data, errors, networks, parallel, predictions
 from rrd_jax.choices import NetworkChoice
 from rrd_jax.convert import files
 from rrd_jax.objectives import Objective
@@ -32,6 +32,7 @@ class FrozenNetwork:
       terms: the objectives a student was trained with, if one of them classifies in its place.
       what: it is, for warnings.
       examined: whether its predictions can be doubted; not on random images.
+      origins: of each member, as JSON: model, checkpoint, and digest of the weights.
     """
 
     network: networks.Network
@@ -43,6 +44,7 @@ class FrozenNetwork:
     terms: Mapping[str, Objective] | None = None
     what: str = "the teacher"
     examined: bool = True
+    origins: tuple[Mapping[str, str], ...] = ()
 
     @functools.cached_property
     def folded(self) -> Any:
@@ -172,7 +174,8 @@ def from_variables(
     where = where or f"'{choice.model}'"
     networks.check_weights(where, variables, network, dataset.image_shape)
     variables = parallel.put(parallel.replicated(mesh), variables)
-    return FrozenNetwork(network, variables, (folder,), dataset, mesh, training)
+    origin = {"model": choice.model, "checkpoint": where, "digest": checkpoints.digest(variables)}
+    return FrozenNetwork(network, variables, (folder,), dataset, mesh, training, origins=(origin,))
 
 
 def _check_fits(
@@ -216,4 +219,5 @@ def as_ensemble(teachers: Sequence[FrozenNetwork], weights: Sequence[float]) -> 
         network=ensemble.Ensemble(members, tuple(weights)),
         variables=ensemble.stack_variables([teacher.variables for teacher in teachers]),
         folders=tuple(folder for teacher in teachers for folder in teacher.folders),
+        origins=tuple(origin for teacher in teachers for origin in teacher.origins),
     )

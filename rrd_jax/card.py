@@ -1,0 +1,95 @@
+"""What a run knows of itself: `model.json` and the model card of its folder."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rrd_jax import data, errors, parallel, provenance, report
+from rrd_jax.about import About, Preprocessing, from_json
+from rrd_jax.data.source import HOST_AUGMENTATIONS
+from rrd_jax.recipe import Recipe
+from rrd_jax.teacher.frozen import FrozenNetwork
+
+_FILE = "model.json"
+
+
+def of_run(recipe: Recipe, dataset: data.Dataset, teacher: FrozenNetwork | None) -> About:
+    """What is known of a run's network before its first step."""
+    training = recipe.training
+    choice, terms = training.network, recipe.terms
+    classifier = next((name for name, term in terms.items() if term.objective.predict), "")
+    return About(
+        model=choice.model,
+        num_classes=dataset.num_classes,
+        options=dict(choice.options),
+        class_names=dataset.class_names,
+        preprocessing=preprocessing(dataset, training.mean, training.std),
+        classifier=classifier,
+        training={
+            "run": training.label,
+            "dataset": dataset.version,
+            "images": len(dataset.train),
+            "objectives": {name: float(term.weight) for name, term in terms.items()},
+            "epochs": training.epochs,
+            "seed": training.seed,
+            "average": training.ema > 0,
+            "teachers": [dict(origin) for origin in teacher.origins] if teacher else [],
+            "start": provenance.describe(),
+        },
+    )
+
+
+def preprocessing(
+    dataset: data.Dataset, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Preprocessing:
+    """How the images of a data set's test split become what the network sees."""
+    size, _, channels = dataset.image_shape
+    return Preprocessing(size, channels, tuple(mean), tuple(std), dataset.resize)
+
+
+def write(folder: pathlib.Path, about: dict[str, Any]) -> None:
+    """Keeps what a run knows of itself in its folder, as JSON."""
+    if parallel.is_main():
+        report.write_json(folder / _FILE, about)
+
+
+def of_checkpoint(
+    meta: Mapping[str, Any], fields: Mapping[str, Any] | None, folder: pathlib.Path
+) -> About:
+    """What is known of weights that were read.
+
+    Args:
+      meta: of the checkpoint or file, as `convert.files.load` gives it.
+      fields: the config that the run's folder keeps; None where there is none. Runs of earlier
+        versions say no more.
+      folder: the run's.
+    """
+    if meta.get("about"):
+        return from_json(meta["about"], str(folder))
+    choice = (fields or {}).get("student", {})
+    return About(
+        model=meta["model"],
+        num_classes=meta["num_classes"],
+        options=choice.get("options", {}) if choice.get("model") == meta["model"] else {},
+        class_names=_class_names(folder, meta["num_classes"]),
+        preprocessing=_of_fields(fields["data"], meta["image_shape"]) if fields else None,
+        classifier=meta.get("classifier", ""),
+        training={"dataset": meta["dataset"]} if meta.get("dataset") else {},
+    )
+
+
+def _of_fields(chosen: Mapping[str, Any], image_shape: Sequence[int]) -> Preprocessing:
+    crops = chosen.get("augment") in HOST_AUGMENTATIONS
+    size, _, channels = image_shape
+    resize = chosen["resize"] if crops else None
+    return Preprocessing(size, channels, tuple(chosen["mean"]), tuple(chosen["std"]), resize)
+
+
+def _class_names(folder: pathlib.Path, num_classes: int) -> tuple[str, ...]:
+    """What data.json calls the classes; () where it does not."""
+    try:
+        names = errors.read_json(folder / "data.json")["classes"]
+    except (KeyError, OSError, TypeError, ValueError):
+        return ()
+    names = names if isinstance(names, list) else []
+    return tuple(map(str, names)) if len(names) == num_classes else ()

@@ -1,0 +1,66 @@
+"""The ways out: a network with its weights as a file that other programs read.
+
+One file a format, with the reader that tries what was written. A library that a format needs is
+imported when it is used.
+"""
+
+import importlib
+import pathlib
+
+from rrd_jax import errors
+from rrd_jax.exports.base import Exportable, Format, Options, Outputs, Runtime, require
+
+FORMATS = (
+    "safetensors",
+    "torch",
+    "hub",
+    "stablehlo",
+    "onnx",
+    "litert",
+    "openvino",
+    "coreml",
+)
+
+
+def get(name: str) -> Format:
+    """The format of that name; raises an InputError for an unknown one."""
+    errors.lookup("format", name, dict.fromkeys(FORMATS))
+    return importlib.import_module(f"rrd_jax.exports.{name}").FORMAT
+
+
+def recognized(path: pathlib.Path) -> Format | None:
+    """The format of an exported file or folder; None for anything else."""
+    return next((f for f in map(get, FORMATS) if f.recognizes(path)), None)
+
+
+def open_file(path: pathlib.Path, threads: int = 0) -> Runtime:
+    """An exported file, in the library that it is for.
+
+    Args:
+      path: of a file, or a folder.
+      threads: that it may use; 0 for as many as there are cores.
+
+    Raises:
+      InputError: it is of no format, damaged, or of one that cannot be run here.
+      UnavailableError: its library is not installed.
+    """
+    form = recognized(path)
+    if form is None:
+        raise errors.InputError(f"{path} is of none of the formats {', '.join(FORMATS)}")
+    if form.open is None:
+        raise errors.InputError(f"{path} is of format '{form.name}', which cannot be run here")
+    require(form.name, form.extra, form.modules)
+    return form.open(path, threads)
+
+
+__all__ = [
+    "FORMATS",
+    "Exportable",
+    "Format",
+    "Options",
+    "Outputs",
+    "Runtime",
+    "get",
+    "open_file",
+    "recognized",
+]
