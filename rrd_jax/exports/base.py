@@ -82,7 +82,8 @@ class Exportable:
 
     def __call__(self, images: np.ndarray) -> Outputs:
         """What the network computes here from uint8 images [B, H, W, channels]."""
-        return jax.device_get(self._compiled(self.variables, images))
+        with jax.default_matmul_precision("highest"):  # GPUs would round the factors
+            return jax.device_get(self._compiled(self.variables, images))
 
 
 @dataclasses.dataclass(frozen=True)

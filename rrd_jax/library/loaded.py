@@ -12,7 +12,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import card, data, errors, imports, networks, parallel, predictions, recipe, workdir
+from rrd_jax import (
+    card,
+    data,
+    errors,
+    exports,
+    imports,
+    networks,
+    parallel,
+    predictions,
+    recipe,
+    workdir,
+)
 from rrd_jax import config as configs
 from rrd_jax import objectives as registry
 from rrd_jax.about import About
@@ -20,6 +31,7 @@ from rrd_jax.choices import NetworkChoice
 from rrd_jax.convert import files
 from rrd_jax.data import augment
 from rrd_jax.data.source import Source
+from rrd_jax.exports import trial
 from rrd_jax.library.quiet import quietly
 from rrd_jax.networks import Network, Outputs
 from rrd_jax.objectives import Objective, ObjectiveState
@@ -41,6 +53,7 @@ class Loaded:
       std: likewise.
       terms: the objectives it was trained with, if one of them classifies in its place.
       about: class names, how images become what it sees, and where it comes from.
+      source: the images of its run; None where these are not known.
     """
 
     network: Network
@@ -52,6 +65,7 @@ class Loaded:
     std: tuple[float, ...] | None = None
     terms: Mapping[str, Objective] | None = None
     about: About | None = None
+    source: Source | None = dataclasses.field(default=None, repr=False)
 
     def __call__(self, images: Any) -> Outputs:
         """What it computes from images [B, H, W, channels].
@@ -97,6 +111,37 @@ class Loaded:
                 " mean and std to rrd_jax.load"
             )
         return augment.make_normalize(self.mean, self.std)
+
+    def export(
+        self,
+        path: str | pathlib.Path,
+        format: str = "",
+        *,
+        test: Any = None,
+        overwrite: bool = False,
+        **options: Any,
+    ) -> exports.Written:
+        """Writes a file for other programs, reads it back there, and compares.
+
+        Args:
+          path: of the file, whose ending says the format where none is named; or of a folder.
+          format: one of `exports.FORMATS`; "" for what the path says.
+          test: images to compare on: a folder, uint8 images as the network sees them, or a pair of
+            these and labels; None for 500 of the run's test split.
+          overwrite: whether what was written there before is replaced.
+          **options: fields of `exports.Options`.
+
+        Raises:
+          InputError: the format cannot hold this network, or the file computes something else.
+          UnavailableError: a library that the format needs is not installed.
+        """
+        path = pathlib.Path(path)
+        form = exports.get(format) if format else exports.of_extension(path)
+        about = self.about or About(self.name, self.num_classes)
+        network = exports.exportable(self.network, self.variables, about, self.terms)
+        images = trial.images_for(about, self.source, test, 500)
+        asked = exports.options_of(**options)
+        return exports.write(exports.Trial(network, images), form, path, asked, overwrite=overwrite)
 
     @functools.cached_property
     def _apply(self) -> Callable[[Any, jax.Array], Outputs]:
@@ -213,6 +258,7 @@ def load(
         **moments,
         terms=terms,
         about=about,
+        source=configs.source_of(fields) if fields and fields["data"]["name"] else None,
     )
 
 
