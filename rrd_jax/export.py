@@ -238,7 +238,7 @@ def _lines(name: str) -> tuple[str, ...]:
 def _job() -> None:
     import jax
 
-    from rrd_jax import errors, gains, parallel
+    from rrd_jax import errors, parallel
 
     if not jax.config.jax_platforms:  # accelerators round, and files are for any machine
         jax.config.update("jax_platforms", "cpu")
@@ -251,7 +251,9 @@ def _job() -> None:
         return
     if asked.format:
         raise errors.InputError("--report takes no --format: it measures all that are installed")
-    gains.report(asked.workdir, said=asked.said, seconds=FLAGS.seconds)
+    from rrd_jax.gains import report
+
+    report.run(asked.workdir, asked.said, seconds=FLAGS.seconds)
 
 
 def main(argv: list[str]) -> None:

@@ -1,0 +1,340 @@
+"""The report of `rrd_jax.export --report`: a student beside its teacher, in figures."""
+
+import dataclasses
+import pathlib
+import platform
+import tempfile
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from rrd_jax import console, errors, exports, failures, provenance, report, tables
+from rrd_jax.convert import files
+from rrd_jax.exports import Exportable, Images, Options, trial, writing
+from rrd_jax.gains import figures, latency, picture, subjects
+from rrd_jax.gains.figures import Figures
+from rrd_jax.gains.latency import File, Latency
+from rrd_jax.gains.subjects import Said
+
+_IMAGES = 500  # to compare files on, and for accuracies that nobody has kept
+TOGETHER = "teachers"
+
+
+class _Kind(NamedTuple):
+    """A file that is written to be measured.
+
+    Attributes:
+      format: name.
+      runtime: that runs it, as the table calls it; "" for one that is only weighed.
+      quantize: as Options has it.
+      weighed: what its size is called; "" where it does not count.
+    """
+
+    format: str
+    runtime: str
+    quantize: str = ""
+    weighed: str = ""
+
+
+_KINDS = (
+    _Kind("safetensors", "", weighed="float32"),
+    _Kind("stablehlo", "XLA"),
+    _Kind("onnx", "onnxruntime"),
+    _Kind("litert", "LiteRT"),
+    _Kind("litert", "LiteRT int8", "int8", weighed="int8"),
+    _Kind("openvino", "OpenVINO"),
+    _Kind("torch", "torch"),
+)
+
+
+class Member(NamedTuple):
+    """A network of the report: its `role`, and the `weight` of its logits among the teachers."""
+
+    role: str
+    network: Exportable
+    weight: float = 1.0
+
+
+class Report(NamedTuple):
+    """What was found.
+
+    Attributes:
+      run: the workdir.
+      about: data set and machine, in words.
+      networks: the student first.
+      latencies: of their files.
+      left_out: why something is missing, a line each.
+    """
+
+    run: str
+    about: dict[str, str]
+    networks: list[Figures]
+    latencies: list[Latency]
+    left_out: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """As gains.json has it."""
+        return {
+            "run": self.run,
+            **self.about,
+            "networks": [dataclasses.asdict(network) for network in self.networks],
+            "latencies": [entry._asdict() for entry in self.latencies],
+            "left_out": self.left_out,
+            "made": provenance.describe(),
+        }
+
+
+def run(path: pathlib.Path, said: Said = subjects.NOTHING, *, seconds: float = 4.0) -> Report:
+    """Measures a run's student and its teachers, prints tables, and keeps JSON and a picture.
+
+    Args:
+      path: as `subjects.load` has it; a network without a teacher stands alone.
+      said: what a user says of it.
+      seconds: about, for the latencies of each size of batches on one core and on all.
+
+    Raises:
+      InputError: there is no network.
+      DiskError: the results cannot be written.
+    """
+    student = subjects.load(path, said)
+    left_out: list[str] = []
+    teachers = _teachers(path, left_out)
+    members = [Member("student" if subjects.teachers(path) else "network", student), *teachers]
+    images = trial.images_for(student.about, subjects.source_of(path), None, _IMAGES)
+    networks = _figures(members, images, raw=said.raw)
+    with tempfile.TemporaryDirectory(prefix="rrd_jax_") as folder:
+        measured, sizes = _files(members, images, pathlib.Path(folder), left_out)
+        shape = student.about.preprocessing.image_shape
+        latencies = latency.measure(measured, shape, seconds) if measured else []
+    networks = [dataclasses.replace(f, bytes=sizes.get(f.role, {})) for f in networks]
+    if len(teachers) > 1:
+        networks.append(_together(networks[1:], members[1:], images))
+        latencies += _summed(latencies, [member.role for member in teachers])
+    about = {
+        "dataset": str(student.about.training.get("dataset", "")),
+        "machine": f"{_processor()}, {len(latency.cores())} cores",
+    }
+    found = Report(str(path), about, networks, latencies, left_out)
+    _print(found)
+    _keep(found, path)
+    return found
+
+
+def _teachers(path: pathlib.Path, left_out: list[str]) -> list[Member]:
+    """The teachers of a run that are there."""
+    listed, found = subjects.teachers(path), []
+    for i, teacher in enumerate(listed, 1):
+        role = "teacher" if len(listed) == 1 else f"teacher {i}"
+        try:
+            found.append(Member(role, subjects.load_teacher(teacher, path), teacher.weight))
+        except errors.InputError as error:
+            left_out.append(f"{role}: {error}")
+    return found
+
+
+def _figures(members: Sequence[Member], images: Images, *, raw: bool) -> list[Figures]:
+    """Of each network; accuracies that nobody has kept are taken of the images."""
+    teachers = [(member.network, member.weight) for member in members[1:]]
+    found = []
+    for member in members:
+        is_student = member is members[0]
+        known = figures.kept(member.network, raw=raw and is_student)
+        what = "test split"
+        compares = is_student and teachers and "agreement" not in known
+        if images.is_real and ("top1" not in known or compares):
+            console.progress("report", [f"accuracy of the {member.role}"])
+            what = f"{len(images.images)} {images.what}"
+            target = figures.logits(teachers, images) if is_student and teachers else None
+            own = figures.logits([(member.network, 1.0)], images)
+            known = figures.accuracy(own, images, target)
+        agreement = known.get("agreement") if is_student else None
+        costs = figures.costs(member.network)
+        model = member.network.about.model
+        found.append(Figures(member.role, model, known.get("top1"), agreement, what, *costs))
+    return found
+
+
+def _together(teachers: Sequence[Figures], members: Sequence[Member], images: Images) -> Figures:
+    """Several teachers as the one that the student learned from."""
+    known: dict[str, float] = {}
+    if images.is_real:
+        weighted = [(member.network, member.weight) for member in members]
+        known = figures.accuracy(figures.logits(weighted, images), images)
+    kinds = set.intersection(*(set(teacher.bytes) for teacher in teachers))
+    return Figures(
+        TOGETHER,
+        "+".join(teacher.model for teacher in teachers),
+        known.get("top1"),
+        None,
+        f"{len(images.images)} {images.what}",
+        sum(teacher.parameters for teacher in teachers),
+        sum(teacher.macs for teacher in teachers),
+        {kind: sum(teacher.bytes[kind] for teacher in teachers) for kind in sorted(kinds)},
+    )
+
+
+def _summed(latencies: Sequence[Latency], roles: Sequence[str]) -> list[Latency]:
+    """Of teachers that are called one after the other, where all of them were measured."""
+    groups: dict[tuple, list[Latency]] = {}
+    for entry in latencies:
+        if entry.network in roles:
+            groups.setdefault((entry.runtime, entry.cores, entry.batch), []).append(entry)
+    return [
+        Latency(
+            TOGETHER,
+            *place,
+            sum(entry.median for entry in group),
+            sum(entry.p90 for entry in group),
+            min(entry.runs for entry in group),
+        )
+        for place, group in groups.items()
+        if len(group) == len(roles)
+    ]
+
+
+def _files(
+    members: Sequence[Member], images: Images, folder: pathlib.Path, left_out: list[str]
+) -> tuple[list[File], dict[str, dict[str, int]]]:
+    """Files of all kinds that can be written, and the sizes of those that are weighed.
+
+    Returns:
+      Those to measure, and {role: {kind: bytes}}.
+    """
+    measured, sizes = [], {member.role: {} for member in members}
+    for member in members:
+        few = Images(images.images[:100], None, images.what, images.is_real)
+        tried = exports.Trial(member.network, few)
+        for kind in _KINDS:
+            name = kind.runtime or kind.format
+            console.progress("report", [f"{name} of the {member.role}"])
+            try:
+                written = _write(tried, kind, folder / member.role)
+            except errors.DiskError:
+                raise
+            except Exception as error:  # a library's: the others are measured all the same
+                line = failures.first_line(error)
+                if not isinstance(error, errors.UnavailableError):
+                    line = f"{member.role} in {name}: {line}"
+                left_out.append(line)
+                continue
+            if kind.weighed:
+                sizes[member.role][kind.weighed] = written.bytes
+            if kind.runtime == "torch" and not written.runtime.startswith("torch"):
+                left_out.append(f"{member.role} in torch: {written.runtime}")
+            elif kind.runtime:
+                measured.append(File(member.role, kind.runtime, written.path))
+    left_out[:] = dict.fromkeys(left_out)
+    return measured, sizes
+
+
+def _write(tried: exports.Trial, kind: _Kind, folder: pathlib.Path) -> exports.Written:
+    form = exports.get(kind.format)
+    asked = Options(quantize=kind.quantize, embed_preprocessing=bool(kind.runtime))
+    options = writing.known_options(form, asked)
+    if kind.quantize and not options.quantize:
+        raise errors.InputError(f"format '{form.name}' has no weights of 8 bits")
+    name = writing.file_name(tried.exportable.about, form, options)
+    return exports.write(tried, form, folder / name, options)
+
+
+def _processor() -> str:
+    """What the machine's processor is called."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+        lines = [line for line in text.splitlines() if line.startswith("model name")]
+        return lines[0].partition(":")[2].strip()
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()
+
+
+def _print(found: Report) -> None:
+    console.print_table(*costs_table(found.networks))
+    if found.latencies:
+        console.print_table(
+            *latency_table(found),
+            before=f"\nmilliseconds for a batch, median (p90), from uint8 images to logits, on"
+            f" {found.about['machine']}:\n",
+        )
+    for line in found.left_out:
+        console.note(f"left out: {line}")
+
+
+def _keep(found: Report, path: pathlib.Path) -> None:
+    """Writes gains.json and gains.png into the workdir."""
+    home, _ = files.split(path)
+    folder = home.parent if home.is_file() or home.name == "checkpoints" else home
+    report.write_json(folder / "gains.json", found.to_json())
+    kept = [folder / "gains.json"]
+    try:
+        picture.draw(found, folder / "gains.png")
+        kept.append(folder / "gains.png")
+    except errors.UnavailableError as error:
+        console.note(str(error))
+    console.say(f"kept in {' and '.join(map(str, kept))}")
+
+
+def costs_table(networks: Sequence[Figures]) -> tables.Table:
+    """Header and rows: a row a network, and what share the student is of its teacher."""
+    header = (
+        *("network", "model", "top-1", "agreement with teacher", "parameters", "multiply-adds"),
+        *("file, float32", "file, int8"),
+    )
+    rows = [
+        (
+            figure.role,
+            figure.model,
+            _percent(figure.top1, figure.images),
+            _percent(figure.agreement),
+            f"{figure.parameters:,}",
+            f"{figure.macs:,}",
+            *(
+                tables.bytes_shown(figure.bytes[kind]) if kind in figure.bytes else "-"
+                for kind in ("float32", "int8")
+            ),
+        )
+        for figure in networks
+    ]
+    if len(networks) > 1:
+        rows.append(_shares(networks[0], networks[-1]))
+    return header, rows
+
+
+def _percent(value: float | None, images: str = "test split") -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" + (f" (of {images})" if images != "test split" else "")
+
+
+def _shares(student: Figures, teacher: Figures) -> tuple[str, ...]:
+    """What share the student is of its teacher, or of all of them."""
+    change = "-"
+    if None not in (student.top1, teacher.top1):
+        change = f"{student.top1 - teacher.top1:+.2f}"
+    return (
+        "student / teacher",
+        "",
+        change,
+        "",
+        _share(student.parameters, teacher.parameters),
+        _share(student.macs, teacher.macs),
+        *(_share(student.bytes.get(k), teacher.bytes.get(k)) for k in ("float32", "int8")),
+    )
+
+
+def _share(part: float | None, whole: float | None) -> str:
+    return f"{100 * part / whole:.3g} %" if part and whole else "-"
+
+
+def latency_table(found: Report) -> tables.Table:
+    """Header and rows: a row for each runtime, number of cores and size of batches."""
+    roles = [figure.role for figure in found.networks]
+    places = dict.fromkeys((e.runtime, e.cores, e.batch) for e in found.latencies)
+    entries = {(e.network, e.runtime, e.cores, e.batch): e for e in found.latencies}
+    several = len(roles) > 1
+    rows = []
+    for runtime, cores, batch in sorted(places, key=lambda place: (*place[1:], place[0])):
+        group = [entries.get((role, runtime, cores, batch)) for role in roles]
+        cells = [f"{e.median:.3g} ({e.p90:.3g})" if e else "-" for e in group]
+        both = several and group[0] and group[-1]
+        faster = [f"{group[-1].median / group[0].median:.1f}x" if both else "-"] if several else []
+        rows.append((runtime, str(cores), str(batch), *cells, *faster))
+    return ("runtime", "cores", "batch", *roles, *(["student is faster"] * several)), rows
