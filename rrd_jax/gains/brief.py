@@ -54,16 +54,16 @@ def _compared(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> str:
 
 def _shares(job: Job, folder: pathlib.Path, student: Result) -> str:
     """The student's parameters and multiply-adds, by those of all teachers."""
-    meta = checkpoints.read_meta(folder / "checkpoints") or {}
+    num_classes = (checkpoints.read_meta(folder / "checkpoints") or {}).get("num_classes", 2)
     training, size = job.student.training, job.student.source.image_size
     shape = (size, size, len(training.mean))
 
     def cost(choice):
-        return networks.summarize(choice.create(meta["num_classes"]), shape)
+        return networks.summarize(choice.create(num_classes), shape)
 
     own, theirs = cost(training.network), [cost(teacher.network) for teacher in job.teachers]
     parameters = sum(summary.parameters for summary in theirs)
-    macs = sum(summary.macs for summary in theirs)
+    macs = max(1, sum(summary.macs for summary in theirs))
     return (
         f"{100 * student.parameters / parameters:.3g} % of the parameters"
         f" ({student.parameters:,} of {parameters:,}) and"
