@@ -211,7 +211,10 @@ def write(
                 del opened  # before its file moves
             elif form.check is not None:
                 form.check(trial.exportable, draft)
-        size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+        drafts = [draft for draft in folder.rglob("*") if draft.is_file()]
+        size = sum(draft.stat().st_size for draft in drafts)
+        for draft in drafts:  # some libraries write what nobody else may read
+            draft.chmod(0o666 & ~_umask())
         _move(folder, path)
     return Written(form.name, path, size, runtime, comparison)
 
@@ -235,6 +238,13 @@ def _beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
         for above in reversed(made):  # that hold nothing, where nothing was written
             with contextlib.suppress(OSError):
                 above.rmdir()
+
+
+def _umask() -> int:
+    """What the user keeps from others; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _unwritable(path: pathlib.Path, error: OSError) -> errors.InputError:

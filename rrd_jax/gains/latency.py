@@ -25,10 +25,11 @@ _SHORT = 0.02  # seconds; before a shorter call, one that is not counted wakes w
 
 
 class File(NamedTuple):
-    """A file to measure: `network` and `runtime` as a table calls them, and `path`."""
+    """A file to measure: `network` and `runtime` as a table calls them, `format` and `path`."""
 
     network: str
     runtime: str
+    format: str
     path: pathlib.Path
 
 
@@ -71,7 +72,7 @@ def measure(
     usable = cores()
     for number in dict.fromkeys([1, len(usable)]):
         job = {
-            "files": [(f.network, f.runtime, str(f.path)) for f in files],
+            "files": [(f.network, f.runtime, f.format, str(f.path)) for f in files],
             "image_shape": image_shape,
             "seconds": seconds,
             "cores": usable[-number:],
@@ -117,13 +118,15 @@ def run_job(job: Mapping[str, Any]) -> list[Latency]:
     from rrd_jax import exports
 
     threads = len(job["cores"])
-    opened = [exports.open_file(pathlib.Path(path), threads) for _, _, path in job["files"]]
+    opened = [
+        exports.get(form).open(pathlib.Path(path), threads) for *_, form, path in job["files"]
+    ]
     found = []
     for batch in BATCHES:
         images = np.random.default_rng(0).integers(0, 256, (batch, *job["image_shape"]), np.uint8)
         calls = [functools.partial(runtime, images) for runtime in opened]
         measured = interleaved(calls, job["seconds"])
-        for (network, runtime, _), times in zip(job["files"], measured, strict=True):
+        for (network, runtime, *_), times in zip(job["files"], measured, strict=True):
             milliseconds = 1000 * np.asarray(times)
             median, p90 = (float(np.percentile(milliseconds, part)) for part in (50, 90))
             found.append(Latency(network, runtime, threads, batch, median, p90, len(times)))

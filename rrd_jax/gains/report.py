@@ -221,7 +221,7 @@ def _files(
             if kind.runtime == "torch" and not written.runtime.startswith("torch"):
                 left_out.append(f"{member.role} in torch: {written.runtime}")
             elif kind.runtime:
-                measured.append(File(member.role, kind.runtime, written.path))
+                measured.append(File(member.role, kind.runtime, kind.format, written.path))
     left_out[:] = dict.fromkeys(left_out)
     return measured, sizes
 
