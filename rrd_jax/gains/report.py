@@ -200,6 +200,7 @@ def _files(
       Those to measure, and {role: {kind: bytes}}.
     """
     measured, sizes = [], {member.role: {} for member in members}
+    reasons: dict[str, list[str]] = {}
     for member in members:
         few = Images(images.images[:100], None, images.what, images.is_real)
         tried = exports.Trial(member.network, few)
@@ -211,18 +212,15 @@ def _files(
             except errors.DiskError:
                 raise
             except Exception as error:  # a library's: the others are measured all the same
-                line = failures.first_line(error)
-                if not isinstance(error, errors.UnavailableError):
-                    line = f"{member.role} in {name}: {line}"
-                left_out.append(line)
+                reasons.setdefault(f"{name}: {failures.first_line(error)}", []).append(member.role)
                 continue
             if kind.weighed:
                 sizes[member.role][kind.weighed] = written.bytes
             if kind.runtime == "torch" and not written.runtime.startswith("torch"):
-                left_out.append(f"{member.role} in torch: {written.runtime}")
+                reasons.setdefault(f"torch: {written.runtime}", []).append(member.role)
             elif kind.runtime:
                 measured.append(File(member.role, kind.runtime, kind.format, written.path))
-    left_out[:] = dict.fromkeys(left_out)
+    left_out += [f"{' and '.join(roles)} in {reason}" for reason, roles in reasons.items()]
     return measured, sizes
 
 

@@ -59,13 +59,22 @@ FORMAT = base.Format(
 
 
 @contextlib.contextmanager
+def several(*forms):
+    """While it lasts, these are the formats."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exports, "FORMATS", tuple(form.name for form in forms))
+        for form in forms:
+            module = types.SimpleNamespace(FORMAT=form)
+            patch.setitem(sys.modules, f"rrd_jax.exports.{form.name}", module)
+        yield
+
+
+@contextlib.contextmanager
 def registered(**changes):
     """While it lasts, `private` is the only format; `changes` are of its FORMAT."""
-    module = types.SimpleNamespace(FORMAT=FORMAT._replace(**changes))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exports, "FORMATS", ("private",))
-        patch.setitem(sys.modules, "rrd_jax.exports.private", module)
-        yield module.FORMAT
+    form = FORMAT._replace(**changes)
+    with several(form):
+        yield form
 
 
 def added(by, where="logits"):
