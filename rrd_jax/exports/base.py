@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrd_jax import about as abouts
-from rrd_jax import errors, networks, objectives, report
+from rrd_jax import errors, networks, objectives, readme, report
 from rrd_jax.about import About
 from rrd_jax.data import augment
 from rrd_jax.objectives import Objective, ObjectiveState
@@ -201,7 +201,7 @@ def header_to_json(header: Header) -> str:
             "format": header.format,
             "input": {"layout": header.layout, "type": header.takes},
             "outputs": list(header.outputs),
-            "about": header.about.to_json(),
+            "about": readme.public(header.about).to_json(),
         },
         ensure_ascii=False,
     )

@@ -198,11 +198,11 @@ def load(
     """A network with its weights, to be called on images.
 
     Args:
-      path: the workdir of a run, a folder that `rrd_jax.convert` wrote, or a PyTorch file.
-        RUN@best, RUN@last and RUN@STEP are other checkpoints than the newest, FILE@KEY the weights
-        under a key of the file.
-      network: its name, import path or object. None for the name that the folder keeps; a PyTorch
-        file keeps none, and neither does a run whose network was made in Python.
+      path: the workdir of a run, a folder that `rrd_jax.convert` wrote, an exported file or folder
+        of weights, or a PyTorch file. RUN@best, RUN@last and RUN@STEP are other checkpoints than
+        the newest, FILE@KEY the weights under a key of the file.
+      network: its name, import path or object. None for the name that the path keeps; a PyTorch
+        file alone keeps none, and neither does a run whose network was made in Python.
       num_classes: C; None for what the weights say.
       mean: of each channel, in [0, 1] units; None for what the run knows.
       std: likewise.
@@ -223,7 +223,7 @@ def load(
     whole = _path(path)
     folder, _ = files.split(whole)
     given = network if isinstance(network, str) else ""
-    if folder.is_file() and not given:
+    if folder.is_file() and not given and not files.network_of(whole):
         raise errors.InputError(
             f"{folder} does not say which network its weights are of: pass network=NAME, one of"
             f" {', '.join(networks.MODELS)}"
@@ -231,7 +231,10 @@ def load(
     variables, meta = files.load(whole, given, raw=raw)
     fields = _fields_of(folder)
     choice, terms = _choice(meta, fields, network)
+    about = card.of_checkpoint(meta, fields, _home(folder))
     known = fields["data"] if fields else {"mean": None, "std": None}
+    if not fields and about.preprocessing:
+        known = {"mean": about.preprocessing.mean, "std": about.preprocessing.std}
     moments = {"mean": mean or known["mean"], "std": std or known["std"]}
     shape = tuple(meta["image_shape"])
     for name, values in moments.items():
@@ -242,7 +245,6 @@ def load(
             f" {meta['num_classes']} classes"
         )
     made = choice.create(meta["num_classes"])
-    about = card.of_checkpoint(meta, fields, _home(folder))
     if about.preprocessing and (mean or std):
         about = dataclasses.replace(
             about, preprocessing=dataclasses.replace(about.preprocessing, **moments)
@@ -362,8 +364,9 @@ def _dataset_of(fields: dict[str, Any] | None) -> data.Dataset:
 
 
 def _fields_of(folder: pathlib.Path) -> dict[str, Any] | None:
-    """The config that a run's folder keeps; None where there is none."""
-    return workdir.read_fields(_home(folder))
+    """The config that a run's folder keeps; None where there is none, or one of model hubs."""
+    fields = workdir.read_fields(_home(folder))
+    return fields if fields and "student" in fields else None
 
 
 def _home(folder: pathlib.Path) -> pathlib.Path:
@@ -387,8 +390,11 @@ def _choice(
             f"the weights are of '{model}', which was made in Python: pass network=, the same"
         )
     if not fields or fields["student"]["model"] != model:
-        choice = NetworkChoice(model, jnp.float32, network=made.networks.get(model))
-        return choice, None
+        options = (meta.get("about") or {}).get("options", {}) if model == meta["model"] else {}
+        made_here = made.networks.get(model)
+        choice = NetworkChoice(model, jnp.float32, options=options, network=made_here)
+        name = meta.get("classifier")
+        return choice, {name: registry.create(name)} if name else None
     training = configs.training_of(fields, made)
     if not meta.get("classifier"):
         return training.network, None
