@@ -148,6 +148,11 @@ def check_place(path: pathlib.Path, form: Format, *, overwrite: bool) -> None:
             raise errors.InputError(
                 f"{path} lies in the checkpoints of a run, which it would garble; write elsewhere"
             )
+    if form.extension and path.suffix != form.extension:
+        raise errors.InputError(
+            f"a file of format '{form.name}' ends in {form.extension}: write"
+            f" --output={path}{form.extension} or, for a folder, --output={path}/"
+        )
     there = [place for place in (path, base.beside(path)) if os.path.lexists(place)]
     if there and not overwrite:
         raise errors.InputError(
