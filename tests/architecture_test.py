@@ -9,6 +9,7 @@ _ROOT = pathlib.Path(__file__).parent.parent / "rrd_jax"
 # A room may import those in the lines after it, never those before or beside it.
 _ORDER = """
     main
+    predict
     library
     config evaluation
     job
