@@ -205,8 +205,11 @@ class _Tally:
             console.progress("predict", parts)
 
     def _compare(self, part: "Predictions") -> None:
+        from rrd_jax.data.folder import layout
+
         for file, name in zip(part.files, part.names, strict=True):
-            folders = reversed(pathlib.Path(file).absolute().parts[:-1])
+            parts = pathlib.Path(file).absolute().parts[:-1]
+            folders = map(layout.class_name, reversed(parts))
             label = next((folder for folder in folders if folder in self._names), None)
             self._labelled += label is not None
             self._right += label == name

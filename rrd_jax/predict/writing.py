@@ -121,7 +121,7 @@ def opened(
     with contextlib.ExitStack() as stack:
         if output is None:
             if isinstance(stdout, io.TextIOWrapper) and form != "text":
-                stdout.reconfigure(encoding="utf-8")
+                stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
             yield _lines(form, content, lambda line: console.write(line, stdout))
             return
         file = stack.enter_context(_file(output))
