@@ -9,7 +9,7 @@ _ROOT = pathlib.Path(__file__).parent.parent / "rrd_jax"
 # A room may import those in the lines after it, never those before or beside it.
 _ORDER = """
     main
-    gains
+    gains predict
     library
     config evaluation
     job
@@ -18,7 +18,7 @@ _ORDER = """
     run
     program card
     teacher
-    predictions convert workdir readme
+    predictions convert workdir
     checkpoints stage step
     recipe parallel report tracing provenance
     state data choices

@@ -75,7 +75,14 @@ def test_a_loop_of_ones_own_takes_fewer_than_thirty_lines():
 @pytest.mark.parametrize(
     "name",
     [
-        *("library.training", "library.loaded", "objectives", "objectives.rrd", "memory"),
+        *(
+            "library.training",
+            "library.loading",
+            "library.evaluating",
+            "objectives",
+            "objectives.rrd",
+            "memory",
+        ),
         *("data.dataset", "networks", "networks.brought.linen", "networks.brought.nnx"),
         *("networks.brought.equinox", "networks.brought.functions"),
     ],

@@ -18,7 +18,7 @@ from rrd_jax.about import About
 from rrd_jax.convert import reading
 
 KEY, HUB_WEIGHTS = "rrd_jax", "model.safetensors"
-_MARK = '"digest":'  # what other files of this name do not hold
+_MARKS = ('"digest":', '"names":')  # what other files of this name do not hold
 _COLLECTIONS = ("params", "batch_stats")
 
 
@@ -90,7 +90,7 @@ def _text(file: pathlib.Path) -> tuple[str | None, str]:
         text = beside.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None, ""
-    return (text, str(beside)) if _MARK in text else (None, "")
+    return (text, str(beside)) if all(mark in text for mark in _MARKS) else (None, "")
 
 
 def said(variables: dict[str, Any], names: str) -> dict[str, Any]:

@@ -1,0 +1,88 @@
+"""The teacher of a run, to be asked as its student is."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rrd_jax import errors
+from rrd_jax.convert import files
+from rrd_jax.data.source import HOST_AUGMENTATIONS
+from rrd_jax.library import loading
+from rrd_jax.library.predicting import Predictor
+from rrd_jax.library.quiet import quietly
+
+
+@quietly
+def load_teacher(workdir: str | pathlib.Path) -> Predictor:
+    """The teacher of a run, or its several teachers as one, whose logits are their weighted mean.
+
+    Their images are scaled and normalised as the student's.
+
+    Args:
+      workdir: of the run.
+
+    Raises:
+      InputError: it is no run, had no teacher, or its weights are not there any more; or several
+        teachers differ in their classes.
+    """
+    folder, _ = files.split(pathlib.Path(workdir))
+    fields = loading.fields_of(folder)
+    if fields is None:
+        raise errors.InputError(f"{folder} is no workdir of a run, and so has no teacher")
+    teachers = fields.get("teacher") or []
+    teachers = teachers if isinstance(teachers, list) else [teachers]
+    # Numbered as the job numbers them: those without a network are none.
+    teachers = [teacher for teacher in teachers if teacher.get("model")]
+    if not teachers:
+        raise errors.InputError(f"the run in {folder} had no teacher")
+    single = [_load(folder, i, teacher, fields["data"]) for i, teacher in enumerate(teachers, 1)]
+    if len(single) == 1:
+        return single[0]
+    return _as_one(single, [teacher.get("weight", 1.0) for teacher in teachers])
+
+
+def _load(
+    folder: pathlib.Path, number: int, teacher: Mapping[str, Any], images: Mapping[str, Any]
+) -> Predictor:
+    path = pathlib.Path(teacher.get("checkpoint") or folder / f"teacher{_suffix(number)}")
+    if not files.split(path)[0].exists():
+        raise errors.InputError(f"the teacher of the run in {folder} is not in {path} any more")
+    wanted = {"mean": tuple(images["mean"]), "std": tuple(images["std"])}
+    if files.split(path)[0].is_file():  # which says less
+        wanted |= {"network": teacher["model"], "image_size": images["image_size"]}
+        wanted["resize"] = images["resize"] if images["augment"] in HOST_AUGMENTATIONS else None
+    network = loading.load(path, **wanted)
+    student = loading.about_of(folder)
+    about = network.about
+    if student and student.preprocessing:
+        about = dataclasses.replace(about, preprocessing=student.preprocessing)
+    if student and not about.class_names and student.num_classes == about.num_classes:
+        about = dataclasses.replace(about, class_names=student.class_names)
+    return dataclasses.replace(network, about=about).predictor
+
+
+def _suffix(number: int) -> str:
+    return str(number) if number > 1 else ""
+
+
+def _as_one(members: Sequence[Predictor], weights: Sequence[float]) -> Predictor:
+    first = members[0].about
+    for member in members[1:]:
+        same = member.about.num_classes == first.num_classes
+        if not same or member.about.class_names != first.class_names:
+            raise errors.InputError(
+                f"the teachers '{first.model}' and '{member.about.model}' differ in their classes:"
+                " ask one of them, with --workdir=ITS_FOLDER"
+            )
+    shares = np.asarray(weights, np.float32) / np.float32(sum(weights))
+
+    def compute(images: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = (member.compute(images)["logits"] for member in members)
+        return {"logits": sum(w * logits for w, logits in zip(shares, outputs, strict=True))}
+
+    name = "+".join(member.about.model for member in members)
+    about = dataclasses.replace(first, model=name, training={}, metrics={})
+    return Predictor(compute, about, members[0].runtime, members[0].devices)
