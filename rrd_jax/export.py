@@ -22,8 +22,8 @@ disk, 130 after Ctrl-C.
 
 import pathlib
 import shlex
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import app, flags
 
@@ -32,7 +32,6 @@ from rrd_jax import cli
 if TYPE_CHECKING:
     from rrd_jax.about import About
     from rrd_jax.exports import Exportable, Format, Options, several
-    from rrd_jax.gains.subjects import Said
 
 FLAGS = flags.FLAGS
 
@@ -79,13 +78,13 @@ def define_flags() -> None:
 
 
 class Asked(NamedTuple):
-    """What the flags say, by their names; `said` is what they say of the network."""
+    """What the flags say, by their names; `given` is what they say of the network."""
 
     workdir: pathlib.Path
     format: Sequence[str]
     output: str | None = None
     teacher: bool = False
-    said: "Said | None" = None
+    given: Mapping[str, Any] = {}
     names: str = "ours"
     quantize: str = ""
     embed_preprocessing: bool = False
@@ -154,17 +153,13 @@ def _subject(asked: Asked) -> "Exportable":
     from rrd_jax import errors
     from rrd_jax.gains import subjects
 
-    said = asked.said or subjects.NOTHING
-    if not asked.teacher:
-        return subjects.load(asked.workdir, said)
-    teachers = subjects.teachers(asked.workdir)
-    if len(teachers) != 1:
-        listed = ", ".join(f"--workdir={teacher.path}" for teacher in teachers)
+    if asked.teacher and asked.given:
         raise errors.InputError(
-            f"{asked.workdir} has {len(teachers) or 'no'} teachers"
-            + (f"; name one: {listed}" if listed else "")
+            f"--teacher is exported as the run has it: leave out --{' --'.join(asked.given)}"
         )
-    return subjects.load_teacher(teachers[0], asked.workdir, said)
+    if asked.teacher:
+        return subjects.load_teacher(asked.workdir)
+    return subjects.load(asked.workdir, **asked.given)
 
 
 def _place(
@@ -188,22 +183,16 @@ def _place(
 def _asked() -> Asked:
     """What the flags say."""
     from rrd_jax import errors
-    from rrd_jax.gains.subjects import Said
 
     for name in ("workdir", "output"):
         if FLAGS[name].value is not None and not FLAGS[name].value.strip():
             raise errors.InputError(f"--{name} is empty")
-    said = Said(
-        FLAGS.network,
-        _numbers("mean"),
-        _numbers("std"),
-        FLAGS.image_size,
-        FLAGS.resize,
-        _lines("class_names"),
-        FLAGS.weights == "raw",
-    )
-    taken = {name: FLAGS[name].value for name in Asked._fields if name != "said"}
-    return Asked(**taken | {"workdir": pathlib.Path(FLAGS.workdir), "said": said})
+    given = {name: FLAGS[name].value for name in ("network", "image_size", "resize", "class_names")}
+    given |= {name: _numbers(name) for name in ("mean", "std")}
+    given["raw"] = FLAGS.weights == "raw"
+    taken = {name: FLAGS[name].value for name in Asked._fields if name != "given"}
+    taken["workdir"] = pathlib.Path(FLAGS.workdir)
+    return Asked(**taken, given={name: value for name, value in given.items() if value})
 
 
 def _numbers(name: str) -> tuple[float, ...] | None:
@@ -216,23 +205,6 @@ def _numbers(name: str) -> tuple[float, ...] | None:
         raise errors.InputError(
             f"--{name}={','.join(values)}, but must be numbers with commas between them"
         ) from error
-
-
-def _lines(name: str) -> tuple[str, ...]:
-    """The lines of a text file."""
-    from rrd_jax import errors
-
-    path = FLAGS[name].value
-    if not path:
-        return ()
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise errors.InputError(
-            f"--{name}={path} cannot be read ({getattr(error, 'strerror', None) or error}); wanted"
-            " is a text file with a name a line"
-        ) from error
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 def _job() -> None:
@@ -253,7 +225,7 @@ def _job() -> None:
         raise errors.InputError("--report takes no --format: it measures all that are installed")
     from rrd_jax.gains import report
 
-    report.run(asked.workdir, asked.said, seconds=FLAGS.seconds)
+    report.run(asked.workdir, asked.given, seconds=FLAGS.seconds)
 
 
 def main(argv: list[str]) -> None:

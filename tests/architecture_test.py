@@ -18,7 +18,7 @@ _ORDER = """
     run
     program card
     teacher
-    predictions convert workdir
+    predictions convert workdir readme
     checkpoints stage step
     recipe parallel report tracing provenance
     state data choices

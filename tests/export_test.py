@@ -13,10 +13,9 @@ import pytest
 import safetensors.numpy
 
 import rrd_jax
-from rrd_jax import checkpoints, convert, errors, export, library, networks
+from rrd_jax import checkpoints, convert, errors, export, networks
 from rrd_jax.exports import writing
 from rrd_jax.gains import subjects
-from rrd_jax.gains.subjects import Said
 from tests import launch
 from tests.conftest import use_one_device
 from tests.exports import private
@@ -48,7 +47,7 @@ def _export(workdir, output, **fields):
 
 
 def test_a_file_is_read_back_compared_and_says_its_classes(run, form, tmp_path, capsys):
-    (outcome,) = _export(run, tmp_path / "deep" / "it.private", said=Said(class_names=_NAMES))
+    (outcome,) = _export(run, tmp_path / "deep" / "it.private", given={"class_names": _NAMES})
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["it.private"]
     compared = outcome.written.comparison
     assert (compared.images, compared.what, compared.agreement) == (24, "test images", 100)
@@ -177,11 +176,11 @@ def test_a_pytorch_file_is_exported_with_what_a_user_says_of_its_images(run, for
     safetensors.numpy.save_file(convert.to_torch("resnet8", variables), path)
     output = tmp_path / "it.private"
     with pytest.raises(errors.InputError, match="not known what images .*--mean=.*--image_size"):
-        _export(path, output, said=Said("resnet8"))
-    with pytest.raises(errors.InputError, match="2 names, but 'resnet8' has 10 classes"):
-        _export(path, output, said=Said("resnet8", (0.3,), (0.4,), 8, class_names=("a", "b")))
-    said = Said("resnet8", (0.3,), (0.4,), 8)
-    (outcome,) = _export(path, output, said=said)
+        _export(path, output, given={"network": "resnet8"})
+    given = {"network": "resnet8", "mean": (0.3,), "std": (0.4,), "image_size": 8}
+    with pytest.raises(errors.InputError, match="2 names, but the network has 10 classes"):
+        _export(path, output, given=given | {"class_names": ("a", "b")})
+    (outcome,) = _export(path, output, given=given)
     assert outcome.written.comparison.what == "random images"
     assert form.open(output, 0).about.preprocessing.mean == (0.3,)
 
@@ -208,16 +207,6 @@ def test_without_its_test_split_a_run_is_compared_on_random_images(run, form, tm
     (outcome,) = _export(copy, tmp_path / "it.private")
     assert outcome.written.comparison.what == "random images"
     assert "note: there are no test images (" in capsys.readouterr().out
-
-
-def test_averaged_weights_are_exported_unless_raw_ones_are_asked_for(run, form, monkeypatch):
-    asked, load = [], library.load
-    monkeypatch.setattr(
-        library, "load", lambda *args, **kwargs: asked.append(kwargs["raw"]) or load(*args)
-    )
-    subjects.load(run)
-    subjects.load(run, Said(raw=True))
-    assert asked == [False, True]
 
 
 def test_a_classifier_that_takes_over_is_exported_with_its_network(run, form, tmp_path):
@@ -277,7 +266,6 @@ def commands():
         ("--workdir={tmp} --format=safetensors", 2, "no intact checkpoint under"),
         ("--workdir={tmp}/none --format=safetensors", 2, "none"),
         ("--workdir={tmp} --format=safetensors --mean=a", 2, "--mean=a, but must be numbers"),
-        ("--workdir={tmp} --format=safetensors --class_names={tmp}/x", 2, "No such file"),
         ("--workdir= --format=safetensors", 2, "--workdir is empty"),
         ("--workdir={tmp} --report --format=onnx", 2, "--report takes no --format"),
         ("--workdir={tmp} --report", 2, "no intact checkpoint under"),

@@ -10,9 +10,7 @@ import numpy as np
 
 from rrd_jax import console, data, errors
 from rrd_jax.about import About, Preprocessing
-from rrd_jax.data import images as pixels
-from rrd_jax.data import pictures
-from rrd_jax.data.folder import walk
+from rrd_jax.data import listing, reading
 from rrd_jax.data.source import Source
 
 _RANDOM = 100  # images: more of them show nothing new
@@ -114,20 +112,13 @@ def of_folder(folder: pathlib.Path, form: Preprocessing, most: int) -> Images:
     """
     if not folder.is_dir():
         raise errors.InputError(f"{folder} is no folder; wanted is one with images")
-    names = [file.path for file in walk.walk(str(folder)).files]
-    places = np.linspace(0, len(names) - 1, min(2 * most, len(names))).astype(int)
-    found = []
-    for place in np.unique(places):
-        try:
-            image = pictures.decode((folder / names[place]).read_bytes())
-        except (errors.InputError, OSError):
-            continue
-        found.append(_fitted(image, form))
-        if len(found) == most:
-            break
-    if not found:
+    names = listing.files([str(folder)])
+    places = np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).astype(int))
+    found = reading.read_all([names[place] for place in places], form, ahead=64)
+    images = [image for _, image in found if isinstance(image, np.ndarray)]
+    if not images:
         raise errors.InputError(f"{folder} holds no images that can be read")
-    return Images(np.stack(found), None, f"images of {folder}")
+    return Images(np.stack(images), None, f"images of {folder}")
 
 
 def at_random(form: Preprocessing, most: int) -> Images:
@@ -135,16 +126,6 @@ def at_random(form: Preprocessing, most: int) -> Images:
     shape = (most, *form.image_shape)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     return Images(pixels, None, "random images", is_real=False)
-
-
-def _fitted(image: np.ndarray, form: Preprocessing) -> np.ndarray:
-    """An RGB image as the network sees it."""
-    if form.channels == 1:
-        weights = np.asarray((0.299, 0.587, 0.114), np.float32)
-        image = np.round(image @ weights).astype(np.uint8)[..., None]
-    if form.resize:
-        return pixels.center_crop(image, form.image_size, form.resize)
-    return pixels.pad_or_resize(image, form.image_size)
 
 
 class _Picked(Sequence):

@@ -4,16 +4,16 @@ import dataclasses
 import pathlib
 import platform
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rrd_jax import console, errors, exports, failures, provenance, report, tables
 from rrd_jax.convert import files
-from rrd_jax.exports import Exportable, Images, Options, trial, writing
+from rrd_jax.exports import Images, Options, trial, writing
 from rrd_jax.gains import figures, latency, picture, subjects
 from rrd_jax.gains.figures import Figures
 from rrd_jax.gains.latency import File, Latency
-from rrd_jax.gains.subjects import Said
+from rrd_jax.gains.subjects import Member
 
 _IMAGES = 500  # to compare files on, and for accuracies that nobody has kept
 TOGETHER = "teachers"
@@ -46,14 +46,6 @@ _KINDS = (
 )
 
 
-class Member(NamedTuple):
-    """A network of the report: its `role`, and the `weight` of its logits among the teachers."""
-
-    role: str
-    network: Exportable
-    weight: float = 1.0
-
-
 class Report(NamedTuple):
     """What was found.
 
@@ -83,24 +75,26 @@ class Report(NamedTuple):
         }
 
 
-def run(path: pathlib.Path, said: Said = subjects.NOTHING, *, seconds: float = 4.0) -> Report:
+def run(
+    path: pathlib.Path, given: Mapping[str, Any] | None = None, *, seconds: float = 4.0
+) -> Report:
     """Measures a run's student and its teachers, prints tables, and keeps JSON and a picture.
 
     Args:
       path: as `subjects.load` has it; a network without a teacher stands alone.
-      said: what a user says of it.
+      given: what a user says of it.
       seconds: about, for the latencies of each size of batches on one core and on all.
 
     Raises:
       InputError: there is no network.
       DiskError: the results cannot be written.
     """
-    student = subjects.load(path, said)
-    left_out: list[str] = []
-    teachers = _teachers(path, left_out)
-    members = [Member("student" if subjects.teachers(path) else "network", student), *teachers]
+    given = dict(given or {})
+    student = subjects.load(path, **given)
+    teachers, left_out = subjects.load_teachers(path)
+    members = [Member("student" if teachers or left_out else "network", student), *teachers]
     images = trial.images_for(student.about, subjects.source_of(path), None, _IMAGES)
-    networks = _figures(members, images, raw=said.raw)
+    networks = _figures(members, images, raw=given.get("raw", False))
     with tempfile.TemporaryDirectory(prefix="rrd_jax_") as folder:
         measured, sizes = _files(members, images, pathlib.Path(folder), left_out)
         shape = student.about.preprocessing.image_shape
@@ -116,18 +110,6 @@ def run(path: pathlib.Path, said: Said = subjects.NOTHING, *, seconds: float = 4
     found = Report(str(path), about, networks, latencies, left_out)
     _print(found)
     _keep(found, path)
-    return found
-
-
-def _teachers(path: pathlib.Path, left_out: list[str]) -> list[Member]:
-    """The teachers of a run that are there."""
-    listed, found = subjects.teachers(path), []
-    for i, teacher in enumerate(listed, 1):
-        role = "teacher" if len(listed) == 1 else f"teacher {i}"
-        try:
-            found.append(Member(role, subjects.load_teacher(teacher, path), teacher.weight))
-        except errors.InputError as error:
-            left_out.append(f"{role}: {error}")
     return found
 
 

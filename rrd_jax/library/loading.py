@@ -40,8 +40,8 @@ def load(
 
     Args:
       path: the workdir of a run, a folder that `rrd_jax.convert` wrote, a PyTorch file, or what
-        `rrd_jax.export` wrote, as weights or for another program. RUN@best, RUN@last and RUN@STEP are other checkpoints than the
-        newest, FILE@KEY the weights under a key of the file.
+        `rrd_jax.export` wrote, as weights or for another program. RUN@best, RUN@last and RUN@STEP
+        are other checkpoints than the newest, FILE@KEY the weights under a key of the file.
       network: its name, import path or object. None for the name that the folder keeps; a PyTorch
         file keeps none, and neither does a run whose network was made in Python.
       num_classes: C; None for what the weights say.

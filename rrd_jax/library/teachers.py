@@ -2,8 +2,8 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,8 +11,17 @@ from rrd_jax import errors
 from rrd_jax.convert import files
 from rrd_jax.data.source import HOST_AUGMENTATIONS
 from rrd_jax.library import loading
+from rrd_jax.library.loaded import Loaded
 from rrd_jax.library.predicting import Predictor
 from rrd_jax.library.quiet import quietly
+
+
+class Teacher(NamedTuple):
+    """A teacher of a run: `model`, `path` of its weights, and `weight` of its logits."""
+
+    model: str
+    path: pathlib.Path
+    weight: float
 
 
 @quietly
@@ -29,30 +38,48 @@ def load_teacher(workdir: str | pathlib.Path) -> Predictor:
         teachers differ in their classes.
     """
     folder, _ = files.split(pathlib.Path(workdir))
-    fields = loading.fields_of(folder)
-    if fields is None:
+    if loading.fields_of(folder) is None:
         raise errors.InputError(f"{folder} is no workdir of a run, and so has no teacher")
-    teachers = fields.get("teacher") or []
-    teachers = teachers if isinstance(teachers, list) else [teachers]
-    # Numbered as the job numbers them: those without a network are none.
-    teachers = [teacher for teacher in teachers if teacher.get("model")]
+    teachers = teachers_of(workdir)
     if not teachers:
         raise errors.InputError(f"the run in {folder} had no teacher")
-    single = [_load(folder, i, teacher, fields["data"]) for i, teacher in enumerate(teachers, 1)]
+    single = [load_single(workdir, teacher).predictor for teacher in teachers]
     if len(single) == 1:
         return single[0]
-    return _as_one(single, [teacher.get("weight", 1.0) for teacher in teachers])
+    return _as_one(single, [teacher.weight for teacher in teachers])
 
 
-def _load(
-    folder: pathlib.Path, number: int, teacher: Mapping[str, Any], images: Mapping[str, Any]
-) -> Predictor:
-    path = pathlib.Path(teacher.get("checkpoint") or folder / f"teacher{_suffix(number)}")
+def teachers_of(workdir: str | pathlib.Path) -> list[Teacher]:
+    """The teachers that a run had; none for anything else."""
+    folder, _ = files.split(pathlib.Path(workdir))
+    listed = (loading.fields_of(folder) or {}).get("teacher") or []
+    listed = listed if isinstance(listed, list) else [listed]
+    # Numbered as the job numbers them: those without a network are none.
+    listed = [teacher for teacher in listed if teacher.get("model")]
+    return [
+        Teacher(
+            teacher["model"],
+            pathlib.Path(teacher.get("checkpoint") or folder / f"teacher{_suffix(number)}"),
+            teacher.get("weight", 1.0),
+        )
+        for number, teacher in enumerate(listed, 1)
+    ]
+
+
+@quietly
+def load_single(workdir: str | pathlib.Path, teacher: Teacher) -> Loaded:
+    """One teacher of a run, with the student's images.
+
+    Raises:
+      InputError: its weights are not there any more, or damaged.
+    """
+    folder, _ = files.split(pathlib.Path(workdir))
+    path, images = teacher.path, loading.fields_of(folder)["data"]
     if not files.split(path)[0].exists():
         raise errors.InputError(f"the teacher of the run in {folder} is not in {path} any more")
     wanted = {"mean": tuple(images["mean"]), "std": tuple(images["std"])}
     if files.split(path)[0].is_file():  # which says less
-        wanted |= {"network": teacher["model"], "image_size": images["image_size"]}
+        wanted |= {"network": teacher.model, "image_size": images["image_size"]}
         wanted["resize"] = images["resize"] if images["augment"] in HOST_AUGMENTATIONS else None
     network = loading.load(path, **wanted)
     student = loading.about_of(folder)
@@ -61,7 +88,7 @@ def _load(
         about = dataclasses.replace(about, preprocessing=student.preprocessing)
     if student and not about.class_names and student.num_classes == about.num_classes:
         about = dataclasses.replace(about, class_names=student.class_names)
-    return dataclasses.replace(network, about=about).predictor
+    return dataclasses.replace(network, about=about)
 
 
 def _suffix(number: int) -> str:
