@@ -15,7 +15,7 @@ import safetensors.numpy
 import rrd_jax
 from rrd_jax import checkpoints, convert, errors, export, networks
 from rrd_jax.exports import writing
-from rrd_jax.gains import subjects
+from rrd_jax.gains import figures, subjects
 from tests import launch
 from tests.conftest import use_one_device
 from tests.exports import private
@@ -194,7 +194,7 @@ def test_images_of_a_folder_are_compared_on(run, form, tmp_path):
     (outcome,) = _export(run, tmp_path / "it.private", images=str(tmp_path / "images"))
     compared = outcome.written.comparison
     assert (compared.images, compared.top1) == (3, None)
-    with pytest.raises(errors.InputError, match="no images that can be read"):
+    with pytest.raises(errors.InputError, match="there are no images in"):
         _export(run, tmp_path / "it.private", images=str(run), overwrite=True)
 
 
@@ -210,6 +210,10 @@ def test_without_its_test_split_a_run_is_compared_on_random_images(run, form, tm
 
 
 def test_a_classifier_that_takes_over_is_exported_with_its_network(run, form, tmp_path):
+    student = json.loads((run / "results.json").read_text())[-1]
+    parameters, macs = figures.costs(subjects.load(run))
+    assert parameters == student["parameters"]
+    assert macs > networks.summarize(subjects.load(run).network, (8, 8, 1)).macs
     (outcome,) = _export(run, tmp_path / "it.private")
     image = np.full((1, 8, 8, 1), 100, np.uint8)
     found = form.open(outcome.written.path, 0)(image)["logits"]
