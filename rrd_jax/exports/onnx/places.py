@@ -14,6 +14,7 @@ from rrd_jax.exports.onnx.views import (
     arranged,
     combine,
     constant,
+    leading,
     reshape,
     reshape_tensor,
     view,
@@ -48,6 +49,12 @@ def _broadcast(graph: Graph, op: Any, x: View, *_: View) -> View:
     return View(reshape_tensor(graph, x.tensor, sizes), tuple(order), op.shape)
 
 
+def _tile(graph: Graph, op: Any, x: View) -> View:
+    pairs = [size for pair in zip(op.params["reps"], x.shape, strict=True) for size in pair]
+    split = reshape(graph, x, [1 if i % 2 == 0 else size for i, size in enumerate(pairs)])
+    return reshape(graph, split._replace(shape=tuple(pairs)), op.shape)
+
+
 def _iota(graph: Graph, op: Any) -> View:
     axis = op.params["dimension"]
     shape = [size if i == axis else 1 for i, size in enumerate(op.shape)]
@@ -58,7 +65,7 @@ def _iota(graph: Graph, op: Any) -> View:
 
 
 def _concatenate(graph: Graph, op: Any, *arrays: View) -> View:
-    lead = next(array for array in arrays if array.value is None)
+    lead = leading(arrays)
     arrays = [whole(graph, arranged(graph, array, lead.order)) for array in arrays]
     place = lead.order.index(op.params["dimension"])
     shape = tuple(op.shape[axis] for axis in lead.order)
@@ -230,6 +237,7 @@ TABLE: dict[str, Callable[..., Any]] = {
     "expand_dims": _same_elements,
     "transpose": _transpose,
     "broadcast_in_dim": _broadcast,
+    "tile": _tile,
     "iota": _iota,
     "concatenate": _concatenate,
     "slice": _slice,

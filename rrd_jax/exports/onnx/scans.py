@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-
 from rrd_jax.exports.onnx.graph import Graph, UnsupportedError
 from rrd_jax.exports.onnx.places import sliced
 from rrd_jax.exports.onnx.views import View, arranged, constant, reshape, whole
@@ -46,12 +44,8 @@ def _counts(params: dict[str, Any]) -> tuple[int, int]:
     """How many operands are constants, and how many are carried."""
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]
-    fixed, carried, _ = params["ft_in"]  # of newer versions of JAX
-    return len(_leaves(fixed)), len(_leaves(carried))
-
-
-def _leaves(tree: Any) -> list[Any]:
-    return jax.tree.leaves(tree, is_leaf=lambda x: x is None)
+    fixed, carried, _ = map(list, params["ft_in"].unpack())  # newer versions of JAX
+    return len(fixed), len(carried)
 
 
 def _at(graph: Graph, array: View, i: int) -> View:

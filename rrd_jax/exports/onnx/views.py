@@ -186,14 +186,24 @@ def combine(graph: Graph, op: str, *operands: View | float, dtype: Any = None, *
         for operand in operands
     ]
     rank = max(len(array.shape) for array in arrays)
-    full = [array for array in arrays if len(array.shape) == rank]
-    lead = next((a for a in full if a.value is None and not a.repeated), None)
-    lead = lead or next((a for a in full if a.value is None), full[0])
+    lead = leading([array for array in arrays if len(array.shape) == rank])
     tensors = [_operand(graph, array, lead.order) for array in arrays]
     stored = _broadcast([tensor.shape for tensor in tensors], rank)
     shape = _broadcast([array.shape for array in arrays], rank)
     tensor = graph.add(op, tensors, stored, dtype or first.dtype, **attributes)
     return View(tensor, lead.order, shape)
+
+
+def leading(arrays: Sequence[View]) -> View:
+    """The array whose order of axes the others take.
+
+    It is one that is stored whole. Where orders differ, JAX's own wins, which matrix products have
+    too: what comes from a convolution then changes once, not at every sum.
+    """
+    varying = [array for array in arrays if array.value is None] or arrays
+    varying = [array for array in varying if not array.repeated] or varying
+    own = [array for array in varying if list(array.order) == sorted(array.order)]
+    return (own or varying)[0]
 
 
 def _operand(graph: Graph, array: View, order: Sequence[int]) -> Tensor:

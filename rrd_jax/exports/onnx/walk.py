@@ -213,8 +213,8 @@ def _bind(equation, values):
         value if isinstance(value, jax.Array) else value.astype(aval.dtype)
         for value, aval in zip(values, avals, strict=True)
     ]
-    functions, params = equation.primitive.get_bind_params(equation.params)
-    results = equation.primitive.bind(*functions, *values, **params)
+    params = equation.primitive.get_bind_params(equation.params)
+    results = equation.primitive.bind(*values, **params)
     return results if equation.primitive.multiple_results else [results]
 
 
