@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rrd_jax.exports.onnx.graph import Graph, UnsupportedError
-from rrd_jax.exports.onnx.places import sliced
-from rrd_jax.exports.onnx.views import View, arranged, constant, reshape, whole
+from rrd_jax.exports.onnx.places import concatenated, sliced
+from rrd_jax.exports.onnx.views import View, arranged, constant, reshape
 
 _LONGEST = 256
 
@@ -56,12 +56,5 @@ def _at(graph: Graph, array: View, i: int) -> View:
 
 
 def _stack(graph: Graph, parts: Sequence[View]) -> View:
-    parts = [whole(graph, arranged(graph, part, parts[0].order)) for part in parts]
     parts = [reshape(graph, part, (1, *part.shape)) for part in parts]
-    parts = [arranged(graph, part, parts[0].order) for part in parts]
-    first = parts[0]
-    place = first.order.index(0)
-    shape = [len(parts) if i == place else n for i, n in enumerate(first.tensor.shape)]
-    tensors = [part.tensor for part in parts]
-    tensor = graph.add("Concat", tensors, shape, first.dtype, axis=place)
-    return View(tensor, first.order, (len(parts), *first.shape[1:]))
+    return concatenated(graph, parts, 0)
