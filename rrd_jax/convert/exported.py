@@ -39,9 +39,9 @@ class Said(NamedTuple):
 
 
 def weights_of(path: pathlib.Path) -> pathlib.Path:
-    """The file of weights in a folder as hubs have it; any other path as it is."""
+    """The file of weights in a folder as hubs have it; any other path, as a run's, as it is."""
     file = path / HUB_WEIGHTS
-    return file if file.is_file() else path
+    return file if file.is_file() and not (path / "checkpoints").exists() else path
 
 
 def read(file: pathlib.Path) -> Said | None:

@@ -202,8 +202,7 @@ def header_to_json(header: Header) -> str:
             "input": {"layout": header.layout, "type": header.takes},
             "outputs": list(header.outputs),
             "about": readme.public(header.about).to_json(),
-        },
-        ensure_ascii=False,
+        }
     )
 
 

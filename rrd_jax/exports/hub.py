@@ -31,13 +31,13 @@ def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None
     if timm:
         arrays = published.to_timm(about.model, arrays)
     content = weights.header(exportable, "hub", names)
-    metadata = {"format": "pt", exported.KEY: json.dumps(content, ensure_ascii=False)}
+    metadata = {"format": "pt", exported.KEY: json.dumps(content)}
     with weights.writing(path):
         path.mkdir()
         safetensors.numpy.save_file(arrays, path / exported.HUB_WEIGHTS, metadata)
     report.write_whole(
         path / _CONFIG,
-        json.dumps(_config(exportable, timm, content), indent=2, ensure_ascii=False) + "\n",
+        json.dumps(_config(exportable, timm, content), indent=2) + "\n",
     )
     parameters = networks.count_parameters(exportable.variables["params"])
     readme.write(path, about, parameters=parameters, timm=bool(timm))
@@ -51,7 +51,8 @@ def _config(exportable: Exportable, timm: str, content: dict[str, Any]) -> dict[
     shape = about.preprocessing.image_shape
     embedding = networks.summarize(exportable.network, shape).outputs.embedding
     width = 0 if isinstance(embedding, tuple) else embedding.shape[-1]
-    arguments = {"num_classes": about.num_classes, "in_chans": shape[-1]}
+    # No num_classes: Hugging Face's transformers hand that on themselves.
+    arguments = {"in_chans": shape[-1], **known.timm_args}
     images = beside.to_timm(about.preprocessing)
     if known.timm:
         renamed = known.timm_modules
@@ -62,7 +63,7 @@ def _config(exportable: Exportable, timm: str, content: dict[str, Any]) -> dict[
         "num_classes": about.num_classes,
         "num_features": width,
         "global_pool": "avg",
-        "model_args": arguments | dict(known.timm_args),
+        "model_args": arguments,
         "pretrained_cfg": {**images, "num_classes": about.num_classes},
     }
     if about.class_names:

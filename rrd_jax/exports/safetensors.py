@@ -17,7 +17,7 @@ def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None
     arrays = weights.entries(exportable, options.names)
     content = weights.header(exportable, "safetensors", options.names)
     # Hugging Face's programs want to read whose layouts these are.
-    metadata = {exported.KEY: json.dumps(content, ensure_ascii=False)}
+    metadata = {exported.KEY: json.dumps(content)}
     metadata |= {"format": "pt"} if options.names == "torch" else {}
     with weights.writing(path):
         safetensors.numpy.save_file(arrays, path, metadata)

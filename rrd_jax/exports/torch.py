@@ -18,7 +18,7 @@ def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None
     state_dict = {name: torch.tensor(array) for name, array in arrays.items()}
     with weights.writing(path):
         torch.save(state_dict, path)
-    report.write_whole(base.beside(path), json.dumps(content, ensure_ascii=False) + "\n")
+    report.write_whole(base.beside(path), json.dumps(content) + "\n")
 
 
 def _open(path: pathlib.Path, threads: int) -> Runtime:

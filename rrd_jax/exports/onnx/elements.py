@@ -83,8 +83,6 @@ def _integer_pow(graph: Graph, op: Any, x: View) -> View:
     return combine(graph, "Reciprocal", x) if power == -1 else combine(graph, "Pow", x, power)
 
 
-
-
 def _round(graph: Graph, op: Any, x: View) -> View:
     if int(op.params["rounding_method"]) == 1:  # to the nearest even
         return combine(graph, "Round", x)
@@ -92,8 +90,8 @@ def _round(graph: Graph, op: Any, x: View) -> View:
     return combine(graph, "Mul", combine(graph, "Sign", x), up)
 
 
-def _erfc(graph: Graph, op: Any, x: View) -> View:
-    return combine(graph, "Add", combine(graph, "Neg", combine(graph, "Erf", x)), 1.0)
+def _one_minus(graph: Graph, x: View) -> View:
+    return combine(graph, "Add", combine(graph, "Neg", x), 1.0)
 
 
 def _cbrt(graph: Graph, op: Any, x: View) -> View:
@@ -126,11 +124,13 @@ TABLE: dict[str, Callable[..., View]] = {
     "square": lambda graph, op, x: combine(graph, "Mul", x, x),
     "integer_pow": _integer_pow,
     "exp2": lambda graph, op, x: combine(graph, "Exp", combine(graph, "Mul", x, np.log(2))),
+    "log2": lambda graph, op, x: combine(graph, "Mul", combine(graph, "Log", x), 1 / np.log(2)),
+    "one_minus_square": lambda graph, op, x: _one_minus(graph, combine(graph, "Mul", x, x)),
     "log1p": lambda graph, op, x: combine(graph, "Log", combine(graph, "Add", x, 1.0)),
     "expm1": lambda graph, op, x: combine(graph, "Sub", combine(graph, "Exp", x), 1.0),
     "rsqrt": lambda graph, op, x: combine(graph, "Reciprocal", combine(graph, "Sqrt", x)),
     "cbrt": _cbrt,
-    "erfc": _erfc,
+    "erfc": lambda graph, op, x: _one_minus(graph, combine(graph, "Erf", x)),
     "rem": lambda graph, op, x, y: combine(graph, "Mod", x, y, fmod=1),
     "round": _round,
     "is_finite": _is_finite,

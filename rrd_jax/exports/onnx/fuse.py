@@ -3,7 +3,6 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -219,7 +218,7 @@ def _later(graph: Graph, before: Node, node: Node) -> bool:
 
 
 def _drop_identities(graph: Graph) -> None:
-    """Removes nodes that change nothing; only an output that is another's, or an input, keeps its."""
+    """Removes nodes that change nothing, but where an output is the input or another output."""
     outputs = set(map(id, graph.outputs.values()))
     made = {id(output) for node in graph.nodes for output in node.outputs}
     for node in [node for node in graph.nodes if node.op == "Identity"]:

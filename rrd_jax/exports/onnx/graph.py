@@ -1,4 +1,4 @@
-"""A graph of ONNX's operators while it is built: plain Python, before the `onnx` package comes in."""
+"""A graph of ONNX's operators while it is built, without the `onnx` package."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -88,7 +88,7 @@ class Graph:
         """Likewise for several results."""
         key = (op, tuple(map(id, inputs)), repr(sorted(attributes.items())))
         if key not in self._known:
-            outputs = [Tensor(tuple(shape), np.dtype(dtype)) for shape, dtype in results]
+            outputs = [Tensor(tuple(map(int, shape)), np.dtype(dtype)) for shape, dtype in results]
             self.nodes.append(Node(op, list(inputs), outputs, attributes, self.scope))
             self._known[key] = outputs
         return self._known[key]

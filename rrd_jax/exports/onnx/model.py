@@ -40,7 +40,10 @@ def to_model(graph: Graph, header: base.Header) -> Any:
 
     names = _names(graph)
     constants = {
-        id(x): x for node in graph.nodes for x in node.inputs if x is not None and x.value is not None
+        id(x): x
+        for node in graph.nodes
+        for x in node.inputs
+        if x is not None and x.value is not None
     }
     size = sum(x.value.nbytes for x in constants.values())
     if size > _LARGEST:

@@ -14,9 +14,9 @@ from rrd_jax.exports.onnx.views import (
     arranged,
     combine,
     constant,
+    leading,
     reshape,
     reshape_tensor,
-    view,
     whole,
 )
 
@@ -48,6 +48,12 @@ def _broadcast(graph: Graph, op: Any, x: View, *_: View) -> View:
     return View(reshape_tensor(graph, x.tensor, sizes), tuple(order), op.shape)
 
 
+def _tile(graph: Graph, op: Any, x: View) -> View:
+    pairs = [size for pair in zip(op.params["reps"], x.shape, strict=True) for size in pair]
+    split = reshape(graph, x, [1 if i % 2 == 0 else size for i, size in enumerate(pairs)])
+    return reshape(graph, split._replace(shape=tuple(pairs)), op.shape)
+
+
 def _iota(graph: Graph, op: Any) -> View:
     axis = op.params["dimension"]
     shape = [size if i == axis else 1 for i, size in enumerate(op.shape)]
@@ -57,13 +63,27 @@ def _iota(graph: Graph, op: Any) -> View:
     return constant(graph, value)._replace(shape=op.shape)
 
 
-def _concatenate(graph: Graph, op: Any, *arrays: View) -> View:
-    lead = next(array for array in arrays if array.value is None)
+def concatenated(graph: Graph, arrays: Sequence[View], axis: int) -> View:
+    """The arrays, one after the other along an axis."""
+    lead = leading(arrays)
     arrays = [whole(graph, arranged(graph, array, lead.order)) for array in arrays]
-    place = lead.order.index(op.params["dimension"])
-    shape = tuple(op.shape[axis] for axis in lead.order)
-    tensors = [array.tensor for array in arrays]
-    return View(graph.add("Concat", tensors, shape, op.dtype, axis=place), lead.order, op.shape)
+    shape = list(lead.shape)
+    shape[axis] = sum(array.shape[axis] for array in arrays)
+    stored = [shape[i] for i in lead.order]
+    tensors, place = [array.tensor for array in arrays], lead.order.index(axis)
+    tensor = graph.add("Concat", tensors, stored, lead.dtype, axis=place)
+    return View(tensor, lead.order, tuple(shape))
+
+
+def _concatenate(graph: Graph, op: Any, *arrays: View) -> View:
+    return concatenated(graph, arrays, op.params["dimension"])
+
+
+def _stack(graph: Graph, op: Any, *arrays: View) -> View:
+    axis = op.params["axis"]
+    shape = [1 if i == axis else size for i, size in enumerate(op.shape)]
+    parts = [reshape(graph, array, shape) for array in arrays]
+    return concatenated(graph, parts, axis)
 
 
 def sliced(
@@ -79,7 +99,9 @@ def sliced(
         len(range(start, limit, step)) if limit % BATCH or step < 0 else limit
         for start, limit, step in zip(starts, limits, strides, strict=True)
     ]
-    cut = [i for i, size in enumerate(x.shape) if (starts[i], limits[i], strides[i]) != (0, size, 1)]
+    cut = [
+        i for i, size in enumerate(x.shape) if (starts[i], limits[i], strides[i]) != (0, size, 1)
+    ]
     if any(x.shape[i] % BATCH == 0 for i in cut):
         raise UnsupportedError("along the axis of images")
     places = [place for place in x.places(cut) if x.tensor.shape[place] != 1]
@@ -125,9 +147,7 @@ def _reverse(graph: Graph, op: Any, x: View) -> View:
     return sliced(graph, x, starts, limits, [-1 if i in axes else 1 for i in range(len(x.shape))])
 
 
-def padded(
-    graph: Graph, x: View, pairs: Mapping[int, Sequence[int]], value: float | bool
-) -> View:
+def padded(graph: Graph, x: View, pairs: Mapping[int, Sequence[int]], value: float | bool) -> View:
     """The array with that many more of a value before and after it, or fewer, by axis."""
     pairs = {axis: pair for axis, pair in pairs.items() if tuple(pair) != (0, 0)}
     if any(x.shape[axis] % BATCH == 0 for axis in pairs):
@@ -166,7 +186,9 @@ def _split(graph: Graph, op: Any, x: View) -> tuple[View, ...]:
     stored = [tuple(shape[i] for i in x.order) for shape in op.shapes]
     inputs = [x.tensor, graph.integers(sizes)]
     tensors = graph.add_many("Split", inputs, [(s, x.dtype) for s in stored], axis=place)
-    return tuple(View(*pair) for pair in zip(tensors, [x.order] * len(sizes), op.shapes, strict=True))
+    return tuple(
+        View(*pair) for pair in zip(tensors, [x.order] * len(sizes), op.shapes, strict=True)
+    )
 
 
 def _gather(graph: Graph, op: Any, x: View, indices: View) -> View:
@@ -174,35 +196,52 @@ def _gather(graph: Graph, op: Any, x: View, indices: View) -> View:
     numbers, sizes = op.params["dimension_numbers"], op.params["slice_sizes"]
     if indices.value is None or numbers.operand_batching_dims:
         raise UnsupportedError("at places that depend on the images")
-    of, table = list(numbers.start_index_map), indices.value
-    rows = table.reshape(-1, len(of))
+    of = list(numbers.start_index_map)
+    rows = indices.value.reshape(-1, len(of))
     room = np.array([x.shape[axis] - sizes[axis] for axis in of])
     mode = lax.GatherScatterMode.from_any(op.params["mode"])
     if mode == lax.GatherScatterMode.FILL_OR_DROP and ((rows < 0) | (rows > room)).any():
         raise UnsupportedError("beyond an axis")
-    rows = np.clip(rows, 0, room)
-    offsets = numbers.offset_dims
-    if len(rows) == 1:
-        starts = [0] * len(x.shape)
-        for axis, start in zip(of, rows[0], strict=True):
-            starts[axis] = int(start)
-        window = sliced(graph, x, *_window(x, starts, sizes))
-        return reshape(graph, window, op.shape)
-    others = [axis for axis in x.order if axis not in of]
-    whole_rest = all(sizes[axis] == x.shape[axis] for axis in others)
-    if not whole_rest or sorted(of) != sorted(numbers.collapsed_slice_dims):
+    rows = dict(zip(of, np.clip(rows, 0, room).T, strict=True))
+    # Where all windows start at one place along an axis, it is cut; elements are taken from others.
+    taken = [axis for axis in of if len(set(rows[axis])) > 1]
+    starts = [0 if i in taken or i not in rows else int(rows[i][0]) for i in range(len(x.shape))]
+    limits = [size if i in taken else starts[i] + sizes[i] for i, size in enumerate(x.shape)]
+    x = sliced(graph, x, starts, limits)
+    if not taken:
+        return reshape(graph, x, op.shape)
+    if not set(taken) <= set(numbers.collapsed_slice_dims):
         raise UnsupportedError("of several windows")
-    extents = [x.shape[axis] for axis in of]
-    x = whole(graph, arranged(graph, x, [*others, *of]))
+    shape = indices.value.shape[:-1]
+    return _taken(graph, op, x, {axis: rows[axis].reshape(shape) for axis in taken})
+
+
+def _taken(graph: Graph, op: Any, x: View, places: Mapping[int, np.ndarray]) -> View:
+    """Elements of x at places along some axes, which all have one shape."""
+    numbers = op.params["dimension_numbers"]
+    kept = [axis for axis in range(len(x.shape)) if axis not in numbers.collapsed_slice_dims]
+    dropped = set(numbers.collapsed_slice_dims) - set(places)  # of size 1
+    others = [axis for axis in x.order if axis in kept]
+    x = whole(graph, arranged(graph, x, [*others, *dropped, *places]))
+    extents = [x.shape[axis] for axis in places]
     stored = [x.shape[axis] for axis in others]
     source = reshape_tensor(graph, x.tensor, [*stored, math.prod(extents)])
-    places = np.ravel_multi_index(tuple(rows.T), extents).reshape(table.shape[:-1])
-    shape = [*stored, *places.shape]
-    inputs = [source, graph.constant(places.astype(np.int64))]
+    flat = np.ravel_multi_index(tuple(places.values()), extents).astype(np.int64)
+    inputs, shape = [source, graph.constant(flat)], [*stored, *flat.shape]
     tensor = graph.add("Gather", inputs, shape, x.dtype, axis=len(others))
-    kept = sorted(others)
-    rest = [axis for axis in range(len(op.shape)) if axis not in offsets]
-    return View(tensor, (*(offsets[kept.index(axis)] for axis in others), *rest), op.shape)
+    offsets = [numbers.offset_dims[kept.index(axis)] for axis in others]
+    rest = [axis for axis in range(len(op.shape)) if axis not in numbers.offset_dims]
+    return View(tensor, (*offsets, *rest), op.shape)
+
+
+def _unstack(graph: Graph, op: Any, x: View) -> list[View]:
+    axis = op.params["axis"]
+    parts = []
+    for i in range(x.shape[axis]):
+        starts = [i if j == axis else 0 for j in range(len(x.shape))]
+        limits = [i + 1 if j == axis else size for j, size in enumerate(x.shape)]
+        parts.append(reshape(graph, sliced(graph, x, starts, limits), op.shapes[i]))
+    return parts
 
 
 def _barrier(graph: Graph, op: Any, *arrays: View) -> tuple[View, ...]:
@@ -218,7 +257,9 @@ def _update(graph: Graph, op: Any, x: View, part: View, *starts: View) -> View:
         if (low[axis], high[axis]) != (0, size)
     }
     inside = np.zeros([1 if size % BATCH == 0 else size for size in x.shape], bool)
-    inside[tuple(slice(low[i], high[i]) if i in pairs else slice(None) for i in range(inside.ndim))] = 1
+    inside[
+        tuple(slice(low[i], high[i]) if i in pairs else slice(None) for i in range(inside.ndim))
+    ] = 1
     mask = constant(graph, inside)._replace(shape=x.shape)
     new = padded(graph, cast(graph, part, x.dtype), pairs, 0)
     return combine(graph, "Where", mask, new, x, dtype=x.dtype)
@@ -230,8 +271,11 @@ TABLE: dict[str, Callable[..., Any]] = {
     "expand_dims": _same_elements,
     "transpose": _transpose,
     "broadcast_in_dim": _broadcast,
+    "tile": _tile,
     "iota": _iota,
     "concatenate": _concatenate,
+    "stack": _stack,
+    "unstack": _unstack,
     "slice": _slice,
     "dynamic_slice": _dynamic_slice,
     "dynamic_update_slice": _update,

@@ -24,9 +24,7 @@ def _reduce(name: str, graph: Graph, op: Any, x: View) -> View:
     kept = sorted(set(range(len(x.shape))) - set(axes))
     order = tuple(kept.index(axis) for axis in x.order if axis in kept)
     if name == "ReduceSum":  # the only one whose axes are an input
-        tensor = graph.add(
-            name, [x.tensor, graph.integers(places)], shape, x.dtype, keepdims=0
-        )
+        tensor = graph.add(name, [x.tensor, graph.integers(places)], shape, x.dtype, keepdims=0)
     else:
         tensor = graph.add(name, [x.tensor], shape, x.dtype, axes=places, keepdims=0)
     return View(tensor, order, op.shape)

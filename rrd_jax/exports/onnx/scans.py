@@ -3,11 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-
 from rrd_jax.exports.onnx.graph import Graph, UnsupportedError
-from rrd_jax.exports.onnx.places import sliced
-from rrd_jax.exports.onnx.views import View, arranged, constant, reshape, whole
+from rrd_jax.exports.onnx.places import concatenated, sliced
+from rrd_jax.exports.onnx.views import View, arranged, constant, reshape
 
 _LONGEST = 256
 
@@ -46,12 +44,8 @@ def _counts(params: dict[str, Any]) -> tuple[int, int]:
     """How many operands are constants, and how many are carried."""
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]
-    fixed, carried, _ = params["ft_in"]  # of newer versions of JAX
-    return len(_leaves(fixed)), len(_leaves(carried))
-
-
-def _leaves(tree: Any) -> list[Any]:
-    return jax.tree.leaves(tree, is_leaf=lambda x: x is None)
+    fixed, carried, _ = map(list, params["ft_in"].unpack())  # newer versions of JAX
+    return len(fixed), len(carried)
 
 
 def _at(graph: Graph, array: View, i: int) -> View:
@@ -62,12 +56,5 @@ def _at(graph: Graph, array: View, i: int) -> View:
 
 
 def _stack(graph: Graph, parts: Sequence[View]) -> View:
-    parts = [whole(graph, arranged(graph, part, parts[0].order)) for part in parts]
     parts = [reshape(graph, part, (1, *part.shape)) for part in parts]
-    parts = [arranged(graph, part, parts[0].order) for part in parts]
-    first = parts[0]
-    place = first.order.index(0)
-    shape = [len(parts) if i == place else n for i, n in enumerate(first.tensor.shape)]
-    tensors = [part.tensor for part in parts]
-    tensor = graph.add("Concat", tensors, shape, first.dtype, axis=place)
-    return View(tensor, first.order, (len(parts), *first.shape[1:]))
+    return concatenated(graph, parts, 0)

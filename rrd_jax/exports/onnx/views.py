@@ -140,7 +140,7 @@ def reshape(graph: Graph, array: View, shape: Sequence[int]) -> View:
 
 
 def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """The axes, but those of size 1, in the smallest groups with as many elements before as after."""
+    """The axes, but those of size 1, in groups with as many elements before as after."""
     old = [axis for axis, size in enumerate(before) if size != 1]
     new = [axis for axis, size in enumerate(after) if size != 1]
     groups = []
@@ -168,7 +168,9 @@ def _gathered(graph: Graph, array: View, groups: Sequence[Sequence[int]]) -> Vie
     return arranged(graph, array, order)
 
 
-def combine(graph: Graph, op: str, *operands: View | float, dtype: Any = None, **attributes) -> View:
+def combine(
+    graph: Graph, op: str, *operands: View | float, dtype: Any = None, **attributes
+) -> View:
     """The result of an operator on elements, of arrays of one shape, or that broadcast to one.
 
     Args:
@@ -186,14 +188,24 @@ def combine(graph: Graph, op: str, *operands: View | float, dtype: Any = None, *
         for operand in operands
     ]
     rank = max(len(array.shape) for array in arrays)
-    full = [array for array in arrays if len(array.shape) == rank]
-    lead = next((a for a in full if a.value is None and not a.repeated), None)
-    lead = lead or next((a for a in full if a.value is None), full[0])
+    lead = leading([array for array in arrays if len(array.shape) == rank])
     tensors = [_operand(graph, array, lead.order) for array in arrays]
     stored = _broadcast([tensor.shape for tensor in tensors], rank)
     shape = _broadcast([array.shape for array in arrays], rank)
     tensor = graph.add(op, tensors, stored, dtype or first.dtype, **attributes)
     return View(tensor, lead.order, shape)
+
+
+def leading(arrays: Sequence[View]) -> View:
+    """The array whose order of axes the others take.
+
+    It is a large one. Where orders differ, JAX's own wins, which matrix products have too: what
+    comes from a convolution then changes once, not at every sum.
+    """
+    varying = [array for array in arrays if array.value is None] or arrays
+    extents = [sum(size != 1 for size in array.tensor.shape) for array in varying]
+    large = [a for a, extent in zip(varying, extents, strict=True) if extent == max(extents)]
+    return next((a for a in large if list(a.order) == sorted(a.order)), large[0])
 
 
 def _operand(graph: Graph, array: View, order: Sequence[int]) -> Tensor:

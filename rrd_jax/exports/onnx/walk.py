@@ -1,6 +1,7 @@
 """From a function of JAX to a graph: its program, equation by equation."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,8 @@ from rrd_jax.exports.onnx.views import View
 TABLE = {**elements.TABLE, **linear.TABLE, **places.TABLE, **reductions.TABLE}
 # What calls a program of its own, which is written in its place.
 _CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
-_FOREIGN = ("/site-packages/", "/dist-packages/", "/rrd_jax/", "<frozen", "<string>")
+_PACKAGE = str(pathlib.Path(errors.__file__).parent)
+_FOREIGN = ("/site-packages/", "/dist-packages/", "<frozen", "<string>")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +96,7 @@ class Walk:
     def __init__(self, graph: Graph, batch: Any):
         self._graph = graph
         self._batch = batch
+        self._line = ""
 
     def program(
         self, program: Any, operands: Sequence[View], wanted: Sequence[bool] | None = None
@@ -124,19 +127,20 @@ class Walk:
         return list(map(read, program.outvars))
 
     def _equation(self, equation, operands, needed):
-        scope = self._graph.scope
+        scope, line = self._graph.scope, self._line
         self._graph.scope = "/".join(filter(None, (scope, str(equation.source_info.name_stack))))
+        self._line = _line(equation) or line
         try:
             return self._written(equation, operands, needed)
         except UnsupportedError as error:
             reason = f" {error}" if str(error) else ""
+            place = " ".join(filter(None, (self._graph.scope, self._line)))
             raise errors.InputError(
-                f"the network uses '{equation.primitive.name}'{reason}"
-                f"{_where(equation, self._graph.scope)}, which format 'onnx' has no counterpart of;"
-                " --format=stablehlo takes every network"
+                f"the network uses '{equation.primitive.name}'{reason}{place and ' in '}{place},"
+                " which format 'onnx' has no counterpart of; --format=stablehlo takes every network"
             ) from error
         finally:
-            self._graph.scope = scope
+            self._graph.scope, self._line = scope, line
 
     def _written(self, equation, operands, needed):
         name, params = equation.primitive.name, equation.params
@@ -149,6 +153,8 @@ class Walk:
                 raise UnsupportedError("that depends on the images")
             branch = params["branches"][min(max(int(index), 0), len(params["branches"]) - 1)]
             return self.program(branch, operands[1:], needed)
+        if name == "dim_as_value":
+            raise UnsupportedError("of the number of images")
         if all(operand.value is not None for operand in operands):
             if name in elements.TABLE:
                 return [self._of_stored(equation, operands)]
@@ -213,8 +219,8 @@ def _bind(equation, values):
         value if isinstance(value, jax.Array) else value.astype(aval.dtype)
         for value, aval in zip(values, avals, strict=True)
     ]
-    functions, params = equation.primitive.get_bind_params(equation.params)
-    results = equation.primitive.bind(*functions, *values, **params)
+    params = equation.primitive.get_bind_params(equation.params)
+    results = equation.primitive.bind(*values, **params)
     return results if equation.primitive.multiple_results else [results]
 
 
@@ -246,11 +252,10 @@ def _alive(program, wanted):
     return alive[::-1]
 
 
-def _where(equation, scope):
-    """Where in the network, and in whose code, an equation stands."""
-    frames = getattr(equation.source_info.traceback, "frames", ())
-    for frame in frames:
+def _line(equation):
+    """The line of a user's code that an equation comes from, in brackets; "" if there is none."""
+    for frame in getattr(equation.source_info.traceback, "frames", ()):
         name = frame.file_name
-        if not any(part in name for part in _FOREIGN):
-            return f" in {scope or frame.function_name} ({name}:{frame.line_num})"
-    return f" in {scope}" if scope else ""
+        if not name.startswith(_PACKAGE) and not any(part in name for part in _FOREIGN):
+            return f"({name}:{frame.line_num})"
+    return ""
