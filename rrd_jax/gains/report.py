@@ -311,7 +311,7 @@ def latency_table(found: Report) -> tables.Table:
     entries = {(e.network, e.runtime, e.cores, e.batch): e for e in found.latencies}
     several = len(roles) > 1
     rows = []
-    for runtime, cores, batch in sorted(places, key=lambda place: (*place[1:], place[0])):
+    for runtime, cores, batch in sorted(places, key=lambda place: place[1:]):
         group = [entries.get((role, runtime, cores, batch)) for role in roles]
         cells = [f"{e.median:.3g} ({e.p90:.3g})" if e else "-" for e in group]
         both = several and group[0] and group[-1]
