@@ -42,7 +42,7 @@ def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None
     parameters = networks.count_parameters(exportable.variables["params"])
     readme.write(path, about, parameters=parameters, timm=bool(timm))
     if not timm:
-        console.note(f"{path} is for rrd_jax.load: {_why_not(about)}")
+        console.note(f"{path.name} is for rrd_jax.load: {_why_not(about)}")
 
 
 def _config(exportable: Exportable, timm: str, content: dict[str, Any]) -> dict[str, Any]:
