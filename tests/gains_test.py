@@ -16,7 +16,7 @@ import pytest
 from rrd_jax import errors, exports, networks
 from rrd_jax.about import About, Preprocessing
 from rrd_jax.config import parse
-from rrd_jax.gains import brief, figures, latency, picture, report
+from rrd_jax.gains import brief, figures, latency, picture, report, shown
 from rrd_jax.gains.__main__ import main as measuring
 from rrd_jax.gains.latency import File, Latency
 from rrd_jax.run import Result
@@ -214,7 +214,7 @@ def test_a_picture_is_drawn_of_whatever_there_is(tmp_path, number, latencies):
     teacher = figures.Figures("teacher", "b", None, None, "", 5, 0)
     entries = [Latency(role, "XLA", 1, 1, 2.0, 3.0, 9) for role in ("student", "teacher")[:number]]
     networks = [student, teacher][:number]
-    found = report.Report("W", {"machine": "m"}, networks, entries if latencies else [], [])
+    found = shown.Report("W", {"machine": "m"}, networks, entries if latencies else [], [])
     picture.draw(found, tmp_path / "gains.svg")
     assert "<svg" in (tmp_path / "gains.svg").read_text()
     assert len(list(tmp_path.iterdir())) == 1

@@ -1,14 +1,12 @@
 """The picture of a report: what share of its teacher a student is, and how much faster."""
 
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rrd_jax import errors, failures, tables
 from rrd_jax.gains.figures import Figures
 from rrd_jax.gains.latency import Latency
-
-if TYPE_CHECKING:
-    from rrd_jax.gains.report import Report
+from rrd_jax.gains.shown import Report
 
 # Of Okabe and Ito: told apart by any eyes, and in grey.
 _STUDENT, _TEACHER = "#0072B2", "#E69F00"
@@ -26,7 +24,7 @@ def check() -> None:
         ) from error
 
 
-def draw(found: "Report", path: pathlib.Path) -> None:
+def draw(found: Report, path: pathlib.Path) -> None:
     """Writes the picture, whole or not at all.
 
     Args:
@@ -67,7 +65,7 @@ def draw(found: "Report", path: pathlib.Path) -> None:
         raise kind(f"{path} cannot be written ({error.strerror or error})") from error
 
 
-def _head(figure: Any, found: "Report", height: float) -> None:
+def _head(figure: Any, found: Report, height: float) -> None:
     """What the picture is of, and what its marks mean."""
     networks, title = found.networks, found.networks[0].model
     if len(networks) > 1:
