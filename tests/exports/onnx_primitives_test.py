@@ -41,15 +41,16 @@ def _written(functions, shape=_SHAPE, dtype=np.float32):
     return model.to_model(graph, header)
 
 
-def _compare(functions, shape=_SHAPE, tolerance=2e-6, low=-2.0, high=2.0):
+def _compare(functions, wanted=None, tolerance=2e-6):
     """Checks each function's result in onnxruntime; returns the operators that were used."""
-    written = _written(functions, shape)
+    written = _written(functions)
     session = onnxruntime.InferenceSession(
         written.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    compiled = jax.jit(lambda x: {name: function(x) for name, function in functions.items()})
+    wanted = wanted or functions
+    compiled = jax.jit(lambda x: {name: function(x) for name, function in wanted.items()})
     for batch in (1, 3):
-        images = np.random.default_rng(batch).uniform(low, high, (batch, *shape))
+        images = np.random.default_rng(batch).uniform(-2, 2, (batch, *_SHAPE))
         images = images.astype(np.float32)
         results = session.run(None, {"images": images.transpose(0, 3, 1, 2)})
         results = dict(zip((o.name for o in session.get_outputs()), results, strict=True))
@@ -176,7 +177,6 @@ def test_convolutions_of_any_layout():
         "same": conv,
         "strides": lambda x: conv(x, strides=(2, 1)),
         "uneven": lambda x: conv(x, padding=((2, 0), (0, 3))),
-        "cut": lambda x: conv(x, padding=((-1, 1), (0, -1))),
         "dilated": lambda x: conv(x, rhs_dilation=(2, 1)),
         "groups": lambda x: conv(x, kernel[:, :, :2], feature_group_count=2),
         "depthwise": lambda x: conv(x, _weights(3, 2, 1, 8), feature_group_count=4),
@@ -201,6 +201,20 @@ def test_convolutions_of_any_layout():
         "mapped": jax.vmap(lambda x: conv(x[None])[0]),
     }
     _compare(functions)
+
+
+def test_a_convolution_that_cuts_its_input():
+    def cut(x, padding):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(
+            x, _weights(3, 2, 4, 6), (1, 1), padding, dimension_numbers=numbers
+        )
+
+    # JAX 0.10.1 itself computes nonsense from a padding below 0 on a CPU.
+    _compare(
+        {"y": lambda x: cut(x, ((-1, 1), (0, -1)))},
+        {"y": lambda x: cut(x[:, 1:, :-1], ((0, 1), (0, 0)))},
+    )
 
 
 def test_products_over_any_axes():

@@ -1,5 +1,6 @@
 """From a graph to ONNX's own form of it."""
 
+import hashlib
 import json
 from collections import Counter
 from typing import Any
@@ -13,7 +14,7 @@ from rrd_jax.exports.onnx.graph import BATCH, Graph, Node, Tensor
 # Of 2022: read by onnxruntime 1.13, OpenVINO 2023, and all that came after.
 _OPSET, _IR_VERSION = 17, 8
 _LARGEST = 2**31 - 2**20  # bytes that protobuf takes
-_HEADER = "rrd_jax"
+_HEADER, _DIGEST = "rrd_jax", "rrd_jax.sha256"
 # What constant inputs are called.
 _ROLES = {
     **dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul"), ("input", "weight", "bias")),
@@ -82,18 +83,62 @@ def to_model(graph: Graph, header: base.Header) -> Any:
         producer_name="rrd_jax",
         producer_version=base.version_of("rrd_jax").split()[-1],
     )
-    helper.set_model_props(model, _properties(header))
+    properties = _properties(header)
+    network = model.graph.SerializeToString(deterministic=True)
+    properties[_DIGEST] = _digest(network, properties[_HEADER])
+    helper.set_model_props(model, properties)
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-def header_of(properties: dict[str, str], where: str) -> base.Header:
-    """The Header in the properties of a file; raises an InputError where there is none."""
-    if _HEADER not in properties:
+def header_of(properties: dict[str, str], content: bytes, where: str) -> base.Header:
+    """What a file says of itself.
+
+    Args:
+      properties: of the file.
+      content: of the file.
+      where: it is, for messages.
+
+    Raises:
+      InputError: it says nothing, or is not as it was written.
+    """
+    if not {_HEADER, _DIGEST} <= properties.keys():
         raise errors.InputError(
             f"{where} says nothing of its classes and images: it was not written by rrd_jax.export"
         )
+    if properties[_DIGEST] != _digest(_graph_of(content), properties[_HEADER]):
+        raise errors.InputError(
+            f"{where} is not as it was written: it is damaged, or another program has changed it;"
+            " export it again"
+        )
     return base.header_from_json(properties[_HEADER], where)
+
+
+def _digest(network: bytes, header: str) -> str:
+    return hashlib.sha256(network + header.encode()).hexdigest()
+
+
+def _graph_of(content: bytes) -> bytes:
+    """The bytes of the graph in those of a file, which protobuf has as field 7."""
+    place = 0
+    while place < len(content):
+        key, place = _number(content, place)
+        length, place = _number(content, place)  # or the value of a field that is a number
+        if key == (7 << 3 | 2):
+            return content[place : place + length]
+        place += length if key & 7 == 2 else 0
+    return b""
+
+
+def _number(content: bytes, place: int) -> tuple[int, int]:
+    """A number of 7 bits a byte, the lowest first, and the place behind it."""
+    value = shift = 0
+    while place < len(content):
+        byte = content[place]
+        value, shift, place = value | (byte & 127) << shift, shift + 7, place + 1
+        if byte < 128:
+            break
+    return value, place
 
 
 def _properties(header: base.Header) -> dict[str, str]:

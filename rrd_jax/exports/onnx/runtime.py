@@ -30,15 +30,18 @@ class Session:
         options.inter_op_num_threads = 1
         options.log_severity_level = _ERROR
         try:
+            content = path.read_bytes()
             self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
+                content, options, providers=["CPUExecutionProvider"]
             )
+        except OSError as error:
+            raise errors.InputError(f"{path} cannot be read ({error.strerror or error})") from error
         except Exception as error:  # its own have no common class but this one
             raise errors.InputError(
                 f"{path} cannot be read as ONNX: {_first_line(error)}; export it again"
             ) from error
         properties = self._session.get_modelmeta().custom_metadata_map
-        self._header = model.header_of(properties, str(path))
+        self._header = model.header_of(properties, content, str(path))
         self.about = self._header.about
         self.runtime = base.version_of("onnxruntime")
 

@@ -197,6 +197,9 @@ class Walk:
 
     def _of_stored(self, equation, operands):
         """What an operator on elements makes of constants that are yet to be repeated."""
+        source, target = equation.invars[0].aval.dtype, equation.outvars[0].aval.dtype
+        if equation.primitive.name == "convert_element_type" and _stored(source) == _stored(target):
+            return operands[0]  # weights that are cast to fewer bits keep those they have
         values = [views.arrange(self._graph, a, range(len(a.shape))).value for a in operands]
         rank = max(map(np.ndim, values))
         full = iter(np.broadcast_arrays(*(value for value in values if value.ndim == rank)))
