@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from rrd_jax import readme
+from rrd_jax import card, readme
 from rrd_jax.about import About, Preprocessing
 from tests.exports import made
 
@@ -107,3 +107,10 @@ def test_what_is_public_lacks_the_machine():
     assert public.training["teachers"] == [{**_TEACHER, "checkpoint": "teacher"}]
     assert readme.public(public) == public
     assert readme.public(About("a", 2)) == About("a", 2)
+
+
+def test_a_run_keeps_its_card_once_it_was_tested(tmp_path):
+    card.write(tmp_path, dataclasses.replace(_ABOUT, metrics={}).to_json())
+    assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
+    card.write(tmp_path, _ABOUT.to_json())
+    assert "| top-1 | 96.50 % |" in (tmp_path / "README.md").read_text()

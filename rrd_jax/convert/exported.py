@@ -85,12 +85,16 @@ def _text(file: pathlib.Path) -> tuple[str | None, str]:
     """What it says, and where."""
     if reading.is_safetensors(file):
         return metadata(file).get(KEY), str(file)
-    beside = file.with_name(f"{file.name}.json")
+    beside = _beside(file)
     try:
         text = beside.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None, ""
     return (text, str(beside)) if all(mark in text for mark in _MARKS) else (None, "")
+
+
+def _beside(file: pathlib.Path) -> pathlib.Path:
+    return file.with_name(f"{file.name}.json")
 
 
 def said(variables: dict[str, Any], names: str) -> dict[str, Any]:
@@ -110,9 +114,12 @@ def digest(variables: dict[str, Any]) -> str:
 def check(file: pathlib.Path, variables: dict[str, Any], wanted: Said) -> None:
     """Raises an InputError for weights that are not those that were written."""
     if digest(variables) != wanted.digest:
+        way_out = "export or copy it again"
+        if not reading.is_safetensors(file):
+            way_out += f", or remove {_beside(file)} if they are new"
         raise errors.InputError(
             f"{file} is damaged: its weights are not those that were written, by their digest;"
-            " export or copy it again"
+            f" {way_out}"
         )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import about as abouts
-from rrd_jax import errors, exports, networks
+from rrd_jax import convert, errors, exports, networks
 from rrd_jax.convert import beside, files, published
 from rrd_jax.exports import Options
 from tests.exports import made
@@ -87,6 +87,36 @@ def test_they_compute_the_same(name, channels, tmp_path):
         for output in ("logits", "embedding"):
             error = np.abs(computed[output] - wanted[output]).max()
             assert error <= 1e-5 * np.abs(wanted[output]).max()
+
+
+def test_a_folder_opens_from_a_hub_as_it_does_from_a_disk(tmp_path, monkeypatch):
+    exportable = made.exportable("resnet18", size=64)
+    folder = _export(exportable, "hub", tmp_path / "hub")
+
+    def download(repo_id, filename, **_):
+        assert repo_id == "me/it"
+        return str(folder / filename)
+
+    monkeypatch.setattr(importlib.import_module("timm.models._hub"), "hf_hub_download", download)
+    network = timm.create_model("hf-hub:me/it", pretrained=True)
+    assert network.pretrained_cfg["label_names"] == list(made.NAMES)
+    back = convert.from_torch("resnet18", network.state_dict())
+    chex.assert_trees_all_equal(back, exportable.variables)
+
+
+def test_a_state_dict_that_was_damaged_or_changed_is_a_line(tmp_path):
+    path = _export(made.exportable("resnet8"), "torch", tmp_path / "f.pth")
+    content = torch.load(path, weights_only=True)
+    content["fc.bias"] += 1
+    torch.save(content, path)
+    with pytest.raises(errors.InputError, match=r"by their digest.*remove .*f.pth.json if they"):
+        files.load(path, "")
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(errors.InputError, match="damaged or cut off") as caught:
+        exports.open_file(path)
+    assert "\n" not in str(caught.value)
+    path.with_name("f.pth.json").unlink()
+    assert not exports.get("torch").recognizes(path)
 
 
 @pytest.mark.long
