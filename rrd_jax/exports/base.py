@@ -17,6 +17,7 @@ from rrd_jax import about as abouts
 from rrd_jax import errors, networks, objectives, readme, report
 from rrd_jax.about import About
 from rrd_jax.data import augment
+from rrd_jax.exports.silence import silence
 from rrd_jax.objectives import Objective, ObjectiveState
 from rrd_jax.teacher import fold
 
@@ -155,7 +156,8 @@ def require(name: str, extra: str, modules: tuple[str, ...]) -> None:
     """
     for module in modules:
         try:
-            importlib.import_module(module)
+            with silence():
+                importlib.import_module(module)
         except ImportError as error:
             raise errors.UnavailableError(
                 f"format '{name}' needs {module}, which cannot be imported ({error}): run `pip"

@@ -43,6 +43,26 @@ def lower(
         raise _refusal(exportable, error) from error
 
 
+def module(exportable: Exportable, options: Options, platform: str) -> tuple[Any, tuple[str, ...]]:
+    """The same for one image, as a module of jaxlib's MLIR, and the names of its outputs in order.
+
+    Raises:
+      InputError: the network cannot be lowered.
+    """
+    images = jnp.zeros((1, *exportable.about.preprocessing.image_shape), jnp.float32)
+    try:
+        traced = jax.jit(exportable.function(options)).trace(images)
+        lowered = traced.lower(lowering_platforms=(platform,))
+    except Exception as error:
+        raise _refusal(exportable, error) from error
+    return lowered.compiler_ir("stablehlo"), _names(lowered.out_tree)
+
+
+def shapes(exportable: Exportable, images: jax.Array) -> dict[str, jax.ShapeDtypeStruct]:
+    """What it computes from images, as shapes."""
+    return jax.eval_shape(exportable.function(Options(fold=False)), images)
+
+
 def header(exportable: Exportable, options: Options, name: str, outputs: Sequence[str]) -> Header:
     """What a file of format `name` says of the network."""
     takes = "uint8" if options.embed_preprocessing else "float32"
@@ -51,7 +71,11 @@ def header(exportable: Exportable, options: Options, name: str, outputs: Sequenc
 
 def outputs_of(exported: jax.export.Exported) -> tuple[str, ...]:
     """The names of what it computes, in its order."""
-    names = jax.tree.unflatten(exported.out_tree, range(len(exported.out_avals)))
+    return _names(exported.out_tree)
+
+
+def _names(tree: Any) -> tuple[str, ...]:
+    names = jax.tree.unflatten(tree, range(tree.num_leaves))
     return tuple(sorted(names, key=names.get))
 
 

@@ -43,7 +43,7 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
             raise errors.DiskError(f"{path} cannot be written ({error.strerror})") from error
         except RuntimeError as error:
             raise errors.InputError(
-                f"network '{exportable.about.model}' cannot be read by OpenVINO: {reason(error)}"
+                f"network '{exportable.about.model}' cannot be read by OpenVINO: {_reason(error)}"
             ) from error
     sealed.write_folder(path, lowering.header(exportable, options, FORMAT.name, outputs))
 
@@ -51,6 +51,12 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
 def recognizes(path: pathlib.Path) -> bool:
     """Whether it is a folder with OpenVINO's graph."""
     return (path / _GRAPH).is_file()
+
+
+def _reason(error: RuntimeError) -> str:
+    """What OpenVINO says last, behind the places in its source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return reason(RuntimeError(lines[-1] if lines else ""))
 
 
 class _Runtime:
@@ -71,7 +77,9 @@ class _Runtime:
                 core = openvino.Core()
                 self._model = core.compile_model(path / _GRAPH, "CPU", settings)
         except RuntimeError as error:
-            raise errors.InputError(f"{path} cannot be read by OpenVINO: {reason(error)}") from error
+            raise errors.InputError(
+                f"{path} cannot be read by OpenVINO: {_reason(error)}"
+            ) from error
 
     def __call__(self, images: np.ndarray) -> Outputs:
         """What it computes from uint8 images [B, H, W, channels]."""

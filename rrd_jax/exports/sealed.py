@@ -114,6 +114,8 @@ def read_folder(folder: pathlib.Path) -> Header:
 
 def _record(file) -> str:
     with zipfile.ZipFile(file) as archive:
+        if archive.testzip() is not None:
+            raise zipfile.BadZipFile
         return archive.read(_RECORD).decode("utf-8")
 
 

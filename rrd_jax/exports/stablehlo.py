@@ -57,7 +57,7 @@ def start():
     return export.deserialize(open(path, "rb").read())
 
 function = attempt(start)
-reply(jax=jax.__version__, alien=any(name.startswith("rrd_jax") for name in sys.modules))
+reply(jax=jax.__version__)
 for line in images:
     kind, shape = json.loads(line)
     kind = np.dtype(kind)
@@ -101,9 +101,9 @@ class _Runtime:
     def __init__(self, path: pathlib.Path, threads: int):
         _, header = sealed.read(path)
         self.about, self._takes, self._path = header.about, header.takes, path
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115: as long as the process
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         environment = {**os.environ, "JAX_PLATFORMS": "cpu"}  # devices are this process's
-        # -P, not -I: jax may lie where PYTHONPATH says; the folder it is started in does not count.
+        # -P, not -I: jax may lie where PYTHONPATH says.
         command = [sys.executable, "-P", "-c", _READER, str(path.resolve()), str(threads)]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(

@@ -84,19 +84,48 @@ def _translate(exported: jax.export.Exported, outputs: Sequence[str]) -> Any:
     from litert_converter.mlir import ir, passmanager
 
     module = ir.Module.parse(exported.mlir_module())
+    for operation in list(_operations(module.operation)):
+        if operation.name == "stablehlo.reduce_window":
+            _pad_first(ir, operation)
     api.set_signature(module.operation, "serving_default", ["images"], list(outputs))
     api.run_convert_to_tfl_passes(module, passmanager.PassManager(), api.ConvertToTFLConfig())
     return module
+
+
+def _pad_first(ir: Any, pooling: Any) -> None:
+    """Pads before a pooling instead of in it: TFLite's average pooling does not count zeros."""
+    if "padding" not in pooling.attributes or len(pooling.operands) != 2:
+        return
+    images, start = pooling.operands
+    kind, padding = ir.RankedTensorType(images.type), pooling.attributes["padding"]
+    widths = np.array(ir.DenseElementsAttr(padding))
+    sizes = np.array(kind.shape)  # below 0: of a symbolic batch
+    if not widths.any() or widths[sizes < 0].any():
+        return
+    shape = (sizes + widths.sum(1)).tolist()
+    edges = {"edge_padding_low": widths[:, 0], "edge_padding_high": widths[:, 1]}
+    padded = ir.Operation.create(
+        "stablehlo.pad",
+        results=[ir.RankedTensorType.get(shape, kind.element_type)],
+        operands=[images, start],
+        attributes={
+            name: ir.DenseI64ArrayAttr.get([int(w) for w in values])
+            for name, values in {**edges, "interior_padding": 0 * widths[:, 0]}.items()
+        },
+        ip=ir.InsertionPoint(pooling),
+    )
+    pooling.operands[0] = padded.results[0]
+    pooling.attributes["padding"] = ir.DenseElementsAttr.get(0 * widths)
 
 
 def _graph(module: Any) -> bytes:
     """The bytes of a module; raises a ValueError that names what TFLite has no operation for."""
     from litert_converter import converter_api_ext as api
 
+    names = {operation.name for operation in _operations(module.operation)}  # the export changes it
     try:
         return api.export_flatbuffer_to_bytes(module.operation)
     except ValueError as error:
-        names = {operation.name for operation in _operations(module.operation)}
         left = sorted(name for name in names if name.startswith(("stablehlo.", "chlo.")))
         if not left:
             raise
