@@ -154,8 +154,9 @@ def _subject(asked: Asked) -> "Exportable":
     from rrd_jax.gains import subjects
 
     if asked.teacher and asked.given:
+        names = ["weights" if name == "raw" else name for name in asked.given]
         raise errors.InputError(
-            f"--teacher is exported as the run has it: leave out --{' --'.join(asked.given)}"
+            f"--teacher is exported as the run has it: leave out --{' --'.join(names)}"
         )
     if asked.teacher:
         return subjects.load_teacher(asked.workdir)

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Sequence
 
 from rrd_jax import checkpoints, console, networks
+from rrd_jax.job import teacher_paths
 from rrd_jax.recipe import Job
 from rrd_jax.run import Result
 
@@ -54,14 +55,14 @@ def _compared(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> str:
 
 def _shares(job: Job, folder: pathlib.Path, student: Result) -> str:
     """The student's parameters and multiply-adds, by those of all teachers."""
-    num_classes = (checkpoints.read_meta(folder / "checkpoints") or {}).get("num_classes", 2)
     training, size = job.student.training, job.student.source.image_size
     shape = (size, size, len(training.mean))
-
-    def cost(choice):
-        return networks.summarize(choice.create(num_classes), shape)
-
-    own, theirs = cost(training.network), [cost(teacher.network) for teacher in job.teachers]
+    num_classes = _num_classes(folder, 2)
+    own = networks.summarize(training.network.create(num_classes), shape)
+    theirs = [
+        networks.summarize(teacher.network.create(_num_classes(path, num_classes)), shape)
+        for teacher, path in zip(job.teachers, teacher_paths(job, folder), strict=True)
+    ]
     parameters = sum(summary.parameters for summary in theirs)
     macs = max(1, sum(summary.macs for summary in theirs))
     return (
@@ -69,3 +70,9 @@ def _shares(job: Job, folder: pathlib.Path, student: Result) -> str:
         f" ({student.parameters:,} of {parameters:,}) and"
         f" {100 * own.macs / macs:.3g} % of the multiply-adds ({own.macs:,} of {macs:,})"
     )
+
+
+def _num_classes(folder: pathlib.Path, otherwise: int) -> int:
+    """Of the newest checkpoint of a run."""
+    meta = checkpoints.read_meta(folder / "checkpoints")
+    return meta["num_classes"] if meta else otherwise

@@ -46,14 +46,16 @@ def costs(network: Exportable) -> tuple[int, int]:
     return parameters, networks.multiply_adds(network.apply, network.variables, image)
 
 
-def kept(network: Exportable, *, raw: bool = False) -> dict[str, float]:
+def kept(network: Exportable, dataset: str, *, raw: bool = False) -> dict[str, float]:
     """`top1` and `agreement` on the whole test split, as far as the checkpoint knows them.
 
     Args:
       network: with what is known of it.
+      dataset: that the figures must be of.
       raw: whether its weights are those that the figures, of their average, are not of.
     """
-    known = {} if raw else network.about.metrics
+    about = network.about
+    known = {} if raw or about.training.get("dataset") != dataset else about.metrics
     return {name: known[name] for name in ("top1", "agreement") if known.get(name) is not None}
 
 

@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from rrd_jax import console, errors, exports, failures, report
 from rrd_jax.convert import files
 from rrd_jax.exports import Images, Options, trial, writing
@@ -73,7 +75,7 @@ def run(
         latencies = latency.measure(measured, shape, seconds) if measured else []
     networks = [dataclasses.replace(f, bytes=sizes.get(f.role, {})) for f in networks]
     if len(teachers) > 1:
-        networks.append(_together(networks[1:], members[1:], images))
+        networks.append(_together(networks[1:], teachers, images))
         latencies += _summed(latencies, [member.role for member in teachers])
     about = {
         "dataset": str(student.about.training.get("dataset", "")),
@@ -87,19 +89,18 @@ def run(
 
 def _figures(members: Sequence[Member], images: Images, *, raw: bool) -> list[Figures]:
     """Of each network; accuracies that nobody has kept are taken of the images."""
-    teachers = [(member.network, member.weight) for member in members[1:]]
+    dataset = members[0].network.about.training.get("dataset")
     found = []
     for member in members:
         is_student = member is members[0]
-        known = figures.kept(member.network, raw=raw and is_student)
-        what = "test split"
-        compares = is_student and teachers and "agreement" not in known
-        if images.is_real and ("top1" not in known or compares):
+        known = figures.kept(member.network, dataset, raw=raw and is_student)
+        what, teachers = "test split", members[1:] if is_student else ()
+        lacks = "top1" not in known or (teachers and "agreement" not in known)
+        if lacks and images.is_real and _alike([members[0], member, *teachers]):
             console.progress("report", [f"accuracy of the {member.role}"])
             what = f"{len(images.images)} {images.what}"
-            target = figures.logits(teachers, images) if is_student and teachers else None
-            own = figures.logits([(member.network, 1.0)], images)
-            known = figures.accuracy(own, images, target)
+            target = _logits(teachers, images) if teachers else None
+            known = figures.accuracy(_logits([member], images), images, target)
         agreement = known.get("agreement") if is_student else None
         costs = figures.costs(member.network)
         model = member.network.about.model
@@ -107,12 +108,20 @@ def _figures(members: Sequence[Member], images: Images, *, raw: bool) -> list[Fi
     return found
 
 
+def _alike(members: Sequence[Member]) -> bool:
+    """Whether networks have as many classes, so that their logits can be compared."""
+    return len({member.network.about.num_classes for member in members}) == 1
+
+
+def _logits(members: Sequence[Member], images: Images) -> np.ndarray:
+    return figures.logits([(member.network, member.weight) for member in members], images)
+
+
 def _together(teachers: Sequence[Figures], members: Sequence[Member], images: Images) -> Figures:
     """Several teachers as the one that the student learned from."""
     known: dict[str, float] = {}
-    if images.is_real:
-        weighted = [(member.network, member.weight) for member in members]
-        known = figures.accuracy(figures.logits(weighted, images), images)
+    if images.is_real and _alike(members):
+        known = figures.accuracy(_logits(members, images), images)
     kinds = set.intersection(*(set(teacher.bytes) for teacher in teachers))
     return Figures(
         TOGETHER,
