@@ -41,7 +41,7 @@ def load_teacher(workdir: str | pathlib.Path) -> Predictor:
     single = [_load(folder, i, teacher, fields["data"]) for i, teacher in enumerate(teachers, 1)]
     if len(single) == 1:
         return single[0]
-    return _as_one(single, [teacher.get("weight", 1.0) for teacher in teachers])
+    return as_one(single, [teacher.get("weight", 1.0) for teacher in teachers])
 
 
 def _load(
@@ -68,7 +68,12 @@ def _suffix(number: int) -> str:
     return str(number) if number > 1 else ""
 
 
-def _as_one(members: Sequence[Predictor], weights: Sequence[float]) -> Predictor:
+def as_one(members: Sequence[Predictor], weights: Sequence[float]) -> Predictor:
+    """Several networks as one, whose logits are the weighted mean of theirs.
+
+    Raises:
+      InputError: they differ in their classes.
+    """
     first = members[0].about
     for member in members[1:]:
         same = member.about.num_classes == first.num_classes
