@@ -47,7 +47,7 @@ class Loaded:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     terms: Mapping[str, Objective] | None = None
-    about: About | None = None
+    about: About | None = dataclasses.field(default=None, repr=False)
 
     def __call__(self, images: Any) -> Outputs:
         """What it computes from images [B, H, W, channels].
