@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -21,6 +22,7 @@ from tests.data import folders
 
 _FOLDERS = ("a,b", 'say "hi"', "zwölf\nKatzen")
 _CLASSES = ("a,b", 'say "hi"', "zwölf\\nKatzen")
+_OF_XLA = re.compile(r"[EW]\d{4} ")
 _RNG = np.random.default_rng(0)
 
 
@@ -133,7 +135,10 @@ def predict(commands, root, runs):
 
     def run(*arguments, workdir=folder, cwd=root):
         named = (f"--workdir={workdir}",) if workdir else ()
-        return commands.run(*named, *arguments, module="rrd_jax.predict", cwd=cwd)
+        done = commands.run(*named, *arguments, module="rrd_jax.predict", cwd=cwd)
+        # Without what jaxlib 0.10 says of each program that it reads from the cache.
+        lines = (line for line in done.err.splitlines(keepends=True) if not _OF_XLA.match(line))
+        return done._replace(err="".join(lines))
 
     return run
 
@@ -211,8 +216,6 @@ def test_each_mistake_is_one_line_before_anything_costly(predict, root, tmp_path
     (tmp_path / "there.csv").touch()
     (tmp_path / "names.txt").write_text("one\ntwo\n")
     image = str(root / "test" / "a,b" / "0.jpeg")
-    weights = tmp_path / "weights.bin"
-    weights.write_bytes(b"nothing")
     for arguments, options, code, message in [
         ((image,), {"workdir": ""}, 1, "--workdir is missing"),
         ((), {}, 1, "no images are named"),
@@ -222,7 +225,6 @@ def test_each_mistake_is_one_line_before_anything_costly(predict, root, tmp_path
         (("nothing.jpg",), {}, 2, "there is no 'nothing.jpg'"),
         (("*.gif",), {}, 2, r"no file is called like '*.gif'"),
         ((tmp_path / "empty",), {}, 2, "there are no images in"),
-        ((image,), {"workdir": tmp_path / "empty"}, 2, "no intact checkpoint under"),
         ((image,), {"workdir": tmp_path / "none"}, 2, "no intact checkpoint under"),
         ((image, "--teacher"), {"workdir": tmp_path / "empty"}, 2, "is no workdir of a run"),
         ((image, "--teacher", "--image_size=8"), {}, 2, "leave out --image_size"),
@@ -254,6 +256,7 @@ def test_a_list_is_read_and_whoever_stops_reading_ends_it_quietly(runs, root):
         f"find {root}/test -type f -print0 | sort -z | {command} | head -1; echo ${{PIPESTATUS[@]}}"
     )
     env = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent.parent)}
+    env.pop("TF_CPP_MIN_LOG_LEVEL", None)  # JAX sets it for this process
     done = subprocess.run(["bash", "-c", shell], env=env, cwd=root, capture_output=True, text=True)
     line, codes = done.stdout.splitlines()
     assert line.startswith(f"{root}/test/a,b/0.jpeg: ")

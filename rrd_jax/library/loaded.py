@@ -118,9 +118,11 @@ class Loaded:
           InputError: it is not known what images it takes.
         """
         if self.about is None or self.about.preprocessing is None:
+            known = {"mean": self.mean, "std": self.std, "image_size": self.image_shape}
+            missing = [name for name, value in known.items() if value is None]
             raise errors.InputError(
                 f"it is not known how images for '{self.name}' are scaled and normalised: pass"
-                " mean, std and image_size (to rrd_jax.load, or as flags)"
+                f" {', '.join(missing)} (to rrd_jax.load, or as flags)"
             )
         mesh = parallel.make_mesh()
         variables = parallel.put(parallel.replicated(mesh), self.variables)

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -77,7 +77,7 @@ def load(
     given = {"mean": mean, "std": std, "image_size": image_size, "resize": resize}
     given = {name: value for name, value in given.items() if value is not None}
     if network is None and _is_exported(folder) and not files.network_of(whole):
-        network = _of_exported(folder, given)
+        network = _of_exported(folder, [*given, *(["raw"] if raw else [])])
     else:
         network = _of_weights(whole, network, given, raw=raw)
     about = network.about
@@ -110,7 +110,7 @@ def _is_exported(path: pathlib.Path) -> bool:
     return not is_run and path.exists() and exports.recognized(path) is not None
 
 
-def _of_exported(path: pathlib.Path, given: Mapping[str, Any]) -> Predictor:
+def _of_exported(path: pathlib.Path, given: Collection[str]) -> Predictor:
     if given:
         raise errors.InputError(
             f"{path} was exported, and says itself what images it takes: leave out"
@@ -208,7 +208,7 @@ def _path(path: Any) -> pathlib.Path:
         shown = repr(path) if isinstance(path, str) else f"a {type(path).__name__}"
         raise errors.InputError(
             f"{shown} is no path; wanted is the workdir of a run, a folder that rrd_jax.convert"
-            " wrote, or a PyTorch file"
+            " or rrd_jax.export wrote, or a PyTorch file"
         )
     return pathlib.Path(path)
 

@@ -93,7 +93,7 @@ class Predictor:
     """
 
     compute: Callable[[np.ndarray], dict[str, np.ndarray]] = dataclasses.field(repr=False)
-    about: About
+    about: About = dataclasses.field(repr=False)
     runtime: str
     devices: int = 1
 

@@ -46,7 +46,7 @@ def load_teacher(workdir: str | pathlib.Path) -> Predictor:
     single = [load_single(workdir, teacher).predictor for teacher in teachers]
     if len(single) == 1:
         return single[0]
-    return _as_one(single, [teacher.weight for teacher in teachers])
+    return as_one(single, [teacher.weight for teacher in teachers])
 
 
 def teachers_of(workdir: str | pathlib.Path) -> list[Teacher]:
@@ -95,7 +95,12 @@ def _suffix(number: int) -> str:
     return str(number) if number > 1 else ""
 
 
-def _as_one(members: Sequence[Predictor], weights: Sequence[float]) -> Predictor:
+def as_one(members: Sequence[Predictor], weights: Sequence[float]) -> Predictor:
+    """Several networks as one, whose logits are the weighted mean of theirs.
+
+    Raises:
+      InputError: they differ in their classes.
+    """
     first = members[0].about
     for member in members[1:]:
         same = member.about.num_classes == first.num_classes

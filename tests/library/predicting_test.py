@@ -1,15 +1,18 @@
 """Predictions for images of any kind, by anything that maps them to logits."""
 
+import dataclasses
 import types
 
+import jax
 import numpy as np
 import PIL.Image
 import pytest
+import safetensors.numpy
 
 import rrd_jax
-from rrd_jax import errors, exports
+from rrd_jax import convert, errors, exports
 from rrd_jax.about import About, Preprocessing
-from rrd_jax.library import Loaded, Predictor
+from rrd_jax.library import Loaded, Predictor, teachers
 from tests.data import folders
 from tests.networks import brought_nets as nets
 
@@ -185,5 +188,45 @@ def test_an_exported_file_is_asked_and_evaluated_as_a_network_is(exported):
 
 def test_a_network_of_unknown_images_says_what_it_must_be_told():
     network = rrd_jax.networks.adapt(nets.GroupNorm(10), "mine")
-    with pytest.raises(errors.InputError, match="pass mean, std and image_size"):
+    with pytest.raises(errors.InputError, match="pass mean, std, image_size"):
         Loaded(network, {}, "mine", 10).predict(_images(0))
+
+
+def test_several_teachers_answer_as_one_if_their_classes_are_the_same(mean):
+    first, _ = mean
+    other = Predictor(lambda images: {"logits": 0 * _Mean()(images)["logits"]}, _ABOUT, "none")
+    whole = teachers.as_one([first, other], [3.0, 1.0])
+    wanted = 0.75 * first.predict(_images(255, 0)).logits
+    np.testing.assert_allclose(whole.predict(_images(255, 0)).logits, wanted, rtol=1e-6)
+    assert (whole.name, whole.about.class_names) == ("mean+mean", _ABOUT.class_names)
+    renamed = dataclasses.replace(_ABOUT, class_names=("light", "grey", "dark"))
+    with pytest.raises(errors.InputError, match="differ in their classes: ask one of them"):
+        teachers.as_one([first, dataclasses.replace(other, about=renamed)], [1.0, 1.0])
+
+
+@pytest.mark.usefixtures("one_device")
+def test_weights_of_a_file_are_asked_once_they_are_told_what_they_see(tmp_path):
+    network = rrd_jax.networks.create("resnet8", 3)
+    variables = rrd_jax.networks.init(network, jax.random.key(0), (8, 8, 3))
+    path, names = tmp_path / "w.safetensors", tmp_path / "names.txt"
+    safetensors.numpy.save_file(convert.to_torch("resnet8", jax.device_get(variables)), path)
+    names.write_bytes("\ufeffeins\r\nzwei, drei\r\n\u00e4\r\n".encode())
+    moments = {"network": "resnet8", "mean": (0.5,) * 3, "std": (0.2,) * 3}
+    with pytest.raises(errors.InputError, match=r"normalised: pass image_size \("):
+        rrd_jax.load(path, **moments).predict(_images(0))
+    loaded = rrd_jax.load(path, **moments, image_size=8, resize=10, class_names=names)
+    assert loaded.about.class_names == ("eins", "zwei, drei", "\u00e4")
+    seen = loaded.about.preprocessing
+    assert (seen.image_shape, seen.resize, seen.mean) == ((8, 8, 3), 10, (0.5,) * 3)
+    images = _RNG.integers(0, 256, (3, 10, 10, 3), np.uint8)
+    wanted = loaded(images[:, 1:9, 1:9]).logits
+    np.testing.assert_allclose(loaded.predict(images).logits, wanted, rtol=1e-5, atol=1e-6)
+    for wrong, message in [
+        ({"class_names": ["a"]}, "class_names has 1 names, but the network has 3 classes"),
+        ({"class_names": tmp_path}, "cannot be read .Is a directory"),
+        ({"image_size": 8, "resize": 4}, "resize is 4, less than image_size 8"),
+        ({"image_size": 0}, "image_size is 0"),
+        ({"num_classes": 4}, "num_classes is 4, but .* for 3 classes"),
+    ]:
+        with pytest.raises(errors.InputError, match=message):
+            rrd_jax.load(path, **moments, **wrong)
