@@ -89,6 +89,9 @@ def _translate(exported: jax.export.Exported, outputs: Sequence[str]) -> Any:
             _pad_first(ir, operation)
     api.set_signature(module.operation, "serving_default", ["images"], list(outputs))
     api.run_convert_to_tfl_passes(module, passmanager.PassManager(), api.ConvertToTFLConfig())
+    for operation in list(_operations(module.operation)):
+        if operation.name == "tfl.broadcast_to":
+            _tile(ir, operation)
     return module
 
 
@@ -116,6 +119,26 @@ def _pad_first(ir: Any, pooling: Any) -> None:
     )
     pooling.operands[0] = padded.results[0]
     pooling.attributes["padding"] = ir.DenseElementsAttr.get(0 * widths)
+
+
+def _tile(ir: Any, broadcast: Any) -> None:
+    """Repeats values instead of broadcasting them to a shape, in which the batch would stand."""
+    value, wanted = broadcast.operands[0], ir.RankedTensorType(broadcast.results[0].type)
+    sizes = [np.array(kind.shape) for kind in (ir.RankedTensorType(value.type), wanted)]
+    if len(sizes[0]) != len(sizes[1]) or min(*sizes[0], *sizes[1], 1) < 1:
+        return
+    times = ir.DenseElementsAttr.get((sizes[1] // sizes[0]).astype(np.int32))
+    place = ir.InsertionPoint(broadcast)
+    constant = ir.Operation.create(
+        "arith.constant", results=[times.type], attributes={"value": times}, ip=place
+    )
+    operands = [value, constant.results[0]]
+    tile = ir.Operation.create("tfl.tile", results=[wanted], operands=operands, ip=place)
+    broadcast.results[0].replace_all_uses_with(tile.results[0])
+    shape = broadcast.operands[1]
+    broadcast.erase()
+    if not list(shape.uses) and shape.owner.name == "arith.constant":
+        shape.owner.erase()
 
 
 def _graph(module: Any) -> bytes:
