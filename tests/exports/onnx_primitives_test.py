@@ -283,6 +283,16 @@ def test_shapes_and_places():
     _compare(functions)
 
 
+def test_code_that_wants_a_number_of_images_gets_one():
+    functions = {
+        "rows": lambda x: x.reshape(len(x), -1),
+        "zeros": lambda x: x[:, 0] + np.zeros((len(x), 1, 4), np.float32),
+        "token": lambda x: jnp.concatenate([jnp.ones((len(x), 1, 4)), x[:, 0]], 1),
+        "patches": lambda x: x.reshape(len(x) * 6, -1).sum(-1).reshape(len(x), 6),
+    }
+    _compare(functions)
+
+
 def test_convolutions_follow_each_other_without_transpositions():
     def network(x):
         for i in range(3):
@@ -319,7 +329,8 @@ def test_what_has_no_counterpart_is_named_with_its_place():
     ("function", "message"),
     [
         (lambda x: x - x.mean(0), "'dim_as_value' of the number of images"),
-        (lambda x: x.reshape(x.shape[0] // 2, 2, -1), "any number of images"),
+        (lambda x: x * np.arange(len(x))[:, None, None, None], "a constant for each image"),
+        (lambda x: x.sum() / len(x), "with the number of images"),
         (lambda x: x[:2], "'gather' with a size of"),
         (lambda x: jnp.take_along_axis(x, x.argmax(3)[..., None], 3), "'gather' at places that"),
         (lambda x: lax.while_loop(lambda y: y.sum() < 9, lambda y: y + 1, x), "'while'"),

@@ -54,8 +54,11 @@ def recognizes(path: pathlib.Path) -> bool:
         return False
     if path.suffix == ".onnx":
         return True
-    with path.open("rb") as file:
-        start = file.read(3)
+    try:
+        with path.open("rb") as file:
+            start = file.read(3)
+    except OSError:
+        return False
     return len(start) == 3 and start[0] == 0x08 and 3 <= start[1] < 32 and start[2] == 0x12
 
 

@@ -17,6 +17,8 @@ from rrd_jax.exports.onnx.views import View
 
 # By name of a primitive of JAX: (graph, operation, *operands) -> a View, or several.
 TABLE = {**elements.TABLE, **linear.TABLE, **places.TABLE, **reductions.TABLE}
+# Images in a program whose shapes must be numbers: found again in them, as nothing else is as long.
+_PRIME = 10007
 # What calls a program of its own, which is written in its place.
 _CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 _PACKAGE = str(pathlib.Path(errors.__file__).parent)
@@ -64,25 +66,44 @@ def build(
       InputError: it uses a primitive that cannot be written, or needs a number of images that is
         known beforehand.
     """
-    (batch,) = export.symbolic_shape("batch")
-    images = jax.ShapeDtypeStruct((batch, *shape), dtype)
-    try:
-        program, results = jax.make_jaxpr(function, return_shape=True)(images)
-    except (TypeError, core.InconclusiveDimensionOperation) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise errors.InputError(
-            "format 'onnx' wants a network that takes any number of images, but this one cannot be"
-            f" traced with a number that is not known ({errors.printable(reason[0])})"
-        ) from error
+    program, results, batch = _traced(function, shape, dtype)
     height, width, channels = shape
     graph = Graph(Tensor((BATCH, channels, height, width), np.dtype(dtype)))
     walk = Walk(graph, batch)
-    arrays = walk.program(program, [views.view(graph.images, (0, 3, 1, 2))])
+    try:
+        arrays = walk.program(program, [views.view(graph.images, (0, 3, 1, 2))])
+    except UnsupportedError as error:
+        raise errors.InputError(
+            f"the network computes {error}, which format 'onnx' has no counterpart of;"
+            " --format=stablehlo takes every network"
+        ) from error
     names = jax.tree.structure(results).unflatten(range(len(arrays)))
     for name, i in names.items():
         graph.name_output(name, views.plain(graph, arrays[i]))
     graph.sweep()
     return graph
+
+
+def _traced(function, shape, dtype):
+    """The program, the shapes of its results, and the number of images, as its shapes have it.
+
+    The number is a symbol, or a prime where code wants a number, as `len(images)` does.
+    """
+    (symbol,) = export.symbolic_shape("batch")
+    reason = None
+    for batch in (symbol, _PRIME):
+        images = jax.ShapeDtypeStruct((batch, *shape), dtype)
+        try:
+            program, results = jax.make_jaxpr(function, return_shape=True)(images)
+        except (TypeError, core.InconclusiveDimensionOperation, errors.InputError) as error:
+            reason = reason or error
+        else:
+            return program, results, batch
+    lines = str(reason).strip().splitlines() or [type(reason).__name__]
+    raise errors.InputError(
+        "format 'onnx' wants a network that takes any number of images, but this one cannot be"
+        f" traced with a number that is not known ({errors.printable(lines[0])})"
+    ) from reason
 
 
 class Walk:
@@ -122,16 +143,16 @@ class Walk:
             return known.get(atom)
 
         for equation, needed in _alive(program, wanted):
-            results = self._equation(equation, list(map(read, equation.invars)), needed)
+            results = self._equation(equation, read, needed)
             known |= dict(zip(equation.outvars, results, strict=True))
         return list(map(read, program.outvars))
 
-    def _equation(self, equation, operands, needed):
+    def _equation(self, equation, read, needed):
         scope, line = self._graph.scope, self._line
         self._graph.scope = "/".join(filter(None, (scope, str(equation.source_info.name_stack))))
         self._line = _line(equation) or line
         try:
-            return self._written(equation, operands, needed)
+            return self._written(equation, list(map(read, equation.invars)), needed)
         except UnsupportedError as error:
             reason = f" {error}" if str(error) else ""
             place = " ".join(filter(None, (self._graph.scope, self._line)))
@@ -158,7 +179,8 @@ class Walk:
         if all(operand.value is not None for operand in operands):
             if name in elements.TABLE:
                 return [self._of_stored(equation, operands)]
-            static = all(isinstance(n, int) for var in equation.outvars for n in var.aval.shape)
+            shapes = [self._plain(var.aval.shape) for var in equation.outvars]
+            static = not any(size and size % BATCH == 0 for shape in shapes for size in shape)
             if static and name not in ("broadcast_in_dim", "iota") and not _called(params):
                 return self._evaluated(equation, operands)
         if name == "scan":
@@ -182,7 +204,8 @@ class Walk:
         if isinstance(value, tuple) and type(value) is tuple:
             return tuple(map(self._plain, value))
         if not export.is_symbolic_dim(value):
-            return value
+            found = self._batch is _PRIME and isinstance(value, int) and not value % _PRIME
+            return value // _PRIME * BATCH if found else value
         try:
             if value % self._batch == 0:
                 return BATCH * int(value // self._batch)
@@ -193,13 +216,26 @@ class Walk:
     def _constant(self, value):
         if jax.dtypes.issubdtype(value.dtype, jax.dtypes.extended):  # a key
             return views.view(Tensor(value.shape, value.dtype, value))
-        return views.constant(self._graph, np.asarray(value, _stored(value.dtype)))
+        value = np.asarray(value, _stored(value.dtype))
+        if self._batch is _PRIME:
+            return self._without_images(value)
+        return views.constant(self._graph, value)
+
+    def _without_images(self, value):
+        """A constant that does not say how many images there are."""
+        if value.size == 1 and float(value.reshape(())) in (_PRIME, np.float32(1 / _PRIME)):
+            raise UnsupportedError("with the number of images")
+        shape = self._plain(value.shape)
+        for axis, size in enumerate(value.shape):
+            if size == _PRIME:
+                row = value.take([0], axis)
+                if (value != row).any():
+                    raise UnsupportedError("with a constant for each image")
+                value = row
+        return views.constant(self._graph, value)._replace(shape=shape)
 
     def _of_stored(self, equation, operands):
         """What an operator on elements makes of constants that are yet to be repeated."""
-        source, target = equation.invars[0].aval.dtype, equation.outvars[0].aval.dtype
-        if equation.primitive.name == "convert_element_type" and _stored(source) == _stored(target):
-            return operands[0]  # weights that are cast to fewer bits keep those they have
         values = [views.arrange(self._graph, a, range(len(a.shape))).value for a in operands]
         rank = max(map(np.ndim, values))
         full = iter(np.broadcast_arrays(*(value for value in values if value.ndim == rank)))
@@ -217,10 +253,9 @@ class Walk:
 
 def _bind(equation, values):
     """What JAX computes for an equation."""
-    avals = [atom.aval for atom in equation.invars]
     values = [
-        value if isinstance(value, jax.Array) else value.astype(aval.dtype)
-        for value, aval in zip(values, avals, strict=True)
+        value if isinstance(value, jax.Array) else value.astype(atom.aval.dtype)
+        for atom, value in zip(equation.invars, values, strict=True)
     ]
     params = equation.primitive.get_bind_params(equation.params)
     results = equation.primitive.bind(*values, **params)
