@@ -73,6 +73,9 @@ def render(name: str, about: About, *, parameters: int = 0, timm: bool = False) 
       timm: whether timm opens the folder.
     """
     about = public(about)
+    if "dataset" in about.training:  # which may be named by its folder
+        dataset = without_folders(str(about.training["dataset"]))
+        about = dataclasses.replace(about, training={**about.training, "dataset": dataset})
     sections = [
         *_network(about, parameters),
         *_usage(name, about, timm),

@@ -59,6 +59,8 @@ def read(file: pathlib.Path) -> Said | None:
         names, digest = content["names"], content["digest"]
         if names not in ("ours", "torch") or not isinstance(digest, str):
             raise ValueError(f"its names are {names!r}")
+        if about.preprocessing is None:
+            raise ValueError("it does not say what images it takes")
         return Said(about, names, digest, content.get("tree"))
     except errors.InputError:
         raise

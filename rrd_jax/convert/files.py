@@ -80,7 +80,7 @@ def _load_exported(
     if said.names == "ours":
         variables = exported.read_ours(path, said)
     else:
-        variables = convert.from_torch(about.model, reading.read(path), where=str(path))
+        variables = _from_torch(path, about.model)
     exported.check(path, variables, said)
     networks.check_values(str(path), variables)
     meta = {
@@ -92,6 +92,18 @@ def _load_exported(
         "about": about.to_json(),
     }
     return variables, meta
+
+
+def _from_torch(path: pathlib.Path, model: str) -> dict[str, Any]:
+    """Of an exported file, which fits its network unless it is damaged."""
+    content = reading.read(path)
+    try:
+        return convert.from_torch(model, content, where=str(path))
+    except errors.InputError as error:
+        reason, *_ = str(error).removeprefix(f"{path} ").split("\n")
+        raise errors.InputError(
+            f"{path} is damaged, it {reason}: export or copy it again"
+        ) from None
 
 
 def _load_file(path: pathlib.Path, which: str, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
