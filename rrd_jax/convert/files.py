@@ -115,6 +115,11 @@ def _load_file(path: pathlib.Path, which: str, model: str) -> tuple[dict[str, An
         )
     known = beside.read(path, model)
     model = model or known.model
+    if not model:
+        raise errors.InputError(
+            f"{path} does not say which network its weights are of, or it is none here: name one"
+            f" of {', '.join(networks.MODELS)}"
+        )
     content = reading.read(path)
     variables = convert.from_torch(model, content, where=str(path), key=which)
     _warn_of_activation(path, model, content)
