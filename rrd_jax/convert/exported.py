@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import safetensors.numpy
 
@@ -110,7 +111,7 @@ def said(variables: dict[str, Any], names: str) -> dict[str, Any]:
 
 def digest(variables: dict[str, Any]) -> str:
     """Of weights, as a run has it of its teacher."""
-    return checkpoints.digest(variables)
+    return checkpoints.host_digest(jax.device_get(variables))
 
 
 def check(file: pathlib.Path, variables: dict[str, Any], wanted: Said) -> None:
