@@ -14,7 +14,7 @@ _FILE = "README.md"
 _MARK = "<!-- Written by rrd_jax, again and again. Delete this line to keep what you change. -->"
 _CLASSES = 1000  # that are listed
 # The folders before the last part of a path; what stands behind :// is no path of this machine.
-_FOLDERS = re.compile(r"(?<![\w.:/])~?/(?:[^/\s,;:'\"=]+/)+")
+_FOLDERS = re.compile(r"(?<![\w./])(~[\w.-]*/|/(?=[^/\s]+/))(?:[^/\s,;:'\"=]+/)*")
 
 
 def write(folder: pathlib.Path, about: About, *, parameters: int = 0, timm: bool = False) -> None:
@@ -73,6 +73,9 @@ def render(name: str, about: About, *, parameters: int = 0, timm: bool = False) 
       timm: whether timm opens the folder.
     """
     about = public(about)
+    if "dataset" in about.training:  # which may be named by its folder
+        dataset = without_folders(str(about.training["dataset"]))
+        about = dataclasses.replace(about, training={**about.training, "dataset": dataset})
     sections = [
         *_network(about, parameters),
         *_usage(name, about, timm),
@@ -108,7 +111,7 @@ def _front_matter(about: About, timm: bool) -> Iterator[str]:
 
 def _slug(dataset: str) -> str:
     """A data set's name as hubs have them: digits of digits/2.0.0."""
-    first = re.split(r"[/ :]", dataset.strip())[0]
+    first = re.split(r"[/ :]", dataset.strip().removeprefix("hf:"))[0]
     return re.sub(r"[^\w.-]+", "-", first, flags=re.ASCII).strip("-.")
 
 

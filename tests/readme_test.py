@@ -101,6 +101,15 @@ def test_a_readme_of_somebody_else_is_left_alone(tmp_path):
     assert path.is_dir()
 
 
+def test_data_are_named_without_their_folder():
+    for before in ("/home/me/", "hf:/home/me/", "~/"):
+        about = dataclasses.replace(_ABOUT, training={"dataset": f"{before}pets 12ab"})
+        text = readme.render("f", about)
+        assert "pets 12ab`" in text
+        assert "me/" not in text
+        assert _front_matter(text)["datasets"] == ["pets"]
+
+
 def test_what_is_public_lacks_the_machine():
     public = readme.public(_ABOUT)
     assert "host" not in public.training["start"]

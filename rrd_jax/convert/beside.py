@@ -75,7 +75,8 @@ def _of_timm(file: pathlib.Path, content: dict[str, Any], model: str) -> Beside:
         raise errors.InputError(
             f"{file} is of timm's {architecture}, as the config.json beside it says, not of {model}"
         )
-    _check_arguments(file, architecture, content.get("model_args") or {}, known)
+    if model or ours:
+        _check_arguments(file, architecture, content.get("model_args") or {}, known)
     count = content.get("num_classes", images.get("num_classes"))
     names = content.get("label_names") or images.get("label_names") or ()
     if isinstance(names, Mapping):

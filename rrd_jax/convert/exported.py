@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import safetensors.numpy
 
@@ -59,6 +60,8 @@ def read(file: pathlib.Path) -> Said | None:
         names, digest = content["names"], content["digest"]
         if names not in ("ours", "torch") or not isinstance(digest, str):
             raise ValueError(f"its names are {names!r}")
+        if about.preprocessing is None:
+            raise ValueError("it does not say what images it takes")
         return Said(about, names, digest, content.get("tree"))
     except errors.InputError:
         raise
@@ -108,7 +111,7 @@ def said(variables: dict[str, Any], names: str) -> dict[str, Any]:
 
 def digest(variables: dict[str, Any]) -> str:
     """Of weights, as a run has it of its teacher."""
-    return checkpoints.digest(variables)
+    return checkpoints.host_digest(jax.device_get(variables))
 
 
 def check(file: pathlib.Path, variables: dict[str, Any], wanted: Said) -> None:

@@ -80,7 +80,7 @@ def _load_exported(
     if said.names == "ours":
         variables = exported.read_ours(path, said)
     else:
-        variables = convert.from_torch(about.model, reading.read(path), where=str(path))
+        variables = _from_torch(path, about.model)
     exported.check(path, variables, said)
     networks.check_values(str(path), variables)
     meta = {
@@ -94,6 +94,18 @@ def _load_exported(
     return variables, meta
 
 
+def _from_torch(path: pathlib.Path, model: str) -> dict[str, Any]:
+    """Of an exported file, which fits its network unless it is damaged."""
+    content = reading.read(path)
+    try:
+        return convert.from_torch(model, content, where=str(path))
+    except errors.InputError as error:
+        reason, *_ = str(error).removeprefix(f"{path} ").split("\n")
+        raise errors.InputError(
+            f"{path} is damaged, it {reason}: export or copy it again"
+        ) from None
+
+
 def _load_file(path: pathlib.Path, which: str, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Of a PyTorch file."""
     if imports.is_path(model):
@@ -103,6 +115,11 @@ def _load_file(path: pathlib.Path, which: str, model: str) -> tuple[dict[str, An
         )
     known = beside.read(path, model)
     model = model or known.model
+    if not model:
+        raise errors.InputError(
+            f"{path} does not say which network its weights are of, or it is none here: name one"
+            f" of {', '.join(networks.MODELS)}"
+        )
     content = reading.read(path)
     variables = convert.from_torch(model, content, where=str(path), key=which)
     _warn_of_activation(path, model, content)

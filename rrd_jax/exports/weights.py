@@ -141,7 +141,7 @@ def open_file(path: pathlib.Path, threads: int, *, why_not: str = "") -> Runtime
     """
     file = exported.weights_of(path)
     said = exported.read(file)
-    if said is None or said.about.preprocessing is None:
+    if said is None:
         raise errors.InputError(f"{path} does not say which network its weights are of")
     variables, _ = files.load(file, "")
     if said.names == "ours":

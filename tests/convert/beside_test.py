@@ -4,7 +4,7 @@ import pytest
 
 from rrd_jax import errors
 from rrd_jax.about import Preprocessing
-from rrd_jax.convert import beside
+from rrd_jax.convert import beside, files
 
 _IMAGES = {
     "input_size": [3, 224, 224],
@@ -29,7 +29,11 @@ def test_of_timms_config(tmp_path):
         assert found.class_names == ("a", "b, c")
     flat = {"architecture": "resnet18", "num_classes": 2, **_IMAGES, "crop_mode": "border"}
     assert _read(tmp_path, flat) == beside.Beside("resnet18", 2, (), None)
-    assert _read(tmp_path, {"architecture": "vit_base"}) == beside.Beside()
+    other = {"architecture": "vit_base", "model_args": {"depth": 3}}
+    assert _read(tmp_path, other) == beside.Beside()
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(errors.InputError, match="does not say which network.*name one of"):
+        files.load(tmp_path, "")
 
 
 def test_of_hugging_faces_configs(tmp_path):
