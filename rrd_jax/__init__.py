@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         optim,
         teacher,
     )
-    from rrd_jax.library import distill, evaluate, load, train_teacher
+    from rrd_jax.library import distill, evaluate, load, load_teacher, train_teacher
     from rrd_jax.objectives.rrd import relational_loss
 
     __version__: str
@@ -42,6 +42,7 @@ __all__ = [
     "errors",
     "evaluate",
     "load",
+    "load_teacher",
     "memory",
     "metrics",
     "networks",
@@ -52,7 +53,7 @@ __all__ = [
     "train_teacher",
 ]
 
-_LIBRARY = ("distill", "evaluate", "load", "train_teacher")
+_LIBRARY = ("distill", "evaluate", "load", "load_teacher", "train_teacher")
 _FUNCTIONS = {"relational_loss": "rrd_jax.objectives.rrd"} | dict.fromkeys(
     _LIBRARY, "rrd_jax.library"
 )

@@ -1,10 +1,10 @@
-"""What a run knows of itself: `model.json` and the model card of its folder."""
+"""What a run knows of itself: `model.json` and the model card README.md of its folder."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rrd_jax import data, errors, parallel, provenance, report
+from rrd_jax import data, errors, parallel, provenance, readme, report
 from rrd_jax.about import About, Preprocessing, from_json
 from rrd_jax.data.source import HOST_AUGMENTATIONS
 from rrd_jax.recipe import Recipe
@@ -13,8 +13,10 @@ from rrd_jax.teacher.frozen import FrozenNetwork
 _FILE = "model.json"
 
 
-def of_run(recipe: Recipe, dataset: data.Dataset, teacher: FrozenNetwork | None) -> About:
-    """What is known of a run's network before its first step."""
+def of_run(
+    recipe: Recipe, dataset: data.Dataset, teacher: FrozenNetwork | None, parameters: int
+) -> About:
+    """What is known of a run's network before its first step; `parameters` are counted."""
     training = recipe.training
     choice, terms = training.network, recipe.terms
     classifier = next((name for name, term in terms.items() if term.objective.predict), "")
@@ -29,6 +31,7 @@ def of_run(recipe: Recipe, dataset: data.Dataset, teacher: FrozenNetwork | None)
             "run": training.label,
             "dataset": dataset.version,
             "images": len(dataset.train),
+            "parameters": parameters,
             "objectives": {name: float(term.weight) for name, term in terms.items()},
             "epochs": training.epochs,
             "seed": training.seed,
@@ -48,9 +51,12 @@ def preprocessing(
 
 
 def write(folder: pathlib.Path, about: dict[str, Any]) -> None:
-    """Keeps what a run knows of itself in its folder, as JSON."""
-    if parallel.is_main():
-        report.write_json(folder / _FILE, about)
+    """Keeps what a run knows of itself in its folder, as JSON, and once tested as a model card."""
+    if not parallel.is_main():
+        return
+    report.write_json(folder / _FILE, about)
+    if about["metrics"]:
+        readme.write(folder, from_json(about, str(folder / _FILE)))
 
 
 def of_checkpoint(

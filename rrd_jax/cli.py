@@ -61,6 +61,8 @@ def parse_flags(
     argv: list[str],
     config: flags.FlagHolder | None = None,
     explain: Callable[[list[str]], str] = lambda argv: "",
+    *,
+    arguments: bool = False,
 ) -> list[str]:
     """absl's parser; whatever is wrong with flags, or the config file, ends the program.
 
@@ -69,11 +71,15 @@ def parse_flags(
       config: the flag of a config file.
       explain: what it says better than absl does about a command that cannot be read; "" where it
         knows nothing.
+      arguments: whether it takes some that are no flags, before, between or behind these; what
+        follows `--` is none.
     """
     _prepare_streams()
     _quiet_libraries()
     _help(argv)
     try:
+        if arguments:
+            flags.FLAGS.set_gnu_getopt(True)
         rest = flags.FLAGS(argv)
         if config is not None:
             _check_config(config, _config_path(argv))
@@ -88,7 +94,7 @@ def parse_flags(
         if not isinstance(error, flags.Error | AttributeError | KeyError | OSError | ValueError):
             stop(70, last_resort.of_program(error))
         stop(1, _one_line(error))
-    if len(rest) > 1:
+    if len(rest) > 1 and not arguments:
         stop(1, f"unexpected argument '{rest[1]}'; flags are written --name=value")
     return rest
 
@@ -150,11 +156,14 @@ def _quiet_libraries() -> None:
     # XLA's; what ends a program comes as an exception too. jaxlib 0.10 calls a compiled program
     # that it reads from the cache an error, at each start on a CPU.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    _quiet_libtpu()
+    quiet_libtpu()
 
 
-def _quiet_libtpu() -> None:
-    """Where libtpu is installed and no TPU is, JAX tries it, and libtpu complains in five lines."""
+def quiet_libtpu() -> None:
+    """Where libtpu is installed and no TPU is, JAX tries it, and libtpu complains in five lines.
+
+    A program that imports JAX in its job calls this after that.
+    """
     if "TPU_SKIP_MDS_QUERY" in os.environ:  # JAX sets it where it sees no chip
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")  # any that it knows
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")

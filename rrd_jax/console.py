@@ -148,8 +148,18 @@ def flush() -> None:
             raise errors.UnreadError
 
 
-def _write(text: str) -> None:
-    out = sys.stdout
+def write(text: str, out: TextIO) -> None:
+    """Writes text as it is to a stream that somebody or something reads.
+
+    Raises:
+      UnreadError: nobody reads it any more.
+      DiskError: the file that it goes to takes nothing more.
+    """
+    _write(text, out)
+
+
+def _write(text: str, out: TextIO | None = None) -> None:
+    out = out or sys.stdout
     if out is None:  # closed
         return
     try:

@@ -95,6 +95,7 @@ def _job() -> None:
     # Here, for flags are read and --help is printed without waiting for JAX.
     from rrd_jax import evaluation, job, parallel
     from rrd_jax.config import parse
+    from rrd_jax.gains import brief
 
     parallel.enable_compilation_cache()
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
@@ -111,7 +112,9 @@ def _job() -> None:
         if _MODE.value == "eval":
             evaluation.run(plan, folder)
         else:
-            job.run(plan, folder, profile=_PROFILE.value)
+            results = job.run(plan, folder, profile=_PROFILE.value)
+            if parallel.is_main():
+                brief.say(plan, folder, results)
 
 
 def _check_agreement(config: ConfigDict, folder: pathlib.Path) -> None:

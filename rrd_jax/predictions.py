@@ -43,14 +43,19 @@ def make_predict(
         logits = outputs.logits
         if classify:
             logits = classify(ObjectiveState(**variables["classifier"]), outputs)
-        return {
-            "prediction": jnp.argmax(logits, axis=-1),
-            "rank": metrics.rank(logits, labels),
-            "loss": optax.softmax_cross_entropy_with_integer_labels(logits, labels),
-            "label": labels,
-        }
+        return of_logits(logits, labels)
 
     return predict
+
+
+def of_logits(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    """What `make_predict`'s function returns, from logits [B, C] and labels [B]."""
+    return {
+        "prediction": jnp.argmax(logits, axis=-1),
+        "rank": metrics.rank(logits, labels),
+        "loss": optax.softmax_cross_entropy_with_integer_labels(logits, labels),
+        "label": labels,
+    }
 
 
 def compile_predict(

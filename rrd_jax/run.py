@@ -160,11 +160,11 @@ class Run:
         self._first_weights = ""  # their digest, where this start made them
         self.teacher_is_cached, self._about_teacher = self._plan_cache()
         self.program = self.build(recipe, teacher_is_cached=self.teacher_is_cached)
-        self._about = card.of_run(recipe, dataset, teacher)
         abstract = self.program.abstract
         self.parameters = networks.count_parameters(abstract.params["student"])
         if name := abstract.classifier:
             self.parameters += networks.count_parameters(abstract.params["objectives"][name])
+        self._about = card.of_run(recipe, dataset, teacher, self.parameters)
 
     def _plan_cache(self) -> tuple[bool, str]:
         """Returns (whether to use the teacher's cached embeddings, the reason to log)."""

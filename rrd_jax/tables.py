@@ -42,6 +42,11 @@ def fitted(header: Sequence[str], rows: Sequence[Sequence[str]], columns: int) -
     return _stacked(header, rows, columns)
 
 
+def bytes_shown(number: int) -> str:
+    """The size of a file, such as 1.23 MB."""
+    return f"{number / 1e6:,.2f} MB" if number >= 1e5 else f"{number / 1e3:,.1f} kB"
+
+
 def cells(text: str) -> int:
     """The columns that a text takes: those of some alphabets are two columns wide."""
     if text.isascii():

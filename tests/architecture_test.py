@@ -9,6 +9,7 @@ _ROOT = pathlib.Path(__file__).parent.parent / "rrd_jax"
 # A room may import those in the lines after it, never those before or beside it.
 _ORDER = """
     main
+    gains predict
     library
     config evaluation
     job
@@ -17,7 +18,7 @@ _ORDER = """
     run
     program card
     teacher
-    predictions convert workdir
+    predictions convert workdir readme
     checkpoints stage step
     recipe parallel report tracing provenance
     state data choices
@@ -89,7 +90,7 @@ def _module(path):
     return ".".join(parts).removesuffix(".__init__")
 
 
-_PROGRAMS = {("models",), ("data", "prepare")}
+_PROGRAMS = {("export",), ("models",), ("data", "prepare")}
 
 
 def _imports(path):

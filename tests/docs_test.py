@@ -63,6 +63,16 @@ def test_every_module_of_the_page_on_extending_is_used_by_a_command():
         assert first.removeprefix("# ").removesuffix(".py") in commands
 
 
+@pytest.mark.long
+def test_the_page_on_predicting_runs_as_it_stands(tmp_path):
+    (tmp_path / "configs").symlink_to(_ROOT / "configs")
+    for language, text in _BLOCK.findall((_ROOT / "docs" / "predicting.md").read_text()):
+        command = text if language == "sh" else f"python - <<'EOF'\n{text}EOF\n"
+        _run(command, tmp_path)
+    assert len((tmp_path / "best.txt").read_text().splitlines()) == 100
+    assert len((tmp_path / "digits.csv").read_text().splitlines()) == 101
+
+
 def test_a_loop_of_ones_own_takes_fewer_than_thirty_lines():
     path = _ROOT / "docs" / "examples" / "own_loop.py"
     losses = [float(line.split()[-1]) for line in _run(f"python {path}", _ROOT).splitlines()]
@@ -75,7 +85,14 @@ def test_a_loop_of_ones_own_takes_fewer_than_thirty_lines():
 @pytest.mark.parametrize(
     "name",
     [
-        *("library.training", "library.loaded", "objectives", "objectives.rrd", "memory"),
+        *(
+            "library.training",
+            "library.loading",
+            "library.evaluating",
+            "objectives",
+            "objectives.rrd",
+            "memory",
+        ),
         *("data.dataset", "networks", "networks.brought.linen", "networks.brought.nnx"),
         *("networks.brought.equinox", "networks.brought.functions"),
     ],

@@ -109,9 +109,11 @@ def source_of(fields: ConfigDict | Mapping[str, Any]) -> Source:
 
 def _restored(fields: Mapping[str, Any]) -> ConfigDict:
     """A config from its JSON; fields that an earlier version did not have get their defaults."""
-    config = defaults()
+    config, given = defaults(), dict(fields)
     with config.unlocked(), config.ignore_type():
-        config.update(ConfigDict(dict(fields)))
+        if isinstance(given.get("teacher"), list):  # several, which a tree cannot be updated with
+            config.teacher = [ConfigDict(teacher) for teacher in given.pop("teacher")]
+        config.update(ConfigDict(given))
     return config
 
 

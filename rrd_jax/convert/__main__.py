@@ -4,10 +4,12 @@
 
 The file is .safetensors, or what torch.save wrote (needs `pip install 'rrd_jax[torch]'`): a state
 dict, plain or in what a training script saves. Where it holds several, FILE@KEY names one, such as
-FILE@state_dict_ema. `python -m rrd_jax.networks` lists the networks.
+FILE@state_dict_ema. Class names and the normalisation of images are taken from a config.json of
+timm or Hugging Face beside it. `python -m rrd_jax.networks` lists the networks.
 """
 
 import pathlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -45,8 +47,13 @@ def run(model: str, source: pathlib.Path, output: pathlib.Path) -> None:
     if not file.is_file():
         raise errors.InputError(f"--input={source} does not exist")
     variables, meta = files.load(source, model)
-    num_classes, channels = meta["num_classes"], meta["image_shape"][-1]
-    shape = (*[networks.image_size(model)] * 2, channels)
+    if meta.get("classifier"):
+        raise errors.InputError(
+            f"{source} was trained with '{meta['classifier']}', which classifies in its place: it"
+            " is no network alone; rrd_jax.load and rrd_jax.predict take the file as it is"
+        )
+    num_classes, (height, _, channels) = meta["num_classes"], meta["image_shape"]
+    shape = (*[height or networks.image_size(model)] * 2, channels)
     network = networks.create(model, num_classes)
     image = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
     logits = np.asarray(jax.jit(network.apply)(variables, image).logits)
@@ -55,12 +62,24 @@ def run(model: str, source: pathlib.Path, output: pathlib.Path) -> None:
     digest = checkpoints.save_network(output, variables, meta | {"image_shape": list(shape)})
     console.say(
         f"{model}: {networks.count_parameters(variables['params']):,} parameters, {num_classes}"
-        f" classes, {channels} image channels\n"
+        f" classes, {channels} image channels{_known(meta)}\n"
         f"logits of a random {shape[0]}x{shape[1]} image: mean {logits.mean():.4g}, standard"
         f" deviation {logits.std():.4g}\n"
         f"sha256 of the weights: {digest}\n"
         f"written to {output}; use it with --config.teacher.checkpoint={output}"
     )
+
+
+def _known(meta: dict[str, Any]) -> str:
+    """What the file, or what lies beside it, says of classes and images."""
+    about = meta.get("about") or {}
+    names, images = about.get("class_names"), about.get("preprocessing")
+    parts = [f"; classes {names[0]} to {names[-1]}"] if names else []
+    if images:
+        resize = f", resized to {images['resize']}" if images["resize"] else ""
+        size = images["image_size"]
+        parts.append(f"; images {size}x{size}{resize}, mean {images['mean']}, std {images['std']}")
+    return errors.printable("".join(parts))
 
 
 def _run() -> None:

@@ -1,10 +1,11 @@
-"""Reads a network's weights from a run, a converted folder or a PyTorch file."""
+"""Reads a network's weights from a run, a converted folder, an exported or a PyTorch file."""
 
 import pathlib
 from typing import Any
 
-from rrd_jax import checkpoints, convert, errors, imports, networks
-from rrd_jax.convert import differences, reading, wrappers
+from rrd_jax import checkpoints, console, convert, errors, imports, networks
+from rrd_jax.about import About
+from rrd_jax.convert import beside, differences, exported, published, reading, wrappers
 
 
 def split(path: pathlib.Path) -> tuple[pathlib.Path, str]:
@@ -28,35 +29,124 @@ def load(
     """The variables of a network, and what is known of it.
 
     Args:
-      path: the workdir of a run, a folder written by `rrd_jax.convert`, or a PyTorch file; with
-        @best, @last or @STEP behind a run, that checkpoint in place of the newest; with @KEY
-        behind a file, the weights under that key.
-      model: the name of the network, which a PyTorch file does not say.
+      path: the workdir of a run, a folder written by `rrd_jax.convert`, an exported file or folder
+        of weights, or a PyTorch file; with @best, @last or @STEP behind a run, that checkpoint in
+        place of the newest; with @KEY behind a file, the weights under that key.
+      model: the name of the network; "" for what the path says itself, see `network_of`.
       raw: of a run that averages its weights, whether these themselves are wanted.
 
     Returns:
-      {"params", "batch_stats"} as numpy arrays, and {"model", "num_classes", "image_shape", ...};
-      of a file's image shape only the channels are known.
+      {"params", "batch_stats"} as numpy arrays, and under "classifier" what classifies in the
+      network's place; and {"model", "num_classes", "image_shape", ...}; of a PyTorch file's image
+      shape only the channels are known, unless its folder says more.
 
     Raises:
       InputError: nothing is there, it is damaged, not finite, or does not fit the network.
     """
     path, which = split(path)
+    path = exported.weights_of(path)
     if not path.is_file():
         _check_folder(path)
         variables, meta = checkpoints.load_student(path, which, raw=raw)
         networks.check_values(str(path), variables)
         return variables, meta
+    said = exported.read(path)
+    if said and not which:
+        return _load_exported(path, said, model)
+    return _load_file(path, which, model or (said.about.model if said else ""))
+
+
+def network_of(path: pathlib.Path) -> str:
+    """The network that an exported file, or timm's config.json beside a file, names; "" for none.
+
+    Raises:
+      InputError: what it says is damaged.
+    """
+    file = exported.weights_of(split(path)[0])
+    if not file.is_file():
+        return ""
+    said = exported.read(file)
+    return said.about.model if said else beside.read(file).model
+
+
+def _load_exported(
+    path: pathlib.Path, said: exported.Said, model: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    about = said.about
+    if model and model != about.model:
+        raise errors.InputError(
+            f"the weights in {path} are of '{about.model}', as it says itself, not of '{model}'"
+        )
+    if said.names == "ours":
+        variables = exported.read_ours(path, said)
+    else:
+        variables = _from_torch(path, about.model)
+    exported.check(path, variables, said)
+    networks.check_values(str(path), variables)
+    meta = {
+        "model": about.model,
+        "num_classes": about.num_classes,
+        "image_shape": list(about.preprocessing.image_shape),
+        "classifier": about.classifier,
+        "dataset": about.training.get("dataset", ""),
+        "about": about.to_json(),
+    }
+    return variables, meta
+
+
+def _from_torch(path: pathlib.Path, model: str) -> dict[str, Any]:
+    """Of an exported file, which fits its network unless it is damaged."""
+    content = reading.read(path)
+    try:
+        return convert.from_torch(model, content, where=str(path))
+    except errors.InputError as error:
+        reason, *_ = str(error).removeprefix(f"{path} ").split("\n")
+        raise errors.InputError(
+            f"{path} is damaged, it {reason}: export or copy it again"
+        ) from None
+
+
+def _load_file(path: pathlib.Path, which: str, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Of a PyTorch file."""
     if imports.is_path(model):
         raise errors.InputError(
             f"{path} is a PyTorch file, which fits networks of rrd_jax.networks only, not"
             f" '{model}': name the workdir of a run of it, or pass its variables in Python"
         )
-    _check_hugging_face(path)
-    variables = convert.from_torch(model, reading.read(path), where=str(path), key=which)
+    known = beside.read(path, model)
+    model = model or known.model
+    if not model:
+        raise errors.InputError(
+            f"{path} does not say which network its weights are of, or it is none here: name one"
+            f" of {', '.join(networks.MODELS)}"
+        )
+    content = reading.read(path)
+    variables = convert.from_torch(model, content, where=str(path), key=which)
+    _warn_of_activation(path, model, content)
     num_classes, channels = convert.sizes(model, variables)
-    shape = [None, None, channels]
-    return variables, {"model": model, "num_classes": num_classes, "image_shape": shape}
+    meta = {"model": model, "num_classes": num_classes, "image_shape": [None, None, channels]}
+    if known.num_classes not in (None, num_classes):
+        return variables, meta  # of other weights that lay there
+    about = About(model, num_classes, {}, known.class_names, known.preprocessing)
+    if about.preprocessing and about.preprocessing.channels == channels:
+        meta["image_shape"] = list(about.preprocessing.image_shape)
+    elif about.preprocessing:
+        return variables, meta
+    known_at_all = about.class_names or about.preprocessing
+    return variables, meta | ({"about": about.to_json()} if known_at_all else {})
+
+
+def _warn_of_activation(path: pathlib.Path, model: str, content: Any) -> None:
+    """Warns of timm's names of a network that computes the same only as config.json would say."""
+    arguments, respell = published.of(model).timm_args, published.respelling(model)
+    if not arguments or not respell or path.with_name("config.json").is_file():
+        return
+    if any(respell(entry) != entry for entry in wrappers.flatten(content).arrays):
+        given = ", ".join(f"{name}='{value}'" for name, value in arguments.items())
+        console.warn(
+            f"{path} has timm's names of {published.of(model).timm}, and nothing says that it was"
+            f" made with {given}, as {model} is: without that, it computes something else"
+        )
 
 
 def fitting(path: pathlib.Path) -> list[str]:
@@ -68,26 +158,6 @@ def fitting(path: pathlib.Path) -> list[str]:
     path, _ = split(path)
     flat = wrappers.flatten(reading.read(path))
     return differences.fitting_networks(flat)
-
-
-def _check_hugging_face(path: pathlib.Path) -> None:
-    """Raises an InputError for a ResNet of Hugging Face's that computes something else than ours.
-
-    Its entries do not tell; the config.json beside them does.
-    """
-    try:
-        fields = errors.read_json(path.parent / "config.json")
-        if fields["model_type"] != "resnet":
-            return
-    except (KeyError, OSError, TypeError, ValueError):
-        return
-    usual = {"downsample_in_bottleneck": False, "downsample_in_first_stage": False}
-    for name, value in (usual | {"hidden_act": "relu"}).items():
-        if fields.get(name, value) != value:
-            raise errors.InputError(
-                f"{path} is of a ResNet with {name}={fields[name]}, as its config.json says, which"
-                f" is no network here: those here have {name}={value}"
-            )
 
 
 # What a folder of something else holds.

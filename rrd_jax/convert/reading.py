@@ -76,6 +76,15 @@ def read(path: pathlib.Path) -> Any:
     return _read_torch(path)
 
 
+def is_safetensors(path: pathlib.Path) -> bool:
+    """Whether a file is of .safetensors, by its beginning."""
+    try:
+        with path.open("rb") as file:
+            return _is_safetensors(file.read(16))
+    except OSError:
+        return False
+
+
 def _is_safetensors(head: bytes) -> bool:
     length = int.from_bytes(head[:8], "little")
     return head[8:9] == b"{" and 2 <= length < 1e9 and not head.startswith(b"PK")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rrd_jax import errors
-from rrd_jax.convert import families, templates, values
+from rrd_jax.convert import families, published, templates, values
 from rrd_jax.convert.templates import Shape
 
 _DEPTH = 12  # of dicts within dicts; scripts need three
@@ -104,7 +104,8 @@ def _is_array(value: Any) -> bool:
 def places(flat: Flat, name: str) -> list[Place]:
     """Where entries of a network stand; first those that are the network's, then the fullest."""
     wanted, found = templates.template(name), []
-    for respell in _SPELLINGS:
+    timm = published.respelling(name)
+    for respell in (*_SPELLINGS, timm) if timm else _SPELLINGS:
         names = {respell(entry): entry for entry in flat.arrays}
         if len(names) < len(flat.arrays):
             continue  # two entries would have the same name

@@ -28,6 +28,7 @@ _FORMATS = (
     *("AVIF", "HEIF"),
 )
 _DEFLATED = 1000  # pixels that a byte of PNG can stand for, of a plain image
+_HALVES = (b"\xff\xd8\xff", b"\x89PNG")  # beginnings of JPEG and PNG, which decode where cut off
 _HEIF = (b"heic", b"heix", b"heif", b"hevc", b"mif1", b"msf1")
 
 # Of doubtful metadata and large images, a line for each file; both are checked here.
@@ -50,23 +51,43 @@ class UnknownError(errors.InputError):
     """The bytes are of no known format."""
 
 
-def decode(content: bytes) -> np.ndarray:
-    """[H, W, 3] uint8 RGB of a file's first image, turned as its EXIF orientation says.
+def decode(content: bytes, channels: int = 3) -> np.ndarray:
+    """[H, W, channels] uint8 of a file's first image, turned as its EXIF orientation says.
 
-    As Pillow's convert("RGB") and ImageOps.exif_transpose have it: transparency is dropped. Of 16
-    bits the upper 8 are taken.
+    RGB is as Pillow's convert("RGB") and ImageOps.exif_transpose have it: transparency is dropped.
+    Of 16 bits the upper 8 are taken. Grey is as prepared sets are decoded, by OpenCV.
+
+    Args:
+      content: of the file.
+      channels: 3 for RGB, 1 for grey.
 
     Raises:
       InputError: no image, a damaged one, too many pixels, or pixels of more than 16 bits.
     """
     file = _open(content)
-    if file.format in ("JPEG", "MPO") and file.mode in ("L", "RGB"):
-        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    by_opencv = file.format in ("JPEG", "MPO") and file.mode in ("L", "RGB")
+    if by_opencv or (channels == 1 and file.format == "PNG"):
+        colour = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
+        flags = colour | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
         if pixels is not None:
-            return upright(pixels, _orientation(file))
+            return upright(pixels.reshape(*pixels.shape[:2], channels), _orientation(file))
     pixels = _pixels(file, content)
+    if channels == 1:
+        pixels = grey(pixels)
     return upright(pixels, _orientation(file))  # that of TIFF is done, and gone, by now
+
+
+def grey(pixels: np.ndarray) -> np.ndarray:
+    """[H, W, 1] of RGB [H, W, 3], both uint8."""
+    return cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)[..., None]
+
+
+def decode_whole(content: bytes, channels: int) -> np.ndarray:
+    """`decode`, for a file that nobody has looked at before: half a JPEG or PNG is refused too."""
+    if content.startswith(_HALVES):
+        check(content)
+    return decode(content, channels)
 
 
 def check(content: bytes) -> Header:

@@ -9,6 +9,9 @@ import pathlib
 
 from rrd_jax import errors
 from rrd_jax.exports.base import Exportable, Format, Options, Outputs, Runtime, require
+from rrd_jax.exports.checking import Comparison, Trial
+from rrd_jax.exports.trial import Images
+from rrd_jax.exports.writing import Written, exportable, options_of, write
 
 FORMATS = (
     "safetensors",
@@ -26,6 +29,17 @@ def get(name: str) -> Format:
     """The format of that name; raises an InputError for an unknown one."""
     errors.lookup("format", name, dict.fromkeys(FORMATS))
     return importlib.import_module(f"rrd_jax.exports.{name}").FORMAT
+
+
+def of_extension(path: pathlib.Path) -> Format:
+    """The format that a file's name says; raises an InputError for another name."""
+    known = {form.extension: form for form in reversed([*map(get, FORMATS)]) if form.extension}
+    if path.suffix not in known:
+        raise errors.InputError(
+            f"{path.name} does not say its format: end it in {', '.join(sorted(known))}, or name"
+            f" one of {', '.join(FORMATS)}"
+        )
+    return known[path.suffix]
 
 
 def recognized(path: pathlib.Path) -> Format | None:
@@ -55,12 +69,20 @@ def open_file(path: pathlib.Path, threads: int = 0) -> Runtime:
 
 __all__ = [
     "FORMATS",
+    "Comparison",
     "Exportable",
     "Format",
+    "Images",
     "Options",
     "Outputs",
     "Runtime",
+    "Trial",
+    "Written",
+    "exportable",
     "get",
+    "of_extension",
     "open_file",
+    "options_of",
     "recognized",
+    "write",
 ]

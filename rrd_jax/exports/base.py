@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrd_jax import about as abouts
-from rrd_jax import errors, networks, objectives, report
+from rrd_jax import errors, networks, objectives, readme, report
 from rrd_jax.about import About
 from rrd_jax.data import augment
+from rrd_jax.exports.silence import silence
 from rrd_jax.objectives import Objective, ObjectiveState
 from rrd_jax.teacher import fold
 
@@ -82,7 +83,8 @@ class Exportable:
 
     def __call__(self, images: np.ndarray) -> Outputs:
         """What the network computes here from uint8 images [B, H, W, channels]."""
-        return jax.device_get(self._compiled(self.variables, images))
+        with jax.default_matmul_precision("highest"):  # GPUs would round the factors
+            return jax.device_get(self._compiled(self.variables, images))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +156,8 @@ def require(name: str, extra: str, modules: tuple[str, ...]) -> None:
     """
     for module in modules:
         try:
-            importlib.import_module(module)
+            with silence():
+                importlib.import_module(module)
         except ImportError as error:
             raise errors.UnavailableError(
                 f"format '{name}' needs {module}, which cannot be imported ({error}): run `pip"
@@ -200,9 +203,8 @@ def header_to_json(header: Header) -> str:
             "format": header.format,
             "input": {"layout": header.layout, "type": header.takes},
             "outputs": list(header.outputs),
-            "about": header.about.to_json(),
-        },
-        ensure_ascii=False,
+            "about": readme.public(header.about).to_json(),
+        }
     )
 
 

@@ -17,7 +17,9 @@ from rrd_jax import config as configs
 from rrd_jax import data, errors, networks, recipe
 from rrd_jax import objectives as registry
 from rrd_jax.data.source import Source
-from rrd_jax.library.loaded import Loaded, Trained, load
+from rrd_jax.library.loaded import Loaded, Trained
+from rrd_jax.library.loading import load
+from rrd_jax.library.predicting import Predictor
 from rrd_jax.networks import Network
 from rrd_jax.objectives import Objective
 
@@ -169,6 +171,11 @@ class Making:
             given = load(given)
         if isinstance(self.config.teacher, list):
             self.config.teacher = configs.defaults().teacher
+        if isinstance(given, Predictor):
+            raise errors.InputError(
+                f"teacher '{given.name}' can be asked, but not distilled from: it runs in"
+                f" {given.runtime}; give the run it was exported from, or its weights"
+            )
         fields = self.config.teacher
         if isinstance(given, Loaded):
             if given.terms:

@@ -30,6 +30,7 @@ from rrd_jax.networks.summary import (
     count_parameters,
     describe_maps,
     head,
+    multiply_adds,
     named_shapes,
     summarize,
 )
@@ -149,6 +150,7 @@ __all__ = [
     "image_size",
     "init",
     "is_network",
+    "multiply_adds",
     "named_shapes",
     "remat",
     "summarize",

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -55,6 +55,11 @@ def summarize(network: Network, image_shape: tuple[int, ...]) -> Summary:
         _classifier(traced.jaxpr.outvars, outputs, variables),
         {"batch_stats": {}, **variables},
     )
+
+
+def multiply_adds(function: Callable, *arguments: Any) -> int:
+    """Multiply-adds of convolutions and matrix products of a function of arrays, or of shapes."""
+    return _macs(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def named_shapes(tree: Any) -> dict[str, tuple[int, ...]]:

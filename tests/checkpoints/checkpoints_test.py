@@ -211,6 +211,18 @@ def test_what_classifies_in_the_students_place_is_read_back_with_it(average, tmp
     assert set(student["classifier"]) == {"params", "frozen", "memory"}
 
 
+def test_a_digest_is_the_same_without_a_compiler():
+    rng = np.random.default_rng(0)
+    tree = {
+        "kernel": rng.standard_normal((3, 3, 5, 70)).astype(np.float32),
+        "half": [rng.standard_normal((4, 9)).astype(jnp.bfloat16), np.float16([1, -0.0])],
+        "counts": {"n": np.int32(-7), "mask": np.array([True, False]), "none": np.zeros((0, 3))},
+        "bytes": rng.integers(0, 256, 1000, np.uint8),
+    }
+    tree["counts"]["none"] = tree["counts"]["none"].astype(np.float32)
+    assert checkpoints.host_digest(tree) == checkpoints.digest(tree)
+
+
 def test_a_digest_knows_every_bit_every_place_and_no_device():
     from rrd_jax import parallel
 

@@ -1,4 +1,5 @@
 import argparse
+import json
 import pathlib
 import pickle
 import subprocess
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+import rrd_jax
 from rrd_jax import checkpoints, convert, errors, networks
 from rrd_jax.convert import __main__ as program
 from rrd_jax.convert import files
@@ -159,3 +161,22 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path):
     with pytest.raises(errors.InputError, match="not finite"):
         program.run("resnet8", tmp_path / "x.safetensors", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_lies_beside_a_file_is_kept_with_it(tmp_path, capsys):
+    variables = random_variables("resnet8", 2, (8, 8, 1))
+    entries = convert.to_torch("resnet8", variables)
+    safetensors.numpy.save_file(entries, tmp_path / "model.safetensors")
+    images = {"input_size": [1, 16, 16], "mean": [0.3], "std": [0.2], "crop_pct": 0.8}
+    config = {"architecture": "resnet8", "num_classes": 2, "label_names": ["a, b", "\x1bc"]}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": images}))
+    program.run("resnet8", tmp_path / "model.safetensors", tmp_path / "out")
+    assert "classes a, b to \\x1bc; images 16x16, resized to 20" in capsys.readouterr().out
+    loaded = rrd_jax.load(tmp_path / "out")
+    assert (loaded.image_shape, loaded.mean) == ((16, 16, 1), (0.3,))
+    assert loaded.about.class_names == ("a, b", "\x1bc")
+    assert loaded.about.preprocessing.resize == 20
+    config["num_classes"], config["label_names"] = 3, []  # of other weights
+    (tmp_path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": images}))
+    _, meta = files.load(tmp_path / "model.safetensors", "resnet8")
+    assert "about" not in meta

@@ -84,8 +84,8 @@ def test_folders_of_others_are_named(tmp_path):
     with pytest.raises(errors.InputError, match="a model of TensorFlow.*not read"):
         files.load(tmp_path / "tf", "resnet8")
     (tmp_path / "hf").mkdir()
-    (tmp_path / "hf" / "model.safetensors").touch()
-    with pytest.raises(errors.InputError, match="name the file, .*hf/model.safetensors"):
+    (tmp_path / "hf" / "pytorch_model.bin").touch()
+    with pytest.raises(errors.InputError, match="name the file, .*hf/pytorch_model.bin"):
         files.load(tmp_path / "hf", "resnet8")
     (tmp_path / "empty.pth").mkdir()
     for path in (tmp_path / "empty.pth", tmp_path / "nothing", tmp_path / "nothing@best"):

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -119,10 +120,45 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
+def is_meant(path: str) -> bool:
+    """Whether a file is meant as an image: by its name, or else by its first bytes."""
+    if _suffix(path) in _SUFFIXES + _RAW:
+        return True
+    try:
+        with _opened(path) as file:
+            return _is_like(file.read(32) or b"")
+    except OSError:
+        return False
+
+
+def read_image(path: str) -> bytes:
+    """The content of a file that can be an image.
+
+    Raises:
+      OSError: it cannot be read.
+      InputError: it is something else, empty, or too large.
+    """
+    _, content = _read(path)
+    if content is None:
+        raise pictures.UnknownError("it is no image, or of a format that is not read")
+    if not content:
+        raise errors.InputError("it is empty")
+    return content
+
+
 def read(path: str) -> bytes:
     """The content of a regular file; raises an OSError for anything else, and never waits."""
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+    with _opened(path) as file:
         return _rest(file, b"")
+
+
+def _opened(path: str) -> io.RawIOBase:
+    return open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)
+
+
+def _is_like(head: bytes) -> bool:
+    """Whether the first bytes of a file are an image's."""
+    return head.startswith(_BEGINNINGS) or head[4:8] == b"ftyp"
 
 
 def _read(path: str) -> tuple[bool, bytes | None]:
@@ -131,10 +167,9 @@ def _read(path: str) -> tuple[bool, bytes | None]:
     if suffix in _RAW:
         raise errors.InputError(f"{suffix} is a camera's raw file: convert it to JPEG or PNG")
     meant = suffix in _SUFFIXES
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+    with _opened(path) as file:
         head = file.read(32) or b""
-        is_like = head.startswith(_BEGINNINGS) or head[4:8] == b"ftyp"
-        if not (is_like or (meant and head.startswith(_WORDS))):
+        if not (_is_like(head) or (meant and head.startswith(_WORDS))):
             return meant, head if meant else None
         if os.fstat(file.fileno()).st_size > _MAX_BYTES:
             raise errors.InputError("it has more than 1 GB")

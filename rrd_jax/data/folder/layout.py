@@ -55,6 +55,11 @@ class Layout(NamedTuple):
     warnings: list[str]
 
 
+def class_name(folder: str) -> str:
+    """What the class is called whose images are in a folder of that name."""
+    return unicodedata.normalize("NFC", shown(folder))  # file systems differ in that
+
+
 def arrange(
     root: str, paths: Sequence[str], folders: Sequence[str], *, wants_test: bool = True
 ) -> Layout:
@@ -78,7 +83,7 @@ def arrange(
         if len(parts) == 1:
             loose.append(path)
             continue
-        label = unicodedata.normalize("NFC", shown(parts[0]))  # file systems differ in that
+        label = class_name(parts[0])
         by_split[split].append(Image(place, os.fsencode("/".join(parts)), label))
     _check_loose(root, paths, loose, split_folders, warnings)
     if split_folders:
@@ -276,7 +281,7 @@ def _warn_empty(
     empty = []
     for folder in folders:
         parts = folder.split(os.sep)
-        name = unicodedata.normalize("NFC", shown(parts[-1]))
+        name = class_name(parts[-1])
         if len(parts) == depth + 1 and name not in classes:
             empty.append(shown(folder))
     if empty:

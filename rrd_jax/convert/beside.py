@@ -1,0 +1,193 @@
+"""What timm and Hugging Face write beside a file of weights: its network, classes and images."""
+
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from rrd_jax import errors
+from rrd_jax.about import Preprocessing
+from rrd_jax.convert import published
+
+# Arguments of timm's networks that change nothing of what a network computes when it is tested.
+_HARMLESS = {"num_classes", "in_chans", "drop_rate", "drop_path_rate", "drop_block_rate"}
+_USUAL = {"global_pool": "avg", "output_stride": 32}
+
+
+class Beside(NamedTuple):
+    """What lies beside a file of weights.
+
+    Attributes:
+      model: our name of the network, "" where it is not said, or none of ours.
+      num_classes: C; None where it is not said.
+      class_names: in the order of labels; () where they are not said.
+      preprocessing: of its images; None where it is not said, or cannot be done here.
+    """
+
+    model: str = ""
+    num_classes: int | None = None
+    class_names: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
+
+
+def read(file: pathlib.Path, model: str = "") -> Beside:
+    """What lies beside a file of weights, in config.json and preprocessor_config.json.
+
+    Args:
+      file: of weights.
+      model: our name of the network that they are to be of; "" for what lies there.
+
+    Raises:
+      InputError: it is of a network that computes something else than ours with the same entries,
+        or says of its classes and images what cannot be.
+    """
+    content = _json(file.with_name("config.json"))
+    where = str(file.with_name("config.json"))
+    try:
+        if isinstance(content.get("architecture"), str):
+            return _of_timm(file, content, model)
+        if content.get("model_type") == "resnet":
+            return _of_hugging_face(file, content)
+        return Beside()
+    except errors.InputError as error:
+        raise errors.InputError(str(error)) from None
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise errors.InputError(
+            f"{where}, which lies beside the weights, is damaged ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        content = errors.read_json(path)
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _of_timm(file: pathlib.Path, content: dict[str, Any], model: str) -> Beside:
+    """Of timm's config.json, where names and images may stand in pretrained_cfg or above it."""
+    images = content.get("pretrained_cfg", content)
+    architecture = content["architecture"].split(".")[0]
+    ours = published.from_timm(architecture)
+    known = published.of(model or ours)
+    if model and architecture not in (model, known.timm) and _is_timms(content):
+        raise errors.InputError(
+            f"{file} is of timm's {architecture}, as the config.json beside it says, not of {model}"
+        )
+    if model or ours:
+        _check_arguments(file, architecture, content.get("model_args") or {}, known)
+    count = content.get("num_classes", images.get("num_classes"))
+    names = content.get("label_names") or images.get("label_names") or ()
+    if isinstance(names, Mapping):
+        names = [names[str(label)] for label in range(len(names))]
+    return Beside(ours, count, _names(file, names, count), _images_of_timm(images))
+
+
+def _is_timms(content: dict[str, Any]) -> bool:
+    return ":" not in content["architecture"] and "pretrained_cfg" in content
+
+
+def _check_arguments(
+    file: pathlib.Path, architecture: str, given: Mapping[str, Any], known: published.Published
+) -> None:
+    """Raises an InputError for arguments with which timm's network computes something else."""
+    wanted = {**_USUAL, **known.timm_args}
+    for name, value in {**dict.fromkeys(known.timm_args), **given}.items():
+        if name not in _HARMLESS and value != wanted.get(name):
+            raise errors.InputError(
+                f"{file} is of timm's {architecture} with {name}={value}, as the config.json beside"
+                f" it says, which is no network here: that here has {name}={wanted.get(name)}"
+            )
+
+
+def _names(file: pathlib.Path, names: Any, count: int | None) -> tuple[str, ...]:
+    if count is not None:
+        errors.check_counts(num_classes=count)
+    if not isinstance(names, list | tuple):
+        raise TypeError("names of classes are no list")
+    if names and count not in (None, len(names)):
+        raise errors.InputError(
+            f"the config.json beside {file} names {len(names)} classes of {count}: take the names"
+            " out of it, or put the others in"
+        )
+    return tuple(map(str, names))
+
+
+def _images_of_timm(content: Mapping[str, Any]) -> Preprocessing | None:
+    if not all(name in content for name in ("input_size", "mean", "std")):
+        return None
+    channels, height, width = content["input_size"]
+    crop = float(content.get("crop_pct") or 0.875)
+    fit = content.get("crop_mode", "center")
+    if height != width or not (fit == "center" or (fit == "squash" and crop == 1)):
+        return None
+    resize = math.floor(height / crop) if fit == "center" else None
+    return _preprocessing(height, channels, content["mean"], content["std"], resize)
+
+
+def to_timm(wanted: Preprocessing) -> dict[str, Any]:
+    """How images are treated, as timm's pretrained_cfg has it; `read` reads it.
+
+    timm shrinks by "bilinear" with the average of what a new pixel covers, as here.
+    """
+    size = wanted.image_size
+    crop = size / wanted.resize if wanted.resize else 1.0
+    while wanted.resize and math.floor(size / crop) < wanted.resize:  # by rounding
+        crop = math.nextafter(crop, 0)
+    return {
+        "input_size": [wanted.channels, size, size],
+        "fixed_input_size": False,
+        "interpolation": "bilinear",
+        "crop_pct": crop,
+        "crop_mode": "center" if wanted.resize else "squash",
+        "mean": list(wanted.mean),
+        "std": list(wanted.std),
+    }
+
+
+# Hugging Face's ResNets whose entries are the usual ones, but who compute something else.
+_RESNET = {
+    "downsample_in_bottleneck": False,
+    "downsample_in_first_stage": False,
+    "hidden_act": "relu",
+}
+
+
+def _of_hugging_face(file: pathlib.Path, content: dict[str, Any]) -> Beside:
+    for name, value in _RESNET.items():
+        if content.get(name, value) != value:
+            raise errors.InputError(
+                f"{file} is of a ResNet with {name}={content[name]}, as its config.json says, which"
+                f" is no network here: those here have {name}={value}"
+            )
+    labels = content.get("id2label") or {}
+    names = [labels[str(label)] for label in range(len(labels))]
+    if names == [f"LABEL_{label}" for label in range(len(names))]:  # what it writes for none
+        names = []
+    images = _json(file.with_name("preprocessor_config.json"))
+    channels = content.get("num_channels", 3)
+    return Beside("", len(labels) or None, tuple(names), _of_processor(images, channels))
+
+
+def _of_processor(content: Mapping[str, Any], channels: int) -> Preprocessing | None:
+    size, crop = content.get("size"), content.get("crop_size")
+    if not isinstance(size, Mapping) or "image_mean" not in content:
+        return None
+    short, resize = size.get("shortest_edge"), None
+    if short and content.get("do_center_crop", crop is not None) and crop:
+        image_size, resize = crop["height"], short
+    elif short and content.get("crop_pct"):
+        image_size, resize = short, int(short / content["crop_pct"])
+    elif "height" in size and size["height"] == size.get("width"):
+        image_size = size["height"]
+    else:
+        return None
+    return _preprocessing(image_size, channels, content["image_mean"], content["image_std"], resize)
+
+
+def _preprocessing(
+    image_size: int, channels: int, mean: Any, std: Any, resize: int | None
+) -> Preprocessing:
+    moments = [tuple(map(float, values)) for values in (mean, std)]
+    return Preprocessing(image_size, channels, *moments, resize)

@@ -1,0 +1,145 @@
+"""What a file computes, compared with the network that it was written from."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from rrd_jax import errors, metrics
+from rrd_jax.exports.base import Exportable, Outputs, Runtime
+from rrd_jax.exports.trial import Images
+
+# Of the largest logit: what float32 may be off, and how close two classes are that are a tie.
+TOLERANCE, _TIE = 1e-4, 1e-5
+_LEAST_ALIKE = 50.0  # per cent of top-1 that 8 bits must keep: less is no rounding
+_BATCH = 100
+
+
+class Comparison(NamedTuple):
+    """A file beside its network.
+
+    Attributes:
+      images: how many there were.
+      what: they were, such as "test images".
+      difference: the largest of two logits, by the largest logit.
+      agreement: per cent of the images that both put into the same class; ties count as such.
+      top1: of the file in per cent; None without labels.
+      top1_here: of the network.
+    """
+
+    images: int
+    what: str
+    difference: float
+    agreement: float
+    top1: float | None
+    top1_here: float | None
+
+
+class Trial:
+    """A network and the images that its files are tried on.
+
+    Args:
+      exportable: the network.
+      images: some.
+    """
+
+    def __init__(self, exportable: Exportable, images: Images):
+        self.exportable, self.images = exportable, images
+
+    @functools.cached_property
+    def here(self) -> Outputs:
+        """What the network computes; raises an InputError for what is not finite."""
+        outputs = _outputs(self.exportable, self.images.images, [_BATCH])
+        if not np.isfinite(outputs["logits"]).all():
+            raise errors.InputError(
+                f"the logits of '{self.exportable.about.model}' are not finite: there is nothing"
+                " to compare a file with"
+            )
+        return outputs
+
+    def compare(self, runtime: Runtime, *, is_rounded: bool = False) -> Comparison:
+        """Calls a file with all images, in batches of several sizes.
+
+        Args:
+          runtime: the file, opened.
+          is_rounded: whether its weights have 8 bits, and so may differ.
+
+        Raises:
+          InputError: it computes something else than the network.
+        """
+        here, there = self.here, _outputs(runtime, self.images.images, [1, _BATCH])
+        for name in here.keys() & there.keys():
+            _check_shape(name, here[name], there[name])
+        alike = _alike(here["logits"], there["logits"])
+        result = Comparison(
+            images=len(alike),
+            what=self.images.what,
+            difference=_difference(here["logits"], there["logits"]),
+            agreement=100.0 * float(np.mean(alike)),
+            top1=self._top1(there),
+            top1_here=self._top1(here),
+        )
+        if is_rounded:
+            if self.images.is_real and result.agreement < _LEAST_ALIKE:
+                raise errors.InputError(
+                    f"with weights of 8 bits it puts only {result.agreement:.1f} % of"
+                    f" {result.images} {result.what} into the same class as the network does"
+                )
+            return result
+        difference = max(result.difference, _of_embeddings(here, there))
+        if difference > TOLERANCE or not alike.all():
+            raise errors.InputError(
+                f"it computes something else than the network: off by {difference:.1e} of the"
+                f" largest value, where {TOLERANCE:.0e} is allowed, and the same top-1 for"
+                f" {result.agreement:.2f} % of {result.images} {result.what}"
+            )
+        return result
+
+    def _top1(self, outputs: Outputs) -> float | None:
+        if self.images.labels is None:
+            return None
+        return metrics.percent_equal(outputs["logits"].argmax(-1), self.images.labels)
+
+
+def _outputs(compute: Callable[[np.ndarray], Outputs], images: np.ndarray, sizes: list[int]):
+    """The outputs for all images, in batches of these sizes; the last one counts for the rest."""
+    parts, first = [], 0
+    while first < len(images):
+        size = sizes[min(len(parts), len(sizes) - 1)]
+        batch = images[first : first + size]
+        outputs = {name: np.asarray(value) for name, value in compute(batch).items()}
+        if len(outputs["logits"]) != len(batch):
+            raise errors.InputError(
+                f"it gives {len(outputs['logits'])} rows of logits for {len(batch)} images"
+            )
+        parts.append(outputs)
+        first += size
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _check_shape(name: str, here: np.ndarray, there: np.ndarray) -> None:
+    if here.shape != there.shape:
+        raise errors.InputError(
+            f"its {name} have the shape {there.shape}, but the network's have {here.shape}"
+        )
+    if not np.isfinite(there).all():
+        raise errors.InputError(f"its {name} are not finite")
+
+
+def _difference(here: np.ndarray, there: np.ndarray) -> float:
+    """The largest of two values, by the largest value."""
+    return float(np.abs(here - there).max() / max(float(np.abs(here).max()), 1e-30))
+
+
+def _of_embeddings(here: Outputs, there: Outputs) -> float:
+    if not ("embedding" in here and "embedding" in there):
+        return 0.0
+    return _difference(here["embedding"], there["embedding"])
+
+
+def _alike(here: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """[N]: whether both have the same top-1, or one that is as high here, but for rounding."""
+    rows = np.arange(len(here))
+    gap = here.max(-1) - here[rows, there.argmax(-1)]
+    return gap <= _TIE * np.abs(here).max()

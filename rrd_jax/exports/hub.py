@@ -1,0 +1,128 @@
+"""A folder as timm's save_for_hf and Hugging Face's save_pretrained write it: for model hubs.
+
+config.json says the network, its classes and its images, model.safetensors holds the weights, by
+timm's names where timm has the network, and README.md is the model card.
+"""
+
+import importlib.util
+import json
+import pathlib
+from typing import Any
+
+from rrd_jax import console, errors, networks, readme, report
+from rrd_jax.about import About
+from rrd_jax.convert import beside, exported, published
+from rrd_jax.exports import base, weights
+from rrd_jax.exports.base import Exportable, Format, Options, Runtime
+
+_CONFIG = "config.json"
+_OURS = "rrd_jax:"  # before the names of networks that timm lacks
+
+
+def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
+    del options
+    import safetensors.numpy
+
+    about = exportable.about
+    named = weights.of_ours(exportable) and not about.classifier
+    names = "torch" if named else "ours"
+    timm = published.of(about.model).timm if named else ""
+    arrays = weights.entries(exportable, names)
+    if timm:
+        arrays = published.to_timm(about.model, arrays)
+    content = weights.header(exportable, "hub", names)
+    metadata = {"format": "pt", exported.KEY: json.dumps(content)}
+    with weights.writing(path):
+        path.mkdir()
+        safetensors.numpy.save_file(arrays, path / exported.HUB_WEIGHTS, metadata)
+    report.write_whole(
+        path / _CONFIG,
+        json.dumps(_config(exportable, timm, content), indent=2) + "\n",
+    )
+    parameters = networks.count_parameters(exportable.variables["params"])
+    readme.write(path, about, parameters=parameters, timm=bool(timm))
+    if not timm:
+        console.note(f"{path.name} is for rrd_jax.load: {_why_not(about)}")
+
+
+def _config(exportable: Exportable, timm: str, content: dict[str, Any]) -> dict[str, Any]:
+    """config.json; a network that timm lacks has a name that timm does not know."""
+    about, known = exportable.about, published.of(exportable.about.model)
+    shape = about.preprocessing.image_shape
+    embedding = networks.summarize(exportable.network, shape).outputs.embedding
+    width = 0 if isinstance(embedding, tuple) else embedding.shape[-1]
+    # No num_classes: Hugging Face's transformers hand that on themselves.
+    arguments = {"in_chans": shape[-1], **known.timm_args}
+    images = beside.to_timm(about.preprocessing)
+    if known.timm:
+        renamed = known.timm_modules
+        stem, head = ("conv_stem", "classifier") if renamed else ("conv1", "fc")
+        images |= {"pool_size": None, "first_conv": stem, "classifier": head}
+    config = {
+        "architecture": timm or _OURS + "+".join(filter(None, (about.model, about.classifier))),
+        "num_classes": about.num_classes,
+        "num_features": width,
+        "global_pool": "avg",
+        "model_args": arguments,
+        "pretrained_cfg": {**images, "num_classes": about.num_classes},
+    }
+    if about.class_names:
+        config["label_names"] = list(about.class_names)
+    return config | {exported.KEY: content}
+
+
+def _why_not(about: About) -> str:
+    if about.classifier:
+        return f"'{about.classifier}' classifies in its place, by layers that timm has not"
+    return f"timm has no {about.model}"
+
+
+def _open(path: pathlib.Path, threads: int) -> Runtime:
+    architecture = str(_read_config(path).get("architecture"))
+    if not (path / exported.HUB_WEIGHTS).is_file():
+        raise errors.InputError(f"{path} has no {exported.HUB_WEIGHTS}: export or copy it again")
+    beside.read(path / exported.HUB_WEIGHTS)  # raises for classes that cannot be
+    why_not = ""
+    if architecture.startswith(_OURS):
+        why_not = f"names not tried in torch: timm has no {architecture.removeprefix(_OURS)}"
+    elif not all(map(importlib.util.find_spec, ("torch", "timm"))):
+        why_not = "names not tried in torch: timm is not installed"
+    opened = weights.open_file(path, threads, why_not=why_not or "timm's turn")
+    if why_not:
+        return opened
+    import timm
+
+    try:
+        module = timm.create_model(f"local-dir:{path}", pretrained=True)
+    except Exception as error:  # whatever timm runs into
+        reason = errors.printable(str(error))[:300]
+        raise errors.InputError(f"timm does not open {path}: {reason}") from error
+    return weights.Theirs(opened.about, base.version_of("torch", "timm"), module.eval(), threads)
+
+
+def _read_config(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        content = errors.read_json(path / _CONFIG)
+        if not isinstance(content, dict):
+            raise ValueError("it is no object of JSON")
+        return content
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise errors.InputError(
+            f"{path / _CONFIG}, which names the network of {exported.HUB_WEIGHTS}, cannot be read"
+            f" ({reason}): export or copy the folder again"
+        ) from error
+
+
+def _recognizes(path: pathlib.Path) -> bool:
+    if not path.is_dir():
+        return False
+    if weights.is_exported(path / exported.HUB_WEIGHTS, safetensors=True):
+        return True
+    try:
+        return exported.KEY in errors.read_json(path / _CONFIG)
+    except (OSError, TypeError, ValueError):
+        return False
+
+
+FORMAT = Format("hub", "", "", ("safetensors",), (), _write, _open, _recognizes)

@@ -1,0 +1,124 @@
+"""TFLite files, made from StableHLO without TensorFlow, and LiteRT, which runs them.
+
+A program that knows nothing of this package runs one:
+
+    interpreter = Interpreter(model_path="student.tflite")  # of ai_edge_litert.interpreter
+    interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], images.shape)
+    interpreter.get_signature_runner()(images=images)  # {"logits": [B, C], "embedding": [B, D]}
+"""
+
+import contextlib
+import os
+import pathlib
+
+import numpy as np
+
+from rrd_jax import errors
+from rrd_jax.exports import lowering, sealed
+from rrd_jax.exports.base import (
+    Exportable,
+    Format,
+    Options,
+    Outputs,
+    normalized,
+    require,
+    version_of,
+)
+from rrd_jax.exports.litert import conversion
+from rrd_jax.exports.litert.conversion import convert
+from rrd_jax.exports.silence import reason, silence
+
+_MAGIC = b"TFL3"
+
+
+def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
+    """Writes the network as TFLite, followed by what is known of it.
+
+    Raises:
+      InputError: it computes something that TFLite has no operation for.
+      UnavailableError: weights are to be quantized, and no library for it is installed.
+      DiskError: the file cannot be written.
+    """
+    if options.quantize:
+        require(FORMAT.name, FORMAT.extra, ("litert_quantizer",))
+    with silence():
+        graph, outputs = convert(exportable, options)
+        if options.quantize:
+            graph = _quantized(graph)
+        try:
+            _interpreter(graph, 1)
+        except (RuntimeError, ValueError) as error:
+            raise conversion.refusal(exportable, reason(error)) from error
+    sealed.write(path, graph, lowering.header(exportable, options, FORMAT.name, outputs))
+
+
+def recognizes(path: pathlib.Path) -> bool:
+    """Whether it is a TFLite file."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        return file.read(8)[4:] == _MAGIC
+    return False
+
+
+def _quantized(graph: bytes) -> bytes:
+    """A graph with weights of 8 bits, one scale a channel; activations follow as it runs."""
+    from litert_quantizer import quantizer, recipe
+
+    quantizing = quantizer.Quantizer(bytearray(graph), recipe.dynamic_wi8_afp32())
+    result = quantizing.quantize(enable_progress_bar=False, enable_progress_report=False)
+    return bytes(result.quantized_model)
+
+
+def _interpreter(graph: bytes, threads: int):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=graph, num_threads=threads)
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+class _Runtime:
+    """See `base.Runtime`."""
+
+    def __init__(self, path: pathlib.Path, threads: int):
+        graph, header = sealed.read(path)
+        self.about, self._header = header.about, header
+        self.runtime = version_of("ai-edge-litert")
+        try:
+            with silence():
+                self._interpreter = _interpreter(graph, threads or len(os.sched_getaffinity(0)))
+        except (RuntimeError, ValueError) as error:
+            raise errors.InputError(f"{path} cannot be read by LiteRT: {reason(error)}") from error
+        (self._input,) = self._interpreter.get_input_details()
+        self._outputs = self._interpreter.get_signature_runner().get_output_details()
+
+    def __call__(self, images: np.ndarray) -> Outputs:
+        """What it computes from uint8 images [B, H, W, channels]."""
+        if self._header.takes == "float32":
+            images = normalized(self.about, images)
+        if self._input["shape_signature"][0] < 0:
+            return self._run(images)
+        single = [self._run(images[i : i + 1]) for i in range(len(images))]
+        return {name: np.concatenate([y[name] for y in single]) for name in self._header.outputs}
+
+    def _run(self, images: np.ndarray) -> Outputs:
+        index = self._input["index"]
+        if images.shape != tuple(self._interpreter.get_input_details()[0]["shape"]):
+            self._interpreter.resize_tensor_input(index, images.shape)
+            with silence():
+                self._interpreter.allocate_tensors()
+        self._interpreter.set_tensor(index, images)
+        self._interpreter.invoke()
+        read = self._interpreter.get_tensor
+        return {name: read(self._outputs[name]["index"]) for name in self._header.outputs}
+
+
+FORMAT = Format(
+    name="litert",
+    extension=".tflite",
+    extra="litert",
+    modules=("litert_converter", "ai_edge_litert"),
+    options=("fold", "embed_preprocessing", "quantize"),
+    write=write,
+    open=_Runtime,
+    recognizes=recognizes,
+)

@@ -1,0 +1,233 @@
+"""StableHLO to TFLite, with the fast operations of a fixed batch, for batches of any size.
+
+From a symbolic batch litert-converter makes shapes that are computed as the network runs, beside
+which ReLUs are no longer parts of convolutions: 2 to 40 times slower. So a network is converted for
+two fixed batches. Where the results differ is the batch, and there the first one is made free.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax.export
+import numpy as np
+
+from rrd_jax import errors
+from rrd_jax.exports import lowering
+from rrd_jax.exports.base import Exportable, Options
+from rrd_jax.exports.silence import reason
+
+# The branch of `lax.platform_dependent` that leaves grouped convolutions whole, which XNNPACK
+# computes well.
+_PLATFORM = ("tpu",)
+_BATCHES = (5, 7)
+_FREE = -1  # "as many as there are", where a shape or a size is an operand
+_SHAPES = {("tfl.reshape", 1), ("tfl.slice", 2)}  # such operands, by place
+
+
+class _FixedError(Exception):
+    """The batch is in a place from which it cannot be freed."""
+
+
+def convert(exportable: Exportable, options: Options) -> tuple[bytes, tuple[str, ...]]:
+    """The network as a TFLite graph; its input is called `images`, its outputs as in `Outputs`.
+
+    The graph takes any number of images, unless its first dimension is fixed at 1.
+
+    Returns:
+      The graph, and the names of what it computes in its order.
+
+    Raises:
+      InputError: it computes something that TFLite has no operation for.
+    """
+    from litert_converter import converter_api_ext as api
+    from litert_converter.mlir import ir
+
+    exported = [lowering.lower(exportable, options, _PLATFORM, batch) for batch in _BATCHES]
+    outputs = lowering.outputs_of(exported[0])
+    with ir.Context() as context, ir.Location.unknown():
+        api.prepare_mlir_context(context)
+        try:
+            module, twin = (_translate(one, outputs) for one in exported)
+            try:
+                _free_batch(ir, module.operation, twin.operation)
+            except _FixedError:
+                return _slower(exportable, options, outputs), outputs
+            return _graph(module), outputs
+        except ValueError as error:
+            raise refusal(exportable, reason(error)) from error
+
+
+def _slower(exportable: Exportable, options: Options, outputs: Sequence[str]) -> bytes:
+    """A graph for a symbolic batch, or of one image where that is not possible."""
+    batches = (*jax.export.symbolic_shape("batch"), 1)
+    for batch in batches:
+        try:
+            exported = lowering.lower(exportable, options, _PLATFORM, batch)
+            return _graph(_translate(exported, outputs))
+        except ValueError:  # an InputError is one
+            if batch == 1:
+                raise
+    raise AssertionError(batches)
+
+
+def refusal(exportable: Exportable, why: str) -> errors.InputError:
+    """The error for a network that LiteRT cannot run."""
+    return errors.InputError(
+        f"network '{exportable.about.model}' cannot be written as TFLite: {why}; format"
+        " 'stablehlo' takes any network"
+    )
+
+
+def _translate(exported: jax.export.Exported, outputs: Sequence[str]) -> Any:
+    """The module in TFLite's operations."""
+    from litert_converter import converter_api_ext as api
+    from litert_converter.mlir import ir, passmanager
+
+    module = ir.Module.parse(exported.mlir_module())
+    for operation in list(_operations(module.operation)):
+        if operation.name == "stablehlo.reduce_window":
+            _pad_first(ir, operation)
+    api.set_signature(module.operation, "serving_default", ["images"], list(outputs))
+    api.run_convert_to_tfl_passes(module, passmanager.PassManager(), api.ConvertToTFLConfig())
+    for operation in list(_operations(module.operation)):
+        if operation.name == "tfl.broadcast_to":
+            _tile(ir, operation)
+    return module
+
+
+def _pad_first(ir: Any, pooling: Any) -> None:
+    """Pads before a pooling instead of in it: TFLite's average pooling does not count zeros."""
+    if "padding" not in pooling.attributes or len(pooling.operands) != 2:
+        return
+    images, start = pooling.operands
+    kind, padding = ir.RankedTensorType(images.type), pooling.attributes["padding"]
+    widths = np.array(ir.DenseElementsAttr(padding))
+    sizes = np.array(kind.shape)  # below 0: of a symbolic batch
+    if not widths.any() or widths[sizes < 0].any():
+        return
+    shape = (sizes + widths.sum(1)).tolist()
+    edges = {"edge_padding_low": widths[:, 0], "edge_padding_high": widths[:, 1]}
+    padded = ir.Operation.create(
+        "stablehlo.pad",
+        results=[ir.RankedTensorType.get(shape, kind.element_type)],
+        operands=[images, start],
+        attributes={
+            name: ir.DenseI64ArrayAttr.get([int(w) for w in values])
+            for name, values in {**edges, "interior_padding": 0 * widths[:, 0]}.items()
+        },
+        ip=ir.InsertionPoint(pooling),
+    )
+    pooling.operands[0] = padded.results[0]
+    pooling.attributes["padding"] = ir.DenseElementsAttr.get(0 * widths)
+
+
+def _tile(ir: Any, broadcast: Any) -> None:
+    """Repeats values instead of broadcasting them to a shape, in which the batch would stand."""
+    value, wanted = broadcast.operands[0], ir.RankedTensorType(broadcast.results[0].type)
+    sizes = [np.array(kind.shape) for kind in (ir.RankedTensorType(value.type), wanted)]
+    if len(sizes[0]) != len(sizes[1]) or min(*sizes[0], *sizes[1], 1) < 1:
+        return
+    times = ir.DenseElementsAttr.get((sizes[1] // sizes[0]).astype(np.int32))
+    place = ir.InsertionPoint(broadcast)
+    constant = ir.Operation.create(
+        "arith.constant", results=[times.type], attributes={"value": times}, ip=place
+    )
+    operands = [value, constant.results[0]]
+    tile = ir.Operation.create("tfl.tile", results=[wanted], operands=operands, ip=place)
+    broadcast.results[0].replace_all_uses_with(tile.results[0])
+    shape = broadcast.operands[1]
+    broadcast.erase()
+    if not list(shape.uses) and shape.owner.name == "arith.constant":
+        shape.owner.erase()
+
+
+def _graph(module: Any) -> bytes:
+    """The bytes of a module; raises a ValueError that names what TFLite has no operation for."""
+    from litert_converter import converter_api_ext as api
+
+    names = {operation.name for operation in _operations(module.operation)}  # the export changes it
+    try:
+        return api.export_flatbuffer_to_bytes(module.operation)
+    except ValueError as error:
+        left = sorted(name for name in names if name.startswith(("stablehlo.", "chlo.")))
+        if not left:
+            raise
+        raise ValueError(f"it has no operation for {', '.join(left)}") from error
+
+
+def _free_batch(ir: Any, module: Any, other: Any) -> None:
+    """Makes a module of a fixed batch one of any batch.
+
+    Args:
+      ir: the library of both.
+      module: the operation that is changed.
+      other: the same network for another batch.
+
+    Raises:
+      _FixedError: they differ in another way than by their batch in shapes.
+    """
+    pairs = [list(_operations(operation)) for operation in (module, other)]
+    if [operation.name for operation in pairs[0]] != [operation.name for operation in pairs[1]]:
+        raise _FixedError
+    for operation, twin in zip(*pairs, strict=True):
+        for name in _names_of_attributes(operation):
+            if operation.name != "func.func" or name != "function_type":
+                _free_attribute(ir, operation, twin, name)
+        values = [*operation.results, *_arguments(operation)]
+        for value, copy in zip(values, [*twin.results, *_arguments(twin)], strict=True):
+            value.set_type(_free_type(ir, value.type, copy.type))
+    for operation in pairs[0]:
+        if operation.name == "func.func":
+            block = operation.regions[0].blocks[0]
+            results = list(block.operations)[-1].operands
+            types = [[value.type for value in values] for values in (block.arguments, results)]
+            signature = ir.FunctionType.get(*types)
+            operation.attributes["function_type"] = ir.TypeAttr.get(signature)
+
+
+def _free_attribute(ir: Any, operation: Any, twin: Any, name: str) -> None:
+    """Frees the batch in a constant that is a shape."""
+    value, copy = operation.attributes[name], twin.attributes[name]
+    if value == copy:
+        return
+    uses = {(use.owner.name, use.operand_number) for r in operation.results for use in r.uses}
+    if not uses or not uses <= _SHAPES or value.type != copy.type:
+        raise _FixedError
+    numbers, others = (np.array(ir.DenseElementsAttr(a)) for a in (value, copy))
+    differ = numbers != others
+    # A reshape computes one dimension; a slice that takes all takes what is left.
+    if differ.sum() != 1 or (numbers[differ] * _BATCHES[1] != others[differ] * _BATCHES[0]).any():
+        raise _FixedError
+    free = np.where(differ, _FREE, numbers).astype(numbers.dtype)
+    operation.attributes[name] = ir.DenseElementsAttr.get(free)
+
+
+def _free_type(ir: Any, kind: Any, other: Any) -> Any:
+    if kind == other:
+        return kind
+    kind, other = ir.RankedTensorType(kind), ir.RankedTensorType(other)
+    if len(kind.shape) != len(other.shape):
+        raise _FixedError
+    shape = []
+    for size, copy in zip(kind.shape, other.shape, strict=True):
+        if size != copy and size * _BATCHES[1] != copy * _BATCHES[0]:
+            raise _FixedError
+        shape.append(size if size == copy else ir.ShapedType.get_dynamic_size())
+    return ir.RankedTensorType.get(shape, kind.element_type)
+
+
+def _operations(operation: Any) -> Iterator[Any]:
+    """Every operation within one."""
+    for region in operation.regions:
+        for block in region.blocks:
+            for inner in block.operations:
+                yield inner.operation
+                yield from _operations(inner.operation)
+
+
+def _arguments(operation: Any) -> list[Any]:
+    return [value for r in operation.regions for block in r.blocks for value in block.arguments]
+
+
+def _names_of_attributes(operation: Any) -> list[str]:
+    return [name if isinstance(name, str) else name.name for name in operation.attributes]

@@ -1,0 +1,249 @@
+"""Fewer operators that compute the same: a node joins the one before it, if only it reads that."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from rrd_jax.exports.onnx.graph import BATCH, Graph, Node, Tensor
+
+# (graph, the node before, the node) -> whether the node now does the work of both, or its results
+# are now computed by the node before, and the node is to be removed.
+_Rule = Callable[[Graph, Node, Node], bool]
+_GONE = "gone"
+
+
+def fuse(graph: Graph, *, scales: bool = True) -> None:
+    """Joins nodes until no two can be joined.
+
+    Args:
+      graph: that is changed.
+      scales: whether factors may become part of convolutions' weights, as of batch norms.
+    """
+    rules = dict(_RULES)
+    if not scales:
+        rules = {pair: rule for pair, rule in rules.items() if rule is not _scale}
+    changed = True
+    while changed:
+        changed = False
+        makers = {id(output): node for node in graph.nodes for output in node.outputs}
+        uses = Counter(id(x) for node in graph.nodes for x in node.inputs if x is not None)
+        uses.update(map(id, graph.outputs.values()))
+        for node in graph.nodes:
+            before = _before(node, makers, uses)
+            rule = before and rules.get((before.op, node.op))
+            if rule and rule(graph, before, node):
+                changed = True
+                for output in node.outputs if node.op == _GONE else ():
+                    makers[id(output)] = before
+        graph.nodes = [node for node in graph.nodes if node.op != _GONE]
+        _drop_identities(graph)
+        graph.sweep()
+
+
+def _before(node: Node, makers: dict[int, Node], uses: Counter) -> Node | None:
+    """The node whose only result goes nowhere but into this one, at one place."""
+    for tensor in node.inputs:
+        if tensor is not None and tensor.value is None:
+            before = makers.get(id(tensor))
+            if before and uses[id(tensor)] == 1 and len(before.outputs) == 1:
+                return before
+    return None
+
+
+def _constant(node: Node) -> np.ndarray | None:
+    """The constant operand of an operator on two arrays; None where there is none."""
+    return next((x.value for x in node.inputs if x is not None and x.value is not None), None)
+
+
+def _take_over(before: Node, node: Node) -> bool:
+    """The node before computes what the node did."""
+    before.outputs, node.op = node.outputs, _GONE
+    return True
+
+
+def _channels(node: Node, rank: int) -> np.ndarray | None:
+    """The constant operand, as one number a channel or as one number; None for anything else."""
+    value = _constant(node)
+    if value is None or value.size == 1:
+        return None if value is None else value.reshape(1)
+    fits = value.ndim == rank and value.size == value.shape[1]
+    return value.reshape(-1) if fits else None
+
+
+def _features(conv: Node) -> int:
+    group = conv.attributes["group"] if conv.op == "ConvTranspose" else 1
+    return conv.inputs[1].shape[conv.op == "ConvTranspose"] * group
+
+
+def _shift(graph: Graph, conv: Node, node: Node) -> bool:
+    """A sum with a number a channel becomes the convolution's bias."""
+    value = _channels(node, len(conv.outputs[0].shape))
+    if value is None or conv.inputs[1].value is None:
+        return False
+    if node.op == "Sub":
+        if node.inputs[1].value is None:
+            return False
+        value = -value
+    bias = conv.inputs[2].value if len(conv.inputs) > 2 else np.float32(0)
+    total = np.broadcast_to(bias + value, (_features(conv),))
+    conv.inputs = [*conv.inputs[:2], graph.constant(total)]
+    return _take_over(conv, node)
+
+
+def _scale(graph: Graph, conv: Node, node: Node) -> bool:
+    """A product with a number a channel becomes part of the convolution's weights."""
+    value = _channels(node, len(conv.outputs[0].shape))
+    weight = conv.inputs[1].value
+    if value is None or weight is None or conv.op == "ConvTranspose":
+        return False
+    if node.op == "Div":
+        if node.inputs[1].value is None:
+            return False
+        value = 1 / value
+    scaled = weight * value.reshape(-1, *(1,) * (weight.ndim - 1))
+    biases = [graph.constant(bias.value * value) for bias in conv.inputs[2:]]
+    conv.inputs = [conv.inputs[0], graph.constant(scaled), *biases]
+    return _take_over(conv, node)
+
+
+def _linear(graph: Graph, product: Node, node: Node) -> bool:
+    """A matrix product and a sum with a number a column become one."""
+    weight, value = product.inputs[1], _constant(node)
+    if len(product.inputs[0].shape) != 2 or weight.value is None or value is None:
+        return False
+    columns = weight.shape[1]
+    if value.size != columns or value.shape[-1:] != (columns,):
+        return False
+    bias = graph.constant(value.reshape(columns))
+    node.op, node.inputs = "Gemm", [*product.inputs, bias]
+    node.attributes, node.scope = {}, product.scope
+    return True
+
+
+def _clip(graph: Graph, before: Node, node: Node) -> bool:
+    """A Relu and a bound from above become one."""
+    value = _constant(node)
+    if value is None or value.size != 1:
+        return False
+    bounds = [graph.constant(np.float32(0)), graph.constant(value.reshape(()))]
+    node.op, node.inputs = "Clip", [before.inputs[0], *bounds]
+    return True
+
+
+def _mean(graph: Graph, total: Node, node: Node) -> bool:
+    """A sum that is divided by the number of its terms is a mean."""
+    value = _constant(node)
+    source, places = total.inputs[0], total.inputs[1].value
+    count = math.prod(source.shape[place] for place in places)
+    if value is None or value.size != 1 or node.inputs[-1].value is None:
+        return False
+    factor = 1 / float(value.reshape(())) if node.op == "Div" else float(value.reshape(()))
+    if not math.isclose(factor * count, 1, rel_tol=1e-6):
+        return False
+    if list(places) == list(range(2, len(source.shape))) and len(source.shape) == 4:
+        # Readers compute it fastest under this name.
+        pooled = Tensor((*source.shape[:2], 1, 1), source.dtype)
+        total.op, total.inputs, total.attributes = "GlobalAveragePool", [source], {}
+        total.outputs = [pooled]
+        node.op, node.attributes = "Reshape", {}
+        node.inputs = [pooled, graph.integers(_sizes(node.outputs[0].shape))]
+        return True
+    node.op, node.inputs = "ReduceMean", [source]
+    node.attributes = {"axes": [int(place) for place in places], "keepdims": 0}
+    return True
+
+
+def _sizes(shape: Sequence[int]) -> list[int]:
+    """Of a Reshape: the number of images is what is left."""
+    return [-1 if size % BATCH == 0 else size for size in shape]
+
+
+def _factors(graph: Graph, before: Node, node: Node) -> bool:
+    """Two factors become one, or none: those of an average-pooling cancel."""
+    values = [_constant(before), _constant(node)]
+    if any(value is None or value.size != 1 or value.dtype != np.float32 for value in values):
+        return False
+    if node.op == "Div" and node.inputs[1].value is None:
+        return False
+    first, second = (float(value.reshape(())) for value in values)
+    factor = first / second if node.op == "Div" else first * second
+    source = next(x for x in before.inputs if x.value is None)
+    node.op, node.inputs = "Mul", [source, graph.constant(np.float32(factor))]
+    if math.isclose(factor, 1, rel_tol=1e-7):
+        node.op, node.inputs = "Identity", [source]
+    return True
+
+
+def _skip(graph: Graph, before: Node, node: Node) -> bool:
+    """Of two changes of shape the last one counts."""
+    node.inputs = [before.inputs[0], node.inputs[1]]
+    return True
+
+
+def _permute(graph: Graph, before: Node, node: Node) -> bool:
+    """Two transpositions become one, or none."""
+    first, second = before.attributes["perm"], node.attributes["perm"]
+    permutation = [first[i] for i in second]
+    node.inputs, node.attributes = [before.inputs[0]], {"perm": permutation}
+    if permutation == sorted(permutation):
+        node.op, node.attributes = "Identity", {}
+    return True
+
+
+def _margin(graph: Graph, pad: Node, conv: Node) -> bool:
+    """Zeros around places become the convolution's own."""
+    rank = len(pad.inputs[0].shape)
+    amounts, value = pad.inputs[1].value, pad.inputs[2].value
+    low, high = list(amounts[:rank]), list(amounts[rank:])
+    if value != 0 or any(low[:2] + high[:2]) or conv.inputs[0] is not pad.outputs[0]:
+        return False
+    pads = zip(conv.attributes["pads"], low[2:] + high[2:], strict=True)
+    conv.attributes = conv.attributes | {"pads": [int(a + b) for a, b in pads]}
+    conv.inputs = [pad.inputs[0], *conv.inputs[1:]]
+    return True
+
+
+def _later(graph: Graph, before: Node, node: Node) -> bool:
+    """A number is multiplied before a change of shape, so that it finds what it belongs to."""
+    value = _constant(node)
+    if value is None or value.size != 1 or node.inputs[-1].value is None:
+        return False
+    source, shape = before.inputs
+    scaled = Tensor(source.shape, source.dtype)
+    before.op, before.inputs, before.outputs = node.op, [source, node.inputs[-1]], [scaled]
+    node.op, node.inputs = "Reshape", [scaled, shape]
+    return True
+
+
+def _drop_identities(graph: Graph) -> None:
+    """Removes nodes that change nothing, but where an output is the input or another output."""
+    outputs = set(map(id, graph.outputs.values()))
+    made = {id(output) for node in graph.nodes for output in node.outputs}
+    for node in [node for node in graph.nodes if node.op == "Identity"]:
+        (source,), (result,) = node.inputs, node.outputs
+        if id(result) not in outputs:
+            old, new = result, source
+        elif id(source) in made and id(source) not in outputs:
+            old, new = source, result
+        else:
+            continue
+        graph.nodes.remove(node)
+        for other in graph.nodes:
+            other.inputs = [new if x is old else x for x in other.inputs]
+            other.outputs = [new if x is old else x for x in other.outputs]
+
+
+_RULES: dict[tuple[str, str], _Rule] = {
+    **{(conv, op): _shift for conv in ("Conv", "ConvTranspose") for op in ("Add", "Sub")},
+    **{("Conv", op): _scale for op in ("Mul", "Div")},
+    ("MatMul", "Add"): _linear,
+    ("Relu", "Min"): _clip,
+    **{("ReduceSum", op): _mean for op in ("Mul", "Div")},
+    **{("Mul", op): _factors for op in ("Mul", "Div")},
+    ("Reshape", "Reshape"): _skip,
+    **{("Reshape", op): _later for op in ("Mul", "Div")},
+    ("Transpose", "Transpose"): _permute,
+    ("Pad", "Conv"): _margin,
+}

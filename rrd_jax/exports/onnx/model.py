@@ -1,0 +1,192 @@
+"""From a graph to ONNX's own form of it."""
+
+import hashlib
+import json
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from rrd_jax import errors
+from rrd_jax.exports import base
+from rrd_jax.exports.onnx.graph import BATCH, Graph, Node, Tensor
+
+# Of 2022: read by onnxruntime 1.13, OpenVINO 2023, and all that came after.
+_OPSET, _IR_VERSION = 17, 8
+_LARGEST = 2**31 - 2**20  # bytes that protobuf takes
+_HEADER, _DIGEST = "rrd_jax", "rrd_jax.sha256"
+# What constant inputs are called.
+_ROLES = {
+    **dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul"), ("input", "weight", "bias")),
+    "Reshape": ("input", "shape"),
+    "Expand": ("input", "shape"),
+    "Pad": ("input", "pads", "value"),
+    "Slice": ("input", "starts", "ends", "axes", "steps"),
+    "Clip": ("input", "min", "max"),
+}
+
+
+def to_model(graph: Graph, header: base.Header) -> Any:
+    """The ModelProto of a graph, checked.
+
+    Args:
+      graph: of a network.
+      header: which goes into the file.
+
+    Raises:
+      InputError: it is larger than such a file can be.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    names = _names(graph)
+    constants = {
+        id(x): x
+        for node in graph.nodes
+        for x in node.inputs
+        if x is not None and x.value is not None
+    }
+    size = sum(x.value.nbytes for x in constants.values())
+    if size > _LARGEST:
+        raise errors.InputError(
+            f"the weights take {size / 2**30:.1f} GiB, but a file of format 'onnx' holds at most 2;"
+            " --format=stablehlo or safetensors take them"
+        )
+    nodes = [
+        helper.make_node(
+            node.op,
+            ["" if x is None else names[id(x)] for x in node.inputs],
+            [names[id(x)] for x in node.outputs],
+            name=names[id(node)],
+            **node.attributes,
+        )
+        for node in graph.nodes
+    ]
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.name == "to":
+                attribute.CopyFrom(helper.make_attribute("to", _element(attribute.s.decode())))
+    content = helper.make_graph(
+        nodes,
+        "network",
+        [_described("images", graph.images)],
+        [_described(name, tensor) for name, tensor in graph.outputs.items()],
+        [
+            numpy_helper.from_array(np.ascontiguousarray(x.value), names[key])
+            for key, x in constants.items()
+        ],
+    )
+    model = helper.make_model(
+        content,
+        opset_imports=[helper.make_opsetid("", _OPSET)],
+        ir_version=_IR_VERSION,
+        producer_name="rrd_jax",
+        producer_version=base.version_of("rrd_jax").split()[-1],
+    )
+    properties = _properties(header)
+    network = model.graph.SerializeToString(deterministic=True)
+    properties[_DIGEST] = _digest(network, properties[_HEADER])
+    helper.set_model_props(model, properties)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def header_of(properties: dict[str, str], content: bytes, where: str) -> base.Header:
+    """What a file says of itself.
+
+    Args:
+      properties: of the file.
+      content: of the file.
+      where: it is, for messages.
+
+    Raises:
+      InputError: it says nothing, or is not as it was written.
+    """
+    if not {_HEADER, _DIGEST} <= properties.keys():
+        raise errors.InputError(
+            f"{where} says nothing of its classes and images: it was not written by rrd_jax.export"
+        )
+    if properties[_DIGEST] != _digest(_graph_of(content), properties[_HEADER]):
+        raise errors.InputError(
+            f"{where} is not as it was written: it is damaged, or another program has changed it;"
+            " export it again"
+        )
+    return base.header_from_json(properties[_HEADER], where)
+
+
+def _digest(network: bytes, header: str) -> str:
+    return hashlib.sha256(network + header.encode()).hexdigest()
+
+
+def _graph_of(content: bytes) -> bytes:
+    """The bytes of the graph in those of a file, which protobuf has as field 7."""
+    place = 0
+    while place < len(content):
+        key, place = _number(content, place)
+        length, place = _number(content, place)  # or the value of a field that is a number
+        if key == (7 << 3 | 2):
+            return content[place : place + length]
+        place += length if key & 7 == 2 else 0
+    return b""
+
+
+def _number(content: bytes, place: int) -> tuple[int, int]:
+    """A number of 7 bits a byte, the lowest first, and the place behind it."""
+    value = shift = 0
+    while place < len(content):
+        byte = content[place]
+        value, shift, place = value | (byte & 127) << shift, shift + 7, place + 1
+        if byte < 128:
+            break
+    return value, place
+
+
+def _properties(header: base.Header) -> dict[str, str]:
+    """The Header, and what others than this program may look for."""
+    about = header.about
+    wanted = about.preprocessing
+    properties = {
+        "class_names": list(about.class_names),
+        "image_size": wanted.image_size,
+        "mean": list(wanted.mean),
+        "std": list(wanted.std),
+    }
+    texts = {name: json.dumps(value, ensure_ascii=False) for name, value in properties.items()}
+    return {_HEADER: base.header_to_json(header), "model": about.model, **texts}
+
+
+def _element(name: str) -> int:
+    from onnx import helper
+
+    return helper.np_dtype_to_tensor_dtype(np.dtype(name))
+
+
+def _described(name: str, tensor: Tensor) -> Any:
+    from onnx import helper
+
+    sizes = ["batch" if size == BATCH else size for size in tensor.shape]
+    return helper.make_tensor_value_info(name, _element(tensor.dtype.name), sizes)
+
+
+def _names(graph: Graph) -> dict[int, str]:
+    """Names of nodes and tensors by identity, such as "ResNet/layer1_0/conv1/Conv.weight"."""
+    names = {id(graph.images): "images"}
+    names |= {id(tensor): name for name, tensor in graph.outputs.items()}
+    seen = Counter()
+    for node in graph.nodes:
+        bare = "/".join(filter(None, (node.scope, node.op)))
+        names[id(node)] = f"{bare}_{seen[bare]}" if seen[bare] else bare
+        seen[bare] += 1
+        _name_tensors(node, names)
+    return names
+
+
+def _name_tensors(node: Node, names: dict[int, str]) -> None:
+    bare = names[id(node)]
+    for i, tensor in enumerate(node.outputs):
+        names.setdefault(id(tensor), f"{bare}:{i}")
+    roles = _ROLES.get(node.op, ())
+    for i, tensor in enumerate(node.inputs):
+        if tensor is not None and tensor.value is not None:
+            role = roles[i] if i < len(roles) else f"constant{i}"
+            names.setdefault(id(tensor), f"{bare}.{role}")

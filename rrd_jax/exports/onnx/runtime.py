@@ -1,0 +1,61 @@
+"""ONNX files, read by onnxruntime."""
+
+import pathlib
+
+import numpy as np
+
+from rrd_jax import errors
+from rrd_jax.exports import base
+from rrd_jax.exports.onnx import model
+
+_ERROR = 3  # and above is what onnxruntime prints
+
+
+class Session:
+    """A network in onnxruntime, on the CPU.
+
+    Args:
+      path: of a file that this package wrote.
+      threads: that an operator may use; 0 for all cores.
+
+    Raises:
+      InputError: it is damaged, or says nothing of its classes and images.
+    """
+
+    def __init__(self, path: pathlib.Path, threads: int = 0):
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _ERROR
+        try:
+            content = path.read_bytes()
+            self._session = onnxruntime.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"]
+            )
+        except OSError as error:
+            raise errors.InputError(f"{path} cannot be read ({error.strerror or error})") from error
+        except Exception as error:  # its own have no common class but this one
+            raise errors.InputError(
+                f"{path} cannot be read as ONNX: {_first_line(error)}; export it again"
+            ) from error
+        properties = self._session.get_modelmeta().custom_metadata_map
+        self._header = model.header_of(properties, content, str(path))
+        self.about = self._header.about
+        self.runtime = base.version_of("onnxruntime")
+
+    def __call__(self, images: np.ndarray) -> base.Outputs:
+        """What it computes from uint8 images [B, H, W, channels]."""
+        if self._header.takes != "uint8":
+            images = base.normalized(self.about, images)
+        if self._header.layout == "NCHW":
+            images = images.transpose(0, 3, 1, 2)
+        names = list(self._header.outputs)
+        results = self._session.run(names, {"images": np.ascontiguousarray(images)})
+        return dict(zip(names, results, strict=True))
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return errors.printable(lines[0])

@@ -1,0 +1,107 @@
+"""OpenVINO's own format, made from TFLite: a folder with a graph, its weights and model.json.
+
+A program that knows nothing of this package runs it:
+
+    model = openvino.compile_model("student/openvino_model.xml", "CPU")
+    model(images)["logits"]
+"""
+
+import pathlib
+import tempfile
+
+import numpy as np
+
+from rrd_jax import errors
+from rrd_jax.exports import litert, lowering, sealed
+from rrd_jax.exports.base import Exportable, Format, Options, Outputs, normalized, version_of
+from rrd_jax.exports.silence import reason, silence
+
+_GRAPH = "openvino_model.xml"  # as Hugging Face's Optimum calls it
+
+
+def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
+    """Writes a folder with the network.
+
+    Raises:
+      InputError: it computes something that TFLite or OpenVINO has no operation for.
+      DiskError: the folder cannot be written.
+    """
+    with silence(), tempfile.TemporaryDirectory() as folder:
+        import openvino
+
+        graph, outputs = litert.convert(exportable, options)
+        file = pathlib.Path(folder) / "graph.tflite"
+        try:
+            file.write_bytes(graph)
+            model = openvino.Core().read_model(file)
+            model.inputs[0].get_tensor().set_names({"images"})
+            for output, name in zip(model.outputs, outputs, strict=True):
+                output.get_tensor().set_names({name})
+            path.mkdir()
+            openvino.save_model(model, path / _GRAPH, compress_to_fp16=False)
+        except OSError as error:
+            raise errors.DiskError(f"{path} cannot be written ({error.strerror})") from error
+        except RuntimeError as error:
+            raise errors.InputError(
+                f"network '{exportable.about.model}' cannot be read by OpenVINO: {_reason(error)}"
+            ) from error
+    sealed.write_folder(path, lowering.header(exportable, options, FORMAT.name, outputs))
+
+
+def recognizes(path: pathlib.Path) -> bool:
+    """Whether it is a folder with OpenVINO's graph."""
+    return (path / _GRAPH).is_file()
+
+
+def _reason(error: RuntimeError) -> str:
+    """What OpenVINO says last, behind the places in its source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return reason(RuntimeError(lines[-1] if lines else ""))
+
+
+class _Runtime:
+    """See `base.Runtime`."""
+
+    def __init__(self, path: pathlib.Path, threads: int):
+        import openvino
+
+        header = sealed.read_folder(path)
+        self.about, self._header = header.about, header
+        self.runtime = version_of("openvino")
+        # On some processors it would compute in bfloat16 otherwise.
+        settings = {"INFERENCE_PRECISION_HINT": "f32"}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        try:
+            with silence():
+                core = openvino.Core()
+                self._model = core.compile_model(path / _GRAPH, "CPU", settings)
+        except RuntimeError as error:
+            raise errors.InputError(
+                f"{path} cannot be read by OpenVINO: {_reason(error)}"
+            ) from error
+
+    def __call__(self, images: np.ndarray) -> Outputs:
+        """What it computes from uint8 images [B, H, W, channels]."""
+        if self._header.takes == "float32":
+            images = normalized(self.about, images)
+        if self._model.inputs[0].partial_shape[0].is_dynamic:
+            return self._run(images)
+        single = [self._run(images[i : i + 1]) for i in range(len(images))]
+        return {name: np.concatenate([y[name] for y in single]) for name in self._header.outputs}
+
+    def _run(self, images: np.ndarray) -> Outputs:
+        results = self._model({"images": images})
+        return {name: np.array(results[name]) for name in self._header.outputs}
+
+
+FORMAT = Format(
+    name="openvino",
+    extension="",
+    extra="openvino",
+    modules=("litert_converter", "openvino"),
+    options=("fold", "embed_preprocessing"),
+    write=write,
+    open=_Runtime,
+    recognizes=recognizes,
+)

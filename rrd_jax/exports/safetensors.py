@@ -1,0 +1,36 @@
+"""Weights as .safetensors, by our names or PyTorch's; the file says what network they are of.
+
+Our names are paths such as params/conv1/kernel, in JAX's layouts ([H, W, I, O] of a convolution).
+"""
+
+import json
+import pathlib
+
+from rrd_jax.convert import exported
+from rrd_jax.exports import weights
+from rrd_jax.exports.base import Exportable, Format, Options, Runtime
+
+
+def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
+    import safetensors.numpy
+
+    arrays = weights.entries(exportable, options.names)
+    content = weights.header(exportable, "safetensors", options.names)
+    # Hugging Face's programs want to read whose layouts these are.
+    metadata = {exported.KEY: json.dumps(content)}
+    metadata |= {"format": "pt"} if options.names == "torch" else {}
+    with weights.writing(path):
+        safetensors.numpy.save_file(arrays, path, metadata)
+
+
+def _open(path: pathlib.Path, threads: int) -> Runtime:
+    return weights.open_file(path, threads)
+
+
+def _recognizes(path: pathlib.Path) -> bool:
+    return weights.is_exported(path, safetensors=True)
+
+
+FORMAT = Format(
+    "safetensors", ".safetensors", "", ("safetensors",), ("names",), _write, _open, _recognizes
+)

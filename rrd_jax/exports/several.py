@@ -1,0 +1,127 @@
+"""One network in several formats: those that cannot be written do not keep the others."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rrd_jax import console, errors, failures, tables
+from rrd_jax.exports import base, writing
+from rrd_jax.exports.base import Format, Options
+from rrd_jax.exports.checking import Trial
+from rrd_jax.exports.writing import Written
+
+
+class Outcome(NamedTuple):
+    """What became of a format.
+
+    Attributes:
+      form: the format.
+      written: the file; None where there is none.
+      error: why there is none.
+    """
+
+    form: Format
+    written: Written | None = None
+    error: Exception | None = None
+
+
+def missing(form: Format) -> errors.UnavailableError | None:
+    """The error for libraries that a format needs and that are not installed."""
+    try:
+        base.require(form.name, form.extra, form.modules)
+    except errors.UnavailableError as error:
+        return error
+    return None
+
+
+def write(
+    trial: Trial,
+    places: Sequence[tuple[Format, pathlib.Path]],
+    options: Options,
+    *,
+    overwrite: bool = False,
+) -> list[Outcome]:
+    """Writes a network in several formats, and says a line for each, as it is done.
+
+    Args:
+      trial: the network, and images to compare on.
+      places: formats, and where their files go.
+      options: those that a format does not know are left out, and said.
+      overwrite: whether what was written there before is replaced.
+
+    Raises:
+      DiskError: the disk takes no more.
+    """
+    outcomes = []
+    for form, place in places:
+        console.progress("export", [f"{form.name} is written and read back"])
+        outcome = _write(trial, form, place, options, overwrite=overwrite)
+        if left_out := writing.unknown_options(form, options):
+            names = ", ".join(map(writing.flag, left_out))
+            console.note(f"format '{form.name}' knows nothing of {names}, and does without")
+        if outcome.written:
+            console.say(str(outcome.written))
+        elif len(places) > 1 and not isinstance(outcome.error, errors.UnavailableError):
+            console.warn(failures.first_line(outcome.error) or type(outcome.error).__name__)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _write(
+    trial: Trial, form: Format, place: pathlib.Path, options: Options, *, overwrite: bool
+) -> Outcome:
+    if error := missing(form):
+        return Outcome(form, error=error)
+    try:
+        known = writing.known_options(form, options)
+        return Outcome(form, writing.write(trial, form, place, known, overwrite=overwrite))
+    except errors.DiskError:
+        raise
+    except Exception as error:  # one that is a bug is raised once the others are there
+        return Outcome(form, error=error)
+
+
+def close(outcomes: Sequence[Outcome]) -> None:
+    """Prints a table of several formats, and what to install for those that were left out.
+
+    Raises:
+      InputError: a format was refused.
+      UnavailableError: nothing was written, for no library is there.
+    """
+    failed = [outcome.error for outcome in outcomes if outcome.error]
+    unavailable = [error for error in failed if isinstance(error, errors.UnavailableError)]
+    if len(outcomes) > 1:
+        console.print_table(*table(outcomes), before="\n")
+        for error in unavailable:
+            console.note(f"left out: {error}")
+    bugs = [error for error in failed if not isinstance(error, errors.InputError)]
+    refused = [error for error in failed if error not in unavailable]
+    if bugs or (failed and len(outcomes) == 1):
+        raise [*bugs, *failed][0]
+    if refused:
+        raise errors.InputError(
+            f"{len(refused)} of {len(outcomes)} formats are not written, as told above"
+        )
+    if len(unavailable) == len(outcomes):
+        raise errors.UnavailableError("no library of these formats is installed, as told above")
+
+
+def table(outcomes: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: a row a format."""
+    header = ["format", "file", "size", "read back by", "logits off by", "same top-1", "top-1"]
+    return header, [_row(outcome) for outcome in outcomes]
+
+
+def _row(outcome: Outcome) -> list[str]:
+    if not outcome.written:
+        missing = isinstance(outcome.error, errors.UnavailableError)
+        reason = "not installed" if missing else "not written"
+        return [outcome.form.name, reason, *["-"] * 5]
+    written = outcome.written
+    row = [written.format, str(written.path), tables.bytes_shown(written.bytes)]
+    compared = written.comparison
+    if compared is None:
+        return [*row, "not run here", "-", "-", "-"]
+    top1 = "-" if compared.top1 is None else f"{compared.top1:.2f}"
+    figures = [f"{compared.difference:.1e}", f"{compared.agreement:.2f}", top1]
+    return [*row, written.runtime, *figures]

@@ -1,0 +1,32 @@
+"""Weights as torch.save writes a state_dict, with a file beside them that says what they are of."""
+
+import json
+import pathlib
+
+from rrd_jax import report
+from rrd_jax.exports import base, weights
+from rrd_jax.exports.base import Exportable, Format, Options, Runtime
+
+
+def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
+    del options
+    import torch
+
+    arrays = weights.entries(exportable, "torch")
+    content = weights.header(exportable, "torch", "torch")
+    # The copy is PyTorch's own: JAX's arrays must not be written to.
+    state_dict = {name: torch.tensor(array) for name, array in arrays.items()}
+    with weights.writing(path):
+        torch.save(state_dict, path)
+    report.write_whole(base.beside(path), json.dumps(content) + "\n")
+
+
+def _open(path: pathlib.Path, threads: int) -> Runtime:
+    return weights.open_file(path, threads)
+
+
+def _recognizes(path: pathlib.Path) -> bool:
+    return weights.is_exported(path, safetensors=False)
+
+
+FORMAT = Format("torch", ".pth", "torch", ("torch",), (), _write, _open, _recognizes)

@@ -1,0 +1,141 @@
+"""Images on which a file is compared with the network that it was written from."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rrd_jax import console, data, errors
+from rrd_jax.about import About, Preprocessing
+from rrd_jax.data import listing, reading
+from rrd_jax.data.source import Source
+
+_RANDOM = 100  # images: more of them show nothing new
+
+
+class Images(NamedTuple):
+    """Images as a network sees them, but for mean and std.
+
+    Attributes:
+      images: [N, H, W, channels] uint8.
+      labels: [N]; None where they are not known.
+      what: they are, such as "test images".
+      is_real: whether they show anything; random ones do not.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    what: str
+    is_real: bool = True
+
+
+def images_for(about: About, source: Source | None, given: Any, most: int) -> Images:
+    """The images to compare the files of a network on.
+
+    Args:
+      about: the network.
+      source: of its test split; None where that is not known.
+      given: other images: a folder; or [N, H, W, channels] uint8 as the network sees them, or a
+        pair of these and labels [N]; None for the test split.
+      most: of them.
+
+    Returns:
+      Random ones, with a note, where there are no others.
+
+    Raises:
+      InputError: what is given holds no images that the network takes.
+    """
+    form = about.preprocessing
+    if isinstance(given, str | os.PathLike):
+        return of_folder(pathlib.Path(given), form, most)
+    if given is not None:
+        return of_arrays(given, form, most)
+    try:
+        if source is None or not source.name:
+            raise errors.InputError("it is not known what it was tested on")
+        dataset = data.load(source)
+        if (dataset.image_shape, dataset.num_classes) != (form.image_shape, about.num_classes):
+            raise errors.InputError(
+                f"its test split has images of {dataset.image_shape} and {dataset.num_classes}"
+                " classes"
+            )
+        return of_test_split(dataset, most)
+    except errors.InputError as error:
+        console.note(
+            f"there are no test images ({error}): files are compared on random ones, which show"
+            " less; pass others with --images=FOLDER"
+        )
+    return at_random(form, min(most, _RANDOM))
+
+
+def of_arrays(given: Any, form: Preprocessing, most: int) -> Images:
+    """Up to so many images that a program has.
+
+    Raises:
+      InputError: they are not as the network sees them.
+    """
+    images, labels = given if isinstance(given, tuple | list) and len(given) == 2 else (given, None)
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.shape[1:] != form.image_shape or not len(images):
+        raise errors.InputError(
+            f"images are {images.dtype} of shape {images.shape}, but must be uint8 [N,"
+            f" {', '.join(map(str, form.image_shape))}]"
+        )
+    return Images(images[:most], None if labels is None else np.asarray(labels)[:most], "images")
+
+
+def of_test_split(dataset: data.Dataset, most: int) -> Images:
+    """Up to so many test images, from all over the split, which may be sorted by class."""
+    examples = dataset.test.examples
+    places = np.unique(np.linspace(0, len(examples) - 1, min(most, len(examples))).astype(int))
+    split = dataclasses.replace(dataset.test, examples=_Picked(examples, places))
+    return Images(*whole(split), "test images")
+
+
+def whole(split: Any) -> tuple[np.ndarray, np.ndarray]:
+    """All images and labels of a split."""
+    if split.on_device:
+        return split.images, split.labels
+    batches = list(split.test_batches(min(100, len(split))))
+    images, labels = (np.concatenate([b[name] for b in batches]) for name in ("image", "label"))
+    return images[: len(split)], labels[: len(split)]
+
+
+def of_folder(folder: pathlib.Path, form: Preprocessing, most: int) -> Images:
+    """Up to so many of the images in a folder and the folders in it; others are passed over.
+
+    Raises:
+      InputError: there is no such folder, or no image in it.
+    """
+    if not folder.is_dir():
+        raise errors.InputError(f"{folder} is no folder; wanted is one with images")
+    names = listing.files([str(folder)])
+    places = np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).astype(int))
+    found = reading.read_all([names[place] for place in places], form, ahead=64)
+    images = [image for _, image in found if isinstance(image, np.ndarray)]
+    if not images:
+        raise errors.InputError(f"{folder} holds no images that can be read")
+    return Images(np.stack(images), None, f"images of {folder}")
+
+
+def at_random(form: Preprocessing, most: int) -> Images:
+    """Random pixels, where there are no images."""
+    shape = (most, *form.image_shape)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    return Images(pixels, None, "random images", is_real=False)
+
+
+class _Picked(Sequence):
+    """Some of the examples."""
+
+    def __init__(self, examples: Any, places: Sequence[int]):
+        self._examples, self._places = examples, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._examples[int(self._places[index])]

@@ -1,0 +1,230 @@
+"""What the formats of weights alone share: entries, what they say of themselves, who runs them."""
+
+import contextlib
+import dataclasses
+import importlib
+import importlib.util
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from rrd_jax import convert, errors, networks, objectives
+from rrd_jax.about import About
+from rrd_jax.convert import exported, files, published, reading
+from rrd_jax.exports import base
+from rrd_jax.exports.base import Exportable, Header, Outputs, Runtime
+
+_NAMES = ("ours", "torch")
+
+
+def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
+    """The weights by the names that a file is to have.
+
+    Args:
+      exportable: the network.
+      names: "ours", such as params/conv1/kernel; or "torch", those and the layouts of torchvision
+        or the reference.
+
+    Raises:
+      InputError: it has no such names in PyTorch.
+    """
+    errors.lookup("names", names, dict.fromkeys(_NAMES))
+    if names == "ours":
+        return exported.flatten(exportable.variables)
+    about = exportable.about
+    if about.classifier:
+        raise errors.InputError(
+            f"the network was trained with '{about.classifier}', which classifies in its place by"
+            f" layers that no {about.model} of PyTorch has: it has no names there; leave out"
+            " --names=torch, or take --format=onnx"
+        )
+    if not of_ours(exportable):
+        raise errors.InputError(
+            f"'{about.model}' is a network of your own, which has no names in PyTorch: leave out"
+            " --names=torch, or take --format=onnx"
+        )
+    return convert.to_torch(about.model, exportable.variables)
+
+
+def is_exported(path: pathlib.Path, *, safetensors: bool) -> bool:
+    """Whether a path is a file of weights that says what it holds, and .safetensors or not."""
+    if not path.is_file() or reading.is_safetensors(path) != safetensors:
+        return False
+    try:
+        return exported.read(path) is not None
+    except errors.InputError:  # what it says is damaged; whoever opens it says so
+        return True
+
+
+def of_ours(exportable: Exportable) -> bool:
+    """Whether it is a network of ours, which has names in PyTorch."""
+    is_named = exportable.about.model in networks.MODELS
+    return is_named and not isinstance(exportable.network, networks.Brought)
+
+
+def header(exportable: Exportable, form: str, names: str) -> dict[str, Any]:
+    """What a file says of itself, as JSON."""
+    layout = "NCHW" if names == "torch" else "NHWC"
+    outputs = ("logits", "embedding")
+    text = base.header_to_json(Header(exportable.about, form, layout, "float32", outputs))
+    return json.loads(text) | exported.said(exportable.variables, names)
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Makes what a library raises of a full disk a line."""
+    try:
+        yield
+    except OSError as error:
+        raise errors.DiskError(f"{path} cannot be written ({error.strerror or error})") from error
+    except Exception as error:  # safetensors has a class of its own, with the system's words
+        if "os error" not in str(error) and "write" not in str(error):
+            raise
+        raise errors.DiskError(f"{path} cannot be written ({error})") from error
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ours:
+    """Weights from a file in our network; see `Runtime`."""
+
+    about: About
+    runtime: str
+    exportable: Exportable
+
+    def __call__(self, images: np.ndarray) -> Outputs:
+        """As Runtime has it."""
+        return self.exportable(images)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Theirs:
+    """Weights from a file in a network of torchvision or timm; see `Runtime`."""
+
+    about: About
+    runtime: str
+    module: Any
+    threads: int
+
+    def __call__(self, images: np.ndarray) -> Outputs:
+        """As Runtime has it."""
+        import torch
+
+        before = torch.get_num_threads()
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        linear = [m for m in self.module.modules() if isinstance(m, torch.nn.Linear)][-1]
+        seen = []
+        hook = linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            batch = base.normalized(self.about, images).transpose(0, 3, 1, 2)
+            with torch.inference_mode():
+                logits = self.module(torch.from_numpy(np.ascontiguousarray(batch)))
+        finally:
+            hook.remove()
+            torch.set_num_threads(before)
+        return {"logits": logits.numpy(), "embedding": seen[0].numpy()}
+
+
+def open_file(path: pathlib.Path, threads: int, *, why_not: str = "") -> Runtime:
+    """A file or folder of weights, in the network that it is for.
+
+    Args:
+      path: as `exported.read` reads it.
+      threads: that PyTorch may use, 0 for all.
+      why_not: no network of PyTorch is to be tried; "" to try one.
+
+    Raises:
+      InputError: it is damaged, or no exported one.
+    """
+    file = exported.weights_of(path)
+    said = exported.read(file)
+    if said is None:
+        raise errors.InputError(f"{path} does not say which network its weights are of")
+    variables, _ = files.load(file, "")
+    if said.names == "ours":
+        why_not = why_not or "its names are those of rrd_jax"
+    library, made = ("", None) if why_not else _make(said.about)
+    if made:
+        fill(file, made, _tensors(file, library, said.about.model))
+        return Theirs(said.about, base.version_of("torch", library), made.eval(), threads)
+    why_not = why_not or library
+    return Ours(said.about, f"{base.version_of('jax')} ({why_not})", _ours(said.about, variables))
+
+
+def _ours(about: About, variables: dict[str, Any]) -> Exportable:
+    network = networks.create(about.model, about.num_classes, options=about.options)
+    networks.check_weights("the file", variables, network, about.preprocessing.image_shape)
+    terms = {about.classifier: objectives.create(about.classifier)} if about.classifier else None
+    return Exportable(network, variables, about, terms)
+
+
+def _tensors(file: pathlib.Path, library: str, model: str) -> dict[str, Any]:
+    """The state dict of a file, as PyTorch's users read it."""
+    import torch
+
+    if reading.is_safetensors(file):
+        state_dict = importlib.import_module("safetensors.torch").load_file(file)
+    else:
+        state_dict = torch.load(file, map_location="cpu", weights_only=True)
+    if respell := published.respelling(model):  # a folder for hubs has timm's names
+        state_dict = {respell(name): tensor for name, tensor in state_dict.items()}
+    return published.to_timm(model, state_dict) if library == "timm" else state_dict
+
+
+def _make(about: About) -> tuple[str, Any]:
+    """(The library, its network without these weights), or (why there is none, None)."""
+    makers = _makers(about)
+    if not makers:
+        return f"names not tried in torch: torchvision and timm have no {about.model}", None
+    for library, make in makers.items():
+        if all(importlib.util.find_spec(module) for module in ("torch", library)):
+            return library, make()
+    return f"names not tried in torch: {' or '.join(makers)} is not installed", None
+
+
+def _makers(about: About) -> dict[str, Callable[[], Any]]:
+    """What makes a network, by library; only those that have it."""
+    known, channels = published.of(about.model), about.preprocessing.channels
+
+    def torchvision():
+        models = importlib.import_module("torchvision.models")
+        made = getattr(models, known.torchvision)(weights=None, num_classes=about.num_classes)
+        return _with_channels(made, channels)
+
+    def timm():
+        sizes = {"num_classes": about.num_classes, "in_chans": channels}
+        return importlib.import_module("timm").create_model(known.timm, **sizes, **known.timm_args)
+
+    makers = {"torchvision": torchvision, "timm": timm}
+    return {library: make for library, make in makers.items() if getattr(known, library)}
+
+
+def _with_channels(module: Any, channels: int) -> Any:
+    """torchvision's network for images of other channels: its first convolution is made anew."""
+    import torch
+
+    name, first = next(
+        pair for pair in module.named_modules() if isinstance(pair[1], torch.nn.Conv2d)
+    )
+    if first.in_channels != channels:
+        parent, _, last = name.rpartition(".")
+        options = {"kernel_size": first.kernel_size, "stride": first.stride}
+        made = torch.nn.Conv2d(
+            channels, first.out_channels, padding=first.padding, bias=False, **options
+        )
+        setattr(module.get_submodule(parent), last, made)
+    return module
+
+
+def fill(file: pathlib.Path, module: Any, state_dict: dict[str, Any]) -> None:
+    """Loads a state dict strictly; raises an InputError where it does not fit."""
+    try:
+        module.load_state_dict(state_dict, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise errors.InputError(
+            f"{file} does not load in {type(module).__module__}: {reason}"
+        ) from error

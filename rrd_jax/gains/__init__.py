@@ -1,0 +1,1 @@
+"""What distillation has won: a student beside its teacher."""

@@ -1,0 +1,101 @@
+"""Test figures of networks."""
+
+import pathlib
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from rrd_jax import config as configs
+from rrd_jax import data, errors, parallel, predictions
+from rrd_jax.convert import files
+from rrd_jax.data.source import Source
+from rrd_jax.library.loaded import Loaded, Trained
+from rrd_jax.library.loading import fields_of, load
+from rrd_jax.library.predicting import Predictor
+from rrd_jax.library.quiet import quietly
+
+
+@quietly
+def evaluate(
+    network: Loaded | Predictor | Trained | str | pathlib.Path,
+    test: Any = None,
+    *,
+    batch_size: int = 500,
+    source: Source | None = None,
+) -> dict[str, float]:
+    """Test figures of a network: `top1` and `top5` in per cent, `loss` in nats.
+
+    Args:
+      network: of `load`, `distill` or `train_teacher`; or a path, as `load` has it.
+      test: as `distill`'s; None for the test split of the run whose workdir `network` is.
+      batch_size: images at once, over all devices.
+      source: how images that are not of the network's size are read; None to pad or scale them.
+
+    Raises:
+      InputError: there are no test images, or they do not fit the network.
+
+    Examples:
+      >>> import numpy as np, rrd_jax
+      >>> split = np.zeros((32, 8, 8, 1), np.uint8), np.arange(32) % 4
+      >>> trained = rrd_jax.train_teacher("resnet8", split, split, epochs=1, batch_size=16)
+      warning: 32 test images: ...
+      >>> sorted(rrd_jax.evaluate(trained, test=split))
+      ['loss', 'top1', 'top5']
+    """
+    errors.check_counts(batch_size=batch_size)
+    if source is not None and not isinstance(source, Source):
+        raise errors.InputError(f"source is {source!r}, but must be a rrd_jax.data.Source")
+    trained = network if isinstance(network, Trained) else None
+    loaded = trained.network if trained else network
+    loaded = loaded if isinstance(loaded, Loaded | Predictor) else load(loaded)
+    if test is not None:
+        source = source or Source(image_size=_size(loaded))
+        dataset = data.from_sources(test, test, source, num_classes=loaded.num_classes)
+    elif trained and trained.dataset:
+        dataset = trained.dataset
+    else:
+        kept = trained.workdir if trained else network
+        folder = None if kept is loaded else files.split(pathlib.Path(kept))[0]
+        dataset = _dataset_of(folder and fields_of(folder))
+    if loaded.num_classes != dataset.num_classes:
+        raise errors.InputError(
+            f"'{loaded.name}' has {loaded.num_classes} classes, but the test images have"
+            f" {dataset.num_classes}"
+        )
+    channels = dataset.image_shape[-1]
+    if loaded.image_shape and loaded.image_shape[-1] != channels:
+        raise errors.InputError(
+            f"'{loaded.name}' takes images of {loaded.image_shape[-1]} channels, but the test"
+            f" images have {channels}"
+        )
+    return predictions.figures(_tested(loaded, dataset.test, batch_size))
+
+
+def _tested(network: Loaded | Predictor, split: Any, batch_size: int) -> predictions.Predictions:
+    mesh = parallel.make_mesh()
+    if isinstance(network, Predictor):
+
+        def predict(_, images, labels):
+            logits = network.compute(np.asarray(images))["logits"]
+            return predictions.of_logits(jnp.asarray(logits), labels)
+
+        return predictions.collect(predict, None, split, batch_size, mesh)
+    predict = predictions.compile_predict(network.network, network.normalize, mesh, network.terms)
+    variables = parallel.put(parallel.replicated(mesh), network.variables)
+    return predictions.collect(predict, variables, split, batch_size, mesh)
+
+
+def _size(loaded: Loaded | Predictor) -> int:
+    if loaded.image_shape is None:
+        raise errors.InputError(
+            f"it is not known which size of images '{loaded.name}' takes: pass"
+            " source=rrd_jax.data.Source(image_size=...)"
+        )
+    return loaded.image_shape[0]
+
+
+def _dataset_of(fields: dict[str, Any] | None) -> data.Dataset:
+    if not fields or not fields["data"]["name"]:
+        raise errors.InputError("there is nothing to evaluate on: pass test=(images, labels)")
+    return data.load(configs.source_of(fields))

@@ -1,0 +1,233 @@
+"""What a network says of images: of any number and size, from files or from a program."""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from typing import Any, NamedTuple
+
+import numpy as np
+import PIL.Image
+
+from rrd_jax import errors, predictions
+from rrd_jax.about import About
+from rrd_jax.data import conform, listing, reading
+from rrd_jax.library.quiet import quietly
+
+
+class Guess(NamedTuple):
+    """A class that an image may be of, and how probable that is, in [0, 1]."""
+
+    name: str
+    label: int
+    probability: float
+
+
+class Unread(NamedTuple):
+    """An image that could not be read, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Predictions:
+    """What a network says of N images, in their order.
+
+    Attributes:
+      logits: [N, C] float32.
+      embeddings: [N, D] float32; None of a network without.
+      files: the path of each image, or its number where it is no file.
+      class_names: in the order of labels; their numbers where classes have no names.
+      unread: images that could not be read, which are not among the N.
+    """
+
+    logits: np.ndarray
+    embeddings: np.ndarray | None
+    files: tuple[str, ...]
+    class_names: tuple[str, ...]
+    unread: tuple[Unread, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        """[N] int32: the most probable class of each image."""
+        return np.argmax(self.logits, axis=-1).astype(np.int32)
+
+    @property
+    def names(self) -> list[str]:
+        """The name of the most probable class of each image."""
+        return [self.class_names[label] for label in self.labels]
+
+    @functools.cached_property
+    def probabilities(self) -> np.ndarray:
+        """[N, C] float32, the softmax of the logits."""
+        logits = self.logits.astype(np.float64)
+        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        return (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+    def top(self, count: int = 5) -> list[list[Guess]]:
+        """The most probable classes of each image, the first first."""
+        errors.check_counts(count=count)
+        order = np.argsort(-self.logits, axis=-1, kind="stable")[:, :count]
+        return [
+            [Guess(self.class_names[i], int(i), float(row[i])) for i in labels]
+            for labels, row in zip(order, self.probabilities, strict=True)
+        ]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Predictor:
+    """Whatever computes logits from images: a network here, or an exported file in its runtime.
+
+    Attributes:
+      compute: uint8 [B, H, W, channels] of the network's size -> {"logits": [B, C],
+        "embedding": [B, D]}, without the latter where there is none.
+      about: of the network; its `preprocessing` is known.
+      runtime: what computes, such as "onnxruntime 1.32.0".
+      devices: that a batch is split over.
+    """
+
+    compute: Callable[[np.ndarray], dict[str, np.ndarray]] = dataclasses.field(repr=False)
+    about: About = dataclasses.field(repr=False)
+    runtime: str
+    devices: int = 1
+
+    @property
+    def name(self) -> str:
+        """What a config calls the network."""
+        return self.about.model
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.about.num_classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, channels) that the network sees."""
+        return self.about.preprocessing.image_shape
+
+    @quietly
+    def predict(
+        self, images: Any, *, batch_size: int = 64, skip_unread: bool = False
+    ) -> Predictions:
+        """What the network says of images, after the steps that a test split goes through.
+
+        Args:
+          images: [N, H, W, channels] uint8, or a list of arrays of any size, PIL images, encoded
+            bytes and paths; or one of these; or a folder, which is searched; or a pattern. Files
+            are turned as their EXIF orientation says.
+          batch_size: images at once.
+          skip_unread: whether images that cannot be read are left out, and named in the result.
+
+        Raises:
+          InputError: there are none, one cannot be read, or the logits are not finite.
+        """
+        parts = []
+        with contextlib.closing(self.batches(images, batch_size)) as batches:
+            for part in batches:
+                if part.unread and not skip_unread:
+                    file, reason = part.unread[0]
+                    what = file if os.path.lexists(file) else f"image {file}"
+                    raise errors.InputError(f"{errors.printable(what)} cannot be used: {reason}")
+                parts.append(part)
+        return self._joined(parts)
+
+    def embed(self, images: Any, *, batch_size: int = 64) -> np.ndarray:
+        """The network's embeddings [N, D] float32 of images, as `predict` takes them.
+
+        Raises:
+          InputError: as `predict`; or the network has none.
+        """
+        embeddings = self.predict(images, batch_size=batch_size).embeddings
+        if embeddings is None:
+            raise errors.InputError(f"'{self.name}' has no embedding")
+        return embeddings
+
+    def batches(self, images: Any, batch_size: int = 64) -> Iterator[Predictions]:
+        """As `predict`, part by part: no more than a few batches are in memory.
+
+        All batches are of the same shape, the last one filled with black: one compilation.
+        """
+        errors.check_counts(batch_size=batch_size)
+        given = _sources(images)
+        count = len(given) if isinstance(given, Sized) else batch_size
+        size = predictions.even_batch(count, batch_size, self.devices)
+        read = reading.read_all(given, self.about.preprocessing, ahead=2 * size)
+        rows, files, unread = [], [], []
+        with contextlib.closing(read):
+            for number, (image, result) in enumerate(read):
+                file = os.fspath(image) if _is_path(image) else str(number)
+                if isinstance(result, errors.InputError):
+                    unread.append(Unread(file, str(result)))
+                    continue
+                files.append(file)
+                rows.append(result)
+                if len(rows) == size:
+                    yield self._part(rows, files, unread, size)
+                    rows, files, unread = [], [], []
+        if rows or unread:
+            yield self._part(rows, files, unread, size)
+
+    def _part(
+        self, rows: list[np.ndarray], files: list[str], unread: list[Unread], size: int
+    ) -> Predictions:
+        if not rows:
+            return dataclasses.replace(self._joined([]), unread=tuple(unread))
+        images = np.zeros((size, *self.image_shape), np.uint8)
+        images[: len(rows)] = rows
+        outputs = {name: value[: len(rows)] for name, value in self.compute(images).items()}
+        finite = np.isfinite(outputs["logits"]).all(axis=-1)
+        if not finite.all():
+            raise errors.InputError(
+                f"the logits of '{self.name}' for image"
+                f" {errors.printable(files[int(np.argmin(finite))])} are not finite: its weights"
+                " are damaged, or too large"
+            )
+        embedding = outputs.get("embedding")
+        return Predictions(outputs["logits"], embedding, tuple(files), self._names, tuple(unread))
+
+    def _joined(self, parts: Sequence[Predictions]) -> Predictions:
+        full = [part for part in parts if len(part)]
+        logits = np.zeros((0, self.num_classes), np.float32)
+        embeddings = None
+        if full:
+            logits = np.concatenate([part.logits for part in full])
+        if full and full[0].embeddings is not None:
+            embeddings = np.concatenate([part.embeddings for part in full])
+        files, unread = (
+            tuple(itertools.chain.from_iterable(getattr(part, name) for part in parts))
+            for name in ("files", "unread")
+        )
+        return Predictions(logits, embeddings, files, self._names, unread)
+
+    @functools.cached_property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(map(self.about.class_name, range(self.num_classes)))
+
+
+def _is_path(image: Any) -> bool:
+    return isinstance(image, str | os.PathLike)
+
+
+def _sources(images: Any) -> Iterable[Any]:
+    """What `reading.read` takes, one by one, of what `Predictor.predict` takes."""
+    if _is_path(images):
+        return listing.files([os.fspath(images)])
+    if isinstance(images, bytes | bytearray | memoryview | PIL.Image.Image):
+        return [images]
+    if hasattr(images, "ndim") and hasattr(images, "__array__"):
+        return np.asarray(images) if images.ndim == 4 else [images]
+    if isinstance(images, list | tuple) and images and all(map(_is_path, images)):
+        return listing.files(map(os.fspath, images))
+    if isinstance(images, Iterable) and not isinstance(images, dict):
+        return images
+    raise errors.InputError(
+        f"images are {conform.described(images)}, but must be an array [N, H, W, channels], a list"
+        " of images or of paths, or the path of a file or folder"
+    )

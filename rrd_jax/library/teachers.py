@@ -1,0 +1,120 @@
+"""The teacher of a run, to be asked as its student is."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rrd_jax import errors
+from rrd_jax.convert import files
+from rrd_jax.data.source import HOST_AUGMENTATIONS
+from rrd_jax.library import loading
+from rrd_jax.library.loaded import Loaded
+from rrd_jax.library.predicting import Predictor
+from rrd_jax.library.quiet import quietly
+
+
+class Teacher(NamedTuple):
+    """A teacher of a run: `model`, `path` of its weights, and `weight` of its logits."""
+
+    model: str
+    path: pathlib.Path
+    weight: float
+
+
+@quietly
+def load_teacher(workdir: str | pathlib.Path) -> Predictor:
+    """The teacher of a run, or its several teachers as one, whose logits are their weighted mean.
+
+    Their images are scaled and normalised as the student's.
+
+    Args:
+      workdir: of the run.
+
+    Raises:
+      InputError: it is no run, had no teacher, or its weights are not there any more; or several
+        teachers differ in their classes.
+    """
+    folder, _ = files.split(pathlib.Path(workdir))
+    if loading.fields_of(folder) is None:
+        raise errors.InputError(f"{folder} is no workdir of a run, and so has no teacher")
+    teachers = teachers_of(workdir)
+    if not teachers:
+        raise errors.InputError(f"the run in {folder} had no teacher")
+    single = [load_single(workdir, teacher).predictor for teacher in teachers]
+    if len(single) == 1:
+        return single[0]
+    return as_one(single, [teacher.weight for teacher in teachers])
+
+
+def teachers_of(workdir: str | pathlib.Path) -> list[Teacher]:
+    """The teachers that a run had; none for anything else."""
+    folder, _ = files.split(pathlib.Path(workdir))
+    listed = (loading.fields_of(folder) or {}).get("teacher") or []
+    listed = listed if isinstance(listed, list) else [listed]
+    # Numbered as the job numbers them: those without a network are none.
+    listed = [teacher for teacher in listed if teacher.get("model")]
+    return [
+        Teacher(
+            teacher["model"],
+            pathlib.Path(teacher.get("checkpoint") or folder / f"teacher{_suffix(number)}"),
+            teacher.get("weight", 1.0),
+        )
+        for number, teacher in enumerate(listed, 1)
+    ]
+
+
+@quietly
+def load_single(workdir: str | pathlib.Path, teacher: Teacher) -> Loaded:
+    """One teacher of a run, with the student's images.
+
+    Raises:
+      InputError: its weights are not there any more, or damaged.
+    """
+    folder, _ = files.split(pathlib.Path(workdir))
+    path, images = teacher.path, loading.fields_of(folder)["data"]
+    if not files.split(path)[0].exists():
+        raise errors.InputError(f"the teacher of the run in {folder} is not in {path} any more")
+    wanted = {"mean": tuple(images["mean"]), "std": tuple(images["std"])}
+    if files.split(path)[0].is_file():  # which says less
+        wanted |= {"network": teacher.model, "image_size": images["image_size"]}
+        wanted["resize"] = images["resize"] if images["augment"] in HOST_AUGMENTATIONS else None
+    network = loading.load(path, **wanted)
+    student = loading.about_of(folder)
+    about = network.about
+    if student and student.preprocessing:
+        about = dataclasses.replace(about, preprocessing=student.preprocessing)
+    if student and not about.class_names and student.num_classes == about.num_classes:
+        about = dataclasses.replace(about, class_names=student.class_names)
+    return dataclasses.replace(network, about=about)
+
+
+def _suffix(number: int) -> str:
+    return str(number) if number > 1 else ""
+
+
+def as_one(members: Sequence[Predictor], weights: Sequence[float]) -> Predictor:
+    """Several networks as one, whose logits are the weighted mean of theirs.
+
+    Raises:
+      InputError: they differ in their classes.
+    """
+    first = members[0].about
+    for member in members[1:]:
+        same = member.about.num_classes == first.num_classes
+        if not same or member.about.class_names != first.class_names:
+            raise errors.InputError(
+                f"the teachers '{first.model}' and '{member.about.model}' differ in their classes:"
+                " ask one of them, with --workdir=ITS_FOLDER"
+            )
+    shares = np.asarray(weights, np.float32) / np.float32(sum(weights))
+
+    def compute(images: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = (member.compute(images)["logits"] for member in members)
+        return {"logits": sum(w * logits for w, logits in zip(shares, outputs, strict=True))}
+
+    name = "+".join(member.about.model for member in members)
+    about = dataclasses.replace(first, model=name, training={}, metrics={})
+    return Predictor(compute, about, members[0].runtime, members[0].devices)

@@ -1,0 +1,1 @@
+"""The command that predicts: `__main__` has its flags, `writing` the forms of its answers."""

@@ -1,0 +1,233 @@
+"""Says what images show: a line an image, with the most probable classes.
+
+    python -m rrd_jax.predict --workdir=runs/digits photo.jpg folder 'more/*.png'
+    python -m rrd_jax.predict --workdir=runs/digits@best --format=csv --output=out.csv folder
+    find . -name '*.jpg' -print0 | python -m rrd_jax.predict --workdir=student.onnx -
+
+Images are files, folders, which are searched, patterns, or - for a list of them on standard input,
+separated by line ends or zeros. They go through the steps that the run's test images went through.
+Answers come in the order of the images, as they are found; what else there is to say goes to
+standard error. The exit code is 0 if all images were read, 1 for a bad flag, 2 for bad input, or if
+some images could not be read: these are named, the others are predicted.
+"""
+
+import contextlib
+import functools
+import pathlib
+import sys
+import time
+from typing import TYPE_CHECKING, Any, TextIO
+
+from absl import app, flags
+
+from rrd_jax import cli, console, errors
+
+if TYPE_CHECKING:
+    from rrd_jax.library import Predictions, Predictor
+
+_FORMATS = ("text", "csv", "jsonl", "npz")  # those of `writing`, which waits for JAX
+
+_WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "The network: a run, as RUN, RUN@best, RUN@last or RUN@STEP; what rrd_jax.export or"
+    " rrd_jax.convert wrote; or a PyTorch file, with --network, --mean, --std and --image_size.",
+)
+_TEACHER = flags.DEFINE_bool("teacher", False, "Asks the teacher of the run in --workdir.")
+_WEIGHTS = flags.DEFINE_enum(
+    "weights",
+    "average",
+    ["average", "raw"],
+    "Of a run that averages its weights: the average, or these themselves.",
+)
+_NETWORK = flags.DEFINE_string(
+    "network", None, "What the weights are of, where they do not say it: a name or import path."
+)
+_MEAN = flags.DEFINE_list("mean", None, "Of each channel, in [0, 1] units. Default: the run's.")
+_STD = flags.DEFINE_list("std", None, "Likewise.")
+_IMAGE_SIZE = flags.DEFINE_integer(
+    "image_size", None, "Height and width that the network sees. Default: the run's.", lower_bound=1
+)
+_RESIZE = flags.DEFINE_integer(
+    "resize",
+    None,
+    "The short side that images are scaled to before their centre is cut out. Default: the run's,"
+    " or none: images are padded or scaled to --image_size.",
+    lower_bound=1,
+)
+_CLASS_NAMES = flags.DEFINE_string(
+    "class_names", None, "A file with the names of classes, one a line. Default: the run's."
+)
+_FORMAT = flags.DEFINE_enum("format", "text", _FORMATS, "Of the answers; npz needs --output.")
+_OUTPUT = flags.DEFINE_string("output", None, "The file to write. Default: standard output.")
+_TOP = flags.DEFINE_integer("top", 5, "How many classes of each image.", lower_bound=1)
+_LOGITS = flags.DEFINE_bool("logits", False, "Writes the logits of all classes too.")
+_EMBEDDINGS = flags.DEFINE_bool("embeddings", False, "Writes the network's embeddings too.")
+_LABELS = flags.DEFINE_bool(
+    "labels", False, "Says the top-1 of images in a folder that is called like their class."
+)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at once.", lower_bound=1)
+
+
+def main(argv: list[str]) -> None:
+    """Predicts."""
+    if not _WORKDIR.value:
+        cli.stop(1, "--workdir is missing; it names a run, or an exported file")
+    if len(argv) < 2:
+        cli.stop(1, "no images are named; name files or folders, or - for a list")
+    cli.guard(functools.partial(_run, argv[1:]), stopped="stopped")
+
+
+def _run(names: list[str]) -> None:
+    stdout = sys.stdout
+    with contextlib.redirect_stdout(sys.stderr):  # answers alone go to standard output
+        _check_flags()
+        paths = _paths(names)
+        # Here, for --help is printed, and errors are found, without waiting for JAX.
+        from rrd_jax import parallel
+        from rrd_jax.predict import writing
+
+        cli.quiet_libtpu()
+        content = writing.Content(_TOP.value, _LOGITS.value, _EMBEDDINGS.value)
+        output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value is not None else None
+        with writing.opened(_FORMAT.value, content, output, stdout) as write:
+            parallel.enable_compilation_cache()
+            parallel.check_platform()
+            parallel.check_jaxlib()
+            predictor = _predictor()
+            tally = _Tally(predictor, len(paths), shows=output is not None or not _tty(stdout))
+            with contextlib.closing(predictor.batches(paths, _BATCH_SIZE.value)) as parts:
+                for part in parts:
+                    _check_embeddings(predictor, part)
+                    write(part)
+                    tally.add(part)
+        tally.finish(output)
+
+
+def _check_flags() -> None:
+    if _FORMAT.value == "npz" and _OUTPUT.value is None:
+        raise errors.InputError("--format=npz is no text: name a file with --output")
+    if _OUTPUT.value == "":
+        raise errors.InputError("--output is empty; leave it out for standard output")
+    if _FORMAT.value == "text" and (_LOGITS.value or _EMBEDDINGS.value):
+        flag = "logits" if _LOGITS.value else "embeddings"
+        raise errors.InputError(f"--{flag} needs --format=csv, jsonl or npz")
+
+
+def _paths(names: list[str]) -> list[str]:
+    from rrd_jax.data import listing
+
+    listed: list[str] = []
+    for name in names:
+        listed += listing.parsed(sys.stdin.buffer.read()) if name == "-" else [name]
+    return listing.files(listed)
+
+
+def _predictor() -> "Predictor":
+    from rrd_jax import library
+
+    given = {
+        "network": _NETWORK.value,
+        "mean": _numbers("mean", _MEAN.value),
+        "std": _numbers("std", _STD.value),
+        "image_size": _IMAGE_SIZE.value,
+        "resize": _RESIZE.value,
+        "class_names": _CLASS_NAMES.value,
+        "raw": _WEIGHTS.value == "raw" or None,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if _TEACHER.value:
+        if given:
+            raise errors.InputError(
+                f"--teacher is asked as the run has it: leave out --{' --'.join(given)}"
+            )
+        return library.load_teacher(_WORKDIR.value)
+    loaded = library.load(_WORKDIR.value, **given)
+    predictor = loaded if isinstance(loaded, library.Predictor) else loaded.predictor
+    if not predictor.about.class_names:
+        console.note("the classes have no names, but numbers: --class_names=FILE names them")
+    return predictor
+
+
+def _numbers(name: str, texts: list[str] | None) -> tuple[float, ...] | None:
+    try:
+        return texts and tuple(map(float, texts))
+    except ValueError as error:
+        raise errors.InputError(
+            f"--{name}={','.join(texts)} must be numbers with commas, one for each channel"
+        ) from error
+
+
+def _check_embeddings(predictor: "Predictor", part: "Predictions") -> None:
+    if _EMBEDDINGS.value and len(part) and part.embeddings is None:
+        raise errors.InputError(f"'{predictor.name}' has no embedding: leave out --embeddings")
+
+
+def _tty(stream: TextIO) -> bool:
+    try:
+        return stream.isatty()
+    except ValueError:  # closed
+        return False
+
+
+class _Tally:
+    """Counts, and says what goes on.
+
+    Args:
+      predictor: that is asked.
+      total: how many images there are.
+      shows: whether a line says how far it is.
+
+    Raises:
+      InputError: --labels without names of classes.
+    """
+
+    def __init__(self, predictor: "Predictor", total: int, *, shows: bool):
+        self._total, self._shows = total, shows
+        self._start = self._last = time.monotonic()
+        self._done = self._unread = self._labelled = self._right = 0
+        self._names = set(predictor.about.class_names)
+        if _LABELS.value and not self._names:
+            raise errors.InputError("--labels needs names of classes: pass --class_names")
+
+    def add(self, part: "Predictions") -> None:
+        """Counts the images of a part; names those that could not be read."""
+        for file, reason in part.unread:
+            console.warn(f"{errors.printable(file)}: {reason}")
+        self._done += len(part) + len(part.unread)
+        self._unread += len(part.unread)
+        if _LABELS.value:
+            self._compare(part)
+        if self._shows and time.monotonic() - self._last > 0.2:
+            self._last = time.monotonic()
+            rate = self._done / (self._last - self._start)
+            parts = [f"{self._done:,} of {self._total:,} images", f"{rate:,.0f} images/s"]
+            console.progress("predict", parts)
+
+    def _compare(self, part: "Predictions") -> None:
+        from rrd_jax.data.folder import layout
+
+        for file, name in zip(part.files, part.names, strict=True):
+            parts = pathlib.Path(file).absolute().parts[:-1]
+            folders = map(layout.class_name, reversed(parts))
+            label = next((folder for folder in folders if folder in self._names), None)
+            self._labelled += label is not None
+            self._right += label == name
+
+    def finish(self, output: Any) -> None:
+        """Says the last words; raises an InputError where images could not be read."""
+        console.clear()
+        if output is not None:
+            console.say(f"{self._done - self._unread:,} images: {output}")
+        if _LABELS.value:
+            share = 100 * self._right / max(1, self._labelled)
+            console.say(f"top-1 {share:.2f} % of {self._labelled:,} images with a label")
+        if self._unread:
+            raise errors.InputError(
+                f"{self._unread:,} of {self._total:,} images cannot be read, and are named above;"
+                " the others are predicted"
+            )
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=functools.partial(cli.parse_flags, arguments=True))

@@ -1,0 +1,57 @@
+"""Which image files are meant by names on a command line."""
+
+import os
+
+import pytest
+
+from rrd_jax import errors
+from rrd_jax.data import listing
+from tests.data import folders
+
+
+def _relative(root, names):
+    return [os.path.relpath(path, root) for path in listing.files(str(root / n) for n in names)]
+
+
+def test_files_keep_their_order_and_folders_are_searched_in_theirs(tmp_path):
+    for name in ("b/2.jpg", "b/1.png", "b/c/3.jpg", "a.jpg", "b/.hidden/4.jpg", "b/no_suffix"):
+        folders.put(tmp_path / name)
+    folders.put(tmp_path / "b" / "notes.txt", b"no image")
+    folders.put(tmp_path / "b" / "broken.png", b"no image, but its name says that it is one")
+    found = ["b/1.png", "b/2.jpg", "b/broken.png", "b/c/3.jpg", "b/no_suffix"]
+    assert _relative(tmp_path, ["b", "a.jpg"]) == [*found, "a.jpg"]
+    assert _relative(tmp_path, ["a.jpg", "b", "a.jpg"]) == ["a.jpg", *found, "a.jpg"]
+    assert _relative(tmp_path, ["b/*.jpg", "a.???"]) == ["b/2.jpg", "a.jpg"]
+    assert _relative(tmp_path, ["**/3.jpg"]) == ["b/c/3.jpg"]
+    # What is named itself counts, whatever it is; whoever reads it says so.
+    assert _relative(tmp_path, ["a.jpg", "missing", "b/notes.txt"])[1:] == [
+        "missing",
+        "b/notes.txt",
+    ]
+
+
+def test_a_name_with_the_signs_of_a_pattern_is_a_name_where_it_is_there(tmp_path):
+    for name in ("a[1].jpg", "a1.jpg"):
+        folders.put(tmp_path / name)
+    assert _relative(tmp_path, ["a[1].jpg"]) == ["a[1].jpg"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "there are no images: name files or folders"),
+        (["none.jpg"], "there is no '.*none.jpg'"),
+        (["*.jpg"], r"no file is called like '.*\*.jpg'"),
+        (["empty"], "there are no images in .*empty$"),
+    ],
+)
+def test_no_images_are_said_to_be_none(names, message, tmp_path):
+    folders.put(tmp_path / "empty" / "notes.txt", b"")
+    with pytest.raises(errors.InputError, match=message):
+        _relative(tmp_path, names)
+
+
+def test_a_list_is_separated_by_zeros_or_line_ends():
+    assert listing.parsed(b"a b.jpg\r\n\n\xffc.jpg\n") == ["a b.jpg", "\udcffc.jpg"]
+    assert listing.parsed(b"a\nb.jpg\0c.jpg\0") == ["a\nb.jpg", "c.jpg"]
+    assert listing.parsed(b"") == []

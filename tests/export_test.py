@@ -1,0 +1,284 @@
+"""The command that exports, by a format of tests: those of users have their tests in exports/."""
+
+import errno
+import json
+import pathlib
+import shutil
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import rrd_jax
+from rrd_jax import checkpoints, convert, errors, export, networks
+from rrd_jax.exports import writing
+from rrd_jax.gains import figures, subjects
+from tests import launch
+from tests.conftest import use_one_device
+from tests.exports import private
+from tests.forks import Commands
+
+pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
+_NAMES = ("a, b", 'the "c"', "Füße", "日本", *"efghij")
+
+
+@pytest.fixture(scope="module")
+def run(tiny_network, tmp_path_factory):
+    """The workdir of a job whose objective classifies in the network's place; it stays as it is."""
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        use_one_device(patch)
+        launch.run(launch.digits("smoke,resnet8-tiny,simkd"), folder)
+    return folder
+
+
+@pytest.fixture
+def form():
+    with private.registered() as registered:
+        yield registered
+
+
+def _export(workdir, output, **fields):
+    asked = {"format": ["private"], "output": output and str(output)} | fields
+    return export.run(export.Asked(pathlib.Path(workdir), **asked))
+
+
+def test_a_file_is_read_back_compared_and_says_its_classes(run, form, tmp_path, capsys):
+    (outcome,) = _export(run, tmp_path / "deep" / "it.private", given={"class_names": _NAMES})
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["it.private"]
+    compared = outcome.written.comparison
+    assert (compared.images, compared.what, compared.agreement) == (24, "test images", 100)
+    assert compared.top1 == compared.top1_here
+    assert compared.difference < 1e-5
+    assert form.open(outcome.written.path, 0).about.class_names == _NAMES
+    line, use = capsys.readouterr().out.splitlines()[-2:]
+    assert line.startswith(f"{tmp_path}/deep/it.private, ")
+    assert "read back by tests 1.0; 24 test images, logits off by " in line
+    assert use == f"try it: python -m rrd_jax.predict --workdir={outcome.written.path} IMAGE..."
+
+
+@pytest.mark.parametrize(
+    ("by", "where", "words"),
+    [
+        (lambda x: x + 1e-3, "logits", "off by .*e-.* where 1e-04 is allowed"),
+        (lambda x: x[:, ::-1], "logits", "off by .* and the same top-1 for"),
+        (lambda x: x * np.nan, "logits", "its logits are not finite"),
+        (lambda x: x[:, 1:], "logits", "have the shape"),
+        (lambda x: x[1:], "logits", "gives 0 rows of logits for 1 images"),
+        (lambda x: x * 1.01, "embedding", "off by 1.0e-02"),
+    ],
+)
+def test_a_file_that_computes_something_else_is_refused_and_gone(run, tmp_path, by, where, words):
+    with (
+        private.registered(write=private.added(by, where)),
+        pytest.raises(errors.InputError, match=f"format 'private' is not written: .*{words}"),
+    ):
+        _export(run, tmp_path / "new" / "it.private")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_8_bits_may_differ_but_must_not_be_nonsense(run, tmp_path):
+    def write(by):
+        return private.registered(write=private.added(by))
+
+    with write(lambda x: x + 1e-2):
+        (outcome,) = _export(run, tmp_path / "it.private", quantize="int8")
+    assert outcome.written.comparison.difference > 1e-3
+    with (
+        write(lambda x: x[:, ::-1]),
+        pytest.raises(errors.InputError, match="weights of 8 bits it puts only"),
+    ):
+        _export(run, tmp_path / "other.private", quantize="int8")
+
+
+def test_what_is_there_is_kept_unless_it_is_ours_and_asked_for(run, form, tmp_path):
+    path = tmp_path / "it.private"
+    path.write_text("a letter")
+    with pytest.raises(errors.InputError, match=r"is there already; .*--overwrite"):
+        _export(run, path)
+    with pytest.raises(errors.InputError, match="not written by this command"):
+        _export(run, path, overwrite=True)
+    assert path.read_text() == "a letter"
+    path.unlink()
+    _export(run, path)
+    _export(run, path, overwrite=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["it.private"]
+
+
+def test_nothing_is_written_into_the_checkpoints_of_a_run(run, form):
+    with pytest.raises(errors.InputError, match="lies in the checkpoints of a run"):
+        _export(run, run / "checkpoints" / "it.private")
+
+
+def test_a_full_disk_leaves_nothing_behind(run, tmp_path):
+    def write(exportable, path, options):
+        path.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with private.registered(write=write), pytest.raises(errors.DiskError, match="make room"):
+        _export(run, tmp_path / "it.private")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_option_that_a_format_does_not_know_is_refused_before_weights_are_read(
+    run, form, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(subjects, "load", lambda *_: pytest.fail("weights are read"))
+    with pytest.raises(errors.InputError, match=r"--names means nothing .* --nofold, --quantize"):
+        _export(run, tmp_path / "it.private", names="torch")
+
+
+def test_a_format_without_its_library_is_told_how_to_get_it_and_keeps_no_other(
+    run, tmp_path, capsys
+):
+    with (
+        private.registered(modules=("no_such_module",), extra="some") as absent,
+        pytest.raises(errors.UnavailableError, match=r"pip install 'rrd_jax\[some\]'"),
+    ):
+        _export(run, tmp_path / "it.private")
+    refused = private.FORMAT._replace(
+        name="refused", extension=".x", write=private.added(lambda x: -x)
+    )
+    with (
+        private.several(private.FORMAT, absent._replace(name="absent"), refused),
+        pytest.raises(errors.InputError, match="1 of 3 formats are not written, as told"),
+    ):
+        _export(run, tmp_path, format=["all"], names="torch")
+    out = capsys.readouterr().out
+    assert "note: format 'private' knows nothing of --names, and does without" in out
+    assert "warning: format 'refused' is not written: it computes something else" in out
+    assert "note: left out: format 'absent' needs no_such_module" in out
+    assert [line.split()[3] for line in out.splitlines() if line.startswith("| absent")] == ["not"]
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny.private"]
+
+
+def test_files_go_where_their_names_tell_them_apart(run, form, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    with pytest.raises(errors.InputError, match=r"ends in .private.*--output=.*new.private or"):
+        _export(copy, tmp_path / "new")
+    _export(copy, f"{tmp_path}/folder/", quantize="int8")
+    _export(copy, tmp_path / "folder", teacher=True)
+    _export(f"{copy}@best", None)
+    found = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.private"))
+    names = ["folder/resnet8-teacher.private", "folder/tiny-int8.private"]
+    assert found == [*names, "run/exports/tiny.private"]
+    about = subjects.load(run).about
+    assert writing.file_name(about.__class__("nets.a:Mine", 2), form) == "Mine.private"
+
+
+def test_a_pytorch_file_is_exported_with_what_a_user_says_of_its_images(run, form, tmp_path):
+    variables, _ = checkpoints.load_student(run / "teacher")
+    path = tmp_path / "teacher.safetensors"
+    safetensors.numpy.save_file(convert.to_torch("resnet8", variables), path)
+    output = tmp_path / "it.private"
+    with pytest.raises(errors.InputError, match="not known what images .*--mean=.*--image_size"):
+        _export(path, output, given={"network": "resnet8"})
+    given = {"network": "resnet8", "mean": (0.3,), "std": (0.4,), "image_size": 8}
+    with pytest.raises(errors.InputError, match="2 names, but the network has 10 classes"):
+        _export(path, output, given=given | {"class_names": ("a", "b")})
+    (outcome,) = _export(path, output, given=given)
+    assert outcome.written.comparison.what == "random images"
+    assert form.open(output, 0).about.preprocessing.mean == (0.3,)
+
+
+def test_images_of_a_folder_are_compared_on(run, form, tmp_path):
+    (tmp_path / "images" / "deep").mkdir(parents=True)
+    for i in range(3):
+        image = np.full((20, 30, 3), 80 * i, np.uint8)
+        cv2.imwrite(str(tmp_path / "images" / "deep" / f"{i}.png"), image)
+    (tmp_path / "images" / "a.txt").write_text("no image")
+    (outcome,) = _export(run, tmp_path / "it.private", images=str(tmp_path / "images"))
+    compared = outcome.written.comparison
+    assert (compared.images, compared.top1) == (3, None)
+    with pytest.raises(errors.InputError, match="there are no images in"):
+        _export(run, tmp_path / "it.private", images=str(run), overwrite=True)
+
+
+def test_without_its_test_split_a_run_is_compared_on_random_images(run, form, tmp_path, capsys):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    fields = json.loads((copy / "config.json").read_text())
+    fields["data"] |= {"name": "no_such_set", "mock_examples": 0}
+    (copy / "config.json").write_text(json.dumps(fields))
+    (outcome,) = _export(copy, tmp_path / "it.private")
+    assert outcome.written.comparison.what == "random images"
+    assert "note: there are no test images (" in capsys.readouterr().out
+
+
+def test_a_classifier_that_takes_over_is_exported_with_its_network(run, form, tmp_path):
+    student = json.loads((run / "results.json").read_text())[-1]
+    parameters, macs = figures.costs(subjects.load(run))
+    assert parameters == student["parameters"]
+    assert macs > networks.summarize(subjects.load(run).network, (8, 8, 1)).macs
+    (outcome,) = _export(run, tmp_path / "it.private")
+    image = np.full((1, 8, 8, 1), 100, np.uint8)
+    found = form.open(outcome.written.path, 0)(image)["logits"]
+    np.testing.assert_allclose(found, rrd_jax.load(run)(image).logits, atol=1e-5)
+
+
+def test_a_network_of_ones_own_that_was_trained_in_bfloat16_is_exported_in_float32(form, tmp_path):
+    own = "tests.networks.brought_nets:Copied"
+    config = launch.digits("smoke,resnet8,ce", **{"student.model": own, "dtype": "bfloat16"})
+    (tmp_path / "config.json").write_text(config.to_json_best_effort())
+    network = networks.create("resnet8", 10)
+    variables = networks.init(network, jax.random.key(0), (8, 8, 1))
+    meta = {"model": own, "num_classes": 10, "image_shape": [8, 8, 1]}
+    checkpoints.save_network(tmp_path, jax.tree.map(np.asarray, variables), meta)
+    assert rrd_jax.load(tmp_path).network.dtype == jnp.bfloat16
+    (outcome,) = _export(tmp_path, f"{tmp_path}/files/")
+    assert outcome.written.path.name == "Copied.private"
+    image = np.full((1, 8, 8, 1), 100, np.uint8)
+    wanted = network.apply(variables, (image / 255.0 - 0.305) / 0.376).logits
+    found = form.open(outcome.written.path, 0)(image)["logits"]
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_a_network_that_was_loaded_is_exported_by_its_method(run, form, tmp_path):
+    network = rrd_jax.load(run)
+    written = network.export(tmp_path / "it.private", fold=False)
+    assert written.comparison.what == "test images"
+    images, labels = np.zeros((5, 8, 8, 1), np.uint8), np.arange(5)
+    written = network.export(
+        tmp_path / "it.private", "private", test=(images, labels), overwrite=True
+    )
+    assert written.comparison.images == 5
+    for path, options, words in (
+        ("it.onnxx", {}, r"does not say its format: end it in \.private"),
+        ("it.private", {"folds": True}, "unknown option 'folds'; did you mean 'fold'"),
+        ("it.private", {"quantize": "int4"}, "option quantize is 'int4'"),
+        ("it.private", {"test": images[:, :7]}, "must be uint8"),
+    ):
+        with pytest.raises(errors.InputError, match=words):
+            network.export(tmp_path / path, overwrite=True, **options)
+
+
+@pytest.fixture(scope="module")
+def commands():
+    with Commands() as started:
+        yield started
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "words"),
+    [
+        ("--workdir={tmp}", 2, "--format is missing; one of safetensors"),
+        ("--workdir={tmp} --format=onxx", 2, "unknown format 'onxx'; did you mean 'onnx'"),
+        ("--workdir={tmp} --format=safetensors", 2, "no intact checkpoint under"),
+        ("--workdir={tmp}/none --format=safetensors", 2, "none"),
+        ("--workdir={tmp} --format=safetensors --mean=a", 2, "--mean=a, but must be numbers"),
+        ("--workdir= --format=safetensors", 2, "--workdir is empty"),
+        ("--workdir={tmp} --report --format=onnx", 2, "--report takes no --format"),
+        ("--workdir={tmp} --report", 2, "no intact checkpoint under"),
+        ("--format=onnx", 1, "--workdir"),
+        ("--workdir={tmp} --format=onnx --quantize=int4", 1, "quantize"),
+    ],
+)
+def test_mistakes_are_a_line(commands, tmp_path, flags, code, words):
+    flags = flags.format(tmp=tmp_path).split()
+    done = commands.run(*flags, module="rrd_jax.export", env={"JAX_PLATFORMS": "cpu"})
+    assert words in done.check_refused(code)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,66 @@
+"""Core ML packages, of which only the structure is checked: nothing here runs one."""
+
+import dataclasses
+import shutil
+
+import jax.numpy as jnp
+import pytest
+
+from rrd_jax import errors
+from rrd_jax.exports import base, coreml
+from tests.exports import graphs
+
+pytest.importorskip("coremltools")
+pytest.importorskip("stablehlo_coreml")
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    path = tmp_path_factory.mktemp("coreml") / "student.mlpackage"
+    coreml.FORMAT.write(graphs.exportable(), path, base.Options())
+    return path
+
+
+def test_a_package_says_what_it_takes_and_computes(package, capfd):
+    import coremltools
+
+    exportable = graphs.exportable()
+    assert coreml.FORMAT.open is None
+    assert coreml.FORMAT.recognizes(package)
+    coreml.FORMAT.check(exportable, package)
+    assert capfd.readouterr() == ("", "")
+    spec = coremltools.utils.load_spec(str(package))
+    assert [f.name for f in spec.description.input] == ["images"]
+    assert [f.name for f in spec.description.output] == ["embedding", "logits"]
+    record = base.header_from_json(spec.description.metadata.userDefined["rrd_jax"], "it")
+    assert record.about == exportable.about
+    (function,) = spec.mlProgram.functions.values()
+    (block,) = function.block_specializations.values()
+    convolutions = [o for o in block.operations if o.type == "conv"]
+    assert len(convolutions) == 8
+
+
+def test_a_package_of_another_network_or_a_damaged_one_is_refused(package, tmp_path):
+    exportable = graphs.exportable()
+    about = dataclasses.replace(exportable.about, class_names=())
+    other = dataclasses.replace(exportable, about=about)
+    with pytest.raises(errors.InputError, match="is not what was to be written"):
+        coreml.FORMAT.check(other, package)
+    for content in (b"", b"\xff" * 99):
+        copy = tmp_path / f"{len(content)}.mlpackage"
+        shutil.copytree(package, copy)
+        next(copy.rglob("*.mlmodel")).write_bytes(content)
+        with pytest.raises(errors.InputError, match=r"damaged|is not what"):
+            coreml.FORMAT.check(exportable, copy)
+    assert not coreml.FORMAT.recognizes(tmp_path)
+
+
+def test_what_core_ml_cannot_compute_is_refused(tmp_path, monkeypatch):
+    def function(self, options=None):
+        return lambda x: {"logits": jnp.linalg.qr(x[..., 0])[1]}
+
+    monkeypatch.setattr(base.Exportable, "function", function)
+    with pytest.raises(errors.InputError, match=r"'grouped' cannot be written for Core ML: ") as e:
+        coreml.FORMAT.write(graphs.exportable(), tmp_path / "x.mlpackage", base.Options())
+    assert "qr" in str(e.value).lower()
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,68 @@
+"""Small networks on their way out, images, and what both sides compute from them."""
+
+import functools
+
+import jax
+import numpy as np
+
+from rrd_jax import networks
+from rrd_jax.about import About, Preprocessing
+from rrd_jax.exports.base import Exportable
+from rrd_jax.networks.shufflenet import ShuffleNetV1
+from tests import fresh
+
+NAMES = ("a, b", 'the "second"', "dritte Ähre", "第四")
+_BROUGHT = "tests.networks.brought_nets"
+# Grouped and depthwise convolutions, batch norms, shuffled channels, and a pooling that pads.
+GROUPED = functools.partial(ShuffleNetV1, widths=(48,), blocks=(2,), groups=3)
+OWN = {
+    "linen": f"{_BROUGHT}:Mixer",  # whose code needs the size of the batch as a number
+    "group_norm": f"{_BROUGHT}:GroupNorm",
+    "nnx": f"{_BROUGHT}:Norm",
+    "equinox": "tests.networks.brought_equinox:Stateful",
+    "functions": f"{_BROUGHT}:functions",
+}
+
+
+@functools.cache
+def exportable(name="grouped", image_shape=(8, 8, 1)):
+    """A network with weights, for small images of four classes."""
+    if name == "grouped":
+        network = GROUPED(num_classes=len(NAMES))
+    else:
+        network = networks.create(OWN.get(name, name), len(NAMES))
+    if name in OWN:
+        variables = networks.init(network, jax.random.key(0), image_shape)
+    else:
+        variables = fresh.init(network, image_shape)
+    size, _, channels = image_shape
+    preprocessing = Preprocessing(size, channels, (0.4,) * channels, (0.3,) * channels)
+    about = About(name, len(NAMES), class_names=NAMES, preprocessing=preprocessing)
+    return Exportable(network, variables, about)
+
+
+def images(count, image_shape=(8, 8, 1)):
+    """uint8 [count, *image_shape]."""
+    return np.random.default_rng(count).integers(0, 256, (count, *image_shape), np.uint8)
+
+
+def check_same(outputs, expected, tolerance=1e-4):
+    """Asserts that outputs are those expected, but for rounding."""
+    assert set(outputs) == set(expected)
+    for name, values in expected.items():
+        assert outputs[name].shape == values.shape
+        assert outputs[name].dtype == np.float32
+        assert np.abs(outputs[name] - values).max() <= tolerance * np.abs(values).max(), name
+
+
+def damages(content):
+    """Bytes as accidents leave them, by what happened."""
+    middle, end = len(content) // 2, len(content) - 30
+    label = content.rindex(NAMES[-1].encode())
+    places = {"at the start": 40, "in the graph": label // 2, "in a name": label}
+    flipped = {f"flip {name}": _flip(content, place) for name, place in places.items()}
+    return {"empty": b"", "cut": content[:middle], "cut at the end": content[:end], **flipped}
+
+
+def _flip(content, place):
+    return content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :]

@@ -1,0 +1,151 @@
+"""TFLite files: fast operations, any batch, weights of 8 bits, and refusals that name a reason."""
+
+import dataclasses
+import importlib
+
+import flax.linen as nn
+import jax.numpy as jnp
+import pytest
+
+from rrd_jax import errors, networks
+from rrd_jax.exports import base, litert
+from tests import fresh
+from tests.exports import graphs
+
+pytest.importorskip("litert_converter")
+_FAMILIES = [
+    *("resnet8x4", "vgg8", "wrn_16_2", "mobilenetv2_cifar", "shufflenetv1_cifar"),
+    *("shufflenetv2_cifar", "resnet18", "mobilenetv2", "shufflenetv2_x1_0"),
+]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("litert") / "student.tflite"
+    litert.FORMAT.write(graphs.exportable(), path, base.Options())
+    return path
+
+
+def _same(exportable, path, tolerance=1e-4, counts=(1, 7, 20, 1)):
+    shape = exportable.about.preprocessing.image_shape
+    runtime = litert.FORMAT.open(path, 1)
+    for count in counts:
+        images = graphs.images(count, shape)
+        graphs.check_same(runtime(images), exportable(images), tolerance)
+    return runtime
+
+
+def test_a_file_computes_the_same_for_batches_of_any_size(file):
+    runtime = _same(graphs.exportable(), file)
+    assert runtime.about == graphs.exportable().about
+    assert runtime.runtime.startswith("ai-edge-litert ")
+    assert litert.FORMAT.recognizes(file)
+
+
+def test_convolutions_keep_their_activations_and_stay_whole(file):
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(file))  # the whole file, as others read it
+    names = [operation["op_name"] for operation in interpreter._get_ops_details()]
+    assert names.count("DEPTHWISE_CONV_2D") == 3
+    assert "AVERAGE_POOL_2D" in names
+    assert not {"BROADCAST_TO", "SHAPE", "STABLEHLO_REDUCE_WINDOW"} & set(names)
+    assert interpreter.get_input_details()[0]["shape_signature"].tolist() == [-1, 8, 8, 1]
+    assert interpreter.get_signature_list()["serving_default"] == {
+        "inputs": ["images"],
+        "outputs": ["embedding", "logits"],
+    }
+
+
+@pytest.mark.parametrize(
+    "name", fresh.all_but_quick_are_long([*graphs.OWN, *_FAMILIES], ["linen", "nnx", "equinox"])
+)
+def test_every_network_computes_the_same_and_takes_uint8(name, tmp_path):
+    shape = (32, 32, 3) if name in _FAMILIES else (8, 8, 1)
+    exportable = graphs.exportable(name, shape)
+    options = base.Options(fold=name in _FAMILIES, embed_preprocessing=True)
+    litert.FORMAT.write(exportable, tmp_path / "file", options)
+    _same(exportable, tmp_path / "file")
+
+
+def _weighted(network):
+    """A network of three lines with weights."""
+
+    class Network(nn.Module):
+        num_classes: int = 4
+
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(self.num_classes)(network(x).reshape(len(x), -1))
+
+    return networks.from_linen(Network())
+
+
+def _exportable(network):
+    network = _weighted(network)
+    about = dataclasses.replace(graphs.exportable().about, model="own")
+    return base.Exportable(network, fresh.init(network, (8, 8, 1)), about)
+
+
+def test_a_batch_that_is_in_a_constant_stays_symbolic(tmp_path):
+    exportable = _exportable(lambda x: x + jnp.ones((len(x), 1, 1, 1)) * jnp.ones((1, 8, 8, 1)))
+    litert.FORMAT.write(exportable, tmp_path / "file", base.Options())
+    _same(exportable, tmp_path / "file")
+
+
+def test_weights_of_eight_bits(tmp_path):
+    exportable = graphs.exportable()
+    litert.FORMAT.write(exportable, tmp_path / "file", base.Options(quantize="int8"))
+    _same(exportable, tmp_path / "file", tolerance=0.1)
+
+
+def test_operations_that_are_unknown_are_named(tmp_path):
+    for network, reason in {
+        lambda x: jnp.sort(x, -2): r"STABLEHLO_SORT",
+        lambda x: jnp.abs(jnp.fft.fft(x)): r"no operation for stablehlo\.fft",
+    }.items():
+        with pytest.raises(errors.InputError, match=reason) as caught:
+            litert.FORMAT.write(_exportable(network), tmp_path / "file", base.Options())
+        assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_printed(file, capfd, tmp_path):
+    litert.FORMAT.write(graphs.exportable(), tmp_path / "file", base.Options(quantize="int8"))
+    litert.FORMAT.open(file, 2)(graphs.images(3))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_damaged_files_are_refused(file, tmp_path):
+    path = tmp_path / "renamed.onnx"
+    for damage, content in graphs.damages(file.read_bytes()).items():
+        path.write_bytes(content)
+        with pytest.raises(errors.InputError, match=r"damaged|does not say"):
+            litert.FORMAT.open(path, 1)
+        assert litert.FORMAT.recognizes(path) == (damage != "empty")
+
+
+def test_files_of_others_do_not_say_their_classes(file, tmp_path):
+    from rrd_jax.exports import sealed
+
+    path = tmp_path / "other.tflite"
+    path.write_bytes(sealed.read(file)[0])
+    assert litert.FORMAT.recognizes(path)
+    with pytest.raises(errors.InputError, match="was not written by rrd_jax.export"):
+        litert.FORMAT.open(path, 1)
+
+
+def test_a_missing_library_is_one_line(tmp_path, monkeypatch):
+    load = importlib.import_module
+
+    def fail(name, *rest):
+        if name in ("litert_quantizer", "litert_converter"):
+            raise ImportError(f"No module named '{name}'")
+        return load(name, *rest)
+
+    monkeypatch.setattr(importlib, "import_module", fail)
+    expected = r"needs litert_quantizer.*pip install 'rrd_jax\[litert\]'"
+    with pytest.raises(errors.UnavailableError, match=expected):
+        litert.FORMAT.write(graphs.exportable(), tmp_path / "file", base.Options(quantize="int8"))
+    with pytest.raises(errors.UnavailableError, match="litert_converter"):
+        base.require(litert.FORMAT.name, litert.FORMAT.extra, litert.FORMAT.modules)

@@ -1,0 +1,246 @@
+"""Networks leave as ONNX files, which onnxruntime reads back."""
+
+import collections
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrd_jax import errors, networks
+from rrd_jax.about import About, Preprocessing
+from rrd_jax.exports import onnx as package
+from rrd_jax.exports.base import Exportable, Options
+from rrd_jax.networks.mobilenet import MobileNetV2
+from rrd_jax.networks.resnet import ResNet
+from rrd_jax.networks.shufflenet import ShuffleNetV1
+from rrd_jax.networks.wrn import WideResNet
+from rrd_jax.objectives import Objective
+from tests import tiny
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+_NAMES = ('"a", or b', "größer", "犬")
+_USERS = "tests.networks.brought_nets"
+_FAMILIES = {
+    "resnext": ResNet(3, (1,), (8, 8), bottleneck=True, inner=2, groups=4, imagenet_stem=True),
+    "wide resnet": WideResNet(3, depth=10, factor=1),
+    "mobilenet": MobileNetV2(3, 8, ((1, 8, 1, 1), (4, 8, 2, 2)), torchvision=True),
+    "shufflenet": ShuffleNetV1(3, widths=(48,), blocks=(2,), groups=3),
+}
+
+
+class Zoo(nn.Module):
+    """Most of Linen's ordinary layers."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Conv(8, (3, 3), strides=2, dtype=jnp.float32)(x)
+        x = nn.gelu(nn.BatchNorm(use_running_average=not train)(x))
+        x = nn.silu(nn.LayerNorm()(nn.Conv(8, (3, 3), padding="VALID")(x)))
+        x = nn.relu6(nn.GroupNorm(4)(nn.Conv(16, (5, 5), (2, 1), feature_group_count=8)(x)))
+        x = nn.max_pool(x, (2, 2), (1, 1), "SAME")
+        x = nn.leaky_relu(nn.avg_pool(x, (3, 3), (2, 2), "SAME", count_include_pad=False))
+        gate = nn.hard_swish(nn.Dense(4)(jnp.mean(x, (1, 2), keepdims=True)))
+        x = nn.elu(x * nn.sigmoid(nn.Dense(16)(gate)))
+        x = nn.softplus(nn.ConvTranspose(6, (3, 3), strides=(2, 2))(x))
+        x = nn.Dropout(0.5, deterministic=not train)(x.reshape(x.shape[0], -1))
+        x = nn.gelu(nn.Dense(16)(x), approximate=False)
+        return nn.Dense(3)(x), nn.softmax(x)
+
+
+class ViT(nn.Module):
+    """A small one, with a class token."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Conv(12, (4, 4), (4, 4), padding="VALID")(x).reshape(x.shape[0], -1, 12)
+        token = self.param("token", nn.initializers.normal(), (1, 1, 12))
+        x = jnp.concatenate([jnp.tile(token, (x.shape[0], 1, 1)), x], 1)
+        x = x + self.param("place", nn.initializers.normal(), (1, x.shape[1], 12))
+        y = nn.LayerNorm()(x)
+        x = x + nn.MultiHeadDotProductAttention(3, deterministic=not train)(y, y)
+        x = x + nn.Dense(12)(nn.gelu(nn.Dense(24)(nn.LayerNorm()(x))))
+        return nn.Dense(3)(nn.LayerNorm()(x)[:, 0])
+
+
+class Next(nn.Module):
+    """A stem and a block of ConvNeXt's."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.LayerNorm()(nn.Conv(8, (2, 2), (2, 2))(x))
+        y = nn.LayerNorm()(nn.Conv(8, (7, 7), padding=3, feature_group_count=8)(x))
+        x = x + nn.Dense(8)(nn.gelu(nn.Dense(16)(y), approximate=False))
+        return nn.Dense(3)(nn.LayerNorm()(x.mean((1, 2))))
+
+
+def _exportable(network, size=8, channels=3, seed=0, **fields):
+    """A network with random weights and statistics; 3 classes."""
+    variables = networks.init(network, jax.random.key(seed), (size, size, channels))
+    random = np.random.default_rng(seed)
+
+    def moved(path, leaf):
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            return np.asarray(leaf + 0.2 * random.uniform(0, 1, leaf.shape), np.float32)
+        return leaf
+
+    preprocessing = Preprocessing(size, channels, (0.4,) * channels, (0.25,) * channels)
+    about = About("x", 3, class_names=_NAMES, preprocessing=preprocessing)
+    return Exportable(network, jax.tree_util.tree_map_with_path(moved, variables), about, **fields)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return _exportable(tiny.NETWORK(num_classes=3))
+
+
+@pytest.fixture(scope="module")
+def written(small, tmp_path_factory):
+    path = tmp_path_factory.mktemp("onnx") / "small.onnx"
+    package.FORMAT.write(small, path, Options())
+    return path
+
+
+def _check(exportable, folder, options=None, sizes=(1, 3), tolerance=1e-5):
+    """Writes and reads a network, compares what it computes; returns its operators' number."""
+    path = folder / "network.onnx"
+    package.FORMAT.write(exportable, path, options or Options())
+    runtime = package.FORMAT.open(path, 1)
+    shape = exportable.about.preprocessing.image_shape
+    images = np.random.default_rng(0).integers(0, 256, (max(sizes), *shape), np.uint8)
+    want = exportable(images)
+    for size in sizes:
+        got = runtime(images[:size])
+        assert want.keys() == got.keys()
+        for name in want:
+            assert np.isfinite(want[name]).all()
+            assert got[name].dtype == np.float32
+            bound = tolerance * np.abs(want[name]).max()
+            np.testing.assert_allclose(
+                got[name], want[name][:size], rtol=0, atol=bound, err_msg=name
+            )
+    return collections.Counter(node.op_type for node in onnx.load(path).graph.node)
+
+
+def test_a_residual_network_is_convolutions_and_sums_and_nothing_else(small, tmp_path):
+    operators = _check(small, tmp_path, sizes=(1, 3, 32))
+    assert operators == {
+        **{"Conv": 4, "Relu": 3, "Add": 1},
+        **{"GlobalAveragePool": 1, "Reshape": 1, "Gemm": 1},
+    }
+
+
+@pytest.mark.parametrize("name", _FAMILIES)
+def test_a_small_network_of_each_family(name, tmp_path):
+    operators = _check(_exportable(_FAMILIES[name]), tmp_path)
+    assert bool(operators["Transpose"]) == (name == "shufflenet")  # a shuffle is one
+    assert operators["Gemm"] == 1
+    assert operators["Conv"] > 4
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", networks.MODELS)
+def test_every_network(name, tmp_path):
+    size = 32 if name in networks.CIFAR else 64
+    _check(_exportable(networks.create(name, 3), size), tmp_path, sizes=(1, 3, 32))
+
+
+@pytest.mark.parametrize("module", [Zoo, ViT, Next])
+def test_linen_networks_of_ordinary_layers(module, tmp_path):
+    _check(_exportable(networks.from_linen(module()), 16), tmp_path, tolerance=5e-5)
+
+
+@pytest.mark.parametrize(
+    "path", [f"{_USERS}:Mixer", f"{_USERS}:Norm", f"{_USERS}:functions"], ids=lambda p: p[-5:]
+)
+def test_networks_by_import_path_with_grey_images(path, tmp_path):
+    _check(_exportable(networks.create(path, 3), channels=1), tmp_path)
+
+
+def test_an_equinox_network(tmp_path):
+    pytest.importorskip("equinox")
+    network = networks.create("tests.networks.brought_equinox:Stateful", 3)
+    variables = networks.init(network, jax.random.key(0), (8, 8, 1))
+    about = About("x", 3, preprocessing=Preprocessing(8, 1, (0.4,), (0.25,)))
+    _check(Exportable(network, variables, about), tmp_path)
+
+
+def test_options_say_what_goes_into_the_file(small, tmp_path):
+    assert _check(small, tmp_path, Options(fold=False))["Mul"] == 4
+    operators = _check(small, tmp_path, Options(embed_preprocessing=True))
+    assert operators["Cast"] == 1
+    file = onnx.load(tmp_path / "network.onnx")
+    assert file.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+
+
+def test_a_classifier_that_stands_in_for_the_networks(small, tmp_path):
+    def predict(state, student):
+        return student.embedding @ state.params["kernel"]
+
+    objective = Objective(init=None, loss=None, predict=predict)
+    kernel = np.random.default_rng(0).normal(size=(16, 3)).astype(np.float32)
+    state = {"params": {"kernel": kernel}, "frozen": {}, "memory": ()}
+    exportable = Exportable(
+        small.network, {**small.variables, "classifier": state}, small.about, {"simkd": objective}
+    )
+    assert "Gemm" not in _check(exportable, tmp_path)
+
+
+def test_what_computes_in_bfloat16_is_written_in_float32(tmp_path):
+    network = ResNet(3, (1,), (8, 8), dtype=jnp.bfloat16)
+    _check(_exportable(network), tmp_path, tolerance=2e-2)
+    types = {x.data_type for x in onnx.load(tmp_path / "network.onnx").graph.initializer}
+    assert types == {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
+
+
+def test_the_same_network_is_the_same_file(small, written, tmp_path):
+    package.FORMAT.write(small, tmp_path / "again.onnx", Options())
+    assert (tmp_path / "again.onnx").read_bytes() == written.read_bytes()
+
+
+def test_a_file_says_what_it_is(small, written, tmp_path):
+    assert package.FORMAT.open(written, 2).about == small.about
+    (tmp_path / "renamed").write_bytes(written.read_bytes())
+    assert package.recognizes(tmp_path / "renamed")
+    (tmp_path / "text").write_text("\x08")
+    assert not package.recognizes(tmp_path / "text")
+    assert not package.recognizes(tmp_path)
+    file = onnx.load(written)
+    properties = {entry.key: entry.value for entry in file.metadata_props}
+    assert properties["class_names"] == '["\\"a\\", or b", "größer", "犬"]'
+    assert (file.ir_version, file.opset_import[0].version) == (8, 17)
+    shape = file.graph.input[0].type.tensor_type.shape.dim
+    assert [n.dim_param or n.dim_value for n in shape] == ["batch", 3, 8, 8]
+    assert file.graph.node[0].name == "ResNet/conv1/Conv"
+
+
+def test_damaged_and_foreign_files_are_refused_in_a_line(written, tmp_path):
+    content, path = bytearray(written.read_bytes()), tmp_path / "damaged.onnx"
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(errors.InputError, match=r"cannot be read as ONNX: .*export it again") as e:
+        package.FORMAT.open(path, 1)
+    assert "\n" not in str(e.value)
+    content[len(content) // 2] ^= 1  # within a weight
+    path.write_bytes(content)
+    with pytest.raises(errors.InputError, match="is not as it was written"):
+        package.FORMAT.open(path, 1)
+    path.write_bytes(b"")
+    with pytest.raises(errors.InputError, match="cannot be read as ONNX"):
+        package.FORMAT.open(path, 1)
+    file = onnx.load(written)
+    del file.metadata_props[:]
+    onnx.save(file, path)
+    with pytest.raises(errors.InputError, match=r"was not written by rrd_jax\.export"):
+        package.FORMAT.open(path, 1)
+
+
+def test_what_a_file_cannot_hold_or_a_disk_not_take_is_said(small, tmp_path, monkeypatch):
+    with pytest.raises(errors.DiskError, match="cannot be written"):
+        package.FORMAT.write(small, tmp_path / "no" / "such.onnx", Options())
+    monkeypatch.setattr("rrd_jax.exports.onnx.model._LARGEST", 1000)
+    with pytest.raises(errors.InputError, match=r"holds at most 2; --format=stablehlo"):
+        package.FORMAT.write(small, tmp_path / "large.onnx", Options())
+    assert not list(tmp_path.iterdir())

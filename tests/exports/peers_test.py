@@ -1,0 +1,168 @@
+"""Exported weights in torchvision, timm and transformers, and back: the same bits."""
+
+import importlib
+
+import chex
+import numpy as np
+import pytest
+
+from rrd_jax import about as abouts
+from rrd_jax import convert, errors, exports, networks
+from rrd_jax.convert import beside, files, published
+from rrd_jax.exports import Options
+from tests.exports import made
+
+torch = pytest.importorskip("torch")
+timm = pytest.importorskip("timm")
+torchvision = pytest.importorskip("torchvision")
+
+_NAMES = [name for name in networks.MODELS if any(published.of(name)[:2])]
+_QUICK = ["mobilenetv2", "mobilenetv1"]
+_LONG = [pytest.param(n, marks=pytest.mark.long) for n in _NAMES if n not in _QUICK]
+
+
+def _export(exportable, form, path, **options):
+    exports.get(form).write(exportable, path, Options(**options))
+    return path
+
+
+def _theirs(name, channels=3):
+    """torchvision's network, or timm's where that has none."""
+    known = published.of(name)
+    if known.torchvision:
+        network = getattr(torchvision.models, known.torchvision)(num_classes=8)
+        return network, lambda state_dict: state_dict
+    options = {"num_classes": 8, "in_chans": channels, **known.timm_args}
+    return timm.create_model(known.timm, **options), lambda s: published.to_timm(name, s)
+
+
+def test_names_are_known_of_what_both_have():
+    assert set(_NAMES) == {
+        *("resnet18", "resnet34", "resnet50", "wide_resnet50_2", "resnext50_32x4d"),
+        *("shufflenetv2_x1_0", "mobilenetv2", "mobilenetv1"),
+    }
+
+
+@pytest.mark.parametrize("name", [*_QUICK, *_LONG])
+@pytest.mark.filterwarnings("ignore")
+def test_they_load_it_strictly_and_what_they_save_is_bit_for_bit_the_same(name, tmp_path):
+    st = importlib.import_module("safetensors.torch")
+    exportable = made.exportable(name, size=64, resize=73, names=tuple("abcdefgh"))
+    file = _export(exportable, "safetensors", tmp_path / "a.safetensors", names="torch")
+    network, respell = _theirs(name)
+    network.load_state_dict(respell(st.load_file(file)), strict=True)
+    st.save_file(network.state_dict(), tmp_path / "b.safetensors")
+    theirs, _ = _theirs(name)
+    pth = _export(exportable, "torch", tmp_path / "a.pth")
+    state_dict = respell(torch.load(pth, weights_only=True))
+    theirs.load_state_dict(state_dict, strict=True)
+    torch.save({"state_dict": theirs.state_dict()}, tmp_path / "b.pth")
+    for path in (file, pth, tmp_path / "b.safetensors", tmp_path / "b.pth"):
+        chex.assert_trees_all_equal(files.load(path, name)[0], exportable.variables)
+    if published.of(name).timm:
+        folder = _export(exportable, "hub", tmp_path / "hub")
+        network = timm.create_model(f"local-dir:{folder}", pretrained=True)
+        timm.models.save_for_hf(network, tmp_path / "saved", safe_serialization="both")
+        for path in (folder, tmp_path / "saved", tmp_path / "saved" / "pytorch_model.bin"):
+            variables, meta = files.load(path, "")
+            chex.assert_trees_all_equal(variables, exportable.variables)
+            about = abouts.from_json(meta["about"], "")
+            assert about.class_names == exportable.about.class_names
+            assert about.preprocessing == exportable.about.preprocessing
+
+
+@pytest.mark.parametrize(
+    ("name", "channels"),
+    [("resnet18", 1), *(pytest.param(name, 3, marks=pytest.mark.long) for name in _NAMES)],
+)
+def test_they_compute_the_same(name, channels, tmp_path):
+    exportable = made.exportable(name, size=64, channels=channels)
+    images = made.images(exportable)
+    wanted = exportable(images)
+    for form, file in (("safetensors", "a.safetensors"), ("torch", "a.pth"), ("hub", "hub")):
+        runtime = exports.open_file(_export(exportable, form, tmp_path / file, names="torch"), 1)
+        has_timm = published.of(name).timm
+        assert runtime.runtime.startswith("torch" if form != "hub" or has_timm else "jax")
+        computed = runtime(images)
+        for output in ("logits", "embedding"):
+            error = np.abs(computed[output] - wanted[output]).max()
+            assert error <= 1e-5 * np.abs(wanted[output]).max()
+
+
+def test_a_folder_opens_from_a_hub_as_it_does_from_a_disk(tmp_path, monkeypatch):
+    exportable = made.exportable("resnet18", size=64)
+    folder = _export(exportable, "hub", tmp_path / "hub")
+
+    def download(repo_id, filename, **_):
+        assert repo_id == "me/it"
+        return str(folder / filename)
+
+    monkeypatch.setattr(importlib.import_module("timm.models._hub"), "hf_hub_download", download)
+    network = timm.create_model("hf-hub:me/it", pretrained=True)
+    assert network.pretrained_cfg["label_names"] == list(made.NAMES)
+    back = convert.from_torch("resnet18", network.state_dict())
+    chex.assert_trees_all_equal(back, exportable.variables)
+
+
+def test_a_state_dict_that_was_damaged_or_changed_is_a_line(tmp_path):
+    path = _export(made.exportable("resnet8"), "torch", tmp_path / "f.pth")
+    content = torch.load(path, weights_only=True)
+    content["fc.bias"] += 1
+    torch.save(content, path)
+    with pytest.raises(errors.InputError, match=r"by their digest.*remove .*f.pth.json if they"):
+        files.load(path, "")
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(errors.InputError, match="damaged or cut off") as caught:
+        exports.open_file(path)
+    assert "\n" not in str(caught.value)
+    path.with_name("f.pth.json").unlink()
+    assert not exports.get("torch").recognizes(path)
+
+
+@pytest.mark.long
+def test_transformers_open_a_folder_for_hubs_too(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    exportable = made.exportable("resnet18", size=64, names=tuple("abcdefgh"), resize=73)
+    folder = _export(exportable, "hub", tmp_path / "hub")
+    network = transformers.AutoModelForImageClassification.from_pretrained(folder)
+    assert network.config.id2label == dict(enumerate("abcdefgh"))
+    images = made.images(exportable)
+    with torch.no_grad():
+        normalized = np.asarray(exportable.normalize(images)).transpose(0, 3, 1, 2)
+        logits = network(torch.tensor(normalized)).logits.numpy()
+    wanted = exportable(images)["logits"]
+    assert np.abs(logits - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    network.save_pretrained(tmp_path / "saved")
+    chex.assert_trees_all_equal(files.load(tmp_path / "saved", "")[0], exportable.variables)
+
+
+def test_timms_transform_does_what_the_folder_says():
+    wanted = made.exportable(size=200, resize=230).about.preprocessing
+    config = timm.data.resolve_data_config(pretrained_cfg=beside.to_timm(wanted))
+    resize, crop, _, normalize = timm.data.create_transform(**config).transforms
+    assert (resize.size, list(crop.size)) == (230, [200, 200])
+    np.testing.assert_allclose(normalize.std, wanted.std)
+    whole = made.exportable(size=32).about.preprocessing
+    config = timm.data.resolve_data_config(pretrained_cfg=beside.to_timm(whole))
+    assert timm.data.create_transform(**config).transforms[0].size in ((32, 32), [32, 32])
+
+
+def test_timms_other_networks_with_the_same_names_are_refused(tmp_path):
+    save = timm.models.save_for_hf
+    other = timm.create_model("mobilenetv1_100", num_classes=8)
+    save(other, tmp_path / "relu6", safe_serialization=True)
+    with pytest.raises(errors.InputError, match="act_layer=None.*that here has act_layer=relu"):
+        files.load(tmp_path / "relu6", "mobilenetv1")
+    save(
+        timm.create_model("resnetblur18", num_classes=8), tmp_path / "blur", safe_serialization=True
+    )
+    with pytest.raises(errors.InputError, match="timm's resnetblur18.*not of resnet18"):
+        files.load(tmp_path / "blur", "resnet18")
+    assert files.network_of(tmp_path / "blur") == ""
+
+
+def test_timms_names_alone_do_not_tell_the_activation(tmp_path, capsys):
+    network = timm.create_model("mobilenetv1_100", num_classes=8)
+    torch.save(network.state_dict(), tmp_path / "f.pth")
+    files.load(tmp_path / "f.pth", "mobilenetv1")
+    assert "nothing says that it was made with act_layer='relu'" in capsys.readouterr().out

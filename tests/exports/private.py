@@ -1,0 +1,94 @@
+"""A format of tests: a file that names a function in this process, which computes the outputs."""
+
+import contextlib
+import json
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from rrd_jax import errors, exports
+from rrd_jax.exports import base
+
+FUNCTIONS = []
+
+
+class _Runtime:
+    runtime = "tests 1.0"
+
+    def __init__(self, path):
+        content = json.loads(path.read_text())
+        self.about = base.header_from_json(json.dumps(content["header"]), str(path)).about
+        self._function = FUNCTIONS[content["function"]]
+
+    def __call__(self, images):
+        images = base.normalized(self.about, images)
+        return {name: np.array(v) for name, v in self._function(images).items()}
+
+
+def write(exportable, path, options):
+    """As `Format.write`."""
+    header = base.Header(exportable.about, "private", "NHWC", "float32", ("logits", "embedding"))
+    function = jax.jit(exportable.function(options))
+    FUNCTIONS.append(function)
+    content = {"function": len(FUNCTIONS) - 1, "header": json.loads(base.header_to_json(header))}
+    path.write_text(json.dumps(content))
+
+
+def opened(path, threads):
+    """As `Format.open`."""
+    del threads
+    try:
+        return _Runtime(path)
+    except (IndexError, KeyError, ValueError) as error:
+        raise errors.InputError(f"{path} is damaged") from error
+
+
+FORMAT = base.Format(
+    name="private",
+    extension=".private",
+    extra="tests",
+    modules=(),
+    options=("fold", "quantize"),
+    write=write,
+    open=opened,
+    recognizes=lambda path: path.is_file() and path.suffix == ".private",
+)
+
+
+@contextlib.contextmanager
+def several(*forms):
+    """While it lasts, these are the formats."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exports, "FORMATS", tuple(form.name for form in forms))
+        for form in forms:
+            module = types.SimpleNamespace(FORMAT=form)
+            patch.setitem(sys.modules, f"rrd_jax.exports.{form.name}", module)
+        yield
+
+
+@contextlib.contextmanager
+def registered(**changes):
+    """While it lasts, `private` is the only format; `changes` are of its FORMAT."""
+    form = FORMAT._replace(**changes)
+    with several(form):
+        yield form
+
+
+def added(by, where="logits"):
+    """A `write` whose file is off by an amount."""
+
+    def write_wrong(exportable, path, options):
+        write(exportable, path, options)
+        right = FUNCTIONS[-1]
+
+        def wrong(images):
+            outputs = dict(right(images))
+            outputs[where] = by(np.array(outputs[where]))
+            return outputs
+
+        FUNCTIONS[-1] = wrong
+
+    return write_wrong

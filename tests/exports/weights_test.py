@@ -1,0 +1,132 @@
+import json
+
+import chex
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import rrd_jax
+from rrd_jax import errors, exports
+from rrd_jax.convert import exported, files
+from rrd_jax.exports import Options
+from tests.exports import made
+
+
+def _written(exportable, path, form="safetensors", **options):
+    exports.get(form).write(exportable, path, Options(**options))
+    assert exports.recognized(path).name == form
+    return path
+
+
+@pytest.mark.parametrize("names", ["ours", "torch"])
+def test_a_file_says_itself_what_it_holds(names, tmp_path):
+    exportable = made.exportable(channels=1)
+    path = _written(exportable, tmp_path / "f.safetensors", names=names)
+    variables, meta = files.load(path, "")
+    chex.assert_trees_all_equal(variables, exportable.variables)
+    assert (meta["model"], meta["num_classes"], meta["image_shape"]) == ("resnet8", 8, [8, 8, 1])
+    loaded = rrd_jax.load(path)
+    assert loaded.about == exportable.about
+    images = made.images(exportable)
+    there, here = exports.open_file(path)(images), exportable(images)
+    chex.assert_trees_all_equal(there, here)
+    np.testing.assert_allclose(loaded(images).logits, here["logits"], rtol=1e-4, atol=1e-5)
+    entries = safetensors.numpy.load_file(path)
+    wanted = {"ours": "params/conv1/kernel", "torch": "conv1.weight"}[names]
+    assert entries[wanted].shape == {"ours": (3, 3, 1, 16), "torch": (16, 1, 3, 3)}[names]
+
+
+def test_a_network_of_ones_own_has_our_names_only(tmp_path):
+    exportable = made.exportable(made.OWN, width=6)
+    path = _written(exportable, tmp_path / "f.safetensors")
+    chex.assert_trees_all_equal(files.load(path, made.OWN)[0], exportable.variables)
+    images = made.images(exportable)
+    logits = rrd_jax.load(path)(images).logits
+    np.testing.assert_allclose(logits, exports.open_file(path)(images)["logits"], atol=1e-5)
+    with pytest.raises(errors.InputError, match="of your own.*no names in PyTorch"):
+        exports.get("safetensors").write(exportable, tmp_path / "g", Options(names="torch"))
+    with pytest.raises(errors.InputError, match="unknown names 'timm'; .*known: ours, torch"):
+        exports.get("safetensors").write(exportable, tmp_path / "g", Options(names="timm"))
+
+
+def test_what_classifies_in_its_place_goes_with_it(tmp_path):
+    exportable = made.with_simkd(made.exportable())
+    images = made.images(exportable)
+    own = exportable.network.apply(exportable.variables, exportable.normalize(images)).logits
+    for form, name in (("safetensors", "f.safetensors"), ("hub", "folder")):
+        path = _written(exportable, tmp_path / name, form)
+        there = exports.open_file(path)(images)["logits"]
+        np.testing.assert_array_equal(there, exportable(images)["logits"])
+        np.testing.assert_allclose(rrd_jax.load(path)(images).logits, there, atol=1e-5)
+        assert abs(there - own).max() > 0.1
+    with pytest.raises(errors.InputError, match="trained with 'simkd'.*leave out --names=torch"):
+        exports.get("safetensors").write(exportable, tmp_path / "g", Options(names="torch"))
+
+
+def test_lists_and_odd_names_in_variables_keep_their_place():
+    leaf = np.ones(2, np.float32)
+    variables = {"params": {"a/b": leaf, "a": {"b": 2 * leaf}, "layers": [leaf, (leaf, {})]}}
+    text = json.dumps(exported.said(variables, "ours"))
+    back = exported.unflatten(exported.flatten(variables), json.loads(text)["tree"])
+    wanted = {"a/b": leaf, "a": {"b": 2 * leaf}, "layers": [leaf, [leaf, {}]]}
+    chex.assert_trees_all_equal(back, {"params": wanted, "batch_stats": {}})
+    assert "tree" not in exported.said({"params": {"a": {"b": leaf}}}, "ours")
+
+
+def _damage(path, how):
+    content = bytearray(path.read_bytes())
+    if how == "cut":
+        content = content[: len(content) // 2]
+    elif how == "flipped":
+        content[-1000] ^= 4
+    else:
+        content = content.replace(b'\\"num_classes\\": 8', b'\\"num_classes\\": 9')
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("names", ["ours", "torch"])
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [("cut", "cannot be read|damaged"), ("flipped", "by their digest"), ("said", "8 classes of 9")],
+)
+def test_damage_is_a_line(names, how, said, tmp_path):
+    path = _written(made.exportable(), tmp_path / "f.safetensors", names=names)
+    _damage(path, how)
+    for read in (rrd_jax.load, exports.open_file):
+        with pytest.raises(errors.InputError, match=said) as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_folder_for_hubs_that_lacks_something_is_told_in_a_line(tmp_path):
+    folder = _written(made.exportable(), tmp_path / "h", "hub")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architecture"] == "rrd_jax:resnet8"
+    assert config["label_names"] == list(made.NAMES)
+    assert rrd_jax.load(folder).about.class_names == made.NAMES
+    chosen = {**config, "label_names": ["a", "b"]}
+    (folder / "config.json").write_text(json.dumps(chosen))
+    with pytest.raises(errors.InputError, match="names 2 classes of 8"):
+        exports.open_file(folder)
+    (folder / "config.json").write_text("[1")
+    with pytest.raises(errors.InputError, match=r"config.json, which names the network"):
+        exports.open_file(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(errors.InputError, match=r"config.json, .*No such file"):
+        exports.open_file(folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(errors.InputError, match="has no model.safetensors"):
+        exports.open_file(folder)
+
+
+def test_another_network_than_the_files_is_refused(tmp_path):
+    path = _written(made.exportable(), tmp_path / "f.safetensors")
+    with pytest.raises(errors.InputError, match="are of 'resnet8', as it says itself"):
+        rrd_jax.load(path, network="resnet14")
+
+
+def test_a_run_is_read_from_its_checkpoints_whatever_lies_beside_them(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    _written(made.exportable(), tmp_path / "model.safetensors")
+    assert exported.weights_of(tmp_path) == tmp_path

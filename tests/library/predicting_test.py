@@ -1,0 +1,232 @@
+"""Predictions for images of any kind, by anything that maps them to logits."""
+
+import dataclasses
+import types
+
+import jax
+import numpy as np
+import PIL.Image
+import pytest
+import safetensors.numpy
+
+import rrd_jax
+from rrd_jax import convert, errors, exports
+from rrd_jax.about import About, Preprocessing
+from rrd_jax.library import Loaded, Predictor, teachers
+from tests.data import folders
+from tests.networks import brought_nets as nets
+
+_RNG = np.random.default_rng(0)
+_ABOUT = About(
+    "mean",
+    3,
+    class_names=("dark", "grey", "light"),
+    preprocessing=Preprocessing(4, 3, (0.5,) * 3, (0.5,) * 3),
+)
+
+
+class _Mean:
+    """Classifies by brightness; remembers the shapes that it was given."""
+
+    about, runtime = _ABOUT, "brightness 1.0"
+
+    def __init__(self):
+        self.shapes = []
+
+    def __call__(self, images):
+        self.shapes.append(images.shape)
+        assert images.dtype == np.uint8
+        mean = images.reshape(len(images), -1).mean(-1, dtype=np.float32) / 255
+        logits = -20 * np.abs(mean[:, None] - np.array([0, 0.5, 1], np.float32))
+        return {"logits": logits, "embedding": mean[:, None]}
+
+
+@pytest.fixture
+def mean():
+    """A Predictor, and the shapes of its batches."""
+    compute = _Mean()
+    return Predictor(compute, _ABOUT, compute.runtime), compute.shapes
+
+
+def _images(*levels):
+    return np.stack([np.full((4, 4, 3), level, np.uint8) for level in levels])
+
+
+def test_batches_are_of_one_shape_and_what_fills_the_last_is_cut_off(mean):
+    predictor, shapes = mean
+    images = _RNG.integers(0, 256, (10, 4, 4, 3), np.uint8)
+    result = predictor.predict(images, batch_size=4)
+    assert shapes == [(4, 4, 4, 3)] * 3
+    np.testing.assert_array_equal(result.logits, _Mean()(images)["logits"])
+    np.testing.assert_array_equal(result.embeddings, predictor.embed(images))
+    assert len(result) == 10
+    assert result.files == tuple(map(str, range(10)))
+
+
+def test_classes_come_with_their_names_and_probabilities(mean):
+    result = mean[0].predict(_images(255, 0, 128))
+    assert result.names == ["light", "dark", "grey"]
+    np.testing.assert_array_equal(result.labels, [2, 0, 1])
+    np.testing.assert_allclose(result.probabilities.sum(-1), 1, rtol=1e-6)
+    first, second = result.top(2)[0]
+    assert (first.name, first.label, second.name) == ("light", 2, "grey")
+    assert first.probability == pytest.approx(1 / (1 + np.exp(-10) + np.exp(-20)), rel=1e-6)
+    assert [len(guesses) for guesses in result.top(9)] == [3] * 3
+    with pytest.raises(errors.InputError, match="count is 0"):
+        result.top(0)
+
+
+def test_images_of_any_kind_are_taken(mean, tmp_path):
+    predictor, _ = mean
+    light = np.full((9, 5, 3), 255, np.uint8)
+    path = tmp_path / "a" / "light.png"
+    folders.put(path)
+    PIL.Image.fromarray(light).save(path)
+    for given, files in [
+        (light, ("0",)),
+        (light[..., 0], ("0",)),
+        (PIL.Image.fromarray(light), ("0",)),
+        (path.read_bytes(), ("0",)),
+        (path, (str(path),)),
+        (tmp_path, (str(path),)),
+        (f"{tmp_path}/*/*.png", (str(path),)),
+        ([light, path, PIL.Image.fromarray(light)], ("0", str(path), "2")),
+        ((image for image in [light] * 3), ("0", "1", "2")),
+        ([path, str(tmp_path)], (str(path),) * 2),
+    ]:
+        result = predictor.predict(given)
+        assert result.files == files
+        assert result.names == ["light"] * len(files)
+    for none in ([], np.zeros((0, 4, 4, 3), np.uint8)):
+        result = predictor.predict(none)
+        assert (len(result), result.probabilities.shape, result.top()) == (0, (0, 3), [])
+
+
+def test_an_image_that_cannot_be_read_is_an_error_or_is_left_out_and_named(mean, tmp_path):
+    predictor, _ = mean
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"hello")
+    images = [*_images(0, 255), broken, *_images(128)]
+    with pytest.raises(errors.InputError, match="broken.jpg cannot be used: it is no image"):
+        predictor.predict(images)
+    with pytest.raises(errors.InputError, match="image 1 cannot be used: it is 3.5, but"):
+        predictor.predict([_images(0)[0], 3.5])
+    result = predictor.predict(images, batch_size=2, skip_unread=True)
+    assert result.names == ["dark", "light", "grey"]
+    assert result.files == ("0", "1", "3")
+    assert [file for file, _ in result.unread] == [str(broken)]
+    alone = predictor.predict([broken], skip_unread=True)
+    assert (len(alone), len(alone.unread), alone.logits.shape) == (0, 1, (0, 3))
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "message"),
+    [
+        (3, {}, "images are 3, but must be an array"),
+        ({"image": 3}, {}, "images are a value of type dict"),
+        (_images(0), {"batch_size": 0}, "batch_size is 0"),
+        ("/not/there", {}, "there is no '/not/there'"),
+    ],
+)
+def test_what_is_no_image_is_one_line(mean, images, options, message):
+    with pytest.raises(errors.InputError, match=message):
+        mean[0].predict(images, **options)
+
+
+def test_logits_that_are_not_finite_are_named():
+    def compute(images):
+        return {"logits": np.where(images[:, 0, 0, :1] == 7, np.nan, np.ones((1, 3), np.float32))}
+
+    predictor = Predictor(compute, _ABOUT, "none")
+    assert predictor.predict(_images(1, 2)).embeddings is None
+    with pytest.raises(errors.InputError, match="'mean' has no embedding"):
+        predictor.embed(_images(1, 2))
+    with pytest.raises(errors.InputError, match="for image 1 are not finite"):
+        predictor.predict(_images(1, 7))
+
+
+def test_a_long_list_is_never_whole_in_memory(mean):
+    read = 0
+
+    def images():
+        nonlocal read
+        for _ in range(1000):
+            read += 1
+            yield _images(0)[0]
+
+    for done, part in enumerate(mean[0].batches(images(), batch_size=10), 1):
+        assert len(part) == 10
+        assert read <= 10 * (done + 3)
+
+
+@pytest.fixture
+def exported(monkeypatch, tmp_path):
+    """A file of a format."""
+    form = types.SimpleNamespace(
+        name="mean", extra="", modules=(), recognizes=lambda path: path.suffix == ".mean",
+        open=lambda path, threads: _Mean(),
+    )  # fmt: skip
+    monkeypatch.setattr(exports, "FORMATS", ("mean",))
+    monkeypatch.setattr(exports, "get", lambda name: form)
+    path = tmp_path / "a.mean"
+    path.touch()
+    return path
+
+
+@pytest.mark.usefixtures("one_device")
+def test_an_exported_file_is_asked_and_evaluated_as_a_network_is(exported):
+    loaded = rrd_jax.load(exported, class_names=("a", "b", "c"))
+    assert loaded.predict(_images(0, 255)).names == ["a", "c"]
+    assert loaded.about.class_names == ("a", "b", "c")
+    test = _images(0, 128, 255, 0), np.array([0, 1, 2, 2])
+    assert rrd_jax.evaluate(exported, test)["top1"] == 75
+    with pytest.raises(errors.InputError, match="says itself what images it takes: leave out mean"):
+        rrd_jax.load(exported, mean=(0.1, 0.1, 0.1))
+    with pytest.raises(errors.InputError, match="can be asked, but not distilled from.*brightness"):
+        rrd_jax.distill(teacher=loaded, student="resnet8", train=test, test=test)
+
+
+def test_a_network_of_unknown_images_says_what_it_must_be_told():
+    network = rrd_jax.networks.adapt(nets.GroupNorm(10), "mine")
+    with pytest.raises(errors.InputError, match="pass mean, std, image_size"):
+        Loaded(network, {}, "mine", 10).predict(_images(0))
+
+
+def test_several_teachers_answer_as_one_if_their_classes_are_the_same(mean):
+    first, _ = mean
+    other = Predictor(lambda images: {"logits": 0 * _Mean()(images)["logits"]}, _ABOUT, "none")
+    whole = teachers.as_one([first, other], [3.0, 1.0])
+    wanted = 0.75 * first.predict(_images(255, 0)).logits
+    np.testing.assert_allclose(whole.predict(_images(255, 0)).logits, wanted, rtol=1e-6)
+    assert (whole.name, whole.about.class_names) == ("mean+mean", _ABOUT.class_names)
+    renamed = dataclasses.replace(_ABOUT, class_names=("light", "grey", "dark"))
+    with pytest.raises(errors.InputError, match="differ in their classes: ask one of them"):
+        teachers.as_one([first, dataclasses.replace(other, about=renamed)], [1.0, 1.0])
+
+
+@pytest.mark.usefixtures("one_device")
+def test_weights_of_a_file_are_asked_once_they_are_told_what_they_see(tmp_path):
+    network = rrd_jax.networks.create("resnet8", 3)
+    variables = rrd_jax.networks.init(network, jax.random.key(0), (8, 8, 3))
+    path, names = tmp_path / "w.safetensors", tmp_path / "names.txt"
+    safetensors.numpy.save_file(convert.to_torch("resnet8", jax.device_get(variables)), path)
+    names.write_bytes("\ufeffeins\r\nzwei, drei\r\n\u00e4\r\n".encode())
+    moments = {"network": "resnet8", "mean": (0.5,) * 3, "std": (0.2,) * 3}
+    with pytest.raises(errors.InputError, match=r"normalised: pass image_size \("):
+        rrd_jax.load(path, **moments).predict(_images(0))
+    loaded = rrd_jax.load(path, **moments, image_size=8, resize=10, class_names=names)
+    assert loaded.about.class_names == ("eins", "zwei, drei", "\u00e4")
+    seen = loaded.about.preprocessing
+    assert (seen.image_shape, seen.resize, seen.mean) == ((8, 8, 3), 10, (0.5,) * 3)
+    images = _RNG.integers(0, 256, (3, 10, 10, 3), np.uint8)
+    wanted = loaded(images[:, 1:9, 1:9]).logits
+    np.testing.assert_allclose(loaded.predict(images).logits, wanted, rtol=1e-5, atol=1e-6)
+    for wrong, message in [
+        ({"class_names": ["a"]}, "class_names has 1 names, but the network has 3 classes"),
+        ({"class_names": tmp_path}, "cannot be read .Is a directory"),
+        ({"image_size": 8, "resize": 4}, "resize is 4, less than image_size 8"),
+        ({"image_size": 0}, "image_size is 0"),
+        ({"num_classes": 4}, "num_classes is 4, but .* for 3 classes"),
+    ]:
+        with pytest.raises(errors.InputError, match=message):
+            rrd_jax.load(path, **moments, **wrong)
