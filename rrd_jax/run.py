@@ -16,7 +16,9 @@ from rrd_jax import (
     data,
     errors,
     networks,
+    parallel,
     predictions,
+    pretrained,
     program,
     sanity,
 )
@@ -197,7 +199,12 @@ class Run:
             recalls=self.teacher_is_cached,
         )
         variables = self.teacher.variables if self.teacher_network else None
-        self.state, self.step = self.program.create(self.recipe.training.seed, variables), 0
+        start = pretrained.ready(self.recipe.training, self.dataset)
+        weights = start and parallel.put(parallel.replicated(self.mesh), start.weights)
+        self.state = self.program.create(self.recipe.training.seed, variables, weights)
+        self.step = 0
+        if start:
+            self._say_start(start.origin)
         if self.recipe.fixed != "student":
             self._first_weights = checkpoints.digest(self.state.params["student"])
 
@@ -209,7 +216,14 @@ class Run:
         self.state, self.progress = restored[0], _as(_Progress, restored[1], self.folder)
         self.step, self.progress.recalls = int(self.state.step), self.teacher_is_cached
         _check_data(self.folder, self.progress.dataset, self.dataset.version)
+        if origin := self.progress.about.get("training", {}).get("start_from"):
+            self._say_start(origin)
         return True
+
+    def _say_start(self, origin: dict[str, str]) -> None:
+        """Keeps what the weights were before the first step in what is said of the network."""
+        training = {**self._about.training, "start_from": origin}
+        self._about = dataclasses.replace(self._about, training=training)
 
     def description(self) -> list[str]:
         """What is about to run, in a line, and others on its teacher and on paired maps."""
@@ -314,7 +328,7 @@ class Run:
         Raises:
           DivergedError: the test loss is not finite.
         """
-        reference = self.teacher.predictions if self.teacher else None
+        reference = self.teacher.reference if self.teacher else None
         test = {f"test/{k}": v for k, v in predictions.figures(tested, reference).items()}
         if not math.isfinite(test["test/loss"]):
             bad = np.flatnonzero(~np.isfinite(tested["loss"]))

@@ -17,6 +17,7 @@ _ORDER = """
     run
     program card
     teacher
+    pretrained
     predictions convert workdir
     checkpoints stage step
     recipe parallel report tracing provenance

@@ -24,6 +24,7 @@ from rrd_jax.networks.brought import (
 )
 from rrd_jax.networks.check import check, check_values, check_weights, doubt
 from rrd_jax.networks.contract import Network, Outputs
+from rrd_jax.networks.parts import freeze, frozen_parts, parts
 from rrd_jax.networks.remat import remat
 from rrd_jax.networks.summary import (
     Summary,
@@ -140,16 +141,19 @@ __all__ = [
     "create",
     "describe_maps",
     "doubt",
+    "freeze",
     "from_embedding",
     "from_equinox",
     "from_functions",
     "from_linen",
     "from_nnx",
+    "frozen_parts",
     "head",
     "image_size",
     "init",
     "is_network",
     "named_shapes",
+    "parts",
     "remat",
     "summarize",
 ]

@@ -9,7 +9,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from rrd_jax import checkpoints, console, data, errors, networks, parallel, predictions
+from rrd_jax import (
+    checkpoints,
+    console,
+    data,
+    errors,
+    networks,
+    parallel,
+    predictions,
+    pretrained,
+)
 from rrd_jax.choices import NetworkChoice
 from rrd_jax.convert import files
 from rrd_jax.objectives import Objective
@@ -33,6 +42,7 @@ class FrozenNetwork:
       what: it is, for warnings.
       examined: whether its predictions can be doubted; not on random images.
       origins: of each member, as JSON: model, checkpoint, and digest of the weights.
+      compares: whether its logits are of the data's classes; if not, they mean nothing.
     """
 
     network: networks.Network
@@ -45,6 +55,7 @@ class FrozenNetwork:
     what: str = "the teacher"
     examined: bool = True
     origins: tuple[Mapping[str, str], ...] = ()
+    compares: bool = True
 
     @functools.cached_property
     def folded(self) -> Any:
@@ -63,6 +74,11 @@ class FrozenNetwork:
             predict, self.variables, self.dataset.test, batch_size, self.mesh
         )
 
+    @property
+    def reference(self) -> dict[str, np.ndarray] | None:
+        """Its predictions, for a student's to be compared with; None where classes differ."""
+        return self.predictions if self.compares else None
+
     def examine(self) -> str:
         """Why its predictions for the test split look wrong, "" where they do not.
 
@@ -75,7 +91,7 @@ class FrozenNetwork:
 
     @functools.cached_property
     def _doubt(self) -> str:
-        if not self.examined:
+        if not self.examined or not self.compares:
             return ""
         if isinstance(self.network, ensemble.Ensemble):
             return " ".join(member.examine() for member in self._members())
@@ -132,7 +148,12 @@ def load(
       InputError: the checkpoint is missing, damaged, or of another network or data set.
     """
     variables, meta = files.load(path, choice.model)
-    _check_fits(path, meta, choice.model, dataset)
+    compares = True
+    if terms is None:
+        variables, compares = _with_classes(path, variables, meta, choice, dataset, training)
+    else:
+        _check_fits(path, meta, choice.model, dataset)
+        _warn_of_other_data(path, meta, dataset)
     classifier = meta.get("classifier")
     if classifier and classifier not in (terms or {}):
         raise errors.InputError(
@@ -143,7 +164,7 @@ def load(
     home = home.parent if home.name == "checkpoints" else home
     folder = home / "views" if home.is_dir() else home.with_name(f"{home.name}.views")
     frozen = from_variables(choice, variables, folder, dataset, mesh, training, where=str(path))
-    return dataclasses.replace(frozen, terms=terms if classifier else None)
+    return dataclasses.replace(frozen, terms=terms if classifier else None, compares=compares)
 
 
 def from_variables(
@@ -178,21 +199,79 @@ def from_variables(
     return FrozenNetwork(network, variables, (folder,), dataset, mesh, training, origins=(origin,))
 
 
-def _check_fits(
-    path: pathlib.Path, meta: dict[str, Any], model: str, dataset: data.Dataset
-) -> None:
-    """Raises an InputError for a network that is not the one that config and data need.
+def _with_classes(
+    path: pathlib.Path,
+    variables: dict[str, Any],
+    meta: Mapping[str, Any],
+    choice: NetworkChoice,
+    dataset: data.Dataset,
+    training: Training,
+) -> tuple[dict[str, Any], bool]:
+    """A teacher's weights with the classes of the data, by name; says what is done.
 
-    Warns of one that was trained on other data, whose classes may be others, as many as they are.
+    Returns:
+      The weights, and whether their logits are of the data's classes.
+
+    Raises:
+      InputError: it is another network; or its classes are not the data's, and an objective
+        compares them.
     """
+    count, needed = meta["num_classes"], dataset.num_classes
+    names = pretrained.class_names(meta, path)
+    classes = pretrained.match_classes(names, count, dataset.class_names, needed)
+    is_made = choice.network is not None  # for one number of classes
+    _check_fits(path, meta, choice.model, dataset, any_classes=not is_made)
+    if classes.is_same:
+        return variables, True
+    if classes.order is None and classes.compares:
+        _warn_of_other_data(path, meta, dataset)
+        return variables, True
+    about = f"the teacher in {path} has {count:,} classes and the data {needed:,}"
+    if classes.compares:
+        console.say(f"{about}: they are matched by name, {classes.reason}")
+    else:
+        about = f"{about}, which are not the same: {classes.reason}"
+        _check_relations(about, training)
+        console.note(
+            f"{about}; what it makes of images before its classifier is compared alone, and there"
+            " is no agreement with it"
+        )
+    axes = choice.class_axes(choice.create(needed), dataset.image_shape)
+    return pretrained.with_classes(variables, axes, classes.order, needed), classes.compares
+
+
+def _check_relations(about: str, training: Training) -> None:
+    """Raises an InputError for objectives that compare classes with those of a teacher."""
+    comparing = [choice.name for choice in training.objectives if choice.needs_classes]
+    if comparing:
+        raise errors.InputError(
+            f"{about}. {' and '.join(comparing)} would compare them: use objectives on relations or"
+            " maps, such as method rrd; or name the classes with data.class_names; or fine-tune"
+            " the teacher with teacher.fine_tune"
+        )
+
+
+def _warn_of_other_data(path: pathlib.Path, meta: Mapping[str, Any], dataset: data.Dataset) -> None:
+    """Warns of a network that was trained on other data, with as many classes."""
+    if (trained_on := meta.get("dataset")) and trained_on != dataset.version:
+        console.warn(
+            f"the network in {path} was trained on {trained_on}, and these data are"
+            f" {dataset.version}: their classes must be the same, in the same order"
+        )
+
+
+def _check_fits(
+    path: pathlib.Path,
+    meta: Mapping[str, Any],
+    model: str,
+    dataset: data.Dataset,
+    *,
+    any_classes: bool = False,
+) -> None:
+    """Raises an InputError for a network that is not the one that config and data need."""
     given = (meta["model"], meta["num_classes"], meta["image_shape"][-1])
     needed = (model, dataset.num_classes, dataset.image_shape[-1])
-    if given == needed:
-        if (trained_on := meta.get("dataset")) and trained_on != dataset.version:
-            console.warn(
-                f"the network in {path} was trained on {trained_on}, and these data are"
-                f" {dataset.version}: their classes must be the same, in the same order"
-            )
+    if given == needed or (any_classes and given[::2] == needed[::2]):
         return
     reason = "it is another network"
     if given[0] == needed[0]:
@@ -220,4 +299,5 @@ def as_ensemble(teachers: Sequence[FrozenNetwork], weights: Sequence[float]) -> 
         variables=ensemble.stack_variables([teacher.variables for teacher in teachers]),
         folders=tuple(folder for teacher in teachers for folder in teacher.folders),
         origins=tuple(origin for teacher in teachers for origin in teacher.origins),
+        compares=all(teacher.compares for teacher in teachers),
     )
