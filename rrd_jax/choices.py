@@ -23,6 +23,7 @@ class StartChoice:
       checkpoint: where they are, as `convert.files.load` has it; "" for random ones.
       head: whether the classifier is theirs: "keep", "new", or "auto" for where the classes agree.
       variables: weights that are in memory, in place of a checkpoint; None for none.
+      meta: what is known of these, as `convert.files.load` gives it.
       section: of the config that says all this, for messages.
       ready: what `pretrained.read` made of them; None where that is still to be done.
     """
@@ -30,6 +31,7 @@ class StartChoice:
     checkpoint: str = ""
     head: str = "auto"
     variables: Any = dataclasses.field(default=None, compare=False, repr=False)
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     section: str = "student"
     ready: Any = dataclasses.field(default=None, compare=False, repr=False)
 

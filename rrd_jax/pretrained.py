@@ -43,7 +43,7 @@ def ready(training: Training, dataset: data.Dataset) -> Ready | None:
     if start.ready is not None:
         return start.ready
     if start.variables is not None:
-        where, meta, variables = f"'{training.network.model}'", {}, start.variables
+        where, meta, variables = f"'{training.network.model}'", start.meta, start.variables
     else:
         where = start.checkpoint
         variables, meta = files.load(pathlib.Path(where), training.network.model)

@@ -88,7 +88,7 @@ class Training:
         """
         if not self.freeze:
             return frozenset()
-        head = self.network.class_axes(network, image_shape)
+        head = frozenset(self.network.class_axes(network, image_shape))
         return networks.frozen_parts(
             network, image_shape, self.freeze, head, f"{self.start.section}.freeze"
         )
@@ -199,14 +199,14 @@ class Made:
       variables: of networks that are teachers; others are trained first.
       objectives: Objectives.
       transform: as OptimizerChoice's.
-      starts: variables that networks are trained from.
+      starts: variables that a student starts from, and what is known of them.
     """
 
     networks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     objectives: Mapping[str, Objective] = dataclasses.field(default_factory=dict)
     transform: Callable | optax.GradientTransformation | None = None
-    starts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    starts: Mapping[str, tuple[Any, Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -238,6 +238,8 @@ class Run:
         ]
         if isinstance(self.recipe.student, networks.Brought):
             lines.append(self._describe_student())
+        if frozen := training.frozen(self.recipe.student, self.dataset.image_shape):
+            lines.append(self._describe_frozen(frozen))
         if self._about_teacher:
             lines.append(self._about_teacher)
         return lines + self._describe_pairs()
@@ -250,6 +252,16 @@ class Run:
         return (
             f"{summary.macs:,} multiply-adds an image; embedding {width}, maps"
             f" {networks.describe_maps(outputs.maps)}"
+        )
+
+    def _describe_frozen(self, frozen: frozenset[str]) -> str:
+        """What of the student stays as it is."""
+        shapes = networks.named_shapes(self.program.abstract.params["student"])
+        count = sum(math.prod(shapes[name]) for name in frozen)
+        modules = dict.fromkeys(name.split("/")[0] for name in shapes if name in frozen)
+        return (
+            f"{count:,} of the parameters stay as they are, with their running statistics:"
+            f" {', '.join(modules)}"
         )
 
     def _describe_pairs(self) -> list[str]:

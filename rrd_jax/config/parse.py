@@ -201,8 +201,10 @@ def _training(
 def _start(config: ConfigDict, setting: _Setting) -> StartChoice:
     """What the network of a run begins with."""
     fields = config.student
-    variables = setting.made.starts.get(fields.model)
-    return StartChoice(fields.checkpoint, fields.head, None if fields.checkpoint else variables)
+    variables, meta = None, {}
+    if not fields.checkpoint:
+        variables, meta = setting.made.starts.get(fields.model, (None, {}))
+    return StartChoice(fields.checkpoint, fields.head, variables, meta)
 
 
 def _source(config: ConfigDict) -> Source:
@@ -339,9 +341,9 @@ def _teacher(
     label = f"teacher{i + 1}" if i else "teacher"
     part = _part(_teacher_config(config, fields), label, setting)
     checkpoint, variables = fields.checkpoint, setting.made.variables.get(fields.model)
-    start = dataclasses.replace(part.training.start, section=at)
+    weights = variables if fields.fine_tune and not checkpoint else None
+    start = dataclasses.replace(part.training.start, section=at, variables=weights, meta={})
     if fields.fine_tune:  # they are where its training starts
-        start = dataclasses.replace(start, variables=None if checkpoint else variables)
         checkpoint, variables = "", None
     part = dataclasses.replace(part, training=dataclasses.replace(part.training, start=start))
     return recipe.TeacherChoice(network, checkpoint, part, variables, follows=fields.epochs is None)

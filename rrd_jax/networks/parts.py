@@ -1,5 +1,6 @@
 """Parts of a network by name, and networks of which some parts stay as they are."""
 
+import functools
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -78,11 +79,12 @@ def _inner(equation: Any) -> Any:
     return None
 
 
+@functools.cache  # it traces the network, and many ask
 def frozen_parts(
     network: Network,
     image_shape: tuple[int, ...],
     pattern: str,
-    head: Collection[str],
+    head: frozenset[str],
     field: str = "freeze",
 ) -> frozenset[str]:
     """The parameters that a pattern names, by path.
