@@ -72,7 +72,7 @@ def fit(
     Raises:
       InputError: they are of another network, or cannot be made to fit.
     """
-    choice, section = training.network, training.start.section
+    choice = training.network
     _check_network(where, meta, choice)
     network, shape = choice.create(dataset.num_classes), dataset.image_shape
     given = _by_path({name: variables.get(name, {}) for name in ("params", "batch_stats")})
@@ -99,7 +99,7 @@ def fit(
     return Ready(
         weights,
         origin | {"head": "new" if is_new else "kept"},
-        (f"{section} starts from {where}" + "".join(f"; {change}" for change in changes),),
+        (f"[{training.label}] starts from {'; '.join([where, *changes])}",),
     )
 
 
@@ -205,7 +205,7 @@ def _check_sizes(
     if not differing:
         return
     size, _, channels = dataset.image_shape
-    there = (meta.get("image_shape") or [None])[0] or 2 * size
+    there = _image_size(meta) or 2 * size
     try:
         network = choice.create(dataset.num_classes)
         other = networks.summarize(network, (there, there, channels)).variables
@@ -222,10 +222,16 @@ def _check_sizes(
 
 
 def _sizes_of_images(meta: Mapping[str, Any], shape: Sequence[int]) -> list[str]:
-    there = (meta.get("image_shape") or [None])[0]
+    there = _image_size(meta)
     if there in (None, shape[0]):
         return []
     return [f"it saw images of {there}x{there} pixels, and sees {shape[0]}x{shape[0]} now"]
+
+
+def _image_size(meta: Mapping[str, Any]) -> int | None:
+    """Height and width of the images that weights were trained on; None where it is not known."""
+    known = about.from_json(meta["about"], "it").preprocessing if meta.get("about") else None
+    return (meta.get("image_shape") or [None])[0] or (known and known.image_size)
 
 
 def class_names(meta: Mapping[str, Any], path: pathlib.Path) -> tuple[str, ...]:
@@ -277,7 +283,9 @@ def match_classes(
     """
     theirs, ours = tuple(theirs), tuple(ours)
     named = theirs and ours and len(set(theirs)) == count and len(set(ours)) == num_classes
-    if not named:
+    # TFDS numbers classes that have no names.
+    numbered = [names == tuple(map(str, range(len(names)))) for names in (theirs, ours)]
+    if not named or all(numbered):
         reason = "without names of both, each once, they cannot be matched"
         return Classes(None, count == num_classes, reason)
     if theirs == ours:

@@ -205,6 +205,11 @@ class Run:
         self.step = 0
         if start:
             self._say_start(start.origin)
+        elif self.recipe.training.freeze and getattr(self.recipe.student, "weights", None) is None:
+            console.warn(
+                f"[{self.recipe.training.label}] the parts that stay as they are have random"
+                " weights: name a checkpoint to start from"
+            )
         if self.recipe.fixed != "student":
             self._first_weights = checkpoints.digest(self.state.params["student"])
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+import rrd_jax
 from rrd_jax import checkpoints, data, errors, evaluation, job, networks, pretrained
 from rrd_jax.config import parse
 from rrd_jax.networks.resnet import ResNet
@@ -54,7 +55,7 @@ def test_a_run_starts_from_weights_and_says_so_for_ever(tmp_path, capsys):
     config = launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights"))
     config.optimizer.learning_rate = 1e-12
     launch.run(config, tmp_path / "run")
-    assert f"student starts from {tmp_path / 'weights'}\n" in capsys.readouterr().out
+    assert f"[student] starts from {tmp_path / 'weights'}\n" in capsys.readouterr().out
     trained, meta = checkpoints.load_student(tmp_path / "run")
     for name, leaf in _weights(variables["params"]).items():
         np.testing.assert_allclose(_weights(trained["params"])[name], leaf, atol=1e-9, rtol=0)
@@ -179,7 +180,7 @@ def test_a_teacher_is_fine_tuned_from_a_file_in_the_same_command(tmp_path, capsy
     asked = ("teacher.checkpoint", "teacher.epochs")
     results = job.run(parse(config, asked=asked), tmp_path / "run")
     assert [result.label for result in results] == ["teacher", "distilled, kd"]
-    assert "teacher starts from" in capsys.readouterr().out
+    assert "[teacher] starts from" in capsys.readouterr().out
     about = json.loads((tmp_path / "run" / "teacher" / "model.json").read_text())
     assert about["training"]["start_from"]["head"] == "new"
     rows = evaluation.run(parse(config, asked=asked), tmp_path / "run")
@@ -243,5 +244,29 @@ def test_classes_without_names_are_compared_where_they_are_as_many():
     assert match(_NAMES, 10, _NAMES, 10).is_same
     assert match(("b", "a", "c"), 3, ("a", "b"), 2).order == (1, 0)
     assert "does not know 'd'" in match(("a", "b", "c"), 3, ("a", "d"), 2).reason
+    numbers = tuple(map(str, range(12)))
+    assert not match(numbers, 12, numbers[:10], 10).compares
+    assert match(numbers, 12, ("7", "3"), 2).order == (7, 3)
     twice = ("crane", "crane", "b")
     assert match(twice, 3, twice, 3).order is None
+
+
+def test_in_python_a_student_comes_with_weights(tmp_path, capsys):
+    images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), np.uint8)
+    network = networks.create("tiny", 4)
+    variables = networks.init(network, jax.random.key(3), (8, 8, 1))
+    options = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-12, "num_classes": 4}
+    split = (images, np.arange(16) % 4)
+    trained = rrd_jax.train_teacher((network, variables), split, split, tmp_path, **options)
+    for before, after in zip(
+        *map(jax.tree.leaves, (variables["params"], trained.network.variables["params"])),
+        strict=True,
+    ):
+        np.testing.assert_allclose(before, after, atol=1e-6)
+    split, options["num_classes"] = (images, np.arange(16) % 3), 3
+    path = tmp_path / "other"
+    launch.run(launch.digits("smoke,tiny", _CE, **{"train.epochs": 1}), path)
+    for given in (path, rrd_jax.load(path)):
+        again = rrd_jax.train_teacher(given, split, split, **options)
+        assert again.network.num_classes == 3
+    assert capsys.readouterr().out.count("its classifier is new, for 3 classes") == 2
