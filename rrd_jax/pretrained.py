@@ -114,7 +114,7 @@ def _check_network(where: str, meta: Mapping[str, Any], choice: NetworkChoice) -
 
 def _by_path(tree: Any) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    return {networks.leaf_name(path): leaf for path, leaf in leaves}
 
 
 def _like(tree: Any, values: Mapping[str, Any]) -> Any:
@@ -251,80 +251,3 @@ def class_names(meta: Mapping[str, Any], path: pathlib.Path) -> tuple[str, ...]:
         return ()
     names = names if isinstance(names, list) else []
     return tuple(map(str, names)) if len(names) == meta.get("num_classes") else ()
-
-
-class Classes(NamedTuple):
-    """How the classes of a network's weights become those of the data.
-
-    Attributes:
-      order: for each class of the data its place among the network's; None where they are the
-        same, or the two have no classes in common.
-      compares: whether logits of the two mean the same, as far as is known.
-      reason: why, in words.
-      is_same: whether the two are known to be the same.
-    """
-
-    order: tuple[int, ...] | None
-    compares: bool
-    reason: str
-    is_same: bool = False
-
-
-def match_classes(
-    theirs: Sequence[str], count: int, ours: Sequence[str], num_classes: int
-) -> Classes:
-    """How classes of a network become those of the data: by name, where both have names.
-
-    Args:
-      theirs: names of the network's classes; () where they are not known.
-      count: how many they are.
-      ours: names of the data's; () where they are not known.
-      num_classes: how many they are.
-    """
-    theirs, ours = tuple(theirs), tuple(ours)
-    named = theirs and ours and len(set(theirs)) == count and len(set(ours)) == num_classes
-    # TFDS numbers classes that have no names.
-    numbered = [names == tuple(map(str, range(len(names)))) for names in (theirs, ours)]
-    if not named or all(numbered):
-        reason = "without names of both, each once, they cannot be matched"
-        return Classes(None, count == num_classes, reason)
-    if theirs == ours:
-        return Classes(None, True, "they are the same", is_same=True)
-    places = {name: i for i, name in enumerate(theirs)}
-    missing = [name for name in ours if name not in places]
-    if missing:
-        listed = ", ".join(f"'{errors.printable(name)}'" for name in missing[:3])
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        return Classes(None, False, f"it does not know {listed}{more}")
-    order = tuple(places[name] for name in ours)
-    reason = "in another order" if count == num_classes else "some of the teacher's"
-    return Classes(order, True, reason)
-
-
-def with_classes(
-    variables: Mapping[str, Any],
-    axes: Mapping[str, int],
-    order: Sequence[int] | None,
-    num_classes: int,
-) -> dict[str, Any]:
-    """The same weights with a classifier of some classes, or of none that mean anything.
-
-    Args:
-      variables: {"params", "batch_stats"}.
-      axes: as `NetworkChoice.class_axes` has them.
-      order: the classes that are taken; None for zeros in their place.
-      num_classes: how many the classifier is to have.
-    """
-
-    def change(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if name not in axes:
-            return leaf
-        if order is not None:
-            return np.take(np.asarray(leaf), np.asarray(order), axis=axes[name])
-        shape = list(leaf.shape)
-        shape[axes[name]] = num_classes
-        return np.zeros(shape, np.float32)
-
-    params = jax.tree_util.tree_map_with_path(change, variables["params"])
-    return {"params": params, "batch_stats": variables.get("batch_stats", {})}

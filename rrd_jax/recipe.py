@@ -120,7 +120,7 @@ class Training:
             scales = jax.tree.map(lambda _: 1.0, params)
 
         def factor(path, scale):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            name = networks.leaf_name(path)
             return 0.0 if name in frozen else scale * (1.0 if name in head else self.backbone_rate)
 
         return jax.tree_util.tree_map_with_path(factor, scales)

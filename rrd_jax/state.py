@@ -122,7 +122,7 @@ def _replaced(variables: Any, weights: Mapping[str, jax.Array]) -> Any:
     """The variables with these in place of those at the same paths."""
 
     def replace(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = networks.leaf_name(path)
         return weights[name].astype(leaf.dtype) if name in weights else leaf
 
     return jax.tree_util.tree_map_with_path(replace, variables)

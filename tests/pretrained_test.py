@@ -13,6 +13,7 @@ import rrd_jax
 from rrd_jax import checkpoints, data, errors, evaluation, job, networks, pretrained
 from rrd_jax.config import parse
 from rrd_jax.networks.resnet import ResNet
+from rrd_jax.teacher import classes
 from tests import launch
 
 pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
@@ -20,13 +21,13 @@ _CE = {"ce": {"weight": 1.0}}
 _NAMES = [f"class {i}" for i in range(10)]
 
 
-def _write(folder, *, classes=10, channels=1, size=8, names=(), model="tiny", seed=1, **meta):
+def _write(folder, *, count=10, channels=1, size=8, names=(), model="tiny", seed=1, **meta):
     """A converted network with random weights; returns its variables."""
-    network, shape = networks.create(model, classes), (size, size, channels)
+    network, shape = networks.create(model, count), (size, size, channels)
     variables = jax.device_get(networks.init(network, jax.random.key(seed), shape))
     variables["batch_stats"] = jax.tree.map(lambda leaf: leaf + 0.1, variables["batch_stats"])
-    about = {"model": model, "num_classes": classes, "class_names": list(names)}
-    meta = {"model": model, "num_classes": classes, "image_shape": shape, "about": about, **meta}
+    about = {"model": model, "num_classes": count, "class_names": list(names)}
+    meta = {"model": model, "num_classes": count, "image_shape": shape, "about": about, **meta}
     checkpoints.save_network(folder, variables, meta)
     return variables
 
@@ -81,7 +82,7 @@ def test_a_run_that_goes_on_needs_its_first_weights_no_more(tmp_path):
 
 
 def test_a_classifier_for_other_classes_is_new(tmp_path, capsys):
-    _write(tmp_path / "weights", classes=7)
+    _write(tmp_path / "weights", count=7)
     ready = _ready(launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights")))
     assert "its classifier is new, for 10 classes (there are 7 there)" in capsys.readouterr().out
     assert not [name for name in ready.weights if name.startswith("params/fc")]
@@ -174,7 +175,7 @@ def test_frozen_parts_keep_every_bit(tmp_path, capsys):
 
 
 def test_a_teacher_is_fine_tuned_from_a_file_in_the_same_command(tmp_path, capsys):
-    _write(tmp_path / "weights", classes=7)
+    _write(tmp_path / "weights", count=7)
     config = launch.digits("smoke,tiny-tiny,kd", **{"train.epochs": 1})
     config.teacher.checkpoint, config.teacher.freeze = str(tmp_path / "weights"), "stem"
     asked = ("teacher.checkpoint", "teacher.epochs")
@@ -206,7 +207,7 @@ def test_the_student_alone_starts_from_the_same_weights():
 @pytest.mark.parametrize("extra", [0, 2])
 def test_a_teachers_classes_are_matched_by_name(tmp_path, extra, capsys):
     names = [*_NAMES[::-1], *(f"other {i}" for i in range(extra))]
-    variables = _write(tmp_path / "teacher", classes=10 + extra, names=names)
+    variables = _write(tmp_path / "teacher", count=10 + extra, names=names)
     fields = {"teacher.checkpoint": str(tmp_path / "teacher"), "train.epochs": 1}
     fields["data.class_names"] = _names(tmp_path / "names", _NAMES)
     plan = parse(launch.digits("smoke,tiny-tiny,kd", **fields))
@@ -220,7 +221,7 @@ def test_a_teachers_classes_are_matched_by_name(tmp_path, extra, capsys):
 
 
 def test_relations_need_no_common_classes(tmp_path, capsys):
-    _write(tmp_path / "teacher", classes=7)
+    _write(tmp_path / "teacher", count=7)
     fields = {"teacher.checkpoint": str(tmp_path / "teacher"), "train.epochs": 1}
     for cache in ("off", "on"):
         config = launch.digits("smoke,tiny-tiny,rrd", **fields, **{"teacher.cache": cache})
@@ -238,7 +239,7 @@ def test_relations_need_no_common_classes(tmp_path, capsys):
 
 
 def test_classes_without_names_are_compared_where_they_are_as_many():
-    match = pretrained.match_classes
+    match = classes.match
     assert match((), 10, _NAMES, 10).compares
     assert not match((), 11, _NAMES, 10).compares
     assert match(_NAMES, 10, _NAMES, 10).is_same

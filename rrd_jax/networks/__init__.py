@@ -24,13 +24,14 @@ from rrd_jax.networks.brought import (
 )
 from rrd_jax.networks.check import check, check_values, check_weights, doubt
 from rrd_jax.networks.contract import Network, Outputs
-from rrd_jax.networks.parts import freeze, frozen_parts, parts
+from rrd_jax.networks.freezing import freeze, frozen_parts
 from rrd_jax.networks.remat import remat
 from rrd_jax.networks.summary import (
     Summary,
     count_parameters,
     describe_maps,
     head,
+    leaf_name,
     named_shapes,
     summarize,
 )
@@ -152,8 +153,8 @@ __all__ = [
     "image_size",
     "init",
     "is_network",
+    "leaf_name",
     "named_shapes",
-    "parts",
     "remat",
     "summarize",
 ]

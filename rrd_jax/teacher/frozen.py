@@ -17,13 +17,12 @@ from rrd_jax import (
     networks,
     parallel,
     predictions,
-    pretrained,
 )
 from rrd_jax.choices import NetworkChoice
 from rrd_jax.convert import files
 from rrd_jax.objectives import Objective
 from rrd_jax.recipe import Training
-from rrd_jax.teacher import doubts, ensemble, fold
+from rrd_jax.teacher import classes, doubts, ensemble, fold
 from rrd_jax.teacher.cache import EmbeddingCache
 
 
@@ -150,10 +149,10 @@ def load(
     variables, meta = files.load(path, choice.model)
     compares = True
     if terms is None:
-        variables, compares = _with_classes(path, variables, meta, choice, dataset, training)
+        variables, compares = classes.fitted(path, variables, meta, choice, dataset, training)
     else:
-        _check_fits(path, meta, choice.model, dataset)
-        _warn_of_other_data(path, meta, dataset)
+        classes.check_fits(path, meta, choice.model, dataset)
+        classes.warn_of_other_data(path, meta, dataset)
     classifier = meta.get("classifier")
     if classifier and classifier not in (terms or {}):
         raise errors.InputError(
@@ -197,90 +196,6 @@ def from_variables(
     variables = parallel.put(parallel.replicated(mesh), variables)
     origin = {"model": choice.model, "checkpoint": where, "digest": checkpoints.digest(variables)}
     return FrozenNetwork(network, variables, (folder,), dataset, mesh, training, origins=(origin,))
-
-
-def _with_classes(
-    path: pathlib.Path,
-    variables: dict[str, Any],
-    meta: Mapping[str, Any],
-    choice: NetworkChoice,
-    dataset: data.Dataset,
-    training: Training,
-) -> tuple[dict[str, Any], bool]:
-    """A teacher's weights with the classes of the data, by name; says what is done.
-
-    Returns:
-      The weights, and whether their logits are of the data's classes.
-
-    Raises:
-      InputError: it is another network; or its classes are not the data's, and an objective
-        compares them.
-    """
-    count, needed = meta["num_classes"], dataset.num_classes
-    names = pretrained.class_names(meta, path)
-    classes = pretrained.match_classes(names, count, dataset.class_names, needed)
-    is_made = choice.network is not None  # for one number of classes
-    _check_fits(path, meta, choice.model, dataset, any_classes=not is_made)
-    if classes.is_same:
-        return variables, True
-    if classes.order is None and classes.compares:
-        _warn_of_other_data(path, meta, dataset)
-        return variables, True
-    about = f"the teacher in {path} has {count:,} classes and the data {needed:,}"
-    if classes.compares:
-        console.say(f"{about}: they are matched by name, {classes.reason}")
-    else:
-        about = f"{about}, which are not the same: {classes.reason}"
-        _check_relations(about, training)
-        console.note(
-            f"{about}; what it makes of images before its classifier is compared alone, and there"
-            " is no agreement with it"
-        )
-    axes = choice.class_axes(choice.create(needed), dataset.image_shape)
-    return pretrained.with_classes(variables, axes, classes.order, needed), classes.compares
-
-
-def _check_relations(about: str, training: Training) -> None:
-    """Raises an InputError for objectives that compare classes with those of a teacher."""
-    comparing = [choice.name for choice in training.objectives if choice.needs_classes]
-    if comparing:
-        raise errors.InputError(
-            f"{about}. {' and '.join(comparing)} would compare them: use objectives on relations or"
-            " maps, such as method rrd; or name the classes with data.class_names; or fine-tune"
-            " the teacher with teacher.fine_tune"
-        )
-
-
-def _warn_of_other_data(path: pathlib.Path, meta: Mapping[str, Any], dataset: data.Dataset) -> None:
-    """Warns of a network that was trained on other data, with as many classes."""
-    if (trained_on := meta.get("dataset")) and trained_on != dataset.version:
-        console.warn(
-            f"the network in {path} was trained on {trained_on}, and these data are"
-            f" {dataset.version}: their classes must be the same, in the same order"
-        )
-
-
-def _check_fits(
-    path: pathlib.Path,
-    meta: Mapping[str, Any],
-    model: str,
-    dataset: data.Dataset,
-    *,
-    any_classes: bool = False,
-) -> None:
-    """Raises an InputError for a network that is not the one that config and data need."""
-    given = (meta["model"], meta["num_classes"], meta["image_shape"][-1])
-    needed = (model, dataset.num_classes, dataset.image_shape[-1])
-    if given == needed or (any_classes and given[::2] == needed[::2]):
-        return
-    reason = "it is another network"
-    if given[0] == needed[0]:
-        reason = "it was trained on other classes, or on other images"
-    form = "{} for {} classes and {} image channels"
-    raise errors.InputError(
-        f"the network in {path} is {form.format(*given)}, but config and data need"
-        f" {form.format(*needed)}: {reason}"
-    )
 
 
 def as_ensemble(teachers: Sequence[FrozenNetwork], weights: Sequence[float]) -> FrozenNetwork:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import errors, networks
+from rrd_jax.networks import parts
 from tests import tiny
 
 _SHAPE = (32, 32, 3)
@@ -35,13 +36,13 @@ def _modules(names):
 )
 def test_stages_are_those_that_the_maps_end(model, stem, stages, last):
     network = networks.create(model, 10)
-    parts = networks.parts(network, _SHAPE, _head(network))
-    assert list(parts) == ["stem", *(f"stage{i + 1}" for i in range(stages)), "backbone"]
-    assert _modules(parts["stem"]) == stem
-    assert last in (None, _modules(parts[f"stage{stages}"]))
-    assert not parts["backbone"] & _head(network)
-    assert sum(len(names) for part, names in parts.items() if part != "backbone") <= len(
-        parts["backbone"]
+    found = parts.parts(network, _SHAPE, _head(network))
+    assert list(found) == ["stem", *(f"stage{i + 1}" for i in range(stages)), "backbone"]
+    assert _modules(found["stem"]) == stem
+    assert last in (None, _modules(found[f"stage{stages}"]))
+    assert not found["backbone"] & _head(network)
+    assert sum(len(names) for part, names in found.items() if part != "backbone") <= len(
+        found["backbone"]
     )
 
 
