@@ -174,6 +174,15 @@ def test_frozen_parts_keep_every_bit(tmp_path, capsys):
     assert same == stem | {"batch_stats/bn1/mean", "batch_stats/bn1/var"}
 
 
+def test_the_backbone_learns_at_its_own_rate_and_frozen_parts_at_none():
+    fields = {"student.freeze": "stem", "student.backbone_rate": 0.25}
+    training = parse(launch.digits("smoke,tiny", _CE, **fields)).student.training
+    rates = training.rates(networks.create("tiny", 10), (8, 8, 1))
+    modules = {module: set(jax.tree.leaves(tree)) for module, tree in rates.items()}
+    assert modules == {"conv1": {0}, "bn1": {0}, "layer1_0": {0.25}, "fc": {1}}
+    assert parse(launch.digits("smoke,tiny", _CE)).student.training.rates(None, None) is None
+
+
 def test_a_teacher_is_fine_tuned_from_a_file_in_the_same_command(tmp_path, capsys):
     _write(tmp_path / "weights", count=7)
     config = launch.digits("smoke,tiny-tiny,kd", **{"train.epochs": 1})
