@@ -12,6 +12,33 @@ import optax
 from rrd_jax import errors, imports, networks, objectives, optim
 from rrd_jax.objectives import Objective
 
+HEADS = ("auto", "new", "keep")
+
+
+@dataclasses.dataclass(frozen=True)
+class StartChoice:
+    """What the weights of a network are before its first step.
+
+    Attributes:
+      checkpoint: where they are, as `convert.files.load` has it; "" for random ones.
+      head: whether the classifier is theirs: "keep", "new", or "auto" for where the classes agree.
+      variables: weights that are in memory, in place of a checkpoint; None for none.
+      meta: what is known of these, as `convert.files.load` gives it.
+      section: of the config that says all this, for messages.
+      ready: what `pretrained.read` made of them; None where that is still to be done.
+    """
+
+    checkpoint: str = ""
+    head: str = "auto"
+    variables: Any = dataclasses.field(default=None, compare=False, repr=False)
+    meta: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
+    section: str = "student"
+    ready: Any = dataclasses.field(default=None, compare=False, repr=False)
+
+    def __bool__(self) -> bool:
+        """Whether there are weights to start from."""
+        return bool(self.checkpoint) or self.variables is not None
+
 
 @dataclasses.dataclass(frozen=True)
 class NetworkChoice:
@@ -46,6 +73,36 @@ class NetworkChoice:
             prefix=self.prefix,
         )
 
+    def class_axes(
+        self, network: networks.Network, image_shape: tuple[int, int, int]
+    ) -> dict[str, int]:
+        """The parameters with an entry for each class, and which of their axes is the classes'.
+
+        Args:
+          network: as this choice makes it.
+          image_shape: (H, W, channels).
+
+        Returns:
+          {path such as fc/kernel: axis}; empty for a network made in Python that reports no head.
+        """
+        summary = networks.summarize(network, image_shape)
+        if summary.classifier:
+            head = "/".join(summary.classifier)
+            return {f"{head}/kernel": 1, f"{head}/bias": 0}
+        if self.network is not None:
+            return {}
+        more = self.create(summary.outputs.logits.shape[-1] + 1)
+        pairs = [
+            networks.named_shapes(of.variables["params"])
+            for of in (summary, networks.summarize(more, image_shape))
+        ]
+        axes = {}
+        for name in pairs[0].keys() & pairs[1].keys():
+            shapes = pairs[0][name], pairs[1][name]
+            differing = [i for i, (a, b) in enumerate(zip(*shapes, strict=False)) if a != b]
+            axes |= dict.fromkeys([name] if differing else [], (differing or [0])[0])
+        return axes
+
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveChoice:
@@ -66,6 +123,15 @@ class ObjectiveChoice:
     options: Mapping[str, Any]
     factory: str = ""
     objective: Objective | None = None
+
+    @property
+    def needs_classes(self) -> bool:
+        """Whether the teacher's classes must be the student's, as `objectives.Record` has it."""
+        if not self.weight:
+            return False
+        return (
+            self.objective is not None or objectives.record(self.name, self.factory).needs_classes
+        )
 
     def create(self, **known: int) -> Objective:
         """The objective; options that are None take what is known of the data and the batch."""

@@ -48,11 +48,15 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
     teachers = [frozen.load(choice, path, *setting, training) for choice, path in choices]
     models = [choice.model for choice, _ in choices]
     places = [str(path) for _, path in choices]
-    rows = [_row("teacher", *cells) for cells in zip(models, places, teachers, strict=True)]
+    rows = [
+        _row("teacher", model, place, network)
+        for model, place, network in zip(models, places, teachers, strict=True)
+        if network.compares  # else it has no figures for these classes
+    ]
     teacher = None
     if teachers and len(teachers) == len(plan.teachers):
         teacher = frozen.as_ensemble(teachers, training.teacher_weights)
-    if teacher and len(teachers) > 1:
+    if teacher and len(teachers) > 1 and teacher.compares:
         rows.append(_row("teachers", "+".join(models), "+".join(places), teacher))
     if has_student:
         terms = training.create_objectives(len(setting.dataset.train))
@@ -79,7 +83,7 @@ def _row(
         "network": model,
         "images": len(tested["label"]),
         "agreement": None,
-        **predictions.figures(tested, teacher.predictions if teacher else None),
+        **predictions.figures(tested, teacher.reference if teacher else None),
         "parameters": networks.count_parameters(network.variables["params"]),
         "checkpoint": checkpoint,
     }

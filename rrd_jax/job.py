@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 
 from rrd_jax import (
+    checkpoints,
     console,
     data,
     errors,
@@ -16,6 +17,7 @@ from rrd_jax import (
     loop,
     parallel,
     preflight,
+    pretrained,
     recipe,
     report,
     tables,
@@ -63,6 +65,7 @@ def run(
         )
     setting = prepare(job.student, dataset)
     preflight.check(job, setting.dataset)
+    job = _with_weights(job, folder, setting.dataset)
     with claim(folder, job, job.student):  # before hours go into a teacher
         describe(setting.dataset, folder)
         results, teacher = [], None
@@ -77,6 +80,26 @@ def run(
             report.write_json(folder / "results.json", rows)
     console.print_table(*table(results), before="\n")
     return results
+
+
+def _with_weights(job: Job, folder: pathlib.Path, dataset: data.Dataset) -> Job:
+    """The job with the weights read that its runs start from; those that have begun need none."""
+
+    def read(part: Part, home: pathlib.Path) -> Part:
+        training = part.training
+        if not training.start or checkpoints.read_meta(home / "checkpoints") is not None:
+            return part
+        start = dataclasses.replace(training.start, ready=pretrained.ready(training, dataset))
+        return dataclasses.replace(part, training=dataclasses.replace(training, start=start))
+
+    teachers = [
+        dataclasses.replace(teacher, part=read(teacher.part, path))
+        if _is_trained_here(teacher)
+        else teacher
+        for teacher, path in zip(job.teachers, teacher_paths(job, folder), strict=True)
+    ]
+    student, alone = read(job.student, folder), job.alone and read(job.alone, folder / "alone")
+    return dataclasses.replace(job, student=student, alone=alone, teachers=tuple(teachers))
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
@@ -18,7 +18,8 @@ class Program(NamedTuple):
     """The functions of a run, compiled on first use.
 
     Attributes:
-      create: (seed, teacher_variables) -> the state before the first step.
+      create: (seed, teacher_variables, weights) -> the state before the first step; with weights of
+        the student by path, as `state.create` has them, or without.
       train_step: (state, teacher, batch) -> (state, logged), as `step.train_step`, or with a Split
         in the batch's place, as `step.resident_step`; the state is donated.
       train_steps: `length` steps in one call, as `step.repeated`; None where `length` is 1.
@@ -26,7 +27,7 @@ class Program(NamedTuple):
       abstract: the state as shapes, with shardings.
     """
 
-    create: Callable[[int, Any], state.TrainState]
+    create: Callable[..., state.TrainState]
     train_step: Callable
     train_steps: Callable | None
     length: int
@@ -59,7 +60,7 @@ def build(
     create = functools.partial(_create_state, recipe, optimizer, image_shape, teacher)
     abstract, shardings = _abstract_state(create, recipe, mesh, image_shape, teacher)
     teach = _teach(recipe, image_shape, teacher, teacher_is_cached)
-    task = _task(recipe, optimizer, steps_per_epoch, teach, unroll=on_cpu)
+    task = _task(recipe, optimizer, image_shape, steps_per_epoch, teach, unroll=on_cpu)
     train_step = functools.partial(step.train_step, task)
     if resident:
         train_step = functools.partial(step.resident_step, task, image_shape)
@@ -83,11 +84,11 @@ def _optimizer(recipe, image_shape):
     optimizer = choice.transformation(recipe.schedule)
     if path := stage.fixed_parameters(recipe, image_shape):
         optimizer = optim.all_but(optimizer, path)
-    scales = choice.block_scales(recipe.training.network.model, recipe.student, image_shape)
+    scales = recipe.training.rates(recipe.student, image_shape)
     return optimizer if scales is None else optim.scaled(optimizer, scales, "student")
 
 
-def _create_state(recipe, optimizer, image_shape, teacher, seed, teacher_variables):
+def _create_state(recipe, optimizer, image_shape, teacher, seed, teacher_variables, weights=None):
     return state.create(
         jax.random.key(seed),
         recipe.student,
@@ -97,6 +98,7 @@ def _create_state(recipe, optimizer, image_shape, teacher, seed, teacher_variabl
         teacher,
         teacher_variables,
         average=recipe.training.ema > 0,
+        weights=weights,
     )
 
 
@@ -125,10 +127,12 @@ def _teach(recipe, image_shape, teacher, teacher_is_cached):
     return outputs.cached(teacher, recipe.training.augment.views, image_shape)
 
 
-def _task(recipe, optimizer, steps_per_epoch, teach, *, unroll):
-    training = recipe.training
+def _task(recipe, optimizer, image_shape, steps_per_epoch, teach, *, unroll):
+    training, student = recipe.training, networks.remat(recipe.student, recipe.training.remat)
+    if frozen := training.frozen(recipe.student, image_shape):
+        student = networks.freeze(student, frozen)
     return step.Task(
-        student=networks.remat(recipe.student, training.remat),
+        student=student,
         terms=recipe.terms,
         optimizer=optimizer,
         augment=training.augment,

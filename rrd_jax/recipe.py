@@ -12,7 +12,7 @@ import jax
 import optax
 
 from rrd_jax import errors, networks, objectives
-from rrd_jax.choices import NetworkChoice, ObjectiveChoice, OptimizerChoice
+from rrd_jax.choices import NetworkChoice, ObjectiveChoice, OptimizerChoice, StartChoice
 from rrd_jax.data import augment, source
 from rrd_jax.objectives import Objective
 
@@ -43,6 +43,9 @@ class Training:
       log_every: steps between two looks at the losses.
       save_every: steps between two checkpoints inside an epoch; 0 for none.
       teacher_cache: "on", "off", or "auto" for where a cached teacher pays.
+      start: the weights that the network begins with.
+      freeze: which of its parts stay as they are, as `networks.frozen_parts` has it.
+      backbone_rate: times the learning rate, for all of it but the classifier.
     """
 
     label: str
@@ -66,11 +69,61 @@ class Training:
     log_every: int
     save_every: int
     teacher_cache: str
+    start: StartChoice = dataclasses.field(default_factory=StartChoice)
+    freeze: str = ""
+    backbone_rate: float = 1.0
 
     @property
     def normalize(self) -> Callable[[jax.Array], jax.Array]:
         """What evaluation does to uint8 images."""
         return augment.make_normalize(self.mean, self.std)
+
+    def frozen(
+        self, network: networks.Network, image_shape: tuple[int, int, int]
+    ) -> frozenset[str]:
+        """The paths of the network's parameters that stay as they are.
+
+        Raises:
+          InputError: `freeze` is no pattern, names what is not there, or all there is.
+        """
+        if not self.freeze:
+            return frozenset()
+        head = frozenset(self.network.class_axes(network, image_shape))
+        return networks.frozen_parts(
+            network, image_shape, self.freeze, head, f"{self.start.section}.freeze"
+        )
+
+    def rates(self, network: networks.Network, image_shape: tuple[int, int, int]) -> Any:
+        """The factor of the rate of each of the network's parameters; None where all are 1.
+
+        Args:
+          network: as `network.create` makes it.
+          image_shape: (H, W, channels).
+
+        Raises:
+          InputError: the network has no numbered blocks, no part of that name, or no classifier to
+            tell from the rest.
+        """
+        scales = self.optimizer.block_scales(self.network.model, network, image_shape)
+        frozen = self.frozen(network, image_shape)
+        if not frozen and self.backbone_rate == 1:
+            return scales
+        head = self.network.class_axes(network, image_shape)
+        if self.backbone_rate != 1 and not head:
+            raise errors.InputError(
+                f"{self.start.section}.backbone_rate is {self.backbone_rate}, but network"
+                f" '{self.network.model}' does not report its classifier, which keeps the whole"
+                " rate: return its parameters as 'head', {'kernel', 'bias'}, in its Outputs"
+            )
+        params = networks.summarize(network, image_shape).variables["params"]
+        if scales is None:
+            scales = jax.tree.map(lambda _: 1.0, params)
+
+        def factor(path, scale):
+            name = networks.leaf_name(path)
+            return 0.0 if name in frozen else scale * (1.0 if name in head else self.backbone_rate)
+
+        return jax.tree_util.tree_map_with_path(factor, scales)
 
     def create_objectives(self, examples: int) -> dict[str, Objective]:
         """The objectives by name, for a training split of so many examples."""
@@ -146,12 +199,14 @@ class Made:
       variables: of networks that are teachers; others are trained first.
       objectives: Objectives.
       transform: as OptimizerChoice's.
+      starts: variables that a student starts from, and what is known of them.
     """
 
     networks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     variables: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     objectives: Mapping[str, Objective] = dataclasses.field(default_factory=dict)
     transform: Callable | optax.GradientTransformation | None = None
+    starts: Mapping[str, tuple[Any, Mapping[str, Any]]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

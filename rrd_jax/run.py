@@ -16,7 +16,9 @@ from rrd_jax import (
     data,
     errors,
     networks,
+    parallel,
     predictions,
+    pretrained,
     program,
     sanity,
 )
@@ -197,7 +199,17 @@ class Run:
             recalls=self.teacher_is_cached,
         )
         variables = self.teacher.variables if self.teacher_network else None
-        self.state, self.step = self.program.create(self.recipe.training.seed, variables), 0
+        start = pretrained.ready(self.recipe.training, self.dataset)
+        weights = start and parallel.put(parallel.replicated(self.mesh), start.weights)
+        self.state = self.program.create(self.recipe.training.seed, variables, weights)
+        self.step = 0
+        if start:
+            self._say_start(start.origin)
+        elif self.recipe.training.freeze and getattr(self.recipe.student, "weights", None) is None:
+            console.warn(
+                f"[{self.recipe.training.label}] the parts that stay as they are have random"
+                " weights: name a checkpoint to start from"
+            )
         if self.recipe.fixed != "student":
             self._first_weights = checkpoints.digest(self.state.params["student"])
 
@@ -209,7 +221,14 @@ class Run:
         self.state, self.progress = restored[0], _as(_Progress, restored[1], self.folder)
         self.step, self.progress.recalls = int(self.state.step), self.teacher_is_cached
         _check_data(self.folder, self.progress.dataset, self.dataset.version)
+        if origin := self.progress.about.get("training", {}).get("start_from"):
+            self._say_start(origin)
         return True
+
+    def _say_start(self, origin: dict[str, str]) -> None:
+        """Keeps what the weights were before the first step in what is said of the network."""
+        training = {**self._about.training, "start_from": origin}
+        self._about = dataclasses.replace(self._about, training=training)
 
     def description(self) -> list[str]:
         """What is about to run, in a line, and others on its teacher and on paired maps."""
@@ -224,6 +243,8 @@ class Run:
         ]
         if isinstance(self.recipe.student, networks.Brought):
             lines.append(self._describe_student())
+        if frozen := training.frozen(self.recipe.student, self.dataset.image_shape):
+            lines.append(self._describe_frozen(frozen))
         if self._about_teacher:
             lines.append(self._about_teacher)
         return lines + self._describe_pairs()
@@ -236,6 +257,16 @@ class Run:
         return (
             f"{summary.macs:,} multiply-adds an image; embedding {width}, maps"
             f" {networks.describe_maps(outputs.maps)}"
+        )
+
+    def _describe_frozen(self, frozen: frozenset[str]) -> str:
+        """What of the student stays as it is."""
+        shapes = networks.named_shapes(self.program.abstract.params["student"])
+        count = sum(math.prod(shapes[name]) for name in frozen)
+        modules = dict.fromkeys(name.split("/")[0] for name in shapes if name in frozen)
+        return (
+            f"{count:,} of the parameters stay as they are, with their running statistics:"
+            f" {', '.join(modules)}"
         )
 
     def _describe_pairs(self) -> list[str]:
@@ -314,7 +345,7 @@ class Run:
         Raises:
           DivergedError: the test loss is not finite.
         """
-        reference = self.teacher.predictions if self.teacher else None
+        reference = self.teacher.reference if self.teacher else None
         test = {f"test/{k}": v for k, v in predictions.figures(tested, reference).items()}
         if not math.isfinite(test["test/loss"]):
             bad = np.flatnonzero(~np.isfinite(tested["loss"]))

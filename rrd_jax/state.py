@@ -1,6 +1,7 @@
 """All that changes during training, in one tree."""
 
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -65,6 +66,7 @@ def create(
     teacher_variables: Any = None,
     *,
     average: bool = False,
+    weights: Mapping[str, jax.Array] | None = None,
 ) -> TrainState:
     """The state before the first step.
 
@@ -77,6 +79,7 @@ def create(
       teacher: a network of `networks.create`, or None.
       teacher_variables: its weights; None where no objective keeps part of them.
       average: whether to keep an average of the student.
+      weights: of the student, by path such as params/conv1/kernel, in place of random ones.
 
     Raises:
       InputError: an objective needs a teacher and there is none.
@@ -84,6 +87,8 @@ def create(
     check_teacher(objectives, present=teacher is not None)
     student_key, objective_key, step_key = jax.random.split(key, 3)
     variables = networks.init(student, student_key, image_shape)
+    if weights:
+        variables = _replaced(variables, weights)
     student_outputs = networks.summarize(student, image_shape).outputs
     teacher_outputs = None
     if teacher:
@@ -111,6 +116,16 @@ def create(
         key=step_key,
         classifier=classifier(objectives),
     )
+
+
+def _replaced(variables: Any, weights: Mapping[str, jax.Array]) -> Any:
+    """The variables with these in place of those at the same paths."""
+
+    def replace(path, leaf):
+        name = networks.leaf_name(path)
+        return weights[name].astype(leaf.dtype) if name in weights else leaf
+
+    return jax.tree_util.tree_map_with_path(replace, variables)
 
 
 def _named(key: jax.Array, name: str) -> jax.Array:

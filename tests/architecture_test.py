@@ -18,6 +18,7 @@ _ORDER = """
     run
     program card
     teacher
+    pretrained
     predictions convert workdir readme
     checkpoints stage step
     recipe parallel report tracing provenance

@@ -9,7 +9,7 @@ from rrd_jax.config.commands import explain
 from rrd_jax.config.describe import describe
 from rrd_jax.config.fields import defaults, imagenet
 from rrd_jax.config.methods import METHODS, limit, method
-from rrd_jax.config.parse import parse, source_of, training_of
+from rrd_jax.config.parse import parse, source_of, training_of, with_implied
 
 __all__ = [
     "METHODS",
@@ -23,4 +23,5 @@ __all__ = [
     "parse",
     "source_of",
     "training_of",
+    "with_implied",
 ]

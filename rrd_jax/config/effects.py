@@ -61,6 +61,7 @@ def without_effect(config: ConfigDict) -> Iterator[tuple[str, str]]:
     """Every field that has no effect, set or not, and why."""
     for section, names, reason in (
         *_of_data(config),
+        *_of_student(config),
         *_of_optimizer(config),
         *_of_teachers(config),
     ):
@@ -84,6 +85,11 @@ def _of_data(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
         yield "data", ("options",), f"data.name is {kinds.shown(data.name)}"
 
 
+def _of_student(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    if not config.student.checkpoint:
+        yield "student", ("head",), "student.checkpoint is empty"
+
+
 def _of_optimizer(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
     optimizer = config.optimizer
     if optimizer.schedule != "milestones":
@@ -95,14 +101,21 @@ def _of_optimizer(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], st
 
 
 def _of_teachers(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
-    of_training = ("seed", "train_split", "epochs", "learning_rate")
+    of_training = ("seed", "train_split", "epochs", "learning_rate", "freeze", "backbone_rate")
     for label, fields in teachers(config):
         if not fields.model:
-            names = (*of_training, "options", "dtype", "cache", "weight")
+            names = (*of_training, "options", "dtype", "cache", "weight", "fine_tune", "head")
             yield label, names, f"{label}.model is empty"
             continue
-        if fields.checkpoint:
-            yield label, of_training, f"{label}.checkpoint is trained already"
+        if fields.checkpoint and not fields.fine_tune:
+            names = (*of_training, "head")
+            yield (
+                label,
+                names,
+                f"{label}.checkpoint is trained already, and {label}.fine_tune False",
+            )
+        elif not fields.checkpoint:
+            yield label, ("head", "fine_tune"), f"{label}.checkpoint is empty"
         if label == "teacher":
             yield label, ("weight",), "there is one teacher"
 

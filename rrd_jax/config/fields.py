@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, config_dict
 
+from rrd_jax.choices import HEADS
 from rrd_jax.config.kinds import (
     LARGEST,
     Choice,
@@ -28,6 +29,17 @@ _PIXELS = Integer(4, 32767)  # fewer leave batch norms nothing; OpenCV scales to
 _COUNT = Integer(1)
 _SEED = Integer(0, LARGEST)
 _RATE = Real(above=0, maximum=1e6)
+_FACTOR = Real(above=0, maximum=1)
+_HEAD = (
+    "The classifier of weights that it starts from: keep, new, or auto, which keeps it where the"
+    " classes are as many, and have the same names where these are known."
+)
+_FREEZE = (
+    "Parts whose weights and running statistics stay as they are, separated by |: stem, stage1,"
+    " stage2 and so on, backbone (all but the classifier), or regular expressions for paths of"
+    " modules or parameters, such as layer1_.*; '' for none."
+)
+_BACKBONE = "Times the learning rate, for all of it but the classifier."
 
 
 class Field(NamedTuple):
@@ -101,6 +113,13 @@ FIELDS = (
         Text(),
         "Root of image_folder, which is read in place; files of fashion_mnist, '' for Debian's"
         " folder.",
+    ),
+    Field(
+        "data.class_names",
+        "",
+        Text(),
+        "File of the classes' names, in place of the data's: text with a name a line; or JSON, a"
+        " list or {\"0\": name}. '' for the data's own.",
     ),
     Field("data.train_split", "train", Text(), "TFDS split expressions, such as train[:90%]."),
     Field(
@@ -191,6 +210,16 @@ FIELDS = (
         Mapped(),
         "Of a network by import path: its arguments, embedding_of.",
     ),
+    Field(
+        "student.checkpoint",
+        "",
+        Text(),
+        "Weights that it starts from, as teacher.checkpoint has them; '' for random ones. They are"
+        " read before the first step, and never again.",
+    ),
+    Field("student.head", "auto", Choice(HEADS), _HEAD),
+    Field("student.freeze", "", Text(), _FREEZE),
+    Field("student.backbone_rate", 1.0, _FACTOR, _BACKBONE),
     # The network that it learns from; of several, config.teacher is a list of these.
     Field("teacher.model", "", Text(), "As student.model; '' for a run without a teacher."),
     Field("teacher.options", {}, Mapped(), "As student.options."),
@@ -202,6 +231,16 @@ FIELDS = (
         " a .pth or .safetensors file, or FILE@KEY for the weights under a key of it; '' to train"
         " the teacher in <workdir>/teacher first.",
     ),
+    Field(
+        "teacher.fine_tune",
+        False,
+        Flag(),
+        "Trains the teacher from teacher.checkpoint to these images first, in <workdir>/teacher."
+        " Flags for both teacher.checkpoint and teacher.epochs imply it.",
+    ),
+    Field("teacher.head", "auto", Choice(HEADS), "As student.head, where it is trained."),
+    Field("teacher.freeze", "", Text(), "As student.freeze, where it is trained."),
+    Field("teacher.backbone_rate", 1.0, _FACTOR, "As student.backbone_rate, likewise."),
     Field(
         "teacher.dtype",
         "",

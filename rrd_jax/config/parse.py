@@ -1,5 +1,6 @@
 """A ConfigDict to a Job: here alone are fields read, once `checks` has seen all of them."""
 
+import dataclasses
 import json
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
@@ -9,9 +10,9 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from rrd_jax import errors, imports, networks, objectives, optim, parallel, recipe
-from rrd_jax.choices import NetworkChoice, ObjectiveChoice, OptimizerChoice
+from rrd_jax.choices import NetworkChoice, ObjectiveChoice, OptimizerChoice, StartChoice
 from rrd_jax.config import checks, effects, methods, sizes
-from rrd_jax.config.fields import defaults
+from rrd_jax.config.fields import BY_PATH, defaults
 from rrd_jax.config.options import Options
 from rrd_jax.data import augment
 from rrd_jax.data.source import Source
@@ -60,6 +61,7 @@ def parse(
     """
     setting = _Setting(platform or jax.default_backend(), made or recipe.Made())
     checks.check(config, setting.made.objectives)
+    config = with_implied(config, asked or ())
     sizes.check(config, parallel.machine_bytes())
     fields = _teacher_fields(config)
     weights = _weights(fields)
@@ -77,14 +79,31 @@ def parse(
     student = _part(config, label, setting, weights, cache)
     trained = [student, *(teacher.part for teacher in teachers if not teacher.checkpoint)]
     for part in trained:
-        _check_blocks(part)
+        _check_rates(part)
     _check_cache(student)
     effects.note(config, asked)
     return recipe.Job(student, alone, teachers, _FREE, _default_fields(config))
 
 
-def _is_trained(teacher: recipe.TeacherChoice) -> bool:
-    return not teacher.checkpoint and teacher.variables is None
+def with_implied(config: ConfigDict, asked: Collection[str]) -> ConfigDict:
+    """A config in which teachers are fine-tuned whose checkpoint and epochs were both asked for.
+
+    Launch files have epochs for teachers that are trained from the start, so that these alone say
+    nothing.
+
+    Args:
+      config: it is not changed.
+      asked: the paths of the fields that a user set.
+    """
+    labels = [label for label, _ in checks.teachers(config)]
+    tuned = [f"{at}.checkpoint" in asked and f"{at}.epochs" in asked for at in labels]
+    if not any(tuned):
+        return config
+    config = config.copy_and_resolve_references()
+    with config.unlocked(), config.ignore_type():
+        for (_, fields), is_tuned in zip(checks.teachers(config), tuned, strict=True):
+            fields.fine_tune = fields.fine_tune or is_tuned
+    return config
 
 
 def training_of(fields: Mapping[str, Any], made: recipe.Made | None = None) -> recipe.Training:
@@ -175,7 +194,19 @@ def _training(
         log_every=train.log_every,
         save_every=train.save_every,
         teacher_cache=cache,
+        start=_start(config, setting),
+        freeze=config.student.freeze,
+        backbone_rate=config.student.backbone_rate,
     )
+
+
+def _start(config: ConfigDict, setting: _Setting) -> StartChoice:
+    """What the network of a run begins with."""
+    fields = config.student
+    variables, meta = None, {}
+    if not fields.checkpoint:
+        variables, meta = setting.made.starts.get(fields.model, (None, {}))
+    return StartChoice(fields.checkpoint, fields.head, variables, meta)
 
 
 def _source(config: ConfigDict) -> Source:
@@ -193,6 +224,7 @@ def _source(config: ConfigDict) -> Source:
         workers=data.workers,
         mock_examples=data.mock_examples,
         options=dict(data.options),
+        class_names=data.class_names,
     )
 
 
@@ -281,12 +313,11 @@ def _check_momentum(fields: ConfigDict) -> None:
             )
 
 
-def _check_blocks(part: recipe.Part) -> None:
-    """Raises an InputError for layer decay on a network without blocks."""
+def _check_rates(part: recipe.Part) -> None:
+    """Raises an InputError for layer decay, frozen parts and a rate that a network cannot have."""
     training, size = part.training, part.source.image_size
     shape = (size, size, len(training.mean))
-    network = training.network
-    training.optimizer.block_scales(network.model, network.create(num_classes=2), shape)
+    training.rates(training.network.create(num_classes=2), shape)
 
 
 def _check_cache(part: recipe.Part) -> None:
@@ -311,10 +342,13 @@ def _teacher(
     network = _network(config, fields, setting, prefix=f"{at}.options.", dtype=fields.dtype)
     label = f"teacher{i + 1}" if i else "teacher"
     part = _part(_teacher_config(config, fields), label, setting)
-    variables = setting.made.variables.get(fields.model)
-    return recipe.TeacherChoice(
-        network, fields.checkpoint, part, variables, follows=fields.epochs is None
-    )
+    checkpoint, variables = fields.checkpoint, setting.made.variables.get(fields.model)
+    weights = variables if fields.fine_tune and not checkpoint else None
+    start = dataclasses.replace(part.training.start, section=at, variables=weights, meta={})
+    if fields.fine_tune:  # they are where its training starts
+        checkpoint, variables = "", None
+    part = dataclasses.replace(part, training=dataclasses.replace(part.training, start=start))
+    return recipe.TeacherChoice(network, checkpoint, part, variables, follows=fields.epochs is None)
 
 
 def _teacher_fields(config: ConfigDict) -> list[ConfigDict]:
@@ -342,6 +376,11 @@ def _teacher_config(config: ConfigDict, fields: ConfigDict) -> ConfigDict:
     """The config that trains a teacher of `config`: the same program with cross-entropy only."""
     teacher = _alone(config)
     teacher.student.model, teacher.student.options = fields.model, fields.options
+    is_trained = fields.fine_tune or not fields.checkpoint
+    teacher.student.checkpoint = fields.checkpoint if fields.fine_tune else ""
+    for name in ("head", "freeze", "backbone_rate"):
+        usual = BY_PATH[f"student.{name}"].default
+        teacher.student[name] = fields[name] if is_trained else usual
     teacher.seed = fields.seed
     teacher.data.train_split = fields.train_split or config.data.train_split
     teacher.train.epochs = fields.epochs or config.train.epochs
@@ -367,5 +406,7 @@ def _alone(config: ConfigDict, *, smoothing: bool = False) -> ConfigDict:
     alone.method = "ce"
     alone.teacher.model = alone.teacher.checkpoint = ""
     alone.teacher.options = Options()
+    for name in ("fine_tune", "head", "freeze", "backbone_rate"):
+        alone.teacher[name] = BY_PATH[f"teacher.{name}"].default
     alone.baseline = False
     return alone

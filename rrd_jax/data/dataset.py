@@ -1,11 +1,12 @@
 """Opens a data set: its training and test split, ready to feed the networks."""
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from rrd_jax import errors
-from rrd_jax.data import feed, opened, summary
+from rrd_jax.data import feed, names, opened, summary
 from rrd_jax.data.source import Source
 from rrd_jax.data.summary import Summary
 
@@ -23,7 +24,8 @@ class Dataset:
       image_shape: (H, W, channels) as the networks see them.
       train: the training split.
       test: the test split.
-      class_names: as the data name them, in the order of labels; () where they do not.
+      class_names: as the data name them, or a file does, in the order of labels; () where they are
+        not known.
       summary: what to say of them before training.
     """
 
@@ -92,6 +94,9 @@ def _dataset(source: Source, splits: opened.Opened) -> Dataset:
             f"data set '{source.name or 'data'}' has {splits.num_classes} class, and nothing to"
             " tell it from: networks need two or more"
         )
+    if source.class_names:
+        class_names = names.read(pathlib.Path(source.class_names), splits.num_classes)
+        splits = dataclasses.replace(splits, class_names=class_names)
     train, test = _feeds(source, [splits.train, splits.test], splits.channels)
     return Dataset(
         version=splits.version,

@@ -37,6 +37,7 @@ class Source:
       workers: processes that decode streamed images; 0 for threads.
       mock_examples: above 0, that many random examples a split stand in for the data; of a name
         with a path, the first ones of its own.
+      class_names: a file of the classes' names, in place of the data's own; "" for none.
 
     Raises:
       InputError: a value out of range, or two that exclude each other.
@@ -54,6 +55,7 @@ class Source:
     workers: int = 0
     mock_examples: int = 0
     options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
+    class_names: str = ""
 
     def __post_init__(self):
         pairs = sorted((key, _hashable(value)) for key, value in dict(self.options).items())

@@ -14,7 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rrd_jax import config as configs
-from rrd_jax import data, errors, networks, recipe
+from rrd_jax import data, errors, imports, networks, recipe
 from rrd_jax import objectives as registry
 from rrd_jax.data.source import Source
 from rrd_jax.library.loaded import Loaded, Trained
@@ -148,18 +148,44 @@ class Making:
         self._variables: dict[str, Any] = {}
         self._objectives: dict[str, Objective] = {}
         self._transform: Any = None
+        self._starts: dict[str, tuple[Any, dict[str, Any]]] = {}
 
     @property
     def made(self) -> recipe.Made:
         """All of it."""
-        return recipe.Made(self._networks, self._variables, self._objectives, self._transform)
+        return recipe.Made(
+            self._networks, self._variables, self._objectives, self._transform, self._starts
+        )
 
     def student(self, given: Any) -> None:
-        """The network that is trained; None for the config's."""
-        if given is not None:
-            self.config.student.model = self._network(given, "student")
+        """The network that is trained, with the weights it starts from; None for the config's."""
+        given = given.network if isinstance(given, Trained) else given
+        if _is_file(given):
+            given = load(given)
+        if isinstance(given, Loaded):
+            self._start_from(given)
+        elif given is not None:
+            given, variables = _with_variables(given, "student")
+            self.config.student.model = name = self._network(given, "student")
+            if variables is not None:
+                self._starts[name] = (self._packed(name, variables), {})
         if not self.config.student.model:
             raise errors.InputError("there is no student: pass student=, a name or a network")
+
+    def _start_from(self, given: Loaded) -> None:
+        """Takes a network that was loaded as the student, to be trained on."""
+        fields, about = self.config.student, given.about
+        if about and (given.name in networks.MODELS or imports.is_path(given.name)):
+            fields.model = given.name  # it may get another classifier
+            with fields.unlocked(), fields.ignore_type():
+                fields.options.update(dict(about.options))
+        else:
+            fields.model = self._named(given.name, given.network, "student")
+        meta = {"model": fields.model, "num_classes": given.num_classes}
+        meta |= {"image_shape": given.image_shape or (None, None, None)}
+        meta |= {"classifier": next(iter(given.terms or {}), "")}
+        meta |= {"about": about.to_json()} if about else {}
+        self._starts[fields.model] = (given.variables, meta)
 
     def teacher(self, given: Any) -> None:
         """The network it learns from; None for the config's, if it has one."""
@@ -186,17 +212,21 @@ class Making:
             fields.model = self._named(given.name, given.network, "teacher")
             self._variables[fields.model] = given.variables
             return
-        given, variables = _with_variables(given)
+        given, variables = _with_variables(given, "teacher")
         fields.model = self._network(given, "teacher")
         network = self._networks.get(fields.model)
         if variables is not None:
             network = network or networks.create(fields.model, self.num_classes or 1)
-            images = jnp.zeros((1, *[self.config.data.image_size] * 2, len(self.config.data.mean)))
-            pack = getattr(network, "pack", lambda variables, images: variables)
-            self._variables[fields.model] = {"batch_stats": {}, **pack(variables, images)}
             self._networks[fields.model] = network
+            self._variables[fields.model] = self._packed(fields.model, variables)
         elif getattr(network, "weights", None) is not None:
             self._variables[fields.model] = network.weights
+
+    def _packed(self, name: str, variables: Any) -> dict[str, Any]:
+        """A user's variables of a network as {"params", "batch_stats"}."""
+        images = jnp.zeros((1, *[self.config.data.image_size] * 2, len(self.config.data.mean)))
+        pack = getattr(self._networks.get(name), "pack", lambda variables, images: variables)
+        return {"batch_stats": {}, **pack(variables, images)}
 
     def objectives(self, given: Mapping[str, Any] | None) -> None:
         """The terms of the loss; None for the config's, or RRD and KD."""
@@ -268,14 +298,14 @@ class Making:
         return name
 
 
-def _with_variables(given: Any) -> tuple[Any, Any]:
+def _with_variables(given: Any, role: str) -> tuple[Any, Any]:
     """A network and the variables that it was paired with; None where there are none."""
     if not isinstance(given, tuple) or len(given) != 2 or networks.is_network(given):
         return given, None
     network, variables = given
     if not isinstance(variables, Mapping):
         raise errors.InputError(
-            f"the teacher's variables are of type {type(variables).__name__}, but must be a dict,"
+            f"the {role}'s variables are of type {type(variables).__name__}, but must be a dict,"
             " as the network's init gives them"
         )
     return network, variables

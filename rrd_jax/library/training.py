@@ -43,7 +43,10 @@ def distill(
       teacher: of `rrd_jax.load`, `train_teacher`, or a folder or file of weights; a pair (module,
         variables); an NNX or Equinox module, with its weights; or a name, an import path or any
         other network, which is trained first.
-      student: a name, an import path, a Linen, NNX or Equinox module, a pair of functions.
+      student: a name, an import path, a Linen, NNX or Equinox module, a pair of functions. One that
+        comes with weights starts from these: a pair (module, variables), an NNX or Equinox module,
+        what `rrd_jax.load` or `train_teacher` gave, or the workdir of a run. For other files there
+        is fields={"student.checkpoint": FILE}.
       train: a pair of arrays, images [N, H, W, channels] uint8 and labels [N]; or a random-access
         source of such pairs or of dicts with `image` and `label`. None for the config's data.
       test: likewise.
@@ -219,5 +222,6 @@ def _plan(
         made.objectives(asked.objectives)
         making.set_fields(config, late)
         made.optimizer(asked.optimizer, [*numbers, *asked.fields])
+        config = configs.with_implied(config, asked.fields)
         config.name = config.name or config.method
     return configs.parse(config, made=made.made), made.made, dataset

@@ -24,12 +24,14 @@ from rrd_jax.networks.brought import (
 )
 from rrd_jax.networks.check import check, check_values, check_weights, doubt
 from rrd_jax.networks.contract import Network, Outputs
+from rrd_jax.networks.freezing import freeze, frozen_parts
 from rrd_jax.networks.remat import remat
 from rrd_jax.networks.summary import (
     Summary,
     count_parameters,
     describe_maps,
     head,
+    leaf_name,
     multiply_adds,
     named_shapes,
     summarize,
@@ -141,15 +143,18 @@ __all__ = [
     "create",
     "describe_maps",
     "doubt",
+    "freeze",
     "from_embedding",
     "from_equinox",
     "from_functions",
     "from_linen",
     "from_nnx",
+    "frozen_parts",
     "head",
     "image_size",
     "init",
     "is_network",
+    "leaf_name",
     "multiply_adds",
     "named_shapes",
     "remat",

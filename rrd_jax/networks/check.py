@@ -9,7 +9,7 @@ import numpy as np
 
 from rrd_jax import errors, functional
 from rrd_jax.networks.contract import Network, Outputs
-from rrd_jax.networks.summary import named_shapes, summarize
+from rrd_jax.networks.summary import leaf_name, named_shapes, summarize
 
 _IMAGES = 2
 
@@ -74,7 +74,7 @@ def check_weights(
     for path, leaf in jax.tree_util.tree_leaves_with_path(given):
         if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
             raise errors.InputError(
-                f"the weights in {where} hold {_leaf_name(path)}, which is of type"
+                f"the weights in {where} hold {leaf_name(path)}, which is of type"
                 f" {type(leaf).__name__}, but must be an array"
             )
     there, here = map(named_shapes, (given, wanted))
@@ -87,11 +87,11 @@ def check_weights(
             f" {len(differing) - 1} more differ; its options, or its code, are not those it was"
             " trained with"
         )
-    floats = {_leaf_name(path) for path, leaf in _float_leaves(wanted)}
+    floats = {leaf_name(path) for path, leaf in _float_leaves(wanted)}
     for path, leaf in jax.tree_util.tree_leaves_with_path(given):
-        if _leaf_name(path) in floats and not jnp.issubdtype(leaf.dtype, jnp.floating):
+        if leaf_name(path) in floats and not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise errors.InputError(
-                f"the weights in {where} hold {_leaf_name(path)} of type {leaf.dtype}, where floats"
+                f"the weights in {where} hold {leaf_name(path)} of type {leaf.dtype}, where floats"
                 " are wanted"
             )
     check_values(where, given)
@@ -106,9 +106,9 @@ def check_values(where: str, variables: Any) -> None:
     """
     doubts = {}
     for path, leaf in _float_leaves(variables):
-        is_variance = _leaf_name(path[:1]) == "batch_stats" and _leaf_name(path[-1:]) == "var"
+        is_variance = leaf_name(path[:1]) == "batch_stats" and leaf_name(path[-1:]) == "var"
         if text := doubt(leaf, is_variance=is_variance):
-            doubts[_leaf_name(path)] = text
+            doubts[leaf_name(path)] = text
     if doubts:
         name, text = next(iter(doubts.items()))
         others = f", and {len(doubts) - 1} more are like that" if len(doubts) > 1 else ""
@@ -141,10 +141,6 @@ def doubt(value: Any, *, is_variance: bool = False) -> str:
 def _float_leaves(tree: Any) -> list[tuple[Any, Any]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return [pair for pair in leaves if jnp.issubdtype(pair[1].dtype, jnp.floating)]
-
-
-def _leaf_name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _check_variables(variables: dict[str, Any], name: str) -> None:

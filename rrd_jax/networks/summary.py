@@ -65,9 +65,12 @@ def multiply_adds(function: Callable, *arguments: Any) -> int:
 def named_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """The shape of each leaf by its path, such as params/conv1/kernel."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves
-    }
+    return {leaf_name(path): leaf.shape for path, leaf in leaves}
+
+
+def leaf_name(path: Any) -> str:
+    """The path of a leaf of a tree in words, such as params/conv1/kernel."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def describe_maps(maps: Sequence[Any]) -> str:

@@ -78,4 +78,9 @@ def ab(*, margin: float = 1.0, epochs: int = 30, learning_rate: float | None = N
     return only_before(init, before_relu, stage_loss, epochs, learning_rate)
 
 
-RECORD = Record(ab, "signs of maps before their ReLU", "arXiv 1811.03233")
+RECORD = Record(
+    ab,
+    "signs of maps before their ReLU",
+    "arXiv 1811.03233",
+    needs_classes=False,
+)

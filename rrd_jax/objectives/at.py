@@ -49,4 +49,10 @@ def _check_power(power: float) -> None:
         raise errors.InputError(f"power is {power}, but must be a number of 1 or above")
 
 
-RECORD = Record(at, "maps, by where they are strong", "arXiv 1612.03928", weight=1000.0)
+RECORD = Record(
+    at,
+    "maps, by where they are strong",
+    "arXiv 1612.03928",
+    weight=1000.0,
+    needs_classes=False,
+)

@@ -93,6 +93,8 @@ class Record(NamedTuple):
       company: weights of other objectives that come with it, where that is not ce with 1.
       alone: weights of the method of this name, where they are not those above.
       filled_in: options that the trainer fills in, so that no config has them.
+      needs_classes: whether it compares the teacher's logits, or uses its classifier, so that the
+        teacher's classes must be the student's.
     """
 
     factory: Callable[..., Objective]
@@ -104,6 +106,7 @@ class Record(NamedTuple):
     company: Mapping[str, float] = {}
     alone: Mapping[str, float] = {}
     filled_in: tuple[str, ...] = ()
+    needs_classes: bool = True
 
     @property
     def name(self) -> str:

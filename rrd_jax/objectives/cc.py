@@ -53,5 +53,9 @@ def cc(*, dim: int = 128) -> Objective:
 
 
 RECORD = Record(
-    cc, "projected embeddings of neighbours, by their errors", "arXiv 1904.01802", weight=0.02
+    cc,
+    "projected embeddings of neighbours, by their errors",
+    "arXiv 1904.01802",
+    weight=0.02,
+    needs_classes=False,
 )

@@ -40,4 +40,9 @@ def ce(*, label_smoothing: float = 0.0) -> Objective:
     return stateless(loss, needs_teacher=False)
 
 
-RECORD = Record(ce, "logits with the label", "-")
+RECORD = Record(
+    ce,
+    "logits with the label",
+    "-",
+    needs_classes=False,
+)

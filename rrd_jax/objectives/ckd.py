@@ -44,4 +44,10 @@ def ckd() -> Objective:
     return Objective(init_adapter, loss, needs_maps=False)
 
 
-RECORD = Record(ckd, "differences between embeddings", "arXiv 2311.02253", verified=False)
+RECORD = Record(
+    ckd,
+    "differences between embeddings",
+    "arXiv 2311.02253",
+    verified=False,
+    needs_classes=False,
+)

@@ -164,4 +164,5 @@ RECORD = Record(
     "arXiv 1910.10699",
     weight=0.8,
     filled_in=("examples",),
+    needs_classes=False,
 )

@@ -91,4 +91,9 @@ def dcd(
     return Objective(init, loss, needs_maps=False)
 
 
-RECORD = Record(dcd, "embeddings in the batch, by contrast and consistency", "arXiv 2407.11802")
+RECORD = Record(
+    dcd,
+    "embeddings in the batch, by contrast and consistency",
+    "arXiv 2407.11802",
+    needs_classes=False,
+)

@@ -59,4 +59,5 @@ RECORD = Record(
     "correlations of embeddings, across and within networks",
     "arXiv 2211.13264",
     verified=False,
+    needs_classes=False,
 )

@@ -55,4 +55,10 @@ def fitnet(*, tap: int = 2) -> Objective:
     return Objective(init, loss)
 
 
-RECORD = Record(fitnet, "one adapted map, value by value", "arXiv 1412.6550", weight=100.0)
+RECORD = Record(
+    fitnet,
+    "one adapted map, value by value",
+    "arXiv 1412.6550",
+    weight=100.0,
+    needs_classes=False,
+)

@@ -77,4 +77,10 @@ def _pairs(student: Any, teacher: Any) -> list[tuple[Any, Any]]:
     return paired(student.maps, teacher.maps, equal_channels=True)
 
 
-RECORD = Record(fsp, "products of consecutive maps; equal channels", "CVPR 2017", weight=50.0)
+RECORD = Record(
+    fsp,
+    "products of consecutive maps; equal channels",
+    "CVPR 2017",
+    weight=50.0,
+    needs_classes=False,
+)

@@ -135,5 +135,9 @@ def _check_order(order: int) -> None:
 
 
 RECORD = Record(
-    ft, "factors of the last map, by where they are strong", "arXiv 1802.04977", weight=200.0
+    ft,
+    "factors of the last map, by where they are strong",
+    "arXiv 1802.04977",
+    weight=200.0,
+    needs_classes=False,
 )

@@ -95,4 +95,9 @@ def _check_alpha(alpha: float) -> None:
         raise errors.InputError(f"alpha is {alpha}, but must be a finite number, 0.5 or above")
 
 
-RECORD = Record(itrd, "dimensions of embeddings; similarities of images", "arXiv 2112.00459")
+RECORD = Record(
+    itrd,
+    "dimensions of embeddings; similarities of images",
+    "arXiv 2112.00459",
+    needs_classes=False,
+)

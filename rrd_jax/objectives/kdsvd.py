@@ -151,4 +151,5 @@ RECORD = Record(
     "singular vectors of consecutive maps; equal channels",
     "arXiv 1807.06819",
     verified=False,
+    needs_classes=False,
 )

@@ -47,4 +47,10 @@ def nst() -> Objective:
     return over_taps(nst_loss)
 
 
-RECORD = Record(nst, "maps, by the distribution of their channels", "arXiv 1707.01219", weight=50.0)
+RECORD = Record(
+    nst,
+    "maps, by the distribution of their channels",
+    "arXiv 1707.01219",
+    weight=50.0,
+    needs_classes=False,
+)

@@ -46,5 +46,9 @@ def _cosine_shares(x: jax.Array) -> jax.Array:
 
 
 RECORD = Record(
-    pkt, "similarities of embeddings as probabilities", "arXiv 1803.10837", weight=30000.0
+    pkt,
+    "similarities of embeddings as probabilities",
+    "arXiv 1803.10837",
+    weight=30000.0,
+    needs_classes=False,
 )

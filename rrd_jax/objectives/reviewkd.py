@@ -137,4 +137,5 @@ RECORD = Record(
     "arXiv 2104.09044",
     weight=5.0,  # of most pairs; see `reviewkd`
     warmup=20,
+    needs_classes=False,
 )

@@ -65,4 +65,9 @@ def _smooth_l1(x: jax.Array) -> jax.Array:
     return jnp.where(size < 1, 0.5 * jnp.square(x), size - 0.5)
 
 
-RECORD = Record(rkd, "distances and angles between embeddings", "arXiv 1904.05068")
+RECORD = Record(
+    rkd,
+    "distances and angles between embeddings",
+    "arXiv 1904.05068",
+    needs_classes=False,
+)

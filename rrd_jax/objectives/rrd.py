@@ -302,5 +302,9 @@ def _embeddings(params: Any, layer: Any, student: Any, teacher: Any) -> tuple[ja
 
 
 RECORD = Record(
-    rrd, "relations of embeddings to a memory", "arXiv 2407.12073", filled_in=("examples",)
+    rrd,
+    "relations of embeddings to a memory",
+    "arXiv 2407.12073",
+    filled_in=("examples",),
+    needs_classes=False,
 )

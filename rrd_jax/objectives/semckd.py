@@ -152,4 +152,5 @@ RECORD = Record(
     weight=400.0,
     company={"kd": 1.0},
     filled_in=("batch_size",),
+    needs_classes=False,
 )

@@ -47,4 +47,10 @@ def _last_map(outputs: Any, network: str) -> jax.Array:
     return outputs.maps[-1]
 
 
-RECORD = Record(sp, "similarities of images, of the last maps", "arXiv 1907.09682", weight=3000.0)
+RECORD = Record(
+    sp,
+    "similarities of images, of the last maps",
+    "arXiv 1907.09682",
+    weight=3000.0,
+    needs_classes=False,
+)

@@ -111,4 +111,10 @@ def _windows(size: int, window: int, deviation: float) -> np.ndarray:
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
-RECORD = Record(ssim, "adapted maps, by local structure", "arXiv 2211.13133", verified=False)
+RECORD = Record(
+    ssim,
+    "adapted maps, by local structure",
+    "arXiv 2211.13133",
+    verified=False,
+    needs_classes=False,
+)

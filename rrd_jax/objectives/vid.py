@@ -91,4 +91,9 @@ def _layers(channels: int) -> tuple[Layer, ...]:
     return plain, plain, plain._replace(slope=1.0)
 
 
-RECORD = Record(vid, "maps, by the likelihood of the teacher's", "arXiv 1904.05835")
+RECORD = Record(
+    vid,
+    "maps, by the likelihood of the teacher's",
+    "arXiv 1904.05835",
+    needs_classes=False,
+)

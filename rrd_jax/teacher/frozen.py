@@ -9,12 +9,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from rrd_jax import checkpoints, console, data, errors, networks, parallel, predictions
+from rrd_jax import (
+    checkpoints,
+    console,
+    data,
+    errors,
+    networks,
+    parallel,
+    predictions,
+)
 from rrd_jax.choices import NetworkChoice
 from rrd_jax.convert import files
 from rrd_jax.objectives import Objective
 from rrd_jax.recipe import Training
-from rrd_jax.teacher import doubts, ensemble, fold
+from rrd_jax.teacher import classes, doubts, ensemble, fold
 from rrd_jax.teacher.cache import EmbeddingCache
 
 
@@ -33,6 +41,7 @@ class FrozenNetwork:
       what: it is, for warnings.
       examined: whether its predictions can be doubted; not on random images.
       origins: of each member, as JSON: model, checkpoint, and digest of the weights.
+      compares: whether its logits are of the data's classes; if not, they mean nothing.
     """
 
     network: networks.Network
@@ -45,6 +54,7 @@ class FrozenNetwork:
     what: str = "the teacher"
     examined: bool = True
     origins: tuple[Mapping[str, str], ...] = ()
+    compares: bool = True
 
     @functools.cached_property
     def folded(self) -> Any:
@@ -63,6 +73,11 @@ class FrozenNetwork:
             predict, self.variables, self.dataset.test, batch_size, self.mesh
         )
 
+    @property
+    def reference(self) -> dict[str, np.ndarray] | None:
+        """Its predictions, for a student's to be compared with; None where classes differ."""
+        return self.predictions if self.compares else None
+
     def examine(self) -> str:
         """Why its predictions for the test split look wrong, "" where they do not.
 
@@ -75,7 +90,7 @@ class FrozenNetwork:
 
     @functools.cached_property
     def _doubt(self) -> str:
-        if not self.examined:
+        if not self.examined or not self.compares:
             return ""
         if isinstance(self.network, ensemble.Ensemble):
             return " ".join(member.examine() for member in self._members())
@@ -132,7 +147,12 @@ def load(
       InputError: the checkpoint is missing, damaged, or of another network or data set.
     """
     variables, meta = files.load(path, choice.model)
-    _check_fits(path, meta, choice.model, dataset)
+    compares = True
+    if terms is None:
+        variables, compares = classes.fitted(path, variables, meta, choice, dataset, training)
+    else:
+        classes.check_fits(path, meta, choice.model, dataset)
+        classes.warn_of_other_data(path, meta, dataset)
     classifier = meta.get("classifier")
     if classifier and classifier not in (terms or {}):
         raise errors.InputError(
@@ -143,7 +163,7 @@ def load(
     home = home.parent if home.name == "checkpoints" else home
     folder = home / "views" if home.is_dir() else home.with_name(f"{home.name}.views")
     frozen = from_variables(choice, variables, folder, dataset, mesh, training, where=str(path))
-    return dataclasses.replace(frozen, terms=terms if classifier else None)
+    return dataclasses.replace(frozen, terms=terms if classifier else None, compares=compares)
 
 
 def from_variables(
@@ -178,32 +198,6 @@ def from_variables(
     return FrozenNetwork(network, variables, (folder,), dataset, mesh, training, origins=(origin,))
 
 
-def _check_fits(
-    path: pathlib.Path, meta: dict[str, Any], model: str, dataset: data.Dataset
-) -> None:
-    """Raises an InputError for a network that is not the one that config and data need.
-
-    Warns of one that was trained on other data, whose classes may be others, as many as they are.
-    """
-    given = (meta["model"], meta["num_classes"], meta["image_shape"][-1])
-    needed = (model, dataset.num_classes, dataset.image_shape[-1])
-    if given == needed:
-        if (trained_on := meta.get("dataset")) and trained_on != dataset.version:
-            console.warn(
-                f"the network in {path} was trained on {trained_on}, and these data are"
-                f" {dataset.version}: their classes must be the same, in the same order"
-            )
-        return
-    reason = "it is another network"
-    if given[0] == needed[0]:
-        reason = "it was trained on other classes, or on other images"
-    form = "{} for {} classes and {} image channels"
-    raise errors.InputError(
-        f"the network in {path} is {form.format(*given)}, but config and data need"
-        f" {form.format(*needed)}: {reason}"
-    )
-
-
 def as_ensemble(teachers: Sequence[FrozenNetwork], weights: Sequence[float]) -> FrozenNetwork:
     """Several teachers as one.
 
@@ -220,4 +214,5 @@ def as_ensemble(teachers: Sequence[FrozenNetwork], weights: Sequence[float]) -> 
         variables=ensemble.stack_variables([teacher.variables for teacher in teachers]),
         folders=tuple(folder for teacher in teachers for folder in teacher.folders),
         origins=tuple(origin for teacher in teachers for origin in teacher.origins),
+        compares=all(teacher.compares for teacher in teachers),
     )

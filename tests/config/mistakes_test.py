@@ -204,6 +204,12 @@ def test_what_a_command_says_wrongly_is_one_line(argument, flag, words, monkeypa
             "optimizer.decay (",
         ),
         ({"teacher.weight": 2.0}, "teacher.weight (there is one teacher)"),
+        ({"student.head": "new"}, "student.head (student.checkpoint is empty)"),
+        ({"teacher.fine_tune": True}, "teacher.fine_tune (teacher.checkpoint is empty)"),
+        (
+            {"teacher.checkpoint": "x", "teacher.freeze": "stem"},
+            "teacher.freeze (teacher.checkpoint",
+        ),
         ({"teacher.checkpoint": "x", "teacher.epochs": 3}, "teacher.epochs (teacher.checkpoint is"),
         ({"objectives.kd.weight": 0.0, "objectives.kd.temperature": 2.0}, "kd.temperature (objec"),
         (

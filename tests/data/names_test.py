@@ -1,0 +1,54 @@
+"""Names of classes come from a file of text or JSON."""
+
+import json
+
+import pytest
+
+from rrd_jax import data, errors
+from rrd_jax.data import names
+from rrd_jax.data.source import Source
+
+_WANTED = ("tench", 'a "fish", großer', "鯉")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n".join(_WANTED) + "\n\n",
+        "\ufeff" + "\r\n".join(_WANTED),
+        json.dumps(_WANTED),
+        json.dumps(dict(enumerate(_WANTED))),
+        json.dumps({i: [f"n{i}", name] for i, name in enumerate(_WANTED)}),
+        json.dumps({"id2label": dict(enumerate(_WANTED)), "model_type": "resnet"}),
+    ],
+)
+def test_text_and_json_are_read(tmp_path, text):
+    (tmp_path / "names").write_text(text, encoding="utf-8")
+    assert names.read(tmp_path / "names", 3) == _WANTED
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a\nb", "holds 2 names, but the data have 3 classes"),
+        ('{"0": "a", "2": "b", "3": "c"}', "its labels are 0, 2, 3 ..., and not 0, 1, 2"),
+        ('{"a": 0}', "does not hold names: invalid literal"),
+        ('["a", 3, "c"]', "'3' is no name"),
+        ("[", "does not hold names"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_other_files_are_refused_in_a_line(tmp_path, text, message):
+    if text is not None:
+        (tmp_path / "names").write_text(text)
+    with pytest.raises(errors.InputError, match=message) as caught:
+        names.read(tmp_path / "names", 3)
+    assert "\n" not in str(caught.value)
+
+
+def test_they_take_the_place_of_the_datas_own(tmp_path):
+    (tmp_path / "names").write_text("\n".join(f"digit {i}" for i in range(10)))
+    source = Source(name="digits", image_size=8, mock_examples=20)
+    dataset = data.load(Source(**{**source.__dict__, "class_names": str(tmp_path / "names")}))
+    assert dataset.class_names[3] == "digit 3"
+    assert dataset.summary.figures["classes"][3] == "digit 3"

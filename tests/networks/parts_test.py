@@ -1,0 +1,132 @@
+"""Parts of networks have the names that users know, and stay as they are when frozen."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrd_jax import errors, networks
+from rrd_jax.networks import parts
+from tests import tiny
+
+_SHAPE = (32, 32, 3)
+
+
+def _head(network):
+    head = "/".join(networks.summarize(network, _SHAPE).classifier)
+    return frozenset({f"{head}/kernel", f"{head}/bias"})
+
+
+def _modules(names):
+    return {name.split("/")[0] for name in names}
+
+
+@pytest.mark.parametrize(
+    ("model", "stem", "stages", "last"),
+    [
+        ("resnet8", {"conv1", "bn1"}, 3, {"layer3_0"}),
+        ("resnet18", {"conv1", "bn1"}, 4, {"layer4_0", "layer4_1"}),
+        ("wrn_16_1", {"conv1"}, 3, {"block3"}),
+        ("vgg8", {"block0_0", "block0_1"}, 4, {"block4_0", "block4_1"}),
+        ("mobilenetv1", {"model_0_0", "model_0_1"}, 4, None),
+        ("mobilenetv2", {"features_0_0", "features_0_1"}, 4, None),
+        ("shufflenetv2_x1_0", {"conv1_0", "conv1_1"}, 3, None),
+    ],
+)
+def test_stages_are_those_that_the_maps_end(model, stem, stages, last):
+    network = networks.create(model, 10)
+    found = parts.parts(network, _SHAPE, _head(network))
+    assert list(found) == ["stem", *(f"stage{i + 1}" for i in range(stages)), "backbone"]
+    assert _modules(found["stem"]) == stem
+    assert last in (None, _modules(found[f"stage{stages}"]))
+    assert not found["backbone"] & _head(network)
+    assert sum(len(names) for part, names in found.items() if part != "backbone") <= len(
+        found["backbone"]
+    )
+
+
+def test_patterns_name_parts_modules_and_parameters():
+    network = networks.create("resnet8", 10)
+
+    def modules(pattern):
+        return _modules(networks.frozen_parts(network, _SHAPE, pattern, _head(network)))
+
+    assert modules("stem|stage1") == {"conv1", "bn1", "layer1_0"}
+    assert modules("layer(1|2)_0/conv1") == {"layer1_0", "layer2_0"}
+    assert modules("layer1_0/bn1/scale") == {"layer1_0"}
+    for pattern, message in [
+        ("stem|stage9", "has no 'stage9'; did you mean .* known parts: stem, stage1, .* modules: "),
+        ("layer1", "no 'layer1'; did you mean 'layer1_0'"),
+        ("stem|", "has no ''"),
+        ("(", "no regular expression"),
+        (".*", "nothing of it is left to train"),
+    ]:
+        with pytest.raises(errors.InputError, match=message):
+            modules(pattern)
+
+
+class _Theirs(nn.Module):
+    """Batch norm of Flax's own, told in its two ways."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.BatchNorm(use_running_average=not train, name="first")(nn.Dense(4, name="in")(x))
+        x = nn.BatchNorm(name="second")(x, use_running_average=not train)
+        return nn.Dense(3, name="out")(nn.Dropout(0.5, deterministic=not train)(x).mean((1, 2)))
+
+
+@pytest.mark.parametrize("how", ["plain", "none", "convolutions", "all"])
+def test_frozen_parts_evaluate_in_training_and_have_no_gradient(how):
+    shape = (8, 8, 3)
+    if how == "plain":
+        network, frozen = networks.from_linen(_Theirs()), {"in", "first", "second"}
+    else:
+        network, frozen = tiny.NETWORK(num_classes=3), {"conv1", "bn1"}
+    variables = networks.init(network, jax.random.key(0), shape)
+    paths = networks.named_shapes(variables["params"])
+    names = frozenset(name for name in paths if name.split("/")[0] in frozen)
+    inner = network if how == "plain" else networks.remat(network, how)
+    still = networks.freeze(inner, names)
+    images = jax.random.normal(jax.random.key(1), (4, *shape))
+
+    def loss(params):
+        outputs, changed = still.apply(
+            {**variables, "params": params},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs=jax.random.key(2),
+        )
+        return jnp.sum(outputs.logits**2), (outputs, changed["batch_stats"])
+
+    gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    (_, (outputs, stats)), gradients = gradient(variables["params"])
+    for module, tree in gradients.items():
+        is_zero = [not np.asarray(leaf).any() for leaf in jax.tree.leaves(tree)]
+        assert all(is_zero) if module in frozen else not all(is_zero)
+    assert jax.tree.structure(stats) == jax.tree.structure(variables["batch_stats"])
+    for module, tree in stats.items():
+        pairs = zip(*map(jax.tree.leaves, (tree, variables["batch_stats"][module])), strict=True)
+        assert all(np.array_equal(*pair) for pair in pairs) == (module in frozen)
+    if how != "plain":
+        evaluated = network.apply(variables, images).maps[0]
+        np.testing.assert_allclose(outputs.maps[0], evaluated, atol=1e-5)
+
+
+def test_what_carries_other_things_than_a_batch_norm_is_not_frozen():
+    class Counting(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            x = nn.Dense(4, name="in")(x)
+            if (count := self.variable("batch_stats", "count", jnp.zeros, ())) and train:
+                count.value += 1
+            return x
+
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            return nn.Dense(3, name="out")(Counting(name="c")(x, train=train).mean((1, 2)))
+
+    with pytest.raises(errors.InputError, match="names parts that carry c/count"):
+        networks.frozen_parts(networks.from_linen(Network()), (8, 8, 1), "c", frozenset())
