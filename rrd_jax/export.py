@@ -60,7 +60,7 @@ def define_flags() -> None:
         "resize", 0, "Short side before the central crop. Default: the run's.", lower_bound=0
     )
     flags.DEFINE_string(
-        "class_names", "", "A text file with a name a line. Default: those that the run knows."
+        "class_names", "", "A file of the classes' names, one a line, or JSON. Default: the run's."
     )
     flags.DEFINE_enum("names", "ours", ["ours", "torch"], "Of weights: torch for those of timm.")
     flags.DEFINE_enum("quantize", "", ["", "int8"], "int8: weights of 8 bits.")

@@ -95,7 +95,9 @@ def _dataset(source: Source, splits: opened.Opened) -> Dataset:
             " tell it from: networks need two or more"
         )
     if source.class_names:
-        class_names = names.read(pathlib.Path(source.class_names), splits.num_classes)
+        class_names = names.read(
+            pathlib.Path(source.class_names), splits.num_classes, "data.class_names"
+        )
         splits = dataclasses.replace(splits, class_names=class_names)
     train, test = _feeds(source, [splits.train, splits.test], splits.channels)
     return Dataset(

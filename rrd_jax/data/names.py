@@ -8,7 +8,7 @@ from typing import Any
 from rrd_jax import errors
 
 
-def read(path: pathlib.Path, num_classes: int) -> tuple[str, ...]:
+def read(path: pathlib.Path, num_classes: int, field: str) -> tuple[str, ...]:
     """The names in a file, in the order of labels.
 
     It is text with a name a line; or JSON: a list of names, or names by label, {"0": "tench"}. In
@@ -17,11 +17,12 @@ def read(path: pathlib.Path, num_classes: int) -> tuple[str, ...]:
     Args:
       path: of the file.
       num_classes: C.
+      field: that names the file, for messages.
 
     Raises:
       InputError: it cannot be read, or does not name each class.
     """
-    said = f"data.class_names is '{path}'"
+    said = f"{field} is '{path}'"
     try:
         text = path.read_text(encoding="utf-8-sig")
         names = _names(text)
@@ -31,8 +32,8 @@ def read(path: pathlib.Path, num_classes: int) -> tuple[str, ...]:
         raise errors.InputError(f"{said}, which does not hold names: {error}") from error
     if len(names) != num_classes:
         raise errors.InputError(
-            f"{said}, which holds {len(names):,} names, but the data have {num_classes:,} classes:"
-            " a name for each is wanted, in the order of labels"
+            f"{said}, which holds {len(names):,} names, but there are {num_classes:,} classes: a"
+            " name for each is wanted, in the order of labels"
         )
     return names
 

@@ -17,6 +17,7 @@ from rrd_jax import objectives as registry
 from rrd_jax.about import About, Preprocessing
 from rrd_jax.choices import NetworkChoice
 from rrd_jax.convert import files
+from rrd_jax.data import names
 from rrd_jax.library.loaded import Loaded
 from rrd_jax.library.predicting import Predictor
 from rrd_jax.library.quiet import quietly
@@ -50,7 +51,8 @@ def load(
       image_size: height and width that it sees; None for what the run knows.
       resize: the short side that images are scaled to before their centre is cut out; None for what
         the run knows, or to pad or scale them to image_size.
-      class_names: in the order of labels, or a file with one a line; None for what the run knows.
+      class_names: in the order of labels, or a file of them as data.class_names has it; None for
+        what the run knows.
       raw: of a run that averages its weights, whether these themselves are wanted.
 
     Returns:
@@ -183,24 +185,14 @@ def _seen(
 
 def _names(given: Any, num_classes: int) -> tuple[str, ...]:
     """Names of classes, of which there must be as many as classes."""
-    where = "class_names"
     if isinstance(given, str | os.PathLike):
-        where = str(given)
-        try:
-            text = pathlib.Path(given).read_text(encoding="utf-8-sig")
-        except (OSError, ValueError) as error:
-            raise errors.InputError(
-                f"the names of classes in {where} cannot be read"
-                f" ({getattr(error, 'strerror', None) or error}); wanted is a text file in UTF-8"
-                " with one a line"
-            ) from error
-        given = text.rstrip("\n").split("\n")
-    names = tuple(map(str, given))
-    if len(names) != num_classes:
+        return names.read(pathlib.Path(given), num_classes, "class_names")
+    listed = tuple(map(str, given))
+    if len(listed) != num_classes:
         raise errors.InputError(
-            f"{where} has {len(names)} names, but the network has {num_classes} classes"
+            f"class_names has {len(listed)} names, but the network has {num_classes} classes"
         )
-    return names
+    return listed
 
 
 def _path(path: Any) -> pathlib.Path:

@@ -2,8 +2,8 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -59,7 +59,7 @@ def teachers_of(workdir: str | pathlib.Path) -> list[Teacher]:
     return [
         Teacher(
             teacher["model"],
-            pathlib.Path(teacher.get("checkpoint") or folder / f"teacher{_suffix(number)}"),
+            pathlib.Path(_checkpoint(teacher) or folder / f"teacher{_suffix(number)}"),
             teacher.get("weight", 1.0),
         )
         for number, teacher in enumerate(listed, 1)
@@ -89,6 +89,11 @@ def load_single(workdir: str | pathlib.Path, teacher: Teacher) -> Loaded:
     if student and not about.class_names and student.num_classes == about.num_classes:
         about = dataclasses.replace(about, class_names=student.class_names)
     return dataclasses.replace(network, about=about)
+
+
+def _checkpoint(teacher: Mapping[str, Any]) -> str:
+    """Of a teacher that was taken as it is; "" of one that the run trained."""
+    return "" if teacher.get("fine_tune") else teacher.get("checkpoint", "")
 
 
 def _suffix(number: int) -> str:

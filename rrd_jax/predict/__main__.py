@@ -56,7 +56,7 @@ _RESIZE = flags.DEFINE_integer(
     lower_bound=1,
 )
 _CLASS_NAMES = flags.DEFINE_string(
-    "class_names", None, "A file with the names of classes, one a line. Default: the run's."
+    "class_names", None, "A file of the classes' names, one a line, or JSON. Default: the run's."
 )
 _FORMAT = flags.DEFINE_enum("format", "text", _FORMATS, "Of the answers; npz needs --output.")
 _OUTPUT = flags.DEFINE_string("output", None, "The file to write. Default: standard output.")

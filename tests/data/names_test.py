@@ -24,13 +24,13 @@ _WANTED = ("tench", 'a "fish", großer', "鯉")
 )
 def test_text_and_json_are_read(tmp_path, text):
     (tmp_path / "names").write_text(text, encoding="utf-8")
-    assert names.read(tmp_path / "names", 3) == _WANTED
+    assert names.read(tmp_path / "names", 3, "data.class_names") == _WANTED
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a\nb", "holds 2 names, but the data have 3 classes"),
+        ("a\nb", "holds 2 names, but there are 3 classes"),
         ('{"0": "a", "2": "b", "3": "c"}', "its labels are 0, 2, 3 ..., and not 0, 1, 2"),
         ('{"a": 0}', "does not hold names: invalid literal"),
         ('["a", 3, "c"]', "'3' is no name"),
@@ -42,7 +42,7 @@ def test_other_files_are_refused_in_a_line(tmp_path, text, message):
     if text is not None:
         (tmp_path / "names").write_text(text)
     with pytest.raises(errors.InputError, match=message) as caught:
-        names.read(tmp_path / "names", 3)
+        names.read(tmp_path / "names", 3, "data.class_names")
     assert "\n" not in str(caught.value)
 
 
