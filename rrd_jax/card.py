@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rrd_jax import data, errors, parallel, provenance, readme, report
+from rrd_jax import data, parallel, pretrained, provenance, readme, report
 from rrd_jax.about import About, Preprocessing, from_json
 from rrd_jax.data.source import HOST_AUGMENTATIONS
 from rrd_jax.recipe import Recipe
@@ -77,7 +77,7 @@ def of_checkpoint(
         model=meta["model"],
         num_classes=meta["num_classes"],
         options=choice.get("options", {}) if choice.get("model") == meta["model"] else {},
-        class_names=_class_names(folder, meta["num_classes"]),
+        class_names=pretrained.class_names(meta, folder),
         preprocessing=_of_fields(fields["data"], meta["image_shape"]) if fields else None,
         classifier=meta.get("classifier", ""),
         training={"dataset": meta["dataset"]} if meta.get("dataset") else {},
@@ -89,13 +89,3 @@ def _of_fields(chosen: Mapping[str, Any], image_shape: Sequence[int]) -> Preproc
     size, _, channels = image_shape
     resize = chosen["resize"] if crops else None
     return Preprocessing(size, channels, tuple(chosen["mean"]), tuple(chosen["std"]), resize)
-
-
-def _class_names(folder: pathlib.Path, num_classes: int) -> tuple[str, ...]:
-    """What data.json calls the classes; () where it does not."""
-    try:
-        names = errors.read_json(folder / "data.json")["classes"]
-    except (KeyError, OSError, TypeError, ValueError):
-        return ()
-    names = names if isinstance(names, list) else []
-    return tuple(map(str, names)) if len(names) == num_classes else ()
