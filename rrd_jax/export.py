@@ -8,9 +8,10 @@
     python -m rrd_jax.export --workdir=runs/digits --report
 
 Formats: safetensors, torch, hub, stablehlo, onnx, litert, openvino, coreml; all for those whose
-libraries are installed. Each file is opened at once in the library that it is for, and computes
-some test images: one that is off by more than 1e-4 of the largest logit, or puts an image into
-another class, is not written. Class names and preprocessing are in the file, or beside it.
+libraries are installed, and that can hold the network. Each file is opened at once in the library
+that it is for, and computes some test images: one that is off by more than 1e-4 of the largest
+logit, or puts an image into another class, is not written. Class names and preprocessing are in the
+file, or beside it.
 
 --report measures what was won: accuracy, size and latency of the student beside its teacher, as a
 table, WORKDIR/gains.json and WORKDIR/gains.png.
@@ -98,7 +99,7 @@ def run(asked: Asked) -> list["several.Outcome"]:
     """Writes what is asked for, and prints a line a file.
 
     Raises:
-      InputError: bad input, or a file that is not what it is to be.
+      InputError: bad input, a file that is not what it is to be, or no format holds the network.
       UnavailableError: a library is not installed, and nothing was written.
       DiskError: the disk takes no more.
     """

@@ -155,6 +155,25 @@ def test_a_format_without_its_library_is_told_how_to_get_it_and_keeps_no_other(
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.private"]
 
 
+def test_a_format_that_cannot_hold_the_network_is_left_out_and_said(run, tmp_path, capsys):
+    def refuse(*_):
+        raise errors.UnfitError("it has no names there")
+
+    unfit = private.FORMAT._replace(name="unfit", extension=".x", write=refuse)
+    with private.several(private.FORMAT, unfit):
+        _export(run, tmp_path, format=["all"])  # which raises nothing
+        out = capsys.readouterr().out
+        assert "note: left out: format 'unfit' is not written: it has no names there" in out
+        assert "| not possible " in out
+        with pytest.raises(errors.InputError, match="format 'unfit' is not written"):
+            _export(run, tmp_path, format=["unfit"])
+    with (
+        private.several(unfit, unfit._replace(name="other", extension=".y")),
+        pytest.raises(errors.InputError, match="none of these formats is written"),
+    ):
+        _export(run, tmp_path, format=["all"])
+
+
 def test_files_go_where_their_names_tell_them_apart(run, form, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(run, copy)

@@ -34,7 +34,7 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
             _drop_dilations_of_one(module.operation)
             model = _convert(coremltools, stablehlo_coreml, module, outputs)
         except Exception as error:  # of any kind: it has many ways to find nothing for an operation
-            raise errors.InputError(
+            raise errors.UnfitError(
                 f"network '{exportable.about.model}' cannot be written for Core ML: {reason(error)}"
             ) from error
         about = exportable.about

@@ -267,7 +267,7 @@ def _told(name: str) -> Iterator[None]:
     except (errors.DiskError, errors.UnavailableError):
         raise
     except errors.InputError as error:
-        raise errors.InputError(f"format '{name}' is not written: {error}") from error
+        raise type(error)(f"format '{name}' is not written: {error}") from error
     except Exception as error:
         full = "No space left" in str(error) or "File too large" in str(error)
         if full or getattr(error, "errno", None) in failures.DISK:
