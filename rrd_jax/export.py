@@ -95,6 +95,9 @@ class Asked(NamedTuple):
     overwrite: bool = False
 
 
+_OF_FILES = [name for name in Asked._fields if name not in ("workdir", "given")]
+
+
 def run(asked: Asked) -> list["several.Outcome"]:
     """Writes what is asked for, and prints a line a file.
 
@@ -223,8 +226,11 @@ def _job() -> None:
     if not FLAGS.report:
         run(asked)
         return
-    if asked.format:
-        raise errors.InputError("--report takes no --format: it measures all that are installed")
+    if others := [name for name in _OF_FILES if FLAGS[name].present]:
+        raise errors.InputError(
+            f"--report takes no --{others[0]}: it measures the run's networks in all formats that"
+            " are installed, and keeps gains.json and gains.png in the workdir"
+        )
     from rrd_jax.gains import report
 
     report.run(asked.workdir, asked.given, seconds=FLAGS.seconds)
