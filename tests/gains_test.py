@@ -212,7 +212,8 @@ def test_without_matplotlib_there_is_no_picture_but_all_the_rest(
 @pytest.mark.parametrize("latencies", [True, False])
 def test_a_picture_is_drawn_of_whatever_there_is(tmp_path, number, latencies):
     pytest.importorskip("matplotlib")
-    student = figures.Figures("student", "a", 50.0, None, "", 10, 0, {"float32": 10})
+    name = "my.networks:Small$x_$" * 9  # which is no formula, and too long
+    student = figures.Figures("student", name, 50.0, None, "", 10, 0, {"float32": 10})
     teacher = figures.Figures("teacher", "b", None, None, "", 5, 0)
     entries = [Latency(role, "XLA", 1, 1, 2.0, 3.0, 9) for role in ("student", "teacher")[:number]]
     networks = [student, teacher][:number]
