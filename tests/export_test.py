@@ -122,6 +122,16 @@ def test_a_full_disk_leaves_nothing_behind(run, tmp_path):
         _export(run, tmp_path / "it.private")
     assert not list(tmp_path.iterdir())
 
+    def told(exportable, path, options):
+        raise errors.DiskError(f"{path} cannot be written")
+
+    place = tmp_path / "it.private"  # not that of the draft, which nobody knows
+    with (
+        private.registered(write=told),
+        pytest.raises(errors.DiskError, match=f"format 'private' is not written: {place} cannot"),
+    ):
+        _export(run, place)
+
 
 def test_an_option_that_a_format_does_not_know_is_refused_before_weights_are_read(
     run, form, tmp_path, monkeypatch
