@@ -280,6 +280,8 @@ def test_a_network_that_was_loaded_is_exported_by_its_method(run, form, tmp_path
         ("it.private", {"folds": True}, "unknown option 'folds'; did you mean 'fold'"),
         ("it.private", {"quantize": "int4"}, "option quantize is 'int4'"),
         ("it.private", {"test": images[:, :7]}, "must be uint8"),
+        ("it.private", {"test": (images, labels[:4])}, r"labels are int64 of shape \(4,\)"),
+        ("it.private", {"test": (images, list("abcde"))}, "but must be whole numbers"),
     ):
         with pytest.raises(errors.InputError, match=words):
             network.export(tmp_path / path, overwrite=True, **options)

@@ -95,7 +95,15 @@ def of_arrays(given: Any, form: Preprocessing, most: int) -> Images:
             f"images are {images.dtype} of shape {images.shape}, but must be uint8 [N,"
             f" {', '.join(map(str, form.image_shape))}]"
         )
-    return Images(images[:most], None if labels is None else np.asarray(labels)[:most], "images")
+    if labels is None:
+        return Images(images[:most], None, "images")
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        raise errors.InputError(
+            f"labels are {labels.dtype} of shape {labels.shape}, but must be whole numbers, one for"
+            f" each of {len(images)} images"
+        )
+    return Images(images[:most], labels[:most], "images")
 
 
 def of_test_split(dataset: data.Dataset, most: int) -> Images:
