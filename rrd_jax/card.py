@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rrd_jax import data, parallel, pretrained, provenance, readme, report
+from rrd_jax import console, data, errors, parallel, pretrained, provenance, readme, report
 from rrd_jax.about import About, Preprocessing, from_json
 from rrd_jax.data.source import HOST_AUGMENTATIONS
 from rrd_jax.recipe import Recipe
@@ -51,12 +51,22 @@ def preprocessing(
 
 
 def write(folder: pathlib.Path, about: dict[str, Any]) -> None:
-    """Keeps what a run knows of itself in its folder, as JSON, and once tested as a model card."""
+    """Keeps what a run knows of itself in its folder, as JSON, and once tested as a model card.
+
+    Where that cannot be written, a warning says so: checkpoints hold the same.
+    """
     if not parallel.is_main():
         return
-    report.write_json(folder / _FILE, about)
-    if about["metrics"]:
-        readme.write(folder, from_json(about, str(folder / _FILE)))
+    try:
+        report.write_json(folder / _FILE, about)
+        if about["metrics"]:
+            readme.write(folder, from_json(about, str(folder / _FILE)))
+    except errors.InputError as error:
+        reason = getattr(error.__cause__, "strerror", None) or error
+        console.warn(
+            f"what the run knows of itself is not kept beside its checkpoints in {folder}"
+            f" ({reason}); they hold it too, and the run goes on"
+        )
 
 
 def of_checkpoint(

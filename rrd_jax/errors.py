@@ -25,6 +25,10 @@ class UnavailableError(InputError):
     """A platform, device or library that was asked for is not on this machine."""
 
 
+class UnfitError(InputError):
+    """A format of files cannot hold a network, however often it is tried."""
+
+
 class DivergedError(RuntimeError):
     """The loss or the state is no longer finite."""
 

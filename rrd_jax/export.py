@@ -8,9 +8,10 @@
     python -m rrd_jax.export --workdir=runs/digits --report
 
 Formats: safetensors, torch, hub, stablehlo, onnx, litert, openvino, coreml; all for those whose
-libraries are installed. Each file is opened at once in the library that it is for, and computes
-some test images: one that is off by more than 1e-4 of the largest logit, or puts an image into
-another class, is not written. Class names and preprocessing are in the file, or beside it.
+libraries are installed, and that can hold the network. Each file is opened at once in the library
+that it is for, and computes some test images: one that is off by more than 1e-4 of the largest
+logit, or puts an image into another class, is not written. Class names and preprocessing are in the
+file, or beside it.
 
 --report measures what was won: accuracy, size and latency of the student beside its teacher, as a
 table, WORKDIR/gains.json and WORKDIR/gains.png.
@@ -94,11 +95,14 @@ class Asked(NamedTuple):
     overwrite: bool = False
 
 
+_OF_FILES = [name for name in Asked._fields if name not in ("workdir", "given")]
+
+
 def run(asked: Asked) -> list["several.Outcome"]:
     """Writes what is asked for, and prints a line a file.
 
     Raises:
-      InputError: bad input, or a file that is not what it is to be.
+      InputError: bad input, a file that is not what it is to be, or no format holds the network.
       UnavailableError: a library is not installed, and nothing was written.
       DiskError: the disk takes no more.
     """
@@ -222,8 +226,11 @@ def _job() -> None:
     if not FLAGS.report:
         run(asked)
         return
-    if asked.format:
-        raise errors.InputError("--report takes no --format: it measures all that are installed")
+    if others := [name for name in _OF_FILES if FLAGS[name].present]:
+        raise errors.InputError(
+            f"--report takes no --{others[0]}: it measures the run's networks in all formats that"
+            " are installed, and keeps gains.json and gains.png in the workdir"
+        )
     from rrd_jax.gains import report
 
     report.run(asked.workdir, asked.given, seconds=FLAGS.seconds)

@@ -214,12 +214,19 @@ def write_whole(path: pathlib.Path, text: str) -> None:
         part.replace(path)
     except IsADirectoryError as error:
         place = part if part.is_dir() else path
+        _discard(part)
         raise errors.InputError(f"{place} is a folder, where a file is kept; remove it") from error
     except OSError as error:
+        _discard(part)  # a full disk takes half of it
         raise errors.DiskError(
             f"{path} cannot be written ({error.strerror or error}); make room or mend that, and"
             " start the same command again"
         ) from error
+
+
+def _discard(part: pathlib.Path) -> None:
+    with contextlib.suppress(OSError):
+        part.unlink()
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:

@@ -433,9 +433,9 @@ class Run:
                 checkpoint=str(self.folder / "checkpoints"),
             )._asdict()
         self.progress.about = about.to_json()
-        card.write(self.folder, self.progress.about)
         score = row["test/top1"] if row else None
         self.checkpoints.save(self.state, dataclasses.asdict(self.progress), score)
+        card.write(self.folder, self.progress.about)
 
     def _diverged(self, reason: str, look: str) -> errors.DivergedError:
         self.checkpoints.wait()

@@ -122,6 +122,16 @@ def test_a_full_disk_leaves_nothing_behind(run, tmp_path):
         _export(run, tmp_path / "it.private")
     assert not list(tmp_path.iterdir())
 
+    def told(exportable, path, options):
+        raise errors.DiskError(f"{path} cannot be written")
+
+    place = tmp_path / "it.private"  # not that of the draft, which nobody knows
+    with (
+        private.registered(write=told),
+        pytest.raises(errors.DiskError, match=f"format 'private' is not written: {place} cannot"),
+    ):
+        _export(run, place)
+
 
 def test_an_option_that_a_format_does_not_know_is_refused_before_weights_are_read(
     run, form, tmp_path, monkeypatch
@@ -153,6 +163,25 @@ def test_a_format_without_its_library_is_told_how_to_get_it_and_keeps_no_other(
     assert "note: left out: format 'absent' needs no_such_module" in out
     assert [line.split()[3] for line in out.splitlines() if line.startswith("| absent")] == ["not"]
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.private"]
+
+
+def test_a_format_that_cannot_hold_the_network_is_left_out_and_said(run, tmp_path, capsys):
+    def refuse(*_):
+        raise errors.UnfitError("it has no names there")
+
+    unfit = private.FORMAT._replace(name="unfit", extension=".x", write=refuse)
+    with private.several(private.FORMAT, unfit):
+        _export(run, tmp_path, format=["all"])  # which raises nothing
+        out = capsys.readouterr().out
+        assert "note: left out: format 'unfit' is not written: it has no names there" in out
+        assert "| not possible " in out
+        with pytest.raises(errors.InputError, match="format 'unfit' is not written"):
+            _export(run, tmp_path, format=["unfit"])
+    with (
+        private.several(unfit, unfit._replace(name="other", extension=".y")),
+        pytest.raises(errors.InputError, match="none of these formats is written"),
+    ):
+        _export(run, tmp_path, format=["all"])
 
 
 def test_files_go_where_their_names_tell_them_apart(run, form, tmp_path):
@@ -251,6 +280,8 @@ def test_a_network_that_was_loaded_is_exported_by_its_method(run, form, tmp_path
         ("it.private", {"folds": True}, "unknown option 'folds'; did you mean 'fold'"),
         ("it.private", {"quantize": "int4"}, "option quantize is 'int4'"),
         ("it.private", {"test": images[:, :7]}, "must be uint8"),
+        ("it.private", {"test": (images, labels[:4])}, r"labels are int64 of shape \(4,\)"),
+        ("it.private", {"test": (images, list("abcde"))}, "but must be whole numbers"),
     ):
         with pytest.raises(errors.InputError, match=words):
             network.export(tmp_path / path, overwrite=True, **options)

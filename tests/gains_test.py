@@ -16,10 +16,12 @@ import pytest
 from rrd_jax import errors, exports, networks
 from rrd_jax.about import About, Preprocessing
 from rrd_jax.config import parse
-from rrd_jax.gains import brief, figures, latency, picture, report, shown
+from rrd_jax.exports import trial
+from rrd_jax.gains import brief, figures, latency, picture, report, shown, subjects
 from rrd_jax.gains.__main__ import main as measuring
 from rrd_jax.gains.latency import File, Latency
 from rrd_jax.run import Result
+from rrd_jax.teacher import classes
 from tests import launch
 from tests.conftest import use_one_device
 from tests.exports import private
@@ -210,7 +212,8 @@ def test_without_matplotlib_there_is_no_picture_but_all_the_rest(
 @pytest.mark.parametrize("latencies", [True, False])
 def test_a_picture_is_drawn_of_whatever_there_is(tmp_path, number, latencies):
     pytest.importorskip("matplotlib")
-    student = figures.Figures("student", "a", 50.0, None, "", 10, 0, {"float32": 10})
+    name = "my.networks:Small$x_$" * 9  # which is no formula, and too long
+    student = figures.Figures("student", name, 50.0, None, "", 10, 0, {"float32": 10})
     teacher = figures.Figures("teacher", "b", None, None, "", 5, 0)
     entries = [Latency(role, "XLA", 1, 1, 2.0, 3.0, 9) for role in ("student", "teacher")[:number]]
     networks = [student, teacher][:number]
@@ -241,3 +244,51 @@ def test_training_ends_with_the_student_beside_its_teacher(job):
     assert "--report" not in use
     lost: list[Result] = []
     assert not brief.lines(plan, folder, lost)
+
+
+class _TurnedRound(exports.Exportable):
+    """A network whose classes come in the opposite order."""
+
+    def __call__(self, images):
+        outputs = super().__call__(images)
+        return {**outputs, "logits": outputs["logits"][:, ::-1]}
+
+
+def test_classes_in_another_order_are_compared_by_name(run):
+    student = subjects.load(run)
+    (teacher, _), _ = subjects.load_teachers(run, student)
+    names = tuple("abcdefghij")
+    images = trial.images_for(student.about, subjects.source_of(run), None, 24)
+
+    def figures_of(kind, theirs):
+        about = dataclasses.replace(teacher.network.about, class_names=theirs, metrics={})
+        network = kind(teacher.network.network, teacher.network.variables, about)
+        member = subjects.Member("teacher", network, 1.0, classes.match(theirs, 10, names, 10))
+        alone = dataclasses.replace(student, about=dataclasses.replace(student.about, metrics={}))
+        return report._figures([subjects.Member("student", alone), member], images, raw=False)
+
+    as_named = figures_of(exports.Exportable, names)
+    assert figures_of(_TurnedRound, names[::-1]) == as_named
+    assert None not in (as_named[0].agreement, as_named[1].top1)
+    strangers = figures_of(exports.Exportable, tuple("ABCDEFGHIJ"))
+    assert (strangers[0].top1, strangers[0].agreement) == (as_named[0].top1, None)
+    assert strangers[1].top1 is None
+
+
+def test_labels_of_test_images_are_those_of_the_network(run):
+    about, source = subjects.load(run).about, subjects.source_of(run)
+    labels = trial.images_for(about, source, None, 24).labels
+
+    def labels_for(names):
+        other = dataclasses.replace(about, num_classes=len(names), class_names=names)
+        return trial.images_for(other, source, None, 24).labels
+
+    np.testing.assert_array_equal(labels_for(tuple("9876543210")), 9 - labels)
+    np.testing.assert_array_equal(labels_for(("x", *"0123456789")), 1 + labels)
+    assert labels_for(tuple("abc")) is None
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0])
+def test_seconds_are_a_number_of_them(run, seconds):
+    with pytest.raises(errors.InputError, match="must be a finite number"):
+        report.run(run, seconds=seconds)

@@ -123,3 +123,12 @@ def test_a_run_keeps_its_card_once_it_was_tested(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
     card.write(tmp_path, _ABOUT.to_json())
     assert "| top-1 | 96.50 % |" in (tmp_path / "README.md").read_text()
+
+
+def test_a_run_goes_on_where_its_card_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "model.json").mkdir()
+    card.write(tmp_path, _ABOUT.to_json())
+    assert "(Is a directory); they hold it too, and the run goes on" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
+    card.write(tmp_path / "gone", _ABOUT.to_json())
+    assert "(No such file or directory)" in capsys.readouterr().out

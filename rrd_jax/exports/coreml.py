@@ -5,6 +5,7 @@ checked. A package takes one image at a time, as float32 [1, H, W, channels] tha
 """
 
 import pathlib
+import tempfile
 from typing import Any
 
 import jax.numpy as jnp
@@ -34,7 +35,10 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
             _drop_dilations_of_one(module.operation)
             model = _convert(coremltools, stablehlo_coreml, module, outputs)
         except Exception as error:  # of any kind: it has many ways to find nothing for an operation
-            raise errors.InputError(
+            if "writing data" in str(error):  # its weights, which it first keeps where drafts are
+                folder = tempfile.gettempdir()
+                raise errors.DiskError(f"weights cannot be written ({folder} is full?)") from error
+            raise errors.UnfitError(
                 f"network '{exportable.about.model}' cannot be written for Core ML: {reason(error)}"
             ) from error
         about = exportable.about

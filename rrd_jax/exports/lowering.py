@@ -83,7 +83,7 @@ def _export(function: Any, images: jax.ShapeDtypeStruct, platforms: Sequence[str
     return jax.export.export(jax.jit(function), platforms=platforms)(images)
 
 
-def _refusal(exportable: Exportable, error: Exception) -> errors.InputError:
-    return errors.InputError(
+def _refusal(exportable: Exportable, error: Exception) -> errors.UnfitError:
+    return errors.UnfitError(
         f"network '{exportable.about.model}' cannot be written as StableHLO: {reason(error)}"
     )

@@ -42,7 +42,7 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
         except OSError as error:
             raise errors.DiskError(f"{path} cannot be written ({error.strerror})") from error
         except RuntimeError as error:
-            raise errors.InputError(
+            raise errors.UnfitError(
                 f"network '{exportable.about.model}' cannot be read by OpenVINO: {_reason(error)}"
             ) from error
     sealed.write_folder(path, lowering.header(exportable, options, FORMAT.name, outputs))

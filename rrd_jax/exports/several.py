@@ -10,6 +10,9 @@ from rrd_jax.exports.base import Format, Options
 from rrd_jax.exports.checking import Trial
 from rrd_jax.exports.writing import Written
 
+# Nothing is wrong with the network or a file then, and nothing is gained by another try.
+_LEFT_OUT = (errors.UnavailableError, errors.UnfitError)
+
 
 class Outcome(NamedTuple):
     """What became of a format.
@@ -56,12 +59,13 @@ def write(
     for form, place in places:
         console.progress("export", [f"{form.name} is written and read back"])
         outcome = _write(trial, form, place, options, overwrite=overwrite)
-        if left_out := writing.unknown_options(form, options):
+        left_out = writing.unknown_options(form, options)
+        if left_out and outcome.written:
             names = ", ".join(map(writing.flag, left_out))
             console.note(f"format '{form.name}' knows nothing of {names}, and does without")
         if outcome.written:
             console.say(str(outcome.written))
-        elif len(places) > 1 and not isinstance(outcome.error, errors.UnavailableError):
+        elif len(places) > 1 and not isinstance(outcome.error, _LEFT_OUT):
             console.warn(failures.first_line(outcome.error) or type(outcome.error).__name__)
         outcomes.append(outcome)
     return outcomes
@@ -82,28 +86,31 @@ def _write(
 
 
 def close(outcomes: Sequence[Outcome]) -> None:
-    """Prints a table of several formats, and what to install for those that were left out.
+    """Prints a table of several formats, and why some were left out.
 
     Raises:
-      InputError: a format was refused.
+      InputError: a format was refused, or none can hold the network.
       UnavailableError: nothing was written, for no library is there.
     """
     failed = [outcome.error for outcome in outcomes if outcome.error]
-    unavailable = [error for error in failed if isinstance(error, errors.UnavailableError)]
+    left_out = [error for error in failed if isinstance(error, _LEFT_OUT)]
     if len(outcomes) > 1:
         console.print_table(*table(outcomes), before="\n")
-        for error in unavailable:
+        for error in left_out:
             console.note(f"left out: {error}")
     bugs = [error for error in failed if not isinstance(error, errors.InputError)]
-    refused = [error for error in failed if error not in unavailable]
+    refused = [error for error in failed if error not in left_out]
     if bugs or (failed and len(outcomes) == 1):
         raise [*bugs, *failed][0]
     if refused:
         raise errors.InputError(
             f"{len(refused)} of {len(outcomes)} formats are not written, as told above"
         )
-    if len(unavailable) == len(outcomes):
-        raise errors.UnavailableError("no library of these formats is installed, as told above")
+    if len(left_out) < len(outcomes):
+        return
+    if any(isinstance(error, errors.UnfitError) for error in left_out):
+        raise errors.InputError("none of these formats is written, as told above")
+    raise errors.UnavailableError("no library of these formats is installed, as told above")
 
 
 def table(outcomes: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
@@ -114,8 +121,8 @@ def table(outcomes: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
 
 def _row(outcome: Outcome) -> list[str]:
     if not outcome.written:
-        missing = isinstance(outcome.error, errors.UnavailableError)
-        reason = "not installed" if missing else "not written"
+        reasons = {errors.UnavailableError: "not installed", errors.UnfitError: "not possible"}
+        reason = reasons.get(type(outcome.error), "not written")
         return [outcome.form.name, reason, *["-"] * 5]
     written = outcome.written
     row = [written.format, str(written.path), tables.bytes_shown(written.bytes)]

@@ -12,6 +12,7 @@ from rrd_jax import console, data, errors
 from rrd_jax.about import About, Preprocessing
 from rrd_jax.data import listing, reading
 from rrd_jax.data.source import Source
+from rrd_jax.teacher import classes
 
 _RANDOM = 100  # images: more of them show nothing new
 
@@ -57,18 +58,28 @@ def images_for(about: About, source: Source | None, given: Any, most: int) -> Im
         if source is None or not source.name:
             raise errors.InputError("it is not known what it was tested on")
         dataset = data.load(source)
-        if (dataset.image_shape, dataset.num_classes) != (form.image_shape, about.num_classes):
-            raise errors.InputError(
-                f"its test split has images of {dataset.image_shape} and {dataset.num_classes}"
-                " classes"
-            )
-        return of_test_split(dataset, most)
+        if dataset.image_shape != form.image_shape:
+            raise errors.InputError(f"its test split has images of {dataset.image_shape}")
+        images = of_test_split(dataset, most)
+        return images._replace(labels=_labels(images.labels, dataset, about))
     except errors.InputError as error:
         console.note(
             f"there are no test images ({error}): files are compared on random ones, which show"
             " less; pass others with --images=FOLDER"
         )
     return at_random(form, min(most, _RANDOM))
+
+
+def _labels(labels: np.ndarray, dataset: data.Dataset, about: About) -> np.ndarray | None:
+    """Labels as a network numbers its classes, of which the data's may be some; None if unknown."""
+    theirs, ours = (
+        (about.class_names, about.num_classes),
+        (dataset.class_names, dataset.num_classes),
+    )
+    found = classes.match(*theirs, *ours)
+    if found.order is not None:
+        return np.asarray(found.order)[labels]
+    return labels if about.num_classes == dataset.num_classes else None
 
 
 def of_arrays(given: Any, form: Preprocessing, most: int) -> Images:
@@ -84,7 +95,15 @@ def of_arrays(given: Any, form: Preprocessing, most: int) -> Images:
             f"images are {images.dtype} of shape {images.shape}, but must be uint8 [N,"
             f" {', '.join(map(str, form.image_shape))}]"
         )
-    return Images(images[:most], None if labels is None else np.asarray(labels)[:most], "images")
+    if labels is None:
+        return Images(images[:most], None, "images")
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        raise errors.InputError(
+            f"labels are {labels.dtype} of shape {labels.shape}, but must be whole numbers, one for"
+            f" each of {len(images)} images"
+        )
+    return Images(images[:most], labels[:most], "images")
 
 
 def of_test_split(dataset: data.Dataset, most: int) -> Images:

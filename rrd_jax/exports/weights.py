@@ -29,22 +29,22 @@ def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
         or the reference.
 
     Raises:
-      InputError: it has no such names in PyTorch.
+      UnfitError: it has no such names in PyTorch.
     """
     errors.lookup("names", names, dict.fromkeys(_NAMES))
     if names == "ours":
         return exported.flatten(exportable.variables)
     about = exportable.about
     if about.classifier:
-        raise errors.InputError(
+        raise errors.UnfitError(
             f"the network was trained with '{about.classifier}', which classifies in its place by"
-            f" layers that no {about.model} of PyTorch has: it has no names there; leave out"
-            " --names=torch, or take --format=onnx"
+            f" layers that no {about.model} of PyTorch has: it has no names there; take"
+            " --format=safetensors without --names=torch, or --format=onnx"
         )
     if not of_ours(exportable):
-        raise errors.InputError(
-            f"'{about.model}' is a network of your own, which has no names in PyTorch: leave out"
-            " --names=torch, or take --format=onnx"
+        raise errors.UnfitError(
+            f"'{about.model}' is a network of your own, which has no names in PyTorch: take"
+            " --format=safetensors without --names=torch, or --format=onnx"
         )
     return convert.to_torch(about.model, exportable.variables)
 

@@ -206,7 +206,7 @@ def write(
     check_place(path, form, overwrite=overwrite)
     with _beside(path) as folder:
         draft = folder / path.name
-        with _told(form.name):
+        with _told(form.name, draft, path):
             form.write(trial.exportable, draft, options)
             runtime, comparison = "", None
             if form.open is not None:
@@ -260,14 +260,18 @@ def _unwritable(path: pathlib.Path, error: OSError) -> errors.InputError:
 
 
 @contextlib.contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Errors say which format they are of; a full disk is told as such, whoever meets it."""
+def _told(name: str, draft: pathlib.Path, path: pathlib.Path) -> Iterator[None]:
+    """Errors say which format they are of, and the file's place instead of that of its draft.
+
+    A full disk is told as such, whoever meets it.
+    """
     try:
         yield
-    except (errors.DiskError, errors.UnavailableError):
+    except errors.UnavailableError:
         raise
     except errors.InputError as error:
-        raise errors.InputError(f"format '{name}' is not written: {error}") from error
+        text = str(error).replace(str(draft), str(path))
+        raise type(error)(f"format '{name}' is not written: {text}") from error
     except Exception as error:
         full = "No space left" in str(error) or "File too large" in str(error)
         if full or getattr(error, "errno", None) in failures.DISK:

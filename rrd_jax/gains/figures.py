@@ -1,7 +1,7 @@
 """What a network costs and how good it is."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -59,13 +59,10 @@ def kept(network: Exportable, dataset: str, *, raw: bool = False) -> dict[str, f
     return {name: known[name] for name in ("top1", "agreement") if known.get(name) is not None}
 
 
-def logits(members: Sequence[tuple[Exportable, float]], images: Images) -> np.ndarray:
-    """[N, C] of several networks, weighted."""
-    parts = []
-    for first in range(0, len(images.images), 100):
-        batch = images.images[first : first + 100]
-        parts.append(sum(weight * member(batch)["logits"] for member, weight in members))
-    return np.concatenate(parts)
+def logits(network: Exportable, images: Images) -> np.ndarray:
+    """[N, C] of a network."""
+    firsts = range(0, len(images.images), 100)
+    return np.concatenate([network(images.images[i : i + 100])["logits"] for i in firsts])
 
 
 def accuracy(

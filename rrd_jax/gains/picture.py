@@ -36,6 +36,22 @@ def draw(found: Report, path: pathlib.Path) -> None:
       DiskError: the disk does not take it.
     """
     check()
+    import matplotlib
+
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        with matplotlib.rc_context({"text.parse_math": False}):  # names may hold dollars
+            _drawn(found).savefig(part, facecolor="white")
+        part.replace(path)
+    except OSError as error:
+        kind = errors.DiskError if error.errno in failures.DISK else errors.InputError
+        raise kind(f"{path} cannot be written ({error.strerror or error})") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _drawn(found: Report) -> Any:
+    """The picture as matplotlib's figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -55,22 +71,17 @@ def draw(found: Report, path: pathlib.Path) -> None:
         entries = [e for e in found.latencies if (e.cores, e.batch) == (cores, batch)]
         title = f"{cores} core{'s' * (cores > 1)}, {batch} image{'s' * (batch > 1)} at once"
         _latencies(axes, entries, networks, title)
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        figure.savefig(part, facecolor="white")
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        kind = errors.DiskError if error.errno in failures.DISK else errors.InputError
-        raise kind(f"{path} cannot be written ({error.strerror or error})") from error
+    return figure
 
 
 def _head(figure: Any, found: Report, height: float) -> None:
     """What the picture is of, and what its marks mean."""
-    networks, title = found.networks, found.networks[0].model
+    networks = found.networks
+    title = _short(networks[0].model, 28)
     if len(networks) > 1:
-        title += f" beside its teacher{'s' * (len(networks) > 2)} {networks[-1].model}"
-    below = "   ".join(filter(None, found.about.values()))
+        title += f" beside its teacher{'s' * (len(networks) > 2)} "
+        title += _short(networks[-1].model, 76 - len(title))
+    below = "   ".join(_short(text, 80) for text in found.about.values() if text)
     figure.text(0.03, 1 - 0.5 / height, title, fontsize=17, weight="bold", color=_INK)
     figure.text(0.03, 1 - 0.8 / height, below, fontsize=10, color=_FAINT)
     if not found.latencies:
@@ -81,6 +92,13 @@ def _head(figure: Any, found: Report, height: float) -> None:
     for (role, colour, marker), x in places:
         figure.text(x, s={"o": "\u25cf", "D": "\u25c6"}[marker], **at | {"color": colour})
         figure.text(x + 0.014, s=role, **at)
+
+
+def _short(text: str, most: int) -> str:
+    """Text that fits into so many characters; of a long one the middle is left out."""
+    text = errors.printable(text)
+    half = (most - 1) // 2
+    return text if len(text) <= most else f"{text[:half]}\u2026{text[-half:]}"
 
 
 def _shown(networks: list[Figures]) -> list[tuple[str, str, str]]:

@@ -60,12 +60,14 @@ def run(
       seconds: about, for the latencies of each size of batches on one core and on all.
 
     Raises:
-      InputError: there is no network.
+      InputError: there is no network, or `seconds` is no number of them.
       DiskError: the results cannot be written.
     """
+    if not 0 <= seconds < float("inf"):
+        raise errors.InputError(f"seconds is {seconds}, but must be a finite number, 0 or more")
     given = dict(given or {})
     student = subjects.load(path, **given)
-    teachers, left_out = subjects.load_teachers(path)
+    teachers, left_out = subjects.load_teachers(path, student)
     members = [Member("student" if teachers or left_out else "network", student), *teachers]
     images = trial.images_for(student.about, subjects.source_of(path), None, _IMAGES)
     networks = _figures(members, images, raw=given.get("raw", False))
@@ -95,11 +97,12 @@ def _figures(members: Sequence[Member], images: Images, *, raw: bool) -> list[Fi
         is_student = member is members[0]
         known = figures.kept(member.network, dataset, raw=raw and is_student)
         what, teachers = "test split", members[1:] if is_student else ()
-        lacks = "top1" not in known or (teachers and "agreement" not in known)
-        if lacks and images.is_real and _alike([members[0], member, *teachers]):
+        compared = bool(teachers) and _compare(teachers)
+        lacks = "top1" not in known or (compared and "agreement" not in known)
+        if lacks and images.is_real and _compare([member]):
             console.progress("report", [f"accuracy of the {member.role}"])
             what = f"{len(images.images)} {images.what}"
-            target = _logits(teachers, images) if teachers else None
+            target = _logits(teachers, images) if compared else None
             known = figures.accuracy(_logits([member], images), images, target)
         agreement = known.get("agreement") if is_student else None
         costs = figures.costs(member.network)
@@ -108,19 +111,25 @@ def _figures(members: Sequence[Member], images: Images, *, raw: bool) -> list[Fi
     return found
 
 
-def _alike(members: Sequence[Member]) -> bool:
-    """Whether networks have as many classes, so that their logits can be compared."""
-    return len({member.network.about.num_classes for member in members}) == 1
+def _compare(members: Sequence[Member]) -> bool:
+    """Whether the classes of networks are the student's, in whatever order."""
+    return all(member.classes is None or member.classes.compares for member in members)
 
 
 def _logits(members: Sequence[Member], images: Images) -> np.ndarray:
-    return figures.logits([(member.network, member.weight) for member in members], images)
+    """[N, C] of the student's classes."""
+    parts = []
+    for member in members:
+        logits = member.weight * figures.logits(member.network, images)
+        order = member.classes and member.classes.order
+        parts.append(logits if order is None else logits[:, order])
+    return np.sum(parts, axis=0)
 
 
 def _together(teachers: Sequence[Figures], members: Sequence[Member], images: Images) -> Figures:
     """Several teachers as the one that the student learned from."""
     known: dict[str, float] = {}
-    if images.is_real and _alike(members):
+    if images.is_real and _compare(members):
         known = figures.accuracy(_logits(members, images), images)
     kinds = set.intersection(*(set(teacher.bytes) for teacher in teachers))
     return Figures(

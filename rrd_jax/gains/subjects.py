@@ -9,14 +9,24 @@ from rrd_jax.convert import files
 from rrd_jax.data.source import Source
 from rrd_jax.exports import Exportable
 from rrd_jax.library import loading, teachers
+from rrd_jax.teacher import classes
+from rrd_jax.teacher.classes import Classes
 
 
 class Member(NamedTuple):
-    """A network of a report: its `role`, and the `weight` of its logits among the teachers."""
+    """A network of a report.
+
+    Attributes:
+      role: such as "student" or "teacher 2".
+      network: with its weights.
+      weight: of its logits among those of the teachers.
+      classes: how its classes are those of the student; None for the student.
+    """
 
     role: str
     network: Exportable
     weight: float = 1.0
+    classes: Classes | None = None
 
 
 def load(path: pathlib.Path, **given: Any) -> Exportable:
@@ -53,8 +63,9 @@ def load_teacher(path: pathlib.Path) -> Exportable:
     return _exportable(teachers.load_single(path, listed[0]))
 
 
-def load_teachers(path: pathlib.Path) -> tuple[list[Member], list[str]]:
-    """The teachers of a run, and why some are missing, a line each."""
+def load_teachers(path: pathlib.Path, student: Exportable) -> tuple[list[Member], list[str]]:
+    """The teachers of a run beside its student, and why some are missing, a line each."""
+    ours = student.about
     listed = teachers.teachers_of(path)
     total = sum(teacher.weight for teacher in listed)
     members, left_out = [], []
@@ -62,7 +73,11 @@ def load_teachers(path: pathlib.Path) -> tuple[list[Member], list[str]]:
         role = "teacher" if len(listed) == 1 else f"teacher {i}"
         try:
             network = _exportable(teachers.load_single(path, teacher))
-            members.append(Member(role, network, teacher.weight / total))
+            theirs = network.about
+            found = classes.match(
+                theirs.class_names, theirs.num_classes, ours.class_names, ours.num_classes
+            )
+            members.append(Member(role, network, teacher.weight / total, found))
         except errors.InputError as error:
             left_out.append(f"{role}: {error}")
     return members, left_out

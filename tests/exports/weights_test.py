@@ -43,7 +43,7 @@ def test_a_network_of_ones_own_has_our_names_only(tmp_path):
     images = made.images(exportable)
     logits = rrd_jax.load(path)(images).logits
     np.testing.assert_allclose(logits, exports.open_file(path)(images)["logits"], atol=1e-5)
-    with pytest.raises(errors.InputError, match="of your own.*no names in PyTorch"):
+    with pytest.raises(errors.UnfitError, match="of your own.*no names in PyTorch"):
         exports.get("safetensors").write(exportable, tmp_path / "g", Options(names="torch"))
     with pytest.raises(errors.InputError, match="unknown names 'timm'; .*known: ours, torch"):
         exports.get("safetensors").write(exportable, tmp_path / "g", Options(names="timm"))
@@ -59,7 +59,7 @@ def test_what_classifies_in_its_place_goes_with_it(tmp_path):
         np.testing.assert_array_equal(there, exportable(images)["logits"])
         np.testing.assert_allclose(rrd_jax.load(path)(images).logits, there, atol=1e-5)
         assert abs(there - own).max() > 0.1
-    with pytest.raises(errors.InputError, match="trained with 'simkd'.*leave out --names=torch"):
+    with pytest.raises(errors.InputError, match="trained with 'simkd'.*without --names=torch"):
         exports.get("safetensors").write(exportable, tmp_path / "g", Options(names="torch"))
 
 

@@ -70,9 +70,9 @@ def _slower(exportable: Exportable, options: Options, outputs: Sequence[str]) ->
     raise AssertionError(batches)
 
 
-def refusal(exportable: Exportable, why: str) -> errors.InputError:
+def refusal(exportable: Exportable, why: str) -> errors.UnfitError:
     """The error for a network that LiteRT cannot run."""
-    return errors.InputError(
+    return errors.UnfitError(
         f"network '{exportable.about.model}' cannot be written as TFLite: {why}; format"
         " 'stablehlo' takes any network"
     )

@@ -48,7 +48,7 @@ def to_model(graph: Graph, header: base.Header) -> Any:
     }
     size = sum(x.value.nbytes for x in constants.values())
     if size > _LARGEST:
-        raise errors.InputError(
+        raise errors.UnfitError(
             f"the weights take {size / 2**30:.1f} GiB, but a file of format 'onnx' holds at most 2;"
             " --format=stablehlo or safetensors take them"
         )

@@ -73,7 +73,7 @@ def build(
     try:
         arrays = walk.program(program, [views.view(graph.images, (0, 3, 1, 2))])
     except UnsupportedError as error:
-        raise errors.InputError(
+        raise errors.UnfitError(
             f"the network computes {error}, which format 'onnx' has no counterpart of;"
             " --format=stablehlo takes every network"
         ) from error
@@ -100,7 +100,7 @@ def _traced(function, shape, dtype):
         else:
             return program, results, batch
     lines = str(reason).strip().splitlines() or [type(reason).__name__]
-    raise errors.InputError(
+    raise errors.UnfitError(
         "format 'onnx' wants a network that takes any number of images, but this one cannot be"
         f" traced with a number that is not known ({errors.printable(lines[0])})"
     ) from reason
@@ -156,7 +156,7 @@ class Walk:
         except UnsupportedError as error:
             reason = f" {error}" if str(error) else ""
             place = " ".join(filter(None, (self._graph.scope, self._line)))
-            raise errors.InputError(
+            raise errors.UnfitError(
                 f"the network uses '{equation.primitive.name}'{reason}{place and ' in '}{place},"
                 " which format 'onnx' has no counterpart of; --format=stablehlo takes every network"
             ) from error
