@@ -139,7 +139,11 @@ class _Runtime:
             raise self._ended()
         content = json.loads(line)
         if "error" in content:
-            raise errors.InputError(f"{self._path} cannot be run by jax: {content['error']}")
+            raise errors.InputError(
+                f"{self._path} cannot be run by jax: {content['error']}; this is jax"
+                f" {jax.__version__}: if a newer one wrote the file, update jax, or export again"
+                " with this one"
+            )
         return content
 
     def _ended(self) -> errors.InputError:
