@@ -17,6 +17,7 @@ from rrd_jax.gains.figures import Figures
 from rrd_jax.gains.latency import File, Latency
 from rrd_jax.gains.shown import Report
 from rrd_jax.gains.subjects import Member
+from rrd_jax.teacher import classes
 
 _IMAGES = 500  # to compare files on, and for accuracies that nobody has kept
 TOGETHER = "teachers"
@@ -109,8 +110,13 @@ def _figures(members: Sequence[Member], images: Images, *, raw: bool) -> list[Fi
 
 
 def _alike(members: Sequence[Member]) -> bool:
-    """Whether networks have as many classes, so that their logits can be compared."""
-    return len({member.network.about.num_classes for member in members}) == 1
+    """Whether networks have the same classes as far as is known: logits can be compared."""
+    first, *others = [member.network.about for member in members]
+    found = [
+        classes.match(about.class_names, about.num_classes, first.class_names, first.num_classes)
+        for about in others
+    ]
+    return all(match.compares and match.order is None for match in found)
 
 
 def _logits(members: Sequence[Member], images: Images) -> np.ndarray:

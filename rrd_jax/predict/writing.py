@@ -36,7 +36,9 @@ class Content(NamedTuple):
     def arrays(self, part: Predictions) -> dict[str, np.ndarray]:
         """By name: [N, ...] float32."""
         found = {"logits": part.logits} if self.logits else {}
-        return found | ({"embeddings": part.embeddings} if self.embeddings else {})
+        # Where no image could be read, nobody knows how long an embedding is.
+        has_embeddings = self.embeddings and part.embeddings is not None
+        return found | ({"embeddings": part.embeddings} if has_embeddings else {})
 
 
 def text(part: Predictions, content: Content) -> Iterator[str]:
@@ -141,8 +143,6 @@ def _lines(form: str, content: Content, put: Callable[[str], Any]) -> Write:
 
     def write(part: Predictions) -> None:
         nonlocal begun
-        if not len(part):
-            return
         lines = "".join(_LINES[form](part, content))
         put(lines if begun else header(part, content) + lines)
         begun = True
@@ -152,24 +152,40 @@ def _lines(form: str, content: Content, put: Callable[[str], Any]) -> Write:
 
 @contextlib.contextmanager
 def _file(path: pathlib.Path) -> Iterator[io.BufferedWriter]:
-    """A file under another name, which gets its own when all goes well, or else is removed."""
-    if os.path.lexists(path):
-        raise errors.InputError(f"--output={path} is there already: remove it, or name another")
-    part = path.with_name(f"{path.name}.part")
-    try:
-        file = part.open("wb")
-    except OSError as error:
-        raise errors.InputError(
-            f"--output={path} cannot be written ({error.strerror or error})"
-        ) from error
+    """A file under another name, which gets its own when all goes well, or else is removed.
+
+    A device or a pipe, such as /dev/null, is written to as it is.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with _writable(path, path) as file:
+            yield file
+        return
+    _check_free(path)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # two commands may name one file
+    file = _writable(part, path)
     try:
         with file:
             yield file
+        _check_free(path)
         part.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             part.unlink()
         raise
+
+
+def _check_free(path: pathlib.Path) -> None:
+    if os.path.lexists(path):
+        raise errors.InputError(f"--output={path} is there already: remove it, or name another")
+
+
+def _writable(path: pathlib.Path, output: pathlib.Path) -> io.BufferedWriter:
+    try:
+        return path.open("wb")
+    except OSError as error:
+        raise errors.InputError(
+            f"--output={output} cannot be written ({error.strerror or error})"
+        ) from error
 
 
 class _Columns:
@@ -190,8 +206,6 @@ class _Columns:
 
     def write(self, part: Predictions) -> None:
         self._class_names = part.class_names
-        if not len(part):
-            return
         self._files += part.files
         arrays = {"labels": part.labels, "probabilities": part.probabilities}
         for name, array in (arrays | self._content.arrays(part)).items():
