@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import fcntl
 import io
 import json
 import os
@@ -161,11 +162,27 @@ def _file(path: pathlib.Path) -> Iterator[io.BufferedWriter]:
             yield file
         return
     _check_free(path)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # two commands may name one file
-    file = _writable(part, path)
+    part = path.with_name(f"{path.name}.part")
+    with _writable(part, path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise errors.InputError(
+                f"--output={path} is being written by another command"
+            ) from error
+        except OSError:  # of a file system without locks
+            pass
+        yield from _written(file, part, path)
+
+
+def _written(
+    file: io.BufferedWriter, part: pathlib.Path, path: pathlib.Path
+) -> Iterator[io.BufferedWriter]:
+    """The file, of the name `part`, which gets the name `path` once it is written."""
     try:
-        with file:
-            yield file
+        file.truncate(0)  # what a command left that was killed
+        yield file
+        file.flush()
         _check_free(path)
         part.replace(path)
     except BaseException:
@@ -180,8 +197,13 @@ def _check_free(path: pathlib.Path) -> None:
 
 
 def _writable(path: pathlib.Path, output: pathlib.Path) -> io.BufferedWriter:
+    """A file to write to, with what is in it so far: somebody else may be writing it."""
+
+    def keep(name: str, options: int) -> int:
+        return os.open(name, options & ~os.O_TRUNC, 0o666)
+
     try:
-        return path.open("wb")
+        return open(path, "wb", opener=keep)
     except OSError as error:
         raise errors.InputError(
             f"--output={output} cannot be written ({error.strerror or error})"
