@@ -155,7 +155,7 @@ def _is_new(
     elif there != dataset.num_classes:
         reason = f"there are {there:,} there"
     else:
-        theirs = class_names(meta, pathlib.Path(where))
+        theirs = names_to_compare(meta, pathlib.Path(where), dataset)
         differ = theirs and dataset.class_names and theirs != tuple(dataset.class_names)
         return bool(differ and head == "auto"), "they have other names, or another order, there"
     if head == "keep":
@@ -232,6 +232,20 @@ def _image_size(meta: Mapping[str, Any]) -> int | None:
     """Height and width of the images that weights were trained on; None where it is not known."""
     known = about.from_json(meta["about"], "it").preprocessing if meta.get("about") else None
     return (meta.get("image_shape") or [None])[0] or (known and known.image_size)
+
+
+def names_to_compare(
+    meta: Mapping[str, Any], path: pathlib.Path, dataset: data.Dataset
+) -> tuple[str, ...]:
+    """As `class_names`; () too where the same data set has numbers for names on one side.
+
+    TFDS numbers classes without names; `data.class_names` may have named them since, or not yet.
+    """
+    names = class_names(meta, path)
+    numbered = any(
+        tuple(some) == tuple(map(str, range(len(some)))) for some in (names, dataset.class_names)
+    )
+    return () if numbered and meta.get("dataset") == dataset.version else names
 
 
 def class_names(meta: Mapping[str, Any], path: pathlib.Path) -> tuple[str, ...]:

@@ -174,7 +174,11 @@ def _argument(folder: str) -> str:
 
 def _training(about: About) -> Iterator[str]:
     training, start = about.training, about.training.get("start") or {}
+    origin = training.get("start_from") or {}
     facts = {
+        "started from": origin.get("checkpoint"),
+        "digest of these weights": origin.get("digest"),
+        "classifier at the start": origin.get("head"),
         "data": training.get("dataset"),
         "training images": training.get("images"),
         "epochs": training.get("epochs"),

@@ -21,7 +21,6 @@ from rrd_jax.gains import brief, figures, latency, picture, report, shown, subje
 from rrd_jax.gains.__main__ import main as measuring
 from rrd_jax.gains.latency import File, Latency
 from rrd_jax.run import Result
-from rrd_jax.teacher import classes
 from tests import launch
 from tests.conftest import use_one_device
 from tests.exports import private
@@ -246,33 +245,20 @@ def test_training_ends_with_the_student_beside_its_teacher(job):
     assert not brief.lines(plan, folder, lost)
 
 
-class _TurnedRound(exports.Exportable):
-    """A network whose classes come in the opposite order."""
-
-    def __call__(self, images):
-        outputs = super().__call__(images)
-        return {**outputs, "logits": outputs["logits"][:, ::-1]}
-
-
-def test_classes_in_another_order_are_compared_by_name(run):
+def test_a_teacher_of_other_classes_is_not_compared(run):
     student = subjects.load(run)
     (teacher, _), _ = subjects.load_teachers(run, student)
-    names = tuple("abcdefghij")
     images = trial.images_for(student.about, subjects.source_of(run), None, 24)
-
-    def figures_of(kind, theirs):
-        about = dataclasses.replace(teacher.network.about, class_names=theirs, metrics={})
-        network = kind(teacher.network.network, teacher.network.variables, about)
-        member = subjects.Member("teacher", network, 1.0, classes.match(theirs, 10, names, 10))
-        alone = dataclasses.replace(student, about=dataclasses.replace(student.about, metrics={}))
-        return report._figures([subjects.Member("student", alone), member], images, raw=False)
-
-    as_named = figures_of(exports.Exportable, names)
-    assert figures_of(_TurnedRound, names[::-1]) == as_named
-    assert None not in (as_named[0].agreement, as_named[1].top1)
-    strangers = figures_of(exports.Exportable, tuple("ABCDEFGHIJ"))
-    assert (strangers[0].top1, strangers[0].agreement) == (as_named[0].top1, None)
-    assert strangers[1].top1 is None
+    about = dataclasses.replace(student.about, metrics={})
+    alone = subjects.Member("student", dataclasses.replace(student, about=about))
+    known, _ = report._figures([alone, teacher], images, raw=False)
+    stranger = dataclasses.replace(teacher.network.about, class_names=(*"ABCDEFGHIJ",), metrics={})
+    network = dataclasses.replace(teacher.network, about=stranger)
+    other = subjects.Member("teacher", network, compares=False)
+    figures = report._figures([alone, other], images, raw=False)
+    assert (figures[0].top1, figures[0].agreement) == (known.top1, None)
+    assert figures[1].top1 is None
+    assert known.agreement is not None
 
 
 def test_labels_of_test_images_are_those_of_the_network(run):
@@ -286,6 +272,7 @@ def test_labels_of_test_images_are_those_of_the_network(run):
     np.testing.assert_array_equal(labels_for(tuple("9876543210")), 9 - labels)
     np.testing.assert_array_equal(labels_for(("x", *"0123456789")), 1 + labels)
     assert labels_for(tuple("abc")) is None
+    assert labels_for(tuple("abcdefghij")) is None
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0])

@@ -211,6 +211,25 @@ def test_what_cannot_be_read_is_named_and_the_others_are_predicted(predict, tmp_
     ]
 
 
+def test_links_to_images_that_are_gone_are_named_too(predict, tmp_path):
+    folders.put(tmp_path / "here.jpg")
+    for name in ("gone.jpg", "notes"):
+        (tmp_path / name).symlink_to("nothing")
+    done = predict(".", "--format=csv", "--output=/dev/null", cwd=tmp_path)
+    assert done.code == 2
+    assert "./gone.jpg: it cannot be read (No such file or directory)" in done.err
+    assert "1 of 2 images cannot be read" in done.err
+
+
+def test_answers_of_no_image_have_their_columns(predict, tmp_path):
+    for form in ("csv", "npz"):
+        options = (f"--format={form}", f"--output={tmp_path}/no.{form}", "--embeddings", "--top=1")
+        assert predict("README.md", *options, cwd=pathlib.Path(__file__).parent.parent).code == 2
+    assert (tmp_path / "no.csv").read_text() == "file,label_1,class_1,probability_1\n"
+    assert np.load(tmp_path / "no.npz")["probabilities"].shape == (0, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["no.csv", "no.npz"]
+
+
 def test_each_mistake_is_one_line_before_anything_costly(predict, root, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "there.csv").touch()

@@ -4,13 +4,14 @@ import dataclasses
 import functools
 import json
 import shutil
+import types
 
 import jax
 import numpy as np
 import pytest
 
 import rrd_jax
-from rrd_jax import checkpoints, data, errors, evaluation, job, networks, pretrained
+from rrd_jax import about, checkpoints, data, errors, evaluation, job, networks, pretrained
 from rrd_jax.config import parse
 from rrd_jax.networks.resnet import ResNet
 from rrd_jax.teacher import classes
@@ -259,6 +260,15 @@ def test_classes_without_names_are_compared_where_they_are_as_many():
     assert match(numbers, 12, ("7", "3"), 2).order == (7, 3)
     twice = ("crane", "crane", "b")
     assert match(twice, 3, twice, 3).order is None
+
+
+def test_numbers_of_a_data_set_that_was_named_since_are_no_names(tmp_path):
+    numbers = about.About("tiny", 3, class_names=("0", "1", "2")).to_json()
+    meta = {"about": numbers, "num_classes": 3, "dataset": "mine/1"}
+    named = types.SimpleNamespace(class_names=("cat", "dog", "cow"), version="mine/1")
+    assert pretrained.names_to_compare(meta, tmp_path, named) == ()
+    other = types.SimpleNamespace(class_names=("cat", "dog", "cow"), version="other/1")
+    assert pretrained.names_to_compare(meta, tmp_path, other) == ("0", "1", "2")
 
 
 def test_in_python_a_student_comes_with_weights(tmp_path, capsys):

@@ -48,8 +48,11 @@ def _expanded(name: str) -> list[str]:
 
 
 def _in_folder(folder: str) -> list[str]:
-    paths = (os.path.join(folder, file.path) for file in walk.walk(folder).files)
-    return [path for path in paths if check.is_meant(path)]
+    """Images in a folder, among them links to images that are gone: whoever reads them says so."""
+    tree = walk.walk(folder)
+    names = sorted([file.path for file in tree.files] + [path for path, _ in tree.skipped])
+    paths = (os.path.join(folder, name) for name in names)
+    return [path for path in paths if not os.path.isdir(path) and check.is_meant(path)]
 
 
 def _nothing(names: list[str]) -> str:

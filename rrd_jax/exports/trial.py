@@ -79,7 +79,7 @@ def _labels(labels: np.ndarray, dataset: data.Dataset, about: About) -> np.ndarr
     found = classes.match(*theirs, *ours)
     if found.order is not None:
         return np.asarray(found.order)[labels]
-    return labels if about.num_classes == dataset.num_classes else None
+    return labels if found.compares else None
 
 
 def of_arrays(given: Any, form: Preprocessing, most: int) -> Images:

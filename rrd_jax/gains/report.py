@@ -112,17 +112,13 @@ def _figures(members: Sequence[Member], images: Images, *, raw: bool) -> list[Fi
 
 
 def _compare(members: Sequence[Member]) -> bool:
-    """Whether the classes of networks are the student's, in whatever order."""
-    return all(member.classes is None or member.classes.compares for member in members)
+    """Whether the classes of all are the student's."""
+    return all(member.compares for member in members)
 
 
 def _logits(members: Sequence[Member], images: Images) -> np.ndarray:
-    """[N, C] of the student's classes."""
-    parts = []
-    for member in members:
-        logits = member.weight * figures.logits(member.network, images)
-        order = member.classes and member.classes.order
-        parts.append(logits if order is None else logits[:, order])
+    """[N, C]: the weighted sum."""
+    parts = [member.weight * figures.logits(member.network, images) for member in members]
     return np.sum(parts, axis=0)
 
 

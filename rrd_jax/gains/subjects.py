@@ -10,7 +10,6 @@ from rrd_jax.data.source import Source
 from rrd_jax.exports import Exportable
 from rrd_jax.library import loading, teachers
 from rrd_jax.teacher import classes
-from rrd_jax.teacher.classes import Classes
 
 
 class Member(NamedTuple):
@@ -20,13 +19,13 @@ class Member(NamedTuple):
       role: such as "student" or "teacher 2".
       network: with its weights.
       weight: of its logits among those of the teachers.
-      classes: how its classes are those of the student; None for the student.
+      compares: whether its classes are the student's, as far as is known.
     """
 
     role: str
     network: Exportable
     weight: float = 1.0
-    classes: Classes | None = None
+    compares: bool = True
 
 
 def load(path: pathlib.Path, **given: Any) -> Exportable:
@@ -77,7 +76,7 @@ def load_teachers(path: pathlib.Path, student: Exportable) -> tuple[list[Member]
             found = classes.match(
                 theirs.class_names, theirs.num_classes, ours.class_names, ours.num_classes
             )
-            members.append(Member(role, network, teacher.weight / total, found))
+            members.append(Member(role, network, teacher.weight / total, found.compares))
         except errors.InputError as error:
             left_out.append(f"{role}: {error}")
     return members, left_out

@@ -5,15 +5,19 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from rrd_jax import errors
+from rrd_jax.about import About
+from rrd_jax.choices import NetworkChoice
 from rrd_jax.convert import files
 from rrd_jax.data.source import HOST_AUGMENTATIONS
 from rrd_jax.library import loading
 from rrd_jax.library.loaded import Loaded
 from rrd_jax.library.predicting import Predictor
 from rrd_jax.library.quiet import quietly
+from rrd_jax.teacher import classes
 
 
 class Teacher(NamedTuple):
@@ -28,7 +32,8 @@ class Teacher(NamedTuple):
 def load_teacher(workdir: str | pathlib.Path) -> Predictor:
     """The teacher of a run, or its several teachers as one, whose logits are their weighted mean.
 
-    Their images are scaled and normalised as the student's.
+    Their images are scaled and normalised as the student's, and their classes are matched by name
+    where training did so.
 
     Args:
       workdir: of the run.
@@ -88,7 +93,33 @@ def load_single(workdir: str | pathlib.Path, teacher: Teacher) -> Loaded:
         about = dataclasses.replace(about, preprocessing=student.preprocessing)
     if student and not about.class_names and student.num_classes == about.num_classes:
         about = dataclasses.replace(about, class_names=student.class_names)
-    return dataclasses.replace(network, about=about)
+    return matched(dataclasses.replace(network, about=about), student)
+
+
+def matched(network: Loaded, student: About | None) -> Loaded:
+    """A teacher with the classes of its student's data, where training matched them by name.
+
+    Args:
+      network: with its `about.preprocessing`.
+      student: what is known of the student; None for nothing.
+    """
+    theirs = network.about
+    if student is None:
+        return network
+    ours, count = student.class_names, student.num_classes
+    order = classes.match(theirs.class_names, theirs.num_classes, ours, count).order
+    if order is None:
+        return network
+    choice = NetworkChoice(theirs.model, jnp.float32, options=theirs.options)
+    made = choice.create(count)
+    axes = choice.class_axes(made, theirs.preprocessing.image_shape)
+    return dataclasses.replace(
+        network,
+        network=made,
+        variables=classes.with_classes(network.variables, axes, order, count),
+        num_classes=count,
+        about=dataclasses.replace(theirs, class_names=ours, num_classes=count),
+    )
 
 
 def _checkpoint(teacher: Mapping[str, Any]) -> str:

@@ -80,12 +80,12 @@ def check_weights(
     there, here = map(named_shapes, (given, wanted))
     if there != here:
         differing = sorted(name for name in there | here if there.get(name) != here.get(name))
-        name = differing[0]
+        name, more = differing[0], len(differing) - 1
         raise errors.InputError(
             f"the weights in {where} do not fit the network: {name} is"
-            f" {there.get(name, 'absent')} there and {here.get(name, 'absent')} in the network, and"
-            f" {len(differing) - 1} more differ; its options, or its code, are not those it was"
-            " trained with"
+            f" {there.get(name, 'absent')} there and {here.get(name, 'absent')} in the network"
+            + (f", and {more} more differ" if more else "")
+            + "; its options, or its code, are not those it was trained with"
         )
     floats = {leaf_name(path) for path, leaf in _float_leaves(wanted)}
     for path, leaf in jax.tree_util.tree_leaves_with_path(given):

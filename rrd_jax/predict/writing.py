@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import fcntl
 import io
 import json
 import os
@@ -36,7 +37,9 @@ class Content(NamedTuple):
     def arrays(self, part: Predictions) -> dict[str, np.ndarray]:
         """By name: [N, ...] float32."""
         found = {"logits": part.logits} if self.logits else {}
-        return found | ({"embeddings": part.embeddings} if self.embeddings else {})
+        # Where no image could be read, nobody knows how long an embedding is.
+        has_embeddings = self.embeddings and part.embeddings is not None
+        return found | ({"embeddings": part.embeddings} if has_embeddings else {})
 
 
 def text(part: Predictions, content: Content) -> Iterator[str]:
@@ -141,8 +144,6 @@ def _lines(form: str, content: Content, put: Callable[[str], Any]) -> Write:
 
     def write(part: Predictions) -> None:
         nonlocal begun
-        if not len(part):
-            return
         lines = "".join(_LINES[form](part, content))
         put(lines if begun else header(part, content) + lines)
         begun = True
@@ -152,24 +153,61 @@ def _lines(form: str, content: Content, put: Callable[[str], Any]) -> Write:
 
 @contextlib.contextmanager
 def _file(path: pathlib.Path) -> Iterator[io.BufferedWriter]:
-    """A file under another name, which gets its own when all goes well, or else is removed."""
-    if os.path.lexists(path):
-        raise errors.InputError(f"--output={path} is there already: remove it, or name another")
-    part = path.with_name(f"{path.name}.part")
-    try:
-        file = part.open("wb")
-    except OSError as error:
-        raise errors.InputError(
-            f"--output={path} cannot be written ({error.strerror or error})"
-        ) from error
-    try:
-        with file:
+    """A file under another name, which gets its own when all goes well, or else is removed.
+
+    A device or a pipe, such as /dev/null, is written to as it is.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with _writable(path, path) as file:
             yield file
+        return
+    _check_free(path)
+    part = path.with_name(f"{path.name}.part")
+    with _writable(part, path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise errors.InputError(
+                f"--output={path} is being written by another command"
+            ) from error
+        except OSError:  # of a file system without locks
+            pass
+        yield from _written(file, part, path)
+
+
+def _written(
+    file: io.BufferedWriter, part: pathlib.Path, path: pathlib.Path
+) -> Iterator[io.BufferedWriter]:
+    """The file, of the name `part`, which gets the name `path` once it is written."""
+    try:
+        file.truncate(0)  # what a command left that was killed
+        yield file
+        file.flush()
+        _check_free(path)
         part.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             part.unlink()
         raise
+
+
+def _check_free(path: pathlib.Path) -> None:
+    if os.path.lexists(path):
+        raise errors.InputError(f"--output={path} is there already: remove it, or name another")
+
+
+def _writable(path: pathlib.Path, output: pathlib.Path) -> io.BufferedWriter:
+    """A file to write to, with what is in it so far: somebody else may be writing it."""
+
+    def keep(name: str, options: int) -> int:
+        return os.open(name, options & ~os.O_TRUNC, 0o666)
+
+    try:
+        return open(path, "wb", opener=keep)
+    except OSError as error:
+        raise errors.InputError(
+            f"--output={output} cannot be written ({error.strerror or error})"
+        ) from error
 
 
 class _Columns:
@@ -190,8 +228,6 @@ class _Columns:
 
     def write(self, part: Predictions) -> None:
         self._class_names = part.class_names
-        if not len(part):
-            return
         self._files += part.files
         arrays = {"labels": part.labels, "probabilities": part.probabilities}
         for name, array in (arrays | self._content.arrays(part)).items():

@@ -105,7 +105,7 @@ def fitted(
         compares them.
     """
     count, needed = meta["num_classes"], dataset.num_classes
-    names = pretrained.class_names(meta, path)
+    names = pretrained.names_to_compare(meta, path, dataset)
     found = match(names, count, dataset.class_names, needed)
     is_made = choice.network is not None  # for one number of classes
     check_fits(path, meta, choice.model, dataset, any_classes=not is_made)

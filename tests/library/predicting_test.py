@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 import rrd_jax
-from rrd_jax import convert, errors, exports
+from rrd_jax import convert, errors, exports, networks
 from rrd_jax.about import About, Preprocessing
 from rrd_jax.library import Loaded, Predictor, teachers
 from tests.data import folders
@@ -223,10 +223,25 @@ def test_weights_of_a_file_are_asked_once_they_are_told_what_they_see(tmp_path):
     np.testing.assert_allclose(loaded.predict(images).logits, wanted, rtol=1e-5, atol=1e-6)
     for wrong, message in [
         ({"class_names": ["a"]}, "class_names has 1 names, but the network has 3 classes"),
-        ({"class_names": tmp_path}, "cannot be read .Is a directory"),
+        ({"class_names": tmp_path}, "which cannot be read: Is a directory"),
         ({"image_size": 8, "resize": 4}, "resize is 4, less than image_size 8"),
         ({"image_size": 0}, "image_size is 0"),
         ({"num_classes": 4}, "num_classes is 4, but .* for 3 classes"),
     ]:
         with pytest.raises(errors.InputError, match=message):
             rrd_jax.load(path, **moments, **wrong)
+
+
+def test_a_teacher_has_the_classes_of_its_students_data():
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1), np.uint8)
+    seen = Preprocessing(8, 1, (0.5,), (0.5,))
+    network = networks.create("resnet8", 3)
+    variables = network.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
+    known = About("resnet8", 3, class_names=("a", "b", "c"), preprocessing=seen)
+    teacher = Loaded(network, variables, "resnet8", 3, (8, 8, 1), seen.mean, seen.std, about=known)
+    student = About("resnet8", 2, class_names=("c", "a"))
+    given, found = teacher.predict(images), teachers.matched(teacher, student).predict(images)
+    assert found.class_names == ("c", "a")
+    np.testing.assert_allclose(found.logits, given.logits[:, [2, 0]], rtol=1e-5, atol=1e-6)
+    others = dataclasses.replace(student, class_names=("x", "y"))
+    assert teachers.matched(teacher, others) is teacher
