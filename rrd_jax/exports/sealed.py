@@ -33,7 +33,7 @@ def write(path: pathlib.Path, graph: bytes, header: Header) -> None:
     try:
         path.write_bytes(graph)
         with zipfile.ZipFile(path, "a") as archive:
-            _add(archive, _RECORD, json.dumps(record, ensure_ascii=False))
+            _add(archive, _RECORD, json.dumps(record))
             if names := header.about.class_names:
                 _add(archive, _LABELS, "\n".join(map(errors.printable, names)) + "\n")
     except OSError as error:
@@ -83,7 +83,7 @@ def write_folder(folder: pathlib.Path, header: Header) -> None:
     except OSError as error:
         raise _unwritten(folder, error) from error
     record = {**json.loads(header_to_json(header)), "files": files}
-    report.write_whole(folder / _RECORD, json.dumps(record, ensure_ascii=False, indent=2) + "\n")
+    report.write_whole(folder / _RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def read_folder(folder: pathlib.Path) -> Header:

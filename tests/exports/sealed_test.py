@@ -1,5 +1,6 @@
 """Files and folders say what they are, and whether they are whole."""
 
+import dataclasses
 import pathlib
 import zipfile
 
@@ -28,6 +29,15 @@ def test_a_graph_comes_back_with_its_header(file):
 def test_other_programs_read_the_class_names(file):
     with zipfile.ZipFile(file) as archive:
         assert archive.read("labels.txt").decode().splitlines() == list(graphs.NAMES)
+
+
+def test_class_names_may_be_of_folders_that_are_not_utf8(tmp_path):
+    about = dataclasses.replace(
+        _HEADER.about, class_names=("\udcff", *_HEADER.about.class_names[1:])
+    )
+    header = _HEADER._replace(about=about)
+    sealed.write(tmp_path / "odd", b"graph", header)
+    assert sealed.read(tmp_path / "odd") == (b"graph", header)
 
 
 def test_the_same_network_makes_the_same_bytes(file, tmp_path):

@@ -151,7 +151,7 @@ def _properties(header: base.Header) -> dict[str, str]:
         "mean": list(wanted.mean),
         "std": list(wanted.std),
     }
-    texts = {name: json.dumps(value, ensure_ascii=False) for name, value in properties.items()}
+    texts = {name: json.dumps(value) for name, value in properties.items()}
     return {_HEADER: base.header_to_json(header), "model": about.model, **texts}
 
 
