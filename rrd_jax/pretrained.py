@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import traverse_util
 
 from rrd_jax import about, checkpoints, console, data, errors, networks
 from rrd_jax.choices import NetworkChoice
@@ -122,14 +123,7 @@ def _like(tree: Any, values: Mapping[str, Any]) -> Any:
     names = list(_by_path(tree))
     if sorted(names) == sorted(values):
         return jax.tree.unflatten(jax.tree.structure(tree), [values[name] for name in names])
-    nested: dict[str, Any] = {"params": {}, "batch_stats": {}}
-    for name, value in values.items():
-        *parents, last = name.split("/")
-        at = nested
-        for parent in parents:
-            at = at.setdefault(parent, {})
-        at[last] = value
-    return nested
+    return {"params": {}, "batch_stats": {}, **traverse_util.unflatten_dict(dict(values), sep="/")}
 
 
 def _sizes(given: Mapping[str, Any], axes: Mapping[str, int]) -> int | None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import safetensors.numpy
+from flax import traverse_util
 
 from rrd_jax import about as abouts
 from rrd_jax import checkpoints, errors
@@ -104,7 +105,11 @@ def said(variables: dict[str, Any], names: str) -> dict[str, Any]:
     """What `read` reads, as JSON, beside "about"."""
     content: dict[str, Any] = {"names": names, "digest": digest(variables)}
     tree = _tree(variables, ())
-    if names == "ours" and _nested({name: name for name in flatten(variables)}) != tree:
+    if (
+        names == "ours"
+        and traverse_util.unflatten_dict({name: name for name in flatten(variables)}, sep="/")
+        != tree
+    ):
         content["tree"] = tree
     return content
 
@@ -137,7 +142,9 @@ def unflatten(arrays: dict[str, np.ndarray], tree: Any = None) -> dict[str, Any]
     Raises:
       KeyError: arrays are missing.
     """
-    variables = _nested(arrays) if tree is None else _filled(tree, arrays)
+    variables = (
+        traverse_util.unflatten_dict(arrays, sep="/") if tree is None else _filled(tree, arrays)
+    )
     return {**{name: {} for name in _COLLECTIONS}, **variables}
 
 
@@ -168,18 +175,6 @@ def _leaves(node: Any, tree: Any) -> Iterator[tuple[str, np.ndarray]]:
     parts = (node.values(), tree.values()) if isinstance(tree, dict) else (node, tree)
     for pair in zip(*parts, strict=True):
         yield from _leaves(*pair)
-
-
-def _nested(arrays: dict[str, Any]) -> dict[str, Any]:
-    """Names split into dicts within dicts."""
-    nested: dict[str, Any] = {}
-    for name, value in arrays.items():
-        *path, last = name.split("/")
-        node = nested
-        for part in path:
-            node = node.setdefault(part, {})
-        node[last] = value
-    return nested
 
 
 def _filled(tree: Any, arrays: dict[str, Any]) -> Any:
