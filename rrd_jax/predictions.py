@@ -16,6 +16,32 @@ from rrd_jax.objectives import Objective, ObjectiveState, classifier
 Predictions = dict[str, np.ndarray]
 
 
+def make_apply(
+    network: networks.Network, objectives: Mapping[str, Objective] | None = None
+) -> Callable[[Any, jax.Array], networks.Outputs]:
+    """A network as it is evaluated, with the logits of what classifies in its place, if any.
+
+    Args:
+      network: of `networks.create`.
+      objectives: by name, one of which may classify; its state is then in the variables.
+
+    Returns:
+      (variables, normalised images [B, H, W, channels]) -> Outputs.
+    """
+    name = classifier(dict(objectives or {}))
+    classify = objectives[name].predict if name else None
+
+    def apply(variables, images):
+        bare = {name: value for name, value in variables.items() if name != "classifier"}
+        outputs = network.apply(bare, images, train=False)
+        if not classify:
+            return outputs
+        state = ObjectiveState(**variables["classifier"])
+        return outputs._replace(logits=classify(state, outputs))
+
+    return apply
+
+
 def make_predict(
     network: networks.Network,
     normalize: Callable[[jax.Array], jax.Array],
@@ -34,16 +60,10 @@ def make_predict(
       "rank": [B] int32, the number of classes put before the label, "loss": [B] cross-entropy in
       nats, "label": [B]}.
     """
-    name = classifier(objectives or {})
-    classify = objectives[name].predict if name else None
+    apply = make_apply(network, objectives)
 
     def predict(variables, images, labels):
-        bare = {name: value for name, value in variables.items() if name != "classifier"}
-        outputs = network.apply(bare, normalize(images), train=False)
-        logits = outputs.logits
-        if classify:
-            logits = classify(ObjectiveState(**variables["classifier"]), outputs)
-        return of_logits(logits, labels)
+        return of_logits(apply(variables, normalize(images)).logits, labels)
 
     return predict
 

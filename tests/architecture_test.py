@@ -25,7 +25,7 @@ _ORDER = """
     state data choices
     objectives networks optim
     memory metrics sanity cli
-    imports functional last_resort failures
+    imports functional jaxprs last_resort failures
     batch console about
     errors tables
 """

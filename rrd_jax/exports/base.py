@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrd_jax import about as abouts
-from rrd_jax import errors, networks, objectives, readme, report
+from rrd_jax import errors, networks, predictions, readme, report
 from rrd_jax.about import About
 from rrd_jax.data import augment
 from rrd_jax.exports.silence import silence
-from rrd_jax.objectives import Objective, ObjectiveState
+from rrd_jax.objectives import Objective
 from rrd_jax.teacher import fold
 
 # By name: {"logits": [B, C], "embedding": [B, D]}, float32; no embedding where a network has none.
@@ -51,13 +51,8 @@ class Exportable:
 
     def apply(self, variables: dict[str, Any], images: jax.Array) -> dict[str, jax.Array]:
         """What the network computes from normalised images [B, H, W, channels], as `Outputs`."""
-        bare = {name: variables[name] for name in ("params", "batch_stats")}
-        outputs = self.network.apply(bare, images, train=False)
-        logits = outputs.logits
-        if name := objectives.classifier(dict(self.terms or {})):
-            state = ObjectiveState(**variables["classifier"])
-            logits = self.terms[name].predict(state, outputs)
-        results = {"logits": logits.astype(jnp.float32)}
+        outputs = predictions.make_apply(self.network, self.terms)(variables, images)
+        results = {"logits": outputs.logits.astype(jnp.float32)}
         if not isinstance(outputs.embedding, tuple):  # a network that reports one
             results["embedding"] = outputs.embedding.astype(jnp.float32)
         return results

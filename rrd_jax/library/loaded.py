@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.metadata
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,15 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax import data, errors, exports, parallel
-from rrd_jax import objectives as registry
+from rrd_jax import data, errors, exports, parallel, predictions
 from rrd_jax.about import About
 from rrd_jax.data import augment
 from rrd_jax.data.source import Source
-from rrd_jax.exports import Exportable, trial
+from rrd_jax.exports import Exportable, base, trial
 from rrd_jax.library.predicting import Predictions, Predictor
 from rrd_jax.networks import Network, Outputs
-from rrd_jax.objectives import Objective, ObjectiveState
+from rrd_jax.objectives import Objective
 from rrd_jax.run import Result
 
 
@@ -131,8 +129,7 @@ class Loaded:
         def compute(images: np.ndarray) -> dict[str, np.ndarray]:
             return whole(parallel.put_batch(mesh, {"image": images})["image"])
 
-        runtime = f"jax {importlib.metadata.version('jax')}"
-        return Predictor(compute, self.about, runtime, mesh.size)
+        return Predictor(compute, self.about, base.version_of("jax"), mesh.size)
 
     def export(
         self,
@@ -167,17 +164,7 @@ class Loaded:
 
     @functools.cached_property
     def _apply(self) -> Callable[[Any, jax.Array], Outputs]:
-        classifier = registry.classifier(dict(self.terms or {}))
-
-        def apply(variables, images):
-            bare = {name: variables[name] for name in ("params", "batch_stats")}
-            outputs = self.network.apply(bare, images, train=False)
-            if not classifier:
-                return outputs
-            state = ObjectiveState(**variables["classifier"])
-            return outputs._replace(logits=self.terms[classifier].predict(state, outputs))
-
-        return jax.jit(apply)
+        return jax.jit(predictions.make_apply(self.network, self.terms))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import errors
+from rrd_jax import errors, jaxprs
 from rrd_jax.networks.contract import Network
 from rrd_jax.networks.summary import leaf_name, summarize
 
@@ -56,7 +56,7 @@ def _dependence(jaxpr: Any, inputs: list[int]) -> list[int]:
 
     for equation in jaxpr.eqns:
         operands = [of(atom) for atom in equation.invars]
-        inner = _inner(equation)
+        inner = jaxprs.called(equation)
         if inner is not None:
             results = _dependence(inner, operands)
         else:
@@ -66,15 +66,6 @@ def _dependence(jaxpr: Any, inputs: list[int]) -> list[int]:
             results = [union] * len(equation.outvars)
         known.update(zip(equation.outvars, results, strict=True))
     return [of(atom) for atom in jaxpr.outvars]
-
-
-def _inner(equation: Any) -> Any:
-    """The program that an operation such as jit calls with its own operands; None for others."""
-    for value in equation.params.values():
-        program = getattr(value, "jaxpr", value)
-        if hasattr(program, "eqns") and len(program.invars) == len(equation.invars):
-            return program if len(program.outvars) == len(equation.outvars) else None
-    return None
 
 
 @functools.cache  # it traces the network, and many ask

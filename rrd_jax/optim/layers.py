@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import optax
 
-from rrd_jax import errors
+from rrd_jax import errors, jaxprs
 
 _NUMBERED = re.compile(r"(.*?)[_.]?\d+(?:[_.]\d+)*")
 _PARTS = ("block", "blocks")
@@ -199,7 +199,7 @@ def first_uses(apply: Callable[[Any, Any], Any], params: Any, images: Any) -> li
 
         for equation in jaxpr.eqns:
             operands, clock = [of(atom) for atom in equation.invars], clock + 1
-            inner = _inner(equation)
+            inner = jaxprs.called(equation)
             if inner is not None:
                 outputs = walk(inner, operands)
             elif None in operands:
@@ -214,12 +214,3 @@ def first_uses(apply: Callable[[Any, Any], Any], params: Any, images: Any) -> li
     data = [None] * (len(jaxpr.invars) - count)
     walk(jaxpr, [*(frozenset([i]) for i in range(count)), *data])
     return uses
-
-
-def _inner(equation: Any) -> Any:
-    """The program that an operation such as jit or remat calls with its own operands, or None."""
-    for value in equation.params.values():
-        program = getattr(value, "jaxpr", value)
-        if hasattr(program, "eqns") and len(program.invars) == len(equation.invars):
-            return program if len(program.outvars) == len(equation.outvars) else None
-    return None

@@ -1,0 +1,12 @@
+"""Programs of JAX, looked at equation by equation."""
+
+from typing import Any
+
+
+def called(equation: Any) -> Any:
+    """The program that an equation such as jit or remat calls with its own operands, or None."""
+    for value in equation.params.values():
+        program = getattr(value, "jaxpr", value)
+        if hasattr(program, "eqns") and len(program.invars) == len(equation.invars):
+            return program if len(program.outvars) == len(equation.outvars) else None
+    return None
