@@ -72,9 +72,9 @@ class Worker:
 
     def teach(self, path: str) -> None:
         """Trains a teacher, as `Plan.teachers` has it, unless it is there; waits for another's."""
-        run, i = self._plan.teachers()[path]
+        run, _ = self._plan.owners[path]
         setting = job.prepare(run.job.student)
-        _when_free(lambda: self._ensure_teacher(run, i, setting))
+        _when_free(lambda: self._ensure_teacher(path, run, setting))
 
     def _attempt(self, run: Run) -> None:
         """Makes a run, unless it has ended or failed; raises an InUseError where it is held."""
@@ -86,8 +86,8 @@ class Worker:
             self._check_start(run)
             with failures.translated():
                 setting = self._setting(run)
-                for i in range(len(run.teachers)):
-                    self._ensure_teacher(run, i, setting)
+                for path in filter(self._plan.owners.get, run.teachers):
+                    self._ensure_teacher(path, run, setting)
                 with job.claim(folder, run.job, self._part(run)), self._counted(run):
                     self._make(run, setting)
         except (errors.InUseError, errors.PreemptedError, errors.LostError):
@@ -144,16 +144,14 @@ class Worker:
             self._data = key, job.prepare(part).dataset
         return job.prepare(part, self._data[1])
 
-    def _ensure_teacher(self, run: Run, i: int, setting: job.Setting) -> None:
+    def _ensure_teacher(self, path: str, run: Run, setting: job.Setting) -> None:
         """Trains a teacher, unless it is there; raises an InUseError where another does."""
-        teacher = run.job.teachers[i]
-        if teacher.checkpoint or not run.teachers[i]:
-            return
-        part, folder = teacher.part, self._plan.folder / run.teachers[i]
-        same = part.source == run.job.student.source
+        owner, i = self._plan.owners[path]
+        part, folder = owner.job.teachers[i].part, self._plan.folder / path
         if is_finished(folder, part.training.epochs):
             return
-        with job.claim(folder, run.job, part):
+        with job.claim(folder, owner.job, part):
+            same = part.source == run.job.student.source
             there = setting if same else job.prepare(part)
             job.describe(there.dataset, folder)
             result = job.train(part, folder, there)
