@@ -231,7 +231,7 @@ def _prepare_teacher(part: Part, setting: Setting) -> Setting:
     dataset = teacher_setting.dataset
     if dataset.version != setting.dataset.version and parallel.is_main():
         console.say(
-            f"[{part.training.label}] is trained on {len(dataset.train):,} images of"
+            f"[{part.training.label}] its training images: {len(dataset.train):,} of"
             f" {dataset.version}"
         )
     return teacher_setting

@@ -89,10 +89,11 @@ def from_sources(
     source = source or Source()
     splits = {"train": train} if test is None else {"train": train, "test": test}
     found = imported.open_splits(source, splits, num_classes=num_classes)
-    count = found.num_classes
-    return _dataset(
-        source, found, lambda other: from_sources(train, test, other, num_classes=count)
-    )
+
+    def reopen(other: Source) -> Dataset:
+        return from_sources(train, test, other, num_classes=found.num_classes)
+
+    return _dataset(source, found, reopen)
 
 
 def _dataset(source: Source, splits: opened.Opened, reopen: Callable[[Source], Dataset]) -> Dataset:

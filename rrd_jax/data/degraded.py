@@ -69,7 +69,7 @@ def degrade(source: Source, splits: Opened) -> Opened:
     labels = _labels(splits.train)
     sanity.check_labels(labels, splits.num_classes, "training")
     places, seed = np.arange(len(labels)), source.noise_seed
-    lines = []
+    lines, warnings = [], []
     if source.share < 1:
         places = share(labels, source.share, seed)
         lines.append(_about_share(labels[places], len(labels)))
@@ -77,6 +77,7 @@ def degrade(source: Source, splits: Opened) -> Opened:
         before = len(places)
         places = places[_tail(source, splits, labels[places])]
         lines.append(_about_tail(source, splits, labels[places], before))
+        warnings += _doubt_about_tail(source, labels[places])
     seen = labels[places]
     if source.label_noise:
         seen = noisy(seen, source.label_noise, splits.num_classes, source.noise, seed)
@@ -87,7 +88,7 @@ def degrade(source: Source, splits: Opened) -> Opened:
     train = Degraded(splits.train, places, labels[places], seen)
     figures = _figures(source, splits, train)
     said = splits.summary
-    summary = Summary((*said.lines, *lines), said.warnings, said.figures | figures)
+    summary = Summary((*said.lines, *lines), (*said.warnings, *warnings), said.figures | figures)
     version = f"{splits.version} with {_changes(source)} ({_digest(train)})"
     return dataclasses.replace(splits, version=version, train=train, summary=summary)
 
@@ -235,6 +236,17 @@ def _about_tail(source: Source, splits: Opened, kept: np.ndarray, before: int) -
         f"long tail of {source.imbalance:g}: {len(kept):,} of {before:,} training images are used,"
         f" {sizes[0]:,} of {_name(splits, 0)} to {sizes[-1]:,} of {_name(splits, len(sizes) - 1)}"
     )
+
+
+def _doubt_about_tail(source: Source, kept: np.ndarray) -> list[str]:
+    """A warning, or none: counts of few images are whole numbers of another ratio."""
+    sizes = np.bincount(kept)
+    if sizes[0] <= 1.1 * source.imbalance * sizes[-1]:
+        return []
+    return [
+        f"data.imbalance is {source.imbalance:g}, but the classes are so small that it becomes"
+        f" {sizes[0]:,} to {sizes[-1]:,}: counts are rounded down"
+    ]
 
 
 def _changes(source: Source) -> str:
