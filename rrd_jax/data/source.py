@@ -44,7 +44,7 @@ class Source:
       imbalance: of the long tail that is made of the training split, in the order of labels: images
         of the first class over those of the last one; 1 for the classes as they are.
       label_noise: share of the training labels that are made wrong, in [0, 1).
-      noise: a name in NOISES: which wrong labels these are, as `degraded.noisy` has it.
+      noise: a name in NOISES: which wrong labels these are, as `stratified.noisy` has it.
       noise_seed: which images are used, and which labels are wrong, whatever the seed of a run.
 
     Raises:
