@@ -61,9 +61,8 @@ def noisy(
       labels: [N], in 0..C-1.
       part: that is wrong, in [0, 1).
       num_classes: C, 2 or more.
-      noise: "symmetric" for any of the C - 1 other classes, each as likely (arXiv 1609.03683);
-        "asymmetric" for the next class, the first one after the last: the pair flip of arXiv
-        1804.06872.
+      noise: as arXiv 1804.06872 has them, "symmetric" for any of the C - 1 other classes, each as
+        likely; "asymmetric" for the next class, the first one after the last: its pair flip.
       seed: of the choice.
     """
     rng = np.random.default_rng((seed, _NOISE))
