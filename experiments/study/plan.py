@@ -27,8 +27,6 @@ from rrd_jax import console, errors, last_resort, provenance, report, workdir
 from rrd_jax.config import parse
 from rrd_jax.recipe import Job, Part
 
-# Fields of a teacher that are of its use: its training does not depend on them.
-OF_USE = ("teacher.weight", "teacher.cache", "teacher.dtype")
 _Levels = tuple[tuple[str, Level], ...]  # factor and level
 
 
@@ -89,21 +87,20 @@ class Plan:
       folder: of the study.
       runs: by name.
       cells: of all grids.
+      owners: of each teacher that is trained here, by its folder below the study's: the first run
+        that has it, of the whole study, and its place among that run's teachers.
     """
 
     study: Study
     folder: pathlib.Path
     runs: Mapping[str, Run]
     cells: tuple[Cell, ...]
+    owners: Mapping[str, tuple[Run, int]]
 
     def teachers(self) -> dict[str, tuple[Run, int]]:
-        """Folders of the teachers that are trained here: a run that has it, and its place there."""
-        found: dict[str, tuple[Run, int]] = {}
-        for run in self.runs.values():
-            for i, path in enumerate(run.teachers):
-                if path and not run.job.teachers[i].checkpoint:
-                    found.setdefault(path, (run, i))
-        return found
+        """Those of `owners` that the runs need."""
+        needed = {path for run in self.runs.values() for path in run.teachers}
+        return {path: owner for path, owner in self.owners.items() if path in needed}
 
     def only(self, patterns: Sequence[str]) -> "Plan":
         """The part whose cells fit one of the patterns, with the runs that they start from.
@@ -223,7 +220,12 @@ def make(
             cells.append(dataclasses.replace(cell, run=run.name))
     for line in said:
         console.say(line)
-    return Plan(study, folder, runs, tuple(cells))
+    owners: dict[str, tuple[Run, int]] = {}
+    for run in runs.values():
+        for i, path in enumerate(run.teachers):
+            if path and not run.job.teachers[i].checkpoint:
+                owners.setdefault(path, (run, i))
+    return Plan(study, folder, runs, tuple(cells), owners)
 
 
 def _check_measures(grid: Grid) -> None:
@@ -352,33 +354,27 @@ def _run(config: ConfigDict, job: Job, cell: Cell, after: str, measures: tuple[s
         training = dataclasses.replace(training, teacher_cache="off")
     job = dataclasses.replace(job, student=dataclasses.replace(job.student, training=training))
     teachers = tuple(
-        teacher.checkpoint or f"teachers/{_name(teacher.network.model, teacher.part, job, OF_USE)}"
+        teacher.checkpoint or f"teachers/{_name(teacher.network.model, teacher.part, job)}"
         for teacher in job.teachers
     )
     return Run(_name(config.name, job.student, job), label, job, teachers, after, measures)
 
 
-def _name(what: str, part: Part, job: Job, idle: Sequence[str] = ()) -> str:
-    """Of a folder: what it is, the seed, and a digest of the config.
-
-    Args:
-      what: it is.
-      part: of the job.
-      job: it is from.
-      idle: fields that do not matter.
-    """
+def _name(what: str, part: Part, job: Job) -> str:
+    """Of a folder: what it is, the seed, and a digest of the config."""
     name = re.sub(r"[^\w+.-]", "_", what)[:100]
-    return f"{name}-seed{part.training.seed}-{_digest(part, job, idle)}"
+    return f"{name}-seed{part.training.seed}-{_digest(part, job)}"
 
 
-def _digest(part: Part, job: Job, idle: Sequence[str]) -> str:
+def _digest(part: Part, job: Job) -> str:
     """Of the fields that differ from their defaults, so that new fields do not change it."""
-    usual = workdir.flatten(job.default_fields)
-    given = workdir.flatten(part.fields) | {path: usual[path] for path in idle}
+    usual, given = workdir.flatten(job.default_fields), workdir.flatten(part.fields)
+    inert = () if given.get("teacher.model", True) else ("teacher.",)  # of a run without a teacher
     fields = {
         path: value
         for path, value in given.items()
         if path not in ("method", *job.free_fields)
+        and not path.startswith(inert)
         and (value != usual.get(path) or path.endswith(".weight"))
     }
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:10]

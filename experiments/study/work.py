@@ -19,8 +19,8 @@ from experiments import measures
 from experiments.measures import subject
 from experiments.study import attempts
 from experiments.study.attempts import is_finished
-from experiments.study.plan import OF_USE, Plan, Run
-from rrd_jax import console, errors, failures, job, preflight, report
+from experiments.study.plan import Plan, Run
+from rrd_jax import console, errors, failures, job, preflight, report, workdir
 from rrd_jax.data import Dataset
 from rrd_jax.recipe import Job, Part
 from rrd_jax.run import finished
@@ -88,8 +88,7 @@ class Worker:
         Raises:
           InputError: it failed, as the runs will say that need it.
         """
-        run, i = self._plan.teachers()[path]
-        self._when_free(lambda: self._ensure_teacher(run, i))
+        self._when_free(lambda: self._ensure_teacher(path))
 
     def _when_free(self, action: Callable[[], None]) -> None:
         """Does what raises an InUseError where another does it; waits for that."""
@@ -141,8 +140,8 @@ class Worker:
             dataset = self._dataset(student)
             if not is_finished(folder, run.epochs):
                 preflight.check(run.job, dataset)  # before hours go into a teacher
-            for i in range(len(run.teachers)):
-                self._ensure_teacher(run, i)
+            for path in filter(self._plan.owners.get, run.teachers):
+                self._ensure_teacher(path)
             self._link_teachers(run)
             with attempts.counted(folder, self._launch):
                 if not finished(folder, run.epochs, dataset.version):
@@ -175,24 +174,25 @@ class Worker:
             self._data = key, job.prepare(part).dataset
         return self._data[1]
 
-    def _ensure_teacher(self, run: Run, i: int) -> None:
+    def _ensure_teacher(self, path: str) -> None:
         """Trains a teacher, unless it is there; raises an InUseError where another does.
 
         Raises:
           InputError: it fails, or has failed in this launch.
         """
-        teacher, path = run.job.teachers[i], run.teachers[i]
-        part, folder = teacher.part, self._plan.folder / path
-        if teacher.checkpoint or is_finished(folder, part.training.epochs):
+        owner, i = self._plan.owners[path]
+        part, folder = owner.job.teachers[i].part, self._plan.folder / path
+        if is_finished(folder, part.training.epochs):
             return
         if why := self._failure(folder):
             raise errors.InputError(f"its teacher failed: {why}")
+        # Its training does not depend on what students take from it.
+        idle = [name for name in workdir.flatten(part.fields) if name.startswith("teacher.")]
         try:
-            # What students take from it is no matter to its training.
-            with failures.translated(), job.claim(folder, _freed(run.job, *OF_USE), part):
+            with failures.translated(), job.claim(folder, _freed(owner.job, *idle), part):
                 if is_finished(folder, part.training.epochs):
                     return
-                same = part.source == run.job.student.source
+                same = part.source == owner.job.student.source
                 setting = job.prepare(part, self._dataset(part) if same else None)
                 with attempts.counted(folder, self._launch):
                     _train(part, folder, setting)
