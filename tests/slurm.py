@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 
@@ -36,6 +37,7 @@ JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 ReturnToService=2
 KillWait=5
+SlurmdParameters=config_overrides
 MessageTimeout=60
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} State=UNKNOWN
 PartitionName=test Nodes={host} Default=YES MaxTime=INFINITE State=UP
@@ -53,16 +55,17 @@ def missing() -> str:
 
 
 @contextlib.contextmanager
-def running(folder: pathlib.Path, tasks: int = 2) -> Iterator[Mapping[str, str]]:
+def running(tasks: int = 2) -> Iterator[Mapping[str, str]]:
     """A Slurm that takes so many tasks at once; its node may have fewer cores.
 
     Args:
-      folder: of its files.
       tasks: of one core.
 
     Yields:
       What a program's environment has beyond this one's, to use it.
     """
+    # Munge's socket must have a short path.
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="slurm-"))
     folder.chmod(0o755)
     (folder / "state").mkdir()
     (folder / "spool").mkdir()
@@ -72,10 +75,10 @@ def running(folder: pathlib.Path, tasks: int = 2) -> Iterator[Mapping[str, str]]
     conf.write_text(_CONF.format(folder=folder, host=host, cores=tasks, **ports))
     (folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
     with contextlib.ExitStack() as daemons:
+        daemons.callback(shutil.rmtree, folder, ignore_errors=True)
         _munge(folder, daemons)
         environment = {"SLURM_CONF": str(conf)}
         _start(["slurmctld", "-D", "-f", str(conf)], folder, daemons)
-        # Its node has the cores that the file says, whatever the machine has.
         _start(["slurmd", "-D", "-f", str(conf), "-N", host], folder, daemons)
         _wait(lambda: "idle" in _said(["sinfo", "-h", "-o", "%T"], environment), folder)
         try:

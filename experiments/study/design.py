@@ -207,7 +207,7 @@ def _check_grid(grid: Grid, study: Study) -> None:
 def _check_kind(what: str, values: Any, kind: type) -> None:
     if not isinstance(values, tuple | list) or not all(isinstance(v, kind) for v in values):
         raise errors.InputError(
-            f"{what}: {repr(values)[:100]}, but must be a tuple of {kind.__name__}, as in"
+            f"{what} are {repr(values)[:100]}, but must be a tuple of {kind.__name__}, as in"
             " (one,) or (one, another)"
         )
 

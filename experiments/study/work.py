@@ -192,8 +192,8 @@ class Worker:
             with failures.translated(), job.claim(folder, _freed(owner.job, *idle), part):
                 if is_finished(folder, part.training.epochs):
                     return
-                same = part.source == owner.job.student.source
-                setting = job.prepare(part, self._dataset(part) if same else None)
+                kept = self._data and self._data[0] == repr(part.source) and self._data[1]
+                setting = job.prepare(part, kept or None)
                 with attempts.counted(folder, self._launch):
                     _train(part, folder, setting)
                 attempts.forget_failure(folder)
