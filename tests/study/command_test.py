@@ -167,10 +167,14 @@ def test_slurm_comes_to_the_same_numbers_through_requeues(study, alone, tmp_path
         env = os.environ | environment
         process = _start(command, env=env)
         _wait(lambda: _is_in_the_middle(workdir, "teacher"))
-        _tell(["scontrol", "requeue", _running(env)[0]], env)  # as a preemption does
+        (task,) = _running(env)
+        _tell(["scontrol", "requeue", task], env)  # as a preemption does
+        _hurry(task, env)
         _wait(lambda: _is_in_the_middle(workdir, "ce"))
+        task = _running(env)[0]
         # As Slurm does a while before the time limit.
-        _tell(["scancel", "--signal=USR2", _running(env)[0]], env)
+        _tell(["scancel", "--signal=USR2", task], env)
+        _hurry(task, env)
         said = _finish(process)
         assert not _tell(["squeue", "--noheader"], env)
     assert "are jobs" in said
@@ -184,6 +188,13 @@ def _running(env):
     return _tell(
         ["squeue", "--array", "--noheader", "--states=RUNNING", "--format=%i"], env
     ).split()
+
+
+def _hurry(task, env):
+    """Slurm would wait for two minutes with what it queued again."""
+    state = ["squeue", "--array", "--noheader", "--format=%T", f"--jobs={task}"]
+    _wait(lambda: "PENDING" in _tell(state, env))
+    _tell(["scontrol", "update", f"JobId={task}", "StartTime=now"], env)
 
 
 def _tell(command, env):
