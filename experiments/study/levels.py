@@ -64,7 +64,7 @@ def summarize(values: Seeded) -> Summary:
       values: of its seeds.
 
     Raises:
-      InputError: a figure is no finite number.
+      InputError: a seed is no whole number, or a figure no finite one.
     """
     check_figures("a level", values)
     seeds = tuple(sorted(values))

@@ -99,7 +99,10 @@ def _failures(names: Sequence[str], failed: Mapping[str, Sequence[int]]) -> list
 
 
 def power_note(difference: Difference) -> str:
-    """How large a difference would have to be to be seen; "" where that is not known."""
+    """How large a difference would have to be to be seen; "" where that is not known.
+
+    It belongs beside a difference that is not distinguishable.
+    """
     if not difference.detectable:
         return ""
     number = _numbers(difference.detectable)

@@ -1,6 +1,7 @@
 import dataclasses
 import gc
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -157,6 +158,12 @@ def test_what_is_no_finite_figure_is_refused_by_name(bad):
 def test_a_seed_in_text_is_refused():
     with pytest.raises(errors.InputError, match="seed '2' of 'rrd' must be a whole number"):
         statistics.differences({"ce": {2: 1.0}, "rrd": {"2": 1.0}}, "ce")
+
+
+def test_without_statsmodels_an_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "statsmodels.stats.multitest", None)
+    with pytest.raises(errors.UnavailableError, match=r"pip install 'rrd_jax\[studies\]'"):
+        statistics.differences(_LEVELS, "ce", resamples=0)
 
 
 def test_an_unknown_baseline_is_refused():
