@@ -95,11 +95,12 @@ def _left(run: Run) -> float | None:
 
 
 def _state(run: Run) -> str:
-    details = [run.why] if run.why else []
+    text, rate = run.state, _rate(run)
     if run.holder:
-        rate = _rate(run)
-        details = [f"on {run.holder.host}", *([f"{rate:,.0f} images/s"] if rate else []), *details]
-    return errors.printable(": ".join([run.state, *([", ".join(details)] if details else [])]))
+        text += f" on {run.holder.host}" + (f", {rate:,.0f} images/s" if rate else "")
+    if run.why:
+        text += f"{', ' if run.holder else ': '}{run.why}"
+    return errors.printable(text)
 
 
 def _best(run: Run) -> str:
@@ -205,7 +206,7 @@ class Names:
 
 
 def ordered(runs: Sequence[Run], names: Sequence[str], known: Names) -> list[Run]:
-    """The runs by the columns named, the first counting most; - before a name for the largest first.
+    """The runs by the columns named, the first counting most, -NAME for the largest first.
 
     Runs that lack a value come last.
     """

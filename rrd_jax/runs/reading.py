@@ -101,11 +101,14 @@ def _read(place: Place, above: Run | None, held: locks.Locks, now: float) -> Run
     run.epochs = _epochs(run)
     if run.epochs is None and not damages and place.role != "stage":
         damages.append("config.json has no train.epochs")
+    run.why = "; ".join(damages)
     run.holder = _holder(run, above, held, now)
-    if damages:
-        run.state, run.why = "damaged", "; ".join(damages)
-    elif run.holder:
+    if damages and run.holder and not run.holder.holds:
+        run.holder = None  # the guess that it is running has too little to go by
+    if run.holder:
         run.state = "running"
+    elif damages:
+        run.state = "damaged"
     elif _is_done(run, above):
         run.state = "done"
     return run
@@ -153,8 +156,10 @@ def _read_figures(run: Run) -> list[str]:
             damages.append(f"metrics.jsonl cannot be read ({error.strerror})")
     if "checkpoints" in run.place.entries:
         meta, damage = _newest_meta(run.place.entries["checkpoints"].path)
-        run.result = {"saved": meta.get("epoch")} | (meta.get("result") or {})
         damages += damage
+        run.result = {"saved": meta.get("epoch")} | (meta.get("result") or {})
+        if not meta and not damage and "results.json" not in run.place.entries:
+            run.result["saved"] = 0  # it was stopped in its first save
     epochs = (run.row.get("epoch"), run.result.get("saved"))
     run.epoch = max((epoch for epoch in epochs if is_number(epoch)), default=0)
     return damages
@@ -199,6 +204,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 def is_number(value: Any) -> bool:
+    """Whether it is a number, which True is not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -236,8 +242,7 @@ def _epochs(run: Run) -> int | None:
 def _holder(run: Run, above: Run | None, held: locks.Locks, now: float) -> locks.Holder | None:
     """The process that works on a run; None for none."""
     if run.place.role == "stage":  # it has no lock of its own
-        begun = above.epoch or "checkpoints" in above.place.entries and above.result.get("saved")
-        return None if begun or _is_complete(run) else above.holder
+        return None if _is_done(run, above) else above.holder
     lock = run.place.entries.get("lock")
     if lock is None or (_is_complete(run) and not held.mentions(lock.inode())):
         return None
@@ -257,9 +262,8 @@ def _is_complete(run: Run) -> bool:
 
 
 def _is_done(run: Run, above: Run | None) -> bool:
-    if run.place.role == "stage":  # the run goes on from it when it is done
-        return _is_complete(run) or above.epoch > 0
-    return _is_complete(run)
+    goes_on = run.place.role == "stage" and above.epoch > 0  # the run that it comes before
+    return _is_complete(run) or goes_on
 
 
 def _reason(run: Run) -> str:
@@ -272,5 +276,7 @@ def _reason(run: Run) -> str:
         crashes = sorted(name for name in run.place.entries if name.startswith("crash-"))
         if crashes:
             return f"see {crashes[-1]}"
+        if run.epochs is not None and run.epoch >= run.epochs:
+            return "its last epoch is not saved"
         return "" if run.epoch else "before its first epoch"
     return ""
