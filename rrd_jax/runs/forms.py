@@ -44,25 +44,26 @@ def _fitting(
     runs: Sequence[Run], columns: Sequence[Column], room: int
 ) -> tuple[list[Column], list[str]]:
     """The columns that there is room for, and lines on the others."""
-    kept = {column.name: column for column in columns}
-    cells = {
-        name: {column.shown(run) for run in runs} for name, column in kept.items() if name != "size"
-    }
+    cells = {c.name: {c.shown(run) for run in runs} for c in columns if c.name != "size"}
     widths = {name: max(map(tables.cells, [name, *texts])) for name, texts in cells.items()}
     widths["size"] = _SIZE
     same = [name for name in _CONSTANTS if len(runs) > 1 and len(cells.get(name, ())) == 1]
-    constants, missing = [], []
-    for name in (*same, *_LEAST):
-        if sum(widths[other] + 3 for other in kept) + 1 <= room:
-            break
-        if kept.pop(name, None):
-            if name in same:
-                constants.append(f"{name} {next(iter(cells[name]))}")
-            else:
-                missing.append(name)
+    names, left_out = [column.name for column in columns], []
+
+    def fits(*without: str) -> bool:
+        return sum(widths[name] + 3 for name in names if name not in without) + 1 <= room
+
+    for name in dict.fromkeys((*same, *_LEAST)):
+        if not fits(*left_out):
+            left_out.append(name)
+    for name in reversed(left_out):  # a wide one may have made room for others before it
+        if fits(*(other for other in left_out if other != name)):
+            left_out.remove(name)
+    constants = [f"{name} {next(iter(cells[name]))}" for name in left_out if name in same]
+    missing = [name for name in left_out if name not in same]
     notes = [f"the same for all: {', '.join(constants)}"] if constants else []
     notes += [f"no room for {', '.join(missing)}; --columns has them"] if missing else []
-    return list(kept.values()), notes
+    return [column for column in columns if column.name not in left_out], notes
 
 
 def summary(runs: Sequence[Run], total: int) -> str:

@@ -278,5 +278,4 @@ def _reason(run: Run) -> str:
             return f"see {crashes[-1]}"
         if run.epochs is not None and run.epoch >= run.epochs:
             return "its last epoch is not saved"
-        return "" if run.epoch else "before its first epoch"
     return ""

@@ -163,7 +163,7 @@ def test_a_screen_leaves_out_what_matters_least_and_says_so(runs, room):
     if room == 80:
         assert {"name", "epoch", "top1", "state"} <= set(text.splitlines()[0].split())
         assert notes[0] == "the same for all: data digits"
-        assert notes[1].startswith("no room for size, age")
+        assert notes[1] == "no room for size, pair; --columns has them"
 
 
 def test_csv_and_json_have_numbers(runs):

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pty
+import resource
 import select
 import shutil
 import signal
@@ -102,7 +103,7 @@ def test_mistakes_are_one_line_and_a_code(folder, tmp_path, arguments, code, mes
 def test_two_runs_are_compared_in_fields_and_curves(folder):
     out, _ = _runs(folder, "--diff", "kd/seed1", "rrd/seed0")
     _, fields, curves = (part.splitlines() for part in out.split("\n\n"))
-    fields = {line.split()[1]: line.split()[3:6:2] for line in fields}
+    fields = {line.split()[1]: line.split()[3:6:2] for line in fields if "--" not in line}
     assert fields["method"] == ["kd", "rrd"]
     assert fields["seed"] == ["1", "0"]
     assert "optimizer.learning_rate" not in fields
@@ -242,16 +243,18 @@ def _many(folder, number):
 
 
 def _seconds(folder):
-    start = time.monotonic()
+    """Of a processor, for the whole command: other programs do not count."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert f" {len(os.listdir(folder)):,} done" in _runs(folder)[0]
-    return time.monotonic() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
 def test_two_hundred_runs_are_listed_at_once(tmp_path):
-    assert _seconds(_many(tmp_path, 200)) < 3
+    assert _seconds(_many(tmp_path, 200)) < 1.5
 
 
 @pytest.mark.long
 def test_two_thousand_runs_are_listed_within_three_seconds(tmp_path):
     folder = _many(tmp_path, 2000)
-    assert min(_seconds(folder) for _ in range(5)) < 3  # other programs only add time
+    assert min(_seconds(folder) for _ in range(3)) < 3

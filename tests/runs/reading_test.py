@@ -158,7 +158,7 @@ def test_rows_longer_than_what_is_read_at_first_are_read(tmp_path):
 def test_an_empty_file_is_that_of_a_run_before_its_first_epoch(tmp_path):
     made.silent(made.run(tmp_path / "a", epochs=0))
     run = _only(tmp_path)
-    assert (run.state, run.why, run.epoch, run.row) == ("died", "before its first epoch", 0, {})
+    assert (run.state, run.why, run.epoch, run.row) == ("died", "", 0, {})
 
 
 def test_a_run_whose_last_epoch_is_not_saved_has_died(tmp_path):
