@@ -17,9 +17,15 @@ import os
 import sys
 import time
 
+from typing import TYPE_CHECKING
+
 from absl import app, flags
 
 from rrd_jax import cli, console, errors
+
+if TYPE_CHECKING:
+    from rrd_jax.runs.columns import Column
+    from rrd_jax.runs.reading import Run
 
 
 class _Interval(flags.ArgumentParser):
@@ -28,7 +34,8 @@ class _Interval(flags.ArgumentParser):
     syntactic_help = "a number of seconds"
     _usual = 2.0
 
-    def parse(self, argument):
+    def parse(self, argument: str | bool | None) -> float | None:
+        """Seconds, None for no watching."""
         if argument in (True, "true"):
             return self._usual
         if argument in (None, False, "false"):
@@ -49,7 +56,10 @@ _WHERE = flags.DEFINE_string(
     " columns, config fields and metrics, joined by and, or, not and parentheses.",
 )
 _SORT = flags.DEFINE_list(
-    "sort", ["name"], "By which columns, the first counting most; -top1 for the largest first."
+    "sort",
+    None,
+    "By which columns, the first counting most; -top1 for the largest first. Default: name; with"
+    " --watch, state,age.",
 )
 _COLUMNS = flags.DEFINE_list(
     "columns",
@@ -104,9 +114,10 @@ def _list(folder: str) -> None:
     from rrd_jax.runs import columns, forms, reading
 
     everything, unreadable = reading.read(folder)
-    with contextlib.redirect_stdout(sys.stderr):  # answers alone go to standard output
-        for path in unreadable:
-            console.warn(f"{path} may not be looked into: what runs it has is not known")
+    if unreadable:
+        number = "1 folder" if len(unreadable) == 1 else f"{len(unreadable):,} folders"
+        with contextlib.redirect_stdout(sys.stderr):  # answers alone go to standard output
+            console.warn(f"{number} cannot be looked into, and may have runs: {unreadable[0]}")
     if not everything:
         raise errors.InputError(
             f"no run is in {folder} or below it: a run's folder has a config.json, and beside it"
@@ -128,17 +139,17 @@ def _list(folder: str) -> None:
     console.write(as_text, sys.stdout)
 
 
-def _asked(everything):
+def _asked(everything: list["Run"]) -> tuple[list["Run"], list["Column"]]:
     """The runs that --where asks for, as --sort has them, and the columns of --columns."""
     from rrd_jax.runs import columns, conditions
 
     names = columns.Names(everything)
     try:
-        runs = everything
+        runs, usual = everything, ["state", "age"] if _WATCH.value else ["name"]
         if _WHERE.value is not None:
             asks = conditions.parse(_WHERE.value, names)
             runs = [run for run in runs if asks(run)]
-        runs = columns.ordered(runs, _SORT.value, names)
+        runs = columns.ordered(runs, _SORT.value or usual, names)
         return runs, names.columns(_COLUMNS.value or columns.USUAL)
     except errors.InputError as error:
         cli.stop(1, error)

@@ -23,7 +23,7 @@ class Column:
       value: of a run, as files get it: a number, a text, or None where there is none.
       text: of a run, as tables show it; None for the value in few digits.
       units: of numbers in --where, such as 2h, by name.
-      choices: all the values there are; () for any.
+      choices: all the values there are, in their order; () for any.
     """
 
     name: str
@@ -75,7 +75,7 @@ def _figure(name: str) -> Callable[[Run], Any]:
     in_row = {"top1": "test/top1", "best_top1": "best/top1", "best_epoch": "best/epoch"}[name]
 
     def value(run: Run) -> Any:
-        is_newer = run.row.get("epoch", -1) >= (run.result.get("saved") or 0)
+        is_newer = run.row.get("epoch", -1) >= (run.saved or 0)
         found = run.row.get(in_row) if is_newer else run.result.get(name)
         return found if reading.is_number(found) else None
 
@@ -215,7 +215,8 @@ def ordered(runs: Sequence[Run], names: Sequence[str], known: Names) -> list[Run
         column = known.column(name.strip().removeprefix("-"))
         values = [(column.value(run), run) for run in runs]
         there = [(value, run) for value, run in values if value is not None]
-        there.sort(key=lambda pair: _rank(pair[0]), reverse=name.strip().startswith("-"))
+        rank = column.choices.index if column.choices else _rank
+        there.sort(key=lambda pair, rank=rank: rank(pair[0]), reverse=name.strip().startswith("-"))
         runs = [run for _, run in there] + [run for value, run in values if value is None]
     return runs
 

@@ -1,6 +1,7 @@
 """Runs as a table, CSV or JSON."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -8,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rrd_jax import tables
+from rrd_jax import errors, tables
 from rrd_jax.runs import reading
 from rrd_jax.runs.columns import Column
 from rrd_jax.runs.reading import Run
@@ -16,6 +17,7 @@ from rrd_jax.runs.reading import Run
 # What a narrow screen does without: first what is the same for all runs, then these in this order.
 _CONSTANTS = ("pair", "method", "data", "seed")
 _LEAST = ("size", "data", "age", "pair", "best", "seed", "method")
+_STATE = 16  # columns of a state, whose reasons may take several lines
 _SIZE = 9  # columns of a size, which takes a while to be known: it may not be needed
 
 
@@ -32,12 +34,25 @@ def table(
     """
     notes = []
     if room is not None and drops:
-        columns, notes = _fitting(runs, columns, room)
+        columns, notes = _fitting(runs, _with_short_names(columns, room // 2), room)
     header = [column.name for column in columns]
     rows = [[column.shown(run) for column in columns] for run in runs]
     if room is None:
         return tables.markdown(header, rows), notes
     return tables.fitted(header, rows, room), notes
+
+
+def _with_short_names(columns: Sequence[Column], most: int) -> list[Column]:
+    """The columns, with the middle of long names left out, so that there is room for figures."""
+
+    def text(run: Run) -> str:
+        name = errors.printable(run.place.name)
+        if tables.cells(name) <= most:
+            return name
+        head = tables.cut(name, most // 3)
+        return f"{head}...{tables.cut(name[::-1], most - tables.cells(head) - 3)[::-1]}"
+
+    return [dataclasses.replace(c, text=text) if c.name == "name" else c for c in columns]
 
 
 def _fitting(
@@ -47,6 +62,7 @@ def _fitting(
     cells = {c.name: {c.shown(run) for run in runs} for c in columns if c.name != "size"}
     widths = {name: max(map(tables.cells, [name, *texts])) for name, texts in cells.items()}
     widths["size"] = _SIZE
+    widths["state"] = min(widths.get("state", 0), _STATE)
     same = [name for name in _CONSTANTS if len(runs) > 1 and len(cells.get(name, ())) == 1]
     names, left_out = [column.name for column in columns], []
 

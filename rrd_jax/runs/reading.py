@@ -28,7 +28,8 @@ class Run:
       config: its fields; {} where they cannot be read.
       starts: command, host, versions of the first and the latest start.
       row: the last row of metrics.jsonl.
-      result: what the newest checkpoint keeps of the run's figures.
+      saved: the epoch of the newest checkpoint; None where there are none, or none can be read.
+      result: the run's figures that it keeps.
       epoch: how many are finished.
       epochs: how many there will be; None where nothing says it.
       state: one of STATES.
@@ -43,6 +44,7 @@ class Run:
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     starts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     row: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    saved: int | None = None
     result: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     epoch: int = 0
     epochs: int | None = None
@@ -157,11 +159,10 @@ def _read_figures(run: Run) -> list[str]:
     if "checkpoints" in run.place.entries:
         meta, damage = _newest_meta(run.place.entries["checkpoints"].path)
         damages += damage
-        run.result = {"saved": meta.get("epoch")} | (meta.get("result") or {})
+        run.saved, run.result = meta.get("epoch"), meta.get("result") or {}
         if not meta and not damage and "results.json" not in run.place.entries:
-            run.result["saved"] = 0  # it was stopped in its first save
-    epochs = (run.row.get("epoch"), run.result.get("saved"))
-    run.epoch = max((epoch for epoch in epochs if is_number(epoch)), default=0)
+            run.saved = 0  # it was stopped in its first save
+    run.epoch = max(run.row.get("epoch", 0), run.saved or 0)
     return damages
 
 
@@ -257,8 +258,8 @@ def _holder(run: Run, above: Run | None, held: locks.Locks, now: float) -> locks
 
 def _is_complete(run: Run) -> bool:
     """Whether all its epochs are made, and saved unless its checkpoints are gone."""
-    saved = run.result.get("saved")
-    return run.epochs is not None and (run.epoch if saved is None else saved) >= run.epochs
+    made = run.epoch if run.saved is None else run.saved
+    return run.epochs is not None and made >= run.epochs
 
 
 def _is_done(run: Run, above: Run | None) -> bool:
@@ -276,6 +277,8 @@ def _reason(run: Run) -> str:
         crashes = sorted(name for name in run.place.entries if name.startswith("crash-"))
         if crashes:
             return f"see {crashes[-1]}"
+        if "failed.json" in run.place.entries:  # of a study
+            return "see failed.json"
         if run.epochs is not None and run.epoch >= run.epochs:
             return "its last epoch is not saved"
     return ""

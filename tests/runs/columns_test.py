@@ -118,6 +118,7 @@ def test_what_is_no_condition_is_told_in_a_line(runs, text, message):
         (["name"], [_BROKEN, _KD2, _KD10, _RRD, _TWO]),  # seed2 before seed10
         (["-top1"], [_RRD, _KD10, _TWO, _KD2, _BROKEN]),  # what has no value comes last
         (["top1"], [_KD2, _TWO, _KD10, _RRD, _BROKEN]),
+        (["state", "-name"], [_RRD, _KD10, _KD2, _TWO, _BROKEN]),  # running ones would be first
         (["method", "-seed"], [_KD10, _KD2, _TWO, _RRD, _BROKEN]),
     ],
 )
@@ -164,6 +165,16 @@ def test_a_screen_leaves_out_what_matters_least_and_says_so(runs, room):
         assert {"name", "epoch", "top1", "state"} <= set(text.splitlines()[0].split())
         assert notes[0] == "the same for all: data digits"
         assert notes[1] == "no room for size, pair; --columns has them"
+
+
+def test_the_middle_of_a_long_name_is_left_out_on_a_screen_alone(tmp_path):
+    name = "digits-resnet8x4-resnet8-rrd+kd-seed3-a88e575eda" * 2
+    made.run(tmp_path / name)
+    runs, _ = reading.read(str(tmp_path))
+    text, _ = _table(runs, 80)
+    assert f"{name[:13]}...{name[-24:]} | " in text
+    assert f" {name} " in _table(runs)[0]
+    assert {"method", "epoch", "top1"} <= set(text.splitlines()[0].split())
 
 
 def test_csv_and_json_have_numbers(runs):

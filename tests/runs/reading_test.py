@@ -199,6 +199,8 @@ def test_a_damaged_checkpoint_is_named(tmp_path, text):
 
 def test_the_traceback_of_a_crash_is_named(tmp_path):
     folder = made.silent(made.run(tmp_path / "a", epochs=1))
+    (folder / "failed.json").touch()  # a study's
+    assert _only(tmp_path).why == "see failed.json"
     (folder / "crash-7.txt").touch()
     assert _only(tmp_path).why == "see crash-7.txt"
 
