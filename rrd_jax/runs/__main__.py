@@ -16,7 +16,6 @@ import functools
 import os
 import sys
 import time
-
 from typing import TYPE_CHECKING
 
 from absl import app, flags

@@ -222,8 +222,15 @@ def ordered(runs: Sequence[Run], names: Sequence[str], known: Names) -> list[Run
 
 
 def _rank(value: Any) -> tuple:
-    """Numbers by size, before texts, in which numbers count as such: seed2 before seed10."""
+    """Numbers by size, before texts, in which numbers count as such: seed2 before seed10.
+
+    Paths go folder by folder, so that what lies in a folder follows it.
+    """
     if isinstance(value, int | float):
         return (0, value, ())
-    parts = re.split(r"(\d+)", str(value))
-    return (1, 0, tuple((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts))
+    return (1, 0, tuple(map(_natural, str(value).split("/"))))
+
+
+def _natural(text: str) -> tuple:
+    parts = re.split(r"(\d+)", text)
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)

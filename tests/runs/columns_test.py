@@ -127,6 +127,14 @@ def test_runs_are_sorted(runs, names, order):
     assert [run.place.name for run in ordered] == order
 
 
+def test_the_runs_in_a_folder_follow_it(tmp_path):
+    for name in ("a", "a2", "a10", "a/teacher", "a/alone"):
+        made.run(tmp_path / name)
+    runs, _ = reading.read(str(tmp_path))
+    ordered = columns.ordered(runs, ["name"], columns.Names(runs))
+    assert [run.place.name for run in ordered] == ["a", "a/alone", "a/teacher", "a2", "a10"]
+
+
 def test_columns_are_those_asked_for(runs):
     names = columns.Names(runs)
     shown = [column.name for column in names.columns(["name", " test/loss", "seed", "name"])]
