@@ -30,7 +30,7 @@ def get_study(argument: str = "") -> design.Study:
         name="methods",
         question="Which method makes the best student on Fashion-MNIST?",
         config="configs/fashion_mnist.py",
-        argument="resnet8x4-resnet8" if small else options.smoke,
+        argument="resnet20-resnet8" if small else options.smoke,
         fields=_SMALL if small else {},
         factors=(design.methods(*(methods or settings.ALL_METHODS)),),
         seeds=options.seeds(5),
@@ -38,7 +38,7 @@ def get_study(argument: str = "") -> design.Study:
         measures=("predictions", "calibration", "alignment"),
     )
     about = (
-        "Images of 10 pixels, so that a CPU is enough: resnet8x4 has seen 5 000, resnet8 gets 500."
+        "Images of 10 pixels, so that a CPU is enough: resnet20 has seen 5 000, resnet8 gets 500."
         " Of the 1 000 test images, one is 0.1 points. These are not Fashion-MNIST's usual figures."
         if small
         else "10 000 of the training images, resnet32x4 to resnet8."
