@@ -6,7 +6,7 @@
     values = measures.read(pathlib.Path("runs/digits"), "alignment")  # as kept; without JAX
 
 Values by name are arrays and numbers. Those of a network have its role before their name, as
-`student_top1`; docstrings of the functions in `MEASURES` say what each is.
+`student_top1`; the docstring of `of` in the module of a measure's name says what each is.
 """
 
 import pathlib
@@ -15,12 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.measures import kept
-from experiments.measures.alignment import alignment
-from experiments.measures.calibration import calibration
-from experiments.measures.predictions import predictions
+from experiments.measures import alignment, calibration, kept, predictions, tsne
 from experiments.measures.subject import Answers, Subject, of_run
-from experiments.measures.tsne import tsne
 from rrd_jax import console, errors
 
 __all__ = [
@@ -34,10 +30,10 @@ __all__ = [
 ]
 
 MEASURES: Mapping[str, Callable[[Subject], Mapping[str, np.ndarray | float]]] = {
-    "predictions": predictions,
-    "calibration": calibration,
-    "alignment": alignment,
-    "tsne": tsne,
+    "predictions": predictions.of,
+    "calibration": calibration.of,
+    "alignment": alignment.of,
+    "tsne": tsne.of,
 }
 NEED_TEACHER = frozenset({"alignment"})  # those that a run without a teacher cannot have
 
@@ -66,6 +62,11 @@ def measure(
             values = None
         if values is not None:
             return values
+    if not folder.is_dir():
+        raise errors.InputError(
+            f"{folder} is no folder; what is measured is kept in that of a run, and is of its"
+            " newest checkpoint"
+        )
     subject = subject or of_run(folder)
     values = kept.plain(function(subject))
     origin = subject.origin or {"student": kept.digest_on_disk(folder) or ""}
