@@ -31,6 +31,8 @@ _FREE = (
     "teacher.checkpoint",
     "shard_parameters",
 )
+# Fields of data that a teacher has too, where None stands for those of the student.
+_OF_IMAGES = ("share", "imbalance", "label_noise")
 
 
 class _Setting(NamedTuple):
@@ -225,6 +227,11 @@ def _source(config: ConfigDict) -> Source:
         mock_examples=data.mock_examples,
         options=dict(data.options),
         class_names=data.class_names,
+        share=data.share,
+        imbalance=data.imbalance,
+        label_noise=data.label_noise,
+        noise=data.noise,
+        noise_seed=data.noise_seed,
     )
 
 
@@ -383,6 +390,9 @@ def _teacher_config(config: ConfigDict, fields: ConfigDict) -> ConfigDict:
         teacher.student[name] = fields[name] if is_trained else usual
     teacher.seed = fields.seed
     teacher.data.train_split = fields.train_split or config.data.train_split
+    for name in _OF_IMAGES:
+        if fields[name] is not None:  # 0 is a value
+            teacher.data[name] = fields[name]
     teacher.train.epochs = fields.epochs or config.train.epochs
     teacher.optimizer.learning_rate = fields.learning_rate or config.optimizer.learning_rate
     return teacher
@@ -406,7 +416,7 @@ def _alone(config: ConfigDict, *, smoothing: bool = False) -> ConfigDict:
     alone.method = "ce"
     alone.teacher.model = alone.teacher.checkpoint = ""
     alone.teacher.options = Options()
-    for name in ("fine_tune", "head", "freeze", "backbone_rate"):
+    for name in ("fine_tune", "head", "freeze", "backbone_rate", *_OF_IMAGES):
         alone.teacher[name] = BY_PATH[f"teacher.{name}"].default
     alone.baseline = False
     return alone
