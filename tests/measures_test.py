@@ -15,7 +15,7 @@ from sklearn import metrics as sklearn_metrics
 from sklearn.metrics.pairwise import cosine_similarity
 
 from experiments import measures
-from experiments.measures import alignment, calibration, kept, predictions, sampling, tsne
+from experiments.measures import alignment, asking, calibration, kept, predictions, sampling, tsne
 from rrd_jax import checkpoints, data, errors, library
 from tests import launch
 from tests.conftest import use_one_device
@@ -388,6 +388,16 @@ def test_a_data_set_can_be_given_as_it_is(runs):
         measures.of_run(runs / "kd", dataset=other)
 
 
+def test_images_of_a_large_test_split_are_kept_small(monkeypatch):
+    shape = (30, 64, 64, 3)
+    split = np.random.default_rng(0).integers(0, 256, shape, np.uint8), np.arange(30) % 10
+    dataset = data.from_sources(split, split, data.Source(image_size=64))
+    monkeypatch.setattr(asking, "_IMAGE_BYTES", 1e5)
+    images, labels = asking._images(dataset)
+    np.testing.assert_array_equal(images, sampling.thumbnails(split[0]))
+    np.testing.assert_array_equal(labels, split[1])
+
+
 def test_several_teachers_are_one(run, runs):
     both = [{"model": "tiny", "checkpoint": str(runs / n), "weight": w} for n, w in _SHARES]
     fields = json.loads((run / "config.json").read_text())
@@ -487,14 +497,21 @@ def test_a_damaged_file_is_one_line_and_measured_anew(run, damage, capsys):
             measures.measure(run, "predictions")
         assert not [*path.parent.glob("*.part")]
     else:
+        assert measures.missing(run, ["calibration", "predictions"]) == [
+            "calibration",
+            "predictions",
+        ]
         measures.measure(run, "predictions")
-        assert "is damaged" in capsys.readouterr().out
+        assert capsys.readouterr().out.count("is damaged") == 2
+        assert measures.missing(run, ["calibration", "predictions"]) == ["calibration"]
         assert measures.read(run, "predictions")
 
 
 def test_mistakes_are_one_line(run, tmp_path):
     with pytest.raises(errors.InputError, match="unknown measure 'tsen'; did you mean 'tsne'"):
         measures.measure(run, "tsen")
+    with pytest.raises(errors.InputError, match="unknown measure 'tsen'"):
+        measures.missing(run, ["tsen"])
     with pytest.raises(errors.InputError, match="is no workdir of a run"):
         measures.measure(tmp_path, "tsne")
     with pytest.raises(errors.InputError, match="run@best is no folder"):

@@ -10,7 +10,7 @@ Values by name are arrays and numbers. Those of a network have its role before t
 """
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ __all__ = [
     "Answers",
     "Subject",
     "measure",
+    "missing",
     "of_run",
     "read",
 ]
@@ -54,14 +55,8 @@ def measure(
       DiskError: the file cannot be written.
     """
     function, folder = errors.lookup("measure", name, MEASURES), pathlib.Path(folder)
-    if not again:
-        try:
-            values = read(folder, name, subject)
-        except errors.InputError as error:
-            console.warn(str(error))
-            values = None
-        if values is not None:
-            return values
+    if not again and (values := _intact(folder, name, subject)) is not None:
+        return values
     if not folder.is_dir():
         raise errors.InputError(
             f"{folder} is no folder; what is measured is kept in that of a run, and is of its"
@@ -98,3 +93,27 @@ def read(
         return values if origin == subject.origin else None
     newest = kept.digest_on_disk(pathlib.Path(folder))
     return values if newest in (None, origin.get("student")) else None
+
+
+def missing(folder: pathlib.Path, names: Collection[str]) -> list[str]:
+    """Those of `MEASURES` that are still to be measured of a run's newest checkpoint.
+
+    A damaged file is a warning, and its measure is among them. No JAX is imported.
+
+    Raises:
+      InputError: an unknown name.
+    """
+    for name in names:
+        errors.lookup("measure", name, MEASURES)
+    return [name for name in names if _intact(pathlib.Path(folder), name) is None]
+
+
+def _intact(
+    folder: pathlib.Path, name: str, subject: Subject | None = None
+) -> Mapping[str, Any] | None:
+    """As `read`, and None, with a warning, for a damaged file."""
+    try:
+        return read(folder, name, subject)
+    except errors.InputError as error:
+        console.warn(str(error))
+        return None
