@@ -4,8 +4,7 @@
     python -m experiments.study --study=experiments/studies/fashion_mnist.py --jobs=4
 
 Behind the colon: methods, for these alone, as in fashion_mnist.py:ce,rrd+kd; small for images of 10
-pixels, 500 of them for the student and 1 000 for testing, which two CPU cores make in an hour or
-two; smoke for the same on a few random images.
+pixels, 500 of them for the student and 1 000 for testing, which two CPU cores make in an hour; smoke for the same on a few random images.
 """
 
 from experiments.studies import settings
@@ -18,7 +17,7 @@ _SMALL = {
     "data.pad": 1,
     "teacher.train_split": "train[:5000]",
     "teacher.epochs": 6,
-    "train.epochs": 40,
+    "train.epochs": 20,
 }
 
 
