@@ -26,13 +26,14 @@ def get_study(argument: str = "") -> design.Study:
     options = settings.read(argument)
     methods = tuple(name for name in options.named if name != "small")
     small = "small" in options.named
+    every = settings.ALL_METHODS if small else settings.WIDER_TEACHER
     grid = design.Grid(
         name="methods",
         question="Which method makes the best student on Fashion-MNIST?",
         config="configs/fashion_mnist.py",
         argument="resnet20-resnet8" if small else options.smoke,
         fields=_SMALL if small else {},
-        factors=(design.methods(*(methods or settings.ALL_METHODS)),),
+        factors=(design.methods(*(methods or every)),),
         seeds=options.seeds(5),
         baseline="ce",
         measures=("predictions", "calibration", "alignment"),
