@@ -4,7 +4,8 @@
     python -m experiments.study --study=experiments/studies/fashion_mnist.py --jobs=4
 
 Behind the colon: methods, for these alone, as in fashion_mnist.py:ce,rrd+kd; small for images of 10
-pixels, 500 of them for the student and 1 000 for testing, which two CPU cores make in an hour; smoke for the same on a few random images.
+pixels, 500 of them for the student and 1 000 for testing, which two CPU cores make in an hour;
+smoke for the same on a few random images.
 """
 
 from experiments.studies import settings
