@@ -30,6 +30,7 @@ _SIZES = {
     "label_noise.py:noisy_teacher": (72, 60, 13),
     "theory.py": (0, 0, 0),
     "transfer.py": (48, 48, 2),
+    "transfer.py:mnist,ce": (18, 18, 2),
     "transfer.py:cifar100,ce,rrd": (18, 18, 1),
 }
 
