@@ -47,8 +47,8 @@ def get_study(argument: str = "") -> design.Study:
         published=figures,
     )
     about = (
-        "The recipes of arXiv 2407.12073 and 1910.10699. Figures are of the last epoch; papers often"
-        " print the best one, and do not say how far their own runs lie apart."
+        "The recipes of arXiv 2407.12073 and 1910.10699. Figures are of the last epoch; papers"
+        " often print the best one, and do not say how far their own runs lie apart."
     )
     name = options.name("benchmark_imagenet" if imagenet else "benchmark")
     return design.Study(name, "The benchmark", (grid,), about=about)

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from experiments.study import records
 from experiments.study.design import Grid, Level, Study, check
 from rrd_jax import console, errors, last_resort, provenance, report, workdir
-from rrd_jax.config import parse
+from rrd_jax.config import parse, without_effect
 from rrd_jax.recipe import Job, Part
 
 _Levels = tuple[tuple[str, Level], ...]  # factor and level
@@ -368,14 +368,12 @@ def _name(what: str, part: Part, job: Job) -> str:
 
 def _digest(part: Part, job: Job) -> str:
     """Of the fields that differ from their defaults, so that new fields do not change it."""
-    usual, given = workdir.flatten(job.default_fields), workdir.flatten(part.fields)
-    inert = () if given.get("teacher.model", True) else ("teacher.",)  # of a run without a teacher
+    usual = workdir.flatten(job.default_fields)
+    inert = {"method", *job.free_fields, *without_effect(part.fields)}
     fields = {
         path: value
-        for path, value in given.items()
-        if path not in ("method", *job.free_fields)
-        and not path.startswith(inert)
-        and (value != usual.get(path) or path.endswith(".weight"))
+        for path, value in workdir.flatten(part.fields).items()
+        if path not in inert and (value != usual.get(path) or path.endswith(".weight"))
     }
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:10]
 

@@ -5,6 +5,7 @@ folder, and so does a teacher; a worker goes past those that are held, and waits
 killed worker left behind is free at once, and goes on from its last checkpoint.
 """
 
+import contextlib
 import dataclasses
 import gc
 import os
@@ -20,7 +21,8 @@ from experiments.measures import subject
 from experiments.study import attempts
 from experiments.study.attempts import is_finished
 from experiments.study.plan import Plan, Run
-from rrd_jax import console, errors, failures, job, preflight, report, workdir
+from rrd_jax import console, errors, failures, job, preflight, report
+from rrd_jax.config import without_effect
 from rrd_jax.data import Dataset
 from rrd_jax.recipe import Job, Part
 from rrd_jax.run import finished
@@ -109,8 +111,8 @@ class Worker:
         try:
             self._check_start(run)
             # The study's folder may have another name than when the run began.
-            rules = _freed(run.job, "student.checkpoint") if run.after else run.job
-            with failures.translated(), job.claim(folder, rules, self._part(run)):
+            moves = ("student.checkpoint",) if run.after else ()
+            with failures.translated(), _claim(folder, run.job, self._part(run), moves):
                 if not self._is_settled(run):  # another may have made it in between
                     self._make(run)
         except _NOT_FAILED:
@@ -186,10 +188,8 @@ class Worker:
             return
         if why := self._failure(folder):
             raise errors.InputError(f"its teacher failed: {why}")
-        # Its training does not depend on what students take from it.
-        idle = [name for name in workdir.flatten(part.fields) if name.startswith("teacher.")]
         try:
-            with failures.translated(), job.claim(folder, _freed(owner.job, *idle), part):
+            with failures.translated(), _claim(folder, owner.job, part):
                 if is_finished(folder, part.training.epochs):
                     return
                 kept = self._data and self._data[0] == repr(part.source) and self._data[1]
@@ -284,6 +284,16 @@ def _train(
     console.say(f"[{result.label}] test top-1 {result.top1:.2f}")
 
 
-def _freed(given: Job, *paths: str) -> Job:
-    """A job some of whose fields a later start may change."""
-    return dataclasses.replace(given, free_fields=(*given.free_fields, *paths))
+def _claim(
+    folder: pathlib.Path, given: Job, part: Part, free: tuple[str, ...] = ()
+) -> contextlib.AbstractContextManager[None]:
+    """Claims a folder; fields without effect may differ from those of the start before.
+
+    Args:
+      folder: of a run or teacher.
+      given: the job that it is from.
+      part: of the job.
+      free: other fields that may differ.
+    """
+    free = (*given.free_fields, *without_effect(part.fields), *free)
+    return job.claim(folder, dataclasses.replace(given, free_fields=free), part)

@@ -128,6 +128,11 @@ def source_of(fields: ConfigDict | Mapping[str, Any]) -> Source:
     return _source(fields if isinstance(fields, ConfigDict) else _restored(fields))
 
 
+def without_effect(fields: Mapping[str, Any]) -> frozenset[str]:
+    """The paths of fields that no number depends on, of those that a run's folder keeps."""
+    return frozenset(path for path, _ in effects.without_effect(_restored(fields)))
+
+
 def _restored(fields: Mapping[str, Any]) -> ConfigDict:
     """A config from its JSON; fields that an earlier version did not have get their defaults."""
     config, given = defaults(), dict(fields)
