@@ -12,6 +12,7 @@ import pytest
 from tests import slurm
 from tests.study import small
 
+_CACHED = "the teacher has seen all views"
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("study")]
 
 
@@ -47,6 +48,11 @@ def _finish(process, code=0):
     return said
 
 
+def _said(workdir):
+    """By all workers."""
+    return "".join(path.read_text() for path in (workdir / "logs").iterdir())
+
+
 def _wait(holds, seconds=600):
     end = time.monotonic() + seconds
     while not holds():
@@ -73,6 +79,7 @@ def _is_in_the_middle(workdir, name):
 
 def test_a_study_starts_each_run_and_teacher_once(alone):
     assert sorted(small.starts(alone).values()) == [1] * 5
+    assert _said(alone).count(_CACHED) == 1
 
 
 def test_two_workers_come_to_the_numbers_of_one(study, alone, tmp_path):
@@ -80,6 +87,7 @@ def test_two_workers_come_to_the_numbers_of_one(study, alone, tmp_path):
     assert "4 of 4" in said
     assert small.ends(tmp_path) == small.ends(alone)
     assert sorted(small.starts(tmp_path).values()) == [1] * 5
+    assert _said(tmp_path).count(_CACHED) == 1
 
 
 def test_two_commands_side_by_side_come_to_the_numbers_of_one(study, alone, tmp_path):
@@ -88,6 +96,7 @@ def test_two_commands_side_by_side_come_to_the_numbers_of_one(study, alone, tmp_
         assert "Which method is best?" in _finish(process)
     assert small.ends(tmp_path) == small.ends(alone)
     assert sorted(small.starts(tmp_path).values()) == [1] * 5
+    assert _said(tmp_path).count(_CACHED) == 1
 
 
 def test_a_study_that_is_killed_twice_goes_on_to_the_same_numbers(study, alone, tmp_path):

@@ -20,7 +20,7 @@ def get_study(argument=""):
         argument="smoke,{pair}",
         factors=(design.methods("ce", "rrd"),),
         seeds=(0, 1),
-        fields={{"train.epochs": 6, "teacher.epochs": 4}},
+        fields={{"train.epochs": 6, "teacher.epochs": 4, "teacher.cache": "on"}},
         baseline="ce",
         measures=(),
     )
