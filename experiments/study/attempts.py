@@ -6,7 +6,7 @@ again what has failed.
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from experiments.study import records
@@ -17,17 +17,20 @@ _DEATHS = 3  # of workers since the same checkpoint, after which a run counts as
 
 
 @contextlib.contextmanager
-def counted(folder: pathlib.Path, launch: str) -> Iterator[None]:
+def counted(
+    folder: pathlib.Path, launch: str, teachers: Sequence[pathlib.Path] = ()
+) -> Iterator[None]:
     """Counts a start of a run or teacher; what ends in an orderly way was no death.
 
     Args:
       folder: of the run, which is claimed.
       launch: a name.
+      teachers: folders of those that are trained on the way.
 
     Raises:
       InputError: too many starts in this launch have died without a new checkpoint.
     """
-    path, step = folder / _STARTS, _newest(folder)
+    path, step = folder / _STARTS, sum(map(_newest, (folder, *teachers)))
     before = _read(path)
     same = (before.get("launch"), before.get("step")) == (launch, step)
     deaths = before.get("deaths", 0) if same else 0
@@ -36,15 +39,18 @@ def counted(folder: pathlib.Path, launch: str) -> Iterator[None]:
             f"the process that made it died {deaths} times without a new checkpoint; what it said"
             f" is in {folder.parent.parent / 'logs'}, or that of the scheduler"
         )
-    counts = {"launch": launch, "step": step, "starts": before.get("starts", 0) + 1}
+    starts = before.get("starts", 0)
+    counts = {"launch": launch, "step": step, "starts": starts + 1}
     report.write_json(path, counts | {"deaths": deaths + 1})  # unless something else comes of it
     try:
         yield
     except errors.LostError:
         raise
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, errors.InUseError):  # a teacher of it, which is waited for
+            counts["starts"] = starts
         with contextlib.suppress(OSError):  # the disk may be full
-            report.write_json(path, counts | {"deaths": 0})
+            report.write_json(path, counts | {"deaths": deaths})
         raise
     report.write_json(path, counts | {"deaths": 0})
 

@@ -113,8 +113,12 @@ class Worker:
             # The study's folder may have another name than when the run began.
             moves = ("student.checkpoint",) if run.after else ()
             with failures.translated(), _claim(folder, run.job, self._part(run), moves):
-                if not self._is_settled(run):  # another may have made it in between
+                if self._is_settled(run):  # another has made it in between
+                    return
+                teachers = [self._plan.folder / path for path in run.teachers]
+                with attempts.counted(folder, self._launch, teachers):
                     self._make(run)
+                attempts.forget_failure(folder)
         except _NOT_FAILED:
             raise
         except Exception as error:  # an objective or a network of the user can raise anything
@@ -145,14 +149,12 @@ class Worker:
             for path in filter(self._plan.owners.get, run.teachers):
                 self._ensure_teacher(path)
             self._link_teachers(run)
-            with attempts.counted(folder, self._launch):
-                if not finished(folder, run.epochs, dataset.version):
-                    setting = job.prepare(student, dataset)
-                    teacher = self._get_teacher(run, setting) if run.teachers else None
-                    _train(student, folder, setting, teacher)
-                    self._made += 1
-                self._measure(run, dataset)
-            attempts.forget_failure(folder)
+            if not finished(folder, run.epochs, dataset.version):
+                setting = job.prepare(student, dataset)
+                teacher = self._get_teacher(run, setting) if run.teachers else None
+                _train(student, folder, setting, teacher)
+                self._made += 1
+            self._measure(run, dataset)
         finally:
             jax.clear_caches()  # programs of a run are no other's
             gc.collect()
@@ -193,9 +195,8 @@ class Worker:
                 if is_finished(folder, part.training.epochs):
                     return
                 kept = self._data and self._data[0] == repr(part.source) and self._data[1]
-                setting = job.prepare(part, kept or None)
                 with attempts.counted(folder, self._launch):
-                    _train(part, folder, setting)
+                    _train(part, folder, job.prepare(part, kept or None))
                 attempts.forget_failure(folder)
         except errors.InUseError:
             self._busy.add(path)

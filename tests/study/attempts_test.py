@@ -1,12 +1,15 @@
+import json
+
 import pytest
 
 from experiments.study import attempts
 from rrd_jax import errors
 
 
-def _die(folder, launch="first"):
+def _die(folder, launch="first", teachers=()):
     """Leaves what a process leaves that ends in the middle of a run."""
-    with attempts.counted(folder, launch):
+    folder.mkdir(exist_ok=True)
+    with attempts.counted(folder, launch, teachers):
         left = (folder / "attempts.json").read_text()
     (folder / "attempts.json").write_text(left)
 
@@ -38,6 +41,34 @@ def test_an_orderly_end_is_no_death(tmp_path, error):
         with pytest.raises(error), attempts.counted(tmp_path, "first"):
             raise error
     _start(tmp_path)
+
+
+def test_an_orderly_end_does_not_make_good_for_deaths(tmp_path):
+    for i in range(3):
+        _die(tmp_path)
+        with (
+            pytest.raises(errors.PreemptedError if i < 2 else errors.InputError),
+            attempts.counted(tmp_path, "first"),
+        ):
+            raise errors.PreemptedError
+    with pytest.raises(errors.InputError, match="died 3 times"):
+        _start(tmp_path)
+
+
+def test_waiting_for_a_teacher_is_no_start(tmp_path):
+    for _ in range(2):
+        with pytest.raises(errors.InUseError), attempts.counted(tmp_path, "first"):
+            raise errors.InUseError
+    _start(tmp_path)
+    assert json.loads((tmp_path / "attempts.json").read_text())["starts"] == 1
+
+
+def test_a_teacher_that_gets_on_is_progress(tmp_path):
+    teacher = tmp_path / "teacher"
+    for step in range(5):
+        (teacher / "checkpoints" / str(step)).mkdir(parents=True)
+        _die(tmp_path / "run", teachers=[teacher])
+    _start(tmp_path / "run")
 
 
 def test_a_lost_device_is_one(tmp_path):
