@@ -19,6 +19,7 @@ _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 _PATIENCE = 600  # seconds that workers have to save their state
 _UNREADY = 3  # deaths in a row of a worker that was not ready, after which it is given up
 _CORES, _PARENT = "RRD_JAX_CORES", "RRD_JAX_PARENT"  # of a worker's environment
+_told: list[int] = []  # SIGTERM, once it came
 # Of a worker that another may take the place of: a device was lost, or a shell tells of a signal.
 _AGAIN = (75, 134, 135, 136, 137, 139)
 _OF_OTHERS = ("Traceback", "submitit", "srun:", "slurmstepd:")  # lines behind a worker's error
@@ -91,8 +92,19 @@ def begin() -> None:
     if sys.platform == "linux":
         # It comes when the thread ends that started this process: both start it in the main one.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    check_stop()  # it may have ended before the call above
+
+
+def check_stop() -> None:
+    """Ends a worker that was told to end while a library caught what that raises.
+
+    Raises:
+      PreemptedError: SIGTERM came, or the process that started this worker has ended.
+    """
+    if _told:
+        _terminate(signal.SIGTERM, None)
     parent = os.environ.get(_PARENT)
-    if parent and int(parent) != os.getppid():  # it ended before the call above
+    if parent and int(parent) != os.getppid():
         raise errors.PreemptedError("the process that started this worker has ended")
 
 
@@ -193,7 +205,8 @@ def _text(log: pathlib.Path, begin: int) -> str:
 
 
 def _terminate(number: int, frame: object) -> None:
-    del number, frame
+    del frame
+    _told.append(number)
     raise errors.PreemptedError(
         "stopped by SIGTERM; finished runs are kept, and the same command goes on with the others"
     )

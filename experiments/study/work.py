@@ -18,7 +18,7 @@ import jax
 
 from experiments import measures
 from experiments.measures import subject
-from experiments.study import attempts
+from experiments.study import attempts, local
 from experiments.study.attempts import is_finished
 from experiments.study.plan import Plan, Run
 from rrd_jax import console, errors, failures, job, preflight, report
@@ -104,6 +104,7 @@ class Worker:
     def _attempt(self, run: Run) -> None:
         """Makes a run, unless it has ended or failed; raises an InUseError where it is held."""
         folder = self._folder(run.name)
+        local.check_stop()
         if self._is_settled(run):
             return
         if self._busy.intersection(run.teachers):

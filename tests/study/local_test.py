@@ -188,3 +188,17 @@ def test_a_worker_whose_command_has_ended_does_not_begin(tmp_path):
     env = os.environ | {"RRD_JAX_PARENT": "1"}
     said = subprocess.run(program, cwd=_ROOT, env=env, capture_output=True, text=True, check=False)
     assert "PreemptedError: the process that started this worker has ended" in said.stderr
+
+
+def test_a_worker_that_a_library_kept_from_ending_ends_before_the_next_run(monkeypatch):
+    monkeypatch.setattr(local, "_told", [])
+    before = signal.getsignal(signal.SIGTERM)
+    local.check_stop()
+    local.end_at_sigterm()
+    try:
+        with contextlib.suppress(Exception):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(errors.PreemptedError, match="stopped by SIGTERM"):
+            local.check_stop()
+    finally:
+        signal.signal(signal.SIGTERM, before)
