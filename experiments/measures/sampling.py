@@ -1,0 +1,28 @@
+"""Some of many images, and small pictures of them."""
+
+import numpy as np
+
+THUMBNAIL = 32  # pixels, at most
+
+
+def places(total: int, most: int) -> np.ndarray:
+    """Indices of up to so many of `total` images, ascending; the same ones each time."""
+    if total <= most:
+        return np.arange(total)
+    return np.sort(np.random.default_rng(0).choice(total, most, replace=False))
+
+
+def thumbnails(images: np.ndarray, size: int = THUMBNAIL) -> np.ndarray:
+    """Images [N, H, W, channels] uint8 of at most so many pixels a side."""
+    if max(images.shape[1:3]) <= size:
+        return images
+    import PIL.Image
+
+    scale = size / max(images.shape[1:3])
+    height, width = (max(1, round(side * scale)) for side in images.shape[1:3])
+    small = np.empty((len(images), height, width, images.shape[-1]), np.uint8)
+    for i, image in enumerate(images):
+        picture = PIL.Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+        scaled = np.asarray(picture.resize((width, height), PIL.Image.Resampling.BOX))
+        small[i] = scaled.reshape(small.shape[1:])
+    return small
