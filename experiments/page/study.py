@@ -1,0 +1,261 @@
+"""The page of a study: a section for each grid, then its calculations and what is missing."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from experiments.page import charts, found, look, measured, results, tables
+from experiments.page.parts import Chart, Figure, Page, Part, Section
+from experiments.page.results import Results
+from experiments.study.records import Record
+
+_BLOCKS = 24  # that have a chart each at most
+
+
+def page(record: Record) -> Page:
+    """The page of a study, as far as it has come.
+
+    Args:
+      record: as it was read.
+    """
+    source = source_of(record.provenance)
+    sections = [grid_section(results.of(grid), record, source) for grid in record.grids]
+    sections += [
+        _calculation(name, curves, source) for name, curves in record.calculations.items()
+    ]
+    sections += _unfinished(record)
+    entries = {entry.name: entry for grid in record.grids for entry in grid.entries}.values()
+    facts = [found.states(entries)] if entries else []
+    if seeds := sorted({entry.seed for entry in entries}):
+        facts.append(f"{len(seeds)} seed{'s' * (len(seeds) > 1)}")
+    facts += [str(record.provenance[k])[:10] for k in ("date",) if record.provenance.get(k)]
+    return Page(
+        kicker=f"Study {record.name}",
+        title=record.title,
+        about=record.about,
+        facts=tuple(facts),
+        sections=tuple(sections),
+        source=source,
+    )
+
+
+def source_of(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """Where figures come from, as text by name."""
+    libraries = provenance.get("libraries") or {}
+    versions = {"rrd_jax": provenance.get("version"), "Python": provenance.get("python")}
+    listed = [f"{name} {version}" for name, version in (versions | libraries).items() if version]
+    texts = {
+        "command": provenance.get("command"),
+        "commit": provenance.get("commit"),
+        "date": provenance.get("date"),
+        "devices": provenance.get("devices"),
+        "versions": ", ".join(listed),
+    }
+    return {name: str(text) for name, text in texts.items() if text}
+
+
+def slug(text: str) -> str:
+    """A name that can be an anchor and a file's."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
+
+
+def grid_section(found_results: Results, record: Record, source: Mapping[str, str]) -> Section:
+    """All of a grid."""
+    grid = found_results.grid
+    details = dict(source) | {"config": grid.config}
+    details |= {"fields": ", ".join(f"{k}={v}" for k, v in grid.fields.items())} if grid.fields else {}
+    parts: list[Part] = []
+    if found_results.finished:
+        parts += _main(found_results)
+        parts += measured.parts(found_results, slug(grid.name))
+    if any(entry.rows for entry in grid.entries):
+        parts += _curves(found_results)
+    return Section(
+        name=slug(grid.name),
+        title=grid.question or grid.name,
+        answer=found.answer(found_results),
+        parts=tuple(parts),
+        source=details,
+    )
+
+
+def _main(of: Results) -> Iterator[Part]:
+    name, shown = slug(of.grid.name), of.grid.shown
+    styles = look.styles(of.levels, of.grid.baseline)
+    if shown == "map" and len(results.valued(of.grid)) > 1:
+        yield _map(of, name)
+    elif shown == "curve" and results.valued(of.grid):
+        yield _curve(of, name)
+    else:
+        yield _comparison(of, name, styles)
+    if of.ranking and of.ranking.p is not None:
+        yield _ranking(of, name, styles)
+    if len(of.blocks) > 1:
+        yield tables.grouped(of, f"{name}-all") if of.levels != [""] else tables.cells(of, f"{name}-all")
+    if shown != "map" and of.levels != [""]:
+        for block in of.blocks:
+            if any(row.last.n for row in block.rows.values()):
+                title = block.name or f"{results.label(of.grid.metric)}, by {of.grid.compared}"
+                yield tables.levels(block, of, slug(f"{name} table {block.name}"), title)
+
+
+def _comparison(of: Results, name: str, styles: Mapping[str, look.Style]) -> Figure:
+    grid = of.grid
+    blocks = [block for block in of.blocks if block.ordered()][:_BLOCKS]
+    caption = (
+        f"Points are means of {results.label(grid.metric)} after the last epoch, lines their 95 %"
+        " intervals, ticks the seeds."
+    )
+    if any(row.published is not None for block in blocks for row in block.rows.values()):
+        caption += " Hollow diamonds are published figures."
+    if any(charts.is_cut(block) for block in blocks):
+        caption += " Intervals of few seeds that would not fit are cut at the edge."
+    if any(row.last.n == 1 for block in blocks for row in block.rows.values()):
+        caption += " One seed has no interval."
+    if len(of.blocks) > len(blocks):
+        caption += f" {len(blocks)} of {len(of.blocks)} settings are shown; the table has all."
+    alts = [
+        f"{block.name + ': ' if block.name else ''}"
+        + ", ".join(f"{row.name} {found.figure(row, grid.metric)}" for row in block.ordered())
+        for block in blocks[:6]
+    ]
+    return Figure(
+        name=f"{name}-comparison",
+        title="Means and intervals",
+        charts=tuple(
+            Chart(charts.comparison(block, grid.metric, styles), block.name) for block in blocks
+        ),
+        caption=caption,
+        alt=f"{results.label(grid.metric)}. {'; '.join(alts)}",
+        panel=380,
+    )
+
+
+def _ranking(of: Results, name: str, styles: Mapping[str, look.Style]) -> Figure:
+    ranking = of.ranking
+    blocks = len(ranking.blocks)
+    caption = (
+        f"Mean ranks over {blocks} settings; Friedman {found.probability(ranking.p)}. Mean ranks"
+        f" less than {ranking.critical_difference:.2f} apart are not told apart (Nemenyi, 0.05);"
+        " the bars at the right join such levels."
+    )
+    ranks = ", ".join(f"{level} {rank:.2f}" for level, rank in ranking.mean_ranks.items())
+    groups = "; ".join(" and ".join(group) for group in ranking.groups if len(group) > 1)
+    return Figure(
+        name=f"{name}-ranks",
+        title="Ranks and critical difference",
+        charts=(Chart(charts.ranking(of, styles)),),
+        caption=caption,
+        alt=f"Mean ranks: {ranks}. Not told apart: {groups or 'none'}",
+    )
+
+
+def _map(of: Results, name: str) -> Figure:
+    down, across = results.valued(of.grid)[:2]
+    maps = charts.factor_map(of)
+    metric = results.label(of.grid.metric)
+    return Figure(
+        name=f"{name}-map",
+        title=f"{metric} by {down['label']} and {across['label']}",
+        charts=tuple(Chart(spec, title) for title, spec in maps),
+        caption=f"Means over {len(of.grid.seeds)} seeds, of the last epoch. Empty cells have none.",
+        alt=f"Map of {metric}. {found.answer(of)}",
+        panel=420,
+    )
+
+
+def _curve(of: Results, name: str) -> Figure:
+    factor = results.valued(of.grid)[0]
+    values = charts.curve_values(of)
+    styles = look.styles(dict.fromkeys(entry["level"] for entry in values), of.grid.baseline)
+    metric = results.label(of.grid.metric)
+    return Figure(
+        name=f"{name}-curve",
+        title=f"{metric} over the {factor['label']}",
+        charts=(Chart(charts.factor_curve(of, styles)),),
+        caption="Means over the seeds, of the last epoch; bands are their 95 % intervals.",
+        alt=f"{metric} over the {factor['label']}. {found.answer(of)}",
+    )
+
+
+def _curves(of: Results) -> Iterator[Figure]:
+    """Of all runs by epoch: a chart a block; or of one block, a chart a column."""
+    grid, name = of.grid, slug(of.grid.name)
+    if of.levels == [""]:
+        factor = grid.factors[0]["name"]
+        groups = {"": [(e.levels[factor], e) for e in grid.entries if e.rows]}
+    else:
+        groups = {
+            block_name: [(entry.levels[grid.compared], entry) for entry in entries if entry.rows]
+            for block_name, entries in _entries(of).items()
+        }
+    groups = {block_name: pairs for block_name, pairs in groups.items() if pairs}
+    shown = dict(list(groups.items())[:_BLOCKS])
+    levels = dict.fromkeys(level for pairs in groups.values() for level, _ in pairs)
+    styles = look.styles(levels, grid.baseline)
+    if len(shown) == 1:
+        (pairs,) = shown.values()
+        columns = [grid.metric, "test/agreement", "train/loss"]
+        panels = [(results.label(c), c, pairs) for c in columns if _has(pairs, c)]
+    else:
+        panels = [(block_name, grid.metric, pairs) for block_name, pairs in shown.items()]
+    made = [
+        Chart(charts.learning_curves(pairs, column, styles, legend=i == 0), title)
+        for i, (title, column, pairs) in enumerate(panels)
+        if _has(pairs, column)
+    ]
+    if not made:
+        return
+    caption = (
+        "A thin line is a run, a thick one the mean of its level; click the legend to single one"
+        " out. Accuracies of the first epochs can lie below the edge."
+    )
+    if len(groups) > len(shown):
+        caption += f" {len(shown)} of {len(groups)} settings are shown."
+    count = sum(len(pairs) for pairs in groups.values())
+    yield Figure(
+        name=f"{name}-epochs",
+        title="All seeds by epoch",
+        charts=tuple(made),
+        caption=caption,
+        alt=f"{results.label(grid.metric)} by epoch of {count} runs of {', '.join(levels)}. "
+        + found.answer(of),
+        panel=400,
+    )
+
+
+def _entries(of: Results) -> dict[str, list[Any]]:
+    blocks: dict[str, list[Any]] = {}
+    for entry in of.grid.entries:
+        name = ", ".join(v for k, v in entry.levels.items() if k != of.grid.compared)
+        blocks.setdefault(name, []).append(entry)
+    return blocks
+
+
+def _has(pairs: list[tuple[str, Any]], column: str) -> bool:
+    return any(charts.is_number(row.get(column)) for _, entry in pairs for row in entry.rows[-1:])
+
+
+def _calculation(name: str, curves: Mapping[str, Any], source: Mapping[str, str]) -> Section:
+    ends = [
+        f"{series['name']} from {series['y'][0]:.4g} to {series['y'][-1]:.4g}"
+        for series in curves["series"]
+        if len(series["y"])
+    ]
+    axes = f"{curves['y_label']} against {curves['x_label']}"
+    figure = Figure(
+        name=slug(f"theory {name}"),
+        title=f"{axes[:1].upper()}{axes[1:]}",
+        charts=(Chart(charts.calculation(curves)),),
+        caption=curves.get("formula") or "",
+        alt=f"{axes}: {'; '.join(ends)}",
+    )
+    title = curves.get("title") or name
+    return Section(slug(f"about {name}"), title, curves.get("note") or "", (figure,), source, listed=False)
+
+
+def _unfinished(record: Record) -> Iterator[Section]:
+    entries = {e.name: e for grid in record.grids for e in grid.entries if not e.finished}
+    if entries:
+        table = tables.unfinished(list(entries.values()), "unfinished")
+        yield Section("runs-without-a-figure", "Failed and missing runs", "", (table,), listed=False)

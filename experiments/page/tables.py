@@ -1,0 +1,230 @@
+"""Tables of a grid's figures, and any table as Markdown and LaTeX."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.page.parts import Cell, Table
+from experiments.page.results import Block, Results, Row, label, unit
+from experiments.study import statistics
+from experiments.study.records import Entry
+from rrd_jax import tables as markdown_tables
+
+_TONES = {"better": "good", "worse": "bad"}
+_NOTHING = Cell("–")
+
+
+def levels(block: Block, results: Results, name: str, title: str = "") -> Table:
+    """A block's levels: last epoch, best epoch, difference to the baseline, published figure."""
+    grid = results.grid
+    compares = bool(block.differences)
+    has_published = any(row.published is not None for row in block.rows.values())
+    header = [grid.compared.replace("_", " ") or "run", "seeds"]
+    header += [f"{label(grid.metric)}, last epoch", "best epoch"]
+    if compares:
+        header += [f"difference to {grid.baseline} (95 % interval)", "p (Holm)", "verdict"]
+    if has_published:
+        header += ["published", "ours less published", "in standard errors"]
+    rows = []
+    for row in sorted(block.rows.values(), key=lambda row: -(row.last.mean or -1e9)):
+        cells = [Cell(row.name or "all"), _seeds(row), _mean(row.last), _mean(row.best)]
+        if compares:
+            cells += _difference(row, block, grid.baseline)
+        if has_published:
+            cells += _published(row)
+        rows.append(tuple(cells))
+    text = {i for i, column in enumerate(header) if column == "verdict"} | {0}
+    return Table(
+        name=name,
+        title=title,
+        header=tuple(header),
+        rows=tuple(rows),
+        caption=_caption(results, compares=compares, has_published=has_published),
+        numeric=frozenset(range(len(header))) - text,
+    )
+
+
+def grouped(results: Results, name: str) -> Table:
+    """All blocks in one table: a row a block, a column a level."""
+    grid = results.grid
+    names = results.levels
+    others = [factor["name"] for factor in grid.factors if factor["name"] != grid.compared]
+    header = [*(other.replace("_", " ") for other in others), *names]
+    rows = []
+    for block in results.blocks:
+        cells = [Cell(level) for level in block.levels.values()]
+        for level in names:
+            row = block.rows.get(level)
+            difference = block.differences.get(level)
+            mark = {"better": " ▲", "worse": " ▼"}.get(difference.verdict, "") if difference else ""
+            found = _mean(row.last) if row else _NOTHING
+            tone = _TONES.get(difference.verdict, "") if difference else ""
+            cells.append(Cell(found.text + mark, found.value, tone=tone))
+        rows.append(tuple(cells))
+    caption = f"{label(grid.metric)} of the last epoch: mean ± standard deviation over the seeds."
+    if grid.baseline:
+        caption += (
+            f" ▲ better and ▼ worse than {grid.baseline} within the row, at 0.05 after Holm over"
+            " the row; others are not distinguishable from it."
+        )
+    return Table(
+        name, "All settings", tuple(header), tuple(rows), caption,
+        frozenset(range(len(others), len(header))),
+    )
+
+
+def cells(results: Results, name: str) -> Table:
+    """All combinations of levels, a row each, of a grid that compares none with another."""
+    factors = [factor["label"] for factor in results.grid.factors]
+    rows = [(block, row) for block in results.blocks for row in block.rows.values()]
+    return Table(
+        name,
+        "All settings",
+        (*factors, "seeds", f"{label(results.grid.metric)}, last epoch", "best epoch"),
+        tuple(
+            (
+                *(_level(results, *pair) for pair in block.levels.items()),
+                _seeds(row),
+                _mean(row.last),
+                _mean(row.best),
+            )
+            for block, row in rows
+        ),
+        _caption(results, compares=False, has_published=False),
+        frozenset(range(len(factors) + 3)),
+    )
+
+
+def _level(results: Results, factor: str, level: str) -> Cell:
+    found = next(f for f in results.grid.factors if f["name"] == factor)
+    return Cell(level, next(x["value"] for x in found["levels"] if x["name"] == level))
+
+
+def _seeds(row: Row) -> Cell:
+    text = str(row.last.n) if row.last.n == row.asked else f"{row.last.n} of {row.asked}"
+    return Cell(text, row.last.n)
+
+
+def _mean(summary: statistics.Summary) -> Cell:
+    if summary.mean is None:
+        return _NOTHING
+    if summary.std is None:
+        return Cell(f"{summary.mean:.2f} (n = 1)", summary.mean)
+    return Cell(f"{summary.mean:.2f} ± {summary.std:.2f}", summary.mean)
+
+
+def _difference(row: Row, block: Block, baseline: str) -> list[Cell]:
+    difference = block.differences.get(row.name)
+    if row.name == baseline:
+        return [Cell("baseline"), _NOTHING, _NOTHING]
+    if difference is None or difference.mean is None:
+        return [_NOTHING, _NOTHING, Cell("no common seed")]
+    if difference.low is None:
+        text = f"{difference.mean:+.2f}"
+        return [Cell(text, difference.mean), _NOTHING, Cell(difference.verdict)]
+    text = f"{difference.mean:+.2f} ({difference.low:+.2f} to {difference.high:+.2f})"
+    p = difference.p_adjusted
+    return [
+        Cell(text, difference.mean, (difference.low, difference.mean, difference.high)),
+        Cell("< 0.001" if p < 0.001 else f"{p:.2g}", p),
+        Cell(difference.verdict, tone=_TONES.get(difference.verdict, "")),
+    ]
+
+
+def _published(row: Row) -> list[Cell]:
+    if row.published is None:
+        return [_NOTHING] * 3
+    found = statistics.against_published(row.last, row.published)
+    errors_ = found.standard_errors
+    return [
+        Cell(f"{row.published:.2f}", row.published),
+        _NOTHING if found.difference is None else Cell(f"{found.difference:+.2f}", found.difference),
+        _NOTHING if errors_ is None else Cell(f"{errors_:+.1f}", errors_),
+    ]
+
+
+def _caption(results: Results, *, compares: bool, has_published: bool) -> str:
+    sentences = [
+        "Mean ± standard deviation over the seeds that finished. The last epoch is what counts; the"
+        " best epoch was picked by the test images, and is too high as an estimate."
+    ]
+    if compares:
+        sentences.append(
+            f"Differences are paired by seed; the intervals are t intervals"
+            f"{' in points' if unit(results.grid.metric) else ''}, each for itself; p is corrected"
+            " by Holm over the table, and the verdict is at 0.05."
+        )
+    if has_published:
+        sentences.append(
+            "Standard errors are ours; the published figure's own error is not known, and it may be"
+            " of the best epoch."
+        )
+    return " ".join(sentences)
+
+
+def unfinished(entries: list[Entry], name: str) -> Table:
+    """Runs without a figure, and why."""
+    rows = tuple(
+        (
+            Cell(entry.label),
+            Cell(entry.state),
+            Cell(f"{_epoch(entry)} of {entry.epochs}", _epoch(entry)),
+            Cell(_cut(entry.error) or "–"),
+        )
+        for entry in entries
+    )
+    header = ("run", "state", "epochs", "why")
+    return Table(name, "", header, rows, numeric=frozenset({2}))
+
+
+def _epoch(entry: Entry) -> int:
+    return entry.rows[-1]["epoch"] if entry.rows else 0
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def markdown(table: Table) -> str:
+    """The table as Markdown, with its caption below."""
+    rows = [[cell.text.replace("|", "\\|") for cell in row] for row in table.rows]
+    text = markdown_tables.markdown(list(table.header), rows)
+    parts = [f"**{table.title}**\n"] if table.title else []
+    return "\n".join([*parts, text.rstrip("\n"), *([f"\n{table.caption}"] if table.caption else []), ""])
+
+
+def latex(table: Table) -> str:
+    """The table as LaTeX, for \\input; it needs the package booktabs."""
+    columns = "".join("r" if i in table.numeric else "l" for i in range(len(table.header)))
+    lines = [
+        "% needs \\usepackage{booktabs}",
+        f"\\begin{{tabular}}{{{columns}}}",
+        "\\toprule",
+        " & ".join(map(tex, table.header)) + r" \\",
+        "\\midrule",
+        *(" & ".join(tex(cell.text) for cell in row) + r" \\" for row in table.rows),
+        "\\bottomrule",
+        "\\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_TEX: Mapping[str, Any] = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "–": "--",
+        "▲": r"$\uparrow$",
+        "▼": r"$\downarrow$",
+        "<": "$<$",
+        ">": "$>$",
+        "τ": r"$\tau$",
+    }
+)
+
+
+def tex(text: str) -> str:
+    """Text as LaTeX takes it."""
+    return text.translate(_TEX)
