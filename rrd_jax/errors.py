@@ -21,6 +21,10 @@ class DiskError(InputError):
     """A disk or folder does not take what is written to it; nothing that was saved is lost."""
 
 
+class InUseError(InputError):
+    """Another process works in a folder."""
+
+
 class UnavailableError(InputError):
     """A platform, device or library that was asked for is not on this machine."""
 

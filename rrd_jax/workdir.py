@@ -7,7 +7,8 @@ import os
 import pathlib
 import re
 import socket
-from collections.abc import Collection, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from rrd_jax import (
@@ -23,6 +24,7 @@ from rrd_jax import (
 
 # Of file systems without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+_POLL = 0.2  # seconds between two looks at a lock that others hold
 _STARTS = "starts"  # the key of config.json that is no field
 
 
@@ -133,7 +135,7 @@ def _lock(folder: pathlib.Path, held: contextlib.ExitStack) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.seek(0)
-        raise errors.InputError(
+        raise errors.InUseError(
             f"workdir {folder} is in use by {file.read(200).strip() or 'another process'}; pass"
             " another --workdir, or wait for it"
         ) from error
@@ -147,6 +149,42 @@ def _lock(folder: pathlib.Path, held: contextlib.ExitStack) -> None:
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
+
+
+@contextlib.contextmanager
+def turn(path: pathlib.Path, stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Waits until no other run holds a lock, and holds it: what one makes, the next one finds.
+
+    Nothing is locked where the folder cannot be written, or knows no locks.
+
+    Args:
+      path: of the lock's file; it is made.
+      stop: whether to break off the wait; not asked where several processes make one run.
+
+    Raises:
+      PreemptedError: `stop` said so.
+    """
+    with contextlib.ExitStack() as held:
+        parallel.main_first(lambda: _take_turn(path, stop, held) if parallel.is_main() else None)
+        yield
+
+
+def _take_turn(path: pathlib.Path, stop: Callable[[], bool], held: contextlib.ExitStack) -> None:
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = held.enter_context(path.open("a"))
+        asks = parallel.process_share() == (0, 1)
+        while True:
+            try:
+                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                console.progress("teacher", ["another run shows it all views"])
+                time.sleep(_POLL)
+            if asks and stop():
+                raise errors.PreemptedError(
+                    "stopped by SIGTERM while another run showed the teacher all views; the same"
+                    " command starts with that again"
+                )
 
 
 class _Rules:

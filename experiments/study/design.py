@@ -33,12 +33,14 @@ class Level:
       argument: its part of the config string, such as "rrd+kd", or "".
       fields: of the config, by path.
       value: its place on an axis, or None where it has none.
+      config: the launch file in place of the grid's, or "".
     """
 
     name: str
     argument: str = ""
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     value: float | None = None
+    config: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +67,14 @@ class Grid:
     Attributes:
       name: one word.
       question: that it answers, in a sentence.
-      config: the launch file, as --config has it; "" for a grid that follows another.
+      config: the launch file, as --config has it; "" where levels have one.
       argument: what all runs have behind the colon of the config string.
       factors: each cell has one level of each.
       seeds: of the runs of a cell.
       fields: of the config, by path, in all runs.
       seeded: fields that get the seed's number.
-      compared: the factor whose levels are compared; a comparison is made within each combination of
-        the others' levels.
+      compared: the factor whose levels are compared, within each combination of the levels of the
+        others.
       baseline: the level that the others are compared with; "" compares none.
       metric: the column of metrics.jsonl that is compared, of the last epoch.
       best: the column of the best epoch, shown beside it.
@@ -182,7 +184,8 @@ def _check_grid(grid: Grid, study: Study) -> None:
                 " none"
             )
         known = {factor.name: factor for factor in before.factors} | known
-    elif not grid.config:
+    every = [all(level.config for level in factor.levels) for factor in grid.factors]
+    if not grid.config and not any(every):
         raise errors.InputError(f"grid '{grid.name}' has no config; name a launch file")
     errors.lookup("way to show a grid", grid.shown, dict.fromkeys(SHOWN))
     if grid.baseline or grid.shown == "table":

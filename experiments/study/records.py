@@ -48,7 +48,7 @@ class Entry:
 
     @property
     def state(self) -> str:
-        """"finished", "failed", "begun" or "missing"."""
+        """What of the run is there: finished, failed, begun or missing."""
         if self.finished:
             return "finished"
         return "failed" if self.error else "begun" if self.rows else "missing"

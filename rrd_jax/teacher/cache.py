@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from rrd_jax import checkpoints, console, errors, networks, parallel
+from rrd_jax import checkpoints, console, errors, networks, parallel, workdir
 from rrd_jax.data import feed
 from rrd_jax.data.augment import Augment
 from rrd_jax.objectives import Objective
@@ -98,9 +98,10 @@ class EmbeddingCache:
         heads = []
         for i, table in enumerate(self._plan(augment)):
             if table.path not in self._tables:
-                embeddings = self._read(table)
-                if embeddings is None:
-                    embeddings = self._fill(i, table, augment, stop)
+                with workdir.turn(table.path.with_suffix(".lock"), stop):
+                    embeddings = self._read(table)
+                    if embeddings is None:
+                        embeddings = self._fill(i, table, augment, stop)
                 self._tables[table.path] = embeddings
             heads.append(self._head(table))
         embeddings = tuple(self._tables[table.path] for table in self._plan(augment))

@@ -1,0 +1,379 @@
+"""The runs of a study, with the folders that they have, each of which is made once.
+
+A run's folder is named after what the run is: its config, as far as it differs from the defaults.
+So cells that are the same run share it, in one grid or several, and so do all students of a
+teacher.
+"""
+
+import ast
+import dataclasses
+import fnmatch
+import hashlib
+import itertools
+import json
+import pathlib
+import re
+import runpy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from experiments.study import records
+from experiments.study.design import Grid, Level, Study, check
+from rrd_jax import errors, last_resort, provenance, report, workdir
+from rrd_jax.config import parse
+from rrd_jax.recipe import Job, Part
+
+_Levels = tuple[tuple[str, Level], ...]  # factor and level
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run, which can have places in several grids.
+
+    Attributes:
+      name: its folder below runs/.
+      label: what it is called.
+      job: what to do; its teachers that are trained here have no checkpoint.
+      teachers: folders of its teachers, below the study's or elsewhere; "" for weights in memory.
+      after: name of the run whose network it starts from, or "".
+      measures: by name.
+    """
+
+    name: str
+    label: str
+    job: Job
+    teachers: tuple[str, ...]
+    after: str
+    measures: tuple[str, ...]
+
+    @property
+    def epochs(self) -> int:
+        """All that it makes."""
+        return self.job.student.training.epochs
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A run's place in a grid.
+
+    Attributes:
+      grid: its name.
+      levels: names of levels by factor.
+      seed: of the run.
+      run: its name.
+    """
+
+    grid: str
+    levels: Mapping[str, str]
+    seed: int
+    run: str
+
+    @property
+    def label(self) -> str:
+        """As --only has it, such as methods/rrd+kd/seed0."""
+        return "/".join([self.grid, *self.levels.values(), f"seed{self.seed}"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A study's runs, in the order in which they are made.
+
+    Attributes:
+      study: what they are for.
+      folder: of the study.
+      runs: by name.
+      cells: of all grids.
+    """
+
+    study: Study
+    folder: pathlib.Path
+    runs: Mapping[str, Run]
+    cells: tuple[Cell, ...]
+
+    def teachers(self) -> dict[str, tuple[Run, int]]:
+        """Folders of the teachers that are trained here: a run that has it, and its place there."""
+        found: dict[str, tuple[Run, int]] = {}
+        for run in self.runs.values():
+            for i, path in enumerate(run.teachers):
+                if path and not run.job.teachers[i].checkpoint:
+                    found.setdefault(path, (run, i))
+        return found
+
+    def only(self, patterns: Sequence[str]) -> "Plan":
+        """The part whose cells fit one of the patterns, with the runs that they start from.
+
+        Raises:
+          InputError: a pattern fits none.
+        """
+        if not patterns:
+            return self
+        for pattern in patterns:
+            if not any(_fits(cell, pattern) for cell in self.cells):
+                labels = sorted({cell.label.rpartition("/")[0] for cell in self.cells})
+                raise errors.InputError(
+                    f"--only={pattern} fits none of the {len(self.cells)} cells, which are"
+                    f" {', '.join(labels[:12])}{', ...' * (len(labels) > 12)} with /seedN behind;"
+                    " * stands for anything"
+                )
+        names = {cell.run for cell in self.cells if any(_fits(cell, p) for p in patterns)}
+        names |= {self.runs[name].after for name in names} - {""}
+        runs = {name: run for name, run in self.runs.items() if name in names}
+        return dataclasses.replace(self, runs=runs)
+
+    def write(self) -> None:
+        """Writes study.json, which `records.read` reads."""
+        grids = [_grid_json(grid, self) for grid in self.study.grids]
+        plan = {
+            "name": self.study.name,
+            "title": self.study.title,
+            "about": self.study.about,
+            "provenance": provenance.describe(),
+            "grids": grids,
+            "calculations": [name_of(function) for function in self.study.calculations],
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        report.write_json(self.folder / records.PLAN, plan)
+
+
+def name_of(calculation: Any) -> str:
+    """What the file of a calculation is called."""
+    return calculation.__name__
+
+
+def load(text: str) -> Study:
+    """The study of a file, as --study names it: PATH, or PATH:ARGUMENT.
+
+    Raises:
+      InputError: the file is missing, fails, or has no study.
+    """
+    path, _, argument = text.partition(":")
+    if not path or not pathlib.Path(path).is_file():
+        known = ", ".join(sorted(map(str, pathlib.Path("experiments/studies").glob("*.py"))))
+        raise errors.InputError(f"--study={text}: there is no file {path or '(empty)'}; {known}")
+    try:
+        study = runpy.run_path(path)["get_study"](argument)
+    except errors.InputError:
+        raise
+    except Exception as error:  # a user's program can raise anything
+        raise errors.InputError(
+            last_resort.of_config(error, path)
+            or f"{path} cannot be run: {type(error).__name__}: {error}"
+        ) from error
+    check(study)
+    return study
+
+
+def make(
+    study: Study, folder: pathlib.Path, *, seeds: int = 0, fields: Sequence[str] = (), platform=None
+) -> Plan:
+    """The runs of a study.
+
+    Args:
+      study: of `load`.
+      folder: of the study.
+      seeds: of each cell, in place of the study's: 0 to this number less one; 0 for the study's.
+      fields: FIELD=VALUE for all runs; {teacher} and {student} in a text are the networks' names.
+      platform: as `parse` has it.
+
+    Raises:
+      InputError: a config is wrong, which names the cell.
+    """
+    if seeds:
+        grids = tuple(dataclasses.replace(g, seeds=tuple(range(seeds))) for g in study.grids)
+        study = dataclasses.replace(study, grids=grids)
+    for grid in study.grids:
+        _check_measures(grid)
+    given = dict(_given(text) for text in fields)
+    runs: dict[str, Run] = {}
+    cells: list[Cell] = []
+    configs: dict[str, ConfigDict] = {}
+    for grid in study.grids:
+        for cell, config, after in _configs(grid, study, given, cells, configs):
+            try:
+                job = parse(config, asked=given, platform=platform)
+            except errors.InputError as error:
+                raise errors.InputError(f"cell {cell.label}: {error}") from error
+            run = _run(config, job, cell, after, grid.measures)
+            known = runs.get(run.name)
+            if known:
+                measures = tuple(dict.fromkeys(known.measures + run.measures))
+                run = dataclasses.replace(known, measures=measures)
+            runs[run.name], configs[run.name] = run, config
+            cells.append(dataclasses.replace(cell, run=run.name))
+    return Plan(study, folder, runs, tuple(cells))
+
+
+def _check_measures(grid: Grid) -> None:
+    from experiments import measures
+
+    for name in grid.measures:
+        errors.lookup("measure", name, measures.MEASURES)
+
+
+def _configs(
+    grid: Grid,
+    study: Study,
+    given: Mapping[str, Any],
+    cells: Sequence[Cell],
+    configs: Mapping[str, ConfigDict],
+) -> Iterator[tuple[Cell, ConfigDict, str]]:
+    """A grid's cells seed by seed, with their configs and the run that each starts from."""
+    before = [cell for cell in cells if cell.grid == grid.follows] if grid.follows else [None]
+    own = [[(factor.name, level) for level in factor.levels] for factor in grid.factors]
+    for seed in grid.seeds:
+        for start, levels in itertools.product(before, itertools.product(*own)):
+            if start and start.seed != seed:
+                continue
+            names = dict(start.levels) if start else {}
+            names |= {factor: level.name for factor, level in levels}
+            cell = Cell(grid.name, names, seed, "")
+            student = configs[start.run].student if start else None
+            config = _config(grid, levels, cell, student and student.model)
+            if student:
+                config.student.model, config.student.options = student.model, student.options
+                config.student.checkpoint = start.run  # a name, until the run's folder is known
+            fields = {**grid.fields}
+            for _, level in levels:
+                fields |= level.fields
+            _set(config, fields | dict.fromkeys(grid.seeded, seed) | given, cell)
+            config.baseline = False
+            yield cell, config, start.run if start else ""
+
+
+def _config(grid: Grid, levels: _Levels, cell: Cell, student: str | None) -> ConfigDict:
+    """Of the launch file, with the teacher also for methods that need none, to compare with.
+
+    Args:
+      grid: of the cell.
+      levels: of the cell that are the grid's own.
+      cell: for messages.
+      student: the network alone, of the run that this one starts from; None for no such run.
+    """
+    path = next((level.config for _, level in levels if level.config), grid.config)
+    options = [student or "", grid.argument, *(level.argument for _, level in levels)]
+    config = _launch(path, options, cell)
+    if student is None and config.method == "ce" and "ce" in options:
+        others = ["kd" if option == "ce" else option for option in options]
+        with config.ignore_type():
+            config.teacher = _launch(path, others, cell).teacher
+    return config
+
+
+def _launch(path: str, options: Iterable[str], cell: Cell) -> ConfigDict:
+    file, _, argument = path.partition(":")
+    try:
+        get_config = runpy.run_path(file)["get_config"]
+        return get_config(",".join(filter(None, [argument, *options])))
+    except errors.InputError as error:
+        raise errors.InputError(f"cell {cell.label}: {error}") from error
+    except OSError as error:
+        raise errors.InputError(
+            f"grid '{cell.grid}': config {file} cannot be read ({error.strerror})"
+        ) from error
+
+
+def _set(config: ConfigDict, fields: Mapping[str, Any], cell: Cell) -> None:
+    teacher = config.teacher.model if isinstance(config.teacher, ConfigDict) else "teacher"
+    names = {"teacher": teacher, "student": config.student.model}
+    for path, value in fields.items():
+        if isinstance(value, str):
+            for name, model in names.items():
+                value = value.replace(f"{{{name}}}", model)
+        try:
+            config.update_from_flattened_dict({path: value})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            text = last_resort.unquoted(str(error)).split("\n")[0]
+            raise errors.InputError(
+                f"cell {cell.label}: field {path} cannot be {value!r}: {text}"
+            ) from error
+
+
+def _given(text: str) -> tuple[str, Any]:
+    path, sign, value = text.partition("=")
+    if not sign or not path:
+        raise errors.InputError(f"--set={text} is not FIELD=VALUE, such as --set=data.dir=/data")
+    if path in ("seed", "method"):
+        raise errors.InputError(f"--set={text}: the study says what methods and seeds there are")
+    try:
+        return path, ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return path, value
+
+
+def _run(config: ConfigDict, job: Job, cell: Cell, after: str, measures: tuple[str, ...]) -> Run:
+    label = ", ".join([*cell.levels.values(), f"seed {cell.seed}"])
+    training = dataclasses.replace(job.student.training, label=label)
+    job = dataclasses.replace(job, student=dataclasses.replace(job.student, training=training))
+    teachers = tuple(
+        teacher.checkpoint or f"teachers/{_name(teacher.network.model, teacher.part, job)}"
+        for teacher in job.teachers
+    )
+    return Run(_name(config.name, job.student, job), label, job, teachers, after, measures)
+
+
+def _name(what: str, part: Part, job: Job) -> str:
+    """Of a folder: what it is, the seed, and a digest of the config."""
+    name = re.sub(r"[^\w+.-]", "_", what)[:100]
+    return f"{name}-seed{part.training.seed}-{_digest(part, job)}"
+
+
+def _digest(part: Part, job: Job) -> str:
+    """Of the fields that differ from their defaults, so that new fields do not change it."""
+    usual = workdir.flatten(job.default_fields)
+    fields = {
+        path: value
+        for path, value in workdir.flatten(part.fields).items()
+        if path not in ("method", *job.free_fields)
+        and (value != usual.get(path) or path.endswith(".weight"))
+    }
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _fits(cell: Cell, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(cell.label, pattern) or fnmatch.fnmatchcase(
+        cell.label.rpartition("/")[0], pattern
+    )
+
+
+def _grid_json(grid: Grid, plan: Plan) -> dict[str, Any]:
+    factors = list(grid.factors)
+    if grid.follows:
+        before = next(other for other in plan.study.grids if other.name == grid.follows)
+        factors = [*before.factors, *factors]
+    return {
+        "name": grid.name,
+        "question": grid.question,
+        "config": grid.config + (f":{grid.argument}" if grid.argument else ""),
+        "fields": dict(grid.fields),
+        "factors": [
+            {
+                "name": factor.name,
+                "label": factor.label or factor.name,
+                "log": factor.log,
+                "levels": [{"name": x.name, "value": x.value} for x in factor.levels],
+            }
+            for factor in factors
+        ],
+        "seeds": list(grid.seeds),
+        "compared": grid.compared if any(f.name == grid.compared for f in factors) else "",
+        "baseline": grid.baseline,
+        "metric": grid.metric,
+        "best": grid.best,
+        "shown": grid.shown,
+        "measures": list(grid.measures),
+        "published": [[list(levels), value] for levels, value in grid.published.items()],
+        "cells": [
+            {
+                "levels": dict(cell.levels),
+                "seed": cell.seed,
+                "run": cell.run,
+                "label": cell.label,
+                "teachers": list(plan.runs[cell.run].teachers),
+                "epochs": plan.runs[cell.run].epochs,
+            }
+            for cell in plan.cells
+            if cell.grid == grid.name
+        ],
+    }

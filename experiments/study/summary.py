@@ -1,0 +1,124 @@
+"""A study on the console: what is to be run, and what came of it."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from experiments.study import progress, records, statistics
+from experiments.study.plan import Plan
+from rrd_jax import console, report, tables
+
+_LISTED = 200  # cells that a dry run lists
+
+
+def say_plan(plan: Plan, jobs: int) -> None:
+    """Says what the runs are, what of them exists, and about how long the rest takes.
+
+    Args:
+      plan: the runs.
+      jobs: made at once.
+    """
+    there = {}
+    for name, run in plan.runs.items():
+        folder = plan.folder / "runs" / name
+        rows = records.rows(folder)
+        epoch = rows[-1]["epoch"] if rows else 0
+        failed = records.error_of(folder)
+        there[name] = "failed" if failed and epoch < run.epochs else f"{epoch} of {run.epochs}"
+    cells = [cell for cell in plan.cells if cell.run in plan.runs]
+    rows = [(cell.label, there[cell.run], cell.run) for cell in cells[:_LISTED]]
+    console.print_table(("cell", "epochs", "run"), rows)
+    if len(cells) > _LISTED:
+        console.say(f"... and {len(cells) - _LISTED} more")
+    count = progress.count(plan)
+    shared = len(cells) - len(plan.runs)
+    console.say(
+        f"\n{len(plan.runs)} runs in {plan.folder / 'runs'}: {count.finished} finished,"
+        f" {count.begun} begun, {count.failed} failed,"
+        f" {count.runs - count.finished - count.begun - count.failed} to begin"
+        + (f"; {shared} cells share a run with another" if shared else "")
+    )
+    teachers = plan.teachers()
+    if teachers:
+        console.say(f"{len(teachers)} teachers are trained once, for all: {', '.join(teachers)}")
+    for function in plan.study.calculations:
+        console.say(f"curves are computed: {function.__name__}")
+    left = count.left(jobs)
+    if not count.runs or not count.epochs_left:
+        return
+    if left is None:
+        console.say("how long they take is known once one of them has ended: try --max_runs=1")
+    else:
+        console.say(
+            f"about {report.duration(left)} left, {jobs} at a time: {count.seconds:.2g} s an epoch"
+            f" in those that have ended, {count.epochs_left:,.0f} epochs to go"
+        )
+
+
+def say_results(plan: Plan) -> int:
+    """Prints a table for each grid, and what has failed; returns how many runs have."""
+    record = records.read(plan.folder)
+    for grid in record.grids:
+        console.say(f"\n{grid.question}")
+        console.print_table(*table(grid))
+    failed = {
+        entry.name: entry
+        for grid in record.grids
+        for entry in grid.entries
+        if entry.error and entry.name in plan.runs
+    }
+    for entry in failed.values():
+        console.warn(f"failed: {entry.label}: {entry.error}")
+    states = Counter(entry.state for grid in record.grids for entry in grid.entries)
+    missing = states["missing"] + states["begun"]
+    if missing:
+        console.say(f"\n{missing} cells are not finished yet; the same command goes on with them")
+    return len(failed)
+
+
+def table(grid: records.GridRecord) -> tables.Table:
+    """Header and rows of a grid: a row for each of its cells that has a finished run.
+
+    Args:
+      grid: with its runs.
+    """
+    others = [factor["name"] for factor in grid.factors if factor["name"] != grid.compared]
+    header = [*others, *([grid.compared] if grid.compared else []), "n", "last epoch", "best epoch"]
+    if grid.baseline:
+        header += [f"over {grid.baseline}", "95 % interval", "p (Holm)", ""]
+    return header, list(_rows(grid))
+
+
+def _rows(grid: records.GridRecord) -> Iterator[list[str]]:
+    for block, levels in grid.blocks().items():
+        last = {level: _figures(entries, grid.metric) for level, entries in levels.items()}
+        compares = bool(grid.baseline and last.get(grid.baseline))
+        found = statistics.differences(last, grid.baseline) if compares else {}
+        for level, entries in levels.items():
+            if not last[level]:
+                continue
+            best = statistics.summarize(_figures(entries, grid.best))
+            row = [*block, *([level] if grid.compared else []), str(len(last[level]))]
+            row += [_mean_std(statistics.summarize(last[level])), _mean_std(best)]
+            if grid.baseline:
+                row += _difference(found.get(level))
+            yield row
+
+
+def _figures(entries: list[records.Entry], column: str) -> dict[int, float]:
+    figures = {entry.seed: entry.figure(column) for entry in entries}
+    return {seed: figure for seed, figure in figures.items() if figure is not None}
+
+
+def _mean_std(summary: statistics.Summary) -> str:
+    if summary.mean is None:
+        return "-"
+    return f"{summary.mean:.2f}" + ("" if summary.std is None else f" +- {summary.std:.2f}")
+
+
+def _difference(found: statistics.Difference | None) -> list[str]:
+    if found is None or found.mean is None:
+        return ["-"] * 4
+    if found.low is None:
+        return [f"{found.mean:+.2f}", "-", "-", found.verdict]
+    interval = f"{found.low:+.2f} to {found.high:+.2f}"
+    return [f"{found.mean:+.2f}", interval, f"{found.p_adjusted:.3f}", found.verdict]
