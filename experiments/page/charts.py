@@ -24,12 +24,39 @@ def spec(chart: Any) -> dict[str, Any]:
     return content
 
 
-def colour(styles: Mapping[str, look.Style], title: str = "", **options: Any) -> Any:
-    """The colour of the field `level`."""
+def colour(styles: Mapping[str, look.Style]) -> Any:
+    """The colour of the field `level`; the page draws the legend."""
     import altair as alt
 
     scale = alt.Scale(domain=list(styles), range=[style.variable for style in styles.values()])
-    return alt.Color("level:N", scale=scale, title=title or None, **options)
+    return alt.Color("level:N", scale=scale, legend=None)
+
+
+def picked(opacity: float) -> Any:
+    """The opacity of a level, less while the page's legend picks another."""
+    import altair as alt
+
+    test = "pick === '' || datum.level === pick"
+    return alt.condition(test, alt.value(opacity), alt.value(opacity * 0.12))
+
+
+def pick() -> Any:
+    """What the page's legend picks: a level, or "" for none."""
+    import altair as alt
+
+    return alt.param(name="pick", value="")
+
+
+def levels_axis(order: Sequence[str]) -> Any:
+    """Levels below one another."""
+    import altair as alt
+
+    return alt.Y(
+        "level:N",
+        scale=alt.Scale(domain=list(order)),
+        title=None,
+        axis=alt.Axis(grid=False, ticks=False, domain=False),
+    )
 
 
 def shape(styles: Mapping[str, look.Style]) -> Any:
@@ -57,11 +84,11 @@ def comparison(block: Block, metric: str, styles: Mapping[str, look.Style]) -> d
     values, domain = _comparison_values(block)
     order = [row.name for row in block.ordered()]
     base = alt.Chart(alt.InlineData(values=values)).encode(
-        y=alt.Y("level:N", sort=order, title=None, axis=alt.Axis(grid=False, ticks=False)),
-        color=colour(styles, legend=None),
+        y=levels_axis(order), color=colour(styles)
     )
     scale = alt.Scale(domain=domain, zero=False, nice=True)
-    x = alt.X("mean:Q", title=label(metric), scale=scale)
+    axis = alt.Axis(tickCount=6)
+    x = alt.X("mean:Q", title=label(metric), scale=scale, axis=axis)
     tooltip = [
         alt.Tooltip("level:N"),
         alt.Tooltip("mean:Q", format=".2f"),
@@ -72,7 +99,7 @@ def comparison(block: Block, metric: str, styles: Mapping[str, look.Style]) -> d
     means = base.transform_filter("datum.kind == 'mean'")
     layers = [
         means.mark_rule(strokeWidth=2, clip=True).encode(
-            x=alt.X("low:Q", title=label(metric), scale=scale), x2="high:Q"
+            x=alt.X("low:Q", title=label(metric), scale=scale, axis=axis), x2="high:Q"
         ),
         base.transform_filter("datum.kind == 'seed'")
         .mark_tick(thickness=1.3, size=13, opacity=0.55, clip=True)
@@ -155,7 +182,7 @@ def ranking(results: Results, styles: Mapping[str, look.Style]) -> dict[str, Any
             {"level": group[0], "to": group[-1], "kind": "group", "rank": place}
         )
     base = alt.Chart(alt.InlineData(values=values)).encode(
-        y=alt.Y("level:N", sort=order, title=None, axis=alt.Axis(grid=False, ticks=False))
+        y=levels_axis(order)
     )
     end = len(order) + 0.35 + 0.3 * len(groups)
     x = alt.X(
@@ -167,10 +194,10 @@ def ranking(results: Results, styles: Mapping[str, look.Style]) -> dict[str, Any
     points = base.transform_filter("datum.kind == 'rank'").encode(x=x)
     chart = alt.layer(
         points.mark_rule(strokeWidth=1.2, opacity=0.5).encode(
-            x2=alt.datum(1), color=colour(styles, legend=None)
+            x2=alt.datum(1), color=colour(styles)
         ),
         points.mark_point(filled=True, size=80, opacity=1).encode(
-            color=colour(styles, legend=None),
+            color=colour(styles),
             shape=shape(styles),
             tooltip=["level:N", alt.Tooltip("rank:Q", title="mean rank", format=".2f")],
         ),
@@ -183,7 +210,7 @@ def ranking(results: Results, styles: Mapping[str, look.Style]) -> dict[str, Any
 
 
 def factor_map(
-    results: Results, column: int = 0
+    results: Results
 ) -> list[tuple[str, dict[str, Any]]]:
     """Cells of two factors with values, with the mean in each; a chart for each other level."""
     import altair as alt
@@ -215,7 +242,6 @@ def factor_map(
                 color=alt.Color(
                     "mean:Q", title=label(results.grid.metric),
                     scale=alt.Scale(scheme="viridis", zero=False),
-                    legend=alt.Legend(gradientLength=160),
                 )
             ),
             base.mark_text(fontSize=12).encode(
@@ -266,10 +292,10 @@ def factor_curve(results: Results, styles: Mapping[str, look.Style]) -> dict[str
     base = alt.Chart(alt.InlineData(values=values)).encode(
         x=alt.X(
             "x:Q", title=factor["label"],
-            scale=alt.Scale(type="log" if log else "linear", zero=False, nice=False, padding=14),
+            scale=alt.Scale(nice=False, padding=14, **({"type": "log"} if log else {"zero": False})),
             axis=alt.Axis(values=places, grid=False, format="~g", labelOverlap=True),
         ),
-        color=colour(styles, legend=_legend(styles)),
+        color=colour(styles),
     )
     scale = alt.Scale(domain=domain, zero=False)
     y = alt.Y("mean:Q", title=label(results.grid.metric), scale=scale)
@@ -282,12 +308,14 @@ def factor_curve(results: Results, styles: Mapping[str, look.Style]) -> dict[str
         alt.Tooltip("n:Q", title="seeds"),
     ]
     chart = alt.layer(
-        base.mark_area(opacity=0.13, clip=True).encode(
-            y=alt.Y("low:Q", title=label(results.grid.metric), scale=scale), y2="high:Q"
+        base.mark_area(clip=True).encode(
+            opacity=picked(0.13), y=alt.Y("low:Q", title=label(results.grid.metric), scale=scale), y2="high:Q"
         ),
-        base.mark_line(strokeWidth=2, clip=True).encode(y=y, strokeDash=dash(styles)),
-        base.mark_point(filled=True, size=60, opacity=1).encode(
-            y=y, shape=shape(styles), tooltip=tooltip
+        base.mark_line(strokeWidth=2, clip=True)
+        .encode(y=y, strokeDash=dash(styles), opacity=picked(1))
+        .add_params(pick()),
+        base.mark_point(filled=True, size=60).encode(
+            y=y, opacity=picked(1), shape=shape(styles), tooltip=tooltip
         ),
         data=alt.InlineData(values=values),
     )
@@ -321,8 +349,6 @@ def learning_curves(
     entries: Sequence[tuple[str, Entry]],
     column: str,
     styles: Mapping[str, look.Style],
-    *,
-    legend: bool = True,
     height: int = 260,
 ) -> dict[str, Any]:
     """A column by epoch: a thin line a run, and the mean of each level.
@@ -331,14 +357,12 @@ def learning_curves(
       entries: level and run.
       column: of metrics.jsonl.
       styles: of the levels.
-      legend: whether to draw one.
       height: in pixels.
     """
     import altair as alt
 
     values = run_values(entries, column)
     domain = late_domain(values, column)
-    pick = alt.selection_point(fields=["level"], bind="legend", name="pick")
     scale = alt.Scale(domain=domain, zero=False) if domain else alt.Scale(zero=False)
     base = (
         alt.Chart(alt.InlineData(values=values))
@@ -346,20 +370,20 @@ def learning_curves(
         .encode(
             x=alt.X("epoch:Q", title="epoch", scale=alt.Scale(nice=False), axis=alt.Axis(grid=False)),
             y=alt.Y("value:Q", title=label(column), scale=scale),
-            color=colour(styles, legend=_legend(styles) if legend else None),
+            color=colour(styles),
         )
     )
     tooltip = ["run:N", alt.Tooltip("epoch:Q"), alt.Tooltip("value:Q", title=label(column), format=".4~g")]
     thin = base.mark_line(strokeWidth=1, clip=True).encode(
         detail="run:N", tooltip=tooltip,
-        opacity=alt.condition(pick, alt.value(0.4), alt.value(0.04)),
+        opacity=picked(0.4),
     )
     mean = base.mark_line(strokeWidth=2.2, clip=True).encode(
         y=alt.Y("mean(value):Q", title=label(column), scale=scale), strokeDash=dash(styles),
-        opacity=alt.condition(pick, alt.value(1), alt.value(0.08)),
+        opacity=picked(1),
         tooltip=["level:N", "epoch:Q", alt.Tooltip("mean(value):Q", format=".4~g")],
     )
-    chart = alt.layer(thin.add_params(pick), mean, data=alt.InlineData(values=values))
+    chart = alt.layer(thin.add_params(pick()), mean, data=alt.InlineData(values=values))
     return spec(chart.properties(width="container", height=height))
 
 
@@ -388,8 +412,8 @@ def thinned(rows: Sequence[Mapping[str, Any]], most: int = _POINTS) -> list[Mapp
 
 
 def late_domain(values: Values, column: str) -> list[float] | None:
-    """The ends of an axis on which the later four fifths of accuracies can be told apart."""
-    late = [x for entry in values for x in entry["value"][len(entry["value"]) // 5 :]]
+    """The ends of an axis on which the later half of accuracies can be told apart."""
+    late = [x for entry in values for x in entry["value"][len(entry["value"]) // 2 :]]
     if not late or "top" not in column and "agreement" not in column:
         return None
     low, high = min(late), max(late)
@@ -401,12 +425,11 @@ def is_number(found: Any) -> bool:
     return isinstance(found, int | float) and math.isfinite(found)
 
 
-def calculation(curves: Mapping[str, Any]) -> dict[str, Any]:
-    """A theory's curves; points where a series says so."""
+def calculation(curves: Mapping[str, Any], styles: Mapping[str, look.Style]) -> dict[str, Any] | None:
+    """A theory's curves; points where a series says so; None where nothing can be drawn."""
     import altair as alt
 
     series = curves["series"]
-    styles = look.styles([entry["name"] for entry in series])
     values = [
         {
             "level": entry["name"],
@@ -422,7 +445,7 @@ def calculation(curves: Mapping[str, Any]) -> dict[str, Any]:
         name = curves[f"{axis}_label"]
         type_ = "log" if curves.get(f"log_{axis}") else "linear"
         axes[axis] = kind(
-            f"{axis}:Q", title=name, scale=alt.Scale(type=type_, zero=False, nice=axis == "y"),
+            f"{axis}:Q", title=name, scale=alt.Scale(type=type_, nice=axis == "y", **({} if type_ == "log" else {"zero": False})),
             axis=alt.Axis(grid=axis == "y", tickCount=6, format="~g"),
         )
     base = (
@@ -430,7 +453,8 @@ def calculation(curves: Mapping[str, Any]) -> dict[str, Any]:
         .transform_flatten([curves["x_label"], curves["y_label"]], ["x", "y"])
         .encode(
             **axes,
-            color=colour(styles, legend=_legend(styles) if len(styles) > 1 else None),
+            color=colour(styles),
+            opacity=picked(1),
             tooltip=[
                 "level:N",
                 alt.Tooltip("x:Q", title=curves["x_label"], format=".4~g"),
@@ -438,15 +462,17 @@ def calculation(curves: Mapping[str, Any]) -> dict[str, Any]:
             ],
         )
     )
-    chart = alt.layer(
-        base.transform_filter("datum.kind == 'line'")
-        .mark_line(strokeWidth=2)
-        .encode(strokeDash=dash(styles)),
-        base.transform_filter("datum.kind == 'points'")
-        .mark_point(size=55, strokeWidth=1.6)
-        .encode(shape=shape(styles)),
-        data=alt.InlineData(values=values),
-    )
+    kinds = {entry["kind"] for entry in values}
+    layers = []
+    if "line" in kinds:
+        lines = base.transform_filter("datum.kind == 'line'").mark_line(strokeWidth=2)
+        layers.append(lines.encode(strokeDash=dash(styles)))
+    if "points" in kinds:
+        points = base.transform_filter("datum.kind == 'points'").mark_point(filled=True, size=55)
+        layers.append(points.encode(shape=shape(styles)))
+    if not layers:
+        return None
+    chart = alt.layer(layers[0].add_params(pick()), *layers[1:], data=alt.InlineData(values=values))
     return spec(chart.properties(width="container", height=260))
 
 
@@ -462,8 +488,3 @@ def _drawable(entry: Mapping[str, Any], curves: Mapping[str, Any]) -> list[tuple
         and (y > 0 or not curves.get("log_y"))
     ]
 
-
-def _legend(styles: Mapping[str, look.Style]) -> Any:
-    import altair as alt
-
-    return alt.Legend(columns=min(6, len(styles)), title=None, symbolType="stroke")

@@ -56,7 +56,7 @@ def _against(block: Block, baseline: str) -> list[str]:
     for row in block.ordered():
         if difference := block.differences.get(row.name):
             known = difference.verdict in ("better", "worse")
-            words = f"{row.name} ({difference.mean:+.2f})" if known else row.name
+            words = f"{row.name} ({signed(difference.mean)})" if known else row.name
             if difference.mean is None or difference.verdict in ("one seed", "no common seed"):
                 kinds.setdefault("unknown", []).append(row.name)
             else:
@@ -176,7 +176,7 @@ def _of_curve(results: Results) -> list[str]:
                 words.append(f"{verdict} at {_listed(places)}")
         words = words or ["not distinguishable anywhere"]
         place, most = max(found, key=lambda pair: abs(pair[1].mean))
-        largest = f"largest difference {most.mean:+.2f} points at {place}"
+        largest = f"largest difference {signed(most.mean)} points at {place}"
         clauses.append(f"{level} is {' and '.join(words)} ({largest})")
     if not clauses:
         return [f"No two levels have figures of the same seeds over the {factor['label']}."]
@@ -196,6 +196,11 @@ def _of_one_curve(results: Results) -> list[str]:
         f"Over the {factor['label']}, the mean goes from {figure(worst[1], metric)} at {worst[0]} to"
         f" {figure(best[1], metric)} at {best[0]}."
     ]
+
+
+def signed(number: float, decimals: int = 2) -> str:
+    """A number with its sign; the minus is as wide as the plus."""
+    return f"{number:+.{decimals}f}".replace("-", "−")
 
 
 def probability(p: float | None) -> str:

@@ -8,8 +8,16 @@ from collections.abc import Iterable
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#c0649a", "#d99000", "#3fa3dd")
 BASELINE = "#6b7078"
 _DASHES = ((), (6, 3), (2, 2), (8, 3, 2, 3))
-_SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross")
-_MARKERS = ("o", "s", "^", "D", "v", "P")  # the same, as matplotlib calls them
+# As Vega names a mark, as matplotlib does, and its outline in a box of 10.
+_MARKS = (
+    ("square", "s", "M1.5 1.5H8.5V8.5H1.5Z"),
+    ("triangle-up", "^", "M5 .8L9.3 8.6H.7Z"),
+    ("diamond", "D", "M5 0L10 5L5 10L0 5Z"),
+    ("triangle-down", "v", "M5 9.2L9.3 1.4H.7Z"),
+    ("cross", "P", "M3.4 .6H6.6V3.4H9.4V6.6H6.6V9.4H3.4V6.6H.6V3.4H3.4Z"),
+    ("triangle-right", ">", "M9.2 5L1.4 9.3V.7Z"),
+)
+_CIRCLE = ("circle", "o", "M1 5A4 4 0 1 1 9 5A4 4 0 1 1 1 5Z")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +30,7 @@ class Style:
       dash: lengths of strokes and gaps; () for a whole line.
       shape: of a point, as Vega names it.
       marker: the same, as matplotlib names it.
+      outline: the same, as a path of SVG in a box of 10.
     """
 
     variable: str
@@ -29,6 +38,7 @@ class Style:
     dash: tuple[int, ...]
     shape: str
     marker: str
+    outline: str
 
 
 def styles(levels: Iterable[str], baseline: str = "") -> dict[str, Style]:
@@ -36,15 +46,14 @@ def styles(levels: Iterable[str], baseline: str = "") -> dict[str, Style]:
     found, i = {}, 0
     for level in levels:
         if level == baseline:
-            found[level] = Style("var(--base)", BASELINE, (1, 2), "stroke", "|")
+            found[level] = Style("var(--base)", BASELINE, (1, 2), *_CIRCLE)
             continue
         turn = i // len(COLOURS)
         found[level] = Style(
-            variable=f"var(--c{i % len(COLOURS)})",
-            colour=COLOURS[i % len(COLOURS)],
-            dash=_DASHES[(i + turn) % len(_DASHES)] if turn else (),
-            shape=_SHAPES[(i + turn) % len(_SHAPES)],
-            marker=_MARKERS[(i + turn) % len(_MARKERS)],
+            f"var(--c{i % len(COLOURS)})",
+            COLOURS[i % len(COLOURS)],
+            _DASHES[turn % len(_DASHES)],
+            *_MARKS[(i + turn) % len(_MARKS)],
         )
         i += 1
     return found

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from experiments.page.look import Style
+
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
@@ -29,6 +31,9 @@ class Figure:
       caption: below it, in sentences.
       alt: what a reader who cannot see it is told, with the numbers that matter.
       panel: the least width of a chart that has others beside it, in pixels.
+      most: the largest width of a chart, in pixels.
+      legend: styles of the levels.
+      images: data URIs that charts' data refer to by their places, in a column `picture`.
     """
 
     name: str
@@ -37,6 +42,9 @@ class Figure:
     caption: str
     alt: str
     panel: int = 300
+    most: int = 2000
+    legend: Mapping[str, Style] = dataclasses.field(default_factory=dict)
+    images: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +54,7 @@ class Cell:
     Attributes:
       text: as it is read.
       value: what the column is sorted by; None for the text.
-      interval: (low, mean, high) that is drawn beside the text, in the column's scale.
+      interval: (low, mean, high) that is drawn behind the text, in the column's scale.
       tone: "good", "bad" or "" of a verdict.
     """
 
@@ -109,7 +117,15 @@ class Facts:
     entries: Mapping[str, str]
 
 
-Part = Figure | Table | Prose | Gallery | Facts
+@dataclasses.dataclass(frozen=True)
+class Folded:
+    """Tables that are folded away until they are asked for."""
+
+    title: str
+    tables: tuple[Table, ...]
+
+
+Part = Figure | Table | Prose | Gallery | Facts | Folded
 
 
 @dataclasses.dataclass(frozen=True)

@@ -105,8 +105,7 @@ def label(metric: str) -> str:
     names = {
         "top1": "top-1",
         "top5": "top-5",
-        "agreement": "same class as the teacher",
-        "loss": "loss",
+        "agreement": "agreement with the teacher",
         "balanced": "balanced accuracy",
         "balanced_top1": "balanced top-1",
     }

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from experiments.page import charts, found, look, measured, results, tables
-from experiments.page.parts import Chart, Figure, Page, Part, Section
+from experiments.page.parts import Chart, Figure, Folded, Page, Part, Section
 from experiments.page.results import Results
 from experiments.study.records import Record
 
@@ -59,6 +59,11 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
 
 
+def capital(text: str) -> str:
+    """The text with a capital, as titles have it."""
+    return text[:1].upper() + text[1:]
+
+
 def grid_section(found_results: Results, record: Record, source: Mapping[str, str]) -> Section:
     """All of a grid."""
     grid = found_results.grid
@@ -90,13 +95,27 @@ def _main(of: Results) -> Iterator[Part]:
         yield _comparison(of, name, styles)
     if of.ranking and of.ranking.p is not None:
         yield _ranking(of, name, styles)
-    if len(of.blocks) > 1:
-        yield tables.grouped(of, f"{name}-all") if of.levels != [""] else tables.cells(of, f"{name}-all")
-    if shown != "map" and of.levels != [""]:
-        for block in of.blocks:
-            if any(row.last.n for row in block.rows.values()):
-                title = block.name or f"{results.label(of.grid.metric)}, by {of.grid.compared}"
-                yield tables.levels(block, of, slug(f"{name} table {block.name}"), title)
+    yield from _tables(of, name)
+
+
+def _tables(of: Results, name: str) -> Iterator[Part]:
+    if of.levels == [""]:
+        table = tables.cells(of, f"{name}-all")
+        yield Folded("Table of all settings", (table,)) if of.grid.shown == "map" else table
+        return
+    blocks = [b for b in of.blocks if any(row.last.n for row in b.rows.values())]
+    metric = capital(results.label(of.grid.metric))
+    made = tuple(
+        tables.levels(
+            block, of, slug(f"{name} table {block.name}"), block.name or f"{metric} by {of.grid.compared}"
+        )
+        for block in blocks
+    )
+    if len(of.blocks) == 1:
+        yield from made
+    else:
+        yield tables.grouped(of, f"{name}-all")
+        yield Folded("Tables with differences and intervals", made)
 
 
 def _comparison(of: Results, name: str, styles: Mapping[str, look.Style]) -> Figure:
@@ -156,11 +175,12 @@ def _map(of: Results, name: str) -> Figure:
     metric = results.label(of.grid.metric)
     return Figure(
         name=f"{name}-map",
-        title=f"{metric} by {down['label']} and {across['label']}",
+        title=capital(f"{metric} by {down['label']} and {across['label']}"),
         charts=tuple(Chart(spec, title) for title, spec in maps),
         caption=f"Means over {len(of.grid.seeds)} seeds, of the last epoch. Empty cells have none.",
         alt=f"Map of {metric}. {found.answer(of)}",
         panel=420,
+        most=680,
     )
 
 
@@ -171,10 +191,11 @@ def _curve(of: Results, name: str) -> Figure:
     metric = results.label(of.grid.metric)
     return Figure(
         name=f"{name}-curve",
-        title=f"{metric} over the {factor['label']}",
+        title=capital(f"{metric} over the {factor['label']}"),
         charts=(Chart(charts.factor_curve(of, styles)),),
         caption="Means over the seeds, of the last epoch; bands are their 95 % intervals.",
         alt=f"{metric} over the {factor['label']}. {found.answer(of)}",
+        legend=styles,
     )
 
 
@@ -200,8 +221,8 @@ def _curves(of: Results) -> Iterator[Figure]:
     else:
         panels = [(block_name, grid.metric, pairs) for block_name, pairs in shown.items()]
     made = [
-        Chart(charts.learning_curves(pairs, column, styles, legend=i == 0), title)
-        for i, (title, column, pairs) in enumerate(panels)
+        Chart(charts.learning_curves(pairs, column, styles), title)
+        for title, column, pairs in panels
         if _has(pairs, column)
     ]
     if not made:
@@ -220,7 +241,7 @@ def _curves(of: Results) -> Iterator[Figure]:
         caption=caption,
         alt=f"{results.label(grid.metric)} by epoch of {count} runs of {', '.join(levels)}. "
         + found.answer(of),
-        panel=400,
+        legend=styles,
     )
 
 
@@ -243,15 +264,18 @@ def _calculation(name: str, curves: Mapping[str, Any], source: Mapping[str, str]
         if len(series["y"])
     ]
     axes = f"{curves['y_label']} against {curves['x_label']}"
+    styles = look.styles([series["name"] for series in curves["series"]])
+    spec = charts.calculation(curves, styles)
     figure = Figure(
         name=slug(f"theory {name}"),
-        title=f"{axes[:1].upper()}{axes[1:]}",
-        charts=(Chart(charts.calculation(curves)),),
+        title=capital(axes),
+        charts=(Chart(spec),) if spec else (),
         caption=curves.get("formula") or "",
         alt=f"{axes}: {'; '.join(ends)}",
+        legend=styles,
     )
-    title = curves.get("title") or name
-    return Section(slug(f"about {name}"), title, curves.get("note") or "", (figure,), source, listed=False)
+    title, note = curves.get("title") or name, curves.get("note") or ""
+    return Section(slug(f"about {name}"), title, note, (figure,), source, listed=False)
 
 
 def _unfinished(record: Record) -> Iterator[Section]:

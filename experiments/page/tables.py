@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from experiments.page.found import signed
 from experiments.page.parts import Cell, Table
 from experiments.page.results import Block, Results, Row, label, unit
 from experiments.study import statistics
@@ -23,7 +24,7 @@ def levels(block: Block, results: Results, name: str, title: str = "") -> Table:
     if compares:
         header += [f"difference to {grid.baseline} (95 % interval)", "p (Holm)", "verdict"]
     if has_published:
-        header += ["published", "ours less published", "in standard errors"]
+        header += ["published", "ours less published (standard errors)"]
     rows = []
     for row in sorted(block.rows.values(), key=lambda row: -(row.last.mean or -1e9)):
         cells = [Cell(row.name or "all"), _seeds(row), _mean(row.last), _mean(row.best)]
@@ -119,9 +120,9 @@ def _difference(row: Row, block: Block, baseline: str) -> list[Cell]:
     if difference is None or difference.mean is None:
         return [_NOTHING, _NOTHING, Cell("no common seed")]
     if difference.low is None:
-        text = f"{difference.mean:+.2f}"
+        text = signed(difference.mean)
         return [Cell(text, difference.mean), _NOTHING, Cell(difference.verdict)]
-    text = f"{difference.mean:+.2f} ({difference.low:+.2f} to {difference.high:+.2f})"
+    text = "{} ({} to {})".format(*map(signed, (difference.mean, difference.low, difference.high)))
     p = difference.p_adjusted
     return [
         Cell(text, difference.mean, (difference.low, difference.mean, difference.high)),
@@ -132,14 +133,14 @@ def _difference(row: Row, block: Block, baseline: str) -> list[Cell]:
 
 def _published(row: Row) -> list[Cell]:
     if row.published is None:
-        return [_NOTHING] * 3
+        return [_NOTHING] * 2
     found = statistics.against_published(row.last, row.published)
-    errors_ = found.standard_errors
-    return [
-        Cell(f"{row.published:.2f}", row.published),
-        _NOTHING if found.difference is None else Cell(f"{found.difference:+.2f}", found.difference),
-        _NOTHING if errors_ is None else Cell(f"{errors_:+.1f}", errors_),
-    ]
+    if found.difference is None:
+        return [Cell(f"{row.published:.2f}", row.published), _NOTHING]
+    text = signed(found.difference)
+    if found.standard_errors is not None:
+        text += f" ({signed(found.standard_errors, 1)})"
+    return [Cell(f"{row.published:.2f}", row.published), Cell(text, found.difference)]
 
 
 def _caption(results: Results, *, compares: bool, has_published: bool) -> str:
@@ -216,6 +217,7 @@ _TEX: Mapping[str, Any] = str.maketrans(
         "^": r"\textasciicircum{}",
         "±": r"$\pm$",
         "–": "--",
+        "−": "$-$",
         "▲": r"$\uparrow$",
         "▼": r"$\downarrow$",
         "<": "$<$",

@@ -10,8 +10,9 @@ const THEME = {
     tickColor: "var(--line)", labelPadding: 5, titlePadding: 9, labelLimit: 140, titleLimit: 0,
   },
   legend: {
-    labelColor: "var(--ink)", titleColor: "var(--soft)", labelFontSize: 12.5, titleFontSize: 12.5,
-    titleFontWeight: "normal", orient: "top", symbolStrokeWidth: 2, labelLimit: 160,
+    labelColor: "var(--soft)", titleColor: "var(--soft)", labelFontSize: 12, titleFontSize: 12.5,
+    titleFontWeight: "normal", orient: "top", direction: "horizontal", gradientLength: 160,
+    gradientThickness: 10, titleLimit: 0,
   },
   text: { color: "var(--ink)", fontSize: 12.5 },
 };
@@ -21,15 +22,17 @@ function texts(node) { return JSON.parse(node.textContent); }
 async function draw(box) {
   const script = box.querySelector("script");
   const spec = texts(script);
+  const images = box.closest("figure").querySelector(".images");
+  if (images) {
+    const uris = texts(images);
+    for (const value of spec.data.values) value.image = uris[value.picture];
+  }
   box.spec = spec;
-  const legend = box.clientWidth < 500 ? { columns: 3 } : {};
-  const config = { ...THEME, legend: { ...THEME.legend, ...legend } };
-  const width = box.clientWidth;
   try {
-    await vegaEmbed(box, { ...spec, config }, { renderer: "svg", actions: false, ast: false });
-    box.dataset.drawn = width;
+    const options = { renderer: "svg", actions: false };
+    box.view = (await vegaEmbed(box, { ...spec, config: THEME }, options)).view;
   } catch (error) {
-    box.textContent = "This figure cannot be drawn: " + error.message;
+    box.textContent = `This figure cannot be drawn: ${error.message}`;
     throw error;
   }
 }
@@ -45,7 +48,7 @@ async function drawAll() {
 // Columns of a chart's data; lists, such as the epochs of a run, become a row for each entry.
 function rows(values) {
   return values.flatMap((value) => {
-    const { image, ...rest } = value;
+    const { image, picture, ...rest } = value;
     const lists = Object.keys(rest).filter((name) => Array.isArray(rest[name]));
     if (!lists.length) return [rest];
     return rest[lists[0]].map((_, i) =>
@@ -74,7 +77,7 @@ function chartTable(figure) {
 
 function htmlTable(figure) {
   return [...figure.querySelectorAll("tr")].map((row) =>
-    [...row.children].map((cell) => cell.textContent.trim()));
+    [...row.children].map((cell) => cell.textContent.trim().replace(/−/g, "-")));
 }
 
 function save(figure) {
@@ -109,6 +112,16 @@ function sort(head) {
   body.append(...[...body.rows].sort(compare));
 }
 
+// One level of a figure stands out from the others; a second click ends that.
+function pick(button) {
+  const before = button.getAttribute("aria-pressed") === "true";
+  for (const other of button.parentNode.children) other.setAttribute("aria-pressed", "false");
+  button.setAttribute("aria-pressed", String(!before));
+  for (const box of button.closest("figure").querySelectorAll(".chart")) {
+    if (box.view) box.view.signal("pick", before ? "" : button.dataset.level).runAsync();
+  }
+}
+
 document.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
@@ -119,6 +132,8 @@ document.addEventListener("click", (event) => {
     root.dataset.theme = dark ? "light" : "dark";
   } else if (button.classList.contains("csv")) {
     save(document.getElementById(button.dataset.figure));
+  } else if (button.parentNode.matches(".legend")) {
+    pick(button);
   } else if (button.parentNode.matches("th")) {
     sort(button.parentNode);
   }
