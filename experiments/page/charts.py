@@ -188,7 +188,7 @@ def ranking(results: Results, styles: Mapping[str, look.Style]) -> dict[str, Any
     x = alt.X(
         "rank:Q",
         title="mean rank (1 is best)",
-        scale=alt.Scale(domain=[1, end], nice=False, zero=False),
+        scale=alt.Scale(domain=[0.8, end], nice=False, zero=False),
         axis=alt.Axis(values=list(range(1, len(order) + 1)), format="d"),
     )
     points = base.transform_filter("datum.kind == 'rank'").encode(x=x)

@@ -17,7 +17,7 @@ _MARKS = (
     ("cross", "P", "M3.4 .6H6.6V3.4H9.4V6.6H6.6V9.4H3.4V6.6H.6V3.4H3.4Z"),
     ("triangle-right", ">", "M9.2 5L1.4 9.3V.7Z"),
 )
-_CIRCLE = ("circle", "o", "M1 5A4 4 0 1 1 9 5A4 4 0 1 1 1 5Z")
+CIRCLE = ("circle", "o", "M1 5A4 4 0 1 1 9 5A4 4 0 1 1 1 5Z")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ def styles(levels: Iterable[str], baseline: str = "") -> dict[str, Style]:
     found, i = {}, 0
     for level in levels:
         if level == baseline:
-            found[level] = Style("var(--base)", BASELINE, (1, 2), *_CIRCLE)
+            found[level] = Style("var(--base)", BASELINE, (1, 2), *CIRCLE)
             continue
         turn = i // len(COLOURS)
         found[level] = Style(

@@ -48,7 +48,10 @@ class Block:
     @property
     def name(self) -> str:
         """Of the block, "" for the only one."""
-        return ", ".join(self.levels.values())
+        return ", ".join(
+            level if level[:1].isalpha() else f"{factor.replace('_', ' ')} {level}"
+            for factor, level in self.levels.items()
+        )
 
     def ordered(self) -> list[Row]:
         """The rows with figures, the best first."""

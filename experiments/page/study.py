@@ -72,7 +72,7 @@ def grid_section(found_results: Results, record: Record, source: Mapping[str, st
     parts: list[Part] = []
     if found_results.finished:
         parts += _main(found_results)
-        parts += measured.parts(found_results, slug(grid.name))
+        parts += measured.parts(_runs(found_results))
     if any(entry.rows for entry in grid.entries):
         parts += _curves(found_results)
     return Section(
@@ -82,6 +82,24 @@ def grid_section(found_results: Results, record: Record, source: Mapping[str, st
         parts=tuple(parts),
         source=details,
     )
+
+
+def _runs(of: Results) -> measured.Runs:
+    """The finished runs of the first block that has some."""
+    block = next(block for block in of.blocks if block.ordered())
+    levels = {
+        row.name: [
+            entry
+            for entry in of.grid.entries
+            if entry.finished
+            and entry.levels.get(of.grid.compared, "") == row.name
+            and all(entry.levels[factor] == level for factor, level in block.levels.items())
+        ]
+        for row in block.rows.values()
+    }
+    where = f" ({block.name})" if len(of.blocks) > 1 else ""
+    order = [row.name for row in block.ordered()]
+    return measured.Runs(slug(of.grid.name), levels, order, of.grid.baseline, where)
 
 
 def _main(of: Results) -> Iterator[Part]:
@@ -246,10 +264,11 @@ def _curves(of: Results) -> Iterator[Figure]:
 
 
 def _entries(of: Results) -> dict[str, list[Any]]:
+    names = {tuple(block.levels.values()): block.name for block in of.blocks}
     blocks: dict[str, list[Any]] = {}
     for entry in of.grid.entries:
-        name = ", ".join(v for k, v in entry.levels.items() if k != of.grid.compared)
-        blocks.setdefault(name, []).append(entry)
+        others = tuple(v for k, v in entry.levels.items() if k != of.grid.compared)
+        blocks.setdefault(names[others], []).append(entry)
     return blocks
 
 
