@@ -346,10 +346,7 @@ def curve_values(results: Results) -> Values:
 
 
 def learning_curves(
-    entries: Sequence[tuple[str, Entry]],
-    column: str,
-    styles: Mapping[str, look.Style],
-    height: int = 260,
+    entries: Sequence[tuple[str, Entry]], column: str, styles: Mapping[str, look.Style]
 ) -> dict[str, Any]:
     """A column by epoch: a thin line a run, and the mean of each level.
 
@@ -357,34 +354,51 @@ def learning_curves(
       entries: level and run.
       column: of metrics.jsonl.
       styles: of the levels.
-      height: in pixels.
+    """
+    values = run_values(entries, column)
+    return epochs(values, label(column), styles, late_domain(values, column))
+
+
+def epochs(
+    values: Values,
+    title: str,
+    styles: Mapping[str, look.Style],
+    domain: Sequence[float] | None = None,
+) -> dict[str, Any]:
+    """Figures by epoch: a thin line a run, and the mean of each level where it has several.
+
+    Args:
+      values: as `run_values` has them.
+      title: of the axis.
+      styles: of the levels.
+      domain: the ends of the axis; None for those of the figures.
     """
     import altair as alt
 
-    values = run_values(entries, column)
-    domain = late_domain(values, column)
     scale = alt.Scale(domain=domain, zero=False) if domain else alt.Scale(zero=False)
     base = (
         alt.Chart(alt.InlineData(values=values))
         .transform_flatten(["epoch", "value"])
         .encode(
-            x=alt.X("epoch:Q", title="epoch", scale=alt.Scale(nice=False), axis=alt.Axis(grid=False)),
-            y=alt.Y("value:Q", title=label(column), scale=scale),
+            x=alt.X(
+                "epoch:Q", title="epoch", scale=alt.Scale(nice=False), axis=alt.Axis(grid=False)
+            ),
             color=colour(styles),
         )
     )
-    tooltip = ["run:N", alt.Tooltip("epoch:Q"), alt.Tooltip("value:Q", title=label(column), format=".4~g")]
+    run = alt.Tooltip("run:N")
+    number = alt.Tooltip("value:Q", title=title, format=".4~g")
     thin = base.mark_line(strokeWidth=1, clip=True).encode(
-        detail="run:N", tooltip=tooltip,
-        opacity=picked(0.4),
+        y=alt.Y("value:Q", title=title, scale=scale), detail="run:N",
+        tooltip=[run, alt.Tooltip("epoch:Q"), number], opacity=picked(0.4),
     )
     mean = base.mark_line(strokeWidth=2.2, clip=True).encode(
-        y=alt.Y("mean(value):Q", title=label(column), scale=scale), strokeDash=dash(styles),
+        y=alt.Y("mean(value):Q", title=title, scale=scale), strokeDash=dash(styles),
         opacity=picked(1),
         tooltip=["level:N", "epoch:Q", alt.Tooltip("mean(value):Q", format=".4~g")],
     )
     chart = alt.layer(thin.add_params(pick()), mean, data=alt.InlineData(values=values))
-    return spec(chart.properties(width="container", height=height))
+    return spec(chart.properties(width="container", height=260))
 
 
 def run_values(entries: Sequence[tuple[str, Entry]], column: str) -> Values:
@@ -414,7 +428,7 @@ def thinned(rows: Sequence[Mapping[str, Any]], most: int = _POINTS) -> list[Mapp
 def late_domain(values: Values, column: str) -> list[float] | None:
     """The ends of an axis on which the later half of accuracies can be told apart."""
     late = [x for entry in values for x in entry["value"][len(entry["value"]) // 2 :]]
-    if not late or "top" not in column and "agreement" not in column:
+    if not late or ("top" not in column and "agreement" not in column):
         return None
     low, high = min(late), max(late)
     return [math.floor(low), min(100, math.ceil(high + 0.02 * (high - low)))]

@@ -67,7 +67,7 @@ def _accuracies(runs: "Runs", values: Values, names: Sequence[str]) -> Figure:
     ]
     styles = {level or "student": style for level, style in styles.items()}
     top, low = names[order[0]], names[order[-1]]
-    who = chosen[0] or "the student"
+    who = "the student" if runs.is_single else chosen[0]
     said = (
         f"{who} recognises {top} best ({best[order[0]]:.1f} %) and {low} worst"
         f" ({best[order[-1]]:.1f} %)"
@@ -76,10 +76,11 @@ def _accuracies(runs: "Runs", values: Values, names: Sequence[str]) -> Figure:
         name=f"{runs.name}-classes",
         title=f"The best and worst classes{runs.where}",
         charts=(Chart(maps.accuracies(rows, [names[i] for i in order], styles)),),
-        caption=f"Means over the seeds; {said}.{some}",
+        caption=f"{'' if runs.is_single else 'Means over the seeds; '}{said}.{some}",
         alt=f"Accuracy by class: {said}",
         most=760,
         legend=styles,
+        lines=False,
     )
 
 

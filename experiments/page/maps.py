@@ -32,7 +32,7 @@ def correlation(values: np.ndarray, labels: Sequence[str], *, gap: bool = False)
         for j, across in enumerate(labels)
     ]
     end = 0.5 if gap else 1.0
-    scale = alt.Scale(scheme="purpleorange", domain=[end, -end], clamp=True)
+    scale = alt.Scale(scheme="purpleorange", reverse=True, domain=[-end, end], clamp=True)
     axis = alt.Axis(title=None, labels=len(labels) <= 24, ticks=False, domain=False, labelLimit=70)
     chart = (
         alt.Chart(alt.InlineData(values=rows))
@@ -50,12 +50,12 @@ def correlation(values: np.ndarray, labels: Sequence[str], *, gap: bool = False)
     return spec(chart.properties(width="container", height=270))
 
 
-def _across(labels: Sequence[str]) -> Any:
-    """Names that are long stand upright."""
+def _across(labels: Sequence[str], title: str | None = None) -> Any:
+    """The axis below; names that are long stand upright."""
     import altair as alt
 
     return alt.Axis(
-        title=None, labels=len(labels) <= 24, ticks=False, domain=False,
+        title=title, labels=len(labels) <= 40, ticks=False, domain=False,
         labelAngle=0 if max(map(len, labels)) < 3 else -90, labelLimit=70,
     )
 
@@ -85,7 +85,7 @@ def confusion(counts: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
     axis = alt.Axis(title="class", labels=len(labels) <= 40, ticks=False, domain=False, labelLimit=90)
     base = alt.Chart(alt.InlineData(values=rows)).encode(
         x=alt.X("taken for:N", sort=list(labels), scale=alt.Scale(domain=list(labels)),
-                axis=_across(labels), title="taken for"),
+                axis=_across(labels, "taken for")),
         y=alt.Y("class:N", sort=list(labels), scale=alt.Scale(domain=list(labels)), axis=axis),
         tooltip=["class:N", "taken for:N", alt.Tooltip("share:Q", title="%", format=".1f"), "images:Q"],
     )
@@ -167,8 +167,8 @@ def reliability(
     ideal = [{"level": "ideal", "confidence": x, "accuracy": x, "images": 0} for x in (low, 100)]
     scale = alt.Scale(domain=[low, 100], nice=False)
     base = alt.Chart(alt.InlineData(values=rows + ideal)).encode(
-        x=alt.X("confidence:Q", title="confidence (%)", scale=scale, axis=alt.Axis(grid=False)),
-        y=alt.Y("accuracy:Q", title="accuracy (%)", scale=scale),
+        x=alt.X("confidence:Q", title="confidence (%)", scale=scale, axis=alt.Axis(grid=False, tickCount=5)),
+        y=alt.Y("accuracy:Q", title="accuracy (%)", scale=scale, axis=alt.Axis(tickCount=5)),
     )
     levels = base.transform_filter("datum.level !== 'ideal'").encode(color=colour(styles))
     chart = alt.layer(
@@ -235,7 +235,8 @@ def plane(values: Mapping[str, Any], role: str, styles: Mapping[str, look.Style]
         )
         .add_params(pick())
     )
-    return spec(chart.properties(width="container", height=300))
+    frame = alt.ViewBackground(stroke="var(--line)")
+    return spec(chart.properties(width="container", height=260, view=frame))
 
 
 def number(value: Any) -> float | None:

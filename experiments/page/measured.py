@@ -70,9 +70,18 @@ class Runs:
 
     def chosen(self, there: Mapping[str, Any], most: int = _PANELS) -> list[str]:
         """A few levels for pictures: the best, rrd's, and the baseline."""
-        names = [*self.order[:1], *(n for n in ("rrd", "rrd+kd") if n in there), self.baseline]
+        names = [*self.order[:1], "rrd", self.baseline, "rrd+kd"]
         names += [name for name in self.order if name in there]
         return [name for name in dict.fromkeys(names) if name in there][:most]
+
+    def first(self, level: str) -> str:
+        """What the first run of a level is called."""
+        return "this run" if self.is_single else f"the first seed of {level or 'all'}"
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is one run alone."""
+        return sum(map(len, self.levels.values())) == 1
 
     @property
     def styles(self) -> dict[str, look.Style]:
@@ -125,13 +134,13 @@ def table(
         cells = [Cell(level or "all"), Cell(str(len(values[level])), len(values[level]))]
         cells += [_mean(values[level], name, *columns[name][1:]) for name in columns]
         rows.append(tuple(cells))
-    header = ["level" if len(rows) > 1 else "", "seeds", *(about[0] for about in columns.values())]
+    header = ["run" if runs.is_single else "level", "seeds", *(about[0] for about in columns.values())]
     yield Table(
         name=f"{runs.name}-{measure}",
         title=_TITLES[measure] + runs.where,
         header=tuple(header),
         rows=tuple(rows),
-        caption=_caption(measure, values),
+        caption=_caption(runs, measure, values),
         numeric=frozenset(range(1, len(header))),
     )
 
@@ -146,9 +155,11 @@ def _mean(found: Sequence[Mapping[str, Any]], name: str, factor: float, decimals
     return Cell(text + (f" ± {summary.std:.{decimals}f}" if summary.n > 1 else ""), summary.mean)
 
 
-def _caption(measure: str, values: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def _caption(
+    runs: Runs, measure: str, values: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> str:
     first = next(iter(values.values()))[0]
-    sentences = ["Mean ± standard deviation over the seeds."]
+    sentences = ["One run." if runs.is_single else "Mean ± standard deviation over the seeds."]
     if measure == "alignment" and "neighbour_agreement_chance" in first:
         sentences.append(
             f"Embeddings of {first['sampled']} of {first['total']} test images; of the"
@@ -183,17 +194,17 @@ def _differing(
             )
             for role in ("teacher", "student")
         }
-        words = "; ".join(f"{role}: {name}, {sure:.0f} %" for role, (name, sure) in says.items())
+        words = [f"{role}: {name}, {sure:.0f}\u00a0%" for role, (name, sure) in says.items()]
         label = names[found["labels"][place]]
-        shown.append((uri, f"{label} – {words}", f"an image of {label}; {words}"))
+        line = "\n".join([f"label: {label}", *words])
+        shown.append((uri, line, f"an image of {label}; {'; '.join(words)}"))
     total = round((1 - found["agreement"] / 100) * len(found["labels"]))
-    who = f"the first seed of {level}" if level else "this run"
     yield Gallery(
         name=f"{runs.name}-differing",
         title=f"Images that teacher and student see differently{runs.where}",
         pictures=tuple(shown),
         caption=f"The label, then what each takes the image for, and how sure it is. {len(shown)} of"
-        f" {total} such test images, those of which both are surest; the student is {who}.",
+        f" {total} such test images, those of which both are surest; the student is {runs.first(level)}.",
     )
 
 
@@ -303,8 +314,9 @@ def _tsne(runs: Runs, values: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figu
         " axes and distances between clusters mean nothing. Point at one to see its image.",
         alt=f"t-SNE of embeddings of {first['sampled']} test images of {len(labels)} classes:"
         f" {', '.join(chart.title for chart in charts)}",
-        panel=290,
+        panel=230,
         most=500,
         legend=styles if len(labels) <= 24 else {},
+        lines=False,
         images=pictures.data_uris(first["thumbnails"]),
     )

@@ -33,6 +33,7 @@ class Figure:
       panel: the least width of a chart that has others beside it, in pixels.
       most: the largest width of a chart, in pixels.
       legend: styles of the levels.
+      lines: whether the levels are lines; otherwise points alone.
       images: data URIs that charts' data refer to by their places, in a column `picture`.
     """
 
@@ -44,6 +45,7 @@ class Figure:
     panel: int = 300
     most: int = 2000
     legend: Mapping[str, Style] = dataclasses.field(default_factory=dict)
+    lines: bool = True
     images: tuple[str, ...] = ()
 
 
