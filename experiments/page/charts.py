@@ -155,6 +155,11 @@ def extent(figures: Sequence[float], bounds: Sequence[float]) -> list[float]:
     return [low - margin, high + margin]
 
 
+def comparison_domain(block: Block) -> list[float]:
+    """The ends of the axis of `comparison`."""
+    return _comparison_values(block)[1]
+
+
 def is_cut(block: Block) -> bool:
     """Whether an interval is wider than the axis that `comparison` draws."""
     values, (low, high) = _comparison_values(block)
@@ -381,7 +386,8 @@ def epochs(
         .transform_flatten(["epoch", "value"])
         .encode(
             x=alt.X(
-                "epoch:Q", title="epoch", scale=alt.Scale(nice=False), axis=alt.Axis(grid=False)
+                "epoch:Q", title="epoch", scale=alt.Scale(nice=False),
+                axis=alt.Axis(grid=False, labelOverlap="greedy", labelSeparation=8),
             ),
             color=colour(styles),
         )

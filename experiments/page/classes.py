@@ -76,7 +76,7 @@ def _accuracies(runs: "Runs", values: Values, names: Sequence[str]) -> Figure:
         name=f"{runs.name}-classes",
         title=f"The best and worst classes{runs.where}",
         charts=(Chart(maps.accuracies(rows, [names[i] for i in order], styles)),),
-        caption=f"{'' if runs.is_single else 'Means over the seeds; '}{said}.{some}",
+        caption=f"{said[:1].upper()}{said[1:]}.{some}" if runs.is_single else f"Means over the seeds; {said}.{some}",
         alt=f"Accuracy by class: {said}",
         most=760,
         legend=styles,
@@ -95,8 +95,8 @@ def _map(
         name=f"{runs.name}-confusion",
         title=f"What images are taken for{runs.where}",
         charts=tuple(charts),
-        caption=f"A row is a class; cells are in per cent of its test images, over all seeds. Most"
-        f" often mistaken by {level or 'the student'}: {said}.",
+        caption=f"A row is a class; cells are in per cent of its test images{runs.pooled}. Most"
+        f" often mistaken by {'the student' if runs.is_single else level}: {said}.",
         alt=f"Confusion matrix. Most often mistaken: {said}",
         panel=380,
         most=560,
@@ -124,9 +124,9 @@ def _pairs(runs: "Runs", level: str, counts: np.ndarray, names: Sequence[str]) -
     ]
     return Table(
         name=f"{runs.name}-confusion",
-        title=f"What {level or 'the student'} takes images for{runs.where}",
+        title=f"What {'the student' if runs.is_single else level} takes images for{runs.where}",
         header=("class", "taken for", "of the class (%)", "images"),
         rows=tuple(rows),
-        caption="The classes that are mistaken most often, over all seeds.",
+        caption=f"The classes that are mistaken most often{runs.pooled}.",
         numeric=frozenset({2, 3}),
     )

@@ -84,6 +84,16 @@ class Runs:
         return sum(map(len, self.levels.values())) == 1
 
     @property
+    def single_seed(self) -> str:
+        """Where one run stands for a level."""
+        return "" if self.is_single else ", of the first seed"
+
+    @property
+    def pooled(self) -> str:
+        """What figures of all runs of a level are said to be over."""
+        return "" if self.is_single else ", over all seeds"
+
+    @property
     def styles(self) -> dict[str, look.Style]:
         """Of the levels, in their first order."""
         return look.styles(self.levels, self.baseline)
@@ -224,7 +234,7 @@ def _reliability(runs: Runs, values: Mapping[str, Sequence[Mapping[str, Any]]]) 
         name=f"{runs.name}-reliability",
         title=f"How often networks are right, by how sure they are{runs.where}",
         charts=(Chart(maps.reliability(curves, styles)),),
-        caption="Test images by the probability of the predicted class, over all seeds: on the grey"
+        caption=f"Test images by the probability of the predicted class{runs.pooled}: on the grey"
         " line, networks are as often right as they say. Larger points have more images.",
         alt=f"Reliability diagram. Expected calibration errors: {errors_}",
         most=560,
@@ -281,7 +291,7 @@ def _correlations(
         name=f"{runs.name}-correlations",
         title=f"Correlations between the logits of classes{runs.where}",
         charts=tuple(charts),
-        caption="Over all test images, of the first seed (as in arXiv 1910.10699 and 2407.12073)."
+        caption=f"Over all test images{runs.single_seed} (as in arXiv 1910.10699 and 2407.12073)."
         f" Mean size of the difference to the teacher: {gaps}.{some}",
         alt=f"Correlation maps of teacher and student. Mean size of their difference: {gaps}",
         panel=290,
@@ -310,7 +320,7 @@ def _tsne(runs: Runs, values: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figu
         name=f"{runs.name}-tsne",
         title=f"Embeddings in the plane{runs.where}",
         charts=tuple(charts),
-        caption=f"t-SNE of {first['sampled']} of {first['total']} test images, of the first seed;"
+        caption=f"t-SNE of {first['sampled']} of {first['total']} test images{runs.single_seed};"
         " axes and distances between clusters mean nothing. Point at one to see its image.",
         alt=f"t-SNE of embeddings of {first['sampled']} test images of {len(labels)} classes:"
         f" {', '.join(chart.title for chart in charts)}",

@@ -135,11 +135,11 @@ def page(run: Run) -> Page:
     )
     facts = [f"{run.config.get('method', '')}", f"seed {run.entry.seed}", run.entry.state]
     facts += [str(source.get("date", ""))[:10]]
-    about = " and ".join(filter(None, [_network(run), _data(training)]))
+    about = "; ".join(filter(None, [f"Student {_network(run)}", _data(training)]))
     return Page(
         kicker=f"Run {run.folder.name}",
         title=title,
-        about=f"{about[:1].upper()}{about[1:]}." if about else "",
+        about=f"{about}.",
         facts=tuple(fact for fact in facts if fact),
         sections=(section,),
         source=details,
@@ -196,8 +196,8 @@ def _epochs(run: Run) -> Iterator[Part]:
     ]
     train = charts.run_values([("student, training images", entry)], "train/top1")
     yield _lines(
-        "accuracy", "Accuracy by epoch", {label("test/top1"): top1 + train}, "",
-        f"Test images, of the student also training images. {_answer(run)}",
+        "accuracy", "Accuracy by epoch", {label("test/top1"): top1 + train}, _answer(run),
+        "Test images; of the student also training images.",
     )
     parts = sorted({name for row in entry.rows for name in row if name.startswith("train/loss")})
     losses = [
@@ -208,8 +208,8 @@ def _epochs(run: Run) -> Iterator[Part]:
     losses += charts.run_values([("test loss", entry)], "test/loss")
     last = ", ".join(f"{name.removeprefix('train/')} {entry.rows[-1].get(name, 0):.3g}" for name in parts)
     yield _lines(
-        "losses", "Loss and its parts", {"loss": losses}, "",
-        f"Training images, mean of each epoch, with the weights of the objective. At the end: {last}.",
+        "losses", "Loss and its parts", {"loss": losses}, f"At the end: {last}.",
+        "Means of each epoch over training images, parts with their weights; test images apart.",
     )
     panels = {}
     for column in ("learning_rate", "test/agreement", "images_per_second"):
@@ -217,12 +217,12 @@ def _epochs(run: Run) -> Iterator[Part]:
             panels[label(column)] = values
     rates = [row["images_per_second"] for row in entry.rows if "images_per_second" in row]
     speed = f" Throughput: {sorted(rates)[len(rates) // 2]:,.0f} images/s in the median epoch." if rates else ""
-    yield _lines("course", "Course of the run", panels, "", f"The student, by epoch.{speed}")
+    yield _lines("course", "Course of the run", panels, speed, f"The student, by epoch.{speed}")
     yield _table(run)
 
 
 def _lines(
-    name: str, title: str, panels: Mapping[str, charts.Values], note: str, caption: str
+    name: str, title: str, panels: Mapping[str, charts.Values], numbers: str, caption: str
 ) -> Figure:
     levels = dict.fromkeys(row["level"] for values in panels.values() for row in values)
     styles = look.styles(levels)
@@ -235,8 +235,8 @@ def _lines(
         for text, values in panels.items()
     )
     return Figure(
-        name=f"run-{name}", title=title, charts=made, caption=caption + note,
-        alt=f"{title}. {caption}", legend=styles,
+        name=f"run-{name}", title=title, charts=made, caption=caption,
+        alt=f"{title}. {numbers}", legend=styles,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from experiments.page import charts, found, look, measured, results, tables
 from experiments.page.parts import Chart, Figure, Folded, Page, Part, Section
 from experiments.page.results import Results
-from experiments.study.records import Record
+from experiments.study.records import Entry, Record
 
 _BLOCKS = 24  # that have a chart each at most
 
@@ -72,7 +72,7 @@ def grid_section(found_results: Results, record: Record, source: Mapping[str, st
     parts: list[Part] = []
     if found_results.finished:
         parts += _main(found_results)
-        parts += measured.parts(_runs(found_results))
+        parts += measured.parts(runs_of(found_results))
     if any(entry.rows for entry in grid.entries):
         parts += _curves(found_results)
     return Section(
@@ -84,7 +84,7 @@ def grid_section(found_results: Results, record: Record, source: Mapping[str, st
     )
 
 
-def _runs(of: Results) -> measured.Runs:
+def runs_of(of: Results) -> measured.Runs:
     """The finished runs of the first block that has some."""
     block = next(block for block in of.blocks if block.ordered())
     levels = {
@@ -220,18 +220,8 @@ def _curve(of: Results, name: str) -> Figure:
 def _curves(of: Results) -> Iterator[Figure]:
     """Of all runs by epoch: a chart a block; or of one block, a chart a column."""
     grid, name = of.grid, slug(of.grid.name)
-    if of.levels == [""]:
-        factor = grid.factors[0]["name"]
-        groups = {"": [(e.levels[factor], e) for e in grid.entries if e.rows]}
-    else:
-        groups = {
-            block_name: [(entry.levels[grid.compared], entry) for entry in entries if entry.rows]
-            for block_name, entries in _entries(of).items()
-        }
-    groups = {block_name: pairs for block_name, pairs in groups.items() if pairs}
+    groups, styles = curve_groups(of)
     shown = dict(list(groups.items())[:_BLOCKS])
-    levels = dict.fromkeys(level for pairs in groups.values() for level, _ in pairs)
-    styles = look.styles(levels, grid.baseline)
     if len(shown) == 1:
         (pairs,) = shown.values()
         columns = [grid.metric, "test/agreement", "train/loss"]
@@ -257,22 +247,44 @@ def _curves(of: Results) -> Iterator[Figure]:
         title="All seeds by epoch",
         charts=tuple(made),
         caption=caption,
-        alt=f"{results.label(grid.metric)} by epoch of {count} runs of {', '.join(levels)}. "
+        alt=f"{results.label(grid.metric)} by epoch of {count} runs of {', '.join(styles)}. "
         + found.answer(of),
         legend=styles,
     )
 
 
-def _entries(of: Results) -> dict[str, list[Any]]:
+def curve_groups(
+    of: Results,
+) -> tuple[dict[str, list[tuple[str, Entry]]], dict[str, look.Style]]:
+    """Runs that have begun, with their levels, by block; and the styles of the levels.
+
+    Where none are compared, they are one group, by the levels of the first factor.
+    """
+    grid = of.grid
+    if of.levels == [""]:
+        factor = grid.factors[0]["name"]
+        groups = {"": [(e.levels[factor], e) for e in grid.entries]}
+    else:
+        groups = {
+            name: [(entry.levels[grid.compared], entry) for entry in entries]
+            for name, entries in _entries(of).items()
+        }
+    groups = {name: [pair for pair in pairs if pair[1].rows] for name, pairs in groups.items()}
+    groups = {name: pairs for name, pairs in groups.items() if pairs}
+    levels = dict.fromkeys(level for pairs in groups.values() for level, _ in pairs)
+    return groups, look.styles(levels, grid.baseline)
+
+
+def _entries(of: Results) -> dict[str, list[Entry]]:
     names = {tuple(block.levels.values()): block.name for block in of.blocks}
-    blocks: dict[str, list[Any]] = {}
+    blocks: dict[str, list[Entry]] = {}
     for entry in of.grid.entries:
         others = tuple(v for k, v in entry.levels.items() if k != of.grid.compared)
         blocks.setdefault(names[others], []).append(entry)
     return blocks
 
 
-def _has(pairs: list[tuple[str, Any]], column: str) -> bool:
+def _has(pairs: list[tuple[str, Entry]], column: str) -> bool:
     return any(charts.is_number(row.get(column)) for _, entry in pairs for row in entry.rows[-1:])
 
 
