@@ -1,80 +1,13 @@
 """Charts of a grid's figures and curves, as specifications of Vega-Lite."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.page import look
+from experiments.page import look, marks
+from experiments.page.marks import Values
 from experiments.page.results import Block, Results, label, value, valued
-from experiments.study.records import Entry
 
-Values = list[dict[str, Any]]
-_POINTS = 80  # epochs of a curve that are drawn at most
 _ROW = 24  # pixels of a level
-
-
-def spec(chart: Any) -> dict[str, Any]:
-    """The chart as JSON; the page has a theme of its own."""
-    import altair as alt
-
-    with alt.data_transformers.enable(consolidate_datasets=False, max_rows=None):
-        content = chart.to_dict()
-    content.pop("config", None)
-    content.pop("$schema", None)
-    return content
-
-
-def colour(styles: Mapping[str, look.Style]) -> Any:
-    """The colour of the field `level`; the page draws the legend."""
-    import altair as alt
-
-    scale = alt.Scale(domain=list(styles), range=[style.variable for style in styles.values()])
-    return alt.Color("level:N", scale=scale, legend=None)
-
-
-def picked(opacity: float) -> Any:
-    """The opacity of a level, less while the page's legend picks another."""
-    import altair as alt
-
-    test = "pick === '' || datum.level === pick"
-    return alt.condition(test, alt.value(opacity), alt.value(opacity * 0.12))
-
-
-def pick() -> Any:
-    """What the page's legend picks: a level, or "" for none."""
-    import altair as alt
-
-    return alt.param(name="pick", value="")
-
-
-def levels_axis(order: Sequence[str]) -> Any:
-    """Levels below one another."""
-    import altair as alt
-
-    return alt.Y(
-        "level:N",
-        scale=alt.Scale(domain=list(order)),
-        title=None,
-        axis=alt.Axis(grid=False, ticks=False, domain=False),
-    )
-
-
-def shape(styles: Mapping[str, look.Style]) -> Any:
-    """The mark of the field `level`."""
-    import altair as alt
-
-    scale = alt.Scale(domain=list(styles), range=[style.shape for style in styles.values()])
-    return alt.Shape("level:N", scale=scale, legend=None)
-
-
-def dash(styles: Mapping[str, look.Style]) -> Any:
-    """The dash of the field `level`."""
-    import altair as alt
-
-    dashes = [list(style.dash) or [1, 0] for style in styles.values()]
-    return alt.StrokeDash(
-        "level:N", scale=alt.Scale(domain=list(styles), range=dashes), legend=None
-    )
 
 
 def comparison(block: Block, metric: str, styles: Mapping[str, look.Style]) -> dict[str, Any]:
@@ -83,9 +16,7 @@ def comparison(block: Block, metric: str, styles: Mapping[str, look.Style]) -> d
 
     values, domain = _comparison_values(block)
     order = [row.name for row in block.ordered()]
-    base = alt.Chart(alt.InlineData(values=values)).encode(
-        y=levels_axis(order), color=colour(styles)
-    )
+    base = marks.chart_of().encode(y=marks.levels_axis(order), color=marks.colour(styles))
     scale = alt.Scale(domain=domain, zero=False, nice=True)
     axis = alt.Axis(tickCount=6)
     x = alt.X("mean:Q", title=label(metric), scale=scale, axis=axis)
@@ -105,7 +36,7 @@ def comparison(block: Block, metric: str, styles: Mapping[str, look.Style]) -> d
         .mark_tick(thickness=1.3, size=13, opacity=0.55, clip=True)
         .encode(x=x, tooltip=["level:N", "seed:N", alt.Tooltip("mean:Q", format=".2f")]),
         means.mark_point(filled=True, size=75, opacity=1, clip=True).encode(
-            x=x, shape=shape(styles), tooltip=tooltip
+            x=x, shape=marks.shape(styles), tooltip=tooltip
         ),
     ]
     if any(row["kind"] == "published" for row in values):
@@ -118,8 +49,8 @@ def comparison(block: Block, metric: str, styles: Mapping[str, look.Style]) -> d
                 tooltip=["level:N", alt.Tooltip("mean:Q", title="published")],
             )
         )
-    chart = alt.layer(*layers, data=alt.InlineData(values=values))
-    return spec(chart.properties(width="container", height=_ROW * max(2, len(order))))
+    chart = alt.layer(*layers)
+    return marks.spec(chart, values, height=_ROW * max(2, len(order)))
 
 
 def _comparison_values(block: Block) -> tuple[Values, list[float]]:
@@ -183,12 +114,8 @@ def ranking(results: Results, styles: Mapping[str, look.Style]) -> dict[str, Any
     groups = [group for group in found.groups if len(group) > 1]
     for i, group in enumerate(groups):
         place = len(order) + 0.35 + 0.3 * i
-        values.append(
-            {"level": group[0], "to": group[-1], "kind": "group", "rank": place}
-        )
-    base = alt.Chart(alt.InlineData(values=values)).encode(
-        y=levels_axis(order)
-    )
+        values.append({"level": group[0], "to": group[-1], "kind": "group", "rank": place})
+    base = marks.chart_of().encode(y=marks.levels_axis(order))
     end = len(order) + 0.35 + 0.3 * len(groups)
     x = alt.X(
         "rank:Q",
@@ -199,24 +126,21 @@ def ranking(results: Results, styles: Mapping[str, look.Style]) -> dict[str, Any
     points = base.transform_filter("datum.kind == 'rank'").encode(x=x)
     chart = alt.layer(
         points.mark_rule(strokeWidth=1.2, opacity=0.5).encode(
-            x2=alt.datum(1), color=colour(styles)
+            x2=alt.datum(1), color=marks.colour(styles)
         ),
         points.mark_point(filled=True, size=80, opacity=1).encode(
-            color=colour(styles),
-            shape=shape(styles),
+            color=marks.colour(styles),
+            shape=marks.shape(styles),
             tooltip=["level:N", alt.Tooltip("rank:Q", title="mean rank", format=".2f")],
         ),
         base.transform_filter("datum.kind == 'group'")
         .mark_rule(strokeWidth=4, strokeCap="round", color="var(--soft)")
         .encode(x=x, y2="to:N"),
-        data=alt.InlineData(values=values),
     )
-    return spec(chart.properties(width="container", height=_ROW * len(order)))
+    return marks.spec(chart, values, height=_ROW * len(order))
 
 
-def factor_map(
-    results: Results
-) -> list[tuple[str, dict[str, Any]]]:
+def factor_map(results: Results) -> list[tuple[str, dict[str, Any]]]:
     """Cells of two factors with values, with the mean in each; a chart for each other level."""
     import altair as alt
 
@@ -225,13 +149,17 @@ def factor_map(
     for name, values in map_values(results).items():
         means = [entry["mean"] for entry in values if entry["mean"] is not None]
         middle = min(means) + 0.6 * (max(means) - min(means)) if means else 0.0
-        base = alt.Chart(alt.InlineData(values=values)).encode(
+        base = marks.chart_of().encode(
             x=alt.X(
-                "across:O", title=across["label"], sort=[x["name"] for x in across["levels"]],
+                "across:O",
+                title=across["label"],
+                sort=[x["name"] for x in across["levels"]],
                 axis=alt.Axis(labelAngle=0, ticks=False, domain=False),
             ),
             y=alt.Y(
-                "down:O", title=down["label"], sort=[x["name"] for x in down["levels"]][::-1],
+                "down:O",
+                title=down["label"],
+                sort=[x["name"] for x in down["levels"]][::-1],
                 axis=alt.Axis(ticks=False, domain=False),
             ),
             tooltip=[
@@ -245,7 +173,8 @@ def factor_map(
         chart = alt.layer(
             base.mark_rect(cornerRadius=2, stroke="var(--paper)", strokeWidth=2).encode(
                 color=alt.Color(
-                    "mean:Q", title=label(results.grid.metric),
+                    "mean:Q",
+                    title=label(results.grid.metric),
                     scale=alt.Scale(scheme="viridis", zero=False),
                 )
             ),
@@ -255,10 +184,9 @@ def factor_map(
                     f"datum.mean > {middle}", alt.value("#000000"), alt.value("#ffffff")
                 ),
             ),
-            data=alt.InlineData(values=values),
         )
         height = 44 * len(down["levels"])
-        charts.append((name, spec(chart.properties(width="container", height=height))))
+        charts.append((name, marks.spec(chart, values, height=height)))
     return charts
 
 
@@ -294,13 +222,16 @@ def factor_curve(results: Results, styles: Mapping[str, look.Style]) -> dict[str
     )
     log = factor["log"] and all(level["value"] > 0 for level in factor["levels"])
     places = [level["value"] for level in factor["levels"]]
-    base = alt.Chart(alt.InlineData(values=values)).encode(
+    base = marks.chart_of().encode(
         x=alt.X(
-            "x:Q", title=factor["label"],
-            scale=alt.Scale(nice=False, padding=14, **({"type": "log"} if log else {"zero": False})),
+            "x:Q",
+            title=factor["label"],
+            scale=alt.Scale(
+                nice=False, padding=14, **({"type": "log"} if log else {"zero": False})
+            ),
             axis=alt.Axis(values=places, grid=False, format="~g", labelOverlap=True),
         ),
-        color=colour(styles),
+        color=marks.colour(styles),
     )
     scale = alt.Scale(domain=domain, zero=False)
     y = alt.Y("mean:Q", title=label(results.grid.metric), scale=scale)
@@ -314,17 +245,18 @@ def factor_curve(results: Results, styles: Mapping[str, look.Style]) -> dict[str
     ]
     chart = alt.layer(
         base.mark_area(clip=True).encode(
-            opacity=picked(0.13), y=alt.Y("low:Q", title=label(results.grid.metric), scale=scale), y2="high:Q"
+            opacity=marks.picked(0.13),
+            y=alt.Y("low:Q", title=label(results.grid.metric), scale=scale),
+            y2="high:Q",
         ),
         base.mark_line(strokeWidth=2, clip=True)
-        .encode(y=y, strokeDash=dash(styles), opacity=picked(1))
-        .add_params(pick()),
+        .encode(y=y, strokeDash=marks.dash(styles), opacity=marks.picked(1))
+        .add_params(marks.pick()),
         base.mark_point(filled=True, size=60).encode(
-            y=y, opacity=picked(1), shape=shape(styles), tooltip=tooltip
+            y=y, opacity=marks.picked(1), shape=marks.shape(styles), tooltip=tooltip
         ),
-        data=alt.InlineData(values=values),
     )
-    return spec(chart.properties(width="container", height=300))
+    return marks.spec(chart, values, height=300)
 
 
 def curve_values(results: Results) -> Values:
@@ -348,163 +280,3 @@ def curve_values(results: Results) -> Values:
                 }
             )
     return values
-
-
-def learning_curves(
-    entries: Sequence[tuple[str, Entry]], column: str, styles: Mapping[str, look.Style]
-) -> dict[str, Any]:
-    """A column by epoch: a thin line a run, and the mean of each level.
-
-    Args:
-      entries: level and run.
-      column: of metrics.jsonl.
-      styles: of the levels.
-    """
-    values = run_values(entries, column)
-    return epochs(values, label(column), styles, late_domain(values, column))
-
-
-def epochs(
-    values: Values,
-    title: str,
-    styles: Mapping[str, look.Style],
-    domain: Sequence[float] | None = None,
-) -> dict[str, Any]:
-    """Figures by epoch: a thin line a run, and the mean of each level where it has several.
-
-    Args:
-      values: as `run_values` has them.
-      title: of the axis.
-      styles: of the levels.
-      domain: the ends of the axis; None for those of the figures.
-    """
-    import altair as alt
-
-    scale = alt.Scale(domain=domain, zero=False) if domain else alt.Scale(zero=False)
-    base = (
-        alt.Chart(alt.InlineData(values=values))
-        .transform_flatten(["epoch", "value"])
-        .encode(
-            x=alt.X(
-                "epoch:Q", title="epoch", scale=alt.Scale(nice=False),
-                axis=alt.Axis(grid=False, labelOverlap="greedy", labelSeparation=8),
-            ),
-            color=colour(styles),
-        )
-    )
-    run = alt.Tooltip("run:N")
-    number = alt.Tooltip("value:Q", title=title, format=".4~g")
-    thin = base.mark_line(strokeWidth=1, clip=True).encode(
-        y=alt.Y("value:Q", title=title, scale=scale), detail="run:N",
-        tooltip=[run, alt.Tooltip("epoch:Q"), number], opacity=picked(0.4),
-    )
-    mean = base.mark_line(strokeWidth=2.2, clip=True).encode(
-        y=alt.Y("mean(value):Q", title=title, scale=scale), strokeDash=dash(styles),
-        opacity=picked(1),
-        tooltip=["level:N", "epoch:Q", alt.Tooltip("mean(value):Q", format=".4~g")],
-    )
-    chart = alt.layer(thin.add_params(pick()), mean, data=alt.InlineData(values=values))
-    return spec(chart.properties(width="container", height=260))
-
-
-def run_values(entries: Sequence[tuple[str, Entry]], column: str) -> Values:
-    """A row a run, with its epochs and figures as lists."""
-    values: Values = []
-    for level, entry in entries:
-        rows = [row for row in thinned(entry.rows) if is_number(row.get(column))]
-        if rows:
-            values.append(
-                {
-                    "level": level,
-                    "run": entry.label,
-                    "seed": entry.seed,
-                    "epoch": [row["epoch"] for row in rows],
-                    "value": [row[column] for row in rows],
-                }
-            )
-    return values
-
-
-def thinned(rows: Sequence[Mapping[str, Any]], most: int = _POINTS) -> list[Mapping[str, Any]]:
-    """So many rows at most, at even distances; the last one is among them."""
-    stride = max(1, math.ceil(len(rows) / most))
-    return list(rows[::-1][::stride][::-1])
-
-
-def late_domain(values: Values, column: str) -> list[float] | None:
-    """The ends of an axis on which the later half of accuracies can be told apart."""
-    late = [x for entry in values for x in entry["value"][len(entry["value"]) // 2 :]]
-    if not late or ("top" not in column and "agreement" not in column):
-        return None
-    low, high = min(late), max(late)
-    return [math.floor(low), min(100, math.ceil(high + 0.02 * (high - low)))]
-
-
-def is_number(found: Any) -> bool:
-    """Whether it is a number that can be drawn."""
-    return isinstance(found, int | float) and math.isfinite(found)
-
-
-def calculation(curves: Mapping[str, Any], styles: Mapping[str, look.Style]) -> dict[str, Any] | None:
-    """A theory's curves; points where a series says so; None where nothing can be drawn."""
-    import altair as alt
-
-    series = curves["series"]
-    values = [
-        {
-            "level": entry["name"],
-            "kind": "points" if "point" in str(entry.get("kind")) else "line",
-            curves["x_label"]: [x for x, _ in points],
-            curves["y_label"]: [y for _, y in points],
-        }
-        for entry in series
-        if (points := _drawable(entry, curves))
-    ]
-    axes = {}
-    for axis, kind in (("x", alt.X), ("y", alt.Y)):
-        name = curves[f"{axis}_label"]
-        type_ = "log" if curves.get(f"log_{axis}") else "linear"
-        axes[axis] = kind(
-            f"{axis}:Q", title=name, scale=alt.Scale(type=type_, nice=axis == "y", **({} if type_ == "log" else {"zero": False})),
-            axis=alt.Axis(grid=axis == "y", tickCount=6, format="~g"),
-        )
-    base = (
-        alt.Chart(alt.InlineData(values=values))
-        .transform_flatten([curves["x_label"], curves["y_label"]], ["x", "y"])
-        .encode(
-            **axes,
-            color=colour(styles),
-            opacity=picked(1),
-            tooltip=[
-                "level:N",
-                alt.Tooltip("x:Q", title=curves["x_label"], format=".4~g"),
-                alt.Tooltip("y:Q", title=curves["y_label"], format=".4~g"),
-            ],
-        )
-    )
-    kinds = {entry["kind"] for entry in values}
-    layers = []
-    if "line" in kinds:
-        lines = base.transform_filter("datum.kind == 'line'").mark_line(strokeWidth=2)
-        layers.append(lines.encode(strokeDash=dash(styles)))
-    if "points" in kinds:
-        points = base.transform_filter("datum.kind == 'points'").mark_point(filled=True, size=55)
-        layers.append(points.encode(shape=shape(styles)))
-    if not layers:
-        return None
-    chart = alt.layer(layers[0].add_params(pick()), *layers[1:], data=alt.InlineData(values=values))
-    return spec(chart.properties(width="container", height=260))
-
-
-def _drawable(entry: Mapping[str, Any], curves: Mapping[str, Any]) -> list[tuple[float, float]]:
-    """Points that have a place on the axes."""
-    pairs = zip(entry["x"], entry["y"], strict=True)
-    return [
-        (x, y)
-        for x, y in pairs
-        if is_number(x)
-        and is_number(y)
-        and (x > 0 or not curves.get("log_x"))
-        and (y > 0 or not curves.get("log_y"))
-    ]
-

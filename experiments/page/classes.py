@@ -76,7 +76,7 @@ def _accuracies(runs: "Runs", values: Values, names: Sequence[str]) -> Figure:
         name=f"{runs.name}-classes",
         title=f"The best and worst classes{runs.where}",
         charts=(Chart(maps.accuracies(rows, [names[i] for i in order], styles)),),
-        caption=f"{said[:1].upper()}{said[1:]}.{some}" if runs.is_single else f"Means over the seeds; {said}.{some}",
+        caption=f"{'One run' if runs.is_single else 'Means over the seeds'}: {said}.{some}",
         alt=f"Accuracy by class: {said}",
         most=760,
         legend=styles,
@@ -119,7 +119,12 @@ def _said(pair: tuple[int, int, float], names: Sequence[str]) -> str:
 
 def _pairs(runs: "Runs", level: str, counts: np.ndarray, names: Sequence[str]) -> Table:
     rows = [
-        (Cell(names[i]), Cell(names[j]), Cell(f"{share:.1f}", share), Cell(str(counts[i, j]), counts[i, j]))
+        (
+            Cell(names[i]),
+            Cell(names[j]),
+            Cell(f"{share:.1f}", share),
+            Cell(str(counts[i, j]), counts[i, j]),
+        )
         for i, j, share in _worst(counts)
     ]
     return Table(

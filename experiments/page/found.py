@@ -125,7 +125,11 @@ def _rank_words(ranking: "statistics.Ranking") -> str:
 
 def _of_map(results: Results) -> list[str]:
     metric = results.grid.metric
-    rows = {_cell_name(results, block, row): row for block in results.blocks for row in block.rows.values()}
+    rows = {
+        _cell_name(results, block, row): row
+        for block in results.blocks
+        for row in block.rows.values()
+    }
     rows = {name: row for name, row in rows.items() if row.last.n}
     if not rows:
         return ["No run has a figure."]
@@ -193,8 +197,8 @@ def _of_one_curve(results: Results) -> list[str]:
     best = max(cells, key=lambda cell: cell[1].last.mean)
     worst = min(cells, key=lambda cell: cell[1].last.mean)
     return [
-        f"Over the {factor['label']}, the mean goes from {figure(worst[1], metric)} at {worst[0]} to"
-        f" {figure(best[1], metric)} at {best[0]}."
+        f"Over the {factor['label']}, the mean goes from {figure(worst[1], metric)} at {worst[0]}"
+        f" to {figure(best[1], metric)} at {best[0]}."
     ]
 
 

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.page import look
-from experiments.page.charts import colour, dash, pick, picked, shape, spec
+from experiments.page import look, marks
 
 _CLASSES = 40  # that a map shows at most
 
@@ -35,19 +34,21 @@ def correlation(values: np.ndarray, labels: Sequence[str], *, gap: bool = False)
     scale = alt.Scale(scheme="purpleorange", reverse=True, domain=[-end, end], clamp=True)
     axis = alt.Axis(title=None, labels=len(labels) <= 24, ticks=False, domain=False, labelLimit=70)
     chart = (
-        alt.Chart(alt.InlineData(values=rows))
+        marks.chart_of()
         .mark_rect()
         .encode(
             x=alt.X("column:N", sort=list(labels), axis=_across(labels)),
             y=alt.Y("row:N", sort=list(labels), axis=axis),
             color=alt.Color(
-                "value:Q", title="difference" if gap else "correlation", scale=scale,
+                "value:Q",
+                title="difference" if gap else "correlation",
+                scale=scale,
                 legend=alt.Legend(gradientLength=120, values=[-end, 0, end]),
             ),
             tooltip=["row:N", "column:N", alt.Tooltip("value:Q", format="+.3f")],
         )
     )
-    return spec(chart.properties(width="container", height=270))
+    return marks.spec(chart, rows, height=270)
 
 
 def _across(labels: Sequence[str], title: str | None = None) -> Any:
@@ -55,8 +56,12 @@ def _across(labels: Sequence[str], title: str | None = None) -> Any:
     import altair as alt
 
     return alt.Axis(
-        title=title, labels=len(labels) <= 40, ticks=False, domain=False,
-        labelAngle=0 if max(map(len, labels)) < 3 else -90, labelLimit=70,
+        title=title,
+        labels=len(labels) <= 40,
+        ticks=False,
+        domain=False,
+        labelAngle=0 if max(map(len, labels)) < 3 else -90,
+        labelLimit=70,
     )
 
 
@@ -82,12 +87,23 @@ def confusion(counts: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
         for j, across in enumerate(labels)
         if counts[i, j] or i == j
     ]
-    axis = alt.Axis(title="class", labels=len(labels) <= 40, ticks=False, domain=False, labelLimit=90)
-    base = alt.Chart(alt.InlineData(values=rows)).encode(
-        x=alt.X("taken for:N", sort=list(labels), scale=alt.Scale(domain=list(labels)),
-                axis=_across(labels, "taken for")),
+    axis = alt.Axis(
+        title="class", labels=len(labels) <= 40, ticks=False, domain=False, labelLimit=90
+    )
+    base = marks.chart_of().encode(
+        x=alt.X(
+            "taken for:N",
+            sort=list(labels),
+            scale=alt.Scale(domain=list(labels)),
+            axis=_across(labels, "taken for"),
+        ),
         y=alt.Y("class:N", sort=list(labels), scale=alt.Scale(domain=list(labels)), axis=axis),
-        tooltip=["class:N", "taken for:N", alt.Tooltip("share:Q", title="%", format=".1f"), "images:Q"],
+        tooltip=[
+            "class:N",
+            "taken for:N",
+            alt.Tooltip("share:Q", title="%", format=".1f"),
+            "images:Q",
+        ],
     )
     misses = [row["share"] for row in rows if not row["hit"]]
     top = max(misses, default=1.0) or 1.0
@@ -97,15 +113,15 @@ def confusion(counts: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
         .mark_rect()
         .encode(
             color=alt.Color(
-                "share:Q", title="of the class (%)", scale=alt.Scale(scheme="oranges", domain=[0, top])
+                "share:Q",
+                title="of the class (%)",
+                scale=alt.Scale(scheme="oranges", domain=[0, top]),
             )
         ),
     ]
     if len(labels) <= 12:
         texts = base.mark_text(fontSize=11).encode(text=alt.Text("share:Q", format=".1f"))
-        layers.append(
-            texts.transform_filter("datum.hit").encode(color=alt.value("var(--soft)"))
-        )
+        layers.append(texts.transform_filter("datum.hit").encode(color=alt.value("var(--soft)")))
         layers.append(
             texts.transform_filter("!datum.hit").encode(
                 color=alt.condition(
@@ -113,8 +129,8 @@ def confusion(counts: np.ndarray, labels: Sequence[str]) -> dict[str, Any]:
                 )
             )
         )
-    chart = alt.layer(*layers, data=alt.InlineData(values=rows))
-    return spec(chart.properties(width="container", height=min(560, max(200, 30 * len(labels)))))
+    chart = alt.layer(*layers)
+    return marks.spec(chart, rows, height=min(560, max(200, 30 * len(labels))))
 
 
 def accuracies(
@@ -130,25 +146,29 @@ def accuracies(
     import altair as alt
 
     chart = (
-        alt.Chart(alt.InlineData(values=rows))
+        marks.chart_of()
         .mark_point(filled=True, size=65)
         .encode(
             x=alt.X(
-                "accuracy:Q", title="images of the class that are recognised (%)",
-                scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=6),
+                "accuracy:Q",
+                title="images of the class that are recognised (%)",
+                scale=alt.Scale(zero=False),
+                axis=alt.Axis(tickCount=6),
             ),
             y=alt.Y(
-                "class:N", scale=alt.Scale(domain=list(order)), title=None,
+                "class:N",
+                scale=alt.Scale(domain=list(order)),
+                title=None,
                 axis=alt.Axis(grid=True, gridDash=[1, 3], ticks=False, domain=False),
             ),
-            color=colour(styles),
-            shape=shape(styles),
-            opacity=picked(1),
+            color=marks.colour(styles),
+            shape=marks.shape(styles),
+            opacity=marks.picked(1),
             tooltip=["class:N", "level:N", alt.Tooltip("accuracy:Q", format=".2f")],
         )
-        .add_params(pick())
+        .add_params(marks.pick())
     )
-    return spec(chart.properties(width="container", height=22 * len(order)))
+    return marks.spec(chart, rows, height=22 * len(order))
 
 
 def reliability(
@@ -166,29 +186,36 @@ def reliability(
     low = 10 * int(min(min(row["confidence"], row["accuracy"]) for row in rows) // 10)
     ideal = [{"level": "ideal", "confidence": x, "accuracy": x, "images": 0} for x in (low, 100)]
     scale = alt.Scale(domain=[low, 100], nice=False)
-    base = alt.Chart(alt.InlineData(values=rows + ideal)).encode(
-        x=alt.X("confidence:Q", title="confidence (%)", scale=scale, axis=alt.Axis(grid=False, tickCount=5)),
+    base = marks.chart_of().encode(
+        x=alt.X(
+            "confidence:Q",
+            title="confidence (%)",
+            scale=scale,
+            axis=alt.Axis(grid=False, tickCount=5),
+        ),
         y=alt.Y("accuracy:Q", title="accuracy (%)", scale=scale, axis=alt.Axis(tickCount=5)),
     )
-    levels = base.transform_filter("datum.level !== 'ideal'").encode(color=colour(styles))
+    levels = base.transform_filter("datum.level !== 'ideal'").encode(color=marks.colour(styles))
     chart = alt.layer(
         base.transform_filter("datum.level === 'ideal'").mark_line(
             color="var(--line)", strokeWidth=2
         ),
         levels.mark_line(strokeWidth=1.8)
-        .encode(strokeDash=dash(styles), opacity=picked(1))
-        .add_params(pick()),
+        .encode(strokeDash=marks.dash(styles), opacity=marks.picked(1))
+        .add_params(marks.pick()),
         levels.mark_point(filled=True).encode(
-            shape=shape(styles), opacity=picked(0.9),
+            shape=marks.shape(styles),
+            opacity=marks.picked(0.9),
             size=alt.Size("images:Q", scale=alt.Scale(type="sqrt", range=[18, 160]), legend=None),
             tooltip=[
-                "level:N", alt.Tooltip("confidence:Q", format=".1f"),
-                alt.Tooltip("accuracy:Q", format=".1f"), "images:Q",
+                "level:N",
+                alt.Tooltip("confidence:Q", format=".1f"),
+                alt.Tooltip("accuracy:Q", format=".1f"),
+                "images:Q",
             ],
         ),
-        data=alt.InlineData(values=rows + ideal),
     )
-    return spec(chart.properties(width="container", height=330))
+    return marks.spec(chart, rows + ideal, height=330)
 
 
 def plane(values: Mapping[str, Any], role: str, styles: Mapping[str, look.Style]) -> dict[str, Any]:
@@ -219,24 +246,24 @@ def plane(values: Mapping[str, Any], role: str, styles: Mapping[str, look.Style]
     ]
     axis = alt.Axis(labels=False, ticks=False, grid=False, domain=False, title=None)
     chart = (
-        alt.Chart(alt.InlineData(values=rows))
+        marks.chart_of()
         .mark_point(filled=True, size=24)
         .encode(
             x=alt.X("x:Q", axis=axis, scale=alt.Scale(zero=False)),
             y=alt.Y("y:Q", axis=axis, scale=alt.Scale(zero=False)),
-            color=colour(styles),
-            shape=shape(styles),
-            opacity=picked(0.8),
+            color=marks.colour(styles),
+            shape=marks.shape(styles),
+            opacity=marks.picked(0.8),
             tooltip=[
                 alt.Tooltip("image:N"),
                 alt.Tooltip("level:N", title="label"),
                 *(alt.Tooltip(f"{who}:N", title=f"{who} says") for who in answers),
             ],
         )
-        .add_params(pick())
+        .add_params(marks.pick())
     )
     frame = alt.ViewBackground(stroke="var(--line)")
-    return spec(chart.properties(width="container", height=260, view=frame))
+    return marks.spec(chart.properties(view=frame), rows, height=260)
 
 
 def number(value: Any) -> float | None:

@@ -144,7 +144,11 @@ def table(
         cells = [Cell(level or "all"), Cell(str(len(values[level])), len(values[level]))]
         cells += [_mean(values[level], name, *columns[name][1:]) for name in columns]
         rows.append(tuple(cells))
-    header = ["run" if runs.is_single else "level", "seeds", *(about[0] for about in columns.values())]
+    header = [
+        "run" if runs.is_single else "level",
+        "seeds",
+        *(about[0] for about in columns.values()),
+    ]
     yield Table(
         name=f"{runs.name}-{measure}",
         title=_TITLES[measure] + runs.where,
@@ -165,17 +169,15 @@ def _mean(found: Sequence[Mapping[str, Any]], name: str, factor: float, decimals
     return Cell(text + (f" ± {summary.std:.{decimals}f}" if summary.n > 1 else ""), summary.mean)
 
 
-def _caption(
-    runs: Runs, measure: str, values: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> str:
+def _caption(runs: Runs, measure: str, values: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     first = next(iter(values.values()))[0]
     sentences = ["One run." if runs.is_single else "Mean ± standard deviation over the seeds."]
     if measure == "alignment" and "neighbour_agreement_chance" in first:
         sentences.append(
             f"Embeddings of {first['sampled']} of {first['total']} test images; of the"
             f" {first['neighbours']} nearest,"
-            f" {100 * first['neighbour_agreement_chance']:.1f} % would be in common by chance. CKA is"
-            " 1 for embeddings that are alike but for rotation and scale (arXiv 1905.00414)."
+            f" {100 * first['neighbour_agreement_chance']:.1f} % would be in common by chance. CKA"
+            " is 1 for embeddings that are alike but for rotation and scale (arXiv 1905.00414)."
         )
     if measure == "calibration" and "teacher_ece" in first:
         sentences.append(
@@ -187,9 +189,7 @@ def _caption(
     return " ".join(sentences)
 
 
-def _differing(
-    runs: Runs, values: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> Iterator[Gallery]:
+def _differing(runs: Runs, values: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[Gallery]:
     level = runs.chosen(values)[0]
     found = values[level][0]
     if not len(found.get("differing", ())):
@@ -213,8 +213,9 @@ def _differing(
         name=f"{runs.name}-differing",
         title=f"Images that teacher and student see differently{runs.where}",
         pictures=tuple(shown),
-        caption=f"The label, then what each takes the image for, and how sure it is. {len(shown)} of"
-        f" {total} such test images, those of which both are surest; the student is {runs.first(level)}.",
+        caption="The label, then what each takes the image for, and how sure it is."
+        f" {len(shown)} of {total} such test images, those of which both are surest; the student is"
+        f" {runs.first(level)}.",
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.page import charts, look, results, single, study
+from experiments.page import charts, courses, look, results, single, study
 from experiments.page.results import Block, Results
 
 _WIDTH = 5.5  # inches, of a column of text
@@ -119,6 +119,7 @@ def critical_difference(ranking: Any) -> Any:
     axis.xaxis.tick_top()
     axis.set_xticks(range(1, len(names) + 1))
     axis.spines[["left", "right", "bottom"]].set_visible(False)
+    axis.spines["top"].set_visible(True)
     axis.spines["top"].set_position(("data", 0))
     axis.set_yticks([])
     for i, name in enumerate(names):
@@ -127,21 +128,36 @@ def critical_difference(ranking: Any) -> Any:
         end = 0.95 if right else len(names) + 0.05
         axis.plot([rank, rank, end], [0, row, row], color="black", linewidth=0.7, clip_on=False)
         axis.annotate(
-            f"{name} ({rank:.2f})", (end, row), xytext=(3 if right else -3, 0),
-            textcoords="offset points", ha="left" if right else "right", va="center",
+            f"{name} ({rank:.2f})",
+            (end, row),
+            xytext=(3 if right else -3, 0),
+            textcoords="offset points",
+            ha="left" if right else "right",
+            va="center",
             annotation_clip=False,
         )
     for i, group in enumerate(groups):
         ranks = [ranking.mean_ranks[name] for name in group]
         height = 0.45 + 0.28 * i
-        axis.plot([min(ranks) - 0.03, max(ranks) + 0.03], [height] * 2, color="black", linewidth=2.5)
+        axis.plot(
+            [min(ranks) - 0.03, max(ranks) + 0.03], [height] * 2, color="black", linewidth=2.5
+        )
     if ranking.critical_difference:
         start = 1.0
-        axis.plot([start, start + ranking.critical_difference], [-0.75] * 2, "|-", color="black", clip_on=False)
+        axis.plot(
+            [start, start + ranking.critical_difference],
+            [-0.75] * 2,
+            "|-",
+            color="black",
+            clip_on=False,
+        )
         axis.annotate(
             f"critical difference {ranking.critical_difference:.2f}",
-            (start + ranking.critical_difference / 2, -0.75), xytext=(0, 4),
-            textcoords="offset points", ha="center", annotation_clip=False,
+            (start + ranking.critical_difference / 2, -0.75),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            annotation_clip=False,
         )
     return figure
 
@@ -186,7 +202,9 @@ def factor_curve(of: Results) -> Any:
         axis.plot(x, mean, marker=style.marker, label=level, **_line(style))
         bounds = [(e["x"], e["low"], e["high"]) for e in points if e["low"] is not None]
         if bounds:
-            axis.fill_between(*zip(*bounds, strict=True), color=style.colour, alpha=0.13, linewidth=0)
+            axis.fill_between(
+                *zip(*bounds, strict=True), color=style.colour, alpha=0.13, linewidth=0
+            )
     if factor["log"]:
         axis.set_xscale("log")
     places = [level["value"] for level in factor["levels"]]
@@ -205,7 +223,7 @@ def learning_curves(
     """All runs by epoch, a thin line each, and the means of levels."""
     figure, axes = axes_of(len(groups), 2.0 if len(groups) > 1 else 2.6)
     for axis, (name, pairs) in zip(axes, groups.items(), strict=True):
-        values = charts.run_values(pairs, column)
+        values = courses.run_values(pairs, column)
         for level, style in styles.items():
             runs = [row for row in values if row["level"] == level]
             for row in runs:
@@ -213,7 +231,7 @@ def learning_curves(
             if runs:
                 epoch, mean = _mean(runs)
                 axis.plot(epoch, mean, label=level, **_line(style))
-        if domain := charts.late_domain(values, column):
+        if domain := courses.late_domain(values, column):
             axis.set_ylim(*domain)
         axis.set(xlabel="epoch", ylabel=results.label(column))
         axis.set_title(name, loc="left")
@@ -249,7 +267,7 @@ def correlations(values: Mapping[str, Any], level: str) -> Any:
         "difference": ("correlation_difference", 0.5),
     }
     for axis, (name, (key, end)) in zip(axes, kinds.items(), strict=True):
-        image = axis.imshow(values[key], cmap="PuOr_r", vmin=-end, vmax=end, interpolation="none")
+        image = axis.imshow(values[key], cmap="PuOr", vmin=-end, vmax=end, interpolation="none")
         axis.set_title(name, loc="left")
         axis.set(xlabel="class", ylabel="class")
         axis.spines[:].set_visible(False)
@@ -268,7 +286,9 @@ def planes_of(values: Mapping[str, Any], level: str) -> Any:
     for axis, (role, title) in zip(axes, roles.items(), strict=True):
         for label, (name, style) in enumerate(look.styles(names).items()):
             points = values[role][values["labels"] == label]
-            axis.plot(*points.T, style.marker, color=style.colour, markersize=2.5, label=name, alpha=0.8)
+            axis.plot(
+                *points.T, style.marker, color=style.colour, markersize=2.5, label=name, alpha=0.8
+            )
         axis.set_title(title, loc="left")
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(True)
@@ -285,7 +305,9 @@ def calculation(curves: Mapping[str, Any]) -> Any:
     for series in curves["series"]:
         style = styles[series["name"]]
         if "point" in str(series.get("kind")):
-            axis.plot(series["x"], series["y"], style.marker, color=style.colour, label=series["name"])
+            axis.plot(
+                series["x"], series["y"], style.marker, color=style.colour, label=series["name"]
+            )
         else:
             axis.plot(series["x"], series["y"], label=series["name"], **_line(style))
     axis.set_xscale("log" if curves.get("log_x") else "linear")

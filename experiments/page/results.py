@@ -1,4 +1,4 @@
-"""What a grid's runs come to: summaries, differences and ranks, for sentences, tables and figures."""
+"""What a grid's runs come to: summaries, differences and ranks."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
@@ -96,7 +96,7 @@ def of(grid: GridRecord) -> Results:
 
 
 def unit(metric: str) -> str:
-    """"%" for shares, "" for others."""
+    """The unit of a column of metrics.jsonl: per cent of shares, nothing of others."""
     name = metric.rpartition("/")[2]
     shares = ("top1", "top5", "agreement", "balanced", "accuracy", "balanced_top1")
     return "%" if name in shares else ""
@@ -163,9 +163,7 @@ def _figures(entries: Iterable[Entry], column: str) -> Iterator[tuple[int, float
 
 def _ranking(blocks: tuple[Block, ...]) -> "statistics.Ranking | None":
     """Of the levels that have a figure in every block."""
-    means = {
-        block.name: {row.name: row.last.mean for row in block.ordered()} for block in blocks
-    }
+    means = {block.name: {row.name: row.last.mean for row in block.ordered()} for block in blocks}
     common = set.intersection(*map(set, means.values())) if means else set()
     if len(means) < 2 or len(common) < 3:
         return None

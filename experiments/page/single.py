@@ -5,7 +5,8 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from experiments.page import charts, look, measured, study
+from experiments.page import courses, look, measured, study
+from experiments.page.marks import Values
 from experiments.page.parts import Cell, Chart, Facts, Figure, Page, Part, Section, Table
 from experiments.page.results import label
 from experiments.study import records
@@ -42,8 +43,10 @@ def read(folder: pathlib.Path) -> Run:
       InputError: it is not the workdir of a run, or its config is damaged.
     """
     if not (folder / "config.json").is_file():
-        reason = "is the folder of a study: pass --study" if (folder / records.PLAN).is_file() else (
-            "is not the workdir of a run: it has no config.json"
+        reason = (
+            "is the folder of a study: pass --study"
+            if (folder / records.PLAN).is_file()
+            else ("is not the workdir of a run: it has no config.json")
         )
         raise errors.InputError(f"{folder} {reason}")
     try:
@@ -88,9 +91,7 @@ def _entry(folder: pathlib.Path, name: str, epochs: int, seed: int) -> records.E
     )
 
 
-def _others(
-    folder: pathlib.Path, about: Mapping[str, Any]
-) -> Iterator[tuple[str, records.Entry]]:
+def _others(folder: pathlib.Path, about: Mapping[str, Any]) -> Iterator[tuple[str, records.Entry]]:
     teachers = (about.get("training") or {}).get("teachers") or []
     for name, homes in {
         "teacher": [folder / "teacher", *(_home(x.get("checkpoint", "")) for x in teachers[:1])],
@@ -117,9 +118,7 @@ def page(run: Run) -> Page:
     if run.entry.rows:
         parts += _epochs(run)
     parts += measured.parts(runs)
-    parts.append(
-        Facts("Configuration", {name: str(value) for name, value in run.config.items()})
-    )
+    parts.append(Facts("Configuration", {name: str(value) for name, value in run.config.items()}))
     training = run.about.get("training") or {}
     digests = {
         f"teacher {i}" if len(training.get("teachers") or []) > 1 else "teacher": " ".join(
@@ -185,58 +184,76 @@ def _beside(run: Run) -> dict[str, float]:
     for name, entry in run.others.items():
         found[name] = entry.rows[-1].get("test/top1")
     names = ("teacher", "student alone")
-    return {name: found[name] for name in names if charts.is_number(found.get(name))}
+    return {name: found[name] for name in names if courses.is_number(found.get(name))}
 
 
 def _epochs(run: Run) -> Iterator[Part]:
     entry = run.entry
     runs = {_NAME: entry} | dict(run.others)
     top1 = [
-        row for name, other in runs.items() for row in charts.run_values([(name, other)], "test/top1")
+        row
+        for name, other in runs.items()
+        for row in courses.run_values([(name, other)], "test/top1")
     ]
-    train = charts.run_values([("student, training images", entry)], "train/top1")
+    train = courses.run_values([("student, training images", entry)], "train/top1")
     yield _lines(
-        "accuracy", "Accuracy by epoch", {label("test/top1"): top1 + train}, _answer(run),
+        "accuracy",
+        "Accuracy by epoch",
+        {label("test/top1"): top1 + train},
+        _answer(run),
         "Test images; of the student also training images.",
     )
     parts = sorted({name for row in entry.rows for name in row if name.startswith("train/loss")})
     losses = [
-        row | {"level": name.removeprefix("train/") if name == "train/loss" else name.removeprefix("train/loss/")}
+        row
         for name in parts
-        for row in charts.run_values([(name, entry)], name)
+        for row in courses.run_values([(name.removeprefix("train/loss/"), entry)], name)
     ]
-    losses += charts.run_values([("test loss", entry)], "test/loss")
-    last = ", ".join(f"{name.removeprefix('train/')} {entry.rows[-1].get(name, 0):.3g}" for name in parts)
+    losses += courses.run_values([("test loss", entry)], "test/loss")
+    last = ", ".join(
+        f"{name.removeprefix('train/')} {entry.rows[-1].get(name, 0):.3g}" for name in parts
+    )
     yield _lines(
-        "losses", "Loss and its parts", {"loss": losses}, f"At the end: {last}.",
+        "losses",
+        "Loss and its parts",
+        {"loss": losses},
+        f"At the end: {last}.",
         "Means of each epoch over training images, parts with their weights; test images apart.",
     )
     panels = {}
     for column in ("learning_rate", "test/agreement", "images_per_second"):
-        if values := charts.run_values([(_NAME, entry)], column):
+        if values := courses.run_values([(_NAME, entry)], column):
             panels[label(column)] = values
     rates = [row["images_per_second"] for row in entry.rows if "images_per_second" in row]
-    speed = f" Throughput: {sorted(rates)[len(rates) // 2]:,.0f} images/s in the median epoch." if rates else ""
+    speed = (
+        f" Throughput: {sorted(rates)[len(rates) // 2]:,.0f} images/s in the median epoch."
+        if rates
+        else ""
+    )
     yield _lines("course", "Course of the run", panels, speed, f"The student, by epoch.{speed}")
     yield _table(run)
 
 
 def _lines(
-    name: str, title: str, panels: Mapping[str, charts.Values], numbers: str, caption: str
+    name: str, title: str, panels: Mapping[str, Values], numbers: str, caption: str
 ) -> Figure:
     levels = dict.fromkeys(row["level"] for values in panels.values() for row in values)
     styles = look.styles(levels)
     styles |= {"teacher": measured.TEACHER} if "teacher" in styles else {}
     made = tuple(
         Chart(
-            charts.epochs(values, text, styles, charts.late_domain(values, text)),
+            courses.epochs(values, text, styles, courses.late_domain(values, text)),
             text if len(panels) > 1 else "",
         )
         for text, values in panels.items()
     )
     return Figure(
-        name=f"run-{name}", title=title, charts=made, caption=caption,
-        alt=f"{title}. {numbers}", legend=styles,
+        name=f"run-{name}",
+        title=title,
+        charts=made,
+        caption=caption,
+        alt=f"{title}. {numbers}",
+        legend=styles,
     )
 
 
@@ -247,13 +264,14 @@ def _table(run: Run) -> Table:
         cells = [Cell(name), Cell(str(last["epoch"]), last["epoch"])]
         for column in ("test/top1", "best/top1", "test/top5", "test/agreement", "train/top1"):
             value = last.get(column)
-            cells.append(
-                Cell(f"{value:.2f}", value) if charts.is_number(value) else Cell("–")
-            )
+            cells.append(Cell(f"{value:.2f}", value) if courses.is_number(value) else Cell("–"))
         rows.append(tuple(cells))
     header = ("run", "epoch", "test top-1 (%), last epoch", "best epoch", "test top-5 (%)")
     return Table(
-        "run-figures", "Last epoch", (*header, "agreement with the teacher (%)", "train top-1 (%)"),
-        tuple(rows), "One run each: no interval. The best epoch was picked by the test images.",
+        "run-figures",
+        "Last epoch",
+        (*header, "agreement with the teacher (%)", "train top-1 (%)"),
+        tuple(rows),
+        "One run each: no interval. The best epoch was picked by the test images.",
         frozenset(range(1, 7)),
     )

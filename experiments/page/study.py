@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from experiments.page import charts, found, look, measured, results, tables
+from experiments.page import charts, courses, found, look, measured, results, tables
 from experiments.page.parts import Chart, Figure, Folded, Page, Part, Section
 from experiments.page.results import Results
 from experiments.study.records import Entry, Record
@@ -20,9 +20,7 @@ def page(record: Record) -> Page:
     """
     source = source_of(record.provenance)
     sections = [grid_section(results.of(grid), record, source) for grid in record.grids]
-    sections += [
-        _calculation(name, curves, source) for name, curves in record.calculations.items()
-    ]
+    sections += [_calculation(name, curves, source) for name, curves in record.calculations.items()]
     sections += _unfinished(record)
     entries = {entry.name: entry for grid in record.grids for entry in grid.entries}.values()
     facts = [found.states(entries)] if entries else []
@@ -68,7 +66,9 @@ def grid_section(found_results: Results, record: Record, source: Mapping[str, st
     """All of a grid."""
     grid = found_results.grid
     details = dict(source) | {"config": grid.config}
-    details |= {"fields": ", ".join(f"{k}={v}" for k, v in grid.fields.items())} if grid.fields else {}
+    details |= (
+        {"fields": ", ".join(f"{k}={v}" for k, v in grid.fields.items())} if grid.fields else {}
+    )
     parts: list[Part] = []
     if found_results.finished:
         parts += _main(found_results)
@@ -125,7 +125,10 @@ def _tables(of: Results, name: str) -> Iterator[Part]:
     metric = capital(results.label(of.grid.metric))
     made = tuple(
         tables.levels(
-            block, of, slug(f"{name} table {block.name}"), block.name or f"{metric} by {of.grid.compared}"
+            block,
+            of,
+            slug(f"{name} table {block.name}"),
+            block.name or f"{metric} by {of.grid.compared}",
         )
         for block in blocks
     )
@@ -229,7 +232,7 @@ def _curves(of: Results) -> Iterator[Figure]:
     else:
         panels = [(block_name, grid.metric, pairs) for block_name, pairs in shown.items()]
     made = [
-        Chart(charts.learning_curves(pairs, column, styles), title)
+        Chart(courses.learning_curves(pairs, column, styles), title)
         for title, column, pairs in panels
         if _has(pairs, column)
     ]
@@ -285,7 +288,7 @@ def _entries(of: Results) -> dict[str, list[Entry]]:
 
 
 def _has(pairs: list[tuple[str, Entry]], column: str) -> bool:
-    return any(charts.is_number(row.get(column)) for _, entry in pairs for row in entry.rows[-1:])
+    return any(courses.is_number(row.get(column)) for _, entry in pairs for row in entry.rows[-1:])
 
 
 def _calculation(name: str, curves: Mapping[str, Any], source: Mapping[str, str]) -> Section:
@@ -296,7 +299,7 @@ def _calculation(name: str, curves: Mapping[str, Any], source: Mapping[str, str]
     ]
     axes = f"{curves['y_label']} against {curves['x_label']}"
     styles = look.styles([series["name"] for series in curves["series"]])
-    spec = charts.calculation(curves, styles)
+    spec = courses.calculation(curves, styles)
     figure = Figure(
         name=slug(f"theory {name}"),
         title=capital(axes),
@@ -313,4 +316,6 @@ def _unfinished(record: Record) -> Iterator[Section]:
     entries = {e.name: e for grid in record.grids for e in grid.entries if not e.finished}
     if entries:
         table = tables.unfinished(list(entries.values()), "unfinished")
-        yield Section("runs-without-a-figure", "Failed and missing runs", "", (table,), listed=False)
+        yield Section(
+            "runs-without-a-figure", "Failed and missing runs", "", (table,), listed=False
+        )

@@ -23,6 +23,7 @@ def levels(block: Block, results: Results, name: str, title: str = "") -> Table:
     header += [f"{label(grid.metric)}, last epoch", "best epoch"]
     if compares:
         header += [f"difference to {grid.baseline} (95 % interval)", "p (Holm)", "verdict"]
+        header += ["bootstrap interval"]
     if has_published:
         header += ["published", "ours less published (standard errors)"]
     rows = []
@@ -68,7 +69,11 @@ def grouped(results: Results, name: str) -> Table:
             " the row; others are not distinguishable from it."
         )
     return Table(
-        name, "All settings", tuple(header), tuple(rows), caption,
+        name,
+        "All settings",
+        tuple(header),
+        tuple(rows),
+        caption,
         frozenset(range(len(others), len(header))),
     )
 
@@ -116,18 +121,20 @@ def _mean(summary: statistics.Summary) -> Cell:
 def _difference(row: Row, block: Block, baseline: str) -> list[Cell]:
     difference = block.differences.get(row.name)
     if row.name == baseline:
-        return [Cell("baseline"), _NOTHING, _NOTHING]
+        return [Cell("baseline"), _NOTHING, _NOTHING, _NOTHING]
     if difference is None or difference.mean is None:
-        return [_NOTHING, _NOTHING, Cell("no common seed")]
+        return [_NOTHING, _NOTHING, Cell("no common seed"), _NOTHING]
     if difference.low is None:
         text = signed(difference.mean)
-        return [Cell(text, difference.mean), _NOTHING, Cell(difference.verdict)]
+        return [Cell(text, difference.mean), _NOTHING, Cell(difference.verdict), _NOTHING]
     text = "{} ({} to {})".format(*map(signed, (difference.mean, difference.low, difference.high)))
     p = difference.p_adjusted
+    bootstrap = (difference.boot_low, difference.boot_high)
     return [
         Cell(text, difference.mean, (difference.low, difference.mean, difference.high)),
         Cell("< 0.001" if p < 0.001 else f"{p:.2g}", p),
         Cell(difference.verdict, tone=_TONES.get(difference.verdict, "")),
+        Cell("{} to {}".format(*map(signed, bootstrap)), difference.boot_low),
     ]
 
 
@@ -152,7 +159,8 @@ def _caption(results: Results, *, compares: bool, has_published: bool) -> str:
         sentences.append(
             f"Differences are paired by seed; the intervals are t intervals"
             f"{' in points' if unit(results.grid.metric) else ''}, each for itself; p is corrected"
-            " by Holm over the table, and the verdict is at 0.05."
+            " by Holm over the table, and the verdict is at 0.05. Bootstrap intervals (BCa) are too"
+            " narrow with few seeds."
         )
     if has_published:
         sentences.append(
@@ -190,11 +198,13 @@ def markdown(table: Table) -> str:
     rows = [[cell.text.replace("|", "\\|") for cell in row] for row in table.rows]
     text = markdown_tables.markdown(list(table.header), rows)
     parts = [f"**{table.title}**\n"] if table.title else []
-    return "\n".join([*parts, text.rstrip("\n"), *([f"\n{table.caption}"] if table.caption else []), ""])
+    return "\n".join(
+        [*parts, text.rstrip("\n"), *([f"\n{table.caption}"] if table.caption else []), ""]
+    )
 
 
 def latex(table: Table) -> str:
-    """The table as LaTeX, for \\input; it needs the package booktabs."""
+    """The table as LaTeX that a paper can input; it needs the package booktabs."""
     columns = "".join("r" if i in table.numeric else "l" for i in range(len(table.header)))
     lines = [
         "% needs \\usepackage{booktabs}",

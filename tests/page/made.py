@@ -10,6 +10,9 @@ import pathlib
 
 import numpy as np
 
+from experiments import measures
+from experiments.measures import kept
+
 EPOCHS = 40
 METHODS = {"ce": 96.0, "kd": 96.2, "crd": 96.9, "rrd": 97.4, "rrd+kd": 97.5, "at": 95.1}
 PAIRS = ("resnet56-resnet20", "resnet110-resnet32", "wrn_40_2-wrn_16_2", "vgg13-mobilenetv2")
@@ -100,6 +103,69 @@ def fail(folder: pathlib.Path, run: str, error: str) -> None:
     rows = (home / "metrics.jsonl").read_text().splitlines(keepends=True)
     (home / "metrics.jsonl").write_text("".join(rows[:7]))
     (home / "failed.json").write_text(json.dumps({"error": error}))
+
+
+def measure(folder: pathlib.Path, runs: tuple[str, ...], count: int = 60) -> None:
+    """Measures of runs, by the real functions, of random images and made-up answers."""
+    rng = np.random.default_rng(1)
+    labels = np.arange(count).astype(np.int32) % 10
+    images = rng.integers(0, 256, (count, 8, 8, 1), np.uint8)
+    teacher = _answers(rng, labels, 4.0)
+    for run in runs:
+        subject = measures.Subject(
+            images, labels, tuple("0123456789"), _answers(rng, labels, 2.0), teacher
+        )
+        for name, function in measures.MEASURES.items():
+            values = kept.plain(function(subject))
+            kept.write(kept.path(folder / "runs" / run, name), values, {"student": ""})
+
+
+def _answers(rng, labels, skill):
+    logits = rng.normal(0, 1, (len(labels), 10)) + skill * np.eye(10)[labels]
+    return measures.Answers(logits.astype(np.float32), logits.astype(np.float32))
+
+
+def small(
+    folder: pathlib.Path,
+    figures: dict[str, list[float]],
+    baseline: str = "",
+    failed: tuple[str, ...] = (),
+    **grid,
+) -> pathlib.Path:
+    """A study with one grid of methods, whose runs have these last figures, a seed each."""
+    maker = _Maker(folder)
+    seeds = range(max(map(len, figures.values())))
+    entry = maker.grid(
+        "methods",
+        "Which method makes the best student?",
+        [_factor("method", list(figures))],
+        seeds,
+        lambda levels: 50.0,
+        compared="method",
+        baseline=baseline,
+        **grid,
+    )
+    for cell in entry["cells"]:
+        home = folder / "runs" / cell["run"] / "metrics.jsonl"
+        rows = [json.loads(line) for line in home.read_text().splitlines()]
+        values = figures[cell["levels"]["method"]]
+        if cell["seed"] < len(values):
+            rows[-1]["test/top1"] = values[cell["seed"]]
+            home.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        else:
+            home.unlink()
+    for run in failed:
+        fail(folder, run, "the loss is nan")
+    plan = {
+        "name": "small",
+        "title": "Small",
+        "about": "",
+        "provenance": _PROVENANCE,
+        "grids": [entry],
+        "calculations": [],
+    }
+    (folder / "study.json").write_text(json.dumps(plan))
+    return folder
 
 
 def _temperature_mean(levels):
