@@ -31,20 +31,19 @@ def describe(folder: pathlib.Path, part: Part, before: Mapping[str, Any]) -> Non
     )
 
 
-def as_trained(teacher: TeacherChoice, path: pathlib.Path, version: str) -> TeacherChoice:
+def as_trained(teacher: TeacherChoice, path: pathlib.Path) -> TeacherChoice:
     """A teacher whose epochs follow those of a run that grew: it stays as it was trained.
 
     Args:
       teacher: as the config has it now.
       path: where it is trained.
-      version: of the data set.
     """
     if teacher.checkpoint or not teacher.follows:
         return teacher
     epochs = _epochs(workdir.read_fields(path) or {})
     if not 0 < epochs < teacher.part.training.epochs:
         return teacher
-    if not finished(path, epochs, version):
+    if not finished(path, epochs):
         return teacher
     console.note(f"the teacher in {path} stays as it was trained, with {epochs} epochs")
     fields = teacher.part.fields

@@ -24,6 +24,7 @@ from rrd_jax import (
     workdir,
 )
 from rrd_jax.convert import files
+from rrd_jax.data.source import Source
 from rrd_jax.recipe import Job, Part, TeacherChoice
 from rrd_jax.run import Result
 from rrd_jax.teacher import frozen
@@ -146,7 +147,7 @@ def prepare(part: Part, dataset: data.Dataset | None = None) -> Setting:
     if training.batch_size > len(dataset.train):
         raise errors.InputError(
             f"train.batch_size {training.batch_size} is larger than the training split"
-            f" '{source.train_split}' of {len(dataset.train)} images"
+            f" '{source.train_split}' of {len(dataset.train)} images{_left_out(source, dataset)}"
         )
     channels = dataset.image_shape[-1]
     if not len(training.mean) == len(training.std) == channels:
@@ -155,6 +156,14 @@ def prepare(part: Part, dataset: data.Dataset | None = None) -> Setting:
             f" images of '{source.name}' have {channels} channels"
         )
     return Setting(dataset, mesh)
+
+
+def _left_out(source: Source, dataset: data.Dataset) -> str:
+    """Which fields leave training images out, as a clause."""
+    about = dataset.summary.figures.get("degraded", {"images": 0, "of": 0})
+    if about["images"] == about["of"]:
+        return ""
+    return f", which data.share {source.share:g} and data.imbalance {source.imbalance:g} leave"
 
 
 def train(
@@ -198,7 +207,7 @@ def get_teacher(
     # Those that are there come first: what is wrong with them is known before hours of training.
     order = sorted(enumerate(job.teachers), key=lambda pair: _is_trained_here(pair[1]))
     for i, teacher in order:
-        teacher = growth.as_trained(teacher, paths[i], setting.dataset.version)
+        teacher = growth.as_trained(teacher, paths[i])
         if teacher.variables is not None:
             given = (teacher.network, teacher.variables, paths[i] / "views")
             ready[i] = frozen.from_variables(*given, *setting, training)
@@ -206,12 +215,26 @@ def get_teacher(
         if _is_trained_here(teacher):
             same = teacher.part.source == job.student.source
             with claim(paths[i], job, teacher.part):
-                teacher_setting = setting if same else prepare(teacher.part)
+                teacher_setting = setting if same else _prepare_teacher(teacher.part, setting)
                 results.append(train(teacher.part, paths[i], teacher_setting))
         ready[i] = frozen.load(teacher.network, paths[i], *setting, training)
     teachers = [ready[i] for i in range(len(order))]
     whole = frozen.as_ensemble(teachers, training.teacher_weights)
     return results, dataclasses.replace(whole, examined=not job.student.source.mock_examples)
+
+
+def _prepare_teacher(part: Part, setting: Setting) -> Setting:
+    """The setting of a teacher that sees other images, or other labels, than the student."""
+    reopen = setting.dataset.reopen
+    dataset = parallel.main_first(lambda: reopen(part.source)) if reopen else None
+    teacher_setting = prepare(part, dataset)
+    dataset = teacher_setting.dataset
+    if dataset.version != setting.dataset.version and parallel.is_main():
+        console.say(
+            f"[{part.training.label}] its training images: {len(dataset.train):,} of"
+            f" {dataset.version}"
+        )
+    return teacher_setting
 
 
 def _is_trained_here(teacher: TeacherChoice) -> bool:

@@ -239,7 +239,8 @@ def names_to_compare(
     numbered = any(
         tuple(some) == tuple(map(str, range(len(some)))) for some in (names, dataset.class_names)
     )
-    return () if numbered and meta.get("dataset") == dataset.version else names
+    is_same = data.origin(meta.get("dataset") or "") == data.origin(dataset.version)
+    return () if numbered and is_same else names
 
 
 def class_names(meta: Mapping[str, Any], path: pathlib.Path) -> tuple[str, ...]:

@@ -78,13 +78,13 @@ class _Progress:
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def finished(folder: pathlib.Path, epochs: int, version: str) -> Result | None:
+def finished(folder: pathlib.Path, epochs: int, version: str | None = None) -> Result | None:
     """The result of a run that has made all its epochs, read without starting anything.
 
     Args:
       folder: the run's.
       epochs: all of them.
-      version: of the data set.
+      version: of the data set; None where that is compared later.
 
     Raises:
       InputError: it was made on another data set, or by a newer version of rrd_jax.
@@ -95,7 +95,8 @@ def finished(folder: pathlib.Path, epochs: int, version: str) -> Result | None:
     progress = _as(_Progress, meta, folder)
     if progress.epoch < epochs or not progress.result:
         return None
-    _check_data(folder, progress.dataset, version)
+    if version is not None:
+        _check_data(folder, progress.dataset, version)
     return _as(Result, progress.result, folder)
 
 

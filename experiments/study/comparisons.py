@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import importlib
 import itertools
+import types
 from collections.abc import Hashable, Mapping
 from typing import TypeVar
 
@@ -79,7 +81,8 @@ def differences(
       resamples: of the bootstrap; 0 leaves its intervals out.
 
     Raises:
-      InputError: the baseline is unknown, or a figure is no finite number.
+      InputError: the baseline is unknown, a seed is no whole number, or a figure no finite one.
+      UnavailableError: statsmodels is not installed.
     """
     errors.lookup("level", baseline, levels)
     pairs = {name: (levels[name], levels[baseline]) for name in levels if name != baseline}
@@ -96,7 +99,8 @@ def pairwise(
       resamples: of the bootstrap; 0 leaves its intervals out.
 
     Raises:
-      InputError: a figure is no finite number.
+      InputError: a seed is no whole number, or a figure no finite one.
+      UnavailableError: statsmodels is not installed.
     """
     pairs = {pair: (levels[pair[0]], levels[pair[1]]) for pair in itertools.combinations(levels, 2)}
     return _family(levels, pairs, resamples)
@@ -122,11 +126,10 @@ def detectable_difference(std: float, n: int, comparisons: int = 1) -> float:
 @functools.cache
 def _detectable_effect(n: int, comparisons: int) -> float:
     """In standard deviations."""
-    from statsmodels.stats.power import TTestPower
-
+    solver = _statsmodels("power").TTestPower()
     # The tail on the wrong side of a two-sided test adds nothing at 80 %, and SciPy has NaN there.
     level = ALPHA / comparisons / 2
-    return float(TTestPower().solve_power(nobs=n, alpha=level, power=_POWER, alternative="larger"))
+    return float(solver.solve_power(nobs=n, alpha=level, power=_POWER, alternative="larger"))
 
 
 def _family(
@@ -211,6 +214,15 @@ def _bootstrap(figures: np.ndarray, resamples: int) -> tuple[float | None, float
 def _holm(values: list[float]) -> list[float]:
     if len(values) < 2:
         return values
-    from statsmodels.stats import multitest
+    corrected = _statsmodels("multitest").multipletests(values, ALPHA, method="holm")[1]
+    return [float(p) for p in corrected]
 
-    return [float(p) for p in multitest.multipletests(values, ALPHA, method="holm")[1]]
+
+def _statsmodels(module: str) -> types.ModuleType:
+    try:
+        return importlib.import_module(f"statsmodels.stats.{module}")
+    except ImportError as error:
+        raise errors.UnavailableError(
+            f"comparisons need statsmodels, which cannot be imported ({error}): run"
+            " `pip install 'rrd_jax[studies]'`"
+        ) from error

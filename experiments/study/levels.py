@@ -64,7 +64,7 @@ def summarize(values: Seeded) -> Summary:
       values: of its seeds.
 
     Raises:
-      InputError: a figure is no finite number.
+      InputError: a seed is no whole number, or a figure no finite one.
     """
     check_figures("a level", values)
     seeds = tuple(sorted(values))
@@ -95,6 +95,7 @@ def against_published(summary: Summary, published: float) -> Published:
       InputError: the published figure is no finite number.
     """
     check_figure(published, "the published level", "figure")
+    published = float(published)
     if summary.mean is None:
         return Published(published, None, None, 0)
     difference = summary.mean - published
@@ -134,6 +135,8 @@ def check_figure(value: float, of: str, place: str) -> None:
 
 
 def check_figures(name: str, values: Seeded) -> None:
-    """As `check_figure`, for all seeds of a level."""
+    """As `check_figure`, for all seeds of a level, which must be whole numbers themselves."""
     for seed, value in values.items():
+        if not errors.is_whole(seed):  # keys of JSON are text
+            raise errors.InputError(f"seed {seed!r} of {name} must be a whole number")
         check_figure(value, f"{name} with seed {seed}", "seed")

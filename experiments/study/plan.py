@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from experiments.study import records
 from experiments.study.design import Grid, Level, Study, check
 from rrd_jax import errors, last_resort, provenance, report, workdir
-from rrd_jax.config import parse
+from rrd_jax.config import parse, without_effect
 from rrd_jax.recipe import Job, Part
 
 _Levels = tuple[tuple[str, Level], ...]  # factor and level
@@ -85,21 +85,20 @@ class Plan:
       folder: of the study.
       runs: by name.
       cells: of all grids.
+      owners: of each teacher that is trained here, by its folder below the study's: the first run
+        that has it, of the whole study, and its place among that run's teachers.
     """
 
     study: Study
     folder: pathlib.Path
     runs: Mapping[str, Run]
     cells: tuple[Cell, ...]
+    owners: Mapping[str, tuple[Run, int]]
 
     def teachers(self) -> dict[str, tuple[Run, int]]:
-        """Folders of the teachers that are trained here: a run that has it, and its place there."""
-        found: dict[str, tuple[Run, int]] = {}
-        for run in self.runs.values():
-            for i, path in enumerate(run.teachers):
-                if path and not run.job.teachers[i].checkpoint:
-                    found.setdefault(path, (run, i))
-        return found
+        """Those of `owners` that the runs need."""
+        needed = {path for run in self.runs.values() for path in run.teachers}
+        return {path: owner for path, owner in self.owners.items() if path in needed}
 
     def only(self, patterns: Sequence[str]) -> "Plan":
         """The part whose cells fit one of the patterns, with the runs that they start from.
@@ -202,7 +201,12 @@ def make(
                 run = dataclasses.replace(known, measures=measures)
             runs[run.name], configs[run.name] = run, config
             cells.append(dataclasses.replace(cell, run=run.name))
-    return Plan(study, folder, runs, tuple(cells))
+    owners: dict[str, tuple[Run, int]] = {}
+    for run in runs.values():
+        for i, path in enumerate(run.teachers):
+            if path and not run.job.teachers[i].checkpoint:
+                owners.setdefault(path, (run, i))
+    return Plan(study, folder, runs, tuple(cells), owners)
 
 
 def _check_measures(grid: Grid) -> None:
@@ -322,11 +326,11 @@ def _name(what: str, part: Part, job: Job) -> str:
 def _digest(part: Part, job: Job) -> str:
     """Of the fields that differ from their defaults, so that new fields do not change it."""
     usual = workdir.flatten(job.default_fields)
+    inert = {"method", *job.free_fields, *without_effect(part.fields)}
     fields = {
         path: value
         for path, value in workdir.flatten(part.fields).items()
-        if path not in ("method", *job.free_fields)
-        and (value != usual.get(path) or path.endswith(".weight"))
+        if path not in inert and (value != usual.get(path) or path.endswith(".weight"))
     }
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:10]
 

@@ -61,7 +61,8 @@ def ranks(blocks: Mapping[str, Mapping[str, float]]) -> Ranking:
     if not complete:
         reason = "no block has all levels" if blocks else "there are no blocks"
         return Ranking({}, (), left_out, None, None, None, (), reason)
-    table = np.array([[figures[level] for level in levels] for figures in complete.values()])
+    rows = [[figures[level] for level in levels] for figures in complete.values()]
+    table = np.array(rows, np.float64)
     means = _mean_ranks(table)
     order = np.argsort(means, kind="stable")
     known = {

@@ -99,7 +99,10 @@ def _failures(names: Sequence[str], failed: Mapping[str, Sequence[int]]) -> list
 
 
 def power_note(difference: Difference) -> str:
-    """How large a difference would have to be to be seen; "" where that is not known."""
+    """How large a difference would have to be to be seen; "" where that is not known.
+
+    It belongs beside a difference that is not distinguishable.
+    """
     if not difference.detectable:
         return ""
     number = _numbers(difference.detectable)
@@ -176,9 +179,9 @@ def _probability(p: float) -> str:
 
 
 def _numbers(*values: float | None) -> Callable[..., str]:
-    """Writes numbers with as many decimals as the first of these values other than 0 needs."""
-    value = next((abs(value) for value in values if value), 1.0)
-    decimals = min(6, max(2, 1 - math.floor(math.log10(value))))
+    """Writes numbers with two decimals, or as many as the largest of these values needs."""
+    largest = max(abs(value) for value in values if value is not None)
+    decimals = min(6, max(2, 1 - math.floor(math.log10(largest)))) if largest else 2
 
     def number(value: float, sign: str = "") -> str:
         text = f"{value:{sign}.{decimals}f}"

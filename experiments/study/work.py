@@ -5,12 +5,13 @@ folder, and so does a teacher; a worker goes past those that are held, and waits
 killed worker left behind is free at once, and goes on from its last checkpoint.
 """
 
+import contextlib
 import dataclasses
 import gc
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -71,9 +72,9 @@ class Worker:
 
     def teach(self, path: str) -> None:
         """Trains a teacher, as `Plan.teachers` has it, unless it is there; waits for another's."""
-        run, i = self._plan.teachers()[path]
+        run, _ = self._plan.owners[path]
         setting = job.prepare(run.job.student)
-        _when_free(lambda: self._ensure_teacher(run, i, setting))
+        _when_free(lambda: self._ensure_teacher(path, run, setting))
 
     def _attempt(self, run: Run) -> None:
         """Makes a run, unless it has ended or failed; raises an InUseError where it is held."""
@@ -83,9 +84,12 @@ class Worker:
             return
         try:
             self._check_start(run)
-            with failures.translated(), job.claim(folder, run.job, self._part(run)):
-                self._count(run)
-                self._make(run)
+            with failures.translated():
+                setting = self._setting(run)
+                for path in filter(self._plan.owners.get, run.teachers):
+                    self._ensure_teacher(path, run, setting)
+                with job.claim(folder, run.job, self._part(run)), self._counted(run):
+                    self._make(run, setting)
         except (errors.InUseError, errors.PreemptedError, errors.LostError):
             raise
         except (errors.DiskError, errors.UnreadError):
@@ -106,13 +110,9 @@ class Worker:
         if not is_finished(self._folder(before), before.epochs):
             raise errors.InUseError(f"{self._folder(before)} is not finished")
 
-    def _make(self, run: Run) -> None:
-        """Trains what is missing of a run's teachers, then the run; measures it."""
-        folder, student = self._folder(run), self._part(run)
-        dataset = self._dataset(student)
-        setting = job.prepare(student, dataset)
-        for i in range(len(run.teachers)):
-            self._ensure_teacher(run, i, setting)
+    def _make(self, run: Run, setting: job.Setting) -> None:
+        """Trains a run whose teachers are there, and measures it."""
+        folder, student, dataset = self._folder(run), self._part(run), setting.dataset
         self._link_teachers(run)
         if not finished(folder, run.epochs, dataset.version):
             job.describe(dataset, folder)
@@ -135,24 +135,23 @@ class Worker:
         training = dataclasses.replace(student.training, start=start)
         return dataclasses.replace(student, training=training, fields=fields)
 
-    def _dataset(self, part: Part) -> Dataset:
-        """The images of a part; the last ones stay in memory."""
+    def _setting(self, run: Run) -> job.Setting:
+        """Of a run; the images of the last one stay in memory."""
+        part = self._part(run)
         key = repr(part.source)
         if self._data is None or self._data[0] != key:
             self._data = self._teacher = None
             self._data = key, job.prepare(part).dataset
-        return self._data[1]
+        return job.prepare(part, self._data[1])
 
-    def _ensure_teacher(self, run: Run, i: int, setting: job.Setting) -> None:
+    def _ensure_teacher(self, path: str, run: Run, setting: job.Setting) -> None:
         """Trains a teacher, unless it is there; raises an InUseError where another does."""
-        teacher = run.job.teachers[i]
-        if teacher.checkpoint or not run.teachers[i]:
-            return
-        part, folder = teacher.part, self._plan.folder / run.teachers[i]
-        same = part.source == run.job.student.source
+        owner, i = self._plan.owners[path]
+        part, folder = owner.job.teachers[i].part, self._plan.folder / path
         if is_finished(folder, part.training.epochs):
             return
-        with job.claim(folder, run.job, part):
+        with job.claim(folder, owner.job, part):
+            same = part.source == run.job.student.source
             there = setting if same else job.prepare(part)
             job.describe(there.dataset, folder)
             result = job.train(part, folder, there)
@@ -202,8 +201,13 @@ class Worker:
         for name in missing:
             measures.measure(self._folder(run), name, seen)
 
-    def _count(self, run: Run) -> None:
-        """Counts the starts of a run in this launch; raises an InputError where they are many."""
+    @contextlib.contextmanager
+    def _counted(self, run: Run) -> Iterator[None]:
+        """Counts the starts of a run in this launch that do not come to any end of their own.
+
+        Raises:
+          InputError: there are many.
+        """
         path = self._folder(run) / "attempts.json"
         before = _read(path)
         count = 1 + (before.get("count", 0) if before.get("launch") == self._launch else 0)
@@ -213,6 +217,10 @@ class Worker:
                 " what it said"
             )
         report.write_json(path, {"launch": self._launch, "count": count})
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
     def _folder(self, run: Run) -> pathlib.Path:
         return self._plan.folder / "runs" / run.name

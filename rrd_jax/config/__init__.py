@@ -9,7 +9,7 @@ from rrd_jax.config.commands import explain
 from rrd_jax.config.describe import describe
 from rrd_jax.config.fields import defaults, imagenet
 from rrd_jax.config.methods import METHODS, limit, method
-from rrd_jax.config.parse import parse, source_of, training_of, with_implied
+from rrd_jax.config.parse import parse, source_of, training_of, with_implied, without_effect
 
 __all__ = [
     "METHODS",
@@ -24,4 +24,5 @@ __all__ = [
     "source_of",
     "training_of",
     "with_implied",
+    "without_effect",
 ]

@@ -83,6 +83,26 @@ def _of_data(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
         yield "train", ("steps_per_dispatch",), "images are streamed"
     if ":" not in data.name:
         yield "data", ("options",), f"data.name is {kinds.shown(data.name)}"
+    yield from _of_degraded(config)
+
+
+def _of_degraded(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """Of data that are made worse on purpose, by the student's fields or a teacher's."""
+    data = config.data
+    everyone = [data, *(fields for _, fields in teachers(config) if fields.model)]
+    is_noisy = any(fields.label_noise for fields in everyone)
+    is_mocked = "random images stand in for the data"
+    if not is_noisy:
+        yield "data", ("noise",), "there is no label noise"
+    if data.mock_examples:
+        yield "data", ("share", "imbalance"), is_mocked
+        for label, _ in teachers(config):
+            yield label, ("share", "imbalance"), is_mocked
+    is_thinned = not data.mock_examples and any(
+        (fields.share or 1) < 1 or (fields.imbalance or 1) > 1 for fields in everyone
+    )
+    if not is_noisy and not is_thinned:
+        yield "data", ("noise_seed",), "there is neither label noise, nor are images left out"
 
 
 def _of_student(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
@@ -101,7 +121,10 @@ def _of_optimizer(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], st
 
 
 def _of_teachers(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
-    of_training = ("seed", "train_split", "epochs", "learning_rate", "freeze", "backbone_rate")
+    of_training = (
+        *("seed", "train_split", "share", "imbalance", "label_noise"),
+        *("epochs", "learning_rate", "freeze", "backbone_rate"),
+    )
     for label, fields in teachers(config):
         if not fields.model:
             names = (*of_training, "options", "dtype", "cache", "weight", "fine_tune", "head")

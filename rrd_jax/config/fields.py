@@ -22,7 +22,7 @@ from rrd_jax.config.kinds import (
     Text,
 )
 from rrd_jax.config.options import Options
-from rrd_jax.data.source import DEVICE_AUGMENTATIONS, FEEDS, HOST_AUGMENTATIONS
+from rrd_jax.data.source import DEVICE_AUGMENTATIONS, FEEDS, HOST_AUGMENTATIONS, NOISES
 
 _DTYPES = ("auto", "float32", "bfloat16")
 _PIXELS = Integer(4, 32767)  # fewer leave batch norms nothing; OpenCV scales to no more
@@ -30,6 +30,8 @@ _COUNT = Integer(1)
 _SEED = Integer(0, LARGEST)
 _RATE = Real(above=0, maximum=1e6)
 _FACTOR = Real(above=0, maximum=1)
+_RATIO = Real(minimum=1, maximum=1e6)
+_PART = Real(minimum=0, below=1)
 _HEAD = (
     "The classifier of weights that it starts from: keep, new, or auto, which keeps it where the"
     " classes are as many, and have the same names where these are known."
@@ -128,6 +130,40 @@ FIELDS = (
         Text(),
         "validation for imagenet2012 and tiny_imagenet. Where a folder of images has no test, test"
         " is its val.",
+    ),
+    # Training data made worse on purpose; test images stay as they are.
+    Field(
+        "data.share",
+        1.0,
+        _FACTOR,
+        "Of the images of data.train_split that are used, the same of each class, at least one.",
+    ),
+    Field(
+        "data.imbalance",
+        1.0,
+        _RATIO,
+        "Above 1: images are left out until the classes are a long tail, in the order of labels,"
+        " with so many times as many images of the first as of the last (1901.05555).",
+    ),
+    Field(
+        "data.label_noise",
+        0.0,
+        _PART,
+        "Share of the training labels that are made wrong, exactly and in each class.",
+    ),
+    Field(
+        "data.noise",
+        "symmetric",
+        Choice(NOISES),
+        "Of wrong labels. symmetric: any other class, each as likely; asymmetric: the next class,"
+        " which is also called pair flip.",
+    ),
+    Field(
+        "data.noise_seed",
+        0,
+        _SEED,
+        "Which images data.share and data.imbalance leave, and which labels are wrong, whatever the"
+        " seed.",
     ),
     Field(
         "data.image_size",
@@ -249,6 +285,9 @@ FIELDS = (
     ),
     Field("teacher.seed", 0, _SEED, "Of its training."),
     Field("teacher.train_split", None, Optional(Text()), "None: as data.train_split."),
+    Field("teacher.share", None, Optional(_FACTOR), "None: as data.share; 1: all images."),
+    Field("teacher.imbalance", None, Optional(_RATIO), "None: as data.imbalance; 1: as they are."),
+    Field("teacher.label_noise", None, Optional(_PART), "None: as data.label_noise; 0: none."),
     Field("teacher.epochs", None, Optional(_COUNT), "None: as train.epochs."),
     Field("teacher.learning_rate", None, Optional(_RATE), "None: as optimizer.learning_rate."),
     Field(

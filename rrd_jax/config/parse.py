@@ -31,6 +31,8 @@ _FREE = (
     "teacher.checkpoint",
     "shard_parameters",
 )
+# Fields of data that a teacher has too, where None stands for those of the student.
+_OF_IMAGES = ("share", "imbalance", "label_noise")
 
 
 class _Setting(NamedTuple):
@@ -124,6 +126,11 @@ def training_of(fields: Mapping[str, Any], made: recipe.Made | None = None) -> r
 def source_of(fields: ConfigDict | Mapping[str, Any]) -> Source:
     """The images of a config, or of a run, from the fields that its folder keeps."""
     return _source(fields if isinstance(fields, ConfigDict) else _restored(fields))
+
+
+def without_effect(fields: Mapping[str, Any]) -> frozenset[str]:
+    """The paths of fields that no number depends on, of those that a run's folder keeps."""
+    return frozenset(path for path, _ in effects.without_effect(_restored(fields)))
 
 
 def _restored(fields: Mapping[str, Any]) -> ConfigDict:
@@ -225,6 +232,11 @@ def _source(config: ConfigDict) -> Source:
         mock_examples=data.mock_examples,
         options=dict(data.options),
         class_names=data.class_names,
+        share=data.share,
+        imbalance=data.imbalance,
+        label_noise=data.label_noise,
+        noise=data.noise,
+        noise_seed=data.noise_seed,
     )
 
 
@@ -383,6 +395,9 @@ def _teacher_config(config: ConfigDict, fields: ConfigDict) -> ConfigDict:
         teacher.student[name] = fields[name] if is_trained else usual
     teacher.seed = fields.seed
     teacher.data.train_split = fields.train_split or config.data.train_split
+    for name in _OF_IMAGES:
+        if fields[name] is not None:  # 0 is a value
+            teacher.data[name] = fields[name]
     teacher.train.epochs = fields.epochs or config.train.epochs
     teacher.optimizer.learning_rate = fields.learning_rate or config.optimizer.learning_rate
     return teacher
@@ -406,7 +421,7 @@ def _alone(config: ConfigDict, *, smoothing: bool = False) -> ConfigDict:
     alone.method = "ce"
     alone.teacher.model = alone.teacher.checkpoint = ""
     alone.teacher.options = Options()
-    for name in ("fine_tune", "head", "freeze", "backbone_rate"):
+    for name in ("fine_tune", "head", "freeze", "backbone_rate", *_OF_IMAGES):
         alone.teacher[name] = BY_PATH[f"teacher.{name}"].default
     alone.baseline = False
     return alone

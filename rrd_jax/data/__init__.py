@@ -12,14 +12,16 @@ from rrd_jax.data.source import Source
 if TYPE_CHECKING:
     from rrd_jax.data.builders.registry import DATASETS
     from rrd_jax.data.dataset import Dataset, from_sources, load
+    from rrd_jax.data.degraded import origin
 
-__all__ = ["DATASETS", "Dataset", "Source", "from_sources", "load"]
+__all__ = ["DATASETS", "Dataset", "Source", "from_sources", "load", "origin"]
 
 _MODULES = {
     "DATASETS": "builders.registry",
     "Dataset": "dataset",
     "from_sources": "dataset",
     "load": "dataset",
+    "origin": "degraded",
 }
 
 

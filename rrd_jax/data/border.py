@@ -62,8 +62,11 @@ def open_splits(
     if num_classes is None:
         num_classes = _found_classes(name, labels.values())
     channels = max(look.channels for look in looks)
-    splits = [Examples(rows, channels, num_classes) for rows in both]
     known_labels = [_labels_of_parts(rows, labels) for rows in both]
+    splits = [
+        Examples(rows, channels, num_classes, known)
+        for rows, known in zip(both, known_labels, strict=True)
+    ]
     for examples, look, known in zip(splits, looks, known_labels, strict=True):
         _check_labels(examples, look, known)
     version = f"{name} {_digest(both, looks, known_labels)}"

@@ -2,11 +2,11 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rrd_jax import errors
-from rrd_jax.data import feed, names, opened, summary
+from rrd_jax.data import degraded, feed, names, opened, summary
 from rrd_jax.data.source import Source
 from rrd_jax.data.summary import Summary
 
@@ -19,7 +19,8 @@ class Dataset:
 
     Attributes:
       version: name and version as TFDS writes them; of an image folder a digest of names and
-        contents; of other sources a digest of labels and of a few examples.
+        contents; of other sources a digest of labels and of a few examples. Of training data that
+        are made worse on purpose it says how, with a digest.
       num_classes: C.
       image_shape: (H, W, channels) as the networks see them.
       train: the training split.
@@ -27,6 +28,7 @@ class Dataset:
       class_names: as the data name them, or a file does, in the order of labels; () where they are
         not known.
       summary: what to say of them before training.
+      reopen: the same data read by another source, as that of a teacher who sees others of them.
     """
 
     version: str
@@ -36,6 +38,7 @@ class Dataset:
     test: feed.Resident | feed.Streamed
     class_names: tuple[str, ...] = ()
     summary: Summary = dataclasses.field(default_factory=Summary)
+    reopen: Callable[[Source], "Dataset"] | None = None
 
     @property
     def resize(self) -> int | None:
@@ -53,7 +56,7 @@ def load(source: Source) -> Dataset:
       InputError: unknown name or split, a set that is not prepared, with what to do, or data that
         are not as they must be.
     """
-    return _dataset(source, opened.open_source(source))
+    return _dataset(source, opened.open_source(source), load)
 
 
 def from_sources(
@@ -85,10 +88,15 @@ def from_sources(
 
     source = source or Source()
     splits = {"train": train} if test is None else {"train": train, "test": test}
-    return _dataset(source, imported.open_splits(source, splits, num_classes=num_classes))
+    found = imported.open_splits(source, splits, num_classes=num_classes)
+
+    def reopen(other: Source) -> Dataset:
+        return from_sources(train, test, other, num_classes=found.num_classes)
+
+    return _dataset(source, found, reopen)
 
 
-def _dataset(source: Source, splits: opened.Opened) -> Dataset:
+def _dataset(source: Source, splits: opened.Opened, reopen: Callable[[Source], Dataset]) -> Dataset:
     if splits.num_classes < 2:
         raise errors.InputError(
             f"data set '{source.name or 'data'}' has {splits.num_classes} class, and nothing to"
@@ -99,6 +107,7 @@ def _dataset(source: Source, splits: opened.Opened) -> Dataset:
             pathlib.Path(source.class_names), splits.num_classes, "data.class_names"
         )
         splits = dataclasses.replace(splits, class_names=class_names)
+    splits = degraded.degrade(source, splits)
     train, test = _feeds(source, [splits.train, splits.test], splits.channels)
     return Dataset(
         version=splits.version,
@@ -108,6 +117,7 @@ def _dataset(source: Source, splits: opened.Opened) -> Dataset:
         test=test,
         class_names=splits.class_names,
         summary=summary.of(source, splits),
+        reopen=reopen,
     )
 
 

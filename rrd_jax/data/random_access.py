@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import cloudpickle
+import numpy as np
 
 from rrd_jax import errors, imports
 from rrd_jax.data import conform
@@ -92,11 +93,23 @@ class Examples(Sequence):
       rows: the examples as their source gives them.
       channels: of all images, 1 or 3.
       num_classes: C; labels are in 0..C-1.
+      known_labels: [N] all of them, where their source lists them.
     """
 
     rows: Rows
     channels: int
     num_classes: int
+    known_labels: np.ndarray | None = None
+
+    @property
+    def labels(self) -> np.ndarray:
+        """[N] all labels, read one after the other where they are not known."""
+        if self.known_labels is not None:
+            return self.known_labels
+        labels = [self.rows.read(i, conform.label) for i in range(len(self))]
+        for i, label in enumerate(labels):
+            self.check_label(i, label)
+        return np.array(labels)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -1,6 +1,7 @@
 """What images a job reads, and how: names and numbers, checked before any file is opened."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,7 @@ FEEDS = ("auto", "resident", "streamed")
 # Augmentations that the compiled step makes, and those that the host makes as it decodes an image.
 DEVICE_AUGMENTATIONS = ("none", "crop_flip")
 HOST_AUGMENTATIONS = ("random_resized",)
+NOISES = ("symmetric", "asymmetric")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,12 @@ class Source:
       mock_examples: above 0, that many random examples a split stand in for the data; of a name
         with a path, the first ones of its own.
       class_names: a file of the classes' names, in place of the data's own; "" for none.
+      share: of the training split's images that are used, in (0, 1]; all classes have theirs.
+      imbalance: of the long tail that is made of the training split, in the order of labels: images
+        of the first class over those of the last one; 1 for the classes as they are.
+      label_noise: share of the training labels that are made wrong, in [0, 1).
+      noise: a name in NOISES: which wrong labels these are, as `stratified.noisy` has it.
+      noise_seed: which images are used, and which labels are wrong, whatever the seed of a run.
 
     Raises:
       InputError: a value out of range, or two that exclude each other.
@@ -56,6 +64,11 @@ class Source:
     mock_examples: int = 0
     options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
     class_names: str = ""
+    share: float = 1.0
+    imbalance: float = 1.0
+    label_noise: float = 0.0
+    noise: str = "symmetric"
+    noise_seed: int = 0
 
     def __post_init__(self):
         pairs = sorted((key, _hashable(value)) for key, value in dict(self.options).items())
@@ -63,7 +76,8 @@ class Source:
         errors.check_positive(**{"data.image_size": self.image_size})
         errors.lookup("feed", self.feed, dict.fromkeys(FEEDS))
         check_augmentation(self.augment)
-        for field in ("workers", "mock_examples"):
+        errors.lookup("data.noise", self.noise, dict.fromkeys(NOISES))
+        for field in ("workers", "mock_examples", "noise_seed"):
             if getattr(self, field) < 0:
                 raise errors.InputError(
                     f"data.{field} is {getattr(self, field)}, but must be 0 or above"
@@ -79,6 +93,17 @@ class Source:
                 " stream them, or choose crop_flip"
             )
 
+        ranges = {
+            "share": (0 < self.share <= 1, "above 0 and at most 1"),
+            "imbalance": (1 <= self.imbalance < math.inf, "a finite number of 1 or above"),
+            "label_noise": (0 <= self.label_noise < 1, "0 or above, and below 1"),
+        }
+        for field, (is_within, wanted) in ranges.items():
+            if not is_within:
+                raise errors.InputError(
+                    f"data.{field} is {getattr(self, field)}, but must be {wanted}"
+                )
+
     @property
     def kind(self) -> str:
         """Who keeps the data: "tfds", "folder", "hf" or "import path"."""
@@ -88,6 +113,11 @@ class Source:
         if not colon or re.match(r"[\d*]", rest):  # TFDS writes NAME:VERSION
             return "tfds"
         return "hf" if prefix == "hf" else "import path"
+
+    @property
+    def is_degraded(self) -> bool:
+        """Whether training data are made worse on purpose."""
+        return self.share < 1 or self.imbalance > 1 or self.label_noise > 0
 
     @property
     def crops_on_host(self) -> bool:

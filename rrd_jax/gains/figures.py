@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax import metrics, networks
+from rrd_jax import data, metrics, networks
 from rrd_jax.exports import Exportable, Images
 
 
@@ -55,7 +55,8 @@ def kept(network: Exportable, dataset: str, *, raw: bool = False) -> dict[str, f
       raw: whether its weights are those that the figures, of their average, are not of.
     """
     about = network.about
-    known = {} if raw or about.training.get("dataset") != dataset else about.metrics
+    is_same = data.origin(about.training.get("dataset") or "") == data.origin(dataset or "")
+    known = about.metrics if is_same and not raw else {}
     return {name: known[name] for name in ("top1", "agreement") if known.get(name) is not None}
 
 

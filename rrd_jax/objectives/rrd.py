@@ -151,10 +151,12 @@ def rrd(
     momentum: float = 0.5,
     examples: int | None = None,
     temperature_bank: float = 0.07,
+    train_projection: bool = True,
 ) -> Objective:
     """RRD with a memory of teacher embeddings.
 
-    The student's projection is trained with the student; the teacher's is a fixed random one.
+    The student's projection is trained with the student, unless it is to stay at random; the
+    teacher's is a fixed random one.
 
     Args:
       preset: a name in PRESETS; fills those of the three values below that are None.
@@ -178,6 +180,8 @@ def rrd(
       momentum: with banks: how much of a row stays, in [0, 1).
       examples: with banks: number of training images N; the trainer fills it in.
       temperature_bank: momentum_reference only: T of `parts.banks.compare`, >= 0.0125.
+      train_projection: whether the student's projection is trained; if not, only the network in
+        front of it is.
 
     Raises:
       InputError: an unknown preset or memory, or a value out of range.
@@ -202,13 +206,29 @@ def rrd(
         banks.check_options(examples, momentum)
     compare = functools.partial(relational_loss, **options, chunk=chunk)
     if memory == "fifo":
-        return _with_queue(compare, queue_size, dim, push_before, initial)
-    if memory == "momentum":
-        return _with_sample(compare, queue_size, dim, push_before, momentum, examples)
-    step = functools.partial(
-        banks.step, temperature=temperature_bank, count=queue_size, momentum=momentum
-    )
-    return _with_banks(functools.partial(nested_loss, **options), step, dim, examples)
+        objective = _with_queue(compare, queue_size, dim, push_before, initial)
+    elif memory == "momentum":
+        objective = _with_sample(compare, queue_size, dim, push_before, momentum, examples)
+    else:
+        step = functools.partial(
+            banks.step, temperature=temperature_bank, count=queue_size, momentum=momentum
+        )
+        objective = _with_banks(functools.partial(nested_loss, **options), step, dim, examples)
+    return objective if train_projection else _with_fixed_projection(objective)
+
+
+def _with_fixed_projection(objective: Objective) -> Objective:
+    """The objective with the student's projection among what is not trained."""
+
+    def init(key, student, teacher):
+        state = objective.init(key, student, teacher)
+        return state._replace(params=(), frozen=(state.params, state.frozen))
+
+    def loss(state, student, teacher, batch):
+        params, frozen = state.frozen
+        return objective.loss(state._replace(params=params, frozen=frozen), student, teacher, batch)
+
+    return objective._replace(init=init, loss=loss)
 
 
 class Sampled(NamedTuple):

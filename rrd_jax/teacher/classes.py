@@ -140,8 +140,12 @@ def _check_relations(about: str, training: Training) -> None:
 
 
 def warn_of_other_data(path: pathlib.Path, meta: Mapping[str, Any], dataset: data.Dataset) -> None:
-    """Warns of a network that was trained on other data, with as many classes."""
-    if (trained_on := meta.get("dataset")) and trained_on != dataset.version:
+    """Warns of a network that was trained on other data, with as many classes.
+
+    Data that were made worse on purpose have the same classes.
+    """
+    trained_on = meta.get("dataset")
+    if trained_on and data.origin(trained_on) != data.origin(dataset.version):
         console.warn(
             f"the network in {path} was trained on {trained_on}, and these data are"
             f" {dataset.version}: their classes must be the same, in the same order"

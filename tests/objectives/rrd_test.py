@@ -180,6 +180,29 @@ def test_pushing_before_or_after_decides_whether_the_own_key_is_met():
     chex.assert_trees_all_equal(after_push, other_push)
 
 
+@pytest.mark.parametrize("kind", ["fifo", "momentum"])
+def test_a_projection_that_is_not_trained_is_the_same_one_without_a_gradient(kind):
+    rng, found = np.random.default_rng(0), {}
+    student, teacher = (
+        _outputs(rng.standard_normal((5, width)).astype(np.float32)) for width in (6, 7)
+    )
+    for trained in (True, False):
+        objective = objectives.create(
+            "rrd", memory=kind, queue_size=8, dim=4, examples=16, train_projection=trained
+        )
+        state = objective.init(jax.random.key(0), student, teacher)
+
+        def loss(params, features, objective=objective, state=state):
+            given = state._replace(params=params), _outputs(features), teacher
+            return objective.loss(*given, batches.of(range(5)))[0].mean()
+
+        found[trained] = jax.value_and_grad(loss, argnums=(0, 1))(state.params, student.embedding)
+    assert not jax.tree.leaves(found[False][1][0])
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(found[True][1][0]))
+    chex.assert_trees_all_equal(found[True][0], found[False][0])
+    chex.assert_trees_all_equal(found[True][1][1], found[False][1][1])
+
+
 @pytest.mark.parametrize(
     "name",
     ["a", "b", "c_two_calls", "d_wrap", "e_batch_eq_queue", "f_large", "g_unit_rows"],

@@ -1,6 +1,7 @@
 import dataclasses
 import gc
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -152,6 +153,17 @@ def test_what_is_no_finite_figure_is_refused_by_name(bad):
         statistics.summarize({2: bad})
     with pytest.raises(errors.InputError, match="'rrd' in block 'pair'"):
         statistics.ranks({"pair": {"rrd": bad}})
+
+
+def test_a_seed_in_text_is_refused():
+    with pytest.raises(errors.InputError, match="seed '2' of 'rrd' must be a whole number"):
+        statistics.differences({"ce": {2: 1.0}, "rrd": {"2": 1.0}}, "ce")
+
+
+def test_without_statsmodels_an_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "statsmodels.stats.multitest", None)
+    with pytest.raises(errors.UnavailableError, match=r"pip install 'rrd_jax\[studies\]'"):
+        statistics.differences(_LEVELS, "ce", resamples=0)
 
 
 def test_an_unknown_baseline_is_refused():
@@ -376,6 +388,10 @@ def test_small_differences_keep_their_digits():
         {"a": _seeded(0.0031, 0.0045, 0.0042), "b": _seeded(0.0, 0.0, 0.0)}, "b"
     )["a"]
     assert statistics.sentence("a", "b", found).startswith("a is 0.0039 points better than b")
+    found = dataclasses.replace(found, mean=-0.0001, low=-1.0, high=1.0)
+    found = dataclasses.replace(found, verdict="not distinguishable")
+    assert "+0.00 points" not in statistics.sentence("a", "b", found)
+    assert ": 0.00 points, 95 % interval -1.00 to 1.00" in statistics.sentence("a", "b", found)
 
 
 def test_the_power_note_says_what_could_have_been_seen():

@@ -1,0 +1,49 @@
+"""What distillation is worth where labels are wrong: symmetric and asymmetric noise.
+
+    python -m experiments.study --study=experiments/studies/label_noise.py --jobs=2
+
+On digits, on a CPU. The teacher has seen the right labels; behind the colon, noisy_teacher for one
+that has seen the same wrong ones. Also there: methods, for these alone; fashion_mnist or cifar100
+for that in place of digits; smoke for the same on a few random images.
+"""
+
+import dataclasses
+
+from experiments.studies import settings
+from experiments.study import design
+
+_SHARES = (0.0, 0.2, 0.4)
+_METHODS = ("ce", "kd", "rrd", "rrd+kd")
+
+
+def get_study(argument: str = "") -> design.Study:
+    """See the module's docstring."""
+    options = settings.read(argument)
+    place = settings.place(options, "noisy_teacher")
+    noisy_teacher = "noisy_teacher" in options.named
+    share = design.field("data.label_noise", *_SHARES, name="noise", label="share of wrong labels")
+    base = design.Grid(
+        name="",
+        question="",
+        config=place.config,
+        argument=options.smoke,
+        factors=(share, design.methods(*(place.methods or _METHODS))),
+        fields=place.fields | ({} if noisy_teacher else {"teacher.label_noise": 0.0}),
+        seeded=("seed", "data.noise_seed"),
+        seeds=options.seeds(3),
+        baseline="ce",
+        shown="curve",
+    )
+    grids = tuple(
+        dataclasses.replace(
+            base,
+            name=kind,
+            question=f"What is distillation worth under {kind} label noise?",
+            fields={**base.fields, "data.noise": kind},
+        )
+        for kind in ("symmetric", "asymmetric")
+    )
+    name = "label_noise_noisy_teacher" if noisy_teacher else "label_noise"
+    return design.Study(
+        options.name(f"{name}_{place.name}"), "Wrong labels", grids, about=place.about
+    )

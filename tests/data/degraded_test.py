@@ -1,0 +1,284 @@
+"""Training data made worse on purpose, of every kind of data set and in both feeds."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from rrd_jax import data, errors
+from rrd_jax.config import effects, parse
+from tests import launch
+from tests.data import folders
+
+_PLAIN = {"image_size": 8, "augment": "none"}
+_IMAGES = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 1), np.uint8)
+_ARRAYS = (_IMAGES, np.arange(80) % 4)
+_WORSE = {"share": 0.5, "imbalance": 3.0, "label_noise": 0.25, "noise_seed": 7}
+
+
+def _digits(data_dir, **fields):
+    return data.load(data.Source("digits", dir=data_dir, **_PLAIN, **fields))
+
+
+def _arrays(**fields):
+    return data.from_sources(_ARRAYS, _ARRAYS, data.Source(**_PLAIN, **fields))
+
+
+def test_wrong_labels_are_of_the_training_split_alone(data_dir):
+    clean = _digits(data_dir)
+    noisy = _digits(data_dir, label_noise=0.2, test_split="train[:300]+test")
+    assert (noisy.train.labels != clean.train.labels).sum() == 200
+    np.testing.assert_array_equal(noisy.train.images, clean.train.images)
+    np.testing.assert_array_equal(
+        noisy.test.labels, np.concatenate([clean.train.labels[:300], clean.test.labels])
+    )
+    np.testing.assert_array_equal(noisy.train.examples.true_labels, clean.train.labels)
+
+
+def test_a_small_share_of_few_digits_has_all_of_them(data_dir):
+    few = _digits(data_dir, train_split="train[:200]", share=0.05)
+    assert sorted(few.train.labels.tolist()) == list(range(10))
+    whole = _digits(data_dir, train_split="train[:200]")
+    places = few.train.examples.places
+    np.testing.assert_array_equal(few.train.images, whole.train.images[places])
+    assert few.summary.lines == ("share: 10 of 200 training images are used, 1 of a class",)
+    assert few.summary.figures["images"] == {"train": 10, "test": 797}
+
+
+def test_a_share_is_taken_before_the_long_tail_and_noise_is_of_what_is_left(data_dir):
+    found = _digits(data_dir, **_WORSE)
+    about = found.summary.figures["degraded"]
+    counts = about["images of each class"]
+    assert about["of"] == 1000
+    assert about["images"] == len(found.train) == sum(counts)
+    assert counts[0] // counts[-1] == 3
+    assert counts == sorted(counts, reverse=True)
+    assert about["wrong labels"] == round(0.25 * len(found.train))
+    lines = "\n".join(found.summary.lines)
+    assert f"of 500 training images are used, {counts[0]} of class 0 ('0') to {counts[-1]}" in lines
+    assert f"label noise: {about['wrong labels']} of {len(found.train)} training labels" in lines
+
+
+@pytest.mark.xdist_group("workers")
+def test_both_feeds_and_worker_processes_see_the_same(tmp_path):
+    root = tmp_path / "root"
+    folders.fill(root, number=20)
+    resident, streamed = (
+        folders.load(root, share=0.6, label_noise=0.3, feed=kind)
+        for kind in ("resident", "streamed")
+    )
+    assert resident.version == streamed.version
+    processes = dataclasses.replace(streamed.train, workers=1)
+    for split in (streamed.train, processes):
+        with contextlib.closing(split.train_batches(4, 0, 0, 5)) as stream:
+            for batch in stream:
+                index = batch["index"]
+                np.testing.assert_array_equal(batch["label"], resident.train.labels[index])
+                np.testing.assert_array_equal(batch["image"], resident.train.images[index])
+
+
+def test_the_figures_of_a_folder_are_of_the_images_that_are_left(tmp_path):
+    root = tmp_path / "root"
+    folders.fill(root, number=40)
+    found = folders.load(root, imbalance=4.0)
+    train = found.summary.figures["images"]["train"]
+    assert list(train) == ["cat", "dog"]
+    assert list(train.values()) == np.bincount(found.train.labels).tolist()
+    assert train["cat"] // train["dog"] == 4
+
+
+def test_sources_that_do_not_list_their_labels_are_read_for_them():
+    pairs = list(zip(*_ARRAYS, strict=True))  # a list has no labels
+    listed = type("Listed", (list,), {"labels": _ARRAYS[1]})(pairs)
+    found = [
+        data.from_sources(source, pairs, data.Source(**_PLAIN, **_WORSE), num_classes=4)
+        for source in (pairs, listed, _ARRAYS)
+    ]
+    for other in found[1:]:
+        np.testing.assert_array_equal(other.train.labels, found[0].train.labels)
+        np.testing.assert_array_equal(other.train.images, found[0].train.images)
+    assert len(found[0].train) < 80
+
+
+def test_a_hugging_face_set_is_made_worse_too(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list("abcd"))}
+    values = {
+        "image": [PIL.Image.fromarray(image[..., 0]) for image in _IMAGES],
+        "label": _ARRAYS[1].tolist(),
+    }
+    table = datasets.Dataset.from_dict(values, features=datasets.Features(kinds))
+    table.save_to_disk(tmp_path / "set")
+    name = f"hf:{tmp_path / 'set'}"
+    found = data.load(data.Source(name, test_split="train", **_PLAIN, **_WORSE))
+    wanted = _arrays(**_WORSE)
+    np.testing.assert_array_equal(found.train.labels, wanted.train.labels)
+    np.testing.assert_array_equal(found.train.images, wanted.train.images)
+    assert "10 of class 0 ('a') to 3 of class 3 ('d')" in found.summary.lines[1]
+
+
+def test_versions_tell_data_apart_and_know_what_they_come_from(data_dir):
+    clean = _digits(data_dir)
+    noises = [_digits(data_dir, label_noise=0.2, noise_seed=seed) for seed in (0, 0, 1)]
+    assert noises[0].version == noises[1].version != noises[2].version
+    assert noises[0].version.startswith("digits/2.0.0 with symmetric label_noise 0.2, noise_seed 0")
+    assert clean.version == data.origin(clean.version) == data.origin(noises[2].version)
+    for version in ("", "digits/2.0.0", "hf:/dogs with cats (2) 0a1b2c3d", "x with y 01234567"):
+        assert data.origin(version) == version
+
+
+def test_without_the_fields_the_data_are_what_they_were(data_dir):
+    found = _digits(data_dir, noise_seed=9, noise="asymmetric")
+    assert found.version == "digits/2.0.0"
+    assert "degraded" not in found.summary.figures
+    assert not found.summary.lines
+
+
+def test_all_random_images_that_stand_in_for_data_are_kept(data_dir):
+    found = _digits(data_dir, mock_examples=24, **_WORSE)
+    assert len(found.train) == 24
+    assert (found.train.labels != found.train.examples.true_labels).sum() == 6
+
+
+def test_the_same_data_are_opened_again_as_they_are():
+    noisy = _arrays(**_WORSE)
+    clean = noisy.reopen(data.Source(**_PLAIN))
+    assert clean.version == data.origin(noisy.version)
+    np.testing.assert_array_equal(clean.train.labels, _ARRAYS[1])
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"label_noise": 1.0}, "data.label_noise is 1.0, but must be 0 or above, and below 1"),
+        ({"label_noise": float("nan")}, "data.label_noise is nan"),
+        ({"share": 0.0}, "data.share is 0.0, but must be above 0"),
+        ({"imbalance": 0.5}, "data.imbalance is 0.5, but must be a finite number of 1 or above"),
+        ({"imbalance": float("inf")}, "data.imbalance is inf"),
+        ({"noise": "symetric"}, "unknown data.noise 'symetric'; did you mean 'symmetric'"),
+        ({"noise_seed": -1}, "data.noise_seed is -1"),
+        ({"imbalance": 30.0}, "20 training images of class 0 there would be none of class 3: at"),
+    ],
+)
+def test_what_cannot_be_is_one_line(fields, words):
+    with pytest.raises(errors.InputError) as caught:
+        _arrays(**fields)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_long_tail_without_images_of_a_class_is_refused():
+    with pytest.raises(errors.InputError, match="no training images of class 3: a long tail"):
+        _arrays(imbalance=2.0, train_split="train[:3]")
+
+
+def test_a_long_tail_that_rounding_makes_longer_is_warned_of():
+    (said,) = (text for text in _arrays(imbalance=12.0).summary.warnings if "imbalance" in text)
+    assert "imbalance is 12, but the classes are so small that it becomes 20 to 1" in said
+    assert not any("imbalance" in text for text in _arrays(imbalance=10.0).summary.warnings)
+
+
+def _sources(**fields):
+    config = launch.get_config("digits")
+    config.update_from_flattened_dict({"data.dir": "x"} | fields)
+    job = parse(config)
+    return job.student.source, job.teachers[0].part.source, job
+
+
+def test_a_teacher_sees_what_its_student_sees_unless_it_is_told_otherwise():
+    fields = {f"data.{name}": value for name, value in _WORSE.items()}
+    student, teacher, _ = _sources(**fields)
+    for name, value in _WORSE.items():
+        assert getattr(student, name) == getattr(teacher, name) == value
+    clean = {"teacher.share": 1.0, "teacher.imbalance": 1.0, "teacher.label_noise": 0.0}
+    student, teacher, job = _sources(**fields, **clean)
+    assert student.is_degraded
+    assert not teacher.is_degraded
+    assert job.alone.source == student
+    assert job.alone.fields["teacher"]["label_noise"] is None  # it has no teacher
+    student, teacher, _ = _sources(**{"teacher.label_noise": 0.1, "data.noise_seed": 3})
+    assert (student.label_noise, teacher.label_noise, teacher.noise_seed) == (0, 0.1, 3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "idle"),
+    [
+        ({"data.noise": "asymmetric"}, {"data.noise"}),
+        ({"data.noise_seed": 1}, {"data.noise_seed"}),
+        ({"data.share": 0.5, "data.noise_seed": 1}, set()),
+        ({"data.label_noise": 0.5, "data.noise_seed": 1, "data.noise": "asymmetric"}, set()),
+        ({"teacher.label_noise": 0.5, "data.noise": "asymmetric", "data.noise_seed": 1}, set()),
+        ({"data.mock_examples": 9, "data.share": 0.5}, {"data.share"}),
+        ({"data.mock_examples": 9, "teacher.imbalance": 5.0}, {"teacher.imbalance"}),
+        ({"teacher.checkpoint": "x", "teacher.label_noise": 0.5}, {"teacher.label_noise"}),
+    ],
+)
+def test_fields_without_effect_are_named(fields, idle):
+    config = launch.get_config("digits")
+    config.update_from_flattened_dict(fields)
+    said = {path for path, _ in effects.without_effect(config)}
+    assert said & set(fields) == idle
+
+
+_SMALL = {
+    "data.mock_examples": 0,
+    "data.train_split": "train[:80]",
+    "train.epochs": 1,
+    "train.batch_size": 16,
+    "train.eval_batch_size": 500,
+}
+
+
+def _small(data_dir, **fields):
+    return launch.digits("smoke,tiny-tiny,kd", **{"data.dir": data_dir, **_SMALL}, **fields)
+
+
+@pytest.mark.usefixtures("one_device", "tiny_network")
+def test_a_noisy_student_of_a_clean_teacher_goes_on_with_its_own_noise_alone(
+    data_dir, tmp_path, capsys
+):
+    noisy = {"data.label_noise": 0.2, "teacher.label_noise": 0.0}
+    results = launch.run(_small(data_dir, **noisy), tmp_path)
+    said = capsys.readouterr()
+    assert "label noise: 16 of 80 training labels are wrong (symmetric" in said.out
+    assert "[teacher] its training images: 80 of digits/2.0.0\n" in said.out
+    assert "was trained on" not in said.err
+    about = json.loads((tmp_path / "data.json").read_text())
+    assert about["degraded"]["wrong labels"] == 16
+    kept = [json.loads((p / "model.json").read_text()) for p in (tmp_path, tmp_path / "teacher")]
+    trained_on = [about["training"]["dataset"] for about in kept]
+    assert trained_on[0].startswith("digits/2.0.0 with symmetric label_noise 0.2")
+    assert trained_on[1] == "digits/2.0.0"
+    assert launch.run(_small(data_dir, **noisy), tmp_path) == results
+    for other in ({"data.label_noise": 0.3}, {"data.noise_seed": 1}, {"data.share": 0.5}):
+        with pytest.raises(errors.InputError, match="holds a run of another config"):
+            launch.run(_small(data_dir, **noisy | other), tmp_path)
+    # Data that are others under the same fields, as of another version of rrd_jax.
+    config = _small(data_dir, **noisy)
+    source = dataclasses.replace(parse(config).student.source, noise_seed=5)
+    with pytest.raises(errors.InputError, match="holds a run on digits.*but the data are now"):
+        launch.run(config, tmp_path, dataset=data.load(source))
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("one_device", "tiny_network")
+def test_a_teachers_cache_is_for_images_whatever_their_labels(
+    data_dir, tiny_teacher, tmp_path, capsys
+):
+    shutil.copytree(tiny_teacher, tmp_path / "teacher")
+    fields = {"teacher.checkpoint": str(tmp_path / "teacher"), "teacher.cache": "on"}
+
+    def said(name, **more):
+        launch.run(_small(data_dir, **fields, **more), tmp_path / name)
+        found = capsys.readouterr()
+        assert "was trained on" not in found.err
+        return found.out
+
+    assert "has seen all views" in said("clean")
+    assert "embeddings are read from" in said("noisy", **{"data.label_noise": 0.4})
+    assert "has seen all views" in said("few", **{"data.share": 0.5})

@@ -1,0 +1,142 @@
+"""Shares, long tails and wrong labels: exactly as many as asked for, in each class, by a seed."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rrd_jax.data import stratified
+from tests import fuzz
+
+_LABELS = np.random.default_rng(0).integers(0, 7, 500)
+
+
+def _counts(labels):
+    return np.bincount(labels, minlength=7)
+
+
+@pytest.mark.parametrize("noise", ["symmetric", "asymmetric"])
+@pytest.mark.parametrize("part", [0.0, 0.001, 0.2, 0.333, 0.6, 0.999])
+def test_exactly_the_share_of_labels_that_was_asked_for_is_wrong_in_each_class(noise, part):
+    noisy = stratified.noisy(_LABELS, part, 7, noise, seed=3)
+    wrong = noisy != _LABELS
+    assert wrong.sum() == round(part * 500)
+    assert (abs(_counts(_LABELS[wrong]) - part * _counts(_LABELS)) < 1).all()
+    assert noisy.min() >= 0
+    assert noisy.max() < 7
+
+
+def test_symmetric_noise_is_any_other_class_as_likely_and_asymmetric_the_next():
+    labels = np.arange(60_000) % 4
+    symmetric = stratified.noisy(labels, 0.5, 4, "symmetric")
+    steps = np.bincount((symmetric - labels) % 4, minlength=4)
+    assert steps[0] == 30_000
+    np.testing.assert_allclose(steps[1:], 10_000, rtol=0.05)
+    asymmetric = stratified.noisy(labels, 0.5, 4, "asymmetric")
+    assert np.bincount((asymmetric - labels) % 4, minlength=4).tolist() == [30_000, 30_000, 0, 0]
+
+
+def test_which_labels_are_wrong_follows_from_the_seed_alone_and_more_noise_keeps_them():
+    fifth, third = (stratified.noisy(_LABELS, part, 7, seed=1) for part in (0.2, 0.35))
+    np.testing.assert_array_equal(fifth, stratified.noisy(_LABELS, 0.2, 7, seed=1))
+    other = stratified.noisy(_LABELS, 0.2, 7, seed=2)
+    assert ((other != _LABELS) != (fifth != _LABELS)).sum() > 50
+    wrong = fifth != _LABELS
+    np.testing.assert_array_equal(third[wrong], fifth[wrong])
+
+
+def test_an_imbalanced_split_has_its_noise_in_proportion():
+    labels = np.repeat([0, 1, 2], [900, 90, 10])
+    wrong = stratified.noisy(labels, 0.1, 3) != labels
+    assert np.bincount(labels[wrong]).tolist() == [90, 9, 1]
+
+
+@pytest.mark.parametrize(
+    ("part", "wanted"), [(0.001, 7), (0.01, 7), (0.05, 25), (0.5, 250), (1, 500)]
+)
+def test_a_share_has_all_classes_in_their_proportions(part, wanted):
+    places = stratified.share(_LABELS, part, seed=0)
+    assert len(set(places.tolist())) == len(places) == wanted
+    assert (np.diff(places) > 0).all()
+    counts = _counts(_LABELS[places])
+    assert counts.min() >= 1
+    assert (abs(counts - wanted / 500 * _counts(_LABELS)) < 1).all()
+
+
+def test_a_smaller_share_is_a_part_of_a_larger_one_of_the_same_seed():
+    small, large = (set(stratified.share(_LABELS, part, 5).tolist()) for part in (0.1, 0.3))
+    assert small < large
+    assert not set(stratified.share(_LABELS, 0.1, 6).tolist()) <= large
+
+
+def test_a_share_leaves_a_class_out_that_there_is_none_of():
+    labels = np.array([0, 0, 2, 2, 2, 2])
+    assert set(labels[stratified.share(labels, 0.3, 0)].tolist()) == {0, 2}
+
+
+# As Cui et al. (arXiv 1901.05555) and those after them have it: images of long-tailed CIFAR-10 and
+# CIFAR-100, which LDAM's code (arXiv 1906.07413) makes.
+@pytest.mark.parametrize(
+    ("size", "classes", "imbalance", "total", "smallest"),
+    [
+        (5000, 10, 10, 20431, 500),
+        (5000, 10, 50, 13996, 100),
+        (5000, 10, 100, 12406, 50),
+        (5000, 10, 200, 11203, 25),
+        (500, 100, 10, 19573, 50),
+        (500, 100, 50, 12608, 10),
+        (500, 100, 100, 10847, 5),
+    ],
+)
+def test_long_tails_of_equal_classes_are_the_published_ones(
+    size, classes, imbalance, total, smallest
+):
+    counts = stratified.tail_counts(np.full(classes, size), imbalance)
+    assert (counts[0], counts.sum(), counts[-1]) == (size, total, smallest)
+    reference = [int(size * (1 / imbalance) ** (i / (classes - 1.0))) for i in range(classes)]
+    np.testing.assert_array_equal(counts, reference)
+
+
+def test_a_long_tail_of_unequal_classes_is_as_long_as_the_scarcest_allows():
+    sizes = np.array([100, 30, 100])  # of the second, a half and no more are wanted
+    np.testing.assert_array_equal(stratified.tail_counts(sizes, 4.0), [61, 30, 15])
+    np.testing.assert_array_equal(stratified.tail_counts(np.array([300, 300]), 3.0), [300, 100])
+
+
+def test_a_long_tail_keeps_so_many_random_images_of_each_class():
+    counts = np.array([50, 40, 30, 20, 10, 5, 1])
+    places = stratified.long_tail(_LABELS, counts, seed=0)
+    np.testing.assert_array_equal(_counts(_LABELS[places]), counts)
+    np.testing.assert_array_equal(places, stratified.long_tail(_LABELS, counts, seed=0))
+    assert set(places.tolist()) != set(stratified.long_tail(_LABELS, counts, seed=1).tolist())
+    first = np.flatnonzero(_LABELS == 6)[0]
+    kept = [stratified.long_tail(_LABELS, counts, seed) for seed in range(20)]
+    assert sum(first in places for places in kept) < 5  # not simply the first ones
+
+
+_SPLITS = st.lists(st.integers(0, 5), min_size=1, max_size=40).map(np.array)
+_SEEDS = st.integers(0, 2**31 - 1)
+_NOISES = st.sampled_from(["symmetric", "asymmetric"])
+
+
+@fuzz.settings(150)
+@given(
+    _SPLITS, st.floats(0, 1, exclude_max=True), _SEEDS, st.sampled_from(["symmetric", "asymmetric"])
+)
+def test_any_labels_get_as_much_noise_as_asked_for(labels, part, seed, noise):
+    noisy = stratified.noisy(labels, part, 6, noise, seed)
+    assert (noisy != labels).sum() == round(part * len(labels))
+    assert ((noisy >= 0) & (noisy < 6)).all()
+
+
+@fuzz.settings(150)
+@given(st.lists(st.integers(1, 10**6), min_size=2, max_size=30), st.floats(1.001, 1e6))
+def test_any_long_tail_fits_its_classes_and_falls(sizes, imbalance):
+    sizes = np.array(sizes)
+    counts = stratified.tail_counts(sizes, imbalance)
+    assert (counts <= sizes).all()
+    assert (np.diff(counts) <= 0).all()
+    shape = imbalance ** (-np.arange(len(sizes)) / (len(sizes) - 1))
+    assert (abs(counts - counts[0] * shape) < 1 + 1e-6 * counts[0]).all()
+    longer = np.floor((counts[0] + 1) * shape * (1 - 1e-6))
+    assert (longer > sizes).any() or (longer + 1 > sizes).any()  # it is the longest

@@ -1,0 +1,78 @@
+import collections
+import itertools
+import pathlib
+
+import pytest
+
+from experiments.studies import published
+from experiments.study import plan, records, work
+
+_ROOT = pathlib.Path("experiments/studies")
+_FILES = sorted(p for p in _ROOT.glob("*.py") if p.stem not in ("published", "settings"))
+# What a study takes behind its colon, with the cells, runs and teachers that it has then.
+_SIZES = {
+    "ablation.py": (138, 123, 1),
+    "ablation.py:cifar100,temperatures": (75, 75, 1),
+    "alignment.py": (15, 15, 1),
+    "benchmark.py": (390, 390, 6),
+    "benchmark.py:imagenet": (36, 36, 2),
+    "benchmark.py:vgg13-vgg8,ce,rrd": (10, 10, 1),
+    "digits.py": (165, 165, 1),
+    "digits.py:ce,kd": (10, 10, 1),
+    "fashion_mnist.py": (165, 165, 1),
+    "fashion_mnist.py:small,ce,rrd": (10, 10, 1),
+    "few_images.py": (60, 60, 1),
+    "few_images.py:fashion_mnist,ce": (15, 15, 1),
+    "imbalance.py": (36, 36, 1),
+    "imbalance.py:fashion_mnist": (36, 36, 1),
+    "label_noise.py": (72, 60, 1),
+    # Teachers see the wrong labels of their students: none, and two shares of each kind and seed.
+    "label_noise.py:noisy_teacher": (72, 60, 13),
+    "theory.py": (0, 0, 0),
+    "transfer.py": (48, 48, 2),
+    "transfer.py:cifar100,ce,rrd": (18, 18, 1),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _in_the_root():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(pathlib.Path(__file__).parents[2])
+        yield
+
+
+@pytest.mark.parametrize("text", _SIZES)
+def test_a_study_has_the_runs_that_it_should_and_shares_what_is_the_same(text, tmp_path):
+    made = plan.make(plan.load(str(_ROOT / text)), tmp_path, platform="cpu")
+    assert (len(made.cells), len(made.runs), len(made.teachers())) == _SIZES[text]
+
+
+def test_every_study_is_in_the_table():
+    assert {text.partition(":")[0] for text in _SIZES} == {path.name for path in _FILES}
+
+
+def test_published_figures_are_of_pairs_and_methods_that_the_benchmark_has():
+    (grid,) = plan.load(f"{_ROOT}/benchmark.py").grids
+    pairs, methods = ([level.name for level in factor.levels] for factor in grid.factors)
+    assert set(itertools.product(pairs, methods)) <= set(published.CIFAR100)
+    figures = collections.Counter(method for _, method in published.CIFAR100)
+    assert figures.pop("fsp") == 6
+    assert set(figures.values()) == {13}
+    assert published.CIFAR100["wrn_40_2-shufflenetv1_cifar", "rrd+kd"] == 76.31
+    assert published.CIFAR100["vgg13-mobilenetv2_cifar", "at"] == 59.40
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("path", [p for p in _FILES if p.stem != "theory"], ids=lambda p: p.stem)
+def test_the_small_form_of_a_study_runs_to_its_end(path, tmp_path):
+    # Two cells of the first grid, and of those that follow it, are enough to see that it runs.
+    study = plan.load(f"{path}:smoke")
+    made = plan.make(study, tmp_path, seeds=1)
+    labels = [cell.label for cell in made.cells]
+    made = made.only([labels[0], labels[1], labels[-1]])
+    made.write()
+    work.Worker(made, "here").work()
+    record = records.read(tmp_path)
+    entries = [entry for grid in record.grids for entry in grid.entries if entry.name in made.runs]
+    assert {entry.state for entry in entries} == {"finished"}
+    assert not [entry.error for entry in entries if entry.error]
