@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from experiments.page import look, marks
 from experiments.page.marks import Values
 from experiments.page.results import Block, Results, label, value, valued
@@ -39,6 +41,12 @@ def comparison(block: Block, metric: str, styles: Mapping[str, look.Style]) -> d
             x=x, shape=marks.shape(styles), tooltip=tooltip
         ),
     ]
+    if outliers(block):
+        layers.append(
+            base.transform_filter("datum.kind == 'far'")
+            .mark_text(align="left", dx=3)
+            .encode(x=alt.value(0), text="text:N", color=marks.colour(styles))
+        )
     if any(row["kind"] == "published" for row in values):
         layers.append(
             base.transform_filter("datum.kind == 'published'")
@@ -56,7 +64,12 @@ def comparison(block: Block, metric: str, styles: Mapping[str, look.Style]) -> d
 def _comparison_values(block: Block) -> tuple[Values, list[float]]:
     """The data, and the ends of the axis."""
     values: Values = []
+    far = outliers(block)
     for row in block.ordered():
+        if row.name in far:
+            words = f"◂ {row.last.mean:.2f}"
+            values.append({"level": row.name, "kind": "far", "mean": row.last.mean, "text": words})
+            continue
         entry = {"level": row.name, "kind": "mean", "mean": row.last.mean, "n": row.last.n}
         values.append(entry | {"low": row.last.low, "high": row.last.high})
         values += [
@@ -66,9 +79,19 @@ def _comparison_values(block: Block) -> tuple[Values, list[float]]:
         if row.published is not None:
             values.append({"level": row.name, "kind": "published", "mean": row.published})
     return values, extent(
-        [entry["mean"] for entry in values],
+        [entry["mean"] for entry in values if entry["kind"] != "far"],
         [x for entry in values for x in (entry.get("low"), entry.get("high")) if x is not None],
     )
+
+
+def outliers(block: Block) -> list[str]:
+    """Levels so far below the others that these could not be told apart on an axis with them."""
+    means = [row.last.mean for row in block.ordered()]
+    if len(means) < 6:
+        return []
+    low, high = np.percentile(means, (25, 75))
+    edge = low - 5 * max(high - low, 0.5)
+    return [row.name for row in block.ordered() if row.last.mean < edge]
 
 
 def extent(figures: Sequence[float], bounds: Sequence[float]) -> list[float]:

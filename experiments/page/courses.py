@@ -1,5 +1,6 @@
 """Charts of what goes on by epoch, and of curves that are computed."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from experiments.page.marks import Values
 from experiments.page.results import label
 from experiments.study.records import Entry
 
+_BOUND = (5, 4)  # dashes of what lines cannot cross
 _POINTS = 80  # epochs of a curve that are drawn at most
 
 
@@ -112,66 +114,96 @@ def is_number(found: Any) -> bool:
     return isinstance(found, int | float) and math.isfinite(found)
 
 
-def calculation(
-    curves: Mapping[str, Any], styles: Mapping[str, look.Style]
-) -> dict[str, Any] | None:
-    """A theory's curves; points where a series says so; None where nothing can be drawn."""
+def calculation_styles(curves: Mapping[str, Any]) -> dict[str, look.Style]:
+    """Of a theory's curves by name; a line of the code and the one of its formula share theirs."""
+    styles = look.styles(dict.fromkeys(series["name"] for series in curves["series"]))
+    for series in curves["series"]:
+        if series["kind"] == "bound":
+            name = series["name"]
+            styles[name] = dataclasses.replace(styles[name], dash=_BOUND)
+    return styles
+
+
+def calculation(curves: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A theory's curves: lines of the code, points of formulas, dashes of bounds.
+
+    Args:
+      curves: JSON of `experiments.theory.Curves`.
+
+    Returns:
+      None where nothing can be drawn.
+    """
     import altair as alt
 
-    series = curves["series"]
+    styles = calculation_styles(curves)
     values = [
         {
-            "level": entry["name"],
-            "kind": "points" if "point" in str(entry.get("kind")) else "line",
-            curves["x_label"]: [x for x, _ in points],
-            curves["y_label"]: [y for _, y in points],
+            "level": series["name"],
+            "kind": series["kind"],
+            "x": [x for x, _ in points],
+            "y": [y for _, y in points],
         }
-        for entry in series
-        if (points := _drawable(entry, curves))
+        for series in curves["series"]
+        if (points := drawable(series, curves))
     ]
-    axes = {}
-    for axis, kind in (("x", alt.X), ("y", alt.Y)):
-        name = curves[f"{axis}_label"]
-        type_ = "log" if curves.get(f"log_{axis}") else "linear"
-        axes[axis] = kind(
-            f"{axis}:Q",
-            title=name,
-            scale=alt.Scale(
-                type=type_, nice=axis == "y", **({} if type_ == "log" else {"zero": False})
-            ),
-            axis=alt.Axis(grid=axis == "y", tickCount=6, format="~g"),
-        )
     base = (
         marks.chart_of()
-        .transform_flatten([curves["x_label"], curves["y_label"]], ["x", "y"])
+        .transform_flatten(["x", "y"])
         .encode(
-            **axes,
+            x=_axis(alt.X, "x", curves),
+            y=_axis(alt.Y, "y", curves),
             color=marks.colour(styles),
             opacity=marks.picked(1),
             tooltip=[
-                "level:N",
+                alt.Tooltip("level:N", title="line"),
+                alt.Tooltip("kind:N", title="of the"),
                 alt.Tooltip("x:Q", title=curves["x_label"], format=".4~g"),
                 alt.Tooltip("y:Q", title=curves["y_label"], format=".4~g"),
             ],
         )
     )
-    kinds = {entry["kind"] for entry in values}
-    layers = []
-    if "line" in kinds:
-        lines = base.transform_filter("datum.kind == 'line'").mark_line(strokeWidth=2)
-        layers.append(lines.encode(strokeDash=marks.dash(styles)))
-    if "points" in kinds:
-        points = base.transform_filter("datum.kind == 'points'").mark_point(filled=True, size=55)
-        layers.append(points.encode(shape=marks.shape(styles)))
+    looks = {
+        "code": lambda part: part.mark_line(strokeWidth=2),
+        "bound": lambda part: part.mark_line(strokeWidth=1.6, strokeDash=list(_BOUND)),
+        "formula": lambda part: part.mark_point(filled=True, size=26).encode(
+            shape=marks.shape(styles)
+        ),
+    }
+    kinds = {series["kind"] for series in values}
+    layers = [
+        draw(base.transform_filter(f"datum.kind == '{kind}'"))
+        for kind, draw in looks.items()
+        if kind in kinds
+    ]
     if not layers:
         return None
     chart = alt.layer(layers[0].add_params(marks.pick()), *layers[1:])
-    return marks.spec(chart, values, height=260)
+    names = {axis: curves[f"{axis}_label"] for axis in ("x", "y")}
+    return marks.spec(chart, values, height=300) | {"usermeta": {"columns": names}}
 
 
-def _drawable(entry: Mapping[str, Any], curves: Mapping[str, Any]) -> list[tuple[float, float]]:
+def _axis(kind: Any, name: str, curves: Mapping[str, Any]) -> Any:
+    import altair as alt
+
+    is_log = curves[f"log_{name}"]
+    options = {"type": "log"} if is_log else {"zero": False}
+    return kind(
+        f"{name}:Q",
+        title=curves[f"{name}_label"],
+        scale=alt.Scale(nice=name == "y", **options),
+        axis=alt.Axis(
+            grid=name == "y" and not is_log,
+            tickCount=6,
+            format="~g",
+            labelOverlap="greedy",
+            labelSeparation=6,
+        ),
+    )
+
+
+def drawable(series: Mapping[str, Any], curves: Mapping[str, Any]) -> list[tuple[float, float]]:
     """Points that have a place on the axes."""
-    pairs = zip(entry["x"], entry["y"], strict=True)
+    pairs = zip(series["x"], series["y"], strict=True)
     return [
         (x, y)
         for x, y in pairs

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments import measures
 from experiments.page import classes, look, maps, pictures
-from experiments.page.parts import Cell, Chart, Figure, Gallery, Part, Table
+from experiments.page.parts import Cell, Chart, Figure, Folded, Gallery, Part, Table
 from experiments.study import statistics
 from experiments.study.records import Entry
 from rrd_jax import console, errors
@@ -38,6 +38,8 @@ _TITLES = {
     "calibration": "Calibration",
     "predictions": "Beyond accuracy",
 }
+_LEAST = 5  # images of a bin: of fewer, accuracy is chance
+_ROWS = 12  # of a table that is not folded away
 _PANELS = 3  # levels with a map each, beside the teacher's
 
 
@@ -129,7 +131,7 @@ def parts(runs: Runs) -> Iterator[Part]:
 
 def table(
     runs: Runs, measure: str, values: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> Iterator[Table]:
+) -> Iterator[Table | Folded]:
     """Means of a measure's figures, a row a level."""
     columns = {
         name: about
@@ -149,7 +151,7 @@ def table(
         "seeds",
         *(about[0] for about in columns.values()),
     ]
-    yield Table(
+    made = Table(
         name=f"{runs.name}-{measure}",
         title=_TITLES[measure] + runs.where,
         header=tuple(header),
@@ -157,6 +159,7 @@ def table(
         caption=_caption(runs, measure, values),
         numeric=frozenset(range(1, len(header))),
     )
+    yield Folded(f"Table: {made.title}", (made,)) if len(rows) > _ROWS else made
 
 
 def _mean(found: Sequence[Mapping[str, Any]], name: str, factor: float, decimals: int) -> Cell:
@@ -236,7 +239,8 @@ def _reliability(runs: Runs, values: Mapping[str, Sequence[Mapping[str, Any]]]) 
         title=f"How often networks are right, by how sure they are{runs.where}",
         charts=(Chart(maps.reliability(curves, styles)),),
         caption=f"Test images by the probability of the predicted class{runs.pooled}: on the grey"
-        " line, networks are as often right as they say. Larger points have more images.",
+        " line, networks are as often right as they say. Larger points have more images; those of"
+        f" fewer than {_LEAST} are left out.",
         alt=f"Reliability diagram. Expected calibration errors: {errors_}",
         most=560,
         legend=styles,
@@ -244,7 +248,7 @@ def _reliability(runs: Runs, values: Mapping[str, Sequence[Mapping[str, Any]]]) 
 
 
 def _pooled(found: Sequence[Mapping[str, Any]], role: str) -> list[dict[str, Any]]:
-    """Points of all seeds together, of bins with images."""
+    """Points of all seeds together, of bins with enough images."""
     counts = np.stack([values[f"{role}_count"] for values in found]).astype(float)
     total = counts.sum(0)
     points = []
@@ -254,7 +258,7 @@ def _pooled(found: Sequence[Mapping[str, Any]], role: str) -> list[dict[str, Any
     return [
         {"confidence": 100 * sure, "accuracy": 100 * right, "images": int(count)}
         for sure, right, count in zip(*points, total, strict=True)
-        if count
+        if count >= _LEAST
     ]
 
 

@@ -91,8 +91,12 @@ def comparison(of: Results) -> Any:
 
 def _compare(axis: Any, block: Block, styles: Mapping[str, look.Style]) -> None:
     rows = block.ordered()
+    far, domain = charts.outliers(block), charts.comparison_domain(block)
     for place, row in enumerate(rows):
         style = styles[row.name]
+        if row.name in far:
+            axis.text(domain[0], place, f" < {row.last.mean:.2f}", va="center", color=style.colour)
+            continue
         values = list(row.values.values())
         axis.plot(values, [place] * len(values), "|", color=style.colour, alpha=0.6, markersize=6)
         if row.last.low is not None:
@@ -103,7 +107,7 @@ def _compare(axis: Any, block: Block, styles: Mapping[str, look.Style]) -> None:
     axis.set_yticks(range(len(rows)), [row.name for row in rows])
     axis.invert_yaxis()
     axis.tick_params(axis="y", length=0)
-    axis.set_xlim(*charts.comparison_domain(block))
+    axis.set_xlim(*domain)
     axis.grid(axis="x", linewidth=0.4, alpha=0.5)
 
 
@@ -299,19 +303,23 @@ def planes_of(values: Mapping[str, Any], level: str) -> Any:
 
 
 def calculation(curves: Mapping[str, Any]) -> Any:
-    """Curves of a theory."""
-    figure, (axis,) = axes_of(1, 2.4)
-    styles = look.styles([series["name"] for series in curves["series"]])
+    """Curves of a theory: lines of the code, points of formulas, dashes of bounds."""
+    figure, (axis,) = axes_of(1, 2.6)
+    styles, labelled = courses.calculation_styles(curves), set()
     for series in curves["series"]:
-        style = styles[series["name"]]
-        if "point" in str(series.get("kind")):
-            axis.plot(
-                series["x"], series["y"], style.marker, color=style.colour, label=series["name"]
-            )
-        else:
-            axis.plot(series["x"], series["y"], label=series["name"], **_line(style))
-    axis.set_xscale("log" if curves.get("log_x") else "linear")
-    axis.set_yscale("log" if curves.get("log_y") else "linear")
+        points, style = courses.drawable(series, curves), styles[series["name"]]
+        if not points:
+            continue
+        looks = {
+            "formula": {"marker": style.marker, "linestyle": "none", "markersize": 2.5},
+            "bound": {"linestyle": "--", "linewidth": 0.9},
+        }
+        label = series["name"] if series["name"] not in labelled else None
+        labelled.add(series["name"])
+        options = looks.get(series["kind"], {})
+        axis.plot(*zip(*points, strict=True), color=style.colour, label=label, **options)
+    axis.set_xscale("log" if curves["log_x"] else "linear")
+    axis.set_yscale("log" if curves["log_y"] else "linear")
     axis.set(xlabel=curves["x_label"], ylabel=curves["y_label"])
     if len(styles) > 1:
         axis.legend()

@@ -92,7 +92,8 @@ class Results:
 def of(grid: GridRecord) -> Results:
     """The results of a grid, of the runs that have finished."""
     blocks = tuple(_blocks(grid))
-    return Results(grid, blocks, _ranking(blocks))
+    # Shares of the images, say, are no sample of settings that ranks could be tested over.
+    return Results(grid, blocks, _ranking(blocks) if grid.shown == "table" else None)
 
 
 def unit(metric: str) -> str:

@@ -9,6 +9,7 @@ from experiments.page.parts import Chart, Figure, Folded, Page, Part, Section
 from experiments.page.results import Results
 from experiments.study.records import Entry, Record
 
+_MISSING = 8  # runs that are listed without being asked for
 _BLOCKS = 24  # that have a chart each at most
 
 
@@ -150,6 +151,8 @@ def _comparison(of: Results, name: str, styles: Mapping[str, look.Style]) -> Fig
         caption += " Hollow diamonds are published figures."
     if any(charts.is_cut(block) for block in blocks):
         caption += " Intervals of few seeds that would not fit are cut at the edge."
+    if any(charts.outliers(block) for block in blocks):
+        caption += " Levels far below the others are at the left edge, with their mean."
     if any(row.last.n == 1 for block in blocks for row in block.rows.values()):
         caption += " One seed has no interval."
     if len(of.blocks) > len(blocks):
@@ -293,23 +296,27 @@ def _has(pairs: list[tuple[str, Entry]], column: str) -> bool:
 
 def _calculation(name: str, curves: Mapping[str, Any], source: Mapping[str, str]) -> Section:
     ends = [
-        f"{series['name']} from {series['y'][0]:.4g} to {series['y'][-1]:.4g}"
+        f"{series['name']} ({series['kind']}) from {points[0][1]:.4g} to {points[-1][1]:.4g}"
         for series in curves["series"]
-        if len(series["y"])
+        if (points := courses.drawable(series, curves))
     ]
     axes = f"{curves['y_label']} against {curves['x_label']}"
-    styles = look.styles([series["name"] for series in curves["series"]])
-    spec = courses.calculation(curves, styles)
+    spec = courses.calculation(curves)
+    kinds = [series["kind"] for series in curves["series"]]
+    words = {"code": "lines are of the code", "formula": "points of its formula in float64"}
+    words |= {"bound": "dashes of what the lines cannot cross, or come to"}
+    told = ", ".join(text for kind, text in words.items() if kind in kinds)
     figure = Figure(
         name=slug(f"theory {name}"),
         title=capital(axes),
         charts=(Chart(spec),) if spec else (),
-        caption=curves.get("formula") or "",
+        caption=". ".join(filter(None, [curves["formula"], capital(told)])) + ".",
         alt=f"{axes}: {'; '.join(ends)}",
-        legend=styles,
+        legend=courses.calculation_styles(curves),
+        most=760,
     )
-    title, note = curves.get("title") or name, curves.get("note") or ""
-    return Section(slug(f"about {name}"), title, note, (figure,), source, listed=False)
+    title, note = curves["title"] or name, curves["note"]
+    return Section(slug(f"about {name}"), title, note, (figure,), source, listed=bool(note))
 
 
 def _unfinished(record: Record) -> Iterator[Section]:

@@ -123,7 +123,8 @@ def _difference(row: Row, block: Block, baseline: str) -> list[Cell]:
     if row.name == baseline:
         return [Cell("baseline"), _NOTHING, _NOTHING, _NOTHING]
     if difference is None or difference.mean is None:
-        return [_NOTHING, _NOTHING, Cell("no common seed"), _NOTHING]
+        words = "no common seed" if row.last.n else "no figure"
+        return [_NOTHING, _NOTHING, Cell(words), _NOTHING]
     if difference.low is None:
         text = signed(difference.mean)
         return [Cell(text, difference.mean), _NOTHING, Cell(difference.verdict), _NOTHING]
@@ -170,7 +171,7 @@ def _caption(results: Results, *, compares: bool, has_published: bool) -> str:
     return " ".join(sentences)
 
 
-def unfinished(entries: list[Entry], name: str) -> Table:
+def unfinished(entries: list[Entry], name: str, title: str) -> Table:
     """Runs without a figure, and why."""
     rows = tuple(
         (
@@ -182,7 +183,7 @@ def unfinished(entries: list[Entry], name: str) -> Table:
         for entry in entries
     )
     header = ("run", "state", "epochs", "why")
-    return Table(name, "", header, rows, numeric=frozenset({2}))
+    return Table(name, title, header, rows, numeric=frozenset({2}))
 
 
 def _epoch(entry: Entry) -> int:

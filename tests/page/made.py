@@ -272,8 +272,8 @@ def _calculations():
             "note": "Both fall as the inverse of the temperature.",
             "formula": "∂L/∂z = (p − q) / τ",
             "series": [
-                {"name": "code", "x": list(x), "y": list(gradient), "kind": "line"},
-                {"name": "formula", "x": list(x[::5]), "y": list(gradient[::5]), "kind": "points"},
+                {"name": "code", "x": list(x), "y": list(gradient), "kind": "code"},
+                {"name": "code", "x": list(x[::5]), "y": list(gradient[::5]), "kind": "formula"},
             ],
         },
         {
@@ -285,6 +285,6 @@ def _calculations():
             "log_y": False,
             "note": "",
             "formula": "",
-            "series": [{"name": "RRD", "x": list(x), "y": list(np.sqrt(x)), "kind": "line"}],
+            "series": [{"name": "RRD", "x": list(x), "y": list(np.sqrt(x)), "kind": "code"}],
         },
     ]

@@ -33,7 +33,7 @@ async function draw(box) {
     box.view = (await vegaEmbed(box, { ...spec, config: THEME }, options)).view;
   } catch (error) {
     box.textContent = `This figure cannot be drawn: ${error.message}`;
-    throw error;
+    console.error(error);
   }
 }
 
@@ -68,8 +68,12 @@ function chartTable(figure) {
   const panels = [...figure.querySelectorAll(".panel")];
   const found = panels.flatMap((panel) => {
     const title = panel.querySelector(".panel-title");
-    const spec = panel.querySelector(".chart").spec;
-    return rows(spec.data.values).map((row) => (title ? { panel: title.textContent, ...row } : row));
+    const { data, usermeta } = panel.querySelector(".chart").spec;
+    const called = (usermeta && usermeta.columns) || {};
+    return rows(data.values).map((row) => {
+      const entries = Object.entries(row).map(([name, value]) => [called[name] || name, value]);
+      return { ...(title && { panel: title.textContent }), ...Object.fromEntries(entries) };
+    });
   });
   const names = [...new Set(found.flatMap(Object.keys))];
   return [names, ...found.map((row) => names.map((name) => row[name]))];
