@@ -321,8 +321,15 @@ def _calculation(name: str, curves: Mapping[str, Any], source: Mapping[str, str]
 
 def _unfinished(record: Record) -> Iterator[Section]:
     entries = {e.name: e for grid in record.grids for e in grid.entries if not e.finished}
-    if entries:
-        table = tables.unfinished(list(entries.values()), "unfinished")
-        yield Section(
-            "runs-without-a-figure", "Failed and missing runs", "", (table,), listed=False
-        )
+    failed = [entry for entry in entries.values() if entry.state == "failed"]
+    others = [entry for entry in entries.values() if entry.state != "failed"]
+    parts: list[Part] = []
+    if failed:
+        parts.append(tables.unfinished(failed, "failed-runs", "Failed"))
+    if others:
+        table = tables.unfinished(others, "missing-runs", "Begun, or not there yet")
+        is_long = len(others) > _MISSING
+        parts.append(Folded(f"{table.title}: {len(others)} runs", (table,)) if is_long else table)
+    if parts:
+        title = "Failed and missing runs"
+        yield Section("runs-without-a-figure", title, "", tuple(parts), listed=False)
