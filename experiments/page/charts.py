@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from experiments.page import look, marks
 from experiments.page.marks import Values
-from experiments.page.results import Block, Results, label, value, valued
+from experiments.page.results import Block, Results, far_below, label, value, valued
 
 _ROW = 24  # pixels of a level
 
@@ -86,11 +84,7 @@ def _comparison_values(block: Block) -> tuple[Values, list[float]]:
 
 def outliers(block: Block) -> list[str]:
     """Levels so far below the others that these could not be told apart on an axis with them."""
-    means = [row.last.mean for row in block.ordered()]
-    if len(means) < 6:
-        return []
-    low, high = np.percentile(means, (25, 75))
-    edge = low - 5 * max(high - low, 0.5)
+    edge = far_below([row.last.mean for row in block.ordered()])
     return [row.name for row in block.ordered() if row.last.mean < edge]
 
 

@@ -5,7 +5,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.page import look, marks
+import numpy as np
+
+from experiments.page import look, marks, results
 from experiments.page.marks import Values
 from experiments.page.results import label
 from experiments.study.records import Entry
@@ -101,12 +103,31 @@ def thinned(rows: Sequence[Mapping[str, Any]], most: int = _POINTS) -> list[Mapp
 
 
 def late_domain(values: Values, column: str) -> list[float] | None:
-    """The ends of an axis on which the later half of accuracies can be told apart."""
-    late = [x for entry in values for x in entry["value"][len(entry["value"]) // 2 :]]
-    if not late or ("top" not in column and "agreement" not in column):
+    """The ends of an axis on which the later half of most runs can be told apart.
+
+    The first epochs, and levels far below the others, lie beyond its edge.
+
+    Args:
+      values: as `run_values` has them.
+      column: of metrics.jsonl, or its title.
+
+    Returns:
+      None where the axis shows everything.
+    """
+    if not values:
         return None
-    low, high = min(late), max(late)
-    return [math.floor(low), min(100, math.ceil(high + 0.02 * (high - low)))]
+    late = [x for row in values for x in row["value"][len(row["value"]) // 2 :]]
+    if "loss" in column:
+        low, high = min(late), float(np.percentile(late, 95))
+        return [low - 0.05 * (high - low), high + 0.3 * (high - low)] if high > low else None
+    if "top" not in column and "agreement" not in column:
+        return None
+    edge = results.far_below([row["value"][-1] for row in values])
+    near = [row for row in values if row["value"][-1] >= edge]
+    late = [x for row in near for x in row["value"][len(row["value"]) // 2 :]]
+    low, high = max(min(late), edge), max(late)
+    bottom = min(99, math.floor(low))
+    return [bottom, min(100, max(bottom + 1, math.ceil(high + 0.02 * (high - low))))]
 
 
 def is_number(found: Any) -> bool:

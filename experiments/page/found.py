@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from experiments.page.results import Block, Results, Row, unit, valued
+from experiments.page.results import Block, Results, Row, label, unit, valued
 from experiments.study import statistics
 
 _NAMED = 6  # levels that a sentence names at most
@@ -12,8 +12,10 @@ def answer(results: Results) -> str:
     """The answer to a grid's question."""
     if not results.finished:
         return f"Nothing is finished yet: {_count(len(results.grid.entries), 'run')} to come."
+    if not results.has_figures:
+        return f"The runs have no figure of {label(results.grid.metric)}."
     if results.grid.shown == "map" and len(valued(results.grid)) > 1:
-        sentences = _of_map(results)
+        sentences = _of_cells(results)
     elif results.grid.shown == "curve" and valued(results.grid):
         sentences = _of_curve(results)
     elif len(results.blocks) > 1:
@@ -93,7 +95,8 @@ def _best_of(block: Block, metric: str) -> str:
 
 
 def _tallies(results: Results, kind: str) -> list[str]:
-    baseline, lines, undecided = results.grid.baseline, [], []
+    baseline, undecided = results.grid.baseline, []
+    lines: list[tuple[int, str]] = []
     for level in results.levels:
         found = [b.differences[level] for b in results.blocks if level in b.differences]
         tested = [d for d in found if d.p is not None]
@@ -105,11 +108,13 @@ def _tallies(results: Results, kind: str) -> list[str]:
             continue
         words = [f"better in {better}"] if better else []
         words += [f"worse in {worse}"] if worse else []
-        lines.append(f"{level} is {' and '.join(words)} of {len(found)} {kind}")
+        lines.append((worse - better, f"{level} is {' and '.join(words)} of {len(found)} {kind}"))
     if undecided:
         verb = "is" if len(undecided) == 1 else "are"
-        lines.append(f"{_listed(undecided)} {verb} not distinguishable in any of them")
-    return [f"Against {baseline}: {'; '.join(lines)}."] if lines else []
+        where = "any of them" if lines else f"any of the {len(results.blocks)} {kind}"
+        lines.append((0, f"{_listed(undecided)} {verb} not distinguishable in {where}"))
+    words = [line for _, line in sorted(lines, key=lambda line: line[0])]
+    return [f"Against {baseline}: {'; '.join(words)}."] if words else []
 
 
 def _rank_words(ranking: "statistics.Ranking") -> str:
@@ -123,7 +128,8 @@ def _rank_words(ranking: "statistics.Ranking") -> str:
     return f"By mean rank {ranks[0][0]} is first ({order}){tied}."
 
 
-def _of_map(results: Results) -> list[str]:
+def _of_cells(results: Results) -> list[str]:
+    """The highest and the lowest cell, and what is told apart from the highest."""
     metric = results.grid.metric
     rows = {
         _cell_name(results, block, row): row
@@ -163,7 +169,7 @@ def _cell_name(results: Results, block: Block, row: Row) -> str:
 def _of_curve(results: Results) -> list[str]:
     baseline = results.grid.baseline
     if not baseline:
-        return _of_one_curve(results)
+        return _of_cells(results)
     factor = valued(results.grid)[0]
     clauses = []
     for level in results.levels:
@@ -185,21 +191,6 @@ def _of_curve(results: Results) -> list[str]:
     if not clauses:
         return [f"No two levels have figures of the same seeds over the {factor['label']}."]
     return [f"Over the {factor['label']}, against {baseline}: {'; '.join(clauses[:_NAMED])}."]
-
-
-def _of_one_curve(results: Results) -> list[str]:
-    metric, factor = results.grid.metric, valued(results.grid)[0]
-    cells = [
-        (_cell_name(results, block, row), row)
-        for block in results.blocks
-        for row in block.ordered()
-    ]
-    best = max(cells, key=lambda cell: cell[1].last.mean)
-    worst = min(cells, key=lambda cell: cell[1].last.mean)
-    return [
-        f"Over the {factor['label']}, the mean goes from {figure(worst[1], metric)} at {worst[0]}"
-        f" to {figure(best[1], metric)} at {best[0]}."
-    ]
 
 
 def signed(number: float, decimals: int = 2) -> str:

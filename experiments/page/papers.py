@@ -50,7 +50,7 @@ def of_study(record: Record, folder: pathlib.Path) -> list[pathlib.Path]:
     drawings = [
         drawing
         for grid in record.grids
-        if (of := results.of(grid)).finished
+        if (of := results.of(grid)).has_figures
         for drawing in paper_figures.of_grid(of)
     ]
     drawings += [

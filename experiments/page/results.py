@@ -1,8 +1,10 @@
 """What a grid's runs come to: summaries, differences and ranks."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from experiments.study import statistics
 from experiments.study.records import Entry, GridRecord
@@ -79,6 +81,11 @@ class Results:
         return sum(entry.finished for entry in self.grid.entries)
 
     @property
+    def has_figures(self) -> bool:
+        """Whether a run that finished has a figure of the grid's metric."""
+        return any(block.ordered() for block in self.blocks)
+
+    @property
     def levels(self) -> list[str]:
         """Of the factor that is compared."""
         return list(dict.fromkeys(name for block in self.blocks for name in block.rows))
@@ -115,6 +122,14 @@ def label(metric: str) -> str:
     }
     text = f"{split} {names.get(name, name.replace('_', ' '))}".strip().replace("/", " ")
     return f"{text} (%)" if unit(metric) else text
+
+
+def far_below(figures: Sequence[float]) -> float:
+    """Below which figures are so far from the others that an axis is better without them."""
+    if len(figures) < 6:
+        return -np.inf
+    low, high = np.percentile(figures, (25, 75))
+    return low - 5 * max(high - low, 0.5)
 
 
 def valued(grid: GridRecord) -> list[Factor]:

@@ -71,7 +71,7 @@ def grid_section(found_results: Results, record: Record, source: Mapping[str, st
         {"fields": ", ".join(f"{k}={v}" for k, v in grid.fields.items())} if grid.fields else {}
     )
     parts: list[Part] = []
-    if found_results.finished:
+    if found_results.has_figures:
         parts += _main(found_results)
         parts += measured.parts(runs_of(found_results))
     if any(entry.rows for entry in grid.entries):
@@ -243,7 +243,7 @@ def _curves(of: Results) -> Iterator[Figure]:
         return
     caption = (
         "A thin line is a run, a thick one the mean of its level; click the legend to single one"
-        " out. Accuracies of the first epochs can lie below the edge."
+        " out. The first epochs, and levels far from the others, can lie beyond the edge."
     )
     if len(groups) > len(shown):
         caption += f" {len(shown)} of {len(groups)} settings are shown."

@@ -62,7 +62,9 @@ def grouped(results: Results, name: str) -> Table:
             tone = _TONES.get(difference.verdict, "") if difference else ""
             cells.append(Cell(found.text + mark, found.value, tone=tone))
         rows.append(tuple(cells))
-    caption = f"{label(grid.metric)} of the last epoch: mean ± standard deviation over the seeds."
+    metric = label(grid.metric)
+    caption = f"{metric[:1].upper()}{metric[1:]} of the last epoch:"
+    caption += " mean ± standard deviation over the seeds."
     if grid.baseline:
         caption += (
             f" ▲ better and ▼ worse than {grid.baseline} within the row, at 0.05 after Holm over"
