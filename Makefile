@@ -1,4 +1,5 @@
 # make distill:   the main job on real digits, in minutes on a CPU
+# make report:    five methods on digits, three seeds, their statistics on a page, on a CPU
 # make test:      lint, and the tests that take minutes
 # make test-long: the tests that take longer: each config to its end, large networks, kills
 # make bench:     a step's speed beside PyTorch's, of the interpreter TORCH_PYTHON
@@ -7,6 +8,7 @@
 
 VENV ?= .venv
 WORKDIR ?= runs/digits
+REPORT ?= runs/report
 TORCH_PYTHON ?=
 RUN = $(VENV)/bin/python -m
 PYTEST = JAX_PLATFORMS=cpu $(RUN) pytest -n 2 --dist loadgroup
@@ -18,10 +20,16 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
   $$python -c 'import ensurepip, venv, sys; sys.exit(sys.version_info < (3, 11))' \
     2>/dev/null && echo $$python && break; done)
 
-.PHONY: distill test test-long lint bench tpu-aot lock clean
+.PHONY: distill report test test-long lint bench tpu-aot lock clean
 
 distill: $(VENV)/ready
 	$(RUN) rrd_jax.main --config=configs/digits.py --workdir=$(WORKDIR)
+
+report: $(VENV)/ready
+	$(RUN) experiments.study --study=experiments/studies/digits.py:ce,kd,crd,rrd,rrd+kd --seeds=3 \
+	  --jobs=2 --workdir=$(REPORT)
+	$(RUN) experiments.page --study=$(REPORT) --output=$(REPORT)/report.html \
+	  --figures=$(REPORT)/figures
 
 test: lint
 	$(PYTEST) -m "not long"

@@ -21,6 +21,7 @@ from rrd_jax import (
     provenance,
     report,
 )
+from rrd_jax.flat import flatten
 
 # Of file systems without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
@@ -282,17 +283,3 @@ def _read_config(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
         ) from error
     starts = content.pop(_STARTS, {})
     return content, starts if isinstance(starts, dict) else {}
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"data.name": ..., "teacher[0].model": ...}: values by the names that flags give fields."""
-    flat = {}
-    for name, value in tree.items():
-        items = value if isinstance(value, list) else []
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{name}.")
-        elif items and all(isinstance(item, dict) for item in items):
-            flat |= flatten({f"{name}[{i}]": item for i, item in enumerate(items)}, prefix)
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat

@@ -9,7 +9,7 @@ _ROOT = pathlib.Path(__file__).parent.parent / "rrd_jax"
 # A room may import those in the lines after it, never those before or beside it.
 _ORDER = """
     main
-    gains predict
+    gains predict runs
     library
     config evaluation
     job
@@ -27,7 +27,7 @@ _ORDER = """
     memory metrics sanity cli
     imports functional jaxprs last_resort failures
     batch console about
-    errors tables
+    errors tables flat
 """
 _LEVEL = {
     room: level for level, line in enumerate(_ORDER.strip().splitlines()) for room in line.split()
@@ -60,7 +60,7 @@ _LIBRARIES = {
     "datasets": ["data"],
     "grain": ["data"],
     "tensorflow_datasets": ["data"],
-    "rich": ["tables"],
+    "rich": ["tables", "runs.watching"],
     "tensorboardX": ["report"],
     **{
         library: [f"exports.{room}"]

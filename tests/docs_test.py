@@ -73,6 +73,20 @@ def test_the_page_on_predicting_runs_as_it_stands(tmp_path):
     assert len((tmp_path / "digits.csv").read_text().splitlines()) == 101
 
 
+@pytest.mark.long
+def test_the_page_on_studies_runs_as_it_stands(tmp_path):
+    """But for the command that needs a cluster."""
+    for name in ("configs", "experiments"):
+        (tmp_path / name).symlink_to(_ROOT / name)
+    for language, text in _BLOCK.findall((_ROOT / "docs" / "studies.md").read_text()):
+        if language == "python":
+            (tmp_path / text.splitlines()[0].removeprefix("# ")).write_text(text)
+        elif "slurm" not in text:
+            said = _run(text, tmp_path)
+    assert "Does a sharper teacher" in said
+    assert len(list((tmp_path / "runs" / "mine" / "runs").iterdir())) == 6
+
+
 def test_a_loop_of_ones_own_takes_fewer_than_thirty_lines():
     path = _ROOT / "docs" / "examples" / "own_loop.py"
     losses = [float(line.split()[-1]) for line in _run(f"python {path}", _ROOT).splitlines()]

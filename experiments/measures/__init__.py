@@ -6,21 +6,17 @@
     values = measures.read(pathlib.Path("runs/digits"), "alignment")  # as kept; without JAX
 
 Values by name are arrays and numbers. Those of a network have its role before their name, as
-`student_top1`; docstrings of the functions in `MEASURES` say what each is.
+`student_top1`; the docstring of `of` in the module of a measure's name says what each is.
 """
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from experiments.measures import kept
-from experiments.measures.alignment import alignment
-from experiments.measures.calibration import calibration
-from experiments.measures.predictions import predictions
+from experiments.measures import alignment, calibration, kept, predictions, tsne
 from experiments.measures.subject import Answers, Subject, of_run
-from experiments.measures.tsne import tsne
 from rrd_jax import console, errors
 
 __all__ = [
@@ -29,15 +25,16 @@ __all__ = [
     "Answers",
     "Subject",
     "measure",
+    "missing",
     "of_run",
     "read",
 ]
 
 MEASURES: Mapping[str, Callable[[Subject], Mapping[str, np.ndarray | float]]] = {
-    "predictions": predictions,
-    "calibration": calibration,
-    "alignment": alignment,
-    "tsne": tsne,
+    "predictions": predictions.of,
+    "calibration": calibration.of,
+    "alignment": alignment.of,
+    "tsne": tsne.of,
 }
 NEED_TEACHER = frozenset({"alignment"})  # those that a run without a teacher cannot have
 
@@ -58,14 +55,13 @@ def measure(
       DiskError: the file cannot be written.
     """
     function, folder = errors.lookup("measure", name, MEASURES), pathlib.Path(folder)
-    if not again:
-        try:
-            values = read(folder, name, subject)
-        except errors.InputError as error:
-            console.warn(str(error))
-            values = None
-        if values is not None:
-            return values
+    if not again and (values := _intact(folder, name, subject)) is not None:
+        return values
+    if not folder.is_dir():
+        raise errors.InputError(
+            f"{folder} is no folder; what is measured is kept in that of a run, and is of its"
+            " newest checkpoint"
+        )
     subject = subject or of_run(folder)
     values = kept.plain(function(subject))
     origin = subject.origin or {"student": kept.digest_on_disk(folder) or ""}
@@ -97,3 +93,27 @@ def read(
         return values if origin == subject.origin else None
     newest = kept.digest_on_disk(pathlib.Path(folder))
     return values if newest in (None, origin.get("student")) else None
+
+
+def missing(folder: pathlib.Path, names: Collection[str]) -> list[str]:
+    """Those of `MEASURES` that are still to be measured of a run's newest checkpoint.
+
+    A damaged file is a warning, and its measure is among them. No JAX is imported.
+
+    Raises:
+      InputError: an unknown name.
+    """
+    for name in names:
+        errors.lookup("measure", name, MEASURES)
+    return [name for name in names if _intact(pathlib.Path(folder), name) is None]
+
+
+def _intact(
+    folder: pathlib.Path, name: str, subject: Subject | None = None
+) -> Mapping[str, Any] | None:
+    """As `read`, and None, with a warning, for a damaged file."""
+    try:
+        return read(folder, name, subject)
+    except errors.InputError as error:
+        console.warn(str(error))
+        return None

@@ -13,7 +13,7 @@ _MOST_PAIRS = 1_000
 _MOST_CLASSES = 200
 
 
-def alignment(subject: Subject) -> dict[str, np.ndarray | float]:
+def of(subject: Subject) -> dict[str, np.ndarray | float]:
     """Correlations of logits, and similarities of embeddings, of student and teacher.
 
     Returns:

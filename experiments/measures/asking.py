@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -184,12 +185,12 @@ def _answers(network: _Network, dataset: data.Dataset) -> Answers:
 
 def _images(dataset: data.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """All images and labels of the test split; thumbnails of those, where they are large."""
-    total = len(dataset.test) * int(np.prod(dataset.image_shape))
-    shown = sampling.thumbnails if total > _IMAGE_BYTES else np.asarray
+    size = len(dataset.test) * math.prod(dataset.image_shape)
+    shown = sampling.thumbnails if size > _IMAGE_BYTES else np.asarray
     parts = [(shown(batch["image"]), batch["label"]) for batch in _batches(dataset)]
-    columns = (np.concatenate(column)[: len(dataset.test)] for column in zip(*parts, strict=True))
-    images, labels = columns
-    return images, labels.astype(np.int32)
+    images, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+    total = len(dataset.test)  # the last batch is filled up
+    return images[:total], labels[:total].astype(np.int32)
 
 
 def _batches(dataset: data.Dataset) -> Iterable[dict[str, np.ndarray]]:

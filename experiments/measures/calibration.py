@@ -8,7 +8,7 @@ from experiments.measures.subject import Answers, Subject
 _BINS = 15
 
 
-def calibration(subject: Subject) -> dict[str, np.ndarray | float]:
+def of(subject: Subject) -> dict[str, np.ndarray | float]:
     """Reliability of the probability of the predicted class (arXiv 1706.04599).
 
     Returns:

@@ -77,6 +77,8 @@ def read(place: pathlib.Path) -> tuple[Values, dict[str, Any]] | None:
       InputError: it is damaged.
     """
     try:
+        if place.is_file() and not zipfile.is_zipfile(place):
+            raise zipfile.BadZipFile("it is no npz file")
         with np.load(place, allow_pickle=False) as file:
             origin = json.loads(str(file[_ORIGIN]))
             if origin.pop("version") != VERSION:

@@ -11,7 +11,7 @@ from experiments.measures.subject import Answers, Subject
 _SHOWN = 24  # images that two networks see differently
 
 
-def predictions(subject: Subject) -> dict[str, np.ndarray | float]:
+def of(subject: Subject) -> dict[str, np.ndarray | float]:
     """Classes, confidences and figures of them; percentages are of test images.
 
     Returns:

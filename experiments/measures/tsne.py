@@ -9,7 +9,7 @@ from rrd_jax import errors
 _MOST = 800  # images: with more, neither the eye nor a page gains
 
 
-def tsne(subject: Subject) -> dict[str, np.ndarray | float]:
+def of(subject: Subject) -> dict[str, np.ndarray | float]:
     """t-SNE of what student and teacher make of images before their classifiers.
 
     Distances between clusters mean little, and neither do axes: it shows which images lie together.
@@ -48,17 +48,17 @@ def tsne(subject: Subject) -> dict[str, np.ndarray | float]:
 
 
 def _plane(answers: Answers, images: np.ndarray) -> np.ndarray:
+    import threadpoolctl
     from sklearn.manifold import TSNE
 
     rows = answers.embedding[images].astype(np.float64)
     # Directions of the largest variance, where there are some: a collapsed network has none.
     has_axes = min(rows.shape) >= 2 and np.ptp(rows, axis=0).max() > 0
-    return (
-        TSNE(
-            perplexity=min(30.0, (len(rows) - 1) / 3),
-            init="pca" if has_axes else "random",
-            random_state=0,
-        )
-        .fit_transform(rows)
-        .astype(np.float32)
+    projection = TSNE(
+        perplexity=min(30.0, (len(rows) - 1) / 3),
+        init="pca" if has_axes else "random",
+        random_state=0,
     )
+    # Its threads wait for one another at each of many short steps: beside other jobs they crawl.
+    with threadpoolctl.threadpool_limits(1):
+        return projection.fit_transform(rows).astype(np.float32)

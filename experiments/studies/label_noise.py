@@ -3,8 +3,9 @@
     python -m experiments.study --study=experiments/studies/label_noise.py --jobs=2
 
 On digits, on a CPU. The teacher has seen the right labels; behind the colon, noisy_teacher for one
-that has seen the same wrong ones. Also there: methods, for these alone; fashion_mnist or cifar100
-for that in place of digits; smoke for the same on a few random images.
+that has seen its students' images alone, with their wrong labels. Also there: methods, for these
+alone; fashion_mnist or cifar100 for that in place of digits; smoke for the same on a few random
+images.
 """
 
 import dataclasses
@@ -28,7 +29,9 @@ def get_study(argument: str = "") -> design.Study:
         config=place.config,
         argument=options.smoke,
         factors=(share, design.methods(*(place.methods or _METHODS))),
-        fields=place.fields | ({} if noisy_teacher else {"teacher.label_noise": 0.0}),
+        # A teacher that sees its students' wrong labels sees their images, and no others.
+        fields=place.fields
+        | ({"teacher.train_split": None} if noisy_teacher else {"teacher.label_noise": 0.0}),
         seeded=("seed", "data.noise_seed"),
         seeds=options.seeds(3),
         baseline="ce",

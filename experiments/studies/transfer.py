@@ -3,10 +3,15 @@
     python -m experiments.study --study=experiments/studies/transfer.py --jobs=2
     python -m experiments.study --study=experiments/studies/transfer.py:cifar100
 
-On a CPU, digits and Fashion-MNIST at 8 pixels, each with the students of the other. cifar100 behind
-the colon is the paper's table: wrn_40_2 to wrn_16_2 on CIFAR-100, then STL-10 and Tiny ImageNet.
-Also there: methods, for these alone; smoke for the same on a few random images.
+On a CPU, digits and Fashion-MNIST at 8 pixels, each with the students of the other; mnist behind
+the colon adds MNIST's digits, which `python -m experiments.digit_sets --output=data/mnist
+--border=4` writes. cifar100 there is the paper's table: wrn_40_2 to wrn_16_2 on CIFAR-100, then
+STL-10 and Tiny ImageNet. Also there: methods, for these alone; smoke for the same on a few random
+images.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 from experiments.studies import published, settings
 from experiments.study import design
@@ -15,27 +20,53 @@ _METHODS = ("ce", "kd", "rrd", "rrd+kd")
 _PAPER = ("ce", "kd", "crd", "crd+kd", "dcd+kd", "rrd", "rrd+kd")
 # Batch norms keep the statistics of the images that the student was trained on.
 _PROBE = {"student.head": "new", "student.freeze": "backbone"}
-_FASHION = {"data.image_size": 8, "data.pad": 1, "data.flip": False}
-_SMALL = {
-    "data.train_split": "train[:2000]",
-    "data.test_split": "test[:2000]",
-    "teacher.train_split": "train[:10000]",
-    "teacher.epochs": 10,
-    "train.epochs": 20,
+_SMALL_STEPS = {"train.epochs": 20}
+# Images of 8 pixels, as many as a CPU sees in minutes.
+_IMAGES = {
+    "digits": {},
+    "fashion_mnist": {
+        "data.image_size": 8,
+        "data.pad": 1,
+        "data.flip": False,
+        "data.train_split": "train[:2000]",
+        "data.test_split": "test[:2000]",
+    },
+    # Of experiments.digit_sets; images of a folder have three channels.
+    "mnist": {
+        "data.name": "image_folder",
+        "data.manual_dir": "data/mnist",
+        "data.train_split": "train[:2000]",
+        "data.mean": (0.305,) * 3,
+        "data.std": (0.376,) * 3,
+    },
+}
+_CONFIGS = {
+    "digits": "configs/digits.py",
+    "fashion_mnist": "configs/fashion_mnist.py",
+    "mnist": "configs/digits.py",
+}
+_STUDENTS = {
+    "digits": {},
+    "fashion_mnist": {
+        "teacher.train_split": "train[:10000]",
+        "teacher.epochs": 10,
+        **_SMALL_STEPS,
+    },
 }
 
 
 def get_study(argument: str = "") -> design.Study:
     """See the module's docstring."""
     options = settings.read(argument)
-    named = tuple(name for name in options.named if name != "cifar100")
+    named = tuple(name for name in options.named if name not in ("cifar100", "mnist"))
     if "cifar100" in options.named:
         grids = _paper(options, design.methods(*(named or _PAPER)))
     else:
         methods = design.methods(*(named or _METHODS))
+        mnist = [name for name in options.named if name == "mnist"]
         grids = (
-            *_small(options, methods, "digits", "fashion_mnist"),
-            *_small(options, methods, "fashion_mnist", "digits"),
+            *_small(options, methods, "digits", ("fashion_mnist", *mnist)),
+            *_small(options, methods, "fashion_mnist", ("digits", *mnist)),
         )
     name = options.name("transfer_cifar100" if "cifar100" in options.named else "transfer")
     return design.Study(
@@ -85,33 +116,45 @@ def _paper(options: settings.Options, methods: design.Factor) -> tuple[design.Gr
 
 
 def _small(
-    options: settings.Options, methods: design.Factor, here: str, there: str
+    options: settings.Options, methods: design.Factor, here: str, there: tuple[str, ...]
 ) -> tuple[design.Grid, ...]:
-    """Students on one set, and their classifiers on the other."""
-    fields = {"digits": {}, "fashion_mnist": _FASHION}
-    small = {} if options.smoke else _SMALL
+    """Students on one set, and their classifiers on others."""
+    fields = {**_IMAGES[here], **_STUDENTS[here]}
     students = design.Grid(
         name=f"{here}_students",
         question=f"How good are the students on {here}?",
-        config=f"configs/{here}.py",
+        config=_CONFIGS[here],
         argument=",".join(filter(None, [options.smoke, "resnet8x4-resnet8"])),
         factors=(methods,),
-        fields=fields[here] | (small if here == "fashion_mnist" else {}),
+        fields=_kept(options, fields),
         seeds=options.seeds(3),
         baseline="ce",
     )
+    sets = design.Factor(
+        "images",
+        tuple(
+            design.Level(name, config=_CONFIGS[name], fields=_kept(options, _IMAGES[name]))
+            for name in there
+        ),
+    )
     probe = design.Grid(
-        name=f"{here}_to_{there}",
-        question=f"Whose features of {here} are worth most on {there}?",
-        config=f"configs/{there}.py",
+        name=f"{here}_transfer",
+        question=f"Whose features of {here} are worth most on other images?",
+        factors=(sets,),
         argument=options.smoke,
-        factors=(),
-        fields=fields[there]
-        | _PROBE
-        | ({} if options.smoke else {"train.epochs": 20, "data.test_split": "test[:2000]"})
-        | ({"data.test_split": "test"} if there == "digits" else {}),
+        fields=_PROBE | _kept(options, _SMALL_STEPS),
         seeds=students.seeds,
         baseline="ce",
         follows=students.name,
     )
     return students, probe
+
+
+def _kept(options: settings.Options, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that a small form has too: it has its own number of images and of epochs."""
+    of_size = ("data.train_split", "data.test_split", "train.epochs")
+    return {
+        name: value
+        for name, value in fields.items()
+        if not (options.smoke and (name in of_size or name.startswith("teacher.")))
+    }

@@ -14,14 +14,20 @@ The exit code is 0 where all runs are finished, 2 where some have failed, others
 rrd_jax.main.
 """
 
+import dataclasses
+import os
 import pathlib
 import shlex
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from absl import app, flags
 
 from rrd_jax import cli, console, errors
+
+if TYPE_CHECKING:
+    from experiments.study.plan import Plan
 
 _STUDY = flags.DEFINE_string(
     "study", None, "A file of experiments/studies, or your own; :smoke behind it for a small form."
@@ -37,7 +43,7 @@ _SEEDS = flags.DEFINE_integer(
     "seeds", 0, "Seeds 0 to this number less one, in place of the study's.", lower_bound=0
 )
 _MAX_RUNS = flags.DEFINE_integer(
-    "max_runs", 0, "Runs that each worker trains at most; 0 for all.", lower_bound=0
+    "max_runs", 0, "Runs that are trained at most; 0 for all.", lower_bound=0
 )
 _SET = flags.DEFINE_multi_string(
     "set",
@@ -78,18 +84,12 @@ def main(argv: list[str]) -> None:
     cli.guard(_worker if _WORKER.value else _study, stopped=stopped)
 
 
-def _folder(name: str) -> pathlib.Path:
-    return pathlib.Path(_WORKDIR.value or f"runs/study-{name}")
-
-
-def _plan(platform: str | None):
+def _plan(platform: str | None) -> "Plan":
     from experiments.study import plan
 
     study = plan.load(_STUDY.value)
-    made = plan.make(
-        study, _folder(study.name), seeds=_SEEDS.value, fields=_SET.value, platform=platform
-    )
-    return made
+    folder = pathlib.Path(_WORKDIR.value or f"runs/study-{study.name}")
+    return plan.make(study, folder, seeds=_SEEDS.value, fields=_SET.value, platform=platform)
 
 
 def _worker() -> None:
@@ -104,6 +104,7 @@ def _worker() -> None:
     parallel.check_jaxlib()
     plan = _plan(None).only(_ONLY.value)
     worker = work.Worker(plan, _LAUNCH_ID.value, _MAX_RUNS.value)
+    console.say(local.READY)
     if _TEACHER.value:
         worker.teach(_TEACHER.value)
     elif _RUN.value:
@@ -116,37 +117,47 @@ def _study() -> None:
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # devices are left to the workers
+    from experiments.study import local, summary, work
+
+    local.end_at_sigterm()
     whole = _plan("cpu")
     plan = whole.only(_ONLY.value)
-    from experiments.study import summary
-
     if _DRY_RUN.value:
-        summary.say_plan(plan, _JOBS.value)
+        summary.say_plan(plan, _TASKS.value if _LAUNCH.value == "slurm" else _JOBS.value)
         return
     whole.write()
-    _calculate(whole)
-    launch = f"{time.time():.0f}-{pathlib.Path('/proc/self').resolve().name}"
-    if plan.runs:
+    failed = _calculate(whole)
+    left = [name for name, run in plan.runs.items() if not work.is_done(plan, run)]
+    left = left[: _MAX_RUNS.value or None]
+    if left:
+        launch = f"{time.time():.0f}-{os.getpid()}"
         launchers = {"local": _launch_local, "slurm": _launch_slurm}
-        launchers[_LAUNCH.value](plan, launch)
-    failed = summary.say_results(plan)
+        failed += launchers[_LAUNCH.value](plan, left, launch)
+    failed += summary.say_results(plan)
     where = shlex.quote(str(plan.folder))
     console.say(f"\nthe page: python -m experiments.page --study={where} --output=report.html")
     if failed:
         sys.exit(2)
 
 
-def _calculate(plan) -> None:
-    """Computes the study's curves, which takes seconds."""
-    import dataclasses
-
+def _calculate(plan: "Plan") -> int:
+    """Computes the study's curves, which takes seconds; returns how many cannot be computed."""
+    from experiments.study import attempts
     from experiments.study.plan import name_of
     from rrd_jax import report
 
+    failed = 0
     for function in plan.study.calculations:
         path = plan.folder / "calculations" / f"{name_of(function)}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        report.write_json(path, dataclasses.asdict(function()))
+        try:
+            curves = dataclasses.asdict(function())
+        except Exception as error:  # a user's function can raise anything
+            console.warn(f"failed: {name_of(function)}: {attempts.told(error)}")
+            failed += 1
+            continue
+        report.write_json(path, curves)
+    return failed
 
 
 def _flags() -> list[str]:
@@ -156,17 +167,30 @@ def _flags() -> list[str]:
     return [text for flag in given for text in flag.serialize().split("\n")]
 
 
-def _launch_local(plan, launch: str) -> None:
+def _command(launch: str, *more: str) -> list[str]:
+    """The command of a worker for the same study."""
+    program = [sys.executable, "-m", "experiments.study"]
+    return [*program, *_flags(), f"--launch_id={launch}", "--worker", *more]
+
+
+def _launch_local(plan: "Plan", left: list[str], launch: str) -> int:
+    """Makes the runs that are left; returns how many failed beyond what their folders say."""
     from experiments.study import local, progress
 
-    jobs = min(_JOBS.value, len(plan.runs))
-    command = local.worker_command(_flags(), launch)
-    local.run(command, plan.folder, jobs, progress.Progress(plan, jobs).look)
-    console.clear()
+    jobs = min(_JOBS.value, len(left))
+    # Those that are trained at most are divided among the workers.
+    shares = [len(left[i::jobs]) if _MAX_RUNS.value else 0 for i in range(jobs)]
+    commands = [_command(launch, f"--max_runs={share}") for share in shares]
+    logs = [plan.folder / "logs" / f"{launch}-{i}.log" for i in range(jobs)]
+    shown = progress.Progress(plan, launch)
+    local.run(commands, logs, lambda workers: shown.look(w.popen.pid for w in workers))
+    shown.finish()
+    return 0
 
 
-def _launch_slurm(plan, launch: str) -> None:
-    from experiments.study import local, progress, slurm, work
+def _launch_slurm(plan: "Plan", left: list[str], launch: str) -> int:
+    """As `_launch_local`."""
+    from experiments.study import progress, slurm, work
 
     options = slurm.Options(
         partition=_PARTITION.value,
@@ -177,23 +201,34 @@ def _launch_slurm(plan, launch: str) -> None:
         most=_TASKS.value,
         more=dict(_sbatch(text) for text in _SBATCH.value),
     )
-    command = local.worker_command(_flags(), launch)
-    teachers = {
-        path: [*command, f"--teacher={path}"]
-        for path, (run, i) in plan.teachers().items()
+    runs = {name: plan.runs[name] for name in left}
+    part = dataclasses.replace(plan, runs=runs)
+    teachers = [
+        path
+        for path, (run, i) in part.teachers().items()
         if not work.is_finished(plan.folder / path, run.job.teachers[i].part.training.epochs)
+    ]
+    stages = {
+        "teachers": {path: _command(launch, f"--teacher={path}") for path in teachers},
+        "runs": {n: _command(launch, f"--run={n}") for n, run in runs.items() if not run.after},
+        "following": {n: _command(launch, f"--run={n}") for n, run in runs.items() if run.after},
     }
-    runs = {
-        name: [*command, f"--run={name}"]
-        for name, run in plan.runs.items()
-        if not work.is_finished(plan.folder / "runs" / name, run.epochs)
-    }
-    jobs = slurm.submit(plan.folder, teachers, runs, options)
-    ids = ", ".join(sorted({job.job_id.split("_")[0] for job in jobs}))
+    jobs = slurm.submit(plan.folder, stages, options)
+    ids = " ".join(sorted({job.job_id.split("_")[0] for job in jobs}))
     console.say(f"{len(teachers)} teachers and {len(runs)} runs are jobs {ids} of Slurm")
-    if _WAIT.value:
-        slurm.wait(jobs, progress.Progress(plan, _TASKS.value).look)
-        console.clear()
+    if not _WAIT.value:
+        return 0
+    shown = progress.Progress(plan, launch)
+    try:
+        problems = slurm.wait(jobs, shown.look)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(
+            f"stopped waiting; Slurm goes on with jobs {ids}, which `scancel {ids}` would end"
+        ) from error
+    shown.finish()
+    for problem in dict.fromkeys(problems):
+        console.warn(f"a task of Slurm failed: {problem}")
+    return len(problems)
 
 
 def _sbatch(text: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ A grid has a cell for each combination of the levels of its factors; a cell has 
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -161,6 +162,8 @@ def check(study: Study) -> None:
             f"get_study returned {type(study).__name__}, but must return a Study of"
             " experiments.study.design"
         )
+    _check_kind("grids", study.grids, Grid)
+    _check_word("study", study.name)
     if not study.grids and not study.calculations:
         raise errors.InputError(f"study '{study.name}' has neither grids nor calculations")
     _check_names("grids", [grid.name for grid in study.grids])
@@ -169,9 +172,15 @@ def check(study: Study) -> None:
 
 
 def _check_grid(grid: Grid, study: Study) -> None:
+    _check_word("grid", grid.name)
+    _check_kind(f"factors of grid '{grid.name}'", grid.factors, Factor)
+    _check_kind(f"seeds of grid '{grid.name}'", grid.seeds, int)
     known = {factor.name: factor for factor in grid.factors}
     _check_names(f"factors of grid '{grid.name}'", [factor.name for factor in grid.factors])
     for factor in grid.factors:
+        _check_kind(f"levels of {factor.name}", factor.levels, Level)
+        if not factor.levels:
+            raise errors.InputError(f"factor '{factor.name}' of grid '{grid.name}' has no levels")
         _check_names(f"levels of {factor.name}", [level.name for level in factor.levels])
     if not grid.seeds or len(set(grid.seeds)) < len(grid.seeds):
         raise errors.InputError(f"grid '{grid.name}' has seeds {grid.seeds}: give some, each once")
@@ -193,6 +202,19 @@ def _check_grid(grid: Grid, study: Study) -> None:
         if grid.baseline:
             levels = {level.name: level for level in compared.levels}
             errors.lookup(f"level of {grid.compared}", grid.baseline, levels)
+
+
+def _check_kind(what: str, values: Any, kind: type) -> None:
+    if not isinstance(values, tuple | list) or not all(isinstance(v, kind) for v in values):
+        raise errors.InputError(
+            f"{what} are {repr(values)[:100]}, but must be a tuple of {kind.__name__}, as in"
+            " (one,) or (one, another)"
+        )
+
+
+def _check_word(what: str, name: Any) -> None:
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name):
+        raise errors.InputError(f"the {what} is called {name!r}; give it one word, for folders")
 
 
 def _check_names(kind: str, names: list[str]) -> None:

@@ -13,24 +13,38 @@ from collections.abc import Callable, Sequence
 
 from rrd_jax import console, errors
 
+READY = "the worker is ready"  # a line of its log: from here on runs count how often they died
 _POLL = 0.5  # seconds between two looks at the workers
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 _PATIENCE = 600  # seconds that workers have to save their state
+_UNREADY = 3  # deaths in a row of a worker that was not ready, after which it is given up
+_CORES, _PARENT = "RRD_JAX_CORES", "RRD_JAX_PARENT"  # of a worker's environment
+# Of a worker that another may take the place of: a device was lost, or a shell tells of a signal.
+_AGAIN = (75, 134, 135, 136, 137, 139)
+_OF_OTHERS = ("Traceback", "submitit", "srun:", "slurmstepd:")  # lines behind a worker's error
+# What ends the study as it ended the worker.
+_KINDS = {74: errors.DiskError, 69: errors.UnavailableError}
 
 
 @dataclasses.dataclass
-class _Process:
+class Worker:
     """A worker's process.
 
     Attributes:
       popen: the process.
+      command: that started it.
       share: its environment.
       log: what it says.
+      begin: of the log, where this process began it.
+      deaths: of its forerunners, in a row, that were not ready.
     """
 
     popen: subprocess.Popen
+    command: Sequence[str]
     share: dict[str, str]
     log: pathlib.Path
+    begin: int
+    deaths: int
 
 
 def shares(jobs: int) -> list[dict[str, str]]:
@@ -44,11 +58,12 @@ def shares(jobs: int) -> list[dict[str, str]]:
     cores = sorted(os.sched_getaffinity(0))
     parts = [cores[i * len(cores) // jobs : (i + 1) * len(cores) // jobs] for i in range(jobs)]
     gpus = _gpus()
-    if jobs > 1 and not gpus and (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")):
+    is_cpu = os.environ.get("JAX_PLATFORMS", "").startswith("cpu")
+    if jobs > 1 and not gpus and not is_cpu and _has_tpu():
         raise errors.InputError(f"--jobs={jobs}: a TPU belongs to one process; leave --jobs out")
     found = []
     for i, part in enumerate(parts):
-        share = {"RRD_JAX_CORES": ",".join(map(str, part or cores))}
+        share = {_CORES: ",".join(map(str, part or cores)), _PARENT: str(os.getpid())}
         if gpus and jobs <= len(gpus):
             own = gpus[i * len(gpus) // jobs : (i + 1) * len(gpus) // jobs]
             share["CUDA_VISIBLE_DEVICES"] = ",".join(own)
@@ -63,45 +78,73 @@ def shares(jobs: int) -> list[dict[str, str]]:
 def begin() -> None:
     """What a worker does first, before JAX starts its threads.
 
-    It keeps to the cores that `shares` gave it, and ends with the process that started it.
+    It keeps to the cores that `shares` gave it, and ends with the process that started it: so
+    nothing goes on unseen after a `kill -9`. At SIGTERM it ends with exit code 75, wherever it is;
+    a run saves its state first.
+
+    Raises:
+      PreemptedError: that process is gone already.
     """
-    if cores := os.environ.get("RRD_JAX_CORES"):
+    end_at_sigterm()
+    if cores := os.environ.get(_CORES):
         os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
     if sys.platform == "linux":
+        # It comes when the thread ends that started this process: both start it in the main one.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    parent = os.environ.get(_PARENT)
+    if parent and int(parent) != os.getppid():  # it ended before the call above
+        raise errors.PreemptedError("the process that started this worker has ended")
 
 
-def run(command: Sequence[str], folder: pathlib.Path, jobs: int, look: Callable[[], None]) -> None:
+def run(
+    commands: Sequence[Sequence[str]],
+    logs: Sequence[pathlib.Path],
+    look: Callable[[list[Worker]], None],
+) -> None:
     """Runs workers until each has ended; one that was killed is followed by another.
 
     Args:
-      command: of a worker.
-      folder: receives logs/worker0.log and so on.
-      jobs: how many.
-      look: called every now and then.
+      commands: of each worker.
+      logs: of each worker.
+      look: called with the workers every now and then.
 
     Raises:
       InputError: a worker cannot work; what it said last.
       KeyboardInterrupt: Ctrl-C came; the workers have saved their state.
-      PreemptedError: SIGTERM came; likewise.
+      PreemptedError: SIGTERM came, after `end_at_sigterm`; likewise.
     """
-    logs = folder / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    workers = [_start(command, s, logs / f"worker{i}.log") for i, s in enumerate(shares(jobs))]
-    before = signal.signal(signal.SIGTERM, _terminate)
+    workers: list[Worker] = []
     try:
+        for command, share, log in zip(commands, shares(len(commands)), logs, strict=True):
+            workers.append(_start(command, share, log))
         while workers:
             time.sleep(_POLL)
-            look()
-            workers = [following for worker in workers for following in _after(worker, command)]
+            look(workers)
+            workers = [following for worker in workers for following in _after(worker)]
+        look(workers)
     finally:
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _stop(workers)
         signal.signal(signal.SIGTERM, before)
 
 
-def _start(command: Sequence[str], share: dict[str, str], log: pathlib.Path) -> _Process:
-    with log.open("a") as out:
-        # In a group of its own: Ctrl-C comes from here alone.
+def end_at_sigterm() -> None:
+    """From here on, SIGTERM raises a PreemptedError wherever this process is."""
+    signal.signal(signal.SIGTERM, _terminate)
+
+
+def was_killed(code: int) -> bool:
+    """Whether a worker's exit code is one after which another may take its place."""
+    return code < 0 or code in _AGAIN
+
+
+def _start(
+    command: Sequence[str], share: dict[str, str], log: pathlib.Path, deaths: int = 0
+) -> Worker:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as out:
+        begin = out.tell()
+        # In a session of its own: Ctrl-C comes from here alone.
         popen = subprocess.Popen(
             command,
             env=os.environ | share,
@@ -110,37 +153,54 @@ def _start(command: Sequence[str], share: dict[str, str], log: pathlib.Path) -> 
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return _Process(popen, share, log)
+    return Worker(popen, command, share, log, begin, deaths)
 
 
-def _after(worker: _Process, command: Sequence[str]) -> list[_Process]:
+def _after(worker: Worker) -> list[Worker]:
     """The worker, another in its place where it was killed, or none where it has ended."""
     code = worker.popen.poll()
     if code is None:
         return [worker]
     if code == 0:
         return []
-    if code < 0 or code in (75, 134, 137, 139):  # a signal, its shell's number, or a lost device
-        console.warn(f"a worker was killed (exit code {code}); another goes on in its place")
-        return [_start(command, worker.share, worker.log)]
-    raise errors.InputError(f"a worker stopped with exit code {code}: {_last_line(worker.log)}")
+    if not was_killed(code):
+        kind = _KINDS.get(code, errors.InputError)
+        raise kind(f"a worker stopped with exit code {code}: {reason(worker.log, worker.begin)}")
+    deaths = 0 if READY in _text(worker.log, worker.begin) else worker.deaths + 1
+    if deaths >= _UNREADY:
+        raise errors.InputError(
+            f"a worker was killed {deaths} times as it began (exit code {code}):"
+            f" {reason(worker.log, worker.begin)}"
+        )
+    console.warn(f"a worker was killed (exit code {code}); another goes on in its place")
+    return [_start(worker.command, worker.share, worker.log, deaths)]
 
 
-def _last_line(log: pathlib.Path) -> str:
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return f"{lines[-1].removeprefix('error: ') if lines else ''} ({log})"
+def reason(log: pathlib.Path, begin: int = 0) -> str:
+    """Why a program ended, by its log: its last error, or the last line."""
+    lines = [line.strip() for line in _text(log, begin).splitlines() if line.strip()]
+    starts = [i for i, line in enumerate(lines) if line.startswith("error: ")]
+    told = lines[starts[-1] :][:2] if starts else lines[-1:]  # the second says where it is from
+    told = [line for line in told if not line.startswith(_OF_OTHERS)]
+    return f"{' '.join(told).removeprefix('error: ')[:2000] or 'it said nothing'} ({log})"
+
+
+def _text(log: pathlib.Path, begin: int) -> str:
+    try:
+        return log.read_bytes()[begin:].decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def _terminate(number: int, frame: object) -> None:
+    del number, frame
     raise errors.PreemptedError(
         "stopped by SIGTERM; finished runs are kept, and the same command goes on with the others"
     )
 
 
-def _stop(workers: Sequence[_Process]) -> None:
+def _stop(workers: Sequence[Worker]) -> None:
     """Lets workers save their state and end."""
-    if not workers:
-        return
     for worker in workers:
         worker.popen.terminate()
     end = time.monotonic() + _PATIENCE
@@ -156,11 +216,16 @@ def _gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
         return []
-    if (given := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name for name in given.split(",") if name]
-    return [str(i) for i in range(len(glob.glob("/proc/driver/nvidia/gpus/*")))]
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return [str(i) for i in range(len(glob.glob("/proc/driver/nvidia/gpus/*")))]
+    names = []
+    for name in given.split(","):
+        if name.strip() in ("", "-1", "NoDevFiles"):  # CUDA sees what stands before it
+            break
+        names.append(name.strip())
+    return names
 
 
-def worker_command(argv: Sequence[str], launch: str) -> list[str]:
-    """The command of a worker for the same study."""
-    return [sys.executable, "-m", "experiments.study", *argv, f"--launch_id={launch}", "--worker"]
+def _has_tpu() -> bool:
+    return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))

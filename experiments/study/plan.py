@@ -6,9 +6,11 @@ teacher.
 """
 
 import ast
+import contextlib
 import dataclasses
 import fnmatch
 import hashlib
+import io
 import itertools
 import json
 import pathlib
@@ -21,7 +23,7 @@ from ml_collections import ConfigDict
 
 from experiments.study import records
 from experiments.study.design import Grid, Level, Study, check
-from rrd_jax import errors, last_resort, provenance, report, workdir
+from rrd_jax import console, errors, last_resort, provenance, report, workdir
 from rrd_jax.config import parse, without_effect
 from rrd_jax.recipe import Job, Part
 
@@ -151,17 +153,29 @@ def load(text: str) -> Study:
     if not path or not pathlib.Path(path).is_file():
         known = ", ".join(sorted(map(str, pathlib.Path("experiments/studies").glob("*.py"))))
         raise errors.InputError(f"--study={text}: there is no file {path or '(empty)'}; {known}")
-    try:
-        study = runpy.run_path(path)["get_study"](argument)
-    except errors.InputError:
-        raise
-    except Exception as error:  # a user's program can raise anything
-        raise errors.InputError(
-            last_resort.of_config(error, path)
-            or f"{path} cannot be run: {type(error).__name__}: {error}"
-        ) from error
+    study = _call(path, "get_study", argument)
     check(study)
     return study
+
+
+def _call(path: str, name: str, argument: str) -> Any:
+    """What a function of a Python file of a user returns.
+
+    Raises:
+      InputError: whatever is wrong with the file.
+    """
+    try:
+        functions = runpy.run_path(path)
+        if name not in functions:
+            raise errors.InputError(f"{path} must define {name}(argument), and does not")
+        return functions[name](argument)
+    except errors.InputError:
+        raise
+    except (Exception, SystemExit) as error:  # a user's program can raise anything
+        raise errors.InputError(
+            last_resort.of_config(error, path)
+            or f"{path} cannot be run ({' '.join(f'{type(error).__name__}: {error}'.split())})"
+        ) from error
 
 
 def make(
@@ -184,16 +198,19 @@ def make(
         study = dataclasses.replace(study, grids=grids)
     for grid in study.grids:
         _check_measures(grid)
-    given = dict(_given(text) for text in fields)
+    given = dict(_given(text, study) for text in fields)
     runs: dict[str, Run] = {}
     cells: list[Cell] = []
     configs: dict[str, ConfigDict] = {}
+    said: dict[str, None] = {}  # the same of many cells
     for grid in study.grids:
         for cell, config, after in _configs(grid, study, given, cells, configs):
             try:
-                job = parse(config, asked=given, platform=platform)
+                with contextlib.redirect_stdout(io.StringIO()) as notes:
+                    job = parse(config, asked=given, platform=platform)
             except errors.InputError as error:
                 raise errors.InputError(f"cell {cell.label}: {error}") from error
+            said |= dict.fromkeys(notes.getvalue().splitlines())
             run = _run(config, job, cell, after, grid.measures)
             known = runs.get(run.name)
             if known:
@@ -201,6 +218,8 @@ def make(
                 run = dataclasses.replace(known, measures=measures)
             runs[run.name], configs[run.name] = run, config
             cells.append(dataclasses.replace(cell, run=run.name))
+    for line in said:
+        console.say(line)
     owners: dict[str, tuple[Run, int]] = {}
     for run in runs.values():
         for i, path in enumerate(run.teachers):
@@ -268,38 +287,59 @@ def _config(grid: Grid, levels: _Levels, cell: Cell, student: str | None) -> Con
 def _launch(path: str, options: Iterable[str], cell: Cell) -> ConfigDict:
     file, _, argument = path.partition(":")
     try:
-        get_config = runpy.run_path(file)["get_config"]
-        return get_config(",".join(filter(None, [argument, *options])))
+        if not pathlib.Path(file).is_file():
+            raise errors.InputError(f"there is no file {file}")
+        config = _call(file, "get_config", ",".join(filter(None, [argument, *options])))
+        if not hasattr(config, "train"):
+            raise errors.InputError(last_resort.returns(file, config))
     except errors.InputError as error:
         raise errors.InputError(f"cell {cell.label}: {error}") from error
-    except OSError as error:
-        raise errors.InputError(
-            f"grid '{cell.grid}': config {file} cannot be read ({error.strerror})"
-        ) from error
+    return config
 
 
 def _set(config: ConfigDict, fields: Mapping[str, Any], cell: Cell) -> None:
-    teacher = config.teacher.model if isinstance(config.teacher, ConfigDict) else "teacher"
-    names = {"teacher": teacher, "student": config.student.model}
     for path, value in fields.items():
-        if isinstance(value, str):
-            for name, model in names.items():
-                value = value.replace(f"{{{name}}}", model)
-        try:
-            config.update_from_flattened_dict({path: value})
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            text = last_resort.unquoted(str(error)).split("\n")[0]
-            raise errors.InputError(
-                f"cell {cell.label}: field {path} cannot be {value!r}: {text}"
-            ) from error
+        for place, inside, teacher in _places(config, path):
+            text = value
+            if isinstance(value, str):
+                text = value.replace("{teacher}", teacher)
+                text = text.replace("{student}", config.student.model)
+            try:
+                place.update_from_flattened_dict({inside: text})
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                reason = last_resort.unquoted(str(error)).split("\n")[0]
+                raise errors.InputError(
+                    f"cell {cell.label}: field {path} cannot be {text!r}: {reason}"
+                ) from error
 
 
-def _given(text: str) -> tuple[str, Any]:
+def _places(config: ConfigDict, path: str) -> Iterator[tuple[ConfigDict, str, str]]:
+    """Where a field is set, its path there, and the teacher's name.
+
+    Fields of the teacher are those of each where there are several, teacher[1].weight of one.
+    """
+    teachers = config.teacher
+    if not isinstance(teachers, list | tuple):
+        yield config, path, teachers.model
+        return
+    section, _, inside = path.partition(".")
+    names = {f"teacher[{i}]": [fields] for i, fields in enumerate(teachers)} | {"teacher": teachers}
+    if section not in names:
+        yield config, path, "+".join(fields.model for fields in teachers)
+    for fields in names.get(section, []):
+        yield fields, inside, fields.model
+
+
+def _given(text: str, study: Study) -> tuple[str, Any]:
     path, sign, value = text.partition("=")
     if not sign or not path:
         raise errors.InputError(f"--set={text} is not FIELD=VALUE, such as --set=data.dir=/data")
     if path in ("seed", "method"):
         raise errors.InputError(f"--set={text}: the study says what methods and seeds there are")
+    for grid in study.grids:
+        varied = {path for f in grid.factors for level in f.levels for path in level.fields}
+        if path in varied | set(grid.seeded):
+            raise errors.InputError(f"--set={text}: grid '{grid.name}' varies this field itself")
     try:
         return path, ast.literal_eval(value)
     except (SyntaxError, ValueError):
@@ -309,6 +349,9 @@ def _given(text: str) -> tuple[str, Any]:
 def _run(config: ConfigDict, job: Job, cell: Cell, after: str, measures: tuple[str, ...]) -> Run:
     label = ", ".join([*cell.levels.values(), f"seed {cell.seed}"])
     training = dataclasses.replace(job.student.training, label=label)
+    if training.teacher_cache == "auto" and training.epochs <= (training.augment.views or 0):
+        # Else it would be used where another run has made it, and numbers follow from the order.
+        training = dataclasses.replace(training, teacher_cache="off")
     job = dataclasses.replace(job, student=dataclasses.replace(job.student, training=training))
     teachers = tuple(
         teacher.checkpoint or f"teachers/{_name(teacher.network.model, teacher.part, job)}"

@@ -2,23 +2,37 @@
 
 import dataclasses
 import pathlib
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from experiments.study import records
+from experiments.study import attempts, records
 from experiments.study.plan import Plan
 from rrd_jax import console, errors, report
+
+_OFTEN = 1.0  # seconds between two looks at the folders, at least
+_SHARE = 0.05  # of a core's time that looking may take
 
 
 @dataclasses.dataclass(frozen=True)
 class Count:
-    """Of a plan's runs: all, finished, failed, begun; epochs left; seconds an epoch, if known."""
+    """How much of a plan is there, as its folders say.
+
+    Attributes:
+      runs: all of them.
+      finished: those that have made all epochs.
+      failed: those that have not, and say why.
+      begun: others that have made an epoch.
+      epochs_left: of all runs.
+      seconds: an epoch, in those that are finished; None where none is.
+    """
 
     runs: int
     finished: int
     failed: int
     begun: int
-    epochs_left: float
+    epochs_left: int
     seconds: float | None
 
     def left(self, jobs: int) -> float | None:
@@ -26,69 +40,151 @@ class Count:
         return None if self.seconds is None else self.seconds * self.epochs_left / jobs
 
 
+@dataclasses.dataclass
+class _Item:
+    """A run or a teacher.
+
+    Attributes:
+      folder: of it.
+      label: what it is called.
+      epochs: all that it makes.
+      is_run: whether it is a run of the plan.
+      size: of metrics.jsonl, when it was read last.
+      row: its last one.
+      is_told: whether its end was told, or was there before.
+      begin: epochs that were there when the study was started.
+    """
+
+    folder: pathlib.Path
+    label: str
+    epochs: int
+    is_run: bool
+    size: int = 0
+    row: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    is_told: bool = False
+    begin: int = 0
+
+    @property
+    def epoch(self) -> int:
+        """The last one that it has made."""
+        return min(self.row.get("epoch", 0), self.epochs)
+
+    def read(self) -> None:
+        """Reads its figures again, where there are more."""
+        try:
+            size = (self.folder / "metrics.jsonl").stat().st_size
+        except OSError:
+            return
+        if size != self.size:
+            rows = records.rows(self.folder)
+            self.size, self.row = size, rows[-1] if rows else {}
+
+
 class Progress:
-    """Says what has ended since it was asked last.
+    """Says what has ended since it was asked last, and shows what goes on.
 
     Args:
       plan: the runs.
-      jobs: that are made at once.
+      launch: the name of this start.
     """
 
-    def __init__(self, plan: Plan, jobs: int):
-        self._plan, self._jobs = plan, jobs
-        self._sizes: dict[str, int] = {}
-        self._rows: dict[str, Mapping] = {}
-        self._began, self._made = time.monotonic(), 0.0
-        self._told = set()
-        self._start = {name: self._epoch(name) for name in plan.runs}
-        self._told = {name for name, epoch in self._start.items() if epoch >= self._epochs(name)}
+    def __init__(self, plan: Plan, launch: str):
+        self._launch, self._began, self._next = launch, time.monotonic(), 0.0
+        self._items = list(_items(plan))
+        for item in self._items:
+            item.read()
+            item.begin, item.is_told = item.epoch, item.epoch >= item.epochs
 
-    def look(self) -> None:
-        """Prints a line for each run that has ended, and shows those that go on."""
-        going = []
-        for name, run in self._plan.runs.items():
-            epoch = self._epoch(name)
-            if name not in self._told and epoch >= run.epochs:
-                self._told.add(name)
-                row = self._rows[name]
-                console.print_row(
-                    f"{len(self._told)} of {len(self._plan.runs)}",
-                    [run.label, f"test top-1 {row.get('test/top1', float('nan')):.2f}"],
-                )
-            elif self._start[name] != epoch and epoch < run.epochs:
-                going.append(f"{run.label}: {epoch} of {run.epochs}")
-        parts = [f"{len(self._told)} of {len(self._plan.runs)} runs"]
+    def look(self, processes: Iterable[int] = ()) -> None:
+        """Prints a line for each run that has ended or failed, and shows those that go on.
+
+        Args:
+          processes: the workers on this machine; none where they are elsewhere.
+        """
+        start = time.monotonic()
+        if start < self._next:
+            return
+        for item in self._items:
+            item.read()
+            if not item.is_told:
+                self._tell(item)
+        self._show(list(processes))
+        self._next = time.monotonic() + max(_OFTEN, (time.monotonic() - start) / _SHARE)
+
+    def finish(self) -> None:
+        """Says what is left to be said, and takes the progress line off the screen."""
+        self._next = 0.0
+        self.look()
+        console.clear()
+
+    def _tell(self, item: _Item) -> None:
+        runs = [item for item in self._items if item.is_run]
+        error = attempts.failure(item.folder, self._launch)
+        if item.epoch >= item.epochs:
+            what = f"test top-1 {item.row.get('test/top1', float('nan')):.2f}"
+        elif error:
+            what = f"failed: {error}"
+        else:
+            return
+        item.is_told = True
+        ended = sum(item.is_told for item in runs)
+        label = f"{ended} of {len(runs)}" if item.is_run else "teacher"
+        console.print_row(label, [item.label, what])
+
+    def _show(self, processes: list[int]) -> None:
+        runs = [item for item in self._items if item.is_run]
+        parts = [f"{sum(item.epoch >= item.epochs for item in runs)} of {len(runs)} runs"]
+        epochs = sum(item.epochs for item in self._items)
+        parts.append(f"{sum(item.epoch for item in self._items) / epochs:.0%} of all epochs")
         if left := self._left():
-            parts.append(f"{report.duration(left)} left")
-        console.progress("study", [*parts, *going])
+            parts.append(f"about {report.duration(left)} left")
+        console.progress("study", [*parts, *self._doing(processes)])
 
     def _left(self) -> float | None:
-        done = sum(self._epoch(name) - start for name, start in self._start.items())
-        rest = sum(self._epochs(name) - self._epoch(name) for name in self._plan.runs)
-        seconds = time.monotonic() - self._began
-        return seconds / done * rest if done else None
+        """Seconds for the rest, at the rate of this start."""
+        done = sum(item.epoch - item.begin for item in self._items)
+        rest = sum(item.epochs - item.epoch for item in self._items if not item.is_told)
+        return (time.monotonic() - self._began) / done * rest if done > 0 else None
 
-    def _epochs(self, name: str) -> int:
-        return self._plan.runs[name].epochs
+    def _doing(self, processes: list[int]) -> list[str]:
+        """What each worker does; of workers elsewhere, what has gone on since the start."""
+        going = [item for item in self._items if not item.is_told]
+        if not processes:
+            return [_told(item) for item in going if item.epoch != item.begin]
+        holders = {_holder(item.folder): item for item in going}  # of a run, then of its teacher
+        return [
+            _told(holders[process]) if process in holders else "a worker begins or waits"
+            for process in processes
+        ]
 
-    def _epoch(self, name: str) -> int:
-        """Of a run, read again where its file has grown."""
-        path = self._plan.folder / "runs" / name / "metrics.jsonl"
-        try:
-            size = path.stat().st_size
-        except OSError:
-            return 0
-        if self._sizes.get(name) != size:
-            found = records.rows(path.parent)
-            self._sizes[name], self._rows[name] = size, found[-1] if found else {}
-        return min(self._rows[name].get("epoch", 0), self._epochs(name))
+
+def _items(plan: Plan) -> Iterable[_Item]:
+    for name, run in plan.runs.items():
+        yield _Item(plan.folder / "runs" / name, run.label, run.epochs, is_run=True)
+    for path, (run, i) in plan.teachers().items():
+        part = run.job.teachers[i].part
+        label = f"{part.training.network.model}, seed {part.training.seed}"
+        yield _Item(plan.folder / path, label, part.training.epochs, is_run=False)
+
+
+def _told(item: _Item) -> str:
+    what = "" if item.is_run else "teacher "
+    return f"{what}{item.label}: {item.epoch} of {item.epochs} epochs"
+
+
+def _holder(folder: pathlib.Path) -> int:
+    """The process that holds a run, or held it last; 0 for none."""
+    try:
+        found = re.match(r"process (\d+) ", (folder / "lock").read_text(errors="replace"))
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
 
 
 def count(plan: Plan) -> Count:
-    """Of the runs of a plan, from their folders."""
-    finished = failed = begun = 0
-    left = 0.0
-    seconds, epochs = 0.0, 0
+    """How much of a plan is there."""
+    finished = failed = begun = left = epochs = 0
+    seconds = 0.0
     for name, run in plan.runs.items():
         folder = plan.folder / "runs" / name
         rows = records.rows(folder)

@@ -6,14 +6,21 @@ and is queued again, and goes on from there.
 
 import dataclasses
 import pathlib
+import shutil
 import signal
 import subprocess
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rrd_jax import errors
+from experiments.study import local
+from rrd_jax import errors, report
 
+_MOST = 1000  # tasks of an array: what Slurm takes unless MaxArraySize says otherwise
 _POLL = 5.0  # seconds between two looks at the queue
+_TASKS = "tasks.json"  # what Slurm's tasks are, for the next start
+_KILL = 90  # seconds for Slurm to kill a task whose worker it has told to stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +29,7 @@ class Options:
 
     Attributes:
       partition: of the cluster.
-      minutes: of a task.
+      minutes: of a task; 0 for a day.
       gpus: of a task.
       cpus: of a task.
       memory: of a task, such as "32G".
@@ -49,78 +56,126 @@ class Task:
     def __init__(self, command: Sequence[str]):
         self._command = list(command)
         self._process: subprocess.Popen | None = None
+        self._code: int | None = 0  # None while the worker runs
 
-    def __call__(self) -> int:
-        """Runs the worker; submitit's own process is left free for its signals."""
-        self._process = subprocess.Popen(self._command)
-        code = self._process.wait()
+    def __call__(self) -> None:
+        """Runs the worker until it has ended; after a kill, another in its place.
+
+        Raises:
+          RuntimeError: the worker cannot work; what it says is in the log of the task.
+        """
+        while local.was_killed(code := self._work()):
+            # Slurm ends all processes of a task before it is queued again: this one is ended then.
+            time.sleep(_KILL if code == 75 else 1)
         if code:
             raise RuntimeError(f"the worker stopped with exit code {code}")
-        return code
 
     def checkpoint(self) -> Any:
         """Called by submitit before the task is taken away: the state is saved, the task queued."""
         import submitit
 
-        if self._process is not None and self._process.poll() is None:
+        if self._code is None:
             self._process.send_signal(signal.SIGTERM)
-            self._process.wait()
+        while self._code is None:
+            time.sleep(0.1)
         return submitit.helpers.DelayedSubmission(Task(self._command))
+
+    def _work(self) -> int:
+        """The exit code of a worker.
+
+        A thread waits for it: submitit's signals come to this one, in the middle of a wait, and
+        `checkpoint` waits too.
+        """
+        self._process = subprocess.Popen(self._command)
+        self._code = None
+        threading.Thread(target=self._wait, daemon=True).start()
+        while self._code is None:
+            time.sleep(0.1)
+        return self._code
+
+    def _wait(self) -> None:
+        self._code = self._process.wait()
 
 
 def submit(
-    folder: pathlib.Path,
-    teachers: Mapping[str, Sequence[str]],
-    runs: Mapping[str, Sequence[str]],
-    options: Options,
+    folder: pathlib.Path, stages: Mapping[str, Mapping[str, Sequence[str]]], options: Options
 ) -> list[Any]:
-    """Hands all tasks to Slurm; returns submitit's jobs.
+    """Hands tasks to Slurm, but for those that it has of an earlier start; returns all, as jobs.
 
     Args:
-      folder: receives what the tasks say.
-      teachers: commands that each train one, by name.
-      runs: commands that each make one, by name; they start when all teachers have ended.
+      folder: of the study, whose slurm/ receives what the tasks say.
+      stages: commands of workers by the name of what they make, by that of their array. An array
+        starts when all tasks of the one before have ended, well or not.
       options: of the arrays.
 
     Raises:
       UnavailableError: submitit or Slurm is not there.
       InputError: Slurm refuses the arrays.
     """
-    before = _array(folder, "teachers", teachers, options, {}) if teachers else []
-    after = {}
-    if before:  # of an array its number stands for all of its tasks
-        after = {"dependency": f"afterany:{before[0].job_id.split('_')[0]}"}
-    return before + (_array(folder, "runs", runs, options, after) if runs else [])
+    submitit = _import()
+    path, queued = folder / "slurm" / _TASKS, _queued() or set()
+    there = {number: task for number, task in _read(path).items() if number in queued}
+    jobs: list[Any] = []
+    before: list[str] = []
+    for stage, commands in stages.items():
+        home = folder / "slurm" / stage
+        numbers = [number for number, task in there.items() if task[0] == stage]
+        old = [submitit.SlurmJob(home, number) for number in numbers]
+        made = {there[number][1] for number in numbers}
+        missing = [name for name in commands if name not in made]
+        tasks = [Task(commands[name]) for name in missing]
+        new = _submit(_executor(home, stage, options, before), tasks)
+        there |= {job.job_id: [stage, name] for job, name in zip(new, missing, strict=True)}
+        if new:
+            report.write_json(path, there)
+        jobs += old + new
+        # The number of an array stands for all its tasks.
+        before = [*numbers, *sorted({job.job_id.split("_")[0] for job in new})] or before
+    return jobs
 
 
-def _array(
-    folder: pathlib.Path,
-    name: str,
-    commands: Mapping[str, Sequence[str]],
-    options: Options,
-    more: Mapping[str, Any],
-) -> list[Any]:
-    executor = _executor(folder / "slurm" / name)
-    executor.update_parameters(
-        name=f"rrd_jax-{name}",
-        timeout_min=options.minutes or 24 * 60,
-        slurm_array_parallelism=options.most,
-        slurm_additional_parameters={**options.more, **more},
-        **({"slurm_partition": options.partition} if options.partition else {}),
-        **({"gpus_per_node": options.gpus} if options.gpus else {}),
-        **({"cpus_per_task": options.cpus} if options.cpus else {}),
-        **({"slurm_mem": options.memory} if options.memory else {}),
-    )
-    import submitit
-
+def _read(path: pathlib.Path) -> dict[str, list[str]]:
+    """What Slurm's tasks are: their stage and name."""
     try:
-        return executor.submit_array([Task(command) for command in commands.values()])
-    except (submitit.core.utils.FailedJobError, OSError) as error:
+        return dict(errors.read_json(path))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _executor(folder: pathlib.Path, stage: str, options: Options, before: Sequence[str]) -> Any:
+    executor = _import().SlurmExecutor(folder, max_num_timeout=1000)
+    given = {
+        "requeue": True,
+        "partition": options.partition,
+        "gpus_per_node": options.gpus,
+        "cpus_per_task": options.cpus,
+        "mem": options.memory,
+        "dependency": f"afterany:{':'.join(before)}" if before else "",
+        **options.more,
+    }
+    executor.update_parameters(
+        job_name=f"rrd_jax-{stage}",
+        time=options.minutes or 24 * 60,
+        array_parallelism=options.most,
+        stderr_to_stdout=True,
+        additional_parameters={name: value for name, value in given.items() if value},
+    )
+    return executor
+
+
+def _submit(executor: Any, tasks: Sequence[Task]) -> list[Any]:
+    jobs: list[Any] = []
+    try:
+        for first in range(0, len(tasks), _MOST):
+            jobs += executor.submit_array(tasks[first : first + _MOST])
+    except (_import().core.utils.FailedJobError, OSError) as error:
         text = " ".join(str(error).split())
         raise errors.InputError(f"Slurm does not take the jobs: {text[-400:]}") from error
+    return jobs
 
 
-def _executor(folder: pathlib.Path) -> Any:
+def _import() -> Any:
+    """Submitit, where it and Slurm are there."""
     try:
         import submitit
     except ImportError as error:
@@ -128,19 +183,45 @@ def _executor(folder: pathlib.Path) -> Any:
             f"--launch=slurm needs submitit, which cannot be imported ({error}): run"
             " `pip install 'rrd_jax[studies]'`"
         ) from error
-    try:
-        return submitit.AutoExecutor(folder=folder, cluster="slurm", slurm_max_num_timeout=1000)
-    except RuntimeError as error:
+    if shutil.which("sbatch") is None or shutil.which("srun") is None:
         raise errors.UnavailableError(
             "--launch=slurm needs Slurm, whose sbatch is not on the PATH: start this where jobs are"
             " submitted, or use --launch=local"
-        ) from error
+        )
+    return submitit
 
 
-def wait(jobs: Sequence[Any], look: Callable[[], None]) -> None:
-    """Waits until all tasks have ended; Slurm goes on with them when this is stopped."""
-    import time
+def wait(jobs: Sequence[Any], look: Callable[[], None]) -> list[str]:
+    """Waits until Slurm has none of the tasks any more.
 
-    while not all(job.done() for job in jobs):
+    It asks `squeue`, once for all: not every cluster keeps accounts, which `sacct` needs.
+
+    Args:
+      jobs: of `submit`.
+      look: called now and then.
+
+    Returns:
+      Why tasks did not come to a good end, of those that did not.
+    """
+    names = {job.job_id for job in jobs}
+    while (queued := _queued()) is None or names & queued:
         look()
         time.sleep(_POLL)
+    return [found for job in jobs if (found := _problem(job))]
+
+
+def _queued() -> set[str] | None:
+    """The tasks of this user that wait or run; None where the scheduler does not answer."""
+    command = ["squeue", "--me", "--array", "--noheader", "--format=%i"]
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return set(said.stdout.split())
+
+
+def _problem(job: Any) -> str:
+    """Why a task that has ended has no result; "" where it has one."""
+    if job.paths.result_pickle.exists() and job.exception() is None:
+        return ""
+    return local.reason(job.paths.stdout)

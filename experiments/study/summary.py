@@ -39,7 +39,7 @@ def say_plan(plan: Plan, jobs: int) -> None:
     )
     teachers = plan.teachers()
     if teachers:
-        console.say(f"{len(teachers)} teachers are trained once, for all: {', '.join(teachers)}")
+        console.say(f"teachers, each trained once for all that need it: {', '.join(teachers)}")
     for function in plan.study.calculations:
         console.say(f"curves are computed: {function.__name__}")
     left = count.left(jobs)
@@ -50,7 +50,7 @@ def say_plan(plan: Plan, jobs: int) -> None:
     else:
         console.say(
             f"about {report.duration(left)} left, {jobs} at a time: {count.seconds:.2g} s an epoch"
-            f" in those that have ended, {count.epochs_left:,.0f} epochs to go"
+            f" in those that have ended, {count.epochs_left:,} epochs to go"
         )
 
 
@@ -66,8 +66,12 @@ def say_results(plan: Plan) -> int:
         for entry in grid.entries
         if entry.error and entry.name in plan.runs
     }
+    labels: dict[str, list[str]] = {}  # by what went wrong, which many may share
     for entry in failed.values():
-        console.warn(f"failed: {entry.label}: {entry.error}")
+        labels.setdefault(entry.error, []).append(entry.label)
+    for error, names in labels.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        console.warn(f"failed: {', '.join(names[:3])}{more}: {error}")
     states = Counter(entry.state for grid in record.grids for entry in grid.entries)
     missing = states["missing"] + states["begun"]
     if missing:

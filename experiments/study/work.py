@@ -11,23 +11,29 @@ import gc
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from experiments import measures
 from experiments.measures import subject
-from experiments.study import records
+from experiments.study import attempts
+from experiments.study.attempts import is_finished
 from experiments.study.plan import Plan, Run
-from rrd_jax import checkpoints, console, errors, failures, job, report
+from rrd_jax import console, errors, failures, job, preflight, report
+from rrd_jax.config import without_effect
 from rrd_jax.data import Dataset
-from rrd_jax.recipe import Part
+from rrd_jax.recipe import Job, Part
 from rrd_jax.run import finished
 from rrd_jax.teacher.frozen import FrozenNetwork
 
 _POLL = 1.0  # seconds between two looks at what others hold
-_DEATHS = 3  # of workers at the same run, after which it counts as failed
+# What ends a worker, and no run: another holds it, or every other run would end so.
+_NOT_FAILED = (
+    *(errors.InUseError, errors.PreemptedError, errors.LostError),
+    *(errors.DiskError, errors.UnreadError),
+)
 
 
 class Worker:
@@ -43,6 +49,7 @@ class Worker:
         self._plan, self._launch, self._most = plan, launch, most
         self._teacher: tuple[Any, FrozenNetwork] | None = None
         self._data: tuple[str, Dataset] | None = None
+        self._busy: set[str] = set()  # teachers that others train
         self._made = 0
 
     def work(self) -> None:
@@ -55,6 +62,7 @@ class Worker:
         waiting = list(self._plan.runs.values())
         while waiting:
             held = []
+            self._busy.clear()
             for run in waiting:
                 if self._most and self._made >= self._most:
                     return
@@ -67,96 +75,136 @@ class Worker:
             waiting = held
 
     def make(self, name: str) -> None:
-        """Makes one run, as `Plan.runs` has it; waits where another makes it."""
-        _when_free(lambda: self._attempt(self._plan.runs[name]))
+        """Makes one run, as `Plan.runs` has it, and before it the run that it starts from.
+
+        It waits for what another makes.
+        """
+        run = self._plan.runs[name]
+        if run.after:
+            self._when_free(lambda: self._attempt(self._plan.runs[run.after]))
+        self._when_free(lambda: self._attempt(run))
 
     def teach(self, path: str) -> None:
-        """Trains a teacher, as `Plan.teachers` has it, unless it is there; waits for another's."""
-        run, _ = self._plan.owners[path]
-        setting = job.prepare(run.job.student)
-        _when_free(lambda: self._ensure_teacher(path, run, setting))
+        """Trains a teacher, as `Plan.teachers` has it, unless it is there; waits for another's.
+
+        Raises:
+          InputError: it failed, as the runs will say that need it.
+        """
+        self._when_free(lambda: self._ensure_teacher(path))
+
+    def _when_free(self, action: Callable[[], None]) -> None:
+        """Does what raises an InUseError where another does it; waits for that."""
+        while True:
+            self._busy.clear()
+            try:
+                return action()
+            except errors.InUseError:
+                time.sleep(_POLL)
 
     def _attempt(self, run: Run) -> None:
         """Makes a run, unless it has ended or failed; raises an InUseError where it is held."""
-        folder = self._folder(run)
-        is_done = is_finished(folder, run.epochs) and not self._unmeasured(run)
-        if is_done or self._has_failed(run):
+        folder = self._folder(run.name)
+        if self._is_settled(run):
             return
+        if self._busy.intersection(run.teachers):
+            raise errors.InUseError(f"a teacher of {folder} is in use")
         try:
             self._check_start(run)
-            with failures.translated():
-                setting = self._setting(run)
-                for path in filter(self._plan.owners.get, run.teachers):
-                    self._ensure_teacher(path, run, setting)
-                with job.claim(folder, run.job, self._part(run)), self._counted(run):
-                    self._make(run, setting)
-        except (errors.InUseError, errors.PreemptedError, errors.LostError):
+            # The study's folder may have another name than when the run began.
+            moves = ("student.checkpoint",) if run.after else ()
+            with failures.translated(), _claim(folder, run.job, self._part(run), moves):
+                if not self._is_settled(run):  # another may have made it in between
+                    self._make(run)
+        except _NOT_FAILED:
             raise
-        except (errors.DiskError, errors.UnreadError):
-            raise  # every other run would end so
         except Exception as error:  # an objective or a network of the user can raise anything
-            self._fail(run, error)
-        finally:
-            jax.clear_caches()  # programs of a run are no other's
-            gc.collect()
+            console.error(f"{run.label}: {attempts.told(error)}")
+            attempts.keep_failure(folder, self._launch, error)
+
+    def _is_settled(self, run: Run) -> bool:
+        return is_done(self._plan, run) or bool(self._failure(self._folder(run.name)))
 
     def _check_start(self, run: Run) -> None:
         """Raises an error where the run that this one starts from is not finished."""
         if not run.after:
             return
-        before = self._plan.runs[run.after]
-        if self._has_failed(before):
-            raise errors.InputError(f"the run that it starts from failed: {self._folder(before)}")
-        if not is_finished(self._folder(before), before.epochs):
-            raise errors.InUseError(f"{self._folder(before)} is not finished")
+        before, folder = self._plan.runs[run.after], self._folder(run.after)
+        if is_finished(folder, before.epochs):
+            return
+        if self._failure(folder):
+            raise errors.InputError(f"the run that it starts from failed: {folder}")
+        raise errors.InUseError(f"{folder} is not finished")
 
-    def _make(self, run: Run, setting: job.Setting) -> None:
-        """Trains a run whose teachers are there, and measures it."""
-        folder, student, dataset = self._folder(run), self._part(run), setting.dataset
-        self._link_teachers(run)
-        if not finished(folder, run.epochs, dataset.version):
-            job.describe(dataset, folder)
-            teacher = self._get_teacher(run, setting) if run.teachers else None
-            result = job.train(student, folder, setting, teacher)
-            report.write_json(folder / "results.json", [result._asdict()])
-            console.say(f"[{result.label}] test top-1 {result.top1:.2f}")
-            self._made += 1
-        self._measure(run, dataset)
-        (folder / records.FAILED).unlink(missing_ok=True)
+    def _make(self, run: Run) -> None:
+        """Trains what is missing of a run's teachers, then the run; measures it."""
+        folder, student = self._folder(run.name), self._part(run)
+        try:
+            dataset = self._dataset(student)
+            if not is_finished(folder, run.epochs):
+                preflight.check(run.job, dataset)  # before hours go into a teacher
+            for path in filter(self._plan.owners.get, run.teachers):
+                self._ensure_teacher(path)
+            self._link_teachers(run)
+            with attempts.counted(folder, self._launch):
+                if not finished(folder, run.epochs, dataset.version):
+                    setting = job.prepare(student, dataset)
+                    teacher = self._get_teacher(run, setting) if run.teachers else None
+                    _train(student, folder, setting, teacher)
+                    self._made += 1
+                self._measure(run, dataset)
+            attempts.forget_failure(folder)
+        finally:
+            jax.clear_caches()  # programs of a run are no other's
+            gc.collect()
 
     def _part(self, run: Run) -> Part:
         """The student's part, with the folder of the network that it starts from."""
         student = run.job.student
         if not run.after:
             return student
-        path = str(self._plan.folder / "runs" / run.after)
+        path = str(self._folder(run.after))
         start = dataclasses.replace(student.training.start, checkpoint=path)
         fields = {**student.fields, "student": {**student.fields["student"], "checkpoint": path}}
         training = dataclasses.replace(student.training, start=start)
         return dataclasses.replace(student, training=training, fields=fields)
 
-    def _setting(self, run: Run) -> job.Setting:
-        """Of a run; the images of the last one stay in memory."""
-        part = self._part(run)
+    def _dataset(self, part: Part) -> Dataset:
+        """The images of a part; the last ones stay in memory."""
         key = repr(part.source)
         if self._data is None or self._data[0] != key:
             self._data = self._teacher = None
             self._data = key, job.prepare(part).dataset
-        return job.prepare(part, self._data[1])
+        return self._data[1]
 
-    def _ensure_teacher(self, path: str, run: Run, setting: job.Setting) -> None:
-        """Trains a teacher, unless it is there; raises an InUseError where another does."""
+    def _ensure_teacher(self, path: str) -> None:
+        """Trains a teacher, unless it is there; raises an InUseError where another does.
+
+        Raises:
+          InputError: it fails, or has failed in this launch.
+        """
         owner, i = self._plan.owners[path]
         part, folder = owner.job.teachers[i].part, self._plan.folder / path
         if is_finished(folder, part.training.epochs):
             return
-        with job.claim(folder, owner.job, part):
-            same = part.source == run.job.student.source
-            there = setting if same else job.prepare(part)
-            job.describe(there.dataset, folder)
-            result = job.train(part, folder, there)
-            report.write_json(folder / "results.json", [result._asdict()])
-        console.say(f"[{result.label}] test top-1 {result.top1:.2f}")
+        if why := self._failure(folder):
+            raise errors.InputError(f"its teacher failed: {why}")
+        try:
+            with failures.translated(), _claim(folder, owner.job, part):
+                if is_finished(folder, part.training.epochs):
+                    return
+                kept = self._data and self._data[0] == repr(part.source) and self._data[1]
+                setting = job.prepare(part, kept or None)
+                with attempts.counted(folder, self._launch):
+                    _train(part, folder, setting)
+                attempts.forget_failure(folder)
+        except errors.InUseError:
+            self._busy.add(path)
+            raise
+        except _NOT_FAILED:
+            raise
+        except Exception as error:
+            attempts.keep_failure(folder, self._launch, error)
+            raise errors.InputError(f"its teacher failed: {attempts.told(error)}") from error
 
     def _paths(self, run: Run) -> list[pathlib.Path]:
         return [
@@ -167,8 +215,9 @@ class Worker:
     def _get_teacher(self, run: Run, setting: job.Setting) -> FrozenNetwork:
         """The teacher of a run; that of the run before, where it is the same."""
         training, paths = run.job.student.training, self._paths(run)
+        networks = [teacher.network for teacher in run.job.teachers]
         key = (
-            *(str(paths), repr(run.job.student.source), training.teacher_weights),
+            *(str(paths), repr(networks), repr(run.job.student.source), training.teacher_weights),
             *(training.mean, training.std, training.eval_batch_size),
         )
         if self._teacher is None or self._teacher[0] != key:
@@ -183,80 +232,68 @@ class Worker:
 
     def _link_teachers(self, run: Run) -> None:
         """So that the run's folder is one that the job of its config would have made."""
-        folder = self._folder(run)
+        folder = self._folder(run.name)
         for teacher, path in zip(run.job.teachers, self._paths(run), strict=True):
             link = folder / teacher.part.training.label
             if not teacher.checkpoint and not os.path.lexists(link):
                 link.symlink_to(os.path.relpath(path, folder), target_is_directory=True)
 
-    def _unmeasured(self, run: Run) -> list[str]:
-        folder = self._folder(run)
-        return [name for name in run.measures if measures.read(folder, name) is None]
-
     def _measure(self, run: Run, dataset: Dataset) -> None:
-        if not (missing := self._unmeasured(run)):
+        if not (missing := _unmeasured(self._plan, run)):
             return
-        paths = self._paths(run)
-        seen = subject.of_run(self._folder(run), paths[0] if len(paths) == 1 else None, dataset)
+        paths, folder = self._paths(run), self._folder(run.name)
+        seen = subject.of_run(folder, paths[0] if len(paths) == 1 else None, dataset)
         for name in missing:
-            measures.measure(self._folder(run), name, seen)
+            measures.measure(folder, name, seen)
 
-    @contextlib.contextmanager
-    def _counted(self, run: Run) -> Iterator[None]:
-        """Counts the starts of a run in this launch that do not come to any end of their own.
+    def _folder(self, name: str) -> pathlib.Path:
+        return self._plan.folder / "runs" / name
 
-        Raises:
-          InputError: there are many.
-        """
-        path = self._folder(run) / "attempts.json"
-        before = _read(path)
-        count = 1 + (before.get("count", 0) if before.get("launch") == self._launch else 0)
-        if count > _DEATHS:
-            raise errors.InputError(
-                f"the process that made it died {_DEATHS} times; {self._plan.folder / 'logs'} has"
-                " what it said"
-            )
-        report.write_json(path, {"launch": self._launch, "count": count})
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-    def _folder(self, run: Run) -> pathlib.Path:
-        return self._plan.folder / "runs" / run.name
-
-    def _has_failed(self, run: Run) -> bool:
-        return _read(self._folder(run) / records.FAILED).get("launch") == self._launch
-
-    def _fail(self, run: Run, error: Exception) -> None:
-        text = str(error) or type(error).__name__
-        if not isinstance(error, errors.InputError | errors.DivergedError | OSError):
-            text = f"{type(error).__name__}: {text}"
-        console.error(f"{run.label}: {text}")
-        path = self._folder(run) / records.FAILED
-        path.parent.mkdir(parents=True, exist_ok=True)
-        report.write_json(path, {"launch": self._launch, "error": text})
+    def _failure(self, folder: pathlib.Path) -> str:
+        return attempts.failure(folder, self._launch)
 
 
-def _when_free(action: Callable[[], None]) -> None:
-    """Does what raises an InUseError where another does it; waits for that."""
-    while True:
-        try:
-            return action()
-        except errors.InUseError:
-            time.sleep(_POLL)
+def is_done(plan: Plan, run: Run) -> bool:
+    """Whether a run of a plan has made all its epochs, and is measured."""
+    folder = plan.folder / "runs" / run.name
+    return is_finished(folder, run.epochs) and not _unmeasured(plan, run)
 
 
-def is_finished(folder: pathlib.Path, epochs: int) -> bool:
-    """Whether the checkpoint of a run's last epoch is there."""
-    meta = checkpoints.read_meta(folder / "checkpoints")
-    return meta is not None and meta.get("epoch", 0) >= epochs
+def _unmeasured(plan: Plan, run: Run) -> list[str]:
+    names = [name for name in run.measures if run.teachers or name not in measures.NEED_TEACHER]
+    return [name for name in names if not _is_measured(plan.folder / "runs" / run.name, name)]
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    """A small file of JSON; empty where there is none, or a kill has left half of it."""
+def _is_measured(folder: pathlib.Path, name: str) -> bool:
     try:
-        found = errors.read_json(path)
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return measures.read(folder, name) is not None
+    except errors.InputError:  # damaged: it is measured again
+        return False
+
+
+def _train(
+    part: Part,
+    folder: pathlib.Path,
+    setting: job.Setting,
+    teacher: FrozenNetwork | None = None,
+) -> None:
+    """Trains a network in its folder, which is claimed."""
+    job.describe(setting.dataset, folder)
+    result = job.train(part, folder, setting, teacher)
+    report.write_json(folder / "results.json", [result._asdict()])
+    console.say(f"[{result.label}] test top-1 {result.top1:.2f}")
+
+
+def _claim(
+    folder: pathlib.Path, given: Job, part: Part, free: tuple[str, ...] = ()
+) -> contextlib.AbstractContextManager[None]:
+    """Claims a folder; fields without effect may differ from those of the start before.
+
+    Args:
+      folder: of a run or teacher.
+      given: the job that it is from.
+      part: of the job.
+      free: other fields that may differ.
+    """
+    free = (*given.free_fields, *without_effect(part.fields), *free)
+    return job.claim(folder, dataclasses.replace(given, free_fields=free), part)

@@ -136,14 +136,15 @@ FIELDS = (
         "data.share",
         1.0,
         _FACTOR,
-        "Of the images of data.train_split that are used, the same of each class, at least one.",
+        "Below 1: of data.train_split so large a part is used, in the proportions of the classes,"
+        " with an image of each at least.",
     ),
     Field(
         "data.imbalance",
         1.0,
         _RATIO,
-        "Above 1: images are left out until the classes are a long tail, in the order of labels,"
-        " with so many times as many images of the first as of the last (1901.05555).",
+        "Above 1: images are left out until the classes are a long tail (1901.05555), in the order"
+        " of labels; of the first class there are so many times the images of the last one.",
     ),
     Field(
         "data.label_noise",

@@ -9,7 +9,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from rrd_jax import data, errors
+import rrd_jax
+from rrd_jax import data, errors, evaluation
 from rrd_jax.config import effects, parse
 from tests import launch
 from tests.data import folders
@@ -205,6 +206,14 @@ def test_a_teacher_sees_what_its_student_sees_unless_it_is_told_otherwise():
     assert (student.label_noise, teacher.label_noise, teacher.noise_seed) == (0, 0.1, 3)
 
 
+def test_of_several_teachers_each_has_its_own():
+    config = launch.get_config("digits", "resnet8+resnet8-resnet8,kd")
+    config.data.label_noise = 0.2
+    config.teacher[1].label_noise = 0.0
+    noises = [teacher.part.source.label_noise for teacher in parse(config).teachers]
+    assert noises == [0.2, 0.0]
+
+
 @pytest.mark.parametrize(
     ("fields", "idle"),
     [
@@ -234,35 +243,48 @@ _SMALL = {
 }
 
 
-def _small(data_dir, **fields):
-    return launch.digits("smoke,tiny-tiny,kd", **{"data.dir": data_dir, **_SMALL}, **fields)
+def _small(data_dir, argument="smoke,tiny-tiny,kd", **fields):
+    return launch.digits(argument, **{"data.dir": data_dir, **_SMALL, **fields})
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
-def test_a_noisy_student_of_a_clean_teacher_goes_on_with_its_own_noise_alone(
-    data_dir, tmp_path, capsys
-):
-    noisy = {"data.label_noise": 0.2, "teacher.label_noise": 0.0}
-    results = launch.run(_small(data_dir, **noisy), tmp_path)
-    said = capsys.readouterr()
-    assert "label noise: 16 of 80 training labels are wrong (symmetric" in said.out
-    assert "[teacher] its training images: 80 of digits/2.0.0\n" in said.out
-    assert "was trained on" not in said.err
+def test_a_run_with_noise_is_of_that_noise_alone(data_dir, tmp_path, capsys):
+    noisy = {"data.label_noise": 0.2}
+    config = _small(data_dir, "smoke,tiny,ce", **noisy)
+    results = launch.run(config, tmp_path)
+    assert "label noise: 16 of 80 training labels are wrong (symmetric" in capsys.readouterr().out
     about = json.loads((tmp_path / "data.json").read_text())
     assert about["degraded"]["wrong labels"] == 16
+    assert launch.run(config, tmp_path) == results
+    for other in ({"data.label_noise": 0.3}, {"data.noise_seed": 1}, {"data.share": 0.5}):
+        with pytest.raises(errors.InputError, match="holds a run of another config"):
+            launch.run(_small(data_dir, "smoke,tiny,ce", **noisy | other), tmp_path)
+    # Data that are others under the same fields, as of another version of rrd_jax.
+    source = dataclasses.replace(parse(config).student.source, noise_seed=5)
+    with pytest.raises(errors.InputError, match="holds a run on digits.*but the data are now"):
+        launch.run(config, tmp_path, dataset=data.load(source))
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("one_device", "tiny_network")
+def test_a_noisy_student_has_a_clean_teacher_and_is_tested_without_complaint(
+    data_dir, tmp_path, capsys
+):
+    fields = {"data.label_noise": 0.2, "teacher.label_noise": 0.0, "teacher.epochs": None}
+    launch.run(_small(data_dir, **fields), tmp_path)
+    said = capsys.readouterr()
+    assert "[teacher] its training images: 80 of digits/2.0.0\n" in said.out
+    assert "was trained on" not in said.err
     kept = [json.loads((p / "model.json").read_text()) for p in (tmp_path, tmp_path / "teacher")]
     trained_on = [about["training"]["dataset"] for about in kept]
     assert trained_on[0].startswith("digits/2.0.0 with symmetric label_noise 0.2")
     assert trained_on[1] == "digits/2.0.0"
-    assert launch.run(_small(data_dir, **noisy), tmp_path) == results
-    for other in ({"data.label_noise": 0.3}, {"data.noise_seed": 1}, {"data.share": 0.5}):
-        with pytest.raises(errors.InputError, match="holds a run of another config"):
-            launch.run(_small(data_dir, **noisy | other), tmp_path)
-    # Data that are others under the same fields, as of another version of rrd_jax.
-    config = _small(data_dir, **noisy)
-    source = dataclasses.replace(parse(config).student.source, noise_seed=5)
-    with pytest.raises(errors.InputError, match="holds a run on digits.*but the data are now"):
-        launch.run(config, tmp_path, dataset=data.load(source))
+    rows = evaluation.run(parse(_small(data_dir)), tmp_path)  # a config without the noise
+    assert "was trained on" not in capsys.readouterr().err
+    assert [row["run"] for row in rows] == ["teacher", "student"]
+    # Longer: the teacher, on other labels than the student, stays as it was trained.
+    launch.run(_small(data_dir, **fields | {"train.epochs": 2}), tmp_path)
+    assert "stays as it was trained, with 1 epochs" in capsys.readouterr().out
 
 
 @pytest.mark.long
@@ -282,3 +304,22 @@ def test_a_teachers_cache_is_for_images_whatever_their_labels(
     assert "has seen all views" in said("clean")
     assert "embeddings are read from" in said("noisy", **{"data.label_noise": 0.4})
     assert "has seen all views" in said("few", **{"data.share": 0.5})
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("one_device", "tiny_network")
+def test_in_python_a_teacher_of_arrays_is_clean_and_its_student_noisy(capsys):
+    result = rrd_jax.distill(
+        teacher="tiny",
+        student="tiny",
+        train=_ARRAYS,
+        test=_ARRAYS,
+        objectives={"kd": 1.0},
+        epochs=1,
+        batch_size=16,
+        fields={"data.label_noise": 0.25, "teacher.label_noise": 0.0, "data.augment": "none"},
+    )
+    examples = result.dataset.train.examples
+    assert (examples.labels != examples.true_labels).sum() == 20
+    version = data.origin(result.dataset.version)
+    assert f"[teacher] its training images: 80 of {version}\n" in capsys.readouterr().out

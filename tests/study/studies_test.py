@@ -17,9 +17,9 @@ _SIZES = {
     "benchmark.py": (390, 390, 6),
     "benchmark.py:imagenet": (36, 36, 2),
     "benchmark.py:vgg13-vgg8,ce,rrd": (10, 10, 1),
-    "digits.py": (165, 165, 1),
+    "digits.py": (160, 160, 1),
     "digits.py:ce,kd": (10, 10, 1),
-    "fashion_mnist.py": (165, 165, 1),
+    "fashion_mnist.py": (160, 160, 1),
     "fashion_mnist.py:small,ce,rrd": (10, 10, 1),
     "few_images.py": (60, 60, 1),
     "few_images.py:fashion_mnist,ce": (15, 15, 1),
@@ -30,6 +30,7 @@ _SIZES = {
     "label_noise.py:noisy_teacher": (72, 60, 13),
     "theory.py": (0, 0, 0),
     "transfer.py": (48, 48, 2),
+    "transfer.py:mnist,ce": (18, 18, 2),
     "transfer.py:cifar100,ce,rrd": (18, 18, 1),
 }
 

@@ -1,0 +1,190 @@
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+from experiments.study import local
+from rrd_jax import errors
+
+_ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+def _python(text):
+    return [sys.executable, "-c", textwrap.dedent(text)]
+
+
+def _run(tmp_path, *programs):
+    logs = [tmp_path / f"{i}.log" for i in range(len(programs))]
+    local.run([_python(text) for text in programs], logs, lambda workers: None)
+    return [log.read_text() for log in logs]
+
+
+def _is_alive(number):
+    with contextlib.suppress(OSError):
+        return pathlib.Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def _wait(holds):
+    end = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(local, "_POLL", 0.02)
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Makes this process see so many GPUs, or those of CUDA_VISIBLE_DEVICES."""
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+    def see(number, visible=None, others=()):
+        folder = "/proc/driver/nvidia/gpus"
+        found = {f"{folder}/*": [f"{folder}/{i}" for i in range(number)]}
+        for path in others:
+            found[path] = [path]
+        monkeypatch.setattr(local.glob, "glob", lambda pattern: found.get(pattern, []))
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+
+    return see
+
+
+def _given(jobs, name):
+    return [share.get(name) for share in local.shares(jobs)]
+
+
+def test_cores_are_divided(monkeypatch, gpus):
+    gpus(0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {1, 2, 4, 5, 7})
+    assert _given(2, "RRD_JAX_CORES") == ["1,2", "4,5,7"]
+    assert _given(1, "RRD_JAX_CORES") == ["1,2,4,5,7"]
+    assert "1,2,4,5,7" in _given(6, "RRD_JAX_CORES")  # more workers than cores
+    assert _given(2, "CUDA_VISIBLE_DEVICES") == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("jobs", "number", "visible", "devices", "memory"),
+    [
+        (1, 2, None, ["0,1"], [None]),
+        (2, 4, None, ["0,1", "2,3"], [None] * 2),
+        (3, 4, None, ["0", "1", "2,3"], [None] * 3),
+        (4, 2, None, ["0", "1", "0", "1"], ["0.450"] * 4),
+        (3, 1, None, ["0", "0", "0"], ["0.300"] * 3),
+        (2, 8, "3,GPU-5a", ["3", "GPU-5a"], [None] * 2),
+        (2, 8, "", [None] * 2, [None] * 2),
+        (2, 8, "-1", [None] * 2, [None] * 2),
+        (1, 8, "2,-1,3", ["2"], [None]),
+    ],
+)
+def test_gpus_are_divided_or_their_memory_is(gpus, jobs, number, visible, devices, memory):
+    gpus(number, visible)
+    assert _given(jobs, "CUDA_VISIBLE_DEVICES") == devices
+    assert _given(jobs, "XLA_PYTHON_CLIENT_MEM_FRACTION") == memory
+
+
+def test_gpus_are_left_alone_where_the_cpu_is_asked_for(monkeypatch, gpus):
+    gpus(2)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert _given(2, "CUDA_VISIBLE_DEVICES") == [None, None]
+
+
+def test_a_tpu_is_not_shared(monkeypatch, gpus):
+    gpus(0, others=["/dev/accel*"])
+    assert len(local.shares(1)) == 1
+    with pytest.raises(errors.InputError, match="--jobs=2: a TPU belongs to one process"):
+        local.shares(2)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert len(local.shares(2)) == 2
+
+
+def test_a_worker_that_was_killed_is_followed_by_another(tmp_path, capsys):
+    program = f"""
+        import os, pathlib
+        print("{local.READY}", flush=True)
+        died = pathlib.Path({str(tmp_path / "died")!r})
+        died.write_text(died.read_text() + "x" if died.exists() else "x")
+        if len(died.read_text()) < 6:
+            os.kill(os.getpid(), 9)
+        print("done")
+        """
+    (text,) = _run(tmp_path, program)
+    assert text.count(local.READY) == 6
+    assert text.endswith("done\n")
+    assert capsys.readouterr().out.count("exit code -9") == 5
+
+
+def test_a_worker_that_dies_as_it_begins_ends_the_study(tmp_path):
+    with pytest.raises(errors.InputError, match=r"killed 3 times as it began .* no memory"):
+        _run(tmp_path, "import os; print('no memory', flush=True); os.kill(os.getpid(), 9)")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(69, errors.UnavailableError), (74, errors.DiskError), (1, errors.InputError)],
+)
+def test_a_worker_that_cannot_work_ends_the_others(tmp_path, code, kind):
+    fails = f"""
+        import sys, time
+        print("some line\\nerror: there is none\\nit comes from there", flush=True)
+        sys.exit({code})
+        """
+    waits = "import time; time.sleep(100)"
+    begin = time.monotonic()
+    message = f"exit code {code}: there is none it comes from there .*1.log"
+    with pytest.raises(kind, match=message):
+        _run(tmp_path, waits, fails)
+    assert time.monotonic() - begin < 50
+
+
+_PARENT = """
+    import pathlib, sys
+    from experiments.study import local
+
+    local.end_at_sigterm()
+    worker = '''
+    import pathlib, time
+    from experiments.study import local
+    from rrd_jax import errors
+    local.begin()
+    pathlib.Path("{folder}/ready").touch()
+    try:
+        time.sleep(100)
+    except errors.PreemptedError:
+        pathlib.Path("{folder}/saved").touch()
+    '''
+    import textwrap
+    command = [sys.executable, "-c", textwrap.dedent(worker)]
+    local.run([command], [pathlib.Path("{folder}/log")], lambda workers: None)
+    """
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGHUP])
+def test_no_worker_outlives_the_command(tmp_path, number):
+    command = _python(_PARENT.format(folder=tmp_path))
+    with subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.DEVNULL) as process:
+        _wait((tmp_path / "ready").exists)
+        path = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        (worker,) = map(int, path.read_text().split())
+        process.send_signal(number)
+        process.wait()
+    _wait(lambda: not _is_alive(worker))
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_worker_whose_command_has_ended_does_not_begin(tmp_path):
+    program = _python("from experiments.study import local; local.begin()")
+    env = os.environ | {"RRD_JAX_PARENT": "1"}
+    said = subprocess.run(program, cwd=_ROOT, env=env, capture_output=True, text=True, check=False)
+    assert "PreemptedError: the process that started this worker has ended" in said.stderr

@@ -1,0 +1,80 @@
+import os
+import signal
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+
+from experiments.study import slurm
+from rrd_jax import errors
+
+pytest.importorskip("submitit")
+
+
+def _task(text):
+    return slurm.Task([sys.executable, "-c", textwrap.dedent(text)])
+
+
+def test_a_task_ends_as_its_worker():
+    _task("")()
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        _task("raise SystemExit(3)")()
+
+
+def test_a_killed_worker_of_a_task_is_followed_by_another(tmp_path):
+    _task(
+        f"""
+        import os, pathlib
+        path = pathlib.Path({str(tmp_path / "died")!r})
+        if not path.exists():
+            path.touch()
+            os.kill(os.getpid(), 9)
+        """
+    )()
+    assert (tmp_path / "died").exists()
+
+
+def test_a_task_that_is_taken_away_lets_its_worker_save_first(tmp_path):
+    """submitit's signal comes while the task waits, and interrupts that."""
+    task = _task(
+        f"""
+        import pathlib, signal, sys, time
+        def save(number, frame):
+            time.sleep(0.3)
+            pathlib.Path({str(tmp_path / "saved")!r}).touch()
+            sys.exit(75)
+        signal.signal(signal.SIGTERM, save)
+        pathlib.Path({str(tmp_path / "ready")!r}).touch()
+        time.sleep(100)
+        """
+    )
+
+    class TakenAwayError(Exception):
+        pass
+
+    def handle(number, frame):
+        again = task.checkpoint()
+        assert again.function._command == task._command
+        assert (tmp_path / "saved").exists()
+        raise TakenAwayError
+
+    def take():
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    before = signal.signal(signal.SIGUSR2, handle)
+    try:
+        threading.Thread(target=take).start()
+        with pytest.raises(TakenAwayError):
+            task()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
+def test_a_machine_without_slurm_is_told_so(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(errors.UnavailableError, match="use --launch=local"):
+        slurm.submit(tmp_path, {"runs": {"one": ["true"]}}, slurm.Options())
