@@ -74,7 +74,7 @@ def _accuracies(runs: "Runs", values: Values, names: Sequence[str]) -> Figure:
     )
     return Figure(
         name=f"{runs.name}-classes",
-        title=f"The best and worst classes{runs.where}",
+        title=f"The best and worst classes{runs.behind}",
         charts=(Chart(maps.accuracies(rows, [names[i] for i in order], styles)),),
         caption=f"{'One run' if runs.is_single else 'Means over the seeds'}: {said}.{some}",
         alt=f"Accuracy by class: {said}",
@@ -93,7 +93,7 @@ def _map(
     said = "; ".join(_said(pair, names) for pair in _worst(counts)[:3]) or "no image is mistaken"
     return Figure(
         name=f"{runs.name}-confusion",
-        title=f"What images are taken for{runs.where}",
+        title=f"What images are taken for{runs.behind}",
         charts=tuple(charts),
         caption=f"A row is a class; cells are in per cent of its test images{runs.pooled}. Most"
         f" often mistaken by {'the student' if runs.is_single else level}: {said}.",
@@ -129,7 +129,7 @@ def _pairs(runs: "Runs", level: str, counts: np.ndarray, names: Sequence[str]) -
     ]
     return Table(
         name=f"{runs.name}-confusion",
-        title=f"What {'the student' if runs.is_single else level} takes images for{runs.where}",
+        title=f"What {'the student' if runs.is_single else level} takes images for{runs.behind}",
         header=("class", "taken for", "of the class (%)", "images"),
         rows=tuple(rows),
         caption=f"The classes that are mistaken most often{runs.pooled}.",

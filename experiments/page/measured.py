@@ -81,6 +81,11 @@ class Runs:
         return "this run" if self.is_single else f"the first seed of {level or 'all'}"
 
     @property
+    def behind(self) -> str:
+        """Where, behind a title."""
+        return f" ({self.where})" if self.where else ""
+
+    @property
     def is_single(self) -> bool:
         """Whether it is one run alone."""
         return sum(map(len, self.levels.values())) == 1
@@ -109,55 +114,58 @@ def _read(entry: Entry, measure: str) -> Mapping[str, Any] | None:
         return None
 
 
-def parts(runs: Runs) -> Iterator[Part]:
-    """Figures and tables of whatever was measured."""
+def parts(settings: Sequence[Runs]) -> Iterator[Part]:
+    """Figures and tables of whatever was measured.
+
+    Args:
+      settings: in which levels are compared; figures are of the first, tables of all.
+    """
+    runs = settings[0]
     predictions = runs.values("predictions")
     if predictions:
         yield from classes.parts(runs, predictions)
-        yield from table(runs, "predictions", predictions)
+        yield from table(settings, "predictions")
         yield from _differing(runs, predictions)
     calibration = runs.values("calibration")
     if calibration:
         yield _reliability(runs, calibration)
-        yield from table(runs, "calibration", calibration)
+        yield from table(settings, "calibration")
     alignment = runs.values("alignment")
     if alignment:
         yield from _correlations(runs, alignment)
-        yield from table(runs, "alignment", alignment)
+        yield from table(settings, "alignment")
     planes = runs.values("tsne")
     if planes:
         yield _tsne(runs, planes)
 
 
-def table(
-    runs: Runs, measure: str, values: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> Iterator[Table | Folded]:
-    """Means of a measure's figures, a row a level."""
+def table(settings: Sequence[Runs], measure: str) -> Iterator[Table | Folded]:
+    """Means of a measure's figures, a row a level, in each of the settings."""
+    found = [(runs, runs.values(measure)) for runs in settings]
+    every = [values for _, levels in found for level in levels.values() for values in level]
     columns = {
         name: about
         for name, about in _FIGURES[measure].items()
-        if any(name in found for level in values.values() for found in level)
+        if any(name in values for values in every)
     }
     if not columns:
         return
     rows = []
-    order = [level for level in runs.order if level in values]
-    for level in order:
-        cells = [Cell(level or "all"), Cell(str(len(values[level])), len(values[level]))]
-        cells += [_mean(values[level], name, *columns[name][1:]) for name in columns]
-        rows.append(tuple(cells))
-    header = [
-        "run" if runs.is_single else "level",
-        "seeds",
-        *(about[0] for about in columns.values()),
-    ]
+    for runs, values in found:
+        for level in (level for level in runs.order if level in values):
+            cells = [Cell(level or "all"), Cell(str(len(values[level])), len(values[level]))]
+            cells += [_mean(values[level], name, *columns[name][1:]) for name in columns]
+            rows.append((*([Cell(runs.where)] if len(settings) > 1 else []), *cells))
+    first = settings[0]
+    before = ["setting"] if len(settings) > 1 else []
+    before += ["run" if first.is_single else "level"]
     made = Table(
-        name=f"{runs.name}-{measure}",
-        title=_TITLES[measure] + runs.where,
-        header=tuple(header),
+        name=f"{first.name}-{measure}",
+        title=_TITLES[measure],
+        header=(*before, "seeds", *(about[0] for about in columns.values())),
         rows=tuple(rows),
-        caption=_caption(runs, measure, values),
-        numeric=frozenset(range(1, len(header))),
+        caption=_caption(first, measure, every[0]),
+        numeric=frozenset(range(len(before), len(before) + 1 + len(columns))),
     )
     yield Folded(f"Table: {made.title}", (made,)) if len(rows) > _ROWS else made
 
@@ -172,8 +180,7 @@ def _mean(found: Sequence[Mapping[str, Any]], name: str, factor: float, decimals
     return Cell(text + (f" ± {summary.std:.{decimals}f}" if summary.n > 1 else ""), summary.mean)
 
 
-def _caption(runs: Runs, measure: str, values: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    first = next(iter(values.values()))[0]
+def _caption(runs: Runs, measure: str, first: Mapping[str, Any]) -> str:
     sentences = ["One run." if runs.is_single else "Mean ± standard deviation over the seeds."]
     if measure == "alignment" and "neighbour_agreement_chance" in first:
         sentences.append(
@@ -214,7 +221,7 @@ def _differing(runs: Runs, values: Mapping[str, Sequence[Mapping[str, Any]]]) ->
     total = round((1 - found["agreement"] / 100) * len(found["labels"]))
     yield Gallery(
         name=f"{runs.name}-differing",
-        title=f"Images that teacher and student see differently{runs.where}",
+        title=f"Images that teacher and student see differently{runs.behind}",
         pictures=tuple(shown),
         caption="The label, then what each takes the image for, and how sure it is."
         f" {len(shown)} of {total} such test images, those of which both are surest; the student is"
@@ -236,7 +243,7 @@ def _reliability(runs: Runs, values: Mapping[str, Sequence[Mapping[str, Any]]]) 
     )
     return Figure(
         name=f"{runs.name}-reliability",
-        title=f"How often networks are right, by how sure they are{runs.where}",
+        title=f"How often networks are right, by how sure they are{runs.behind}",
         charts=(Chart(maps.reliability(curves, styles)),),
         caption=f"Test images by the probability of the predicted class{runs.pooled}: on the grey"
         " line, networks are as often right as they say. Larger points have more images; those of"
@@ -294,7 +301,7 @@ def _correlations(
     )
     yield Figure(
         name=f"{runs.name}-correlations",
-        title=f"Correlations between the logits of classes{runs.where}",
+        title=f"Correlations between the logits of classes{runs.behind}",
         charts=tuple(charts),
         caption=f"Over all test images{runs.single_seed} (as in arXiv 1910.10699 and 2407.12073)."
         f" Mean size of the difference to the teacher: {gaps}.{some}",
@@ -323,7 +330,7 @@ def _tsne(runs: Runs, values: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figu
     ]
     return Figure(
         name=f"{runs.name}-tsne",
-        title=f"Embeddings in the plane{runs.where}",
+        title=f"Embeddings in the plane{runs.behind}",
         charts=tuple(charts),
         caption=f"t-SNE of {first['sampled']} of {first['total']} test images{runs.single_seed};"
         " axes and distances between clusters mean nothing. Point at one to see its image.",

@@ -27,7 +27,7 @@ def of_grid(of: Results) -> Iterator[tuple[str, Any]]:
     groups, styles = study.curve_groups(of)
     if groups:
         yield f"{name}-epochs", lambda: learning_curves(groups, of.grid.metric, styles)
-    yield from _of_measures(study.runs_of(of))
+    yield from _of_measures(study.settings_of(of)[0])
 
 
 def of_run(run: "single.Run") -> Iterator[tuple[str, Any]]:

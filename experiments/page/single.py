@@ -117,7 +117,7 @@ def page(run: Run) -> Page:
     parts: list[Part] = []
     if run.entry.rows:
         parts += _epochs(run)
-    parts += measured.parts(runs)
+    parts += measured.parts([runs])
     parts.append(Facts("Configuration", {name: str(value) for name, value in run.config.items()}))
     training = run.about.get("training") or {}
     digests = {

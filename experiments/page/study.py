@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments.page import charts, courses, found, look, measured, results, tables
 from experiments.page.parts import Chart, Figure, Folded, Page, Part, Section
-from experiments.page.results import Results
+from experiments.page.results import Block, Results
 from experiments.study.records import Entry, Record
 
 _MISSING = 8  # runs that are listed without being asked for
@@ -73,7 +73,7 @@ def grid_section(found_results: Results, record: Record, source: Mapping[str, st
     parts: list[Part] = []
     if found_results.has_figures:
         parts += _main(found_results)
-        parts += measured.parts(runs_of(found_results))
+        parts += measured.parts(settings_of(found_results))
     if any(entry.rows for entry in grid.entries):
         parts += _curves(found_results)
     return Section(
@@ -85,22 +85,32 @@ def grid_section(found_results: Results, record: Record, source: Mapping[str, st
     )
 
 
-def runs_of(of: Results) -> measured.Runs:
-    """The finished runs of the first block that has some."""
-    block = next(block for block in of.blocks if block.ordered())
-    levels = {
-        row.name: [
-            entry
-            for entry in of.grid.entries
-            if entry.finished
-            and entry.levels.get(of.grid.compared, "") == row.name
-            and all(entry.levels[factor] == level for factor, level in block.levels.items())
-        ]
-        for row in block.rows.values()
-    }
-    where = f" ({block.name})" if len(of.blocks) > 1 else ""
-    order = [row.name for row in block.ordered()]
-    return measured.Runs(slug(of.grid.name), levels, order, of.grid.baseline, where)
+def settings_of(of: Results) -> list[measured.Runs]:
+    """The finished runs of each block that has figures."""
+    several = len(of.blocks) > 1
+    return [
+        measured.Runs(
+            slug(of.grid.name),
+            {
+                name: [entry for entry in entries if entry.finished]
+                for name, entries in _levels(of, block).items()
+            },
+            [row.name for row in block.ordered()],
+            of.grid.baseline,
+            block.name if several else "",
+        )
+        for block in of.blocks
+        if block.ordered()
+    ]
+
+
+def _levels(of: Results, block: Block) -> dict[str, list[Entry]]:
+    """The runs of a block by level."""
+    found: dict[str, list[Entry]] = {name: [] for name in block.rows}
+    for entry in of.grid.entries:
+        if all(entry.levels[factor] == level for factor, level in block.levels.items()):
+            found[entry.levels.get(of.grid.compared, "")].append(entry)
+    return found
 
 
 def _main(of: Results) -> Iterator[Part]:

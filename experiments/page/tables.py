@@ -20,7 +20,7 @@ def levels(block: Block, results: Results, name: str, title: str = "") -> Table:
     compares = bool(block.differences)
     has_published = any(row.published is not None for row in block.rows.values())
     header = [grid.compared.replace("_", " ") or "run", "seeds"]
-    header += [f"{label(grid.metric)}, last epoch", "best epoch"]
+    header += [f"{label(grid.metric)}, last epoch", _best_title(results)]
     if compares:
         header += [f"difference to {grid.baseline} (95 % interval)", "p (Holm)", "verdict"]
         header += ["bootstrap interval"]
@@ -87,7 +87,7 @@ def cells(results: Results, name: str) -> Table:
     return Table(
         name,
         "All settings",
-        (*factors, "seeds", f"{label(results.grid.metric)}, last epoch", "best epoch"),
+        (*factors, "seeds", f"{label(results.grid.metric)}, last epoch", _best_title(results)),
         tuple(
             (
                 *(_level(results, *pair) for pair in block.levels.items()),
@@ -100,6 +100,13 @@ def cells(results: Results, name: str) -> Table:
         _caption(results, compares=False, has_published=False),
         frozenset(range(len(factors) + 3)),
     )
+
+
+def _best_title(results: Results) -> str:
+    """Of the column of the best epoch, whose figure need not be the one that is compared."""
+    name = results.grid.best.rpartition("/")[2]
+    is_same = name == results.grid.metric.rpartition("/")[2]
+    return "best epoch" if is_same else f"{label(f'test/{name}')}, best epoch"
 
 
 def _level(results: Results, factor: str, level: str) -> Cell:
