@@ -6,8 +6,8 @@
 
 --figures writes figures as PDF, PNG and SVG, and tables as LaTeX and Markdown. A study that has not
 ended gives a page of what there is. The exit code is 0 when all was written, 1 for a bad flag, 2
-for a folder that is no study or run, 69 where a library is not installed: pip install
-'rrd_jax[studies]'.
+for a folder that is no study or run, 69 where a library is not installed (pip install
+'rrd_jax[studies]'), 74 where a file cannot be written.
 """
 
 import functools
