@@ -204,11 +204,7 @@ def _epochs(run: Run) -> Iterator[Part]:
         "Test images; of the student also training images.",
     )
     parts = sorted({name for row in entry.rows for name in row if name.startswith("train/loss")})
-    losses = [
-        row
-        for name in parts
-        for row in courses.run_values([(name.removeprefix("train/loss/"), entry)], name)
-    ]
+    losses = [row for name in parts for row in courses.run_values([(_part(name), entry)], name)]
     losses += courses.run_values([("test loss", entry)], "test/loss")
     last = ", ".join(
         f"{name.removeprefix('train/')} {entry.rows[-1].get(name, 0):.3g}" for name in parts
@@ -234,6 +230,11 @@ def _epochs(run: Run) -> Iterator[Part]:
     yield _table(run)
 
 
+def _part(column: str) -> str:
+    """A part of the loss, as its line is called."""
+    return "train loss" if column == "train/loss" else column.removeprefix("train/loss/")
+
+
 def _lines(
     name: str, title: str, panels: Mapping[str, Values], numbers: str, caption: str
 ) -> Figure:
@@ -242,7 +243,9 @@ def _lines(
     styles |= {"teacher": measured.TEACHER} if "teacher" in styles else {}
     made = tuple(
         Chart(
-            courses.epochs(values, text, styles, courses.late_domain(values, text)),
+            courses.epochs(
+                values, text, styles, None if text == "loss" else courses.late_domain(values, text)
+            ),
             text if len(panels) > 1 else "",
         )
         for text, values in panels.items()
