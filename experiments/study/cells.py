@@ -66,13 +66,15 @@ def of_grid(
             cell = Cell(grid.name, names, seed, "")
             student = configs[start.run].student if start else None
             config = _config(grid, levels, cell, student and student.model)
+            _check_method(config, levels, cell)
             if student:
                 config.student.model, config.student.options = student.model, student.options
                 config.student.checkpoint = start.run  # a name, until the run's folder is known
             fields = {**grid.fields}
             for _, level in levels:
                 fields |= level.fields
-            _set(config, fields | dict.fromkeys(grid.seeded, seed) | given, cell)
+            fields |= dict.fromkeys(grid.seeded, seed)
+            _set(config, fields | _of_its_objectives(config, given), cell)
             config.baseline = False
             yield cell, config, start.run if start else ""
 
@@ -94,6 +96,16 @@ def _config(grid: Grid, levels: _Levels, cell: Cell, student: str | None) -> Con
         with config.ignore_type():
             config.teacher = _launch(path, others, cell).teacher
     return config
+
+
+def _check_method(config: ConfigDict, levels: _Levels, cell: Cell) -> None:
+    """Raises an InputError where a level of methods is something else that the string may hold."""
+    for factor, level in levels:
+        if factor == "method" and level.argument not in ("", config.method):
+            raise errors.InputError(
+                f"cell {cell.label}: '{level.argument}' is no method: the config's is still"
+                f" '{config.method}'; python -m rrd_jax.objectives lists what methods are made of"
+            )
 
 
 def _launch(path: str, options: Iterable[str], cell: Cell) -> ConfigDict:
@@ -123,6 +135,25 @@ def _set(config: ConfigDict, fields: Mapping[str, Any], cell: Cell) -> None:
                 raise errors.InputError(
                     f"cell {cell.label}: field {path} cannot be {text!r}: {reason}"
                 ) from error
+
+
+def _of_its_objectives(config: ConfigDict, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields for all runs, without the options of objectives that this one has not."""
+    return {
+        path: value
+        for path, value in given.items()
+        if not path.startswith("objectives.") or path.split(".")[1] in config.objectives
+    }
+
+
+def check_given(given: Iterable[str], configs: Iterable[ConfigDict]) -> None:
+    """Raises an InputError for an option of an objective that no run has."""
+    known = {f"objectives.{name}" for config in configs for name in config.objectives}
+    for path in given:
+        if path.startswith("objectives.") and ".".join(path.split(".")[:2]) not in known:
+            raise errors.InputError(
+                f"--set={path}: no run has that objective; {', '.join(sorted(known))}"
+            )
 
 
 def _places(config: ConfigDict, path: str) -> Iterator[tuple[ConfigDict, str, str]]:

@@ -172,6 +172,7 @@ def make(
                 run = dataclasses.replace(known, measures=measures)
             runs[run.name], configs[run.name] = run, config
             places.append(dataclasses.replace(cell, run=run.name))
+    cells.check_given(given, configs.values())
     for line in said:
         console.say(line)
     owners: dict[str, tuple[Run, int]] = {}
