@@ -22,7 +22,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments.study import records
-from experiments.study.design import Grid, Level, Study, check
+from experiments.study.checks import check
+from experiments.study.design import Grid, Level, Study
 from rrd_jax import console, errors, last_resort, provenance, report, workdir
 from rrd_jax.config import parse, without_effect
 from rrd_jax.recipe import Job, Part
@@ -275,7 +276,8 @@ def _config(grid: Grid, levels: _Levels, cell: Cell, student: str | None) -> Con
       student: the network alone, of the run that this one starts from; None for no such run.
     """
     path = next((level.config for _, level in levels if level.config), grid.config)
-    options = [student or "", grid.argument, *(level.argument for _, level in levels)]
+    given = [student or "", grid.argument, *(level.argument for _, level in levels)]
+    options = ",".join(given).split(",")
     config = _launch(path, options, cell)
     if student is None and config.method == "ce" and "ce" in options:
         others = ["kd" if option == "ce" else option for option in options]
@@ -379,9 +381,9 @@ def _digest(part: Part, job: Job) -> str:
 
 
 def _fits(cell: Cell, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(cell.label, pattern) or fnmatch.fnmatchcase(
-        cell.label.rpartition("/")[0], pattern
-    )
+    names = (cell.label, cell.label.rpartition("/")[0])
+    # A name may have brackets of its own, as that of a list.
+    return pattern in names or any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
 
 def _grid_json(grid: Grid, plan: Plan) -> dict[str, Any]:
