@@ -56,9 +56,12 @@ def _check_grid(grid: Grid, study: Study) -> None:
     _check_published(grid, known)
     if grid.baseline or grid.shown == "table":
         compared = errors.lookup(f"factor of grid '{grid.name}'", grid.compared, known)
-        if grid.baseline:
-            levels = {level.name: level for level in compared.levels}
-            errors.lookup(f"level of {grid.compared}", grid.baseline, levels)
+        levels = [level.name for level in compared.levels]
+        if grid.baseline and grid.baseline not in levels:
+            raise errors.InputError(
+                f"grid '{grid.name}' compares with '{grid.baseline}', its baseline, which is none of"
+                f" the levels of {grid.compared}: {', '.join(levels)}; name it among them"
+            )
 
 
 def _check_factor(factor: Factor, grid: Grid) -> None:

@@ -60,6 +60,8 @@ def say_results(plan: Plan) -> int:
     for grid in record.grids:
         console.say(f"\n{grid.question}")
         console.print_table(*table(grid))
+        if reason := _without_figures(grid):
+            console.warn(reason)
     failed = {
         entry.name: entry
         for grid in record.grids
@@ -77,6 +79,18 @@ def say_results(plan: Plan) -> int:
     if missing:
         console.say(f"\n{missing} cells are not finished yet; the same command goes on with them")
     return len(failed)
+
+
+def _without_figures(grid: records.GridRecord) -> str:
+    """Why no finished run of a grid has its figure, such as a column that is spelt wrong; or ""."""
+    rows = [entry.rows[-1] for entry in grid.entries if entry.finished]
+    if not rows or any(row.get(grid.metric) is not None for row in rows):
+        return ""
+    known = sorted({name for row in rows for name, value in row.items() if value is not None})
+    return (
+        f"no finished run of grid '{grid.name}' has its metric '{grid.metric}'; they have"
+        f" {', '.join(known)}"
+    )
 
 
 def table(grid: records.GridRecord) -> tables.Table:

@@ -176,7 +176,7 @@ def test_what_is_wrong_with_the_file_of_a_study_is_a_line(tmp_path, text, messag
     [
         ({"factors": (design.methods("ce", "rrdd"),)}, "cell grid/rrdd/seed0: .* mean 'rrd'"),
         ({"config": "configs/none.py"}, "cell grid/ce/seed0: there is no file configs/none.py"),
-        ({"baseline": "kd"}, "unknown level of method 'kd'"),
+        ({"baseline": "kd"}, "'kd', its baseline, which is none of the levels of method: ce"),
         ({"compared": "pair"}, "unknown factor of grid 'grid' 'pair'"),
         ({"measures": ("predictionz",)}, "unknown measure 'predictionz'; did you mean"),
         ({"follows": "grid"}, "follows 'grid'"),
