@@ -3,6 +3,7 @@
     python -m experiments.study --study=experiments/studies/digits.py --dry_run
     python -m experiments.study --study=experiments/studies/digits.py --jobs=2
     python -m experiments.study --study=experiments/studies/digits.py --launch=slurm --gpus=1
+    python -m experiments.study --config=configs/digits.py --methods=ce,kd,rrd --seeds=5
     python -m experiments.page --study=runs/study-digits --output=report.html
 
 Each run is a workdir below that of the study, as of rrd_jax.main. The same command again goes on
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
 _STUDY = flags.DEFINE_string(
     "study", None, "A file of experiments/studies, or your own; :smoke behind it for a small form."
 )
+_CONFIG = flags.DEFINE_string(
+    "config", None, "In place of a study: a launch file as rrd_jax.main has it, and --methods."
+)
+_METHODS = flags.DEFINE_list(
+    "methods", ["ce", "kd", "rrd", "rrd+kd"], "Of --config; all are compared with the first."
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Of the study. Default: runs/study-<name>.")
 _DRY_RUN = flags.DEFINE_bool(
     "dry_run", False, "Lists the runs, what of them exists, and about how long the rest takes."
@@ -49,7 +56,8 @@ _SET = flags.DEFINE_multi_string(
     "set",
     [],
     "FIELD=VALUE for the configs of all runs, such as data.dir=/data; {teacher} and {student} stand"
-    " for the networks' names, as in teacher.checkpoint=weights/{teacher}.pth. Repeatable.",
+    " for the networks' names, as in teacher.checkpoint=weights/{teacher}.pth; an option of an"
+    " objective is set where the objective is. Repeatable.",
 )
 _LAUNCH = flags.DEFINE_enum("launch", "local", ["local", "slurm"], "Where the runs are made.")
 _JOBS = flags.DEFINE_integer(
@@ -78,16 +86,24 @@ _FOR_WORKERS = ("worker", "launch_id", "teacher", "run")
 def main(argv: list[str]) -> None:
     """Runs the study, or is one of its workers."""
     del argv
-    if not _STUDY.value:
+    if not _STUDY.value and not _CONFIG.value:
         cli.stop(1, "--study is missing; for example --study=experiments/studies/digits.py")
+    if _STUDY.value and _CONFIG.value:
+        cli.stop(1, "--study has configs of its own; leave --config out")
+    if _CONFIG.value and not all(_METHODS.value or [""]):
+        cli.stop(1, f"--methods={','.join(_METHODS.value)} names none; such as --methods=ce,rrd")
     stopped = "stopped; finished runs are kept, and the same command goes on with the others"
     cli.guard(_worker if _WORKER.value else _study, stopped=stopped)
 
 
 def _plan(platform: str | None) -> "Plan":
-    from experiments.study import plan
+    from experiments.study import checks, design, plan
 
-    study = plan.load(_STUDY.value)
+    if _STUDY.value:
+        study = plan.load(_STUDY.value)
+    else:
+        study = design.comparison(_CONFIG.value, _METHODS.value, _SEEDS.value or 3)
+        checks.check(study)
     folder = pathlib.Path(_WORKDIR.value or f"runs/study-{study.name}")
     return plan.make(study, folder, seeds=_SEEDS.value, fields=_SET.value, platform=platform)
 

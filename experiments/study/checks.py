@@ -59,8 +59,8 @@ def _check_grid(grid: Grid, study: Study) -> None:
         levels = [level.name for level in compared.levels]
         if grid.baseline and grid.baseline not in levels:
             raise errors.InputError(
-                f"grid '{grid.name}' compares with '{grid.baseline}', its baseline, which is none of"
-                f" the levels of {grid.compared}: {', '.join(levels)}; name it among them"
+                f"grid '{grid.name}' compares with '{grid.baseline}', its baseline, which is none"
+                f" of the levels of {grid.compared}: {', '.join(levels)}; name it among them"
             )
 
 

@@ -16,7 +16,8 @@ A grid has a cell for each combination of the levels of its factors; a cell has 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 SHOWN = ("table", "map", "curve")
@@ -150,6 +151,26 @@ def field(path: str, *values: Any, name: str = "", label: str = "", log: bool = 
         for value in values
     )
     return Factor(name, levels, label or name.replace("_", " "), log)
+
+
+def comparison(config: str, names: Sequence[str], seeds: int) -> Study:
+    """The study of one launch file and some methods, without a file of its own.
+
+    Args:
+      config: the launch file, with what stands behind its colon.
+      names: of methods; the others are compared with the first.
+      seeds: 0 to this number less one.
+    """
+    grid = Grid(
+        name="methods",
+        question="Which of these methods makes the best student?",
+        config=config,
+        factors=(methods(*names),),
+        seeds=tuple(range(seeds)),
+        baseline=names[0],
+    )
+    name = re.sub(r"[^\w+-]+", "_", config.removeprefix("configs/").replace(".py", ""))
+    return Study(name.strip("_"), f"Methods on {config}", (grid,))
 
 
 def _shown(value: Any) -> str:

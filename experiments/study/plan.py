@@ -5,30 +5,26 @@ So cells that are the same run share it, in one grid or several, and so do all s
 teacher.
 """
 
-import ast
 import contextlib
 import dataclasses
 import fnmatch
 import hashlib
 import io
-import itertools
 import json
 import pathlib
 import re
-import runpy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.study import records
+from experiments.study import cells, records
+from experiments.study.cells import Cell
 from experiments.study.checks import check
-from experiments.study.design import Grid, Level, Study
-from rrd_jax import console, errors, last_resort, provenance, report, workdir
+from experiments.study.design import Grid, Study
+from rrd_jax import console, errors, provenance, report, workdir
 from rrd_jax.config import parse, without_effect
 from rrd_jax.recipe import Job, Part
-
-_Levels = tuple[tuple[str, Level], ...]  # factor and level
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,28 +51,6 @@ class Run:
     def epochs(self) -> int:
         """All that it makes."""
         return self.job.student.training.epochs
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """A run's place in a grid.
-
-    Attributes:
-      grid: its name.
-      levels: names of levels by factor.
-      seed: of the run.
-      run: its name.
-    """
-
-    grid: str
-    levels: Mapping[str, str]
-    seed: int
-    run: str
-
-    @property
-    def label(self) -> str:
-        """As --only has it, such as methods/rrd+kd/seed0."""
-        return "/".join([self.grid, *self.levels.values(), f"seed{self.seed}"])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,29 +128,9 @@ def load(text: str) -> Study:
     if not path or not pathlib.Path(path).is_file():
         known = ", ".join(sorted(map(str, pathlib.Path("experiments/studies").glob("*.py"))))
         raise errors.InputError(f"--study={text}: there is no file {path or '(empty)'}; {known}")
-    study = _call(path, "get_study", argument)
+    study = cells.call(path, "get_study", argument)
     check(study)
     return study
-
-
-def _call(path: str, name: str, argument: str) -> Any:
-    """What a function of a Python file of a user returns.
-
-    Raises:
-      InputError: whatever is wrong with the file.
-    """
-    try:
-        functions = runpy.run_path(path)
-        if name not in functions:
-            raise errors.InputError(f"{path} must define {name}(argument), and does not")
-        return functions[name](argument)
-    except errors.InputError:
-        raise
-    except (Exception, SystemExit) as error:  # a user's program can raise anything
-        raise errors.InputError(
-            last_resort.of_config(error, path)
-            or f"{path} cannot be run ({' '.join(f'{type(error).__name__}: {error}'.split())})"
-        ) from error
 
 
 def make(
@@ -199,13 +153,13 @@ def make(
         study = dataclasses.replace(study, grids=grids)
     for grid in study.grids:
         _check_measures(grid)
-    given = dict(_given(text, study) for text in fields)
+    given = dict(cells.given(text, study) for text in fields)
     runs: dict[str, Run] = {}
-    cells: list[Cell] = []
+    places: list[Cell] = []
     configs: dict[str, ConfigDict] = {}
     said: dict[str, None] = {}  # the same of many cells
     for grid in study.grids:
-        for cell, config, after in _configs(grid, study, given, cells, configs):
+        for cell, config, after in cells.of_grid(grid, given, places, configs):
             try:
                 with contextlib.redirect_stdout(io.StringIO()) as notes:
                     job = parse(config, asked=given, platform=platform)
@@ -218,7 +172,8 @@ def make(
                 measures = tuple(dict.fromkeys(known.measures + run.measures))
                 run = dataclasses.replace(known, measures=measures)
             runs[run.name], configs[run.name] = run, config
-            cells.append(dataclasses.replace(cell, run=run.name))
+            places.append(dataclasses.replace(cell, run=run.name))
+    cells.check_given(given, configs.values())
     for line in said:
         console.say(line)
     owners: dict[str, tuple[Run, int]] = {}
@@ -226,7 +181,7 @@ def make(
         for i, path in enumerate(run.teachers):
             if path and not run.job.teachers[i].checkpoint:
                 owners.setdefault(path, (run, i))
-    return Plan(study, folder, runs, tuple(cells), owners)
+    return Plan(study, folder, runs, tuple(places), owners)
 
 
 def _check_measures(grid: Grid) -> None:
@@ -234,118 +189,6 @@ def _check_measures(grid: Grid) -> None:
 
     for name in grid.measures:
         errors.lookup("measure", name, measures.MEASURES)
-
-
-def _configs(
-    grid: Grid,
-    study: Study,
-    given: Mapping[str, Any],
-    cells: Sequence[Cell],
-    configs: Mapping[str, ConfigDict],
-) -> Iterator[tuple[Cell, ConfigDict, str]]:
-    """A grid's cells seed by seed, with their configs and the run that each starts from."""
-    before = [cell for cell in cells if cell.grid == grid.follows] if grid.follows else [None]
-    own = [[(factor.name, level) for level in factor.levels] for factor in grid.factors]
-    for seed in grid.seeds:
-        for start, levels in itertools.product(before, itertools.product(*own)):
-            if start and start.seed != seed:
-                continue
-            names = dict(start.levels) if start else {}
-            names |= {factor: level.name for factor, level in levels}
-            cell = Cell(grid.name, names, seed, "")
-            student = configs[start.run].student if start else None
-            config = _config(grid, levels, cell, student and student.model)
-            if student:
-                config.student.model, config.student.options = student.model, student.options
-                config.student.checkpoint = start.run  # a name, until the run's folder is known
-            fields = {**grid.fields}
-            for _, level in levels:
-                fields |= level.fields
-            _set(config, fields | dict.fromkeys(grid.seeded, seed) | given, cell)
-            config.baseline = False
-            yield cell, config, start.run if start else ""
-
-
-def _config(grid: Grid, levels: _Levels, cell: Cell, student: str | None) -> ConfigDict:
-    """Of the launch file, with the teacher also for methods that need none, to compare with.
-
-    Args:
-      grid: of the cell.
-      levels: of the cell that are the grid's own.
-      cell: for messages.
-      student: the network alone, of the run that this one starts from; None for no such run.
-    """
-    path = next((level.config for _, level in levels if level.config), grid.config)
-    given = [student or "", grid.argument, *(level.argument for _, level in levels)]
-    options = ",".join(given).split(",")
-    config = _launch(path, options, cell)
-    if student is None and config.method == "ce" and "ce" in options:
-        others = ["kd" if option == "ce" else option for option in options]
-        with config.ignore_type():
-            config.teacher = _launch(path, others, cell).teacher
-    return config
-
-
-def _launch(path: str, options: Iterable[str], cell: Cell) -> ConfigDict:
-    file, _, argument = path.partition(":")
-    try:
-        if not pathlib.Path(file).is_file():
-            raise errors.InputError(f"there is no file {file}")
-        config = _call(file, "get_config", ",".join(filter(None, [argument, *options])))
-        if not hasattr(config, "train"):
-            raise errors.InputError(last_resort.returns(file, config))
-    except errors.InputError as error:
-        raise errors.InputError(f"cell {cell.label}: {error}") from error
-    return config
-
-
-def _set(config: ConfigDict, fields: Mapping[str, Any], cell: Cell) -> None:
-    for path, value in fields.items():
-        for place, inside, teacher in _places(config, path):
-            text = value
-            if isinstance(value, str):
-                text = value.replace("{teacher}", teacher)
-                text = text.replace("{student}", config.student.model)
-            try:
-                place.update_from_flattened_dict({inside: text})
-            except (AttributeError, KeyError, TypeError, ValueError) as error:
-                reason = last_resort.unquoted(str(error)).split("\n")[0]
-                raise errors.InputError(
-                    f"cell {cell.label}: field {path} cannot be {text!r}: {reason}"
-                ) from error
-
-
-def _places(config: ConfigDict, path: str) -> Iterator[tuple[ConfigDict, str, str]]:
-    """Where a field is set, its path there, and the teacher's name.
-
-    Fields of the teacher are those of each where there are several, teacher[1].weight of one.
-    """
-    teachers = config.teacher
-    if not isinstance(teachers, list | tuple):
-        yield config, path, teachers.model
-        return
-    section, _, inside = path.partition(".")
-    names = {f"teacher[{i}]": [fields] for i, fields in enumerate(teachers)} | {"teacher": teachers}
-    if section not in names:
-        yield config, path, "+".join(fields.model for fields in teachers)
-    for fields in names.get(section, []):
-        yield fields, inside, fields.model
-
-
-def _given(text: str, study: Study) -> tuple[str, Any]:
-    path, sign, value = text.partition("=")
-    if not sign or not path:
-        raise errors.InputError(f"--set={text} is not FIELD=VALUE, such as --set=data.dir=/data")
-    if path in ("seed", "method"):
-        raise errors.InputError(f"--set={text}: the study says what methods and seeds there are")
-    for grid in study.grids:
-        varied = {path for f in grid.factors for level in f.levels for path in level.fields}
-        if path in varied | set(grid.seeded):
-            raise errors.InputError(f"--set={text}: grid '{grid.name}' varies this field itself")
-    try:
-        return path, ast.literal_eval(value)
-    except (SyntaxError, ValueError):
-        return path, value
 
 
 def _run(config: ConfigDict, job: Job, cell: Cell, after: str, measures: tuple[str, ...]) -> Run:

@@ -138,5 +138,6 @@ def _difference(found: statistics.Difference | None) -> list[str]:
         return ["-"] * 4
     if found.low is None:
         return [f"{found.mean:+.2f}", "-", "-", found.verdict]
-    interval = f"{found.low:+.2f} to {found.high:+.2f}"
+    # An interval without width would look like certainty.
+    interval = f"{found.low:+.2f} to {found.high:+.2f}" if found.std else "no spread"
     return [f"{found.mean:+.2f}", interval, f"{found.p_adjusted:.3f}", found.verdict]

@@ -224,3 +224,21 @@ def test_a_launch_file_that_cannot_be_run_is_named_with_its_cell(tmp_path, text,
     path.write_text(text)
     with pytest.raises(errors.InputError, match=f"cell grid/ce/seed0: .*{message}"):
         _plan(_grid(design.methods("ce"), config=str(path)))
+
+
+def test_an_option_of_an_objective_is_set_where_the_objective_is(tmp_path):
+    study = design.comparison("configs/digits.py:smoke", ["ce", "rrd"], seeds=1)
+    made = plan.make(study, tmp_path, fields=["objectives.rrd.dim=8"], platform="cpu")
+    options = [
+        {choice.name: choice.options.get("dim") for choice in run.job.student.training.objectives}
+        for run in made.runs.values()
+    ]
+    assert options == [{"ce": None}, {"ce": None, "rrd": 8}]
+    with pytest.raises(errors.InputError, match="objectives.crd.dim: no run has that objective"):
+        plan.make(study, tmp_path, fields=["objectives.crd.dim=8"], platform="cpu")
+
+
+def test_a_level_of_methods_that_is_none_is_refused(tmp_path):
+    study = design.comparison("configs/digits.py", ["ce", "smoke"], seeds=1)
+    with pytest.raises(errors.InputError, match="'smoke' is no method"):
+        plan.make(study, tmp_path, platform="cpu")

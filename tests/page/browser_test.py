@@ -1,0 +1,209 @@
+"""A page in a real browser: drawn, quiet, alone, and as wide as the screen."""
+
+import csv
+import io
+import pathlib
+import re
+import shutil
+
+import pytest
+
+from experiments.page import html, study
+from experiments.study import records, statistics
+from tests.page import made
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+MEASURED = ("methods-ce-seed0", "methods-rrd-seed0", "methods-rrd-seed1", "methods-rrd+kd-seed0")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = made.study(tmp_path_factory.mktemp("page") / "made")
+    made.measure(folder, MEASURED)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def path(folder):
+    path = folder / "report.html"
+    path.write_text(html.render(study.page(records.read(folder))), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as program:
+        browser = program.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser, path):
+    """Opens the page at a width; at the end, nothing was said and nothing was asked for."""
+    said, asked, contexts = [], [], []
+
+    def open_page(width=1400, scheme="light"):
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.as_uri())
+        page.wait_for_selector("html[data-drawn=all]", timeout=120_000)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert said == []
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def _csv(page, figure):
+    with page.expect_download() as download:
+        page.locator(f"#{figure} .csv").click()
+    text = pathlib.Path(download.value.path()).read_text()
+    return download.value.suggested_filename, list(csv.DictReader(io.StringIO(text)))
+
+
+def test_the_file_is_small(path):
+    assert path.stat().st_size < 5e6
+
+
+def test_every_figure_is_drawn_with_marks(opened):
+    page = opened()
+    counts = page.evaluate(
+        """[...document.querySelectorAll(".chart")].map((box) => {
+             const marks = [...box.querySelectorAll("svg .role-mark path")];
+             const drawn = marks.filter((mark) => mark.getAttribute("d").length > 10);
+             return [box.closest("figure").id, drawn.length]; })"""
+    )
+    assert len(counts) > 25
+    assert [name for name, count in counts if not count] == []
+    names = {name.split("-", 1)[1] for name, _ in counts}
+    assert names >= {"comparison", "ranks", "map", "curve", "epochs", "gradient", "entropy"}
+    assert names >= {"classes", "confusion", "reliability", "correlations", "tsne"}
+
+
+def test_marks_are_as_many_as_the_figures(opened, folder):
+    page = opened()
+    cells = page.locator("#temperatures-map .role-mark.mark-rect path").count()
+    assert cells == len(made.TEMPERATURES) ** 2
+    lines = page.locator("#methods-epochs .panel:first-child .mark-line path").count()
+    assert lines == 6 * 5 + 6  # a line a run, and the mean of each method
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_the_page_does_not_scroll_sideways(opened, width):
+    page = opened(width)
+    page.evaluate("document.querySelectorAll('details').forEach((d) => (d.open = true))")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    wide = page.evaluate(
+        """[...document.querySelectorAll("svg, h1, h2, h3, p, dd, figcaption")]
+           .filter((x) => !x.closest(".scroll") && x.getBoundingClientRect().right > innerWidth + 1)
+           .map((x) => x.outerHTML.slice(0, 80))"""
+    )
+    assert wide == []
+
+
+def test_tables_are_sorted_by_their_numbers(opened):
+    page = opened()
+    table = page.locator("#methods-table")
+    names = table.locator("tbody th")
+    assert names.all_inner_texts()[0] == "rrd+kd"
+    head = table.locator("thead th", has_text="last epoch")
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    assert names.all_inner_texts()[0] == "rrd+kd"
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert names.all_inner_texts()[0] == "at"
+    table.locator("thead th", has_text="p (Holm)").locator("button").click()
+    assert names.all_inner_texts()[-1] == "ce"  # which has no p
+
+
+def test_downloads_have_the_numbers(opened, folder):
+    page = opened()
+    grid = records.read(folder).grids[0]
+    name, rows = _csv(page, "methods-comparison")
+    assert name == "methods-comparison.csv"
+    found = {row["level"]: float(row["mean"]) for row in rows if row["kind"] == "mean"}
+    means = {levels[0]: statistics.summarize(v).mean for levels, v in grid.values().items()}
+    assert found == pytest.approx(means, rel=1e-4)
+    _, rows = _csv(page, "methods-epochs")
+    last = grid.entries[0].rows[-1]
+    assert {
+        "panel": "test top-1 (%)",
+        "level": "ce",
+        "run": grid.entries[0].label,
+        "epoch": str(last["epoch"]),
+    }.items() <= rows[made.EPOCHS - 1].items()
+    assert float(rows[made.EPOCHS - 1]["value"]) == pytest.approx(last["test/top1"], rel=1e-4)
+    _, rows = _csv(page, "methods-table")
+    assert rows[-1]["method"] == "at"
+    assert rows[-1]["seeds"] == "4 of 5"
+    assert rows[-1]["difference to ce (95 % interval)"].startswith("-0.")
+
+
+def test_the_legend_singles_a_level_out(opened):
+    page = opened()
+    figure = page.locator("#methods-epochs")
+    button = figure.locator(".legend button", has_text=re.compile("^rrd$"))
+    faint = "#methods-epochs .panel:first-child .mark-line path[opacity='0.12']"
+    assert page.locator(faint).count() == 0
+    button.click()
+    assert button.get_attribute("aria-pressed") == "true"
+    page.wait_for_selector(faint, state="attached")
+    assert page.locator(faint).count() == 5  # the means of the others
+    button.click()
+    page.wait_for_selector(faint, state="detached")
+
+
+def test_pointing_at_an_image_shows_it(opened):
+    page = opened()
+    page.locator("#methods-tsne .chart .mark-symbol path").first.hover()
+    image = page.locator("#vg-tooltip-element img")
+    image.wait_for()
+    assert image.evaluate("(x) => x.naturalWidth") == 8
+    assert "label" in page.locator("#vg-tooltip-element").inner_text()
+
+
+def test_the_button_turns_the_page_dark_and_light(opened):
+    page = opened(scheme="dark")
+    paper = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(paper)
+    page.locator("#theme").click()
+    light = page.evaluate(paper)
+    assert dark == "rgb(20, 22, 26)"
+    assert light == "rgb(253, 252, 249)"
+    page.locator("#theme").click()
+    assert page.evaluate(paper) == dark
+
+
+def test_every_figure_is_said_in_words_with_numbers(opened):
+    page = opened()
+    texts = page.evaluate(
+        "[...document.querySelectorAll('.charts[role=img]')].map((x) => x.ariaLabel)"
+    )
+    assert len(texts) == page.locator(".charts").count()
+    assert [text for text in texts if len(text) < 30 or not re.search(r"\d", text)] == []
+    assert page.locator("img:not([alt])").count() == 0
+
+
+def test_it_prints_in_light_colours(opened):
+    page = opened(scheme="dark")
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    assert len(page.pdf()) > 50_000

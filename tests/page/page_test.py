@@ -1,0 +1,172 @@
+"""What a page says of a study, and what its files for papers hold."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from experiments.page import found, html, papers, results, study, tables
+from experiments.page.parts import Cell, Table
+from experiments.study import records, statistics
+from rrd_jax import errors
+from tests.page import made
+
+FIGURES = {
+    "ce": [90.0, 90.2, 90.1, 90.3],
+    "rrd": [92.1, 92.2, 92.2, 92.5],
+    "kd": [90.1, 90.1, 90.3, 90.2],
+    "at": [88.0, 88.3, 88.0, 88.1],
+}
+
+
+def _results(folder, *arguments, **options):
+    return results.of(records.read(made.small(folder, *arguments, **options)).grids[0])
+
+
+def _command(*flags):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.page", *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_answer_names_what_is_better_worse_and_not_distinguishable(tmp_path):
+    answer = found.answer(_results(tmp_path, FIGURES, "ce"))
+    assert "The highest mean is that of rrd, 92.25 ± 0.17 % (n = 4)." in answer
+    assert "Better than ce: rrd (+2.10) points" in answer
+    assert "not distinguishable from ce: kd" in answer
+    assert "worse: at (−2.05) points" in answer
+
+
+def test_the_answer_follows_the_numbers(tmp_path):
+    swapped = FIGURES | {"rrd": FIGURES["at"], "at": FIGURES["rrd"]}
+    answer = found.answer(_results(tmp_path, swapped, "ce"))
+    assert "that of at, 92.25" in answer
+    assert "worse: rrd (−2.05)" in answer
+
+
+def test_one_seed_gives_no_verdict(tmp_path):
+    of = _results(tmp_path, {"ce": [90.0], "rrd": [99.0]}, "ce")
+    answer = found.answer(of)
+    assert "99.00 % (n = 1)" in answer
+    assert "No verdict, for want of seeds: rrd." in answer
+    assert "better" not in answer.lower()
+
+
+def test_failed_and_missing_runs_are_counted_and_named(tmp_path):
+    figures = FIGURES | {"kd": FIGURES["kd"][:2]}
+    made.small(tmp_path, figures, "ce", failed=("methods-at-seed0",))
+    page = study.page(records.read(tmp_path))
+    assert "3 of 16 runs have no figure." in page.sections[0].answer
+    tables_ = page.sections[-1].parts
+    cells = [[cell.text for cell in row] for table in tables_ for row in table.rows]
+    assert ["methods: at, seed 0", "failed", "7 of 40", "the loss is nan"] in cells
+    assert ["methods: kd, seed 3", "missing", "0 of 40", "–"] in cells
+
+
+def test_nothing_finished_gives_a_page_that_says_so(tmp_path):
+    made.small(tmp_path, {"ce": [], "rrd": [1.0]}, "ce", failed=("methods-rrd-seed0",))
+    page = study.page(records.read(tmp_path))
+    assert page.sections[0].answer == "Nothing is finished yet: 2 runs to come."
+    assert "Nothing is finished yet" in html.render(page)
+
+
+def test_the_table_has_the_figures_of_the_statistics(tmp_path):
+    published = [[["rrd"], 91.5]]
+    of = _results(tmp_path, FIGURES, "ce", published=published)
+    table = tables.levels(of.blocks[0], of, "x")
+    rows = {row[0].text: dict(zip(table.header, row, strict=True)) for row in table.rows}
+    difference = statistics.differences(
+        {row.name: row.values for row in of.blocks[0].rows.values()}, "ce"
+    )["rrd"]
+    cell = rows["rrd"]["difference to ce (95 % interval)"]
+    assert cell.interval == (difference.low, difference.mean, difference.high)
+    assert cell.text == f"+2.10 (+{difference.low:.2f} to +{difference.high:.2f})"
+    assert rows["rrd"]["p (Holm)"].value == difference.p_adjusted
+    assert rows["rrd"]["verdict"].text == "better"
+    against = statistics.against_published(of.blocks[0].rows["rrd"].last, 91.5)
+    assert rows["rrd"]["ours less published (standard errors)"].text == (
+        f"+0.75 (+{against.standard_errors:.1f})"
+    )
+    assert rows["ce"]["published"].text == "–"
+    best_first = [row[0].text for row in table.rows]
+    assert best_first == ["rrd", "kd", "ce", "at"]
+
+
+def test_files_for_papers_have_the_figures(tmp_path):
+    folder = made.small(tmp_path / "study", FIGURES, "ce")
+    paths = papers.of_study(records.read(folder), tmp_path / "paper")
+    names = {path.name for path in paths}
+    figures = {f"methods-{x}.{form}" for x in ("comparison", "epochs") for form in papers.FORMATS}
+    assert names == figures | {"methods-table.md", "methods-table.tex"}
+    assert all(path.stat().st_size > 500 for path in paths)
+    markdown = (tmp_path / "paper" / "methods-table.md").read_text()
+    assert "| rrd    | 4     | 92.25 ± 0.17 " in markdown
+    latex = (tmp_path / "paper" / "methods-table.tex").read_text()
+    assert r"rrd & 4 & 92.25 $\pm$ 0.17 & " in latex
+    assert latex.count(r"\\") == 1 + len(FIGURES)
+
+
+def test_latex_and_markdown_take_any_name():
+    rows = ((Cell("a_b & 50 %|#{x}"),),)
+    table = Table("t", "", ("~^\\",), rows)
+    assert r"a\_b \& 50 \%|\#\{x\}" in tables.latex(table)
+    assert r"\textasciitilde{}\textasciicircum{}\textbackslash{}" in tables.latex(table)
+    assert "50 %\\|#" in tables.markdown(table)
+
+
+def test_names_that_look_like_html_stay_text(tmp_path):
+    made.small(tmp_path, {"</script><b>x": [90.0, 91.0], "ce": [90.0, 90.5]}, "ce")
+    text = html.render(study.page(records.read(tmp_path)))
+    assert "<b>x" not in text
+
+
+def test_numbers_are_short_and_finite():
+    assert html.rounded({"x": [1.23456789, 2.0, float("nan"), float("inf")]}) == {
+        "x": [1.2346, 2, None, None]
+    }
+
+
+def test_a_missing_library_is_named_with_the_way_out():
+    with pytest.raises(errors.UnavailableError, match=r"nowhere.*pip install 'rrd_jax\[studies\]'"):
+        html.check_libraries("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--output=x.html"], 1, "name a study with --study=W"),
+        (["--study=a", "--workdir=b", "--output=x"], 1, "name a study with --study=W"),
+        (["--study=nowhere"], 1, "--output=report.html"),
+        (["--study=nowhere", "--output=x.html"], 2, "nowhere is not the folder of a study"),
+        (["--workdir=nowhere", "--output=x.html"], 2, "nowhere is not the workdir of a run"),
+    ],
+    ids=["none", "both", "no output", "no study", "no run"],
+)
+def test_wrong_flags_are_one_line(flags, code, message):
+    said = _command(*flags)
+    assert said.returncode == code
+    assert message in said.stderr
+    assert said.stderr.count("\n") == 1
+
+
+@pytest.mark.long
+def test_an_output_that_cannot_be_written_is_one_line(tmp_path):
+    folder = made.small(tmp_path / "study", {"ce": [90.0]})
+    said = _command(f"--study={folder}", f"--output={tmp_path}")
+    assert said.returncode == 74
+    assert "cannot be written (Is a directory); name another --output" in said.stderr
+
+
+def test_damaged_rows_are_left_out(tmp_path):
+    made.small(tmp_path, FIGURES, "ce")
+    home = pathlib.Path(tmp_path) / "runs" / "methods-ce-seed0" / "metrics.jsonl"
+    rows = [json.loads(line) for line in home.read_text().splitlines()]
+    rows[-1]["test/top1"] = float("nan")
+    home.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"epoch"')
+    of = results.of(records.read(tmp_path).grids[0])
+    assert of.blocks[0].rows["ce"].last.n == 3
