@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from experiments.page import paper_figures, results, single, study, tables
-from experiments.page.parts import Folded, Page, Table
+from experiments.page.parts import Folded, Names, Page, Table
 from experiments.study.records import Record
 from rrd_jax import errors, report
 
@@ -74,12 +74,12 @@ def _write(drawings: list[Drawing], page: Page, folder: pathlib.Path) -> list[pa
         raise errors.DiskError(
             f"{folder} cannot be made ({error.strerror or error}); name another --figures"
         ) from error
-    paths = []
+    paths, names = [], Names()
     with matplotlib.rc_context(_STYLE):
         for name, draw in drawings:
-            figure = draw()
+            figure, free = draw(), names(name)
             for form in FORMATS:
-                path = folder / f"{name}.{form}"
+                path = folder / f"{free}.{form}"
                 _save(figure, path)
                 paths.append(path)
     for table in _tables(page):

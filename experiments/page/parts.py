@@ -1,7 +1,7 @@
 """What a page is made of; nothing here knows of HTML."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from experiments.page.look import Style
@@ -170,3 +170,35 @@ class Page:
     facts: tuple[str, ...]
     sections: tuple[Section, ...]
     source: Mapping[str, str]
+
+
+class Names:
+    """Makes each name unlike those before: levels `a b` and `a/b` would share a file."""
+
+    def __init__(self):
+        self._taken: set[str] = set()
+
+    def __call__(self, name: str) -> str:
+        """The name, or the first of name-2, name-3, ... that is free."""
+        free, number = name, 1
+        while free in self._taken:
+            number += 1
+            free = f"{name}-{number}"
+        self._taken.add(free)
+        return free
+
+
+def distinct(sections: Iterable[Section]) -> tuple[Section, ...]:
+    """The sections, with names of which each is there once."""
+    names = Names()
+
+    def named(part: Any) -> Any:
+        if isinstance(part, Folded):
+            return dataclasses.replace(part, tables=tuple(map(named, part.tables)))
+        if isinstance(part, Section):
+            part = dataclasses.replace(part, name=names(part.name))
+            return dataclasses.replace(part, parts=tuple(map(named, part.parts)))
+        has_name = isinstance(part, Figure | Table | Gallery)
+        return dataclasses.replace(part, name=names(part.name)) if has_name else part
+
+    return tuple(map(named, sections))

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from experiments.page import charts, courses, found, look, measured, results, tables
-from experiments.page.parts import Chart, Figure, Folded, Page, Part, Section
+from experiments.page.parts import Chart, Figure, Folded, Page, Part, Section, distinct
 from experiments.page.results import Block, Results
 from experiments.study.records import Entry, Record
 
@@ -33,7 +33,7 @@ def page(record: Record) -> Page:
         title=record.title,
         about=record.about,
         facts=tuple(facts),
-        sections=tuple(sections),
+        sections=distinct(sections),
         source=source,
     )
 

@@ -97,13 +97,13 @@ def main(argv: list[str]) -> None:
 
 
 def _plan(platform: str | None) -> "Plan":
-    from experiments.study import design, plan
+    from experiments.study import checks, design, plan
 
     if _STUDY.value:
         study = plan.load(_STUDY.value)
     else:
         study = design.comparison(_CONFIG.value, _METHODS.value, _SEEDS.value or 3)
-        design.check(study)
+        checks.check(study)
     folder = pathlib.Path(_WORKDIR.value or f"runs/study-{study.name}")
     return plan.make(study, folder, seeds=_SEEDS.value, fields=_SET.value, platform=platform)
 

@@ -89,7 +89,8 @@ def _config(grid: Grid, levels: _Levels, cell: Cell, student: str | None) -> Con
       student: the network alone, of the run that this one starts from; None for no such run.
     """
     path = next((level.config for _, level in levels if level.config), grid.config)
-    options = [student or "", grid.argument, *(level.argument for _, level in levels)]
+    given = [student or "", grid.argument, *(level.argument for _, level in levels)]
+    options = ",".join(given).split(",")
     config = _launch(path, options, cell)
     if student is None and config.method == "ce" and "ce" in options:
         others = ["kd" if option == "ce" else option for option in options]
@@ -101,7 +102,8 @@ def _config(grid: Grid, levels: _Levels, cell: Cell, student: str | None) -> Con
 def _check_method(config: ConfigDict, levels: _Levels, cell: Cell) -> None:
     """Raises an InputError where a level of methods is something else that the string may hold."""
     for factor, level in levels:
-        if factor == "method" and level.argument not in ("", config.method):
+        named = level.argument.split(",")  # its networks may stand beside it
+        if factor == "method" and level.argument and config.method not in named:
             raise errors.InputError(
                 f"cell {cell.label}: '{level.argument}' is no method: the config's is still"
                 f" '{config.method}'; python -m rrd_jax.objectives lists what methods are made of"

@@ -20,8 +20,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rrd_jax import errors
-
 SHOWN = ("table", "map", "curve")
 
 
@@ -146,9 +144,9 @@ def field(path: str, *values: Any, name: str = "", label: str = "", log: bool = 
     name = name or path.rpartition(".")[2]
     levels = tuple(
         Level(
-            f"{value:g}" if _is_number(value) else str(value),
+            _shown(value),
             fields={path: value},
-            value=float(value) if _is_number(value) else None,
+            value=float(value) if is_number(value) else None,
         )
         for value in values
     )
@@ -175,73 +173,14 @@ def comparison(config: str, names: Sequence[str], seeds: int) -> Study:
     return Study(name.strip("_"), f"Methods on {config}", (grid,))
 
 
-def check(study: Study) -> None:
-    """Raises an InputError for a study that cannot be run or compared."""
-    if not isinstance(study, Study):
-        raise errors.InputError(
-            f"get_study returned {type(study).__name__}, but must return a Study of"
-            " experiments.study.design"
-        )
-    _check_kind("grids", study.grids, Grid)
-    _check_word("study", study.name)
-    if not study.grids and not study.calculations:
-        raise errors.InputError(f"study '{study.name}' has neither grids nor calculations")
-    _check_names("grids", [grid.name for grid in study.grids])
-    for grid in study.grids:
-        _check_grid(grid, study)
+def _shown(value: Any) -> str:
+    """A value as the name of a level, with as many digits as it takes."""
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
-def _check_grid(grid: Grid, study: Study) -> None:
-    _check_word("grid", grid.name)
-    _check_kind(f"factors of grid '{grid.name}'", grid.factors, Factor)
-    _check_kind(f"seeds of grid '{grid.name}'", grid.seeds, int)
-    known = {factor.name: factor for factor in grid.factors}
-    _check_names(f"factors of grid '{grid.name}'", [factor.name for factor in grid.factors])
-    for factor in grid.factors:
-        _check_kind(f"levels of {factor.name}", factor.levels, Level)
-        if not factor.levels:
-            raise errors.InputError(f"factor '{factor.name}' of grid '{grid.name}' has no levels")
-        _check_names(f"levels of {factor.name}", [level.name for level in factor.levels])
-    if not grid.seeds or len(set(grid.seeds)) < len(grid.seeds):
-        raise errors.InputError(f"grid '{grid.name}' has seeds {grid.seeds}: give some, each once")
-    grids = {other.name: other for other in study.grids}
-    if grid.follows:
-        before = errors.lookup("grid to follow", grid.follows, grids)
-        if before.follows or list(grids).index(before.name) > list(grids).index(grid.name):
-            raise errors.InputError(
-                f"grid '{grid.name}' follows '{before.name}', which must stand before it and follow"
-                " none"
-            )
-        known = {factor.name: factor for factor in before.factors} | known
-    every = [all(level.config for level in factor.levels) for factor in grid.factors]
-    if not grid.config and not any(every):
-        raise errors.InputError(f"grid '{grid.name}' has no config; name a launch file")
-    errors.lookup("way to show a grid", grid.shown, dict.fromkeys(SHOWN))
-    if grid.baseline or grid.shown == "table":
-        compared = errors.lookup(f"factor of grid '{grid.name}'", grid.compared, known)
-        if grid.baseline:
-            levels = {level.name: level for level in compared.levels}
-            errors.lookup(f"level of {grid.compared}", grid.baseline, levels)
-
-
-def _check_kind(what: str, values: Any, kind: type) -> None:
-    if not isinstance(values, tuple | list) or not all(isinstance(v, kind) for v in values):
-        raise errors.InputError(
-            f"{what} are {repr(values)[:100]}, but must be a tuple of {kind.__name__}, as in"
-            " (one,) or (one, another)"
-        )
-
-
-def _check_word(what: str, name: Any) -> None:
-    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name):
-        raise errors.InputError(f"the {what} is called {name!r}; give it one word, for folders")
-
-
-def _check_names(kind: str, names: list[str]) -> None:
-    for i, name in enumerate(names):
-        if not name or name in names[:i]:
-            raise errors.InputError(f"{kind}: '{name}' is empty or there twice; name each once")
-
-
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value has a place on an axis."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -20,7 +20,8 @@ from ml_collections import ConfigDict
 
 from experiments.study import cells, records
 from experiments.study.cells import Cell
-from experiments.study.design import Grid, Study, check
+from experiments.study.checks import check
+from experiments.study.design import Grid, Study
 from rrd_jax import console, errors, provenance, report, workdir
 from rrd_jax.config import parse, without_effect
 from rrd_jax.recipe import Job, Part
@@ -223,9 +224,9 @@ def _digest(part: Part, job: Job) -> str:
 
 
 def _fits(cell: Cell, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(cell.label, pattern) or fnmatch.fnmatchcase(
-        cell.label.rpartition("/")[0], pattern
-    )
+    names = (cell.label, cell.label.rpartition("/")[0])
+    # A name may have brackets of its own, as that of a list.
+    return pattern in names or any(fnmatch.fnmatchcase(name, pattern) for name in names)
 
 
 def _grid_json(grid: Grid, plan: Plan) -> dict[str, Any]:

@@ -60,6 +60,8 @@ def say_results(plan: Plan) -> int:
     for grid in record.grids:
         console.say(f"\n{grid.question}")
         console.print_table(*table(grid))
+        if reason := _without_figures(grid):
+            console.warn(reason)
     failed = {
         entry.name: entry
         for grid in record.grids
@@ -77,6 +79,18 @@ def say_results(plan: Plan) -> int:
     if missing:
         console.say(f"\n{missing} cells are not finished yet; the same command goes on with them")
     return len(failed)
+
+
+def _without_figures(grid: records.GridRecord) -> str:
+    """Why no finished run of a grid has its figure, such as a column that is spelt wrong; or ""."""
+    rows = [entry.rows[-1] for entry in grid.entries if entry.finished]
+    if not rows or any(row.get(grid.metric) is not None for row in rows):
+        return ""
+    known = sorted({name for row in rows for name, value in row.items() if value is not None})
+    return (
+        f"no finished run of grid '{grid.name}' has its metric '{grid.metric}'; they have"
+        f" {', '.join(known)}"
+    )
 
 
 def table(grid: records.GridRecord) -> tables.Table:
@@ -124,5 +138,6 @@ def _difference(found: statistics.Difference | None) -> list[str]:
         return ["-"] * 4
     if found.low is None:
         return [f"{found.mean:+.2f}", "-", "-", found.verdict]
-    interval = f"{found.low:+.2f} to {found.high:+.2f}"
+    # An interval without width would look like certainty.
+    interval = f"{found.low:+.2f} to {found.high:+.2f}" if found.std else "no spread"
     return [f"{found.mean:+.2f}", interval, f"{found.p_adjusted:.3f}", found.verdict]

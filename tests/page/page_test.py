@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from experiments.page import found, html, papers, results, study, tables
-from experiments.page.parts import Cell, Table
+from experiments.page.parts import Cell, Folded, Section, Table, distinct
 from experiments.study import records, statistics
 from rrd_jax import errors
 from tests.page import made
@@ -123,6 +123,16 @@ def test_names_that_look_like_html_stay_text(tmp_path):
     made.small(tmp_path, {"</script><b>x": [90.0, 91.0], "ce": [90.0, 90.5]}, "ce")
     text = html.render(study.page(records.read(tmp_path)))
     assert "<b>x" not in text
+
+
+def test_levels_of_like_names_have_tables_and_anchors_of_their_own():
+    parts = [Table(name, "", (), ()) for name in ("a-b", "a-b-2", "a-b")]
+    sections = [Section("a-b", "", "", (Folded("", (part,)),)) for part in parts]
+    found = distinct(sections)
+    names = [section.name for section in found]
+    names += [part.tables[0].name for section in found for part in section.parts]
+    assert len(set(names)) == 6
+    assert names[0] == "a-b"
 
 
 def test_numbers_are_short_and_finite():

@@ -170,10 +170,20 @@ _PARENT = """
     """
 
 
+def _heed(number):
+    if number != signal.SIGKILL:
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGHUP])
 def test_no_worker_outlives_the_command(tmp_path, number):
     command = _python(_PARENT.format(folder=tmp_path))
-    with subprocess.Popen(command, cwd=_ROOT, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command,
+        cwd=_ROOT,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: _heed(number),  # tests may run where it is ignored, as under nohup
+    ) as process:
         _wait((tmp_path / "ready").exists)
         path = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children")
         (worker,) = map(int, path.read_text().split())

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from experiments.study import design, plan
+from experiments.study import checks, design, plan
 from rrd_jax import errors
 
 _PAIR = "resnet8x4-resnet8"
@@ -13,9 +13,13 @@ def _grid(*factors, **options):
     return design.Grid(**given | {"factors": factors, "argument": "smoke", "seeds": (0,)} | options)
 
 
+def _method(name, **options):
+    return design.Factor("method", (design.Level(name, **options),))
+
+
 def _plan(*grids, **options):
     study = design.Study(name="mine", title="Mine", grids=grids)
-    design.check(study)
+    checks.check(study)
     return plan.make(study, options.pop("folder", plan.pathlib.Path("none")), **options)
 
 
@@ -99,6 +103,25 @@ def test_only_takes_patterns_of_cells():
     assert len(_plan(_grid(design.methods("ce")), seeds=3).runs) == 3
 
 
+def test_only_takes_a_name_that_looks_like_a_pattern():
+    made = _plan(_grid(design.field("data.mean", [0.3], [0.2]), compared="mean"))
+    assert len(made.only(["grid/[0.3]"]).runs) == 1
+
+
+def test_a_level_of_a_number_is_named_by_all_its_digits():
+    levels = design.field("x", 16384, 1234567, 0.1, 0.5, 1e-05, 0.1234567, 0.1234568).levels
+    names = ["16384", "1234567", "0.1", "0.5", "1e-05", "0.1234567", "0.1234568"]
+    assert [level.name for level in levels] == names
+
+
+def test_a_student_alone_has_the_teacher_that_it_is_compared_with():
+    made = _plan(
+        _grid(_method("ce", argument=f"{_PAIR},ce")), _grid(design.methods("ce"), name="b")
+    )
+    (one,) = made.runs.values()
+    assert len(one.teachers) == 1
+
+
 def test_a_folder_is_named_after_what_differs_from_the_defaults():
     (run,) = _plan(_grid(design.methods("kd"))).runs
     (same,) = _plan(_grid(design.methods("kd"), fields={"train.log_every": 7})).runs
@@ -153,12 +176,33 @@ def test_what_is_wrong_with_the_file_of_a_study_is_a_line(tmp_path, text, messag
     [
         ({"factors": (design.methods("ce", "rrdd"),)}, "cell grid/rrdd/seed0: .* mean 'rrd'"),
         ({"config": "configs/none.py"}, "cell grid/ce/seed0: there is no file configs/none.py"),
-        ({"baseline": "kd"}, "unknown level of method 'kd'"),
+        ({"baseline": "kd"}, "'kd', its baseline, which is none of the levels of method: ce"),
         ({"compared": "pair"}, "unknown factor of grid 'grid' 'pair'"),
         ({"measures": ("predictionz",)}, "unknown measure 'predictionz'; did you mean"),
         ({"follows": "grid"}, "follows 'grid'"),
         ({"seeds": ()}, "give some, each once"),
         ({"shown": "pie"}, "unknown way to show a grid 'pie'"),
+        ({"shown": "map"}, "'grid' is shown as a map, which takes two factors .* but has none"),
+        ({"shown": "curve"}, "shown as a curve, which takes a factor whose levels are numbers"),
+        ({"question": None}, "question of grid 'grid' is None, but must be a text"),
+        ({"fields": None}, "fields of grid 'grid' are None, but must be a dict"),
+        ({"measures": "predictions"}, "measures of grid 'grid' are 'predictions', but must be a"),
+        ({"published": {"ce": 70.0}}, r"of 'ce', but must be of a tuple with a level of each of"),
+        ({"published": {("ce",): "70"}}, r"figure of \('ce',\) of grid 'grid' is '70'"),
+        ({"factors": (design.field("method", "ce"),)}, "only a name; use design.methods"),
+        (
+            {"factors": (design.field("seed", 1, 2),), "compared": "seed"},
+            "both seeded and factor 'seed' set the field 'seed'",
+        ),
+        (
+            {"factors": (design.field("data.pad", 0), design.field("data.pad", 1, name="other"))},
+            "both factor 'pad' and factor 'other' set the field 'data.pad'",
+        ),
+        ({"factors": (_method(3),)}, "levels of method: 3 must be a text of one line"),
+        ({"factors": (_method("a\nb"),)}, r"levels of method: 'a\\nb' must be a text of one line"),
+        ({"factors": (_method("a", argument=1),)}, "argument of level 'a' is 1, but must be"),
+        ({"factors": (_method("a", fields=["x"]),)}, r"fields of level 'a' are \['x'\], but"),
+        ({"factors": (_method("a", value=float("nan")),)}, "'a' of method has the value nan"),
     ],
 )
 def test_what_is_wrong_with_a_grid_is_said_before_anything_starts(options, message):

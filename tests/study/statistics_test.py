@@ -176,6 +176,7 @@ def _within(count, of, share):
     return stats.binomtest(int(count), of, share).pvalue > 1e-3
 
 
+@pytest.mark.long
 def test_without_an_effect_one_study_in_twenty_finds_one():
     rng = np.random.default_rng(0)
     studies, alone, within_study = 1000, 0, 0
