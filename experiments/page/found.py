@@ -6,6 +6,7 @@ import numpy as np
 
 from experiments.page.results import Block, Results, Row, label, unit, valued
 from experiments.study import statistics
+from experiments.study.records import Entry
 
 _NAMED = 6  # levels that a sentence names at most
 
@@ -13,7 +14,7 @@ _NAMED = 6  # levels that a sentence names at most
 def answer(results: Results) -> str:
     """The answer to a grid's question."""
     if not results.finished:
-        return f"Nothing is finished yet: {_count(len(results.grid.entries), 'run')} to come."
+        return _of_none(results.grid.entries)
     if not results.has_figures:
         return f"The runs have no figure of {label(results.grid.metric)}."
     if results.grid.shown == "map" and len(valued(results.grid)) > 1:
@@ -29,6 +30,16 @@ def answer(results: Results) -> str:
         total = len(results.grid.entries)
         sentences.append(f"{missing} of {_count(total, 'run')} {_verb(missing)} no figure.")
     return " ".join(sentences)
+
+
+def _of_none(entries: Sequence[Entry]) -> str:
+    failed = sum(entry.state == "failed" for entry in entries)
+    left = len(entries) - failed
+    if not failed:
+        return f"Nothing is finished yet: {_count(left, 'run')} to come."
+    if not left:
+        return f"No run has finished: {_count(failed, 'run')} failed, for the reasons listed below."
+    return f"Nothing is finished yet: {_count(failed, 'run')} failed, {left} to come."
 
 
 def figure(row: Row, metric: str) -> str:

@@ -11,6 +11,7 @@ from experiments.page.found import signed
 from experiments.page.results import Block, Results
 
 _WIDTH = 5.5  # inches, of a column of text
+_LINES = 12  # levels whose lines can still be told apart without a click
 
 
 def of_grid(of: Results) -> Iterator[tuple[str, Any]]:
@@ -96,7 +97,7 @@ def _write_differences(axis: Any, block: Block, baseline: str) -> None:
     """The differences to the baseline, with verdicts, at the right of their levels."""
     options = {"transform": axis.get_yaxis_transform(), "va": "center", "fontsize": 7}
     axis.text(
-        1.02, -1.1, f"difference to {baseline} (95 % interval), after Holm", **options, color="#555"
+        1.02, -1.1, f"difference to {baseline} (95 % interval), verdict (Holm)", **options, color="#555"
     )
     for place, row in enumerate(block.ordered()):
         difference = block.differences.get(row.name)
@@ -246,7 +247,8 @@ def factor_curve(of: Results) -> Any:
 def learning_curves(
     groups: Mapping[str, Sequence[tuple[str, Any]]], column: str, styles: Mapping[str, look.Style]
 ) -> Any:
-    """All runs by epoch, a thin line each, and the means of levels."""
+    """All runs by epoch, a thin line each, and the means of levels: of many, of the best."""
+    count, styles = len(styles), _best(groups, column, styles)
     figure, axes = axes_of(len(groups), 2.0 if len(groups) > 1 else 2.6)
     for axis, (name, pairs) in zip(axes, groups.items(), strict=True):
         values = courses.run_values(pairs, column)
@@ -260,6 +262,7 @@ def learning_curves(
         if domain := courses.late_domain(values, column):
             axis.set_ylim(*domain)
         axis.set(xlabel="epoch", ylabel=results.label(column))
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_title(name, loc="left")
     handles = {
         label: handle
@@ -267,8 +270,33 @@ def learning_curves(
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
     columns = min(6, len(handles))
-    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=columns)
+    title = f"the highest of {count}, in the order of the study" if len(styles) < count else None
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside upper left",
+        ncols=columns,
+        title=title,
+        title_fontsize=7,
+        alignment="left",
+    )
     return figure
+
+
+def _best(
+    groups: Mapping[str, Sequence[tuple[str, Any]]], column: str, styles: Mapping[str, look.Style]
+) -> dict[str, look.Style]:
+    """The styles of so many levels as can be told apart: the baseline, and the highest at last."""
+    if len(styles) <= _LINES:
+        return dict(styles)
+    lasts: dict[str, list[float]] = {}
+    for pairs in groups.values():
+        for row in courses.run_values(pairs, column):
+            lasts.setdefault(row["level"], []).append(row["value"][-1])
+    grey = [level for level, style in styles.items() if style.colour == look.BASELINE]
+    order = sorted(lasts, key=lambda level: -float(np.mean(lasts[level])))
+    kept = [*grey, *(level for level in order if level not in grey)][:_LINES]
+    return look.styles([level for level in styles if level in kept], *grey)
 
 
 def _mean(runs: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
