@@ -9,6 +9,7 @@ from experiments.study import statistics
 from experiments.study.records import Entry
 
 _NAMED = 6  # levels that a sentence names at most
+_TOO_LARGE = 50  # points that no level is better by
 
 
 def answer(results: Results) -> str:
@@ -118,6 +119,8 @@ def _power(detectable: Sequence[float], seeds: Sequence[int]) -> str:
     """How large differences would have had to be."""
     points = float(np.median(detectable))
     count = str(min(seeds)) if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
+    if points >= _TOO_LARGE:
+        return f"{count} seeds are too few, with this spread, to show any difference that can be."
     number = f"{points:.0f}" if points >= 10 else f"{points:.2g}"
     return (
         f"With {count} seeds and this spread, a true difference shows in 4 of 5 studies only if it"

@@ -97,7 +97,11 @@ def _write_differences(axis: Any, block: Block, baseline: str) -> None:
     """The differences to the baseline, with verdicts, at the right of their levels."""
     options = {"transform": axis.get_yaxis_transform(), "va": "center", "fontsize": 7}
     axis.text(
-        1.02, -1.1, f"difference to {baseline} (95 % interval), verdict (Holm)", **options, color="#555"
+        1.02,
+        -1.1,
+        f"difference to {baseline} (95 % interval), verdict (Holm)",
+        **options,
+        color="#555",
     )
     for place, row in enumerate(block.ordered()):
         difference = block.differences.get(row.name)
