@@ -43,7 +43,7 @@ def comparison(block: Block, metric: str, styles: Mapping[str, look.Style]) -> d
         layers.append(
             base.transform_filter("datum.kind == 'far'")
             .mark_text(align="left", dx=3)
-            .encode(x=alt.value(0), text="text:N", color=marks.colour(styles))
+            .encode(x=alt.value(0), text="text:N", color=alt.value("var(--soft)"))
         )
     if any(row["kind"] == "published" for row in values):
         layers.append(
@@ -65,7 +65,7 @@ def _comparison_values(block: Block) -> tuple[Values, list[float]]:
     far = outliers(block)
     for row in block.ordered():
         if row.name in far:
-            words = f"◂ {row.last.mean:.2f}"
+            words = f"← {row.last.mean:.2f}, left of this axis"
             values.append({"level": row.name, "kind": "far", "mean": row.last.mean, "text": words})
             continue
         entry = {"level": row.name, "kind": "mean", "mean": row.last.mean, "n": row.last.n}

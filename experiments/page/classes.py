@@ -69,7 +69,7 @@ def _accuracies(runs: "Runs", values: Values, names: Sequence[str]) -> Figure:
     top, low = names[order[0]], names[order[-1]]
     who = "the student" if runs.is_single else chosen[0]
     said = (
-        f"{who} recognises {top} best ({best[order[0]]:.1f} %) and {low} worst"
+        f"{who} recognises class {top} best ({best[order[0]]:.1f} %) and class {low} worst"
         f" ({best[order[-1]]:.1f} %)"
     )
     return Figure(

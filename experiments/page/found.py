@@ -1,17 +1,21 @@
 """What a grid's runs show, in a sentence or two, made from its statistics."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
 
 from experiments.page.results import Block, Results, Row, label, unit, valued
 from experiments.study import statistics
+from experiments.study.records import Entry
 
 _NAMED = 6  # levels that a sentence names at most
+_TOO_LARGE = 50  # points that no level is better by
 
 
 def answer(results: Results) -> str:
     """The answer to a grid's question."""
     if not results.finished:
-        return f"Nothing is finished yet: {_count(len(results.grid.entries), 'run')} to come."
+        return _of_none(results.grid.entries)
     if not results.has_figures:
         return f"The runs have no figure of {label(results.grid.metric)}."
     if results.grid.shown == "map" and len(valued(results.grid)) > 1:
@@ -27,6 +31,16 @@ def answer(results: Results) -> str:
         total = len(results.grid.entries)
         sentences.append(f"{missing} of {_count(total, 'run')} {_verb(missing)} no figure.")
     return " ".join(sentences)
+
+
+def _of_none(entries: Sequence[Entry]) -> str:
+    failed = sum(entry.state == "failed" for entry in entries)
+    left = len(entries) - failed
+    if not failed:
+        return f"Nothing is finished yet: {_count(left, 'run')} to come."
+    if not left:
+        return f"No run has finished: {_count(failed, 'run')} failed, for the reasons listed below."
+    return f"Nothing is finished yet: {_count(failed, 'run')} failed, {left} to come."
 
 
 def figure(row: Row, metric: str) -> str:
@@ -55,6 +69,7 @@ def _of_block(block: Block, results: Results) -> list[str]:
 def _against(block: Block, baseline: str) -> list[str]:
     """How the levels of a block compare with the baseline."""
     kinds: dict[str, list[str]] = {}
+    undecided: dict[str, statistics.Difference] = {}
     for row in block.ordered():
         if difference := block.differences.get(row.name):
             known = difference.verdict in ("better", "worse")
@@ -63,16 +78,54 @@ def _against(block: Block, baseline: str) -> list[str]:
                 kinds.setdefault("unknown", []).append(row.name)
             else:
                 kinds.setdefault(difference.verdict, []).append(words)
+                if not known:
+                    undecided[row.name] = difference
     clauses = []
     if better := kinds.get("better"):
         clauses.append(f"better than {baseline}: {_listed(better)} points")
     if same := kinds.get("not distinguishable"):
-        clauses.append(f"not distinguishable from {baseline}: {_listed(same)}")
+        names = _listed(same) if len(same) <= _NAMED else f"{len(same)} others"
+        clauses.append(f"not distinguishable from {baseline}: {names}")
     if worse := kinds.get("worse"):
         clauses.append(f"worse: {_listed(worse)} points")
     if unknown := kinds.get("unknown"):
         clauses.append(f"no verdict, for want of seeds: {_listed(unknown)}")
-    return [_capital("; ".join(clauses)) + "."] if clauses else []
+    verdicts = [_capital("; ".join(clauses)) + "."] if clauses else []
+    return verdicts + _of_undecided(undecided)
+
+
+def _of_undecided(undecided: Mapping[str, statistics.Difference]) -> list[str]:
+    """What can be said of levels that are not distinguishable after Holm's correction."""
+    alone = {
+        name: difference
+        for name, difference in undecided.items()
+        if difference.comparisons > 1 and difference.low * difference.high > 0 and difference.std
+    }
+    sentences = []
+    if alone:
+        order = sorted(alone, key=lambda name: alone[name].p)
+        names = _listed([f"{name} ({signed(alone[name].mean)})" for name in order])
+        sentences.append(
+            f"By itself the 95 % interval of {names} leaves out 0, which chance alone brings about"
+            " in one of twenty."
+        )
+    known = [d for d in undecided.values() if d.detectable]
+    if known:
+        sentences.append(_power([d.detectable for d in known], [d.n for d in known]))
+    return sentences
+
+
+def _power(detectable: Sequence[float], seeds: Sequence[int]) -> str:
+    """How large differences would have had to be."""
+    points = float(np.median(detectable))
+    count = str(min(seeds)) if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
+    if points >= _TOO_LARGE:
+        return f"{count} seeds are too few, with this spread, to show any difference that can be."
+    number = f"{points:.0f}" if points >= 10 else f"{points:.2g}"
+    return (
+        f"With {count} seeds and this spread, a true difference shows in 4 of 5 studies only if it"
+        f" is about {number} points."
+    )
 
 
 def _of_blocks(results: Results) -> list[str]:
@@ -153,11 +206,21 @@ def _of_cells(results: Results) -> list[str]:
     tested = [d for d in found.values() if d.p is not None]
     if not tested:
         return [*sentences, "With one seed a cell, nothing can be said of noise."]
-    apart = sum(d.verdict == "worse" for d in tested)
+    # The highest was picked from the same figures: it is as if all pairs had been compared.
+    pairs = len(rows) * (len(rows) - 1) // 2
+    apart = sum(d.mean < 0 and d.p * pairs < statistics.ALPHA for d in tested)
     total = len(tested)
-    words = f"{apart} of the {total} others are worse than it beyond noise"
+    words = f"{apart} of the {total} others {'is' if apart == 1 else 'are'} worse than it"
     words = words if apart else f"None of the {total} others can be told apart from it"
-    return [*sentences, f"{words} (paired over seeds, Holm)."]
+    sentences.append(
+        f"{words} (paired over seeds, at 0.05 after Bonferroni over all {pairs} pairs, since the"
+        " highest was picked from the same figures)."
+    )
+    spread = [d for d in tested if d.std]
+    if spread and apart < total:
+        detectable = [statistics.detectable_difference(d.std, d.n, pairs) for d in spread]
+        sentences.append(_power(detectable, [d.n for d in spread]))
+    return sentences
 
 
 def _cell_name(results: Results, block: Block, row: Row) -> str:
@@ -187,6 +250,8 @@ def _of_curve(results: Results) -> list[str]:
         words = words or ["not distinguishable anywhere"]
         place, most = max(found, key=lambda pair: abs(pair[1].mean))
         largest = f"largest difference {signed(most.mean)} points at {place}"
+        if most.low is not None:
+            largest += f", 95 % interval {signed(most.low)} to {signed(most.high)}"
         clauses.append(f"{level} is {' and '.join(words)} ({largest})")
     if not clauses:
         return [f"No two levels have figures of the same seeds over the {factor['label']}."]

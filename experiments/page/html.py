@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import pathlib
+import statistics
 from typing import Any
 
 from experiments.page import parts
@@ -42,6 +43,7 @@ def render(page: parts.Page) -> str:
     )
     environment.filters["spec"] = _spec
     environment.filters["bar"] = bar
+    environment.filters["whisker"] = whisker
     environment.filters["kind"] = lambda part: type(part).__name__
     style, script = (
         (_TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
@@ -82,11 +84,26 @@ def rounded(value: Any) -> Any:
 
 
 def bar(table: parts.Table, column: int) -> dict[str, Any] | None:
-    """How a column's intervals become lengths: offset and per-point scale in a box of 100."""
+    """How a column's intervals become lengths: offset and per-point scale in a box of 100.
+
+    Where a few means are far from the others, the box is of these.
+    """
     intervals = [row[column].interval for row in table.rows if row[column].interval]
     if not intervals:
         return None
-    low = min(0.0, *(interval[0] for interval in intervals))
-    high = max(0.0, *(interval[2] for interval in intervals))
+    lows, means, highs = zip(*intervals, strict=True)
+    low, high = (min(0.0, *lows), max(0.0, *highs))
+    if len(means) > 5:
+        first, _, third = statistics.quantiles(means, n=4)
+        reach = 4 * max(third - first, 0.01)
+        low, high = min(0.0, max(low, first - reach)), max(0.0, min(high, third + reach))
     scale = 96 / (high - low) if high > low else 1.0
     return {"low": low, "scale": scale, "zero": 2 + (0 - low) * scale}
+
+
+def whisker(interval: tuple[float, float, float], scale: dict[str, Any]) -> dict[str, Any]:
+    """An interval in the box of `bar`: its ends, and its mean, or an arrow where that is beyond."""
+    low, middle, high = (2 + (x - scale["low"]) * scale["scale"] for x in interval)
+    beyond = "left" if middle < 1.9 else "right" if middle > 98.1 else ""
+    ends = {"start": min(max(low, 0), 100), "end": max(min(high, 100), 0)}
+    return ends | {"middle": middle, "beyond": beyond}

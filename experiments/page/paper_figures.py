@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from experiments.page import charts, courses, look, results, single, study
+from experiments.page.found import signed
 from experiments.page.results import Block, Results
 
 _WIDTH = 5.5  # inches, of a column of text
+_LINES = 12  # levels whose lines can still be told apart without a click
 
 
 def of_grid(of: Results) -> Iterator[tuple[str, Any]]:
@@ -78,7 +80,7 @@ def axes_of(count: int, height: float, columns: int = 2, **options: Any) -> tupl
 
 def comparison(of: Results) -> Any:
     """Means with 95 % intervals, seeds and published figures, as `charts.comparison`."""
-    blocks = [block for block in of.blocks if block.ordered()]
+    blocks = [block for block in of.blocks if block.ordered()][: study.BLOCKS]
     styles = look.styles(of.levels, of.grid.baseline)
     most = max(len(block.ordered()) for block in blocks)
     figure, axes = axes_of(len(blocks), 0.17 * most + 0.55)
@@ -86,7 +88,32 @@ def comparison(of: Results) -> Any:
         _compare(axis, block, styles)
         axis.set_xlabel(results.label(of.grid.metric))
         axis.set_title(block.name, loc="left")
+    if len(blocks) == 1 and blocks[0].differences:
+        _write_differences(axes[0], blocks[0], of.grid.baseline)
     return figure
+
+
+def _write_differences(axis: Any, block: Block, baseline: str) -> None:
+    """The differences to the baseline, with verdicts, at the right of their levels."""
+    options = {"transform": axis.get_yaxis_transform(), "va": "center", "fontsize": 7}
+    axis.text(
+        1.02,
+        -1.1,
+        f"difference to {baseline} (95 % interval), verdict (Holm)",
+        **options,
+        color="#555",
+    )
+    for place, row in enumerate(block.ordered()):
+        difference = block.differences.get(row.name)
+        if difference is None or difference.mean is None:
+            words, colour = "baseline" if row.name == baseline else "no common seed", "#555"
+        else:
+            words = signed(difference.mean)
+            if difference.low is not None:
+                words += f" ({signed(difference.low)} to {signed(difference.high)})"
+            words += f", {difference.verdict}"
+            colour = {"better": "#00724f", "worse": "#b04300"}.get(difference.verdict, "#333")
+        axis.text(1.02, place, words, **options, color=colour)
 
 
 def _compare(axis: Any, block: Block, styles: Mapping[str, look.Style]) -> None:
@@ -95,7 +122,7 @@ def _compare(axis: Any, block: Block, styles: Mapping[str, look.Style]) -> None:
     for place, row in enumerate(rows):
         style = styles[row.name]
         if row.name in far:
-            axis.text(domain[0], place, f" < {row.last.mean:.2f}", va="center", color=style.colour)
+            axis.text(domain[0], place, f" ← {row.last.mean:.2f}", va="center", fontsize=7)
             continue
         values = list(row.values.values())
         axis.plot(values, [place] * len(values), "|", color=style.colour, alpha=0.6, markersize=6)
@@ -105,7 +132,7 @@ def _compare(axis: Any, block: Block, styles: Mapping[str, look.Style]) -> None:
         if row.published is not None:
             axis.plot(row.published, place, "D", color="black", markerfacecolor="none")
     axis.set_yticks(range(len(rows)), [row.name for row in rows])
-    axis.invert_yaxis()
+    axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
     axis.set_xlim(*domain)
     axis.grid(axis="x", linewidth=0.4, alpha=0.5)
@@ -224,7 +251,8 @@ def factor_curve(of: Results) -> Any:
 def learning_curves(
     groups: Mapping[str, Sequence[tuple[str, Any]]], column: str, styles: Mapping[str, look.Style]
 ) -> Any:
-    """All runs by epoch, a thin line each, and the means of levels."""
+    """All runs by epoch, a thin line each, and the means of levels: of many, of the best."""
+    count, styles = len(styles), _best(groups, column, styles)
     figure, axes = axes_of(len(groups), 2.0 if len(groups) > 1 else 2.6)
     for axis, (name, pairs) in zip(axes, groups.items(), strict=True):
         values = courses.run_values(pairs, column)
@@ -238,6 +266,7 @@ def learning_curves(
         if domain := courses.late_domain(values, column):
             axis.set_ylim(*domain)
         axis.set(xlabel="epoch", ylabel=results.label(column))
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_title(name, loc="left")
     handles = {
         label: handle
@@ -245,8 +274,33 @@ def learning_curves(
         for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
     }
     columns = min(6, len(handles))
-    figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=columns)
+    title = f"the highest of {count}, in the order of the study" if len(styles) < count else None
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside upper left",
+        ncols=columns,
+        title=title,
+        title_fontsize=7,
+        alignment="left",
+    )
     return figure
+
+
+def _best(
+    groups: Mapping[str, Sequence[tuple[str, Any]]], column: str, styles: Mapping[str, look.Style]
+) -> dict[str, look.Style]:
+    """The styles of so many levels as can be told apart: the baseline, and the highest at last."""
+    if len(styles) <= _LINES:
+        return dict(styles)
+    lasts: dict[str, list[float]] = {}
+    for pairs in groups.values():
+        for row in courses.run_values(pairs, column):
+            lasts.setdefault(row["level"], []).append(row["value"][-1])
+    grey = [level for level, style in styles.items() if style.colour == look.BASELINE]
+    order = sorted(lasts, key=lambda level: -float(np.mean(lasts[level])))
+    kept = [*grey, *(level for level in order if level not in grey)][:_LINES]
+    return look.styles([level for level in styles if level in kept], *grey)
 
 
 def _mean(runs: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:

@@ -10,7 +10,7 @@ from experiments.page.results import Block, Results
 from experiments.study.records import Entry, Record
 
 _MISSING = 8  # runs that are listed without being asked for
-_BLOCKS = 24  # that have a chart each at most
+BLOCKS = 24  # that have a chart each at most
 
 
 def page(record: Record) -> Page:
@@ -152,7 +152,7 @@ def _tables(of: Results, name: str) -> Iterator[Part]:
 
 def _comparison(of: Results, name: str, styles: Mapping[str, look.Style]) -> Figure:
     grid = of.grid
-    blocks = [block for block in of.blocks if block.ordered()][:_BLOCKS]
+    blocks = [block for block in of.blocks if block.ordered()][:BLOCKS]
     caption = (
         f"Points are means of {results.label(grid.metric)} after the last epoch, lines their 95 %"
         " intervals, ticks the seeds."
@@ -162,7 +162,7 @@ def _comparison(of: Results, name: str, styles: Mapping[str, look.Style]) -> Fig
     if any(charts.is_cut(block) for block in blocks):
         caption += " Intervals of few seeds that would not fit are cut at the edge."
     if any(charts.outliers(block) for block in blocks):
-        caption += " Levels far below the others are at the left edge, with their mean."
+        caption += " Levels far below the others lie left of the axis; their mean is written."
     if any(row.last.n == 1 for block in blocks for row in block.rows.values()):
         caption += " One seed has no interval."
     if len(of.blocks) > len(blocks):
@@ -237,7 +237,7 @@ def _curves(of: Results) -> Iterator[Figure]:
     """Of all runs by epoch: a chart a block; or of one block, a chart a column."""
     grid, name = of.grid, slug(of.grid.name)
     groups, styles = curve_groups(of)
-    shown = dict(list(groups.items())[:_BLOCKS])
+    shown = dict(list(groups.items())[:BLOCKS])
     if len(shown) == 1:
         (pairs,) = shown.values()
         columns = [grid.metric, "test/agreement", "train/loss"]
@@ -278,8 +278,8 @@ def curve_groups(
     """
     grid = of.grid
     if of.levels == [""]:
-        factor = grid.factors[0]["name"]
-        groups = {"": [(e.levels[factor], e) for e in grid.entries]}
+        name, label = grid.factors[0]["name"], grid.factors[0]["label"]
+        groups = {"": [(f"{label} {entry.levels[name]}", entry) for entry in grid.entries]}
     else:
         groups = {
             name: [(entry.levels[grid.compared], entry) for entry in entries]

@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from experiments.page import found, html, papers, results, study, tables
@@ -49,6 +50,41 @@ def test_the_answer_follows_the_numbers(tmp_path):
     assert "worse: rrd (−2.05)" in answer
 
 
+def test_few_seeds_are_said_to_show_only_large_differences(tmp_path):
+    figures = {
+        "ce": [90.0, 90.4, 90.1],
+        "rrd": [91.0, 91.2, 91.3],
+        **{f"m{i}": [89.5 + 0.1 * i, 90.9, 90.2 - 0.2 * i] for i in range(8)},
+    }
+    of = _results(tmp_path, figures, "ce")
+    answer, differences = found.answer(of), of.blocks[0].differences
+    assert differences["rrd"].verdict == "not distinguishable"
+    assert differences["rrd"].low > 0
+    assert "Not distinguishable from ce: 9 others." in answer
+    assert "By itself the 95 % interval of rrd (+1.00) leaves out 0" in answer
+    points = float(np.median([difference.detectable for difference in differences.values()]))
+    said = f"{points:.0f}" if points >= 10 else f"{points:.2g}"
+    assert answer.endswith(f"shows in 4 of 5 studies only if it is about {said} points.")
+
+
+def test_the_best_cell_of_a_map_is_compared_as_one_that_was_picked(tmp_path):
+    record = records.read(made.study(tmp_path))
+    grid = next(grid for grid in record.grids if grid.name == "temperatures")
+    answer = found.answer(results.of(grid))
+    assert "of the 15 others" in answer
+    assert "after Bonferroni over all 120 pairs, since the highest was picked" in answer
+
+
+def test_a_mean_far_from_the_others_does_not_flatten_the_bars():
+    intervals = [(x - 0.5, x, x + 0.5) for x in (-20.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)]
+    rows = tuple((Cell("", x[1], x),) for x in intervals)
+    scale = html.bar(Table("t", "", ("d",), rows), 0)
+    assert html.whisker(intervals[0], scale)["beyond"] == "left"
+    near = [html.whisker(interval, scale) for interval in intervals[1:]]
+    assert not any(found["beyond"] for found in near)
+    assert near[-1]["middle"] - near[0]["middle"] > 10
+
+
 def test_one_seed_gives_no_verdict(tmp_path):
     of = _results(tmp_path, {"ce": [90.0], "rrd": [99.0]}, "ce")
     answer = found.answer(of)
@@ -71,7 +107,7 @@ def test_failed_and_missing_runs_are_counted_and_named(tmp_path):
 def test_nothing_finished_gives_a_page_that_says_so(tmp_path):
     made.small(tmp_path, {"ce": [], "rrd": [1.0]}, "ce", failed=("methods-rrd-seed0",))
     page = study.page(records.read(tmp_path))
-    assert page.sections[0].answer == "Nothing is finished yet: 2 runs to come."
+    assert page.sections[0].answer == "Nothing is finished yet: 1 run failed, 1 to come."
     assert "Nothing is finished yet" in html.render(page)
 
 
@@ -104,6 +140,8 @@ def test_files_for_papers_have_the_figures(tmp_path):
     figures = {f"methods-{x}.{form}" for x in ("comparison", "epochs") for form in papers.FORMATS}
     assert names == figures | {"methods-table.md", "methods-table.tex"}
     assert all(path.stat().st_size > 500 for path in paths)
+    drawn = (tmp_path / "paper" / "methods-comparison.png").stat().st_size
+    assert drawn < 120_000  # a README can show it
     markdown = (tmp_path / "paper" / "methods-table.md").read_text()
     assert "| rrd    | 4     | 92.25 ± 0.17 " in markdown
     latex = (tmp_path / "paper" / "methods-table.tex").read_text()
