@@ -6,7 +6,7 @@ Reading it takes neither JAX nor the study file, so that pages can be made anywh
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rrd_jax import errors
@@ -213,14 +213,15 @@ def _grid(folder: pathlib.Path, grid: Mapping[str, Any]) -> GridRecord:
     given = {name: grid[name] for name in fields - {"entries", "published"}}
     given |= {name: tuple(given[name]) for name in ("factors", "seeds", "measures")}
     published = {tuple(levels): value for levels, value in grid["published"]}
-    entries = tuple(_entry(folder, cell) for cell in grid["cells"])
+    order = [factor["name"] for factor in grid["factors"]]
+    entries = tuple(_entry(folder, cell, order) for cell in grid["cells"])
     return GridRecord(**given, published=published, entries=entries)
 
 
-def _entry(folder: pathlib.Path, cell: Mapping[str, Any]) -> Entry:
+def _entry(folder: pathlib.Path, cell: Mapping[str, Any], order: Sequence[str]) -> Entry:
     home = folder / "runs" / cell["run"]
     return Entry(
-        levels=cell["levels"],
+        levels={name: cell["levels"][name] for name in order},  # JSON's keys are sorted
         seed=cell["seed"],
         name=cell["run"],
         folder=home,

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from experiments.study import checks, design, plan
+from experiments.study import checks, design, plan, records
 from rrd_jax import errors
 
 _PAIR = "resnet8x4-resnet8"
@@ -242,3 +242,11 @@ def test_a_level_of_methods_that_is_none_is_refused(tmp_path):
     study = design.comparison("configs/digits.py", ["ce", "smoke"], seeds=1)
     with pytest.raises(errors.InputError, match="'smoke' is no method"):
         plan.make(study, tmp_path, platform="cpu")
+
+
+def test_levels_are_read_back_in_the_order_of_the_factors_which_published_figures_have(tmp_path):
+    study = plan.load("experiments/studies/benchmark.py:vgg13-vgg8,ce,rrd")
+    plan.make(study, tmp_path, seeds=1, platform="cpu").write()
+    (grid,) = records.read(tmp_path).grids
+    assert list(grid.cells()) == [("vgg13-vgg8", "ce"), ("vgg13-vgg8", "rrd")]
+    assert [grid.published[cell] for cell in grid.cells()] == [70.36, 73.99]
