@@ -37,9 +37,9 @@ def whole(make_config, tiny_network, tmp_path_factory):
 
 
 def _assert_close(folder, other):
-    """Up to rounding of logits, of which KD is a small difference."""
+    """Up to rounding: KD is 16 times a small difference of logarithms of about 2, in float32."""
     for row, other_row in zip(launch.rows(folder), launch.rows(other), strict=True):
-        assert row == pytest.approx(other_row, rel=1e-5, abs=1e-6)
+        assert row == pytest.approx(other_row, rel=1e-5, abs=5e-6)
 
 
 def test_a_stopped_run_goes_on_and_ends_bit_for_bit_as_an_unbroken_one(
