@@ -69,9 +69,9 @@ def test_the_small_form_of_a_study_runs_to_its_end(path, tmp_path):
     # Two cells of the first grid, and of those that follow it, are enough to see that it runs.
     study = plan.load(f"{path}:smoke")
     made = plan.make(study, tmp_path, seeds=1)
+    made.write()
     labels = [cell.label for cell in made.cells]
     made = made.only([labels[0], labels[1], labels[-1]])
-    made.write()
     work.Worker(made, "here").work()
     record = records.read(tmp_path)
     entries = [entry for grid in record.grids for entry in grid.entries if entry.name in made.runs]
