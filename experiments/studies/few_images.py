@@ -21,7 +21,12 @@ def get_study(argument: str = "") -> design.Study:
     place = settings.place(options)
     # As many steps for each share: what differs is the images, not the time to learn.
     epochs = 12 if place.name == "digits" else place.epochs
-    teacher_epochs = {} if options.smoke else {"teacher.epochs": epochs}  # else the student's
+    if options.smoke:
+        fields = {}
+    elif place.name == "digits":
+        fields = _DIGITS
+    else:
+        fields = {"teacher.epochs": epochs}  # else as many as the student's
     factor = design.field(
         "data.share", *_SHARES, name="share", label="share of the training images", log=True
     )
@@ -34,7 +39,7 @@ def get_study(argument: str = "") -> design.Study:
             factor if options.smoke else settings.same_steps(factor, epochs),
             design.methods(*(place.methods or _METHODS)),
         ),
-        fields={"teacher.share": 1.0} | (_DIGITS if place.name == "digits" else teacher_epochs),
+        fields={"teacher.share": 1.0} | fields,
         seeded=("seed", "data.noise_seed"),
         seeds=options.seeds(3),
         baseline="ce",
