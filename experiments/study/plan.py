@@ -126,8 +126,11 @@ def load(text: str) -> Study:
     """
     path, _, argument = text.partition(":")
     if not path or not pathlib.Path(path).is_file():
-        known = ", ".join(sorted(map(str, pathlib.Path("experiments/studies").glob("*.py"))))
-        raise errors.InputError(f"--study={text}: there is no file {path or '(empty)'}; {known}")
+        files = sorted(pathlib.Path("experiments/studies").glob("*.py"))
+        known = [str(file) for file in files if "def get_study" in file.read_text()]
+        raise errors.InputError(
+            f"--study={text}: there is no file {path or '(empty)'}; {', '.join(known)}"
+        )
     study = cells.call(path, "get_study", argument)
     check(study)
     return study
