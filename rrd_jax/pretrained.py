@@ -239,7 +239,7 @@ def names_to_compare(
     numbered = any(
         tuple(some) == tuple(map(str, range(len(some)))) for some in (names, dataset.class_names)
     )
-    is_same = data.origin(meta.get("dataset") or "") == data.origin(dataset.version)
+    is_same = data.have_same_origin(meta.get("dataset"), dataset.version)
     return () if numbered and is_same else names
 
 

@@ -11,7 +11,6 @@ from experiments.studies import settings
 from experiments.study import design
 
 _SHARES = (0.05, 0.1, 0.25, 0.5, 1.0)
-_METHODS = ("ce", "kd", "rrd", "rrd+kd")
 _DIGITS = {"data.train_split": "train", "train.batch_size": 32}  # a twentieth is 50 images
 
 
@@ -30,20 +29,13 @@ def get_study(argument: str = "") -> design.Study:
     factor = design.field(
         "data.share", *_SHARES, name="share", label="share of the training images", log=True
     )
-    grid = design.Grid(
+    grid = settings.over(
+        options,
+        place,
+        factor if options.smoke else settings.same_steps(factor, epochs),
         name="few_images",
         question="What is distillation worth where there are few images?",
-        config=place.config,
-        argument=options.smoke,
-        factors=(
-            factor if options.smoke else settings.same_steps(factor, epochs),
-            design.methods(*(place.methods or _METHODS)),
-        ),
         fields={"teacher.share": 1.0} | fields,
-        seeded=("seed", "data.noise_seed"),
-        seeds=options.seeds(3),
-        baseline="ce",
-        shown="curve",
     )
     return design.Study(
         options.name(f"few_images_{place.name}"), "Few images", (grid,), about=place.about

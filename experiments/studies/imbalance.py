@@ -12,7 +12,6 @@ from experiments.studies import settings
 from experiments.study import design
 
 _RATIOS = (1.0, 3.0, 10.0)  # of the largest class to the smallest
-_METHODS = ("ce", "kd", "rrd", "rrd+kd")
 
 
 def get_study(argument: str = "") -> design.Study:
@@ -23,17 +22,13 @@ def get_study(argument: str = "") -> design.Study:
     factor = design.field(
         "data.imbalance", *ratios, name="imbalance", label="largest class by smallest", log=True
     )
-    grid = design.Grid(
+    grid = settings.over(
+        options,
+        place,
+        factor,
         name="imbalance",
         question="What is distillation worth where classes are a long tail?",
-        config=place.config,
-        argument=options.smoke,
-        factors=(factor, design.methods(*(place.methods or _METHODS))),
         fields=place.fields | {"teacher.imbalance": 1.0},
-        seeded=("seed", "data.noise_seed"),
-        seeds=options.seeds(3),
-        baseline="ce",
-        shown="curve",
     )
     return design.Study(
         options.name(f"imbalance_{place.name}"), "A long tail", (grid,), about=place.about

@@ -8,13 +8,10 @@ alone; fashion_mnist or cifar100 for that in place of digits; smoke for the same
 images.
 """
 
-import dataclasses
-
 from experiments.studies import settings
 from experiments.study import design
 
 _SHARES = (0.0, 0.2, 0.4)
-_METHODS = ("ce", "kd", "rrd", "rrd+kd")
 
 
 def get_study(argument: str = "") -> design.Study:
@@ -23,26 +20,16 @@ def get_study(argument: str = "") -> design.Study:
     place = settings.place(options, "noisy_teacher")
     noisy_teacher = "noisy_teacher" in options.named
     share = design.field("data.label_noise", *_SHARES, name="noise", label="share of wrong labels")
-    base = design.Grid(
-        name="",
-        question="",
-        config=place.config,
-        argument=options.smoke,
-        factors=(share, design.methods(*(place.methods or _METHODS))),
-        # A teacher that sees its students' wrong labels sees their images, and no others.
-        fields=place.fields
-        | ({"teacher.train_split": None} if noisy_teacher else {"teacher.label_noise": 0.0}),
-        seeded=("seed", "data.noise_seed"),
-        seeds=options.seeds(3),
-        baseline="ce",
-        shown="curve",
-    )
+    # A teacher that sees its students' wrong labels sees their images, and no others.
+    teacher = {"teacher.train_split": None} if noisy_teacher else {"teacher.label_noise": 0.0}
     grids = tuple(
-        dataclasses.replace(
-            base,
+        settings.over(
+            options,
+            place,
+            share,
             name=kind,
             question=f"What is distillation worth under {kind} label noise?",
-            fields={**base.fields, "data.noise": kind},
+            fields={**place.fields, **teacher, "data.noise": kind},
         )
         for kind in ("symmetric", "asymmetric")
     )

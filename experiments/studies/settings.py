@@ -9,6 +9,7 @@ from rrd_jax import errors, objectives
 
 # Each objective as published, and the paper's own combinations (arXiv 2407.12073, tables 1 and 2).
 ALL_METHODS = (*objectives.RECORDS, "crd+kd", "dcd+kd", "rrd+kd")
+METHODS = ("ce", "kd", "rrd", "rrd+kd")  # of studies that are about something else
 # Of a teacher with more channels than its student: two objectives compare channel with channel.
 WIDER_TEACHER = tuple(name for name in ALL_METHODS if name not in ("fsp", "kdsvd"))
 
@@ -79,6 +80,27 @@ def place(options: Options, *others: str) -> Place:
     fields = {} if options.smoke else {"train.epochs": _EPOCHS[name]}
     epochs = 2 if options.smoke else _EPOCHS[name]
     return Place(name, f"configs/{name}.py", fields, epochs, methods, _ABOUT[name])
+
+
+def over(options: Options, where: Place, factor: design.Factor, **given: Any) -> design.Grid:
+    """The grid of a factor that makes the training data worse, by methods; a curve for each.
+
+    Args:
+      options: of the study.
+      where: it is made.
+      factor: of the data; which images and labels it takes follows the seed.
+      **given: of the grid: name, question, fields.
+    """
+    return design.Grid(
+        config=where.config,
+        argument=options.smoke,
+        factors=(factor, design.methods(*(where.methods or METHODS))),
+        seeded=("seed", "data.noise_seed"),
+        seeds=options.seeds(3),
+        baseline="ce",
+        shown="curve",
+        **given,
+    )
 
 
 def same_steps(factor: design.Factor, epochs: int) -> design.Factor:

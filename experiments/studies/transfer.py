@@ -16,7 +16,6 @@ from typing import Any
 from experiments.studies import published, settings
 from experiments.study import design
 
-_METHODS = ("ce", "kd", "rrd", "rrd+kd")
 _PAPER = ("ce", "kd", "crd", "crd+kd", "dcd+kd", "rrd", "rrd+kd")
 # Batch norms keep the statistics of the images that the student was trained on.
 _PROBE = {"student.head": "new", "student.freeze": "backbone"}
@@ -62,7 +61,7 @@ def get_study(argument: str = "") -> design.Study:
     if "cifar100" in options.named:
         grids = _paper(options, design.methods(*(named or _PAPER)))
     else:
-        methods = design.methods(*(named or _METHODS))
+        methods = design.methods(*(named or settings.METHODS))
         mnist = [name for name in options.named if name == "mnist"]
         grids = (
             *_small(options, methods, "digits", ("fashion_mnist", *mnist)),

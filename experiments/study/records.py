@@ -27,7 +27,7 @@ class Entry:
       teachers: folders of its teachers.
       label: what it is called, such as "methods: rrd+kd, seed 0".
       epochs: all that it is to make.
-      rows: of metrics.jsonl, an epoch each; the last epochs alone where it has not ended.
+      rows: of metrics.jsonl, an epoch each.
       error: why it failed, or "".
     """
 
@@ -118,11 +118,8 @@ class GridRecord:
         Args:
           column: of metrics.jsonl; "" for the grid's metric.
         """
-        found = {}
-        for levels, entries in self.cells().items():
-            figures = {entry.seed: entry.figure(column or self.metric) for entry in entries}
-            found[levels] = {seed: value for seed, value in figures.items() if value is not None}
-        return found
+        cells = self.cells().items()
+        return {levels: figures(entries, column or self.metric) for levels, entries in cells}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +145,12 @@ class Record:
     provenance: Mapping[str, Any]
     grids: tuple[GridRecord, ...]
     calculations: Mapping[str, Mapping[str, Any]]
+
+
+def figures(entries: Sequence[Entry], column: str) -> dict[int, float]:
+    """A column's figure of the last epoch by seed, of the runs that finished."""
+    found = {entry.seed: entry.figure(column) for entry in entries}
+    return {seed: figure for seed, figure in found.items() if figure is not None}
 
 
 def read(folder: pathlib.Path) -> Record:

@@ -108,23 +108,18 @@ def table(grid: records.GridRecord) -> tables.Table:
 
 def _rows(grid: records.GridRecord) -> Iterator[list[str]]:
     for block, levels in grid.blocks().items():
-        last = {level: _figures(entries, grid.metric) for level, entries in levels.items()}
+        last = {level: records.figures(entries, grid.metric) for level, entries in levels.items()}
         compares = bool(grid.baseline and last.get(grid.baseline))
         found = statistics.differences(last, grid.baseline) if compares else {}
         for level, entries in levels.items():
             if not last[level]:
                 continue
-            best = statistics.summarize(_figures(entries, grid.best))
+            best = statistics.summarize(records.figures(entries, grid.best))
             row = [*block, *([level] if grid.compared else []), str(len(last[level]))]
             row += [_mean_std(statistics.summarize(last[level])), _mean_std(best)]
             if grid.baseline:
                 row += _difference(found.get(level))
             yield row
-
-
-def _figures(entries: list[records.Entry], column: str) -> dict[int, float]:
-    figures = {entry.seed: entry.figure(column) for entry in entries}
-    return {seed: figure for seed, figure in figures.items() if figure is not None}
 
 
 def _mean_std(summary: statistics.Summary) -> str:

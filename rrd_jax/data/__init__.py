@@ -12,14 +12,15 @@ from rrd_jax.data.source import Source
 if TYPE_CHECKING:
     from rrd_jax.data.builders.registry import DATASETS
     from rrd_jax.data.dataset import Dataset, from_sources, load
-    from rrd_jax.data.degraded import origin
+    from rrd_jax.data.degraded import have_same_origin, origin
 
-__all__ = ["DATASETS", "Dataset", "Source", "from_sources", "load", "origin"]
+__all__ = ["DATASETS", "Dataset", "Source", "from_sources", "have_same_origin", "load", "origin"]
 
 _MODULES = {
     "DATASETS": "builders.registry",
     "Dataset": "dataset",
     "from_sources": "dataset",
+    "have_same_origin": "degraded",
     "load": "dataset",
     "origin": "degraded",
 }

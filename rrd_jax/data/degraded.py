@@ -97,6 +97,11 @@ def origin(version: str) -> str:
     return _CHANGES.sub("", version)
 
 
+def have_same_origin(one: str | None, other: str | None) -> bool:
+    """Whether two versions are of the same data, made worse or not."""
+    return origin(one or "") == origin(other or "")
+
+
 def _labels(examples: Sequence[dict[str, Any]]) -> np.ndarray:
     """[N] all labels of a split."""
     listed = getattr(examples, "labels", None)

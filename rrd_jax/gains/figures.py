@@ -55,7 +55,7 @@ def kept(network: Exportable, dataset: str, *, raw: bool = False) -> dict[str, f
       raw: whether its weights are those that the figures, of their average, are not of.
     """
     about = network.about
-    is_same = data.origin(about.training.get("dataset") or "") == data.origin(dataset or "")
+    is_same = data.have_same_origin(about.training.get("dataset"), dataset)
     known = about.metrics if is_same and not raw else {}
     return {name: known[name] for name in ("top1", "agreement") if known.get(name) is not None}
 

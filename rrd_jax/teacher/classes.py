@@ -145,7 +145,7 @@ def warn_of_other_data(path: pathlib.Path, meta: Mapping[str, Any], dataset: dat
     Data that were made worse on purpose have the same classes.
     """
     trained_on = meta.get("dataset")
-    if trained_on and data.origin(trained_on) != data.origin(dataset.version):
+    if trained_on and not data.have_same_origin(trained_on, dataset.version):
         console.warn(
             f"the network in {path} was trained on {trained_on}, and these data are"
             f" {dataset.version}: their classes must be the same, in the same order"
