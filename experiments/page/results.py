@@ -1,13 +1,13 @@
 """What a grid's runs come to: summaries, differences and ranks."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from experiments.study import statistics
-from experiments.study.records import Entry, GridRecord
+from experiments.study.records import Entry, GridRecord, figures
 
 Factor = Mapping[str, Any]
 
@@ -159,22 +159,15 @@ def _blocks(grid: GridRecord) -> Iterator[Block]:
 
 
 def _row(grid: GridRecord, name: str, entries: list[Entry]) -> Row:
-    values = dict(_figures(entries, grid.metric))
+    values = figures(entries, grid.metric)
     return Row(
         name=name,
         values=values,
         last=statistics.summarize(values),
-        best=statistics.summarize(dict(_figures(entries, grid.best))),
+        best=statistics.summarize(figures(entries, grid.best)),
         asked=len(entries),
         published=grid.published.get(tuple(entries[0].levels.values())),
     )
-
-
-def _figures(entries: Iterable[Entry], column: str) -> Iterator[tuple[int, float]]:
-    for entry in entries:
-        figure = entry.figure(column)
-        if figure is not None and figure == figure:
-            yield entry.seed, figure
 
 
 def _ranking(blocks: tuple[Block, ...]) -> "statistics.Ranking | None":

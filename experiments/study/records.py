@@ -5,6 +5,7 @@ Reading it takes neither JAX nor the study file, so that pages can be made anywh
 
 import dataclasses
 import json
+import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -148,9 +149,13 @@ class Record:
 
 
 def figures(entries: Sequence[Entry], column: str) -> dict[int, float]:
-    """A column's figure of the last epoch by seed, of the runs that finished."""
+    """A column's figure of the last epoch by seed, of the runs that finished and have a number."""
     found = {entry.seed: entry.figure(column) for entry in entries}
-    return {seed: figure for seed, figure in found.items() if figure is not None}
+    return {
+        seed: figure
+        for seed, figure in found.items()
+        if figure is not None and not math.isnan(figure)
+    }
 
 
 def read(folder: pathlib.Path) -> Record:
