@@ -147,7 +147,8 @@ def test_a_small_network_of_each_family(name, tmp_path):
 @pytest.mark.parametrize("name", networks.MODELS)
 def test_every_network(name, tmp_path):
     size = 32 if name in networks.CIFAR else 64
-    _check(made.exportable(name, size=size), tmp_path, sizes=(1, 3, 32))
+    # Deep networks of random weights magnify rounding, which differs from processor to processor.
+    _check(made.exportable(name, size=size), tmp_path, sizes=(1, 3, 32), tolerance=5e-5)
 
 
 @pytest.mark.parametrize("module", [Zoo, ViT, Next])
