@@ -62,9 +62,10 @@ def build(
     abstract, shardings = _abstract_state(create, recipe, mesh, image_shape, teacher)
     teach = _teach(recipe, image_shape, teacher, teacher_is_cached)
     task = _task(recipe, optimizer, image_shape, steps_per_epoch, teach, unroll=on_cpu)
-    train_step = functools.partial(step.train_step, task)
+    train_step = functools.partial(parallel.with_mesh(mesh, step.train_step), task)
     if resident:
-        train_step = functools.partial(step.resident_step, task, image_shape)
+        resident_step = parallel.with_mesh(mesh, step.resident_step)
+        train_step = functools.partial(resident_step, task, image_shape)
     train_step = convolutions.fast(train_step, fast)
     length = _steps_per_call(recipe, image_shape, steps_per_epoch, on_cpu) if resident else 1
     compiled = functools.partial(
