@@ -161,7 +161,7 @@ def _before() -> dict[str, Cost] | None:
 
 
 def _platform() -> str:
-    """Such as cpu; asked of another process, since this one must leave the device to the readers."""
+    """Such as cpu. Another process is asked: this one must leave the device to the readers."""
     program = "import jax; print(jax.default_backend())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     if done.returncode:
