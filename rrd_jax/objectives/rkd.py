@@ -7,6 +7,8 @@ from rrd_jax.objectives.base import Objective, Record, stateless
 from rrd_jax.objectives.parts.arithmetic import matmul, ratio, root, unit
 from rrd_jax.objectives.parts.checks import as_float32_batches, check_weights
 
+_AT_ONCE = 2**22  # numbers of an array of angles or directions: 16 MB
+
 
 def rkd_loss(
     student: jax.Array, teacher: jax.Array, *, distance: float = 25.0, angle: float = 50.0
@@ -22,7 +24,8 @@ def rkd_loss(
       student: [B, D] embeddings.
       teacher: [B, E], constant for gradients; E may differ from D.
       distance: weight >= 0.
-      angle: weight >= 0. Its arrays are [B, B, B] and [B, B, D].
+      angle: weight >= 0. Its arrays are [B, B, B] and [B, B, D]; they are made for some vertices at
+        a time where they have more than 2^22 numbers.
 
     Returns:
       [B] the means over the other images.
@@ -31,12 +34,9 @@ def rkd_loss(
       Park et al., arXiv 1904.05068.
     """
     check_weights(distance=distance, angle=angle)
-    (distances_s, angles_s), (distances_t, angles_t) = (
-        _distances_and_angles(x) for x in as_float32_batches(student, teacher)
-    )
-    by_distance = jnp.mean(_smooth_l1(distances_s - distances_t), axis=-1)
-    by_angle = jnp.mean(_smooth_l1(angles_s - angles_t), axis=(-2, -1))
-    return distance * by_distance + angle * by_angle
+    student, teacher = as_float32_batches(student, teacher)
+    by_distance = jnp.mean(_smooth_l1(_distances(student) - _distances(teacher)), axis=-1)
+    return distance * by_distance + angle * _by_angle(student, teacher)
 
 
 def rkd(*, distance: float = 25.0, angle: float = 50.0) -> Objective:
@@ -50,14 +50,42 @@ def rkd(*, distance: float = 25.0, angle: float = 50.0) -> Objective:
     return stateless(loss)
 
 
-def _distances_and_angles(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """[B, B] distances in units of their mean, [B, B, B] cosines (vertex first)."""
-    differences = x[None] - x[:, None]
+def _distances(x: jax.Array) -> jax.Array:
+    """[B, B] in units of their mean."""
     away = ~jnp.eye(len(x), dtype=bool)
-    distances = jnp.where(away, root(jnp.sum(jnp.square(differences), axis=-1), 1e-12), 0)
+    squares = jnp.sum(jnp.square(x[None] - x[:, None]), axis=-1)
+    distances = jnp.where(away, root(squares, 1e-12), 0)
     mean = ratio(jnp.sum(distances), jnp.sum(distances > 0).astype(distances.dtype))
-    directions = unit(differences)
-    return ratio(distances, mean), matmul(directions, directions.swapaxes(-1, -2))
+    return ratio(distances, mean)
+
+
+def _by_angle(student: jax.Array, teacher: jax.Array) -> jax.Array:
+    """[B]: for each image as the vertex, the mean of h over the angles to all two images."""
+    batch = len(student)
+
+    def of(vertices):
+        angles_s, angles_t = map(_angles, vertices, (student, teacher))
+        return jnp.mean(_smooth_l1(angles_s - angles_t), axis=(-2, -1))
+
+    longest = max(batch, student.shape[1], teacher.shape[1])
+    width = max(1, _AT_ONCE // (batch * longest))
+    if width >= batch:
+        return of((student, teacher))
+    parts = -(-batch // width)
+
+    def split(x):
+        # A part has every so manyth image, so that devices that share the batch share each part.
+        padded = jnp.pad(x, ((0, parts * width - batch), (0, 0)))
+        return padded.reshape(width, parts, -1).swapaxes(0, 1)
+
+    means = jax.lax.map(jax.checkpoint(of), (split(student), split(teacher)))
+    return means.T.reshape(-1)[:batch]
+
+
+def _angles(vertices: jax.Array, x: jax.Array) -> jax.Array:
+    """[V, B, B] cosines of the angles at vertices [V, D] between all two of x [B, D]."""
+    directions = unit(x[None] - vertices[:, None])
+    return matmul(directions, directions.swapaxes(-1, -2))
 
 
 def _smooth_l1(x: jax.Array) -> jax.Array:
