@@ -16,7 +16,7 @@ class ReaderError(RuntimeError):
 
 
 class Reader:
-    """A process that gets ready, and then makes a round whenever it is asked.
+    """A process that gets ready, and then does what it is asked.
 
     Args:
       python: its interpreter.
@@ -24,6 +24,7 @@ class Reader:
       task: what to do; becomes the script's argument, as JSON.
       log: receives what the process writes to stderr.
       cores: that it may use; 0 for all.
+      kernels: folder of those that torch.compile has made.
 
     Attributes:
       ready: what the process says once it is ready.
@@ -33,7 +34,13 @@ class Reader:
     """
 
     def __init__(
-        self, python: str, script: str, task: dict[str, Any], log: pathlib.Path, cores: int
+        self,
+        python: str,
+        script: str,
+        task: dict[str, Any],
+        log: pathlib.Path,
+        cores: int,
+        kernels: pathlib.Path,
     ):
         self._log = log
         with log.open("w") as stderr:
@@ -43,8 +50,12 @@ class Reader:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
-                # Several share a device: none may take its memory beforehand.
-                env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+                env={
+                    **os.environ,
+                    # Several share a device: none may take its memory beforehand.
+                    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+                    "TORCHINDUCTOR_CACHE_DIR": str(kernels),
+                },
             )
         with contextlib.suppress(ProcessLookupError):  # it has ended; `_answer` says why
             # Its threads, which start later, inherit this.
@@ -56,16 +67,16 @@ class Reader:
             self.close()
             raise
 
-    def round(self, case: str) -> float:
-        """Makes a round of a case; returns seconds a step.
+    def ask(self, what: str, case: str = "") -> dict[str, Any]:
+        """The answer to a request, as speed_peers/ours.py lists them.
 
         Raises:
           ReaderError: the process ends instead.
         """
         with contextlib.suppress(BrokenPipeError):  # the process has ended, and will not answer
-            self._process.stdin.write(f"{case}\n")
+            self._process.stdin.write(f"{what} {case}\n")
             self._process.stdin.flush()
-        return self._answer()["seconds"]
+        return self._answer()
 
     def close(self) -> None:
         """Ends the process."""
