@@ -60,7 +60,7 @@ def _text(curves: dict[str, Any], load: float) -> str:
     lines = [
         growth_table.summary(curves),
         "",
-        "An exponent of 1: twice as much costs twice as much; below, a fixed cost is shared by more."
+        "An exponent of 1: twice as much costs twice as much; below, a fixed cost is shared."
         " Medians of rounds in turns.",
         "",
         *(f"- {line}" for line in growth_table.remarks(curves)),

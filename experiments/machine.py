@@ -1,4 +1,4 @@
-"""Where figures come from: the processor, versions, and the command without what is of one machine."""
+"""Where figures come from: the processor, versions, and the command without paths of a machine."""
 
 import importlib.metadata
 import pathlib
