@@ -158,7 +158,11 @@ class _Loop:
         self.training, self.steps_per_epoch = run.recipe.training, run.steps_per_epoch
         self.total = self.training.epochs * run.steps_per_epoch
         self.predict = predictions.compile_predict(
-            run.recipe.student, self.training.normalize, run.mesh, run.recipe.objectives
+            run.recipe.student,
+            self.training.normalize,
+            run.mesh,
+            run.recipe.objectives,
+            fast_cpu=self.training.fast_cpu,
         )
         self.clock = report.Clock(run.progress.seconds, run.step)
 
