@@ -10,22 +10,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import networks
+from rrd_jax import compiling, networks
 from rrd_jax.networks import layers
 
 _TIMES = 5
 
 
-def convolutions(
-    network: networks.Network, shape: tuple[int, ...], *, gradients: bool, options: dict[str, Any]
-) -> float:
+def convolutions(network: networks.Network, shape: tuple[int, ...], *, gradients: bool) -> float:
     """Seconds of all convolutions of a network, each shape timed alone: medians, added.
+
+    They are compiled, and on a CPU computed, as those of a step.
 
     Args:
       network: whose convolutions are layers of ours.
       shape: of a batch, [B, H, W, channels].
       gradients: whether to add the gradients of kernels and, but for the first layer, of maps.
-      options: the compiler's, as for a step.
     """
     found: Counter[tuple[layers.Conv, tuple[int, ...]]] = Counter()
 
@@ -37,14 +36,10 @@ def convolutions(
 
     with nn.intercept_methods(record):
         jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
-    return sum(
-        count * _alone(layer, maps, gradients, options) for (layer, maps), count in found.items()
-    )
+    return sum(count * _alone(layer, maps, gradients) for (layer, maps), count in found.items())
 
 
-def _alone(
-    layer: layers.Conv, shape: tuple[int, ...], gradients: bool, options: dict[str, Any]
-) -> float:
+def _alone(layer: layers.Conv, shape: tuple[int, ...], gradients: bool) -> float:
     maps = jax.random.normal(jax.random.key(0), shape, jnp.float32).astype(layer.dtype)
     kernel = layer.init(jax.random.key(1), maps)
     kernel = jax.tree.map(lambda leaf: leaf.astype(layer.dtype), kernel)
@@ -57,11 +52,11 @@ def _alone(
             return jax.vjp(lambda kernel: forward(kernel, maps), kernel)[1](cotangent)
         return jax.vjp(forward, kernel, maps)[1](cotangent)
 
-    forward_alone = jax.jit(forward, compiler_options=options)
+    forward_alone = compiling.jit(forward)
     seconds = _median(lambda: forward_alone(kernel, maps))
     if gradients:
         cotangent = jnp.ones_like(forward_alone(kernel, maps))
-        backward_alone = jax.jit(backward, compiler_options=options)
+        backward_alone = compiling.jit(backward)
         seconds += _median(lambda: backward_alone(kernel, maps, cotangent))
     return seconds
 

@@ -197,10 +197,10 @@ class _Case:
         setting = self._setting
         shape = (setting.task["batch_size"], *setting.dataset.image_shape)
         student = setting.recipe("rrd+kd").student
-        seconds = our_alone.convolutions(student, shape, gradients=True, options={})
+        seconds = our_alone.convolutions(student, shape, gradients=True)
         if self._live:
             network = setting.teacher.network
-            seconds += our_alone.convolutions(network, shape, gradients=False, options={})
+            seconds += our_alone.convolutions(network, shape, gradients=False)
         return seconds
 
 
