@@ -50,7 +50,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/speed-benchmark", "Results, and 
 def _groups(on_cpu: bool) -> list[Group]:
     sizes, groups = speed_rows.sizes(on_cpu), []
     precisions = _PRECISIONS.value or speed_rows.precisions(on_cpu)
-    for cores in _numbers("cores", _CORES.value, least=0) if on_cpu else [0]:
+    for cores in _numbers("cores", _CORES.value, least=0) if on_cpu else [None]:
         for name in _SIZES.value:
             size = errors.lookup("size", name, sizes)
             batch_sizes = _numbers("batch_sizes", _BATCH_SIZES.value or size.batch_sizes, least=1)
@@ -134,7 +134,7 @@ def _text(figures: list[dict[str, Any]], load: float, *, absolute: bool) -> str:
         f"    {machine.command('experiments.benchmark')}",
     ]
     if not _TORCH.value:
-        names = speed_rows.peers("float32", crops=True)
+        names = speed_rows.peers("float32", crops=True, on_cpu=not absolute)
         lines += ["", f"Left out, no interpreter given: {'; '.join(names)}."]
     return "\n".join(lines)
 

@@ -26,7 +26,7 @@ class Group:
       batch_size: B.
       precision: a name of speed_rows.PRECISIONS.
       steps: the fewest of a round, in whole epochs; 0 for the size's.
-      cores: that all readers share; 0 for all, or on a GPU.
+      cores: that all readers share; 0 for all; None on a GPU.
       torch_python: an interpreter with PyTorch; "" to leave PyTorch out.
 
     Attributes:
@@ -44,7 +44,7 @@ class Group:
         precision: str,
         *,
         steps: int,
-        cores: int,
+        cores: int | None,
         torch_python: str,
     ):
         examples = size.examples or size.epoch * batch_size
@@ -92,7 +92,7 @@ class Group:
             for name, (python, script, told) in self._readers().items():
                 print(f"[{self._label}] {name} compiles", flush=True)
                 log = workdir / (re.sub(r"\W+", "-", f"{self._label} {name}") + ".log")
-                task, cores = self._task | told, self.figures["cores"]
+                task, cores = self._task | told, self.figures["cores"] or 0
                 try:
                     readers[name] = Reader(python, script, task, log, cores, folder)
                 except ReaderError as error:
@@ -149,7 +149,8 @@ class Group:
         crops = self._task["crops"]
         readers = {OURS: (sys.executable, "ours.py", {"cases": speed_rows.cases(crops)})}
         if self._torch_python:
-            peers = speed_rows.peers(self.figures["precision"], crops)
+            precision, on_cpu = self.figures["precision"], self.figures["cores"] is not None
+            peers = speed_rows.peers(precision, crops=crops, on_cpu=on_cpu)
             for name, told in peers.items():
                 readers[name] = (self._torch_python, "torch_peer.py", told)
         return readers

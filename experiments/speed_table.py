@@ -90,7 +90,7 @@ def _row(group: dict[str, Any], key: str, absolute: bool) -> list[Any]:
 
 def _images(group: dict[str, Any]) -> list[Any]:
     task = group["task"]
-    cores = group["cores"] or "all"
+    cores = "-" if group["cores"] is None else group["cores"] or "all"
     return [f"{group['size']}, {task['side']} px", task["batch_size"], group["precision"], cores]
 
 

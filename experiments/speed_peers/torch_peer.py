@@ -89,7 +89,7 @@ class _Case:
         if self._remembered:
             shape = (task["examples"] * VIEWS, model.teacher_head.in_features)
             kind = torch.bfloat16 if "teacher" in task["halves"] else torch.float32
-            table = torch.rand(shape, device=device).to(kind)
+            table = torch.rand(shape, dtype=kind, device=device)
         split = Images(
             images.to(device), labels.to(device), task["batch_size"], task["crops"], self._layout
         )
