@@ -1,9 +1,11 @@
 """All readers of a row of the speed benchmark: they start one after the other and take turns."""
 
 import collections
+import concurrent.futures
 import contextlib
 import os
 import pathlib
+import queue
 import re
 import statistics
 import sys
@@ -87,21 +89,9 @@ class Group:
         with contextlib.ExitStack() as stack:
             # Anew for each row: what was compiled in a run before would make PyTorch look quick.
             kernels = tempfile.TemporaryDirectory(prefix="speed-", ignore_cleanup_errors=True)
-            folder = pathlib.Path(stack.enter_context(kernels))
-            readers, turns = {}, []
-            for name, (python, script, told) in self._readers().items():
-                print(f"[{self._label}] {name} compiles", flush=True)
-                log = workdir / (re.sub(r"\W+", "-", f"{self._label} {name}") + ".log")
-                task, cores = self._task | told, self.figures["cores"] or 0
-                try:
-                    readers[name] = Reader(python, script, task, log, cores, folder)
-                except ReaderError as error:
-                    self._failed(name, error)
-                else:
-                    stack.callback(readers[name].close)
-                    self.figures["ready"][name] = readers[name].ready
-                    turns += [(name, case) for case in told["cases"]]
-                keep()
+            readers = self._start(workdir, pathlib.Path(stack.enter_context(kernels)), stack)
+            keep()
+            turns = [(name, case) for name in readers for case in self._readers()[name][2]["cases"]]
             for i in range(rounds):
                 # Backwards every second time: who comes after whom is to favour nobody.
                 for name, case in reversed(turns) if i % 2 else turns:
@@ -110,6 +100,42 @@ class Group:
                         keep()
             self._look_closer(readers, turns)
             keep()
+
+    def _start(
+        self, workdir: pathlib.Path, kernels: pathlib.Path, stack: contextlib.ExitStack
+    ) -> dict[str, Reader]:
+        """All readers that get ready, as many at once as there are cores for, then on the same."""
+        places = _places(self.figures["cores"])
+        free: queue.SimpleQueue = queue.SimpleQueue()
+        for place in places:
+            free.put(place)
+
+        def start(name, python, script, told):
+            print(f"[{self._label}] {name} compiles", flush=True)
+            log = workdir / (re.sub(r"\W+", "-", f"{self._label} {name}") + ".log")
+            place = free.get()
+            try:
+                reader = Reader(python, script, self._task | told, log, place, kernels)
+            except ReaderError as error:
+                return error
+            finally:
+                free.put(place)
+            stack.callback(reader.close)
+            return reader
+
+        with concurrent.futures.ThreadPoolExecutor(len(places)) as pool:
+            started = {
+                name: pool.submit(start, name, *how) for name, how in self._readers().items()
+            }
+        readers = {}
+        for name, future in started.items():
+            if isinstance(result := future.result(), ReaderError):
+                self._failed(name, result)
+                continue
+            result.move(places[0])
+            readers[name] = result
+            self.figures["ready"][name] = result.ready
+        return readers
 
     def _take_turn(self, i: int, name: str, case: str, reader: Reader) -> None:
         """Round i of a reader's case."""
@@ -160,6 +186,13 @@ class Group:
             raise errors.InputError(f"{name} failed: {error}") from error
         self.figures["failed"][name] = str(error)
         print(f"[{self._label}] {name} failed: {error}", flush=True)
+
+
+def _places(cores: int | None) -> list[list[int]]:
+    """Sets of so many cores each, all that there are; 0 or None for one set of all."""
+    there = sorted(os.sched_getaffinity(0))
+    count = min(cores or len(there), len(there))
+    return [there[i : i + count] for i in range(0, len(there) - count + 1, count)]
 
 
 def fastest(figures: dict[str, Any], case: str) -> str | None:

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import subprocess
+from collections.abc import Sequence
 from typing import Any
 
 _SCRIPTS = pathlib.Path(__file__).parent / "speed_peers"
@@ -23,7 +24,7 @@ class Reader:
       script: a file of speed_peers.
       task: what to do; becomes the script's argument, as JSON.
       log: receives what the process writes to stderr.
-      cores: that it may use; 0 for all.
+      cores: numbers of those that it may use.
       kernels: folder of those that torch.compile has made.
 
     Attributes:
@@ -39,7 +40,7 @@ class Reader:
         script: str,
         task: dict[str, Any],
         log: pathlib.Path,
-        cores: int,
+        cores: Sequence[int],
         kernels: pathlib.Path,
     ):
         self._log = log
@@ -59,13 +60,18 @@ class Reader:
             )
         with contextlib.suppress(ProcessLookupError):  # it has ended; `_answer` says why
             # Its threads, which start later, inherit this.
-            pinned = sorted(os.sched_getaffinity(0))[: cores or None]
-            os.sched_setaffinity(self._process.pid, pinned)
+            os.sched_setaffinity(self._process.pid, cores)
         try:
             self.ready = self._answer()
         except BaseException:
             self.close()
             raise
+
+    def move(self, cores: Sequence[int]) -> None:
+        """Lets all its threads run on other cores, as many as before, and on no others."""
+        for thread in pathlib.Path(f"/proc/{self._process.pid}/task").glob("*"):
+            with contextlib.suppress(ProcessLookupError):  # a thread that has ended
+                os.sched_setaffinity(int(thread.name), cores)
 
     def ask(self, what: str, case: str = "") -> dict[str, Any]:
         """The answer to a request, as speed_peers/ours.py lists them.

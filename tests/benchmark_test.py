@@ -1,5 +1,6 @@
 import importlib
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -9,8 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import speed_rows, speed_table, speed_targets
-from experiments.speed_group import fastest
+from experiments import speed_group, speed_rows, speed_table, speed_targets
 from experiments.speed_reader import Reader, ReaderError
 from rrd_jax import convert, networks, parallel, program, recipe
 from rrd_jax.batch import Batch
@@ -23,6 +23,10 @@ _SMALL = ("--sizes=cifar", "--batch_sizes=4", "--precisions=float32", "--steps=1
 def _run(tmp_path, *options):
     command = [sys.executable, "experiments/benchmark.py", f"--workdir={tmp_path}", *options]
     return subprocess.run(command, capture_output=True, text=True)
+
+
+def _cores():
+    return sorted(os.sched_getaffinity(0))
 
 
 def _fake_torch(tmp_path, device):
@@ -49,12 +53,13 @@ def test_our_reader_makes_rounds_of_a_cached_teacher_and_says_what_a_step_is_jud
     models = {"config": "configs/cifar100.py", "teacher": "resnet8", "student": "resnet8"}
     images = {"side": 8, "classes": 4, "examples": 8, "batch_size": 4}
     task = models | images | {"queue_size": 20, "epochs": 1, "cases": [case], "halves": ["teacher"]}
-    reader = Reader(sys.executable, "ours.py", task, tmp_path / "log", 1, tmp_path)
+    reader = Reader(sys.executable, "ours.py", task, tmp_path / "log", _cores(), tmp_path)
     try:
         assert reader.ready["fill"] > 0
         assert reader.ready["flops"][case] > 0
         assert 0 < reader.ready["compiled"][case] < reader.ready["start"][case]
         assert reader.ask("round", case)["seconds"] > 0
+        reader.move(_cores()[:1])
         assert reader.ask("round", case)["seconds"] > 0
         # Kernels, momenta and a memory of 20 rows, in float32; no more than the table in bfloat16.
         assert reader.ask("bytes", case)["by_xla"] > 2 * 4 * 75_000
@@ -67,7 +72,7 @@ def test_our_reader_makes_rounds_of_a_cached_teacher_and_says_what_a_step_is_jud
 def test_a_reader_that_ends_early_gives_the_line_of_its_error(tmp_path):
     fake = _fake_torch(tmp_path, "cpu")
     with pytest.raises(ReaderError, match="^IndexError: list$"):
-        Reader(fake, "torch_peer.py", {}, tmp_path / "log", 0, tmp_path)
+        Reader(fake, "torch_peer.py", {}, tmp_path / "log", _cores(), tmp_path)
 
 
 def _figures(**changes):
@@ -138,7 +143,7 @@ def test_the_second_table_marks_the_fastest_peer_and_has_a_row_for_a_failure():
 def test_without_peers_the_first_table_has_ours_alone():
     ours = {key: value for key, value in _figures()["seconds"].items() if "rrd_jax" in key}
     figures = _figures(seconds=ours, bytes={}, convolutions={}, product={})
-    assert fastest(figures, "rrd+kd") is None
+    assert speed_group.fastest(figures, "rrd+kd") is None
     header, _, live, *_ = _cells(speed_table.summary([figures], absolute=False))
     row = dict(zip(header, live, strict=True))
     assert row["ours / fastest PyTorch"] == row["which"] == row["of the peak"] == "-"
@@ -192,6 +197,14 @@ def test_rows_have_the_published_memory_and_variants_that_suit_them():
     assert all(told["cases"] == ["rrd+kd"] for told in cut.values())
     on_gpu = speed_rows.peers("bfloat16", crops=True, on_cpu=False)
     assert on_gpu.keys() == everything.keys() - {"torch, published loop"}
+
+
+def test_readers_start_side_by_side_where_there_are_cores_for_it(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 2, 7, 9, 1})
+    assert speed_group._places(2) == [[1, 2], [4, 7]]
+    assert speed_group._places(1) == [[1], [2], [4], [7], [9]]
+    for all_of_them in (0, None, 5, 8):
+        assert speed_group._places(all_of_them) == [[1, 2, 4, 7, 9]]
 
 
 def test_memory_that_work_takes_and_frees_is_seen(monkeypatch):
