@@ -68,10 +68,9 @@ def build(
     train_step = convolutions.fast(train_step, fast)
     length = _steps_per_call(recipe, image_shape, steps_per_epoch, on_cpu) if resident else 1
     compiled = functools.partial(
-        jax.jit,
+        compiling.Unwritten if fast else jax.jit,
         donate_argnums=0,
         out_shardings=(shardings, parallel.replicated(mesh)),
-        compiler_options=compiling.options() if fast else None,
     )
     # Hundreds of small random draws: compiling them well takes longer than drawing them.
     quick = {"xla_backend_optimization_level": 0} if on_cpu else None

@@ -1,0 +1,82 @@
+"""Programs for a CPU: options that XLA knows, in every trace, and none that breaks the cache."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrd_jax import compiling, library
+from rrd_jax import networks as nets
+
+
+def test_options_are_those_that_this_version_of_xla_knows(monkeypatch):
+    assert jax.jit(jnp.negative, compiler_options=compiling.options())(1.0) == -1
+    monkeypatch.setattr(compiling, "_OPTIONS", {"xla_cpu_no_such_option": True})
+    assert compiling.options.__wrapped__() is None
+
+
+def test_a_function_with_options_can_stand_in_every_trace():
+    function = compiling.jit(lambda x: x * x)
+    assert function(3.0) == 9
+    assert jax.jit(lambda: function(3.0))() == 9
+    assert jax.jit(function)(3.0) == 9
+    assert jax.grad(function)(3.0) == 6
+    np.testing.assert_array_equal(jax.vmap(function)(jnp.arange(3.0)), [0, 1, 4])
+    assert jax.eval_shape(function, 3.0).shape == ()
+    assert jax.jvp(function, (3.0,), (1.0,))[1] == 6
+
+
+def test_a_loaded_network_can_stand_in_a_users_jit():
+    network = nets.create("resnet8", 4)
+    variables = nets.init(network, jax.random.key(0), (16, 16, 3))
+    loaded = library.Loaded(network, variables, "resnet8", 4)
+    images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+    wanted = loaded(images).logits
+    logits = jax.jit(lambda images: loaded(images).logits)(images)
+    np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-5)
+    assert jax.grad(lambda images: loaded(images).logits.sum())(images).shape == images.shape
+
+
+def test_programs_with_onednn_are_compiled_with_nothing_to_be_written(monkeypatch):
+    name = "jax_persistent_cache_min_compile_time_secs"
+    usual, seen = getattr(jax.config, name), []
+
+    def function(x):
+        seen.append(getattr(jax.config, name))
+        return x + 1
+
+    step = compiling.Unwritten(function)
+    assert step(1.0) == 2
+    assert seen == [np.inf]
+    assert getattr(jax.config, name) == usual
+    assert "__onednn" not in step.lower(1.0).compile().as_text()
+
+
+# It would end with a segmentation fault where the step's program is written.
+@pytest.mark.long
+def test_two_runs_share_a_cache_on_disk_that_the_train_step_is_never_in(tmp_path):
+    folder = tmp_path / "cache"
+    settings = {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    names = []
+    for i in range(2):
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "rrd_jax.main"),
+                "--config=configs/digits.py:smoke,resnet8-resnet8,rrd+kd",
+                f"--workdir={tmp_path / str(i)}",
+            ],
+            env={**os.environ, **settings},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        names.append({path.name for path in folder.iterdir()})
+    assert names[0] & names[1]
+    assert not [name for name in names[1] if "resident_step" in name or "train_step" in name]
