@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax import compiling, networks
+from rrd_jax import convolutions as ways
 from rrd_jax.networks import layers
 
 _TIMES = 5
@@ -52,13 +53,20 @@ def _alone(layer: layers.Conv, shape: tuple[int, ...], gradients: bool) -> float
             return jax.vjp(lambda kernel: forward(kernel, maps), kernel)[1](cotangent)
         return jax.vjp(forward, kernel, maps)[1](cotangent)
 
-    forward_alone = compiling.jit(forward)
+    forward_alone = _compile(forward)
     seconds = _median(lambda: forward_alone(kernel, maps))
     if gradients:
         cotangent = jnp.ones_like(forward_alone(kernel, maps))
-        backward_alone = compiling.jit(backward)
+        backward_alone = _compile(backward)
         seconds += _median(lambda: backward_alone(kernel, maps, cotangent))
     return seconds
+
+
+def _compile(function: Callable) -> Callable:
+    """As `rrd_jax.program` compiles a step."""
+    if jax.default_backend() != "cpu":
+        return jax.jit(function)
+    return compiling.Unwritten(ways.fast(function))
 
 
 def product(dtype: Any) -> float:

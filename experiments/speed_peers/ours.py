@@ -5,14 +5,13 @@ task are compiled and warm. From then on each line of input is a request, and th
 with a line of JSON:
 
     round CASE         makes the task's epochs; seconds a step
-    bytes CASE         at the peak of an epoch, and as XLA counts them
+    bytes CASE         at the peak of an epoch
     convolutions CASE  seconds of a step's convolutions, each alone
     product            FLOPs a second of a large product of matrices
 """
 
 import dataclasses
 import functools
-import itertools
 import json
 import pathlib
 import runpy
@@ -118,7 +117,6 @@ class _Case:
 
     Attributes:
       start: seconds until it was warm.
-      compiled: seconds of that for tracing and compiling the step.
     """
 
     def __init__(self, setting: _Setting, name: str):
@@ -131,7 +129,7 @@ class _Case:
         self._log_every = training.log_every
         self._setting, self._live = setting, teacher is not None and not is_cached
         self._steps_per_epoch = len(setting.dataset.train) // training.batch_size
-        built = program.build(
+        self._program = program.build(
             plan,
             setting.mesh,
             setting.dataset.image_shape,
@@ -140,32 +138,20 @@ class _Case:
             teacher=teacher and teacher.network,
             teacher_is_cached=bool(is_cached),
         )
-        self._state = built.create(training.seed, teacher and teacher.variables)
+        self._state = self._program.create(training.seed, teacher and teacher.variables)
         self._teacher = setting.embeddings if is_cached else teacher and teacher.folded
-        self._calls = loop.dispatches(plan, setting.dataset, setting.mesh, built.length, start=0)
-        self._compile(built)
+        length = self._program.length
+        self._calls = loop.dispatches(plan, setting.dataset, setting.mesh, length, start=0)
         self.make_epochs(1)
         self.start = time.perf_counter() - start
-
-    def _compile(self, built: program.Program) -> None:
-        """The calls of an epoch, ahead of the first: so memory and time are known."""
-        start = time.perf_counter()
-        first = next(self._calls)
-        self._calls, self._batch = itertools.chain([first], self._calls), first[1]
-        self._train = {}
-        lengths = {built.length, 1} if self._steps_per_epoch % built.length else {built.length}
-        for length in lengths:
-            train = built.train_steps if length > 1 else built.train_step
-            lowered = train.lower(self._state, self._teacher, self._batch)
-            self._train[length] = lowered.compile()
-        self.compiled = time.perf_counter() - start
 
     def make_epochs(self, count: int) -> int:
         """Looks at the losses as often as a run does; returns the number of steps."""
         steps, step, pending, waiting = count * self._steps_per_epoch, 0, [], 0
         while step < steps:
-            length, batch = next(self._calls)
-            self._state, logged = self._train[length](self._state, self._teacher, batch)
+            length, self._batch = next(self._calls)
+            train = self._program.train_steps if length > 1 else self._program.train_step
+            self._state, logged = train(self._state, self._teacher, self._batch)
             pending.append(logged)
             step, waiting = step + length, waiting + length
             if waiting >= self._log_every or step % self._steps_per_epoch == 0:
@@ -174,23 +160,19 @@ class _Case:
         jax.block_until_ready(self._state)
         return steps
 
-    def bytes(self) -> dict[str, int | None]:
-        """At the peak of an epoch, and as XLA counts them.
+    def bytes(self) -> int | None:
+        """At the peak of an epoch: what the case holds, and what a step adds to it.
 
-        On a CPU the first is what a case holds and what resident memory grows by, as the peer has
-        it; elsewhere it is XLA's figure.
+        On a CPU that is what resident memory grows by, as the peer has it; elsewhere what XLA says.
         """
-        memory = self._train[min(self._train)].memory_analysis()
-        counted = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-        counted += memory.output_size_in_bytes - memory.alias_size_in_bytes
-        if jax.default_backend() != "cpu":
-            return {"bytes": counted, "by_xla": counted}
-        growth = resident_memory.growth(lambda: self.make_epochs(1))
         held = jax.tree.leaves((self._state, self._teacher, self._batch))
-        return {
-            "bytes": growth and growth + sum(leaf.nbytes for leaf in held),
-            "by_xla": counted,
-        }
+        held_bytes = sum(leaf.nbytes for leaf in held)
+        if jax.default_backend() == "cpu":
+            growth = resident_memory.growth(lambda: self.make_epochs(1))
+            return growth and growth + held_bytes
+        train = self._program.train_steps or self._program.train_step
+        compiled = train.lower(self._state, self._teacher, self._batch).compile()
+        return held_bytes + compiled.memory_analysis().temp_size_in_bytes
 
     def convolutions(self) -> float:
         """Seconds of a step's convolutions, each alone."""
@@ -210,7 +192,7 @@ def _answer(request: str, cases: dict[str, _Case], task: dict[str, Any]) -> dict
         return {"flops": our_alone.product(jnp.bfloat16 if task["halves"] else jnp.float32)}
     case = cases[name]
     if what == "bytes":
-        return case.bytes()
+        return {"bytes": case.bytes()}
     if what == "convolutions":
         return {"seconds": case.convolutions()}
     start = time.perf_counter()
@@ -228,7 +210,6 @@ def _main() -> None:
         "versions": {"jax": jax.__version__},
         "fill": setting.fill_seconds,
         "start": {name: case.start for name, case in cases.items()},
-        "compiled": {name: case.compiled for name, case in cases.items()},
         "flops": {name: setting.flops(name) for name in cases},
     }
     print(json.dumps(ready), flush=True)
