@@ -123,10 +123,9 @@ class Group:
             stack.callback(reader.close)
             return reader
 
-        with concurrent.futures.ThreadPoolExecutor(len(places)) as pool:
-            started = {
-                name: pool.submit(start, name, *how) for name, how in self._readers().items()
-            }
+        pool = concurrent.futures.ThreadPoolExecutor(len(places))
+        stack.callback(pool.shutdown, cancel_futures=True)  # Ctrl-C starts no more
+        started = {name: pool.submit(start, name, *how) for name, how in self._readers().items()}
         readers = {}
         for name, future in started.items():
             if isinstance(result := future.result(), ReaderError):
