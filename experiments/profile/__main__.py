@@ -96,7 +96,8 @@ def profile(step: "Step", folder: pathlib.Path, steps: int) -> dict[str, Any]:
         jax.block_until_ready(step())
     times = [_timed(repeat) / calls for _ in range(3)]
     program = hlo.parse(step.compiled.as_text())
-    entries = kinds.classify(program)
+    written = hlo.parse(step.lowered.as_text("hlo", debug_info=True))
+    entries = kinds.classify(program, written)
     runners = {name for name, entry in entries.items() if entry.runs_others}
     traced: list[float] = []
     path = timeline.record(folder, lambda: traced.append(_timed(repeat)))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 _ASSIGNMENT = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = ")
-_HEADER = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+_HEADER = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) (?:\(.*)?\{\s*$")
 _ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,<= ]*)\]")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
@@ -133,7 +133,7 @@ class Program:
 
 
 def parse(text: str) -> Program:
-    """Reads what `jax.stages.Compiled.as_text` returns."""
+    """Reads what `jax.stages.Compiled.as_text` returns, or `Lowered.as_text("hlo")`."""
     name = re.search(r"^HloModule ([\w.\-]+)", text, re.MULTILINE)
     computations: dict[str, list[Instruction]] = {}
     current: list[Instruction] = []
@@ -157,10 +157,17 @@ def _instruction(name: str, text: str) -> Instruction:
         name,
         opcode,
         tuple(arrays(results)),
-        tuple(re.findall(r"%([\w.\-]+)", operands)),
+        _names(opcode, operands),
         int(operands) if opcode == "parameter" else -1,
         rest[close + 1 :],
     )
+
+
+def _names(opcode: str, operands: str) -> tuple[str, ...]:
+    if opcode in ("parameter", "constant"):
+        return ()
+    marked = re.findall(r"%([\w.\-]+)", operands)  # in what is compiled, as types may stand there
+    return tuple(marked or re.findall(r"[\w.\-]+", operands))
 
 
 def arrays(text: str) -> Iterator[Array]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from rrd_jax import checkpoints, data, errors, job, loop, networks, parallel, recipe
+from rrd_jax import checkpoints, console, data, errors, job, loop, networks, parallel, recipe
 from rrd_jax.batch import Batch
 from rrd_jax.config import parse
 from rrd_jax.recipe import Job
@@ -18,27 +19,29 @@ from rrd_jax.step import Split
 from rrd_jax.teacher import ensemble, outputs
 from rrd_jax.teacher.frozen import FrozenNetwork
 
+_CLASSES = 100  # of data that are not there, and do not say
+
 
 @dataclasses.dataclass
 class Step:
     """A compiled train step with its arguments.
 
     Attributes:
+      lowered: what is compiled.
       compiled: (state, teacher, batch) -> (state, logged); the state is donated.
       state: of the student.
       teacher: its variables or its embeddings; None for none.
       batch: what each call sees.
       count: steps that one call makes.
-      mesh: the devices.
       about: what it is, by name, for the table.
     """
 
+    lowered: jax.stages.Lowered
     compiled: jax.stages.Compiled
     state: Any
     teacher: Any
     batch: Batch | Split
     count: int
-    mesh: jax.sharding.Mesh
     about: dict[str, Any]
 
     def __call__(self) -> Any:
@@ -50,7 +53,7 @@ class Step:
 def prepare(config: ConfigDict, asked: Any = None, examples: int = 0) -> Step:
     """The step of a config's student, on random images of its size, with random weights.
 
-    Images by import path or of Hugging Face are the first of their own.
+    Images by import path, of Hugging Face or of a folder are the first of their own, if there.
 
     Args:
       config: it is not changed.
@@ -58,7 +61,7 @@ def prepare(config: ConfigDict, asked: Any = None, examples: int = 0) -> Step:
       examples: images that stand in for the training split; 0 for the config's, or four batches.
     """
     plan = parse(_mocked(config, examples), asked=asked)
-    setting = job.prepare(plan.student)
+    setting = _open(plan.student)
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
         teacher = _teacher(plan, folder, setting)
@@ -67,6 +70,24 @@ def prepare(config: ConfigDict, asked: Any = None, examples: int = 0) -> Step:
         with checkpoints.Checkpoints(folder / "checkpoints") as kept:
             run = Run(chosen, folder, dataset, setting.mesh, teacher, kept)
     return _compiled(run)
+
+
+def _open(part: recipe.Part) -> job.Setting:
+    """The devices, and the images that `data.mock_examples` asks for, or random ones."""
+    try:
+        return job.prepare(part)
+    except errors.InputError as error:
+        source = part.source
+        count, side, channels = source.mock_examples, source.image_size, len(part.training.mean)
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 256, (count, side, side, channels), np.uint8)
+        labels = np.arange(count) % _CLASSES
+        source = dataclasses.replace(source, name="", mock_examples=0, class_names="", options=())
+        arrays = images, labels
+        dataset = data.from_sources(arrays, arrays, source, num_classes=_CLASSES)
+        setting = job.prepare(part, dataset)
+        console.warn(f"random images of {_CLASSES} classes stand in for the data: {error}")
+        return setting
 
 
 def _mocked(config: ConfigDict, examples: int) -> ConfigDict:
@@ -105,7 +126,7 @@ def _compiled(run: Run) -> Step:
     count, batch = next(calls)
     calls.close()
     step = program.train_steps if count > 1 else program.train_step
-    compiled = step.lower(state, teacher, batch).compile()
+    lowered = step.lower(state, teacher, batch)
     about = {
         "student": training.network.model,
         "objectives": " + ".join(choice.name for choice in training.objectives),
@@ -114,7 +135,7 @@ def _compiled(run: Run) -> Step:
         "teacher": _about_teacher(run),
         "device": f"{run.mesh.size} {run.mesh.devices.flat[0].device_kind}",
     }
-    return Step(compiled, state, teacher, batch, count, run.mesh, about)
+    return Step(lowered, lowered.compile(), state, teacher, batch, count, about)
 
 
 def _about_teacher(run: Run) -> str:

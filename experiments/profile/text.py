@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from experiments.profile import kinds
+from experiments.profile import kinds, names
 from rrd_jax import tables
 
 _INSTRUCTIONS = 10
@@ -57,7 +57,7 @@ def _groups(figures: dict[str, Any], most: int) -> str:
             group["direction"] or "product",
             f"{group['count']:g}",
             _shown(group["milliseconds"]),
-            f"{group['rate']:,.0f}",
+            _rate(group["rate"]),
             f"{group['of_peak']:.0%}",
         ]
         for group in groups[: most or None]
@@ -67,7 +67,7 @@ def _groups(figures: dict[str, Any], most: int) -> str:
         spent = sum(group["milliseconds"] for group in left)
         rate = sum(group["gigaflop"] for group in left) / max(spent, 1e-9) * 1000
         count = sum(group["count"] for group in left)
-        rows.append(["all others", "", "", f"{count:g}", _shown(spent), f"{rate:,.0f}", ""])
+        rows.append(["all others", "", "", f"{count:g}", _shown(spent), _rate(rate), ""])
     return tables.markdown(header, rows)
 
 
@@ -81,11 +81,12 @@ def _dearest(figures: dict[str, Any]) -> str:
 
 
 def _last(op_name: str) -> str:
-    """The end of a path, with whether it is of a gradient."""
-    path = kinds.path_of(op_name)
-    names = "/".join(path[1:] if path[:1] and "step" in path[0] else path)
-    shown = names if len(names) <= 60 else f"...{names[-57:]}"
-    return f"{shown}, backwards" if kinds.is_backward(op_name) else shown
+    """The end of a path, from the part of the step on, with whether it is of a gradient."""
+    path = names.path(op_name)
+    parts = [i for i in range(len(path)) if names.part("/".join(path[: i + 1]))]
+    whole = "/".join(path[parts[0] if parts else 0 :])
+    shown = whole if len(whole) <= 60 else f"...{whole[-57:]}"
+    return f"{shown}, backwards" if names.is_backward(op_name) else shown
 
 
 def _worst(figures: dict[str, Any]) -> list[str]:
@@ -93,8 +94,8 @@ def _worst(figures: dict[str, Any]) -> list[str]:
     lines, worst = [], figures["worst"]
     if worst:
         lines.append(
-            f"worst: {_sentence(worst)}, {worst['count']:g} of them, takes"
-            f" {worst['milliseconds']:.2f} ms at {worst['rate']:,.0f} GFLOP/s"
+            f"worst: {_sentence(worst)}, {worst['count']:g} a step, takes"
+            f" {worst['milliseconds']:.2f} ms at {_rate(worst['rate'])} GFLOP/s"
             f" ({worst['of_peak']:.0%} of the peak): {worst['lost']:.2f} ms,"
             f" {worst['lost'] / figures['window']:.1%} of a step, are lost"
         )
@@ -116,3 +117,7 @@ def _sentence(group: dict[str, Any]) -> str:
 
 def _shown(milliseconds: float) -> str:
     return f"{milliseconds:.2f}" if milliseconds >= 0.01 else "< 0.01" if milliseconds else "0"
+
+
+def _rate(gigaflops: float) -> str:
+    return f"{gigaflops:,.0f}" if gigaflops >= 10 else f"{gigaflops:.1f}"
