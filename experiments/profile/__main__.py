@@ -11,6 +11,7 @@ program; on a CPU, `taskset -c 0` before the command keeps instructions from run
 when they share the time. The trace stays in <workdir>/profile, if there is a workdir.
 """
 
+import contextlib
 import json
 import pathlib
 import statistics
@@ -58,7 +59,8 @@ def _job() -> None:
     parallel.check_platform()
     parallel.check_jaxlib()
     asked = config_flags.get_override_values(flags.FLAGS["config"])
-    step = setting.prepare(_CONFIG.value, asked, _EXAMPLES.value)
+    with contextlib.redirect_stdout(sys.stderr):  # what is said of the config is no figure
+        step = setting.prepare(_CONFIG.value, asked, _EXAMPLES.value)
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(_WORKDIR.value or temporary)
         figures = profile(step, folder / "profile", _STEPS.value)
