@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
 
 def _job() -> None:
     from experiments.profile import setting, text
-    from rrd_jax import console, parallel, report
+    from rrd_jax import parallel, report
 
     parallel.check_platform()
     parallel.check_jaxlib()
@@ -71,7 +71,8 @@ def _job() -> None:
         report.write_json(folder / "profile.json", figures)
     print(json.dumps(figures) if _FORMAT.value == "json" else table)
     if _WORKDIR.value:
-        console.warn(f"kept in {folder}: profile.md, profile.json, program.txt, profile/")
+        kept = f"kept in {folder}: profile.md, profile.json, program.txt, profile/"
+        print(kept, file=sys.stderr)  # which leaves JSON alone
 
 
 def profile(step: "Step", folder: pathlib.Path, steps: int) -> dict[str, Any]:
