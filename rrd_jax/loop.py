@@ -210,7 +210,8 @@ class _Loop:
         """Makes `count` steps; returns what they log."""
         run = self.run
         train = run.program.train_steps if count > 1 else run.program.train_step
-        run.state, logged = train(run.state, teacher, batch)
+        with tracing.step(run.step):
+            run.state, logged = train(run.state, teacher, batch)
         run.step += count
         return logged
 
