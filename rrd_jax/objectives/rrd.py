@@ -50,6 +50,9 @@ def relational_loss(
         p_t(k) = softmax_k(teacher . m_k / tau_t),  p_s(k) = softmax_k(student . m_k / tau_s)
         loss   = - sum_k p_t(k) log p_s(k)
 
+    Value and gradient come out of one walk over the memory. Under a mesh of Auto axes, with
+    `jax.set_mesh` around the call, each device walks its own rows where the devices divide them.
+
     Args:
       student: [B, D] embeddings, of length 1 in the paper.
       teacher: [B, D] embeddings of the same images, constant for gradients.
