@@ -90,15 +90,15 @@ def _job() -> None:
         print(f"[{name}] is measured", flush=True)
         curves[name] = _measure(name)
         report.write_json(workdir / "growth.json", curves)
-    text = _text(curves, load)
-    report.write_whole(workdir / "growth.md", text + "\n")
-    growth_table.picture(curves).savefig(workdir / "growth.png")
+        text = _text(curves, load)
+        report.write_whole(workdir / "growth.md", text + "\n")
+        growth_table.picture(curves).savefig(workdir / "growth.png")
     print(f"\n{text}\n\nkept in {workdir}")
 
 
 def _main(argv: list[str]) -> None:
     del argv
-    cli.guard(_job, stopped="stopped; curves that were measured are in growth.json of the workdir")
+    cli.guard(_job, stopped="stopped; what was measured is in the workdir")
 
 
 if __name__ == "__main__":

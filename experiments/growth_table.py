@@ -130,10 +130,15 @@ def _draw(axis: Any, name: str, curve: Mapping[str, Any]) -> None:
         rounds = [seconds / middle * shown for seconds in curve["seconds"][str(at)]]
         axis.plot([at, at], [min(rounds), max(rounds)], color="#0072b2", linewidth=0.8)
     axis.plot(x, [at / x[0] for at in x], ":", color="#6b7078", linewidth=1)
-    axis.set_xscale("log", base=10 if x[-1] / x[0] > 1000 else 2)
+    axis.set_xscale("log")
     axis.set_yscale("log")
+    if x[-1] / x[0] < 1000:  # few enough to name each
+        axis.set_xticks(
+            x, [f"{at:,}" if at < 1e5 else f"{at / 1e6:.0f} M" for at in x], minor=False
+        )
+        axis.set_xticks([], minor=True)
     axis.set_xlabel(kind.axis, fontsize=8)
     axis.set_ylabel("cost, times the first", fontsize=8)
-    axis.set_title(f"{kind.what}: exponent {slope(x, y):.2f}", fontsize=8, loc="left")
+    axis.set_title(f"{kind.what}\nexponent {slope(x, y):.2f}", fontsize=8, loc="left")
     axis.tick_params(labelsize=7)
     axis.grid(linewidth=0.3, alpha=0.5)
