@@ -175,6 +175,13 @@ def test_instructions_that_run_at_once_share_the_time():
     assert whole.window == pytest.approx(40e-9 / 2)
 
 
+def test_an_event_of_a_custom_call_is_known_by_its_instruction():
+    assert (
+        timeline.instruction("custom-call.6.clone2__onednn$convolution") == "custom-call.6.clone2"
+    )
+    assert timeline.instruction("%ynn_fusion.4") == "ynn_fusion.4"
+
+
 def test_the_worst_is_what_loses_most_against_the_peak(entries):
     seconds = {"forward": 0.002, "of_images": 0.004, "unheard": 0.001, "updated": 0.5}
     whole = timeline.Timeline(seconds, dict.fromkeys(seconds, 2), 0.6)

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import pathlib
+import re
 import warnings
 from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
@@ -70,10 +71,15 @@ def read(path: pathlib.Path, module: str, runners: Collection[str]) -> Timeline:
                     name = stats.get("hlo_op")
                     if name and stats.get("hlo_module", module) == module:
                         device = plane.name, stats.get("device_ordinal", 0)
-                        found = Event(str(name).removeprefix("%"), event.start_ns, event.end_ns)
+                        found = Event(instruction(str(name)), event.start_ns, event.end_ns)
                         devices[device].append(found)
     of_devices = [key for key in devices if key[0].startswith("/device:")]
     return joined([devices[key] for key in of_devices or devices], runners)
+
+
+def instruction(name: str) -> str:
+    """An instruction's name from that of an event, where a custom call's target may follow it."""
+    return re.sub(r"__\w+\$\w+$", "", name.removeprefix("%"))
 
 
 def joined(devices: Collection[list[Event]], runners: Collection[str]) -> Timeline:
