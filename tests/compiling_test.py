@@ -60,8 +60,8 @@ def test_programs_with_onednn_are_compiled_with_nothing_to_be_written(monkeypatc
 _PROGRAM = """
 import jax, jax.numpy as jnp
 from rrd_jax import compiling
-numbers = ("NHWC", "HWIO", "NHWC")
-convolve = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=numbers)
+same = {"padding": "SAME", "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+convolve = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), **same)
 print(compiling.Unwritten(convolve)(jnp.ones((8, 16, 16, 32)), jnp.ones((3, 3, 32, 32))).shape)
 """
 
