@@ -67,6 +67,13 @@ class Unwritten:
         """As of a function of `jax.jit`, without oneDNN: whoever compiles it may write it."""
         return self._ordinary.lower(*arguments)
 
+    def as_called(self, *arguments: Any) -> Any:
+        """The compiled program that calls run, for a look at it: never to be serialised."""
+        if jax.process_count() > 1:
+            return self._ordinary.lower(*arguments).compile()
+        with _nothing_is_written():
+            return self._quick.lower(*arguments).compile()
+
 
 @contextlib.contextmanager
 def _nothing_is_written() -> Iterator[None]:
