@@ -2,7 +2,8 @@
 # make report:    five methods on digits, three seeds, their statistics on a page, on a CPU
 # make test:      lint, and the tests that take minutes
 # make test-long: the tests that take longer: each config to its end, large networks, kills
-# make bench:     a step's speed beside PyTorch's, of the interpreter TORCH_PYTHON
+# make bench:     a step's speed beside PyTorch's, of the interpreter TORCH_PYTHON; BENCH: more flags
+# make growth:    how cost grows with batch, memory, student, devices and epochs
 # make tpu-aot:   compiles the train steps for TPUs, without one; memory, collectives, FLOPs
 # make lock:      exact versions for what setup.cfg asks for, in requirements.lock (needs uv)
 
@@ -10,6 +11,7 @@ VENV ?= .venv
 WORKDIR ?= runs/digits
 REPORT ?= runs/report
 TORCH_PYTHON ?=
+BENCH ?=
 RUN = $(VENV)/bin/python -m
 PYTEST = JAX_PLATFORMS=cpu $(RUN) pytest -n 2 --dist loadgroup
 INSTALL = $(RUN) pip install --quiet --disable-pip-version-check
@@ -20,7 +22,7 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
   $$python -c 'import ensurepip, venv, sys; sys.exit(sys.version_info < (3, 11))' \
     2>/dev/null && echo $$python && break; done)
 
-.PHONY: distill report test test-long lint bench tpu-aot lock clean
+.PHONY: distill report test test-long lint bench growth tpu-aot lock clean
 
 distill: $(VENV)/ready
 	$(RUN) rrd_jax.main --config=configs/digits.py --workdir=$(WORKDIR)
@@ -42,7 +44,10 @@ lint: $(VENV)/ready
 	$(RUN) ruff format --check .
 
 bench: $(VENV)/ready
-	$(RUN) experiments.benchmark --torch_python=$(TORCH_PYTHON)
+	$(RUN) experiments.benchmark --torch_python=$(TORCH_PYTHON) $(BENCH)
+
+growth: $(VENV)/ready
+	$(RUN) experiments.growth
 
 tpu-aot: $(VENV)/ready
 	$(RUN) experiments.tpu_aot

@@ -25,6 +25,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+if __name__ == "__main__":  # torch imports Python's own `profile`, not that of this folder
+    sys.path[0] = str(pathlib.Path(__file__).parents[1])
+
 _TEST = 1000  # of sklearn's digits, in the order of data/builders, those behind are the test split
 _BATCHES = {1: 100, 7: 100, 797: 797}  # images at once, of the first so many
 _TOLERANCE, _TORCH = 1e-4, 1e-5  # of the largest logit; the second for timm and torchvision

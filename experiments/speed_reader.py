@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import subprocess
+from collections.abc import Sequence
 from typing import Any
 
 _SCRIPTS = pathlib.Path(__file__).parent / "speed_peers"
@@ -16,14 +17,15 @@ class ReaderError(RuntimeError):
 
 
 class Reader:
-    """A process that gets ready, and then makes a round whenever it is asked.
+    """A process that gets ready, and then does what it is asked.
 
     Args:
       python: its interpreter.
       script: a file of speed_peers.
       task: what to do; becomes the script's argument, as JSON.
       log: receives what the process writes to stderr.
-      cores: that it may use; 0 for all.
+      cores: numbers of those that it may use.
+      kernels: folder of those that torch.compile has made.
 
     Attributes:
       ready: what the process says once it is ready.
@@ -33,7 +35,13 @@ class Reader:
     """
 
     def __init__(
-        self, python: str, script: str, task: dict[str, Any], log: pathlib.Path, cores: int
+        self,
+        python: str,
+        script: str,
+        task: dict[str, Any],
+        log: pathlib.Path,
+        cores: Sequence[int],
+        kernels: pathlib.Path,
     ):
         self._log = log
         with log.open("w") as stderr:
@@ -43,29 +51,38 @@ class Reader:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
-                # Several share a device: none may take its memory beforehand.
-                env={**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+                env={
+                    **os.environ,
+                    # Several share a device: none may take its memory beforehand.
+                    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+                    "TORCHINDUCTOR_CACHE_DIR": str(kernels),
+                },
             )
         with contextlib.suppress(ProcessLookupError):  # it has ended; `_answer` says why
             # Its threads, which start later, inherit this.
-            pinned = sorted(os.sched_getaffinity(0))[: cores or None]
-            os.sched_setaffinity(self._process.pid, pinned)
+            os.sched_setaffinity(self._process.pid, cores)
         try:
             self.ready = self._answer()
         except BaseException:
             self.close()
             raise
 
-    def round(self, case: str) -> float:
-        """Makes a round of a case; returns seconds a step.
+    def move(self, cores: Sequence[int]) -> None:
+        """Lets all its threads run on other cores, as many as before, and on no others."""
+        for thread in pathlib.Path(f"/proc/{self._process.pid}/task").glob("*"):
+            with contextlib.suppress(ProcessLookupError):  # a thread that has ended
+                os.sched_setaffinity(int(thread.name), cores)
+
+    def ask(self, what: str, case: str = "") -> dict[str, Any]:
+        """The answer to a request, as speed_peers/ours.py lists them.
 
         Raises:
           ReaderError: the process ends instead.
         """
         with contextlib.suppress(BrokenPipeError):  # the process has ended, and will not answer
-            self._process.stdin.write(f"{case}\n")
+            self._process.stdin.write(f"{what} {case}\n")
             self._process.stdin.flush()
-        return self._answer()["seconds"]
+        return self._answer()
 
     def close(self) -> None:
         """Ends the process."""

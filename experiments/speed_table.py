@@ -1,27 +1,71 @@
-"""The table and the remarks of the speed benchmark, from its figures."""
+"""The tables and the remarks of the speed benchmark, from its figures."""
 
 import statistics
 from typing import Any
 
-from rrd_jax import parallel, report
+from experiments import speed_targets
+from experiments.speed_group import fastest
+from experiments.speed_rows import CACHED, LOSS, OURS
+from rrd_jax import report
 
-OURS, LOSS, CACHED = "rrd_jax", "rrd+kd", ", remembered"
 _EPOCHS = 240
 
 
 def summary(groups: list[dict[str, Any]], *, absolute: bool) -> str:
-    """A row for each reader and case, with medians over the rounds.
+    """A row for each group and teacher: ours beside the fastest PyTorch there is.
 
-    A ratio is the median of the ratios of each round, in which the two ran one after the other.
+    Ours with a teacher remembered stands beside the fastest PyTorch with a table like it, and
+    beside the fastest that runs its teacher.
 
     Args:
-      groups: `Group.figures` of each size and batch.
-      absolute: whether to show times, or only ratios.
+      groups: `Group.figures`.
+      absolute: whether to show times and targets, or only ratios.
     """
-    header = ["images", "batch", "reader", "loss", "teacher"]
+    header = ["images", "batch", "precision", "cores", "teacher, ours / theirs"]
+    header += ["ours / fastest PyTorch", "rounds", "which", "of the peak", "convolutions alone"]
+    header += ["MB at the peak", "ready after"]
     if absolute:
-        header += ["images/s", "ms a step", "of bf16 peak"]
-    header += ["ours / it", "ours, remembered / it", "ready after"]
+        header += ["images/s", "ms a step", "target"]
+    rows = []
+    for group in groups:
+        for ours, theirs in ((LOSS, LOSS), (LOSS + CACHED, LOSS), (LOSS + CACHED, LOSS + CACHED)):
+            if f"{OURS}: {ours}" in group["seconds"]:
+                rows.append(_beside(group, ours, theirs, absolute))
+    return report.table(header, rows)
+
+
+def _beside(group: dict[str, Any], ours: str, theirs: str, absolute: bool) -> list[Any]:
+    """Ours of one case beside the fastest peer's of a case."""
+    peer = fastest(group, theirs)
+    keys = [f"{OURS}: {ours}", *([f"{peer}: {theirs}"] if peer else [])]
+    ratios = _ratios(group, keys[-1], keys[0]) if peer else []
+    teacher = " / ".join(
+        "remembered" if case.endswith(CACHED) else "runs" for case in (ours, theirs)
+    )
+    row = [
+        *_images(group),
+        teacher,
+        f"{statistics.median(ratios):.2f}" if ratios else "-",
+        _spread(ratios),
+        peer.removeprefix("torch, ") if peer else "-",
+        _pair(group, keys, _share_of_peak, "%"),
+        _pair(group, keys, _share_of_convolutions, "%"),
+        _pair(group, keys, _megabytes, ""),
+        _pair(group, keys, _start, "s"),
+    ]
+    if absolute:
+        same = ours == theirs
+        ratio = statistics.median(ratios) if ratios and same else None
+        target = speed_targets.of_row(group, ours, ratio) if same else "-"
+        row += [_pair(group, keys, _rate, ""), _pair(group, keys, _milliseconds, ""), target]
+    return row
+
+
+def readers(groups: list[dict[str, Any]], *, absolute: bool) -> str:
+    """A row for each reader and case; the fastest PyTorch of each is marked by a star."""
+    header = ["images", "batch", "precision", "cores", "reader", "loss", "teacher", "ours / it"]
+    header += ["rounds", "MB at the peak", "ready after"]
+    header += ["images/s", "ms a step"] if absolute else []
     rows = []
     for group in groups:
         rows += [_row(group, key, absolute) for key in group["seconds"]]
@@ -32,48 +76,89 @@ def summary(groups: list[dict[str, Any]], *, absolute: bool) -> str:
 
 
 def _row(group: dict[str, Any], key: str, absolute: bool) -> list[Any]:
-    seconds, ready = group["seconds"][key], group["ready"]
     name, _, case = key.partition(": ")
     method, _, is_cached = case.partition(", ")
     teacher = "-" if method == "ce" else "remembered" if is_cached else "runs"
-    row = [*_images(group), name, method, teacher]
+    ratios = _ratios(group, key, f"{OURS}: {LOSS}{CACHED if is_cached else ''}")
+    mark = " *" if name == fastest(group, case) else ""
+    row = [*_images(group), name + mark, method, teacher, f"{statistics.median(ratios):.2f}"]
+    row += [_spread(ratios), _pair(group, [key], _megabytes, ""), _pair(group, [key], _start, "s")]
     if absolute:
-        row += _speed(group, case, statistics.median(seconds))
-    for our_case in (f"{OURS}: {LOSS}", f"{OURS}: {LOSS}{CACHED}"):
-        measured = our_case in group["seconds"]
-        row.append(f"{_ratio(group, key, our_case):.2f}" if measured else "-")
-    start = ready[name]["start"]
-    return [*row, f"{start[case] if name == OURS else start:.0f} s"]
+        row += [_pair(group, [key], _rate, ""), _pair(group, [key], _milliseconds, "")]
+    return row
 
 
-def _images(group: dict[str, Any]) -> tuple[str, int]:
+def _images(group: dict[str, Any]) -> list[Any]:
     task = group["task"]
-    return f"{group['size']}, {task['side']} px", task["batch_size"]
+    cores = "-" if group["cores"] is None else group["cores"] or "all"
+    return [f"{group['size']}, {task['side']} px", task["batch_size"], group["precision"], cores]
 
 
-def _speed(group: dict[str, Any], case: str, seconds: float) -> tuple[str, str, str]:
-    """Images a second, milliseconds a step, and the share of the device's peak."""
-    ready, batch_size = group["ready"][OURS], group["task"]["batch_size"]
-    peak = parallel.peak_flops(ready["device"])
-    share = f"{100 * ready['flops'][case] / seconds / peak:.1f} %" if peak else "-"
-    return f"{batch_size / seconds:,.0f}", f"{1000 * seconds:.3f}", share
-
-
-def _ratio(group: dict[str, Any], key: str, reference: str) -> float:
-    """The time of a reader's case over that of a reference."""
+def _ratios(group: dict[str, Any], key: str, reference: str) -> list[float]:
+    """By round, the time of a reader's case over that of a reference."""
     rounds = zip(group["seconds"][key], group["seconds"][reference], strict=False)
-    return statistics.median(seconds / in_reference for seconds, in_reference in rounds)
+    return [seconds / in_reference for seconds, in_reference in rounds]
+
+
+def _spread(ratios: list[float]) -> str:
+    return f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else "-"
+
+
+def _pair(group: dict[str, Any], keys: list[str], figure: Any, unit: str) -> str:
+    """A figure of each key, such as "12 / 15 s"; a dash where it is not known."""
+    shown = [figure(group, key) for key in keys]
+    return f"{' / '.join(shown)} {unit if set(shown) != {'-'} else ''}".strip()
+
+
+def _share_of_peak(group: dict[str, Any], key: str) -> str:
+    """What the networks compute in a step, of what the processor's fastest product would."""
+    case = key.partition(": ")[2]
+    if not group["product"]:
+        return "-"
+    rate = group["ready"][OURS]["flops"][case] / statistics.median(group["seconds"][key])
+    return f"{100 * rate / max(group['product'].values()):.0f}"
+
+
+def _share_of_convolutions(group: dict[str, Any], key: str) -> str:
+    """What the convolutions take alone, of the step."""
+    if key not in group["convolutions"]:
+        return "-"
+    return f"{100 * group['convolutions'][key] / statistics.median(group['seconds'][key]):.0f}"
+
+
+def _megabytes(group: dict[str, Any], key: str) -> str:
+    number = group["bytes"].get(key, {}).get("bytes")
+    return f"{number / 1e6:.0f}" if number else "-"
+
+
+def _start(group: dict[str, Any], key: str) -> str:
+    name, _, case = key.partition(": ")
+    return f"{group['ready'][name]['start'][case]:.0f}"
+
+
+def _rate(group: dict[str, Any], key: str) -> str:
+    return f"{group['task']['batch_size'] / statistics.median(group['seconds'][key]):,.0f}"
+
+
+def _milliseconds(group: dict[str, Any], key: str) -> str:
+    return f"{1000 * statistics.median(group['seconds'][key]):.3f}"
 
 
 def remarks(group: dict[str, Any], *, absolute: bool) -> list[str]:
     """Sentences: the cost of RRD, cost and gain of a cached teacher, and what peers reported."""
     task = group["task"]
-    label = f"{group['size']}, batch {task['batch_size']}"
+    label = ", ".join(map(str, (group["size"], f"batch {task['batch_size']}", group["precision"])))
+    label += f", {group['cores']} of the cores" if group["cores"] else ""
     lines = [f"{label}: RRD changes the time of a step of ce+kd by {_added(group, '')}"]
     if f"{OURS}: {LOSS}{CACHED}" in group["seconds"]:
         lines[0] += f", by {_added(group, CACHED)} with the teacher remembered"
+        if absolute and speed_targets.applies_to_rrd(group):
+            lines[0] += f" (target {speed_targets.of_rrd(_share_added(group, CACHED))})"
         lines.append(f"{label}: {_about_cache(group, absolute)}.")
     lines[0] += "."
+    if group["product"]:
+        products = (f"{name} {rate / 1e9:,.0f}" for name, rate in group["product"].items())
+        lines.append(f"{label}: GFLOP/s of a large product of matrices: {', '.join(products)}.")
     if not task["crops"]:
         lines.append(
             f"{label}: steps get images that are cut already; no published loop, no table."
@@ -86,10 +171,14 @@ def remarks(group: dict[str, Any], *, absolute: bool) -> list[str]:
     return lines
 
 
-def _added(group: dict[str, Any], teacher: str) -> str:
+def _share_added(group: dict[str, Any], teacher: str) -> float:
     """What RRD adds to the time of a step; teacher is "" or CACHED."""
-    ratio = _ratio(group, f"{OURS}: {LOSS}{teacher}", f"{OURS}: ce+kd{teacher}")
-    return f"{100 * (ratio - 1):+.1f} %"
+    ratios = _ratios(group, f"{OURS}: {LOSS}{teacher}", f"{OURS}: ce+kd{teacher}")
+    return statistics.median(ratios) - 1
+
+
+def _added(group: dict[str, Any], teacher: str) -> str:
+    return f"{100 * _share_added(group, teacher):+.1f} %"
 
 
 def _about_cache(group: dict[str, Any], absolute: bool) -> str:

@@ -25,6 +25,15 @@ def collectives(text: str) -> dict[str, list[list[str]]]:
     return {kind: list(by_channel.values()) for kind, by_channel in sorted(arrays.items())}
 
 
+def cycles(text: str) -> int:
+    """What XLA expects the instructions of an HLO module to take, one after the other.
+
+    A guess of the compiler, good for choosing between two ways to write the same: a loop's body
+    counts once, and nothing is said of what runs side by side.
+    """
+    return sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text)))
+
+
 def summary(results: dict[str, dict[str, Any]]) -> str:
     """A row for each step; sizes and FLOPs are of one chip."""
     header = (
@@ -39,6 +48,8 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
         "program",
         "GFLOP by XLA",
         "counted",
+        "MB moved",
+        "Mcycles guessed",
         "collectives: number, largest array",
         "compiled in s",
     )
@@ -54,6 +65,8 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
                 *(f"{figures['bytes'][part] / 1e6:.1f}" for part in names),
                 f"{figures['flops']['xla'] / 1e9:.1f}",
                 f"{figures['flops']['counted'] / 1e9:.1f}",
+                f"{figures['moved'] / 1e6:.0f}",
+                f"{figures['cycles'] / 1e6:.2f}",
                 "; ".join(_described(*item) for item in figures["collectives"].items()) or "-",
                 f"{figures['seconds']:.0f}",
             )

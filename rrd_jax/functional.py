@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
+from rrd_jax import convolutions
+
 
 def convolve(
     x: jax.Array,
@@ -32,17 +34,17 @@ def convolve(
     Returns:
       [B, height, width, features], of the same type.
     """
-    strides, dilation, pads = (stride, stride), (1, 1), padding
-    if transposed:
-        kernel, strides, dilation = kernel[::-1, ::-1], (1, 1), strides
-        pads = [size - 1 - pad for size, pad in zip(kernel.shape[:2], padding, strict=True)]
+    if not transposed:
+        return convolutions.convolve(x, kernel, stride=stride, padding=padding, precision=precision)
+    kernel = kernel[::-1, ::-1]
+    pads = [size - 1 - pad for size, pad in zip(kernel.shape[:2], padding, strict=True)]
     # No preferred_element_type: the backward pass must stay in the compute dtype too.
     return jax.lax.conv_general_dilated(
         x,
         kernel,
-        window_strides=strides,
+        window_strides=(1, 1),
         padding=[(pad, pad) for pad in pads],
-        lhs_dilation=dilation,
+        lhs_dilation=(stride, stride),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=x.shape[-1] // kernel.shape[2],
         precision=precision,

@@ -158,7 +158,11 @@ class _Loop:
         self.training, self.steps_per_epoch = run.recipe.training, run.steps_per_epoch
         self.total = self.training.epochs * run.steps_per_epoch
         self.predict = predictions.compile_predict(
-            run.recipe.student, self.training.normalize, run.mesh, run.recipe.objectives
+            run.recipe.student,
+            self.training.normalize,
+            run.mesh,
+            run.recipe.objectives,
+            fast_cpu=self.training.fast_cpu,
         )
         self.clock = report.Clock(run.progress.seconds, run.step)
 
@@ -206,7 +210,8 @@ class _Loop:
         """Makes `count` steps; returns what they log."""
         run = self.run
         train = run.program.train_steps if count > 1 else run.program.train_step
-        run.state, logged = train(run.state, teacher, batch)
+        with tracing.step(run.step):
+            run.state, logged = train(run.state, teacher, batch)
         run.step += count
         return logged
 

@@ -45,7 +45,7 @@ _PROFILE = flags.DEFINE_integer(
     "profile",
     0,
     "Traces so many of the student's steps, once they are compiled, into <workdir>/profile, for"
-    " XProf, TensorBoard's profile plugin or Perfetto.",
+    " XProf, TensorBoard's profile plugin or Perfetto; a line says which file is for which.",
     lower_bound=0,
 )
 _PRINT_CONFIG = flags.DEFINE_bool(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rrd_jax import metrics, networks, parallel
+from rrd_jax import compiling, convolutions, metrics, networks, parallel
 from rrd_jax.objectives import Objective, ObjectiveState, classifier
 
 Predictions = dict[str, np.ndarray]
@@ -83,10 +83,16 @@ def compile_predict(
     normalize: Callable,
     mesh: jax.sharding.Mesh,
     objectives: Mapping[str, Objective] | None = None,
+    *,
+    fast_cpu: bool = True,
 ) -> Callable:
     """`make_predict`, compiled; every process gets the whole batch's figures."""
-    predict = make_predict(network, normalize, objectives)
-    return jax.jit(predict, out_shardings=parallel.replicated(mesh))
+    fast = fast_cpu and mesh.devices.flat[0].platform == "cpu"
+    return jax.jit(
+        convolutions.fast(make_predict(network, normalize, objectives), fast),
+        out_shardings=parallel.replicated(mesh),
+        compiler_options=compiling.options() if fast else None,
+    )
 
 
 class StoppedError(Exception):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 
-from rrd_jax import networks, optim, parallel, stage, state, step
+from rrd_jax import compiling, convolutions, networks, optim, parallel, stage, state, step
 from rrd_jax.recipe import Recipe
 from rrd_jax.teacher import outputs
 
@@ -56,17 +56,22 @@ def build(
       teacher_is_cached: whether the step is given the teacher's embeddings, or its variables.
     """
     on_cpu = mesh.devices.flat[0].platform == "cpu"
+    fast = on_cpu and recipe.training.fast_cpu
     optimizer = _optimizer(recipe, image_shape)
     create = functools.partial(_create_state, recipe, optimizer, image_shape, teacher)
     abstract, shardings = _abstract_state(create, recipe, mesh, image_shape, teacher)
     teach = _teach(recipe, image_shape, teacher, teacher_is_cached)
     task = _task(recipe, optimizer, image_shape, steps_per_epoch, teach, unroll=on_cpu)
-    train_step = functools.partial(step.train_step, task)
+    train_step = functools.partial(parallel.with_mesh(mesh, step.train_step), task)
     if resident:
-        train_step = functools.partial(step.resident_step, task, image_shape)
+        resident_step = parallel.with_mesh(mesh, step.resident_step)
+        train_step = functools.partial(resident_step, task, image_shape)
+    train_step = convolutions.fast(train_step, fast)
     length = _steps_per_call(recipe, image_shape, steps_per_epoch, on_cpu) if resident else 1
     compiled = functools.partial(
-        jax.jit, donate_argnums=0, out_shardings=(shardings, parallel.replicated(mesh))
+        compiling.Unwritten if fast else jax.jit,
+        donate_argnums=0,
+        out_shardings=(shardings, parallel.replicated(mesh)),
     )
     # Hundreds of small random draws: compiling them well takes longer than drawing them.
     quick = {"xla_backend_optimization_level": 0} if on_cpu else None

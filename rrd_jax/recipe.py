@@ -46,6 +46,7 @@ class Training:
       start: the weights that the network begins with.
       freeze: which of its parts stay as they are, as `networks.frozen_parts` has it.
       backbone_rate: times the learning rate, for all of it but the classifier.
+      fast_cpu: whether programs for a CPU have `compiling.options` and `convolutions.fast`.
     """
 
     label: str
@@ -72,6 +73,7 @@ class Training:
     start: StartChoice = dataclasses.field(default_factory=StartChoice)
     freeze: str = ""
     backbone_rate: float = 1.0
+    fast_cpu: bool = True
 
     @property
     def normalize(self) -> Callable[[jax.Array], jax.Array]:

@@ -1,4 +1,7 @@
-"""One train step as pure functions of arrays; `program` compiles them."""
+"""One train step as pure functions of arrays; `program` compiles them.
+
+Named scopes say which part of the step an instruction belongs to; profilers show them.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -95,6 +98,7 @@ def train_step(
     return updated(task, state, gradients), gradients.logged
 
 
+@jax.named_scope("input")
 def augmented(task: Task, state: TrainState, batch: Batch) -> Batch:
     """The batch as the networks see it: a view of each image, mixed with another if asked for."""
     epoch = state.step // task.steps_per_epoch
@@ -113,7 +117,8 @@ def batch_gradients(
     """The gradients of an augmented batch, or of one part of it."""
     outputs = None
     if task.teach is not None:
-        outputs = jax.lax.stop_gradient(task.teach(teacher, batch))
+        with jax.named_scope("teacher"):
+            outputs = jax.lax.stop_gradient(task.teach(teacher, batch))
     key = state.key
     for number in (_DROPOUT, state.step, part):
         key = jax.random.fold_in(key, number)
@@ -144,14 +149,16 @@ def total_loss(
       (loss [], (what is logged, the student's statistics, the objectives' memories)).
     """
     variables = {"params": params["student"], "batch_stats": state.batch_stats}
-    outputs, changed = task.student.apply(
-        variables, batch.image, train=True, mutable=["batch_stats"], rngs=key
-    )
+    with jax.named_scope("student"):
+        outputs, changed = task.student.apply(
+            variables, batch.image, train=True, mutable=["batch_stats"], rngs=key
+        )
     means, memories, logits = {}, {}, outputs.logits
     for name, term in task.terms.items():
         carried = ObjectiveState(params["objectives"][name], state.frozen[name], state.memory[name])
-        losses, memories[name] = term.objective.loss(carried, outputs, teacher_outputs, batch)
-        means[name] = jnp.mean(losses)
+        with jax.named_scope(f"objective_{name}"):
+            losses, memories[name] = term.objective.loss(carried, outputs, teacher_outputs, batch)
+            means[name] = jnp.mean(losses)
         if term.objective.predict:
             logits = term.objective.predict(carried, outputs)
     total = sum(_weight(task, name, state.step) * mean for name, mean in means.items())
@@ -190,6 +197,7 @@ def accumulated_gradients(task: Task, state: TrainState, teacher: Any, batch: Ba
     return Gradients(mean, batch_stats, memory, jax.tree.map(jnp.mean, logged))
 
 
+@jax.named_scope("update")
 def updated(task: Task, state: TrainState, gradients: Gradients) -> TrainState:
     """The state after an update by these gradients."""
     optimizer = optax.with_extra_args_support(task.optimizer)
@@ -238,6 +246,7 @@ class Split(NamedTuple):
     order: jax.Array
 
 
+@jax.named_scope("input")
 def resident_batch(
     split: Split, step: jax.Array, steps_per_epoch: int, image_shape: tuple[int, int, int]
 ) -> Batch:

@@ -1,11 +1,17 @@
 """Traces some steps of a run, for the viewers of the XLA profiler."""
 
 import pathlib
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 
 from rrd_jax import console
+
+
+def step(number: int) -> AbstractContextManager:
+    """Marks what is called inside as a step, in a trace that is being written; else it is free."""
+    return jax.profiler.StepTraceAnnotation("train", step_num=number)
 
 
 class Trace:
@@ -45,14 +51,28 @@ class Trace:
             jax.block_until_ready(logged)
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0  # calls of Python functions would fill the trace
-            jax.profiler.start_trace(self._folder, profiler_options=options)
+            # Perfetto refuses the file that the profiler writes; of several processes, which write
+            # to one folder, JAX can rewrite none for it.
+            alone = jax.process_count() == 1
+            jax.profiler.start_trace(
+                self._folder, create_perfetto_trace=alone, profiler_options=options
+            )
             self._running = True
 
     def _end(self) -> None:
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
-            console.say(f"a trace of {self._traced} steps is in {self._folder}")
+            console.say(f"a trace of {self._traced} steps is in {self._folder}: {self._viewers()}")
         elif self._left > 0:
             console.warn("nothing was traced; only the first call was made, which is compilation")
         self._left = 0
+
+    def _viewers(self) -> str:
+        """What opens the trace."""
+        xprof = f"'xprof --logdir={self._folder}' shows it (pip install xprof)"
+        files = list(self._folder.rglob("perfetto_trace.json.gz"))
+        if not files:
+            return xprof
+        newest = max(files, key=lambda path: path.stat().st_mtime)
+        return f"{xprof}; for https://ui.perfetto.dev open {newest.relative_to(self._folder)}"

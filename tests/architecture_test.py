@@ -25,7 +25,8 @@ _ORDER = """
     state data choices
     objectives networks optim
     memory metrics sanity cli
-    imports functional jaxprs last_resort failures
+    imports functional compiling jaxprs last_resort failures
+    convolutions
     batch console about
     errors tables flat
 """
@@ -37,6 +38,7 @@ _PURE = [
     *("step", "stage", "state", "memory", "objectives", "networks", "optim", "metrics"),
     *(
         "functional",
+        "convolutions",
         "batch",
         "recipe",
         "choices",

@@ -1,5 +1,6 @@
 """Eight fake CPU devices, and fixtures that several tests share."""
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -23,6 +24,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")  # a shape that is widene
 flags.FLAGS.mark_as_parsed()
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items):
+    """Tests that read what their module makes once run in one process, or each would make it."""
+    for item in items:
+        found = item._fixtureinfo.name2fixturedefs.values()
+        of_module = (f for fixtures in found for f in fixtures if f.scope == "module")
+        shares = any(fixture.baseid.endswith(item.path.name) for fixture in of_module)
+        if shares and not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+
+
 def pytest_sessionfinish():
     """The process that made the folder of compiled programs removes it."""
     if os.environ.get("RRD_JAX_TESTS_CACHE_OWNER") == str(os.getpid()):
@@ -33,6 +45,18 @@ def pytest_sessionfinish():
 def data_dir(tmp_path_factory):
     """Where this test process keeps prepared data sets."""
     return str(tmp_path_factory.mktemp("tfds"))
+
+
+@pytest.fixture(scope="session")
+def commands(tmp_path_factory):
+    """Starts whole commands; data sets that they prepare lie in a folder of their own."""
+    from tests.forks import Commands
+
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TFDS_DATA_DIR", str(tmp_path_factory.mktemp("commands")))
+            started = stack.enter_context(Commands())
+        yield started
 
 
 def use_one_device(patch):

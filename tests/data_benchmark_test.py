@@ -32,8 +32,9 @@ def test_it_runs_without_peers_and_says_so(tmp_path):
         (["--images=8", "--batch_size=4", "--tf_python=none"], "=none is no program"),
     ],
 )
-def test_bad_flags_are_one_line(tmp_path, options, message):
-    done = _run(tmp_path, *options)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.strip().split("\n")) == 1
+def test_bad_flags_are_one_line(commands, tmp_path, options, message):
+    told = f"--workdir={tmp_path}", *options
+    done = commands.run(*told, module="experiments.data_benchmark")
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.strip().split("\n")) == 1

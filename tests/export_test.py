@@ -19,7 +19,6 @@ from rrd_jax.gains import figures, subjects
 from tests import launch
 from tests.conftest import use_one_device
 from tests.exports import private
-from tests.forks import Commands
 
 pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
 _NAMES = ("a, b", 'the "c"', "Füße", "日本", *"efghij")
@@ -285,12 +284,6 @@ def test_a_network_that_was_loaded_is_exported_by_its_method(run, form, tmp_path
     ):
         with pytest.raises(errors.InputError, match=words):
             network.export(tmp_path / path, overwrite=True, **options)
-
-
-@pytest.fixture(scope="module")
-def commands():
-    with Commands() as started:
-        yield started
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
+import gzip
 import json
+import re
 import time
 
 import jax
@@ -131,8 +133,16 @@ def test_a_row_says_how_much_of_the_devices_a_run_uses(tmp_path, make_config, mo
 def test_a_trace_of_some_steps_is_written_and_changes_nothing(tmp_path, make_config, whole, capsys):
     traced = tmp_path / "traced"
     launch.run(make_config(), traced, profile=2)
-    assert f"a trace of 2 steps is in {traced}/profile" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"a trace of 2 steps is in {traced}/profile: 'xprof --logdir={traced}/profile'" in said
     assert list((traced / "profile").rglob("*.xplane.pb"))
+    (path,) = re.findall(r"https://ui.perfetto.dev open (\S+)", said)
+    with gzip.open(traced / "profile" / path) as file:
+        content = json.load(file)
+    assert "metadata" not in content  # Perfetto refuses it
+    names = [event.get("name") for event in content["traceEvents"]]
+    assert names.count("train") == 2
+    assert any(event.get("args", {}).get("hlo_op") for event in content["traceEvents"])
     assert launch.rows(traced) == launch.rows(whole)
     launch.run(make_config(), traced, profile=2)
     assert "nothing is traced; the run in" in capsys.readouterr().out

@@ -37,10 +37,10 @@ _DIGITS = "--config=configs/digits.py"
         ([_DIGITS, "--coordinator=a:1", "--processes=2", "--process_id=2"], 2, "ids are 0 to"),
     ],
 )
-def test_bad_input_is_one_line_and_an_exit_code(arguments, code, message, tmp_path):
-    done = _main(*arguments, f"--workdir={tmp_path / 'run'}")
-    assert done.returncode == code
-    lines = done.stderr.strip().split("\n")
+def test_bad_input_is_one_line_and_an_exit_code(commands, arguments, code, message, tmp_path):
+    done = commands.run(*arguments, f"--workdir={tmp_path / 'run'}")
+    assert done.code == code
+    lines = done.err.strip().split("\n")
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert message in lines[0]

@@ -14,18 +14,9 @@ import safetensors.numpy
 
 from rrd_jax import convert, networks
 from tests import fresh, launch
-from tests.forks import Commands
 
 _S = ":resnet8,smoke"
 _R = ":resnet8-resnet8,smoke,rrd+kd"
-
-
-@pytest.fixture(scope="module")
-def commands(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("commands")
-    with pytest.MonkeyPatch.context() as patch, Commands() as started:
-        patch.setenv("TFDS_DATA_DIR", str(folder))
-        yield started
 
 
 def _digits(commands, argument, *fields, **options):

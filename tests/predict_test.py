@@ -16,7 +16,7 @@ import pytest
 from rrd_jax import config as configs
 from rrd_jax import job, library
 from rrd_jax.teacher import frozen
-from tests import forks, launch
+from tests import launch
 from tests.conftest import use_one_device
 from tests.data import folders
 
@@ -119,13 +119,6 @@ def test_it_says_what_evaluation_says_image_by_image(runs, root, which, augment)
 
 def _label(file):
     return _FOLDERS.index(pathlib.Path(file).parent.name)
-
-
-@pytest.fixture(scope="module")
-def commands():
-    """Starts of commands."""
-    with forks.Commands() as commands:
-        yield commands
 
 
 @pytest.fixture(scope="module")

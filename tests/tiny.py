@@ -92,7 +92,7 @@ def job(
     shardings = parallel.state_shardings(mesh, abstract, parameters=shard_parameters)
     start = jax.jit(create, out_shardings=shardings, compiler_options=QUICK)(jax.random.key(0))
     compiled = jax.jit(
-        chex.assert_max_traces(n=1)(train_step),
+        parallel.with_mesh(mesh, chex.assert_max_traces(n=1)(train_step)),
         donate_argnums=0,
         out_shardings=(shardings, parallel.replicated(mesh)),
     )

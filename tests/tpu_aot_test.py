@@ -68,6 +68,14 @@ def test_a_collective_in_several_lines_is_counted_once():
     )
 
 
+def test_the_compilers_guess_is_the_sum_over_instructions():
+    hlo = """
+      %a = f32[8] add(%x, %y), backend_config={"window":{},"estimated_cycles":"1200"}
+      %b = f32[8] copy(%a), backend_config={"estimated_cycles":"34","x":"5"}
+    """
+    assert tpu_table.cycles(hlo) == 1234
+
+
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     """The step's figures, and its program as compiled."""
@@ -106,6 +114,8 @@ def test_flops_are_about_those_of_the_networks(compiled):
     flops = compiled[0]["flops"]
     # XLA leaves out products with the padding around images, half of them where images are small.
     assert 0.5 * flops["counted"] < flops["xla"] < 1.2 * flops["counted"]
+    assert compiled[0]["cycles"] > 10_000
+    assert compiled[0]["moved"] > 1e6
 
 
 @pytest.mark.long

@@ -1,8 +1,13 @@
 """Times our train step, compiled and fed as in a run; experiments/benchmark.py starts this program.
 
 The argument is a task as JSON. The first line of output is JSON too: it says that all cases of the
-task are compiled and warm. From then on each line of input names a case; the program makes the
-task's epochs of it and answers with a line of JSON.
+task are compiled and warm. From then on each line of input is a request, and the program answers
+with a line of JSON:
+
+    round CASE         makes the task's epochs; seconds a step
+    bytes CASE         at the peak of an epoch
+    convolutions CASE  seconds of a step's convolutions, each alone
+    product            FLOPs a second of a large product of matrices
 """
 
 import dataclasses
@@ -15,7 +20,10 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import our_alone
+import resident_memory
 
 from rrd_jax import data, loop, networks, parallel, program, recipe
 from rrd_jax.config import limit, parse
@@ -25,6 +33,7 @@ from rrd_jax.teacher import cache
 from rrd_jax.teacher.frozen import FrozenNetwork
 
 _ROOT = pathlib.Path(__file__).parents[2]
+_SHOWN = 16  # images whose views a CPU's teacher looks at
 
 
 class _Setting:
@@ -41,9 +50,9 @@ class _Setting:
         self.teacher = FrozenNetwork(network, variables, (), self.dataset, self.mesh, training)
         images = self.dataset.train.images
         jax.block_until_ready(self.teacher.folded)
-        start = time.perf_counter()
-        self.embeddings = _embed(self.teacher, images) if training.augment.views else None
-        self.fill_seconds = time.perf_counter() - start
+        self.embeddings, self.fill_seconds = None, 0.0
+        if training.augment.views:
+            self.embeddings, self.fill_seconds = _embed(self.teacher, images)
 
     def job(self, method: str) -> Job:
         """The job of the task's config, with a method's objectives."""
@@ -51,6 +60,9 @@ class _Setting:
         get_config = runpy.run_path(str(_ROOT / task["config"]))["get_config"]
         config = get_config(f"{task['teacher']}-{task['student']},{method}")
         config.train.batch_size = task["batch_size"]
+        both = {"student", "teacher"} <= set(task["halves"])
+        config.dtype = "bfloat16" if both else "float32"
+        config.teacher.dtype = "bfloat16" if "teacher" in task["halves"] else ""
         limit(config, queue_size=task["queue_size"])
         return parse(config)
 
@@ -79,28 +91,43 @@ def _random_images(task: dict[str, Any]) -> data.Dataset:
     return data.Dataset("random", task["classes"], (side, side, 3), train=split, test=split)
 
 
-def _embed(teacher: FrozenNetwork, images: np.ndarray) -> dict[str, Any]:
-    """The embeddings that a step reads in the teacher's place; a run keeps them on disk too."""
+def _embed(teacher: FrozenNetwork, images: np.ndarray) -> tuple[dict[str, Any], float]:
+    """The embeddings that a step reads in the teacher's place, and what all cost in seconds.
+
+    A run keeps them on disk too. A CPU shows some images, and takes their embeddings for all.
+    """
+    shown = images[:_SHOWN] if jax.default_backend() == "cpu" else images
     augment = teacher.training.augment
     summary = networks.summarize(teacher.network, teacher.dataset.image_shape)
-    shape = (len(images) * augment.views, summary.outputs.embedding.shape[-1])
+    shape = (len(shown) * augment.views, summary.outputs.embedding.shape[-1])
     split = parallel.split(teacher.mesh)
     like = jax.ShapeDtypeStruct(shape, teacher.network.dtype, sharding=split)
-    table = cache.fill(teacher.network, teacher.folded, like, images, augment, teacher.mesh)
+    start = time.perf_counter()
+    table = cache.fill(teacher.network, teacher.folded, like, shown, augment, teacher.mesh)
+    jax.block_until_ready(table)
+    seconds = (time.perf_counter() - start) * len(images) / len(shown)
+    times = -(-len(images) // len(shown))
+    table = jax.device_put(jnp.tile(table, (times, 1)), split)
     head = networks.head(teacher.network, teacher.variables, teacher.dataset.image_shape)
-    return {"embedding": (table,), "head": (head,)}
+    return {"embedding": (table,), "head": (head,)}, seconds
 
 
 class _Case:
-    """The steps of a run, without its tests and checkpoints."""
+    """The steps of a run, without its tests and checkpoints, compiled and warm.
+
+    Attributes:
+      start: seconds until it was warm.
+    """
 
     def __init__(self, setting: _Setting, name: str):
+        start = time.perf_counter()
         method, _, is_cached = name.partition(", ")
         plan, teacher = setting.recipe(method), None if method == "ce" else setting.teacher
         # The benchmark decides when it ends.
         training = dataclasses.replace(plan.training, epochs=sys.maxsize)
         plan = dataclasses.replace(plan, training=training)
         self._log_every = training.log_every
+        self._setting, self._live = setting, teacher is not None and not is_cached
         self._steps_per_epoch = len(setting.dataset.train) // training.batch_size
         self._program = program.build(
             plan,
@@ -115,14 +142,16 @@ class _Case:
         self._teacher = setting.embeddings if is_cached else teacher and teacher.folded
         length = self._program.length
         self._calls = loop.dispatches(plan, setting.dataset, setting.mesh, length, start=0)
+        self.make_epochs(1)
+        self.start = time.perf_counter() - start
 
     def make_epochs(self, count: int) -> int:
         """Looks at the losses as often as a run does; returns the number of steps."""
         steps, step, pending, waiting = count * self._steps_per_epoch, 0, [], 0
         while step < steps:
-            length, batch = next(self._calls)
+            length, self._batch = next(self._calls)
             train = self._program.train_steps if length > 1 else self._program.train_step
-            self._state, logged = train(self._state, self._teacher, batch)
+            self._state, logged = train(self._state, self._teacher, self._batch)
             pending.append(logged)
             step, waiting = step + length, waiting + length
             if waiting >= self._log_every or step % self._steps_per_epoch == 0:
@@ -131,28 +160,61 @@ class _Case:
         jax.block_until_ready(self._state)
         return steps
 
+    def bytes(self) -> int | None:
+        """At the peak of an epoch: what the case holds, and what a step adds to it.
+
+        On a CPU that is what resident memory grows by, as the peer has it; elsewhere what XLA says.
+        """
+        held = jax.tree.leaves((self._state, self._teacher, self._batch))
+        held_bytes = sum(leaf.nbytes for leaf in held)
+        if jax.default_backend() == "cpu":
+            growth = resident_memory.growth(lambda: self.make_epochs(1))
+            return growth and growth + held_bytes
+        train = self._program.train_steps or self._program.train_step
+        compiled = train.lower(self._state, self._teacher, self._batch).compile()
+        return held_bytes + compiled.memory_analysis().temp_size_in_bytes
+
+    def convolutions(self) -> float:
+        """Seconds of a step's convolutions, each alone."""
+        setting = self._setting
+        shape = (setting.task["batch_size"], *setting.dataset.image_shape)
+        student = setting.recipe("rrd+kd").student
+        seconds = our_alone.convolutions(student, shape, gradients=True)
+        if self._live:
+            network = setting.teacher.network
+            seconds += our_alone.convolutions(network, shape, gradients=False)
+        return seconds
+
+
+def _answer(request: str, cases: dict[str, _Case], task: dict[str, Any]) -> dict[str, Any]:
+    what, _, name = request.partition(" ")
+    if what == "product":
+        return {"flops": our_alone.product(jnp.bfloat16 if task["halves"] else jnp.float32)}
+    case = cases[name]
+    if what == "bytes":
+        return {"bytes": case.bytes()}
+    if what == "convolutions":
+        return {"seconds": case.convolutions()}
+    start = time.perf_counter()
+    steps = case.make_epochs(task["epochs"])
+    return {"seconds": (time.perf_counter() - start) / steps}
+
 
 def _main() -> None:
     task = json.loads(sys.argv[1])
-    setting, cases, started = _Setting(task), {}, {}
-    for name in task["cases"]:
-        start = time.perf_counter()
-        cases[name] = _Case(setting, name)
-        cases[name].make_epochs(1)
-        started[name] = time.perf_counter() - start
+    setting = _Setting(task)
+    cases = {name: _Case(setting, name) for name in task["cases"]}
     ready = {
         "platform": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "versions": {"jax": jax.__version__},
         "fill": setting.fill_seconds,
-        "start": started,
-        "flops": {name: setting.flops(name) for name in task["cases"]},
+        "start": {name: case.start for name, case in cases.items()},
+        "flops": {name: setting.flops(name) for name in cases},
     }
     print(json.dumps(ready), flush=True)
     for line in sys.stdin:
-        start = time.perf_counter()
-        steps = cases[line.strip()].make_epochs(task["epochs"])
-        print(json.dumps({"seconds": (time.perf_counter() - start) / steps}), flush=True)
+        print(json.dumps(_answer(line.strip(), cases, task)), flush=True)
 
 
 if __name__ == "__main__":

@@ -75,10 +75,16 @@ class Distiller(nn.Module):
       student: a network with its classifier in `fc`.
       teacher: a network with its classifier in `fc`.
       queue: [K, D] rows of length 1.
-      half: whether the networks compute in bfloat16.
+      halves: which of "student" and "teacher" compute in bfloat16, by autocast.
     """
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, queue: Tensor, half: bool = False):
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        queue: Tensor,
+        halves: tuple[str, ...] = (),
+    ):
         super().__init__()
         dim = queue.shape[1]
         self.student, self.head = student, student.fc
@@ -90,7 +96,7 @@ class Distiller(nn.Module):
             frozen.requires_grad_(False)
         self.register_buffer("queue", queue)
         self.register_buffer("place", torch.zeros(1, dtype=torch.long))
-        self.half = half
+        self.halves = halves
 
     def trained(self) -> list[nn.Parameter]:
         """The parameters that the optimizer moves."""
@@ -106,23 +112,31 @@ class Distiller(nn.Module):
           labels: [B].
           target: the teacher's embeddings of the images; None to run it.
         """
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half):
-            with torch.no_grad():
-                target = self.teacher(images) if target is None else target
+        if target is None:
+            # A compiled step keeps nothing of the teacher anyway, and takes no other way to say it.
+            mode = torch.no_grad if torch.compiler.is_compiling() else torch.inference_mode
+            with mode(), self._autocast("teacher", images):
+                target = self.teacher(images)
+        with self._autocast("student", images):
             embedding = self.student(images)
-        embedding, target = embedding.float(), target.float()
+        embedding = embedding.float()
         logits = self.head(embedding)
         ce = F.cross_entropy(logits, labels)
 
         with torch.no_grad():
+            target = target.float()
             teacher_log = F.log_softmax(self.teacher_head(target) / 4, 1)
             keys = F.normalize(self.teacher_projection(target))
-            relations = F.softmax(keys @ self.queue.T / 0.10, 1)
+            # Scaling [B, D] is cheaper than scaling [B, K].
+            relations = F.softmax(F.linear(keys / 0.10, self.queue), 1)
         student_log = F.log_softmax(logits / 4, 1)
         kd = 16 * F.kl_div(student_log, teacher_log, reduction="batchmean", log_target=True)
         queries = F.normalize(self.projection(embedding))
-        rrd = -(relations * F.log_softmax(queries @ self.queue.T / 0.04, 1)).sum(1).mean()
+        rrd = F.cross_entropy(F.linear(queries / 0.04, self.queue), relations)
         return ce, kd, rrd, keys
+
+    def _autocast(self, part: str, images: Tensor) -> torch.autocast:
+        return torch.autocast(images.device.type, torch.bfloat16, enabled=part in self.halves)
 
     @torch.no_grad()
     def push(self, keys: Tensor) -> None:

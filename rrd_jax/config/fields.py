@@ -72,6 +72,13 @@ FIELDS = (
         " which differs by rounding only. Some accelerators are quicker with it, a CPU is slower.",
     ),
     Field(
+        "fast_cpu",
+        True,
+        Flag(),
+        "On a CPU: compiler options and ways of convolutions that are faster there; numbers differ"
+        " by rounding.",
+    ),
+    Field(
         "shard_parameters",
         False,
         Flag(),

@@ -204,6 +204,7 @@ def _training(
         start=_start(config, setting),
         freeze=config.student.freeze,
         backbone_rate=config.student.backbone_rate,
+        fast_cpu=config.fast_cpu,
     )
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrd_jax import about as abouts
-from rrd_jax import errors, networks, predictions, readme, report
+from rrd_jax import compiling, errors, networks, predictions, readme, report
 from rrd_jax.about import About
 from rrd_jax.data import augment
 from rrd_jax.exports.silence import silence
@@ -74,7 +74,9 @@ class Exportable:
 
     @functools.cached_property
     def _compiled(self) -> Callable:
-        return jax.jit(lambda variables, images: self.apply(variables, self.normalize(images)))
+        return compiling.jit(
+            lambda variables, images: self.apply(variables, self.normalize(images))
+        )
 
     def __call__(self, images: np.ndarray) -> Outputs:
         """What the network computes here from uint8 images [B, H, W, channels]."""

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax import data, errors, exports, parallel, predictions
+from rrd_jax import compiling, data, errors, exports, parallel, predictions
 from rrd_jax.about import About
 from rrd_jax.data import augment
 from rrd_jax.data.source import Source
@@ -164,7 +164,7 @@ class Loaded:
 
     @functools.cached_property
     def _apply(self) -> Callable[[Any, jax.Array], Outputs]:
-        return jax.jit(predictions.make_apply(self.network, self.terms))
+        return compiling.jit(predictions.make_apply(self.network, self.terms))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

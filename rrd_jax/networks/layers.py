@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from rrd_jax import errors, functional
+from rrd_jax import convolutions, errors, functional
 from rrd_jax.networks import convolution
 from rrd_jax.networks.contract import Outputs
 
@@ -183,7 +183,7 @@ def classify(
             f"the images are too small for this network: {x.shape[1]}x{x.shape[2]} is left of them"
             " before the last pooling; a larger data.image_size helps"
         )
-    embedding = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+    embedding = jnp.mean(convolutions.apart(x).astype(jnp.float32), axis=(1, 2))
     logits = classifier(embedding)
     head = dict(classifier.variables["params"])
     return Outputs(logits, embedding, tuple(maps), tuple(preactivations), head)

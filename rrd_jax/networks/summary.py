@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rrd_jax import convolutions
 from rrd_jax.networks.contract import Network, Outputs
 
 
@@ -37,6 +38,7 @@ def count_parameters(params: Any) -> int:
 
 
 @functools.cache  # it traces the network, and many ask
+@convolutions.plain
 def summarize(network: Network, image_shape: tuple[int, ...]) -> Summary:
     """The summary of a network for images of [H, W, channels]."""
     if getattr(network, "space_to_depth", False):

@@ -5,11 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import errors
+from rrd_jax import errors, functional
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record
 from rrd_jax.objectives.parts import adapters
 from rrd_jax.objectives.parts.adapters import Layer
-from rrd_jax.objectives.parts.arithmetic import mean_square
 from rrd_jax.objectives.parts.maps import Maps, before_relu
 from rrd_jax.objectives.parts.pooling import nearest, pool
 
@@ -35,14 +34,23 @@ def hcl_loss(fused: Maps, teacher: Maps) -> jax.Array:
     """
     total = 0.0
     for s, t in zip(fused, teacher, strict=True):
-        loss, weights = mean_square(s, t), 1.0
+        # Pooling is linear: what is pooled is the difference.
+        difference = s.astype(jnp.float32) - jax.lax.stop_gradient(t).astype(jnp.float32)
+        loss, weights = _mean_square(difference), 1.0
         sizes = [size for size in (4, 2, 1) if size < s.shape[1]]
         for halvings, size in enumerate(sizes, start=1):
-            pooled = (pool(x, size, size) for x in (s, t))
-            loss += 0.5**halvings * mean_square(*pooled)
+            if difference.shape[1] % size or difference.shape[2] % size:
+                pooled = pool(difference, size, size)
+            else:  # of equal tiles, so that the next mean is one of means
+                pooled = difference = pool(difference, size, size)
+            loss += 0.5**halvings * _mean_square(pooled)
             weights += 0.5**halvings
         total += loss / weights
     return total
+
+
+def _mean_square(difference: jax.Array) -> jax.Array:
+    return jnp.mean(jnp.square(difference), axis=(1, 2, 3))
 
 
 def reviewkd_fuse(params: dict, student: Maps, teacher: Maps) -> list[jax.Array]:
@@ -69,12 +77,23 @@ def reviewkd_fuse(params: dict, student: Maps, teacher: Maps) -> list[jax.Array]
         x = adapters.apply(_level_in(inside), level["in"], student[i])
         if before is not None:
             before = nearest(before, *x.shape[1:3])
-            both = jnp.concatenate([x, before], axis=-1)
-            weights = jax.nn.sigmoid(adapters.apply(_ATTENTION, level["attention"], both))
+            weights = jax.nn.sigmoid(_attention(level["attention"]["layer0"], x, before))
             x = x * weights[..., :1] + before * weights[..., 1:]
         before = nearest(x, height, width)
         fused.append(adapters.apply(_level_out(channels), level["out"], before))
     return fused[::-1]
+
+
+def _attention(params: dict, x: jax.Array, before: jax.Array) -> jax.Array:
+    """c(both) [B, H, W, 2]: a product for each of the two, which are not put side by side."""
+    kernels = jnp.split(params["kernel"], 2, axis=2)
+    return functional.add_bias(
+        sum(
+            functional.convolve(part, kernel, padding=(0, 0))
+            for part, kernel in zip((x, before), kernels, strict=True)
+        ),
+        params["bias"],
+    )
 
 
 def reviewkd(*, width: int | None = None) -> Objective:

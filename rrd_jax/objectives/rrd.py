@@ -10,11 +10,8 @@ import jax.numpy as jnp
 from rrd_jax import errors
 from rrd_jax import memory as memories
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record
-from rrd_jax.objectives.parts import banks, chunked_cross_entropy, projections
+from rrd_jax.objectives.parts import banks, projections, relations
 from rrd_jax.objectives.parts.projections import project
-
-_DIRECT = 2**25  # similarities: beyond this the memory is compared in chunks
-_CHUNK = 2**14  # rows
 
 # The two published forms; each value can also be set alone. A third one stands in the authors'
 # docstrings: temperature_student 0.02, temperature_teacher 0.1, push_before True.
@@ -53,6 +50,9 @@ def relational_loss(
         p_t(k) = softmax_k(teacher . m_k / tau_t),  p_s(k) = softmax_k(student . m_k / tau_s)
         loss   = - sum_k p_t(k) log p_s(k)
 
+    Value and gradient come out of one walk over the memory. Under a mesh of Auto axes, with
+    `jax.set_mesh` around the call, each device walks its own rows where the devices divide them.
+
     Args:
       student: [B, D] embeddings, of length 1 in the paper.
       teacher: [B, D] embeddings of the same images, constant for gradients.
@@ -60,7 +60,7 @@ def relational_loss(
       temperature_student: tau_s > 0.
       temperature_teacher: tau_t > 0.
       chunk: memory rows that are compared at once, so that nothing of size [B, K] exists; 0 for
-        all of them. None: 0 up to 2^25 similarities, 16 384 rows beyond. The value is the same.
+        all of them, None for what suits the platform. The value is the same.
 
     Returns:
       [B] losses in nats; never below the entropy of p_t, and equal to it when the two
@@ -101,13 +101,10 @@ def relational_loss(
         )
     if not memory.size:
         raise errors.InputError(f"memory {memory.shape} is empty: there is nothing to relate to")
-    if chunk is None:
-        chunk = 0 if len(student) * len(memory) <= _DIRECT else _CHUNK
     teacher, memory = jax.lax.stop_gradient((teacher, memory))
     scaled = student / temperature_student, teacher / temperature_teacher
-    if chunk:
-        return chunked_cross_entropy.chunked(*scaled, memory, int(chunk))
-    return chunked_cross_entropy.direct(*scaled, memory)
+    chunk = None if chunk is None else int(chunk)
+    return relations.cross_entropy(*scaled, memory, chunk, relations.context_mesh())
 
 
 def nested_loss(
@@ -175,8 +172,8 @@ def rrd(
       dim: embedding length D.
       initial: fifo only: how the queue starts, "unit", or "reference" for the authors' scale; see
         `memory.init_queue`.
-      chunk: fifo and momentum: rows compared at once, 0 for all, None for 16 384 where all would
-        not fit; see `relational_loss`.
+      chunk: fifo and momentum: rows compared at once, 0 for all, None for what suits the platform;
+        see `relational_loss`.
       momentum: with banks: how much of a row stays, in [0, 1).
       examples: with banks: number of training images N; the trainer fills it in.
       temperature_bank: momentum_reference only: T of `parts.banks.compare`, >= 0.0125.
@@ -253,9 +250,13 @@ def _with_queue(
     def loss(state, student, teacher, batch):
         del batch
         embedding, target = _embeddings(state.params, state.frozen, student, teacher)
-        pushed = memories.push(state.memory, target)
-        rows = pushed.rows if push_before else state.memory.rows
-        return compare(embedding, target, rows), pushed
+        if push_before:
+            pushed = memories.push(state.memory, target)
+            return compare(embedding, target, pushed.rows), pushed
+        losses = compare(embedding, target, state.memory.rows)
+        # Rows that are written once they have been read are written in place, without a copy.
+        target, _ = jax.lax.optimization_barrier((target, jax.lax.stop_gradient(losses)))
+        return losses, memories.push(state.memory, target)
 
     return Objective(init, loss, needs_maps=False)
 

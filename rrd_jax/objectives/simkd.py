@@ -67,7 +67,10 @@ def simkd(*, factor: int = 2) -> Objective:
         )
 
     def pooled(state, student):
-        return blend(student.maps[-1], state.frozen["rows"], state.frozen["columns"])
+        x, rows, columns = student.maps[-1], state.frozen["rows"], state.frozen["columns"]
+        if x.shape[1:3] == (len(rows), len(columns)):
+            return x.astype(jnp.float32)
+        return blend(x, rows, columns)
 
     def loss(state, student, teacher, batch):
         del batch

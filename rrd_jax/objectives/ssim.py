@@ -1,5 +1,7 @@
 """SSIM: the structural similarity of images, between feature maps (arXiv 2211.13133)."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,9 +47,10 @@ def ssim_loss(
         s, t = map(_rescale, pool_larger(*pair))
         t = jax.lax.stop_gradient(t)
         rows, columns = (_windows(size, window, deviation) for size in s.shape[1:3])
-        mean_s, mean_t = (blend(x, rows, columns) for x in (s, t))
-        square_s, square_t, product = (blend(x, rows, columns) for x in (s * s, t * t, s * t))
-        variances = square_s - jnp.square(mean_s) + square_t - jnp.square(mean_t)
+        mean_s, mean_t, squares, product = (
+            blend(x, rows, columns) for x in (s, t, s * s + t * t, s * t)
+        )
+        variances = squares - jnp.square(mean_s) - jnp.square(mean_t)
         covariance = product - mean_s * mean_t
         c1, c2 = 0.01**2, 0.03**2
         similarity = (2 * mean_s * mean_t + c1) * (2 * covariance + c2)
@@ -93,15 +96,23 @@ def _check_window(window: int, deviation: float) -> None:
 
 def _rescale(x: jax.Array) -> jax.Array:
     """Each example of [B, H, W, C] to [0, 1]; a constant one to 0."""
-    flat = x.reshape(len(x), -1)
-    # By place: the gradient of jnp.min and jnp.max compares x with the extreme, and divides by 0
-    # where the compiler computes x twice with unlike rounding, so that nothing is equal.
-    low, high = (
-        jnp.take_along_axis(flat, place(flat, axis=1)[:, None], axis=1)[..., None, None]
-        for place in (jnp.argmin, jnp.argmax)
-    )
+    low, high = _extreme(x, jnp.min, jnp.argmin), _extreme(x, jnp.max, jnp.argmax)
     width = jnp.where(high > low, high - low, 1.0)
     return (x - low) / width
+
+
+def _extreme(x: jax.Array, value: Callable, place: Callable) -> jax.Array:
+    """The extreme of each example, [B, 1, 1, 1]; its gradient goes to the first such place.
+
+    By place: the gradient of jnp.min and jnp.max compares x with the extreme, and divides by 0
+    where the compiler computes x twice with unlike rounding, so that nothing is equal. First the
+    pixel, then the channel: XLA finds a place ten times as slowly as a value.
+    """
+    pixels = x.reshape(len(x), -1, x.shape[-1])
+    pixel = place(value(jax.lax.stop_gradient(pixels), axis=2), axis=1)
+    channels = jnp.take_along_axis(pixels, pixel[:, None, None], axis=1)[:, 0]
+    channel = place(channels, axis=1)
+    return jnp.take_along_axis(channels, channel[:, None], axis=1)[..., None, None]
 
 
 def _windows(size: int, window: int, deviation: float) -> np.ndarray:

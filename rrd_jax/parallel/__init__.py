@@ -15,6 +15,7 @@ from rrd_jax.parallel.devices import (
     replicated,
     split,
     state_shardings,
+    with_mesh,
 )
 from rrd_jax.parallel.processes import (
     StopRequests,
@@ -52,4 +53,5 @@ __all__ = [
     "start",
     "state_shardings",
     "stop_requests",
+    "with_mesh",
 ]

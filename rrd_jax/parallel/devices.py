@@ -3,10 +3,12 @@
 Batch and memory are split over the mesh; every device holds a copy of the rest.
 """
 
+import functools
 import importlib.util
 import os
 import pathlib
-from typing import TypeVar
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import jax
 import numpy as np
@@ -18,6 +20,7 @@ from rrd_jax.state import TrainState
 
 AXIS = "data"
 _Tree = TypeVar("_Tree")
+_Arguments, _Result = ParamSpec("_Arguments"), TypeVar("_Result")
 # Dense bfloat16 TFLOP/s by part of JAX's name for a device: the first that fits.
 _PEAK = {
     "B200": 2250,
@@ -106,6 +109,20 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """1-D mesh of all devices, grouped by process; its axis is `data`."""
     devices = devices or sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def with_mesh(mesh: Mesh, function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+    """The function, which finds the mesh in `jax.sharding.get_abstract_mesh()` while it is traced.
+
+    A loss is a function of arrays alone; one that walks a split memory asks there for its devices.
+    """
+
+    @functools.wraps(function)
+    def traced(*args, **kwargs):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args, **kwargs)
+
+    return traced
 
 
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:

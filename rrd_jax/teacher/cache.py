@@ -19,7 +19,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from rrd_jax import checkpoints, console, errors, networks, parallel, workdir
+from rrd_jax import (
+    checkpoints,
+    compiling,
+    console,
+    convolutions,
+    errors,
+    networks,
+    parallel,
+    workdir,
+)
 from rrd_jax.data import feed
 from rrd_jax.data.augment import Augment
 from rrd_jax.objectives import Objective
@@ -57,6 +66,7 @@ class EmbeddingCache:
       folders: where the embeddings of each member are kept.
       split: the images.
       mesh: the devices; embeddings are split over them by image.
+      fast_cpu: as `fill` has it.
     """
 
     def __init__(
@@ -67,10 +77,13 @@ class EmbeddingCache:
         folders: Sequence[pathlib.Path],
         split: feed.Resident,
         mesh: jax.sharding.Mesh,
+        *,
+        fast_cpu: bool = True,
     ):
         self._network, self._folders = network, folders
         self._members = ensemble.members(network, variables)
         self._folded, self._split, self._mesh = folded, split, mesh
+        self._fast_cpu = fast_cpu
         self._tables: dict[pathlib.Path, jax.Array] = {}
 
     def bytes_needed(self, augment: Augment) -> float:
@@ -150,7 +163,14 @@ class EmbeddingCache:
         start = time.monotonic()
         _, folded = ensemble.members(self._network, self._folded())[i]
         embeddings = fill(
-            table.network, folded, table.like, self._split.images, augment, self._mesh, stop
+            table.network,
+            folded,
+            table.like,
+            self._split.images,
+            augment,
+            self._mesh,
+            stop,
+            fast_cpu=self._fast_cpu,
         )
         seconds = time.monotonic() - start
         rate = len(self._split) * augment.views / seconds
@@ -232,6 +252,8 @@ def fill(
     augment: Augment,
     mesh: jax.sharding.Mesh,
     stop: Callable[[], bool] = lambda: False,
+    *,
+    fast_cpu: bool = True,
 ) -> jax.Array:
     """The embeddings of all views of all images, view by view of image by image.
 
@@ -245,6 +267,7 @@ def fill(
       augment: the views.
       mesh: the devices.
       stop: whether to break off; asked now and then.
+      fast_cpu: whether a CPU computes as fast as it can, with other rounding.
 
     Raises:
       PreemptedError: it was broken off.
@@ -253,7 +276,7 @@ def fill(
     share = like.shape[0] // views // mesh.size  # images of each device
     pixels = _PIXELS.get(mesh.devices.flat[0].platform, _PIXELS["others"])
     count = min(share, max(1, pixels // (views * shape[0] * shape[1])))
-    embed = _compile_embed(network, augment, mesh, shape, count)
+    embed = _compile_embed(network, augment, mesh, shape, count, fast_cpu)
     table = jax.jit(lambda: jnp.zeros(like.shape, like.dtype), out_shardings=like.sharding)()
     rows = images.reshape(len(images), -1)
     rows = np.pad(rows, ((0, share * mesh.size - len(rows)), (0, 0)))
@@ -277,6 +300,7 @@ def _compile_embed(
     mesh: jax.sharding.Mesh,
     shape: tuple[int, ...],
     count: int,
+    fast_cpu: bool,
 ) -> Callable:
     """(table, variables, images, first) -> the table with `count` images of each device in it."""
 
@@ -291,5 +315,8 @@ def _compile_embed(
 
     split, everywhere = PartitionSpec(parallel.AXIS), PartitionSpec()
     specs = (split, everywhere, split, everywhere)
+    fast = fast_cpu and mesh.devices.flat[0].platform == "cpu"
+    embed = convolutions.fast(embed, fast)
     mapped = jax.shard_map(embed, mesh=mesh, in_specs=specs, out_specs=split)
-    return jax.jit(mapped, donate_argnums=0)
+    options = compiling.options() if fast else None
+    return jax.jit(mapped, donate_argnums=0, compiler_options=options)

@@ -66,7 +66,11 @@ class FrozenNetwork:
     def predictions(self) -> predictions.Predictions:
         """What the network predicts for the test split."""
         predict = predictions.compile_predict(
-            self.network, self.training.normalize, self.mesh, self.terms
+            self.network,
+            self.training.normalize,
+            self.mesh,
+            self.terms,
+            fast_cpu=self.training.fast_cpu,
         )
         batch_size = self.training.eval_batch_size
         return predictions.collect(
@@ -122,6 +126,7 @@ class FrozenNetwork:
             self.folders,
             self.dataset.train,
             self.mesh,
+            fast_cpu=self.training.fast_cpu,
         )
 
 

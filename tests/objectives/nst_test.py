@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from rrd_jax.objectives import nst
 from rrd_jax.objectives.parts import pooling
@@ -14,8 +15,9 @@ def _unit64(x, axis):
     return x / np.linalg.norm(x, axis=axis, keepdims=True)
 
 
-def test_equals_float64_at_other_sizes():
-    student, teacher = adapted.normal(3, (5, 9, 7, 4), (5, 6, 7, 8))
+@pytest.mark.parametrize("wide", [8, 90])  # products of channels; of places, which are 42
+def test_equals_float64_at_other_sizes(wide):
+    student, teacher = adapted.normal(3, (5, 9, 7, 4), (5, 6, 7, wide))
     pooled = np.einsum("ih,bhwc->biwc", pooling.averages(9, 6), np.asarray(student, np.float64))
     s, t = (_unit64(x.reshape(5, 42, -1), 1) for x in (pooled, np.asarray(teacher, np.float64)))
 

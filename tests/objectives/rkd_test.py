@@ -48,6 +48,33 @@ def test_golden_loss_and_gradient():
     assert golden.relative(gradient, file["grad/in/f_s"]) < 1e-5
 
 
+def test_in_parts_it_is_the_same_number_with_the_same_gradient(monkeypatch):
+    rng = np.random.default_rng(0)
+    student, teacher = (jnp.asarray(rng.standard_normal((11, n)), jnp.float32) for n in (4, 3))
+    student = student.at[3].set(student[7])  # two images at one place
+
+    def total(student):
+        losses = rkd.rkd_loss(student, teacher)
+        return jnp.sum(jnp.sin(losses)), losses
+
+    results = []
+    for limit in (2**20, 11 * 11 * 4, 1):  # all, 4 and 1 vertices at a time
+        monkeypatch.setattr(rkd, "_AT_ONCE", limit)
+        differentiate = jax.value_and_grad(lambda x: total(x), has_aux=True)  # traced anew
+        results.append(jax.jit(differentiate)(student))
+    ((_, whole), gradient), *others = results
+    for (_, losses), other in others:
+        np.testing.assert_allclose(losses, whole, rtol=1e-6)
+        np.testing.assert_allclose(other, gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_the_triples_of_a_large_batch_take_little_memory():
+    arrays = [jax.ShapeDtypeStruct((1024, n), "f") for n in (32, 64)]
+    gradient = jax.grad(lambda *arrays: jnp.sum(rkd.rkd_loss(*arrays)))
+    memory = jax.jit(gradient).lower(*arrays).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 2**26 < 1024**3
+
+
 def test_a_negative_weight_is_named():
     with pytest.raises(errors.InputError, match="angle is -1"):
         objectives.create("rkd", angle=-1)

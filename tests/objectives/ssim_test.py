@@ -58,6 +58,15 @@ def test_equal_maps_and_scaled_ones_have_no_loss_and_a_constant_one_a_finite_gra
     assert np.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize(("value", "place"), [(jnp.min, jnp.argmin), (jnp.max, jnp.argmax)])
+def test_an_extreme_is_at_the_first_place_that_has_it(value, place):
+    x = np.random.default_rng(0).integers(0, 4, (6, 3, 2, 4)).astype(np.float32)
+    gradient = jax.jit(jax.grad(lambda x: jnp.sum(ssim._extreme(x, value, place))))(x)
+    wanted = jax.nn.one_hot(place(x.reshape(6, -1), axis=1), 24).reshape(x.shape)
+    np.testing.assert_array_equal(gradient, wanted)
+    np.testing.assert_array_equal(ssim._extreme(x, value, place)[:, 0, 0, 0], value(x, (1, 2, 3)))
+
+
 def test_a_convolution_is_trained_where_channels_differ_only():
     a, b = jnp.ones((2, 8, 8, 3)), jnp.ones((2, 4, 4, 5))
     objective = objectives.create("ssim")

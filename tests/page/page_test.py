@@ -195,11 +195,11 @@ def test_a_missing_library_is_named_with_the_way_out():
     ],
     ids=["none", "both", "no output", "no study", "no run"],
 )
-def test_wrong_flags_are_one_line(flags, code, message):
-    said = _command(*flags)
-    assert said.returncode == code
-    assert message in said.stderr
-    assert said.stderr.count("\n") == 1
+def test_wrong_flags_are_one_line(commands, flags, code, message):
+    said = commands.run(*flags, module="experiments.page")
+    assert said.code == code
+    assert message in said.err
+    assert said.err.count("\n") == 1
 
 
 @pytest.mark.long

@@ -29,9 +29,9 @@ def ratio(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.where(above, x / jnp.where(above, y, 1), 0)
 
 
-def unit(x: jax.Array) -> jax.Array:
+def unit(x: jax.Array, axis: int = -1) -> jax.Array:
     """Rows scaled to length 1; those shorter than 1e-12 become 0, with gradient 0."""
-    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    square = jnp.sum(jnp.square(x), axis=axis, keepdims=True)
     return ratio(x, root(square, _SHORTEST**2) * (square > _SHORTEST**2))
 
 

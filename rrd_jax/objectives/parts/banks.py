@@ -14,7 +14,10 @@ from rrd_jax.objectives.parts.arithmetic import matmul
 # Rows are compared in this many groups side by side, so that a bank that is split over as many
 # devices, or a divisor of it, is compared, and differentiated, by each device in its own rows.
 _GROUPS = 256
-_DIRECT = 2**25  # similarities, and scalars of gathered rows: beyond this they are made in parts
+# All similarities are made, and K of them taken, up to so many, and where N is not above so many
+# times K: to gather a row costs a CPU as much as to compare with 25.
+_DIRECT, _ROWS_A_GATHER = 2**25, 25
+_AT_ONCE = 2**21  # numbers of gathered rows, 8 MB, which stay in a CPU's cache
 
 
 class Banks(NamedTuple):
@@ -52,16 +55,17 @@ def similarities(embeddings: jax.Array, rows: jax.Array, places: jax.Array) -> j
       places: [B, K] int32 in [0, N).
 
     Returns:
-      [B, K]: taken from all [B, N] of them up to 2^25, else from some places' rows at a time.
+      [B, K]: taken from all [B, N] of them up to 2^25 and up to N = 25 K, else from some places'
+      rows at a time.
     """
     rows = jax.lax.stop_gradient(rows)
     (batch, dim), size = embeddings.shape, len(rows)
-    if batch * size <= _DIRECT:
+    if batch * size <= _DIRECT and size <= _ROWS_A_GATHER * places.shape[1]:
         groups = math.gcd(size, _GROUPS)
         copies = jnp.broadcast_to(embeddings.T, (groups, dim, batch))
         products = matmul(rows.reshape(groups, -1, dim), copies).reshape(size, batch)
         return products[places, jnp.arange(batch)[:, None]]
-    width = max(1, min(places.shape[1], _DIRECT // (batch * dim)))
+    width = max(1, min(places.shape[1], _AT_ONCE // (batch * dim)))
     parts = -(-places.shape[1] // width)
     padded = jnp.pad(places, ((0, 0), (0, parts * width - places.shape[1])))
 

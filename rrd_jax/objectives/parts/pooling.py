@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rrd_jax.objectives.parts.arithmetic import matmul
+
 
 def averages(size: int, into: int) -> np.ndarray:
     """The matrix [into, size] of PyTorch's adaptive average pooling along one axis."""
@@ -16,14 +18,30 @@ def averages(size: int, into: int) -> np.ndarray:
 
 def blend(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     """[B, H, W, C] to [B, H', W', C] in float32, by matrices [H', H] and [W', W]."""
-    x = jnp.einsum("ih,bhwc->biwc", rows, x.astype(jnp.float32), precision="highest")
-    return jnp.einsum("jw,biwc->bijc", columns, x, precision="highest")
+    batch, height, width, channels = x.shape
+    by_row = matmul_each(rows, x.astype(jnp.float32).reshape(batch, height, -1))
+    by_column = matmul_each(columns, by_row.reshape(-1, width, channels))
+    return by_column.reshape(batch, len(rows), len(columns), channels)
+
+
+def matmul_each(matrix: jax.Array, x: jax.Array) -> jax.Array:
+    """matrix [m, n] @ each of x [B, n, k], in full float32: [B, m, k].
+
+    As a product of as many matrices: of one, XLA would turn round what goes in and what comes out.
+    """
+    return matmul(jnp.broadcast_to(matrix, (len(x), *matrix.shape)), x)
 
 
 def pool(x: jax.Array, height: int, width: int) -> jax.Array:
     """Adaptive average pooling of [B, H, W, C] to [B, height, width, C], in float32."""
     if x.shape[1:3] == (height, width):
         return x.astype(jnp.float32)
+    if x.shape[1] % height == 0 and x.shape[2] % width == 0:
+        batch, _, _, channels = x.shape
+        tiles = x.astype(jnp.float32).reshape(
+            batch, height, -1, width, x.shape[2] // width, channels
+        )
+        return jnp.mean(tiles, axis=(2, 4))
     return blend(x, averages(x.shape[1], height), averages(x.shape[2], width))
 
 

@@ -21,12 +21,22 @@ def test_similarities_in_parts_are_those_of_all(monkeypatch):
 
     (_, direct), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(embeddings)
     np.testing.assert_allclose(direct, np.einsum("bd,bkd->bk", embeddings, rows[places]), rtol=1e-5)
+    monkeypatch.setattr(banks, "_DIRECT", 3 * 40 - 1)
     for limit in (1, 3 * 5 * 4, 3 * 40 - 1):  # 1, 4 and 7 places at a time
-        monkeypatch.setattr(banks, "_DIRECT", limit)
+        monkeypatch.setattr(banks, "_AT_ONCE", limit)
         differentiate = jax.value_and_grad(lambda x: total(x), has_aux=True)  # traced anew
         (_, found), other = jax.jit(differentiate)(embeddings)
         np.testing.assert_allclose(found, direct, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(other, gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_gathered_of_a_large_bank_takes_little_memory():
+    batch, count, examples, dim = 64, 1000, 50_000, 256
+    shapes = [(batch, dim), (examples, dim), (batch, count)]
+    arrays = [jax.ShapeDtypeStruct(s, t) for s, t in zip(shapes, "ffi", strict=True)]
+    gradient = jax.grad(lambda *arrays: jnp.sum(jnp.sin(banks.similarities(*arrays))))
+    memory = jax.jit(gradient).lower(*arrays).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 2**25 < 4 * batch * count * dim  # 256 MB
 
 
 def _shapes(jaxpr):
@@ -41,6 +51,7 @@ def _shapes(jaxpr):
 @pytest.mark.parametrize("limit", [2**25, 16 * 2000 - 1])
 def test_no_array_holds_a_row_for_every_pair(limit, monkeypatch):
     monkeypatch.setattr(banks, "_DIRECT", limit)
+    monkeypatch.setattr(banks, "_AT_ONCE", limit)
     batch, dim, count, examples = 16, 32, 1024, 2000
     objective = objectives.create("crd", memory="bank", negatives=count, dim=dim, examples=examples)
     outputs = [Outputs(jnp.zeros(()), jnp.ones((batch, n))) for n in (4, 5)]
@@ -72,9 +83,12 @@ def test_the_constants_come_from_the_first_batch_and_stay():
     np.testing.assert_array_equal(first.met.labels[:6], [0, 1, 0, 1, 0, -1])
 
 
-def test_the_banks_are_never_gathered():
+@pytest.mark.parametrize("negatives", [512, 64])  # all are compared; some rows are taken
+def test_the_banks_are_never_gathered(negatives):
     batch_size, examples = 40, 4096
-    objective = objectives.create("crd", memory="bank", negatives=512, dim=24, examples=examples)
+    objective = objectives.create(
+        "crd", memory="bank", negatives=negatives, dim=24, examples=examples
+    )
     outputs = [Outputs(jnp.zeros(()), jnp.ones((batch_size, n))) for n in (7, 9)]
     start = jax.jit(objective.init)(jax.random.key(0), *outputs)
     index = jnp.arange(batch_size)

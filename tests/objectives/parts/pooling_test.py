@@ -18,3 +18,11 @@ def test_of_two_maps_the_larger_is_pooled_along_each_axis():
     a, b = pooling.pool_larger(jnp.ones((1, 8, 3, 2)), jnp.ones((1, 4, 5, 6), jnp.bfloat16))
     assert (a.shape, b.shape) == ((1, 4, 3, 2), (1, 4, 3, 6))
     assert b.dtype == jnp.float32
+
+
+def test_blending_multiplies_rows_and_columns():
+    rng = np.random.default_rng(0)
+    x, rows, columns = (rng.standard_normal(s) for s in ((2, 5, 3, 4), (6, 5), (2, 3)))
+    wanted = np.einsum("ih,jw,bhwc->bijc", rows, columns, x)
+    found = pooling.blend(*(jnp.asarray(a, jnp.float32) for a in (x, rows, columns)))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)

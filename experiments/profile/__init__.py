@@ -1,0 +1,1 @@
+"""Where the time of a train step goes: its instructions, timed by JAX's profiler, by kind."""

@@ -1,0 +1,129 @@
+"""Epochs of the PyTorch peer: a published loop, and steps whose images lie on the device."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch_images import Images, Pictures
+from torch_model import Distiller
+
+
+def published(
+    model: Distiller, optimizer: torch.optim.Optimizer, pictures: Pictures, batch_size: int
+) -> Callable[[], int]:
+    """Returns a function that makes an epoch and returns its steps."""
+    on_gpu = torch.cuda.is_available()
+    loader = torch.utils.data.DataLoader(
+        pictures,
+        batch_size,
+        shuffle=True,
+        # On a CPU the step needs the cores, and a set of two batches would only start processes.
+        num_workers=8 if on_gpu else 0,
+        drop_last=True,
+        pin_memory=on_gpu,
+    )
+    device = model.queue.device
+
+    def epoch():
+        for images, labels in loader:
+            *terms, keys = model(images.to(device), labels.to(device))
+            loss = sum(terms)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            model.push(keys)
+            loss.item()  # for the meter
+        return len(loader)
+
+    return epoch
+
+
+def resident(
+    model: Distiller,
+    optimizer: torch.optim.Optimizer,
+    images: Images,
+    table: Tensor | None,
+    mode: str | None,
+) -> tuple[Callable[[], int], str]:
+    """Returns a function that makes an epoch and returns its steps, and how steps are launched.
+
+    Args:
+      model: on the device.
+      optimizer: of its parameters.
+      images: on the device.
+      table: the teacher's embeddings of all views; None to run it.
+      mode: of torch.compile; None for eager steps.
+    """
+    total = torch.zeros((), device=model.queue.device)
+
+    def loss():
+        shown, labels, view = images.batch()
+        *terms, keys = model(shown, labels, None if table is None else table[view])
+        return sum(terms), keys
+
+    @torch.no_grad()
+    def advance(loss, keys):
+        model.push(keys)
+        images.step.add_(1)
+        total.add_(loss)
+
+    def make_step(mode):
+        functions = (loss, advance)
+        if mode is not None:
+            options = {"fullgraph": True, "dynamic": False, "mode": mode}
+            functions = [torch.compile(function, **options) for function in functions]
+
+        def step():
+            value, keys = functions[0]()
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            optimizer.step()
+            functions[1](value.detach(), keys)
+
+        return step
+
+    step, launched = make_step(mode), "one by one"
+    if mode is not None and torch.cuda.is_available():
+        images.shuffle()
+        try:
+            step, launched = _captured(step, images.step), "one CUDA graph a step"
+        except Exception as error:  # of many kinds; the next best is then measured and named
+            reason = str(error).strip().split("\n")[0]
+            launched = f"by reduce-overhead, as one CUDA graph failed: {reason}"
+            torch.cuda.synchronize()
+            step = _marked(make_step("reduce-overhead"))
+
+    def epoch():
+        images.shuffle()
+        for _ in range(images.steps):
+            step()
+        total.item()
+        return images.steps
+
+    return epoch, launched
+
+
+def _marked(step: Callable[[], None]) -> Callable[[], None]:
+    """A step that tells reduce-overhead where it begins."""
+
+    def marked():
+        torch.compiler.cudagraph_mark_step_begin()
+        step()
+
+    return marked
+
+
+def _captured(step: Callable, counter: Tensor) -> Callable:
+    """A step as one CUDA graph; all that changes from step to step lies on the device."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # compiles, chooses algorithms, and gives SGD its momenta
+            step()
+            counter.zero_()
+    torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        step()
+    return graph.replay

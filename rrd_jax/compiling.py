@@ -1,0 +1,114 @@
+"""How programs for a CPU are compiled: XLA's options, given to each program and to nothing else."""
+
+import contextlib
+import functools
+import math
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rrd_jax import convolutions
+
+# YNNPACK keeps the sums, which are more exact and five times as fast there, and single products; it
+# loses convolutions, which Eigen computes twice as fast, and the chains that it makes of them.
+_OPTIONS = {
+    "xla_cpu_experimental_ynn_fusion_type": (
+        "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
+    )
+}
+_LOCK = threading.RLock()
+
+
+@functools.cache
+def options() -> dict[str, Any] | None:
+    """`compiler_options` of `jax.jit` for a program on a CPU; None for none.
+
+    A version of XLA may not know them. Only a jit that no other traces may be given any.
+    """
+    return _OPTIONS if _compiles(_OPTIONS) else None
+
+
+def _compiles(given: dict[str, Any]) -> bool:
+    cpu = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    tried = jax.jit(jnp.negative, compiler_options=given, out_shardings=cpu)
+    try:
+        tried.lower(jax.ShapeDtypeStruct((), jnp.float32, sharding=cpu)).compile()
+    except Exception:  # of jaxlib; which, depends on the version
+        return False
+    return True
+
+
+class Unwritten:
+    """`jax.jit` for a CPU with oneDNN's convolutions, which JAX's cache on disk must never see.
+
+    oneDNN lies in jaxlib, and computes most convolutions a third faster than Eigen does. But
+    jaxlib cannot serialise its calls: the process would end with a segmentation fault.
+
+    Args:
+      function: traced and compiled on its first call, in every process anew.
+      **keywords: of `jax.jit`, but for compiler options.
+    """
+
+    def __init__(self, function: Callable, **keywords: Any):
+        self._quick = jax.jit(function, compiler_options=_with_onednn(), **keywords)
+        self._ordinary = jax.jit(function, compiler_options=options(), **keywords)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What the function returns for these."""
+        if jax.process_count() > 1:  # one of them may compile for all, and send what it made
+            return self._ordinary(*arguments)
+        with _nothing_is_written():
+            return self._quick(*arguments)
+
+    def lower(self, *arguments: Any) -> Any:
+        """As of a function of `jax.jit`, without oneDNN: whoever compiles it may write it."""
+        return self._ordinary.lower(*arguments)
+
+    def as_called(self, *arguments: Any) -> Any:
+        """The compiled program that calls run, for a look at it: never to be serialised."""
+        if jax.process_count() > 1:
+            return self._ordinary.lower(*arguments).compile()
+        with _nothing_is_written():
+            return self._quick.lower(*arguments).compile()
+
+
+@contextlib.contextmanager
+def _nothing_is_written() -> Iterator[None]:
+    """What is compiled inside does not get into the cache on disk: nothing takes long enough."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    with _LOCK:
+        usual = getattr(jax.config, name)
+        jax.config.update(name, math.inf)
+        try:
+            yield
+        finally:
+            jax.config.update(name, usual)
+
+
+@functools.cache
+def _with_onednn() -> dict[str, Any] | None:
+    """The options with oneDNN, where they are known; else those without."""
+    given = {**(options() or {}), "xla_cpu_experimental_onednn_custom_call": True}
+    return given if _compiles(given) else options()
+
+
+def jit(function: Callable) -> Callable:
+    """`jax.jit`, on a CPU as fast as it can: with the options, and convolutions in their ways.
+
+    Inside of another function that is traced, or differentiated, it is the function as it stands.
+    """
+    ordinary = jax.jit(function)
+    if jax.default_backend() != "cpu":
+        return ordinary
+    quick = jax.jit(convolutions.fast(function), compiler_options=options())
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        values = jax.tree.leaves((arguments, jnp.zeros(())))  # the last is one inside a trace
+        traced = any(isinstance(value, jax.core.Tracer) for value in values)
+        return (ordinary if traced else quick)(*arguments)
+
+    return call

@@ -1,0 +1,372 @@
+"""A convolution's ways on a CPU: the same numbers, computed as that device does it fastest.
+
+XLA hands a convolution on a CPU to Eigen, as one product of patches with the kernel; its gradients
+are convolutions too, of odd shapes, and some shapes suit none of that. `_WAYS` says which are
+computed otherwise, and why. Whoever has not asked for the ways by `fast`, as programs for
+accelerators and exports, sees the plain convolution.
+"""
+
+import contextvars
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+_ASKED = contextvars.ContextVar("asked", default=False)
+
+
+def fast(function: Callable, enabled: bool = True) -> Callable:
+    """The function, whose convolutions are computed in the ways of a CPU.
+
+    It is to be traced for a CPU, and whole: gradients are taken inside of it, and none of them by
+    forward differentiation.
+    """
+    return _within(function, True) if enabled else function
+
+
+def plain(function: Callable) -> Callable:
+    """The function, whose convolutions are plain ones even inside of one that is `fast`."""
+    return _within(function, False)
+
+
+def _within(function, asked):
+    @functools.wraps(function)
+    def inside(*arguments: Any, **keywords: Any) -> Any:
+        token = _ASKED.set(asked)
+        try:
+            return function(*arguments, **keywords)
+        finally:
+            _ASKED.reset(token)
+
+    return inside
+
+
+class Spec(NamedTuple):
+    """What a convolution is beside its arrays.
+
+    Attributes:
+      stride: of both axes.
+      padding: zeros on each side of the height and of the width.
+      precision: of its products, as `jax.lax` has it.
+    """
+
+    stride: int
+    padding: tuple[int, int]
+    precision: str | None = None
+
+
+class Sizes(NamedTuple):
+    """Of images [B, H, W, channels], a kernel and the result, by which a way is chosen."""
+
+    batch: int
+    height: int
+    width: int
+    channels: int
+    kernel: tuple[int, int]
+    features: int
+    stride: int
+    padding: tuple[int, int]
+
+    @property
+    def result(self) -> tuple[int, int]:
+        """Height and width of the result."""
+        sides = zip((self.height, self.width), self.kernel, self.padding, strict=True)
+        return tuple((side + 2 * pad - size) // self.stride + 1 for side, size, pad in sides)
+
+    @property
+    def places(self) -> int:
+        """Pixels of the result, over the batch: the rows of the product that a convolution is."""
+        return self.batch * math.prod(self.result)
+
+
+def convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    *,
+    stride: int,
+    padding: Sequence[int],
+    precision: str | None = None,
+) -> jax.Array:
+    """Convolution of maps [B, H, W, channels] with [height, width, channels / groups, features].
+
+    Args:
+      x: maps.
+      kernel: of x's type.
+      stride: of both axes.
+      padding: zeros on each side of the height and of the width.
+      precision: as `jax.lax` has it.
+    """
+    spec = Spec(stride, tuple(padding), precision)
+    groups = x.shape[-1] // kernel.shape[2]
+    if groups > 1:
+        # XLA computes these, and even more so their gradients, naively: never as they are.
+        depthwise = groups == x.shape[-1] == kernel.shape[-1]
+        on_cpu = functools.partial(_by_place if depthwise else _by_group, spec)
+        whole = functools.partial(_whole, spec)
+        return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=whole)
+    return _chosen(spec, x, kernel) if _ASKED.get() else _whole(spec, x, kernel)
+
+
+def apart(x: jax.Array) -> jax.Array:
+    """x, which on a CPU is computed by itself, and not again by all who read it.
+
+    XLA joins a sum over places with the convolutions before it into one program of YNNPACK's.
+    """
+    return jax.lax.optimization_barrier(x) if _ASKED.get() else x
+
+
+def _whole(spec, x, kernel):
+    # No preferred_element_type: the backward pass must stay in the compute dtype too.
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(spec.stride, spec.stride),
+        padding=[(pad, pad) for pad in spec.padding],
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1] // kernel.shape[2],
+        precision=spec.precision,
+    )
+
+
+def _whole_by_images(spec, x, kernel, gradient):
+    """Of the plain convolution, the gradient of images like x."""
+    (by_images,) = jax.linear_transpose(lambda x: _whole(spec, x, kernel), x)(gradient)
+    return by_images
+
+
+def _whole_by_kernel(spec, x, kernel, gradient):
+    """Of the plain convolution, the gradient of a kernel like `kernel`."""
+    (by_kernel,) = jax.linear_transpose(lambda kernel: _whole(spec, x, kernel), kernel)(gradient)
+    return by_kernel
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _chosen(spec, x, kernel):
+    """A convolution of one group whose value and gradients each have the way of their shape."""
+    way = choose(_sizes(spec, x, kernel))
+    return (way.value or _whole)(spec, x, kernel)
+
+
+def _chosen_forward(spec, x, kernel):
+    return _chosen(spec, x, kernel), (x, kernel)
+
+
+def _chosen_backward(spec, kept, gradient):
+    x, kernel = kept
+    way = choose(_sizes(spec, x, kernel))
+    like_x, like_kernel = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in kept)
+    # Else what made them is computed anew, place by place, by the transposes of the gradients.
+    x, gradient = jax.lax.optimization_barrier((x, gradient))
+    by_images = (way.by_images or _whole_by_images)(spec, like_x, kernel, gradient)
+    by_kernel = (way.by_kernel or _whole_by_kernel)(spec, x, like_kernel, gradient)
+    # Else the sum with what decays weights becomes a part of the product, and costs a pass more.
+    return by_images, jax.lax.optimization_barrier(by_kernel)
+
+
+_chosen.defvjp(_chosen_forward, _chosen_backward)
+
+
+def _sizes(spec, x, kernel):
+    height, width, channels, features = kernel.shape
+    return Sizes(*x.shape[:3], channels, (height, width), features, spec.stride, spec.padding)
+
+
+def _apart_by_kernel(spec, x, kernel, gradient):
+    """The same, which oneDNN leaves to Eigen, as it does whatever has a negative padding.
+
+    It takes up to four times as long for these, and is ten times less exact: the sum is over all
+    places of the batch.
+    """
+    (top, left), more = spec.padding, spec.padding[0] + 1
+    x = jnp.pad(x, ((0, 0), (more, 0), (0, 0), (0, 0)))
+
+    def convolution(kernel):
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            window_strides=(spec.stride, spec.stride),
+            padding=((top - more, top), (left, left)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=spec.precision,
+        )
+
+    (by_kernel,) = jax.linear_transpose(convolution, kernel)(gradient)
+    return by_kernel
+
+
+# A product with a few or with all of the patches at hand.
+
+
+def _product(spec, a, b, axes):
+    """The matrix product that sums over these axes of a and of b."""
+    return jax.lax.dot_general(a, b, (((axes[0],), (axes[1],)), ((), ())), precision=spec.precision)
+
+
+def _inner(spec, a, b):
+    """The sum over rows: [n, k] and [n, m] to [k, m]. It is faster with the narrower one first."""
+    if a.shape[1] <= b.shape[1]:
+        return _product(spec, a, b, (0, 0))
+    return _product(spec, b, a, (0, 0)).T
+
+
+def _patches(spec, kernel, x):
+    """[B, height, width, kernel's height * width * channels]: what each place of a result reads."""
+    pad = [(0, 0), *((pad, pad) for pad in spec.padding), (0, 0)]
+    sizes = Sizes(*x.shape, kernel, 0, spec.stride, spec.padding)
+    padded, (height, width), stride = jnp.pad(x, pad), sizes.result, spec.stride
+    parts = [
+        padded[
+            :,
+            row : row + stride * (height - 1) + 1 : stride,
+            column : column + stride * (width - 1) + 1 : stride,
+        ]
+        for row in range(kernel[0])
+        for column in range(kernel[1])
+    ]
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
+
+
+def _gathered(spec, x, kernel):
+    patches = _patches(spec, kernel.shape[:2], x)
+    rows = patches.reshape(-1, patches.shape[-1])
+    y = _product(spec, rows, kernel.reshape(-1, kernel.shape[-1]), (1, 0))
+    return y.reshape(*patches.shape[:3], -1)
+
+
+def _gathered_by_images(spec, x, kernel, gradient):
+    gather = functools.partial(_patches, spec, kernel.shape[:2])
+    rows = gradient.reshape(-1, gradient.shape[-1])
+    patches = _product(spec, rows, kernel.reshape(-1, kernel.shape[-1]), (1, 1))
+    patches = patches.reshape(*gradient.shape[:3], -1)
+    (by_images,) = jax.linear_transpose(gather, x)(patches)
+    return by_images
+
+
+def _gathered_by_kernel(spec, x, kernel, gradient):
+    patches = _patches(spec, kernel.shape[:2], x)
+    rows = patches.reshape(-1, patches.shape[-1])
+    return _inner(spec, rows, gradient.reshape(-1, gradient.shape[-1])).reshape(kernel.shape)
+
+
+# Several places at once.
+
+_BLOCK = 4  # columns
+
+
+def _blocks(spec, kernel, x):
+    """[B, height, width / 4, height of the kernel * columns * channels]: what 4 columns read."""
+    del spec
+    size, (batch, height, width, channels) = kernel[0], x.shape
+    pad, count = size // 2, width // _BLOCK
+    padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, _BLOCK - pad), (0, 0)))
+    rows = padded.reshape(batch, height + 2 * pad, count + 1, _BLOCK * channels)
+    more = (size - 1) * channels
+    parts = [
+        part
+        for row in range(size)
+        for part in (
+            rows[:, row : row + height, :count],
+            rows[:, row : row + height, 1:, :more],
+        )
+    ]
+    return jnp.concatenate(parts, axis=-1)
+
+
+def _block_kernel(kernel):
+    """[height * columns * channels, 4 * features]: the kernel for each of 4 columns."""
+    shifted = [
+        jnp.pad(kernel, ((0, 0), (column, _BLOCK - 1 - column), (0, 0), (0, 0)))
+        for column in range(_BLOCK)
+    ]
+    return jnp.stack(shifted, axis=3).reshape(-1, _BLOCK * kernel.shape[-1])
+
+
+def _blocked(spec, x, kernel):
+    blocks = _blocks(spec, kernel.shape[:2], x)
+    rows = blocks.reshape(-1, blocks.shape[-1])
+    y = _product(spec, rows, _block_kernel(kernel), (1, 0))
+    return y.reshape(*x.shape[:3], kernel.shape[-1])
+
+
+def _blocked_by_kernel(spec, x, kernel, gradient):
+    blocks = _blocks(spec, kernel.shape[:2], x)
+    rows = blocks.reshape(-1, blocks.shape[-1])
+    both = _inner(spec, rows, gradient.reshape(len(rows), -1))
+    (by_kernel,) = jax.linear_transpose(_block_kernel, kernel)(both)
+    return by_kernel
+
+
+# By groups.
+
+
+def _by_place(spec, x, kernel):
+    """A depthwise convolution, as a sum over places of the kernel of shifted images times it."""
+    stride, pads = spec.stride, [(0, 0), *((pad, pad) for pad in spec.padding), (0, 0)]
+    padded = jnp.pad(x.astype(jnp.float32), pads)
+    height, width = _sizes(spec, x, kernel).result
+    y = jnp.zeros((), jnp.float32)
+    for row in range(kernel.shape[0]):
+        for column in range(kernel.shape[1]):
+            rows = slice(row, row + stride * (height - 1) + 1, stride)
+            columns = slice(column, column + stride * (width - 1) + 1, stride)
+            factor = kernel[row, column, 0].astype(jnp.float32)
+            y += padded[:, rows, columns] * jax.lax.expand_dims(factor, range(3))
+    return y.astype(x.dtype)
+
+
+def _by_group(spec, x, kernel):
+    """A convolution for each group of channels."""
+    groups = x.shape[-1] // kernel.shape[2]
+    parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
+    return jnp.concatenate([_whole(spec, *part) for part in parts], axis=-1)
+
+
+class Way(NamedTuple):
+    """How the value and the two gradients are computed; None for as the plain convolution's.
+
+    Attributes:
+      name: of it.
+      suits: which sizes it is for.
+      value: (spec, x, kernel) -> y.
+      by_images: (spec, shape of x, kernel, gradient) -> gradient of x.
+      by_kernel: (spec, x, shape of the kernel, gradient) -> gradient of the kernel.
+    """
+
+    name: str
+    suits: Callable[[Sizes], bool]
+    value: Callable | None = None
+    by_images: Callable | None = None
+    by_kernel: Callable | None = None
+
+
+_GATHERED = (_gathered, _gathered_by_images, _gathered_by_kernel)
+# The first that suits is taken.
+_WAYS = (
+    # One pixel is its own patch: a product as it stands, where a convolution first copies both.
+    Way("pixel", lambda s: s.kernel == (1, 1) and s.padding == (0, 0), *_GATHERED),
+    # A product with few rows costs as much as its kernel is read, once; the convolutions that are
+    # its gradients first turn that kernel round.
+    Way("few places", lambda s: s.places <= 200 and s.channels >= 64, *_GATHERED),
+    # The three channels of an image, and few features, leave the vectors of a processor empty.
+    Way(
+        "few channels",
+        lambda s: (
+            s.channels <= 4
+            and s.stride == 1
+            and s.kernel == (3, 3)
+            and s.padding == (1, 1)
+            and s.width % _BLOCK == 0
+        ),
+        value=_blocked,
+        by_kernel=_blocked_by_kernel,
+    ),
+    Way("others", lambda s: True, by_kernel=_apart_by_kernel),
+)
+
+
+def choose(sizes: Sizes) -> Way:
+    """The way of a convolution of one group."""
+    return next(way for way in _WAYS if way.suits(sizes))

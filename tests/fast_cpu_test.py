@@ -1,0 +1,56 @@
+"""What `fast_cpu` changes: nothing but the time of a step, and the last digits."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rrd_jax import compiling, networks, parallel, program, recipe
+from rrd_jax.batch import Batch
+from rrd_jax.config import parse
+from tests import fresh, golden, launch, tiny
+
+_BATCH, _STEPS, _IMAGE = 16, 50, (16, 16, 3)
+
+
+def _plan(fast):
+    with tiny.registered():
+        config = launch.digits("smoke,tiny-tiny,rrd+kd", fast_cpu=fast)
+        config.data.mean = config.data.std = (0.5, 0.5, 0.5)
+        config.train.batch_size = _BATCH
+        plan = recipe.create(parse(config).student.training, 4, _STEPS * _BATCH)
+        network = networks.create("tiny", 4)
+    assert plan.training.fast_cpu == fast
+    return dataclasses.replace(plan, student=network), network
+
+
+def _run(fast):
+    """Losses of 50 steps, the parameters after them, and the step's text."""
+    plan, teacher = _plan(fast)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    built = program.build(plan, mesh, _IMAGE, _STEPS, resident=False, teacher=teacher)
+    variables = fresh.init(teacher, _IMAGE)
+    state, rng, losses = built.create(0, variables), np.random.default_rng(0), []
+    step = functools.partial(built.train_step)
+    for i in range(_STEPS):
+        batch = Batch(
+            image=rng.integers(0, 256, (_BATCH, *_IMAGE), np.uint8),
+            label=rng.integers(0, 4, _BATCH, np.int32),
+            index=np.arange(_BATCH, dtype=np.int32) + i * _BATCH,
+        )
+        state, logged = step(state, variables, batch)
+        losses.append(logged["loss"])
+    return jax.device_get((losses, state.params, built.train_step))
+
+
+def test_fifty_steps_are_the_same_with_and_without():
+    (losses, params, step), (wanted, others, ordinary) = _run(True), _run(False)
+    assert isinstance(step, compiling.Unwritten)
+    assert not isinstance(ordinary, compiling.Unwritten)
+    np.testing.assert_allclose(losses, wanted, rtol=1e-5)
+    leaves = map(jax.tree.leaves, (params["student"], others["student"]))
+    largest = max(jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(others["student"]))
+    for leaf, other in zip(*leaves, strict=True):
+        assert golden.relative(leaf, other) < 1e-5 or np.abs(leaf - other).max() < 1e-5 * largest

@@ -1,0 +1,260 @@
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from rrd_jax import errors, objectives, parallel
+from rrd_jax.objectives import rrd
+from tests.objectives import batches
+
+
+def _arrays(size, batch=6, dim=16, seed=0):
+    rng = np.random.default_rng(seed)
+    arrays = (rng.standard_normal((n, dim)) for n in (batch, batch, size))
+    return [a / np.linalg.norm(a, axis=-1, keepdims=True) for a in arrays]
+
+
+def _reference64(student, teacher, rows, tau_s, tau_t):
+    """Loss [B], and its gradient for the student [B, D]."""
+    log_p_s, log_p_t = (
+        x - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True))
+        - x.max(-1, keepdims=True)
+        for x in (student @ rows.T / tau_s, teacher @ rows.T / tau_t)
+    )  # fmt: skip
+    p_t = np.exp(log_p_t)
+    return -(p_t * log_p_s).sum(-1), (np.exp(log_p_s) - p_t) @ rows / tau_s
+
+
+def _loss(student, teacher, rows, tau_s, tau_t, chunk):
+    return rrd.relational_loss(
+        student, teacher, rows, temperature_student=tau_s, temperature_teacher=tau_t, chunk=chunk
+    )
+
+
+_VALUES = jax.jit(_loss, static_argnums=(3, 4, 5))
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _values_and_gradient(*arguments):
+    def total(student, *others):
+        losses = _loss(student, *others)
+        return jnp.sum(losses), losses
+
+    (_, losses), gradient = jax.value_and_grad(total, has_aux=True)(*arguments)
+    return losses, gradient
+
+
+def _check(arrays, tau_s, tau_t, chunk):
+    """Value, and value with gradient, beside float64.
+
+    A similarity has an error of about 1e-7 / temperature: the teacher's moves the weights of the
+    student's similarities, which are as far apart as 1 / tau_s.
+    """
+    arrays32 = [jnp.asarray(a, jnp.float32) for a in arrays]
+    arrays64 = [np.asarray(a, np.float64) for a in arrays32]
+    wanted, direction = _reference64(*arrays64, tau_s, tau_t)
+    losses, gradient = _values_and_gradient(*arrays32, tau_s, tau_t, chunk)
+    close = {"rtol": 2e-6, "atol": 2e-8 / (tau_s * tau_t)}
+    np.testing.assert_allclose(losses, wanted, **close)
+    np.testing.assert_allclose(_VALUES(*arrays32, tau_s, tau_t, chunk), losses, **close)
+    # Of the two attentions, whose length is at most 1.
+    error = 2e-6 + 3e-8 / min(tau_s, tau_t)
+    np.testing.assert_allclose(gradient * tau_s, direction * tau_s, rtol=0, atol=error)
+
+
+# A row, a prime, less than a chunk, a multiple of one, one row at a time.
+@pytest.mark.parametrize(
+    ("size", "chunk"),
+    [(1, None), (997, None), (997, 100), (640, 1024), (1280, 256), (200, 1), (997, 0)],
+)
+@pytest.mark.parametrize(("tau_s", "tau_t"), [(0.04, 0.1), (0.1, 0.02), (0.01, 0.01), (1.0, 1.0)])
+def test_value_and_gradient_equal_float64(size, chunk, tau_s, tau_t):
+    _check(_arrays(size), tau_s, tau_t, chunk)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.02, 0.1, 1.0])
+def test_a_row_that_is_the_images_own_key_and_repeated_rows_are_counted_once_each(temperature):
+    _, teacher, rows = _arrays(300)
+    student = teacher + 0.05 * _arrays(300, seed=1)[0]
+    rows = np.concatenate([teacher, rows, teacher[:2], rows[:5]])
+    _check((student, teacher, rows), temperature, temperature, 64)
+
+
+def test_the_last_digit_of_a_loss_near_zero_is_kept():
+    """Where the own key is in the memory, and log-sum-exp is nearly what is subtracted from it."""
+    teacher = np.eye(6, 16)
+    near = 0.8 * teacher + 0.6 * np.eye(16)[6:12]
+    student, rows = teacher + 1e-3 * _arrays(300)[0], np.concatenate([teacher, near])
+    arrays = [jnp.asarray(a, jnp.float32) for a in (student, teacher, rows)]
+    wanted, _ = _reference64(*(np.asarray(a, np.float64) for a in arrays), 0.02, 0.02)
+    assert wanted.max() < 1e-3
+    np.testing.assert_allclose(_loss(*arrays, 0.02, 0.02, None), wanted, rtol=0, atol=5e-7)
+
+
+# Less than a block of images on a CPU, two blocks, three that do not divide the batch.
+@pytest.mark.parametrize("batch", [1, 300, 700])
+def test_a_large_batch_is_walked_in_blocks_with_the_same_values(batch):
+    _check(_arrays(600, batch=batch), 0.04, 0.1, None)
+
+
+def test_a_million_rows_are_summed_as_exactly():
+    _check(_arrays(1_000_003, batch=3, dim=4), 0.04, 0.1, None)
+
+
+def test_a_value_without_a_gradient_takes_one_product_instead_of_two():
+    arrays = [jnp.asarray(a, jnp.float32) for a in _arrays(300)]
+
+    def value(student):
+        return jnp.sum(_loss(student, *arrays[1:], 0.1, 0.1, 0))
+
+    assert str(jax.make_jaxpr(value)(arrays[0])).count("dot_general") == 1
+    assert str(jax.make_jaxpr(jax.grad(value))(arrays[0])).count("dot_general") == 2
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_embeddings_of_few_bits_give_float32_losses_and_gradients_of_their_own_type(dtype):
+    arrays = [jnp.asarray(a, dtype) for a in _arrays(300)]
+    arrays64 = [np.asarray(a, np.float64) for a in arrays]
+    losses, gradient = _values_and_gradient(*arrays, 0.1, 0.1, 64)
+    assert losses.dtype == jnp.float32
+    assert gradient.dtype == dtype
+    # The embeddings are divided by the temperature in their own type.
+    np.testing.assert_allclose(losses, _reference64(*arrays64, 0.1, 0.1)[0], rtol=2e-2)
+
+
+_REDUCTION = re.compile(r"= (.*?) (all-reduce|reduce-scatter)(?:-start)?\(")
+_GATHER = re.compile(r"= (.*?) (?:all-gather|all-to-all|collective-permute)(?:-start)?\(")
+
+
+# The devices divide both, the rows alone, the images alone, neither.
+@pytest.mark.parametrize(("batch", "size"), [(16, 1600), (10, 1600), (16, 1601), (10, 1601)])
+@pytest.mark.parametrize("chunk", [None, 64, 0])
+def test_eight_devices_give_the_values_of_one(batch, size, chunk):
+    mesh, dim = parallel.make_mesh(), 24
+    arrays = [jnp.asarray(a, jnp.float32) for a in _arrays(size, batch=batch, dim=dim)]
+    wanted = _values_and_gradient(*arrays, 0.04, 0.1, chunk)
+    shardings = [
+        parallel.split(mesh) if n % mesh.size == 0 else parallel.replicated(mesh)
+        for n in (batch, batch, size)
+    ]
+
+    @functools.partial(jax.jit, in_shardings=tuple(shardings))
+    @functools.partial(parallel.with_mesh, mesh)
+    def compare(*arrays):
+        return _values_and_gradient(*arrays, 0.04, 0.1, chunk)
+
+    losses, gradient = compare(*arrays)
+    np.testing.assert_allclose(losses, wanted[0], rtol=1e-6)
+    np.testing.assert_allclose(gradient, wanted[1], rtol=0, atol=2e-6 * np.abs(wanted[1]).max())
+    text = compare.lower(*arrays).compile().as_text()
+    gathered = " ".join(_GATHER.findall(text))
+    assert not re.search(rf"\[\d*,?({size}|{size // mesh.size}|\d\d\d+),", gathered), gathered
+    reductions = _REDUCTION.findall(text)
+    assert len(reductions) == (2 if size % mesh.size == 0 else 0), reductions
+
+
+def test_a_mesh_around_the_caller_is_found_and_one_of_his_own_shard_map_left_alone():
+    mesh = parallel.make_mesh()
+    arrays = [jnp.asarray(a, jnp.float32) for a in _arrays(160, batch=16)]
+    wanted = _values_and_gradient(*arrays, 0.04, 0.1, 64)
+    split, whole = PartitionSpec(parallel.AXIS), PartitionSpec()
+    values = functools.partial(_values_and_gradient.__wrapped__)
+
+    def compare(*arrays):
+        return values(*arrays, 0.04, 0.1, 64)
+
+    own = jax.shard_map(
+        compare, mesh=mesh, in_specs=(split, split, whole), out_specs=(split, split)
+    )
+    with jax.set_mesh(mesh):
+        found = jax.jit(compare)(*arrays)
+        inside = jax.jit(own)(*arrays)
+    for losses, gradient in (found, inside, jax.jit(own)(*arrays)):
+        np.testing.assert_allclose(losses, wanted[0], rtol=1e-6)
+        np.testing.assert_allclose(gradient, wanted[1], atol=2e-6 * np.abs(wanted[1]).max())
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_batches_of_batches_and_loops_give_what_each_gives_alone(devices):
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+    student, teacher, rows = (
+        jnp.asarray(np.stack(stack), jnp.float32)
+        for stack in zip(*(_arrays(160, batch=16, seed=seed) for seed in range(3)), strict=True)
+    )
+
+    def compare(student, teacher, rows):
+        return _values_and_gradient(student, teacher, rows, 0.04, 0.1, 64)
+
+    def looped(*stacks):
+        step = jax.checkpoint(lambda _, arrays: (None, compare(*arrays)))
+        return jax.lax.scan(step, None, stacks)[1]
+
+    alone = [compare(*arrays) for arrays in zip(student, teacher, rows, strict=True)]
+    wanted = jax.tree.map(lambda *leaves: jnp.stack(leaves), *alone)
+    for function in (jax.vmap(compare), looped):
+        on_mesh = parallel.put(parallel.replicated(mesh), (student, teacher, rows))
+        found = jax.jit(parallel.with_mesh(mesh, function))(*on_mesh)
+        for leaf, leaf_wanted in zip(found, wanted, strict=True):
+            np.testing.assert_allclose(leaf, leaf_wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e4])
+def test_extreme_similarities_stay_finite(scale):
+    student, teacher, rows = (jnp.asarray(a, jnp.float32) for a in _arrays(300))
+
+    def total(student):
+        return jnp.sum(_loss(student, teacher * scale, rows, 0.02, 0.02, 64))
+
+    value, gradient = jax.jit(jax.value_and_grad(total))(student * scale)
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+
+
+def test_nothing_flows_to_teacher_and_memory():
+    arrays = [jnp.asarray(a, jnp.float32) for a in _arrays(300)]
+    found = jax.grad(lambda *a: jnp.sum(_loss(*a, 0.1, 0.1, 64)), argnums=(0, 1, 2))(*arrays)
+    assert np.abs(found[0]).max() > 0
+    np.testing.assert_array_equal(found[1], 0)
+    np.testing.assert_array_equal(found[2], 0)
+
+
+# The queue's rows are written in place; whatever their number, the rest is the same.
+@pytest.mark.parametrize("rows", [16_384, 1_048_576])
+@pytest.mark.parametrize("batch", [256, 4096])
+def test_a_memory_of_any_size_needs_less_than_64_mib_beside_itself(rows, batch):
+    dim = 128
+    objective = objectives.create("rrd", queue_size=rows, dim=dim)
+    outputs = _Outputs(jax.ShapeDtypeStruct((batch, 64), jnp.float32))
+    state = jax.eval_shape(lambda: objective.init(jax.random.key(0), outputs, outputs))
+
+    def step(memory, params, frozen, student, teacher):
+        def mean(params):
+            own = state._replace(params=params, frozen=frozen, memory=memory)
+            losses, pushed = objective.loss(
+                own, _Outputs(student), _Outputs(teacher), batches.NO_BATCH
+            )
+            return jnp.mean(losses), pushed
+
+        return jax.value_and_grad(mean, has_aux=True)(params)
+
+    compiled = (
+        jax.jit(step, donate_argnums=0)
+        .lower(state.memory, state.params, state.frozen, *[outputs.embedding] * 2)
+        .compile()
+    )
+    assert compiled.memory_analysis().temp_size_in_bytes < 64 * 2**20
+    assert f"{batch},{rows}" not in compiled.as_text()
+
+
+class _Outputs:
+    def __init__(self, embedding):
+        self.embedding = embedding
+
+
+def test_a_negative_chunk_is_refused():
+    with pytest.raises(errors.InputError, match="chunk is -1"):
+        objectives.create("rrd", chunk=-1)

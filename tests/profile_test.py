@@ -1,0 +1,282 @@
+"""Where a step's time goes: what its instructions are, what they compute, and their times."""
+
+import collections
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments.profile import __main__ as program
+from experiments.profile import counting, figures, hlo, kinds, names, setting, text, timeline
+from experiments.profile.timeline import Event
+from rrd_jax import networks
+from tests import launch
+from tests.conftest import use_one_device
+
+# A step as XLA writes one on a CPU, cut down: a convolution and its gradients, of which that of the
+# kernel has lost its name, a call of oneDNN, a fusion of several operations, and a loop.
+_TEXT = r"""
+HloModule jit_step, is_scheduled=true
+
+%fused_teacher (param_0: f32[8,32,32,4], param_1: f32[3,3,4,6]) -> f32[8,6] {
+  %param_0 = f32[8,32,32,4]{3,2,1,0} parameter(0)
+  %param_1 = f32[3,3,4,6]{3,2,1,0} parameter(1)
+  %convolution.9 = f32[8,32,32,6]{3,2,1,0} convolution(%param_0, %param_1), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f, metadata={op_name="jit(step)/teacher/conv1/conv_general_dilated"}
+  %convolution.8 = f32[8,32,32,6]{3,2,1,0} convolution(%param_0, %param_1), window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_01io->b01f, metadata={op_name="jit(step)/teacher/conv2/conv_general_dilated"}
+  %add.1 = f32[8,32,32,6]{3,2,1,0} add(%convolution.9, %convolution.8)
+  %constant.1 = f32[] constant(0)
+  ROOT %reduce.1 = f32[8,6]{1,0} reduce(%add.1, %constant.1), dimensions={1,2}, to_apply=%sum, metadata={op_name="jit(step)/teacher/reduce_sum"}
+}
+
+%fused_kernel (param_0.1: f32[4,32,32,8], param_1.1: f32[16,16,8,6]) -> f32[4,3,3,6] {
+  %param_0.1 = f32[4,32,32,8]{3,2,1,0} parameter(0)
+  %param_1.1 = f32[16,16,8,6]{3,2,1,0} parameter(1)
+  ROOT %convolution.7 = f32[4,3,3,6]{3,2,1,0} convolution(%param_0.1, %param_1.1), window={size=16x16 pad=1_0x1_0 rhs_dilate=2x2}, dim_labels=b01f_01io->b01f
+}
+
+%fused_update (param_0.2: f32[3,3,4,6], param_1.2: f32[4,3,3,6]) -> f32[3,3,4,6] {
+  %param_0.2 = f32[3,3,4,6]{3,2,1,0} parameter(0)
+  %param_1.2 = f32[4,3,3,6]{3,2,1,0} parameter(1)
+  %transpose.3 = f32[3,3,4,6]{2,1,3,0} transpose(%param_1.2), dimensions={1,2,0,3}, metadata={op_name="jit(step)/transpose(jvp(student))/conv1/conv_general_dilated"}
+  ROOT %add.2 = f32[3,3,4,6]{3,2,1,0} add(%param_0.2, %transpose.3), metadata={op_name="jit(step)/update/add"}
+}
+
+%body (state: (s32[], f32[8,6])) -> (s32[], f32[8,6]) {
+  %state = (s32[], f32[8,6]{1,0}) parameter(0)
+  %value = f32[8,6]{1,0} get-tuple-element(%state), index=1
+  %inner = f32[8,6]{1,0} negate(%value), metadata={op_name="jit(step)/jvp(objective_rrd)/while/body/neg"}
+  ROOT %tuple.2 = (s32[], f32[8,6]{1,0}) tuple(%value, %inner)
+}
+
+ENTRY %main (x: f32[8,32,32,4], k: f32[3,3,4,6], turned: f32[4,32,32,8], g: f32[8,16,16,6], h: f32[16,16,8,6], w: f32[6,10]) -> f32[8,32,32,4] {
+  %x = f32[8,32,32,4]{3,2,1,0} parameter(0)
+  %k = f32[3,3,4,6]{3,2,1,0} parameter(1)
+  %turned = f32[4,32,32,8]{3,2,1,0} parameter(2)
+  %g = f32[8,16,16,6]{3,2,1,0} parameter(3)
+  %h = f32[16,16,8,6]{3,2,1,0} parameter(4)
+  %w = f32[6,10]{1,0} parameter(5)
+  %ynn_fusion = f32[8,6]{1,0} fusion(%x, %k), kind=kCustom, calls=%fused_teacher, metadata={op_name="jit(step)/teacher/reduce_sum"}, backend_config={"fusion_config":{"kind":"__ynn_fusion"}}
+  %forward = f32[8,16,16,6]{3,2,1,0} convolution(%x, %k), window={size=3x3 stride=2x2 pad=1_1x1_1}, dim_labels=b01f_01io->b01f, metadata={op_name="jit(step)/jvp(student)/conv1/conv_general_dilated"}
+  %of_images = f32[8,32,32,4]{3,2,1,0} convolution(%g, %k), window={size=3x3 pad=1_2x1_2 lhs_dilate=2x2}, dim_labels=b01f_01oi->b01f, metadata={op_name="jit(step)/transpose(jvp(student))/conv1/conv_general_dilated"}
+  %of_kernel = f32[4,3,3,6]{3,2,1,0} fusion(%turned, %h), kind=kCustom, calls=%fused_kernel, backend_config={"fusion_config":{"kind":"__ynn_fusion"}}
+  %updated = f32[3,3,4,6]{3,2,1,0} fusion(%k, %of_kernel), kind=kLoop, calls=%fused_update, metadata={op_name="jit(step)/update/add"}
+  %onednn = (f32[8,16,16,6]{3,2,1,0}, u8[123]{0}) custom-call(%x, %k), custom_call_target="__onednn$convolution", metadata={op_name="jit(step)/teacher/conv3/conv_general_dilated"}, backend_config={"onednn_conv_config":{"feature_groups":"1","input":{"data":{"batch_dim":"0","feature_dim":"3","spatial_dims":["1","2"]}},"kernel":{"filter":{"input_feature_dim":"2","output_feature_dim":"3","spatial_dims":["0","1"]}},"output":{"data":{"batch_dim":"0","feature_dim":"3","spatial_dims":["1","2"]}},"window":{"pad_left":["1","1"],"pad_right":["1","1"],"size":[],"strides":["2","2"],"window_dilations":["1","1"]}},"outer_dimension_partitions":[]}
+  %logits = f32[8,10]{1,0} dot(%ynn_fusion, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}, metadata={op_name="jit(step)/jvp(student)/fc/dot_general"}
+  %matmul = (f32[8,10]{1,0}, u8[7]{0}) custom-call(%ynn_fusion, %w), custom_call_target="__onednn$matmul", metadata={op_name="jit(step)/jvp(objective_rrd)/dot_general"}
+  %patches = f32[8,10]{1,0} dot(%ynn_fusion, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}, metadata={op_name="jit(step)/jvp(student)/layer4_0/conv2/dot_general"}
+  %one = s32[] constant(1)
+  %start = (s32[], f32[8,6]{1,0}) tuple(%one, %ynn_fusion)
+  %while = (s32[], f32[8,6]{1,0}) while(%start), condition=%always, body=%body, metadata={op_name="jit(step)/jvp(objective_rrd)/while"}
+  ROOT %copy.1 = f32[8,32,32,4]{0,3,2,1} copy(%of_images), metadata={op_name="jit(step)/input/transpose"}
+}
+"""  # noqa: E501
+_FORWARD = 2 * 8 * 16 * 16 * 6 * 3 * 3 * 4
+
+
+@pytest.fixture(scope="module")
+def entries():
+    return kinds.classify(hlo.parse(_TEXT))
+
+
+def test_a_program_is_read_into_instructions():
+    found = hlo.parse(_TEXT)
+    assert found.name == "jit_step"
+    fusion = found.instructions["of_kernel"]
+    assert (fusion.opcode, fusion.operands) == ("fusion", ("turned", "h"))
+    assert fusion.result == hlo.Array("f32", (4, 3, 3, 6))
+    assert found.instructions["onednn"].results[1] == hlo.Array("u8", (123,))
+    assert [i.name for i in found.inside(fusion)][-1] == "convolution.7"
+
+
+def test_a_convolution_and_its_gradients_have_the_same_operations_whoever_computes_them(entries):
+    for name, direction in [
+        ("forward", "forward"),
+        ("onednn", "forward"),
+        ("of_images", "gradient of images"),
+        ("of_kernel", "gradient of kernel"),
+    ]:
+        entry = entries[name]
+        assert (entry.kind, entry.direction) == (kinds.CONVOLUTIONS, direction)
+        assert entry.label == "3x3, 4 to 6 channels, 16x16 places, stride 2"
+        assert entry.flops == _FORWARD
+
+
+def test_operations_are_right_as_the_compiler_writes_them_too():
+    found = hlo.parse(_TEXT)
+    for name in ("forward", "onednn", "of_images", "of_kernel"):
+        assert counting.flops(found, found.instructions[name]) == _FORWARD, name
+
+
+def test_a_gradient_that_has_lost_its_name_is_known_by_what_reads_it(entries):
+    assert "conv1/conv_general_dilated" in entries["of_kernel"].op_name
+    assert (entries["of_kernel"].part, entries["of_kernel"].backward) == ("student", True)
+    assert entries["updated"].part == "update"
+
+
+def test_a_fusion_is_what_its_dearest_operation_is(entries):
+    fusion = entries["ynn_fusion"]
+    assert (fusion.kind, fusion.part, fusion.count) == (kinds.CONVOLUTIONS, "teacher", 2)
+    assert fusion.label == "2 in one fusion"
+    assert fusion.flops == 2 * (2 * 8 * 32 * 32 * 6 * 3 * 3 * 4)
+
+
+def test_products_are_told_from_convolutions_that_are_written_as_products(entries):
+    assert (entries["logits"].kind, entries["logits"].flops) == (kinds.PRODUCTS, 2 * 8 * 6 * 10)
+    assert entries["matmul"].flops == 2 * 8 * 6 * 10
+    assert entries["matmul"].part == "objective rrd"
+    assert entries["patches"].kind == kinds.CONVOLUTIONS
+    assert entries["patches"].label == "as product 8 x 6 x 10"
+
+
+def test_loops_are_no_work_of_their_own(entries):
+    assert [name for name, entry in entries.items() if entry.runs_others] == ["while"]
+    assert (entries["copy.1"].kind, entries["copy.1"].part) == (kinds.COPIES, "input")
+
+
+def test_what_is_computed_a_second_time_is_no_gradient():
+    again = "jit(step)/transpose(jvp(student))/checkpoint/rematted_computation/conv1/x"
+    assert not names.is_backward(again)
+    assert names.path("jit(step)/transpose(jvp(vmap(student)))/a")[1:] == ("student", "a")
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_jaxs_own_gradients_have_the_operations_of_the_formula(stride, groups):
+    def loss(images, kernel):
+        with jax.named_scope("student"):
+            made = jax.lax.conv_general_dilated(
+                images, kernel, (stride, stride), [(1, 1), (1, 1)],
+                dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
+            )  # fmt: skip
+        return jnp.sum(made**2)
+
+    shapes = [(2, 12, 12, 8), (3, 3, 8 // groups, 16)]
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    lowered = jax.jit(jax.grad(loss, (0, 1))).lower(*arrays)
+    written = hlo.parse(lowered.as_text("hlo", debug_info=True))
+    places = (12 - 1) // stride + 1
+    for found in (written, hlo.parse(lowered.compile().as_text())):
+        main = [i for i in found.instructions.values() if i.opcode == "convolution"]
+        classified = kinds.classify(found, written)
+        described = {classified[i.name].direction: classified[i.name].flops for i in main}
+        assert set(described) == {"forward", "gradient of images", "gradient of kernel"}
+        assert set(described.values()) == {2 * 2 * places**2 * 3 * 3 * (8 // groups) * 16}
+
+
+def test_instructions_that_run_at_once_share_the_time():
+    events = [Event("a", 0, 10), Event("b", 5, 10), Event("loop", 0, 30), Event("c", 20, 25)]
+    assert timeline.shares(events, {"loop"}) == {"a": 7.5, "b": 2.5, "c": 5, "loop": 15}
+    assert timeline.shares([Event("a", 0, 2), Event("a", 1, 3)], ()) == {"a": 3}
+    whole = timeline.joined([events, [Event("a", 100, 110)]], {"loop"})
+    assert whole.seconds["a"] == pytest.approx(17.5e-9 / 2)
+    assert whole.window == pytest.approx(40e-9 / 2)
+
+
+def test_an_event_of_a_custom_call_is_known_by_its_instruction():
+    assert (
+        timeline.instruction("custom-call.6.clone2__onednn$convolution") == "custom-call.6.clone2"
+    )
+    assert timeline.instruction("%ynn_fusion.4") == "ynn_fusion.4"
+
+
+def test_the_worst_is_what_loses_most_against_the_peak(entries):
+    seconds = {"forward": 0.002, "of_images": 0.004, "unheard": 0.001, "updated": 0.5}
+    whole = timeline.Timeline(seconds, dict.fromkeys(seconds, 2), 0.6)
+    found = figures.collect(entries, whole, 2, {"f32": 2 * _FORWARD / 0.002})
+    assert found["worst"]["direction"] == "gradient of images"
+    assert found["worst"]["lost"] == pytest.approx(2 - 1)
+    assert found["worst"]["of_peak"] == pytest.approx(0.5)
+    assert found["groups"][1]["lost"] == 0
+    assert sum(part["all"] for part in found["parts"]) + found["idle"] == pytest.approx(300)
+    assert {part["what"] for part in found["parts"]} >= {"update", "not in the program's text"}
+
+
+@pytest.fixture(scope="module")
+def step(tiny_network):
+    with pytest.MonkeyPatch.context() as patch:
+        use_one_device(patch)
+        fields = {"train.batch_size": 64, "teacher.cache": "off"}
+        return setting.prepare(launch.digits("tiny-tiny,rrd+kd", **fields))
+
+
+def test_the_parts_of_a_real_step_add_up_to_what_the_clock_says(step, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures, "peak_rate", lambda dtype: 1e11)
+    for attempt in range(3):  # another program may have had the processor
+        found = program.profile(step, tmp_path / str(attempt), 10)
+        total = found["idle"] + sum(part["all"] for part in found["parts"])
+        assert total == pytest.approx(found["window"])
+        if total > 0.9 * found["traced"]:
+            break
+    assert 0.9 * found["traced"] < total <= found["traced"]
+    assert found["idle"] < 0.5 * total
+    spent = {part["what"] for part in found["parts"] if part["all"]}
+    objectives = {"objective rrd", "objective kd", "objective ce"}
+    assert (
+        spent >= {"convolutions", "matrix products", "update", "input, augmentation"} | objectives
+    )
+    assert not [row for row in found["instructions"] if row["kind"] == figures.UNKNOWN.kind]
+    table = text.of(found, rows=5)
+    assert "tiny, ce + kd + rrd, teacher tiny, running; 64 images of 8x8x1 a step" in table
+    assert "\nworst: " in table
+
+
+def test_the_convolutions_of_a_real_step_are_those_of_the_network(step):
+    compiled = hlo.parse(step.compiled.as_text())
+    entries = kinds.classify(compiled, hlo.parse(step.lowered.as_text("hlo", debug_info=True)))
+    totals = collections.Counter()
+    for instruction in list(compiled.computations.values())[-1]:  # the profiler sees these
+        entry = entries[instruction.name]
+        if entry.kind == kinds.CONVOLUTIONS:
+            totals[entry.part, entry.direction] += entry.flops
+    head, first = 16 * 10, 8 * 8 * 3 * 3 * 8  # multiplications; images have no gradient
+    forward = 2 * 64 * (networks.summarize(networks.create("tiny", 10), (8, 8, 1)).macs - head)
+    assert totals == {
+        ("teacher", "forward"): forward,
+        ("student", "forward"): forward,
+        ("student", "gradient of kernel"): forward,
+        ("student", "gradient of images"): forward - 2 * 64 * first,
+    }
+
+
+def test_the_peak_is_that_of_a_product():
+    assert figures.peak_rate("f32", side=64) > 0
+
+
+@pytest.mark.usefixtures("one_device", "tiny_network")
+def test_a_teacher_that_is_remembered_need_not_have_seen_the_images():
+    config = launch.digits("smoke,tiny-tiny,rrd", **{"teacher.cache": "on"})
+    step = setting.prepare(config, examples=16)
+    assert step.about["teacher"] == "tiny, remembered"
+    assert jnp.isfinite(step()["loss"])
+
+
+def test_a_script_that_imports_torch_by_path_finds_pythons_own_profile():
+    """A folder of that name beside a script hides it, and torch's compiler cannot be imported."""
+    program = (
+        "import runpy, sys; sys.path[0] = 'experiments'; sys.argv = ['x', '--help']\n"
+        "try: runpy.run_path('experiments/export_check.py', run_name='__main__')\n"
+        "except SystemExit: import cProfile\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.long
+def test_the_command_prints_figures_as_json_and_keeps_the_trace(tmp_path):
+    command = [sys.executable, "-m", "experiments.profile"]
+    told = ["--config=configs/digits.py:smoke", "--config.train.batch_size=4", "--format=json"]
+    done = subprocess.run(
+        [*command, *told, "--steps=2", f"--workdir={tmp_path}"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["about"]["batch"] == 4
+    assert found["steps"] == 2
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert (tmp_path / "profile.md").read_text().startswith("resnet8, ")
+    missing = subprocess.run(command, capture_output=True, text=True)
+    assert missing.returncode == 1
+    assert "--config is missing" in missing.stderr
