@@ -10,18 +10,18 @@ that take turns, round by round. The table goes to <workdir>/memory_loss.md, and
 import collections
 import contextlib
 import datetime
-import math
 import os
 import pathlib
 import platform
-import statistics
 import sys
 
 from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for a start by path, without -m
 
-from experiments.speed_reader import Reader, ReaderError
+from experiments import machine
+from experiments.memory_loss_table import cases, size, table
+from experiments.speed_reader import Reader, ReaderError, first_cores
 from rrd_jax import cli, errors, report
 
 _TORCH = flags.DEFINE_string("torch_python", "", "An interpreter with torch.")
@@ -38,25 +38,6 @@ _CPU_TIME = flags.DEFINE_bool(
 )
 _WORKDIR = flags.DEFINE_string("workdir", "runs/memory-loss", "Results, and what readers say.")
 
-_PLAIN = ("eager", "compiled", "compiled_lse")  # what one writes down, differentiated
-_WALKS = ("chunks", "attention")  # our two attentions, in PyTorch's operations
-_MOST = 2**25  # similarities that the plain forms, which keep several arrays of them, are given
-_PEAK_FLOPS = 2 * 1024**3
-
-
-def _size(text: str) -> tuple[int, int]:
-    batch, _, rows = text.partition("x")
-    if not (batch.isdecimal() and rows.isdecimal() and int(batch) and int(rows)):
-        raise errors.InputError(f"--sizes has '{text}', but must be BxK, such as 256x16384")
-    return int(batch), int(rows)
-
-
-def _cases(size: tuple[int, int], reader: str) -> list[str]:
-    forms = ("gradient", "value")
-    if reader == "torch":
-        forms = (_PLAIN if math.prod(size) <= _MOST else ()) + _WALKS
-    return [f"{form} {size[0]} {size[1]}" for form in forms]
-
 
 def _measure(sizes, workdir):
     """Seconds of each round by case, and what the readers say of themselves."""
@@ -69,14 +50,14 @@ def _measure(sizes, workdir):
         for name, (python, script) in scripts.items():
             log = workdir / f"{name}.log"
             try:
-                readers[name] = Reader(python, script, task, log, _CORES.value)
+                readers[name] = Reader(python, script, task, log, first_cores(_CORES.value))
             except ReaderError as error:
                 raise errors.InputError(f"{name} failed: {error}") from error
             stack.callback(readers[name].close)
         for i in range(_REPEATS.value):
-            for size in sizes:
+            for pair in sizes:
                 turns = [("ours", "peak 0 0")]
-                turns += [(name, case) for name in readers for case in _cases(size, name)]
+                turns += [(name, case) for name in readers for case in cases(pair, name)]
                 for name, case in turns:
                     try:
                         taken = readers[name].round(case)
@@ -88,53 +69,13 @@ def _measure(sizes, workdir):
         return seconds, [reader.ready for reader in readers.values()]
 
 
-def _ratio(seconds, form: str, size: tuple[int, int]) -> tuple[float, str] | None:
-    """How many times as fast ours is: median of the rounds, and their spread."""
-    behind = f"{size[0]} {size[1]}"
-    if f"{form} {behind}" not in seconds:
-        return None
-    rounds = zip(seconds[f"{form} {behind}"], seconds[f"gradient {behind}"], strict=True)
-    ratios = [theirs / ours for theirs, ours in rounds]
-    middle = statistics.median(ratios)
-    return middle, f"{middle:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-
-
-def _table(seconds, sizes) -> str:
-    forms = (*_PLAIN, *_WALKS)
-    lines = [
-        "| B, K | ours, ms | value alone | GFLOP/s | of the peak | slope over K |"
-        f" {' | '.join(form.replace('_', ', ') for form in forms)} | fastest plain |",
-        "|---" * (7 + len(forms)) + "|",
-    ]
-    peak, before = _PEAK_FLOPS / statistics.median(seconds["peak 0 0"]), {}
-    for size in sizes:
-        batch, rows = size
-        ours = statistics.median(seconds[f"gradient {batch} {rows}"])
-        value = statistics.median(seconds[f"value {batch} {rows}"])
-        flops = 8 * batch * rows * _DIM.value / ours
-        slope = ""
-        if batch in before:
-            rows_before, ours_before = before[batch]
-            slope = f"{math.log(ours / ours_before) / math.log(rows / rows_before):.2f}"
-        before[batch] = rows, ours
-        ratios = [_ratio(seconds, form, size) for form in forms]
-        plain = min((ratio for ratio in ratios[: len(_PLAIN)] if ratio), default=None)
-        lines.append(
-            f"| {batch}, {rows:,} | {1e3 * ours:.3g} | {1e3 * value:.3g} | {flops / 1e9:.0f} |"
-            f" {flops / peak:.0%} | {slope} |"
-            f" {' | '.join(ratio[1] if ratio else '' for ratio in ratios)} |"
-            f" {f'**{plain[0]:.2f}**' if plain else ''} |"
-        )
-    return "\n".join(lines)
-
-
 def _text(seconds, sizes, readers) -> str:
     versions = dict(pair for ready in readers for pair in ready["versions"].items())
     return "\n".join([
-        _table(seconds, sizes),
+        table(seconds, sizes, _DIM.value),
         "",
-        f"{datetime.date.today()}, {_processor()}, {_CORES.value or os.cpu_count()} cores used of"
-        f" {os.cpu_count()}; D = {_DIM.value}, float32; Python {platform.python_version()},"
+        f"{datetime.date.today()}, {machine.processor()}, {_CORES.value or os.cpu_count()} cores"
+        f" used of {os.cpu_count()}; D = {_DIM.value}, float32; Python {platform.python_version()},"
         f" {', '.join(f'{name} {version}' for name, version in versions.items())}.",
         f"{_REPEATS.value} rounds in turns, {'processor' if _CPU_TIME.value else 'wall'} time,"
         " medians. PyTorch's columns: how many times as fast ours is, median of the rounds' ratios"
@@ -145,16 +86,8 @@ def _text(seconds, sizes, readers) -> str:
     ])  # fmt: skip
 
 
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in pathlib.Path("/proc/cpuinfo").read_text().split("\n"):
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
-
-
 def _job() -> None:
-    sizes = [_size(text) for text in _SIZES.value]
+    sizes = [size(text) for text in _SIZES.value]
     workdir = pathlib.Path(_WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
     seconds, readers = _measure(sizes, workdir)

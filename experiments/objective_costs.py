@@ -15,17 +15,17 @@ import os
 import pathlib
 import platform
 import re
-import statistics
 import subprocess
 import sys
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for a start by path, without -m
 
-from experiments.speed_reader import Reader, ReaderError
-from rrd_jax import cli, errors, objectives, report, tables
+from experiments.objective_costs_table import BASE, COMPANY, Cost, share, table
+from experiments.speed_reader import Reader, ReaderError, first_cores
+from rrd_jax import cli, errors, objectives, report
 
 _METHODS = flags.DEFINE_list("methods", [], "Objectives; none for all of ours.")
 _TEACHER = flags.DEFINE_string("teacher", "", "A network; none for what suits the device.")
@@ -41,49 +41,7 @@ _CORES = flags.DEFINE_integer("cores", 0, "On a CPU, cores to use; 0 for all.", 
 _BEFORE = flags.DEFINE_string("before", "", "An earlier objective_costs.json to show beside it.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/objective-costs", "Results, and what readers say.")
 
-_COMPANY = "kd"  # beside each objective
-_BASE = f"ce+{_COMPANY}"
 _SMALL, _PUBLISHED = ("resnet8x4", "resnet8", 32), ("resnet32x4", "resnet8x4", 64)
-
-
-class Cost(NamedTuple):
-    """What a method's step takes.
-
-    Attributes:
-      shares: of each turn, its time over that of ce+kd.
-      ready: seconds of compilation and the first two steps.
-      failed: why there are no figures; "" where there are.
-    """
-
-    shares: list[float]
-    ready: float
-    failed: str = ""
-
-
-def table(costs: dict[str, Cost], before: dict[str, Cost] | None = None) -> str:
-    """A row for each objective, the dearest first, and a line for each that has no figures.
-
-    Args:
-      costs: by objective.
-      before: those of an earlier run, for a column.
-    """
-    header = [f"X in X+{_COMPANY}", "share", "least and most", "ready after"]
-    header += ["share before"] if before is not None else []
-    rows = []
-    measured = {name: cost for name, cost in costs.items() if not cost.failed}
-    for name, cost in sorted(measured.items(), key=lambda pair: -_share(pair[1])):
-        spread = f"{min(cost.shares):.2f} {max(cost.shares):.2f}"
-        row = [name, f"{_share(cost):.2f}", spread, f"{cost.ready:.0f} s"]
-        if before is not None:
-            earlier = before.get(name)
-            row.append("-" if not earlier or earlier.failed else f"{_share(earlier):.2f}")
-        rows.append(row)
-    lines = [f"{name}: no figures, {cost.failed}" for name, cost in costs.items() if cost.failed]
-    return "\n\n".join([tables.markdown(header, rows), *lines])
-
-
-def _share(cost: Cost) -> float:
-    return statistics.median(cost.shares)
 
 
 def _task(on_cpu: bool) -> dict[str, Any]:
@@ -99,13 +57,14 @@ def _task(on_cpu: bool) -> dict[str, Any]:
         "examples": 2 * batch_size,
         "batch_size": batch_size,
         "queue_size": _QUEUE_SIZE.value,
+        "halves": [],
         "epochs": -(-_STEPS.value // 2),
     }
 
 
 def _measure(task: dict[str, Any], name: str, base: Reader, workdir: pathlib.Path) -> Cost:
     """Compiles a method and lets it take turns with `base`; a failure is its result."""
-    method = f"{name}+{_COMPANY}"
+    method = f"{name}+{COMPANY}"
     shares = []
     with contextlib.ExitStack() as stack:
         try:
@@ -121,14 +80,14 @@ def _measure(task: dict[str, Any], name: str, base: Reader, workdir: pathlib.Pat
 
 def _round(base: Reader) -> float:
     try:
-        return base.round(_BASE)
+        return base.round(BASE)
     except ReaderError as error:
-        raise errors.InputError(f"{_BASE} failed: {error}") from error
+        raise errors.InputError(f"{BASE} failed: {error}") from error
 
 
 def _reader(task: dict[str, Any], method: str, workdir: pathlib.Path) -> Reader:
-    log = workdir / f"{method}.log"
-    return Reader(sys.executable, "ours.py", {**task, "cases": [method]}, log, _CORES.value)
+    log, cores = workdir / f"{method}.log", first_cores(_CORES.value)
+    return Reader(sys.executable, "ours.py", {**task, "cases": [method]}, log, cores)
 
 
 def _text(costs: dict[str, Cost], before: dict[str, Cost] | None, task: dict, ready: dict) -> str:
@@ -142,7 +101,7 @@ def _text(costs: dict[str, Cost], before: dict[str, Cost] | None, task: dict, re
             f" {platform.machine()}; Python {platform.python_version()}, {versions}.",
             f"{task['teacher']} to {task['student']}, batch {task['batch_size']},"
             f" {task['side']} px, K = {task['queue_size']:,}; share: of the time of a step of"
-            f" {_BASE}, median of {_TURNS.value} turns of {2 * task['epochs']} steps. The loss of a"
+            f" {BASE}, median of {_TURNS.value} turns of {2 * task['epochs']} steps. The loss of a"
             " stage before distillation is not in it.",
         ]
     )
@@ -170,22 +129,22 @@ def _platform() -> str:
 
 
 def _job() -> None:
-    names = _METHODS.value or [name for name in objectives.RECORDS if name not in _BASE.split("+")]
+    names = _METHODS.value or [name for name in objectives.RECORDS if name not in BASE.split("+")]
     for name in names:
         objectives.record(name)  # raises an InputError for one that is unknown
     before, workdir = _before(), pathlib.Path(_WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
     task, costs = _task(_platform() == "cpu"), {}
-    print(f"{_BASE} compiles", flush=True)
+    print(f"{BASE} compiles", flush=True)
     try:
-        base = _reader(task, _BASE, workdir)
+        base = _reader(task, BASE, workdir)
     except ReaderError as error:
-        raise errors.InputError(f"{_BASE} failed: {error}") from error
+        raise errors.InputError(f"{BASE} failed: {error}") from error
     try:
         for name in names:
             costs[name] = cost = _measure(task, name, base, workdir)
-            share = cost.failed or f"{_share(cost):.2f} of a step of {_BASE}"
-            print(f"{name}+{_COMPANY}: {share}", flush=True)
+            result = cost.failed or f"{share(cost):.2f} of a step of {BASE}"
+            print(f"{name}+{COMPANY}: {result}", flush=True)
             kept = {name: cost._asdict() for name, cost in costs.items()}
             report.write_json(workdir / "objective_costs.json", {"task": task, "costs": kept})
     finally:

@@ -139,7 +139,7 @@ class Group:
     def _take_turn(self, i: int, name: str, case: str, reader: Reader) -> None:
         """Round i of a reader's case."""
         try:
-            seconds = reader.ask("round", case)["seconds"]
+            seconds = reader.round(case)
         except ReaderError as error:
             self._failed(name, error)
             for key in list(self.figures["seconds"]):

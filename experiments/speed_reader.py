@@ -12,6 +12,12 @@ from typing import Any
 _SCRIPTS = pathlib.Path(__file__).parent / "speed_peers"
 
 
+def first_cores(count: int) -> list[int]:
+    """The numbers of so many of the cores that this process may use; 0 for all."""
+    there = sorted(os.sched_getaffinity(0))
+    return there[: count or len(there)]
+
+
 class ReaderError(RuntimeError):
     """A reader has ended early; the message is the line that says why."""
 
@@ -24,8 +30,8 @@ class Reader:
       script: a file of speed_peers.
       task: what to do; becomes the script's argument, as JSON.
       log: receives what the process writes to stderr.
-      cores: numbers of those that it may use.
-      kernels: folder of those that torch.compile has made.
+      cores: numbers of those that it may use; None for all.
+      kernels: folder of those that torch.compile has made; None for its usual one.
 
     Attributes:
       ready: what the process says once it is ready.
@@ -40,8 +46,8 @@ class Reader:
         script: str,
         task: dict[str, Any],
         log: pathlib.Path,
-        cores: Sequence[int],
-        kernels: pathlib.Path,
+        cores: Sequence[int] | None = None,
+        kernels: pathlib.Path | None = None,
     ):
         self._log = log
         with log.open("w") as stderr:
@@ -55,12 +61,12 @@ class Reader:
                     **os.environ,
                     # Several share a device: none may take its memory beforehand.
                     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-                    "TORCHINDUCTOR_CACHE_DIR": str(kernels),
+                    **({"TORCHINDUCTOR_CACHE_DIR": str(kernels)} if kernels else {}),
                 },
             )
         with contextlib.suppress(ProcessLookupError):  # it has ended; `_answer` says why
             # Its threads, which start later, inherit this.
-            os.sched_setaffinity(self._process.pid, cores)
+            os.sched_setaffinity(self._process.pid, cores or os.sched_getaffinity(0))
         try:
             self.ready = self._answer()
         except BaseException:
@@ -72,6 +78,10 @@ class Reader:
         for thread in pathlib.Path(f"/proc/{self._process.pid}/task").glob("*"):
             with contextlib.suppress(ProcessLookupError):  # a thread that has ended
                 os.sched_setaffinity(int(thread.name), cores)
+
+    def round(self, case: str) -> float:
+        """Seconds a step of a case, as `ask`."""
+        return self.ask("round", case)["seconds"]
 
     def ask(self, what: str, case: str = "") -> dict[str, Any]:
         """The answer to a request, as speed_peers/ours.py lists them.

@@ -212,7 +212,7 @@ def test_memory_that_work_takes_and_frees_is_seen(monkeypatch):
     growth = importlib.import_module("resident_memory").growth
     if growth(lambda: None) is None:
         pytest.skip("this system does not say what a process takes")
-    assert growth(lambda: np.ones(2**23).sum()) >= 2**26
+    assert growth(lambda: np.ones(2**23).sum()) >= 0.9 * 2**26  # some of it may be there already
     assert growth(lambda: None) < 2**23
 
 

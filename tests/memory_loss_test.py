@@ -1,6 +1,6 @@
 import pytest
 
-from experiments import memory_loss
+from experiments import memory_loss_table
 from rrd_jax import errors
 
 
@@ -20,7 +20,7 @@ def _seconds():
 
 
 def test_the_table_has_medians_slopes_and_the_plain_form_that_is_fastest():
-    lines = memory_loss._table(_seconds(), [(32, 1024), (32, 4096)]).split("\n")
+    lines = memory_loss_table.table(_seconds(), [(32, 1024), (32, 4096)], 128).split("\n")
     header, _, first, second = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
     first, second = (dict(zip(header, row, strict=True)) for row in (first, second))
     assert first["ours, ms"] == "2e+03"
@@ -39,14 +39,14 @@ def test_the_table_has_medians_slopes_and_the_plain_form_that_is_fastest():
 @pytest.mark.parametrize("size", ["32", "32x", "0x4", "axb", "32x-1"])
 def test_a_size_that_is_none_is_refused(size):
     with pytest.raises(errors.InputError, match=f"--sizes has '{size}'"):
-        memory_loss._size(size)
+        memory_loss_table.size(size)
 
 
 def test_forms_that_keep_all_similarities_are_left_out_where_these_are_many():
-    assert memory_loss._cases((256, 2**17), "torch") == [
+    assert memory_loss_table.cases((256, 2**17), "torch") == [
         f"{form} 256 131072"
         for form in ("eager", "compiled", "compiled_lse", "chunks", "attention")
     ]
-    assert memory_loss._cases((256, 2**20), "torch") == [
+    assert memory_loss_table.cases((256, 2**20), "torch") == [
         f"{form} 256 1048576" for form in ("chunks", "attention")
     ]

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from experiments.objective_costs import Cost, table
+from experiments.objective_costs_table import Cost, table
 
 
 def _run(tmp_path, *options):

@@ -9,8 +9,17 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.profile import __main__ as program
-from experiments.profile import counting, figures, hlo, kinds, names, setting, text, timeline
+from experiments.profile import (
+    counting,
+    figures,
+    hlo,
+    kinds,
+    measuring,
+    names,
+    setting,
+    text,
+    timeline,
+)
 from experiments.profile.timeline import Event
 from rrd_jax import networks
 from tests import launch
@@ -205,7 +214,7 @@ def step(tiny_network):
 def test_the_parts_of_a_real_step_add_up_to_what_the_clock_says(step, tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "peak_rate", lambda dtype: 1e11)
     for attempt in range(3):  # another program may have had the processor
-        found = program.profile(step, tmp_path / str(attempt), 10)
+        found = measuring.profile(step, tmp_path / str(attempt), 10)
         total = found["idle"] + sum(part["all"] for part in found["parts"])
         assert total == pytest.approx(found["window"])
         if total > 0.9 * found["traced"]:

@@ -14,19 +14,13 @@ when they share the time. The trace stays in <workdir>/profile, if there is a wo
 import contextlib
 import json
 import pathlib
-import statistics
 import sys
 import tempfile
-import time
-from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
 from ml_collections import config_flags
 
 from rrd_jax import cli
-
-if TYPE_CHECKING:
-    from experiments.profile.setting import Step
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file of configs/, as rrd_jax.main has it; fields by --config.<field>=<value>"
@@ -53,7 +47,7 @@ def main(argv: list[str]) -> None:
 
 
 def _job() -> None:
-    from experiments.profile import setting, text
+    from experiments.profile import measuring, setting, text
     from rrd_jax import parallel, report
 
     parallel.check_platform()
@@ -63,7 +57,7 @@ def _job() -> None:
         step = setting.prepare(_CONFIG.value, asked, _EXAMPLES.value)
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(_WORKDIR.value or temporary)
-        figures = profile(step, folder / "profile", _STEPS.value)
+        figures = measuring.profile(step, folder / "profile", _STEPS.value)
     table = text.of(figures, _ROWS.value)
     if _WORKDIR.value:
         report.write_whole(folder / "profile.md", table + "\n")
@@ -73,55 +67,6 @@ def _job() -> None:
     if _WORKDIR.value:
         kept = f"kept in {folder}: profile.md, profile.json, program.txt, profile/"
         print(kept, file=sys.stderr)  # which leaves JSON alone
-
-
-def profile(step: "Step", folder: pathlib.Path, steps: int) -> dict[str, Any]:
-    """The figures of a step.
-
-    Args:
-      step: of `setting.prepare`.
-      folder: receives the trace.
-      steps: to trace, about; calls of several steps are whole.
-    """
-    import jax
-
-    from experiments.profile import figures, hlo, kinds, timeline
-
-    calls = -(-steps // step.count)
-
-    def repeat() -> None:
-        for number in range(calls):
-            with jax.profiler.StepTraceAnnotation("train", step_num=number):
-                logged = step()
-        jax.block_until_ready((logged, step.state))
-
-    for _ in range(2):
-        jax.block_until_ready(step())
-    times = [_timed(repeat) / calls for _ in range(3)]
-    program = hlo.parse(step.compiled.as_text())
-    written = hlo.parse(step.lowered.as_text("hlo", debug_info=True))
-    entries = kinds.classify(program, written)
-    runners = {name for name, entry in entries.items() if entry.runs_others}
-    traced: list[float] = []
-    path = timeline.record(folder, lambda: traced.append(_timed(repeat)))
-    types = sorted({entry.dtype for entry in entries.values() if entry.flops}, reverse=True)
-    peaks = {dtype: figures.peak_rate(dtype) for dtype in types or ["f32"]}
-    times_of = timeline.read(path, program.name, runners)
-    found = figures.collect(entries, times_of, calls * step.count, peaks)
-    return {
-        "about": step.about,
-        "steps": calls * step.count,
-        "milliseconds": 1000 * statistics.median(times) / step.count,
-        "traced": 1000 * traced[0] / (calls * step.count),
-        **found,
-    }
-
-
-def _timed(action: Any) -> float:
-    """Seconds that an action takes."""
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":
