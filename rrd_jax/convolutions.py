@@ -347,6 +347,8 @@ _GATHERED = (_gathered, _gathered_by_images, _gathered_by_kernel)
 _WAYS = (
     # One pixel is its own patch: a product as it stands, where a convolution first copies both.
     Way("pixel", lambda s: s.kernel == (1, 1) and s.padding == (0, 0), *_GATHERED),
+    # XLA takes the larger of the two for the images, which costs up to 25 times as much.
+    Way("small map", lambda s: s.height < s.kernel[0] and s.width < s.kernel[1], *_GATHERED),
     # A product with few rows costs as much as its kernel is read, once; the convolutions that are
     # its gradients first turn that kernel round.
     Way("few places", lambda s: s.places <= 200 and s.channels >= 64, *_GATHERED),
