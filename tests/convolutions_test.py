@@ -97,7 +97,8 @@ def test_every_convolution_of_every_network_is_the_plain_one():
     for name, side in _ALL:
         shapes |= _shapes(name, side, 2)
     for x, kernel, stride, padding in shapes:
-        _check(x, kernel, stride, tuple(pad for pad, _ in padding))
+        # Both sides are rounded: sums of 512 products and more differ by a little above 1e-6.
+        _check(x, kernel, stride, tuple(pad for pad, _ in padding), bound=2e-6)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 3, 64), (2, 4, 4, 3), (2, 6, 6, 8)])
