@@ -22,6 +22,7 @@ from absl import app, flags
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for a start by path, without -m
 
 from experiments import growth_table, machine
+from experiments.speed_reader import first_cores
 from rrd_jax import cli, errors, report
 
 _CURVES = flags.DEFINE_list("curves", list(growth_table.KINDS), "Which curves.")
@@ -40,7 +41,7 @@ def _measure(name: str) -> dict[str, Any]:
     root = pathlib.Path(__file__).parents[1]
     command = [sys.executable, "-m", "experiments.growth_curves", name, str(_ROUNDS.value)]
     paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
-    cores = sorted(os.sched_getaffinity(0))[: _CORES.value or None]
+    cores = first_cores(_CORES.value)
     done = subprocess.run(
         command + ["smoke"] * _SMOKE.value,
         cwd=root,

@@ -41,6 +41,31 @@ def _compiles(given: dict[str, Any]) -> bool:
     return True
 
 
+def for_mesh(
+    function: Callable,
+    mesh: jax.sharding.Mesh,
+    *,
+    fast_cpu: bool = True,
+    onednn: bool = False,
+    **keywords: Any,
+) -> Callable:
+    """`jax.jit` for a mesh; for one of CPUs with the options, and convolutions in their ways.
+
+    Args:
+      function: to be traced whole, as `convolutions.fast` has it.
+      mesh: the devices; they need not exist.
+      fast_cpu: whether CPUs compute as fast as they can, with other rounding.
+      onednn: whether they use oneDNN for it, as `Unwritten` does.
+      **keywords: of `jax.jit`, but for compiler options.
+    """
+    if not fast_cpu or mesh.devices.flat[0].platform != "cpu":
+        return jax.jit(function, **keywords)
+    function = convolutions.fast(function)
+    if onednn:
+        return Unwritten(function, **keywords)
+    return jax.jit(function, compiler_options=options(), **keywords)
+
+
 class Unwritten:
     """`jax.jit` for a CPU with oneDNN's convolutions, which JAX's cache on disk must never see.
 

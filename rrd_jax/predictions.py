@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rrd_jax import compiling, convolutions, metrics, networks, parallel
+from rrd_jax import compiling, metrics, networks, parallel
 from rrd_jax.objectives import Objective, ObjectiveState, classifier
 
 Predictions = dict[str, np.ndarray]
@@ -87,12 +87,9 @@ def compile_predict(
     fast_cpu: bool = True,
 ) -> Callable:
     """`make_predict`, compiled; every process gets the whole batch's figures."""
-    fast = fast_cpu and mesh.devices.flat[0].platform == "cpu"
-    return jax.jit(
-        convolutions.fast(make_predict(network, normalize, objectives), fast),
-        out_shardings=parallel.replicated(mesh),
-        compiler_options=compiling.options() if fast else None,
-    )
+    predict = make_predict(network, normalize, objectives)
+    replicated = parallel.replicated(mesh)
+    return compiling.for_mesh(predict, mesh, fast_cpu=fast_cpu, out_shardings=replicated)
 
 
 class StoppedError(Exception):

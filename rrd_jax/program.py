@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 
-from rrd_jax import compiling, convolutions, networks, optim, parallel, stage, state, step
+from rrd_jax import compiling, networks, optim, parallel, stage, state, step
 from rrd_jax.recipe import Recipe
 from rrd_jax.teacher import outputs
 
@@ -56,24 +56,24 @@ def build(
       teacher_is_cached: whether the step is given the teacher's embeddings, or its variables.
     """
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    fast = on_cpu and recipe.training.fast_cpu
     optimizer = _optimizer(recipe, image_shape)
     create = functools.partial(_create_state, recipe, optimizer, image_shape, teacher)
     abstract, shardings = _abstract_state(create, recipe, mesh, image_shape, teacher)
     teach = _teach(recipe, image_shape, teacher, teacher_is_cached)
     task = _task(recipe, optimizer, image_shape, steps_per_epoch, teach, unroll=on_cpu)
-    train_step = functools.partial(parallel.with_mesh(mesh, step.train_step), task)
+    train_step = functools.partial(step.train_step, task)
     if resident:
-        resident_step = parallel.with_mesh(mesh, step.resident_step)
-        train_step = functools.partial(resident_step, task, image_shape)
-    train_step = convolutions.fast(train_step, fast)
+        train_step = functools.partial(step.resident_step, task, image_shape)
+    train_step = parallel.with_mesh(mesh, train_step)
     length = _steps_per_call(recipe, image_shape, steps_per_epoch, on_cpu) if resident else 1
-    # oneDNN gains most in a teacher's forward pass, and nothing where none runs.
-    jit = compiling.Unwritten if fast and teacher and not teacher_is_cached else jax.jit
-    if fast and jit is jax.jit:
-        jit = functools.partial(jax.jit, compiler_options=compiling.options())
     compiled = functools.partial(
-        jit, donate_argnums=0, out_shardings=(shardings, parallel.replicated(mesh))
+        compiling.for_mesh,
+        mesh=mesh,
+        fast_cpu=recipe.training.fast_cpu,
+        # It gains most in a teacher's forward pass, and nothing where none runs.
+        onednn=teacher is not None and not teacher_is_cached,
+        donate_argnums=0,
+        out_shardings=(shardings, parallel.replicated(mesh)),
     )
     # Hundreds of small random draws: compiling them well takes longer than drawing them.
     quick = {"xla_backend_optimization_level": 0} if on_cpu else None

@@ -10,21 +10,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import compiling, networks
-from rrd_jax import convolutions as ways
+from rrd_jax import networks
 from rrd_jax.networks import layers
 
 _TIMES = 5
 
 
-def convolutions(network: networks.Network, shape: tuple[int, ...], *, gradients: bool) -> float:
+def convolutions(
+    network: networks.Network, shape: tuple[int, ...], compile_: Callable, *, gradients: bool
+) -> float:
     """Seconds of all convolutions of a network, each shape timed alone: medians, added.
-
-    They are compiled, and on a CPU computed, as those of a step.
 
     Args:
       network: whose convolutions are layers of ours.
       shape: of a batch, [B, H, W, channels].
+      compile_: what compiles them, as a step is.
       gradients: whether to add the gradients of kernels and, but for the first layer, of maps.
     """
     found: Counter[tuple[layers.Conv, tuple[int, ...]]] = Counter()
@@ -37,10 +37,14 @@ def convolutions(network: networks.Network, shape: tuple[int, ...], *, gradients
 
     with nn.intercept_methods(record):
         jax.eval_shape(network.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
-    return sum(count * _alone(layer, maps, gradients) for (layer, maps), count in found.items())
+    return sum(
+        count * _alone(layer, maps, compile_, gradients) for (layer, maps), count in found.items()
+    )
 
 
-def _alone(layer: layers.Conv, shape: tuple[int, ...], gradients: bool) -> float:
+def _alone(
+    layer: layers.Conv, shape: tuple[int, ...], compile_: Callable, gradients: bool
+) -> float:
     maps = jax.random.normal(jax.random.key(0), shape, jnp.float32).astype(layer.dtype)
     kernel = layer.init(jax.random.key(1), maps)
     kernel = jax.tree.map(lambda leaf: leaf.astype(layer.dtype), kernel)
@@ -53,20 +57,13 @@ def _alone(layer: layers.Conv, shape: tuple[int, ...], gradients: bool) -> float
             return jax.vjp(lambda kernel: forward(kernel, maps), kernel)[1](cotangent)
         return jax.vjp(forward, kernel, maps)[1](cotangent)
 
-    forward_alone = _compile(forward)
+    forward_alone = compile_(forward)
     seconds = _median(lambda: forward_alone(kernel, maps))
     if gradients:
         cotangent = jnp.ones_like(forward_alone(kernel, maps))
-        backward_alone = _compile(backward)
+        backward_alone = compile_(backward)
         seconds += _median(lambda: backward_alone(kernel, maps, cotangent))
     return seconds
-
-
-def _compile(function: Callable) -> Callable:
-    """As `rrd_jax.program` compiles a step."""
-    if jax.default_backend() != "cpu":
-        return jax.jit(function)
-    return compiling.Unwritten(ways.fast(function))
 
 
 def product(dtype: Any) -> float:

@@ -25,7 +25,7 @@ import numpy as np
 import our_alone
 import resident_memory
 
-from rrd_jax import data, loop, networks, parallel, program, recipe
+from rrd_jax import compiling, data, loop, networks, parallel, program, recipe
 from rrd_jax.config import limit, parse
 from rrd_jax.data.feed import Resident
 from rrd_jax.recipe import Job
@@ -179,10 +179,12 @@ class _Case:
         setting = self._setting
         shape = (setting.task["batch_size"], *setting.dataset.image_shape)
         student = setting.recipe("rrd+kd").student
-        seconds = our_alone.convolutions(student, shape, gradients=True)
+        # As `rrd_jax.program` compiles a step.
+        compile_ = functools.partial(compiling.for_mesh, mesh=setting.mesh, onednn=self._live)
+        seconds = our_alone.convolutions(student, shape, compile_, gradients=True)
         if self._live:
             network = setting.teacher.network
-            seconds += our_alone.convolutions(network, shape, gradients=False)
+            seconds += our_alone.convolutions(network, shape, compile_, gradients=False)
         return seconds
 
 

@@ -23,7 +23,6 @@ from rrd_jax import (
     checkpoints,
     compiling,
     console,
-    convolutions,
     errors,
     networks,
     parallel,
@@ -315,8 +314,5 @@ def _compile_embed(
 
     split, everywhere = PartitionSpec(parallel.AXIS), PartitionSpec()
     specs = (split, everywhere, split, everywhere)
-    fast = fast_cpu and mesh.devices.flat[0].platform == "cpu"
-    embed = convolutions.fast(embed, fast)
     mapped = jax.shard_map(embed, mesh=mesh, in_specs=specs, out_specs=split)
-    options = compiling.options() if fast else None
-    return jax.jit(mapped, donate_argnums=0, compiler_options=options)
+    return compiling.for_mesh(mapped, mesh, fast_cpu=fast_cpu, donate_argnums=0)
