@@ -1,7 +1,8 @@
 """What the speed benchmark measures: sizes of images, precisions, and the variants of PyTorch."""
 
-import pathlib
 from typing import Any, NamedTuple
+
+from rrd_jax import parallel
 
 OURS, LOSS, CACHED = "rrd_jax", "rrd+kd", ", remembered"
 
@@ -85,10 +86,7 @@ def sizes(on_cpu: bool) -> dict[str, Size]:
 
 def precisions(on_cpu: bool) -> list[str]:
     """The default of --precisions: bfloat16 only where the processor has instructions for it."""
-    cpu = pathlib.Path("/proc/cpuinfo")
-    flags = cpu.read_text() if on_cpu and cpu.exists() else ""
-    has_half = not on_cpu or "amx_bf16" in flags or "avx512_bf16" in flags
-    return ["float32", *(["bfloat16"] if has_half else [])]
+    return ["float32", *(["bfloat16"] if not on_cpu or parallel.multiplies_half() else [])]
 
 
 def cases(crops: bool) -> list[str]:

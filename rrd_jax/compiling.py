@@ -14,10 +14,12 @@ from rrd_jax import convolutions
 
 # YNNPACK keeps the sums, which are more exact and five times as fast there, and single products; it
 # loses convolutions, which Eigen computes twice as fast, and the chains that it makes of them.
+# LLVM's third level unrolls loops over few channels before it could make vectors of them.
 _OPTIONS = {
+    "xla_backend_optimization_level": 2,
     "xla_cpu_experimental_ynn_fusion_type": (
         "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
-    )
+    ),
 }
 _LOCK = threading.RLock()
 
@@ -58,12 +60,14 @@ def for_mesh(
       onednn: whether they use oneDNN for it, as `Unwritten` does.
       **keywords: of `jax.jit`, but for compiler options.
     """
-    if not fast_cpu or mesh.devices.flat[0].platform != "cpu":
+    if mesh.devices.flat[0].platform != "cpu":
         return jax.jit(function, **keywords)
-    function = convolutions.fast(function)
-    if onednn:
+    if not fast_cpu:
+        return jax.jit(convolutions.plain(function), **keywords)
+    # Of several processes one may compile for all, and send what it made.
+    if onednn and jax.process_count() == 1 and onednn_types():
         return Unwritten(function, **keywords)
-    return jax.jit(function, compiler_options=options(), **keywords)
+    return jax.jit(convolutions.fast(function), compiler_options=options(), **keywords)
 
 
 class Unwritten:
@@ -78,13 +82,13 @@ class Unwritten:
     """
 
     def __init__(self, function: Callable, **keywords: Any):
-        self._quick = jax.jit(function, compiler_options=_with_onednn(), **keywords)
-        self._ordinary = jax.jit(function, compiler_options=options(), **keywords)
+        quick = convolutions.fast(function, onednn_types())
+        self._quick = jax.jit(quick, compiler_options=_with_onednn(), **keywords)
+        ordinary = convolutions.fast(function)
+        self._ordinary = jax.jit(ordinary, compiler_options=options(), **keywords)
 
     def __call__(self, *arguments: Any) -> Any:
         """What the function returns for these."""
-        if jax.process_count() > 1:  # one of them may compile for all, and send what it made
-            return self._ordinary(*arguments)
         with _nothing_is_written():
             return self._quick(*arguments)
 
@@ -94,8 +98,6 @@ class Unwritten:
 
     def as_called(self, *arguments: Any) -> Any:
         """The compiled program that calls run, for a look at it: never to be serialised."""
-        if jax.process_count() > 1:
-            return self._ordinary.lower(*arguments).compile()
         with _nothing_is_written():
             return self._quick.lower(*arguments).compile()
 
@@ -113,11 +115,35 @@ def _nothing_is_written() -> Iterator[None]:
             jax.config.update(name, usual)
 
 
+def _with_onednn() -> dict[str, Any]:
+    return {**(options() or {}), "xla_cpu_experimental_onednn_custom_call": True}
+
+
 @functools.cache
-def _with_onednn() -> dict[str, Any] | None:
-    """The options with oneDNN, where they are known; else those without."""
-    given = {**(options() or {}), "xla_cpu_experimental_onednn_custom_call": True}
-    return given if _compiles(given) else options()
+def onednn_types() -> frozenset:
+    """Those of float32 and bfloat16 whose convolutions XLA can hand to oneDNN here.
+
+    That depends on the version and on the processor. A version may know the option, and ignore it.
+    """
+    return frozenset(
+        jnp.dtype(dtype)
+        for dtype in (jnp.float32, jnp.bfloat16)
+        if "__onednn$convolution" in _text_with_onednn(dtype)
+    )
+
+
+def _text_with_onednn(dtype: Any) -> str:
+    """Of a small convolution, compiled; "" where the option is not known."""
+    cpu = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    kernel = jax.ShapeDtypeStruct((3, 3, 16, 16), dtype, sharding=cpu)
+    maps = jax.ShapeDtypeStruct((1, 8, 8, 16), dtype, sharding=cpu)
+    convolve = functools.partial(convolutions.convolve, stride=1, padding=(1, 1))
+    tried = jax.jit(convolve, compiler_options=_with_onednn(), out_shardings=cpu)
+    try:
+        with _nothing_is_written():
+            return tried.lower(maps, kernel).compile().as_text()
+    except Exception:  # of jaxlib; which, depends on the version
+        return ""
 
 
 def jit(function: Callable) -> Callable:

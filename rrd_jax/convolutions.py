@@ -9,27 +9,38 @@ accelerators and exports, sees the plain convolution.
 import contextvars
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-_ASKED = contextvars.ContextVar("asked", default=False)
+# The types that oneDNN is handed on the CPU that is traced for. None where no device is known: then
+# groups alone have a way, as XLA itself computes them, and even more so their gradients, naively.
+_ASKED: contextvars.ContextVar[Any] = contextvars.ContextVar("asked", default=None)
+_NOTHING = "nothing"  # groups have none either
 
 
-def fast(function: Callable, enabled: bool = True) -> Callable:
+def fast(function: Callable, onednn: Collection[Any] = ()) -> Callable:
     """The function, whose convolutions are computed in the ways of a CPU.
 
     It is to be traced for a CPU, and whole: gradients are taken inside of it, and none of them by
     forward differentiation.
+
+    Args:
+      function: any.
+      onednn: types of arrays whose convolutions XLA hands to oneDNN.
     """
-    return _within(function, True) if enabled else function
+    return _within(function, frozenset(map(jnp.dtype, onednn)))
 
 
 def plain(function: Callable) -> Callable:
-    """The function, whose convolutions are plain ones even inside of one that is `fast`."""
-    return _within(function, False)
+    """The function, whose convolutions are all plain ones, even inside of one that is `fast`."""
+    return _within(function, _NOTHING)
+
+
+def _is_fast() -> bool:
+    return _ASKED.get() not in (None, _NOTHING)
 
 
 def _within(function, asked):
@@ -51,15 +62,23 @@ class Spec(NamedTuple):
       stride: of both axes.
       padding: zeros on each side of the height and of the width.
       precision: of its products, as `jax.lax` has it.
+      onednn: whether XLA hands it to oneDNN where that takes it.
     """
 
     stride: int
     padding: tuple[int, int]
     precision: str | None = None
+    onednn: bool = False
 
 
-class Sizes(NamedTuple):
-    """Of images [B, H, W, channels], a kernel and the result, by which a way is chosen."""
+class Case(NamedTuple):
+    """By what a way is chosen: images [B, H, W, channels], a kernel, and who computes.
+
+    Attributes:
+      kernel: height and width.
+      half: whether the arrays are bfloat16.
+      onednn: whether XLA hands it to oneDNN where that takes it.
+    """
 
     batch: int
     height: int
@@ -69,6 +88,8 @@ class Sizes(NamedTuple):
     features: int
     stride: int
     padding: tuple[int, int]
+    half: bool = False
+    onednn: bool = False
 
     @property
     def result(self) -> tuple[int, int]:
@@ -99,23 +120,23 @@ def convolve(
       padding: zeros on each side of the height and of the width.
       precision: as `jax.lax` has it.
     """
-    spec = Spec(stride, tuple(padding), precision)
+    onednn = _is_fast() and x.dtype in _ASKED.get()
+    spec = Spec(stride, tuple(padding), precision, onednn)
     groups = x.shape[-1] // kernel.shape[2]
-    if groups > 1:
-        # XLA computes these, and even more so their gradients, naively: never as they are.
+    if groups > 1 and _ASKED.get() != _NOTHING:
         depthwise = groups == x.shape[-1] == kernel.shape[-1]
         on_cpu = functools.partial(_by_place if depthwise else _by_group, spec)
         whole = functools.partial(_whole, spec)
         return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=whole)
-    return _chosen(spec, x, kernel) if _ASKED.get() else _whole(spec, x, kernel)
+    return _chosen(spec, x, kernel) if _is_fast() and groups == 1 else _whole(spec, x, kernel)
 
 
-def apart(x: jax.Array) -> jax.Array:
-    """x, which on a CPU is computed by itself, and not again by all who read it.
+def apart(x: Any) -> Any:
+    """x, arrays that a CPU computes by themselves, and not again and again where they are read.
 
     XLA joins a sum over places with the convolutions before it into one program of YNNPACK's.
     """
-    return jax.lax.optimization_barrier(x) if _ASKED.get() else x
+    return jax.lax.optimization_barrier(x) if _is_fast() else x
 
 
 def _whole(spec, x, kernel):
@@ -146,7 +167,7 @@ def _whole_by_kernel(spec, x, kernel, gradient):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _chosen(spec, x, kernel):
     """A convolution of one group whose value and gradients each have the way of their shape."""
-    way = choose(_sizes(spec, x, kernel))
+    way = choose(_case(spec, x, kernel))
     return (way.value or _whole)(spec, x, kernel)
 
 
@@ -156,7 +177,7 @@ def _chosen_forward(spec, x, kernel):
 
 def _chosen_backward(spec, kept, gradient):
     x, kernel = kept
-    way = choose(_sizes(spec, x, kernel))
+    way = choose(_case(spec, x, kernel))
     like_x, like_kernel = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in kept)
     # Else what made them is computed anew, place by place, by the transposes of the gradients.
     x, gradient = jax.lax.optimization_barrier((x, gradient))
@@ -169,19 +190,28 @@ def _chosen_backward(spec, kept, gradient):
 _chosen.defvjp(_chosen_forward, _chosen_backward)
 
 
-def _sizes(spec, x, kernel):
+def _case(spec, x, kernel):
     height, width, channels, features = kernel.shape
-    return Sizes(*x.shape[:3], channels, (height, width), features, spec.stride, spec.padding)
+    return Case(
+        *x.shape[:3],
+        channels,
+        (height, width),
+        features,
+        *spec[:2],
+        half=x.dtype == jnp.bfloat16,
+        onednn=spec.onednn,
+    )
 
 
 def _apart_by_kernel(spec, x, kernel, gradient):
-    """The same, which oneDNN leaves to Eigen, as it does whatever has a negative padding.
+    """The same by Eigen: XLA hands nothing to oneDNN that has a negative padding.
 
-    It takes up to four times as long for these, and is ten times less exact: the sum is over all
-    places of the batch.
+    oneDNN takes up to four times as long for it, and is less exact: the sum is over all places of
+    the batch.
     """
     (top, left), more = spec.padding, spec.padding[0] + 1
-    x = jnp.pad(x, ((0, 0), (more, 0), (0, 0), (0, 0)))
+    # By itself: inside of the transpose that comes next it would cost half a convolution.
+    x = jax.lax.optimization_barrier(jnp.pad(x, ((0, 0), (more, 0), (0, 0), (0, 0))))
 
     def convolution(kernel):
         return jax.lax.conv_general_dilated(
@@ -195,6 +225,44 @@ def _apart_by_kernel(spec, x, kernel, gradient):
 
     (by_kernel,) = jax.linear_transpose(convolution, kernel)(gradient)
     return by_kernel
+
+
+def _turned_by_images(spec, x, kernel, gradient):
+    """The same as a convolution that could be a network's own, with the kernel turned round.
+
+    That of XLA reads the kernel backwards, which oneDNN leaves to others.
+    """
+    stride, size = spec.stride, kernel.shape[:2]
+    before = [length - 1 - pad for length, pad in zip(size, spec.padding, strict=True)]
+    spread = [stride * count for count in gradient.shape[1:3]]
+    sides = zip(x.shape[1:3], size, before, spread, strict=True)
+    after = [side + length - 1 - low - count for side, length, low, count in sides]
+    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    if stride > 1:
+        gradient = _spread(gradient, stride)
+    # Else both become a part of the convolution again.
+    turned, gradient = jax.lax.optimization_barrier((turned, gradient))
+    return jax.lax.conv_general_dilated(
+        gradient,
+        turned,
+        window_strides=(1, 1),
+        padding=list(zip(before, after, strict=True)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=spec.precision,
+    )
+
+
+def _spread(x, stride):
+    """[B, H * stride, W * stride, channels]: x with zeros after each pixel, below and beside it.
+
+    Written as two joins of whole rows, which are copied four times as fast as a padding is filled.
+    """
+    batch, height, width, channels = x.shape
+    for count in (channels, width * stride * channels):
+        x = x.reshape(batch, height, -1, count)
+        zeros = jnp.zeros((*x.shape[:3], (stride - 1) * count), x.dtype)
+        x = jnp.concatenate([x, zeros], -1)
+    return x.reshape(batch, height * stride, width * stride, channels)
 
 
 # A product with a few or with all of the patches at hand.
@@ -215,8 +283,8 @@ def _inner(spec, a, b):
 def _patches(spec, kernel, x):
     """[B, height, width, kernel's height * width * channels]: what each place of a result reads."""
     pad = [(0, 0), *((pad, pad) for pad in spec.padding), (0, 0)]
-    sizes = Sizes(*x.shape, kernel, 0, spec.stride, spec.padding)
-    padded, (height, width), stride = jnp.pad(x, pad), sizes.result, spec.stride
+    case = Case(*x.shape, kernel, 0, spec.stride, spec.padding)
+    padded, (height, width), stride = jnp.pad(x, pad), case.result, spec.stride
     parts = [
         padded[
             :,
@@ -306,7 +374,7 @@ def _by_place(spec, x, kernel):
     """A depthwise convolution, as a sum over places of the kernel of shifted images times it."""
     stride, pads = spec.stride, [(0, 0), *((pad, pad) for pad in spec.padding), (0, 0)]
     padded = jnp.pad(x.astype(jnp.float32), pads)
-    height, width = _sizes(spec, x, kernel).result
+    height, width = _case(spec, x, kernel).result
     y = jnp.zeros((), jnp.float32)
     for row in range(kernel.shape[0]):
         for column in range(kernel.shape[1]):
@@ -329,14 +397,14 @@ class Way(NamedTuple):
 
     Attributes:
       name: of it.
-      suits: which sizes it is for.
+      suits: what it is for.
       value: (spec, x, kernel) -> y.
       by_images: (spec, shape of x, kernel, gradient) -> gradient of x.
       by_kernel: (spec, x, shape of the kernel, gradient) -> gradient of the kernel.
     """
 
     name: str
-    suits: Callable[[Sizes], bool]
+    suits: Callable[[Case], bool]
     value: Callable | None = None
     by_images: Callable | None = None
     by_kernel: Callable | None = None
@@ -346,29 +414,50 @@ _GATHERED = (_gathered, _gathered_by_images, _gathered_by_kernel)
 # The first that suits is taken.
 _WAYS = (
     # One pixel is its own patch: a product as it stands, where a convolution first copies both.
-    Way("pixel", lambda s: s.kernel == (1, 1) and s.padding == (0, 0), *_GATHERED),
+    Way("pixel", lambda c: c.kernel == (1, 1) and c.padding == (0, 0), *_GATHERED),
     # XLA takes the larger of the two for the images, which costs up to 25 times as much.
-    Way("small map", lambda s: s.height < s.kernel[0] and s.width < s.kernel[1], *_GATHERED),
+    Way("small map", lambda c: c.height < c.kernel[0] and c.width < c.kernel[1], *_GATHERED),
+    # oneDNN multiplies bfloat16 eight times as fast as float32, so that all is won by what it can
+    # be handed: gradients as forward convolutions, and as products where patches cost less than
+    # what is multiplied with them.
+    Way(
+        "half, many channels",
+        lambda c: c.half and c.onednn and c.channels * c.stride**2 >= 128,
+        by_images=_turned_by_images,
+        by_kernel=_gathered_by_kernel,
+    ),
+    Way("half", lambda c: c.half and c.onednn, by_images=_turned_by_images),
     # A product with few rows costs as much as its kernel is read, once; the convolutions that are
     # its gradients first turn that kernel round.
-    Way("few places", lambda s: s.places <= 200 and s.channels >= 64, *_GATHERED),
-    # The three channels of an image, and few features, leave the vectors of a processor empty.
+    Way("few places", lambda c: c.places <= 200 and c.channels >= 64, *_GATHERED),
+    # The three channels of an image, and few features, leave the vectors of a processor empty,
+    # but oneDNN's.
     Way(
         "few channels",
-        lambda s: (
-            s.channels <= 4
-            and s.stride == 1
-            and s.kernel == (3, 3)
-            and s.padding == (1, 1)
-            and s.width % _BLOCK == 0
+        lambda c: (
+            c.channels <= 4
+            and not c.onednn
+            and c.stride == 1
+            and c.kernel == (3, 3)
+            and c.padding == (1, 1)
+            and c.width % _BLOCK == 0
         ),
         value=_blocked,
         by_kernel=_blocked_by_kernel,
     ),
-    Way("others", lambda s: True, by_kernel=_apart_by_kernel),
+    # Three of four pixels that the gradient is spread over are zeros.
+    Way(
+        "strided, oneDNN",
+        lambda c: c.onednn and c.stride > 1 and c.channels < 64,
+        by_images=_gathered_by_images,
+        by_kernel=_apart_by_kernel,
+    ),
+    Way("strided", lambda c: c.stride > 1 and c.channels < 64, by_images=_gathered_by_images),
+    Way("others, oneDNN", lambda c: c.onednn, by_kernel=_apart_by_kernel),
+    Way("others", lambda c: True),
 )
 
 
-def choose(sizes: Sizes) -> Way:
+def choose(case: Case) -> Way:
     """The way of a convolution of one group."""
-    return next(way for way in _WAYS if way.suits(sizes))
+    return next(way for way in _WAYS if way.suits(case))

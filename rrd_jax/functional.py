@@ -51,6 +51,23 @@ def convolve(
     )
 
 
+@jax.custom_jvp
+def relu(x: jax.Array) -> jax.Array:
+    """max(x, 0), with a gradient of 0 at 0."""
+    return jnp.maximum(_wide(x), 0).astype(x.dtype)
+
+
+@relu.defjvp
+def _relu_forward(primals, tangents):
+    (x,), (tangent,) = primals, tangents
+    return relu(x), jnp.where(_wide(x) > 0, _wide(tangent), 0).astype(tangent.dtype)
+
+
+def _wide(x):
+    """x as float32 or wider: bfloat16 has no vectors on a CPU, but a branch for each value."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def per_channel(values: jax.Array, x: jax.Array) -> jax.Array:
     """[channels] as [1, ..., 1, channels], to compute with x [..., channels].
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from rrd_jax import (
     checkpoints,
@@ -66,6 +67,7 @@ def run(
         )
     setting = prepare(job.student, dataset)
     preflight.check(job, setting.dataset)
+    _warn_of_half(job)
     job = _with_weights(job, folder, setting.dataset)
     with claim(folder, job, job.student):  # before hours go into a teacher
         describe(setting.dataset, folder)
@@ -81,6 +83,18 @@ def run(
             report.write_json(folder / "results.json", rows)
     console.print_table(*table(results), before="\n")
     return results
+
+
+def _warn_of_half(job: Job) -> None:
+    """Warns of networks in bfloat16 on a processor that computes them as float32, and converts."""
+    choices = [("config.dtype", job.student.training.network)]
+    choices += [("config.teacher.dtype", teacher.network) for teacher in job.teachers]
+    named = dict.fromkeys(name for name, choice in choices if choice.dtype == jnp.bfloat16)
+    if named and jax.default_backend() == "cpu" and not parallel.multiplies_half():
+        console.warn(
+            f"{' and '.join(named)} is bfloat16, which this processor has no instructions for:"
+            " float32 is faster on it"
+        )
 
 
 def _with_weights(job: Job, folder: pathlib.Path, dataset: data.Dataset) -> Job:

@@ -70,8 +70,7 @@ def build(
         compiling.for_mesh,
         mesh=mesh,
         fast_cpu=recipe.training.fast_cpu,
-        # It gains most in a teacher's forward pass, and nothing where none runs.
-        onednn=teacher is not None and not teacher_is_cached,
+        onednn=True,
         donate_argnums=0,
         out_shardings=(shardings, parallel.replicated(mesh)),
     )

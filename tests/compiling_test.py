@@ -57,6 +57,16 @@ def test_programs_with_onednn_are_compiled_with_nothing_to_be_written(monkeypatc
     assert "__onednn" not in step.lower(1.0).compile().as_text()
 
 
+def test_onednn_is_only_for_types_that_xla_hands_to_it(monkeypatch):
+    assert compiling.onednn_types() <= {jnp.dtype("float32"), jnp.dtype("bfloat16")}
+    monkeypatch.setattr(compiling, "_with_onednn", lambda: {"xla_cpu_no_such_option": True})
+    assert not compiling.onednn_types.__wrapped__()
+    monkeypatch.setattr(compiling, "onednn_types", frozenset)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    step = compiling.for_mesh(lambda x: x + 1, mesh, onednn=True)
+    assert not isinstance(step, compiling.Unwritten)
+
+
 _PROGRAM = """
 import jax, jax.numpy as jnp
 from rrd_jax import compiling

@@ -34,13 +34,19 @@ def _arrays(shape, kernel, stride, padding, dtype=jnp.float32):
     return x, weights, jax.random.normal(keys[2], result.shape, dtype)
 
 
-def _check(shape, kernel, stride, padding, bound=1e-6):
+def _check(shape, kernel, stride, padding, bound=1e-6, onednn_bound=1e-6):
     arrays = _arrays(shape, kernel, stride, padding)
     run = functools.partial(_both, stride=stride, padding=padding)
     wanted = jax.jit(run, compiler_options=compiling.options())(*arrays)
     found = jax.jit(convolutions.fast(run), compiler_options=compiling.options())(*arrays)
+    _compare(found, wanted, bound, shape, kernel, stride)
+    found = compiling.Unwritten(run)(*arrays)
+    _compare(found, wanted, onednn_bound, shape, kernel, stride, "oneDNN")
+
+
+def _compare(found, wanted, bound, *about):
     for a, b, what in zip(found, wanted, ("value", "images", "kernel"), strict=True):
-        assert golden.relative(a, b) < bound, (what, shape, kernel, stride)
+        assert golden.relative(a, b) < bound, (what, *about)
 
 
 # Of each way some shapes, odd ones too.
@@ -57,14 +63,14 @@ def _check(shape, kernel, stride, padding, bound=1e-6):
         ("few channels", (2, 6, 8, 3), (3, 3, 3, 16), 1, 1),
         ("few channels", (1, 32, 32, 1), (3, 3, 1, 8), 1, 1),
         ("others", (4, 9, 10, 16), (3, 3, 16, 24), 1, 1),
-        ("others", (4, 9, 10, 16), (3, 3, 16, 24), 2, 1),
-        ("others", (2, 17, 16, 3), (7, 7, 3, 8), 2, 3),
+        ("strided", (4, 9, 10, 16), (3, 3, 16, 24), 2, 1),
+        ("strided", (2, 17, 16, 3), (7, 7, 3, 8), 2, 3),
         ("others", (2, 9, 9, 16), (2, 4, 16, 8), 1, 0),
     ],
 )
 def test_every_way_is_the_plain_convolution(way, shape, kernel, stride, pad):
-    sizes = convolutions.Sizes(*shape[:3], kernel[2], kernel[:2], kernel[3], stride, (pad, pad))
-    assert convolutions.choose(sizes).name == way
+    case = convolutions.Case(*shape[:3], kernel[2], kernel[:2], kernel[3], stride, (pad, pad))
+    assert convolutions.choose(case).name == way
     _check(shape, kernel, stride, (pad, pad))
 
 
@@ -97,8 +103,42 @@ def test_every_convolution_of_every_network_is_the_plain_one():
     for name, side in _ALL:
         shapes |= _shapes(name, side, 2)
     for x, kernel, stride, padding in shapes:
-        # Both sides are rounded: sums of 512 products and more differ by a little above 1e-6.
-        _check(x, kernel, stride, tuple(pad for pad, _ in padding), bound=2e-6)
+        # Both sides are rounded: sums of 512 products and more differ by a little above 1e-6, and
+        # oneDNN adds 4 608 of them one after the other, as it does in PyTorch.
+        pads = tuple(pad for pad, _ in padding)
+        _check(x, kernel, stride, pads, bound=2e-6, onednn_bound=3e-6)
+
+
+# Ways that are for bfloat16 alone are first seen in float32, where more digits tell them apart.
+@pytest.mark.parametrize(
+    ("way", "shape", "kernel", "stride", "pad"),
+    [
+        ("half", (4, 9, 10, 16), (3, 3, 16, 24), 1, 1),
+        ("half", (4, 9, 12, 16), (3, 3, 16, 24), 2, 1),
+        ("half", (2, 17, 16, 3), (7, 7, 3, 8), 2, 3),
+        ("half", (2, 9, 9, 16), (2, 4, 16, 8), 1, 0),
+        ("half", (2, 9, 9, 8), (3, 3, 8, 8), 3, 2),
+        ("half, many channels", (2, 7, 8, 128), (3, 3, 128, 16), 1, 1),
+        ("half, many channels", (2, 7, 8, 32), (3, 3, 32, 16), 2, 1),
+    ],
+)
+def test_every_way_of_bfloat16_is_the_plain_convolution(way, shape, kernel, stride, pad):
+    case = convolutions.Case(
+        *shape[:3], kernel[2], kernel[:2], kernel[3], stride, (pad, pad), half=True, onednn=True
+    )
+    asked = convolutions.choose(case)
+    assert asked.name == way
+    x, weights, gradient = _arrays(shape, kernel, stride, (pad, pad))
+    spec = convolutions.Spec(stride, (pad, pad))
+    _, by_images, by_kernel = _both(x, weights, gradient, stride=stride, padding=(pad, pad))
+    assert golden.relative(asked.by_images(spec, x, weights, gradient), by_images) < 1e-6
+    if asked.by_kernel:
+        assert golden.relative(asked.by_kernel(spec, x, weights, gradient), by_kernel) < 1e-6
+    arrays = _arrays(shape, kernel, stride, (pad, pad), jnp.bfloat16)
+    run = functools.partial(_both, stride=stride, padding=(pad, pad))
+    for a, b in zip(compiling.Unwritten(run)(*arrays), jax.jit(run)(*arrays), strict=True):
+        assert a.dtype == jnp.bfloat16
+        assert golden.relative(a, b) < 0.01
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 3, 64), (2, 4, 4, 3), (2, 6, 6, 8)])
@@ -131,12 +171,20 @@ def test_whoever_did_not_ask_sees_the_plain_convolution():
     text = str(jax.make_jaxpr(run)(*arrays))
     assert text.count("conv_general_dilated[") == 3
     assert "barrier" not in text
-    assert convolutions.fast(run, False) is run
     asked = convolutions.fast(run)
     assert "conv_general_dilated[" not in str(jax.make_jaxpr(asked)(*arrays))
     again = convolutions.fast(convolutions.plain(run))
     assert str(jax.make_jaxpr(again)(*arrays)) == text
     assert str(jax.make_jaxpr(run)(*arrays)) == text
+
+
+def test_groups_have_their_ways_wherever_they_are_not_forbidden():
+    arrays = _arrays((2, 6, 6, 8), (3, 3, 1, 8), 1, (1, 1))
+    run = functools.partial(_both, stride=1, padding=(1, 1))
+    assert "platform_index" in str(jax.make_jaxpr(run)(*arrays))
+    plain = str(jax.make_jaxpr(convolutions.plain(run))(*arrays))
+    assert plain.count("conv_general_dilated[") == 3
+    assert "platform_index" not in plain
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])

@@ -6,8 +6,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from rrd_jax import compiling, networks, parallel, program, recipe
+from rrd_jax import compiling, convolutions, networks, parallel, program, recipe
 from rrd_jax.batch import Batch
 from rrd_jax.config import parse
 from tests import fresh, golden, launch, tiny
@@ -26,12 +27,17 @@ def _plan(fast):
     return dataclasses.replace(plan, student=network), network
 
 
-def _run(fast):
-    """Losses of 50 steps, the parameters after them, and the step's text."""
+def _build(fast):
+    """A plan's program, with the teacher's variables."""
     plan, teacher = _plan(fast)
     mesh = parallel.make_mesh(jax.devices()[:1])
     built = program.build(plan, mesh, _IMAGE, _STEPS, resident=False, teacher=teacher)
-    variables = fresh.init(teacher, _IMAGE)
+    return built, fresh.init(teacher, _IMAGE)
+
+
+def _run(fast):
+    """Losses of 50 steps, the parameters after them, and the step."""
+    built, variables = _build(fast)
     state, rng, losses = built.create(0, variables), np.random.default_rng(0), []
     step = functools.partial(built.train_step)
     for i in range(_STEPS):
@@ -43,6 +49,32 @@ def _run(fast):
         state, logged = step(state, variables, batch)
         losses.append(logged["loss"])
     return jax.device_get((losses, state.params, built.train_step))
+
+
+def _text(platform, monkeypatch, convolve):
+    """A step's program for a platform, as one for an accelerator is compiled."""
+
+    def for_mesh(function, mesh, fast_cpu, onednn, **keywords):
+        del mesh, fast_cpu, onednn
+        return jax.jit(convolve(function), **keywords)
+
+    monkeypatch.setattr(compiling, "for_mesh", for_mesh)
+    built, variables = _build(True)
+    batch = Batch(
+        image=jax.ShapeDtypeStruct((_BATCH, *_IMAGE), jnp.uint8),
+        label=jax.ShapeDtypeStruct((_BATCH,), jnp.int32),
+        index=jax.ShapeDtypeStruct((_BATCH,), jnp.int32),
+    )
+    traced = built.train_step.trace(built.abstract, variables, batch)
+    return traced.lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_a_whole_step_for_an_accelerator_has_none_of_it(platform, monkeypatch):
+    text = _text(platform, monkeypatch, lambda function: function)
+    assert text == _text(platform, monkeypatch, convolutions.plain)
+    assert "stablehlo.convolution" in text
+    assert text != _text(platform, monkeypatch, convolutions.fast)
 
 
 def test_fifty_steps_are_the_same_with_and_without():

@@ -81,6 +81,15 @@ def test_a_teacher_may_compute_in_another_precision(tmp_path, teacher):
     assert {leaf.dtype for leaf in jax.tree.leaves(network.variables)} == {np.dtype(np.float32)}
 
 
+def test_bfloat16_is_warned_of_on_a_processor_that_only_converts_it(
+    tmp_path, teacher, monkeypatch, capsys
+):
+    monkeypatch.setattr(job.parallel, "multiplies_half", lambda: False)
+    fields = {**teacher, "teacher.dtype": "bfloat16", "train.epochs": 1}
+    launch.run(launch.digits(_PAIR, **fields), tmp_path)
+    assert "config.teacher.dtype is bfloat16, which this processor" in capsys.readouterr().out
+
+
 def test_the_teacher_must_fit_the_data_and_the_config(tmp_path, teacher):
     with pytest.raises(errors.InputError, match="is tiny for 10 classes .* need resnet14"):
         launch.run(launch.digits("smoke,resnet14-tiny", **teacher), tmp_path / "a")

@@ -76,7 +76,7 @@ FIELDS = (
         True,
         Flag(),
         "On a CPU: compiler options and ways of convolutions that are faster there; numbers differ"
-        " by rounding.",
+        " by rounding. Without it convolutions of groups take many times as long.",
     ),
     Field(
         "shard_parameters",

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax import errors
+from rrd_jax import convolutions, errors
 from rrd_jax.data.source import HOST_AUGMENTATIONS, check_augmentation
 
 
@@ -92,11 +92,10 @@ def _crop_flip(name: str, normalize: Callable, pad: int, flip: bool) -> Augment:
         side = jax.random.bernoulli(flip_key) if flip else 0
         return (top * places + left) * sides + side
 
-    def show_view(view, image):
-        place, side = jnp.divmod(view, sides)
-        padded = jnp.pad(image, ((pad, pad), (pad, pad), (0, 0)))
-        top, left = jnp.divmod(place, places)
-        image = jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+    def show_view(top, left, side, padded):
+        height, width, channels = padded.shape
+        size = height - 2 * pad, width - 2 * pad, channels
+        image = jax.lax.dynamic_slice(padded, (top, left, 0), size)
         return jnp.where(side, image[:, ::-1], image) if flip else image
 
     def choose(key, epoch, index):
@@ -105,7 +104,11 @@ def _crop_flip(name: str, normalize: Callable, pad: int, flip: bool) -> Augment:
         return jax.vmap(choose_view)(keys)
 
     def show(view, images):
-        return normalize(jax.vmap(show_view)(view, images))
+        place, side = jnp.divmod(view, sides)
+        padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        # Else a CPU computes the corner of a crop anew for each pixel.
+        seen = convolutions.apart((*jnp.divmod(place, places), side, padded))
+        return normalize(jax.vmap(show_view)(*seen))
 
     return Augment(name, places**2 * sides, choose, show)
 

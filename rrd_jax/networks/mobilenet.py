@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rrd_jax import functional
 from rrd_jax.networks import layers
 from rrd_jax.networks.contract import Outputs
 from rrd_jax.networks.layers import in_sequence
@@ -28,15 +29,17 @@ class MobileNetV1(nn.Module):
         """Images [B, H, W, channels], normalised, to Outputs."""
         options = {"dtype": self.dtype, "kernel_init": layers.torch_default}
         conv_norm = partial(layers.conv_norm, train=train, **options)
-        x = nn.relu(conv_norm(x, in_sequence("model_0"), 32, 3, 2))
+        x = functional.relu(conv_norm(x, in_sequence("model_0"), 32, 3, 2))
         maps, preactivations = [x], [x]
         widths = [64, 128, 128, 256, 256, *[512] * 6, 1024, 1024]
         for i, width in enumerate(widths, start=1):
             stride = 2 if i in (2, 4, 6, 12) else 1
             channels, names = x.shape[-1], f"model_{i}"
-            x = nn.relu(conv_norm(x, in_sequence(names), channels, 3, stride, groups=channels))
+            x = functional.relu(
+                conv_norm(x, in_sequence(names), channels, 3, stride, groups=channels)
+            )
             before = conv_norm(x, in_sequence(names, 3), width, 1)
-            x = nn.relu(before)
+            x = functional.relu(before)
             if i in (3, 5, 11, 13):  # the last of their resolution
                 maps.append(x)
                 preactivations.append(before)
@@ -95,7 +98,7 @@ class MobileNetV2(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
         """Images [B, H, W, channels], normalised, to Outputs."""
         conv_norm = partial(layers.conv_norm, train=train, dtype=self.dtype)
-        activation = nn.relu6 if self.torchvision else nn.relu
+        activation = nn.relu6 if self.torchvision else functional.relu
         name = "features_0" if self.torchvision else "conv1"
         x = activation(conv_norm(x, in_sequence(name), self.stem, 3, 2))
         maps, position = [x], 1

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rrd_jax import functional
 from rrd_jax.networks import layers
 from rrd_jax.networks.contract import Outputs
 from rrd_jax.networks.pool import max_pool
@@ -35,16 +36,16 @@ class _Block(layers.Block):
         first, second, third = (layers.numbered(i) for i in (1, 2, 3))
         inner = self.inner * self.width
         if self.bottleneck:
-            y = nn.relu(conv_norm(x, first, inner, 1))
-            y = nn.relu(conv_norm(y, second, inner, 3, self.stride, groups=self.groups))
+            y = functional.relu(conv_norm(x, first, inner, 1))
+            y = functional.relu(conv_norm(y, second, inner, 3, self.stride, groups=self.groups))
             y = conv_norm(y, third, 4 * self.width, 1)
         else:
-            y = nn.relu(conv_norm(x, first, inner, 3, self.stride))
+            y = functional.relu(conv_norm(x, first, inner, 3, self.stride))
             y = conv_norm(y, second, self.width, 3)
         if x.shape != y.shape:
             x = conv_norm(x, layers.in_sequence(self.shortcut), y.shape[-1], 1, self.stride)
         y = y + x
-        return nn.relu(y), y
+        return functional.relu(y), y
 
 
 class ResNet(nn.Module):
@@ -82,7 +83,9 @@ class ResNet(nn.Module):
         conv_norm = partial(layers.conv_norm, train=train, dtype=self.dtype)
         kernel, stride = (7, 2) if self.imagenet_stem else (3, 1)
         deep = {"space_to_depth": self.space_to_depth}
-        x = nn.relu(conv_norm(x, layers.numbered(1), self.widths[0], kernel, stride, **deep))
+        x = functional.relu(
+            conv_norm(x, layers.numbered(1), self.widths[0], kernel, stride, **deep)
+        )
         if self.imagenet_stem:
             x = max_pool(x)
         block = partial(

@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rrd_jax import functional
 from rrd_jax.networks import layers
 from rrd_jax.networks.contract import Outputs
 from rrd_jax.networks.layers import in_sequence, numbered
@@ -39,16 +40,16 @@ class _BlockV1(layers.Block):
         features = self.features - (x.shape[-1] if self.stride == 2 else 0)
         inner = features // 4
         groups = 1 if self.first else self.groups  # the stem is too narrow to be grouped
-        y = nn.relu(conv_norm(x, numbered(1), inner, 1, groups=groups))
+        y = functional.relu(conv_norm(x, numbered(1), inner, 1, groups=groups))
         y = _shuffle(y, groups)
-        y = nn.relu(conv_norm(y, numbered(2), inner, 3, self.stride, groups=inner))
+        y = functional.relu(conv_norm(y, numbered(2), inner, 3, self.stride, groups=inner))
         y = conv_norm(y, numbered(3), features, 1, groups=self.groups)
         if self.stride == 2:
             x = nn.avg_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
             y = jnp.concatenate([y, x], axis=-1)
         else:
             y += x
-        return nn.relu(y), y
+        return functional.relu(y), y
 
 
 class ShuffleNetV1(nn.Module):
@@ -71,7 +72,7 @@ class ShuffleNetV1(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
         """Images [B, H, W, channels], normalised, to Outputs."""
-        x = nn.relu(_conv_norm(x, numbered(1), 24, 1, train=train, dtype=self.dtype))
+        x = functional.relu(_conv_norm(x, numbered(1), 24, 1, train=train, dtype=self.dtype))
         maps, preactivations = [x], [x]
         for stage, (width, count) in enumerate(zip(self.widths, self.blocks, strict=True), start=1):
             for i in range(count):
@@ -104,14 +105,14 @@ class _BlockV2(layers.Block):
             right = x
             left = conv_norm(x, self.left[0], channels, 3, 2, groups=channels)
             left_before = conv_norm(left, self.left[1], half, 1)
-            left = nn.relu(left_before)
+            left = functional.relu(left_before)
         else:
             left, right = jnp.split(x, 2, axis=-1)
             left_before = left
-        right = nn.relu(conv_norm(right, self.right[0], half, 1))
+        right = functional.relu(conv_norm(right, self.right[0], half, 1))
         right = conv_norm(right, self.right[1], half, 3, self.stride, groups=half)
         right = conv_norm(right, self.right[2], half, 1)
-        y = _shuffle(jnp.concatenate([left, nn.relu(right)], axis=-1), 2)
+        y = _shuffle(jnp.concatenate([left, functional.relu(right)], axis=-1), 2)
         return y, jnp.concatenate([left_before, right], axis=-1)
 
 
@@ -169,7 +170,7 @@ class ShuffleNetV2(nn.Module):
         conv_norm = partial(_conv_norm, train=train, dtype=self.dtype)
         names = _TORCHVISION_NAMES if self.torchvision else _CIFAR_NAMES
         kernel, stride, first = (3, 2, 2) if self.torchvision else (1, 1, 1)
-        x = nn.relu(conv_norm(x, names.stem, 24, kernel, stride))
+        x = functional.relu(conv_norm(x, names.stem, 24, kernel, stride))
         if self.torchvision:
             x = max_pool(x)
         maps, preactivations = [x], [x]
@@ -180,7 +181,7 @@ class ShuffleNetV2(nn.Module):
                 x, before = block(width, stride, names.left, right, self.dtype)(x, train=train)
             maps.append(x)
             preactivations.append(before)
-        x = nn.relu(conv_norm(x, names.last, 1024, 1))
+        x = functional.relu(conv_norm(x, names.last, 1024, 1))
         classifier = layers.Classifier(self.num_classes, name=names.head)
         return layers.classify(x, classifier, maps, preactivations)
 

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rrd_jax import functional
 from rrd_jax.networks import layers
 from rrd_jax.networks.contract import Outputs
 
@@ -36,7 +37,7 @@ class VGG(nn.Module):
                 x = nn.max_pool(x, (2, 2), (2, 2))
             for i in range(count):
                 before = conv_norm(x, layers.in_sequence(f"block{block}", 3 * i), width, 3)
-                x = nn.relu(before)
+                x = functional.relu(before)
             maps.append(x)
             preactivations.append(before)
         preactivations[0] = maps[0]  # as in the other families

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from rrd_jax import functional
 from rrd_jax.networks import layers
 from rrd_jax.networks.contract import Outputs
 from rrd_jax.networks.layers import BatchNorm, Conv
@@ -22,11 +23,11 @@ class _Block(layers.Block):
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
         conv = partial(Conv, self.width, dtype=self.dtype)
         normalised = BatchNorm(name="bn1")(x, train=train)
-        y = nn.relu(normalised)
+        y = functional.relu(normalised)
         if x.shape[-1] != self.width:
             x = conv(kernel=1, stride=self.stride, name="convShortcut")(y)
         y = conv(stride=self.stride, name="conv1")(y)
-        y = nn.relu(BatchNorm(name="bn2", follows="conv1")(y, train=train))
+        y = functional.relu(BatchNorm(name="bn2", follows="conv1")(y, train=train))
         return x + conv(name="conv2")(y), normalised
 
 
@@ -81,7 +82,7 @@ class WideResNet(nn.Module):
             inputs.append(normalised)
         x = BatchNorm(name="bn1")(x, train=train)
         classifier = layers.Classifier(self.num_classes, zero_bias=True, name="fc")
-        return layers.classify(nn.relu(x), classifier, maps, (maps[0], *inputs[1:], x))
+        return layers.classify(functional.relu(x), classifier, maps, (maps[0], *inputs[1:], x))
 
 
 CIFAR = {

@@ -147,6 +147,13 @@ def peak_flops(device_kind: str) -> float:
     return next((peak * 1e12 for name, peak in _PEAK.items() if name in device_kind), 0.0)
 
 
+def multiplies_half() -> bool:
+    """Whether the processor has instructions for bfloat16; True where nobody knows."""
+    path = pathlib.Path("/proc/cpuinfo")
+    words = path.read_text().split() if path.exists() else []
+    return "flags" not in words or not {"amx_bf16", "avx512_bf16"}.isdisjoint(words)
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of arrays that every device holds a copy of."""
     return NamedSharding(mesh, PartitionSpec())
