@@ -14,13 +14,13 @@ from rrd_jax import convolutions
 
 # YNNPACK keeps the sums, which are more exact and five times as fast there, and single products; it
 # loses convolutions, which Eigen computes twice as fast, and the chains that it makes of them.
-# LLVM's third level unrolls loops over few channels before it could make vectors of them.
 _OPTIONS = {
-    "xla_backend_optimization_level": 2,
     "xla_cpu_experimental_ynn_fusion_type": (
         "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
     ),
 }
+# LLVM's third level unrolls loops over few channels before it could make vectors of them.
+_LEVEL = {"xla_backend_optimization_level": 2}
 _LOCK = threading.RLock()
 
 
@@ -30,7 +30,10 @@ def options() -> dict[str, Any] | None:
 
     A version of XLA may not know them. Only a jit that no other traces may be given any.
     """
-    return _OPTIONS if _compiles(_OPTIONS) else None
+    if not _compiles(_OPTIONS):
+        return None
+    # Whoever asks JAX to compile quickly asks for the level of 0.
+    return _OPTIONS if jax.config.jax_disable_most_optimizations else {**_OPTIONS, **_LEVEL}
 
 
 def _compiles(given: dict[str, Any]) -> bool:
