@@ -268,9 +268,10 @@ def _spread(x, stride):
 # A product with a few or with all of the patches at hand.
 
 
-def _product(spec, a, b, axes):
-    """The matrix product that sums over these axes of a and of b."""
-    return jax.lax.dot_general(a, b, (((axes[0],), (axes[1],)), ((), ())), precision=spec.precision)
+def _product(spec, a, b, axes, dtype=None):
+    """The matrix product that sums over these axes of a and of b, of their type or another."""
+    sums = (((axes[0],), (axes[1],)), ((), ()))
+    return jax.lax.dot_general(a, b, sums, spec.precision, preferred_element_type=dtype)
 
 
 def _inner(spec, a, b):
@@ -307,10 +308,12 @@ def _gathered(spec, x, kernel):
 def _gathered_by_images(spec, x, kernel, gradient):
     gather = functools.partial(_patches, spec, kernel.shape[:2])
     rows = gradient.reshape(-1, gradient.shape[-1])
-    patches = _product(spec, rows, kernel.reshape(-1, kernel.shape[-1]), (1, 1))
+    # A pixel gets the sum of its places in all patches, each of which bfloat16 would round.
+    patches = _product(spec, rows, kernel.reshape(-1, kernel.shape[-1]), (1, 1), jnp.float32)
     patches = patches.reshape(*gradient.shape[:3], -1)
-    (by_images,) = jax.linear_transpose(gather, x)(patches)
-    return by_images
+    like = jax.ShapeDtypeStruct(x.shape, patches.dtype)
+    (by_images,) = jax.linear_transpose(gather, like)(patches)
+    return by_images.astype(x.dtype)
 
 
 def _gathered_by_kernel(spec, x, kernel, gradient):
@@ -417,6 +420,13 @@ _WAYS = (
     Way("pixel", lambda c: c.kernel == (1, 1) and c.padding == (0, 0), *_GATHERED),
     # XLA takes the larger of the two for the images, which costs up to 25 times as much.
     Way("small map", lambda c: c.height < c.kernel[0] and c.width < c.kernel[1], *_GATHERED),
+    # A product with few rows costs as much as its kernel is read, once; the convolutions that are
+    # its gradients first turn that kernel round.
+    Way(
+        "few places",
+        lambda c: c.places <= (100 if c.half and c.onednn else 200) and c.channels >= 64,
+        *_GATHERED,
+    ),
     # oneDNN multiplies bfloat16 eight times as fast as float32, so that all is won by what it can
     # be handed: gradients as forward convolutions, and as products where patches cost less than
     # what is multiplied with them.
@@ -427,9 +437,6 @@ _WAYS = (
         by_kernel=_gathered_by_kernel,
     ),
     Way("half", lambda c: c.half and c.onednn, by_images=_turned_by_images),
-    # A product with few rows costs as much as its kernel is read, once; the convolutions that are
-    # its gradients first turn that kernel round.
-    Way("few places", lambda c: c.places <= 200 and c.channels >= 64, *_GATHERED),
     # The three channels of an image, and few features, leave the vectors of a processor empty,
     # but oneDNN's.
     Way(

@@ -54,16 +54,16 @@ def convolve(
 @jax.custom_jvp
 def relu(x: jax.Array) -> jax.Array:
     """max(x, 0), with a gradient of 0 at 0."""
-    return jnp.maximum(_wide(x), 0).astype(x.dtype)
+    return jnp.maximum(wide(x), 0).astype(x.dtype)
 
 
 @relu.defjvp
 def _relu_forward(primals, tangents):
     (x,), (tangent,) = primals, tangents
-    return relu(x), jnp.where(_wide(x) > 0, _wide(tangent), 0).astype(tangent.dtype)
+    return relu(x), jnp.where(wide(x) > 0, wide(tangent), 0).astype(tangent.dtype)
 
 
-def _wide(x):
+def wide(x: jax.Array) -> jax.Array:
     """x as float32 or wider: bfloat16 has no vectors on a CPU, but a branch for each value."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 

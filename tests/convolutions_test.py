@@ -118,6 +118,7 @@ def test_every_convolution_of_every_network_is_the_plain_one():
         ("half", (2, 17, 16, 3), (7, 7, 3, 8), 2, 3),
         ("half", (2, 9, 9, 16), (2, 4, 16, 8), 1, 0),
         ("half", (2, 9, 9, 8), (3, 3, 8, 8), 3, 2),
+        ("few places", (2, 5, 8, 64), (3, 3, 64, 16), 1, 1),
         ("half, many channels", (2, 7, 8, 128), (3, 3, 128, 16), 1, 1),
         ("half, many channels", (2, 7, 8, 32), (3, 3, 32, 16), 2, 1),
     ],
