@@ -315,4 +315,4 @@ def _compile_embed(
     split, everywhere = PartitionSpec(parallel.AXIS), PartitionSpec()
     specs = (split, everywhere, split, everywhere)
     mapped = jax.shard_map(embed, mesh=mesh, in_specs=specs, out_specs=split)
-    return compiling.for_mesh(mapped, mesh, fast_cpu=fast_cpu, donate_argnums=0)
+    return compiling.for_mesh(mapped, mesh, fast_cpu=fast_cpu, onednn=True, donate_argnums=0)
