@@ -21,7 +21,7 @@ from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for a start by path, without -m
 
-from experiments import machine, relations
+from experiments import machine, teacher_precision_table
 from rrd_jax import cli, errors, report, tables
 
 _RUNS = flags.DEFINE_list("runs", [], "Workdirs of finished runs that had a teacher.")
@@ -47,7 +47,7 @@ def _of_run(folder: pathlib.Path) -> list[list[str]]:
     for teacher in listed:
         loaded = teachers.load_single(folder, teacher)
         answers = [_ask(loaded, half, images, memory) for half in (False, True)]
-        found = relations.compare(*answers, labels)
+        found = teacher_precision_table.compare(*answers, labels)
         rows.append([f"{loaded.name}, {fields['data']['name']}", len(images), len(memory), *found])
     return rows
 
@@ -64,7 +64,9 @@ def _first(split: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(images)[:count], np.concatenate(labels)[:count]
 
 
-def _ask(loaded: Any, half: bool, images: np.ndarray, memory: np.ndarray) -> relations.Answers:
+def _ask(
+    loaded: Any, half: bool, images: np.ndarray, memory: np.ndarray
+) -> teacher_precision_table.Answers:
     """What a teacher says of the images, and of those of the memory."""
     import jax
     import jax.numpy as jnp
@@ -90,7 +92,7 @@ def _ask(loaded: Any, half: bool, images: np.ndarray, memory: np.ndarray) -> rel
         return logits[: len(images)], embedding[: len(images)]
 
     logits, embedding = of_all(images)
-    return relations.Answers(logits, embedding, of_all(memory)[1])
+    return teacher_precision_table.Answers(logits, embedding, of_all(memory)[1])
 
 
 def _batches(images: np.ndarray) -> Iterable[np.ndarray]:
@@ -106,7 +108,9 @@ def _job() -> None:
     rows = [row for run in _RUNS.value for row in _of_run(pathlib.Path(run))]
     text = "\n".join(
         [
-            tables.markdown(["teacher", "images", "memory", *relations.COLUMNS], rows),
+            tables.markdown(
+                ["teacher", "images", "memory", *teacher_precision_table.COLUMNS], rows
+            ),
             "",
             f"{datetime.date.today()}, {machine.processor()}, {os.cpu_count()} cores;"
             f" {machine.versions('jax', 'jaxlib')}.",
