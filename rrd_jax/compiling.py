@@ -30,11 +30,10 @@ def options() -> dict[str, Any] | None:
 
     A version of XLA may not know them. Only a jit that no other traces may be given any.
     """
-    if not _compiles(_OPTIONS):
-        return None
     # Whoever asks JAX to compile quickly gets the lowest level.
     is_quick = jax.config.read("jax_disable_most_optimizations")
-    return _OPTIONS if is_quick else {**_OPTIONS, **_LEVEL}
+    given = _OPTIONS if is_quick else {**_OPTIONS, **_LEVEL}
+    return given if _compiles(given) else None
 
 
 def _compiles(given: dict[str, Any]) -> bool:
