@@ -10,10 +10,10 @@ The table goes to <workdir>/teacher_precision.md.
 
 import datetime
 import functools
+import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ _QUERIES = flags.DEFINE_integer("queries", 2_000, "Test images, at most.", lower
 _MEMORY = flags.DEFINE_integer("memory", 16_384, "Training images, at most.", lower_bound=11)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/teacher-precision", "Results.")
 _BATCH = 100
+_Images = tuple[list[np.ndarray], int]  # batches, and how many of their images count
 
 
 def _of_run(folder: pathlib.Path) -> list[list[str]]:
@@ -42,30 +43,27 @@ def _of_run(folder: pathlib.Path) -> list[list[str]]:
         raise errors.InputError(f"{folder} is no run that had a teacher")
     dataset = data.load(config.source_of(fields))
     images, labels = _first(dataset.test, _QUERIES.value)
-    memory, _ = _first(dataset.train, _MEMORY.value)
+    memory, shown = _first(dataset.train, _MEMORY.value)
     rows = []
     for teacher in listed:
         loaded = teachers.load_single(folder, teacher)
-        answers = [_ask(loaded, half, images, memory) for half in (False, True)]
+        asked = (images, len(labels)), (memory, len(shown))
+        answers = [_ask(loaded, half, *asked) for half in (False, True)]
         found = teacher_precision_table.compare(*answers, labels)
-        rows.append([f"{loaded.name}, {fields['data']['name']}", len(images), len(memory), *found])
+        rows.append([f"{loaded.name}, {fields['data']['name']}", len(labels), len(shown), *found])
     return rows
 
 
-def _first(split: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of the first examples of a split."""
-    batches, images, labels = split.test_batches(_BATCH), [], []
-    for batch in batches:
-        images.append(batch["image"])
-        labels.append(batch["label"])
-        if len(images) * _BATCH >= count:
-            break
+def _first(split: Any, count: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Batches of the first images of a split, the last one filled up; and the labels of these."""
     count = min(count, len(split))
-    return np.concatenate(images)[:count], np.concatenate(labels)[:count]
+    batches = list(itertools.islice(split.test_batches(_BATCH), -(-count // _BATCH)))
+    labels = np.concatenate([batch["label"] for batch in batches])[:count]
+    return [batch["image"] for batch in batches], labels
 
 
 def _ask(
-    loaded: Any, half: bool, images: np.ndarray, memory: np.ndarray
+    loaded: Any, half: bool, images: _Images, memory: _Images
 ) -> teacher_precision_table.Answers:
     """What a teacher says of the images, and of those of the memory."""
     import jax
@@ -75,9 +73,8 @@ def _ask(
     from rrd_jax.teacher import fold
 
     network = loaded.network.clone(dtype=jnp.bfloat16 if half else jnp.float32)
-    variables = jax.jit(functools.partial(fold.fold, network, image_shape=images.shape[1:]))(
-        loaded.variables
-    )
+    folding = functools.partial(fold.fold, network, image_shape=images[0][0].shape[1:])
+    variables = jax.jit(folding)(loaded.variables)
     apply = predictions.make_apply(network)
 
     def look(variables, images):
@@ -86,20 +83,12 @@ def _ask(
 
     look = compiling.for_mesh(look, parallel.make_mesh(jax.devices()[:1]), onednn=True)
 
-    def of_all(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        parts = [look(variables, batch) for batch in _batches(images)]
-        logits, embedding = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return logits[: len(images)], embedding[: len(images)]
+    def of_all(batches: list[np.ndarray], count: int) -> list[np.ndarray]:
+        parts = [look(variables, batch) for batch in batches]
+        return [np.concatenate(part)[:count] for part in zip(*parts, strict=True)]
 
-    logits, embedding = of_all(images)
-    return teacher_precision_table.Answers(logits, embedding, of_all(memory)[1])
-
-
-def _batches(images: np.ndarray) -> Iterable[np.ndarray]:
-    """All of one size: the last one is filled up by its first image."""
-    for i in range(0, len(images), _BATCH):
-        batch = images[i : i + _BATCH]
-        yield np.concatenate([batch, batch[:1].repeat(_BATCH - len(batch), 0)])
+    logits, embedding = of_all(*images)
+    return teacher_precision_table.Answers(logits, embedding, of_all(*memory)[1])
 
 
 def _job() -> None:

@@ -182,7 +182,7 @@ def _chosen_backward(spec, kept, gradient):
     # Else what made them is computed anew, place by place, by the transposes of the gradients.
     x, gradient = jax.lax.optimization_barrier((x, gradient))
     by_images = (way.by_images or _whole_by_images)(spec, like_x, kernel, gradient)
-    by_kernel = (way.by_kernel or _whole_by_kernel)(spec, x, like_kernel, gradient)
+    by_kernel = (way.by_kernel or _usual_by_kernel)(spec, x, like_kernel, gradient)
     # Else the sum with what decays weights becomes a part of the product, and costs a pass more.
     return by_images, jax.lax.optimization_barrier(by_kernel)
 
@@ -201,6 +201,12 @@ def _case(spec, x, kernel):
         half=x.dtype == jnp.bfloat16,
         onednn=spec.onednn,
     )
+
+
+def _usual_by_kernel(spec, x, kernel, gradient):
+    """Of the plain convolution, by whoever is faster at it; oneDNN is in bfloat16 alone."""
+    is_apart = spec.onednn and x.dtype != jnp.bfloat16
+    return (_apart_by_kernel if is_apart else _whole_by_kernel)(spec, x, kernel, gradient)
 
 
 def _apart_by_kernel(spec, x, kernel, gradient):
@@ -453,14 +459,7 @@ _WAYS = (
         by_kernel=_blocked_by_kernel,
     ),
     # Three of four pixels that the gradient is spread over are zeros.
-    Way(
-        "strided, oneDNN",
-        lambda c: c.onednn and c.stride > 1 and c.channels < 64,
-        by_images=_gathered_by_images,
-        by_kernel=_apart_by_kernel,
-    ),
     Way("strided", lambda c: c.stride > 1 and c.channels < 64, by_images=_gathered_by_images),
-    Way("others, oneDNN", lambda c: c.onednn, by_kernel=_apart_by_kernel),
     Way("others", lambda c: True),
 )
 

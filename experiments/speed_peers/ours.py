@@ -180,7 +180,7 @@ class _Case:
         shape = (setting.task["batch_size"], *setting.dataset.image_shape)
         student = setting.recipe("rrd+kd").student
         # As `rrd_jax.program` compiles a step.
-        compile_ = functools.partial(compiling.for_mesh, mesh=setting.mesh, onednn=self._live)
+        compile_ = functools.partial(compiling.for_mesh, mesh=setting.mesh, onednn=True)
         seconds = our_alone.convolutions(student, shape, compile_, gradients=True)
         if self._live:
             network = setting.teacher.network
