@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import math
+import os
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -30,10 +31,13 @@ def options() -> dict[str, Any] | None:
 
     A version of XLA may not know them. Only a jit that no other traces may be given any.
     """
-    # Whoever asks JAX to compile quickly gets the lowest level.
-    is_quick = jax.config.read("jax_disable_most_optimizations")
-    given = _OPTIONS if is_quick else {**_OPTIONS, **_LEVEL}
+    given = _OPTIONS if _is_quick() else {**_OPTIONS, **_LEVEL}
     return given if _compiles(given) else None
+
+
+def _is_quick() -> bool:
+    """Whether JAX is asked to compile quickly, instead of to what runs quickly."""
+    return jax.config.read("jax_disable_most_optimizations")
 
 
 def _compiles(given: dict[str, Any]) -> bool:
@@ -60,7 +64,8 @@ def for_mesh(
       function: to be traced whole, as `convolutions.fast` has it.
       mesh: the devices; they need not exist.
       fast_cpu: whether CPUs compute as fast as they can, with other rounding.
-      onednn: whether they use oneDNN for it, as `Unwritten` does.
+      onednn: whether they use oneDNN for it, as `Unwritten` does; not where JAX is asked to
+        compile quickly, which a cache on disk does better.
       **keywords: of `jax.jit`, but for compiler options.
     """
     if mesh.devices.flat[0].platform != "cpu":
@@ -68,9 +73,10 @@ def for_mesh(
     if not fast_cpu:
         return jax.jit(convolutions.plain(function), **keywords)
     # Of several processes one may compile for all, and send what it made.
-    if onednn and jax.process_count() == 1 and onednn_types():
-        return Unwritten(function, **keywords)
-    return jax.jit(convolutions.fast(function), compiler_options=options(), **keywords)
+    if onednn and not _is_quick() and jax.process_count() == 1 and onednn_types():
+        return Unwritten(function, _cores(mesh.size), **keywords)
+    fast = convolutions.fast(function, cores=_cores(mesh.size))
+    return jax.jit(fast, compiler_options=options(), **keywords)
 
 
 class Unwritten:
@@ -81,13 +87,14 @@ class Unwritten:
 
     Args:
       function: traced and compiled on its first call, in every process anew.
+      cores: as `convolutions.fast` has it.
       **keywords: of `jax.jit`, but for compiler options.
     """
 
-    def __init__(self, function: Callable, **keywords: Any):
-        quick = convolutions.fast(function, onednn_types())
+    def __init__(self, function: Callable, cores: int = 1, **keywords: Any):
+        quick = convolutions.fast(function, onednn_types(), cores)
         self._quick = jax.jit(quick, compiler_options=_with_onednn(), **keywords)
-        ordinary = convolutions.fast(function)
+        ordinary = convolutions.fast(function, cores=cores)
         self._ordinary = jax.jit(ordinary, compiler_options=options(), **keywords)
 
     def __call__(self, *arguments: Any) -> Any:
@@ -120,6 +127,13 @@ def _nothing_is_written() -> Iterator[None]:
 
 def _with_onednn() -> dict[str, Any]:
     return {**(options() or {}), "xla_cpu_experimental_onednn_custom_call": True}
+
+
+def _cores(devices: int = 1) -> int:
+    """Those of a device, of several that share what this process may use."""
+    asked = getattr(os, "sched_getaffinity", None)  # Linux has it
+    count = len(asked(0)) if asked else os.cpu_count() or 1
+    return max(count // devices, 1)
 
 
 @functools.cache
@@ -157,7 +171,7 @@ def jit(function: Callable) -> Callable:
     ordinary = jax.jit(function)
     if jax.default_backend() != "cpu":
         return ordinary
-    quick = jax.jit(convolutions.fast(function), compiler_options=options())
+    quick = jax.jit(convolutions.fast(function, cores=_cores()), compiler_options=options())
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:

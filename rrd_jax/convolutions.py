@@ -15,13 +15,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-# The types that oneDNN is handed on the CPU that is traced for. None where no device is known: then
-# groups alone have a way, as XLA itself computes them, and even more so their gradients, naively.
+
+class _Processor(NamedTuple):
+    """The CPU that is traced for: the types that oneDNN is handed there, and its cores."""
+
+    onednn: frozenset
+    cores: int
+
+
+# None where no device is known: then groups alone have a way, as XLA itself computes them, and even
+# more so their gradients, naively.
 _ASKED: contextvars.ContextVar[Any] = contextvars.ContextVar("asked", default=None)
 _NOTHING = "nothing"  # groups have none either
 
 
-def fast(function: Callable, onednn: Collection[Any] = ()) -> Callable:
+def fast(function: Callable, onednn: Collection[Any] = (), cores: int = 1) -> Callable:
     """The function, whose convolutions are computed in the ways of a CPU.
 
     It is to be traced for a CPU, and whole: gradients are taken inside of it, and none of them by
@@ -30,13 +38,19 @@ def fast(function: Callable, onednn: Collection[Any] = ()) -> Callable:
     Args:
       function: any.
       onednn: types of arrays whose convolutions XLA hands to oneDNN.
+      cores: that share the work; for several, sums are taken in an order of their own.
     """
-    return _within(function, frozenset(map(jnp.dtype, onednn)))
+    return _within(function, _Processor(frozenset(map(jnp.dtype, onednn)), cores))
 
 
 def plain(function: Callable) -> Callable:
     """The function, whose convolutions are all plain ones, even inside of one that is `fast`."""
     return _within(function, _NOTHING)
+
+
+def cores() -> int:
+    """Those of the CPU that is traced for, where a function is `fast`; else 1."""
+    return _ASKED.get().cores if _is_fast() else 1
 
 
 def _is_fast() -> bool:
@@ -120,7 +134,7 @@ def convolve(
       padding: zeros on each side of the height and of the width.
       precision: as `jax.lax` has it.
     """
-    onednn = _is_fast() and x.dtype in _ASKED.get()
+    onednn = _is_fast() and x.dtype in _ASKED.get().onednn
     spec = Spec(stride, tuple(padding), precision, onednn)
     groups = x.shape[-1] // kernel.shape[2]
     if groups > 1 and _ASKED.get() != _NOTHING:
@@ -203,10 +217,24 @@ def _case(spec, x, kernel):
     )
 
 
+# Convolutions of parts of the batch, which cores compute side by side.
+_EIGEN_PARTS = 2
+
+
+def _is_one_block(kernel):
+    """Whether Eigen, which divides a result over cores but no sum, gives a kernel to one core."""
+    return math.prod(kernel.shape) <= 9 * 64 * 64
+
+
 def _usual_by_kernel(spec, x, kernel, gradient):
     """Of the plain convolution, by whoever is faster at it; oneDNN is in bfloat16 alone."""
     is_apart = spec.onednn and x.dtype != jnp.bfloat16
-    return (_apart_by_kernel if is_apart else _whole_by_kernel)(spec, x, kernel, gradient)
+    by_kernel = _apart_by_kernel if is_apart else _whole_by_kernel
+    parts = _EIGEN_PARTS if cores() > 1 and _is_one_block(kernel) else 1
+    if len(x) % parts or parts == 1:
+        return by_kernel(spec, x, kernel, gradient)
+    halves = zip(jnp.split(x, parts), jnp.split(gradient, parts), strict=True)
+    return sum(jax.lax.optimization_barrier([by_kernel(spec, a, kernel, b) for a, b in halves]))
 
 
 def _apart_by_kernel(spec, x, kernel, gradient):

@@ -61,10 +61,19 @@ def test_onednn_is_only_for_types_that_xla_hands_to_it(monkeypatch):
     assert compiling.onednn_types() <= {jnp.dtype("float32"), jnp.dtype("bfloat16")}
     monkeypatch.setattr(compiling, "_with_onednn", lambda: {"xla_cpu_no_such_option": True})
     assert not compiling.onednn_types.__wrapped__()
+    monkeypatch.setattr(compiling, "_is_quick", lambda: False)
     monkeypatch.setattr(compiling, "onednn_types", frozenset)
     mesh = parallel.make_mesh(jax.devices()[:1])
     step = compiling.for_mesh(lambda x: x + 1, mesh, onednn=True)
     assert not isinstance(step, compiling.Unwritten)
+
+
+@pytest.mark.parametrize("is_quick", [False, True])
+def test_onednn_is_not_for_those_who_want_to_compile_quickly(monkeypatch, is_quick):
+    monkeypatch.setattr(compiling, "_is_quick", lambda: is_quick)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    step = compiling.for_mesh(lambda x: x + 1, mesh, onednn=True)
+    assert isinstance(step, compiling.Unwritten) != (is_quick or not compiling.onednn_types())
 
 
 _PROGRAM = """
@@ -89,6 +98,7 @@ def _with_cache(folder, *arguments):
     settings = {
         "JAX_COMPILATION_CACHE_DIR": str(folder),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",  # as users have it: with oneDNN
     }
     return subprocess.run(
         [sys.executable, *arguments],

@@ -40,7 +40,7 @@ def _check(shape, kernel, stride, padding, bound=1e-6, onednn_bound=1e-6):
     wanted = jax.jit(run, compiler_options=compiling.options())(*arrays)
     found = jax.jit(convolutions.fast(run), compiler_options=compiling.options())(*arrays)
     _compare(found, wanted, bound, shape, kernel, stride)
-    found = compiling.Unwritten(run)(*arrays)
+    found = compiling.Unwritten(run, cores=2)(*arrays)
     _compare(found, wanted, onednn_bound, shape, kernel, stride, "oneDNN")
 
 

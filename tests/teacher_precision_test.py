@@ -37,11 +37,11 @@ def test_a_teacher_in_bfloat16_sees_nearly_the_same(tmp_path):
     run = tmp_path / "run"
     launch.run(launch.digits("smoke,resnet8-resnet8,rrd"), run)
     command = [sys.executable, "-m", "experiments.teacher_precision", f"--runs={run}"]
-    command += [f"--workdir={tmp_path}", "--queries=50", "--memory=150"]
+    command += [f"--workdir={tmp_path}", "--queries=10", "--memory=20"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     cells = done.stdout.split("\n")[3].split("|")
-    assert [cell.strip() for cell in cells[1:4]] == ["resnet8, digits", "50", "150"]
+    assert [cell.strip() for cell in cells[1:4]] == ["resnet8, digits", "10", "20"]
     moved = float(cells[6].split(",")[0])
     assert 0 < moved < 0.01
     missing = subprocess.run(command[:3], capture_output=True, text=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from rrd_jax import errors, objectives, parallel
+from rrd_jax import convolutions, errors, objectives, parallel
 from rrd_jax.objectives import rrd
 from tests.objectives import batches
 
@@ -99,6 +99,24 @@ def test_the_last_digit_of_a_loss_near_zero_is_kept():
 @pytest.mark.parametrize("batch", [1, 300, 700])
 def test_a_large_batch_is_walked_in_blocks_with_the_same_values(batch):
     _check(_arrays(600, batch=batch), 0.04, 0.1, None)
+
+
+# Less than what several cores take at once, that, one row more, several times and a rest.
+@pytest.mark.parametrize("size", [100, 2048, 2049, 5000])
+@pytest.mark.parametrize("batch", [3, 300])
+def test_several_cores_walk_to_the_values_of_one(size, batch):
+    arrays = [jnp.asarray(a, jnp.float32) for a in _arrays(size, batch=batch)]
+    temperatures = (0.04, 0.1, None)
+    wanted = _values_and_gradient(*arrays, *temperatures)
+    walk = convolutions.fast(
+        lambda *a: _values_and_gradient.__wrapped__(*a, *temperatures), cores=2
+    )
+    losses, gradient = jax.jit(walk)(*arrays)
+    np.testing.assert_allclose(losses, wanted[0], rtol=2e-6)
+    np.testing.assert_allclose(gradient, wanted[1], rtol=0, atol=2e-6 * np.abs(wanted[1]).max())
+    stacks = [jnp.stack([array, array[::-1]]) for array in arrays]
+    for each in jax.jit(jax.vmap(walk))(*stacks)[0]:
+        np.testing.assert_allclose(np.sort(each), np.sort(losses), rtol=2e-6)
 
 
 def test_a_million_rows_are_summed_as_exactly():
