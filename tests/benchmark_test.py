@@ -48,6 +48,7 @@ def peer(monkeypatch):
     return importlib.import_module("torch_peer")
 
 
+@pytest.mark.long
 def test_our_reader_makes_rounds_of_a_cached_teacher_and_says_what_a_step_is_judged_by(tmp_path):
     case = "rrd+kd, remembered"
     models = {"config": "configs/cifar100.py", "teacher": "resnet8", "student": "resnet8"}

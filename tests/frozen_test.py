@@ -9,7 +9,7 @@ import pytest
 
 from tests import frozen
 
-_QUICK = ["rrd_kd", "cached", "accumulated"]
+_QUICK = ["rrd_kd"]
 _LONG = [name for name in frozen.JOBS if name not in _QUICK]
 # Three steps turn a difference in rounding into at most 0.5 % of a loss between two versions of
 # JAX, and flip no image but of these, whose loss of ft is chaotic.

@@ -78,6 +78,7 @@ def _wait_for(condition, seconds=120):
         time.sleep(0.01)
 
 
+@pytest.mark.long
 def test_objectives_with_banks_get_the_number_of_examples_and_go_on_where_they_stopped(
     tmp_path, make_config
 ):

@@ -138,6 +138,7 @@ def job(tmp_path_factory, data_dir):
     return _Job(tmp_path_factory.mktemp("recovery"), data_dir, epochs=12)
 
 
+@pytest.mark.long
 def test_a_run_killed_in_a_save_and_then_stopped_ends_bit_for_bit_as_an_unbroken_one(short_job):
     job = short_job
     assert job.run_until("broken", signal.SIGKILL, step=7) == -signal.SIGKILL, job.log("broken")

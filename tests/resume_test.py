@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from rrd_jax import loop
-from tests import launch
+from tests import fresh, launch
 
 _WORKDIR = pathlib.Path(__file__).parent / "golden" / "workdir.zip"
 
@@ -49,7 +49,7 @@ _UNUSUAL = {
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
-@pytest.mark.parametrize("name", ["adamw", *_UNUSUAL])
+@pytest.mark.parametrize("name", fresh.all_but_quick_are_long(["adamw", *_UNUSUAL], ["adamw"]))
 def test_a_run_with_another_optimizer_goes_on_to_the_same_bits(name, tmp_path):
     fields = _UNUSUAL.get(name, _ADAMW) | {"optimizer.name": name, "optimizer.learning_rate": 0.01}
     config = launch.digits("smoke,tiny,ce", **fields)

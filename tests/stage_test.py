@@ -9,7 +9,7 @@ import pytest
 from rrd_jax import errors, evaluation, parallel, program, recipe, stage
 from rrd_jax.batch import Batch
 from rrd_jax.config import parse
-from tests import launch, tiny
+from tests import fresh, launch, tiny
 
 pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
 _CE = {"ce": {"weight": 1.0}}
@@ -25,7 +25,7 @@ def _equal(tree, other):
     return jax.tree.map(lambda x, y: bool((np.asarray(x) == np.asarray(y)).all()), tree, other)
 
 
-@pytest.mark.parametrize("name", ["ab", "ft"])
+@pytest.mark.parametrize("name", fresh.all_but_quick_are_long(["ab", "ft"], ["ft"]))
 def test_a_stage_trains_its_own_part_and_the_run_goes_on_from_there(name):
     terms = {**_CE, name: {"weight": 1.0, "epochs": 1}}
     # Without augmentation, all steps see the same images.
@@ -99,6 +99,7 @@ def slow_start(learning_rate, steps):
     return lambda step: learning_rate * step / steps
 
 
+@pytest.mark.long
 def test_a_run_stopped_in_its_stage_goes_on_and_ends_as_an_unbroken_one(tmp_path, teacher, capsys):
     terms = {**_CE, "ab": {"weight": 1.0, "epochs": 2}}
     config = launch.digits("smoke,tiny-tiny", terms, **teacher)

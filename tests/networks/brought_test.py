@@ -37,10 +37,15 @@ def _config(student, teacher="tiny", method="rrd+kd", **fields):
     return config
 
 
+def _long(*values):
+    return pytest.param(*values, marks=pytest.mark.long)
+
+
 def _create(path, **options):
     return networks.create(path, 10, options=options, prefix="student.options.")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_device", "tiny_network")
 def test_a_copy_of_one_of_ours_gives_its_numbers_bit_for_bit(tmp_path):
     launch.run(_config("resnet8", "resnet8"), tmp_path / "ours")
@@ -55,12 +60,12 @@ def test_a_copy_of_one_of_ours_gives_its_numbers_bit_for_bit(tmp_path):
 @pytest.mark.parametrize(
     ("path", "fields"),
     [
-        (f"{_NETS}:Mixer", {"student__options__embedding_of": "norm"}),
-        (f"{_NETS}:GroupNorm", {"train__ema": 0.9, "train__accumulate": 2}),
+        _long(f"{_NETS}:Mixer", {"student__options__embedding_of": "norm"}),
+        _long(f"{_NETS}:GroupNorm", {"train__ema": 0.9, "train__accumulate": 2}),
         (f"{_NETS}:Norm", {"student__options__width": 4, "train__ema": 0.9}),
-        (f"{_NETS}:functions", {}),
-        (f"{_EQUINOX}:Stateful", {"train__ema": 0.9}),
-        (f"{_EQUINOX}:Averaged", {}),
+        _long(f"{_NETS}:functions", {}),
+        _long(f"{_EQUINOX}:Stateful", {"train__ema": 0.9}),
+        _long(f"{_EQUINOX}:Averaged", {}),
         (f"{_EQUINOX}:Plain", {}),
     ],
     ids=_name,
@@ -75,7 +80,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(path, fields, tmp_path):
 
 
 @pytest.mark.usefixtures("tiny_network")
-@pytest.mark.parametrize("path", [f"{_NETS}:GroupNorm", f"{_NETS}:Norm"], ids=_name)
+@pytest.mark.parametrize("path", [_long(f"{_NETS}:GroupNorm"), f"{_NETS}:Norm"], ids=_name)
 def test_as_a_teacher_on_several_devices_it_is_cached_too(path, tmp_path):
     config = _config("tiny", path, "rrd+kd", teacher__cache="on")
     launch.run(config, tmp_path / "cached")

@@ -399,6 +399,7 @@ def test_a_run_with_an_own_objective_goes_on_bit_for_bit_where_it_stopped(tmp_pa
         launch.run(config, broken)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_device", "tiny_network")
 def test_an_own_copy_of_rrd_gives_the_numbers_of_ours(tmp_path, tiny_teacher, module, monkeypatch):
     source = inspect.getsource(rrd)

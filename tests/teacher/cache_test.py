@@ -230,7 +230,7 @@ def _every_objective():
             yield name, objective
 
 
-@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("members", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_every_objective_that_needs_no_maps_reads_a_cached_teacher(members, tmp_path):
     mesh, split = parallel.make_mesh(jax.devices()[:1]), _split()
     teachers = [_network(split, seed) for seed in range(members)]
