@@ -228,13 +228,14 @@ def _is_one_block(kernel):
 
 def _usual_by_kernel(spec, x, kernel, gradient):
     """Of the plain convolution, by whoever is faster at it; oneDNN is in bfloat16 alone."""
-    is_apart = spec.onednn and x.dtype != jnp.bfloat16
-    by_kernel = _apart_by_kernel if is_apart else _whole_by_kernel
-    parts = _EIGEN_PARTS if cores() > 1 and _is_one_block(kernel) else 1
-    if len(x) % parts or parts == 1:
+    if spec.onednn and x.dtype == jnp.bfloat16:
+        return _whole_by_kernel(spec, x, kernel, gradient)
+    by_kernel = _apart_by_kernel if spec.onednn else _whole_by_kernel
+    if cores() == 1 or len(x) % _EIGEN_PARTS or not _is_one_block(kernel):
         return by_kernel(spec, x, kernel, gradient)
-    halves = zip(jnp.split(x, parts), jnp.split(gradient, parts), strict=True)
-    return sum(jax.lax.optimization_barrier([by_kernel(spec, a, kernel, b) for a, b in halves]))
+    parts = zip(jnp.split(x, _EIGEN_PARTS), jnp.split(gradient, _EIGEN_PARTS), strict=True)
+    # Else their sum becomes a part of one of them, and they follow each other.
+    return sum(jax.lax.optimization_barrier([by_kernel(spec, a, kernel, b) for a, b in parts]))
 
 
 def _apart_by_kernel(spec, x, kernel, gradient):
