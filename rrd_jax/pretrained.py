@@ -76,6 +76,7 @@ def fit(
     choice = training.network
     _check_network(where, meta, choice)
     network, shape = choice.create(dataset.num_classes), dataset.image_shape
+    variables = networks.fit_positions(variables, network, shape)
     given = _by_path({name: variables.get(name, {}) for name in ("params", "batch_stats")})
     wanted = networks.named_shapes(networks.summarize(network, shape).variables)
     axes = {f"params/{name}": i for name, i in choice.class_axes(network, shape).items()}

@@ -9,10 +9,11 @@ import pytest
 
 from rrd_jax import compiling, convolutions, functional, networks
 from tests import golden
+from tests.networks import modern
 
 _ALL = [
-    *((name, 32) for name in networks.CIFAR),
-    *((name, 224) for name in networks.IMAGENET if name not in networks.CIFAR),
+    *((name, 32) for name in modern.older() if name in networks.CIFAR),
+    *((name, 224) for name in [*modern.older(), *modern.SMALLEST] if name in networks.IMAGENET),
 ]
 
 

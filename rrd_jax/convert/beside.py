@@ -10,8 +10,11 @@ from rrd_jax.about import Preprocessing
 from rrd_jax.convert import published
 
 # Arguments of timm's networks that change nothing of what a network computes when it is tested.
-_HARMLESS = {"num_classes", "in_chans", "drop_rate", "drop_path_rate", "drop_block_rate"}
-_USUAL = {"global_pool": "avg", "output_stride": 32}
+_HARMLESS = {
+    *("num_classes", "in_chans", "img_size"),
+    *("drop_rate", "drop_path_rate", "drop_block_rate"),
+}
+_USUAL = {"output_stride": 32}
 
 
 class Beside(NamedTuple):
@@ -92,7 +95,7 @@ def _check_arguments(
     file: pathlib.Path, architecture: str, given: Mapping[str, Any], known: published.Published
 ) -> None:
     """Raises an InputError for arguments with which timm's network computes something else."""
-    wanted = {**_USUAL, **known.timm_args}
+    wanted = {**_USUAL, "global_pool": known.timm_pool, **known.timm_args}
     for name, value in {**dict.fromkeys(known.timm_args), **given}.items():
         if name not in _HARMLESS and value != wanted.get(name):
             raise errors.InputError(

@@ -3,7 +3,7 @@
 import re
 
 from rrd_jax import networks
-from rrd_jax.convert import families, templates
+from rrd_jax.convert import families, published, templates
 from rrd_jax.convert.templates import Shape
 from rrd_jax.convert.wrappers import Flat, listed, places, shown
 
@@ -68,7 +68,27 @@ def describe_others(name: str, flat: Flat) -> str:
 
 def fitting_networks(flat: Flat) -> list[str]:
     """The networks whose entries a file holds."""
-    return [name for name in networks.MODELS if any(p.is_of(name) for p in places(flat, name)[:1])]
+    sizes = {size for array in flat.arrays.values() for size in array.shape}
+    return [
+        name
+        for name in networks.MODELS
+        if _is_possible(name, flat, sizes) and any(p.is_of(name) for p in places(flat, name)[:1])
+    ]
+
+
+def _is_possible(name: str, flat: Flat, sizes: set[int]) -> bool:
+    """Whether a file may hold a network's entries, seen before that is traced, which takes long.
+
+    Args:
+      name: of the network.
+      flat: what the file holds.
+      sizes: of all axes there.
+    """
+    options = getattr(networks.MODELS[name], "keywords", {})
+    widths = (*options.get("widths", ()), *([options["width"]] if "width" in options else []))
+    known = published.of(name)
+    first = f"{known.timm_ends[0]}.weight" if known.timm == name else ""
+    return sizes.issuperset(widths) and any(entry.endswith(first) for entry in flat.arrays)
 
 
 def _instructive(

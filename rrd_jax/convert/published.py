@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
+from rrd_jax.networks import convnext, inverted, regnet, vit
+
 _Value = TypeVar("_Value")
 _LEAVES = r"weight|bias|running_mean|running_var|num_batches_tracked"
 
@@ -16,12 +18,23 @@ class Published(NamedTuple):
       timm: its name there, "" for none.
       timm_args: what timm's must be told to compute the same.
       timm_modules: {our module: timm's}, where timm names them otherwise.
+      timm_ends: timm's names of the first convolution and of the classifier.
+      timm_pool: what timm calls the way to what the classifier reads.
+      is_sized: whether timm must be told the size of images.
     """
 
     torchvision: str = ""
     timm: str = ""
     timm_args: Mapping[str, Any] = {}
     timm_modules: Mapping[str, str] = {}
+    timm_ends: tuple[str, str] = ("conv1", "fc")
+    timm_pool: str = "avg"
+    is_sized: bool = False
+
+    def make_args(self, image_shape: tuple[int, int, int]) -> dict[str, Any]:
+        """What timm must be told to make it for images [H, W, channels]."""
+        sized = {"img_size": list(image_shape[:2])} if self.is_sized else {}
+        return {"in_chans": image_shape[-1], **sized, **self.timm_args}
 
 
 def of(name: str) -> Published:
@@ -79,11 +92,32 @@ def _places(blocks: tuple[int, ...]) -> Iterator[str]:
         yield from (f"blocks.{stage}.{j}" for j in range(count))
 
 
-_RESNETS = ("resnet18", "resnet34", "resnet50", "wide_resnet50_2", "resnext50_32x4d")
+_RESNETS = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("wide_resnet50_2", "resnext50_32x4d"),
+)
+_STEM = ("conv_stem", "classifier")
 _NETWORKS: dict[str, Published] = {
     **{name: Published(name, name) for name in _RESNETS},
     "shufflenetv2_x1_0": Published("shufflenet_v2_x1_0"),
-    "mobilenetv2": Published("mobilenet_v2", "mobilenetv2_100", {}, dict(_mobilenetv2())),
+    "mobilenetv2": Published("mobilenet_v2", "mobilenetv2_100", {}, dict(_mobilenetv2()), _STEM),
     # timm's has ReLU6, where the network of the benchmark has ReLU.
-    "mobilenetv1": Published("", "mobilenetv1_100", {"act_layer": "relu"}, dict(_mobilenetv1())),
+    "mobilenetv1": Published(
+        "", "mobilenetv1_100", {"act_layer": "relu"}, dict(_mobilenetv1()), _STEM
+    ),
+    # Ours have timm's names and modules.
+    "resnet50_gn": Published("", "resnet50_gn"),
+    **{
+        name: Published(
+            "",
+            name,
+            timm_ends=("patch_embed.proj", "head"),
+            timm_pool="map" if make.keywords.get("pool") == "attention" else "token",
+            is_sized=True,
+        )
+        for name, make in vit.IMAGENET.items()
+    },
+    **{name: Published("", name, timm_ends=("stem.0", "head.fc")) for name in convnext.IMAGENET},
+    **{name: Published("", name, timm_ends=_STEM) for name in inverted.IMAGENET},
+    **{name: Published("", name, timm_ends=("stem.conv", "head.fc")) for name in regnet.IMAGENET},
 }

@@ -38,12 +38,13 @@ class Entry(NamedTuple):
 
 def template(name: str) -> dict[str, Entry]:
     """The entries of a network of CLASSES classes, for images of CHANNELS channels."""
-    return _template(errors.lookup("model", name, networks.MODELS))
+    factory = errors.lookup("model", name, networks.MODELS)
+    return _template(factory, networks.image_size(name))
 
 
 @functools.cache
-def _template(factory: networks.Factory) -> dict[str, Entry]:
-    images = jax.ShapeDtypeStruct((1, 32, 32, CHANNELS), np.float32)
+def _template(factory: networks.Factory, side: int) -> dict[str, Entry]:
+    images = jax.ShapeDtypeStruct((1, side, side, CHANNELS), np.float32)
     module = factory(num_classes=CLASSES, dtype=jnp.float32)
     return entries(jax.eval_shape(module.init, jax.random.key(0), images))
 
@@ -69,16 +70,20 @@ def marked_sizes(name: str, shapes: dict[str, Shape]) -> dict[int, int]:
 def expected_shapes(name: str, given: dict[str, Shape]) -> dict[str, Shape]:
     """The shapes of a network, made for the classes and channels of the given ones."""
     marked = marked_sizes(name, given)
-    return {
+    expected = {
         entry: tuple(marked.get(size, size) for size in shape)
         for entry, (_, shape) in template(name).items()
     }
+    for entry in expected.keys() & {networks.POSITIONS}:  # of images of any size
+        if len(given.get(entry, ())) == 3:
+            expected[entry] = (1, given[entry][1], expected[entry][2])
+    return expected
 
 
 def entry_name(path: tuple[str, ...]) -> str:
     """The name of an entry, such as `layer1.0.conv1.weight`, from the path of our leaf."""
     modules = [re.sub(r"_(\d+)", r".\1", part) for part in path[1:-1]]
-    return ".".join([*modules, _LAST_WORD[path[-1]]])
+    return ".".join([*modules, _LAST_WORD.get(path[-1], path[-1])])
 
 
 def from_torch_layout(leaf: str, value: np.ndarray) -> np.ndarray:

@@ -52,17 +52,16 @@ def _config(exportable: Exportable, timm: str, content: dict[str, Any]) -> dict[
     embedding = networks.summarize(exportable.network, shape).outputs.embedding
     width = 0 if isinstance(embedding, tuple) else embedding.shape[-1]
     # No num_classes: Hugging Face's transformers hand that on themselves.
-    arguments = {"in_chans": shape[-1], **known.timm_args}
+    arguments = known.make_args(shape)
     images = beside.to_timm(about.preprocessing)
     if known.timm:
-        renamed = known.timm_modules
-        stem, head = ("conv_stem", "classifier") if renamed else ("conv1", "fc")
+        stem, head = known.timm_ends
         images |= {"pool_size": None, "first_conv": stem, "classifier": head}
     config = {
         "architecture": timm or _OURS + "+".join(filter(None, (about.model, about.classifier))),
         "num_classes": about.num_classes,
         "num_features": width,
-        "global_pool": "avg",
+        "global_pool": known.timm_pool,
         "model_args": arguments,
         "pretrained_cfg": {**images, "num_classes": about.num_classes},
     }

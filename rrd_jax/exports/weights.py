@@ -195,8 +195,9 @@ def _makers(about: About) -> dict[str, Callable[[], Any]]:
         return _with_channels(made, channels)
 
     def timm():
-        sizes = {"num_classes": about.num_classes, "in_chans": channels}
-        return importlib.import_module("timm").create_model(known.timm, **sizes, **known.timm_args)
+        sizes = known.make_args(about.preprocessing.image_shape)
+        create = importlib.import_module("timm").create_model
+        return create(known.timm, num_classes=about.num_classes, **sizes)
 
     makers = {"torchvision": torchvision, "timm": timm}
     return {library: make for library, make in makers.items() if getattr(known, library)}

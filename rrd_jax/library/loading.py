@@ -148,6 +148,7 @@ def _of_weights(
     about = dataclasses.replace(about, preprocessing=_seen(about, shape, {**given, **moments}))
     sizes = [given.get("image_size", size) for size in shape[:2]]
     if None not in sizes:
+        variables = networks.fit_positions(variables, made, (*sizes, shape[-1]))
         networks.check_weights(str(folder), variables, made, (*sizes, shape[-1]))
     return Loaded(
         made,

@@ -12,7 +12,18 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax import errors, functional, imports
-from rrd_jax.networks import brought, mobilenet, resnet, shufflenet, vgg, wrn
+from rrd_jax.networks import (
+    brought,
+    convnext,
+    inverted,
+    mobilenet,
+    regnet,
+    resnet,
+    shufflenet,
+    vgg,
+    vit,
+    wrn,
+)
 from rrd_jax.networks.brought import (
     Brought,
     adapt,
@@ -25,6 +36,8 @@ from rrd_jax.networks.brought import (
 from rrd_jax.networks.check import check, check_values, check_weights, doubt
 from rrd_jax.networks.contract import Network, Outputs
 from rrd_jax.networks.freezing import freeze, frozen_parts
+from rrd_jax.networks.positions import NAME as POSITIONS
+from rrd_jax.networks.positions import fit as fit_positions
 from rrd_jax.networks.remat import remat
 from rrd_jax.networks.summary import (
     Summary,
@@ -46,13 +59,20 @@ CIFAR: dict[str, Factory] = {
     **vgg.CIFAR,
     **mobilenet.CIFAR,
     **shufflenet.CIFAR,
+    **vit.CIFAR,
 }
-# Published for images of 224 pixels.
+# Published for images of ImageNet.
 IMAGENET: dict[str, Factory] = {
     **resnet.IMAGENET,
     **mobilenet.IMAGENET,
     **shufflenet.IMAGENET,
+    **convnext.IMAGENET,
+    **inverted.IMAGENET,
+    **regnet.IMAGENET,
+    **vit.IMAGENET,
 }
+# Pixels of a side of these, where it is not 224.
+_SIDES = {**inverted.SIDES, **vit.SIDES}
 MODELS = CIFAR | IMAGENET
 
 
@@ -107,7 +127,7 @@ def create(
 
 def image_size(name: str) -> int:
     """Height and width of the images that network `name` was published for."""
-    return 32 if name in CIFAR else 224
+    return 32 if name in CIFAR else _SIDES.get(name, 224)
 
 
 def init(network: Network, key: jax.Array, image_shape: tuple[int, ...]) -> dict[str, Any]:
@@ -131,6 +151,7 @@ __all__ = [
     "CIFAR",
     "IMAGENET",
     "MODELS",
+    "POSITIONS",
     "Brought",
     "Network",
     "Outputs",
@@ -143,6 +164,7 @@ __all__ = [
     "create",
     "describe_maps",
     "doubt",
+    "fit_positions",
     "freeze",
     "from_embedding",
     "from_equinox",

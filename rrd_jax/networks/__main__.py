@@ -1,12 +1,15 @@
-"""Describes the networks: python -m rrd_jax.networks [--model=NAME_OR_IMPORT_PATH].
+"""Describes the networks: python -m rrd_jax.networks [--names=PATTERNS] [--model=NAME].
 
-Without --model, a table of all that have a name. With it, one network: parameters, multiply-adds,
-what it returns and what its layers are, for --num_classes and --image_shape; the options of a
-network by import path are set with --option=width=64, as often as there are options. The exit code
-is 0, 1 for a bad flag, 2 for bad input.
+Without --model, a table of all that have a name, or of those that --names='vit_*,regnet*' names.
+With it, one network, by name or import path: parameters, multiply-adds, what it returns and what
+its layers are, for --num_classes and --image_shape; the options of a network by import path are set
+with --option=width=64, as often as there are options. The exit code is 0, 1 for a bad flag, 2 for
+bad input.
 """
 
 import ast
+import fnmatch
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,6 +22,7 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     """Not on import: tests import several programs, whose flags have the same names."""
+    flags.DEFINE_list("names", ["*"], "What the table has; * and ? stand for any characters.")
     flags.DEFINE_string("model", "", "A name of the table, or MODULE:NAME.")
     flags.DEFINE_integer("num_classes", 10, "Of --model.", lower_bound=1)
     flags.DEFINE_list(
@@ -27,11 +31,23 @@ def define_flags() -> None:
     flags.DEFINE_multi_string("option", [], "NAME=VALUE of a network by import path.")
 
 
-def table() -> tables.Table:
-    """Header and rows: every network with 100 (CIFAR) or 1 000 (ImageNet) classes, RGB images."""
+def table(patterns: Sequence[str] = ("*",)) -> tables.Table:
+    """Header and rows: networks with 100 (CIFAR) or 1 000 (ImageNet) classes, for RGB images.
+
+    Args:
+      patterns: names, or with * and ? for several.
+
+    Raises:
+      InputError: one names nothing.
+    """
     header = ("name", "parameters", "MACs", "taps: channels@size", "embedding", "input size")
+    named = {pattern: fnmatch.filter(networks.MODELS, pattern) for pattern in patterns}
+    for pattern, found in named.items():
+        if not found:
+            errors.lookup("model", pattern, networks.MODELS)
+    wanted = {name for found in named.values() for name in found}
     rows = []
-    for name in networks.MODELS:
+    for name in filter(wanted.__contains__, networks.MODELS):
         size = networks.image_size(name)
         network = networks.create(name, 100 if name in networks.CIFAR else 1000)
         summary = networks.summarize(network, (size, size, 3))
@@ -107,7 +123,7 @@ def _image_shape(name: str) -> tuple[int, int, int]:
 
 def _run() -> None:
     if not FLAGS.model:
-        console.print_table(*table())
+        console.print_table(*table(FLAGS.names))
         return
     shape, options = _image_shape(FLAGS.model), _options(FLAGS.option)
     console.say(description(FLAGS.model, FLAGS.num_classes, shape, options))

@@ -11,10 +11,12 @@ def convolve(x: jax.Array, kernel: jax.Array, *, stride: int) -> jax.Array:
 
     Args:
       x: [B, H, W, channels].
-      kernel: [size, size, channels / groups, features], of x's type; its size is odd.
+      kernel: [size, size, channels / groups, features], of x's type; its size is odd, or the
+        stride: then squares of pixels that do not overlap are read, without padding.
       stride: of both axes.
     """
-    pad = (kernel.shape[0] - 1) // 2
+    size = kernel.shape[0]
+    pad = 0 if size == stride else (size - 1) // 2
     return functional.convolve(x, kernel, stride=stride, padding=(pad, pad))
 
 

@@ -27,7 +27,7 @@ class Conv(nn.Module):
 
     Attributes:
       features: channels of the result.
-      kernel: height and width of the kernel, odd.
+      kernel: height and width of the kernel, odd, or as large as the stride, then without padding.
       stride: of both axes.
       dtype: what the convolution computes in; its parameters are float32.
       groups: number of groups into which the channels are split.
@@ -106,6 +106,30 @@ class BatchNorm(nn.Module):
         return functional.affine(x, factor, bias - mean * factor)
 
 
+class GroupNorm(nn.Module):
+    """Group norm (arXiv 1803.08494), in float32; the result has the input's dtype.
+
+    Attributes:
+      groups: of channels, each normalised over its channels and all places.
+      epsilon: added to the variance.
+    """
+
+    groups: int = 32
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, channels], normalised."""
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        wide = x.astype(jnp.float32).reshape(*x.shape[:3], self.groups, -1)
+        centred = wide - wide.mean((1, 2, 4), keepdims=True)
+        factor = jax.lax.rsqrt(jnp.mean(centred**2, (1, 2, 4), keepdims=True) + self.epsilon)
+        y = (centred * factor).reshape(x.shape)
+        y = y * functional.per_channel(scale, y) + functional.per_channel(bias, y)
+        return y.astype(x.dtype)
+
+
 def conv_norm(
     x: jax.Array,
     names: tuple[str, str],
@@ -114,20 +138,24 @@ def conv_norm(
     stride: int = 1,
     *,
     train: bool,
+    norm_groups: int = 0,
     **options: Any,
 ) -> jax.Array:
-    """A convolution and its batch norm, as submodules of the module that calls this.
+    """A convolution and its norm, as submodules of the module that calls this.
 
     Args:
       x: [B, H, W, channels].
-      names: of the convolution and the batch norm.
+      names: of the convolution and the norm.
       features: channels of the result.
       kernel: height and width of the kernel.
       stride: of both axes.
       train: as BatchNorm has it.
+      norm_groups: groups of a GroupNorm; 0 for a BatchNorm.
       **options: further attributes of Conv.
     """
     x = Conv(features, kernel, stride, name=names[0], **options)(x)
+    if norm_groups:
+        return GroupNorm(norm_groups, name=names[1])(x)
     return BatchNorm(name=names[1], follows=names[0])(x, train=train)
 
 
@@ -167,6 +195,15 @@ class Classifier(nn.Module):
         return functional.linear(x, kernel, bias)
 
 
+def check_places(x: jax.Array) -> None:
+    """Raises an InputError where maps [B, H, W, D] have no places to be averaged over."""
+    if 0 in x.shape[1:3]:
+        raise errors.InputError(
+            f"the images are too small for this network: {x.shape[1]}x{x.shape[2]} is left of them"
+            " before the last pooling; a larger data.image_size helps"
+        )
+
+
 def classify(
     x: jax.Array,
     classifier: Classifier,
@@ -178,11 +215,7 @@ def classify(
     Raises:
       InputError: x has no places, because the images were too small.
     """
-    if 0 in x.shape[1:3]:
-        raise errors.InputError(
-            f"the images are too small for this network: {x.shape[1]}x{x.shape[2]} is left of them"
-            " before the last pooling; a larger data.image_size helps"
-        )
+    check_places(x)
     embedding = jnp.mean(convolutions.apart(x).astype(jnp.float32), axis=(1, 2))
     logits = classifier(embedding)
     head = dict(classifier.variables["params"])

@@ -28,11 +28,14 @@ class _Block(layers.Block):
     inner: int
     groups: int
     shortcut: str
+    norm_groups: int
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
-        conv_norm = partial(layers.conv_norm, train=train, dtype=self.dtype)
+        conv_norm = partial(
+            layers.conv_norm, train=train, dtype=self.dtype, norm_groups=self.norm_groups
+        )
         first, second, third = (layers.numbered(i) for i in (1, 2, 3))
         inner = self.inner * self.width
         if self.bottleneck:
@@ -61,6 +64,7 @@ class ResNet(nn.Module):
       imagenet_stem: whether the stem is 7x7 of stride 2 and max-pool, instead of 3x3.
       shortcut: what PyTorch calls the projection of a block.
       head: what PyTorch calls the classifier.
+      norm_groups: groups of the norms (GroupNorm); 0 for batch norms.
       dtype: what convolutions compute in; parameters and statistics are float32.
       space_to_depth: as `networks.create` has it; for `imagenet_stem` only.
     """
@@ -74,13 +78,16 @@ class ResNet(nn.Module):
     imagenet_stem: bool = False
     shortcut: str = "downsample"
     head: str = "fc"
+    norm_groups: int = 0
     dtype: jnp.dtype = jnp.float32
     space_to_depth: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
         """Images [B, H, W, channels], normalised, to Outputs."""
-        conv_norm = partial(layers.conv_norm, train=train, dtype=self.dtype)
+        conv_norm = partial(
+            layers.conv_norm, train=train, dtype=self.dtype, norm_groups=self.norm_groups
+        )
         kernel, stride = (7, 2) if self.imagenet_stem else (3, 1)
         deep = {"space_to_depth": self.space_to_depth}
         x = functional.relu(
@@ -94,6 +101,7 @@ class ResNet(nn.Module):
             inner=self.inner,
             groups=self.groups,
             shortcut=self.shortcut,
+            norm_groups=self.norm_groups,
             dtype=self.dtype,
         )
         maps, preactivations = [x], [x]
@@ -138,6 +146,9 @@ IMAGENET = {
     "resnet18": _imagenet(2, 2, 2, 2),
     "resnet34": _imagenet(3, 4, 6, 3),
     "resnet50": _imagenet(3, 4, 6, 3, bottleneck=True),
+    "resnet101": _imagenet(3, 4, 23, 3, bottleneck=True),
+    "resnet152": _imagenet(3, 8, 36, 3, bottleneck=True),
+    "resnet50_gn": _imagenet(3, 4, 6, 3, bottleneck=True, norm_groups=32),
     "wide_resnet50_2": _imagenet(3, 4, 6, 3, bottleneck=True, inner=2),
     "resnext50_32x4d": _imagenet(3, 4, 6, 3, bottleneck=True, inner=2, groups=32),
     "resnet10x2": _imagenet(1, 1, 1, 1, widths=_FULL_X2),

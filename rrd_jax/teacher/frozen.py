@@ -197,6 +197,7 @@ def from_variables(
     """
     network = choice.create(dataset.num_classes)
     where = where or f"'{choice.model}'"
+    variables = networks.fit_positions(variables, network, dataset.image_shape)
     networks.check_weights(where, variables, network, dataset.image_shape)
     variables = parallel.put(parallel.replicated(mesh), variables)
     origin = {"model": choice.model, "checkpoint": where, "digest": checkpoints.digest(variables)}

@@ -20,6 +20,7 @@ from rrd_jax.networks.wrn import WideResNet
 from rrd_jax.objectives import Objective
 from tests import tiny
 from tests.exports import made
+from tests.networks import modern
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -144,7 +145,7 @@ def test_a_small_network_of_each_family(name, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", networks.MODELS)
+@pytest.mark.parametrize("name", [*modern.older(), *modern.SMALLEST])
 def test_every_network(name, tmp_path):
     size = 32 if name in networks.CIFAR else 64
     # Deep networks of random weights magnify rounding, which differs from processor to processor.

@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 
 from rrd_jax import about as abouts
-from rrd_jax import convert, errors, exports, networks
+from rrd_jax import convert, errors, exports
 from rrd_jax.convert import beside, files, published
 from rrd_jax.exports import Options
 from tests.exports import made
+from tests.networks import modern
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 torchvision = pytest.importorskip("torchvision")
 
-_NAMES = [name for name in networks.MODELS if any(published.of(name)[:2])]
+_OLDER = [name for name in modern.older() if any(published.of(name)[:2])]
+_NAMES = [*_OLDER, *modern.SMALLEST]
 _QUICK = ["mobilenetv2", "mobilenetv1"]
 _LONG = [pytest.param(n, marks=pytest.mark.long) for n in _NAMES if n not in _QUICK]
 
@@ -32,12 +34,14 @@ def _theirs(name, channels=3):
     if known.torchvision:
         network = getattr(torchvision.models, known.torchvision)(num_classes=8)
         return network, lambda state_dict: state_dict
-    options = {"num_classes": 8, "in_chans": channels, **known.timm_args}
-    return timm.create_model(known.timm, **options), lambda s: published.to_timm(name, s)
+    options = known.make_args((64, 64, channels))
+    return timm.create_model(known.timm, num_classes=8, **options), lambda s: published.to_timm(
+        name, s
+    )
 
 
 def test_names_are_known_of_what_both_have():
-    assert set(_NAMES) == {
+    assert set(_OLDER) == {
         *("resnet18", "resnet34", "resnet50", "wide_resnet50_2", "resnext50_32x4d"),
         *("shufflenetv2_x1_0", "mobilenetv2", "mobilenetv1"),
     }

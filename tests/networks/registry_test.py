@@ -10,8 +10,19 @@ import pytest
 
 from rrd_jax import errors, models, networks, tables
 from rrd_jax.networks import __main__ as program
-from rrd_jax.networks import mobilenet, resnet, shufflenet, vgg, wrn
+from rrd_jax.networks import (
+    convnext,
+    inverted,
+    mobilenet,
+    regnet,
+    resnet,
+    shufflenet,
+    vgg,
+    vit,
+    wrn,
+)
 from tests import fresh, golden
+from tests.networks import modern
 
 # One of each kind of block and stem.
 _KINDS = (
@@ -36,8 +47,9 @@ def test_an_unknown_name_lists_the_known():
 
 
 def test_no_family_takes_the_name_of_another():
-    tables = [family.CIFAR for family in (resnet, wrn, vgg, mobilenet, shufflenet)]
-    tables += [family.IMAGENET for family in (resnet, mobilenet, shufflenet)]
+    tables = [family.CIFAR for family in (resnet, wrn, vgg, mobilenet, shufflenet, vit)]
+    families = (resnet, mobilenet, shufflenet, convnext, inverted, regnet, vit)
+    tables += [family.IMAGENET for family in families]
     assert len(networks.MODELS) == sum(len(table) for table in tables)
 
 
@@ -69,7 +81,7 @@ def test_networks_are_imported_without_what_reads_data_and_files():
     assert run.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("name", fresh.all_but_quick_are_long(networks.MODELS, _KINDS))
+@pytest.mark.parametrize("name", fresh.all_but_quick_are_long(modern.older(), _KINDS))
 def test_every_network_takes_small_and_odd_images(name):
     outputs = networks.summarize(networks.create(name, 7), (33, 47, 1)).outputs
     assert outputs.logits.shape == (1, 7)

@@ -1,0 +1,181 @@
+"""ConvNeXt (arXiv 2201.03545) and ConvNeXt V2 (2301.00808), with timm's names and modules."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rrd_jax import convolutions, functional
+from rrd_jax.networks import layers, transformer
+from rrd_jax.networks.contract import Outputs
+
+_Conv = partial(layers.Conv, use_bias=True, kernel_init=transformer.small_normal)
+
+
+class _ResponseNorm(nn.Module):
+    """Global response normalisation: channels compete for their length over all places."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale, bias = (
+            self.param(name, nn.initializers.zeros, (x.shape[-1],)) for name in ("scale", "bias")
+        )
+        wide = x.astype(jnp.float32)
+        # A length of 0 has no gradient of its own.
+        squares = jnp.sum(wide * wide, (1, 2), keepdims=True)
+        length = jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+        share = length / (length.mean(-1, keepdims=True) + 1e-6)
+        added = wide * share * functional.per_channel(scale, wide)
+        return (wide + added + functional.per_channel(bias, wide)).astype(x.dtype)
+
+
+class _Mlp(nn.Module):
+    """Two linear layers; as convolutions of one pixel where PyTorch has them so."""
+
+    as_convolutions: bool
+    response: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        if self.as_convolutions:
+            linear = partial(_Conv, kernel=1, dtype=self.dtype)
+        else:
+            linear = partial(transformer.Linear, dtype=self.dtype)
+        y = transformer.gelu(linear(4 * width, name="fc1")(x))
+        if self.response:
+            y = _ResponseNorm(name="grn")(y)
+        return linear(width, name="fc2")(y)
+
+
+class _Block(layers.Block):
+    """A depthwise 7x7 convolution, a norm and an MLP, added to what they were given."""
+
+    second: bool
+    as_convolutions: bool
+    drop: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        width = x.shape[-1]
+        y = _Conv(width, 7, groups=width, dtype=self.dtype, name="conv_dw")(x)
+        y = transformer.LayerNorm(name="norm")(y)
+        y = _Mlp(self.as_convolutions, self.second, self.dtype, name="mlp")(y)
+        if not self.second:
+            gamma = self.param("gamma", nn.initializers.constant(1e-6), (width,))
+            y = (y * functional.per_channel(gamma, y)).astype(y.dtype)
+        return x + transformer.DropPath(self.drop, name="drop_path")(y, train=train)
+
+
+class _Stage(nn.Module):
+    """Blocks of a width; before them, unless it is the first, a norm and a 2x2 convolution."""
+
+    width: int
+    first: bool
+    drops: tuple[float, ...]
+    second: bool
+    as_convolutions: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        if not self.first:
+            x = transformer.LayerNorm(name="downsample_0")(x)
+            x = _Conv(self.width, 2, 2, dtype=self.dtype, name="downsample_1")(x)
+        for i, drop in enumerate(self.drops):
+            block = _Block(self.second, self.as_convolutions, drop, self.dtype, name=f"blocks_{i}")
+            x = block(x, train=train)
+        return x
+
+
+class _Head(nn.Module):
+    """Average over places, a norm, and the classifier."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+        pooled = jnp.mean(convolutions.apart(x).astype(jnp.float32), axis=(1, 2))
+        embedding = transformer.LayerNorm(name="norm")(pooled)
+        classifier = layers.Classifier(
+            self.num_classes, transformer.small_normal, zero_bias=True, name="fc"
+        )
+        logits = classifier(embedding)
+        return logits, embedding, dict(classifier.variables["params"])
+
+
+class ConvNeXt(nn.Module):
+    """A ConvNeXt. Its maps end without a ReLU, so they are their own preactivations.
+
+    Attributes:
+      num_classes: C.
+      blocks: number of blocks in each stage.
+      widths: channels of each stage.
+      second: whether it is V2: response norms in the MLPs instead of a scale behind them.
+      as_convolutions: whether PyTorch has the MLPs as convolutions.
+      drop_path: share of examples for which the last block is left out in training; of the others
+        in proportion to their place.
+      dtype: what convolutions and products compute in; parameters and norms are float32.
+    """
+
+    num_classes: int
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...]
+    second: bool = False
+    as_convolutions: bool = False
+    drop_path: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
+        """Images [B, H, W, channels], normalised, to Outputs."""
+        x = _Conv(self.widths[0], 4, 4, dtype=self.dtype, name="stem_0")(x)
+        x = transformer.LayerNorm(name="stem_1")(x)
+        maps, drops = [x], transformer.drop_rates(self.drop_path, sum(self.blocks))
+        for stage, (count, width) in enumerate(zip(self.blocks, self.widths, strict=True)):
+            first = sum(self.blocks[:stage])
+            x = _Stage(
+                width,
+                stage == 0,
+                tuple(drops[first : first + count]),
+                self.second,
+                self.as_convolutions,
+                self.dtype,
+                name=f"stages_{stage}",
+            )(x, train=train)
+            maps.append(x)
+        layers.check_places(x)
+        logits, embedding, head = _Head(self.num_classes, name="head")(x)
+        return Outputs(logits, embedding, tuple(maps), tuple(maps), head)
+
+
+# Blocks of the stages, the first one's channels, and whether MLPs are convolutions.
+_SHAPES = {
+    "atto": ((2, 2, 6, 2), 40, True),
+    "femto": ((2, 2, 6, 2), 48, True),
+    "pico": ((2, 2, 6, 2), 64, True),
+    "nano": ((2, 2, 8, 2), 80, True),
+    "tiny": ((3, 3, 9, 3), 96, False),
+    "small": ((3, 3, 27, 3), 96, False),
+    "base": ((3, 3, 27, 3), 128, False),
+    "large": ((3, 3, 27, 3), 192, False),
+}
+
+
+def _convnext(blocks: tuple[int, ...], width: int, as_convolutions: bool, second: bool) -> partial:
+    return partial(
+        ConvNeXt,
+        blocks=blocks,
+        widths=tuple(width * 2**i for i in range(4)),
+        second=second,
+        as_convolutions=as_convolutions,
+    )
+
+
+IMAGENET = {f"convnext_{name}": _convnext(*shape, second=False) for name, shape in _SHAPES.items()}
+IMAGENET |= {
+    f"convnextv2_{name}": _convnext(*shape, second=True) for name, shape in _SHAPES.items()
+}

@@ -1,0 +1,410 @@
+"""Networks of inverted residuals with timm's names: EfficientNet, MobileNetV3 and MobileNetV4.
+
+EfficientNet: arXiv 1905.11946, its second version: 2104.00298, MobileNetV3: 1905.02244,
+MobileNetV4: 2404.10518.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rrd_jax import convolutions, functional
+from rrd_jax.networks import layers, transformer
+from rrd_jax.networks.contract import Outputs
+
+
+class Shape(NamedTuple):
+    """Blocks of one kind that follow each other.
+
+    Attributes:
+      kind: "plain" convolution; "separable", a depthwise convolution and one of a pixel;
+        "inverted", with one that widens before them; "fused", where the first two are one;
+        "universal", where depthwise ones may stand at the beginning and in the middle.
+      count: of blocks.
+      kernel: of the depthwise convolution, in the middle; 0 for none there.
+      stride: of the first block.
+      expansion: how many times as wide a block is inside.
+      width: channels of the result.
+      start: kernel of the depthwise convolution at the beginning.
+      squeeze: share of channels through which they are weighted; 0 for no such weights.
+      relu: whether its activation is a ReLU, whatever the network's is.
+      skip: whether a plain convolution is added to what it was given.
+    """
+
+    kind: str
+    count: int
+    kernel: int
+    stride: int
+    expansion: float
+    width: int
+    start: int = 0
+    squeeze: float = 0.0
+    relu: bool = False
+    skip: bool = False
+
+
+def divisible(width: float, by: int = 8) -> int:
+    """The multiple of a number that is nearest, but not below nine tenths of the width."""
+    nearest = max(by, int(width + by / 2) // by * by)
+    return nearest + by if nearest < 0.9 * width else nearest
+
+
+class Squeeze(nn.Module):
+    """Weights channels by what they are on average (squeeze and excitation, arXiv 1709.01507).
+
+    Attributes:
+      width: channels between its two convolutions.
+      activation: between them.
+      gate: makes weights of what comes out.
+      names: of the convolutions.
+      dtype: what it computes in.
+    """
+
+    width: int
+    activation: Callable
+    gate: Callable
+    names: tuple[str, str]
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, channels], weighted."""
+        conv = partial(layers.Conv, kernel=1, use_bias=True, dtype=self.dtype)
+        first, second = self.names
+        mean = functional.wide(x).mean((1, 2), keepdims=True).astype(x.dtype)
+        y = self.activation(conv(self.width, name=first)(mean))
+        return x * self.gate(conv(x.shape[-1], name=second)(y))
+
+
+class ConvNorm(nn.Module):
+    """A convolution and its batch norm, as a module of their own.
+
+    Attributes:
+      features: channels of the result.
+      kernel: height and width of the kernel.
+      stride: of both axes.
+      groups: number of groups into which the channels are split.
+      dtype: what the convolution computes in.
+    """
+
+    features: int
+    kernel: int
+    stride: int
+    groups: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """[B, H, W, channels] to [B, H / stride, W / stride, features]."""
+        options = {"train": train, "dtype": self.dtype, "groups": self.groups}
+        return layers.conv_norm(
+            x, ("conv", "bn"), self.features, self.kernel, self.stride, **options
+        )
+
+
+class _Block(layers.Block):
+    """A block of some kind; it is added to what it was given where the shapes are the same."""
+
+    shape: Shape
+    stride: int
+    activation: Callable
+    gate: Callable
+    squeeze_inside: bool
+    drop: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        y = getattr(self, f"_{self.shape.kind}")(x, train)
+        is_added = self.shape.skip or self.shape.kind != "plain"
+        if self.stride == 1 and x.shape == y.shape and is_added:
+            y = x + transformer.DropPath(self.drop, name="drop_path")(y, train=train)
+        return y
+
+    def _act(self, x):
+        return functional.relu(x) if self.shape.relu else self.activation(x)
+
+    def _conv(self, x, names, features, kernel, train, stride=1, groups=1):
+        options = {"train": train, "dtype": self.dtype, "groups": groups}
+        return layers.conv_norm(x, names, features, kernel, stride, **options)
+
+    def _squeezed(self, x, before):
+        """Weighted channels, of a block that was given `before` channels."""
+        if not self.shape.squeeze:
+            return x
+        if self.squeeze_inside:
+            width, activation = divisible(x.shape[-1] * self.shape.squeeze), functional.relu
+        else:
+            width, activation = round(before * self.shape.squeeze), self._act
+        names = ("conv_reduce", "conv_expand")
+        return Squeeze(width, activation, self.gate, names, self.dtype, name="se")(x)
+
+    def _plain(self, x, train):
+        shape = self.shape
+        y = self._conv(x, ("conv", "bn1"), shape.width, shape.kernel, train, self.stride)
+        return self._act(y)
+
+    def _separable(self, x, train):
+        shape, before = self.shape, x.shape[-1]
+        x = self._conv(x, ("conv_dw", "bn1"), before, shape.kernel, train, self.stride, before)
+        x = self._squeezed(self._act(x), before)
+        return self._conv(x, ("conv_pw", "bn2"), shape.width, 1, train)
+
+    def _inverted(self, x, train):
+        shape, before = self.shape, x.shape[-1]
+        inside = divisible(before * shape.expansion)
+        x = self._act(self._conv(x, ("conv_pw", "bn1"), inside, 1, train))
+        x = self._conv(x, ("conv_dw", "bn2"), inside, shape.kernel, train, self.stride, inside)
+        x = self._squeezed(self._act(x), before)
+        return self._conv(x, ("conv_pwl", "bn3"), shape.width, 1, train)
+
+    def _fused(self, x, train):
+        shape, before = self.shape, x.shape[-1]
+        inside = divisible(before * shape.expansion)
+        x = self._conv(x, ("conv_exp", "bn1"), inside, shape.kernel, train, self.stride)
+        x = self._squeezed(self._act(x), before)
+        return self._conv(x, ("conv_pwl", "bn2"), shape.width, 1, train)
+
+    def _universal(self, x, train):
+        shape = self.shape
+        inside = divisible(x.shape[-1] * shape.expansion)
+
+        def conv(x, name, features, kernel, stride=1, *, depthwise=False):
+            groups = x.shape[-1] if depthwise else 1
+            layer = ConvNorm(features, kernel, stride, groups, self.dtype, name=name)
+            return layer(x, train=train)
+
+        if shape.start:
+            stride = 1 if shape.kernel else self.stride
+            x = conv(x, "dw_start", x.shape[-1], shape.start, stride, depthwise=True)
+        x = self._act(conv(x, "pw_exp", inside, 1))
+        if shape.kernel:
+            x = self._act(conv(x, "dw_mid", inside, shape.kernel, self.stride, depthwise=True))
+        return conv(x, "pw_proj", shape.width, 1)
+
+
+class Inverted(nn.Module):
+    """A network of inverted residuals.
+
+    Its maps are the stem, and the last result of each resolution; they are their own
+    preactivations, since a block's end has no activation.
+
+    Attributes:
+      num_classes: C.
+      stem: channels of the first convolution.
+      stages: of shapes.
+      head: channels of the last convolution of a pixel.
+      activation: of arrays.
+      gate: of the weights of channels.
+      pooled_head: whether the last convolution reads the average over places (MobileNetV3 and V4).
+      norm_head: whether it has a batch norm, and no bias.
+      squeeze_inside: whether weights of channels count the channels inside a block.
+      drop_path: share of examples for which the last block is left out in training; of the others
+        in proportion to their place.
+      dtype: what convolutions compute in; parameters and statistics are float32.
+    """
+
+    num_classes: int
+    stem: int
+    stages: tuple[tuple[Shape, ...], ...]
+    head: int
+    activation: Callable = nn.silu
+    gate: Callable = nn.sigmoid
+    pooled_head: bool = False
+    norm_head: bool = True
+    squeeze_inside: bool = False
+    drop_path: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
+        """Images [B, H, W, channels], normalised, to Outputs."""
+        options = {"train": train, "dtype": self.dtype}
+        x = self.activation(layers.conv_norm(x, ("conv_stem", "bn1"), self.stem, 3, 2, **options))
+        maps = [x]
+        drops = iter(transformer.drop_rates(self.drop_path, sum(1 for _ in self._blocks())))
+        for name, shape, stride in self._blocks():
+            y = _Block(
+                shape,
+                stride,
+                self.activation,
+                self.gate,
+                self.squeeze_inside,
+                next(drops),
+                self.dtype,
+                name=name,
+            )(x, train=train)
+            if stride > 1 and maps[-1] is not x:
+                maps.append(x)
+            x = y
+        maps.append(x)
+        layers.check_places(x)
+        if self.pooled_head:
+            x = convolutions.apart(functional.wide(x)).mean((1, 2), keepdims=True)
+        if self.norm_head:
+            name = "norm_head" if self.pooled_head else "bn2"
+            x = layers.conv_norm(x, ("conv_head", name), self.head, 1, **options)
+        else:
+            conv = layers.Conv(self.head, 1, dtype=self.dtype, use_bias=True, name="conv_head")
+            x = conv(x)
+        classifier = layers.Classifier(self.num_classes, name="classifier")
+        return layers.classify(self.activation(x), classifier, maps, maps)
+
+    def _blocks(self) -> Iterator[tuple[str, Shape, int]]:
+        """Name, shape and stride of each block."""
+        for i, stage in enumerate(self.stages):
+            place = 0
+            for shape in stage:
+                for repeat in range(shape.count):
+                    yield f"blocks_{i}_{place}", shape, shape.stride if repeat == 0 else 1
+                    place += 1
+
+
+def _efficientnet(width: float, depth: float, squeeze: float = 0.25, **more) -> partial:
+    published = (
+        ("separable", 1, 3, 1, 1, 16),
+        ("inverted", 2, 3, 2, 6, 24),
+        ("inverted", 2, 5, 2, 6, 40),
+        ("inverted", 3, 3, 2, 6, 80),
+        ("inverted", 3, 5, 1, 6, 112),
+        ("inverted", 4, 5, 2, 6, 192),
+        ("inverted", 1, 3, 1, 6, 320),
+    )
+    stages = tuple(
+        (
+            Shape(
+                kind,
+                math.ceil(count * depth),
+                kernel,
+                stride,
+                expansion,
+                divisible(channels * width),
+                squeeze=squeeze,
+            ),
+        )
+        for kind, count, kernel, stride, expansion, channels in published
+    )
+    stem, head = divisible(32 * width), divisible(1280 * width)
+    return partial(Inverted, stem=stem, stages=stages, head=head, **more)
+
+
+_V2_SMALL = (
+    (Shape("plain", 2, 3, 1, 1, 24, skip=True),),
+    (Shape("fused", 4, 3, 2, 4, 48),),
+    (Shape("fused", 4, 3, 2, 4, 64),),
+    (Shape("inverted", 6, 3, 2, 4, 128, squeeze=0.25),),
+    (Shape("inverted", 9, 3, 1, 6, 160, squeeze=0.25),),
+    (Shape("inverted", 15, 3, 2, 6, 256, squeeze=0.25),),
+)
+_RELU, _SQUEEZE = {"relu": True}, {"squeeze": 0.25}
+_V3_SMALL = (
+    (Shape("separable", 1, 3, 2, 1, 16, **_SQUEEZE, **_RELU),),
+    (
+        Shape("inverted", 1, 3, 2, 4.5, 24, **_RELU),
+        Shape("inverted", 1, 3, 1, 3.67, 24, **_RELU),
+    ),
+    (
+        Shape("inverted", 1, 5, 2, 4, 40, **_SQUEEZE),
+        Shape("inverted", 2, 5, 1, 6, 40, **_SQUEEZE),
+    ),
+    (Shape("inverted", 2, 5, 1, 3, 48, **_SQUEEZE),),
+    (Shape("inverted", 3, 5, 2, 6, 96, **_SQUEEZE),),
+    (Shape("plain", 1, 1, 1, 1, 576),),
+)
+_V3_LARGE = (
+    (Shape("separable", 1, 3, 1, 1, 16, **_RELU),),
+    (Shape("inverted", 1, 3, 2, 4, 24, **_RELU), Shape("inverted", 1, 3, 1, 3, 24, **_RELU)),
+    (Shape("inverted", 3, 5, 2, 3, 40, **_SQUEEZE, **_RELU),),
+    (
+        Shape("inverted", 1, 3, 2, 6, 80),
+        Shape("inverted", 1, 3, 1, 2.5, 80),
+        Shape("inverted", 2, 3, 1, 2.3, 80),
+    ),
+    (Shape("inverted", 2, 3, 1, 6, 112, **_SQUEEZE),),
+    (Shape("inverted", 3, 5, 2, 6, 160, **_SQUEEZE),),
+    (Shape("plain", 1, 1, 1, 1, 960),),
+)
+
+
+def _universal(*blocks: tuple[int, ...]) -> tuple[Shape, ...]:
+    """Blocks of (count, kernel at the start, in the middle, stride, expansion, width)."""
+    return tuple(
+        Shape("universal", count, middle, stride, expansion, width, start)
+        for count, start, middle, stride, expansion, width in blocks
+    )
+
+
+_V4_SMALL = (
+    (Shape("plain", 1, 3, 2, 1, 32), Shape("plain", 1, 1, 1, 1, 32)),
+    (Shape("plain", 1, 3, 2, 1, 96), Shape("plain", 1, 1, 1, 1, 64)),
+    _universal((1, 5, 5, 2, 3, 96), (4, 0, 3, 1, 2, 96), (1, 3, 0, 1, 4, 96)),
+    _universal(
+        (1, 3, 3, 2, 6, 128),
+        (1, 5, 5, 1, 4, 128),
+        (1, 0, 5, 1, 4, 128),
+        (1, 0, 5, 1, 3, 128),
+        (2, 0, 3, 1, 4, 128),
+    ),
+    (Shape("plain", 1, 1, 1, 1, 960),),
+)
+_V4_MEDIUM = (
+    (Shape("fused", 1, 3, 2, 4, 48),),
+    _universal((1, 3, 5, 2, 4, 80), (1, 3, 3, 1, 2, 80)),
+    _universal(
+        (1, 3, 5, 2, 6, 160),
+        (2, 3, 3, 1, 4, 160),
+        (1, 3, 5, 1, 4, 160),
+        (1, 3, 3, 1, 4, 160),
+        (1, 3, 0, 1, 4, 160),
+        (1, 0, 0, 1, 2, 160),
+        (1, 3, 0, 1, 4, 160),
+    ),
+    _universal(
+        (1, 5, 5, 2, 6, 256),
+        (1, 5, 5, 1, 4, 256),
+        (2, 3, 5, 1, 4, 256),
+        (1, 0, 0, 1, 4, 256),
+        (1, 3, 0, 1, 4, 256),
+        (1, 3, 5, 1, 2, 256),
+        (1, 5, 5, 1, 4, 256),
+        (2, 0, 0, 1, 4, 256),
+        (1, 5, 0, 1, 2, 256),
+    ),
+    (Shape("plain", 1, 1, 1, 1, 960),),
+)
+_V3 = {
+    "stem": 16,
+    "activation": nn.hard_swish,
+    "gate": nn.hard_sigmoid,
+    "pooled_head": True,
+    "norm_head": False,
+    "squeeze_inside": True,
+}
+_V4 = {"stem": 32, "activation": functional.relu, "pooled_head": True, "head": 1280}
+
+IMAGENET = {
+    "efficientnet_b0": _efficientnet(1.0, 1.0),
+    "efficientnet_b1": _efficientnet(1.0, 1.1),
+    "efficientnet_b2": _efficientnet(1.1, 1.2),
+    "efficientnet_b3": _efficientnet(1.2, 1.4),
+    "efficientnet_b4": _efficientnet(1.4, 1.8),
+    "efficientnet_lite0": _efficientnet(1.0, 1.0, squeeze=0.0, activation=nn.relu6),
+    "efficientnetv2_s": partial(Inverted, stem=24, stages=_V2_SMALL, head=1280),
+    "mobilenetv3_small_100": partial(Inverted, stages=_V3_SMALL, head=1024, **_V3),
+    "mobilenetv3_large_100": partial(Inverted, stages=_V3_LARGE, head=1280, **_V3),
+    "mobilenetv4_conv_small": partial(Inverted, stages=_V4_SMALL, **_V4),
+    "mobilenetv4_conv_medium": partial(Inverted, stages=_V4_MEDIUM, **_V4),
+}
+# Pixels of a side of the images that they were published for, where it is not 224.
+SIDES = {
+    "efficientnet_b1": 240,
+    "efficientnet_b2": 260,
+    "efficientnet_b3": 300,
+    "efficientnet_b4": 380,
+    "efficientnetv2_s": 384,
+}

@@ -1,0 +1,269 @@
+"""Vision transformers: ViT (arXiv 2010.11929), and what DeiT, DINOv2, CLIP and SigLIP make of it.
+
+DeiT: arXiv 2012.12877, DeiT III: 2204.07118, DINOv2: 2304.07193, registers: 2309.16588, CLIP:
+2103.00020, SigLIP: 2303.15343. Names, modules and computation are timm's.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rrd_jax.networks import layers, transformer
+from rrd_jax.networks.contract import Outputs
+
+
+class _Block(layers.Block):
+    """Attention and an MLP, each behind a norm and added to what it was given."""
+
+    heads: int
+    mlp: float
+    activation: Callable
+    gated: bool
+    scale: float
+    epsilon: float
+    drop: float
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        norm = partial(transformer.LayerNorm, self.epsilon)
+        hidden = int(x.shape[-1] * self.mlp)
+        attention = transformer.Attention(self.heads, self.dtype, name="attn")
+        mlp = transformer.Mlp(hidden, self.activation, self.gated, self.dtype, name="mlp")
+        for i, layer in enumerate((attention, mlp), start=1):
+            y = layer(norm(name=f"norm{i}")(x))
+            if self.scale:
+                y = transformer.LayerScale(self.scale, name=f"ls{i}")(y)
+            x = x + transformer.DropPath(self.drop, name=f"drop_path{i}")(y, train=train)
+        return x
+
+
+class VisionTransformer(nn.Module):
+    """A transformer over squares of an image.
+
+    Its maps are the tokens of four blocks that lie evenly, on the grid of the squares; they end
+    without a ReLU, so they are their own preactivations. Its position embeddings are made for the
+    size of images that it is initialised with.
+
+    Attributes:
+      num_classes: C.
+      patch: pixels of a square's side.
+      width: D, of a token.
+      depth: number of blocks.
+      heads: of attention.
+      mlp: width inside an MLP, as a multiple of D.
+      activation: of the MLPs.
+      gated: whether the MLPs are SwiGLU.
+      pool: what the classifier reads: the class "token", the "mean" of the squares' tokens, or what
+        "attention" takes of them.
+      distilled: whether a second token has a classifier of its own (DeiT); the two are averaged.
+      registers: tokens that only help to compute.
+      positions_of_squares: whether only the squares have position embeddings, no other token.
+      norm_first: a norm before the blocks, and none of squares' biases (CLIP).
+      scale: at which LayerScale starts; 0 for none.
+      epsilon: of the norms.
+      drop_path: share of examples for which the last block is left out in training; of the others
+        in proportion to their place.
+      dtype: what products compute in; parameters, norms and softmaxes are float32.
+    """
+
+    num_classes: int
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    mlp: float = 4.0
+    activation: Callable = transformer.gelu
+    gated: bool = False
+    pool: str = "token"
+    distilled: bool = False
+    registers: int = 0
+    positions_of_squares: bool = False
+    norm_first: bool = False
+    scale: float = 0.0
+    epsilon: float = 1e-6
+    drop_path: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
+        """Images [B, H, W, channels], normalised, to Outputs."""
+        squares = transformer.Patches(
+            self.patch, self.width, self.dtype, not self.norm_first, name="patch_embed"
+        )(x)
+        grid = squares.shape[1:3]
+        x, before = self._with_others(squares.reshape(len(squares), -1, self.width))
+        norm = partial(transformer.LayerNorm, self.epsilon)
+        if self.norm_first:
+            x = norm(name="norm_pre")(x)
+        taps = {-(-self.depth * (i + 1) // 4) - 1 for i in range(4)}
+        maps = [squares]
+        for i, drop in enumerate(transformer.drop_rates(self.drop_path, self.depth)):
+            x = _Block(
+                self.heads,
+                self.mlp,
+                self.activation,
+                self.gated,
+                self.scale,
+                self.epsilon,
+                drop,
+                self.dtype,
+                name=f"blocks_{i}",
+            )(x, train=train)
+            if i in taps:
+                maps.append(x[:, before:].reshape(len(x), *grid, self.width))
+        return self._classify(x, before, maps)
+
+    def _with_others(self, x: jax.Array) -> tuple[jax.Array, int]:
+        """Tokens of squares, with positions and behind all other tokens; and these' number."""
+        rows = (1, 1, self.width)
+        others = []
+        if self.pool == "token":
+            others.append(self.param("cls_token", nn.initializers.normal(1e-6), rows))
+        if self.distilled:
+            others.append(self.param("dist_token", transformer.small_normal, rows))
+        if self.registers:
+            shape = (1, self.registers, self.width)
+            others.append(self.param("reg_token", nn.initializers.normal(1e-6), shape))
+        others = [jnp.broadcast_to(o, (len(x), *o.shape[1:])).astype(x.dtype) for o in others]
+        before = sum(other.shape[1] for other in others)
+        if not self.positions_of_squares:
+            x = jnp.concatenate([*others, x], axis=1)
+        shape = (1, *x.shape[1:])
+        positions = self.param("pos_embed", transformer.small_normal, shape)
+        x = (x + jnp.broadcast_to(positions, x.shape)).astype(x.dtype)
+        if self.positions_of_squares:
+            x = jnp.concatenate([*others, x], axis=1)
+        return x, before
+
+    def _classify(self, x: jax.Array, before: int, maps: list[jax.Array]) -> Outputs:
+        norm = partial(transformer.LayerNorm, self.epsilon)
+        if self.pool == "mean":
+            x = x[:, before:].astype(jnp.float32).mean(1)
+            embedding = norm(name="fc_norm")(x)
+        elif self.pool == "attention":
+            x = norm(name="norm")(x)
+            pool = transformer.AttentionPool(
+                self.heads, self.mlp, self.epsilon, self.dtype, name="attn_pool"
+            )
+            embedding = pool(x)
+        else:
+            embedding = norm(name="norm")(x)
+        classifier = partial(
+            layers.Classifier, self.num_classes, transformer.small_normal, zero_bias=True
+        )
+        embedding = embedding.astype(jnp.float32)
+        if not self.distilled:
+            embedding = embedding[:, 0] if self.pool == "token" else embedding
+            head = classifier(name="head")
+            logits = head(embedding)
+            return Outputs(
+                logits, embedding, tuple(maps), tuple(maps), dict(head.variables["params"])
+            )
+        tokens = embedding[:, 0], embedding[:, 1]
+        heads = classifier(name="head"), classifier(name="head_dist")
+        logits = sum(head(token) for head, token in zip(heads, tokens, strict=True)) / 2
+        return Outputs(logits, sum(tokens) / 2, tuple(maps), tuple(maps))
+
+
+_SIZES = {
+    "tiny": {"width": 192, "depth": 12, "heads": 3},
+    "small": {"width": 384, "depth": 12, "heads": 6},
+    "medium": {"width": 512, "depth": 12, "heads": 8},
+    "base": {"width": 768, "depth": 12, "heads": 12},
+    "large": {"width": 1024, "depth": 24, "heads": 16},
+    "giant": {"width": 1536, "depth": 40, "heads": 24},
+    # SigLIP's, whose shape was optimised (arXiv 2305.13035).
+    "so400m": {"width": 1152, "depth": 27, "heads": 16, "mlp": 4304 / 1152},
+}
+_CLIP = {"norm_first": True, "epsilon": 1e-5}
+_DINO = {"scale": 1e-5}
+_REGISTERS = {"registers": 4, "positions_of_squares": True, **_DINO}
+_GIANT = {"mlp": 2.66667 * 2, "gated": True, "activation": jax.nn.silu}
+_SIGLIP = {"pool": "attention"}
+_DEIT3 = {"positions_of_squares": True, "scale": 1e-6}
+
+
+def _vit(size: str, patch: int, **more) -> partial:
+    return partial(VisionTransformer, patch=patch, **_SIZES[size], **more)
+
+
+# By the pixels of a side of the images that they were published for.
+_PUBLISHED: dict[int, dict[str, Callable]] = {
+    224: {
+        **{
+            f"vit_{size}_patch{patch}_224": _vit(size, patch)
+            for size, patch in (
+                *(("tiny", 16), ("small", 32), ("small", 16), ("small", 8)),
+                *(("base", 32), ("base", 16), ("base", 8)),
+                *(("large", 32), ("large", 16), ("large", 14)),
+            )
+        },
+        **{f"deit_{size}_patch16_224": _vit(size, 16) for size in ("tiny", "small", "base")},
+        **{
+            f"deit_{size}_distilled_patch16_224": _vit(size, 16, distilled=True)
+            for size in ("tiny", "small", "base")
+        },
+        **{
+            f"deit3_{size}_patch16_224": _vit(size, 16, **_DEIT3)
+            for size in ("small", "medium", "base", "large")
+        },
+        **{
+            f"vit_{size}_patch{patch}_clip{name}_224": _vit(size, patch, **_CLIP, **activation)
+            for size, patch in (("base", 32), ("base", 16), ("large", 14))
+            for name, activation in (
+                ("", {}),
+                ("_quickgelu", {"activation": transformer.quick_gelu}),
+            )
+        },
+        "vit_base_patch16_siglip_224": _vit("base", 16, **_SIGLIP),
+        "vit_so400m_patch14_siglip_224": _vit("so400m", 14, **_SIGLIP),
+    },
+    256: {
+        "vit_base_patch16_siglip_256": _vit("base", 16, **_SIGLIP),
+        "vit_large_patch16_siglip_256": _vit("large", 16, **_SIGLIP),
+    },
+    336: {
+        "vit_large_patch14_clip_336": _vit("large", 14, **_CLIP),
+        "vit_large_patch14_clip_quickgelu_336": _vit(
+            "large", 14, **_CLIP, activation=transformer.quick_gelu
+        ),
+    },
+    384: {
+        **{
+            f"vit_{size}_patch{patch}_384": _vit(size, patch)
+            for size, patch in (
+                ("tiny", 16),
+                ("small", 16),
+                ("base", 32),
+                ("base", 16),
+                ("large", 16),
+            )
+        },
+        "deit_base_patch16_384": _vit("base", 16),
+        "vit_base_patch16_siglip_384": _vit("base", 16, **_SIGLIP),
+    },
+    518: {
+        **{
+            f"vit_{size}_patch14_dinov2": _vit(size, 14, **_DINO)
+            for size in ("small", "base", "large")
+        },
+        **{
+            f"vit_{size}_patch14_reg4_dinov2": _vit(size, 14, **_REGISTERS)
+            for size in ("small", "base", "large")
+        },
+        "vit_giant_patch14_dinov2": _vit("giant", 14, **_DINO, **_GIANT),
+        "vit_giant_patch14_reg4_dinov2": _vit("giant", 14, **_REGISTERS, **_GIANT),
+    },
+}
+IMAGENET = {name: make for networks in _PUBLISHED.values() for name, make in networks.items()}
+SIDES = {name: side for side, networks in _PUBLISHED.items() for name in networks}
+# Ours: 2.7 million parameters.
+CIFAR = {
+    "vit_nano_32": partial(
+        VisionTransformer, patch=4, width=192, depth=9, heads=3, mlp=2.0, pool="mean"
+    )
+}

@@ -1,0 +1,53 @@
+"""Networks with timm's names compute what timm's do, as a file of its numbers keeps it."""
+
+import functools
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from rrd_jax import convert, networks
+from tests import fresh, golden
+from tests.networks import modern
+
+_TIMM = json.loads((pathlib.Path(golden.__file__).parent / "golden" / "timm.json").read_text())
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(network, variables, images):
+    return network.apply(variables, images)
+
+
+def _weights(name):
+    """As the file's were made: of the entries' names."""
+    shape = modern.images(name).shape[1:]
+    variables = networks.summarize(networks.create(name, 10), shape).variables
+    entries = {entry: found.shape for entry, found in convert.templates.entries(variables).items()}
+    texts = ["x".join(map(str, entry)) for entry in entries.values()]
+    return golden.named_weights(list(entries), texts)
+
+
+@pytest.mark.parametrize("name", fresh.all_but_quick_are_long(modern.names(), modern.SMALLEST))
+def test_sizes_are_timms(name):
+    summary = networks.summarize(networks.create(name, 10), modern.images(name).shape[1:])
+    assert summary.parameters == _TIMM[name]["parameters"]
+    assert summary.macs == _TIMM[name]["macs"]
+    assert len(summary.outputs.maps) == len(summary.outputs.preactivations) >= 4
+
+
+@pytest.mark.parametrize(
+    "name",
+    fresh.all_but_quick_are_long([*modern.SMALLEST, *modern.OTHERS], modern.SMALLEST),
+)
+def test_outputs_are_timms(name):
+    network, images = networks.create(name, 10), modern.images(name)
+    weights = _weights(name)
+    variables = convert.from_torch(name, weights)
+    outputs = _apply(network, variables, images)
+    assert golden.relative(outputs.logits, _TIMM[name]["logits"]) < 1e-5
+    back = convert.to_torch(name, variables)
+    for entry, values in weights.items():
+        np.testing.assert_array_equal(back.pop(entry), values)
+    assert all(entry.endswith("num_batches_tracked") for entry in back)

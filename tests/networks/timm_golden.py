@@ -1,0 +1,84 @@
+"""Writes timm.json: what timm's networks compute from weights made of their entries' names.
+
+    python -m tests.networks.timm_golden    (needs torch and timm)
+
+For each name that is timm's too: parameters, multiply-adds for one image, and logits of two images
+of random pixels, of ten classes.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+import timm
+import torch
+
+from tests import golden
+from tests.networks import modern
+
+FILE = pathlib.Path(__file__).parents[1] / "golden" / "timm.json"
+
+
+def build(name: str, side: int | None = None) -> torch.nn.Module:
+    """timm's network, with weights by name, in evaluation.
+
+    Args:
+      name: of it.
+      side: of its images, where it depends on that; None for what the golden numbers are of.
+    """
+    sized = {"img_size": side or modern.side(name)} if modern.patch(name) else {}
+    network = timm.create_model(name, num_classes=10, **sized).eval()
+    network.load_state_dict({k: torch.from_numpy(v) for k, v in weights(network).items()})
+    return network
+
+
+def weights(network: torch.nn.Module) -> dict[str, np.ndarray]:
+    """A state dict made of the entries' names."""
+    shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    texts = ["x".join(map(str, shape)) for shape in shapes.values()]
+    return golden.named_weights(list(shapes), texts)
+
+
+def multiply_adds(network: torch.nn.Module, images: torch.Tensor) -> int:
+    """Of convolutions, linear layers and attention, for a batch of one image."""
+    total = 0
+
+    def count(module, inputs, output):
+        nonlocal total
+        if isinstance(module, torch.nn.Conv2d):
+            total += output[0].numel() * module.weight[0].numel()
+        elif isinstance(module, torch.nn.Linear):
+            total += output[0].numel() * module.in_features
+        elif type(module).__name__ == "Attention":
+            tokens, width = inputs[0].shape[1:]
+            total += 2 * tokens * tokens * width
+        elif type(module).__name__ == "AttentionPoolLatent":
+            total += 2 * inputs[0].shape[1] * inputs[0].shape[2]
+
+    hooks = [module.register_forward_hook(count) for module in network.modules()]
+    with torch.inference_mode():
+        network(images[:1])
+    for hook in hooks:
+        hook.remove()
+    return total
+
+
+def main() -> None:
+    """Writes the file."""
+    found = {}
+    for name in modern.names():
+        network = build(name)
+        images = torch.from_numpy(modern.images(name).transpose(0, 3, 1, 2).copy())
+        with torch.inference_mode():
+            logits = network(images).double().numpy()
+        found[name] = {
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "macs": multiply_adds(network, images),
+            "logits": [[float(f"{value:.9g}") for value in row] for row in logits],
+        }
+        print(name, found[name]["parameters"], flush=True)
+    FILE.write_text(json.dumps(found, indent=0) + "\n")
+
+
+if __name__ == "__main__":
+    main()
