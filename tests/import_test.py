@@ -48,6 +48,7 @@ def test_the_pure_rooms_import_their_libraries_and_nothing_else(statement, costs
     assert installed <= costs[_LIBRARIES][1]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("statement", _IMPORTS)
 def test_the_pure_rooms_take_less_than_half_again_as_long_as_their_libraries(statement, costs):
     assert costs[statement][0] < 1.5 * costs[_LIBRARIES][0]

@@ -97,6 +97,7 @@ def test_objectives_with_banks_get_the_number_of_examples_and_go_on_where_they_s
     assert {"train/loss/crd", "train/loss/rrd"} <= set(launch.rows(whole)[-1])
 
 
+@pytest.mark.long
 def test_many_steps_a_call_give_what_single_steps_give_from_any_step(tmp_path, monkeypatch):
     single, many = tmp_path / "single", tmp_path / "many"
     fields = {"train.epochs": _EPOCHS, "train.save_every": 2}
@@ -115,6 +116,7 @@ def test_many_steps_a_call_give_what_single_steps_give_from_any_step(tmp_path, m
     _assert_close(many, single)
 
 
+@pytest.mark.long
 def test_a_row_says_how_much_of_the_devices_a_run_uses(tmp_path, make_config, monkeypatch):
     monkeypatch.setattr(parallel, "peak_flops", lambda kind: 1e10)
     macs = networks.summarize(networks.create("tiny", 10), (8, 8, 1)).macs

@@ -207,6 +207,7 @@ def test_weights_that_are_none_are_refused(commands, tmp_path):
 # Workdirs.
 
 
+@pytest.mark.long
 def test_a_workdir_that_was_damaged_goes_on_or_is_refused(commands, tmp_path):
     run = tmp_path / "run"
     config = f"--config=configs/digits.py{_S}"

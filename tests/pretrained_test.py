@@ -271,6 +271,7 @@ def test_numbers_of_a_data_set_that_was_named_since_are_no_names(tmp_path):
     assert pretrained.names_to_compare(meta, tmp_path, other) == ("0", "1", "2")
 
 
+@pytest.mark.long
 def test_in_python_a_student_comes_with_weights(tmp_path, capsys):
     images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), np.uint8)
     network = networks.create("tiny", 4)

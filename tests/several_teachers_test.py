@@ -17,6 +17,7 @@ def _config():
     return config
 
 
+@pytest.mark.long
 def test_two_teachers_are_trained_first_and_a_second_start_finds_them(tmp_path, capsys):
     results = launch.run(_config(), tmp_path)
     assert [result.label for result in results] == ["teacher", "teacher2", "distilled, rrd+kd+at"]

@@ -119,6 +119,7 @@ def test_a_file_system_without_locks_is_warned_about(tmp_path, monkeypatch, caps
     assert "cannot be locked (No locks available)" in capsys.readouterr().out
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_device", "tiny_network")
 def test_a_run_grows_to_the_bits_of_one_that_was_as_long_from_its_start(tmp_path, capsys):
     fields = {"optimizer.schedule": "constant", "teacher.epochs": None}

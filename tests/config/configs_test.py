@@ -43,11 +43,9 @@ def _smoke(name, folder):
     return config
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_device")
-@pytest.mark.parametrize(
-    "name",
-    [name if name == "digits" else pytest.param(name, marks=pytest.mark.long) for name in _CONFIGS],
-)
+@pytest.mark.parametrize("name", _CONFIGS)
 def test_the_complete_job_of_every_config_runs_in_smoke(name, tmp_path):
     config = _smoke(name, tmp_path)
     results = launch.run(config, tmp_path / "run")

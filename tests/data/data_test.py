@@ -78,6 +78,7 @@ def test_examples_that_are_in_both_splits_are_warned_of(data_dir, train_split, t
         assert not shared or said[0].startswith(f"{shared:,} ")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     not pathlib.Path(local.FASHION_MNIST_DIR).is_dir(),
     reason="Debian's dataset-fashion-mnist is not installed",

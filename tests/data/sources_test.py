@@ -350,6 +350,7 @@ def test_what_can_neither_be_sent_nor_found_is_refused_in_a_line():
         pickle.dumps(here.train.examples)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("one_device", "tiny_network")
 def test_a_run_on_it_that_was_broken_off_ends_as_an_unbroken_one(tmp_path):
     def config():

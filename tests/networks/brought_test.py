@@ -62,7 +62,7 @@ def test_a_copy_of_one_of_ours_gives_its_numbers_bit_for_bit(tmp_path):
     [
         _long(f"{_NETS}:Mixer", {"student__options__embedding_of": "norm"}),
         _long(f"{_NETS}:GroupNorm", {"train__ema": 0.9, "train__accumulate": 2}),
-        (f"{_NETS}:Norm", {"student__options__width": 4, "train__ema": 0.9}),
+        _long(f"{_NETS}:Norm", {"student__options__width": 4, "train__ema": 0.9}),
         _long(f"{_NETS}:functions", {}),
         _long(f"{_EQUINOX}:Stateful", {"train__ema": 0.9}),
         _long(f"{_EQUINOX}:Averaged", {}),
@@ -79,8 +79,9 @@ def test_a_stopped_run_goes_on_bit_for_bit(path, fields, tmp_path):
     assert launch.rows(tmp_path / "stopped") == launch.rows(tmp_path / "unbroken")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("tiny_network")
-@pytest.mark.parametrize("path", [_long(f"{_NETS}:GroupNorm"), f"{_NETS}:Norm"], ids=_name)
+@pytest.mark.parametrize("path", [f"{_NETS}:GroupNorm", f"{_NETS}:Norm"], ids=_name)
 def test_as_a_teacher_on_several_devices_it_is_cached_too(path, tmp_path):
     config = _config("tiny", path, "rrd+kd", teacher__cache="on")
     launch.run(config, tmp_path / "cached")
@@ -235,6 +236,7 @@ def test_a_wrong_network_is_one_line(path, options, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("tiny_network")
 def test_weights_of_other_options_are_refused(tmp_path):
     config = _config("tiny", f"{_NETS}:Norm", "kd", teacher__options__width=4)

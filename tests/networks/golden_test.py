@@ -23,7 +23,7 @@ _FILES = {
     "shufflenetv2_x1_0": "torchvision_shufflenet_v2_x1_0",
 } | {f"resnet{depth}": f"imagenet_ResNet{depth}" for depth in (18, 34, 50, "10x2", "18x2", "34x2")}
 _NAMES = [name for name in modern.older() if name != "mobilenetv1"]
-_QUICK = ("resnet8", "resnet18", "wrn_16_1", "vgg8", "mobilenetv2_cifar", "shufflenetv2_cifar")
+_QUICK = ("resnet8", "resnet18", "wrn_16_1", "vgg8", "shufflenetv2_cifar")
 
 
 def _load(name):

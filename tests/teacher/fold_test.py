@@ -14,7 +14,7 @@ from tests.networks import modern
 _SHAPE = (32, 32, 3)
 # resnet44, resnet56 and resnet110 are resnet32 with more blocks.
 _NAMES = [name for name in modern.older() if name not in ("resnet44", "resnet56", "resnet110")]
-_QUICK = ("resnet8", "wrn_16_1", "vgg8", "mobilenetv2_cifar", "shufflenetv2_cifar")
+_QUICK = ("resnet8", "wrn_16_1", "vgg8", "shufflenetv2_cifar")
 
 
 def _used(variables, seed=0):
