@@ -45,7 +45,7 @@ def from_torch(
         path: np.ascontiguousarray(templates.from_torch_layout(path[-1], arrays[entry]))
         for entry, (path, _) in template.items()
     }
-    return traverse_util.unflatten_dict(flat)
+    return {"batch_stats": {}, **traverse_util.unflatten_dict(flat)}
 
 
 def _entries(name: str, content: Any, where: str, key: str) -> dict[str, Any]:

@@ -115,17 +115,23 @@ class Theirs:
         before = torch.get_num_threads()
         if self.threads:
             torch.set_num_threads(self.threads)
-        linear = [m for m in self.module.modules() if isinstance(m, torch.nn.Linear)][-1]
+        linear = [m for m in self.module.modules() if isinstance(m, torch.nn.Linear)]
+        # DeiT's distilled networks average two classifiers.
+        heads = linear[-2:] if hasattr(self.module, "head_dist") else linear[-1:]
         seen = []
-        hook = linear.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        hooks = [
+            head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].numpy()))
+            for head in heads
+        ]
         try:
             batch = base.normalized(self.about, images).transpose(0, 3, 1, 2)
             with torch.inference_mode():
                 logits = self.module(torch.from_numpy(np.ascontiguousarray(batch)))
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
             torch.set_num_threads(before)
-        return {"logits": logits.numpy(), "embedding": seen[0].numpy()}
+        return {"logits": logits.numpy(), "embedding": sum(seen) / len(seen)}
 
 
 def open_file(path: pathlib.Path, threads: int, *, why_not: str = "") -> Runtime:

@@ -145,7 +145,7 @@ def test_a_small_network_of_each_family(name, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", [*modern.older(), *modern.SMALLEST])
+@pytest.mark.parametrize("name", [*modern.older(), *modern.FEW])
 def test_every_network(name, tmp_path):
     size = 32 if name in networks.CIFAR else 64
     # Deep networks of random weights magnify rounding, which differs from processor to processor.

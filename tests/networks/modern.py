@@ -21,6 +21,13 @@ SMALLEST = (
     "regnety_002",
 )
 
+# Some of these that have all their kinds of layers: for what treats all networks alike.
+FEW = (
+    "deit_tiny_distilled_patch16_224",
+    "convnextv2_atto",
+    "mobilenetv3_small_100",
+    "regnety_002",
+)
 # One more of each kind.
 OTHERS = (
     "resnet101",
