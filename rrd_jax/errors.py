@@ -10,6 +10,7 @@ from numbers import Real
 from typing import Any
 
 _SMALLEST, _LARGEST = 1.2e-38, 3.4e38  # of float32
+_MANY, _FEW = 60, 12  # names that are listed in a line, and how many of more than that
 _REAL = tuple("fiuV")  # kinds of NumPy's types
 
 
@@ -66,7 +67,16 @@ def lookup(kind: str, name: str, known: Mapping[str, Any]) -> Any:
     """Returns `known[name]`, or raises an InputError that lists what is known."""
     if isinstance(name, Hashable) and name in known:
         return known[name]
-    raise InputError(f"unknown {kind} '{name}'; {hint(name, known)}known: {', '.join(known)}")
+    raise InputError(f"unknown {kind} '{name}'; {hint(name, known)}known: {listed(known, name)}")
+
+
+def listed(known: Iterable[str], near: str = "") -> str:
+    """Known names in a line: all, or of many those that are closest to a name, or the first."""
+    names = list(known)
+    if len(names) <= _MANY:
+        return ", ".join(names)
+    close = difflib.get_close_matches(str(near), names, n=_FEW, cutoff=0) if near else names[:_FEW]
+    return f"{', '.join(filter(close.__contains__, names))} and {len(names) - _FEW} more"
 
 
 def hint(name: str, known: Iterable[str]) -> str:

@@ -39,7 +39,7 @@ def run(model: str, source: pathlib.Path, output: pathlib.Path) -> None:
         fitting = files.fitting(source)
         hint = f"{source} fits {' and '.join(fitting)}" if fitting else f"{source} fits none"
         raise errors.InputError(
-            f"unknown model '{model}'; {hint}; known: {', '.join(networks.MODELS)}"
+            f"unknown model '{model}'; {hint}; known: {errors.listed(networks.MODELS, model)}"
         )
     errors.lookup("model", model, networks.MODELS)
     if file.is_dir():

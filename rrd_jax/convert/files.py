@@ -118,7 +118,7 @@ def _load_file(path: pathlib.Path, which: str, model: str) -> tuple[dict[str, An
     if not model:
         raise errors.InputError(
             f"{path} does not say which network its weights are of, or it is none here: name one"
-            f" of {', '.join(networks.MODELS)}"
+            f" of {errors.listed(networks.MODELS)}"
         )
     content = reading.read(path)
     variables = convert.from_torch(model, content, where=str(path), key=which)

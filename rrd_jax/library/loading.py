@@ -130,7 +130,7 @@ def _of_weights(
     if folder.is_file() and not model and not files.network_of(whole):
         raise errors.InputError(
             f"{folder} does not say which network its weights are of: pass network=NAME, one of"
-            f" {', '.join(networks.MODELS)}"
+            f" {errors.listed(networks.MODELS)}"
         )
     variables, meta = files.load(whole, model, raw=raw)
     fields = fields_of(folder)
