@@ -130,10 +130,11 @@ def _with_onednn() -> dict[str, Any]:
 
 
 def _cores(devices: int = 1) -> int:
-    """Those of a device, of several that share what this process may use."""
-    asked = getattr(os, "sched_getaffinity", None)  # Linux has it
-    count = len(asked(0)) if asked else os.cpu_count() or 1
-    return max(count // devices, 1)
+    """Those of a device, of several that share the machine's.
+
+    Not only those that this process may use: numbers would depend on how a study divides them.
+    """
+    return max((os.cpu_count() or 1) // devices, 1)
 
 
 @functools.cache

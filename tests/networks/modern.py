@@ -28,7 +28,8 @@ FEW = (
     "mobilenetv3_small_100",
     "regnety_002",
 )
-# One more of each kind.
+# One more of each kind. Not efficientnetv2_s: with such weights it magnifies rounding, so that
+# timm's own float32 is off by a third of its float64.
 OTHERS = (
     "resnet101",
     "vit_small_patch32_224",
@@ -40,7 +41,6 @@ OTHERS = (
     "convnextv2_tiny",
     "efficientnet_b4",
     "efficientnet_lite0",
-    "efficientnetv2_s",
     "mobilenetv3_large_100",
     "mobilenetv4_conv_medium",
     "regnety_016",

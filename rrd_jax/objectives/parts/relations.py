@@ -34,8 +34,8 @@ class _Tile(NamedTuple):
 # a tenth, and all rows at once take twice as long.
 _CPU = _Tile(images=256, rows=256)
 # One tile's products are too small to be divided over cores: several as one batch take 0.7 to 0.9
-# of the time on two, and 1.1 to 1.2 on one.
-_CPUS = _Tile(images=256, rows=512, beside=4)
+# of the time on two, and 1.04 to 1.1 on one.
+_CPUS = _Tile(images=256, rows=256, beside=4)
 _SIMILARITIES = 2**21  # of a tile elsewhere, where launches cost more than memory: 8 MiB
 _MOST_IMAGES, _LEAST_ROWS, _MOST_ROWS = 4096, 128, 2**14
 
