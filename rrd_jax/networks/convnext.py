@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import convolutions, functional
+from rrd_jax import functional
 from rrd_jax.networks import layers, transformer
 from rrd_jax.networks.contract import Outputs
 
@@ -98,8 +98,7 @@ class _Head(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
-        pooled = jnp.mean(convolutions.apart(x).astype(jnp.float32), axis=(1, 2))
-        embedding = transformer.LayerNorm(name="norm")(pooled)
+        embedding = transformer.LayerNorm(name="norm")(layers.average(x))
         classifier = layers.Classifier(
             self.num_classes, transformer.small_normal, zero_bias=True, name="fc"
         )
@@ -147,7 +146,6 @@ class ConvNeXt(nn.Module):
                 name=f"stages_{stage}",
             )(x, train=train)
             maps.append(x)
-        layers.check_places(x)
         logits, embedding, head = _Head(self.num_classes, name="head")(x)
         return Outputs(logits, embedding, tuple(maps), tuple(maps), head)
 

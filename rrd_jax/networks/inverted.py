@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import convolutions, functional
+from rrd_jax import functional
 from rrd_jax.networks import layers, transformer
 from rrd_jax.networks.contract import Outputs
 
@@ -48,63 +48,10 @@ class Shape(NamedTuple):
     skip: bool = False
 
 
-def divisible(width: float, by: int = 8) -> int:
-    """The multiple of a number that is nearest, but not below nine tenths of the width."""
-    nearest = max(by, int(width + by / 2) // by * by)
-    return nearest + by if nearest < 0.9 * width else nearest
-
-
-class Squeeze(nn.Module):
-    """Weights channels by what they are on average (squeeze and excitation, arXiv 1709.01507).
-
-    Attributes:
-      width: channels between its two convolutions.
-      activation: between them.
-      gate: makes weights of what comes out.
-      names: of the convolutions.
-      dtype: what it computes in.
-    """
-
-    width: int
-    activation: Callable
-    gate: Callable
-    names: tuple[str, str]
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, H, W, channels], weighted."""
-        conv = partial(layers.Conv, kernel=1, use_bias=True, dtype=self.dtype)
-        first, second = self.names
-        mean = functional.wide(x).mean((1, 2), keepdims=True).astype(x.dtype)
-        y = self.activation(conv(self.width, name=first)(mean))
-        return x * self.gate(conv(x.shape[-1], name=second)(y))
-
-
-class ConvNorm(nn.Module):
-    """A convolution and its batch norm, as a module of their own.
-
-    Attributes:
-      features: channels of the result.
-      kernel: height and width of the kernel.
-      stride: of both axes.
-      groups: number of groups into which the channels are split.
-      dtype: what the convolution computes in.
-    """
-
-    features: int
-    kernel: int
-    stride: int
-    groups: int
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """[B, H, W, channels] to [B, H / stride, W / stride, features]."""
-        options = {"train": train, "dtype": self.dtype, "groups": self.groups}
-        return layers.conv_norm(
-            x, ("conv", "bn"), self.features, self.kernel, self.stride, **options
-        )
+def divisible(width: float) -> int:
+    """The multiple of 8 that is nearest, but not below nine tenths of the width."""
+    nearest = max(8, int(width + 4) // 8 * 8)
+    return nearest + 8 if nearest < 0.9 * width else nearest
 
 
 class _Block(layers.Block):
@@ -142,7 +89,7 @@ class _Block(layers.Block):
         else:
             width, activation = round(before * self.shape.squeeze), self._act
         names = ("conv_reduce", "conv_expand")
-        return Squeeze(width, activation, self.gate, names, self.dtype, name="se")(x)
+        return layers.Squeeze(width, activation, self.gate, names, self.dtype, name="se")(x)
 
     def _plain(self, x, train):
         shape = self.shape
@@ -176,7 +123,7 @@ class _Block(layers.Block):
 
         def conv(x, name, features, kernel, stride=1, *, depthwise=False):
             groups = x.shape[-1] if depthwise else 1
-            layer = ConvNorm(features, kernel, stride, groups, self.dtype, name=name)
+            layer = layers.ConvNorm(features, kernel, stride, groups, self.dtype, name=name)
             return layer(x, train=train)
 
         if shape.start:
@@ -243,9 +190,8 @@ class Inverted(nn.Module):
                 maps.append(x)
             x = y
         maps.append(x)
-        layers.check_places(x)
         if self.pooled_head:
-            x = convolutions.apart(functional.wide(x)).mean((1, 2), keepdims=True)
+            x = layers.average(x)[:, None, None]
         if self.norm_head:
             name = "norm_head" if self.pooled_head else "bn2"
             x = layers.conv_norm(x, ("conv_head", name), self.head, 1, **options)

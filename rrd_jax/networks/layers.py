@@ -1,5 +1,6 @@
 """Layers that the network families share; they compute as PyTorch's do."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -159,6 +160,57 @@ def conv_norm(
     return BatchNorm(name=names[1], follows=names[0])(x, train=train)
 
 
+class Squeeze(nn.Module):
+    """Weights channels by what they are on average (squeeze and excitation, arXiv 1709.01507).
+
+    Attributes:
+      width: channels between its two convolutions.
+      activation: between them.
+      gate: makes weights of what comes out.
+      names: of the convolutions.
+      dtype: what it computes in.
+    """
+
+    width: int
+    activation: Callable
+    gate: Callable
+    names: tuple[str, str]
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, H, W, channels], weighted."""
+        conv = functools.partial(Conv, kernel=1, use_bias=True, dtype=self.dtype)
+        first, second = self.names
+        mean = functional.wide(x).mean((1, 2), keepdims=True).astype(x.dtype)
+        y = self.activation(conv(self.width, name=first)(mean))
+        return x * self.gate(conv(x.shape[-1], name=second)(y))
+
+
+class ConvNorm(nn.Module):
+    """A convolution and its batch norm, as a module of their own.
+
+    Attributes:
+      features: channels of the result.
+      kernel: height and width of the kernel.
+      stride: of both axes.
+      groups: number of groups into which the channels are split.
+      dtype: what the convolution computes in.
+    """
+
+    features: int
+    kernel: int
+    stride: int
+    groups: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """[B, H, W, channels] to [B, H / stride, W / stride, features]."""
+        options = {"train": train, "dtype": self.dtype, "groups": self.groups}
+        return conv_norm(x, ("conv", "bn"), self.features, self.kernel, self.stride, **options)
+
+
 def numbered(i: int) -> tuple[str, str]:
     """Names of a convolution and its batch norm that are attributes of a PyTorch module."""
     return f"conv{i}", f"bn{i}"
@@ -195,13 +247,18 @@ class Classifier(nn.Module):
         return functional.linear(x, kernel, bias)
 
 
-def check_places(x: jax.Array) -> None:
-    """Raises an InputError where maps [B, H, W, D] have no places to be averaged over."""
+def average(x: jax.Array) -> jax.Array:
+    """The average over places of maps [B, H, W, D]: [B, D] float32.
+
+    Raises:
+      InputError: there are no places, because the images were too small.
+    """
     if 0 in x.shape[1:3]:
         raise errors.InputError(
             f"the images are too small for this network: {x.shape[1]}x{x.shape[2]} is left of them"
             " before the last pooling; a larger data.image_size helps"
         )
+    return jnp.mean(convolutions.apart(x).astype(jnp.float32), axis=(1, 2))
 
 
 def classify(
@@ -215,8 +272,7 @@ def classify(
     Raises:
       InputError: x has no places, because the images were too small.
     """
-    check_places(x)
-    embedding = jnp.mean(convolutions.apart(x).astype(jnp.float32), axis=(1, 2))
+    embedding = average(x)
     logits = classifier(embedding)
     head = dict(classifier.variables["params"])
     return Outputs(logits, embedding, tuple(maps), tuple(preactivations), head)

@@ -11,7 +11,6 @@ import numpy as np
 from rrd_jax import functional
 from rrd_jax.networks import layers, transformer
 from rrd_jax.networks.contract import Outputs
-from rrd_jax.networks.inverted import ConvNorm, Squeeze
 
 
 class _Block(layers.Block):
@@ -30,13 +29,13 @@ class _Block(layers.Block):
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
         def conv(x, name, kernel=1, stride=1, group=0):
             groups = self.width // group if group else 1
-            layer = ConvNorm(self.width, kernel, stride, groups, self.dtype, name=name)
+            layer = layers.ConvNorm(self.width, kernel, stride, groups, self.dtype, name=name)
             return layer(x, train=train)
 
         y = functional.relu(conv(x, "conv1"))
         y = functional.relu(conv(y, "conv2", 3, self.stride, self.group))
         inside = round(x.shape[-1] / 4)
-        squeeze = Squeeze(
+        squeeze = layers.Squeeze(
             inside, functional.relu, nn.sigmoid, ("fc1", "fc2"), self.dtype, name="se"
         )
         y = conv(squeeze(y), "conv3")
@@ -102,7 +101,7 @@ class RegNetY(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
         """Images [B, H, W, channels], normalised, to Outputs."""
-        stem = ConvNorm(32, 3, 2, 1, self.dtype, name="stem")
+        stem = layers.ConvNorm(32, 3, 2, 1, self.dtype, name="stem")
         before = stem(x, train=train)
         x = functional.relu(before)
         maps, preactivations = [x], [before]

@@ -31,21 +31,18 @@ class Linear(nn.Module):
     Attributes:
       features: of the result.
       dtype: what it computes in.
-      use_bias: whether a bias is added.
     """
 
     features: int
     dtype: jnp.dtype = jnp.float32
-    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] to [..., features]."""
         kernel = self.param("kernel", small_normal, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype))
-        if not self.use_bias:
-            return y
-        return functional.add_bias(y, self.param("bias", nn.initializers.zeros, (self.features,)))
+        return functional.add_bias(y, bias)
 
 
 class LayerNorm(nn.Module):

@@ -144,14 +144,13 @@ class VisionTransformer(nn.Module):
         if self.pool == "mean":
             x = x[:, before:].astype(jnp.float32).mean(1)
             embedding = norm(name="fc_norm")(x)
-        elif self.pool == "attention":
-            x = norm(name="norm")(x)
+        else:
+            embedding = norm(name="norm")(x)
+        if self.pool == "attention":
             pool = transformer.AttentionPool(
                 self.heads, self.mlp, self.epsilon, self.dtype, name="attn_pool"
             )
-            embedding = pool(x)
-        else:
-            embedding = norm(name="norm")(x)
+            embedding = pool(embedding)
         classifier = partial(
             layers.Classifier, self.num_classes, transformer.small_normal, zero_bias=True
         )
