@@ -59,6 +59,8 @@ def describe_others(name: str, flat: Flat) -> str:
         )
     if all(_OPTIMIZER.search(entry) for entry in flat.arrays):
         return f"holds the state of an optimizer, not the weights of {name}"
+    if wrong := families.wrong(flat.arrays):
+        return f"holds no weights of {name}, but {wrong}"
     if fitting := fitting_networks(flat):
         return f"does not fit {name}: it fits {' and '.join(fitting)}"
     if family := families.family(flat.arrays):

@@ -5,11 +5,19 @@ from typing import Any
 
 from rrd_jax import checkpoints, console, convert, errors, imports, networks
 from rrd_jax.about import About
-from rrd_jax.convert import beside, differences, exported, published, reading, wrappers
+from rrd_jax.convert import (
+    beside,
+    differences,
+    exported,
+    folders,
+    published,
+    reading,
+    wrappers,
+)
 
 
 def split(path: pathlib.Path) -> tuple[pathlib.Path, str]:
-    """A path and what is chosen of it: RUN@best, RUN@last, RUN@STEP, FILE@KEY.
+    """A path and what is chosen of it: RUN@best, RUN@last, RUN@STEP, FILE@KEY; without "hf:".
 
     Args:
       path: as a user gives it; one that is there as it is counts as a path alone.
@@ -17,6 +25,7 @@ def split(path: pathlib.Path) -> tuple[pathlib.Path, str]:
     Returns:
       The path, and what stands behind its last @, "" for nothing.
     """
+    path = pathlib.Path(str(path).removeprefix(folders.PREFIX))
     base, at, which = str(path).rpartition("@")
     if not at or "/" in which or not base or path.exists() or not pathlib.Path(base).exists():
         return path, ""
@@ -30,7 +39,7 @@ def load(
 
     Args:
       path: the workdir of a run, a folder written by `rrd_jax.convert`, an exported file or folder
-        of weights, or a PyTorch file; with @best, @last or @STEP behind a run, that checkpoint in
+        of weights, a PyTorch file, or hf:FOLDER, a folder of transformers; with @best, @last or @STEP behind a run, that checkpoint in
         place of the newest; with @KEY behind a file, the weights under that key.
       model: the name of the network; "" for what the path says itself, see `network_of`.
       raw: of a run that averages its weights, whether these themselves are wanted.
@@ -43,6 +52,7 @@ def load(
     Raises:
       InputError: nothing is there, it is damaged, not finite, or does not fit the network.
     """
+    _check_hub(path)
     path, which = split(path)
     path = exported.weights_of(path)
     if not path.is_file():
@@ -57,16 +67,23 @@ def load(
 
 
 def network_of(path: pathlib.Path) -> str:
-    """The network that an exported file, or timm's config.json beside a file, names; "" for none.
+    """The network that an exported file, or a config.json beside a file, names; "" for none.
 
     Raises:
-      InputError: what it says is damaged.
+      InputError: what it says is damaged, or no network here.
     """
+    _check_hub(path)
     file = exported.weights_of(split(path)[0])
     if not file.is_file():
         return ""
     said = exported.read(file)
     return said.about.model if said else beside.read(file).model
+
+
+def _check_hub(path: pathlib.Path) -> None:
+    """Raises an InputError for hf:FOLDER that is no folder of transformers with one of ours."""
+    if str(path).startswith(folders.PREFIX):
+        folders.check(split(path)[0])
 
 
 def _load_exported(
@@ -178,6 +195,7 @@ def _check_folder(path: pathlib.Path) -> None:
     if path.parent.name == "checkpoints" and path.name.isdecimal():
         run = path.parent.parent
         raise errors.InputError(f"{path} is one checkpoint of a run: write {run}@{path.name}")
+    folders.check_others(path)
     for pattern, what in _FOLDERS:
         for file in sorted(path.glob(pattern)):
             way_out = f": name the file, {file}" if "weights" in what else ", which is not read"

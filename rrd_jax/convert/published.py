@@ -110,7 +110,8 @@ _NETWORKS: dict[str, Published] = {
     **{
         name: Published(
             "",
-            name,
+            name.replace("_gelutanh", ""),
+            {"act_layer": "gelu_tanh"} if "_gelutanh" in name else {},
             timm_ends=("patch_embed.proj", "head"),
             timm_pool="map" if make.keywords.get("pool") == "attention" else "token",
             is_sized=True,

@@ -56,11 +56,14 @@ def read(path: pathlib.Path) -> Any:
     with `weights_only`.
 
     Args:
-      path: a .safetensors file, or one written by `torch.save` in the new or the legacy format.
+      path: a .safetensors file, one written by `torch.save` in the new or the legacy format, or an
+        .index.json of transformers, which names the files that its entries are in.
 
     Raises:
       InputError: the file cannot be read, or is of another kind.
     """
+    if path.name.endswith(".index.json"):
+        return _read_shards(path)
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -74,6 +77,26 @@ def read(path: pathlib.Path) -> Any:
     elif not head.startswith(_LEGACY_TORCH):
         raise errors.InputError(f"{path} is {_kind(path, head, size)}; {_WANTED}")
     return _read_torch(path)
+
+
+def _read_shards(index: pathlib.Path) -> dict[str, Any]:
+    """The entries of all files that an index names."""
+    try:
+        homes = errors.read_json(index)["weight_map"]
+        names = sorted(set(homes.values()))
+        if any(pathlib.Path(name).name != name for name in names):
+            raise ValueError("it names files of other folders")
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise errors.InputError(f"{index} is damaged ({error!r})") from error
+    if missing := [name for name in names if not index.with_name(name).is_file()]:
+        raise errors.InputError(
+            f"{index} names {len(names)} files, of which {missing[0]} is not there: copy or download"
+            " it again"
+        )
+    parts = {name: read(index.with_name(name)) for name in names}
+    if lost := [entry for entry, name in homes.items() if entry not in parts[name]]:
+        raise errors.InputError(f"{index} says that {lost[0]} is in {homes[lost[0]]}: it is not")
+    return {entry: parts[name][entry] for entry, name in homes.items()}
 
 
 def is_safetensors(path: pathlib.Path) -> bool:

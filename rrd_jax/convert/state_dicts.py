@@ -6,7 +6,7 @@ import numpy as np
 from flax import traverse_util
 
 from rrd_jax import console, errors, networks
-from rrd_jax.convert import differences, templates, values, wrappers
+from rrd_jax.convert import differences, layouts, spellings, templates, values, wrappers
 
 _ROWS = 4
 
@@ -77,7 +77,7 @@ def _values(name: str, entries: dict[str, Any]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def to_torch(name: str, variables: dict[str, Any]) -> dict[str, np.ndarray]:
+def to_torch(name: str, variables: dict[str, Any], *, layout: str = "") -> dict[str, np.ndarray]:
     """The PyTorch state dict of network `name`; inverse of `from_torch`.
 
     For PyTorch: `{entry: torch.from_numpy(array) for entry, array in to_torch(...).items()}`; for a
@@ -85,15 +85,33 @@ def to_torch(name: str, variables: dict[str, Any]) -> dict[str, np.ndarray]:
 
     PyTorch also counts the batches that each batch norm saw; nothing reads that count with its
     default momentum, and it is written as 0.
+
+    Args:
+      name: a key of `networks.MODELS`.
+      variables: its weights.
+      layout: whose entries are wanted: "transformers" those of its networks for classification,
+        of its models without a head where there is none, and of a CLIPVisionModelWithProjection;
+        "openai" those of OpenAI's CLIP; "dinov2" those of DINOv2's authors; "" timm's,
+        torchvision's or the benchmark's, which are ours.
+
+    Raises:
+      InputError: they have no such network, or an entry has no place there.
     """
     errors.lookup("model", name, networks.MODELS)
+    if layout:
+        errors.lookup("layout", layout, spellings.NAMES)
     state_dict = {}
     for path, leaf in traverse_util.flatten_dict(dict(variables)).items():
         entry = templates.entry_name(path)
         array = templates.to_torch_layout(path[-1], np.asarray(leaf))
         state_dict[entry] = np.ascontiguousarray(array)  # or safetensors would write it wrongly
-        if path[-1] == "var":
-            state_dict[entry.replace("running_var", "num_batches_tracked")] = np.array(0)
+    if layout:
+        table = spellings.of(name, layout)
+        if table is None:
+            raise errors.InputError(f"there is no layout '{layout}' of '{name}'")
+        state_dict = layouts.write(table, state_dict)
+    for entry in [e for e in state_dict if e.endswith("running_var")]:
+        state_dict[entry.replace("running_var", "num_batches_tracked")] = np.array(0)
     return state_dict
 
 

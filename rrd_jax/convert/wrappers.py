@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rrd_jax import errors
-from rrd_jax.convert import families, published, templates, values
+from rrd_jax.convert import families, layouts, published, spellings, templates, values
 from rrd_jax.convert.templates import Shape
 
 _DEPTH = 12  # of dicts within dicts; scripts need three
@@ -25,7 +25,6 @@ _TIMM = ("state_dict_ema", "model_ema")
 _SPELLINGS: tuple[Callable[[str], str], ...] = (
     lambda name: name,
     families.unwrapped,
-    families.from_hugging_face,
 )
 
 
@@ -69,7 +68,11 @@ class Place(NamedTuple):
 
 
 def flatten(content: Any) -> Flat:
-    """Lays out what a file holds; raises a MisfitError where two arrays come to the same name."""
+    """Lays out what a file holds, where names of `spellings` are ours.
+
+    Raises:
+      MisfitError: two arrays come to the same name.
+    """
     flat, seen = Flat({}, {}, {}), set()
 
     def add(name: str, value: Any, home: int, depth: int) -> None:
@@ -91,7 +94,9 @@ def flatten(content: Any) -> Flat:
                 add(f"{name}.{key}" if name else str(key), item, id(value), depth + 1)
 
     add("", content, 0, 0)
-    return flat
+    found = layouts.read(spellings.KNOWN, flat.arrays)
+    arrays = {name: value for name, (value, _) in found.items()}
+    return Flat(arrays, {name: flat.homes[o] for name, (_, o) in found.items()}, flat.others)
 
 
 def _is_array(value: Any) -> bool:
@@ -148,11 +153,19 @@ def _place(
     }
     homes = {flat.homes[original] for entry, original in there.items() if entry in wanted}
     entries = {
-        entry: flat.arrays[original]
+        entry: _as_convolution(flat.arrays[original], wanted.get(entry))
         for entry, original in there.items()
         if flat.homes[original] in homes
     }
     return Place(key, entries)
+
+
+def _as_convolution(value: Any, wanted: templates.Entry | None) -> Any:
+    """A matrix as a convolution of one pixel, where the network has that."""
+    if wanted is None or len(value.shape) != 2 or wanted.shape[2:] != (1, 1):
+        return value
+    shape = (*map(int, value.shape), 1, 1)
+    return layouts.later(shape, value, lambda: values.read(value).reshape(shape))
 
 
 def below(flat: Flat, key: str) -> Flat:

@@ -13,6 +13,7 @@ import numpy as np
 import timm
 import torch
 
+from rrd_jax.convert import published
 from tests import golden
 from tests.networks import modern
 
@@ -27,7 +28,8 @@ def build(name: str, side: int | None = None) -> torch.nn.Module:
       side: of its images, where it depends on that; None for what the golden numbers are of.
     """
     sized = {"img_size": side or modern.side(name)} if modern.patch(name) else {}
-    network = timm.create_model(name, num_classes=10, **sized).eval()
+    known = published.of(name)
+    network = timm.create_model(known.timm, num_classes=10, **sized, **known.timm_args).eval()
     network.load_state_dict({k: torch.from_numpy(v) for k, v in weights(network).items()})
     return network
 
