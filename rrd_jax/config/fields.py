@@ -272,8 +272,9 @@ FIELDS = (
         "",
         Text(),
         "The workdir of a run, or RUN@best, RUN@last, RUN@STEP; a folder of rrd_jax.convert;"
-        " a .pth or .safetensors file, or FILE@KEY for the weights under a key of it; '' to train"
-        " the teacher in <workdir>/teacher first.",
+        " a .pth or .safetensors file, or FILE@KEY for the weights under a key of it; hf:FOLDER, a"
+        " folder of transformers, which names teacher.model if that is ''; '' to train the teacher"
+        " in <workdir>/teacher first.",
     ),
     Field(
         "teacher.fine_tune",

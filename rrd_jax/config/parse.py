@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from rrd_jax import errors, imports, networks, objectives, optim, parallel, recipe
 from rrd_jax.choices import NetworkChoice, ObjectiveChoice, OptimizerChoice, StartChoice
-from rrd_jax.config import checks, effects, methods, sizes
+from rrd_jax.config import checks, effects, methods, naming, sizes
 from rrd_jax.config.fields import BY_PATH, defaults
 from rrd_jax.config.options import Options
 from rrd_jax.data import augment
@@ -62,6 +62,7 @@ def parse(
         fields that do not go together.
     """
     setting = _Setting(platform or jax.default_backend(), made or recipe.Made())
+    config = naming.named(config)
     checks.check(config, setting.made.objectives)
     config = with_implied(config, asked or ())
     sizes.check(config, parallel.machine_bytes())

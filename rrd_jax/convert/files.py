@@ -4,7 +4,7 @@ import pathlib
 from typing import Any
 
 from rrd_jax import checkpoints, console, convert, errors, imports, networks
-from rrd_jax.about import About
+from rrd_jax.about import About, Preprocessing, from_json
 from rrd_jax.convert import (
     beside,
     differences,
@@ -17,10 +17,11 @@ from rrd_jax.convert import (
 
 
 def split(path: pathlib.Path) -> tuple[pathlib.Path, str]:
-    """A path and what is chosen of it: RUN@best, RUN@last, RUN@STEP, FILE@KEY; without "hf:".
+    """A path and what is chosen of it: RUN@best, RUN@last, RUN@STEP, FILE@KEY.
 
     Args:
-      path: as a user gives it; one that is there as it is counts as a path alone.
+      path: as a user gives it, with or without "hf:"; one that is there as it is counts as a path
+        alone.
 
     Returns:
       The path, and what stands behind its last @, "" for nothing.
@@ -33,16 +34,18 @@ def split(path: pathlib.Path) -> tuple[pathlib.Path, str]:
 
 
 def load(
-    path: pathlib.Path, model: str, *, raw: bool = False
+    path: pathlib.Path, model: str, *, raw: bool = False, headless: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The variables of a network, and what is known of it.
 
     Args:
       path: the workdir of a run, a folder written by `rrd_jax.convert`, an exported file or folder
-        of weights, a PyTorch file, or hf:FOLDER, a folder of transformers; with @best, @last or @STEP behind a run, that checkpoint in
-        place of the newest; with @KEY behind a file, the weights under that key.
+        of weights, a PyTorch file, or hf:FOLDER, a folder of transformers; with @best, @last or
+        @STEP behind a run, that checkpoint in place of the newest; with @KEY behind a file, the
+        weights under that key.
       model: the name of the network; "" for what the path says itself, see `network_of`.
       raw: of a run that averages its weights, whether these themselves are wanted.
+      headless: whether the classifier may be missing in a PyTorch file; there are 0 classes then.
 
     Returns:
       {"params", "batch_stats"} as numpy arrays, and under "classifier" what classifies in the
@@ -63,7 +66,30 @@ def load(
     said = exported.read(path)
     if said and not which:
         return _load_exported(path, said, model)
-    return _load_file(path, which, model or (said.about.model if said else ""))
+    model = model or (said.about.model if said else "")
+    return _load_file(path, which, model, headless=headless)
+
+
+def preprocessing_of(path: pathlib.Path, model: str = "") -> Preprocessing | None:
+    """How images become what the network of a path sees, where it says so itself.
+
+    Args:
+      path: as `load` has it.
+      model: the name of the network; "" for what the path says.
+
+    Raises:
+      InputError: what it says is damaged.
+    """
+    home, which = split(path)
+    file = exported.weights_of(home)
+    if file.is_file():
+        said = exported.read(file)
+        if said and not which:
+            return said.about.preprocessing
+        return beside.read(file, "" if imports.is_path(model) else model).preprocessing
+    home = home if home.name == "checkpoints" else home / "checkpoints"
+    about = (checkpoints.read_meta(home) or {}).get("about")
+    return from_json(about, str(path)).preprocessing if about else None
 
 
 def network_of(path: pathlib.Path) -> str:
@@ -123,7 +149,9 @@ def _from_torch(path: pathlib.Path, model: str) -> dict[str, Any]:
         ) from None
 
 
-def _load_file(path: pathlib.Path, which: str, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _load_file(
+    path: pathlib.Path, which: str, model: str, *, headless: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Of a PyTorch file."""
     if imports.is_path(model):
         raise errors.InputError(
@@ -138,7 +166,7 @@ def _load_file(path: pathlib.Path, which: str, model: str) -> tuple[dict[str, An
             f" of {errors.listed(networks.MODELS)}"
         )
     content = reading.read(path)
-    variables = convert.from_torch(model, content, where=str(path), key=which)
+    variables = convert.from_torch(model, content, where=str(path), key=which, headless=headless)
     _warn_of_activation(path, model, content)
     num_classes, channels = convert.sizes(model, variables)
     meta = {"model": model, "num_classes": num_classes, "image_shape": [None, None, channels]}

@@ -1,8 +1,9 @@
 """Entries of a network under names and in shapes of others: read as ours, and written back.
 
-A layout is a table of rules. `{}` stands for a number that both sides have, `{+}` and `{++}` for one
-or two more than theirs, `{#}` for one that only they have; a name that ends with a dot is a module's, and stands for all that it holds. Where a side
-has several entries, their rows follow each other: query, key and value are one matrix here.
+A layout is a table of rules. A name that ends with a dot is a module's, and stands for all that it
+holds. `{}` stands for a number that both sides have, `{+}` and `{++}` for one or two more than
+theirs, `{#}` for one that only they have. Where a side has several entries, their rows follow each
+other: query, key and value are one matrix here.
 """
 
 import dataclasses
@@ -70,6 +71,7 @@ class Layout:
       zeros: {ours that they do not have, and is 0: the entry whose rows it has}.
       after: makes ours of what the rules gave.
       before: the inverse.
+      always: whether `inner` is written without a classifier too.
     """
 
     marker: str
@@ -80,6 +82,7 @@ class Layout:
     zeros: Mapping[str, str] = dataclasses.field(default_factory=dict)
     after: Callable[[Entries], Entries] = dict
     before: Callable[[Entries], Entries] = dict
+    always: bool = False
 
     @functools.cached_property
     def beginning(self) -> re.Pattern:
@@ -102,9 +105,9 @@ def read(layouts: tuple[Layout, ...], arrays: Mapping[str, Any]) -> dict[str, tu
     found = {name: (value, name) for name, value in arrays.items()}
     for layout in layouts:
         for name in arrays:
-            if name in found and name.endswith(layout.marker):
-                if match := layout.beginning.fullmatch(name):
-                    _read_one(layout, match["outer"], match["inner"], found)
+            is_there = name in found and name.endswith(layout.marker)
+            if is_there and (match := layout.beginning.fullmatch(name)):
+                _read_one(layout, match["outer"], match["inner"], found)
     return found
 
 
@@ -197,7 +200,7 @@ def write(layout: Layout, entries: Mapping[str, np.ndarray]) -> dict[str, np.nda
                 " with the entries of timm"
             )
     heads = list(_written(layout.heads, rest))
-    inner = layout.inner if heads else ""
+    inner = layout.inner if heads or layout.always else ""
     body = [(inner + name, value) for name, value in _written(layout.rules, rest)]
     if rest:
         raise errors.InputError(f"{next(iter(rest))} has no place in the layout of these weights")

@@ -90,8 +90,8 @@ def _read_shards(index: pathlib.Path) -> dict[str, Any]:
         raise errors.InputError(f"{index} is damaged ({error!r})") from error
     if missing := [name for name in names if not index.with_name(name).is_file()]:
         raise errors.InputError(
-            f"{index} names {len(names)} files, of which {missing[0]} is not there: copy or download"
-            " it again"
+            f"{index} names {len(names)} files, of which {missing[0]} is not there: copy or"
+            " download it again"
         )
     parts = {name: read(index.with_name(name)) for name in names}
     if lost := [entry for entry, name in homes.items() if entry not in parts[name]]:

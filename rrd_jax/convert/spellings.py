@@ -103,17 +103,17 @@ def _dino(*mlps: Rule) -> Layout:
     )
 
 
-def _dino_authors() -> Layout:
+def _dino_authors(*, gated: bool = False) -> Layout:
     """Of the files that DINOv2's authors publish, whose blocks may stand in groups."""
     inside = {
         **{name: name for name in ("norm1.", "norm2.", "attn.qkv.", "attn.proj.")},
         **{name: name for name in ("ls1.gamma", "ls2.gamma", "mlp.fc1.", "mlp.fc2.")},
     }
-    gated = {"mlp.fc1.": "mlp.w12.", "mlp.fc2.": "mlp.w3."}
+    both = (inside, {"mlp.fc1.": "mlp.w12.", "mlp.fc2.": "mlp.w3."})
     blocks = [
         (f"blocks.{{}}.{ours}", f"blocks.{group}{{}}.{theirs}")
         for group in ("", "{#}.")
-        for names in (inside, gated)
+        for names in (reversed(both) if gated else both)
         for ours, theirs in names.items()
     ]
     rules = _rules(
@@ -125,7 +125,9 @@ def _dino_authors() -> Layout:
         ("norm.", "norm."),
         *blocks,
     )
-    return Layout("mask_token", "", rules, after=_with_one_class_position)
+    return Layout(
+        "mask_token", "", rules, after=_with_one_class_position, before=_with_position_of_class
+    )
 
 
 _BEHIND = _rules(
@@ -157,7 +159,7 @@ _CLIP = Layout(
         *_TOWER,
     ),
     _rules(("head.weight", "visual_projection.weight")),
-    rf"{_TEXT}|embeddings\.position_ids",
+    _TEXT,
     _PROJECTION,
 )
 _SIGLIP = Layout(
@@ -204,6 +206,7 @@ _OPENAI = Layout(
     ignored=r"transformer\.|token_embedding\.|positional_embedding|ln_final\.|text_projection|text\."
     r"|logit_scale|logit_bias|attn_mask|input_resolution|context_length|vocab_size",
     zeros=_PROJECTION,
+    always=True,
 )
 _BLOCK = "encoder.stages.{}.layers.{}."
 
@@ -293,6 +296,8 @@ KNOWN = (
     *(_DEIT, _PLAIN, _DINO, _dino_authors(), _CLIP, _SIGLIP, _OPENAI),
     *(_FIRST, _SECOND, _regnet(), _RESNET, _MOBILENET),
 )
+# Of transformers, beside a tower or DINOv2: it reads more than the embedding, or something else.
+OTHER_CLASSIFIER = ("classifier.weight", "classifier.bias")
 NAMES = ("transformers", "openai", "dinov2")
 
 
@@ -306,11 +311,9 @@ def of(name: str, names: str) -> Layout | None:
     network = networks.MODELS[name](num_classes=1)
     is_dino = getattr(network, "scale", 0) and network.pool == "token"
     if names != "transformers":
-        is_clip = getattr(network, "norm_first", False)
-        return {
-            "openai": _OPENAI if is_clip else None,
-            "dinov2": _dino_authors() if is_dino else None,
-        }[names]
+        if names == "openai":
+            return _OPENAI if getattr(network, "norm_first", False) else None
+        return _dino_authors(gated=network.gated) if is_dino else None
     match network:
         case vit.VisionTransformer():
             return _of_transformer(network)

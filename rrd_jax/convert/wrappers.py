@@ -66,6 +66,17 @@ class Place(NamedTuple):
         """Whether these are a network's entries, all of them and no others."""
         return self.shapes == templates.expected_shapes(name, self.shapes)
 
+    def is_backbone_of(self, name: str) -> bool:
+        """Whether these are a network's entries without its classifier's, and no others."""
+        head = templates.classifier(name)
+        expected = templates.expected_shapes(name, self.shapes)
+        return self.shapes == {e: shape for e, shape in expected.items() if e not in head}
+
+    def without(self, names: Iterable[str]) -> tuple["Place", bool]:
+        """The place without these entries, and whether one was there."""
+        entries = {entry: value for entry, value in self.entries.items() if entry not in names}
+        return Place(self.key, entries), len(entries) < len(self.entries)
+
 
 def flatten(content: Any) -> Flat:
     """Lays out what a file holds, where names of `spellings` are ours.

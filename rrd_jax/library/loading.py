@@ -40,9 +40,10 @@ def load(
     """A network with its weights, to be called on images, or asked what they show.
 
     Args:
-      path: the workdir of a run, a folder that `rrd_jax.convert` wrote, a PyTorch file, or what
-        `rrd_jax.export` wrote, as weights or for another program. RUN@best, RUN@last and RUN@STEP
-        are other checkpoints than the newest, FILE@KEY the weights under a key of the file.
+      path: the workdir of a run, a folder that `rrd_jax.convert` wrote, a PyTorch file, hf:FOLDER,
+        a folder of transformers, or what `rrd_jax.export` wrote, as weights or for another program.
+        RUN@best, RUN@last and RUN@STEP are other checkpoints than the newest, FILE@KEY the weights
+        under a key of the file.
       network: its name, import path or object. None for the name that the folder keeps; a PyTorch
         file keeps none, and neither does a run whose network was made in Python.
       num_classes: C; None for what the weights say.

@@ -11,7 +11,7 @@ import numpy as np
 from rrd_jax import errors
 from rrd_jax.about import About
 from rrd_jax.choices import NetworkChoice
-from rrd_jax.convert import files
+from rrd_jax.convert import exported, files
 from rrd_jax.data.source import HOST_AUGMENTATIONS
 from rrd_jax.library import loading
 from rrd_jax.library.loaded import Loaded
@@ -80,10 +80,11 @@ def load_single(workdir: str | pathlib.Path, teacher: Teacher) -> Loaded:
     """
     folder, _ = files.split(pathlib.Path(workdir))
     path, images = teacher.path, loading.fields_of(folder)["data"]
-    if not files.split(path)[0].exists():
+    home, _ = files.split(path)
+    if not home.exists():
         raise errors.InputError(f"the teacher of the run in {folder} is not in {path} any more")
     wanted = {"mean": tuple(images["mean"]), "std": tuple(images["std"])}
-    if files.split(path)[0].is_file():  # which says less
+    if exported.weights_of(home).is_file():  # it is no run, and may be for images of another size
         wanted |= {"network": teacher.model, "image_size": images["image_size"]}
         wanted["resize"] = images["resize"] if images["augment"] in HOST_AUGMENTATIONS else None
     network = loading.load(path, **wanted)
