@@ -105,7 +105,7 @@ def _check_arguments(
 
 
 def _names(file: pathlib.Path, names: Any, count: int | None) -> tuple[str, ...]:
-    if count is not None:
+    if count is not None and count != 0:  # of a backbone alone
         errors.check_counts(num_classes=count)
     if not isinstance(names, list | tuple):
         raise TypeError("names of classes are no list")

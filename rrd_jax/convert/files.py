@@ -4,7 +4,7 @@ import pathlib
 from typing import Any
 
 from rrd_jax import checkpoints, console, convert, errors, imports, networks
-from rrd_jax.about import About
+from rrd_jax.about import About, Preprocessing, from_json
 from rrd_jax.convert import beside, differences, exported, published, reading, wrappers
 
 
@@ -24,7 +24,7 @@ def split(path: pathlib.Path) -> tuple[pathlib.Path, str]:
 
 
 def load(
-    path: pathlib.Path, model: str, *, raw: bool = False
+    path: pathlib.Path, model: str, *, raw: bool = False, headless: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The variables of a network, and what is known of it.
 
@@ -34,6 +34,7 @@ def load(
         place of the newest; with @KEY behind a file, the weights under that key.
       model: the name of the network; "" for what the path says itself, see `network_of`.
       raw: of a run that averages its weights, whether these themselves are wanted.
+      headless: whether the classifier may be missing in a PyTorch file; there are 0 classes then.
 
     Returns:
       {"params", "batch_stats"} as numpy arrays, and under "classifier" what classifies in the
@@ -53,7 +54,30 @@ def load(
     said = exported.read(path)
     if said and not which:
         return _load_exported(path, said, model)
-    return _load_file(path, which, model or (said.about.model if said else ""))
+    model = model or (said.about.model if said else "")
+    return _load_file(path, which, model, headless=headless)
+
+
+def preprocessing_of(path: pathlib.Path, model: str = "") -> Preprocessing | None:
+    """How images become what the network of a path sees, where it says so itself.
+
+    Args:
+      path: as `load` has it.
+      model: the name of the network; "" for what the path says.
+
+    Raises:
+      InputError: what it says is damaged.
+    """
+    home, which = split(path)
+    file = exported.weights_of(home)
+    if file.is_file():
+        said = exported.read(file)
+        if said and not which:
+            return said.about.preprocessing
+        return beside.read(file, "" if imports.is_path(model) else model).preprocessing
+    home = home if home.name == "checkpoints" else home / "checkpoints"
+    about = (checkpoints.read_meta(home) or {}).get("about")
+    return from_json(about, str(path)).preprocessing if about else None
 
 
 def network_of(path: pathlib.Path) -> str:
@@ -106,7 +130,9 @@ def _from_torch(path: pathlib.Path, model: str) -> dict[str, Any]:
         ) from None
 
 
-def _load_file(path: pathlib.Path, which: str, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _load_file(
+    path: pathlib.Path, which: str, model: str, *, headless: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Of a PyTorch file."""
     if imports.is_path(model):
         raise errors.InputError(
@@ -121,7 +147,7 @@ def _load_file(path: pathlib.Path, which: str, model: str) -> tuple[dict[str, An
             f" of {errors.listed(networks.MODELS)}"
         )
     content = reading.read(path)
-    variables = convert.from_torch(model, content, where=str(path), key=which)
+    variables = convert.from_torch(model, content, where=str(path), key=which, headless=headless)
     _warn_of_activation(path, model, content)
     num_classes, channels = convert.sizes(model, variables)
     meta = {"model": model, "num_classes": num_classes, "image_shape": [None, None, channels]}

@@ -12,7 +12,12 @@ _ROWS = 4
 
 
 def from_torch(
-    name: str, state_dict: Any, *, where: str = "the state dict", key: str = ""
+    name: str,
+    state_dict: Any,
+    *,
+    where: str = "the state dict",
+    key: str = "",
+    headless: bool = False,
 ) -> dict[str, Any]:
     """Variables of network `name` from a PyTorch state dict, or what a script saved it in.
 
@@ -27,6 +32,7 @@ def from_torch(
       where: it is from, for messages.
       key: what stands before the names of the entries to take, such as "state_dict_ema"; "" to
         find out.
+      headless: whether the classifier may be missing; it is missing in the variables then.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32 numpy arrays.
@@ -37,18 +43,19 @@ def from_torch(
     """
     template = templates.template(name)
     try:
-        entries = _entries(name, state_dict, where, key)
+        entries = _entries(name, state_dict, where, key, headless=headless)
         arrays = _values(name, entries)
     except wrappers.MisfitError as error:
         raise errors.InputError(f"{where} {error}") from None
     flat = {
         path: np.ascontiguousarray(templates.from_torch_layout(path[-1], arrays[entry]))
         for entry, (path, _) in template.items()
+        if entry in arrays
     }
     return {"batch_stats": {}, **traverse_util.unflatten_dict(flat)}
 
 
-def _entries(name: str, content: Any, where: str, key: str) -> dict[str, Any]:
+def _entries(name: str, content: Any, where: str, key: str, *, headless: bool) -> dict[str, Any]:
     """The entries of a network in what a file holds."""
     flat = wrappers.flatten(content)
     if key:
@@ -56,7 +63,7 @@ def _entries(name: str, content: Any, where: str, key: str) -> dict[str, Any]:
     if not flat.arrays or not (found := wrappers.places(flat, name)):
         raise wrappers.MisfitError(differences.describe_others(name, flat))
     place, note = wrappers.choose(found, flat, name, below=key)
-    if not place.is_of(name):
+    if not place.is_of(name) and not (headless and place.is_backbone_of(name)):
         raise wrappers.MisfitError(differences.describe(name, place.shapes, flat))
     if note:
         console.note(f"{where}: {note}")
@@ -98,7 +105,11 @@ def to_torch(name: str, variables: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def sizes(name: str, variables: dict[str, Any]) -> tuple[int, int]:
-    """The numbers of classes and of image channels that a network's variables are made for."""
+    """The numbers of classes and of image channels that a network's variables are made for.
+
+    Of variables without a classifier there are 0 classes.
+    """
     shapes = {entry: shape for entry, (_, shape) in templates.entries(variables).items()}
     marked = templates.marked_sizes(name, shapes)
-    return marked[templates.CLASSES], marked[templates.CHANNELS]
+    has_head = not templates.classifier(name).isdisjoint(shapes)
+    return marked[templates.CLASSES] if has_head else 0, marked[templates.CHANNELS]

@@ -67,6 +67,12 @@ class Place(NamedTuple):
         """Whether these are a network's entries, all of them and no others."""
         return self.shapes == templates.expected_shapes(name, self.shapes)
 
+    def is_backbone_of(self, name: str) -> bool:
+        """Whether these are a network's entries without its classifier's, and no others."""
+        head = templates.classifier(name)
+        expected = templates.expected_shapes(name, self.shapes)
+        return self.shapes == {e: shape for e, shape in expected.items() if e not in head}
+
 
 def flatten(content: Any) -> Flat:
     """Lays out what a file holds; raises a MisfitError where two arrays come to the same name."""
