@@ -10,7 +10,13 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from rrd_jax import errors, imports, networks, objectives, optim, parallel, recipe
-from rrd_jax.choices import NetworkChoice, ObjectiveChoice, OptimizerChoice, StartChoice
+from rrd_jax.choices import (
+    NetworkChoice,
+    ObjectiveChoice,
+    OptimizerChoice,
+    StartChoice,
+    TeachingChoice,
+)
 from rrd_jax.config import checks, effects, methods, naming, sizes
 from rrd_jax.config.fields import BY_PATH, defaults
 from rrd_jax.config.options import Options
@@ -33,6 +39,11 @@ _FREE = (
 )
 # Fields of data that a teacher has too, where None stands for those of the student.
 _OF_IMAGES = ("share", "imbalance", "label_noise")
+# Fields of a teacher that nobody has who learns alone.
+_OF_TEACHING = (
+    *("mean", "std", "image_size", "interpolation"),
+    *("probe", "probe_l2", "class_vectors", "class_vectors_scale"),
+)
 
 
 class _Setting(NamedTuple):
@@ -362,7 +373,51 @@ def _teacher(
     if fields.fine_tune:  # they are where its training starts
         checkpoint, variables = "", None
     part = dataclasses.replace(part, training=dataclasses.replace(part.training, start=start))
-    return recipe.TeacherChoice(network, checkpoint, part, variables, follows=fields.epochs is None)
+    return recipe.TeacherChoice(
+        network,
+        checkpoint,
+        part,
+        variables,
+        follows=fields.epochs is None,
+        teaching=_teaching(fields, at, label, sees=bool(checkpoint) or variables is not None),
+    )
+
+
+def _teaching(fields: ConfigDict, at: str, label: str, *, sees: bool) -> TeachingChoice:
+    """How a teacher sees images, and where its logits come from.
+
+    Args:
+      fields: the teacher's.
+      at: their section.
+      label: what the console calls it.
+      sees: whether it can see images in its own way; one that is trained here sees the student's.
+    """
+    mean, std = (tuple(v) if v and sees else None for v in (fields.mean, fields.std))
+    return TeachingChoice(
+        at,
+        label,
+        mean,
+        std,
+        fields.image_size if sees else None,
+        fields.interpolation,
+        fields.probe,
+        fields.probe_l2,
+        fields.class_vectors,
+        fields.class_vectors_scale,
+    )
+
+
+def teaching_of(fields: Mapping[str, Any], number: int) -> TeachingChoice:
+    """How a teacher of a run sees images, and where its logits come from.
+
+    Args:
+      fields: the config that the run's folder keeps.
+      number: of the teacher, among those that have a network, counted from 0.
+    """
+    fields = _teacher_fields(_restored(fields))[number]
+    label = f"teacher{number + 1}" if number else "teacher"
+    sees = bool(fields.checkpoint) and not fields.fine_tune
+    return _teaching(fields, "teacher", label, sees=sees)
 
 
 def _teacher_fields(config: ConfigDict) -> list[ConfigDict]:
@@ -423,7 +478,7 @@ def _alone(config: ConfigDict, *, smoothing: bool = False) -> ConfigDict:
     alone.method = "ce"
     alone.teacher.model = alone.teacher.checkpoint = ""
     alone.teacher.options = Options()
-    for name in ("fine_tune", "head", "freeze", "backbone_rate", *_OF_IMAGES):
+    for name in ("fine_tune", "head", "freeze", "backbone_rate", *_OF_IMAGES, *_OF_TEACHING):
         alone.teacher[name] = BY_PATH[f"teacher.{name}"].default
     alone.baseline = False
     return alone

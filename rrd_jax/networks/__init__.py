@@ -89,7 +89,7 @@ def create(
 
     Args:
       name: a key of MODELS, or an import path MODULE:NAME; see `networks.brought.create`.
-      num_classes: number of logits.
+      num_classes: number of logits; 0 for one of MODELS without a classifier, whose logits are ().
       dtype: what convolutions compute in. Parameters, statistics, embedding and logits are always
         float32.
       space_to_depth: whether the 7x7 convolution on images is computed as one on squares of 2x2
@@ -101,7 +101,7 @@ def create(
       A Network for images [B, H, W, channels].
 
     Raises:
-      InputError: the name or an option is unknown, num_classes is not above 0, or there is no 7x7
+      InputError: the name or an option is unknown, num_classes is no count, or there is no 7x7
         convolution to compute from space to depth.
 
     Examples:
@@ -110,7 +110,8 @@ def create(
       >>> network.apply(variables, jnp.zeros((2, 32, 32, 3))).embedding.shape
       (2, 64)
     """
-    errors.check_counts(num_classes=num_classes)
+    if num_classes != 0 or imports.is_path(name):
+        errors.check_counts(num_classes=num_classes)
     if imports.is_path(name):
         network = brought.create(name, num_classes, dtype, options or {}, prefix)
     else:

@@ -159,12 +159,12 @@ class VisionTransformer(nn.Module):
             embedding = embedding[:, 0] if self.pool == "token" else embedding
             head = classifier(name="head")
             logits = head(embedding)
-            return Outputs(
-                logits, embedding, tuple(maps), tuple(maps), dict(head.variables["params"])
-            )
+            return Outputs(logits, embedding, tuple(maps), tuple(maps), head.head)
         tokens = embedding[:, 0], embedding[:, 1]
         heads = classifier(name="head"), classifier(name="head_dist")
-        logits = sum(head(token) for head, token in zip(heads, tokens, strict=True)) / 2
+        logits = ()
+        if self.num_classes:
+            logits = sum(head(token) for head, token in zip(heads, tokens, strict=True)) / 2
         return Outputs(logits, sum(tokens) / 2, tuple(maps), tuple(maps))
 
 

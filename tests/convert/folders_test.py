@@ -2,20 +2,22 @@
 
 import json
 
+import chex
 import numpy as np
 import pytest
 import safetensors.numpy
 
 import rrd_jax
+from configs import digits
 from rrd_jax import config as configs
 from rrd_jax import convert, errors, networks
 from rrd_jax.about import Preprocessing
 from rrd_jax.convert import beside, files
-from tests.convert.convert_test import random_variables
+from tests.convert.convert_test import few_networks, random_variables
 from tests.convert.small import small_networks
 
-pytestmark = pytest.mark.usefixtures("small_networks")
-__all__ = ["small_networks"]
+pytestmark = pytest.mark.usefixtures("small_networks")  # beside few or all
+__all__ = ["few_networks", "small_networks"]
 _CONFIG = {
     **{"model_type": "vit", "architectures": ["ViTForImageClassification"]},
     **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
@@ -59,13 +61,14 @@ def test_a_folder_is_loaded_with_its_classes_and_images(shards, tmp_path):
     assert "vit.encoder.layer.1.attention.attention.key.weight" in entries
     path = _write(tmp_path / "hub", entries, _CONFIG, shards=shards)
     network = rrd_jax.load(path)
-    assert (network.model, network.num_classes) == ("small_vit", 3)
+    assert (network.name, network.num_classes) == ("small_vit", 3)
     assert network.about.class_names == ("cat", "dog", "eel")
     assert network.about.preprocessing == Preprocessing(32, 3, (0.5,) * 3, (0.5, 0.4, 0.5))
+    chex.assert_trees_all_equal(network.variables["params"], variables["params"])
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
     seen = (images / np.float32(255) - 0.5) / np.array([0.5, 0.4, 0.5], np.float32)
     wanted = networks.create("small_vit", 3).apply(variables, seen.astype(np.float32))
-    np.testing.assert_allclose(network(images).logits, wanted.logits, atol=1e-5)
+    np.testing.assert_allclose(network(images).logits, wanted.logits, rtol=1e-4)
     assert len(network.predict(images).probabilities) == 2
     if shards > 1:
         (tmp_path / "hub" / "model-00002-of-00003.safetensors").unlink()
@@ -77,7 +80,7 @@ def test_a_folder_is_loaded_with_its_classes_and_images(shards, tmp_path):
 
 def test_weights_name_the_networks_that_a_config_leaves_empty(tmp_path):
     path = _write(tmp_path / "hub", _entries()[1], _CONFIG)
-    config = configs.get_config("resnet8-resnet8,kd")
+    config = digits.get_config("resnet8-resnet8,kd")
     config.teacher.model = config.student.model = ""
     config.teacher.checkpoint = config.student.checkpoint = path
     config.data.image_size = 32
@@ -202,6 +205,7 @@ def test_entries_that_are_of_no_image_network_are_told(content, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("few_networks")
 def test_another_size_is_told_by_what_it_fits(tmp_path):
     _, entries = _entries("small_deit")
     with pytest.raises(errors.InputError, match="it fits small_deit"):
