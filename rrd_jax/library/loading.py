@@ -133,7 +133,7 @@ def _of_weights(
             f"{folder} does not say which network its weights are of: pass network=NAME, one of"
             f" {errors.listed(networks.MODELS)}"
         )
-    variables, meta = files.load(whole, model, raw=raw)
+    variables, meta = files.load(whole, model, raw=raw, headless=True)
     fields = fields_of(folder)
     choice, terms = _choice(meta, fields, network)
     about = card.of_checkpoint(meta, fields, _home(folder))

@@ -13,7 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rrd_jax import checkpoints, compiling, console, data, errors, networks, parallel, predictions
+from rrd_jax import (
+    checkpoints,
+    compiling,
+    console,
+    data,
+    errors,
+    functional,
+    networks,
+    parallel,
+    predictions,
+)
 from rrd_jax.recipe import Training
 
 _ITERATIONS = 1000
@@ -145,7 +155,7 @@ def _check_memory(examples: int, width: int, mesh: jax.sharding.Mesh) -> None:
     if needed > free / 2:
         raise errors.InputError(
             f"teacher.probe keeps {examples:,} embeddings of {width} float32, {needed / 1e9:.2f} GB"
-            f" on {where}, more than half of the {free / 1e9:.2f} GB that are free: use more"
+            f" on {where}, more than half of its {free / 1e9:.2f} GB of memory: use more"
             " devices, or a part of the images with data.share"
         )
 
@@ -228,14 +238,11 @@ def _minimise(
 ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
     """The head, how many images it gets right, and the iterations that it took."""
 
-    def logits(head, rows):
-        product = jnp.matmul(rows, head["kernel"], precision=jax.lax.Precision.HIGHEST)
-        return product + head["bias"]
-
     @jax.checkpoint  # of the logits, those of one chunk are kept
     def losses(head, chunk):
         rows, labels = chunk
-        entropy = optax.softmax_cross_entropy_with_integer_labels(logits(head, rows), labels)
+        logits = functional.linear(rows, **head)
+        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return jnp.sum(jnp.where(labels >= 0, entropy, 0.0))
 
     def loss(head):
@@ -265,7 +272,7 @@ def _minimise(
     )
 
     def right(total, chunk):
-        guesses = jnp.argmax(logits(head, chunk[0]), axis=-1)
+        guesses = jnp.argmax(functional.linear(chunk[0], **head), axis=-1)
         return total + jnp.sum(guesses == chunk[1]), None
 
     return head, jax.lax.scan(right, jnp.int32(0), (images, targets))[0], iterations

@@ -10,6 +10,7 @@ import numpy as np
 import safetensors
 
 from rrd_jax import data, errors
+from rrd_jax.about import About
 from rrd_jax.teacher import classes
 
 _NAMES = ("names", "class_names")  # of the entry that holds them
@@ -23,7 +24,7 @@ class Vectors(NamedTuple):
     names: tuple[str, ...]
 
 
-def read(path: pathlib.Path, dataset: data.Dataset) -> np.ndarray:
+def read(path: pathlib.Path, dataset: data.Dataset | About) -> np.ndarray:
     """A vector of each class of the data, [C, D] float32.
 
     Vectors with names are matched with the data's, where these have names too. Names are the entry
@@ -31,7 +32,7 @@ def read(path: pathlib.Path, dataset: data.Dataset) -> np.ndarray:
 
     Args:
       path: of the file.
-      dataset: whose classes they are for.
+      dataset: what has the number and the names of the classes.
 
     Raises:
       InputError: it cannot be read, holds something else, or vectors of other classes.

@@ -82,7 +82,7 @@ class Preprocessed(Wrapped):
         shape = (images.shape[0], self.image_size, self.image_size, images.shape[-1])
         if images.shape != shape:
             images = jax.image.resize(images, shape, self.interpolation, antialias=True)
-        return images * jnp.asarray(self.factor) + jnp.asarray(self.shift)
+        return functional.affine(images, jnp.asarray(self.factor), jnp.asarray(self.shift))
 
 
 @dataclasses.dataclass(frozen=True)
