@@ -5,9 +5,9 @@
 
 The folder is one of transformers, whose config.json names the network. The file is .safetensors, or
 what torch.save wrote (needs `pip install 'rrd_jax[torch]'`): a state dict, plain or in what a
-training script saves. Where it holds several, FILE@KEY names one, such as FILE@state_dict_ema. Class
-names and the normalisation of images are taken from a config.json of timm or transformers beside
-it. `python -m rrd_jax.networks` lists the networks.
+training script saves. Where it holds several, FILE@KEY names one, such as FILE@state_dict_ema.
+Class names and the normalisation of images are taken from a config.json of timm or transformers
+beside it. `python -m rrd_jax.networks` lists the networks.
 """
 
 import pathlib

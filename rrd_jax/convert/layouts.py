@@ -218,6 +218,8 @@ def _written(rules: tuple[Rule, ...], rest: Entries) -> Iterator[tuple[str, np.n
                 continue
             *groups, leaf = match.groups()
             numbers = [int(group) - shift for group, shift in zip(groups, shifts, strict=True)]
+            if min(numbers, default=0) < 0:  # of another rule
+                continue
             ours = [rest.pop(part) for part in rule.names(rule.ours, numbers, leaf)]
             if len(ours) == len(rule.theirs) == 1:
                 parts = ours

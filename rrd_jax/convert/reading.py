@@ -12,6 +12,7 @@ import numpy as np
 import safetensors
 
 from rrd_jax import errors
+from rrd_jax.convert import scripts
 from rrd_jax.convert.values import Stored
 
 _WANTED = "wanted is a .safetensors file, or one of torch.save(network.state_dict(), FILE)"
@@ -36,8 +37,9 @@ _KINDS: list[tuple[int, bytes, str]] = [
     (0, b"\x80", "a plain pickle, which is not executed"),
     (0, b"\x00" * 64, "filled with zeros: a copy or download broke off"),
 ]
+# A member of TorchScript, which holds code.
+_SCRIPT = r"/code/|constants\.pkl$"
 _MEMBERS: list[tuple[str, str]] = [
-    (r"/code/|constants\.pkl$", "TorchScript, which holds code: save the network's state_dict()"),
     (r"\.npy$", "an archive of NumPy arrays (.npz)"),
     (r"model\.weights\.h5$", "a model of Keras"),
 ]
@@ -56,8 +58,9 @@ def read(path: pathlib.Path) -> Any:
     with `weights_only`.
 
     Args:
-      path: a .safetensors file, one written by `torch.save` in the new or the legacy format, or an
-        .index.json of transformers, which names the files that its entries are in.
+      path: a .safetensors file, one written by `torch.save` in the new or the legacy format, one of
+        `torch.jit.save`, of which no code is looked at, or an .index.json of transformers, which
+        names the files that its entries are in.
 
     Raises:
       InputError: the file cannot be read, or is of another kind.
@@ -73,7 +76,8 @@ def read(path: pathlib.Path) -> Any:
     if _is_safetensors(head):
         return _read_safetensors(path)
     if head.startswith(b"PK\x03\x04"):
-        _check_zip(path)
+        if any(map(re.compile(_SCRIPT).search, _check_zip(path))):
+            return scripts.read(path)
     elif not head.startswith(_LEGACY_TORCH):
         raise errors.InputError(f"{path} is {_kind(path, head, size)}; {_WANTED}")
     return _read_torch(path)
@@ -131,8 +135,8 @@ def _kind(path: pathlib.Path, head: bytes, size: int) -> str:
     return f"text, which begins with {head[:30].decode(errors='replace')!r}"
 
 
-def _check_zip(path: pathlib.Path) -> None:
-    """Raises an InputError for a zip that is not whole, or not of `torch.save`."""
+def _check_zip(path: pathlib.Path) -> list[str]:
+    """The members of a zip; raises an InputError for one that is not whole, or not PyTorch's."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -153,6 +157,7 @@ def _check_zip(path: pathlib.Path) -> None:
             f"{path} is damaged, the checksum of {damaged[0]} in it does not match: copy or"
             " download it again"
         )
+    return names
 
 
 def _damaged_members(archive: zipfile.ZipFile) -> list[str]:

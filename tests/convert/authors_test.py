@@ -95,6 +95,38 @@ def test_openais_clip_is_read_whole_or_its_tower_alone():
         convert.from_torch(name, text)
 
 
+class _Whole(torch.nn.Module):
+    """Modules in modules that hold these entries."""
+
+    def __init__(self, entries):
+        super().__init__()
+        firsts = dict.fromkeys(name.partition(".")[0] for name in entries)
+        for first in firsts:
+            if first in entries:
+                self.register_parameter(first, torch.nn.Parameter(entries[first]))
+                continue
+            inside = {n.removeprefix(f"{first}."): v for n, v in entries.items()}
+            self.add_module(first, _Whole({n: v for n, v in inside.items() if n not in entries}))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # of TorchScript
+def test_torchscript_as_openai_publishes_it_is_read_without_running_it(tmp_path, monkeypatch):
+    options = {"num_classes": 12, "pre_norm": True, "norm_layer": _norm, "mlp_ratio": 2}
+    entries = _openai(_timms(**options, act_layer="quick_gelu"))
+    half = {name: value.half() for name, value in entries.items()}
+    path = tmp_path / "ViT-B-32.pt"
+    torch.jit.save(torch.jit.script(_Whole(half)), path)
+    monkeypatch.setattr(torch.jit, "load", None)
+    variables, meta = files.load(path, "small_clip_quickgelu")
+    assert meta["num_classes"] == 12
+    back = convert.to_torch("small_clip_quickgelu", variables, layout="openai")
+    for name, value in half.items():
+        np.testing.assert_array_equal(back[name], value.float().numpy(), name)
+
+
 def _norm(width, **options):
     return torch.nn.LayerNorm(width, eps=1e-5, **options)
 

@@ -1,6 +1,8 @@
 """Folders of transformers made by hand: no library but safetensors is needed to read them."""
 
 import json
+import pickle
+import zipfile
 
 import chex
 import numpy as np
@@ -232,3 +234,23 @@ def test_preprocessing_comes_along(processor, wanted, tmp_path):
     found = beside.read(tmp_path / "model.safetensors").preprocessing
     assert (found.image_size, found.resize) == wanted[:2]
     np.testing.assert_allclose(found.mean[0], wanted[2], rtol=1e-6)
+
+
+class _Hostile:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('it ran')",))
+
+
+@pytest.mark.parametrize(
+    "content", [pickle.dumps(_Hostile()), pickle.dumps({"a": 1})[:-3], b"", pickle.dumps([1])]
+)
+def test_torchscript_that_is_hostile_or_damaged_is_refused_in_a_line(content, tmp_path):
+    path = tmp_path / "x.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/constants.pkl", b"")
+        archive.writestr("x/data.pkl", content)
+    with pytest.raises(
+        errors.InputError, match=r"TorchScript.*torch.jit.load|holds no tensors"
+    ) as c:
+        files.load(path, "small_vit")
+    assert "\n" not in str(c.value)

@@ -211,3 +211,45 @@ def _entries(folder):
 def test_other_sizes_of_images_are_the_same_too(kind, tmp_path):
     theirs = _made(kind, tmp_path)
     _compare(kind, theirs, files.load(f"hf:{tmp_path}", "")[0], _images(48))
+
+
+def _resampled(positions, side, others):
+    """Position embeddings [1, N, D] as transformers resamples them: bicubically, a = -0.75."""
+    rest, squares = np.split(np.asarray(positions), [others], axis=1)
+    grid = round(squares.shape[1] ** 0.5)
+    squares = torch.from_numpy(squares.reshape(1, grid, grid, -1).copy()).permute(0, 3, 1, 2)
+    wanted = torch.nn.functional.interpolate(squares, (side // 8,) * 2, mode="bicubic")
+    wanted = wanted.permute(0, 2, 3, 1).reshape(1, -1, rest.shape[2])
+    return np.concatenate([rest, wanted.numpy()], axis=1)
+
+
+@pytest.mark.parametrize(("kind", "others"), [("vit", 1), ("clip", 1), ("siglip", 0), ("dino", 1)])
+def test_at_another_size_only_the_resampling_of_positions_differs(kind, others, tmp_path):
+    theirs, images = _made(kind, tmp_path), _images(48)
+    variables, _ = files.load(f"hf:{tmp_path}", "", headless=True)
+    params = variables["params"]
+    positions = _resampled(params["pos_embed"], 48, others)
+    variables["params"] = {**params, "pos_embed": positions}
+    options = {} if kind == "dino" else {"interpolate_pos_encoding": True}
+    _compare(kind, theirs, variables, images, **options)
+
+
+@pytest.mark.long
+def test_mobilenets_of_transformers_are_read_and_written(tmp_path):
+    config = transformers.MobileNetV2Config(
+        tf_padding=False, layer_norm_eps=1e-5, image_size=64, **_LABELS
+    )
+    theirs = _filled(transformers.MobileNetV2ForImageClassification(config))
+    theirs.save_pretrained(tmp_path)
+    images = _images(64)
+    variables, meta = files.load(f"hf:{tmp_path}", "")
+    assert meta["model"] == "mobilenetv2"
+    outputs = jax.jit(networks.create("mobilenetv2", 5).apply)(variables, images)
+    with torch.inference_mode():
+        wanted = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).logits
+    assert golden.relative(outputs.logits, wanted.numpy()) < 1e-5
+    back = convert.to_torch("mobilenetv2", variables, layout="transformers")
+    given = _entries(tmp_path)
+    assert back.keys() == given.keys()
+    for entry, value in given.items():
+        np.testing.assert_array_equal(back[entry], value, entry)
