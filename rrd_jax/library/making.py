@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from rrd_jax import config as configs
 from rrd_jax import data, errors, imports, networks, recipe
 from rrd_jax import objectives as registry
+from rrd_jax.convert import files
 from rrd_jax.data.source import Source
 from rrd_jax.library.loaded import Loaded, Trained
 from rrd_jax.library.loading import load
@@ -343,7 +344,7 @@ def _is_file(given: Any) -> bool:
         return True
     if not isinstance(given, str) or given in networks.MODELS:
         return False
-    return os.sep in given or bool(given and pathlib.Path(given).exists())
+    return os.sep in given or bool(given and files.split(pathlib.Path(given))[0].exists())
 
 
 def _weighted(name: str, value: Any) -> tuple[float, Any]:
