@@ -141,9 +141,6 @@ def _of_teachers(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str
             )
         elif not fields.checkpoint:
             yield label, ("head", "fine_tune"), f"{label}.checkpoint is empty"
-            yield label, of_images, "it is trained on the student's images"
-        else:
-            yield label, of_images, "it is trained on the student's images"
         if not fields.probe:
             yield label, ("probe_l2",), f"{label}.probe is False"
         if not fields.class_vectors:

@@ -372,6 +372,13 @@ def _teacher(
     start = dataclasses.replace(part.training.start, section=at, variables=weights, meta={})
     if fields.fine_tune:  # they are where its training starts
         checkpoint, variables = "", None
+    sees = bool(checkpoint) or variables is not None
+    own = [name for name in ("mean", "std", "image_size") if fields[name] is not None]
+    if own and not sees:
+        raise errors.InputError(
+            f"{at}.{own[0]} is {fields[own[0]]}, but the teacher is trained here, on the student's"
+            f" images: name its weights with {at}.checkpoint, or set data.{own[0]}"
+        )
     part = dataclasses.replace(part, training=dataclasses.replace(part.training, start=start))
     return recipe.TeacherChoice(
         network,
@@ -379,7 +386,7 @@ def _teacher(
         part,
         variables,
         follows=fields.epochs is None,
-        teaching=_teaching(fields, at, label, sees=bool(checkpoint) or variables is not None),
+        teaching=_teaching(fields, at, label, sees=sees),
     )
 
 

@@ -23,6 +23,7 @@ from rrd_jax import (
     networks,
     parallel,
     predictions,
+    workdir,
 )
 from rrd_jax.recipe import Training
 
@@ -82,11 +83,32 @@ def get(
     width = outputs.embedding.shape[-1]
     path = folder.absolute() / _key(network, variables, dataset, training, l2)
     everywhere = parallel.replicated(mesh)
-    if parallel.as_main(checkpoints.exists(path)):
-        like = _like(width, dataset.num_classes, everywhere)
-        if (head := checkpoints.load_arrays(path, like)) is not None:
-            console.say(f"[{label}] its linear probe is read from {path}")
-            return head
+    with workdir.turn(path.with_suffix(".lock")) if keep else contextlib.nullcontext():
+        if parallel.as_main(checkpoints.exists(path)):
+            like = _like(width, dataset.num_classes, everywhere)
+            if (head := checkpoints.load_arrays(path, like)) is not None:
+                console.say(f"[{label}] its linear probe is read from {path}")
+                return head
+        head = _train(network, variables, dataset, mesh, training, l2, label=label)
+        if keep:
+            parallel.main_first(lambda: parallel.is_main() and shutil.rmtree(path, True))
+            checkpoints.save_arrays(path, head, {})
+    return head
+
+
+def _train(
+    network: networks.Network,
+    variables: Any,
+    dataset: data.Dataset,
+    mesh: jax.sharding.Mesh,
+    training: Training,
+    l2: float,
+    *,
+    label: str,
+) -> dict[str, jax.Array]:
+    """A probe that is new, on every device; says what came of it."""
+    outputs = networks.summarize(network, dataset.image_shape).outputs
+    width = outputs.embedding.shape[-1]
     _check_memory(len(dataset.train), width, mesh)
     start = time.monotonic()
     embeddings, labels = embed(network, variables, dataset.train, mesh, training)
@@ -96,20 +118,16 @@ def get(
         f" embeddings of {width}, {fitted.iterations} iterations of L-BFGS,"
         f" {time.monotonic() - start:.0f} s"
     )
-    head = parallel.put(everywhere, fitted.head)
-    if keep:
-        parallel.main_first(lambda: parallel.is_main() and shutil.rmtree(folder, True))
-        checkpoints.save_arrays(path, head, {"top1": fitted.top1})
-    return head
+    return parallel.put(parallel.replicated(mesh), fitted.head)
 
 
-def folder_of(workdir: pathlib.Path, label: str) -> pathlib.Path:
+def folder_of(run: pathlib.Path, label: str) -> pathlib.Path:
     """Where a run keeps the probes of a teacher."""
-    return workdir / f"{label}.probe"
+    return run / f"{label}.probe"
 
 
 def read(folder: pathlib.Path, width: int, num_classes: int) -> dict[str, jax.Array]:
-    """The probe that a run keeps.
+    """The probe that a run keeps; of several, the newest.
 
     Args:
       folder: of `folder_of`.
@@ -121,8 +139,9 @@ def read(folder: pathlib.Path, width: int, num_classes: int) -> dict[str, jax.Ar
     """
     paths = [path for path in folder.absolute().glob("*") if checkpoints.exists(path)]
     like = _like(width, num_classes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
-    if len(paths) == 1 and (head := checkpoints.load_arrays(paths[0], like)) is not None:
-        return head
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime)[-1:]:
+        if (head := checkpoints.load_arrays(path, like)) is not None:
+            return head
     raise errors.InputError(
         f"the linear probe of the teacher is not in {folder} any more, or damaged: the run's"
         " command makes it again"
