@@ -33,12 +33,10 @@ def random_erase(
     """
     errors.lookup("value of random erasing", value, dict.fromkeys(ERASED))
     box_key, noise_key = jax.random.split(key)
-    top, left, height, width = box = jax.lax.optimization_barrier(
-        draw_box(box_key, image.shape[:2], probability)
-    )
-    del box
+    box = draw_box(box_key, image.shape[:2], probability)
+    top, left, height, width = jax.lax.optimization_barrier(box)
     y = jnp.arange(image.shape[0])[:, None] - top
-    x = jnp.arange(image.shape[1]) - left
+    x = jnp.arange(image.shape[1])[None] - left
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
     return jnp.where(inside[..., None], _values(noise_key, image, y * width + x, value), image)
 
@@ -68,9 +66,9 @@ def _values(key: jax.Array, image: jax.Array, place: jax.Array, value: str) -> j
     """What takes the place of pixels, whose places are counted within the box."""
     height, width, channels = image.shape
     if value == "mean":
-        return jnp.zeros((), image.dtype)
+        return jnp.zeros_like(image)
     if value == "colour":
-        return jax.random.normal(key, (channels,), image.dtype)
+        return jnp.broadcast_to(jax.random.normal(key, (channels,), image.dtype), image.shape)
     # Noise is drawn for a box alone: on a CPU it costs more than all else.
     count = math.ceil(_NOISE * height * width)
     noise = jax.random.normal(key, (count, channels), image.dtype)

@@ -29,7 +29,7 @@ class Statistics(NamedTuple):
 def statistics(image: jax.Array) -> Statistics:
     """Of an image [H, W, channels] uint8."""
     channels = image.shape[-1]
-    place = image.reshape(-1, channels).astype(jnp.int32) + 256 * jnp.arange(channels)
+    place = image.reshape(-1, channels).astype(jnp.int32) + 256 * jnp.arange(channels)[None]
     counts = jnp.zeros(256 * channels, jnp.int32).at[place].add(1, mode="promise_in_bounds")
     # Whole numbers a CPU adds up many at once.
     greys = jax.lax.optimization_barrier(grey(image)[..., 0].astype(jnp.int32))
@@ -125,7 +125,7 @@ def solarize_add(seen: Statistics, amount: Number) -> jax.Array:
 def autocontrast(seen: Statistics, amount: Number = 0) -> jax.Array:
     """Each channel is stretched until it reaches from 0 to 255; one of a single value stays."""
     del amount
-    is_there, values = seen.counts > 0, jnp.arange(256)
+    is_there, values = seen.counts > 0, jnp.arange(256)[None]
     low = jnp.min(jnp.where(is_there, values, 255), axis=1, keepdims=True)
     high = jnp.max(jnp.where(is_there, values, 0), axis=1, keepdims=True)
     step = jnp.maximum(high - low, 1).astype(jnp.float32) * (1 / 255)
@@ -138,7 +138,7 @@ def autocontrast(seen: Statistics, amount: Number = 0) -> jax.Array:
 def equalize(seen: Statistics, amount: Number = 0) -> jax.Array:
     """All values of a channel become about as frequent, by Pillow's arithmetic of whole numbers."""
     del amount
-    counts, values = seen.counts, jnp.arange(256)
+    counts, values = seen.counts, jnp.arange(256)[None]
     last = jnp.max(jnp.where(counts > 0, values, 0), axis=1, keepdims=True)
     rest = jnp.sum(counts, axis=1, keepdims=True) - jnp.take_along_axis(counts, last, axis=1)
     step = rest // 255

@@ -71,13 +71,14 @@ def warp(
       to the even neighbour, as in PyTorch's grid_sample.
     """
     height, width, _ = image.shape
-    x = jnp.arange(width) - (width - 1) / 2
+    x = (jnp.arange(width) - (width - 1) / 2)[None]
     y = (jnp.arange(height) - (height - 1) / 2)[:, None]
     x, y = (row[0] * x + row[1] * y + row[2] for row in matrix.astype(jnp.float32))
     x, y = x + (width - 1) / 2, y + (height - 1) / 2
+    fill = jnp.broadcast_to(jnp.asarray(fill, jnp.float32), image.shape)
     if not bilinear:
         pixels, inside = _look(image, jnp.round(x), jnp.round(y))
-        return jnp.where(inside[..., None], pixels, jnp.asarray(fill).astype(jnp.uint8))
+        return jnp.where(inside[..., None], pixels, fill.astype(jnp.uint8))
 
     left, top = jnp.floor(x), jnp.floor(y)
     across, down = x - left, y - top
@@ -85,7 +86,7 @@ def warp(
     for right in (0, 1):
         for below in (0, 1):
             pixels, inside = _look(image, left + right, top + below)
-            pixels = jnp.where(inside[..., None], pixels, jnp.asarray(fill, jnp.float32))
+            pixels = jnp.where(inside[..., None], pixels, fill)
             part = (across if right else 1 - across) * (down if below else 1 - down)
             total += part[..., None] * pixels
     return jnp.round(total).astype(jnp.uint8)
@@ -99,5 +100,7 @@ def _look(image: jax.Array, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.
     place = (y * width + x).astype(jnp.int32)
     # Places are computed once, and not anew for each channel.
     place, inside = jax.lax.optimization_barrier((place, inside))
-    pixels = image.reshape(height * width, channels).at[place].get(mode="promise_in_bounds")
+    pixels = (
+        jnp.asarray(image).reshape(height * width, channels).at[place].get(mode="promise_in_bounds")
+    )
     return pixels, inside
