@@ -81,9 +81,10 @@ def _mixed(
     if pastes is False and mixes is True:
         return share * images + (1 - share) * partners, share
     inside = _box(key, share, images.shape[1:3])
-    rest = 1 - jnp.mean(inside, dtype=jnp.float32)
     if pastes is True and mixes is True:
-        return jnp.where(inside[None, ..., None], partners, images), rest
+        mixed = jnp.where(inside[None, ..., None], partners, images)
+        return mixed, 1 - jnp.mean(inside, dtype=jnp.float32)
+    rest = 1 - jnp.mean(inside, dtype=jnp.float32)
     weight = jnp.where(pastes, 1.0 - inside, share)
     weight = jnp.where(mixes, weight, 1.0)[None, ..., None]
     share = jnp.where(mixes, jnp.where(pastes, rest, share), 1.0)
