@@ -13,7 +13,7 @@ import optax
 
 from rrd_jax import errors, networks, objectives
 from rrd_jax.choices import NetworkChoice, ObjectiveChoice, OptimizerChoice, StartChoice
-from rrd_jax.data import augment, source
+from rrd_jax.data import augment, mixing, source
 from rrd_jax.objectives import Objective
 
 
@@ -55,7 +55,7 @@ class Training:
     teacher_weights: tuple[float, ...]
     optimizer: OptimizerChoice
     augment: augment.Augment
-    mix: augment.Mix | None
+    mix: mixing.Mix | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
     seed: int

@@ -14,7 +14,7 @@ from rrd_jax.choices import NetworkChoice, ObjectiveChoice, OptimizerChoice, Sta
 from rrd_jax.config import checks, effects, methods, sizes
 from rrd_jax.config.fields import BY_PATH, defaults
 from rrd_jax.config.options import Options
-from rrd_jax.data import augment
+from rrd_jax.data import augment, mixing
 from rrd_jax.data.source import Source
 from rrd_jax.teacher import cache as teacher_cache
 
@@ -184,9 +184,20 @@ def _training(
         teacher_weights=weights if len(weights) > 1 else (),
         optimizer=_optimizer(config, setting),
         augment=augment.make_augment(
-            data.augment, mean=data.mean, std=data.std, pad=data.pad, flip=data.flip
+            data.augment,
+            mean=data.mean,
+            std=data.std,
+            pad=data.pad,
+            flip=data.flip,
+            changes=augment.Changes(**{name: data[name] for name in augment.Changes._fields}),
         ),
-        mix=augment.make_mix(data.mix, data.mix_alpha),
+        mix=mixing.make_mix(
+            data.mix,
+            data.mix_alpha,
+            cutmix_alpha=data.cutmix_alpha,
+            switch=data.mix_switch,
+            probability=data.mix_probability,
+        ),
         mean=tuple(data.mean),
         std=tuple(data.std),
         seed=config.seed,
