@@ -60,9 +60,9 @@ def remat(network: nn.Module, how: str) -> Network:
 
     Args:
       network: of `networks.create`.
-      how: "convolutions" keeps the results of convolutions and the statistics of batch norms, and
-        computes the rest again; "all" keeps the inputs of blocks and the statistics inside; "none"
-        is the network itself.
+      how: "convolutions" keeps the results of convolutions, of a transformer's linear layers, and
+        the statistics of batch norms, and computes the rest again, such as attention's weights;
+        "all" keeps the inputs of blocks and the statistics inside; "none" is the network itself.
 
     Raises:
       InputError: `how` is none of these, or "all" for a network without blocks.

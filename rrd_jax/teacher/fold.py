@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from rrd_jax import functional
-from rrd_jax.networks import Network, layers
+from rrd_jax.networks import Network, layers, transformer
 from rrd_jax.teacher import ensemble
 
 _Path = tuple[str, ...]
@@ -20,8 +20,9 @@ def fold(
     """Variables with which a network evaluates as before, in fewer operations.
 
     A batch norm behind a convolution scales by fixed numbers. They are multiplied into the kernel,
-    in float32, and only a shift is left. Kernels of convolutions are then cast to the type that
-    they compute in. All else stays as it is, as do layers that are not ours.
+    in float32, and only a shift is left. Kernels of convolutions, and of a transformer's linear
+    layers, are then cast to the type that they compute in. All else stays as it is, as do layers
+    that are not ours.
 
     Args:
       network: of `networks.create`, or an Ensemble.
@@ -62,8 +63,8 @@ def _layers(
     """The layers of ours in a network.
 
     Returns:
-      {path of a convolution: what it computes in}, and the paths of each convolution that a batch
-      norm follows and of that one, with its epsilon.
+      {path of a convolution or linear layer: what it computes in}, and the paths of each
+      convolution that a batch norm follows and of that one, with its epsilon.
     """
     convolutions, pairs = {}, []
 
@@ -71,7 +72,7 @@ def _layers(
         module = context.module
         if isinstance(module, layers.BatchNorm) and module.follows:
             pairs.append(((*module.path[:-1], module.follows), module.path, module.epsilon))
-        if isinstance(module, layers.Conv):
+        if isinstance(module, layers.Conv | transformer.Linear):
             convolutions[module.path] = module.dtype
         return call(*args, **kwargs)
 
