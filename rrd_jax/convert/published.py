@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from rrd_jax import networks
 from rrd_jax.convert import torchvision
 from rrd_jax.convert.spelling import Spelling
-from rrd_jax.networks import convmixer, convnext, inverted, regnet, vit
+from rrd_jax.networks import convmixer, convnext, inverted, regnet, repvgg, vit
 
 LIBRARIES = ("torchvision", "timm")
 
@@ -178,6 +178,10 @@ _NETWORKS: dict[str, Published] = {
     **_both(inverted.IMAGENET, torchvision.efficient, _EFFICIENTNETS, _STEM),
     **_both(regnet.IMAGENET, torchvision.regular, _REGNETS, ("stem.conv", "head.fc")),
     **{name: Published("", name, timm_ends=("stem.0", "head")) for name in convmixer.IMAGENET},
+    **{
+        name: Published("", name, timm_ends=("stem.conv_kxk.conv", "head.fc"))
+        for name in repvgg.IMAGENET
+    },
     **{
         name: Published(
             name, spellings={"torchvision": make}, entries="torchvision", timm_ends=_STEM

@@ -19,6 +19,7 @@ from rrd_jax.networks import (
     inverted,
     mobilenet,
     regnet,
+    repvgg,
     resnet,
     shufflenet,
     vgg,
@@ -71,6 +72,7 @@ IMAGENET: dict[str, Factory] = {
     **convnext.IMAGENET,
     **inverted.IMAGENET,
     **regnet.IMAGENET,
+    **repvgg.IMAGENET,
     **vit.IMAGENET,
     **convmixer.IMAGENET,
 }

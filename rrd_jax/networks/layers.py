@@ -23,6 +23,21 @@ class Block(nn.Module):
     """Marks a module that `networks.remat` may recompute: (x, **keywords) -> anything."""
 
 
+Leaves = dict[tuple[str, ...], jax.Array]
+
+
+class Joined(Block):
+    """Marks a block whose branches are one convolution when it evaluates; `teacher.fold` asks.
+
+    It then has what `join` gives for parameters.
+    """
+
+    @staticmethod
+    def join(params: Leaves, stats: Leaves) -> Leaves:
+        """Parameters for evaluation, by their paths in the block, of those and its statistics."""
+        raise NotImplementedError
+
+
 class Conv(nn.Module):
     """Convolution with PyTorch's symmetric padding of (kernel - 1) / 2.
 

@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from rrd_jax import networks
-from rrd_jax.networks import convmixer, convnext, inverted, regnet, vit
+from rrd_jax.networks import convmixer, convnext, inverted, regnet, repvgg, vit
 
 _RESNETS = ("resnet101", "resnet152", "resnet50_gn")
 # The smallest of each kind.
@@ -20,6 +20,7 @@ SMALLEST = (
     "mobilenetv4_conv_small",
     "mobilenet_v3_small",
     "regnety_002",
+    "repvgg_a0",
 )
 # Of torchvision: all that have a way of their own with names.
 TORCHVISION = (
@@ -66,7 +67,7 @@ def older() -> list[str]:
 
 def names() -> list[str]:
     """Of all networks that are timm's, or torchvision's with timm's modules."""
-    families = (vit, convnext, inverted, regnet, convmixer)
+    families = (vit, convnext, inverted, regnet, convmixer, repvgg)
     return [*_RESNETS, *(name for family in families for name in family.IMAGENET)]
 
 

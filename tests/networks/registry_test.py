@@ -16,6 +16,7 @@ from rrd_jax.networks import (
     inverted,
     mobilenet,
     regnet,
+    repvgg,
     resnet,
     shufflenet,
     vgg,
@@ -49,7 +50,7 @@ def test_an_unknown_name_lists_the_known():
 
 def test_no_family_takes_the_name_of_another():
     tables = [family.CIFAR for family in (resnet, wrn, vgg, mobilenet, shufflenet, vit, convmixer)]
-    families = (resnet, mobilenet, shufflenet, convnext, inverted, regnet, vit, convmixer)
+    families = (resnet, mobilenet, shufflenet, convnext, inverted, regnet, repvgg, vit, convmixer)
     tables += [family.IMAGENET for family in families]
     assert len(networks.MODELS) == sum(len(table) for table in tables)
 

@@ -10,7 +10,7 @@ from rrd_jax.networks import convnext, vit
 from tests import fresh, golden
 
 # Small networks of families whose published ones are large.
-_SMALL = {
+SMALL = {
     "vit": functools.partial(
         vit.VisionTransformer, 4, patch=4, width=16, depth=3, heads=2, drop_path=0.5
     ),
@@ -22,7 +22,7 @@ _BLOCKS = {"resnet8": 3, "wrn_16_1": 6, "mobilenetv2_cifar": 17, "shufflenetv2_c
 
 
 def _create(name):
-    return _SMALL[name]() if name in _SMALL else networks.create(name, 4)
+    return SMALL[name]() if name in SMALL else networks.create(name, 4)
 
 
 def _step(network, variables, images):
@@ -56,10 +56,10 @@ def test_the_whole_network_or_each_block_is_computed_twice(name):
 
 @pytest.mark.parametrize(
     "name",
-    fresh.all_but_quick_are_long([*_BLOCKS, *_SMALL], quick=("resnet8", "wrn_16_1", *_SMALL)),
+    fresh.all_but_quick_are_long([*_BLOCKS, *SMALL], quick=("resnet8", "wrn_16_1", *SMALL)),
 )
 def test_parts_that_are_computed_twice_give_the_same(name):
-    network, side = _create(name), 32 if name in _SMALL else 16
+    network, side = _create(name), 32 if name in SMALL else 16
     variables = fresh.init(network, (side, side, 3))
     images = np.random.default_rng(0).standard_normal((4, side, side, 3)).astype(np.float32)
     run = jax.jit(_step, static_argnums=0)
@@ -74,7 +74,7 @@ def test_parts_that_are_computed_twice_give_the_same(name):
         assert max(np.abs(leaf - other).max() for leaf, other in pairs) < 1e-5 * largest
 
 
-@pytest.mark.parametrize("name", ["resnet8", *_SMALL])
+@pytest.mark.parametrize("name", ["resnet8", *SMALL])
 def test_less_is_kept_for_the_backward_pass(name):
     network = _create(name)
     variables = fresh.init(network, (32, 32, 3))
