@@ -82,7 +82,7 @@ def _names_networks(option: str) -> bool:
     if "-" not in option:
         if imports.is_path(option) and "+" not in option:
             return networks.is_network(imports.load("network or objective", option))
-        return option in networks.MODELS
+        return networks.canonical(option) in networks.MODELS
     teachers, _, student = option.rpartition("-")
     models = [*teachers.split("+"), student]
     return all(can_be_network(model) for model in models)

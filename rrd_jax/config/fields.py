@@ -323,6 +323,14 @@ FIELDS = (
         "Weights that it starts from, as teacher.checkpoint has them; '' for random ones. They are"
         " read before the first step, and never again.",
     ),
+    Field(
+        "student.drop_path",
+        0.0,
+        _PART,
+        "Share of images for which the last block is left out in training; of the blocks before it"
+        " in proportion to their depth. Of transformers, ConvNeXt, EfficientNet, MobileNetV3 and"
+        " V4, and RegNetY.",
+    ),
     Field("student.head", "auto", Choice(HEADS), _HEAD),
     Field("student.freeze", "", Text(), _FREEZE),
     Field("student.backbone_rate", 1.0, _FACTOR, _BACKBONE),
@@ -344,6 +352,7 @@ FIELDS = (
         "Trains the teacher from teacher.checkpoint to these images first, in <workdir>/teacher."
         " Flags for both teacher.checkpoint and teacher.epochs imply it.",
     ),
+    Field("teacher.drop_path", 0.0, _PART, "As student.drop_path, where it is trained."),
     Field("teacher.head", "auto", Choice(HEADS), "As student.head, where it is trained."),
     Field("teacher.freeze", "", Text(), "As student.freeze, where it is trained."),
     Field("teacher.backbone_rate", 1.0, _FACTOR, "As student.backbone_rate, likewise."),

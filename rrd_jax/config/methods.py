@@ -142,13 +142,13 @@ def check_option(option: str) -> None:
         wrong = next((word for word in words if not can_be_network(word)), option)
         raise errors.InputError(
             f"config option '{option}' cannot be read: '{wrong}' is no network, and no module has a"
-            f" - in its name; {errors.hint(wrong, networks.MODELS)}networks can also be named by"
+            f" - in its name; {errors.hint(wrong, _names())}networks can also be named by"
             " --config.teacher.model and --config.student.model"
         )
     if "-" not in option and (imports.is_path(option) or set(words) <= set(RECORDS)):
         method(option)  # which says what is wrong
         return
-    known = {**networks.MODELS, **RECORDS, "smoke": None}
+    known = [*_names(), *RECORDS, "smoke"]
     wrong = next((word for word in words if word not in known), option)
     raise errors.InputError(
         f"config option '{option}' is not smoke, a pair TEACHER-STUDENT of networks or a"
@@ -159,4 +159,8 @@ def check_option(option: str) -> None:
 
 def can_be_network(name: str) -> bool:
     """Whether it names one of our networks, or is written as an import path is."""
-    return name in networks.MODELS or bool(re.fullmatch(r"[\w.]+:[\w.]+", name))
+    return name in _names() or bool(re.fullmatch(r"[\w.]+:[\w.]+", name))
+
+
+def _names() -> list[str]:
+    return [*networks.MODELS, *networks.ALIASES]
