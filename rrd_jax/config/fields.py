@@ -558,3 +558,27 @@ def imagenet() -> ConfigDict:
     config.train.batch_size = 256
     config.train.save_every = 1000
     return config
+
+
+def deit() -> ConfigDict:
+    """ImageNet's images by DeiT's recipe (arXiv 2012.12877), without its repeated augmentation.
+
+    300 epochs of batch 1024 by AdamW; `methods.smooth_labels` has its label smoothing, 0.1.
+    """
+    config = imagenet()
+    config.data.policy = "rand_increasing"
+    config.data.policy_noise = 0.5
+    config.data.erase = 0.25
+    config.data.mix, config.data.mix_alpha = "mixup+cutmix", 0.8
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.decay_norm_and_bias = False
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_epochs = 5.0
+    config.optimizer.warmup_start = 1e-6
+    config.optimizer.final_learning_rate = 1e-5
+    config.train.epochs = 300
+    config.train.batch_size = 1024
+    config.train.ema = 0.99996
+    return config

@@ -196,6 +196,11 @@ def image_size(name: str) -> int:
     return 32 if name in CIFAR else _SIDES.get(name, 224)
 
 
+def patch(name: str) -> int:
+    """Pixels of a side of the squares that network `name` cuts images into; 1 for none."""
+    return getattr(MODELS.get(canonical(name)), "keywords", {}).get("patch", 1)
+
+
 def init(network: Network, key: jax.Array, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """Fresh variables {"params", "batch_stats"} for images of [H, W, channels]."""
     variables = network.init(key, jnp.zeros((1, *image_shape), jnp.float32), train=False)
@@ -250,6 +255,7 @@ __all__ = [
     "leaf_name",
     "multiply_adds",
     "named_shapes",
+    "patch",
     "remat",
     "summarize",
 ]
