@@ -19,7 +19,7 @@ from rrd_jax.choices import (
     StartChoice,
     TeachingChoice,
 )
-from rrd_jax.data import augment, source
+from rrd_jax.data import augment, mixing, source
 from rrd_jax.objectives import Objective
 
 
@@ -61,7 +61,7 @@ class Training:
     teacher_weights: tuple[float, ...]
     optimizer: OptimizerChoice
     augment: augment.Augment
-    mix: augment.Mix | None
+    mix: mixing.Mix | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
     seed: int

@@ -13,7 +13,8 @@ import optax
 
 from rrd_jax import metrics, networks
 from rrd_jax.batch import Batch
-from rrd_jax.data.augment import Augment, Mix
+from rrd_jax.data.augment import Augment
+from rrd_jax.data.mixing import Mix
 from rrd_jax.objectives import ObjectiveState
 from rrd_jax.recipe import Term
 from rrd_jax.state import TrainState

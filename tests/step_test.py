@@ -9,7 +9,7 @@ import pytest
 
 from rrd_jax import convert, memory, networks, objectives, optim, parallel, state, step
 from rrd_jax.batch import Batch
-from rrd_jax.data import augment
+from rrd_jax.data import mixing
 from rrd_jax.objectives import kd as kd_module
 from rrd_jax.recipe import Term
 from rrd_jax.teacher import outputs
@@ -220,7 +220,7 @@ def test_the_teacher_sees_the_mixed_images(kind):
         label=np.array([0, 1, 2, 2], np.int32),
         index=np.arange(4, dtype=np.int32),
     )
-    mix = augment.make_mix(kind, 1.0)
+    mix = mixing.make_mix(kind, 1.0)
     seen = {}
 
     def spy(key, images, labels):

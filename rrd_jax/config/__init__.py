@@ -1,14 +1,14 @@
 """Configs: every field with its default and meaning, methods, and how a config becomes a Job.
 
-A launch file of `configs/` is a small delta: `defaults` or `imagenet`, the fields that differ, and
-`finish`.
+A launch file of `configs/` is a small delta: `defaults`, `imagenet` or `deit`, the fields that
+differ, and `finish`.
 """
 
 from rrd_jax.config.argument import finish
 from rrd_jax.config.commands import explain
 from rrd_jax.config.describe import describe
-from rrd_jax.config.fields import defaults, imagenet
-from rrd_jax.config.methods import METHODS, limit, method
+from rrd_jax.config.fields import defaults, deit, imagenet
+from rrd_jax.config.methods import METHODS, limit, method, smooth_labels
 from rrd_jax.config.parse import (
     parse,
     source_of,
@@ -21,6 +21,7 @@ from rrd_jax.config.parse import (
 __all__ = [
     "METHODS",
     "defaults",
+    "deit",
     "describe",
     "explain",
     "finish",
@@ -28,6 +29,7 @@ __all__ = [
     "limit",
     "method",
     "parse",
+    "smooth_labels",
     "source_of",
     "teaching_of",
     "training_of",

@@ -75,8 +75,7 @@ def _of_data(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
         yield "data", ("pad", "flip"), f"data.augment is {data.augment}"
     if not on_host:
         yield "data", ("resize",), f"data.augment is {data.augment}"
-    if data.mix == "none":
-        yield "data", ("mix_alpha",), "data.mix is none"
+    yield from _of_changes(data)
     if data.feed == "resident":
         yield "data", ("workers",), "data.feed is resident"
     if on_host or data.feed == "streamed":
@@ -84,6 +83,25 @@ def _of_data(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
     if ":" not in data.name:
         yield "data", ("options",), f"data.name is {kinds.shown(data.name)}"
     yield from _of_degraded(config)
+
+
+def _of_changes(data: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """Of what is done to training images at random, beside the crop."""
+    if not data.policy.startswith("rand"):
+        names = ("policy_operators", "policy_magnitude", "policy_noise")
+        yield "data", names, f"data.policy is {data.policy}"
+    if not any(data.jitter):
+        yield "data", ("jitter_probability",), "data.jitter is all 0"
+    elif not data.jitter_probability:
+        yield "data", ("jitter",), "data.jitter_probability is 0"
+    if len(data.mean) == 1:
+        yield "data", ("grey",), "images have one channel"
+    if not data.erase:
+        yield "data", ("erase_with",), "data.erase is 0"
+    if data.mix != "mixup+cutmix":
+        yield "data", ("cutmix_alpha", "mix_switch"), f"data.mix is {data.mix}"
+    if data.mix == "none":
+        yield "data", ("mix_alpha", "mix_probability"), "data.mix is none"
 
 
 def _of_degraded(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
@@ -123,7 +141,7 @@ def _of_optimizer(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], st
 def _of_teachers(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
     of_training = (
         *("seed", "train_split", "share", "imbalance", "label_noise"),
-        *("epochs", "learning_rate", "freeze", "backbone_rate"),
+        *("epochs", "learning_rate", "freeze", "backbone_rate", "drop_path"),
     )
     of_images = ("mean", "std", "image_size", "interpolation")
     for label, fields in teachers(config):

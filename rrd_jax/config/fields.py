@@ -22,6 +22,9 @@ from rrd_jax.config.kinds import (
     Text,
 )
 from rrd_jax.config.options import Options
+from rrd_jax.data.erasing import ERASED
+from rrd_jax.data.mixing import MIXES
+from rrd_jax.data.policies import POLICIES
 from rrd_jax.data.source import DEVICE_AUGMENTATIONS, FEEDS, HOST_AUGMENTATIONS, NOISES
 
 _DTYPES = ("auto", "float32", "bfloat16")
@@ -34,6 +37,7 @@ _RATE = Real(above=0, maximum=1e6)
 _FACTOR = Real(above=0, maximum=1)
 _RATIO = Real(minimum=1, maximum=1e6)
 _PART = Real(minimum=0, below=1)
+_CHANCE = Real(minimum=0, maximum=1)
 _HEAD = (
     "The classifier of weights that it starts from: keep, new, or auto, which keeps it where the"
     " classes are as many, and have the same names where these are known."
@@ -212,11 +216,61 @@ FIELDS = (
         "crop_flip only: pixels of black on each side; at most data.image_size.",
     ),
     Field("data.flip", True, Flag(), "crop_flip only: mirror half of the images."),
+    # In the step, after the crop; teacher and student see the same.
+    Field(
+        "data.policy",
+        "none",
+        Choice(POLICIES),
+        "rand: RandAugment with torchvision's amounts; rand_increasing: with timm's, as in"
+        " rand-m9-mstd0.5-inc1 with policy_noise 0.5; trivial: TrivialAugment, wide.",
+    ),
+    Field("data.policy_operators", 2, Integer(1, 16), "rand only: one after the other, an image."),
+    Field(
+        "data.policy_magnitude",
+        9.0,
+        Real(minimum=0, maximum=30),
+        "rand only: how much each changes; at most 30, of rand_increasing 10.",
+    ),
+    Field(
+        "data.policy_noise",
+        0.0,
+        Real(minimum=0, maximum=1e3),
+        "rand only: standard deviation of the magnitudes.",
+    ),
+    Field(
+        "data.jitter",
+        (0.0, 0.0, 0.0, 0.0),
+        Numbers(Real(minimum=0, maximum=10), lengths=(4,)),
+        "Colour jitter: ranges of brightness, contrast, saturation (factors of 1 - range to 1 +"
+        " range) and hue (at most 0.5 turns); SimCLR's are (0.8, 0.8, 0.8, 0.2).",
+    ),
+    Field("data.jitter_probability", 1.0, _CHANCE, "Of colour jitter; SimCLR's is 0.8."),
+    Field("data.grey", 0.0, _CHANCE, "Probability that an image loses its colours."),
+    Field(
+        "data.gaussian_blur",
+        0.0,
+        _CHANCE,
+        "Probability of Gaussian blur, with a deviation of 0.1 to 2 pixels.",
+    ),
+    Field(
+        "data.erase",
+        0.0,
+        _CHANCE,
+        "Probability that a random box of 2 % to a third of the image is erased, after"
+        " normalisation; DeiT's is 0.25.",
+    ),
+    Field(
+        "data.erase_with",
+        "pixels",
+        Choice(ERASED),
+        "pixels: noise in each; colour: one random colour; mean: the data's.",
+    ),
     Field(
         "data.mix",
         "none",
-        Choice(("none", "mixup", "cutmix")),
-        "Each training image with another of its batch; the teacher sees the mixture.",
+        Choice(MIXES),
+        "Each training image with another of its batch; the teacher sees the mixture."
+        " mixup+cutmix draws for each batch which of the two.",
     ),
     Field(
         "data.mix_alpha",
@@ -224,6 +278,14 @@ FIELDS = (
         Real(minimum=1e-3, maximum=1e3),
         "The share of an image is drawn from Beta(alpha, alpha).",
     ),
+    Field(
+        "data.cutmix_alpha",
+        1.0,
+        Real(minimum=1e-3, maximum=1e3),
+        "mixup+cutmix only: of cutmix; data.mix_alpha is then mixup's (DeiT: 0.8).",
+    ),
+    Field("data.mix_switch", 0.5, _CHANCE, "mixup+cutmix only: part of the batches with cutmix."),
+    Field("data.mix_probability", 1.0, _CHANCE, "That a batch is mixed at all."),
     Field(
         "data.mean",
         (0.5071, 0.4867, 0.4408),
@@ -263,6 +325,14 @@ FIELDS = (
         "Weights that it starts from, as teacher.checkpoint has them; '' for random ones. They are"
         " read before the first step, and never again.",
     ),
+    Field(
+        "student.drop_path",
+        0.0,
+        _PART,
+        "Share of images for which the last block is left out in training; of the blocks before it"
+        " in proportion to their depth. Of transformers, ConvNeXt, EfficientNet, MobileNetV3 and"
+        " V4, and RegNetY.",
+    ),
     Field("student.head", "auto", Choice(HEADS), _HEAD),
     Field("student.freeze", "", Text(), _FREEZE),
     Field("student.backbone_rate", 1.0, _FACTOR, _BACKBONE),
@@ -285,6 +355,7 @@ FIELDS = (
         "Trains the teacher from teacher.checkpoint to these images first, in <workdir>/teacher."
         " Flags for both teacher.checkpoint and teacher.epochs imply it.",
     ),
+    Field("teacher.drop_path", 0.0, _PART, "As student.drop_path, where it is trained."),
     Field("teacher.head", "auto", Choice(HEADS), "As student.head, where it is trained."),
     Field("teacher.freeze", "", Text(), "As student.freeze, where it is trained."),
     Field("teacher.backbone_rate", 1.0, _FACTOR, "As student.backbone_rate, likewise."),
@@ -535,4 +606,28 @@ def imagenet() -> ConfigDict:
     config.train.epochs = 100
     config.train.batch_size = 256
     config.train.save_every = 1000
+    return config
+
+
+def deit() -> ConfigDict:
+    """ImageNet's images by DeiT's recipe (arXiv 2012.12877), without its repeated augmentation.
+
+    300 epochs of batch 1024 by AdamW; `methods.smooth_labels` has its label smoothing, 0.1.
+    """
+    config = imagenet()
+    config.data.policy = "rand_increasing"
+    config.data.policy_noise = 0.5
+    config.data.erase = 0.25
+    config.data.mix, config.data.mix_alpha = "mixup+cutmix", 0.8
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.decay_norm_and_bias = False
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_epochs = 5.0
+    config.optimizer.warmup_start = 1e-6
+    config.optimizer.final_learning_rate = 1e-5
+    config.train.epochs = 300
+    config.train.batch_size = 1024
+    config.train.ema = 0.99996
     return config

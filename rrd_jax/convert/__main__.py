@@ -31,7 +31,7 @@ def run(model: str, source: pathlib.Path, output: pathlib.Path) -> None:
     """Reads the network, tries it on a random image, writes it, and prints what it is.
 
     Args:
-      model: a name of `networks.MODELS`; "" for what lies beside the weights.
+      model: a name of `networks.MODELS` or `networks.ALIASES`; "" for what lies beside the weights.
       source: the PyTorch file, or hf:FOLDER.
       output: the folder to write to.
 
@@ -73,14 +73,14 @@ def run(model: str, source: pathlib.Path, output: pathlib.Path) -> None:
 
 def _named(model: str, source: pathlib.Path) -> str:
     """The network that is asked for, or that lies beside the weights."""
-    name = model or files.network_of(source)
+    name = networks.canonical(model or files.network_of(source))
     file, _ = files.split(source)
     if name not in networks.MODELS and file.is_file():
         fitting = files.fitting(source)
         hint = f"{source} fits {' and '.join(fitting)}" if fitting else f"{source} fits none"
         what = f"unknown model '{name}'" if name else "--model is not given"
         raise errors.InputError(f"{what}; {hint}; known: {errors.listed(networks.MODELS, name)}")
-    errors.lookup("model", name, networks.MODELS)
+    networks.factory(name)  # which raises for a name that is none
     return name
 
 

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from rrd_jax import errors
+from rrd_jax import errors, networks
 from rrd_jax.about import Preprocessing
 from rrd_jax.convert import configs, published
 
@@ -152,7 +152,7 @@ def to_timm(wanted: Preprocessing) -> dict[str, Any]:
 def _of_transformers(file: pathlib.Path, content: dict[str, Any], model: str) -> Beside:
     """Of a config.json of transformers, and a preprocessor_config.json beside it."""
     fitting = configs.names(content, str(file))
-    if model and model not in fitting:
+    if model and networks.canonical(model) not in fitting:
         raise errors.InputError(
             f"{file} is of {fitting[0]}, as the config.json beside it says, not of {model}"
         )

@@ -308,7 +308,7 @@ def of(name: str, names: str) -> Layout | None:
       name: of the network.
       names: whose they are, of NAMES.
     """
-    network = networks.MODELS[name](num_classes=1)
+    network = networks.factory(name)(num_classes=1)
     is_dino = getattr(network, "scale", 0) and network.pool == "token"
     if names != "transformers":
         if names == "openai":

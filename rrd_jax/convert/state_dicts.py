@@ -6,7 +6,15 @@ import numpy as np
 from flax import traverse_util
 
 from rrd_jax import console, errors, networks
-from rrd_jax.convert import differences, layouts, spellings, templates, values, wrappers
+from rrd_jax.convert import (
+    differences,
+    layouts,
+    published,
+    spellings,
+    templates,
+    values,
+    wrappers,
+)
 
 _ROWS = 4
 
@@ -26,7 +34,7 @@ def from_torch(
     and a note says so.
 
     Args:
-      name: a key of `networks.MODELS`.
+      name: a key of `networks.MODELS` or `networks.ALIASES`.
       state_dict: entry name to array or tensor, or dicts of such; classes and image channels are
         read off it.
       where: it is from, for messages.
@@ -48,8 +56,8 @@ def from_torch(
     except wrappers.MisfitError as error:
         raise errors.InputError(f"{where} {error}") from None
     flat = {
-        path: np.ascontiguousarray(templates.from_torch_layout(path[-1], arrays[entry]))
-        for entry, (path, _) in template.items()
+        path: np.ascontiguousarray(templates.from_torch_layout(path[-1], arrays[entry], rank))
+        for entry, (path, _, rank) in template.items()
         if entry in arrays
     }
     return {"batch_stats": {}, **traverse_util.unflatten_dict(flat)}
@@ -90,7 +98,9 @@ def _values(name: str, entries: dict[str, Any]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def to_torch(name: str, variables: dict[str, Any], *, layout: str = "") -> dict[str, np.ndarray]:
+def to_torch(
+    name: str, variables: dict[str, Any], *, library: str | None = None
+) -> dict[str, np.ndarray]:
     """The PyTorch state dict of network `name`; inverse of `from_torch`.
 
     For PyTorch: `{entry: torch.from_numpy(array) for entry, array in to_torch(...).items()}`; for a
@@ -100,34 +110,41 @@ def to_torch(name: str, variables: dict[str, Any], *, layout: str = "") -> dict[
     default momentum, and it is written as 0.
 
     Args:
-      name: a key of `networks.MODELS`.
-      variables: its weights.
-      layout: whose entries are wanted: "transformers" those of its networks for classification,
-        of its models without a head where there is none, and of a CLIPVisionModelWithProjection;
-        "openai" those of OpenAI's CLIP; "dinov2" those of DINOv2's authors; "" timm's,
-        torchvision's or the benchmark's, which are ours.
+      name: a key of `networks.MODELS` or `networks.ALIASES`.
+      variables: the network's weights.
+      library: whose names and shapes the entries get: "torchvision"; "timm"; "transformers" (of its
+        networks for classification, of its models without a head where there is none, of a
+        CLIPVisionModelWithProjection); "openai" (its CLIP's); "dinov2" (its authors'); None for
+        torchvision's where the name is one of its own, and otherwise for those that
+        `networks.MODELS` has.
 
     Raises:
-      InputError: they have no such network, or an entry has no place there.
+      InputError: the name is unknown, the library has no such network, or an entry has no place
+        there.
     """
-    errors.lookup("model", name, networks.MODELS)
-    if layout and layout not in spellings.NAMES:
+    networks.factory(name)  # raises for an unknown name
+    known = published.of(name)
+    table = spellings.of(name, library) if library in spellings.NAMES else None
+    if library is None:
+        library = published.library_of(name)
+    elif table is None and not (library in published.LIBRARIES and getattr(known, library)):
+        there = [each for each in published.LIBRARIES if getattr(known, each)]
+        there += [each for each in spellings.NAMES if spellings.of(name, each)]
         raise errors.InputError(
-            f"unknown layout '{layout}'; known: {', '.join(spellings.NAMES)}, or '' for ours"
+            f"'{library}' has no network that computes what {name} does; those that have:"
+            f" {', '.join(there) or 'none'}"
         )
     state_dict = {}
     for path, leaf in traverse_util.flatten_dict(dict(variables)).items():
         entry = templates.entry_name(path)
         array = templates.to_torch_layout(path[-1], np.asarray(leaf))
         state_dict[entry] = np.ascontiguousarray(array)  # or safetensors would write it wrongly
-    if layout:
-        table = spellings.of(name, layout)
-        if table is None:
-            raise errors.InputError(f"there is no layout '{layout}' of '{name}'")
+    if table:
         state_dict = layouts.write(table, state_dict)
     for entry in [e for e in state_dict if e.endswith("running_var")]:
         state_dict[entry.replace("running_var", "num_batches_tracked")] = np.array(0)
-    return state_dict
+    spelling = None if table else published.spelling(name, library)
+    return spelling.write(state_dict) if spelling else state_dict
 
 
 def sizes(name: str, variables: dict[str, Any]) -> tuple[int, int]:
@@ -135,7 +152,9 @@ def sizes(name: str, variables: dict[str, Any]) -> tuple[int, int]:
 
     Of variables without a classifier there are 0 classes.
     """
-    shapes = {entry: shape for entry, (_, shape) in templates.entries(variables).items()}
+    shapes = {entry: found.shape for entry, found in templates.entries(variables).items()}
+    if own := published.spelling(name, published.of(name).entries):
+        shapes = {own.to_theirs(entry): shape for entry, shape in shapes.items()}
     marked = templates.marked_sizes(name, shapes)
     has_head = not templates.classifier(name).isdisjoint(shapes)
     return marked[templates.CLASSES] if has_head else 0, marked[templates.CHANNELS]

@@ -120,8 +120,8 @@ def _is_array(value: Any) -> bool:
 def places(flat: Flat, name: str) -> list[Place]:
     """Where entries of a network stand; first those that are the network's, then the fullest."""
     wanted, found = templates.template(name), []
-    timm = published.respelling(name)
-    for respell in (*_SPELLINGS, timm) if timm else _SPELLINGS:
+    libraries = [spelling.to_ours for spelling in published.spellings(name)]
+    for respell in (*_SPELLINGS, *libraries):
         names = {respell(entry): entry for entry in flat.arrays}
         if len(names) < len(flat.arrays):
             continue  # two entries would have the same name
@@ -164,19 +164,16 @@ def _place(
     }
     homes = {flat.homes[original] for entry, original in there.items() if entry in wanted}
     entries = {
-        entry: _as_convolution(flat.arrays[original], wanted.get(entry))
+        entry: _fitted(flat.arrays[original], wanted.get(entry))
         for entry, original in there.items()
         if flat.homes[original] in homes
     }
     return Place(key, entries)
 
 
-def _as_convolution(value: Any, wanted: templates.Entry | None) -> Any:
-    """A matrix as a convolution of one pixel, where the network has that."""
-    if wanted is None or len(value.shape) != 2 or wanted.shape[2:] != (1, 1):
-        return value
-    shape = (*map(int, value.shape), 1, 1)
-    return layouts.later(shape, value, lambda: values.read(value).reshape(shape))
+def _fitted(value: Any, entry: templates.Entry | None) -> Any:
+    """An array with as many axes as an entry of the network, where no number hangs on it."""
+    return values.with_rank(value, len(entry.shape)) if entry else value
 
 
 def below(flat: Flat, key: str) -> Flat:

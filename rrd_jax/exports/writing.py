@@ -23,7 +23,7 @@ from rrd_jax.teacher import wrapped
 
 _FLAGS = {"fold": "nofold"}  # as the command calls an option
 _PLAIN = Options()
-_VALUES = {"quantize": ("", "int8"), "names": ("ours", "torch")}
+_VALUES = {"quantize": ("", "int8"), "names": base.NAMES}
 
 
 class Written(NamedTuple):

@@ -237,7 +237,7 @@ def _obstacle(training: Training, objectives: Mapping[str, Objective], *, stream
     if training.mix:
         return "each image is mixed with another"
     if not training.augment.views:
-        return "no image is cut the same way twice"
+        return "no image is shown the same way twice"
     for name, objective in objectives.items():
         if objective.needs_teacher and objective.needs_maps:
             return f"'{name}' compares maps"

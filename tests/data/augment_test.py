@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import batch, errors
-from rrd_jax.data import augment
+from rrd_jax.data import augment, mixing
 
 _PLAIN = {"mean": (0.0,), "std": (1 / 255,), "pad": 2, "flip": True}
 
@@ -70,7 +70,7 @@ _IMAGES = np.broadcast_to(_LABELS[:, None, None, None], (6, 8, 10, 1)).astype(np
 
 def _mix(kind, alpha=1.0, seeds=8):
     """Mixed images and the fields of their batch, for each of several keys."""
-    mix = augment.make_mix(kind, alpha)
+    mix = mixing.make_mix(kind, alpha)
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
     mixed, fields = jax.jit(jax.vmap(mix, (0, None, None)))(keys, _IMAGES, _LABELS)
     assert set(fields) <= set(batch.Batch._fields)
@@ -105,8 +105,8 @@ def test_shares_follow_alpha_and_the_key():
 
 
 def test_an_unknown_mix_or_a_bad_alpha_is_refused():
-    assert augment.make_mix("none", 1.0) is None
+    assert mixing.make_mix("none", 1.0) is None
     with pytest.raises(errors.InputError, match="did you mean 'cutmix'"):
-        augment.make_mix("cutmx", 1.0)
+        mixing.make_mix("cutmx", 1.0)
     with pytest.raises(errors.InputError, match="data.mix_alpha is 0"):
-        augment.make_mix("mixup", 0.0)
+        mixing.make_mix("mixup", 0.0)

@@ -1,0 +1,205 @@
+"""Operators on images, beside Pillow's and beside plain arithmetic."""
+
+import colorsys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageOps
+from scipy import ndimage
+
+from rrd_jax import errors
+from rrd_jax.data import colours, erasing, operators, warping
+
+_SIZE = 24, 32
+# Amounts by operator; the rest have none.
+_AMOUNTS = {
+    **dict.fromkeys(("shear_x", "shear_y"), (-0.33, 0.27)),
+    **dict.fromkeys(("translate_x", "translate_y"), (-7.0, 4.0)),
+    "rotate": (-77.0, 13.0),
+    **dict.fromkeys(("brightness", "color", "contrast", "sharpness"), (0.1, 0.73, 1.9)),
+    "posterize": (2.0, 8.0),
+    "solarize": (100.0, 255.0),
+    "solarize_add": (33.0,),
+}
+_CASES = [
+    (name, amount, i)
+    for name in operators.OPERATORS
+    for amount in _AMOUNTS.get(name, (0.0,))
+    for i in range(3)
+]
+# How far values may be from Pillow's, whose grey is rounded and whose blends are of other sums.
+_TOLERANCES = {"brightness": 1, "sharpness": 1, "autocontrast": 1, "color": 2, "contrast": 2}
+
+
+def _images():
+    """Noise, a smooth picture of few values, and one of a single value in two channels."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (*_SIZE, 3), np.uint8)
+    y, x = np.mgrid[: _SIZE[0], : _SIZE[1]]
+    smooth = np.stack([3 * x + 40, 5 * y + 30, 2 * x + 3 * y], axis=-1).astype(np.uint8)
+    flat = np.full((*_SIZE, 3), 77, np.uint8)
+    flat[..., 1] = noise[..., 1] // 4
+    return np.stack([noise, smooth, flat])
+
+
+_IMAGES = _images()
+
+
+@pytest.fixture(scope="module")
+def results():
+    """By case: the image after its operator, all of them in one program."""
+    numbers = jnp.asarray([operators.number(name) for name, _, _ in _CASES])
+    amounts = jnp.asarray([amount for _, amount, _ in _CASES])
+    images = _IMAGES[[i for _, _, i in _CASES]]
+    found = jax.jit(jax.vmap(operators.apply))(images, numbers, amounts)
+    assert found.dtype == jnp.uint8
+    return dict(zip(_CASES, np.asarray(found), strict=True))
+
+
+def _by_pillow(name, amount, image):
+    given, (height, width) = Image.fromarray(image), image.shape[:2]
+    enhance = {"brightness": "Brightness", "color": "Color", "contrast": "Contrast"}
+    enhance |= {"sharpness": "Sharpness"}
+    if name in enhance:
+        return getattr(ImageEnhance, enhance[name])(given).enhance(amount)
+    maps = {
+        "shear_x": (1, amount, 0, 0, 1, 0),
+        "shear_y": (1, 0, 0, amount, 1, 0),
+        "translate_x": (1, 0, -amount, 0, 1, 0),
+        "translate_y": (1, 0, 0, 0, 1, -amount),
+    }
+    if name in maps:
+        return given.transform((width, height), Image.Transform.AFFINE, maps[name])
+    if name == "solarize_add":
+        return given.point([min(255, i + int(amount)) if i < 128 else i for i in range(256)] * 3)
+    others = {
+        "identity": lambda: given,
+        "rotate": lambda: given.rotate(amount),
+        "posterize": lambda: ImageOps.posterize(given, int(amount)),
+        "solarize": lambda: ImageOps.solarize(given, int(amount)),
+        "autocontrast": lambda: ImageOps.autocontrast(given),
+        "equalize": lambda: ImageOps.equalize(given),
+        "invert": lambda: ImageOps.invert(given),
+    }
+    return others[name]()
+
+
+@pytest.mark.parametrize("name", operators.OPERATORS)
+def test_an_operator_is_pillows(name, results):
+    cases = [case for case in _CASES if case[0] == name]
+    for _, amount, i in cases:
+        wanted = np.asarray(_by_pillow(name, amount, _IMAGES[i])).astype(int)
+        apart = np.abs(results[name, amount, i] - wanted)
+        if name == "rotate":  # a pixel on the border of two
+            assert np.mean(apart.max(-1) > 0) < 0.01
+        else:
+            assert apart.max() <= _TOLERANCES.get(name, 0), amount
+
+
+def test_an_operator_by_name_is_that_by_number(results):
+    wanted = [case for case in _CASES if case[2] == 1]
+    apply = jax.jit(lambda image: [operators.apply(image, *case[:2]) for case in wanted])
+    for case, found in zip(wanted, apply(_IMAGES[1]), strict=True):
+        apart = np.abs(results[case].astype(int) - np.asarray(found))
+        assert apart.max() <= (1 if case[0] in ("color", "sharpness") else 0), case
+
+
+def test_an_unknown_operator_lists_the_known():
+    with pytest.raises(errors.InputError, match="did you mean 'rotate'"):
+        operators.apply(_IMAGES[0], "rotat", 1.0)
+
+
+def test_a_grey_image_has_no_colours_and_keeps_its_shape():
+    image = _IMAGES[0, ..., :1]
+    numbers = jnp.asarray([operators.number(name) for name in operators.OPERATORS])
+    found = jax.jit(jax.vmap(operators.apply, (None, 0, None)))(image, numbers, 2.0)
+    assert found.shape == (len(numbers), *image.shape)
+    for name in ("identity", "color"):
+        np.testing.assert_array_equal(found[operators.OPERATORS.index(name)], image)
+    np.testing.assert_array_equal(colours.hue(image, 0.3), image)
+    np.testing.assert_array_equal(colours.grey(image), image)
+
+
+def test_what_comes_from_outside_is_filled_and_bilinear_is_between():
+    fill = jnp.asarray([10, 20, 30])
+    moved = operators.apply(_IMAGES[0], "translate_x", 5.0, fill)
+    np.testing.assert_array_equal(moved[:, :5], np.full((_SIZE[0], 5, 3), fill))
+    matrix = warping.translate_x(0.25, *_SIZE)
+    between = warping.warp(_IMAGES[0], matrix, fill, bilinear=True)
+    left = np.concatenate([np.full((_SIZE[0], 1, 3), fill), _IMAGES[0, :, :-1]], axis=1)
+    np.testing.assert_array_equal(between, np.round(0.25 * left + 0.75 * _IMAGES[0]))
+
+
+def test_hue_turns_as_in_hsv():
+    turned = jax.jit(colours.hue)(_IMAGES[0], 0.23)
+    for old, new in zip(_IMAGES[0, :3].reshape(-1, 3), turned[:3].reshape(-1, 3), strict=True):
+        h, s, v = colorsys.rgb_to_hsv(*(old / 255))
+        wanted = np.floor(255.999 * np.asarray(colorsys.hsv_to_rgb((h + 0.23) % 1, s, v)))
+        assert np.abs(wanted - new).max() <= 1
+
+
+@pytest.mark.parametrize("sigma", [0.1, 1.7])
+def test_blur_is_a_mean_with_gaussian_weights(sigma):
+    found = jax.jit(colours.gaussian_blur, static_argnums=2)(_IMAGES[0], sigma, 5)
+    weights = np.exp(-np.square(np.arange(-2, 3) / sigma) / 2)
+    wanted = _IMAGES[0].astype(float)
+    for axis in (0, 1):
+        wanted = ndimage.correlate1d(wanted, weights / weights.sum(), axis=axis, mode="mirror")
+    assert np.abs(wanted - found).max() < 0.501
+
+
+def _keys(count):
+    return jax.vmap(jax.random.key)(jnp.arange(count))
+
+
+def test_jitter_is_one_of_its_orders_with_factors_in_range():
+    # A pixel whose channels are alike has no hue, and saturation leaves it as it is.
+    image = jnp.full((4, 4, 3), 100, jnp.uint8).at[:2].set(50)
+    ranges = (0.4, 0.0, 0.9, 0.5)
+    found = jax.jit(jax.vmap(lambda key: colours.jitter(key, image, ranges, 0.8)))(_keys(2000))
+    values = np.asarray(found)[:, -1, 0, 0] / 100
+    assert 0.59 <= values.min() < 0.61
+    assert 1.38 < values.max() <= 1.4
+    assert np.mean(values == 1) == pytest.approx(0.2, abs=0.04)
+    assert np.mean(values) == pytest.approx(1, abs=0.02)
+
+
+def test_jitters_that_do_nothing_do_nothing_and_impossible_ones_are_refused():
+    jitter = jax.jit(lambda key: colours.jitter(key, _IMAGES[0], (0.9, 0.9, 0.9, 0.5), 0.0))
+    found = jitter(jax.random.key(0))
+    np.testing.assert_array_equal(found, _IMAGES[0])
+    with pytest.raises(errors.InputError, match="the last at most 0.5"):
+        colours.check_jitter((0.4, 0.4, 0.4, 0.6))
+
+
+def test_erased_boxes_are_as_frequent_and_as_large_as_asked_for():
+    draw = jax.jit(jax.vmap(lambda key: erasing.draw_box(key, (40, 50), 0.25)))
+    top, left, height, width = map(np.asarray, draw(_keys(4000)))
+    erased = height > 0
+    assert np.mean(erased) == pytest.approx(0.25, abs=0.03)
+    assert np.all((top >= 0) & (left >= 0) & (top + height <= 40) & (left + width <= 50))
+    areas, aspects = (height * width)[erased] / 2000, (height / width)[erased]
+    assert 0.015 < areas.min() < 0.03
+    assert 0.31 < areas.max() < 0.35
+    assert np.mean(areas) == pytest.approx((0.02 + 1 / 3) / 2, abs=0.02)
+    assert np.mean(np.log(aspects)) == pytest.approx(0, abs=0.1)
+    assert top[erased].max() + height[top.argmax()] <= 40
+
+
+@pytest.mark.parametrize("value", erasing.ERASED)
+def test_a_box_is_erased_and_the_rest_stays(value):
+    images = jnp.full((64, 12, 16, 3), 5.0)
+    erase = jax.jit(jax.vmap(lambda key, image: erasing.random_erase(key, image, 1.0, value)))
+    found = np.asarray(erase(_keys(64), images))
+    changed = found != 5
+    assert np.array_equal(changed.all(-1), changed.any(-1))
+    for image, is_inside in zip(found, changed[..., 0], strict=True):
+        rows, columns = is_inside.any(1), is_inside.any(0)
+        np.testing.assert_array_equal(is_inside, rows[:, None] & columns)
+        colours_inside = {tuple(pixel) for pixel in image[is_inside]}
+        assert len(colours_inside) == (is_inside.sum() if value == "pixels" else 1)
+    noise = found[changed]
+    assert np.std(noise) == pytest.approx(0 if value == "mean" else 1, abs=0.2)
+    assert np.mean(noise) == pytest.approx(0, abs=0.1 if value == "pixels" else 0.4)

@@ -1,0 +1,106 @@
+"""RandAugment and TrivialAugment draw what they say, as often as they say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrd_jax import errors
+from rrd_jax.data import operators, policies
+
+_COUNT = 12_000
+
+
+def _drawn(name, shape=(224, 448), **options):
+    """Operators by name, and their amounts: [_COUNT, N] both."""
+    policy = policies.make_policy(name, **options)
+    keys = jax.vmap(jax.random.key)(jnp.arange(_COUNT))
+    numbers, amounts = jax.jit(jax.vmap(lambda key: policy.draw(key, shape)))(keys)
+    return np.asarray(operators.OPERATORS)[numbers], np.asarray(amounts)
+
+
+def _check_frequencies(counts, share, total=None):
+    """Each is binomial: within four and a half deviations of its share of all."""
+    total = total or counts.sum()
+    tolerance = 4.5 * np.sqrt(total * share * (1 - share))
+    np.testing.assert_allclose(counts, total * share, atol=tolerance)
+
+
+def test_randaugment_draws_each_operator_as_often_with_torchvisions_amounts():
+    names, amounts = _drawn("rand")
+    assert names.shape == amounts.shape == (_COUNT, 2)
+    known, counts = np.unique(names, return_counts=True)
+    assert len(known) == 14
+    assert not {"invert", "solarize_add"} & set(known)
+    _check_frequencies(counts, 1 / 14)
+    _check_frequencies(np.unique(names[:, 0], return_counts=True)[1], 1 / 14)
+    assert len(set(map(tuple, names))) == 14 * 14  # the second does not follow from the first
+    signed = {"shear_x": 0.09, "rotate": 9, "translate_x": 60, "translate_y": 30}
+    for name, size in signed.items():
+        found = amounts[names == name]
+        np.testing.assert_allclose(np.abs(found), size, rtol=1e-6)
+        _check_frequencies(np.asarray([np.sum(found < 0), np.sum(found > 0)]), 0.5)
+    for name in ("brightness", "color", "contrast", "sharpness"):
+        assert np.unique(amounts[names == name]) == pytest.approx([0.73, 1.27])
+    assert set(amounts[names == "posterize"]) == {7}
+    assert np.unique(amounts[names == "solarize"]) == pytest.approx([178.5])
+
+
+def test_trivialaugment_draws_one_operator_of_any_magnitude():
+    names, amounts = _drawn("trivial", magnitude=99, count=0)  # neither is its
+    assert names.shape == (_COUNT, 1)
+    known, counts = np.unique(names, return_counts=True)
+    assert len(known) == 14
+    _check_frequencies(counts, 1 / 14)
+    steps = np.round(np.abs(amounts[names == "rotate"]) / 4.5, 4)
+    assert set(steps) == set(range(31))
+    _check_frequencies(np.unique(steps, return_counts=True)[1], 1 / 31)
+    assert np.abs(amounts[names == "translate_y"]).max() == 32
+    bits = amounts[names == "posterize"]
+    assert set(bits) == {2, 3, 4, 5, 6, 7, 8}
+
+
+def test_timms_randaugment_uses_half_of_its_operators_with_noise_around_a_magnitude():
+    names, amounts = _drawn("rand_increasing", count=3, noise=0.5)
+    known, counts = np.unique(names, return_counts=True)
+    assert len(known) == 16
+    _check_frequencies(counts[known == "identity"], 0.5, total=names.size)
+    _check_frequencies(counts[known != "identity"], 1 / 30, total=names.size)
+    magnitudes = np.abs(amounts[names == "rotate"]) / 3
+    assert magnitudes.max() == 10  # what goes beyond is cut off: 2.3 % of a normal distribution
+    assert np.mean(magnitudes == 10) == pytest.approx(0.0228, abs=0.02)
+    assert np.median(magnitudes) == pytest.approx(9, abs=0.05)
+    assert np.std(magnitudes) == pytest.approx(0.48, abs=0.05)
+    assert set(amounts[names == "posterize"]) <= {0, 1, 2}
+    assert amounts[names == "brightness"].min() == pytest.approx(0.1)
+    assert np.abs(amounts[names == "translate_x"]).max() == pytest.approx(0.45 * 448)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"name": "randaugment"}, "unknown policy 'randaugment'"),
+        ({"name": "rand", "count": 0}, "data.policy_operators is 0"),
+        ({"name": "rand", "magnitude": 31}, "policy_magnitude is 31, but must be from 0 to 30"),
+        ({"name": "rand_increasing", "magnitude": 11}, "from 0 to 10 for data.policy rand_incr"),
+        ({"name": "rand", "noise": float("nan")}, "data.policy_noise is nan"),
+    ],
+)
+def test_impossible_policies_are_refused(options, words):
+    with pytest.raises(errors.InputError, match=words):
+        policies.make_policy(**options)
+
+
+def test_a_policy_applies_what_it_draws_one_after_the_other():
+    policy = policies.make_policy("rand", count=2, magnitude=20)
+    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    keys = jax.vmap(jax.random.key)(jnp.arange(32))
+
+    images = jnp.asarray(image[None].repeat(32, 0))
+    numbers, amounts = jax.jit(jax.vmap(lambda key: policy.draw(key, (16, 16))))(keys)
+    apply, wanted = jax.jit(jax.vmap(operators.apply)), images
+    for i in range(2):
+        wanted = apply(wanted, numbers[:, i], amounts[:, i])
+    found = jax.jit(jax.vmap(policy.apply))(keys, images)
+    np.testing.assert_array_equal(found, wanted)
+    assert len({view.tobytes() for view in np.asarray(found)}) > 20
