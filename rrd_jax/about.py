@@ -63,7 +63,7 @@ class About:
 
     Attributes:
       model: a name of `networks.MODELS`, an import path, or what a program called it.
-      num_classes: C.
+      num_classes: C; 0 of weights without a classifier.
       options: of a network by import path.
       class_names: in the order of labels; () where they are not known.
       preprocessing: of its images; None where it is not known.
@@ -112,7 +112,8 @@ def from_json(content: Any, where: str) -> About:
             fields["preprocessing"] = _preprocessing(fields["preprocessing"])
         fields["class_names"] = tuple(map(str, fields.get("class_names") or ()))
         about = About(**fields)
-        errors.check_counts(num_classes=about.num_classes)
+        if about.num_classes != 0:
+            errors.check_counts(num_classes=about.num_classes)
         if len(about.class_names) not in (0, about.num_classes):
             raise ValueError(
                 f"it names {len(about.class_names)} classes of {about.num_classes}",

@@ -13,6 +13,7 @@ from rrd_jax import errors, imports, networks, objectives, optim
 from rrd_jax.objectives import Objective
 
 HEADS = ("auto", "new", "keep")
+INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,40 @@ class StartChoice:
     def __bool__(self) -> bool:
         """Whether there are weights to start from."""
         return bool(self.checkpoint) or self.variables is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class TeachingChoice:
+    """How a teacher sees images, and where its logits come from.
+
+    Attributes:
+      section: of the config that says all this, for messages.
+      label: what the console calls the teacher, and the beginning of its folders' names.
+      mean: of each channel, in [0, 1] units; None for what its weights say, else the student's.
+      std: likewise.
+      image_size: height and width of its images; None likewise.
+      interpolation: "bilinear" or "bicubic", where that is not the student's.
+      probe: whether a linear classifier is trained on its embeddings.
+      probe_l2: the weight of that one's penalty, as `teacher.probe.fit` has it.
+      class_vectors: file of a vector for each class, which its logits are cosines to; "" for none.
+      class_vectors_scale: times the cosines.
+    """
+
+    section: str = "teacher"
+    label: str = "teacher"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    image_size: int | None = None
+    interpolation: str = "bilinear"
+    probe: bool = False
+    probe_l2: float = 1.0
+    class_vectors: str = ""
+    class_vectors_scale: float = 100.0
+
+    @property
+    def classifier(self) -> str:
+        """What makes its logits in place of its own classifier, in words; "" for nothing."""
+        return "linear probe" if self.probe else "zero-shot" if self.class_vectors else ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,7 +34,7 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
     """
     run_folder, which = files.split(folder)
     paths = zip(plan.teachers, job.teacher_paths(plan, run_folder), strict=True)
-    choices = [(t.network, path) for t, path in paths if t.checkpoint or path.exists()]
+    choices = [(t, path) for t, path in paths if t.checkpoint or path.exists()]
     has_student = (run_folder / "checkpoints").exists()
     if which and not has_student:
         raise errors.InputError(f"{run_folder} holds no checkpoints, and so no '{which}'")
@@ -45,12 +45,17 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
         )
     setting = job.prepare(plan.student)
     training = plan.student.training
-    teachers = [frozen.load(choice, path, *setting, training) for choice, path in choices]
-    models = [choice.model for choice, _ in choices]
+    teachers = []
+    for choice, path in choices:
+        given = (choice.network, path, *setting, training)
+        teacher = frozen.load(*given, teaching=choice.teaching)
+        teachers.append(frozen.probed(teacher, choice.teaching, run_folder, keep=False))
+    models = [choice.network.model for choice, _ in choices]
+    labels = [", ".join(filter(None, ("teacher", c.teaching.classifier))) for c, _ in choices]
     places = [str(path) for _, path in choices]
     rows = [
-        _row("teacher", model, place, network)
-        for model, place, network in zip(models, places, teachers, strict=True)
+        _row(label, model, place, network)
+        for label, model, place, network in zip(labels, models, places, teachers, strict=True)
         if network.compares  # else it has no figures for these classes
     ]
     teacher = None

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
+import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -16,7 +17,9 @@ from rrd_jax import (
     errors,
     growth,
     loop,
+    networks,
     parallel,
+    predictions,
     preflight,
     pretrained,
     recipe,
@@ -66,7 +69,7 @@ def run(
             f" @{which} out, or use --mode=eval"
         )
     setting = prepare(job.student, dataset)
-    preflight.check(job, setting.dataset)
+    preflight.check(job, setting.dataset, teacher_paths(job, folder))
     _warn_of_half(job)
     job = _with_weights(job, folder, setting.dataset)
     with claim(folder, job, job.student):  # before hours go into a teacher
@@ -74,6 +77,7 @@ def run(
         results, teacher = [], None
         if job.teachers:
             results, teacher = get_teacher(job, folder, setting)
+            preflight.check_teacher(job, setting.dataset, teacher.network)
         if job.alone:
             with claim(folder / "alone", job, job.alone):
                 results.append(train(job.alone, folder / "alone", setting, teacher))
@@ -224,17 +228,38 @@ def get_teacher(
         teacher = growth.as_trained(teacher, paths[i])
         if teacher.variables is not None:
             given = (teacher.network, teacher.variables, paths[i] / "views")
-            ready[i] = frozen.from_variables(*given, *setting, training)
+            ready[i] = frozen.from_variables(*given, *setting, training, teacher.teaching)
             continue
         if _is_trained_here(teacher):
             same = teacher.part.source == job.student.source
             with claim(paths[i], job, teacher.part):
                 teacher_setting = setting if same else _prepare_teacher(teacher.part, setting)
                 results.append(train(teacher.part, paths[i], teacher_setting))
-        ready[i] = frozen.load(teacher.network, paths[i], *setting, training)
+        given = (teacher.network, paths[i], *setting, training)
+        ready[i] = frozen.load(*given, teaching=teacher.teaching)
+    for i, teacher in enumerate(job.teachers):
+        ready[i] = frozen.probed(ready[i], teacher.teaching, folder)
+        if teacher.teaching.classifier:
+            results.append(_classified(teacher, paths[i], ready[i]))
     teachers = [ready[i] for i in range(len(order))]
     whole = frozen.as_ensemble(teachers, training.teacher_weights)
     return results, dataclasses.replace(whole, examined=not job.student.source.mock_examples)
+
+
+def _classified(teacher: TeacherChoice, path: pathlib.Path, network: FrozenNetwork) -> Result:
+    """What a teacher with a classifier that is not its own gets right."""
+    start, top1 = time.monotonic(), predictions.figures(network.predictions)["top1"]
+    return Result(
+        label=f"{teacher.teaching.label}, {teacher.teaching.classifier}",
+        model=teacher.network.model,
+        top1=top1,
+        best_top1=top1,
+        best_epoch=0,
+        agreement=None,
+        parameters=networks.count_parameters(network.variables["params"]),
+        seconds=time.monotonic() - start,
+        checkpoint=str(path) if teacher.variables is None else "",
+    )
 
 
 def _prepare_teacher(part: Part, setting: Setting) -> Setting:

@@ -1,5 +1,7 @@
 """What a job needs, looked at before anything is trained: networks, objectives, shapes, memory."""
 
+import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -8,12 +10,18 @@ import jax.numpy as jnp
 from rrd_jax import data, errors, networks, parallel, recipe
 from rrd_jax import objectives as registry
 from rrd_jax.batch import Batch
+from rrd_jax.choices import NetworkChoice, TeachingChoice
 from rrd_jax.recipe import Job
-from rrd_jax.teacher import cache, ensemble
+from rrd_jax.teacher import cache, ensemble, making
 
 
-def check(job: Job, dataset: data.Dataset) -> None:
+def check(job: Job, dataset: data.Dataset, paths: Sequence[pathlib.Path]) -> None:
     """Traces what users bring, and the objectives, before hours go into a teacher.
+
+    Args:
+      job: what is to be done.
+      dataset: the student's.
+      paths: where the weights of each teacher are, or will be.
 
     Raises:
       InputError: a network is none, or lacks what an objective compares; an objective or a schedule
@@ -26,20 +34,18 @@ def check(job: Job, dataset: data.Dataset) -> None:
         recipe.create(part.training, dataset.num_classes, len(dataset.train))
         for part in filter(None, (job.student, job.alone))
     ]
-    choices = [training.network, *(teacher.network for teacher in job.teachers)]
-    made = [choice.create(dataset.num_classes) for choice in choices]
-    for choice, network in zip(choices, made, strict=True):
-        if isinstance(network, networks.Brought) or choice.network is not None:
-            networks.check(network, choice.model, dataset.num_classes, dataset.image_shape)
+    _check_brought(training.network, dataset)
+    made = [training.network.create(dataset.num_classes)]
+    for teacher, path in zip(job.teachers, paths, strict=True):
+        _check_brought(teacher.network, dataset, teacher.teaching)
+        given = (teacher.network, teacher.teaching)
+        there = None if teacher.variables is not None else path
+        made.append(making.outline(making.Setting(*given, there, dataset, training)))
     student, *teachers = (networks.summarize(n, dataset.image_shape).outputs for n in made)
     teacher = ensemble.outputs_of(teachers, training.teacher_weights)
     part = training.batch_size // training.accumulate
     cache.check(training, plan.objectives, streamed=not dataset.train.on_device)
-    batch = _batch(part, dataset.image_shape, mixes=training.mix is not None)
-    states = {
-        name: registry.check(name, objective, student, teacher, batch)
-        for name, objective in plan.objectives.items()
-    }
+    states = _trace(plan, student, teacher, dataset)
     maps = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((part, *leaf.shape[1:]), leaf.dtype), student.maps
     )
@@ -47,6 +53,48 @@ def check(job: Job, dataset: data.Dataset) -> None:
     needs = {f"objective '{name}' keeps, with a copy,": (s, s) for name, s in states.items()}
     needs |= {f"the student's maps of {part} images take": maps}
     _check_memory(needs, parallel.machine_bytes())
+
+
+def check_teacher(job: Job, dataset: data.Dataset, network: networks.Network) -> None:
+    """Traces the objectives with a teacher whose weights are read, where it has no classifier.
+
+    Raises:
+      InputError: one of them reads its logits.
+    """
+    teacher = networks.summarize(network, dataset.image_shape).outputs
+    if isinstance(teacher.logits, tuple):
+        training = job.student.training
+        plan = recipe.create(training, dataset.num_classes, len(dataset.train))
+        student = networks.summarize(plan.student, dataset.image_shape).outputs
+        _trace(plan, student, teacher, dataset)
+
+
+def _trace(
+    plan: recipe.Recipe, student: Any, teacher: Any, dataset: data.Dataset
+) -> dict[str, Any]:
+    """The states of the objectives, as shapes; see `objectives.check`."""
+    training = plan.training
+    part = training.batch_size // training.accumulate
+    batch = _batch(part, dataset.image_shape, mixes=training.mix is not None)
+    return {
+        name: registry.check(name, objective, student, teacher, batch)
+        for name, objective in plan.objectives.items()
+    }
+
+
+def _check_brought(
+    choice: NetworkChoice, dataset: data.Dataset, teaching: TeachingChoice | None = None
+) -> None:
+    """Looks at a network that is not ours; one that teaches may do without logits, or have others.
+
+    Raises:
+      InputError: it is none.
+    """
+    network = choice.create(dataset.num_classes)
+    if not isinstance(network, networks.Brought) and choice.network is None:
+        return
+    count = None if teaching and teaching.classifier else dataset.num_classes
+    networks.check(network, choice.model, count, dataset.image_shape, needs_logits=teaching is None)
 
 
 def _check_memory(needs: dict[str, Any], memory: int) -> None:

@@ -47,7 +47,7 @@ def ready(training: Training, dataset: data.Dataset) -> Ready | None:
         where, meta, variables = f"'{training.network.model}'", start.meta, start.variables
     else:
         where = start.checkpoint
-        variables, meta = files.load(pathlib.Path(where), training.network.model)
+        variables, meta = files.load(pathlib.Path(where), training.network.model, headless=True)
     prepared = fit(where, variables, meta, training, dataset)
     for line in prepared.lines:
         console.say(line)
@@ -141,12 +141,14 @@ def _is_new(
 ) -> tuple[bool, str]:
     """Whether the classifier is to be new, and why."""
     head, field = training.start.head, f"{training.start.section}.head"
-    there = classes or meta.get("num_classes", dataset.num_classes)
+    there = meta.get("num_classes", dataset.num_classes) if classes is None else classes
     classifier = meta.get("classifier")
     if head == "new":
         return True, f"{field} is new"
     if classifier:
         reason = f"there '{classifier}' classified in its place"
+    elif not there:
+        reason = "there is none"
     elif there != dataset.num_classes:
         reason = f"there are {there:,} there"
     else:

@@ -206,6 +206,7 @@ def _training(about: About) -> Iterator[str]:
     for teacher in training.get("teachers") or []:
         parts = [f"{_code(teacher.get('model', ''))} from {_code(teacher.get('checkpoint', ''))}"]
         parts += [f"weights {_code(teacher['digest'])}"] if teacher.get("digest") else []
+        parts += [f"logits: {teacher['classifier']}"] if teacher.get("classifier") else []
         lines.append(f"- teacher: {', '.join(parts)}")
     if lines:
         yield "\n## Training\n"

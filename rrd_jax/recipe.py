@@ -12,7 +12,13 @@ import jax
 import optax
 
 from rrd_jax import errors, networks, objectives
-from rrd_jax.choices import NetworkChoice, ObjectiveChoice, OptimizerChoice, StartChoice
+from rrd_jax.choices import (
+    NetworkChoice,
+    ObjectiveChoice,
+    OptimizerChoice,
+    StartChoice,
+    TeachingChoice,
+)
 from rrd_jax.data import augment, mixing, source
 from rrd_jax.objectives import Objective
 
@@ -164,6 +170,7 @@ class TeacherChoice:
       part: how it is trained then; its label is the name of its folder too.
       variables: weights that are in memory already; None where they are in the checkpoint.
       follows: whether it is trained for as many epochs as the student.
+      teaching: how it sees images, and where its logits come from.
     """
 
     network: NetworkChoice
@@ -171,6 +178,7 @@ class TeacherChoice:
     part: Part
     variables: Any = None
     follows: bool = False
+    teaching: TeachingChoice = dataclasses.field(default_factory=TeachingChoice)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,6 +45,7 @@ _PURE = [
         "teacher.ensemble",
         "teacher.fold",
         "teacher.outputs",
+        "teacher.wrapped",
     ),
 ]
 _WORLD = [

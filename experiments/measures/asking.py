@@ -95,7 +95,11 @@ def _teachers(folder: pathlib.Path, given: pathlib.Path | None) -> list[_Network
         model = listed[0].model if listed else ""  # which a file alone does not say
         listed = [teachers.Teacher(model, given, 1.0)]
     try:
-        return [_network(teachers.load_single(folder, t), t.weight) for t in listed]
+        loaded = [teachers.load_single(folder, t) for t in listed]
+        if not all(network.num_classes for network in loaded):
+            console.note(f"{folder} is measured without its teacher, which has no classifier")
+            return []
+        return [_network(network, t.weight) for network, t in zip(loaded, listed, strict=True)]
     except errors.InputError as error:
         if given is not None:
             raise

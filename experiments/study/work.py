@@ -146,13 +146,15 @@ class Worker:
         try:
             dataset = self._dataset(student)
             if not is_finished(folder, run.epochs):
-                preflight.check(run.job, dataset)  # before hours go into a teacher
+                preflight.check(run.job, dataset, self._paths(run))  # before hours of a teacher
             for path in filter(self._plan.owners.get, run.teachers):
                 self._ensure_teacher(path)
             self._link_teachers(run)
             if not finished(folder, run.epochs, dataset.version):
                 setting = job.prepare(student, dataset)
                 teacher = self._get_teacher(run, setting) if run.teachers else None
+                if teacher:
+                    preflight.check_teacher(run.job, dataset, teacher.network)
                 _train(student, folder, setting, teacher)
                 self._made += 1
             self._measure(run, dataset)
@@ -217,7 +219,7 @@ class Worker:
     def _get_teacher(self, run: Run, setting: job.Setting) -> FrozenNetwork:
         """The teacher of a run; that of the run before, where it is the same."""
         training, paths = run.job.student.training, self._paths(run)
-        networks = [teacher.network for teacher in run.job.teachers]
+        networks = [(teacher.network, teacher.teaching) for teacher in run.job.teachers]
         key = (
             *(str(paths), repr(networks), repr(run.job.student.source), training.teacher_weights),
             *(training.mean, training.std, training.eval_batch_size),

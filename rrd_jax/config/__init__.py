@@ -9,7 +9,14 @@ from rrd_jax.config.commands import explain
 from rrd_jax.config.describe import describe
 from rrd_jax.config.fields import defaults, deit, imagenet
 from rrd_jax.config.methods import METHODS, limit, method, smooth_labels
-from rrd_jax.config.parse import parse, source_of, training_of, with_implied, without_effect
+from rrd_jax.config.parse import (
+    parse,
+    source_of,
+    teaching_of,
+    training_of,
+    with_implied,
+    without_effect,
+)
 
 __all__ = [
     "METHODS",
@@ -24,6 +31,7 @@ __all__ = [
     "parse",
     "smooth_labels",
     "source_of",
+    "teaching_of",
     "training_of",
     "with_implied",
     "without_effect",

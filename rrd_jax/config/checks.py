@@ -178,6 +178,11 @@ def _contradictions(config: ConfigDict) -> Iterator[str]:
                 f"{label}.checkpoint is {kinds.shown(fields.checkpoint)}, but {label}.model is"
                 " empty: name the network that its weights are of"
             )
+        if fields.probe and fields.class_vectors:
+            yield (
+                f"{label}.probe is True and {label}.class_vectors"
+                f" {kinds.shown(fields.class_vectors)}: its logits come from one of them"
+            )
     for path, split in splits.items():
         if fault := _fault_of_split(split):
             yield f"{path} is {kinds.shown(split)}, {fault}"

@@ -143,9 +143,11 @@ def _of_teachers(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str
         *("seed", "train_split", "share", "imbalance", "label_noise"),
         *("epochs", "learning_rate", "freeze", "backbone_rate", "drop_path"),
     )
+    of_images = ("mean", "std", "image_size", "interpolation")
     for label, fields in teachers(config):
         if not fields.model:
             names = (*of_training, "options", "dtype", "cache", "weight", "fine_tune", "head")
+            names += (*of_images, "probe", "probe_l2", "class_vectors", "class_vectors_scale")
             yield label, names, f"{label}.model is empty"
             continue
         if fields.checkpoint and not fields.fine_tune:
@@ -157,6 +159,10 @@ def _of_teachers(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str
             )
         elif not fields.checkpoint:
             yield label, ("head", "fine_tune"), f"{label}.checkpoint is empty"
+        if not fields.probe:
+            yield label, ("probe_l2",), f"{label}.probe is False"
+        if not fields.class_vectors:
+            yield label, ("class_vectors_scale",), f"{label}.class_vectors is empty"
         if label == "teacher":
             yield label, ("weight",), "there is one teacher"
 

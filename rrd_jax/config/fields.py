@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, config_dict
 
-from rrd_jax.choices import HEADS
+from rrd_jax.choices import HEADS, INTERPOLATIONS
 from rrd_jax.config.kinds import (
     LARGEST,
     Choice,
@@ -30,6 +30,8 @@ from rrd_jax.data.source import DEVICE_AUGMENTATIONS, FEEDS, HOST_AUGMENTATIONS,
 _DTYPES = ("auto", "float32", "bfloat16")
 _PIXELS = Integer(4, 32767)  # fewer leave batch norms nothing; OpenCV scales to no more
 _COUNT = Integer(1)
+_MEAN = Numbers(Real(minimum=0, maximum=1), lengths=(1, 3))
+_STD = Numbers(Real(minimum=1e-4, maximum=1), lengths=(1, 3))
 _SEED = Integer(0, LARGEST)
 _RATE = Real(above=0, maximum=1e6)
 _FACTOR = Real(above=0, maximum=1)
@@ -287,13 +289,13 @@ FIELDS = (
     Field(
         "data.mean",
         (0.5071, 0.4867, 0.4408),
-        Numbers(Real(minimum=0, maximum=1), lengths=(1, 3)),
+        _MEAN,
         "Per channel, of values in [0, 1].",
     ),
     Field(
         "data.std",
         (0.2675, 0.2565, 0.2761),
-        Numbers(Real(minimum=1e-4, maximum=1), lengths=(1, 3)),
+        _STD,
         "Per channel, of values in [0, 1].",
     ),
     Field(
@@ -342,8 +344,9 @@ FIELDS = (
         "",
         Text(),
         "The workdir of a run, or RUN@best, RUN@last, RUN@STEP; a folder of rrd_jax.convert;"
-        " a .pth or .safetensors file, or FILE@KEY for the weights under a key of it; '' to train"
-        " the teacher in <workdir>/teacher first.",
+        " a .pth or .safetensors file, or FILE@KEY for the weights under a key of it; hf:FOLDER, a"
+        " folder of transformers, which names teacher.model if that is ''; '' to train the teacher"
+        " in <workdir>/teacher first.",
     ),
     Field(
         "teacher.fine_tune",
@@ -383,6 +386,52 @@ FIELDS = (
         1.0,
         Real(above=0, maximum=1e9),
         "Of several teachers (--config.teacher[0].weight=2), relative to the others'.",
+    ),
+    # How it sees images, where that is not the student's way; and logits that are not its own.
+    Field(
+        "teacher.mean",
+        None,
+        Optional(_MEAN),
+        "Of the images that it sees. None: as its weights say (config.json beside a file, the run),"
+        " else as data.mean. What differs is applied on the device, before its first layer.",
+    ),
+    Field("teacher.std", None, Optional(_STD), "None: likewise, else as data.std."),
+    Field(
+        "teacher.image_size", None, Optional(_PIXELS), "None: likewise, else as data.image_size."
+    ),
+    Field(
+        "teacher.interpolation",
+        "bilinear",
+        Choice(INTERPOLATIONS),
+        "Where its image_size is another: of all that a new pixel covers (antialiased).",
+    ),
+    Field(
+        "teacher.probe",
+        False,
+        Flag(),
+        "Trains a linear classifier on its embeddings of the training images, seen as test images"
+        " are, in place of its own: a teacher without one, or with other classes, has logits then.",
+    ),
+    Field(
+        "teacher.probe_l2",
+        1.0,
+        Real(above=0, maximum=1e9),
+        "Of the probe: sum of the images' losses + probe_l2 / 2 |W|^2, on standardised embeddings"
+        " (scikit-learn's 1 / C).",
+    ),
+    Field(
+        "teacher.class_vectors",
+        "",
+        Text(),
+        "A .npy, .npz or .safetensors file of a vector for each class [C, D], such as a text"
+        " encoder's: logits are cosines to them (zero-shot). D is that of its embedding, or of its"
+        " classifier, which is then CLIP's projection.",
+    ),
+    Field(
+        "teacher.class_vectors_scale",
+        100.0,
+        Real(above=0, maximum=1e6),
+        "Times the cosines: exp(logit_scale) of CLIP.",
     ),
     Field("baseline", False, Flag(), "Train the student alone too, in <workdir>/alone."),
     # How every parameter is trained.

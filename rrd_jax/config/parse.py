@@ -10,8 +10,14 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from rrd_jax import errors, imports, networks, objectives, optim, parallel, recipe
-from rrd_jax.choices import NetworkChoice, ObjectiveChoice, OptimizerChoice, StartChoice
-from rrd_jax.config import checks, effects, methods, sizes
+from rrd_jax.choices import (
+    NetworkChoice,
+    ObjectiveChoice,
+    OptimizerChoice,
+    StartChoice,
+    TeachingChoice,
+)
+from rrd_jax.config import checks, effects, methods, naming, sizes
 from rrd_jax.config.fields import BY_PATH, defaults
 from rrd_jax.config.options import Options
 from rrd_jax.data import augment, mixing
@@ -33,6 +39,11 @@ _FREE = (
 )
 # Fields of data that a teacher has too, where None stands for those of the student.
 _OF_IMAGES = ("share", "imbalance", "label_noise")
+# Fields of a teacher that nobody has who learns alone.
+_OF_TEACHING = (
+    *("mean", "std", "image_size", "interpolation"),
+    *("probe", "probe_l2", "class_vectors", "class_vectors_scale"),
+)
 
 
 class _Setting(NamedTuple):
@@ -62,6 +73,7 @@ def parse(
         fields that do not go together.
     """
     setting = _Setting(platform or jax.default_backend(), made or recipe.Made())
+    config = naming.named(config)
     checks.check(config, setting.made.objectives)
     config = _with_our_names(with_implied(config, asked or ()), setting.made.networks)
     sizes.check(config, parallel.machine_bytes())
@@ -401,8 +413,59 @@ def _teacher(
     start = dataclasses.replace(part.training.start, section=at, variables=weights, meta={})
     if fields.fine_tune:  # they are where its training starts
         checkpoint, variables = "", None
+    sees = bool(checkpoint) or variables is not None
+    own = [name for name in ("mean", "std", "image_size") if fields[name] is not None]
+    if own and not sees:
+        raise errors.InputError(
+            f"{at}.{own[0]} is {fields[own[0]]}, but the teacher is trained here, on the student's"
+            f" images: name its weights with {at}.checkpoint, or set data.{own[0]}"
+        )
     part = dataclasses.replace(part, training=dataclasses.replace(part.training, start=start))
-    return recipe.TeacherChoice(network, checkpoint, part, variables, follows=fields.epochs is None)
+    return recipe.TeacherChoice(
+        network,
+        checkpoint,
+        part,
+        variables,
+        follows=fields.epochs is None,
+        teaching=_teaching(fields, at, label, sees=sees),
+    )
+
+
+def _teaching(fields: ConfigDict, at: str, label: str, *, sees: bool) -> TeachingChoice:
+    """How a teacher sees images, and where its logits come from.
+
+    Args:
+      fields: the teacher's.
+      at: their section.
+      label: what the console calls it.
+      sees: whether it can see images in its own way; one that is trained here sees the student's.
+    """
+    mean, std = (tuple(v) if v and sees else None for v in (fields.mean, fields.std))
+    return TeachingChoice(
+        at,
+        label,
+        mean,
+        std,
+        fields.image_size if sees else None,
+        fields.interpolation,
+        fields.probe,
+        fields.probe_l2,
+        fields.class_vectors,
+        fields.class_vectors_scale,
+    )
+
+
+def teaching_of(fields: Mapping[str, Any], number: int) -> TeachingChoice:
+    """How a teacher of a run sees images, and where its logits come from.
+
+    Args:
+      fields: the config that the run's folder keeps.
+      number: of the teacher, among those that have a network, counted from 0.
+    """
+    fields = _teacher_fields(_restored(fields))[number]
+    label = f"teacher{number + 1}" if number else "teacher"
+    sees = bool(fields.checkpoint) and not fields.fine_tune
+    return _teaching(fields, "teacher", label, sees=sees)
 
 
 def _teacher_fields(config: ConfigDict) -> list[ConfigDict]:
@@ -463,7 +526,8 @@ def _alone(config: ConfigDict, *, smoothing: bool = False) -> ConfigDict:
     alone.method = "ce"
     alone.teacher.model = alone.teacher.checkpoint = ""
     alone.teacher.options = Options()
-    for name in ("fine_tune", "head", "freeze", "backbone_rate", "drop_path", *_OF_IMAGES):
+    others = ("fine_tune", "head", "freeze", "backbone_rate", "drop_path")
+    for name in (*others, *_OF_IMAGES, *_OF_TEACHING):
         alone.teacher[name] = BY_PATH[f"teacher.{name}"].default
     alone.baseline = False
     return alone

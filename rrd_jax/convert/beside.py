@@ -5,9 +5,9 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from rrd_jax import errors
+from rrd_jax import errors, networks
 from rrd_jax.about import Preprocessing
-from rrd_jax.convert import published
+from rrd_jax.convert import configs, published
 
 # Arguments of timm's networks that change nothing of what a network computes when it is tested.
 _HARMLESS = {
@@ -49,8 +49,8 @@ def read(file: pathlib.Path, model: str = "") -> Beside:
     try:
         if isinstance(content.get("architecture"), str):
             return _of_timm(file, content, model)
-        if content.get("model_type") == "resnet":
-            return _of_hugging_face(file, content)
+        if content.get("model_type") in configs.KINDS:
+            return _of_transformers(file, content, model)
         return Beside()
     except errors.InputError as error:
         raise errors.InputError(str(error)) from None
@@ -105,7 +105,7 @@ def _check_arguments(
 
 
 def _names(file: pathlib.Path, names: Any, count: int | None) -> tuple[str, ...]:
-    if count is not None:
+    if count is not None and count != 0:  # of a backbone alone
         errors.check_counts(num_classes=count)
     if not isinstance(names, list | tuple):
         raise TypeError("names of classes are no list")
@@ -149,44 +149,52 @@ def to_timm(wanted: Preprocessing) -> dict[str, Any]:
     }
 
 
-# Hugging Face's ResNets whose entries are the usual ones, but who compute something else.
-_RESNET = {
-    "downsample_in_bottleneck": False,
-    "downsample_in_first_stage": False,
-    "hidden_act": "relu",
-}
-
-
-def _of_hugging_face(file: pathlib.Path, content: dict[str, Any]) -> Beside:
-    for name, value in _RESNET.items():
-        if content.get(name, value) != value:
-            raise errors.InputError(
-                f"{file} is of a ResNet with {name}={content[name]}, as its config.json says, which"
-                f" is no network here: those here have {name}={value}"
-            )
-    labels = content.get("id2label") or {}
+def _of_transformers(file: pathlib.Path, content: dict[str, Any], model: str) -> Beside:
+    """Of a config.json of transformers, and a preprocessor_config.json beside it."""
+    fitting = configs.names(content, str(file))
+    if model and networks.canonical(model) not in fitting:
+        raise errors.InputError(
+            f"{file} is of {fitting[0]}, as the config.json beside it says, not of {model}"
+        )
+    labels = content.get("id2label") or {} if configs.is_classifier(content) else {}
     names = [labels[str(label)] for label in range(len(labels))]
     if names == [f"LABEL_{label}" for label in range(len(names))]:  # what it writes for none
         names = []
+    vision = content.get("vision_config") or content
     images = _json(file.with_name("preprocessor_config.json"))
-    channels = content.get("num_channels", 3)
-    return Beside("", len(labels) or None, tuple(names), _of_processor(images, channels))
+    preprocessing = _of_processor(images, vision.get("num_channels", 3))
+    return Beside(model or fitting[0], len(labels) or None, tuple(names), preprocessing)
+
+
+_FROM_384 = 384  # pixels; from there on the processor of ConvNeXts scales whole images
 
 
 def _of_processor(content: Mapping[str, Any], channels: int) -> Preprocessing | None:
-    size, crop = content.get("size"), content.get("crop_size")
+    size, crop, resize = content.get("size"), content.get("crop_size"), None
+    has_crop = crop is not None and content.get("do_center_crop", True)
+    if isinstance(size, int):  # as earlier versions have it
+        is_short = has_crop or content.get("crop_pct")
+        size = {"shortest_edge": size} if is_short else {"height": size, "width": size}
     if not isinstance(size, Mapping) or "image_mean" not in content:
         return None
-    short, resize = size.get("shortest_edge"), None
-    if short and content.get("do_center_crop", crop is not None) and crop:
-        image_size, resize = crop["height"], short
+    short = size.get("shortest_edge")
+    if short and has_crop:
+        image_size, resize = crop if isinstance(crop, int) else crop["height"], short
     elif short and content.get("crop_pct"):
-        image_size, resize = short, int(short / content["crop_pct"])
+        image_size = short
+        resize = int(short / content["crop_pct"]) if short < _FROM_384 else None
     elif "height" in size and size["height"] == size.get("width"):
         image_size = size["height"]
     else:
         return None
-    return _preprocessing(image_size, channels, content["image_mean"], content["image_std"], resize)
+    # (pixel * factor - mean) / std, in units of pixel / 255
+    factor = content.get("rescale_factor", 1 / 255) if content.get("do_rescale", True) else 1.0
+    unit = 1 if math.isclose(255 * factor, 1, rel_tol=1e-6) else 255 * factor
+    mean, std = content["image_mean"], content["image_std"]
+    if not content.get("do_normalize", True):
+        mean, std = [0.0] * channels, [1.0] * channels
+    moments = [[value / unit for value in values] for values in (mean, std)]
+    return _preprocessing(image_size, channels, *moments, resize)
 
 
 def _preprocessing(

@@ -3,7 +3,7 @@
 import re
 
 from rrd_jax import networks
-from rrd_jax.convert import families, published, templates
+from rrd_jax.convert import families, published, spellings, templates
 from rrd_jax.convert.templates import Shape
 from rrd_jax.convert.wrappers import Flat, listed, places, shown
 
@@ -59,6 +59,8 @@ def describe_others(name: str, flat: Flat) -> str:
         )
     if all(_OPTIMIZER.search(entry) for entry in flat.arrays):
         return f"holds the state of an optimizer, not the weights of {name}"
+    if wrong := families.wrong(flat.arrays):
+        return f"holds no weights of {name}, but {wrong}"
     if fitting := fitting_networks(flat):
         return f"does not fit {name}: it fits {' and '.join(fitting)}"
     if family := families.family(flat.arrays):
@@ -115,8 +117,11 @@ def _reason(name: str, expected: dict[str, Shape], given: dict[str, Shape]) -> s
     """The likely reason, and the way out where there is one."""
     missing, extra = expected.keys() - given.keys(), given.keys() - expected.keys()
     reshaped = {e for e in expected.keys() & given.keys() if expected[e] != given[e]}
-    head = _head(expected)
-    classifier = {e for e in expected if _module(e) == head}
+    classifier = templates.classifier(name)
+    head = " and ".join(sorted({_module(entry) for entry in classifier}))
+    if extra and missing and missing <= classifier and not reshaped:
+        others = listed({_module(e) for e in extra}, 2)
+        return f"its classifier is not {head}, but {others}{_otherwise(given)}"
     if missing and extra and (family := families.family(given)):
         return f"the names are {family}, {_LIST}"
     if _permuted(reshaped, expected, given):
@@ -127,8 +132,6 @@ def _reason(name: str, expected: dict[str, Shape], given: dict[str, Shape]) -> s
             " were saved where state_dict() should be"
         )
     if missing and not reshaped and missing <= classifier:
-        if extra:
-            return f"its classifier is not {head}, but {listed({_module(e) for e in extra}, 2)}"
         if missing == classifier:
             return f"its classifier {head} is missing: these are the weights of a backbone alone"
         return f"its classifier lacks {listed(missing, 2)}"
@@ -181,9 +184,13 @@ def _permuted(reshaped: set[str], expected: dict[str, Shape], given: dict[str, S
     return len(alike) > 1 and 2 * len(alike) > len(kernels)
 
 
-def _head(shapes: dict[str, Shape]) -> str:
-    """The module of the classifier: the only matrix."""
-    return next((_module(entry) for entry, shape in shapes.items() if len(shape) == 2), "")
+def _otherwise(given: dict[str, Shape]) -> str:
+    """What another classifier reads, where transformers has it."""
+    if given.keys().isdisjoint(spellings.OTHER_CLASSIFIER) or not any(
+        "attn.qkv" in entry for entry in given
+    ):
+        return ""
+    return ", which reads the mean of the squares' tokens: only the network before it can be taken"
 
 
 def _module(entry: str) -> str:

@@ -17,7 +17,7 @@ from flax import traverse_util
 from rrd_jax import about as abouts
 from rrd_jax import checkpoints, errors
 from rrd_jax.about import About
-from rrd_jax.convert import reading
+from rrd_jax.convert import folders, reading
 
 KEY, HUB_WEIGHTS = "rrd_jax", "model.safetensors"
 _MARKS = ('"digest":', '"names":')  # what other files of this name do not hold
@@ -42,8 +42,10 @@ class Said(NamedTuple):
 
 def weights_of(path: pathlib.Path) -> pathlib.Path:
     """The file of weights in a folder as hubs have it; any other path, as a run's, as it is."""
+    if (path / "checkpoints").exists():
+        return path
     file = path / HUB_WEIGHTS
-    return file if file.is_file() and not (path / "checkpoints").exists() else path
+    return file if file.is_file() else folders.weights_of(path) or path
 
 
 def read(file: pathlib.Path) -> Said | None:

@@ -27,10 +27,39 @@ _FAMILIES: list[tuple[str, tuple[str, ...]]] = [
     ("timm's ResNet's with a stem of three convolutions", (_AT + r"conv1\.6\.", r"layer1\.0\.")),
     ("a detector's or segmenter's", (_AT + r"(rpn|roi_heads|backbone\.fpn|decode_head)\.",)),
     ("a generator's or autoencoder's", (_AT + r"(decoder|generator|unet)\.",)),
-    ("an adapter's (LoRA)", (r"lora_[AB]\.",)),
+]
+# What is no image network: expressions of which one is found in names, none that is there too, what
+# it is, and the way out.
+_WRONG: list[tuple[str, str, str]] = [
+    (
+        r"lora_([AB]|down|up)\.|\.lora_[AB]$",
+        "$^",
+        "an adapter (LoRA), which changes other weights: add it to those that it was made for (in"
+        " peft: merge_and_unload()), and save these",
+    ),
+    (
+        _AT + r"(down_blocks|up_blocks|mid_block|conv_in|first_stage_model|diffusion_model)\.",
+        "$^",
+        "a part of a diffusion model, which makes images: it is no network here",
+    ),
+    (
+        _AT + r"(text_model|token_embedding|text_projection|embeddings\.token_embedding)(\.|$)",
+        _AT + r"(visual|vision_model|embeddings\.patch_embedding)(\.|$)",
+        "a text tower, which sees no images: name the file of the whole model, or of its vision"
+        " tower",
+    ),
 ]
 # Parts that wrappers put into names: torch.compile, DataParallel, FSDP, checkpointing.
 _WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+
+
+def wrong(names: Iterable[str]) -> str:
+    """What names are of that is no image network, and the way out; "" for anything else."""
+    text = "\n".join(names)
+    for expression, absent, what in _WRONG:
+        if re.search(expression, text, re.MULTILINE) and not re.search(absent, text, re.MULTILINE):
+            return what
+    return ""
 
 
 def family(names: Iterable[str]) -> str:
@@ -45,34 +74,3 @@ def family(names: Iterable[str]) -> str:
 def unwrapped(name: str) -> str:
     """The name of an entry without the parts that wrappers put into it."""
     return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
-
-
-def from_hugging_face(name: str) -> str:
-    """torchvision's name of an entry of Hugging Face's ResNet; other names as they are."""
-    for expression, replacement in _HUGGING_FACE:
-        name = re.sub(expression, replacement, name)
-    return name
-
-
-def _kind(match: re.Match) -> str:
-    return {"convolution": "conv", "normalization": "bn"}[match["kind"]]
-
-
-def _layer(match: re.Match) -> str:
-    stage, place = int(match["stage"]) + 1, int(match["place"]) + 1
-    return f"layer{stage}.{match['block']}.{_kind(match)}{place}."
-
-
-def _shortcut(match: re.Match) -> str:
-    place = 0 if match["kind"] == "convolution" else 1
-    return f"layer{int(match['stage']) + 1}.{match['block']}.downsample.{place}."
-
-
-_BLOCK = r"(?:resnet\.)?encoder\.stages\.(?P<stage>\d+)\.layers\.(?P<block>\d+)\."
-_LEAF = r"(?P<kind>convolution|normalization)\."
-_HUGGING_FACE = [
-    (r"(?:resnet\.)?embedder\.embedder\." + _LEAF, lambda match: f"{_kind(match)}1."),
-    (_BLOCK + r"layer\.(?P<place>\d+)\." + _LEAF, _layer),
-    (_BLOCK + r"shortcut\." + _LEAF, _shortcut),
-    (_AT + r"classifier\.1\.", r"\1fc."),
-]

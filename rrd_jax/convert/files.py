@@ -4,19 +4,29 @@ import pathlib
 from typing import Any
 
 from rrd_jax import checkpoints, console, convert, errors, imports, networks
-from rrd_jax.about import About
-from rrd_jax.convert import beside, differences, exported, published, reading, wrappers
+from rrd_jax.about import About, Preprocessing, from_json
+from rrd_jax.convert import (
+    beside,
+    differences,
+    exported,
+    folders,
+    published,
+    reading,
+    wrappers,
+)
 
 
 def split(path: pathlib.Path) -> tuple[pathlib.Path, str]:
     """A path and what is chosen of it: RUN@best, RUN@last, RUN@STEP, FILE@KEY.
 
     Args:
-      path: as a user gives it; one that is there as it is counts as a path alone.
+      path: as a user gives it, with or without "hf:"; one that is there as it is counts as a path
+        alone.
 
     Returns:
       The path, and what stands behind its last @, "" for nothing.
     """
+    path = pathlib.Path(str(path).removeprefix(folders.PREFIX))
     base, at, which = str(path).rpartition("@")
     if not at or "/" in which or not base or path.exists() or not pathlib.Path(base).exists():
         return path, ""
@@ -24,16 +34,18 @@ def split(path: pathlib.Path) -> tuple[pathlib.Path, str]:
 
 
 def load(
-    path: pathlib.Path, model: str, *, raw: bool = False
+    path: pathlib.Path, model: str, *, raw: bool = False, headless: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The variables of a network, and what is known of it.
 
     Args:
       path: the workdir of a run, a folder written by `rrd_jax.convert`, an exported file or folder
-        of weights, or a PyTorch file; with @best, @last or @STEP behind a run, that checkpoint in
-        place of the newest; with @KEY behind a file, the weights under that key.
+        of weights, a PyTorch file, or hf:FOLDER, a folder of transformers; with @best, @last or
+        @STEP behind a run, that checkpoint in place of the newest; with @KEY behind a file, the
+        weights under that key.
       model: the name of the network; "" for what the path says itself, see `network_of`.
       raw: of a run that averages its weights, whether these themselves are wanted.
+      headless: whether the classifier may be missing in a PyTorch file; there are 0 classes then.
 
     Returns:
       {"params", "batch_stats"} as numpy arrays, and under "classifier" what classifies in the
@@ -43,6 +55,7 @@ def load(
     Raises:
       InputError: nothing is there, it is damaged, not finite, or does not fit the network.
     """
+    _check_hub(path)
     path, which = split(path)
     path, model = exported.weights_of(path), networks.canonical(model)
     if not path.is_file():
@@ -53,20 +66,50 @@ def load(
     said = exported.read(path)
     if said and not which:
         return _load_exported(path, said, model)
-    return _load_file(path, which, model or (said.about.model if said else ""))
+    model = model or (said.about.model if said else "")
+    return _load_file(path, which, model, headless=headless)
 
 
-def network_of(path: pathlib.Path) -> str:
-    """The network that an exported file, or timm's config.json beside a file, names; "" for none.
+def preprocessing_of(path: pathlib.Path, model: str = "") -> Preprocessing | None:
+    """How images become what the network of a path sees, where it says so itself.
+
+    Args:
+      path: as `load` has it.
+      model: the name of the network; "" for what the path says.
 
     Raises:
       InputError: what it says is damaged.
     """
+    home, which = split(path)
+    file = exported.weights_of(home)
+    if file.is_file():
+        said = exported.read(file)
+        if said and not which:
+            return said.about.preprocessing
+        return beside.read(file, "" if imports.is_path(model) else model).preprocessing
+    home = home if home.name == "checkpoints" else home / "checkpoints"
+    about = (checkpoints.read_meta(home) or {}).get("about")
+    return from_json(about, str(path)).preprocessing if about else None
+
+
+def network_of(path: pathlib.Path) -> str:
+    """The network that an exported file, or a config.json beside a file, names; "" for none.
+
+    Raises:
+      InputError: what it says is damaged, or no network here.
+    """
+    _check_hub(path)
     file = exported.weights_of(split(path)[0])
     if not file.is_file():
         return ""
     said = exported.read(file)
     return said.about.model if said else beside.read(file).model
+
+
+def _check_hub(path: pathlib.Path) -> None:
+    """Raises an InputError for hf:FOLDER that is no folder of transformers with one of ours."""
+    if str(path).startswith(folders.PREFIX):
+        folders.check(split(path)[0])
 
 
 def _load_exported(
@@ -106,7 +149,9 @@ def _from_torch(path: pathlib.Path, model: str) -> dict[str, Any]:
         ) from None
 
 
-def _load_file(path: pathlib.Path, which: str, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _load_file(
+    path: pathlib.Path, which: str, model: str, *, headless: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Of a PyTorch file."""
     if imports.is_path(model):
         raise errors.InputError(
@@ -121,7 +166,7 @@ def _load_file(path: pathlib.Path, which: str, model: str) -> tuple[dict[str, An
             f" of {errors.listed(networks.MODELS)}"
         )
     content = reading.read(path)
-    variables = convert.from_torch(model, content, where=str(path), key=which)
+    variables = convert.from_torch(model, content, where=str(path), key=which, headless=headless)
     _warn_of_activation(path, model, content)
     num_classes, channels = convert.sizes(model, variables)
     meta = {"model": model, "num_classes": num_classes, "image_shape": [None, None, channels]}
@@ -178,6 +223,7 @@ def _check_folder(path: pathlib.Path) -> None:
     if path.parent.name == "checkpoints" and path.name.isdecimal():
         run = path.parent.parent
         raise errors.InputError(f"{path} is one checkpoint of a run: write {run}@{path.name}")
+    folders.check_others(path)
     for pattern, what in _FOLDERS:
         for file in sorted(path.glob(pattern)):
             way_out = f": name the file, {file}" if "weights" in what else ", which is not read"

@@ -166,7 +166,8 @@ _NETWORKS: dict[str, Published] = {
     **{
         name: Published(
             _VITS.get(name, ""),
-            name,
+            name.replace("_gelutanh", ""),
+            {"act_layer": "gelu_tanh"} if "_gelutanh" in name else {},
             spellings={"torchvision": torchvision.transformer} if name in _VITS else {},
             timm_ends=("patch_embed.proj", "head"),
             timm_pool="map" if make.keywords.get("pool") == "attention" else "token",

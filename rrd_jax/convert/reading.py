@@ -12,6 +12,7 @@ import numpy as np
 import safetensors
 
 from rrd_jax import errors
+from rrd_jax.convert import scripts
 from rrd_jax.convert.values import Stored
 
 _WANTED = "wanted is a .safetensors file, or one of torch.save(network.state_dict(), FILE)"
@@ -36,8 +37,9 @@ _KINDS: list[tuple[int, bytes, str]] = [
     (0, b"\x80", "a plain pickle, which is not executed"),
     (0, b"\x00" * 64, "filled with zeros: a copy or download broke off"),
 ]
+# A member of TorchScript, which holds code.
+_SCRIPT = r"/code/|constants\.pkl$"
 _MEMBERS: list[tuple[str, str]] = [
-    (r"/code/|constants\.pkl$", "TorchScript, which holds code: save the network's state_dict()"),
     (r"\.npy$", "an archive of NumPy arrays (.npz)"),
     (r"model\.weights\.h5$", "a model of Keras"),
 ]
@@ -56,11 +58,15 @@ def read(path: pathlib.Path) -> Any:
     with `weights_only`.
 
     Args:
-      path: a .safetensors file, or one written by `torch.save` in the new or the legacy format.
+      path: a .safetensors file, one written by `torch.save` in the new or the legacy format, one of
+        `torch.jit.save`, of which no code is looked at, or an .index.json of transformers, which
+        names the files that its entries are in.
 
     Raises:
       InputError: the file cannot be read, or is of another kind.
     """
+    if path.name.endswith(".index.json"):
+        return _read_shards(path)
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -70,10 +76,31 @@ def read(path: pathlib.Path) -> Any:
     if _is_safetensors(head):
         return _read_safetensors(path)
     if head.startswith(b"PK\x03\x04"):
-        _check_zip(path)
+        if any(map(re.compile(_SCRIPT).search, _check_zip(path))):
+            return scripts.read(path)
     elif not head.startswith(_LEGACY_TORCH):
         raise errors.InputError(f"{path} is {_kind(path, head, size)}; {_WANTED}")
     return _read_torch(path)
+
+
+def _read_shards(index: pathlib.Path) -> dict[str, Any]:
+    """The entries of all files that an index names."""
+    try:
+        homes = errors.read_json(index)["weight_map"]
+        names = sorted(set(homes.values()))
+        if any(pathlib.Path(name).name != name for name in names):
+            raise ValueError("it names files of other folders")
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        raise errors.InputError(f"{index} is damaged ({error!r})") from error
+    if missing := [name for name in names if not index.with_name(name).is_file()]:
+        raise errors.InputError(
+            f"{index} names {len(names)} files, of which {missing[0]} is not there: copy or"
+            " download it again"
+        )
+    parts = {name: read(index.with_name(name)) for name in names}
+    if lost := [entry for entry, name in homes.items() if entry not in parts[name]]:
+        raise errors.InputError(f"{index} says that {lost[0]} is in {homes[lost[0]]}: it is not")
+    return {entry: parts[name][entry] for entry, name in homes.items()}
 
 
 def is_safetensors(path: pathlib.Path) -> bool:
@@ -108,8 +135,8 @@ def _kind(path: pathlib.Path, head: bytes, size: int) -> str:
     return f"text, which begins with {head[:30].decode(errors='replace')!r}"
 
 
-def _check_zip(path: pathlib.Path) -> None:
-    """Raises an InputError for a zip that is not whole, or not of `torch.save`."""
+def _check_zip(path: pathlib.Path) -> list[str]:
+    """The members of a zip; raises an InputError for one that is not whole, or not PyTorch's."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -130,6 +157,7 @@ def _check_zip(path: pathlib.Path) -> None:
             f"{path} is damaged, the checksum of {damaged[0]} in it does not match: copy or"
             " download it again"
         )
+    return names
 
 
 def _damaged_members(archive: zipfile.ZipFile) -> list[str]:

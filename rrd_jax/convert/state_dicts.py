@@ -6,13 +6,26 @@ import numpy as np
 from flax import traverse_util
 
 from rrd_jax import console, errors, networks
-from rrd_jax.convert import differences, published, templates, values, wrappers
+from rrd_jax.convert import (
+    differences,
+    layouts,
+    published,
+    spellings,
+    templates,
+    values,
+    wrappers,
+)
 
 _ROWS = 4
 
 
 def from_torch(
-    name: str, state_dict: Any, *, where: str = "the state dict", key: str = ""
+    name: str,
+    state_dict: Any,
+    *,
+    where: str = "the state dict",
+    key: str = "",
+    headless: bool = False,
 ) -> dict[str, Any]:
     """Variables of network `name` from a PyTorch state dict, or what a script saved it in.
 
@@ -27,6 +40,7 @@ def from_torch(
       where: it is from, for messages.
       key: what stands before the names of the entries to take, such as "state_dict_ema"; "" to
         find out.
+      headless: whether the classifier may be missing; it is missing in the variables then.
 
     Returns:
       {"params": ..., "batch_stats": ...} of float32 numpy arrays.
@@ -37,18 +51,19 @@ def from_torch(
     """
     template = templates.template(name)
     try:
-        entries = _entries(name, state_dict, where, key)
+        entries = _entries(name, state_dict, where, key, headless=headless)
         arrays = _values(name, entries)
     except wrappers.MisfitError as error:
         raise errors.InputError(f"{where} {error}") from None
     flat = {
         path: np.ascontiguousarray(templates.from_torch_layout(path[-1], arrays[entry], rank))
         for entry, (path, _, rank) in template.items()
+        if entry in arrays
     }
     return {"batch_stats": {}, **traverse_util.unflatten_dict(flat)}
 
 
-def _entries(name: str, content: Any, where: str, key: str) -> dict[str, Any]:
+def _entries(name: str, content: Any, where: str, key: str, *, headless: bool) -> dict[str, Any]:
     """The entries of a network in what a file holds."""
     flat = wrappers.flatten(content)
     if key:
@@ -56,7 +71,13 @@ def _entries(name: str, content: Any, where: str, key: str) -> dict[str, Any]:
     if not flat.arrays or not (found := wrappers.places(flat, name)):
         raise wrappers.MisfitError(differences.describe_others(name, flat))
     place, note = wrappers.choose(found, flat, name, below=key)
-    if not place.is_of(name):
+    if headless and not place.is_of(name):
+        place, left = place.without(spellings.OTHER_CLASSIFIER)
+        if left and place.is_backbone_of(name):
+            console.note(
+                f"{where}: its classifier is left out, which reads more than the embedding"
+            )
+    if not place.is_of(name) and not (headless and place.is_backbone_of(name)):
         raise wrappers.MisfitError(differences.describe(name, place.shapes, flat))
     if note:
         console.note(f"{where}: {note}")
@@ -91,18 +112,24 @@ def to_torch(
     Args:
       name: a key of `networks.MODELS` or `networks.ALIASES`.
       variables: the network's weights.
-      library: whose names the entries get: "torchvision" or "timm"; None for torchvision's where
-        the name is one of its own, and otherwise for those that `networks.MODELS` has.
+      library: whose names and shapes the entries get: "torchvision"; "timm"; "transformers" (of its
+        networks for classification, of its models without a head where there is none, of a
+        CLIPVisionModelWithProjection); "openai" (its CLIP's); "dinov2" (its authors'); None for
+        torchvision's where the name is one of its own, and otherwise for those that
+        `networks.MODELS` has.
 
     Raises:
-      InputError: the name is unknown, or the library has no such network.
+      InputError: the name is unknown, the library has no such network, or an entry has no place
+        there.
     """
     networks.factory(name)  # raises for an unknown name
     known = published.of(name)
+    table = spellings.of(name, library) if library in spellings.NAMES else None
     if library is None:
         library = published.library_of(name)
-    elif library not in published.LIBRARIES or not getattr(known, library):
+    elif table is None and not (library in published.LIBRARIES and getattr(known, library)):
         there = [each for each in published.LIBRARIES if getattr(known, each)]
+        there += [each for each in spellings.NAMES if spellings.of(name, each)]
         raise errors.InputError(
             f"'{library}' has no network that computes what {name} does; those that have:"
             f" {', '.join(there) or 'none'}"
@@ -112,16 +139,22 @@ def to_torch(
         entry = templates.entry_name(path)
         array = templates.to_torch_layout(path[-1], np.asarray(leaf))
         state_dict[entry] = np.ascontiguousarray(array)  # or safetensors would write it wrongly
-        if path[-1] == "var":
-            state_dict[entry.replace("running_var", "num_batches_tracked")] = np.array(0)
-    spelling = published.spelling(name, library)
+    if table:
+        state_dict = layouts.write(table, state_dict)
+    for entry in [e for e in state_dict if e.endswith("running_var")]:
+        state_dict[entry.replace("running_var", "num_batches_tracked")] = np.array(0)
+    spelling = None if table else published.spelling(name, library)
     return spelling.write(state_dict) if spelling else state_dict
 
 
 def sizes(name: str, variables: dict[str, Any]) -> tuple[int, int]:
-    """The numbers of classes and of image channels that a network's variables are made for."""
+    """The numbers of classes and of image channels that a network's variables are made for.
+
+    Of variables without a classifier there are 0 classes.
+    """
     shapes = {entry: found.shape for entry, found in templates.entries(variables).items()}
     if own := published.spelling(name, published.of(name).entries):
         shapes = {own.to_theirs(entry): shape for entry, shape in shapes.items()}
     marked = templates.marked_sizes(name, shapes)
-    return marked[templates.CLASSES], marked[templates.CHANNELS]
+    has_head = not templates.classifier(name).isdisjoint(shapes)
+    return marked[templates.CLASSES] if has_head else 0, marked[templates.CHANNELS]

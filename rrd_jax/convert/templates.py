@@ -73,6 +73,11 @@ def entries(variables: dict[str, Any]) -> dict[str, Entry]:
     }
 
 
+def classifier(name: str) -> frozenset[str]:
+    """The entries of a network that have a row for each class."""
+    return frozenset(e for e, (_, shape, _) in template(name).items() if CLASSES in shape)
+
+
 def marked_sizes(name: str, shapes: dict[str, Shape]) -> dict[int, int]:
     """What stands in `shapes` where CLASSES and CHANNELS stand in the template, by these."""
     marked = {CLASSES: 1000, CHANNELS: 3}  # where those entries are missing

@@ -9,7 +9,7 @@ import numpy as np
 from rrd_jax import networks
 from rrd_jax.convert import spelling
 
-_FLOATS = ("float16", "bfloat16", "float32", "float64")
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +39,8 @@ def read(value: Any) -> np.ndarray:
         raise ValueError(f"is sparse ({layout}): to_dense() it")
     if getattr(value, "is_nested", False):
         raise ValueError("is a nested tensor, of several shapes")
-    if dtype not in _FLOATS:
-        raise ValueError(f"is {dtype}, where floats are wanted ({', '.join(_FLOATS)})")
+    if dtype not in FLOATS:
+        raise ValueError(f"is {dtype}, where floats are wanted ({', '.join(FLOATS)})")
     if 0 in value.shape:
         raise ValueError(f"has no values, its shape is {tuple(value.shape)}")
     try:

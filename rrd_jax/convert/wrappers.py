@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rrd_jax import errors
-from rrd_jax.convert import families, published, templates, values
+from rrd_jax.convert import families, layouts, published, spellings, templates, values
 from rrd_jax.convert.templates import Shape
 
 _DEPTH = 12  # of dicts within dicts; scripts need three
@@ -25,7 +25,6 @@ _TIMM = ("state_dict_ema", "model_ema")
 _SPELLINGS: tuple[Callable[[str], str], ...] = (
     lambda name: name,
     families.unwrapped,
-    families.from_hugging_face,
 )
 
 
@@ -67,9 +66,24 @@ class Place(NamedTuple):
         """Whether these are a network's entries, all of them and no others."""
         return self.shapes == templates.expected_shapes(name, self.shapes)
 
+    def is_backbone_of(self, name: str) -> bool:
+        """Whether these are a network's entries without its classifier's, and no others."""
+        head = templates.classifier(name)
+        expected = templates.expected_shapes(name, self.shapes)
+        return self.shapes == {e: shape for e, shape in expected.items() if e not in head}
+
+    def without(self, names: Iterable[str]) -> tuple["Place", bool]:
+        """The place without these entries, and whether one was there."""
+        entries = {entry: value for entry, value in self.entries.items() if entry not in names}
+        return Place(self.key, entries), len(entries) < len(self.entries)
+
 
 def flatten(content: Any) -> Flat:
-    """Lays out what a file holds; raises a MisfitError where two arrays come to the same name."""
+    """Lays out what a file holds, where names of `spellings` are ours.
+
+    Raises:
+      MisfitError: two arrays come to the same name.
+    """
     flat, seen = Flat({}, {}, {}), set()
 
     def add(name: str, value: Any, home: int, depth: int) -> None:
@@ -91,7 +105,9 @@ def flatten(content: Any) -> Flat:
                 add(f"{name}.{key}" if name else str(key), item, id(value), depth + 1)
 
     add("", content, 0, 0)
-    return flat
+    found = layouts.read(spellings.KNOWN, flat.arrays)
+    arrays = {name: value for name, (value, _) in found.items()}
+    return Flat(arrays, {name: flat.homes[o] for name, (_, o) in found.items()}, flat.others)
 
 
 def _is_array(value: Any) -> bool:

@@ -52,7 +52,9 @@ class Exportable:
     def apply(self, variables: dict[str, Any], images: jax.Array) -> dict[str, jax.Array]:
         """What the network computes from normalised images [B, H, W, channels], as `Outputs`."""
         outputs = predictions.make_apply(self.network, self.terms)(variables, images)
-        results = {"logits": outputs.logits.astype(jnp.float32)}
+        results = {}
+        if not isinstance(outputs.logits, tuple):  # of a backbone alone
+            results["logits"] = outputs.logits.astype(jnp.float32)
         if not isinstance(outputs.embedding, tuple):  # a network that reports one
             results["embedding"] = outputs.embedding.astype(jnp.float32)
         return results

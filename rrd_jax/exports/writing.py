@@ -19,6 +19,7 @@ from rrd_jax.exports.base import Exportable, Format, Options
 from rrd_jax.exports.checking import Comparison, Trial
 from rrd_jax.networks import Network
 from rrd_jax.objectives import Objective
+from rrd_jax.teacher import wrapped
 
 _FLAGS = {"fold": "nofold"}  # as the command calls an option
 _PLAIN = Options()
@@ -74,6 +75,8 @@ def exportable(
             " units), such as --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225 of ImageNet, and"
             " --image_size"
         )
+    if isinstance(network, wrapped.Wrapped):
+        return Exportable(network, variables, about, terms)  # of a teacher, in float32
     if imports.is_path(about.model):
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in about.options.items()}
         network = networks.create(about.model, about.num_classes, options=options)

@@ -41,8 +41,9 @@ def say(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> None:
 
 def _compared(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> str:
     student = results[-1]
-    known = {result.label: result for result in results[:-1]}
-    labels = [teacher.part.training.label for teacher in job.teachers]
+    # Of a teacher that was trained and has a probe, the figure of that.
+    known = {result.label.split(",")[0]: result for result in results[:-1]}
+    labels = [teacher.teaching.label for teacher in job.teachers]
     top1 = f"{known[labels[0]].top1:.2f}" if len(labels) == 1 and labels[0] in known else ""
     agreement = "" if student.agreement is None else f", agreement {student.agreement:.2f}"
     names = "+".join(teacher.network.model for teacher in job.teachers)

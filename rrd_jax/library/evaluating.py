@@ -49,6 +49,8 @@ def evaluate(
     trained = network if isinstance(network, Trained) else None
     loaded = trained.network if trained else network
     loaded = loaded if isinstance(loaded, Loaded | Predictor) else load(loaded)
+    if not loaded.num_classes:
+        raise errors.InputError(f"'{loaded.name}' has no classifier, and so no test figures")
     if test is not None:
         source = source or Source(image_size=_size(loaded))
         dataset = data.from_sources(test, test, source, num_classes=loaded.num_classes)

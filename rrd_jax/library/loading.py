@@ -40,9 +40,10 @@ def load(
     """A network with its weights, to be called on images, or asked what they show.
 
     Args:
-      path: the workdir of a run, a folder that `rrd_jax.convert` wrote, a PyTorch file, or what
-        `rrd_jax.export` wrote, as weights or for another program. RUN@best, RUN@last and RUN@STEP
-        are other checkpoints than the newest, FILE@KEY the weights under a key of the file.
+      path: the workdir of a run, a folder that `rrd_jax.convert` wrote, a PyTorch file, hf:FOLDER,
+        a folder of transformers, or what `rrd_jax.export` wrote, as weights or for another program.
+        RUN@best, RUN@last and RUN@STEP are other checkpoints than the newest, FILE@KEY the weights
+        under a key of the file.
       network: its name, import path or object. None for the name that the folder keeps; a PyTorch
         file keeps none, and neither does a run whose network was made in Python.
       num_classes: C; None for what the weights say.
@@ -132,7 +133,7 @@ def _of_weights(
             f"{folder} does not say which network its weights are of: pass network=NAME, one of"
             f" {errors.listed(networks.MODELS)}"
         )
-    variables, meta = files.load(whole, model, raw=raw)
+    variables, meta = files.load(whole, model, raw=raw, headless=True)
     fields = fields_of(folder)
     choice, terms = _choice(meta, fields, network)
     about = card.of_checkpoint(meta, fields, _home(folder))

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from rrd_jax import config as configs
 from rrd_jax import data, errors, imports, networks, recipe
 from rrd_jax import objectives as registry
+from rrd_jax.convert import files
 from rrd_jax.data.source import Source
 from rrd_jax.library.loaded import Loaded, Trained
 from rrd_jax.library.loading import load
@@ -211,6 +212,7 @@ class Making:
                 )
             fields.model = self._named(given.name, given.network, "teacher")
             self._variables[fields.model] = given.variables
+            self._see_as(given)
             return
         given, variables = _with_variables(given, "teacher")
         fields.model = self._network(given, "teacher")
@@ -221,6 +223,19 @@ class Making:
             self._variables[fields.model] = self._packed(fields.model, variables)
         elif getattr(network, "weights", None) is not None:
             self._variables[fields.model] = network.weights
+
+    def _see_as(self, given: Loaded) -> None:
+        """Shows a teacher that was loaded images as it knows them, where nothing else is asked."""
+        data, fields = self.config.data, self.config.teacher
+        size, channels = (given.image_shape or (None,))[0], len(data.mean)
+        for name, theirs, ours in (
+            ("mean", given.mean, tuple(data.mean)),
+            ("std", given.std, tuple(data.std)),
+            ("image_size", size, data.image_size),
+        ):
+            fits = name == "image_size" or len(theirs or ()) == channels
+            if fields[name] is None and theirs is not None and fits and theirs != ours:
+                fields[name] = theirs
 
     def _packed(self, name: str, variables: Any) -> dict[str, Any]:
         """A user's variables of a network as {"params", "batch_stats"}."""
@@ -329,7 +344,7 @@ def _is_file(given: Any) -> bool:
         return True
     if not isinstance(given, str) or networks.canonical(given) in networks.MODELS:
         return False
-    return os.sep in given or bool(given and pathlib.Path(given).exists())
+    return os.sep in given or bool(given and files.split(pathlib.Path(given))[0].exists())
 
 
 def _weighted(name: str, value: Any) -> tuple[float, Any]:

@@ -128,14 +128,13 @@ class Predictor:
         Raises:
           InputError: there are none, one cannot be read, or the logits are not finite.
         """
-        parts = []
+        if not self.num_classes:
+            raise errors.InputError(
+                f"'{self.name}' has no classifier, and so predicts nothing: ask for its embeddings"
+                " with embed"
+            )
         with contextlib.closing(self.batches(images, batch_size)) as batches:
-            for part in batches:
-                if part.unread and not skip_unread:
-                    file, reason = part.unread[0]
-                    what = file if os.path.lexists(file) else f"image {file}"
-                    raise errors.InputError(f"{errors.printable(what)} cannot be used: {reason}")
-                parts.append(part)
+            parts = [part if skip_unread else _read(part) for part in batches]
         return self._joined(parts)
 
     def embed(self, images: Any, *, batch_size: int = 64) -> np.ndarray:
@@ -144,7 +143,8 @@ class Predictor:
         Raises:
           InputError: as `predict`; or the network has none.
         """
-        embeddings = self.predict(images, batch_size=batch_size).embeddings
+        with contextlib.closing(self.batches(images, batch_size)) as batches:
+            embeddings = self._joined([_read(part) for part in batches]).embeddings
         if embeddings is None:
             raise errors.InputError(f"'{self.name}' has no embedding")
         return embeddings
@@ -182,7 +182,8 @@ class Predictor:
         images = np.zeros((size, *self.image_shape), np.uint8)
         images[: len(rows)] = rows
         outputs = {name: value[: len(rows)] for name, value in self.compute(images).items()}
-        finite = np.isfinite(outputs["logits"]).all(axis=-1)
+        logits = outputs.get("logits", np.zeros((len(rows), 0), np.float32))
+        finite = np.isfinite(logits).all(axis=-1)
         if not finite.all():
             raise errors.InputError(
                 f"the logits of '{self.name}' for image"
@@ -190,7 +191,7 @@ class Predictor:
                 " are damaged, or too large"
             )
         embedding = outputs.get("embedding")
-        return Predictions(outputs["logits"], embedding, tuple(files), self._names, tuple(unread))
+        return Predictions(logits, embedding, tuple(files), self._names, tuple(unread))
 
     def _joined(self, parts: Sequence[Predictions]) -> Predictions:
         full = [part for part in parts if len(part)]
@@ -209,6 +210,15 @@ class Predictor:
     @functools.cached_property
     def _names(self) -> tuple[str, ...]:
         return tuple(map(self.about.class_name, range(self.num_classes)))
+
+
+def _read(part: Predictions) -> Predictions:
+    """The same; raises an InputError where an image could not be read."""
+    if part.unread:
+        file, reason = part.unread[0]
+        what = file if os.path.lexists(file) else f"image {file}"
+        raise errors.InputError(f"{errors.printable(what)} cannot be used: {reason}")
+    return part
 
 
 def _is_path(image: Any) -> bool:

@@ -8,24 +8,33 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax import errors
-from rrd_jax.about import About
-from rrd_jax.choices import NetworkChoice
-from rrd_jax.convert import files
+from rrd_jax import config as configs
+from rrd_jax import errors, networks
+from rrd_jax.about import About, Preprocessing
+from rrd_jax.choices import NetworkChoice, TeachingChoice
+from rrd_jax.convert import exported, files
 from rrd_jax.data.source import HOST_AUGMENTATIONS
 from rrd_jax.library import loading
 from rrd_jax.library.loaded import Loaded
 from rrd_jax.library.predicting import Predictor
 from rrd_jax.library.quiet import quietly
-from rrd_jax.teacher import classes
+from rrd_jax.teacher import classes, probe, seeing, vectors, wrapped
 
 
 class Teacher(NamedTuple):
-    """A teacher of a run: `model`, `path` of its weights, and `weight` of its logits."""
+    """A teacher of a run.
+
+    Attributes:
+      model: its network.
+      path: of its weights.
+      weight: of its logits.
+      teaching: how it sees images, and where its logits come from.
+    """
 
     model: str
     path: pathlib.Path
     weight: float
+    teaching: TeachingChoice = TeachingChoice()
 
 
 @quietly
@@ -48,7 +57,14 @@ def load_teacher(workdir: str | pathlib.Path) -> Predictor:
     teachers = teachers_of(workdir)
     if not teachers:
         raise errors.InputError(f"the run in {folder} had no teacher")
-    single = [load_single(workdir, teacher).predictor for teacher in teachers]
+    loaded = [load_single(workdir, teacher) for teacher in teachers]
+    for network, teacher in zip(loaded, teachers, strict=True):
+        if not network.num_classes:
+            raise errors.InputError(
+                f"the teacher in {teacher.path} has no classifier, and so predicts nothing;"
+                " rrd_jax.load(FILE).embed(IMAGES) gives its embeddings"
+            )
+    single = [network.predictor for network in loaded]
     if len(single) == 1:
         return single[0]
     return as_one(single, [teacher.weight for teacher in teachers])
@@ -57,7 +73,8 @@ def load_teacher(workdir: str | pathlib.Path) -> Predictor:
 def teachers_of(workdir: str | pathlib.Path) -> list[Teacher]:
     """The teachers that a run had; none for anything else."""
     folder, _ = files.split(pathlib.Path(workdir))
-    listed = (loading.fields_of(folder) or {}).get("teacher") or []
+    fields = loading.fields_of(folder) or {}
+    listed = fields.get("teacher") or []
     listed = listed if isinstance(listed, list) else [listed]
     # Numbered as the job numbers them: those without a network are none.
     listed = [teacher for teacher in listed if teacher.get("model")]
@@ -66,6 +83,7 @@ def teachers_of(workdir: str | pathlib.Path) -> list[Teacher]:
             teacher["model"],
             pathlib.Path(_checkpoint(teacher) or folder / f"teacher{_suffix(number)}"),
             teacher.get("weight", 1.0),
+            configs.teaching_of(fields, number - 1),
         )
         for number, teacher in enumerate(listed, 1)
     ]
@@ -80,20 +98,65 @@ def load_single(workdir: str | pathlib.Path, teacher: Teacher) -> Loaded:
     """
     folder, _ = files.split(pathlib.Path(workdir))
     path, images = teacher.path, loading.fields_of(folder)["data"]
-    if not files.split(path)[0].exists():
+    home, _ = files.split(path)
+    if not home.exists():
         raise errors.InputError(f"the teacher of the run in {folder} is not in {path} any more")
+    student = loading.about_of(folder)
+    seen = _seen(teacher, student)
     wanted = {"mean": tuple(images["mean"]), "std": tuple(images["std"])}
-    if files.split(path)[0].is_file():  # which says less
+    if exported.weights_of(home).is_file():  # it is no run, and may be for images of another size
         wanted |= {"network": teacher.model, "image_size": images["image_size"]}
         wanted["resize"] = images["resize"] if images["augment"] in HOST_AUGMENTATIONS else None
+    if seen:
+        wanted |= {"image_size": seen.image_size, "resize": None}
     network = loading.load(path, **wanted)
-    student = loading.about_of(folder)
     about = network.about
     if student and student.preprocessing:
         about = dataclasses.replace(about, preprocessing=student.preprocessing)
     if student and not about.class_names and student.num_classes == about.num_classes:
         about = dataclasses.replace(about, class_names=student.class_names)
-    return matched(dataclasses.replace(network, about=about), student)
+    network = dataclasses.replace(network, about=about)
+    if seen:
+        shown = seeing.wrap(network.network, seen, student.preprocessing, teacher.teaching)
+        shape = student.preprocessing.image_shape
+        network = dataclasses.replace(network, network=shown, image_shape=shape)
+    if teacher.teaching.classifier and student:
+        return _classified(network, teacher.teaching, student, folder)
+    return matched(network, student)
+
+
+def _seen(teacher: Teacher, student: About | None) -> Preprocessing | None:
+    """What a teacher sees; None where that is what its student sees, as far as is known."""
+    if student is None or student.preprocessing is None:
+        return None
+    known = files.preprocessing_of(teacher.path, teacher.model)
+    return seeing.own(teacher.teaching, known, student.preprocessing)
+
+
+def _classified(
+    network: Loaded, teaching: TeachingChoice, student: About, folder: pathlib.Path
+) -> Loaded:
+    """A teacher with the probe, or the class vectors, that the run in a folder gave it."""
+    shape, count = student.preprocessing.image_shape, student.num_classes
+    embedding = networks.summarize(network.network, shape).outputs.embedding
+    width = 0 if isinstance(embedding, tuple) else embedding.shape[-1]
+    if teaching.probe:
+        made = wrapped.Probed(network.network, count)
+        place = probe.folder_of(folder, teaching.label)
+        name, value = wrapped.PROBE, probe.read(place, width, count)
+    else:
+        value, name = vectors.read(pathlib.Path(teaching.class_vectors), student), wrapped.VECTORS
+        reads = "embedding" if value.shape[-1] == width else "logits"
+        scale = teaching.class_vectors_scale
+        made = wrapped.ZeroShot(network.network, value.shape, reads, scale)
+    about = dataclasses.replace(network.about, num_classes=count, class_names=student.class_names)
+    return dataclasses.replace(
+        network,
+        network=made,
+        variables=wrapped.with_entry(network.variables, name, value),
+        num_classes=count,
+        about=about,
+    )
 
 
 def matched(network: Loaded, student: About | None) -> Loaded:

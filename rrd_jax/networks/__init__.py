@@ -110,7 +110,7 @@ def create(
     Args:
       name: a key of MODELS or ALIASES, or an import path MODULE:NAME; see
         `networks.brought.create`.
-      num_classes: number of logits.
+      num_classes: number of logits; 0 for one of MODELS without a classifier, whose logits are ().
       dtype: what convolutions compute in. Parameters, statistics, embedding and logits are always
         float32.
       space_to_depth: whether the 7x7 convolution on images is computed as one on squares of 2x2
@@ -124,7 +124,7 @@ def create(
       A Network for images [B, H, W, channels].
 
     Raises:
-      InputError: the name or an option is unknown, num_classes is not above 0, there is no 7x7
+      InputError: the name or an option is unknown, num_classes is no count, there is no 7x7
         convolution to compute from space to depth, or the network leaves out no blocks.
 
     Examples:
@@ -133,7 +133,8 @@ def create(
       >>> network.apply(variables, jnp.zeros((2, 32, 32, 3))).embedding.shape
       (2, 64)
     """
-    errors.check_counts(num_classes=num_classes)
+    if num_classes != 0 or imports.is_path(name):
+        errors.check_counts(num_classes=num_classes)
     if imports.is_path(name):
         network = brought.create(name, num_classes, dtype, options or {}, prefix)
     else:

@@ -14,14 +14,22 @@ from rrd_jax.networks.summary import leaf_name, named_shapes, summarize
 _IMAGES = 2
 
 
-def check(network: Network, name: str, num_classes: int, image_shape: tuple[int, int, int]) -> None:
+def check(
+    network: Network,
+    name: str,
+    num_classes: int | None,
+    image_shape: tuple[int, int, int],
+    *,
+    needs_logits: bool = True,
+) -> None:
     """Traces a network in evaluation and in training; one that reports a head is run once.
 
     Args:
       network: for images of this shape.
       name: for messages.
-      num_classes: C.
+      num_classes: C; None for whatever it has.
       image_shape: (H, W, channels).
+      needs_logits: whether it must have a classifier.
 
     Raises:
       InputError: it raises, returns something else than a network does, or changes the structure of
@@ -36,7 +44,14 @@ def check(network: Network, name: str, num_classes: int, image_shape: tuple[int,
 
     trained, changed = jax.eval_shape(train, variables, images, jax.random.key(0))
     for outputs in (jax.eval_shape(network.apply, variables, images), trained):
-        _check_outputs(outputs, name, num_classes, image_shape)
+        if not isinstance(outputs.logits, tuple):
+            count = outputs.logits.shape[-1] if num_classes is None else num_classes
+            _check_outputs(outputs, name, count, image_shape)
+        elif needs_logits or isinstance(outputs.embedding, tuple):
+            raise errors.InputError(
+                f"network '{name}' returns no logits: it is told the number of classes by its"
+                " argument num_classes; a teacher alone may return an embedding without logits"
+            )
     if trained.head:
         _check_head_makes_logits(network, name, image_shape)
     before, after = _forms(variables["batch_stats"]), _forms(changed["batch_stats"])

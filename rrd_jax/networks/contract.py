@@ -9,7 +9,7 @@ class Outputs(NamedTuple):
     """What a network computes from a batch of images.
 
     Attributes:
-      logits: [B, C] float32.
+      logits: [B, C] float32; () of a teacher without a classifier.
       embedding: [B, D] float32, the pooled features that the classifier reads; () where a user's
         network returns none.
       maps: results of the stages [B, H, W, channels], the stem's first.

@@ -1,6 +1,7 @@
 """ConvNeXt (arXiv 2201.03545) and ConvNeXt V2 (2301.00808), with timm's names and modules."""
 
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -97,13 +98,13 @@ class _Head(nn.Module):
     num_classes: int
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array, dict[str, jax.Array]]:
+    def __call__(self, x: jax.Array) -> tuple[Any, jax.Array, Any]:
         embedding = transformer.LayerNorm(name="norm")(layers.average(x))
         classifier = layers.Classifier(
             self.num_classes, transformer.small_normal, zero_bias=True, name="fc"
         )
         logits = classifier(embedding)
-        return logits, embedding, dict(classifier.variables["params"])
+        return logits, embedding, classifier.head
 
 
 class ConvNeXt(nn.Module):

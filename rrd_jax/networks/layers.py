@@ -242,7 +242,7 @@ class Classifier(nn.Module):
     """Linear layer in float32, with the initial weights of PyTorch's Linear.
 
     Attributes:
-      features: number of classes.
+      features: number of classes; 0 for a network without a classifier, which has no logits.
       kernel_init: initializer of the kernel [D, features].
       zero_bias: whether the bias starts at 0.
     """
@@ -252,8 +252,10 @@ class Classifier(nn.Module):
     zero_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, D] to [B, features]."""
+    def __call__(self, x: jax.Array) -> jax.Array | tuple[()]:
+        """[B, D] to [B, features]; to () for no features."""
+        if not self.features:
+            return ()
         bound = 0.0 if self.zero_bias else 1 / math.sqrt(x.shape[-1])
 
         def bias_init(key, shape):
@@ -262,6 +264,11 @@ class Classifier(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", bias_init, (self.features,))
         return functional.linear(x, kernel, bias)
+
+    @property
+    def head(self) -> Any:
+        """Its parameters, as Outputs have them, once it was called."""
+        return dict(self.variables["params"]) if self.features else ()
 
 
 def even_taps(depth: int) -> set[int]:
@@ -296,5 +303,4 @@ def classify(
     """
     embedding = average(x)
     logits = classifier(embedding)
-    head = dict(classifier.variables["params"])
-    return Outputs(logits, embedding, tuple(maps), tuple(preactivations), head)
+    return Outputs(logits, embedding, tuple(maps), tuple(preactivations), classifier.head)

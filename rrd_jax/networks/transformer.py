@@ -26,6 +26,11 @@ def gelu(x: jax.Array) -> jax.Array:
     return jax.nn.gelu(x, approximate=False)
 
 
+def gelu_tanh(x: jax.Array) -> jax.Array:
+    """`gelu`, approximated with a tanh (arXiv 1606.08415)."""
+    return jax.nn.gelu(x, approximate=True)
+
+
 class Linear(nn.Module):
     """A matrix product and a bias, in a dtype; parameters are float32.
 
@@ -167,12 +172,14 @@ class AttentionPool(nn.Module):
     Attributes:
       heads: their number.
       mlp: width of the MLP, as a multiple of the tokens'.
+      activation: of the MLP.
       epsilon: of its norm.
       dtype: what it computes in, but for norm and softmax.
     """
 
     heads: int
     mlp: float = 4.0
+    activation: Callable = gelu
     epsilon: float = 1e-6
     dtype: jnp.dtype = jnp.float32
 
@@ -189,7 +196,8 @@ class AttentionPool(nn.Module):
         y = jax.nn.dot_product_attention(query, key, value).reshape(batch, dim)
         y = Linear(dim, self.dtype, name="proj")(y)
         normed = LayerNorm(self.epsilon, name="norm")(y)
-        return y + Mlp(int(dim * self.mlp), dtype=self.dtype, name="mlp")(normed)
+        mlp = Mlp(int(dim * self.mlp), self.activation, dtype=self.dtype, name="mlp")
+        return y + mlp(normed)
 
 
 class Patches(nn.Module):

@@ -147,7 +147,7 @@ class VisionTransformer(nn.Module):
             embedding = norm(name="norm")(x)
         if self.pool == "attention":
             pool = transformer.AttentionPool(
-                self.heads, self.mlp, self.epsilon, self.dtype, name="attn_pool"
+                self.heads, self.mlp, self.activation, self.epsilon, self.dtype, name="attn_pool"
             )
             embedding = pool(embedding)
         classifier = partial(
@@ -158,12 +158,12 @@ class VisionTransformer(nn.Module):
             embedding = embedding[:, 0] if self.pool == "token" else embedding
             head = classifier(name="head")
             logits = head(embedding)
-            return Outputs(
-                logits, embedding, tuple(maps), tuple(maps), dict(head.variables["params"])
-            )
+            return Outputs(logits, embedding, tuple(maps), tuple(maps), head.head)
         tokens = embedding[:, 0], embedding[:, 1]
         heads = classifier(name="head"), classifier(name="head_dist")
-        logits = sum(head(token) for head, token in zip(heads, tokens, strict=True)) / 2
+        logits = ()
+        if self.num_classes:
+            logits = sum(head(token) for head, token in zip(heads, tokens, strict=True)) / 2
         return Outputs(logits, sum(tokens) / 2, tuple(maps), tuple(maps))
 
 
@@ -182,6 +182,8 @@ _DINO = {"scale": 1e-5}
 _REGISTERS = {"registers": 4, "positions_of_squares": True, **_DINO}
 _GIANT = {"mlp": 2.66667 * 2, "gated": True, "activation": jax.nn.silu}
 _SIGLIP = {"pool": "attention"}
+# Its authors and transformers have the GELU that a tanh approximates, timm the exact one.
+_TANH = {**_SIGLIP, "activation": transformer.gelu_tanh}
 _DEIT3 = {"positions_of_squares": True, "scale": 1e-6}
 
 
@@ -219,10 +221,14 @@ _PUBLISHED: dict[int, dict[str, Callable]] = {
         },
         "vit_base_patch16_siglip_224": _vit("base", 16, **_SIGLIP),
         "vit_so400m_patch14_siglip_224": _vit("so400m", 14, **_SIGLIP),
+        "vit_base_patch16_siglip_gelutanh_224": _vit("base", 16, **_TANH),
+        "vit_so400m_patch14_siglip_gelutanh_224": _vit("so400m", 14, **_TANH),
     },
     256: {
         "vit_base_patch16_siglip_256": _vit("base", 16, **_SIGLIP),
         "vit_large_patch16_siglip_256": _vit("large", 16, **_SIGLIP),
+        "vit_base_patch16_siglip_gelutanh_256": _vit("base", 16, **_TANH),
+        "vit_large_patch16_siglip_gelutanh_256": _vit("large", 16, **_TANH),
     },
     336: {
         "vit_large_patch14_clip_336": _vit("large", 14, **_CLIP),
@@ -243,6 +249,7 @@ _PUBLISHED: dict[int, dict[str, Callable]] = {
         },
         "deit_base_patch16_384": _vit("base", 16),
         "vit_base_patch16_siglip_384": _vit("base", 16, **_SIGLIP),
+        "vit_base_patch16_siglip_gelutanh_384": _vit("base", 16, **_TANH),
     },
     518: {
         **{

@@ -1,6 +1,6 @@
 """The processes and devices of a run."""
 
-from rrd_jax.parallel.capacity import machine_bytes
+from rrd_jax.parallel.capacity import host_bytes, machine_bytes
 from rrd_jax.parallel.devices import (
     AXIS,
     check_batch,
@@ -41,6 +41,7 @@ __all__ = [
     "code_version",
     "enable_compilation_cache",
     "free_bytes",
+    "host_bytes",
     "is_main",
     "machine_bytes",
     "main_first",

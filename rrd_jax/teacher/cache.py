@@ -132,7 +132,8 @@ class EmbeddingCache:
             shapes = self._summary(network).outputs
             shape = (rows, jax.eval_shape(outputs.cached_row, shapes).shape[-1])
             # Logits are kept as they are; embeddings, as precisely as they were computed.
-            dtype = network.dtype if shapes.head else jnp.float32
+            keeps_logits = not shapes.head and not isinstance(shapes.logits, tuple)
+            dtype = jnp.float32 if keeps_logits else network.dtype
             like = jax.ShapeDtypeStruct(shape, dtype, sharding=parallel.split(self._mesh))
             known = repr((repr(network), digests, augment.name, shape))
             name = hashlib.sha256(known.encode()).hexdigest()[:16]

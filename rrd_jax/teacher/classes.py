@@ -1,13 +1,14 @@
 """The classes of a teacher and those of the data: the same, matched by name, or not compared."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import traverse_util
 
-from rrd_jax import console, data, errors, networks, pretrained
+from rrd_jax import console, data, errors, networks, objectives, pretrained
 from rrd_jax.choices import NetworkChoice
 from rrd_jax.recipe import Training
 
@@ -87,6 +88,13 @@ def with_classes(
     return {"params": params, "batch_stats": variables.get("batch_stats", {})}
 
 
+def without(variables: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """The same weights without parameters at some paths, such as a classifier's."""
+    flat = traverse_util.flatten_dict(dict(variables["params"]), sep="/")
+    params = {name: value for name, value in flat.items() if name not in names}
+    return {**variables, "params": traverse_util.unflatten_dict(params, sep="/")}
+
+
 def fitted(
     path: pathlib.Path,
     variables: dict[str, Any],
@@ -94,26 +102,31 @@ def fitted(
     choice: NetworkChoice,
     dataset: data.Dataset,
     training: Training,
-) -> tuple[dict[str, Any], bool]:
+) -> tuple[networks.Network, dict[str, Any], bool]:
     """A teacher's weights with the classes of the data, by name; says what is done.
 
     Returns:
-      The weights, and whether their logits are of the data's classes.
+      The network, the weights, and whether there are logits of the data's classes.
 
     Raises:
-      InputError: it is another network; or its classes are not the data's, and an objective
-        compares them.
+      InputError: it is another network; or its classes are not the data's, or it has none, and an
+        objective compares them.
     """
     count, needed = meta["num_classes"], dataset.num_classes
+    if not count:
+        check_fits(path, meta, choice.model, dataset, any_classes=True)
+        compare_relations(f"the teacher in {path}", training)
+        return choice.create(0), variables, False
+    network = choice.create(needed)
     names = pretrained.names_to_compare(meta, path, dataset)
     found = match(names, count, dataset.class_names, needed)
     is_made = choice.network is not None  # for one number of classes
     check_fits(path, meta, choice.model, dataset, any_classes=not is_made)
     if found.is_same:
-        return variables, True
+        return network, variables, True
     if found.order is None and found.compares:
         warn_of_other_data(path, meta, dataset)
-        return variables, True
+        return network, variables, True
     about = f"the teacher in {path} has {count:,} classes and the data {needed:,}"
     if found.compares:
         console.say(f"{about}: they are matched by name, {found.reason}")
@@ -124,8 +137,29 @@ def fitted(
             f"{about}; what it makes of images before its classifier is compared alone, and there"
             " is no agreement with it"
         )
-    axes = choice.class_axes(choice.create(needed), dataset.image_shape)
-    return with_classes(variables, axes, found.order, needed), found.compares
+    axes = choice.class_axes(network, dataset.image_shape)
+    return network, with_classes(variables, axes, found.order, needed), found.compares
+
+
+def compare_relations(what: str, training: Training) -> None:
+    """Says that a teacher has no classifier.
+
+    Objectives of users are traced with it later, and say themselves whether they read its logits.
+
+    Raises:
+      InputError: an objective of ours needs one.
+    """
+    ours = [c.name for c in training.objectives if c.needs_classes and c.name in objectives.RECORDS]
+    if ours:
+        raise errors.InputError(
+            f"{what} has no classifier, and {' and '.join(ours)} would compare its logits: train"
+            " one on its embeddings with teacher.probe, or name a vector of each class with"
+            " teacher.class_vectors; or use objectives on relations or maps, such as method rrd"
+        )
+    console.note(
+        f"{what} has no classifier: what it makes of images is compared alone, and there is no"
+        " agreement with it"
+    )
 
 
 def _check_relations(about: str, training: Training) -> None:
@@ -135,7 +169,7 @@ def _check_relations(about: str, training: Training) -> None:
         raise errors.InputError(
             f"{about}. {' and '.join(comparing)} would compare them: use objectives on relations or"
             " maps, such as method rrd; or name the classes with data.class_names; or fine-tune"
-            " the teacher with teacher.fine_tune"
+            " the teacher with teacher.fine_tune, or a new classifier of it with teacher.probe"
         )
 
 

@@ -14,12 +14,12 @@ class EnsembleOutputs(NamedTuple):
     """What an Ensemble returns.
 
     Attributes:
-      logits: [B, C] float32, the members' weighted mean.
+      logits: [B, C] float32, the members' weighted mean; () where one of them has none.
       members: each member's Outputs, logits replaced by the ensemble's, head removed.
       head: (), since an ensemble has no classifier.
     """
 
-    logits: jax.Array
+    logits: Any
     members: tuple[Outputs, ...]
     head: Any = ()
 
@@ -73,7 +73,9 @@ class Ensemble:
     def join(self, outputs: Sequence[Outputs]) -> EnsembleOutputs:
         """The members' outputs as the ensemble's."""
         weighted = zip(self.weights, outputs, strict=True)
-        logits = sum(weight * output.logits for weight, output in weighted)
+        logits = ()
+        if not any(isinstance(output.logits, tuple) for output in outputs):
+            logits = sum(weight * output.logits for weight, output in weighted)
         return EnsembleOutputs(
             logits, tuple(output._replace(logits=logits, head=()) for output in outputs)
         )

@@ -18,11 +18,11 @@ from rrd_jax import (
     parallel,
     predictions,
 )
-from rrd_jax.choices import NetworkChoice
+from rrd_jax.choices import NetworkChoice, TeachingChoice
 from rrd_jax.convert import files
 from rrd_jax.objectives import Objective
 from rrd_jax.recipe import Training
-from rrd_jax.teacher import classes, doubts, ensemble, fold
+from rrd_jax.teacher import classes, doubts, ensemble, fold, making, probe, wrapped
 from rrd_jax.teacher.cache import EmbeddingCache
 
 
@@ -41,7 +41,8 @@ class FrozenNetwork:
       what: it is, for warnings.
       examined: whether its predictions can be doubted; not on random images.
       origins: of each member, as JSON: model, checkpoint, and digest of the weights.
-      compares: whether its logits are of the data's classes; if not, they mean nothing.
+      compares: whether its logits are of the data's classes; if not, they mean nothing, or it has
+        none.
     """
 
     network: networks.Network
@@ -137,6 +138,7 @@ def load(
     mesh: jax.sharding.Mesh,
     training: Training,
     terms: Mapping[str, Objective] | None = None,
+    teaching: TeachingChoice | None = None,
 ) -> FrozenNetwork:
     """A network from a checkpoint or a file.
 
@@ -147,17 +149,13 @@ def load(
       mesh: the devices.
       training: as FrozenNetwork's.
       terms: the objectives that a student was trained with; None for a teacher.
+      teaching: of a teacher, how it sees images, and where its logits come from; a probe of it is
+        made by `probed`.
 
     Raises:
       InputError: the checkpoint is missing, damaged, or of another network or data set.
     """
-    variables, meta = files.load(path, choice.model)
-    compares = True
-    if terms is None:
-        variables, compares = classes.fitted(path, variables, meta, choice, dataset, training)
-    else:
-        classes.check_fits(path, meta, choice.model, dataset)
-        classes.warn_of_other_data(path, meta, dataset)
+    variables, meta = files.load(path, choice.model, headless=terms is None)
     classifier = meta.get("classifier")
     if classifier and classifier not in (terms or {}):
         raise errors.InputError(
@@ -167,8 +165,15 @@ def load(
     home, _ = files.split(path)
     home = home.parent if home.name == "checkpoints" else home
     folder = home / "views" if home.is_dir() else home.with_name(f"{home.name}.views")
-    frozen = from_variables(choice, variables, folder, dataset, mesh, training, where=str(path))
-    return dataclasses.replace(frozen, terms=terms if classifier else None, compares=compares)
+    setting = making.Setting(choice, teaching or TeachingChoice(), path, dataset, training)
+    if terms is None:
+        made = making.make(setting, variables, meta)
+        return _placed(setting, made, folder, mesh)
+    classes.check_fits(path, meta, choice.model, dataset)
+    classes.warn_of_other_data(path, meta, dataset)
+    made = making.plain(setting, variables)
+    frozen = _placed(setting, made, folder, mesh)
+    return dataclasses.replace(frozen, terms=terms if classifier else None)
 
 
 def from_variables(
@@ -178,10 +183,9 @@ def from_variables(
     dataset: data.Dataset,
     mesh: jax.sharding.Mesh,
     training: Training,
-    *,
-    where: str = "",
+    teaching: TeachingChoice | None = None,
 ) -> FrozenNetwork:
-    """A network with weights that are in memory.
+    """A teacher with weights that are in memory.
 
     Args:
       choice: which network.
@@ -190,18 +194,57 @@ def from_variables(
       dataset: the images.
       mesh: the devices.
       training: as FrozenNetwork's.
-      where: the weights are from, for messages; "" for the network's name.
+      teaching: as `load` has it.
 
     Raises:
       InputError: the weights do not fit the network.
     """
-    network = choice.create(dataset.num_classes)
-    where = where or f"'{choice.model}'"
-    variables = networks.fit_positions(variables, network, dataset.image_shape)
-    networks.check_weights(where, variables, network, dataset.image_shape)
-    variables = parallel.put(parallel.replicated(mesh), variables)
-    origin = {"model": choice.model, "checkpoint": where, "digest": checkpoints.digest(variables)}
-    return FrozenNetwork(network, variables, (folder,), dataset, mesh, training, origins=(origin,))
+    setting = making.Setting(choice, teaching or TeachingChoice(), None, dataset, training)
+    return _placed(setting, making.make(setting, variables, {}), folder, mesh)
+
+
+def _placed(
+    setting: making.Setting, made: making.Made, folder: pathlib.Path, mesh: jax.sharding.Mesh
+) -> FrozenNetwork:
+    """A network that was made, on the devices."""
+    variables = parallel.put(parallel.replicated(mesh), made.variables)
+    origin = {"model": setting.choice.model, "checkpoint": setting.where}
+    origin["digest"] = checkpoints.digest(variables)
+    if setting.teaching.classifier:
+        origin["classifier"] = setting.teaching.classifier
+    return FrozenNetwork(
+        made.network,
+        variables,
+        (folder,),
+        setting.dataset,
+        mesh,
+        setting.training,
+        origins=(origin,),
+        compares=made.compares,
+    )
+
+
+def probed(
+    teacher: FrozenNetwork, teaching: TeachingChoice, folder: pathlib.Path, *, keep: bool = True
+) -> FrozenNetwork:
+    """A teacher with a linear probe for a classifier, where one is asked for; else itself.
+
+    Args:
+      teacher: without it.
+      teaching: what is asked for.
+      folder: of the workdir; the probe is kept in it, beside a teacher that is trained there.
+      keep: whether one that is trained is kept.
+    """
+    if not teaching.probe:
+        return teacher
+    given = (teacher.network, teacher.variables, teacher.dataset, teacher.mesh, teacher.training)
+    place = probe.folder_of(folder, teaching.label)
+    head = probe.get(*given, teaching.probe_l2, place, label=teaching.label, keep=keep)
+    return dataclasses.replace(
+        teacher,
+        network=wrapped.Probed(teacher.network, teacher.dataset.num_classes),
+        variables=wrapped.with_entry(teacher.variables, wrapped.PROBE, head),
+    )
 
 
 def as_ensemble(teachers: Sequence[FrozenNetwork], weights: Sequence[float]) -> FrozenNetwork:

@@ -52,12 +52,12 @@ def cached(
 def cached_row(outputs: Outputs) -> jax.Array:
     """What a cache keeps of an image: the embedding [B, D], which the logits follow from.
 
-    Of a network that reports no head, the embedding, if there is one, and the logits: [B, D + C].
+    Of a network that reports no head, the embedding and the logits, as far as there are any:
+    [B, D + C].
     """
     if outputs.head:
         return outputs.embedding
-    has_embedding = not isinstance(outputs.embedding, tuple)
-    parts = (outputs.embedding, outputs.logits) if has_embedding else (outputs.logits,)
+    parts = [part for part in (outputs.embedding, outputs.logits) if not isinstance(part, tuple)]
     return jnp.concatenate(parts, axis=-1)
 
 
@@ -66,5 +66,7 @@ def from_row(row: jax.Array, head: Any, like: Outputs) -> Outputs:
     if like.head:
         return networks.from_embedding(row, head)
     row = row.astype(jnp.float32)
+    if isinstance(like.logits, tuple):
+        return Outputs((), row)
     width = row.shape[-1] - like.logits.shape[-1]
     return Outputs(row[:, width:], row[:, :width] if width else ())

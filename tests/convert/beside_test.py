@@ -45,12 +45,12 @@ def test_of_hugging_faces_configs(tmp_path):
         "crop_pct": 0.875,
     }
     found = _read(tmp_path, config, preprocessor_config=processor)
-    assert found == beside.Beside("", 2, ("cat", "dog"), _IMAGENET)
+    assert found == beside.Beside("resnet50", 2, ("cat", "dog"), _IMAGENET)
     cropped = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}
     found = _read(tmp_path, config, preprocessor_config={**processor, **cropped})
     assert found.preprocessing == _IMAGENET
     unnamed = {**config, "id2label": {"0": "LABEL_0", "1": "LABEL_1"}}
-    assert _read(tmp_path, unnamed, preprocessor_config={}) == beside.Beside("", 2)
+    assert _read(tmp_path, unnamed, preprocessor_config={}) == beside.Beside("resnet50", 2)
     with pytest.raises(errors.InputError, match="hidden_act=gelu"):
         _read(tmp_path, {**config, "hidden_act": "gelu"})
 

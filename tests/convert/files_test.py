@@ -142,7 +142,7 @@ def test_the_convert_program_writes_a_checkpoint_that_is_a_teacher(tmp_path):
 def test_the_convert_program_names_a_flag_that_is_missing_in_a_line():
     done = _convert()
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "--model" in done.stderr
+    assert "--input" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import timm
 import torch
 import torchvision
 
+from rrd_jax.convert import published
 from rrd_jax.networks import inverted
 from tests import golden
 from tests.networks import modern
@@ -32,7 +33,8 @@ def build(name: str, side: int | None = None) -> torch.nn.Module:
     if name in inverted.TORCHVISION:
         network = getattr(torchvision.models, name)(num_classes=10).eval()
     else:
-        network = timm.create_model(name, num_classes=10, **sized).eval()
+        known = published.of(name)
+        network = timm.create_model(known.timm, num_classes=10, **sized, **known.timm_args).eval()
     network.load_state_dict({k: torch.from_numpy(v) for k, v in weights(network).items()})
     return network
 

@@ -23,8 +23,8 @@ def as_outputs(returned: Any) -> Outputs:
     them.
 
     Args:
-      returned: Outputs; a mapping, or an object, with `logits` and any of Outputs' other parts; a
-        pair (logits, embedding); or the logits alone.
+      returned: Outputs; a mapping, or an object, with `logits` and any of Outputs' other parts, or
+        a mapping with an `embedding` alone; a pair (logits, embedding); or the logits alone.
 
     Raises:
       InputError: it is none of these.
@@ -35,7 +35,10 @@ def as_outputs(returned: Any) -> Outputs:
         embedding = embedding.astype(jnp.float32)
         if embedding.ndim > 2:
             embedding = jnp.mean(embedding, axis=tuple(range(1, embedding.ndim - 1)))
-    return outputs._replace(logits=outputs.logits.astype(jnp.float32), embedding=embedding)
+    logits = outputs.logits
+    if not isinstance(logits, tuple):
+        logits = logits.astype(jnp.float32)
+    return outputs._replace(logits=logits, embedding=embedding)
 
 
 def parsed(returned: Any) -> Outputs:
@@ -52,12 +55,12 @@ def parsed(returned: Any) -> Outputs:
     else:
         parts = {"logits": returned}
     parts = {part: value for part, value in parts.items() if value is not None}
-    if not hasattr(parts.get("logits"), "shape"):
+    if not hasattr(parts.get("logits", parts.get("embedding")), "shape"):
         raise errors.InputError(
             f"it returned {_described(returned)}; wanted are logits, a pair (logits, embedding), or"
             f" a dict with 'logits', 'embedding' and, if it has them, {', '.join(_PARTS[2:])}"
         )
-    return _checked(Outputs(**{"embedding": (), **parts}))
+    return _checked(Outputs(**{"logits": (), "embedding": (), **parts}))
 
 
 def _checked(outputs: Outputs) -> Outputs:

@@ -1,0 +1,98 @@
+"""Class vectors of a file, such as a text encoder's embeddings of the classes' names."""
+
+import json
+import pathlib
+import zipfile
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors
+
+from rrd_jax import data, errors
+from rrd_jax.about import About
+from rrd_jax.teacher import classes
+
+_NAMES = ("names", "class_names")  # of the entry that holds them
+_WANTED = "wanted is a .npy, .npz or .safetensors file with one array [C, D] of floats"
+
+
+class Vectors(NamedTuple):
+    """What a file holds: `rows` [C, D] float32, and `names` of the classes, () for none."""
+
+    rows: np.ndarray
+    names: tuple[str, ...]
+
+
+def read(path: pathlib.Path, dataset: data.Dataset | About) -> np.ndarray:
+    """A vector of each class of the data, [C, D] float32.
+
+    Vectors with names are matched with the data's, where these have names too. Names are the entry
+    `names` of a .npz file, or a JSON list under `names` in the metadata of a .safetensors file.
+
+    Args:
+      path: of the file.
+      dataset: what has the number and the names of the classes.
+
+    Raises:
+      InputError: it cannot be read, holds something else, or vectors of other classes.
+    """
+    rows, names = _read(path)
+    count = dataset.num_classes
+    about = f"teacher.class_vectors in {path}"
+    if names and len(names) != len(rows):
+        raise errors.InputError(f"{about} are {len(rows)}, but have {len(names)} names")
+    found = classes.match(names, len(rows), dataset.class_names, count)
+    if found.order is not None:
+        rows = rows[list(found.order)]
+    elif not found.compares:
+        reason = found.reason.replace("it does not know", "there is none of") if names else ""
+        raise errors.InputError(
+            f"{about} are of {len(rows):,} classes, and the data have {count:,}"
+            + (f": {reason}" if reason else "; one for each is wanted, in the order of labels")
+        )
+    lengths = np.linalg.norm(rows, axis=1)
+    if not np.isfinite(lengths).all() or not lengths.all():
+        bad = int(np.argmax(~np.isfinite(lengths) | (lengths == 0)))
+        raise errors.InputError(f"{about} hold one that is zero or not finite, of class {bad}")
+    return rows
+
+
+def _read(path: pathlib.Path) -> Vectors:
+    kinds = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors}
+    if path.suffix not in kinds:
+        raise errors.InputError(f"teacher.class_vectors is {path}; {_WANTED}")
+    try:
+        arrays, names = kinds[path.suffix](path)
+    except (OSError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
+        raise errors.InputError(
+            f"teacher.class_vectors {path} cannot be read ({reason}); {_WANTED}"
+        ) from error
+    shapes = {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
+    matrices = [a for a in arrays.values() if a.ndim == 2 and a.size and a.dtype.kind == "f"]
+    if len(matrices) != 1:
+        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "nothing"
+        raise errors.InputError(f"teacher.class_vectors {path} holds {listed}; {_WANTED}")
+    return Vectors(matrices[0].astype(np.float32), tuple(map(str, names)))
+
+
+def _npy(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
+    return {"an array": np.load(path, allow_pickle=False)}, ()
+
+
+def _npz(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    names = next((arrays.pop(name) for name in _NAMES if name in arrays), np.array(()))
+    return arrays, names.tolist()
+
+
+def _safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
+    with safetensors.safe_open(path, framework="numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no mapping
+        metadata: Mapping[str, str] = file.metadata() or {}
+    names = next((json.loads(metadata[name]) for name in _NAMES if name in metadata), ())
+    if not isinstance(names, list | tuple):
+        raise ValueError("its names are no list")
+    return arrays, names

@@ -1,0 +1,163 @@
+"""Networks that teach otherwise than they were made: other images before them, other logits behind.
+
+They are used as networks are, but never trained. Their variables are those of the network inside,
+with one entry more among the parameters where the logits are made of it.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rrd_jax import functional
+from rrd_jax.networks import Network, Outputs
+
+PROBE, VECTORS = "probe", "class_vectors"  # among the parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class Wrapped:
+    """A network inside another.
+
+    Attributes:
+      network: the one inside.
+    """
+
+    network: Network
+
+    @property
+    def dtype(self) -> Any:
+        """What the network computes in."""
+        return self.network.dtype
+
+    def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
+        """As Network has it."""
+        return self.network.init(key, images, train=train)
+
+    def init_with_output(self, key: jax.Array, images: jax.Array) -> tuple[Outputs, dict[str, Any]]:
+        """As Network has it."""
+        variables = self.init(key, images)
+        return self.apply(variables, images), variables
+
+    def apply(
+        self, variables: Mapping[str, Any], images: jax.Array, *, train: bool = False
+    ) -> Outputs:
+        """As Network has it, in evaluation alone."""
+        return self.network.apply(variables, images, train=train)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessed(Wrapped):
+    """A network that sees images of its own size and normalisation.
+
+    Another mean and deviation are a factor and a shift of each channel, which a resampling, whose
+    weights add up to 1, leaves as they are.
+
+    Attributes:
+      image_size: height and width that the network sees.
+      factor: of each channel of the images that are given.
+      shift: added to each channel then.
+      interpolation: where the size differs: "bilinear" or "bicubic", of what a new pixel covers.
+    """
+
+    image_size: int
+    factor: tuple[float, ...]
+    shift: tuple[float, ...]
+    interpolation: str
+
+    def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
+        """As Network has it."""
+        return self.network.init(key, self.see(images), train=train)
+
+    def apply(
+        self, variables: Mapping[str, Any], images: jax.Array, *, train: bool = False
+    ) -> Outputs:
+        """As Network has it, in evaluation alone."""
+        return self.network.apply(variables, self.see(images), train=train)
+
+    def see(self, images: jax.Array) -> jax.Array:
+        """What the network sees of images [B, H, W, channels], normalised as others see them."""
+        shape = (images.shape[0], self.image_size, self.image_size, images.shape[-1])
+        if images.shape != shape:
+            images = jax.image.resize(images, shape, self.interpolation, antialias=True)
+        return functional.affine(images, jnp.asarray(self.factor), jnp.asarray(self.shift))
+
+
+@dataclasses.dataclass(frozen=True)
+class Probed(Wrapped):
+    """A network with a linear classifier on its embedding, in place of its own if it has one.
+
+    Attributes:
+      num_classes: C.
+    """
+
+    num_classes: int
+
+    def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
+        """As Network has it; the classifier is of zeros."""
+        outputs, variables = self.network.init_with_output(key, images)
+        shape = (outputs.embedding.shape[-1], self.num_classes)
+        head = {"kernel": jnp.zeros(shape), "bias": jnp.zeros(shape[1:])}
+        return with_entry(variables, PROBE, head)
+
+    def apply(
+        self, variables: Mapping[str, Any], images: jax.Array, *, train: bool = False
+    ) -> Outputs:
+        """As Network has it, in evaluation alone."""
+        rest, head = _apart(variables, PROBE)
+        outputs = self.network.apply(rest, images, train=train)
+        return outputs._replace(logits=functional.linear(outputs.embedding, **head), head=head)
+
+
+@dataclasses.dataclass(frozen=True)
+class ZeroShot(Wrapped):
+    """A network whose logits are cosines of what it makes of images to a vector of each class.
+
+    CLIP classifies so without examples (arXiv 2103.00020).
+
+    Attributes:
+      shape: (C, D) of the vectors.
+      reads: the part of Outputs that is compared: "embedding", or "logits" of a network whose
+        classifier is the projection into the space of the vectors.
+      scale: times the cosines.
+    """
+
+    shape: tuple[int, int]
+    reads: str
+    scale: float
+
+    def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
+        """As Network has it; the vectors are of zeros."""
+        return with_entry(
+            self.network.init(key, images, train=train), VECTORS, jnp.zeros(self.shape)
+        )
+
+    def apply(
+        self, variables: Mapping[str, Any], images: jax.Array, *, train: bool = False
+    ) -> Outputs:
+        """As Network has it, in evaluation alone."""
+        rest, vectors = _apart(variables, VECTORS)
+        outputs = self.network.apply(rest, images, train=train)
+        features = _unit(getattr(outputs, self.reads).astype(jnp.float32))
+        logits = functional.linear(
+            features, self.scale * _unit(vectors).T, jnp.zeros(self.shape[0])
+        )
+        return outputs._replace(logits=logits, head=())
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def with_entry(variables: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """The variables of a Probed or ZeroShot network, of those of the network inside."""
+    return {"batch_stats": {}, **variables, "params": {**variables["params"], name: value}}
+
+
+def _apart(variables: Mapping[str, Any], name: str) -> tuple[dict[str, Any], Any]:
+    """The variables of the network inside, and the entry that is not its."""
+    params = dict(variables["params"])
+    value = params.pop(name)
+    return {**variables, "params": params}, value

@@ -1,0 +1,37 @@
+"""Small networks of the kinds that others publish, for tests of their weights."""
+
+from functools import partial
+
+import jax
+import pytest
+
+from rrd_jax import networks
+from rrd_jax.networks import convnext, regnet, transformer, vit
+
+_SMALL = partial(vit.VisionTransformer, patch=8, width=32, depth=2, heads=2)
+_GATED = {"gated": True, "activation": jax.nn.silu, "mlp": 5.5}
+_REGISTERS = {"registers": 4, "positions_of_squares": True}
+NETWORKS = {
+    "small_vit": partial(_SMALL, mlp=2),
+    "small_deit": partial(_SMALL, mlp=2, distilled=True),
+    "small_dino": partial(_SMALL, scale=1e-5),
+    "small_dino_giant": partial(_SMALL, scale=1e-5, **_GATED),
+    "small_dino_reg": partial(_SMALL, scale=1e-5, **_REGISTERS),
+    "small_clip": partial(_SMALL, mlp=2, norm_first=True, epsilon=1e-5),
+    "small_clip_quickgelu": partial(
+        _SMALL, mlp=2, norm_first=True, epsilon=1e-5, activation=transformer.quick_gelu
+    ),
+    "small_siglip": partial(_SMALL, mlp=2, pool="attention", activation=transformer.gelu_tanh),
+    "small_convnext": partial(convnext.ConvNeXt, blocks=(1, 2), widths=(8, 16)),
+    "small_convnextv2": partial(
+        convnext.ConvNeXt, blocks=(1, 2), widths=(8, 16), second=True, as_convolutions=True
+    ),
+    "small_regnet": partial(regnet.RegNetY, depth=4, first=16, slope=12, factor=2.5, group=8),
+}
+
+
+@pytest.fixture
+def small_networks(monkeypatch):
+    """Registers them."""
+    for name, make in NETWORKS.items():
+        monkeypatch.setitem(networks.MODELS, name, make)

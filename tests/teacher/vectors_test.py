@@ -1,0 +1,53 @@
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from rrd_jax import errors
+from rrd_jax.about import About
+from rrd_jax.teacher import vectors
+
+_ROWS = np.arange(12, dtype=np.float32).reshape(3, 4) + 1
+_NAMED = About("", 3, class_names=("cat", "dog", "owl"))
+
+
+def test_vectors_are_read_from_each_kind_of_file(tmp_path):
+    np.save(tmp_path / "v.npy", _ROWS.astype(np.float16))
+    np.savez(tmp_path / "v.npz", anything=_ROWS, names=["owl", "cat", "dog"])
+    safetensors.numpy.save_file(
+        {"text": _ROWS}, tmp_path / "v.safetensors", {"names": json.dumps(["owl", "cat", "dog"])}
+    )
+    np.testing.assert_array_equal(vectors.read(tmp_path / "v.npy", _NAMED), _ROWS)
+    for name in ("v.npz", "v.safetensors"):  # in the order of the data's names
+        np.testing.assert_array_equal(vectors.read(tmp_path / name, _NAMED), _ROWS[[1, 2, 0]])
+        np.testing.assert_array_equal(vectors.read(tmp_path / name, About("", 3)), _ROWS)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"v": _ROWS[:2]}, r"are of 2 classes, and the data have 3"),
+        ({"v": _ROWS[0]}, r"holds v float32\[4\]; wanted is .* one array \[C, D\]"),
+        ({"v": _ROWS, "w": _ROWS}, r"holds v float32\[3, 4\], w float32\[3, 4\]; wanted"),
+        ({"v": _ROWS.astype(int)}, "wanted is .* of floats"),
+        ({"v": _ROWS * [[1], [0], [1]]}, "zero or not finite, of class 1"),
+        ({"v": _ROWS * [[1], [1], [np.nan]]}, "zero or not finite, of class 2"),
+        ({"v": _ROWS, "names": ["cat", "dog"]}, "are 3, but have 2 names"),
+        ({"v": _ROWS, "names": ["cat", "dog", "ant"]}, "there is none of 'owl'"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_line(tmp_path, content, said):
+    np.savez(tmp_path / "v.npz", **content)
+    with pytest.raises(errors.InputError, match=said):
+        vectors.read(tmp_path / "v.npz", _NAMED)
+
+
+@pytest.mark.parametrize("name", ["v.npy", "v.npz", "v.safetensors", "v.txt"])
+def test_files_of_something_else_are_refused_in_a_line(tmp_path, name):
+    path = tmp_path / name
+    with pytest.raises(errors.InputError, match="class_vectors"):
+        vectors.read(path, _NAMED)
+    path.write_bytes(b"no numbers")
+    with pytest.raises(errors.InputError, match=r"wanted is a \.npy, \.npz or \.safetensors"):
+        vectors.read(path, _NAMED)
