@@ -45,6 +45,8 @@ _PURE = [
         "teacher.ensemble",
         "teacher.fold",
         "teacher.outputs",
+        *(f"data.{name}" for name in ("augment", "mixing", "policies", "operators", "erasing")),
+        *(f"data.{name}" for name in ("colours", "tones", "warping")),
     ),
 ]
 _WORLD = [
