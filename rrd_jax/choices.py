@@ -51,6 +51,7 @@ class NetworkChoice:
       options: of a network by import path.
       prefix: of their fields, such as "student.options.".
       network: one that was made in Python, which takes the place of all this but the name.
+      drop_path: as `networks.create` has it.
     """
 
     model: str
@@ -59,10 +60,12 @@ class NetworkChoice:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     prefix: str = ""
     network: networks.Network | None = None
+    drop_path: float = 0.0
 
     def create(self, num_classes: int) -> networks.Network:
         """The network, without weights."""
         if self.network is not None:
+            networks.check_drop_path(self.network, self.drop_path, self.model, self.prefix)
             return self.network
         return networks.create(
             self.model,
@@ -71,6 +74,7 @@ class NetworkChoice:
             space_to_depth=self.space_to_depth,
             options=self.options,
             prefix=self.prefix,
+            drop_path=self.drop_path,
         )
 
     def class_axes(

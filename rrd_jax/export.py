@@ -63,7 +63,12 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "class_names", "", "A file of the classes' names, one a line, or JSON. Default: the run's."
     )
-    flags.DEFINE_enum("names", "ours", ["ours", "torch"], "Of weights: torch for those of timm.")
+    flags.DEFINE_enum(
+        "names",
+        "ours",
+        ["ours", "torch", "torchvision", "timm"],
+        "Of weights: a library's; torch: that one's which has the network by its name.",
+    )
     flags.DEFINE_enum("quantize", "", ["", "int8"], "int8: weights of 8 bits.")
     flags.DEFINE_bool(
         "embed_preprocessing", False, "The file takes uint8 images and normalises them itself."

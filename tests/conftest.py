@@ -10,7 +10,7 @@ import tempfile
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-# As our commands have it: jaxlib 0.10.1 prints a page for each program that it reads from the cache.
+# As commands have it: jaxlib 0.10.1 prints a page for each program that it reads from the cache.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # a folder that is given outlives the tests
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="rrd_jax_tests_")

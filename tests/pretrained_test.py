@@ -14,6 +14,7 @@ import rrd_jax
 from rrd_jax import about, checkpoints, data, errors, evaluation, job, networks, pretrained
 from rrd_jax.config import parse
 from rrd_jax.networks.resnet import ResNet
+from rrd_jax.networks.vit import VisionTransformer
 from rrd_jax.teacher import classes
 from tests import launch
 
@@ -149,6 +150,24 @@ def test_other_sizes_are_said_and_other_networks_refused(tmp_path, monkeypatch):
     )
     with pytest.raises(errors.InputError, match="are of tiny, but config needs wide"):
         _ready(launch.digits("smoke,wide", _CE, **_fields(tmp_path / "weights")))
+
+
+def test_both_classifiers_of_a_distilled_transformer_are_new_for_other_classes(
+    tmp_path, monkeypatch
+):
+    small = functools.partial(VisionTransformer, patch=4, width=8, depth=1, heads=2, distilled=True)
+    monkeypatch.setitem(networks.MODELS, "small", small)
+    _write(tmp_path / "weights", count=7, model="small")
+    config = launch.digits("smoke,small", _CE, **_fields(tmp_path / "weights"))
+    config.student.backbone_rate = 0.5
+    ready = _ready(config)
+    assert "its classifier is new, for 10 classes (there are 7 there)" in ready.lines[0]
+    assert not any("head" in name for name in ready.weights)
+    assert "params/dist_token" in ready.weights
+    training = parse(config).student.training
+    rates = training.rates(training.network.create(10), (8, 8, 1))
+    assert rates["head_dist"] == rates["head"] == {"kernel": 1.0, "bias": 1.0}
+    assert rates["dist_token"] == 0.5
 
 
 def test_parameters_that_depend_on_the_size_are_named(tmp_path):

@@ -1,12 +1,14 @@
 """Runs go on: one that an earlier version left behind, and ones with any optimizer."""
 
+import functools
 import pathlib
 import shutil
 import signal
 
 import pytest
 
-from rrd_jax import loop
+from rrd_jax import loop, networks
+from rrd_jax.networks import vit
 from tests import fresh, launch
 
 _WORKDIR = pathlib.Path(__file__).parent / "golden" / "workdir.zip"
@@ -59,6 +61,21 @@ def test_a_run_with_another_optimizer_goes_on_to_the_same_bits(name, tmp_path):
     whole, broken = (tmp_path / folder for folder in ("whole", "broken"))
     assert launch.rows(broken) == launch.rows(whole)
     assert launch.digests(broken, 6) == launch.digests(whole, 6)
+
+
+@pytest.mark.usefixtures("one_device", "tiny_network")
+def test_a_run_that_leaves_blocks_out_goes_on_to_the_same_bits(tmp_path, monkeypatch):
+    small = functools.partial(vit.VisionTransformer, patch=4, width=8, depth=2, heads=2)
+    monkeypatch.setitem(networks.MODELS, "small", small)
+    config = launch.digits("smoke,small,ce", **{"student.drop_path": 0.5})
+    launch.run(config, tmp_path / "whole")
+    launch.preempt(config, tmp_path / "broken", step=4)
+    launch.run(config, tmp_path / "broken")
+    whole, broken = (launch.rows(tmp_path / folder) for folder in ("whole", "broken"))
+    assert broken == whole
+    config.student.drop_path = 0.0
+    launch.run(config, tmp_path / "other")
+    assert launch.rows(tmp_path / "other")[-1] != whole[-1]
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")

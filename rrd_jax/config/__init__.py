@@ -1,19 +1,20 @@
 """Configs: every field with its default and meaning, methods, and how a config becomes a Job.
 
-A launch file of `configs/` is a small delta: `defaults` or `imagenet`, the fields that differ, and
-`finish`.
+A launch file of `configs/` is a small delta: `defaults`, `imagenet` or `deit`, the fields that
+differ, and `finish`.
 """
 
 from rrd_jax.config.argument import finish
 from rrd_jax.config.commands import explain
 from rrd_jax.config.describe import describe
-from rrd_jax.config.fields import defaults, imagenet
-from rrd_jax.config.methods import METHODS, limit, method
+from rrd_jax.config.fields import defaults, deit, imagenet
+from rrd_jax.config.methods import METHODS, limit, method, smooth_labels
 from rrd_jax.config.parse import parse, source_of, training_of, with_implied, without_effect
 
 __all__ = [
     "METHODS",
     "defaults",
+    "deit",
     "describe",
     "explain",
     "finish",
@@ -21,6 +22,7 @@ __all__ = [
     "limit",
     "method",
     "parse",
+    "smooth_labels",
     "source_of",
     "training_of",
     "with_implied",

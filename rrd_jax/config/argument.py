@@ -4,16 +4,20 @@ configs/cifar100.py:resnet32x4-resnet8x4,rrd+kd    teacher and student, and a me
 configs/cifar100.py:wrn_40_2+resnet56-resnet20     several teachers: config.teacher is a list
 configs/cifar100.py:resnet32x4                     one network: trains it alone, as a teacher
 configs/cifar100.py:smoke                          the complete job in seconds, on random images
+configs/vit_to_resnet.py:folder                    own images, of a folder for each class
 
 Networks and objectives of one's own are named by import path:
 
 configs/cifar100.py:resnet56-my_nets:Small,rrd+my_losses:angular
 """
 
+import math
+
 from ml_collections import ConfigDict
 
 from rrd_jax import errors, imports, networks
-from rrd_jax.config.methods import can_be_network, check_option, limit, method
+from rrd_jax.config.fields import BY_PATH
+from rrd_jax.config.methods import WORDS, can_be_network, check_option, limit, method
 from rrd_jax.config.options import Options
 
 
@@ -28,10 +32,10 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
       default: the method unless the argument names one; a single network is trained with ce.
 
     Raises:
-      InputError: an option is neither a pair of networks, nor a method, nor "smoke", or there are
-        two pairs or two methods.
+      InputError: an option is neither a pair of networks, nor a method, nor one of these words, or
+        there are two pairs or two methods.
     """
-    given_pair, given_method, smoke = _read(argument)
+    given_pair, given_method, words = _read(argument)
     teacher, _, student = (given_pair or pair).rpartition("-")
     method_name = given_method or (default if teacher else "ce")
     if method_name == "ce":
@@ -39,10 +43,15 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
     config.teacher.model, config.student.model = teacher, student
     if given_pair:  # options of a launch file are for its own pair
         config.teacher.options, config.student.options = Options(), Options()
+        config.student.drop_path = BY_PATH["student.drop_path"].default
     config.method, config.objectives = method_name, method(method_name)
     job_name = "-".join(filter(None, [name, teacher, student, method_name]))
     config.name = job_name.replace(":", ".")
-    if smoke:
+    if "folder" in words:
+        config.name += "-folder"
+        config.data.name, config.data.test_split = "image_folder", "test"
+        config.train.save_every = 0
+    if "smoke" in words:
         _shrink(config)
     if "+" in teacher:
         models = teacher.split("+")
@@ -54,15 +63,15 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
     return config
 
 
-def _read(argument: str) -> tuple[str, str, bool]:
-    """The networks and the method that a config string names, "" for none; whether it is smoke."""
+def _read(argument: str) -> tuple[str, str, set[str]]:
+    """The networks and the method that a config string names, "" for none; and its words."""
     options = [option for option in argument.split(",") if option]
-    others = [option for option in options if option != "smoke"]
+    others = [option for option in options if option not in WORDS]
     pairs = [option for option in others if _names_networks(option)]
     method_names = [option for option in others if option not in pairs]
     for option in method_names:
         check_option(option)
-    return _only("networks", pairs), _only("a method", method_names), "smoke" in options
+    return _only("networks", pairs), _only("a method", method_names), WORDS & set(options)
 
 
 def _only(kind: str, options: list[str]) -> str:
@@ -82,7 +91,7 @@ def _names_networks(option: str) -> bool:
     if "-" not in option:
         if imports.is_path(option) and "+" not in option:
             return networks.is_network(imports.load("network or objective", option))
-        return option in networks.MODELS
+        return networks.canonical(option) in networks.MODELS
     teachers, _, student = option.rpartition("-")
     models = [*teachers.split("+"), student]
     return all(can_be_network(model) for model in models)
@@ -93,7 +102,7 @@ def _shrink(config: ConfigDict) -> None:
     config.name += "-smoke"
     config.data.mock_examples = 24
     config.data.train_split = config.data.train_split.split("[")[0]
-    config.data.image_size = min(config.data.image_size, 32)
+    config.data.image_size = _side(config)
     config.data.resize = 36
     config.train.epochs = 2
     config.train.batch_size = config.train.eval_batch_size = 8
@@ -102,3 +111,11 @@ def _shrink(config: ConfigDict) -> None:
     config.teacher.train_split = None
     # The batch divides no memory: its cursor wraps.
     limit(config, queue_size=20, negatives=20, epochs=1)
+
+
+def _side(config: ConfigDict) -> int:
+    """Of the images of a short job, which must hold whole squares of transformers."""
+    models = [*config.teacher.model.split("+"), config.student.model]
+    square = math.lcm(*map(networks.patch, models))
+    side = min(config.data.image_size, 32)
+    return max(side // square, 1) * square

@@ -141,7 +141,7 @@ def _of_optimizer(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], st
 def _of_teachers(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
     of_training = (
         *("seed", "train_split", "share", "imbalance", "label_noise"),
-        *("epochs", "learning_rate", "freeze", "backbone_rate"),
+        *("epochs", "learning_rate", "freeze", "backbone_rate", "drop_path"),
     )
     for label, fields in teachers(config):
         if not fields.model:

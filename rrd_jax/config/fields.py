@@ -323,6 +323,14 @@ FIELDS = (
         "Weights that it starts from, as teacher.checkpoint has them; '' for random ones. They are"
         " read before the first step, and never again.",
     ),
+    Field(
+        "student.drop_path",
+        0.0,
+        _PART,
+        "Share of images for which the last block is left out in training; of the blocks before it"
+        " in proportion to their depth. Of transformers, ConvNeXt, EfficientNet, MobileNetV3 and"
+        " V4, and RegNetY.",
+    ),
     Field("student.head", "auto", Choice(HEADS), _HEAD),
     Field("student.freeze", "", Text(), _FREEZE),
     Field("student.backbone_rate", 1.0, _FACTOR, _BACKBONE),
@@ -344,6 +352,7 @@ FIELDS = (
         "Trains the teacher from teacher.checkpoint to these images first, in <workdir>/teacher."
         " Flags for both teacher.checkpoint and teacher.epochs imply it.",
     ),
+    Field("teacher.drop_path", 0.0, _PART, "As student.drop_path, where it is trained."),
     Field("teacher.head", "auto", Choice(HEADS), "As student.head, where it is trained."),
     Field("teacher.freeze", "", Text(), "As student.freeze, where it is trained."),
     Field("teacher.backbone_rate", 1.0, _FACTOR, "As student.backbone_rate, likewise."),
@@ -548,4 +557,28 @@ def imagenet() -> ConfigDict:
     config.train.epochs = 100
     config.train.batch_size = 256
     config.train.save_every = 1000
+    return config
+
+
+def deit() -> ConfigDict:
+    """ImageNet's images by DeiT's recipe (arXiv 2012.12877), without its repeated augmentation.
+
+    300 epochs of batch 1024 by AdamW; `methods.smooth_labels` has its label smoothing, 0.1.
+    """
+    config = imagenet()
+    config.data.policy = "rand_increasing"
+    config.data.policy_noise = 0.5
+    config.data.erase = 0.25
+    config.data.mix, config.data.mix_alpha = "mixup+cutmix", 0.8
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.weight_decay = 0.05
+    config.optimizer.decay_norm_and_bias = False
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_epochs = 5.0
+    config.optimizer.warmup_start = 1e-6
+    config.optimizer.final_learning_rate = 1e-5
+    config.train.epochs = 300
+    config.train.batch_size = 1024
+    config.train.ema = 0.99996
     return config

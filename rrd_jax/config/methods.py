@@ -102,6 +102,7 @@ def _weights(parts: dict[str, _Part]) -> dict[str, float]:
     return {name: weights[name] for name in (*RECORDS, *brought) if name in weights}
 
 
+WORDS = frozenset(("smoke", "folder"))  # what config strings know beside networks and objectives
 # The usual methods: the weights of their objectives.
 METHODS: dict[str, dict[str, float]] = {
     name: _weights(_parts(name)) for name in (*RECORDS, "crd+kd", "dcd+kd", "rrd+kd")
@@ -135,6 +136,12 @@ def limit(config: ConfigDict, **most: float) -> None:
                 options[field] = min(options[field], most[field])
 
 
+def smooth_labels(config: ConfigDict, share: float) -> None:
+    """Sets the label smoothing of cross-entropy, where a config's objectives have that."""
+    if "ce" in config.objectives:
+        config.objectives.ce.label_smoothing = share
+
+
 def check_option(option: str) -> None:
     """Raises an InputError for a config option that is neither a method nor anything else."""
     words = re.split("[-+]", option)
@@ -142,16 +149,16 @@ def check_option(option: str) -> None:
         wrong = next((word for word in words if not can_be_network(word)), option)
         raise errors.InputError(
             f"config option '{option}' cannot be read: '{wrong}' is no network, and no module has a"
-            f" - in its name; {errors.hint(wrong, networks.MODELS)}networks can also be named by"
+            f" - in its name; {errors.hint(wrong, _names())}networks can also be named by"
             " --config.teacher.model and --config.student.model"
         )
     if "-" not in option and (imports.is_path(option) or set(words) <= set(RECORDS)):
         method(option)  # which says what is wrong
         return
-    known = {**networks.MODELS, **RECORDS, "smoke": None}
+    known = [*_names(), *RECORDS, *WORDS]
     wrong = next((word for word in words if word not in known), option)
     raise errors.InputError(
-        f"config option '{option}' is not smoke, a pair TEACHER-STUDENT of networks or a"
+        f"config option '{option}' is not smoke, folder, a pair TEACHER-STUDENT of networks or a"
         f" method; {errors.hint(wrong, known)}python -m rrd_jax.networks lists networks, python -m"
         " rrd_jax.objectives objectives, which are joined by +"
     )
@@ -159,4 +166,8 @@ def check_option(option: str) -> None:
 
 def can_be_network(name: str) -> bool:
     """Whether it names one of our networks, or is written as an import path is."""
-    return name in networks.MODELS or bool(re.fullmatch(r"[\w.]+:[\w.]+", name))
+    return name in _names() or bool(re.fullmatch(r"[\w.]+:[\w.]+", name))
+
+
+def _names() -> list[str]:
+    return [*networks.MODELS, *networks.ALIASES]

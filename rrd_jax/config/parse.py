@@ -63,7 +63,7 @@ def parse(
     """
     setting = _Setting(platform or jax.default_backend(), made or recipe.Made())
     checks.check(config, setting.made.objectives)
-    config = with_implied(config, asked or ())
+    config = _with_our_names(with_implied(config, asked or ()), setting.made.networks)
     sizes.check(config, parallel.machine_bytes())
     fields = _teacher_fields(config)
     weights = _weights(fields)
@@ -105,6 +105,20 @@ def with_implied(config: ConfigDict, asked: Collection[str]) -> ConfigDict:
     with config.unlocked(), config.ignore_type():
         for (_, fields), is_tuned in zip(checks.teachers(config), tuned, strict=True):
             fields.fine_tune = fields.fine_tune or is_tuned
+    return config
+
+
+def _with_our_names(config: ConfigDict, made: Collection[str]) -> ConfigDict:
+    """A config whose networks have the names of MODELS, as then runs, files and tables have them.
+
+    Args:
+      config: it is not changed.
+      made: names of networks that were made in Python.
+    """
+    config = config.copy_and_resolve_references()
+    for fields in [config.student, *(fields for _, fields in checks.teachers(config))]:
+        if fields.model not in made:
+            fields.model = networks.canonical(fields.model)
     return config
 
 
@@ -179,7 +193,13 @@ def _training(
     data, train = config.data, config.train
     return recipe.Training(
         label=label,
-        network=_network(config, config.student, setting, prefix="student.options."),
+        network=_network(
+            config,
+            config.student,
+            setting,
+            prefix="student.options.",
+            drop_path=config.student.drop_path,
+        ),
         objectives=_objectives(config, setting),
         teacher_weights=weights if len(weights) > 1 else (),
         optimizer=_optimizer(config, setting),
@@ -253,7 +273,13 @@ def _source(config: ConfigDict) -> Source:
 
 
 def _network(
-    config: ConfigDict, fields: ConfigDict, setting: _Setting, *, prefix: str, dtype: str = ""
+    config: ConfigDict,
+    fields: ConfigDict,
+    setting: _Setting,
+    *,
+    prefix: str,
+    dtype: str = "",
+    drop_path: float = 0.0,
 ) -> NetworkChoice:
     """The network of fields with `model` and `options`; dtype "" for the config's."""
     known = {
@@ -264,7 +290,9 @@ def _network(
     dtype = errors.lookup("dtype", dtype or config.dtype, known)
     options = {name: value for name, value in fields.options.items() if value is not None}
     network = setting.made.networks.get(fields.model)
-    choice = NetworkChoice(fields.model, dtype, config.space_to_depth, options, prefix, network)
+    choice = NetworkChoice(
+        fields.model, dtype, config.space_to_depth, options, prefix, network, drop_path
+    )
     choice.create(num_classes=2)  # raises for an unknown name
     return choice
 
@@ -365,6 +393,8 @@ def _teacher(
     at = "teacher" if isinstance(config.teacher, ConfigDict) else f"teacher[{i}]"
     network = _network(config, fields, setting, prefix=f"{at}.options.", dtype=fields.dtype)
     label = f"teacher{i + 1}" if i else "teacher"
+    if fields.drop_path and (fields.fine_tune or not fields.checkpoint):
+        dataclasses.replace(network, drop_path=fields.drop_path).create(num_classes=2)  # may raise
     part = _part(_teacher_config(config, fields), label, setting)
     checkpoint, variables = fields.checkpoint, setting.made.variables.get(fields.model)
     weights = variables if fields.fine_tune and not checkpoint else None
@@ -402,7 +432,7 @@ def _teacher_config(config: ConfigDict, fields: ConfigDict) -> ConfigDict:
     teacher.student.model, teacher.student.options = fields.model, fields.options
     is_trained = fields.fine_tune or not fields.checkpoint
     teacher.student.checkpoint = fields.checkpoint if fields.fine_tune else ""
-    for name in ("head", "freeze", "backbone_rate"):
+    for name in ("head", "freeze", "backbone_rate", "drop_path"):
         usual = BY_PATH[f"student.{name}"].default
         teacher.student[name] = fields[name] if is_trained else usual
     teacher.seed = fields.seed
@@ -433,7 +463,7 @@ def _alone(config: ConfigDict, *, smoothing: bool = False) -> ConfigDict:
     alone.method = "ce"
     alone.teacher.model = alone.teacher.checkpoint = ""
     alone.teacher.options = Options()
-    for name in ("fine_tune", "head", "freeze", "backbone_rate", *_OF_IMAGES):
+    for name in ("fine_tune", "head", "freeze", "backbone_rate", "drop_path", *_OF_IMAGES):
         alone.teacher[name] = BY_PATH[f"teacher.{name}"].default
     alone.baseline = False
     return alone

@@ -27,7 +27,7 @@ def run(model: str, source: pathlib.Path, output: pathlib.Path) -> None:
     """Reads the network, tries it on a random image, writes it, and prints what it is.
 
     Args:
-      model: a name of `networks.MODELS`.
+      model: a name of `networks.MODELS` or `networks.ALIASES`.
       source: the PyTorch file.
       output: the folder to write to.
 
@@ -35,13 +35,14 @@ def run(model: str, source: pathlib.Path, output: pathlib.Path) -> None:
       InputError: the file cannot be read or does not fit, or the folder is in use.
     """
     file, _ = files.split(source)
+    model = networks.canonical(model)
     if model not in networks.MODELS and file.is_file():
         fitting = files.fitting(source)
         hint = f"{source} fits {' and '.join(fitting)}" if fitting else f"{source} fits none"
         raise errors.InputError(
             f"unknown model '{model}'; {hint}; known: {errors.listed(networks.MODELS, model)}"
         )
-    errors.lookup("model", model, networks.MODELS)
+    networks.factory(model)  # which raises for a name that is none
     if file.is_dir():
         raise errors.InputError(f"--input={source} is a folder; wanted is a file of weights")
     if not file.is_file():

@@ -85,10 +85,16 @@ def _is_possible(name: str, flat: Flat, sizes: set[int]) -> bool:
       sizes: of all axes there.
     """
     options = getattr(networks.MODELS[name], "keywords", {})
-    widths = (*options.get("widths", ()), *([options["width"]] if "width" in options else []))
+    widths = [*options.get("widths", ())]
+    widths += [options[name] for name in ("width", "stem", "head") if name in options]
     known = published.of(name)
-    first = f"{known.timm_ends[0]}.weight" if known.timm == name else ""
-    return sizes.issuperset(widths) and any(entry.endswith(first) for entry in flat.arrays)
+    first = f"{known.timm_ends[0]}.weight" if known.timm == name or known.entries else ""
+    own = published.spelling(name, known.entries)
+    firsts = (
+        own.to_theirs(first) if own else first,
+        *(spelling.to_theirs(first) for spelling in published.spellings(name)),
+    )
+    return sizes.issuperset(widths) and any(entry.endswith(firsts) for entry in flat.arrays)
 
 
 def _instructive(

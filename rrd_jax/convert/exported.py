@@ -29,7 +29,7 @@ class Said(NamedTuple):
 
     Attributes:
       about: of the network.
-      names: of its entries: "ours", or "torch".
+      names: of its entries: "ours", or those of "torch", "torchvision" or "timm".
       digest: of the variables, as a run has it of its teacher.
       tree: where the entries stand; None where their names say it.
     """
@@ -59,7 +59,7 @@ def read(file: pathlib.Path) -> Said | None:
         content = json.loads(text)
         about = abouts.from_json(content["about"], where)
         names, digest = content["names"], content["digest"]
-        if names not in ("ours", "torch") or not isinstance(digest, str):
+        if names not in ("ours", "torch", "torchvision", "timm") or not isinstance(digest, str):
             raise ValueError(f"its names are {names!r}")
         if about.preprocessing is None:
             raise ValueError("it does not say what images it takes")

@@ -44,7 +44,7 @@ def load(
       InputError: nothing is there, it is damaged, not finite, or does not fit the network.
     """
     path, which = split(path)
-    path = exported.weights_of(path)
+    path, model = exported.weights_of(path), networks.canonical(model)
     if not path.is_file():
         _check_folder(path)
         variables, meta = checkpoints.load_student(path, which, raw=raw)
@@ -138,10 +138,10 @@ def _load_file(path: pathlib.Path, which: str, model: str) -> tuple[dict[str, An
 
 def _warn_of_activation(path: pathlib.Path, model: str, content: Any) -> None:
     """Warns of timm's names of a network that computes the same only as config.json would say."""
-    arguments, respell = published.of(model).timm_args, published.respelling(model)
-    if not arguments or not respell or path.with_name("config.json").is_file():
+    arguments, timm = published.of(model).timm_args, published.spelling(model, "timm")
+    if not arguments or not timm or path.with_name("config.json").is_file():
         return
-    if any(respell(entry) != entry for entry in wrappers.flatten(content).arrays):
+    if any(timm.to_ours(entry) != entry for entry in wrappers.flatten(content).arrays):
         given = ", ".join(f"{name}='{value}'" for name, value in arguments.items())
         console.warn(
             f"{path} has timm's names of {published.of(model).timm}, and nothing says that it was"

@@ -1,23 +1,27 @@
 """Networks of torchvision and timm that compute what ours of another name, or of the same, do."""
 
-import re
+import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from rrd_jax.networks import convnext, inverted, regnet, vit
+from rrd_jax import networks
+from rrd_jax.convert import torchvision
+from rrd_jax.convert.spelling import Spelling
+from rrd_jax.networks import convmixer, convnext, inverted, regnet, repvgg, vit
 
-_Value = TypeVar("_Value")
-_LEAVES = r"weight|bias|running_mean|running_var|num_batches_tracked"
+LIBRARIES = ("torchvision", "timm")
 
 
 class Published(NamedTuple):
-    """A network as other libraries have it; entries are named as torchvision, or the reference, do.
+    """A network as other libraries have it.
 
     Attributes:
       torchvision: its name there, "" for none.
       timm: its name there, "" for none.
       timm_args: what timm's must be told to compute the same.
-      timm_modules: {our module: timm's}, where timm names them otherwise.
+      spellings: by library, what makes the names of its entries, of our name of the network; where
+        it has others than the network's modules have here.
+      entries: the library whose names a state dict of ours has, "" for those of the modules.
       timm_ends: timm's names of the first convolution and of the classifier.
       timm_pool: what timm calls the way to what the classifier reads.
       is_sized: whether timm must be told the size of images.
@@ -26,7 +30,8 @@ class Published(NamedTuple):
     torchvision: str = ""
     timm: str = ""
     timm_args: Mapping[str, Any] = {}
-    timm_modules: Mapping[str, str] = {}
+    spellings: Mapping[str, Callable[[str], Spelling]] = {}
+    entries: str = ""
     timm_ends: tuple[str, str] = ("conv1", "fc")
     timm_pool: str = "avg"
     is_sized: bool = False
@@ -39,7 +44,7 @@ class Published(NamedTuple):
 
 def of(name: str) -> Published:
     """What is known of a network, by our name; nothing of most."""
-    return _NETWORKS.get(name, Published())
+    return _NETWORKS.get(networks.canonical(name), Published())
 
 
 def from_timm(architecture: str) -> str:
@@ -48,22 +53,37 @@ def from_timm(architecture: str) -> str:
     return next((ours for ours, known in _NETWORKS.items() if known.timm == name), "")
 
 
-def respelling(name: str) -> Callable[[str], str] | None:
-    """Makes a network's entry as timm names it one of ours; None where the names are the same."""
-    modules = {theirs: ours for ours, theirs in of(name).timm_modules.items()}
-    return _renaming(modules) if modules else None
+def library_of(name: str) -> str:
+    """The library whose names of entries go with a name: torchvision for its own, "" for ours."""
+    known = of(name)
+    is_torchvisions = name in networks.ALIASES and name == known.torchvision
+    return "torchvision" if is_torchvisions else known.entries
 
 
-def to_timm(name: str, state_dict: Mapping[str, _Value]) -> dict[str, _Value]:
-    """A state dict of a network with our entry names, as timm has it."""
-    rename = _renaming(of(name).timm_modules) if of(name).timm_modules else str
-    return {rename(entry): value for entry, value in state_dict.items()}
+@functools.cache
+def spelling(name: str, library: str) -> Spelling | None:
+    """A library's names of a network's entries; None where they are those of its modules here."""
+    name = networks.canonical(name)
+    make = of(name).spellings.get(library)
+    return make(name) if make else None
 
 
-def _renaming(modules: Mapping[str, str]) -> Callable[[str], str]:
-    known = "|".join(map(re.escape, modules))
-    expression = re.compile(rf"(^|\.)({known})\.(?=({_LEAVES})$)")
-    return lambda entry: expression.sub(lambda match: f"{match[1]}{modules[match[2]]}.", entry)
+def spellings(name: str) -> list[Spelling]:
+    """All that other libraries have for what a state dict of ours names otherwise."""
+    known = of(name)
+    found = (spelling(name, library) for library in known.spellings if library != known.entries)
+    return [each for each in found if each]
+
+
+def respell(state_dict: Mapping[str, Any], name: str, library: str) -> dict[str, Any]:
+    """A state dict of ours with a library's names and shapes; "" for those of the modules."""
+    known = of(name)
+    if library == known.entries:
+        return dict(state_dict)
+    if own := spelling(name, known.entries):
+        state_dict = {own.to_ours(entry): value for entry, value in state_dict.items()}
+    wanted = spelling(name, library)
+    return wanted.write(state_dict) if wanted else dict(state_dict)
 
 
 def _mobilenetv1() -> Iterator[tuple[str, str]]:
@@ -97,27 +117,79 @@ _RESNETS = (
     *("wide_resnet50_2", "resnext50_32x4d"),
 )
 _STEM = ("conv_stem", "classifier")
+# What torchvision calls these.
+_VITS, _REGNETS = (
+    {ours: name for name, ours in networks.ALIASES.items() if name.startswith(kind)}
+    for kind in ("vit_", "regnet_")
+)
+_CONVNEXTS = {f"convnext_{size}": f"convnext_{size}" for size in ("tiny", "small", "base", "large")}
+_EFFICIENTNETS = {f"efficientnet_b{i}": f"efficientnet_b{i}" for i in range(5)}
+
+
+def _both(
+    family: Mapping[str, Any],
+    make: Callable[[str], Spelling],
+    theirs: Mapping[str, str],
+    ends: tuple[str, str],
+) -> dict[str, Published]:
+    """Networks that have timm's names, of which torchvision has some."""
+    return {
+        name: Published(
+            theirs.get(name, ""),
+            name,
+            spellings={"torchvision": make} if name in theirs else {},
+            timm_ends=ends,
+        )
+        for name in family
+    }
+
+
 _NETWORKS: dict[str, Published] = {
     **{name: Published(name, name) for name in _RESNETS},
     "shufflenetv2_x1_0": Published("shufflenet_v2_x1_0"),
-    "mobilenetv2": Published("mobilenet_v2", "mobilenetv2_100", {}, dict(_mobilenetv2()), _STEM),
+    "mobilenetv2": Published(
+        "mobilenet_v2",
+        "mobilenetv2_100",
+        spellings={"timm": lambda _: Spelling(_mobilenetv2())},
+        timm_ends=_STEM,
+    ),
     # timm's has ReLU6, where the network of the benchmark has ReLU.
     "mobilenetv1": Published(
-        "", "mobilenetv1_100", {"act_layer": "relu"}, dict(_mobilenetv1()), _STEM
+        "",
+        "mobilenetv1_100",
+        {"act_layer": "relu"},
+        {"timm": lambda _: Spelling(_mobilenetv1())},
+        timm_ends=_STEM,
     ),
-    # Ours have timm's names and modules.
+    # These have timm's modules, and its names where it computes the same.
     "resnet50_gn": Published("", "resnet50_gn"),
     **{
         name: Published(
-            "",
+            _VITS.get(name, ""),
             name,
+            spellings={"torchvision": torchvision.transformer} if name in _VITS else {},
             timm_ends=("patch_embed.proj", "head"),
             timm_pool="map" if make.keywords.get("pool") == "attention" else "token",
             is_sized=True,
         )
         for name, make in vit.IMAGENET.items()
     },
-    **{name: Published("", name, timm_ends=("stem.0", "head.fc")) for name in convnext.IMAGENET},
-    **{name: Published("", name, timm_ends=_STEM) for name in inverted.IMAGENET},
-    **{name: Published("", name, timm_ends=("stem.conv", "head.fc")) for name in regnet.IMAGENET},
+    **_both(convnext.IMAGENET, torchvision.convolutional, _CONVNEXTS, ("stem.0", "head.fc")),
+    **_both(inverted.IMAGENET, torchvision.efficient, _EFFICIENTNETS, _STEM),
+    **_both(regnet.IMAGENET, torchvision.regular, _REGNETS, ("stem.conv", "head.fc")),
+    **{name: Published("", name, timm_ends=("stem.0", "head")) for name in convmixer.IMAGENET},
+    **{
+        name: Published("", name, timm_ends=("stem.conv_kxk.conv", "head.fc"))
+        for name in repvgg.IMAGENET
+    },
+    **{
+        name: Published(
+            name, spellings={"torchvision": make}, entries="torchvision", timm_ends=_STEM
+        )
+        for name, make in (
+            ("efficientnet_v2_s", torchvision.efficient),
+            ("mobilenet_v3_small", torchvision.mobile),
+            ("mobilenet_v3_large", torchvision.mobile),
+        )
+    },
 }

@@ -6,7 +6,7 @@ import numpy as np
 from flax import traverse_util
 
 from rrd_jax import console, errors, networks
-from rrd_jax.convert import differences, templates, values, wrappers
+from rrd_jax.convert import differences, published, templates, values, wrappers
 
 _ROWS = 4
 
@@ -21,7 +21,7 @@ def from_torch(
     and a note says so.
 
     Args:
-      name: a key of `networks.MODELS`.
+      name: a key of `networks.MODELS` or `networks.ALIASES`.
       state_dict: entry name to array or tensor, or dicts of such; classes and image channels are
         read off it.
       where: it is from, for messages.
@@ -42,8 +42,8 @@ def from_torch(
     except wrappers.MisfitError as error:
         raise errors.InputError(f"{where} {error}") from None
     flat = {
-        path: np.ascontiguousarray(templates.from_torch_layout(path[-1], arrays[entry]))
-        for entry, (path, _) in template.items()
+        path: np.ascontiguousarray(templates.from_torch_layout(path[-1], arrays[entry], rank))
+        for entry, (path, _, rank) in template.items()
     }
     return {"batch_stats": {}, **traverse_util.unflatten_dict(flat)}
 
@@ -77,7 +77,9 @@ def _values(name: str, entries: dict[str, Any]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def to_torch(name: str, variables: dict[str, Any]) -> dict[str, np.ndarray]:
+def to_torch(
+    name: str, variables: dict[str, Any], *, library: str | None = None
+) -> dict[str, np.ndarray]:
     """The PyTorch state dict of network `name`; inverse of `from_torch`.
 
     For PyTorch: `{entry: torch.from_numpy(array) for entry, array in to_torch(...).items()}`; for a
@@ -85,8 +87,26 @@ def to_torch(name: str, variables: dict[str, Any]) -> dict[str, np.ndarray]:
 
     PyTorch also counts the batches that each batch norm saw; nothing reads that count with its
     default momentum, and it is written as 0.
+
+    Args:
+      name: a key of `networks.MODELS` or `networks.ALIASES`.
+      variables: the network's weights.
+      library: whose names the entries get: "torchvision" or "timm"; None for torchvision's where
+        the name is one of its own, and otherwise for those that `networks.MODELS` has.
+
+    Raises:
+      InputError: the name is unknown, or the library has no such network.
     """
-    errors.lookup("model", name, networks.MODELS)
+    networks.factory(name)  # raises for an unknown name
+    known = published.of(name)
+    if library is None:
+        library = published.library_of(name)
+    elif library not in published.LIBRARIES or not getattr(known, library):
+        there = [each for each in published.LIBRARIES if getattr(known, each)]
+        raise errors.InputError(
+            f"'{library}' has no network that computes what {name} does; those that have:"
+            f" {', '.join(there) or 'none'}"
+        )
     state_dict = {}
     for path, leaf in traverse_util.flatten_dict(dict(variables)).items():
         entry = templates.entry_name(path)
@@ -94,11 +114,14 @@ def to_torch(name: str, variables: dict[str, Any]) -> dict[str, np.ndarray]:
         state_dict[entry] = np.ascontiguousarray(array)  # or safetensors would write it wrongly
         if path[-1] == "var":
             state_dict[entry.replace("running_var", "num_batches_tracked")] = np.array(0)
-    return state_dict
+    spelling = published.spelling(name, library)
+    return spelling.write(state_dict) if spelling else state_dict
 
 
 def sizes(name: str, variables: dict[str, Any]) -> tuple[int, int]:
     """The numbers of classes and of image channels that a network's variables are made for."""
-    shapes = {entry: shape for entry, (_, shape) in templates.entries(variables).items()}
+    shapes = {entry: found.shape for entry, found in templates.entries(variables).items()}
+    if own := published.spelling(name, published.of(name).entries):
+        shapes = {own.to_theirs(entry): shape for entry, shape in shapes.items()}
     marked = templates.marked_sizes(name, shapes)
     return marked[templates.CLASSES], marked[templates.CHANNELS]

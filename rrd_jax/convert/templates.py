@@ -2,7 +2,8 @@
 
 Modules carry PyTorch's names, so the mapping is a rule. A path is joined by dots, an index that
 stands behind an underscore (`layer1_0`) becomes a part of its own (`layer1.0`), and the leaf
-decides the entry's last word and layout. A test pins the entries of every network.
+decides the entry's last word and layout. A test pins the entries of every network. A few have the
+names of torchvision, with which they belong; see `published`.
 """
 
 import functools
@@ -14,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from rrd_jax import errors, networks
+from rrd_jax import networks
+from rrd_jax.convert import published
+from rrd_jax.convert.spelling import with_rank
 
 Shape = tuple[int, ...]
 
@@ -30,16 +33,29 @@ CLASSES, CHANNELS = 10007, 10009
 
 
 class Entry(NamedTuple):
-    """An entry of a state dict: the path of our leaf, and PyTorch's shape of it."""
+    """An entry of a state dict.
+
+    Attributes:
+      path: of our leaf.
+      shape: PyTorch's.
+      rank: number of axes of the leaf.
+    """
 
     path: tuple[str, ...]
     shape: Shape
+    rank: int
 
 
 def template(name: str) -> dict[str, Entry]:
     """The entries of a network of CLASSES classes, for images of CHANNELS channels."""
-    factory = errors.lookup("model", name, networks.MODELS)
-    return _template(factory, networks.image_size(name))
+    found = _template(networks.factory(name), networks.image_size(name))
+    if not (own := published.spelling(name, published.of(name).entries)):
+        return found
+    names = {entry: own.to_theirs(entry) for entry in found}
+    return {
+        names[entry]: Entry(path, own.shape(names[entry], shape), rank)
+        for entry, (path, shape, rank) in found.items()
+    }
 
 
 @functools.cache
@@ -52,7 +68,7 @@ def _template(factory: networks.Factory, side: int) -> dict[str, Entry]:
 def entries(variables: dict[str, Any]) -> dict[str, Entry]:
     """The entries of a network's variables."""
     return {
-        entry_name(path): Entry(path, _torch_shape(path[-1], leaf.shape))
+        entry_name(path): Entry(path, _torch_shape(path[-1], leaf.shape), leaf.ndim)
         for path, leaf in traverse_util.flatten_dict(dict(variables)).items()
     }
 
@@ -60,7 +76,7 @@ def entries(variables: dict[str, Any]) -> dict[str, Entry]:
 def marked_sizes(name: str, shapes: dict[str, Shape]) -> dict[int, int]:
     """What stands in `shapes` where CLASSES and CHANNELS stand in the template, by these."""
     marked = {CLASSES: 1000, CHANNELS: 3}  # where those entries are missing
-    for entry, (_, shape) in template(name).items():
+    for entry, (_, shape, _) in template(name).items():
         if len(shapes.get(entry, ())) == len(shape):
             pairs = zip(shape, shapes[entry], strict=True)
             marked |= {mark: size for mark, size in pairs if mark in marked}
@@ -72,7 +88,7 @@ def expected_shapes(name: str, given: dict[str, Shape]) -> dict[str, Shape]:
     marked = marked_sizes(name, given)
     expected = {
         entry: tuple(marked.get(size, size) for size in shape)
-        for entry, (_, shape) in template(name).items()
+        for entry, (_, shape, _) in template(name).items()
     }
     for entry in expected.keys() & {networks.POSITIONS}:  # of images of any size
         if len(given.get(entry, ())) == 3:
@@ -86,8 +102,9 @@ def entry_name(path: tuple[str, ...]) -> str:
     return ".".join([*modules, _LAST_WORD.get(path[-1], path[-1])])
 
 
-def from_torch_layout(leaf: str, value: np.ndarray) -> np.ndarray:
-    """PyTorch's array as our leaf of this name has it."""
+def from_torch_layout(leaf: str, value: np.ndarray, rank: int) -> np.ndarray:
+    """PyTorch's array as our leaf of this name, with so many axes, has it."""
+    value = value.reshape(with_rank(value.shape, rank))
     if leaf != "kernel":
         return value
     return value.T if value.ndim == 2 else value.transpose(2, 3, 1, 0)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rrd_jax import networks
+from rrd_jax.convert import spelling
 
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -51,6 +52,17 @@ def read(value: Any) -> np.ndarray:
         return np.asarray(value)
     except Exception as error:  # of a library that stores values in a way of its own
         raise ValueError(f"cannot be read ({str(error).strip()[:100]})") from error
+
+
+def with_rank(value: Any, rank: int) -> Any:
+    """An entry with so many axes, where that is only a matter of last ones of length one."""
+    shape = tuple(value.shape)
+    wanted = spelling.with_rank(shape, rank)
+    if wanted == shape:
+        return value
+    if isinstance(value, Stored):
+        return Stored(wanted, value.dtype, lambda: value.read().reshape(wanted))
+    return value.reshape(wanted)
 
 
 def all_of(entries: dict[str, Any]) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -104,8 +104,8 @@ def _is_array(value: Any) -> bool:
 def places(flat: Flat, name: str) -> list[Place]:
     """Where entries of a network stand; first those that are the network's, then the fullest."""
     wanted, found = templates.template(name), []
-    timm = published.respelling(name)
-    for respell in (*_SPELLINGS, timm) if timm else _SPELLINGS:
+    libraries = [spelling.to_ours for spelling in published.spellings(name)]
+    for respell in (*_SPELLINGS, *libraries):
         names = {respell(entry): entry for entry in flat.arrays}
         if len(names) < len(flat.arrays):
             continue  # two entries would have the same name
@@ -148,11 +148,16 @@ def _place(
     }
     homes = {flat.homes[original] for entry, original in there.items() if entry in wanted}
     entries = {
-        entry: flat.arrays[original]
+        entry: _fitted(flat.arrays[original], wanted.get(entry))
         for entry, original in there.items()
         if flat.homes[original] in homes
     }
     return Place(key, entries)
+
+
+def _fitted(value: Any, entry: templates.Entry | None) -> Any:
+    """An array with as many axes as an entry of the network, where no number hangs on it."""
+    return values.with_rank(value, len(entry.shape)) if entry else value
 
 
 def below(flat: Flat, key: str) -> Flat:

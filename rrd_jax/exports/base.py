@@ -84,6 +84,10 @@ class Exportable:
             return jax.device_get(self._compiled(self.variables, images))
 
 
+# Of weights, see `Options`.
+NAMES = ("ours", "torch", "torchvision", "timm")
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
     """How a file is written; a format knows some of these, see `Format.options`.
@@ -92,7 +96,8 @@ class Options:
       fold: whether batch norms become part of the convolutions before them.
       embed_preprocessing: whether the file takes uint8 images and normalises them itself.
       quantize: "int8" for weights of 8 bits, "" for float32.
-      names: of weights: "ours", or "torch" for those of torchvision, timm and the reference.
+      names: of weights: "ours", or those of "torchvision", of "timm", or "torch" of the library, or
+        the reference, that has the network by its name.
     """
 
     fold: bool = True

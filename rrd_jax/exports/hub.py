@@ -27,9 +27,7 @@ def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None
     named = weights.of_ours(exportable) and not about.classifier
     names = "torch" if named else "ours"
     timm = published.of(about.model).timm if named else ""
-    arrays = weights.entries(exportable, names)
-    if timm:
-        arrays = published.to_timm(about.model, arrays)
+    arrays = weights.entries(exportable, "timm" if timm else names)
     content = weights.header(exportable, "hub", names)
     metadata = {"format": "pt", exported.KEY: json.dumps(content)}
     with weights.writing(path):

@@ -18,7 +18,7 @@ def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None
     content = weights.header(exportable, "safetensors", options.names)
     # Hugging Face's programs want to read whose layouts these are.
     metadata = {exported.KEY: json.dumps(content)}
-    metadata |= {"format": "pt"} if options.names == "torch" else {}
+    metadata |= {} if options.names == "ours" else {"format": "pt"}
     with weights.writing(path):
         safetensors.numpy.save_file(arrays, path, metadata)
 

@@ -9,11 +9,11 @@ from rrd_jax.exports.base import Exportable, Format, Options, Runtime
 
 
 def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
-    del options
     import torch
 
-    arrays = weights.entries(exportable, "torch")
-    content = weights.header(exportable, "torch", "torch")
+    names = "torch" if options.names == "ours" else options.names
+    arrays = weights.entries(exportable, names)
+    content = weights.header(exportable, "torch", names)
     # The copy is PyTorch's own: JAX's arrays must not be written to.
     state_dict = {name: torch.tensor(array) for name, array in arrays.items()}
     with weights.writing(path):
@@ -29,4 +29,4 @@ def _recognizes(path: pathlib.Path) -> bool:
     return weights.is_exported(path, safetensors=False)
 
 
-FORMAT = Format("torch", ".pth", "torch", ("torch",), (), _write, _open, _recognizes)
+FORMAT = Format("torch", ".pth", "torch", ("torch",), ("names",), _write, _open, _recognizes)

@@ -17,21 +17,19 @@ from rrd_jax.convert import exported, files, published, reading
 from rrd_jax.exports import base
 from rrd_jax.exports.base import Exportable, Header, Outputs, Runtime
 
-_NAMES = ("ours", "torch")
-
 
 def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
     """The weights by the names that a file is to have.
 
     Args:
       exportable: the network.
-      names: "ours", such as params/conv1/kernel; or "torch", those and the layouts of torchvision
-        or the reference.
+      names: "ours", such as params/conv1/kernel; or those and the layouts of "torchvision", of
+        "timm", or "torch" of the library, or the reference, that has the network by its name.
 
     Raises:
       UnfitError: it has no such names in PyTorch.
     """
-    errors.lookup("names", names, dict.fromkeys(_NAMES))
+    errors.lookup("names", names, dict.fromkeys(base.NAMES))
     if names == "ours":
         return exported.flatten(exportable.variables)
     about = exportable.about
@@ -46,7 +44,11 @@ def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
             f"'{about.model}' is a network of your own, which has no names in PyTorch: take"
             " --format=safetensors without --names=torch, or --format=onnx"
         )
-    return convert.to_torch(about.model, exportable.variables)
+    library = names if names in published.LIBRARIES else None
+    try:
+        return convert.to_torch(about.model, exportable.variables, library=library)
+    except errors.InputError as error:
+        raise errors.UnfitError(f"{error}; --names=torch has names for every network") from None
 
 
 def is_exported(path: pathlib.Path, *, safetensors: bool) -> bool:
@@ -61,13 +63,13 @@ def is_exported(path: pathlib.Path, *, safetensors: bool) -> bool:
 
 def of_ours(exportable: Exportable) -> bool:
     """Whether it is a network of ours, which has names in PyTorch."""
-    is_named = exportable.about.model in networks.MODELS
+    is_named = networks.canonical(exportable.about.model) in networks.MODELS
     return is_named and not isinstance(exportable.network, networks.Brought)
 
 
 def header(exportable: Exportable, form: str, names: str) -> dict[str, Any]:
     """What a file says of itself, as JSON."""
-    layout = "NCHW" if names == "torch" else "NHWC"
+    layout = "NHWC" if names == "ours" else "NCHW"
     outputs = ("logits", "embedding")
     text = base.header_to_json(Header(exportable.about, form, layout, "float32", outputs))
     return json.loads(text) | exported.said(exportable.variables, names)
@@ -152,9 +154,9 @@ def open_file(path: pathlib.Path, threads: int, *, why_not: str = "") -> Runtime
     variables, _ = files.load(file, "")
     if said.names == "ours":
         why_not = why_not or "its names are those of rrd_jax"
-    library, made = ("", None) if why_not else _make(said.about)
+    library, made = ("", None) if why_not else _make(said.about, said.names)
     if made:
-        fill(file, made, _tensors(file, library, said.about.model))
+        fill(file, made, _tensors(file, library, said))
         return Theirs(said.about, base.version_of("torch", library), made.eval(), threads)
     why_not = why_not or library
     return Ours(said.about, f"{base.version_of('jax')} ({why_not})", _ours(said.about, variables))
@@ -167,22 +169,30 @@ def _ours(about: About, variables: dict[str, Any]) -> Exportable:
     return Exportable(network, variables, about, terms)
 
 
-def _tensors(file: pathlib.Path, library: str, model: str) -> dict[str, Any]:
-    """The state dict of a file, as PyTorch's users read it."""
+def _tensors(file: pathlib.Path, library: str, said: exported.Said) -> dict[str, Any]:
+    """The state dict of a file, as users of that library read it."""
     import torch
 
     if reading.is_safetensors(file):
         state_dict = importlib.import_module("safetensors.torch").load_file(file)
     else:
         state_dict = torch.load(file, map_location="cpu", weights_only=True)
-    if respell := published.respelling(model):  # a folder for hubs has timm's names
-        state_dict = {respell(name): tensor for name, tensor in state_dict.items()}
-    return published.to_timm(model, state_dict) if library == "timm" else state_dict
+    if said.names == library:
+        return state_dict
+    model = said.about.model
+    if spelling := published.spelling(model, "timm"):  # a folder for hubs has timm's names
+        state_dict = {spelling.to_ours(name): tensor for name, tensor in state_dict.items()}
+    return published.respell(state_dict, model, library)
 
 
-def _make(about: About) -> tuple[str, Any]:
-    """(The library, its network without these weights), or (why there is none, None)."""
-    makers = _makers(about)
+def _make(about: About, names: str) -> tuple[str, Any]:
+    """(The library, its network without these weights), or (why there is none, None).
+
+    Args:
+      about: of the network.
+      names: of the entries, as `entries` has it.
+    """
+    makers = {k: make for k, make in _makers(about).items() if names in (k, "torch")}
     if not makers:
         return f"names not tried in torch: torchvision and timm have no {about.model}", None
     for library, make in makers.items():
@@ -197,7 +207,9 @@ def _makers(about: About) -> dict[str, Callable[[], Any]]:
 
     def torchvision():
         models = importlib.import_module("torchvision.models")
-        made = getattr(models, known.torchvision)(weights=None, num_classes=about.num_classes)
+        sizes = {"image_size": about.preprocessing.image_size} if known.is_sized else {}
+        options = {"weights": None, "num_classes": about.num_classes, **sizes}
+        made = getattr(models, known.torchvision)(**options)
         return _with_channels(made, channels)
 
     def timm():
@@ -219,9 +231,8 @@ def _with_channels(module: Any, channels: int) -> Any:
     if first.in_channels != channels:
         parent, _, last = name.rpartition(".")
         options = {"kernel_size": first.kernel_size, "stride": first.stride}
-        made = torch.nn.Conv2d(
-            channels, first.out_channels, padding=first.padding, bias=False, **options
-        )
+        options |= {"padding": first.padding, "bias": first.bias is not None}
+        made = torch.nn.Conv2d(channels, first.out_channels, **options)
         setattr(module.get_submodule(parent), last, made)
     return module
 

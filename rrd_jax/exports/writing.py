@@ -22,7 +22,7 @@ from rrd_jax.objectives import Objective
 
 _FLAGS = {"fold": "nofold"}  # as the command calls an option
 _PLAIN = Options()
-_VALUES = {"quantize": ("", "int8"), "names": ("ours", "torch")}
+_VALUES = {"quantize": ("", "int8"), "names": base.NAMES}
 
 
 class Written(NamedTuple):

@@ -126,7 +126,7 @@ def _of_weights(
     whole: pathlib.Path, network: Any, given: Mapping[str, Any], *, raw: bool
 ) -> Loaded:
     folder, _ = files.split(whole)
-    model = network if isinstance(network, str) else ""
+    model = networks.canonical(network) if isinstance(network, str) else ""
     if folder.is_file() and not model and not files.network_of(whole):
         raise errors.InputError(
             f"{folder} does not say which network its weights are of: pass network=NAME, one of"
@@ -229,13 +229,13 @@ def _choice(
     meta: dict[str, Any], fields: dict[str, Any] | None, network: Any
 ) -> tuple[NetworkChoice, Mapping[str, Objective] | None]:
     """The network that weights are of, and the objectives of a run if one classifies."""
-    model = network if isinstance(network, str) else meta["model"]
+    model = networks.canonical(network) if isinstance(network, str) else meta["model"]
     made = recipe.Made()
     if network is not None and not isinstance(network, str):
         made = recipe.Made(networks={model: networks.adapt(network, model)})
     known = model in made.networks or model in networks.MODELS or imports.is_path(model)
     if not known and isinstance(network, str):
-        errors.lookup("model", model, networks.MODELS)
+        networks.factory(model)  # which raises
     if not known:
         raise errors.InputError(
             f"the weights are of '{model}', which was made in Python: pass network=, the same"

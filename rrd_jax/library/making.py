@@ -278,7 +278,7 @@ class Making:
     def _network(self, given: Any, role: str) -> str:
         """The name of a network; one that is an object is kept under it."""
         if isinstance(given, str):
-            return given
+            return networks.canonical(given)
         if given == ():
             raise errors.InputError(f"{role} is an empty tuple, but must be a name or a network")
         whole = given[-1 if callable(given[-1]) else 0] if isinstance(given, tuple) else given
@@ -327,7 +327,7 @@ def _is_file(given: Any) -> bool:
     """Whether a teacher is named by a path, and not by a name or an import path."""
     if isinstance(given, os.PathLike):
         return True
-    if not isinstance(given, str) or given in networks.MODELS:
+    if not isinstance(given, str) or networks.canonical(given) in networks.MODELS:
         return False
     return os.sep in given or bool(given and pathlib.Path(given).exists())
 

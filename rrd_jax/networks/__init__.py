@@ -14,10 +14,12 @@ import jax.numpy as jnp
 from rrd_jax import errors, functional, imports
 from rrd_jax.networks import (
     brought,
+    convmixer,
     convnext,
     inverted,
     mobilenet,
     regnet,
+    repvgg,
     resnet,
     shufflenet,
     vgg,
@@ -60,6 +62,7 @@ CIFAR: dict[str, Factory] = {
     **mobilenet.CIFAR,
     **shufflenet.CIFAR,
     **vit.CIFAR,
+    **convmixer.CIFAR,
 }
 # Published for images of ImageNet.
 IMAGENET: dict[str, Factory] = {
@@ -69,11 +72,27 @@ IMAGENET: dict[str, Factory] = {
     **convnext.IMAGENET,
     **inverted.IMAGENET,
     **regnet.IMAGENET,
+    **repvgg.IMAGENET,
     **vit.IMAGENET,
+    **convmixer.IMAGENET,
 }
 # Pixels of a side of these, where it is not 224.
 _SIDES = {**inverted.SIDES, **vit.SIDES}
 MODELS = CIFAR | IMAGENET
+# What other libraries call networks that compute the same: torchvision, and timm the last one.
+ALIASES = {
+    **{
+        f"vit_{size[0]}_{patch}": f"vit_{size}_patch{patch}_224"
+        for size in ("base", "large")
+        for patch in (16, 32)
+    },
+    "regnet_y_400mf": "regnety_004",
+    "regnet_y_800mf": "regnety_008",
+    "regnet_y_1_6gf": "regnety_016",
+    "mobilenet_v2": "mobilenetv2",
+    "shufflenet_v2_x1_0": "shufflenetv2_x1_0",
+    "mobilenetv2_100": "mobilenetv2",
+}
 
 
 def create(
@@ -84,11 +103,13 @@ def create(
     space_to_depth: bool = False,
     options: Mapping[str, Any] | None = None,
     prefix: str = "",
+    drop_path: float = 0.0,
 ) -> Network:
     """The network of that name, without weights.
 
     Args:
-      name: a key of MODELS, or an import path MODULE:NAME; see `networks.brought.create`.
+      name: a key of MODELS or ALIASES, or an import path MODULE:NAME; see
+        `networks.brought.create`.
       num_classes: number of logits.
       dtype: what convolutions compute in. Parameters, statistics, embedding and logits are always
         float32.
@@ -96,13 +117,15 @@ def create(
         pixels; the same parameters give the same results, but for rounding.
       options: of a network by import path.
       prefix: of their names in messages, such as "student.options.".
+      drop_path: share of images, in [0, 1), for which the last block is left out in training; of
+        the others in proportion to their place (arXiv 1603.09382).
 
     Returns:
       A Network for images [B, H, W, channels].
 
     Raises:
-      InputError: the name or an option is unknown, num_classes is not above 0, or there is no 7x7
-        convolution to compute from space to depth.
+      InputError: the name or an option is unknown, num_classes is not above 0, there is no 7x7
+        convolution to compute from space to depth, or the network leaves out no blocks.
 
     Examples:
       >>> network = create("resnet8", num_classes=10)
@@ -114,8 +137,11 @@ def create(
     if imports.is_path(name):
         network = brought.create(name, num_classes, dtype, options or {}, prefix)
     else:
-        network = errors.lookup("model", name, MODELS)(num_classes=num_classes, dtype=dtype)
+        network = factory(name)(num_classes=num_classes, dtype=dtype)
         imports.check(f"network '{name}'", lambda: None, options or {}, prefix=prefix)
+    check_drop_path(network, drop_path, name, prefix)
+    if drop_path:
+        network = network.clone(drop_path=drop_path)
     if not space_to_depth:
         return network
     if not getattr(network, "imagenet_stem", False):
@@ -125,9 +151,54 @@ def create(
     return network.clone(space_to_depth=True)
 
 
+def check_drop_path(network: Network, rate: float, name: str, prefix: str = "") -> None:
+    """Raises an InputError for a rate above 0 of a network of ours that leaves out no blocks.
+
+    Args:
+      network: as it is made.
+      rate: as `create` has it.
+      name: of the network.
+      prefix: of its options in messages, such as "student.options.".
+    """
+    if not rate or (isinstance(network, nn.Module) and hasattr(network, "drop_path")):
+        return
+    is_brought = isinstance(network, Brought)
+    raise errors.InputError(
+        f"{prefix.removesuffix('options.')}drop_path is {rate}, but '{name}' "
+        + (
+            "is a network of your own, which leaves out blocks by itself: set it to 0"
+            if is_brought
+            else "leaves out no blocks; transformers, ConvNeXt, EfficientNet, MobileNetV3 and V4,"
+            " and RegNetY do: set it to 0"
+        )
+    )
+
+
+def canonical(name: str) -> str:
+    """The name of MODELS for one of ALIASES; any other as it is."""
+    return ALIASES.get(name, name)
+
+
+def aliases(name: str) -> list[str]:
+    """The other names of a network of MODELS."""
+    return [alias for alias, ours in ALIASES.items() if ours == name]
+
+
+def factory(name: str) -> Factory:
+    """What makes the network of a name or alias; raises an InputError for any other name."""
+    others = {alias: MODELS[ours] for alias, ours in ALIASES.items() if ours in MODELS}
+    return errors.lookup("model", name, MODELS | others)
+
+
 def image_size(name: str) -> int:
     """Height and width of the images that network `name` was published for."""
+    name = canonical(name)
     return 32 if name in CIFAR else _SIDES.get(name, 224)
+
+
+def patch(name: str) -> int:
+    """Pixels of a side of the squares that network `name` cuts images into; 1 for none."""
+    return getattr(MODELS.get(canonical(name)), "keywords", {}).get("patch", 1)
 
 
 def init(network: Network, key: jax.Array, image_shape: tuple[int, ...]) -> dict[str, Any]:
@@ -148,6 +219,7 @@ def from_embedding(embedding: jax.Array, head: Any) -> Outputs:
 
 
 __all__ = [
+    "ALIASES",
     "CIFAR",
     "IMAGENET",
     "MODELS",
@@ -157,13 +229,17 @@ __all__ = [
     "Outputs",
     "Summary",
     "adapt",
+    "aliases",
+    "canonical",
     "check",
+    "check_drop_path",
     "check_values",
     "check_weights",
     "count_parameters",
     "create",
     "describe_maps",
     "doubt",
+    "factory",
     "fit_positions",
     "freeze",
     "from_embedding",
@@ -179,6 +255,7 @@ __all__ = [
     "leaf_name",
     "multiply_adds",
     "named_shapes",
+    "patch",
     "remat",
     "summarize",
 ]

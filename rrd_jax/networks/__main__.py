@@ -1,6 +1,7 @@
 """Describes the networks: python -m rrd_jax.networks [--names=PATTERNS] [--model=NAME].
 
-Without --model, a table of all that have a name, or of those that --names='vit_*,regnet*' names.
+Without --model, a table of all that have a name, or of those that --names='vit_*,regnet*' names;
+behind a = stand other libraries' names of the same network.
 With it, one network, by name or import path: parameters, multiply-adds, what it returns and what
 its layers are, for --num_classes and --image_shape; the options of a network by import path are set
 with --option=width=64, as often as there are options. The exit code is 0, 1 for a bad flag, 2 for
@@ -41,11 +42,12 @@ def table(patterns: Sequence[str] = ("*",)) -> tables.Table:
       InputError: one names nothing.
     """
     header = ("name", "parameters", "MACs", "taps: channels@size", "embedding", "input size")
-    named = {pattern: fnmatch.filter(networks.MODELS, pattern) for pattern in patterns}
+    known = [*networks.MODELS, *networks.ALIASES]
+    named = {pattern: fnmatch.filter(known, pattern) for pattern in patterns}
     for pattern, found in named.items():
         if not found:
-            errors.lookup("model", pattern, networks.MODELS)
-    wanted = {name for found in named.values() for name in found}
+            networks.factory(pattern)  # which raises
+    wanted = {networks.canonical(name) for found in named.values() for name in found}
     rows = []
     for name in filter(wanted.__contains__, networks.MODELS):
         size = networks.image_size(name)
@@ -55,7 +57,7 @@ def table(patterns: Sequence[str] = ("*",)) -> tables.Table:
         width = str(outputs.embedding.shape[-1])
         maps = networks.describe_maps(outputs.maps)
         cells = (f"{summary.parameters:,}", f"{summary.macs:,}", maps, width)
-        rows.append((name, *cells, f"{size}x{size}"))
+        rows.append((_names(name), *cells, f"{size}x{size}"))
     return header, rows
 
 
@@ -65,7 +67,7 @@ def description(
     """What is known of one network, a line each.
 
     Args:
-      name: a key of `networks.MODELS`, or an import path.
+      name: a key of `networks.MODELS` or `networks.ALIASES`, or an import path.
       num_classes: C.
       image_shape: (H, W, channels).
       options: of a network by import path.
@@ -79,7 +81,7 @@ def description(
     outputs = summary.outputs
     carried = jax.tree.leaves(summary.variables["batch_stats"])
     lines = {
-        "network": name,
+        "network": _names(networks.canonical(name)),
         "images": "x".join(map(str, image_shape)),
         "parameters": f"{summary.parameters:,}",
         "carried beside them": f"{sum(leaf.size for leaf in carried):,} numbers",
@@ -92,6 +94,10 @@ def description(
     }
     width = max(map(len, lines))
     return "\n".join(f"{key:<{width}}  {value}" for key, value in lines.items())
+
+
+def _names(name: str) -> str:
+    return " = ".join([name, *networks.aliases(name)])
 
 
 def _options(given: list[str]) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""Networks of inverted residuals with timm's names: EfficientNet, MobileNetV3 and MobileNetV4.
+"""Networks of inverted residuals: EfficientNet, MobileNetV3 and MobileNetV4.
+
+Names are timm's, and torchvision's where that computes something else. Modules are timm's.
 
 EfficientNet: arXiv 1905.11946, its second version: 2104.00298, MobileNetV3: 1905.02244,
 MobileNetV4: 2404.10518.
@@ -62,6 +64,8 @@ class _Block(layers.Block):
     activation: Callable
     gate: Callable
     squeeze_inside: bool
+    epsilon: float
+    momentum: float
     drop: float
     dtype: jnp.dtype
 
@@ -77,7 +81,8 @@ class _Block(layers.Block):
         return functional.relu(x) if self.shape.relu else self.activation(x)
 
     def _conv(self, x, names, features, kernel, train, stride=1, groups=1):
-        options = {"train": train, "dtype": self.dtype, "groups": groups}
+        norm = {"epsilon": self.epsilon, "momentum": self.momentum}
+        options = {"train": train, "dtype": self.dtype, "groups": groups, "norm": norm}
         return layers.conv_norm(x, names, features, kernel, stride, **options)
 
     def _squeezed(self, x, before):
@@ -151,8 +156,10 @@ class Inverted(nn.Module):
       pooled_head: whether the last convolution reads the average over places (MobileNetV3 and V4).
       norm_head: whether it has a batch norm, and no bias.
       squeeze_inside: whether weights of channels count the channels inside a block.
-      drop_path: share of examples for which the last block is left out in training; of the others
-        in proportion to their place.
+      epsilon: of the batch norms.
+      momentum: of the batch norms.
+      drop_path: share of examples for which a block behind the last would be left out in training;
+        of the blocks in proportion to their place.
       dtype: what convolutions compute in; parameters and statistics are float32.
     """
 
@@ -165,24 +172,29 @@ class Inverted(nn.Module):
     pooled_head: bool = False
     norm_head: bool = True
     squeeze_inside: bool = False
+    epsilon: float = 1e-5
+    momentum: float = 0.9
     drop_path: float = 0.0
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
         """Images [B, H, W, channels], normalised, to Outputs."""
-        options = {"train": train, "dtype": self.dtype}
+        norm = {"epsilon": self.epsilon, "momentum": self.momentum}
+        options = {"train": train, "dtype": self.dtype, "norm": norm}
         x = self.activation(layers.conv_norm(x, ("conv_stem", "bn1"), self.stem, 3, 2, **options))
         maps = [x]
-        drops = iter(transformer.drop_rates(self.drop_path, sum(1 for _ in self._blocks())))
-        for name, shape, stride in self._blocks():
+        blocks = list(self.blocks())
+        for i, (name, shape, stride) in enumerate(blocks):
             y = _Block(
                 shape,
                 stride,
                 self.activation,
                 self.gate,
                 self.squeeze_inside,
-                next(drops),
+                self.epsilon,
+                self.momentum,
+                self.drop_path * i / len(blocks),  # not in steps up to it, as elsewhere
                 self.dtype,
                 name=name,
             )(x, train=train)
@@ -201,7 +213,7 @@ class Inverted(nn.Module):
         classifier = layers.Classifier(self.num_classes, name="classifier")
         return layers.classify(self.activation(x), classifier, maps, maps)
 
-    def _blocks(self) -> Iterator[tuple[str, Shape, int]]:
+    def blocks(self) -> Iterator[tuple[str, Shape, int]]:
         """Name, shape and stride of each block."""
         for i, stage in enumerate(self.stages):
             place = 0
@@ -331,8 +343,15 @@ _V3 = {
     "norm_head": False,
     "squeeze_inside": True,
 }
+_V3_NORM = {"epsilon": 1e-3, "momentum": 0.99}
 _V4 = {"stem": 32, "activation": functional.relu, "pooled_head": True, "head": 1280}
 
+# torchvision's, where it computes something else than timm's network of these entries.
+TORCHVISION = {
+    "efficientnet_v2_s": partial(Inverted, stem=24, stages=_V2_SMALL, head=1280, epsilon=1e-3),
+    "mobilenet_v3_small": partial(Inverted, stages=_V3_SMALL, head=1024, **_V3, **_V3_NORM),
+    "mobilenet_v3_large": partial(Inverted, stages=_V3_LARGE, head=1280, **_V3, **_V3_NORM),
+}
 IMAGENET = {
     "efficientnet_b0": _efficientnet(1.0, 1.0),
     "efficientnet_b1": _efficientnet(1.0, 1.1),
@@ -345,6 +364,7 @@ IMAGENET = {
     "mobilenetv3_large_100": partial(Inverted, stages=_V3_LARGE, head=1280, **_V3),
     "mobilenetv4_conv_small": partial(Inverted, stages=_V4_SMALL, **_V4),
     "mobilenetv4_conv_medium": partial(Inverted, stages=_V4_MEDIUM, **_V4),
+    **TORCHVISION,
 }
 # Pixels of a side of the images that they were published for, where it is not 224.
 SIDES = {
@@ -353,4 +373,5 @@ SIDES = {
     "efficientnet_b3": 300,
     "efficientnet_b4": 380,
     "efficientnetv2_s": 384,
+    "efficientnet_v2_s": 384,
 }

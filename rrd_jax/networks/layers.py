@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +21,21 @@ torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 class Block(nn.Module):
     """Marks a module that `networks.remat` may recompute: (x, **keywords) -> anything."""
+
+
+Leaves = dict[tuple[str, ...], jax.Array]
+
+
+class Joined(Block):
+    """Marks a block whose branches are one convolution when it evaluates; `teacher.fold` asks.
+
+    It then has what `join` gives for parameters.
+    """
+
+    @staticmethod
+    def join(params: Leaves, stats: Leaves) -> Leaves:
+        """Parameters for evaluation, by their paths in the block, of those and its statistics."""
+        raise NotImplementedError
 
 
 class Conv(nn.Module):
@@ -140,6 +155,7 @@ def conv_norm(
     *,
     train: bool,
     norm_groups: int = 0,
+    norm: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> jax.Array:
     """A convolution and its norm, as submodules of the module that calls this.
@@ -152,12 +168,13 @@ def conv_norm(
       stride: of both axes.
       train: as BatchNorm has it.
       norm_groups: groups of a GroupNorm; 0 for a BatchNorm.
+      norm: further attributes of BatchNorm.
       **options: further attributes of Conv.
     """
     x = Conv(features, kernel, stride, name=names[0], **options)(x)
     if norm_groups:
         return GroupNorm(norm_groups, name=names[1])(x)
-    return BatchNorm(name=names[1], follows=names[0])(x, train=train)
+    return BatchNorm(name=names[1], follows=names[0], **(norm or {}))(x, train=train)
 
 
 class Squeeze(nn.Module):
@@ -245,6 +262,11 @@ class Classifier(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", bias_init, (self.features,))
         return functional.linear(x, kernel, bias)
+
+
+def even_taps(depth: int) -> set[int]:
+    """Of so many blocks four, the last among them, that lie evenly."""
+    return {-(-depth * (i + 1) // 4) - 1 for i in range(4)}
 
 
 def average(x: jax.Array) -> jax.Array:

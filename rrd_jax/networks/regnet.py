@@ -106,7 +106,7 @@ class RegNetY(nn.Module):
         x = functional.relu(before)
         maps, preactivations = [x], [before]
         drops = iter(transformer.drop_rates(self.drop_path, self.depth))
-        for stage, (width, count) in enumerate(self._stages(), start=1):
+        for stage, (width, count) in enumerate(self.stages(), start=1):
             group = min(self.group, width)
             rates = tuple(next(drops) for _ in range(count))
             layer = _Stage(width, group, rates, self.dtype, name=f"s{stage}")
@@ -115,7 +115,7 @@ class RegNetY(nn.Module):
             preactivations.append(before)
         return _Head(self.num_classes, name="head")(x, maps, preactivations)
 
-    def _stages(self) -> list[tuple[int, int]]:
+    def stages(self) -> list[tuple[int, int]]:
         """Width and number of blocks of each stage."""
         rising = np.arange(self.depth, dtype=np.float32) * self.slope + self.first
         steps = np.round(np.log(rising / self.first) / np.log(self.factor))

@@ -1,6 +1,6 @@
 """Networks that compute parts twice in training, and so keep less for the backward pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,10 +8,11 @@ import flax.linen as nn
 import jax
 
 from rrd_jax import errors
-from rrd_jax.networks import layers, mobilenet, vgg
+from rrd_jax.networks import convnext, layers, mobilenet, vgg, vit
 from rrd_jax.networks.brought import Brought
 from rrd_jax.networks.contract import Network
 
+_KEPT = ("statistics", "convolution")
 _kept = jax.checkpoint_policies.save_only_these_names
 
 
@@ -27,14 +28,21 @@ class _Recomputed(NamedTuple):
 def _keep_convolutions(
     network: nn.Module, variables: Any, images: jax.Array, **options: Any
 ) -> Any:
+    if isinstance(network, vit.VisionTransformer | convnext.ConvNeXt):
+        # What is computed again at once would need more than is saved: a block's input is little.
+        return _keep_blocks(network, variables, images, _KEPT, **options)
     # One checkpoint around the whole network: one around each block would keep its input too.
-    apply = jax.checkpoint(
-        partial(network.apply, **options), policy=_kept("statistics", "convolution")
-    )
+    apply = jax.checkpoint(partial(network.apply, **options), policy=_kept(*_KEPT))
     return apply(variables, images)
 
 
-def _keep_blocks(network: nn.Module, variables: Any, images: jax.Array, **options: Any) -> Any:
+def _keep_blocks(
+    network: nn.Module,
+    variables: Any,
+    images: jax.Array,
+    kept: Sequence[str] = ("statistics",),
+    **options: Any,
+) -> Any:
     inside = False
 
     def recompute(call, args, kwargs, context):
@@ -43,7 +51,7 @@ def _keep_blocks(network: nn.Module, variables: Any, images: jax.Array, **option
             return call(*args, **kwargs)
         inside = True  # nn.remat calls a copy of the block
         try:
-            run = nn.remat(lambda block, x: block(x, **kwargs), policy=_kept("statistics"))
+            run = nn.remat(lambda block, x: block(x, **kwargs), policy=_kept(*kept))
             return run(context.module, *args)
         finally:
             inside = False
@@ -60,9 +68,9 @@ def remat(network: nn.Module, how: str) -> Network:
 
     Args:
       network: of `networks.create`.
-      how: "convolutions" keeps the results of convolutions and the statistics of batch norms, and
-        computes the rest again; "all" keeps the inputs of blocks and the statistics inside; "none"
-        is the network itself.
+      how: "convolutions" keeps the results of convolutions, of a transformer's linear layers, and
+        the statistics of batch norms, and computes the rest again, such as attention's weights (of
+        a transformer or ConvNeXt block by block, and so the inputs of blocks too); "all" keeps the inputs of blocks and the statistics inside; "none" is the network itself.
 
     Raises:
       InputError: `how` is none of these, or "all" for a network without blocks.

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from rrd_jax import errors, functional
 from rrd_jax.networks import layers
@@ -28,6 +29,8 @@ def gelu(x: jax.Array) -> jax.Array:
 class Linear(nn.Module):
     """A matrix product and a bias, in a dtype; parameters are float32.
 
+    `networks.remat` treats it as a convolution.
+
     Attributes:
       features: of the result.
       dtype: what it computes in.
@@ -42,7 +45,7 @@ class Linear(nn.Module):
         kernel = self.param("kernel", small_normal, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         y = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype))
-        return functional.add_bias(y, bias)
+        return checkpoint_name(functional.add_bias(y, bias), "convolution")
 
 
 class LayerNorm(nn.Module):

@@ -99,8 +99,7 @@ class VisionTransformer(nn.Module):
         norm = partial(transformer.LayerNorm, self.epsilon)
         if self.norm_first:
             x = norm(name="norm_pre")(x)
-        taps = {-(-self.depth * (i + 1) // 4) - 1 for i in range(4)}
-        maps = [squares]
+        maps, taps = [squares], layers.even_taps(self.depth)
         for i, drop in enumerate(transformer.drop_rates(self.drop_path, self.depth)):
             x = _Block(
                 self.heads,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from rrd_jax import functional
-from rrd_jax.networks import Network, layers
+from rrd_jax.networks import Network, layers, transformer
 from rrd_jax.teacher import ensemble
 
 _Path = tuple[str, ...]
@@ -20,7 +20,8 @@ def fold(
     """Variables with which a network evaluates as before, in fewer operations.
 
     A batch norm behind a convolution scales by fixed numbers. They are multiplied into the kernel,
-    in float32, and only a shift is left. Kernels of convolutions are then cast to the type that
+    in float32, and only a shift is left; a block of several branches becomes one convolution.
+    Kernels of convolutions, and of a transformer's linear layers, are then cast to the type that
     they compute in. All else stays as it is, as do layers that are not ours.
 
     Args:
@@ -38,7 +39,13 @@ def fold(
         traverse_util.flatten_dict(variables[name], keep_empty_nodes=True)
         for name in ("params", "batch_stats")
     )
-    convolutions, pairs = _layers(network, image_shape)
+    convolutions, pairs, joined = _layers(network, image_shape)
+    for path, block in joined.items():
+        of_block = [
+            {key[len(path) :]: tree.pop(key) for key in list(tree) if key[: len(path)] == path}
+            for tree in (params, stats)
+        ]
+        params |= {(*path, *key): value for key, value in block.join(*of_block).items()}
     for conv, norm, epsilon in pairs:
         if (*norm, "var") not in stats:
             continue  # a user's network that carries more than statistics, in collections
@@ -49,7 +56,8 @@ def fold(
         if (*conv, "bias") in params:
             params[*conv, "bias"] = params[*conv, "bias"] * factor
     for path, dtype in convolutions.items():
-        params[*path, "kernel"] = params[*path, "kernel"].astype(dtype)
+        if (*path, "kernel") in params:  # not of a branch that was joined with another
+            params[*path, "kernel"] = params[*path, "kernel"].astype(dtype)
     return {
         "params": traverse_util.unflatten_dict(params),
         "batch_stats": traverse_util.unflatten_dict(stats),
@@ -58,24 +66,27 @@ def fold(
 
 def _layers(
     network: Network, image_shape: tuple[int, ...]
-) -> tuple[dict[_Path, Any], list[tuple[_Path, _Path, float]]]:
+) -> tuple[dict[_Path, Any], list[tuple[_Path, _Path, float]], dict[_Path, layers.Joined]]:
     """The layers of ours in a network.
 
     Returns:
-      {path of a convolution: what it computes in}, and the paths of each convolution that a batch
-      norm follows and of that one, with its epsilon.
+      {path of a convolution or linear layer: what it computes in}, the paths of each convolution
+      that a batch norm follows and of that one, with its epsilon, and {path: block} of those whose
+      branches are joined.
     """
-    convolutions, pairs = {}, []
+    convolutions, pairs, joined = {}, [], {}
 
     def record(call, args, kwargs, context):
         module = context.module
         if isinstance(module, layers.BatchNorm) and module.follows:
             pairs.append(((*module.path[:-1], module.follows), module.path, module.epsilon))
-        if isinstance(module, layers.Conv):
+        if isinstance(module, layers.Conv | transformer.Linear):
             convolutions[module.path] = module.dtype
+        if isinstance(module, layers.Joined):
+            joined[module.path] = module
         return call(*args, **kwargs)
 
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     with nn.intercept_methods(record):
         jax.eval_shape(network.init, jax.random.key(0), images)
-    return convolutions, pairs
+    return convolutions, pairs, joined

@@ -22,6 +22,16 @@ _CONFIGS = {
     "imagenet_r50_mobilenetv1": "resnet50-mobilenetv1",
     "image_folder": "resnet34-resnet18",
 }
+_LARGE = {
+    "vit_to_resnet": "vit_base_patch16_224-resnet50",
+    "dinov2_to_mobilenetv4": "vit_base_patch14_reg4_dinov2-mobilenetv4_conv_medium",
+    "convnext_to_efficientnet": "convnext_base-efficientnet_b0",
+}
+_ALL = {**_CONFIGS, **_LARGE}
+_MARKED = [
+    *_CONFIGS,
+    *(pytest.param(name, marks=pytest.mark.long) for name in _LARGE),
+]
 
 
 def _config(name, argument=""):
@@ -45,11 +55,11 @@ def _smoke(name, folder):
 
 @pytest.mark.long
 @pytest.mark.usefixtures("one_device")
-@pytest.mark.parametrize("name", _CONFIGS)
+@pytest.mark.parametrize("name", _ALL)
 def test_the_complete_job_of_every_config_runs_in_smoke(name, tmp_path):
     config = _smoke(name, tmp_path)
     results = launch.run(config, tmp_path / "run")
-    labels = ["teacher", "student alone", "distilled, rrd+kd"]
+    labels = ["teacher", "student alone", f"distilled, {config.method}"]
     assert [r.label for r in results] == [x for x in labels if config.baseline or "alone" not in x]
     assert results[0].model == config.teacher.model
     assert results[-1].model == config.student.model
@@ -64,20 +74,21 @@ def test_the_smoke_job_runs_on_eight_devices(tmp_path):
 
 
 @pytest.mark.usefixtures("one_device")
-@pytest.mark.parametrize("name", _CONFIGS)
+@pytest.mark.parametrize("name", _ALL)
 def test_every_config_is_a_job_of_networks_and_objectives(name):
     plan = parse(_config(name))
     models = [teacher.network.model for teacher in plan.teachers]
-    assert "-".join([*models, plan.student.training.network.model]) == _CONFIGS[name]
+    assert "-".join([*models, plan.student.training.network.model]) == _ALL[name]
     parts = [plan.student, *(teacher.part for teacher in plan.teachers)]
     for part in [*parts, plan.alone] if plan.alone else parts:
         made = recipe.create(part.training, num_classes=10, examples=1000)
         assert made.student.num_classes == 10
-        assert set(made.objectives) == ({"ce", "rrd", "kd"} if part is plan.student else {"ce"})
+        method = plan.student.training.label.removeprefix("distilled, ").split("+")
+        assert set(made.objectives) == ({"ce", *method} if part is plan.student else {"ce"})
 
 
 @pytest.mark.usefixtures("one_device")
-@pytest.mark.parametrize("name", _CONFIGS)
+@pytest.mark.parametrize("name", _MARKED)
 def test_every_config_in_smoke_has_a_state_and_data(name, tmp_path):
     plan = parse(_smoke(name, tmp_path))
     dataset, mesh = job.prepare(plan.student)
@@ -194,6 +205,21 @@ def test_unknown_options_show_the_nearest_and_where_the_lists_are(option, neares
     assert (f"did you mean '{nearest}" in message) == bool(nearest)
     assert "\n" not in message
     assert len(message) < 250
+
+
+@pytest.mark.usefixtures("one_device")
+def test_any_config_takes_a_folder_of_own_images():
+    config = _config("imagenet_r34_r18", "folder,rrd")
+    assert config.name == "imagenet_r34_r18-resnet34-resnet18-rrd-folder"
+    source = parse(config).student.source
+    assert (source.name, source.test_split) == ("image_folder", "test")
+    with pytest.raises(errors.InputError, match=r"config option 'foldr' .*did you mean 'folder'"):
+        _config("imagenet_r34_r18", "foldr")
+
+
+@pytest.mark.parametrize(("model", "side"), [("vit_small_patch14_dinov2", 28), ("resnet18", 32)])
+def test_images_of_smoke_hold_whole_squares_of_a_transformer(model, side):
+    assert _config("imagenet_r34_r18", f"smoke,{model}-resnet18").data.image_size == side
 
 
 def test_a_misspelt_field_suggests_the_right_name():

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +11,9 @@ import optax
 import pytest
 
 from rrd_jax import convert, networks
-from rrd_jax.convert import files
+from rrd_jax.convert import files, published
 from tests import golden
-from tests.networks import modern
+from tests.networks import drop_path_test, modern
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -42,7 +43,10 @@ def _compare(name, network, variables, images):
     assert golden.relative(outputs.embedding, embedding.numpy()) < 1e-5
 
 
-@pytest.mark.parametrize("name", modern.SMALLEST)
+_TIMM = [name for name in modern.SMALLEST if published.of(name).timm]
+
+
+@pytest.mark.parametrize("name", _TIMM)
 def test_a_file_of_timms_gives_its_numbers_at_two_sizes(name, tmp_path):
     side = modern.side(name)
     network, path = _build(name, side), tmp_path / "file.safetensors"
@@ -64,7 +68,7 @@ def test_a_file_of_timms_gives_its_numbers_at_two_sizes(name, tmp_path):
 
 
 # Rounding flips ReLUs, so that PyTorch's own gradients in float32 are off in some of these.
-@pytest.mark.parametrize("name", modern.SMALLEST)
+@pytest.mark.parametrize("name", _TIMM)
 def test_gradients_are_torchs(name):
     side, labels = modern.side(name), np.arange(8) % 10
     sized = {"img_size": side} if modern.patch(name) else {}
@@ -98,3 +102,17 @@ def test_gradients_are_torchs(name):
             for entry, leaf in wanted.items()
         )
     assert errors["ours"] < max(1e-4, 3 * errors["theirs"])
+
+
+@pytest.mark.parametrize("name", _TIMM)
+def test_rates_of_drop_path_are_timms(name):
+    if not hasattr(networks.create(name, 10), "drop_path"):
+        pytest.skip("it leaves out no blocks")
+    sized = {"img_size": modern.side(name)} if modern.patch(name) else {}
+    theirs = timm.create_model(name, drop_path_rate=0.2, **sized)
+    wanted = {n: getattr(m, "drop_prob", 0.0) for n, m in theirs.named_modules()}
+    found = drop_path_test.rates(networks.create(name, 10, drop_path=0.2), modern.side(name))
+    assert max(found.values()) > 0.15
+    for path, rate in found.items():
+        module = re.sub(r"_(\d+)", r".\1", path).replace("/", ".")
+        assert rate == pytest.approx(wanted[module]), path

@@ -35,8 +35,8 @@ def _theirs(name, channels=3):
         network = getattr(torchvision.models, known.torchvision)(num_classes=8)
         return network, lambda state_dict: state_dict
     options = known.make_args((64, 64, channels))
-    return timm.create_model(known.timm, num_classes=8, **options), lambda s: published.to_timm(
-        name, s
+    return timm.create_model(known.timm, num_classes=8, **options), lambda s: published.respell(
+        s, name, "timm"
     )
 
 

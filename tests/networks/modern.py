@@ -1,11 +1,11 @@
-"""The networks that have timm's names and modules: which, and images to look at them with."""
+"""The networks that have timm's modules: which, and images to look at them with."""
 
 import re
 
 import numpy as np
 
 from rrd_jax import networks
-from rrd_jax.networks import convnext, inverted, regnet, vit
+from rrd_jax.networks import convmixer, convnext, inverted, regnet, repvgg, vit
 
 _RESNETS = ("resnet101", "resnet152", "resnet50_gn")
 # The smallest of each kind.
@@ -18,7 +18,17 @@ SMALLEST = (
     "efficientnet_b0",
     "mobilenetv3_small_100",
     "mobilenetv4_conv_small",
+    "mobilenet_v3_small",
     "regnety_002",
+    "repvgg_a0",
+)
+# Of torchvision: all that have a way of their own with names.
+TORCHVISION = (
+    *("vit_b_16", "vit_b_32", "vit_l_16", "vit_l_32"),
+    *("convnext_tiny", "convnext_small", "convnext_base", "convnext_large"),
+    *(f"efficientnet_b{i}" for i in range(5)),
+    *("efficientnet_v2_s", "mobilenet_v3_small", "mobilenet_v3_large"),
+    *("regnet_y_400mf", "regnet_y_800mf", "regnet_y_1_6gf"),
 )
 
 # Some of these that have all their kinds of layers: for what treats all networks alike.
@@ -42,19 +52,22 @@ OTHERS = (
     "efficientnet_b4",
     "efficientnet_lite0",
     "mobilenetv3_large_100",
+    "mobilenet_v3_large",
     "mobilenetv4_conv_medium",
     "regnety_016",
+    "convmixer_1024_20_ks9_p14",
 )
 
 
 def older() -> list[str]:
     """The other networks, those of the field's benchmarks."""
-    return [name for name in networks.MODELS if name not in names() and name not in vit.CIFAR]
+    others = {*names(), *vit.CIFAR, *convmixer.CIFAR}
+    return [name for name in networks.MODELS if name not in others]
 
 
 def names() -> list[str]:
-    """Of all networks that are timm's."""
-    families = (vit, convnext, inverted, regnet)
+    """Of all networks that are timm's, or torchvision's with timm's modules."""
+    families = (vit, convnext, inverted, regnet, convmixer, repvgg)
     return [*_RESNETS, *(name for family in families for name in family.IMAGENET)]
 
 

@@ -11,10 +11,12 @@ import pytest
 from rrd_jax import errors, models, networks, tables
 from rrd_jax.networks import __main__ as program
 from rrd_jax.networks import (
+    convmixer,
     convnext,
     inverted,
     mobilenet,
     regnet,
+    repvgg,
     resnet,
     shufflenet,
     vgg,
@@ -47,8 +49,8 @@ def test_an_unknown_name_lists_the_known():
 
 
 def test_no_family_takes_the_name_of_another():
-    tables = [family.CIFAR for family in (resnet, wrn, vgg, mobilenet, shufflenet, vit)]
-    families = (resnet, mobilenet, shufflenet, convnext, inverted, regnet, vit)
+    tables = [family.CIFAR for family in (resnet, wrn, vgg, mobilenet, shufflenet, vit, convmixer)]
+    families = (resnet, mobilenet, shufflenet, convnext, inverted, regnet, repvgg, vit, convmixer)
     tables += [family.IMAGENET for family in families]
     assert len(networks.MODELS) == sum(len(table) for table in tables)
 
@@ -68,6 +70,26 @@ def test_the_table_is_printed_under_its_name_and_its_former_one(module):
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     rows = run.stdout.strip().split("\n")[2:]
     assert [row.split()[1] for row in rows] == list(networks.MODELS)
+
+
+def test_other_libraries_names_are_aliases(monkeypatch):
+    few = {name: networks.MODELS[name] for name in ("mobilenetv2", "regnety_004")}
+    monkeypatch.setattr(networks, "MODELS", few)
+    (row,) = program.table(["regnet_y*"])[1]
+    assert row[0] == "regnety_004 = regnet_y_400mf"
+    assert [row[0] for row in program.table(["mobilenetv2*"])[1]] == [
+        "mobilenetv2 = mobilenet_v2 = mobilenetv2_100"
+    ]
+    assert networks.create("regnet_y_400mf", 7) == networks.create("regnety_004", 7)
+    assert networks.canonical("regnet_y_400mf") == "regnety_004"
+    assert networks.canonical("mine:net") == "mine:net"
+    with pytest.raises(errors.InputError, match="did you mean 'regnet_y_400mf'"):
+        networks.create("regnet_y_400m", 7)
+
+
+def test_no_alias_is_a_name():
+    assert not networks.ALIASES.keys() & networks.MODELS.keys()
+    assert set(networks.ALIASES.values()) <= networks.MODELS.keys()
 
 
 def test_the_former_name_of_the_table_is_the_same_program():

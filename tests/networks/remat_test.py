@@ -6,9 +6,23 @@ import numpy as np
 import pytest
 
 from rrd_jax import errors, networks
+from rrd_jax.networks import convnext, vit
 from tests import fresh, golden
 
+# Small networks of families whose published ones are large.
+SMALL = {
+    "vit": functools.partial(
+        vit.VisionTransformer, 4, patch=4, width=16, depth=3, heads=2, drop_path=0.5
+    ),
+    "convnext": functools.partial(
+        convnext.ConvNeXt, 4, blocks=(1, 1, 2, 1), widths=(8, 8, 16, 16), drop_path=0.5
+    ),
+}
 _BLOCKS = {"resnet8": 3, "wrn_16_1": 6, "mobilenetv2_cifar": 17, "shufflenetv2_cifar": 16}
+
+
+def _create(name):
+    return SMALL[name]() if name in SMALL else networks.create(name, 4)
 
 
 def _step(network, variables, images):
@@ -16,7 +30,11 @@ def _step(network, variables, images):
 
     def loss(params):
         outputs, updated = network.apply(
-            variables | {"params": params}, images, train=True, mutable=["batch_stats"]
+            variables | {"params": params},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs=jax.random.key(0),
         )
         return jnp.sum(outputs.logits**2), (outputs.maps, updated)
 
@@ -37,12 +55,13 @@ def test_the_whole_network_or_each_block_is_computed_twice(name):
 
 
 @pytest.mark.parametrize(
-    "name", fresh.all_but_quick_are_long(_BLOCKS, quick=("resnet8", "wrn_16_1"))
+    "name",
+    fresh.all_but_quick_are_long([*_BLOCKS, *SMALL], quick=("resnet8", "wrn_16_1", *SMALL)),
 )
 def test_parts_that_are_computed_twice_give_the_same(name):
-    network = networks.create(name, 4)
-    variables = fresh.init(network, (16, 16, 3))
-    images = np.random.default_rng(0).standard_normal((4, 16, 16, 3)).astype(np.float32)
+    network, side = _create(name), 32 if name in SMALL else 16
+    variables = fresh.init(network, (side, side, 3))
+    images = np.random.default_rng(0).standard_normal((4, side, side, 3)).astype(np.float32)
     run = jax.jit(_step, static_argnums=0)
     wanted, wanted_gradient = run(network, variables, images)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(wanted_gradient))
@@ -55,17 +74,19 @@ def test_parts_that_are_computed_twice_give_the_same(name):
         assert max(np.abs(leaf - other).max() for leaf, other in pairs) < 1e-5 * largest
 
 
-def test_less_is_kept_for_the_backward_pass():
-    network = networks.create("resnet8", 4)
-    variables = fresh.init(network, (16, 16, 3))
-    images = jnp.ones((4, 16, 16, 3))
+@pytest.mark.parametrize("name", ["resnet8", *SMALL])
+def test_less_is_kept_for_the_backward_pass(name):
+    network = _create(name)
+    variables = fresh.init(network, (32, 32, 3))
+    images = jnp.ones((64, 32, 32, 3))
 
     def kept(how):
         run = networks.remat(network, how).apply
 
         def pull(variables):
             def logits(variables):
-                return run(variables, images, train=True, mutable=["batch_stats"])[0].logits
+                options = {"mutable": ["batch_stats"], "rngs": jax.random.key(0)}
+                return run(variables, images, train=True, **options)[0].logits
 
             return jax.vjp(logits, variables)[1]
 

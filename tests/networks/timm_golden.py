@@ -1,9 +1,9 @@
-"""Writes timm.json: what timm's networks compute from weights made of their entries' names.
+"""Adds to timm.json: what timm's networks compute from weights made of their entries' names.
 
-    python -m tests.networks.timm_golden    (needs torch and timm)
+    python -m tests.networks.timm_golden    (needs torch, torchvision and timm)
 
-For each name that is timm's too: parameters, multiply-adds for one image, and logits of two images
-of random pixels, of ten classes.
+For each name that is timm's too, or torchvision's alone, and not in the file: parameters,
+multiply-adds for one image, and logits of two images of random pixels, of ten classes.
 """
 
 import json
@@ -12,7 +12,9 @@ import pathlib
 import numpy as np
 import timm
 import torch
+import torchvision
 
+from rrd_jax.networks import inverted
 from tests import golden
 from tests.networks import modern
 
@@ -20,14 +22,17 @@ FILE = pathlib.Path(__file__).parents[1] / "golden" / "timm.json"
 
 
 def build(name: str, side: int | None = None) -> torch.nn.Module:
-    """timm's network, with weights by name, in evaluation.
+    """timm's network, or torchvision's, with weights by name, in evaluation.
 
     Args:
       name: of it.
       side: of its images, where it depends on that; None for what the golden numbers are of.
     """
     sized = {"img_size": side or modern.side(name)} if modern.patch(name) else {}
-    network = timm.create_model(name, num_classes=10, **sized).eval()
+    if name in inverted.TORCHVISION:
+        network = getattr(torchvision.models, name)(num_classes=10).eval()
+    else:
+        network = timm.create_model(name, num_classes=10, **sized).eval()
     network.load_state_dict({k: torch.from_numpy(v) for k, v in weights(network).items()})
     return network
 
@@ -65,8 +70,10 @@ def multiply_adds(network: torch.nn.Module, images: torch.Tensor) -> int:
 
 def main() -> None:
     """Writes the file."""
-    found = {}
+    found = json.loads(FILE.read_text())
     for name in modern.names():
+        if name in found:
+            continue
         network = build(name)
         images = torch.from_numpy(modern.images(name).transpose(0, 3, 1, 2).copy())
         with torch.inference_mode():

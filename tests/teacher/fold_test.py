@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from rrd_jax import networks
+from rrd_jax.networks.repvgg import RepVGG
 from rrd_jax.teacher import ensemble, fold
 from tests import fresh, golden
 from tests.networks import modern
+from tests.networks.remat_test import SMALL
 
 _SHAPE = (32, 32, 3)
 # resnet44, resnet56 and resnet110 are resnet32 with more blocks.
@@ -74,6 +76,34 @@ def test_a_folded_network_in_bfloat16_is_as_exact_as_the_network_is(name):
     errors = [golden.relative(output.embedding, wanted.embedding) for output in outputs]
     assert errors[0] < 1.3 * errors[1]
     np.testing.assert_array_equal(outputs[0].head["kernel"], wanted.head["kernel"])
+
+
+def test_a_block_of_several_branches_becomes_one_convolution():
+    network = RepVGG(7, stem=8, widths=(8, 16), blocks=(2, 2))
+    variables = _used(fresh.init(network, _SHAPE))
+    folded = fold.fold(network, variables, _SHAPE)
+    wanted, outputs = _evaluate((network, network), (variables, folded), _images())
+    for leaf, other in zip(jax.tree.leaves(outputs), jax.tree.leaves(wanted), strict=True):
+        assert golden.relative(leaf, other) < 2e-5
+    assert not _norms(folded)
+    assert folded["params"]["stages_0_1"].keys() == {"conv_kxk"}
+    program = jax.make_jaxpr(network.apply)(folded, _images())
+    convolutions = str(program).count("conv_general_dilated[")
+    assert convolutions == 1 + 2 + 2
+
+
+@pytest.mark.parametrize("name", ["vit", "convnext"])
+def test_linear_layers_of_a_frozen_transformer_lie_in_what_they_compute_in(name):
+    network = SMALL[name](dtype=jnp.bfloat16)
+    variables = _used(fresh.init(network, _SHAPE))
+    folded = fold.fold(network, variables, _SHAPE)
+    flat = flax.traverse_util.flatten_dict(folded["params"])
+    kernels = {path[:-1]: leaf.dtype for path, leaf in flat.items() if path[-1] == "kernel"}
+    head = [dtype for path, dtype in kernels.items() if path[0] == "head"]
+    assert head == [jnp.float32]
+    assert list(kernels.values()).count(jnp.bfloat16) == len(kernels) - 1
+    wanted, outputs = _evaluate((network, network), (variables, folded), _images())
+    np.testing.assert_array_equal(outputs.logits, wanted.logits)
 
 
 def test_the_members_of_an_ensemble_are_folded():

@@ -1,0 +1,93 @@
+"""ConvMixer (arXiv 2201.09792), with timm's names and modules; one for CIFAR as in the paper."""
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rrd_jax import functional
+from rrd_jax.networks import layers, transformer
+from rrd_jax.networks.contract import Outputs
+
+_Conv = partial(layers.Conv, use_bias=True, kernel_init=layers.torch_default)
+
+
+class _Mixing(nn.Module):
+    """A depthwise convolution, its activation and a norm, added to what they were given."""
+
+    kernel: int
+    activation: Callable
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        width = x.shape[-1]
+        y = _Conv(width, self.kernel, groups=width, dtype=self.dtype, name="fn_0")(x)
+        return x + layers.BatchNorm(name="fn_2")(self.activation(y), train=train)
+
+
+class _Block(layers.Block):
+    """Mixes places, then channels."""
+
+    kernel: int
+    activation: Callable
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        # PyTorch has these in a Sequential.
+        x = _Mixing(self.kernel, self.activation, self.dtype, name="0")(x, train=train)
+        x = _Conv(x.shape[-1], 1, dtype=self.dtype, name="1")(x)
+        return layers.BatchNorm(name="3")(self.activation(x), train=train)
+
+
+class ConvMixer(nn.Module):
+    """Squares of an image, mixed at one resolution.
+
+    Its maps are the results of four blocks that lie evenly; they end without a ReLU, so they are
+    their own preactivations.
+
+    Attributes:
+      num_classes: C.
+      width: channels.
+      depth: number of blocks.
+      kernel: of the depthwise convolutions.
+      patch: pixels of a square's side.
+      activation: of arrays.
+      dtype: what convolutions compute in; parameters and statistics are float32.
+    """
+
+    num_classes: int
+    width: int
+    depth: int
+    kernel: int
+    patch: int
+    activation: Callable = transformer.gelu
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool = False) -> Outputs:
+        """Images [B, H, W, channels], normalised, to Outputs."""
+        x = _Conv(self.width, self.patch, self.patch, dtype=self.dtype, name="stem_0")(x)
+        x = layers.BatchNorm(name="stem_2")(self.activation(x), train=train)
+        maps, taps = [x], layers.even_taps(self.depth)
+        for i in range(self.depth):
+            block = _Block(self.kernel, self.activation, self.dtype, name=f"blocks_{i}")
+            x = block(x, train=train)
+            if i in taps:
+                maps.append(x)
+        classifier = layers.Classifier(self.num_classes, name="head")
+        return layers.classify(x, classifier, maps, maps)
+
+
+IMAGENET = {
+    "convmixer_768_32": partial(
+        ConvMixer, width=768, depth=32, kernel=7, patch=7, activation=functional.relu
+    ),
+    "convmixer_1024_20_ks9_p14": partial(ConvMixer, width=1024, depth=20, kernel=9, patch=14),
+    "convmixer_1536_20": partial(ConvMixer, width=1536, depth=20, kernel=9, patch=7),
+}
+# The paper's for CIFAR-10: 0.7 million parameters.
+CIFAR = {"convmixer_256_8_cifar": partial(ConvMixer, width=256, depth=8, kernel=5, patch=2)}
