@@ -77,9 +77,7 @@ def _values(name: str, entries: dict[str, Any]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def to_torch(
-    name: str, variables: dict[str, Any], *, library: str | None = None
-) -> dict[str, np.ndarray]:
+def to_torch(name: str, variables: dict[str, Any], *, layout: str = "") -> dict[str, np.ndarray]:
     """The PyTorch state dict of network `name`; inverse of `from_torch`.
 
     For PyTorch: `{entry: torch.from_numpy(array) for entry, array in to_torch(...).items()}`; for a
@@ -91,20 +89,18 @@ def to_torch(
     Args:
       name: a key of `networks.MODELS` or `networks.ALIASES`.
       variables: the network's weights.
-      library: whose names the entries get: "torchvision" or "timm"; None for torchvision's where
-        the name is one of its own, and otherwise for those that `networks.MODELS` has.
+      layout: whose entries are wanted: "torchvision", "timm", or "" for those of the library that
+        has the network by this name, timm's where both have.
 
     Raises:
       InputError: the name is unknown, or the library has no such network.
     """
     networks.factory(name)  # raises for an unknown name
     known = published.of(name)
-    if library is None:
-        library = published.library_of(name)
-    elif library not in published.LIBRARIES or not getattr(known, library):
+    if layout and (layout not in published.LIBRARIES or not getattr(known, layout)):
         there = [each for each in published.LIBRARIES if getattr(known, each)]
         raise errors.InputError(
-            f"'{library}' has no network that computes what {name} does; those that have:"
+            f"'{layout}' has no network that computes what {name} does; those that have:"
             f" {', '.join(there) or 'none'}"
         )
     state_dict = {}
@@ -114,14 +110,14 @@ def to_torch(
         state_dict[entry] = np.ascontiguousarray(array)  # or safetensors would write it wrongly
         if path[-1] == "var":
             state_dict[entry.replace("running_var", "num_batches_tracked")] = np.array(0)
-    spelling = published.spelling(name, library)
-    return spelling.write(state_dict) if spelling else state_dict
+    renaming = published.renaming(name, layout or published.library_of(name))
+    return renaming.write(state_dict) if renaming else state_dict
 
 
 def sizes(name: str, variables: dict[str, Any]) -> tuple[int, int]:
     """The numbers of classes and of image channels that a network's variables are made for."""
     shapes = {entry: found.shape for entry, found in templates.entries(variables).items()}
-    if own := published.spelling(name, published.of(name).entries):
+    if own := published.renaming(name, published.of(name).entries):
         shapes = {own.to_theirs(entry): shape for entry, shape in shapes.items()}
     marked = templates.marked_sizes(name, shapes)
     return marked[templates.CLASSES], marked[templates.CHANNELS]

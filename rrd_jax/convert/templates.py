@@ -17,7 +17,7 @@ from flax import traverse_util
 
 from rrd_jax import networks
 from rrd_jax.convert import published
-from rrd_jax.convert.spelling import with_rank
+from rrd_jax.convert.renaming import with_rank
 
 Shape = tuple[int, ...]
 
@@ -49,7 +49,7 @@ class Entry(NamedTuple):
 def template(name: str) -> dict[str, Entry]:
     """The entries of a network of CLASSES classes, for images of CHANNELS channels."""
     found = _template(networks.factory(name), networks.image_size(name))
-    if not (own := published.spelling(name, published.of(name).entries)):
+    if not (own := published.renaming(name, published.of(name).entries)):
         return found
     names = {entry: own.to_theirs(entry) for entry in found}
     return {
