@@ -98,7 +98,7 @@ def expected_shapes(name: str, given: dict[str, Shape]) -> dict[str, Shape]:
 
 def entry_name(path: tuple[str, ...]) -> str:
     """The name of an entry, such as `layer1.0.conv1.weight`, from the path of our leaf."""
-    modules = [re.sub(r"_(\d+)", r".\1", part) for part in path[1:-1]]
+    modules = [re.sub(r"_(\d+)(?=_|$)", r".\1", part) for part in path[1:-1]]
     return ".".join([*modules, _LAST_WORD.get(path[-1], path[-1])])
 
 
