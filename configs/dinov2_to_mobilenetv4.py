@@ -4,7 +4,8 @@ r"""ImageNet: DINOv2, which has learnt without labels, to MobileNetV4, by DeiT's
       --config.teacher.checkpoint=dinov2_vitb14_reg4_pretrain.pth
 
 The teacher is its authors' file, timm's of vit_base_patch14_reg4_dinov2, or a Hugging Face folder
-(hf:FOLDER). It has no classifier: the student learns its relations, beside the labels. With
+(hf:FOLDER); where such a folder asks for 518 pixels, --config.teacher.image_size=224 is a fifth of
+the work. It has no classifier: the student learns its relations, beside the labels. With
 --config.teacher.probe=True and behind the colon rrd+kd, one is trained on its embeddings first.
 
 Own images, in a folder for each class: configs/dinov2_to_mobilenetv4.py:folder, with
