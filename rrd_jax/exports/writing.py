@@ -67,8 +67,13 @@ def exportable(
     """A network on its way out, which computes in float32 whatever it was trained in.
 
     Raises:
-      InputError: it is not known how its images become what it sees.
+      InputError: it has no classifier, or it is not known how its images become what it sees.
     """
+    if not about.num_classes:
+        raise errors.InputError(
+            f"'{about.model}' has no classifier, and files for other programs hold logits: export a"
+            " network that was trained from it"
+        )
     if about.preprocessing is None:
         raise errors.InputError(
             f"it is not known what images '{about.model}' takes: give their mean and std (in [0, 1]"

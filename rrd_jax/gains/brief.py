@@ -5,9 +5,12 @@ import shlex
 from collections.abc import Sequence
 
 from rrd_jax import checkpoints, console, networks
+from rrd_jax.about import Preprocessing
+from rrd_jax.convert import files
 from rrd_jax.job import teacher_paths
-from rrd_jax.recipe import Job
+from rrd_jax.recipe import Job, TeacherChoice
 from rrd_jax.run import Result
+from rrd_jax.teacher import seeing
 
 
 def lines(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> list[str]:
@@ -57,11 +60,14 @@ def _compared(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> str:
 def _shares(job: Job, folder: pathlib.Path, student: Result) -> str:
     """The student's parameters and multiply-adds, by those of all teachers."""
     training, size = job.student.training, job.student.source.image_size
-    shape = (size, size, len(training.mean))
+    form = Preprocessing(size, len(training.mean), training.mean, training.std)
     num_classes = _num_classes(folder, 2)
-    own = networks.summarize(training.network.create(num_classes), shape)
+    own = networks.summarize(training.network.create(num_classes), form.image_shape)
     theirs = [
-        networks.summarize(teacher.network.create(_num_classes(path, num_classes)), shape)
+        networks.summarize(
+            teacher.network.create(_num_classes(path, num_classes)),
+            _seen(teacher, path, form).image_shape,
+        )
         for teacher, path in zip(job.teachers, teacher_paths(job, folder), strict=True)
     ]
     parameters = sum(summary.parameters for summary in theirs)
@@ -71,6 +77,13 @@ def _shares(job: Job, folder: pathlib.Path, student: Result) -> str:
         f" ({student.parameters:,} of {parameters:,}) and"
         f" {100 * own.macs / macs:.3g} % of the multiply-adds ({own.macs:,} of {macs:,})"
     )
+
+
+def _seen(teacher: TeacherChoice, path: pathlib.Path, student: Preprocessing) -> Preprocessing:
+    """What a teacher sees."""
+    model = teacher.network.model
+    known = None if teacher.variables is not None else files.preprocessing_of(path, model)
+    return seeing.own(teacher.teaching, known, student) or student
 
 
 def _num_classes(folder: pathlib.Path, otherwise: int) -> int:

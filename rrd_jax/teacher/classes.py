@@ -102,6 +102,7 @@ def fitted(
     choice: NetworkChoice,
     dataset: data.Dataset,
     training: Training,
+    image_shape: tuple[int, int, int],
 ) -> tuple[networks.Network, dict[str, Any], bool]:
     """A teacher's weights with the classes of the data, by name; says what is done.
 
@@ -115,7 +116,7 @@ def fitted(
     count, needed = meta["num_classes"], dataset.num_classes
     if not count:
         check_fits(path, meta, choice.model, dataset, any_classes=True)
-        compare_relations(f"the teacher in {path}", training)
+        check_headless(f"the teacher in {path}", training)
         return choice.create(0), variables, False
     network = choice.create(needed)
     names = pretrained.names_to_compare(meta, path, dataset)
@@ -137,11 +138,11 @@ def fitted(
             f"{about}; what it makes of images before its classifier is compared alone, and there"
             " is no agreement with it"
         )
-    axes = choice.class_axes(network, dataset.image_shape)
+    axes = choice.class_axes(network, image_shape)
     return network, with_classes(variables, axes, found.order, needed), found.compares
 
 
-def compare_relations(what: str, training: Training) -> None:
+def check_headless(what: str, training: Training) -> None:
     """Says that a teacher has no classifier.
 
     Objectives of users are traced with it later, and say themselves whether they read its logits.

@@ -82,24 +82,13 @@ def make(setting: Setting, variables: Any, meta: Mapping[str, Any]) -> Made:
       InputError: weights or class vectors do not fit the network or the data; or it has no
         classes, or others than the data, and an objective compares them.
     """
-    choice, teaching, path, dataset, training = setting
-    seen, rows = setting.seen(), _vectors(setting)
-    shape = seen.image_shape if seen else dataset.image_shape
-    compares = True
+    teaching, seen, rows = setting.teaching, setting.seen(), _vectors(setting)
+    shape = seen.image_shape if seen else setting.dataset.image_shape
+    reads, compares = "", True
     if teaching.classifier:
-        if meta:
-            classes.check_fits(path, meta, choice.model, dataset, any_classes=True)
-        inside, reads = _inside(setting, rows, shape, meta.get("num_classes"))
-        if reads != "logits":
-            variables = _without_head(setting, variables, meta, shape)
-    elif meta:
-        fitted = classes.fitted(path, variables, meta, choice, dataset, training)
-        (inside, variables, compares), reads = fitted, ""
+        inside, variables, reads = _without_logits(setting, variables, meta, rows, shape)
     else:
-        inside, reads = choice.create(dataset.num_classes), ""
-        compares = not isinstance(networks.summarize(inside, shape).outputs.logits, tuple)
-        if not compares:
-            classes.compare_relations(f"the teacher {setting.where}", training)
+        inside, variables, compares = _with_logits(setting, variables, meta, shape)
     variables = networks.fit_positions(variables, inside, shape)
     networks.check_weights(setting.where, variables, inside, shape)
     if seen:
@@ -109,6 +98,37 @@ def make(setting: Setting, variables: Any, meta: Mapping[str, Any]) -> Made:
         network = wrapped.ZeroShot(network, rows.shape, reads, teaching.class_vectors_scale)
         variables = wrapped.with_entry(variables, wrapped.VECTORS, rows)
     return Made(network, variables, compares)
+
+
+def _with_logits(
+    setting: Setting, variables: Any, meta: Mapping[str, Any], shape: tuple[int, int, int]
+) -> Made:
+    """A teacher with its own classifier, if it has one."""
+    choice, _, path, dataset, training = setting
+    if meta:
+        return Made(*classes.fitted(path, variables, meta, choice, dataset, training, shape))
+    network = choice.create(dataset.num_classes)
+    has_logits = not isinstance(networks.summarize(network, shape).outputs.logits, tuple)
+    if not has_logits:
+        classes.check_headless(f"the teacher {setting.where}", training)
+    return Made(network, variables, has_logits)
+
+
+def _without_logits(
+    setting: Setting,
+    variables: Any,
+    meta: Mapping[str, Any],
+    rows: np.ndarray | None,
+    shape: tuple[int, int, int],
+) -> tuple[Network, Any, str]:
+    """A teacher whose classifier is left out, or is a projection; and what `_Inside` reads."""
+    if meta:
+        given = (setting.path, meta, setting.choice.model, setting.dataset)
+        classes.check_fits(*given, any_classes=True)
+    network, reads = _inside(setting, rows, shape, meta.get("num_classes"))
+    if reads != "logits":
+        variables = _without_head(setting, variables, meta, shape)
+    return network, variables, reads
 
 
 def plain(setting: Setting, variables: Any) -> Made:
