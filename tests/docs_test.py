@@ -74,6 +74,15 @@ def test_the_page_on_predicting_runs_as_it_stands(tmp_path):
 
 
 @pytest.mark.long
+def test_the_python_of_the_page_on_data_runs_as_it_stands(tmp_path):
+    blocks = _BLOCK.findall((_ROOT / "docs" / "data.md").read_text())
+    programs = [text for language, text in blocks if language == "python"]
+    assert len(programs) > 2
+    for text in programs:
+        _run(f"python - <<'EOF'\n{text}EOF\n", tmp_path)
+
+
+@pytest.mark.long
 def test_the_page_on_studies_runs_as_it_stands(tmp_path):
     """But for the command that needs a cluster."""
     for name in ("configs", "experiments"):

@@ -91,10 +91,10 @@ def _is_possible(name: str, flat: Flat, sizes: set[int]) -> bool:
     widths += [options[name] for name in ("width", "stem", "head") if name in options]
     known = published.of(name)
     first = f"{known.timm_ends[0]}.weight" if known.timm == name or known.entries else ""
-    own = published.spelling(name, known.entries)
+    own = published.renaming(name, known.entries)
     firsts = (
         own.to_theirs(first) if own else first,
-        *(spelling.to_theirs(first) for spelling in published.spellings(name)),
+        *(renaming.to_theirs(first) for renaming in published.renamings(name)),
     )
     return sizes.issuperset(widths) and any(entry.endswith(firsts) for entry in flat.arrays)
 

@@ -183,7 +183,7 @@ def _load_file(
 
 def _warn_of_activation(path: pathlib.Path, model: str, content: Any) -> None:
     """Warns of timm's names of a network that computes the same only as config.json would say."""
-    arguments, timm = published.of(model).timm_args, published.spelling(model, "timm")
+    arguments, timm = published.of(model).timm_args, published.renaming(model, "timm")
     if not arguments or not timm or path.with_name("config.json").is_file():
         return
     if any(timm.to_ours(entry) != entry for entry in wrappers.flatten(content).arrays):

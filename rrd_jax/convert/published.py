@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from rrd_jax import networks
 from rrd_jax.convert import torchvision
-from rrd_jax.convert.spelling import Spelling
+from rrd_jax.convert.renaming import Renaming
 from rrd_jax.networks import convmixer, convnext, inverted, regnet, repvgg, vit
 
 LIBRARIES = ("torchvision", "timm")
@@ -19,7 +19,7 @@ class Published(NamedTuple):
       torchvision: its name there, "" for none.
       timm: its name there, "" for none.
       timm_args: what timm's must be told to compute the same.
-      spellings: by library, what makes the names of its entries, of our name of the network; where
+      renamings: by library, what makes the names of its entries, of our name of the network; where
         it has others than the network's modules have here.
       entries: the library whose names a state dict of ours has, "" for those of the modules.
       timm_ends: timm's names of the first convolution and of the classifier.
@@ -30,7 +30,7 @@ class Published(NamedTuple):
     torchvision: str = ""
     timm: str = ""
     timm_args: Mapping[str, Any] = {}
-    spellings: Mapping[str, Callable[[str], Spelling]] = {}
+    renamings: Mapping[str, Callable[[str], Renaming]] = {}
     entries: str = ""
     timm_ends: tuple[str, str] = ("conv1", "fc")
     timm_pool: str = "avg"
@@ -54,24 +54,25 @@ def from_timm(architecture: str) -> str:
 
 
 def library_of(name: str) -> str:
-    """The library whose names of entries go with a name: torchvision for its own, "" for ours."""
+    """The library whose names of entries go with a name of a network; "" for those of modules."""
     known = of(name)
-    is_torchvisions = name in networks.ALIASES and name == known.torchvision
-    return "torchvision" if is_torchvisions else known.entries
+    if name not in networks.ALIASES:
+        return known.entries
+    return next(library for library in LIBRARIES if getattr(known, library) == name)
 
 
 @functools.cache
-def spelling(name: str, library: str) -> Spelling | None:
+def renaming(name: str, library: str) -> Renaming | None:
     """A library's names of a network's entries; None where they are those of its modules here."""
     name = networks.canonical(name)
-    make = of(name).spellings.get(library)
+    make = of(name).renamings.get(library)
     return make(name) if make else None
 
 
-def spellings(name: str) -> list[Spelling]:
+def renamings(name: str) -> list[Renaming]:
     """All that other libraries have for what a state dict of ours names otherwise."""
     known = of(name)
-    found = (spelling(name, library) for library in known.spellings if library != known.entries)
+    found = (renaming(name, library) for library in known.renamings if library != known.entries)
     return [each for each in found if each]
 
 
@@ -80,9 +81,9 @@ def respell(state_dict: Mapping[str, Any], name: str, library: str) -> dict[str,
     known = of(name)
     if library == known.entries:
         return dict(state_dict)
-    if own := spelling(name, known.entries):
+    if own := renaming(name, known.entries):
         state_dict = {own.to_ours(entry): value for entry, value in state_dict.items()}
-    wanted = spelling(name, library)
+    wanted = renaming(name, library)
     return wanted.write(state_dict) if wanted else dict(state_dict)
 
 
@@ -128,7 +129,7 @@ _EFFICIENTNETS = {f"efficientnet_b{i}": f"efficientnet_b{i}" for i in range(5)}
 
 def _both(
     family: Mapping[str, Any],
-    make: Callable[[str], Spelling],
+    make: Callable[[str], Renaming],
     theirs: Mapping[str, str],
     ends: tuple[str, str],
 ) -> dict[str, Published]:
@@ -137,7 +138,7 @@ def _both(
         name: Published(
             theirs.get(name, ""),
             name,
-            spellings={"torchvision": make} if name in theirs else {},
+            renamings={"torchvision": make} if name in theirs else {},
             timm_ends=ends,
         )
         for name in family
@@ -150,7 +151,7 @@ _NETWORKS: dict[str, Published] = {
     "mobilenetv2": Published(
         "mobilenet_v2",
         "mobilenetv2_100",
-        spellings={"timm": lambda _: Spelling(_mobilenetv2())},
+        renamings={"timm": lambda _: Renaming(_mobilenetv2())},
         timm_ends=_STEM,
     ),
     # timm's has ReLU6, where the network of the benchmark has ReLU.
@@ -158,7 +159,7 @@ _NETWORKS: dict[str, Published] = {
         "",
         "mobilenetv1_100",
         {"act_layer": "relu"},
-        {"timm": lambda _: Spelling(_mobilenetv1())},
+        {"timm": lambda _: Renaming(_mobilenetv1())},
         timm_ends=_STEM,
     ),
     # These have timm's modules, and its names where it computes the same.
@@ -168,7 +169,7 @@ _NETWORKS: dict[str, Published] = {
             _VITS.get(name, ""),
             name.replace("_gelutanh", ""),
             {"act_layer": "gelu_tanh"} if "_gelutanh" in name else {},
-            spellings={"torchvision": torchvision.transformer} if name in _VITS else {},
+            renamings={"torchvision": torchvision.transformer} if name in _VITS else {},
             timm_ends=("patch_embed.proj", "head"),
             timm_pool="map" if make.keywords.get("pool") == "attention" else "token",
             is_sized=True,
@@ -185,7 +186,7 @@ _NETWORKS: dict[str, Published] = {
     },
     **{
         name: Published(
-            name, spellings={"torchvision": make}, entries="torchvision", timm_ends=_STEM
+            name, renamings={"torchvision": make}, entries="torchvision", timm_ends=_STEM
         )
         for name, make in (
             ("efficientnet_v2_s", torchvision.efficient),

@@ -98,9 +98,7 @@ def _values(name: str, entries: dict[str, Any]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def to_torch(
-    name: str, variables: dict[str, Any], *, library: str | None = None
-) -> dict[str, np.ndarray]:
+def to_torch(name: str, variables: dict[str, Any], *, layout: str = "") -> dict[str, np.ndarray]:
     """The PyTorch state dict of network `name`; inverse of `from_torch`.
 
     For PyTorch: `{entry: torch.from_numpy(array) for entry, array in to_torch(...).items()}`; for a
@@ -112,11 +110,10 @@ def to_torch(
     Args:
       name: a key of `networks.MODELS` or `networks.ALIASES`.
       variables: the network's weights.
-      library: whose names and shapes the entries get: "torchvision"; "timm"; "transformers" (of its
-        networks for classification, of its models without a head where there is none, of a
-        CLIPVisionModelWithProjection); "openai" (its CLIP's); "dinov2" (its authors'); None for
-        torchvision's where the name is one of its own, and otherwise for those that
-        `networks.MODELS` has.
+      layout: whose entries are wanted: "torchvision"; "timm"; "transformers" (of its networks for
+        classification, of its models without a head where there is none, of a
+        CLIPVisionModelWithProjection); "openai" (its CLIP's); "dinov2" (its authors'); or "" for
+        those of the library that has the network by this name, timm's where both have.
 
     Raises:
       InputError: the name is unknown, the library has no such network, or an entry has no place
@@ -124,14 +121,13 @@ def to_torch(
     """
     networks.factory(name)  # raises for an unknown name
     known = published.of(name)
-    table = spellings.of(name, library) if library in spellings.NAMES else None
-    if library is None:
-        library = published.library_of(name)
-    elif table is None and not (library in published.LIBRARIES and getattr(known, library)):
+    table = spellings.of(name, layout) if layout in spellings.NAMES else None
+    is_published = layout in published.LIBRARIES and getattr(known, layout)
+    if layout and not (table or is_published):
         there = [each for each in published.LIBRARIES if getattr(known, each)]
         there += [each for each in spellings.NAMES if spellings.of(name, each)]
         raise errors.InputError(
-            f"'{library}' has no network that computes what {name} does; those that have:"
+            f"'{layout}' has no network that computes what {name} does; those that have:"
             f" {', '.join(there) or 'none'}"
         )
     state_dict = {}
@@ -143,8 +139,10 @@ def to_torch(
         state_dict = layouts.write(table, state_dict)
     for entry in [e for e in state_dict if e.endswith("running_var")]:
         state_dict[entry.replace("running_var", "num_batches_tracked")] = np.array(0)
-    spelling = None if table else published.spelling(name, library)
-    return spelling.write(state_dict) if spelling else state_dict
+    if table:
+        return state_dict
+    renaming = published.renaming(name, layout or published.library_of(name))
+    return renaming.write(state_dict) if renaming else state_dict
 
 
 def sizes(name: str, variables: dict[str, Any]) -> tuple[int, int]:
@@ -153,7 +151,7 @@ def sizes(name: str, variables: dict[str, Any]) -> tuple[int, int]:
     Of variables without a classifier there are 0 classes.
     """
     shapes = {entry: found.shape for entry, found in templates.entries(variables).items()}
-    if own := published.spelling(name, published.of(name).entries):
+    if own := published.renaming(name, published.of(name).entries):
         shapes = {own.to_theirs(entry): shape for entry, shape in shapes.items()}
     marked = templates.marked_sizes(name, shapes)
     has_head = not templates.classifier(name).isdisjoint(shapes)

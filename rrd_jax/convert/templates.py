@@ -17,7 +17,7 @@ from flax import traverse_util
 
 from rrd_jax import networks
 from rrd_jax.convert import published
-from rrd_jax.convert.spelling import with_rank
+from rrd_jax.convert.renaming import with_rank
 
 Shape = tuple[int, ...]
 
@@ -49,7 +49,7 @@ class Entry(NamedTuple):
 def template(name: str) -> dict[str, Entry]:
     """The entries of a network of CLASSES classes, for images of CHANNELS channels."""
     found = _template(networks.factory(name), networks.image_size(name))
-    if not (own := published.spelling(name, published.of(name).entries)):
+    if not (own := published.renaming(name, published.of(name).entries)):
         return found
     names = {entry: own.to_theirs(entry) for entry in found}
     return {
@@ -103,7 +103,7 @@ def expected_shapes(name: str, given: dict[str, Shape]) -> dict[str, Shape]:
 
 def entry_name(path: tuple[str, ...]) -> str:
     """The name of an entry, such as `layer1.0.conv1.weight`, from the path of our leaf."""
-    modules = [re.sub(r"_(\d+)", r".\1", part) for part in path[1:-1]]
+    modules = [re.sub(r"_(\d+)(?=_|$)", r".\1", part) for part in path[1:-1]]
     return ".".join([*modules, _LAST_WORD.get(path[-1], path[-1])])
 
 

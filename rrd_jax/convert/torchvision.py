@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 
-from rrd_jax.convert.spelling import Spelling
+from rrd_jax.convert.renaming import Renaming
 from rrd_jax.networks import convnext, inverted, regnet, vit
 
 _Pairs = Iterator[tuple[str, str]]
 
 
-def transformer(name: str) -> Spelling:
+def transformer(name: str) -> Renaming:
     """Of a ViT, a key of `vit.IMAGENET`."""
     depth = vit.IMAGENET[name].keywords["depth"]
-    return Spelling(_transformer(depth), former=_former_mlps(depth))
+    return Renaming(_transformer(depth), former=_former_mlps(depth))
 
 
 def _transformer(depth: int) -> _Pairs:
@@ -38,10 +38,10 @@ def _former_mlps(depth: int) -> _Pairs:
             yield f"blocks.{i}.mlp.fc{j}", f"encoder.layers.encoder_layer_{i}.mlp.linear_{j}"
 
 
-def convolutional(name: str) -> Spelling:
+def convolutional(name: str) -> Renaming:
     """Of a ConvNeXt, a key of `convnext.IMAGENET`."""
     blocks = convnext.IMAGENET[name].keywords["blocks"]
-    return Spelling(_convnext(blocks), ranks={"layer_scale": 3})
+    return Renaming(_convnext(blocks), ranks={"layer_scale": 3})
 
 
 def _convnext(blocks: tuple[int, ...]) -> _Pairs:
@@ -59,10 +59,10 @@ def _convnext(blocks: tuple[int, ...]) -> _Pairs:
                 yield f"{ours}.{module}", f"{theirs}.block.{place}"
 
 
-def regular(name: str) -> Spelling:
+def regular(name: str) -> Renaming:
     """Of a RegNetY, a key of `regnet.IMAGENET`."""
     network = regnet.IMAGENET[name](num_classes=1)
-    return Spelling(_regnet([count for _, count in network.stages()]))
+    return Renaming(_regnet([count for _, count in network.stages()]))
 
 
 def _regnet(counts: list[int]) -> _Pairs:
@@ -88,9 +88,9 @@ _INSIDE = {
 }
 
 
-def efficient(name: str) -> Spelling:
+def efficient(name: str) -> Renaming:
     """Of an EfficientNet, a key of `inverted.IMAGENET`."""
-    return Spelling(_efficientnet(inverted.IMAGENET[name](num_classes=1)))
+    return Renaming(_efficientnet(inverted.IMAGENET[name](num_classes=1)))
 
 
 def _efficientnet(network: inverted.Inverted) -> _Pairs:
@@ -103,10 +103,10 @@ def _efficientnet(network: inverted.Inverted) -> _Pairs:
     yield "classifier", "classifier.1"
 
 
-def mobile(name: str) -> Spelling:
+def mobile(name: str) -> Renaming:
     """Of a MobileNetV3, a key of `inverted.IMAGENET`."""
     pairs = _mobilenetv3(inverted.IMAGENET[name](num_classes=1))
-    return Spelling(pairs, ranks={"classifier.0.weight": 2})
+    return Renaming(pairs, ranks={"classifier.0.weight": 2})
 
 
 def _mobilenetv3(network: inverted.Inverted) -> _Pairs:

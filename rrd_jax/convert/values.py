@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rrd_jax import networks
-from rrd_jax.convert import spelling
+from rrd_jax.convert import renaming
 
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
@@ -57,7 +57,7 @@ def read(value: Any) -> np.ndarray:
 def with_rank(value: Any, rank: int) -> Any:
     """An entry with so many axes, where that is only a matter of last ones of length one."""
     shape = tuple(value.shape)
-    wanted = spelling.with_rank(shape, rank)
+    wanted = renaming.with_rank(shape, rank)
     if wanted == shape:
         return value
     if isinstance(value, Stored):

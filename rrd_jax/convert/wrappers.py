@@ -120,7 +120,7 @@ def _is_array(value: Any) -> bool:
 def places(flat: Flat, name: str) -> list[Place]:
     """Where entries of a network stand; first those that are the network's, then the fullest."""
     wanted, found = templates.template(name), []
-    libraries = [spelling.to_ours for spelling in published.spellings(name)]
+    libraries = [renaming.to_ours for renaming in published.renamings(name)]
     for respell in (*_SPELLINGS, *libraries):
         names = {respell(entry): entry for entry in flat.arrays}
         if len(names) < len(flat.arrays):

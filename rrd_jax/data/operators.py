@@ -54,6 +54,8 @@ def apply(
     operator: jax.Array | int | str,
     amount: Number = 0.0,
     fill: jax.Array | float = 0,
+    *,
+    bilinear: bool = False,
 ) -> jax.Array:
     """The image after an operator.
 
@@ -65,6 +67,7 @@ def apply(
         a factor >= 0, where 1 changes nothing; of posterize bits, 0 to 8; of solarize the
         threshold; of solarize_add what is added. The others have none.
       fill: of pixels that come from outside the image, in [0, 255]; one number, or [channels].
+      bilinear: whether moved pixels are means of four, and not the nearest one.
 
     Returns:
       As the image.
@@ -73,9 +76,10 @@ def apply(
       InputError: there is no operator of that name.
     """
     if isinstance(operator, str):
-        return _apply_known(image, operator, amount, fill)
+        return _apply_known(image, operator, amount, fill, bilinear)
     matrices = [warping.identity(), *(f(amount, *image.shape[:2]) for f in _MATRICES.values())]
-    image = warping.warp(image, jnp.stack(matrices)[_places(_MATRICES)[operator]], fill)
+    matrix = jnp.stack(matrices)[_places(_MATRICES)[operator]]
+    image = warping.warp(image, matrix, fill, bilinear=bilinear)
 
     shape, seen = (image.shape[-1], 256), tones.statistics(image)
     made = (tones.identity(), *(f(seen, amount) for f in _TABLES.values()))
@@ -88,12 +92,13 @@ def apply(
     return tones.blended(image, other, jnp.where(which > 0, amount, 1.0))
 
 
-def _apply_known(image, name, amount, fill):
+def _apply_known(image, name, amount, fill, bilinear):
     """`apply` with an operator that is known as the program is made: nothing else is computed."""
     number(name)
     amount = jnp.asarray(amount, jnp.float32)
     if name in _MATRICES:
-        return warping.warp(image, _MATRICES[name](amount, *image.shape[:2]), fill)
+        matrix = _MATRICES[name](amount, *image.shape[:2])
+        return warping.warp(image, matrix, fill, bilinear=bilinear)
     if name in _TABLES:
         return tones.look_up(image, _TABLES[name](tones.statistics(image), amount))
     return tones.blended(image, _BLENDS[name](image), amount) if name in _BLENDS else image

@@ -136,6 +136,7 @@ def make_policy(
     magnitude: float = 9.0,
     noise: float = 0.0,
     fill: float | Sequence[float] = 0.0,
+    bilinear: bool = False,
 ) -> Policy:
     """A policy by name.
 
@@ -147,6 +148,7 @@ def make_policy(
       magnitude: how much they change, from 0 to 30, of "rand_increasing" to 10; not of "trivial".
       noise: standard deviation of the magnitudes around that, each drawn by itself; likewise.
       fill: of pixels that come from outside the image, in [0, 255]; a number, or one a channel.
+      bilinear: whether moved pixels are means of four, and not the nearest one.
 
     Raises:
       InputError: an unknown name, or a number out of range.
@@ -176,7 +178,9 @@ def make_policy(
     def apply(key, image):
         chosen, amounts = jax.lax.optimization_barrier(draw(key, image.shape[:2]))
         for i in range(count):
-            image = operators.apply(image, chosen[i], amounts[i], jnp.asarray(fill))
+            image = operators.apply(
+                image, chosen[i], amounts[i], jnp.asarray(fill), bilinear=bilinear
+            )
             image = jax.lax.optimization_barrier(image)
         return image
 

@@ -44,9 +44,9 @@ def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
             f"'{about.model}' is a network of your own, which has no names in PyTorch: take"
             " --format=safetensors without --names=torch, or --format=onnx"
         )
-    library = names if names in published.LIBRARIES else None
+    layout = names if names in published.LIBRARIES else ""
     try:
-        return convert.to_torch(about.model, exportable.variables, library=library)
+        return convert.to_torch(about.model, exportable.variables, layout=layout)
     except errors.InputError as error:
         raise errors.UnfitError(f"{error}; --names=torch has names for every network") from None
 
@@ -180,8 +180,8 @@ def _tensors(file: pathlib.Path, library: str, said: exported.Said) -> dict[str,
     if said.names == library:
         return state_dict
     model = said.about.model
-    if spelling := published.spelling(model, "timm"):  # a folder for hubs has timm's names
-        state_dict = {spelling.to_ours(name): tensor for name, tensor in state_dict.items()}
+    if renaming := published.renaming(model, "timm"):  # a folder for hubs has timm's names
+        state_dict = {renaming.to_ours(name): tensor for name, tensor in state_dict.items()}
     return published.respell(state_dict, model, library)
 
 

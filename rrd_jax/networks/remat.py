@@ -70,7 +70,8 @@ def remat(network: nn.Module, how: str) -> Network:
       network: of `networks.create`.
       how: "convolutions" keeps the results of convolutions, of a transformer's linear layers, and
         the statistics of batch norms, and computes the rest again, such as attention's weights (of
-        a transformer or ConvNeXt block by block, and so the inputs of blocks too); "all" keeps the inputs of blocks and the statistics inside; "none" is the network itself.
+        a transformer or ConvNeXt block by block, and so keeps the inputs of blocks too); "all"
+        keeps the inputs of blocks and the statistics inside; "none" is the network itself.
 
     Raises:
       InputError: `how` is none of these, or "all" for a network without blocks.

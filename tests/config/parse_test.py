@@ -171,3 +171,28 @@ def test_parsing_changes_no_config():
     before = config.to_json_best_effort()
     parse(config)
     assert config.to_json_best_effort() == before
+
+
+def test_another_librarys_name_of_a_network_is_ours_in_a_job():
+    config = launch.get_config("imagenet_r34_r18", "vit_b_32-regnet_y_400mf,kd")
+    plan = parse(config, platform="cpu")
+    assert config.student.model == "regnet_y_400mf"
+    assert plan.student.training.network.model == "regnety_004"
+    assert plan.student.fields["student"]["model"] == "regnety_004"
+    assert plan.teachers[0].network.model == "vit_base_patch32_224"
+
+
+def test_blocks_are_left_out_of_what_is_trained():
+    config = launch.get_config("cifar100", "vit_nano_32-vit_nano_32,kd")
+    config.student.drop_path, config.teacher.drop_path = 0.1, 0.2
+    plan = parse(config)
+    assert plan.student.training.network.create(10).drop_path == 0.1
+    (teacher,) = plan.teachers
+    assert teacher.part.training.network.create(10).drop_path == 0.2
+    assert teacher.network.create(10).drop_path == 0
+    config.teacher.checkpoint = "somewhere"
+    (teacher,) = parse(config).teachers
+    assert teacher.part.training.network.create(10).drop_path == 0
+    config.teacher.checkpoint, config.teacher.model = "", "resnet8"
+    with pytest.raises(errors.InputError, match=r"^teacher.drop_path is 0.2, but 'resnet8' leaves"):
+        parse(config)

@@ -45,7 +45,7 @@ def _check(name, theirs, content, entries, layout, **options):
     assert golden.relative(outputs.embedding, embedding.numpy()) < 1e-5
     if classes > 1:
         assert golden.relative(outputs.logits, logits.numpy()) < 1e-5
-    return convert.to_torch(name, variables, library=layout)
+    return convert.to_torch(name, variables, layout=layout)
 
 
 def _openai(network):
@@ -122,7 +122,7 @@ def test_torchscript_as_openai_publishes_it_is_read_without_running_it(tmp_path,
     monkeypatch.setattr(torch.jit, "load", None)
     variables, meta = files.load(path, "small_clip_quickgelu")
     assert meta["num_classes"] == 12
-    back = convert.to_torch("small_clip_quickgelu", variables, library="openai")
+    back = convert.to_torch("small_clip_quickgelu", variables, layout="openai")
     for name, value in half.items():
         np.testing.assert_array_equal(back[name], value.float().numpy(), name)
 

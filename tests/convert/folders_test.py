@@ -54,7 +54,7 @@ def _write(folder, entries, config, processor=_PROCESSOR, shards=1):
 
 def _entries(name="small_vit"):
     variables = random_variables(name, 3, (32, 32, 3))
-    return variables, convert.to_torch(name, variables, library="transformers")
+    return variables, convert.to_torch(name, variables, layout="transformers")
 
 
 @pytest.mark.parametrize("shards", [1, 3])

@@ -188,7 +188,7 @@ def test_a_folder_gives_its_networks_numbers_and_entries(kind, tmp_path):
     given = _entries(tmp_path)
     inner = {"dino classifier": "dinov2.", "clip classifier": "vision_model."}
     prefix = "vision_model." if kind == "siglip" else inner.get(kind, "")
-    for entry, value in convert.to_torch(name, variables, library="transformers").items():
+    for entry, value in convert.to_torch(name, variables, layout="transformers").items():
         wanted = given.pop(prefix + entry)
         if "mask_token" in entry:
             continue  # which is not kept
@@ -248,7 +248,7 @@ def test_mobilenets_of_transformers_are_read_and_written(tmp_path):
     with torch.inference_mode():
         wanted = theirs(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).logits
     assert golden.relative(outputs.logits, wanted.numpy()) < 1e-5
-    back = convert.to_torch("mobilenetv2", variables, library="transformers")
+    back = convert.to_torch("mobilenetv2", variables, layout="transformers")
     given = _entries(tmp_path)
     assert back.keys() == given.keys()
     for entry, value in given.items():

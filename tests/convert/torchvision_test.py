@@ -55,7 +55,7 @@ def test_a_file_of_torchvisions_gives_its_numbers_and_is_written_as_it_was(name,
         assert meta["model"] == networks.canonical(name)
         outputs = jax.jit(networks.create(name, 10).apply)(variables, _images(side))
         assert golden.relative(outputs.logits, _logits(network, _images(side))) < 1e-5
-    back = convert.to_torch(name, variables, library="torchvision")
+    back = convert.to_torch(name, variables, layout="torchvision")
     assert back.keys() == network.state_dict().keys()
     for entry, value in network.state_dict().items():
         assert back[entry].shape == tuple(value.shape)
@@ -110,7 +110,7 @@ def test_a_file_of_the_other_library_is_taken_where_it_computes_the_same_and_els
 def test_a_library_without_the_network_has_no_names_of_it():
     variables = networks.summarize(networks.create("mobilenet_v3_small", 10), (64, 64, 3)).variables
     with pytest.raises(errors.InputError, match="'timm' has no network.*: torchvision"):
-        convert.to_torch("mobilenet_v3_small", variables, library="timm")
+        convert.to_torch("mobilenet_v3_small", variables, layout="timm")
     assert published.of("mobilenetv3_small_100").torchvision == ""
 
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from scipy import ndimage
 
 from rrd_jax import errors
-from rrd_jax.data import colours, erasing, operators, warping
+from rrd_jax.data import colours, erasing, operators
 
 _SIZE = 24, 32
 # Amounts by operator; the rest have none.
@@ -126,8 +126,10 @@ def test_what_comes_from_outside_is_filled_and_bilinear_is_between():
     fill = jnp.asarray([10, 20, 30])
     moved = operators.apply(_IMAGES[0], "translate_x", 5.0, fill)
     np.testing.assert_array_equal(moved[:, :5], np.full((_SIZE[0], 5, 3), fill))
-    matrix = warping.translate_x(0.25, *_SIZE)
-    between = warping.warp(_IMAGES[0], matrix, fill, bilinear=True)
+    number = operators.number("translate_x")
+    between = operators.apply(_IMAGES[0], number, 0.25, fill, bilinear=True)
+    by_name = operators.apply(_IMAGES[0], "translate_x", 0.25, fill, bilinear=True)
+    np.testing.assert_array_equal(between, by_name)
     left = np.concatenate([np.full((_SIZE[0], 1, 3), fill), _IMAGES[0, :, :-1]], axis=1)
     np.testing.assert_array_equal(between, np.round(0.25 * left + 0.75 * _IMAGES[0]))
 

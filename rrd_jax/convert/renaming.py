@@ -6,7 +6,7 @@ from typing import Any
 LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
-class Spelling:
+class Renaming:
     """Two names for each entry of a network: ours, as a state dict has it, and a library's.
 
     Both ways, what stands before a name, such as `module.`, stays, and so does an entry that is not
@@ -20,7 +20,7 @@ class Spelling:
         former: Iterable[tuple[str, str]] = (),
         ranks: Mapping[str, int] | None = None,
     ):
-        """A spelling.
+        """Of a network.
 
         Args:
           pairs: of modules, or of whole entries: (ours, theirs), each name once on its side.
