@@ -254,3 +254,14 @@ def test_torchscript_that_is_hostile_or_damaged_is_refused_in_a_line(content, tm
     ) as c:
         files.load(path, "small_vit")
     assert "\n" not in str(c.value)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "small_deit", "small_regnet"])
+def test_what_is_written_as_transformers_has_it_is_read_as_it_was(name):
+    variables = random_variables(name, 3, (32, 32, 3))
+    entries = convert.to_torch(name, variables, layout="transformers")
+    assert entries.keys().isdisjoint(convert.to_torch(name, variables))
+    back = convert.from_torch(name, {"model": entries})
+    chex.assert_trees_all_equal(back, {"batch_stats": {}, **variables})
+    with pytest.raises(errors.InputError, match="openai"):
+        convert.to_torch(name, variables, layout="openai")
