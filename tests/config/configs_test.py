@@ -28,10 +28,12 @@ _LARGE = {
     "convnext_to_efficientnet": "convnext_base-efficientnet_b0",
 }
 _ALL = {**_CONFIGS, **_LARGE}
-_MARKED = [
-    *_CONFIGS,
-    *(pytest.param(name, marks=pytest.mark.long) for name in _LARGE),
-]
+# Smaller ones of the same families, for whole jobs.
+_SMALL = {
+    "vit_to_resnet": "vit_tiny_patch16_224-resnet18",
+    "dinov2_to_mobilenetv4": "vit_small_patch14_dinov2-mobilenetv4_conv_small",
+    "convnext_to_efficientnet": "convnext_atto-efficientnet_b0",
+}
 
 
 def _config(name, argument=""):
@@ -42,7 +44,7 @@ def _config(name, argument=""):
 
 def _smoke(name, folder):
     """The config of a short job; `image_folder` has images, whose place random ones take."""
-    config = _config(name, "smoke")
+    config = _config(name, ",".join(filter(None, ("smoke", _SMALL.get(name)))))
     if name == "image_folder":
         for label in ("train/cat", "train/dog", "test/cat"):
             path = folder / "images" / label / "image.png"
@@ -88,7 +90,7 @@ def test_every_config_is_a_job_of_networks_and_objectives(name):
 
 
 @pytest.mark.usefixtures("one_device")
-@pytest.mark.parametrize("name", _MARKED)
+@pytest.mark.parametrize("name", _CONFIGS)
 def test_every_config_in_smoke_has_a_state_and_data(name, tmp_path):
     plan = parse(_smoke(name, tmp_path))
     dataset, mesh = job.prepare(plan.student)
