@@ -237,7 +237,7 @@ def test_a_workdir_that_was_damaged_goes_on_or_is_refused(commands, tmp_path):
             "a required_placeholder has no",
         ),
         ("c.objectives = {'a b': {'factory': 'x:y'}}", 2, "an objective is called 'a b'"),
-        ("c.extra = type(c)({'a': 1})", 2, "there is no field 'extra'; --print_config"),
+        ("c.surplus = type(c)({'a': 1})", 2, "there is no field 'surplus'; --print_config"),
         ("raise GeneratorExit", 1, "line 5: GeneratorExit"),
         ("'a'.b", 1, "line 5: AttributeError: 'str' object has no attribute 'b'"),
     ],

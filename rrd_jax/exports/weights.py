@@ -37,12 +37,12 @@ def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
         raise errors.UnfitError(
             f"the network was trained with '{about.classifier}', which classifies in its place by"
             f" layers that no {about.model} of PyTorch has: it has no names there; take"
-            " --format=safetensors without --names=torch, or --format=onnx"
+            f" --format=safetensors without --names={names}, or --format=onnx"
         )
     if not of_ours(exportable):
         raise errors.UnfitError(
             f"'{about.model}' is a network of your own, which has no names in PyTorch: take"
-            " --format=safetensors without --names=torch, or --format=onnx"
+            f" --format=safetensors without --names={names}, or --format=onnx"
         )
     layout = names if names in published.LIBRARIES else ""
     try:

@@ -45,8 +45,8 @@ def test_a_network_of_ones_own_has_our_names_only(tmp_path):
     np.testing.assert_allclose(logits, exports.open_file(path)(images)["logits"], atol=1e-5)
     with pytest.raises(errors.UnfitError, match="of your own.*no names in PyTorch"):
         exports.get("safetensors").write(exportable, tmp_path / "g", Options(names="torch"))
-    with pytest.raises(errors.InputError, match="unknown names 'timm'; .*known: ours, torch"):
-        exports.get("safetensors").write(exportable, tmp_path / "g", Options(names="timm"))
+    with pytest.raises(errors.InputError, match="unknown names 'keras'; .*known: ours, torch"):
+        exports.get("safetensors").write(exportable, tmp_path / "g", Options(names="keras"))
 
 
 def test_what_classifies_in_its_place_goes_with_it(tmp_path):

@@ -207,7 +207,7 @@ def test_what_is_sown_is_dropped_and_what_is_carried_moves():
         (
             "Parts",
             {"part": "nothing"},
-            "Parts' cannot be init.*: it returned a dict of logits",
+            "Parts' returns no logits: it is told the number of classes by its argument",
         ),
         ("Parts", {"part": "embedding"}, "it returned embedding of type tuple; wanted are arrays"),
         (

@@ -44,8 +44,8 @@ _KINDS = (
 def test_an_unknown_name_lists_the_known():
     with pytest.raises(errors.InputError, match="did you mean 'resnet8x4'.*known: resnet8, "):
         networks.create("resnet8x5", 10)
-    with pytest.raises(errors.InputError, match="num_classes is 0"):
-        networks.create("resnet8", 0)
+    with pytest.raises(errors.InputError, match="num_classes is -1"):
+        networks.create("resnet8", -1)
 
 
 def test_no_family_takes_the_name_of_another():
