@@ -87,7 +87,7 @@ ALIASES = {
         for patch in (16, 32)
     },
     "regnet_y_400mf": "regnety_004",
-    "regnet_y_800mf": "regnety_008",
+    "regnet_y_800mf": "regnety_008_tv",
     "regnet_y_1_6gf": "regnety_016",
     "mobilenet_v2": "mobilenetv2",
     "shufflenet_v2_x1_0": "shufflenetv2_x1_0",

@@ -84,6 +84,8 @@ class RegNetY(nn.Module):
       slope: by how much a block is wider than the one before, before widths are rounded.
       factor: between widths of stages that follow each other.
       group: channels of a group.
+      least: of a stage's width, what whole groups must leave of it; they then round halves up, as
+        torchvision does.
       drop_path: share of examples for which the last block is left out in training; of the others
         in proportion to their place.
       dtype: what convolutions compute in; parameters and statistics are float32.
@@ -95,6 +97,7 @@ class RegNetY(nn.Module):
     slope: float
     factor: float
     group: int
+    least: float = 0.0
     drop_path: float = 0.0
     dtype: jnp.dtype = jnp.float32
 
@@ -121,11 +124,19 @@ class RegNetY(nn.Module):
         steps = np.round(np.log(rising / self.first) / np.log(self.factor))
         widths = np.round(self.first * self.factor**steps / 8) * 8
         counts = sorted(Counter(widths.astype(int).tolist()).items())
-        return [(round(width / self.group) * self.group, count) for width, count in counts]
+        return [(self._whole(width), count) for width, count in counts]
+
+    def _whole(self, width: int) -> int:
+        """The width of whole groups."""
+        if not self.least:
+            return round(width / self.group) * self.group
+        near = int(width + self.group / 2) // self.group * self.group
+        return near if near >= self.least * width else near + self.group
 
 
-def _regnet(depth: int, first: int, slope: float, factor: float, group: int) -> partial:
-    return partial(RegNetY, depth=depth, first=first, slope=slope, factor=factor, group=group)
+def _regnet(depth: int, first: int, slope: float, factor: float, group: int, **more) -> partial:
+    given = {"depth": depth, "first": first, "slope": slope, "factor": factor, "group": group}
+    return partial(RegNetY, **given, **more)
 
 
 IMAGENET = {
@@ -133,5 +144,6 @@ IMAGENET = {
     "regnety_004": _regnet(16, 48, 27.89, 2.09, 8),
     "regnety_006": _regnet(15, 48, 32.54, 2.32, 16),
     "regnety_008": _regnet(14, 56, 38.84, 2.4, 16),
+    "regnety_008_tv": _regnet(14, 56, 38.84, 2.4, 16, least=0.9),
     "regnety_016": _regnet(27, 48, 20.71, 2.65, 24),
 }

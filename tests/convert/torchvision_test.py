@@ -15,6 +15,12 @@ torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
 _QUICK = ("mobilenet_v3_small",)
+# One of each table of names, or two.
+_OTHERS = (
+    *("vit_b_32", "convnext_tiny", "efficientnet_b0", "efficientnet_v2_s"),
+    *("mobilenet_v3_large", "regnet_y_400mf", "regnet_y_800mf"),
+)
+_NAMES = fresh.all_but_quick_are_long([*_QUICK, *_OTHERS], _QUICK)
 
 
 def _build(name, side):
@@ -45,7 +51,7 @@ def _sides(name):
     return (side, side // 7 * 3) if name.startswith("vit") else (side, 96)
 
 
-@pytest.mark.parametrize("name", fresh.all_but_quick_are_long(modern.TORCHVISION, _QUICK))
+@pytest.mark.parametrize("name", _NAMES)
 def test_a_file_of_torchvisions_gives_its_numbers_and_is_written_as_it_was(name, tmp_path):
     for i, side in enumerate(_sides(name)):
         if not i or name.startswith("vit"):
@@ -62,7 +68,7 @@ def test_a_file_of_torchvisions_gives_its_numbers_and_is_written_as_it_was(name,
         np.testing.assert_array_equal(back[entry], value.numpy())
 
 
-@pytest.mark.parametrize("name", fresh.all_but_quick_are_long(modern.TORCHVISION, _QUICK))
+@pytest.mark.parametrize("name", _NAMES)
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_exported_loads_strictly_and_computes_the_same(name, tmp_path):
     exportable = made.exportable(networks.canonical(name), size=64, channels=1)
