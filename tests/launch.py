@@ -78,6 +78,16 @@ def preempt(config: ConfigDict, folder: pathlib.Path, step: int) -> None:
             run(config, folder)
 
 
+def check_goes_on(config: ConfigDict, folder: pathlib.Path) -> None:
+    """Compares a smoke job of 6 steps that is stopped after the fourth with an unbroken one."""
+    whole, broken = folder / "whole", folder / "broken"
+    run(config, whole)
+    preempt(config, broken, step=4)
+    run(config, broken)
+    assert rows(broken) == rows(whole)
+    assert digests(broken, 6) == digests(whole, 6)
+
+
 def rows(folder: pathlib.Path) -> list[dict[str, float]]:
     """The figures of each epoch, without how long it took."""
     speeds = report.speeds(1, 1, 1, 1)

@@ -55,12 +55,7 @@ _UNUSUAL = {
 def test_a_run_with_another_optimizer_goes_on_to_the_same_bits(name, tmp_path):
     fields = _UNUSUAL.get(name, _ADAMW) | {"optimizer.name": name, "optimizer.learning_rate": 0.01}
     config = launch.digits("smoke,tiny,ce", **fields)
-    launch.run(config, tmp_path / "whole")
-    launch.preempt(config, tmp_path / "broken", step=4)
-    launch.run(config, tmp_path / "broken")
-    whole, broken = (tmp_path / folder for folder in ("whole", "broken"))
-    assert launch.rows(broken) == launch.rows(whole)
-    assert launch.digests(broken, 6) == launch.digests(whole, 6)
+    launch.check_goes_on(config, tmp_path)
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
@@ -68,11 +63,7 @@ def test_a_run_that_leaves_blocks_out_goes_on_to_the_same_bits(tmp_path, monkeyp
     small = functools.partial(vit.VisionTransformer, patch=4, width=8, depth=2, heads=2)
     monkeypatch.setitem(networks.MODELS, "small", small)
     config = launch.digits("smoke,small,ce", **{"student.drop_path": 0.5})
-    launch.run(config, tmp_path / "whole")
-    launch.preempt(config, tmp_path / "broken", step=4)
-    launch.run(config, tmp_path / "broken")
-    whole, broken = (launch.rows(tmp_path / folder) for folder in ("whole", "broken"))
-    assert broken == whole
+    launch.check_goes_on(config, tmp_path)
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")

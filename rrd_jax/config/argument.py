@@ -71,7 +71,11 @@ def _read(argument: str) -> tuple[str, str, set[str]]:
     method_names = [option for option in others if option not in pairs]
     for option in method_names:
         check_option(option)
-    return _only("networks", pairs), _only("a method", method_names), WORDS & set(options)
+    return (
+        _only("networks", pairs),
+        _only("a method", method_names),
+        set(options).intersection(WORDS),
+    )
 
 
 def _only(kind: str, options: list[str]) -> str:

@@ -102,7 +102,7 @@ def _weights(parts: dict[str, _Part]) -> dict[str, float]:
     return {name: weights[name] for name in (*RECORDS, *brought) if name in weights}
 
 
-WORDS = frozenset(("smoke", "folder"))  # what config strings know beside networks and objectives
+WORDS = ("smoke", "folder")  # what config strings know beside networks and objectives
 # The usual methods: the weights of their objectives.
 METHODS: dict[str, dict[str, float]] = {
     name: _weights(_parts(name)) for name in (*RECORDS, "crd+kd", "dcd+kd", "rrd+kd")
@@ -166,7 +166,7 @@ def check_option(option: str) -> None:
 
 def can_be_network(name: str) -> bool:
     """Whether it names one of our networks, or is written as an import path is."""
-    return name in _names() or bool(re.fullmatch(r"[\w.]+:[\w.]+", name))
+    return networks.canonical(name) in networks.MODELS or bool(re.fullmatch(r"[\w.]+:[\w.]+", name))
 
 
 def _names() -> list[str]:

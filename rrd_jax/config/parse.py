@@ -127,10 +127,16 @@ def _with_our_names(config: ConfigDict, made: Collection[str]) -> ConfigDict:
       config: it is not changed.
       made: names of networks that were made in Python.
     """
+
+    def others(config):
+        every = [config.student, *(fields for _, fields in checks.teachers(config))]
+        return [f for f in every if f.model not in made and f.model in networks.ALIASES]
+
+    if not others(config):  # copies of configs take long
+        return config
     config = config.copy_and_resolve_references()
-    for fields in [config.student, *(fields for _, fields in checks.teachers(config))]:
-        if fields.model not in made:
-            fields.model = networks.canonical(fields.model)
+    for fields in others(config):
+        fields.model = networks.canonical(fields.model)
     return config
 
 
@@ -404,8 +410,8 @@ def _teacher(
     """Teacher `i` of a config, counted from 0."""
     at = "teacher" if isinstance(config.teacher, ConfigDict) else f"teacher[{i}]"
     network = _network(config, fields, setting, prefix=f"{at}.options.", dtype=fields.dtype)
-    label = f"teacher{i + 1}" if i else "teacher"
-    if fields.drop_path and (fields.fine_tune or not fields.checkpoint):
+    label = _label(i)
+    if fields.drop_path and _is_trained(fields):
         dataclasses.replace(network, drop_path=fields.drop_path).create(num_classes=2)  # may raise
     part = _part(_teacher_config(config, fields), label, setting)
     checkpoint, variables = fields.checkpoint, setting.made.variables.get(fields.model)
@@ -463,9 +469,17 @@ def teaching_of(fields: Mapping[str, Any], number: int) -> TeachingChoice:
       number: of the teacher, among those that have a network, counted from 0.
     """
     fields = _teacher_fields(_restored(fields))[number]
-    label = f"teacher{number + 1}" if number else "teacher"
-    sees = bool(fields.checkpoint) and not fields.fine_tune
-    return _teaching(fields, "teacher", label, sees=sees)
+    return _teaching(fields, "teacher", _label(number), sees=not _is_trained(fields))
+
+
+def _label(number: int) -> str:
+    """What the console calls a teacher, by its number from 0."""
+    return f"teacher{number + 1}" if number else "teacher"
+
+
+def _is_trained(fields: ConfigDict) -> bool:
+    """Whether a teacher's fields ask for its training, from the start or from weights."""
+    return fields.fine_tune or not fields.checkpoint
 
 
 def _teacher_fields(config: ConfigDict) -> list[ConfigDict]:
@@ -493,11 +507,10 @@ def _teacher_config(config: ConfigDict, fields: ConfigDict) -> ConfigDict:
     """The config that trains a teacher of `config`: the same program with cross-entropy only."""
     teacher = _alone(config)
     teacher.student.model, teacher.student.options = fields.model, fields.options
-    is_trained = fields.fine_tune or not fields.checkpoint
     teacher.student.checkpoint = fields.checkpoint if fields.fine_tune else ""
     for name in ("head", "freeze", "backbone_rate", "drop_path"):
         usual = BY_PATH[f"student.{name}"].default
-        teacher.student[name] = fields[name] if is_trained else usual
+        teacher.student[name] = fields[name] if _is_trained(fields) else usual
     teacher.seed = fields.seed
     teacher.data.train_split = fields.train_split or config.data.train_split
     for name in _OF_IMAGES:

@@ -304,3 +304,20 @@ def classify(
     embedding = average(x)
     logits = classifier(embedding)
     return Outputs(logits, embedding, tuple(maps), tuple(preactivations), classifier.head)
+
+
+class Head(nn.Module):
+    """What `classify` does as a module of its own, whose classifier is `fc`, as timm has it.
+
+    Attributes:
+      num_classes: C.
+    """
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, maps: Sequence[jax.Array], preactivations: Sequence[jax.Array]
+    ) -> Outputs:
+        """As `classify` has it."""
+        return classify(x, Classifier(self.num_classes, name="fc"), maps, preactivations)

@@ -63,17 +63,6 @@ class _Stage(nn.Module):
         return x, before
 
 
-class _Head(nn.Module):
-    """The classifier, where timm has it."""
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array, maps, preactivations) -> Outputs:
-        classifier = layers.Classifier(self.num_classes, name="fc")
-        return layers.classify(x, classifier, maps, preactivations)
-
-
 class RegNetY(nn.Module):
     """A RegNet whose widths grow by a rule, with weighted channels.
 
@@ -116,7 +105,7 @@ class RegNetY(nn.Module):
             x, before = layer(x, train=train)
             maps.append(x)
             preactivations.append(before)
-        return _Head(self.num_classes, name="head")(x, maps, preactivations)
+        return layers.Head(self.num_classes, name="head")(x, maps, preactivations)
 
     def stages(self) -> list[tuple[int, int]]:
         """Width and number of blocks of each stage."""

@@ -57,17 +57,6 @@ class _Block(layers.Joined):
         return {("conv_kxk", "conv", "kernel"): kernel, ("conv_kxk", "bn", "bias"): bias}
 
 
-class _Head(nn.Module):
-    """The classifier, where timm has it."""
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array, maps, preactivations) -> Outputs:
-        classifier = layers.Classifier(self.num_classes, name="fc")
-        return layers.classify(x, classifier, maps, preactivations)
-
-
 class RepVGG(nn.Module):
     """A plain network of 3x3 convolutions, once its branches are joined.
 
@@ -97,7 +86,7 @@ class RepVGG(nn.Module):
                 x, before = block(x, train=train)
             maps.append(x)
             preactivations.append(before)
-        return _Head(self.num_classes, name="head")(x, maps, preactivations)
+        return layers.Head(self.num_classes, name="head")(x, maps, preactivations)
 
 
 def _repvgg(blocks: tuple[int, ...], width: float, last: float, stem: int) -> partial:

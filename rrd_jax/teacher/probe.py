@@ -89,6 +89,7 @@ def get(
             if (head := checkpoints.load_arrays(path, like)) is not None:
                 console.say(f"[{label}] its linear probe is read from {path}")
                 return head
+        _check_memory(len(dataset.train), width, mesh)
         head = _train(network, variables, dataset, mesh, training, l2, label=label)
         if keep:
             parallel.main_first(lambda: parallel.is_main() and shutil.rmtree(path, True))
@@ -107,15 +108,12 @@ def _train(
     label: str,
 ) -> dict[str, jax.Array]:
     """A probe that is new, on every device; says what came of it."""
-    outputs = networks.summarize(network, dataset.image_shape).outputs
-    width = outputs.embedding.shape[-1]
-    _check_memory(len(dataset.train), width, mesh)
     start = time.monotonic()
     embeddings, labels = embed(network, variables, dataset.train, mesh, training)
     fitted = fit(embeddings, labels, dataset.num_classes, l2, mesh)
     console.say(
         f"[{label}] linear probe: {fitted.top1:.2f} training top-1 of {len(labels):,} images,"
-        f" embeddings of {width}, {fitted.iterations} iterations of L-BFGS,"
+        f" embeddings of {embeddings.shape[-1]}, {fitted.iterations} iterations of L-BFGS,"
         f" {time.monotonic() - start:.0f} s"
     )
     return parallel.put(parallel.replicated(mesh), fitted.head)

@@ -145,9 +145,4 @@ def test_a_part_of_the_batches_is_from_0_to_1():
 @pytest.mark.usefixtures("one_device", "tiny_network")
 def test_a_run_with_all_of_it_goes_on_to_the_same_bits(tmp_path):
     config = launch.digits("smoke,tiny-tiny,rrd+kd", **_FIELDS)
-    launch.run(config, tmp_path / "whole")
-    launch.preempt(config, tmp_path / "broken", step=4)
-    launch.run(config, tmp_path / "broken")
-    whole, broken = (tmp_path / folder for folder in ("whole", "broken"))
-    assert launch.rows(broken) == launch.rows(whole)
-    assert launch.digests(broken, 6) == launch.digests(whole, 6)
+    launch.check_goes_on(config, tmp_path)
