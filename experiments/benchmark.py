@@ -30,7 +30,11 @@ from experiments.speed_rows import LOSS
 from rrd_jax import cli, errors, report
 
 _TORCH = flags.DEFINE_string("torch_python", "", "An interpreter with torch and torchvision.")
-_SIZES = flags.DEFINE_list("sizes", ["cifar", "imagenet"], "Which sizes of images.")
+_SIZES = flags.DEFINE_list(
+    "sizes",
+    ["cifar", "imagenet", "transformer", "mobile"],
+    "Which rows: two sizes of images, and at the second a ViT that teaches, a MobileNetV3 that learns.",
+)
 _PRECISIONS = flags.DEFINE_list(
     "precisions",
     [],

@@ -66,15 +66,20 @@ class Size(NamedTuple):
 
 
 _CIFAR, _IMAGENET = "configs/cifar100.py", "configs/imagenet_r34_r18.py"
+_VIT, _MOBILE = "vit_small_patch16_224", "mobilenet_v3_small"
 _FULL = {
     "cifar": Size(
         _CIFAR, "resnet32x4", "resnet8x4", 32, 100, 50_000, 0, (64, 512), 100, crops=True
     ),
     "imagenet": Size(_IMAGENET, "resnet34", "resnet18", 224, 1000, 0, 20, (256,), 100, crops=False),
+    "transformer": Size(_IMAGENET, _VIT, "resnet18", 224, 1000, 0, 20, (256,), 100, crops=False),
+    "mobile": Size(_IMAGENET, "resnet34", _MOBILE, 224, 1000, 0, 20, (256,), 100, crops=False),
 }
 _SMALL = {
     "cifar": Size(_CIFAR, "resnet8x4", "resnet8", 32, 100, 0, 2, (32,), 10, crops=True),
     "imagenet": Size(_IMAGENET, "resnet34", "resnet18", 96, 1000, 0, 2, (8,), 4, crops=False),
+    "transformer": Size(_IMAGENET, _VIT, "resnet18", 96, 1000, 0, 2, (8,), 4, crops=False),
+    "mobile": Size(_IMAGENET, "resnet34", _MOBILE, 96, 1000, 0, 2, (8,), 4, crops=False),
 }
 QUEUE_SIZE = 16_384  # the published K, in the small rows too
 

@@ -90,6 +90,7 @@ class Case(NamedTuple):
 
     Attributes:
       kernel: height and width.
+      groups: into which the channels and the features are split.
       half: whether the arrays are bfloat16.
       onednn: whether XLA hands it to oneDNN where that takes it.
     """
@@ -104,6 +105,12 @@ class Case(NamedTuple):
     padding: tuple[int, int]
     half: bool = False
     onednn: bool = False
+    groups: int = 1
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether each channel has a kernel of its own, and makes one feature."""
+        return 1 < self.groups == self.channels == self.features
 
     @property
     def result(self) -> tuple[int, int]:
@@ -136,13 +143,14 @@ def convolve(
     """
     onednn = _is_fast() and x.dtype in _ASKED.get().onednn
     spec = Spec(stride, tuple(padding), precision, onednn)
-    groups = x.shape[-1] // kernel.shape[2]
-    if groups > 1 and _ASKED.get() != _NOTHING:
-        depthwise = groups == x.shape[-1] == kernel.shape[-1]
-        on_cpu = functools.partial(_by_place if depthwise else _by_group, spec)
-        whole = functools.partial(_whole, spec)
-        return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=whole)
-    return _chosen(spec, x, kernel) if _is_fast() and groups == 1 else _whole(spec, x, kernel)
+    if _is_fast():
+        return _chosen(spec, x, kernel)
+    case = _case(spec, x, kernel)
+    if case.groups == 1 or _ASKED.get() == _NOTHING:
+        return _whole(spec, x, kernel)
+    on_cpu = functools.partial(_by_place if case.is_depthwise else _by_group, spec)
+    whole = functools.partial(_whole, spec)
+    return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=whole)
 
 
 def apart(x: Any) -> Any:
@@ -180,7 +188,7 @@ def _whole_by_kernel(spec, x, kernel, gradient):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _chosen(spec, x, kernel):
-    """A convolution of one group whose value and gradients each have the way of their shape."""
+    """A convolution whose value and gradients each have the way of their shape."""
     way = choose(_case(spec, x, kernel))
     return (way.value or _whole)(spec, x, kernel)
 
@@ -207,13 +215,13 @@ _chosen.defvjp(_chosen_forward, _chosen_backward)
 def _case(spec, x, kernel):
     height, width, channels, features = kernel.shape
     return Case(
-        *x.shape[:3],
-        channels,
+        *x.shape,
         (height, width),
         features,
         *spec[:2],
         half=x.dtype == jnp.bfloat16,
         onednn=spec.onednn,
+        groups=x.shape[-1] // channels,
     )
 
 
@@ -272,7 +280,9 @@ def _turned_by_images(spec, x, kernel, gradient):
     spread = [stride * count for count in gradient.shape[1:3]]
     sides = zip(x.shape[1:3], size, before, spread, strict=True)
     after = [side + length - 1 - low - count for side, length, low, count in sides]
-    turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
+    groups, (channels, features) = x.shape[-1] // kernel.shape[2], kernel.shape[2:]
+    turned = jnp.flip(kernel, (0, 1)).reshape(*size, channels, groups, features // groups)
+    turned = turned.swapaxes(2, 4).reshape(*size, features // groups, groups * channels)
     if stride > 1:
         gradient = _spread(gradient, stride)
     # Else both become a part of the convolution again.
@@ -283,6 +293,7 @@ def _turned_by_images(spec, x, kernel, gradient):
         window_strides=(1, 1),
         padding=list(zip(before, after, strict=True)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
         precision=spec.precision,
     )
 
@@ -423,11 +434,97 @@ def _by_place(spec, x, kernel):
     return y.astype(x.dtype)
 
 
+def _rows(case, x):
+    """[B, H + 2 pad, W + 2 pad, channels] and a function: of a kernel's row, what it reads.
+
+    The function gives one array [B, height, width, channels] for each column of the kernel. A loop
+    over rows is compiled once for all of them, where as many sums as places take seconds.
+    """
+    pads = [(0, 0), *((pad, pad) for pad in case.padding), (0, 0)]
+    stride = case.stride
+    # By itself, and not bfloat16, which has no vectors: each value is read once for each place.
+    padded = jax.lax.optimization_barrier(jnp.pad(x.astype(jnp.float32), pads))
+    height, width = (stride * (side - 1) + 1 for side in case.result)
+
+    def read(row):
+        band = jax.lax.dynamic_slice_in_dim(padded, row, height, axis=1)[:, ::stride]
+        return [band[:, :, i : i + width : stride] for i in range(case.kernel[1])]
+
+    return read
+
+
+def _by_rows(spec, x, kernel):
+    """A depthwise convolution, as a sum over the kernel's rows."""
+    case = _case(spec, x, kernel)
+    read, factors = _rows(case, x), jax.lax.optimization_barrier(kernel.astype(jnp.float32))
+
+    def add(row, y):
+        columns = jax.lax.dynamic_index_in_dim(factors, row, keepdims=False)[:, 0]
+        parts = zip(read(row), columns, strict=True)
+        return y + sum(part * jax.lax.expand_dims(factor, range(3)) for part, factor in parts)
+
+    y = jnp.zeros((case.batch, *case.result, case.features), jnp.float32)
+    return jax.lax.fori_loop(0, kernel.shape[0], add, y).astype(x.dtype)
+
+
+def _rows_by_images(spec, x, kernel, gradient):
+    """The same as a depthwise convolution of the gradient, with the kernel turned round."""
+    size, stride = kernel.shape[:2], spec.stride
+    before = [length - 1 - pad for length, pad in zip(size, spec.padding, strict=True)]
+    if stride > 1:
+        gradient = _spread(gradient, stride)
+    sides = zip(x.shape[1:3], size, before, gradient.shape[1:3], strict=True)
+    after = [side + length - 1 - low - count for side, length, low, count in sides]
+    edges = [(0, 0, 0), *((low, high, 0) for low, high in zip(before, after, strict=True))]
+    gradient = jax.lax.pad(gradient, jnp.zeros((), gradient.dtype), [*edges, (0, 0, 0)])
+    return _by_rows(spec._replace(stride=1, padding=(0, 0)), gradient, jnp.flip(kernel, (0, 1)))
+
+
+def _rows_by_kernel(spec, x, kernel, gradient):
+    """The same by sums over eighths of the batch, which have vectors; then over what is left.
+
+    XLA sums products over all places one by one.
+    """
+    case = _case(spec, x, kernel)
+    read = _rows(case, x)
+    count = math.gcd(case.batch, 8)
+    gradients = jnp.split(gradient.astype(jnp.float32), count)
+
+    def row(row):
+        sums = []
+        for part in read(row):
+            products = zip(jnp.split(part, count), gradients, strict=True)
+            eighth = jax.lax.optimization_barrier(sum(a * b for a, b in products))
+            sums.append(jnp.sum(jnp.sum(eighth, (1, 2)), 0))
+        return jnp.stack(sums)
+
+    by_kernel = jax.lax.map(row, jnp.arange(kernel.shape[0]))
+    return by_kernel.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _places_by_images(spec, x, kernel, gradient):
+    (by_images,) = jax.linear_transpose(lambda x: _by_place(spec, x, kernel), x)(gradient)
+    return by_images
+
+
 def _by_group(spec, x, kernel):
     """A convolution for each group of channels."""
     groups = x.shape[-1] // kernel.shape[2]
     parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
     return jnp.concatenate([_whole(spec, *part) for part in parts], axis=-1)
+
+
+def _groups_by_images(spec, x, kernel, gradient):
+    (by_images,) = jax.linear_transpose(lambda x: _by_group(spec, x, kernel), x)(gradient)
+    return by_images
+
+
+def _groups_by_kernel(spec, x, kernel, gradient):
+    groups = x.shape[-1] // kernel.shape[2]
+    part = jax.ShapeDtypeStruct((*kernel.shape[:3], kernel.shape[3] // groups), kernel.dtype)
+    parts = zip(jnp.split(x, groups, -1), jnp.split(gradient, groups, -1), strict=True)
+    by_kernel = _apart_by_kernel if spec.onednn else _whole_by_kernel
+    return jnp.concatenate([by_kernel(spec, a, part, b) for a, b in parts], axis=-1)
 
 
 class Way(NamedTuple):
@@ -451,6 +548,30 @@ class Way(NamedTuple):
 _GATHERED = (_gathered, _gathered_by_images, _gathered_by_kernel)
 # The first that suits is taken.
 _WAYS = (
+    # XLA itself computes groups naively, a hundred times as slowly. oneDNN has kernels for them,
+    # but not for their gradients by a kernel, and not in bfloat16.
+    Way(
+        "depthwise, oneDNN",
+        lambda c: c.is_depthwise and c.onednn and not c.half,
+        by_images=_turned_by_images,
+        by_kernel=_rows_by_kernel,
+    ),
+    # A small kernel's transposed sums cost less than a gradient that is spread over four pixels.
+    Way(
+        "depthwise, strided",
+        lambda c: c.is_depthwise and c.stride > 1 and c.kernel[0] <= 3,
+        _by_rows,
+        _places_by_images,
+        _rows_by_kernel,
+    ),
+    Way("depthwise", lambda c: c.is_depthwise, _by_rows, _rows_by_images, _rows_by_kernel),
+    Way(
+        "groups, oneDNN",
+        lambda c: c.groups > 1 and c.onednn and not c.half,
+        by_images=_turned_by_images,
+        by_kernel=_groups_by_kernel,
+    ),
+    Way("groups", lambda c: c.groups > 1, _by_group, _groups_by_images, _groups_by_kernel),
     # One pixel is its own patch: a product as it stands, where a convolution first copies both.
     Way("pixel", lambda c: c.kernel == (1, 1) and c.padding == (0, 0), *_GATHERED),
     # XLA takes the larger of the two for the images, which costs up to 25 times as much.
@@ -494,5 +615,5 @@ _WAYS = (
 
 
 def choose(case: Case) -> Way:
-    """The way of a convolution of one group."""
+    """The way of a convolution."""
     return next(way for way in _WAYS if way.suits(case))

@@ -186,7 +186,7 @@ def test_remarks_say_what_rrd_costs_and_a_cached_teacher_saves():
 def test_rows_have_the_published_memory_and_variants_that_suit_them():
     assert speed_rows.QUEUE_SIZE == 16_384
     for sizes in map(speed_rows.sizes, (True, False)):
-        assert sizes.keys() == {"cifar", "imagenet"}
+        assert sizes.keys() == {"cifar", "imagenet", "transformer", "mobile"}
     everything = speed_rows.peers("float32", crops=True, on_cpu=True)
     assert everything["torch, published loop"]["cases"] == ["rrd+kd"]
     assert everything["torch, eager, NHWC"]["cases"] == ["rrd+kd", "rrd+kd, remembered"]

@@ -38,7 +38,8 @@ def _arrays(shape, kernel, stride, padding, dtype=jnp.float32):
 def _check(shape, kernel, stride, padding, bound=1e-6, onednn_bound=1e-6):
     arrays = _arrays(shape, kernel, stride, padding)
     run = functools.partial(_both, stride=stride, padding=padding)
-    wanted = jax.jit(run, compiler_options=compiling.options())(*arrays)
+    plain = convolutions.plain(run)
+    wanted = jax.jit(plain, compiler_options=compiling.options())(*arrays)
     found = jax.jit(convolutions.fast(run), compiler_options=compiling.options())(*arrays)
     _compare(found, wanted, bound, shape, kernel, stride)
     found = compiling.Unwritten(run, cores=2)(*arrays)
@@ -67,22 +68,32 @@ def _compare(found, wanted, bound, *about):
         ("strided", (4, 9, 10, 16), (3, 3, 16, 24), 2, 1),
         ("strided", (2, 17, 16, 3), (7, 7, 3, 8), 2, 3),
         ("others", (2, 9, 9, 16), (2, 4, 16, 8), 1, 0),
+        ("depthwise", (8, 6, 5, 12), (5, 5, 1, 12), 1, 2),
+        ("depthwise", (3, 7, 8, 12), (5, 5, 1, 12), 2, 2),
+        ("depthwise", (12, 3, 3, 8), (7, 7, 1, 8), 1, 3),
+        ("depthwise", (4, 9, 8, 8), (4, 2, 1, 8), 1, 0),
+        ("depthwise, strided", (4, 9, 8, 12), (3, 3, 1, 12), 2, 1),
+        ("depthwise, strided", (16, 7, 7, 12), (3, 3, 1, 12), 3, 1),
+        ("groups", (4, 6, 5, 12), (3, 3, 4, 12), 1, 1),
+        ("groups", (4, 7, 6, 12), (3, 3, 4, 24), 2, 1),
+        ("groups", (4, 6, 5, 12), (3, 3, 1, 24), 1, 1),
     ],
 )
 def test_every_way_is_the_plain_convolution(way, shape, kernel, stride, pad):
-    case = convolutions.Case(*shape[:3], kernel[2], kernel[:2], kernel[3], stride, (pad, pad))
+    case = convolutions.Case(*shape, kernel[:2], kernel[3], stride, (pad, pad))
+    case = case._replace(groups=shape[3] // kernel[2])
     assert convolutions.choose(case).name == way
     _check(shape, kernel, stride, (pad, pad))
 
 
 def _shapes(name, side, batch):
-    """The convolutions of one group in a network: (images, kernel, stride, padding)."""
+    """The convolutions of a network: (images, kernel, stride, padding)."""
     network, found = networks.create(name, 10), set()
     images = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.float32)
     init = functools.partial(network.init_with_output, jax.random.key(0), train=False)
-    for equation in _equations(jax.make_jaxpr(init)(images).jaxpr):
+    for equation in _equations(jax.make_jaxpr(convolutions.plain(init))(images).jaxpr):
         params = equation.params
-        if equation.primitive.name == "conv_general_dilated" and params["feature_group_count"] == 1:
+        if equation.primitive.name == "conv_general_dilated":
             x, kernel = (atom.aval.shape for atom in equation.invars)
             found.add((x, kernel, params["window_strides"][0], params["padding"]))
     return found
@@ -126,7 +137,7 @@ def test_every_convolution_of_every_network_is_the_plain_one():
 )
 def test_every_way_of_bfloat16_is_the_plain_convolution(way, shape, kernel, stride, pad):
     case = convolutions.Case(
-        *shape[:3], kernel[2], kernel[:2], kernel[3], stride, (pad, pad), half=True, onednn=True
+        *shape, kernel[:2], kernel[3], stride, (pad, pad), half=True, onednn=True
     )
     asked = convolutions.choose(case)
     assert asked.name == way

@@ -38,7 +38,8 @@ def convolutions(
     shapes = Counter()
     modules = {}
     for module, shape in counts:
-        key = (shape, tuple(module.weight.shape), module.stride, module.padding)
+        kernel = tuple(module.weight.shape)
+        key = (shape, kernel, module.stride, module.padding, module.groups)
         shapes[key] += 1
         modules[key] = module
     total = 0.0
@@ -48,20 +49,21 @@ def convolutions(
 
 
 def _alone(key, module, images, dtype, gradients) -> float:
-    shape, _, stride, padding = key
+    shape, _, stride, padding, groups = key
     layout = torch.channels_last if _is_last(images) else torch.contiguous_format
     maps = torch.randn(shape, device=images.device).to(dtype, memory_format=layout)
     kernel = module.weight.detach().to(dtype, memory_format=layout)
 
     def forward():
-        return F.conv2d(maps, kernel, None, stride, padding)
+        return F.conv2d(maps, kernel, None, stride, padding, 1, groups)
 
     with torch.no_grad():
         seconds = _median(forward, images.device)
         if gradients:
             cotangent = torch.randn_like(forward())
             mask = (shape[1] > 3, True, False)
-            arguments = (maps, kernel, [0], stride, padding, (1, 1), False, (0, 0), 1, mask)
+            rest = ((1, 1), False, (0, 0), groups, mask)
+            arguments = (maps, kernel, [0], stride, padding, *rest)
             backward = torch.ops.aten.convolution_backward
             seconds += _median(lambda: backward(cotangent, *arguments), images.device)
     return seconds

@@ -48,10 +48,30 @@ class _CifarResNet(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-def create(name: str, classes: int, channels: int = 3) -> nn.Module:
-    """resnet18 and resnet34 of torchvision, or such as resnet32x4, of 6n + 2 layers."""
+class _Headed(nn.Module):
+    """A body that gives embeddings, and its classifier, as `fc`."""
+
+    def __init__(self, body: nn.Module, fc: nn.Linear):
+        super().__init__()
+        self.body, self.fc = body, fc
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.body(x))
+
+
+def create(name: str, classes: int, side: int, channels: int = 3) -> nn.Module:
+    """A network for images of a side: of torchvision, or such as resnet32x4, of 6n + 2 layers."""
+    models = torchvision.models
     if name in ("resnet18", "resnet34"):
-        return getattr(torchvision.models, name)(num_classes=classes)
+        return getattr(models, name)(num_classes=classes)
+    if name == "mobilenet_v3_small":
+        body = models.mobilenet_v3_small(num_classes=classes, dropout=0.0)
+        fc, body.classifier[3] = body.classifier[3], nn.Identity()
+        return _Headed(body, fc)
+    if name == "vit_small_patch16_224":
+        body = models.VisionTransformer(side, 16, 12, 6, 384, 4 * 384, num_classes=classes)
+        fc, body.heads = body.heads.head, nn.Identity()
+        return _Headed(body, fc)
     depth, wide = re.fullmatch(r"resnet(\d+)(x4)?", name).groups()
     widths = (32, 64, 128, 256) if wide else (16, 16, 32, 64)
     return _CifarResNet(int(depth), widths, classes, channels)
@@ -62,7 +82,7 @@ def fold(network: nn.Module) -> None:
     after = {"conv1": "bn1", "conv2": "bn2", "0": "1"}
     for module in network.modules():
         for name, conv in list(module.named_children()):
-            if isinstance(conv, nn.Conv2d):
+            if isinstance(conv, nn.Conv2d) and name in after:
                 norm = getattr(module, after[name])
                 setattr(module, name, nn.utils.fusion.fuse_conv_bn_eval(conv, norm))
                 setattr(module, after[name], nn.Identity())

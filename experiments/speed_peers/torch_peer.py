@@ -58,7 +58,9 @@ class _Case:
 
     def _build(self, device: torch.device) -> tuple[Distiller, torch.optim.Optimizer]:
         task, tuned = self._task, self._tuned
-        student, teacher = (create(task[name], task["classes"]) for name in ("student", "teacher"))
+        student, teacher = (
+            create(task[name], task["classes"], task["side"]) for name in ("student", "teacher")
+        )
         if tuned:
             fold(teacher.eval())
             if "teacher" in task["halves"]:
