@@ -33,7 +33,7 @@ _TORCH = flags.DEFINE_string("torch_python", "", "An interpreter with torch and 
 _SIZES = flags.DEFINE_list(
     "sizes",
     ["cifar", "imagenet", "transformer", "mobile"],
-    "Which rows: two sizes of images, and at the second a ViT that teaches, a MobileNetV3 that learns.",
+    "Two sizes of images, and at the second a ViT that teaches and a MobileNetV3 that learns.",
 )
 _PRECISIONS = flags.DEFINE_list(
     "precisions",
