@@ -7,6 +7,7 @@ from typing import Any
 from rrd_jax import errors
 
 _COLOURS = {1: "grey", 3: "RGB"}
+_SCALED = "area where the image shrinks, else bilinear"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Preprocessing:
       std: of each channel, which it is then divided by.
       resize: the short side that an image is scaled to before its centre is cut out; None where
         smaller images are centred on black and larger ones scaled to image_size.
+      interpolation: "bilinear" or "bicubic", by which images are scaled that reach a frozen network
+        in another size. Whole images are read by areas, whatever it is.
     """
 
     image_size: int
@@ -27,6 +30,7 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize: int | None = None
+    interpolation: str = "bilinear"
 
     def __post_init__(self):
         errors.check_counts(image_size=self.image_size)
@@ -52,7 +56,7 @@ class Preprocessing:
             "std": list(self.std),
             "colour": _COLOURS.get(self.channels, f"{self.channels} channels"),
             "fit": fit,
-            "interpolation": "area where the image shrinks, else bilinear",
+            "interpolation": _SCALED if self.interpolation == "bilinear" else self.interpolation,
             "values": "(pixel / 255 - mean) / std",
         }
 
@@ -126,5 +130,7 @@ def from_json(content: Any, where: str) -> About:
 def _preprocessing(content: Mapping[str, Any]) -> Preprocessing:
     known = {f.name for f in dataclasses.fields(Preprocessing)}
     fields = {name: value for name, value in content.items() if name in known}
+    if fields.get("interpolation") == _SCALED:
+        del fields["interpolation"]
     moments = {name: tuple(map(float, fields[name])) for name in ("mean", "std")}
     return Preprocessing(**fields | moments)

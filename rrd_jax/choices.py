@@ -51,7 +51,8 @@ class TeachingChoice:
       mean: of each channel, in [0, 1] units; None for what its weights say, else the student's.
       std: likewise.
       image_size: height and width of its images; None likewise.
-      interpolation: "bilinear" or "bicubic", where that is not the student's.
+      interpolation: "bilinear" or "bicubic", where image_size is not the student's; "" for what its
+        weights say.
       probe: whether a linear classifier is trained on its embeddings.
       probe_l2: the weight of that one's penalty, as `teacher.probe.fit` has it.
       class_vectors: file of a vector for each class, which its logits are cosines to; "" for none.
@@ -63,7 +64,7 @@ class TeachingChoice:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     image_size: int | None = None
-    interpolation: str = "bilinear"
+    interpolation: str = ""
     probe: bool = False
     probe_l2: float = 1.0
     class_vectors: str = ""

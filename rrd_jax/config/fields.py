@@ -401,9 +401,10 @@ FIELDS = (
     ),
     Field(
         "teacher.interpolation",
-        "bilinear",
-        Choice(INTERPOLATIONS),
-        "Where its image_size is another: of all that a new pixel covers (antialiased).",
+        "auto",
+        Choice(("auto", *INTERPOLATIONS)),
+        "Where its image_size is another: of all that a new pixel covers (antialiased). auto: as its"
+        " weights say, else bilinear.",
     ),
     Field(
         "teacher.probe",

@@ -453,7 +453,7 @@ def _teaching(fields: ConfigDict, at: str, label: str, *, sees: bool) -> Teachin
         mean,
         std,
         fields.image_size if sees else None,
-        fields.interpolation,
+        "" if fields.interpolation == "auto" else fields.interpolation,
         fields.probe,
         fields.probe_l2,
         fields.class_vectors,

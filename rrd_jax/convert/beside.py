@@ -126,13 +126,15 @@ def _images_of_timm(content: Mapping[str, Any]) -> Preprocessing | None:
     if height != width or not (fit == "center" or (fit == "squash" and crop == 1)):
         return None
     resize = math.floor(height / crop) if fit == "center" else None
-    return _preprocessing(height, channels, content["mean"], content["std"], resize)
+    moments = (content["mean"], content["std"])
+    return _preprocessing(height, channels, *moments, resize, content.get("interpolation"))
 
 
 def to_timm(wanted: Preprocessing) -> dict[str, Any]:
     """How images are treated, as timm's pretrained_cfg has it; `read` reads it.
 
-    timm shrinks by "bilinear" with the average of what a new pixel covers, as here.
+    timm shrinks by "bilinear" with the average of what a new pixel covers, as here; whoever
+    writes weights that were read with another filter keeps that one.
     """
     size = wanted.image_size
     crop = size / wanted.resize if wanted.resize else 1.0
@@ -141,7 +143,7 @@ def to_timm(wanted: Preprocessing) -> dict[str, Any]:
     return {
         "input_size": [wanted.channels, size, size],
         "fixed_input_size": False,
-        "interpolation": "bilinear",
+        "interpolation": wanted.interpolation,
         "crop_pct": crop,
         "crop_mode": "center" if wanted.resize else "squash",
         "mean": list(wanted.mean),
@@ -166,6 +168,7 @@ def _of_transformers(file: pathlib.Path, content: dict[str, Any], model: str) ->
     return Beside(model or fitting[0], len(labels) or None, tuple(names), preprocessing)
 
 
+_BICUBIC = 3  # of Pillow's filters
 _FROM_384 = 384  # pixels; from there on the processor of ConvNeXts scales whole images
 
 
@@ -194,11 +197,14 @@ def _of_processor(content: Mapping[str, Any], channels: int) -> Preprocessing | 
     if not content.get("do_normalize", True):
         mean, std = [0.0] * channels, [1.0] * channels
     moments = [[value / unit for value in values] for values in (mean, std)]
-    return _preprocessing(image_size, channels, *moments, resize)
+    scaled = {_BICUBIC: "bicubic"}.get(content.get("resample"))
+    return _preprocessing(image_size, channels, *moments, resize, scaled)
 
 
 def _preprocessing(
-    image_size: int, channels: int, mean: Any, std: Any, resize: int | None
+    image_size: int, channels: int, mean: Any, std: Any, resize: int | None, scaled: str | None
 ) -> Preprocessing:
+    """Of a file; what scales images there is bilinear wherever it is not bicubic."""
     moments = [tuple(map(float, values)) for values in (mean, std)]
-    return Preprocessing(image_size, channels, *moments, resize)
+    usual = "bicubic" if scaled == "bicubic" else "bilinear"
+    return Preprocessing(image_size, channels, *moments, resize, usual)

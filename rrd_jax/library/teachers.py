@@ -117,7 +117,7 @@ def load_single(workdir: str | pathlib.Path, teacher: Teacher) -> Loaded:
         about = dataclasses.replace(about, class_names=student.class_names)
     network = dataclasses.replace(network, about=about)
     if seen:
-        shown = seeing.wrap(network.network, seen, student.preprocessing, teacher.teaching)
+        shown = seeing.wrap(network.network, seen, student.preprocessing)
         shape = student.preprocessing.image_shape
         network = dataclasses.replace(network, network=shown, image_shape=shape)
     if teacher.teaching.classifier and student:

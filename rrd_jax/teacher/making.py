@@ -93,7 +93,7 @@ def make(setting: Setting, variables: Any, meta: Mapping[str, Any]) -> Made:
     networks.check_weights(setting.where, variables, inside, shape)
     if seen:
         console.say(seeing.describe(setting.where, seen, setting.student, teaching))
-    network = seeing.wrap(inside, seen, setting.student, teaching)
+    network = seeing.wrap(inside, seen, setting.student)
     if rows is not None:
         network = wrapped.ZeroShot(network, rows.shape, reads, teaching.class_vectors_scale)
         variables = wrapped.with_entry(variables, wrapped.VECTORS, rows)
@@ -157,7 +157,7 @@ def outline(setting: Setting) -> Network:
         inside, reads = setting.choice.create(num_classes), ""
     else:
         inside, reads = _inside(setting, rows, shape, None)
-    network = seeing.wrap(inside, seen, setting.student, setting.teaching)
+    network = seeing.wrap(inside, seen, setting.student)
     if rows is not None:
         return wrapped.ZeroShot(network, rows.shape, reads, setting.teaching.class_vectors_scale)
     return wrapped.Probed(network, num_classes) if setting.teaching.probe else network

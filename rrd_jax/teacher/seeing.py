@@ -43,27 +43,20 @@ def own(
         return None
     if alike:
         mean, std = student.mean, student.std
-    return Preprocessing(size, student.channels, tuple(mean), tuple(std))
+    scaled = teaching.interpolation or (known or student).interpolation
+    return Preprocessing(size, student.channels, tuple(mean), tuple(std), interpolation=scaled)
 
 
 def wrap(
-    network: Network,
-    seen: Preprocessing | None,
-    student: Preprocessing,
-    teaching: TeachingChoice,
+    network: Network, seen: Preprocessing | None, student: Preprocessing
 ) -> Network:
     """A network that is given what the student sees, and sees what `own` says."""
     if seen is None:
         return network
     there, here = (np.array([form.mean, form.std], np.float64) for form in (student, seen))
     factor, shift = there[1] / here[1], (there[0] - here[0]) / here[1]
-    return Preprocessed(
-        network,
-        seen.image_size,
-        tuple(factor.tolist()),
-        tuple(shift.tolist()),
-        teaching.interpolation,
-    )
+    moments = tuple(factor.tolist()), tuple(shift.tolist())
+    return Preprocessed(network, seen.image_size, *moments, seen.interpolation)
 
 
 def describe(
@@ -73,11 +66,11 @@ def describe(
     parts = []
     if seen.image_size != student.image_size:
         size, there = seen.image_size, student.image_size
-        parts.append(f"{size}x{size} pixels, {teaching.interpolation} from {there}x{there}")
+        parts.append(f"{size}x{size} pixels, {seen.interpolation} from {there}x{there}")
     if (seen.mean, seen.std) != (student.mean, student.std):
         mean, std = (" ".join(f"{v:.4g}" for v in values) for values in (seen.mean, seen.std))
         parts.append(f"mean {mean}, std {std}")
     return (
         f"the teacher in {where} sees images in its own way: {'; '.join(parts)}"
-        f" ({teaching.section}.image_size, .mean and .std set others)"
+        f" ({teaching.section}.image_size, .interpolation, .mean and .std set others)"
     )

@@ -85,5 +85,6 @@ def test_a_config_of_something_else_says_nothing(content, tmp_path):
 def test_images_come_back_from_timms_words():
     for size in (8, 32, 64, 224, 299):
         for resize in (None, *range(size, 3 * size, 7)):
-            wanted = Preprocessing(size, 1, (0.3,), (0.2,), resize)
-            assert beside._images_of_timm(beside.to_timm(wanted)) == wanted
+            for filter_ in ("bilinear", "bicubic"):
+                wanted = Preprocessing(size, 1, (0.3,), (0.2,), resize, filter_)
+                assert beside._images_of_timm(beside.to_timm(wanted)) == wanted

@@ -221,6 +221,7 @@ def test_another_size_is_told_by_what_it_fits(tmp_path):
     ("processor", "wanted"),
     [
         ({"size": 64}, (64, None, 0.5)),
+        ({"size": 64, "resample": 3}, (64, None, 0.5)),
         ({"size": 64, "crop_size": 48, "do_center_crop": True}, (48, 64, 0.5)),
         ({"size": 64, "crop_pct": 0.5}, (64, 128, 0.5)),
         ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, (384, None, 0.5)),
@@ -234,6 +235,8 @@ def test_preprocessing_comes_along(processor, wanted, tmp_path):
     found = beside.read(tmp_path / "model.safetensors").preprocessing
     assert (found.image_size, found.resize) == wanted[:2]
     np.testing.assert_allclose(found.mean[0], wanted[2], rtol=1e-6)
+    cubic = processor.get("resample") == 3
+    assert found.interpolation == ("bicubic" if cubic else "bilinear")
 
 
 class _Hostile:

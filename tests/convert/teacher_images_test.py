@@ -24,22 +24,30 @@ class _Nothing:
     dtype = np.float32
 
 
-@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(
+    ("said", "asked", "interpolation"),
+    [
+        ({}, "", "bilinear"),
+        ({"interpolation": "bicubic"}, "", "bicubic"),
+        ({"interpolation": "nearest"}, "bicubic", "bicubic"),
+        ({"interpolation": "bicubic"}, "bilinear", "bilinear"),
+    ],
+)
 @pytest.mark.parametrize("size", [24, 56, 17])
 def test_a_file_with_another_preprocessing_sees_what_torchvision_shows_it(
-    tmp_path, size, interpolation
+    tmp_path, size, said, asked, interpolation
 ):
     images = {"input_size": [3, size, size], "mean": _MEAN, "std": _STD, "crop_pct": 1.0}
-    config = {"architecture": "resnet18", "pretrained_cfg": images}
+    config = {"architecture": "resnet18", "pretrained_cfg": images | said}
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").write_bytes(b"")
     known = files.preprocessing_of(tmp_path / "model.safetensors")
-    teaching = TeachingChoice(interpolation=interpolation)
+    teaching = TeachingChoice(interpolation=asked)
     seen = seeing.own(teaching, known, _STUDENT)
     assert (seen.image_size, seen.mean) == (size, _MEAN)
     pixels = np.random.default_rng(0).integers(0, 256, (5, 24, 24, 3), dtype=np.uint8)
     student = (pixels / np.float32(255) - np.float32(_STUDENT.mean)) / np.float32(_STUDENT.std)
-    found = seeing.wrap(_Nothing(), seen, _STUDENT, teaching).see(jax.numpy.asarray(student))
+    found = seeing.wrap(_Nothing(), seen, _STUDENT).see(jax.numpy.asarray(student))
     given = torch.tensor(pixels).permute(0, 3, 1, 2).float() / 255
     mode = transforms.InterpolationMode(interpolation)
     resized = transforms.resize(given, [size, size], interpolation=mode, antialias=True)

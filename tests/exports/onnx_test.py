@@ -145,8 +145,8 @@ def test_a_small_network_of_each_family(name, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", [*modern.older(), *modern.FEW])
-def test_every_network(name, tmp_path):
+@pytest.mark.parametrize("name", [*modern.KINDS, *modern.FEW])
+def test_every_kind_of_network(name, tmp_path):
     size = 32 if name in networks.CIFAR else 64
     # Deep networks of random weights magnify rounding, which differs from processor to processor.
     _check(made.exportable(name, size=size), tmp_path, sizes=(1, 3, 32), tolerance=5e-5)

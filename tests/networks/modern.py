@@ -58,6 +58,13 @@ OTHERS = (
     "convmixer_1024_20_ks9_p14",
 )
 
+# Of the others one of each kind: the rest are deeper or wider.
+KINDS = (
+    *("resnet8", "resnet50_cifar", "wrn_16_1", "vgg8"),
+    *("mobilenetv2_cifar", "shufflenetv1_cifar", "shufflenetv2_cifar"),
+    *("resnet18", "resnet50", "resnext50_32x4d", "resnet10x2", "mobilenetv1", "mobilenetv2"),
+)
+
 
 def older() -> list[str]:
     """The other networks, those of the field's benchmarks."""
