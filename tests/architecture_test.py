@@ -80,7 +80,7 @@ _LIBRARIES = {
             "stablehlo_coreml": "coreml",
         }.items()
     },
-    "matplotlib": ["gains"],
+    "matplotlib": ["gains", "predict.picture"],
     "tensorflow": [],
 }
 _FILES = [
