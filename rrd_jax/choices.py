@@ -99,13 +99,17 @@ class NetworkChoice:
     drop_path: float = 0.0
 
     def create(self, num_classes: int) -> networks.Network:
-        """The network, without weights."""
+        """The network, without weights.
+
+        Args:
+          num_classes: C; 0 for none, where a user's network has one, which nothing trains.
+        """
         if self.network is not None:
             networks.check_drop_path(self.network, self.drop_path, self.model, self.prefix)
             return self.network
         return networks.create(
             self.model,
-            num_classes,
+            num_classes or int(imports.is_path(self.model)),
             dtype=self.dtype,
             space_to_depth=self.space_to_depth,
             options=self.options,
@@ -126,6 +130,8 @@ class NetworkChoice:
           {path such as fc/kernel: axis}; empty for a network made in Python that reports no head.
         """
         summary = networks.summarize(network, image_shape)
+        if isinstance(summary.outputs.logits, tuple):
+            return {}
         if summary.classifier:
             head = "/".join(summary.classifier)
             return {f"{head}/kernel": 1, f"{head}/bias": 0}
@@ -283,7 +289,8 @@ class OptimizerChoice:
 
         def apply(params, given):
             rest, images = given
-            return network.apply({"params": params, **rest}, images, train=False).logits
+            outputs = network.apply({"params": params, **rest}, images, train=False)
+            return outputs.embedding if isinstance(outputs.logits, tuple) else outputs.logits
 
         images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         params = variables["params"]

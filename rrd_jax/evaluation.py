@@ -44,6 +44,12 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
             " teacher with --config.teacher.checkpoint"
         )
     setting = job.prepare(plan.student)
+    if not setting.dataset.labelled:
+        raise errors.InputError(
+            "data.use_labels is False, and --mode=eval tests by labels: the figures of a student"
+            " without labels are in metrics.jsonl of its workdir; images with labels are tested"
+            " with --config.data.use_labels=True, where it has a classifier"
+        )
     training = plan.student.training
     teachers = []
     for choice, path in choices:

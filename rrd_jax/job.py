@@ -68,7 +68,7 @@ def run(
             " or used as a teacher; a run goes on from its newest one: leave"
             f" @{which} out, or use --mode=eval"
         )
-    setting = prepare(job.student, dataset)
+    setting = with_classes(job, folder, prepare(job.student, dataset))
     preflight.check(job, setting.dataset, teacher_paths(job, folder))
     _warn_of_half(job)
     job = _with_weights(job, folder, setting.dataset)
@@ -174,6 +174,42 @@ def prepare(part: Part, dataset: data.Dataset | None = None) -> Setting:
             f" images of '{source.name}' have {channels} channels"
         )
     return Setting(dataset, mesh)
+
+
+def with_classes(job: Job, folder: pathlib.Path, setting: Setting) -> Setting:
+    """A setting whose data have the classes of the teacher, where they have none of their own.
+
+    It is so where a student without labels learns from a teacher's logits.
+
+    Args:
+      job: what is to be done.
+      folder: its workdir.
+      setting: the student's.
+    """
+    dataset, choices = setting.dataset, job.student.training.objectives
+    if dataset.labelled or not any(choice.needs_classes for choice in choices):
+        return setting
+    for teacher, path in zip(job.teachers, teacher_paths(job, folder), strict=True):
+        count, names = _classes_of(teacher, path, dataset)
+        if count:
+            dataset = dataclasses.replace(dataset, num_classes=count, class_names=names)
+            break
+    return setting._replace(dataset=dataset)
+
+
+def _classes_of(
+    teacher: TeacherChoice, path: pathlib.Path, dataset: data.Dataset
+) -> tuple[int, tuple[str, ...]]:
+    """How many classes a teacher has, 0 for none, and what they are called, if that is known."""
+    if teacher.variables is not None:
+        logits = networks.summarize(teacher.network.create(0), dataset.image_shape).outputs.logits
+        return (0 if isinstance(logits, tuple) else logits.shape[-1]), ()
+    if _is_trained_here(teacher):
+        reopen, source = dataset.reopen or data.load, teacher.part.source
+        labelled = parallel.main_first(lambda: reopen(source))
+        return labelled.num_classes, labelled.class_names
+    _, meta = files.load(path, teacher.network.model, headless=True)
+    return meta["num_classes"], pretrained.class_names(meta, path)
 
 
 def _left_out(source: Source, dataset: data.Dataset) -> str:
@@ -282,11 +318,13 @@ def _is_trained_here(teacher: TeacherChoice) -> bool:
 
 def table(results: list[Result]) -> tables.Table:
     """Header and rows: the results of a job, the last epoch's figure first."""
+    unlabelled = any(result.top1 is None for result in results)
     header = (
         "run",
         "network",
         "test top-1, last epoch",
         "best (epoch)",
+        *(("held-out loss, last epoch", "lowest (epoch)") if unlabelled else ()),
         "agreement with teacher",
         "parameters",
         "wall time",
@@ -296,8 +334,12 @@ def table(results: list[Result]) -> tables.Table:
         (
             result.label,
             result.model,
-            f"{result.top1:.2f}",
-            f"{result.best_top1:.2f} ({result.best_epoch})",
+            *_last_and_best(result.top1, result.best_top1, result.best_epoch, 2),
+            *(
+                _last_and_best(result.loss, result.best_loss, result.best_epoch, 4)
+                if unlabelled
+                else ()
+            ),
             "-" if result.agreement is None else f"{result.agreement:.2f}",
             f"{result.parameters:,}",
             report.duration(result.seconds),
@@ -306,3 +348,12 @@ def table(results: list[Result]) -> tables.Table:
         for result in results
     ]
     return header, rows
+
+
+def _last_and_best(
+    last: float | None, best: float | None, epoch: int, digits: int
+) -> tuple[str, str]:
+    """A figure of the last epoch and of the best one, in words; - where there is none."""
+    if last is None or best is None:
+        return "-", "-"
+    return f"{last:.{digits}f}", f"{best:.{digits}f} ({epoch})"

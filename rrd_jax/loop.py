@@ -15,6 +15,7 @@ from rrd_jax import (
     console,
     data,
     errors,
+    held_out,
     networks,
     parallel,
     predictions,
@@ -113,17 +114,22 @@ def dispatches(
         stream = split.train_batches(size, seed, start, total, parallel.process_share())
         with contextlib.closing(stream):
             for i, batch in enumerate(stream):
-                index = batch["index"]
-                sanity.check_labels(batch["label"], dataset.num_classes, "training", index)
+                label, index = batch.pop("label"), batch["index"]
+                if dataset.labelled:
+                    sanity.check_labels(label, dataset.num_classes, "training", index)
+                    batch["label"] = label
                 if not start and not i:
                     _look(batch["image"], training)
-                yield 1, Batch(**parallel.put_batch(mesh, batch))
+                yield 1, Batch(**{"label": None, **parallel.put_batch(mesh, batch)})
         return
-    sanity.check_labels(split.labels, dataset.num_classes, "training")
+    labels = None
+    if dataset.labelled:
+        labels = split.labels
+        sanity.check_labels(labels, dataset.num_classes, "training")
     if not start:
         _look(split.images[feed.epoch_order(seed, 0, size, len(split))[0]], training)
     everywhere, by_example = parallel.replicated(mesh), parallel.split(mesh, axis=1)
-    images, labels = parallel.put(everywhere, (split.images.reshape(len(split), -1), split.labels))
+    images, labels = parallel.put(everywhere, (split.images.reshape(len(split), -1), labels))
     step, order = start, None
     while step < total:
         epoch, made = divmod(step, steps_per_epoch)
@@ -157,14 +163,34 @@ class _Loop:
         self.run, self.stop, self.asked = run, stop, 0
         self.training, self.steps_per_epoch = run.recipe.training, run.steps_per_epoch
         self.total = self.training.epochs * run.steps_per_epoch
-        self.predict = predictions.compile_predict(
-            run.recipe.student,
-            self.training.normalize,
-            run.mesh,
-            run.recipe.objectives,
-            fast_cpu=self.training.fast_cpu,
-        )
+        self.predict = None
+        if run.dataset.num_classes:
+            self.predict = predictions.compile_predict(
+                run.recipe.student,
+                self.training.normalize,
+                run.mesh,
+                run.recipe.objectives,
+                fast_cpu=self.training.fast_cpu,
+            )
+        self.losses = None if run.dataset.labelled else self._held_out_losses()
         self.clock = report.Clock(run.progress.seconds, run.step)
+
+    def _held_out_losses(self) -> held_out.Losses:
+        """What there is to see of a student without labels; says what there is not."""
+        run, label, count = self.run, self.training.label, len(self.run.dataset.test)
+        given = (run.program.abstract, run.teacher_network, run.mesh, run.dataset.image_shape)
+        losses = held_out.losses(run.recipe, *given)
+        if others := [name for name in run.recipe.objectives if name not in losses.names]:
+            console.note(
+                f"[{label}] the loss of {' and '.join(others)} is of training images alone: it"
+                " compares each with what it keeps of that image"
+            )
+        if losses.names and count < losses.batch_size:
+            console.warn(
+                f"[{label}] there is no loss of held-out images: {count:,} of them make no batch of"
+                f" {losses.batch_size}; look at data.test_split and train.batch_size"
+            )
+        return losses
 
     def train(self, trace: tracing.Trace) -> None:
         """Steps to the last epoch's end."""
@@ -278,21 +304,37 @@ class _Loop:
         """Tests the student, reports the epoch and saves it."""
         run, speeds = self.run, self._speeds()
         try:
-            tested = predictions.collect(
-                self.predict,
-                run.state.student,
-                run.dataset.test,
-                self.training.eval_batch_size,
-                run.mesh,
-                stop=self._stops_between_steps,
-            )
+            tested, losses = self._predictions(), self._losses()
         except predictions.StoppedError:
             self._stop_early()
-        sanity.check_labels(tested["label"], run.dataset.num_classes, "test")
-        row = run.end_epoch(tested, speeds)
+        if run.dataset.labelled:
+            sanity.check_labels(tested["label"], run.dataset.num_classes, "test")
+        row = run.end_epoch(tested, speeds, losses)
         self.report.row(row, self.training.epochs)
         self.clock.mark(run.step)
         run.save(self.clock.total(), row)
+
+    def _predictions(self) -> predictions.Predictions | None:
+        """Of the test split; None where the student has no classes."""
+        if not self.predict:
+            return None
+        run = self.run
+        return predictions.collect(
+            self.predict,
+            run.state.student,
+            run.dataset.test,
+            self.training.eval_batch_size,
+            run.mesh,
+            stop=self._stops_between_steps,
+        )
+
+    def _losses(self) -> dict[str, float]:
+        """Of the test split, where there are no labels to test by."""
+        if not self.losses:
+            return {}
+        run, stop = self.run, self._stops_between_steps
+        teacher = run.teacher.folded if run.teacher_network else None
+        return held_out.collect(self.losses, run.state, teacher, run.dataset.test, run.mesh, stop)
 
     def _stops_between_steps(self) -> bool:
         """Whether to stop at once: several processes agree on a step to stop after instead."""

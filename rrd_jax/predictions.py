@@ -142,8 +142,10 @@ def figures(predictions: Predictions, teacher: Predictions | None = None) -> dic
         "top5": 100.0 * float(np.mean(predictions["rank"] < 5)),
         "loss": float(np.mean(predictions["loss"], dtype=np.float64)),
     }
-    if teacher is not None:
-        result["agreement"] = metrics.percent_equal(
-            predictions["prediction"], teacher["prediction"]
-        )
-    return result
+    return result if teacher is None else result | agreement(predictions, teacher)
+
+
+def agreement(predictions: Predictions, teacher: Predictions) -> dict[str, float]:
+    """The share of images that two networks put into the same class, in per cent."""
+    same = metrics.percent_equal(predictions["prediction"], teacher["prediction"])
+    return {"agreement": same}

@@ -76,10 +76,19 @@ def _trace(
     training = plan.training
     part = training.batch_size // training.accumulate
     batch = _batch(part, dataset.image_shape, mixes=training.mix is not None)
-    return {
-        name: registry.check(name, objective, student, teacher, batch)
-        for name, objective in plan.objectives.items()
-    }
+    plain = batch._replace(label=None, other_label=None)
+    states = {}
+    for name, objective in plan.objectives.items():
+        is_ours = name in registry.RECORDS
+        seen = batch if dataset.labelled or not is_ours else plain
+        states[name] = registry.check(name, objective, student, teacher, seen)
+        given = (name, objective, states[name], student, teacher, seen)
+        if not (dataset.labelled or is_ours) and registry.reads("label", *given):
+            raise errors.InputError(
+                f"objective '{name}' reads labels, but data.use_labels is False; of ours learn"
+                f" without labels: {', '.join(registry.without_labels())}"
+            )
+    return states
 
 
 def _check_brought(
@@ -93,8 +102,9 @@ def _check_brought(
     network = choice.create(dataset.num_classes)
     if not isinstance(network, networks.Brought) and choice.network is None:
         return
-    count = None if teaching and teaching.classifier else dataset.num_classes
-    networks.check(network, choice.model, count, dataset.image_shape, needs_logits=teaching is None)
+    count = None if teaching and teaching.classifier else dataset.num_classes or None
+    needs_logits = teaching is None and dataset.num_classes > 0
+    networks.check(network, choice.model, count, dataset.image_shape, needs_logits=needs_logits)
 
 
 def _check_memory(needs: dict[str, Any], memory: int) -> None:

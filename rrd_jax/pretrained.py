@@ -1,7 +1,7 @@
 """Weights of a file, fitted to a network and data: other classes, channels, sizes of images."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -76,12 +76,16 @@ def fit(
     choice = training.network
     _check_network(where, meta, choice)
     network, shape = choice.create(dataset.num_classes), dataset.image_shape
+    if not dataset.num_classes:
+        variables = _without_head(variables, meta, choice, network, shape)
     variables = networks.fit_positions(variables, network, shape)
     given = _by_path({name: variables.get(name, {}) for name in ("params", "batch_stats")})
     wanted = networks.named_shapes(networks.summarize(network, shape).variables)
     axes = {f"params/{name}": i for name, i in choice.class_axes(network, shape).items()}
     digest = checkpoints.digest({name: variables.get(name) for name in ("params", "batch_stats")})
-    is_new, why = _is_new(where, meta, training, dataset, _sizes(given, axes))
+    is_new, why = False, ""
+    if axes or dataset.num_classes:
+        is_new, why = _is_new(where, meta, training, dataset, _sizes(given, axes))
     changes = (
         [f"its classifier is new, for {dataset.num_classes} classes ({why})"] if is_new else []
     )
@@ -103,6 +107,27 @@ def fit(
         origin | {"head": "new" if is_new else "kept"},
         (f"[{training.label}] starts from {'; '.join([where, *changes])}",),
     )
+
+
+def _without_head(
+    variables: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    choice: NetworkChoice,
+    network: networks.Network,
+    shape: tuple[int, int, int],
+) -> Mapping[str, Any]:
+    """Weights without those of a classifier, for a network that has none."""
+    count = meta.get("num_classes")
+    if not count or not isinstance(networks.summarize(network, shape).outputs.logits, tuple):
+        return variables
+    return without(variables, choice.class_axes(choice.create(count), shape))
+
+
+def without(variables: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """The same weights without parameters at some paths, such as a classifier's."""
+    flat = traverse_util.flatten_dict(dict(variables["params"]), sep="/")
+    params = {name: value for name, value in flat.items() if name not in names}
+    return {**variables, "params": traverse_util.unflatten_dict(params, sep="/")}
 
 
 def _check_network(where: str, meta: Mapping[str, Any], choice: NetworkChoice) -> None:

@@ -89,16 +89,18 @@ def render(name: str, about: About, *, parameters: int = 0, timm: bool = False) 
 def _front_matter(about: About, timm: bool) -> Iterator[str]:
     """Lines of YAML."""
     dataset = str(about.training.get("dataset", ""))
-    tags = ["image-classification", *(["timm"] if timm else []), "rrd_jax", "jax"]
+    task = "image-classification" if about.num_classes else "image-feature-extraction"
+    tags = [task, *(["timm"] if timm else []), "rrd_jax", "jax"]
     if about.training.get("teachers"):
         tags.append("knowledge-distillation")
     yield f"library_name: {'timm' if timm else 'rrd_jax'}"
-    yield "pipeline_tag: image-classification"
+    yield f"pipeline_tag: {task}"
     yield f"tags: {_yaml(tags)}"
     kind = _slug(dataset)
     if kind:
         yield f"datasets: {_yaml([kind])}"
-    yield "metrics: [accuracy]"
+    if about.num_classes:
+        yield "metrics: [accuracy]"
     top1 = about.metrics.get("top1")
     if isinstance(top1, int | float):
         result = {
@@ -124,7 +126,10 @@ def _network(about: About, parameters: int) -> Iterator[str]:
     yield f"# {_plain(about.model)}\n"
     parameters = about.training.get("parameters") or parameters
     size = f", {parameters:,} parameters" if parameters else ""
-    yield f"A classifier of images: {_code(about.model)}{size}, {about.num_classes} classes."
+    if about.num_classes:
+        yield f"A classifier of images: {_code(about.model)}{size}, {about.num_classes} classes."
+    else:
+        yield f"Embeddings of images: {_code(about.model)}{size}, without a classifier."
     for name, value in about.options.items():
         yield f"- option {_code(name)}: {_code(value)}"
     if about.classifier:
@@ -160,8 +165,12 @@ def _images(wanted: dict[str, Any]) -> str:
 def _usage(name: str, about: About, timm: bool) -> Iterator[str]:
     folder = without_folders(name) or "FOLDER"
     yield "\n## Use\n"
-    yield from _block(f"python -m rrd_jax.predict --workdir={_argument(folder)} IMAGE...", "sh")
     lines = ["import rrd_jax", "", f"network = rrd_jax.load({folder!r})"]
+    if about.num_classes:
+        command = f"python -m rrd_jax.predict --workdir={_argument(folder)} IMAGE..."
+        yield from _block(command, "sh")
+    else:
+        lines.append("embeddings = network.embed(IMAGES)")
     yield from _block("\n".join(lines), "python")
     if timm:
         call = f"network = timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)"

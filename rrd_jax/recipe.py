@@ -117,7 +117,8 @@ class Training:
         if not frozen and self.backbone_rate == 1:
             return scales
         head = self.network.class_axes(network, image_shape)
-        if self.backbone_rate != 1 and not head:
+        logits = networks.summarize(network, image_shape).outputs.logits
+        if self.backbone_rate != 1 and not head and not isinstance(logits, tuple):
             raise errors.InputError(
                 f"{self.start.section}.backbone_rate is {self.backbone_rate}, but network"
                 f" '{self.network.model}' does not report its classifier, which keeps the whole"

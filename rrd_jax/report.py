@@ -104,13 +104,10 @@ class Report:
         """Writes the figures of a finished epoch."""
         if self._board:
             self._keep(row)
+        tested = _tested(row) if "test/top1" in row else _held_out(row)
         parts = [
             f"epoch {row['epoch']:>3}/{epochs}",
-            f"test top-1 {row['test/top1']:6.2f}",
-            f"best {row['best/top1']:.2f} ({row['best/epoch']})",
-            *([f"agreement {row['test/agreement']:6.2f}"] if "test/agreement" in row else []),
-            f"loss {row['test/loss']:.4f}",
-            f"| train top-1 {row['train/top1']:6.2f}",
+            *tested,
             *(
                 f"{name.removeprefix('train/loss/')} {value:.4g}"
                 for name, value in row.items()
@@ -134,6 +131,29 @@ class Report:
             if name != "step":
                 self._board.add_scalar(name, value, row["step"])
         self._board.flush()
+
+
+def _tested(row: dict[str, Any]) -> list[str]:
+    return [
+        f"test top-1 {row['test/top1']:6.2f}",
+        f"best {row['best/top1']:.2f} ({row['best/epoch']})",
+        *_agreement(row),
+        f"loss {row['test/loss']:.4f}",
+        f"| train top-1 {row['train/top1']:6.2f}",
+    ]
+
+
+def _held_out(row: dict[str, Any]) -> list[str]:
+    """What there is to say without labels."""
+    if "test/loss" not in row:
+        return [*_agreement(row), "| train"]
+    loss, lowest = (f"{row[name]:.4f}" for name in ("test/loss", "best/loss"))
+    said = f"held-out loss {loss}", f"lowest {lowest} ({row['best/epoch']})"
+    return [*said, *_agreement(row), "| train"]
+
+
+def _agreement(row: dict[str, Any]) -> list[str]:
+    return [f"agreement {row['test/agreement']:6.2f}"] if "test/agreement" in row else []
 
 
 def speeds(rate: float, batch_size: int, flops: float, peak: float) -> dict[str, float]:

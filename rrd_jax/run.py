@@ -31,18 +31,22 @@ class Result(NamedTuple):
     """A finished run; percentages are of the test split, `top1` and `agreement` the last epoch's.
 
     `agreement` is the share of test images that student and teacher put into the same class,
-    None without a teacher. `seconds` is wall time, over all starts.
+    None without a teacher. `seconds` is wall time, over all starts. Without labels there is no
+    top-1: the loss of held-out images, the last epoch's and the lowest one, takes its place, or
+    nothing where there is none of these either.
     """
 
     label: str
     model: str
-    top1: float
-    best_top1: float
+    top1: float | None
+    best_top1: float | None
     best_epoch: int
     agreement: float | None
     parameters: int
     seconds: float
     checkpoint: str
+    loss: float | None = None
+    best_loss: float | None = None
 
 
 @dataclasses.dataclass
@@ -59,7 +63,7 @@ class _Progress:
       seconds: wall time so far.
       sums: of each logged scalar over the current epoch's steps.
       recalls: whether the teacher's cached embeddings are used.
-      best: test top-1 and epoch.
+      best: test top-1 and epoch; without labels the loss of held-out images and epoch.
       result: the Result after `epoch`, as a dict.
       about: the network's About, as JSON.
     """
@@ -199,6 +203,8 @@ class Run:
             classifier=self.program.abstract.classifier,
             recalls=self.teacher_is_cached,
         )
+        if not self.dataset.labelled:
+            self.progress.best = {"epoch": 0}
         variables = self.teacher.variables if self.teacher_network else None
         start = pretrained.ready(self.recipe.training, self.dataset)
         weights = start and parallel.put(parallel.replicated(self.mesh), start.weights)
@@ -339,32 +345,33 @@ class Run:
         return {k: v / done for k, v in self.progress.sums.items() if k.startswith("loss")}
 
     def end_epoch(
-        self, tested: predictions.Predictions, speeds: dict[str, float]
+        self,
+        tested: predictions.Predictions | None,
+        speeds: dict[str, float],
+        losses: dict[str, float] | None = None,
     ) -> dict[str, Any]:
         """Ends an epoch; returns its row of figures.
+
+        Args:
+          tested: predictions for the test split; None where the student has no classes.
+          speeds: of the epoch, as entries of the row.
+          losses: of held-out images, where there are no labels to test by.
 
         Raises:
           DivergedError: the test loss is not finite.
         """
-        reference = self.teacher.reference if self.teacher else None
-        test = {f"test/{k}": v for k, v in predictions.figures(tested, reference).items()}
-        if not math.isfinite(test["test/loss"]):
-            bad = np.flatnonzero(~np.isfinite(tested["loss"]))
-            raise self._diverged(
-                f"the test loss of {len(bad)} of {len(tested['loss'])} images is not finite after"
-                f" step {self.step}, first that of example {bad[0]}",
-                "look at optimizer.learning_rate, and at train.ema if it is set",
-            )
+        figures = self._figures(tested, losses or {})
+        test = {f"test/{name}": value for name, value in figures.items()}
         progress = self.progress
         means = {name: value / self.steps_per_epoch for name, value in progress.sums.items()}
-        means["top1"] *= 100
         progress.sums, rate = {}, self.learning_rate
         progress.epoch = self.step // self.steps_per_epoch
-        self._look_for_collapse(tested)
+        if self.dataset.labelled:
+            means["top1"] *= 100
+            self._look_for_collapse(tested)
         self._look_for_zeros(means)
         self._look_for_still_weights()
-        if test["test/top1"] > progress.best["top1"]:
-            progress.best = {"top1": test["test/top1"], "epoch": progress.epoch}
+        self._note_best(test)
         return {
             "epoch": progress.epoch,
             "step": self.step,
@@ -374,6 +381,38 @@ class Run:
             **{f"best/{name}": value for name, value in progress.best.items()},
             **speeds,
         }
+
+    def _figures(
+        self, tested: predictions.Predictions | None, losses: dict[str, float]
+    ) -> dict[str, float]:
+        """Of the test split; raises a DivergedError where the loss is not finite."""
+        reference = self.teacher.reference if self.teacher else None
+        look = "look at optimizer.learning_rate, and at train.ema if it is set"
+        if not self.dataset.labelled:
+            if not math.isfinite(losses.get("loss", 0.0)):
+                raise self._diverged(
+                    f"the loss of held-out images is not finite after step {self.step}", look
+                )
+            agreement = predictions.agreement(tested, reference) if tested and reference else {}
+            return agreement | losses
+        figures = predictions.figures(tested, reference)
+        if not math.isfinite(figures["loss"]):
+            bad = np.flatnonzero(~np.isfinite(tested["loss"]))
+            raise self._diverged(
+                f"the test loss of {len(bad)} of {len(tested['loss'])} images is not finite after"
+                f" step {self.step}, first that of example {bad[0]}",
+                look,
+            )
+        return figures
+
+    def _note_best(self, test: dict[str, float]) -> None:
+        """Keeps the best figure so far: the highest top-1, or without labels the lowest loss."""
+        best, epoch = self.progress.best, self.progress.epoch
+        if self.dataset.labelled:
+            if test["test/top1"] > best["top1"]:
+                self.progress.best = {"top1": test["test/top1"], "epoch": epoch}
+        elif "test/loss" in test and test["test/loss"] < best.get("loss", math.inf):
+            self.progress.best = {"loss": test["test/loss"], "epoch": epoch}
 
     def _look_for_collapse(self, tested: predictions.Predictions) -> None:
         """Warns, once, of a student that says the same of every test image.
@@ -425,16 +464,18 @@ class Run:
             self.progress.result = Result(
                 label=self.recipe.training.label,
                 model=self.recipe.training.network.model,
-                top1=row["test/top1"],
-                best_top1=self.progress.best["top1"],
+                top1=row.get("test/top1"),
+                best_top1=self.progress.best.get("top1"),
                 best_epoch=self.progress.best["epoch"],
                 agreement=row.get("test/agreement"),
                 parameters=self.parameters,
                 seconds=seconds,
                 checkpoint=str(self.folder / "checkpoints"),
+                loss=None if self.dataset.labelled else row.get("test/loss"),
+                best_loss=self.progress.best.get("loss"),
             )._asdict()
         self.progress.about = about.to_json()
-        score = row["test/top1"] if row else None
+        score = checkpoints.score(self.progress.result) if row else None
         self.checkpoints.save(self.state, dataclasses.asdict(self.progress), score)
         card.write(self.folder, self.progress.about)
 

@@ -68,7 +68,7 @@ class Gradients(NamedTuple):
       params: gradients, as the state's params.
       batch_stats: the student's running statistics.
       memory: the objectives' memories.
-      logged: float32 scalars `loss`, `loss/<name>`, and `top1` in [0, 1].
+      logged: float32 scalars `loss`, `loss/<name>`, and with labels `top1` in [0, 1].
     """
 
     params: Any
@@ -164,7 +164,9 @@ def total_loss(
             logits = term.objective.predict(carried, outputs)
     total = sum(_weight(task, name, state.step) * mean for name, mean in means.items())
     logged = {f"loss/{name}": mean for name, mean in means.items()}
-    logged |= {"loss": total, "top1": metrics.top1(logits, batch.label)}
+    logged["loss"] = total
+    if batch.label is not None:
+        logged["top1"] = metrics.top1(logits, batch.label)
     return total, (logged, changed["batch_stats"], memories)
 
 
@@ -238,12 +240,12 @@ class Split(NamedTuple):
 
     Attributes:
       image: [N, H * W * channels] uint8.
-      label: [N] int32.
+      label: [N] int32; None where a student learns without labels.
       order: [steps_per_epoch, B] int32, the examples that this epoch's steps see.
     """
 
     image: jax.Array
-    label: jax.Array
+    label: jax.Array | None
     order: jax.Array
 
 
@@ -253,8 +255,8 @@ def resident_batch(
 ) -> Batch:
     """The batch of a split that a step sees."""
     index = split.order[step % steps_per_epoch]
-    image, label = (
-        array.at[index].get(mode="promise_in_bounds") for array in (split.image, split.label)
+    image, label = jax.tree.map(
+        lambda array: array.at[index].get(mode="promise_in_bounds"), (split.image, split.label)
     )
     return Batch(image.reshape(-1, *image_shape), label, index)
 

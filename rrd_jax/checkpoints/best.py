@@ -1,23 +1,48 @@
-"""Which checkpoint of a run is the best one: by its test top-1, as the sealed JSON has it."""
+"""Which checkpoint of a run is the best one, as the sealed JSON has it.
+
+It has the highest test top-1; without labels the lowest loss of held-out images.
+"""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rrd_jax.checkpoints import storage
 
 
+def score(result: Mapping[str, Any]) -> float | None:
+    """Of the figures of an epoch: the test top-1, or else minus the loss; None where both lack."""
+    if result["top1"] is not None:
+        return result["top1"]
+    return None if result.get("loss") is None else -result["loss"]
+
+
 def scores(folder: pathlib.Path) -> dict[int, float]:
-    """The test top-1 of each checkpoint that was written at the end of an epoch, by step."""
+    """The score of each checkpoint that was written at the end of an epoch, by step."""
     found = {}
     for step in storage.steps(folder):
         try:
             meta, _ = storage.read_json(folder, step)
-            if meta.get("result") and not meta["sums"]:  # inside an epoch there are sums
-                found[step] = meta["result"]["top1"]
+            if not meta.get("result") or meta["sums"]:  # inside an epoch there are sums
+                continue
+            if (value := score(meta["result"])) is not None:
+                found[step] = value
         except (AttributeError, KeyError, OSError, TypeError, ValueError):  # damaged
             continue
     return found
+
+
+def highest(result: Mapping[str, Any]) -> float:
+    """The best score of a run so far, by the figures of its latest epoch."""
+    top1 = result["best_top1"]
+    return -result["best_loss"] if top1 is None else top1
+
+
+def said(score: float, result: Mapping[str, Any]) -> str:
+    """A score in words; `result` has the figures of an epoch of the same run."""
+    if result["top1"] is None:
+        return f"loss of held-out images {-score:.4f}"
+    return f"test top-1 {score:.2f} %"
 
 
 def best(scored: dict[int, float]) -> int | None:

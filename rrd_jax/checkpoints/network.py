@@ -92,8 +92,8 @@ def _load_step(
             f" {', '.join(str(other) for other in steps if other != int(step)) or 'no others'}"
         ) from error
     if which == "best":
-        score = best.scores(folder)[step]
-        console.note(f"the best checkpoint in {folder} is step {step}, test top-1 {score:.2f} %")
+        said = best.said(best.scores(folder)[step], meta["result"])
+        console.note(f"the best checkpoint in {folder} is step {step}, {said}")
     return student, meta
 
 
@@ -106,12 +106,13 @@ def _best_step(folder: pathlib.Path) -> int:
             " network, or a run before the end of its first epoch; leave @best out"
         )
     meta, _ = storage.read_json(folder, max(scored))
-    top1 = meta["result"]["best_top1"]
-    if scored[step] < top1:
+    result = meta["result"]
+    highest = best.highest(result)
+    if scored[step] < highest:
         raise errors.InputError(
-            f"the best checkpoint of {folder}, of epoch {meta['result']['best_epoch']} with test"
-            f" top-1 {top1:.2f} %, is there no more; of those that are, step {step} is the best,"
-            f" with {scored[step]:.2f} %: @{step}"
+            f"the best checkpoint of {folder}, of epoch {result['best_epoch']} with"
+            f" {best.said(highest, result)}, is there no more; of those that are, step {step} is"
+            f" the best, with {best.said(scored[step], result)}: @{step}"
         )
     return step
 

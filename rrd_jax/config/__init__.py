@@ -4,11 +4,11 @@ A launch file of `configs/` is a small delta: `defaults`, `imagenet` or `deit`, 
 differ, and `finish`.
 """
 
-from rrd_jax.config.argument import finish
+from rrd_jax.config.argument import finish, side_for
 from rrd_jax.config.commands import explain
 from rrd_jax.config.describe import describe
 from rrd_jax.config.fields import defaults, deit, imagenet
-from rrd_jax.config.methods import METHODS, limit, method, smooth_labels
+from rrd_jax.config.methods import METHODS, leave_out_labels, limit, method, smooth_labels
 from rrd_jax.config.parse import (
     parse,
     source_of,
@@ -26,9 +26,11 @@ __all__ = [
     "explain",
     "finish",
     "imagenet",
+    "leave_out_labels",
     "limit",
     "method",
     "parse",
+    "side_for",
     "smooth_labels",
     "source_of",
     "teaching_of",

@@ -117,6 +117,21 @@ def _shrink(config: ConfigDict) -> None:
     limit(config, queue_size=20, negatives=20, epochs=1)
 
 
+def side_for(config: ConfigDict, least: int) -> int:
+    """Height and width of small images that a config's networks can see.
+
+    Args:
+      config: whose networks.
+      least: where all of them are for images of 32 pixels; others see 32, or whole squares.
+    """
+    teachers = config.teacher if isinstance(config.teacher, list) else [config.teacher]
+    models = [config.student.model, *(teacher.model for teacher in teachers)]
+    if max(map(networks.image_size, models)) == 32:
+        return least
+    square = math.lcm(*map(networks.patch, models))
+    return max(32 // square, 1) * square
+
+
 def _side(config: ConfigDict) -> int:
     """Of the images of a short job, which must hold whole squares of transformers."""
     models = [*config.teacher.model.split("+"), config.student.model]

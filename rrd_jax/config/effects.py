@@ -80,6 +80,10 @@ def _of_data(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
         yield "data", ("workers",), "data.feed is resident"
     if on_host or data.feed == "streamed":
         yield "train", ("steps_per_dispatch",), "images are streamed"
+    if not data.use_labels:
+        yield "data", ("class_names",), "data.use_labels is False"
+    if data.use_labels or data.name != "image_folder":
+        yield "data", ("max_images",), "it is of image_folder without labels"
     if ":" not in data.name:
         yield "data", ("options",), f"data.name is {kinds.shown(data.name)}"
     yield from _of_degraded(config)
@@ -140,7 +144,7 @@ def _of_optimizer(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], st
 
 def _of_teachers(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
     of_training = (
-        *("seed", "train_split", "share", "imbalance", "label_noise"),
+        *("seed", "train_split", "share", "imbalance", "label_noise", "use_labels"),
         *("epochs", "learning_rate", "freeze", "backbone_rate", "drop_path"),
     )
     of_images = ("mean", "std", "image_size", "interpolation")

@@ -136,6 +136,20 @@ FIELDS = (
         "File of the classes' names, in place of the data's: text with a name a line; or JSON, a"
         " list or {\"0\": name}. '' for the data's own.",
     ),
+    Field(
+        "data.use_labels",
+        True,
+        Flag(),
+        "False: labels are not read, whatever the data have: the student learns from the teacher"
+        " alone. Objectives that need labels are left out or refused, and image_folder takes images"
+        " wherever they lie in it.",
+    ),
+    Field(
+        "data.max_images",
+        None,
+        Optional(_COUNT),
+        "image_folder without labels only: how many of its images are used, for a try; None: all.",
+    ),
     Field("data.train_split", "train", Text(), "TFDS split expressions, such as train[:90%]."),
     Field(
         "data.test_split",
@@ -370,6 +384,12 @@ FIELDS = (
     Field("teacher.share", None, Optional(_FACTOR), "None: as data.share; 1: all images."),
     Field("teacher.imbalance", None, Optional(_RATIO), "None: as data.imbalance; 1: as they are."),
     Field("teacher.label_noise", None, Optional(_PART), "None: as data.label_noise; 0: none."),
+    Field(
+        "teacher.use_labels",
+        None,
+        Optional(Flag()),
+        "None: as data.use_labels; True: it is trained with labels here, for a student without.",
+    ),
     Field("teacher.epochs", None, Optional(_COUNT), "None: as train.epochs."),
     Field("teacher.learning_rate", None, Optional(_RATE), "None: as optimizer.learning_rate."),
     Field(

@@ -142,6 +142,12 @@ def smooth_labels(config: ConfigDict, share: float) -> None:
         config.objectives.ce.label_smoothing = share
 
 
+def leave_out_labels(config: ConfigDict) -> None:
+    """Leaves out cross-entropy, where a config's method only brings it along."""
+    if "ce" in config.objectives and "ce" not in config.method.split("+"):
+        del config.objectives.ce
+
+
 def check_option(option: str) -> None:
     """Raises an InputError for a config option that is neither a method nor anything else."""
     words = re.split("[-+]", option)

@@ -17,7 +17,7 @@ from rrd_jax.choices import (
     StartChoice,
     TeachingChoice,
 )
-from rrd_jax.config import checks, effects, methods, naming, sizes
+from rrd_jax.config import checks, effects, methods, naming, sizes, unlabelled
 from rrd_jax.config.fields import BY_PATH, defaults
 from rrd_jax.config.options import Options
 from rrd_jax.data import augment, mixing
@@ -38,7 +38,7 @@ _FREE = (
     "shard_parameters",
 )
 # Fields of data that a teacher has too, where None stands for those of the student.
-_OF_IMAGES = ("share", "imbalance", "label_noise")
+_OF_IMAGES = ("share", "imbalance", "label_noise", "use_labels")
 # Fields of a teacher that nobody has who learns alone.
 _OF_TEACHING = (
     *("mean", "std", "image_size", "interpolation"),
@@ -76,6 +76,7 @@ def parse(
     config = naming.named(config)
     checks.check(config, setting.made.objectives)
     config = _with_our_names(with_implied(config, asked or ()), setting.made.networks)
+    config = unlabelled.adapted(config, asked or (), setting.made.variables)
     sizes.check(config, parallel.machine_bytes())
     fields = _teacher_fields(config)
     weights = _weights(fields)
@@ -287,6 +288,8 @@ def _source(config: ConfigDict) -> Source:
         label_noise=data.label_noise,
         noise=data.noise,
         noise_seed=data.noise_seed,
+        use_labels=data.use_labels,
+        max_images=data.max_images,
     )
 
 

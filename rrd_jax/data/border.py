@@ -9,7 +9,7 @@ import numpy as np
 from rrd_jax import errors, imports
 from rrd_jax.data import conform, expressions, images
 from rrd_jax.data.opened import Opened
-from rrd_jax.data.random_access import Examples, Handle, Rows
+from rrd_jax.data.random_access import Examples, Handle, Rows, without_labels
 from rrd_jax.data.source import Source
 
 _LOOKS = 8  # examples of a split that are looked at when it is opened
@@ -45,6 +45,8 @@ def open_splits(
     def whole(split: str) -> Rows:
         if split not in wholes:
             handle = open_split(split)
+            if not source.use_labels:
+                handle = without_labels(handle)
             places = range(len(handle.source))
             wholes[split] = Rows(f"split '{split}' of data set '{name}'", ((handle, places),))
         return wholes[split]
@@ -54,6 +56,8 @@ def open_splits(
         for expression in (source.train_split, source.test_split)
     ]
     looks = [_look(rows) for rows in both]
+    if not source.use_labels:
+        num_classes, origin = 1, None  # all have label 0
     candidates = [*(rows.parts[0][0].source for rows in wholes.values()), origin]
     if num_classes is None:
         num_classes = next(filter(None, map(_declared_classes, candidates)), None)

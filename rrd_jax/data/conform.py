@@ -37,6 +37,23 @@ def conform(example: Any, channels: int | None = None) -> dict[str, Any]:
     return conformed
 
 
+def without_label(example: Any) -> dict[str, Any]:
+    """An example with label 0, whatever it has: as `conform` takes it, or an image alone.
+
+    Raises:
+      InputError: there is no image.
+    """
+    if hasattr(example, "_asdict"):
+        example = example._asdict()
+    if isinstance(example, tuple | list) and len(example) == 2:
+        example = {"image": example[0]}
+    if not isinstance(example, Mapping):
+        example = {"image": example}
+    if "image" not in example:
+        raise errors.InputError(f"it has {_listed(example)}, but no 'image'")
+    return {**example, "label": 0}
+
+
 def label(example: Any) -> int:
     """The label alone of an example as `conform` takes it."""
     value = _named(example)["label"]

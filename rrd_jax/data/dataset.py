@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rrd_jax import errors
-from rrd_jax.data import degraded, feed, names, opened, summary
+from rrd_jax.data import degraded, feed, names, opened, summary, unlabelled
 from rrd_jax.data.source import Source
 from rrd_jax.data.summary import Summary
 
@@ -21,7 +21,7 @@ class Dataset:
       version: name and version as TFDS writes them; of an image folder a digest of names and
         contents; of other sources a digest of labels and of a few examples. Of training data that
         are made worse on purpose it says how, with a digest.
-      num_classes: C.
+      num_classes: C; without labels 0, or as many as the teacher has where its logits are compared.
       image_shape: (H, W, channels) as the networks see them.
       train: the training split.
       test: the test split.
@@ -29,6 +29,7 @@ class Dataset:
         not known.
       summary: what to say of them before training.
       reopen: the same data read by another source, as that of a teacher who sees others of them.
+      labelled: whether a student learns from their labels; if not, the feeds' labels mean nothing.
     """
 
     version: str
@@ -39,6 +40,7 @@ class Dataset:
     class_names: tuple[str, ...] = ()
     summary: Summary = dataclasses.field(default_factory=Summary)
     reopen: Callable[[Source], "Dataset"] | None = None
+    labelled: bool = True
 
     @property
     def resize(self) -> int | None:
@@ -97,12 +99,14 @@ def from_sources(
 
 
 def _dataset(source: Source, splits: opened.Opened, reopen: Callable[[Source], Dataset]) -> Dataset:
-    if splits.num_classes < 2:
+    if not source.use_labels:
+        splits = unlabelled.strip(splits)
+    elif splits.num_classes < 2:
         raise errors.InputError(
             f"data set '{source.name or 'data'}' has {splits.num_classes} class, and nothing to"
             " tell it from: networks need two or more"
         )
-    if source.class_names:
+    if source.class_names and source.use_labels:
         class_names = names.read(
             pathlib.Path(source.class_names), splits.num_classes, "data.class_names"
         )
@@ -118,6 +122,7 @@ def _dataset(source: Source, splits: opened.Opened, reopen: Callable[[Source], D
         class_names=splits.class_names,
         summary=summary.of(source, splits),
         reopen=reopen,
+        labelled=source.use_labels,
     )
 
 

@@ -66,7 +66,8 @@ def degrade(source: Source, splits: Opened) -> Opened:
     if not source.is_degraded:
         return splits
     labels = _labels(splits.train)
-    sanity.check_labels(labels, splits.num_classes, "training")
+    if source.use_labels:
+        sanity.check_labels(labels, splits.num_classes, "training")
     places, seed = np.arange(len(labels)), source.noise_seed
     lines, warnings = [], []
     if source.share < 1:
@@ -139,7 +140,8 @@ def _about_share(kept: np.ndarray, total: int) -> str:
     sizes = np.bincount(kept)
     low, high = sizes[sizes > 0].min(), sizes.max()
     spread = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    return f"share: {len(kept):,} of {total:,} training images are used, {spread} of a class"
+    said = f"share: {len(kept):,} of {total:,} training images are used"
+    return said if len(sizes) == 1 else f"{said}, {spread} of a class"
 
 
 def _about_tail(source: Source, splits: Opened, kept: np.ndarray, before: int) -> str:

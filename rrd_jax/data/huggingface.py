@@ -24,7 +24,7 @@ class Table(Sequence):
     Attributes:
       rows: of two columns.
       image: the column of images, not decoded.
-      label: the column of labels.
+      label: the column of labels; "" where these are not read.
       num_classes: C; None where the labels are plain integers.
       class_names: of a ClassLabel.
     """
@@ -40,7 +40,7 @@ class Table(Sequence):
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         row = self.rows[i]
-        stored, example = row[self.image], {"label": row[self.label]}
+        stored, example = row[self.image], {"label": row[self.label]} if self.label else {}
         if stored is None:
             return example | {"image": None}
         if stored["path"]:
@@ -70,7 +70,7 @@ def open_source(source: Source) -> Opened:
     columns = _chosen_columns(name, source)
 
     def open_split(split: str) -> Handle:
-        table = _table(name, split, tables[split], **columns)
+        table = _table(name, split, tables[split], use_labels=source.use_labels, **columns)
         return Handle(f"data set '{name}'", table)
 
     return border.open_splits(source, name, open_split, tuple(tables))
@@ -157,8 +157,10 @@ def _check_all_there(name: str, paths: Sequence[str]) -> None:
         )
 
 
-def _table(name: str, split: str, rows: Any, image: str, label: str) -> Table:
-    """The two columns of a split, by name, or else by their type."""
+def _table(
+    name: str, split: str, rows: Any, image: str, label: str, *, use_labels: bool = True
+) -> Table:
+    """The two columns of a split, by name, or else by their type; without labels the images'."""
     import datasets
 
     features = rows.features
@@ -166,11 +168,20 @@ def _table(name: str, split: str, rows: Any, image: str, label: str) -> Table:
     classes = [key for key, f in features.items() if isinstance(f, datasets.ClassLabel)]
     integers = [key for key, feature in features.items() if "int" in _dtype(feature)]
     image = _column(name, features, "image", image, images)
+    if not use_labels:
+        return Table(_stored(rows, [image], image), image, "", None)
     label = _column(name, features, "label", label, integers if label else classes or integers)
-    rows = rows.with_format(None).select_columns([image, label])
-    rows = rows.cast_column(image, datasets.Image(decode=False))
+    rows = _stored(rows, [image, label], image)
     number, names = (getattr(features[label], key, None) for key in ("num_classes", "names"))
     return Table(rows, image, label, number, tuple(names or ()))
+
+
+def _stored(rows: Any, columns: list[str], image: str) -> Any:
+    """Some columns, of which the images are not decoded."""
+    import datasets
+
+    rows = rows.with_format(None).select_columns(columns)
+    return rows.cast_column(image, datasets.Image(decode=False))
 
 
 def _holds_images(feature: Any) -> bool:

@@ -59,8 +59,8 @@ def make_mix(
         both = jnp.where(pastes, cutmix_alpha, alpha) if kind == "mixup+cutmix" else alpha
         share = jax.random.beta(share_key, both, both)
         images, share = _mixed(place_key, share, images, pastes=pastes, mixes=mixes)
-        share = jnp.broadcast_to(share, labels.shape)
-        return images, {"other_label": labels[::-1], "share": share}
+        share = jnp.broadcast_to(share, len(images))
+        return images, {"other_label": None if labels is None else labels[::-1], "share": share}
 
     return mix
 

@@ -43,6 +43,33 @@ class Handle:
         return _received, (self.what, dumped, self.reopen)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Images(Sequence):
+    """A source of images alone; of examples with labels these are not looked at.
+
+    Attributes:
+      source: with `__len__` and `__getitem__`.
+    """
+
+    source: Any
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return conform.without_label(self.source[i])
+
+
+def without_labels(handle: Handle) -> Handle:
+    """The same source, of which the images alone are read."""
+    reopen = handle.reopen and functools.partial(_reopened, handle.reopen)
+    return Handle(handle.what, Images(handle.source), reopen)
+
+
+def _reopened(reopen: Reopen) -> Images:
+    return Images(reopen())
+
+
 def _received(what: str, dumped: bytes | None, reopen: Reopen | None) -> Handle:
     source = pickle.loads(dumped) if dumped is not None else reopen()
     return Handle(what, source, reopen)

@@ -46,6 +46,9 @@ class Source:
       label_noise: share of the training labels that are made wrong, in [0, 1).
       noise: a name in NOISES: which wrong labels these are, as `stratified.noisy` has it.
       noise_seed: which images are used, and which labels are wrong, whatever the seed of a run.
+      use_labels: whether labels are used; without, image_folder takes images wherever they lie.
+      max_images: of image_folder without labels, how many of its images are used, held-out ones
+        among them; None for all.
 
     Raises:
       InputError: a value out of range, or two that exclude each other.
@@ -69,6 +72,8 @@ class Source:
     label_noise: float = 0.0
     noise: str = "symmetric"
     noise_seed: int = 0
+    use_labels: bool = True
+    max_images: int | None = None
 
     def __post_init__(self):
         pairs = sorted((key, _hashable(value)) for key, value in dict(self.options).items())

@@ -39,9 +39,9 @@ def of(source: Source, splits: "Opened") -> Summary:
     if splits.shared:
         warnings.append(
             f"{splits.shared:,} examples are both in data.train_split '{source.train_split}' and in"
-            f" data.test_split '{source.test_split}': the top-1 will be too high"
+            f" data.test_split '{source.test_split}': the figures will be too good"
         )
-    if not source.mock_examples:
+    if source.use_labels and not source.mock_examples:
         warnings += _few(len(splits.test))
     return Summary(said.lines, (*said.warnings, *warnings), figures | said.figures)
 

@@ -61,7 +61,8 @@ def images_for(about: About, source: Source | None, given: Any, most: int) -> Im
         if dataset.image_shape != form.image_shape:
             raise errors.InputError(f"its test split has images of {dataset.image_shape}")
         images = of_test_split(dataset, most)
-        return images._replace(labels=_labels(images.labels, dataset, about))
+        known = None if images.labels is None else _labels(images.labels, dataset, about)
+        return images._replace(labels=known)
     except errors.InputError as error:
         console.note(
             f"there are no test images ({error}): files are compared on random ones, which show"
@@ -111,7 +112,8 @@ def of_test_split(dataset: data.Dataset, most: int) -> Images:
     examples = dataset.test.examples
     places = np.unique(np.linspace(0, len(examples) - 1, min(most, len(examples))).astype(int))
     split = dataclasses.replace(dataset.test, examples=_Picked(examples, places))
-    return Images(*whole(split), "test images")
+    images, labels = whole(split)
+    return Images(images, labels if dataset.labelled else None, "test images")
 
 
 def whole(split: Any) -> tuple[np.ndarray, np.ndarray]:

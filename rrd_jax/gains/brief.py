@@ -28,6 +28,11 @@ def lines(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> list[str
         return []
     compared = [_compared(job, folder, results)] if job.teachers else []
     place = shlex.quote(str(folder))
+    if not _num_classes(folder, 2):
+        return [
+            *compared,
+            f"use it: rrd_jax.load({str(folder)!r}).embed(IMAGES) in Python; it has no classifier",
+        ]
     return [
         *compared,
         f"use it: python -m rrd_jax.predict --workdir={place} IMAGE..., or python -m rrd_jax.export"
@@ -47,13 +52,14 @@ def _compared(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> str:
     # Of a teacher that was trained and has a probe, the figure of that.
     known = {result.label.split(",")[0]: result for result in results[:-1]}
     labels = [teacher.teaching.label for teacher in job.teachers]
-    top1 = f"{known[labels[0]].top1:.2f}" if len(labels) == 1 and labels[0] in known else ""
-    agreement = "" if student.agreement is None else f", agreement {student.agreement:.2f}"
+    top1 = f" of {known[labels[0]].top1:.2f}" if len(labels) == 1 and labels[0] in known else ""
+    figures = [] if student.top1 is None else [f"top-1 {student.top1:.2f}" + top1]
+    figures += [] if student.loss is None else [f"loss of held-out images {student.loss:.4f}"]
+    figures += [] if student.agreement is None else [f"agreement {student.agreement:.2f}"]
     names = "+".join(teacher.network.model for teacher in job.teachers)
     return (
-        f"{student.model} beside {names}: top-1 {student.top1:.2f}"
-        + (f" of {top1}" if top1 else "")
-        + f"{agreement}, {_shares(job, folder, student)}"
+        f"{student.model} beside {names}: {', '.join(figures)}{', ' if figures else ''}"
+        f"{_shares(job, folder, student)}"
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from rrd_jax import errors, imports
 from rrd_jax.objectives import brought
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record, Stage, stateless
-from rrd_jax.objectives.border import check
+from rrd_jax.objectives.border import check, reads
 from rrd_jax.objectives.multi_teacher import averaged
 
 # The files of this folder that hold a RECORD, in the order of the catalogue.
@@ -111,6 +111,11 @@ def create(name: str, /, factory: str = "", **options: Any) -> Objective:
     return known.factory(**options)
 
 
+def without_labels() -> list[str]:
+    """The names of ours that a student can learn by without labels."""
+    return [name for name, known in RECORDS.items() if not known.needs_labels]
+
+
 def takes(name: str, option: str, factory: str = "") -> bool:
     """Whether the objective of that name, or of an import path, has that option.
 
@@ -156,7 +161,9 @@ __all__ = [
     "check_teacher",
     "classifier",
     "create",
+    "reads",
     "record",
     "stateless",
     "takes",
+    "without_labels",
 ]

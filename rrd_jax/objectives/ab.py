@@ -83,4 +83,5 @@ RECORD = Record(
     "signs of maps before their ReLU",
     "arXiv 1811.03233",
     needs_classes=False,
+    needs_labels=True,  # alone they teach the student once its stage is over
 )

@@ -95,6 +95,8 @@ class Record(NamedTuple):
       filled_in: options that the trainer fills in, so that no config has them.
       needs_classes: whether it compares the teacher's logits, or uses its classifier, so that the
         teacher's classes must be the student's.
+      needs_labels: whether it reads the images' labels; or leaves the student to them, after a
+        stage of its own.
     """
 
     factory: Callable[..., Objective]
@@ -107,6 +109,7 @@ class Record(NamedTuple):
     alone: Mapping[str, float] = {}
     filled_in: tuple[str, ...] = ()
     needs_classes: bool = True
+    needs_labels: bool = False
 
     @property
     def name(self) -> str:

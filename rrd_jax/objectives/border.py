@@ -22,7 +22,7 @@ def check(name: str, objective: Objective, student: Any, teacher: Any, batch: Ba
       student: the network's Outputs as shapes, of any batch.
       teacher: likewise, or an EnsembleOutputs; None where there is no teacher.
       batch: shapes or arrays of what `loss` sees at once, so of a part where batches are
-        accumulated; None where a run has none.
+        accumulated; its label is None where a run has none.
 
     Returns:
       The objective's state, as shapes.
@@ -32,7 +32,7 @@ def check(name: str, objective: Objective, student: Any, teacher: Any, batch: Ba
         memory in another shape, or reads a part that a network does not return.
     """
     head = teacher.head if teacher is not None else ()
-    one, size = 1, len(batch.label)
+    one, size = 1, len(batch.index)
 
     def init(key, head):
         heading = teacher if teacher is None else teacher._replace(head=head)
@@ -49,6 +49,41 @@ def check(name: str, objective: Objective, student: Any, teacher: Any, batch: Ba
     if objective.taps:
         _check_taps(name, _guarded(name, "taps", objective.taps, *_shown(name, *outputs)))
     return state
+
+
+def reads(
+    field: str,
+    name: str,
+    objective: Objective,
+    state: ObjectiveState,
+    student: Any,
+    teacher: Any,
+    batch: Batch,
+) -> bool:
+    """Whether the loss of an objective, or of its stage, reads a field of the batch.
+
+    Args:
+      field: such as "label" or "index".
+      name: the objective's.
+      objective: as `check` has it.
+      state: its state, as shapes.
+      student: the network's Outputs as shapes, of any batch.
+      teacher: likewise.
+      batch: shapes, with that field.
+    """
+    outputs = [_sized(given, len(batch.index)) for given in (student, teacher)]
+    losses = [objective.loss, *([objective.stage.loss] if objective.stage else [])]
+    for loss in losses:
+
+        def of_field(value, state, outputs, batch, loss=loss):
+            return loss(state, *outputs, batch._replace(**{field: value}))
+
+        rest = batch._replace(**{field: None})
+        given = (getattr(batch, field), state, outputs, rest)
+        program = _guarded(name, "loss", jax.make_jaxpr(of_field), *given).jaxpr
+        if any(program.invars[0] is v for e in program.eqns for v in e.invars):
+            return True
+    return False
 
 
 def _traced(name: str, function_name: str, function: Callable, *arguments: Any) -> Any:
@@ -119,11 +154,11 @@ def _check_loss(
         )
     losses, memory = result
     shape = getattr(losses, "shape", None)
-    if shape not in ((), batch.label.shape) or not jnp.issubdtype(losses.dtype, jnp.floating):
+    size = len(batch.index)
+    if shape not in ((), (size,)) or not jnp.issubdtype(losses.dtype, jnp.floating):
         raise errors.InputError(
             f"{function_name} of objective '{name}' gives {_description(losses)} for a batch of"
-            f" {len(batch.label)} images, but must give float [{len(batch.label)}], a loss of each"
-            " image, or float []"
+            f" {size} images, but must give float [{size}], a loss of each image, or float []"
         )
     if change := _change(state.memory, memory):
         raise errors.InputError(

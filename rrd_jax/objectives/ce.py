@@ -45,4 +45,5 @@ RECORD = Record(
     "logits with the label",
     "-",
     needs_classes=False,
+    needs_labels=True,
 )

@@ -94,4 +94,5 @@ RECORD = Record(
     "the label's probability; how the rest is shared",
     "arXiv 2203.08679",
     warmup=20,
+    needs_labels=True,
 )

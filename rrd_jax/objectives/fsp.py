@@ -83,4 +83,5 @@ RECORD = Record(
     "CVPR 2017",
     weight=50.0,
     needs_classes=False,
+    needs_labels=True,  # alone they teach the student once its stage is over
 )

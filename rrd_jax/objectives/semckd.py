@@ -99,9 +99,9 @@ def semckd(*, batch_size: int = 64, temperature: float = 1.0) -> Objective:
 
     def loss(state, student, teacher, batch):
         del batch
-        if len(student.logits) != batch_size:
+        if len(student.maps[-1]) != batch_size:
             raise errors.InputError(
-                f"semckd was made for batches of {batch_size}, not {len(student.logits)}; set its"
+                f"semckd was made for batches of {batch_size}, not {len(student.maps[-1])}; set its"
                 " option batch_size"
             )
         taps = stages(student, teacher)

@@ -67,4 +67,5 @@ RECORD = Record(
     "the same, more where the student is behind; contains ce",
     "arXiv 2102.00650",
     company={"ce": 0.0},  # contains it
+    needs_labels=True,
 )

@@ -1,12 +1,11 @@
 """The classes of a teacher and those of the data: the same, matched by name, or not compared."""
 
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from flax import traverse_util
 
 from rrd_jax import console, data, errors, networks, objectives, pretrained
 from rrd_jax.choices import NetworkChoice
@@ -86,13 +85,6 @@ def with_classes(
 
     params = jax.tree_util.tree_map_with_path(change, variables["params"])
     return {"params": params, "batch_stats": variables.get("batch_stats", {})}
-
-
-def without(variables: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
-    """The same weights without parameters at some paths, such as a classifier's."""
-    flat = traverse_util.flatten_dict(dict(variables["params"]), sep="/")
-    params = {name: value for name, value in flat.items() if name not in names}
-    return {**variables, "params": traverse_util.unflatten_dict(params, sep="/")}
 
 
 def fitted(

@@ -95,7 +95,7 @@ class FrozenNetwork:
 
     @functools.cached_property
     def _doubt(self) -> str:
-        if not self.examined or not self.compares:
+        if not (self.examined and self.compares and self.dataset.labelled):
             return ""
         if isinstance(self.network, ensemble.Ensemble):
             return " ".join(member.examine() for member in self._members())

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rrd_jax import console, data, errors, imports, networks
+from rrd_jax import console, data, errors, imports, networks, pretrained
 from rrd_jax.about import Preprocessing
 from rrd_jax.choices import NetworkChoice, TeachingChoice
 from rrd_jax.convert import files
@@ -85,8 +85,9 @@ def make(setting: Setting, variables: Any, meta: Mapping[str, Any]) -> Made:
     teaching, seen, rows = setting.teaching, setting.seen(), _vectors(setting)
     shape = seen.image_shape if seen else setting.dataset.image_shape
     reads, compares = "", True
-    if teaching.classifier:
+    if teaching.classifier or not setting.dataset.num_classes:
         inside, variables, reads = _without_logits(setting, variables, meta, rows, shape)
+        compares = bool(teaching.classifier)
     else:
         inside, variables, compares = _with_logits(setting, variables, meta, shape)
     variables = networks.fit_positions(variables, inside, shape)
@@ -121,7 +122,10 @@ def _without_logits(
     rows: np.ndarray | None,
     shape: tuple[int, int, int],
 ) -> tuple[Network, Any, str]:
-    """A teacher whose classifier is left out, or is a projection; and what `_Inside` reads."""
+    """A teacher whose classifier is left out, or is a projection; and what `_Inside` reads.
+
+    It is left out too where neither the data nor an objective have classes.
+    """
     if meta:
         given = (setting.path, meta, setting.choice.model, setting.dataset)
         classes.check_fits(*given, any_classes=True)
@@ -216,4 +220,4 @@ def _without_head(
     if choice.network is not None or imports.is_path(choice.model) or not count:
         return variables
     head = choice.class_axes(choice.create(count), shape)
-    return classes.without(variables, head)
+    return pretrained.without(variables, head)

@@ -109,6 +109,24 @@ def test_every_config_in_smoke_has_a_state_and_data(name, tmp_path):
     assert set(built.abstract.params["objectives"]) == {"ce", "rrd", "kd"}
 
 
+def test_the_config_without_labels_is_a_job_of_any_pair_that_learns_from_no_label():
+    config = _config("unlabelled")
+    with pytest.raises(errors.InputError, match=r"teacher\.checkpoint=FILE"):
+        parse(config)
+    config.teacher.checkpoint = "dinov2_vits14_pretrain.pth"
+    plan = parse(config)
+    assert [choice.name for choice in plan.student.training.objectives] == ["rrd"]
+    assert plan.student.source.kind == "folder"
+    assert not plan.student.source.use_labels
+    models = "vit_small_patch14_dinov2", "mobilenetv4_conv_small"
+    assert (plan.teachers[0].network.model, plan.student.training.network.model) == models
+    plan = parse(_config("unlabelled", "resnet8x4-resnet8,smoke,crd"))
+    assert [choice.name for choice in plan.student.training.objectives] == ["crd"]
+    assert plan.teachers[0].part.source.use_labels
+    assert not plan.student.source.use_labels
+    assert _config("unlabelled", "smoke,vit_small_patch14_dinov2-resnet18").data.image_size == 28
+
+
 def test_pair_and_method_are_taken_from_the_string():
     config = _config("cifar100", "resnet56-resnet20,kd")
     assert (config.teacher.model, config.student.model) == ("resnet56", "resnet20")

@@ -60,7 +60,7 @@ def test_without_split_folders_a_tenth_is_for_testing_and_added_files_move_no_ot
 
 def test_the_fraction_for_testing_is_what_the_constant_says():
     made = [layout.Image(i, b"a/%d.jpg" % i, "a") for i in range(5000)]
-    parts = layout._divide(made)
+    parts = layout.divide(made)
     assert abs(len(parts["test"]) / 5000 - layout.TEST_FRACTION) < 0.02
 
 

@@ -130,3 +130,16 @@ def test_what_is_not_there_is_said_in_a_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(errors.InputError, match=r"pip install 'rrd_jax\[hf\]'"):
         _load(tmp_path)
+
+
+def test_without_labels_a_column_of_images_will_do(tmp_path):
+    whole = _set()
+    whole.remove_columns("kind").to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(errors.InputError, match="may be the label"):
+        _load(tmp_path / "train.parquet", test_split="train[:20%]")
+    whole.save_to_disk(tmp_path / "labelled")
+    for name in ("train.parquet", "labelled"):
+        found = _load(tmp_path / name, test_split="train[:20%]", use_labels=False)
+        assert (found.num_classes, found.class_names, found.labelled) == (0, (), False)
+        np.testing.assert_array_equal(found.train.images, _IMAGES)
+        assert not found.train.labels.any()

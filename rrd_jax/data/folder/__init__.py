@@ -13,7 +13,7 @@ import numpy as np
 
 from rrd_jax import errors
 from rrd_jax.data import expressions
-from rrd_jax.data.folder import check, describe, layout, walk
+from rrd_jax.data.folder import check, describe, layout, unlabelled, walk
 from rrd_jax.data.folder.examples import FolderExamples
 from rrd_jax.data.folder.layout import Layout
 from rrd_jax.data.folder.walk import Tree
@@ -26,7 +26,8 @@ _OLD = "image_folder"  # below the folder of prepared sets: copies that earlier 
 def open_source(source: Source) -> Opened:
     """Opens ROOT/class/ or ROOT/train/class/, ROOT/test/class/ of `manual_dir`.
 
-    Its version is a digest of splits, names and contents.
+    Without labels its images may lie anywhere. Its version is a digest of splits, names and
+    contents.
 
     Raises:
       InputError: there is no such folder, its layout can be read in no way or in two, or more than
@@ -36,7 +37,9 @@ def open_source(source: Source) -> Opened:
         raise errors.InputError(
             f"data set 'image_folder' takes no data.options ({', '.join(dict(source.options))})"
         )
-    root = _root(source.manual_dir)
+    root = _root(source.manual_dir, source.use_labels)
+    if not source.use_labels:
+        return _open_unlabelled(source, root)
     is_new = not index_path(source.dir, root).exists()
     tree, found = _found(source.dir, root)
     describe.check_share(root, tree.files, found)
@@ -56,6 +59,30 @@ def open_source(source: Source) -> Opened:
     if source.mock_examples:
         train, test = (_mocked(source.mock_examples, len(plan.classes), i) for i in range(2))
     return Opened(version, len(plan.classes), 3, train, test, plan.classes, summary)
+
+
+def _open_unlabelled(source: Source, root: str) -> Opened:
+    """The images of a folder, wherever they lie in it."""
+    tree = walk.walk(root)
+    files = unlabelled.chosen(tree.files, source.max_images)
+    used = set(files) if len(files) < len(tree.files) else ()
+    others = [file for file in tree.files if file not in used] if used else []
+    memory = index_path(source.dir, root)
+    found = check.check_all(root, files, memory, others, compares=True)
+    unlabelled.check_share(root, files, found)
+    images = [i for i, checked in enumerate(found) if checked.format]
+    paths, digests = [files[i].path for i in images], [found[i].digest for i in images]
+    plan = unlabelled.arrange(root, paths, wants_test="test" in _names(source))
+    train, test = (
+        _examples(root, plan, expression, paths, digests)
+        for expression in (source.train_split, source.test_split)
+    )
+    version = f"image_folder/{_digest(plan, digests)}"
+    tree = tree._replace(files=files)
+    summary = unlabelled.summarize(version, root, tree, found, plan, (train, test))
+    if source.mock_examples:
+        train, test = (_mocked(source.mock_examples, 1, i) for i in range(2))
+    return Opened(version, 0, 3, train, test, (), summary)
 
 
 def problems(folder: str, manual_dir: str) -> dict[str, str]:
@@ -97,12 +124,14 @@ def _found(folder: str, root: str) -> tuple[Tree, list[check.Checked]]:
     return tree, check.check_all(root, tree.files, index_path(folder, root))
 
 
-def _root(manual_dir: str) -> str:
+def _root(manual_dir: str, use_labels: bool = True) -> str:
     root = os.path.expanduser(manual_dir)
     way_out = (
         "name the folder that holds a folder of images for each class with --manual_dir (in a"
         " config, data.manual_dir)"
     )
+    if not use_labels:
+        way_out = "name a folder that holds images, at any depth, with data.manual_dir"
     if not manual_dir or not os.path.exists(root):
         raise errors.InputError(f"image folder '{manual_dir}' does not exist: {way_out}")
     if not os.path.isdir(root):
@@ -167,7 +196,7 @@ def _examples(
             f"split '{expression}' of data set 'image_folder' cannot be read ({error}); its splits:"
             f" {', '.join(plan.splits)}, or parts such as train[90%:]"
         ) from error
-    labels = {name: i for i, name in enumerate(plan.classes)}
+    labels = {name: i for i, name in enumerate(plan.classes or ("",))}
     return FolderExamples(
         root,
         [paths[image.place] for image in chosen],

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import tqdm
 
-from rrd_jax import errors
+from rrd_jax import console, errors
 from rrd_jax.data import pictures
 from rrd_jax.data.folder.walk import File, reason
 
@@ -36,6 +36,7 @@ _MANY = 1024  # files that are handed to the threads at once
 _PATIENCE = 20_000  # files without a single image among them
 _FRESH = 2e9  # nanoseconds in which a file can change without another time
 _FORMAT = 1  # of the file that remembers
+_SECONDS = 30.0  # of work that a kill may cost
 
 
 class Checked(NamedTuple):
@@ -56,19 +57,37 @@ class Checked(NamedTuple):
     problem: str = ""
 
 
-def check_all(root: str, files: Sequence[File], memory: pathlib.Path) -> list[Checked]:
+def check_all(
+    root: str,
+    files: Sequence[File],
+    memory: pathlib.Path,
+    others: Sequence[File] = (),
+    *,
+    compares: bool = False,
+) -> list[Checked]:
     """Looks at each file, unless that was done and it has not changed since.
+
+    What it found is written down now and then: after a kill it goes on from there.
 
     Args:
       root: of the paths.
       files: to look at.
       memory: a file that remembers; where it cannot be written, nothing is remembered.
+      others: files below the root that are not looked at; what is known of them stays known.
+      compares: whether to say how many files have come and gone since the last look.
 
     Raises:
       InputError: there are no images among many files.
     """
-    known, began = _remembered(memory), time.time_ns()
+    (known, listed), began = _remembered(memory), time.time_ns()
+    there = {file.path for part in (files, others) for file in part}
+    if listed and compares:
+        _say_changes(root, listed, there)
     found = [known.get(file.path, {}).get(file[1:]) for file in files]
+    kept = [file for file in others if known.get(file.path, {}).get(file[1:])]
+    everything, rest = [*files, *kept], [known[file.path][file[1:]] for file in kept]
+    remember = functools.partial(_remember, memory, everything, began=began, there=there)
+    pause = _Pause()
     new = [i for i, checked in enumerate(found) if checked is None]
     bar = tqdm.tqdm(
         total=len(files), initial=len(files) - len(new), desc="checking images", unit=" files",
@@ -87,9 +106,39 @@ def check_all(root: str, files: Sequence[File], memory: pathlib.Path) -> list[Ch
                     " image; name the folder that holds a folder of images for each class with"
                     " data.manual_dir"
                 )
-    if new or len(known) != len(files):
-        _remember(memory, files, found, began)
+            if pause.is_over():
+                remember(found=[*found, *rest])
+                pause.begin()
+    if new or len(known) != len(everything) or listed != there:
+        remember(found=[*found, *rest])
     return found
+
+
+class _Pause:
+    """Between two times that what was found is written down: a small part of the work."""
+
+    def __init__(self):
+        self._start = self._end = time.monotonic()
+        self.begin()
+
+    def is_over(self) -> bool:
+        """Whether it is time to write."""
+        self._start = time.monotonic()
+        return self._start >= self._end
+
+    def begin(self) -> None:
+        """Says that it was written, since `is_over` was asked."""
+        now = time.monotonic()
+        self._end = now + max(_SECONDS, 20 * (now - self._start))
+
+
+def _say_changes(root: str, listed: set[str], there: set[str]) -> None:
+    came, gone = len(there - listed), len(listed - there)
+    if came or gone:
+        console.say(
+            f"{root} has changed since it was looked at last: {came:,} files were added, {gone:,}"
+            " are gone"
+        )
 
 
 def check_file(root: str, file: File) -> Checked:
@@ -118,6 +167,11 @@ def check_file(root: str, file: File) -> Checked:
 def digest(content: bytes) -> str:
     """Tells contents apart."""
     return hashlib.sha256(content).hexdigest()[:32]
+
+
+def is_named_as_image(path: str) -> bool:
+    """Whether a file is an image by its name."""
+    return _suffix(path) in _SUFFIXES
 
 
 def is_meant(path: str) -> bool:
@@ -186,26 +240,36 @@ def _suffix(path: str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
-def _remembered(memory: pathlib.Path) -> dict[str, dict[tuple, Checked]]:
-    """{path: {(size, modified, changed): what was found}}; nothing if it cannot be read."""
+def _remembered(memory: pathlib.Path) -> tuple[dict[str, dict[tuple, Checked]], set[str]]:
+    """What was found, {path: {(size, modified, changed): Checked}}, and the paths that were there.
+
+    Nothing, if it cannot be read.
+    """
     try:
         body, line_end, seal = memory.read_bytes().partition(b"\n")
         if line_end and seal != digest(body).encode():  # earlier versions wrote none
-            return {}
+            return {}, set()
         content = json.loads(body)
         if content["format"] != _FORMAT:
-            return {}
-        return {path: {tuple(row[:3]): Checked(*row[3:])} for path, row in content["files"].items()}
+            return {}, set()
+        files = content["files"]
+        found = {path: {tuple(row[:3]): Checked(*row[3:])} for path, row in files.items()}
+        return found, {*found, *content.get("others", ())}  # of which earlier versions knew nothing
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}
+        return {}, set()
 
 
 def _remember(
-    memory: pathlib.Path, files: Sequence[File], found: Sequence[Checked], began: int
+    memory: pathlib.Path,
+    files: Sequence[File],
+    found: Sequence[Checked | None],
+    began: int,
+    there: set[str],
 ) -> None:
     rows = {
         file.path: [*file[1:], *checked]
         for file, checked in zip(files, found, strict=True)
+        if checked is not None  # it was not looked at yet
         # Not what can be read another time, nor what may have changed while it was read.
         if max(file.modified, file.changed) < began - _FRESH
         and (checked.digest or not checked.problem)
@@ -213,7 +277,8 @@ def _remember(
     part = memory.with_name(f"{memory.name}.{os.getpid()}")
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
-        body = json.dumps({"format": _FORMAT, "files": rows}, separators=(",", ":")).encode()
+        content = {"format": _FORMAT, "files": rows, "others": sorted(there - rows.keys())}
+        body = json.dumps(content, separators=(",", ":")).encode()
         part.write_bytes(body + b"\n" + digest(body).encode())
         part.replace(memory)
     except OSError:

@@ -62,28 +62,29 @@ def summarize(
     """A folder in words and figures."""
     images = [checked for checked in found if checked.format]
     skipped = problems(tree, found)
-    formats = dict(collections.Counter(image.format for image in images).most_common())
+    found_formats = formats(images)
     counts = {"train": _per_class(train, plan), "test": _per_class(test, plan)}
-    sizes, duplicates = _sizes(images), _duplicates(train, test)
+    found_sizes = sizes(images)
+    copies = duplicates(train, test, "the top-1 will be too high")
     classes = listed(plan.classes, 10)
     lines = [
         f"images of {root}: {len(train):,} to train on, {len(test):,} to test on,"
         f" {len(plan.classes):,} classes: {classes}",
         f"  a class has {_spread(counts['train'])} to train on, {_spread(counts['test'])} to test"
         " on",
-        f"  {_words(sizes)}; {', '.join(f'{name} {n:,}' for name, n in formats.items())}",
+        f"  {words(found_sizes)}; {listed_formats(found_formats)}",
         *(f"note: {note}" for note in plan.notes),
     ]
-    warnings = [*plan.warnings, *_of_skipped(root, skipped), *duplicates["warnings"]]
+    warnings = [*plan.warnings, *of_skipped(root, skipped), *copies["warnings"]]
     figures = {
         "version": version,
         "classes": list(plan.classes),
         "images": counts,
         "splits": {split: len(part) for split, part in plan.splits.items()},
-        "sizes": sizes,
-        "formats": formats,
+        "sizes": found_sizes,
+        "formats": found_formats,
         "skipped": skipped,
-        "duplicates": duplicates["figures"],
+        "duplicates": copies["figures"],
         "notes": plan.notes,
     }
     return Summary(tuple(lines), tuple(warnings), figures)
@@ -113,7 +114,17 @@ def _spread(counts: dict[str, int]) -> str:
     return f"{counts[low]:,} ('{low}') to {counts[high]:,} ('{high}'), {mean:,.1f} on average,"
 
 
-def _sizes(images: Sequence[Checked]) -> dict[str, list[int]]:
+def formats(images: Sequence[Checked]) -> dict[str, int]:
+    """How many images there are of each format, the most first."""
+    return dict(collections.Counter(image.format for image in images).most_common())
+
+
+def listed_formats(counts: dict[str, int]) -> str:
+    """What `formats` finds, in words."""
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+
+def sizes(images: Sequence[Checked]) -> dict[str, list[int]]:
     """[width, height] of the smallest and the largest image by area, and the median of each."""
     by_area = sorted((image.width * image.height, image.width, image.height) for image in images)
     median = [
@@ -123,20 +134,28 @@ def _sizes(images: Sequence[Checked]) -> dict[str, list[int]]:
     return {"min": list(by_area[0][1:]), "median": median, "max": list(by_area[-1][1:])}
 
 
-def _words(sizes: dict[str, list[int]]) -> str:
+def words(sizes: dict[str, list[int]]) -> str:
+    """What `sizes` finds."""
     low, median, high = ("{}x{}".format(*sizes[name]) for name in ("min", "median", "max"))
     return f"all {low} pixels" if low == high else f"{low} to {high} pixels, median {median}"
 
 
-def _of_skipped(root: str, skipped: dict[str, str]) -> list[str]:
+def of_skipped(root: str, skipped: dict[str, str]) -> list[str]:
+    """A warning that names some of what is not read; none where that is nothing."""
     if not skipped:
         return []
     some = listed([f"{path}: {reason}" for path, reason in skipped.items()])
     return [f"{root}: not read: {len(skipped):,} ({some})"]
 
 
-def _duplicates(train: FolderExamples, test: FolderExamples) -> dict[str, Any]:
-    """Images whose files are alike, byte for byte."""
+def duplicates(train: FolderExamples, test: FolderExamples, so: str) -> dict[str, Any]:
+    """Images whose files are alike, byte for byte: `figures`, and `warnings`.
+
+    Args:
+      train: the training split.
+      test: the test split.
+      so: what follows where test images are trained on.
+    """
     places = {digest: i for i, digest in enumerate(train.digests)}
     across = [i for i, digest in enumerate(test.digests) if digest in places]
     labels = collections.defaultdict(set)
@@ -157,7 +176,7 @@ def _duplicates(train: FolderExamples, test: FolderExamples) -> dict[str, Any]:
         ]
         warnings.append(
             f"test images that are trained on too: {len(across):,} of {len(test):,}"
-            f" ({listed(pairs, 3)}); the top-1 will be too high"
+            f" ({listed(pairs, 3)}); {so}"
         )
     within = figures["within train"] + figures["within test"]
     if within:

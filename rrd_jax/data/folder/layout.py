@@ -93,10 +93,10 @@ def arrange(
                 f"{root} has no folder test or val beside {split_folders[0]}: a tenth of its"
                 " images, chosen by a hash of their names, is split 'test' and is not trained on"
             )
-            splits = _divide(splits["train"])
+            splits = divide(splits["train"])
     else:
         _check_levels(root, paths)
-        splits = _divide(by_split[""])
+        splits = divide(by_split[""])
     classes = _classes(root, splits, warnings, wants_test=wants_test)
     if all(map(str.isdecimal, classes)) and list(classes) != sorted(classes, key=int):
         place = next(i for i, name in enumerate(sorted(classes, key=int)) if name != classes[i])
@@ -105,8 +105,8 @@ def arrange(
             f" '{classes[place]}'; 01, 02, ... would keep the order of numbers"
         )
     _warn_empty(root, split_folders, folders, classes, warnings)
-    ordered = {split: _ordered(split, images) for split, images in splits.items()}
-    return Layout(ordered, classes, notes, warnings)
+    sorted_splits = {split: ordered(split, images) for split, images in splits.items()}
+    return Layout(sorted_splits, classes, notes, warnings)
 
 
 def hasher(salt: str) -> Callable[[bytes], int]:
@@ -180,7 +180,8 @@ def _check_loose(
         higher = "" if splits else "; if it is the folder of one class, name the folder above"
         raise errors.InputError(
             f"image folder {root} has {counted(len(loose))} ({names}), but none in the folder of a"
-            f" class: {within} must hold a folder for each class{higher}"
+            f" class: {within} must hold a folder for each class{higher}; without labels, with"
+            " data.use_labels=False, images may lie anywhere"
         )
     warnings.append(
         f"{root}: images in no folder of a class are not used: {counted(len(loose))} ({names})"
@@ -203,7 +204,8 @@ def _check_levels(root: str, paths: Sequence[str]) -> None:
             )
 
 
-def _divide(images: list[Image]) -> dict[str, list[Image]]:
+def divide(images: Sequence[Image]) -> dict[str, list[Image]]:
+    """Splits "train" and "test", which gets a tenth, by a hash of the images' keys."""
     hash_key = hasher("image_folder")
     splits: dict[str, list[Image]] = {"train": [], "test": []}
     for image in images:
@@ -212,7 +214,8 @@ def _divide(images: list[Image]) -> dict[str, list[Image]]:
     return splits
 
 
-def _ordered(split: str, images: list[Image]) -> list[Image]:
+def ordered(split: str, images: Sequence[Image]) -> list[Image]:
+    """The images of a split in the order of a hash of their keys."""
     hash_key = hasher(split)
     return sorted(images, key=lambda image: (hash_key(image.key), image.key))
 

@@ -126,7 +126,7 @@ def step(
       key: a typed PRNG key that stays the same over the steps.
       student: [B, D] embeddings of length 1.
       teacher: [B, D].
-      batch: its index is in [0, N).
+      batch: its index is in [0, N); without labels all other images are of other classes.
       temperature: T >= 0.0125.
       count: K, how many other images each image is compared with.
       momentum: see `memory.update`.
@@ -134,7 +134,8 @@ def step(
     Returns:
       (the student's p [B, 1 + K], the teacher's, the banks after the step).
     """
-    index, labels = batch.index, batch.label
+    index = batch.index
+    labels = index if batch.label is None else batch.label  # each image is then a class of its own
     met = negatives.meet(banks.met, index, labels)
     drawn = negatives.draw(key, met, labels, count)
     places = jnp.concatenate([index[:, None].astype(jnp.int32), drawn], axis=1)

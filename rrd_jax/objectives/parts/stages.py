@@ -35,7 +35,7 @@ def only_before(
 
     def zero(state, student, teacher, batch):
         del teacher, batch
-        return jnp.zeros(len(student.logits)), state.memory
+        return jnp.zeros(len(student.maps[-1])), state.memory
 
     before = stage(stage_loss, student=True, epochs=epochs, learning_rate=learning_rate)
     return Objective(init, zero, stage=before, taps=pairs)

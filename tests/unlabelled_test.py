@@ -1,0 +1,229 @@
+"""Students without labels: what they learn by, what is refused, and what is said of them."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import rrd_jax
+from rrd_jax import convert, data, errors, networks, objectives
+from rrd_jax.batch import Batch
+from rrd_jax.config import parse
+from rrd_jax.objectives.parts import banks, negatives
+from tests import launch, tiny
+from tests.data import folders
+
+pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
+
+
+def _config(teacher="", method="rrd", **fields):
+    given = {"data.use_labels": False, "teacher.checkpoint": str(teacher or "somewhere")}
+    return launch.digits(f"smoke,tiny-tiny,{method}", **{**given, **fields})
+
+
+def test_a_student_without_labels_has_no_classifier_and_its_loss_is_that_of_held_out_images(
+    tiny_teacher, tmp_path, capsys
+):
+    (result,) = launch.run(_config(tiny_teacher), tmp_path / "a")
+    said = capsys.readouterr().out
+    assert "cross-entropy (ce) left out" in said
+    assert "held-out loss" in said
+    assert result.top1 is None
+    assert result.agreement is None
+    rows = launch.rows(tmp_path / "a")
+    assert [row["test/loss"] for row in rows] == [row["test/loss/rrd"] for row in rows]
+    assert result.loss == rows[-1]["test/loss"]
+    assert result.best_loss == min(row["test/loss"] for row in rows)
+    assert not any("top1" in name for row in rows for name in row)
+    card = (tmp_path / "a" / "README.md").read_text()
+    assert "Embeddings of images: `tiny`" in card
+    assert "classif" not in card.replace("without a classifier", "")
+    student = rrd_jax.load(tmp_path / "a")
+    assert student.num_classes == 0
+    assert student.embed(np.zeros((2, 8, 8, 1), np.uint8)).shape == (2, 16)
+    best = rrd_jax.load(f"{tmp_path / 'a'}@best")
+    assert best.num_classes == 0
+
+
+@pytest.mark.long
+def test_a_student_without_labels_goes_on_and_is_a_start_and_may_start_from_a_classifier(
+    tiny_teacher, tmp_path, capsys
+):
+    launch.check_goes_on(_config(tiny_teacher), tmp_path)
+    start = {"student.checkpoint": str(tmp_path / "whole"), "train.epochs": 1}
+    launch.run(launch.digits("smoke,tiny,ce", **start), tmp_path / "tuned")
+    assert "starts from" in capsys.readouterr().out
+    assert rrd_jax.load(tmp_path / "tuned").num_classes == 10
+    start["student.checkpoint"] = str(tmp_path / "tuned")
+    launch.run(_config(tiny_teacher, **start), tmp_path / "again")
+    assert rrd_jax.load(tmp_path / "again").num_classes == 0
+
+
+@pytest.mark.long
+def test_labels_are_not_read(tiny_teacher, tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (24, 8, 8, 1), np.uint8)
+    digests = []
+    for number, labels in enumerate((np.arange(24) % 10, np.full(24, 3))):
+        folder = tmp_path / str(number)
+        pair = (images, labels)
+        rrd_jax.distill(_config(tiny_teacher), folder, train=pair, test=pair)
+        digests.append(launch.digests(folder, 6)["params"])
+    assert digests[0] == digests[1]
+
+
+def test_logits_of_a_teacher_need_no_labels(tiny_teacher, tmp_path):
+    (result,) = launch.run(_config(tiny_teacher, "kd"), tmp_path)
+    assert result.top1 is None
+    assert 0 <= result.agreement <= 100
+    assert result.loss > 0
+    assert rrd_jax.load(tmp_path).num_classes == 10
+    about = json.loads((tmp_path / "config.json").read_text())
+    assert list(about["objectives"]) == ["kd"]
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "message"),
+    [
+        ("ce+rrd", {}, r"ce would learn from labels; without them learn: kd, dist, .*rrd"),
+        ("dkd+rrd", {}, r"dkd would learn from labels; without them learn: kd"),
+        ("ab", {}, r"ab would learn from labels"),
+        ("rrd", {"teacher.checkpoint": ""}, r"teacher\.checkpoint=FILE, .*teacher\.use_labels"),
+        ("rrd", {"teacher.model": "", "teacher.checkpoint": ""}, "there is no teacher"),
+        ("rrd", {"teacher.probe": True}, r"teacher\.probe is True"),
+        ("rrd", {"data.imbalance": 10.0}, r"data\.imbalance is 10"),
+        ("rrd", {"data.label_noise": 0.2}, r"data\.label_noise is 0\.2"),
+    ],
+)
+def test_what_needs_labels_is_refused(method, fields, message):
+    with pytest.raises(errors.InputError, match=r"teacher\.use_labels is False, and no teacher"):
+        parse(launch.digits("smoke,tiny-tiny,kd", **{"teacher.use_labels": False}))
+    with pytest.raises(errors.InputError, match=message) as caught:
+        parse(_config(method=method, **fields))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_baseline_is_left_out(capsys):
+    plan = parse(_config(baseline=True))
+    assert plan.alone is None
+    assert "(ce) and the student alone (baseline) left out" in capsys.readouterr().out
+
+
+def test_a_users_objective_is_refused_only_if_it_reads_labels(tiny_teacher, tmp_path):
+    def on_labels(student, teacher, batch):
+        return jnp.where(batch.label == 1, 1.0, 0.5) * student.embedding.sum(1)
+
+    with pytest.raises(errors.InputError, match="'near' reads labels, but data.use_labels"):
+        rrd_jax.distill(_config(tiny_teacher), tmp_path, objectives={"near": (1.0, on_labels)})
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("name", list(objectives.RECORDS))
+def test_records_say_which_objectives_read_labels(name):
+    """Those that do without labels are taken on shapes without any, and without logits."""
+    record = objectives.RECORDS[name]
+    options = {"examples": 64, "batch_size": 16}
+    given = {key: v for key, v in options.items() if objectives.takes(name, key)}
+    objective = objectives.create(name, **given)
+    shape = (16, 16, 3)
+    classes = 10 if record.needs_classes or record.needs_labels else 0
+    student, teacher = (
+        networks.summarize(networks.create(model, classes), shape).outputs
+        for model in ("resnet8", "resnet14")
+    )
+    numbers = jax.ShapeDtypeStruct((16,), jnp.int32)
+    batch = Batch(jax.ShapeDtypeStruct((16, *shape), jnp.float32), None, numbers, numbers)
+    if record.needs_labels and name not in ("ab", "fsp"):  # whose labels are those of ce
+        with pytest.raises(errors.InputError):
+            objectives.check(name, objective, student, teacher, batch)
+    else:
+        objectives.check(name, objective, student, teacher, batch)
+
+
+def test_a_bank_without_labels_takes_each_image_for_a_class_of_its_own():
+    rows = jnp.eye(4)
+    start = banks.init(jax.random.key(0), 4, 4)
+    batch = Batch(None, None, jnp.asarray([2, 0, 3, 1], jnp.int32))
+    options = {"temperature": 1.0, "count": 3, "momentum": 0.5}
+    *_, moved = banks.step(start, jax.random.key(1), rows, rows, batch, **options)
+    np.testing.assert_array_equal(moved.met.labels, np.arange(4))
+    drawn = negatives.draw(jax.random.key(2), moved.met, batch.index, 3)
+    for index, others in zip(batch.index.tolist(), drawn.tolist(), strict=True):
+        assert sorted([index, *others]) == [0, 1, 2, 3]
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A folder of images in any place and format, and the file of a teacher, a backbone alone."""
+    root = tmp_path / "my images"
+    for i in range(30):
+        folders.put(root / f"flat {i}.jpg")
+        folders.put(root / "a b" / "deep" / f"{i}.webp", folders.encoded("WEBP"))
+    folders.put(root / "a b" / "broken.png", b"\x89PNG")
+    network = tiny.NETWORK(num_classes=0)
+    variables = networks.init(network, jax.random.key(0), (8, 8, 3))
+    entries = convert.to_torch("tiny", jax.device_get(variables))
+    file = tmp_path / "teacher.safetensors"
+    save_file({name: value for name, value in entries.items() if value.ndim}, file)
+    return root, file
+
+
+def _of_folder(root, file):
+    config = launch.get_config("unlabelled", "tiny-tiny")
+    config.data.manual_dir, config.teacher.checkpoint = str(root), str(file)
+    config.data.dir = str(root.parent / "index")
+    config.data.image_size, config.data.resize, config.teacher.image_size = 8, 10, None
+    config.train.epochs, config.train.batch_size = 2, 8
+    config.data.test_split = "test+train[:8]"  # whatever the hash says, there is a batch
+    config.objectives.rrd.queue_size = 20
+    return config
+
+
+def test_a_folder_of_images_and_a_teacher_make_a_student(photographs, tmp_path, capsys):
+    root, file = photographs
+    (result,) = launch.run(_of_folder(root, file), tmp_path / "run")
+    said = capsys.readouterr().out
+    assert "broken.png" in said
+    assert "held-out loss" in said
+    assert np.isfinite(result.loss)
+    student = rrd_jax.load(tmp_path / "run")
+    assert student.embed(str(root / "flat 0.jpg")).shape == (1, 16)
+    folders.put(root / "new.jpg")
+    with pytest.raises(errors.InputError, match="image_folder/"):  # a run belongs to its images
+        launch.run(_of_folder(root, file), tmp_path / "run")
+    assert "1 files were added, 0 are gone" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_the_short_job_trains_a_teacher_with_labels_for_a_student_without(tmp_path):
+    config = launch.get_config("unlabelled", "tiny-tiny,smoke")
+    config.data.image_size = 8
+    config.data.train_split, config.data.test_split = "train[:60]", "test[:60]"
+    config.train.epochs = config.teacher.epochs = 1
+    config.train.batch_size = 20
+    teacher, student = launch.run(config, tmp_path)
+    assert teacher.top1 is not None
+    assert student.top1 is None
+    assert student.loss is not None
+    fields = json.loads((tmp_path / "teacher" / "config.json").read_text())
+    assert fields["data"]["use_labels"]
+
+
+@pytest.mark.parametrize("kind", ["pairs", "images", "dicts", "array"])
+def test_sources_of_images_alone_will_do_and_labels_are_not_looked_at(kind):
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)
+    made = {
+        "pairs": [(image, "no number") for image in images],
+        "images": list(images),
+        "dicts": [{"image": image, "file_name": "x"} for image in images],
+        "array": images,
+    }
+    source = data.Source(image_size=8, use_labels=False)
+    found = data.from_sources(made[kind], made[kind], source)
+    assert (found.num_classes, found.labelled) == (0, False)
+    np.testing.assert_array_equal(found.train.images, images)
+    with pytest.raises(errors.InputError):
+        data.from_sources(made[kind], made[kind], data.Source(image_size=8))
