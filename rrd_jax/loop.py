@@ -18,6 +18,7 @@ from rrd_jax import (
     networks,
     parallel,
     predictions,
+    proving,
     report,
     sanity,
     stage,
@@ -164,6 +165,9 @@ class _Loop:
             run.recipe.objectives,
             fast_cpu=self.training.fast_cpu,
         )
+        self.proof = None
+        if run.teacher and self.training.proof:
+            self.proof = proving.Proof(run.recipe, run.dataset, run.mesh, run.teacher)
         self.clock = report.Clock(run.progress.seconds, run.step)
 
     def train(self, trace: tracing.Trace) -> None:
@@ -286,10 +290,14 @@ class _Loop:
                 run.mesh,
                 stop=self._stops_between_steps,
             )
+            epoch = run.step // self.steps_per_epoch
+            proof = {}
+            if self.proof:
+                proof = self.proof.look(run.state.student, epoch, self._stops_between_steps)
         except predictions.StoppedError:
             self._stop_early()
         sanity.check_labels(tested["label"], run.dataset.num_classes, "test")
-        row = run.end_epoch(tested, speeds)
+        row = run.end_epoch(tested, speeds, proof)
         self.report.row(row, self.training.epochs)
         self.clock.mark(run.step)
         run.save(self.clock.total(), row)

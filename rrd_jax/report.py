@@ -110,6 +110,7 @@ class Report:
             f"best {row['best/top1']:.2f} ({row['best/epoch']})",
             *([f"agreement {row['test/agreement']:6.2f}"] if "test/agreement" in row else []),
             f"loss {row['test/loss']:.4f}",
+            *_proof(row),
             f"| train top-1 {row['train/top1']:6.2f}",
             *(
                 f"{name.removeprefix('train/loss/')} {value:.4g}"
@@ -156,6 +157,19 @@ def speeds(rate: float, batch_size: int, flops: float, peak: float) -> dict[str,
 
 def _rate(learning_rate: float) -> list[str]:
     return [] if math.isnan(learning_rate) else [f"lr {learning_rate:.3g}"]
+
+
+def _proof(row: dict[str, Any]) -> list[str]:
+    """What is shown of an epoch's comparison with the teacher on held-out images."""
+    shown = {
+        "neighbours_10": "10 nearest in common {:.1f} %",
+        "cka": "CKA {:.3f}",
+        "effective_rank": "effective rank {:.3g}",
+        "knn_20": "20-NN {:.2f}",
+        "probe": "probe {:.2f}",
+    }
+    parts = [text.format(row[f"proof/{k}"]) for k, text in shown.items() if f"proof/{k}" in row]
+    return ["|", *parts] if parts else []
 
 
 def _effort(row: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -31,7 +32,8 @@ class Result(NamedTuple):
     """A finished run; percentages are of the test split, `top1` and `agreement` the last epoch's.
 
     `agreement` is the share of test images that student and teacher put into the same class,
-    None without a teacher. `seconds` is wall time, over all starts.
+    None without a teacher. `seconds` is wall time, over all starts. `proof` is what
+    `proving.Proof.look` found at the end; None where nothing was looked at.
     """
 
     label: str
@@ -43,6 +45,12 @@ class Result(NamedTuple):
     parameters: int
     seconds: float
     checkpoint: str
+    proof: dict[str, float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What files keep of it."""
+        fields = self._asdict()
+        return fields if self.proof else {k: v for k, v in fields.items() if k != "proof"}
 
 
 @dataclasses.dataclass
@@ -339,9 +347,17 @@ class Run:
         return {k: v / done for k, v in self.progress.sums.items() if k.startswith("loss")}
 
     def end_epoch(
-        self, tested: predictions.Predictions, speeds: dict[str, float]
+        self,
+        tested: predictions.Predictions,
+        speeds: dict[str, float],
+        proof: Mapping[str, float] | None = None,
     ) -> dict[str, Any]:
         """Ends an epoch; returns its row of figures.
+
+        Args:
+          tested: the student's predictions for the test split.
+          speeds: of `report.speeds`.
+          proof: of `proving.Proof.look`.
 
         Raises:
           DivergedError: the test loss is not finite.
@@ -371,6 +387,7 @@ class Run:
             **({} if math.isnan(rate) else {"learning_rate": rate}),
             **{f"train/{name}": value for name, value in means.items()},
             **test,
+            **{f"proof/{name}": value for name, value in (proof or {}).items()},
             **{f"best/{name}": value for name, value in progress.best.items()},
             **speeds,
         }
@@ -432,7 +449,12 @@ class Run:
                 parameters=self.parameters,
                 seconds=seconds,
                 checkpoint=str(self.folder / "checkpoints"),
-            )._asdict()
+                proof={
+                    name.removeprefix("proof/"): value
+                    for name, value in row.items()
+                    if name.startswith("proof/")
+                },
+            ).to_json()
         self.progress.about = about.to_json()
         score = row["test/top1"] if row else None
         self.checkpoints.save(self.state, dataclasses.asdict(self.progress), score)

@@ -16,7 +16,7 @@ _ORDER = """
     exports
     loop growth preflight
     run
-    program card
+    program card proving
     teacher
     pretrained
     predictions convert workdir readme

@@ -51,11 +51,11 @@ def _nearest(
     parts: jax.Array, embeddings: jax.Array, k: int, own: bool
 ) -> tuple[jax.Array, jax.Array]:
     """Of queries [parts, chunk, D]: cosines and indices, [parts, chunk, k]."""
-    directions, chunk = _unit(embeddings), parts.shape[1]
+    directions, chunk = unit(embeddings), parts.shape[1]
 
     def search(part):
         number, queries = part
-        cosines = jnp.matmul(_unit(queries), directions.T, precision="highest")
+        cosines = jnp.matmul(unit(queries), directions.T, precision="highest")
         if own:
             places = number * chunk + jnp.arange(chunk)
             itself = places[:, None] == jnp.arange(len(embeddings))[None]
@@ -65,7 +65,8 @@ def _nearest(
     return jax.lax.map(search, (jnp.arange(len(parts)), parts))
 
 
-def _unit(embeddings: jax.Array) -> jax.Array:
+def unit(embeddings: jax.Array) -> jax.Array:
+    """Rows [N, D] of length 1; zeros stay zeros."""
     lengths = jnp.linalg.norm(embeddings, axis=-1, keepdims=True)
     return embeddings / jnp.where(lengths > 0, lengths, 1)
 

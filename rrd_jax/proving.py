@@ -1,0 +1,157 @@
+"""A run's proof: what held-out images show of its student beside its teacher."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from rrd_jax import console, data, networks, parallel, predictions, tables
+from rrd_jax.proof import figures
+from rrd_jax.recipe import Recipe
+from rrd_jax.teacher import labelled
+from rrd_jax.teacher.frozen import FrozenNetwork, held_out
+
+
+class Proof:
+    """Looks at a student as it is trained.
+
+    Args:
+      recipe: of the run.
+      dataset: whose test split is held out.
+      mesh: the devices.
+      teacher: of whose embeddings those of held-out images are computed once.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: data.Dataset,
+        mesh: jax.sharding.Mesh,
+        teacher: FrozenNetwork,
+    ):
+        self._recipe, self._dataset, self._mesh, self._teacher = recipe, dataset, mesh, teacher
+        self._training, self._choice = recipe.training, recipe.training.proof
+        self._split = held_out(dataset, self._choice.images)
+        self._embed = predictions.compile_embed(
+            recipe.student, self._training.normalize, mesh, fast_cpu=self._training.fast_cpu
+        )
+        self._collapsed = 0  # looks in a row
+
+    def look(
+        self, variables: Any, epoch: int, stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, float]:
+        """The figures of a student after an epoch; none where it is not time for some.
+
+        Those of `proof.figures.of`, with teacher_effective_rank and teacher_deviation. After the
+        last epoch, with eval.knn, those of `teacher.labelled.of`, and all of them for a student
+        with random weights and the teacher: random_knn_20, teacher_probe and so on.
+
+        Args:
+          variables: of the student.
+          epoch: that has ended, from 1.
+          stop: whether to break off; asked after each batch.
+
+        Raises:
+          StoppedError: `stop` said so.
+        """
+
+        def after(share: float) -> None:
+            del share
+            if stop():
+                raise predictions.StoppedError
+
+        last = epoch == self._training.epochs
+        found: dict[str, float] = {}
+        if self._choice.on and (last or epoch % self._choice.every == 0):
+            found |= self._compared(variables, after)
+            self._look_for_collapse(found, epoch)
+            found |= _named("teacher", self._teacher.held_out.spread)
+        if self._choice.knn and last:
+            found |= self._classified(variables, after)
+        return found
+
+    def _compared(self, variables: Any, after: Callable[[float], None]) -> dict[str, float]:
+        size = self._training.eval_batch_size
+        embeddings, _ = predictions.collect_embeddings(
+            self._embed, variables, self._split, size, self._mesh, after
+        )
+        return figures.of(embeddings, self._teacher.held_out)
+
+    def _classified(self, variables: Any, after: Callable[[float], None]) -> dict[str, float]:
+        """What embeddings say of classes, between floor and ceiling."""
+        given = (self._dataset, self._mesh, self._training, after)
+        random = self._random()
+        found = labelled.of(self._embed, variables, *given)
+        floor = labelled.of(self._embed, random, *given)
+        if self._choice.on:
+            floor = self._compared(random, after) | floor
+        return found | _named("random", floor) | _named("teacher", self._teacher.labelled)
+
+    def _random(self) -> Any:
+        """Variables of a student that has learnt nothing."""
+
+        def init():
+            key = jax.random.key(self._training.seed)
+            return networks.init(self._recipe.student, key, self._dataset.image_shape)
+
+        return jax.jit(init, out_shardings=parallel.replicated(self._mesh))()
+
+    def _look_for_collapse(self, found: dict[str, float], epoch: int) -> None:
+        """Warns, once, of a student whose embeddings are as good as constant.
+
+        At the first look they may be: running statistics are not there yet.
+        """
+        doubt = figures.collapse(found, self._teacher.held_out)
+        self._collapsed = self._collapsed + 1 if doubt else 0
+        epochs = self._training.epochs
+        if self._collapsed == 2 or (self._collapsed == 1 and epoch == epochs):
+            console.warn(
+                f"[{self._training.label}] after epoch {epoch} of {epochs} {doubt}; look at"
+                " optimizer.learning_rate and the weights and temperatures of the objectives"
+            )
+
+
+def _named(whose: str, found: dict[str, float]) -> dict[str, float]:
+    return {f"{whose}_{name}": value for name, value in found.items()}
+
+
+_COLUMNS = {
+    "neighbours_1": ("nearest in common", 1),
+    "neighbours_10": ("10 nearest", 1),
+    "neighbours_20": ("20 nearest", 1),
+    "cka": ("CKA", 3),
+    "rank_correlation": ("rank correlation", 3),
+    "effective_rank": ("effective rank", 1),
+    "deviation": ("deviation", 3),
+    "knn_20": ("20-NN top-1", 2),
+    "probe": ("probe top-1", 2),
+}
+
+
+def table(runs: dict[str, dict[str, float]]) -> tables.Table:
+    """Header and rows: each run's figures, between a random student's and the teacher's.
+
+    Args:
+      runs: what `Proof.look` found last, by the label of the run.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for label, figures_of_run in runs.items():
+        found[label] = figures_of_run
+        for whose in ("random", "teacher"):
+            beside = {name: figures_of_run.get(f"{whose}_{name}") for name in _COLUMNS}
+            found[whose] = {name: value for name, value in beside.items() if value is not None}
+    names = [name for name in _COLUMNS if any(name in row for row in found.values())]
+    words = {"random": "random weights"}
+    order = ("random", *runs, "teacher")
+    cells = [
+        (
+            words.get(label, label),
+            *(
+                f"{found[label][name]:.{_COLUMNS[name][1]}f}" if name in found[label] else "-"
+                for name in names
+            ),
+        )
+        for label in order
+        if found[label]
+    ]
+    return ("embeddings of", *(_COLUMNS[name][0] for name in names)), cells
