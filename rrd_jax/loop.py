@@ -293,7 +293,9 @@ class _Loop:
             epoch = run.step // self.steps_per_epoch
             proof = {}
             if self.proof:
-                proof = self.proof.look(run.state.student, epoch, self._stops_between_steps)
+                objectives = {name: run.state.objective(name) for name in run.recipe.terms}
+                stop = self._stops_between_steps
+                proof = self.proof.look(run.state.student, epoch, objectives, stop)
         except predictions.StoppedError:
             self._stop_early()
         sanity.check_labels(tested["label"], run.dataset.num_classes, "test")

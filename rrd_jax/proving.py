@@ -1,11 +1,16 @@
 """A run's proof: what held-out images show of its student beside its teacher."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from rrd_jax import console, data, networks, parallel, predictions, tables
+from rrd_jax.networks import Outputs
+from rrd_jax.objectives import Objective, ObjectiveState
 from rrd_jax.proof import figures
 from rrd_jax.recipe import Recipe
 from rrd_jax.teacher import labelled
@@ -35,20 +40,32 @@ class Proof:
         self._embed = predictions.compile_embed(
             recipe.student, self._training.normalize, mesh, fast_cpu=self._training.fast_cpu
         )
+        self._everywhere = parallel.replicated(mesh)
         self._collapsed = 0  # looks in a row
+        self._beside_floor = {
+            name: _beside_floor(objective, mesh)
+            for name, objective in recipe.objectives.items()
+            if objective.floor
+        }
 
     def look(
-        self, variables: Any, epoch: int, stop: Callable[[], bool] = lambda: False
+        self,
+        variables: Any,
+        epoch: int,
+        objectives: Mapping[str, ObjectiveState] | None = None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> dict[str, float]:
         """The figures of a student after an epoch; none where it is not time for some.
 
-        Those of `proof.figures.of`, with teacher_effective_rank and teacher_deviation. After the
+        Those of `proof.figures.of`, with teacher_effective_rank and teacher_deviation, and for each
+        objective with a floor, such as rrd, loss/rrd beside floor/rrd, in nats. After the
         last epoch, with eval.knn, those of `teacher.labelled.of`, and all of them for a student
         with random weights and the teacher: random_knn_20, teacher_probe and so on.
 
         Args:
           variables: of the student.
           epoch: that has ended, from 1.
+          objectives: what each carries; None for no losses.
           stop: whether to break off; asked after each batch.
 
         Raises:
@@ -63,19 +80,41 @@ class Proof:
         last = epoch == self._training.epochs
         found: dict[str, float] = {}
         if self._choice.on and (last or epoch % self._choice.every == 0):
-            found |= self._compared(variables, after)
+            embeddings = self._held_out(variables, after)
+            found |= figures.of(embeddings, self._teacher.held_out)
+            found |= self._losses(embeddings, objectives or {})
             self._look_for_collapse(found, epoch)
             found |= _named("teacher", self._teacher.held_out.spread)
         if self._choice.knn and last:
             found |= self._classified(variables, after)
         return found
 
-    def _compared(self, variables: Any, after: Callable[[float], None]) -> dict[str, float]:
+    def _held_out(self, variables: Any, after: Callable[[float], None]) -> np.ndarray:
+        """Embeddings [N, D] of the held-out images."""
         size = self._training.eval_batch_size
-        embeddings, _ = predictions.collect_embeddings(
+        return predictions.collect_embeddings(
             self._embed, variables, self._split, size, self._mesh, after
-        )
-        return figures.of(embeddings, self._teacher.held_out)
+        )[0]
+
+    def _losses(
+        self, embeddings: np.ndarray, objectives: Mapping[str, ObjectiveState]
+    ) -> dict[str, float]:
+        """The mean losses over held-out images, each beside its floor, in batches as in training.
+
+        A last batch that is not whole is left out, unless it is the only one.
+        """
+        size = min(self._training.batch_size // self._training.accumulate, len(embeddings))
+        pair = (embeddings, self._teacher.held_out.embeddings)
+        starts = range(0, len(embeddings) - size + 1, size)
+        batches = [parallel.put(self._everywhere, [e[i : i + size] for e in pair]) for i in starts]
+        found = {}
+        for name, compare in self._beside_floor.items():
+            if name not in objectives:
+                continue
+            values = [compare(objectives[name], *batch) for batch in batches]
+            loss, floor = np.mean(jax.device_get(values), axis=0, dtype=np.float64)
+            found |= {f"loss/{name}": float(loss), f"floor/{name}": float(floor)}
+        return {name: value for name, value in found.items() if np.isfinite(value)}
 
     def _classified(self, variables: Any, after: Callable[[float], None]) -> dict[str, float]:
         """What embeddings say of classes, between floor and ceiling."""
@@ -84,7 +123,8 @@ class Proof:
         found = labelled.of(self._embed, variables, *given)
         floor = labelled.of(self._embed, random, *given)
         if self._choice.on:
-            floor = self._compared(random, after) | floor
+            embeddings = self._held_out(random, after)
+            floor = figures.of(embeddings, self._teacher.held_out) | floor
         return found | _named("random", floor) | _named("teacher", self._teacher.labelled)
 
     def _random(self) -> Any:
@@ -94,7 +134,7 @@ class Proof:
             key = jax.random.key(self._training.seed)
             return networks.init(self._recipe.student, key, self._dataset.image_shape)
 
-        return jax.jit(init, out_shardings=parallel.replicated(self._mesh))()
+        return jax.jit(init, out_shardings=self._everywhere)()
 
     def _look_for_collapse(self, found: dict[str, float], epoch: int) -> None:
         """Warns, once, of a student whose embeddings are as good as constant.
@@ -111,6 +151,21 @@ class Proof:
             )
 
 
+def _beside_floor(objective: Objective, mesh: jax.sharding.Mesh) -> Callable:
+    """(state, student's embeddings [B, D], teacher's [B, E]) -> (mean loss, mean floor), compiled.
+
+    The memory stays what it is.
+    """
+
+    @functools.partial(parallel.with_mesh, mesh)
+    def compare(state, student, teacher):
+        student, teacher = (Outputs((), embedding) for embedding in (student, teacher))
+        losses, _ = objective.loss(state, student, teacher, None)
+        return jnp.mean(losses), jnp.mean(objective.floor(state, teacher))
+
+    return jax.jit(compare, out_shardings=parallel.replicated(mesh))
+
+
 def _named(whose: str, found: dict[str, float]) -> dict[str, float]:
     return {f"{whose}_{name}": value for name, value in found.items()}
 
@@ -123,6 +178,8 @@ _COLUMNS = {
     "rank_correlation": ("rank correlation", 3),
     "effective_rank": ("effective rank", 1),
     "deviation": ("deviation", 3),
+    "loss/rrd": ("RRD's loss", 3),
+    "floor/rrd": ("its floor", 3),
     "knn_20": ("20-NN top-1", 2),
     "probe": ("probe top-1", 2),
 }

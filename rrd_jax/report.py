@@ -165,6 +165,8 @@ def _proof(row: dict[str, Any]) -> list[str]:
         "neighbours_10": "10 nearest in common {:.1f} %",
         "cka": "CKA {:.3f}",
         "effective_rank": "effective rank {:.3g}",
+        "loss/rrd": "rrd {:.3f}",
+        "floor/rrd": "of at least {:.3f}",
         "knn_20": "20-NN {:.2f}",
         "probe": "probe {:.2f}",
     }

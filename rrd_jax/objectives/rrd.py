@@ -204,6 +204,10 @@ def rrd(
     compare = functools.partial(relational_loss, **options, chunk=chunk)
     if memory == "fifo":
         objective = _with_queue(compare, queue_size, dim, push_before, initial)
+        temperature = options["temperature_teacher"]
+        same = dict.fromkeys(("temperature_student", "temperature_teacher"), temperature)
+        entropy = functools.partial(relational_loss, **same, chunk=chunk)
+        objective = objective._replace(floor=_floor(entropy, push_before))
     elif memory == "momentum":
         objective = _with_sample(compare, queue_size, dim, push_before, momentum, examples)
     else:
@@ -225,7 +229,10 @@ def _with_fixed_projection(objective: Objective) -> Objective:
         params, frozen = state.frozen
         return objective.loss(state._replace(params=params, frozen=frozen), student, teacher, batch)
 
-    return objective._replace(init=init, loss=loss)
+    def floor(state, teacher):
+        return objective.floor(state._replace(frozen=state.frozen[1]), teacher)
+
+    return objective._replace(init=init, loss=loss, floor=objective.floor and floor)
 
 
 class Sampled(NamedTuple):
@@ -259,6 +266,17 @@ def _with_queue(
         return losses, memories.push(state.memory, target)
 
     return Objective(init, loss, needs_maps=False)
+
+
+def _floor(entropy: Callable, push_before: bool) -> Callable:
+    """The entropy of the teacher's relations to a queue."""
+
+    def floor(state, teacher):
+        target = project(state.frozen, teacher.embedding)
+        memory = memories.push(state.memory, target) if push_before else state.memory
+        return entropy(target, target, memory.rows)
+
+    return floor
 
 
 def _with_sample(

