@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax import console, data, networks, parallel, predictions, tables
+from rrd_jax import console, data, errors, networks, parallel, predictions, tables
 from rrd_jax.networks import Outputs
 from rrd_jax.objectives import Objective, ObjectiveState
 from rrd_jax.proof import figures
 from rrd_jax.recipe import Recipe
-from rrd_jax.teacher import labelled
+from rrd_jax.teacher import labelled, probe
+from rrd_jax.teacher.ensemble import networks_of
 from rrd_jax.teacher.frozen import FrozenNetwork, held_out
 
 
@@ -25,6 +26,9 @@ class Proof:
       dataset: whose test split is held out.
       mesh: the devices.
       teacher: of whose embeddings those of held-out images are computed once.
+
+    Raises:
+      InputError: eval.knn asks for embeddings that memory does not hold.
     """
 
     def __init__(
@@ -42,6 +46,8 @@ class Proof:
         )
         self._everywhere = parallel.replicated(mesh)
         self._collapsed = 0  # looks in a row
+        if self._choice.knn:
+            self._check_memory()
         self._beside_floor = {
             name: _beside_floor(objective, mesh)
             for name, objective in recipe.objectives.items()
@@ -78,16 +84,19 @@ class Proof:
                 raise predictions.StoppedError
 
         last = epoch == self._training.epochs
-        found: dict[str, float] = {}
-        if self._choice.on and (last or epoch % self._choice.every == 0):
-            embeddings = self._held_out(variables, after)
+        compares = self._choice.on and (last or epoch % self._choice.every == 0)
+        classifies = self._choice.knn and last
+        if not (compares or classifies):
+            return {}
+        embeddings, found = self._held_out(variables, after), {}
+        if not np.isfinite(embeddings).all():
+            return {}  # the run ends with that
+        if compares:
             found |= figures.of(embeddings, self._teacher.held_out)
             found |= self._losses(embeddings, objectives or {})
             self._look_for_collapse(found, epoch)
             found |= _named("teacher", self._teacher.held_out.spread)
-        if self._choice.knn and last:
-            found |= self._classified(variables, after)
-        return found
+        return found | (self._classified(variables, after) if classifies else {})
 
     def _held_out(self, variables: Any, after: Callable[[float], None]) -> np.ndarray:
         """Embeddings [N, D] of the held-out images."""
@@ -117,15 +126,30 @@ class Proof:
         return {name: value for name, value in found.items() if np.isfinite(value)}
 
     def _classified(self, variables: Any, after: Callable[[float], None]) -> dict[str, float]:
-        """What embeddings say of classes, between floor and ceiling."""
+        """What embeddings say of classes, between floor and ceiling.
+
+        Where memory has become too small for them that is a warning: a whole run lies behind.
+        """
         given = (self._dataset, self._mesh, self._training, after)
         random = self._random()
-        found = labelled.of(self._embed, variables, *given)
-        floor = labelled.of(self._embed, random, *given)
+        try:
+            found = labelled.of(self._embed, variables, *given)
+            floor = labelled.of(self._embed, random, *given)
+            ceiling = self._teacher.labelled
+        except errors.InputError as error:
+            console.warn(f"[{self._training.label}] eval.knn: {error}")
+            return {}
         if self._choice.on:
             embeddings = self._held_out(random, after)
             floor = figures.of(embeddings, self._teacher.held_out) | floor
-        return found | _named("random", floor) | _named("teacher", self._teacher.labelled)
+        return found | _named("random", floor) | _named("teacher", ceiling)
+
+    def _check_memory(self) -> None:
+        """Raises an InputError for training images whose embeddings are too many."""
+        for network in (self._recipe.student, *networks_of(self._teacher.network)):
+            outputs = networks.summarize(network, self._dataset.image_shape).outputs
+            width = outputs.embedding.shape[-1]
+            probe.check_memory(len(self._dataset.train), width, self._mesh, "eval.knn")
 
     def _random(self) -> Any:
         """Variables of a student that has learnt nothing."""

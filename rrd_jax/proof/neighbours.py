@@ -4,16 +4,18 @@ Compiled, for a few images at a time: N images are compared with N others withou
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rrd_jax import errors
+from rrd_jax.proof.rows import chunks
 
 TEMPERATURE = 0.07
 _NUMBERS = 2**24  # similarities that are in memory at once
+_ROWS = 2**27  # numbers of embeddings that are on the device at once
 
 
 def nearest(
@@ -36,31 +38,53 @@ def nearest(
     """
     own = embeddings is None
     embeddings = queries if embeddings is None else embeddings
-    count, found = len(queries), len(embeddings) - own
+    found = len(embeddings) - own
     if not 1 <= k <= found:
         raise errors.InputError(f"{k} nearest images of {found}: k must be from 1 to {found}")
+    rows = max(1, _ROWS // embeddings.shape[1])
+    parts = [
+        _nearest_of(queries, embeddings[first : first + rows], first, k, own, chunk)
+        for first in range(0, len(embeddings), rows)
+    ]
+    if len(parts) == 1:
+        return parts[0]
+    indices, cosines = (np.concatenate(column, axis=1) for column in zip(*parts, strict=True))
+    order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(indices, order, axis=1), np.take_along_axis(cosines, order, axis=1)
+
+
+def _nearest_of(
+    queries: np.ndarray, embeddings: np.ndarray, first: int, k: int, own: bool, chunk: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `nearest`, among the rows from `first` on; fewer than k where there are fewer rows.
+
+    With `own`, a query's own row is among them, and as far away as can be.
+    """
+    count, k = len(queries), min(k, len(embeddings))
     chunk = min(chunk or max(1, _NUMBERS // len(embeddings)), count)
     padding = ((0, -count % chunk), (0, 0))
     parts = np.pad(queries.astype(np.float32), padding).reshape(-1, chunk, queries.shape[1])
-    cosines, indices = jax.device_get(_nearest(parts, embeddings.astype(np.float32), k, own))
-    return indices.reshape(-1, k)[:count], cosines.reshape(-1, k)[:count]
+    found = _nearest(parts, embeddings.astype(np.float32), np.int32(first), k, own)
+    cosines, indices = (array.reshape(-1, k)[:count] for array in jax.device_get(found))
+    return indices, cosines
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
+@functools.partial(jax.jit, static_argnums=(3, 4))
 def _nearest(
-    parts: jax.Array, embeddings: jax.Array, k: int, own: bool
+    parts: jax.Array, embeddings: jax.Array, first: jax.Array, k: int, own: bool
 ) -> tuple[jax.Array, jax.Array]:
     """Of queries [parts, chunk, D]: cosines and indices, [parts, chunk, k]."""
     directions, chunk = unit(embeddings), parts.shape[1]
+    rows = first + jnp.arange(len(embeddings))
 
     def search(part):
         number, queries = part
         cosines = jnp.matmul(unit(queries), directions.T, precision="highest")
         if own:
-            places = number * chunk + jnp.arange(chunk)
-            itself = places[:, None] == jnp.arange(len(embeddings))[None]
+            itself = (number * chunk + jnp.arange(chunk))[:, None] == rows[None]
             cosines = jnp.where(itself, -jnp.inf, cosines)
-        return jax.lax.top_k(cosines, k)
+        cosines, places = jax.lax.top_k(cosines, k)
+        return cosines, first + places
 
     return jax.lax.map(search, (jnp.arange(len(parts)), parts))
 
@@ -124,11 +148,20 @@ def classify(
     indices, cosines = nearest(queries, embeddings, min(max(ks), len(embeddings)))
     # Only ratios of weights matter: those of the nearest are 1, so that none is too large.
     weights = np.exp((cosines - cosines[:, :1]).astype(np.float64) / temperature)
-    voted, images = labels[indices], np.arange(len(queries))
-    votes = np.zeros((len(queries), num_classes))
-    classes = {}
-    for place in range(indices.shape[1]):
-        votes[images, voted[:, place]] += weights[:, place]
-        if place + 1 in ks:
-            classes[place + 1] = votes.argmax(axis=1).astype(np.int32)
-    return {k: classes.get(k, votes.argmax(axis=1).astype(np.int32)) for k in ks}
+    classes = {k: np.empty(len(queries), np.int32) for k in ks}
+    for part in chunks(len(queries), num_classes):
+        for k, found in _votes(labels[indices[part]], weights[part], num_classes, ks):
+            classes[k][part] = found
+    return classes
+
+
+def _votes(
+    labels: np.ndarray, weights: np.ndarray, num_classes: int, ks: Sequence[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Of each of `ks`: the classes [Q] with most votes of the first k labels of [Q, K]."""
+    votes, images, done = np.zeros((len(labels), num_classes)), np.arange(len(labels)), 0
+    for k in sorted(ks):
+        for place in range(done, min(k, labels.shape[1])):
+            votes[images, labels[:, place]] += weights[:, place]
+        done = k
+        yield k, votes.argmax(axis=1)

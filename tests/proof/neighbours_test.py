@@ -7,6 +7,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from rrd_jax import errors
 from rrd_jax.proof import neighbours
+from rrd_jax.proof import rows as parts
 
 
 def _rows(seed, shape=(120, 7)):
@@ -22,7 +23,10 @@ def _sorted(queries, rows=None):
 
 
 @pytest.mark.parametrize("chunk", [None, 50])  # of 120: the last chunk is filled up
-def test_nearest_rows_are_those_of_sorted_similarities(chunk):
+@pytest.mark.parametrize("few", [False, True])  # rows on the device: 56, 56 and the last 8
+def test_nearest_rows_are_those_of_sorted_similarities(chunk, few, monkeypatch):
+    if few:
+        monkeypatch.setattr(neighbours, "_ROWS", 7 * 56)
     rows, queries = _rows(0), _rows(1)
     indices, cosines = neighbours.nearest(rows, None, 9, chunk=chunk)
     np.testing.assert_array_equal(indices, _sorted(rows)[:, :9])
@@ -32,7 +36,10 @@ def test_nearest_rows_are_those_of_sorted_similarities(chunk):
     np.testing.assert_array_equal(indices, _sorted(queries, rows)[:, :9])
 
 
-def test_equal_rows_are_found_in_their_order_and_zeros_are_like_nothing():
+@pytest.mark.parametrize("few", [False, True])
+def test_equal_rows_are_found_in_their_order_and_zeros_are_like_nothing(few, monkeypatch):
+    if few:
+        monkeypatch.setattr(neighbours, "_ROWS", 3 * 2)
     rows = np.ones((5, 3), np.float32)
     assert neighbours.nearest(rows, None, 2)[0].tolist() == [[1, 2], [0, 2], [0, 1], [0, 1], [0, 1]]
     rows[2] = 0
@@ -74,7 +81,8 @@ def labelled():
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
-def test_classes_are_those_of_sklearns_weighted_neighbours(labelled, temperature):
+def test_classes_are_those_of_sklearns_weighted_neighbours(labelled, temperature, monkeypatch):
+    monkeypatch.setattr(parts, "_NUMBERS", 4 * 25)  # 25 of 60 queries at a time
     queries, rows, labels = labelled
     found = neighbours.classify(queries, rows, labels, 4, temperature=temperature)
     assert list(found) == [10, 20, 100, 200]

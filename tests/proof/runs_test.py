@@ -10,7 +10,7 @@ from rrd_jax import errors, job, metrics, predictions, proving, recipe
 from rrd_jax.config import parse
 from rrd_jax.data import feed
 from rrd_jax.proof import figures, neighbours, rows
-from rrd_jax.teacher import frozen, labelled, probe
+from rrd_jax.teacher import frozen, probe
 from tests import launch
 from tests.conftest import use_one_device
 
@@ -149,6 +149,7 @@ def test_a_collapsed_student_is_warned_of_once_it_stays_so(proven, setting, tiny
     assert "after epoch 2 of 2 the student's embeddings have collapsed: effective rank" in "".join(
         capsys.readouterr()
     ).replace("\n", " ")
+    assert not proof.look(jax.tree.map(lambda w: w * np.nan, student.variables), epoch=2)
     with pytest.raises(predictions.StoppedError):
         proof.look(student.variables, epoch=2, stop=lambda: True)
 
@@ -167,15 +168,17 @@ def test_that_nothing_is_looked_at_without_a_teacher_is_said(capsys):
     assert "eval.proof (there is no teacher)" in "".join(capsys.readouterr()).replace("\n", " ")
 
 
-def test_memory_that_is_too_small_for_the_training_images_is_said(
-    proven, setting, tiny_teacher, monkeypatch
+def test_memory_that_is_too_small_is_said_before_and_does_not_end_a_run_that_is_done(
+    proven, setting, tiny_teacher, monkeypatch, capsys
 ):
-    monkeypatch.setattr(probe.parallel, "host_bytes", lambda: 1000)
+    plan = recipe.create(proven[1].student.training, setting.dataset.num_classes, 24)
     teacher = _load("teacher", tiny_teacher, proven, setting)
+    student = _load("student", proven[0], proven, setting)
+    proof = proving.Proof(plan, *setting, teacher)
+    monkeypatch.setattr(probe.parallel, "host_bytes", lambda: 1000)
     with pytest.raises(errors.InputError, match="eval.knn keeps 24 embeddings"):
-        labelled.of(
-            predictions.compile_embed(teacher.network, teacher.training.normalize, setting.mesh),
-            teacher.variables,
-            *setting,
-            teacher.training,
-        )
+        proving.Proof(plan, *setting, teacher)
+    found = proof.look(student.variables, epoch=2)
+    assert "cka" in found
+    assert "knn_20" not in found
+    assert "eval.knn keeps 24 embeddings" in "".join(capsys.readouterr()).replace("\n", " ")
