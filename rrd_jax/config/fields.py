@@ -578,9 +578,7 @@ FIELDS = (
         " needs no label.",
     ),
     Field("eval.proof_images", 2000, Integer(3), "Held-out images of that, at most."),
-    Field(
-        "eval.every", 1, _COUNT, "Epochs between two looks at that; the last one has its own."
-    ),
+    Field("eval.every", 1, _COUNT, "Epochs between two looks at that; the last one has its own."),
     Field(
         "eval.knn",
         False,
