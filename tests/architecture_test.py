@@ -81,7 +81,7 @@ _LIBRARIES = {
             "stablehlo_coreml": "coreml",
         }.items()
     },
-    "matplotlib": ["gains"],
+    "matplotlib": ["gains", "predict.picture"],
     "tensorflow": [],
 }
 _FILES = [

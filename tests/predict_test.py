@@ -278,3 +278,61 @@ def test_a_list_is_read_and_whoever_stops_reading_ends_it_quietly(runs, root):
     line, codes = done.stdout.splitlines()
     assert line.startswith(f"{root}/test/a,b/0.jpeg: ")
     assert (codes, done.stderr) == ("0 0 141 0", "")
+
+
+def test_neighbours_are_scikit_learns_and_never_the_image_itself(predict, runs, root, tmp_path):
+    neighbors = pytest.importorskip("sklearn.neighbors")
+    asked, count, size = library.load(runs["none"][1]), 3, 60
+    result = asked.predict(root / "test", batch_size=7)
+    model = neighbors.NearestNeighbors(n_neighbors=count + 1, metric="cosine")
+    distances, places = model.fit(result.embeddings).kneighbors(result.embeddings)
+    output, picture = tmp_path / "near.jsonl", tmp_path / "near.png"
+    more = ("--format=jsonl", f"--output={output}", f"--picture={picture}", "--batch_size=7")
+    done = predict("test", f"--neighbours={root / 'test'}", f"--top={count}", *more)
+    assert done.code == 0, done.err
+    assert "student and teacher have" in done.err
+    with PIL.Image.open(picture) as drawn:
+        assert drawn.size[0] > 400
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    found = {os.path.relpath(row["file"], root): row["neighbours"] for row in rows}
+    assert len(found) == size
+    for file, row, near in zip(result.files, distances, places, strict=True):
+        assert file == result.files[near[0]] or row[1] < 1e-6  # itself, or its twin
+        neighbours = found[os.path.relpath(file, root)]
+        cosines = [neighbour["cosine"] for neighbour in neighbours]
+        np.testing.assert_allclose(cosines, 1 - row[1:], atol=1e-5)
+        assert file not in {os.path.join(root, neighbour["file"]) for neighbour in neighbours}
+
+
+def test_neighbours_of_few_images_are_a_line_each_and_a_table(predict):
+    query = "test/a,b/0.jpeg"
+    folder = "test/a,b/1.jpeg", query, "test/a,b/2.png"
+    done = predict(*folder, f"--neighbours={query}", "--top=5")
+    assert done.code == 0, done.err
+    assert re.fullmatch(r"test/a,b/0\.jpeg: (test/a,b/[12]\.\w+ -?[01]\.\d{4}(, )?){2}\n", done.out)
+    table = list(
+        csv.reader(predict(*folder, f"--neighbours={query}", "--format=csv").out.splitlines())
+    )
+    assert table[0] == ["file", "neighbour_1", "cosine_1", "neighbour_2", "cosine_2"]
+    assert table[1][0] == query
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--picture=x.png"], "name images with --neighbours too"),
+        (
+            ["--neighbours=test", "--picture=x.jpg"],
+            "--picture=x.jpg must end in .png, .svg or .pdf",
+        ),
+        (["--neighbours=test", "--picture=no/x.png"], "there is no no"),
+        (["--neighbours=test", "--labels"], "--labels is not for --neighbours"),
+        (["--neighbours=test", "--format=npz", "--output=x"], "needs --format=text, csv or jsonl"),
+        (["--neighbours=nowhere"], "nowhere"),
+    ],
+)
+def test_flags_of_neighbours_that_do_not_fit_are_a_line(predict, flags, message):
+    done = predict("test", *flags)
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.strip().splitlines()) == 1

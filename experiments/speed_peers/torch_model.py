@@ -59,7 +59,7 @@ class _Headed(nn.Module):
         return self.fc(self.body(x))
 
 
-def create(name: str, classes: int, side: int, channels: int = 3) -> nn.Module:
+def create(name: str, classes: int, side: int = 32, channels: int = 3) -> nn.Module:
     """A network for images of a side: of torchvision, or such as resnet32x4, of 6n + 2 layers."""
     models = torchvision.models
     if name in ("resnet18", "resnet34"):

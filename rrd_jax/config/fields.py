@@ -403,8 +403,8 @@ FIELDS = (
         "teacher.interpolation",
         "auto",
         Choice(("auto", *INTERPOLATIONS)),
-        "Where its image_size is another: of all that a new pixel covers (antialiased). auto: as its"
-        " weights say, else bilinear.",
+        "Where its image_size is another: of all that a new pixel covers (antialiased). auto: as"
+        " its weights say, else bilinear.",
     ),
     Field(
         "teacher.probe",

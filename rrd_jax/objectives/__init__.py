@@ -25,6 +25,8 @@ _FILES = (
     "dist",
     "r2kd",
     "cmkd",
+    # On embeddings, one by one.
+    "embed",
     # On relations within the batch.
     "sp",
     "rkd",

@@ -11,22 +11,43 @@ from rrd_jax import errors
 from rrd_jax import memory as memories
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record
 from rrd_jax.objectives.parts import banks, projections, relations
+from rrd_jax.objectives.parts.arithmetic import unit
 from rrd_jax.objectives.parts.projections import project
 
-# The two published forms; each value can also be set alone. A third one stands in the authors'
-# docstrings: temperature_student 0.02, temperature_teacher 0.1, push_before True.
+_RRD = {"own_pair": False, "teacher_projection": True}
+# RRD's two published forms, and two of others that relate to a memory without labels; each value
+# can also be set alone. A third form of RRD stands in the authors' docstrings: temperature_student
+# 0.02, temperature_teacher 0.1, push_before True.
 PRESETS = {
     # The abstract of v5, and the code of 2024 that printed the CIFAR-100 table.
     "sharp_student": {
         "temperature_student": 0.04,
         "temperature_teacher": 0.10,
         "push_before": False,
+        **_RRD,
     },
     # The authors' repository since February 2025.
     "sharp_teacher": {
         "temperature_student": 0.10,
         "temperature_teacher": 0.02,
         "push_before": True,
+        **_RRD,
+    },
+    # SEED, arXiv 2101.04731, with a memory of 65 536.
+    "seed": {
+        "temperature_student": 0.2,
+        "temperature_teacher": 1e-4,
+        "push_before": False,
+        "own_pair": True,
+        "teacher_projection": False,
+    },
+    # CompRess with the teacher's memory alone, arXiv 2010.14713, of 128 000.
+    "compress": {
+        "temperature_student": 0.04,
+        "temperature_teacher": 0.04,
+        "push_before": False,
+        "own_pair": False,
+        "teacher_projection": False,
     },
 }
 
@@ -43,6 +64,7 @@ def relational_loss(
     *,
     temperature_student: float,
     temperature_teacher: float,
+    own: jax.Array | None = None,
     chunk: int | None = None,
 ) -> jax.Array:
     """Cross-entropy between the teacher's and the student's relations to a memory.
@@ -59,6 +81,8 @@ def relational_loss(
       memory: [K, D] earlier teacher embeddings, constant for gradients.
       temperature_student: tau_s > 0.
       temperature_teacher: tau_t > 0.
+      own: [B, D] one more row for each image alone, such as its own teacher embedding, constant for
+        gradients; None for none.
       chunk: memory rows that are compared at once, so that nothing of size [B, K] exists; 0 for
         all of them, None for what suits the platform. The value is the same.
 
@@ -88,23 +112,26 @@ def relational_loss(
         raise errors.InputError(
             f"memory is a {type(memory).__name__}, but must be an array: pass its rows"
         )
-    errors.check_arrays(student=student, teacher=teacher, memory=memory)
+    given = {} if own is None else {"own": own}
+    errors.check_arrays(student=student, teacher=teacher, memory=memory, **given)
     _check_chunk(chunk)
     if (
         memory.ndim != 2
         or student.ndim != 2
         or not student.shape == teacher.shape == (len(student), memory.shape[1])
+        or any(array.shape != student.shape for array in given.values())
     ):
+        also = "" if own is None else f"; own is {own.shape}, and must be as student is"
         raise errors.InputError(
             f"student {student.shape}, teacher {teacher.shape} and memory {memory.shape} must be"
-            " [B, D], [B, D] and [K, D]"
+            f" [B, D], [B, D] and [K, D]{also}"
         )
     if not memory.size:
         raise errors.InputError(f"memory {memory.shape} is empty: there is nothing to relate to")
-    teacher, memory = jax.lax.stop_gradient((teacher, memory))
+    teacher, memory, own = jax.lax.stop_gradient((teacher, memory, own))
     scaled = student / temperature_student, teacher / temperature_teacher
     chunk = None if chunk is None else int(chunk)
-    return relations.cross_entropy(*scaled, memory, chunk, relations.context_mesh())
+    return relations.cross_entropy(*scaled, memory, own, chunk, relations.context_mesh())
 
 
 def nested_loss(
@@ -149,16 +176,22 @@ def rrd(
     examples: int | None = None,
     temperature_bank: float = 0.07,
     train_projection: bool = True,
+    own_pair: bool | None = None,
+    teacher_projection: bool | None = None,
+    head: str = "linear",
+    head_width: int | None = None,
 ) -> Objective:
     """RRD with a memory of teacher embeddings.
 
-    The student's projection is trained with the student, unless it is to stay at random; the
-    teacher's is a fixed random one.
+    The student's head is trained with the student, unless it is to stay at random; the teacher's
+    projection is a fixed random one.
 
     Args:
-      preset: a name in PRESETS; fills those of the three values below that are None.
-        "sharp_student" has temperatures 0.04 and 0.10 and compares before it pushes,
-        "sharp_teacher" 0.10 and 0.02 and compares afterwards.
+      preset: a name in PRESETS; fills those of the three values below, and of `own_pair` and
+        `teacher_projection`, that are None. "sharp_student" has temperatures 0.04 and 0.10 and
+        compares before it pushes, "sharp_teacher" 0.10 and 0.02 and compares afterwards. "seed"
+        has 0.2 and 1e-4, "compress" 0.04 twice, both the teacher's own embeddings; "seed" also
+        compares each image with itself.
       temperature_student: tau_s > 0.
       temperature_teacher: tau_t > 0.
       push_before: whether the batch enters the memory before it is compared with it, so that
@@ -177,20 +210,35 @@ def rrd(
       momentum: with banks: how much of a row stays, in [0, 1).
       examples: with banks: number of training images N; the trainer fills it in.
       temperature_bank: momentum_reference only: T of `parts.banks.compare`, >= 0.0125.
-      train_projection: whether the student's projection is trained; if not, only the network in
-        front of it is.
+      train_projection: whether the student's head is trained; if not, only the network in front of
+        it is.
+      own_pair: whether each image also meets its own teacher embedding, beside the memory; not with
+        push_before, nor with "momentum_reference", which always has it.
+      teacher_projection: whether the teacher's embeddings are projected to `dim`; if not, they are
+        compared as they are, and the student's get their length.
+      head: of the student, "linear", or "mlp" for two layers with a ReLU between them.
+      head_width: hidden features of the MLP; None for the student's own, as SEED has it.
 
     Raises:
-      InputError: an unknown preset or memory, or a value out of range.
+      InputError: an unknown preset, memory or head, or a value out of range.
     """
     given = {
         "temperature_student": temperature_student,
         "temperature_teacher": temperature_teacher,
         "push_before": push_before,
+        "own_pair": own_pair,
+        "teacher_projection": teacher_projection,
     }
     options = dict(errors.lookup("preset", preset, PRESETS))
     options |= {name: value for name, value in given.items() if value is not None}
-    push_before = options.pop("push_before")
+    push_before, own_pair = options.pop("push_before"), options.pop("own_pair")
+    heads = _Heads(dim if options.pop("teacher_projection") else None, head, head_width)
+    projections.check_head(head, head_width)
+    if own_pair and (push_before or memory == "momentum_reference"):
+        other = "push_before" if push_before else f"memory={memory}"
+        raise errors.InputError(
+            f"own_pair is set beside {other}: each image would meet itself twice; leave one out"
+        )
     errors.check_positive(**options)
     errors.check_counts(queue_size=queue_size, dim=dim)
     banks.check_temperature(temperature_bank)
@@ -201,20 +249,26 @@ def rrd(
     memories.check_momentum(momentum)
     if memory != "fifo":
         banks.check_options(examples, momentum)
-    compare = functools.partial(relational_loss, **options, chunk=chunk)
+
+    def compare(embedding, target, rows):
+        own = target if own_pair else None
+        return relational_loss(embedding, target, rows, **options, own=own, chunk=chunk)
+
+    def entropy(target, rows):  # a cross-entropy with itself
+        same = dict.fromkeys(options, options["temperature_teacher"])
+        own = target if own_pair else None
+        return relational_loss(target, target, rows, **same, own=own, chunk=chunk)
+
     if memory == "fifo":
-        objective = _with_queue(compare, queue_size, dim, push_before, initial)
-        temperature = options["temperature_teacher"]
-        same = dict.fromkeys(("temperature_student", "temperature_teacher"), temperature)
-        entropy = functools.partial(relational_loss, **same, chunk=chunk)
+        objective = _with_queue(compare, queue_size, heads, push_before, initial)
         objective = objective._replace(floor=_floor(entropy, push_before))
     elif memory == "momentum":
-        objective = _with_sample(compare, queue_size, dim, push_before, momentum, examples)
+        objective = _with_sample(compare, queue_size, heads, push_before, momentum, examples)
     else:
         step = functools.partial(
             banks.step, temperature=temperature_bank, count=queue_size, momentum=momentum
         )
-        objective = _with_banks(functools.partial(nested_loss, **options), step, dim, examples)
+        objective = _with_banks(functools.partial(nested_loss, **options), step, heads, examples)
     return objective if train_projection else _with_fixed_projection(objective)
 
 
@@ -235,6 +289,33 @@ def _with_fixed_projection(objective: Objective) -> Objective:
     return objective._replace(init=init, loss=loss, floor=objective.floor and floor)
 
 
+class _Heads(NamedTuple):
+    """What stands behind the embeddings of student and teacher.
+
+    Attributes:
+      dim: length D of what is compared; None for that of the teacher's embeddings, as they are.
+      student: a name of `projections.HEADS`.
+      width: hidden features of an MLP; None for the student's.
+    """
+
+    dim: int | None
+    student: str
+    width: int | None
+
+    def length(self, teacher: Any) -> int:
+        """D, for a teacher's Outputs."""
+        return self.dim or teacher.embedding.shape[-1]
+
+    def init(self, key: jax.Array, student: Any, teacher: Any) -> tuple[Any, Any, jax.Array]:
+        """The student's head, the teacher's layer, () for none, and a key for the memory."""
+        student_key, teacher_key, memory_key = jax.random.split(key, 3)
+        dim, features = self.length(teacher), student.embedding.shape[-1]
+        head = projections.init_head(student_key, features, dim, self.student, self.width)
+        width = teacher.embedding.shape[-1]
+        layer = projections.init(teacher_key, width, dim) if self.dim else ()
+        return head, layer, memory_key
+
+
 class Sampled(NamedTuple):
     """The memory of "momentum".
 
@@ -248,11 +329,12 @@ class Sampled(NamedTuple):
 
 
 def _with_queue(
-    compare: Callable, size: int, dim: int, push_before: bool, initial: str
+    compare: Callable, size: int, heads: _Heads, push_before: bool, initial: str
 ) -> Objective:
     def init(key, student, teacher):
-        params, frozen, key = _projections(key, student, teacher, dim)
-        return ObjectiveState(params, frozen, memories.init_queue(key, size, dim, initial=initial))
+        params, frozen, key = heads.init(key, student, teacher)
+        queue = memories.init_queue(key, size, heads.length(teacher), initial=initial)
+        return ObjectiveState(params, frozen, queue)
 
     def loss(state, student, teacher, batch):
         del batch
@@ -272,19 +354,25 @@ def _floor(entropy: Callable, push_before: bool) -> Callable:
     """The entropy of the teacher's relations to a queue."""
 
     def floor(state, teacher):
-        target = project(state.frozen, teacher.embedding)
+        target = _target(state.frozen, teacher)
         memory = memories.push(state.memory, target) if push_before else state.memory
-        return entropy(target, target, memory.rows)
+        return entropy(target, memory.rows)
 
     return floor
 
 
 def _with_sample(
-    compare: Callable, size: int, dim: int, push_before: bool, momentum: float, examples: int
+    compare: Callable,
+    size: int,
+    heads: _Heads,
+    push_before: bool,
+    momentum: float,
+    examples: int,
 ) -> Objective:
     def init(key, student, teacher):
-        params, frozen, key = _projections_and_draws(key, student, teacher, dim)
-        memory = Sampled(memories.init_bank(key, examples, dim), jnp.int32(0))
+        params, frozen, key = _heads_and_draws(key, student, teacher, heads)
+        bank = memories.init_bank(key, examples, heads.length(teacher))
+        memory = Sampled(bank, jnp.int32(0))
         return ObjectiveState(params, frozen, memory)
 
     def loss(state, student, teacher, batch):
@@ -300,10 +388,10 @@ def _with_sample(
     return Objective(init, loss, needs_maps=False)
 
 
-def _with_banks(compare: Callable, step: Callable, dim: int, examples: int) -> Objective:
+def _with_banks(compare: Callable, step: Callable, heads: _Heads, examples: int) -> Objective:
     def init(key, student, teacher):
-        params, frozen, key = _projections_and_draws(key, student, teacher, dim)
-        return ObjectiveState(params, frozen, banks.init(key, examples, dim))
+        params, frozen, key = _heads_and_draws(key, student, teacher, heads)
+        return ObjectiveState(params, frozen, banks.init(key, examples, heads.length(teacher)))
 
     def loss(state, student, teacher, batch):
         key = jax.random.wrap_key_data(state.frozen["key"])
@@ -314,30 +402,23 @@ def _with_banks(compare: Callable, step: Callable, dim: int, examples: int) -> O
     return Objective(init, loss, needs_maps=False)
 
 
-def _projections(
-    key: jax.Array, student: Any, teacher: Any, dim: int
+def _heads_and_draws(
+    key: jax.Array, student: Any, teacher: Any, heads: _Heads
 ) -> tuple[Any, Any, jax.Array]:
-    """The student's layer, the teacher's, and a key for the memory."""
-    student_key, teacher_key, memory_key = jax.random.split(key, 3)
-    return (
-        projections.init(student_key, student.embedding.shape[-1], dim),
-        projections.init(teacher_key, teacher.embedding.shape[-1], dim),
-        memory_key,
-    )
-
-
-def _projections_and_draws(
-    key: jax.Array, student: Any, teacher: Any, dim: int
-) -> tuple[Any, Any, jax.Array]:
-    """As `_projections`, with a key for draws beside the teacher's layer."""
-    params, layer, key = _projections(key, student, teacher, dim)
+    """As `_Heads.init`, with a key for draws beside the teacher's layer."""
+    params, layer, key = heads.init(key, student, teacher)
     key, draw_key = jax.random.split(key)
     return params, {"projection": layer, "key": jax.random.key_data(draw_key)}, key
 
 
 def _embeddings(params: Any, layer: Any, student: Any, teacher: Any) -> tuple[jax.Array, jax.Array]:
-    target = jax.lax.stop_gradient(project(layer, teacher.embedding))
-    return project(params, student.embedding), target
+    return project(params, student.embedding), _target(layer, teacher)
+
+
+def _target(layer: Any, teacher: Any) -> jax.Array:
+    embedding = teacher.embedding
+    target = project(layer, embedding) if layer else unit(embedding.astype(jnp.float32))
+    return jax.lax.stop_gradient(target)
 
 
 RECORD = Record(

@@ -3,9 +3,11 @@
     python -m rrd_jax.predict --workdir=runs/digits photo.jpg folder 'more/*.png'
     python -m rrd_jax.predict --workdir=runs/digits@best --format=csv --output=out.csv folder
     find . -name '*.jpg' -print0 | python -m rrd_jax.predict --workdir=student.onnx -
+    python -m rrd_jax.predict --workdir=runs/digits --neighbours=photo.jpg --picture=near.png folder
 
 Images are files, folders, which are searched, patterns, or - for a list of them on standard input,
 separated by line ends or zeros. They go through the steps that the run's test images went through.
+With --neighbours, the answer is which of them are nearest to other images, by their embeddings.
 Answers come in the order of the images, as they are found; what else there is to say goes to
 standard error. The exit code is 0 if all images were read, 1 for a bad flag, 2 for bad input, or if
 some images could not be read: these are named, the others are predicted.
@@ -16,6 +18,7 @@ import functools
 import pathlib
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from absl import app, flags
@@ -66,6 +69,18 @@ _EMBEDDINGS = flags.DEFINE_bool("embeddings", False, "Writes the network's embed
 _LABELS = flags.DEFINE_bool(
     "labels", False, "Says the top-1 of images in a folder that is called like their class."
 )
+_NEIGHBOURS = flags.DEFINE_string(
+    "neighbours",
+    None,
+    "Files, a folder or a pattern: for each of these images, the --top images of the others that"
+    " are nearest by the cosine of the network's embeddings.",
+)
+_PICTURE = flags.DEFINE_string(
+    "picture",
+    None,
+    "With --neighbours, a .png, .svg or .pdf of the first of them; of a run, beside the neighbours"
+    " that its teacher finds.",
+)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at once.", lower_bound=1)
 
 
@@ -83,17 +98,17 @@ def _run(names: list[str]) -> None:
     with contextlib.redirect_stdout(sys.stderr):  # answers alone go to standard output
         _check_flags()
         paths = _paths(names)
+        if _NEIGHBOURS.value is not None:
+            _search(paths, stdout)
+            return
         # Here, for --help is printed, and errors are found, without waiting for JAX.
-        from rrd_jax import parallel
         from rrd_jax.predict import writing
 
         cli.quiet_libtpu()
         content = writing.Content(_TOP.value, _LOGITS.value, _EMBEDDINGS.value)
         output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value is not None else None
         with writing.opened(_FORMAT.value, content, output, stdout) as write:
-            parallel.enable_compilation_cache()
-            parallel.check_platform()
-            parallel.check_jaxlib()
+            _prepare()
             predictor = _predictor()
             tally = _Tally(predictor, len(paths), shows=output is not None or not _tty(stdout))
             with contextlib.closing(predictor.batches(paths, _BATCH_SIZE.value)) as parts:
@@ -104,14 +119,86 @@ def _run(names: list[str]) -> None:
         tally.finish(output)
 
 
+def _prepare() -> None:
+    from rrd_jax import parallel
+
+    parallel.enable_compilation_cache()
+    parallel.check_platform()
+    parallel.check_jaxlib()
+
+
+def _search(paths: list[str], stdout: TextIO) -> None:
+    """Answers --neighbours."""
+    from rrd_jax.predict import neighbours, picture, writing
+
+    drawing = pathlib.Path(_PICTURE.value) if _PICTURE.value is not None else None
+    if drawing is not None:
+        picture.check(drawing)
+    queries = _paths([_NEIGHBOURS.value])
+    cli.quiet_libtpu()
+    output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value is not None else None
+    with writing.stream(_FORMAT.value, output, stdout) as put:
+        _prepare()
+        predictor = _predictor()
+        tally = _Tally(predictor, len(paths), shows=output is not None or not _tty(stdout))
+        search = functools.partial(neighbours.search, queries=queries, count=_TOP.value)
+        search = functools.partial(search, batch_size=_BATCH_SIZE.value)
+        found = search(predictor, files=paths, seen=tally.add)
+        for line in neighbours.lines(_FORMAT.value, found):
+            put(line)
+    if drawing is not None:
+        _draw(drawing, predictor, found, functools.partial(search, files=paths))
+    tally.finish(output)
+
+
+def _draw(path: pathlib.Path, predictor: "Predictor", found: Any, search: Callable) -> None:
+    from rrd_jax.predict import neighbours, picture
+
+    console.clear()
+    rows = {"teacher" if _TEACHER.value else "network": found}
+    if teacher := _teacher_beside():
+        theirs = search(teacher, seen=lambda part: None)
+        rows = {"student": found, "teacher": theirs}
+        share = 100 * neighbours.in_common(found, theirs)
+        console.say(f"student and teacher have {share:.1f} % of these neighbours in common")
+    picture.draw(path, rows, predictor.about.preprocessing)
+    console.say(f"picture: {path}")
+
+
+def _teacher_beside() -> "Predictor | None":
+    """The teacher of the student that was asked; None where there is none."""
+    from rrd_jax import library
+    from rrd_jax.convert import files
+
+    if _TEACHER.value or not (files.split(_WORKDIR.value)[0] / "config.json").exists():
+        return None
+    try:
+        return library.load_teacher(files.split(_WORKDIR.value)[0])
+    except errors.InputError as error:
+        console.note(f"the picture is without the teacher's neighbours: {error}")
+        return None
+
+
 def _check_flags() -> None:
     if _FORMAT.value == "npz" and _OUTPUT.value is None:
         raise errors.InputError("--format=npz is no text: name a file with --output")
     if _OUTPUT.value == "":
         raise errors.InputError("--output is empty; leave it out for standard output")
+    if _NEIGHBOURS.value is not None:
+        _check_search()
+    elif _PICTURE.value is not None:
+        raise errors.InputError("--picture shows neighbours: name images with --neighbours too")
     if _FORMAT.value == "text" and (_LOGITS.value or _EMBEDDINGS.value):
         flag = "logits" if _LOGITS.value else "embeddings"
         raise errors.InputError(f"--{flag} needs --format=csv, jsonl or npz")
+
+
+def _check_search() -> None:
+    given = {"logits": _LOGITS.value, "embeddings": _EMBEDDINGS.value, "labels": _LABELS.value}
+    for name in (name for name, value in given.items() if value):
+        raise errors.InputError(f"--{name} is not for --neighbours: leave one of them out")
+    if _FORMAT.value == "npz":
+        raise errors.InputError("--neighbours needs --format=text, csv or jsonl")
 
 
 def _paths(names: list[str]) -> list[str]:

@@ -122,21 +122,30 @@ def opened(
     if form == "npz" and output is None:
         raise errors.InputError("--format=npz is no text: name a file with --output")
     with contextlib.ExitStack() as stack:
-        if output is None:
-            if isinstance(stdout, io.TextIOWrapper) and form != "text":
-                stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
-            yield _lines(form, content, lambda line: console.write(line, stdout))
-            return
-        file = stack.enter_context(_file(output))
         if form == "npz":
+            file = stack.enter_context(_file(output))
             columns = stack.enter_context(contextlib.closing(_Columns(content, output.parent)))
             yield columns.write
             columns.finish(file)
         else:
-            stream = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="")
-            yield _lines(form, content, stream.write)
-            stream.flush()
-            stream.detach()
+            yield _lines(form, content, stack.enter_context(stream(form, output, stdout)))
+
+
+@contextlib.contextmanager
+def stream(
+    form: str, output: pathlib.Path | None, stdout: TextIO
+) -> Iterator[Callable[[str], Any]]:
+    """A function that writes lines, as long as it lasts; arguments and errors are `opened`'s."""
+    if output is None:
+        if isinstance(stdout, io.TextIOWrapper) and form != "text":
+            stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+        yield lambda line: console.write(line, stdout)
+        return
+    with _file(output) as file:
+        text_file = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="")
+        yield text_file.write
+        text_file.flush()
+        text_file.detach()
 
 
 def _lines(form: str, content: Content, put: Callable[[str], Any]) -> Write:

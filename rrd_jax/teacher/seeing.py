@@ -47,9 +47,7 @@ def own(
     return Preprocessing(size, student.channels, tuple(mean), tuple(std), interpolation=scaled)
 
 
-def wrap(
-    network: Network, seen: Preprocessing | None, student: Preprocessing
-) -> Network:
+def wrap(network: Network, seen: Preprocessing | None, student: Preprocessing) -> Network:
     """A network that is given what the student sees, and sees what `own` says."""
     if seen is None:
         return network

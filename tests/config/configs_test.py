@@ -60,6 +60,7 @@ def _smoke(name, folder):
 @pytest.mark.parametrize("name", _ALL)
 def test_the_complete_job_of_every_config_runs_in_smoke(name, tmp_path):
     config = _smoke(name, tmp_path)
+    config.baseline = name == "digits"  # one is enough
     results = launch.run(config, tmp_path / "run")
     labels = ["teacher", "student alone", f"distilled, {config.method}"]
     assert [r.label for r in results] == [x for x in labels if config.baseline or "alone" not in x]
@@ -156,8 +157,8 @@ def test_a_small_network_alone_has_its_learning_rate():
 
 @pytest.mark.long
 @pytest.mark.usefixtures("one_device")
-@pytest.mark.parametrize("pair", ["wrn_16_1-shufflenetv2_cifar", "vgg8-mobilenetv2_cifar"])
-def test_pairs_of_two_families_are_distilled(pair, tmp_path):
+def test_a_pair_of_two_families_is_distilled(tmp_path):
+    pair = "wrn_16_1-shufflenetv2_cifar"
     config = _config("cifar100", f"smoke,{pair}")
     teacher, student = launch.run(config, tmp_path)
     assert [teacher.model, student.model] == pair.split("-")

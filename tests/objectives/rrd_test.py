@@ -146,7 +146,7 @@ def test_bad_temperatures_are_named(name, bad):
 
 
 def test_presets_fill_what_is_not_given():
-    with pytest.raises(errors.InputError, match="known: sharp_student, sharp_teacher"):
+    with pytest.raises(errors.InputError, match="known: sharp_student, sharp_teacher, seed"):
         objectives.create("rrd", preset="sharp")
     _, pushed = _loss_of(objectives.create("rrd", preset="sharp_teacher", queue_size=4, dim=3))
     chex.assert_shape(pushed.rows, (4, 3))
@@ -178,6 +178,65 @@ def test_pushing_before_or_after_decides_whether_the_own_key_is_met():
     after, other_push = _loss_of(objectives.create("rrd", push_before=False, **options))
     assert np.abs(before - after).max() > 1e-3
     chex.assert_trees_all_equal(after_push, other_push)
+
+
+def _unit64(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def test_seed_compares_the_teachers_own_embeddings_with_the_image_itself_first():
+    rng = np.random.default_rng(0)
+    student, teacher = (rng.standard_normal((5, n)).astype(np.float32) for n in (6, 7))
+    objective = objectives.create("rrd", preset="seed", queue_size=16, head="mlp", head_width=9)
+    outputs = _outputs(student), _outputs(teacher)
+    state = objective.init(jax.random.key(0), *outputs)
+    assert not jax.tree.leaves(state.frozen)
+    chex.assert_shape(state.memory.rows, (16, 7))
+    layers = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.params)
+    chex.assert_shape(layers["hidden"]["kernel"], (6, 9))
+    hidden = np.maximum(student @ layers["hidden"]["kernel"] + layers["hidden"]["bias"], 0)
+    query = _unit64(hidden @ layers["out"]["kernel"] + layers["out"]["bias"])
+    key = _unit64(teacher.astype(np.float64))
+    rows = np.asarray(state.memory.rows, np.float64)
+
+    def logits(x, temperature):
+        own = (x * key).sum(-1, keepdims=True)
+        return _log_softmax64(np.concatenate([own, x @ rows.T], 1) / temperature)
+
+    wanted = -(np.exp(logits(key, 1e-4)) * logits(query, 0.2)).sum(-1)
+    losses, pushed = objective.loss(state, *outputs, batches.NO_BATCH)
+    np.testing.assert_allclose(losses, wanted, rtol=1e-5)
+    np.testing.assert_allclose(pushed.rows[:5], key, atol=1e-6)
+
+
+def test_compress_has_one_temperature_and_no_own_pair():
+    (losses, _), (same, _) = (
+        _loss_of(objectives.create("rrd", queue_size=16, **options))
+        for options in (
+            {"preset": "compress"},
+            {
+                "temperature_student": 0.04,
+                "temperature_teacher": 0.04,
+                "teacher_projection": False,
+            },
+        )
+    )
+    np.testing.assert_array_equal(losses, same)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"own_pair": True, "push_before": True}, "own_pair is set beside push_before"),
+        ({"own_pair": True, "memory": "momentum_reference"}, "beside memory=momentum_reference"),
+        ({"head": "mpl"}, "unknown head 'mpl'; did you mean 'mlp'"),
+        ({"head_width": 8}, "head_width is 8, but head is 'linear'"),
+        ({"head": "mlp", "head_width": 0}, "head_width is 0"),
+    ],
+)
+def test_heads_and_pairs_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(errors.InputError, match=message):
+        objectives.create("rrd", examples=8, **options)
 
 
 @pytest.mark.parametrize("kind", ["fifo", "momentum"])

@@ -61,3 +61,15 @@ def test_a_memory_that_is_split_over_devices_gives_the_same():
 def test_memories_of_training_images_and_several_teachers_have_no_floor():
     assert objectives.create("rrd", memory="momentum", examples=9, queue_size=4).floor is None
     assert objectives.averaged("rrd", objectives.create("rrd"), (0.5, 0.5)).floor is None
+
+
+def test_the_floor_counts_an_own_pair_of_embeddings_as_they_are():
+    options = {"temperature_teacher": 0.2, "own_pair": True, "teacher_projection": False}
+    objective, state, student, teacher = _made(**options)
+    target = teacher.astype(np.float64) / np.linalg.norm(teacher, axis=1, keepdims=True)
+    cosines = target @ np.asarray(state.memory.rows, np.float64).T
+    shares = scipy.special.softmax(np.c_[np.ones(16), cosines] / 0.2, axis=1)
+    found = objective.floor(state, Outputs((), teacher))
+    np.testing.assert_allclose(found, scipy.stats.entropy(shares, axis=1), rtol=1e-5, atol=2e-6)
+    loss, _ = objective.loss(state, Outputs((), student), Outputs((), teacher), None)
+    assert (np.asarray(loss) > np.asarray(found)).all()

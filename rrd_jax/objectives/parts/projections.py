@@ -1,4 +1,4 @@
-"""Trained linear layers behind the embeddings of student and teacher."""
+"""Trained layers behind the embeddings of student and teacher."""
 
 import math
 from typing import Any
@@ -6,11 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import functional
+from rrd_jax import errors, functional
 from rrd_jax.objectives.base import ObjectiveState
 from rrd_jax.objectives.parts.arithmetic import unit
 
 Layer = dict[str, jax.Array]  # {"kernel": [F, D], "bias": [D]}
+Mlp = dict[str, Layer]  # {"hidden": F to its width, "out": from that to D}
+HEADS = ("linear", "mlp")
 
 
 def init(key: jax.Array, features: int, dim: int) -> Layer:
@@ -23,9 +25,43 @@ def init(key: jax.Array, features: int, dim: int) -> Layer:
     }
 
 
-def project(layer: Layer, features: jax.Array) -> jax.Array:
-    """unit(features @ kernel + bias): features [B, F] to embeddings [B, D] of length 1."""
-    return unit(functional.linear(features, **layer))
+def init_head(key: jax.Array, features: int, dim: int, head: str, width: int | None) -> Layer | Mlp:
+    """A head of HEADS from F features to length D.
+
+    Args:
+      key: a typed PRNG key.
+      features: F.
+      dim: D.
+      head: "linear" for a layer; "mlp" for two with a ReLU between them.
+      width: hidden features of the MLP; None for F.
+    """
+    if head == "linear":
+        return init(key, features, dim)
+    hidden_key, out_key = jax.random.split(key)
+    width = width or features
+    return {"hidden": init(hidden_key, features, width), "out": init(out_key, width, dim)}
+
+
+def check_head(head: str, width: Any) -> None:
+    """Raises an InputError for a head that `init_head` does not know."""
+    errors.lookup("head", head, dict.fromkeys(HEADS))
+    if width is not None:
+        errors.check_counts(head_width=width)
+        if head == "linear":
+            raise errors.InputError(f"head_width is {width}, but head is 'linear', which has none")
+
+
+def apply_head(head: Layer | Mlp, features: jax.Array) -> jax.Array:
+    """Features [B, F] to [B, D], float32."""
+    if "out" not in head:
+        return functional.linear(features, **head)
+    hidden = functional.relu(functional.linear(features, **head["hidden"]))
+    return functional.linear(hidden, **head["out"])
+
+
+def project(layer: Layer | Mlp, features: jax.Array) -> jax.Array:
+    """Features [B, F] through a layer or a head, to embeddings [B, D] of length 1."""
+    return unit(apply_head(layer, features))
 
 
 def init_adapter(key: jax.Array, student: Any, teacher: Any) -> ObjectiveState:

@@ -5,7 +5,8 @@ the rows weighted by softmax_k(q . m_k):
 
     loss = logsumexp_k(z . m_k) - z . A(u),   its gradient for z = A(z) - A(u)
 
-so both come out of one walk over the rows, and nothing of size [B, K] exists.
+so both come out of one walk over the rows, and nothing of size [B, K] exists. A row that each image
+has of its own is joined to them in the end.
 """
 
 import functools
@@ -55,11 +56,12 @@ class _Seen(NamedTuple):
     mean: jax.Array | None
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def cross_entropy(
     student: jax.Array,
     teacher: jax.Array,
     memory: jax.Array,
+    own: jax.Array | None = None,
     chunk: int | None = None,
     mesh: AbstractMesh | None = None,
 ) -> jax.Array:
@@ -71,6 +73,7 @@ def cross_entropy(
       student: [B, D].
       teacher: [B, D].
       memory: [K, D].
+      own: [B, D], one more row for each image alone; None for no such rows.
       chunk: rows that are compared at once; 0 for all, None for what suits the platform.
       mesh: devices that share the work: where their number divides K, each walks its own rows, and
         one small reduction joins what they found; where it divides B, each walks for its own
@@ -79,17 +82,17 @@ def cross_entropy(
     Returns:
       [B], in nats, float32 or wider.
     """
-    return _losses(student, teacher, memory, chunk, mesh, gradient=False)[0]
+    return _losses(student, teacher, memory, own, chunk, mesh, gradient=False)[0]
 
 
-def _forward(student, teacher, memory, chunk, mesh):
-    losses, direction = _losses(student, teacher, memory, chunk, mesh, gradient=True)
+def _forward(student, teacher, memory, own, chunk, mesh):
+    losses, direction = _losses(student, teacher, memory, own, chunk, mesh, gradient=True)
     return losses, direction.astype(student.dtype)
 
 
 def _backward(chunk, mesh, direction, gradient):
     del chunk, mesh
-    return (gradient[:, None] * direction).astype(direction.dtype), None, None
+    return (gradient[:, None] * direction).astype(direction.dtype), None, None, None
 
 
 cross_entropy.defvjp(_forward, _backward)
@@ -110,26 +113,27 @@ def _axes(mesh: AbstractMesh) -> tuple[str, ...]:
     )
 
 
-def _losses(student, teacher, memory, chunk, mesh, *, gradient):
+def _losses(student, teacher, memory, own, chunk, mesh, *, gradient):
     """Losses [B], and their gradient [B, D] or None."""
-    walk = functools.partial(_walk, chunk=chunk, gradient=gradient)
+
+    def walk(student, teacher, own, memory, axes=()):
+        seen = _walk(student, teacher, memory, chunk=chunk, gradient=gradient)
+        seen = _joined(seen, axes) if axes else seen
+        return _finish(seen if own is None else _with_own(seen, student, teacher, own))
+
+    arrays = (student, teacher, own, memory)
     axes = _axes(mesh) if mesh else ()
     count = math.prod(mesh.shape[axis] for axis in axes)
     whole, parts = PartitionSpec(), PartitionSpec(axes)
     if count == 1 or (len(memory) % count and len(student) % count):
-        return _finish(walk(student, teacher, memory))
+        return walk(*arrays)
     shard = functools.partial(jax.shard_map, mesh=mesh, axis_names=set(axes))
     if len(memory) % count:
-        apart = shard(
-            lambda *arrays: _finish(walk(*arrays)), in_specs=(parts, parts, whole), out_specs=parts
-        )
+        apart = shard(walk, in_specs=(parts, parts, parts, whole), out_specs=parts)
     else:
-        apart = shard(
-            lambda *arrays: _finish(_joined(walk(*arrays), axes)),
-            in_specs=(whole, whole, parts),
-            out_specs=whole,
-        )
-    return apart(student, teacher, memory)
+        joined = functools.partial(walk, axes=axes)
+        apart = shard(joined, in_specs=(whole, whole, whole, parts), out_specs=whole)
+    return apart(*arrays)
 
 
 def _finish(seen: _Seen) -> tuple[jax.Array, jax.Array | None]:
@@ -138,6 +142,17 @@ def _finish(seen: _Seen) -> tuple[jax.Array, jax.Array | None]:
         return losses, None
     attention = seen.mean / seen.total[..., None]
     return losses, attention[0] - attention[1]
+
+
+def _with_own(seen: _Seen, student, teacher, own) -> _Seen:
+    """What is known after one more row of each image."""
+    own = own.astype(seen.top.dtype)
+    queries = jnp.stack([student, teacher]).astype(own.dtype)
+    similarities = _product("qbd,bd->qb", queries, own)
+    mean = None if seen.mean is None else jnp.broadcast_to(own, queries.shape)
+    one = _Seen(similarities, jnp.ones_like(similarities), jnp.zeros_like(seen.cross), mean)
+    top = jnp.maximum(seen.top, similarities)
+    return _sum(_moved(seen, top), _moved(one, top))
 
 
 def _joined(seen: _Seen, axes: tuple[str, ...]) -> _Seen:

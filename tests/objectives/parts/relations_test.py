@@ -144,6 +144,60 @@ def test_embeddings_of_few_bits_give_float32_losses_and_gradients_of_their_own_t
     np.testing.assert_allclose(losses, _reference64(*arrays64, 0.1, 0.1)[0], rtol=2e-2)
 
 
+def _with_own(own, *arguments):
+    student, teacher, rows, tau_s, tau_t, chunk = arguments
+
+    def total(student):
+        losses = rrd.relational_loss(
+            *(student, teacher, rows),
+            temperature_student=tau_s,
+            temperature_teacher=tau_t,
+            own=own,
+            chunk=chunk,
+        )
+        return jnp.sum(losses), losses
+
+    (_, losses), gradient = jax.value_and_grad(total, has_aux=True)(student)
+    return losses, gradient
+
+
+# SEED's temperatures among them; the memory in one chunk and in several.
+@pytest.mark.parametrize(("tau_s", "tau_t"), [(0.2, 1e-4), (0.04, 0.1), (0.02, 0.02)])
+@pytest.mark.parametrize("chunk", [None, 64])
+@pytest.mark.parametrize("is_own", [True, False])
+def test_a_row_of_its_own_is_one_more_row_for_each_image(tau_s, tau_t, chunk, is_own):
+    student, teacher, rows = _arrays(300)
+    own = teacher if is_own else _arrays(300, seed=1)[0]
+    arrays = [jnp.asarray(a, jnp.float32) for a in (student, teacher, rows, own)]
+    student, teacher, rows, own = (np.asarray(a, np.float64) for a in arrays)
+    each = [
+        _reference64(
+            student[i : i + 1], teacher[i : i + 1], np.vstack([own[i], rows]), tau_s, tau_t
+        )
+        for i in range(len(own))
+    ]
+    wanted, direction = (np.concatenate(parts) for parts in zip(*each, strict=True))
+    arguments = (*arrays[:3], tau_s, tau_t, chunk)
+    losses, gradient = jax.jit(_with_own, static_argnums=(4, 5, 6))(arrays[3], *arguments)
+    error = 2e-6 + 3e-8 / min(tau_s, tau_t)
+    np.testing.assert_allclose(losses, wanted, rtol=2e-6, atol=2e-8 / (tau_s * tau_t))
+    np.testing.assert_allclose(gradient * tau_s, direction * tau_s, rtol=0, atol=error)
+
+
+@pytest.mark.parametrize(("batch", "size"), [(16, 1600), (16, 1601), (10, 1601)])
+def test_rows_of_their_own_are_the_same_on_eight_devices(batch, size):
+    mesh = parallel.make_mesh()
+    arrays = [jnp.asarray(a, jnp.float32) for a in _arrays(size, batch=batch)]
+    step = functools.partial(_with_own, arrays[1])
+    wanted = jax.jit(lambda *a: step(*a, 0.2, 0.1, None))(*arrays)
+    found = jax.jit(parallel.with_mesh(mesh, lambda *a: step(*a, 0.2, 0.1, None)))(
+        *parallel.put(parallel.replicated(mesh), arrays)
+    )
+    for leaf, leaf_wanted in zip(found, wanted, strict=True):
+        bound = 2e-6 * np.abs(leaf_wanted).max()
+        np.testing.assert_allclose(leaf, leaf_wanted, rtol=0, atol=bound)
+
+
 _REDUCTION = re.compile(r"= (.*?) (all-reduce|reduce-scatter)(?:-start)?\(")
 _GATHER = re.compile(r"= (.*?) (?:all-gather|all-to-all|collective-permute)(?:-start)?\(")
 
