@@ -583,8 +583,8 @@ FIELDS = (
         "eval.knn",
         False,
         Flag(),
-        "Whether nearest images and a linear probe classify test images at the end, by embeddings of"
-        " the student, of the teacher, and of a student with random weights.",
+        "Whether nearest images and a linear probe classify test images at the end, by embeddings"
+        " of the student, of the teacher, and of a student with random weights.",
     ),
 )
 BY_PATH = {field.path: field for field in FIELDS}
