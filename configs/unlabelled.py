@@ -24,6 +24,7 @@ def get_config(argument: str = ""):
     config.data.name = "image_folder"
     config.data.use_labels = False
     config.data.test_split = "test"
+    config.eval.proof = True
     config.teacher.image_size = 224  # DINOv2's files ask for 518, five times the work
     config.optimizer.learning_rate = 0.03
     config.optimizer.schedule = "cosine"

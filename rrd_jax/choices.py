@@ -77,6 +77,27 @@ class TeachingChoice:
 
 
 @dataclasses.dataclass(frozen=True)
+class ProofChoice:
+    """What of a student is compared with its teacher on held-out images while it is trained.
+
+    Attributes:
+      on: whether figures without labels are.
+      images: held-out images, at most.
+      every: epochs between two looks; the last epoch always has one.
+      knn: whether nearest images and a linear probe classify, at the end.
+    """
+
+    on: bool = False
+    images: int = 2000
+    every: int = 1
+    knn: bool = False
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to do."""
+        return self.on or self.knn
+
+
+@dataclasses.dataclass(frozen=True)
 class NetworkChoice:
     """A network by name, and the precision it computes in.
 

@@ -22,6 +22,7 @@ from rrd_jax import (
     predictions,
     preflight,
     pretrained,
+    proving,
     recipe,
     report,
     tables,
@@ -83,9 +84,11 @@ def run(
                 results.append(train(job.alone, folder / "alone", setting, teacher))
         results.append(train(job.student, folder, setting, teacher, profile))
         if parallel.is_main():
-            rows = [result._asdict() for result in results]
+            rows = [result.to_json() for result in results]
             report.write_json(folder / "results.json", rows)
     console.print_table(*table(results), before="\n")
+    if proofs := {result.label: result.proof for result in results if result.proof}:
+        console.print_table(*proving.table(proofs), before="\n")
     return results
 
 

@@ -19,6 +19,7 @@ from rrd_jax import (
     networks,
     parallel,
     predictions,
+    proving,
     report,
     sanity,
     stage,
@@ -173,6 +174,9 @@ class _Loop:
                 fast_cpu=self.training.fast_cpu,
             )
         self.losses = None if run.dataset.labelled else self._held_out_losses()
+        self.proof = None
+        if run.teacher and self.training.proof:
+            self.proof = proving.Proof(run.recipe, run.dataset, run.mesh, run.teacher)
         self.clock = report.Clock(run.progress.seconds, run.step)
 
     def _held_out_losses(self) -> held_out.Losses:
@@ -305,11 +309,12 @@ class _Loop:
         run, speeds = self.run, self._speeds()
         try:
             tested, losses = self._predictions(), self._losses()
+            proof = self._proof()
         except predictions.StoppedError:
             self._stop_early()
         if run.dataset.labelled:
             sanity.check_labels(tested["label"], run.dataset.num_classes, "test")
-        row = run.end_epoch(tested, speeds, losses)
+        row = run.end_epoch(tested, speeds, losses, proof)
         self.report.row(row, self.training.epochs)
         self.clock.mark(run.step)
         run.save(self.clock.total(), row)
@@ -335,6 +340,14 @@ class _Loop:
         run, stop = self.run, self._stops_between_steps
         teacher = run.teacher.folded if run.teacher_network else None
         return held_out.collect(self.losses, run.state, teacher, run.dataset.test, run.mesh, stop)
+
+    def _proof(self) -> dict[str, float]:
+        """What held-out images show of the student beside its teacher."""
+        if not self.proof:
+            return {}
+        run, epoch = self.run, self.run.step // self.steps_per_epoch
+        objectives = {name: run.state.objective(name) for name in run.recipe.terms}
+        return self.proof.look(run.state.student, epoch, objectives, self._stops_between_steps)
 
     def _stops_between_steps(self) -> bool:
         """Whether to stop at once: several processes agree on a step to stop after instead."""

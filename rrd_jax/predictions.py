@@ -12,6 +12,7 @@ import optax
 
 from rrd_jax import compiling, metrics, networks, parallel
 from rrd_jax.objectives import Objective, ObjectiveState, classifier
+from rrd_jax.proof import neighbours
 
 Predictions = dict[str, np.ndarray]
 
@@ -127,6 +128,69 @@ def collect(
     names = ("prediction", "rank", "loss", "label")
     parts = jax.device_get(parts)
     return {name: np.concatenate([p[name] for p in parts])[: len(split)] for name in names}
+
+
+def compile_embed(
+    network: networks.Network,
+    normalize: Callable,
+    mesh: jax.sharding.Mesh,
+    *,
+    fast_cpu: bool = True,
+) -> Callable:
+    """(variables, images [B, H, W, channels], labels [B]) -> (embeddings [B, D], labels), compiled.
+
+    Of several networks as one, embeddings have as cosines the weighted mean of theirs. Every
+    process gets the whole batch's.
+    """
+
+    def embed(variables, images, labels):
+        bare = {name: value for name, value in variables.items() if name != "classifier"}
+        outputs = network.apply(bare, normalize(images), train=False)
+        if not hasattr(outputs, "members"):
+            return outputs.embedding.astype(jnp.float32), labels
+        units = [
+            share**0.5 * neighbours.unit(member.embedding)
+            for share, member in zip(network.weights, outputs.members, strict=True)
+        ]
+        return jnp.concatenate(units, axis=-1), labels
+
+    replicated = parallel.replicated(mesh)
+    return compiling.for_mesh(
+        embed, mesh, fast_cpu=fast_cpu, out_shardings=(replicated, replicated)
+    )
+
+
+def collect_embeddings(
+    embed: Callable,
+    variables: Any,
+    split: Any,
+    batch_size: int,
+    mesh: jax.sharding.Mesh,
+    after: Callable[[float], None] = lambda share: None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings [N, D] float32 and labels [N] of a split, seen as test images.
+
+    Args:
+      embed: compiled, of `compile_embed`.
+      variables: of its network.
+      split: of a data set.
+      batch_size: images at once, over all devices, at most.
+      mesh: the devices.
+      after: is told the share that is done, after each batch, and may raise.
+    """
+    batch_size = even_batch(len(split), batch_size, mesh.size)
+    rows, labels, done = None, np.zeros(len(split), np.int32), 0
+    with contextlib.closing(split.test_batches(batch_size, parallel.process_share())) as batches:
+        for batch in batches:
+            batch = parallel.put_batch(mesh, batch)
+            part = jax.device_get(embed(variables, batch["image"], batch["label"]))
+            if rows is None:
+                rows = np.zeros((len(split), part[0].shape[-1]), np.float32)
+            count = min(batch_size, len(split) - done)
+            rows[done : done + count], labels[done : done + count] = (p[:count] for p in part)
+            done += count
+            after(done / len(split))
+    return rows, labels
 
 
 def even_batch(examples: int, largest: int, devices: int) -> int:

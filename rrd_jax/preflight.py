@@ -42,6 +42,8 @@ def check(job: Job, dataset: data.Dataset, paths: Sequence[pathlib.Path]) -> Non
         there = None if teacher.variables is not None else path
         made.append(making.outline(making.Setting(*given, there, dataset, training)))
     student, *teachers = (networks.summarize(n, dataset.image_shape).outputs for n in made)
+    if training.proof and teachers:
+        _check_proof(dataset, student, *teachers)
     teacher = ensemble.outputs_of(teachers, training.teacher_weights)
     part = training.batch_size // training.accumulate
     cache.check(training, plan.objectives, streamed=not dataset.train.on_device)
@@ -125,6 +127,22 @@ def _check_memory(needs: dict[str, Any], memory: int) -> None:
             f"{what} more than the {memory / 1e9:.3g} GB of memory: one array alone is {axes} x"
             f" {largest.dtype.itemsize} bytes = {size:.3g} GB; make it or the batch smaller"
         )
+
+
+def _check_proof(dataset: data.Dataset, *outputs: Any) -> None:
+    """Raises an InputError where there is nothing to compare on held-out images."""
+    if len(dataset.test) < 3:
+        raise errors.InputError(
+            f"eval.proof and eval.knn compare images of the test split, which has"
+            f" {len(dataset.test)}, but relations need three or more"
+        )
+    for i, output in enumerate(outputs):
+        if isinstance(output.embedding, tuple):
+            raise errors.InputError(
+                f"eval.proof and eval.knn compare embeddings, but the network of the"
+                f" {'teacher' if i else 'student'} returns none: return a pair (logits, embedding),"
+                " or set them to False"
+            )
 
 
 def _check_steps(job: Job, examples: int) -> None:

@@ -16,6 +16,7 @@ from rrd_jax.choices import (
     NetworkChoice,
     ObjectiveChoice,
     OptimizerChoice,
+    ProofChoice,
     StartChoice,
     TeachingChoice,
 )
@@ -53,6 +54,7 @@ class Training:
       freeze: which of its parts stay as they are, as `networks.frozen_parts` has it.
       backbone_rate: times the learning rate, for all of it but the classifier.
       fast_cpu: whether programs for a CPU have `compiling.options` and `convolutions.fast`.
+      proof: what is compared with the teacher on held-out images.
     """
 
     label: str
@@ -80,6 +82,7 @@ class Training:
     freeze: str = ""
     backbone_rate: float = 1.0
     fast_cpu: bool = True
+    proof: ProofChoice = dataclasses.field(default_factory=ProofChoice)
 
     @property
     def normalize(self) -> Callable[[jax.Array], jax.Array]:

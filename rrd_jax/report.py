@@ -139,6 +139,7 @@ def _tested(row: dict[str, Any]) -> list[str]:
         f"best {row['best/top1']:.2f} ({row['best/epoch']})",
         *_agreement(row),
         f"loss {row['test/loss']:.4f}",
+        *_proof(row),
         f"| train top-1 {row['train/top1']:6.2f}",
     ]
 
@@ -146,10 +147,10 @@ def _tested(row: dict[str, Any]) -> list[str]:
 def _held_out(row: dict[str, Any]) -> list[str]:
     """What there is to say without labels."""
     if "test/loss" not in row:
-        return [*_agreement(row), "| train"]
+        return [*_agreement(row), *_proof(row), "| train"]
     loss, lowest = (f"{row[name]:.4f}" for name in ("test/loss", "best/loss"))
     said = f"held-out loss {loss}", f"lowest {lowest} ({row['best/epoch']})"
-    return [*said, *_agreement(row), "| train"]
+    return [*said, *_agreement(row), *_proof(row), "| train"]
 
 
 def _agreement(row: dict[str, Any]) -> list[str]:
@@ -176,6 +177,21 @@ def speeds(rate: float, batch_size: int, flops: float, peak: float) -> dict[str,
 
 def _rate(learning_rate: float) -> list[str]:
     return [] if math.isnan(learning_rate) else [f"lr {learning_rate:.3g}"]
+
+
+def _proof(row: dict[str, Any]) -> list[str]:
+    """What is shown of an epoch's comparison with the teacher on held-out images."""
+    shown = {
+        "neighbours_10": "10 nearest in common {:.1f} %",
+        "cka": "CKA {:.3f}",
+        "effective_rank": "effective rank {:.3g}",
+        "loss/rrd": "rrd {:.3f}",
+        "floor/rrd": "of at least {:.3f}",
+        "knn_20": "20-NN {:.2f}",
+        "probe": "probe {:.2f}",
+    }
+    parts = [text.format(row[f"proof/{k}"]) for k, text in shown.items() if f"proof/{k}" in row]
+    return ["|", *parts] if parts else []
 
 
 def _effort(row: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +34,8 @@ class Result(NamedTuple):
     `agreement` is the share of test images that student and teacher put into the same class,
     None without a teacher. `seconds` is wall time, over all starts. Without labels there is no
     top-1: the loss of held-out images, the last epoch's and the lowest one, takes its place, or
-    nothing where there is none of these either.
+    nothing where there is none of these either. `proof` is what `proving.Proof.look` found at the
+    end; None where nothing was looked at.
     """
 
     label: str
@@ -47,6 +49,12 @@ class Result(NamedTuple):
     checkpoint: str
     loss: float | None = None
     best_loss: float | None = None
+    proof: dict[str, float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """What files keep of it."""
+        fields = self._asdict()
+        return fields if self.proof else {k: v for k, v in fields.items() if k != "proof"}
 
 
 @dataclasses.dataclass
@@ -349,6 +357,7 @@ class Run:
         tested: predictions.Predictions | None,
         speeds: dict[str, float],
         losses: dict[str, float] | None = None,
+        proof: Mapping[str, float] | None = None,
     ) -> dict[str, Any]:
         """Ends an epoch; returns its row of figures.
 
@@ -356,6 +365,7 @@ class Run:
           tested: predictions for the test split; None where the student has no classes.
           speeds: of the epoch, as entries of the row.
           losses: of held-out images, where there are no labels to test by.
+          proof: of `proving.Proof.look`.
 
         Raises:
           DivergedError: the test loss is not finite.
@@ -378,6 +388,7 @@ class Run:
             **({} if math.isnan(rate) else {"learning_rate": rate}),
             **{f"train/{name}": value for name, value in means.items()},
             **test,
+            **{f"proof/{name}": value for name, value in (proof or {}).items()},
             **{f"best/{name}": value for name, value in progress.best.items()},
             **speeds,
         }
@@ -473,7 +484,12 @@ class Run:
                 checkpoint=str(self.folder / "checkpoints"),
                 loss=None if self.dataset.labelled else row.get("test/loss"),
                 best_loss=self.progress.best.get("loss"),
-            )._asdict()
+                proof={
+                    name.removeprefix("proof/"): value
+                    for name, value in row.items()
+                    if name.startswith("proof/")
+                },
+            ).to_json()
         self.progress.about = about.to_json()
         score = checkpoints.score(self.progress.result) if row else None
         self.checkpoints.save(self.state, dataclasses.asdict(self.progress), score)

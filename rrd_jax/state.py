@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from rrd_jax import networks
-from rrd_jax.objectives import Objective, check_teacher, classifier
+from rrd_jax.objectives import Objective, ObjectiveState, check_teacher, classifier
 
 
 @flax.struct.dataclass
@@ -54,6 +54,11 @@ class TrainState:
             "memory": self.memory[self.classifier],
         }
         return network | {"classifier": objective}
+
+    def objective(self, name: str) -> ObjectiveState:
+        """What an objective carries."""
+        params = self.params["objectives"][name]
+        return ObjectiveState(params, self.frozen[name], self.memory[name])
 
 
 def create(

@@ -16,7 +16,7 @@ _ORDER = """
     exports
     loop growth preflight
     run
-    program card held_out
+    program card held_out proving
     teacher
     pretrained
     predictions convert workdir readme
@@ -24,7 +24,7 @@ _ORDER = """
     recipe parallel report tracing provenance
     state data choices
     objectives networks optim
-    memory metrics sanity cli
+    memory metrics proof sanity cli
     imports functional compiling jaxprs last_resort failures
     convolutions
     batch console about
@@ -40,6 +40,7 @@ _PURE = [
         "functional",
         "convolutions",
         "batch",
+        "proof",
         "recipe",
         "choices",
         "teacher.ensemble",

@@ -70,11 +70,9 @@ def _hsic_cka(kernel, other):
     return hsic[0] / np.sqrt(hsic[1] * hsic[2])
 
 
-def test_cka_is_that_of_its_definition():
+def test_gaussian_cka_is_that_of_its_definition():
     one, other = _rows(0).astype(np.float64), _rows(1, (_N, 3)).astype(np.float64)
     other += one[:, :3]
-    expected = _hsic_cka(one @ one.T, other @ other.T)
-    np.testing.assert_allclose(alignment.linear_cka(one, other), expected, rtol=1e-10)
     kernels = []
     for rows in (one, other):
         squares = sklearn_metrics.pairwise.euclidean_distances(rows, squared=True)
@@ -83,41 +81,12 @@ def test_cka_is_that_of_its_definition():
     np.testing.assert_allclose(alignment.rbf_cka(one, other), _hsic_cka(*kernels), rtol=1e-8)
 
 
-@pytest.mark.parametrize("cka", [alignment.linear_cka, alignment.rbf_cka])
-def test_cka_does_not_see_rotation_shift_and_scale(cka):
+def test_gaussian_cka_does_not_see_rotation_shift_and_scale():
     rows = _rows(0)
     rotation = np.linalg.qr(_rows(1, (_D, _D)))[0]
-    assert cka(rows, rows) == pytest.approx(1, abs=1e-9)
-    assert cka(rows, 3 * rows @ rotation + 5) == pytest.approx(1, abs=1e-5)
-    assert cka(rows, _rows(2)) < 0.2
-    assert np.isnan(cka(rows, np.ones_like(rows)))
-
-
-def test_neighbours_in_common_are_those_of_sorted_similarities():
-    one, other = _rows(0), _rows(1)
-    other += 2 * one
-    expected = []
-    nearest = []
-    for rows in (one, other):
-        similarities = cosine_similarity(rows.astype(np.float64))
-        np.fill_diagonal(similarities, -np.inf)
-        nearest.append(np.argsort(-similarities, axis=1)[:, :10])
-    for ours, theirs in zip(*nearest, strict=True):
-        expected.append(len(set(ours) & set(theirs)) / 10)
-    np.testing.assert_allclose(alignment.neighbour_agreement(one, other, 10), expected)
-
-
-def test_equal_embeddings_agree_and_independent_ones_as_chance_has_it():
-    rows = _rows(0, (400, 16))
-    rotation = np.linalg.qr(_rows(1, (16, 16)))[0]
-    assert alignment.neighbour_agreement(rows, rows, 10).min() == 1
-    assert alignment.neighbour_agreement(rows, rows @ rotation, 10).mean() > 0.999
-    independent = alignment.neighbour_agreement(rows, _rows(2, (400, 16)), 10)
-    error = independent.std() / np.sqrt(len(rows))
-    assert abs(independent.mean() - 10 / 399) < 4 * error
-    assert alignment.similarity_spearman(rows, 2 * rows) == pytest.approx(1)
-    assert abs(alignment.similarity_spearman(rows, _rows(2, (400, 16)))) < 0.1
-    assert np.isnan(alignment.similarity_spearman(rows, np.ones_like(rows)))
+    assert alignment.rbf_cka(rows, 3 * rows @ rotation + 5) == pytest.approx(1, abs=1e-5)
+    assert alignment.rbf_cka(rows, _rows(2)) < 0.2
+    assert np.isnan(alignment.rbf_cka(rows, np.ones_like(rows)))
 
 
 def test_alignment_of_a_student_with_itself_is_whole():
@@ -292,14 +261,6 @@ def test_tsne_of_a_collapsed_network_and_of_few_images_is_finite():
 
 
 # Images.
-
-
-def test_samples_are_the_same_each_time_and_without_repetition():
-    np.testing.assert_array_equal(sampling.places(5, 9), np.arange(5))
-    picked = sampling.places(1000, 100)
-    np.testing.assert_array_equal(picked, sampling.places(1000, 100))
-    assert len(set(picked)) == 100
-    assert (np.diff(picked) > 0).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3])

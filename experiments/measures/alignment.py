@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from experiments.measures import sampling
 from experiments.measures.subject import Subject
 from rrd_jax import errors
+from rrd_jax.proof import alignment, rows
 
 NEIGHBOURS = 10
 # Images at most, of a larger test split a sample: memory and time grow with their square.
@@ -19,7 +19,7 @@ def of(subject: Subject) -> dict[str, np.ndarray | float]:
     Returns:
       sampled: how many of the `total` test images embeddings are compared on.
       cka_linear, cka_rbf: centred kernel alignment of the embeddings (arXiv 1905.00414), in [0, 1];
-        see `linear_cka` and `rbf_cka`. The latter is of at most 1 000 images.
+        see `rrd_jax.proof.alignment` and `rbf_cka`. The latter is of at most 1 000 images.
       similarity_spearman: rank correlation of the cosine similarities of all pairs of at most 1 000
         images, in the student's and in the teacher's eyes, in [-1, 1].
       neighbour_agreement: [sampled], the share of the k nearest images, by cosine, that both have
@@ -60,7 +60,7 @@ def _of_logits(student: np.ndarray, teacher: np.ndarray) -> dict[str, np.ndarray
     difference = ours - theirs
     gaps = np.abs(difference)[~np.eye(len(difference), dtype=bool)]
     gaps = gaps[np.isfinite(gaps)]
-    classes = sampling.places(len(difference), _MOST_CLASSES)
+    classes = rows.places(len(difference), _MOST_CLASSES)
     shown = np.ix_(classes, classes)
     return {
         "classes": classes.astype(np.int32),
@@ -73,16 +73,18 @@ def _of_logits(student: np.ndarray, teacher: np.ndarray) -> dict[str, np.ndarray
 
 
 def _of_embeddings(student: np.ndarray, teacher: np.ndarray) -> dict[str, np.ndarray | float]:
-    images = sampling.places(len(student), _MOST)
-    few = sampling.places(len(student), _MOST_PAIRS)
+    from rrd_jax.proof import neighbours  # it imports JAX, which readers of files do without
+
+    images = rows.places(len(student), _MOST)
+    few = rows.places(len(student), _MOST_PAIRS)
     k = min(NEIGHBOURS, len(images) - 1)
-    agreement = neighbour_agreement(student[images], teacher[images], k)
+    agreement = neighbours.agreement(student[images], teacher[images], k)
     return {
         "sampled": len(images),
         "images": images.astype(np.int32),
-        "cka_linear": linear_cka(student[images], teacher[images]),
+        "cka_linear": alignment.linear_cka(student[images], teacher[images]),
         "cka_rbf": rbf_cka(student[few], teacher[few]),
-        "similarity_spearman": similarity_spearman(student[few], teacher[few]),
+        "similarity_spearman": alignment.rank_correlation(student[few], teacher[few]),
         "neighbours": k,
         "neighbour_agreement": agreement.astype(np.float32),
         "neighbour_agreement_mean": float(agreement.mean()),
@@ -96,21 +98,6 @@ def correlation(logits: np.ndarray) -> np.ndarray:
         return np.corrcoef(logits.astype(np.float64), rowvar=False)
 
 
-def linear_cka(one: np.ndarray, other: np.ndarray) -> float:
-    """||Y'X||^2 / (||X'X|| ||Y'Y||) of centred columns (arXiv 1905.00414).
-
-    1 for embeddings that differ by a rotation, a shift and a scale; NaN where one is constant.
-
-    Args:
-      one: X, [N, D].
-      other: Y, [N, E].
-    """
-    one, other = _centred(one), _centred(other)
-    cross, *own = (np.linalg.norm(a.T @ b) for a, b in ((other, one), (one, one), (other, other)))
-    with np.errstate(invalid="ignore"):
-        return float(cross**2 / np.prod(own))
-
-
 def rbf_cka(one: np.ndarray, other: np.ndarray) -> float:
     """CKA of Gaussian kernels, each as wide as its median distance (arXiv 1905.00414).
 
@@ -119,58 +106,20 @@ def rbf_cka(one: np.ndarray, other: np.ndarray) -> float:
       other: [N, E].
     """
     kernels = []
-    for rows in (one, other):
-        kernel = _gaussian(rows.astype(np.float64))
+    for embeddings in (one, other):
+        kernel = _gaussian(embeddings.astype(np.float64))
         kernels.append(_centred(_centred(kernel).T).ravel())
     with np.errstate(invalid="ignore"):
         return float(kernels[0] @ kernels[1] / np.prod([*map(np.linalg.norm, kernels)]))
 
 
-def _gaussian(rows: np.ndarray) -> np.ndarray:
+def _gaussian(embeddings: np.ndarray) -> np.ndarray:
     from scipy.spatial import distance
 
-    distances = distance.squareform(distance.pdist(rows, "sqeuclidean"))
-    median = np.median(distances[np.triu_indices(len(rows), 1)])
+    distances = distance.squareform(distance.pdist(embeddings, "sqeuclidean"))
+    median = np.median(distances[np.triu_indices(len(embeddings), 1)])
     return np.exp(-distances / (2 * (median or 1)))
 
 
-def _centred(rows: np.ndarray) -> np.ndarray:
-    rows = rows.astype(np.float64)
-    return rows - rows.mean(axis=0)
-
-
-def neighbour_agreement(one: np.ndarray, other: np.ndarray, k: int) -> np.ndarray:
-    """[N], the share of each row's k nearest rows, by cosine, that are so in both embeddings.
-
-    Args:
-      one: [N, D].
-      other: [N, E].
-      k: below N.
-    """
-    ours, theirs = (_neighbours(rows, k) for rows in (one, other))
-    return (ours[:, :, None] == theirs[:, None, :]).any(axis=2).mean(axis=1)
-
-
-def _neighbours(rows: np.ndarray, k: int) -> np.ndarray:
-    """[N, k] indices of the nearest other rows."""
-    from sklearn.neighbors import NearestNeighbors
-
-    found = NearestNeighbors(n_neighbors=k, metric="cosine", algorithm="brute").fit(rows)
-    return found.kneighbors(return_distance=False)  # without rows, each leaves itself out
-
-
-def similarity_spearman(one: np.ndarray, other: np.ndarray) -> float:
-    """Rank correlation of the cosine similarities of all pairs of rows; NaN where all are equal.
-
-    Args:
-      one: [N, D].
-      other: [N, E].
-    """
-    import scipy.stats
-    from sklearn.metrics.pairwise import cosine_similarity
-
-    upper = np.triu_indices(len(one), 1)
-    pairs = [cosine_similarity(rows.astype(np.float64))[upper] for rows in (one, other)]
-    if any(np.ptp(values) == 0 for values in pairs):
-        return np.nan
-    return float(scipy.stats.spearmanr(*pairs).statistic)
+def _centred(kernel: np.ndarray) -> np.ndarray:
+    return kernel - kernel.mean(axis=0)

@@ -16,6 +16,7 @@ from rrd_jax import config as configs
 from rrd_jax.about import About
 from rrd_jax.convert import files
 from rrd_jax.library import loading, teachers
+from rrd_jax.proof import rows
 from rrd_jax.teacher import classes
 
 _BATCH = 500  # images at once
@@ -165,12 +166,8 @@ def _joined(members: Sequence[_Network], dataset: data.Dataset) -> Answers:
     shares /= shares.sum()
     logits = sum(share * answer.logits for share, answer in zip(shares, answers, strict=True))
     # Unit vectors times the roots of their shares: inner products are the mean of the cosines.
-    units = [np.sqrt(s) * _unit(a.embedding) for s, a in zip(shares, answers, strict=True)]
+    units = [np.sqrt(s) * rows.unit(a.embedding) for s, a in zip(shares, answers, strict=True)]
     return Answers(logits, np.concatenate(units, axis=1))
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def _answers(network: _Network, dataset: data.Dataset) -> Answers:

@@ -1,15 +1,8 @@
-"""Some of many images, and small pictures of them."""
+"""Small pictures of images."""
 
 import numpy as np
 
 THUMBNAIL = 32  # pixels, at most
-
-
-def places(total: int, most: int) -> np.ndarray:
-    """Indices of up to so many of `total` images, ascending; the same ones each time."""
-    if total <= most:
-        return np.arange(total)
-    return np.sort(np.random.default_rng(0).choice(total, most, replace=False))
 
 
 def thumbnails(images: np.ndarray, size: int = THUMBNAIL) -> np.ndarray:

@@ -5,6 +5,7 @@ import numpy as np
 from experiments.measures import sampling
 from experiments.measures.subject import Answers, Subject
 from rrd_jax import errors
+from rrd_jax.proof import rows
 
 _MOST = 800  # images: with more, neither the eye nor a page gains
 
@@ -30,7 +31,7 @@ def of(subject: Subject) -> dict[str, np.ndarray | float]:
         raise errors.InputError(
             f"the test split has {len(subject)} images, but t-SNE needs three or more"
         )
-    images = sampling.places(len(subject), _MOST)
+    images = rows.places(len(subject), _MOST)
     values: dict[str, np.ndarray | float] = {
         "sampled": len(images),
         "total": len(subject),

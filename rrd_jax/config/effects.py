@@ -64,6 +64,7 @@ def without_effect(config: ConfigDict) -> Iterator[tuple[str, str]]:
         *_of_student(config),
         *_of_optimizer(config),
         *_of_teachers(config),
+        *_of_proof(config),
     ):
         yield from ((f"{section}.{name}", reason) for name in names)
     yield from _of_objectives(config)
@@ -169,6 +170,14 @@ def _of_teachers(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str
             yield label, ("class_vectors_scale",), f"{label}.class_vectors is empty"
         if label == "teacher":
             yield label, ("weight",), "there is one teacher"
+
+
+def _of_proof(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    names = ("proof", "knn", "proof_images", "every")
+    if not any(fields.model for _, fields in teachers(config)):
+        yield "eval", names, "there is no teacher"
+    elif not config.eval.proof:
+        yield "eval", names[2:], "eval.proof is False"
 
 
 def _of_objectives(config: ConfigDict) -> Iterator[tuple[str, str]]:

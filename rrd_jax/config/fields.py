@@ -589,6 +589,23 @@ FIELDS = (
         Integer(0),
         "Steps between checkpoints inside an epoch; 0: at its end only.",
     ),
+    # What held-out images show of a student beside its teacher.
+    Field(
+        "eval.proof",
+        False,
+        Flag(),
+        "Whether the student's embeddings of held-out images are compared with the teacher's, which"
+        " needs no label.",
+    ),
+    Field("eval.proof_images", 2000, Integer(3), "Held-out images of that, at most."),
+    Field("eval.every", 1, _COUNT, "Epochs between two looks at that; the last one has its own."),
+    Field(
+        "eval.knn",
+        False,
+        Flag(),
+        "Whether nearest images and a linear probe classify test images at the end, by embeddings"
+        " of the student, of the teacher, and of a student with random weights.",
+    ),
 )
 BY_PATH = {field.path: field for field in FIELDS}
 

@@ -14,6 +14,7 @@ from rrd_jax.choices import (
     NetworkChoice,
     ObjectiveChoice,
     OptimizerChoice,
+    ProofChoice,
     StartChoice,
     TeachingChoice,
 )
@@ -34,6 +35,10 @@ _FREE = (
     "train.log_every",
     "train.steps_per_dispatch",
     "train.save_every",
+    "eval.proof",
+    "eval.proof_images",
+    "eval.every",
+    "eval.knn",
     "teacher.checkpoint",
     "shard_parameters",
 )
@@ -255,6 +260,12 @@ def _training(
         freeze=config.student.freeze,
         backbone_rate=config.student.backbone_rate,
         fast_cpu=config.fast_cpu,
+        proof=ProofChoice(
+            on=config.eval.proof,
+            images=config.eval.proof_images,
+            every=config.eval.every,
+            knn=config.eval.knn,
+        ),
     )
 
 

@@ -6,7 +6,7 @@ permutation drawn from (seed, e), and its last partial batch is dropped.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -182,6 +182,27 @@ class Streamed:
             workers=self.workers,
             threads=self.threads,
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Some(Sequence):
+    """Examples at some places of others."""
+
+    examples: Any
+    places: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, i: int) -> Any:
+        return self.examples[int(self.places[i])]
+
+
+def some(split: Resident | Streamed, places: np.ndarray) -> Resident | Streamed:
+    """The split of the examples at these places, or the split itself where these are all."""
+    if len(places) == len(split):
+        return split
+    return dataclasses.replace(split, examples=_Some(split.examples, places))
 
 
 def _places(batch_size: int, process_share: tuple[int, int]) -> range:

@@ -66,6 +66,9 @@ class Objective(NamedTuple):
         no maps are paired.
       needs_maps: True if `loss` reads teacher maps; disables the cache of the teacher's outputs,
         which holds embeddings only.
+      floor: (state, teacher) -> [B], what `loss` comes to for a student whose relations are the
+        teacher's; its `loss` then reads nothing but embeddings, of any images. None where no such
+        number is known.
     """
 
     init: Callable[[jax.Array, Any, Any], ObjectiveState]
@@ -75,6 +78,7 @@ class Objective(NamedTuple):
     predict: Callable[[ObjectiveState, Any], jax.Array] | None = None
     taps: Callable[[Any, Any], list[tuple[Any, Any]]] | None = None
     needs_maps: bool = True
+    floor: Callable[[ObjectiveState, Any], jax.Array] | None = None
 
 
 class Record(NamedTuple):

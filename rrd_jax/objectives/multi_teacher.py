@@ -54,6 +54,7 @@ def averaged(name: str, objective: Objective, weights: Sequence[float]) -> Objec
     return objective._replace(
         init=init,
         loss=mean_of(objective.loss),
+        floor=None,
         stage=stage and stage._replace(loss=mean_of(stage.loss)),
         taps=objective.taps and taps,
     )

@@ -254,8 +254,14 @@ def rrd(
         own = target if own_pair else None
         return relational_loss(embedding, target, rows, **options, own=own, chunk=chunk)
 
+    def entropy(target, rows):  # a cross-entropy with itself
+        same = dict.fromkeys(options, options["temperature_teacher"])
+        own = target if own_pair else None
+        return relational_loss(target, target, rows, **same, own=own, chunk=chunk)
+
     if memory == "fifo":
         objective = _with_queue(compare, queue_size, heads, push_before, initial)
+        objective = objective._replace(floor=_floor(entropy, push_before))
     elif memory == "momentum":
         objective = _with_sample(compare, queue_size, heads, push_before, momentum, examples)
     else:
@@ -277,7 +283,10 @@ def _with_fixed_projection(objective: Objective) -> Objective:
         params, frozen = state.frozen
         return objective.loss(state._replace(params=params, frozen=frozen), student, teacher, batch)
 
-    return objective._replace(init=init, loss=loss)
+    def floor(state, teacher):
+        return objective.floor(state._replace(frozen=state.frozen[1]), teacher)
+
+    return objective._replace(init=init, loss=loss, floor=objective.floor and floor)
 
 
 class _Heads(NamedTuple):
@@ -341,6 +350,17 @@ def _with_queue(
     return Objective(init, loss, needs_maps=False)
 
 
+def _floor(entropy: Callable, push_before: bool) -> Callable:
+    """The entropy of the teacher's relations to a queue."""
+
+    def floor(state, teacher):
+        target = _target(state.frozen, teacher)
+        memory = memories.push(state.memory, target) if push_before else state.memory
+        return entropy(target, memory.rows)
+
+    return floor
+
+
 def _with_sample(
     compare: Callable,
     size: int,
@@ -392,9 +412,13 @@ def _heads_and_draws(
 
 
 def _embeddings(params: Any, layer: Any, student: Any, teacher: Any) -> tuple[jax.Array, jax.Array]:
+    return project(params, student.embedding), _target(layer, teacher)
+
+
+def _target(layer: Any, teacher: Any) -> jax.Array:
     embedding = teacher.embedding
     target = project(layer, embedding) if layer else unit(embedding.astype(jnp.float32))
-    return project(params, student.embedding), jax.lax.stop_gradient(target)
+    return jax.lax.stop_gradient(target)
 
 
 RECORD = Record(

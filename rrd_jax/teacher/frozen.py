@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,9 +20,11 @@ from rrd_jax import (
 )
 from rrd_jax.choices import NetworkChoice, TeachingChoice
 from rrd_jax.convert import files
+from rrd_jax.data import feed
 from rrd_jax.objectives import Objective
+from rrd_jax.proof import figures, rows
 from rrd_jax.recipe import Training
-from rrd_jax.teacher import classes, doubts, ensemble, fold, making, probe, wrapped
+from rrd_jax.teacher import classes, doubts, ensemble, fold, labelled, making, probe, wrapped
 from rrd_jax.teacher.cache import EmbeddingCache
 
 
@@ -83,6 +85,31 @@ class FrozenNetwork:
         """Its predictions, for a student's to be compared with; None where classes differ."""
         return self.predictions if self.compares else None
 
+    @functools.cached_property
+    def held_out(self) -> figures.Teacher:
+        """What is known of its embeddings of held-out images, for a student's proof."""
+        split = held_out(self.dataset, self.training.proof.images)
+        embeddings, _ = predictions.collect_embeddings(
+            self._embed, self.variables, split, self.training.eval_batch_size, self.mesh
+        )
+        if not np.isfinite(embeddings).all():
+            raise errors.InputError(
+                f"the embeddings of {self.what} are not finite for images of the test split: its"
+                " weights are too large, or damaged"
+            )
+        return figures.of_teacher(embeddings)
+
+    @functools.cached_property
+    def labelled(self) -> dict[str, float]:
+        """What its embeddings say of the classes of the test split, as `labelled.of` has it."""
+        return labelled.of(self._embed, self.variables, self.dataset, self.mesh, self.training)
+
+    @functools.cached_property
+    def _embed(self) -> Callable:
+        return predictions.compile_embed(
+            self.network, self.training.normalize, self.mesh, fast_cpu=self.training.fast_cpu
+        )
+
     def examine(self) -> str:
         """Why its predictions for the test split look wrong, "" where they do not.
 
@@ -129,6 +156,11 @@ class FrozenNetwork:
             self.mesh,
             fast_cpu=self.training.fast_cpu,
         )
+
+
+def held_out(dataset: data.Dataset, most: int) -> feed.Resident | feed.Streamed:
+    """Test images that student and teacher are compared on: all, or so many that are drawn."""
+    return feed.some(dataset.test, rows.places(len(dataset.test), most))
 
 
 def load(

@@ -15,7 +15,6 @@ import optax
 
 from rrd_jax import (
     checkpoints,
-    compiling,
     console,
     data,
     errors,
@@ -89,7 +88,7 @@ def get(
             if (head := checkpoints.load_arrays(path, like)) is not None:
                 console.say(f"[{label}] its linear probe is read from {path}")
                 return head
-        _check_memory(len(dataset.train), width, mesh)
+        check_memory(len(dataset.train), width, mesh)
         head = _train(network, variables, dataset, mesh, training, l2, label=label)
         if keep:
             parallel.main_first(lambda: parallel.is_main() and shutil.rmtree(path, True))
@@ -163,15 +162,24 @@ def _key(
     return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
 
-def _check_memory(examples: int, width: int, mesh: jax.sharding.Mesh) -> None:
-    """Raises an InputError for embeddings that take more than half of what is free."""
+def check_memory(
+    examples: int, width: int, mesh: jax.sharding.Mesh, field: str = "teacher.probe"
+) -> None:
+    """Raises an InputError for embeddings that take more than half of what is free.
+
+    Args:
+      examples: N.
+      width: D.
+      mesh: the devices.
+      field: of the config that asks for them.
+    """
     size = 4 * examples * width
     host, device = parallel.host_bytes(), parallel.free_bytes(mesh)
     where, free = ("the host", host) if size > host / 2 else ("each device", device)
     needed = size if size > host / 2 else size / mesh.size
     if needed > free / 2:
         raise errors.InputError(
-            f"teacher.probe keeps {examples:,} embeddings of {width} float32, {needed / 1e9:.2f} GB"
+            f"{field} keeps {examples:,} embeddings of {width} float32, {needed / 1e9:.2f} GB"
             f" on {where}, more than half of its {free / 1e9:.2f} GB of memory: use more"
             " devices, or a part of the images with data.share"
         )
@@ -185,28 +193,14 @@ def embed(
     training: Training,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Embeddings [N, D] float32 and labels [N] of the images of a split, seen as test images."""
+    embed = predictions.compile_embed(network, training.normalize, mesh, fast_cpu=training.fast_cpu)
 
-    def apply(variables, images, labels):
-        outputs = network.apply(variables, training.normalize(images), train=False)
-        return outputs.embedding, labels
+    def show(share):
+        console.progress("probe", [f"{share:.0%} of the images are embedded"])
 
-    everywhere = parallel.replicated(mesh)
-    apply = compiling.for_mesh(
-        apply, mesh, fast_cpu=training.fast_cpu, out_shardings=(everywhere, everywhere)
+    return predictions.collect_embeddings(
+        embed, variables, split, training.eval_batch_size, mesh, after=show
     )
-    size = predictions.even_batch(len(split), training.eval_batch_size, mesh.size)
-    rows, labels, done = None, np.zeros(len(split), np.int32), 0
-    with contextlib.closing(split.test_batches(size, parallel.process_share())) as batches:
-        for batch in batches:
-            batch = parallel.put_batch(mesh, batch)
-            part = jax.device_get(apply(variables, batch["image"], batch["label"]))
-            if rows is None:
-                rows = np.zeros((len(split), part[0].shape[-1]), np.float32)
-            count = min(size, len(split) - done)
-            rows[done : done + count], labels[done : done + count] = (p[:count] for p in part)
-            done += count
-            console.progress("probe", [f"{done / len(split):.0%} of the images are embedded"])
-    return rows, labels
 
 
 def fit(

@@ -1,0 +1,54 @@
+"""What embeddings say of classes: votes of nearest images, and a linear probe."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from rrd_jax import data, metrics, predictions
+from rrd_jax.proof import neighbours
+from rrd_jax.recipe import Training
+from rrd_jax.teacher import probe
+
+_L2 = 1.0
+
+
+def of(
+    embed: Callable,
+    variables: Any,
+    dataset: data.Dataset,
+    mesh: jax.sharding.Mesh,
+    training: Training,
+    after: Callable[[float], None] = lambda share: None,
+) -> dict[str, float]:
+    """Test top-1, in per cent, of classifiers that are made of embeddings of the training images.
+
+    Args:
+      embed: compiled, of `predictions.compile_embed`.
+      variables: of its network.
+      dataset: with labels; training images are seen as test images are.
+      mesh: the devices.
+      training: for the batches of evaluation.
+      after: as `predictions.collect_embeddings` has it.
+
+    Returns:
+      knn_10, knn_20, knn_100, knn_200: as `proof.neighbours.classify` has it, with its temperature.
+      probe: as `probe.fit` has it, with l2 1.
+
+    Raises:
+      InputError: the embeddings are not finite, or more than memory holds.
+    """
+
+    def collect(split):
+        size = training.eval_batch_size
+        return predictions.collect_embeddings(embed, variables, split, size, mesh, after)
+
+    queries, truth = collect(dataset.test)
+    probe.check_memory(len(dataset.train), queries.shape[1], mesh, "eval.knn")
+    embeddings, labels = collect(dataset.train)
+    voted = neighbours.classify(queries, embeddings, labels, dataset.num_classes)
+    figures = {f"knn_{k}": metrics.percent_equal(classes, truth) for k, classes in voted.items()}
+    head = probe.fit(embeddings, labels, dataset.num_classes, _L2, mesh).head  # it overwrites them
+    guesses = np.argmax(queries @ head["kernel"] + head["bias"], axis=-1)
+    return figures | {"probe": metrics.percent_equal(guesses, truth)}
