@@ -1,5 +1,6 @@
 """Networks by name: which there are, and what images they take."""
 
+import fnmatch
 import re
 import subprocess
 import sys
@@ -64,12 +65,13 @@ def test_the_table_has_a_row_for_each_network(monkeypatch):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("module", ["networks", "models"])
-def test_the_table_is_printed_under_its_name_and_its_former_one(module):
-    command = [sys.executable, "-m", f"rrd_jax.{module}"]
+@pytest.mark.parametrize(("module", "names"), [("networks", ""), ("models", "resnet8*")])
+def test_the_table_is_printed_under_its_name_and_its_former_one(module, names):
+    command = [sys.executable, "-m", f"rrd_jax.{module}", *([f"--names={names}"] if names else [])]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     rows = run.stdout.strip().split("\n")[2:]
-    assert [row.split()[1] for row in rows] == list(networks.MODELS)
+    wanted = fnmatch.filter(networks.MODELS, names or "*")
+    assert [row.split()[1] for row in rows] == wanted
 
 
 def test_other_libraries_names_are_aliases(monkeypatch):

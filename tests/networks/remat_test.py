@@ -56,7 +56,9 @@ def test_the_whole_network_or_each_block_is_computed_twice(name):
 
 @pytest.mark.parametrize(
     "name",
-    fresh.all_but_quick_are_long([*_BLOCKS, *SMALL], quick=("resnet8", "wrn_16_1", "vit")),
+    fresh.all_but_quick_are_long(
+        ["resnet8", "wrn_16_1", "shufflenetv2_cifar", *SMALL], quick=("resnet8", "wrn_16_1", "vit")
+    ),
 )
 def test_parts_that_are_computed_twice_give_the_same(name):
     network, side = _create(name), 32 if name in SMALL else 16
