@@ -53,8 +53,9 @@ class Result(NamedTuple):
 
     def to_json(self) -> dict[str, Any]:
         """What files keep of it."""
+        where_there_are = ("loss", "best_loss", "proof")
         fields = self._asdict()
-        return fields if self.proof else {k: v for k, v in fields.items() if k != "proof"}
+        return {k: v for k, v in fields.items() if k not in where_there_are or v not in (None, {})}
 
 
 @dataclasses.dataclass

@@ -29,7 +29,7 @@ def test_the_whole_job_ends_with_a_table_of_three_runs(tmp_path, capsys):
     text = capsys.readouterr().out
     for result in results:
         folder = pathlib.Path(result.checkpoint)
-        assert checkpoints.read_meta(folder)["result"] == result._asdict()
+        assert checkpoints.read_meta(folder)["result"] == result.to_json()
         assert f"{result.top1:.2f}" in text.split("| run")[1]
     for name in ("config.json", "metrics.jsonl", "tensorboard", "results.json"):
         assert (tmp_path / name).exists()

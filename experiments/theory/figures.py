@@ -13,6 +13,7 @@ from rrd_jax.objectives import rrd
 _PRESETS = {
     name: (values["temperature_student"], values["temperature_teacher"])
     for name, values in rrd.PRESETS.items()
+    if values["teacher_projection"]  # the published forms of RRD
 }
 _TEACHERS = tuple(sorted({teacher for _, teacher in _PRESETS.values()}))  # 0.02 and 0.10
 

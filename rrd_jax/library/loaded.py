@@ -186,7 +186,7 @@ class Trained:
     @property
     def metrics(self) -> dict[str, Any]:
         """The figures of the network: `top1`, `best_top1`, `agreement` in per cent, and others."""
-        return self.results[-1]._asdict()
+        return self.results[-1].to_json()
 
     @property
     def variables(self) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def test_images_of_the_same_kind_are_not_touched(bare):
     assert _own(image_size=8, mean=(0.50005, 0.4, 0.3)) is None
     known = Preprocessing(8, 3, _STUDENT.mean, _STUDENT.std, resize=9)
     assert seeing.own(TeachingChoice(), known, _STUDENT) is None
-    assert seeing.wrap(bare[0], None, _STUDENT, TeachingChoice()) is bare[0]
+    assert seeing.wrap(bare[0], None, _STUDENT) is bare[0]
 
 
 def test_what_the_config_says_goes_before_what_the_weights_say():
@@ -116,7 +116,7 @@ def test_what_the_config_says_goes_before_what_the_weights_say():
 def test_images_are_normalised_and_sized_as_the_teacher_knows_them(bare, images):
     network, variables = bare
     seen = _own(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), image_size=16)
-    teacher = seeing.wrap(network, seen, _STUDENT, TeachingChoice())
+    teacher = seeing.wrap(network, seen, _STUDENT)
     pixels = np.asarray(images) * _STUDENT.std + _STUDENT.mean
     large = np.asarray(jax.image.resize(pixels, (4, 16, 16, 3), "bilinear"))
     wanted = (large - np.array(seen.mean)) / np.array(seen.std)
@@ -125,6 +125,6 @@ def test_images_are_normalised_and_sized_as_the_teacher_knows_them(bare, images)
     direct = network.apply(variables, jnp.float32(wanted))
     chex.assert_trees_all_close(found.embedding, direct.embedding, rtol=1e-3, atol=1e-4)
     assert found.maps[0].shape[1:3] == (16, 16)
-    same = seeing.wrap(network, _own(std=(0.5,) * 3), _STUDENT, TeachingChoice())
+    same = seeing.wrap(network, _own(std=(0.5,) * 3), _STUDENT)
     assert same.see(images).shape == images.shape
     assert repr(same) != repr(teacher)  # what caches are told apart by
