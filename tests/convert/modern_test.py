@@ -70,10 +70,12 @@ def test_a_file_of_timms_gives_its_numbers_at_two_sizes(name, tmp_path):
 # Rounding flips ReLUs, so that PyTorch's own gradients in float32 are off in some of these.
 @pytest.mark.parametrize("name", _TIMM)
 def test_gradients_are_torchs(name):
-    side, labels = modern.side(name), np.arange(4)
+    # Batch norms of small maps need as many; 7x7 in PyTorch's doubles take seconds an image.
+    side, labels = modern.side(name), np.arange(2 if name.startswith("convnext") else 8)
     sized = {"img_size": side} if modern.patch(name) else {}
     torch.manual_seed(0)
-    network, images = timm.create_model(name, num_classes=10, **sized).train(), _images(side, 4)
+    network = timm.create_model(name, num_classes=10, **sized).train()
+    images = _images(side, len(labels))
     variables = convert.from_torch(name, network.state_dict())
 
     def loss(params):
