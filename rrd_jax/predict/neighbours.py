@@ -12,6 +12,7 @@ import numpy as np
 
 from rrd_jax import errors
 from rrd_jax.library import Predictions, Predictor
+from rrd_jax.proof import rows
 
 FORMATS = ("text", "csv", "jsonl")
 
@@ -40,7 +41,7 @@ class _Nearest:
 
     def __init__(self, queries: Predictions, count: int):
         self._files, self._count = queries.files, count
-        self._queries = _unit(queries.embeddings)
+        self._queries = rows.unit(queries.embeddings)
         self._places = [os.path.realpath(file) for file in queries.files]
         self._cosines = np.zeros((len(self._files), 0), np.float32)
         self._neighbours: list[list[str]] = [[] for _ in self._files]
@@ -49,7 +50,7 @@ class _Nearest:
         """Compares more images; no query is its own neighbour."""
         if not len(part):
             return
-        cosines = self._queries @ _unit(part.embeddings).T
+        cosines = self._queries @ rows.unit(part.embeddings).T
         places = np.array([os.path.realpath(file) for file in part.files])
         for row, place in zip(cosines, self._places, strict=True):
             row[places == place] = -np.inf
@@ -62,17 +63,12 @@ class _Nearest:
 
     def found(self) -> list[Found]:
         """Each query with its neighbours."""
-        rows = zip(self._files, self._neighbours, self._cosines.tolist(), strict=True)
+        all_of_them = zip(self._files, self._neighbours, self._cosines.tolist(), strict=True)
         found = []
-        for query, files, cosines in rows:
+        for query, files, cosines in all_of_them:
             pairs = zip(files, cosines, strict=True)
             found.append(Found(query, [Neighbour(*pair) for pair in pairs if pair[1] != -np.inf]))
         return found
-
-
-def _unit(embeddings: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(embeddings, axis=-1, keepdims=True)
-    return embeddings / np.maximum(lengths, np.finfo(np.float32).tiny)
 
 
 def search(
@@ -129,8 +125,8 @@ def lines(form: str, found: Sequence[Found]) -> Iterator[str]:
         elif form == "csv":
             yield _row([query, *(cell for n in neighbours for cell in (n.file, _short(n.cosine)))])
         else:
-            rows = [{"file": n.file, "cosine": _short(n.cosine)} for n in neighbours]
-            yield json.dumps({"file": query, "neighbours": rows}, ensure_ascii=False) + "\n"
+            near = [{"file": n.file, "cosine": _short(n.cosine)} for n in neighbours]
+            yield json.dumps({"file": query, "neighbours": near}, ensure_ascii=False) + "\n"
 
 
 def _row(cells: Sequence[object]) -> str:
