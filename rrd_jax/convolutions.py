@@ -174,9 +174,9 @@ def _whole(spec, x, kernel):
     )
 
 
-def _whole_by_images(spec, x, kernel, gradient):
-    """Of the plain convolution, the gradient of images like x."""
-    (by_images,) = jax.linear_transpose(lambda x: _whole(spec, x, kernel), x)(gradient)
+def _pulled_by_images(way, spec, x, kernel, gradient):
+    """Of a way to compute a convolution, the gradient of images like x."""
+    (by_images,) = jax.linear_transpose(lambda x: way(spec, x, kernel), x)(gradient)
     return by_images
 
 
@@ -203,7 +203,8 @@ def _chosen_backward(spec, kept, gradient):
     like_x, like_kernel = (jax.ShapeDtypeStruct(a.shape, a.dtype) for a in kept)
     # Else what made them is computed anew, place by place, by the transposes of the gradients.
     x, gradient = jax.lax.optimization_barrier((x, gradient))
-    by_images = (way.by_images or _whole_by_images)(spec, like_x, kernel, gradient)
+    usual = functools.partial(_pulled_by_images, _whole)
+    by_images = (way.by_images or usual)(spec, like_x, kernel, gradient)
     by_kernel = (way.by_kernel or _usual_by_kernel)(spec, x, like_kernel, gradient)
     # Else the sum with what decays weights becomes a part of the product, and costs a pass more.
     return by_images, jax.lax.optimization_barrier(by_kernel)
@@ -502,21 +503,11 @@ def _rows_by_kernel(spec, x, kernel, gradient):
     return by_kernel.reshape(kernel.shape).astype(kernel.dtype)
 
 
-def _places_by_images(spec, x, kernel, gradient):
-    (by_images,) = jax.linear_transpose(lambda x: _by_place(spec, x, kernel), x)(gradient)
-    return by_images
-
-
 def _by_group(spec, x, kernel):
     """A convolution for each group of channels."""
     groups = x.shape[-1] // kernel.shape[2]
     parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1), strict=True)
     return jnp.concatenate([_whole(spec, *part) for part in parts], axis=-1)
-
-
-def _groups_by_images(spec, x, kernel, gradient):
-    (by_images,) = jax.linear_transpose(lambda x: _by_group(spec, x, kernel), x)(gradient)
-    return by_images
 
 
 def _groups_by_kernel(spec, x, kernel, gradient):
@@ -561,7 +552,7 @@ _WAYS = (
         "depthwise, strided",
         lambda c: c.is_depthwise and c.stride > 1 and c.kernel[0] <= 3,
         _by_rows,
-        _places_by_images,
+        functools.partial(_pulled_by_images, _by_place),
         _rows_by_kernel,
     ),
     Way("depthwise", lambda c: c.is_depthwise, _by_rows, _rows_by_images, _rows_by_kernel),
@@ -571,7 +562,13 @@ _WAYS = (
         by_images=_turned_by_images,
         by_kernel=_groups_by_kernel,
     ),
-    Way("groups", lambda c: c.groups > 1, _by_group, _groups_by_images, _groups_by_kernel),
+    Way(
+        "groups",
+        lambda c: c.groups > 1,
+        _by_group,
+        functools.partial(_pulled_by_images, _by_group),
+        _groups_by_kernel,
+    ),
     # One pixel is its own patch: a product as it stands, where a convolution first copies both.
     Way("pixel", lambda c: c.kernel == (1, 1) and c.padding == (0, 0), *_GATHERED),
     # XLA takes the larger of the two for the images, which costs up to 25 times as much.

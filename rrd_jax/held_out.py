@@ -14,7 +14,6 @@ import numpy as np
 
 from rrd_jax import compiling, networks, objectives, parallel
 from rrd_jax.batch import Batch
-from rrd_jax.objectives import ObjectiveState
 from rrd_jax.predictions import StoppedError
 from rrd_jax.recipe import Recipe
 from rrd_jax.state import TrainState
@@ -103,7 +102,7 @@ def collect(
     if not count or not losses.names:
         return {}
     student = {name: part for name, part in state.student.items() if name != "classifier"}
-    states = {name: objective_state(state, name) for name in losses.names}
+    states = {name: state.objective(name) for name in losses.names}
     parts = []
     batches = split.test_batches(losses.batch_size, parallel.process_share())
     with contextlib.closing(batches):
@@ -114,11 +113,6 @@ def collect(
                 raise StoppedError
     parts = jax.device_get(parts)
     return {name: float(np.mean([p[name] for p in parts], dtype=np.float64)) for name in parts[0]}
-
-
-def objective_state(state: TrainState, name: str) -> ObjectiveState:
-    """What an objective carries in the state of a run."""
-    return ObjectiveState(state.params["objectives"][name], state.frozen[name], state.memory[name])
 
 
 def _comparable(
@@ -138,7 +132,7 @@ def _comparable(
 
     def shapes(name):
         return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), objective_state(state, name)
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state.objective(name)
         )
 
     return tuple(
