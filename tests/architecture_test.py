@@ -25,7 +25,8 @@ _ORDER = """
     state data choices
     objectives networks optim
     memory metrics proof sanity cli
-    imports functional compiling jaxprs last_resort failures
+    imports functional compiling jaxprs last_resort drawing
+    failures
     convolutions
     batch console about
     errors tables flat
@@ -81,7 +82,7 @@ _LIBRARIES = {
             "stablehlo_coreml": "coreml",
         }.items()
     },
-    "matplotlib": ["gains", "predict.picture"],
+    "matplotlib": ["gains", "predict.picture", "drawing"],
     "tensorflow": [],
 }
 _FILES = [

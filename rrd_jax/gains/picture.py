@@ -3,7 +3,7 @@
 import pathlib
 from typing import Any
 
-from rrd_jax import errors, failures, tables
+from rrd_jax import drawing, errors, tables
 from rrd_jax.gains.figures import Figures
 from rrd_jax.gains.latency import Latency
 from rrd_jax.gains.shown import Report
@@ -15,13 +15,7 @@ _REST, _INK, _FAINT = "#E3E3E3", "#222222", "#777777"
 
 def check() -> None:
     """Raises an UnavailableError where matplotlib is not installed."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise errors.UnavailableError(
-            f"there is no picture: it needs matplotlib, which cannot be imported ({error}): run"
-            " `pip install 'rrd_jax[plots]'`"
-        ) from error
+    drawing.check("there is no picture: it")
 
 
 def draw(found: Report, path: pathlib.Path) -> None:
@@ -36,18 +30,7 @@ def draw(found: Report, path: pathlib.Path) -> None:
       DiskError: the disk does not take it.
     """
     check()
-    import matplotlib
-
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        with matplotlib.rc_context({"text.parse_math": False}):  # names may hold dollars
-            _drawn(found).savefig(part, facecolor="white")
-        part.replace(path)
-    except OSError as error:
-        kind = errors.DiskError if error.errno in failures.DISK else errors.InputError
-        raise kind(f"{path} cannot be written ({error.strerror or error})") from error
-    finally:
-        part.unlink(missing_ok=True)
+    drawing.write(lambda: _drawn(found), path)
 
 
 def _drawn(found: Report) -> Any:

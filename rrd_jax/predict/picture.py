@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rrd_jax import errors, failures
+from rrd_jax import drawing, errors
 from rrd_jax.about import Preprocessing
 from rrd_jax.data import reading
 from rrd_jax.predict.neighbours import Found
@@ -21,13 +21,7 @@ def check(path: pathlib.Path) -> None:
         raise errors.InputError(f"--picture={path} is there already: remove it, or name another")
     if not path.parent.is_dir():
         raise errors.InputError(f"--picture={path} cannot be written: there is no {path.parent}")
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise errors.UnavailableError(
-            f"--picture needs matplotlib, which cannot be imported ({error}): run"
-            " `pip install 'rrd_jax[plots]'`"
-        ) from error
+    drawing.check("--picture")
 
 
 def draw(path: pathlib.Path, found: Mapping[str, Sequence[Found]], wanted: Preprocessing) -> None:
@@ -42,18 +36,7 @@ def draw(path: pathlib.Path, found: Mapping[str, Sequence[Found]], wanted: Prepr
     Raises:
       DiskError: the disk does not take it.
     """
-    import matplotlib
-
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    try:
-        with matplotlib.rc_context({"text.parse_math": False}):  # names may hold dollars
-            _drawn(found, wanted).savefig(part, facecolor="white")
-        part.replace(path)
-    except OSError as error:
-        kind = errors.DiskError if error.errno in failures.DISK else errors.InputError
-        raise kind(f"{path} cannot be written ({error.strerror or error})") from error
-    finally:
-        part.unlink(missing_ok=True)
+    drawing.write(lambda: _drawn(found, wanted), path)
 
 
 def _drawn(found: Mapping[str, Sequence[Found]], wanted: Preprocessing) -> Any:
