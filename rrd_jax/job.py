@@ -220,6 +220,8 @@ def _left_out(source: Source, dataset: data.Dataset) -> str:
     about = dataset.summary.figures.get("degraded", {"images": 0, "of": 0})
     if about["images"] == about["of"]:
         return ""
+    if source.per_class:
+        return f", which data.per_class {source.per_class} leaves"
     return f", which data.share {source.share:g} and data.imbalance {source.imbalance:g} leave"
 
 

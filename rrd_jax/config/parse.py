@@ -43,7 +43,7 @@ _FREE = (
     "shard_parameters",
 )
 # Fields of data that a teacher has too, where None stands for those of the student.
-_OF_IMAGES = ("share", "imbalance", "label_noise", "use_labels")
+_OF_IMAGES = ("share", "per_class", "imbalance", "label_noise", "use_labels")
 # Fields of a teacher that nobody has who learns alone.
 _OF_TEACHING = (
     *("mean", "std", "image_size", "interpolation"),
@@ -295,6 +295,7 @@ def _source(config: ConfigDict) -> Source:
         options=dict(data.options),
         class_names=data.class_names,
         share=data.share,
+        per_class=data.per_class,
         imbalance=data.imbalance,
         label_noise=data.label_noise,
         noise=data.noise,

@@ -69,7 +69,7 @@ def _faults(config: ConfigDict, asked: Collection[str], given: Collection[str]) 
     yield from _faults_of_teachers(config, given)
     if config.eval.knn:
         yield "but eval.knn classifies by labels: set it to False; eval.proof needs none"
-    for name, plain in (("imbalance", 1.0), ("label_noise", 0.0)):
+    for name, plain in (("per_class", 0), ("imbalance", 1.0), ("label_noise", 0.0)):
         if config.data[name] != plain:
             yield (
                 f"but data.{name} is {config.data[name]:g}, which is of classes: set it to"
