@@ -462,6 +462,14 @@ FIELDS = (
         "Times the cosines: exp(logit_scale) of CLIP.",
     ),
     Field("baseline", False, Flag(), "Train the student alone too, in <workdir>/alone."),
+    Field(
+        "from_scratch",
+        False,
+        Flag(),
+        "Train the student from random weights too, in <workdir>/scratch, where it starts from"
+        " student.checkpoint; without student.freeze and student.backbone_rate. The table has what"
+        " the checkpoint is worth.",
+    ),
     # How every parameter is trained.
     Field(
         "optimizer.name",

@@ -229,8 +229,8 @@ def test_a_teacher_sees_what_its_student_sees_unless_it_is_told_otherwise():
     student, teacher, job = _sources(**fields, **clean)
     assert student.is_degraded
     assert not teacher.is_degraded
-    assert job.alone.source == student
-    assert job.alone.fields["teacher"]["label_noise"] is None  # it has no teacher
+    assert job.beside["alone"].source == student
+    assert job.beside["alone"].fields["teacher"]["label_noise"] is None  # it has no teacher
     student, teacher, _ = _sources(**{"data.per_class": 5})
     assert student.per_class == teacher.per_class == 5
     student, teacher, _ = _sources(**{"data.per_class": 5, "teacher.per_class": 0})
