@@ -26,6 +26,7 @@ from rrd_jax.parallel.processes import (
     is_main,
     main_first,
     process_share,
+    share_of,
     start,
     stop_requests,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "put",
     "put_batch",
     "replicated",
+    "share_of",
     "split",
     "start",
     "state_shardings",

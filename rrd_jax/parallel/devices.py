@@ -197,12 +197,10 @@ def state_shardings(mesh: Mesh, state: TrainState, *, parameters: bool = False) 
     return shardings
 
 
-def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Puts this process's share of a batch onto the devices, split by example."""
-    return {
-        name: jax.make_array_from_process_local_data(split(mesh), value)
-        for name, value in batch.items()
-    }
+def put_batch(mesh: Mesh, batch: _Tree) -> _Tree:
+    """Puts this process's share of a batch, a tree of arrays, onto the devices, by example."""
+    put_one = functools.partial(jax.make_array_from_process_local_data, split(mesh))
+    return jax.tree.map(put_one, batch)
 
 
 def put(sharding: NamedSharding, tree: _Tree) -> _Tree:
