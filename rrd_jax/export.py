@@ -10,8 +10,8 @@
 Formats: safetensors, torch, hub, stablehlo, onnx, litert, openvino, coreml; all for those whose
 libraries are installed, and that can hold the network. Each file is opened at once in the library
 that it is for, and computes some test images: one that is off by more than 1e-4 of the largest
-logit, or puts an image into another class, is not written. Class names and preprocessing are in the
-file, or beside it.
+logit, or puts an image into another class, is not written. Of a network without a classifier the
+embeddings are compared. Class names and preprocessing are in the file, or beside it.
 
 --report measures what was won: accuracy, size and latency of the student beside its teacher, as a
 table, WORKDIR/gains.json and WORKDIR/gains.png.
@@ -130,9 +130,9 @@ def run(asked: Asked) -> list["several.Outcome"]:
     outcomes = several.write(tried, places, options, overwrite=asked.overwrite)
     several.close(outcomes)
     if usable := [o.written.path for o in outcomes if o.written and o.form.open]:
-        console.say(
-            f"try it: python -m rrd_jax.predict --workdir={shlex.quote(str(usable[0]))} IMAGE..."
-        )
+        form = "" if exportable.about.num_classes else " --embeddings --format=jsonl"
+        place = shlex.quote(str(usable[0]))
+        console.say(f"try it: python -m rrd_jax.predict --workdir={place}{form} IMAGE...")
     return outcomes
 
 
