@@ -44,14 +44,6 @@ _CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 _SMALL = 1024  # scalars; an array that has fewer is not worth splitting
 
 
-def enable_compilation_cache() -> None:
-    """Keeps compiled programs in ~/.cache/rrd_jax, unless JAX_COMPILATION_CACHE_DIR says where."""
-    if not jax.config.jax_compilation_cache_dir:
-        cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(cache) / "rrd_jax"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)  # many are small
-
-
 def check_platform() -> None:
     """Starts JAX's devices; says where they are not what the machine seems to be meant for.
 
