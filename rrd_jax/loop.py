@@ -12,9 +12,11 @@ import numpy as np
 
 from rrd_jax import (
     checkpoints,
+    compiling,
     console,
     data,
     errors,
+    footprint,
     held_out,
     networks,
     parallel,
@@ -185,6 +187,7 @@ class _Loop:
 
     def __init__(self, run: Run, stop: parallel.StopRequests):
         self.run, self.stop, self.asked = run, stop, 0
+        self.weighed = False
         self.training, self.steps_per_epoch = run.recipe.training, run.steps_per_epoch
         self.total = self.training.epochs * run.steps_per_epoch
         self.predict = None
@@ -272,10 +275,24 @@ class _Loop:
         """Makes `count` steps; returns what they log."""
         run = self.run
         train = run.program.train_steps if count > 1 else run.program.train_step
+        if not self.weighed:
+            self._weigh(train, teacher, batch)
         with tracing.step(run.step):
             run.state, logged = train(run.state, teacher, batch)
         run.step += count
         return logged
+
+    def _weigh(self, train: Callable, teacher: Any, batch: Batch | Split) -> None:
+        """Says what memory a step takes.
+
+        Raises:
+          InputError: it is more than a device has.
+        """
+        self.weighed = True
+        given = {"the state": self.run.state, "the teacher": teacher, "the images": batch}
+        compiled = compiling.compiled(train, *given.values())
+        there = parallel.device_bytes(self.run.mesh)
+        console.say(f"[{self.training.label}] {footprint.described(compiled, given, there)}")
 
     def _after_call(self, count: int, pending: list[tuple[int, Any]], *, first: bool) -> None:
         """Looks at the losses, tests, saves and stops where it is time to."""

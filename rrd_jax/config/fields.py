@@ -86,6 +86,13 @@ FIELDS = (
         " by rounding. Without it convolutions of groups take many times as long.",
     ),
     Field(
+        "compilation_cache",
+        "",
+        Text(),
+        "Folder of compiled programs, for the next start; '' for JAX_COMPILATION_CACHE_DIR or"
+        " ~/.cache/rrd_jax, where each kind of processor has its own; off for none.",
+    ),
+    Field(
         "shard_parameters",
         False,
         Flag(),

@@ -30,6 +30,7 @@ from rrd_jax.teacher import cache as teacher_cache
 # Fields that a second start may change, because the numbers do not depend on them.
 _FREE = (
     "name",
+    "compilation_cache",
     "data.dir",
     "data.manual_dir",
     "data.feed",
