@@ -53,6 +53,9 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "weights", "average", ["average", "raw"], "Of a run that averages its weights."
     )
+    flags.DEFINE_string(
+        "head", "", "Of a run: the objective whose head behind the embedding is kept, such as rrd."
+    )
     flags.DEFINE_string("network", "", "Of a PyTorch file: a name of `python -m rrd_jax.networks`.")
     flags.DEFINE_list("mean", None, "Of each channel, in [0, 1] units. Default: the run's.")
     flags.DEFINE_list("std", None, "Of each channel, in [0, 1] units. Default: the run's.")
@@ -100,6 +103,7 @@ class Asked(NamedTuple):
     overwrite: bool = False
 
 
+_OF_NETWORK = ("network", "image_size", "resize", "class_names", "head")
 _OF_FILES = [name for name in Asked._fields if name not in ("workdir", "given")]
 
 
@@ -197,7 +201,7 @@ def _asked() -> Asked:
     for name in ("workdir", "output"):
         if FLAGS[name].value is not None and not FLAGS[name].value.strip():
             raise errors.InputError(f"--{name} is empty")
-    given = {name: FLAGS[name].value for name in ("network", "image_size", "resize", "class_names")}
+    given = {name: FLAGS[name].value for name in _OF_NETWORK}
     given |= {name: _numbers(name) for name in ("mean", "std")}
     given["raw"] = FLAGS.weights == "raw"
     taken = {name: FLAGS[name].value for name in Asked._fields if name != "given"}

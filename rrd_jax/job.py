@@ -22,7 +22,6 @@ from rrd_jax import (
     predictions,
     preflight,
     pretrained,
-    proving,
     recipe,
     report,
     tables,
@@ -31,6 +30,7 @@ from rrd_jax import (
 from rrd_jax.convert import files
 from rrd_jax.data import few
 from rrd_jax.data.source import Source
+from rrd_jax.proof import shown
 from rrd_jax.recipe import Job, Part, TeacherChoice
 from rrd_jax.run import Result
 from rrd_jax.teacher import frozen
@@ -91,7 +91,7 @@ def run(
             report.write_json(folder / "results.json", rows)
     console.print_table(*table(results, beside.get("scratch")), before="\n")
     if proofs := {result.label: result.proof for result in results if result.proof}:
-        console.print_table(*proving.table(proofs), before="\n")
+        console.print_table(*shown.table(proofs), before="\n")
     return results
 
 

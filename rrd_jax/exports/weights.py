@@ -18,6 +18,7 @@ from rrd_jax.choices import NetworkChoice
 from rrd_jax.convert import exported, files, published, reading
 from rrd_jax.exports import base
 from rrd_jax.exports.base import Exportable, Header, Outputs, Runtime
+from rrd_jax.teacher import wrapped
 
 
 def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
@@ -32,6 +33,11 @@ def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
       UnfitError: it has no such names in PyTorch.
     """
     errors.lookup("names", names, dict.fromkeys(base.NAMES))
+    if isinstance(exportable.network, wrapped.Projected):
+        raise errors.UnfitError(
+            "files of weights hold a network alone, without the head that an objective trained"
+            " behind it: leave --head out, or take --format=onnx or stablehlo"
+        )
     if names == "ours":
         return exported.flatten(exportable.variables)
     about = exportable.about

@@ -81,6 +81,9 @@ def exportable(
             " units), such as --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225 of ImageNet, and"
             " --image_size"
         )
+    if isinstance(network, wrapped.Projected):
+        inside = exportable(network.network, variables, about, terms).network
+        return Exportable(dataclasses.replace(network, network=inside), variables, about, terms)
     if isinstance(network, wrapped.Wrapped):
         return Exportable(network, variables, about, terms)  # of a teacher, in float32
     if imports.is_path(about.model):

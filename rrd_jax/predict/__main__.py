@@ -43,6 +43,11 @@ _WEIGHTS = flags.DEFINE_enum(
     ["average", "raw"],
     "Of a run that averages its weights: the average, or these themselves.",
 )
+_HEAD = flags.DEFINE_string(
+    "head",
+    None,
+    "Of a run: the objective whose head behind the embedding is kept, such as rrd. Default: none.",
+)
 _NETWORK = flags.DEFINE_string(
     "network", None, "What the weights are of, where they do not say it: a name or import path."
 )
@@ -224,6 +229,7 @@ def _predictor() -> "Predictor":
         "resize": _RESIZE.value,
         "class_names": _CLASS_NAMES.value,
         "raw": _WEIGHTS.value == "raw" or None,
+        "head": _HEAD.value,
     }
     given = {name: value for name, value in given.items() if value is not None}
     if _TEACHER.value:

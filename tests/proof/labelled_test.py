@@ -9,9 +9,10 @@ import pytest
 from sklearn import linear_model, preprocessing
 from sklearn.neighbors import KNeighborsClassifier
 
-from rrd_jax import data, errors, job, predictions, proving
+from rrd_jax import data, errors, job, predictions
 from rrd_jax.config import parse
 from rrd_jax.data import few
+from rrd_jax.proof import shown
 from rrd_jax.teacher import frozen
 from tests import launch
 from tests.conftest import use_one_device
@@ -64,7 +65,7 @@ def test_each_look_has_votes_and_a_probe_between_floor_and_ceiling(judged):
         found = {name.removeprefix("proof/") for name in row if name.startswith("proof/")}
         assert found == classified
     (result,) = json.loads((judged[0] / "results.json").read_text())
-    header, cells = proving.table({result["label"]: result["proof"]})
+    header, cells = shown.table({result["label"]: result["proof"]})
     assert header == ("embeddings of", "20-NN top-1", "probe top-1")
     assert [cell[0] for cell in cells] == ["random weights", "distilled, rrd", "teacher"]
     first, last = launch.rows(judged[0])

@@ -9,7 +9,7 @@ import pytest
 from rrd_jax import errors, job, metrics, predictions, proving, recipe
 from rrd_jax.config import parse
 from rrd_jax.data import feed
-from rrd_jax.proof import figures, neighbours, rows
+from rrd_jax.proof import figures, neighbours, rows, shown
 from rrd_jax.teacher import frozen, probe
 from tests import launch
 from tests.conftest import use_one_device
@@ -107,7 +107,7 @@ def test_votes_and_probe_are_of_training_images(which, proven, setting, tiny_tea
 def test_the_end_has_a_row_for_floor_student_and_ceiling(proven):
     (result,) = json.loads((proven[0] / "results.json").read_text())
     assert result["proof"]["cka"] == launch.rows(proven[0])[-1]["proof/cka"]
-    header, cells = proving.table({result["label"]: result["proof"]})
+    header, cells = shown.table({result["label"]: result["proof"]})
     assert [row[0] for row in cells] == ["random weights", "distilled, rrd", "teacher"]
     assert header[-2:] == ("20-NN top-1", "probe top-1")
     assert [row[header.index("CKA")] == "-" for row in cells] == [False, False, True]
