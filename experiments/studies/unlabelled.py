@@ -20,6 +20,8 @@ _LABELS = {1: (40, 10), 10: (30, 25), 100: (15, 50)}
 _PRESETS = ("sharp_student", "sharp_teacher", "seed", "compress")
 _METHODS = {
     **{name: design.Level(name, argument=name) for name in ("embed", "crd")},
+    # A row for each image, which is not among its own negatives.
+    "bank": design.Level("crd, bank", argument="crd", fields={"objectives.crd.memory": "bank"}),
     **{
         name: design.Level(f"rrd, {name}", argument="rrd", fields={"objectives.rrd.preset": name})
         for name in _PRESETS

@@ -33,7 +33,7 @@ _SIZES = {
     "transfer.py": (48, 48, 2),
     "transfer.py:mnist,ce": (18, 18, 2),
     "transfer.py:cifar100,ce,rrd": (18, 18, 1),
-    "unlabelled.py": (81, 81, 1),
+    "unlabelled.py": (93, 93, 1),
     "unlabelled.py:fashion_mnist,embed,seed": (33, 33, 1),
 }
 
