@@ -280,10 +280,8 @@ class _Loop:
 
     def _rows(self) -> Callable | None:
         """What batches bring of the teacher, where the host keeps its embeddings."""
-        if self.run.cache_place not in ("host", "file"):
-            return None
-        given = (self.training.augment, self.run.cache_place)
-        return functools.partial(self.run.teacher.cache.rows, *given)
+        on_host = self.run.cache_place in ("host", "file")
+        return self.run.teacher.cache.rows if on_host else None
 
     def _advance(self, count: int, teacher: Any, batch: Batch | Split) -> Any:
         """Makes `count` steps; returns what they log."""
