@@ -14,6 +14,9 @@ from rrd_jax.objectives import Objective
 
 HEADS = ("auto", "new", "keep")
 INTERPOLATIONS = ("bilinear", "bicubic")
+CACHES = ("auto", "on", "off")
+CACHE_PLACES = ("auto", "device", "host", "file")
+CACHE_DTYPES = ("auto", "float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +108,21 @@ class ProofChoice:
     def classifies(self) -> bool:
         """Whether embeddings are judged by labels."""
         return self.knn or bool(self.labelled)
+
+
+@dataclasses.dataclass(frozen=True)
+class CacheChoice:
+    """Whether a teacher is remembered, instead of running at each step.
+
+    Attributes:
+      use: "on", "off", or "auto" for where it pays.
+      place: of its embeddings: "device", "host", "file", or "auto" for the first that fits.
+      dtype: of them: "float32", "bfloat16", or "auto" for as they are computed.
+    """
+
+    use: str = "off"
+    place: str = "auto"
+    dtype: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -79,6 +79,16 @@ def for_mesh(
     return jax.jit(fast, compiler_options=options(), **keywords)
 
 
+def compiled(function: Callable, *arguments: Any) -> Any:
+    """The program that calls of a function of `for_mesh` run; they do not compile it again.
+
+    It is for a look, not to be serialised.
+    """
+    if isinstance(function, Unwritten):
+        return function.as_called(*arguments)
+    return function.lower(*arguments).compile()
+
+
 class Unwritten:
     """`jax.jit` for a CPU with oneDNN's convolutions, which JAX's cache on disk must never see.
 

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import pathlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -12,9 +12,11 @@ import numpy as np
 
 from rrd_jax import (
     checkpoints,
+    compiling,
     console,
     data,
     errors,
+    footprint,
     held_out,
     networks,
     parallel,
@@ -93,7 +95,12 @@ def _begin(run: Run) -> None:
 
 
 def dispatches(
-    recipe: Recipe, dataset: data.Dataset, mesh: jax.sharding.Mesh, length: int, start: int
+    recipe: Recipe,
+    dataset: data.Dataset,
+    mesh: jax.sharding.Mesh,
+    length: int,
+    start: int,
+    rows: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]] | None = None,
 ) -> Iterator[tuple[int, Batch | Split]]:
     """What each call of the train step is given, from a step to the last.
 
@@ -103,6 +110,8 @@ def dispatches(
       mesh: the devices.
       length: steps that one call of a resident split should make.
       start: the first step.
+      rows: (index [B], view [B]) -> what the host keeps of the teacher, as Batch's; None for
+        nothing. Calls are of one step then.
 
     Yields:
       (steps of the call, a batch of a streamed split, or a resident split with its order).
@@ -121,8 +130,11 @@ def dispatches(
                     batch["label"] = label
                 if not start and not i:
                     _look(batch["image"], training)
+                if rows:
+                    batch["rows"] = rows(index, batch["view"])
                 yield 1, Batch(**{"label": None, **parallel.put_batch(mesh, batch)})
         return
+    length = 1 if rows else length
     labels = None
     if dataset.labelled:
         labels = split.labels
@@ -135,11 +147,24 @@ def dispatches(
     while step < total:
         epoch, made = divmod(step, steps_per_epoch)
         if order is None or not made:
-            order = feed.epoch_order(seed, epoch, size, len(split))
-            order = parallel.put(by_example, order)
-        count = length if made + length <= steps_per_epoch else 1
-        yield count, Split(images, labels, order)
+            order, view = _epoch(training, split, epoch)
+            placed = parallel.put(by_example, (order, view))
+        count, known = length if made + length <= steps_per_epoch else 1, None
+        if rows:
+            here = parallel.share_of(order[made]), parallel.share_of(view[made])
+            known = parallel.put_batch(mesh, {"rows": rows(*here)})
+        yield count, Split(images, labels, *placed, **(known or {}))
         step += count
+
+
+def _epoch(
+    training: Training, split: feed.Resident, epoch: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """[steps, B] of the images that steps of an epoch see, and of their views, if drawn here."""
+    order = feed.epoch_order(training.seed, epoch, training.batch_size, len(split))
+    if not training.views.count:
+        return order, None
+    return order, training.views.of_epoch(training.seed, epoch, len(split))[order]
 
 
 def _look(images: np.ndarray, training: Training) -> None:
@@ -162,6 +187,7 @@ class _Loop:
 
     def __init__(self, run: Run, stop: parallel.StopRequests):
         self.run, self.stop, self.asked = run, stop, 0
+        self.weighed = False
         self.training, self.steps_per_epoch = run.recipe.training, run.steps_per_epoch
         self.total = self.training.epochs * run.steps_per_epoch
         self.predict = None
@@ -213,7 +239,8 @@ class _Loop:
         pending: list[tuple[int, Any]] = []
         if start and start // self.steps_per_epoch > run.progress.epoch:
             self._end_epoch()  # it was stopped in its test
-        calls = dispatches(run.recipe, run.dataset, run.mesh, run.program.length, start)
+        given = (run.recipe, run.dataset, run.mesh, run.program.length, start)
+        calls = dispatches(*given, self._rows())
         with contextlib.closing(calls):
             for count, batch in calls:
                 logged = self._advance(count, teacher, batch)
@@ -232,18 +259,40 @@ class _Loop:
             return None
         if not run.teacher_is_cached:
             return run.teacher.folded
-        embeddings = run.teacher.cache.get(self.training.augment, self._stops_between_steps)
+        given = (self.training.augment, run.cache_place)
+        embeddings = run.teacher.cache.get(*given, self._stops_between_steps)
         self.clock.begin(run.step)
         return embeddings
+
+    def _rows(self) -> Callable | None:
+        """What batches bring of the teacher, where the host keeps its embeddings."""
+        if self.run.cache_place not in ("host", "file"):
+            return None
+        given = (self.training.augment, self.run.cache_place)
+        return functools.partial(self.run.teacher.cache.rows, *given)
 
     def _advance(self, count: int, teacher: Any, batch: Batch | Split) -> Any:
         """Makes `count` steps; returns what they log."""
         run = self.run
         train = run.program.train_steps if count > 1 else run.program.train_step
+        if not self.weighed:
+            self._weigh(train, teacher, batch)
         with tracing.step(run.step):
             run.state, logged = train(run.state, teacher, batch)
         run.step += count
         return logged
+
+    def _weigh(self, train: Callable, teacher: Any, batch: Batch | Split) -> None:
+        """Says what memory a step takes.
+
+        Raises:
+          InputError: it is more than a device has.
+        """
+        self.weighed = True
+        given = {"the state": self.run.state, "the teacher": teacher, "the images": batch}
+        compiled = compiling.compiled(train, *given.values())
+        there = parallel.device_bytes(self.run.mesh)
+        console.say(f"[{self.training.label}] {footprint.described(compiled, given, there)}")
 
     def _after_call(self, count: int, pending: list[tuple[int, Any]], *, first: bool) -> None:
         """Looks at the losses, tests, saves and stops where it is time to."""

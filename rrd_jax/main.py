@@ -97,7 +97,8 @@ def _job() -> None:
     from rrd_jax.config import parse
     from rrd_jax.gains import brief
 
-    parallel.enable_compilation_cache()
+    cache = CONFIG.value.get("compilation_cache", "")
+    parallel.enable_compilation_cache(cache if isinstance(cache, str) else "")  # checked later
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
     parallel.check_platform()
     parallel.check_jaxlib()

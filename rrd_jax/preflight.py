@@ -46,7 +46,7 @@ def check(job: Job, dataset: data.Dataset, paths: Sequence[pathlib.Path]) -> Non
         _check_proof(training.proof, dataset, student, *teachers)
     teacher = ensemble.outputs_of(teachers, training.teacher_weights)
     part = training.batch_size // training.accumulate
-    cache.check(training, plan.objectives, streamed=not dataset.train.on_device)
+    cache.check(training, plan.objectives)
     states = _trace(plan, student, teacher, dataset)
     maps = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((part, *leaf.shape[1:]), leaf.dtype), student.maps

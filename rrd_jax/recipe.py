@@ -13,6 +13,7 @@ import optax
 
 from rrd_jax import errors, networks, objectives
 from rrd_jax.choices import (
+    CacheChoice,
     NetworkChoice,
     ObjectiveChoice,
     OptimizerChoice,
@@ -21,6 +22,7 @@ from rrd_jax.choices import (
     TeachingChoice,
 )
 from rrd_jax.data import augment, mixing, source
+from rrd_jax.data.views import Views
 from rrd_jax.objectives import Objective
 
 
@@ -35,6 +37,7 @@ class Training:
       teacher_weights: of several teachers, adding up to 1; empty for one or none.
       optimizer: what moves the parameters.
       augment: what the step does to training images.
+      views: how many there are of an image, where the host draws them.
       mix: how the step mixes training images, or None.
       mean: of each channel, in [0, 1] units.
       std: likewise.
@@ -49,7 +52,7 @@ class Training:
       steps_per_dispatch: the most steps that one call makes; 0 for what suits the devices.
       log_every: steps between two looks at the losses.
       save_every: steps between two checkpoints inside an epoch; 0 for none.
-      teacher_cache: "on", "off", or "auto" for where a cached teacher pays.
+      teacher_cache: whether the teacher is remembered.
       start: the weights that the network begins with.
       freeze: which of its parts stay as they are, as `networks.frozen_parts` has it.
       backbone_rate: times the learning rate, for all of it but the classifier.
@@ -63,6 +66,7 @@ class Training:
     teacher_weights: tuple[float, ...]
     optimizer: OptimizerChoice
     augment: augment.Augment
+    views: Views
     mix: mixing.Mix | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -77,7 +81,7 @@ class Training:
     steps_per_dispatch: int
     log_every: int
     save_every: int
-    teacher_cache: str
+    teacher_cache: CacheChoice
     start: StartChoice = dataclasses.field(default_factory=StartChoice)
     freeze: str = ""
     backbone_rate: float = 1.0

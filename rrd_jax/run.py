@@ -174,7 +174,7 @@ class Run:
         self.teacher_network = teacher.network if teacher and compares else None
         self._collapsed = 0  # epochs in a row
         self._first_weights = ""  # their digest, where this start made them
-        self.teacher_is_cached, self._about_teacher = self._plan_cache()
+        self.cache_place, self._about_teacher = self._plan_cache()
         self.program = self.build(recipe, teacher_is_cached=self.teacher_is_cached)
         abstract = self.program.abstract
         self.parameters = networks.count_parameters(abstract.params["student"])
@@ -182,10 +182,15 @@ class Run:
             self.parameters += networks.count_parameters(abstract.params["objectives"][name])
         self._about = card.of_run(recipe, dataset, teacher, self.parameters)
 
-    def _plan_cache(self) -> tuple[bool, str]:
-        """Returns (whether to use the teacher's cached embeddings, the reason to log)."""
-        if not self.teacher_network or self.recipe.training.teacher_cache == "off":
-            return False, ""
+    @property
+    def teacher_is_cached(self) -> bool:
+        """Whether the teacher's embeddings are used in its place."""
+        return bool(self.cache_place)
+
+    def _plan_cache(self) -> cache.Plan:
+        """Where the teacher's cached embeddings are, "" for no use of them, and why."""
+        if not self.teacher_network or self.recipe.training.teacher_cache.use == "off":
+            return cache.Plan("", "")
         before = checkpoints.read_meta(self.folder / "checkpoints")
         began = None if before is None else before.get("recalls", False)
         return cache.plan(self.teacher.cache, self.recipe, began)

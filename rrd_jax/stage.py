@@ -5,7 +5,7 @@ import dataclasses
 import optax
 
 from rrd_jax import errors, networks
-from rrd_jax.choices import ProofChoice
+from rrd_jax.choices import CacheChoice, ProofChoice
 from rrd_jax.objectives import Objective
 from rrd_jax.recipe import Recipe, Term
 from rrd_jax.state import TrainState
@@ -36,7 +36,7 @@ def stage_recipe(recipe: Recipe, name: str) -> Recipe:
             label=f"{name}, stage before distillation",
             epochs=stage.epochs,
             ema=0.0,
-            teacher_cache="off",
+            teacher_cache=CacheChoice(),
             proof=ProofChoice(),
         ),
         terms={name: Term(Objective(init, loss, taps=objective.taps))},

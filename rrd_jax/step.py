@@ -102,9 +102,14 @@ def train_step(
 @jax.named_scope("input")
 def augmented(task: Task, state: TrainState, batch: Batch) -> Batch:
     """The batch as the networks see it: a view of each image, mixed with another if asked for."""
-    epoch = state.step // task.steps_per_epoch
-    view = task.augment.choose(state.key, epoch, batch.index)
-    images = task.augment.show(view, batch.image)
+    view, augment = batch.view, task.augment
+    if augment.choose is not None:
+        epoch = state.step // task.steps_per_epoch
+        view = augment.choose(state.key, epoch, batch.index)
+    images = augment.show(view, batch.index, batch.image)
+    if augment.show_teacher is not None:
+        seen = augment.show_teacher(view, batch.index, batch.image)
+        batch = batch._replace(teacher_image=seen)
     if task.mix is not None:
         key = jax.random.fold_in(jax.random.fold_in(state.key, _MIX), state.step)
         images, mixed = task.mix(key, images, batch.label)
@@ -242,11 +247,15 @@ class Split(NamedTuple):
       image: [N, H * W * channels] uint8.
       label: [N] int32; None where a student learns without labels.
       order: [steps_per_epoch, B] int32, the examples that this epoch's steps see.
+      view: [steps_per_epoch, B] int32 of these, where the host draws views; None where it does not.
+      rows: [B, width] each, as Batch's, of a call of one step; None where the devices keep them.
     """
 
     image: jax.Array
     label: jax.Array | None
     order: jax.Array
+    view: jax.Array | None = None
+    rows: tuple[jax.Array, ...] | None = None
 
 
 @jax.named_scope("input")
@@ -255,10 +264,11 @@ def resident_batch(
 ) -> Batch:
     """The batch of a split that a step sees."""
     index = split.order[step % steps_per_epoch]
+    view = None if split.view is None else split.view[step % steps_per_epoch]
     image, label = jax.tree.map(
         lambda array: array.at[index].get(mode="promise_in_bounds"), (split.image, split.label)
     )
-    return Batch(image.reshape(-1, *image_shape), label, index)
+    return Batch(image.reshape(-1, *image_shape), label, index, view, rows=split.rows)
 
 
 def resident_step(

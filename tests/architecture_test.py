@@ -25,7 +25,7 @@ _ORDER = """
     state data choices
     objectives networks optim
     memory metrics proof sanity cli
-    imports functional compiling jaxprs last_resort drawing
+    imports functional compiling jaxprs last_resort drawing footprint
     failures
     convolutions
     batch console about

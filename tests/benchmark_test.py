@@ -341,7 +341,7 @@ def test_the_peer_cuts_the_same_views(peer):
     cut, index, view = theirs.batch()
     assert 0 <= int(view.min()) <= int(view.max()) < 16 * ours.views
     np.testing.assert_array_equal(view // ours.views, index)
-    shown = ours.show(jnp.asarray(view.numpy() % ours.views), images[index.numpy()])
+    shown = ours.show(jnp.asarray(view.numpy() % ours.views), None, images[index.numpy()])
     np.testing.assert_allclose(cut.permute(0, 2, 3, 1), shown, atol=1e-5)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from rrd_jax import errors, evaluation, parallel, program, recipe, stage
 from rrd_jax.batch import Batch
+from rrd_jax.choices import CacheChoice
 from rrd_jax.config import parse
 from tests import fresh, launch, tiny
 
@@ -77,9 +78,9 @@ def test_a_stage_has_its_own_epochs_and_rate_and_the_teacher_itself():
     part = parse(launch.digits("smoke,tiny-tiny", terms, **{"teacher.cache": "auto"})).student
     plan = recipe.create(part.training, num_classes=10, examples=24)
     training = stage.stage_recipe(plan, "ab").training
-    assert (training.epochs, training.ema, training.teacher_cache) == (5, 0.0, "off")
+    assert (training.epochs, training.ema, training.teacher_cache.use) == (5, 0.0, "off")
     assert dataclasses.replace(
-        training, label="distilled, rrd+kd", epochs=2, teacher_cache="auto"
+        training, label="distilled, rrd+kd", epochs=2, teacher_cache=CacheChoice("auto")
     ) == (plan.training)
 
 

@@ -19,7 +19,7 @@ from rrd_jax.teacher import outputs
 NETWORK = functools.partial(ResNet, blocks=(1,), widths=(8, 16))
 # No augmentation.
 PLAIN = augment.Augment(
-    "plain", 1, lambda key, epoch, index: 0 * index, lambda view, images: images
+    "plain", 1, lambda key, epoch, index: 0 * index, lambda view, index, images: images
 )
 # Hundreds of small random draws: compiling them well takes longer than drawing them.
 QUICK = {"xla_backend_optimization_level": 0}

@@ -10,7 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from rrd_jax import checkpoints, console, data, errors, job, loop, networks, parallel, recipe
+from rrd_jax import (
+    checkpoints,
+    compiling,
+    console,
+    data,
+    errors,
+    job,
+    loop,
+    networks,
+    parallel,
+    recipe,
+)
 from rrd_jax.batch import Batch
 from rrd_jax.config import parse
 from rrd_jax.recipe import Job
@@ -127,9 +138,7 @@ def _compiled(run: Run) -> Step:
     calls.close()
     step = program.train_steps if count > 1 else program.train_step
     lowered = step.lower(state, teacher, batch)
-    # On a CPU calls may compile it with what `lower` must leave out: see `compiling`.
-    as_called = getattr(step, "as_called", lambda *arguments: lowered.compile())
-    compiled = as_called(state, teacher, batch)
+    compiled = compiling.compiled(step, state, teacher, batch)
     about = {
         "student": training.network.model,
         "objectives": " + ".join(choice.name for choice in training.objectives),

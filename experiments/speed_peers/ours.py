@@ -29,7 +29,7 @@ from rrd_jax import compiling, data, loop, networks, parallel, program, recipe
 from rrd_jax.config import limit, parse
 from rrd_jax.data.feed import Resident
 from rrd_jax.recipe import Job
-from rrd_jax.teacher import cache
+from rrd_jax.teacher import filling
 from rrd_jax.teacher.frozen import FrozenNetwork
 
 _ROOT = pathlib.Path(__file__).parents[2]
@@ -99,15 +99,15 @@ def _embed(teacher: FrozenNetwork, images: np.ndarray) -> tuple[dict[str, Any], 
     shown = images[:_SHOWN] if jax.default_backend() == "cpu" else images
     augment = teacher.training.augment
     summary = networks.summarize(teacher.network, teacher.dataset.image_shape)
-    shape = (len(shown) * augment.views, summary.outputs.embedding.shape[-1])
-    split = parallel.split(teacher.mesh)
-    like = jax.ShapeDtypeStruct(shape, teacher.network.dtype, sharding=split)
-    start = time.perf_counter()
-    table = cache.fill(teacher.network, teacher.folded, like, shown, augment, teacher.mesh)
-    jax.block_until_ready(table)
+    width = summary.outputs.embedding.shape[-1]
+    table = np.empty((len(shown), augment.views, width), teacher.network.dtype)
+    index, start = np.arange(len(shown)), time.perf_counter()
+    given = (teacher.dataset.train, augment, teacher.mesh, index, table.__setitem__)
+    filling.fill(teacher.network, teacher.folded, *given)
     seconds = (time.perf_counter() - start) * len(images) / len(shown)
     times = -(-len(images) // len(shown))
-    table = jax.device_put(jnp.tile(table, (times, 1)), split)
+    table = np.tile(table.reshape(-1, width), (times, 1))
+    table = jax.device_put(table, parallel.split(teacher.mesh))
     head = networks.head(teacher.network, teacher.variables, teacher.dataset.image_shape)
     return {"embedding": (table,), "head": (head,)}, seconds
 

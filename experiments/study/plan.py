@@ -197,9 +197,11 @@ def _check_measures(grid: Grid) -> None:
 def _run(config: ConfigDict, job: Job, cell: Cell, after: str, measures: tuple[str, ...]) -> Run:
     label = ", ".join([*cell.levels.values(), f"seed {cell.seed}"])
     training = dataclasses.replace(job.student.training, label=label)
-    if training.teacher_cache == "auto" and training.epochs <= (training.augment.views or 0):
+    cache = training.teacher_cache
+    if cache.use == "auto" and training.epochs <= (training.augment.views or 0):
         # Else it would be used where another run has made it, and numbers follow from the order.
-        training = dataclasses.replace(training, teacher_cache="off")
+        cache = dataclasses.replace(cache, use="off")
+        training = dataclasses.replace(training, teacher_cache=cache)
     job = dataclasses.replace(job, student=dataclasses.replace(job.student, training=training))
     teachers = tuple(
         teacher.checkpoint or f"teachers/{_name(teacher.network.model, teacher.part, job)}"

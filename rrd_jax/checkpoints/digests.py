@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 _LENGTH = 32  # hexadecimal digits
+_SMALL = 2**20  # numbers; NumPy makes several copies of them
 
 
 def digest(tree: Any) -> str:
@@ -22,7 +23,7 @@ def host_digest(tree: Any) -> str:
 
 def leaf_sums(tree: Any) -> Any:
     """The tree with three numbers, [3] uint32, for each array: two sums, and 1 if it is finite."""
-    return jax.device_get(jax.tree.map(_leaf_sums, tree))
+    return jax.device_get(jax.tree.map(_sums, tree))
 
 
 def combine(tree: Any, sums: Any) -> str:
@@ -61,14 +62,26 @@ def _leaf_sums(leaf: jax.Array) -> jax.Array:
     return jnp.stack([first, second, jnp.isfinite(leaf).all().astype(jnp.uint32)])
 
 
+def _sums(leaf: Any) -> Any:
+    """[3] uint32 of an array, where that is cheapest: a CPU compiles half a second a shape."""
+    is_small = leaf.size <= _SMALL and getattr(leaf, "is_fully_addressable", True)
+    if is_small and all(device.platform == "cpu" for device in _devices(leaf)):
+        return _host_sums(np.asarray(leaf))
+    return _leaf_sums(leaf)
+
+
+def _devices(leaf: Any) -> Any:
+    return leaf.devices() if isinstance(leaf, jax.Array) else ()
+
+
 def _host_sums(leaf: Any) -> np.ndarray:
-    """`_leaf_sums` in NumPy; the last, which a digest does not look at, is 1."""
+    """`_leaf_sums` in NumPy."""
     flat = np.ascontiguousarray(leaf).reshape(-1)
     words = flat.view(f"uint{8 * flat.dtype.itemsize}").astype(np.uint32)
     weight = _scramble(np.arange(flat.size, dtype=np.uint32))
     first = np.sum(words * (weight | np.uint32(1)), dtype=np.uint32)
     second = np.sum(_scramble(words ^ weight), dtype=np.uint32)
-    return np.array([first, second, 1], np.uint32)
+    return np.array([first, second, np.isfinite(flat).all()], np.uint32)
 
 
 def _scramble(words: Any) -> Any:

@@ -5,6 +5,7 @@ configs/cifar100.py:wrn_40_2+resnet56-resnet20     several teachers: config.teac
 configs/cifar100.py:resnet32x4                     one network: trains it alone, as a teacher
 configs/cifar100.py:smoke                          the complete job in seconds, on random images
 configs/vit_to_resnet.py:folder                    own images, of a folder for each class
+configs/unlabelled.py:moco                         MoCo-v2's augmentation; dino: DINO's
 
 Networks and objectives of one's own are named by import path:
 
@@ -19,6 +20,7 @@ from rrd_jax import errors, imports, networks
 from rrd_jax.config.fields import BY_PATH
 from rrd_jax.config.methods import WORDS, can_be_network, check_option, limit, method
 from rrd_jax.config.options import Options
+from rrd_jax.data.source import DEVICE_AUGMENTATIONS
 
 
 def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: str) -> ConfigDict:
@@ -51,6 +53,9 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
         config.name += "-folder"
         config.data.name, config.data.test_split = "image_folder", "test"
         config.train.save_every = 0
+    for name in ("moco", "dino"):
+        if name in words:
+            _augment_as(config, name)
     if "smoke" in words:
         _shrink(config)
     if "+" in teacher:
@@ -99,6 +104,18 @@ def _names_networks(option: str) -> bool:
     teachers, _, student = option.rpartition("-")
     models = [*teachers.split("+"), student]
     return all(can_be_network(model) for model in models)
+
+
+def _augment_as(config: ConfigDict, name: str) -> None:
+    """The augmentation of MoCo-v2 (arXiv 2003.04297) or DINO (2104.14294, its two large views)."""
+    data = config.data
+    data.augment = "resized_crop" if data.augment in DEVICE_AUGMENTATIONS else data.augment
+    data.jitter_probability, data.grey = 0.8, 0.2
+    if name == "moco":
+        data.crop_area, data.jitter, data.gaussian_blur = 0.2, (0.4, 0.4, 0.4, 0.1), 0.5
+    else:
+        data.crop_area, data.jitter, data.gaussian_blur = 0.4, (0.4, 0.4, 0.2, 0.1), 1.0
+        data.views.others = (0.1, 0.2)
 
 
 def _shrink(config: ConfigDict) -> None:

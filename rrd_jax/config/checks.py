@@ -90,9 +90,12 @@ def entries(config: ConfigDict) -> Iterator[tuple[str, Field, Any]]:
       InputError: a section or a field is missing, or unknown.
     """
     for section in _SECTIONS:
-        if section not in ("", *config):
-            raise errors.InputError(f"the config lacks '{section}'; config.defaults() has it")
-        holders = {section: config[section] if section else config}
+        holder = config
+        for name in filter(None, section.split(".")):
+            if name not in holder:
+                raise errors.InputError(f"the config lacks '{section}'; config.defaults() has it")
+            holder = holder[name]
+        holders = {section: holder}
         if section == "teacher":
             holders = dict(teachers(config))
             if not holders:
@@ -112,7 +115,8 @@ def _of_section(
             f" {prefix}{names[0]}"
         )
     for name in holder:
-        if name not in names and (section or name not in _SECTIONS):
+        path = f"{section}.{name}" if section else name
+        if name not in names and path not in _SECTIONS:
             raise errors.InputError(unknown.message(f"{prefix}{name}", config))
     missing = [name for name in names if name not in holder]
     if missing:
@@ -160,6 +164,11 @@ def _contradictions(config: ConfigDict) -> Iterator[str]:
     data, train = config.data, config.train
     if data.augment == "crop_flip" and data.pad > data.image_size:
         yield f"data.pad is {data.pad}, more than the {data.image_size} pixels of data.image_size"
+    if data.views.teacher == "weak" and data.mix != "none":
+        yield (
+            f"data.views.teacher is weak, but data.mix is {data.mix}, a mixture that the teacher"
+            " sees too: leave one out"
+        )
     if len(data.mean) != len(data.std):
         yield (
             f"data.mean is {data.mean} and data.std {data.std}: one has {len(data.mean)} channels,"

@@ -73,7 +73,13 @@ def without_effect(config: ConfigDict) -> Iterator[tuple[str, str]]:
 def _of_data(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
     data, on_host = config.data, config.data.augment in HOST_AUGMENTATIONS
     if data.augment != "crop_flip":
-        yield "data", ("pad", "flip"), f"data.augment is {data.augment}"
+        yield "data", ("pad",), f"data.augment is {data.augment}"
+    if data.augment not in ("crop_flip", "resized_crop"):
+        yield "data", ("flip",), f"data.augment is {data.augment}"
+    if data.augment not in ("random_resized", "resized_crop"):
+        yield "data", ("crop_area",), f"data.augment is {data.augment}"
+    if not data.views.count:
+        yield "data.views", ("seed",), "data.views.count is 0"
     if not on_host:
         yield "data", ("resize",), f"data.augment is {data.augment}"
     yield from _of_changes(data)
@@ -151,7 +157,8 @@ def _of_teachers(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str
     of_images = ("mean", "std", "image_size", "interpolation")
     for label, fields in teachers(config):
         if not fields.model:
-            names = (*of_training, "options", "dtype", "cache", "weight", "fine_tune", "head")
+            names = (*of_training, "options", "dtype", "weight", "fine_tune", "head")
+            names += ("cache", "cache_place", "cache_dtype")
             names += (*of_images, "probe", "probe_l2", "class_vectors", "class_vectors_scale")
             yield label, names, f"{label}.model is empty"
             continue
@@ -168,6 +175,8 @@ def _of_teachers(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str
             yield label, ("probe_l2",), f"{label}.probe is False"
         if not fields.class_vectors:
             yield label, ("class_vectors_scale",), f"{label}.class_vectors is empty"
+        if fields.cache == "off":
+            yield label, ("cache_place", "cache_dtype"), f"{label}.cache is off"
         if label == "teacher":
             yield label, ("weight",), "there is one teacher"
 

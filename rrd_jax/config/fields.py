@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, config_dict
 
-from rrd_jax.choices import HEADS, INTERPOLATIONS
+from rrd_jax.choices import CACHE_DTYPES, CACHE_PLACES, CACHES, HEADS, INTERPOLATIONS
 from rrd_jax.config.kinds import (
     LARGEST,
     Choice,
@@ -22,6 +22,7 @@ from rrd_jax.config.kinds import (
     Text,
 )
 from rrd_jax.config.options import Options
+from rrd_jax.data.augment import TEACHERS_VIEWS
 from rrd_jax.data.erasing import ERASED
 from rrd_jax.data.mixing import MIXES
 from rrd_jax.data.policies import POLICIES
@@ -83,6 +84,13 @@ FIELDS = (
         Flag(),
         "On a CPU: compiler options and ways of convolutions that are faster there; numbers differ"
         " by rounding. Without it convolutions of groups take many times as long.",
+    ),
+    Field(
+        "compilation_cache",
+        "",
+        Text(),
+        "Folder of compiled programs, for the next start; '' for JAX_COMPILATION_CACHE_DIR or"
+        " ~/.cache/rrd_jax, where each kind of processor has its own; off for none.",
     ),
     Field(
         "shard_parameters",
@@ -209,7 +217,14 @@ FIELDS = (
         "data.augment",
         "crop_flip",
         Choice((*DEVICE_AUGMENTATIONS, *HOST_AUGMENTATIONS)),
-        "crop_flip in the step, random_resized on the host.",
+        "crop_flip and resized_crop in the step; random_resized on the host, which cuts stored"
+        " images of any size. The latter two scale a random part.",
+    ),
+    Field(
+        "data.crop_area",
+        0.08,
+        _FACTOR,
+        "random_resized and resized_crop only: the smallest part of an image; MoCo-v2's is 0.2.",
     ),
     Field(
         "data.feed",
@@ -229,7 +244,37 @@ FIELDS = (
         Integer(0, 16383),
         "crop_flip only: pixels of black on each side; at most data.image_size.",
     ),
-    Field("data.flip", True, Flag(), "crop_flip only: mirror half of the images."),
+    Field("data.flip", True, Flag(), "Of crops in the step: mirror half of the images."),
+    # Which views there are. View v of image i follows from (data.views.seed, i, v).
+    Field(
+        "data.views.count",
+        0,
+        Integer(0, 10**6),
+        "Above 0: that many views of each image, whatever the augmentation, so that a teacher can"
+        " be remembered (teacher.cache): an image shows each once in so many epochs. 0: fresh ones"
+        " for ever.",
+    ),
+    Field(
+        "data.views.seed",
+        0,
+        _SEED,
+        "Which views these are, whatever the seed of the run: runs share what a teacher says of"
+        " them.",
+    ),
+    Field(
+        "data.views.teacher",
+        "same",
+        Choice(TEACHERS_VIEWS),
+        "same: the teacher sees what the student sees; weak: the crop alone, without what follows"
+        " here.",
+    ),
+    Field(
+        "data.views.others",
+        (),
+        Numbers(_CHANCE, lengths=(0, 2)),
+        "Probabilities of blur and solarising of every other view; () for the same. DINO's are"
+        " (0.1, 0.2), with 1 and 0 for the first.",
+    ),
     # In the step, after the crop; teacher and student see the same.
     Field(
         "data.policy",
@@ -265,6 +310,12 @@ FIELDS = (
         0.0,
         _CHANCE,
         "Probability of Gaussian blur, with a deviation of 0.1 to 2 pixels.",
+    ),
+    Field(
+        "data.solarize",
+        0.0,
+        _CHANCE,
+        "Probability that the values from 128 of an image are turned over.",
     ),
     Field(
         "data.erase",
@@ -395,11 +446,26 @@ FIELDS = (
     Field(
         "teacher.cache",
         "auto",
-        Choice(("auto", "on", "off")),
+        Choice(CACHES),
         "Remembers the teacher's embeddings of all views of the training images (162 of each with"
-        " crop_flip), in the precision that it computes in, instead of running it at each step: in"
-        " memory, and on disk beside the teacher for later runs. auto: where half of the memory is"
-        " enough and there are more epochs than views, or they are on disk already.",
+        " crop_flip, otherwise data.views.count), instead of running it at each step: in memory,"
+        " and on disk beside the teacher for later runs. auto: where there is room and there are"
+        " more epochs than views, or they are on disk already.",
+    ),
+    Field(
+        "teacher.cache_place",
+        "auto",
+        Choice(CACHE_PLACES),
+        "Where steps read them: device, or with data.views.count host, its memory, or file, a"
+        " file's pages. auto: the first that half of the device or a quarter of the host has room"
+        " for.",
+    ),
+    Field(
+        "teacher.cache_dtype",
+        "auto",
+        Choice(CACHE_DTYPES),
+        "What they are kept in. auto: what the teacher computes in, logits in float32; bfloat16"
+        " keeps three digits of each number, in half of the memory.",
     ),
     Field(
         "teacher.weight",
@@ -628,12 +694,12 @@ def defaults() -> ConfigDict:
     """CIFAR-100's recipe (arXiv 2407.12073, 1910.10699): every field with its default."""
     config = ConfigDict()
     for path, default, kind, _ in FIELDS:
-        section, _, name = path.rpartition(".")
+        *sections, name = path.split(".")
         holder = config
-        if section:
-            if section not in config:
-                config[section] = ConfigDict()
-            holder = config[section]
+        for section in sections:
+            if section not in holder:
+                holder[section] = ConfigDict()
+            holder = holder[section]
         if path == "objectives":
             holder[name] = ConfigDict()
         elif isinstance(kind, Mapped):

@@ -102,7 +102,8 @@ def _weights(parts: dict[str, _Part]) -> dict[str, float]:
     return {name: weights[name] for name in (*RECORDS, *brought) if name in weights}
 
 
-WORDS = ("smoke", "folder")  # what config strings know beside networks and objectives
+# What config strings know beside networks and objectives.
+WORDS = ("smoke", "folder", "moco", "dino")
 # The usual methods: the weights of their objectives.
 METHODS: dict[str, dict[str, float]] = {
     name: _weights(_parts(name)) for name in (*RECORDS, "crd+kd", "dcd+kd", "rrd+kd")
@@ -164,9 +165,9 @@ def check_option(option: str) -> None:
     known = [*_names(), *RECORDS, *WORDS]
     wrong = next((word for word in words if word not in known), option)
     raise errors.InputError(
-        f"config option '{option}' is not smoke, folder, a pair TEACHER-STUDENT of networks or a"
-        f" method; {errors.hint(wrong, known)}python -m rrd_jax.networks lists networks, python -m"
-        " rrd_jax.objectives objectives, which are joined by +"
+        f"config option '{option}' is not {', '.join(WORDS)}, a pair TEACHER-STUDENT of networks or"
+        f" a method; {errors.hint(wrong, known)}python -m rrd_jax.networks lists networks, python"
+        " -m rrd_jax.objectives objectives, which are joined by +"
     )
 
 

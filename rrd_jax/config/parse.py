@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from rrd_jax import errors, imports, networks, objectives, optim, parallel, recipe
 from rrd_jax.choices import (
+    CacheChoice,
     NetworkChoice,
     ObjectiveChoice,
     OptimizerChoice,
@@ -23,11 +24,13 @@ from rrd_jax.config.fields import BY_PATH, defaults
 from rrd_jax.config.options import Options
 from rrd_jax.data import augment, mixing
 from rrd_jax.data.source import Source
+from rrd_jax.data.views import Views
 from rrd_jax.teacher import cache as teacher_cache
 
 # Fields that a second start may change, because the numbers do not depend on them.
 _FREE = (
     "name",
+    "compilation_cache",
     "data.dir",
     "data.manual_dir",
     "data.feed",
@@ -42,6 +45,7 @@ _FREE = (
     "eval.labelled",
     "eval.labelled_per_class",
     "teacher.checkpoint",
+    "teacher.cache_place",
     "shard_parameters",
 )
 # Fields of data that a teacher has too, where None stands for those of the student.
@@ -160,7 +164,7 @@ def training_of(fields: Mapping[str, Any], made: recipe.Made | None = None) -> r
     """
     config = _restored(fields)
     setting = _Setting(jax.default_backend(), made or recipe.Made())
-    return _training(config, config.method, setting, weights=(), cache="off")
+    return _training(config, config.method, setting, weights=(), cache=CacheChoice())
 
 
 def source_of(fields: ConfigDict | Mapping[str, Any]) -> Source:
@@ -204,17 +208,21 @@ def _part(
     label: str,
     setting: _Setting,
     weights: tuple[float, ...] = (),
-    cache: str = "off",
+    cache: CacheChoice | None = None,
 ) -> recipe.Part:
     """A run of a config, of whose teachers only the weights and the use of a cache matter."""
-    training = _training(config, label, setting, weights, cache)
+    training = _training(config, label, setting, weights, cache or CacheChoice())
     networks.remat(training.network.create(num_classes=2), config.train.remat)
     _check_objectives(training, has_teacher=bool(weights))
     return recipe.Part(training, _source(config), _json(config))
 
 
 def _training(
-    config: ConfigDict, label: str, setting: _Setting, weights: tuple[float, ...], cache: str
+    config: ConfigDict,
+    label: str,
+    setting: _Setting,
+    weights: tuple[float, ...],
+    cache: CacheChoice,
 ) -> recipe.Training:
     data, train = config.data, config.train
     return recipe.Training(
@@ -229,14 +237,8 @@ def _training(
         objectives=_objectives(config, setting),
         teacher_weights=weights if len(weights) > 1 else (),
         optimizer=_optimizer(config, setting),
-        augment=augment.make_augment(
-            data.augment,
-            mean=data.mean,
-            std=data.std,
-            pad=data.pad,
-            flip=data.flip,
-            changes=augment.Changes(**{name: data[name] for name in augment.Changes._fields}),
-        ),
+        augment=_augment(data),
+        views=Views(data.views.count, data.views.seed),
         mix=mixing.make_mix(
             data.mix,
             data.mix_alpha,
@@ -273,6 +275,25 @@ def _training(
     )
 
 
+def _augment(data: ConfigDict) -> augment.Augment:
+    """What the step does to training images."""
+    names = (name for name in augment.Changes._fields if name != "others")
+    changes = augment.Changes(
+        **{name: data[name] for name in names}, others=tuple(data.views.others)
+    )
+    return augment.make_augment(
+        data.augment,
+        mean=data.mean,
+        std=data.std,
+        pad=data.pad,
+        flip=data.flip,
+        area=data.crop_area,
+        changes=changes,
+        views=Views(data.views.count, data.views.seed),
+        teacher=data.views.teacher,
+    )
+
+
 def _start(config: ConfigDict, setting: _Setting) -> StartChoice:
     """What the network of a run begins with."""
     fields = config.student
@@ -292,6 +313,9 @@ def _source(config: ConfigDict) -> Source:
         test_split=data.test_split,
         image_size=data.image_size,
         resize=data.resize,
+        crop_area=data.crop_area,
+        views=data.views.count,
+        views_seed=data.views.seed,
         augment=data.augment,
         feed=data.feed,
         workers=data.workers,
@@ -410,10 +434,8 @@ def _check_rates(part: recipe.Part) -> None:
 
 def _check_cache(part: recipe.Part) -> None:
     """Raises an InputError for a teacher's cache that is on, but cannot be with any data set."""
-    training, source = part.training, part.source
-    streamed = source.feed == "streamed" or source.crops_on_host
-    terms = training.create_objectives(examples=training.batch_size)
-    teacher_cache.check(training, terms, streamed=streamed)
+    training = part.training
+    teacher_cache.check(training, training.create_objectives(examples=training.batch_size))
 
 
 def _check_objectives(training: recipe.Training, *, has_teacher: bool) -> None:
@@ -511,14 +533,18 @@ def _weights(teachers: list[ConfigDict]) -> tuple[float, ...]:
     return tuple(weight / sum(weights) for weight in weights)
 
 
-def _cache(teachers: list[ConfigDict]) -> str:
+def _cache(teachers: list[ConfigDict]) -> CacheChoice:
     """What several teachers agree on."""
-    caches = {fields.cache for fields in teachers} or {"off"}
-    if len(caches) > 1:
-        raise errors.InputError(
-            f"the teachers' caches are {' and '.join(sorted(caches))}; they must be the same"
-        )
-    return caches.pop()
+    if not teachers:
+        return CacheChoice()
+    names = {"use": "cache", "place": "cache_place", "dtype": "cache_dtype"}
+    for name in names.values():
+        values = sorted({fields[name] for fields in teachers})
+        if len(values) > 1:
+            raise errors.InputError(
+                f"{name} of the teachers is {' and '.join(values)}; it must be the same"
+            )
+    return CacheChoice(**{at: teachers[0][name] for at, name in names.items()})
 
 
 def _teacher_config(config: ConfigDict, fields: ConfigDict) -> ConfigDict:
@@ -529,7 +555,7 @@ def _teacher_config(config: ConfigDict, fields: ConfigDict) -> ConfigDict:
     for name in ("head", "freeze", "backbone_rate", "drop_path"):
         usual = BY_PATH[f"student.{name}"].default
         teacher.student[name] = fields[name] if _is_trained(fields) else usual
-    teacher.seed = fields.seed
+    teacher.seed, teacher.data.views.count = fields.seed, 0
     teacher.data.train_split = fields.train_split or config.data.train_split
     for name in _OF_IMAGES:
         if fields[name] is not None:  # 0 is a value

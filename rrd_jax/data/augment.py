@@ -1,7 +1,7 @@
 """What the compiled step does to images: crop and flip, change at random, normalise.
 
-Pure functions of a key, the epoch and the place of an example in its split. `images` has what is
-done on the host, `mixing` what is done to a batch as a whole.
+Pure functions of a key, the epoch and the place of an example in its split. `crops` has the crops,
+`images` what is done on the host, `mixing` what is done to a batch as a whole.
 """
 
 import functools
@@ -12,9 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax import convolutions, errors
-from rrd_jax.data import colours, erasing, policies
+from rrd_jax import errors
+from rrd_jax.data import colours, crops, erasing, policies
+from rrd_jax.data.crops import Crop
 from rrd_jax.data.source import HOST_AUGMENTATIONS, check_augmentation
+from rrd_jax.data.views import FRESH, Views
+
+TEACHERS_VIEWS = ("same", "weak")
 
 
 def make_normalize(mean: Sequence[float], std: Sequence[float]) -> Callable:
@@ -40,14 +44,17 @@ class Augment(NamedTuple):
       name: says all that it does.
       views: how many an image has; 0 where none comes twice: the host has cut it already, or there
         are too many to count.
-      choose: (key, epoch [], index [B]) -> [B] int32 in [0, views); of 0 views any, from 0.
-      show: (view [B], images uint8 [B, H, W, channels]) -> float32 images, normalised.
+      choose: (key, epoch [], index [B]) -> view [B] int32 in [0, views); of 0 views any, from 0.
+        None where the host draws views, as `views.Views` has it.
+      show: (view [B], index [B], images uint8 [B, H, W, channels]) -> float32 images, normalised.
+      show_teacher: likewise, what the teacher sees of that view; None where it sees the same.
     """
 
     name: str
     views: int
-    choose: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-    show: Callable[[jax.Array, jax.Array], jax.Array]
+    choose: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None
+    show: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    show_teacher: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
 
 
 class Changes(NamedTuple):
@@ -64,6 +71,8 @@ class Changes(NamedTuple):
       jitter_probability: of colour jitter.
       grey: probability of a grey image.
       gaussian_blur: its probability.
+      solarize: probability that all values from 128 are turned over.
+      others: probabilities of blur and solarising of every other view; () for the same.
       erase: probability that a box is erased.
       erase_with: a name in `erasing.ERASED`.
     """
@@ -76,6 +85,8 @@ class Changes(NamedTuple):
     jitter_probability: float = 1.0
     grey: float = 0.0
     gaussian_blur: float = 0.0
+    solarize: float = 0.0
+    others: tuple[float, ...] = ()
     erase: float = 0.0
     erase_with: str = "pixels"
 
@@ -87,44 +98,59 @@ def make_augment(
     std: Sequence[float],
     pad: int,
     flip: bool,
+    area: float = 0.08,
     changes: Changes | None = None,
+    views: Views = FRESH,
+    teacher: str = "same",
 ) -> Augment:
     """What the compiled step does to training images.
 
     Args:
-      kind: "crop_flip" for a random crop of the image padded with black; "none", or a kind that
-        the host makes, for none.
+      kind: "crop_flip" for a random crop of the image padded with black, "resized_crop" for a
+        random part of it that is scaled; "none", or a kind that the host makes, for none.
       mean: per channel, in [0, 1] units.
       std: per channel, in [0, 1] units.
-      pad: pixels of black on each side that the crop may move into.
+      pad: of crop_flip, pixels of black on each side that the crop may move into.
       flip: whether half of the images are mirrored.
+      area: of resized_crop, the smallest part of an image, in (0, 1].
       changes: what else; None for normalisation only.
+      views: how many there are of an image; without a number as many as crop_flip can make, or
+        fresh ones for ever.
+      teacher: a name in TEACHERS_VIEWS: "weak" for views without the changes.
 
     Raises:
       InputError: an unknown kind, or a value out of range.
     """
     normalize = make_normalize(mean, std)
     check_augmentation(kind)
+    errors.lookup("data.views.teacher", teacher, dict.fromkeys(TEACHERS_VIEWS))
     if pad < 0:
         raise errors.InputError(f"data.pad is {pad}, but must be 0 or above")
     name = f"{kind} of mean {tuple(mean)} and std {tuple(std)}"
     crop = None
     if kind == "crop_flip":
-        crop, name = _crop_flip(pad, flip), f"{name}, pad {pad}, flip {flip}"
-    if stages := _stages(changes or Changes(), mean):
-        return _changed(f"{name}, {changes}", crop, stages, normalize)
+        crop, name = crops.crop_flip(pad, flip), f"{name}, pad {pad}, flip {flip}"
+    elif kind == "resized_crop":
+        crop, name = crops.resized_crop(area, flip), f"{name}, area {area}, flip {flip}"
+    stages = _stages(changes or Changes(), mean)
+    by_host = kind in HOST_AUGMENTATIONS
+    if by_host:
+        name = f"{name}, area {area}" if views.count else name
+    if stages or views.count or (crop and not crop.views):
+        name = f"{name}, {changes}" if stages else name
+        return _seeded(name, crop, stages, normalize, views, weak=teacher == "weak")
     if crop:
         return Augment(
             name=name,
             views=crop.views,
             choose=lambda key, epoch, index: jax.vmap(crop.choose)(_keys(key, epoch, index)),
-            show=lambda view, images: normalize(crop.cut(view, images)),
+            show=lambda view, index, images: normalize(crop.cut(view, images)),
         )
     return Augment(
         name=name,
-        views=0 if kind in HOST_AUGMENTATIONS else 1,
+        views=0 if by_host else 1,
         choose=lambda key, epoch, index: jnp.zeros_like(index),
-        show=lambda view, images: normalize(images),
+        show=lambda view, index, images: normalize(images),
     )
 
 
@@ -134,42 +160,8 @@ def _keys(key: jax.Array, epoch: jax.Array, index: jax.Array) -> jax.Array:
     return jax.vmap(lambda i: jax.random.fold_in(epoch_key, i))(index)
 
 
-class _Crop(NamedTuple):
-    """Views of an image, by number: key -> number; numbers [B], images -> images, both uint8."""
-
-    views: int
-    choose: Callable[[jax.Array], jax.Array]
-    cut: Callable[[jax.Array, jax.Array], jax.Array]
-
-
-def _crop_flip(pad: int, flip: bool) -> _Crop:
-    """A view is (top * places + left) * sides + side, of a crop's corner and whether it mirrors."""
-    sides, places = 1 + flip, 2 * pad + 1
-
-    def choose(key):
-        crop_key, flip_key = jax.random.split(key)
-        top, left = jax.random.randint(crop_key, (2,), 0, places)
-        side = jax.random.bernoulli(flip_key) if flip else 0
-        return (top * places + left) * sides + side
-
-    def cut_one(top, left, side, padded):
-        height, width, channels = padded.shape
-        size = height - 2 * pad, width - 2 * pad, channels
-        image = jax.lax.dynamic_slice(padded, (top, left, 0), size)
-        return jnp.where(side, image[:, ::-1], image) if flip else image
-
-    def cut(view, images):
-        place, side = jnp.divmod(view, sides)
-        padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-        # Else a CPU computes the corner of a crop anew for each pixel.
-        seen = convolutions.apart((*jnp.divmod(place, places), side, padded))
-        return jax.vmap(cut_one)(*seen)
-
-    return _Crop(places**2 * sides, choose, cut)
-
-
-# (key, image [H, W, channels]) -> image.
-_Stage = Callable[[jax.Array, jax.Array], jax.Array]
+# (key, image [H, W, channels], whether it is one of the other views) -> image.
+_Stage = Callable[..., jax.Array]
 
 
 def _stages(changes: Changes, mean: Sequence[float]) -> dict[str, _Stage]:
@@ -178,56 +170,89 @@ def _stages(changes: Changes, mean: Sequence[float]) -> dict[str, _Stage]:
     Raises:
       InputError: an unknown name, or a value out of range.
     """
-    chances = ("jitter_probability", "grey", "gaussian_blur", "erase")
-    for name in chances:
-        if not 0 <= getattr(changes, name) <= 1:
-            raise errors.InputError(
-                f"data.{name} is {getattr(changes, name)}, but must be a probability, in [0, 1]"
-            )
+    chances = ("jitter_probability", "grey", "gaussian_blur", "solarize", "erase")
+    for name, value in [
+        *((name, getattr(changes, name)) for name in chances),
+        *(("views.others", value) for value in changes.others),
+    ]:
+        if not 0 <= value <= 1:
+            raise errors.InputError(f"data.{name} is {value}, but must be a probability, in [0, 1]")
+    blurs, solarizes = zip(
+        (changes.gaussian_blur, changes.solarize),
+        changes.others or (changes.gaussian_blur, changes.solarize),
+        strict=True,
+    )
     stages = {}
     errors.lookup("policy", changes.policy, dict.fromkeys(policies.POLICIES))
     if changes.policy != "none":
         # timm fills with the mean, torchvision with black.
         is_timm = changes.policy == "rand_increasing"
-        stages["policy"] = policies.make_policy(
+        policy = policies.make_policy(
             changes.policy,
             count=changes.policy_operators,
             magnitude=changes.policy_magnitude,
             noise=changes.policy_noise,
             fill=[min(255, round(255 * part)) for part in mean] if is_timm else 0,
-        ).apply
+        )
+        stages["policy"] = lambda key, image, other: policy.apply(key, image)
     if any(changes.jitter) and changes.jitter_probability:
         colours.check_jitter(changes.jitter)
-        stages["jitter"] = functools.partial(
-            colours.jitter, ranges=changes.jitter, probability=changes.jitter_probability
+        stages["jitter"] = lambda key, image, other: colours.jitter(
+            key, image, changes.jitter, changes.jitter_probability
         )
     if changes.grey and len(mean) > 1:
-        stages["grey"] = functools.partial(colours.random_grey, probability=changes.grey)
-    if changes.gaussian_blur:
-        stages["blur"] = functools.partial(colours.random_blur, probability=changes.gaussian_blur)
+        stages["grey"] = lambda key, image, other: colours.random_grey(key, image, changes.grey)
+    if any(blurs):
+        stages["blur"] = lambda key, image, other: colours.random_blur(
+            key, image, _either(blurs, other)
+        )
+    if any(solarizes):
+        stages["solarize"] = lambda key, image, other: colours.random_solarize(
+            key, image, _either(solarizes, other)
+        )
     if changes.erase:
         errors.lookup("data.erase_with", changes.erase_with, dict.fromkeys(erasing.ERASED))
-        stages["erase"] = functools.partial(
-            erasing.random_erase, probability=changes.erase, value=changes.erase_with
+        stages["erase"] = lambda key, image, other: erasing.random_erase(
+            key, image, probability=changes.erase, value=changes.erase_with
         )
     return stages
 
 
+def _either(chances: Sequence[float], other: jax.Array) -> float | jax.Array:
+    """The probability for a view, of two."""
+    return chances[0] if chances[0] == chances[1] else jnp.where(other, *reversed(chances))
+
+
 # What is folded into a view's key: adding one change leaves the others as they are.
-_NUMBERS = {"crop": 0, "policy": 1, "jitter": 2, "grey": 3, "blur": 4, "erase": 5}
+_NUMBERS = {"crop": 0, "policy": 1, "jitter": 2, "grey": 3, "blur": 4, "erase": 5, "solarize": 6}
 
 
-def _changed(
-    name: str, crop: _Crop | None, stages: dict[str, _Stage], normalize: Callable
+def _seeded(
+    name: str,
+    crop: Crop | None,
+    stages: dict[str, _Stage],
+    normalize: Callable,
+    views: Views,
+    *,
+    weak: bool,
 ) -> Augment:
-    """Views too many to count: each is the seed of all that is random in it."""
+    """Views each of which has a key that all that is random in it follows from.
+
+    Without a number of views, the view is the seed of the key, and they are too many to count.
+    """
 
     def choose(key, epoch, index):
         bits = jax.vmap(jax.random.bits)(_keys(key, epoch, index))
         return (bits >> 1).astype(jnp.int32)
 
-    def show(view, images):
-        keys = jax.vmap(jax.random.key)(view)
+    def keys_of(view, index):
+        if not views.count:
+            return jax.vmap(jax.random.key)(view)
+        image_keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(views.seed), index)
+        return jax.vmap(jax.random.fold_in)(image_keys, view)
+
+    def show(view, index, images, stages=stages):
+        keys, other = keys_of(view, index), view % 2 == 1
 
         def of(stage):
             return jax.vmap(lambda key: jax.random.fold_in(key, _NUMBERS[stage]))(keys)
@@ -236,8 +261,14 @@ def _changed(
             images = crop.cut(jax.vmap(crop.choose)(of("crop")), images)
         for stage, change in stages.items():
             if stage != "erase":
-                images = jax.vmap(change)(of(stage), images)
+                images = jax.vmap(change)(of(stage), images, other)
         images = normalize(images)
-        return jax.vmap(stages["erase"])(of("erase"), images) if "erase" in stages else images
+        if "erase" not in stages:
+            return images
+        return jax.vmap(stages["erase"])(of("erase"), images, other)
 
-    return Augment(name, 0, choose, show)
+    if views.count:
+        name, choose = f"{name}, {views}", None
+    show_teacher = functools.partial(show, stages={}) if weak and stages else None
+    name = f"{name}, the teacher without changes" if show_teacher else name
+    return Augment(name, views.count, choose, show, show_teacher)

@@ -116,7 +116,7 @@ def random_grey(key: jax.Array, image: jax.Array, probability: float) -> jax.Arr
     return jnp.where(jax.random.bernoulli(key, probability), grey(image), image)
 
 
-def random_blur(key: jax.Array, image: jax.Array, probability: float) -> jax.Array:
+def random_blur(key: jax.Array, image: jax.Array, probability: Number) -> jax.Array:
     """The image, or with a probability its `gaussian_blur`, as in SimCLR (arXiv 2002.05709).
 
     The standard deviation is uniform in [0.1, 2] pixels, over a tenth of the image's side.
@@ -126,3 +126,9 @@ def random_blur(key: jax.Array, image: jax.Array, probability: float) -> jax.Arr
     size = 2 * (min(image.shape[:2]) // 20) + 1
     blurred = gaussian_blur(image, low + place * (high - low), max(3, size))
     return jnp.where(applies < probability, blurred, image)
+
+
+def random_solarize(key: jax.Array, image: jax.Array, probability: Number) -> jax.Array:
+    """The image, or with a probability one whose values from 128 are turned over (2104.14294)."""
+    turned = jnp.where(image < 128, image, 255 - image)
+    return jnp.where(jax.random.uniform(key) < probability, turned, image)

@@ -9,6 +9,7 @@ from rrd_jax import errors
 from rrd_jax.data import degraded, feed, names, opened, summary, unlabelled
 from rrd_jax.data.source import Source
 from rrd_jax.data.summary import Summary
+from rrd_jax.data.views import Views
 
 _RESIDENT_BYTES = 4e9
 
@@ -138,8 +139,9 @@ def _feeds(
     if not streams and not (source.feed == "auto" and too_large):
         return [feed.Resident(split, size, channels) for split in splits]
     resize = source.resize if source.crops_on_host else None
+    crops = {"area": source.crop_area, "views": Views(source.views, source.views_seed)}
     # Tested with threads: processes would be started anew for every test.
     return [
-        feed.Streamed(split, size, channels, resize, workers)
+        feed.Streamed(split, size, channels, resize, workers, **crops)
         for split, workers in zip(splits, (source.workers, 0), strict=True)
     ]

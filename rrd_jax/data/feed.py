@@ -4,6 +4,7 @@ The order is a function of (seed, step) alone, so a restart needs no state. Epoc
 permutation drawn from (seed, e), and its last partial batch is dropped.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 
 from rrd_jax.data import images, loading
 from rrd_jax.data.loading import HostBatch
+from rrd_jax.data.views import FRESH, Views
 
 
 @functools.lru_cache(maxsize=4)
@@ -63,6 +65,20 @@ class Resident:
             labels[i] = example["label"]
         return pixels, labels
 
+    def images_at(
+        self, index: np.ndarray, batch_size: int, process_share: tuple[int, int] = (0, 1)
+    ) -> Iterator[np.ndarray]:
+        """Batches of images [b, size, size, channels] uint8, without a view of them.
+
+        Args:
+          index: [N] of images, a multiple of `batch_size`.
+          batch_size: images a batch, over all processes.
+          process_share: (i, n) for what process i of n feeds: its share of each batch.
+        """
+        places = np.asarray(_places(batch_size, process_share))
+        for batch in index.reshape(-1, batch_size):
+            yield self.images[batch[places]]
+
     def test_batches(
         self, batch_size: int, process_share: tuple[int, int] = (0, 1)
     ) -> Iterator[HostBatch]:
@@ -93,6 +109,8 @@ class Streamed:
         training; None to pad or resize images as Resident does, for a crop in the step.
       workers: processes that decode; 0 for threads of this one.
       threads: that decode where there are no workers; 0 for two a core.
+      area: the smallest part of an image that a random-resized crop is, in (0, 1].
+      views: of which random-resized crops are parts.
     """
 
     examples: Any
@@ -101,6 +119,8 @@ class Streamed:
     resize: int | None = None
     workers: int = 0
     threads: int = 0
+    area: float = 0.08
+    views: Views = FRESH
     on_device: ClassVar[bool] = False
 
     def __len__(self) -> int:
@@ -116,7 +136,8 @@ class Streamed:
     ) -> Iterator[HostBatch]:
         """Batches of the steps start..stop-1: `image`, `label`, and `index` in the split.
 
-        Random-resized crops and flips are drawn from (seed, epoch, index).
+        Random-resized crops and flips are drawn from (seed, epoch, index), or where there are
+        `views`, from the view, which is in `view` then.
 
         Args:
           batch_size: images a step, over all processes.
@@ -130,12 +151,12 @@ class Streamed:
             epoch, row = divmod(step, len(self) // batch_size)
             index = int(epoch_order(seed, epoch, batch_size, len(self))[row, place])
             image, label = self._decode(index)
-            if self.resize:
+            known = {"label": label, "index": np.int32(index)}
+            if not self.views.count:
                 rng = np.random.default_rng((seed, epoch, index))
-                image = images.random_resized_crop(rng, image, self.size)
-            else:
-                image = images.pad_or_resize(image, self.size)
-            return {"image": image, "label": label, "index": np.int32(index)}
+                return {"image": self._cut(image, rng), **known}
+            view = self.views.of_epoch(seed, epoch, len(self))[index]
+            return {"image": self._view(image, index, view), "view": view, **known}
 
         return self._batches(load, start, stop, _places(batch_size, process_share))
 
@@ -158,6 +179,35 @@ class Streamed:
 
         steps = -(-len(self) // batch_size)
         return self._batches(load, 0, steps, _places(batch_size, process_share))
+
+    def images_at(
+        self, index: np.ndarray, batch_size: int, process_share: tuple[int, int] = (0, 1)
+    ) -> Iterator[np.ndarray]:
+        """As Resident's; of random-resized crops, all views: [b, views, size, size, channels]."""
+
+        def load(step: int, place: int) -> HostBatch:
+            which = int(index[step * batch_size + place])
+            image, _ = self._decode(which)
+            if not self.resize:
+                return {"image": images.pad_or_resize(image, self.size)}
+            views = range(self.views.count)
+            return {"image": np.stack([self._view(image, which, view) for view in views])}
+
+        steps = len(index) // batch_size
+        batches = self._batches(load, 0, steps, _places(batch_size, process_share))
+        with contextlib.closing(batches):
+            for batch in batches:
+                yield batch["image"]
+
+    def _view(self, image: np.ndarray, index: int, view: int) -> np.ndarray:
+        """What the host makes of an image for one of its views."""
+        return self._cut(image, self.views.rng(index, int(view)))
+
+    def _cut(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A random-resized crop, or where the step crops, the whole image."""
+        if not self.resize:
+            return images.pad_or_resize(image, self.size)
+        return images.random_resized_crop(rng, image, self.size, self.area)
 
     def _decode(self, index: int) -> tuple[np.ndarray, np.int32]:
         example = self.examples[index]

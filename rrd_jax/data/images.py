@@ -130,13 +130,15 @@ def pad_or_resize(image: np.ndarray, size: int) -> np.ndarray:
     return padded
 
 
-def random_resized_crop(rng: np.random.Generator, image: np.ndarray, size: int) -> np.ndarray:
-    """A random part of 8 to 100 % of the area, aspect 3/4 to 4/3, scaled to [size, size].
+def random_resized_crop(
+    rng: np.random.Generator, image: np.ndarray, size: int, area: float = 0.08
+) -> np.ndarray:
+    """A random part of `area` to all of the image, aspect 3/4 to 4/3, scaled to [size, size].
 
     Ten tries, then the largest central part of allowed aspect, as the ImageNet recipes do. Half
     of the results are mirrored.
     """
-    top, left, height, width = _random_part(rng, *image.shape[:2])
+    top, left, height, width = _random_part(rng, *image.shape[:2], area)
     part = image[top : top + height, left : left + width]
     # Area averaging costs four times as much; for training it is needed where pixels are skipped.
     scaled = _scale(part, size, size, averaged=2 * size <= min(part.shape[:2]))
@@ -160,10 +162,12 @@ def center_crop(image: np.ndarray, size: int, resize: int) -> np.ndarray:
     return scaled[top : top + size, left : left + size]
 
 
-def _random_part(rng: np.random.Generator, height: int, width: int) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a random part of an image."""
+def _random_part(
+    rng: np.random.Generator, height: int, width: int, least: float
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a random part of an image, of its area so much at least."""
     for _ in range(10):
-        area = height * width * rng.uniform(0.08, 1.0)
+        area = height * width * rng.uniform(least, 1.0)
         aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
         w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
         if 0 < h <= height and 0 < w <= width:

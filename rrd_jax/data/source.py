@@ -10,9 +10,10 @@ from rrd_jax import errors
 
 FEEDS = ("auto", "resident", "streamed")
 # Augmentations that the compiled step makes, and those that the host makes as it decodes an image.
-DEVICE_AUGMENTATIONS = ("none", "crop_flip")
+DEVICE_AUGMENTATIONS = ("none", "crop_flip", "resized_crop")
 HOST_AUGMENTATIONS = ("random_resized",)
 NOISES = ("symmetric", "asymmetric")
+_SHOWN = {"views": "views.count", "views_seed": "views.seed"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,9 @@ class Source:
       test_split: likewise.
       image_size: height and width that the networks see, > 0.
       resize: short side before the central crop at test time, for augmentations on the host.
+      crop_area: the smallest part of an image that a random-resized crop is, in (0, 1].
+      views: how many views of each image there are, drawn on the host; 0 for fresh ones for ever.
+      views_seed: what they follow from, whatever the seed of a run.
       augment: a name in DEVICE_AUGMENTATIONS or HOST_AUGMENTATIONS; the latter need images that are
         streamed.
       feed: "resident" to decode a split into memory at its first use, "streamed" to decode images
@@ -61,6 +65,9 @@ class Source:
     test_split: str = "test"
     image_size: int = 32
     resize: int = 256
+    crop_area: float = 0.08
+    views: int = 0
+    views_seed: int = 0
     augment: str = "crop_flip"
     feed: str = "auto"
     workers: int = 0
@@ -82,10 +89,11 @@ class Source:
         errors.lookup("feed", self.feed, dict.fromkeys(FEEDS))
         check_augmentation(self.augment)
         errors.lookup("data.noise", self.noise, dict.fromkeys(NOISES))
-        for field in ("workers", "mock_examples", "noise_seed"):
+        for field in ("workers", "mock_examples", "noise_seed", "views", "views_seed"):
             if getattr(self, field) < 0:
+                shown = _SHOWN.get(field, field)
                 raise errors.InputError(
-                    f"data.{field} is {getattr(self, field)}, but must be 0 or above"
+                    f"data.{shown} is {getattr(self, field)}, but must be 0 or above"
                 )
         if self.crops_on_host and self.resize < self.image_size:
             raise errors.InputError(
@@ -99,6 +107,7 @@ class Source:
             )
 
         ranges = {
+            "crop_area": (0 < self.crop_area <= 1, "above 0 and at most 1"),
             "share": (0 < self.share <= 1, "above 0 and at most 1"),
             "imbalance": (1 <= self.imbalance < math.inf, "a finite number of 1 or above"),
             "label_noise": (0 <= self.label_noise < 1, "0 or above, and below 1"),

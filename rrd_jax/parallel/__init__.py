@@ -1,12 +1,13 @@
 """The processes and devices of a run."""
 
 from rrd_jax.parallel.capacity import host_bytes, machine_bytes
+from rrd_jax.parallel.compilation_cache import enable_compilation_cache
 from rrd_jax.parallel.devices import (
     AXIS,
     check_batch,
     check_jaxlib,
     check_platform,
-    enable_compilation_cache,
+    device_bytes,
     free_bytes,
     make_mesh,
     multiplies_half,
@@ -26,6 +27,7 @@ from rrd_jax.parallel.processes import (
     is_main,
     main_first,
     process_share,
+    share_of,
     start,
     stop_requests,
 )
@@ -39,6 +41,7 @@ __all__ = [
     "check_jaxlib",
     "check_platform",
     "code_version",
+    "device_bytes",
     "enable_compilation_cache",
     "free_bytes",
     "host_bytes",
@@ -52,6 +55,7 @@ __all__ = [
     "put",
     "put_batch",
     "replicated",
+    "share_of",
     "split",
     "start",
     "state_shardings",

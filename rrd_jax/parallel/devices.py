@@ -16,6 +16,7 @@ from jax.extend.backend import clear_backends
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rrd_jax import console, errors
+from rrd_jax.parallel.capacity import host_bytes
 from rrd_jax.state import TrainState
 
 AXIS = "data"
@@ -41,14 +42,6 @@ _PEAK = {
 }
 _CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
 _SMALL = 1024  # scalars; an array that has fewer is not worth splitting
-
-
-def enable_compilation_cache() -> None:
-    """Keeps compiled programs in ~/.cache/rrd_jax, unless JAX_COMPILATION_CACHE_DIR says where."""
-    if not jax.config.jax_compilation_cache_dir:
-        cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(cache) / "rrd_jax"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)  # many are small
 
 
 def check_platform() -> None:
@@ -142,6 +135,14 @@ def free_bytes(mesh: Mesh) -> int:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(local)
 
 
+def device_bytes(mesh: Mesh) -> int:
+    """The memory of each device of this process, in use or not; of a CPU, a share of the host's."""
+    local = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    if stats := local[0].memory_stats():
+        return stats["bytes_limit"]
+    return host_bytes() // len(local)
+
+
 def peak_flops(device_kind: str) -> float:
     """Dense bfloat16 FLOPs a second of a kind of device, as its maker states; 0 if not listed."""
     return next((peak * 1e12 for name, peak in _PEAK.items() if name in device_kind), 0.0)
@@ -197,12 +198,10 @@ def state_shardings(mesh: Mesh, state: TrainState, *, parameters: bool = False) 
     return shardings
 
 
-def put_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Puts this process's share of a batch onto the devices, split by example."""
-    return {
-        name: jax.make_array_from_process_local_data(split(mesh), value)
-        for name, value in batch.items()
-    }
+def put_batch(mesh: Mesh, batch: _Tree) -> _Tree:
+    """Puts this process's share of a batch, a tree of arrays, onto the devices, by example."""
+    put_one = functools.partial(jax.make_array_from_process_local_data, split(mesh))
+    return jax.tree.map(put_one, batch)
 
 
 def put(sharding: NamedSharding, tree: _Tree) -> _Tree:

@@ -129,6 +129,12 @@ def process_share() -> tuple[int, int]:
     return jax.process_index(), jax.process_count()
 
 
+def share_of(batch: np.ndarray) -> np.ndarray:
+    """The part of a batch that this process feeds."""
+    i, n = process_share()
+    return batch[len(batch) * i // n : len(batch) * (i + 1) // n]
+
+
 def is_main() -> bool:
     """Whether this process writes what is written once: process 0 does."""
     return jax.process_index() == 0

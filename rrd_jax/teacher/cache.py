@@ -1,7 +1,7 @@
 """The teacher's embeddings of all views of the training images, in memory and on disk.
 
-Where an augmentation shows an image in a limited number of views, as crop and flip do, a teacher
-whose embeddings of all views are cached need not run again, in this run or any other. Its logits
+Where an image has a limited number of views, of which crop and flip are an example, a teacher
+whose embeddings of all of them are cached need not run again, in this run or any other. Its logits
 follow from its embeddings.
 """
 
@@ -17,26 +17,31 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 
-from rrd_jax import (
-    checkpoints,
-    compiling,
-    console,
-    errors,
-    networks,
-    parallel,
-    workdir,
-)
-from rrd_jax.data import feed
+from rrd_jax import checkpoints, console, errors, networks, parallel, workdir
+from rrd_jax.data import Dataset
 from rrd_jax.data.augment import Augment
 from rrd_jax.objectives import Objective
 from rrd_jax.recipe import Recipe, Training
 from rrd_jax.teacher import ensemble, outputs
+from rrd_jax.teacher.filling import fill
+from rrd_jax.teacher.rows import Rows, fallback
 
-# Pixels per device per call. A CPU is slower where they do not fit into its caches.
-_PIXELS = {"cpu": 2**18, "others": 2**21}
-_ROWS = 8  # the images fill a multiple of this, so that most meshes can read what another wrote
+_ROWS = 8  # on devices, images fill a multiple of this
+_HOST_SHARE = 0.25  # of a host's memory, for embeddings
+_DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(jnp.bfloat16)}
+
+
+class Plan(NamedTuple):
+    """Whether a run uses the cache.
+
+    Attributes:
+      place: where the embeddings are then, "device", "host" or "file"; "" where the teacher runs.
+      reason: a line for the log.
+    """
+
+    place: str
+    reason: str
 
 
 class _Table(NamedTuple):
@@ -45,14 +50,18 @@ class _Table(NamedTuple):
     Attributes:
       network: the member.
       variables: its weights.
-      path: where the embeddings are kept.
-      like: their shape [rows * views, D], type and sharding.
+      rows: of all images, on disk.
     """
 
     network: networks.Network
     variables: Any
-    path: pathlib.Path
-    like: jax.ShapeDtypeStruct
+    rows: Rows
+
+    def device_bytes(self, devices: int) -> float:
+        """Memory of each device that they take."""
+        step = math.lcm(_ROWS, devices)
+        images = self.rows.shape[0]
+        return self.rows.bytes / images * -(-images // step) * step / devices
 
 
 class EmbeddingCache:
@@ -63,8 +72,10 @@ class EmbeddingCache:
       variables: its weights, on the devices.
       folded: () -> what `fold.fold` makes of them.
       folders: where the embeddings of each member are kept.
-      split: the images.
-      mesh: the devices; embeddings are split over them by image.
+      dataset: whose training images.
+      mesh: the devices.
+      dtype: of the rows, "float32" or "bfloat16"; "auto" for embeddings as they are computed, and
+        logits in float32.
       fast_cpu: as `fill` has it.
     """
 
@@ -74,246 +85,297 @@ class EmbeddingCache:
         variables: Any,
         folded: Callable[[], Any],
         folders: Sequence[pathlib.Path],
-        split: feed.Resident,
+        dataset: Dataset,
         mesh: jax.sharding.Mesh,
         *,
+        dtype: str = "auto",
         fast_cpu: bool = True,
     ):
         self._network, self._folders = network, folders
         self._members = ensemble.members(network, variables)
-        self._folded, self._split, self._mesh = folded, split, mesh
-        self._fast_cpu = fast_cpu
-        self._tables: dict[pathlib.Path, jax.Array] = {}
+        self._folded, self._mesh = folded, mesh
+        self._split, self._version = dataset.train, dataset.version
+        self._image_shape = dataset.image_shape
+        self._dtype, self._fast_cpu = dtype, fast_cpu
+        self._kept: dict[tuple[pathlib.Path, str], Any] = {}  # by folder and place
 
     def bytes_needed(self, augment: Augment) -> float:
-        """Memory of each device that the embeddings still have to take."""
-        missing = [t.like for t in self._plan(augment) if t.path not in self._tables]
-        return sum(like.size * like.dtype.itemsize for like in missing) / self._mesh.size
+        """Memory of each device that the embeddings still have to take, if they lie there."""
+        missing = [
+            table
+            for table in self._plan(augment)
+            if (table.rows.folder, "device") not in self._kept
+        ]
+        return sum(table.device_bytes(self._mesh.size) for table in missing)
 
     def bytes_free(self) -> float:
         """Memory of each device that nothing uses yet, about."""
         return parallel.free_bytes(self._mesh)
 
+    def bytes_whole(self, augment: Augment) -> int:
+        """Of all embeddings, on a host or in files."""
+        return sum(table.rows.bytes for table in self._plan(augment))
+
+    def bytes_on_disk(self, augment: Augment) -> tuple[int, int]:
+        """Returns (bytes that files still have to take, about; what is free there)."""
+        tables = list(self._plan(augment))
+        needed = sum(table.rows.bytes for table in tables if not table.rows.is_whole())
+        return needed, min(_free_on_disk(table.rows.folder) for table in tables)
+
     def exists(self, augment: Augment) -> bool:
         """Whether the embeddings are in memory or on disk."""
-        paths = [table.path for table in self._plan(augment)]
-        return all(path in self._tables or checkpoints.exists(path) for path in paths)
+        folders = {folder for folder, _ in self._kept}
+        return all(
+            table.rows.folder in folders or table.rows.is_whole() for table in self._plan(augment)
+        )
 
     def get(
-        self, augment: Augment, stop: Callable[[], bool] = lambda: False
+        self, augment: Augment, place: str = "device", stop: Callable[[], bool] = lambda: False
     ) -> dict[str, tuple[Any, ...]]:
         """What `outputs.cached` reads: from memory, from the disk, or computed by the teacher.
 
+        Args:
+          augment: whose views.
+          place: as a Plan's; with "host" and "file" the batches bring their `rows`.
+          stop: whether to break off; asked now and then.
+
         Raises:
-          PreemptedError: `stop` said so in between.
+          InputError: the disk cannot keep what it has to.
+          PreemptedError: `stop` said so.
         """
-        heads = []
+        heads, tables = [], []
         for i, table in enumerate(self._plan(augment)):
-            if table.path not in self._tables:
-                with workdir.turn(table.path.with_suffix(".lock"), stop):
-                    embeddings = self._read(table)
-                    if embeddings is None:
-                        embeddings = self._fill(i, table, augment, stop)
-                self._tables[table.path] = embeddings
+            key = (table.rows.folder, place)
+            if key not in self._kept:
+                with workdir.turn(table.rows.folder.with_suffix(".lock"), stop):
+                    rows = self._whole(i, table, augment, place, stop)
+                self._kept[key] = self._placed(rows, place)
+            tables.append(self._kept[key])
             heads.append(self._head(table))
-        embeddings = tuple(self._tables[table.path] for table in self._plan(augment))
-        return {"embedding": embeddings, "head": tuple(heads)}
+        return {"embedding": tuple(tables) if place == "device" else (), "head": tuple(heads)}
+
+    def rows(
+        self, augment: Augment, place: str, index: np.ndarray, view: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        """Of each member, what the host keeps of views [B] of images [B]: [B, width]."""
+        tables = [self._kept[table.rows.folder, place] for table in self._plan(augment)]
+        return tuple(np.asarray(table[index, view]) for table in tables)
 
     def _head(self, table: _Table) -> Any:
         if not self._summary(table.network).outputs.head:
             return ()
-        return networks.head(table.network, table.variables, self._split.images.shape[1:])
+        return networks.head(table.network, table.variables, self._image_shape)
 
     def _plan(self, augment: Augment) -> Iterator[_Table]:
-        step = math.lcm(_ROWS, self._mesh.size)
-        rows = -(-len(self._split) // step) * step * augment.views
         members = zip(self._members, self._folders, self._digests, strict=True)
         for (network, variables), folder, digests in members:
             shapes = self._summary(network).outputs
-            shape = (rows, jax.eval_shape(outputs.cached_row, shapes).shape[-1])
+            width = jax.eval_shape(outputs.cached_row, shapes).shape[-1]
+            shape = len(self._split), augment.views, width
             # Logits are kept as they are; embeddings, as precisely as they were computed.
             keeps_logits = not shapes.head and not isinstance(shapes.logits, tuple)
-            dtype = jnp.float32 if keeps_logits else network.dtype
-            like = jax.ShapeDtypeStruct(shape, dtype, sharding=parallel.split(self._mesh))
-            known = repr((repr(network), digests, augment.name, shape))
+            usual = np.dtype(np.float32 if keeps_logits else network.dtype)
+            dtype = _DTYPES.get(self._dtype, usual)
+            known = repr((repr(network), digests, augment.name, shape, dtype.name))
             name = hashlib.sha256(known.encode()).hexdigest()[:16]
-            yield _Table(network, variables, folder.absolute() / name, like)
+            yield _Table(network, variables, Rows(folder.absolute() / name, shape, dtype))
 
     def _summary(self, network: networks.Network) -> networks.Summary:
-        return networks.summarize(network, self._split.images.shape[1:])
+        return networks.summarize(network, self._image_shape)
 
     @functools.cached_property
     def _digests(self) -> list[tuple[str, str]]:
         """Of the images and each member's weights."""
-        images = checkpoints.digest(self._split.images)
+        if self._split.on_device:
+            images = checkpoints.digest(self._split.images)
+        else:  # nobody looks at all of them beforehand
+            images = repr((self._version, self._split.size, self._split.channels))
         return [(images, checkpoints.digest(variables)) for _, variables in self._members]
 
-    def _read(self, table: _Table) -> jax.Array | None:
-        if not parallel.as_main(checkpoints.exists(table.path)):
-            return None
-        start = time.monotonic()
-        arrays = checkpoints.load_arrays(table.path, {"embedding": table.like})
-        if arrays is None:
-            return None
-        seconds = time.monotonic() - start
-        console.say(f"the teacher's embeddings are read from {table.path} in {seconds:.0f} s")
-        return arrays["embedding"]
-
-    def _fill(self, i: int, table: _Table, augment: Augment, stop: Callable[[], bool]) -> jax.Array:
-        start = time.monotonic()
+    def _whole(
+        self, i: int, table: _Table, augment: Augment, place: str, stop: Callable[[], bool]
+    ) -> np.ndarray:
+        """All rows of a member; those that are missing are computed first."""
+        start, rows = time.monotonic(), table.rows
+        missing, damaged = rows.missing()
+        if damaged:
+            console.warn(
+                f"the teacher's embeddings in {rows.folder} are damaged, of {damaged:,} images: it"
+                " is shown these again"
+            )
+        if not len(missing):
+            whole = rows.read()
+            seconds = time.monotonic() - start
+            console.say(f"the teacher's embeddings are read from {rows.folder} in {seconds:.0f} s")
+            return whole
+        if 0 < len(missing) < rows.shape[0]:
+            known = rows.shape[0] - len(missing)
+            console.say(f"the teacher has seen {known:,} of {rows.shape[0]:,} images before")
+        written = self._file(rows, augment, place)
         _, folded = ensemble.members(self._network, self._folded())[i]
-        embeddings = fill(
+        try:
+            self._fill(table, folded, augment, missing, written, stop)
+        except OSError as error:
+            written = self._fallback(rows, error, place)
+            everything = np.arange(rows.shape[0])
+            self._fill(table, folded, augment, everything, written, stop)
+        seconds = time.monotonic() - start
+        rate = len(missing) * augment.views / seconds
+        console.say(f"the teacher has seen all views in {seconds:.0f} s, {rate:,.0f} images/s")
+        parallel.main_first(lambda: None)  # the others' rows are there
+        return written.read()
+
+    def _fill(self, table, folded, augment, missing, written, stop):
+        fill(
             table.network,
             folded,
-            table.like,
-            self._split.images,
+            self._split,
             augment,
             self._mesh,
+            missing,
+            written.write,
             stop,
             fast_cpu=self._fast_cpu,
         )
-        seconds = time.monotonic() - start
-        rate = len(self._split) * augment.views / seconds
-        console.say(f"the teacher has seen all views in {seconds:.0f} s, {rate:,.0f} images/s")
+
+    def _file(self, rows: Rows, augment: Augment, place: str) -> Any:
+        """Where rows are written: the disk, or memory in its place."""
         try:
-            parallel.main_first(lambda: parallel.is_main() and shutil.rmtree(table.path, True))
-            checkpoints.save_arrays(table.path, {"embedding": embeddings}, {"views": augment.name})
-        except errors.InputError as error:
-            console.warn(f"the next run will show them again: {error}")
-        return embeddings
+            parallel.main_first(
+                lambda: rows.begin({"views": augment.name}) if parallel.is_main() else None
+            )
+        except OSError as error:
+            return self._fallback(rows, error, place)
+        return rows
+
+    def _fallback(self, rows: Rows, error: OSError, place: str) -> Any:
+        if place == "file":
+            raise errors.InputError(
+                f"the teacher's embeddings cannot be kept in {rows.folder} ({error}); make room"
+                " there, or set teacher.cache to off"
+            ) from error
+        memory = fallback(rows, error)
+        console.warn(
+            f"the next run will show them again: {rows.folder} cannot be written ({error})"
+        )
+        return memory
+
+    def _placed(self, rows: np.ndarray, place: str) -> Any:
+        """Rows where steps, or the host, read them."""
+        if place == "file":
+            return rows
+        if place == "host":
+            return np.array(rows)
+        count, views, width = rows.shape
+        step = math.lcm(_ROWS, self._mesh.size)
+        shape = (-(-count // step) * step * views, width)
+
+        def part(index):
+            first, stop, _ = index[0].indices(shape[0])
+            there = rows[first // views : stop // views].reshape(-1, width)
+            return np.pad(there, ((0, stop - first - len(there)), (0, 0)))
+
+        return jax.make_array_from_callback(shape, parallel.split(self._mesh), part)
 
 
-def plan(cache: EmbeddingCache | None, recipe: Recipe, began: bool | None) -> tuple[bool, str]:
-    """Returns (whether to use the cache, the reason to log).
+def _free_on_disk(folder: pathlib.Path) -> int:
+    """Bytes that are free where a folder is, or will be."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def plan(cache: EmbeddingCache, recipe: Recipe, began: bool | None) -> Plan:
+    """Whether to use the cache, and where it is.
 
     Args:
-      cache: None where the training images are streamed.
-      recipe: whose `teacher_cache` is "on" or "auto".
+      cache: of the teacher.
+      recipe: whose `teacher_cache` is on or auto.
       began: whether a run that goes on began with the cache, for its numbers to go on; None for a
         new run.
 
     Raises:
-      InputError: "on", where it cannot be.
+      InputError: it is on, where it cannot be.
     """
     training = recipe.training
-    forced, views = training.teacher_cache == "on", training.augment.views
-    obstacle = _obstacle(training, recipe.objectives, streamed=cache is None)
+    forced, views = training.teacher_cache.use == "on", training.augment.views
+    obstacle, place = _obstacle(training, recipe.objectives), ""
     if not obstacle:
-        needed, free = cache.bytes_needed(training.augment), cache.bytes_free()
-        if not parallel.as_main(needed <= (free if forced else free / 2)):
-            sizes = f"{needed / 1e9:.2f} GB of the {free / 1e9:.2f} GB that are free"
-            obstacle = f"its embeddings of all views would need {sizes} on each device"
+        place, obstacle = _place(cache, training)
     if obstacle and forced:
         raise _cannot(obstacle)
     if obstacle:
-        return False, f"the teacher runs at each step: {obstacle}"
+        return Plan("", f"the teacher runs at each step: {obstacle}")
     pays = forced or training.epochs > views or cache.exists(training.augment)
     if not (parallel.as_main(pays) if began is None else began):
-        return False, (
+        return Plan(
+            "",
             f"the teacher runs at each step: remembering all {views} views of an image"
-            f" pays for more than {views} epochs"
+            f" pays for more than {views} epochs",
         )
-    return True, (
+    where = {
+        "device": f"{cache.bytes_needed(training.augment) / 1e9:.2f} GB on each device",
+        "host": f"{cache.bytes_whole(training.augment) / 1e9:.2f} GB in the host's memory",
+        "file": f"{cache.bytes_whole(training.augment) / 1e9:.2f} GB in a file",
+    }[place]
+    return Plan(
+        place,
         f"the teacher does not run, but is remembered: its embeddings of all {views}"
-        f" views of an image, {needed / 1e9:.2f} GB on each device"
+        f" views of an image, {where}",
     )
 
 
-def check(training: Training, objectives: Mapping[str, Objective], *, streamed: bool) -> None:
-    """Raises an InputError where the cache is "on" and cannot be, whatever the memory."""
-    obstacle = _obstacle(training, objectives, streamed=streamed)
-    if obstacle and training.teacher_cache == "on":
+def _place(cache: EmbeddingCache, training: Training) -> tuple[str, str]:
+    """Returns (where embeddings are to be, why they can be nowhere), one of them ""."""
+    augment, asked = training.augment, training.teacher_cache.place
+    needed, free = cache.bytes_needed(augment), cache.bytes_free()
+    whole, host = cache.bytes_whole(augment), parallel.host_bytes()
+    part = 1 if training.teacher_cache.use == "on" else 0.5
+    fits = {
+        "device": parallel.as_main(needed <= free * part),
+        "host": parallel.as_main(whole <= host * (part if asked == "host" else _HOST_SHARE)),
+    }
+    drawn_on_host = augment.choose is None
+    places = ("device", "host", "file") if drawn_on_host else ("device",)
+    for place in places if asked == "auto" else (asked,):
+        if fits.get(place):
+            return place, ""
+        if place == "file":
+            to_take, room = cache.bytes_on_disk(augment)
+            if parallel.as_main(to_take <= room):
+                return place, ""
+            return "", f"its embeddings of all views would need {_of(to_take, room)} on the disk"
+    if asked == "host":
+        return "", f"its embeddings of all views would need {_of(whole, host)} of the host"
+    return "", f"its embeddings of all views would need {_of(needed, free)} on each device"
+
+
+def _of(needed: float, free: float) -> str:
+    return f"{needed / 1e9:.2f} GB of the {free / 1e9:.2f} GB that are free"
+
+
+def check(training: Training, objectives: Mapping[str, Objective]) -> None:
+    """Raises an InputError where the cache is on and cannot be, whatever the memory."""
+    obstacle, choice = _obstacle(training, objectives), training.teacher_cache
+    if obstacle and choice.use == "on":
         raise _cannot(obstacle)
+    if choice.use != "off" and choice.place in ("host", "file") and training.augment.choose:
+        raise errors.InputError(
+            f"teacher.cache_place is {choice.place}, but the step draws the views: set"
+            " data.views.count, or leave teacher.cache_place out"
+        )
 
 
 def _cannot(obstacle: str) -> errors.InputError:
     return errors.InputError(f"teacher.cache is on, but {obstacle}; set it to auto")
 
 
-def _obstacle(training: Training, objectives: Mapping[str, Objective], *, streamed: bool) -> str:
+def _obstacle(training: Training, objectives: Mapping[str, Objective]) -> str:
     """Why embeddings cannot take the teacher's place, "" where they can."""
-    if streamed:
-        return "training images are streamed"
     if training.mix:
         return "each image is mixed with another"
     if not training.augment.views:
-        return "no image is shown the same way twice"
+        return "no image is shown the same way twice, which data.views.count changes"
     for name, objective in objectives.items():
         if objective.needs_teacher and objective.needs_maps:
             return f"'{name}' compares maps"
     return ""
-
-
-def fill(
-    network: networks.Network,
-    variables: Any,
-    like: jax.ShapeDtypeStruct,
-    images: np.ndarray,
-    augment: Augment,
-    mesh: jax.sharding.Mesh,
-    stop: Callable[[], bool] = lambda: False,
-    *,
-    fast_cpu: bool = True,
-) -> jax.Array:
-    """The embeddings of all views of all images, view by view of image by image.
-
-    Each device embeds its part of the images without the others; a line shows how far they are.
-
-    Args:
-      network: of `networks.create`.
-      variables: for it, on every device.
-      like: [rows * views, D], split over the mesh; rows beyond the images are of black ones.
-      images: [N, H, W, channels] uint8.
-      augment: the views.
-      mesh: the devices.
-      stop: whether to break off; asked now and then.
-      fast_cpu: whether a CPU computes as fast as it can, with other rounding.
-
-    Raises:
-      PreemptedError: it was broken off.
-    """
-    shape, views = images.shape[1:], augment.views
-    share = like.shape[0] // views // mesh.size  # images of each device
-    pixels = _PIXELS.get(mesh.devices.flat[0].platform, _PIXELS["others"])
-    count = min(share, max(1, pixels // (views * shape[0] * shape[1])))
-    embed = _compile_embed(network, augment, mesh, shape, count, fast_cpu)
-    table = jax.jit(lambda: jnp.zeros(like.shape, like.dtype), out_shardings=like.sharding)()
-    rows = images.reshape(len(images), -1)
-    rows = np.pad(rows, ((0, share * mesh.size - len(rows)), (0, 0)))
-    rows = parallel.put(parallel.split(mesh), rows)
-    for first in range(0, share, count):
-        console.progress("teacher", [f"{first / share:.0%} of all views are seen"])
-        # The last call may reach back to images that were seen.
-        table = embed(table, variables, rows, np.int32(min(first, share - count)))
-        table.block_until_ready()
-        if stop():
-            raise errors.PreemptedError(
-                "stopped by SIGTERM while the teacher was shown all views; the same command"
-                " starts with that again"
-            )
-    return table
-
-
-def _compile_embed(
-    network: networks.Network,
-    augment: Augment,
-    mesh: jax.sharding.Mesh,
-    shape: tuple[int, ...],
-    count: int,
-    fast_cpu: bool,
-) -> Callable:
-    """(table, variables, images, first) -> the table with `count` images of each device in it."""
-
-    def embed(table, variables, images, first):
-        part = jax.lax.dynamic_slice_in_dim(images, first, count).reshape(count, *shape)
-        view = jnp.tile(jnp.arange(augment.views), count)
-        part = augment.show(view, jnp.repeat(part, augment.views, axis=0))
-        embedding = outputs.cached_row(network.apply(variables, part, train=False))
-        return jax.lax.dynamic_update_slice_in_dim(
-            table, embedding.astype(table.dtype), first * augment.views, axis=0
-        )
-
-    split, everywhere = PartitionSpec(parallel.AXIS), PartitionSpec()
-    specs = (split, everywhere, split, everywhere)
-    mapped = jax.shard_map(embed, mesh=mesh, in_specs=specs, out_specs=split)
-    return compiling.for_mesh(mapped, mesh, fast_cpu=fast_cpu, onednn=True, donate_argnums=0)

@@ -144,17 +144,16 @@ class FrozenNetwork:
             yield dataclasses.replace(self, network=network, variables=variables, what=what)
 
     @functools.cached_property
-    def cache(self) -> EmbeddingCache | None:
-        """Its embeddings of the training images; None where these are streamed."""
-        if not self.dataset.train.on_device:
-            return None
+    def cache(self) -> EmbeddingCache:
+        """Its embeddings of the training images."""
         return EmbeddingCache(
             self.network,
             self.variables,
             lambda: self.folded,
             self.folders,
-            self.dataset.train,
+            self.dataset,
             self.mesh,
+            dtype=self.training.teacher_cache.dtype,
             fast_cpu=self.training.fast_cpu,
         )
 

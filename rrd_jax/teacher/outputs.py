@@ -14,7 +14,12 @@ from rrd_jax.teacher import ensemble
 
 def live(network: networks.Network) -> Callable[[Any, Batch], Any]:
     """The teacher itself: (variables, batch) -> Outputs."""
-    return lambda variables, batch: network.apply(variables, batch.image, train=False)
+
+    def outputs(variables, batch):
+        images = batch.image if batch.teacher_image is None else batch.teacher_image
+        return network.apply(variables, images, train=False)
+
+    return outputs
 
 
 def cached(
@@ -29,20 +34,22 @@ def cached(
 
     Returns:
       (embeddings, batch) -> Outputs without maps. Of each member of the network, `embeddings` holds
-      in `embedding` [N * views, width] what `cached_row` makes, view by view of image by image, and
-      in `head` the classifier.
+      in `head` the classifier and in `embedding` [N * views, width] what `cached_row` makes, view
+      by view of image by image; of a batch that brings its `rows`, nothing.
     """
     shapes = [
         networks.summarize(member, image_shape).outputs for member in ensemble.networks_of(network)
     ]
 
     def outputs(embeddings, batch):
-        row = batch.index * views + batch.view
+        rows = batch.rows
+        if rows is None:
+            place = batch.index * views + batch.view
+            tables = embeddings["embedding"]
+            rows = [table.at[place].get(mode="promise_in_bounds") for table in tables]
         members = [
-            from_row(table.at[row].get(mode="promise_in_bounds"), head, shape)
-            for table, head, shape in zip(
-                embeddings["embedding"], embeddings["head"], shapes, strict=True
-            )
+            from_row(row, head, shape)
+            for row, head, shape in zip(rows, embeddings["head"], shapes, strict=True)
         ]
         return ensemble.join_outputs(network, members)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import checkpoints, errors, memory
-from rrd_jax.checkpoints import sealed
+from rrd_jax.checkpoints import digests, sealed
 from rrd_jax.state import TrainState
 
 
@@ -296,3 +296,13 @@ def test_digests_are_kept_beside_the_state(tmp_path):
     _save(tmp_path, [3])
     kept = json.loads((tmp_path / "3" / "meta" / "metadata").read_text())["digests"]
     assert {"params", "opt_state", "memory", "frozen", "key", "student"} <= set(kept)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int32", "uint8", "bool"])
+def test_a_cpu_sums_small_arrays_without_compiling_to_the_same_numbers(dtype):
+    values = np.random.default_rng(0).normal(size=(3, 4)) * 10
+    for array in (values, np.full((2, 2), np.nan) if "float" in dtype else values[0], values[1, 1]):
+        array = jnp.asarray(array).astype(dtype)
+        there, here = digests._leaf_sums(array), digests._sums(array)
+        assert isinstance(here, np.ndarray)
+        np.testing.assert_array_equal(there, here)

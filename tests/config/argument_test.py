@@ -115,7 +115,7 @@ def test_each_teacher_has_options_of_its_own():
         ("my_nest:Small", "network or objective 'my_nest:Small': there is no module 'my_nest'"),
         ("kd+my_losses:lost", "has no 'lost'; did you mean 'loss'"),
         ("kdd+my_losses:loss", "unknown objective 'kdd' in method .*; did you mean 'kd'"),
-        ("resnet8+resnet8", "is not smoke, folder, a pair TEACHER-STUDENT"),
+        ("resnet8+resnet8", "is not smoke, folder, moco, dino, a pair"),
     ],
 )
 def test_what_a_config_string_cannot_say_is_one_line(argument, message):

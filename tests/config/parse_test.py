@@ -114,7 +114,9 @@ def test_what_a_launch_file_says_wrongly_of_objectives_is_one_line(terms, messag
 def test_teachers_with_caches_of_their_own_are_refused():
     config = launch.get_config("digits", "smoke,resnet8+resnet8-resnet8,kd")
     config.teacher[1].cache = "off"
-    with pytest.raises(errors.InputError, match="caches are auto and off; they must be the same"):
+    with pytest.raises(
+        errors.InputError, match="cache of the teachers is auto and off; it must be"
+    ):
         parse(config)
 
 

@@ -15,7 +15,7 @@ def _crops(epoch=0, index=None, images=None, **options):
     crop = augment.make_augment("crop_flip", **(_PLAIN | options))
     view = crop.choose(jax.random.key(0), jnp.int32(epoch), jnp.asarray(index))
     assert crop.views == 25 * (1 + options.get("flip", True)) or "pad" in options
-    return np.asarray(crop.show(view, images))
+    return np.asarray(crop.show(view, index, images))
 
 
 def _all_views(image, pad):
@@ -60,7 +60,9 @@ def test_normalize_is_per_channel():
 
 
 def test_unknown_kinds_list_the_known():
-    with pytest.raises(errors.InputError, match="known: none, crop_flip, random_resized"):
+    with pytest.raises(
+        errors.InputError, match="known: none, crop_flip, resized_crop, random_resized"
+    ):
         augment.make_augment("mixup", **_PLAIN)
 
 

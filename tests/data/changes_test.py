@@ -47,7 +47,7 @@ def show():
 
     @jax.jit
     def show(images, epoch, index):
-        return made.show(made.choose(jax.random.key(3), epoch, index), images)
+        return made.show(made.choose(jax.random.key(3), epoch, index), index, images)
 
     return show
 
@@ -79,7 +79,7 @@ def test_adding_a_change_leaves_what_the_others_draw_as_it_was():
     index = jnp.arange(16)
 
     def erased(made):
-        show = jax.jit(lambda: made.show(made.choose(jax.random.key(0), 0, index), _IMAGES))
+        show = jax.jit(lambda: made.show(made.choose(jax.random.key(0), 0, index), index, _IMAGES))
         return np.asarray(show())
 
     plain = erased(_augment("none", erase=0.5, erase_with="mean"))

@@ -91,7 +91,9 @@ def test_both_feeds_give_the_same_crops(workers):
     streamed = _batches(_padded(workers), 3, seed=3, start=2, stop=7)
     for number, (a, b) in enumerate(zip(resident, streamed, strict=True), start=2):
         views = [crop.choose(jax.random.key(0), number // 3, x["index"]) for x in (a, b)]
-        crops = [crop.show(view, x["image"]) for view, x in zip(views, (a, b), strict=True)]
+        crops = [
+            crop.show(view, x["index"], x["image"]) for view, x in zip(views, (a, b), strict=True)
+        ]
         np.testing.assert_array_equal(*crops)
         np.testing.assert_array_equal(a["label"], b["label"])
 

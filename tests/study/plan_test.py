@@ -133,7 +133,7 @@ def test_a_folder_is_named_after_what_differs_from_the_defaults():
 
 def test_whether_a_cached_teacher_is_used_does_not_depend_on_the_order_of_runs():
     grid = _grid(design.field("train.epochs", 9, 10), argument="smoke,kd", compared="epochs")
-    caches = [run.job.student.training.teacher_cache for run in _plan(grid).runs.values()]
+    caches = [run.job.student.training.teacher_cache.use for run in _plan(grid).runs.values()]
     assert caches == ["off", "auto"]  # of 9 views
 
 

@@ -1,0 +1,152 @@
+"""Crops that the compiled step makes: views of an image, by number."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rrd_jax import convolutions, errors
+
+_TRIES = 10
+_ASPECTS = (3 / 4, 4 / 3)
+
+
+class Crop(NamedTuple):
+    """Crops of an image, by number.
+
+    Attributes:
+      views: how many there are; 0 for too many to count.
+      choose: key -> number [] int32; of 0 views any, from 0.
+      cut: (numbers [B], images [B, H, W, channels] uint8) -> images of that size, uint8.
+    """
+
+    views: int
+    choose: Callable[[jax.Array], jax.Array]
+    cut: Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def crop_flip(pad: int, flip: bool) -> Crop:
+    """Crops of the image padded with black, of its size.
+
+    A number is (top * places + left) * sides + side, of the corner and whether it mirrors.
+
+    Args:
+      pad: pixels of black on each side.
+      flip: whether half of them are mirrored.
+    """
+    sides, places = 1 + flip, 2 * pad + 1
+
+    def choose(key):
+        crop_key, flip_key = jax.random.split(key)
+        top, left = jax.random.randint(crop_key, (2,), 0, places)
+        side = jax.random.bernoulli(flip_key) if flip else 0
+        return (top * places + left) * sides + side
+
+    def cut_one(top, left, side, padded):
+        height, width, channels = padded.shape
+        size = height - 2 * pad, width - 2 * pad, channels
+        image = jax.lax.dynamic_slice(padded, (top, left, 0), size)
+        return jnp.where(side, image[:, ::-1], image) if flip else image
+
+    def cut(view, images):
+        place, side = jnp.divmod(view, sides)
+        padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        # Else a CPU computes the corner of a crop anew for each pixel.
+        seen = convolutions.apart((*jnp.divmod(place, places), side, padded))
+        return jax.vmap(cut_one)(*seen)
+
+    return Crop(places**2 * sides, choose, cut)
+
+
+def resized_crop(area: float, flip: bool) -> Crop:
+    """A random part of the image, scaled to its size, as random-resized crops of the field are.
+
+    Ten tries of an area and an aspect from 3/4 to 4/3 whose logarithm is uniform, then the largest
+    central part of such an aspect. The reference of a crop's pixels is torchvision's
+    `resized_crop`, bilinear and antialiased, on tensors of uint8.
+
+    Args:
+      area: the smallest part of the image, in (0, 1]; it is uniform up to 1.
+      flip: whether half of them are mirrored.
+
+    Raises:
+      InputError: the area is out of range.
+    """
+    if not 0 < area <= 1:
+        raise errors.InputError(f"data.crop_area is {area}, but must be above 0 and at most 1")
+
+    def choose(key):
+        return (jax.random.bits(key) >> 1).astype(jnp.int32)
+
+    def cut_one(number, image):
+        numbers = jax.random.uniform(jax.random.key(number), (_TRIES + 1, 4))
+        box = random_box(numbers[:_TRIES], image.shape[:2], area)
+        scaled = resized(image, *jax.lax.optimization_barrier(box))
+        mirrored = flip & (numbers[_TRIES, 0] < 0.5)
+        return jnp.where(mirrored, scaled[:, ::-1], scaled)
+
+    return Crop(0, choose, lambda number, images: jax.vmap(cut_one)(number, images))
+
+
+def random_box(
+    numbers: jax.Array, size: tuple[int, int], area: float
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """(top, left, height, width) [] int32 of a random part of an image, in whole pixels.
+
+    Args:
+      numbers: [tries, 4] uniform in [0, 1), for the area, the aspect and the place of each.
+      size: height and width of the image.
+      area: the smallest part of it.
+    """
+    height, width = size
+    low, high = (math.log(aspect) for aspect in _ASPECTS)
+    areas = height * width * (area + (1 - area) * numbers[:, 0])
+    aspects = jnp.exp(low + (high - low) * numbers[:, 1])
+    w = jnp.round(jnp.sqrt(areas * aspects)).astype(jnp.int32)
+    h = jnp.round(jnp.sqrt(areas / aspects)).astype(jnp.int32)
+    fits = (h > 0) & (h <= height) & (w > 0) & (w <= width)
+    first = jnp.argmax(fits)
+    tall = min(height, round(width / _ASPECTS[0]))
+    wide = min(width, round(height * _ASPECTS[1]))
+    h, w = jnp.where(fits.any(), h[first], tall), jnp.where(fits.any(), w[first], wide)
+    place = numbers[first, 2:]
+    top = jnp.floor(place[0] * (height - h + 1)).astype(jnp.int32)
+    left = jnp.floor(place[1] * (width - w + 1)).astype(jnp.int32)
+    top = jnp.where(fits.any(), jnp.minimum(top, height - h), (height - h) // 2)
+    left = jnp.where(fits.any(), jnp.minimum(left, width - w), (width - w) // 2)
+    return top, left, h, w
+
+
+def resized(
+    image: jax.Array, top: jax.Array, left: jax.Array, height: jax.Array, width: jax.Array
+) -> jax.Array:
+    """A part of an image, scaled to its size: bilinear, averaged where it shrinks.
+
+    Args:
+      image: [H, W, channels] uint8.
+      top: of the part's first row; the part lies in the image.
+      left: of its first column.
+      height: of the part, >= 1.
+      width: likewise.
+    """
+    rows = _weights(image.shape[0], top, height)
+    columns = _weights(image.shape[1], left, width)
+    scaled = jnp.einsum(
+        "oh,hwc->owc", rows, image.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST
+    )
+    scaled = jnp.einsum("ow,hwc->hoc", columns, scaled, precision=jax.lax.Precision.HIGHEST)
+    return jnp.clip(jnp.round(scaled), 0, 255).astype(jnp.uint8)
+
+
+def _weights(size: int, first: jax.Array, length: jax.Array) -> jax.Array:
+    """[size, size] weights of pixels, of each pixel of a part that is scaled to all of them."""
+    scale = length / size
+    reach = jnp.maximum(scale, 1.0)
+    centres = first + (jnp.arange(size)[:, None] + 0.5) * scale
+    pixels = jnp.arange(size)[None]
+    distance = jnp.abs(pixels + 0.5 - centres) / reach
+    inside = (pixels >= first) & (pixels < first + length)
+    weights = jnp.where(inside, jnp.maximum(1 - distance, 0), 0)
+    return weights / weights.sum(1, keepdims=True)

@@ -1,0 +1,138 @@
+"""A teacher is shown all views of images, as fast as the devices go."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from rrd_jax import compiling, console, errors, networks, parallel
+from rrd_jax.data import feed
+from rrd_jax.data.augment import Augment
+from rrd_jax.teacher import outputs
+
+# Pixels per device per call. A CPU is slower where they do not fit into its caches.
+_PIXELS = {"cpu": 2**18, "others": 2**21}
+
+
+def fill(
+    network: networks.Network,
+    variables: Any,
+    split: feed.Resident | feed.Streamed,
+    augment: Augment,
+    mesh: jax.sharding.Mesh,
+    index: np.ndarray,
+    keep: Callable[[np.ndarray, np.ndarray], None],
+    stop: Callable[[], bool] = lambda: False,
+    *,
+    fast_cpu: bool = True,
+) -> None:
+    """The rows of all views of images; a line shows how far they are.
+
+    Args:
+      network: of `networks.create`.
+      variables: for it, on every device.
+      split: the images.
+      augment: the views.
+      mesh: the devices.
+      index: [n] which images, n > 0.
+      keep: (images [b], rows [b, views, width] of `outputs.cached_row`): takes them, of the images
+        that this process's devices were given; the last ones may come twice.
+      stop: whether to break off; asked now and then.
+      fast_cpu: whether a CPU computes as fast as it can, with other rounding.
+
+    Raises:
+      PreemptedError: it was broken off; what was kept stays.
+    """
+    pixels = _PIXELS.get(mesh.devices.flat[0].platform, _PIXELS["others"])
+    at_once = max(1, pixels // split.size**2)
+    views = min(augment.views, at_once)
+    share = min(-(-len(index) // mesh.size), max(1, at_once // views))
+    count = share * mesh.size
+    every = np.concatenate([index, np.repeat(index[-1:], -len(index) % count)])
+    embed = _compile_embed(network, augment, mesh, views, fast_cpu)
+    waiting = None
+    for i, images in enumerate(split.images_at(every, count, parallel.process_share())):
+        which = every[i * count : (i + 1) * count]
+        found = _rows(embed, variables, images, which, augment.views, views, mesh)
+        if waiting:  # these are fetched while the devices compute the next
+            _keep(waiting, keep)
+        waiting = which, found
+        console.progress("teacher", [f"{i * count / len(every):.0%} of all views are seen"])
+        if stop():
+            _keep(waiting, keep)
+            raise errors.PreemptedError(
+                "stopped by SIGTERM while the teacher was shown all views; the same command"
+                " goes on with that"
+            )
+    _keep(waiting, keep)
+
+
+def _rows(
+    embed: Callable,
+    variables: Any,
+    images: np.ndarray,
+    which: np.ndarray,
+    count: int,
+    at_once: int,
+    mesh: jax.sharding.Mesh,
+) -> list[tuple[int, jax.Array]]:
+    """(first view, rows [b, at_once, width]) of each part of the views, on the devices."""
+    here = parallel.share_of(which).astype(np.int32)
+    by_host = images.ndim == 5  # the host has cut all views
+    placed = parallel.put_batch(mesh, {"index": here} | ({} if by_host else {"image": images}))
+    found = []
+    for start in range(0, count, at_once):
+        first = min(start, count - at_once)  # the last part may reach back
+        if by_host:
+            part = np.ascontiguousarray(images[:, first : first + at_once])
+            placed |= parallel.put_batch(mesh, {"image": part})
+        found.append((first, embed(variables, placed["image"], placed["index"], np.int32(first))))
+    return found
+
+
+def _keep(
+    waiting: tuple[np.ndarray, list[tuple[int, jax.Array]]],
+    keep: Callable[[np.ndarray, np.ndarray], None],
+) -> None:
+    """Fetches the rows that this process's devices have made."""
+    which, found = waiting
+    shards = [array.addressable_shards for _, array in found]
+    for parts in zip(*shards, strict=True):
+        firsts = [first for first, _ in found]
+        made = list(zip(firsts, [np.asarray(part.data) for part in parts], strict=True))
+        last, final = made[-1]
+        count, at_once, width = final.shape
+        rows = np.empty((count, last + at_once, width), final.dtype)
+        for first, part in made:
+            rows[:, first : first + at_once] = part
+        keep(which[parts[0].index[0]], rows)
+
+
+def _compile_embed(
+    network: networks.Network,
+    augment: Augment,
+    mesh: jax.sharding.Mesh,
+    count: int,
+    fast_cpu: bool,
+) -> Callable:
+    """(variables, images, index [b], first) -> rows [b, count, width] of views from the first on.
+
+    Images are [b, H, W, channels], or [b, count, H, W, channels] where the host has cut views.
+    """
+    show = augment.show_teacher or augment.show
+
+    def embed(variables, images, index, first):
+        images = images if images.ndim == 5 else jnp.repeat(images[:, None], count, axis=1)
+        view = jnp.tile(first + jnp.arange(count), len(index))
+        images = images.reshape(-1, *images.shape[2:])
+        shown = show(view, jnp.repeat(index, count), images)
+        rows = outputs.cached_row(network.apply(variables, shown, train=False))
+        return rows.reshape(len(index), count, -1)
+
+    split, everywhere = PartitionSpec(parallel.AXIS), PartitionSpec()
+    specs = (everywhere, split, split, everywhere)
+    mapped = jax.shard_map(embed, mesh=mesh, in_specs=specs, out_specs=split)
+    return compiling.for_mesh(mapped, mesh, fast_cpu=fast_cpu, onednn=True)

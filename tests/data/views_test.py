@@ -1,0 +1,95 @@
+"""A finite number of views of each image."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from rrd_jax import errors
+from rrd_jax.data import augment, feed
+from rrd_jax.data.source import Source
+from rrd_jax.data.views import Views
+
+_RNG = np.random.default_rng(0)
+_EXAMPLES = [
+    {"image": _RNG.integers(0, 256, (20, 16, 3), np.uint8), "label": i % 4} for i in range(12)
+]
+_VIEWS = Views(count=4, seed=5)
+_STREAMED = feed.Streamed(_EXAMPLES, 8, 3, resize=10, threads=3, area=0.3, views=_VIEWS)
+_CHANGES = augment.Changes(jitter=(0.4, 0.4, 0.4, 0.1), grey=0.3)
+
+
+def _augment(kind="crop_flip", **options):
+    options = {"changes": _CHANGES, "views": _VIEWS, **options}
+    return augment.make_augment(kind, mean=(0.5,) * 3, std=(0.25,) * 3, pad=2, flip=True, **options)
+
+
+def test_an_image_shows_each_of_its_views_once_in_as_many_epochs():
+    views = Views(count=5)
+    shown = np.stack([views.of_epoch(3, epoch, 200) for epoch in range(10)])
+    assert shown.min() == 0
+    assert shown.max() == 4
+    for turn in (shown[:5], shown[5:]):
+        assert (np.sort(turn, axis=0) == np.arange(5)[:, None]).all()
+    assert (shown[0] != shown[5]).any()
+    assert np.bincount(shown[0]).min() > 20  # and not all of them the same at once
+    assert (views.of_epoch(4, 0, 200) != shown[0]).any()
+
+
+def test_crops_of_the_host_follow_from_the_view_alone():
+    index = np.array([7, 0, 7, 3])
+    (cut,) = _STREAMED.images_at(index, 4)
+    assert cut.shape == (4, 4, 8, 8, 3)
+    np.testing.assert_array_equal(cut[0], cut[2])
+    assert len({view.tobytes() for view in cut[0]}) == 4
+    for seed in (0, 1):  # of two runs
+        for batch in _STREAMED.train_batches(4, seed, 0, 15):
+            for image, i, view in zip(batch["image"], batch["index"], batch["view"], strict=True):
+                if i in (7, 0, 3):
+                    place = {7: 0, 0: 1, 3: 3}[int(i)]
+                    np.testing.assert_array_equal(image, cut[place, view])
+    other = dataclasses.replace(_STREAMED, views=Views(4, seed=6))
+    assert (next(other.images_at(index, 4)) != cut).any()
+
+
+def test_views_are_a_function_of_seed_image_and_view_whatever_the_augmentation():
+    images = np.stack([example["image"][:16] for example in _EXAMPLES[:6]])
+    index = np.arange(6)
+    for kind in ("none", "crop_flip", "resized_crop"):
+        made = _augment(kind)
+        assert (made.views, made.choose) == (4, None)
+        show = jax.jit(made.show)
+        first = np.asarray(show(np.full(6, 2), index, images))
+        order = np.array([3, 1, 5, 0, 2, 4])
+        again = show(np.full(6, 2), index[order], images[order])
+        np.testing.assert_array_equal(again, first[order])
+        other = np.asarray(show(np.full(6, 3), index, images))
+        assert (other != first).any(axis=(1, 2, 3)).all()
+        same = np.asarray(show(np.full(6, 2), index, images[:1].repeat(6, 0)))
+        assert len({view.tobytes() for view in same}) == 6
+    names = {_augment(views=Views(4, seed)).name for seed in (5, 6)}
+    assert len(names | {_augment(views=Views(3, 5)).name}) == 3
+
+
+def test_a_teachers_weak_view_is_the_students_without_its_changes():
+    images = np.stack([example["image"][:16] for example in _EXAMPLES[:6]])
+    plain, weak = _augment(changes=None), _augment(teacher="weak")
+    given = (np.arange(6) % 4, np.arange(6), images)
+    np.testing.assert_array_equal(weak.show(*given), _augment().show(*given))
+    np.testing.assert_array_equal(weak.show_teacher(*given), plain.show(*given))
+    assert _augment(teacher="weak", changes=None).show_teacher is None
+    assert weak.name != _augment().name
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"views": -1}, "data.views.count is -1"),
+        ({"views_seed": -1}, "data.views.seed is -1"),
+        ({"crop_area": 2.0}, "data.crop_area is 2.0"),
+    ],
+)
+def test_impossible_views_are_refused(fields, words):
+    with pytest.raises(errors.InputError, match=words):
+        Source("digits", **fields)

@@ -1,0 +1,52 @@
+"""Rows of a teacher in a file that grows."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrd_jax.teacher.rows import Rows
+
+_SHAPE = (10, 2, 3)
+
+
+def _rows(folder, dtype=np.float32):
+    rows = Rows(folder / "rows", _SHAPE, dtype)
+    rows.begin({"views": "of a test"})
+    return rows
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
+def test_what_was_written_is_there_for_the_next_start(tmp_path, dtype):
+    values = np.random.default_rng(0).normal(size=_SHAPE).astype(dtype)
+    rows = _rows(tmp_path, dtype)
+    assert rows.missing()[0].tolist() == list(range(10))
+    rows.write(np.array([0, 1, 4, 4]), values[[0, 1, 4, 4]])
+    again = _rows(tmp_path, dtype)
+    assert not again.is_whole()
+    missing, damaged = again.missing()
+    assert (missing.tolist(), damaged) == ([2, 3, 5, 6, 7, 8, 9], 0)
+    again.write(missing, values[missing])
+    assert again.is_whole()
+    np.testing.assert_array_equal(Rows(tmp_path / "rows", _SHAPE, dtype).read(), values)
+
+
+def test_a_torn_note_and_damaged_rows_are_written_again(tmp_path):
+    values = np.ones(_SHAPE, np.float32)
+    rows = _rows(tmp_path)
+    rows.write(np.arange(5), values[:5])
+    rows.write(np.arange(5, 10), values[5:])
+    note, file = tmp_path / "rows/known-0.txt", tmp_path / "rows/rows"
+    note.write_text(note.read_text()[:-4])  # as a kill leaves it
+    assert rows.missing()[0].tolist() == [5, 6, 7, 8, 9]
+    rows.write(np.arange(5, 10), values[5:])
+    content = bytearray(file.read_bytes())
+    content[7] ^= 1
+    file.write_bytes(content)
+    missing, damaged = rows.missing()
+    assert (missing.tolist(), damaged) == ([0, 1, 2, 3, 4], 5)
+    rows.write(missing, values[missing])
+    assert rows.missing()[0].tolist() == []
+    assert rows.is_whole()
+    file.write_bytes(file.read_bytes()[:50])
+    assert not rows.is_whole()
+    assert rows.missing()[1] == 10
