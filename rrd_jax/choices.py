@@ -88,16 +88,26 @@ class ProofChoice:
       images: held-out images, at most.
       every: epochs between two looks; the last epoch always has one.
       knn: whether nearest images and a linear probe classify, at the end.
+      labelled: other images with labels by which they do so at each look, as `data.few.open_few`
+        has it; "" for none.
+      per_class: how many of these there are of each class, test images aside; 0 for all.
     """
 
     on: bool = False
     images: int = 2000
     every: int = 1
     knn: bool = False
+    labelled: str = ""
+    per_class: int = 0
 
     def __bool__(self) -> bool:
         """Whether there is anything to do."""
-        return self.on or self.knn
+        return self.on or self.classifies
+
+    @property
+    def classifies(self) -> bool:
+        """Whether embeddings are judged by labels."""
+        return self.knn or bool(self.labelled)
 
 
 @dataclasses.dataclass(frozen=True)

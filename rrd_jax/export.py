@@ -10,8 +10,8 @@
 Formats: safetensors, torch, hub, stablehlo, onnx, litert, openvino, coreml; all for those whose
 libraries are installed, and that can hold the network. Each file is opened at once in the library
 that it is for, and computes some test images: one that is off by more than 1e-4 of the largest
-logit, or puts an image into another class, is not written. Class names and preprocessing are in the
-file, or beside it.
+logit, or puts an image into another class, is not written. Of a network without a classifier the
+embeddings are compared. Class names and preprocessing are in the file, or beside it.
 
 --report measures what was won: accuracy, size and latency of the student beside its teacher, as a
 table, WORKDIR/gains.json and WORKDIR/gains.png.
@@ -52,6 +52,9 @@ def define_flags() -> None:
     flags.DEFINE_bool("teacher", False, "The run's teacher in place of its student.")
     flags.DEFINE_enum(
         "weights", "average", ["average", "raw"], "Of a run that averages its weights."
+    )
+    flags.DEFINE_string(
+        "head", "", "Of a run: the objective whose head behind the embedding is kept, such as rrd."
     )
     flags.DEFINE_string("network", "", "Of a PyTorch file: a name of `python -m rrd_jax.networks`.")
     flags.DEFINE_list("mean", None, "Of each channel, in [0, 1] units. Default: the run's.")
@@ -100,6 +103,7 @@ class Asked(NamedTuple):
     overwrite: bool = False
 
 
+_OF_NETWORK = ("network", "image_size", "resize", "class_names", "head")
 _OF_FILES = [name for name in Asked._fields if name not in ("workdir", "given")]
 
 
@@ -130,9 +134,9 @@ def run(asked: Asked) -> list["several.Outcome"]:
     outcomes = several.write(tried, places, options, overwrite=asked.overwrite)
     several.close(outcomes)
     if usable := [o.written.path for o in outcomes if o.written and o.form.open]:
-        console.say(
-            f"try it: python -m rrd_jax.predict --workdir={shlex.quote(str(usable[0]))} IMAGE..."
-        )
+        form = "" if exportable.about.num_classes else " --embeddings --format=jsonl"
+        place = shlex.quote(str(usable[0]))
+        console.say(f"try it: python -m rrd_jax.predict --workdir={place}{form} IMAGE...")
     return outcomes
 
 
@@ -197,7 +201,7 @@ def _asked() -> Asked:
     for name in ("workdir", "output"):
         if FLAGS[name].value is not None and not FLAGS[name].value.strip():
             raise errors.InputError(f"--{name} is empty")
-    given = {name: FLAGS[name].value for name in ("network", "image_size", "resize", "class_names")}
+    given = {name: FLAGS[name].value for name in _OF_NETWORK}
     given |= {name: _numbers(name) for name in ("mean", "std")}
     given["raw"] = FLAGS.weights == "raw"
     taken = {name: FLAGS[name].value for name in Asked._fields if name != "given"}

@@ -22,14 +22,15 @@ from rrd_jax import (
     predictions,
     preflight,
     pretrained,
-    proving,
     recipe,
     report,
     tables,
     workdir,
 )
 from rrd_jax.convert import files
+from rrd_jax.data import few
 from rrd_jax.data.source import Source
+from rrd_jax.proof import shown
 from rrd_jax.recipe import Job, Part, TeacherChoice
 from rrd_jax.run import Result
 from rrd_jax.teacher import frozen
@@ -69,7 +70,7 @@ def run(
             " or used as a teacher; a run goes on from its newest one: leave"
             f" @{which} out, or use --mode=eval"
         )
-    setting = with_classes(job, folder, prepare(job.student, dataset))
+    setting = with_few(job, with_classes(job, folder, prepare(job.student, dataset)))
     preflight.check(job, setting.dataset, teacher_paths(job, folder))
     _warn_of_half(job)
     job = _with_weights(job, folder, setting.dataset)
@@ -88,7 +89,7 @@ def run(
             report.write_json(folder / "results.json", rows)
     console.print_table(*table(results), before="\n")
     if proofs := {result.label: result.proof for result in results if result.proof}:
-        console.print_table(*proving.table(proofs), before="\n")
+        console.print_table(*shown.table(proofs), before="\n")
     return results
 
 
@@ -146,6 +147,10 @@ def describe(dataset: data.Dataset, folder: pathlib.Path) -> None:
         console.say(line)
     for text in dataset.summary.warnings:
         console.warn(text)
+    if dataset.few:
+        console.say(few.about(dataset.few))
+        for text in dataset.few.summary.warnings:
+            console.warn(f"eval.labelled: {text}")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "data.json"
     if not (path.exists() and any(folder.glob("**/checkpoints"))):  # a run's stays what it was
@@ -197,6 +202,19 @@ def with_classes(job: Job, folder: pathlib.Path, setting: Setting) -> Setting:
         if count:
             dataset = dataclasses.replace(dataset, num_classes=count, class_names=names)
             break
+    return setting._replace(dataset=dataset)
+
+
+def with_few(job: Job, setting: Setting) -> Setting:
+    """A setting with the other images that eval.labelled names, if there is a teacher."""
+    proof, source = job.student.training.proof, job.student.source
+    if not (proof.labelled and job.teachers):
+        return setting
+    given = (proof.labelled, proof.per_class, source, setting.dataset)
+    found = parallel.main_first(lambda: few.open_few(*given))
+    there = {"version": found.version, "train": len(found.train), "test": len(found.test)}
+    parallel.check_agreement({"eval.labelled": there})
+    dataset = dataclasses.replace(setting.dataset, few=found)
     return setting._replace(dataset=dataset)
 
 

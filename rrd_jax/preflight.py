@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from rrd_jax import data, errors, networks, parallel, recipe
 from rrd_jax import objectives as registry
 from rrd_jax.batch import Batch
-from rrd_jax.choices import NetworkChoice, TeachingChoice
+from rrd_jax.choices import NetworkChoice, ProofChoice, TeachingChoice
 from rrd_jax.recipe import Job
 from rrd_jax.teacher import cache, ensemble, making
 
@@ -43,7 +43,7 @@ def check(job: Job, dataset: data.Dataset, paths: Sequence[pathlib.Path]) -> Non
         made.append(making.outline(making.Setting(*given, there, dataset, training)))
     student, *teachers = (networks.summarize(n, dataset.image_shape).outputs for n in made)
     if training.proof and teachers:
-        _check_proof(dataset, student, *teachers)
+        _check_proof(training.proof, dataset, student, *teachers)
     teacher = ensemble.outputs_of(teachers, training.teacher_weights)
     part = training.batch_size // training.accumulate
     cache.check(training, plan.objectives)
@@ -129,19 +129,19 @@ def _check_memory(needs: dict[str, Any], memory: int) -> None:
         )
 
 
-def _check_proof(dataset: data.Dataset, *outputs: Any) -> None:
+def _check_proof(choice: ProofChoice, dataset: data.Dataset, *outputs: Any) -> None:
     """Raises an InputError where there is nothing to compare on held-out images."""
-    if len(dataset.test) < 3:
+    if choice.on and len(dataset.test) < 3:
         raise errors.InputError(
-            f"eval.proof and eval.knn compare images of the test split, which has"
-            f" {len(dataset.test)}, but relations need three or more"
+            f"eval.proof compares images of the test split, which has {len(dataset.test)}, but"
+            " relations need three or more"
         )
     for i, output in enumerate(outputs):
         if isinstance(output.embedding, tuple):
             raise errors.InputError(
-                f"eval.proof and eval.knn compare embeddings, but the network of the"
+                "eval.proof, eval.knn and eval.labelled compare embeddings, but the network of the"
                 f" {'teacher' if i else 'student'} returns none: return a pair (logits, embedding),"
-                " or set them to False"
+                " or leave them out"
             )
 
 

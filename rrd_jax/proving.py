@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax import console, data, errors, networks, parallel, predictions, tables
+from rrd_jax import console, data, errors, networks, parallel, predictions
 from rrd_jax.networks import Outputs
 from rrd_jax.objectives import Objective, ObjectiveState
-from rrd_jax.proof import figures
+from rrd_jax.proof import figures, neighbours
 from rrd_jax.recipe import Recipe
-from rrd_jax.teacher import labelled, probe
+from rrd_jax.teacher import labelled
 from rrd_jax.teacher.ensemble import networks_of
 from rrd_jax.teacher.frozen import FrozenNetwork, held_out
 
@@ -28,7 +28,7 @@ class Proof:
       teacher: of whose embeddings those of held-out images are computed once.
 
     Raises:
-      InputError: eval.knn asks for embeddings that memory does not hold.
+      InputError: eval.knn or eval.labelled asks for embeddings that memory does not hold.
     """
 
     def __init__(
@@ -46,8 +46,9 @@ class Proof:
         )
         self._everywhere = parallel.replicated(mesh)
         self._collapsed = 0  # looks in a row
-        if self._choice.knn:
-            self._check_memory()
+        self._judged, self._floor = dataset.few or dataset, {}
+        if self._choice.classifies:
+            self._check_judged()
         self._beside_floor = {
             name: _beside_floor(objective, mesh)
             for name, objective in recipe.objectives.items()
@@ -64,9 +65,10 @@ class Proof:
         """The figures of a student after an epoch; none where it is not time for some.
 
         Those of `proof.figures.of`, with teacher_effective_rank and teacher_deviation, and for each
-        objective with a floor, such as rrd, loss/rrd beside floor/rrd, in nats. After the
-        last epoch, with eval.knn, those of `teacher.labelled.of`, and all of them for a student
-        with random weights and the teacher: random_knn_20, teacher_probe and so on.
+        objective with a floor, such as rrd, loss/rrd beside floor/rrd, in nats. With eval.labelled,
+        or after the last epoch with eval.knn, those of `teacher.labelled.of`, for a student with
+        random weights and the teacher too: random_knn_20, teacher_probe and so on. After the last
+        epoch the others of a random student then stand beside them.
 
         Args:
           variables: of the student.
@@ -84,8 +86,9 @@ class Proof:
                 raise predictions.StoppedError
 
         last = epoch == self._training.epochs
-        compares = self._choice.on and (last or epoch % self._choice.every == 0)
-        classifies = self._choice.knn and last
+        is_time = last or epoch % self._choice.every == 0
+        compares = self._choice.on and is_time
+        classifies = self._choice.classifies and (is_time if self._choice.labelled else last)
         if not (compares or classifies):
             return {}
         embeddings, found = self._held_out(variables, after), {}
@@ -96,7 +99,10 @@ class Proof:
             found |= self._losses(embeddings, objectives or {})
             self._look_for_collapse(found, epoch)
             found |= _named("teacher", self._teacher.held_out.spread)
-        return found | (self._classified(variables, after) if classifies else {})
+        if not classifies:
+            return found
+        found |= self._classified(variables, after)
+        return found | (self._random_figures(after) if compares and last else {})
 
     def _held_out(self, variables: Any, after: Callable[[float], None]) -> np.ndarray:
         """Embeddings [N, D] of the held-out images."""
@@ -130,26 +136,33 @@ class Proof:
 
         Where memory has become too small for them that is a warning: a whole run lies behind.
         """
-        given = (self._dataset, self._mesh, self._training, after)
-        random = self._random()
+        given = (self._judged, self._mesh, self._training, after)
         try:
             found = labelled.of(self._embed, variables, *given)
-            floor = labelled.of(self._embed, random, *given)
+            self._floor = self._floor or labelled.of(self._embed, self._random(), *given)
             ceiling = self._teacher.labelled
         except errors.InputError as error:
-            console.warn(f"[{self._training.label}] eval.knn: {error}")
+            console.warn(f"[{self._training.label}] nearest images and probe: {error}")
             return {}
-        if self._choice.on:
-            embeddings = self._held_out(random, after)
-            floor = figures.of(embeddings, self._teacher.held_out) | floor
-        return found | _named("random", floor) | _named("teacher", ceiling)
+        return found | _named("random", self._floor) | _named("teacher", ceiling)
 
-    def _check_memory(self) -> None:
-        """Raises an InputError for training images whose embeddings are too many."""
+    def _random_figures(self, after: Callable[[float], None]) -> dict[str, float]:
+        """Those without labels of a student that has learnt nothing."""
+        embeddings = self._held_out(self._random(), after)
+        return _named("random", figures.of(embeddings, self._teacher.held_out))
+
+    def _check_judged(self) -> None:
+        """Raises an InputError for too many labelled images; notes that there are few."""
         for network in (self._recipe.student, *networks_of(self._teacher.network)):
             outputs = networks.summarize(network, self._dataset.image_shape).outputs
             width = outputs.embedding.shape[-1]
-            probe.check_memory(len(self._dataset.train), width, self._mesh, "eval.knn")
+            labelled.check_memory(self._judged, width, self._mesh, self._training)
+        count = len(self._judged.train)
+        if left_out := [str(k) for k in neighbours.KS if k > count]:
+            console.note(
+                f"[{self._training.label}] there are {count} labelled images: votes of"
+                f" {', '.join(left_out)} nearest ones are left out"
+            )
 
     def _random(self) -> Any:
         """Variables of a student that has learnt nothing."""
@@ -192,47 +205,3 @@ def _beside_floor(objective: Objective, mesh: jax.sharding.Mesh) -> Callable:
 
 def _named(whose: str, found: dict[str, float]) -> dict[str, float]:
     return {f"{whose}_{name}": value for name, value in found.items()}
-
-
-_COLUMNS = {
-    "neighbours_1": ("nearest in common", 1),
-    "neighbours_10": ("10 nearest", 1),
-    "neighbours_20": ("20 nearest", 1),
-    "cka": ("CKA", 3),
-    "rank_correlation": ("rank correlation", 3),
-    "effective_rank": ("effective rank", 1),
-    "deviation": ("deviation", 3),
-    "loss/rrd": ("RRD's loss", 3),
-    "floor/rrd": ("its floor", 3),
-    "knn_20": ("20-NN top-1", 2),
-    "probe": ("probe top-1", 2),
-}
-
-
-def table(runs: dict[str, dict[str, float]]) -> tables.Table:
-    """Header and rows: each run's figures, between a random student's and the teacher's.
-
-    Args:
-      runs: what `Proof.look` found last, by the label of the run.
-    """
-    found: dict[str, dict[str, float]] = {}
-    for label, figures_of_run in runs.items():
-        found[label] = figures_of_run
-        for whose in ("random", "teacher"):
-            beside = {name: figures_of_run.get(f"{whose}_{name}") for name in _COLUMNS}
-            found[whose] = {name: value for name, value in beside.items() if value is not None}
-    names = [name for name in _COLUMNS if any(name in row for row in found.values())]
-    words = {"random": "random weights"}
-    order = ("random", *runs, "teacher")
-    cells = [
-        (
-            words.get(label, label),
-            *(
-                f"{found[label][name]:.{_COLUMNS[name][1]}f}" if name in found[label] else "-"
-                for name in names
-            ),
-        )
-        for label in order
-        if found[label]
-    ]
-    return ("embeddings of", *(_COLUMNS[name][0] for name in names)), cells

@@ -67,6 +67,7 @@ _LIBRARIES = {
     "datasets": ["data"],
     "grain": ["data"],
     "tensorflow_datasets": ["data"],
+    "pyarrow": ["predict.parquet"],
     "rich": ["tables", "runs.watching"],
     "tensorboardX": ["report"],
     **{

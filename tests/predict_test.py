@@ -1,6 +1,7 @@
 """What `python -m rrd_jax.predict` says of images, and that it is what evaluation says."""
 
 import csv
+import importlib.util
 import io
 import json
 import os
@@ -136,11 +137,18 @@ def predict(commands, root, runs):
     return run
 
 
+def _parquet():
+    """The module that reads such files; None where it is not installed."""
+    installed = importlib.util.find_spec("pyarrow")
+    return installed and importlib.import_module("pyarrow.parquet")
+
+
 def test_names_and_figures_are_the_same_in_every_format(predict, tmp_path):
     files = ["test/zwölf\nKatzen/3.png", "test/a,b/0.jpeg", 'test/say "hi"/1.jpeg']
     more = ("--logits", "--embeddings", "--top=2")
     outcomes = {}
-    for form in ("csv", "jsonl", "npz"):
+    parquet = _parquet()
+    for form in ("csv", "jsonl", "npz", *(["parquet"] if parquet else [])):
         output = tmp_path / f"out.{form}"
         done = predict(*files, f"--format={form}", *more, f"--output={output}")
         assert done.code == 0, done.err
@@ -170,6 +178,15 @@ def test_names_and_figures_are_the_same_in_every_format(predict, tmp_path):
             np.testing.assert_array_equal(np.float32(found), arrays["logits"][i])
         for found in (row[10:], line["embedding"]):
             np.testing.assert_array_equal(np.float32(found), arrays["embeddings"][i])
+    if parquet:
+        table = parquet.read_table(outcomes["parquet"])
+        assert str(table.schema.field("embeddings").type).startswith("fixed_size_list<")
+        found = table.to_pydict()
+        assert found["file"] == files
+        assert found["label"] == arrays["labels"].tolist()
+        assert found["class"] == [_CLASSES[label] for label in arrays["labels"]]
+        for name in ("probabilities", "logits", "embeddings"):
+            np.testing.assert_array_equal(np.float32(found[name]), arrays[name])
     # Standard output takes the same, and nothing else.
     done = predict(*files, "--format=csv", *more)
     assert done.out == outcomes["csv"].read_text(encoding="utf-8")
@@ -256,7 +273,8 @@ def test_each_mistake_is_one_line_before_anything_costly(predict, root, tmp_path
         ((image, "--std=a,b,c"), {}, 2, "--std=a,b,c must be numbers"),
         ((image, "--image_size=99", "--resize=50"), {}, 2, "resize is 50, less than image_size 99"),
         ((image, "--format=npz"), {}, 2, "--format=npz is no text: name a file with --output"),
-        ((image, "--logits"), {}, 2, "--logits needs --format=csv, jsonl or npz"),
+        ((image, "--format=parquet"), {}, 2, "--format=parquet is no text: name a file"),
+        ((image, "--logits"), {}, 2, "--logits needs --format=csv, jsonl, npz or parquet"),
         ((image, "--output="), {}, 2, "--output is empty"),
         ((image, f"--output={tmp_path}/there.csv"), {}, 2, "there.csv is there already"),
         ((image, "--output=not/there.csv"), {}, 2, "cannot be written (No such file or directory)"),

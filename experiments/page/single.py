@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from experiments.page import courses, look, measured, study
+from experiments.page import courses, look, measured, proofs, study
 from experiments.page.marks import Values
 from experiments.page.parts import Cell, Chart, Facts, Figure, Page, Part, Section, Table
 from experiments.page.results import label
@@ -166,16 +166,22 @@ def _answer(run: Run) -> str:
     if not rows:
         return "No epoch has ended yet."
     last = rows[-1]
-    words = [
-        f"After epoch {last['epoch']} of {run.entry.epochs}, test top-1 is"
-        f" {last.get('test/top1', float('nan')):.2f} %"
-    ]
+    words = [f"After epoch {last['epoch']} of {run.entry.epochs}, {_reached(last)}"]
     if "best/top1" in last:
         words.append(f"its best was {last['best/top1']:.2f} % in epoch {last.get('best/epoch')}")
     if "test/agreement" in last:
         words.append(f"{last['test/agreement']:.2f} % of images get the teacher's class")
     words += [f"the {name} has {top1:.2f} %" for name, top1 in _beside(run).items()]
     return "; ".join(words) + ". One run says nothing of noise (n = 1)."
+
+
+def _reached(last: Mapping[str, Any]) -> str:
+    """The figure that a run is tested by."""
+    if "test/top1" in last:
+        return f"test top-1 is {last['test/top1']:.2f} %"
+    if "test/loss" in last:
+        return f"the loss of held-out images is {last['test/loss']:.4f}"
+    return "there is no figure of held-out images"
 
 
 def _beside(run: Run) -> dict[str, float]:
@@ -196,13 +202,14 @@ def _epochs(run: Run) -> Iterator[Part]:
         for row in courses.run_values([(name, other)], "test/top1")
     ]
     train = courses.run_values([("student, training images", entry)], "train/top1")
-    yield _lines(
-        "accuracy",
-        "Accuracy by epoch",
-        {label("test/top1"): top1 + train},
-        _answer(run),
-        "Test images; of the student also training images.",
-    )
+    if top1 + train:
+        yield _lines(
+            "accuracy",
+            "Accuracy by epoch",
+            {label("test/top1"): top1 + train},
+            _answer(run),
+            "Test images; of the student also training images.",
+        )
     parts = sorted({name for row in entry.rows for name in row if name.startswith("train/loss")})
     losses = [row for name in parts for row in courses.run_values([(_part(name), entry)], name)]
     losses += courses.run_values([("test loss", entry)], "test/loss")
@@ -227,6 +234,15 @@ def _epochs(run: Run) -> Iterator[Part]:
         else ""
     )
     yield _lines("course", "Course of the run", panels, speed, f"The student, by epoch.{speed}")
+    if panels := proofs.panels(entry):
+        yield _lines(
+            "proof",
+            "What its embeddings have of the teacher's",
+            panels,
+            "",
+            "Held-out images, by epoch; the teacher and random weights where they have the figure.",
+        )
+    yield from filter(None, [proofs.table(entry)])
     yield _table(run)
 
 

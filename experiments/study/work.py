@@ -151,7 +151,7 @@ class Worker:
                 self._ensure_teacher(path)
             self._link_teachers(run)
             if not finished(folder, run.epochs, dataset.version):
-                setting = job.prepare(student, dataset)
+                setting = job.with_few(run.job, job.prepare(student, dataset))
                 teacher = self._get_teacher(run, setting) if run.teachers else None
                 if teacher:
                     preflight.check_teacher(run.job, dataset, teacher.network)

@@ -3,7 +3,7 @@
 from rrd_jax.checkpoints.arrays import exists, load_arrays, save_arrays
 from rrd_jax.checkpoints.best import score
 from rrd_jax.checkpoints.digests import digest, host_digest
-from rrd_jax.checkpoints.network import load_student, save_network
+from rrd_jax.checkpoints.network import load_objective, load_student, save_network
 from rrd_jax.checkpoints.run import Checkpoints, read_meta
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "exists",
     "host_digest",
     "load_arrays",
+    "load_objective",
     "load_student",
     "read_meta",
     "save_arrays",

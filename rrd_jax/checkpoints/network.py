@@ -1,6 +1,8 @@
 """A network alone: written by itself, and read from a run's checkpoints."""
 
+import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,6 +11,7 @@ import orbax.checkpoint as ocp
 
 from rrd_jax import console, errors
 from rrd_jax.checkpoints import best, digests, storage
+from rrd_jax.objectives import ObjectiveState
 from rrd_jax.state import TrainState
 
 
@@ -54,20 +57,51 @@ def load_student(
     Raises:
       InputError: there is no such checkpoint, or it is not intact.
     """
+    return _load(folder, which, functools.partial(_load_student, raw=raw))
+
+
+def load_objective(
+    folder: pathlib.Path, name: str, which: str = ""
+) -> tuple[ObjectiveState, dict[str, Any]]:
+    """What a checkpoint holds of an objective, without its memory.
+
+    Args:
+      folder: as `load_student` has it.
+      name: of the objective.
+      which: as `load_student` has it.
+
+    Returns:
+      Its params and frozen as numpy arrays, and the checkpoint's JSON.
+
+    Raises:
+      InputError: there is no such checkpoint, it is not intact, or it has no such objective.
+    """
+    (params, frozen), meta = _load(folder, which, _load_objectives)
+    known = sorted(params.keys() | frozen.keys())
+    if name not in known:
+        raise errors.InputError(
+            f"the run in {folder} has no objective '{name}'; its objectives:"
+            f" {', '.join(known) or 'none'}"
+        )
+    return ObjectiveState(params.get(name, ()), frozen.get(name, ())), meta
+
+
+def _load(folder: pathlib.Path, which: str, load: Callable) -> tuple[Any, dict[str, Any]]:
+    """What `load` reads, (folder, step) -> (what, meta), of the checkpoint that is chosen."""
     checkpoint_folder = folder / "checkpoints"
     folder = (checkpoint_folder if checkpoint_folder.is_dir() else folder).absolute()
     steps = storage.steps(folder)
     if steps and which not in ("", "last"):
-        return _load_step(folder, which, steps, raw)
+        return _load_step(folder, which, steps, load)
     for step in reversed(steps):
         try:
-            student, meta = _load_student(folder, step, raw)
+            found, meta = load(folder, step)
         except Exception as error:  # whatever Orbax runs into in damaged files
             storage.warn_damaged(folder, step, error)
             continue
         if which:
             console.note(f"the last intact checkpoint in {folder} is step {step}")
-        return student, meta
+        return found, meta
     raise errors.InputError(
         f"no intact checkpoint under {folder}; a checkpoint is the workdir of a run, a folder"
         " written by `python -m rrd_jax.convert`, or a .pth or .safetensors file"
@@ -75,9 +109,9 @@ def load_student(
 
 
 def _load_step(
-    folder: pathlib.Path, which: str, steps: list[int], raw: bool
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The network of the best checkpoint, or of a step; never of another one."""
+    folder: pathlib.Path, which: str, steps: list[int], load: Callable
+) -> tuple[Any, dict[str, Any]]:
+    """What is read of the best checkpoint, or of a step; never of another one."""
     step = _best_step(folder) if which == "best" else which
     if not str(step).isdecimal() or int(step) not in steps:
         raise errors.InputError(
@@ -85,7 +119,7 @@ def _load_step(
             f" {', '.join(map(str, steps))}"
         )
     try:
-        student, meta = _load_student(folder, int(step), raw)
+        found, meta = load(folder, int(step))
     except Exception as error:  # whatever Orbax runs into in damaged files
         raise errors.InputError(
             f"checkpoint {folder}/{step} is damaged ({storage.first_line(error)}); there are also"
@@ -94,7 +128,7 @@ def _load_step(
     if which == "best":
         said = best.said(best.scores(folder)[step], meta["result"])
         console.note(f"the best checkpoint in {folder} is step {step}, {said}")
-    return student, meta
+    return found, meta
 
 
 def _best_step(folder: pathlib.Path) -> int:
@@ -118,7 +152,7 @@ def _best_step(folder: pathlib.Path) -> int:
 
 
 def _load_student(
-    folder: pathlib.Path, step: int, raw: bool
+    folder: pathlib.Path, step: int, *, raw: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     meta, stored = storage.read_json(folder, step)
     classifier = meta.get("classifier", "")
@@ -129,16 +163,37 @@ def _load_student(
         raw = raw and "ema" in needed
         if raw:  # the digests are of whole parts
             needed = {"params": tree["params"], "batch_stats": tree["batch_stats"]}
-        restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), needed)
-        restored = checkpointer.restore(
-            arrays_folder,
-            args=ocp.args.PyTreeRestore(needed, restore_args=restore_args, partial_restore=True),
-        )
+        restored = _restored(checkpointer, arrays_folder, needed)
     parts = dict.fromkeys(TrainState.__dataclass_fields__) | restored
     student = TrainState(**parts | {"classifier": classifier}).student
     checked = restored if raw else {"student": student}
     digests.verify({part: digests.digest(tree) for part, tree in checked.items()}, stored)
     return student, meta
+
+
+def _load_objectives(
+    folder: pathlib.Path, step: int
+) -> tuple[tuple[dict[str, Any], dict[str, Any]], dict[str, Any]]:
+    """(What all objectives train, their constants), and the JSON."""
+    meta, stored = storage.read_json(folder, step)
+    arrays_folder = folder / str(step) / "state"
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        tree = checkpointer.metadata(arrays_folder).item_metadata.tree
+        # Digests are of whole parts; a network alone has no constants.
+        needed = {part: tree[part] for part in ("params", "frozen") if part in tree}
+        restored = _restored(checkpointer, arrays_folder, needed)
+    computed = {part: digests.digest(tree) for part, tree in restored.items()}
+    digests.verify({part: value for part, value in computed.items() if part in stored}, stored)
+    return (restored["params"].get("objectives", {}), restored.get("frozen", {})), meta
+
+
+def _restored(checkpointer: ocp.Checkpointer, folder: pathlib.Path, needed: Any) -> Any:
+    """The arrays of some leaves of a stored state."""
+    restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), needed)
+    return checkpointer.restore(
+        folder,
+        args=ocp.args.PyTreeRestore(needed, restore_args=restore_args, partial_restore=True),
+    )
 
 
 def _parts_of_student(tree: dict[str, Any], classifier: str) -> dict[str, Any]:

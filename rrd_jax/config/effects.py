@@ -182,11 +182,18 @@ def _of_teachers(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str
 
 
 def _of_proof(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
-    names = ("proof", "knn", "proof_images", "every")
+    looks = config.eval
     if not any(fields.model for _, fields in teachers(config)):
-        yield "eval", names, "there is no teacher"
-    elif not config.eval.proof:
-        yield "eval", names[2:], "eval.proof is False"
+        yield "eval", tuple(looks), "there is no teacher"
+        return
+    if not looks.proof:
+        yield "eval", ("proof_images",), "eval.proof is False"
+    if not (looks.proof or looks.labelled):
+        yield "eval", ("every",), "eval.proof is False"
+    if looks.labelled:
+        yield "eval", ("knn",), "eval.labelled names other images"
+    else:
+        yield "eval", ("labelled_per_class",), "eval.labelled is empty"
 
 
 def _of_objectives(config: ConfigDict) -> Iterator[tuple[str, str]]:

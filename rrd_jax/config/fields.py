@@ -672,6 +672,20 @@ FIELDS = (
         "Whether nearest images and a linear probe classify test images at the end, by embeddings"
         " of the student, of the teacher, and of a student with random weights.",
     ),
+    Field(
+        "eval.labelled",
+        "",
+        Text(),
+        "Other images with labels, by which they do so at each look, for data without labels too: a"
+        " folder with a folder for each class, or with train and test, or a name as data.name has"
+        " it.",
+    ),
+    Field(
+        "eval.labelled_per_class",
+        0,
+        Integer(0),
+        "Of their training images, how many there are of each class; 0 for all.",
+    ),
 )
 BY_PATH = {field.path: field for field in FIELDS}
 

@@ -42,6 +42,8 @@ _FREE = (
     "eval.proof_images",
     "eval.every",
     "eval.knn",
+    "eval.labelled",
+    "eval.labelled_per_class",
     "teacher.checkpoint",
     "teacher.cache_place",
     "shard_parameters",
@@ -267,6 +269,8 @@ def _training(
             images=config.eval.proof_images,
             every=config.eval.every,
             knn=config.eval.knn,
+            labelled=config.eval.labelled,
+            per_class=config.eval.labelled_per_class,
         ),
     )
 

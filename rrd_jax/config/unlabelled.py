@@ -67,8 +67,11 @@ def _faults(config: ConfigDict, asked: Collection[str], given: Collection[str]) 
     if not others:
         yield f"and so no objective is left; without labels learn: {usable}"
     yield from _faults_of_teachers(config, given)
-    if config.eval.knn:
-        yield "but eval.knn classifies by labels: set it to False; eval.proof needs none"
+    if config.eval.knn and not config.eval.labelled:
+        yield (
+            "but eval.knn classifies by labels: set it to False, or name other images that have"
+            " some with eval.labelled; eval.proof needs none"
+        )
     for name, plain in (("imbalance", 1.0), ("label_noise", 0.0)):
         if config.data[name] != plain:
             yield (

@@ -123,7 +123,7 @@ def _load_exported(
     if said.names == "ours":
         variables = exported.read_ours(path, said)
     else:
-        variables = _from_torch(path, about.model)
+        variables = _from_torch(path, about.model, headless=not about.num_classes)
     exported.check(path, variables, said)
     networks.check_values(str(path), variables)
     meta = {
@@ -137,11 +137,11 @@ def _load_exported(
     return variables, meta
 
 
-def _from_torch(path: pathlib.Path, model: str) -> dict[str, Any]:
+def _from_torch(path: pathlib.Path, model: str, *, headless: bool) -> dict[str, Any]:
     """Of an exported file, which fits its network unless it is damaged."""
     content = reading.read(path)
     try:
-        return convert.from_torch(model, content, where=str(path))
+        return convert.from_torch(model, content, where=str(path), headless=headless)
     except errors.InputError as error:
         reason, *_ = str(error).removeprefix(f"{path} ").split("\n")
         raise errors.InputError(

@@ -65,7 +65,7 @@ def degrade(source: Source, splits: Opened) -> Opened:
         source = dataclasses.replace(source, share=1.0, imbalance=1.0)
     if not source.is_degraded:
         return splits
-    labels = _labels(splits.train)
+    labels = labels_of(splits.train)
     if source.use_labels:
         sanity.check_labels(labels, splits.num_classes, "training")
     places, seed = np.arange(len(labels)), source.noise_seed
@@ -103,7 +103,7 @@ def have_same_origin(one: str | None, other: str | None) -> bool:
     return origin(one or "") == origin(other or "")
 
 
-def _labels(examples: Sequence[dict[str, Any]]) -> np.ndarray:
+def labels_of(examples: Sequence[dict[str, Any]]) -> np.ndarray:
     """[N] all labels of a split."""
     listed = getattr(examples, "labels", None)
     if listed is None:

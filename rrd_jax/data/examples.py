@@ -13,15 +13,15 @@ from rrd_jax import errors
 
 
 class Features(NamedTuple):
-    """Names of the feature that is the image, and of the one that is the class."""
+    """Names of the feature that is the image, and of the one that is the class; "" for none."""
 
     image: str
-    label: str
+    label: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredExamples(Sequence):
-    """Examples as they are stored: `image` encoded, `label`, and `file_name` if it has one.
+    """Examples as they are stored: `image` encoded, `label` and `file_name` if it has them.
 
     TFDS would convert every feature of an example, used or not, by way of numpy.
 
@@ -45,10 +45,9 @@ class StoredExamples(Sequence):
             raise IndexError(i)
         try:
             values = tf_example_pb2.Example.FromString(self.records[i]).features.feature
-            example = {
-                "image": values[self.features.image].bytes_list.value[0],
-                "label": values[self.features.label].int64_list.value[0],
-            }
+            example = {"image": values[self.features.image].bytes_list.value[0]}
+            if self.features.label:
+                example["label"] = values[self.features.label].int64_list.value[0]
         except Exception as error:  # of ArrayRecord, protobuf, or a list that is empty
             raise damaged(self.place, f"example {i}: {error}", self.way_out) from error
         for name in ("file_name", "id"):
@@ -99,14 +98,20 @@ def parts(builder: Any, split: str) -> list[tuple[str, range]]:
 
 def mocked(builder: Any, split: str, features: Features) -> list[dict[str, Any]]:
     """Random examples of TFDS, which makes them while they are read: they are read once, here."""
+    names = {part: name for part, name in features._asdict().items() if name}
     return [
-        {"image": example[features.image], "label": example[features.label]}
+        {part: example[name] for part, name in names.items()}
         for example in builder.as_data_source(split.split("[")[0])
     ]
 
 
-def image_and_label(name: str, info: tfds.core.DatasetInfo) -> Features:
+def image_and_label(name: str, info: tfds.core.DatasetInfo, *, use_labels: bool = True) -> Features:
     """The features to read: image and label, or those that TFDS calls supervised, or the only ones.
+
+    Args:
+      name: of the data set.
+      info: of it.
+      use_labels: whether there must be a class; if not, the only image will do, or `image`.
 
     Raises:
       InputError: data set `name` has no image of one or three channels, or no class.
@@ -122,9 +127,13 @@ def image_and_label(name: str, info: tfds.core.DatasetInfo) -> Features:
     for pair in candidates:
         if pair and len(pair) == 2 and pair[0] in images and pair[1] in labels:
             return Features(*pair)
+    if not use_labels and ("image" in images or len(images) == 1):
+        return Features("image" if "image" in images else images[0])
+    wanted = " and a class 'label' are needed, or one of each under other names"
+    if not use_labels:
+        wanted = " is needed, or one under another name"
     raise errors.InputError(
-        f"data set '{name}' has features {', '.join(features)}; a grey or RGB 'image' and a"
-        " class 'label' are needed, or one of each under other names"
+        f"data set '{name}' has features {', '.join(features)}; a grey or RGB 'image'{wanted}"
     )
 
 

@@ -28,19 +28,25 @@ def encode_png(image: np.ndarray) -> bytes:
 def decode(image: Any, channels: int) -> np.ndarray:
     """[H, W, channels] uint8, RGB or grey, from an encoded image or such an array.
 
-    Files stored with other channels (ImageNet has grey and CMYK ones) are converted.
+    What is stored with other channels (ImageNet has grey and CMYK files) is converted.
 
     Raises:
       InputError: the bytes are no image.
     """
     if isinstance(image, np.ndarray):
-        return image
+        return _with_channels(image, channels)
     if isinstance(image, pictures.Upright):
-        return pictures.decode(image)
+        return pictures.decode(image, channels)
     colour = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
     flags = colour | cv2.IMREAD_IGNORE_ORIENTATION  # the pixels as stored, as the field does
     decoded = _decoded(image, flags)
     return decoded if channels == 3 else decoded[..., None]
+
+
+def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    if image.shape[-1] == channels:
+        return image
+    return pictures.grey(image) if channels == 1 else np.repeat(image, channels, axis=-1)
 
 
 def stored_channels(image: bytes) -> int:

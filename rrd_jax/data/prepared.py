@@ -27,20 +27,27 @@ def open_source(source: Source) -> Opened:
         builder = registry.create_builder(source.name, source.dir, source.manual_dir)
         if not source.mock_examples:
             builder = _prepared(source.name, builder, source.dir)
-        features = examples.image_and_label(source.name, builder.info)
+        features = examples.image_and_label(source.name, builder.info, use_labels=source.use_labels)
         train, test = (
             _read(source, builder, split, features)
             for split in (source.train_split, source.test_split)
         )
-    image, label = (builder.info.features[name] for name in features)
-    count, names = label.num_classes, tuple(label.names or ())
-    names = names if len(names) == count else ()
+    count, names = _classes(builder.info.features, features)
     shared = 0
     if not source.mock_examples:
         parts = (examples.parts(builder, s) for s in (source.train_split, source.test_split))
         shared = expressions.overlap(*parts)
-    version, channels = builder.info.full_name, image.shape[-1]
+    version, channels = builder.info.full_name, builder.info.features[features.image].shape[-1]
     return Opened(version, count, channels, train, test, names, shared=shared)
+
+
+def _classes(known: Any, features: examples.Features) -> tuple[int, tuple[str, ...]]:
+    """How many classes there are, and their names where each has one."""
+    if not features.label:
+        return 0, ()
+    label = known[features.label]
+    names = tuple(label.names or ())
+    return label.num_classes, names if len(names) == label.num_classes else ()
 
 
 def _mocked(source: Source) -> contextlib.AbstractContextManager:
@@ -69,6 +76,6 @@ def _read(
     else:
         way_out = registry.way_out(source.name, source.dir)
         labelled = examples.stored(source.name, builder, split, features, way_out)
-    if labelled[0]["label"] < 0:
+    if source.use_labels and labelled[0]["label"] < 0:
         raise errors.InputError(f"split '{split}' of data set '{source.name}' has no labels")
     return labelled

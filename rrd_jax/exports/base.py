@@ -21,7 +21,7 @@ from rrd_jax.exports.silence import silence
 from rrd_jax.objectives import Objective
 from rrd_jax.teacher import fold
 
-# By name: {"logits": [B, C], "embedding": [B, D]}, float32; no embedding where a network has none.
+# By name: {"logits": [B, C], "embedding": [B, D]}, float32; without what a network has not.
 Outputs = dict[str, np.ndarray]
 
 
@@ -53,7 +53,8 @@ class Exportable:
         """What the network computes from normalised images [B, H, W, channels], as `Outputs`."""
         outputs = predictions.make_apply(self.network, self.terms)(variables, images)
         results = {}
-        if not isinstance(outputs.logits, tuple):  # of a backbone alone
+        # Not those of a backbone alone, nor of a user's network that was trained without labels.
+        if not isinstance(outputs.logits, tuple) and self.about.num_classes:
             results["logits"] = outputs.logits.astype(jnp.float32)
         if not isinstance(outputs.embedding, tuple):  # a network that reports one
             results["embedding"] = outputs.embedding.astype(jnp.float32)

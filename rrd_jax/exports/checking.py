@@ -9,10 +9,12 @@ import numpy as np
 from rrd_jax import errors, metrics
 from rrd_jax.exports.base import Exportable, Outputs, Runtime
 from rrd_jax.exports.trial import Images
+from rrd_jax.proof import rows
 
-# Of the largest logit: what float32 may be off, and how close two classes are that are a tie.
+# Of the largest value: what float32 may be off, and how close two classes are that are a tie.
 TOLERANCE, _TIE = 1e-4, 1e-5
-_LEAST_ALIKE = 50.0  # per cent of top-1 that 8 bits must keep: less is no rounding
+# What 8 bits must keep, per cent of top-1 or mean cosine of embeddings: less is no rounding.
+_LEAST_ALIKE, _LEAST_COSINE = 50.0, 0.9
 _BATCH = 100
 
 
@@ -22,18 +24,22 @@ class Comparison(NamedTuple):
     Attributes:
       images: how many there were.
       what: they were, such as "test images".
-      difference: the largest of two logits, by the largest logit.
-      agreement: per cent of the images that both put into the same class; ties count as such.
+      difference: the largest of two logits, by the largest logit; of a network without a
+        classifier, of two values of embeddings.
+      agreement: per cent of the images that both put into the same class; ties count as such. None
+        without a classifier.
       top1: of the file in per cent; None without labels.
       top1_here: of the network.
+      cosine: without a classifier, the mean cosine of both embeddings of an image; else None.
     """
 
     images: int
     what: str
     difference: float
-    agreement: float
-    top1: float | None
-    top1_here: float | None
+    agreement: float | None
+    top1: float | None = None
+    top1_here: float | None = None
+    cosine: float | None = None
 
 
 class Trial:
@@ -51,10 +57,11 @@ class Trial:
     def here(self) -> Outputs:
         """What the network computes; raises an InputError for what is not finite."""
         outputs = _outputs(self.exportable, self.images.images, [_BATCH])
-        if not np.isfinite(outputs["logits"]).all():
+        name = _compared(outputs)
+        if not np.isfinite(outputs[name]).all():
             raise errors.InputError(
-                f"the logits of '{self.exportable.about.model}' are not finite: there is nothing"
-                " to compare a file with"
+                f"the {_WORDS[name]} of '{self.exportable.about.model}' are not finite: there is"
+                " nothing to compare a file with"
             )
         return outputs
 
@@ -69,8 +76,15 @@ class Trial:
           InputError: it computes something else than the network.
         """
         here, there = self.here, _outputs(runtime, self.images.images, [1, _BATCH])
-        for name in here.keys() & there.keys():
-            _check_shape(name, here[name], there[name])
+        if (name := _compared(here)) != _compared(there):
+            raise errors.InputError(f"it gives no {_WORDS[name]}")
+        for both in here.keys() & there.keys():
+            _check_shape(both, here[both], there[both])
+        if name == "embedding":
+            return self._compare_embeddings(here, there, is_rounded=is_rounded)
+        return self._compare_classes(here, there, is_rounded=is_rounded)
+
+    def _compare_classes(self, here: Outputs, there: Outputs, *, is_rounded: bool) -> Comparison:
         alike = _alike(here["logits"], there["logits"])
         result = Comparison(
             images=len(alike),
@@ -96,10 +110,35 @@ class Trial:
             )
         return result
 
+    def _compare_embeddings(self, here: Outputs, there: Outputs, *, is_rounded: bool) -> Comparison:
+        ours, theirs = (rows.unit(found["embedding"].astype(np.float64)) for found in (here, there))
+        cosine, images = float(np.mean(np.sum(ours * theirs, axis=1))), self.images
+        result = Comparison(len(ours), images.what, _of_embeddings(here, there), None)
+        if is_rounded and images.is_real and cosine < _LEAST_COSINE:
+            raise errors.InputError(
+                f"with weights of 8 bits its embeddings of {result.images} {images.what} have a"
+                f" mean cosine of only {cosine:.3f} with the network's"
+            )
+        if not is_rounded and result.difference > TOLERANCE:
+            raise errors.InputError(
+                f"it computes something else than the network: embeddings are off by"
+                f" {result.difference:.1e} of the largest value, where {TOLERANCE:.0e} is allowed,"
+                f" mean cosine {cosine:.3f} for {result.images} {images.what}"
+            )
+        return result._replace(cosine=cosine)
+
     def _top1(self, outputs: Outputs) -> float | None:
         if self.images.labels is None:
             return None
         return metrics.percent_equal(outputs["logits"].argmax(-1), self.images.labels)
+
+
+_WORDS = {"logits": "logits", "embedding": "embeddings"}
+
+
+def _compared(outputs: Outputs) -> str:
+    """The output that counts: of a network without a classifier its embedding."""
+    return "logits" if "logits" in outputs else "embedding"
 
 
 def _outputs(compute: Callable[[np.ndarray], Outputs], images: np.ndarray, sizes: list[int]):
@@ -109,9 +148,11 @@ def _outputs(compute: Callable[[np.ndarray], Outputs], images: np.ndarray, sizes
         size = sizes[min(len(parts), len(sizes) - 1)]
         batch = images[first : first + size]
         outputs = {name: np.asarray(value) for name, value in compute(batch).items()}
-        if len(outputs["logits"]) != len(batch):
+        name = _compared(outputs)
+        if len(outputs.get(name, ())) != len(batch):
             raise errors.InputError(
-                f"it gives {len(outputs['logits'])} rows of logits for {len(batch)} images"
+                f"it gives {len(outputs.get(name, ()))} rows of {_WORDS[name]} for"
+                f" {len(batch)} images"
             )
         parts.append(outputs)
         first += size
@@ -140,6 +181,6 @@ def _of_embeddings(here: Outputs, there: Outputs) -> float:
 
 def _alike(here: np.ndarray, there: np.ndarray) -> np.ndarray:
     """[N]: whether both have the same top-1, or one that is as high here, but for rounding."""
-    rows = np.arange(len(here))
-    gap = here.max(-1) - here[rows, there.argmax(-1)]
+    places = np.arange(len(here))
+    gap = here.max(-1) - here[places, there.argmax(-1)]
     return gap <= _TIE * np.abs(here).max()

@@ -44,7 +44,8 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
         about = exportable.about
         record = lowering.header(exportable, options, FORMAT.name, outputs)
         model.user_defined_metadata[_RECORD] = header_to_json(record)
-        model.short_description = f"{about.model}, {about.num_classes} classes"
+        classes = f"{about.num_classes} classes" if about.num_classes else "embeddings"
+        model.short_description = f"{about.model}, {classes}"
         model.input_description["images"] = "images, (pixel / 255 - mean) / std"
         try:
             model.save(str(path))

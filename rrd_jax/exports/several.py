@@ -115,20 +115,26 @@ def close(outcomes: Sequence[Outcome]) -> None:
 
 def table(outcomes: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
     """Header and rows: a row a format."""
-    header = ["format", "file", "size", "read back by", "logits off by", "same top-1", "top-1"]
-    return header, [_row(outcome) for outcome in outcomes]
+    figures = ["logits off by", "same top-1", "top-1"]
+    written = [outcome.written.comparison for outcome in outcomes if outcome.written]
+    if any(compared and compared.agreement is None for compared in written):
+        figures = ["embeddings off by", "mean cosine"]
+    header = ["format", "file", "size", "read back by", *figures]
+    return header, [_row(outcome, len(figures)) for outcome in outcomes]
 
 
-def _row(outcome: Outcome) -> list[str]:
+def _row(outcome: Outcome, figures: int) -> list[str]:
     if not outcome.written:
         reasons = {errors.UnavailableError: "not installed", errors.UnfitError: "not possible"}
         reason = reasons.get(type(outcome.error), "not written")
-        return [outcome.form.name, reason, *["-"] * 5]
+        return [outcome.form.name, reason, *["-"] * (2 + figures)]
     written = outcome.written
     row = [written.format, str(written.path), tables.bytes_shown(written.bytes)]
     compared = written.comparison
     if compared is None:
-        return [*row, "not run here", "-", "-", "-"]
+        return [*row, "not run here", *["-"] * figures]
+    if compared.agreement is None:
+        return [*row, written.runtime, f"{compared.difference:.1e}", f"{compared.cosine:.6f}"]
     top1 = "-" if compared.top1 is None else f"{compared.top1:.2f}"
-    figures = [f"{compared.difference:.1e}", f"{compared.agreement:.2f}", top1]
-    return [*row, written.runtime, *figures]
+    shown = [f"{compared.difference:.1e}", f"{compared.agreement:.2f}", top1]
+    return [*row, written.runtime, *shown]

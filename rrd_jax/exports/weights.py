@@ -9,13 +9,16 @@ import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from rrd_jax import convert, errors, networks, objectives
 from rrd_jax.about import About
+from rrd_jax.choices import NetworkChoice
 from rrd_jax.convert import exported, files, published, reading
 from rrd_jax.exports import base
 from rrd_jax.exports.base import Exportable, Header, Outputs, Runtime
+from rrd_jax.teacher import wrapped
 
 
 def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
@@ -30,6 +33,11 @@ def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
       UnfitError: it has no such names in PyTorch.
     """
     errors.lookup("names", names, dict.fromkeys(base.NAMES))
+    if isinstance(exportable.network, wrapped.Projected):
+        raise errors.UnfitError(
+            "files of weights hold a network alone, without the head that an objective trained"
+            " behind it: leave --head out, or take --format=onnx or stablehlo"
+        )
     if names == "ours":
         return exported.flatten(exportable.variables)
     about = exportable.about
@@ -70,7 +78,7 @@ def of_ours(exportable: Exportable) -> bool:
 def header(exportable: Exportable, form: str, names: str) -> dict[str, Any]:
     """What a file says of itself, as JSON."""
     layout = "NHWC" if names == "ours" else "NCHW"
-    outputs = ("logits", "embedding")
+    outputs = ("logits", "embedding") if exportable.about.num_classes else ("embedding",)
     text = base.header_to_json(Header(exportable.about, form, layout, "float32", outputs))
     return json.loads(text) | exported.said(exportable.variables, names)
 
@@ -128,12 +136,14 @@ class Theirs:
         try:
             batch = base.normalized(self.about, images).transpose(0, 3, 1, 2)
             with torch.inference_mode():
-                logits = self.module(torch.from_numpy(np.ascontiguousarray(batch)))
+                outputs = self.module(torch.from_numpy(np.ascontiguousarray(batch))).numpy()
         finally:
             for hook in hooks:
                 hook.remove()
             torch.set_num_threads(before)
-        return {"logits": logits.numpy(), "embedding": sum(seen) / len(seen)}
+        if not self.about.num_classes:
+            return {"embedding": outputs}
+        return {"logits": outputs, "embedding": sum(seen) / len(seen)}
 
 
 def open_file(path: pathlib.Path, threads: int, *, why_not: str = "") -> Runtime:
@@ -163,7 +173,8 @@ def open_file(path: pathlib.Path, threads: int, *, why_not: str = "") -> Runtime
 
 
 def _ours(about: About, variables: dict[str, Any]) -> Exportable:
-    network = networks.create(about.model, about.num_classes, options=about.options)
+    choice = NetworkChoice(about.model, jnp.float32, options=about.options)
+    network = choice.create(about.num_classes)
     networks.check_weights("the file", variables, network, about.preprocessing.image_shape)
     terms = {about.classifier: objectives.create(about.classifier)} if about.classifier else None
     return Exportable(network, variables, about, terms)
@@ -194,7 +205,8 @@ def _make(about: About, names: str) -> tuple[str, Any]:
     """
     makers = {k: make for k, make in _makers(about).items() if names in (k, "torch")}
     if not makers:
-        return f"names not tried in torch: torchvision and timm have no {about.model}", None
+        lacks = about.model if about.num_classes else f"{about.model} without a classifier"
+        return f"names not tried in torch: torchvision and timm have no {lacks}", None
     for library, make in makers.items():
         if all(importlib.util.find_spec(module) for module in ("torch", library)):
             return library, make()
@@ -218,6 +230,8 @@ def _makers(about: About) -> dict[str, Callable[[], Any]]:
         return create(known.timm, num_classes=about.num_classes, **sizes)
 
     makers = {"torchvision": torchvision, "timm": timm}
+    if not about.num_classes:
+        del makers["torchvision"]  # whose networks have a classifier
     return {library: make for library, make in makers.items() if getattr(known, library)}
 
 

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from rrd_jax import checkpoints, errors, failures, imports, networks, tables
+from rrd_jax import checkpoints, errors, failures, imports, tables
 from rrd_jax.about import About
+from rrd_jax.choices import NetworkChoice
 from rrd_jax.exports import base
 from rrd_jax.exports.base import Exportable, Format, Options
 from rrd_jax.exports.checking import Comparison, Trial
@@ -48,13 +49,18 @@ class Written(NamedTuple):
         if self.comparison is None:
             return f"{size}: its structure is right; not run here"
         compared = self.comparison
+        tried = f"{size}: read back by {self.runtime}; {compared.images} {compared.what}"
+        if compared.agreement is None:
+            return (
+                f"{tried}, embeddings off by {compared.difference:.1e} of the largest value, mean"
+                f" cosine {compared.cosine:.6f}"
+            )
         accuracy = ""
         if compared.top1 is not None:
             accuracy = f", {compared.top1:.2f} % right (the network: {compared.top1_here:.2f} %)"
         return (
-            f"{size}: read back by {self.runtime}; {compared.images} {compared.what}, logits off by"
-            f" {compared.difference:.1e} of the largest, same top-1 for {compared.agreement:.2f} %"
-            f"{accuracy}"
+            f"{tried}, logits off by {compared.difference:.1e} of the largest, same top-1 for"
+            f" {compared.agreement:.2f} %{accuracy}"
         )
 
 
@@ -67,24 +73,22 @@ def exportable(
     """A network on its way out, which computes in float32 whatever it was trained in.
 
     Raises:
-      InputError: it has no classifier, or it is not known how its images become what it sees.
+      InputError: it is not known how its images become what it sees.
     """
-    if not about.num_classes:
-        raise errors.InputError(
-            f"'{about.model}' has no classifier, and files for other programs hold logits: export a"
-            " network that was trained from it"
-        )
     if about.preprocessing is None:
         raise errors.InputError(
             f"it is not known what images '{about.model}' takes: give their mean and std (in [0, 1]"
             " units), such as --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225 of ImageNet, and"
             " --image_size"
         )
+    if isinstance(network, wrapped.Projected):
+        inside = exportable(network.network, variables, about, terms).network
+        return Exportable(dataclasses.replace(network, network=inside), variables, about, terms)
     if isinstance(network, wrapped.Wrapped):
         return Exportable(network, variables, about, terms)  # of a teacher, in float32
     if imports.is_path(about.model):
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in about.options.items()}
-        network = networks.create(about.model, about.num_classes, options=options)
+        network = NetworkChoice(about.model, jnp.float32, options=options).create(about.num_classes)
     elif hasattr(network, "clone"):
         plain = {"dtype": jnp.float32, "space_to_depth": False}
         network = network.clone(**{k: v for k, v in plain.items() if hasattr(network, k)})

@@ -31,7 +31,9 @@ def lines(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> list[str
     if not _num_classes(folder, 2):
         return [
             *compared,
-            f"use it: rrd_jax.load({str(folder)!r}).embed(IMAGES) in Python; it has no classifier",
+            f"use it: rrd_jax.load({str(folder)!r}).embed(IMAGES) in Python, python -m"
+            f" rrd_jax.predict --workdir={place} --embeddings --format=npz --output=FILE IMAGE...,"
+            f" or python -m rrd_jax.export --workdir={place} --format=onnx; it has no classifier",
         ]
     return [
         *compared,

@@ -68,7 +68,8 @@ def run(
     given = dict(given or {})
     student = subjects.load(path, **given)
     teachers, left_out = subjects.load_teachers(path, student)
-    members = [Member("student" if teachers or left_out else "network", student), *teachers]
+    role = "student" if teachers or left_out else "network"
+    members = [Member(role, student, compares=student.about.num_classes > 0), *teachers]
     images = trial.images_for(student.about, subjects.source_of(path), None, _IMAGES)
     networks = _figures(members, images, raw=given.get("raw", False))
     with tempfile.TemporaryDirectory(prefix="rrd_jax_") as folder:
@@ -97,7 +98,7 @@ def _figures(members: Sequence[Member], images: Images, *, raw: bool) -> list[Fi
         is_student = member is members[0]
         known = figures.kept(member.network, dataset, raw=raw and is_student)
         what, teachers = "test split", members[1:] if is_student else ()
-        compared = bool(teachers) and _compare(teachers)
+        compared = bool(teachers) and _compare([member, *teachers])
         lacks = "top1" not in known or (compared and "agreement" not in known)
         if lacks and images.is_real and _compare([member]):
             console.progress("report", [f"accuracy of the {member.role}"])
@@ -217,7 +218,7 @@ def _print(found: Report) -> None:
     if found.latencies:
         console.print_table(
             *shown.latencies(found),
-            before=f"\nmilliseconds for a batch, median (p90), from uint8 images to logits, on"
+            before=f"\nmilliseconds for a batch, median (p90), from uint8 images to outputs, on"
             f" {found.about['machine']}:\n",
         )
     for line in found.left_out:

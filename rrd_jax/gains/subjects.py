@@ -19,7 +19,7 @@ class Member(NamedTuple):
       role: such as "student" or "teacher 2".
       network: with its weights.
       weight: of its logits among those of the teachers.
-      compares: whether its classes are the student's, as far as is known.
+      compares: whether its classes are the student's, as far as is known; not where it has none.
     """
 
     role: str
@@ -76,7 +76,8 @@ def load_teachers(path: pathlib.Path, student: Exportable) -> tuple[list[Member]
             found = classes.match(
                 theirs.class_names, theirs.num_classes, ours.class_names, ours.num_classes
             )
-            members.append(Member(role, network, teacher.weight / total, found.compares))
+            compares = found.compares and theirs.num_classes > 0
+            members.append(Member(role, network, teacher.weight / total, compares))
         except errors.InputError as error:
             left_out.append(f"{role}: {error}")
     return members, left_out

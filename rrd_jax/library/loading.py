@@ -18,6 +18,7 @@ from rrd_jax.about import About, Preprocessing
 from rrd_jax.choices import NetworkChoice
 from rrd_jax.convert import files
 from rrd_jax.data import names
+from rrd_jax.library import heads
 from rrd_jax.library.loaded import Loaded
 from rrd_jax.library.predicting import Predictor
 from rrd_jax.library.quiet import quietly
@@ -36,6 +37,7 @@ def load(
     resize: int | None = None,
     class_names: Sequence[str] | str | pathlib.Path | None = None,
     raw: bool = False,
+    head: str = "",
 ) -> Loaded | Predictor:
     """A network with its weights, to be called on images, or asked what they show.
 
@@ -55,6 +57,8 @@ def load(
       class_names: in the order of labels, or a file of them as data.class_names has it; None for
         what the run knows.
       raw: of a run that averages its weights, whether these themselves are wanted.
+      head: of a run, the objective whose head is kept, such as "rrd": embeddings are then what that
+        objective compared, of length 1 but for smooth L1; "" for those of the network alone.
 
     Returns:
       The network; a Predictor, which can be asked but not trained or distilled from, of a file that
@@ -80,9 +84,12 @@ def load(
     given = {"mean": mean, "std": std, "image_size": image_size, "resize": resize}
     given = {name: value for name, value in given.items() if value is not None}
     if network is None and _is_exported(folder) and not files.network_of(whole):
-        network = _of_exported(folder, [*given, *(["raw"] if raw else [])])
+        network = _of_exported(
+            folder, [*given, *(["raw"] if raw else []), *(["head"] if head else [])]
+        )
     else:
         network = _of_weights(whole, network, given, raw=raw)
+        network = heads.keep(network, whole, fields_of(folder), head) if head else network
     about = network.about
     if num_classes not in (None, about.num_classes):
         raise errors.InputError(

@@ -23,6 +23,7 @@ from rrd_jax.library.loading import load
 from rrd_jax.library.predicting import Predictor
 from rrd_jax.networks import Network
 from rrd_jax.objectives import Objective
+from rrd_jax.teacher import wrapped
 
 # The fields of the optimizer that say its rates.
 _OF_RATES = (
@@ -164,6 +165,11 @@ class Making:
         if _is_file(given):
             given = load(given)
         if isinstance(given, Loaded):
+            if isinstance(given.network, wrapped.Wrapped):
+                raise errors.InputError(
+                    f"the student '{given.name}' was loaded with a head, which is not trained on:"
+                    " load it without"
+                )
             self._start_from(given)
         elif given is not None:
             given, variables = _with_variables(given, "student")

@@ -67,7 +67,7 @@ class Predictions:
     def probabilities(self) -> np.ndarray:
         """[N, C] float32, the softmax of the logits."""
         logits = self.logits.astype(np.float64)
-        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+        powers = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
         return (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
 
     def top(self, count: int = 5) -> list[list[Guess]]:

@@ -69,6 +69,9 @@ class Objective(NamedTuple):
       floor: (state, teacher) -> [B], what `loss` comes to for a student whose relations are the
         teacher's; its `loss` then reads nothing but embeddings, of any images. None where no such
         number is known.
+      head: (state) -> (layers as `parts.projections.init_head` has them, which make of the
+        student's embedding what `loss` compares; whether that has length 1). None where there are
+        no such layers.
     """
 
     init: Callable[[jax.Array, Any, Any], ObjectiveState]
@@ -79,6 +82,7 @@ class Objective(NamedTuple):
     taps: Callable[[Any, Any], list[tuple[Any, Any]]] | None = None
     needs_maps: bool = True
     floor: Callable[[ObjectiveState, Any], jax.Array] | None = None
+    head: Callable[[ObjectiveState], tuple[Any, bool]] | None = None
 
 
 class Record(NamedTuple):

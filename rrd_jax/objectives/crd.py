@@ -126,7 +126,7 @@ def _with_queue(
         rows = pushed.rows if push_before else state.memory.rows
         return infonce_loss(embedding, target, rows, temperature=temperature), pushed
 
-    return Objective(init, loss, needs_maps=False)
+    return Objective(init, loss, needs_maps=False, head=_head)
 
 
 def _with_banks(
@@ -155,7 +155,11 @@ def _with_banks(
         )
         return sum(nce_loss(p, examples=examples) for p in relations), moved
 
-    return Objective(init, loss, needs_maps=False)
+    return Objective(init, loss, needs_maps=False, head=_head)
+
+
+def _head(state: ObjectiveState) -> tuple[projections.Layer, bool]:
+    return state.params["student"], True
 
 
 RECORD = Record(

@@ -75,7 +75,8 @@ def embed(
         found = projections.apply_head(state.params, student.embedding)
         return embed_loss(found, teacher.embedding, distance=distance), state.memory
 
-    return Objective(init, loss, needs_maps=False)
+    is_unit = distance == "cosine"  # which knows no lengths
+    return Objective(init, loss, needs_maps=False, head=lambda state: (state.params, is_unit))
 
 
 RECORD = Record(

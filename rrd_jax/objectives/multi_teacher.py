@@ -55,6 +55,7 @@ def averaged(name: str, objective: Objective, weights: Sequence[float]) -> Objec
         init=init,
         loss=mean_of(objective.loss),
         floor=None,
+        head=None,  # each has its own
         stage=stage and stage._replace(loss=mean_of(stage.loss)),
         taps=objective.taps and taps,
     )

@@ -269,6 +269,7 @@ def rrd(
             banks.step, temperature=temperature_bank, count=queue_size, momentum=momentum
         )
         objective = _with_banks(functools.partial(nested_loss, **options), step, heads, examples)
+    objective = objective._replace(head=lambda state: (state.params, True))
     return objective if train_projection else _with_fixed_projection(objective)
 
 
@@ -286,7 +287,11 @@ def _with_fixed_projection(objective: Objective) -> Objective:
     def floor(state, teacher):
         return objective.floor(state._replace(frozen=state.frozen[1]), teacher)
 
-    return objective._replace(init=init, loss=loss, floor=objective.floor and floor)
+    def head(state):
+        return objective.head(state._replace(params=state.frozen[0]))
+
+    floor = objective.floor and floor
+    return objective._replace(init=init, loss=loss, floor=floor, head=head)
 
 
 class _Heads(NamedTuple):

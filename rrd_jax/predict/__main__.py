@@ -28,7 +28,7 @@ from rrd_jax import cli, console, errors
 if TYPE_CHECKING:
     from rrd_jax.library import Predictions, Predictor
 
-_FORMATS = ("text", "csv", "jsonl", "npz")  # those of `writing`, which waits for JAX
+_FORMATS = ("text", "csv", "jsonl", "npz", "parquet")  # those of `writing`, which waits for JAX
 
 _WORKDIR = flags.DEFINE_string(
     "workdir",
@@ -42,6 +42,11 @@ _WEIGHTS = flags.DEFINE_enum(
     "average",
     ["average", "raw"],
     "Of a run that averages its weights: the average, or these themselves.",
+)
+_HEAD = flags.DEFINE_string(
+    "head",
+    None,
+    "Of a run: the objective whose head behind the embedding is kept, such as rrd. Default: none.",
 )
 _NETWORK = flags.DEFINE_string(
     "network", None, "What the weights are of, where they do not say it: a name or import path."
@@ -61,7 +66,9 @@ _RESIZE = flags.DEFINE_integer(
 _CLASS_NAMES = flags.DEFINE_string(
     "class_names", None, "A file of the classes' names, one a line, or JSON. Default: the run's."
 )
-_FORMAT = flags.DEFINE_enum("format", "text", _FORMATS, "Of the answers; npz needs --output.")
+_FORMAT = flags.DEFINE_enum(
+    "format", "text", _FORMATS, "Of the answers; npz and parquet need --output."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "The file to write. Default: standard output.")
 _TOP = flags.DEFINE_integer("top", 5, "How many classes of each image.", lower_bound=1)
 _LOGITS = flags.DEFINE_bool("logits", False, "Writes the logits of all classes too.")
@@ -110,6 +117,7 @@ def _run(names: list[str]) -> None:
         with writing.opened(_FORMAT.value, content, output, stdout) as write:
             _prepare()
             predictor = _predictor()
+            _check_classes(predictor)
             tally = _Tally(predictor, len(paths), shows=output is not None or not _tty(stdout))
             with contextlib.closing(predictor.batches(paths, _BATCH_SIZE.value)) as parts:
                 for part in parts:
@@ -180,8 +188,8 @@ def _teacher_beside() -> "Predictor | None":
 
 
 def _check_flags() -> None:
-    if _FORMAT.value == "npz" and _OUTPUT.value is None:
-        raise errors.InputError("--format=npz is no text: name a file with --output")
+    if _FORMAT.value in ("npz", "parquet") and _OUTPUT.value is None:
+        raise errors.InputError(f"--format={_FORMAT.value} is no text: name a file with --output")
     if _OUTPUT.value == "":
         raise errors.InputError("--output is empty; leave it out for standard output")
     if _NEIGHBOURS.value is not None:
@@ -190,14 +198,14 @@ def _check_flags() -> None:
         raise errors.InputError("--picture shows neighbours: name images with --neighbours too")
     if _FORMAT.value == "text" and (_LOGITS.value or _EMBEDDINGS.value):
         flag = "logits" if _LOGITS.value else "embeddings"
-        raise errors.InputError(f"--{flag} needs --format=csv, jsonl or npz")
+        raise errors.InputError(f"--{flag} needs --format=csv, jsonl, npz or parquet")
 
 
 def _check_search() -> None:
     given = {"logits": _LOGITS.value, "embeddings": _EMBEDDINGS.value, "labels": _LABELS.value}
     for name in (name for name, value in given.items() if value):
         raise errors.InputError(f"--{name} is not for --neighbours: leave one of them out")
-    if _FORMAT.value == "npz":
+    if _FORMAT.value in ("npz", "parquet"):
         raise errors.InputError("--neighbours needs --format=text, csv or jsonl")
 
 
@@ -221,6 +229,7 @@ def _predictor() -> "Predictor":
         "resize": _RESIZE.value,
         "class_names": _CLASS_NAMES.value,
         "raw": _WEIGHTS.value == "raw" or None,
+        "head": _HEAD.value,
     }
     given = {name: value for name, value in given.items() if value is not None}
     if _TEACHER.value:
@@ -231,7 +240,7 @@ def _predictor() -> "Predictor":
         return library.load_teacher(_WORKDIR.value)
     loaded = library.load(_WORKDIR.value, **given)
     predictor = loaded if isinstance(loaded, library.Predictor) else loaded.predictor
-    if not predictor.about.class_names:
+    if predictor.num_classes and not predictor.about.class_names:
         console.note("the classes have no names, but numbers: --class_names=FILE names them")
     return predictor
 
@@ -243,6 +252,15 @@ def _numbers(name: str, texts: list[str] | None) -> tuple[float, ...] | None:
         raise errors.InputError(
             f"--{name}={','.join(texts)} must be numbers with commas, one for each channel"
         ) from error
+
+
+def _check_classes(predictor: "Predictor") -> None:
+    """Raises an InputError for a network without a classifier that is asked for classes alone."""
+    if not predictor.num_classes and (_LOGITS.value or not _EMBEDDINGS.value):
+        raise errors.InputError(
+            f"'{predictor.name}' has no classifier: ask for its --embeddings, with --format=csv,"
+            " jsonl, npz or parquet, or for --neighbours"
+        )
 
 
 def _check_embeddings(predictor: "Predictor", part: "Predictions") -> None:

@@ -1,4 +1,4 @@
-"""Predictions as text, CSV, JSON lines or NumPy's npz, written as they come."""
+"""Predictions as text, CSV, JSON lines, NumPy's npz or Parquet, written as they come."""
 
 import contextlib
 import csv
@@ -17,6 +17,7 @@ import numpy as np
 
 from rrd_jax import console, errors
 from rrd_jax.library import Predictions
+from rrd_jax.predict import parquet
 
 Write = Callable[[Predictions], None]
 
@@ -57,7 +58,7 @@ def jsonl(part: Predictions, content: Content) -> Iterator[str]:
             {"class": g.name, "label": g.label, "probability": _shortest(g.probability)}
             for g in guesses
         ]
-        row = {"file": part.files[i], "top": top}
+        row = {"file": part.files[i]} | ({"top": top} if part.class_names else {})
         for name, key in (("logits", "logits"), ("embeddings", "embedding")):
             if name in arrays:
                 row[key] = list(map(_shortest, arrays[name][i]))
@@ -98,7 +99,8 @@ def _shortest(value: Any) -> float:
 
 
 _LINES = {"text": text, "csv": table, "jsonl": jsonl}
-FORMATS = (*_LINES, "npz")
+_FILES = ("npz", "parquet")  # no text: each is a file of its own
+FORMATS = (*_LINES, *_FILES)
 
 
 @contextlib.contextmanager
@@ -114,21 +116,34 @@ def opened(
       stdout: that.
 
     Raises:
-      InputError: the file is there already, or its folder is not; or npz is to go to standard
-        output.
+      InputError: the file is there already, or its folder is not; or what is no text is to go to
+        standard output.
+      UnavailableError: pyarrow, which writes Parquet, is not installed.
       UnreadError: nobody reads standard output any more.
       DiskError: the disk takes nothing more.
     """
-    if form == "npz" and output is None:
-        raise errors.InputError("--format=npz is no text: name a file with --output")
+    check_form(form, output)
     with contextlib.ExitStack() as stack:
         if form == "npz":
             file = stack.enter_context(_file(output))
             columns = stack.enter_context(contextlib.closing(_Columns(content, output.parent)))
             yield columns.write
             columns.finish(file)
+        elif form == "parquet":
+            file = stack.enter_context(_file(output))
+            rows = stack.enter_context(contextlib.closing(parquet.Rows(file)))
+            yield lambda part: rows.write(part, content.arrays(part))
+            rows.finish()
         else:
             yield _lines(form, content, stack.enter_context(stream(form, output, stdout)))
+
+
+def check_form(form: str, output: pathlib.Path | None) -> None:
+    """Raises an InputError for a form that cannot be written."""
+    if form in _FILES and output is None:
+        raise errors.InputError(f"--format={form} is no text: name a file with --output")
+    if form == "parquet":
+        parquet.check_installed()
 
 
 @contextlib.contextmanager
@@ -238,7 +253,9 @@ class _Columns:
     def write(self, part: Predictions) -> None:
         self._class_names = part.class_names
         self._files += part.files
-        arrays = {"labels": part.labels, "probabilities": part.probabilities}
+        arrays = {}
+        if part.class_names:
+            arrays = {"labels": part.labels, "probabilities": part.probabilities}
         for name, array in (arrays | self._content.arrays(part)).items():
             if name not in self._parts:
                 self._parts[name] = self._open.enter_context(_temporary(self._folder))

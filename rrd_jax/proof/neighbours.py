@@ -14,6 +14,7 @@ from rrd_jax import errors
 from rrd_jax.proof.rows import chunks
 
 TEMPERATURE = 0.07
+KS = (10, 20, 100, 200)  # how many images vote, as arXiv 2104.14294 has it
 _NUMBERS = 2**24  # similarities that are in memory at once
 _ROWS = 2**27  # numbers of embeddings that are on the device at once
 
@@ -124,7 +125,7 @@ def classify(
     embeddings: np.ndarray,
     labels: np.ndarray,
     num_classes: int,
-    ks: Sequence[int] = (10, 20, 100, 200),
+    ks: Sequence[int] = KS,
     *,
     temperature: float = TEMPERATURE,
 ) -> dict[int, np.ndarray]:

@@ -101,8 +101,9 @@ class FrozenNetwork:
 
     @functools.cached_property
     def labelled(self) -> dict[str, float]:
-        """What its embeddings say of the classes of the test split, as `labelled.of` has it."""
-        return labelled.of(self._embed, self.variables, self.dataset, self.mesh, self.training)
+        """What its embeddings say of the classes of labelled images, as `labelled.of` has it."""
+        judged = self.dataset.few or self.dataset
+        return labelled.of(self._embed, self.variables, judged, self.mesh, self.training)
 
     @functools.cached_property
     def _embed(self) -> Callable:

@@ -6,12 +6,25 @@ from typing import Any
 import jax
 import numpy as np
 
-from rrd_jax import data, metrics, predictions
+from rrd_jax import data, metrics, predictions, sanity
 from rrd_jax.proof import neighbours
 from rrd_jax.recipe import Training
 from rrd_jax.teacher import probe
 
 _L2 = 1.0
+
+
+def votes(dataset: data.Dataset) -> tuple[int, ...]:
+    """How many of the training images vote, for each k that there are so many for."""
+    return tuple(k for k in neighbours.KS if k <= len(dataset.train))
+
+
+def check_memory(
+    dataset: data.Dataset, width: int, mesh: jax.sharding.Mesh, training: Training
+) -> None:
+    """Raises an InputError for training images whose embeddings of a width are too many."""
+    field = "eval.labelled" if training.proof.labelled else "eval.knn"
+    probe.check_memory(len(dataset.train), width, mesh, field)
 
 
 def of(
@@ -33,11 +46,13 @@ def of(
       after: as `predictions.collect_embeddings` has it.
 
     Returns:
-      knn_10, knn_20, knn_100, knn_200: as `proof.neighbours.classify` has it, with its temperature.
+      knn_10, knn_20, knn_100, knn_200: as `proof.neighbours.classify` has it, with its temperature;
+        those of `votes`.
       probe: as `probe.fit` has it, with l2 1.
 
     Raises:
-      InputError: the embeddings are not finite, or more than memory holds.
+      InputError: the embeddings are not finite, or more than memory holds; a label that is none of
+        the classes.
     """
 
     def collect(split):
@@ -45,9 +60,13 @@ def of(
         return predictions.collect_embeddings(embed, variables, split, size, mesh, after)
 
     queries, truth = collect(dataset.test)
-    probe.check_memory(len(dataset.train), queries.shape[1], mesh, "eval.knn")
+    check_memory(dataset, queries.shape[1], mesh, training)
     embeddings, labels = collect(dataset.train)
-    voted = neighbours.classify(queries, embeddings, labels, dataset.num_classes)
+    for name, of_split in (("labelled", labels), ("labelled test", truth)):
+        sanity.check_labels(of_split, dataset.num_classes, name)
+    voted, ks = {}, votes(dataset)
+    if ks:
+        voted = neighbours.classify(queries, embeddings, labels, dataset.num_classes, ks)
     figures = {f"knn_{k}": metrics.percent_equal(classes, truth) for k, classes in voted.items()}
     head = probe.fit(embeddings, labels, dataset.num_classes, _L2, mesh).head  # it overwrites them
     guesses = np.argmax(queries @ head["kernel"] + head["bias"], axis=-1)

@@ -6,6 +6,7 @@ import hashlib
 import pathlib
 import shutil
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -235,13 +236,18 @@ def fit(
     )
     targets = np.pad(labels.astype(np.int32), (0, missing), constant_values=-1)
     targets = parallel.put(split, targets.reshape(-1, chunk))
-    minimise = functools.partial(_minimise, num_classes=num_classes, l2=l2 / count, count=count)
-    minimise = jax.jit(minimise, out_shardings=parallel.replicated(mesh))
+    minimise = _compiled(mesh, num_classes, l2 / count, count)
     head, right, iterations = jax.device_get(minimise(images, targets))
     kernel = head["kernel"] / deviation[:, None]
     bias = head["bias"] - mean @ kernel
     head = {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
     return Fitted(head, 100.0 * int(right) / count, int(iterations))
+
+
+@functools.lru_cache(maxsize=4)  # a student is looked at after each epoch
+def _compiled(mesh: jax.sharding.Mesh, num_classes: int, l2: float, count: int) -> Callable:
+    minimise = functools.partial(_minimise, num_classes=num_classes, l2=l2, count=count)
+    return jax.jit(minimise, out_shardings=parallel.replicated(mesh))
 
 
 def _minimise(

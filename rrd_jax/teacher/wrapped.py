@@ -1,10 +1,11 @@
-"""Networks that teach otherwise than they were made: other images before them, other logits behind.
+"""Networks used otherwise than they were made: other images before them, other layers behind.
 
 They are used as networks are, but never trained. Their variables are those of the network inside,
-with one entry more among the parameters where the logits are made of it.
+with one entry more among the parameters where the logits, or the embedding, are made of it.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +14,9 @@ import jax.numpy as jnp
 
 from rrd_jax import functional
 from rrd_jax.networks import Network, Outputs
+from rrd_jax.objectives.parts import projections
 
-PROBE, VECTORS = "probe", "class_vectors"  # among the parameters
+PROBE, VECTORS, HEAD = "probe", "class_vectors", "head"  # among the parameters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +147,52 @@ class ZeroShot(Wrapped):
             features, self.scale * _unit(vectors).T, jnp.zeros(self.shape[0])
         )
         return outputs._replace(logits=logits, head=())
+
+
+@dataclasses.dataclass(frozen=True)
+class Projected(Wrapped):
+    """A network whose embedding is what an objective's head made of it in training.
+
+    Attributes:
+      widths: of the head's layers, one or two.
+      is_unit: whether embeddings have length 1.
+    """
+
+    widths: tuple[int, ...]
+    is_unit: bool
+
+    def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
+        """As Network has it; the head is of zeros."""
+        outputs, variables = self.network.init_with_output(key, images)
+        sizes = itertools.pairwise((outputs.embedding.shape[-1], *self.widths))
+        layers = [{"kernel": jnp.zeros(size), "bias": jnp.zeros(size[1:])} for size in sizes]
+        head = layers[0] if len(layers) == 1 else dict(zip(("hidden", "out"), layers, strict=True))
+        return with_entry(variables, HEAD, head)
+
+    def apply(
+        self, variables: Mapping[str, Any], images: jax.Array, *, train: bool = False
+    ) -> Outputs:
+        """As Network has it, in evaluation alone."""
+        rest, head = _apart(variables, HEAD)
+        outputs = self.network.apply(rest, images, train=train)
+        apply = projections.project if self.is_unit else projections.apply_head
+        return outputs._replace(embedding=apply(head, outputs.embedding))
+
+
+def projected(
+    network: Network, variables: Mapping[str, Any], head: Any, *, is_unit: bool
+) -> tuple[Projected, dict[str, Any]]:
+    """A network behind whose embedding a head stands, and its variables.
+
+    Args:
+      network: with an embedding.
+      variables: its weights.
+      head: as `projections.init_head` has it.
+      is_unit: whether what it makes has length 1.
+    """
+    layers = [head["hidden"], head["out"]] if "out" in head else [head]
+    widths = tuple(layer["bias"].shape[0] for layer in layers)
+    return Projected(network, widths, is_unit), with_entry(variables, HEAD, head)
 
 
 def _unit(x: jax.Array) -> jax.Array:

@@ -12,7 +12,7 @@ from sklearn import datasets as sklearn_datasets
 from rrd_jax import data, errors
 from rrd_jax.config import fields as config_fields
 from rrd_jax.data import feed, images
-from rrd_jax.data.builders import local
+from rrd_jax.data.builders import local, registry
 
 _OPTIONS = {"image_size": 8, "resize": 10, "augment": "none"}
 
@@ -50,6 +50,41 @@ def test_stored_examples_are_what_tfds_reads_less_what_goes_unused(data_dir):
         assert set(ours) == {"image", "label"}
         np.testing.assert_array_equal(images.decode(ours["image"], 1), theirs["image"])
         assert ours["label"] == theirs["label"]
+
+
+class _Plain(local.Digits):
+    """Digits whose labels nobody knows."""
+
+    name = "plain"
+
+    def _info(self):
+        features = {"image": tfds.features.Image(shape=(8, 8, 1)), "id": tfds.features.Text()}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager):
+        def bare(split, examples):
+            for i, example in examples:
+                yield i, {"image": example["image"], "id": f"{split}{i}"}
+
+        splits = super()._split_generators(dl_manager)
+        return {split: bare(split, examples) for split, examples in splits.items()}
+
+
+def test_a_set_without_a_label_will_do_where_labels_are_not_used(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setitem(registry.DATASETS, "plain", _Plain)
+    found = _load("plain", dir=str(tmp_path), use_labels=False, **_OPTIONS)
+    digits = _load("digits", dir=data_dir, use_labels=False, **_OPTIONS)
+    assert (found.num_classes, found.labelled) == (0, False)
+    np.testing.assert_array_equal(found.test.images, digits.test.images)
+    assert found.test.examples[3]["file_name"] == b"test3"
+    mocked = _load("plain", dir=str(tmp_path), use_labels=False, mock_examples=4, **_OPTIONS)
+    assert mocked.train.images.shape == (4, 8, 8, 1)
+    with pytest.raises(errors.InputError, match="a class 'label' are needed"):
+        _load("plain", dir=str(tmp_path), **_OPTIONS)
 
 
 def test_split_expressions_take_the_first_of_a_fixed_order(data_dir):

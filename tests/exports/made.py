@@ -37,12 +37,14 @@ class Own(nn.Module):
         return nn.Dense(self.num_classes)(x), x
 
 
-def exportable(name="resnet8", *, size=8, channels=3, resize=None, names=NAMES, **options):
-    """An Exportable of that network, for 8 classes."""
+def exportable(
+    name="resnet8", *, size=8, channels=3, resize=None, names=NAMES, classes=8, **options
+):
+    """An Exportable of that network, for 8 classes; for 0 it has no classifier."""
     mean, std = (0.4, 0.5, 0.6)[:channels], (0.2, 0.25, 0.3)[:channels]
     images = Preprocessing(size, channels, mean, std, resize)
-    network = networks.create(name, len(NAMES), options=options)
-    about = About(name, len(NAMES), options, names, images)
+    network = networks.create(name, classes, options=options)
+    about = About(name, classes, options, names if classes else (), images)
     return Exportable(network, variables(network, images.image_shape), about)
 
 

@@ -1,0 +1,132 @@
+"""Networks without a classifier leave in every format: what a file computes is the embedding."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import rrd_jax
+from rrd_jax import errors, exports
+from rrd_jax.exports import checking, several, trial
+from tests.exports import made
+
+_INSTALLED = {
+    "onnx": ("onnx", "onnxruntime"),
+    "litert": ("litert_converter", "ai_edge_litert"),
+    "openvino": ("litert_converter", "openvino"),
+    "coreml": ("coremltools", "stablehlo_coreml"),
+    "torch": ("torch",),
+}
+
+
+@pytest.fixture(scope="module")
+def tried():
+    exportable = made.exportable(channels=1, classes=0)
+    return exports.Trial(exportable, trial.of_arrays(made.images(exportable, 6), _form(), 6))
+
+
+def _form():
+    return made.exportable(channels=1, classes=0).about.preprocessing
+
+
+def _write(tried, form, folder, **options):
+    for module in _INSTALLED.get(form, ()):
+        pytest.importorskip(module)
+    form = exports.get(form)
+    path = folder / f"f{form.extension}"
+    return exports.write(tried, form, path, exports.Options(**options))
+
+
+@pytest.mark.parametrize("form", exports.FORMATS)
+def test_each_format_computes_the_embedding_and_nothing_else(form, tried, tmp_path):
+    written = _write(tried, form, tmp_path)
+    if form == "coreml":
+        assert written.comparison is None
+        return
+    assert written.comparison.agreement is None
+    assert written.comparison.difference < 1e-5
+    assert written.comparison.cosine == pytest.approx(1, abs=1e-6)
+    assert "embeddings off by" in str(written)
+    asked = rrd_jax.load(written.path)
+    assert asked.num_classes == 0
+    images = list(tried.images.images)
+    expected = tried.here["embedding"]
+    np.testing.assert_allclose(asked.embed(images), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(errors.InputError, match="has no classifier, and so predicts nothing"):
+        asked.predict(images)
+    header, (row,) = several.table([several.Outcome(exports.get(form), written)])
+    assert header[-2:] == ["embeddings off by", "mean cosine"]
+    assert len(row) == len(header)
+
+
+def test_onnx_without_this_package_has_one_output(tried, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    path = _write(tried, "onnx", tmp_path, embed_preprocessing=True).path
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [output.name for output in session.get_outputs()] == ["embedding"]
+    images = tried.images.images.transpose(0, 3, 1, 2)
+    (embedding,) = session.run(None, {"images": images})
+    np.testing.assert_allclose(embedding, tried.here["embedding"], rtol=1e-4, atol=1e-5)
+
+
+def test_weights_of_8_bits_keep_embeddings_alike(tried, tmp_path):
+    pytest.importorskip("litert_quantizer")
+    written = _write(tried, "litert", tmp_path, quantize="int8")
+    assert 0.99 < written.comparison.cosine < 1
+
+
+@pytest.mark.parametrize("model", ["resnet18", "vit_tiny_patch16_224", "mobilenetv4_conv_small"])
+@pytest.mark.parametrize("form", ["hub", "torch"])
+@pytest.mark.long
+def test_timms_networks_without_a_classifier_compute_the_same(model, form, tmp_path):
+    pytest.importorskip("timm")
+    exportable = made.exportable(model, size=32, classes=0)
+    images = trial.of_arrays(made.images(exportable, 3), exportable.about.preprocessing, 3)
+    written = _write(exports.Trial(exportable, images), form, tmp_path)
+    assert "timm" in written.runtime
+    assert written.comparison.difference < 1e-4
+
+
+class _Other:
+    """A file that computes something else."""
+
+    def __init__(self, exportable, change):
+        self.about, self.runtime = exportable.about, "tests 1.0"
+        self._exportable, self._change = exportable, change
+
+    def __call__(self, images):
+        return self._change(self._exportable(images))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda y: {"embedding": y["embedding"] * 1.001}, "embeddings are off by"),
+        (lambda y: {"embedding": y["embedding"][:, :-1]}, "its embedding have the shape"),
+        (lambda y: {"embedding": y["embedding"] * np.nan}, "its embedding are not finite"),
+        (lambda y: {"embedding": y["embedding"][:1]}, "rows of embeddings for"),
+        (lambda y: {"logits": y["embedding"]}, "it gives no embeddings"),
+    ],
+)
+def test_a_file_that_computes_something_else_is_refused(change, message, tried):
+    with pytest.raises(errors.InputError, match=message):
+        tried.compare(_Other(tried.exportable, change))
+
+
+def test_8_bits_may_differ_but_not_point_elsewhere(tried):
+    other = _Other(tried.exportable, lambda y: {"embedding": -y["embedding"]})
+    with pytest.raises(errors.InputError, match="mean cosine of only -1"):
+        tried.compare(other, is_rounded=True)
+    near = _Other(tried.exportable, lambda y: {"embedding": y["embedding"] * 1.01})
+    assert tried.compare(near, is_rounded=True).cosine == pytest.approx(1)
+    nothing = dataclasses.replace(
+        tried.exportable, variables={**tried.exportable.variables, "params": _nan(tried)}
+    )
+    with pytest.raises(errors.InputError, match="embeddings of 'resnet8' are not finite"):
+        _ = checking.Trial(nothing, tried.images).here
+
+
+def _nan(tried):
+    import jax
+
+    return jax.tree.map(lambda leaf: leaf * np.nan, tried.exportable.variables["params"])
