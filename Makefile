@@ -1,4 +1,5 @@
 # make distill:   the main job on real digits, in minutes on a CPU
+# make unlabelled: a student of digits without labels, then fine-tuned with ten labels of each class
 # make report:    five methods on digits, three seeds, their statistics on a page, on a CPU
 # make test:      lint, and the tests that take minutes
 # make test-long: the tests that take longer: each config to its end, large networks, kills
@@ -9,6 +10,7 @@
 
 VENV ?= .venv
 WORKDIR ?= runs/digits
+UNLABELLED ?= runs/unlabelled
 REPORT ?= runs/report
 TORCH_PYTHON ?=
 BENCH ?=
@@ -22,10 +24,19 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
   $$python -c 'import ensurepip, venv, sys; sys.exit(sys.version_info < (3, 11))' \
     2>/dev/null && echo $$python && break; done)
 
-.PHONY: distill report test test-long lint bench growth tpu-aot lock clean
+.PHONY: distill unlabelled report test test-long lint bench growth tpu-aot lock clean
 
 distill: $(VENV)/ready
 	$(RUN) rrd_jax.main --config=configs/digits.py --workdir=$(WORKDIR)
+
+# The second command starts from the first one's student: with ten labels of each class, beside the
+# same from random weights.
+unlabelled: $(VENV)/ready
+	$(RUN) rrd_jax.main --config=configs/unlabelled.py:digits --workdir=$(UNLABELLED)/student
+	$(RUN) rrd_jax.main --config=configs/digits.py:resnet8 --config.data.train_split=train \
+	  --config.data.per_class=10 --config.train.epochs=40 --config.train.batch_size=25 \
+	  --config.student.checkpoint=$(UNLABELLED)/student --config.student.backbone_rate=0.1 \
+	  --config.from_scratch --workdir=$(UNLABELLED)/tuned
 
 report: $(VENV)/ready
 	$(RUN) experiments.study --study=experiments/studies/digits.py:ce,kd,crd,rrd,rrd+kd --seeds=3 \

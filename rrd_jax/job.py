@@ -1,4 +1,4 @@
-"""The job: open the data, train or load the teacher, train the student alone, train the student."""
+"""The job: open the data, train or load the teacher, train the runs beside the student, and it."""
 
 import contextlib
 import dataclasses
@@ -47,10 +47,10 @@ class Setting(NamedTuple):
 def run(
     job: Job, folder: pathlib.Path, *, profile: int = 0, dataset: data.Dataset | None = None
 ) -> list[Result]:
-    """The whole job: the teacher if there is none yet, the student alone if asked, the student.
+    """The whole job: the teacher if there is none yet, the runs beside the student, the student.
 
     A second call goes on where the first one stopped. The student's run lies in `folder`, the
-    others in `folder`/teacher and `folder`/alone. Ends with a table, kept in results.json.
+    others in folders of it: teacher, alone, scratch. Ends with a table, kept in results.json.
 
     Args:
       job: what to do.
@@ -80,14 +80,16 @@ def run(
         if job.teachers:
             results, teacher = get_teacher(job, folder, setting)
             preflight.check_teacher(job, setting.dataset, teacher.network)
-        if job.alone:
-            with claim(folder / "alone", job, job.alone):
-                results.append(train(job.alone, folder / "alone", setting, teacher))
+        beside = {}
+        for name, part in job.beside.items():
+            with claim(folder / name, job, part):
+                beside[name] = train(part, folder / name, setting, teacher)
+        results += beside.values()
         results.append(train(job.student, folder, setting, teacher, profile))
         if parallel.is_main():
             rows = [result.to_json() for result in results]
             report.write_json(folder / "results.json", rows)
-    console.print_table(*table(results), before="\n")
+    console.print_table(*table(results, beside.get("scratch")), before="\n")
     if proofs := {result.label: result.proof for result in results if result.proof}:
         console.print_table(*shown.table(proofs), before="\n")
     return results
@@ -121,8 +123,9 @@ def _with_weights(job: Job, folder: pathlib.Path, dataset: data.Dataset) -> Job:
         else teacher
         for teacher, path in zip(job.teachers, teacher_paths(job, folder), strict=True)
     ]
-    student, alone = read(job.student, folder), job.alone and read(job.alone, folder / "alone")
-    return dataclasses.replace(job, student=student, alone=alone, teachers=tuple(teachers))
+    student = read(job.student, folder)
+    beside = {name: read(part, folder / name) for name, part in job.beside.items()}
+    return dataclasses.replace(job, student=student, beside=beside, teachers=tuple(teachers))
 
 
 @contextlib.contextmanager
@@ -238,6 +241,8 @@ def _left_out(source: Source, dataset: data.Dataset) -> str:
     about = dataset.summary.figures.get("degraded", {"images": 0, "of": 0})
     if about["images"] == about["of"]:
         return ""
+    if source.per_class:
+        return f", which data.per_class {source.per_class} leaves"
     return f", which data.share {source.share:g} and data.imbalance {source.imbalance:g} leave"
 
 
@@ -337,14 +342,21 @@ def _is_trained_here(teacher: TeacherChoice) -> bool:
     return teacher.variables is None and not teacher.checkpoint
 
 
-def table(results: list[Result]) -> tables.Table:
-    """Header and rows: the results of a job, the last epoch's figure first."""
+def table(results: list[Result], scratch: Result | None = None) -> tables.Table:
+    """Header and rows: the results of a job, the last epoch's figure first.
+
+    Args:
+      results: the student's last.
+      scratch: what it is without its first weights, where that is to be compared.
+    """
+    gains = _gains(results[-1], scratch)
     unlabelled = any(result.top1 is None for result in results)
     header = (
         "run",
         "network",
         "test top-1, last epoch",
         "best (epoch)",
+        *(("over random weights",) if gains else ()),
         *(("held-out loss, last epoch", "lowest (epoch)") if unlabelled else ()),
         "agreement with teacher",
         "parameters",
@@ -356,6 +368,7 @@ def table(results: list[Result]) -> tables.Table:
             result.label,
             result.model,
             *_last_and_best(result.top1, result.best_top1, result.best_epoch, 2),
+            *((gains.get(result.label, "-"),) if gains else ()),
             *(
                 _last_and_best(result.loss, result.best_loss, result.best_epoch, 4)
                 if unlabelled
@@ -369,6 +382,13 @@ def table(results: list[Result]) -> tables.Table:
         for result in results
     ]
     return header, rows
+
+
+def _gains(student: Result, scratch: Result | None) -> dict[str, str]:
+    """By the student's label: its top-1 less that from random weights; {} where there is none."""
+    if scratch is None or student.top1 is None or scratch.top1 is None:
+        return {}
+    return {student.label: f"{student.top1 - scratch.top1:+.2f}"}
 
 
 def _last_and_best(

@@ -32,7 +32,7 @@ def check(job: Job, dataset: data.Dataset, paths: Sequence[pathlib.Path]) -> Non
     # Schedules see their real length.
     plan, *_ = [
         recipe.create(part.training, dataset.num_classes, len(dataset.train))
-        for part in filter(None, (job.student, job.alone))
+        for part in (job.student, *job.beside.values())
     ]
     _check_brought(training.network, dataset)
     made = [training.network.create(dataset.num_classes)]

@@ -191,18 +191,19 @@ class TeacherChoice:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A student, the teachers it needs, and the same student without them.
+    """A student, the teachers it needs, and other runs of its network to compare it with.
 
     Attributes:
       student: the run that the job is for.
-      alone: the student's run with cross-entropy alone, or None.
+      beside: those others, by the names of their folders: "alone", with cross-entropy and no
+        teacher; "scratch", as the student's, but from random weights.
       teachers: none, one or several.
       free_fields: fields of a Part that a second start may change: no number depends on them.
       default_fields: of fields that a workdir of an earlier version lacks, nested as Part's.
     """
 
     student: Part
-    alone: Part | None
+    beside: Mapping[str, Part]
     teachers: tuple[TeacherChoice, ...]
     free_fields: tuple[str, ...] = ()
     default_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)

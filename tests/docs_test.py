@@ -96,6 +96,24 @@ def test_the_page_on_studies_runs_as_it_stands(tmp_path):
     assert len(list((tmp_path / "runs" / "mine" / "runs").iterdir())) == 6
 
 
+@pytest.mark.long
+def test_make_unlabelled_is_on_its_page_and_ends_with_what_its_student_is_worth(tmp_path):
+    ready, home = tmp_path / ".venv" / "ready", tmp_path / "runs"
+    made = _run(f"make -n -o {ready} unlabelled VENV={ready.parent} UNLABELLED={home}", _ROOT)
+    commands = made.replace(f"{ready.parent}/bin/python", "python")
+    page = (_ROOT / "docs" / "unlabelled.md").read_text()
+    for command in commands.replace(str(home), "runs/unlabelled").split("python")[1:]:
+        assert command.rstrip() in page
+    first, second = (f"python{part.rstrip()}" for part in commands.split("python")[1:])
+    short = "--config.train.epochs=2"
+    said = _run(f"{first} {short} --config.teacher.epochs=2", _ROOT)
+    rows = re.findall(r"^\| ([a-z, ]+) .* (\d\d\.\d\d) +\| \d\d\.\d\d +\|$", said, re.MULTILINE)
+    top1 = {name.strip(): float(figure) for name, figure in rows}
+    assert top1["random weights"] < top1["distilled, rrd"] < top1["teacher"], said
+    said = _run(f"{second} {short}", _ROOT)
+    assert re.search(r"^\| student +\|.* [+-]\d+\.\d\d ", said, re.MULTILINE), said
+
+
 def test_a_loop_of_ones_own_takes_fewer_than_thirty_lines():
     path = _ROOT / "docs" / "examples" / "own_loop.py"
     losses = [float(line.split()[-1]) for line in _run(f"python {path}", _ROOT).splitlines()]

@@ -40,6 +40,36 @@ def test_the_whole_job_ends_with_a_table_of_three_runs(tmp_path, capsys):
     )
 
 
+def test_what_a_checkpoint_is_worth_stands_in_the_table(tmp_path, teacher, capsys):
+    start = {"student.checkpoint": teacher["teacher.checkpoint"], "student.backbone_rate": 0.1}
+    tuned = launch.digits("smoke,tiny,ce", **start)
+    plain = launch.digits("smoke,tiny,ce")
+    (alone,) = launch.run(tuned, tmp_path / "tuned")
+    (random,) = launch.run(plain, tmp_path / "plain")
+    tuned.from_scratch = True  # of a run that is there already
+    capsys.readouterr()
+    scratch, student = launch.run(tuned, tmp_path / "tuned")
+    assert student == alone
+    assert scratch.label == "student from random weights"
+    assert launch.digests(tmp_path / "tuned" / "scratch", 6) == launch.digests(
+        tmp_path / "plain", 6
+    )
+    assert scratch.top1 == random.top1
+    header, *rows = [
+        [cell.strip() for cell in line.split("|")]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("| ")
+    ]
+    place = header.index("over random weights")
+    assert [row[place] for row in rows] == ["-", f"{student.top1 - random.top1:+.2f}"]
+
+
+def test_there_must_be_weights_to_compare_with_random_ones():
+    with pytest.raises(errors.InputError, match=r"from_scratch .* student\.checkpoint") as caught:
+        parse(launch.digits(_PAIR, from_scratch=True))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_workdir_of_another_config_is_refused_with_the_fields(tmp_path, teacher):
     fields = {**teacher, "train.epochs": 1}
     launch.run(launch.digits(_PAIR, **fields), tmp_path)

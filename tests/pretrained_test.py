@@ -227,9 +227,17 @@ def test_a_teacher_with_a_checkpoint_is_as_it_was_unless_its_epochs_are_asked_fo
     assert not parse(config).student.training.start
 
 
-def test_the_student_alone_starts_from_the_same_weights():
-    plan = parse(launch.digits("smoke,tiny-tiny,kd", baseline=True, **{"student.checkpoint": "x"}))
-    assert plan.alone.training.start.checkpoint == plan.student.training.start.checkpoint == "x"
+def test_the_student_alone_starts_from_the_same_weights_and_another_one_from_random_ones():
+    fields = {"baseline": True, "from_scratch": True, "student.checkpoint": "x"}
+    fields |= {"student.freeze": "stem", "student.head": "new", "student.backbone_rate": 0.5}
+    plan = parse(launch.digits("smoke,tiny-tiny,kd", **fields))
+    alone, scratch = (plan.beside[name].training for name in ("alone", "scratch"))
+    student = plan.student.training
+    assert alone.start.checkpoint == student.start.checkpoint == "x"
+    assert (student.freeze, student.backbone_rate) == ("stem", 0.5)
+    assert not scratch.start
+    assert (scratch.freeze, scratch.backbone_rate, scratch.start.head) == ("", 1.0, "auto")
+    assert scratch.objectives == student.objectives
     assert not plan.teachers[0].part.training.start
 
 

@@ -95,6 +95,7 @@ def test_logits_of_a_teacher_need_no_labels(tiny_teacher, tmp_path):
         ("rrd", {"teacher.model": "", "teacher.checkpoint": ""}, "there is no teacher"),
         ("rrd", {"teacher.probe": True}, r"teacher\.probe is True"),
         ("rrd", {"eval.knn": True}, r"eval\.knn classifies by labels"),
+        ("rrd", {"data.per_class": 5}, r"data\.per_class is 5"),
         ("rrd", {"data.imbalance": 10.0}, r"data\.imbalance is 10"),
         ("rrd", {"data.label_noise": 0.2}, r"data\.label_noise is 0\.2"),
     ],
@@ -109,7 +110,7 @@ def test_what_needs_labels_is_refused(method, fields, message):
 
 def test_a_baseline_is_left_out(capsys):
     plan = parse(_config(baseline=True))
-    assert plan.alone is None
+    assert not plan.beside
     assert "(ce) and the student alone (baseline) left out" in capsys.readouterr().out
 
 

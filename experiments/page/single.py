@@ -22,7 +22,7 @@ class Run:
     Attributes:
       folder: of the run.
       entry: it, as a study would have it.
-      others: runs beside it, by "teacher" and "alone".
+      others: runs beside it, by what they are called: "teacher" and so on.
       config: its fields, by their paths.
       about: what it knows of itself: model.json.
       results: of results.json, once the whole job has ended.
@@ -96,6 +96,7 @@ def _others(folder: pathlib.Path, about: Mapping[str, Any]) -> Iterator[tuple[st
     for name, homes in {
         "teacher": [folder / "teacher", *(_home(x.get("checkpoint", "")) for x in teachers[:1])],
         "student alone": [folder / "alone"],
+        "student from random weights": [folder / "scratch"],
     }.items():
         for home in homes:
             entry = _entry(home, name, 0, 0)
@@ -185,11 +186,11 @@ def _reached(last: Mapping[str, Any]) -> str:
 
 
 def _beside(run: Run) -> dict[str, float]:
-    """The last top-1 of teacher and student alone."""
+    """The last top-1 of the teacher, and of the student's other runs."""
     found = {str(row.get("label")): row.get("top1") for row in run.results}
     for name, entry in run.others.items():
         found[name] = entry.rows[-1].get("test/top1")
-    names = ("teacher", "student alone")
+    names = ("teacher", "student alone", "student from random weights")
     return {name: found[name] for name in names if courses.is_number(found.get(name))}
 
 

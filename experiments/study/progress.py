@@ -121,7 +121,8 @@ class Progress:
         runs = [item for item in self._items if item.is_run]
         error = attempts.failure(item.folder, self._launch)
         if item.epoch >= item.epochs:
-            what = f"test top-1 {item.row.get('test/top1', float('nan')):.2f}"
+            top1 = item.row.get("test/top1")  # of a run without labels there is none
+            what = "done" if top1 is None else f"test top-1 {top1:.2f}"
         elif error:
             what = f"failed: {error}"
         else:

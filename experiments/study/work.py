@@ -284,8 +284,9 @@ def _train(
     """Trains a network in its folder, which is claimed."""
     job.describe(setting.dataset, folder)
     result = job.train(part, folder, setting, teacher)
-    report.write_json(folder / "results.json", [result._asdict()])
-    console.say(f"[{result.label}] test top-1 {result.top1:.2f}")
+    report.write_json(folder / "results.json", [result.to_json()])
+    if result.top1 is not None:
+        console.say(f"[{result.label}] test top-1 {result.top1:.2f}")
 
 
 def _claim(

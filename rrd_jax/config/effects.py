@@ -124,11 +124,13 @@ def _of_degraded(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str
     if not is_noisy:
         yield "data", ("noise",), "there is no label noise"
     if data.mock_examples:
-        yield "data", ("share", "imbalance"), is_mocked
+        names = ("share", "per_class", "imbalance")
+        yield "data", names, is_mocked
         for label, _ in teachers(config):
-            yield label, ("share", "imbalance"), is_mocked
+            yield label, names, is_mocked
     is_thinned = not data.mock_examples and any(
-        (fields.share or 1) < 1 or (fields.imbalance or 1) > 1 for fields in everyone
+        (fields.share or 1) < 1 or fields.per_class or (fields.imbalance or 1) > 1
+        for fields in everyone
     )
     if not is_noisy and not is_thinned:
         yield "data", ("noise_seed",), "there is neither label noise, nor are images left out"
@@ -151,7 +153,7 @@ def _of_optimizer(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], st
 
 def _of_teachers(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
     of_training = (
-        *("seed", "train_split", "share", "imbalance", "label_noise", "use_labels"),
+        *("seed", "train_split", "share", "per_class", "imbalance", "label_noise", "use_labels"),
         *("epochs", "learning_rate", "freeze", "backbone_rate", "drop_path"),
     )
     of_images = ("mean", "std", "image_size", "interpolation")

@@ -175,6 +175,12 @@ FIELDS = (
         " with an image of each at least.",
     ),
     Field(
+        "data.per_class",
+        0,
+        Integer(0),
+        "Above 0: so many random training images of each class are used, all where it has fewer.",
+    ),
+    Field(
         "data.imbalance",
         1.0,
         _RATIO,
@@ -198,8 +204,8 @@ FIELDS = (
         "data.noise_seed",
         0,
         _SEED,
-        "Which images data.share and data.imbalance leave, and which labels are wrong, whatever the"
-        " seed.",
+        "Which images data.share, data.per_class and data.imbalance leave, and which labels are"
+        " wrong, whatever the seed.",
     ),
     Field(
         "data.image_size",
@@ -433,6 +439,7 @@ FIELDS = (
     Field("teacher.seed", 0, _SEED, "Of its training."),
     Field("teacher.train_split", None, Optional(Text()), "None: as data.train_split."),
     Field("teacher.share", None, Optional(_FACTOR), "None: as data.share; 1: all images."),
+    Field("teacher.per_class", None, Optional(Integer(0)), "None: as data.per_class; 0: all."),
     Field("teacher.imbalance", None, Optional(_RATIO), "None: as data.imbalance; 1: as they are."),
     Field("teacher.label_noise", None, Optional(_PART), "None: as data.label_noise; 0: none."),
     Field(
@@ -521,6 +528,14 @@ FIELDS = (
         "Times the cosines: exp(logit_scale) of CLIP.",
     ),
     Field("baseline", False, Flag(), "Train the student alone too, in <workdir>/alone."),
+    Field(
+        "from_scratch",
+        False,
+        Flag(),
+        "Train the student from random weights too, in <workdir>/scratch, where it starts from"
+        " student.checkpoint; without student.freeze and student.backbone_rate. The table has what"
+        " the checkpoint is worth.",
+    ),
     # How every parameter is trained.
     Field(
         "optimizer.name",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -42,6 +42,7 @@ _FREE = (
     "eval.proof_images",
     "eval.every",
     "eval.knn",
+    "from_scratch",
     "eval.labelled",
     "eval.labelled_per_class",
     "teacher.checkpoint",
@@ -49,7 +50,7 @@ _FREE = (
     "shard_parameters",
 )
 # Fields of data that a teacher has too, where None stands for those of the student.
-_OF_IMAGES = ("share", "imbalance", "label_noise", "use_labels")
+_OF_IMAGES = ("share", "per_class", "imbalance", "label_noise", "use_labels")
 # Fields of a teacher that nobody has who learns alone.
 _OF_TEACHING = (
     *("mean", "std", "image_size", "interpolation"),
@@ -93,14 +94,6 @@ def parse(
     weights = _weights(fields)
     cache = _cache(fields)
     teachers = tuple(_teacher(config, teacher, i, setting) for i, teacher in enumerate(fields))
-    alone = None
-    if config.baseline:
-        if not teachers:
-            raise errors.InputError(
-                "config.baseline compares with a teacher; set config.teacher.model"
-            )
-        # A teacher learns from plain labels: smoothed ones make it a worse teacher (1906.02629).
-        alone = _part(_alone(config, smoothing=True), "student alone", setting)
     label = f"distilled, {config.method}" if teachers else "student"
     student = _part(config, label, setting, weights, cache)
     trained = [student, *(teacher.part for teacher in teachers if not teacher.checkpoint)]
@@ -108,7 +101,38 @@ def parse(
         _check_rates(part)
     _check_cache(student)
     effects.note(config, asked)
-    return recipe.Job(student, alone, teachers, _FREE, _default_fields(config))
+    beside = dict(_beside(config, student, setting, weights, cache))
+    return recipe.Job(student, beside, teachers, _FREE, _default_fields(config))
+
+
+def _beside(
+    config: ConfigDict,
+    student: recipe.Part,
+    setting: _Setting,
+    weights: tuple[float, ...],
+    cache: str,
+) -> Iterator[tuple[str, recipe.Part]]:
+    """The runs that a student is compared with, and the names of their folders.
+
+    Raises:
+      InputError: there would be nothing to compare.
+    """
+    if config.baseline:
+        if not weights:
+            raise errors.InputError(
+                "config.baseline compares with a teacher; set config.teacher.model"
+            )
+        # A teacher learns from plain labels: smoothed ones make it a worse teacher (1906.02629).
+        yield "alone", _part(_alone(config, smoothing=True), "student alone", setting)
+    if config.from_scratch:
+        if not student.training.start:
+            raise errors.InputError(
+                "config.from_scratch compares with weights that the student starts from; name them"
+                " with student.checkpoint"
+            )
+        random = setting._replace(made=dataclasses.replace(setting.made, starts={}))
+        label = f"{student.training.label} from random weights"
+        yield "scratch", _part(_from_scratch(config), label, random, weights, cache)
 
 
 def with_implied(config: ConfigDict, asked: Collection[str]) -> ConfigDict:
@@ -323,6 +347,7 @@ def _source(config: ConfigDict) -> Source:
         options=dict(data.options),
         class_names=data.class_names,
         share=data.share,
+        per_class=data.per_class,
         imbalance=data.imbalance,
         label_noise=data.label_noise,
         noise=data.noise,
@@ -586,5 +611,14 @@ def _alone(config: ConfigDict, *, smoothing: bool = False) -> ConfigDict:
     others = ("fine_tune", "head", "freeze", "backbone_rate", "drop_path")
     for name in (*others, *_OF_IMAGES, *_OF_TEACHING):
         alone.teacher[name] = BY_PATH[f"teacher.{name}"].default
-    alone.baseline = False
+    alone.baseline = alone.from_scratch = False
     return alone
+
+
+def _from_scratch(config: ConfigDict) -> ConfigDict:
+    """The config that trains `config`'s student from random weights, all of them alike."""
+    scratch = config.copy_and_resolve_references()
+    for name in ("checkpoint", "head", "freeze", "backbone_rate"):
+        scratch.student[name] = BY_PATH[f"student.{name}"].default
+    scratch.baseline = scratch.from_scratch = False
+    return scratch

@@ -72,7 +72,7 @@ def _faults(config: ConfigDict, asked: Collection[str], given: Collection[str]) 
             "but eval.knn classifies by labels: set it to False, or name other images that have"
             " some with eval.labelled; eval.proof needs none"
         )
-    for name, plain in (("imbalance", 1.0), ("label_noise", 0.0)):
+    for name, plain in (("per_class", 0), ("imbalance", 1.0), ("label_noise", 0.0)):
         if config.data[name] != plain:
             yield (
                 f"but data.{name} is {config.data[name]:g}, which is of classes: set it to"

@@ -1,4 +1,4 @@
-"""Training data made worse on purpose: a share of the images, a long tail, wrong labels.
+"""Training data made worse on purpose: fewer images, a long tail, wrong labels.
 
 All of it is a function of the labels and of a seed: each process, and each start, sees the same.
 """
@@ -55,14 +55,15 @@ class Degraded(Sequence):
 def degrade(source: Source, splits: Opened) -> Opened:
     """What a source makes worse of the training split; the test split stays as it is.
 
-    First the share is taken, of it the long tail, and of that the labels are made wrong. Random
-    images that stand in for the data (`mock_examples`) are so few that all are kept.
+    First the share is taken, of it the long tail, or so many images of each class; of what is left
+    labels are made wrong. Random images that stand in for the data (`mock_examples`) are so few
+    that all are kept.
 
     Raises:
       InputError: too few images for the long tail, or a label that is none of the classes.
     """
     if source.mock_examples:
-        source = dataclasses.replace(source, share=1.0, imbalance=1.0)
+        source = dataclasses.replace(source, share=1.0, per_class=0, imbalance=1.0)
     if not source.is_degraded:
         return splits
     labels = labels_of(splits.train)
@@ -72,7 +73,12 @@ def degrade(source: Source, splits: Opened) -> Opened:
     lines, warnings = [], []
     if source.share < 1:
         places = stratified.share(labels, source.share, seed)
-        lines.append(_about_share(labels[places], len(labels)))
+        lines.append(_about_share(labels[places], len(labels), "share"))
+    if source.per_class:
+        counts = np.full(splits.num_classes, source.per_class)
+        places = stratified.of_each_class(labels, counts, seed)
+        lines.append(_about_share(labels[places], len(labels), "per_class"))
+        warnings += _doubt_about_few(source, splits, labels[places])
     if source.imbalance > 1:
         before = len(places)
         places = places[_tail(source, splits, labels[places])]
@@ -128,7 +134,7 @@ def _tail(source: Source, splits: Opened, labels: np.ndarray) -> np.ndarray:
             f"data.imbalance is {source.imbalance:g}, but with {counts[0]:,} training images of"
             f" {_name(splits, 0)} there would be none of {last}: at most {counts[0]:,} leaves one"
         )
-    return stratified.long_tail(labels, counts, source.noise_seed)
+    return stratified.of_each_class(labels, counts, source.noise_seed)
 
 
 def _name(splits: Opened, label: int) -> str:
@@ -136,12 +142,26 @@ def _name(splits: Opened, label: int) -> str:
     return f"class {label} ('{errors.printable(names[label])}')" if names else f"class {label}"
 
 
-def _about_share(kept: np.ndarray, total: int) -> str:
+def _about_share(kept: np.ndarray, total: int, field: str) -> str:
     sizes = np.bincount(kept)
     low, high = sizes[sizes > 0].min(), sizes.max()
     spread = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    said = f"share: {len(kept):,} of {total:,} training images are used"
+    said = f"{field}: {len(kept):,} of {total:,} training images are used"
     return said if len(sizes) == 1 else f"{said}, {spread} of a class"
+
+
+def _doubt_about_few(source: Source, splits: Opened, kept: np.ndarray) -> list[str]:
+    """A warning, or none: classes with fewer images than were asked for."""
+    sizes = np.bincount(kept, minlength=splits.num_classes)
+    few = np.flatnonzero(sizes < source.per_class)
+    if not few.size:
+        return []
+    least = few[np.argmin(sizes[few])]
+    classes = "1 class has" if few.size == 1 else f"{few.size:,} classes have"
+    return [
+        f"data.per_class is {source.per_class:,}, but {classes} fewer training images, of which all"
+        f" are used: {sizes[least]:,} of {_name(splits, int(least))}"
+    ]
 
 
 def _about_tail(source: Source, splits: Opened, kept: np.ndarray, before: int) -> str:
@@ -168,6 +188,8 @@ def _changes(source: Source) -> str:
     parts = []
     if source.share < 1:
         parts.append(f"share {source.share:g}")
+    if source.per_class:
+        parts.append(f"per_class {source.per_class}")
     if source.imbalance > 1:
         parts.append(f"imbalance {source.imbalance:g}")
     if source.label_noise:
@@ -186,6 +208,7 @@ def _figures(source: Source, splits: Opened, train: Degraded) -> dict[str, Any]:
     counts = train.counts(splits.num_classes).tolist()
     about = {
         "share": source.share,
+        "per_class": source.per_class,
         "imbalance": source.imbalance,
         "label_noise": source.label_noise,
         "noise": source.noise,

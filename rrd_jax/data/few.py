@@ -55,6 +55,7 @@ def _source(where: str, source: Source) -> Source:
     plain = dataclasses.replace(
         source,
         mock_examples=0,
+        per_class=0,
         share=1.0,
         imbalance=1.0,
         label_noise=0.0,
@@ -97,4 +98,4 @@ def _some_of_each_class(
         return split
     labels = degraded.labels_of(split.examples)
     counts = np.minimum(np.bincount(labels, minlength=num_classes), most)
-    return feed.some(split, stratified.long_tail(labels, counts, _SEED))
+    return feed.some(split, stratified.of_each_class(labels, counts, _SEED))

@@ -45,6 +45,7 @@ class Source:
         with a path, the first ones of its own.
       class_names: a file of the classes' names, in place of the data's own; "" for none.
       share: of the training split's images that are used, in (0, 1]; all classes have theirs.
+      per_class: above 0, training images of each class that are used, all where there are fewer.
       imbalance: of the long tail that is made of the training split, in the order of labels: images
         of the first class over those of the last one; 1 for the classes as they are.
       label_noise: share of the training labels that are made wrong, in [0, 1).
@@ -75,6 +76,7 @@ class Source:
     options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
     class_names: str = ""
     share: float = 1.0
+    per_class: int = 0
     imbalance: float = 1.0
     label_noise: float = 0.0
     noise: str = "symmetric"
@@ -89,7 +91,8 @@ class Source:
         errors.lookup("feed", self.feed, dict.fromkeys(FEEDS))
         check_augmentation(self.augment)
         errors.lookup("data.noise", self.noise, dict.fromkeys(NOISES))
-        for field in ("workers", "mock_examples", "noise_seed", "views", "views_seed"):
+        whole = ("workers", "mock_examples", "noise_seed", "per_class", "views", "views_seed")
+        for field in whole:
             if getattr(self, field) < 0:
                 shown = _SHOWN.get(field, field)
                 raise errors.InputError(
@@ -117,6 +120,12 @@ class Source:
                 raise errors.InputError(
                     f"data.{field} is {getattr(self, field)}, but must be {wanted}"
                 )
+        if self.per_class and (self.share < 1 or self.imbalance > 1):
+            raise errors.InputError(
+                f"data.per_class is {self.per_class}, data.share {self.share:g} and data.imbalance"
+                f" {self.imbalance:g}: each says how many images of a class are used; with"
+                " data.per_class set the others to 1, or set it to 0"
+            )
 
     @property
     def kind(self) -> str:
@@ -131,7 +140,12 @@ class Source:
     @property
     def is_degraded(self) -> bool:
         """Whether training data are made worse on purpose."""
-        return self.share < 1 or self.imbalance > 1 or self.label_noise > 0
+        return self.is_thinned or self.label_noise > 0
+
+    @property
+    def is_thinned(self) -> bool:
+        """Whether training images are left out on purpose."""
+        return self.share < 1 or self.per_class > 0 or self.imbalance > 1
 
     @property
     def crops_on_host(self) -> bool:

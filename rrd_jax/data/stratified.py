@@ -1,9 +1,9 @@
-"""Choices of images and labels from all classes: a share, a long tail, labels that become wrong."""
+"""Choices of images and labels from all classes: a share, so many of each, labels made wrong."""
 
 import numpy as np
 
 # What is drawn, so that no two draws of a seed are the same.
-_SHARE, _TAIL, _NOISE = range(3)
+_SHARE, _COUNTS, _NOISE = range(3)
 
 
 def share(labels: np.ndarray, part: float, seed: int) -> np.ndarray:
@@ -24,9 +24,12 @@ def share(labels: np.ndarray, part: float, seed: int) -> np.ndarray:
     return np.sort(order[: max(round(part * len(labels)), np.count_nonzero(sizes))])
 
 
-def long_tail(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
-    """Places of `counts` [C] random examples of each class, ascending."""
-    ranks = _ranks(labels, np.random.default_rng((seed, _TAIL)))
+def of_each_class(labels: np.ndarray, counts: np.ndarray, seed: int) -> np.ndarray:
+    """Places of `counts` [C] random examples of each class, ascending; all where it has fewer.
+
+    Smaller counts of the same seed are a part of larger ones.
+    """
+    ranks = _ranks(labels, np.random.default_rng((seed, _COUNTS)))
     return np.flatnonzero(ranks < counts[labels])
 
 

@@ -135,7 +135,11 @@ def _started(run: Run) -> str | None:
 
 _ALL = (
     Column("name", lambda run: run.place.name),
-    Column("role", lambda run: run.place.role, choices=("student", "teacher", "alone", "stage")),
+    Column(
+        "role",
+        lambda run: run.place.role,
+        choices=("student", "teacher", "alone", "scratch", "stage"),
+    ),
     Column("pair", _pair),
     Column("teacher", _teacher),
     Column("student", _field("student.model")),

@@ -18,8 +18,8 @@ class Place:
     Attributes:
       path: of the folder.
       name: the path from the folder that was searched; "." for this itself.
-      role: "student" for a run of its own, "teacher" and "alone" for the others of a job, "stage"
-        for what an objective trains before distillation.
+      role: "student" for a run of its own, "teacher", "alone" and "scratch" for the others of a
+        job, "stage" for what an objective trains before distillation.
       entries: what lies in the folder, by name.
       above: the run in whose folder it lies, None for none.
     """
@@ -106,8 +106,8 @@ def _place(
         return None
     if above and re.fullmatch(r"teacher\d*", own):
         role = "teacher"
-    elif above and own == "alone":
-        role = "alone"
+    elif above and own in ("alone", "scratch"):
+        role = own
     else:
         role = "teacher" if os.path.basename(os.path.dirname(path)) == "teachers" else "student"
     return Place(path, name, role, entries, above)

@@ -1,6 +1,6 @@
 """What embeddings say of classes: votes of nearest images, and a linear probe."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import jax
@@ -64,10 +64,34 @@ def of(
     embeddings, labels = collect(dataset.train)
     for name, of_split in (("labelled", labels), ("labelled test", truth)):
         sanity.check_labels(of_split, dataset.num_classes, name)
-    voted, ks = {}, votes(dataset)
+    given = (queries, truth, embeddings, labels, dataset.num_classes, mesh)
+    return of_embeddings(*given, ks=votes(dataset))
+
+
+def of_embeddings(
+    queries: np.ndarray,
+    truth: np.ndarray,
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    num_classes: int,
+    mesh: jax.sharding.Mesh,
+    ks: Collection[int] = neighbours.KS,
+) -> dict[str, float]:
+    """As `of`, from embeddings.
+
+    Args:
+      queries: [Q, D] of test images.
+      truth: [Q] their labels.
+      embeddings: [N, D] float32 of images with labels; they are overwritten.
+      labels: [N].
+      num_classes: C.
+      mesh: the devices.
+      ks: how many nearest images vote; all of them where there are fewer.
+    """
+    voted = {}
     if ks:
-        voted = neighbours.classify(queries, embeddings, labels, dataset.num_classes, ks)
+        voted = neighbours.classify(queries, embeddings, labels, num_classes, ks)
     figures = {f"knn_{k}": metrics.percent_equal(classes, truth) for k, classes in voted.items()}
-    head = probe.fit(embeddings, labels, dataset.num_classes, _L2, mesh).head  # it overwrites them
+    head = probe.fit(embeddings, labels, num_classes, _L2, mesh).head  # it overwrites them
     guesses = np.argmax(queries @ head["kernel"] + head["bias"], axis=-1)
     return figures | {"probe": metrics.percent_equal(guesses, truth)}

@@ -162,7 +162,7 @@ def test_an_optimizer_and_its_schedule_come_from_fields():
 def test_labels_are_smoothed_for_the_student_and_the_same_alone_but_not_for_the_teacher():
     fields = {"baseline": True, "objectives.ce.label_smoothing": 0.1}
     job = parse(launch.digits(**fields))
-    parts = (job.student, job.alone, job.teachers[0].part)
+    parts = (job.student, job.beside["alone"], job.teachers[0].part)
     (student, alone, teacher) = (part.training.objectives[0] for part in parts)
     assert student.options["label_smoothing"] == alone.options["label_smoothing"] == 0.1
     assert not teacher.options.get("label_smoothing")

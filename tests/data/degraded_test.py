@@ -64,6 +64,27 @@ def test_a_share_is_taken_before_the_long_tail_and_noise_is_of_what_is_left(data
     assert f"label noise: {about['wrong labels']} of {len(found.train)} training labels" in lines
 
 
+def test_so_many_images_of_each_class_are_used_or_all_that_there_are(data_dir):
+    found = _digits(data_dir, per_class=10)
+    assert found.summary.figures["degraded"]["images of each class"] == [10] * 10
+    assert found.summary.lines == (
+        "per_class: 100 of 1,000 training images are used, 10 of a class",
+    )
+    assert not any("per_class" in text for text in found.summary.warnings)
+    places = set(found.train.examples.places.tolist())
+    assert places > set(_digits(data_dir, per_class=3).train.examples.places.tolist())
+    assert places != set(_digits(data_dir, per_class=10, noise_seed=1).train.examples.places)
+    found = _digits(data_dir, per_class=101)
+    (said,) = (text for text in found.summary.warnings if "per_class" in text)
+    counts = found.summary.figures["degraded"]["images of each class"]
+    least = int(np.argmin(counts))
+    assert max(counts) == 101
+    assert said.endswith(
+        f"fewer training images, of which all are used: {counts[least]} of class"
+        f" {least} ('{least}')"
+    )
+
+
 @pytest.mark.xdist_group("workers")
 def test_both_feeds_and_worker_processes_see_the_same(tmp_path):
     root = tmp_path / "root"
@@ -163,6 +184,14 @@ def test_the_same_data_are_opened_again_as_they_are():
         ({"imbalance": float("inf")}, "data.imbalance is inf"),
         ({"noise": "symetric"}, "unknown data.noise 'symetric'; did you mean 'symmetric'"),
         ({"noise_seed": -1}, "data.noise_seed is -1"),
+        (
+            {"per_class": 5, "share": 0.5},
+            "per_class is 5, data.share 0.5 and data.imbalance 1: each",
+        ),
+        (
+            {"per_class": 5, "imbalance": 2.0},
+            "data.share 1 and data.imbalance 2: each says how many",
+        ),
         ({"imbalance": 30.0}, "20 training images of class 0 there would be none of class 3: at"),
     ],
 )
@@ -200,8 +229,12 @@ def test_a_teacher_sees_what_its_student_sees_unless_it_is_told_otherwise():
     student, teacher, job = _sources(**fields, **clean)
     assert student.is_degraded
     assert not teacher.is_degraded
-    assert job.alone.source == student
-    assert job.alone.fields["teacher"]["label_noise"] is None  # it has no teacher
+    assert job.beside["alone"].source == student
+    assert job.beside["alone"].fields["teacher"]["label_noise"] is None  # it has no teacher
+    student, teacher, _ = _sources(**{"data.per_class": 5})
+    assert student.per_class == teacher.per_class == 5
+    student, teacher, _ = _sources(**{"data.per_class": 5, "teacher.per_class": 0})
+    assert (student.per_class, teacher.per_class) == (5, 0)
     student, teacher, _ = _sources(**{"teacher.label_noise": 0.1, "data.noise_seed": 3})
     assert (student.label_noise, teacher.label_noise, teacher.noise_seed) == (0, 0.1, 3)
 
@@ -220,6 +253,7 @@ def test_of_several_teachers_each_has_its_own():
         ({"data.noise": "asymmetric"}, {"data.noise"}),
         ({"data.noise_seed": 1}, {"data.noise_seed"}),
         ({"data.share": 0.5, "data.noise_seed": 1}, set()),
+        ({"data.per_class": 5, "data.noise_seed": 1}, set()),
         ({"data.label_noise": 0.5, "data.noise_seed": 1, "data.noise": "asymmetric"}, set()),
         ({"teacher.label_noise": 0.5, "data.noise": "asymmetric", "data.noise_seed": 1}, set()),
         ({"data.mock_examples": 9, "data.share": 0.5}, {"data.share"}),

@@ -105,12 +105,12 @@ def test_a_long_tail_of_unequal_classes_is_as_long_as_the_scarcest_allows():
 
 def test_a_long_tail_keeps_so_many_random_images_of_each_class():
     counts = np.array([50, 40, 30, 20, 10, 5, 1])
-    places = stratified.long_tail(_LABELS, counts, seed=0)
+    places = stratified.of_each_class(_LABELS, counts, seed=0)
     np.testing.assert_array_equal(_counts(_LABELS[places]), counts)
-    np.testing.assert_array_equal(places, stratified.long_tail(_LABELS, counts, seed=0))
-    assert set(places.tolist()) != set(stratified.long_tail(_LABELS, counts, seed=1).tolist())
+    np.testing.assert_array_equal(places, stratified.of_each_class(_LABELS, counts, seed=0))
+    assert set(places.tolist()) != set(stratified.of_each_class(_LABELS, counts, seed=1).tolist())
     first = np.flatnonzero(_LABELS == 6)[0]
-    kept = [stratified.long_tail(_LABELS, counts, seed) for seed in range(20)]
+    kept = [stratified.of_each_class(_LABELS, counts, seed) for seed in range(20)]
     assert sum(first in places for places in kept) < 5  # not simply the first ones
 
 

@@ -48,6 +48,7 @@ def test_the_others_of_a_job_are_listed_with_their_roles(tmp_path):
     made.run(tmp_path / "job" / "teacher", teacher={"model": ""})
     made.run(tmp_path / "job" / "teacher2", teacher={"model": ""})
     made.run(tmp_path / "job" / "alone", method="ce")
+    made.run(tmp_path / "job" / "scratch")
     made.run(tmp_path / "study" / "teachers" / "resnet8x4")
     stage = made.run(tmp_path / "job" / "before-ft", epochs=1)
     (stage / "config.json").unlink()
@@ -59,6 +60,7 @@ def test_the_others_of_a_job_are_listed_with_their_roles(tmp_path):
         "job/teacher": "teacher",
         "job/teacher2": "teacher",
         "job/alone": "alone",
+        "job/scratch": "scratch",
         "job/before-ft": "stage",
         "study/teachers/resnet8x4": "teacher",
     }

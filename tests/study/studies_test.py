@@ -33,6 +33,8 @@ _SIZES = {
     "transfer.py": (48, 48, 2),
     "transfer.py:mnist,ce": (18, 18, 2),
     "transfer.py:cifar100,ce,rrd": (18, 18, 1),
+    "unlabelled.py": (93, 93, 1),
+    "unlabelled.py:fashion_mnist,embed,seed": (33, 33, 1),
 }
 
 
@@ -65,7 +67,7 @@ def test_published_figures_are_of_pairs_and_methods_that_the_benchmark_has():
 
 
 # One of each kind: those that are left out differ from these in their methods and pairs.
-_KINDS = ("digits", "transformers", "transfer", "label_noise", "few_images")
+_KINDS = ("digits", "transformers", "transfer", "label_noise", "few_images", "unlabelled")
 
 
 @pytest.mark.long
