@@ -4,6 +4,7 @@ import contextlib
 import functools
 import pathlib
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -177,6 +178,9 @@ def _look(images: np.ndarray, training: Training) -> None:
 _warn_once = functools.cache(console.warn)
 
 
+_WAITS = 0.05  # of the time; where steps wait longer for images, it is said
+
+
 class _Loop:
     """The steps of one run.
 
@@ -187,7 +191,7 @@ class _Loop:
 
     def __init__(self, run: Run, stop: parallel.StopRequests):
         self.run, self.stop, self.asked = run, stop, 0
-        self.weighed = False
+        self.weighed = self.warned_of_input = False
         self.training, self.steps_per_epoch = run.recipe.training, run.steps_per_epoch
         self.total = self.training.epochs * run.steps_per_epoch
         self.predict = None
@@ -242,7 +246,7 @@ class _Loop:
         given = (run.recipe, run.dataset, run.mesh, run.program.length, start)
         calls = dispatches(*given, self._rows())
         with contextlib.closing(calls):
-            for count, batch in calls:
+            for count, batch in self._fed(calls):
                 logged = self._advance(count, teacher, batch)
                 pending.append((count, logged))
                 trace.after(count, logged)
@@ -251,6 +255,16 @@ class _Loop:
                     jax.block_until_ready(pending[-3])
                 self._after_call(count, pending, first=run.step == start + count)
         run.checkpoints.wait()
+
+    def _fed(self, calls: Iterator[tuple[int, Batch | Split]]) -> Iterator[tuple[int, Any]]:
+        """The calls; what a step waits for them is told to the clock."""
+        while True:
+            start = time.monotonic()
+            call = next(calls, None)
+            self.clock.wait(time.monotonic() - start)
+            if call is None:
+                return
+            yield call
 
     def _teacher(self) -> Any:
         """What steps are given of the teacher: its variables, or its cached embeddings."""
@@ -266,10 +280,8 @@ class _Loop:
 
     def _rows(self) -> Callable | None:
         """What batches bring of the teacher, where the host keeps its embeddings."""
-        if self.run.cache_place not in ("host", "file"):
-            return None
-        given = (self.training.augment, self.run.cache_place)
-        return functools.partial(self.run.teacher.cache.rows, *given)
+        on_host = self.run.cache_place in ("host", "file")
+        return self.run.teacher.cache.rows if on_host else None
 
     def _advance(self, count: int, teacher: Any, batch: Batch | Split) -> Any:
         """Makes `count` steps; returns what they log."""
@@ -329,7 +341,14 @@ class _Loop:
             macs += networks.summarize(run.teacher_network, shape).macs
         peak = run.mesh.size * parallel.peak_flops(run.mesh.devices.flat[0].device_kind)
         rate = self.clock.rate(run.step)
-        return report.speeds(rate, self.training.batch_size, 2 * macs, peak)
+        waits = None if run.dataset.train.on_device else self.clock.waits()
+        if waits and waits > _WAITS and not self.warned_of_input:
+            self.warned_of_input = True
+            console.warn(
+                f"[{self.training.label}] steps wait for images {waits:.0%} of the time: more"
+                " data.workers, images that are smaller on disk, or data.feed=resident help"
+            )
+        return report.speeds(rate, self.training.batch_size, 2 * macs, peak, waits)
 
     def _progress(self) -> None:
         step = self.run.step

@@ -157,7 +157,9 @@ def _agreement(row: dict[str, Any]) -> list[str]:
     return [f"agreement {row['test/agreement']:6.2f}"] if "test/agreement" in row else []
 
 
-def speeds(rate: float, batch_size: int, flops: float, peak: float) -> dict[str, float]:
+def speeds(
+    rate: float, batch_size: int, flops: float, peak: float, waits: float | None = None
+) -> dict[str, float]:
     """The speed of a run, as entries of a row.
 
     Args:
@@ -165,6 +167,8 @@ def speeds(rate: float, batch_size: int, flops: float, peak: float) -> dict[str,
       batch_size: images a step.
       flops: of the networks for an image.
       peak: FLOPs a second that the devices can make; 0 where that is not known.
+      waits: the share of the time in which steps waited for images; None where these lie on the
+        devices.
     """
     images = rate * batch_size
     figures = {
@@ -172,6 +176,8 @@ def speeds(rate: float, batch_size: int, flops: float, peak: float) -> dict[str,
         "step_milliseconds": 1000 / rate if rate else 0.0,
         "model_teraflops_per_second": images * flops / 1e12,
     }
+    if waits is not None:
+        figures["input_wait_percent"] = 100 * waits
     return figures | ({"model_flop_utilisation": images * flops / peak} if peak else {})
 
 
@@ -215,10 +221,19 @@ class Clock:
     def begin(self, step: int) -> None:
         """Says that the steps begin; the time before them counts for `total` alone."""
         self._first = self._mark = time.monotonic(), step
+        self._waited = 0.0
 
     def mark(self, step: int) -> None:
-        """Measures `rate` from here on."""
-        self._mark = (time.monotonic(), step)
+        """Measures `rate` and `waits` from here on."""
+        self._mark, self._waited = (time.monotonic(), step), 0.0
+
+    def wait(self, seconds: float) -> None:
+        """Says that steps waited for images so long."""
+        self._waited += seconds
+
+    def waits(self) -> float:
+        """The share of the time since the mark in which steps waited for images, in [0, 1]."""
+        return self._waited / max(time.monotonic() - self._mark[0], 1e-9)
 
     def rate(self, step: int) -> float:
         """Steps a second since the mark; 0 if no step was made."""

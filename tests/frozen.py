@@ -72,7 +72,10 @@ JOBS = {
     ),
     "resumed": ("digits", f"smoke,{_PAIR},rrd+kd", {"train.save_every": 2, "stop_after": 4}),
 }
-_SPEEDS = ("images_per_second", "step_milliseconds", "model_teraflops_per_second")
+_SPEEDS = (
+    *("images_per_second", "step_milliseconds", "model_teraflops_per_second"),
+    "input_wait_percent",
+)
 _VERSIONS = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow-datasets")
 # Test losses of a network that has seen three steps reach hundreds, and are chaotic then.
 _CHAOTIC = 5.0

@@ -224,3 +224,20 @@ def test_the_peak_of_a_device_is_known_by_its_name():
     assert parallel.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
     assert parallel.peak_flops("TPU v5 lite") == 197e12
     assert parallel.peak_flops("cpu") == 0
+
+
+def test_a_run_whose_images_come_slowly_says_so(tmp_path, make_config, monkeypatch, capsys):
+    plain = loop.dispatches
+
+    def slowly(*arguments):
+        for call in plain(*arguments):
+            time.sleep(0.2)
+            yield call
+
+    monkeypatch.setattr(loop, "dispatches", slowly)
+    fields = {"data.feed": "streamed", "train.epochs": 2}
+    launch.run(make_config(**fields), tmp_path)
+    said = capsys.readouterr().out
+    assert said.count("steps wait for images") == 1
+    row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert 5 < row["input_wait_percent"] <= 100

@@ -146,3 +146,17 @@ def test_the_clock_counts_earlier_starts_and_steps_since_the_mark():
     assert clock.rate(7) == 0
     assert clock.rate(9) > 0
     assert clock.left(10, 10) == 0
+
+
+def test_the_clock_counts_what_steps_wait_for_images(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
+    clock = report.Clock(0.0, 0)
+    clock.wait(0.5)
+    now[0] += 2
+    assert clock.waits() == 0.25
+    assert report.speeds(1, 8, 1, 0, clock.waits())["input_wait_percent"] == 25
+    assert "input_wait_percent" not in report.speeds(1, 8, 1, 0)
+    clock.mark(3)
+    now[0] += 1
+    assert clock.waits() == 0

@@ -51,11 +51,16 @@ def about(few: Dataset) -> str:
 
 
 def _source(where: str, source: Source) -> Source:
+    """How they are read: all of them, with their labels, in the form of a run's images."""
     plain = dataclasses.replace(
         source,
-        **dict.fromkeys(("share", "imbalance"), 1.0),
-        **dict.fromkeys(("per_class", "label_noise", "mock_examples"), 0),
-        **{"use_labels": True, "max_images": None},
+        mock_examples=0,
+        per_class=0,
+        share=1.0,
+        imbalance=1.0,
+        label_noise=0.0,
+        use_labels=True,
+        max_images=None,
     )
     folder = os.path.expanduser(where)
     if where == source.name and not os.path.isdir(folder):

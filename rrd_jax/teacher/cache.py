@@ -25,9 +25,10 @@ from rrd_jax.objectives import Objective
 from rrd_jax.recipe import Recipe, Training
 from rrd_jax.teacher import ensemble, outputs
 from rrd_jax.teacher.filling import fill
-from rrd_jax.teacher.rows import Rows, fallback
+from rrd_jax.teacher.rows import Rows, RowsInMemory, fallback
 
 _ROWS = 8  # on devices, images fill a multiple of this
+_LOOKED_AT = 16  # images of a streamed split, to tell it from another part of the same data
 _HOST_SHARE = 0.25  # of a host's memory, for embeddings
 _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(jnp.bfloat16)}
 
@@ -98,6 +99,7 @@ class EmbeddingCache:
         self._image_shape = dataset.image_shape
         self._dtype, self._fast_cpu = dtype, fast_cpu
         self._kept: dict[tuple[pathlib.Path, str], Any] = {}  # by folder and place
+        self._on_host: tuple[np.ndarray, ...] = ()  # of the last `get`
 
     def bytes_needed(self, augment: Augment) -> float:
         """Memory of each device that the embeddings still have to take, if they lie there."""
@@ -152,14 +154,12 @@ class EmbeddingCache:
                 self._kept[key] = self._placed(rows, place)
             tables.append(self._kept[key])
             heads.append(self._head(table))
+        self._on_host = () if place == "device" else tuple(tables)
         return {"embedding": tuple(tables) if place == "device" else (), "head": tuple(heads)}
 
-    def rows(
-        self, augment: Augment, place: str, index: np.ndarray, view: np.ndarray
-    ) -> tuple[np.ndarray, ...]:
-        """Of each member, what the host keeps of views [B] of images [B]: [B, width]."""
-        tables = [self._kept[table.rows.folder, place] for table in self._plan(augment)]
-        return tuple(np.asarray(table[index, view]) for table in tables)
+    def rows(self, index: np.ndarray, view: np.ndarray) -> tuple[np.ndarray, ...]:
+        """What the host keeps of views [B] of images [B], after `get`: for each member a [B, D]."""
+        return tuple(np.asarray(table[index, view]) for table in self._on_host)
 
     def _head(self, table: _Table) -> Any:
         if not self._summary(table.network).outputs.head:
@@ -189,7 +189,9 @@ class EmbeddingCache:
         if self._split.on_device:
             images = checkpoints.digest(self._split.images)
         else:  # nobody looks at all of them beforehand
-            images = repr((self._version, self._split.size, self._split.channels))
+            places = np.linspace(0, len(self._split) - 1, _LOOKED_AT).astype(int)
+            (looked_at,) = self._split.images_at(places, _LOOKED_AT)
+            images = repr((self._version, checkpoints.host_digest(looked_at)))
         return [(images, checkpoints.digest(variables)) for _, variables in self._members]
 
     def _whole(
@@ -211,14 +213,15 @@ class EmbeddingCache:
         if 0 < len(missing) < rows.shape[0]:
             known = rows.shape[0] - len(missing)
             console.say(f"the teacher has seen {known:,} of {rows.shape[0]:,} images before")
-        written = self._file(rows, augment, place)
         _, folded = ensemble.members(self._network, self._folded())[i]
+        written = rows
         try:
+            about = {"views": augment.name}
+            parallel.main_first(lambda: rows.begin(about) if parallel.is_main() else None)
             self._fill(table, folded, augment, missing, written, stop)
         except OSError as error:
-            written = self._fallback(rows, error, place)
-            everything = np.arange(rows.shape[0])
-            self._fill(table, folded, augment, everything, written, stop)
+            written, missing = self._fallback(rows, error, place), np.arange(rows.shape[0])
+            self._fill(table, folded, augment, missing, written, stop)
         seconds = time.monotonic() - start
         rate = len(missing) * augment.views / seconds
         console.say(f"the teacher has seen all views in {seconds:.0f} s, {rate:,.0f} images/s")
@@ -238,17 +241,8 @@ class EmbeddingCache:
             fast_cpu=self._fast_cpu,
         )
 
-    def _file(self, rows: Rows, augment: Augment, place: str) -> Any:
-        """Where rows are written: the disk, or memory in its place."""
-        try:
-            parallel.main_first(
-                lambda: rows.begin({"views": augment.name}) if parallel.is_main() else None
-            )
-        except OSError as error:
-            return self._fallback(rows, error, place)
-        return rows
-
-    def _fallback(self, rows: Rows, error: OSError, place: str) -> Any:
+    def _fallback(self, rows: Rows, error: OSError, place: str) -> RowsInMemory:
+        """Where rows are written that the disk does not take."""
         if place == "file":
             raise errors.InputError(
                 f"the teacher's embeddings cannot be kept in {rows.folder} ({error}); make room"

@@ -45,8 +45,12 @@ class Rows:
     def missing(self) -> tuple[np.ndarray, int]:
         """Returns ([n] images whose rows are not known, how many of them are damaged).
 
-        Notes of damaged rows are taken out; every process is to ask, and the first one does it.
+        Every process is to ask; the first one takes out the notes of damaged rows, and knows alone
+        how many there are.
         """
+        return parallel.main_first(self._missing)
+
+    def _missing(self) -> tuple[np.ndarray, int]:
         known, good = np.zeros(self.shape[0], bool), []
         bad = np.zeros_like(known)
         with contextlib.suppress(OSError), self._file.open("rb") as file:
@@ -57,8 +61,8 @@ class Rows:
                     good.append((first, stop, checksum))
                 else:
                     bad[first:stop] = True
-        if bad.any():
-            parallel.main_first(lambda: self._keep_notes(good) if parallel.is_main() else None)
+        if bad.any() and parallel.is_main():
+            self._keep_notes(good)
         return np.flatnonzero(~known), np.count_nonzero(bad & ~known)
 
     def begin(self, about: dict[str, str]) -> None:

@@ -147,6 +147,20 @@ def test_of_other_images_another_teacher_or_other_crops_nothing_is_cached(tmp_pa
     assert exists(augment=augment.make_augment("crop_flip", **crop))
 
 
+def test_parts_of_one_streamed_set_are_told_apart(tmp_path):
+    mesh, whole = parallel.make_mesh(jax.devices()[:1]), _split(40).train.examples
+    network, variables = _network(_split())
+
+    def cache_of(part):
+        split = feed.Streamed(part, 8, 1)
+        dataset = data.Dataset("random", 4, (8, 8, 1), train=split, test=split)
+        return _cache(network, variables, [tmp_path], dataset, mesh)
+
+    cache_of(whole[:20]).get(_CROP)
+    assert cache_of(whole[:20]).exists(_CROP)
+    assert not cache_of(whole[20:]).exists(_CROP)
+
+
 @pytest.mark.usefixtures("one_device")
 def test_by_itself_it_is_on_where_it_pays_and_a_run_goes_on_as_it_began(
     teacher, tmp_path, monkeypatch, capsys
