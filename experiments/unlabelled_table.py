@@ -26,7 +26,7 @@ from rrd_jax.library import loading, teachers
 from rrd_jax.proof import neighbours
 from rrd_jax.teacher import labelled
 
-_STUDY = flags.DEFINE_string("study", None, "The --workdir of the study.", required=True)
+_STUDY = flags.DEFINE_string("study", "", "The --workdir of the study.")
 _LABELS = (1, 10, 100)
 _K = 10
 _NEIGHBOURS = 20
@@ -41,6 +41,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
 
     def show():
+        if not _STUDY.value:
+            raise errors.InputError("--study is missing: the --workdir of a study")
         record = records.read(pathlib.Path(_STUDY.value))
         console.say(f"{record.about}\n")
         console.print_table(*table(cells(record)))

@@ -60,7 +60,7 @@ def test_random_parts_have_the_area_and_aspect_asked_for(shape):
     rng = np.random.default_rng(0)
     areas = []
     for _ in range(200):
-        top, left, h, w = images._random_part(rng, *shape)
+        top, left, h, w = images._random_part(rng, *shape, 0.08)
         assert 0 <= top <= top + h <= shape[0]
         assert 0 <= left <= left + w <= shape[1]
         areas.append(h * w / (shape[0] * shape[1]))
