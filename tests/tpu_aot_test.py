@@ -7,9 +7,12 @@ import re
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from experiments import tpu_steps, tpu_table
+from rrd_jax import parallel, relational_loss
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing"),
@@ -47,6 +50,35 @@ def test_convolutions_are_bfloat16_and_statistics_softmaxes_and_losses_float32()
     assert signature.count("bf16") == 10  # the kernels of a folded VGG13
     assert "f32" in signature
     assert "tensor<50000x3072xui8>" in signature
+
+
+# Six passes of bfloat16 for similarities, three for the gradient; and full float32 where asked for,
+# and where the memory is walked in chunks.
+@pytest.mark.parametrize(
+    ("options", "passes"),
+    [
+        ({}, ["highest", "high"]),
+        ({"precision": "highest"}, ["highest", "highest"]),
+        ({"chunk": 0}, ["highest", "highest"]),
+    ],
+)
+def test_a_tpus_program_has_the_passes_that_are_asked_for(options, passes):
+    mesh = tpu_steps.make_mesh("v5e:2x4", chips=1)
+    rows = [jax.ShapeDtypeStruct((n, 128), jnp.float32) for n in (64, 64, 2048)]
+    rows = tpu_steps._placed(rows, parallel.replicated(mesh))
+    temperatures = {"temperature_student": 0.04, "temperature_teacher": 0.1}
+
+    def total(*arrays):
+        return jnp.sum(relational_loss(*arrays, **temperatures, **options))
+
+    program = jax.jit(jax.grad(total)).lower(*rows).compile().as_text()
+    found = re.findall(r"operand_precision=\{(\w+),(\w+)\}", program)
+    assert sorted(found) == sorted((each, each) for each in passes)
+
+
+def test_shares_are_of_the_step_of_cross_entropy():
+    rows = tpu_table.shares({"ce": 2_000_000, "rrd": 100_000}).split("\n")
+    assert re.search(r"rrd +\| 100.0 +\| 5.0%", rows[-1])
 
 
 def test_a_collective_in_several_lines_is_counted_once():

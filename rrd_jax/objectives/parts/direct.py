@@ -12,26 +12,17 @@ stay full float32.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-# Of products: of similarities, and of what follows from weights in [0, 1]. On a TPU these are six
-# passes of bfloat16 and three, on a CPU both are float32.
-_SIMILARITIES, _WEIGHTS = jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGH
+# On a TPU six passes of bfloat16 and three; on a CPU both are float32.
+_SIMILARITIES, _SHARES = jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGH
 
 
 def product(form: str, a: jax.Array, b: jax.Array, precision: jax.lax.Precision) -> jax.Array:
     """`jnp.einsum`, as the device computes it."""
     return jnp.einsum(form, a, b, precision=precision)
-
-
-class _Own(NamedTuple):
-    """One more row of each image: similarities [2, B], and the rows [B, D]."""
-
-    similarities: jax.Array
-    rows: jax.Array
 
 
 def losses(
@@ -65,28 +56,29 @@ def losses(
     top = similarities.max(-1)
     if axes:
         top = jax.lax.pmax(top, axes)
-    single = None
     if own is not None:
-        single = _Own(product("qbd,bd->qb", queries, own, _SIMILARITIES), own.astype(dtype))
-        top = jnp.maximum(top, single.similarities)
+        own = own.astype(dtype)
+        own_similarities = product("qbd,bd->qb", queries, own, _SIMILARITIES)
+        top = jnp.maximum(top, own_similarities)
     shifted = [similarities[i] - top[i][:, None] for i in (0, 1)]
     totals, cross = _sums(shifted)
     if axes:
         totals, cross = jax.lax.psum((totals, cross), axes)
-    if single is not None:
-        apart = single.similarities - top
-        totals, cross = totals + jnp.exp(apart), cross + jnp.exp(apart[1]) * apart[0]
-    found = jnp.log(totals[0]) - cross / totals[1]
+    if own is not None:
+        own_shifted = own_similarities - top
+        own_weights = jnp.exp(own_shifted)
+        totals, cross = totals + own_weights, cross + own_weights[1] * own_shifted[0]
+    values = jnp.log(totals[0]) - cross / totals[1]
     if not gradient:
-        return found, None
+        return values, None
     shares = [jnp.exp(shifted[i]) * (1 / totals[i])[:, None] for i in (0, 1)]
-    direction = product("bk,kd->bd", shares[0] - shares[1], rows, _WEIGHTS)
+    direction = product("bk,kd->bd", shares[0] - shares[1], rows, _SHARES)
     if axes:
         direction = jax.lax.psum(direction, axes)
-    if single is not None:
-        shares = jnp.exp(apart) / totals
-        direction = direction + (shares[0] - shares[1])[:, None] * single.rows
-    return found, direction
+    if own is not None:
+        shares = own_weights / totals
+        direction = direction + (shares[0] - shares[1])[:, None] * own
+    return values, direction
 
 
 def _similarities(queries: jax.Array, rows: jax.Array, product: Callable) -> jax.Array:
