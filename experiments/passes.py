@@ -96,9 +96,11 @@ def _values(product):
         project = functools.partial(projections.project, features=features)
         embedding, back = jax.vjp(project, layer)
         queries = embedding / tau_s, teacher / tau_t
-        losses, direction = direct.losses(*queries, None, memory, gradient=True, product=product)
+        three, exact = jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST
+        losses, direction = direct.losses(
+            *queries, None, memory, gradient=True, shares=three, product=product
+        )
         gradient = direction / tau_s
-        exact = jax.lax.Precision.HIGHEST
         similarities = product("qbd,kd->qbk", jnp.stack(queries), memory, exact)
         return losses, gradient, back(gradient)[0]["kernel"], similarities
 

@@ -171,14 +171,17 @@ def _alone(
     objective: objectives.Objective, student: Any, teacher: Any, batch: Batch | None, mesh: Any
 ) -> tuple[jax.stages.Lowered, objectives.ObjectiveState]:
     """An objective's loss, its gradients and its next memory, for Outputs; and its state."""
+    # A gradient of zeros for maps that are not compared would cost more than the loss.
+    read = ("logits", "embedding", *(("maps", "preactivations") * objective.needs_maps))
 
     def step(memory, state, student, teacher, batch):
-        def mean(params, student):
+        def mean(params, parts):
             carried = state._replace(params=params, memory=memory)
-            losses, moved = objective.loss(carried, student, teacher, batch)
+            losses, moved = objective.loss(carried, student._replace(**parts), teacher, batch)
             return jnp.mean(losses), moved
 
-        return jax.value_and_grad(mean, argnums=(0, 1), has_aux=True)(state.params, student)
+        parts = {name: getattr(student, name) for name in read}
+        return jax.value_and_grad(mean, argnums=(0, 1), has_aux=True)(state.params, parts)
 
     state = jax.eval_shape(lambda: objective.init(jax.random.key(0), student, teacher))
     given = _placed((state, student, teacher), parallel.replicated(mesh))

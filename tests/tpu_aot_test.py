@@ -53,12 +53,14 @@ def test_convolutions_are_bfloat16_and_statistics_softmaxes_and_losses_float32()
 
 
 # Six passes of bfloat16 for similarities, three for the gradient; and full float32 where asked for,
-# and where the memory is walked in chunks.
+# at low temperatures, and where the memory is walked in chunks.
 @pytest.mark.parametrize(
     ("options", "passes"),
     [
-        ({}, ["highest", "high"]),
+        ({}, ["high", "highest"]),
         ({"precision": "highest"}, ["highest", "highest"]),
+        ({"temperature_teacher": 0.02}, ["highest", "highest"]),
+        ({"temperature_teacher": 0.02, "precision": "high"}, ["high", "highest"]),
         ({"chunk": 0}, ["highest", "highest"]),
     ],
 )
@@ -66,14 +68,17 @@ def test_a_tpus_program_has_the_passes_that_are_asked_for(options, passes):
     mesh = tpu_steps.make_mesh("v5e:2x4", chips=1)
     rows = [jax.ShapeDtypeStruct((n, 128), jnp.float32) for n in (64, 64, 2048)]
     rows = tpu_steps._placed(rows, parallel.replicated(mesh))
-    temperatures = {"temperature_student": 0.04, "temperature_teacher": 0.1}
+    options = {"temperature_student": 0.04, "temperature_teacher": 0.1} | options
 
     def total(*arrays):
-        return jnp.sum(relational_loss(*arrays, **temperatures, **options))
+        return jnp.sum(relational_loss(*arrays, **options))
 
-    program = jax.jit(jax.grad(total)).lower(*rows).compile().as_text()
-    found = re.findall(r"operand_precision=\{(\w+),(\w+)\}", program)
-    assert sorted(found) == sorted((each, each) for each in passes)
+    lowered = jax.jit(jax.grad(total)).lower(*rows)
+    asked = re.findall(r"precision = \[(\w+), (\w+)\]", lowered.as_text())
+    assert sorted(asked) == [(each.upper(), each.upper()) for each in passes]
+    if not options.keys() & {"precision", "chunk"}:  # the compiler keeps them; of few, for time
+        found = re.findall(r"operand_precision=\{(\w+),(\w+)\}", lowered.compile().as_text())
+        assert sorted(found) == [(each, each) for each in passes]
 
 
 def test_shares_are_of_the_step_of_cross_entropy():

@@ -52,13 +52,17 @@ PRESETS = {
 }
 
 
+# From which temperature three passes of bfloat16 keep the gradient within 1e-5 of float64's.
+_THREE_PASSES = 0.04
+
+
 def _check_chunk(chunk: Any) -> None:
     if chunk is not None and (not errors.is_whole(chunk) or chunk < 0):
         raise errors.InputError(f"chunk is {chunk!r}, but must be None or a whole number from 0")
 
 
 def _check_precision(precision: Any) -> None:
-    errors.lookup("precision", precision, dict.fromkeys(relations.PRECISIONS))
+    errors.lookup("precision", precision, dict.fromkeys(("auto", "high", "highest")))
 
 
 def relational_loss(
@@ -90,9 +94,9 @@ def relational_loss(
         gradients; None for none.
       chunk: memory rows that are compared at once, so that nothing of size [B, K] exists; 0 for
         all of them, None for what suits the platform. The value is the same.
-      precision: "highest" for products in full float32; "high" for a gradient in three passes of
-        bfloat16 on a TPU, where B K is 2^22 at most on each device and chunk is None; "auto" for
-        "high" on a TPU and "highest" elsewhere. Similarities are full float32 in each.
+      precision: of the gradient's product on a TPU, where chunk is None and B K is 2^22 at most on
+        each device: "high" for three passes of bfloat16, "highest" for full float32, "auto" for
+        "high" where both temperatures are 0.04 or above. All else is full float32.
 
     Returns:
       [B] losses in nats; never below the entropy of p_t, and equal to it when the two
@@ -141,6 +145,9 @@ def relational_loss(
     teacher, memory, own = jax.lax.stop_gradient((teacher, memory, own))
     scaled = student / temperature_student, teacher / temperature_teacher
     chunk = None if chunk is None else int(chunk)
+    if precision == "auto":
+        coldest = min(temperature_student, temperature_teacher)
+        precision = "high" if coldest >= _THREE_PASSES else "highest"
     mesh = relations.context_mesh()
     return relations.cross_entropy(*scaled, memory, own, chunk, mesh, precision)
 

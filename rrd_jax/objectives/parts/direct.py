@@ -7,8 +7,8 @@ q . m_k over the rows, and n(q) its normaliser:
 
 The difference of the two softmaxes is taken before the product, which is a quarter less arithmetic
 than the two attentions of `relations`, and leaves no difference of two nearly equal sums: three
-passes of bfloat16 on a TPU are then exact enough. Similarities are divided by temperatures, and
-stay full float32.
+passes of bfloat16 on a TPU are then exact enough but for low temperatures. Similarities, which are
+divided by temperatures, are full float32.
 """
 
 from collections.abc import Callable
@@ -16,8 +16,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-# On a TPU six passes of bfloat16 and three; on a CPU both are float32.
-_SIMILARITIES, _SHARES = jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGH
+_EXACT = jax.lax.Precision.HIGHEST
 
 
 def product(form: str, a: jax.Array, b: jax.Array, precision: jax.lax.Precision) -> jax.Array:
@@ -32,6 +31,7 @@ def losses(
     memory: jax.Array,
     *,
     gradient: bool,
+    shares: jax.lax.Precision = _EXACT,
     axes: tuple[str, ...] = (),
     product: Callable[..., jax.Array] = product,
 ) -> tuple[jax.Array, jax.Array | None]:
@@ -43,6 +43,8 @@ def losses(
       own: [B, D], one more row for each image alone; None for no such rows.
       memory: [K, D], or a device's part of it.
       gradient: whether it is asked for.
+      shares: precision of the gradient's product. On a TPU HIGH are three passes of bfloat16 and
+        HIGHEST six; on a CPU both are float32.
       axes: of the mesh around, whose devices hold the memory's parts.
       product: as this module's; another one shows on a CPU what passes of bfloat16 lose.
 
@@ -58,7 +60,7 @@ def losses(
         top = jax.lax.pmax(top, axes)
     if own is not None:
         own = own.astype(dtype)
-        own_similarities = product("qbd,bd->qb", queries, own, _SIMILARITIES)
+        own_similarities = product("qbd,bd->qb", queries, own, _EXACT)
         top = jnp.maximum(top, own_similarities)
     shifted = [similarities[i] - top[i][:, None] for i in (0, 1)]
     totals, cross = _sums(shifted)
@@ -71,20 +73,20 @@ def losses(
     values = jnp.log(totals[0]) - cross / totals[1]
     if not gradient:
         return values, None
-    shares = [jnp.exp(shifted[i]) * (1 / totals[i])[:, None] for i in (0, 1)]
-    direction = product("bk,kd->bd", shares[0] - shares[1], rows, _SHARES)
+    softmaxes = [jnp.exp(shifted[i]) * (1 / totals[i])[:, None] for i in (0, 1)]
+    direction = product("bk,kd->bd", softmaxes[0] - softmaxes[1], rows, shares)
     if axes:
         direction = jax.lax.psum(direction, axes)
     if own is not None:
-        shares = own_weights / totals
-        direction = direction + (shares[0] - shares[1])[:, None] * own
+        softmaxes = own_weights / totals
+        direction = direction + (softmaxes[0] - softmaxes[1])[:, None] * own
     return values, direction
 
 
 def _similarities(queries: jax.Array, rows: jax.Array, product: Callable) -> jax.Array:
     """[2, B, K]; one product for both: twice as many rows of a matrix are multiplied faster."""
     _, batch, dim = queries.shape
-    products = product("qd,kd->qk", queries.reshape(-1, dim), rows, _SIMILARITIES)
+    products = product("qd,kd->qk", queries.reshape(-1, dim), rows, _EXACT)
     return products.reshape(2, batch, -1)
 
 

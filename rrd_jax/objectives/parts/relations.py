@@ -21,8 +21,6 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from rrd_jax import convolutions
 from rrd_jax.objectives.parts import direct
 
-PRECISIONS = ("auto", "high", "highest")
-
 
 class _Tile(NamedTuple):
     """What is compared at once: at most so many images, and so many rows of the memory.
@@ -71,7 +69,7 @@ def cross_entropy(
     own: jax.Array | None = None,
     chunk: int | None = None,
     mesh: AbstractMesh | None = None,
-    precision: str = "auto",
+    precision: str = "highest",
 ) -> jax.Array:
     """- sum_k softmax_k(teacher . m_k) log softmax_k(student . m_k).
 
@@ -86,9 +84,9 @@ def cross_entropy(
       mesh: devices that share the work: where their number divides K, each walks its own rows, and
         one small reduction joins what they found; where it divides B, each walks for its own
         images. None for one device, or what the compiler makes of it.
-      precision: of PRECISIONS. "highest" for products in full float32, "high" for the form of
-        `direct`, whose gradient takes three passes of bfloat16 on a TPU, where chunk is None and
-        its similarities are 2^23 at most; "auto" for that on a TPU, and full float32 elsewhere.
+      precision: of the gradient's product on a TPU, "high" for three passes of bfloat16, "highest"
+        for full float32, which all else is. It counts where chunk is None, and the similarities
+        are 2^23 at most on each device.
 
     Returns:
       [B], in nats, float32 or wider.
@@ -135,13 +133,12 @@ def _losses(student, teacher, memory, own, chunk, mesh, precision, *, gradient):
 
     def walk(student, teacher, own, memory, axes=()):
         arrays = (student, teacher, own, memory)
-        is_small = 2 * len(student) * len(memory) <= _AT_ONCE
-        if precision == "highest" or chunk is not None or not is_small:
-            return in_chunks(*arrays, axes)
-        at_once = functools.partial(direct.losses, axes=axes, gradient=gradient)
-        if precision == "high":
-            return at_once(*arrays)
         in_full = functools.partial(in_chunks, axes=axes)
+        if chunk is not None or 2 * len(student) * len(memory) > _AT_ONCE:
+            return in_full(*arrays)
+        at_once = functools.partial(
+            direct.losses, gradient=gradient, shares=jax.lax.Precision[precision.upper()], axes=axes
+        )
         return jax.lax.platform_dependent(*arrays, tpu=at_once, default=in_full)
 
     arrays = (student, teacher, own, memory)

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from experiments import passes
-from rrd_jax import errors, objectives, parallel, relational_loss
-from rrd_jax.objectives.parts import direct
+from rrd_jax import errors, objectives, parallel
+from rrd_jax.objectives.parts import direct, relations
 
-_EXACT, _THREE = (functools.partial(passes.product, 6, 6), functools.partial(passes.product, 6, 3))
+_THREE = functools.partial(passes.product, 6, 3)
 _ALL_THREE = functools.partial(passes.product, 3, 3)
 _CLOSE = {"similarity": 2e-6, "loss, relative": 1e-5, "gradient": 1e-5, "of the projection": 1e-5}
 
@@ -24,20 +25,18 @@ def given():
     return tuple(a.astype(np.float32) for a in (features, kernel, teacher, memory))
 
 
-# Of RRD's two forms, and as sharp as both at once.
-@pytest.mark.parametrize("temperatures", [(1.0, 1.0), (0.04, 0.1), (0.1, 0.02), (0.02, 0.02)])
+@pytest.mark.parametrize("temperatures", [(1.0, 1.0), (0.1, 0.1), (0.04, 0.1)])
 def test_what_a_tpu_computes_is_within_a_hundred_thousandth_of_float64(given, temperatures):
     named = dict(zip(passes.ERRORS, passes.compare(given, temperatures, _THREE), strict=True))
     assert all(named[name] <= bound for name, bound in _CLOSE.items()), named
 
 
 def test_three_passes_for_similarities_would_not_be(given):
-    errors = [passes.compare(given, (0.02, 0.02), p)[0] for p in (_EXACT, _THREE, _ALL_THREE)]
-    assert errors[0] == errors[1]
-    assert errors[2] > 5 * errors[1]
+    six, three = (passes.compare(given, (0.02, 0.02), p)[0] for p in (_THREE, _ALL_THREE))
+    assert three > 5 * six
 
 
-@pytest.mark.parametrize(("count", "lower", "upper"), [(3, 3e-7, 2e-5), (6, 0, 3e-7)])
+@pytest.mark.parametrize(("count", "lower", "upper"), [(3, 3e-7, 2**-15), (6, 0, 3e-7)])
 def test_products_in_passes_lose_what_the_passes_leave_out(count, lower, upper):
     rng = np.random.default_rng(0)
     a, b = (jnp.asarray(rng.uniform(1, 2, shape), jnp.float32) for shape in ((50, 1), (1, 50)))
@@ -49,38 +48,29 @@ def test_products_in_passes_lose_what_the_passes_leave_out(count, lower, upper):
     assert lower < np.abs(product / exact - 1).max() < upper
 
 
-def _values(precision, own, mesh, *arrays):
-    def total(student, teacher, memory):
-        losses = relational_loss(
-            *(student, teacher, memory),
-            temperature_student=0.04,
-            temperature_teacher=0.1,
-            own=own,
-            precision=precision,
-        )
+# The rows of the memory are split over eight devices, or not.
+@pytest.mark.parametrize("is_own", [False, True])
+def test_the_direct_form_on_eight_devices_is_the_walk_on_one(is_own):
+    rng = np.random.default_rng(0)
+    *arrays, own = (
+        jnp.asarray(passes.unit(rng.standard_normal((n, 24))), jnp.float32)
+        for n in (10, 10, 160, 10)
+    )
+    own = own if is_own else None
+
+    def total(student):
+        losses = relations.cross_entropy(student, *arrays[1:], own)
         return jnp.sum(losses), losses
 
-    compare = jax.value_and_grad(total, has_aux=True)
-    (_, losses), gradient = jax.jit(parallel.with_mesh(mesh, compare))(*arrays)
-    return losses, gradient
-
-
-# The devices divide the rows, the images alone, neither.
-@pytest.mark.parametrize(("batch", "size"), [(16, 160), (16, 161), (10, 161)])
-@pytest.mark.parametrize("is_own", [False, True])
-def test_the_direct_form_on_eight_devices_is_the_walk_on_one(batch, size, is_own):
-    rng = np.random.default_rng(0)
-    arrays = [
-        jnp.asarray(passes.unit(rng.standard_normal((n, 24))), jnp.float32)
-        for n in (batch, batch, size)
-    ]
-    own = arrays[1] if is_own else None
-    one, eight = parallel.make_mesh(jax.devices()[:1]), parallel.make_mesh()
-    wanted = _values("highest", own, one, *arrays)
-    found = _values("high", own, eight, *parallel.put(parallel.replicated(eight), arrays))
-    for leaf, leaf_wanted in zip(found, wanted, strict=True):
-        bound = 3e-6 * np.abs(leaf_wanted).max()
-        np.testing.assert_allclose(leaf, leaf_wanted, rtol=0, atol=bound)
+    direction, losses = jax.jit(jax.grad(total, has_aux=True))(arrays[0])
+    mesh, whole = parallel.make_mesh(), PartitionSpec()
+    form = functools.partial(direct.losses, gradient=True, axes=(parallel.AXIS,))
+    specs = (whole, whole, whole, PartitionSpec(parallel.AXIS))
+    eight = jax.shard_map(form, mesh=mesh, in_specs=specs, out_specs=whole)
+    one = functools.partial(direct.losses, gradient=True)
+    for found in (jax.jit(f)(*arrays[:2], own, arrays[2]) for f in (one, eight)):
+        np.testing.assert_allclose(found[0], losses, rtol=1e-6)
+        np.testing.assert_allclose(found[1], direction, atol=2e-6 * np.abs(direction).max())
 
 
 def test_a_value_without_a_gradient_takes_one_product(given):
