@@ -52,6 +52,16 @@ def test_convolutions_are_bfloat16_and_statistics_softmaxes_and_losses_float32()
     assert "tensor<50000x3072xui8>" in signature
 
 
+@pytest.fixture
+def uncached():
+    """Nothing goes into JAX's cache on disk: a TPU's program cannot be read back without one."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 1e9)
+    yield
+    jax.config.update(name, before)
+
+
 # Six passes of bfloat16 for similarities, three for the gradient; and full float32 where asked for,
 # at low temperatures, and where the memory is walked in chunks.
 @pytest.mark.parametrize(
@@ -64,6 +74,7 @@ def test_convolutions_are_bfloat16_and_statistics_softmaxes_and_losses_float32()
         ({"chunk": 0}, ["highest", "highest"]),
     ],
 )
+@pytest.mark.usefixtures("uncached")
 def test_a_tpus_program_has_the_passes_that_are_asked_for(options, passes):
     mesh = tpu_steps.make_mesh("v5e:2x4", chips=1)
     rows = [jax.ShapeDtypeStruct((n, 128), jnp.float32) for n in (64, 64, 2048)]
