@@ -3,9 +3,10 @@
     python experiments/tpu_aot.py
     python experiments/tpu_aot.py --config=configs/cifar100.py:vgg13-vgg8 --topologies=v5e:2x4
 
-libtpu's ahead-of-time compiler makes the programs that the chips would run. The table goes to
-<workdir>/tpu_aot.md, its figures to <workdir>/tpu_aot.json, and each program to <workdir>: what the
-compiler is given (.mlir) and what it makes of that (.hlo).
+libtpu's ahead-of-time compiler makes the programs that the chips would run. The tables,
+with what objectives cost beside a step of cross-entropy, go to <workdir>/tpu_aot.md, their figures
+to <workdir>/tpu_aot.json, and each program to <workdir>: what the compiler is given (.mlir) and
+what it makes of that (.hlo).
 """
 
 import importlib.metadata
@@ -33,6 +34,11 @@ _CONFIGS = flags.DEFINE_multi_string(
 _TOPOLOGIES = flags.DEFINE_list("topologies", ["v5e:2x4", "v5p:2x2x1"], "Chips, as libtpu names.")
 _MEMORY = flags.DEFINE_integer(
     "memory", 2**20, "Rows of a memory that RRD alone, of 256 images, walks on one chip; 0: not."
+)
+_SHARES = flags.DEFINE_string(
+    "shares",
+    "configs/cifar100.py:resnet32x4-resnet8x4,rrd+kd",
+    "A config whose objectives are compared with a step of cross-entropy alone; none for none.",
 )
 _WORKDIR = flags.DEFINE_string("workdir", "runs/tpu-aot", "Programs and results.")
 
@@ -67,12 +73,25 @@ def measure(step: Step, folder: pathlib.Path) -> dict[str, Any]:
 def _steps() -> Iterator[Step]:
     for topology in _TOPOLOGIES.value:
         mesh = tpu_steps.make_mesh(topology)
-        for named in _CONFIGS.value:
+        for named in filter(None, _CONFIGS.value):
             step = tpu_steps.train_step(tpu_steps.parse_job(named), mesh)
             yield step._replace(name=f"{step.name}-{topology.replace(':', '-')}")
     if _MEMORY.value:
         mesh = tpu_steps.make_mesh(_TOPOLOGIES.value[0], chips=1)
         yield tpu_steps.memory_step(mesh, _MEMORY.value)
+
+
+def _shares(folder: pathlib.Path) -> dict[str, int]:
+    """Cycles guessed of a step of cross-entropy alone, "ce", and of each objective, on one chip."""
+    if not _SHARES.value:
+        return {}
+    mesh = tpu_steps.make_mesh(_TOPOLOGIES.value[0], chips=1)
+    plan = tpu_steps.parse_job(_SHARES.value)
+    alone = tpu_steps.train_step(plan, mesh, alone=True)._replace(name="ce")
+    return {
+        step.name: measure(step._replace(name=f"alone-{step.name}"), folder)["cycles"]
+        for step in (alone, *tpu_steps.objective_steps(plan, mesh))
+    }
 
 
 def _job() -> None:
@@ -83,9 +102,13 @@ def _job() -> None:
         results[step.name] = figures = measure(step, folder)
         print(f"[{step.name}] compiled in {figures['seconds']:.0f} s", flush=True)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
-    text = f"{tpu_table.summary(results)}\n\n{', '.join(f'{k} {v}' for k, v in versions.items())}."
+    tables, shares = [tpu_table.summary(results)] if results else [], _shares(folder)
+    if shares:
+        tables.append(tpu_table.shares(shares))
+    text = "\n\n".join([*tables, f"{', '.join(f'{k} {v}' for k, v in versions.items())}."])
     report.write_whole(folder / "tpu_aot.md", text + "\n")
-    report.write_json(folder / "tpu_aot.json", {"versions": versions, "steps": results})
+    kept = {"versions": versions, "steps": results, "shares": shares}
+    report.write_json(folder / "tpu_aot.json", kept)
     print(f"\n{text}\n\nkept in {folder / 'tpu_aot.md'} and {folder / 'tpu_aot.json'}")
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import math
 import os
 import runpy
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -62,47 +63,51 @@ def make_mesh(topology: str, chips: int | None = None) -> jax.sharding.Mesh:
 def parse_job(named: str) -> Job:
     """The job of a config file with options behind a colon, for TPUs."""
     path, _, argument = named.partition(":")
-    plan = parse(runpy.run_path(path)["get_config"](argument), platform="tpu")
+    config = runpy.run_path(path)["get_config"](argument)
+    config.baseline = True
+    plan = parse(config, platform="tpu")
     if len(plan.teachers) != 1:
         raise errors.InputError(f"'{named}' must have one teacher; name a pair TEACHER-STUDENT")
     return plan
 
 
-def train_step(plan: Job, mesh: jax.sharding.Mesh) -> Step:
+def train_step(plan: Job, mesh: jax.sharding.Mesh, *, alone: bool = False) -> Step:
     """The step that a job's student run compiles, with what the run hands to it.
 
     Args:
       plan: a job with one teacher, parsed for a TPU.
       mesh: of a topology's chips.
+      alone: whether it is that of the student with cross-entropy alone.
 
     Raises:
       InputError: the size of the data set is not known here, or the batch does not fit the mesh.
     """
-    training, source = plan.student.training, plan.student.source
+    part = plan.alone if alone else plan.student
+    training, source = part.training, part.source
     examples, num_classes = errors.lookup("data set", source.name, _SETS)
     size, image_shape = training.batch_size, (source.image_size, source.image_size, 3)
     parallel.check_batch(mesh, size, training.accumulate)
     student_recipe = recipe.create(training, num_classes, examples)
-    teacher = plan.teachers[0].network.create(num_classes)
+    teacher = None if alone else plan.teachers[0].network.create(num_classes)
     resident = not source.crops_on_host  # both sets, where it may be
     built = program.build(
         student_recipe, mesh, image_shape, examples // size, resident=resident, teacher=teacher
     )
-    variables = jax.eval_shape(
-        lambda key: fold.fold(teacher, networks.init(teacher, key, image_shape), image_shape),
-        built.abstract.key,
-    )
-    variables = _placed(variables, parallel.replicated(mesh))
+    variables = None
+    if teacher:
+        variables = jax.eval_shape(
+            lambda key: fold.fold(teacher, networks.init(teacher, key, image_shape), image_shape),
+            built.abstract.key,
+        )
+        variables = _placed(variables, parallel.replicated(mesh))
     batch = _step_input(mesh, examples, size, image_shape, resident=resident)
     step = built.train_steps or built.train_step
-    macs = [networks.summarize(n, image_shape).macs for n in (teacher, student_recipe.student)]
-    return Step(
-        plan.student.fields["name"],
-        step.lower(built.abstract, variables, batch),
-        mesh,
-        size,
-        2 * size * (macs[0] + 3 * macs[1]),  # backwards, each product has two gradients
-    )
+    # Backwards, each product has two gradients.
+    macs = 3 * networks.summarize(student_recipe.student, image_shape).macs
+    if teacher:
+        macs += networks.summarize(teacher, image_shape).macs
+    lowered = step.lower(built.abstract, variables, batch)
+    return Step(part.fields["name"], lowered, mesh, size, 2 * size * macs)
 
 
 def _step_input(
@@ -129,33 +134,62 @@ def _step_input(
     )
 
 
+def objective_steps(plan: Job, mesh: jax.sharding.Mesh) -> Iterator[Step]:
+    """Each objective of a job that reads the teacher, alone: its loss and gradients."""
+    training, source = plan.student.training, plan.student.source
+    examples, num_classes = errors.lookup("data set", source.name, _SETS)
+    student_recipe = recipe.create(training, num_classes, examples)
+    pair = student_recipe.student, plan.teachers[0].network.create(num_classes)
+    images = jax.ShapeDtypeStruct(
+        (training.batch_size, source.image_size, source.image_size, 3), jnp.float32
+    )
+    outputs = [_outputs(network, images) for network in pair]
+    number = _abstract(images.shape[:1], jnp.int32, parallel.replicated(mesh))
+    batch = Batch(image=None, label=number, index=number)
+    for name, term in student_recipe.terms.items():
+        if term.objective.needs_teacher:
+            lowered, _ = _alone(term.objective, *outputs, batch, mesh)
+            yield Step(name, lowered, mesh, training.batch_size, 0)
+
+
 def memory_step(mesh: jax.sharding.Mesh, rows: int, batch_size: int = 256) -> Step:
     """RRD alone, with its gradients, between networks of 512 features such as ResNet-34 and 18."""
     rrd = objectives.create("rrd", queue_size=rows)
-    network = networks.create("resnet18", 1000)
     images = jax.ShapeDtypeStruct((batch_size, 32, 32, 3), jnp.float32)  # of any size
-    outputs, _ = jax.eval_shape(network.init_with_output, jax.random.key(0), images)
-    state = jax.eval_shape(lambda: rrd.init(jax.random.key(0), outputs, outputs))
-
-    def step(memory, state, student, teacher):
-        def mean(params, embedding):
-            losses, pushed = rrd.loss(
-                state._replace(params=params, memory=memory),
-                student._replace(embedding=embedding),
-                teacher,
-                None,  # a queue reads nothing of the batch
-            )
-            return jnp.mean(losses), pushed
-
-        return jax.grad(mean, argnums=(0, 1), has_aux=True)(state.params, student.embedding)
-
-    state, outputs = _placed((state, outputs), parallel.replicated(mesh))
-    lowered = jax.jit(step, donate_argnums=0).lower(
-        state.memory, state._replace(memory=()), outputs, outputs
-    )
+    outputs = _outputs(networks.create("resnet18", 1000), images)
+    lowered, state = _alone(rrd, outputs, outputs, None, mesh)  # a queue reads nothing of the batch
     # Student and teacher: similarities, and the mean row that is the gradient's direction.
     flops = 4 * 2 * batch_size * state.memory.rows.size
     return Step(f"rrd-alone-memory-{rows}", lowered, mesh, batch_size, flops)
+
+
+def _outputs(network: networks.Network, images: jax.ShapeDtypeStruct) -> Any:
+    return jax.eval_shape(network.init_with_output, jax.random.key(0), images)[0]
+
+
+def _alone(
+    objective: objectives.Objective, student: Any, teacher: Any, batch: Batch | None, mesh: Any
+) -> tuple[jax.stages.Lowered, objectives.ObjectiveState]:
+    """An objective's loss, its gradients and its next memory, for Outputs; and its state."""
+    # A gradient of zeros for maps that are not compared would cost more than the loss.
+    read = ("logits", "embedding", *(("maps", "preactivations") * objective.needs_maps))
+
+    def step(memory, state, student, teacher, batch):
+        def mean(params, parts):
+            carried = state._replace(params=params, memory=memory)
+            losses, moved = objective.loss(carried, student._replace(**parts), teacher, batch)
+            return jnp.mean(losses), moved
+
+        parts = {name: getattr(student, name) for name in read}
+        return jax.value_and_grad(mean, argnums=(0, 1), has_aux=True)(state.params, parts)
+
+    state = jax.eval_shape(lambda: objective.init(jax.random.key(0), student, teacher))
+    given = _placed((state, student, teacher), parallel.replicated(mesh))
+    state, *outputs = given
+    lowered = jax.jit(step, donate_argnums=0).lower(
+        state.memory, state._replace(memory=()), *outputs, batch
+    )
+    return lowered, state
 
 
 def _abstract(

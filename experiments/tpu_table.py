@@ -74,6 +74,15 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
     return report.table(header, rows)
 
 
+def shares(cycles: dict[str, int]) -> str:
+    """A row for each objective beside a step of cross-entropy, "ce", of guessed cycles."""
+    rows = [
+        (name, f"{count / 1e3:.1f}", f"{count / cycles['ce']:.1%}")
+        for name, count in cycles.items()
+    ]
+    return report.table(("objective alone", "kcycles guessed", "of a step of ce"), rows)
+
+
 def _described(kind: str, returned: list[list[str]]) -> str:
     largest = max((array for arrays in returned for array in arrays), key=_bytes)
     return f"{len(returned)} {kind}, {largest}"

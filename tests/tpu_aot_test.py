@@ -7,9 +7,12 @@ import re
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from experiments import tpu_steps, tpu_table
+from rrd_jax import parallel, relational_loss
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing"),
@@ -25,7 +28,7 @@ _SPLIT = 50_000 * 32 * 32 * 3
 def _run(*options):
     quick = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "JAX_COMPILATION_CACHE_DIR")  # of tests
     return subprocess.run(
-        [sys.executable, "experiments/tpu_aot.py", "--memory=0", *options],
+        [sys.executable, "experiments/tpu_aot.py", "--memory=0", "--shares=", *options],
         capture_output=True,
         text=True,
         env={name: value for name, value in os.environ.items() if name not in quick},
@@ -47,6 +50,51 @@ def test_convolutions_are_bfloat16_and_statistics_softmaxes_and_losses_float32()
     assert signature.count("bf16") == 10  # the kernels of a folded VGG13
     assert "f32" in signature
     assert "tensor<50000x3072xui8>" in signature
+
+
+@pytest.fixture
+def uncached():
+    """Nothing goes into JAX's cache on disk: a TPU's program cannot be read back without one."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 1e9)
+    yield
+    jax.config.update(name, before)
+
+
+# Six passes of bfloat16 for similarities, three for the gradient; and full float32 where asked for,
+# at low temperatures, and where the memory is walked in chunks.
+@pytest.mark.parametrize(
+    ("options", "passes"),
+    [
+        ({}, ["high", "highest"]),
+        ({"precision": "highest"}, ["highest", "highest"]),
+        ({"temperature_teacher": 0.02}, ["highest", "highest"]),
+        ({"temperature_teacher": 0.02, "precision": "high"}, ["high", "highest"]),
+        ({"chunk": 0}, ["highest", "highest"]),
+    ],
+)
+@pytest.mark.usefixtures("uncached")
+def test_a_tpus_program_has_the_passes_that_are_asked_for(options, passes):
+    mesh = tpu_steps.make_mesh("v5e:2x4", chips=1)
+    rows = [jax.ShapeDtypeStruct((n, 128), jnp.float32) for n in (64, 64, 2048)]
+    rows = tpu_steps._placed(rows, parallel.replicated(mesh))
+    options = {"temperature_student": 0.04, "temperature_teacher": 0.1} | options
+
+    def total(*arrays):
+        return jnp.sum(relational_loss(*arrays, **options))
+
+    lowered = jax.jit(jax.grad(total)).lower(*rows)
+    asked = re.findall(r"precision = \[(\w+), (\w+)\]", lowered.as_text())
+    assert sorted(asked) == [(each.upper(), each.upper()) for each in passes]
+    if not options.keys() & {"precision", "chunk"}:  # the compiler keeps them; of few, for time
+        found = re.findall(r"operand_precision=\{(\w+),(\w+)\}", lowered.compile().as_text())
+        assert sorted(found) == [(each, each) for each in passes]
+
+
+def test_shares_are_of_the_step_of_cross_entropy():
+    rows = tpu_table.shares({"ce": 2_000_000, "rrd": 100_000}).split("\n")
+    assert re.search(r"rrd +\| 100.0 +\| 5.0%", rows[-1])
 
 
 def test_a_collective_in_several_lines_is_counted_once():

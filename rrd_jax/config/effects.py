@@ -15,6 +15,7 @@ from rrd_jax.objectives import RECORDS
 _OF_MEMORIES = {
     "initial": ("fifo",),
     "chunk": ("fifo", "momentum"),
+    "precision": ("fifo", "momentum"),
     "momentum": ("bank", "momentum", "momentum_reference"),
     "temperature_bank": ("momentum_reference",),
 }

@@ -52,9 +52,17 @@ PRESETS = {
 }
 
 
+# From which temperature three passes of bfloat16 keep the gradient within 1e-5 of float64's.
+_THREE_PASSES = 0.04
+
+
 def _check_chunk(chunk: Any) -> None:
     if chunk is not None and (not errors.is_whole(chunk) or chunk < 0):
         raise errors.InputError(f"chunk is {chunk!r}, but must be None or a whole number from 0")
+
+
+def _check_precision(precision: Any) -> None:
+    errors.lookup("precision", precision, dict.fromkeys(("auto", "high", "highest")))
 
 
 def relational_loss(
@@ -66,6 +74,7 @@ def relational_loss(
     temperature_teacher: float,
     own: jax.Array | None = None,
     chunk: int | None = None,
+    precision: str = "auto",
 ) -> jax.Array:
     """Cross-entropy between the teacher's and the student's relations to a memory.
 
@@ -85,13 +94,17 @@ def relational_loss(
         gradients; None for none.
       chunk: memory rows that are compared at once, so that nothing of size [B, K] exists; 0 for
         all of them, None for what suits the platform. The value is the same.
+      precision: of the gradient's product on a TPU, where chunk is None and B K is 2^22 at most on
+        each device: "high" for three passes of bfloat16, "highest" for full float32, "auto" for
+        "high" where both temperatures are 0.04 or above. All else is full float32.
 
     Returns:
       [B] losses in nats; never below the entropy of p_t, and equal to it when the two
       relations agree.
 
     Raises:
-      InputError: a temperature is not above 0, chunk is no count, or the arrays do not fit.
+      InputError: a temperature is not above 0, chunk is no count, precision is unknown, or the
+        arrays do not fit.
 
     References:
       arXiv 2407.12073.
@@ -115,6 +128,7 @@ def relational_loss(
     given = {} if own is None else {"own": own}
     errors.check_arrays(student=student, teacher=teacher, memory=memory, **given)
     _check_chunk(chunk)
+    _check_precision(precision)
     if (
         memory.ndim != 2
         or student.ndim != 2
@@ -131,7 +145,11 @@ def relational_loss(
     teacher, memory, own = jax.lax.stop_gradient((teacher, memory, own))
     scaled = student / temperature_student, teacher / temperature_teacher
     chunk = None if chunk is None else int(chunk)
-    return relations.cross_entropy(*scaled, memory, own, chunk, relations.context_mesh())
+    if precision == "auto":
+        coldest = min(temperature_student, temperature_teacher)
+        precision = "high" if coldest >= _THREE_PASSES else "highest"
+    mesh = relations.context_mesh()
+    return relations.cross_entropy(*scaled, memory, own, chunk, mesh, precision)
 
 
 def nested_loss(
@@ -172,6 +190,7 @@ def rrd(
     dim: int = 128,
     initial: str = "unit",
     chunk: int | None = None,
+    precision: str = "auto",
     momentum: float = 0.5,
     examples: int | None = None,
     temperature_bank: float = 0.07,
@@ -207,6 +226,7 @@ def rrd(
         `memory.init_queue`.
       chunk: fifo and momentum: rows compared at once, 0 for all, None for what suits the platform;
         see `relational_loss`.
+      precision: fifo and momentum: of the products, see `relational_loss`.
       momentum: with banks: how much of a row stays, in [0, 1).
       examples: with banks: number of training images N; the trainer fills it in.
       temperature_bank: momentum_reference only: T of `parts.banks.compare`, >= 0.0125.
@@ -243,6 +263,7 @@ def rrd(
     errors.check_counts(queue_size=queue_size, dim=dim)
     banks.check_temperature(temperature_bank)
     _check_chunk(chunk)
+    _check_precision(precision)
     kinds = dict.fromkeys(("fifo", "momentum", "momentum_reference"))
     errors.lookup("memory", memory, kinds)
     errors.lookup("initial", initial, memories.INITIAL)
@@ -250,14 +271,16 @@ def rrd(
     if memory != "fifo":
         banks.check_options(examples, momentum)
 
+    products = {"chunk": chunk, "precision": precision}
+
     def compare(embedding, target, rows):
         own = target if own_pair else None
-        return relational_loss(embedding, target, rows, **options, own=own, chunk=chunk)
+        return relational_loss(embedding, target, rows, **options, own=own, **products)
 
     def entropy(target, rows):  # a cross-entropy with itself
         same = dict.fromkeys(options, options["temperature_teacher"])
         own = target if own_pair else None
-        return relational_loss(target, target, rows, **same, own=own, chunk=chunk)
+        return relational_loss(target, target, rows, **same, own=own, **products)
 
     if memory == "fifo":
         objective = _with_queue(compare, queue_size, heads, push_before, initial)

@@ -6,7 +6,8 @@ the rows weighted by softmax_k(q . m_k):
     loss = logsumexp_k(z . m_k) - z . A(u),   its gradient for z = A(z) - A(u)
 
 so both come out of one walk over the rows, and nothing of size [B, K] exists. A row that each image
-has of its own is joined to them in the end.
+has of its own is joined to them in the end. On a TPU, whose memory holds [B, K] where that is not
+large, arithmetic is what costs: `direct` has less of it.
 """
 
 import functools
@@ -18,6 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from rrd_jax import convolutions
+from rrd_jax.objectives.parts import direct
 
 
 class _Tile(NamedTuple):
@@ -39,6 +41,9 @@ _CPU = _Tile(images=256, rows=256)
 _CPUS = _Tile(images=256, rows=256, beside=4)
 _SIMILARITIES = 2**21  # of a tile elsewhere, where launches cost more than memory: 8 MiB
 _MOST_IMAGES, _LEAST_ROWS, _MOST_ROWS = 4096, 128, 2**14
+_AT_ONCE = (
+    2**23
+)  # similarities of the direct form, 32 MiB; a v5e chip keeps four times that at hand
 
 
 class _Seen(NamedTuple):
@@ -56,7 +61,7 @@ class _Seen(NamedTuple):
     mean: jax.Array | None
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def cross_entropy(
     student: jax.Array,
     teacher: jax.Array,
@@ -64,6 +69,7 @@ def cross_entropy(
     own: jax.Array | None = None,
     chunk: int | None = None,
     mesh: AbstractMesh | None = None,
+    precision: str = "highest",
 ) -> jax.Array:
     """- sum_k softmax_k(teacher . m_k) log softmax_k(student . m_k).
 
@@ -78,20 +84,24 @@ def cross_entropy(
       mesh: devices that share the work: where their number divides K, each walks its own rows, and
         one small reduction joins what they found; where it divides B, each walks for its own
         images. None for one device, or what the compiler makes of it.
+      precision: of the gradient's product on a TPU, "high" for three passes of bfloat16, "highest"
+        for full float32, which all else is. It counts where chunk is None, and the similarities
+        are 2^23 at most on each device.
 
     Returns:
       [B], in nats, float32 or wider.
     """
-    return _losses(student, teacher, memory, own, chunk, mesh, gradient=False)[0]
+    return _losses(student, teacher, memory, own, chunk, mesh, precision, gradient=False)[0]
 
 
-def _forward(student, teacher, memory, own, chunk, mesh):
-    losses, direction = _losses(student, teacher, memory, own, chunk, mesh, gradient=True)
+def _forward(student, teacher, memory, own, chunk, mesh, precision):
+    arrays = (student, teacher, memory, own)
+    losses, direction = _losses(*arrays, chunk, mesh, precision, gradient=True)
     return losses, direction.astype(student.dtype)
 
 
-def _backward(chunk, mesh, direction, gradient):
-    del chunk, mesh
+def _backward(chunk, mesh, precision, direction, gradient):
+    del chunk, mesh, precision
     return (gradient[:, None] * direction).astype(direction.dtype), None, None, None
 
 
@@ -113,13 +123,23 @@ def _axes(mesh: AbstractMesh) -> tuple[str, ...]:
     )
 
 
-def _losses(student, teacher, memory, own, chunk, mesh, *, gradient):
+def _losses(student, teacher, memory, own, chunk, mesh, precision, *, gradient):
     """Losses [B], and their gradient [B, D] or None."""
 
-    def walk(student, teacher, own, memory, axes=()):
+    def in_chunks(student, teacher, own, memory, axes=()):
         seen = _walk(student, teacher, memory, chunk=chunk, gradient=gradient)
         seen = _joined(seen, axes) if axes else seen
         return _finish(seen if own is None else _with_own(seen, student, teacher, own))
+
+    def walk(student, teacher, own, memory, axes=()):
+        arrays = (student, teacher, own, memory)
+        in_full = functools.partial(in_chunks, axes=axes)
+        if chunk is not None or 2 * len(student) * len(memory) > _AT_ONCE:
+            return in_full(*arrays)
+        at_once = functools.partial(
+            direct.losses, gradient=gradient, shares=jax.lax.Precision[precision.upper()], axes=axes
+        )
+        return jax.lax.platform_dependent(*arrays, tpu=at_once, default=in_full)
 
     arrays = (student, teacher, own, memory)
     axes = _axes(mesh) if mesh else ()

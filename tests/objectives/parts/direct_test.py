@@ -1,0 +1,89 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec
+
+from experiments import passes
+from rrd_jax import errors, objectives, parallel
+from rrd_jax.objectives.parts import direct, relations
+
+_THREE = functools.partial(passes.product, 6, 3)
+_ALL_THREE = functools.partial(passes.product, 3, 3)
+_CLOSE = {"similarity": 2e-6, "loss, relative": 1e-5, "gradient": 1e-5, "of the projection": 1e-5}
+
+
+@pytest.fixture(scope="module")
+def given():
+    """Features, kernel, teacher and memory, float32; a row of the memory is near each teacher."""
+    rng = np.random.default_rng(0)
+    features, kernel = rng.standard_normal((16, 32)), rng.standard_normal((32, 128)) / 6
+    memory = passes.unit(rng.standard_normal((700, 128)))
+    teacher = passes.unit(memory[:16] + 0.05 * rng.standard_normal((16, 128)))
+    return tuple(a.astype(np.float32) for a in (features, kernel, teacher, memory))
+
+
+@pytest.mark.parametrize("temperatures", [(1.0, 1.0), (0.1, 0.1), (0.04, 0.1)])
+def test_what_a_tpu_computes_is_within_a_hundred_thousandth_of_float64(given, temperatures):
+    named = dict(zip(passes.ERRORS, passes.compare(given, temperatures, _THREE), strict=True))
+    assert all(named[name] <= bound for name, bound in _CLOSE.items()), named
+
+
+def test_three_passes_for_similarities_would_not_be(given):
+    six, three = (passes.compare(given, (0.02, 0.02), p)[0] for p in (_THREE, _ALL_THREE))
+    assert three > 5 * six
+
+
+@pytest.mark.parametrize(("count", "lower", "upper"), [(3, 3e-7, 2**-15), (6, 0, 3e-7)])
+def test_products_in_passes_lose_what_the_passes_leave_out(count, lower, upper):
+    rng = np.random.default_rng(0)
+    a, b = (jnp.asarray(rng.uniform(1, 2, shape), jnp.float32) for shape in ((50, 1), (1, 50)))
+    for part in passes._parts(a):
+        np.testing.assert_array_equal(part, part.astype(jnp.bfloat16).astype(jnp.float32))
+    np.testing.assert_array_equal(sum(reversed(passes._parts(a))), a)
+    product = passes.product(count, 3, "bd,dk->bk", a, b, jax.lax.Precision.HIGHEST)
+    exact = np.asarray(a, np.float64) * np.asarray(b, np.float64)
+    assert lower < np.abs(product / exact - 1).max() < upper
+
+
+# The rows of the memory are split over eight devices, or not.
+@pytest.mark.parametrize("is_own", [False, True])
+def test_the_direct_form_on_eight_devices_is_the_walk_on_one(is_own):
+    rng = np.random.default_rng(0)
+    *arrays, own = (
+        jnp.asarray(passes.unit(rng.standard_normal((n, 24))), jnp.float32)
+        for n in (10, 10, 160, 10)
+    )
+    own = own if is_own else None
+
+    def total(student):
+        losses = relations.cross_entropy(student, *arrays[1:], own)
+        return jnp.sum(losses), losses
+
+    direction, losses = jax.jit(jax.grad(total, has_aux=True))(arrays[0])
+    mesh, whole = parallel.make_mesh(), PartitionSpec()
+    form = functools.partial(direct.losses, gradient=True, axes=(parallel.AXIS,))
+    specs = (whole, whole, whole, PartitionSpec(parallel.AXIS))
+    eight = jax.shard_map(form, mesh=mesh, in_specs=specs, out_specs=whole)
+    one = functools.partial(direct.losses, gradient=True)
+    for found in (jax.jit(f)(*arrays[:2], own, arrays[2]) for f in (one, eight)):
+        np.testing.assert_allclose(found[0], losses, rtol=1e-6)
+        np.testing.assert_allclose(found[1], direction, atol=2e-6 * np.abs(direction).max())
+
+
+def test_a_value_without_a_gradient_takes_one_product(given):
+    student, teacher, memory = given[2], given[2], given[3]
+
+    def products(gradient):
+        losses = functools.partial(direct.losses, gradient=gradient)
+        return str(jax.make_jaxpr(losses)(student, teacher, None, memory)).count("dot_general")
+
+    assert (products(False), products(True)) == (1, 2)
+
+
+@pytest.mark.parametrize("precision", ["higher", None, 3])
+def test_an_unknown_precision_is_refused(precision):
+    with pytest.raises(errors.InputError, match="precision"):
+        objectives.create("rrd", precision=precision)
