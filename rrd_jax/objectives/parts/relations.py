@@ -41,9 +41,8 @@ _CPU = _Tile(images=256, rows=256)
 _CPUS = _Tile(images=256, rows=256, beside=4)
 _SIMILARITIES = 2**21  # of a tile elsewhere, where launches cost more than memory: 8 MiB
 _MOST_IMAGES, _LEAST_ROWS, _MOST_ROWS = 4096, 128, 2**14
-_AT_ONCE = (
-    2**23
-)  # similarities of the direct form, 32 MiB; a v5e chip keeps four times that at hand
+# Similarities of the direct form, 32 MiB; a v5e chip keeps four times that at hand.
+_AT_ONCE = 2**23
 
 
 class _Seen(NamedTuple):
