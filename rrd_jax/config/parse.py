@@ -25,6 +25,7 @@ from rrd_jax.config.options import Options
 from rrd_jax.data import augment, mixing
 from rrd_jax.data.source import Source
 from rrd_jax.data.views import Views
+from rrd_jax.objectives.rrd import MEMORIES
 from rrd_jax.teacher import cache as teacher_cache
 
 # Fields that a second start may change, because the numbers do not depend on them.
@@ -136,10 +137,11 @@ def _beside(
 
 
 def with_implied(config: ConfigDict, asked: Collection[str]) -> ConfigDict:
-    """A config in which teachers are fine-tuned whose checkpoint and epochs were both asked for.
+    """A config with what follows from the fields that were asked for.
 
-    Launch files have epochs for teachers that are trained from the start, so that these alone say
-    nothing.
+    Teachers are fine-tuned whose checkpoint and epochs were both asked for: launch files have
+    epochs for teachers that are trained from the start, so that these alone say nothing. A preset
+    of rrd that was asked for has its paper's memory, unless a launch file or a flag says how large.
 
     Args:
       config: it is not changed.
@@ -147,13 +149,25 @@ def with_implied(config: ConfigDict, asked: Collection[str]) -> ConfigDict:
     """
     labels = [label for label, _ in checks.teachers(config)]
     tuned = [f"{at}.checkpoint" in asked and f"{at}.epochs" in asked for at in labels]
-    if not any(tuned):
+    rows = _implied_rows(config, asked)
+    if not any(tuned) and not rows:
         return config
     config = config.copy_and_resolve_references()
+    if rows:
+        config.objectives.rrd.queue_size = rows
     with config.unlocked(), config.ignore_type():
         for (_, fields), is_tuned in zip(checks.teachers(config), tuned, strict=True):
             fields.fine_tune = fields.fine_tune or is_tuned
     return config
+
+
+def _implied_rows(config: ConfigDict, asked: Collection[str]) -> int:
+    """The memory of a preset of rrd that was asked for; 0 where it is chosen, or as it is."""
+    fields = config.objectives.get("rrd")
+    if "objectives.rrd.preset" not in asked or "objectives.rrd.queue_size" in asked:
+        return 0
+    is_usual = fields.queue_size == methods.objectives()["rrd"]["queue_size"]
+    return MEMORIES.get(fields.preset, 0) if is_usual else 0
 
 
 def _with_our_names(config: ConfigDict, made: Collection[str]) -> ConfigDict:

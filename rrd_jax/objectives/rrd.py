@@ -33,7 +33,7 @@ PRESETS = {
         "push_before": True,
         **_RRD,
     },
-    # SEED, arXiv 2101.04731, with a memory of 65 536.
+    # SEED, arXiv 2101.04731.
     "seed": {
         "temperature_student": 0.2,
         "temperature_teacher": 1e-4,
@@ -41,7 +41,7 @@ PRESETS = {
         "own_pair": True,
         "teacher_projection": False,
     },
-    # CompRess with the teacher's memory alone, arXiv 2010.14713, of 128 000.
+    # CompRess with the teacher's memory alone, arXiv 2010.14713.
     "compress": {
         "temperature_student": 0.04,
         "temperature_teacher": 0.04,
@@ -51,6 +51,9 @@ PRESETS = {
     },
 }
 
+
+# Rows of their memories, where these are not the usual ones.
+MEMORIES = {"seed": 65_536, "compress": 128_000}
 
 # From which temperature three passes of bfloat16 keep the gradient within 1e-5 of float64's.
 _THREE_PASSES = 0.04
@@ -220,7 +223,8 @@ def rrd(
         for the whole batch. "momentum_reference" for the reference's form:
         `parts.banks.compare` with banks of both networks, the image itself and `queue_size` of
         other classes, then `nested_loss`; its banks are always moved after the comparison.
-      queue_size: memory rows K >= 1; any batch size goes with any K.
+      queue_size: memory rows K >= 1; any batch size goes with any K. A config whose preset was
+        asked for has that of MEMORIES, unless it says another one.
       dim: embedding length D.
       initial: fifo only: how the queue starts, "unit", or "reference" for the authors' scale; see
         `memory.init_queue`.

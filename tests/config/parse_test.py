@@ -3,7 +3,7 @@ import math
 import pytest
 
 from rrd_jax import errors
-from rrd_jax.config import parse
+from rrd_jax.config import parse, with_implied
 from tests import launch
 
 
@@ -198,3 +198,21 @@ def test_blocks_are_left_out_of_what_is_trained():
     config.teacher.checkpoint, config.teacher.model = "", "resnet8"
     with pytest.raises(errors.InputError, match=r"^teacher.drop_path is 0.2, but 'resnet8' leaves"):
         parse(config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked", "rows"),
+    [
+        ({"preset": "seed"}, ["preset"], 65_536),
+        ({"preset": "compress"}, ["preset"], 128_000),
+        ({"preset": "sharp_teacher"}, ["preset"], 16_384),
+        ({"preset": "seed", "queue_size": 512}, ["preset"], 512),  # of a launch file
+        ({"preset": "seed"}, ["preset", "queue_size"], 16_384),
+    ],
+)
+def test_a_preset_that_is_asked_for_has_its_papers_memory(fields, asked, rows):
+    config = launch.get_config("cifar100", "resnet8x4-resnet8,rrd")
+    config.objectives.rrd.update(fields)
+    found = with_implied(config, [f"objectives.rrd.{name}" for name in asked])
+    assert found.objectives.rrd.queue_size == rows
+    assert config.objectives.rrd.queue_size == fields.get("queue_size", 16_384)
