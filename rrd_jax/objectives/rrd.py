@@ -99,7 +99,8 @@ def relational_loss(
         all of them, None for what suits the platform. The value is the same.
       precision: of the gradient's product on a TPU, where chunk is None and B K is 2^22 at most on
         each device: "high" for three passes of bfloat16, "highest" for full float32, "auto" for
-        "high" where both temperatures are 0.04 or above. All else is full float32.
+        "high" where both temperatures are known to be 0.04 or above as it is traced. All else is
+        full float32.
 
     Returns:
       [B] losses in nats; never below the entropy of p_t, and equal to it when the two
@@ -149,8 +150,9 @@ def relational_loss(
     scaled = student / temperature_student, teacher / temperature_teacher
     chunk = None if chunk is None else int(chunk)
     if precision == "auto":
-        coldest = min(temperature_student, temperature_teacher)
-        precision = "high" if coldest >= _THREE_PASSES else "highest"
+        temperatures = (temperature_student, temperature_teacher)
+        known = not any(isinstance(value, jax.core.Tracer) for value in temperatures)
+        precision = "high" if known and min(temperatures) >= _THREE_PASSES else "highest"
     mesh = relations.context_mesh()
     return relations.cross_entropy(*scaled, memory, own, chunk, mesh, precision)
 

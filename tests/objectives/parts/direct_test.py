@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec
 from experiments import passes
 from rrd_jax import errors, objectives, parallel
 from rrd_jax.objectives.parts import direct, relations
+from rrd_jax.objectives.rrd import relational_loss
 
 _THREE = functools.partial(passes.product, 6, 3)
 _ALL_THREE = functools.partial(passes.product, 3, 3)
@@ -87,3 +88,15 @@ def test_a_value_without_a_gradient_takes_one_product(given):
 def test_an_unknown_precision_is_refused(precision):
     with pytest.raises(errors.InputError, match="precision"):
         objectives.create("rrd", precision=precision)
+
+
+def test_temperatures_that_are_traced_keep_full_float32():
+    student, teacher, memory = (
+        jax.random.normal(jax.random.key(i), (count, 8)) for i, count in enumerate((4, 4, 32))
+    )
+
+    def losses(cold):
+        temperatures = {"temperature_student": cold, "temperature_teacher": 2 * cold}
+        return relational_loss(student, teacher, memory, **temperatures)
+
+    np.testing.assert_allclose(jax.jit(losses)(0.5), losses(0.5), rtol=1e-6)
