@@ -108,6 +108,10 @@ def _of_changes(data: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
         yield "data", ("jitter",), "data.jitter_probability is 0"
     if len(data.mean) == 1:
         yield "data", ("grey",), "images have one channel"
+    names = ("grey", "gaussian_blur", "solarize", "erase")
+    changes = data.policy != "none" or any(data.jitter) or any(data[name] for name in names)
+    if not changes and not data.views.others:
+        yield "data.views", ("teacher",), "nothing comes after the crop"
     if not data.erase:
         yield "data", ("erase_with",), "data.erase is 0"
     if data.mix != "mixup+cutmix":

@@ -223,6 +223,10 @@ def test_what_a_command_says_wrongly_is_one_line(argument, flag, words, monkeypa
         ({"teacher.weight": 2.0}, "teacher.weight (there is one teacher)"),
         ({"student.head": "new"}, "student.head (student.checkpoint is empty)"),
         ({"teacher.fine_tune": True}, "teacher.fine_tune (teacher.checkpoint is empty)"),
+        ({"data.views.teacher": "weak"}, "data.views.teacher (nothing comes after the crop)"),
+        ({"data.views.seed": 3}, "data.views.seed (data.views.count is 0)"),
+        ({"data.crop_area": 0.2}, "data.crop_area (data.augment is crop_flip)"),
+        ({"teacher.cache": "off", "teacher.cache_dtype": "float32"}, "teacher.cache_dtype (tea"),
         (
             {"teacher.checkpoint": "x", "teacher.freeze": "stem"},
             "teacher.freeze (teacher.checkpoint",
