@@ -64,7 +64,7 @@ def parse_job(named: str) -> Job:
     """The job of a config file with options behind a colon, for TPUs."""
     path, _, argument = named.partition(":")
     config = runpy.run_path(path)["get_config"](argument)
-    config.baseline = True
+    config.baseline = bool(config.teacher.model)
     plan = parse(config, platform="tpu")
     if len(plan.teachers) != 1:
         raise errors.InputError(f"'{named}' must have one teacher; name a pair TEACHER-STUDENT")
@@ -82,7 +82,7 @@ def train_step(plan: Job, mesh: jax.sharding.Mesh, *, alone: bool = False) -> St
     Raises:
       InputError: the size of the data set is not known here, or the batch does not fit the mesh.
     """
-    part = plan.alone if alone else plan.student
+    part = plan.beside["alone"] if alone else plan.student
     training, source = part.training, part.source
     examples, num_classes = errors.lookup("data set", source.name, _SETS)
     size, image_shape = training.batch_size, (source.image_size, source.image_size, 3)
