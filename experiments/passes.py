@@ -8,15 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrd_jax.objectives.parts import direct, projections
+from rrd_jax.proof import rows
 
 ERRORS = ("similarity", "loss, relative", "gradient", "its largest entry", "of the projection")
 # Pairs of the parts of both factors, the smallest products first. Part i is 2^-8i of its number.
 _PAIRS = {3: ((0, 1), (1, 0), (0, 0)), 6: ((0, 2), (2, 0), (1, 1), (0, 1), (1, 0), (0, 0))}
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    """Rows of length 1."""
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def product(
@@ -110,7 +106,7 @@ def _values(product):
 def _in_float64(features, kernel, teacher, memory, tau_s, tau_t):
     """The same of numpy."""
     raw = features @ kernel
-    embedding = unit(raw)
+    embedding = rows.unit(raw)
     similarities = np.stack([embedding @ memory.T, teacher @ memory.T])
     logits = similarities / np.array([tau_s, tau_t]).reshape(2, 1, 1)
     logits -= logits.max(-1, keepdims=True)

@@ -21,6 +21,7 @@ from absl import app, flags
 
 from experiments import passes
 from rrd_jax import cli, report
+from rrd_jax.proof.rows import unit
 
 _ROWS = flags.DEFINE_list("rows", ["1024", "16384", "65536"], "Sizes K of the memory.")
 _BATCH = flags.DEFINE_integer("batch", 32, "Images.", lower_bound=1)
@@ -47,10 +48,10 @@ def arrays(rows: int, kind: str) -> tuple[np.ndarray, ...]:
         return rng.standard_normal(shape)
 
     batch, dim = _BATCH.value, _DIM.value
-    centres = passes.unit(normal(100, dim)) if kind == "classes" else np.zeros((100, dim))
+    centres = unit(normal(100, dim)) if kind == "classes" else np.zeros((100, dim))
     scale = 0.6 if kind == "classes" else 1.0
     teacher, memory = (
-        passes.unit(centres[rng.integers(100, size=n)] + scale * normal(n, dim) / np.sqrt(dim))
+        unit(centres[rng.integers(100, size=n)] + scale * normal(n, dim) / np.sqrt(dim))
         for n in (batch, rows)
     )
     kernel = normal(_FEATURES, dim) / np.sqrt(_FEATURES)

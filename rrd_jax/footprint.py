@@ -101,7 +101,7 @@ def arrays(tree: Any, name: str) -> list[Array]:
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             continue  # of a few bytes
         shape = leaf.sharding.shard_shape(leaf.shape)
-        where = "/".join(_key(part) for part in path)
+        where = jax.tree_util.keystr(path, simple=True, separator="/")
         what = f"{_shown(leaf.dtype.name, shape)} of {name} ({where})"
         found.append(Array(math.prod(shape) * leaf.dtype.itemsize, what))
     return found
@@ -142,7 +142,3 @@ def _where(scope: re.Match[str] | None) -> str:
 
 def _shown(dtype: str, shape: tuple[int, ...]) -> str:
     return f"{dtype} {'x'.join(map(str, shape)) or 'scalar'}"
-
-
-def _key(part: Any) -> str:
-    return str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", part))))

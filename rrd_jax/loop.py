@@ -30,6 +30,7 @@ from rrd_jax import (
 )
 from rrd_jax.batch import Batch
 from rrd_jax.data import feed
+from rrd_jax.data.views import Views
 from rrd_jax.recipe import Recipe, Training
 from rrd_jax.run import Result, Run, finished
 from rrd_jax.step import Split
@@ -163,9 +164,10 @@ def _epoch(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """[steps, B] of the images that steps of an epoch see, and of their views, if drawn here."""
     order = feed.epoch_order(training.seed, epoch, training.batch_size, len(split))
-    if not training.views.count:
+    if training.augment.choose is not None:
         return order, None
-    return order, training.views.of_epoch(training.seed, epoch, len(split))[order]
+    views = Views(training.augment.views)
+    return order, views.of_epoch(training.seed, epoch, len(split))[order]
 
 
 def _look(images: np.ndarray, training: Training) -> None:

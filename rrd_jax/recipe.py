@@ -22,7 +22,6 @@ from rrd_jax.choices import (
     TeachingChoice,
 )
 from rrd_jax.data import augment, mixing, source
-from rrd_jax.data.views import Views
 from rrd_jax.objectives import Objective
 
 
@@ -37,7 +36,6 @@ class Training:
       teacher_weights: of several teachers, adding up to 1; empty for one or none.
       optimizer: what moves the parameters.
       augment: what the step does to training images.
-      views: how many there are of an image, where the host draws them.
       mix: how the step mixes training images, or None.
       mean: of each channel, in [0, 1] units.
       std: likewise.
@@ -66,7 +64,6 @@ class Training:
     teacher_weights: tuple[float, ...]
     optimizer: OptimizerChoice
     augment: augment.Augment
-    views: Views
     mix: mixing.Mix | None
     mean: tuple[float, ...]
     std: tuple[float, ...]

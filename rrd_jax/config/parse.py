@@ -111,7 +111,7 @@ def _beside(
     student: recipe.Part,
     setting: _Setting,
     weights: tuple[float, ...],
-    cache: str,
+    cache: CacheChoice,
 ) -> Iterator[tuple[str, recipe.Part]]:
     """The runs that a student is compared with, and the names of their folders.
 
@@ -276,7 +276,6 @@ def _training(
         teacher_weights=weights if len(weights) > 1 else (),
         optimizer=_optimizer(config, setting),
         augment=_augment(data),
-        views=Views(data.views.count, data.views.seed),
         mix=mixing.make_mix(
             data.mix,
             data.mix_alpha,

@@ -97,5 +97,5 @@ def _some_of_each_class(
     if not most:
         return split
     labels = degraded.labels_of(split.examples)
-    counts = np.minimum(np.bincount(labels, minlength=num_classes), most)
-    return feed.some(split, stratified.of_each_class(labels, counts, _SEED))
+    places = stratified.of_each_class(labels, np.full(num_classes, most), _SEED)
+    return feed.some(split, places)

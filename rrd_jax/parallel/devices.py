@@ -129,7 +129,7 @@ def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:
 
 def free_bytes(mesh: Mesh) -> int:
     """The free memory of each device of this process, about; of a CPU, its share of the host's."""
-    local = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    local = _here(mesh)
     if stats := local[0].memory_stats():
         return stats["bytes_limit"] - stats["bytes_in_use"]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(local)
@@ -137,10 +137,15 @@ def free_bytes(mesh: Mesh) -> int:
 
 def device_bytes(mesh: Mesh) -> int:
     """The memory of each device of this process, in use or not; of a CPU, a share of the host's."""
-    local = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+    local = _here(mesh)
     if stats := local[0].memory_stats():
         return stats["bytes_limit"]
     return host_bytes() // len(local)
+
+
+def _here(mesh: Mesh) -> list[jax.Device]:
+    """The devices of this process."""
+    return [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
 
 
 def peak_flops(device_kind: str) -> float:

@@ -321,26 +321,20 @@ def plan(cache: EmbeddingCache, recipe: Recipe, began: bool | None) -> Plan:
 def _place(cache: EmbeddingCache, training: Training) -> tuple[str, str]:
     """Returns (where embeddings are to be, why they can be nowhere), one of them ""."""
     augment, asked = training.augment, training.teacher_cache.place
-    needed, free = cache.bytes_needed(augment), cache.bytes_free()
-    whole, host = cache.bytes_whole(augment), parallel.host_bytes()
     part = 1 if training.teacher_cache.use == "on" else 0.5
-    fits = {
-        "device": parallel.as_main(needed <= free * part),
-        "host": parallel.as_main(whole <= host * (part if asked == "host" else _HOST_SHARE)),
+    share = part if asked == "host" else _HOST_SHARE
+    # What is needed, what is there, the part of it that they may take, and where that is.
+    rooms = {
+        "device": (cache.bytes_needed(augment), cache.bytes_free(), part, "on each device"),
+        "host": (cache.bytes_whole(augment), parallel.host_bytes(), share, "of the host"),
+        "file": (*cache.bytes_on_disk(augment), 1, "on the disk"),
     }
-    drawn_on_host = augment.choose is None
-    places = ("device", "host", "file") if drawn_on_host else ("device",)
+    places = ("device",) if augment.choose else tuple(rooms)
     for place in places if asked == "auto" else (asked,):
-        if fits.get(place):
+        needed, there, most, where = rooms[place]
+        if parallel.as_main(needed <= there * most):
             return place, ""
-        if place == "file":
-            to_take, room = cache.bytes_on_disk(augment)
-            if parallel.as_main(to_take <= room):
-                return place, ""
-            return "", f"its embeddings of all views would need {_of(to_take, room)} on the disk"
-    if asked == "host":
-        return "", f"its embeddings of all views would need {_of(whole, host)} of the host"
-    return "", f"its embeddings of all views would need {_of(needed, free)} on each device"
+    return "", f"its embeddings of all views would need {_of(needed, there)} {where}"
 
 
 def _of(needed: float, free: float) -> str:

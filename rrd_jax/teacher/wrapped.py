@@ -49,6 +49,14 @@ class Wrapped:
         """As Network has it, in evaluation alone."""
         return self.network.apply(variables, images, train=train)
 
+    def _applied(
+        self, name: str, variables: Mapping[str, Any], images: jax.Array, *, train: bool
+    ) -> tuple[Outputs, Any]:
+        """What the network inside makes of images, and the entry that is not its."""
+        params = dict(variables["params"])
+        entry = params.pop(name)
+        return self.network.apply({**variables, "params": params}, images, train=train), entry
+
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessed(Wrapped):
@@ -108,8 +116,7 @@ class Probed(Wrapped):
         self, variables: Mapping[str, Any], images: jax.Array, *, train: bool = False
     ) -> Outputs:
         """As Network has it, in evaluation alone."""
-        rest, head = _apart(variables, PROBE)
-        outputs = self.network.apply(rest, images, train=train)
+        outputs, head = self._applied(PROBE, variables, images, train=train)
         return outputs._replace(logits=functional.linear(outputs.embedding, **head), head=head)
 
 
@@ -140,8 +147,7 @@ class ZeroShot(Wrapped):
         self, variables: Mapping[str, Any], images: jax.Array, *, train: bool = False
     ) -> Outputs:
         """As Network has it, in evaluation alone."""
-        rest, vectors = _apart(variables, VECTORS)
-        outputs = self.network.apply(rest, images, train=train)
+        outputs, vectors = self._applied(VECTORS, variables, images, train=train)
         features = _unit(getattr(outputs, self.reads).astype(jnp.float32))
         logits = functional.linear(
             features, self.scale * _unit(vectors).T, jnp.zeros(self.shape[0])
@@ -173,8 +179,7 @@ class Projected(Wrapped):
         self, variables: Mapping[str, Any], images: jax.Array, *, train: bool = False
     ) -> Outputs:
         """As Network has it, in evaluation alone."""
-        rest, head = _apart(variables, HEAD)
-        outputs = self.network.apply(rest, images, train=train)
+        outputs, head = self._applied(HEAD, variables, images, train=train)
         apply = projections.project if self.is_unit else projections.apply_head
         return outputs._replace(embedding=apply(head, outputs.embedding))
 
@@ -202,10 +207,3 @@ def _unit(x: jax.Array) -> jax.Array:
 def with_entry(variables: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
     """The variables of a Probed or ZeroShot network, of those of the network inside."""
     return {"batch_stats": {}, **variables, "params": {**variables["params"], name: value}}
-
-
-def _apart(variables: Mapping[str, Any], name: str) -> tuple[dict[str, Any], Any]:
-    """The variables of the network inside, and the entry that is not its."""
-    params = dict(variables["params"])
-    value = params.pop(name)
-    return {**variables, "params": params}, value

@@ -10,6 +10,7 @@ from experiments import passes
 from rrd_jax import errors, objectives, parallel
 from rrd_jax.objectives.parts import direct, relations
 from rrd_jax.objectives.rrd import relational_loss
+from rrd_jax.proof import rows
 
 _THREE = functools.partial(passes.product, 6, 3)
 _ALL_THREE = functools.partial(passes.product, 3, 3)
@@ -21,8 +22,8 @@ def given():
     """Features, kernel, teacher and memory, float32; a row of the memory is near each teacher."""
     rng = np.random.default_rng(0)
     features, kernel = rng.standard_normal((16, 32)), rng.standard_normal((32, 128)) / 6
-    memory = passes.unit(rng.standard_normal((700, 128)))
-    teacher = passes.unit(memory[:16] + 0.05 * rng.standard_normal((16, 128)))
+    memory = rows.unit(rng.standard_normal((700, 128)))
+    teacher = rows.unit(memory[:16] + 0.05 * rng.standard_normal((16, 128)))
     return tuple(a.astype(np.float32) for a in (features, kernel, teacher, memory))
 
 
@@ -54,8 +55,7 @@ def test_products_in_passes_lose_what_the_passes_leave_out(count, lower, upper):
 def test_the_direct_form_on_eight_devices_is_the_walk_on_one(is_own):
     rng = np.random.default_rng(0)
     *arrays, own = (
-        jnp.asarray(passes.unit(rng.standard_normal((n, 24))), jnp.float32)
-        for n in (10, 10, 160, 10)
+        jnp.asarray(rows.unit(rng.standard_normal((n, 24))), jnp.float32) for n in (10, 10, 160, 10)
     )
     own = own if is_own else None
 
