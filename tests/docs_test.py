@@ -99,7 +99,10 @@ def test_the_page_on_studies_runs_as_it_stands(tmp_path):
 @pytest.mark.long
 def test_make_unlabelled_is_on_its_page_and_ends_with_what_its_student_is_worth(tmp_path):
     ready, home = tmp_path / ".venv" / "ready", tmp_path / "runs"
-    made = _run(f"make -n -o {ready} unlabelled VENV={ready.parent} UNLABELLED={home}", _ROOT)
+    made = _run(
+        f"make --no-print-directory -n -o {ready} unlabelled VENV={ready.parent} UNLABELLED={home}",
+        _ROOT,
+    )
     commands = made.replace(f"{ready.parent}/bin/python", "python")
     page = (_ROOT / "docs" / "unlabelled.md").read_text()
     for command in commands.replace(str(home), "runs/unlabelled").split("python")[1:]:
