@@ -48,7 +48,7 @@ _FREEZE = (
     " stage2 and so on, backbone (all but the classifier), or regular expressions for paths of"
     " modules or parameters, such as layer1_.*; '' for none."
 )
-_BACKBONE = "Times the learning rate, for all of it but the classifier."
+_BACKBONE = "Factor of the learning rate, for all but the classifier."
 
 
 class Field(NamedTuple):
@@ -68,9 +68,14 @@ class Field(NamedTuple):
 
 
 FIELDS = (
-    Field("name", "", Text(), "Of the job; its default workdir is runs/<name>."),
+    Field("name", "", Text(), "The job's name; its default workdir is runs/<name>."),
     Field("seed", 0, _SEED, "Initial weights, order and augmentation all follow from it."),
-    Field("dtype", "auto", Choice(_DTYPES), "Of convolutions; auto: bfloat16 on accelerators."),
+    Field(
+        "dtype",
+        "auto",
+        Choice(_DTYPES),
+        "What convolutions compute in; auto: bfloat16 on accelerators, else float32.",
+    ),
     Field(
         "space_to_depth",
         False,
@@ -82,8 +87,8 @@ FIELDS = (
         "fast_cpu",
         True,
         Flag(),
-        "On a CPU: compiler options and ways of convolutions that are faster there; numbers differ"
-        " by rounding. Without it convolutions of groups take many times as long.",
+        "On a CPU: compiler options and forms of convolutions that are faster there; numbers differ"
+        " by rounding. Without it grouped convolutions take many times as long.",
     ),
     Field(
         "compilation_cache",
@@ -121,8 +126,8 @@ FIELDS = (
         "data.options",
         {},
         Mapped(),
-        "By import path: what its function takes beside the split. For hf: the columns, if there"
-        " are several, data.options.image and data.options.label.",
+        "Of a set by import path: the arguments of its function beside the split. Of hf:PATH: the"
+        " columns, if there are several, data.options.image and data.options.label.",
     ),
     Field(
         "data.dir",
@@ -134,15 +139,15 @@ FIELDS = (
         "data.manual_dir",
         "",
         Text(),
-        "Root of image_folder, which is read in place; files of fashion_mnist, '' for Debian's"
-        " folder.",
+        "The folder of images of image_folder, which is read in place; or that of fashion_mnist's"
+        " files, where '' is Debian's folder.",
     ),
     Field(
         "data.class_names",
         "",
         Text(),
-        "File of the classes' names, in place of the data's: text with a name a line; or JSON, a"
-        " list or {\"0\": name}. '' for the data's own.",
+        "A file of class names, in place of the data's own: text with a name on each line; or"
+        " JSON, a list or {\"0\": name}; '' for the data's own.",
     ),
     Field(
         "data.use_labels",
@@ -171,41 +176,41 @@ FIELDS = (
         "data.share",
         1.0,
         _FACTOR,
-        "Below 1: of data.train_split so large a part is used, in the proportions of the classes,"
+        "Below 1: the part of data.train_split that is used, in the proportions of the classes,"
         " with an image of each at least.",
     ),
     Field(
         "data.per_class",
         0,
         Integer(0),
-        "Above 0: so many random training images of each class are used, all where it has fewer.",
+        "Above 0: the number of random training images of each class; all where it has fewer.",
     ),
     Field(
         "data.imbalance",
         1.0,
         _RATIO,
-        "Above 1: images are left out until the classes are a long tail (1901.05555), in the order"
-        " of labels; of the first class there are so many times the images of the last one.",
+        "Above 1: how many times as many images the first class has as the last one. Images are"
+        " left out until the classes, in the order of labels, are a long tail (arXiv 1901.05555).",
     ),
     Field(
         "data.label_noise",
         0.0,
         _PART,
-        "Share of the training labels that are made wrong, exactly and in each class.",
+        "The share of training labels that are made wrong, exactly so many in each class.",
     ),
     Field(
         "data.noise",
         "symmetric",
         Choice(NOISES),
-        "Of wrong labels. symmetric: any other class, each as likely; asymmetric: the next class,"
-        " which is also called pair flip.",
+        "How labels are made wrong. symmetric: any other class, each as likely; asymmetric: the"
+        " next class, also called pair flip.",
     ),
     Field(
         "data.noise_seed",
         0,
         _SEED,
-        "Which images data.share, data.per_class and data.imbalance leave, and which labels are"
-        " wrong, whatever the seed.",
+        "Chooses the images that data.share, data.per_class and data.imbalance leave, and the"
+        " labels that are made wrong; independent of seed.",
     ),
     Field(
         "data.image_size",
@@ -217,7 +222,7 @@ FIELDS = (
         "data.resize",
         256,
         _PIXELS,
-        "random_resized only: short side before the central crop of test images.",
+        "random_resized only: short side that test images are scaled to before their central crop.",
     ),
     Field(
         "data.augment",
@@ -250,7 +255,7 @@ FIELDS = (
         Integer(0, 16383),
         "crop_flip only: pixels of black on each side; at most data.image_size.",
     ),
-    Field("data.flip", True, Flag(), "Of crops in the step: mirror half of the images."),
+    Field("data.flip", True, Flag(), "Mirrors half of the images; crop_flip and resized_crop."),
     # Which views there are. View v of image i follows from (data.views.seed, i, v).
     Field(
         "data.views.count",
@@ -289,18 +294,23 @@ FIELDS = (
         "rand: RandAugment with torchvision's amounts; rand_increasing: with timm's, as in"
         " rand-m9-mstd0.5-inc1 with policy_noise 0.5; trivial: TrivialAugment, wide.",
     ),
-    Field("data.policy_operators", 2, Integer(1, 16), "rand only: one after the other, an image."),
+    Field(
+        "data.policy_operators",
+        2,
+        Integer(1, 16),
+        "rand only: operators that an image goes through.",
+    ),
     Field(
         "data.policy_magnitude",
         9.0,
         Real(minimum=0, maximum=30),
-        "rand only: how much each changes; at most 30, of rand_increasing 10.",
+        "rand and rand_increasing: how much each operator changes; at most 30, of the latter 10.",
     ),
     Field(
         "data.policy_noise",
         0.0,
         Real(minimum=0, maximum=1e3),
-        "rand only: standard deviation of the magnitudes.",
+        "rand and rand_increasing: standard deviation of the magnitudes.",
     ),
     Field(
         "data.jitter",
@@ -309,8 +319,10 @@ FIELDS = (
         "Colour jitter: ranges of brightness, contrast, saturation (factors of 1 - range to 1 +"
         " range) and hue (at most 0.5 turns); SimCLR's are (0.8, 0.8, 0.8, 0.2).",
     ),
-    Field("data.jitter_probability", 1.0, _CHANCE, "Of colour jitter; SimCLR's is 0.8."),
-    Field("data.grey", 0.0, _CHANCE, "Probability that an image loses its colours."),
+    Field(
+        "data.jitter_probability", 1.0, _CHANCE, "Probability of colour jitter; SimCLR's is 0.8."
+    ),
+    Field("data.grey", 0.0, _CHANCE, "Probability that an image is turned to greyscale."),
     Field(
         "data.gaussian_blur",
         0.0,
@@ -321,7 +333,7 @@ FIELDS = (
         "data.solarize",
         0.0,
         _CHANCE,
-        "Probability that the values from 128 of an image are turned over.",
+        "Probability that an image's values from 128 on are inverted.",
     ),
     Field(
         "data.erase",
@@ -334,14 +346,14 @@ FIELDS = (
         "data.erase_with",
         "pixels",
         Choice(ERASED),
-        "pixels: noise in each; colour: one random colour; mean: the data's.",
+        "pixels: noise; colour: one random colour; mean: that of the data.",
     ),
     Field(
         "data.mix",
         "none",
         Choice(MIXES),
-        "Each training image with another of its batch; the teacher sees the mixture."
-        " mixup+cutmix draws for each batch which of the two.",
+        "Mixes each training image with another of its batch; the teacher sees the mixture."
+        " mixup+cutmix draws one of the two for each batch.",
     ),
     Field(
         "data.mix_alpha",
@@ -353,21 +365,21 @@ FIELDS = (
         "data.cutmix_alpha",
         1.0,
         Real(minimum=1e-3, maximum=1e3),
-        "mixup+cutmix only: of cutmix; data.mix_alpha is then mixup's (DeiT: 0.8).",
+        "mixup+cutmix only: alpha of cutmix; data.mix_alpha is then mixup's (DeiT: 0.8).",
     ),
-    Field("data.mix_switch", 0.5, _CHANCE, "mixup+cutmix only: part of the batches with cutmix."),
-    Field("data.mix_probability", 1.0, _CHANCE, "That a batch is mixed at all."),
+    Field("data.mix_switch", 0.5, _CHANCE, "mixup+cutmix only: the share of batches with cutmix."),
+    Field("data.mix_probability", 1.0, _CHANCE, "Probability that a batch is mixed at all."),
     Field(
         "data.mean",
         (0.5071, 0.4867, 0.4408),
         _MEAN,
-        "Per channel, of values in [0, 1].",
+        "Mean of each channel, of values in [0, 1].",
     ),
     Field(
         "data.std",
         (0.2675, 0.2565, 0.2761),
         _STD,
-        "Per channel, of values in [0, 1].",
+        "Standard deviation of each channel, likewise.",
     ),
     Field(
         "data.mock_examples",
@@ -387,7 +399,7 @@ FIELDS = (
         "student.options",
         {},
         Mapped(),
-        "Of a network by import path: its arguments, embedding_of.",
+        "Arguments of a network by import path; embedding_of says where its embedding is.",
     ),
     Field(
         "student.checkpoint",
@@ -401,7 +413,7 @@ FIELDS = (
         0.0,
         _PART,
         "Share of images for which the last block is left out in training; of the blocks before it"
-        " in proportion to their depth. Of transformers, ConvNeXt, EfficientNet, MobileNetV3 and"
+        " in proportion to their depth. For transformers, ConvNeXt, EfficientNet, MobileNetV3 and"
         " V4, and RegNetY.",
     ),
     Field("student.head", "auto", Choice(HEADS), _HEAD),
@@ -429,14 +441,15 @@ FIELDS = (
     Field("teacher.drop_path", 0.0, _PART, "As student.drop_path, where it is trained."),
     Field("teacher.head", "auto", Choice(HEADS), "As student.head, where it is trained."),
     Field("teacher.freeze", "", Text(), "As student.freeze, where it is trained."),
-    Field("teacher.backbone_rate", 1.0, _FACTOR, "As student.backbone_rate, likewise."),
+    Field("teacher.backbone_rate", 1.0, _FACTOR, "As student.backbone_rate, where it is trained."),
     Field(
         "teacher.dtype",
         "",
         Choice(("", *_DTYPES)),
-        "Of its convolutions as a teacher; '' as config.dtype, in which it is trained in any case.",
+        "What its convolutions compute in as a teacher; '': as dtype, in which it is trained"
+        " anyway.",
     ),
-    Field("teacher.seed", 0, _SEED, "Of its training."),
+    Field("teacher.seed", 0, _SEED, "The seed of its training."),
     Field("teacher.train_split", None, Optional(Text()), "None: as data.train_split."),
     Field("teacher.share", None, Optional(_FACTOR), "None: as data.share; 1: all images."),
     Field("teacher.per_class", None, Optional(Integer(0)), "None: as data.per_class; 0: all."),
@@ -478,26 +491,34 @@ FIELDS = (
         "teacher.weight",
         1.0,
         Real(above=0, maximum=1e9),
-        "Of several teachers (--config.teacher[0].weight=2), relative to the others'.",
+        "Its weight among several teachers, such as --config.teacher[0].weight=2.",
     ),
     # How it sees images, where that is not the student's way; and logits that are not its own.
     Field(
         "teacher.mean",
         None,
         Optional(_MEAN),
-        "Of the images that it sees. None: as its weights say (config.json beside a file, the run),"
-        " else as data.mean. What differs is applied on the device, before its first layer.",
+        "Mean of the images that it sees. None: as its weights say (config.json beside a file, the"
+        " run), else as data.mean. What differs is applied on the device, before its first layer.",
     ),
-    Field("teacher.std", None, Optional(_STD), "None: likewise, else as data.std."),
     Field(
-        "teacher.image_size", None, Optional(_PIXELS), "None: likewise, else as data.image_size."
+        "teacher.std",
+        None,
+        Optional(_STD),
+        "Their standard deviation. None: likewise, else as data.std.",
+    ),
+    Field(
+        "teacher.image_size",
+        None,
+        Optional(_PIXELS),
+        "Their height and width. None: likewise, else as data.image_size.",
     ),
     Field(
         "teacher.interpolation",
         "auto",
         Choice(("auto", *INTERPOLATIONS)),
-        "Where its image_size is another: of all that a new pixel covers (antialiased). auto: as"
-        " its weights say, else bilinear.",
+        "How images are scaled to its image_size, antialiased, where that is another. auto: as its"
+        " weights say, else bilinear.",
     ),
     Field(
         "teacher.probe",
@@ -510,8 +531,8 @@ FIELDS = (
         "teacher.probe_l2",
         1.0,
         Real(above=0, maximum=1e9),
-        "Of the probe: sum of the images' losses + probe_l2 / 2 |W|^2, on standardised embeddings"
-        " (scikit-learn's 1 / C).",
+        "Regularisation of the probe, scikit-learn's 1 / C: sum of the images' losses + probe_l2 /"
+        " 2 |W|^2, on standardised embeddings.",
     ),
     Field(
         "teacher.class_vectors",
@@ -525,15 +546,15 @@ FIELDS = (
         "teacher.class_vectors_scale",
         100.0,
         Real(above=0, maximum=1e6),
-        "Times the cosines: exp(logit_scale) of CLIP.",
+        "Factor of the cosines; exp(logit_scale) of CLIP.",
     ),
-    Field("baseline", False, Flag(), "Train the student alone too, in <workdir>/alone."),
+    Field("baseline", False, Flag(), "Trains the student alone too, in <workdir>/alone."),
     Field(
         "from_scratch",
         False,
         Flag(),
-        "Train the student from random weights too, in <workdir>/scratch, where it starts from"
-        " student.checkpoint; without student.freeze and student.backbone_rate. The table has what"
+        "Where the student starts from student.checkpoint, trains it from random weights too, in"
+        " <workdir>/scratch, without student.freeze and student.backbone_rate. The table says what"
         " the checkpoint is worth.",
     ),
     # How every parameter is trained.
@@ -551,20 +572,20 @@ FIELDS = (
         Mapped(),
         "The optimizer's own arguments, such as b1 and b2 of adamw.",
     ),
-    Field("optimizer.learning_rate", 0.05, _RATE, "After the warm-up."),
+    Field("optimizer.learning_rate", 0.05, _RATE, "The learning rate after the warm-up."),
     Field(
         "optimizer.momentum",
         0.9,
         Real(minimum=0, below=1),
-        "Of sgd; other optimizers have theirs in options.",
+        "Momentum of sgd; other optimizers have theirs in optimizer.options.",
     ),
-    Field("optimizer.nesterov", False, Flag(), "Of sgd, likewise."),
+    Field("optimizer.nesterov", False, Flag(), "Nesterov's momentum, of sgd."),
     Field(
         "optimizer.weight_decay",
         5e-4,
         Real(minimum=0, maximum=1e6),
-        "Times the parameters: added to their gradient, or decoupled where the optimizer does that"
-        " (adamw, lamb, lion, muon).",
+        "This times the parameters is added to their gradient, or decoupled where the optimizer"
+        " does that (adamw, lamb, lion, muon).",
     ),
     Field(
         "optimizer.decay_norm_and_bias",
@@ -609,7 +630,7 @@ FIELDS = (
         "optimizer.decay",
         0.1,
         Real(above=0, maximum=1),
-        "Of the learning rate at each milestone.",
+        "Factor of the learning rate at each milestone.",
     ),
     Field(
         "optimizer.warmup_epochs",
@@ -622,7 +643,7 @@ FIELDS = (
         "optimizer.final_learning_rate",
         0.0,
         Real(minimum=0),
-        "Where cosine, linear, wsd and exponential end.",
+        "The rate at the end of cosine, linear, wsd and exponential.",
     ),
     # The steps and epochs.
     Field("train.epochs", 240, _COUNT, "Passes over the training split."),
@@ -630,7 +651,7 @@ FIELDS = (
         "train.batch_size",
         64,
         _COUNT,
-        "Over all devices; the last partial batch of an epoch is dropped.",
+        "Images of a step, over all devices; the last partial batch of an epoch is dropped.",
     ),
     Field(
         "train.accumulate",
@@ -654,7 +675,7 @@ FIELDS = (
         "Decay of an average of the student's weights, such as 0.9999, which is then what is tested"
         " and exported; 0 for none.",
     ),
-    Field("train.eval_batch_size", 500, _COUNT, "Images of an evaluation step."),
+    Field("train.eval_batch_size", 500, _COUNT, "The most images of an evaluation step."),
     Field(
         "train.steps_per_dispatch",
         0,
@@ -678,8 +699,10 @@ FIELDS = (
         "Whether the student's embeddings of held-out images are compared with the teacher's, which"
         " needs no label.",
     ),
-    Field("eval.proof_images", 2000, Integer(3), "Held-out images of that, at most."),
-    Field("eval.every", 1, _COUNT, "Epochs between two looks at that; the last one has its own."),
+    Field("eval.proof_images", 2000, Integer(3), "The most held-out images for eval.proof."),
+    Field(
+        "eval.every", 1, _COUNT, "Epochs between two looks at them; the last epoch always has one."
+    ),
     Field(
         "eval.knn",
         False,
@@ -691,15 +714,15 @@ FIELDS = (
         "eval.labelled",
         "",
         Text(),
-        "Other images with labels, by which they do so at each look, for data without labels too: a"
-        " folder with a folder for each class, or with train and test, or a name as data.name has"
-        " it.",
+        "Other images with labels, by which eval.knn is done at each look, also for data without"
+        " labels: a folder with a folder for each class, or with train and test, or a name as in"
+        " data.name.",
     ),
     Field(
         "eval.labelled_per_class",
         0,
         Integer(0),
-        "Of their training images, how many there are of each class; 0 for all.",
+        "How many of eval.labelled's training images there are of each class; 0 for all.",
     ),
 )
 BY_PATH = {field.path: field for field in FIELDS}
