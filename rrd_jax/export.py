@@ -45,20 +45,28 @@ def define_flags() -> None:
         "A run, RUN@best, RUN@last or RUN@STEP, a folder that rrd_jax.convert wrote, or a PyTorch"
         " file with --network.",
     )
-    flags.DEFINE_list("format", None, "One, several with commas, or all.")
+    flags.DEFINE_list("format", None, "Formats of the files: one, several with commas, or all.")
     flags.DEFINE_string(
         "output", None, "The file, or a folder for it. Default: exports in the workdir."
     )
     flags.DEFINE_bool("teacher", False, "The run's teacher in place of its student.")
     flags.DEFINE_enum(
-        "weights", "average", ["average", "raw"], "Of a run that averages its weights."
+        "weights", "average", ["average", "raw"], "Which weights of a run that averages them."
     )
     flags.DEFINE_string(
-        "head", "", "Of a run: the objective whose head behind the embedding is kept, such as rrd."
+        "head",
+        "",
+        "The objective whose head behind the embedding a run's network keeps, such as rrd.",
     )
-    flags.DEFINE_string("network", "", "Of a PyTorch file: a name of `python -m rrd_jax.networks`.")
-    flags.DEFINE_list("mean", None, "Of each channel, in [0, 1] units. Default: the run's.")
-    flags.DEFINE_list("std", None, "Of each channel, in [0, 1] units. Default: the run's.")
+    flags.DEFINE_string(
+        "network", "", "The network of a PyTorch file, a name of `python -m rrd_jax.networks`."
+    )
+    flags.DEFINE_list(
+        "mean", None, "Mean of each channel, of values in [0, 1]. Default: the run's."
+    )
+    flags.DEFINE_list(
+        "std", None, "Standard deviation of each channel, likewise. Default: the run's."
+    )
     flags.DEFINE_integer("image_size", 0, "Height and width. Default: the run's.", lower_bound=0)
     flags.DEFINE_integer(
         "resize", 0, "Short side before the central crop. Default: the run's.", lower_bound=0
@@ -70,7 +78,7 @@ def define_flags() -> None:
         "names",
         "ours",
         ["ours", "torch", "torchvision", "timm"],
-        "Of weights: a library's; torch: that one's which has the network by its name.",
+        "Whose names weights get: a library's; torch: that of the one which has the network.",
     )
     flags.DEFINE_enum("quantize", "", ["", "int8"], "int8: weights of 8 bits.")
     flags.DEFINE_bool(
@@ -78,11 +86,14 @@ def define_flags() -> None:
     )
     flags.DEFINE_bool("fold", True, "Batch norms become part of the convolutions before them.")
     flags.DEFINE_string("images", "", "A folder of images to compare on. Default: the test split.")
-    flags.DEFINE_integer("check_images", 500, "How many to compare on.", lower_bound=1)
+    flags.DEFINE_integer("check_images", 500, "The most images to compare on.", lower_bound=1)
     flags.DEFINE_bool("overwrite", False, "Replaces what was written there before.")
     flags.DEFINE_bool("report", False, "Measures the student beside its teacher instead.")
     flags.DEFINE_float(
-        "seconds", 4.0, "Of --report, for each batch size on one core and on all.", lower_bound=0
+        "seconds",
+        4.0,
+        "Seconds that --report measures each batch size, on one core and on all.",
+        lower_bound=0,
     )
 
 

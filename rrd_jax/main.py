@@ -57,9 +57,11 @@ _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "HOST:PORT of process 0, which all processes of a run can reach."
 )
 _PROCESSES = flags.DEFINE_integer(
-    "processes", 0, "How many there are. 1: joins no others; 0: as the host says.", lower_bound=0
+    "processes", 0, "Processes of the run. 1: joins no others; 0: as the host says.", lower_bound=0
 )
-_PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Of this process, from 0.", lower_bound=0)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", 0, "The number of this process, from 0.", lower_bound=0
+)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -25,7 +25,7 @@ def define_flags() -> None:
     """Not on import: tests import several programs, whose flags have the same names."""
     flags.DEFINE_list("names", ["*"], "What the table has; * and ? stand for any characters.")
     flags.DEFINE_string("model", "", "A name of the table, or MODULE:NAME.")
-    flags.DEFINE_integer("num_classes", 10, "Of --model.", lower_bound=1)
+    flags.DEFINE_integer("num_classes", 10, "Classes of --model.", lower_bound=1)
     flags.DEFINE_list(
         "image_shape", None, "Height, width and channels. Default: as published, or 32,32,3."
     )

@@ -41,18 +41,22 @@ _WEIGHTS = flags.DEFINE_enum(
     "weights",
     "average",
     ["average", "raw"],
-    "Of a run that averages its weights: the average, or these themselves.",
+    "Which weights of a run that averages them: the average, or these themselves.",
 )
 _HEAD = flags.DEFINE_string(
     "head",
     None,
-    "Of a run: the objective whose head behind the embedding is kept, such as rrd. Default: none.",
+    "The objective whose head behind the embedding a run's network keeps, such as rrd; or none.",
 )
 _NETWORK = flags.DEFINE_string(
-    "network", None, "What the weights are of, where they do not say it: a name or import path."
+    "network", None, "The network of the weights, where they do not say it: a name or import path."
 )
-_MEAN = flags.DEFINE_list("mean", None, "Of each channel, in [0, 1] units. Default: the run's.")
-_STD = flags.DEFINE_list("std", None, "Likewise.")
+_MEAN = flags.DEFINE_list(
+    "mean", None, "Mean of each channel, of values in [0, 1]. Default: the run's."
+)
+_STD = flags.DEFINE_list(
+    "std", None, "Standard deviation of each channel, likewise. Default: the run's."
+)
 _IMAGE_SIZE = flags.DEFINE_integer(
     "image_size", None, "Height and width that the network sees. Default: the run's.", lower_bound=1
 )
@@ -67,14 +71,18 @@ _CLASS_NAMES = flags.DEFINE_string(
     "class_names", None, "A file of the classes' names, one a line, or JSON. Default: the run's."
 )
 _FORMAT = flags.DEFINE_enum(
-    "format", "text", _FORMATS, "Of the answers; npz and parquet need --output."
+    "format", "text", _FORMATS, "Format of the answers; npz and parquet need --output."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "The file to write. Default: standard output.")
-_TOP = flags.DEFINE_integer("top", 5, "How many classes of each image.", lower_bound=1)
+_TOP = flags.DEFINE_integer(
+    "top", 5, "Classes that are named of each image; with --neighbours, images.", lower_bound=1
+)
 _LOGITS = flags.DEFINE_bool("logits", False, "Writes the logits of all classes too.")
 _EMBEDDINGS = flags.DEFINE_bool("embeddings", False, "Writes the network's embeddings too.")
 _LABELS = flags.DEFINE_bool(
-    "labels", False, "Says the top-1 of images in a folder that is called like their class."
+    "labels",
+    False,
+    "Says the top-1, where images lie in folders that are called like their classes.",
 )
 _NEIGHBOURS = flags.DEFINE_string(
     "neighbours",
