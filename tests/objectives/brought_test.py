@@ -210,7 +210,7 @@ def test_a_launch_file_may_give_an_objective_another_name():
     choices = parse(_config("somewhere", terms)).student.training.objectives
     assert [choice.name for choice in choices] == ["ce", "mine", "angular"]
     assert [choice.factory for choice in choices[1:]] == ["own_losses:angular"] * 2
-    with pytest.raises(errors.InputError, match="'own_losses:angular' has the name of one of ours, 'kd'"):
+    with pytest.raises(errors.InputError, match="'own_losses:angular' has the name of one of ours"):
         parse(_config("somewhere", {"kd": {"factory": "own_losses:angular"}}))
     terms = {"angular": {"factory": "own_losses:angular"}, "own_losses:angular": {}}
     with pytest.raises(errors.InputError, match="names two objectives 'angular'"):
