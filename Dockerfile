@@ -15,7 +15,8 @@ ARG EXTRAS=
 # The wheelhouse holds one version of each.
 # hadolint ignore=DL3013
 RUN --mount=type=bind,source=build/wheelhouse,target=/wheelhouse \
-    python -m pip install --no-cache-dir --no-index --find-links=/wheelhouse "rrd_jax[${EXTRAS}]"
+    python -m pip install --no-cache-dir --root-user-action=ignore --no-index \
+      --find-links=/wheelhouse "rrd_jax[${EXTRAS}]"
 COPY configs /opt/rrd_jax/configs
 # Root by default, to whom a TPU belongs; `--user` makes it anybody, who needs a home to write to.
 ENV HOME=/tmp PYTHONUNBUFFERED=1

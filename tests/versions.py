@@ -79,7 +79,7 @@ def _suite(python: pathlib.Path) -> tuple[bool, str]:
     names = ", ".join(f"v('{name}')" for name in _SHOWN)
     found = _run(python, "-c", f"from importlib.metadata import version as v; print({names})")
     versions = " ".join(map(" ".join, zip(_SHOWN, found.stdout.split(), strict=False)))
-    options = ("-q", "-p", "no:cacheprovider", "-m", "not long", "-k", _CHOICE)
+    options = ("-p", "no:cacheprovider", "-m", "not long", "-k", _CHOICE)
     done = _run(python, "-m", "pytest", *options, *SUITE, JAX_PLATFORMS="cpu")
     said = _last(done.stdout) if done.returncode == 0 else done.stdout + done.stderr
     return done.returncode == 0, f"{versions}: {said}"
