@@ -12,6 +12,7 @@ import configparser
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -63,7 +64,8 @@ def _environment(folder: pathlib.Path, python: str, resolution: str) -> str:
     """Makes it; returns "", or what is wrong."""
     made = _run("uv", "venv", "--no-python-downloads", "--python", python, folder)
     if made.returncode:
-        return f"not on this machine ({_last(made.stderr)})"
+        reasons = [line for line in made.stderr.splitlines() if line.startswith("error: ")]
+        return f"not on this machine ({' '.join(reasons).removeprefix('error: ')})"
     wheels = [f"--only-binary={name}" for name in _WHEELS]
     target = ("--python", folder / "bin/python", f"--resolution={resolution}")
     done = _run("uv", "pip", "install", *wheels, *target, "-e", ".", *needs())
@@ -79,7 +81,8 @@ def _suite(python: pathlib.Path) -> tuple[bool, str]:
     names = ", ".join(f"v('{name}')" for name in _SHOWN)
     found = _run(python, "-c", f"from importlib.metadata import version as v; print({names})")
     versions = " ".join(map(" ".join, zip(_SHOWN, found.stdout.split(), strict=False)))
-    options = ("-p", "no:cacheprovider", "-m", "not long", "-k", _CHOICE)
+    options = ("-p", "no:cacheprovider", "-n", "2", "--dist", "loadgroup")
+    options += ("-m", "not long", "-k", _CHOICE)
     done = _run(python, "-m", "pytest", *options, *SUITE, JAX_PLATFORMS="cpu")
     said = _last(done.stdout) if done.returncode == 0 else done.stdout + done.stderr
     return done.returncode == 0, f"{versions}: {said}"
@@ -105,6 +108,8 @@ def main() -> None:
     parser.add_argument("--pythons", default="3.11,3.12,3.13")
     parser.add_argument("--resolutions", default="lowest-direct,highest")
     options = parser.parse_args()
+    if not shutil.which("uv"):
+        sys.exit("error: uv is not installed, which makes the environments: pip install uv")
     outcomes = []
     for passed, line in rows(options.pythons.split(","), options.resolutions.split(",")):
         outcomes.append(passed)
