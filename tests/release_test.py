@@ -2,6 +2,7 @@
 
 import configparser
 import fnmatch
+import importlib.metadata
 import os
 import pathlib
 import re
@@ -34,6 +35,15 @@ def test_one_version_and_one_date_stand_everywhere():
     assert newest == version
     assert f"\nversion: {version}\n" in citation
     assert f'\ndate-released: "{date}"\n' in citation
+
+
+def test_what_is_on_the_path_but_not_installed_has_no_version(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(rrd_jax, "__version__", rrd_jax.__version__)  # which is put back
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert rrd_jax.__getattr__("__version__") == "unknown"
 
 
 def test_the_citation_names_the_paper_and_its_authors():
