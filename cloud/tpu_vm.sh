@@ -82,30 +82,38 @@ outcome() {
   echo "${last:-75}"
 }
 
-ready() { [ "$(tpu describe "$NAME" --format='value(state)' 2>/dev/null)" = READY ]; }
+# Makes the TPU if there is none, or none any more. Fails where it is not there yet, or where gcloud
+# does not know: what may be a healthy TPU is left alone.
+present() {
+  case $(tpu describe "$NAME" --format='value(state)' 2>&1) in
+    READY) ;;
+    *NOT_FOUND*) "$self" create ;;
+    PREEMPTED | TERMINATED | STOPPED) tpu delete "$NAME" --quiet && "$self" create ;;
+    *) return 1 ;;
+  esac
+}
 
 keep() {
-  local log code installed=
+  local log code failures=0
+  need TYPE VERSION
   log=$(mktemp)
   while :; do
-    if ! ready; then
-      installed=
-      tpu delete "$NAME" --quiet >/dev/null 2>&1 || true
-      "$self" create || { sleep "${WAIT:-60}" && continue; }
+    # What is installed already takes seconds.
+    if present && { "$self" install || { failures=$((failures + 1)) && false; }; }; then
+      failures=0
+      run "$@" 2>&1 | tee "$log" || true
+      code=$(outcome "$log")
+      if [ "$code" != 75 ]; then
+        rm "$log"
+        exit "$code"
+      fi
+      "$self" stop >/dev/null 2>&1 || true  # what a lost connection left running
+      echo "the run goes on from its last checkpoint"
+    elif [ "$failures" = 3 ]; then
+      echo "error: it could not be installed three times; the TPU is still there" >&2
+      exit 1
     fi
-    if [ -z "$installed" ]; then
-      "$self" install || { sleep "${WAIT:-60}" && continue; }
-      installed=1
-    fi
-    run "$@" 2>&1 | tee "$log" || true
-    code=$(outcome "$log")
-    if [ "$code" != 75 ]; then
-      rm "$log"
-      exit "$code"
-    fi
-    "$self" stop >/dev/null 2>&1 || true  # what a lost connection left running
     sleep "${WAIT:-60}"
-    echo "the run goes on from its last checkpoint"
   done
 }
 

@@ -15,20 +15,21 @@ import pytest
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _CLOUD = _ROOT / "cloud"
-# Keeps each command in a file. What it answers, and whether it fails, stands in files of its own:
-# a line of `ends` for each run, of `creations` for each creation.
+# Keeps each command in a file. What it answers stands in files of its own, a line for each time:
+# how a run ends, whether a creation succeeds, and what it says of the TPU instead of the truth.
 _GCLOUD = """\
     #!/usr/bin/env bash
     cd "$GCLOUD_FOLDER"
     printf '%s\\n' "$*" >> commands
     next() { line=$(head -n 1 "$1"); sed -i 1d "$1"; echo "$line"; }
     case "$*" in
-      *describe*) cat state 2>/dev/null || exit 1 ;;
+      *describe*) { next answers; cat state || echo "ERROR: NOT_FOUND: none"; } | grep -m 1 . ;;
       *create*) [ "$(next creations)" = yes ] && echo READY > state ;;
-      *delete*) rm -f state ;;
+      *delete*) rm state ;;
+      *"pip install"*) [ ! -e broken ] ;;
       *rrd_jax.main*--config*)
         end=$(next ends)
-        [ "$end" = taken ] && rm state && exit 255
+        [ "$end" = taken ] && echo PREEMPTED > state && exit 255
         for code in $end; do echo "[worker] rrd_jax: ended with $code"; done ;;
     esac
 """
@@ -47,10 +48,12 @@ def tpu_vm(tmp_path):
         **{"PROJECT": "p", "ZONE": "z", "NAME": "n", "TYPE": "t", "VERSION": "v", "WAIT": "0"},
     }
 
-    def run(*arguments, ends=(), creations=("yes",) * 9, **more):
-        (tmp_path / "ends").write_text("".join(f"{end}\n" for end in ends))
-        (tmp_path / "creations").write_text("".join(f"{word}\n" for word in creations))
-        (tmp_path / "commands").write_text("")
+    def run(*arguments, ends=(), creations=("yes",), answers=(), broken=False, **more):
+        lists = {"ends": ends, "creations": creations, "answers": answers, "commands": ()}
+        for name, lines in lists.items():
+            (tmp_path / name).write_text("".join(f"{line}\n" for line in lines))
+        if broken:
+            (tmp_path / "broken").touch()
         command = ["bash", str(_CLOUD / "tpu_vm.sh"), *arguments]
         done = subprocess.run(
             command, capture_output=True, text=True, env=env | more, timeout=60, check=False
@@ -77,14 +80,24 @@ def test_a_tpu_that_is_taken_away_is_made_anew_and_the_run_goes_on(tpu_vm):
         "keep",
         "--config=c.py",
         ends=["75 75", "taken", "75 taken", "0 0"],
-        creations=["yes", "no", "yes"],
+        creations=["no", "yes", "yes"],
+        answers=["", "", "ERROR: UNAVAILABLE", "CREATING"],
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("goes on from its last checkpoint") == 3
-    made = ["delete", "create", "scp"]
-    wanted = ["describe", *made, "run", "stop", "describe", "run", "stop", "describe"]
-    wanted += ["delete", "create", "describe", *made, "run", "stop", "describe", "run"]
-    assert list(_verbs(commands)) == wanted
+    run = ["scp", "run"]
+    wanted = ["describe", "create"]  # which fails
+    wanted += ["describe", "create", *run, "stop"]
+    wanted += ["describe", "describe"]  # gcloud does not know, and then it is not ready
+    wanted += ["describe", *run, "stop", "describe", "delete", "create", *run, "stop"]
+    assert list(_verbs(commands)) == [*wanted, "describe", *run]
+
+
+def test_what_cannot_be_installed_holds_no_tpu_for_ever(tpu_vm):
+    done, commands = tpu_vm("keep", "--config=c.py", broken=True)
+    assert done.returncode == 1
+    assert "the TPU is still there" in done.stderr
+    assert list(_verbs(commands)) == ["describe", "create", *["scp", "describe"] * 2, "scp"]
 
 
 @pytest.mark.parametrize(("end", "code"), [("0 1", 1), ("2 75", 2), ("3 3", 3), ("75 70", 70)])
