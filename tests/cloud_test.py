@@ -7,7 +7,6 @@ are asked where they are installed.
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import textwrap
 
@@ -154,11 +153,7 @@ def test_a_node_of_skypilot_joins_the_others(nodes, flags, tmp_path):
     assert (done.stdout, done.stderr) == (wanted, "")
 
 
-def _program(name):
-    return shutil.which(name) or pytest.skip(f"{name} is not installed")
-
-
-def test_shellcheck_has_nothing_to_say(tmp_path):
+def test_shellcheck_has_nothing_to_say(program, tmp_path):
     task = _task()
     scripts = [_CLOUD / "tpu_vm.sh", _CLOUD / "xpk.sh"]
     for name in ("setup", "run"):
@@ -166,14 +161,14 @@ def test_shellcheck_has_nothing_to_say(tmp_path):
         # FLAGS is split at blanks, on purpose.
         scripts[-1].write_text(f"#!/bin/bash\n# shellcheck disable=SC2086\n{task[name]}")
     done = subprocess.run(
-        [_program("shellcheck"), *map(str, scripts)], capture_output=True, text=True
+        [program("shellcheck"), *map(str, scripts)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.long
-def test_xpk_makes_a_workload_that_goes_on_after_75(tmp_path):
-    _program("xpk")
+def test_xpk_makes_a_workload_that_goes_on_after_75(program, tmp_path):
+    program("xpk")
     manifest = tmp_path / "jobset.yaml"
     env = os.environ | {
         **{"PROJECT": "p", "ZONE": "us-west4-a", "CLUSTER": "c", "NAME": "r18"},
@@ -192,10 +187,10 @@ def test_xpk_makes_a_workload_that_goes_on_after_75(tmp_path):
 
 
 @pytest.mark.long
-def test_skypilot_reads_its_task(tmp_path):
-    sky = pathlib.Path(_program("sky")).with_name("python")
-    program = f"import sky; print(sky.Task.from_yaml('{_CLOUD / 'skypilot.yaml'}').volumes)"
+def test_skypilot_reads_its_task(program, tmp_path):
+    sky = pathlib.Path(program("sky")).with_name("python")
+    code = f"import sky; print(sky.Task.from_yaml('{_CLOUD / 'skypilot.yaml'}').volumes)"
     env = os.environ | {"HOME": str(tmp_path), "SKYPILOT_DISABLE_USAGE_COLLECTION": "1"}
     env.pop("PYTHONPATH", None)
-    done = subprocess.run([str(sky), "-c", program], capture_output=True, text=True, env=env)
+    done = subprocess.run([str(sky), "-c", code], capture_output=True, text=True, env=env)
     assert done.stdout.strip() == "{'/shared': 'rrd-shared'}", done.stderr

@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 import pathlib
 import re
-import shutil
 import subprocess
 import sys
 
@@ -53,8 +52,11 @@ def test_the_citation_names_the_paper_and_its_authors():
     (paper,) = citation["references"]
     assert [author["family-names"] for author in paper["authors"]] == ["Giakoumoglou", "Stathaki"]
     assert "2407.12073" in paper["url"]
-    if program := shutil.which("cffconvert"):
-        subprocess.run([program, "--validate", "-i", _ROOT / "CITATION.cff"], check=True)
+
+
+def test_cffconvert_takes_it(program):
+    command = [program("cffconvert"), "--validate", "-i", _ROOT / "CITATION.cff"]
+    subprocess.run(command, check=True)
 
 
 @pytest.mark.parametrize("path", [p for p in _FORMS if p.stem != "config"], ids=lambda p: p.stem)
@@ -123,17 +125,16 @@ def test_the_image_gets_what_it_copies_and_nothing_from_a_network():
     assert f"wheel-dir={mounts[0]} " in (_ROOT / "Makefile").read_text()
 
 
-def test_hadolint_has_nothing_to_say():
-    program = shutil.which("hadolint") or pytest.skip("hadolint is not installed")
-    done = subprocess.run([program, _ROOT / "Dockerfile"], capture_output=True, text=True)
+def test_hadolint_has_nothing_to_say(program):
+    command = [program("hadolint"), _ROOT / "Dockerfile"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
-def test_the_short_suite_is_there_and_a_python_that_is_not_is_said():
+def test_the_short_suite_is_there_and_a_python_that_is_not_is_said(program):
     assert all((_ROOT / path).exists() for path in versions.SUITE)
     assert any(need.startswith("chex>=") for need in versions.needs())
-    if not shutil.which("uv"):
-        pytest.skip("uv is not installed")
+    program("uv")
     (row,) = versions.rows(["9.99"], ["highest"])
     assert row[0] is None
     assert "Python 9.99, highest: not on this machine" in row[1]
