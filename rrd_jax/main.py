@@ -68,8 +68,9 @@ _PROCESS_ID = flags.DEFINE_integer(
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """For a program with a config, which --version needs not."""
-    return cli.parse_flags(argv, None if "--version" in argv[1:] else CONFIG, _explain)
+    """For a program with a config; --version does without one."""
+    asked = {"--version", "-version"} & set(argv[1:])
+    return cli.parse_flags(argv, None if asked else CONFIG, _explain)
 
 
 def _explain(argv: list[str]) -> str:
