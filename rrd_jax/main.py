@@ -53,6 +53,9 @@ _PRINT_CONFIG = flags.DEFINE_bool(
     False,
     "Prints every field of --config with its value, default and meaning, and ends.",
 )
+_VERSION = flags.DEFINE_bool(
+    "version", False, "Prints versions and devices, as a report of an error should, and ends."
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "HOST:PORT of process 0, which all processes of a run can reach."
 )
@@ -65,8 +68,9 @@ _PROCESS_ID = flags.DEFINE_integer(
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """For programs with a config."""
-    return cli.parse_flags(argv, CONFIG, _explain)
+    """For a program with a config; --version does without one."""
+    asked = {"--version", "-version"} & set(argv[1:])
+    return cli.parse_flags(argv, None if asked else CONFIG, _explain)
 
 
 def _explain(argv: list[str]) -> str:
@@ -78,9 +82,20 @@ def _explain(argv: list[str]) -> str:
 def main(argv: list[str]) -> None:
     """Runs the job."""
     del argv
+    if _VERSION.value:
+        return cli.guard(_print_version, stopped="stopped")
     if WORKDIR.value == "":
         cli.stop(1, "--workdir is empty; leave the flag out for runs/<config.name>")
     cli.guard(_print_config if _PRINT_CONFIG.value else _job, folder=_folder)
+
+
+def _print_version() -> None:
+    from rrd_jax import parallel, provenance
+
+    cli.quiet_libtpu()
+    print(provenance.versions(), flush=True)
+    parallel.check_platform()  # raises where there is no device to name
+    print(f"devices: {provenance.devices()}")
 
 
 def _folder() -> pathlib.Path:
