@@ -6,6 +6,7 @@
 # make bench:     a step's speed beside PyTorch's, of the interpreter TORCH_PYTHON; BENCH: more flags
 # make growth:    how cost grows with batch, memory, student, devices and epochs
 # make tpu-aot:   compiles the train steps for TPUs, without one; memory, collectives, FLOPs
+# make docs:      the site, in site; `python -m http.server -d site` shows it, with its search
 # make lock:      exact versions for what setup.cfg asks for, in requirements.lock (needs uv)
 
 VENV ?= .venv
@@ -24,7 +25,7 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
   $$python -c 'import ensurepip, venv, sys; sys.exit(sys.version_info < (3, 11))' \
     2>/dev/null && echo $$python && break; done)
 
-.PHONY: distill unlabelled report test test-long lint bench growth tpu-aot lock clean
+.PHONY: distill unlabelled report test test-long lint bench growth tpu-aot docs lock clean
 
 distill: $(VENV)/ready
 	$(RUN) rrd_jax.main --config=configs/digits.py --workdir=$(WORKDIR)
@@ -53,6 +54,7 @@ test-long: $(VENV)/ready
 lint: $(VENV)/ready
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
+	$(RUN) codespell_lib
 
 bench: $(VENV)/ready
 	$(RUN) experiments.benchmark --torch_python=$(TORCH_PYTHON) $(BENCH)
@@ -63,13 +65,17 @@ growth: $(VENV)/ready
 tpu-aot: $(VENV)/ready
 	$(RUN) experiments.tpu_aot
 
+# Warnings are errors; what the theme says of another program's next version is none of them.
+docs: $(VENV)/ready
+	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(RUN) mkdocs build --strict
+
 lock:
-	uv pip compile --universal --python-version 3.11 --extra test --no-emit-index-url \
-	  --no-emit-find-links --custom-compile-command "make lock" pyproject.toml \
+	uv pip compile --universal --python-version 3.11 --extra test --extra docs \
+	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml \
 	  -o requirements.lock
 
 clean:
-	rm -rf $(VENV) build
+	rm -rf $(VENV) build site
 
 $(VENV)/ready: requirements.lock setup.cfg pyproject.toml
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \

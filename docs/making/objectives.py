@@ -1,0 +1,73 @@
+"""The objectives as a page: what `python -m rrd_jax.objectives` prints, and their options."""
+
+import inspect
+import re
+import sys
+
+from docs.making import fields
+from rrd_jax import objectives
+from rrd_jax.config import methods
+from rrd_jax.config.describe import of_objective
+from rrd_jax.objectives import Record
+from rrd_jax.objectives.__main__ import table
+
+
+def page() -> str:
+    """A table of all, and a section for each."""
+    header, rows = table()
+    facts = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    lines = ["| name | what it is | compares | published |", "|---|---|---|---|"]
+    for name, record in objectives.RECORDS.items():
+        title, compares = _title(record), fields.literal(record.compares)
+        lines.append(f"| [`{name}`](#{name}) | {title} | {compares} | {_reference(record)} |")
+    sections = [_section(name, facts[name]) for name in objectives.RECORDS]
+    return "\n\n".join(["\n".join(lines), *sections])
+
+
+def _section(name: str, facts: dict[str, str]) -> str:
+    record = objectives.RECORDS[name]
+    parts = [f"## {name}: {_title(record)} {{ #{name} }}", fields.literal(_summary(record))]
+    points = [
+        f"Compares {record.compares}.",
+        f"Published in {_reference(record)}." if record.reference != "-" else "",
+        f"The method `{name}` is {facts['method of that name']}.",
+        f"Trains {facts['trained']} parameters of its own." if facts["trained"] != "0" else "",
+        f"Keeps {facts['memory']} in memory." if facts["memory"] != "-" else "",
+        f"Has a stage before distillation: {facts['stage before']}."
+        if facts["stage before"] != "-"
+        else "",
+        _needs(record),
+    ]
+    parts.append("\n".join(f"- {point}" for point in filter(None, points)))
+    parts.append(f"Fields, as `--config.objectives.{name}.weight=...`:")
+    described = of_objective(name, methods.fields(record))
+    return "\n\n".join([*parts, fields.rows(described)])
+
+
+def _needs(record: Record) -> str:
+    teacher = (
+        "a teacher with the student's classes"
+        if record.needs_classes and record.name != "ce"
+        else ""
+    )
+    needs = filter(None, (teacher, "labels" if record.needs_labels else ""))
+    return f"Needs {said}." if (said := " and ".join(needs)) else ""
+
+
+def _title(record: Record) -> str:
+    """What its file begins with, without the reference."""
+    first = inspect.getdoc(sys.modules[record.factory.__module__]).partition("\n")[0]
+    title = re.sub(r" \([^()]*\)\.?$", "", first).rstrip(".")
+    return re.sub(rf"^{record.name}: ", "", title, flags=re.IGNORECASE)
+
+
+def _summary(record: Record) -> str:
+    """What its factory's docstring says before the arguments, on one line a paragraph."""
+    text = re.split(r"^(?:Args|Raises|References):", inspect.getdoc(record.factory), flags=re.M)[0]
+    return "\n\n".join(" ".join(part.split()) for part in text.strip().split("\n\n"))
+
+
+def _reference(record: Record) -> str:
+    site, _, number = record.reference.rpartition(" ")
+    at = {"arXiv": "https://arxiv.org/abs/", "openreview": "https://openreview.net/forum?id="}
+    return f"[{record.reference}]({at[site]}{number})" if site in at else record.reference
