@@ -20,7 +20,7 @@ from docs.making import fields, links, networks, notebooks, objectives
 
 _MADE = {
     "fields": lambda config: fields.page(),
-    "networks": lambda config: networks.page(config.extra["networks"]),
+    "networks": lambda config: networks.page(config.extra["networks"].split(",")),
     "objectives": lambda config: objectives.page(),
 }
 _MARK = re.compile(r"^<!-- made: (\w+) -->$", re.MULTILINE)
