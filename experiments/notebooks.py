@@ -26,9 +26,10 @@ def execute(path: pathlib.Path) -> Any:
     import nbformat
 
     notebook = nbformat.read(path, as_version=4)
-    # By files, not by ports of the machine, which anybody on it could connect to.
-    kernels = jupyter_client.AsyncKernelManager(kernel_name="python3", transport="ipc")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as home, tempfile.TemporaryDirectory() as folder:
+        # Sockets in a folder of ours, not ports, of which the kernel would warn.
+        connection = {"transport": "ipc", "connection_file": f"{home}/kernel.json"}
+        kernels = jupyter_client.AsyncKernelManager(kernel_name="python3", **connection)
         options = {"timeout": _SECONDS, "record_timing": False}
         resources = {"metadata": {"path": folder}}
         nbclient.NotebookClient(notebook, kernels, resources=resources, **options).execute()
