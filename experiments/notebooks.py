@@ -21,18 +21,21 @@ def execute(path: pathlib.Path) -> Any:
     Raises:
       nbclient.exceptions.CellExecutionError: a cell fails.
     """
-    import jupyter_client
     import nbclient
     import nbformat
+    from traitlets.config import Config
 
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as home, tempfile.TemporaryDirectory() as folder:
         # Sockets in a folder of ours, not ports, of which the kernel would warn.
         connection = {"transport": "ipc", "connection_file": f"{home}/kernel.json"}
-        kernels = jupyter_client.AsyncKernelManager(kernel_name="python3", **connection)
-        options = {"timeout": _SECONDS, "record_timing": False}
-        resources = {"metadata": {"path": folder}}
-        nbclient.NotebookClient(notebook, kernels, resources=resources, **options).execute()
+        nbclient.NotebookClient(
+            notebook,
+            config=Config(KernelManager=connection),
+            resources={"metadata": {"path": folder}},
+            timeout=_SECONDS,
+            record_timing=False,
+        ).execute()
     # Of the machine it ran on; the next one's would be a change of the file.
     notebook.metadata.language_info = {"name": "python"}
     return notebook

@@ -71,6 +71,21 @@ def test_the_commands_of_a_guide_run_one_after_the_other(page, commands, tmp_pat
                 _run(line, commands, tmp_path)
 
 
+# Pages whose blocks run here or in docs_test.py, and modules whose commands other tests run.
+_RUN = ("quickstart", "own_teacher", "caches", "how_rrd_works", "extending", "predicting", "studies")
+_TESTED = re.compile(r"-m rrd_jax\.(main|objectives|networks) ?|^--config|^'--config|^#")
+
+
+@pytest.mark.parametrize("page", sorted((_ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_a_block_runs_in_a_test_or_says_what_it_needs(page):
+    for needs, language, text in _BLOCK.findall(page.read_text()):
+        if needs or page.stem in _RUN or (page.stem, language) == ("data", "python"):
+            continue
+        assert language in ("sh", "text"), text
+        lines = text.replace("\\\n", " ").splitlines()
+        assert all(map(_TESTED.search, filter(None, lines))), text
+
+
 def _trainings():
     """(page, arguments) of each command on any page that trains or tests."""
     pages = [*sorted((_ROOT / "docs").glob("*.md")), _ROOT / "README.md"]
