@@ -3,7 +3,7 @@
     python -m experiments.notebooks
     python -m experiments.notebooks docs/tutorials/distil_digits.ipynb
 
-Needs pip install 'rrd_jax[notebooks,onnx]'. A notebook runs in a folder of its own, which is removed.
+Needs pip install 'rrd_jax[notebooks,onnx]'. A notebook runs in an empty folder, which is removed.
 """
 
 import pathlib
