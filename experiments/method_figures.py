@@ -7,7 +7,9 @@ Needs the run's teacher (runs/digits/teacher) and matplotlib (pip install 'rrd_j
 
 import dataclasses
 import functools
+import os
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +29,7 @@ _STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "svg.hashsalt": "rrd_jax",  # the same figure is the same file
+    "svg.hashsalt": "rrd_jax",
 }
 _QUERY = 8  # of the test images
 
@@ -215,6 +217,16 @@ def draw_flow() -> Any:
     return picture
 
 
+def makers(relations: Relations) -> dict[str, Callable[[], Any]]:
+    """What draws each figure, by the name of its file."""
+    return {
+        "rrd_flow": draw_flow,
+        "rrd_queue": draw_queue,
+        "rrd_temperatures": functools.partial(draw_temperatures, relations),
+        "rrd_relations": functools.partial(draw_relations, relations, 0.04, 0.1),
+    }
+
+
 def main(argv: list[str]) -> None:
     """Draws all of them."""
     del argv
@@ -228,14 +240,10 @@ def _run() -> None:
     output = pathlib.Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
     relations = read(pathlib.Path(_WORKDIR.value))
-    makers = {
-        "rrd_flow": draw_flow,
-        "rrd_queue": draw_queue,
-        "rrd_temperatures": functools.partial(draw_temperatures, relations),
-        "rrd_relations": functools.partial(draw_relations, relations, 0.04, 0.1),
-    }
+    # The same figures are the same files: matplotlib writes the date that this says.
+    os.environ["SOURCE_DATE_EPOCH"] = "0"
     with matplotlib.rc_context(_STYLE):
-        for name, make in makers.items():
+        for name, make in makers(relations).items():
             drawing.write(make, output / f"{name}.svg")
 
 
