@@ -5,6 +5,7 @@
 # make test-long: the tests that take longer: each config to its end, large networks, kills
 # make bench:     a step's speed beside PyTorch's, of the interpreter TORCH_PYTHON; BENCH: more flags
 # make growth:    how cost grows with batch, memory, student, devices and epochs
+# make notebooks: executes docs/tutorials again, and stores what they show
 # make tpu-aot:   compiles the train steps for TPUs, without one; memory, collectives, FLOPs
 # make docs:      the site, in site; `python -m http.server -d site` shows it, with its search
 # make lock:      exact versions for what setup.cfg asks for, in requirements.lock (needs uv)
@@ -25,7 +26,7 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
   $$python -c 'import ensurepip, venv, sys; sys.exit(sys.version_info < (3, 11))' \
     2>/dev/null && echo $$python && break; done)
 
-.PHONY: distill unlabelled report test test-long lint bench growth tpu-aot docs lock clean
+.PHONY: distill unlabelled report test test-long lint bench growth notebooks tpu-aot docs lock clean
 
 distill: $(VENV)/ready
 	$(RUN) rrd_jax.main --config=configs/digits.py --workdir=$(WORKDIR)
@@ -61,6 +62,9 @@ bench: $(VENV)/ready
 
 growth: $(VENV)/ready
 	$(RUN) experiments.growth
+
+notebooks: $(VENV)/ready
+	JAX_PLATFORMS=cpu $(RUN) experiments.notebooks
 
 tpu-aot: $(VENV)/ready
 	$(RUN) experiments.tpu_aot

@@ -49,23 +49,42 @@ _AFTER = {"docs/predicting.md": _after_predicting, "docs/studies.md": _after_stu
 _RUN = sorted({block.page for block in _BLOCKS if block.language in pages.RUN and not block.mark})
 
 
+# Commands that take minutes, made short by these flags.
+_SHORT = {
+    "--config=configs/digits.py --workdir=runs/digits": "--config.train.epochs=1"
+    " --config.teacher.epochs=1 --config.teacher.train_split=train[:200]",
+    "--workdir=runs/digits --report": "--seconds=0",
+}
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("page", _RUN)
-def test_a_page_runs_as_it_stands(page, tmp_path):
+def test_a_page_runs_as_it_stands(page, commands, tmp_path):
     """Block by block, in one folder; a block of Python that names a file is that file."""
     for name in ("configs", "experiments", "docs"):
         (tmp_path / name).symlink_to(_ROOT / name)
-    said = ""
     blocks = [b for b in pages.blocks(page) if b.language in pages.RUN and not b.mark]
     for block in blocks:
         if block.module:
             (tmp_path / block.module).write_text(block.text)
+    said = ""
     for block in blocks:
         if block.language == "sh":
-            said += _run(block.text, tmp_path)
+            said += "".join(_run_line(line, commands, tmp_path) for line in pages.lines(block.text))
         elif not block.module:
             said += _run(f"python - <<'EOF'\n{block.text}EOF\n", tmp_path)
     _AFTER.get(page, lambda *_: None)(tmp_path, said)
+
+
+def _run_line(line, commands, folder):
+    """What a line of a shell prints; one that starts a module needs no shell, and no imports."""
+    module = pages.module(line)
+    if not module:
+        return _run(line, folder)
+    short = (more for part, more in _SHORT.items() if part in line)
+    done = commands.run(*module[1:], *" ".join(short).split(), module=module[0], cwd=folder)
+    assert done.code == 0, f"{line}\n{done.out}{done.err}"
+    return done.out
 
 
 @pytest.mark.parametrize("page", pages.PAGES)

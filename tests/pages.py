@@ -14,6 +14,7 @@ _BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*) -->\n)?^```(?P<language>\w*)\n(?P<text>.*?)^```",
     re.MULTILINE | re.DOTALL,
 )
+_GLOB = re.compile(r" [^'\" ]*[*?][^'\" ]*( |$)")  # which a shell expands
 
 
 class Block(NamedTuple):
@@ -61,9 +62,31 @@ def outside_of_blocks(page: str) -> str:
     return _BLOCK.sub("", (ROOT / page).read_text(encoding="utf-8"))
 
 
+def lines(text: str) -> list[str]:
+    """The lines of a shell block, each whole: continued ones, and with what it is fed."""
+    found, end = [], ""
+    for line in text.splitlines():
+        if end or (found and found[-1].endswith("\\")):
+            joint = "\n" if end else " "
+            found[-1] = f"{found[-1] if end else found[-1][:-1]}{joint}{line}"
+            end = "" if line == end else end
+        elif line.strip() and not line.lstrip().startswith("#"):
+            found.append(line)
+        if not end and (fed := re.search(r"<<'(\w+)'$", line)):
+            end = fed[1]
+    return found
+
+
+def module(line: str) -> list[str]:
+    """The module and the arguments of a line that does nothing but start one; else nothing."""
+    words = shlex.split(line.partition("<<")[0], comments=True)
+    plain = "<<" not in line and not {"|", ">", "<", "&&"} & {*words} and not _GLOB.search(line)
+    return words[2:] if plain and words[:2] == ["python", "-m"] else []
+
+
 def commands(text: str) -> Iterator[list[str]]:
     """The commands of a shell block that start a module, as words from the module's name on."""
-    for line in text.replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True)
+    for line in lines(text):
+        words = shlex.split(line.partition("<<")[0], comments=True)
         if "-m" in words and words[words.index("-m") - 1].rpartition("/")[2] == "python":
             yield words[words.index("-m") + 1 :]
