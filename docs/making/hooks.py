@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))  # so that `mkdocs` alone will do too
@@ -38,8 +38,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             place = str(pathlib.PurePosixPath(name).parent / picture)
             files.append(File.generated(config, place, content=data))
     for path in dict.fromkeys([*listed, *links.outside([*pages, *listed])]):
-        source = str(links.ROOT / path)
-        files.append(File.generated(config, links.on_site(path), abs_src_path=source))
+        level = InclusionLevel.UNDEFINED if path in listed else InclusionLevel.NOT_IN_NAV
+        place, source = links.on_site(path), str(links.ROOT / path)
+        files.append(File.generated(config, place, abs_src_path=source, inclusion=level))
     return files
 
 

@@ -17,6 +17,7 @@ _FENCED = re.compile(r"^( *)(```+|~~~+).*?^\1\2", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(r"(`+)(?!`).+?(?<!`)\1(?!`)", re.DOTALL)
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 _TARGET = re.compile(r"\]\(\s*<?([^\s<>()]+(?:\([^\s()]*\))?)>?(?:\s+\"[^\"]*\")?\s*\)")
+_ROW = re.compile(r"^\|.*$", re.MULTILINE)
 _ATTRIBUTE = re.compile(r"<[a-z][^<>]*?\b(?:href|src)=\"([^\"]+)\"")
 _ELSEWHERE = re.compile(r"[a-z][a-z+.-]*:|//", re.IGNORECASE)
 
@@ -75,7 +76,7 @@ def on_site(path: str) -> str:
 
 
 def for_site(page: str, text: str) -> str:
-    """A page whose links lead to where the site has things.
+    """A page whose links lead to where the site has things, and whose tables are the site's.
 
     Args:
       page: its path from the root of the repository.
@@ -89,7 +90,12 @@ def for_site(page: str, text: str) -> str:
         place = posixpath.relpath(on_site(target(page, link)), home or ".")
         parts += [text[at : link.start], place, f"#{link.anchor}" * bool(link.anchor)]
         at = link.end
-    return "".join([*parts, text[at:]])
+    return _ROW.sub(_with_bars, "".join([*parts, text[at:]]))
+
+
+def _with_bars(row: re.Match) -> str:
+    """A row of a table whose code has a bar with no stroke before it: only GitHub needs that."""
+    return _CODE.sub(lambda code: code[0].replace("\\|", "|"), row[0])
 
 
 def outside(pages: Iterable[str]) -> list[str]:

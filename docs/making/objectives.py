@@ -3,6 +3,7 @@
 import inspect
 import re
 import sys
+from types import ModuleType
 
 from docs.making import fields
 from rrd_jax import objectives
@@ -10,6 +11,13 @@ from rrd_jax.config import methods
 from rrd_jax.config.describe import of_objective
 from rrd_jax.objectives import Record
 from rrd_jax.objectives.__main__ import table
+
+_LOSS = """::: {module}.{name}
+    options:
+      heading_level: 3
+      show_root_full_path: false
+      show_root_toc_entry: false
+"""
 
 
 def page() -> str:
@@ -41,24 +49,29 @@ def _section(name: str, facts: dict[str, str]) -> str:
     parts.append("\n".join(f"- {point}" for point in filter(None, points)))
     parts.append(f"Fields, as `--config.objectives.{name}.weight=...`:")
     described = of_objective(name, methods.fields(record))
-    return "\n\n".join([*parts, fields.rows(described)])
+    parts.append(fields.rows(described))
+    if hasattr(_module(record), f"{name}_loss"):
+        parts.append(_LOSS.format(module=_module(record).__name__, name=f"{name}_loss"))
+    return "\n\n".join(parts)
 
 
 def _needs(record: Record) -> str:
-    teacher = (
-        "a teacher with the student's classes"
-        if record.needs_classes and record.name != "ce"
-        else ""
-    )
-    needs = filter(None, (teacher, "labels" if record.needs_labels else ""))
-    return f"Needs {said}." if (said := " and ".join(needs)) else ""
+    has_teacher = record.factory().needs_teacher if not record.filled_in else True
+    teacher = "a teacher with the student's classes" if record.needs_classes and has_teacher else ""
+    needs = filter(None, ("labels" if record.needs_labels else "", teacher))
+    return f"Needs {said}." if (said := ", and ".join(needs)) else ""
+
+
+def _module(record: Record) -> ModuleType:
+    return sys.modules[record.factory.__module__]
 
 
 def _title(record: Record) -> str:
     """What its file begins with, without the reference."""
-    first = inspect.getdoc(sys.modules[record.factory.__module__]).partition("\n")[0]
+    first = inspect.getdoc(_module(record)).partition("\n")[0]
     title = re.sub(r" \([^()]*\)\.?$", "", first).rstrip(".")
-    return re.sub(rf"^{record.name}: ", "", title, flags=re.IGNORECASE)
+    title = re.sub(rf"^{record.name}: ", "", title, flags=re.IGNORECASE)
+    return f"{title[:1].upper()}{title[1:]}"
 
 
 def _summary(record: Record) -> str:

@@ -122,10 +122,18 @@ def _named_type(option: inspect.Parameter | None) -> str:
 
 
 def meanings_of(record: Record) -> dict[str, str]:
-    """What the docstring of an objective's factory says of each option."""
-    text = inspect.getdoc(record.factory) or ""
+    """What docstrings say of each option of an objective: its factory's, else its loss's."""
+    module = inspect.getmodule(record.factory)
+    loss = getattr(module, f"{record.name}_loss", None)
+    meanings = _arguments(loss) | _OF_OBJECTIVES | _arguments(record.factory)
+    return {name: text[:1].upper() + text[1:] for name, text in meanings.items()}
+
+
+def _arguments(function: Any) -> dict[str, str]:
+    """What the docstring of a function says of each argument."""
+    text = inspect.getdoc(function) or ""
     section = re.search(r"^Args:\n((?:  .*\n|\n)*)", f"{text}\n", re.MULTILINE)
-    meanings: dict[str, str] = dict(_OF_OBJECTIVES)
+    meanings: dict[str, str] = {}
     name = ""
     for line in section[1].splitlines() if section else ():
         begins = re.match(r"  (\w+): (.*)", line)
@@ -133,4 +141,4 @@ def meanings_of(record: Record) -> dict[str, str]:
             name, meanings[begins[1]] = begins[1], begins[2]
         elif name:
             meanings[name] = f"{meanings[name]} {line.strip()}".strip()
-    return {name: text[:1].upper() + text[1:] for name, text in meanings.items()}
+    return meanings
