@@ -14,9 +14,8 @@ from rrd_jax.objectives.__main__ import table
 
 _LOSS = """::: {module}.{name}
     options:
-      heading_level: 3
+      heading_level: 4
       show_root_full_path: false
-      show_root_toc_entry: false
 """
 
 
