@@ -53,7 +53,8 @@ def literal(text: str) -> str:
 
 def _escaped(text: str) -> str:
     text = html.escape(text, quote=False)
-    return "".join(f"\\{letter}" if letter in r"\*_{}[]|" else letter for letter in text)
+    text = "".join(f"\\{letter}" if letter in r"\*_{}[]|" else letter for letter in text)
+    return text.replace("''", "`''`")  # which looks like one quote in prose
 
 
 def rows(described: Iterable[Entry]) -> str:

@@ -28,9 +28,10 @@ _MARK = re.compile(r"^<!-- made: (\w+) -->$", re.MULTILINE)
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Adds a page for each notebook, and the files outside of docs/ that are linked or listed."""
-    pages = [links.DOCS + file.src_uri for file in files.documentation_pages()]
+    stored = [file for file in files if file.src_uri.endswith(".ipynb")]
+    pages = [links.DOCS + file.src_uri for file in (*files.documentation_pages(), *stored)]
     listed = [name for name in _listed(config.nav) if (links.ROOT / name).is_file()]
-    for file in [file for file in files if file.src_uri.endswith(".ipynb")]:
+    for file in stored:
         notebook = notebooks.read(pathlib.Path(file.abs_src_path))
         name = links.on_site(file.src_uri)
         files.append(File.generated(config, name, content=notebook.text))

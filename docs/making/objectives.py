@@ -14,9 +14,8 @@ from rrd_jax.objectives.__main__ import table
 
 _LOSS = """::: {module}.{name}
     options:
-      heading_level: 3
+      heading_level: 4
       show_root_full_path: false
-      show_root_toc_entry: false
 """
 
 
@@ -56,10 +55,11 @@ def _section(name: str, facts: dict[str, str]) -> str:
 
 
 def _needs(record: Record) -> str:
-    has_teacher = record.factory().needs_teacher if not record.filled_in else True
-    teacher = "a teacher with the student's classes" if record.needs_classes and has_teacher else ""
-    needs = filter(None, ("labels" if record.needs_labels else "", teacher))
-    return f"Needs {said}." if (said := ", and ".join(needs)) else ""
+    needs = ["labels"] if record.needs_labels else []
+    is_taught = record.filled_in or record.factory().needs_teacher  # those with banks have one
+    if record.needs_classes and is_taught:
+        needs.append("a teacher with the student's classes")
+    return f"Needs {', and '.join(needs)}." if needs else ""
 
 
 def _module(record: Record) -> ModuleType:
