@@ -53,7 +53,6 @@ _RUN = sorted({block.page for block in _BLOCKS if block.language in pages.RUN an
 _SHORT = {
     "--config=configs/digits.py --workdir=runs/digits": "--config.train.epochs=1"
     " --config.teacher.epochs=1 --config.teacher.train_split=train[:200]",
-    "--workdir=runs/digits --report": "--seconds=0",
 }
 
 
