@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import data, errors, networks, parallel, recipe
+from rrd_jax import console, data, errors, networks, parallel, recipe
 from rrd_jax import objectives as registry
 from rrd_jax.batch import Batch
 from rrd_jax.choices import NetworkChoice, ProofChoice, TeachingChoice
@@ -48,6 +48,7 @@ def check(job: Job, dataset: data.Dataset, paths: Sequence[pathlib.Path]) -> Non
     part = training.batch_size // training.accumulate
     cache.check(training, plan.objectives)
     states = _trace(plan, student, teacher, dataset)
+    _warn_of_classifier(plan, states, student, teacher, dataset)
     maps = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((part, *leaf.shape[1:]), leaf.dtype), student.maps
     )
@@ -91,6 +92,25 @@ def _trace(
                 f" without labels: {', '.join(registry.without_labels())}"
             )
     return states
+
+
+def _warn_of_classifier(
+    plan: recipe.Recipe, states: dict[str, Any], student: Any, teacher: Any, dataset: data.Dataset
+) -> None:
+    """Warns of a classifier that no objective trains, whose test figures mean nothing."""
+    training = plan.training
+    if not dataset.labelled or training.start or registry.classifier(plan.objectives):
+        return
+    part = training.batch_size // training.accumulate
+    seen = _batch(part, dataset.image_shape, mixes=training.mix is not None)
+    for name, term in plan.terms.items():
+        given = (name, term.objective, states[name], student, teacher, seen)
+        if term.weight and registry.reads_logits(*given):
+            return
+    console.warn(
+        f"[{training.label}] no objective trains the classifier: top-1 is that of random weights;"
+        " add ce or kd, such as method rrd+kd or in Python objectives={'ce': 1.0, 'rrd': 1.0}"
+    )
 
 
 def _check_brought(

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from rrd_jax import checkpoints, errors, job, recipe
+from rrd_jax import checkpoints, errors, job, preflight, recipe
 from rrd_jax.config import parse
 from tests import launch
 
@@ -38,6 +38,25 @@ def test_the_whole_job_ends_with_a_table_of_three_runs(tmp_path, capsys):
     assert row["train/loss"] == pytest.approx(
         row["train/loss/ce"] + row["train/loss/kd"] + row["train/loss/rrd"], rel=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("method", "fields", "warned"),
+    [
+        ("rrd", {"objectives.ce.weight": 0.0}, True),
+        ("rrd+kd", {"objectives.ce.weight": 0.0}, False),
+        ("rrd", {}, False),
+        ("simkd", {"objectives.ce.weight": 0.0}, False),  # brings a classifier of its own
+    ],
+)
+def test_a_classifier_that_nothing_trains_is_warned_of(
+    method, fields, warned, teacher, tmp_path, capsys
+):
+    config = launch.digits(f"{_PAIR},{method}", **teacher, **fields)
+    given = parse(config)
+    dataset = job.prepare(given.student).dataset
+    preflight.check(given, dataset, [pathlib.Path(teacher["teacher.checkpoint"])])
+    assert ("no objective trains the classifier" in capsys.readouterr().out) is warned
 
 
 def test_what_a_checkpoint_is_worth_stands_in_the_table(tmp_path, teacher, capsys):

@@ -252,7 +252,7 @@ def test_each_mistake_is_one_line_before_anything_costly(predict, root, tmp_path
         ((image, "--top=0"), {}, 1, "flag --top=0"),
         ((image, "--format=xml"), {}, 1, "--format=xml"),
         (("nothing.jpg",), {}, 2, "there is no 'nothing.jpg'"),
-        (("*.gif",), {}, 2, r"no file is called like '*.gif'"),
+        (("*.gif",), {}, 2, r"no file matches '*.gif'"),
         ((tmp_path / "empty",), {}, 2, "there are no images in"),
         ((image,), {"workdir": tmp_path / "none"}, 2, "no intact checkpoint under"),
         ((image, "--teacher"), {"workdir": tmp_path / "empty"}, 2, "is no workdir of a run"),

@@ -145,7 +145,7 @@ def _best_step(folder: pathlib.Path) -> int:
     if scored[step] < highest:
         raise errors.InputError(
             f"the best checkpoint of {folder}, of epoch {result['best_epoch']} with"
-            f" {best.said(highest, result)}, is there no more; of those that are, step {step} is"
+            f" {best.said(highest, result)}, is gone; of those that are left, step {step} is"
             f" the best, with {best.said(scored[step], result)}: @{step}"
         )
     return step

@@ -81,8 +81,8 @@ def _parts(name: str) -> dict[str, _Part]:
         part = _Part(registry.record(word), path)
         if part.record.name in parts:
             raise errors.InputError(
-                f"method '{name}' names two objectives '{part.record.name}'; leave one out, or call"
-                " it otherwise"
+                f"method '{name}' names two objectives '{part.record.name}'; leave one out, or"
+                " rename it"
             )
         parts[part.record.name] = part
     return parts

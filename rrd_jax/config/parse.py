@@ -403,7 +403,7 @@ def _objectives(config: ConfigDict, setting: _Setting) -> tuple[ObjectiveChoice,
         name, factory = _origin(given_name, options.pop("factory", ""))
         if name in choices:
             raise errors.InputError(
-                f"config.objectives names two objectives '{name}'; call one of them otherwise and"
+                f"config.objectives names two objectives '{name}'; rename one of them and"
                 " keep its import path in the field factory"
             )
         objective = setting.made.objectives.get(name)

@@ -44,7 +44,7 @@ def _expanded(name: str) -> list[str]:
         return [name]
     if found := sorted(glob.glob(name, recursive=True)):
         return found
-    raise errors.InputError(f"no file is called like '{walk.shown(name)}'")
+    raise errors.InputError(f"no file matches '{walk.shown(name)}'")
 
 
 def _in_folder(folder: str) -> list[str]:

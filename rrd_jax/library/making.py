@@ -376,8 +376,7 @@ def _weighted(name: str, value: Any) -> tuple[float, Any]:
 def _objective(name: str, given: Any) -> Objective:
     if name in registry.RECORDS:
         raise errors.InputError(
-            f"an objective that was made in Python is called '{name}' like one of ours; call it"
-            " otherwise"
+            f"an objective that was made in Python has the name of one of ours, '{name}'; rename it"
         )
     if isinstance(given, Objective):
         return given

@@ -12,7 +12,7 @@ from typing import Any
 from rrd_jax import errors, imports
 from rrd_jax.objectives import brought
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record, Stage, stateless
-from rrd_jax.objectives.border import check, reads
+from rrd_jax.objectives.border import check, reads, reads_logits
 from rrd_jax.objectives.multi_teacher import averaged
 
 # The files of this folder that hold a RECORD, in the order of the catalogue.
@@ -82,7 +82,7 @@ def record(name: str, factory: str = "") -> Record:
     known = brought.record(path, name if factory else "")
     if known.name in RECORDS:
         raise errors.InputError(
-            f"objective '{path}' is called '{known.name}' like one of ours; call it otherwise"
+            f"objective '{path}' has the name of one of ours, '{known.name}'; rename it"
         )
     return known
 
@@ -162,6 +162,7 @@ __all__ = [
     "classifier",
     "create",
     "reads",
+    "reads_logits",
     "record",
     "stateless",
     "takes",

@@ -72,15 +72,40 @@ def reads(
       batch: shapes, with that field.
     """
     outputs = [_sized(given, len(batch.index)) for given in (student, teacher)]
-    losses = [objective.loss, *([objective.stage.loss] if objective.stage else [])]
-    for loss in losses:
 
-        def of_field(value, state, outputs, batch, loss=loss):
-            return loss(state, *outputs, batch._replace(**{field: value}))
+    def of_field(loss, value, state, outputs, rest):
+        return loss(state, *outputs, rest._replace(**{field: value}))
 
-        rest = batch._replace(**{field: None})
-        given = (getattr(batch, field), state, outputs, rest)
-        program = _guarded(name, "loss", jax.make_jaxpr(of_field), *given).jaxpr
+    rest = batch._replace(**{field: None})
+    return _uses(name, objective, of_field, getattr(batch, field), state, outputs, rest)
+
+
+def reads_logits(
+    name: str, objective: Objective, state: ObjectiveState, student: Any, teacher: Any, batch: Batch
+) -> bool:
+    """Whether the loss of an objective, or of its stage, reads the student's logits.
+
+    Args:
+      name: the objective's.
+      objective: as `check` has it.
+      state: its state, as shapes.
+      student: the network's Outputs as shapes, of any batch.
+      teacher: likewise.
+      batch: shapes.
+    """
+    student, teacher = (_sized(given, len(batch.index)) for given in (student, teacher))
+
+    def of_logits(loss, logits, state, student, teacher, batch):
+        return loss(state, student._replace(logits=logits), teacher, batch)
+
+    return _uses(name, objective, of_logits, student.logits, state, student, teacher, batch)
+
+
+def _uses(name: str, objective: Objective, function: Callable, value: Any, *rest: Any) -> bool:
+    """Whether function(loss, value, *rest) computes with the value, for a loss of an objective."""
+    for loss in [objective.loss, *([objective.stage.loss] if objective.stage else [])]:
+        of_loss = functools.partial(function, loss)
+        program = _guarded(name, "loss", jax.make_jaxpr(of_loss), value, *rest).jaxpr
         if any(program.invars[0] is v for e in program.eqns for v in e.invars):
             return True
     return False

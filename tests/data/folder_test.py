@@ -279,7 +279,7 @@ _REFUSED = {
     ),
     "classes that hold splits": (_classes_first, "has test, train in cat, one level too low"),
     "a class of test images only": (_other_classes, "class 'dogs' .*did you mean 'dog'.*cat, dog"),
-    "splits by other names": (_splits("train2017", "val_images"), "called as splits are, and"),
+    "splits by other names": (_splits("train2017", "val_images"), "names of splits, and"),
     "one class": (_splits(".", classes=("cat",)), "has one class, 'cat', and nothing to tell it"),
     "a class that is lost": (_no_image_of_a_class, "no image of emu can be read .emu/0.jpg: it is"),
     "much that is damaged": (_much_damaged, "5 of 105 images cannot be read .*repair or remove"),

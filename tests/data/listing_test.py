@@ -41,7 +41,7 @@ def test_a_name_with_the_signs_of_a_pattern_is_a_name_where_it_is_there(tmp_path
     [
         ([], "there are no images: name files or folders"),
         (["none.jpg"], "there is no '.*none.jpg'"),
-        (["*.jpg"], r"no file is called like '.*\*.jpg'"),
+        (["*.jpg"], r"no file matches '.*\*.jpg'"),
         (["empty"], "there are no images in .*empty$"),
     ],
 )

@@ -62,7 +62,7 @@ _WRONG = [
     ({"objectives": {"ce": float("nan")}}, "objectives.ce.weight is nan"),
     ({"objectives": {"ce": None}}, "objective 'ce' is None, but must have a weight"),
     ({"objectives": {"ce": 0.0}}, "are all 0: nothing is learnt"),
-    ({"objectives": {"ce": (1.0, len)}}, "made in Python is called 'ce' like one of ours"),
+    ({"objectives": {"ce": (1.0, len)}}, "made in Python has the name of one of ours, 'ce'"),
     ({"objectives": {"rrd+kd": 1.0}}, "unknown objective 'rrd.kd'"),
     ({"objectives": {3: 1.0}}, "objectives has the name 3"),
     ({"optimizer": 3}, "optimizer is of type int; wanted is a name, a function"),

@@ -120,7 +120,7 @@ def test_what_changes_a_run_is_refused_in_its_workdir(teacher, tmp_path):
             {"student": "resnet8", "objectives": {"mine": (1.0, 3)}},
             "objective 'mine' is of type int",
         ),
-        ({"student": "resnet8", "objectives": {"kd": _mimic}}, "like one of ours"),
+        ({"student": "resnet8", "objectives": {"kd": _mimic}}, "has the name of one of ours"),
         ({"student": "resnet8", "fields": {"data.pda": 1}}, "unknown field 'data.pda'.*data.pad"),
         ({"student": "resnet8", "optimizer": "adamm"}, "did you mean 'adam"),
         ({"student": "resnet8"}, "needs a teacher|compares with a teacher"),

@@ -179,7 +179,7 @@ def test_a_loss_alone_is_an_objective_that_may_read_maps():
     ("path", "options", "message"),
     [
         ("weighty", {}, "has an option 'weight', but every objective has a field of that name"),
-        ("rrd", {}, "'own_losses:rrd' is called 'rrd' like one of ours; call it otherwise"),
+        ("rrd", {}, "'own_losses:rrd' has the name of one of ours, 'rrd'; rename it"),
         ("pair", {}, r"takes \(student, teacher\) without defaults, but a loss takes"),
         ("nothing", {}, r"gives a NoneType, but must give an Objective.*stateless\(loss\)"),
         ("failing", {}, r"cannot be made: ZeroDivisionError: .* \(.*own_losses.py, line \d+\)"),
@@ -210,7 +210,7 @@ def test_a_launch_file_may_give_an_objective_another_name():
     choices = parse(_config("somewhere", terms)).student.training.objectives
     assert [choice.name for choice in choices] == ["ce", "mine", "angular"]
     assert [choice.factory for choice in choices[1:]] == ["own_losses:angular"] * 2
-    with pytest.raises(errors.InputError, match="'own_losses:angular' is called 'kd' like one of"):
+    with pytest.raises(errors.InputError, match="'own_losses:angular' has the name of one of ours"):
         parse(_config("somewhere", {"kd": {"factory": "own_losses:angular"}}))
     terms = {"angular": {"factory": "own_losses:angular"}, "own_losses:angular": {}}
     with pytest.raises(errors.InputError, match="names two objectives 'angular'"):

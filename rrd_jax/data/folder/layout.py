@@ -234,7 +234,7 @@ def _classes(
     called = {SPLITS.get(_ADDED.sub("", name.lower())) for name in classes}
     if "train" in called and None not in called:
         raise errors.InputError(
-            f"image folder {root} has folders {listed(classes)}, which are called as splits are,"
+            f"image folder {root} has folders {listed(classes)}, which are names of splits,"
             f" and would be taken as classes: {WANTED}; in each of them, a folder for each class"
         )
     for split, labels in by_split.items():
