@@ -5,7 +5,9 @@
 # make test-long: the tests that take longer: each config to its end, large networks, kills
 # make bench:     a step's speed beside PyTorch's, of the interpreter TORCH_PYTHON; BENCH: more flags
 # make growth:    how cost grows with batch, memory, student, devices and epochs
+# make notebooks: executes docs/tutorials again, and stores what they show
 # make tpu-aot:   compiles the train steps for TPUs, without one; memory, collectives, FLOPs
+# make docs:      the site, in site; `python -m http.server -d site` shows it, with its search
 # make lock:      exact versions for what setup.cfg asks for, in requirements.lock (needs uv)
 # make test-versions: a short suite with the oldest and newest of all libraries, on each of PYTHONS
 #                 that is here (needs uv)
@@ -30,7 +32,7 @@ PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 pyth
   $$python -c 'import ensurepip, venv, sys; sys.exit(sys.version_info < (3, 11))' \
     2>/dev/null && echo $$python && break; done)
 
-.PHONY: distill unlabelled report test test-long lint bench growth tpu-aot lock \
+.PHONY: distill unlabelled report test test-long lint bench growth notebooks tpu-aot docs lock \
   test-versions dist wheelhouse clean
 
 distill: $(VENV)/ready
@@ -60,6 +62,7 @@ test-long: $(VENV)/ready
 lint: $(VENV)/ready
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
+	$(RUN) codespell_lib
 
 bench: $(VENV)/ready
 	$(RUN) experiments.benchmark --torch_python=$(TORCH_PYTHON) $(BENCH)
@@ -67,12 +70,19 @@ bench: $(VENV)/ready
 growth: $(VENV)/ready
 	$(RUN) experiments.growth
 
+notebooks: $(VENV)/ready
+	JAX_PLATFORMS=cpu $(RUN) experiments.notebooks
+
 tpu-aot: $(VENV)/ready
 	$(RUN) experiments.tpu_aot
 
+# Warnings are errors; what the theme says of another program's next version is none of them.
+docs: $(VENV)/ready
+	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(RUN) mkdocs build --strict
+
 lock:
-	uv pip compile --universal --python-version 3.11 --extra test --no-emit-index-url \
-	  --no-emit-find-links --custom-compile-command "make lock" pyproject.toml \
+	uv pip compile --universal --python-version 3.11 --extra test --extra docs \
+	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml \
 	  -o requirements.lock
 
 test-versions:
@@ -90,7 +100,7 @@ wheelhouse: dist
 	  --wheel-dir=build/wheelhouse "$$(ls dist/*.whl)$(EXTRAS:%=[%])"
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist site
 
 $(VENV)/ready: requirements.lock setup.cfg pyproject.toml
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \

@@ -1,9 +1,12 @@
 """Imports point one way, and libraries stay in their rooms; docs/architecture.md says why."""
 
 import ast
+import itertools
 import pathlib
 
 import pytest
+
+from docs.making import drawings
 
 _ROOT = pathlib.Path(__file__).parent.parent / "rrd_jax"
 # A room may import those in the lines after it, never those before or beside it.
@@ -144,6 +147,17 @@ def test_every_room_has_a_place_in_the_order_and_on_the_map():
     assert rooms == set(_LEVEL)
     text = (_ROOT.parent / "docs" / "architecture.md").read_text()
     assert not [room for room in rooms if f"`{room}" not in text]
+
+
+def test_the_figure_has_rooms_in_the_order_of_imports_and_says_which_are_pure():
+    bands = []
+    for _, boxes in drawings.ROOMS:
+        rooms = {name: kind for words, _, kind in boxes for name in words.split(", ")}
+        for name, kind in rooms.items():
+            assert (kind == "pure") == (kind != "chosen" and name in _PURE), name
+        bands.append([_LEVEL["main" if name == "export" else name] for name in rooms])
+    for above, below in itertools.pairwise(bands):
+        assert max(above) <= min(below)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""The pages of docs/: each block of docs/extending.md runs as it stands, and so do the examples."""
+"""The pages of docs/: blocks run as they stand, or a comment says why not; links lead somewhere."""
 
 import doctest
 import importlib
+import importlib.util
 import os
 import pathlib
 import re
@@ -9,9 +10,17 @@ import subprocess
 import sys
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
-_ROOT = pathlib.Path(__file__).parent.parent
-_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+from docs.making import drawings, links
+from rrd_jax import config, errors
+from tests import pages
+
+_ROOT = pages.ROOT
+_TEXTS = sorted({*pages.PAGES, *(path.name for path in _ROOT.glob("*.md"))})
+_SHOWN = ("", "text", "json", "yaml")  # languages of what is only looked at
+_BLOCKS = [block for page in pages.PAGES for block in pages.blocks(page)]
 
 
 def _run(command, folder):
@@ -25,75 +34,143 @@ def _run(command, folder):
     return outcome.stdout
 
 
-def _blocks():
-    """{the file or command of a block: (language, text)} of docs/extending.md."""
-    blocks = {}
-    for language, text in _BLOCK.findall((_ROOT / "docs" / "extending.md").read_text()):
-        first = text.splitlines()[0]
-        name = first.removeprefix("# ") if language == "python" else first
-        blocks[f"{len(blocks)}: {name}"] = (language, text)
-    return blocks
+def _after_predicting(folder, said):
+    assert len((folder / "best.txt").read_text().splitlines()) == 100
+    assert len((folder / "digits.csv").read_text().splitlines()) == 101
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Where a reader of docs/extending.md works: its modules, and the launch files."""
-    folder = tmp_path_factory.mktemp("reader")
-    (folder / "configs").symlink_to(_ROOT / "configs")
-    for language, text in _blocks().values():
-        if language == "python":
-            (folder / text.splitlines()[0].removeprefix("# ")).write_text(text)
-    return folder
+def _after_studies(folder, said):
+    assert "Does a sharper teacher" in said
+    assert len(list((folder / "runs" / "mine" / "runs").iterdir())) == 6
+
+
+# What pages leave behind, beside what their commands demand of themselves.
+_AFTER = {"docs/predicting.md": _after_predicting, "docs/studies.md": _after_studies}
+_RUN = sorted({block.page for block in _BLOCKS if block.language in pages.RUN and not block.mark})
+
+
+# Commands that take minutes, made short by these flags.
+_SHORT = {
+    "--config=configs/digits.py --workdir=runs/digits": "--config.train.epochs=1"
+    " --config.teacher.epochs=1 --config.teacher.train_split=train[:200]",
+}
 
 
 @pytest.mark.long
-@pytest.mark.xdist_group("docs")
-@pytest.mark.parametrize("name", [n for n, (language, _) in _blocks().items() if language == "sh"])
-def test_a_command_of_the_page_on_extending_runs_as_it_stands(name, folder):
-    _run(_blocks()[name][1], folder)
+@pytest.mark.parametrize("page", _RUN)
+def test_a_page_runs_as_it_stands(page, commands, tmp_path):
+    """Block by block, in one folder; a block of Python that names a file is that file."""
+    for name in ("configs", "experiments", "docs"):
+        (tmp_path / name).symlink_to(_ROOT / name)
+    blocks = [b for b in pages.blocks(page) if b.language in pages.RUN and not b.mark]
+    for block in blocks:
+        if block.module:
+            (tmp_path / block.module).write_text(block.text)
+    said = ""
+    for block in blocks:
+        if block.language == "sh":
+            said += "".join(_run_line(line, commands, tmp_path) for line in pages.lines(block.text))
+        elif not block.module:
+            said += _run(f"python - <<'EOF'\n{block.text}EOF\n", tmp_path)
+    _AFTER.get(page, lambda *_: None)(tmp_path, said)
+
+
+def _run_line(line, commands, folder):
+    """What a line of a shell prints; one that starts a module needs no shell, and no imports."""
+    module = pages.module(line)
+    if not module:
+        return _run(line, folder)
+    short = (more for part, more in _SHORT.items() if part in line)
+    done = commands.run(*module[1:], *" ".join(short).split(), module=module[0], cwd=folder)
+    assert done.code == 0, f"{line}\n{done.out}{done.err}"
+    return done.out
+
+
+@pytest.mark.parametrize("page", pages.PAGES)
+def test_what_a_page_does_not_run_is_marked(page):
+    """A mark says what is missing, or which test runs the block; no command hides elsewhere."""
+    for block in pages.blocks(page):
+        at = f"{page}:{block.line}"
+        assert block.language in (*pages.RUN, *_SHOWN), at
+        if block.language in _SHOWN:
+            assert not re.match(r"\$ |python |pip |make |import ", block.text), at
+        elif block.mark.startswith("run by "):
+            assert (_ROOT / block.mark.removeprefix("run by ")).is_file(), at
+        else:
+            assert re.fullmatch("needs .+", block.mark) or not block.mark, at
+    rest = pages.outside_of_blocks(page)
+    assert not re.search(r"^ {4,}(\$ |python |pip |make )", rest, re.MULTILINE), page
+    assert "<!-- needs" not in rest, page
+    assert "<!-- run by" not in rest, page
+
+
+def _unrun_commands():
+    shown = [b for b in _BLOCKS if b.mark and b.language == "sh"]
+    shown += [b for b in pages.blocks("README.md") if b.language == "sh"]
+    for block in shown:
+        for i, words in enumerate(pages.commands(block.text)):
+            yield pytest.param(words, id=f"{block.page}:{block.line}-{i}")
+
+
+def _fault(fields, asked):
+    try:
+        config.parse(fields, asked=asked)
+    except errors.InputError as fault:
+        return str(fault)
+    return ""
+
+
+@pytest.mark.parametrize("words", _unrun_commands())
+def test_a_command_that_is_not_run_names_what_there_is(words, monkeypatch):
+    module, *arguments = words
+    assert importlib.util.find_spec(module)
+    if module != "rrd_jax.main":
+        return
+    monkeypatch.chdir(_ROOT)
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file(
+        "config", flag_values=values, sys_argv=[module, *arguments]
+    )
+    rest = values([module, *arguments], known_only=True)[1:]
+    given = [word for word in arguments if word.startswith("--config")]
+    fault = _fault(holder.value, [word.partition("=")[0][9:] for word in given])
+    assert not fault or "does not exist" in fault  # a folder that names the network
+    known = re.findall(r"DEFINE_\w+\(\s*\"(\w+)\"", (_ROOT / "rrd_jax" / "main.py").read_text())
+    for word in rest:
+        assert word.removeprefix("--").partition("=")[0] in known, word
 
 
 def test_every_module_of_the_page_on_extending_is_used_by_a_command():
-    blocks = _blocks().values()
-    commands = " ".join(text for language, text in blocks if language == "sh")
-    modules = [text.splitlines()[0] for language, text in blocks if language == "python"]
+    blocks = pages.blocks("docs/extending.md")
+    commands = " ".join(block.text for block in blocks if block.language == "sh")
+    modules = [block.module for block in blocks if block.language == "python"]
     assert len(modules) > 8
-    for first in modules:
-        assert re.fullmatch(r"# \w+\.py", first)
-        assert first.removeprefix("# ").removesuffix(".py") in commands
+    for module in modules:
+        assert module.removesuffix(".py") in commands
 
 
-@pytest.mark.long
-def test_the_page_on_predicting_runs_as_it_stands(tmp_path):
-    (tmp_path / "configs").symlink_to(_ROOT / "configs")
-    for language, text in _BLOCK.findall((_ROOT / "docs" / "predicting.md").read_text()):
-        command = text if language == "sh" else f"python - <<'EOF'\n{text}EOF\n"
-        _run(command, tmp_path)
-    assert len((tmp_path / "best.txt").read_text().splitlines()) == 100
-    assert len((tmp_path / "digits.csv").read_text().splitlines()) == 101
+@pytest.mark.parametrize("page", _TEXTS)
+def test_links_of_a_page_lead_to_files_and_anchors_of_the_repository(page):
+    text = (_ROOT / page).read_text()
+    for link in links.links(text):
+        path = _ROOT / links.target(page, link)
+        # Folders are for GitHub alone: the site has none.
+        assert path.is_file() or (page not in pages.PAGES and path.exists()), link.target
+        if link.anchor and path.suffix == ".md":
+            assert link.anchor in links.anchors(path.read_text()), link.target
 
 
-@pytest.mark.long
-def test_the_python_of_the_page_on_data_runs_as_it_stands(tmp_path):
-    blocks = _BLOCK.findall((_ROOT / "docs" / "data.md").read_text())
-    programs = [text for language, text in blocks if language == "python"]
-    assert len(programs) > 2
-    for text in programs:
-        _run(f"python - <<'EOF'\n{text}EOF\n", tmp_path)
+@pytest.mark.parametrize("page", pages.PAGES)
+def test_a_page_links_the_pages_that_it_names(page):
+    named = re.findall(
+        r"(?<!\[)`(docs/[\w/]+\.md|experiments/results/\w+\.md)`", (_ROOT / page).read_text()
+    )
+    assert not named
 
 
-@pytest.mark.long
-def test_the_page_on_studies_runs_as_it_stands(tmp_path):
-    """But for the command that needs a cluster."""
-    for name in ("configs", "experiments"):
-        (tmp_path / name).symlink_to(_ROOT / name)
-    for language, text in _BLOCK.findall((_ROOT / "docs" / "studies.md").read_text()):
-        if language == "python":
-            (tmp_path / text.splitlines()[0].removeprefix("# ")).write_text(text)
-        elif "slurm" not in text:
-            said = _run(text, tmp_path)
-    assert "Does a sharper teacher" in said
-    assert len(list((tmp_path / "runs" / "mine" / "runs").iterdir())) == 6
+@pytest.mark.parametrize("name", drawings.DRAWINGS)
+def test_figures_of_the_architecture_are_as_drawn_and_true(name):
+    assert (_ROOT / "docs" / "images" / name).read_text() == drawings.DRAWINGS[name]()
 
 
 @pytest.mark.long

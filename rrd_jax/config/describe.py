@@ -3,8 +3,8 @@
 import inspect
 import re
 import textwrap
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -21,6 +21,24 @@ _OF_OBJECTIVES = {
 }
 
 
+class Entry(NamedTuple):
+    """A field of a config, and what is said of it.
+
+    Attributes:
+      path: its name, behind those of its sections.
+      value: what the config has.
+      default: of that field.
+      values: which ones it can have, in words.
+      meaning: what it is, and what its values do.
+    """
+
+    path: str
+    value: Any
+    default: Any
+    values: str
+    meaning: str
+
+
 def describe(config: ConfigDict) -> str:
     """Every field: its value, the default, the values it can have, and its meaning.
 
@@ -34,40 +52,30 @@ def describe(config: ConfigDict) -> str:
         f"{config.name or 'The config'}: every field, set with --config.FIELD=VALUE. A star marks"
         " what is not the default, in [brackets]."
     )
-    parts = [textwrap.fill(head, _WIDTH)]
+    return "\n".join([textwrap.fill(head, _WIDTH), *map(_text, entries(config))])
+
+
+def entries(config: ConfigDict) -> Iterator[Entry]:
+    """What is said of every field, those of objectives last; raises as `describe` does."""
     for path, field, value in checks.entries(config):
         if isinstance(field.kind, Mapped):
             _check_mapped(path, value)
         if path == "objectives":
             continue
         value = dict(value) if isinstance(field.kind, Mapped) else value
-        parts.append(_entry(path, value, field.default, str(field.kind), field.meaning))
+        yield Entry(path, value, field.default, _values(field.kind), field.meaning)
     for name, given in config.objectives.items():
         _check_mapped(f"objectives.{name}", given)
-        parts += _of_objective(name, given)
-    return "\n".join(parts)
+        yield from of_objective(name, given)
 
 
-def _check_mapped(path: str, value: Any) -> None:
-    if fault := Mapped().fault(path, value):
-        raise errors.InputError(fault)
+def of_objective(name: str, given: Mapping[str, Any]) -> Iterator[Entry]:
+    """What is said of the fields of an objective.
 
-
-def _entry(path: str, value: Any, default: Any, wanted: str, meaning: str) -> str:
-    changed = value != default
-    usual = f" [{kinds.shown(default)}]" if changed else ""
-    head = textwrap.fill(
-        f"{'*' if changed else ' '} {path} = {kinds.shown(value)}{usual}",
-        _WIDTH,
-        subsequent_indent="      ",
-    )
-    wanted = wanted.removeprefix("a ").removesuffix(" on one line, of printable characters")
-    body = f"{wanted[:1].upper()}{wanted[1:]}. {meaning}".strip()
-    indents = {"initial_indent": " " * 6, "subsequent_indent": " " * 6}
-    return f"{head}\n{textwrap.fill(body, _WIDTH, **indents)}"
-
-
-def _of_objective(name: str, given: Any) -> Iterator[str]:
+    Args:
+      name: its name.
+      given: its fields with their values, as `methods.fields` makes them.
+    """
     record = objectives.record(name, given.get("factory", ""))
     usual = methods.fields(record, given.get("factory", ""))
     known = checks.OF_OBJECTIVES | checks.option_kinds(name, given)
@@ -75,13 +83,37 @@ def _of_objective(name: str, given: Any) -> Iterator[str]:
     for option in (*usual, *(option for option in given if option not in usual)):
         default = kinds.plain(usual.get(option))
         kind = known.get(option) or _named_type(options.get(option))
-        yield _entry(
+        yield Entry(
             f"objectives.{name}.{option}",
             kinds.plain(given.get(option, default)),
             default,
-            str(kind),
+            _values(kind),
             meanings.get(option, ""),
         )
+
+
+def _check_mapped(path: str, value: Any) -> None:
+    if fault := Mapped().fault(path, value):
+        raise errors.InputError(fault)
+
+
+def _values(kind: Any) -> str:
+    """The words of a kind, which continue "must be", as a phrase of its own."""
+    words = str(kind).removeprefix("a ").removesuffix(" on one line, of printable characters")
+    return f"{words[:1].upper()}{words[1:]}"
+
+
+def _text(entry: Entry) -> str:
+    changed = entry.value != entry.default
+    usual = f" [{kinds.shown(entry.default)}]" if changed else ""
+    head = textwrap.fill(
+        f"{'*' if changed else ' '} {entry.path} = {kinds.shown(entry.value)}{usual}",
+        _WIDTH,
+        subsequent_indent="      ",
+    )
+    body = f"{entry.values}. {entry.meaning}".strip()
+    indents = {"initial_indent": " " * 6, "subsequent_indent": " " * 6}
+    return f"{head}\n{textwrap.fill(body, _WIDTH, **indents)}"
 
 
 def _named_type(option: inspect.Parameter | None) -> str:
@@ -90,10 +122,18 @@ def _named_type(option: inspect.Parameter | None) -> str:
 
 
 def meanings_of(record: Record) -> dict[str, str]:
-    """What the docstring of an objective's factory says of each option."""
-    text = inspect.getdoc(record.factory) or ""
+    """What docstrings say of each option of an objective: its factory's, else its loss's."""
+    module = inspect.getmodule(record.factory)
+    loss = getattr(module, f"{record.name}_loss", None)
+    meanings = _arguments(loss) | _OF_OBJECTIVES | _arguments(record.factory)
+    return {name: text[:1].upper() + text[1:] for name, text in meanings.items()}
+
+
+def _arguments(function: Any) -> dict[str, str]:
+    """What the docstring of a function says of each argument."""
+    text = inspect.getdoc(function) or ""
     section = re.search(r"^Args:\n((?:  .*\n|\n)*)", f"{text}\n", re.MULTILINE)
-    meanings: dict[str, str] = dict(_OF_OBJECTIVES)
+    meanings: dict[str, str] = {}
     name = ""
     for line in section[1].splitlines() if section else ():
         begins = re.match(r"  (\w+): (.*)", line)
@@ -101,4 +141,4 @@ def meanings_of(record: Record) -> dict[str, str]:
             name, meanings[begins[1]] = begins[1], begins[2]
         elif name:
             meanings[name] = f"{meanings[name]} {line.strip()}".strip()
-    return {name: text[:1].upper() + text[1:] for name, text in meanings.items()}
+    return meanings

@@ -54,9 +54,16 @@ def dist(
     gamma: float = 2.0,
     standardize: bool = False,
 ) -> Objective:
-    """DIST; see `dist_loss` and, of standardize, `parts.logits.standardized`.
+    """DIST; see `dist_loss`.
 
     Published for ImageNet: temperature, beta and gamma 1.
+
+    Args:
+      temperature: T > 0.
+      beta: weight between classes, >= 0.
+      gamma: weight within classes, >= 0.
+      standardize: whether logits are first divided by their deviation, see
+        `parts.logits.standardized`.
     """
     errors.check_positive(temperature=temperature)
     check_weights(beta=beta, gamma=gamma)

@@ -61,9 +61,16 @@ def dkd(
     beta: float = 8.0,
     standardize: bool = False,
 ) -> Objective:
-    """Decoupled distillation; see `dkd_loss` and, of standardize, `parts.logits.standardized`.
+    """Decoupled distillation; see `dkd_loss`.
 
     The paper raises its weight linearly over the first 20 epochs, which is the trainer's to do.
+
+    Args:
+      temperature: T > 0.
+      alpha: weight of the label's part, >= 0.
+      beta: weight of the part of all other classes, >= 0.
+      standardize: whether logits are first divided by their deviation, see
+        `parts.logits.standardized`.
     """
     errors.check_positive(temperature=temperature)
     check_weights(alpha=alpha, beta=beta)

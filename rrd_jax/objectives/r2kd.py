@@ -56,7 +56,16 @@ def r2kd(
     rank_temperature: float = 0.1,
     standardize: bool = False,
 ) -> Objective:
-    """R2KD's distance; see `r2kd_loss` and, of standardize, `parts.logits.standardized`."""
+    """R2KD's distance; see `r2kd_loss`.
+
+    Args:
+      temperature: T > 0.
+      value: weight of the correlation of probabilities, >= 0.
+      rank: weight of the correlation of ranks, >= 0.
+      rank_temperature: how soft ranks are, > 0; see `parts.correlations.spearman`.
+      standardize: whether logits are first divided by their deviation, see
+        `parts.logits.standardized`.
+    """
     errors.check_positive(temperature=temperature, rank_temperature=rank_temperature)
     check_weights(value=value, rank=rank)
     options = {

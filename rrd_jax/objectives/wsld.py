@@ -64,7 +64,7 @@ def wsld(*, temperature: float = 2.0, alpha: float = 2.5, standardize: bool = Fa
 
 RECORD = Record(
     wsld,
-    "the same, more where the student is behind; contains ce",
+    "softened probabilities, more where the student is behind; contains ce",
     "arXiv 2102.00650",
     company={"ce": 0.0},  # contains it
     needs_labels=True,

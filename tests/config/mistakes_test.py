@@ -6,8 +6,9 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from rrd_jax import cli, errors
-from rrd_jax.config import defaults, describe, effects, explain, parse
+from rrd_jax import cli, errors, objectives
+from rrd_jax.config import defaults, describe, effects, explain, methods, parse
+from rrd_jax.config.describe import of_objective
 from tests import launch
 
 _INF = float("inf")
@@ -266,3 +267,9 @@ def test_every_field_is_printed_with_its_meaning_at_80_columns():
     assert "objectives.rrd.queue_size = 20 [16384]" in text
     assert "Memory rows K >= 1" in text
     assert describe(defaults())
+
+
+@pytest.mark.parametrize("name", objectives.RECORDS)
+def test_every_option_of_an_objective_is_printed_with_its_meaning(name):
+    given = methods.fields(objectives.RECORDS[name])
+    assert not [entry.path for entry in of_objective(name, given) if not entry.meaning]

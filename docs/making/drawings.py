@@ -1,0 +1,215 @@
+"""The figures of docs/architecture.md: python -m docs.making.drawings writes them to docs/images.
+
+They are drawn as SVG with nothing but text, so that they are sharp at any size and ask for no
+script. Colours say which rooms are pure and which touch the world, in light and dark pages alike.
+"""
+
+import html
+import pathlib
+from collections.abc import Sequence
+
+_FOLDER = pathlib.Path(__file__).parents[1] / "images"
+_WIDTH, _LABEL = 760, 116
+_INK, _PAPER = "#1f2933", "#ffffff"
+_COLOURS = {"pure": "#d9f0e3", "world": "#fde3cf", "chosen": "#dfe7fb", "thing": "#f1f2f4"}
+_EDGES = {"pure": "#3f8f63", "world": "#c26a21", "chosen": "#4a63c0", "thing": "#8a94a0"}
+
+# Bands of the map from the top: what they are, and their rooms with a few words and their kind.
+ROOMS = (
+    (
+        ("Commands", "what users start"),
+        (
+            ("main", "train, evaluate", "world"),
+            ("predict", "classes, neighbours", "world"),
+            ("export, gains", "files, and the report", "world"),
+            ("runs", "a table of runs", "world"),
+        ),
+    ),
+    (
+        ("Programs", "what users call"),
+        (
+            ("library", "distill, train_teacher, load, evaluate", "world"),
+            ("config", "every field; ConfigDict to Job", "chosen"),
+        ),
+    ),
+    (
+        ("The job", "in order"),
+        (
+            ("job", "data, teacher, baseline, student, table", "world"),
+            ("exports", "one file a format", "world"),
+        ),
+    ),
+    (
+        ("A run", "steps and epochs"),
+        (
+            ("loop", "dispatches, epochs", "world"),
+            ("run", "where it stands", "world"),
+            ("program", "compiled on a mesh", "world"),
+            ("proving", "beside the teacher", "world"),
+        ),
+    ),
+    (
+        ("The teacher", "and other weights"),
+        (
+            ("teacher", "live or cached", "world"),
+            ("pretrained", "fitted to the data", "world"),
+            ("convert", "PyTorch's files", "world"),
+            ("workdir", "a run's folder", "world"),
+        ),
+    ),
+    (
+        ("A step", "and what it leaves"),
+        (
+            ("step, stage", "loss, gradient, update", "pure"),
+            ("checkpoints", "Orbax, digests", "world"),
+            ("report", "lines, tables", "world"),
+            ("parallel", "devices, processes", "world"),
+        ),
+    ),
+    (
+        ("Choices", "and images"),
+        (
+            ("recipe, choices", "a Job, frozen", "chosen"),
+            ("state", "all that changes", "pure"),
+            ("data", "sets, feeds, views", "world"),
+        ),
+    ),
+    (
+        ("Parts", "known by name"),
+        (
+            ("objectives", "one file a method", "pure"),
+            ("networks", "one file a family", "pure"),
+            ("optim", "rates, schedules", "pure"),
+        ),
+    ),
+    (
+        ("Ground", "used by all"),
+        (
+            ("memory", "queue and bank", "pure"),
+            ("metrics, proof", "figures", "pure"),
+            ("functional", "layers of arrays", "pure"),
+        ),
+    ),
+)
+
+
+def rooms() -> str:
+    """The map: bands of rooms, each of which imports those below it."""
+    band, parts = 74, []
+    for i, (label, boxes) in enumerate(ROOMS):
+        y = 16 + i * band
+        parts += [_text(14, y + 26, label[0], bold=True), _text(14, y + 44, label[1], size=11.5)]
+        width = (_WIDTH - _LABEL - 16) / len(boxes)
+        for j, (name, words, kind) in enumerate(boxes):
+            parts.append(_box(_LABEL + 8 + j * width, y, width - 10, 56, name, words, kind))
+    y = 16 + len(ROOMS) * band + 4
+    meanings = {"pure": "pure functions", "world": "touches the world", "chosen": "what is chosen"}
+    for j, (kind, words) in enumerate(meanings.items()):
+        x = _LABEL + 8 + j * 170
+        parts += [_box(x, y, 22, 14, "", "", kind), _text(x + 30, y + 12, words, size=12)]
+    return _drawing(y + 30, parts, "Rooms of the code: each imports only those below it")
+
+
+def config_walk() -> str:
+    """The walk of a config, from the command line to the compiled step."""
+    boxes = (
+        ("configs/digits.py", "a launch file, and flags", "chosen"),
+        ("ConfigDict", "config.finish: pair, method", "chosen"),
+        ("Job", "config.parse: all is checked", "chosen"),
+        ("Recipe", "job.run: classes, examples", "chosen"),
+        ("train step", "program.build: compiled", "pure"),
+    )
+    width, parts = (_WIDTH - 16) / 3, []
+    for i, box in enumerate(boxes):
+        x, y = 8 + (i % 3) * width, 16 + (i // 3) * 92
+        parts.append(_box(x + 6, y, width - 34, 56, *box))
+        if i % 3 < 2 and i + 1 < len(boxes):
+            parts.append(_arrow([(x + width - 28, y + 28), (x + width + 4, y + 28)]))
+    last, first = 8 + 2 * width + width / 2 - 11, 8 + width / 2 - 11
+    parts.append(_arrow([(last, 72), (last, 90), (first, 90), (first, 106)]))
+    return _drawing(180, parts, "A config becomes a Job, a Recipe and a compiled step")
+
+
+def batch_walk() -> str:
+    """The walk of a batch, from the images to the next TrainState."""
+    parts = [
+        _box(20, 16, 210, 56, "data", "images, decoded or resident", "world"),
+        _box(275, 16, 210, 56, "Batch", "images, labels, indices", "thing"),
+        _box(530, 16, 210, 56, "step.augmented", "a view of each image", "pure"),
+        _box(20, 122, 210, 56, "teacher.outputs", "live, or remembered", "pure"),
+        _box(530, 122, 210, 56, "student network", "with its gradient", "pure"),
+        _box(275, 122, 210, 56, "Outputs", "logits, embedding, maps", "thing"),
+        _box(275, 228, 210, 56, "objectives", "a loss for each image", "pure"),
+        _box(20, 228, 210, 56, "memory", "earlier embeddings of the teacher", "thing"),
+        _box(530, 228, 210, 56, "step.updated", "gradients, Optax", "pure"),
+        _box(275, 334, 210, 56, "TrainState", "the next one", "thing"),
+        _box(20, 334, 210, 56, "checkpoints", "all parts, with digests", "world"),
+        _box(530, 334, 210, 56, "loop, report", "losses; tests each epoch", "world"),
+        _arrow([(230, 44), (275, 44)]),
+        _arrow([(485, 44), (530, 44)]),
+        _arrow([(635, 72), (635, 122)]),
+        _arrow([(580, 72), (580, 97), (125, 97), (125, 122)]),
+        _arrow([(230, 150), (275, 150)]),
+        _arrow([(530, 150), (485, 150)]),
+        _arrow([(380, 178), (380, 228)]),
+        _arrow([(230, 248), (275, 248)]),
+        _arrow([(275, 264), (230, 264)]),
+        _arrow([(485, 256), (530, 256)]),
+        _arrow([(635, 284), (635, 309), (420, 309), (420, 334)]),
+        _arrow([(125, 284), (125, 309), (340, 309), (340, 334)]),
+        _arrow([(275, 362), (230, 362)]),
+        _arrow([(485, 362), (530, 362)]),
+    ]
+    return _drawing(406, parts, "A batch goes through teacher and student to the next state")
+
+
+def _box(x: float, y: float, w: float, h: float, name: str, words: str, kind: str) -> str:
+    rect = (
+        f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="6" fill="{_COLOURS[kind]}"'
+        f' stroke="{_EDGES[kind]}"/>'
+    )
+    middle = x + w / 2
+    lines = [(y + h / 2 - 4, name, 14.5, True), (y + h / 2 + 15, words, 11.5, False)]
+    return rect + "".join(
+        _text(middle, at, text, size=size, bold=bold, anchor="middle")
+        for at, text, size, bold in lines
+        if text
+    )
+
+
+def _text(
+    x: float, y: float, text: str, *, size: float = 14, bold: bool = False, anchor: str = "start"
+) -> str:
+    weight = ' font-weight="600"' if bold else ""
+    return (
+        f'<text x="{x:g}" y="{y:g}" font-size="{size:g}" text-anchor="{anchor}"{weight}'
+        f' fill="{_INK}">{html.escape(text)}</text>'
+    )
+
+
+def _arrow(points: Sequence[tuple[float, float]]) -> str:
+    path = " ".join(f"{x:g},{y:g}" for x, y in points)
+    return f'<polyline points="{path}" fill="none" stroke="{_INK}" marker-end="url(#tip)"/>'
+
+
+def _drawing(height: float, parts: Sequence[str], title: str) -> str:
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:g}"'
+            f' font-family="system-ui, sans-serif" role="img">',
+            f"<title>{html.escape(title)}</title>",
+            '<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8"'
+            f' markerHeight="8" orient="auto"><path d="M0 0L8 4L0 8z" fill="{_INK}"/>'
+            "</marker></defs>",
+            f'<rect width="{_WIDTH}" height="{height:g}" rx="8" fill="{_PAPER}"/>',
+            *parts,
+            "</svg>\n",
+        ]
+    )
+
+
+DRAWINGS = {"rooms.svg": rooms, "config_walk.svg": config_walk, "batch_walk.svg": batch_walk}
+
+if __name__ == "__main__":
+    for name, draw in DRAWINGS.items():
+        (_FOLDER / name).write_text(draw(), encoding="utf-8")

@@ -1,0 +1,149 @@
+"""The site: built as `make docs` builds it, whole, alone, and as wide as the screen."""
+
+import functools
+import html.parser
+import http.server
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.parse
+
+import pytest
+
+from rrd_jax import objectives
+from rrd_jax.config import fields, methods
+
+pytest.importorskip("material")
+_ROOT = pathlib.Path(__file__).parent.parent
+_NETWORKS = ("resnet8", "resnet8x4", "vit_tiny_patch16_224")
+_CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("site")]
+
+
+class _Page(html.parser.HTMLParser):
+    """The anchors of a page, what it links, and what a browser loads with it."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.anchors, self.links, self.loaded = set(), [], []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.anchors |= {given[key] for key in ("id", "name") if given.get(key)}
+        if tag == "a":
+            self.links += [given["href"]] if given.get("href") else []
+        else:
+            self.loaded += [given[key] for key in ("src", "href") if given.get(key)]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Its folder, with the figures of a few networks only: all take a minute."""
+    folder = tmp_path_factory.mktemp("site")
+    env = os.environ | {"DOCS_NETWORKS": ",".join(_NETWORKS), "NO_MKDOCS_2_WARNING": "1"}
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    outcome = subprocess.run(command, cwd=_ROOT, env=env, capture_output=True, text=True)
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    return {path: _Page(path) for path in sorted(site.rglob("*.html"))}
+
+
+def test_every_link_anchor_and_image_leads_somewhere(site, pages):
+    assert len(pages) > 40
+    for path, page in pages.items():
+        if path.name == "404.html":
+            continue  # its links begin at the root of wherever the site will be
+        for target in (*page.links, *page.loaded):
+            parts = urllib.parse.urlsplit(target)
+            if parts.scheme or parts.netloc:
+                continue
+            place = path.parent / urllib.parse.unquote(parts.path) if parts.path else path
+            place = (place / "index.html" if place.is_dir() else place).resolve()
+            assert place.is_file(), f"{path.relative_to(site)}: {target}"
+            if parts.fragment and place.suffix == ".html" and parts.fragment != "__skip":
+                anchor = urllib.parse.unquote(parts.fragment)
+                assert anchor in pages[place].anchors, f"{path.relative_to(site)}: {target}"
+
+
+def test_pages_load_nothing_from_elsewhere(site, pages):
+    for path, page in pages.items():
+        assert not [target for target in page.loaded if "//" in target], path.relative_to(site)
+    for path in site.rglob("*.css"):
+        assert "url(http" not in path.read_text(encoding="utf-8")
+
+
+def test_every_field_objective_and_network_has_its_place(site, pages):
+    known = pages[site / "reference" / "fields.html"].anchors
+    assert not {field.path for field in fields.FIELDS} - known - {"objectives"}
+    page = site / "reference" / "objectives.html"
+    assert objectives.RECORDS.keys() <= pages[page].anchors
+    text = page.read_text(encoding="utf-8")
+    for name, options in methods.objectives().items():
+        section = text.partition(f'<h2 id="{name}"')[2].partition("<h2 ")[0]
+        for option in options:
+            assert f"<code>{option}</code>" in section, f"{name}.{option}"
+    text = (site / "reference" / "networks.html").read_text(encoding="utf-8")
+    for name in _NETWORKS:
+        assert f"<code>{name}</code>" in text
+    for path in site.glob("reference/*.html"):
+        assert "<!-- made:" not in path.read_text(encoding="utf-8")
+
+
+def test_python_is_described_from_docstrings(site, pages):
+    known = set().union(*(page.anchors for page in pages.values()))
+    for name in ("distill", "train_teacher", "load", "load_teacher", "evaluate", "relational_loss"):
+        assert f"rrd_jax.{name}" in known
+    for name in ("memory.push", "objectives.create", "networks.from_nnx", "convert.from_torch"):
+        assert f"rrd_jax.{name}" in known
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    """The site, served."""
+    handler = functools.partial(_Quiet, directory=str(site))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, format, *args):
+        pass
+
+
+@pytest.mark.skipif(_CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.parametrize("width", [1400, 390])
+def test_pages_fit_the_screen_and_the_search_finds_a_field(address, width):
+    playwright = pytest.importorskip("playwright.sync_api")
+    said, asked = [], []
+    with playwright.sync_playwright() as program:
+        browser = program.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        for name in ("index", "architecture", "training", "reference/objectives"):
+            page.goto(f"{address}/{name}.html")
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+            assert page.evaluate("[...document.images].every(i => i.naturalWidth > 0)"), name
+        page.goto(f"{address}/index.html?q=teacher.cache_dtype")
+        page.wait_for_selector(".md-search-result__item a", state="attached", timeout=30_000)
+        found = page.locator(".md-search-result__item a").first.get_attribute("href")
+        browser.close()
+    assert "reference/fields.html" in found
+    assert said == []
+    assert [url for url in asked if not url.startswith(address)] == []
