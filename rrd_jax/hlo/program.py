@@ -179,6 +179,9 @@ def arrays(text: str) -> Iterator[Array]:
 
 def _closing(text: str, start: int) -> int:
     """Where the bracket that opens at `start` is closed."""
+    first = text.find(")", start)
+    if text.find("(", start + 1, first) < 0:
+        return first if first >= 0 else len(text)  # most have none inside
     depth = 0
     for i in range(start, len(text)):
         depth += {"(": 1, ")": -1}.get(text[i], 0)
