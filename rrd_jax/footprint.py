@@ -10,7 +10,6 @@ import jax
 
 from rrd_jax import errors, hlo, scratch
 
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f64": 8, "s64": 8, "u64": 8}
 _NAMES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32", "s32": "int32", "u8": "uint8"}
 ON_THE_WAY = "what it makes on the way"
 _WORTH = 0.05  # of the whole, from which a field that lessens it is named
@@ -135,7 +134,7 @@ def temporaries(compiled: Any) -> list[Array]:
     }  # what is inside of a fusion is never written
     written = (lines for name, lines in program.computations.items() if name not in inside)
     found = {
-        Array(result.size * _BYTES.get(result.dtype, 4), _named(result, instruction))
+        Array(result.size * result.item, _named(result, instruction))
         for instruction in itertools.chain(*written)
         if instruction.opcode not in _NO_ARRAY
         for result in instruction.results

@@ -36,7 +36,8 @@ def on_the_way(recipe: Recipe, devices: int) -> Iterator[str]:
         yield "a smaller train.batch_size"
     if training.batch_size // training.accumulate > devices:
         yield "a larger train.accumulate"
-    yield from (f"train.remat={how}" for how in _recomputed(recipe))
+    if how := _recomputed(recipe):
+        yield f"train.remat={how}"
     for name, options in _options(recipe):
         if options.get("memory", "fifo") != "fifo":
             yield from (f"a smaller objectives.{name}.{row}" for row in _ROWS if row in options)
@@ -44,15 +45,21 @@ def on_the_way(recipe: Recipe, devices: int) -> Iterator[str]:
             yield f"objectives.{name}.chunk=None"
 
 
-def _recomputed(recipe: Recipe) -> Iterator[str]:
-    """What more of the student can be computed twice."""
-    hows = ("none", "convolutions", "all")
-    for how in hows[hows.index(recipe.training.remat) + 1 :]:
+def _recomputed(recipe: Recipe) -> str:
+    """The most of the student that can be computed twice; "" where no more of it can.
+
+    Between a ResNet's convolutions are its blocks' results, which depend on each other: computed
+    again they are all there at once, and hardly anything is saved.
+    """
+    for how in ("all", "convolutions"):
+        if how == recipe.training.remat:
+            break
         try:
             networks.remat(recipe.student, how)
         except errors.InputError:
             continue  # of that network it cannot
-        yield how
+        return how
+    return ""
 
 
 def _options(recipe: Recipe) -> Iterator[tuple[str, dict]]:

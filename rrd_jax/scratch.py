@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from rrd_jax import hlo
 
-_BYTES = {"bf16": 2, "f16": 2, "f64": 8}  # others have 4
 # Eigen packs a product's operands in slices of so many summed terms at most, of which two are there
 # at once.
 _PACKED = 2 * 320
@@ -43,8 +42,7 @@ def _each(text: str) -> Iterator[Scratch]:
     for instruction, convolution in hlo.convolutions(text):
         if instruction.opcode == "convolution":
             terms = _transposed if _is_transposed(convolution) else _patches
-            item = _BYTES.get(convolution.result.dtype, 4)
-            yield Scratch(item * terms(convolution), instruction)
+            yield Scratch(convolution.result.item * terms(convolution), instruction)
 
 
 def _is_transposed(convolution: hlo.Convolution) -> bool:

@@ -19,7 +19,6 @@ _PLAIN = [
     "a smaller objectives.rrd.queue_size",
     "a smaller train.batch_size",
     "a larger train.accumulate",
-    "train.remat=convolutions",
     "train.remat=all",
 ]
 
@@ -31,8 +30,8 @@ def test_all_that_helps_is_named():
 @pytest.mark.parametrize(
     ("argument", "fields", "gone"),
     [
-        ("resnet8-resnet8,rrd", {"train.remat": "convolutions"}, ["train.remat=convolutions"]),
-        ("vgg8-vgg8,rrd", {"data.image_size": 32}, ["train.remat=all"]),
+        ("resnet8-resnet8,rrd", {"train.remat": "all"}, ["train.remat=all"]),
+        ("vgg8-vgg8,rrd", {"train.remat": "convolutions"}, ["train.remat=all"]),
         (
             "resnet8-resnet8,rrd",
             {"train.batch_size": 4, "train.accumulate": 4},
@@ -43,6 +42,10 @@ def test_all_that_helps_is_named():
 )
 def test_what_is_done_already_or_cannot_be_is_not(argument, fields, gone):
     assert _named(argument, **fields) == [name for name in _PLAIN if name not in gone]
+
+
+def test_a_network_without_blocks_is_computed_twice_between_its_convolutions():
+    assert "train.remat=convolutions" in _named("vgg8-vgg8,rrd")
 
 
 def test_options_of_objectives_are_named_where_they_count():
