@@ -117,7 +117,7 @@ def _peak(**fields):
 def test_with_a_named_field_a_step_takes_less():
     usual = _peak()
     assert _peak(**{"train.remat": "all"}) < usual
-    assert _peak(**{"train.accumulate": 4}) < 0.5 * usual
+    assert _peak(**{"train.accumulate": 4}) < 0.6 * usual
     assert _peak(**{"objectives.rrd.chunk": 0}) > usual
 
 
