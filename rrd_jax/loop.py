@@ -25,6 +25,7 @@ from rrd_jax import (
     proving,
     report,
     sanity,
+    savings,
     stage,
     tracing,
 )
@@ -302,11 +303,18 @@ class _Loop:
         Raises:
           InputError: it is more than a device has.
         """
-        self.weighed = True
-        given = {"the state": self.run.state, "the teacher": teacher, "the images": batch}
+        self.weighed, run = True, self.run
+        given = {"the state": run.state, "the teacher": teacher, "the images": batch}
         compiled = compiling.compiled(train, *given.values())
-        there = parallel.device_bytes(self.run.mesh)
-        console.say(f"[{self.training.label}] {footprint.described(compiled, given, there)}")
+        there, recipe, devices = parallel.device_bytes(run.mesh), run.recipe, run.mesh.size
+        fields = {
+            "the state": savings.of_state(recipe, devices),
+            "the teacher": ["teacher.cache=off"] if run.cache_place == "device" else [],
+            "the images": ["data.feed=streamed"] if run.dataset.train.on_device else [],
+            footprint.ON_THE_WAY: savings.on_the_way(recipe, devices),
+        }
+        found = footprint.described(compiled, given, there, fields)
+        console.say(f"[{self.training.label}] {found}")
 
     def _after_call(self, count: int, pending: list[tuple[int, Any]], *, first: bool) -> None:
         """Looks at the losses, tests, saves and stops where it is time to."""

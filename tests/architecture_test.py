@@ -19,7 +19,7 @@ _ORDER = """
     exports
     loop growth preflight
     run
-    program card held_out proving
+    program card held_out proving savings
     teacher
     pretrained
     predictions convert workdir readme
@@ -30,9 +30,9 @@ _ORDER = """
     memory metrics proof sanity cli
     imports functional compiling jaxprs last_resort drawing footprint
     failures
-    convolutions
+    convolutions scratch
     batch console about
-    errors tables flat
+    errors tables flat hlo
 """
 _LEVEL = {
     room: level for level, line in enumerate(_ORDER.strip().splitlines()) for room in line.split()
@@ -40,6 +40,7 @@ _LEVEL = {
 # Rooms of pure functions: no files, no clocks, no flags, nothing printed.
 _PURE = [
     *("step", "stage", "state", "memory", "objectives", "networks", "optim", "metrics"),
+    *("hlo", "scratch", "savings"),
     *(
         "functional",
         "convolutions",
