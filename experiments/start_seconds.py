@@ -26,9 +26,9 @@ _IMAGENET = "--config=configs/imagenet_r34_r18.py:smoke"
 _SIZE = "--config.data.image_size=224"
 # Name: arguments of `rrd_jax.main`; TEACHER stands for the workdir of one.
 _JOBS = {
-    "digits, smoke": ["--config=configs/digits.py:smoke"],
+    "digits smoke": ["--config=configs/digits.py:smoke"],
     "digits": ["--config=configs/digits.py"],
-    "ImageNet pair, smoke, 224 px": [_IMAGENET, _SIZE, "--config.teacher.checkpoint=TEACHER"],
+    "ImageNet pair smoke at 224": [_IMAGENET, _SIZE, "--config.teacher.checkpoint=TEACHER"],
 }
 _PHASES = ("imports", "checks", "data", "teacher", "state", "compiling", "step")
 _ENDED = "first step after "
