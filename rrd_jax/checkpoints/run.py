@@ -167,7 +167,7 @@ class Checkpoints:
     def failed(self, error: Exception, what: str = "a save failed") -> errors.DiskError:
         """The DiskError for a disk that does not take what a run writes."""
         with contextlib.suppress(Exception):  # a save before it may be on its way
-            self.wait()
+            self._manager.wait_until_finished()
         return errors.DiskError(
             f"{what} in {self.folder} ({storage.reason(error)}); {self.kept}; make room or mend"
             " that, and start the same command again"
