@@ -23,12 +23,11 @@ from rrd_jax import cli, errors, tables
 _ROUNDS = flags.DEFINE_integer("rounds", 2, "Pairs of starts of each job.", lower_bound=1)
 _ONLY = flags.DEFINE_list("only", [], "Names of jobs. Default: all.")
 _IMAGENET = "--config=configs/imagenet_r34_r18.py:smoke"
-_SIZE = "--config.data.image_size=224"
 # Name: arguments of `rrd_jax.main`; TEACHER stands for the workdir of one.
 _JOBS = {
     "digits smoke": ["--config=configs/digits.py:smoke"],
     "digits": ["--config=configs/digits.py"],
-    "ImageNet pair smoke at 224": [_IMAGENET, _SIZE, "--config.teacher.checkpoint=TEACHER"],
+    "ImageNet pair smoke": [_IMAGENET, "--config.teacher.checkpoint=TEACHER"],
 }
 _PHASES = ("imports", "checks", "data", "teacher", "state", "compiling", "step")
 _ENDED = "first step after "
@@ -59,7 +58,7 @@ def _with_teacher(arguments: list[str], folder: pathlib.Path) -> list[str]:
     """The arguments, with a teacher trained if they need one."""
     teacher = folder / "teacher"
     if any("TEACHER" in argument for argument in arguments) and not teacher.exists():
-        command = _command([f"{_IMAGENET},resnet34,ce", _SIZE], teacher)
+        command = _command([f"{_IMAGENET},resnet34,ce"], teacher)
         environment = _environment(folder / "teachers_cache")
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
     return [argument.replace("TEACHER", str(teacher)) for argument in arguments]
