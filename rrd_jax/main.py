@@ -110,10 +110,12 @@ def _print_config() -> None:
 
 def _job() -> None:
     # Here, for flags are read and --help is printed without waiting for JAX.
-    from rrd_jax import evaluation, job, parallel
+    from rrd_jax import evaluation, job, parallel, starting
     from rrd_jax.config import parse
     from rrd_jax.gains import brief
 
+    starting.begin()
+    starting.phase("imports")
     cache = CONFIG.value.get("compilation_cache", "")
     parallel.enable_compilation_cache(cache if isinstance(cache, str) else "")  # checked later
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
@@ -127,6 +129,7 @@ def _job() -> None:
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         plan = parse(config, asked=config_flags.get_override_values(flags.FLAGS["config"]))
+        starting.phase("checks")
         if _MODE.value == "eval":
             evaluation.run(plan, folder)
         else:

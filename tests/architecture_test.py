@@ -24,14 +24,14 @@ _ORDER = """
     pretrained
     predictions convert workdir readme
     checkpoints stage step
-    recipe parallel report tracing provenance
+    recipe parallel report tracing provenance starting
     state data choices
     objectives networks optim
     memory metrics proof sanity cli
     imports functional compiling jaxprs last_resort drawing footprint
     failures
     convolutions scratch
-    batch console about
+    batch console about deferred
     errors tables flat hlo
 """
 _LEVEL = {
@@ -113,6 +113,8 @@ def _imports(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "deferred.Library":
+            yield node.args[0].value
 
 
 def _within(name, prefixes):
