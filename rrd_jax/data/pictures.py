@@ -43,6 +43,14 @@ class Header(NamedTuple):
     height: int
 
 
+class Jpeg(NamedTuple):
+    """What a JPEG of three colours says of itself: its size as stored, and how it is turned."""
+
+    height: int
+    width: int
+    orientation: int
+
+
 class Upright(bytes):
     """An encoded image that `decode` is to decode, and not as prepared sets are."""
 
@@ -113,6 +121,31 @@ def check(content: bytes) -> Header:
         file = _open(content)  # `verify` ends with its use
     _pixels(file, content)
     return header
+
+
+def jpeg(content: bytes) -> Jpeg | None:
+    """The header of a JPEG of three colours in 8 bits; None for anything else.
+
+    Its orientation is 1 where it is to be decoded as stored.
+    """
+    if not content.startswith(_HALVES[0]):
+        return None
+    try:
+        file = _open(content)
+    except errors.InputError:
+        return None
+    if file.format not in ("JPEG", "MPO") or file.mode != "RGB":
+        return None
+    width, height = file.size
+    return Jpeg(height, width, _orientation(file) if isinstance(content, Upright) else 1)
+
+
+def size(content: bytes) -> tuple[int, int]:
+    """(height, width) that a header claims; (0, 0) where it cannot be read."""
+    try:
+        return _open(content).size[::-1]
+    except errors.InputError:
+        return 0, 0
 
 
 def check_size(content: bytes) -> None:
