@@ -188,11 +188,16 @@ def center_crop(image: np.ndarray, size: int, resize: int) -> np.ndarray:
     if max(height, width) > longest:  # a line of pixels, scaled as a whole, would fill gigabytes
         top, left = max(0, (height - longest) // 2), max(0, (width - longest) // 2)
         image = np.ascontiguousarray(image[top : top + longest, left : left + longest])
-        height, width = image.shape[:2]
-    factor = resize / min(height, width)
-    scaled = _scale(image, round(height * factor), round(width * factor))
+    scaled = scale_short(image, resize)
     top, left = (scaled.shape[0] - size) // 2, (scaled.shape[1] - size) // 2
     return scaled[top : top + size, left : left + size]
+
+
+def scale_short(image: np.ndarray, short: int) -> np.ndarray:
+    """Scaled so that the short side is `short`, by the average of areas where it shrinks."""
+    height, width = image.shape[:2]
+    factor = short / min(height, width)
+    return _scale(image, round(height * factor), round(width * factor))
 
 
 def _random_part(

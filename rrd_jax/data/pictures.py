@@ -124,11 +124,11 @@ def check(content: bytes) -> Header:
 
 
 def jpeg(content: bytes) -> Jpeg | None:
-    """The header of a JPEG of three colours in 8 bits; None for anything else.
+    """The header of a JPEG of three colours in 8 bits; None for anything else, or without its end.
 
     Its orientation is 1 where it is to be decoded as stored.
     """
-    if not content.startswith(_HALVES[0]):
+    if not (content.startswith(_HALVES[0]) and content.endswith(b"\xff\xd9")):
         return None
     try:
         file = _open(content)

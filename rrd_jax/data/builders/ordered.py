@@ -42,10 +42,14 @@ class OrderedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     Attributes:
       manual_dir: the folder of the source files.
       verify: whether these must be the published ones.
+      change: what to make of the examples of a split before they are written.
+      write_note: (folder) -> None; writes what the set says of itself beside TFDS's notes.
     """
 
     manual_dir = ""
     verify = True
+    change: Callable[[Examples], Examples] | None = None
+    write_note: Callable[[str], None] | None = None
 
     def _examples(self) -> Mapping[str, Examples]:
         """The splits by name; called once the set is to be written."""
@@ -54,6 +58,10 @@ class OrderedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, Sequence[Callable]]:
         del dl_manager
         splits = self._examples()
+        if self.change:
+            splits = {split: self.change(examples) for split, examples in splits.items()}
+        if self.write_note:
+            self.write_note(self.data_dir)
         needed = sum(examples.size for examples in splits.values())
         free = shutil.disk_usage(self.data_dir).free
         if free < needed:

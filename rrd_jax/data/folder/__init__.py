@@ -87,6 +87,22 @@ def _open_unlabelled(source: Source, root: str) -> Opened:
     return Opened(version, 0, 3, train, test, (), summary)
 
 
+def splits(folder: str, manual_dir: str) -> tuple[dict[str, FolderExamples], tuple[str, ...]]:
+    """All splits of a folder of images, and its classes.
+
+    Raises:
+      InputError: as `open_source`.
+    """
+    root = _root(manual_dir)
+    tree, found = _found(folder, root)
+    describe.check_share(root, tree.files, found)
+    images = [i for i, checked in enumerate(found) if checked.format]
+    used, digests = [tree.files[i] for i in images], [found[i].digest for i in images]
+    plan = layout.arrange(root, [file.path for file in used], tree.folders)
+    named = (name for name, part in plan.splits.items() if part)
+    return {name: _examples(root, plan, name, used, digests) for name in named}, plan.classes
+
+
 def problems(folder: str, manual_dir: str) -> dict[str, str]:
     """Path and reason of all in a folder of images that is not read."""
     return describe.problems(*_found(folder, _root(manual_dir)))
