@@ -30,6 +30,7 @@ from rrd_jax import cli, errors, report
 _TORCH = flags.DEFINE_string("torch_python", "", "An interpreter with torch and torchvision.")
 _TF = flags.DEFINE_string("tf_python", "", "An interpreter with tensorflow.")
 _DALI = flags.DEFINE_string("dali_python", "", "An interpreter with nvidia-dali.")
+_READERS = flags.DEFINE_list("readers", [], "Those that are measured beside ours; all if empty.")
 _SIZES = flags.DEFINE_list("sizes", ["500x375"], "Widths and heights of the JPEGs.")
 _CORES = flags.DEFINE_list("cores", ["1", "2"], "Numbers of cores.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Rounds over all.", lower_bound=1)
@@ -38,7 +39,9 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images a batch.", lower_bo
 _BATCHES = flags.DEFINE_integer("batches", 12, "Batches that are timed.", lower_bound=1)
 _WARM_UP = flags.DEFINE_integer("warm_up", 4, "Batches before these.", lower_bound=1)
 _STEP_MS = flags.DEFINE_float(
-    "step_ms", 0.0, "A device step that waits are measured with; 0 for 1.25 of our time a batch."
+    "step_ms",
+    0.0,
+    "A device step that waits are measured with; 0 for 1.25 of our time a batch, below 0 for none.",
 )
 _WORKDIR = flags.DEFINE_string("workdir", "runs/data-benchmark", "Images and results.")
 
@@ -123,17 +126,20 @@ def _median(runs: list[dict[str, Any]], key: str) -> float:
 def _readers() -> dict[str, Reader]:
     readers = {
         _OURS: (sys.executable, "ours.py", {}),
-        f"{_OURS}, cv2": (sys.executable, "ours.py", {"decoder": "cv2"}),
-        f"{_OURS}, kept": (sys.executable, "ours.py", {"keep": "on"}),
+        f"{_OURS} cv2": (sys.executable, "ours.py", {"decoder": "cv2"}),
+        f"{_OURS} kept": (sys.executable, "ours.py", {"keep": "on"}),
     }
     if _TORCH.value:
-        for variant, name in (("pil", "torchvision, Pillow"), ("tensor", "torchvision, tensors")):
+        for variant, name in (("pil", "torchvision Pillow"), ("tensor", "torchvision tensors")):
             readers[name] = (_TORCH.value, "torchvision_peer.py", {"variant": variant})
     if _TF.value:
         readers["tf.data"] = (_TF.value, "tf_peer.py", {})
     if _DALI.value:
         readers["DALI"] = (_DALI.value, "dali_peer.py", {})
-    return readers
+    if unknown := [name for name in _READERS.value if name not in readers]:
+        raise errors.InputError(f"--readers has '{unknown[0]}'; known: {', '.join(readers)}")
+    wanted = {_OURS, *(_READERS.value or readers)}
+    return {name: reader for name, reader in readers.items() if name in wanted}
 
 
 def _job() -> None:
@@ -152,7 +158,8 @@ def _job() -> None:
     results = _measure_all(readers, tasks)
     load_after = os.getloadavg()[0]
     first = _SIZES.value[0]
-    waits = {c: _measure_waiting(c, tasks[first], results) for c in map(int, _CORES.value)}
+    stepped = map(int, _CORES.value if _STEP_MS.value >= 0 else ())
+    waits = {c: _measure_waiting(c, tasks[first], results) for c in stepped}
     lines = [summary(results), ""]
     lines += [_describe_waiting(cores, results, wait) for cores, wait in waits.items()]
     lines += ["", *_describe_machine(results, available, image_bytes, load_before, load_after)]
