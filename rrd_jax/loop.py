@@ -347,8 +347,9 @@ class _Loop:
         if waits and waits > _WAITS and not self.warned_of_input:
             self.warned_of_input = True
             console.warn(
-                f"[{self.training.label}] steps wait for images {waits:.0%} of the time: more"
-                " data.workers, images that are smaller on disk, or data.feed=resident help"
+                f"[{self.training.label}] steps wait for images {waits:.0%} of the time:"
+                " `pip install 'rrd_jax[nvimgcodec]'`, data.keep=on, images that are smaller on disk"
+                " (`prepare --resize`), data.feed=resident or more data.workers help"
             )
         return report.speeds(rate, self.training.batch_size, 2 * macs, peak, waits)
 
