@@ -348,8 +348,8 @@ class _Loop:
             self.warned_of_input = True
             console.warn(
                 f"[{self.training.label}] steps wait for images {waits:.0%} of the time:"
-                " `pip install 'rrd_jax[nvimgcodec]'`, data.keep=on, images that are smaller on disk"
-                " (`prepare --resize`), data.feed=resident or more data.workers help"
+                " `pip install 'rrd_jax[nvimgcodec]'`, data.keep=on, images that are smaller on"
+                " disk (`prepare --resize`), data.feed=resident or more data.workers help"
             )
         return report.speeds(rate, self.training.batch_size, 2 * macs, peak, waits)
 
