@@ -82,7 +82,8 @@ def _prepare(
             builder = registry.create_builder(name, data_dir, manual_dir)
         _write(builder.name if kind == "folder" else name, builder, resize, verify=verify)
     if kind == "folder":
-        print(f"it is used with --config.data.name={builder.name} --config.data.dir={data_dir}")
+        place = f" --config.data.dir={data_dir}" if data_dir else ""
+        print(f"it is used with --config.data.name={builder.name}{place}")
 
 
 def _write(name: str, builder: Any, resize: resized.Resize | None, *, verify: bool) -> None:

@@ -93,12 +93,14 @@ def check_same(name: str, folder: Any, resize: Resize | None) -> None:
 
 def check_possible(name: str, builder: Any, resize: Resize) -> None:
     """Raises an InputError for a set whose images all have one size, or that TFDS prepares."""
-    shape = builder.info.features["image"].shape if "image" in builder.info.features else ()
-    if not isinstance(builder, ordered.OrderedBuilder) or None not in shape:
-        why = f"has images of {shape[0]} x {shape[1]}" if None not in shape[:2] else "is TFDS's own"
-        raise errors.InputError(
-            f"--resize={resize.short}, but '{name}' {why}: it is for image_folder and imagenet2012"
-        )
+    feature = dict(builder.info.features.items()).get("image")
+    height, width = feature.shape[:2] if feature else (None, None)
+    if isinstance(builder, ordered.OrderedBuilder) and not height:
+        return
+    why = f"has images of {height} x {width}" if height else "is prepared by TFDS"
+    raise errors.InputError(
+        f"--resize={resize.short}, but '{name}' {why}: it is for image_folder and imagenet2012"
+    )
 
 
 class Folder(ordered.OrderedBuilder, skip_registration=True):
