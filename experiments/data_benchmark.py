@@ -30,7 +30,7 @@ from rrd_jax import cli, errors, report
 _TORCH = flags.DEFINE_string("torch_python", "", "An interpreter with torch and torchvision.")
 _TF = flags.DEFINE_string("tf_python", "", "An interpreter with tensorflow.")
 _DALI = flags.DEFINE_string("dali_python", "", "An interpreter with nvidia-dali.")
-_READERS = flags.DEFINE_list("readers", [], "Those that are measured beside ours; all if empty.")
+_READERS = flags.DEFINE_list("readers", [], "Readers that are measured beside ours; all if empty.")
 _SIZES = flags.DEFINE_list("sizes", ["500x375"], "Widths and heights of the JPEGs.")
 _CORES = flags.DEFINE_list("cores", ["1", "2"], "Numbers of cores.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Rounds over all.", lower_bound=1)

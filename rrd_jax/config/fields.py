@@ -260,22 +260,22 @@ FIELDS = (
         "data.decoder",
         "auto",
         Choice(DECODERS),
-        "random_resized only. cv2: JPEGs are decoded whole; nvimgcodec: no more of them than the"
-        " crop, to the same pixels (`pip install 'rrd_jax[nvimgcodec]'`); auto: where it is"
+        "random_resized only: what decodes JPEGs. cv2: all of an image; nvimgcodec: its crop alone,"
+        " to the same pixels (`pip install 'rrd_jax[nvimgcodec]'`); auto: nvimgcodec where it is"
         " installed.",
     ),
     Field(
         "data.keep",
         "auto",
         Choice(KEEPS),
-        "Streamed training images stay in the host's memory once decoded. auto: of a set that fits;"
-        " on: as many as fit; off: none.",
+        "Which streamed training images stay decoded in the host's memory. auto: all of a set that"
+        " fits; on: as many as fit; off: none.",
     ),
     Field(
         "data.keep_share",
         0.5,
         _FACTOR,
-        "Of the memory that is free at the start, the most that data.keep takes, in each process.",
+        "Part of the host's free memory that data.keep takes at most, in each process.",
     ),
     Field(
         "data.pad",

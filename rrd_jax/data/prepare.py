@@ -38,10 +38,10 @@ _NO_VERIFY = flags.DEFINE_bool(
 _RESIZE = flags.DEFINE_integer(
     "resize",
     0,
-    "Above 0: larger images of imagenet2012 or image_folder are scaled to this shorter side.",
+    "Shorter side that larger images of imagenet2012 or image_folder are scaled to; 0: none is.",
     lower_bound=0,
 )
-_QUALITY = flags.DEFINE_integer("quality", 95, "Of JPEGs that --resize makes.", 1, 100)
+_QUALITY = flags.DEFINE_integer("quality", 95, "Quality of the JPEGs that --resize makes.", 1, 100)
 
 
 def main(argv: list[str]) -> None:
