@@ -128,6 +128,7 @@ def _readers() -> dict[str, Reader]:
         _OURS: (sys.executable, "ours.py", {}),
         f"{_OURS} cv2": (sys.executable, "ours.py", {"decoder": "cv2"}),
         f"{_OURS} kept": (sys.executable, "ours.py", {"keep": "on"}),
+        f"{_OURS} workers": (sys.executable, "ours.py", {"workers": True}),
     }
     if _TORCH.value:
         for variant, name in (("pil", "torchvision Pillow"), ("tensor", "torchvision tensors")):

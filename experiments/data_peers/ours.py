@@ -7,8 +7,10 @@ import pathlib
 import sys
 import time
 
+import cpu
 import cv2
 import grain
+from absl import flags
 
 from rrd_jax import data
 
@@ -21,6 +23,7 @@ def _decoder() -> dict[str, str]:
 
 
 def _main() -> None:
+    flags.FLAGS(sys.argv[:1])  # which Grain looks at before it starts workers
     task = json.loads(sys.argv[1])
     source = data.Source(
         "image_folder",
@@ -31,6 +34,7 @@ def _main() -> None:
         augment="random_resized",
         decoder=task.get("decoder", "auto"),
         keep=task.get("keep", "off"),
+        workers=task["cores"] if task.get("workers") else 0,
     )
     first, last = task["warm_up"], task["warm_up"] + task["batches"]
     wait, step = 0.0, task.get("step_seconds", 0.0)
@@ -41,7 +45,7 @@ def _main() -> None:
     batches = train.train_batches(task["batch_size"], 0, 0, last + 8)
     for i in range(last):
         if i == first:
-            wall, cpu, wait = time.perf_counter(), time.process_time(), 0.0
+            wall, used, wait = time.perf_counter(), cpu.seconds(), 0.0
         asked = time.perf_counter()
         batch = next(batches)
         wait += time.perf_counter() - asked
@@ -49,12 +53,13 @@ def _main() -> None:
             first_batch = wait
         if step:
             time.sleep(step)  # a device computes, the host does not
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    wall, used = time.perf_counter() - wall, cpu.seconds() - used
+    batches.close()
     assert batch["image"].shape[1:] == (task["size"], task["size"], 3)
     images = task["batches"] * task["batch_size"]
     result = {
         "wall": images / wall,
-        "cpu": images / cpu,
+        "cpu": images / used,
         "first_batch": first_batch,
         "wait": wait / wall,
         "versions": {"grain": grain.__version__, "OpenCV": cv2.__version__, **_decoder()},
