@@ -60,12 +60,11 @@ def smaller(content: bytes, resize: Resize) -> bytes:
 def examples(of: ordered.Examples, resize: Resize) -> ordered.Examples:
     """The same ones with smaller images."""
 
-    def read(i: int) -> dict[str, Any]:
-        example = of.read(i)
+    def change(example: dict[str, Any]) -> dict[str, Any]:
         return {**example, "image": smaller(example["image"], resize)}
 
     size = int(min(of.size, len(of.keys) * resize.short**2 * _PER_PIXEL))
-    return dataclasses.replace(of, size=size, read=read)
+    return dataclasses.replace(of, size=size, change=change)
 
 
 def note(folder: Any, resize: Resize) -> None:
