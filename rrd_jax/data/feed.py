@@ -124,7 +124,7 @@ class Streamed:
     area: float = 0.08
     views: Views = FRESH
     by_parts: bool = False
-    keep: keeping.Keep = keeping.Keep()  # noqa: RUF009
+    keep: keeping.Keep = keeping.NOTHING
     on_device: ClassVar[bool] = False
 
     def __len__(self) -> int:

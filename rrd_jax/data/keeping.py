@@ -34,6 +34,9 @@ class Keep(NamedTuple):
     share: float = 0.5
 
 
+NOTHING = Keep()
+
+
 class Kept:
     """Images and labels of a split, by number.
 
