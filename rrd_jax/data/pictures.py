@@ -29,9 +29,6 @@ _FORMATS = (
 )
 _DEFLATED = 1000  # pixels that a byte of PNG can stand for, of a plain image
 _HALVES = (b"\xff\xd8\xff", b"\x89PNG")  # beginnings of JPEG and PNG, which decode where cut off
-# Marks of JPEG: of images in one scan or several, by Huffman's code; and what cannot come before.
-_FRAMES = (0xC0, 0xC1, 0xC2)
-_NO_SEGMENTS = (*range(0x02), *range(0xD0, 0xDB), 0xFF, *range(0xC5, 0xC8), *range(0xC9, 0xCC))
 _HEIF = (b"heic", b"heix", b"heif", b"hevc", b"mif1", b"msf1")
 
 # Of doubtful metadata and large images, a line for each file; both are checked here.
@@ -44,14 +41,6 @@ class Header(NamedTuple):
     format: str
     width: int
     height: int
-
-
-class Jpeg(NamedTuple):
-    """What a JPEG of three colours says of itself: its size as stored, and how it is turned."""
-
-    height: int
-    width: int
-    orientation: int
 
 
 class Upright(bytes):
@@ -126,51 +115,21 @@ def check(content: bytes) -> Header:
     return header
 
 
-def jpeg(content: bytes) -> Jpeg | None:
-    """The header of a JPEG of three colours in 8 bits; None for anything else, or without its end.
-
-    Its orientation is 1 where it is to be decoded as stored.
-    """
-    if not (content.startswith(_HALVES[0]) and content.endswith(b"\xff\xd9")):
-        return None
-    found = _frame(content)
-    if found is None:
-        return None
-    height, width, has_exif = found
-    if not 0 < height * width <= MAX_PIXELS:
-        return None
-    if not (has_exif and isinstance(content, Upright)):
-        return Jpeg(height, width, 1)
-    try:
-        return Jpeg(height, width, _orientation(_open(content)))
-    except errors.InputError:
-        return None
-
-
-def _frame(content: bytes) -> tuple[int, int, bool] | None:
-    """Height, width, and whether there is EXIF, of a JPEG of three colours in 8 bits.
-
-    What it takes Pillow to open a file is a part of the time that it takes to decode a crop.
-    """
-    place, has_exif = 2, False
-    while place + 19 <= len(content):
-        mark, kind, length = struct.unpack_from(">BBH", content, place)
-        if mark != 0xFF or kind in _NO_SEGMENTS:
-            return None
-        if kind in _FRAMES:
-            bits, height, width, colours = struct.unpack_from(">BHHB", content, place + 4)
-            return (height, width, has_exif) if (bits, colours) == (8, 3) else None
-        has_exif |= kind == 0xE1
-        place += 2 + length
-    return None
-
-
 def size(content: bytes) -> tuple[int, int]:
     """(height, width) that a header claims; (0, 0) where it cannot be read."""
     try:
         return _open(content).size[::-1]
     except errors.InputError:
         return 0, 0
+
+
+def orientation(content: bytes) -> int:
+    """How a file is turned, 1 to 8.
+
+    Raises:
+      InputError: as `decode`.
+    """
+    return _orientation(_open(content))
 
 
 def check_size(content: bytes) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from rrd_jax import errors
-from rrd_jax.data import pictures
+from rrd_jax.data import jpeg, pictures
 
 _PACKAGE = "nvidia.nvimgcodec"
 # Parts of fewer rows or columns than a block of chroma may differ from those of the whole image at
@@ -36,7 +36,7 @@ class Jpeg:
       shape: (H, W, 3), as the image is seen.
     """
 
-    def __init__(self, content: bytes, header: pictures.Jpeg):
+    def __init__(self, content: bytes, header: jpeg.Header):
         self._content, self._header = content, header
         self._turned = header.orientation in (5, 6, 7, 8)
         size = (header.height, header.width)
@@ -72,7 +72,7 @@ def opened(image: Any, channels: int) -> Jpeg | None:
     """
     if channels != 3 or not isinstance(image, bytes):
         return None
-    header = pictures.jpeg(image)
+    header = jpeg.header(image)
     return None if header is None else Jpeg(image, header)
 
 
@@ -93,7 +93,7 @@ def check_usable() -> None:
     _module()
 
 
-def _decode(content: bytes, header: pictures.Jpeg, rows: slice, columns: slice) -> np.ndarray:
+def _decode(content: bytes, header: jpeg.Header, rows: slice, columns: slice) -> np.ndarray:
     codec, decoder, parameters = _decoder()
     try:
         stream = codec.CodeStream(content)

@@ -13,7 +13,7 @@ import cv2
 import tensorflow_datasets as tfds
 
 from rrd_jax import errors
-from rrd_jax.data import images, pictures
+from rrd_jax.data import images, jpeg, pictures
 from rrd_jax.data.builders import ordered
 
 _NOTE = "resized.json"  # beside TFDS's own notes
@@ -42,7 +42,7 @@ def smaller(content: bytes, resize: Resize) -> bytes:
     becomes a JPEG, or without loss a PNG, that any prepared set may have.
     """
     of_folder = isinstance(content, pictures.Upright)
-    header = pictures.jpeg(content)
+    header = jpeg.header(content)
     size = pictures.size(content)
     if min(size) <= resize.short and (not of_folder or (header and header.orientation == 1)):
         return bytes(content)
