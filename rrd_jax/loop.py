@@ -371,8 +371,9 @@ class _Loop:
         if waits and waits > _WAITS and not self.warned_of_input:
             self.warned_of_input = True
             console.warn(
-                f"[{self.training.label}] steps wait for images {waits:.0%} of the time: more"
-                " data.workers, images that are smaller on disk, or data.feed=resident help"
+                f"[{self.training.label}] steps wait for images {waits:.0%} of the time:"
+                " `pip install 'rrd_jax[nvimgcodec]'`, data.keep=on, images that are smaller on"
+                " disk (`prepare --resize`), data.feed=resident or more data.workers help"
             )
         start, self.seconds_to_start = self.seconds_to_start, None
         return report.speeds(
