@@ -127,6 +127,14 @@ def test_rrds_program_has_a_maximum_only_where_rows_may_be_long(options, has_max
     assert ("applies stablehlo.maximum" in program) == has_maximum
 
 
+def test_a_step_without_an_objective_lacks_it_alone():
+    mesh = tpu_steps.make_mesh("v5e:2x4", chips=1)
+    step = tpu_steps.train_step(tpu_steps.parse_job(_CONFIG), mesh, without="rrd")
+    program = step.lowered.as_text(debug_info=True)
+    assert "objective_kd" in program
+    assert "objective_rrd" not in program
+
+
 def test_a_collective_in_several_lines_is_counted_once():
     hlo = """
       %a = f32[64,128]{1,0} all-gather(%x), channel_id=1, replica_groups=[1,8]
