@@ -9,6 +9,10 @@
 # make tpu-aot:   compiles the train steps for TPUs, without one; memory, collectives, FLOPs
 # make docs:      the site, in site; `python -m http.server -d site` shows it, with its search
 # make lock:      exact versions for what setup.cfg asks for, in requirements.lock (needs uv)
+# make test-versions: a short suite with the oldest and newest of all libraries, on each of PYTHONS
+#                 that is here (needs uv)
+# make dist:      source distribution and wheel, in dist, as a package index takes them
+# make wheelhouse: wheels of the package, with its EXTRAS, and all it needs, for the Dockerfile
 
 VENV ?= .venv
 WORKDIR ?= runs/digits
@@ -16,17 +20,20 @@ UNLABELLED ?= runs/unlabelled
 REPORT ?= runs/report
 TORCH_PYTHON ?=
 BENCH ?=
+PYTHONS ?= 3.11,3.12,3.13
+EXTRAS ?=
 RUN = $(VENV)/bin/python -m
 PYTEST = JAX_PLATFORMS=cpu $(RUN) pytest -n 2 --dist loadgroup
 INSTALL = $(RUN) pip install --quiet --disable-pip-version-check
 
 # The newest Python that runs (a shim of pyenv may not) and can make an environment. The lock has
-# wheels for all four; the tests have run on 3.11 and 3.13.
+# wheels for all four; the tests have run on 3.11 and 3.13, a short suite on 3.12.
 PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3; do \
   $$python -c 'import ensurepip, venv, sys; sys.exit(sys.version_info < (3, 11))' \
     2>/dev/null && echo $$python && break; done)
 
-.PHONY: distill unlabelled report test test-long lint bench growth notebooks tpu-aot docs lock clean
+.PHONY: distill unlabelled report test test-long lint bench growth notebooks tpu-aot docs lock \
+  test-versions dist wheelhouse clean
 
 distill: $(VENV)/ready
 	$(RUN) rrd_jax.main --config=configs/digits.py --workdir=$(WORKDIR)
@@ -78,8 +85,22 @@ lock:
 	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml \
 	  -o requirements.lock
 
+test-versions:
+	$(PYTHON) -m tests.versions --pythons=$(PYTHONS)
+
+dist: $(VENV)/ready
+	$(INSTALL) build twine
+	rm -rf dist
+	$(RUN) build --no-isolation
+	$(RUN) twine check --strict dist/*
+
+wheelhouse: dist
+	rm -rf build/wheelhouse
+	$(RUN) pip wheel --disable-pip-version-check --constraint=requirements.lock \
+	  --wheel-dir=build/wheelhouse "$$(ls dist/*.whl)$(EXTRAS:%=[%])"
+
 clean:
-	rm -rf $(VENV) build site
+	rm -rf $(VENV) build dist site
 
 $(VENV)/ready: requirements.lock setup.cfg pyproject.toml
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \

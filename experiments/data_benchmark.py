@@ -1,17 +1,20 @@
-"""How fast training images are read, decoded and cropped, beside torchvision and tf.data.
+"""How fast training images are read, decoded and cropped, beside torchvision, tf.data and DALI.
 
-    python experiments/data_benchmark.py --torch_python=PYTHON --tf_python=PYTHON
+    python experiments/data_benchmark.py --torch_python=PYTHON --tf_python=PYTHON \
+      --dali_python=PYTHON --sizes=500x375,320x240,1600x1200
 
-Each peer has its own interpreter, with torch and torchvision or with tensorflow; one that is not
-given is left out. All read the same synthetic photographs, pinned to the same cores, in turns. The
-table goes to <workdir>/data.md, every figure to <workdir>/data.json.
+Each peer has its own interpreter, with torch and torchvision, with tensorflow, or with
+nvidia-dali; one that is not given is left out. All read the same synthetic photographs, pinned to
+the same cores, in turns. The table goes to <workdir>/data.md, every figure to <workdir>/data.json.
 """
 
 import collections
+import itertools
 import json
 import os
 import pathlib
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -26,14 +29,19 @@ from rrd_jax import cli, errors, report
 
 _TORCH = flags.DEFINE_string("torch_python", "", "An interpreter with torch and torchvision.")
 _TF = flags.DEFINE_string("tf_python", "", "An interpreter with tensorflow.")
+_DALI = flags.DEFINE_string("dali_python", "", "An interpreter with nvidia-dali.")
+_READERS = flags.DEFINE_list("readers", [], "Readers that are measured beside ours; all if empty.")
+_SIZES = flags.DEFINE_list("sizes", ["500x375"], "Widths and heights of the JPEGs.")
 _CORES = flags.DEFINE_list("cores", ["1", "2"], "Numbers of cores.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Rounds over all.", lower_bound=1)
-_IMAGES = flags.DEFINE_integer("images", 320, "Images of 500x375 in the set.", lower_bound=2)
+_IMAGES = flags.DEFINE_integer("images", 320, "Images of a size in the set.", lower_bound=2)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images a batch.", lower_bound=1)
 _BATCHES = flags.DEFINE_integer("batches", 12, "Batches that are timed.", lower_bound=1)
 _WARM_UP = flags.DEFINE_integer("warm_up", 4, "Batches before these.", lower_bound=1)
 _STEP_MS = flags.DEFINE_float(
-    "step_ms", 0.0, "A device step that waits are measured with; 0 for 1.25 of our time a batch."
+    "step_ms",
+    0.0,
+    "A device step that waits are measured with; 0 for 1.25 of our time a batch, below 0 for none.",
 )
 _WORKDIR = flags.DEFINE_string("workdir", "runs/data-benchmark", "Images and results.")
 
@@ -41,7 +49,8 @@ _SIZE = 224
 _PEERS = pathlib.Path(__file__).parent / "data_peers"
 _OURS = "rrd_jax"
 Reader = tuple[str, str, dict[str, Any]]  # interpreter, script, options of the task
-Results = dict[tuple[int, str], list[dict[str, Any]]]  # by number of cores and reader
+# By size, number of cores and reader.
+Results = dict[tuple[str, int, str], list[dict[str, Any]]]
 
 
 def photograph(rng: np.random.Generator, height: int = 375, width: int = 500) -> np.ndarray:
@@ -60,7 +69,7 @@ def photograph(rng: np.random.Generator, height: int = 375, width: int = 500) ->
     return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def write_images(folder: pathlib.Path, number: int) -> float:
+def write_images(folder: pathlib.Path, number: int, width: int = 500, height: int = 375) -> float:
     """Writes train/ of `number` photographs, and a test/ that goes unused; returns mean bytes."""
     rng, sizes = np.random.default_rng(0), []
     for i in range(number + 1):
@@ -68,7 +77,9 @@ def write_images(folder: pathlib.Path, number: int) -> float:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             quality = [cv2.IMWRITE_JPEG_QUALITY, 90]
-            path.write_bytes(cv2.imencode(".jpg", photograph(rng), quality)[1].tobytes())
+            path.write_bytes(
+                cv2.imencode(".jpg", photograph(rng, height, width), quality)[1].tobytes()
+            )
         sizes.append(path.stat().st_size)
     return statistics.fmean(sizes)
 
@@ -93,8 +104,8 @@ def measure(python: str, script: str, cores: int, task: dict[str, Any]) -> dict[
 def summary(results: Results) -> str:
     """Medians over the rounds; ratios are medians over rounds, each of neighbours in time."""
     rows = []
-    for (cores, name), runs in results.items():
-        ours, ratios = results[cores, _OURS], ["-", "-"]
+    for (size, cores, name), runs in results.items():
+        ours, ratios = results[size, cores, _OURS], ["-", "-"]
         if name != _OURS:
             ratios = [
                 f"{statistics.median(a[k] / b[k] for a, b in zip(ours, runs, strict=True)):.2f}"
@@ -103,8 +114,8 @@ def summary(results: Results) -> str:
         walls = [run["wall"] for run in runs]
         span = f"{min(walls):.0f} to {max(walls):.0f}"
         per_core = f"{_median(runs, 'cpu'):.0f}"
-        rows.append((cores, name, f"{_median(runs, 'wall'):.0f}", span, per_core, *ratios))
-    header = ("cores", "reader", "images/s", "lowest to highest", "images a CPU second")
+        rows.append((size, cores, name, f"{_median(runs, 'wall'):.0f}", span, per_core, *ratios))
+    header = ("size", "cores", "reader", "images/s", "lowest to highest", "images a CPU second")
     return report.table((*header, "ours / it", "the same by CPU time"), rows)
 
 
@@ -113,21 +124,58 @@ def _median(runs: list[dict[str, Any]], key: str) -> float:
 
 
 def _readers() -> dict[str, Reader]:
-    readers = {_OURS: (sys.executable, "ours.py", {})}
+    readers = {
+        _OURS: (sys.executable, "ours.py", {}),
+        f"{_OURS} cv2": (sys.executable, "ours.py", {"decoder": "cv2"}),
+        f"{_OURS} kept": (sys.executable, "ours.py", {"keep": "on"}),
+        f"{_OURS} workers": (sys.executable, "ours.py", {"workers": True}),
+    }
     if _TORCH.value:
-        for variant, name in (("pil", "torchvision, Pillow"), ("tensor", "torchvision, tensors")):
+        for variant, name in (("pil", "torchvision Pillow"), ("tensor", "torchvision tensors")):
             readers[name] = (_TORCH.value, "torchvision_peer.py", {"variant": variant})
     if _TF.value:
         readers["tf.data"] = (_TF.value, "tf_peer.py", {})
-    return readers
+    if _DALI.value:
+        readers["DALI"] = (_DALI.value, "dali_peer.py", {})
+    if unknown := [name for name in _READERS.value if name not in readers]:
+        raise errors.InputError(f"--readers has '{unknown[0]}'; known: {', '.join(readers)}")
+    wanted = {_OURS, *(_READERS.value or readers)}
+    return {name: reader for name, reader in readers.items() if name in wanted}
 
 
 def _job() -> None:
     workdir = pathlib.Path(_WORKDIR.value)
     available = len(os.sched_getaffinity(0))
     _check_flags(available)
-    folder = workdir / f"images{_IMAGES.value}"
-    image_bytes = write_images(folder / "jpeg", _IMAGES.value)
+    tasks, image_bytes, readers = {}, {}, _readers()
+    for size in _SIZES.value:
+        tasks[size], image_bytes[size] = _task(workdir / f"images{_IMAGES.value}_{size}", size)
+        # Prepares what each reads from, and warms the cache of files.
+        for python, script, options in readers.values():
+            measure(
+                python, script, available, {**tasks[size], "batches": 1, "warm_up": 1, **options}
+            )
+    load_before = os.getloadavg()[0]
+    results = _measure_all(readers, tasks)
+    load_after = os.getloadavg()[0]
+    first = _SIZES.value[0]
+    stepped = map(int, _CORES.value if _STEP_MS.value >= 0 else ())
+    waits = {c: _measure_waiting(c, tasks[first], results) for c in stepped}
+    lines = [summary(results), ""]
+    lines += [_describe_waiting(cores, results, wait) for cores, wait in waits.items()]
+    lines += ["", *_describe_machine(results, available, image_bytes, load_before, load_after)]
+    text = "\n".join(lines)
+    report.write_whole(workdir / "data.md", text + "\n")
+    plain = {
+        f"{size}, {name}, {cores} cores": runs for (size, cores, name), runs in results.items()
+    }
+    report.write_json(workdir / "data.json", {"readers": plain, "with a step": waits})
+    print(f"\n{text}\n\nkept in {workdir / 'data.md'} and {workdir / 'data.json'}")
+
+
+def _task(folder: pathlib.Path, size: str) -> tuple[dict[str, Any], float]:
+    """What the readers of a size are told, and the mean bytes of its files, which are written."""
+    image_bytes = write_images(folder / "jpeg", _IMAGES.value, *map(int, size.split("x")))
     needed = (_WARM_UP.value + _BATCHES.value + 4) * _BATCH_SIZE.value
     task = {
         "folder": str(folder),
@@ -137,52 +185,39 @@ def _job() -> None:
         "warm_up": _WARM_UP.value,
         "passes": -(-needed // _IMAGES.value),
     }
-    readers = _readers()
-    # Prepares what each reads from, and warms the cache of files.
-    for python, script, options in readers.values():
-        measure(python, script, available, {**task, "batches": 1, "warm_up": 1, **options})
-    load_before = os.getloadavg()[0]
-    results = _measure_all(readers, task)
-    load_after = os.getloadavg()[0]
-    waits = {cores: _measure_waiting(cores, task, results) for cores in map(int, _CORES.value)}
-    lines = [summary(results), ""]
-    lines += [_describe_waiting(cores, results, wait) for cores, wait in waits.items()]
-    lines += ["", *_describe_machine(results, available, image_bytes, load_before, load_after)]
-    text = "\n".join(lines)
-    report.write_whole(workdir / "data.md", text + "\n")
-    plain = {f"{name}, {cores} cores": runs for (cores, name), runs in results.items()}
-    report.write_json(workdir / "data.json", {"readers": plain, "with a step": waits})
-    print(f"\n{text}\n\nkept in {workdir / 'data.md'} and {workdir / 'data.json'}")
+    return task, image_bytes
 
 
 def _check_flags(available: int) -> None:
     if bad := [c for c in _CORES.value if not c.isdecimal() or not 1 <= int(c) <= available]:
         raise errors.InputError(f"--cores has '{bad[0]}', but this process has 1 to {available}")
+    if bad := [size for size in _SIZES.value if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", size)]:
+        raise errors.InputError(f"--sizes has '{bad[0]}', but wants sizes such as 500x375")
     if _IMAGES.value < _BATCH_SIZE.value:
         raise errors.InputError(f"--images={_IMAGES.value} do not fill --batch_size")
-    for flag in (_TORCH, _TF):
+    for flag in (_TORCH, _TF, _DALI):
         if flag.value and not shutil.which(flag.value):
             raise errors.InputError(f"--{flag.name}={flag.value} is no program")
 
 
-def _measure_all(readers: dict[str, Reader], task: dict[str, Any]) -> Results:
+def _measure_all(readers: dict[str, Reader], tasks: dict[str, dict[str, Any]]) -> Results:
     results = collections.defaultdict(list)
-    for cores in map(int, _CORES.value):
-        for i in range(_REPEATS.value):
-            for name, (python, script, options) in readers.items():
-                run = measure(python, script, cores, {**task, **options})
-                results[cores, name].append(run)
-                print(
-                    f"[{cores} cores, round {i + 1}] {name}: {run['wall']:.0f} images/s,"
-                    f" {run['cpu']:.0f} a CPU second, load {os.getloadavg()[0]:.1f}",
-                    flush=True,
-                )
+    rounds = itertools.product(tasks, map(int, _CORES.value), range(_REPEATS.value), readers)
+    for size, cores, i, name in rounds:
+        python, script, options = readers[name]
+        run = measure(python, script, cores, {**tasks[size], **options})
+        results[size, cores, name].append(run)
+        print(
+            f"[{size}, {cores} cores, round {i + 1}] {name}: {run['wall']:.0f} images/s,"
+            f" {run['cpu']:.0f} a CPU second, load {os.getloadavg()[0]:.1f}",
+            flush=True,
+        )
     return results
 
 
 def _measure_waiting(cores: int, task: dict[str, Any], results: Results) -> dict[str, Any]:
     """Our reader beside a step of the device, during which the host has nothing else to do."""
-    images_per_second = _median(results[cores, _OURS], "wall")
+    images_per_second = _median(results[_SIZES.value[0], cores, _OURS], "wall")
     step = _STEP_MS.value / 1000 or 1.25 * _BATCH_SIZE.value / images_per_second
     stepped = {**task, "step_seconds": step}
     runs = [measure(sys.executable, "ours.py", cores, stepped) for _ in range(_REPEATS.value)]
@@ -191,30 +226,41 @@ def _measure_waiting(cores: int, task: dict[str, Any], results: Results) -> dict
 
 def _describe_waiting(cores: int, results: Results, wait: dict[str, Any]) -> str:
     return (
-        f"rrd_jax, {cores} cores: first batch after"
-        f" {_median(results[cores, _OURS], 'first_batch'):.2f} s; with a step of"
+        f"rrd_jax, {_SIZES.value[0]}, {cores} cores: first batch after"
+        f" {_median(results[_SIZES.value[0], cores, _OURS], 'first_batch'):.2f} s; with a step of"
         f" {wait['step_seconds'] * 1000:.0f} ms, {100 * _median(wait['runs'], 'wait'):.1f} % of the"
         " time is waiting for data."
     )
 
 
 def _describe_machine(
-    results: Results, available: int, image_bytes: float, load_before: float, load_after: float
+    results: Results,
+    available: int,
+    image_bytes: dict[str, float],
+    load_before: float,
+    load_after: float,
 ) -> list[str]:
     versions = dict(pair for runs in results.values() for pair in runs[0]["versions"].items())
     lines = [
         f"{available} cores, {platform.machine()}, {_cpu_name()}; Python"
         f" {platform.python_version()}, {', '.join(f'{k} {v}' for k, v in versions.items())}.",
-        f"{_IMAGES.value} JPEGs of 500x375, {image_bytes / 1000:.0f} kB on average; batches of"
+        f"{_IMAGES.value} JPEGs of {_described(image_bytes)} on average; batches of"
         f" {_BATCH_SIZE.value}, {_BATCHES.value} timed after {_WARM_UP.value}, {_REPEATS.value}"
         f" rounds, medians. Load {load_before:.1f} before, {load_after:.1f} after, ours included.",
     ]
     left_out = [
-        name for name, given in (("torchvision", _TORCH.value), ("tf.data", _TF.value)) if not given
+        name
+        for name, flag in (("torchvision", _TORCH), ("tf.data", _TF), ("DALI", _DALI))
+        if not flag.value
     ]
     if left_out:
         lines.append(f"Left out, no interpreter given: {', '.join(left_out)}.")
     return lines
+
+
+def _described(image_bytes: dict[str, float]) -> str:
+    """Such as "500x375 (91 kB), 320x240 (40 kB)"."""
+    return ", ".join(f"{size} ({count / 1000:.0f} kB)" for size, count in image_bytes.items())
 
 
 def _cpu_name() -> str:

@@ -54,7 +54,11 @@ def _parts(x: jax.Array) -> list[jax.Array]:
 
 
 def compare(
-    given: tuple[np.ndarray, ...], temperatures: tuple[float, float], product: Any
+    given: tuple[np.ndarray, ...],
+    temperatures: tuple[float, float],
+    product: Any,
+    *,
+    has_maximum: bool = False,
 ) -> list[float]:
     """The largest ERRORS against float64.
 
@@ -63,13 +67,15 @@ def compare(
         embeddings [B, D] and the memory [K, D], float32.
       temperatures: the student's and the teacher's.
       product: as `direct.product`; the same object for what is to be compiled once.
+      has_maximum: whether exponentials have one in front, as for rows of any length.
 
     Returns:
       Of similarities and losses the largest error, of gradients for the student's embeddings and
       for the kernel the length of the error, each of a float64 gradient's length, and the largest
       error beside the largest entry. The kernel's passes are a TPU's HIGHEST, as in a run.
     """
-    *found, similarities = _values(product)(*given, *temperatures)
+    reach = None if has_maximum else 1 / temperatures[0]
+    *found, similarities = _values(product, reach)(*given, *temperatures)
     wanted = _in_float64(*(array.astype(np.float64) for array in given), *temperatures)
     loss, gradient, kernel = (np.asarray(x, np.float64) for x in found)
     scale = np.repeat(temperatures, len(loss)).reshape(2, -1, 1)
@@ -83,7 +89,7 @@ def compare(
 
 
 @functools.cache
-def _values(product):
+def _values(product, reach):
     """Compiled: losses [B], gradients for embeddings and kernel, and similarities [2, B, K]."""
 
     @jax.jit
@@ -94,7 +100,7 @@ def _values(product):
         queries = embedding / tau_s, teacher / tau_t
         three, exact = jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST
         losses, direction = direct.losses(
-            *queries, None, memory, gradient=True, shares=three, product=product
+            *queries, None, memory, gradient=True, shares=three, reach=reach, product=product
         )
         gradient = direction / tau_s
         similarities = product("qbd,kd->qbk", jnp.stack(queries), memory, exact)

@@ -30,10 +30,13 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/relation-precision", "Results.")
 _FEATURES = 256  # in front of the student's projection
 _TEMPERATURES = ((1.0, 1.0), (0.1, 0.1), (0.04, 0.1), (0.1, 0.02), (0.02, 0.02))
 # Passes of similarities, and of what follows from weights.
-_FORMS = {
+_PRODUCTS = {
     f"{similarities}, {weights}": functools.partial(passes.product, similarities, weights)
     for similarities, weights in ((6, 6), (6, 3), (3, 3))
 }
+# With rows known to have length 1, as RRD's are; and as rows of any length are compared.
+_FORMS = {name: (product, False) for name, product in _PRODUCTS.items()}
+_FORMS["6, 3, maximum"] = _PRODUCTS["6, 3"], True
 
 
 def arrays(rows: int, kind: str) -> tuple[np.ndarray, ...]:
@@ -65,7 +68,8 @@ def _rows() -> list[list[str]]:
     for rows, kind in itertools.product(map(int, _ROWS.value), ("random", "classes")):
         given = arrays(rows, kind)
         for temperatures, name in itertools.product(_TEMPERATURES, _FORMS):
-            errors = passes.compare(given, temperatures, _FORMS[name])
+            product, has_maximum = _FORMS[name]
+            errors = passes.compare(given, temperatures, product, has_maximum=has_maximum)
             row = [f"{rows:,}", kind, "{:g}, {:g}".format(*temperatures), name]
             table.append(row + [f"{error:.1e}" for error in errors])
             print(" | ".join(table[-1]), flush=True)

@@ -81,17 +81,31 @@ def _steps() -> Iterator[Step]:
         yield tpu_steps.memory_step(mesh, _MEMORY.value)
 
 
-def _shares(folder: pathlib.Path) -> dict[str, int]:
-    """Cycles guessed of a step of cross-entropy alone, "ce", and of each objective, on one chip."""
+def _shares(folder: pathlib.Path) -> dict[str, dict[str, int]]:
+    """Cycles guessed of a step of cross-entropy alone, "ce", and of each objective, on one chip.
+
+    Of an objective "alone" is its own program. "added" is what the whole step takes less the step
+    without it, where another objective keeps the teacher running in both.
+    """
     if not _SHARES.value:
         return {}
     mesh = tpu_steps.make_mesh(_TOPOLOGIES.value[0], chips=1)
     plan = tpu_steps.parse_job(_SHARES.value)
-    alone = tpu_steps.train_step(plan, mesh, alone=True)._replace(name="ce")
-    return {
-        step.name: measure(step._replace(name=f"alone-{step.name}"), folder)["cycles"]
-        for step in (alone, *tpu_steps.objective_steps(plan, mesh))
+
+    def cycles(name, step):
+        return measure(step._replace(name=name), folder)["cycles"]
+
+    ce = cycles("alone-ce", tpu_steps.train_step(plan, mesh, alone=True))
+    shares = {
+        step.name: {"alone": cycles(f"alone-{step.name}", step)}
+        for step in tpu_steps.objective_steps(plan, mesh)
     }
+    if len(shares) > 1:
+        whole = cycles("whole", tpu_steps.train_step(plan, mesh))
+        for name, figures in shares.items():
+            rest = tpu_steps.train_step(plan, mesh, without=name)
+            figures["added"] = whole - cycles(f"without-{name}", rest)
+    return {"ce": {"alone": ce, "added": ce}} | shares
 
 
 def _job() -> None:

@@ -1,5 +1,6 @@
 """Train steps, traced for TPUs that need not exist."""
 
+import dataclasses
 import importlib.util
 import math
 import os
@@ -71,19 +72,23 @@ def parse_job(named: str) -> Job:
     return plan
 
 
-def train_step(plan: Job, mesh: jax.sharding.Mesh, *, alone: bool = False) -> Step:
+def train_step(
+    plan: Job, mesh: jax.sharding.Mesh, *, alone: bool = False, without: str | None = None
+) -> Step:
     """The step that a job's student run compiles, with what the run hands to it.
 
     Args:
       plan: a job with one teacher, parsed for a TPU.
       mesh: of a topology's chips.
       alone: whether it is that of the student with cross-entropy alone.
+      without: the name of an objective that is left out.
 
     Raises:
       InputError: the size of the data set is not known here, or the batch does not fit the mesh.
     """
     part = plan.beside["alone"] if alone else plan.student
-    training, source = part.training, part.source
+    kept = tuple(choice for choice in part.training.objectives if choice.name != without)
+    training, source = dataclasses.replace(part.training, objectives=kept), part.source
     examples, num_classes = errors.lookup("data set", source.name, _SETS)
     size, image_shape = training.batch_size, (source.image_size, source.image_size, 3)
     parallel.check_batch(mesh, size, training.accumulate)

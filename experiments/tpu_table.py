@@ -74,13 +74,25 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
     return report.table(header, rows)
 
 
-def shares(cycles: dict[str, int]) -> str:
-    """A row for each objective beside a step of cross-entropy, "ce", of guessed cycles."""
-    rows = [
-        (name, f"{count / 1e3:.1f}", f"{count / cycles['ce']:.1%}")
-        for name, count in cycles.items()
-    ]
-    return report.table(("objective alone", "kcycles guessed", "of a step of ce"), rows)
+def shares(cycles: dict[str, dict[str, int]]) -> str:
+    """A row for each objective beside a step of cross-entropy, "ce", of guessed cycles.
+
+    Args:
+      cycles: by objective, "alone" and, where it is known, what it has "added" to a step.
+    """
+    header = ["objective"]
+    for place in ("alone", "added to the step"):
+        header += [f"{place}, kcycles guessed", "of a step of ce"]
+    rows = []
+    for name, figures in cycles.items():
+        counts = (figures["alone"], figures.get("added"))
+        cells = [_beside(count, cycles["ce"]["alone"]) for count in counts]
+        rows.append([name, *cells[0], *cells[1]])
+    return report.table(header, rows)
+
+
+def _beside(count: int | None, whole: int) -> tuple[str, str]:
+    return ("-", "-") if count is None else (f"{count / 1e3:.1f}", f"{count / whole:.1%}")
 
 
 def _described(kind: str, returned: list[list[str]]) -> str:

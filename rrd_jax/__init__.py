@@ -64,7 +64,11 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'rrd_jax' has no attribute '{name}'")
     if name == "__version__":
-        value = importlib.import_module("importlib.metadata").version("rrd_jax")
+        metadata = importlib.import_module("importlib.metadata")
+        try:
+            value = metadata.version("rrd_jax")
+        except metadata.PackageNotFoundError:  # its folder is on the path, but not installed
+            value = "unknown"
     elif name in _FUNCTIONS:
         value = getattr(importlib.import_module(_FUNCTIONS[name]), name)
     else:

@@ -23,6 +23,9 @@ _OPTIONS = {
 # LLVM's third level unrolls loops over few channels before it could make vectors of them.
 _LEVEL = {"xla_backend_optimization_level": 2}
 _LOCK = threading.RLock()
+# A program with oneDNN is compiled at each start, in 3 to 30 s; an ordinary one lies in the cache
+# on disk, and makes so many multiply-adds in about a minute.
+_ORDINARY = 2e12
 
 
 @functools.cache
@@ -87,6 +90,11 @@ def compiled(function: Callable, *arguments: Any) -> Any:
     if isinstance(function, Unwritten):
         return function.as_called(*arguments)
     return function.lower(*arguments).compile()
+
+
+def ordinary_calls(multiply_adds: int) -> int:
+    """How many calls of so many multiply-adds a CPU had better make without oneDNN."""
+    return math.ceil(_ORDINARY / max(multiply_adds, 1))
 
 
 class Unwritten:

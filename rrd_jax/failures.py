@@ -69,7 +69,7 @@ def _translate(error: Exception) -> Exception | None:
     if any(said in text for said in _FULL):
         return errors.InputError(
             f"the devices' memory is not enough ({text}): a smaller train.batch_size or"
-            " train.eval_batch_size, a larger train.accumulate, train.remat=convolutions,"
+            " train.eval_batch_size, a larger train.accumulate, train.remat=all,"
             " teacher.cache=off, data.feed=streamed or a smaller queue of the objective needs less"
         )
     if "CpuCallback" in text:

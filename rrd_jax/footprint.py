@@ -3,35 +3,39 @@
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
-from rrd_jax import errors
+from rrd_jax import errors, hlo, scratch
 
-_ARRAY = re.compile(r"^\s*(?:ROOT )?%?[\w.-]+ = (\w+)\[([\d,]+)\]\S* ([\w-]+)\(")
-_SCOPE = re.compile(r'op_name="([^"]*)"')
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4}
 _NAMES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32", "s32": "int32", "u8": "uint8"}
+ON_THE_WAY = "what it makes on the way"
+_WORTH = 0.05  # of the whole, from which a field that lessens it is named
 # What takes no memory of its own.
-_NO_ARRAY = ("parameter", "get-tuple-element", "bitcast", "tuple", "constant")
+_NO_ARRAY = (
+    *("parameter", "get-tuple-element", "bitcast", "tuple", "constant"),
+    *("while", "conditional", "call"),
+)
 
 
 class Footprint(NamedTuple):
-    """Bytes of a compiled program on each device, as XLA plans them.
+    """Bytes of a compiled program on each device, as XLA plans them, and of a CPU's libraries.
 
     Attributes:
       arguments: what it is given.
       results: what it returns and does not write over what it is given.
       temporaries: what it keeps on the way.
       program: its code, on devices that hold it.
+      libraries: what those that a CPU computes with take for themselves, about.
     """
 
     arguments: int
     results: int
     temporaries: int
     program: int
+    libraries: int = 0
 
     @property
     def peak(self) -> int:
@@ -39,13 +43,16 @@ class Footprint(NamedTuple):
         return sum(self)
 
 
-def described(compiled: Any, given: Mapping[str, Any], there: int) -> str:
+def described(
+    compiled: Any, given: Mapping[str, Any], there: int, fields: Mapping[str, Iterable[str]]
+) -> str:
     """What memory a compiled step takes on each device, in a line.
 
     Args:
       compiled: as `jax.jit` compiled it.
       given: what it is given, by what is said of it.
       there: bytes of a device.
+      fields: those that lessen what is given, by the same names, and `ON_THE_WAY`.
 
     Raises:
       InputError: it is more than there is.
@@ -54,19 +61,19 @@ def described(compiled: Any, given: Mapping[str, Any], there: int) -> str:
     if needed is None:
         return "what memory a step takes is not known: the backend does not say"
     known = {name: arrays(tree, name) for name, tree in given.items()}
-    parts = [(sum(array.bytes for array in found), name) for name, found in known.items()]
-    parts.append((needed.temporaries, "what it makes on the way"))
-    listed = ", ".join(f"{shown(size)} {name}" for size, name in parts if size)
+    sizes = {name: sum(array.bytes for array in found) for name, found in known.items()}
+    sizes[ON_THE_WAY] = needed.temporaries + needed.libraries
+    listed = ", ".join(f"{shown(size)} {name}" for name, size in sizes.items() if size)
     whole = f"a step takes {shown(needed.peak)} of each device's {shown(there)}: {listed}"
     if needed.peak <= there:
         return whole
     largest = sorted([*itertools.chain(*known.values()), *temporaries(compiled)], reverse=True)[:3]
     named = "; ".join(f"{array.what}, {shown(array.bytes)}" for array in largest)
-    raise errors.InputError(
-        f"{whole}. The largest arrays: {named}. Less is needed with a smaller train.batch_size, a"
-        " larger train.accumulate, train.remat=convolutions, data.feed=streamed, teacher.cache=off"
-        " or a smaller queue of the objective"
-    )
+    by_size = sorted(sizes, key=sizes.__getitem__, reverse=True)
+    worth = [name for name in by_size if sizes[name] >= _WORTH * needed.peak]
+    helping = list(dict.fromkeys(field for name in worth for field in fields.get(name, ())))
+    ways = f". Less is needed with {', '.join(helping)}" if helping else ""
+    raise errors.InputError(f"{whole}. The largest arrays: {named}{ways}")
 
 
 def of(compiled: Any) -> Footprint | None:
@@ -74,12 +81,20 @@ def of(compiled: Any) -> Footprint | None:
     stats = compiled.memory_analysis()
     if stats is None:
         return None
+    libraries = scratch.largest(compiled.as_text()) if _is_for_cpu(compiled) else None
     return Footprint(
         stats.argument_size_in_bytes,
         stats.output_size_in_bytes - stats.alias_size_in_bytes,
         stats.temp_size_in_bytes,
         stats.generated_code_size_in_bytes,
+        libraries.bytes if libraries else 0,
     )
+
+
+def _is_for_cpu(compiled: Any) -> bool:
+    """Whether a program is compiled for a CPU: elsewhere libraries are given memory by XLA."""
+    shardings = jax.tree.leaves((compiled.input_shardings, compiled.output_shardings))
+    return any(device.platform == "cpu" for device in shardings[0].device_set)
 
 
 class Array(NamedTuple):
@@ -112,18 +127,20 @@ def temporaries(compiled: Any) -> list[Array]:
 
     They need not all be there at once.
     """
-    found, is_inside = set(), False
-    for line in compiled.as_text().splitlines():
-        if line.endswith("{") and not line.startswith(" "):
-            # What is inside of a fusion is never written.
-            is_inside = "fused" in line.split("(")[0] or "wrapped" in line.split("(")[0]
-        match = None if is_inside else _ARRAY.match(line)
-        if not match or match[3] in _NO_ARRAY:
-            continue
-        dtype, shape = match[1], tuple(map(int, match[2].split(",")))
-        scope = _SCOPE.search(line)
-        size = math.prod(shape) * _BYTES.get(dtype, 4)
-        found.add(Array(size, f"{_shown(_NAMES.get(dtype, dtype), shape)}{_where(scope)}"))
+    text = compiled.as_text()
+    program = hlo.parse(text)
+    inside = {
+        name for i in program.instructions.values() if i.opcode == "fusion" for name in i.called
+    }  # what is inside of a fusion is never written
+    written = (lines for name, lines in program.computations.items() if name not in inside)
+    found = {
+        Array(result.size * result.item, _named(result, instruction))
+        for instruction in itertools.chain(*written)
+        if instruction.opcode not in _NO_ARRAY
+        for result in instruction.results
+    }
+    if _is_for_cpu(compiled) and (most := scratch.largest(text)):
+        found.add(Array(most.bytes, f"patches of a convolution{_where(most.instruction.op_name)}"))
     return sorted(found, reverse=True)
 
 
@@ -132,10 +149,14 @@ def shown(size: float) -> str:
     return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
 
 
-def _where(scope: re.Match[str] | None) -> str:
-    """The parts of a program's name that say whose an array is."""
-    parts = scope[1].split("/") if scope else []
-    kept = [re.sub(r"^.*\(([\w.]*)\)+$", r"\1", part) for part in parts[1:-1]]
+def _named(result: hlo.Array, instruction: hlo.Instruction) -> str:
+    dtype = _NAMES.get(result.dtype, result.dtype)
+    return f"{_shown(dtype, result.shape)}{_where(instruction.op_name)}"
+
+
+def _where(op_name: str) -> str:
+    """The parts of an instruction's name that say whose an array is."""
+    kept = [re.sub(r"^.*\(([\w.]*)\)+$", r"\1", part) for part in op_name.split("/")[1:-1]]
     kept = [part for part in kept if part and part not in ("while", "body", "closed_call")]
     return f" in {'/'.join(dict.fromkeys(kept))}" if kept else ""
 

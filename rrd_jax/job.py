@@ -24,6 +24,7 @@ from rrd_jax import (
     pretrained,
     recipe,
     report,
+    starting,
     tables,
     workdir,
 )
@@ -71,15 +72,18 @@ def run(
             f" @{which} out, or use --mode=eval"
         )
     setting = with_few(job, with_classes(job, folder, prepare(job.student, dataset)))
+    starting.phase("data")
     preflight.check(job, setting.dataset, teacher_paths(job, folder))
     _warn_of_half(job)
     job = _with_weights(job, folder, setting.dataset)
     with claim(folder, job, job.student):  # before hours go into a teacher
         describe(setting.dataset, folder)
+        starting.phase("checks")
         results, teacher = [], None
         if job.teachers:
             results, teacher = get_teacher(job, folder, setting)
             preflight.check_teacher(job, setting.dataset, teacher.network)
+            starting.phase("teacher")
         beside = {}
         for name, part in job.beside.items():
             with claim(folder / name, job, part):

@@ -19,13 +19,14 @@ from rrd_jax import (
     errors,
     footprint,
     held_out,
-    networks,
     parallel,
     predictions,
     proving,
     report,
     sanity,
+    savings,
     stage,
+    starting,
     tracing,
 )
 from rrd_jax.batch import Batch
@@ -75,6 +76,7 @@ def fit(
             teacher.examine()
         if not run.resume():
             _begin(run)
+        starting.phase("state")
         _Loop(run, stop).train(tracing.Trace(folder.absolute() / "profile", profile))
         return Result(**run.progress.result)
 
@@ -193,7 +195,9 @@ class _Loop:
 
     def __init__(self, run: Run, stop: parallel.StopRequests):
         self.run, self.stop, self.asked = run, stop, 0
-        self.weighed = self.warned_of_input = False
+        self.warned_of_input = False
+        self.is_late: bool | None = None  # of the program that is compiled; None for none yet
+        self.seconds_to_start: float | None = None  # of the command, until a row has it
         self.training, self.steps_per_epoch = run.recipe.training, run.steps_per_epoch
         self.total = self.training.epochs * run.steps_per_epoch
         self.predict = None
@@ -288,13 +292,23 @@ class _Loop:
     def _advance(self, count: int, teacher: Any, batch: Batch | Split) -> Any:
         """Makes `count` steps; returns what they log."""
         run = self.run
-        train = run.program.train_steps if count > 1 else run.program.train_step
-        if not self.weighed:
+        train = run.program.train(run.step, count)
+        if self.is_late is not run.program.is_late(run.step):
             self._weigh(train, teacher, batch)
         with tracing.step(run.step):
             run.state, logged = train(run.state, teacher, batch)
         run.step += count
+        if starting.counts():
+            self._say_start(logged)
         return logged
+
+    def _say_start(self, logged: Any) -> None:
+        """Says how long it took from the command to the end of its first step."""
+        jax.block_until_ready(logged)
+        starting.phase("step")
+        spent = starting.end()
+        self.seconds_to_start = sum(spent.values())
+        console.say(f"[{self.training.label}] {starting.described(spent)}")
 
     def _weigh(self, train: Callable, teacher: Any, batch: Batch | Split) -> None:
         """Says what memory a step takes.
@@ -302,11 +316,24 @@ class _Loop:
         Raises:
           InputError: it is more than a device has.
         """
-        self.weighed = True
-        given = {"the state": self.run.state, "the teacher": teacher, "the images": batch}
+        run, label = self.run, self.training.label
+        changes, self.is_late = self.is_late is not None, run.program.is_late(run.step)
+        if changes:
+            console.progress(label, ["steps are compiled once more, with oneDNN"])
+        given = {"the state": run.program.abstract, "the teacher": teacher, "the images": batch}
         compiled = compiling.compiled(train, *given.values())
-        there = parallel.device_bytes(self.run.mesh)
-        console.say(f"[{self.training.label}] {footprint.described(compiled, given, there)}")
+        there, recipe, devices = parallel.device_bytes(run.mesh), run.recipe, run.mesh.size
+        fields = {
+            "the state": savings.of_state(recipe, devices),
+            "the teacher": ["teacher.cache=off"] if run.cache_place == "device" else [],
+            "the images": ["data.feed=streamed"] if run.dataset.train.on_device else [],
+            footprint.ON_THE_WAY: savings.on_the_way(recipe, devices),
+        }
+        found = footprint.described(compiled, given, there, fields)
+        console.say(f"[{label}] {found}")
+        starting.phase("compiling")
+        if changes:
+            self.clock.mark(run.step)
 
     def _after_call(self, count: int, pending: list[tuple[int, Any]], *, first: bool) -> None:
         """Looks at the losses, tests, saves and stops where it is time to."""
@@ -337,20 +364,21 @@ class _Loop:
         self.run.add({n: np.concatenate([np.ravel(c[n]) for c in calls]) for n in names}, first)
 
     def _speeds(self) -> dict[str, float]:
-        run, shape = self.run, self.run.dataset.image_shape
-        macs = 3 * networks.summarize(run.recipe.student, shape).macs  # backward is twice forward
-        if run.teacher_network and not run.teacher_is_cached:
-            macs += networks.summarize(run.teacher_network, shape).macs
+        run = self.run
         peak = run.mesh.size * parallel.peak_flops(run.mesh.devices.flat[0].device_kind)
         rate = self.clock.rate(run.step)
         waits = None if run.dataset.train.on_device else self.clock.waits()
         if waits and waits > _WAITS and not self.warned_of_input:
             self.warned_of_input = True
             console.warn(
-                f"[{self.training.label}] steps wait for images {waits:.0%} of the time: more"
-                " data.workers, images that are smaller on disk, or data.feed=resident help"
+                f"[{self.training.label}] steps wait for images {waits:.0%} of the time:"
+                " `pip install 'rrd_jax[nvimgcodec]'`, data.keep=on, images that are smaller on"
+                " disk (`prepare --resize`), data.feed=resident or more data.workers help"
             )
-        return report.speeds(rate, self.training.batch_size, 2 * macs, peak, waits)
+        start, self.seconds_to_start = self.seconds_to_start, None
+        return report.speeds(
+            rate, self.training.batch_size, 2 * run.multiply_adds, peak, waits, start
+        )
 
     def _progress(self) -> None:
         step = self.run.step

@@ -53,6 +53,9 @@ _PRINT_CONFIG = flags.DEFINE_bool(
     False,
     "Prints every field of --config with its value, default and meaning, and ends.",
 )
+_VERSION = flags.DEFINE_bool(
+    "version", False, "Prints versions and devices, as a report of an error should, and ends."
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "HOST:PORT of process 0, which all processes of a run can reach."
 )
@@ -65,8 +68,9 @@ _PROCESS_ID = flags.DEFINE_integer(
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """For programs with a config."""
-    return cli.parse_flags(argv, CONFIG, _explain)
+    """For a program with a config; --version does without one."""
+    asked = {"--version", "-version"} & set(argv[1:])
+    return cli.parse_flags(argv, None if asked else CONFIG, _explain)
 
 
 def _explain(argv: list[str]) -> str:
@@ -78,9 +82,20 @@ def _explain(argv: list[str]) -> str:
 def main(argv: list[str]) -> None:
     """Runs the job."""
     del argv
+    if _VERSION.value:
+        return cli.guard(_print_version, stopped="stopped")
     if WORKDIR.value == "":
         cli.stop(1, "--workdir is empty; leave the flag out for runs/<config.name>")
     cli.guard(_print_config if _PRINT_CONFIG.value else _job, folder=_folder)
+
+
+def _print_version() -> None:
+    from rrd_jax import parallel, provenance
+
+    cli.quiet_libtpu()
+    print(provenance.versions(), flush=True)
+    parallel.check_platform()  # raises where there is no device to name
+    print(f"devices: {provenance.devices()}")
 
 
 def _folder() -> pathlib.Path:
@@ -95,10 +110,12 @@ def _print_config() -> None:
 
 def _job() -> None:
     # Here, for flags are read and --help is printed without waiting for JAX.
-    from rrd_jax import evaluation, job, parallel
+    from rrd_jax import evaluation, job, parallel, starting
     from rrd_jax.config import parse
     from rrd_jax.gains import brief
 
+    starting.begin()
+    starting.phase("imports")
     cache = CONFIG.value.get("compilation_cache", "")
     parallel.enable_compilation_cache(cache if isinstance(cache, str) else "")  # checked later
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
@@ -112,6 +129,7 @@ def _job() -> None:
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         plan = parse(config, asked=config_flags.get_override_values(flags.FLAGS["config"]))
+        starting.phase("checks")
         if _MODE.value == "eval":
             evaluation.run(plan, folder)
         else:

@@ -1,6 +1,7 @@
 """What a network predicts for every example of a split, and figures of that."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -87,10 +88,26 @@ def compile_predict(
     *,
     fast_cpu: bool = True,
 ) -> Callable:
-    """`make_predict`, compiled; every process gets the whole batch's figures."""
+    """`make_predict`, compiled; every process gets the whole batch's figures.
+
+    Runs with the same network share the function, which is compiled once.
+    """
+    given = (network, normalize, mesh, fast_cpu)
+    terms = dict(objectives or {})
+    try:
+        hash(given)
+    except TypeError:  # a user's network may be anything
+        return _compile_predict(*given, terms)
+    return _compile_predict(*given, terms) if classifier(terms) else _shared_predict(*given)
+
+
+def _compile_predict(network, normalize, mesh, fast_cpu, objectives=None):
     predict = make_predict(network, normalize, objectives)
     replicated = parallel.replicated(mesh)
     return compiling.for_mesh(predict, mesh, fast_cpu=fast_cpu, out_shardings=replicated)
+
+
+_shared_predict = functools.lru_cache(8)(_compile_predict)
 
 
 class StoppedError(Exception):

@@ -25,6 +25,8 @@ class Program(NamedTuple):
       train_steps: `length` steps in one call, as `step.repeated`; None where `length` is 1.
       length: steps that one call should make.
       abstract: the state as shapes, with shardings.
+      late: (train_step, train_steps) with oneDNN, for steps from `late_from` on; None for none.
+      late_from: that step.
     """
 
     create: Callable[..., state.TrainState]
@@ -32,6 +34,21 @@ class Program(NamedTuple):
     train_steps: Callable | None
     length: int
     abstract: state.TrainState
+    late: tuple[Callable, Callable | None] | None = None
+    late_from: int = 0
+
+    def train(self, step: int, count: int) -> Callable:
+        """What makes `count` steps, 1 or `length`, after a step.
+
+        Which program that is depends on nothing but the step: a run that goes on computes as it
+        would have.
+        """
+        one, many = self.late if self.is_late(step) else (self.train_step, self.train_steps)
+        return many if count > 1 else one
+
+    def is_late(self, step: int) -> bool:
+        """Whether what comes after a step is computed with oneDNN instead of without."""
+        return self.late is not None and step >= self.late_from
 
 
 def build(
@@ -43,6 +60,7 @@ def build(
     resident: bool,
     teacher: networks.Network | None = None,
     teacher_is_cached: bool = False,
+    ordinary: int = 0,
 ) -> Program:
     """The functions of a run.
 
@@ -54,6 +72,8 @@ def build(
       resident: whether a step takes its batch out of a split that lies on the devices.
       teacher: the network; None where no objective reads a teacher.
       teacher_is_cached: whether the step is given the teacher's embeddings, or its variables.
+      ordinary: how many steps a CPU makes without oneDNN: its program lies in the cache on disk,
+        while one with oneDNN is compiled at each start.
     """
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     optimizer = _optimizer(recipe, image_shape)
@@ -66,22 +86,32 @@ def build(
         train_step = functools.partial(step.resident_step, task, image_shape)
     train_step = parallel.with_mesh(mesh, train_step)
     length = _steps_per_call(recipe, image_shape, steps_per_epoch, on_cpu) if resident else 1
+    calls = (train_step, step.repeated(train_step, length) if length > 1 else None)
     compiled = functools.partial(
         compiling.for_mesh,
         mesh=mesh,
         fast_cpu=recipe.training.fast_cpu,
-        onednn=True,
         donate_argnums=0,
         out_shardings=(shardings, parallel.replicated(mesh)),
     )
+
+    def of(onednn: bool) -> tuple[Callable, Callable | None]:
+        return tuple(call and compiled(call, onednn=onednn) for call in calls)
+
+    first, late = of(onednn=not ordinary), None
+    if 0 < ordinary < recipe.training.epochs * steps_per_epoch:
+        late = of(onednn=True)
+        late = late if isinstance(late[0], compiling.Unwritten) else None
     # Hundreds of small random draws: compiling them well takes longer than drawing them.
     quick = {"xla_backend_optimization_level": 0} if on_cpu else None
     return Program(
         create=jax.jit(create, out_shardings=shardings, compiler_options=quick),
-        train_step=compiled(train_step),
-        train_steps=compiled(step.repeated(train_step, length)) if length > 1 else None,
+        train_step=first[0],
+        train_steps=first[1],
         length=length,
         abstract=abstract,
+        late=late,
+        late_from=ordinary,
     )
 
 

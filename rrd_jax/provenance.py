@@ -26,18 +26,40 @@ def describe() -> dict[str, Any]:
       `command`; `version` of rrd_jax and `commit` of its checkout, None where it is installed;
       `date`, UTC; `host`, `devices`, `processes`; `python` and `libraries` by name.
     """
-    kinds = Counter(f"{device.platform} {device.device_kind}" for device in jax.devices())
     return {
         "command": _command(),
         "version": __version__,
         "commit": _commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
-        "devices": ", ".join(f"{count} {kind}" for kind, count in kinds.items()),
+        "devices": devices(),
         "processes": jax.process_count(),
         "python": platform.python_version(),
-        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "libraries": _libraries(),
     }
+
+
+def versions() -> str:
+    """Lines for a report of an error, without the machine's name and folders."""
+    commit = _commit()
+    libraries = ", ".join(f"{name} {version}" for name, version in _libraries().items())
+    return "\n".join(
+        [
+            f"rrd_jax {__version__}" + (f", commit {commit}" if commit else ""),
+            f"Python {platform.python_version()}, {platform.platform()}",
+            libraries,
+        ]
+    )
+
+
+def devices() -> str:
+    """How many there are of each kind, such as "8 tpu TPU v5 lite"."""
+    kinds = Counter(f"{device.platform} {device.device_kind}" for device in jax.devices())
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+
+
+def _libraries() -> dict[str, str | None]:
+    return {name: _version(name) for name in _LIBRARIES}
 
 
 def _command() -> str:

@@ -5,6 +5,7 @@ Training for a data set, whose numbers of classes and examples the config does n
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,6 +24,9 @@ from rrd_jax.choices import (
 )
 from rrd_jax.data import augment, mixing, source
 from rrd_jax.objectives import Objective
+
+# The same function for the same numbers: what is compiled with it can be shared.
+_normalize = functools.cache(augment.make_normalize)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +92,7 @@ class Training:
     @property
     def normalize(self) -> Callable[[jax.Array], jax.Array]:
         """What evaluation does to uint8 images."""
-        return augment.make_normalize(self.mean, self.std)
+        return _normalize(self.mean, self.std)
 
     def frozen(
         self, network: networks.Network, image_shape: tuple[int, int, int]

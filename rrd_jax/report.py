@@ -158,7 +158,12 @@ def _agreement(row: dict[str, Any]) -> list[str]:
 
 
 def speeds(
-    rate: float, batch_size: int, flops: float, peak: float, waits: float | None = None
+    rate: float,
+    batch_size: int,
+    flops: float,
+    peak: float,
+    waits: float | None = None,
+    start: float | None = None,
 ) -> dict[str, float]:
     """The speed of a run, as entries of a row.
 
@@ -169,6 +174,7 @@ def speeds(
       peak: FLOPs a second that the devices can make; 0 where that is not known.
       waits: the share of the time in which steps waited for images; None where these lie on the
         devices.
+      start: seconds from the command to its first step, in the row after that; None in others.
     """
     images = rate * batch_size
     figures = {
@@ -178,6 +184,8 @@ def speeds(
     }
     if waits is not None:
         figures["input_wait_percent"] = 100 * waits
+    if start is not None:
+        figures["start_seconds"] = start
     return figures | ({"model_flop_utilisation": images * flops / peak} if peak else {})
 
 

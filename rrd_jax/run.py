@@ -5,6 +5,7 @@ import inspect
 import math
 import pathlib
 from collections.abc import Mapping
+from concurrent import futures
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 from rrd_jax import (
     card,
     checkpoints,
+    compiling,
     console,
     data,
     errors,
@@ -24,8 +26,11 @@ from rrd_jax import (
     sanity,
 )
 from rrd_jax.recipe import Recipe
+from rrd_jax.state import TrainState
 from rrd_jax.teacher import cache
 from rrd_jax.teacher.frozen import FrozenNetwork
+
+_THREADS = futures.ThreadPoolExecutor(1, "state")  # starts its thread when it is needed
 
 
 class Result(NamedTuple):
@@ -174,6 +179,8 @@ class Run:
         self.teacher_network = teacher.network if teacher and compares else None
         self._collapsed = 0  # epochs in a row
         self._first_weights = ""  # their digest, where this start made them
+        self._state: TrainState | None = None
+        self._coming: futures.Future | None = None  # a state that is being made
         self.cache_place, self._about_teacher = self._plan_cache()
         self.program = self.build(recipe, teacher_is_cached=self.teacher_is_cached)
         abstract = self.program.abstract
@@ -186,6 +193,15 @@ class Run:
     def teacher_is_cached(self) -> bool:
         """Whether the teacher's embeddings are used in its place."""
         return bool(self.cache_place)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Of the networks, for an image in a step."""
+        shape = self.dataset.image_shape
+        macs = 3 * networks.summarize(self.recipe.student, shape).macs  # backward is twice forward
+        if self.teacher_network and not self.teacher_is_cached:
+            macs += networks.summarize(self.teacher_network, shape).macs
+        return macs
 
     def _plan_cache(self) -> cache.Plan:
         """Where the teacher's cached embeddings are, "" for no use of them, and why."""
@@ -204,6 +220,7 @@ class Run:
             self.steps_per_epoch,
             resident=self.dataset.train.on_device,
             teacher=self.teacher_network,
+            ordinary=compiling.ordinary_calls(recipe.training.batch_size * self.multiply_adds),
             **options,
         )
 
@@ -222,7 +239,12 @@ class Run:
         variables = self.teacher.variables if self.teacher_network else None
         start = pretrained.ready(self.recipe.training, self.dataset)
         weights = start and parallel.put(parallel.replicated(self.mesh), start.weights)
-        self.state = self.program.create(self.recipe.training.seed, variables, weights)
+        given = (self.recipe.training.seed, variables, weights)
+        lowered = self.program.create.lower(*given)
+        if jax.process_count() > 1:  # all have to start their programs in the same order
+            self.state = self._create(lowered, given)
+        else:
+            self._coming = _THREADS.submit(self._create, lowered, given)
         self.step = 0
         if start:
             self._say_start(start.origin)
@@ -231,8 +253,24 @@ class Run:
                 f"[{self.recipe.training.label}] the parts that stay as they are have random"
                 " weights: name a checkpoint to start from"
             )
+
+    def _create(self, lowered: jax.stages.Lowered, given: Any) -> TrainState:
+        """A fresh state; its digest is made before a step overwrites it."""
+        state = lowered.compile()(*given)
         if self.recipe.fixed != "student":
-            self._first_weights = checkpoints.digest(self.state.params["student"])
+            self._first_weights = checkpoints.digest(state.params["student"])
+        return state
+
+    @property
+    def state(self) -> TrainState:
+        """Where the run stands; a fresh one is made while its step is compiled."""
+        if self._coming is not None:
+            self._state, self._coming = self._coming.result(), None
+        return self._state
+
+    @state.setter
+    def state(self, state: TrainState) -> None:
+        self._state, self._coming = state, None
 
     def resume(self) -> bool:
         """Goes to the newest intact checkpoint, if there is one."""

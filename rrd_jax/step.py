@@ -191,6 +191,9 @@ def accumulated_gradients(task: Task, state: TrainState, teacher: Any, batch: Ba
         return leaf.reshape(-1, task.accumulate, *leaf.shape[1:]).swapaxes(0, 1)
 
     def walk(carry, numbered):
+        if task.unroll:
+            # Else a compiler that knows all parts may compute them side by side, and keep them all.
+            carry, numbered = jax.lax.optimization_barrier((carry, numbered))
         (summed, batch_stats, memory), (number, part) = carry, numbered
         current = state.replace(batch_stats=batch_stats, memory=memory)
         gradients = batch_gradients(task, current, teacher, part, number)

@@ -19,20 +19,20 @@ _ORDER = """
     exports
     loop growth preflight
     run
-    program card held_out proving
+    program card held_out proving savings
     teacher
     pretrained
     predictions convert workdir readme
     checkpoints stage step
-    recipe parallel report tracing provenance
+    recipe parallel report tracing provenance starting
     state data choices
     objectives networks optim
     memory metrics proof sanity cli
     imports functional compiling jaxprs last_resort drawing footprint
     failures
-    convolutions
-    batch console about
-    errors tables flat
+    convolutions scratch
+    batch console about deferred
+    errors tables flat hlo
 """
 _LEVEL = {
     room: level for level, line in enumerate(_ORDER.strip().splitlines()) for room in line.split()
@@ -40,6 +40,7 @@ _LEVEL = {
 # Rooms of pure functions: no files, no clocks, no flags, nothing printed.
 _PURE = [
     *("step", "stage", "state", "memory", "objectives", "networks", "optim", "metrics"),
+    *("hlo", "scratch", "savings"),
     *(
         "functional",
         "convolutions",
@@ -112,6 +113,8 @@ def _imports(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "deferred.Library":
+            yield node.args[0].value
 
 
 def _within(name, prefixes):

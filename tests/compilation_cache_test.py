@@ -1,6 +1,9 @@
 """Compiled programs on disk, for the next start."""
 
+import os
 import pathlib
+import subprocess
+import sys
 import warnings
 
 import jax
@@ -40,6 +43,8 @@ def test_each_kind_of_machine_has_a_folder_of_its_own(tmp_path, monkeypatch):
     _compile(2.0)
     (kind,) = (tmp_path / "rrd_jax").iterdir()
     assert list(kind.glob("*-cache"))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(77), raising=False)
+    assert compilation_cache._kind_of_machine() == f"{kind.name.rpartition('-')[0]}-77"
     monkeypatch.setattr(compilation_cache, "_kind_of_machine", lambda: "another")
     jax.config.update("jax_compilation_cache_dir", None)
     parallel.enable_compilation_cache()
@@ -62,6 +67,7 @@ def test_damaged_programs_are_said_once_and_compiled_again(tmp_path, capsys):
     home = pathlib.Path(jax.config.jax_compilation_cache_dir)
     for path in home.glob("*-cache"):
         path.write_bytes(path.read_bytes()[:40])
+        os.utime(path, (1e9, 1e9))
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = compilation_cache._shower(home, warnings.showwarning)
@@ -70,6 +76,50 @@ def test_damaged_programs_are_said_once_and_compiled_again(tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.count("warning: reading compiled programs in") == 1
     assert min(path.stat().st_size for path in home.glob("*-cache")) > 40
+
+
+def test_a_program_that_another_run_is_writing_is_no_damage(tmp_path, capsys):
+    parallel.enable_compilation_cache(str(tmp_path))
+    _compile(6.0)
+    (path,) = pathlib.Path(jax.config.jax_compilation_cache_dir).glob("jit__lambda*-cache")
+    path.write_bytes(path.read_bytes()[:40])
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = compilation_cache._shower(path.parent, warnings.showwarning)
+        assert _compile(6.0) == 6.0
+    assert "warning" not in capsys.readouterr().out
+    assert path.stat().st_size == 40
+
+
+@pytest.mark.long
+def test_two_runs_that_start_at_once_share_one_folder(tmp_path):
+    others = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    environment = {k: v for k, v in os.environ.items() if k not in others}
+    environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+
+    def start(name):
+        command = ["-m", "rrd_jax.main", "--config=configs/digits.py:smoke,resnet8,ce"]
+        return subprocess.Popen(
+            [sys.executable, *command, f"--workdir={tmp_path / name}"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def check(run, name):
+        said, _ = run.communicate(timeout=240)
+        assert run.returncode == 0, said
+        assert "warning" not in said.lower()
+        return launch.rows(tmp_path / name)
+
+    runs = {name: start(name) for name in ("one", "other")}
+    rows = [check(run, name) for name, run in runs.items()]
+    (kind,) = (tmp_path / "cache" / "rrd_jax").iterdir()
+    entries = {path.name for path in kind.iterdir()}
+    assert [name for name in entries if "traced" in name]
+    assert check(start("later"), "later") == rows[0] == rows[1]
+    assert {path.name for path in kind.iterdir()} == entries  # it compiled nothing
 
 
 def test_it_can_be_off():

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
 
 # Inherited by the worker processes of pytest-xdist and by the programs that tests start: most of
@@ -94,6 +95,13 @@ def tiny_teacher(tmp_path_factory):
         use_one_device(patch)
         launch.run(launch.digits("smoke,tiny,ce"), folder)
     return folder
+
+
+@pytest.fixture
+def program():
+    """Finds a program of this environment or machine; skips the test where there is none."""
+    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
+    return lambda name: shutil.which(name, path=path) or pytest.skip(f"{name} is not installed")
 
 
 @pytest.fixture(autouse=True)

@@ -15,10 +15,10 @@ def test_it_runs_without_peers_and_says_so(tmp_path):
     sizes = ("--images=8", "--batch_size=4", "--batches=2", "--warm_up=1", "--repeats=1")
     done = _run(tmp_path, *sizes, "--cores=1", "--step_ms=5")
     assert done.returncode == 0, done.stderr
-    assert "no interpreter given: torchvision, tf.data" in done.stdout
+    assert "no interpreter given: torchvision, tf.data, DALI" in done.stdout
     assert (tmp_path / "data.md").read_text().strip() in done.stdout
     kept = json.loads((tmp_path / "data.json").read_text())
-    (run,) = kept["readers"]["rrd_jax, 1 cores"]
+    (run,) = kept["readers"]["500x375, rrd_jax, 1 cores"]
     assert run["wall"] > 0
     assert kept["with a step"]["1"]["step_seconds"] == 0.005
 
@@ -28,6 +28,7 @@ def test_it_runs_without_peers_and_says_so(tmp_path):
     [
         (["--cores=x"], "--cores has 'x'"),
         (["--cores=100000"], "--cores has '100000'"),
+        (["--sizes=500"], "--sizes has '500', but wants sizes such as 500x375"),
         (["--images=8"], "--images=8 do not fill --batch_size"),
         (["--images=8", "--batch_size=4", "--tf_python=none"], "=none is no program"),
     ],

@@ -58,6 +58,12 @@ def test_rrd_jax_alone_imports_not_even_jax():
     assert "jax" not in _run("import rrd_jax; dir(rrd_jax); rrd_jax.__version__")[1]
 
 
+def test_a_job_imports_what_reads_and_writes_checkpoints_once_it_does():
+    packages = _run("from rrd_jax import evaluation, job")[1]
+    assert "jax" in packages
+    assert not packages & {"grain", "orbax", "tensorstore", "tensorflow_datasets"}
+
+
 @pytest.mark.parametrize("name", rrd_jax.__all__)
 def test_every_name_that_is_offered_is_there(name):
     assert name in dir(rrd_jax)

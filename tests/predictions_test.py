@@ -2,8 +2,8 @@ import jax
 import numpy as np
 import pytest
 
-from rrd_jax import parallel, predictions
-from rrd_jax.data import feed
+from rrd_jax import networks, objectives, parallel, predictions
+from rrd_jax.data import augment, feed
 
 
 @pytest.mark.parametrize("devices", [1, 8])
@@ -30,3 +30,23 @@ def test_every_example_counts_once_on_any_number_of_devices(devices):
 )
 def test_batches_are_as_few_as_allowed_and_padded_as_little(examples, largest, devices, size):
     assert predictions.even_batch(examples, largest, devices) == size
+
+
+def test_runs_of_one_network_share_the_function_that_predicts():
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    network, same, other = (networks.create("resnet8", count) for count in (10, 10, 5))
+    normalize = augment.make_normalize((0.5,), (0.5,))
+    function = predictions.compile_predict(network, normalize, mesh)
+    assert predictions.compile_predict(same, normalize, mesh, {}) is function
+    assert predictions.compile_predict(other, normalize, mesh) is not function
+    assert predictions.compile_predict(network, normalize, mesh, fast_cpu=False) is not function
+    terms = {"simkd": objectives.create("simkd")}
+    assert predictions.compile_predict(network, normalize, mesh, terms) is not function
+
+
+def test_a_network_that_cannot_be_hashed_has_a_function_of_its_own():
+    class Brought:
+        __hash__ = None
+
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    assert predictions.compile_predict(Brought(), lambda images: images, mesh)

@@ -12,7 +12,6 @@ import pytest
 from experiments.profile import (
     counting,
     figures,
-    hlo,
     kinds,
     measuring,
     names,
@@ -21,7 +20,7 @@ from experiments.profile import (
     timeline,
 )
 from experiments.profile.timeline import Event
-from rrd_jax import networks
+from rrd_jax import hlo, networks
 from tests import launch
 from tests.conftest import use_one_device
 

@@ -111,7 +111,8 @@ class _Job:
         lines = (self.root / name / "metrics.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in lines]
         return [
-            {k: v for k, v in row.items() if k not in report.speeds(1, 1, 1, 1)} for row in rows
+            {k: v for k, v in row.items() if k not in report.speeds(1, 1, 1, 1, start=0)}
+            for row in rows
         ]
 
     def saved(self, name):

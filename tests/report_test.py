@@ -157,6 +157,7 @@ def test_the_clock_counts_what_steps_wait_for_images(monkeypatch):
     assert clock.waits() == 0.25
     assert report.speeds(1, 8, 1, 0, clock.waits())["input_wait_percent"] == 25
     assert "input_wait_percent" not in report.speeds(1, 8, 1, 0)
+    assert report.speeds(1, 8, 1, 0, start=2.5)["start_seconds"] == 2.5
     clock.mark(3)
     now[0] += 1
     assert clock.waits() == 0

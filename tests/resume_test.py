@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from rrd_jax import loop, networks
+from rrd_jax import compiling, loop, networks
 from rrd_jax.networks import vit
 from tests import fresh, launch
 
@@ -64,6 +64,28 @@ def test_a_run_that_leaves_blocks_out_goes_on_to_the_same_bits(tmp_path, monkeyp
     monkeypatch.setitem(networks.MODELS, "small", small)
     config = launch.digits("smoke,small,ce", **{"student.drop_path": 0.5})
     launch.check_goes_on(config, tmp_path)
+
+
+@pytest.mark.usefixtures("one_device", "tiny_network")
+@pytest.mark.parametrize("late", [2, 5])  # the run is stopped after the fourth step
+def test_a_long_run_changes_to_onednn_at_the_same_step_in_every_start(late, tmp_path, monkeypatch):
+    monkeypatch.setattr(compiling, "_is_quick", lambda: False)
+    calls = []
+    monkeypatch.setattr(compiling, "ordinary_calls", lambda multiply_adds: late)
+    monkeypatch.setattr(compiling.Unwritten, "__call__", _counted(calls))
+    launch.check_goes_on(launch.digits("smoke,tiny,ce"), tmp_path)
+    if compiling.onednn_types():
+        assert len(calls) == 2 * (6 - late)
+
+
+def _counted(calls):
+    original = compiling.Unwritten.__call__
+
+    def call(self, *arguments):
+        calls.append(self)
+        return original(self, *arguments)
+
+    return call
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import tpu_steps, tpu_table
-from rrd_jax import parallel, relational_loss
+from rrd_jax import networks, objectives, parallel, relational_loss
+from rrd_jax.batch import Batch
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing"),
@@ -93,8 +94,45 @@ def test_a_tpus_program_has_the_passes_that_are_asked_for(options, passes):
 
 
 def test_shares_are_of_the_step_of_cross_entropy():
-    rows = tpu_table.shares({"ce": 2_000_000, "rrd": 100_000}).split("\n")
-    assert re.search(r"rrd +\| 100.0 +\| 5.0%", rows[-1])
+    cycles = {"ce": {"alone": 2_000_000, "added": 2_000_000}}
+    cycles |= {"rrd": {"alone": 100_000, "added": 80_000}, "kd": {"alone": 20_000}}
+    rows = tpu_table.shares(cycles).split("\n")
+    assert re.search(r"rrd +\| 100.0 +\| 5.0% +\| 80.0 +\| 4.0%", rows[-2])
+    assert re.search(r"kd +\| 20.0 +\| 1.0% +\| - +\| -", rows[-1])
+
+
+# A maximum over [B, K] is a pass of its own; what is compared must be known to be short without it.
+@pytest.mark.parametrize(
+    ("options", "has_maximum"),
+    [
+        ({}, False),
+        ({"preset": "sharp_teacher"}, False),
+        ({"memory": "momentum", "examples": 300}, False),
+        ({"preset": "compress"}, False),
+        ({"initial": "reference"}, True),
+        ({"preset": "sharp_teacher", "memory": "momentum", "examples": 300}, True),
+        ({"preset": "seed"}, True),
+        ({"temperature_teacher": 0.015}, True),
+    ],
+)
+def test_rrds_program_has_a_maximum_only_where_rows_may_be_long(options, has_maximum):
+    mesh = tpu_steps.make_mesh("v5e:2x4", chips=1)
+    rrd = objectives.create("rrd", **options | {"queue_size": 256})
+    images = jax.ShapeDtypeStruct((8, 32, 32, 3), jnp.float32)
+    outputs = tpu_steps._outputs(networks.create("resnet8", 10), images)
+    number = jax.ShapeDtypeStruct((8,), jnp.int32)
+    batch = Batch(image=None, label=number, index=number)
+    program = tpu_steps._alone(rrd, outputs, outputs, batch, mesh)[0].as_text()
+    assert "exponential" in program
+    assert ("applies stablehlo.maximum" in program) == has_maximum
+
+
+def test_a_step_without_an_objective_lacks_it_alone():
+    mesh = tpu_steps.make_mesh("v5e:2x4", chips=1)
+    step = tpu_steps.train_step(tpu_steps.parse_job(_CONFIG), mesh, without="rrd")
+    program = step.lowered.as_text(debug_info=True)
+    assert "objective_kd" in program
+    assert "objective_rrd" not in program
 
 
 def test_a_collective_in_several_lines_is_counted_once():

@@ -41,7 +41,7 @@ def wheel(tmp_path_factory):
     shutil.copytree(_ROOT / "rrd_jax", copy / "rrd_jax", ignore=lambda *_: ["__pycache__"])
     for name in ("configs", "experiments"):
         shutil.copytree(_ROOT / name, copy / name)
-    for name in ("LICENSE", "README.md", "pyproject.toml", "setup.cfg"):
+    for name in ("LICENSE", "README.md", "pyproject.toml", "setup.cfg", "setup.py"):
         shutil.copy(_ROOT / name, copy)
     _checked(sys.executable, "-c", _SDIST, folder, cwd=copy)
     (archive,) = folder.glob("*.tar.gz")
@@ -86,11 +86,18 @@ def test_an_index_can_say_what_it_is(about):
     assert about["Name"] == "rrd_jax"
     assert about["License-Expression"] == "Apache-2.0"
     assert about["License-File"] == "LICENSE"
-    assert about["Author"] == "The rrd_jax authors"
+    assert about["Author"] == about["Maintainer"] == "The rrd_jax authors"
+    assert "knowledge distillation" in about["Keywords"]
     assert about["Project-URL"] == "Paper, https://arxiv.org/abs/2407.12073"
     assert about["Requires-Python"] == ">=3.11"
     assert about["Description-Content-Type"] == "text/markdown"
     assert "Typing :: Typed" in about.get_all("Classifier")
+
+
+def test_twine_takes_it(wheel):
+    pytest.importorskip("twine")
+    archive = next(wheel.parent.glob("*.tar.gz"))
+    _checked(sys.executable, "-m", "twine", "check", "--strict", wheel, archive)
 
 
 def test_the_version_is_written_once(about):
@@ -112,8 +119,8 @@ def test_chex_is_needed_by_tests_alone(about):
 
 def test_the_description_has_no_link_that_an_index_cannot_follow(about):
     text = about.get_payload()
-    # Of a picture an index shows the text beside it.
-    text = re.sub(r"!\[[^\]]+\]\([^)]+\)", "", text)
+    for words in re.findall(r"!\[([^\]]+)\]\(docs/", (_ROOT / "README.md").read_text()):
+        assert f"*{words}.*" in text  # of a picture, what it shows
     links = re.findall(r"\]\(([^)\s]+)", text)
     links += re.findall(r"^\s*\[[^\]]+\]:\s*(\S+)", text, re.MULTILINE)
     links += re.findall(r"""(?:href|src)=["']([^"']+)""", text)

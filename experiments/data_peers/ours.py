@@ -1,17 +1,29 @@
 """Our streamed input, as train.py opens it; run by experiments/data_benchmark.py."""
 
+import contextlib
+import importlib.metadata
 import json
 import pathlib
 import sys
 import time
 
+import cpu
 import cv2
 import grain
+from absl import flags
 
 from rrd_jax import data
 
 
+def _decoder() -> dict[str, str]:
+    """The version of what decodes parts, where it is installed."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return {"nvimgcodec": importlib.metadata.version("nvidia-nvimgcodec-cu12")}
+    return {}
+
+
 def _main() -> None:
+    flags.FLAGS(sys.argv[:1])  # which Grain looks at before it starts workers
     task = json.loads(sys.argv[1])
     source = data.Source(
         "image_folder",
@@ -20,14 +32,20 @@ def _main() -> None:
         image_size=task["size"],
         resize=256,
         augment="random_resized",
+        decoder=task.get("decoder", "auto"),
+        keep=task.get("keep", "off"),
+        workers=task["cores"] if task.get("workers") else 0,
     )
     first, last = task["warm_up"], task["warm_up"] + task["batches"]
     wait, step = 0.0, task.get("step_seconds", 0.0)
+    train = data.load(source).train
+    if source.keep == "on":  # what is timed comes after an epoch
+        first, last = (n + len(train) // task["batch_size"] for n in (first, last))
     # Goes on beyond what is timed: work ahead is then in hand at both ends.
-    batches = data.load(source).train.train_batches(task["batch_size"], 0, 0, last + 8)
+    batches = train.train_batches(task["batch_size"], 0, 0, last + 8)
     for i in range(last):
         if i == first:
-            wall, cpu, wait = time.perf_counter(), time.process_time(), 0.0
+            wall, used, wait = time.perf_counter(), cpu.seconds(), 0.0
         asked = time.perf_counter()
         batch = next(batches)
         wait += time.perf_counter() - asked
@@ -35,15 +53,16 @@ def _main() -> None:
             first_batch = wait
         if step:
             time.sleep(step)  # a device computes, the host does not
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    wall, used = time.perf_counter() - wall, cpu.seconds() - used
+    batches.close()
     assert batch["image"].shape[1:] == (task["size"], task["size"], 3)
     images = task["batches"] * task["batch_size"]
     result = {
         "wall": images / wall,
-        "cpu": images / cpu,
+        "cpu": images / used,
         "first_batch": first_batch,
         "wait": wait / wall,
-        "versions": {"grain": grain.__version__, "OpenCV": cv2.__version__},
+        "versions": {"grain": grain.__version__, "OpenCV": cv2.__version__, **_decoder()},
     }
     print(json.dumps(result))
 

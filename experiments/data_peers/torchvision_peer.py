@@ -1,12 +1,11 @@
 """A torchvision DataLoader; stands alone, run by experiments/data_benchmark.py."""
 
 import json
-import multiprocessing
 import os
-import pathlib
 import sys
 import time
 
+import cpu
 import PIL
 import torch
 import torchvision
@@ -15,15 +14,6 @@ from torchvision.transforms import v2
 
 def _as_tensor(path: str) -> torch.Tensor:
     return torchvision.io.decode_jpeg(torchvision.io.read_file(path))
-
-
-def _cpu_seconds() -> float:
-    """Of this process and the loader's workers, which are not reaped yet."""
-    seconds = time.process_time()
-    for worker in multiprocessing.active_children():
-        fields = pathlib.Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
-        seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return seconds
 
 
 def _main() -> None:
@@ -47,10 +37,10 @@ def _main() -> None:
     batches = iter(loader)
     for _ in range(task["warm_up"]):
         next(batches)
-    wall, cpu = time.perf_counter(), _cpu_seconds()
+    wall, used = time.perf_counter(), cpu.seconds()
     for _ in range(task["batches"]):
         images, _ = next(batches)
-    wall, cpu = time.perf_counter() - wall, _cpu_seconds() - cpu
+    wall, used = time.perf_counter() - wall, cpu.seconds() - used
     assert images.shape[1:] == (3, task["size"], task["size"])
     assert images.dtype == torch.uint8
     count = task["batches"] * task["batch_size"]
@@ -59,7 +49,7 @@ def _main() -> None:
         "torchvision": torchvision.__version__,
         "Pillow": PIL.__version__,
     }
-    print(json.dumps({"wall": count / wall, "cpu": count / cpu, "versions": versions}))
+    print(json.dumps({"wall": count / wall, "cpu": count / used, "versions": versions}))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from experiments.profile import counting, names
-from experiments.profile.counting import Convolution
-from experiments.profile.hlo import Program
+from experiments.profile import names
+from rrd_jax import hlo
+from rrd_jax.hlo import Convolution, Program
 
 FORWARD, OF_IMAGES, OF_KERNEL = "forward", "gradient of images", "gradient of kernel"
 
@@ -35,7 +35,7 @@ class Known:
         self._by_path = collections.defaultdict(list)
         self._by_sizes = collections.defaultdict(list)
         for instruction in program.instructions.values():
-            found = counting.convolution(program, instruction)
+            found = hlo.convolution(program, instruction)
             op_name = found and names.of(program, instruction)
             if op_name and not names.is_backward(op_name):
                 self._by_path[_layer(op_name), _sizes(found)].append(found)

@@ -4,7 +4,8 @@ import dataclasses
 from typing import Any
 
 from experiments.profile import convolutions, counting, names
-from experiments.profile.hlo import Instruction, Program
+from rrd_jax import hlo
+from rrd_jax.hlo import Instruction, Program
 
 CONVOLUTIONS, PRODUCTS, REDUCTIONS = "convolutions", "matrix products", "reductions, pooling"
 COPIES, OTHERS = "transposes, copies", "other fusions"
@@ -76,7 +77,7 @@ def _entry(program: Program, instruction: Instruction, known: convolutions.Known
     found = [
         known.described(convolution, names.of(program, inner) or op_name)
         for inner in inside
-        if (convolution := counting.convolution(program, inner))
+        if (convolution := hlo.convolution(program, inner))
     ]
     products = [inner for inner in inside if counting.contracted(program, inner)]
     flops = sum(counting.flops(program, product) for product in products)

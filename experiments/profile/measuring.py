@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 
-from experiments.profile import figures, hlo, kinds, timeline
+from experiments.profile import figures, kinds, timeline
 from experiments.profile.setting import Step
+from rrd_jax import hlo
 
 
 def profile(step: Step, folder: pathlib.Path, steps: int) -> dict[str, Any]:

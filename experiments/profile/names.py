@@ -2,7 +2,7 @@
 
 import re
 
-from experiments.profile.hlo import Instruction, Program
+from rrd_jax.hlo import Instruction, Program
 
 _WRAPPERS = re.compile(r"\b(?:jvp|transpose|vmap|jit|pjit|checkpoint|remat)\(([^()]*)\)")
 _FAR = 16  # instructions that are looked at for a name

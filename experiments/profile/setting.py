@@ -136,7 +136,7 @@ def _compiled(run: Run) -> Step:
     calls = loop.dispatches(run.recipe, run.dataset, run.mesh, program.length, start=0)
     count, batch = next(calls)
     calls.close()
-    step = program.train_steps if count > 1 else program.train_step
+    step = program.train(program.late_from, count)  # as most steps of the run
     lowered = step.lower(state, teacher, batch)
     compiled = compiling.compiled(step, state, teacher, batch)
     about = {

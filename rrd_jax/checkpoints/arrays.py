@@ -3,9 +3,8 @@
 import pathlib
 from typing import Any
 
-import orbax.checkpoint as ocp
-
 from rrd_jax.checkpoints import digests, storage
+from rrd_jax.checkpoints.storage import ocp
 
 
 def exists(folder: pathlib.Path) -> bool:

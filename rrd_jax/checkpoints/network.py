@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from rrd_jax import console, errors
 from rrd_jax.checkpoints import best, digests, storage
+from rrd_jax.checkpoints.storage import ocp
 from rrd_jax.objectives import ObjectiveState
 from rrd_jax.state import TrainState
 
@@ -187,8 +187,8 @@ def _load_objectives(
     return (restored["params"].get("objectives", {}), restored.get("frozen", {})), meta
 
 
-def _restored(checkpointer: ocp.Checkpointer, folder: pathlib.Path, needed: Any) -> Any:
-    """The arrays of some leaves of a stored state."""
+def _restored(checkpointer: Any, folder: pathlib.Path, needed: Any) -> Any:
+    """The arrays of some leaves of a stored state, by a `Checkpointer`."""
     restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), needed)
     return checkpointer.restore(
         folder,

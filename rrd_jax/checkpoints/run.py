@@ -10,12 +10,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
 from rrd_jax import errors, parallel
 from rrd_jax.checkpoints import digests, storage
 from rrd_jax.checkpoints.best import KeepBest
+from rrd_jax.checkpoints.storage import ocp
 from rrd_jax.state import TrainState
 
 _PARTS = ("step", "params", "batch_stats", "ema", "opt_state", "frozen", "memory", "key")
@@ -24,15 +23,19 @@ _PARTS = ("step", "params", "batch_stats", "ema", "opt_state", "frozen", "memory
 class Checkpoints:
     """The checkpoints in one folder, by step.
 
-    A context manager: however a run ends, a save that has begun is finished first.
+    A context manager: however a run ends, a save that has begun is finished first. Orbax, which
+    takes long to import, is asked once there is something to read or to write.
     """
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder.absolute()
         storage.check_folder(self.folder)
         parallel.main_first(lambda: parallel.is_main() and storage.set_notes_aside(self.folder))
+        self._opened: Any = None
         try:
-            self._manager = _open(self.folder)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if any(self.folder.iterdir()):
+                self._opened = _open(self.folder)
         except OSError as error:
             raise errors.DiskError(
                 f"{self.folder} cannot hold checkpoints ({storage.reason(error)}); mend that, or"
@@ -53,6 +56,12 @@ class Checkpoints:
         else:
             with contextlib.suppress(Exception):  # the first error is the one to tell
                 self.close()
+
+    @property
+    def _manager(self) -> Any:
+        if self._opened is None:
+            self._opened = _open(self.folder)
+        return self._opened
 
     def save(self, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
         """Starts writing the state; training may go on while it is written.
@@ -78,8 +87,10 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Returns when all saves are on disk; raises DiskError if one could not be."""
+        if self._opened is None:
+            return
         try:
-            self._manager.wait_until_finished()
+            self._opened.wait_until_finished()
         except (OSError, ValueError) as error:
             raise self.failed(error) from error
 
@@ -96,7 +107,8 @@ class Checkpoints:
             optimizer or objective.
         """
         damaged: dict[int, Exception] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        steps = self._opened.all_steps() if self._opened else ()
+        for step in sorted(steps, reverse=True):
             try:
                 restored = self._restore(step, like)
             except Exception as error:  # whatever Orbax runs into in damaged files
@@ -106,7 +118,7 @@ class Checkpoints:
                 self._warn(damaged)
                 parallel.main_first(lambda: self._set_aside([*damaged]))
                 print(f"warning: going on from step {step}; damaged ones are kept as *.damaged")
-                self._manager = _open(self.folder)
+                self._opened = _open(self.folder)
             return restored
         if damaged:
             if difference := storage.difference(self.folder, max(damaged), like):
@@ -143,7 +155,8 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for pending saves and releases the folder."""
         self.wait()
-        self._manager.close()
+        if self._opened is not None:
+            self._opened.close()
 
     @property
     def kept(self) -> str:
@@ -170,10 +183,11 @@ def read_meta(folder: pathlib.Path) -> dict[str, Any] | None:
     return meta
 
 
-def _open(folder: pathlib.Path) -> ocp.CheckpointManager:
-    newest = checkpoint_managers.LatestN(2)
+def _open(folder: pathlib.Path) -> Any:
+    policies = ocp.checkpoint_managers
+    kept = [policies.LatestN(2), KeepBest(folder)]
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy([newest, KeepBest(folder)]),
+        preservation_policy=policies.AnyPreservationPolicy(kept),
         cleanup_tmp_directories=True,
     )
     return ocp.CheckpointManager(folder, options=options)

@@ -9,12 +9,11 @@ import pathlib
 import re
 from typing import Any
 
-import orbax.checkpoint as ocp
-
-from rrd_jax import errors, networks
+from rrd_jax import deferred, errors, networks
 from rrd_jax.checkpoints import quiet, sealed
 
 quiet.silence()  # whoever reads or writes
+ocp = deferred.Library("orbax.checkpoint")
 
 
 def steps(folder: pathlib.Path) -> list[int]:
@@ -24,10 +23,8 @@ def steps(folder: pathlib.Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
 
 
-def save_arguments(
-    arrays: Any, meta: dict[str, Any], digests: dict[str, str]
-) -> ocp.args.Composite:
-    """What `CheckpointManager.save` is given."""
+def save_arguments(arrays: Any, meta: dict[str, Any], digests: dict[str, str]) -> Any:
+    """The `Composite` that Orbax's `CheckpointManager.save` is given."""
     return ocp.args.Composite(
         state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(sealed.seal(meta, digests))
     )
@@ -43,10 +40,8 @@ def write(folder: pathlib.Path, arrays: Any, meta: dict[str, Any], digests: dict
         raise errors.DiskError(f"{folder} cannot be written ({reason(error)})") from error
 
 
-def read(
-    manager: ocp.CheckpointManager, step: int, like: Any
-) -> tuple[Any, dict[str, Any], dict[str, str]]:
-    """The arrays of a step, placed like `like`, its JSON, and the digests to verify."""
+def read(manager: Any, step: int, like: Any) -> tuple[Any, dict[str, Any], dict[str, str]]:
+    """The arrays of a step of a `CheckpointManager`, as `like`, its JSON, and digests to verify."""
     restored = manager.restore(
         step,
         args=ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()),

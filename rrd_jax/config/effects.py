@@ -82,10 +82,12 @@ def _of_data(config: ConfigDict) -> Iterator[tuple[str, tuple[str, ...], str]]:
     if not data.views.count:
         yield "data.views", ("seed",), "data.views.count is 0"
     if not on_host:
-        yield "data", ("resize",), f"data.augment is {data.augment}"
+        yield "data", ("resize", "decoder"), f"data.augment is {data.augment}"
     yield from _of_changes(data)
     if data.feed == "resident":
-        yield "data", ("workers",), "data.feed is resident"
+        yield "data", ("workers", "keep", "keep_share"), "data.feed is resident"
+    elif data.keep == "off":
+        yield "data", ("keep_share",), "data.keep is off"
     if on_host or data.feed == "streamed":
         yield "train", ("steps_per_dispatch",), "images are streamed"
     if not data.use_labels:

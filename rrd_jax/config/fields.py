@@ -26,7 +26,14 @@ from rrd_jax.data.augment import TEACHERS_VIEWS
 from rrd_jax.data.erasing import ERASED
 from rrd_jax.data.mixing import MIXES
 from rrd_jax.data.policies import POLICIES
-from rrd_jax.data.source import DEVICE_AUGMENTATIONS, FEEDS, HOST_AUGMENTATIONS, NOISES
+from rrd_jax.data.source import (
+    DECODERS,
+    DEVICE_AUGMENTATIONS,
+    FEEDS,
+    HOST_AUGMENTATIONS,
+    KEEPS,
+    NOISES,
+)
 
 _DTYPES = ("auto", "float32", "bfloat16")
 _PIXELS = Integer(4, 32767)  # fewer leave batch norms nothing; OpenCV scales to no more
@@ -248,6 +255,27 @@ FIELDS = (
         0,
         Integer(0, 1024),
         "Processes that decode streamed images; 0 for threads of one process.",
+    ),
+    Field(
+        "data.decoder",
+        "auto",
+        Choice(DECODERS),
+        "random_resized only: what decodes JPEGs. cv2: all of an image; nvimgcodec: its crop alone,"
+        " to the same pixels (`pip install 'rrd_jax[nvimgcodec]'`); auto: nvimgcodec where it is"
+        " installed.",
+    ),
+    Field(
+        "data.keep",
+        "auto",
+        Choice(KEEPS),
+        "Which streamed training images stay decoded in the host's memory. auto: all of a set that"
+        " fits; on: as many as fit; off: none.",
+    ),
+    Field(
+        "data.keep_share",
+        0.5,
+        _FACTOR,
+        "Part of the host's free memory that data.keep takes at most, in each process.",
     ),
     Field(
         "data.pad",

@@ -184,7 +184,8 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, Stored]:
     for name, part in slices.items():
         kind = part.get_dtype()
         dtype = np.dtype(_SAFETENSORS_TYPES[kind]).name if kind in _SAFETENSORS_TYPES else kind
-        stored[name] = Stored(tuple(part.get_shape()), dtype, lambda part=part: part[...])
+        # The whole of it: safetensors before 0.8 takes no Ellipsis.
+        stored[name] = Stored(tuple(part.get_shape()), dtype, lambda part=part: part[()])
     return stored
 
 

@@ -5,8 +5,9 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rrd_jax import errors
-from rrd_jax.data import degraded, feed, names, opened, summary, unlabelled
+from rrd_jax import console, errors
+from rrd_jax.data import degraded, feed, names, opened, regions, summary, unlabelled
+from rrd_jax.data.keeping import Keep
 from rrd_jax.data.source import Source
 from rrd_jax.data.summary import Summary
 from rrd_jax.data.views import Views
@@ -139,9 +140,30 @@ def _feeds(
     if not streams and not (source.feed == "auto" and too_large):
         return [feed.Resident(split, size, channels) for split in splits]
     resize = source.resize if source.crops_on_host else None
+    train, test = splits
     crops = {"area": source.crop_area, "views": Views(source.views, source.views_seed)}
+    by_parts, keep = _decodes_by_parts(source), Keep(source.keep, source.keep_share)
+    workers = source.workers
     # Tested with threads: processes would be started anew for every test.
     return [
-        feed.Streamed(split, size, channels, resize, workers, **crops)
-        for split, workers in zip(splits, (source.workers, 0), strict=True)
+        feed.Streamed(
+            train, size, channels, resize, workers, by_parts=by_parts, keep=keep, **crops
+        ),
+        feed.Streamed(test, size, channels, resize, **crops),
     ]
+
+
+def _decodes_by_parts(source: Source) -> bool:
+    """Whether no more of a JPEG is decoded than its crop."""
+    if not source.crops_on_host or source.decoder == "cv2":
+        return False
+    if source.decoder == "auto" and not regions.is_installed():
+        return False
+    try:
+        regions.check_usable()
+    except errors.InputError as error:
+        if source.decoder != "auto":
+            raise
+        console.warn(str(error))
+        return False
+    return True

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rrd_jax.data import images, loading
+from rrd_jax.data import images, keeping, loading
 from rrd_jax.data.loading import HostBatch
 from rrd_jax.data.views import FRESH, Views
 
@@ -111,6 +111,8 @@ class Streamed:
       threads: that decode where there are no workers; 0 for two a core.
       area: the smallest part of an image that a random-resized crop is, in (0, 1].
       views: of which random-resized crops are parts.
+      by_parts: whether no more of a JPEG is decoded than such a crop, to the same pixels.
+      keep: what of the images stays in memory while they are trained on.
     """
 
     examples: Any
@@ -121,10 +123,18 @@ class Streamed:
     threads: int = 0
     area: float = 0.08
     views: Views = FRESH
+    by_parts: bool = False
+    keep: keeping.Keep = keeping.NOTHING
     on_device: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    @functools.cached_property
+    def _kept(self) -> keeping.Kept | None:
+        """Asked for once images are to be seen again; then one process decodes them, in threads."""
+        size = None if self.resize else self.size
+        return keeping.kept(self.keep, self.examples, (size, self.channels))
 
     def train_batches(
         self,
@@ -146,19 +156,20 @@ class Streamed:
           stop: the step after the last.
           process_share: (i, n) for what process i of n feeds: its share of each batch.
         """
+        kept = self._kept if stop - start > len(self) // batch_size else None
 
         def load(step: int, place: int) -> HostBatch:
             epoch, row = divmod(step, len(self) // batch_size)
             index = int(epoch_order(seed, epoch, batch_size, len(self))[row, place])
-            image, label = self._decode(index)
-            known = {"label": label, "index": np.int32(index)}
-            if not self.views.count:
-                rng = np.random.default_rng((seed, epoch, index))
-                return {"image": self._cut(image, rng), **known}
-            view = self.views.of_epoch(seed, epoch, len(self))[index]
-            return {"image": self._view(image, index, view), "view": view, **known}
+            known, key = {"index": np.int32(index)}, (seed, epoch, index)
+            if self.views.count:
+                known["view"] = self.views.of_epoch(seed, epoch, len(self))[index]
+                key = self.views.key(index, int(known["view"]))
+            image, label = self._train_image(index, key, kept)
+            return {"image": image, "label": label, **known}
 
-        return self._batches(load, start, stop, _places(batch_size, process_share))
+        workers = self.workers if kept is None else 0
+        return self._batches(load, start, stop, _places(batch_size, process_share), workers)
 
     def test_batches(
         self, batch_size: int, process_share: tuple[int, int] = (0, 1)
@@ -170,15 +181,13 @@ class Streamed:
             if index >= len(self):
                 black = np.zeros((self.size, self.size, self.channels), np.uint8)
                 return {"image": black, "label": np.int32(0)}
-            image, label = self._decode(index)
+            image, label = self._read(index)
             if self.resize:
                 image = images.center_crop(image, self.size, self.resize)
-            else:
-                image = images.pad_or_resize(image, self.size)
             return {"image": image, "label": label}
 
         steps = -(-len(self) // batch_size)
-        return self._batches(load, 0, steps, _places(batch_size, process_share))
+        return self._batches(load, 0, steps, _places(batch_size, process_share), self.workers)
 
     def images_at(
         self, index: np.ndarray, batch_size: int, process_share: tuple[int, int] = (0, 1)
@@ -187,35 +196,56 @@ class Streamed:
 
         def load(step: int, place: int) -> HostBatch:
             which = int(index[step * batch_size + place])
-            image, _ = self._decode(which)
+            image, _ = self._read(which)
             if not self.resize:
-                return {"image": images.pad_or_resize(image, self.size)}
-            views = range(self.views.count)
-            return {"image": np.stack([self._view(image, which, view) for view in views])}
+                return {"image": image}
+            keys = [self.views.key(which, view) for view in range(self.views.count)]
+            return {"image": np.stack([self._cut(image, key) for key in keys])}
 
         steps = len(index) // batch_size
-        batches = self._batches(load, 0, steps, _places(batch_size, process_share))
+        places = _places(batch_size, process_share)
+        batches = self._batches(load, 0, steps, places, self.workers)
         with contextlib.closing(batches):
             for batch in batches:
                 yield batch["image"]
 
-    def _view(self, image: np.ndarray, index: int, view: int) -> np.ndarray:
-        """What the host makes of an image for one of its views."""
-        return self._cut(image, self.views.rng(index, int(view)))
+    def _train_image(
+        self, index: int, key: tuple[int, ...], kept: keeping.Kept | None
+    ) -> tuple[np.ndarray, np.int32]:
+        """What the host makes of an image, a function of the index and the key, and its label."""
+        if kept is not None or not self.resize:
+            image, label = self._read(index) if kept is None else kept.get(index, self._read)
+            return (self._cut(image, key) if self.resize else image), label
+        example = self.examples[index]
+        image = images.random_crop_or_black(
+            example,
+            index,
+            self.channels,
+            self.size,
+            self.area,
+            functools.partial(np.random.default_rng, key),
+            by_parts=self.by_parts,
+        )
+        return image, np.int32(example["label"])
 
-    def _cut(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A random-resized crop, or where the step crops, the whole image."""
-        if not self.resize:
-            return images.pad_or_resize(image, self.size)
-        return images.random_resized_crop(rng, image, self.size, self.area)
+    def _cut(self, image: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
+        return images.random_resized_crop(np.random.default_rng(key), image, self.size, self.area)
 
-    def _decode(self, index: int) -> tuple[np.ndarray, np.int32]:
+    def _read(self, index: int) -> tuple[np.ndarray, np.int32]:
+        """An image, in the networks' size where it is the step that crops, and its label."""
         example = self.examples[index]
         image = images.decode_or_black(example, index, self.channels, self.size)
+        if not self.resize:
+            image = images.pad_or_resize(image, self.size)
         return image, np.int32(example["label"])
 
     def _batches(
-        self, load: Callable[[int, int], HostBatch], start: int, stop: int, places: range
+        self,
+        load: Callable[[int, int], HostBatch],
+        start: int,
+        stop: int,
+        places: range,
+        workers: int,
     ) -> Iterator[HostBatch]:
         """Batches of load(step, place) for the given places of the steps start..stop-1."""
         size = len(places)
@@ -229,7 +259,7 @@ class Streamed:
             start * size,
             stop * size,
             size,
-            workers=self.workers,
+            workers=workers,
             threads=self.threads,
         )
 

@@ -1,13 +1,15 @@
 """Images on the host, by OpenCV: encoded, decoded, scaled and cropped."""
 
+import contextlib
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import cv2
 import numpy as np
 
 from rrd_jax import errors
-from rrd_jax.data import pictures
+from rrd_jax.data import pictures, regions
 
 # Images that are taken as black: more, and of all more than this share, are no accident.
 _FEW, _SHARE = 10, 0.25
@@ -91,6 +93,37 @@ def decode_or_black(example: dict[str, Any], index: int, channels: int, size: in
         return np.zeros((size, size, channels), np.uint8)
 
 
+def random_crop_or_black(
+    example: dict[str, Any],
+    index: int,
+    channels: int,
+    size: int,
+    area: float,
+    make_rng: Callable[[], np.random.Generator],
+    *,
+    by_parts: bool,
+) -> np.ndarray:
+    """`random_resized_crop` of what `decode_or_black` gives for an example.
+
+    Args:
+      example: as `decode_or_black` has it, and what follows.
+      index: of the example.
+      channels: of the image, 1 or 3.
+      size: of the crop.
+      area: the smallest part of the image that it is.
+      make_rng: a generator in the same state at each call.
+      by_parts: whether no more of a JPEG is decoded than the crop; the pixels are the same.
+    """
+    part = regions.opened(example["image"], channels) if by_parts else None
+    if part is not None:
+        with contextlib.suppress(regions.Undecoded):
+            crop = random_resized_crop(make_rng(), part, size, area)
+            _damage.tried += 1
+            return crop
+    image = decode_or_black(example, index, channels, size)
+    return random_resized_crop(make_rng(), image, size, area)
+
+
 class _Damage:
     """What could not be decoded in this process, as often as it was tried."""
 
@@ -155,11 +188,16 @@ def center_crop(image: np.ndarray, size: int, resize: int) -> np.ndarray:
     if max(height, width) > longest:  # a line of pixels, scaled as a whole, would fill gigabytes
         top, left = max(0, (height - longest) // 2), max(0, (width - longest) // 2)
         image = np.ascontiguousarray(image[top : top + longest, left : left + longest])
-        height, width = image.shape[:2]
-    factor = resize / min(height, width)
-    scaled = _scale(image, round(height * factor), round(width * factor))
+    scaled = scale_short(image, resize)
     top, left = (scaled.shape[0] - size) // 2, (scaled.shape[1] - size) // 2
     return scaled[top : top + size, left : left + size]
+
+
+def scale_short(image: np.ndarray, short: int) -> np.ndarray:
+    """Scaled so that the short side is `short`, by the average of areas where it shrinks."""
+    height, width = image.shape[:2]
+    factor = short / min(height, width)
+    return _scale(image, round(height * factor), round(width * factor))
 
 
 def _random_part(

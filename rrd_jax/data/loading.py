@@ -12,12 +12,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
-import grain
-import grain.experimental
 import numpy as np
+
+from rrd_jax import deferred
 
 HostBatch = dict[str, np.ndarray]
 Load = Callable[[int], HostBatch]
+grain = deferred.Library("grain")
 
 
 def batches(

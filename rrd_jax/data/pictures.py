@@ -115,6 +115,23 @@ def check(content: bytes) -> Header:
     return header
 
 
+def size(content: bytes) -> tuple[int, int]:
+    """(height, width) that a header claims; (0, 0) where it cannot be read."""
+    try:
+        return _open(content).size[::-1]
+    except errors.InputError:
+        return 0, 0
+
+
+def orientation(content: bytes) -> int:
+    """How a file is turned, 1 to 8.
+
+    Raises:
+      InputError: as `decode`.
+    """
+    return _orientation(_open(content))
+
+
 def check_size(content: bytes) -> None:
     """Raises an InputError for an encoded image that claims too many pixels."""
     if content.startswith(b"\x89PNG") and len(content) > 24:  # small images are PNG: no detour

@@ -8,9 +8,10 @@ import tensorflow_datasets as tfds
 
 from rrd_jax import errors
 from rrd_jax.data import examples, expressions
-from rrd_jax.data.builders import registry
+from rrd_jax.data.builders import registry, resized
 from rrd_jax.data.opened import Opened
 from rrd_jax.data.source import Source
+from rrd_jax.data.summary import Summary
 
 
 def open_source(source: Source) -> Opened:
@@ -38,7 +39,23 @@ def open_source(source: Source) -> Opened:
         parts = (examples.parts(builder, s) for s in (source.train_split, source.test_split))
         shared = expressions.overlap(*parts)
     version, channels = builder.info.full_name, builder.info.features[features.image].shape[-1]
-    return Opened(version, count, channels, train, test, names, shared=shared)
+    said = Summary()
+    if size := None if source.mock_examples else resized.noted(builder.data_dir):
+        version, said = f"{version}, {size}", _about(source, size)
+    return Opened(version, count, channels, train, test, names, said, shared)
+
+
+def _about(source: Source, size: resized.Resize) -> Summary:
+    """What there is to say of images that were made smaller when they were prepared."""
+    wanted = source.resize if source.crops_on_host else source.image_size
+    warnings = ()
+    if wanted > size.short:
+        field = "data.resize" if source.crops_on_host else "data.image_size"
+        warnings = (
+            f"{field} is {wanted}, but the images of '{source.name}' were prepared with {size}:"
+            " they are scaled up; for larger ones prepare it again",
+        )
+    return Summary((f"images of '{source.name}' were prepared with {size}",), warnings)
 
 
 def _classes(known: Any, features: examples.Features) -> tuple[int, tuple[str, ...]]:

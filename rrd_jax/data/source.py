@@ -9,6 +9,8 @@ from typing import Any
 from rrd_jax import errors
 
 FEEDS = ("auto", "resident", "streamed")
+KEEPS = ("auto", "on", "off")
+DECODERS = ("auto", "cv2", "nvimgcodec")
 # Augmentations that the compiled step makes, and those that the host makes as it decodes an image.
 DEVICE_AUGMENTATIONS = ("none", "crop_flip", "resized_crop")
 HOST_AUGMENTATIONS = ("random_resized",)
@@ -41,6 +43,11 @@ class Source:
       feed: "resident" to decode a split into memory at its first use, "streamed" to decode images
         as they are used, "auto" to stream what does not fit into 4 GB.
       workers: processes that decode streamed images; 0 for threads.
+      decoder: a name in DECODERS: "nvimgcodec" decodes no more of a JPEG than the part that a
+        random-resized crop shows, to the pixels of "cv2"; "auto" for it where it is installed.
+      keep: a name in KEEPS: whether streamed training images stay in memory once decoded; "auto"
+        for those of a set that fits.
+      keep_share: of the host's free memory, the most that they may take, in (0, 1].
       mock_examples: above 0, that many random examples a split stand in for the data; of a name
         with a path, the first ones of its own.
       class_names: a file of the classes' names, in place of the data's own; "" for none.
@@ -72,6 +79,9 @@ class Source:
     augment: str = "crop_flip"
     feed: str = "auto"
     workers: int = 0
+    decoder: str = "auto"
+    keep: str = "auto"
+    keep_share: float = 0.5
     mock_examples: int = 0
     options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
     class_names: str = ""
@@ -89,6 +99,8 @@ class Source:
         object.__setattr__(self, "options", tuple(pairs))
         errors.check_positive(**{"data.image_size": self.image_size})
         errors.lookup("feed", self.feed, dict.fromkeys(FEEDS))
+        errors.lookup("data.decoder", self.decoder, dict.fromkeys(DECODERS))
+        errors.lookup("data.keep", self.keep, dict.fromkeys(KEEPS))
         check_augmentation(self.augment)
         errors.lookup("data.noise", self.noise, dict.fromkeys(NOISES))
         whole = ("workers", "mock_examples", "noise_seed", "per_class", "views", "views_seed")
@@ -111,6 +123,7 @@ class Source:
 
         ranges = {
             "crop_area": (0 < self.crop_area <= 1, "above 0 and at most 1"),
+            "keep_share": (0 < self.keep_share <= 1, "above 0 and at most 1"),
             "share": (0 < self.share <= 1, "above 0 and at most 1"),
             "imbalance": (1 <= self.imbalance < math.inf, "a finite number of 1 or above"),
             "label_noise": (0 <= self.label_noise < 1, "0 or above, and below 1"),

@@ -37,9 +37,9 @@ class Views(NamedTuple):
         """
         return _of_epoch(self.count, seed, epoch, examples)
 
-    def rng(self, index: int, view: int) -> np.random.Generator:
-        """What the host's part of a view is drawn from."""
-        return np.random.default_rng((self.seed, index, view, _VIEWS))
+    def key(self, index: int, view: int) -> tuple[int, ...]:
+        """The seed of a generator that the host's part of a view is drawn from."""
+        return self.seed, index, view, _VIEWS
 
 
 FRESH = Views()

@@ -1,6 +1,7 @@
 """Relational Representation Distillation (arXiv 2407.12073)."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,8 +11,8 @@ import jax.numpy as jnp
 from rrd_jax import errors
 from rrd_jax import memory as memories
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record
-from rrd_jax.objectives.parts import banks, projections, relations
-from rrd_jax.objectives.parts.arithmetic import unit
+from rrd_jax.objectives.parts import banks, direct, projections, relations
+from rrd_jax.objectives.parts.arithmetic import unit_rows
 from rrd_jax.objectives.parts.projections import project
 
 _RRD = {"own_pair": False, "teacher_projection": True}
@@ -78,6 +79,7 @@ def relational_loss(
     own: jax.Array | None = None,
     chunk: int | None = None,
     precision: str = "auto",
+    longest: float | None = None,
 ) -> jax.Array:
     """Cross-entropy between the teacher's and the student's relations to a memory.
 
@@ -101,14 +103,18 @@ def relational_loss(
         each device: "high" for three passes of bfloat16, "highest" for full float32, "auto" for
         "high" where both temperatures are known to be 0.04 or above as it is traced. All else is
         full float32.
+      longest: what no |student| |row| and no |teacher| |row| exceeds, `own` among the rows, such as
+        1 where all have length 1; None where that is not known. With it, and temperatures of
+        longest / 66 or above, a TPU needs no maximum in front of its exponentials. Products that
+        are larger may give infinities there.
 
     Returns:
       [B] losses in nats; never below the entropy of p_t, and equal to it when the two
       relations agree.
 
     Raises:
-      InputError: a temperature is not above 0, chunk is no count, precision is unknown, or the
-        arrays do not fit.
+      InputError: a temperature or longest is not above 0, chunk is no count, precision is unknown,
+        or the arrays do not fit.
 
     References:
       arXiv 2407.12073.
@@ -133,6 +139,8 @@ def relational_loss(
     errors.check_arrays(student=student, teacher=teacher, memory=memory, **given)
     _check_chunk(chunk)
     _check_precision(precision)
+    if longest is not None:
+        errors.check_positive(longest=longest)
     if (
         memory.ndim != 2
         or student.ndim != 2
@@ -149,12 +157,15 @@ def relational_loss(
     teacher, memory, own = jax.lax.stop_gradient((teacher, memory, own))
     scaled = student / temperature_student, teacher / temperature_teacher
     chunk = None if chunk is None else int(chunk)
+    temperatures = (temperature_student, temperature_teacher)
+    known = not any(errors.is_traced(value) for value in (*temperatures, longest))
     if precision == "auto":
-        temperatures = (temperature_student, temperature_teacher)
-        known = not any(isinstance(value, jax.core.Tracer) for value in temperatures)
         precision = "high" if known and min(temperatures) >= _THREE_PASSES else "highest"
+    reach = None
+    if known and longest is not None and longest / min(temperatures) <= direct.REACH:
+        reach = float(longest / temperature_student)
     mesh = relations.context_mesh()
-    return relations.cross_entropy(*scaled, memory, own, chunk, mesh, precision)
+    return relations.cross_entropy(*scaled, memory, own, chunk, mesh, precision, reach)
 
 
 def nested_loss(
@@ -277,7 +288,9 @@ def rrd(
     if memory != "fifo":
         banks.check_options(examples, momentum)
 
-    products = {"chunk": chunk, "precision": precision}
+    # Rows have length 1, but for those that a bank or the reference's queue begins with.
+    longest = {"fifo": 1.0 if initial == "unit" else None, "momentum": math.sqrt(3)}.get(memory)
+    products = {"chunk": chunk, "precision": precision, "longest": longest}
 
     def compare(embedding, target, rows):
         own = target if own_pair else None
@@ -451,7 +464,7 @@ def _embeddings(params: Any, layer: Any, student: Any, teacher: Any) -> tuple[ja
 
 def _target(layer: Any, teacher: Any) -> jax.Array:
     embedding = teacher.embedding
-    target = project(layer, embedding) if layer else unit(embedding.astype(jnp.float32))
+    target = project(layer, embedding) if layer else unit_rows(embedding.astype(jnp.float32))
     return jax.lax.stop_gradient(target)
 
 

@@ -6,6 +6,7 @@ import os
 import pathlib
 import platform
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 
@@ -15,6 +16,9 @@ from rrd_jax import console
 
 OFF = "off"
 _BEGINS = ("Error reading persistent compilation cache", "Error writing persistent compilation")
+# What begins a line of /proc/cpuinfo that tells processors apart, of Intel and AMD, and of Arm.
+_TOLD = ("vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU")
+_YOUNG = 10.0  # seconds in which another run may still be writing a program
 
 
 def enable_compilation_cache(folder: str = "") -> None:
@@ -46,23 +50,39 @@ def enable_compilation_cache(folder: str = "") -> None:
         jax.config.update("jax_enable_compilation_cache", False)
         return
     jax.config.update("jax_compilation_cache_dir", str(home))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)  # many are small
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many are small
     warnings.showwarning = _shower(home, warnings.showwarning)
 
 
 def _kind_of_machine() -> str:
-    """A name for processors that can run the same programs, as far as the system tells."""
+    """A name for processors that can run the same programs as well, as far as the system tells.
+
+    XLA divides a program by the cores that its process may use, which JAX's keys leave out.
+    """
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:
         lines = [platform.processor()]
-    told = [line for line in lines if line.startswith(("model name", "flags", "Features", "CPU"))]
+    told = [line for line in lines if line.startswith(_TOLD)]
     known = "\n".join([platform.machine(), *(told or lines)])
-    return f"{platform.machine()}-{hashlib.sha256(known.encode()).hexdigest()[:8]}"
+    kind = f"{platform.machine()}-{hashlib.sha256(known.encode()).hexdigest()[:8]}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{kind}-{cores}"
+
+
+def _is_young(path: pathlib.Path) -> bool:
+    """Whether a file may not be complete yet."""
+    try:
+        return time.time() - path.stat().st_mtime < _YOUNG
+    except OSError:  # it is gone
+        return False
 
 
 def _shower(home: pathlib.Path, usual: Callable) -> Callable:
     """Shows what JAX warns of a damaged or full cache, once, as our warnings are.
+
+    JAX writes in place: of a program that another run is writing, it may read a part. That is no
+    damage, and this run compiles it for itself.
 
     Args:
       home: the cache.
@@ -78,8 +98,11 @@ def _shower(home: pathlib.Path, usual: Callable) -> Callable:
             return
         name, _, reason = text.partition("'")[2].partition("': ")
         is_damaged = begin == _BEGINS[0]
-        if is_damaged:  # JAX would leave it there
-            for path in home.glob(f"{glob.escape(name)}-*-cache"):
+        if is_damaged:
+            entries = list(home.glob(f"{glob.escape(name)}-*-cache"))
+            if any(map(_is_young, entries)):
+                return
+            for path in entries:  # JAX would leave it there
                 path.unlink(missing_ok=True)
         if begin not in said:
             said.add(begin)

@@ -52,7 +52,11 @@ def fill(
     share = min(-(-len(index) // mesh.size), max(1, at_once // views))
     count = share * mesh.size
     every = np.concatenate([index, np.repeat(index[-1:], -len(index) % count)])
-    embed = _compile_embed(network, augment, mesh, views, fast_cpu)
+    shape = (split.size, split.size, split.channels)
+    # As many in every start: a table that is filled in two starts has the same rows.
+    ordinary = compiling.ordinary_calls(networks.summarize(network, shape).macs)
+    onednn = len(split) * augment.views > ordinary
+    embed = _compile_embed(network, augment, mesh, views, fast_cpu, onednn)
     waiting = None
     for i, images in enumerate(split.images_at(every, count, parallel.process_share())):
         which = every[i * count : (i + 1) * count]
@@ -117,6 +121,7 @@ def _compile_embed(
     mesh: jax.sharding.Mesh,
     count: int,
     fast_cpu: bool,
+    onednn: bool,
 ) -> Callable:
     """(variables, images, index [b], first) -> rows [b, count, width] of views from the first on.
 
@@ -135,4 +140,4 @@ def _compile_embed(
     split, everywhere = PartitionSpec(parallel.AXIS), PartitionSpec()
     specs = (everywhere, split, split, everywhere)
     mapped = jax.shard_map(embed, mesh=mesh, in_specs=specs, out_specs=split)
-    return compiling.for_mesh(mapped, mesh, fast_cpu=fast_cpu, onednn=True)
+    return compiling.for_mesh(mapped, mesh, fast_cpu=fast_cpu, onednn=onednn)

@@ -332,7 +332,7 @@ def test_a_source_is_hashable_and_has_its_kind():
 
 
 def _batches(name, workers):
-    found = _load(name, feed="streamed", workers=workers)
+    found = _load(name, feed="streamed", workers=workers, keep="off")
     return list(found.train.train_batches(8, seed=0, start=0, stop=3))
 
 

@@ -176,6 +176,7 @@ def run(tmp_path, data_dir):
         f"--config.data.dir={data_dir}",
         "--config.data.feed=streamed",
         "--config.data.workers=2",
+        "--config.data.keep=off",  # or threads would do
         "--config.train.epochs=1000",
     ]
     group = _Group(arguments, tmp_path / "run.log")

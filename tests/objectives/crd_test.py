@@ -82,7 +82,9 @@ def test_pushing_before_puts_every_image_among_its_own_negatives():
         losses[before], _ = jax.jit(objective.loss)(
             state._replace(params=layers), *same, batches.NO_BATCH
         )
-    assert np.all(losses[True] >= np.log(2) - 1e-5)
+    assert np.all(
+        losses[True] >= np.log(2) - 1e-4
+    )  # of scores near 1 000, which float32 spaces by 6e-5
     assert np.min(losses[False]) < 0.1
 
 

@@ -1,9 +1,11 @@
 """Writes the splits of a set in the order that TFDS shuffles them into, without TensorFlow."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import itertools
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,6 +17,8 @@ from tensorflow_datasets.core.utils import shard_utils
 
 from rrd_jax import errors
 
+_AT_ONCE = 64  # examples that are read before they are changed
+
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
@@ -25,12 +29,24 @@ class Examples:
       size: of all examples in bytes, about; it decides the number of files.
       read: the example at a place in `keys`, ready to be stored: images are encoded.
       reading: around each file's worth of reading, for what can go wrong.
+      change: what is made of an example that was read; several at once, in threads.
     """
 
     keys: Sequence[str | int]
     size: int
     read: Callable[[int], dict[str, Any]]
     reading: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    change: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+
+    def read_all(self, places: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """The examples at some places, read one after the other."""
+        if not self.change:
+            yield from map(self.read, places)
+            return
+        with concurrent.futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for first in range(0, len(places), _AT_ONCE):  # images that came may be large
+                read = map(self.read, places[first : first + _AT_ONCE])
+                yield from pool.map(self.change, read)
 
 
 class OrderedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
@@ -42,10 +58,14 @@ class OrderedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     Attributes:
       manual_dir: the folder of the source files.
       verify: whether these must be the published ones.
+      change: what to make of a split before it is written.
+      write_note: (folder) -> None; writes what the set says of itself beside TFDS's notes.
     """
 
     manual_dir = ""
     verify = True
+    change: Callable[[Examples], Examples] | None = None
+    write_note: Callable[[str], None] | None = None
 
     def _examples(self) -> Mapping[str, Examples]:
         """The splits by name; called once the set is to be written."""
@@ -54,6 +74,10 @@ class OrderedBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):
     def _shard_iterators_per_split(self, dl_manager: Any) -> dict[str, Sequence[Callable]]:
         del dl_manager
         splits = self._examples()
+        if self.change:
+            splits = {split: self.change(examples) for split, examples in splits.items()}
+        if self.write_note:
+            self.write_note(self.data_dir)
         needed = sum(examples.size for examples in splits.values())
         free = shutil.disk_usage(self.data_dir).free
         if free < needed:
@@ -77,8 +101,9 @@ def _shards(name: str, split: str, examples: Examples) -> list[Callable[[], Iter
             # In the order of the source: a disk's head moves one way. TFDS keeps a file's worth of
             # examples in memory in any case.
             ready = {}
-            for i in sorted(order[first:last]):
-                ready[i] = examples.read(i)
+            places = sorted(order[first:last])
+            for i, example in zip(places, examples.read_all(places), strict=True):
+                ready[i] = example
                 bar.update()
         for i in order[first:last]:
             yield examples.keys[i], ready[i]

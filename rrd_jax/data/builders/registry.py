@@ -163,7 +163,8 @@ def prepare(name: str, builder: tfds.core.DatasetBuilder, *, verify: bool = True
     _check_writable(builder.data_dir_root)
     _check_remains(name, builder)
     console.say(f"preparing data set '{name}' under {builder.data_dir_root}")
-    write = _write if name in DATASETS else _write_by_tfds
+    ours = name in DATASETS or isinstance(builder, ordered.OrderedBuilder)
+    write = _write if ours else _write_by_tfds
     write(name, builder, options)
 
 

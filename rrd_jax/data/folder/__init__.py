@@ -44,12 +44,13 @@ def open_source(source: Source) -> Opened:
     tree, found = _found(source.dir, root)
     describe.check_share(root, tree.files, found)
     images = [i for i, checked in enumerate(found) if checked.format]
-    paths = [tree.files[i].path for i in images]
+    used = [tree.files[i] for i in images]
+    paths = [file.path for file in used]
     names = _names(source)
     plan = layout.arrange(root, paths, tree.folders, wants_test="test" in names)
     digests = [found[i].digest for i in images]
     train, test = (
-        _examples(root, plan, expression, paths, digests)
+        _examples(root, plan, expression, used, digests)
         for expression in (source.train_split, source.test_split)
     )
     version = f"image_folder/{_digest(plan, digests)}"
@@ -71,10 +72,11 @@ def _open_unlabelled(source: Source, root: str) -> Opened:
     found = check.check_all(root, files, memory, others, compares=True)
     unlabelled.check_share(root, files, found)
     images = [i for i, checked in enumerate(found) if checked.format]
-    paths, digests = [files[i].path for i in images], [found[i].digest for i in images]
+    used, digests = [files[i] for i in images], [found[i].digest for i in images]
+    paths = [file.path for file in used]
     plan = unlabelled.arrange(root, paths, wants_test="test" in _names(source))
     train, test = (
-        _examples(root, plan, expression, paths, digests)
+        _examples(root, plan, expression, used, digests)
         for expression in (source.train_split, source.test_split)
     )
     version = f"image_folder/{_digest(plan, digests)}"
@@ -83,6 +85,22 @@ def _open_unlabelled(source: Source, root: str) -> Opened:
     if source.mock_examples:
         train, test = (_mocked(source.mock_examples, 1, i) for i in range(2))
     return Opened(version, 0, 3, train, test, (), summary)
+
+
+def splits(folder: str, manual_dir: str) -> tuple[dict[str, FolderExamples], tuple[str, ...]]:
+    """All splits of a folder of images, and its classes.
+
+    Raises:
+      InputError: as `open_source`.
+    """
+    root = _root(manual_dir)
+    tree, found = _found(folder, root)
+    describe.check_share(root, tree.files, found)
+    images = [i for i, checked in enumerate(found) if checked.format]
+    used, digests = [tree.files[i] for i in images], [found[i].digest for i in images]
+    plan = layout.arrange(root, [file.path for file in used], tree.folders)
+    named = (name for name, part in plan.splits.items() if part)
+    return {name: _examples(root, plan, name, used, digests) for name in named}, plan.classes
 
 
 def problems(folder: str, manual_dir: str) -> dict[str, str]:
@@ -169,7 +187,7 @@ def _examples(
     root: str,
     plan: Layout,
     expression: str,
-    paths: Sequence[str],
+    files: Sequence[walk.File],
     digests: Sequence[str],
 ) -> FolderExamples:
     """The images of a split expression."""
@@ -199,10 +217,11 @@ def _examples(
     labels = {name: i for i, name in enumerate(plan.classes or ("",))}
     return FolderExamples(
         root,
-        [paths[image.place] for image in chosen],
+        [files[image.place].path for image in chosen],
         [image.key for image in chosen],
         [labels[image.label] for image in chosen],
         [digests[image.place] for image in chosen],
+        check.settled([files[image.place] for image in chosen]),
     )
 
 

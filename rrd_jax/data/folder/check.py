@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import tqdm
 
 from rrd_jax import console, errors
@@ -202,8 +203,24 @@ def read_image(path: str) -> bytes:
 
 def read(path: str) -> bytes:
     """The content of a regular file; raises an OSError for anything else, and never waits."""
+    return read_with_state(path)[0]
+
+
+def read_with_state(path: str) -> tuple[bytes, tuple[int, int, int]]:
+    """As `read`, and the file's size and times, as `File` has them."""
     with _opened(path) as file:
-        return _rest(file, b"")
+        state = os.fstat(file.fileno())
+        return _rest(file, b""), (state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+
+
+def settled(files: Sequence[File]) -> np.ndarray:
+    """[N, 3] int64 size and times of files, as `File` has them.
+
+    They are -1 of those that may have changed since they were looked at without another time.
+    """
+    states = np.array([file[1:] for file in files], np.int64).reshape(-1, 3)
+    states[states[:, 1:].max(1, initial=0) >= time.time_ns() - _FRESH] = -1
+    return states
 
 
 def _opened(path: str) -> io.RawIOBase:

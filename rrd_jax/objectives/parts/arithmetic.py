@@ -35,6 +35,16 @@ def unit(x: jax.Array, axis: int = -1) -> jax.Array:
     return ratio(x, root(square, _SHORTEST**2) * (square > _SHORTEST**2))
 
 
+def unit_rows(x: jax.Array) -> jax.Array:
+    """`unit` along the last axis, with one number for each row, which is what a TPU takes time for.
+
+    The same bits as `unit` for float32, in value and gradient.
+    """
+    square = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
+    above = square > _SHORTEST**2
+    return x / jnp.where(above, jnp.sqrt(jnp.where(above, square, 1)), jnp.inf)
+
+
 def centred(x: jax.Array, axis: int = -1) -> jax.Array:
     """x less its mean along an axis; 0 with gradient 0 where x is constant but for rounding."""
     rest = x - jnp.mean(x, axis=axis, keepdims=True)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from rrd_jax import errors, functional
 from rrd_jax.objectives.base import ObjectiveState
-from rrd_jax.objectives.parts.arithmetic import unit
+from rrd_jax.objectives.parts.arithmetic import unit_rows
 
 Layer = dict[str, jax.Array]  # {"kernel": [F, D], "bias": [D]}
 Mlp = dict[str, Layer]  # {"hidden": F to its width, "out": from that to D}
@@ -61,7 +61,7 @@ def apply_head(head: Layer | Mlp, features: jax.Array) -> jax.Array:
 
 def project(layer: Layer | Mlp, features: jax.Array) -> jax.Array:
     """Features [B, F] through a layer or a head, to embeddings [B, D] of length 1."""
-    return unit(apply_head(layer, features))
+    return unit_rows(apply_head(layer, features))
 
 
 def init_adapter(key: jax.Array, student: Any, teacher: Any) -> ObjectiveState:

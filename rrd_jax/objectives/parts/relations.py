@@ -60,7 +60,7 @@ class _Seen(NamedTuple):
     mean: jax.Array | None
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
 def cross_entropy(
     student: jax.Array,
     teacher: jax.Array,
@@ -69,6 +69,7 @@ def cross_entropy(
     chunk: int | None = None,
     mesh: AbstractMesh | None = None,
     precision: str = "highest",
+    reach: float | None = None,
 ) -> jax.Array:
     """- sum_k softmax_k(teacher . m_k) log softmax_k(student . m_k).
 
@@ -86,21 +87,24 @@ def cross_entropy(
       precision: of the gradient's product on a TPU, "high" for three passes of bfloat16, "highest"
         for full float32, which all else is. It counts where chunk is None, and the similarities
         are 2^23 at most on each device.
+      reach: what is known of the similarities' size, as `direct.losses` has it; it counts there
+        too.
 
     Returns:
       [B], in nats, float32 or wider.
     """
-    return _losses(student, teacher, memory, own, chunk, mesh, precision, gradient=False)[0]
-
-
-def _forward(student, teacher, memory, own, chunk, mesh, precision):
     arrays = (student, teacher, memory, own)
-    losses, direction = _losses(*arrays, chunk, mesh, precision, gradient=True)
+    return _losses(*arrays, chunk, mesh, precision, reach, gradient=False)[0]
+
+
+def _forward(student, teacher, memory, own, chunk, mesh, precision, reach):
+    arrays = (student, teacher, memory, own)
+    losses, direction = _losses(*arrays, chunk, mesh, precision, reach, gradient=True)
     return losses, direction.astype(student.dtype)
 
 
-def _backward(chunk, mesh, precision, direction, gradient):
-    del chunk, mesh, precision
+def _backward(chunk, mesh, precision, reach, direction, gradient):
+    del chunk, mesh, precision, reach
     return (gradient[:, None] * direction).astype(direction.dtype), None, None, None
 
 
@@ -122,7 +126,7 @@ def _axes(mesh: AbstractMesh) -> tuple[str, ...]:
     )
 
 
-def _losses(student, teacher, memory, own, chunk, mesh, precision, *, gradient):
+def _losses(student, teacher, memory, own, chunk, mesh, precision, reach, *, gradient):
     """Losses [B], and their gradient [B, D] or None."""
 
     def in_chunks(student, teacher, own, memory, axes=()):
@@ -135,8 +139,9 @@ def _losses(student, teacher, memory, own, chunk, mesh, precision, *, gradient):
         in_full = functools.partial(in_chunks, axes=axes)
         if chunk is not None or 2 * len(student) * len(memory) > _AT_ONCE:
             return in_full(*arrays)
+        shares = jax.lax.Precision[precision.upper()]
         at_once = functools.partial(
-            direct.losses, gradient=gradient, shares=jax.lax.Precision[precision.upper()], axes=axes
+            direct.losses, gradient=gradient, shares=shares, axes=axes, reach=reach
         )
         return jax.lax.platform_dependent(*arrays, tpu=at_once, default=in_full)
 

@@ -27,9 +27,13 @@ def given():
     return tuple(a.astype(np.float32) for a in (features, kernel, teacher, memory))
 
 
+@pytest.mark.parametrize("has_maximum", [False, True])
 @pytest.mark.parametrize("temperatures", [(1.0, 1.0), (0.1, 0.1), (0.04, 0.1)])
-def test_what_a_tpu_computes_is_within_a_hundred_thousandth_of_float64(given, temperatures):
-    named = dict(zip(passes.ERRORS, passes.compare(given, temperatures, _THREE), strict=True))
+def test_what_a_tpu_computes_is_within_a_hundred_thousandth_of_float64(
+    given, temperatures, has_maximum
+):
+    found = passes.compare(given, temperatures, _THREE, has_maximum=has_maximum)
+    named = dict(zip(passes.ERRORS, found, strict=True))
     assert all(named[name] <= bound for name, bound in _CLOSE.items()), named
 
 
@@ -50,9 +54,10 @@ def test_products_in_passes_lose_what_the_passes_leave_out(count, lower, upper):
     assert lower < np.abs(product / exact - 1).max() < upper
 
 
-# The rows of the memory are split over eight devices, or not.
+# The rows of the memory are split over eight devices, or not; of length 1, and known to be, or not.
+@pytest.mark.parametrize("reach", [None, 1.0])
 @pytest.mark.parametrize("is_own", [False, True])
-def test_the_direct_form_on_eight_devices_is_the_walk_on_one(is_own):
+def test_the_direct_form_on_eight_devices_is_the_walk_on_one(is_own, reach):
     rng = np.random.default_rng(0)
     *arrays, own = (
         jnp.asarray(rows.unit(rng.standard_normal((n, 24))), jnp.float32) for n in (10, 10, 160, 10)
@@ -65,13 +70,46 @@ def test_the_direct_form_on_eight_devices_is_the_walk_on_one(is_own):
 
     direction, losses = jax.jit(jax.grad(total, has_aux=True))(arrays[0])
     mesh, whole = parallel.make_mesh(), PartitionSpec()
-    form = functools.partial(direct.losses, gradient=True, axes=(parallel.AXIS,))
+    form = functools.partial(direct.losses, gradient=True, axes=(parallel.AXIS,), reach=reach)
     specs = (whole, whole, whole, PartitionSpec(parallel.AXIS))
     eight = jax.shard_map(form, mesh=mesh, in_specs=specs, out_specs=whole)
-    one = functools.partial(direct.losses, gradient=True)
+    one = functools.partial(direct.losses, gradient=True, reach=reach)
     for found in (jax.jit(f)(*arrays[:2], own, arrays[2]) for f in (one, eight)):
         np.testing.assert_allclose(found[0], losses, rtol=1e-6)
         np.testing.assert_allclose(found[1], direction, atol=2e-6 * np.abs(direction).max())
+
+
+def _unit(rng, *shape):
+    return rows.unit(rng.standard_normal(shape))
+
+
+def _cases():
+    """Students, teachers and rows of length 1 whose relations float32 might lose."""
+    rng, axes = np.random.default_rng(0), np.eye(16)
+    near = 0.8 * axes[:6] + 0.6 * axes[6:12]
+    return {
+        "among others": (_unit(rng, 6, 16), _unit(rng, 6, 16), _unit(rng, 500, 16)),
+        "nearly no loss": (rows.unit(axes[:6] + 1e-3), axes[:6], np.vstack([axes[:6], near])),
+        "all opposite": (axes[:1], axes[:1], -np.vstack([axes[:1], rows.unit(axes[:1] + 0.1)])),
+        "a row": (axes[:1], axes[1:2], axes[:1]),
+    }
+
+
+# At the coldest temperature that RRD's rows may have without a maximum, and at warm ones.
+@pytest.mark.parametrize("temperatures", [(1 / 66, 1 / 66), (0.02, 0.02), (0.1, 0.02), (0.04, 0.1)])
+@pytest.mark.parametrize("case", _cases())
+def test_similarities_of_unit_rows_need_no_maximum(case, temperatures):
+    student, teacher, memory = (a.astype(np.float32) for a in _cases()[case])
+    queries = student / temperatures[0], teacher / temperatures[1]
+    form = functools.partial(direct.losses, gradient=True, reach=1 / temperatures[0])
+    losses, direction = form(*queries, None, memory)
+    logits = [q.astype(np.float64) @ memory.astype(np.float64).T for q in queries]
+    logs = [x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in logits]
+    shares = [np.exp(x) for x in logs]
+    error = 2e-7 / min(temperatures)  # a similarity's rounding, as of the form with a maximum
+    wanted = -(shares[1] * logs[0]).sum(-1)
+    np.testing.assert_allclose(losses, wanted, rtol=error, atol=1e-7 / temperatures[0])
+    np.testing.assert_allclose(direction, (shares[0] - shares[1]) @ memory, rtol=0, atol=error)
 
 
 def test_a_value_without_a_gradient_takes_one_product(given):
@@ -82,6 +120,13 @@ def test_a_value_without_a_gradient_takes_one_product(given):
         return str(jax.make_jaxpr(losses)(student, teacher, None, memory)).count("dot_general")
 
     assert (products(False), products(True)) == (1, 2)
+
+
+@pytest.mark.parametrize("longest", [0, -1.0, float("nan"), "1"])
+def test_a_bound_that_is_no_number_above_0_is_refused(given, longest):
+    temperatures = {"temperature_student": 0.1, "temperature_teacher": 0.1}
+    with pytest.raises(errors.InputError, match="longest"):
+        relational_loss(given[2], given[2], given[3], **temperatures, longest=longest)
 
 
 @pytest.mark.parametrize("precision", ["higher", None, 3])

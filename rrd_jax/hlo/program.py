@@ -10,6 +10,7 @@ _HEADER = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) (?:\(.*)?\{\s*$")
 _ARRAY = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,<= ]*)\]")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "f64": 8, "s64": 8, "u64": 8}
 _OP_NAME = re.compile(r'op_name="((?:[^"\\]|\\.)*)"')
 
 
@@ -27,6 +28,11 @@ class Array:
         for length in self.shape:
             size *= length
         return size
+
+    @property
+    def item(self) -> int:
+        """Bytes of an element."""
+        return _BYTES.get(self.dtype, 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,6 +185,9 @@ def arrays(text: str) -> Iterator[Array]:
 
 def _closing(text: str, start: int) -> int:
     """Where the bracket that opens at `start` is closed."""
+    first = text.find(")", start)
+    if text.find("(", start + 1, first) < 0:
+        return first if first >= 0 else len(text)  # most have none inside
     depth = 0
     for i in range(start, len(text)):
         depth += {"(": 1, ")": -1}.get(text[i], 0)

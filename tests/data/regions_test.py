@@ -1,0 +1,183 @@
+"""Parts of JPEGs have the pixels of whole ones, whatever the files are and whatever ails them."""
+
+import functools
+import io
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import PIL.Image
+import pytest
+
+from rrd_jax import data, errors
+from rrd_jax.data import dataset, images, pictures, regions
+
+_SAMPLINGS = ("444", "422", "440", "420", "411")
+needs_codec = pytest.mark.skipif(not regions.is_installed(), reason="needs nvimgcodec")
+
+
+def _photograph(height, width, seed=0):
+    """Smooth colours, edges and grain."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (4, 5, 3), np.uint8)
+    image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).astype(float)
+    image[height // 3 : height // 2, width // 4 :] += 60
+    return np.clip(image + rng.normal(size=image.shape) * 9, 0, 255).astype(np.uint8)
+
+
+def _jpeg(height=117, width=149, sampling="420", seed=0, **options):
+    flags = [cv2.IMWRITE_JPEG_QUALITY, 90, cv2.IMWRITE_JPEG_SAMPLING_FACTOR]
+    flags.append(getattr(cv2, f"IMWRITE_JPEG_SAMPLING_FACTOR_{sampling}"))
+    for name, value in options.items():
+        flags += [getattr(cv2, f"IMWRITE_JPEG_{name.upper()}"), value]
+    return cv2.imencode(".jpg", _photograph(height, width, seed), flags)[1].tobytes()
+
+
+def _by_pillow(mode, **options):
+    file = io.BytesIO()
+    PIL.Image.fromarray(_photograph(117, 149)).convert(mode).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def _turned(orientation):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    return pictures.Upright(_by_pillow("RGB", exif=exif))
+
+
+def _crop(content, key, *, by_parts, channels=3):
+    example = {"image": content, "label": 0}
+    make_rng = functools.partial(np.random.default_rng, key)
+    return images.random_crop_or_black(example, 0, channels, 48, 0.08, make_rng, by_parts=by_parts)
+
+
+def _assert_same_crops(content, count=12, channels=3):
+    for seed in range(count):
+        whole, part = (
+            _crop(content, (seed, 5), by_parts=by_parts, channels=channels)
+            for by_parts in (False, True)
+        )
+        np.testing.assert_array_equal(part, whole)
+
+
+def _crop_of_november_2026(content, key, size=48):
+    """The crop as it was made when images were always decoded whole, by OpenCV."""
+    rng = np.random.default_rng(key)
+    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    height, width = image.shape[:2]
+    for _ in range(10):
+        area = height * width * rng.uniform(0.08, 1.0)
+        aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+        w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
+        if 0 < h <= height and 0 < w <= width:
+            top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+            break
+    part = image[top : top + h, left : left + w]
+    method = cv2.INTER_AREA if 2 * size <= min(h, w) else cv2.INTER_LINEAR
+    scaled = cv2.resize(part, (size, size), interpolation=method)
+    return scaled if rng.random() >= 0.5 else scaled[:, ::-1]
+
+
+@pytest.mark.parametrize("by_parts", [False, pytest.param(True, marks=needs_codec)])
+@pytest.mark.parametrize("sampling", _SAMPLINGS)
+def test_crops_are_those_of_november_2026_to_the_bit(sampling, by_parts):
+    content = _jpeg(sampling=sampling)
+    for seed in range(10):
+        crop = _crop(content, (seed, 1), by_parts=by_parts)
+        np.testing.assert_array_equal(crop, _crop_of_november_2026(content, (seed, 1)))
+
+
+@needs_codec
+@pytest.mark.parametrize("progressive", [0, 1])
+@pytest.mark.parametrize("sampling", _SAMPLINGS)
+def test_parts_are_those_of_the_whole_image(sampling, progressive):
+    content = _jpeg(sampling=sampling, progressive=progressive, rst_interval=3)
+    whole, jpeg = images.decode(content, 3), regions.opened(content, 3)
+    assert jpeg.shape == whole.shape
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        top, left = (int(rng.integers(size - 32)) for size in whole.shape[:2])
+        bottom, right = (
+            int(rng.integers(first + 32, size)) + 1
+            for first, size in zip((top, left), whole.shape, strict=False)
+        )
+        part = jpeg[top:bottom, left:right]
+        np.testing.assert_array_equal(part, whole[top:bottom, left:right])
+
+
+@needs_codec
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_parts_of_turned_images_are_those_of_the_whole_image(orientation):
+    content = _turned(orientation)
+    jpeg = regions.opened(content, 3)
+    assert jpeg.shape == ((149, 117, 3) if orientation > 4 else (117, 149, 3))
+    whole = images.decode(content, 3)
+    np.testing.assert_array_equal(jpeg[5:70, 20:110], whole[5:70, 20:110])
+    _assert_same_crops(content)
+    _assert_same_crops(bytes(content))  # of a prepared set: as stored
+
+
+@needs_codec
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(pytest.param(_jpeg(h, w), id=f"{h}x{w}") for h, w in [(1, 1), (9, 7), (33, 40), (8, 90)]),
+        pytest.param(_by_pillow("L"), id="grey"),
+        pytest.param(_by_pillow("CMYK"), id="CMYK"),
+        pytest.param(_by_pillow("RGB", keep_rgb=True), id="RGB"),
+        pytest.param(images.encode_png(_photograph(50, 60)), id="PNG"),
+        pytest.param(_photograph(50, 60), id="array"),
+    ],
+)
+def test_other_images_give_the_same_crops(content):
+    _assert_same_crops(content)
+    if isinstance(content, bytes):
+        _assert_same_crops(pictures.Upright(content))
+
+
+@needs_codec
+def test_grey_crops_of_colours_are_the_same():
+    _assert_same_crops(_jpeg(), channels=1)
+
+
+@needs_codec
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_files_give_the_same_crops_or_are_black_alike(monkeypatch, capfd):
+    monkeypatch.setattr(images, "_FEW", 10**9)
+    rng, whole = np.random.default_rng(0), _jpeg(120, 160, rst_interval=0)
+    files = [whole[:n] for n in (2, 20, 400, len(whole) // 2, len(whole) - 2)]
+    files += [whole[: len(whole) // 2] + bytes(2000), whole + b"garbage", whole[:-2]]
+    for _ in range(30):
+        damaged = bytearray(whole)
+        for place in rng.integers(2, len(whole), 3):
+            damaged[place] = rng.integers(256)
+        files.append(bytes(damaged))
+    for content in files:
+        _assert_same_crops(content, count=3)
+        _assert_same_crops(pictures.Upright(content), count=3)
+    assert "ERROR" not in capfd.readouterr().err
+
+
+@needs_codec
+def test_nothing_is_said_when_it_starts():
+    program = "from rrd_jax.data import regions; regions.check_usable()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def _source(**fields):
+    return data.Source(image_size=48, resize=50, augment="random_resized", **fields)
+
+
+def test_a_decoder_that_is_not_there_is_a_line_and_auto_does_without(monkeypatch):
+    monkeypatch.setattr(regions, "_PACKAGE", "nvidia.not_there")
+    with pytest.raises(errors.InputError, match=r"data.decoder is nvimgcodec.*pip install"):
+        dataset._decodes_by_parts(_source(decoder="nvimgcodec"))
+    assert not dataset._decodes_by_parts(_source(decoder="auto"))
+
+
+@needs_codec
+@pytest.mark.parametrize(("decoder", "expected"), [("auto", True), ("cv2", False)])
+def test_auto_decodes_parts_where_that_is_installed(decoder, expected):
+    assert dataset._decodes_by_parts(_source(decoder=decoder)) is expected

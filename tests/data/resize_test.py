@@ -1,0 +1,134 @@
+"""`prepare --resize`: smaller images in records, which say so."""
+
+import io
+import signal
+
+import numpy as np
+import PIL.Image
+import pytest
+from absl.testing import flagsaver
+
+from rrd_jax import cli, data
+from rrd_jax.data import images, pictures, prepare
+from rrd_jax.data.builders import resized
+from tests.data import folders, published
+
+_OPTIONS = {"image_size": 16, "resize": 18, "augment": "random_resized"}
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command with flags; returns exit code, stdout, stderr."""
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+
+    def call(*flags):
+        with flagsaver.flagsaver():
+            try:
+                prepare.main(cli.parse_flags(["prepare", *map(str, flags)]))
+                code = 0
+            except SystemExit as stop:
+                code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def _by_name(split):
+    return {
+        e["file_name"]: (e["image"], e["label"]) for e in map(split.__getitem__, range(len(split)))
+    }
+
+
+def _turned(orientation, size=(60, 40)):
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    return folders.encoded("JPEG", size, exif=exif)
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """A folder of images of several formats and sizes, turned ones among them."""
+    root = tmp_path / "My pets"
+    folders.fill(root / "train")
+    folders.fill(root / "test", number=2)
+    folders.put(root / "train" / "cat" / "large.jpg", folders.encoded("JPEG", (60, 40)))
+    folders.put(root / "train" / "cat" / "turned.jpg", _turned(6))
+    folders.put(root / "train" / "dog" / "small_turned.jpg", _turned(8, (12, 10)))
+    folders.put(root / "train" / "dog" / "large.png", folders.encoded("PNG", (40, 90)))
+    folders.put(root / "train" / "dog" / "small.webp", folders.encoded("WEBP", (12, 10)))
+    return root
+
+
+def test_a_folder_becomes_a_set_with_the_same_splits_labels_and_names(pets, tmp_path, run):
+    flags = ("--name=image_folder", f"--manual_dir={pets}", f"--data_dir={tmp_path}", "--resize=20")
+    code, said, errors = run(*flags)
+    assert code == 0, errors
+    assert "with a shorter side of 20 pixels, JPEG of quality 95: " in said
+    assert f"--config.data.name=my_pets_20 --config.data.dir={tmp_path}" in said
+    before = data.load(data.Source("image_folder", manual_dir=str(pets), **_OPTIONS))
+    after = data.load(data.Source("my_pets_20", dir=str(tmp_path), **_OPTIONS))
+    assert after.class_names == before.class_names
+    assert after.version.endswith("a shorter side of 20 pixels, JPEG of quality 95")
+    assert after.summary.lines == (
+        "images of 'my_pets_20' were prepared with a shorter side of 20 pixels, JPEG of quality 95",
+    )
+    for split in ("train", "test"):
+        stored, files = (_by_name(getattr(x, split).examples) for x in (after, before))
+        assert {n: label for n, (_, label) in stored.items()} == {
+            n: label for n, (_, label) in files.items()
+        }
+        for name, (image, _) in stored.items():
+            whole, small = images.decode(files[name][0], 3), images.decode(image, 3)
+            if min(whole.shape[:2]) <= 20:
+                np.testing.assert_array_equal(small, whole)
+                continue
+            assert min(small.shape[:2]) == 20
+            # In brightness: JPEG halves the resolution of colours, which are noise here.
+            exact = pictures.grey(images.scale_short(whole, 20))
+            assert np.abs(pictures.grey(small).astype(float) - exact).mean() < 4
+    assert next(after.train.train_batches(4, 0, 0, 1))["image"].shape == (4, 16, 16, 3)
+
+
+def test_imagenet_is_stored_smaller_under_its_name_and_other_sizes_are_refused(tmp_path, run):
+    wanted = published.imagenet(tmp_path)
+    flags = [f"--manual_dir={tmp_path}", f"--data_dir={tmp_path}", "--no_verify"]
+    flags.append("--name=imagenet2012")
+    code, _, errors = run(*flags, "--resize=20", "--quality=90")
+    assert code == 0, errors
+    source = {"dir": str(tmp_path), "test_split": "validation", **_OPTIONS}
+    imagenet = data.load(data.Source("imagenet2012", **source))
+    stored = {e["file_name"].decode(): e["image"] for e in imagenet.train.examples}
+    assert stored.keys() == wanted["train"].keys()
+    assert {images.decode(image, 3).shape for image in stored.values()} == {(20, 27, 3)}
+    assert "quality 90" in imagenet.version
+    assert not [w for w in imagenet.summary.warnings if "scaled up" in w]
+    large = data.load(data.Source("imagenet2012", **source | {"image_size": 32, "resize": 36}))
+    (warning,) = [w for w in large.summary.warnings if "scaled up" in w]
+    assert "data.resize is 36" in warning
+    assert run(*flags, "--resize=20", "--quality=90")[0] == 0
+    for other in (["--resize=30"], ["--resize=20"], []):
+        code, _, errors = run(*flags, *other)
+        assert code == 2
+        assert "is prepared under" in errors
+        assert "a shorter side of 20 pixels, JPEG of quality 90, not with" in errors
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("cifar10", "has images of 32 x 32"), ("mnist", "has images of 28 x 28")]
+)
+def test_sets_whose_images_have_one_size_are_not_made_smaller(name, why, tmp_path, run):
+    code, _, errors = run(f"--name={name}", f"--data_dir={tmp_path}", "--resize=20")
+    assert code == 2
+    assert f"'{name}' {why}: it is for image_folder and imagenet2012" in errors
+
+
+def test_what_cannot_be_decoded_or_is_small_stays_as_it_is():
+    resize, small = resized.Resize(30), folders.encoded("JPEG", (40, 30))
+    for content in (b"gibber", small, small[:90]):
+        assert resized.smaller(content, resize) == content
+    grey = io.BytesIO()
+    PIL.Image.new("L", (80, 60), 90).save(grey, "JPEG")
+    assert images.decode(resized.smaller(grey.getvalue(), resize), 3).shape == (30, 40, 3)
+    turned = resized.smaller(pictures.Upright(_turned(6)), resize)
+    assert images.decode(turned, 3).shape == (45, 30, 3)
