@@ -7,7 +7,7 @@ from rrd_jax import networks
 from rrd_jax.convert import published
 from rrd_jax.networks.__main__ import table
 
-_HEADER = ("name", "parameters", "multiply-adds", "maps", "embedding", "pixels", "the same in")
+_HEADER = ("name", "parameters, M", "MACs, M", "maps", "embedding", "pixels", "the same in")
 
 
 def page(patterns: Sequence[str] = ("*",)) -> str:
@@ -42,7 +42,8 @@ def _row(row: Sequence[str]) -> tuple[str, ...]:
         for library, known in theirs.items()
         if known
     )
-    return name, parameters, macs, maps, embedding, size.split("x")[0], ", ".join(elsewhere) or "-"
+    costs = (f"{int(count.replace(',', '')) / 1e6:,.2f}" for count in (parameters, macs))
+    return name, *costs, maps, embedding, size.split("x")[0], ", ".join(elsewhere) or "-"
 
 
 def _table(rows: Iterable[Sequence[str]]) -> str:
