@@ -21,9 +21,6 @@ import rrd_jax
 from rrd_jax import checkpoints, cli, data, drawing, memory
 from rrd_jax.objectives.parts import projections
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/digits", "A finished run of make distill.")
-_OUTPUT = flags.DEFINE_string("output", "docs/images", "The folder that the figures go to.")
-
 _TEACHER, _STUDENT, _GREY = "#c25b0f", "#1f6fb4", "#8a8a8a"
 _STYLE = {
     "font.size": 9,
@@ -227,6 +224,12 @@ def makers(relations: Relations) -> dict[str, Callable[[], Any]]:
     }
 
 
+def define_flags() -> None:
+    """Not on import: tests import several programs, whose flags have the same names."""
+    flags.DEFINE_string("workdir", "runs/digits", "A finished run of make distill.")
+    flags.DEFINE_string("output", "docs/images", "The folder that the figures go to.")
+
+
 def main(argv: list[str]) -> None:
     """Draws all of them."""
     del argv
@@ -237,9 +240,9 @@ def _run() -> None:
     import matplotlib
 
     drawing.check("this command")
-    output = pathlib.Path(_OUTPUT.value)
+    output = pathlib.Path(flags.FLAGS.output)
     output.mkdir(parents=True, exist_ok=True)
-    relations = read(pathlib.Path(_WORKDIR.value))
+    relations = read(pathlib.Path(flags.FLAGS.workdir))
     # The same figures are the same files: matplotlib writes the date that this says.
     os.environ["SOURCE_DATE_EPOCH"] = "0"
     with matplotlib.rc_context(_STYLE):
@@ -248,4 +251,5 @@ def _run() -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    define_flags()
+    app.run(main, flags_parser=cli.parse_flags)
