@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from rrd_jax import hlo
 
-# Eigen packs a product's operands in slices of so many summed terms at most, of which two are there
-# at once.
-_PACKED = 2 * 320
+# Eigen packs a product's operands in slices of so many summed terms at most. Of the few products
+# with very many terms, the gradients of kernels, two slices are there at once; of others, as
+# measured, one.
+_SLICE = 320
 
 
 class Scratch(NamedTuple):
@@ -58,11 +59,13 @@ def _transposed(convolution: hlo.Convolution) -> int:
     """Numbers of all patches, and of the packed image."""
     pixels = convolution.image.size // convolution.lhs_channels
     patch = math.prod(convolution.window) * convolution.features
-    return pixels * (patch + min(convolution.lhs_channels, _PACKED))
+    return pixels * (patch + min(convolution.lhs_channels, 2 * _SLICE))
 
 
 def _patches(convolution: hlo.Convolution) -> int:
     """Numbers of packed patches, which are the rows of the product, and of the packed kernel."""
     patch = math.prod(convolution.window) * convolution.channels
-    rows = convolution.images * math.prod(convolution.places)
-    return (rows + convolution.features // convolution.groups) * min(patch, _PACKED)
+    places = math.prod(convolution.places)
+    slices = 2 if math.prod(convolution.window) > places else 1
+    rows = convolution.images * places + convolution.features // convolution.groups
+    return rows * min(patch, slices * _SLICE)
