@@ -15,15 +15,15 @@ _LIBRARIES = "import flax, jax, optax"
 _IMPORTS = ["from rrd_jax import objectives", "from rrd_jax import memory, networks"]
 _REPORT = """
 import json, sys, time
-start = time.perf_counter()
+start = time.process_time()
 exec(sys.argv[1])
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 print(json.dumps([seconds, sorted({name.split(".")[0] for name in sys.modules})]))
 """
 
 
 def _run(statement):
-    """Seconds that a statement takes in a new process, and the packages that it imports."""
+    """Processor seconds of a statement in a new process, and the packages that it imports."""
     command = [sys.executable, "-c", _REPORT, statement]
     seconds, packages = json.loads(subprocess.check_output(command, text=True))
     return seconds, set(packages)
