@@ -76,9 +76,7 @@ def _trace(
     plan: recipe.Recipe, student: Any, teacher: Any, dataset: data.Dataset
 ) -> dict[str, Any]:
     """The states of the objectives, as shapes; see `objectives.check`."""
-    training = plan.training
-    part = training.batch_size // training.accumulate
-    batch = _batch(part, dataset.image_shape, mixes=training.mix is not None)
+    batch = _batch(plan.training, dataset.image_shape)
     plain = batch._replace(label=None, other_label=None)
     states = {}
     for name, objective in plan.objectives.items():
@@ -101,8 +99,7 @@ def _warn_of_classifier(
     training = plan.training
     if not dataset.labelled or training.start or registry.classifier(plan.objectives):
         return
-    part = training.batch_size // training.accumulate
-    seen = _batch(part, dataset.image_shape, mixes=training.mix is not None)
+    seen = _batch(training, dataset.image_shape)
     for name, term in plan.terms.items():
         given = (name, term.objective, states[name], student, teacher, seen)
         if term.weight and registry.reads_logits(*given):
@@ -176,9 +173,12 @@ def _check_steps(job: Job, examples: int) -> None:
             )
 
 
-def _batch(size: int, image_shape: tuple[int, int, int], *, mixes: bool) -> Batch:
+def _batch(training: recipe.Training, image_shape: tuple[int, int, int]) -> Batch:
     """A batch as objectives see it, as shapes."""
+    size = training.batch_size // training.accumulate
     images = jax.ShapeDtypeStruct((size, *image_shape), jnp.float32)
     numbers = jax.ShapeDtypeStruct((size,), jnp.int32)
     share = jax.ShapeDtypeStruct((size,), jnp.float32)
-    return Batch(images, numbers, numbers, numbers, *((numbers, share) if mixes else ()))
+    return Batch(
+        images, numbers, numbers, numbers, *((numbers, share) if training.mix is not None else ())
+    )

@@ -2,18 +2,16 @@ import gzip
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from absl.testing import flagsaver
 from tensorflow_datasets.core.utils import shard_utils
 
-from rrd_jax import cli, data, errors
-from rrd_jax.data import images, prepare
+from rrd_jax import data, errors
+from rrd_jax.data import images
 from rrd_jax.data.builders import archives, ordered, registry
 from tests.data import published
 
@@ -51,24 +49,6 @@ def cifar100(tmp_path):
     """A folder with an archive of CIFAR-100 whose checksum is another one than the published."""
     published.cifar100(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the command with flags; returns exit code, stdout, stderr."""
-    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
-
-    def call(*flags):
-        with flagsaver.flagsaver():
-            try:
-                prepare.main(cli.parse_flags(["prepare", *flags]))
-                code = 0
-            except SystemExit as stop:
-                code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 @pytest.mark.parametrize("name", ["my_data:source", "hf:folder"])

@@ -1,37 +1,17 @@
 """`prepare --resize`: smaller images in records, which say so."""
 
 import io
-import signal
 
 import numpy as np
 import PIL.Image
 import pytest
-from absl.testing import flagsaver
 
-from rrd_jax import cli, data
-from rrd_jax.data import images, pictures, prepare
+from rrd_jax import data
+from rrd_jax.data import images, pictures
 from rrd_jax.data.builders import resized
 from tests.data import folders, published
 
 _OPTIONS = {"image_size": 16, "resize": 18, "augment": "random_resized"}
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the command with flags; returns exit code, stdout, stderr."""
-    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
-
-    def call(*flags):
-        with flagsaver.flagsaver():
-            try:
-                prepare.main(cli.parse_flags(["prepare", *map(str, flags)]))
-                code = 0
-            except SystemExit as stop:
-                code = stop.code
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def _by_name(split):

@@ -43,12 +43,10 @@ def open_source(source: Source) -> Opened:
     is_new = not index_path(source.dir, root).exists()
     tree, found = _found(source.dir, root)
     describe.check_share(root, tree.files, found)
-    images = [i for i, checked in enumerate(found) if checked.format]
-    used = [tree.files[i] for i in images]
+    used, digests = _readable(tree.files, found)
     paths = [file.path for file in used]
     names = _names(source)
     plan = layout.arrange(root, paths, tree.folders, wants_test="test" in names)
-    digests = [found[i].digest for i in images]
     train, test = (
         _examples(root, plan, expression, used, digests)
         for expression in (source.train_split, source.test_split)
@@ -71,8 +69,7 @@ def _open_unlabelled(source: Source, root: str) -> Opened:
     memory = index_path(source.dir, root)
     found = check.check_all(root, files, memory, others, compares=True)
     unlabelled.check_share(root, files, found)
-    images = [i for i, checked in enumerate(found) if checked.format]
-    used, digests = [files[i] for i in images], [found[i].digest for i in images]
+    used, digests = _readable(files, found)
     paths = [file.path for file in used]
     plan = unlabelled.arrange(root, paths, wants_test="test" in _names(source))
     train, test = (
@@ -96,8 +93,7 @@ def splits(folder: str, manual_dir: str) -> tuple[dict[str, FolderExamples], tup
     root = _root(manual_dir)
     tree, found = _found(folder, root)
     describe.check_share(root, tree.files, found)
-    images = [i for i, checked in enumerate(found) if checked.format]
-    used, digests = [tree.files[i] for i in images], [found[i].digest for i in images]
+    used, digests = _readable(tree.files, found)
     plan = layout.arrange(root, [file.path for file in used], tree.folders)
     named = (name for name, part in plan.splits.items() if part)
     return {name: _examples(root, plan, name, used, digests) for name in named}, plan.classes
@@ -140,6 +136,14 @@ def about_old(copies: Sequence[pathlib.Path]) -> str:
 def _found(folder: str, root: str) -> tuple[Tree, list[check.Checked]]:
     tree = walk.walk(root)
     return tree, check.check_all(root, tree.files, index_path(folder, root))
+
+
+def _readable(
+    files: Sequence[walk.File], found: Sequence[check.Checked]
+) -> tuple[list[walk.File], list[str]]:
+    """The files that are images, and their digests."""
+    images = [i for i, checked in enumerate(found) if checked.format]
+    return [files[i] for i in images], [found[i].digest for i in images]
 
 
 def _root(manual_dir: str, use_labels: bool = True) -> str:
