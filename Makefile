@@ -7,7 +7,7 @@
 # make growth:    how cost grows with batch, memory, student, devices and epochs
 # make notebooks: executes docs/tutorials again, and stores what they show
 # make tpu-aot:   compiles the train steps for TPUs, without one; memory, collectives, FLOPs
-# make docs:      the site, in site; `python -m http.server -d site` shows it, with its search
+# make docs:      the site, in site; site/index.html opens in a browser as it is
 # make lock:      exact versions for what setup.cfg asks for, in requirements.lock (needs uv)
 # make test-versions: a short suite with the oldest and newest of all libraries, on each of PYTHONS
 #                 that is here (needs uv)

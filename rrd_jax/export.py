@@ -134,8 +134,10 @@ def run(asked: Asked) -> list["several.Outcome"]:
     absent = [several.Outcome(form, error=several.missing(form)) for form in forms]
     if all(outcome.error for outcome in absent):
         several.close(absent)  # which raises
+    if stated := _stated_place(asked, forms):  # before a network is loaded
+        writing.check_place(stated, forms[0], overwrite=asked.overwrite)
     exportable = _subject(asked)
-    places = [(form, _place(asked, exportable.about, form, options, len(forms))) for form in forms]
+    places = [(form, stated or _place(asked, exportable.about, form, options)) for form in forms]
     for (form, place), outcome in zip(places, absent, strict=True):
         if not outcome.error:
             writing.check_place(place, form, overwrite=asked.overwrite)
@@ -187,22 +189,27 @@ def _subject(asked: Asked) -> "Exportable":
     return subjects.load(asked.workdir, **asked.given)
 
 
-def _place(
-    asked: Asked, about: "About", form: "Format", options: "Options", number: int
-) -> pathlib.Path:
-    """Where a format's file goes; `number` is of all files."""
+def _stated_place(asked: Asked, forms: Sequence["Format"]) -> pathlib.Path | None:
+    """The file that --output names, if it is no folder for files."""
+    if asked.output is None or len(forms) > 1 or asked.output.endswith("/"):
+        return None
+    place = pathlib.Path(asked.output)
+    is_file = not place.is_dir() or forms[0].recognizes(place)  # some files are folders
+    return place if is_file else None
+
+
+def _place(asked: Asked, about: "About", form: "Format", options: "Options") -> pathlib.Path:
+    """Where a format's file goes that --output does not name."""
     from rrd_jax.convert import files
     from rrd_jax.exports import writing
 
     suffix = "-teacher" if asked.teacher else ""
     name = writing.file_name(about, form, writing.known_options(form, options), suffix)
-    if asked.output is None:
-        home, _ = files.split(asked.workdir)
-        inside = home.is_file() or home.name == "checkpoints"
-        return (home.parent if inside else home) / "exports" / name
-    place = pathlib.Path(asked.output)
-    is_file = not place.is_dir() or form.recognizes(place)  # some files are folders
-    return place if number == 1 and is_file and not asked.output.endswith("/") else place / name
+    if asked.output is not None:
+        return pathlib.Path(asked.output) / name
+    home, _ = files.split(asked.workdir)
+    inside = home.is_file() or home.name == "checkpoints"
+    return (home.parent if inside else home) / "exports" / name
 
 
 def _asked() -> Asked:

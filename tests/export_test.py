@@ -100,6 +100,8 @@ def test_what_is_there_is_kept_unless_it_is_ours_and_asked_for(run, form, tmp_pa
         _export(run, path)
     with pytest.raises(errors.InputError, match="not written by this command"):
         _export(run, path, overwrite=True)
+    with pytest.raises(errors.InputError, match=r"is there already; .*--overwrite"):
+        _export(tmp_path / "no run", path)  # before anything is loaded
     assert path.read_text() == "a letter"
     path.unlink()
     _export(run, path)

@@ -126,9 +126,10 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.mark.skipif(_CHROMIUM is None, reason="no Chromium is installed")
-@pytest.mark.parametrize("width", [1400, 390])
-def test_pages_fit_the_screen_and_the_search_finds_a_field(address, width):
+@pytest.mark.parametrize(("where", "width"), [("server", 1400), ("disk", 1400), ("server", 390)])
+def test_pages_fit_the_screen_and_the_search_finds_a_field(address, site, where, width):
     playwright = pytest.importorskip("playwright.sync_api")
+    address = address if where == "server" else site.as_uri()
     said, asked = [], []
     with playwright.sync_playwright() as program:
         browser = program.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])

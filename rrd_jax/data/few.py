@@ -33,13 +33,18 @@ def open_few(where: str, per_class: int, source: Source, like: Dataset) -> Datas
         found = _opened(_source(where, source))
     except errors.InputError as error:
         raise errors.InputError(f"eval.labelled is '{where}': {error}") from error
-    channels = like.image_shape[-1]
+    channels, stored = like.image_shape[-1], found.image_shape[-1]
+    summary = found.summary
+    if channels != stored:
+        made = "become grey" if channels == 1 else "get the same values in each channel"
+        text = f"its images have {stored} channels and the run's {channels}: they {made}"
+        summary = dataclasses.replace(summary, warnings=(*summary.warnings, text))
     train, test = (
         dataclasses.replace(split, channels=channels) for split in (found.train, found.test)
     )
     train = _some_of_each_class(train, per_class, found.num_classes)
     shape = (*found.image_shape[:2], channels)
-    return dataclasses.replace(found, image_shape=shape, train=train, test=test)
+    return dataclasses.replace(found, image_shape=shape, train=train, test=test, summary=summary)
 
 
 def about(few: Dataset) -> str:

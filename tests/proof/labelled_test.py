@@ -11,7 +11,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from rrd_jax import data, errors, job, predictions
 from rrd_jax.config import parse
-from rrd_jax.data import few
+from rrd_jax.data import few, images
 from rrd_jax.proof import shown
 from rrd_jax.teacher import frozen
 from tests import launch
@@ -109,8 +109,8 @@ def test_figures_are_those_of_scikit_learn(which, judged, tiny_teacher):
 
 def _open(where, tmp_path, per_class=0, channels=1, **fields):
     source = data.Source("digits", image_size=8, dir=str(tmp_path / "index"), **fields)
-    images = np.zeros((4, 8, 8, channels), np.uint8), np.zeros(4, int)
-    like = data.from_sources(images, images, data.Source(image_size=8, use_labels=False))
+    blank = np.zeros((4, 8, 8, channels), np.uint8), np.zeros(4, int)
+    like = data.from_sources(blank, blank, data.Source(image_size=8, use_labels=False))
     return few.open_few(str(where), per_class, source, like)
 
 
@@ -137,8 +137,33 @@ def test_images_are_read_in_the_colours_of_the_run(tmp_path):
     grey, coloured = (_open(tmp_path / "images", tmp_path, channels=c) for c in (1, 3))
     weights = np.array([0.299, 0.587, 0.114])
     assert grey.train.images.shape[-1] == 1
+    assert "they become grey" in grey.summary.warnings[-1]
+    assert not any("channels" in text for text in coloured.summary.warnings)
     expected = coloured.train.images @ weights
     np.testing.assert_allclose(grey.train.images[..., 0], expected, atol=1.5)
+
+
+def test_a_set_of_hugging_face_judges_with_its_own_test_split(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(_SHADES))}
+    )
+    parts = {}
+    for split, number in (("train", 4), ("test", 2)):
+        _fill(tmp_path / split, number)
+        rows = [
+            {"image": str(path), "label": path.parent.name}
+            for path in sorted((tmp_path / split).rglob("*.png"))
+        ]
+        parts[split] = datasets.Dataset.from_list(rows, features=features)
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "set")
+    opened = _open(f"hf:{tmp_path / 'set'}", tmp_path, 3)
+    assert np.bincount(opened.train.labels).tolist() == [3, 3, 3]
+    assert (len(opened.test), opened.class_names) == (6, tuple(_SHADES))
+    coloured = images.decode((tmp_path / "test/bright/0.png").read_bytes(), 3)
+    expected = coloured @ np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(opened.test.images[0, ..., 0], expected, atol=1.5)
 
 
 @pytest.mark.parametrize(
