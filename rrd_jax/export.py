@@ -56,7 +56,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "head",
         "",
-        "The objective whose head behind the embedding a run's network keeps, such as rrd.",
+        "The objective whose head behind the embedding a run's network keeps, such as rrd; of"
+        " several teachers rrd[0].",
     )
     flags.DEFINE_string(
         "network", "", "The network of a PyTorch file, a name of `python -m rrd_jax.networks`."

@@ -2,8 +2,12 @@
 
 import json
 
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
+import rrd_jax
 from rrd_jax import errors, evaluation
 from rrd_jax.config import parse
 from tests import launch
@@ -26,12 +30,30 @@ def test_two_teachers_are_trained_first_and_a_second_start_finds_them(tmp_path, 
     assert [row["run"] for row in rows] == ["teacher", "teacher", "teachers", "student"]
     kept = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["agreement"] == pytest.approx(kept[-1]["test/agreement"])
+    _check_heads(tmp_path)
     again = _config()
     again.teacher[1].checkpoint = str(tmp_path / "teacher2")  # where it is does not matter
     assert launch.run(again, tmp_path)[-1] == results[-1]
     again.teacher[1].weight = 2.0
     with pytest.raises(errors.InputError, match=r"teacher\[1\].weight 1.0 there, 2.0 here"):
         launch.run(again, tmp_path)
+
+
+def _check_heads(run):
+    """Each teacher's head can be kept behind the student's embedding."""
+    (state,) = sorted(run.glob("checkpoints/*/state"))[-1:]
+    stored = ocp.PyTreeCheckpointer().restore(state)["params"]["objectives"]["rrd"]
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    bare = rrd_jax.load(run).embed(images)
+    for i in range(2):
+        layer = jax.tree.map(np.asarray, stored[f"teacher{i}"])
+        rows = bare @ layer["kernel"] + layer["bias"]
+        expected = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        kept = rrd_jax.load(run, head=f"rrd[{i}]").embed(images)
+        np.testing.assert_allclose(kept, expected, rtol=1e-4, atol=1e-5)
+    for name in ("rrd", "rrd[2]"):
+        with pytest.raises(errors.InputError, match=r"2 teachers.*'rrd\[0\]' to 'rrd\[1\]'"):
+            rrd_jax.load(run, head=name)
 
 
 def test_what_several_teachers_cannot_be_is_refused():

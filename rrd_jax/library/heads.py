@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from rrd_jax import checkpoints, errors
 from rrd_jax import config as configs
 from rrd_jax.convert import files
 from rrd_jax.library.loaded import Loaded
+from rrd_jax.objectives import ObjectiveState
 from rrd_jax.teacher import wrapped
 
 
@@ -24,7 +26,7 @@ def keep(
       student: of a run.
       path: of the run, with the checkpoint that is chosen.
       fields: the config that the run's folder keeps; None where it is no run.
-      name: of the objective.
+      name: of the objective; of several teachers with the number of one, such as "rrd[0]".
 
     Raises:
       InputError: it is no run, or the objective has no head there.
@@ -32,21 +34,41 @@ def keep(
     folder, which = files.split(path)
     if not fields:
         raise errors.InputError(f"head is '{name}', but {folder} is no run: nothing trained a head")
-    state, _ = checkpoints.load_objective(folder, name, which)
+    term, number = _parsed(name)
+    state, _ = checkpoints.load_objective(folder, term, which)
     training = configs.training_of(fields)
-    objective = training.create_objectives(examples=training.batch_size)[name]
+    objective = training.create_objectives(examples=training.batch_size)[term]
     if objective.head is None:
         raise errors.InputError(
             f"head is '{name}', but that objective has no head behind the embedding: leave it out"
         )
-    parts = (state.params, state.frozen)
-    if any(isinstance(part, Mapping) and "teacher0" in part for part in parts):
-        raise errors.InputError(
-            f"head is '{name}', but with several teachers there is one for each: leave it out"
-        )
+    state = _of_teacher(state, name, number)
     layers, is_unit = objective.head(jax.tree.map(jnp.asarray, state))
     network, variables = wrapped.projected(
         student.network, student.variables, layers, is_unit=is_unit
     )
     about = dataclasses.replace(student.about, training={**student.about.training, "head": name})
     return dataclasses.replace(student, network=network, variables=variables, about=about)
+
+
+def _parsed(name: str) -> tuple[str, int | None]:
+    """An objective's name, and the number of a teacher behind it."""
+    found = re.fullmatch(r"(.*)\[(\d+)\]", name)
+    return (found[1], int(found[2])) if found else (name, None)
+
+
+def _of_teacher(state: ObjectiveState, name: str, number: int | None) -> ObjectiveState:
+    """What an objective learnt with one teacher; of one alone, all."""
+    parts = (state.params, state.frozen)
+    shared = [part for part in parts if isinstance(part, Mapping) and "teacher0" in part]
+    teachers = len(shared[0]) if shared else 1
+    if not shared and number is None:
+        return state
+    if number is None or number >= teachers or not shared:
+        term, _ = _parsed(name)
+        known = f"'{term}'" if not shared else f"'{term}[0]' to '{term}[{teachers - 1}]'"
+        raise errors.InputError(
+            f"head is '{name}', but the run has {teachers} teacher{'s' * (teachers > 1)}, with a"
+            f" head for each: {known}"
+        )
+    return ObjectiveState(*(part and part[f"teacher{number}"] for part in state))

@@ -57,8 +57,9 @@ def load(
       class_names: in the order of labels, or a file of them as data.class_names has it; None for
         what the run knows.
       raw: of a run that averages its weights, whether these themselves are wanted.
-      head: of a run, the objective whose head is kept, such as "rrd": embeddings are then what that
-        objective compared, of length 1 but for smooth L1; "" for those of the network alone.
+      head: of a run, the objective whose head is kept, such as "rrd", of several teachers "rrd[0]":
+        embeddings are then what that objective compared, of length 1 but for smooth L1; "" for
+        those of the network alone.
 
     Returns:
       The network; a Predictor, which can be asked but not trained or distilled from, of a file that

@@ -46,7 +46,8 @@ _WEIGHTS = flags.DEFINE_enum(
 _HEAD = flags.DEFINE_string(
     "head",
     None,
-    "The objective whose head behind the embedding a run's network keeps, such as rrd; or none.",
+    "The objective whose head behind the embedding a run's network keeps, such as rrd, of several"
+    " teachers rrd[0]; or none.",
 )
 _NETWORK = flags.DEFINE_string(
     "network", None, "The network of the weights, where they do not say it: a name or import path."
