@@ -3,9 +3,13 @@
 import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
 
+# A shell's job in the background ignores Ctrl-C, and so would the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Inherited by the worker processes of pytest-xdist and by the programs that tests start: most of
 # the suite's time is compilation, so it is done quickly, and once.
 os.environ["JAX_PLATFORMS"] = "cpu"
