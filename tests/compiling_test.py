@@ -31,6 +31,7 @@ def test_a_function_with_options_can_stand_in_every_trace():
     assert jax.jvp(function, (3.0,), (1.0,))[1] == 6
 
 
+@pytest.mark.long
 def test_a_loaded_network_can_stand_in_a_users_jit():
     network = nets.create("resnet8", 4)
     variables = nets.init(network, jax.random.key(0), (16, 16, 3))

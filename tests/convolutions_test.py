@@ -143,6 +143,7 @@ def test_convolutions_of_our_networks_are_the_plain_ones():
         ("half, many channels", (2, 7, 8, 32), (3, 3, 32, 16), 2, 1),
     ],
 )
+@pytest.mark.long
 def test_every_way_of_bfloat16_is_the_plain_convolution(way, shape, kernel, stride, pad):
     case = convolutions.Case(
         *shape, kernel[:2], kernel[3], stride, (pad, pad), half=True, onednn=True

@@ -38,7 +38,7 @@ def one_device_run():
         pytest.param(4, False, marks=pytest.mark.long),
         (8, False),
         pytest.param(2, True, marks=pytest.mark.long),
-        (4, True),
+        pytest.param(4, True, marks=pytest.mark.long),
         pytest.param(8, True, marks=pytest.mark.long),
     ],
 )
@@ -109,7 +109,7 @@ def test_a_push_to_a_split_memory_is_what_it_is_to_a_whole_one():
             assert int(pushed_to_split.cursor) == int(wanted.cursor)
 
 
-@pytest.mark.parametrize("unroll", [False, True])
+@pytest.mark.parametrize("unroll", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_accumulation_is_the_mean_gradient_of_parts_that_follow_each_other(unroll):
     rate = 0.1
     optimizer = optim.sgd(lambda step: rate, momentum=0.0)
@@ -146,6 +146,7 @@ def test_accumulation_is_the_mean_gradient_of_parts_that_follow_each_other(unrol
     assert int(accumulated.step) == 1
 
 
+@pytest.mark.long
 def test_accumulation_gives_the_same_on_any_number_of_devices():
     losses_of_one, _ = _run(1, accumulate=2)
     losses_of_four, _ = _run(4, accumulate=2, unroll=False)

@@ -218,6 +218,7 @@ def test_a_loop_of_ones_own_takes_fewer_than_thirty_lines():
         *("networks.brought.equinox", "networks.brought.functions"),
     ],
 )
+@pytest.mark.long
 def test_examples_in_docstrings_print_what_they_say(name):
     failed, count = doctest.testmod(
         importlib.import_module(f"rrd_jax.{name}"),

@@ -53,6 +53,7 @@ def test_evaluation_and_a_finished_job_decode_no_training_image(run, monkeypatch
     assert len(decoded) == 24  # the test images, once for both networks
 
 
+@pytest.mark.long
 def test_a_pytorch_file_of_the_teacher_is_evaluated_as_the_teacher_itself(run, tmp_path):
     folder, _ = run
     variables, _ = checkpoints.load_student(folder / "teacher")

@@ -77,6 +77,7 @@ def test_a_whole_step_for_an_accelerator_has_none_of_it(platform, monkeypatch):
     assert text != _text(platform, monkeypatch, convolutions.fast)
 
 
+@pytest.mark.long
 def test_fifty_steps_are_the_same_with_and_without(monkeypatch):
     monkeypatch.setattr(compiling, "_is_quick", lambda: False)  # oneDNN and all
     (losses, params, step), (wanted, others, ordinary) = _run(True), _run(False)

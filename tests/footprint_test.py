@@ -94,6 +94,7 @@ def test_arrays_are_counted_as_devices_hold_them():
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
+@pytest.mark.long
 def test_a_run_says_what_a_step_takes_and_does_not_begin_what_does_not_fit(
     tiny_teacher, tmp_path, monkeypatch, capsys
 ):

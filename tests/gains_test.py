@@ -180,6 +180,7 @@ def test_a_network_without_a_teacher_is_reported_alone(run, measured):
     assert (run / "teacher" / "gains.json").exists()
 
 
+@pytest.mark.long
 def test_what_a_checkpoint_does_not_know_is_measured(run, measured):
     _change_teachers(run, lambda teachers: teachers[0])
     known = report.run(run).networks[0]

@@ -35,6 +35,7 @@ def _config(method, backbone, **fields):
     return launch.digits(f"smoke,tiny-tiny,{method}", **path, **fields)
 
 
+@pytest.mark.long
 def test_relations_are_learned_cached_and_live_alike(backbone, tmp_path, capsys):
     rows = []
     for cache in ("on", "off"):

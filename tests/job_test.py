@@ -59,6 +59,7 @@ def test_a_classifier_that_nothing_trains_is_warned_of(
     assert ("no objective trains the classifier" in capsys.readouterr().out) is warned
 
 
+@pytest.mark.long
 def test_what_a_checkpoint_is_worth_stands_in_the_table(tmp_path, teacher, capsys):
     start = {"student.checkpoint": teacher["teacher.checkpoint"], "student.backbone_rate": 0.1}
     tuned = launch.digits("smoke,tiny,ce", **start)
@@ -130,6 +131,7 @@ def test_a_teacher_may_compute_in_another_precision(tmp_path, teacher):
     assert {leaf.dtype for leaf in jax.tree.leaves(network.variables)} == {np.dtype(np.float32)}
 
 
+@pytest.mark.long
 def test_bfloat16_is_warned_of_on_a_processor_that_only_converts_it(
     tmp_path, teacher, monkeypatch, capsys
 ):
@@ -170,6 +172,7 @@ def test_what_does_not_fit_the_data_is_one_line_and_touches_nothing(fields, mess
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_a_run_on_the_users_own_images_goes_on_only_with_those(tmp_path, data_dir):
     images, rng = tmp_path / "images", np.random.default_rng(0)
     for split, label, i in itertools.product(("train", "val"), ("cat", "dog"), range(8)):

@@ -133,6 +133,7 @@ def test_a_row_says_how_much_of_the_devices_a_run_uses(tmp_path, make_config, mo
         assert row["model_flop_utilisation"] == pytest.approx(rate * flops / 1e10)
 
 
+@pytest.mark.long
 def test_a_trace_of_some_steps_is_written_and_changes_nothing(tmp_path, make_config, whole, capsys):
     traced = tmp_path / "traced"
     launch.run(make_config(), traced, profile=2)
@@ -157,6 +158,7 @@ def test_of_a_short_run_all_steps_but_the_first_are_traced(tmp_path, capsys):
     assert "a trace of 2 steps is in" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_folded_teacher_gives_the_losses_that_it_gives_as_it_is(
     tmp_path, make_config, whole, monkeypatch
 ):
@@ -226,6 +228,7 @@ def test_the_peak_of_a_device_is_known_by_its_name():
     assert parallel.peak_flops("cpu") == 0
 
 
+@pytest.mark.long
 def test_a_run_whose_images_come_slowly_says_so(tmp_path, make_config, monkeypatch, capsys):
     plain = loop.dispatches
 

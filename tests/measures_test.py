@@ -330,6 +330,7 @@ def test_answers_are_those_of_the_library(runs):
     np.testing.assert_allclose(subject.student.embedding, said.embeddings, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_a_teacher_is_asked_once_for_all_of_its_students(runs):
     of_kd, of_simkd = (measures.of_run(runs / name) for name in ("kd", "simkd"))
     assert of_kd.teacher is of_simkd.teacher

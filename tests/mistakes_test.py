@@ -150,6 +150,7 @@ def _huge_png():
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
+@pytest.mark.long
 def test_a_folder_with_all_that_goes_wrong_is_read_and_told(commands, tmp_path):
     root = tmp_path / "images"
     _tree(root)
@@ -175,6 +176,7 @@ def test_a_folder_with_all_that_goes_wrong_is_read_and_told(commands, tmp_path):
 @pytest.mark.parametrize(
     "held_out", fresh.all_but_quick_are_long(["val", "valid", "validation", "dev", ""], ["val"])
 )
+@pytest.mark.long
 def test_split_folders_are_understood(commands, held_out, tmp_path):
     for name in ("train", held_out):
         if name:
@@ -186,6 +188,7 @@ def test_split_folders_are_understood(commands, held_out, tmp_path):
 # Weights.
 
 
+@pytest.mark.long
 def test_weights_that_are_none_are_refused(commands, tmp_path):
     variables = fresh.init(networks.create("resnet8", 10), (8, 8, 1))
     state_dict = convert.to_torch("resnet8", variables)

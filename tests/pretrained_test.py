@@ -152,6 +152,7 @@ def test_other_sizes_are_said_and_other_networks_refused(tmp_path, monkeypatch):
         _ready(launch.digits("smoke,wide", _CE, **_fields(tmp_path / "weights")))
 
 
+@pytest.mark.long
 def test_both_classifiers_of_a_distilled_transformer_are_new_for_other_classes(
     tmp_path, monkeypatch
 ):
@@ -257,6 +258,7 @@ def test_a_teachers_classes_are_matched_by_name(tmp_path, extra, capsys):
     assert teacher.reference is not None
 
 
+@pytest.mark.long
 def test_relations_need_no_common_classes(tmp_path, capsys):
     _write(tmp_path / "teacher", count=7)
     fields = {"teacher.checkpoint": str(tmp_path / "teacher"), "train.epochs": 1}

@@ -52,6 +52,7 @@ _UNUSUAL = {
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
 @pytest.mark.parametrize("name", fresh.all_but_quick_are_long(["adamw", *_UNUSUAL], ["adamw"]))
+@pytest.mark.long
 def test_a_run_with_another_optimizer_goes_on_to_the_same_bits(name, tmp_path):
     fields = _UNUSUAL.get(name, _ADAMW) | {"optimizer.name": name, "optimizer.learning_rate": 0.01}
     config = launch.digits("smoke,tiny,ce", **fields)
@@ -59,6 +60,7 @@ def test_a_run_with_another_optimizer_goes_on_to_the_same_bits(name, tmp_path):
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
+@pytest.mark.long
 def test_a_run_that_leaves_blocks_out_goes_on_to_the_same_bits(tmp_path, monkeypatch):
     small = functools.partial(vit.VisionTransformer, patch=4, width=8, depth=2, heads=2)
     monkeypatch.setitem(networks.MODELS, "small", small)
@@ -68,6 +70,7 @@ def test_a_run_that_leaves_blocks_out_goes_on_to_the_same_bits(tmp_path, monkeyp
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
 @pytest.mark.parametrize("late", [2, 5])  # the run is stopped after the fourth step
+@pytest.mark.long
 def test_a_long_run_changes_to_onednn_at_the_same_step_in_every_start(late, tmp_path, monkeypatch):
     monkeypatch.setattr(compiling, "_is_quick", lambda: False)
     calls = []

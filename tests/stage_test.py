@@ -27,6 +27,7 @@ def _equal(tree, other):
 
 
 @pytest.mark.parametrize("name", fresh.all_but_quick_are_long(["ab", "ft"], ["ft"]))
+@pytest.mark.long
 def test_a_stage_trains_its_own_part_and_the_run_goes_on_from_there(name):
     terms = {**_CE, name: {"weight": 1.0, "epochs": 1}}
     # Without augmentation, all steps see the same images.

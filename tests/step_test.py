@@ -197,6 +197,7 @@ def test_bfloat16_keeps_parameters_losses_and_memory_float32():
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+@pytest.mark.long
 def test_the_teacher_sees_the_mixed_images(kind):
     network = tiny.NETWORK(num_classes=3)
     terms = {name: Term(objectives.create(name)) for name in ("ce", "kd")}

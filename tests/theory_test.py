@@ -32,6 +32,7 @@ def test_the_code_is_the_formula_in_float64(make):
 
 
 @pytest.mark.parametrize("make", theory.ALL, ids=lambda make: make.__name__)
+@pytest.mark.long
 def test_figures_can_be_drawn(make):
     curves = _curves(make)
     assert curves.name == make.__name__

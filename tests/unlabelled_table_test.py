@@ -15,6 +15,7 @@ from tests import launch
 pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
 
 
+@pytest.mark.long
 def test_few_labels_are_asked_of_a_runs_embeddings_once(tiny_teacher, tmp_path, monkeypatch):
     fields = {"data.use_labels": False, "teacher.checkpoint": str(tiny_teacher)}
     launch.run(launch.digits("smoke,tiny-tiny,embed", **fields, **{"train.epochs": 1}), tmp_path)

@@ -141,6 +141,7 @@ def test_a_run_grows_to_the_bits_of_one_that_was_as_long_from_its_start(tmp_path
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
+@pytest.mark.long
 def test_a_run_whose_rates_depend_on_its_length_is_another_when_it_grows(tmp_path, capsys):
     fields = {"optimizer.schedule": "cosine"}
     for epochs in (1, 2):

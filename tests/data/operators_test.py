@@ -122,6 +122,7 @@ def test_a_grey_image_has_no_colours_and_keeps_its_shape():
     np.testing.assert_array_equal(colours.grey(image), image)
 
 
+@pytest.mark.long
 def test_what_comes_from_outside_is_filled_and_bilinear_is_between():
     fill = jnp.asarray([10, 20, 30])
     moved = operators.apply(_IMAGES[0], "translate_x", 5.0, fill)

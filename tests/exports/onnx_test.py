@@ -137,6 +137,7 @@ def test_a_residual_network_is_convolutions_and_sums_and_nothing_else(small, tmp
 
 
 @pytest.mark.parametrize("name", _FAMILIES)
+@pytest.mark.long
 def test_a_small_network_of_each_family(name, tmp_path):
     operators = _check(_exportable(_FAMILIES[name]), tmp_path)
     assert bool(operators["Transpose"]) == (name == "shufflenet")  # a shuffle is one

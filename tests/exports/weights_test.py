@@ -49,6 +49,7 @@ def test_a_network_of_ones_own_has_our_names_only(tmp_path):
         exports.get("safetensors").write(exportable, tmp_path / "g", Options(names="keras"))
 
 
+@pytest.mark.long
 def test_what_classifies_in_its_place_goes_with_it(tmp_path):
     exportable = made.with_simkd(made.exportable())
     images = made.images(exportable)

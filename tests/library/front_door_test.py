@@ -47,8 +47,14 @@ def _mixer():
     ("given", "student", "options"),
     [
         ("trained", nets.Mixer(10), {"objectives": {"kd": 1.0}, "optimizer": optax.adamw(1e-3)}),
-        ("workdir", nets.GroupNorm(10), {"optimizer": optax.adamw, "learning_rate": 0.01}),
-        ("nnx", nets.Norm(10, rngs=nnx.Rngs(1)), {"optimizer": "adamw"}),
+        pytest.param(
+            *("workdir", nets.GroupNorm(10), {"optimizer": optax.adamw, "learning_rate": 0.01}),
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            *("nnx", nets.Norm(10, rngs=nnx.Rngs(1)), {"optimizer": "adamw"}),
+            marks=pytest.mark.long,
+        ),
         ("pair", nets.functions, {"objectives": {"mine": (2.0, _mimic), "ce": 1.0}}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -87,6 +93,7 @@ def test_a_job_of_objects_ends_and_goes_on(given, student, options, teacher, tmp
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
+@pytest.mark.long
 def test_a_config_or_a_job_gives_what_the_command_gives(tmp_path):
     config = launch.digits("smoke,tiny-tiny,kd")
     launch.run(config, tmp_path / "command")

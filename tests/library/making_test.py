@@ -61,6 +61,7 @@ def test_what_is_wrong_is_one_line(given, message):
 
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("value", [objectives.stateless(_zero), (2.0, _zero), _zero])
+@pytest.mark.long
 def test_an_objective_may_stand_alone_or_with_a_weight(value):
     result = _distill(objectives={"kd": 1.0, "zero": value}, optimizer=optax.adamw)
     assert result.metrics["parameters"] == 650

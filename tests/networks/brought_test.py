@@ -113,6 +113,7 @@ def test_what_an_objective_lacks_is_said_before_the_teacher_is_trained(
 
 
 @pytest.mark.parametrize("path", _NAMES, ids=_name)
+@pytest.mark.long
 def test_training_is_random_where_the_network_is_and_evaluation_is_not(path):
     network = _create(path)
     variables = networks.init(network, jax.random.key(0), _SHAPE)

@@ -22,6 +22,7 @@ def _init(network, image_shape):
         ("mobilenetv2_cifar", "mobilenetv2", "mobilenetv1"), ("mobilenetv1",)
     ),
 )
+@pytest.mark.long
 def test_bfloat16_keeps_fresh_mobilenets_within_two_per_cent(name):
     images = np.random.default_rng(0).standard_normal((2, 64, 64, 3)).astype(np.float32)
     network = networks.create(name, 10)
@@ -37,6 +38,7 @@ def test_bfloat16_keeps_fresh_mobilenets_within_two_per_cent(name):
         ("vgg8", "mobilenetv1", "shufflenetv1_cifar"), ("vgg8", "mobilenetv1")
     ),
 )
+@pytest.mark.long
 def test_fresh_networks_start_at_a_sensible_scale(name):
     size = 64 if name in networks.IMAGENET else 32
     images = np.random.default_rng(0).standard_normal((4, size, size, 3)).astype(np.float32)

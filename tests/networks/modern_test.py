@@ -45,6 +45,7 @@ def test_sizes_are_timms(name):
     "name",
     fresh.all_but_quick_are_long([*modern.SMALLEST, *modern.OTHERS], modern.SMALLEST),
 )
+@pytest.mark.long
 def test_outputs_are_timms(name):
     network, images = networks.create(name, 10), modern.images(name)
     weights = _weights(name)

@@ -42,6 +42,7 @@ def _step(network, variables, images):
 
 
 @pytest.mark.parametrize("name", _BLOCKS)
+@pytest.mark.long
 def test_the_whole_network_or_each_block_is_computed_twice(name):
     network = networks.create(name, 4)
     variables = fresh.init(network, (16, 16, 3))
@@ -57,7 +58,7 @@ def test_the_whole_network_or_each_block_is_computed_twice(name):
 @pytest.mark.parametrize(
     "name",
     fresh.all_but_quick_are_long(
-        ["resnet8", "wrn_16_1", "shufflenetv2_cifar", *SMALL], quick=("resnet8", "wrn_16_1", "vit")
+        ["resnet8", "wrn_16_1", "shufflenetv2_cifar", *SMALL], quick=("resnet8",)
     ),
 )
 def test_parts_that_are_computed_twice_give_the_same(name):

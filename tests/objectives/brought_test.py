@@ -418,6 +418,7 @@ def test_an_own_copy_of_rrd_gives_the_numbers_of_ours(tmp_path, tiny_teacher, mo
 
 
 @pytest.mark.usefixtures("module")
+@pytest.mark.long
 def test_the_program_takes_an_own_objective_and_its_options(tmp_path):
     config = pathlib.Path(launch.CONFIGS, "digits.py")
     command = [

@@ -104,6 +104,7 @@ def test_failed_and_missing_runs_are_counted_and_named(tmp_path):
     assert ["methods: kd, seed 3", "missing", "0 of 40", "–"] in cells
 
 
+@pytest.mark.long
 def test_nothing_finished_gives_a_page_that_says_so(tmp_path):
     made.small(tmp_path, {"ce": [], "rrd": [1.0]}, "ce", failed=("methods-rrd-seed0",))
     page = study.page(records.read(tmp_path))
@@ -133,6 +134,7 @@ def test_the_table_has_the_figures_of_the_statistics(tmp_path):
     assert best_first == ["rrd", "kd", "ce", "at"]
 
 
+@pytest.mark.long
 def test_files_for_papers_have_the_figures(tmp_path):
     folder = made.small(tmp_path / "study", FIGURES, "ce")
     paths = papers.of_study(records.read(folder), tmp_path / "paper")

@@ -43,6 +43,7 @@ def test_figures_stand_between_floor_and_ceiling(run):
     assert (values["epoch"], values["value"]) == ([1, 3], [0.5, 0.52])
 
 
+@pytest.mark.long
 def test_the_page_shows_them_and_the_loss_without_labels(run):
     pytest.importorskip("altair")
     page = single.page(run)

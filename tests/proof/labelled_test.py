@@ -194,6 +194,7 @@ def test_what_judges_nothing_is_refused_before_anything_is_trained(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.long
 def test_a_run_with_labels_may_be_judged_by_others_and_by_a_set_of_a_name(
     tiny_teacher, data_dir, tmp_path, capsys
 ):

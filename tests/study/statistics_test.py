@@ -85,6 +85,7 @@ def test_the_bootstrap_interval_is_scipys_and_the_same_at_every_call():
     assert found.low < found.boot_low < found.mean < found.boot_high < found.high
 
 
+@pytest.mark.long
 def test_all_pairs_are_corrected_together_and_point_from_the_first_to_the_second():
     found = statistics.pairwise(_LEVELS, resamples=0)
     assert len(found) == 6
@@ -126,6 +127,7 @@ def test_one_image_of_imagenet_is_no_rounding():
     assert found.low < 0 < found.high
 
 
+@pytest.mark.long
 def test_one_common_seed_has_no_verdict_and_does_not_count_for_holm():
     levels = {**_LEVELS, "new": {4: 95.0}, "lost": {}}
     found = statistics.differences(levels, "ce", resamples=0)

@@ -46,6 +46,7 @@ def _in_the_root():
 
 
 @pytest.mark.parametrize("text", _SIZES)
+@pytest.mark.long
 def test_a_study_has_the_runs_that_it_should_and_shares_what_is_the_same(text, tmp_path):
     made = plan.make(plan.load(str(_ROOT / text)), tmp_path, platform="cpu")
     assert (len(made.cells), len(made.runs), len(made.teachers())) == _SIZES[text]

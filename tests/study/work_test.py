@@ -112,6 +112,7 @@ def test_a_teacher_that_fails_is_tried_once_and_fails_those_that_need_it(tmp_pat
 @pytest.mark.parametrize(
     "error", [errors.DiskError("full"), errors.PreemptedError("stopped"), errors.LostError("gone")]
 )
+@pytest.mark.long
 def test_what_every_other_run_would_end_with_ends_the_worker(tmp_path, trained, error):
     made = _plan(tmp_path, "ce", "kd")
     trained.fails["ce, seed 0"] = error

@@ -162,6 +162,7 @@ def test_parts_of_one_streamed_set_are_told_apart(tmp_path):
 
 
 @pytest.mark.usefixtures("one_device")
+@pytest.mark.long
 def test_by_itself_it_is_on_where_it_pays_and_a_run_goes_on_as_it_began(
     teacher, tmp_path, monkeypatch, capsys
 ):
@@ -194,7 +195,8 @@ def test_stopped_while_it_is_shown_the_images_it_goes_on_with_the_others(
 
 
 @pytest.mark.usefixtures("one_device")
-@pytest.mark.parametrize("place", ["file", pytest.param("device", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("place", ["file", "device"])
 def test_any_augmentation_with_a_number_of_views_can_be_remembered(
     teacher, tmp_path, capsys, place
 ):
@@ -268,7 +270,8 @@ def _every_objective():
             yield name, objective
 
 
-@pytest.mark.parametrize("members", [1, pytest.param(2, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("members", [1, 2])
 def test_every_objective_that_needs_no_maps_reads_a_cached_teacher(members, tmp_path):
     mesh, split = parallel.make_mesh(jax.devices()[:1]), _split()
     teachers = [_network(split, seed) for seed in range(members)]

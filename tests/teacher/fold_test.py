@@ -65,6 +65,7 @@ _HALF = ("resnet32x4", "wrn_16_2", "vgg8", "mobilenetv2_cifar")
 
 
 @pytest.mark.parametrize("name", fresh.all_but_quick_are_long(_HALF, ("vgg8", "wrn_16_2")))
+@pytest.mark.long
 def test_a_folded_network_in_bfloat16_is_as_exact_as_the_network_is(name):
     full, half = (networks.create(name, 7, dtype=d) for d in (jnp.float32, jnp.bfloat16))
     init = jax.jit(functools.partial(networks.init, full, image_shape=_SHAPE))

@@ -30,6 +30,7 @@ def test_a_probe_is_scikit_learns_logistic_regression(digits, l2):
     assert fitted.top1 == pytest.approx(100 * peer.score(scaler.transform(x), y), abs=0.2)
 
 
+@pytest.mark.long
 def test_images_of_several_devices_and_chunks_give_the_same_probe(digits, monkeypatch):
     x, y = digits[0][:301], digits[1][:301]
     whole = probe.fit(x.copy(), y, 10, 10.0, parallel.make_mesh(jax.devices()[:1]))

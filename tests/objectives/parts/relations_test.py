@@ -104,6 +104,7 @@ def test_a_large_batch_is_walked_in_blocks_with_the_same_values(batch):
 # Less than what several cores take at once, that, one row more, several times and a rest.
 @pytest.mark.parametrize("size", [100, 2048, 2049, 5000])
 @pytest.mark.parametrize("batch", [3, 300])
+@pytest.mark.long
 def test_several_cores_walk_to_the_values_of_one(size, batch):
     arrays = [jnp.asarray(a, jnp.float32) for a in _arrays(size, batch=batch)]
     temperatures = (0.04, 0.1, None)
