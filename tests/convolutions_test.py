@@ -110,7 +110,7 @@ def _equations(jaxpr):
                     yield from _equations(part)
 
 
-_MOST = 16  # shapes of a way, evenly among the larger and the smaller ones
+_MOST = 8  # shapes of a way, evenly among the larger and the smaller ones
 
 
 @pytest.mark.long
