@@ -108,5 +108,5 @@ $(VENV)/ready: requirements.lock setup.cfg pyproject.toml
 	@echo "$(VENV) is made with $(PYTHON), $$($(PYTHON) --version)"
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) -r requirements.lock
-	$(INSTALL) --no-deps --no-build-isolation -e .
+	$(INSTALL) --no-deps --no-build-isolation --config-settings editable_mode=compat -e .
 	touch $@

@@ -6,8 +6,9 @@ r"""Images without labels: a foundation model, DINOv2's ViT-S/14, teaches Mobile
 
 FOLDER holds images, wherever they lie in it; a tenth is held out by their names. FILE is the
 authors' dinov2_vits14_pretrain.pth, timm's, or a Hugging Face folder (hf:FOLDER); it stays as it
-is, and sees images of 224 pixels. 200 epochs of batch 256 with SEED's optimizer (arXiv
-2101.04731): SGD, 0.03, cosine. --config.data.max_images=1000 for a try.
+is, and sees images of 224 pixels (another teacher, those of its file or run). 200 epochs of batch
+256 with SEED's optimizer (arXiv 2101.04731): SGD, 0.03, cosine. --config.data.max_images=1000 for
+a try.
 
 configs/unlabelled.py:digits is on scikit-learn's handwritten digits, in minutes on a CPU: the
 teacher, resnet8x4, is trained there first, with their labels, which the student never sees; ten of
@@ -26,7 +27,6 @@ def get_config(argument: str = ""):
     config.data.use_labels = False
     config.data.test_split = "test"
     config.eval.proof = True
-    config.teacher.image_size = 224  # DINOv2's files ask for 518, five times the work
     config.optimizer.learning_rate = 0.03
     config.optimizer.schedule = "cosine"
     config.train.epochs = 200
@@ -39,6 +39,9 @@ def get_config(argument: str = ""):
     rest = ",".join(word for word in words if word not in ("smoke", "digits"))
     config = finish(config, "unlabelled", rest, pair=pair, default="rrd")
     leave_out_labels(config)
+    for teacher in config.teacher if isinstance(config.teacher, list) else [config.teacher]:
+        if teacher.model.endswith("_dinov2"):
+            teacher.image_size = 224  # its files ask for 518, five times the work
     if on_digits:
         config.name += "-smoke" if is_smoke else "-digits"
         config.data.image_size = side_for(config, least=8)
@@ -53,7 +56,6 @@ def _take_digits(config, is_smoke):
     config.data.augment = "crop_flip"
     config.data.pad, config.data.flip = 1, False  # a mirrored digit is none
     config.data.mean, config.data.std = (0.305,), (0.376,)
-    config.teacher.image_size = None
     config.teacher.use_labels = True
     config.teacher.learning_rate = 0.05
     config.train.batch_size = 50

@@ -177,10 +177,12 @@ def prepare(part: Part, dataset: data.Dataset | None = None) -> Setting:
         dataset = parallel.main_first(lambda: data.load(source))  # which prepares it if need be
     about = {"version": dataset.version, "train": len(dataset.train), "test": len(dataset.test)}
     parallel.check_agreement({f"data set '{source.name}'": about})
-    if training.batch_size > len(dataset.train):
+    if training.batch_size > (count := len(dataset.train)):
+        some = 2 ** max(count.bit_length() - 3, 0)  # for four to eight steps an epoch
         raise errors.InputError(
             f"train.batch_size {training.batch_size} is larger than the training split"
-            f" '{source.train_split}' of {len(dataset.train)} images{_left_out(source, dataset)}"
+            f" '{source.train_split}' of {count} images{_left_out(source, dataset)}; take"
+            f" --config.train.batch_size={some}, or in Python batch_size={some}"
         )
     channels = dataset.image_shape[-1]
     if not len(training.mean) == len(training.std) == channels:

@@ -92,7 +92,6 @@ def main(argv: list[str]) -> None:
 def _print_version() -> None:
     from rrd_jax import parallel, provenance
 
-    cli.quiet_libtpu()
     print(provenance.versions(), flush=True)
     parallel.check_platform()  # raises where there is no device to name
     print(f"devices: {provenance.devices()}")

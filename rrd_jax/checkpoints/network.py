@@ -102,8 +102,9 @@ def _load(folder: pathlib.Path, which: str, load: Callable) -> tuple[Any, dict[s
         if which:
             console.note(f"the last intact checkpoint in {folder} is step {step}")
         return found, meta
+    gone = "" if folder.exists() else ", which does not exist"
     raise errors.InputError(
-        f"no intact checkpoint under {folder}; a checkpoint is the workdir of a run, a folder"
+        f"no intact checkpoint under {folder}{gone}; a checkpoint is the workdir of a run, a folder"
         " written by `python -m rrd_jax.convert`, or a .pth or .safetensors file"
     )
 

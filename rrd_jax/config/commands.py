@@ -1,9 +1,11 @@
 """What a command line says wrongly of a config, where ml_collections' own words help little."""
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
@@ -32,7 +34,8 @@ def explain(argv: Sequence[str]) -> str:
         failed = file is None or type(config).__name__ == "_ErrorConfig"  # ml_collections'
         return "" if failed else last_resort.returns(file.partition(":")[0], config)
     faults = (_fault(flag, text, config) for flag, text in _overrides(argv))
-    return next(filter(None, faults), "")
+    bare = (_bare(argument, config) for argument in argv[1:])
+    return next(filter(None, itertools.chain(faults, bare)), "")
 
 
 def _file(argv: Sequence[str]) -> str | None:
@@ -50,6 +53,16 @@ def _overrides(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
         if re.match(r"--?(no)?config\.", flag):
             given = None if following.startswith("-") else following
             yield flag, text if equals else given
+
+
+def _bare(argument: str, config: ConfigDict) -> str:
+    """Of a flag that is the name of fields, what to write; "" for any other argument."""
+    name = argument.lstrip("-").partition("=")[0]
+    if not argument.startswith("-") or name in flags.FLAGS:
+        return ""
+    meant = [path for path in unknown.paths(config) if f".{path}".endswith(f".{name}")]
+    known = " or ".join(f"--config.{path}" for path in meant[:3])
+    return f"there is no flag --{name}; fields of the config are set with {known}" if meant else ""
 
 
 def _fault(flag: str, text: str | None, config: ConfigDict) -> str:

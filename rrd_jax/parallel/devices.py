@@ -15,10 +15,11 @@ import numpy as np
 from jax.extend.backend import clear_backends
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from rrd_jax import console, errors
+from rrd_jax import cli, console, errors
 from rrd_jax.parallel.capacity import host_bytes
 from rrd_jax.state import TrainState
 
+cli.quiet_libtpu()  # JAX has looked for a chip, and devices are asked for here
 AXIS = "data"
 _Tree = TypeVar("_Tree")
 _Arguments, _Result = ParamSpec("_Arguments"), TypeVar("_Result")

@@ -206,6 +206,18 @@ def test_what_a_command_says_wrongly_is_one_line(argument, flag, words, monkeypa
 
 
 @pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--epochs=3", "there is no flag --epochs; .* --config.teacher.epochs or --config.train.e"),
+        ("-data.manual_dir", "set with --config.data.manual_dir$"),
+        ("--nothing=1", "^$"),
+    ],
+)
+def test_a_flag_that_is_the_name_of_a_field_is_answered_with_the_field(flag, said):
+    assert re.search(said, explain(["program", "--config=configs/digits.py", flag, "x"]))
+
+
+@pytest.mark.parametrize(
     ("fields", "idle"),
     [
         ({"data.augment": "none", "data.pad": 2}, "data.pad (data.augment is none)"),

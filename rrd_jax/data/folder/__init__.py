@@ -148,12 +148,10 @@ def _readable(
 
 def _root(manual_dir: str, use_labels: bool = True) -> str:
     root = os.path.expanduser(manual_dir)
-    way_out = (
-        "name the folder that holds a folder of images for each class with --manual_dir (in a"
-        " config, data.manual_dir)"
-    )
+    how = "--config.data.manual_dir=FOLDER (of rrd_jax.data.prepare, --manual_dir=FOLDER)"
+    way_out = f"name the folder that holds a folder of images for each class, {how}"
     if not use_labels:
-        way_out = "name a folder that holds images, at any depth, with data.manual_dir"
+        way_out = f"name a folder that holds images, at any depth, {how}"
     if not manual_dir or not os.path.exists(root):
         raise errors.InputError(f"image folder '{manual_dir}' does not exist: {way_out}")
     if not os.path.isdir(root):

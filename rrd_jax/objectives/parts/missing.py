@@ -17,7 +17,8 @@ def missing(name: str, network: str, part: str) -> errors.InputError:
     elif part == "embedding":
         way_out = (
             "return a pair (logits, embedding), or, for a Linen module, name what computes"
-            f" it with --config.{network}.options.embedding_of=NAME"
+            f" it with --config.{network}.options.embedding_of=NAME, in Python"
+            " networks.from_linen(module, embedding_of=NAME)"
         )
     return errors.InputError(
         f"objective '{name}' reads {network}.{part}, but the {network}'s network returns none:"
