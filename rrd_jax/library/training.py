@@ -4,7 +4,7 @@ import dataclasses
 import os
 import pathlib
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -79,8 +79,7 @@ def distill(
       (2, 4)
     """
     asked = _Asked(config, teacher, student, objectives, optimizer, fields or {})
-    numbers = {"train.epochs": epochs, "train.batch_size": batch_size}
-    numbers["optimizer.learning_rate"] = learning_rate
+    numbers = (epochs, batch_size, learning_rate)
     return _run(asked, numbers, workdir, train, test, num_classes)
 
 
@@ -116,16 +115,16 @@ def train_teacher(
       >>> teacher.network.name, teacher.network.num_classes
       ('resnet8', 4)
     """
-    known = ("optimizer", "epochs", "batch_size", "learning_rate", "num_classes", "fields")
+    known = ("epochs", "batch_size", "learning_rate", "optimizer", "fields", "num_classes")
     for name in options:
         errors.lookup("argument of train_teacher", name, dict.fromkeys(known))
     base = _copied(config)
     with base.unlocked(), base.ignore_type():
         base.teacher = configs.defaults().teacher
         base.baseline, base.method = False, "ce"
-    return distill(
-        base, workdir, student=network, train=train, test=test, objectives={"ce": 1.0}, **options
-    )
+    *numbers, optimizer, fields, num_classes = map(options.get, known)
+    asked = _Asked(base, None, network, {"ce": 1.0}, optimizer, fields or {}, label="teacher")
+    return _run(asked, numbers, workdir, train, test, num_classes)
 
 
 def _copied(config: Any) -> ConfigDict:
@@ -140,9 +139,12 @@ def _copied(config: Any) -> ConfigDict:
     return config.copy_and_resolve_references()
 
 
+_NUMBERS = ("train.epochs", "train.batch_size", "optimizer.learning_rate")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Asked:
-    """What `distill` was given, beside data and numbers."""
+    """What `distill` was given, beside data and numbers; what lines call the run, if not usual."""
 
     config: ConfigDict | recipe.Job | None
     teacher: Any
@@ -150,11 +152,12 @@ class _Asked:
     objectives: Mapping[str, Any] | None
     optimizer: Any
     fields: Mapping[str, Any]
+    label: str = ""
 
 
 def _run(
     asked: _Asked,
-    numbers: dict[str, Any],
+    numbers: Sequence[Any],
     workdir: str | pathlib.Path | None,
     train: Any,
     test: Any,
@@ -162,7 +165,9 @@ def _run(
 ) -> Trained:
     """Trains, or goes on."""
     parallel.check_platform()
-    numbers = {path: value for path, value in numbers.items() if value is not None}
+    numbers = {
+        path: value for path, value in zip(_NUMBERS, numbers, strict=True) if value is not None
+    }
     if isinstance(asked.config, recipe.Job):
         given = [asked.teacher, asked.student, asked.objectives, asked.optimizer]
         if any(value is not None for value in given) or numbers or asked.fields:
@@ -224,4 +229,10 @@ def _plan(
         made.optimizer(asked.optimizer, [*numbers, *asked.fields])
         config = configs.with_implied(config, asked.fields)
         config.name = config.name or config.method
-    return configs.parse(config, made=made.made), made.made, dataset
+    plan = configs.parse(config, made=made.made)
+    if asked.label:
+        training = dataclasses.replace(plan.student.training, label=asked.label)
+        plan = dataclasses.replace(
+            plan, student=dataclasses.replace(plan.student, training=training)
+        )
+    return plan, made.made, dataset

@@ -32,6 +32,10 @@ def teacher():
         return rrd_jax.train_teacher(nets.GroupNorm(10), **_OPTIONS)
 
 
+def test_lines_call_a_teacher_that_is_trained_a_teacher(teacher):
+    assert [result.label for result in teacher.results] == ["teacher"]
+
+
 def _mimic(student, teacher, batch):
     del batch
     return jnp.mean(jnp.square(student.logits - teacher.logits), axis=-1)
