@@ -23,7 +23,7 @@ teacher.checkpoint the teacher is trained first, by the same recipe. Published t
     wrn_40_2        shufflenetv1_cifar  75.61    70.50    74.83  76.05  74.98  76.31
 """
 
-from rrd_jax.config import defaults, finish
+from rrd_jax.config import defaults, finish, teachers
 
 
 def get_config(argument: str = ""):
@@ -32,7 +32,7 @@ def get_config(argument: str = ""):
     config.data.name = "cifar100"
     config = finish(config, "cifar100", argument, pair="resnet32x4-resnet8x4", default="rrd+kd")
     if config.student.model.startswith(("mobilenet", "shufflenet")):
-        for teacher in config.teacher if isinstance(config.teacher, list) else [config.teacher]:
+        for _, teacher in teachers(config):
             teacher.learning_rate = config.optimizer.learning_rate
         config.optimizer.learning_rate = 0.01
     return config

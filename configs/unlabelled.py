@@ -15,7 +15,7 @@ teacher, resnet8x4, is trained there first, with their labels, which the student
 each class judge it. resnet8x4-resnet8,smoke is a shorter one, on 400 of them.
 """
 
-from rrd_jax.config import finish, imagenet, leave_out_labels, limit, side_for
+from rrd_jax.config import finish, imagenet, leave_out_labels, limit, side_for, teachers
 
 
 def get_config(argument: str = ""):
@@ -39,7 +39,7 @@ def get_config(argument: str = ""):
     rest = ",".join(word for word in words if word not in ("smoke", "digits"))
     config = finish(config, "unlabelled", rest, pair=pair, default="rrd")
     leave_out_labels(config)
-    for teacher in config.teacher if isinstance(config.teacher, list) else [config.teacher]:
+    for _, teacher in teachers(config):
         if teacher.model.endswith("_dinov2"):
             teacher.image_size = 224  # its files ask for 518, five times the work
     if on_digits:

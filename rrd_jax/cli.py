@@ -162,7 +162,7 @@ def _quiet_libraries() -> None:
 def quiet_libtpu() -> None:
     """Where libtpu is installed and no TPU is, JAX tries it, and libtpu complains in five lines.
 
-    A program that imports JAX in its job calls this after that.
+    Where JAX is imported later, `parallel` calls this after that.
     """
     if "TPU_SKIP_MDS_QUERY" in os.environ:  # JAX sets it where it sees no chip
         os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")  # any that it knows

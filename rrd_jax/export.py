@@ -140,7 +140,7 @@ def run(asked: Asked) -> list["several.Outcome"]:
     exportable = _subject(asked)
     places = [(form, stated or _place(asked, exportable.about, form, options)) for form in forms]
     for (form, place), outcome in zip(places, absent, strict=True):
-        if not outcome.error:
+        if not outcome.error and not stated:
             writing.check_place(place, form, overwrite=asked.overwrite)
     source = subjects.source_of(asked.workdir)
     images = trial.images_for(exportable.about, source, asked.images or None, asked.check_images)

@@ -41,7 +41,7 @@ def test_two_teachers_are_trained_first_and_a_second_start_finds_them(tmp_path, 
 
 def _check_heads(run):
     """Each teacher's head can be kept behind the student's embedding."""
-    (state,) = sorted(run.glob("checkpoints/*/state"))[-1:]
+    *_, state = sorted(run.glob("checkpoints/*/state"))
     stored = ocp.PyTreeCheckpointer().restore(state)["params"]["objectives"]["rrd"]
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
     bare = rrd_jax.load(run).embed(images)

@@ -5,6 +5,7 @@ differ, and `finish`.
 """
 
 from rrd_jax.config.argument import finish, side_for
+from rrd_jax.config.checks import teachers
 from rrd_jax.config.commands import explain
 from rrd_jax.config.describe import describe
 from rrd_jax.config.fields import defaults, deit, imagenet
@@ -33,6 +34,7 @@ __all__ = [
     "side_for",
     "smooth_labels",
     "source_of",
+    "teachers",
     "teaching_of",
     "training_of",
     "with_implied",

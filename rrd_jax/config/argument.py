@@ -17,6 +17,7 @@ import math
 from ml_collections import ConfigDict
 
 from rrd_jax import errors, imports, networks
+from rrd_jax.config import checks
 from rrd_jax.config.fields import BY_PATH
 from rrd_jax.config.methods import WORDS, can_be_network, check_option, limit, method
 from rrd_jax.config.options import Options
@@ -141,8 +142,8 @@ def side_for(config: ConfigDict, least: int) -> int:
       config: whose networks.
       least: where all of them are for images of 32 pixels; others see 32, or whole squares.
     """
-    teachers = config.teacher if isinstance(config.teacher, list) else [config.teacher]
-    models = [config.student.model, *(teacher.model for teacher in teachers)]
+    taught_by = (teacher.model for _, teacher in checks.teachers(config))
+    models = [config.student.model, *taught_by]
     if max(map(networks.image_size, models)) == 32:
         return least
     square = math.lcm(*map(networks.patch, models))

@@ -42,7 +42,7 @@ def keep(
         raise errors.InputError(
             f"head is '{name}', but that objective has no head behind the embedding: leave it out"
         )
-    state = _of_teacher(state, name, number)
+    state = _of_teacher(state, term, number)
     layers, is_unit = objective.head(jax.tree.map(jnp.asarray, state))
     network, variables = wrapped.projected(
         student.network, student.variables, layers, is_unit=is_unit
@@ -57,18 +57,21 @@ def _parsed(name: str) -> tuple[str, int | None]:
     return (found[1], int(found[2])) if found else (name, None)
 
 
-def _of_teacher(state: ObjectiveState, name: str, number: int | None) -> ObjectiveState:
-    """What an objective learnt with one teacher; of one alone, all."""
+def _of_teacher(state: ObjectiveState, term: str, number: int | None) -> ObjectiveState:
+    """What an objective, `term`, learnt with one teacher; of one alone, all."""
     parts = (state.params, state.frozen)
     shared = [part for part in parts if isinstance(part, Mapping) and "teacher0" in part]
-    teachers = len(shared[0]) if shared else 1
-    if not shared and number is None:
-        return state
-    if number is None or number >= teachers or not shared:
-        term, _ = _parsed(name)
-        known = f"'{term}'" if not shared else f"'{term}[0]' to '{term}[{teachers - 1}]'"
+    if not shared:
+        if number is None:
+            return state
         raise errors.InputError(
-            f"head is '{name}', but the run has {teachers} teacher{'s' * (teachers > 1)}, with a"
-            f" head for each: {known}"
+            f"head is '{term}[{number}]', but the run has 1 teacher, with a head for each: '{term}'"
+        )
+    teachers = len(shared[0])
+    if number is None or number >= teachers:
+        name = term if number is None else f"{term}[{number}]"
+        raise errors.InputError(
+            f"head is '{name}', but the run has {teachers} teachers, with a head for each:"
+            f" '{term}[0]' to '{term}[{teachers - 1}]'"
         )
     return ObjectiveState(*(part and part[f"teacher{number}"] for part in state))

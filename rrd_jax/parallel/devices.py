@@ -19,7 +19,7 @@ from rrd_jax import cli, console, errors
 from rrd_jax.parallel.capacity import host_bytes
 from rrd_jax.state import TrainState
 
-cli.quiet_libtpu()  # JAX has looked for a chip, and devices are asked for here
+cli.quiet_libtpu()  # JAX, imported, has looked for a chip; devices are asked for through here
 AXIS = "data"
 _Tree = TypeVar("_Tree")
 _Arguments, _Result = ParamSpec("_Arguments"), TypeVar("_Result")

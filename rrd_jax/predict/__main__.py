@@ -120,7 +120,6 @@ def _run(names: list[str]) -> None:
         # Here, for --help is printed, and errors are found, without waiting for JAX.
         from rrd_jax.predict import writing
 
-        cli.quiet_libtpu()
         content = writing.Content(_TOP.value, _LOGITS.value, _EMBEDDINGS.value)
         output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value is not None else None
         with writing.opened(_FORMAT.value, content, output, stdout) as write:
@@ -152,7 +151,6 @@ def _search(paths: list[str], stdout: TextIO) -> None:
     if drawing is not None:
         picture.check(drawing)
     queries = _paths([_NEIGHBOURS.value])
-    cli.quiet_libtpu()
     output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value is not None else None
     with writing.stream(_FORMAT.value, output, stdout) as put:
         _prepare()
