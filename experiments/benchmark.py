@@ -27,7 +27,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for a start by pat
 from experiments import machine, speed_rows, speed_table
 from experiments.speed_group import Group
 from experiments.speed_rows import LOSS
-from rrd_jax import cli, errors, report
+from rrd_jax import errors
+from rrd_jax.run_folder import report
+from rrd_jax.terminal import cli
 
 _TORCH = flags.DEFINE_string("torch_python", "", "An interpreter with torch and torchvision.")
 _SIZES = flags.DEFINE_list(

@@ -25,7 +25,9 @@ import cv2
 import numpy as np
 from absl import app, flags
 
-from rrd_jax import cli, errors, report
+from rrd_jax import errors
+from rrd_jax.run_folder import report
+from rrd_jax.terminal import cli
 
 _TORCH = flags.DEFINE_string("torch_python", "", "An interpreter with torch and torchvision.")
 _TF = flags.DEFINE_string("tf_python", "", "An interpreter with tensorflow.")

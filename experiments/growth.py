@@ -23,7 +23,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for a start by pat
 
 from experiments import growth_table, machine
 from experiments.speed_reader import first_cores
-from rrd_jax import cli, errors, report
+from rrd_jax import errors
+from rrd_jax.run_folder import report
+from rrd_jax.terminal import cli
 
 _CURVES = flags.DEFINE_list("curves", list(growth_table.KINDS), "Which curves.")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Of each point, in turns.", lower_bound=1)

@@ -21,10 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax import networks, parallel, program, recipe, relational_loss
-from rrd_jax.batch import Batch
+from rrd_jax import networks, parallel, relational_loss
 from rrd_jax.config import limit, parse
+from rrd_jax.jobs import program
+from rrd_jax.objectives.batch import Batch
 from rrd_jax.teacher import fold
+from rrd_jax.training import recipe
 
 _CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 _SHAPE, _CLASSES, _EXAMPLES = (32, 32, 3), 100, 512

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rrd_jax import report
+from rrd_jax.run_folder import report
 
 
 class Kind(NamedTuple):

@@ -22,7 +22,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for a start by pat
 from experiments import machine
 from experiments.memory_loss_table import cases, size, table
 from experiments.speed_reader import Reader, ReaderError, first_cores
-from rrd_jax import cli, errors, report
+from rrd_jax import errors
+from rrd_jax.run_folder import report
+from rrd_jax.terminal import cli
 
 _TORCH = flags.DEFINE_string("torch_python", "", "An interpreter with torch.")
 _SIZES = flags.DEFINE_list(

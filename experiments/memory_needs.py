@@ -32,7 +32,7 @@ from absl import app, flags
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for a start by path, without -m
 
 from experiments import machine
-from rrd_jax import cli, tables
+from rrd_jax.terminal import cli, tables
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/memory-needs", "Results.")
 _TABLES = flags.DEFINE_list("tables", ["foretold", "named", "saving"], "Those to make.")
@@ -117,7 +117,7 @@ def _measure(path: str, fields: dict[str, Any], calls: int) -> None:
     import runpy
 
     from experiments.profile import setting
-    from rrd_jax import footprint
+    from rrd_jax.cpu import footprint
 
     file, _, argument = path.partition(":")
     config = runpy.run_path(str(_ROOT / "configs" / file))["get_config"](argument)

@@ -18,8 +18,9 @@ import numpy as np
 from absl import app, flags
 
 import rrd_jax
-from rrd_jax import checkpoints, cli, data, drawing, memory
-from rrd_jax.objectives.parts import projections
+from rrd_jax import checkpoints, data
+from rrd_jax.objectives.parts import memory, projections
+from rrd_jax.terminal import cli, drawing
 
 _TEACHER, _STUDENT, _GREY = "#c25b0f", "#1f6fb4", "#8a8a8a"
 _STYLE = {

@@ -25,7 +25,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for a start by pat
 
 from experiments.objective_costs_table import BASE, COMPANY, Cost, share, table
 from experiments.speed_reader import Reader, ReaderError, first_cores
-from rrd_jax import cli, errors, objectives, report
+from rrd_jax import errors, objectives
+from rrd_jax.run_folder import report
+from rrd_jax.terminal import cli
 
 _METHODS = flags.DEFINE_list("methods", [], "Objectives; none for all of ours.")
 _TEACHER = flags.DEFINE_string("teacher", "", "A network; none for what suits the device.")

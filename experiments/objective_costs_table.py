@@ -3,7 +3,7 @@
 import statistics
 from typing import NamedTuple
 
-from rrd_jax import tables
+from rrd_jax.terminal import tables
 
 COMPANY = "kd"  # beside each objective
 BASE = f"ce+{COMPANY}"

@@ -1,7 +1,7 @@
 """What a network by import path costs beside one of ours: tracing, and a step of rrd+kd.
 
     python experiments/own_network_cost.py resnet8
-    python experiments/own_network_cost.py tests.networks.brought_nets:Copied
+    python experiments/own_network_cost.py tests.networks.custom_nets:Copied
 
 Prints one line of JSON; processes are to be started in turns, on one machine.
 """
@@ -16,9 +16,11 @@ import time
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import networks, parallel, program, recipe
-from rrd_jax.batch import Batch
+from rrd_jax import networks, parallel
 from rrd_jax.config import parse
+from rrd_jax.jobs import program
+from rrd_jax.objectives.batch import Batch
+from rrd_jax.training import recipe
 
 _CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 _SHAPE, _BATCH, _STEPS = (32, 32, 3), 64, 60

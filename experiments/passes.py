@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rrd_jax.evaluation import rows
 from rrd_jax.objectives.parts import direct, projections
-from rrd_jax.proof import rows
 
 ERRORS = ("similarity", "loss, relative", "gradient", "its largest entry", "of the projection")
 # Pairs of the parts of both factors, the smallest products first. Part i is 2^-8i of its number.

@@ -20,8 +20,9 @@ import numpy as np
 from absl import app, flags
 
 from experiments import passes
-from rrd_jax import cli, report
-from rrd_jax.proof.rows import unit
+from rrd_jax.evaluation.rows import unit
+from rrd_jax.run_folder import report
+from rrd_jax.terminal import cli
 
 _ROWS = flags.DEFINE_list("rows", ["1024", "16384", "65536"], "Sizes K of the memory.")
 _BATCH = flags.DEFINE_integer("batch", 32, "Images.", lower_bound=1)

@@ -6,7 +6,7 @@ from typing import Any
 from experiments import speed_targets
 from experiments.speed_group import fastest
 from experiments.speed_rows import CACHED, LOSS, OURS
-from rrd_jax import report
+from rrd_jax.run_folder import report
 
 _EPOCHS = 240
 

@@ -18,7 +18,8 @@ import tempfile
 from absl import app, flags
 
 from experiments import machine
-from rrd_jax import cli, errors, tables
+from rrd_jax import errors
+from rrd_jax.terminal import cli, tables
 
 _ROUNDS = flags.DEFINE_integer("rounds", 2, "Pairs of starts of each job.", lower_bound=1)
 _ONLY = flags.DEFINE_list("only", [], "Names of jobs. Default: all.")

@@ -22,7 +22,9 @@ from absl import app, flags
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for a start by path, without -m
 
 from experiments import machine, teacher_precision_table
-from rrd_jax import cli, errors, report, tables
+from rrd_jax import errors
+from rrd_jax.run_folder import report
+from rrd_jax.terminal import cli, tables
 
 _RUNS = flags.DEFINE_list("runs", [], "Workdirs of finished runs that had a teacher.")
 _QUERIES = flags.DEFINE_integer("queries", 2_000, "Test images, at most.", lower_bound=1)
@@ -69,7 +71,9 @@ def _ask(
     import jax
     import jax.numpy as jnp
 
-    from rrd_jax import compiling, parallel, predictions
+    from rrd_jax import parallel
+    from rrd_jax.cpu import compiling
+    from rrd_jax.evaluation import predictions
     from rrd_jax.teacher import fold
 
     network = loaded.network.clone(dtype=jnp.bfloat16 if half else jnp.float32)

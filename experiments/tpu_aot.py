@@ -24,7 +24,8 @@ from absl import app, flags
 
 from experiments import tpu_steps, tpu_table
 from experiments.tpu_steps import Step
-from rrd_jax import cli, report
+from rrd_jax.run_folder import report
+from rrd_jax.terminal import cli
 
 _CONFIGS = flags.DEFINE_multi_string(
     "config",

@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import topologies
 
-from rrd_jax import errors, networks, objectives, parallel, program, recipe
-from rrd_jax.batch import Batch
+from rrd_jax import errors, networks, objectives, parallel
 from rrd_jax.config import parse
-from rrd_jax.recipe import Job
-from rrd_jax.step import Split
+from rrd_jax.jobs import program
+from rrd_jax.objectives.batch import Batch
 from rrd_jax.teacher import fold
+from rrd_jax.training import recipe
+from rrd_jax.training.recipe import Job
+from rrd_jax.training.step import Split
 
 # Images for training, and classes. All are in colour.
 _SETS = {"cifar100": (50_000, 100), "imagenet2012": (1_281_167, 1000)}

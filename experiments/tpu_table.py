@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any
 
-from rrd_jax import report
+from rrd_jax.run_folder import report
 
 _HBM = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}  # GB a chip
 _COLLECTIVE = re.compile(

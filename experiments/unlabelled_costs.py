@@ -26,7 +26,7 @@ from absl import app, flags
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for a start by path, without -m
 
 from experiments import machine
-from rrd_jax import cli, tables
+from rrd_jax.terminal import cli, tables
 
 _FILES = flags.DEFINE_integer("files", 200_000, "Images of the folder.", lower_bound=100)
 _STEPS = flags.DEFINE_integer("steps", 60, "Of each run, an epoch; batches of 64.", lower_bound=2)

@@ -18,13 +18,15 @@ import numpy as np
 from absl import app, flags
 
 from experiments.study import records, statistics
-from rrd_jax import cli, console, data, errors, library, networks, parallel, report, tables
 from rrd_jax import config as configs
+from rrd_jax import data, errors, library, networks, parallel
 from rrd_jax.data import stratified
 from rrd_jax.data.source import Source
+from rrd_jax.evaluation import neighbours
 from rrd_jax.library import loading, teachers
-from rrd_jax.proof import neighbours
+from rrd_jax.run_folder import report
 from rrd_jax.teacher import labelled
+from rrd_jax.terminal import cli, console, tables
 
 _STUDY = flags.DEFINE_string("study", "", "The --workdir of the study.")
 _LABELS = (1, 10, 100)

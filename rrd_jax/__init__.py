@@ -20,15 +20,15 @@ if TYPE_CHECKING:
         convert,
         data,
         errors,
-        memory,
-        metrics,
         networks,
         objectives,
         optim,
         teacher,
     )
     from rrd_jax.library import distill, evaluate, load, load_teacher, train_teacher
+    from rrd_jax.objectives.parts import memory
     from rrd_jax.objectives.rrd import relational_loss
+    from rrd_jax.training import metrics
 
     __version__: str
 
@@ -57,6 +57,7 @@ _LIBRARY = ("distill", "evaluate", "load", "load_teacher", "train_teacher")
 _FUNCTIONS = {"relational_loss": "rrd_jax.objectives.rrd"} | dict.fromkeys(
     _LIBRARY, "rrd_jax.library"
 )
+_MODULES = {"memory": "rrd_jax.objectives.parts.memory", "metrics": "rrd_jax.training.metrics"}
 
 
 def __getattr__(name: str) -> Any:
@@ -72,7 +73,7 @@ def __getattr__(name: str) -> Any:
     elif name in _FUNCTIONS:
         value = getattr(importlib.import_module(_FUNCTIONS[name]), name)
     else:
-        value = importlib.import_module(f"rrd_jax.{name}")
+        value = importlib.import_module(_MODULES.get(name, f"rrd_jax.{name}"))
     globals()[name] = value
     return value
 

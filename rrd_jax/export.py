@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import app, flags
 
-from rrd_jax import cli
+from rrd_jax.terminal import cli
 
 if TYPE_CHECKING:
-    from rrd_jax.about import About
+    from rrd_jax.data.about import About
     from rrd_jax.exports import Exportable, Format, Options, several
 
 FLAGS = flags.FLAGS
@@ -127,9 +127,10 @@ def run(asked: Asked) -> list["several.Outcome"]:
       UnavailableError: a library is not installed, and nothing was written.
       DiskError: the disk takes no more.
     """
-    from rrd_jax import console, exports
+    from rrd_jax import exports
+    from rrd_jax.comparison import subjects
     from rrd_jax.exports import several, trial, writing
-    from rrd_jax.gains import subjects
+    from rrd_jax.terminal import console
 
     forms, options = _forms(asked)
     absent = [several.Outcome(form, error=several.missing(form)) for form in forms]
@@ -178,7 +179,7 @@ def _forms(asked: Asked) -> tuple[list["Format"], "Options"]:
 def _subject(asked: Asked) -> "Exportable":
     """The network that is asked for."""
     from rrd_jax import errors
-    from rrd_jax.gains import subjects
+    from rrd_jax.comparison import subjects
 
     if asked.teacher and asked.given:
         names = ["weights" if name == "raw" else name for name in asked.given]
@@ -201,8 +202,8 @@ def _stated_place(asked: Asked, forms: Sequence["Format"]) -> pathlib.Path | Non
 
 def _place(asked: Asked, about: "About", form: "Format", options: "Options") -> pathlib.Path:
     """Where a format's file goes that --output does not name."""
-    from rrd_jax.convert import files
     from rrd_jax.exports import writing
+    from rrd_jax.weights import files
 
     suffix = "-teacher" if asked.teacher else ""
     name = writing.file_name(about, form, writing.known_options(form, options), suffix)
@@ -259,7 +260,7 @@ def _job() -> None:
             f"--report takes no --{others[0]}: it measures the run's networks in all formats that"
             " are installed, and keeps gains.json and gains.png in the workdir"
         )
-    from rrd_jax.gains import report
+    from rrd_jax.comparison import report
 
     report.run(asked.workdir, asked.given, seconds=FLAGS.seconds)
 

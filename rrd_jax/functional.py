@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import convolutions
+from rrd_jax.cpu import convolutions
 
 
 def convolve(

@@ -23,7 +23,7 @@ import pathlib
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from rrd_jax import cli
+from rrd_jax.terminal import cli
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -90,7 +90,8 @@ def main(argv: list[str]) -> None:
 
 
 def _print_version() -> None:
-    from rrd_jax import parallel, provenance
+    from rrd_jax import parallel
+    from rrd_jax.run_folder import provenance
 
     print(provenance.versions(), flush=True)
     parallel.check_platform()  # raises where there is no device to name
@@ -109,9 +110,11 @@ def _print_config() -> None:
 
 def _job() -> None:
     # Here, for flags are read and --help is printed without waiting for JAX.
-    from rrd_jax import evaluation, job, parallel, starting
+    from rrd_jax import parallel
+    from rrd_jax.comparison import brief
     from rrd_jax.config import parse
-    from rrd_jax.gains import brief
+    from rrd_jax.jobs import evaluate, job
+    from rrd_jax.run_folder import starting
 
     starting.begin()
     starting.phase("imports")
@@ -130,7 +133,7 @@ def _job() -> None:
         plan = parse(config, asked=config_flags.get_override_values(flags.FLAGS["config"]))
         starting.phase("checks")
         if _MODE.value == "eval":
-            evaluation.run(plan, folder)
+            evaluate.run(plan, folder)
         else:
             results = job.run(plan, folder, profile=_PROFILE.value)
             if parallel.is_main():

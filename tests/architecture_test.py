@@ -12,42 +12,33 @@ _ROOT = pathlib.Path(__file__).parent.parent / "rrd_jax"
 # A room may import those in the lines after it, never those before or beside it.
 _ORDER = """
     main
-    gains predict runs
+    comparison predict runs
     library
-    config evaluation
-    job
+    config jobs
     exports
-    loop growth preflight
-    run
-    program card held_out proving savings
     teacher
-    pretrained
-    predictions convert workdir readme
-    checkpoints stage step
-    recipe parallel report tracing provenance starting
-    state data choices
-    objectives networks optim
-    memory metrics proof sanity cli
-    imports functional compiling jaxprs last_resort drawing footprint
-    failures
-    convolutions scratch
-    batch console about deferred
-    errors tables flat hlo
+    weights
+    evaluation
+    run_folder
+    checkpoints
+    parallel
+    training
+    data
+    objectives optim
+    networks
+    functional
+    cpu
+    imports terminal
+    errors deferred
 """
 _LEVEL = {
     room: level for level, line in enumerate(_ORDER.strip().splitlines()) for room in line.split()
 }
 # Rooms of pure functions: no files, no clocks, no flags, nothing printed.
 _PURE = [
-    *("step", "stage", "state", "memory", "objectives", "networks", "optim", "metrics"),
-    *("hlo", "scratch", "savings"),
+    *("training", "objectives", "networks", "optim", "functional", "jobs.memory_advice"),
     *(
-        "functional",
-        "convolutions",
-        "batch",
-        "proof",
-        "recipe",
-        "choices",
+        *("cpu.hlo", "cpu.scratch", "cpu.convolutions"),
         "teacher.ensemble",
         "teacher.fold",
         "teacher.outputs",
@@ -64,16 +55,16 @@ _WORLD = [
 _LIBRARIES = {
     "ml_collections": ["config", "main", "library"],
     "orbax": ["checkpoints"],
-    "torch": ["convert", "exports", "gains"],
-    "equinox": ["networks.brought"],
+    "torch": ["weights", "exports", "comparison"],
+    "equinox": ["networks.custom"],
     "flax.linen": ["networks", "teacher.fold", "teacher.ensemble"],
     "cv2": ["data"],
     "datasets": ["data"],
     "grain": ["data"],
     "tensorflow_datasets": ["data"],
     "pyarrow": ["predict.parquet"],
-    "rich": ["tables", "runs.watching"],
-    "tensorboardX": ["report"],
+    "rich": ["terminal.tables", "runs.watching"],
+    "tensorboardX": ["run_folder.report"],
     **{
         library: [f"exports.{room}"]
         for library, room in {
@@ -87,7 +78,7 @@ _LIBRARIES = {
             "stablehlo_coreml": "coreml",
         }.items()
     },
-    "matplotlib": ["gains", "predict.picture", "drawing"],
+    "matplotlib": ["comparison", "predict.picture", "terminal.drawing"],
     "tensorflow": [],
 }
 _FILES = [
@@ -103,11 +94,11 @@ def _module(path):
     return ".".join(parts).removesuffix(".__init__")
 
 
-_PROGRAMS = {("export",), ("models",), ("data", "prepare")}
+_PROGRAMS = {("export",), ("convert",), ("data", "prepare")}
 
 
 def _imports(path):
-    """Every imported name, such as rrd_jax.memory or jax.numpy, wherever in the file it stands."""
+    """Every imported name, such as rrd_jax.data or jax.numpy, anywhere in the file."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -158,7 +149,7 @@ def test_the_figure_has_rooms_in_the_order_of_imports_and_says_which_are_pure():
         rooms = {name: kind for words, _, kind in boxes for name in words.split(", ")}
         for name, kind in rooms.items():
             assert (kind == "pure") == (kind != "chosen" and name in _PURE), name
-        bands.append([_LEVEL["main" if name == "export" else name] for name in rooms])
+        bands.append([_LEVEL["main" if name in ("export", "convert") else name] for name in rooms])
     for above, below in itertools.pairwise(bands):
         assert max(above) <= min(below)
 

@@ -12,10 +12,13 @@ import pytest
 
 from experiments import speed_group, speed_rows, speed_table, speed_targets
 from experiments.speed_reader import Reader, ReaderError
-from rrd_jax import convert, networks, parallel, program, recipe
-from rrd_jax.batch import Batch
+from rrd_jax import networks, parallel
 from rrd_jax.config import parse
 from rrd_jax.data import augment
+from rrd_jax.jobs import program
+from rrd_jax.objectives.batch import Batch
+from rrd_jax.training import recipe
+from rrd_jax.weights import to_torch
 
 _SMALL = ("--sizes=cifar", "--batch_sizes=4", "--precisions=float32", "--steps=1", "--repeats=1")
 
@@ -298,7 +301,7 @@ def test_the_peer_computes_the_same_losses_and_follows_the_same_steps(peer):
         teacher,
     ):
         model = peer.create("resnet8", classes=4)
-        model.load_state_dict(_tensors(torch, convert.to_torch("resnet8", variables)))
+        model.load_state_dict(_tensors(torch, to_torch("resnet8", variables)))
         models.append(model)
     queue = torch.from_numpy(np.array(state.memory["rrd"].rows))
     distiller = peer.Distiller(*models, queue)
@@ -357,7 +360,7 @@ def test_the_peers_folded_teacher_is_the_same_network(peer):
     )
     images = rng.standard_normal((2, 32, 32, 3)).astype(np.float32)
     folded = peer.create("resnet8x4", 10).eval()
-    folded.load_state_dict(_tensors(torch, convert.to_torch("resnet8x4", variables)))
+    folded.load_state_dict(_tensors(torch, to_torch("resnet8x4", variables)))
     peer.fold(folded)
     assert not [m for m in folded.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     logits = folded(torch.from_numpy(images).permute(0, 3, 1, 2)).detach()

@@ -13,9 +13,10 @@ import pytest
 import safetensors.numpy
 
 import rrd_jax
-from rrd_jax import checkpoints, convert, errors, export, networks
+from rrd_jax import checkpoints, errors, export, networks
+from rrd_jax.comparison import figures, subjects
 from rrd_jax.exports import writing
-from rrd_jax.gains import figures, subjects
+from rrd_jax.weights import to_torch
 from tests import launch
 from tests.conftest import use_one_device
 from tests.exports import private
@@ -203,7 +204,7 @@ def test_files_go_where_their_names_tell_them_apart(run, form, tmp_path):
 def test_a_pytorch_file_is_exported_with_what_a_user_says_of_its_images(run, form, tmp_path):
     variables, _ = checkpoints.load_student(run / "teacher")
     path = tmp_path / "teacher.safetensors"
-    safetensors.numpy.save_file(convert.to_torch("resnet8", variables), path)
+    safetensors.numpy.save_file(to_torch("resnet8", variables), path)
     output = tmp_path / "it.private"
     with pytest.raises(errors.InputError, match="not known what images .*--mean=.*--image_size"):
         _export(path, output, given={"network": "resnet8"})
@@ -251,7 +252,7 @@ def test_a_classifier_that_takes_over_is_exported_with_its_network(run, form, tm
 
 
 def test_a_network_of_ones_own_that_was_trained_in_bfloat16_is_exported_in_float32(form, tmp_path):
-    own = "tests.networks.brought_nets:Copied"
+    own = "tests.networks.custom_nets:Copied"
     config = launch.digits("smoke,resnet8,ce", **{"student.model": own, "dtype": "bfloat16"})
     (tmp_path / "config.json").write_text(config.to_json_best_effort())
     network = networks.create("resnet8", 10)

@@ -86,8 +86,9 @@ def run(name: str, folder: pathlib.Path) -> dict[str, Any]:
     import jax
     import pytest
 
-    from rrd_jax import evaluation, parallel
+    from rrd_jax import parallel
     from rrd_jax.config import parse
+    from rrd_jax.jobs import evaluate
     from tests import launch
 
     config_name, argument, fields = JOBS[name]
@@ -104,7 +105,7 @@ def run(name: str, folder: pathlib.Path) -> dict[str, Any]:
         if stop_after:
             launch.preempt(config, workdir, stop_after)
         launch.run(config, workdir)
-        tested = evaluation.run(parse(config), workdir)
+        tested = evaluate.run(parse(config), workdir)
     return _results(workdir, tested)
 
 

@@ -59,7 +59,7 @@ def test_rrd_jax_alone_imports_not_even_jax():
 
 
 def test_a_job_imports_what_reads_and_writes_checkpoints_once_it_does():
-    packages = _run("from rrd_jax import evaluation, job")[1]
+    packages = _run("from rrd_jax.jobs import evaluate, job")[1]
     assert "jax" in packages
     assert not packages & {"grain", "orbax", "tensorstore", "tensorflow_datasets"}
 

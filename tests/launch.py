@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from ml_collections import ConfigDict
 
-from rrd_jax import errors, job, loop, parallel, report
+from rrd_jax import errors, parallel
 from rrd_jax.config import parse
-from rrd_jax.run import Result
+from rrd_jax.jobs import job, loop
+from rrd_jax.jobs.run import Result
+from rrd_jax.run_folder import report
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 

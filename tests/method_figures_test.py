@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import method_figures
-from rrd_jax import drawing
+from rrd_jax.terminal import drawing
 
 pytest.importorskip("matplotlib")
 _IMAGES = pathlib.Path(__file__).parent.parent / "docs" / "images"

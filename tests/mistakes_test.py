@@ -12,7 +12,8 @@ import PIL.Image
 import pytest
 import safetensors.numpy
 
-from rrd_jax import convert, networks
+from rrd_jax import networks
+from rrd_jax.weights import to_torch
 from tests import fresh, launch
 
 _S = ":resnet8,smoke"
@@ -191,7 +192,7 @@ def test_split_folders_are_understood(commands, held_out, tmp_path):
 @pytest.mark.long
 def test_weights_that_are_none_are_refused(commands, tmp_path):
     variables = fresh.init(networks.create("resnet8", 10), (8, 8, 1))
-    state_dict = convert.to_torch("resnet8", variables)
+    state_dict = to_torch("resnet8", variables)
     damaged = state_dict | {"conv1.weight": np.full_like(state_dict["conv1.weight"], np.nan)}
     prefixed = {f"module.student.{name}": value for name, value in state_dict.items()}
     other = {f"encoder.{i}.weight": np.ones(3, np.float32) for i in range(50)}

@@ -20,7 +20,8 @@ from experiments.profile import (
     timeline,
 )
 from experiments.profile.timeline import Event
-from rrd_jax import hlo, networks
+from rrd_jax import networks
+from rrd_jax.cpu import hlo
 from tests import launch
 from tests.conftest import use_one_device
 

@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from rrd_jax import report
+from rrd_jax.run_folder import report
 
 # One worker of pytest-xdist runs them all, beside whatever the other runs: they share a run.
 pytestmark = pytest.mark.xdist_group("recovery")

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax import networks, objectives, optim, parallel, state, step
-from rrd_jax.batch import Batch
+from rrd_jax import networks, objectives, optim, parallel
 from rrd_jax.data import augment
 from rrd_jax.networks.resnet import ResNet
-from rrd_jax.recipe import Term
+from rrd_jax.objectives.batch import Batch
 from rrd_jax.teacher import outputs
+from rrd_jax.training import state, step
+from rrd_jax.training.recipe import Term
 
 NETWORK = functools.partial(ResNet, blocks=(1,), widths=(8, 16))
 # No augmentation.

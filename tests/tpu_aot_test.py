@@ -13,7 +13,7 @@ import pytest
 
 from experiments import tpu_steps, tpu_table
 from rrd_jax import networks, objectives, parallel, relational_loss
-from rrd_jax.batch import Batch
+from rrd_jax.objectives.batch import Batch
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is missing"),
@@ -209,7 +209,9 @@ def test_programs_are_silent_about_a_libtpu_that_finds_no_chip():
     environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
     # While another process holds libtpu, it is silent anyway.
     environment["ALLOW_MULTIPLE_LIBTPU_LOAD"] = "1"
-    program = "import jax; from rrd_jax import cli; cli.guard(lambda: print(jax.devices()))"
+    program = (
+        "import jax; from rrd_jax.terminal import cli; cli.guard(lambda: print(jax.devices()))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
     )

@@ -9,10 +9,11 @@ import pytest
 from safetensors.numpy import save_file
 
 import rrd_jax
-from rrd_jax import convert, data, errors, networks, objectives
-from rrd_jax.batch import Batch
+from rrd_jax import data, errors, networks, objectives
 from rrd_jax.config import parse
+from rrd_jax.objectives.batch import Batch
 from rrd_jax.objectives.parts import banks, negatives
+from rrd_jax.weights import to_torch
 from tests import launch, tiny
 from tests.data import folders
 
@@ -167,7 +168,7 @@ def photographs(tmp_path):
     folders.put(root / "a b" / "broken.png", b"\x89PNG")
     network = tiny.NETWORK(num_classes=0)
     variables = networks.init(network, jax.random.key(0), (8, 8, 3))
-    entries = convert.to_torch("tiny", jax.device_get(variables))
+    entries = to_torch("tiny", jax.device_get(variables))
     file = tmp_path / "teacher.safetensors"
     save_file({name: value for name, value in entries.items() if value.ndim}, file)
     return root, file

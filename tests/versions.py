@@ -23,12 +23,12 @@ _ROOT = pathlib.Path(__file__).parent.parent
 # kept and read again, worker processes, a whole job, a file that gets out.
 SUITE = [
     "tests/jaxlib_test.py",
-    "tests/metrics_test.py",
+    "tests/training/metrics_test.py",
     "tests/objectives/rrd_test.py",
     "tests/objectives/kd_test.py",
     "tests/objectives/crd_test.py",
     "tests/networks/golden_test.py",
-    "tests/step_test.py",
+    "tests/training/step_test.py",
     "tests/frozen_test.py",
     "tests/checkpoints/checkpoints_test.py",
     "tests/data/feed_test.py",

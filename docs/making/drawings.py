@@ -20,74 +20,61 @@ ROOMS = (
         ("Commands", "what users start"),
         (
             ("main", "train, evaluate", "world"),
+            ("export, convert", "files", "world"),
             ("predict", "classes, neighbours", "world"),
-            ("export, gains", "files, and the report", "world"),
             ("runs", "a table of runs", "world"),
+            ("comparison", "beside the teacher", "world"),
         ),
     ),
     (
         ("Programs", "what users call"),
+        (("library", "distill, train_teacher, load, evaluate", "world"),),
+    ),
+    (
+        ("A job", "in order"),
         (
-            ("library", "distill, train_teacher, load, evaluate", "world"),
             ("config", "every field; ConfigDict to Job", "chosen"),
+            ("jobs", "data, teacher, runs, table", "world"),
+        ),
+    ),
+    (("Files out", "by format"), (("exports", "one file a format", "world"),)),
+    (("The teacher", "frozen"), (("teacher", "live or cached", "world"),)),
+    (
+        ("Weights", "and figures"),
+        (
+            ("weights", "files of other libraries", "world"),
+            ("evaluation", "predictions, alignment", "world"),
         ),
     ),
     (
-        ("The job", "in order"),
+        ("A run's folder", "on disk"),
         (
-            ("job", "data, teacher, baseline, student, table", "world"),
-            ("exports", "one file a format", "world"),
-        ),
-    ),
-    (
-        ("A run", "steps and epochs"),
-        (
-            ("loop", "dispatches, epochs", "world"),
-            ("run", "where it stands", "world"),
-            ("program", "compiled on a mesh", "world"),
-            ("proving", "beside the teacher", "world"),
-        ),
-    ),
-    (
-        ("The teacher", "and other weights"),
-        (
-            ("teacher", "live or cached", "world"),
-            ("pretrained", "fitted to the data", "world"),
-            ("convert", "PyTorch's files", "world"),
-            ("workdir", "a run's folder", "world"),
-        ),
-    ),
-    (
-        ("A step", "and what it leaves"),
-        (
-            ("step, stage", "loss, gradient, update", "pure"),
+            ("run_folder", "lock, metrics, card", "world"),
             ("checkpoints", "Orbax, digests", "world"),
-            ("report", "lines, tables", "world"),
-            ("parallel", "devices, processes", "world"),
         ),
     ),
     (
-        ("Choices", "and images"),
+        ("A step", "on devices"),
         (
-            ("recipe, choices", "a Job, frozen", "chosen"),
-            ("state", "all that changes", "pure"),
-            ("data", "sets, feeds, views", "world"),
+            ("parallel", "devices, processes", "world"),
+            ("training", "state, loss, gradient, update", "pure"),
         ),
     ),
+    (("Images", "as batches"), (("data", "sets, feeds, views", "world"),)),
     (
         ("Parts", "known by name"),
         (
             ("objectives", "one file a method", "pure"),
-            ("networks", "one file a family", "pure"),
             ("optim", "rates, schedules", "pure"),
+            ("networks", "one file a family", "pure"),
         ),
     ),
     (
         ("Ground", "used by all"),
         (
-            ("memory", "queue and bank", "pure"),
-            ("metrics, proof", "figures", "pure"),
             ("functional", "layers of arrays", "pure"),
+            ("cpu", "convolution forms, options", "world"),
+            ("terminal", "console, tables, exit codes", "world"),
         ),
     ),
 )

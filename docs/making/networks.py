@@ -4,8 +4,8 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 from rrd_jax import networks
-from rrd_jax.convert import published
 from rrd_jax.networks.__main__ import table
+from rrd_jax.weights import published
 
 _HEADER = ("name", "parameters, M", "MACs, M", "maps", "embedding", "pixels", "the same in")
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from experiments.measures import alignment, calibration, kept, predictions, tsne
 from experiments.measures.subject import Answers, Subject, of_run
-from rrd_jax import console, errors
+from rrd_jax import errors
+from rrd_jax.terminal import console
 
 __all__ = [
     "MEASURES",

@@ -4,7 +4,7 @@ import numpy as np
 
 from experiments.measures.subject import Subject
 from rrd_jax import errors
-from rrd_jax.proof import alignment, rows
+from rrd_jax.evaluation import alignment, rows
 
 NEIGHBOURS = 10
 # Images at most, of a larger test split a sample: memory and time grow with their square.
@@ -19,7 +19,7 @@ def of(subject: Subject) -> dict[str, np.ndarray | float]:
     Returns:
       sampled: how many of the `total` test images embeddings are compared on.
       cka_linear, cka_rbf: centred kernel alignment of the embeddings (arXiv 1905.00414), in [0, 1];
-        see `rrd_jax.proof.alignment` and `rbf_cka`. The latter is of at most 1 000 images.
+        see `rrd_jax.evaluation.alignment` and `rbf_cka`. The latter is of at most 1 000 images.
       similarity_spearman: rank correlation of the cosine similarities of all pairs of at most 1 000
         images, in the student's and in the teacher's eyes, in [-1, 1].
       neighbour_agreement: [sampled], the share of the k nearest images, by cosine, that both have
@@ -73,7 +73,9 @@ def _of_logits(student: np.ndarray, teacher: np.ndarray) -> dict[str, np.ndarray
 
 
 def _of_embeddings(student: np.ndarray, teacher: np.ndarray) -> dict[str, np.ndarray | float]:
-    from rrd_jax.proof import neighbours  # it imports JAX, which readers of files do without
+    from rrd_jax.evaluation import (
+        neighbours,  # it imports JAX, which readers of files do without
+    )
 
     images = rows.places(len(student), _MOST)
     few = rows.places(len(student), _MOST_PAIRS)

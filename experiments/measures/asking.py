@@ -11,13 +11,14 @@ import numpy as np
 
 from experiments.measures import sampling
 from experiments.measures.subject import Answers, Subject
-from rrd_jax import checkpoints, console, data, errors, exports, library, predictions
+from rrd_jax import checkpoints, data, errors, exports, library
 from rrd_jax import config as configs
-from rrd_jax.about import About
-from rrd_jax.convert import files
+from rrd_jax.data.about import About
+from rrd_jax.evaluation import predictions, rows
 from rrd_jax.library import loading, teachers
-from rrd_jax.proof import rows
 from rrd_jax.teacher import classes
+from rrd_jax.terminal import console
+from rrd_jax.weights import files
 
 _BATCH = 500  # images at once
 _IMAGE_BYTES = 5e8  # above it, thumbnails are kept alone

@@ -5,7 +5,7 @@ import numpy as np
 from experiments.measures import sampling
 from experiments.measures.subject import Answers, Subject
 from rrd_jax import errors
-from rrd_jax.proof import rows
+from rrd_jax.evaluation import rows
 
 _MOST = 800  # images: with more, neither the eye nor a page gains
 

@@ -15,7 +15,8 @@ import pathlib
 
 from absl import app, flags
 
-from rrd_jax import cli, console, errors
+from rrd_jax import errors
+from rrd_jax.terminal import cli, console
 
 _STUDY = flags.DEFINE_string("study", None, "The --workdir of experiments.study.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "A run's, in place of --study.")

@@ -11,7 +11,8 @@ from experiments.page import classes, look, maps, pictures
 from experiments.page.parts import Cell, Chart, Figure, Folded, Gallery, Part, Table
 from experiments.study import statistics
 from experiments.study.records import Entry
-from rrd_jax import console, errors
+from rrd_jax import errors
+from rrd_jax.terminal import console
 
 TEACHER = look.Style("var(--ink)", "#1c1e21", (), *look.CIRCLE)
 _FIGURES = {  # column of a measure: what it is called, its factor, decimals

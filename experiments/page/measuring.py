@@ -5,7 +5,8 @@ from collections.abc import Iterable
 
 from experiments import measures
 from experiments.study.records import Record
-from rrd_jax import console, errors
+from rrd_jax import errors
+from rrd_jax.terminal import console
 
 
 def of_run(folder: pathlib.Path, names: Iterable[str] = tuple(measures.MEASURES)) -> None:

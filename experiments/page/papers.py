@@ -7,7 +7,8 @@ from typing import Any
 from experiments.page import paper_figures, results, single, study, tables
 from experiments.page.parts import Folded, Names, Page, Table
 from experiments.study.records import Record
-from rrd_jax import errors, report
+from rrd_jax import errors
+from rrd_jax.run_folder import report
 
 FORMATS = ("pdf", "png", "svg")
 _STYLE = {

@@ -7,9 +7,9 @@ from experiments.page import courses
 from experiments.page.marks import Values
 from experiments.page.parts import Cell, Table
 from experiments.study.records import Entry
-from rrd_jax.proof import shown
+from rrd_jax.evaluation import shown
 
-# By the title of its axis: a figure of `rrd_jax.proof`; votes of fewer images where there are few.
+# By the title of its axis: a figure of evaluation; votes of fewer images where there are few.
 _BY_EPOCH = {
     "10 nearest images in common (%)": ("neighbours_10",),
     "CKA": ("cka",),

@@ -10,7 +10,8 @@ from experiments.page.marks import Values
 from experiments.page.parts import Cell, Chart, Facts, Figure, Page, Part, Section, Table
 from experiments.page.results import label
 from experiments.study import records
-from rrd_jax import errors, workdir
+from rrd_jax import errors
+from rrd_jax.run_folder import workdir
 
 _NAME = "student"
 

@@ -8,7 +8,7 @@ from experiments.page.parts import Cell, Table
 from experiments.page.results import Block, Results, Row, label, unit
 from experiments.study import statistics
 from experiments.study.records import Entry
-from rrd_jax import tables as markdown_tables
+from rrd_jax.terminal import tables as markdown_tables
 
 _TONES = {"better": "good", "worse": "bad"}
 _NOTHING = Cell("–")

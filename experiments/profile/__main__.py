@@ -20,7 +20,7 @@ import tempfile
 from absl import app, flags
 from ml_collections import config_flags
 
-from rrd_jax import cli
+from rrd_jax.terminal import cli
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "A file of configs/, as rrd_jax.main has it; fields by --config.<field>=<value>"
@@ -48,7 +48,8 @@ def main(argv: list[str]) -> None:
 
 def _job() -> None:
     from experiments.profile import measuring, setting, text
-    from rrd_jax import parallel, report
+    from rrd_jax import parallel
+    from rrd_jax.run_folder import report
 
     parallel.check_platform()
     parallel.check_jaxlib()

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from experiments.profile import names
-from rrd_jax import hlo
-from rrd_jax.hlo import Convolution, Program
+from rrd_jax.cpu import hlo
+from rrd_jax.cpu.hlo import Convolution, Program
 
 FORWARD, OF_IMAGES, OF_KERNEL = "forward", "gradient of images", "gradient of kernel"
 

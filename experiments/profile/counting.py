@@ -9,7 +9,7 @@ do not. XLA's own estimates leave padding out, and most of what is in custom cal
 import math
 import re
 
-from rrd_jax.hlo import Instruction, Program, convolution, custom_target
+from rrd_jax.cpu.hlo import Instruction, Program, convolution, custom_target
 
 
 def flops(program: Program, instruction: Instruction) -> int:

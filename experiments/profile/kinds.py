@@ -4,8 +4,8 @@ import dataclasses
 from typing import Any
 
 from experiments.profile import convolutions, counting, names
-from rrd_jax import hlo
-from rrd_jax.hlo import Instruction, Program
+from rrd_jax.cpu import hlo
+from rrd_jax.cpu.hlo import Instruction, Program
 
 CONVOLUTIONS, PRODUCTS, REDUCTIONS = "convolutions", "matrix products", "reductions, pooling"
 COPIES, OTHERS = "transposes, copies", "other fusions"

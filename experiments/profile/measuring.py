@@ -9,7 +9,7 @@ import jax
 
 from experiments.profile import figures, kinds, timeline
 from experiments.profile.setting import Step
-from rrd_jax import hlo
+from rrd_jax.cpu import hlo
 
 
 def profile(step: Step, folder: pathlib.Path, steps: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import re
 
-from rrd_jax.hlo import Instruction, Program
+from rrd_jax.cpu.hlo import Instruction, Program
 
 _WRAPPERS = re.compile(r"\b(?:jvp|transpose|vmap|jit|pjit|checkpoint|remat)\(([^()]*)\)")
 _FAR = 16  # instructions that are looked at for a name
@@ -37,7 +37,7 @@ def path(op_name: str) -> tuple[str, ...]:
 
 
 def part(op_name: str) -> str:
-    """The part of the step that `rrd_jax.step` opened a scope for; "" for none."""
+    """The part of the step that `rrd_jax.training.step` opened a scope for; "" for none."""
     for scope in path(op_name):
         if scope in _PARTS:
             return scope

@@ -10,25 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from rrd_jax import (
-    checkpoints,
-    compiling,
-    console,
-    data,
-    errors,
-    job,
-    loop,
-    networks,
-    parallel,
-    recipe,
-)
-from rrd_jax.batch import Batch
+from rrd_jax import checkpoints, data, errors, networks, parallel
 from rrd_jax.config import parse
-from rrd_jax.recipe import Job
-from rrd_jax.run import Run
-from rrd_jax.step import Split
+from rrd_jax.cpu import compiling
+from rrd_jax.jobs import job, loop
+from rrd_jax.jobs.run import Run
+from rrd_jax.objectives.batch import Batch
 from rrd_jax.teacher import ensemble, outputs
 from rrd_jax.teacher.frozen import FrozenNetwork
+from rrd_jax.terminal import console
+from rrd_jax.training import recipe
+from rrd_jax.training.recipe import Job
+from rrd_jax.training.step import Split
 
 _CLASSES = 100  # of data that are not there, and do not say
 

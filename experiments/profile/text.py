@@ -3,7 +3,7 @@
 from typing import Any
 
 from experiments.profile import kinds, names
-from rrd_jax import tables
+from rrd_jax.terminal import tables
 
 _INSTRUCTIONS = 10
 

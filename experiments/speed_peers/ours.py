@@ -25,12 +25,15 @@ import numpy as np
 import our_alone
 import resident_memory
 
-from rrd_jax import compiling, data, loop, networks, parallel, program, recipe
+from rrd_jax import data, networks, parallel
 from rrd_jax.config import limit, parse
+from rrd_jax.cpu import compiling
 from rrd_jax.data.feed import Resident
-from rrd_jax.recipe import Job
+from rrd_jax.jobs import loop, program
 from rrd_jax.teacher import filling
 from rrd_jax.teacher.frozen import FrozenNetwork
+from rrd_jax.training import recipe
+from rrd_jax.training.recipe import Job
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _SHOWN = 16  # images whose views a CPU's teacher looks at
@@ -179,7 +182,7 @@ class _Case:
         setting = self._setting
         shape = (setting.task["batch_size"], *setting.dataset.image_shape)
         student = setting.recipe("rrd+kd").student
-        # As `rrd_jax.program` compiles a step.
+        # As `rrd_jax.jobs.program` compiles a step.
         compile_ = functools.partial(compiling.for_mesh, mesh=setting.mesh, onednn=True)
         seconds = our_alone.convolutions(student, shape, compile_, gradients=True)
         if self._live:

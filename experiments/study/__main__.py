@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags
 
-from rrd_jax import cli, console, errors
+from rrd_jax import errors
+from rrd_jax.terminal import cli, console
 
 if TYPE_CHECKING:
     from experiments.study.plan import Plan
@@ -160,7 +161,7 @@ def _calculate(plan: "Plan") -> int:
     """Computes the study's curves, which takes seconds; returns how many cannot be computed."""
     from experiments.study import attempts
     from experiments.study.plan import name_of
-    from rrd_jax import report
+    from rrd_jax.run_folder import report
 
     failed = 0
     for function in plan.study.calculations:

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from experiments.study import records
-from rrd_jax import checkpoints, errors, report
+from rrd_jax import checkpoints, errors
+from rrd_jax.run_folder import report
 
 _STARTS = "attempts.json"
 _DEATHS = 3  # of workers since the same checkpoint, after which a run counts as failed

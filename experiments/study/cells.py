@@ -11,7 +11,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from experiments.study.design import Grid, Level, Study
-from rrd_jax import errors, last_resort
+from rrd_jax import errors
+from rrd_jax.terminal import last_resort
 
 _Levels = tuple[tuple[str, Level], ...]  # factor and level
 

@@ -11,7 +11,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from rrd_jax import console, errors
+from rrd_jax import errors
+from rrd_jax.terminal import console
 
 READY = "the worker is ready"  # a line of its log: from here on runs count how often they died
 _POLL = 0.5  # seconds between two looks at the workers

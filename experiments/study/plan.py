@@ -22,9 +22,11 @@ from experiments.study import cells, records
 from experiments.study.cells import Cell
 from experiments.study.checks import check
 from experiments.study.design import Grid, Study
-from rrd_jax import console, errors, provenance, report, workdir
+from rrd_jax import errors
 from rrd_jax.config import parse, without_effect
-from rrd_jax.recipe import Job, Part
+from rrd_jax.run_folder import provenance, report, workdir
+from rrd_jax.terminal import console
+from rrd_jax.training.recipe import Job, Part
 
 
 @dataclasses.dataclass(frozen=True)

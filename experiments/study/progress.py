@@ -9,7 +9,9 @@ from typing import Any
 
 from experiments.study import attempts, records
 from experiments.study.plan import Plan
-from rrd_jax import console, errors, report
+from rrd_jax import errors
+from rrd_jax.run_folder import report
+from rrd_jax.terminal import console
 
 _OFTEN = 1.0  # seconds between two looks at the folders, at least
 _SHARE = 0.05  # of a core's time that looking may take

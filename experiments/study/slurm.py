@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.study import local
-from rrd_jax import errors, report
+from rrd_jax import errors
+from rrd_jax.run_folder import report
 
 _MOST = 1000  # tasks of an array: what Slurm takes unless MaxArraySize says otherwise
 _POLL = 5.0  # seconds between two looks at the queue

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from experiments.study import progress, records, statistics
 from experiments.study.plan import Plan
-from rrd_jax import console, report, tables
+from rrd_jax.run_folder import report
+from rrd_jax.terminal import console, tables
 
 _LISTED = 200  # cells that a dry run lists
 

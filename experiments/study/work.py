@@ -21,12 +21,15 @@ from experiments.measures import subject
 from experiments.study import attempts, local
 from experiments.study.attempts import is_finished
 from experiments.study.plan import Plan, Run
-from rrd_jax import console, errors, failures, job, preflight, report
+from rrd_jax import errors
 from rrd_jax.config import without_effect
 from rrd_jax.data import Dataset
-from rrd_jax.recipe import Job, Part
-from rrd_jax.run import finished
+from rrd_jax.jobs import job, preflight
+from rrd_jax.jobs.run import finished
+from rrd_jax.run_folder import report
 from rrd_jax.teacher.frozen import FrozenNetwork
+from rrd_jax.terminal import console, failures
+from rrd_jax.training.recipe import Job, Part
 
 _POLL = 1.0  # seconds between two looks at what others hold
 # What ends a worker, and no run: another holds it, or every other run would end so.

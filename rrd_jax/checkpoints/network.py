@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from rrd_jax import console, errors
+from rrd_jax import errors
 from rrd_jax.checkpoints import best, digests, storage
 from rrd_jax.checkpoints.storage import ocp
 from rrd_jax.objectives import ObjectiveState
-from rrd_jax.state import TrainState
+from rrd_jax.terminal import console
+from rrd_jax.training.state import TrainState
 
 
 def save_network(folder: pathlib.Path, variables: dict[str, Any], meta: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from rrd_jax import errors, parallel
 from rrd_jax.checkpoints import digests, storage
 from rrd_jax.checkpoints.best import KeepBest
 from rrd_jax.checkpoints.storage import ocp
-from rrd_jax.state import TrainState
+from rrd_jax.training.state import TrainState
 
 _PARTS = ("step", "params", "batch_stats", "ema", "opt_state", "frozen", "memory", "key")
 

@@ -9,11 +9,11 @@ from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from rrd_jax import last_resort
 from rrd_jax.config import checks, kinds, unknown
 from rrd_jax.config.fields import BY_PATH
 from rrd_jax.config.kinds import Kind, Optional
 from rrd_jax.config.options import Options
+from rrd_jax.terminal import last_resort
 
 
 def explain(argv: Sequence[str]) -> str:

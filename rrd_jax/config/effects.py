@@ -4,12 +4,12 @@ from collections.abc import Collection, Iterator
 
 from ml_collections import ConfigDict
 
-from rrd_jax import console
 from rrd_jax.config import kinds, methods
 from rrd_jax.config.checks import entries, teachers
 from rrd_jax.config.kinds import Mapped
 from rrd_jax.data.source import HOST_AUGMENTATIONS
 from rrd_jax.objectives import RECORDS
+from rrd_jax.terminal import console
 
 # Options of rrd and crd that only some of their memories have.
 _OF_MEMORIES = {

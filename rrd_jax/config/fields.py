@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict, config_dict
 
-from rrd_jax.choices import CACHE_DTYPES, CACHE_PLACES, CACHES, HEADS, INTERPOLATIONS
 from rrd_jax.config.kinds import (
     LARGEST,
     Choice,
@@ -34,6 +33,7 @@ from rrd_jax.data.source import (
     KEEPS,
     NOISES,
 )
+from rrd_jax.training.choices import CACHE_DTYPES, CACHE_PLACES, CACHES, HEADS, INTERPOLATIONS
 
 _DTYPES = ("auto", "float32", "bfloat16")
 _PIXELS = Integer(4, 32767)  # fewer leave batch norms nothing; OpenCV scales to no more

@@ -5,7 +5,7 @@ import pathlib
 from ml_collections import ConfigDict
 
 from rrd_jax.config import checks
-from rrd_jax.convert import files
+from rrd_jax.weights import files
 
 
 def named(config: ConfigDict) -> ConfigDict:

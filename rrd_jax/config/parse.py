@@ -9,16 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from rrd_jax import errors, imports, networks, objectives, optim, parallel, recipe
-from rrd_jax.choices import (
-    CacheChoice,
-    NetworkChoice,
-    ObjectiveChoice,
-    OptimizerChoice,
-    ProofChoice,
-    StartChoice,
-    TeachingChoice,
-)
+from rrd_jax import errors, imports, networks, objectives, optim, parallel
 from rrd_jax.config import checks, effects, methods, naming, sizes, unlabelled
 from rrd_jax.config.fields import BY_PATH, defaults
 from rrd_jax.config.options import Options
@@ -27,6 +18,16 @@ from rrd_jax.data.source import Source
 from rrd_jax.data.views import Views
 from rrd_jax.objectives.rrd import MEMORIES
 from rrd_jax.teacher import cache as teacher_cache
+from rrd_jax.training import recipe
+from rrd_jax.training.choices import (
+    CacheChoice,
+    NetworkChoice,
+    ObjectiveChoice,
+    OptimizerChoice,
+    ProofChoice,
+    StartChoice,
+    TeachingChoice,
+)
 
 # Fields that a second start may change, because the numbers do not depend on them.
 _FREE = (

@@ -4,9 +4,10 @@ from collections.abc import Collection, Iterator
 
 from ml_collections import ConfigDict
 
-from rrd_jax import console, errors, objectives
+from rrd_jax import errors, objectives
 from rrd_jax.config import checks, kinds
 from rrd_jax.objectives import RECORDS
+from rrd_jax.terminal import console
 
 
 def adapted(config: ConfigDict, asked: Collection[str], given: Collection[str] = ()) -> ConfigDict:

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import convolutions, errors
+from rrd_jax import errors
+from rrd_jax.cpu import convolutions
 
 _TRIES = 10
 _ASPECTS = (3 / 4, 4 / 3)

@@ -5,12 +5,13 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rrd_jax import console, errors
+from rrd_jax import errors
 from rrd_jax.data import degraded, feed, names, opened, regions, summary, unlabelled
 from rrd_jax.data.keeping import Keep
 from rrd_jax.data.source import Source
 from rrd_jax.data.summary import Summary
 from rrd_jax.data.views import Views
+from rrd_jax.terminal import console
 
 _RESIDENT_BYTES = 4e9
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from rrd_jax import console, errors, sanity
-from rrd_jax.data import stratified
+from rrd_jax import errors
+from rrd_jax.data import sanity, stratified
 from rrd_jax.data.opened import Opened
 from rrd_jax.data.source import Source
 from rrd_jax.data.summary import Summary
+from rrd_jax.terminal import console
 
 _MANY = 100_000  # labels that are read for so long that a line says so
 _CHANGES = re.compile(r" with [^()]+ \([0-9a-f]{8}\)$")

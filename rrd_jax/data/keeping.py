@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rrd_jax import console
 from rrd_jax.data import pictures
+from rrd_jax.terminal import console
 
 _SAMPLE = 64  # images whose headers say how large a split is, decoded
 _STEP = 2**28  # bytes after which free memory is looked at again

@@ -17,10 +17,11 @@ from typing import Any
 
 from absl import app, flags
 
-from rrd_jax import cli, console, data, errors
+from rrd_jax import data, errors
 from rrd_jax.data import folder
 from rrd_jax.data.builders import registry, resized
 from rrd_jax.data.source import Source
+from rrd_jax.terminal import cli, console
 
 _NAME = flags.DEFINE_string("name", None, f"{', '.join(registry.DATASETS)}, or any set of TFDS.")
 _MANUAL_DIR = flags.DEFINE_string(

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from rrd_jax import errors
-from rrd_jax.about import Preprocessing
 from rrd_jax.data import conform, images, pictures
+from rrd_jax.data.about import Preprocessing
 from rrd_jax.data.folder import check
 from rrd_jax.data.folder.walk import reason
 

@@ -13,12 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax import about as abouts
-from rrd_jax import compiling, errors, networks, predictions, readme, report
-from rrd_jax.about import About
+from rrd_jax import errors, networks
+from rrd_jax.cpu import compiling
+from rrd_jax.data import about as abouts
 from rrd_jax.data import augment
+from rrd_jax.data.about import About
+from rrd_jax.evaluation import predictions
 from rrd_jax.exports.silence import silence
 from rrd_jax.objectives import Objective
+from rrd_jax.run_folder import readme, report
 from rrd_jax.teacher import fold
 
 # By name: {"logits": [B, C], "embedding": [B, D]}, float32; without what a network has not.

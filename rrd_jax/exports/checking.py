@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rrd_jax import errors, metrics
+from rrd_jax import errors
+from rrd_jax.evaluation import rows
 from rrd_jax.exports.base import Exportable, Outputs, Runtime
 from rrd_jax.exports.trial import Images
-from rrd_jax.proof import rows
+from rrd_jax.training import metrics
 
 # Of the largest value: what float32 may be off, and how close two classes are that are a tie.
 TOLERANCE, _TIE = 1e-4, 1e-5

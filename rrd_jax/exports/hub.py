@@ -9,11 +9,13 @@ import json
 import pathlib
 from typing import Any
 
-from rrd_jax import console, errors, networks, readme, report
-from rrd_jax.about import About
-from rrd_jax.convert import beside, exported, published
+from rrd_jax import errors, networks
+from rrd_jax.data.about import About
 from rrd_jax.exports import base, weights
 from rrd_jax.exports.base import Exportable, Format, Options, Runtime
+from rrd_jax.run_folder import readme, report
+from rrd_jax.terminal import console
+from rrd_jax.weights import beside, exported, published
 
 _CONFIG = "config.json"
 _OURS = "rrd_jax:"  # before the names of networks that timm lacks

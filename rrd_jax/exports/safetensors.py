@@ -6,9 +6,9 @@ Our names are paths such as params/conv1/kernel, in JAX's layouts ([H, W, I, O] 
 import json
 import pathlib
 
-from rrd_jax.convert import exported
 from rrd_jax.exports import weights
 from rrd_jax.exports.base import Exportable, Format, Options, Runtime
+from rrd_jax.weights import exported
 
 
 def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:

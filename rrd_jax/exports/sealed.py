@@ -12,8 +12,9 @@ import struct
 import zipfile
 import zlib
 
-from rrd_jax import errors, report
+from rrd_jax import errors
 from rrd_jax.exports.base import Header, header_from_json, header_to_json
+from rrd_jax.run_folder import report
 
 _RECORD = "model.json"
 _LABELS = "labels.txt"

@@ -4,11 +4,12 @@ import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from rrd_jax import console, errors, failures, tables
+from rrd_jax import errors
 from rrd_jax.exports import base, writing
 from rrd_jax.exports.base import Format, Options
 from rrd_jax.exports.checking import Trial
 from rrd_jax.exports.writing import Written
+from rrd_jax.terminal import console, failures, tables
 
 # Nothing is wrong with the network or a file then, and nothing is gained by another try.
 _LEFT_OUT = (errors.UnavailableError, errors.UnfitError)

@@ -3,9 +3,9 @@
 import json
 import pathlib
 
-from rrd_jax import report
 from rrd_jax.exports import base, weights
 from rrd_jax.exports.base import Exportable, Format, Options, Runtime
+from rrd_jax.run_folder import report
 
 
 def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:

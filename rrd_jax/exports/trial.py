@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rrd_jax import console, data, errors
-from rrd_jax.about import About, Preprocessing
+from rrd_jax import data, errors
 from rrd_jax.data import listing, reading
+from rrd_jax.data.about import About, Preprocessing
 from rrd_jax.data.source import Source
 from rrd_jax.teacher import classes
+from rrd_jax.terminal import console
 
 _RANDOM = 100  # images: more of them show nothing new
 

@@ -12,13 +12,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax import convert, errors, networks, objectives
-from rrd_jax.about import About
-from rrd_jax.choices import NetworkChoice
-from rrd_jax.convert import exported, files, published, reading
+from rrd_jax import errors, networks, objectives
+from rrd_jax.data.about import About
 from rrd_jax.exports import base
 from rrd_jax.exports.base import Exportable, Header, Outputs, Runtime
 from rrd_jax.teacher import wrapped
+from rrd_jax.training.choices import NetworkChoice
+from rrd_jax.weights import exported, files, published, reading, to_torch
 
 
 def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
@@ -54,7 +54,7 @@ def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
         )
     layout = names if names in published.LIBRARIES else ""
     try:
-        return convert.to_torch(about.model, exportable.variables, layout=layout)
+        return to_torch(about.model, exportable.variables, layout=layout)
     except errors.InputError as error:
         raise errors.UnfitError(f"{error}; --names=torch has names for every network") from None
 

@@ -12,15 +12,16 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from rrd_jax import checkpoints, errors, failures, imports, tables
-from rrd_jax.about import About
-from rrd_jax.choices import NetworkChoice
+from rrd_jax import checkpoints, errors, imports
+from rrd_jax.data.about import About
 from rrd_jax.exports import base
 from rrd_jax.exports.base import Exportable, Format, Options
 from rrd_jax.exports.checking import Comparison, Trial
 from rrd_jax.networks import Network
 from rrd_jax.objectives import Objective
 from rrd_jax.teacher import wrapped
+from rrd_jax.terminal import failures, tables
+from rrd_jax.training.choices import NetworkChoice
 
 _FLAGS = {"fold": "nofold"}  # as the command calls an option
 _PLAIN = Options()

@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrd_jax import config as configs
-from rrd_jax import data, errors, parallel, predictions
-from rrd_jax.convert import files
+from rrd_jax import data, errors, parallel
 from rrd_jax.data.source import Source
+from rrd_jax.evaluation import predictions
 from rrd_jax.library.loaded import Loaded, Trained
 from rrd_jax.library.loading import fields_of, load
 from rrd_jax.library.predicting import Predictor
 from rrd_jax.library.quiet import quietly
+from rrd_jax.weights import files
 
 
 @quietly

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 
 from rrd_jax import checkpoints, errors
 from rrd_jax import config as configs
-from rrd_jax.convert import files
 from rrd_jax.library.loaded import Loaded
 from rrd_jax.objectives import ObjectiveState
 from rrd_jax.teacher import wrapped
+from rrd_jax.weights import files
 
 
 def keep(

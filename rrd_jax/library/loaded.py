@@ -10,15 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax import compiling, data, errors, exports, parallel, predictions
-from rrd_jax.about import About
+from rrd_jax import data, errors, exports, parallel
+from rrd_jax.cpu import compiling
 from rrd_jax.data import augment
+from rrd_jax.data.about import About
 from rrd_jax.data.source import Source
+from rrd_jax.evaluation import predictions
 from rrd_jax.exports import Exportable, base, trial
+from rrd_jax.jobs.run import Result
 from rrd_jax.library.predicting import Predictions, Predictor
 from rrd_jax.networks import Network, Outputs
 from rrd_jax.objectives import Objective
-from rrd_jax.run import Result
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -11,18 +11,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import card, checkpoints, errors, exports, imports, networks, recipe, workdir
+from rrd_jax import checkpoints, errors, exports, imports, networks
 from rrd_jax import config as configs
 from rrd_jax import objectives as registry
-from rrd_jax.about import About, Preprocessing
-from rrd_jax.choices import NetworkChoice
-from rrd_jax.convert import files
 from rrd_jax.data import names
+from rrd_jax.data.about import About, Preprocessing
+from rrd_jax.jobs import card
 from rrd_jax.library import heads
 from rrd_jax.library.loaded import Loaded
 from rrd_jax.library.predicting import Predictor
 from rrd_jax.library.quiet import quietly
 from rrd_jax.objectives import Objective
+from rrd_jax.run_folder import workdir
+from rrd_jax.training import recipe
+from rrd_jax.training.choices import NetworkChoice
+from rrd_jax.weights import files
 
 
 @quietly

@@ -14,9 +14,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rrd_jax import config as configs
-from rrd_jax import data, errors, imports, networks, recipe
+from rrd_jax import data, errors, imports, networks
 from rrd_jax import objectives as registry
-from rrd_jax.convert import files
 from rrd_jax.data.source import Source
 from rrd_jax.library.loaded import Loaded, Trained
 from rrd_jax.library.loading import load
@@ -24,6 +23,8 @@ from rrd_jax.library.predicting import Predictor
 from rrd_jax.networks import Network
 from rrd_jax.objectives import Objective
 from rrd_jax.teacher import wrapped
+from rrd_jax.training import recipe
+from rrd_jax.weights import files
 
 # The fields of the optimizer that say its rates.
 _OF_RATES = (

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import PIL.Image
 
-from rrd_jax import errors, predictions
-from rrd_jax.about import About
+from rrd_jax import errors
 from rrd_jax.data import conform, listing, reading
+from rrd_jax.data.about import About
+from rrd_jax.evaluation import predictions
 from rrd_jax.library.quiet import quietly
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from absl import logging
 
-from rrd_jax import failures
+from rrd_jax.terminal import failures
 
 
 def quietly(function: Callable) -> Callable:

@@ -10,15 +10,15 @@ import numpy as np
 
 from rrd_jax import config as configs
 from rrd_jax import errors, networks
-from rrd_jax.about import About, Preprocessing
-from rrd_jax.choices import NetworkChoice, TeachingChoice
-from rrd_jax.convert import exported, files
+from rrd_jax.data.about import About, Preprocessing
 from rrd_jax.data.source import HOST_AUGMENTATIONS
 from rrd_jax.library import loading
 from rrd_jax.library.loaded import Loaded
 from rrd_jax.library.predicting import Predictor
 from rrd_jax.library.quiet import quietly
 from rrd_jax.teacher import classes, probe, seeing, vectors, wrapped
+from rrd_jax.training.choices import NetworkChoice, TeachingChoice
+from rrd_jax.weights import exported, files
 
 
 class Teacher(NamedTuple):

@@ -10,11 +10,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rrd_jax import config as configs
-from rrd_jax import data, errors, job, parallel, recipe
+from rrd_jax import data, errors, parallel
+from rrd_jax.jobs import job
 from rrd_jax.library import making
 from rrd_jax.library.loaded import Trained
 from rrd_jax.library.loading import load
 from rrd_jax.library.quiet import quietly
+from rrd_jax.training import recipe
 
 
 @quietly

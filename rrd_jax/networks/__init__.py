@@ -13,9 +13,9 @@ import jax.numpy as jnp
 
 from rrd_jax import errors, functional, imports
 from rrd_jax.networks import (
-    brought,
     convmixer,
     convnext,
+    custom,
     inverted,
     mobilenet,
     regnet,
@@ -26,7 +26,9 @@ from rrd_jax.networks import (
     vit,
     wrn,
 )
-from rrd_jax.networks.brought import (
+from rrd_jax.networks.check import check, check_values, check_weights, doubt
+from rrd_jax.networks.contract import Network, Outputs
+from rrd_jax.networks.custom import (
     Brought,
     adapt,
     from_equinox,
@@ -35,8 +37,6 @@ from rrd_jax.networks.brought import (
     from_nnx,
     is_network,
 )
-from rrd_jax.networks.check import check, check_values, check_weights, doubt
-from rrd_jax.networks.contract import Network, Outputs
 from rrd_jax.networks.freezing import freeze, frozen_parts
 from rrd_jax.networks.positions import NAME as POSITIONS
 from rrd_jax.networks.positions import fit as fit_positions
@@ -136,7 +136,7 @@ def create(
     if num_classes != 0 or imports.is_path(name):
         errors.check_counts(num_classes=num_classes)
     if imports.is_path(name):
-        network = brought.create(name, num_classes, dtype, options or {}, prefix)
+        network = custom.create(name, num_classes, dtype, options or {}, prefix)
     else:
         network = factory(name)(num_classes=num_classes, dtype=dtype)
         imports.check(f"network '{name}'", lambda: None, options or {}, prefix=prefix)

@@ -16,7 +16,8 @@ from typing import Any
 import jax
 from absl import app, flags
 
-from rrd_jax import cli, console, errors, imports, networks, tables
+from rrd_jax import errors, imports, networks
+from rrd_jax.terminal import cli, console, tables
 
 FLAGS = flags.FLAGS
 

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from rrd_jax import convolutions, errors, functional
+from rrd_jax import errors, functional
+from rrd_jax.cpu import convolutions
 from rrd_jax.networks import convolution
 from rrd_jax.networks.contract import Outputs
 

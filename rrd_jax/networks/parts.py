@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import errors, jaxprs
+from rrd_jax import errors
+from rrd_jax.networks import jaxprs
 from rrd_jax.networks.contract import Network
 from rrd_jax.networks.summary import leaf_name, summarize
 

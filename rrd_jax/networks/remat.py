@@ -9,8 +9,8 @@ import jax
 
 from rrd_jax import errors
 from rrd_jax.networks import convnext, layers, mobilenet, vgg, vit
-from rrd_jax.networks.brought import Brought
 from rrd_jax.networks.contract import Network
+from rrd_jax.networks.custom import Brought
 
 _KEPT = ("statistics", "convolution")
 _kept = jax.checkpoint_policies.save_only_these_names

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import convolutions
+from rrd_jax.cpu import convolutions
 from rrd_jax.networks.contract import Network, Outputs
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rrd_jax import errors, imports
-from rrd_jax.objectives import brought
+from rrd_jax.objectives import custom
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record, Stage, stateless
 from rrd_jax.objectives.border import check, reads, reads_logits
 from rrd_jax.objectives.multi_teacher import averaged
@@ -79,7 +79,7 @@ def record(name: str, factory: str = "") -> Record:
     path = factory or (name if imports.is_path(name) else "")
     if not path:
         return errors.lookup("objective", name, RECORDS)
-    known = brought.record(path, name if factory else "")
+    known = custom.record(path, name if factory else "")
     if known.name in RECORDS:
         raise errors.InputError(
             f"objective '{path}' has the name of one of ours, '{known.name}'; rename it"

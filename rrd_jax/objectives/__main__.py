@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags
 
-from rrd_jax import cli, console, networks, objectives, optim, state, tables
-from rrd_jax.batch import Batch
+from rrd_jax import networks, objectives, optim
 from rrd_jax.config import methods
+from rrd_jax.objectives.batch import Batch
+from rrd_jax.terminal import cli, console, tables
+from rrd_jax.training import state
 
 _TEACHER, _STUDENT, _CLASSES, _IMAGE = "resnet32x4", "resnet8x4", 100, (32, 32, 3)
 _TRAINER = {"examples": 50_000, "batch_size": 64}  # options that the trainer fills in

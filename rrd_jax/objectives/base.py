@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from rrd_jax.batch import Batch
+from rrd_jax.objectives.batch import Batch
 
 
 class ObjectiveState(NamedTuple):

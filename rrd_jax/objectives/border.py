@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax import errors, imports
-from rrd_jax.batch import Batch
 from rrd_jax.objectives.base import Objective, ObjectiveState
+from rrd_jax.objectives.batch import Batch
 from rrd_jax.objectives.parts.missing import missing
 
 

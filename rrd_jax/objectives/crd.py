@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax import errors
-from rrd_jax import memory as memories
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record
 from rrd_jax.objectives.parts import banks, projections
+from rrd_jax.objectives.parts import memory as memories
 from rrd_jax.objectives.parts.arithmetic import matmul
 from rrd_jax.objectives.parts.checks import as_matching_float32
 

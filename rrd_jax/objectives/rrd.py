@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax import errors
-from rrd_jax import memory as memories
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record
 from rrd_jax.objectives.parts import banks, direct, projections, relations
+from rrd_jax.objectives.parts import memory as memories
 from rrd_jax.objectives.parts.arithmetic import unit_rows
 from rrd_jax.objectives.parts.projections import project
 

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import optax
 
-from rrd_jax import errors, jaxprs
+from rrd_jax import errors
+from rrd_jax.networks import jaxprs
 
 _NUMBERED = re.compile(r"(.*?)[_.]?\d+(?:[_.]\d+)*")
 _PARTS = ("block", "blocks")

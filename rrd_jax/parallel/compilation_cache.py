@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import jax
 
-from rrd_jax import console
+from rrd_jax.terminal import console
 
 OFF = "off"
 _BEGINS = ("Error reading persistent compilation cache", "Error writing persistent compilation")

@@ -15,9 +15,10 @@ import numpy as np
 from jax.extend.backend import clear_backends
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from rrd_jax import cli, console, errors
+from rrd_jax import errors
 from rrd_jax.parallel.capacity import host_bytes
-from rrd_jax.state import TrainState
+from rrd_jax.terminal import cli, console
+from rrd_jax.training.state import TrainState
 
 cli.quiet_libtpu()  # JAX, imported, has looked for a chip; devices are asked for through here
 AXIS = "data"

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from absl import app, flags
 
-from rrd_jax import cli, console, errors
+from rrd_jax import errors
+from rrd_jax.terminal import cli, console
 
 if TYPE_CHECKING:
     from rrd_jax.library import Predictions, Predictor
@@ -183,7 +184,7 @@ def _draw(path: pathlib.Path, predictor: "Predictor", found: Any, search: Callab
 def _teacher_beside() -> "Predictor | None":
     """The teacher of the student that was asked; None where there is none."""
     from rrd_jax import library
-    from rrd_jax.convert import files
+    from rrd_jax.weights import files
 
     if _TEACHER.value or not (files.split(_WORKDIR.value)[0] / "config.json").exists():
         return None

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from rrd_jax import errors
+from rrd_jax.evaluation import rows
 from rrd_jax.library import Predictions, Predictor
-from rrd_jax.proof import rows
 
 FORMATS = ("text", "csv", "jsonl")
 

@@ -5,10 +5,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rrd_jax import drawing, errors
-from rrd_jax.about import Preprocessing
+from rrd_jax import errors
 from rrd_jax.data import reading
+from rrd_jax.data.about import Preprocessing
 from rrd_jax.predict.neighbours import Found
+from rrd_jax.terminal import drawing
 
 _MOST = 12  # queries that are drawn
 

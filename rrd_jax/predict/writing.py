@@ -15,9 +15,10 @@ from typing import Any, BinaryIO, NamedTuple, TextIO
 
 import numpy as np
 
-from rrd_jax import console, errors
+from rrd_jax import errors
 from rrd_jax.library import Predictions
 from rrd_jax.predict import parquet
+from rrd_jax.terminal import console
 
 Write = Callable[[Predictions], None]
 

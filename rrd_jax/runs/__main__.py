@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags
 
-from rrd_jax import cli, console, errors
+from rrd_jax import errors
+from rrd_jax.terminal import cli, console
 
 if TYPE_CHECKING:
     from rrd_jax.runs.columns import Column

@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from rrd_jax import errors, flat, tables
+from rrd_jax import errors
+from rrd_jax.run_folder import flat
 from rrd_jax.runs import reading
 from rrd_jax.runs.reading import Run
+from rrd_jax.terminal import tables
 
 SECONDS = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 BYTES = {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}

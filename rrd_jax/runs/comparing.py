@@ -5,9 +5,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from rrd_jax import errors, flat, tables
+from rrd_jax import errors
+from rrd_jax.run_folder import flat
 from rrd_jax.runs import columns, forms, reading
 from rrd_jax.runs.reading import Run
+from rrd_jax.terminal import tables
 
 _USUAL = ("test/top1", "test/loss")
 _MOST = 30  # epochs that a table shows

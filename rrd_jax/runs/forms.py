@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rrd_jax import errors, tables
+from rrd_jax import errors
 from rrd_jax.runs import reading
 from rrd_jax.runs.columns import Column
 from rrd_jax.runs.reading import Run
+from rrd_jax.terminal import tables
 
 # What a narrow screen does without: first what is the same for all runs, then these in this order.
 _CONSTANTS = ("pair", "method", "data", "seed")

@@ -10,7 +10,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from rrd_jax import errors, flat
+from rrd_jax import errors
+from rrd_jax.run_folder import flat
 from rrd_jax.runs import finding, locks
 from rrd_jax.runs.finding import Place
 

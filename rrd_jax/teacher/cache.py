@@ -18,14 +18,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax import checkpoints, console, errors, networks, parallel, workdir
+from rrd_jax import checkpoints, errors, networks, parallel
 from rrd_jax.data import Dataset
 from rrd_jax.data.augment import Augment
 from rrd_jax.objectives import Objective
-from rrd_jax.recipe import Recipe, Training
+from rrd_jax.run_folder import workdir
 from rrd_jax.teacher import ensemble, outputs
 from rrd_jax.teacher.filling import fill
 from rrd_jax.teacher.rows import Rows, RowsInMemory, fallback
+from rrd_jax.terminal import console
+from rrd_jax.training.recipe import Recipe, Training
 
 _ROWS = 8  # on devices, images fill a multiple of this
 _LOOKED_AT = 16  # images of a streamed split, to tell it from another part of the same data

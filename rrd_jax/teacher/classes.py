@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rrd_jax import console, data, errors, networks, objectives, pretrained
-from rrd_jax.choices import NetworkChoice
-from rrd_jax.recipe import Training
+from rrd_jax import data, errors, networks, objectives
+from rrd_jax.terminal import console
+from rrd_jax.training.choices import NetworkChoice
+from rrd_jax.training.recipe import Training
+from rrd_jax.weights import pretrained
 
 
 class Classes(NamedTuple):

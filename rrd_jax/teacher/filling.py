@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from rrd_jax import compiling, console, errors, networks, parallel
+from rrd_jax import errors, networks, parallel
+from rrd_jax.cpu import compiling
 from rrd_jax.data import feed
 from rrd_jax.data.augment import Augment
 from rrd_jax.teacher import outputs
+from rrd_jax.terminal import console
 
 # Pixels per device per call. A CPU is slower where they do not fit into its caches.
 _PIXELS = {"cpu": 2**18, "others": 2**21}

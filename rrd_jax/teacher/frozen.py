@@ -9,23 +9,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from rrd_jax import (
-    checkpoints,
-    console,
-    data,
-    errors,
-    networks,
-    parallel,
-    predictions,
-)
-from rrd_jax.choices import NetworkChoice, TeachingChoice
-from rrd_jax.convert import files
+from rrd_jax import checkpoints, data, errors, networks, parallel
 from rrd_jax.data import feed
+from rrd_jax.evaluation import figures, predictions, rows
 from rrd_jax.objectives import Objective
-from rrd_jax.proof import figures, rows
-from rrd_jax.recipe import Training
 from rrd_jax.teacher import classes, doubts, ensemble, fold, labelled, making, probe, wrapped
 from rrd_jax.teacher.cache import EmbeddingCache
+from rrd_jax.terminal import console
+from rrd_jax.training.choices import NetworkChoice, TeachingChoice
+from rrd_jax.training.recipe import Training
+from rrd_jax.weights import files
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,10 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from rrd_jax import data, metrics, predictions, sanity
-from rrd_jax.proof import neighbours
-from rrd_jax.recipe import Training
+from rrd_jax import data
+from rrd_jax.data import sanity
+from rrd_jax.evaluation import neighbours, predictions
 from rrd_jax.teacher import probe
+from rrd_jax.training import metrics
+from rrd_jax.training.recipe import Training
 
 _L2 = 1.0
 

@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rrd_jax import console, data, errors, imports, networks, pretrained
-from rrd_jax.about import Preprocessing
-from rrd_jax.choices import NetworkChoice, TeachingChoice
-from rrd_jax.convert import files
+from rrd_jax import data, errors, imports, networks
+from rrd_jax.data.about import Preprocessing
 from rrd_jax.networks import Network
-from rrd_jax.recipe import Training
 from rrd_jax.teacher import classes, seeing, vectors, wrapped
+from rrd_jax.terminal import console
+from rrd_jax.training.choices import NetworkChoice, TeachingChoice
+from rrd_jax.training.recipe import Training
+from rrd_jax.weights import files, pretrained
 
 
 class Setting(NamedTuple):

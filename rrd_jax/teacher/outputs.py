@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax import networks
-from rrd_jax.batch import Batch
 from rrd_jax.networks import Outputs
+from rrd_jax.objectives.batch import Batch
 from rrd_jax.teacher import ensemble
 
 

@@ -14,18 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from rrd_jax import (
-    checkpoints,
-    console,
-    data,
-    errors,
-    functional,
-    networks,
-    parallel,
-    predictions,
-    workdir,
-)
-from rrd_jax.recipe import Training
+from rrd_jax import checkpoints, data, errors, functional, networks, parallel
+from rrd_jax.evaluation import predictions
+from rrd_jax.run_folder import workdir
+from rrd_jax.terminal import console
+from rrd_jax.training.recipe import Training
 
 _ITERATIONS = 1000
 _TOLERANCE = 1e-5  # of the largest entry of the gradient of the mean loss

@@ -5,10 +5,10 @@ import pathlib
 import numpy as np
 
 from rrd_jax import errors
-from rrd_jax.about import Preprocessing
-from rrd_jax.choices import TeachingChoice
+from rrd_jax.data.about import Preprocessing
 from rrd_jax.networks import Network
 from rrd_jax.teacher.wrapped import Preprocessed
+from rrd_jax.training.choices import TeachingChoice
 
 _ALIKE = 1e-4  # of means and deviations, which are published with four digits
 

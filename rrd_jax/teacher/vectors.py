@@ -10,7 +10,7 @@ import numpy as np
 import safetensors
 
 from rrd_jax import data, errors
-from rrd_jax.about import About
+from rrd_jax.data.about import About
 from rrd_jax.teacher import classes
 
 _NAMES = ("names", "class_names")  # of the entry that holds them

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax import checkpoints, errors, memory
+from rrd_jax import checkpoints, errors
 from rrd_jax.checkpoints import digests, sealed
-from rrd_jax.state import TrainState
+from rrd_jax.objectives.parts import memory
+from rrd_jax.training.state import TrainState
 
 
 def _state(step=0, value=1.0):

@@ -6,8 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from rrd_jax import errors, job, parallel, program, recipe
+from rrd_jax import errors, parallel
 from rrd_jax.config import parse
+from rrd_jax.jobs import job, program
+from rrd_jax.training import recipe
 from tests import launch
 
 # Each launch file, and its teacher and student.

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict, config_flags
 
-from rrd_jax import cli, errors, recipe
+from rrd_jax import errors
 from rrd_jax.config import checks, explain, parse
 from rrd_jax.config.fields import FIELDS
+from rrd_jax.terminal import cli
+from rrd_jax.training import recipe
 from tests import fuzz, launch
 
 # What random text would import, build or compile is tried where that is tested.

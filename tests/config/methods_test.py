@@ -11,9 +11,11 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from rrd_jax import errors, networks, objectives, parallel, program, recipe
-from rrd_jax.batch import Batch
+from rrd_jax import errors, networks, objectives, parallel
 from rrd_jax.config import methods, parse
+from rrd_jax.jobs import program
+from rrd_jax.objectives.batch import Batch
+from rrd_jax.training import recipe
 from tests import launch
 from tests.objectives import toy
 

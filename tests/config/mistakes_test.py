@@ -6,9 +6,10 @@ import pytest
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from rrd_jax import cli, errors, objectives
+from rrd_jax import errors, objectives
 from rrd_jax.config import defaults, describe, effects, explain, methods, parse
 from rrd_jax.config.describe import of_objective
+from rrd_jax.terminal import cli
 from tests import launch
 
 _INF = float("inf")

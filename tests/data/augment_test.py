@@ -3,8 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax import batch, errors
+from rrd_jax import errors
 from rrd_jax.data import augment, mixing
+from rrd_jax.objectives import batch
 
 _PLAIN = {"mean": (0.0,), "std": (1 / 255,), "pad": 2, "flip": True}
 

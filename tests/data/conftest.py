@@ -3,8 +3,8 @@ import signal
 import pytest
 from absl.testing import flagsaver
 
-from rrd_jax import cli
 from rrd_jax.data import prepare
+from rrd_jax.terminal import cli
 
 
 @pytest.fixture

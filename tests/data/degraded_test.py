@@ -10,8 +10,9 @@ import PIL.Image
 import pytest
 
 import rrd_jax
-from rrd_jax import data, errors, evaluation
+from rrd_jax import data, errors
 from rrd_jax.config import effects, parse
+from rrd_jax.jobs import evaluate
 from tests import launch
 from tests.data import folders
 
@@ -313,7 +314,7 @@ def test_a_noisy_student_has_a_clean_teacher_and_is_tested_without_complaint(
     trained_on = [about["training"]["dataset"] for about in kept]
     assert trained_on[0].startswith("digits/2.0.0 with symmetric label_noise 0.2")
     assert trained_on[1] == "digits/2.0.0"
-    rows = evaluation.run(parse(_small(data_dir)), tmp_path)  # a config without the noise
+    rows = evaluate.run(parse(_small(data_dir)), tmp_path)  # a config without the noise
     assert "was trained on" not in capsys.readouterr().err
     assert [row["run"] for row in rows] == ["teacher", "student"]
     # Longer: the teacher, on other labels than the student, stays as it was trained.

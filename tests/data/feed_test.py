@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from rrd_jax import errors, step
+from rrd_jax import errors
 from rrd_jax.data import augment, feed, images
+from rrd_jax.training import step
 
 _BESIDE_NO_OTHER_WORKERS = pytest.mark.xdist_group("workers")  # workers_test counts what is left
 

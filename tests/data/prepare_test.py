@@ -386,7 +386,7 @@ def test_nothing_here_imports_tensorflow(tmp_path):
     published.imagenet(tmp_path)
     program = (
         "import sys\n"
-        "from rrd_jax import cli, data\n"
+        "from rrd_jax import data\nfrom rrd_jax.terminal import cli\n"
         "from rrd_jax.data import prepare\n"
         "prepare.main(cli.parse_flags(sys.argv))\n"
         "size = {'image_size': 8, 'resize': 8, 'dir': sys.argv[3].split('=')[1]}\n"

@@ -7,8 +7,8 @@ import PIL.Image
 import pytest
 
 from rrd_jax import errors
-from rrd_jax.about import Preprocessing
 from rrd_jax.data import images, pictures, reading
+from rrd_jax.data.about import Preprocessing
 from tests.data import folders
 
 _GREY = Preprocessing(16, 1, (0.5,), (0.5,))

@@ -13,8 +13,9 @@ import time
 import numpy as np
 import pytest
 
-from rrd_jax import parallel, predictions
+from rrd_jax import parallel
 from rrd_jax.data import feed
+from rrd_jax.evaluation import predictions
 
 # Shared memory is counted: no other test of worker processes may run beside these.
 pytestmark = pytest.mark.xdist_group("workers")

@@ -6,20 +6,20 @@ import jax
 import numpy as np
 
 from rrd_jax import networks
-from rrd_jax.about import About, Preprocessing
+from rrd_jax.data.about import About, Preprocessing
 from rrd_jax.exports.base import Exportable
 from rrd_jax.networks.shufflenet import ShuffleNetV1
 from tests import fresh
 
 NAMES = ("a, b", 'the "second"', "dritte Ähre", "第四")
-_BROUGHT = "tests.networks.brought_nets"
+_BROUGHT = "tests.networks.custom_nets"
 # Grouped and depthwise convolutions, batch norms, shuffled channels, and a pooling that pads.
 GROUPED = functools.partial(ShuffleNetV1, widths=(48,), blocks=(2,), groups=3)
 OWN = {
     "linen": f"{_BROUGHT}:Mixer",  # whose code needs the size of the batch as a number
     "group_norm": f"{_BROUGHT}:GroupNorm",
     "nnx": f"{_BROUGHT}:Norm",
-    "equinox": "tests.networks.brought_equinox:Stateful",
+    "equinox": "tests.networks.custom_equinox:Stateful",
     "functions": f"{_BROUGHT}:functions",
 }
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrd_jax import networks, objectives
-from rrd_jax.about import About, Preprocessing
+from rrd_jax.data.about import About, Preprocessing
 from rrd_jax.exports import Exportable
 
 # What breaks CSV, YAML, Markdown and terminals.

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from rrd_jax import errors
-from rrd_jax.about import About, Preprocessing
+from rrd_jax.data.about import About, Preprocessing
 from rrd_jax.exports import base
 from rrd_jax.exports.onnx import fuse, model, walk
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import errors, networks
-from rrd_jax.about import About, Preprocessing
+from rrd_jax.data.about import About, Preprocessing
 from rrd_jax.exports import onnx as package
 from rrd_jax.exports.base import Exportable, Options
 from rrd_jax.networks.mobilenet import MobileNetV2
@@ -26,7 +26,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 _NAMES = ('"a", or b', "größer \udcff", "犬")  # the second one of a folder whose name is not UTF-8
-_USERS = "tests.networks.brought_nets"
+_USERS = "tests.networks.custom_nets"
 _FAMILIES = {
     "resnext": ResNet(3, (1,), (8, 8), bottleneck=True, inner=2, groups=4, imagenet_stem=True),
     "wide resnet": WideResNet(3, depth=10, factor=1),
@@ -167,7 +167,7 @@ def test_networks_by_import_path_with_grey_images(path, tmp_path):
 
 def test_an_equinox_network(tmp_path):
     pytest.importorskip("equinox")
-    network = networks.create("tests.networks.brought_equinox:Stateful", 3)
+    network = networks.create("tests.networks.custom_equinox:Stateful", 3)
     variables = networks.init(network, jax.random.key(0), (8, 8, 1))
     about = About("x", 3, preprocessing=Preprocessing(8, 1, (0.4,), (0.25,)))
     _check(Exportable(network, variables, about), tmp_path)

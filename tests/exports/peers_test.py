@@ -6,10 +6,10 @@ import chex
 import numpy as np
 import pytest
 
-from rrd_jax import about as abouts
-from rrd_jax import convert, errors, exports
-from rrd_jax.convert import beside, files, published
+from rrd_jax import errors, exports
+from rrd_jax.data import about as abouts
 from rrd_jax.exports import Options
+from rrd_jax.weights import beside, files, from_torch, published
 from tests.exports import made
 from tests.networks import modern
 
@@ -104,7 +104,7 @@ def test_a_folder_opens_from_a_hub_as_it_does_from_a_disk(tmp_path, monkeypatch)
     monkeypatch.setattr(importlib.import_module("timm.models._hub"), "hf_hub_download", download)
     network = timm.create_model("hf-hub:me/it", pretrained=True)
     assert network.pretrained_cfg["label_names"] == list(made.NAMES)
-    back = convert.from_torch("resnet18", network.state_dict())
+    back = from_torch("resnet18", network.state_dict())
     chex.assert_trees_all_equal(back, exportable.variables)
 
 

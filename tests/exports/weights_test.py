@@ -7,8 +7,8 @@ import safetensors.numpy
 
 import rrd_jax
 from rrd_jax import errors, exports
-from rrd_jax.convert import exported, files
 from rrd_jax.exports import Options
+from rrd_jax.weights import exported, files
 from tests.exports import made
 
 

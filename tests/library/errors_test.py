@@ -8,7 +8,9 @@ import optax
 import pytest
 
 import rrd_jax
-from rrd_jax import errors, loop, memory
+from rrd_jax import errors
+from rrd_jax.jobs import loop
+from rrd_jax.objectives.parts import memory
 
 _IMAGES = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1), dtype=np.uint8)
 _SPLIT = (_IMAGES, np.arange(32) % 4)

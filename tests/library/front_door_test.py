@@ -11,11 +11,12 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 import rrd_jax
-from rrd_jax import errors, memory, parallel
+from rrd_jax import errors, parallel
 from rrd_jax.library import Loaded
 from rrd_jax.objectives import Objective, ObjectiveState
+from rrd_jax.objectives.parts import memory
 from tests import launch
-from tests.networks import brought_nets as nets
+from tests.networks import custom_nets as nets
 
 _RNG = np.random.default_rng(0)
 _SPLIT = _RNG.integers(0, 256, (32, 8, 8, 1), dtype=np.uint8), np.arange(32) % 10

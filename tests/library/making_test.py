@@ -10,7 +10,7 @@ import pytest
 
 import rrd_jax
 from rrd_jax import errors, objectives
-from tests.networks.brought_equinox import Stateful
+from tests.networks.custom_equinox import Stateful
 
 _IMAGES = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), dtype=np.uint8)
 _SPLIT = _IMAGES, np.arange(16) % 10

@@ -10,11 +10,12 @@ import pytest
 import safetensors.numpy
 
 import rrd_jax
-from rrd_jax import convert, errors, exports, networks
-from rrd_jax.about import About, Preprocessing
+from rrd_jax import errors, exports, networks
+from rrd_jax.data.about import About, Preprocessing
 from rrd_jax.library import Loaded, Predictor, teachers
+from rrd_jax.weights import to_torch
 from tests.data import folders
-from tests.networks import brought_nets as nets
+from tests.networks import custom_nets as nets
 
 _RNG = np.random.default_rng(0)
 _ABOUT = About(
@@ -209,7 +210,7 @@ def test_weights_of_a_file_are_asked_once_they_are_told_what_they_see(tmp_path):
     network = rrd_jax.networks.create("resnet8", 3)
     variables = rrd_jax.networks.init(network, jax.random.key(0), (8, 8, 3))
     path, names = tmp_path / "w.safetensors", tmp_path / "names.txt"
-    safetensors.numpy.save_file(convert.to_torch("resnet8", jax.device_get(variables)), path)
+    safetensors.numpy.save_file(to_torch("resnet8", jax.device_get(variables)), path)
     names.write_bytes("\ufeffeins\r\nzwei, drei\r\n\u00e4\r\n".encode())
     moments = {"network": "resnet8", "mean": (0.5,) * 3, "std": (0.2,) * 3}
     with pytest.raises(errors.InputError, match=r"normalised: pass image_size \("):

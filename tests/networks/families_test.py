@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax import convert, networks
+from rrd_jax import networks
+from rrd_jax.weights import to_torch
 from tests import fresh, golden
 
 
@@ -70,9 +71,7 @@ def test_mobilenetv1_computes_what_plain_loops_compute():
         fresh.init(network, (32, 32, 3)),
     )
     images = noise.standard_normal((2, 32, 32, 3)).astype(np.float32)
-    weights = {
-        k: v.astype(np.float64) for k, v in convert.to_torch("mobilenetv1", variables).items()
-    }
+    weights = {k: v.astype(np.float64) for k, v in to_torch("mobilenetv1", variables).items()}
 
     def block(x, conv, norm, stride, depthwise):
         kernel = weights[f"{conv}.weight"].transpose(2, 3, 1, 0)

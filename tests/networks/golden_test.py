@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax import convert, networks
+from rrd_jax import networks
+from rrd_jax.weights import from_torch, to_torch
 from tests import fresh, golden
 from tests.networks import modern
 
@@ -51,9 +52,9 @@ def test_sizes_are_the_references_and_its_entries_go_there_and_back(name):
             zip(file["entry_names"], file["entry_shapes"], strict=True)
         )
     }
-    variables = convert.from_torch(name, weights)
+    variables = from_torch(name, weights)
     assert networks.count_parameters(variables["params"]) == summary.parameters
-    back = convert.to_torch(name, variables)
+    back = to_torch(name, variables)
     assert back.keys() == weights.keys()
     for entry, values in back.items():
         if not entry.endswith("num_batches_tracked"):
@@ -65,7 +66,7 @@ def test_sizes_are_the_references_and_its_entries_go_there_and_back(name):
 def test_outputs_are_the_references(name):
     file, network, _ = _load(name)
     weights = golden.named_weights(file["entry_names"], file["entry_shapes"])
-    variables = convert.from_torch(name, weights)
+    variables = from_torch(name, weights)
     images = np.random.default_rng(int(file["input_seed"])).standard_normal(file["input_shape"])
     images = golden.to_nhwc(images.astype(np.float32))
 
@@ -82,7 +83,7 @@ def test_outputs_are_the_references(name):
     bound = 0.04 if name.startswith("mobilenetv2") else 0.01
     assert golden.relative(logits, file["eval/logits"]) < bound
 
-    back = convert.to_torch(name, variables)
+    back = to_torch(name, variables)
     assert back.keys() - set(weights) == set()
     assert all(np.array_equal(weights[entry], back[entry]) for entry in weights)
     if "train/logits" in file:
@@ -93,7 +94,7 @@ def _check_training(file, name, network, variables, images):
     train = jax.jit(functools.partial(network.apply, train=True, mutable=["batch_stats"]))
     outputs, updated = train(variables, images)
     assert golden.relative(outputs.logits, file["train/logits"]) < 1e-4
-    running = convert.to_torch(name, variables | updated)
+    running = to_torch(name, variables | updated)
     names = [n for n in file["train/running_names"] if not n.endswith("num_batches_tracked")]
     assert golden.relative(running[names[0]], file["train/running_first"]) < 1e-5
     assert golden.relative(running[names[-1]], file["train/running_last"]) < 1e-4

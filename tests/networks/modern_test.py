@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from rrd_jax import convert, networks
+from rrd_jax import networks
+from rrd_jax.weights import from_torch, to_torch
 from tests import fresh, golden
 from tests.networks import modern
 
@@ -24,7 +25,7 @@ def _weights(name):
     """As the file's were made: of the entries' names."""
     shape = modern.images(name).shape[1:]
     variables = networks.summarize(networks.create(name, 10), shape).variables
-    entries = convert.to_torch(name, jax.tree.map(_zeros, variables))
+    entries = to_torch(name, jax.tree.map(_zeros, variables))
     texts = ["x".join(map(str, entry.shape)) for entry in entries.values()]
     return golden.named_weights(list(entries), texts)
 
@@ -49,10 +50,10 @@ def test_sizes_are_timms(name):
 def test_outputs_are_timms(name):
     network, images = networks.create(name, 10), modern.images(name)
     weights = _weights(name)
-    variables = convert.from_torch(name, weights)
+    variables = from_torch(name, weights)
     outputs = _apply(network, variables, images)
     assert golden.relative(outputs.logits, _TIMM[name]["logits"]) < 1e-5
-    back = convert.to_torch(name, variables)
+    back = to_torch(name, variables)
     assert back.keys() == weights.keys()
     for entry, values in weights.items():
         np.testing.assert_array_equal(back[entry], values)

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax import convolutions, errors, networks
+from rrd_jax import errors, networks
+from rrd_jax.cpu import convolutions
 from rrd_jax.networks import convnext, vit
 from tests import fresh, golden
 

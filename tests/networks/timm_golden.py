@@ -14,8 +14,8 @@ import timm
 import torch
 import torchvision
 
-from rrd_jax.convert import published
 from rrd_jax.networks import inverted
+from rrd_jax.weights import published
 from tests import golden
 from tests.networks import modern
 

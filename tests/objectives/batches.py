@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax.batch import Batch
+from rrd_jax.objectives.batch import Batch
 
 NO_BATCH = Batch(image=None, label=None, index=None)  # for losses that read none of it
 

@@ -1,8 +1,9 @@
 import subprocess
 import sys
 
-from rrd_jax import objectives, tables
+from rrd_jax import objectives
 from rrd_jax.objectives import __main__ as program
+from rrd_jax.terminal import tables
 
 
 def _cells(text):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from rrd_jax import errors, networks, objectives
-from rrd_jax.batch import Batch
 from rrd_jax.objectives import ObjectiveState, border
+from rrd_jax.objectives.batch import Batch
 
 _SIZE = 4
 _FILLED = {"examples": 16, "batch_size": _SIZE}

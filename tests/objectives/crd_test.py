@@ -3,12 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax import errors, memory, objectives
+from rrd_jax import errors, objectives
 from rrd_jax.networks import Outputs
 from rrd_jax.objectives import (
     crd,
 )
-from rrd_jax.objectives.parts import negatives
+from rrd_jax.objectives.parts import memory, negatives
 from tests import golden
 from tests.objectives import batches, golden_banks
 

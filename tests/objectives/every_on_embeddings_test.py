@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax import objectives, parallel, state
+from rrd_jax import objectives, parallel
 from rrd_jax.networks import Outputs
+from rrd_jax.training import state
 from tests.objectives import batches
 
 _SMALL = {"dim": 6}

@@ -3,8 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax import memory
-from rrd_jax.objectives.parts import banks, negatives
+from rrd_jax.objectives.parts import banks, memory, negatives
 
 
 def banks_of(file, entry):

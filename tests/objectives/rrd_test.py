@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 from absl.testing import parameterized
 
-from rrd_jax import errors, memory, objectives
+from rrd_jax import errors, objectives
 from rrd_jax.networks import Outputs
 from rrd_jax.objectives import (
     rrd,
 )
 from rrd_jax.objectives.parts import (
     arithmetic,
+    memory,
     negatives,
     projections,
 )

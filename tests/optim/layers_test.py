@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rrd_jax import errors, networks, optim
-from rrd_jax.choices import OptimizerChoice
 from rrd_jax.optim import layers
+from rrd_jax.training.choices import OptimizerChoice
 
 _IMAGES = jnp.zeros((2, 4))
 

@@ -8,8 +8,8 @@ import optax
 import pytest
 
 from rrd_jax import objectives, optim
-from rrd_jax.choices import OptimizerChoice
 from rrd_jax.networks import Outputs
+from rrd_jax.training.choices import OptimizerChoice
 from tests import golden
 from tests.objectives import batches
 from tests.optim import pytorch

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from rrd_jax import workdir
+from rrd_jax.run_folder import workdir
 from tests.runs import made
 
 _HEAVY = ("jax", "flax", "orbax", "tensorflow_datasets", "tensorboardX", "numpy", "ml_collections")

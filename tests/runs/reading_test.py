@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from rrd_jax import workdir
+from rrd_jax.run_folder import workdir
 from rrd_jax.runs import locks, reading
 from tests.runs import made
 

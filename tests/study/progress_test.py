@@ -4,7 +4,7 @@ import os
 import pytest
 
 from experiments.study import attempts, design, plan, progress, summary
-from rrd_jax import console
+from rrd_jax.terminal import console
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ import time
 import pytest
 
 from experiments.study import attempts, design, plan, work
-from rrd_jax import errors, job, preflight
+from rrd_jax import errors
 from rrd_jax.checkpoints import sealed
+from rrd_jax.jobs import job, preflight
 
 pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
 

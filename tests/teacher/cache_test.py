@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax import data, errors, job, objectives, optim, parallel, recipe, state, step
-from rrd_jax.batch import Batch
+from rrd_jax import data, errors, objectives, optim, parallel
 from rrd_jax.config import parse
 from rrd_jax.data import augment, feed
-from rrd_jax.recipe import Term
+from rrd_jax.jobs import job
+from rrd_jax.objectives.batch import Batch
 from rrd_jax.teacher import cache, ensemble, filling, fold, outputs
+from rrd_jax.training import recipe, state, step
+from rrd_jax.training.recipe import Term
 from tests import fresh, launch, tiny
 
 pytestmark = pytest.mark.usefixtures("tiny_network")

@@ -3,9 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rrd_jax import data, errors, job, networks
+from rrd_jax import data, errors, networks
 from rrd_jax.config import parse
 from rrd_jax.data import dataset as datasets
+from rrd_jax.jobs import job
 from rrd_jax.teacher import frozen
 from tests import launch
 

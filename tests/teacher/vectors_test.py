@@ -5,7 +5,7 @@ import pytest
 import safetensors.numpy
 
 from rrd_jax import errors
-from rrd_jax.about import About
+from rrd_jax.data.about import About
 from rrd_jax.teacher import vectors
 
 _ROWS = np.arange(12, dtype=np.float32).reshape(3, 4) + 1

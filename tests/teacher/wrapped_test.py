@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from rrd_jax import networks
-from rrd_jax.about import Preprocessing
-from rrd_jax.choices import TeachingChoice
+from rrd_jax.data.about import Preprocessing
 from rrd_jax.networks import Outputs
 from rrd_jax.teacher import ensemble, fold, outputs, seeing, wrapped
+from rrd_jax.training.choices import TeachingChoice
 from tests import tiny
 
 _SHAPE = (8, 8, 3)

@@ -16,7 +16,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import logging
 
-from rrd_jax import console, errors
+from rrd_jax import errors
 from rrd_jax.data import examples
 from rrd_jax.data.builders import (
     archives,
@@ -27,6 +27,7 @@ from rrd_jax.data.builders import (
     stl10,
     tiny_imagenet,
 )
+from rrd_jax.terminal import console
 
 # Prepared here without TensorFlow. Any other name is a set of TFDS.
 DATASETS: dict[str, type[tfds.core.DatasetBuilder]] = {

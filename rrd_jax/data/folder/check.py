@@ -16,9 +16,10 @@ from typing import NamedTuple
 import numpy as np
 import tqdm
 
-from rrd_jax import console, errors
+from rrd_jax import errors
 from rrd_jax.data import pictures
 from rrd_jax.data.folder.walk import File, reason
+from rrd_jax.terminal import console
 
 _SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff"),

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import errors, memory
-from rrd_jax.batch import Batch
-from rrd_jax.objectives.parts import negatives
+from rrd_jax import errors
+from rrd_jax.objectives.batch import Batch
+from rrd_jax.objectives.parts import memory, negatives
 from rrd_jax.objectives.parts.arithmetic import matmul
 
 # Rows are compared in this many groups side by side, so that a bank that is split over as many

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rrd_jax.batch import Batch
+from rrd_jax.objectives.batch import Batch
 from rrd_jax.objectives.parts.arithmetic import centred, ratio, root
 from rrd_jax.objectives.parts.checks import as_matching_float32
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
-from rrd_jax import convolutions
+from rrd_jax.cpu import convolutions
 from rrd_jax.objectives.parts import direct
 
 

@@ -3,11 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax import objectives, parallel, state
+from rrd_jax import objectives, parallel
 from rrd_jax.networks import Outputs
 from rrd_jax.objectives.parts import banks
-from tests import devices_test
+from rrd_jax.training import state
 from tests.objectives import batches
+from tests.parallel import devices_test
 
 
 def test_similarities_in_parts_are_those_of_all(monkeypatch):

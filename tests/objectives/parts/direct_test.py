@@ -8,9 +8,9 @@ from jax.sharding import PartitionSpec
 
 from experiments import passes
 from rrd_jax import errors, objectives, parallel
+from rrd_jax.evaluation import rows
 from rrd_jax.objectives.parts import direct, relations
 from rrd_jax.objectives.rrd import relational_loss
-from rrd_jax.proof import rows
 
 _THREE = functools.partial(passes.product, 6, 3)
 _ALL_THREE = functools.partial(passes.product, 3, 3)

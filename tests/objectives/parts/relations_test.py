@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from rrd_jax import convolutions, errors, objectives, parallel
+from rrd_jax import errors, objectives, parallel
+from rrd_jax.cpu import convolutions
 from rrd_jax.objectives import rrd
 from tests.objectives import batches
 

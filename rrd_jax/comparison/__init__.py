@@ -1,0 +1,1 @@
+"""A report of a student beside its teacher: accuracy, size and latency."""

@@ -1,0 +1,101 @@
+"""What was won, in the few lines that training ends with; nothing is measured for them."""
+
+import pathlib
+import shlex
+from collections.abc import Sequence
+
+from rrd_jax import checkpoints, networks
+from rrd_jax.data.about import Preprocessing
+from rrd_jax.jobs.job import teacher_paths
+from rrd_jax.jobs.run import Result
+from rrd_jax.teacher import seeing
+from rrd_jax.terminal import console
+from rrd_jax.training.recipe import Job, TeacherChoice
+from rrd_jax.weights import files
+
+
+def lines(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> list[str]:
+    """The student beside its teacher, and what can be done with it.
+
+    Args:
+      job: that is done.
+      folder: the workdir.
+      results: of its runs, the student's last.
+
+    Returns:
+      Nothing for a job on random images.
+    """
+    if job.student.source.mock_examples or not results:
+        return []
+    compared = [_compared(job, folder, results)] if job.teachers else []
+    place = shlex.quote(str(folder))
+    if not _num_classes(folder, 2):
+        return [
+            *compared,
+            f"use it: rrd_jax.load({str(folder)!r}).embed(IMAGES) in Python, python -m"
+            f" rrd_jax.predict --workdir={place} --embeddings --format=npz --output=FILE IMAGE...,"
+            f" or python -m rrd_jax.export --workdir={place} --format=onnx; it has no classifier",
+        ]
+    return [
+        *compared,
+        f"use it: python -m rrd_jax.predict --workdir={place} IMAGE..., or python -m rrd_jax.export"
+        f" --workdir={place} --format=onnx"
+        + (" (--report: size and latency beside the teacher)" if job.teachers else ""),
+    ]
+
+
+def say(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> None:
+    """Prints the lines."""
+    for line in lines(job, folder, results):
+        console.say(line)
+
+
+def _compared(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> str:
+    student = results[-1]
+    # Of a teacher that was trained and has a probe, the figure of that.
+    known = {result.label.split(",")[0]: result for result in results[:-1]}
+    labels = [teacher.teaching.label for teacher in job.teachers]
+    top1 = f" of {known[labels[0]].top1:.2f}" if len(labels) == 1 and labels[0] in known else ""
+    figures = [] if student.top1 is None else [f"top-1 {student.top1:.2f}" + top1]
+    figures += [] if student.loss is None else [f"loss of held-out images {student.loss:.4f}"]
+    figures += [] if student.agreement is None else [f"agreement {student.agreement:.2f}"]
+    names = "+".join(teacher.network.model for teacher in job.teachers)
+    return (
+        f"{student.model} beside {names}: {', '.join(figures)}{', ' if figures else ''}"
+        f"{_shares(job, folder, student)}"
+    )
+
+
+def _shares(job: Job, folder: pathlib.Path, student: Result) -> str:
+    """The student's parameters and multiply-adds, by those of all teachers."""
+    training, size = job.student.training, job.student.source.image_size
+    form = Preprocessing(size, len(training.mean), training.mean, training.std)
+    num_classes = _num_classes(folder, 2)
+    own = networks.summarize(training.network.create(num_classes), form.image_shape)
+    theirs = [
+        networks.summarize(
+            teacher.network.create(_num_classes(path, num_classes)),
+            _seen(teacher, path, form).image_shape,
+        )
+        for teacher, path in zip(job.teachers, teacher_paths(job, folder), strict=True)
+    ]
+    parameters = sum(summary.parameters for summary in theirs)
+    macs = max(1, sum(summary.macs for summary in theirs))
+    return (
+        f"{100 * student.parameters / parameters:.3g} % of the parameters"
+        f" ({student.parameters:,} of {parameters:,}) and"
+        f" {100 * own.macs / macs:.3g} % of the multiply-adds ({own.macs:,} of {macs:,})"
+    )
+
+
+def _seen(teacher: TeacherChoice, path: pathlib.Path, student: Preprocessing) -> Preprocessing:
+    """What a teacher sees."""
+    model = teacher.network.model
+    known = None if teacher.variables is not None else files.preprocessing_of(path, model)
+    return seeing.own(teacher.teaching, known, student) or student
+
+
+def _num_classes(folder: pathlib.Path, otherwise: int) -> int:
+    """Of the newest checkpoint of a run."""
+    meta = checkpoints.read_meta(folder / "checkpoints")
+    return meta["num_classes"] if meta else otherwise

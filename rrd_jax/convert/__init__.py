@@ -1,5 +1,0 @@
-"""Weights of PyTorch's networks as ours, and back."""
-
-from rrd_jax.convert.state_dicts import from_torch, sizes, to_torch
-
-__all__ = ["from_torch", "sizes", "to_torch"]

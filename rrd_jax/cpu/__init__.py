@@ -1,0 +1,1 @@
+"""What only CPU programs need: convolution forms, compiler options and memory accounting."""

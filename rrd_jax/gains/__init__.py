@@ -1,1 +1,0 @@
-"""What distillation has won: a student beside its teacher."""

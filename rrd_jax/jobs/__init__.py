@@ -1,0 +1,1 @@
+"""Carries out a job: opens the data, obtains the teacher and trains the runs."""

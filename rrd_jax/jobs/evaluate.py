@@ -1,0 +1,133 @@
+"""Test figures of networks that are trained already: main's `--mode=eval`."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from rrd_jax import errors, networks
+from rrd_jax.evaluation import predictions
+from rrd_jax.jobs import job
+from rrd_jax.teacher import frozen
+from rrd_jax.teacher.frozen import FrozenNetwork
+from rrd_jax.terminal import console, tables
+from rrd_jax.training.recipe import Job
+from rrd_jax.weights import files
+
+
+def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
+    """Evaluates the student in `folder` and the job's teachers on the test split.
+
+    The student is the newest checkpoint of a run, or another one, as RUN@best, RUN@last or RUN@STEP
+    have it; or a network that `rrd_jax.convert` wrote there.
+    The teacher is what config.teacher.checkpoint names, or `folder`/teacher; several are tested
+    one by one and together. Teachers, or the student, may be missing.
+
+    Args:
+      plan: the job.
+      folder: the workdir of the student, with @best, @last or @STEP for another checkpoint than the
+        newest; nothing is written to it.
+
+    Returns:
+      A dict a network, teacher first: `run`, `network`, `images`, `top1` and `top5` in per cent,
+      `loss` in nats, `agreement` of the student with the teacher in per cent or None,
+      `parameters` and `checkpoint`.
+
+    Raises:
+      InputError: there is neither, or one is damaged or of another network or data set.
+    """
+    run_folder, which = files.split(folder)
+    paths = zip(plan.teachers, job.teacher_paths(plan, run_folder), strict=True)
+    choices = [(t, path) for t, path in paths if t.checkpoint or path.exists()]
+    has_student = (run_folder / "checkpoints").exists()
+    if which and not has_student:
+        raise errors.InputError(f"{run_folder} holds no checkpoints, and so no '{which}'")
+    if not choices and not has_student:
+        raise errors.InputError(
+            f"nothing to evaluate: {folder} holds no checkpoints; pass the --workdir of a run, or a"
+            " teacher with --config.teacher.checkpoint"
+        )
+    setting = job.prepare(plan.student)
+    if not setting.dataset.labelled:
+        raise errors.InputError(
+            "data.use_labels is False, and --mode=eval tests by labels: the figures of a student"
+            " without labels are in metrics.jsonl of its workdir; images with labels are tested"
+            " with --config.data.use_labels=True, where it has a classifier"
+        )
+    training = plan.student.training
+    teachers = []
+    for choice, path in choices:
+        given = (choice.network, path, *setting, training)
+        teacher = frozen.load(*given, teaching=choice.teaching)
+        teachers.append(frozen.probed(teacher, choice.teaching, run_folder, keep=False))
+    models = [choice.network.model for choice, _ in choices]
+    labels = [", ".join(filter(None, ("teacher", c.teaching.classifier))) for c, _ in choices]
+    places = [str(path) for _, path in choices]
+    rows = [
+        _row(label, model, place, network)
+        for label, model, place, network in zip(labels, models, places, teachers, strict=True)
+        if network.compares  # else it has no figures for these classes
+    ]
+    teacher = None
+    if teachers and len(teachers) == len(plan.teachers):
+        teacher = frozen.as_ensemble(teachers, training.teacher_weights)
+    if teacher and len(teachers) > 1 and teacher.compares:
+        rows.append(_row("teachers", "+".join(models), "+".join(places), teacher))
+    if has_student:
+        terms = training.create_objectives(len(setting.dataset.train))
+        student = frozen.load(training.network, folder, *setting, training, terms)
+        student = dataclasses.replace(student, what="the student")
+        rows.append(_row("student", training.network.model, str(folder), student, teacher))
+    if not plan.student.source.mock_examples:
+        for network in (*teachers, *([student] if has_student else [])):
+            network.examine()
+    console.print_table(*table(rows))
+    return rows
+
+
+def _row(
+    run: str,
+    model: str,
+    checkpoint: str,
+    network: FrozenNetwork,
+    teacher: FrozenNetwork | None = None,
+) -> dict[str, Any]:
+    tested = network.predictions
+    return {
+        "run": run,
+        "network": model,
+        "images": len(tested["label"]),
+        "agreement": None,
+        **predictions.figures(tested, teacher.reference if teacher else None),
+        "parameters": networks.count_parameters(network.variables["params"]),
+        "checkpoint": checkpoint,
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> tables.Table:
+    """Header and rows: the figures, a row a network."""
+    header = (
+        "run",
+        "network",
+        "test images",
+        "top-1",
+        "top-5",
+        "loss",
+        "agreement with teacher",
+        "parameters",
+        "checkpoint",
+    )
+    cells = [
+        (
+            row["run"],
+            row["network"],
+            f"{row['images']:,}",
+            f"{row['top1']:.2f}",
+            f"{row['top5']:.2f}",
+            f"{row['loss']:.4f}",
+            "-" if row["agreement"] is None else f"{row['agreement']:.2f}",
+            f"{row['parameters']:,}",
+            row["checkpoint"],
+        )
+        for row in rows
+    ]
+    return header, cells

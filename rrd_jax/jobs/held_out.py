@@ -1,0 +1,143 @@
+"""What a student without labels makes of images that it is not trained on: the losses there.
+
+Images are seen as test images are, without augmentation, by the student as it is tested and by the
+teacher itself; the objectives' memories are read, and left as they are.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rrd_jax import networks, objectives, parallel
+from rrd_jax.cpu import compiling
+from rrd_jax.evaluation.predictions import StoppedError
+from rrd_jax.objectives.batch import Batch
+from rrd_jax.teacher import outputs
+from rrd_jax.training.recipe import Recipe
+from rrd_jax.training.state import TrainState
+
+
+class Losses(NamedTuple):
+    """The losses of a run on held-out images.
+
+    Attributes:
+      compute: (the student's variables, states of the objectives by name, the teacher's variables,
+        images [B, H, W, channels] uint8) -> {"loss": [], "loss/<name>": []}, the weighted sum and
+        the mean of each objective over the batch; compiled.
+      names: of the objectives that can be compared with on such images.
+      batch_size: B, images that an objective sees at once in training.
+    """
+
+    compute: Callable
+    names: tuple[str, ...]
+    batch_size: int
+
+
+def losses(
+    recipe: Recipe,
+    state: TrainState,
+    teacher: networks.Network | None,
+    mesh: jax.sharding.Mesh,
+    image_shape: tuple[int, int, int],
+) -> Losses:
+    """The losses that a run has on held-out images.
+
+    Args:
+      recipe: of the run.
+      state: its state, as shapes.
+      teacher: the network; None where no objective reads it.
+      mesh: the devices.
+      image_shape: (H, W, channels).
+    """
+    training = recipe.training
+    size = training.batch_size // training.accumulate
+    names = _comparable(recipe, state, teacher, image_shape, size)
+    teach, normalize = teacher and outputs.live(teacher), training.normalize
+
+    def compute(student, states, teacher, images):
+        batch = Batch(normalize(images), None, None)
+        taught = teach(teacher, batch) if teach else None
+        learnt = recipe.student.apply(student, batch.image, train=False)
+        means = {
+            name: jnp.mean(recipe.objectives[name].loss(states[name], learnt, taught, batch)[0])
+            for name in names
+        }
+        total = sum(recipe.terms[name].weight * mean for name, mean in means.items())
+        return {"loss": total} | {f"loss/{name}": mean for name, mean in means.items()}
+
+    compiled = compiling.for_mesh(
+        parallel.with_mesh(mesh, compute),
+        mesh,
+        fast_cpu=training.fast_cpu,
+        out_shardings=parallel.replicated(mesh),
+    )
+    return Losses(compiled, names, size)
+
+
+def collect(
+    losses: Losses,
+    state: TrainState,
+    teacher: Any,
+    split: Any,
+    mesh: jax.sharding.Mesh,
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float]:
+    """The mean losses over the whole batches of a split; {} where there is none.
+
+    Args:
+      losses: of the run.
+      state: of which the student is tested.
+      teacher: the teacher's variables.
+      split: of a data set; its labels are not read.
+      mesh: the devices.
+      stop: whether to break off; asked after each batch.
+
+    Raises:
+      StoppedError: `stop` said so.
+    """
+    count = len(split) // losses.batch_size
+    if not count or not losses.names:
+        return {}
+    student = {name: part for name, part in state.student.items() if name != "classifier"}
+    states = {name: state.objective(name) for name in losses.names}
+    parts = []
+    batches = split.test_batches(losses.batch_size, parallel.process_share())
+    with contextlib.closing(batches):
+        for batch, _ in zip(batches, range(count), strict=False):
+            images = parallel.put_batch(mesh, {"image": batch["image"]})["image"]
+            parts.append(losses.compute(student, states, teacher, images))
+            if stop():
+                raise StoppedError
+    parts = jax.device_get(parts)
+    return {name: float(np.mean([p[name] for p in parts], dtype=np.float64)) for name in parts[0]}
+
+
+def _comparable(
+    recipe: Recipe,
+    state: TrainState,
+    teacher: networks.Network | None,
+    image_shape: Sequence[int],
+    size: int,
+) -> tuple[str, ...]:
+    """The objectives that ask nothing of an image's place in the training split, as banks do."""
+    seen = [
+        network and networks.summarize(network, tuple(image_shape)).outputs
+        for network in (recipe.student, teacher)
+    ]
+    image = jax.ShapeDtypeStruct((size, *image_shape), jnp.float32)
+    batch = Batch(image, None, jax.ShapeDtypeStruct((size,), jnp.int32))
+
+    def shapes(name):
+        return jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), state.objective(name)
+        )
+
+    return tuple(
+        name
+        for name, objective in recipe.objectives.items()
+        if not objectives.reads("index", name, objective, shapes(name), *seen, batch)
+    )

@@ -1,0 +1,393 @@
+"""The job: open the data, train or load the teacher, train the runs beside the student, and it."""
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rrd_jax import checkpoints, data, errors, networks, parallel
+from rrd_jax.data import few
+from rrd_jax.data.source import Source
+from rrd_jax.evaluation import predictions, shown
+from rrd_jax.jobs import growth, loop, preflight
+from rrd_jax.jobs.run import Result
+from rrd_jax.run_folder import report, starting, workdir
+from rrd_jax.teacher import frozen
+from rrd_jax.teacher.frozen import FrozenNetwork
+from rrd_jax.terminal import console, tables
+from rrd_jax.training import recipe
+from rrd_jax.training.recipe import Job, Part, TeacherChoice
+from rrd_jax.weights import files, pretrained
+
+
+class Setting(NamedTuple):
+    """What the runs of a job share."""
+
+    dataset: data.Dataset
+    mesh: jax.sharding.Mesh
+
+
+def run(
+    job: Job, folder: pathlib.Path, *, profile: int = 0, dataset: data.Dataset | None = None
+) -> list[Result]:
+    """The whole job: the teacher if there is none yet, the runs beside the student, the student.
+
+    A second call goes on where the first one stopped. The student's run lies in `folder`, the
+    others in folders of it: teacher, alone, scratch. Ends with a table, kept in results.json.
+
+    Args:
+      job: what to do.
+      folder: the workdir; it belongs to one job.
+      profile: of the student's run, the number of steps to trace.
+      dataset: one that is open already, in place of the job's.
+
+    Raises:
+      InputError: a data set, checkpoint or workdir that is missing, damaged or another's.
+      DivergedError: a loss is not finite.
+      PreemptedError: SIGTERM came; the state is saved.
+    """
+    run_folder, which = files.split(folder)
+    if which in ("best", "last") or which.isdecimal():
+        raise errors.InputError(
+            f"{folder} is a checkpoint of the run in {run_folder}, which can be evaluated, exported"
+            " or used as a teacher; a run goes on from its newest one: leave"
+            f" @{which} out, or use --mode=eval"
+        )
+    setting = with_few(job, with_classes(job, folder, prepare(job.student, dataset)))
+    starting.phase("data")
+    preflight.check(job, setting.dataset, teacher_paths(job, folder))
+    _warn_of_half(job)
+    job = _with_weights(job, folder, setting.dataset)
+    with claim(folder, job, job.student):  # before hours go into a teacher
+        describe(setting.dataset, folder)
+        starting.phase("checks")
+        results, teacher = [], None
+        if job.teachers:
+            results, teacher = get_teacher(job, folder, setting)
+            preflight.check_teacher(job, setting.dataset, teacher.network)
+            starting.phase("teacher")
+        beside = {}
+        for name, part in job.beside.items():
+            with claim(folder / name, job, part):
+                beside[name] = train(part, folder / name, setting, teacher)
+        results += beside.values()
+        results.append(train(job.student, folder, setting, teacher, profile))
+        if parallel.is_main():
+            rows = [result.to_json() for result in results]
+            report.write_json(folder / "results.json", rows)
+    console.print_table(*table(results, beside.get("scratch")), before="\n")
+    if proofs := {result.label: result.proof for result in results if result.proof}:
+        console.print_table(*shown.table(proofs), before="\n")
+    return results
+
+
+def _warn_of_half(job: Job) -> None:
+    """Warns of networks in bfloat16 on a processor that computes them as float32, and converts."""
+    choices = [("config.dtype", job.student.training.network)]
+    choices += [("config.teacher.dtype", teacher.network) for teacher in job.teachers]
+    named = dict.fromkeys(name for name, choice in choices if choice.dtype == jnp.bfloat16)
+    if named and jax.default_backend() == "cpu" and not parallel.multiplies_half():
+        console.warn(
+            f"{' and '.join(named)} is bfloat16, which this processor has no instructions for:"
+            " float32 is faster on it"
+        )
+
+
+def _with_weights(job: Job, folder: pathlib.Path, dataset: data.Dataset) -> Job:
+    """The job with the weights read that its runs start from; those that have begun need none."""
+
+    def read(part: Part, home: pathlib.Path) -> Part:
+        training = part.training
+        if not training.start or checkpoints.read_meta(home / "checkpoints") is not None:
+            return part
+        start = dataclasses.replace(training.start, ready=pretrained.ready(training, dataset))
+        return dataclasses.replace(part, training=dataclasses.replace(training, start=start))
+
+    teachers = [
+        dataclasses.replace(teacher, part=read(teacher.part, path))
+        if _is_trained_here(teacher)
+        else teacher
+        for teacher, path in zip(job.teachers, teacher_paths(job, folder), strict=True)
+    ]
+    student = read(job.student, folder)
+    beside = {name: read(part, folder / name) for name, part in job.beside.items()}
+    return dataclasses.replace(job, student=student, beside=beside, teachers=tuple(teachers))
+
+
+@contextlib.contextmanager
+def claim(folder: pathlib.Path, job: Job, part: Part) -> Iterator[None]:
+    """Locks a folder for one run of a job, and says what is new there; see `workdir.claim`."""
+    rules = {
+        "free": job.free_fields,
+        "growing": ("train.epochs",),
+        "defaults": job.default_fields,
+    }
+    with workdir.claim(folder, part.fields, **rules) as before:
+        if before:
+            growth.describe(folder, part, before)
+        yield
+
+
+def describe(dataset: data.Dataset, folder: pathlib.Path) -> None:
+    """Says what the images are, and keeps it in `folder`/data.json."""
+    if not parallel.is_main():
+        return
+    for line in dataset.summary.lines:
+        console.say(line)
+    for text in dataset.summary.warnings:
+        console.warn(text)
+    if dataset.few:
+        console.say(few.about(dataset.few))
+        for text in dataset.few.summary.warnings:
+            console.warn(f"eval.labelled: {text}")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "data.json"
+    if not (path.exists() and any(folder.glob("**/checkpoints"))):  # a run's stays what it was
+        report.write_json(path, dict(dataset.summary.figures))
+
+
+def prepare(part: Part, dataset: data.Dataset | None = None) -> Setting:
+    """Opens the data set, unless one is given, and the devices of a run.
+
+    Raises:
+      InputError: the data set is missing, or does not fit the run or the devices.
+    """
+    training, source = part.training, part.source
+    mesh = parallel.make_mesh()
+    parallel.check_batch(mesh, training.batch_size, training.accumulate)
+    if dataset is None:
+        dataset = parallel.main_first(lambda: data.load(source))  # which prepares it if need be
+    about = {"version": dataset.version, "train": len(dataset.train), "test": len(dataset.test)}
+    parallel.check_agreement({f"data set '{source.name}'": about})
+    if training.batch_size > (count := len(dataset.train)):
+        some = 2 ** max(count.bit_length() - 3, 0)  # for four to eight steps an epoch
+        raise errors.InputError(
+            f"train.batch_size {training.batch_size} is larger than the training split"
+            f" '{source.train_split}' of {count} images{_left_out(source, dataset)}; take"
+            f" --config.train.batch_size={some}, or in Python batch_size={some}"
+        )
+    channels = dataset.image_shape[-1]
+    if not len(training.mean) == len(training.std) == channels:
+        raise errors.InputError(
+            f"data.mean has {len(training.mean)} values and data.std {len(training.std)}, but"
+            f" images of '{source.name}' have {channels} channels"
+        )
+    return Setting(dataset, mesh)
+
+
+def with_classes(job: Job, folder: pathlib.Path, setting: Setting) -> Setting:
+    """A setting whose data have the classes of the teacher, where they have none of their own.
+
+    It is so where a student without labels learns from a teacher's logits.
+
+    Args:
+      job: what is to be done.
+      folder: its workdir.
+      setting: the student's.
+    """
+    dataset, choices = setting.dataset, job.student.training.objectives
+    if dataset.labelled or not any(choice.needs_classes for choice in choices):
+        return setting
+    for teacher, path in zip(job.teachers, teacher_paths(job, folder), strict=True):
+        count, names = _classes_of(teacher, path, dataset)
+        if count:
+            dataset = dataclasses.replace(dataset, num_classes=count, class_names=names)
+            break
+    return setting._replace(dataset=dataset)
+
+
+def with_few(job: Job, setting: Setting) -> Setting:
+    """A setting with the other images that eval.labelled names, if there is a teacher."""
+    proof, source = job.student.training.proof, job.student.source
+    if not (proof.labelled and job.teachers):
+        return setting
+    given = (proof.labelled, proof.per_class, source, setting.dataset)
+    found = parallel.main_first(lambda: few.open_few(*given))
+    there = {"version": found.version, "train": len(found.train), "test": len(found.test)}
+    parallel.check_agreement({"eval.labelled": there})
+    dataset = dataclasses.replace(setting.dataset, few=found)
+    return setting._replace(dataset=dataset)
+
+
+def _classes_of(
+    teacher: TeacherChoice, path: pathlib.Path, dataset: data.Dataset
+) -> tuple[int, tuple[str, ...]]:
+    """How many classes a teacher has, 0 for none, and what they are called, if that is known."""
+    if teacher.variables is not None:
+        logits = networks.summarize(teacher.network.create(0), dataset.image_shape).outputs.logits
+        return (0 if isinstance(logits, tuple) else logits.shape[-1]), ()
+    if _is_trained_here(teacher):
+        reopen, source = dataset.reopen or data.load, teacher.part.source
+        labelled = parallel.main_first(lambda: reopen(source))
+        return labelled.num_classes, labelled.class_names
+    _, meta = files.load(path, teacher.network.model, headless=True)
+    return meta["num_classes"], pretrained.class_names(meta, path)
+
+
+def _left_out(source: Source, dataset: data.Dataset) -> str:
+    """Which fields leave training images out, as a clause."""
+    about = dataset.summary.figures.get("degraded", {"images": 0, "of": 0})
+    if about["images"] == about["of"]:
+        return ""
+    if source.per_class:
+        return f", which data.per_class {source.per_class} leaves"
+    return f", which data.share {source.share:g} and data.imbalance {source.imbalance:g} leave"
+
+
+def train(
+    part: Part,
+    folder: pathlib.Path,
+    setting: Setting,
+    teacher: FrozenNetwork | None = None,
+    profile: int = 0,
+) -> Result:
+    """Trains the network of a run in `folder`, which is claimed, or goes on with it."""
+    dataset, mesh = setting
+    plan = recipe.create(part.training, dataset.num_classes, len(dataset.train))
+    return loop.fit(plan, folder, dataset, mesh, teacher, profile=profile)
+
+
+def teacher_paths(job: Job, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Where the weights of each teacher are, or will be once it is trained."""
+    return [
+        pathlib.Path(teacher.checkpoint or folder / teacher.part.training.label)
+        for teacher in job.teachers
+    ]
+
+
+def get_teacher(
+    job: Job, folder: pathlib.Path, setting: Setting
+) -> tuple[list[Result], FrozenNetwork]:
+    """The frozen teacher, or several as one.
+
+    A teacher without a checkpoint is trained first, in `folder`/teacher, `folder`/teacher2 and so
+    on.
+
+    Returns:
+      The results of their training, and the teacher.
+
+    Raises:
+      InputError: a checkpoint is missing, damaged, or of another network or data set.
+    """
+    training, paths = job.student.training, teacher_paths(job, folder)
+    results: list[Result] = []
+    ready: dict[int, FrozenNetwork] = {}
+    # Those that are there come first: what is wrong with them is known before hours of training.
+    order = sorted(enumerate(job.teachers), key=lambda pair: _is_trained_here(pair[1]))
+    for i, teacher in order:
+        teacher = growth.as_trained(teacher, paths[i])
+        if teacher.variables is not None:
+            given = (teacher.network, teacher.variables, paths[i] / "views")
+            ready[i] = frozen.from_variables(*given, *setting, training, teacher.teaching)
+            continue
+        if _is_trained_here(teacher):
+            same = teacher.part.source == job.student.source
+            with claim(paths[i], job, teacher.part):
+                teacher_setting = setting if same else _prepare_teacher(teacher.part, setting)
+                results.append(train(teacher.part, paths[i], teacher_setting))
+        given = (teacher.network, paths[i], *setting, training)
+        ready[i] = frozen.load(*given, teaching=teacher.teaching)
+    for i, teacher in enumerate(job.teachers):
+        ready[i] = frozen.probed(ready[i], teacher.teaching, folder)
+        if teacher.teaching.classifier:
+            results.append(_classified(teacher, paths[i], ready[i]))
+    teachers = [ready[i] for i in range(len(order))]
+    whole = frozen.as_ensemble(teachers, training.teacher_weights)
+    return results, dataclasses.replace(whole, examined=not job.student.source.mock_examples)
+
+
+def _classified(teacher: TeacherChoice, path: pathlib.Path, network: FrozenNetwork) -> Result:
+    """What a teacher with a classifier that is not its own gets right."""
+    start, top1 = time.monotonic(), predictions.figures(network.predictions)["top1"]
+    return Result(
+        label=f"{teacher.teaching.label}, {teacher.teaching.classifier}",
+        model=teacher.network.model,
+        top1=top1,
+        best_top1=top1,
+        best_epoch=0,
+        agreement=None,
+        parameters=networks.count_parameters(network.variables["params"]),
+        seconds=time.monotonic() - start,
+        checkpoint=str(path) if teacher.variables is None else "",
+    )
+
+
+def _prepare_teacher(part: Part, setting: Setting) -> Setting:
+    """The setting of a teacher that sees other images, or other labels, than the student."""
+    reopen = setting.dataset.reopen
+    dataset = parallel.main_first(lambda: reopen(part.source)) if reopen else None
+    teacher_setting = prepare(part, dataset)
+    dataset = teacher_setting.dataset
+    if dataset.version != setting.dataset.version and parallel.is_main():
+        console.say(
+            f"[{part.training.label}] its training images: {len(dataset.train):,} of"
+            f" {dataset.version}"
+        )
+    return teacher_setting
+
+
+def _is_trained_here(teacher: TeacherChoice) -> bool:
+    return teacher.variables is None and not teacher.checkpoint
+
+
+def table(results: list[Result], scratch: Result | None = None) -> tables.Table:
+    """Header and rows: the results of a job, the last epoch's figure first.
+
+    Args:
+      results: the student's last.
+      scratch: what it is without its first weights, where that is to be compared.
+    """
+    gains = _gains(results[-1], scratch)
+    unlabelled = any(result.top1 is None for result in results)
+    header = (
+        "run",
+        "network",
+        "test top-1, last epoch",
+        "best (epoch)",
+        *(("over random weights",) if gains else ()),
+        *(("held-out loss, last epoch", "lowest (epoch)") if unlabelled else ()),
+        "agreement with teacher",
+        "parameters",
+        "wall time",
+        "checkpoints",
+    )
+    rows = [
+        (
+            result.label,
+            result.model,
+            *_last_and_best(result.top1, result.best_top1, result.best_epoch, 2),
+            *((gains.get(result.label, "-"),) if gains else ()),
+            *(
+                _last_and_best(result.loss, result.best_loss, result.best_epoch, 4)
+                if unlabelled
+                else ()
+            ),
+            "-" if result.agreement is None else f"{result.agreement:.2f}",
+            f"{result.parameters:,}",
+            report.duration(result.seconds),
+            result.checkpoint,
+        )
+        for result in results
+    ]
+    return header, rows
+
+
+def _gains(student: Result, scratch: Result | None) -> dict[str, str]:
+    """By the student's label: its top-1 less that from random weights; {} where there is none."""
+    if scratch is None or student.top1 is None or scratch.top1 is None:
+        return {}
+    return {student.label: f"{student.top1 - scratch.top1:+.2f}"}
+
+
+def _last_and_best(
+    last: float | None, best: float | None, epoch: int, digits: int
+) -> tuple[str, str]:
+    """A figure of the last epoch and of the best one, in words; - where there is none."""
+    if last is None or best is None:
+        return "-", "-"
+    return f"{last:.{digits}f}", f"{best:.{digits}f} ({epoch})"

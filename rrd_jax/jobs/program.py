@@ -1,0 +1,194 @@
+"""The compiled functions of a run: the pure steps on a mesh, and where their arrays live."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from rrd_jax import networks, optim, parallel
+from rrd_jax.cpu import compiling
+from rrd_jax.teacher import outputs
+from rrd_jax.training import stage, state, step
+from rrd_jax.training.recipe import Recipe
+
+# Pixels per dispatch: about a second on an accelerator.
+_PIXELS = 2**26
+
+
+class Program(NamedTuple):
+    """The functions of a run, compiled on first use.
+
+    Attributes:
+      create: (seed, teacher_variables, weights) -> the state before the first step; with weights of
+        the student by path, as `state.create` has them, or without.
+      train_step: (state, teacher, batch) -> (state, logged), as `step.train_step`, or with a Split
+        in the batch's place, as `step.resident_step`; the state is donated.
+      train_steps: `length` steps in one call, as `step.repeated`; None where `length` is 1.
+      length: steps that one call should make.
+      abstract: the state as shapes, with shardings.
+      late: (train_step, train_steps) with oneDNN, for steps from `late_from` on; None for none.
+      late_from: that step.
+    """
+
+    create: Callable[..., state.TrainState]
+    train_step: Callable
+    train_steps: Callable | None
+    length: int
+    abstract: state.TrainState
+    late: tuple[Callable, Callable | None] | None = None
+    late_from: int = 0
+
+    def train(self, step: int, count: int) -> Callable:
+        """What makes `count` steps, 1 or `length`, after a step.
+
+        Which program that is depends on nothing but the step: a run that goes on computes as it
+        would have.
+        """
+        one, many = self.late if self.is_late(step) else (self.train_step, self.train_steps)
+        return many if count > 1 else one
+
+    def is_late(self, step: int) -> bool:
+        """Whether what comes after a step is computed with oneDNN instead of without."""
+        return self.late is not None and step >= self.late_from
+
+
+def build(
+    recipe: Recipe,
+    mesh: jax.sharding.Mesh,
+    image_shape: tuple[int, int, int],
+    steps_per_epoch: int,
+    *,
+    resident: bool,
+    teacher: networks.Network | None = None,
+    teacher_is_cached: bool = False,
+    ordinary: int = 0,
+) -> Program:
+    """The functions of a run.
+
+    Args:
+      recipe: what to do.
+      mesh: the devices; for ahead-of-time compilation they need not exist.
+      image_shape: (H, W, channels).
+      steps_per_epoch: updates an epoch.
+      resident: whether a step takes its batch out of a split that lies on the devices.
+      teacher: the network; None where no objective reads a teacher.
+      teacher_is_cached: whether the step is given the teacher's embeddings, or its variables.
+      ordinary: how many steps a CPU makes without oneDNN: its program lies in the cache on disk,
+        while one with oneDNN is compiled at each start.
+    """
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    optimizer = _optimizer(recipe, image_shape)
+    create = functools.partial(_create_state, recipe, optimizer, image_shape, teacher)
+    abstract, shardings = _abstract_state(create, recipe, mesh, image_shape, teacher)
+    teach = _teach(recipe, image_shape, teacher, teacher_is_cached)
+    task = _task(recipe, optimizer, image_shape, steps_per_epoch, teach, unroll=on_cpu)
+    train_step = functools.partial(step.train_step, task)
+    if resident:
+        train_step = functools.partial(step.resident_step, task, image_shape)
+    train_step = parallel.with_mesh(mesh, train_step)
+    length = _steps_per_call(recipe, image_shape, steps_per_epoch, on_cpu) if resident else 1
+    calls = (train_step, step.repeated(train_step, length) if length > 1 else None)
+    compiled = functools.partial(
+        compiling.for_mesh,
+        mesh=mesh,
+        fast_cpu=recipe.training.fast_cpu,
+        donate_argnums=0,
+        out_shardings=(shardings, parallel.replicated(mesh)),
+    )
+
+    def of(onednn: bool) -> tuple[Callable, Callable | None]:
+        return tuple(call and compiled(call, onednn=onednn) for call in calls)
+
+    first, late = of(onednn=not ordinary), None
+    if 0 < ordinary < recipe.training.epochs * steps_per_epoch:
+        late = of(onednn=True)
+        late = late if isinstance(late[0], compiling.Unwritten) else None
+    # Hundreds of small random draws: compiling them well takes longer than drawing them.
+    quick = {"xla_backend_optimization_level": 0} if on_cpu else None
+    return Program(
+        create=jax.jit(create, out_shardings=shardings, compiler_options=quick),
+        train_step=first[0],
+        train_steps=first[1],
+        length=length,
+        abstract=abstract,
+        late=late,
+        late_from=ordinary,
+    )
+
+
+def _optimizer(recipe, image_shape):
+    choice = recipe.training.optimizer
+    optimizer = choice.transformation(recipe.schedule)
+    if path := stage.fixed_parameters(recipe, image_shape):
+        optimizer = optim.all_but(optimizer, path)
+    scales = recipe.training.rates(recipe.student, image_shape)
+    return optimizer if scales is None else optim.scaled(optimizer, scales, "student")
+
+
+def _create_state(recipe, optimizer, image_shape, teacher, seed, teacher_variables, weights=None):
+    return state.create(
+        jax.random.key(seed),
+        recipe.student,
+        recipe.objectives,
+        optimizer,
+        image_shape,
+        teacher,
+        teacher_variables,
+        average=recipe.training.ema > 0,
+        weights=weights,
+    )
+
+
+def _abstract_state(create, recipe, mesh, image_shape, teacher):
+    """The state as shapes with shardings, and the shardings alone."""
+
+    def create_with_teacher():
+        variables = networks.init(teacher, jax.random.key(0), image_shape) if teacher else None
+        return create(0, variables)
+
+    shapes = jax.eval_shape(create_with_teacher)
+    shardings = parallel.state_shardings(mesh, shapes, parameters=recipe.training.shard_parameters)
+    abstract = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
+    return abstract, shardings
+
+
+def _teach(recipe, image_shape, teacher, teacher_is_cached):
+    if not teacher:
+        return None
+    if not teacher_is_cached:
+        return outputs.live(teacher)
+    return outputs.cached(teacher, recipe.training.augment.views, image_shape)
+
+
+def _task(recipe, optimizer, image_shape, steps_per_epoch, teach, *, unroll):
+    training, student = recipe.training, networks.remat(recipe.student, recipe.training.remat)
+    if frozen := training.frozen(recipe.student, image_shape):
+        student = networks.freeze(student, frozen)
+    return step.Task(
+        student=student,
+        terms=recipe.terms,
+        optimizer=optimizer,
+        augment=training.augment,
+        steps_per_epoch=steps_per_epoch,
+        teach=teach,
+        mix=training.mix,
+        accumulate=training.accumulate,
+        # A convolution in a loop is a hundred times slower on XLA's CPU backend.
+        unroll=unroll,
+        ema=training.ema,
+    )
+
+
+def _steps_per_call(recipe, image_shape, steps_per_epoch, on_cpu):
+    """A divisor's worth of an epoch: a call costs an accelerator as much as a small step."""
+    length = recipe.training.steps_per_dispatch
+    if not length:
+        pixels = recipe.training.batch_size * image_shape[0] * image_shape[1]
+        # On a CPU loops are slow; see `unroll`.
+        length = 1 if on_cpu else max(1, _PIXELS // pixels)
+    return steps_per_epoch // -(-steps_per_epoch // length)

@@ -1,0 +1,164 @@
+"""Flax Linen modules as Networks."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from rrd_jax import errors
+from rrd_jax.networks.contract import Outputs
+from rrd_jax.networks.custom.base import Brought
+from rrd_jax.networks.custom.outputs import as_outputs, flags, values
+
+_CAPTURED = "intermediates"
+
+
+def from_linen(module: nn.Module, *, embedding_of: str = "", name: str = "") -> Brought:
+    """A Linen module as a Network.
+
+    It may have any collections of variables. Those beside `params` that keep their structure from
+    step to step are carried in `batch_stats`; what is only sown is dropped. Its `__call__` (or a
+    field) is told whether it is trained by whichever of `train`, `training`, `is_training`,
+    `deterministic`, `inference` and `use_running_average` it has. In training it gets random
+    numbers under any name.
+
+    Args:
+      module: of images [B, H, W, channels]; see `outputs.as_outputs` for what it may return.
+      embedding_of: path of the submodule whose result is the embedding, such as "norm" or
+        "encoder/norm"; "" where the module returns it.
+      name: for messages; "" for its class's.
+
+    Examples:
+      >>> network = from_linen(nn.Sequential([nn.Dense(8), nn.Dense(10)]), embedding_of="layers_0")
+      >>> images = jnp.ones((2, 12))
+      >>> network.apply(network.init(jax.random.key(0), images), images).embedding.shape
+      (2, 8)
+    """
+    return _Linen(module, embedding_of.replace(".", "/"), name or type(module).__name__).network()
+
+
+def flagged_fields(module: type[nn.Module]) -> dict[str, bool]:
+    """The `flags` that are fields of a module, and not arguments of its `__call__` too.
+
+    Where they are both, as in Flax's own layers, it takes one of the two.
+    """
+    fields, called = set(module.__dataclass_fields__), flags(module.__call__)
+    return {k: v for k, v in flags(module).items() if k in fields and k not in called}
+
+
+class _Linen:
+    def __init__(self, module: nn.Module, embedding_of: str, name: str):
+        self.module, self.embedding_of, self.name = module, embedding_of, name
+        self._flags = flags(type(module).__call__)
+        self._fields = flagged_fields(type(module))
+
+    def network(self) -> Brought:
+        dtype = getattr(self.module, "dtype", None)
+        return Brought(self.name, self._init, self._apply, dtype, self._packed)
+
+    def _called(self, train: bool) -> tuple[nn.Module, dict[str, Any]]:
+        """The module and the arguments that tell it whether it is trained."""
+        module = self.module
+        if self._fields:
+            module = module.clone(**values(self._fields, train))
+        return module, values(self._flags, train)
+
+    def _capture(self) -> dict[str, Any]:
+        if not self.embedding_of:
+            return {}
+        return {"capture_intermediates": self._is_embedding}
+
+    def _is_embedding(self, module: nn.Module, method: str) -> bool:
+        return method == "__call__" and "/".join(module.path) == self.embedding_of
+
+    def _init(self, key: jax.Array, images: jax.Array) -> tuple[Outputs, dict[str, Any]]:
+        module, options = self._called(train=False)
+        mutable = True if self.embedding_of else nn.DenyList(_CAPTURED)
+        returned, variables = module.init_with_output(
+            key, images, mutable=mutable, **self._capture(), **options
+        )
+        return self._outputs(returned, variables), self._packed(variables, images)
+
+    def _packed(self, variables: Mapping[str, Any], images: jax.Array) -> dict[str, Any]:
+        rest = {
+            name: variables[name] for name in self._carried(images.shape[1:]) if name in variables
+        }
+        return {"params": variables.get("params", {}), "batch_stats": _pack(rest)}
+
+    def _apply(
+        self, variables: dict[str, Any], images: jax.Array, train: bool, key: jax.Array | None
+    ) -> tuple[Outputs, Any]:
+        module, options = self._called(train)
+        rest = _unpack(variables["batch_stats"], self._carried(images.shape[1:]))
+        mutable = [*(rest if train else ()), *([_CAPTURED] if self.embedding_of else ())]
+        if train and key is not None:
+            # Streams of other names than these fall back on `params`.
+            options["rngs"] = {"params": key, "dropout": jax.random.fold_in(key, 1)}
+        returned, changed = module.apply(
+            {"params": variables["params"], **rest},
+            images,
+            mutable=mutable,
+            **self._capture(),
+            **options,
+        )
+        outputs = self._outputs(returned, changed)
+        return outputs, _pack({name: changed.get(name, rest[name]) for name in rest})
+
+    def _outputs(self, returned: Any, variables: Mapping[str, Any]) -> Outputs:
+        if not self.embedding_of:
+            return as_outputs(returned)
+        found: Any = variables.get(_CAPTURED, {})
+        for part in (*self.embedding_of.split("/"), "__call__"):
+            found = found.get(part) if isinstance(found, Mapping) else None
+        if found is None:
+            raise errors.InputError(
+                f"network '{self.name}' has no submodule '{self.embedding_of}' for its embedding"
+                f" (option embedding_of); it has: {', '.join(self._submodules(variables))}"
+            )
+        embedding = found[-1]
+        if isinstance(embedding, tuple):
+            embedding = embedding[0]
+        return as_outputs({**as_outputs(returned)._asdict(), "embedding": embedding})
+
+    def _submodules(self, variables: Mapping[str, Any]) -> list[str]:
+        """The paths of the submodules that have parameters."""
+        leaves = jax.tree_util.tree_leaves_with_path(variables.get("params", {}))
+        paths = {"/".join(str(k.key) for k in path[:-1]) for path, _ in leaves}
+        return sorted(paths - {""})
+
+    @functools.cache  # noqa: B019, as long as the network
+    def _carried(self, shape: tuple[int, ...]) -> tuple[str, ...]:
+        """The collections that a step maps to ones of the same structure, for such images."""
+        images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+        module, options = self._called(train=False)
+        key = jax.random.key(0)
+        before = jax.eval_shape(lambda x: module.init(key, x, **options), images)
+        rest = tuple(name for name in before if name != "params")
+        if not rest:
+            return ()
+        module, options = self._called(train=True)
+        _, after = jax.eval_shape(
+            lambda v, x: module.apply(v, x, mutable=rest, rngs={"params": key}, **options),
+            before,
+            images,
+        )
+        return tuple(n for n in rest if _same(before[n], after.get(n, before[n])))
+
+
+def _same(before: Any, after: Any) -> bool:
+    def form(tree):
+        return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+
+    return jax.tree.structure(before) == jax.tree.structure(after) and form(before) == form(after)
+
+
+def _pack(rest: dict[str, Any]) -> dict[str, Any]:
+    """What is carried as `batch_stats`: the collection of that name, if there is no other."""
+    return rest.get("batch_stats", {}) if set(rest) <= {"batch_stats"} else rest
+
+
+def _unpack(packed: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return dict.fromkeys(names, packed) if set(names) <= {"batch_stats"} else packed

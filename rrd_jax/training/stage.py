@@ -1,0 +1,80 @@
+"""The stage that some objectives train before distillation, as a run of its own."""
+
+import dataclasses
+
+import optax
+
+from rrd_jax import errors, networks
+from rrd_jax.objectives import Objective
+from rrd_jax.training.choices import CacheChoice, ProofChoice
+from rrd_jax.training.recipe import Recipe, Term
+from rrd_jax.training.state import TrainState
+
+
+def stage_recipe(recipe: Recipe, name: str) -> Recipe:
+    """The recipe of the stage of one of a recipe's objectives.
+
+    It trains what distillation freezes: the objective's params and frozen change places.
+    """
+    objective = recipe.terms[name].objective
+    stage = objective.stage
+
+    def swapped(state):
+        return state._replace(params=state.frozen, frozen=state.params)
+
+    def init(key, student, teacher):
+        return swapped(objective.init(key, student, teacher))
+
+    def loss(state, student, teacher, batch):
+        return stage.loss(swapped(state), student, teacher, batch)
+
+    rate = recipe.first_rate if stage.learning_rate is None else stage.learning_rate
+    return dataclasses.replace(
+        recipe,
+        training=dataclasses.replace(
+            recipe.training,
+            label=f"{name}, stage before distillation",
+            epochs=stage.epochs,
+            ema=0.0,
+            teacher_cache=CacheChoice(),
+            proof=ProofChoice(),
+        ),
+        terms={name: Term(Objective(init, loss, taps=objective.taps))},
+        schedule=optax.constant_schedule(rate),
+        fixed="classifier" if stage.student else "student",
+    )
+
+
+def state_after_stage(
+    start: TrainState, end: TrainState, *, name: str, trains_student: bool
+) -> TrainState:
+    """The state before the first step of distillation.
+
+    Args:
+      start: the state as created.
+      end: the state at the end of the stage.
+      name: of the stage's objective.
+      trains_student: whether the stage trained the student too.
+    """
+    state = start.replace(frozen=start.frozen | {name: end.params["objectives"][name]})
+    if not trains_student:
+        return state
+    student = end.params["student"]
+    average = {"params": student, "batch_stats": end.batch_stats} if start.ema else ()
+    return state.replace(
+        params=start.params | {"student": student}, batch_stats=end.batch_stats, ema=average
+    )
+
+
+def fixed_parameters(recipe: Recipe, image_shape: tuple[int, int, int]) -> tuple[str, ...]:
+    """The path in the parameters of what a recipe's optimizer leaves as it is; () for nothing."""
+    if recipe.fixed == "classifier":
+        classifier = networks.summarize(recipe.student, image_shape).classifier
+        if not classifier:
+            raise errors.InputError(
+                f"'{recipe.training.label}' trains all of the student but its classifier, which"
+                f" network '{recipe.training.network.model}' does not report: return its parameters"
+                " as 'head', {'kernel', 'bias'}, in its Outputs"
+            )
+        return ("student", *classifier)
+    return (recipe.fixed,) if recipe.fixed else ()

@@ -1,0 +1,282 @@
+"""The report of what distillation has won, and its short form."""
+
+import builtins
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import shutil
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from rrd_jax import errors, exports, networks
+from rrd_jax.comparison import brief, figures, latency, picture, report, shown, subjects
+from rrd_jax.comparison.__main__ import main as measuring
+from rrd_jax.comparison.latency import File, Latency
+from rrd_jax.config import parse
+from rrd_jax.data.about import About, Preprocessing
+from rrd_jax.exports import trial
+from rrd_jax.jobs.run import Result
+from tests import launch
+from tests.conftest import use_one_device
+from tests.exports import private
+
+pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
+
+
+@pytest.fixture(scope="module")
+def job(tiny_network, tmp_path_factory):
+    """The workdir of a job with two teachers, its plan, and its results."""
+    folder, config = tmp_path_factory.mktemp("run"), launch.digits("smoke,tiny+tiny-tiny,kd")
+    with pytest.MonkeyPatch.context() as patch:
+        use_one_device(patch)
+        return folder, parse(config), launch.run(config, folder)
+
+
+@pytest.fixture
+def run(job, tmp_path):
+    """A copy of the workdir."""
+    return pathlib.Path(shutil.copytree(job[0], tmp_path / "run"))
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Files of a format of tests are measured, in no time."""
+
+    def measure(files, image_shape, seconds):
+        assert image_shape == (8, 8, 1)
+        return [
+            Latency(f.network, f.runtime, cores, batch, 1.0 + i, 2.0 + i, 9)
+            for i, f in enumerate(files)
+            for cores in (1, 2)
+            for batch in (1, 32)
+        ]
+
+    kinds = (report._Kind("private", "tests", weighed="float32"),)
+    monkeypatch.setattr(report, "_KINDS", kinds)
+    monkeypatch.setattr(latency, "measure", measure)
+    with private.registered():
+        yield
+
+
+def _change_teachers(run, change):
+    fields = json.loads((run / "config.json").read_text())
+    fields["teacher"] = change(fields["teacher"])
+    (run / "config.json").write_text(json.dumps(fields))
+
+
+def test_calls_are_made_in_turn_and_the_order_is_turned_over():
+    made, now = [], [0.0]
+
+    def call(name, seconds):
+        def run():
+            made.append(name)
+            now[0] += seconds
+
+        return run
+
+    short, long = call("short", 0.001), call("long", 1.0)
+    times = latency.interleaved([short, long], 0.0, clock=lambda: now[0])
+    np.testing.assert_allclose(times[0], [0.001] * 50)
+    np.testing.assert_allclose(times[1], [1.0] * 5)
+    assert made[:6] == ["short"] * 3 + ["long"] * 3  # the warm-up
+    # Short calls are repeated, and preceded by one that is not counted; a long one only at first.
+    short_turn, rest = "s" * 11, "".join(name[0] for name in made[6:])
+    assert rest == (
+        f"{short_turn}ll"
+        + f"l{short_turn}"
+        + f"{short_turn}l"
+        + f"l{short_turn}"
+        + f"{short_turn}l"
+    )
+    (many,) = latency.interleaved([short], 0.2, clock=lambda: now[0])
+    assert 150 <= len(many) <= 200
+
+
+def test_the_process_that_measures_is_bound_to_its_cores_before_anything_else(
+    monkeypatch, tmp_path
+):
+    bound = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda who, cores: bound.append(cores))
+    monkeypatch.setattr(latency, "run_job", lambda job: [bound[-1], job["files"]])
+    monkeypatch.setattr(sys, "stdin", io.StringIO('{"cores": [3], "files": []}'))
+    measuring(tmp_path / "result.json")
+    assert json.loads((tmp_path / "result.json").read_text()) == [[3], []]
+
+
+@pytest.mark.long  # it starts two processes
+def test_a_file_is_measured_on_one_core_and_on_all(tmp_path):
+    network = networks.create("resnet8", 10)
+    variables = networks.init(network, jax.random.key(0), (8, 8, 1))
+    about = About("resnet8", 10, preprocessing=Preprocessing(8, 1, (0.3,), (0.4,)))
+    images = exports.Images(np.zeros((2, 8, 8, 1), np.uint8), None, "images")
+    trial = exports.Trial(exports.exportable(network, variables, about), images)
+    path = tmp_path / "it.safetensors"
+    exports.write(trial, exports.get("safetensors"), path)
+    found = latency.measure([File("student", "XLA", "safetensors", path)], (8, 8, 1), 0.05)
+    cores = len(latency.cores())
+    settings = [(entry.cores, entry.batch) for entry in found]
+    assert settings == [(n, batch) for n in dict.fromkeys([1, cores]) for batch in (1, 32)]
+    assert all(entry.runs >= 5 and 0 < entry.median <= entry.p90 for entry in found)
+    path.write_bytes(b"damaged")
+    with pytest.raises(errors.InputError, match="the latencies cannot be measured: "):
+        latency.measure([File("student", "XLA", "safetensors", path)], (8, 8, 1), 0.05)
+
+
+def test_files_are_measured_with_both_sizes_of_batches(tmp_path):
+    seen = []
+    with private.registered(open=lambda path, threads: lambda images: seen.append(images.shape)):
+        files = [("student", "tests", "private", str(tmp_path))]
+        job = {"files": files, "image_shape": [8, 8, 1], "seconds": 0, "cores": [0]}
+        found = latency.run_job(job)
+    assert [(e.network, e.cores, e.batch, e.runs) for e in found] == [
+        ("student", 1, 1, 50),
+        ("student", 1, 32, 50),
+    ]
+    assert set(seen) == {(1, 8, 8, 1), (32, 8, 8, 1)}
+
+
+def test_a_student_stands_beside_each_teacher_and_all_of_them(run, job, measured, capsys):
+    pytest.importorskip("matplotlib")
+    found = report.run(run)
+    roles = [figure.role for figure in found.networks]
+    assert roles == ["student", "teacher 1", "teacher 2", "teachers"]
+    student, first, second, together = found.networks
+    results = job[2]
+    assert (student.top1, student.agreement) == (results[-1].top1, results[-1].agreement)
+    assert (first.top1, second.top1) == (results[0].top1, results[1].top1)
+    assert student.parameters == results[-1].parameters
+    assert together.parameters == first.parameters + second.parameters
+    assert together.macs == first.macs + second.macs == 2 * student.macs
+    assert together.images == "24 test images"
+    entries = {(e.network, e.cores, e.batch): e.median for e in found.latencies}
+    assert entries["teachers", 1, 32] == entries["teacher 1", 1, 32] + entries["teacher 2", 1, 32]
+    kept = json.loads((run / "gains.json").read_text())
+    assert [network["role"] for network in kept["networks"]] == roles
+    assert len(kept["latencies"]) == len(found.latencies) == 16
+    assert (run / "gains.png").read_bytes().startswith(b"\x89PNG")
+    out = capsys.readouterr().out
+    assert "| student / teacher " in out
+    assert "5.0x" in out  # 2 + 3 milliseconds beside 1
+    assert out.splitlines()[-1] == f"kept in {run}/gains.json and {run}/gains.png"
+
+
+def test_a_teacher_that_is_gone_is_said_and_a_student_stands_alone(run, measured, capsys):
+    _change_teachers(run, lambda teachers: teachers[0] | {"checkpoint": str(run / "gone")})
+    found = report.run(run)
+    assert [figure.role for figure in found.networks] == ["student"]
+    assert found.networks[0].agreement is not None  # as its checkpoint knows
+    assert "note: left out: teacher: the teacher of the run in" in capsys.readouterr().out
+
+
+def test_a_network_without_a_teacher_is_reported_alone(run, measured):
+    found = report.run(run / "teacher")
+    (network,) = found.networks
+    assert (network.role, network.agreement) == ("network", None)
+    assert (run / "teacher" / "gains.json").exists()
+
+
+@pytest.mark.long
+def test_what_a_checkpoint_does_not_know_is_measured(run, measured):
+    _change_teachers(run, lambda teachers: teachers[0])
+    known = report.run(run).networks[0]
+    again = report.run(run, {"raw": True}).networks[0]
+    assert (again.top1, again.agreement) == (known.top1, known.agreement)
+    assert (known.images, again.images) == ("test split", "24 test images")
+
+
+def test_without_matplotlib_there_is_no_picture_but_all_the_rest(
+    run, measured, monkeypatch, capsys
+):
+    original = builtins.__import__
+
+    def without(name, *arguments, **options):
+        if name.partition(".")[0] == "matplotlib":
+            raise ImportError("No module named 'matplotlib'")
+        return original(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    report.run(run)
+    out = capsys.readouterr().out
+    assert "note: there is no picture: it needs matplotlib" in out
+    assert "pip install 'rrd_jax[plots]'" in out
+    assert (run / "gains.json").exists()
+    assert not (run / "gains.png").exists()
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("latencies", [True, False])
+def test_a_picture_is_drawn_of_whatever_there_is(tmp_path, number, latencies):
+    pytest.importorskip("matplotlib")
+    name = "my.networks:Small$x_$" * 9  # which is no formula, and too long
+    student = figures.Figures("student", name, 50.0, None, "", 10, 0, {"float32": 10})
+    teacher = figures.Figures("teacher", "b", None, None, "", 5, 0)
+    entries = [Latency(role, "XLA", 1, 1, 2.0, 3.0, 9) for role in ("student", "teacher")[:number]]
+    networks = [student, teacher][:number]
+    found = shown.Report("W", {"machine": "m"}, networks, entries if latencies else [], [])
+    picture.draw(found, tmp_path / "gains.svg")
+    assert "<svg" in (tmp_path / "gains.svg").read_text()
+    assert len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(errors.InputError, match="cannot be written"):
+        picture.draw(found, tmp_path / "none" / "gains.png")
+
+
+def test_training_ends_with_the_student_beside_its_teacher(job):
+    folder, plan, results = job
+    assert not brief.lines(plan, folder, results)  # on random images
+    source = dataclasses.replace(plan.student.source, mock_examples=0)
+    plan = dataclasses.replace(plan, student=dataclasses.replace(plan.student, source=source))
+    compared, use = brief.lines(plan, folder, results)
+    assert compared.startswith(f"tiny beside tiny+tiny: top-1 {results[-1].top1:.2f}, agreement ")
+    assert "50 % of the parameters (" in compared
+    assert " and 50 % of the multiply-adds (" in compared
+    assert f"python -m rrd_jax.export --workdir={folder} --format=onnx (--report" in use
+    single = dataclasses.replace(plan, teachers=plan.teachers[:1])
+    (compared, _) = brief.lines(single, folder, results)
+    assert f"top-1 {results[-1].top1:.2f} of {results[0].top1:.2f}, agreement" in compared
+    alone = dataclasses.replace(plan, teachers=())
+    (use,) = brief.lines(alone, pathlib.Path("a b"), results)
+    assert "--workdir='a b'" in use
+    assert "--report" not in use
+    lost: list[Result] = []
+    assert not brief.lines(plan, folder, lost)
+
+
+def test_a_teacher_of_other_classes_is_not_compared(run):
+    student = subjects.load(run)
+    (teacher, _), _ = subjects.load_teachers(run, student)
+    images = trial.images_for(student.about, subjects.source_of(run), None, 24)
+    about = dataclasses.replace(student.about, metrics={})
+    alone = subjects.Member("student", dataclasses.replace(student, about=about))
+    known, _ = report._figures([alone, teacher], images, raw=False)
+    stranger = dataclasses.replace(teacher.network.about, class_names=(*"ABCDEFGHIJ",), metrics={})
+    network = dataclasses.replace(teacher.network, about=stranger)
+    other = subjects.Member("teacher", network, compares=False)
+    figures = report._figures([alone, other], images, raw=False)
+    assert (figures[0].top1, figures[0].agreement) == (known.top1, None)
+    assert figures[1].top1 is None
+    assert known.agreement is not None
+
+
+def test_labels_of_test_images_are_those_of_the_network(run):
+    about, source = subjects.load(run).about, subjects.source_of(run)
+    labels = trial.images_for(about, source, None, 24).labels
+
+    def labels_for(names):
+        other = dataclasses.replace(about, num_classes=len(names), class_names=names)
+        return trial.images_for(other, source, None, 24).labels
+
+    np.testing.assert_array_equal(labels_for(tuple("9876543210")), 9 - labels)
+    np.testing.assert_array_equal(labels_for(("x", *"0123456789")), 1 + labels)
+    assert labels_for(tuple("abc")) is None
+    assert labels_for(tuple("abcdefghij")) is None
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0])
+def test_seconds_are_a_number_of_them(run, seconds):
+    with pytest.raises(errors.InputError, match="must be a finite number"):
+        report.run(run, seconds=seconds)

@@ -1,0 +1,137 @@
+"""Programs for a CPU: options that XLA knows, in every trace, and none that breaks the cache."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrd_jax import library, parallel
+from rrd_jax import networks as nets
+from rrd_jax.cpu import compiling
+from rrd_jax.evaluation import predictions
+from tests import fresh
+
+
+def test_options_are_those_that_this_version_of_xla_knows(monkeypatch):
+    assert jax.jit(jnp.negative, compiler_options=compiling.options())(1.0) == -1
+    monkeypatch.setattr(compiling, "_OPTIONS", {"xla_cpu_no_such_option": True})
+    assert compiling.options.__wrapped__() is None
+
+
+def test_a_function_with_options_can_stand_in_every_trace():
+    function = compiling.jit(lambda x: x * x)
+    assert function(3.0) == 9
+    assert jax.jit(lambda: function(3.0))() == 9
+    assert jax.jit(function)(3.0) == 9
+    assert jax.grad(function)(3.0) == 6
+    np.testing.assert_array_equal(jax.vmap(function)(jnp.arange(3.0)), [0, 1, 4])
+    assert jax.eval_shape(function, 3.0).shape == ()
+    assert jax.jvp(function, (3.0,), (1.0,))[1] == 6
+
+
+@pytest.mark.long
+def test_a_loaded_network_can_stand_in_a_users_jit():
+    network = nets.create("resnet8", 4)
+    variables = nets.init(network, jax.random.key(0), (16, 16, 3))
+    loaded = library.Loaded(network, variables, "resnet8", 4)
+    images = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+    wanted = loaded(images).logits
+    logits = jax.jit(lambda images: loaded(images).logits)(images)
+    np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-5)
+    assert jax.grad(lambda images: loaded(images).logits.sum())(images).shape == images.shape
+
+
+def test_programs_with_onednn_are_compiled_with_nothing_to_be_written(monkeypatch):
+    name = "jax_persistent_cache_min_compile_time_secs"
+    usual, seen = getattr(jax.config, name), []
+
+    def function(x):
+        seen.append(getattr(jax.config, name))
+        return x + 1
+
+    step = compiling.Unwritten(function)
+    assert step(1.0) == 2
+    assert seen == [np.inf]
+    assert getattr(jax.config, name) == usual
+    assert "__onednn" not in step.lower(1.0).compile().as_text()
+
+
+def test_onednn_is_only_for_types_that_xla_hands_to_it(monkeypatch):
+    assert compiling.onednn_types() <= {jnp.dtype("float32"), jnp.dtype("bfloat16")}
+    monkeypatch.setattr(compiling, "_with_onednn", lambda: {"xla_cpu_no_such_option": True})
+    assert not compiling.onednn_types.__wrapped__()
+    monkeypatch.setattr(compiling, "_is_quick", lambda: False)
+    monkeypatch.setattr(compiling, "onednn_types", frozenset)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    step = compiling.for_mesh(lambda x: x + 1, mesh, onednn=True)
+    assert not isinstance(step, compiling.Unwritten)
+
+
+@pytest.mark.parametrize("is_quick", [False, True])
+def test_onednn_is_not_for_those_who_want_to_compile_quickly(monkeypatch, is_quick):
+    monkeypatch.setattr(compiling, "_is_quick", lambda: is_quick)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    step = compiling.for_mesh(lambda x: x + 1, mesh, onednn=True)
+    assert isinstance(step, compiling.Unwritten) != (is_quick or not compiling.onednn_types())
+
+
+_PROGRAM = """
+import jax, jax.numpy as jnp
+from rrd_jax.cpu import compiling
+same = {"padding": "SAME", "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+convolve = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), **same)
+print(compiling.Unwritten(convolve)(jnp.ones((8, 16, 16, 32)), jnp.ones((3, 3, 32, 32))).shape)
+"""
+
+
+# Where the program is written, the process ends with a segmentation fault.
+def test_a_program_with_onednn_does_not_get_into_the_cache_on_disk(tmp_path):
+    done = _with_cache(tmp_path, "-c", _PROGRAM)
+    assert done.returncode == 0, done.stderr[-2000:]
+    names = [path.name for path in tmp_path.iterdir()]
+    assert names
+    assert not [name for name in names if "convolve" in name or "lambda" in name]
+
+
+def _with_cache(folder, *arguments):
+    settings = {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",  # as users have it: with oneDNN
+    }
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.long
+def test_two_runs_share_a_cache_on_disk_that_the_train_step_is_never_in(tmp_path):
+    folder, names = tmp_path / "cache", []
+    for i in range(2):
+        config = "--config=configs/digits.py:smoke,resnet8-resnet8,rrd+kd"
+        workdir = f"--workdir={tmp_path / str(i)}"
+        done = _with_cache(folder, "-m", "rrd_jax.main", config, workdir)
+        assert done.returncode == 0, done.stderr[-2000:]
+        names.append({path.name for path in folder.iterdir()})
+    assert names[0] & names[1]
+    assert not [name for name in names[1] if "resident_step" in name or "train_step" in name]
+
+
+def test_networks_in_bfloat16_are_evaluated_as_in_float32():
+    """YNNPACK makes one program of a chain of convolutions and the pooling, and NaN of it."""
+    mesh, shape = parallel.make_mesh(jax.devices()[:1]), (16, 32, 32, 3)
+    images, labels = jax.random.normal(jax.random.key(1), shape), jnp.zeros(16, jnp.int32)
+    variables = fresh.init(nets.create("resnet8", 4), shape[1:])
+    losses = []
+    for dtype in (jnp.bfloat16, jnp.float32):
+        network = nets.create("resnet8", 4, dtype=dtype)
+        predict = predictions.compile_predict(network, lambda images: images, mesh)
+        losses.append(predict(variables, images, labels)["loss"])
+    np.testing.assert_allclose(*losses, rtol=0.1, atol=0.1)

@@ -1,0 +1,220 @@
+"""A convolution's ways on a CPU are the plain convolution, value and gradients, in every shape."""
+
+import collections
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrd_jax import functional, networks
+from rrd_jax.cpu import compiling, convolutions
+from tests import golden
+from tests.networks import modern
+
+_ALL = [
+    *((name, 32) for name in modern.older() if name in networks.CIFAR),
+    *((name, 224) for name in [*modern.older(), *modern.SMALLEST] if name in networks.IMAGENET),
+]
+
+
+def _both(x, kernel, gradient, *, stride, padding):
+    def run(x, kernel):
+        return functional.convolve(x, kernel, stride=stride, padding=padding)
+
+    value, pull = jax.vjp(run, x, kernel)
+    return value, *pull(gradient)
+
+
+def _arrays(shape, kernel, stride, padding, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0), 3)
+    run = functools.partial(functional.convolve, stride=stride, padding=padding)
+    x = jax.random.normal(keys[0], shape, dtype)
+    weights = jax.random.normal(keys[1], kernel) / np.prod(kernel[:3]) ** 0.5
+    weights = weights.astype(dtype)
+    result = jax.eval_shape(run, x, weights)
+    return x, weights, jax.random.normal(keys[2], result.shape, dtype)
+
+
+def _check(shape, kernel, stride, padding, bound=1e-6, onednn_bound=1e-6):
+    arrays = _arrays(shape, kernel, stride, padding)
+    run = functools.partial(_both, stride=stride, padding=padding)
+    plain = convolutions.plain(run)
+    wanted = jax.jit(plain, compiler_options=compiling.options())(*arrays)
+    found = jax.jit(convolutions.fast(run), compiler_options=compiling.options())(*arrays)
+    _compare(found, wanted, bound, shape, kernel, stride)
+    found = compiling.Unwritten(run, cores=2)(*arrays)
+    _compare(found, wanted, onednn_bound, shape, kernel, stride, "oneDNN")
+
+
+def _compare(found, wanted, bound, *about):
+    for a, b, what in zip(found, wanted, ("value", "images", "kernel"), strict=True):
+        assert golden.relative(a, b) < bound, (what, *about)
+
+
+# Of each way some shapes, odd ones too.
+@pytest.mark.parametrize(
+    ("way", "shape", "kernel", "stride", "pad"),
+    [
+        ("pixel", (2, 6, 5, 12), (1, 1, 12, 8), 1, 0),
+        ("pixel", (3, 7, 6, 8), (1, 1, 8, 20), 2, 0),
+        ("small map", (70, 2, 2, 16), (3, 3, 16, 24), 1, 1),
+        ("small map", (3, 1, 2, 12), (3, 3, 12, 8), 2, 1),
+        ("few places", (4, 3, 3, 64), (3, 3, 64, 32), 1, 1),
+        ("few places", (2, 5, 7, 64), (3, 3, 64, 16), 2, 1),
+        ("few places", (2, 4, 4, 64), (2, 3, 64, 16), 1, 0),
+        ("few channels", (2, 6, 8, 3), (3, 3, 3, 16), 1, 1),
+        ("few channels", (1, 32, 32, 1), (3, 3, 1, 8), 1, 1),
+        ("others", (4, 9, 10, 16), (3, 3, 16, 24), 1, 1),
+        ("strided", (4, 9, 10, 16), (3, 3, 16, 24), 2, 1),
+        ("strided", (2, 17, 16, 3), (7, 7, 3, 8), 2, 3),
+        ("others", (2, 9, 9, 16), (2, 4, 16, 8), 1, 0),
+        ("depthwise", (8, 6, 5, 12), (5, 5, 1, 12), 1, 2),
+        ("depthwise", (3, 7, 8, 12), (5, 5, 1, 12), 2, 2),
+        ("depthwise", (12, 3, 3, 8), (7, 7, 1, 8), 1, 3),
+        ("depthwise", (4, 9, 8, 8), (4, 2, 1, 8), 1, 0),
+        ("depthwise, strided", (4, 9, 8, 12), (3, 3, 1, 12), 2, 1),
+        ("depthwise, strided", (16, 7, 7, 12), (3, 3, 1, 12), 3, 1),
+        ("groups", (4, 6, 5, 12), (3, 3, 4, 12), 1, 1),
+        ("groups", (4, 7, 6, 12), (3, 3, 4, 24), 2, 1),
+        ("groups", (4, 6, 5, 12), (3, 3, 1, 24), 1, 1),
+    ],
+)
+def test_every_way_is_the_plain_convolution(way, shape, kernel, stride, pad):
+    case = convolutions.Case(*shape, kernel[:2], kernel[3], stride, (pad, pad))
+    case = case._replace(groups=shape[3] // kernel[2])
+    assert convolutions.choose(case).name == way
+    _check(shape, kernel, stride, (pad, pad))
+
+
+def _shapes(name, side, batch):
+    """The convolutions of a network: (images, kernel, stride, padding)."""
+    network, found = networks.create(name, 10), set()
+    images = jax.ShapeDtypeStruct((batch, side, side, 3), jnp.float32)
+    init = functools.partial(network.init_with_output, jax.random.key(0), train=False)
+    for equation in _equations(jax.make_jaxpr(convolutions.plain(init))(images).jaxpr):
+        params = equation.params
+        if equation.primitive.name == "conv_general_dilated":
+            x, kernel = (atom.aval.shape for atom in equation.invars)
+            found.add((x, kernel, params["window_strides"][0], params["padding"]))
+    return found
+
+
+def _equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for part in value if isinstance(value, tuple | list) else (value,):
+                part = getattr(part, "jaxpr", part)
+                if hasattr(part, "eqns"):
+                    yield from _equations(part)
+
+
+_MOST = 8  # shapes of a way, evenly among the larger and the smaller ones
+
+
+@pytest.mark.long
+def test_convolutions_of_our_networks_are_the_plain_ones():
+    by_way = collections.defaultdict(list)
+    for shape in sorted(set().union(*(_shapes(name, side, 2) for name, side in _ALL))):
+        x, kernel, stride, padding = shape
+        case = convolutions.Case(*x, kernel[:2], kernel[3], stride, (padding[0][0], padding[1][0]))
+        by_way[convolutions.choose(case._replace(groups=x[3] // kernel[2])).name].append(shape)
+    assert len(by_way) >= 8
+    for shapes in by_way.values():
+        for x, kernel, stride, padding in shapes[:: -(-len(shapes) // _MOST)]:
+            # Both sides are rounded: sums of 512 products and more differ by a little above 1e-6,
+            # and oneDNN adds 4 608 of them one after the other, as it does in PyTorch.
+            pads = tuple(pad for pad, _ in padding)
+            _check(x, kernel, stride, pads, bound=2e-6, onednn_bound=3e-6)
+
+
+# Ways that are for bfloat16 alone are first seen in float32, where more digits tell them apart.
+@pytest.mark.parametrize(
+    ("way", "shape", "kernel", "stride", "pad"),
+    [
+        ("half", (4, 9, 10, 16), (3, 3, 16, 24), 1, 1),
+        ("half", (4, 9, 12, 16), (3, 3, 16, 24), 2, 1),
+        ("half", (2, 17, 16, 3), (7, 7, 3, 8), 2, 3),
+        ("half", (2, 9, 9, 16), (2, 4, 16, 8), 1, 0),
+        ("half", (2, 9, 9, 8), (3, 3, 8, 8), 3, 2),
+        ("few places", (2, 5, 8, 64), (3, 3, 64, 16), 1, 1),
+        ("half, many channels", (2, 7, 8, 128), (3, 3, 128, 16), 1, 1),
+        ("half, many channels", (2, 7, 8, 32), (3, 3, 32, 16), 2, 1),
+    ],
+)
+@pytest.mark.long
+def test_every_way_of_bfloat16_is_the_plain_convolution(way, shape, kernel, stride, pad):
+    case = convolutions.Case(
+        *shape, kernel[:2], kernel[3], stride, (pad, pad), half=True, onednn=True
+    )
+    asked = convolutions.choose(case)
+    assert asked.name == way
+    x, weights, gradient = _arrays(shape, kernel, stride, (pad, pad))
+    spec = convolutions.Spec(stride, (pad, pad))
+    _, by_images, by_kernel = _both(x, weights, gradient, stride=stride, padding=(pad, pad))
+    assert golden.relative(asked.by_images(spec, x, weights, gradient), by_images) < 1e-6
+    if asked.by_kernel:
+        assert golden.relative(asked.by_kernel(spec, x, weights, gradient), by_kernel) < 1e-6
+    arrays = _arrays(shape, kernel, stride, (pad, pad), jnp.bfloat16)
+    run = functools.partial(_both, stride=stride, padding=(pad, pad))
+    for a, b in zip(compiling.Unwritten(run)(*arrays), jax.jit(run)(*arrays), strict=True):
+        assert a.dtype == jnp.bfloat16
+        assert golden.relative(a, b) < 0.01
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 3, 64), (2, 4, 4, 3), (2, 6, 6, 8)])
+def test_ways_can_be_mapped_differentiated_twice_and_computed_in_bfloat16(shape):
+    features = 16
+    x, kernel, _ = _arrays(shape, (3, 3, shape[-1], features), 1, (1, 1))
+
+    def loss(kernel, x):
+        y = functional.convolve(x, kernel, stride=1, padding=(1, 1))
+        return jnp.sum(jnp.sin(y))
+
+    def second(x, kernel):
+        slope = jax.grad(lambda kernel: jnp.sum(jax.grad(loss)(kernel, x) ** 2))(kernel)
+        each = jax.vmap(jax.grad(loss), (None, 0))(kernel, jnp.stack([x, 2 * x]))
+        return slope, each
+
+    wanted, found = (jax.jit(run)(x, kernel) for run in (second, convolutions.fast(second)))
+    for a, b in zip(found, wanted, strict=True):
+        assert golden.relative(a, b) < 1e-5
+    arrays = _arrays(shape, (3, 3, shape[-1], features), 1, (1, 1), jnp.bfloat16)
+    run = functools.partial(_both, stride=1, padding=(1, 1))
+    for a, b in zip(*(jax.jit(f)(*arrays) for f in (convolutions.fast(run), run)), strict=True):
+        assert a.dtype == jnp.bfloat16
+        assert golden.relative(a, b) < 0.02
+
+
+def test_whoever_did_not_ask_sees_the_plain_convolution():
+    arrays = _arrays((2, 3, 3, 64), (3, 3, 64, 16), 1, (1, 1))
+    run = functools.partial(_both, stride=1, padding=(1, 1))
+    text = str(jax.make_jaxpr(run)(*arrays))
+    assert text.count("conv_general_dilated[") == 3
+    assert "barrier" not in text
+    asked = convolutions.fast(run)
+    assert "conv_general_dilated[" not in str(jax.make_jaxpr(asked)(*arrays))
+    again = convolutions.fast(convolutions.plain(run))
+    assert str(jax.make_jaxpr(again)(*arrays)) == text
+    assert str(jax.make_jaxpr(run)(*arrays)) == text
+
+
+def test_groups_have_their_ways_wherever_they_are_not_forbidden():
+    arrays = _arrays((2, 6, 6, 8), (3, 3, 1, 8), 1, (1, 1))
+    run = functools.partial(_both, stride=1, padding=(1, 1))
+    assert "platform_index" in str(jax.make_jaxpr(run)(*arrays))
+    plain = str(jax.make_jaxpr(convolutions.plain(run))(*arrays))
+    assert plain.count("conv_general_dilated[") == 3
+    assert "platform_index" not in plain
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+def test_accelerators_see_convolutions_alone(platform):
+    arrays = _arrays((2, 3, 3, 64), (3, 3, 64, 16), 1, (1, 1))
+    run = jax.jit(functools.partial(_both, stride=1, padding=(1, 1)))
+    text = run.trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.convolution") == 3
+    for word in ("barrier", "dot_general", "case"):
+        assert word not in text

@@ -1,0 +1,90 @@
+"""What is doubtful about numbers, as a table: what is fine says nothing."""
+
+import re
+
+import numpy as np
+import pytest
+
+from rrd_jax import errors
+from rrd_jax.data import sanity
+from tests import launch
+
+_RNG = np.random.default_rng(0)
+_PHOTOS = _RNG.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
+_MEAN, _STD = (0.5,) * 3, (0.29,) * 3
+_FLAT = np.broadcast_to(_RNG.integers(0, 256, (40, 1, 1, 3), dtype=np.uint8), _PHOTOS.shape)
+
+
+@pytest.mark.parametrize(
+    ("images", "mean", "std", "said"),
+    [
+        (_PHOTOS, _MEAN, _STD, []),
+        (_PHOTOS, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), []),
+        (_PHOTOS[:1], _MEAN, _STD, []),
+        (_PHOTOS // 200, _MEAN, _STD, ["no pixel is above 1 of 255"]),
+        (255 - _PHOTOS // 8, _MEAN, _STD, ["of other images; these have mean (0.9"]),
+        (_PHOTOS, (0.5, 0.5, 127.0), _STD, ["data.mean and data.std are of other images"]),
+        (_PHOTOS, _MEAN, (0.29, 0.29, 74.0), ["deviation (0.993, 0.987, 0.004"]),
+        (_PHOTOS[:1].repeat(8, axis=0), _MEAN, _STD, ["first 8 training images are all the same"]),
+        (_FLAT, _MEAN, _STD, ["40 of the first 40 training images have one colour each"]),
+    ],
+)
+def test_first_images_are_doubtful_where_a_network_would_not_see_them_as_meant(
+    images, mean, std, said
+):
+    doubts = sanity.doubts_about_images(images, mean, std)
+    assert len(doubts) == len(said)
+    for doubt, part in zip(doubts, said, strict=True):
+        assert part in doubt
+
+
+def test_labels_outside_the_classes_are_named_with_their_example():
+    sanity.check_labels(np.array([0, 9]), 10, "training")
+    with pytest.raises(errors.InputError, match="example 1 of the test split has label 10, .* 10"):
+        sanity.check_labels(np.array([0, 10]), 10, "test")
+    with pytest.raises(errors.InputError, match="example 345 of the training split has label -1"):
+        sanity.check_labels(np.array([0, -1]), 10, "training", np.array([7, 345]))
+
+
+def _predictions(classes, labels, losses):
+    values = {"prediction": classes, "label": labels, "loss": losses}
+    return {name: np.asarray(value) for name, value in values.items()}
+
+
+@pytest.mark.parametrize(
+    ("predictions", "said"),
+    [
+        (_predictions([1, 2, 1], [1, 2, 2], [0.1, 0.2, 0.3]), None),
+        (_predictions([2, 2], [2, 2], [0.1, 0.2]), None),  # right
+        (_predictions([1, 1, 1], [1, 2, 2], [0.1, 0.2, 0.3]), "all 3 test images .* class 1$"),
+        (_predictions([1, 1, 1], [1, 2, 2], [0.1, 0.2, 0.2]), "the embedding is constant"),
+    ],
+)
+def test_a_network_that_says_the_same_of_every_image_is_doubtful(predictions, said):
+    doubt = sanity.doubt_about_predictions(predictions)
+    assert re.search(said or "^$", doubt)
+
+
+def test_the_first_step_that_is_not_finite_is_found_with_its_terms():
+    nan, inf = np.nan, np.inf
+    logged = {"loss": [1, nan, nan], "loss/a": [1, 2, nan], "loss/b": [1, inf, 2]}
+    logged = {name: np.array(values) for name, values in logged.items()}
+    assert sanity.first_not_finite(logged) == (1, ["loss", "loss/b"])
+    assert sanity.first_not_finite({"loss": np.ones(3)}) is None
+
+
+@pytest.mark.usefixtures("one_device", "tiny_network")
+def test_a_student_that_learns_nothing_is_warned_of_once(tmp_path, capsys):
+    config = launch.digits("smoke,tiny,ce", **{"train.epochs": 4, "optimizer.learning_rate": 1e-30})
+    launch.run(config, tmp_path)
+    assert capsys.readouterr().out.count("test images are put into class") == 1
+
+
+@pytest.mark.usefixtures("one_device", "tiny_network")
+@pytest.mark.parametrize("feed", ["resident", "streamed"])
+def test_a_wrong_deviation_is_said_before_the_first_step(feed, tmp_path, capsys):
+    std = {"resident": 0.02, "streamed": 0.03}[feed]  # the same is said once a process
+    fields = {"train.epochs": 1, "data.std": (std,), "data.feed": feed}
+    launch.run(launch.digits("smoke,tiny,ce", **fields), tmp_path)
+    said = capsys.readouterr().out
+    assert 0 < said.find("near 0 and 1") < said.find("epoch   1/1")

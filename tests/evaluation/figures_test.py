@@ -1,0 +1,122 @@
+"""Relations, spread and collapse of embeddings, against their definitions in float64."""
+
+import numpy as np
+import pytest
+import scipy.stats
+from sklearn.metrics.pairwise import cosine_similarity
+
+from rrd_jax.evaluation import alignment, figures, rows, spread
+
+
+def _rows(seed, shape=(120, 7)):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+@pytest.fixture
+def in_parts(monkeypatch):
+    """A few rows at a time are in memory, the last ones fewer."""
+    monkeypatch.setattr(rows, "_NUMBERS", 7 * 50)
+    assert [part.stop for part in rows.chunks(120, 7)] == [50, 100, 150]
+
+
+def test_some_of_many_rows_are_the_same_each_time():
+    np.testing.assert_array_equal(rows.places(5, 9), np.arange(5))
+    picked = rows.places(1000, 100)
+    np.testing.assert_array_equal(picked, rows.places(1000, 100))
+    assert len(np.unique(picked)) == 100
+    assert (np.diff(picked) > 0).all()
+    assert picked.max() > 900
+
+
+def _cka(one, other):
+    """By its definition, tr(KHLH) with the centring matrix H."""
+    h = np.eye(len(one)) - 1 / len(one)
+    kernels = [e.astype(np.float64) @ e.T.astype(np.float64) for e in (one, other)]
+    hsic = [np.trace(kernels[a] @ h @ kernels[b] @ h) for a, b in ((0, 1), (0, 0), (1, 1))]
+    return hsic[0] / np.sqrt(hsic[1] * hsic[2])
+
+
+def test_cka_is_that_of_its_definition(in_parts):
+    one, other = _rows(0), _rows(1, (120, 3))
+    other += one[:, :3] + 2
+    assert alignment.linear_cka(one, other) == pytest.approx(_cka(one, other), rel=1e-9)
+
+
+def test_cka_does_not_see_rotation_shift_and_scale():
+    one = _rows(0)
+    rotation = np.linalg.qr(_rows(1, (7, 7)))[0]
+    assert alignment.linear_cka(one, one) == pytest.approx(1, abs=1e-9)
+    assert alignment.linear_cka(one, 3 * one @ rotation + 5) == pytest.approx(1, abs=1e-5)
+    assert alignment.linear_cka(one, _rows(2)) < 0.2
+    assert np.isnan(alignment.linear_cka(one, np.ones_like(one)))
+
+
+def test_rank_correlation_is_scipys_over_all_pairs():
+    one, other = _rows(0), _rows(1, (120, 3))
+    other += one[:, :3]
+    upper = np.triu_indices(120, 1)
+    cosines = [cosine_similarity(e.astype(np.float64))[upper] for e in (one, other)]
+    expected = scipy.stats.spearmanr(*cosines).statistic
+    assert alignment.rank_correlation(one, other) == pytest.approx(expected, rel=1e-9)
+    assert alignment.rank_correlation(one, other, most=80) == pytest.approx(expected, abs=0.1)
+    assert alignment.rank_correlation(one, 2 * one) == pytest.approx(1)
+    assert np.isnan(alignment.rank_correlation(one, np.ones_like(one)))
+
+
+@pytest.mark.parametrize("shape", [(120, 7), (7, 120)])
+def test_effective_rank_is_that_of_the_singular_values(shape, in_parts):
+    embeddings = _rows(0, shape) * np.linspace(0.01, 3, shape[1], dtype=np.float32) + 0.2
+    values = np.linalg.svd(embeddings.astype(np.float64), compute_uv=False)
+    expected = np.exp(scipy.stats.entropy(values / values.sum()))
+    assert spread.effective_rank(embeddings) == pytest.approx(expected, rel=1e-9)
+
+
+def test_effective_rank_counts_dimensions():
+    assert spread.effective_rank(np.eye(9, 5)) == pytest.approx(5)
+    assert spread.effective_rank(np.ones((9, 5))) == pytest.approx(1)
+    assert spread.effective_rank(3 * _rows(0, (200, 1)) @ _rows(1, (1, 64))) == pytest.approx(
+        1, abs=1e-4
+    )
+    assert np.isnan(spread.effective_rank(np.zeros((9, 5))))
+
+
+def test_deviation_is_that_of_unit_rows(in_parts):
+    embeddings = 5 * _rows(0) + 2
+    unit = embeddings.astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    expected = unit.std(axis=0).mean() * np.sqrt(7)
+    assert spread.deviation(embeddings) == pytest.approx(expected, rel=1e-9)
+    assert spread.deviation(np.full((9, 5), 3.0)) == pytest.approx(0, abs=1e-12)
+    assert spread.deviation(_rows(0, (4000, 32))) == pytest.approx(1, abs=0.02)
+
+
+def test_a_student_that_is_its_teacher_has_whole_figures():
+    embeddings = _rows(0)
+    values = figures.of(3 * embeddings, figures.of_teacher(embeddings))
+    names = [*(f"neighbours_{k}" for k in (1, 10, 20)), "cka", "rank_correlation"]
+    assert list(values) == [*names, "effective_rank", "deviation"]
+    assert values == pytest.approx(
+        dict(zip(names, (100, 100, 100, 1, 1), strict=True))
+        | {
+            "effective_rank": spread.effective_rank(embeddings),
+            "deviation": spread.deviation(embeddings),
+        }
+    )
+
+
+def test_figures_that_are_not_defined_are_left_out():
+    teacher = figures.of_teacher(_rows(0, (15, 7)))
+    values = figures.of(np.ones((15, 3), np.float32), teacher)
+    assert list(values) == ["neighbours_1", "neighbours_10", "effective_rank", "deviation"]
+
+
+def test_a_collapse_is_said_unless_the_teacher_has_collapsed_too():
+    teacher = figures.of_teacher(_rows(0))
+    constant = np.ones((120, 5), np.float32) + 1e-4 * _rows(1, (120, 5))
+    for collapsed in (constant, np.zeros((120, 5), np.float32)):
+        said = figures.collapse(figures.of(collapsed, teacher), teacher)
+        assert "collapsed: effective rank" in said
+        assert "deviation" in said
+    assert not figures.collapse(figures.of(_rows(2), teacher), teacher)
+    flat = figures.of_teacher(constant)
+    assert not figures.collapse(figures.of(constant, flat), flat)

@@ -1,0 +1,212 @@
+"""Other images with labels, by which the embeddings of a run are judged while it is trained."""
+
+import io
+import json
+
+import numpy as np
+import PIL.Image
+import pytest
+from sklearn import linear_model, preprocessing
+from sklearn.neighbors import KNeighborsClassifier
+
+from rrd_jax import data, errors
+from rrd_jax.config import parse
+from rrd_jax.data import few, images
+from rrd_jax.evaluation import predictions, shown
+from rrd_jax.jobs import job
+from rrd_jax.teacher import frozen
+from tests import launch
+from tests.conftest import use_one_device
+from tests.data import folders
+
+pytestmark = [pytest.mark.usefixtures("tiny_network", "one_device")]
+_SHADES = {"bright": 150, "dark": 100, "middling": 125}
+
+
+def _fill(folder, number, size=8):
+    """Noisy images of another shade in each class."""
+    rng = np.random.default_rng(number)
+    for name, shade in _SHADES.items():
+        for i in range(number):
+            pixels = np.clip(shade + 60 * rng.standard_normal((size, size, 3)), 0, 255)
+            file = io.BytesIO()
+            PIL.Image.fromarray(pixels.astype(np.uint8)).save(file, "PNG")
+            folders.put(folder / name / f"{i}.png", file.getvalue())
+
+
+def _config(teacher, where, root, **fields):
+    given = {
+        "data.use_labels": False,
+        "data.dir": str(root),
+        "teacher.checkpoint": str(teacher),
+        "train.epochs": 2,
+        "eval.labelled": str(where),
+        "eval.labelled_per_class": 8,
+    }
+    return launch.digits("smoke,tiny-tiny,rrd", **given | fields)
+
+
+@pytest.fixture(scope="module")
+def judged(tiny_teacher, tmp_path_factory):
+    """The folder of a run without labels that a few labelled images judge, and its setting."""
+    root = tmp_path_factory.mktemp("judged")
+    for split, number in (("train", 12), ("test", 10)):
+        _fill(root / "images" / split, number)
+    with pytest.MonkeyPatch.context() as patch:
+        use_one_device(patch)
+        config = _config(tiny_teacher, root / "images", root / "index")
+        launch.run(config, root / "run")
+        plan = parse(config)
+        return root / "run", plan, job.with_few(plan, job.prepare(plan.student))
+
+
+def test_each_look_has_votes_and_a_probe_between_floor_and_ceiling(judged):
+    classified = {f"{whose}{name}" for whose in ("", "random_", "teacher_") for name in _FIGURES}
+    for row in launch.rows(judged[0]):
+        found = {name.removeprefix("proof/") for name in row if name.startswith("proof/")}
+        assert found == classified
+    (result,) = json.loads((judged[0] / "results.json").read_text())
+    header, cells = shown.table({result["label"]: result["proof"]})
+    assert header == ("embeddings of", "20-NN top-1", "probe top-1")
+    assert [cell[0] for cell in cells] == ["random weights", "distilled, rrd", "teacher"]
+    first, last = launch.rows(judged[0])
+    assert first["proof/random_probe"] == last["proof/random_probe"]
+
+
+_FIGURES = ("knn_10", "knn_20", "probe")  # of 24 images
+
+
+@pytest.mark.parametrize("which", ["student", "teacher"])
+def test_figures_are_those_of_scikit_learn(which, judged, tiny_teacher):
+    folder, plan, (dataset, mesh) = judged
+    training = plan.student.training
+    choice = training.network if which == "student" else plan.teachers[0].network
+    path = folder if which == "student" else tiny_teacher
+    terms = training.create_objectives(24) if which == "student" else None
+    network = frozen.load(choice, path, dataset, mesh, training, terms)
+    embed = predictions.compile_embed(network.network, training.normalize, mesh)
+    (rows, labels), (queries, truth) = (
+        predictions.collect_embeddings(embed, network.variables, split, 7, mesh)
+        for split in (dataset.few.train, dataset.few.test)
+    )
+    assert np.bincount(labels).tolist() == [8, 8, 8]
+    assert np.bincount(truth).tolist() == [10, 10, 10]
+    last = launch.rows(folder)[-1]
+    prefix = "proof/" if which == "student" else "proof/teacher_"
+    for k in (10, 20):
+        peer = KNeighborsClassifier(
+            k, metric="cosine", algorithm="brute", weights=lambda d: np.exp((1 - d) / 0.07)
+        )
+        peer.fit(rows.astype(np.float64), labels)
+        theirs = 100 * np.mean(peer.predict(queries.astype(np.float64)) == truth)
+        assert last[f"{prefix}knn_{k}"] == pytest.approx(theirs)
+    scaler = preprocessing.StandardScaler().fit(rows)
+    peer = linear_model.LogisticRegression(C=1.0, max_iter=5000, tol=1e-6)
+    peer.fit(scaler.transform(rows), labels)
+    theirs = 100 * peer.score(scaler.transform(queries), truth)
+    assert last[f"{prefix}probe"] == pytest.approx(theirs, abs=3.4)  # one image of 30
+    assert last[f"{prefix}probe"] > 40  # of three classes
+
+
+def _open(where, tmp_path, per_class=0, channels=1, **fields):
+    source = data.Source("digits", image_size=8, dir=str(tmp_path / "index"), **fields)
+    blank = np.zeros((4, 8, 8, channels), np.uint8), np.zeros(4, int)
+    like = data.from_sources(blank, blank, data.Source(image_size=8, use_labels=False))
+    return few.open_few(str(where), per_class, source, like)
+
+
+def test_a_folder_of_classes_is_divided_as_image_folder_does(tmp_path):
+    _fill(tmp_path / "images", 20, size=12)
+    opened = _open(tmp_path / "images", tmp_path, augment="random_resized", resize=10, channels=3)
+    own = data.load(
+        data.Source("image_folder", manual_dir=str(tmp_path / "images"), dir=str(tmp_path / "b"))
+    )
+    assert opened.version == own.version
+    assert opened.test.examples.paths == own.test.examples.paths
+    assert opened.image_shape == (8, 8, 3)
+    assert opened.test.resize == 10  # as the run's test images
+    some = _open(tmp_path / "images", tmp_path, 5)
+    fewer = _open(tmp_path / "images", tmp_path, 2)
+    assert np.bincount(some.train.labels).tolist() == [5, 5, 5]
+    assert len(some.test) == len(own.test)
+    shown = {image.tobytes() for image in some.train.images}
+    assert {image.tobytes() for image in fewer.train.images} < shown
+
+
+def test_images_are_read_in_the_colours_of_the_run(tmp_path):
+    _fill(tmp_path / "images", 20)
+    grey, coloured = (_open(tmp_path / "images", tmp_path, channels=c) for c in (1, 3))
+    weights = np.array([0.299, 0.587, 0.114])
+    assert grey.train.images.shape[-1] == 1
+    assert "they become grey" in grey.summary.warnings[-1]
+    assert not any("channels" in text for text in coloured.summary.warnings)
+    expected = coloured.train.images @ weights
+    np.testing.assert_allclose(grey.train.images[..., 0], expected, atol=1.5)
+
+
+def test_a_set_of_hugging_face_judges_with_its_own_test_split(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=list(_SHADES))}
+    )
+    parts = {}
+    for split, number in (("train", 4), ("test", 2)):
+        _fill(tmp_path / split, number)
+        rows = [
+            {"image": str(path), "label": path.parent.name}
+            for path in sorted((tmp_path / split).rglob("*.png"))
+        ]
+        parts[split] = datasets.Dataset.from_list(rows, features=features)
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "set")
+    opened = _open(f"hf:{tmp_path / 'set'}", tmp_path, 3)
+    assert np.bincount(opened.train.labels).tolist() == [3, 3, 3]
+    assert (len(opened.test), opened.class_names) == (6, tuple(_SHADES))
+    coloured = images.decode((tmp_path / "test/bright/0.png").read_bytes(), 3)
+    expected = coloured @ np.array([0.299, 0.587, 0.114])
+    np.testing.assert_allclose(opened.test.images[0, ..., 0], expected, atol=1.5)
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("./nowhere", r"eval\.labelled is '\./nowhere': that is not there; name a folder"),
+        ("nowhere", r"eval\.labelled is 'nowhere': unknown data set 'nowhere'"),
+        ("hf:nowhere", r"eval\.labelled is 'hf:nowhere': .*there is no "),
+        ("{}/flat", "none in the folder of a class"),
+        ("{}/flat/0.jpg", r"that is a file, and hf:PATH names one of Parquet"),
+        ("{}/one", "has one class, 'cat'"),
+        ("{}/untested", "has no images for split 'test'"),
+    ],
+)
+def test_what_judges_nothing_is_refused_before_anything_is_trained(
+    where, message, tiny_teacher, tmp_path
+):
+    folders.put(tmp_path / "flat" / "0.jpg")
+    folders.fill(tmp_path / "one", ("cat",))
+    folders.fill(tmp_path / "untested", number=1)
+    if where.startswith("hf:"):
+        pytest.importorskip("datasets")
+    config = _config(tiny_teacher, where.format(tmp_path), tmp_path / "index")
+    with pytest.raises(errors.InputError, match=message) as caught:
+        launch.run(config, tmp_path / "run")
+    assert str(caught.value).startswith("eval.labelled is")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.long
+def test_a_run_with_labels_may_be_judged_by_others_and_by_a_set_of_a_name(
+    tiny_teacher, data_dir, tmp_path, capsys
+):
+    fields = {"data.use_labels": True, "eval.knn": True, "train.epochs": 1}
+    config = _config(tiny_teacher, "digits", data_dir, **fields)
+    with config.unlocked():
+        config.data.name = "fashion_mnist"  # random images stand in for it
+        config.eval.labelled_per_class = 1
+    launch.run(config, tmp_path)
+    said = "".join(capsys.readouterr()).replace("\n", " ")
+    assert "eval.knn (eval.labelled names other images)" in said
+    assert "10 images of 10 classes, and 797 test images, of digits/" in said
+    assert "there are 10 labelled images: votes of 20, 100, 200 nearest" in said
+    assert {"proof/knn_10", "proof/probe"} <= launch.rows(tmp_path)[-1].keys()

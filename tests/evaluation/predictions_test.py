@@ -1,0 +1,53 @@
+import jax
+import numpy as np
+import pytest
+
+from rrd_jax import networks, objectives, parallel
+from rrd_jax.data import augment, feed
+from rrd_jax.evaluation import predictions
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_every_example_counts_once_on_any_number_of_devices(devices):
+    labels = np.arange(11, dtype=np.int32)
+    source = [{"image": np.full((1, 1, 1), i, np.uint8), "label": i} for i in labels]
+    split = feed.Resident(source, size=1, channels=1)
+
+    def predict(variables, images, labels):
+        losses = labels * 2.0
+        return {"prediction": images[:, 0, 0, 0], "rank": labels, "loss": losses, "label": labels}
+
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+    predicted = predictions.collect(jax.jit(predict), None, split, 4, mesh)
+    np.testing.assert_array_equal(predicted["prediction"], labels)
+    np.testing.assert_array_equal(predicted["rank"], labels)
+    np.testing.assert_array_equal(predicted["loss"], labels * 2.0)
+    np.testing.assert_array_equal(predicted["label"], labels)
+
+
+@pytest.mark.parametrize(
+    ("examples", "largest", "devices", "size"),
+    [(34, 500, 1, 34), (34, 500, 8, 40), (797, 500, 1, 399), (1000, 500, 8, 504), (0, 500, 8, 8)],
+)
+def test_batches_are_as_few_as_allowed_and_padded_as_little(examples, largest, devices, size):
+    assert predictions.even_batch(examples, largest, devices) == size
+
+
+def test_runs_of_one_network_share_the_function_that_predicts():
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    network, same, other = (networks.create("resnet8", count) for count in (10, 10, 5))
+    normalize = augment.make_normalize((0.5,), (0.5,))
+    function = predictions.compile_predict(network, normalize, mesh)
+    assert predictions.compile_predict(same, normalize, mesh, {}) is function
+    assert predictions.compile_predict(other, normalize, mesh) is not function
+    assert predictions.compile_predict(network, normalize, mesh, fast_cpu=False) is not function
+    terms = {"simkd": objectives.create("simkd")}
+    assert predictions.compile_predict(network, normalize, mesh, terms) is not function
+
+
+def test_a_network_that_cannot_be_hashed_has_a_function_of_its_own():
+    class Brought:
+        __hash__ = None
+
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    assert predictions.compile_predict(Brought(), lambda images: images, mesh)

@@ -1,0 +1,186 @@
+"""Runs whose students are compared with their teacher on held-out images."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from rrd_jax import errors
+from rrd_jax.config import parse
+from rrd_jax.data import feed
+from rrd_jax.evaluation import figures, neighbours, predictions, rows, shown
+from rrd_jax.jobs import job, proving
+from rrd_jax.teacher import frozen, probe
+from rrd_jax.training import metrics, recipe
+from tests import launch
+from tests.conftest import use_one_device
+
+pytestmark = [pytest.mark.usefixtures("tiny_network", "one_device")]
+_COMPARED = ("neighbours_1", "neighbours_10", "cka", "rank_correlation")
+_SPREAD = ("effective_rank", "deviation")
+_CLASSIFIED = ("knn_10", "knn_20", "probe")  # of 24 training images
+
+
+def _config(teacher, **fields):
+    given = {"teacher.checkpoint": str(teacher), "train.epochs": 2, "eval.proof_images": 20}
+    return launch.digits("smoke,tiny-tiny,rrd", **given | fields)
+
+
+@pytest.fixture(scope="module")
+def proven(tiny_teacher, tmp_path_factory):
+    """The folder of a run that is looked at after its second epoch, and its job."""
+    folder = tmp_path_factory.mktemp("proven")
+    looks = {"eval.proof": True, "eval.knn": True, "eval.every": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        use_one_device(patch)
+        config = _config(tiny_teacher, **looks)
+        launch.run(config, folder)
+    return folder, parse(config)
+
+
+@pytest.fixture(scope="module")
+def setting(proven):
+    """The data and the devices of that run."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_one_device(patch)
+        return job.prepare(proven[1].student)
+
+
+def _load(which, path, proven, setting):
+    """One of the run's networks."""
+    training = proven[1].student.training
+    choice = training.network if which == "student" else proven[1].teachers[0].network
+    terms = training.create_objectives(24) if which == "student" else None
+    return frozen.load(choice, path, *setting, training, terms)
+
+
+def _embed(network, split):
+    compiled = predictions.compile_embed(network.network, network.training.normalize, network.mesh)
+    return predictions.collect_embeddings(compiled, network.variables, split, 7, network.mesh)
+
+
+def test_epochs_have_figures_where_it_is_time_for_them(proven):
+    first, last = launch.rows(proven[0])
+    assert not [name for name in first if name.startswith("proof/")]
+    floor = [f"random_{name}" for name in (*_COMPARED, *_SPREAD, *_CLASSIFIED)]
+    ceiling = [f"teacher_{name}" for name in (*_SPREAD, *_CLASSIFIED)]
+    expected = {*_COMPARED, *_SPREAD, *_CLASSIFIED, *floor, *ceiling}
+    found = {name.removeprefix("proof/") for name in last if name.startswith("proof/")}
+    assert found == expected | {"loss/rrd", "floor/rrd"}  # of 20 images, none has 20 others
+
+
+def test_the_loss_is_above_its_floor(proven):
+    last = launch.rows(proven[0])[-1]
+    assert 0 < last["proof/floor/rrd"] < last["proof/loss/rrd"]
+
+
+def test_figures_are_those_of_the_checkpoint_and_its_teacher(proven, setting, tiny_teacher):
+    last = launch.rows(proven[0])[-1]
+    student = _load("student", proven[0], proven, setting)
+    teacher = _load("teacher", tiny_teacher, proven, setting)
+    split = feed.some(setting.dataset.test, rows.places(24, 20))
+    assert len(split) == 20
+    ours, theirs = (_embed(network, split)[0] for network in (student, teacher))
+    expected = figures.of(ours, figures.of_teacher(theirs))
+    for name, value in expected.items():
+        assert last[f"proof/{name}"] == pytest.approx(value, rel=1e-4), name
+    assert last["proof/teacher_deviation"] == pytest.approx(
+        teacher.held_out.spread["deviation"], rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("which", ["student", "teacher"])
+def test_votes_and_probe_are_of_training_images(which, proven, setting, tiny_teacher):
+    last = launch.rows(proven[0])[-1]
+    path = proven[0] if which == "student" else tiny_teacher
+    network = _load(which, path, proven, setting)
+    (embeddings, labels), (queries, truth) = (
+        _embed(network, split) for split in (setting.dataset.train, setting.dataset.test)
+    )
+    prefix = "proof/" if which == "student" else "proof/teacher_"
+    voted = neighbours.classify(queries, embeddings, labels, 10, (10,))[10]
+    assert last[f"{prefix}knn_10"] == metrics.percent_equal(voted, truth)
+    head = probe.fit(embeddings, labels, 10, 1.0, setting.mesh).head
+    guesses = (queries @ head["kernel"] + head["bias"]).argmax(axis=1)
+    assert last[f"{prefix}probe"] == metrics.percent_equal(guesses, truth)
+
+
+def test_the_end_has_a_row_for_floor_student_and_ceiling(proven):
+    (result,) = json.loads((proven[0] / "results.json").read_text())
+    assert result["proof"]["cka"] == launch.rows(proven[0])[-1]["proof/cka"]
+    header, cells = shown.table({result["label"]: result["proof"]})
+    assert [row[0] for row in cells] == ["random weights", "distilled, rrd", "teacher"]
+    assert header[-2:] == ("20-NN top-1", "probe top-1")
+    assert [row[header.index("CKA")] == "-" for row in cells] == [False, False, True]
+    assert all(row[-1] != "-" for row in cells)
+
+
+def test_a_run_that_is_not_looked_at_has_the_same_numbers_and_no_more(
+    proven, tiny_teacher, tmp_path, capsys
+):
+    config = _config(tiny_teacher, **{"eval.proof_images": 2000})
+    launch.run(config, tmp_path)
+    bare = [
+        {name: value for name, value in row.items() if not name.startswith("proof/")}
+        for row in launch.rows(proven[0])
+    ]
+    assert launch.rows(tmp_path) == bare
+    assert launch.digests(tmp_path, 6) == launch.digests(proven[0], 6)
+    (result,) = json.loads((tmp_path / "results.json").read_text())
+    assert "proof" not in result
+    assert "embeddings of" not in capsys.readouterr().out
+
+
+def test_a_finished_run_prints_its_proof_again(proven, tiny_teacher, capsys):
+    looks = {"eval.proof": True, "eval.knn": True, "eval.every": 2}
+    launch.run(_config(tiny_teacher, **looks), proven[0])
+    assert "random weights" in capsys.readouterr().out
+
+
+def test_a_collapsed_student_is_warned_of_once_it_stays_so(proven, setting, tiny_teacher, capsys):
+    training = proven[1].student.training
+    plan = recipe.create(training, setting.dataset.num_classes, len(setting.dataset.train))
+    teacher = _load("teacher", tiny_teacher, proven, setting)
+    student = _load("student", proven[0], proven, setting)
+    proof = proving.Proof(plan, *setting, teacher)
+    assert not proof.look(student.variables, epoch=1)  # not its time
+    proof.look(student.variables, epoch=2)
+    assert "collapsed" not in "".join(capsys.readouterr())
+    proof.look(jax.tree.map(np.zeros_like, student.variables), epoch=2)
+    assert "after epoch 2 of 2 the student's embeddings have collapsed: effective rank" in "".join(
+        capsys.readouterr()
+    ).replace("\n", " ")
+    assert not proof.look(jax.tree.map(lambda w: w * np.nan, student.variables), epoch=2)
+    with pytest.raises(predictions.StoppedError):
+        proof.look(student.variables, epoch=2, stop=lambda: True)
+
+
+def test_what_cannot_be_compared_is_refused_before_anything_is_trained(tiny_teacher, tmp_path):
+    config = _config(tiny_teacher, **{"eval.proof": True, "data.mock_examples": 2})
+    config.train.batch_size = 2
+    with pytest.raises(errors.InputError, match="eval.proof compares images"):
+        launch.run(config, tmp_path)
+    with pytest.raises(errors.InputError, match=r"eval.proof_images.*3"):
+        parse(_config(tiny_teacher, **{"eval.proof_images": 2}))
+
+
+def test_that_nothing_is_looked_at_without_a_teacher_is_said(capsys):
+    parse(launch.digits("smoke,tiny,ce", **{"eval.proof": True}))
+    assert "eval.proof (there is no teacher)" in "".join(capsys.readouterr()).replace("\n", " ")
+
+
+def test_memory_that_is_too_small_is_said_before_and_does_not_end_a_run_that_is_done(
+    proven, setting, tiny_teacher, monkeypatch, capsys
+):
+    plan = recipe.create(proven[1].student.training, setting.dataset.num_classes, 24)
+    teacher = _load("teacher", tiny_teacher, proven, setting)
+    student = _load("student", proven[0], proven, setting)
+    proof = proving.Proof(plan, *setting, teacher)
+    monkeypatch.setattr(probe.parallel, "host_bytes", lambda: 1000)
+    with pytest.raises(errors.InputError, match="eval.knn keeps 24 embeddings"):
+        proving.Proof(plan, *setting, teacher)
+    found = proof.look(student.variables, epoch=2)
+    assert "cka" in found
+    assert "knn_20" not in found
+    assert "eval.knn keeps 24 embeddings" in "".join(capsys.readouterr()).replace("\n", " ")

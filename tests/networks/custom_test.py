@@ -1,0 +1,263 @@
+"""Networks of users: by import path, in every role that one of ours can have."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from rrd_jax import errors, networks
+from rrd_jax.config import parse
+from rrd_jax.networks import __main__ as program
+from tests import launch
+
+_NETS = "tests.networks.custom_nets"
+_EQUINOX = "tests.networks.custom_equinox"
+_SHAPE = (8, 8, 1)
+_NAMES = [f"{_NETS}:{name}" for name in ("Mixer", "GroupNorm", "Norm", "functions")] + [
+    f"{_EQUINOX}:{name}" for name in ("Stateful", "Plain")
+]
+
+
+def _name(value):
+    return value.split(":")[1] if isinstance(value, str) else ""
+
+
+def _config(student, teacher="tiny", method="rrd+kd", **fields):
+    """A job of configs/digits.py; fields by their path, "__" for dots."""
+    config = launch.get_config("digits", f"smoke,tiny-tiny,{method}")
+    config.baseline = False
+    config.student.model, config.teacher.model = student, teacher
+    for path, value in fields.items():
+        *parents, field = path.split("__")
+        at = config
+        for parent in parents:
+            at = getattr(at, parent)
+        setattr(at, field, value)
+    return config
+
+
+def _long(*values):
+    return pytest.param(*values, marks=pytest.mark.long)
+
+
+def _create(path, **options):
+    return networks.create(path, 10, options=options, prefix="student.options.")
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("one_device", "tiny_network")
+def test_a_copy_of_one_of_ours_gives_its_numbers_bit_for_bit(tmp_path):
+    launch.run(_config("resnet8", "resnet8"), tmp_path / "ours")
+    launch.run(_config(f"{_NETS}:Copied", f"{_NETS}:resnet8"), tmp_path / "copy")
+    for run, step in (("teacher", 3), (".", 6)):
+        ours, copy = (launch.digests(tmp_path / name / run, step) for name in ("ours", "copy"))
+        assert ours == copy
+    assert launch.rows(tmp_path / "ours") == launch.rows(tmp_path / "copy")
+
+
+@pytest.mark.usefixtures("one_device", "tiny_network")
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        _long(f"{_NETS}:Mixer", {"student__options__embedding_of": "norm"}),
+        _long(f"{_NETS}:GroupNorm", {"train__ema": 0.9, "train__accumulate": 2}),
+        _long(f"{_NETS}:Norm", {"student__options__width": 4, "train__ema": 0.9}),
+        _long(f"{_NETS}:functions", {}),
+        _long(f"{_EQUINOX}:Stateful", {"train__ema": 0.9}),
+        _long(f"{_EQUINOX}:Averaged", {}),
+        (f"{_EQUINOX}:Plain", {}),
+    ],
+    ids=_name,
+)
+def test_a_stopped_run_goes_on_bit_for_bit(path, fields, tmp_path):
+    config = _config(path, **fields)
+    launch.run(config, tmp_path / "unbroken")
+    launch.preempt(config, tmp_path / "stopped", step=4)
+    launch.run(config, tmp_path / "stopped")
+    assert launch.digests(tmp_path / "stopped", 6) == launch.digests(tmp_path / "unbroken", 6)
+    assert launch.rows(tmp_path / "stopped") == launch.rows(tmp_path / "unbroken")
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("tiny_network")
+@pytest.mark.parametrize("path", [f"{_NETS}:GroupNorm", f"{_NETS}:Norm"], ids=_name)
+def test_as_a_teacher_on_several_devices_it_is_cached_too(path, tmp_path):
+    config = _config("tiny", path, "rrd+kd", teacher__cache="on")
+    launch.run(config, tmp_path / "cached")
+    config.teacher.cache = "off"
+    launch.run(config, tmp_path / "live")
+    cached, live = (launch.rows(tmp_path / name)[-1] for name in ("cached", "live"))
+    assert cached["train/loss/rrd"] == pytest.approx(live["train/loss/rrd"], rel=1e-5)
+    assert cached["train/loss/kd"] == pytest.approx(live["train/loss/kd"], rel=1e-4)
+
+
+@pytest.mark.usefixtures("tiny_network")
+@pytest.mark.parametrize(
+    ("path", "method", "side", "message"),
+    [
+        (f"{_NETS}:bare", "rrd", "student", "'rrd' reads student.embedding.*embedding_of"),
+        (f"{_NETS}:Mixer", "fitnet", "student", "'fitnet' reads student.maps.*return maps"),
+        (f"{_NETS}:Mixer", "simkd", "teacher", "'simkd' reads teacher.head.*can return head"),
+        (f"{_NETS}:strange", "kd", "student", "network '.*strange' is of type list"),
+    ],
+)
+def test_what_an_objective_lacks_is_said_before_the_teacher_is_trained(
+    path, method, side, message, tmp_path, capsys
+):
+    pair = (path, "tiny") if side == "student" else ("tiny", path)
+    with pytest.raises(errors.InputError, match=message) as caught:
+        launch.run(_config(*pair, method), tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "[teacher]" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", _NAMES, ids=_name)
+@pytest.mark.long
+def test_training_is_random_where_the_network_is_and_evaluation_is_not(path):
+    network = _create(path)
+    variables = networks.init(network, jax.random.key(0), _SHAPE)
+    images = jax.random.normal(jax.random.key(1), (4, *_SHAPE))
+
+    def train(seed):
+        key = jax.random.key(seed)
+        outputs, _ = network.apply(variables, images, train=True, mutable=["batch_stats"], rngs=key)
+        return np.asarray(outputs.logits)
+
+    np.testing.assert_array_equal(train(0), train(0))
+    has_dropout = _name(path) in ("Mixer", "Norm", "Stateful")
+    assert (np.abs(train(0) - train(1)).max() > 0) == has_dropout
+    # One by one as all together: nothing of the batch is left in evaluation.
+    whole = network.apply(variables, images).logits
+    single = jnp.concatenate([network.apply(variables, images[i : i + 1]).logits for i in range(4)])
+    np.testing.assert_allclose(whole, single, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Using 'Module.sow:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("path", "options"),
+    [
+        (f"{_NETS}:Told", {}),
+        (f"{_NETS}:named", {}),
+        (f"{_NETS}:Merging", {}),
+        (f"{_NETS}:TakesRngs", {}),
+        (f"{_NETS}:always_pairs", {}),
+        (f"{_EQUINOX}:Keywords", {}),
+        (f"{_NETS}:Sowing", {}),
+        (f"{_NETS}:sowing", {}),
+        (f"{_NETS}:Parts", {"part": "none"}),
+        (f"{_EQUINOX}:instance", {}),
+        (f"{_EQUINOX}:sequential", {"batched": False, "channels_first": False}),
+    ],
+)
+def test_other_forms_that_a_network_can_have(path, options):
+    networks.check(_create(path, **options), path, 10, _SHAPE)
+
+
+def test_an_nnx_instance_stays_as_it_is():
+    module = nnx.Sequential(nnx.Dropout(0.5, rngs=nnx.Rngs(0)), nnx.Linear(1, 10, rngs=nnx.Rngs(0)))
+    module.eval()
+    networks.from_nnx(module)
+    assert module.layers[0].deterministic
+
+
+def test_making_weights_counts_as_no_work():
+    def init(key, images):
+        return jnp.ones((64, 64)) @ jnp.ones((64, 10))
+
+    def apply(params, images):
+        return images.reshape(len(images), -1) @ params
+
+    assert networks.summarize(networks.from_functions(init, apply), _SHAPE).macs == 64 * 10
+
+
+def test_what_is_sown_is_dropped_and_what_is_carried_moves():
+    network = _create(f"{_NETS}:GroupNorm")
+    variables = networks.init(network, jax.random.key(0), _SHAPE)
+    assert list(variables["batch_stats"]) == ["counts"]
+    _, changed = network.apply(variables, jnp.ones((2, *_SHAPE)), train=True, mutable=True)
+    assert changed["batch_stats"]["counts"]["seen"] == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "message"),
+    [
+        ("strange", {}, "is of type list; wanted is a Flax Linen, NNX or Equinox module"),
+        ("Wrong", {}, r"no_such_thing \(.*custom_nets.py, line \d+\)"),
+        ("TooMany", {}, r"returns logits \(2, 1000\) .* where \(2, 10\) are wanted"),
+        ("Mixer", {"embedding_of": "nrom"}, "no submodule 'nrom'.* it has: .*head, norm, stem"),
+        ("Mixer", {"widht": 3}, "unknown option 'student.options.widht'.*did you mean 'width'"),
+        ("Mixer", {"width": "3"}, "is '3', but must be of type int"),
+        ("Norm", {"embedding_of": "conv"}, "unknown option .student.options.embedding_of."),
+        ("Mixer", {"width": {"a": 1}}, r"is \{'a': 1\}, but must be of type int"),
+        ("Mixer", {"embedding_of": 3}, "'student.options.embedding_of' .* must be of type str"),
+        ("Exits", {}, r"SystemExit: 4 \(.*custom_nets.py, line \d+\)"),
+        ("gives_class", {}, "gives the class Mixer: call it"),
+        ("NUMBERS", {}, "is of type list; wanted is a Flax Linen, NNX or Equinox module"),
+        ("text_init", {}, "its variables have params/tree of type str"),
+        ("Integers", {}, "Integers' .*: it returned logits of type int32; wanted are arrays"),
+        ("one_map", {}, "it returned maps as an array of shape .* wanted is a list of arrays"),
+        ("odd_maps", {}, r"maps of shapes \[\(2, 8, 8, 1\)\], but preactivations of"),
+        ("odd_head", {}, r"returns a head of .*; wanted are kernel \[D, C\] and bias \[C\]"),
+        ("functions", {"width": 3}, "unknown option 'student.options.width'"),
+        ("Mixer", {"embedding_of": 3}, "'student.options.embedding_of' .* is 3, but must be of ty"),
+        ("Told", {"train": True}, "unknown option 'student.options.train'"),
+        ("Making", {}, "Making' cannot be applied: it makes or drops last when it is called"),
+        ("listed", {}, "listed' is given rngs and makes an object of type list"),
+        ("functools", {}, "functools' is of type module; wanted is"),
+        (
+            "Parts",
+            {"part": "nothing"},
+            "Parts' returns no logits: it is told the number of classes by its argument",
+        ),
+        ("Parts", {"part": "embedding"}, "it returned embedding of type tuple; wanted are arrays"),
+        (
+            "Parts",
+            {"part": "maps"},
+            r"it returned maps as an array of shape \(1, 8, 8, 1\); wanted is",
+        ),
+        (
+            "Parts",
+            {"part": "head"},
+            "a head as a tuple of 2; wanted is a dict of kernel",
+        ),
+        ("Cosine", {}, "returns a head that does not make its logits: embedding @ kernel"),
+        ("Parts", {"part": "width"}, r"kernel \(1, 10\); wanted .* here \(3, 10\) and"),
+        (
+            "holding",
+            {"what": "steps"},
+            r"a parameter \['steps'\] of type int32\(\), which cannot",
+        ),
+        ("holding", {"what": "key"}, r"carries \['kept'\]\['key'\] of type key.* no checkpoint"),
+    ],
+)
+def test_a_wrong_network_is_one_line(path, options, message):
+    with pytest.raises(errors.InputError, match=message) as caught:
+        networks.check(_create(f"{_NETS}:{path}", **options), path, 10, _SHAPE)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("tiny_network")
+def test_weights_of_other_options_are_refused(tmp_path):
+    config = _config("tiny", f"{_NETS}:Norm", "kd", teacher__options__width=4)
+    launch.run(config, tmp_path / "first")
+    config.teacher.checkpoint = str(tmp_path / "first" / "teacher")
+    config.teacher.options.width = 8
+    with pytest.raises(errors.InputError, match=r"is \(4,\) there and \(8,\) in the network"):
+        launch.run(config, tmp_path / "second")
+
+
+@pytest.mark.parametrize("how", ["all", "convolutions"])
+def test_remat_is_for_networks_of_ours(how):
+    with pytest.raises(errors.InputError, match="train.remat is .* your own"):
+        parse(_config(f"{_NETS}:Norm", "resnet8", "kd", train__remat=how))
+
+
+def test_one_is_described_by_what_it_computes():
+    text = program.description(f"{_NETS}:GroupNorm", 10, _SHAPE, {})
+    lines = dict(line.split("  ", 1) for line in text.splitlines())
+    # 3x3 kernels of one channel on 4x4 places, and the classifier.
+    assert int(lines["multiply-adds"].strip().split()[0].replace(",", "")) == 9 * 8 * 16 + 8 * 10
+    assert lines["maps"].strip() == "8@4"
+    assert lines["classifier"].strip() == "Dense_0"

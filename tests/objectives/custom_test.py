@@ -1,0 +1,447 @@
+"""Objectives that users bring by import path."""
+
+import inspect
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrd_jax import errors, objectives
+from rrd_jax.config import method, parse
+from rrd_jax.objectives import __main__ as catalogue
+from rrd_jax.objectives import rrd
+from rrd_jax.objectives.batch import Batch
+from rrd_jax.teacher import ensemble
+from rrd_jax.training import state
+from tests import launch
+from tests.objectives import toy
+
+_MODULE = '''
+import jax
+import jax.numpy as jnp
+
+from rrd_jax import objectives
+from rrd_jax.objectives import Objective, ObjectiveState, Record
+
+
+def angular(student, teacher, batch, power: float = 2, centred=True, seed=None):
+    """Angles between the logits of images."""
+    def angles(x):
+        x = x - x.mean(1, keepdims=True) * centred
+        x = x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+        return x @ x.T
+    return jnp.mean(jnp.abs(angles(student.logits) - angles(teacher.logits)) ** power, axis=-1)
+
+
+def moving(*, rate: float = 0.5, start: float | None = None, examples=None, batch_size=None):
+    """A layer that is trained, and a running mean of the teacher's embedding."""
+    assert examples and batch_size
+
+    def init(key, student, teacher):
+        shape = student.embedding.shape[-1], teacher.embedding.shape[-1]
+        mean = jnp.full(shape[1:], start or 0.0)
+        return ObjectiveState(jax.random.normal(key, shape), jnp.float32(rate), mean)
+
+    def loss(state, student, teacher, batch):
+        difference = student.embedding @ state.params - teacher.embedding + state.memory[None]
+        moved = state.frozen * state.memory + (1 - state.frozen) * teacher.embedding.mean(0)
+        return jnp.square(difference).mean(-1), moved
+
+    return Objective(init, loss, needs_maps=False)
+
+
+def exits():
+    raise SystemExit(3)
+
+
+def odd_stage():
+    return objectives.stateless(angular)._replace(stage=3)
+
+
+def odd_predict():
+    return objectives.stateless(angular)._replace(predict=3)
+
+
+def without_maps():
+    return objectives.stateless(lambda student, teacher, batch: student.logits.mean(-1))
+
+
+def counting():
+    def init(key, student, teacher):
+        return ObjectiveState(memory=0, frozen=0.5)
+
+    def loss(state, student, teacher, batch):
+        return student.logits.mean(-1) * state.frozen, state.memory + 1
+
+    return Objective(init, loss)
+
+
+class Losses:
+    ready = objectives.stateless(lambda student, teacher, batch: student.logits.mean(-1))
+
+
+recorded = Record(angular, "angles", "-", weight=3.0, warmup=2, company={"ce": 0.5})
+
+
+def rrd(student, teacher, batch):
+    return student.logits.mean(-1)
+
+
+def weighty(*, weight=1.0):
+    return without_maps()
+
+
+def pair(student, teacher):
+    return student.logits.mean(-1)
+
+
+def nothing():
+    return None
+
+
+def failing(*, power=1):
+    return 1 / (power - 1)
+
+
+number = 3
+'''
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Writes a module into the working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+
+    def write(name="own_losses", source=_MODULE):
+        (tmp_path / f"{name}.py").write_text(source)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    write()
+    yield write
+    for name in ("own_losses", "other_losses", "own_rrd"):
+        sys.modules.pop(name, None)
+
+
+_BATCH = 8
+_INTS = jax.ShapeDtypeStruct((_BATCH,), jnp.int32)
+_SHAPES = Batch(None, _INTS, _INTS, _INTS)
+
+
+def _shapes(**parts):
+    """Outputs of a batch of one image."""
+    outputs = jax.eval_shape(lambda: toy.outputs(0, batch=1))
+    return outputs._replace(**parts)
+
+
+@pytest.mark.usefixtures("module")
+def test_arguments_with_defaults_are_fields_of_their_type():
+    terms = method("rrd+own_losses:angular+own_losses:moving")
+    assert set(terms) == {"ce", "rrd", "angular", "moving"}
+    assert dict(terms.angular) == {
+        **{"weight": 1.0, "warmup": 0, "factory": "own_losses:angular"},
+        **{"power": 2.0, "centred": True, "seed": None},
+    }
+    assert terms.angular.get_type("power") is float
+    assert terms.moving.get_type("start") is float
+    assert "examples" not in terms.moving
+    assert sorted(method("own_losses:Losses.ready").ready) == ["factory", "warmup", "weight"]
+
+
+@pytest.mark.usefixtures("module")
+def test_a_record_of_a_user_has_its_weights():
+    terms = method("own_losses:recorded")
+    assert {name: options.weight for name, options in terms.items()} == {"ce": 0.5, "angular": 3.0}
+    assert terms.angular.warmup == 2
+
+
+@pytest.mark.usefixtures("module")
+def test_a_loss_alone_is_an_objective_that_may_read_maps():
+    objective = objectives.create("own_losses:angular", power=3)
+    assert objective.needs_teacher
+    assert objective.needs_maps
+    assert not objectives.create("own_losses:without_maps").needs_maps
+    student, teacher = toy.outputs(0), toy.outputs(1)
+    start = objective.init(jax.random.key(0), student, teacher)
+    found, memory = objective.loss(start, student, teacher, None)
+    wanted = sys.modules["own_losses"].angular(student, teacher, None, power=3.0)
+    np.testing.assert_array_equal(found, wanted)
+    assert memory == ()
+
+
+@pytest.mark.usefixtures("module")
+@pytest.mark.parametrize(
+    ("path", "options", "message"),
+    [
+        ("weighty", {}, "has an option 'weight', but every objective has a field of that name"),
+        ("rrd", {}, "'own_losses:rrd' has the name of one of ours, 'rrd'; rename it"),
+        ("pair", {}, r"takes \(student, teacher\) without defaults, but a loss takes"),
+        ("nothing", {}, r"gives a NoneType, but must give an Objective.*stateless\(loss\)"),
+        ("failing", {}, r"cannot be made: ZeroDivisionError: .* \(.*own_losses.py, line \d+\)"),
+        ("number", {}, "is of type int, but must be a loss"),
+        ("exits", {}, r"cannot be made: SystemExit: 3 \(.*own_losses.py, line \d+\)"),
+        ("odd_stage", {}, "has a stage of type int, but must have a Stage or None"),
+        ("odd_predict", {}, "has predict of type int, but it must be a function"),
+        ("angular", {"power": float("nan")}, "is nan, but must be a finite number"),
+        ("angular", {"powr": 2}, "option 'objectives.angular.powr'.*did you mean 'power'"),
+        ("angular", {"power": "two"}, "is 'two', but must be of type float"),
+        ("angulr", {}, "has no 'angulr'; did you mean 'angular'"),
+    ],
+)
+def test_what_is_no_objective_is_refused_in_one_line(path, options, message):
+    with pytest.raises(errors.InputError, match=message) as caught:
+        objectives.create(f"own_losses:{path}", **options)
+    assert "\n" not in str(caught.value)
+
+
+def _config(folder, terms, **fields):
+    fields = {"teacher.checkpoint": str(folder), **fields}
+    return launch.digits("smoke,tiny-tiny", {"ce": {"weight": 1.0}, **terms}, **fields)
+
+
+@pytest.mark.usefixtures("module", "tiny_network")
+def test_a_launch_file_may_give_an_objective_another_name():
+    terms = {"mine": {"factory": "own_losses:angular", "power": 3.0}, "own_losses:angular": {}}
+    choices = parse(_config("somewhere", terms)).student.training.objectives
+    assert [choice.name for choice in choices] == ["ce", "mine", "angular"]
+    assert [choice.factory for choice in choices[1:]] == ["own_losses:angular"] * 2
+    with pytest.raises(errors.InputError, match="'own_losses:angular' has the name of one of ours"):
+        parse(_config("somewhere", {"kd": {"factory": "own_losses:angular"}}))
+    terms = {"angular": {"factory": "own_losses:angular"}, "own_losses:angular": {}}
+    with pytest.raises(errors.InputError, match="names two objectives 'angular'"):
+        parse(_config("somewhere", terms))
+
+
+# What is wrong with an objective, and what is said.
+_WRONG = {
+    "init fails": ("lambda *_: 1 / 0", "loss", r"its init: ZeroDivisionError.*\(.*, line 15\)"),
+    "no state": ("lambda *_: {}", "loss", "init .* gives a dict, but must give an ObjectiveState"),
+    "integers": ("start(jnp.int32(1))", "loss", "trains params of type int32; .*frozen or memory"),
+    "shape": ("start()", "lambda s, a, b, batch: (a.logits, s.memory)", r"float32\[8,5\].* \[8\]"),
+    "integer loss": ("start()", "lambda s, a, b, batch: (batch.label, s.memory)", r"int32\[8\]"),
+    "no memory": ("start()", "lambda s, a, b, batch: a.logits.mean(1)", r"\(loss \[B\], new mem"),
+    "loss fails": (
+        "start()",
+        "fails",
+        r"loss: ValueError: this fails \(.*_wrong.py, line 13\)",
+    ),
+    "key": ("start((), jax.random.key(0))", "loss", r"gives a key in memory.*key_data\(key\)"),
+    "memory": (
+        "start(memory={'rows': jnp.zeros(3)})",
+        "lambda s, a, b, batch: (a.logits.mean(1), {'rows': jnp.zeros(4)})",
+        r"memory\['rows'\] is float32\[3\] in init, then float32\[4\]",
+    ),
+    "memory absent": (
+        "start(memory={'rows': jnp.zeros(3)})",
+        "lambda s, a, b, batch: (a.logits.mean(1), {})",
+        r"memory\['rows'\] is float32\[3\] in init, then absent",
+    ),
+}
+_WRONG_MODULE = """
+import jax
+import jax.numpy as jnp
+from rrd_jax.objectives import Objective, ObjectiveState
+
+def start(params=(), memory=()):
+    return lambda *_: ObjectiveState(params, (), memory)
+
+def loss(s, student, teacher, batch):
+    return student.logits.mean(1), s.memory
+
+def fails(s, student, teacher, batch):
+    raise ValueError("this fails")
+
+"""
+
+
+@pytest.mark.parametrize("case", _WRONG)
+def test_what_an_objective_returns_is_checked_on_shapes(case, tmp_path):
+    init, loss, message = _WRONG[case]
+    path = tmp_path / "own_wrong.py"
+    source = f"{_WRONG_MODULE}wrong = Objective({init}, {loss})\n"
+    path.write_text(source)
+    names = {"__name__": "own_wrong"}
+    exec(compile(source, str(path), "exec"), names)
+    with pytest.raises(errors.InputError, match=message) as caught:
+        objectives.check("wrong", names["wrong"], _shapes(), _shapes(), _SHAPES)
+    assert "objective 'wrong'" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", objectives.RECORDS)
+def test_all_of_ours_pass_the_border_and_name_what_they_miss(name):
+    known = {"examples": 40, "batch_size": _BATCH, "queue_size": 16, "negatives": 16, "dim": 4}
+    known = {key: value for key, value in known.items() if objectives.takes(name, key)}
+    objective = objectives.create(name, **known)
+    objectives.check(name, objective, _shapes(), _shapes(), _SHAPES)
+    missed = set()
+    for network in ("student", "teacher"):
+        for part in ("embedding", "maps", "preactivations", "head"):
+            outputs = {"student": _shapes(), "teacher": _shapes()}
+            outputs[network] = outputs[network]._replace(**{part: ()})
+            if said := _refusal(name, objective, *outputs.values()):
+                missed.add(part)
+                assert f"'{name}' reads {network}.{part}, but the {network}'s network" in said
+                assert said.endswith(", or choose another objective")
+    assert bool(missed & {"maps", "preactivations"}) == (
+        objective.needs_teacher and objective.needs_maps
+    )
+    assert ("head" in missed) == (name in ("srrl", "simkd"))
+
+
+def _refusal(name, objective, student, teacher):
+    try:
+        objectives.check(name, objective, student, teacher, _SHAPES)
+    except errors.InputError as error:
+        return str(error)
+    return ""
+
+
+def test_stage_predict_and_taps_are_checked_too():
+    right = objectives.create("ft")
+    wrong = {
+        "stage.loss": {"stage": right.stage._replace(loss=lambda state, *_: (jnp.zeros(3), ()))},
+        "predict": {"predict": lambda state, student: student.embedding},
+        "taps": {"taps": lambda student, teacher: [(student.maps[9], teacher.maps[9])]},
+    }
+    for function, parts in wrong.items():
+        with pytest.raises(errors.InputError, match=f"{function}.*") as caught:
+            objectives.check("ft", right._replace(**parts), _shapes(), _shapes(), _SHAPES)
+        assert "objective 'ft'" in str(caught.value)
+
+
+@pytest.mark.usefixtures("module")
+def test_a_python_number_in_a_state_is_an_array_as_a_checkpoint_has_it():
+    objective = objectives.create("own_losses:counting")
+    start = objective.init(jax.random.key(0), _shapes(), _shapes())
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(start))
+    objectives.check("counting", objective, _shapes(), _shapes(), _SHAPES)
+
+
+@pytest.mark.usefixtures("module")
+def test_the_catalogue_describes_an_own_objective(capsys):
+    catalogue.print_one("own_losses:angular")
+    text = capsys.readouterr().out
+    assert "own_losses:angular" in text
+    assert "Angles between the logits of images." in text
+    assert "--config.objectives.angular.power=2.0" in text
+    assert "the teacher may not be cached" in text
+
+
+def test_what_an_objective_does_not_say_that_it_reads_is_empty():
+    def loss(student, teacher, batch):
+        return teacher.maps[-1].mean((1, 2, 3))
+
+    for option in ("needs_maps", "needs_teacher"):
+        wrong = objectives.stateless(loss, **{"needs_maps": True, option: False})
+        with pytest.raises(errors.InputError, match=f"teacher.maps, but says {option}=False"):
+            objectives.check("wrong", wrong, _shapes(), _shapes(), _SHAPES)
+    right = objectives.stateless(loss, needs_maps=True)
+    objectives.check("right", right, _shapes(), _shapes(), _SHAPES)
+
+
+def test_an_objective_may_ask_whether_a_part_is_there():
+    def loss(student, teacher, batch):
+        assert not student.maps
+        assert student.maps == ()
+        assert teacher.maps
+        doubled = jax.tree.map(lambda x, y: x + y, student, teacher._replace(maps=()))
+        return student._replace(maps=teacher.maps).maps[0].mean((1, 2, 3)) + doubled.logits.mean(1)
+
+    outputs = _shapes(), _shapes()._replace(preactivations=(), head=())
+    outputs = outputs[0]._replace(maps=(), preactivations=(), head=()), outputs[1]
+    objectives.check("asks", objectives.stateless(loss, needs_maps=True), *outputs, _SHAPES)
+
+
+def test_uses_of_an_empty_part_raise():
+    for use in (len, list, jnp.mean, lambda x: x[0], lambda x: x * 2, lambda x: x.shape):
+        objective = objectives.stateless(
+            lambda student, teacher, batch, use=use: use(student.maps), needs_maps=True
+        )
+        with pytest.raises(errors.InputError, match="'uses' reads student.maps"):
+            objectives.check("uses", objective, _shapes(maps=()), _shapes(), _SHAPES)
+
+
+def test_several_teachers_pass_the_border():
+    member = _shapes(head=())
+    teacher = ensemble.EnsembleOutputs(member.logits, (member, member._replace(maps=())))
+    for name in ("kd", "rrd"):
+        objective = objectives.averaged(name, objectives.create(name), (0.5, 0.5))
+        objectives.check(name, objective, _shapes(), teacher, _SHAPES)
+    objective = objectives.averaged("at", objectives.create("at"), (0.5, 0.5))
+    with pytest.raises(errors.InputError, match="'at' reads teacher.maps"):
+        objectives.check("at", objective, _shapes(), teacher, _SHAPES)
+
+
+@pytest.mark.usefixtures("module", "one_device", "tiny_network")
+def test_a_run_with_an_own_objective_goes_on_bit_for_bit_where_it_stopped(tmp_path, tiny_teacher):
+    terms = {
+        "moving": {"factory": "own_losses:moving", "rate": 0.75, "warmup": 2},
+        "angular": {"factory": "own_losses:angular", "weight": 2.0},
+    }
+    config = _config(tiny_teacher, terms)
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    launch.run(config, whole)
+    launch.preempt(config, broken, 2)
+    with config.unlocked():
+        config.objectives.angular.power = 2.0  # the default, which was not written down
+    launch.run(config, broken)
+    assert launch.digests(broken, 6) == launch.digests(whole, 6)
+    assert launch.rows(broken) == launch.rows(whole)
+    config.objectives.angular.factory = "own_losses:without_maps"
+    config.objectives.angular.power = None
+    with pytest.raises(errors.InputError, match=r"another config \(objectives.angular.factory"):
+        launch.run(config, broken)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("one_device", "tiny_network")
+def test_an_own_copy_of_rrd_gives_the_numbers_of_ours(tmp_path, tiny_teacher, module, monkeypatch):
+    source = inspect.getsource(rrd)
+    module("own_rrd", source.replace("def rrd(", "def copied(").replace("    rrd,", "    copied,"))
+    named = state._named  # a key follows from the objective's name: the copy's is ours
+    same = {"copied": "rrd"}
+    monkeypatch.setattr(state, "_named", lambda key, name: named(key, same.get(name, name)))
+    options = {"weight": 1.0, "queue_size": 20, "dim": 8}
+    ours, copied = tmp_path / "ours", tmp_path / "copied"
+    launch.run(_config(tiny_teacher, {"rrd": options}), ours)
+    launch.run(_config(tiny_teacher, {"copied": options | {"factory": "own_rrd:copied"}}), copied)
+    found, wanted = json.dumps(launch.rows(copied)), json.dumps(launch.rows(ours))
+    assert found.replace("loss/copied", "loss/rrd") == wanted
+    found, wanted = launch.digests(copied, 6), launch.digests(ours, 6)
+    assert sorted(found.values()) == sorted(wanted.values())
+
+
+@pytest.mark.usefixtures("module")
+@pytest.mark.long
+def test_the_program_takes_an_own_objective_and_its_options(tmp_path):
+    config = pathlib.Path(launch.CONFIGS, "digits.py")
+    command = [
+        *(sys.executable, "-m", "rrd_jax.main", "--workdir=run"),
+        f"--config={config}:resnet8-resnet8,smoke,rrd+own_losses:angular",
+        *("--config.objectives.angular.power=3", "--noconfig.objectives.angular.centred"),
+        *("--config.objectives.angular.weight=0.5", "--noconfig.baseline"),
+        *("--config.train.epochs=1", "--config.data.augment=none"),
+    ]
+    python_path = os.pathsep.join([str(tmp_path), str(launch.CONFIGS.parent)])
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": python_path},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "0.5 angular" in done.stdout
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert saved["name"] == "digits-resnet8-resnet8-rrd+own_losses.angular-smoke"
+    assert saved["objectives"]["angular"] == {
+        **{"weight": 0.5, "warmup": 0, "factory": "own_losses:angular"},
+        **{"power": 3.0, "centred": False, "seed": None},
+    }

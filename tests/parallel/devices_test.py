@@ -1,0 +1,204 @@
+"""The step on any number of devices, with any way to walk a batch or a memory."""
+
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rrd_jax import optim, parallel
+from rrd_jax.objectives.parts import memory
+from tests import tiny
+
+
+def _run(devices, **options):
+    """20 steps: their losses, and the last state."""
+    chex.clear_trace_counter()
+    mesh = parallel.make_mesh(jax.devices()[:devices])
+    state, step, teacher, batches = tiny.job(mesh, **options)
+    losses = []
+    for i in range(20):
+        batch = tiny.place(mesh, batches[i % len(batches)])
+        state, logged = step(state, teacher, batch)
+        losses.append(float(logged["loss"]))
+    return losses, state
+
+
+@pytest.fixture(scope="module")
+def one_device_run():
+    losses, state = _run(1)
+    return losses, jax.device_get(state.replace(key=()))
+
+
+@pytest.mark.parametrize(
+    ("devices", "shard_parameters"),
+    [
+        pytest.param(2, False, marks=pytest.mark.long),
+        pytest.param(4, False, marks=pytest.mark.long),
+        (8, False),
+        pytest.param(2, True, marks=pytest.mark.long),
+        pytest.param(4, True, marks=pytest.mark.long),
+        pytest.param(8, True, marks=pytest.mark.long),
+    ],
+)
+def test_any_number_of_devices_gives_the_losses_and_the_memory_of_one(
+    devices, shard_parameters, one_device_run
+):
+    losses_of_one, state_of_one = one_device_run
+    losses, state = _run(devices, shard_parameters=shard_parameters)
+    np.testing.assert_allclose(losses, losses_of_one, rtol=1e-5)
+    queue, queue_of_one = state.memory["rrd"], state_of_one.memory["rrd"]
+    assert queue.rows.sharding.shard_shape(queue.rows.shape) == (24 // devices, 8)
+    np.testing.assert_allclose(queue.rows, queue_of_one.rows, atol=1e-5)
+    assert int(queue.cursor) == int(queue_of_one.cursor) == 16 * 20 % 24
+    for tree in (state.params, state.opt_state):
+        largest = max(jax.tree.leaves(tree), key=lambda leaf: leaf.size)
+        share = largest.size // devices if shard_parameters else largest.size
+        assert np.prod(largest.sharding.shard_shape(largest.shape)) == share
+
+
+_COLLECTIVE = re.compile(
+    r"= (.*?) (?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\("
+)
+
+
+def _collected_shapes(text):
+    """Of every array that a collective of an optimised HLO module brings forth."""
+    shapes = set()
+    for kinds in _COLLECTIVE.findall(text):
+        shapes |= {
+            tuple(int(n) for n in shape.split(",") if n)
+            for shape in re.findall(r"\w+\[([\d,]*)\]", kinds)
+        }
+    return shapes
+
+
+@pytest.mark.parametrize(
+    ("chunk", "push_before"),
+    [(0, False), (512, True)]
+    + [pytest.param(*case, marks=pytest.mark.long) for case in ((0, True), (512, False))],
+)
+def test_the_memory_is_never_gathered(chunk, push_before):
+    batch, size, dim = 40, 2048, 24
+    mesh = parallel.make_mesh()
+    state, step, teacher, batches = tiny.job(
+        mesh, batch=batch, queue_size=size, dim=dim, chunk=chunk, push_before=push_before
+    )
+    compiled = step.lower(state, teacher, tiny.place(mesh, batches[0])).compile()
+    shapes = _collected_shapes(compiled.as_text())
+    assert (batch, dim) in shapes  # the embeddings are
+    large = [shape for shape in shapes if np.prod(shape) >= size]
+    # What is as large as the memory are gradients of kernels.
+    assert {shape[:2] for shape in large} <= {(3, 3), (1, 1)}, large
+    assert not [shape for shape in shapes if size in shape or size // mesh.size in shape]
+
+
+def test_a_push_to_a_split_memory_is_what_it_is_to_a_whole_one():
+    mesh = parallel.make_mesh()
+    rows = jnp.arange(48 * 3, dtype=jnp.float32).reshape(48, 3)
+    push = jax.jit(memory.push)
+    for batch in (8, 40, 56):
+        pushed = -jnp.arange(batch * 3, dtype=jnp.float32).reshape(batch, 3) - 1
+        for cursor in (0, 5, 47):
+            queue = memory.Queue(rows, jnp.int32(cursor))
+            split = memory.Queue(jax.device_put(rows, parallel.split(mesh)), queue.cursor)
+            pushed_to_split = push(split, jax.device_put(pushed, parallel.split(mesh)))
+            wanted = push(queue, pushed)
+            np.testing.assert_array_equal(pushed_to_split.rows, wanted.rows)
+            assert int(pushed_to_split.cursor) == int(wanted.cursor)
+
+
+@pytest.mark.parametrize("unroll", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_accumulation_is_the_mean_gradient_of_parts_that_follow_each_other(unroll):
+    rate = 0.1
+    optimizer = optim.sgd(lambda step: rate, momentum=0.0)
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    start, step, teacher, batches = tiny.job(mesh, optimizer=optimizer, accumulate=2, unroll=unroll)
+    first = jax.device_get(start.replace(key=()))
+    accumulated, logged = step(start, teacher, tiny.place(mesh, batches[0]))
+
+    chex.clear_trace_counter()
+    state, step, teacher, _ = tiny.job(mesh, batch=8, optimizer=optimizer)
+    gradients, losses = [], []
+    for i in range(2):
+        params = jax.tree.map(jnp.array, first.params)
+        part = batches[0]._replace(
+            image=batches[0].image[i::2],
+            label=batches[0].label[i::2],
+            index=batches[0].index[i::2],
+        )
+        state, logged_of_part = step(
+            state.replace(params=params, step=jnp.int32(0)), teacher, tiny.place(mesh, part)
+        )
+        losses.append(float(logged_of_part["loss"]))
+        gradients.append(jax.tree.map(lambda a, b: (a - b) / rate, first.params, state.params))
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, *gradients)
+    for path, wanted in jax.tree_util.tree_leaves_with_path(mean):
+        before, after = first.params, accumulated.params
+        for key in path:
+            before, after = before[key.key], after[key.key]
+        np.testing.assert_allclose((before - after) / rate, wanted, atol=2e-4, err_msg=str(path))
+    assert float(logged["loss"]) == pytest.approx(np.mean(losses), rel=1e-5)
+    # The second part was pushed after the first, and entered the statistics after it.
+    chex.assert_trees_all_close(accumulated.memory, state.memory, atol=1e-5)
+    chex.assert_trees_all_close(accumulated.batch_stats, state.batch_stats, rtol=1e-4, atol=1e-6)
+    assert int(accumulated.step) == 1
+
+
+@pytest.mark.long
+def test_accumulation_gives_the_same_on_any_number_of_devices():
+    losses_of_one, _ = _run(1, accumulate=2)
+    losses_of_four, _ = _run(4, accumulate=2, unroll=False)
+    np.testing.assert_allclose(losses_of_four, losses_of_one, rtol=1e-5)
+
+
+def test_a_memory_in_chunks_trains_as_a_whole_one(one_device_run):
+    losses, _ = _run(4, chunk=8)
+    np.testing.assert_allclose(losses, one_device_run[0], rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def history():
+    """Of 20 steps with an average, and a warm-up of KD: the states, and what each logged."""
+    chex.clear_trace_counter()
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    state, step, teacher, batches = tiny.job(mesh, warmup=3, ema=0.15)
+    states, logs = [jax.device_get(state.replace(key=()))], []
+    for _ in range(20):
+        state, logged = step(state, teacher, tiny.place(mesh, batches[0]))
+        states.append(jax.device_get(state.replace(key=())))
+        logs.append(logged)
+    return states, logs
+
+
+def test_a_weight_grows_over_the_epochs_of_its_warmup(history):
+    for i, logged in enumerate(history[1]):  # epochs of 5 steps
+        losses = {name: float(logged[f"loss/{name}"]) for name in ("ce", "kd", "rrd")}
+        share = min((i // 5 + 1) / 3, 1)
+        wanted = losses["ce"] + share * losses["kd"] + losses["rrd"]
+        assert float(logged["loss"]) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_the_average_follows_the_student_quickly_at_first(history):
+    (start, *states), _ = history
+    wanted = start.student
+    for keep, state in zip((1 / 10, 0.15, 0.15), states, strict=False):  # the second is not 2 / 11
+        newest = {"params": state.params["student"], "batch_stats": state.batch_stats}
+        wanted = jax.tree.map(
+            lambda old, new, keep=keep: keep * old + (1 - keep) * new, wanted, newest
+        )
+        chex.assert_trees_all_close(state.student, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_the_step_leaks_no_tracer_makes_no_nan_and_moves_nothing_by_itself():
+    mesh = parallel.make_mesh()
+    state, step, teacher, batches = tiny.job(mesh, accumulate=2, ema=0.9, unroll=False)
+    teacher = jax.device_put(teacher, parallel.replicated(mesh))
+    batches = [tiny.place(mesh, batch) for batch in batches]
+    with jax.checking_leaks(), jax.debug_nans(True):
+        state, _ = step(state, teacher, batches[0])
+    with jax.transfer_guard("disallow"):
+        state, logged = step(state, teacher, batches[1])
+    assert np.isfinite(float(logged["loss"]))

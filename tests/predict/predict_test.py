@@ -1,0 +1,357 @@
+"""What `python -m rrd_jax.predict` says of images, and that it is what evaluation says."""
+
+import csv
+import importlib.util
+import io
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from rrd_jax import config as configs
+from rrd_jax import library
+from rrd_jax.jobs import job
+from rrd_jax.teacher import frozen
+from tests import launch
+from tests.conftest import use_one_device
+from tests.data import folders
+
+_FOLDERS = ("a,b", 'say "hi"', "zwölf\nKatzen")
+_CLASSES = ("a,b", 'say "hi"', "zwölf\\nKatzen")
+_OF_XLA = re.compile(r"[EW]\d{4} ")
+_RNG = np.random.default_rng(0)
+
+
+def _odd(i, level):
+    """An image file's name and content, of many kinds."""
+    size = [(12, 10), (40, 30), (16, 16), (9, 50)][i % 4]
+    pixels = _RNG.integers(0, 256, (*size[::-1], 4), np.uint8) // 2 + level
+    mode, kind = [
+        *(("RGB", "JPEG"), ("L", "JPEG"), ("L", "PNG"), ("P", "PNG"), ("RGBA", "PNG")),
+        *(("RGB", "WEBP"), ("CMYK", "JPEG"), ("RGB", "BMP"), ("LA", "PNG"), ("RGB", "TIFF")),
+    ][i % 10]
+    image, exif = PIL.Image.fromarray(pixels, "RGBA").convert("RGB").convert(mode), PIL.Image.Exif()
+    exif[0x0112] = i % 8 + 1
+    file = io.BytesIO()
+    image.save(file, kind, **({"exif": exif} if kind in ("JPEG", "PNG", "WEBP") else {}))
+    return f"{i}.{kind.lower()}", file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder with images of all kinds, of three classes with difficult names."""
+    root = tmp_path_factory.mktemp("images") / "root"
+    for split, number in (("train", 10), ("test", 20)):
+        for k, label in enumerate(_FOLDERS):
+            for i in range(number):
+                name, content = _odd(i, 60 * k)
+                folders.put(root / split / label / name, content)
+    return root
+
+
+def _config(root, augment, teacher=""):
+    return launch.digits(
+        "smoke,resnet8-resnet8,kd",
+        **{
+            "data.name": "image_folder",
+            "data.manual_dir": str(root),
+            "data.dir": str(root.parent / "index"),
+            "data.mock_examples": 0,
+            "data.augment": augment,
+            "data.image_size": 12,
+            "data.resize": 16,
+            "data.mean": (0.4, 0.5, 0.6),
+            "data.std": (0.2, 0.3, 0.25),
+            "train.batch_size": 10,
+            "student.model": "tests.tiny:NETWORK",
+            "teacher.model": "tests.tiny:NETWORK",
+            "teacher.checkpoint": teacher,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(root, tmp_path_factory):
+    """By augmentation: a config, and the workdir of its run; the second has the first's teacher."""
+    runs, teacher = {}, ""
+    with pytest.MonkeyPatch.context() as patch:
+        use_one_device(patch)
+        for augment in ("none", "random_resized"):
+            folder = tmp_path_factory.mktemp(augment)
+            runs[augment] = _config(root, augment, teacher), folder
+            launch.run(*runs[augment])
+            teacher = str(folder / "teacher")
+    return runs
+
+
+@pytest.mark.usefixtures("one_device")
+@pytest.mark.parametrize("augment", ["none", "random_resized"])
+@pytest.mark.parametrize("which", ["student", "teacher"])
+def test_it_says_what_evaluation_says_image_by_image(runs, root, which, augment):
+    config, folder = runs[augment]
+    plan = configs.parse(config)
+    setting = job.prepare(plan.student)
+    if which == "student":
+        choice, path = plan.student.training.network, folder
+        asked = library.load(folder)
+    else:
+        choice, (path,) = plan.teachers[0].network, job.teacher_paths(plan, folder)
+        asked = library.load_teacher(folder)
+    evaluated = frozen.load(choice, path, *setting, plan.student.training).predictions
+    examples = setting.dataset.test.examples
+    wanted = {
+        os.path.join(examples.root, file): label
+        for file, label in zip(examples.paths, evaluated["prediction"], strict=True)
+    }
+    result = asked.predict(root / "test", batch_size=7)
+    assert len(wanted) == 60
+    assert dict(zip(result.files, result.labels, strict=True)) == wanted
+    assert result.class_names == _CLASSES
+    # Not only the classes: losses are of all logits.
+    losses = -np.log(result.probabilities[np.arange(60), [_label(f) for f in result.files]])
+    by_file = dict(zip(wanted, evaluated["loss"], strict=True))
+    np.testing.assert_allclose(losses, [by_file[f] for f in result.files], rtol=1e-4, atol=1e-6)
+
+
+def _label(file):
+    return _FOLDERS.index(pathlib.Path(file).parent.name)
+
+
+@pytest.fixture(scope="module")
+def predict(commands, root, runs):
+    """A function that runs the command with a run, and returns how it ended."""
+    _, folder = runs["none"]
+
+    def run(*arguments, workdir=folder, cwd=root):
+        named = (f"--workdir={workdir}",) if workdir else ()
+        done = commands.run(*named, *arguments, module="rrd_jax.predict", cwd=cwd)
+        # Without what jaxlib 0.10 says of each program that it reads from the cache.
+        lines = (line for line in done.err.splitlines(keepends=True) if not _OF_XLA.match(line))
+        return done._replace(err="".join(lines))
+
+    return run
+
+
+def _parquet():
+    """The module that reads such files; None where it is not installed."""
+    installed = importlib.util.find_spec("pyarrow")
+    return installed and importlib.import_module("pyarrow.parquet")
+
+
+def test_names_and_figures_are_the_same_in_every_format(predict, tmp_path):
+    files = ["test/zwölf\nKatzen/3.png", "test/a,b/0.jpeg", 'test/say "hi"/1.jpeg']
+    more = ("--logits", "--embeddings", "--top=2")
+    outcomes = {}
+    parquet = _parquet()
+    for form in ("csv", "jsonl", "npz", *(["parquet"] if parquet else [])):
+        output = tmp_path / f"out.{form}"
+        done = predict(*files, f"--format={form}", *more, f"--output={output}")
+        assert done.code == 0, done.err
+        assert (done.out, done.err) == ("", f"3 images: {output}\n")
+        outcomes[form] = output
+    arrays = np.load(outcomes["npz"])
+    assert arrays["files"].tolist() == files
+    assert tuple(arrays["class_names"]) == _CLASSES
+    header, *rows = csv.reader(outcomes["csv"].open(newline="", encoding="utf-8"))
+    lines = list(map(json.loads, outcomes["jsonl"].read_text(encoding="utf-8").splitlines()))
+    assert header[:7] == [
+        *("file", "label_1", "class_1", "probability_1", "label_2", "class_2", "probability_2")
+    ]
+    assert header[7:11] == ["logit_0", "logit_1", "logit_2", "embedding_0"]
+    for i, (row, line) in enumerate(zip(rows, lines, strict=True)):
+        assert row[0] == line["file"] == files[i]
+        first = line["top"][0]
+        label = int(arrays["labels"][i])
+        assert (first["label"], first["class"]) == (label, _CLASSES[label])
+        assert row[1:3] == [str(label), _CLASSES[label]]
+        assert (
+            np.float32(row[3])
+            == np.float32(first["probability"])
+            == arrays["probabilities"][i].max()
+        )
+        for found in (row[7:10], line["logits"]):
+            np.testing.assert_array_equal(np.float32(found), arrays["logits"][i])
+        for found in (row[10:], line["embedding"]):
+            np.testing.assert_array_equal(np.float32(found), arrays["embeddings"][i])
+    if parquet:
+        table = parquet.read_table(outcomes["parquet"])
+        assert str(table.schema.field("embeddings").type).startswith("fixed_size_list<")
+        found = table.to_pydict()
+        assert found["file"] == files
+        assert found["label"] == arrays["labels"].tolist()
+        assert found["class"] == [_CLASSES[label] for label in arrays["labels"]]
+        for name in ("probabilities", "logits", "embeddings"):
+            np.testing.assert_array_equal(np.float32(found[name]), arrays[name])
+    # Standard output takes the same, and nothing else.
+    done = predict(*files, "--format=csv", *more)
+    assert done.out == outcomes["csv"].read_text(encoding="utf-8")
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_top1_of_a_folder_is_said_and_a_line_of_text_stays_one(predict):
+    done = predict("--labels", "--top=1", "test")
+    assert done.code == 0
+    assert len(done.out.splitlines()) == 60
+    right = sum(
+        f"/{name}/" in line and f": {name} " in line
+        for line in done.out.splitlines()
+        for name in _CLASSES
+    )
+    assert f"top-1 {100 * right / 60:.2f} % of 60 images with a label" in done.err
+
+
+def test_what_cannot_be_read_is_named_and_the_others_are_predicted(predict, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"hello")
+    for i in range(2):
+        folders.put(tmp_path / f"{i}.jpg")
+    folders.put(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg"))
+    done = predict(".", "lost.jpg", "--format=jsonl", "--batch_size=2", cwd=tmp_path)
+    assert done.code == 2
+    found = [json.loads(line)["file"] for line in done.out.splitlines()]
+    assert found == ["./0.jpg", "./1.jpg", "./\udcff.jpg"]
+    assert done.err.splitlines() == [
+        "warning: ./broken.jpg: it is no image, or of a format that is not read",
+        "warning: lost.jpg: it cannot be read (No such file or directory)",
+        "error: 2 of 5 images cannot be read, and are named above; the others are predicted",
+    ]
+
+
+def test_links_to_images_that_are_gone_are_named_too(predict, tmp_path):
+    folders.put(tmp_path / "here.jpg")
+    for name in ("gone.jpg", "notes"):
+        (tmp_path / name).symlink_to("nothing")
+    done = predict(".", "--format=csv", "--output=/dev/null", cwd=tmp_path)
+    assert done.code == 2
+    assert "./gone.jpg: it cannot be read (No such file or directory)" in done.err
+    assert "1 of 2 images cannot be read" in done.err
+
+
+def test_answers_of_no_image_have_their_columns(predict, tmp_path):
+    for form in ("csv", "npz"):
+        options = (f"--format={form}", f"--output={tmp_path}/no.{form}", "--embeddings", "--top=1")
+        assert predict("README.md", *options, cwd=pathlib.Path(__file__).parent.parent).code == 2
+    assert (tmp_path / "no.csv").read_text() == "file,label_1,class_1,probability_1\n"
+    assert np.load(tmp_path / "no.npz")["probabilities"].shape == (0, 3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["no.csv", "no.npz"]
+
+
+def test_each_mistake_is_one_line_before_anything_costly(predict, root, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "there.csv").touch()
+    (tmp_path / "names.txt").write_text("one\ntwo\n")
+    image = str(root / "test" / "a,b" / "0.jpeg")
+    for arguments, options, code, message in [
+        ((image,), {"workdir": ""}, 1, "--workdir is missing"),
+        ((), {}, 1, "no images are named"),
+        ((image, "--formt=csv"), {}, 1, "Unknown command line flag 'formt'"),
+        ((image, "--top=0"), {}, 1, "flag --top=0"),
+        ((image, "--format=xml"), {}, 1, "--format=xml"),
+        (("nothing.jpg",), {}, 2, "there is no 'nothing.jpg'"),
+        (("*.gif",), {}, 2, r"no file matches '*.gif'"),
+        ((tmp_path / "empty",), {}, 2, "there are no images in"),
+        ((image,), {"workdir": tmp_path / "none"}, 2, "no intact checkpoint under"),
+        ((image, "--teacher"), {"workdir": tmp_path / "empty"}, 2, "is no workdir of a run"),
+        ((image, "--teacher", "--image_size=8"), {}, 2, "leave out --image_size"),
+        (
+            (image, "--class_names=lost.txt"),
+            {},
+            2,
+            "class_names is 'lost.txt', which cannot be read: No such file",
+        ),
+        (
+            (image, f"--class_names={tmp_path}/names.txt"),
+            {},
+            2,
+            "which holds 2 names, but there are 3 classes",
+        ),
+        ((image, "--mean=0.5"), {}, 2, "mean is (0.5,), but must be 3 numbers"),
+        ((image, "--std=a,b,c"), {}, 2, "--std=a,b,c must be numbers"),
+        ((image, "--image_size=99", "--resize=50"), {}, 2, "resize is 50, less than image_size 99"),
+        ((image, "--format=npz"), {}, 2, "--format=npz is no text: name a file with --output"),
+        ((image, "--format=parquet"), {}, 2, "--format=parquet is no text: name a file"),
+        ((image, "--logits"), {}, 2, "--logits needs --format=csv, jsonl, npz or parquet"),
+        ((image, "--output="), {}, 2, "--output is empty"),
+        ((image, f"--output={tmp_path}/there.csv"), {}, 2, "there.csv is there already"),
+        ((image, "--output=not/there.csv"), {}, 2, "cannot be written (No such file or directory)"),
+    ]:
+        done = predict(*arguments, **options)
+        assert message in done.check_refused(code)
+        assert not done.out
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_list_is_read_and_whoever_stops_reading_ends_it_quietly(runs, root):
+    command = f"{sys.executable} -m rrd_jax.predict --workdir={runs['none'][1]} --batch_size=1 -"
+    shell = (
+        f"find {root}/test -type f -print0 | sort -z | {command} | head -1; echo ${{PIPESTATUS[@]}}"
+    )
+    env = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent.parent)}
+    env.pop("TF_CPP_MIN_LOG_LEVEL", None)  # JAX sets it for this process
+    done = subprocess.run(["bash", "-c", shell], env=env, cwd=root, capture_output=True, text=True)
+    line, codes = done.stdout.splitlines()
+    assert line.startswith(f"{root}/test/a,b/0.jpeg: ")
+    assert (codes, done.stderr) == ("0 0 141 0", "")
+
+
+def test_neighbours_are_scikit_learns_and_never_the_image_itself(predict, runs, root, tmp_path):
+    neighbors = pytest.importorskip("sklearn.neighbors")
+    asked, count, size = library.load(runs["none"][1]), 3, 60
+    result = asked.predict(root / "test", batch_size=7)
+    model = neighbors.NearestNeighbors(n_neighbors=count + 1, metric="cosine")
+    distances, places = model.fit(result.embeddings).kneighbors(result.embeddings)
+    output, picture = tmp_path / "near.jsonl", tmp_path / "near.png"
+    more = ("--format=jsonl", f"--output={output}", f"--picture={picture}", "--batch_size=7")
+    done = predict("test", f"--neighbours={root / 'test'}", f"--top={count}", *more)
+    assert done.code == 0, done.err
+    assert "student and teacher have" in done.err
+    with PIL.Image.open(picture) as drawn:
+        assert drawn.size[0] > 400
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    found = {os.path.relpath(row["file"], root): row["neighbours"] for row in rows}
+    assert len(found) == size
+    for file, row, near in zip(result.files, distances, places, strict=True):
+        assert file == result.files[near[0]] or row[1] < 1e-6  # itself, or its twin
+        neighbours = found[os.path.relpath(file, root)]
+        cosines = [neighbour["cosine"] for neighbour in neighbours]
+        np.testing.assert_allclose(cosines, 1 - row[1:], atol=1e-5)
+        assert file not in {os.path.join(root, neighbour["file"]) for neighbour in neighbours}
+
+
+def test_neighbours_of_few_images_are_a_line_each_and_a_table(predict):
+    query = "test/a,b/0.jpeg"
+    folder = "test/a,b/1.jpeg", query, "test/a,b/2.png"
+    done = predict(*folder, f"--neighbours={query}", "--top=5")
+    assert done.code == 0, done.err
+    assert re.fullmatch(r"test/a,b/0\.jpeg: (test/a,b/[12]\.\w+ -?[01]\.\d{4}(, )?){2}\n", done.out)
+    table = list(
+        csv.reader(predict(*folder, f"--neighbours={query}", "--format=csv").out.splitlines())
+    )
+    assert table[0] == ["file", "neighbour_1", "cosine_1", "neighbour_2", "cosine_2"]
+    assert table[1][0] == query
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--picture=x.png"], "name images with --neighbours too"),
+        (
+            ["--neighbours=test", "--picture=x.jpg"],
+            "--picture=x.jpg must end in .png, .svg or .pdf",
+        ),
+        (["--neighbours=test", "--picture=no/x.png"], "there is no no"),
+        (["--neighbours=test", "--labels"], "--labels is not for --neighbours"),
+        (["--neighbours=test", "--format=npz", "--output=x"], "needs --format=text, csv or jsonl"),
+        (["--neighbours=nowhere"], "nowhere"),
+    ],
+)
+def test_flags_of_neighbours_that_do_not_fit_are_a_line(predict, flags, message):
+    done = predict("test", *flags)
+    assert done.code == 2
+    assert message in done.err
+    assert len(done.err.strip().splitlines()) == 1

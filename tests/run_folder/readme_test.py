@@ -1,0 +1,135 @@
+import dataclasses
+
+import pytest
+
+from rrd_jax.data.about import About, Preprocessing
+from rrd_jax.jobs import card
+from rrd_jax.run_folder import readme
+from tests.exports import made
+
+_START = {
+    "command": "python -m rrd_jax.main --workdir=/home/me/runs/a '--x=gs://bucket/dir/b' ~/c/d.pth",
+    "host": "my-secret-host",
+    "version": "0.1.0",
+}
+_TEACHER = {"model": "resnet8x4", "checkpoint": "/home/me/runs/teacher", "digest": "abc"}
+_ABOUT = About(
+    "resnet8",
+    len(made.NAMES),
+    class_names=made.NAMES,
+    preprocessing=Preprocessing(32, 3, (0.4, 0.5, 0.6), (0.2, 0.2, 0.2), 36),
+    training={
+        "dataset": "digits/2.0.0",
+        "parameters": 1234,
+        "objectives": {"ce": 1.0, "rrd": 0.5},
+        "teachers": [_TEACHER],
+        "start": _START,
+    },
+    metrics={"top1": 96.5, "top5": 100.0, "epoch": 3},
+)
+
+
+def test_a_model_card_says_what_the_network_is(tmp_path):
+    readme.write(tmp_path, _ABOUT)
+    text = (tmp_path / "README.md").read_text()
+    for said in (
+        "`resnet8`, 1,234 parameters, 8 classes",
+        "| top-1 | 96.50 % |",
+        "32x32 pixels, RGB; short side scaled to 36 pixels, then the centre cut out",
+        "mean 0.4, 0.5, 0.6 and std 0.2, 0.2, 0.2",
+        "`resnet8x4` from `teacher`, weights `abc`",
+        "--workdir=a '--x=gs://bucket/dir/b' d.pth`",
+        "0 a, b\n",
+        "5 h\\ni: j\n",
+    ):
+        assert said in text
+    for secret in ("my-secret-host", "/home", "\x1b"):
+        assert secret not in text
+
+
+def _front_matter(text):
+    yaml = pytest.importorskip("yaml")
+    return yaml.safe_load(text.split("\n---\n")[0].removeprefix("---\n"))
+
+
+@pytest.mark.parametrize("name", [*made.NAMES, "my_nets:Net", "\u2028\x85\ufeff\x7f'\\"])
+def test_its_front_matter_is_yaml_whatever_names_hold(name):
+    training = {"dataset": f"{name}/1"}
+    about = dataclasses.replace(_ABOUT, model=name, training=training, class_names=())
+    found = _front_matter(readme.render(name, about, timm=True))
+    assert found["library_name"] == "timm"
+    assert found["pipeline_tag"] == "image-classification"
+    result = found["model-index"][0]
+    assert result["name"] == name.encode("utf-8", "replace").decode()
+    assert result["results"][0]["metrics"][0]["value"] == 0.965
+
+
+def test_hugging_faces_library_reads_it(tmp_path):
+    hub = pytest.importorskip("huggingface_hub")
+    readme.write(tmp_path, _ABOUT, timm=True)
+    card = hub.ModelCard.load(tmp_path / "README.md")
+    assert card.data.library_name == "timm"
+    assert card.data.datasets == ["digits"]
+    (figure,) = card.data.eval_results
+    assert (figure.dataset_name, figure.metric_value) == ("digits/2.0.0", 0.965)
+    assert "## Classes" in card.text
+
+
+def test_little_is_known_of_some():
+    text = readme.render("f", About("my_nets:Net", 3))
+    assert _front_matter(text)["library_name"] == "rrd_jax"
+    assert "3 classes" in text
+    assert "## Training" not in text
+    assert "## Images" not in text
+
+
+def test_a_readme_of_somebody_else_is_left_alone(tmp_path):
+    path = tmp_path / "README.md"
+    readme.write(tmp_path, _ABOUT)
+    first = path.read_text()
+    readme.write(tmp_path, dataclasses.replace(_ABOUT, metrics={"top1": 1.0}))
+    assert "1.00 %" in path.read_text()
+    for own in ("# Mine\n", first.replace(readme._MARK, ""), "---\na: b\n---\nText"):
+        path.write_text(own)
+        readme.write(tmp_path, _ABOUT)
+        assert path.read_text() == own
+    path.write_bytes(b"\xff\xfe")
+    readme.write(tmp_path, _ABOUT)
+    assert path.read_bytes() == b"\xff\xfe"
+    path.unlink()
+    path.mkdir()
+    readme.write(tmp_path, _ABOUT)
+    assert path.is_dir()
+
+
+def test_data_are_named_without_their_folder():
+    for before in ("/home/me/", "hf:/home/me/", "~/"):
+        about = dataclasses.replace(_ABOUT, training={"dataset": f"{before}pets 12ab"})
+        text = readme.render("f", about)
+        assert "pets 12ab`" in text
+        assert "me/" not in text
+        assert _front_matter(text)["datasets"] == ["pets"]
+
+
+def test_what_is_public_lacks_the_machine():
+    public = readme.public(_ABOUT)
+    assert "host" not in public.training["start"]
+    assert public.training["teachers"] == [{**_TEACHER, "checkpoint": "teacher"}]
+    assert readme.public(public) == public
+    assert readme.public(About("a", 2)) == About("a", 2)
+
+
+def test_a_run_keeps_its_card_once_it_was_tested(tmp_path):
+    card.write(tmp_path, dataclasses.replace(_ABOUT, metrics={}).to_json())
+    assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
+    card.write(tmp_path, _ABOUT.to_json())
+    assert "| top-1 | 96.50 % |" in (tmp_path / "README.md").read_text()
+
+
+def test_a_run_goes_on_where_its_card_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "model.json").mkdir()
+    card.write(tmp_path, _ABOUT.to_json())
+    assert "(Is a directory); they hold it too, and the run goes on" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
+    card.write(tmp_path / "gone", _ABOUT.to_json())
+    assert "(No such file or directory)" in capsys.readouterr().out

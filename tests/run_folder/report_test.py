@@ -1,0 +1,163 @@
+import json
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from rrd_jax.run_folder import report
+from tests.screen import Screen
+
+
+def _row(epoch, **more):
+    return {
+        "epoch": epoch,
+        "step": epoch * 10,
+        "learning_rate": 0.05,
+        "train/loss": 1.0 / epoch,
+        "train/loss/ce": 0.5,
+        "train/top1": 50.0,
+        "test/top1": 60.0 + epoch,
+        "test/loss": 0.7,
+        "best/top1": 70.0,
+        "best/epoch": 1,
+        **report.speeds(12.34, 100, 1e9, 0),
+        **more,
+    }
+
+
+def _write(folder, epochs, step=0):
+    with report.Report(folder, "student", step) as out:
+        for epoch in epochs:
+            out.row(_row(epoch), 5)
+
+
+def _rows(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_rows_reach_the_file_tensorboard_and_the_console(tmp_path, capsys):
+    _write(tmp_path, [1, 2])
+    assert _rows(tmp_path) == [_row(1), _row(2)]
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    found = [(event.step, event.value) for event in events.Scalars("test/top1")]
+    assert found == [(10, 61.0), (20, 62.0)]
+    out = capsys.readouterr().out
+    assert "[student] epoch   2/5  test top-1  62.00  best 70.00 (1)" in out
+    assert "ce 0.5" in out
+
+
+@pytest.mark.parametrize("tail", ["", '{"epoch": 3, "st'])
+def test_a_second_start_drops_the_rows_after_its_checkpoint(tmp_path, tail):
+    _write(tmp_path, [1, 2, 3])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(tail)
+    _write(tmp_path, [3, 4], step=20)
+    assert [row["epoch"] for row in _rows(tmp_path)] == [1, 2, 3, 4]
+
+
+_GARBLED = [
+    b"\x00\xff\xfe binary",
+    b'{"epoch": 2, "step": 20',
+    b'{"epoch": 2}',
+    b"[1, 2]",
+    b"null",
+    b"7",
+    b'{"epoch": 2, "step": "20"}',
+    b'{"epoch": 2, "step": true}',
+    b'{"epoch": 2, "step": 20, "test/top1": {}}',
+    b"[" * 100_000,
+    b'{"step": ' + b"9" * 5000 + b"}",
+]
+
+
+@pytest.mark.parametrize("line", _GARBLED, ids=range(len(_GARBLED)))
+def test_a_garbled_line_loses_that_line_only_and_is_said(line, tmp_path, capsys):
+    _write(tmp_path, [1, 2, 3])
+    lines = (tmp_path / "metrics.jsonl").read_bytes().split(b"\n")
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([lines[0], line, *lines[2:]]))
+    _write(tmp_path, [4], step=30)
+    assert [row["epoch"] for row in _rows(tmp_path)] == [1, 3, 4]
+    assert "warning: 1 of 3 lines of" in capsys.readouterr().out
+
+
+def _progress(out):
+    out.progress(1.5, 5, 0.0125, 1234.5, 65, {"loss": 2.0, "loss/ce": 1.25})
+
+
+def test_progress_names_epoch_speed_time_left_and_terms(tmp_path, monkeypatch):
+    screen = Screen(monkeypatch, columns=100)
+    with report.Report(tmp_path, "student") as out:
+        _progress(out)
+        assert screen.lines() == [
+            "[student] epoch 1.50/5  1:05 left  loss 2  1,234 images/s  lr 0.0125  ce 1.25"
+        ]
+    assert screen.lines() == []
+
+
+@pytest.mark.parametrize("columns", [20, 60, 80])
+def test_on_a_terminal_nothing_is_wider_than_it_and_progress_leaves_nothing(
+    tmp_path, monkeypatch, columns
+):
+    screen = Screen(monkeypatch, columns)
+    with report.Report(tmp_path, "distilled, rrd+kd") as out:
+        out.start(["resnet8, 77,754 parameters, loss 1 ce, 5 epochs of 10 steps"], 10, 10)
+        _progress(out)
+        screen.columns = columns - 8  # somebody makes the window smaller
+        _progress(out)
+        out.row(_row(2), 5)
+    *_, last = screen.lines()
+    assert "epoch   2/5" in last or columns == 20
+    assert not [line for line in screen.lines() if "1.50" in line or "compiled" in line]
+    assert max(map(len, screen.lines())) <= columns
+
+
+def test_a_log_file_gets_a_line_an_epoch_and_one_now_and_then_within_long_ones(
+    tmp_path, capsys, monkeypatch
+):
+    with report.Report(tmp_path, "student") as out:
+        for _ in range(3):
+            _progress(out)
+        out.row(_row(1), 5)
+        assert capsys.readouterr().out.count("\n") == 1
+        monkeypatch.setattr(report, "_QUIET_SECONDS", 0.0)
+        _progress(out)
+        assert "epoch 1.50/5" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (125, "2:05"), (3723, "1:02:03")]
+)
+def test_durations(seconds, text):
+    assert report.duration(seconds) == text
+
+
+def test_tables_are_markdown_and_aligned():
+    lines = report.table(["a", "long"], [["wide cell", "1"]]).split("\n")
+    assert lines == [
+        "| a         | long |",
+        "|-----------|------|",
+        "| wide cell | 1    |",
+    ]
+
+
+def test_the_clock_counts_earlier_starts_and_steps_since_the_mark():
+    clock = report.Clock(before=100.0, step=5)
+    assert clock.total() >= 100.0
+    clock.mark(7)
+    assert clock.rate(7) == 0
+    assert clock.rate(9) > 0
+    assert clock.left(10, 10) == 0
+
+
+def test_the_clock_counts_what_steps_wait_for_images(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
+    clock = report.Clock(0.0, 0)
+    clock.wait(0.5)
+    now[0] += 2
+    assert clock.waits() == 0.25
+    assert report.speeds(1, 8, 1, 0, clock.waits())["input_wait_percent"] == 25
+    assert "input_wait_percent" not in report.speeds(1, 8, 1, 0)
+    assert report.speeds(1, 8, 1, 0, start=2.5)["start_seconds"] == 2.5
+    clock.mark(3)
+    now[0] += 1
+    assert clock.waits() == 0

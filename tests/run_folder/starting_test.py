@@ -1,0 +1,47 @@
+"""How long a command takes to its first training step."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+from rrd_jax.run_folder import starting
+
+
+def test_seconds_are_counted_from_the_start_of_the_process(monkeypatch):
+    code = (
+        "import time; time.sleep(0.5)\nfrom rrd_jax.run_folder import starting\nstarting.begin()\n"
+        "starting.phase('imports'); print(starting.end()['imports'])"
+    )
+    began = time.monotonic()
+    said = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert 0.5 < float(said) < time.monotonic() - began + 0.02  # the system counts in hundredths
+
+
+def test_the_phases_add_up_and_are_told_once(monkeypatch):
+    clock = iter([10.0, 11.0, 13.5, 14.0])
+    monkeypatch.setattr(starting, "_age", lambda: 2.0)
+    monkeypatch.setattr(starting.time, "monotonic", lambda: next(clock))
+    starting.begin()
+    for name in ("imports", "checks", "imports"):
+        starting.phase(name)
+    spent = starting.end()
+    assert spent == {"imports": 3.5, "checks": 2.5}
+    assert starting.described(spent) == "first step after 6.0 s: imports 3.5, checks 2.5"
+    assert starting.end() is None
+    starting.phase("more")  # of a program that counts nothing
+    assert not starting.counts()
+
+
+def test_a_command_says_when_its_first_step_was_made(commands, tmp_path):
+    config = "--config=configs/digits.py:smoke,resnet8,ce"
+    done = commands.run(config, f"--workdir={tmp_path}")
+    assert done.code == 0, done.err
+    (line,) = [line for line in done.out.splitlines() if "first step" in line]
+    phases = re.findall(r"(\w+) [\d.]+", line.partition("s: ")[2])
+    assert phases == ["imports", "checks", "data", "state", "compiling", "step"]
+    first, *later = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    total = float(re.search(r"after ([\d.]+) s", line)[1])
+    assert abs(first["start_seconds"] - total) < 0.06
+    assert not [row for row in later if "start_seconds" in row]

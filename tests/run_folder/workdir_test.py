@@ -1,0 +1,151 @@
+"""A run's folder: what it keeps, what may change between two starts, what is said of damage."""
+
+import errno
+import fcntl
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from rrd_jax import __version__, checkpoints, errors
+from rrd_jax.run_folder import workdir
+from tests import launch
+
+_PAIR = "smoke,tiny-tiny"
+_CONFIG = {"seed": 0, "train": {"epochs": 2}, "teacher": [{"model": "tiny"}]}
+
+
+def _claim(folder, config=_CONFIG, **options):
+    with workdir.claim(folder, config, free=["train.workers"], **options) as before:
+        return before
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A folder of a run that has a checkpoint."""
+    _claim(tmp_path)
+    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
+    return tmp_path
+
+
+def test_config_json_says_where_the_numbers_come_from(begun):
+    assert _claim(begun) == _CONFIG  # fields alone
+    content = json.loads((begun / "config.json").read_text())
+    starts = content.pop("starts")
+    assert content == _CONFIG
+    for start in (starts["first"], starts["latest"]):
+        assert start["version"] == __version__
+        assert start["command"].startswith("python ")
+        assert start["date"].endswith("+00:00")
+        assert start["devices"] == f"{jax.device_count()} cpu cpu"
+        assert start["libraries"]["jax"] == jax.__version__
+        assert {"flax", "optax", "orbax-checkpoint"} <= set(start["libraries"])
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"seed": ', "Expecting value"),
+        ("null", "it holds None, and no fields"),
+        ("[1, 2]", r"it holds \[1, 2\], and no fields"),
+        ("[" * 100_000, "recursion|nest"),
+        ("\udcff", "decode"),
+    ],
+)
+def test_a_damaged_config_file_says_how_to_go_on(content, reason, begun):
+    (begun / "config.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(errors.InputError, match=f"config.json is damaged .*{reason}.*; delete it"):
+        _claim(begun)
+
+
+def test_another_config_is_refused_with_a_few_fields_and_the_version(begun):
+    path = begun / "config.json"
+    content = json.loads(path.read_text())
+    content["starts"]["latest"]["version"] = "9.0.0"
+    path.write_text(json.dumps(content | {f"new{i}": "x" * 200 for i in range(20)}))
+    with pytest.raises(errors.InputError) as caught:
+        _claim(begun, _CONFIG | {"seed": 1})
+    text = str(caught.value)
+    assert "new0 xxx" in text
+    assert "and 13 more" in text
+    assert f"written by rrd_jax 9.0.0, where this is {__version__}" in text
+    assert len(text) < 1500
+
+
+def test_fields_of_a_later_version_take_their_defaults_and_are_said(begun, capsys):
+    later = _CONFIG | {"train": {"epochs": 2, "ema": 0.0}}
+    assert _claim(begun, later, defaults={"train": {"ema": 0.0}}) == _CONFIG
+    assert "train.ema 0.0" in capsys.readouterr().out
+    with pytest.raises(errors.InputError, match=r"train.grow absent there, 3 here"):
+        _claim(begun, _CONFIG | {"train": {"epochs": 2, "grow": 3}})
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path):
+    (tmp_path / "file").write_text("text")
+    for path in ("file", "file/below"):
+        with pytest.raises(errors.InputError, match="file is a file; remove it, or pass another"):
+            _claim(tmp_path / path)
+    (tmp_path / "run" / "config.json").mkdir(parents=True)
+    with pytest.raises(errors.InputError, match="config.json is a folder"):
+        _claim(tmp_path / "run")
+    with pytest.raises(errors.InputError, match="null"):
+        _claim(tmp_path / "a\0b")
+
+
+def test_the_checkpoints_of_a_run_are_no_workdir(tmp_path):
+    weights = {"params": {"w": np.ones(2, np.float32)}, "batch_stats": {}}
+    checkpoints.save_network(tmp_path, weights, {"epoch": 1})
+    for name in ("checkpoints", "checkpoints/0", "checkpoints/other"):
+        refused = pytest.raises(errors.InputError, match="lies in the checkpoints of a run")
+        with refused, workdir.claim(tmp_path / name, {}, free=()):
+            pass
+
+
+def test_a_disk_that_takes_nothing_is_no_mistake_of_the_user(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(workdir.report, "write_json", full)
+    with pytest.raises(errors.DiskError, match="cannot be used: No space left on device"):
+        _claim(tmp_path)
+
+
+def test_a_file_system_without_locks_is_warned_about(tmp_path, monkeypatch, capsys):
+    def no_locks(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    _claim(tmp_path)
+    assert "cannot be locked (No locks available)" in capsys.readouterr().out
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("one_device", "tiny_network")
+def test_a_run_grows_to_the_bits_of_one_that_was_as_long_from_its_start(tmp_path, capsys):
+    fields = {"optimizer.schedule": "constant", "teacher.epochs": None}
+    short, long = (launch.digits(_PAIR, **fields, **{"train.epochs": n}) for n in (1, 2))
+    launch.run(short, tmp_path / "grown")
+    capsys.readouterr()
+    results = launch.run(long, tmp_path / "grown")
+    said = capsys.readouterr().out
+    assert "train.epochs 2, before 1" in said
+    assert "grows from 1 epochs to 2, exactly" in said
+    assert "stays as it was trained, with 1 epochs" in said
+    assert [result.label for result in results] == ["teacher", "distilled, rrd+kd"]
+    whole = launch.digits(_PAIR, **fields | {"train.epochs": 2, "teacher.epochs": 1})
+    launch.run(whole, tmp_path / "whole")
+    assert launch.rows(tmp_path / "grown") == launch.rows(tmp_path / "whole")
+    assert launch.digests(tmp_path / "grown", 6) == launch.digests(tmp_path / "whole", 6)
+    with pytest.raises(errors.InputError, match=r"train.epochs 2 there, 1 here"):
+        launch.run(short, tmp_path / "grown")
+
+
+@pytest.mark.usefixtures("one_device", "tiny_network")
+@pytest.mark.long
+def test_a_run_whose_rates_depend_on_its_length_is_another_when_it_grows(tmp_path, capsys):
+    fields = {"optimizer.schedule": "cosine"}
+    for epochs in (1, 2):
+        launch.run(launch.digits("smoke,tiny,ce", **fields, **{"train.epochs": epochs}), tmp_path)
+    said = capsys.readouterr().out
+    assert "learning rates so far are those of 1: another run than 2 epochs from the start" in said

@@ -1,0 +1,214 @@
+"""Jobs whose teacher has no classifier: a file of a backbone alone."""
+
+import json
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import rrd_jax
+from rrd_jax import errors, networks
+from rrd_jax.config import parse
+from rrd_jax.jobs import job
+from rrd_jax.library import teachers
+from rrd_jax.teacher import frozen
+from rrd_jax.weights import files, to_torch
+from tests import launch
+
+pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_teacher, tmp_path_factory):
+    """A file of the weights of a teacher, but for its classifier."""
+    variables, _ = files.load(tiny_teacher, "tiny")
+    entries = to_torch("tiny", variables)
+    path = tmp_path_factory.mktemp("backbone") / "model.safetensors"
+    kept = {n: v for n, v in entries.items() if v.ndim and not n.startswith("fc.")}
+    save_file(kept, path)
+    return path
+
+
+def _config(method, backbone, **fields):
+    path = {"teacher.checkpoint": str(backbone)}
+    return launch.digits(f"smoke,tiny-tiny,{method}", **path, **fields)
+
+
+@pytest.mark.long
+def test_relations_are_learned_cached_and_live_alike(backbone, tmp_path, capsys):
+    rows = []
+    for cache in ("on", "off"):
+        results = launch.run(
+            _config("rrd+rkd", backbone, **{"teacher.cache": cache}), tmp_path / cache
+        )
+        assert [(result.label, result.agreement) for result in results] == [
+            ("distilled, rrd+rkd", None)
+        ]
+        rows.append(launch.rows(tmp_path / cache))
+    assert "has no classifier: what it makes of images is compared alone" in capsys.readouterr().out
+    for on, off in zip(*rows, strict=True):
+        assert on.keys() == off.keys()
+        assert not any("agreement" in name for name in on)
+        for name, value in on.items():
+            assert value == pytest.approx(off[name], rel=1e-4, abs=1e-5), name
+
+
+@pytest.mark.parametrize("method", ["kd", "dkd+rrd", "simkd"])
+def test_objectives_on_logits_are_refused_before_anything_costly(backbone, tmp_path, method):
+    with pytest.raises(errors.InputError, match=r"no classifier, and .*kd would compare.*probe"):
+        launch.run(_config(method, backbone), tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.long
+def test_a_users_objective_is_refused_only_if_it_reads_logits(backbone, tmp_path):
+    config = _config("rrd", backbone)
+
+    def on_embeddings(student, teacher, batch):
+        return ((student.embedding - teacher.embedding) ** 2).sum(1)
+
+    def on_logits(student, teacher, batch):
+        return ((student.logits - teacher.logits) ** 2).sum(1)
+
+    rrd_jax.distill(config, tmp_path / "a", objectives={"near": (1.0, on_embeddings)})
+    with pytest.raises(errors.InputError, match=r"'near' reads teacher\.logits"):
+        rrd_jax.distill(config, tmp_path / "b", objectives={"near": (1.0, on_logits)})
+
+
+def test_a_probe_gives_logits_and_is_kept(backbone, tmp_path, capsys, monkeypatch):
+    config = _config("kd+rrd", backbone, **{"teacher.probe": True})
+    first = launch.run(config, tmp_path)
+    assert [result.label for result in first] == ["teacher, linear probe", "distilled, kd+rrd"]
+    assert first[-1].agreement is not None
+    assert "[teacher] linear probe: " in capsys.readouterr().out
+    assert len([path for path in (tmp_path / "teacher.probe").iterdir() if path.is_dir()]) == 1
+    assert launch.run(config, tmp_path)[0].top1 == first[0].top1
+    assert "its linear probe is read from" in capsys.readouterr().out
+    about = json.loads((tmp_path / "model.json").read_text())
+    assert about["training"]["teachers"][0]["classifier"] == "linear probe"
+    _check_asked_alone(config, tmp_path)
+
+
+def _check_asked_alone(config, folder):
+    """A teacher that is loaded from a run predicts what it did in it."""
+    plan = parse(config)
+    setting = job.prepare(plan.student)
+    _, teacher = job.get_teacher(plan, folder, setting)
+    images = setting.dataset.test.images
+    loaded = teachers.load_single(folder, teachers.teachers_of(folder)[0])
+    guesses = np.argmax(loaded(images).logits, axis=1)
+    assert (guesses == teacher.predictions["prediction"]).all()
+
+
+@pytest.mark.long
+def test_class_vectors_give_logits_and_images_are_the_teachers_own(backbone, tmp_path, capsys):
+    vectors = np.random.default_rng(0).normal(size=(10, 16)).astype(np.float32)
+    np.save(tmp_path / "v.npy", vectors)
+    fields = {
+        "teacher.class_vectors": str(tmp_path / "v.npy"),
+        "teacher.image_size": 12,
+        "teacher.mean": (0.5,),
+        "teacher.std": (0.25,),
+    }
+    config = _config("kd", backbone, **fields)
+    results = launch.run(config, tmp_path / "run")
+    assert [result.label for result in results] == ["teacher, zero-shot", "distilled, kd"]
+    said = capsys.readouterr().out
+    assert "images in its own way: 12x12 pixels, bilinear from 8x8; mean 0.5, std 0.25" in said
+    _check_asked_alone(config, tmp_path / "run")
+
+
+def test_vectors_of_another_dimension_are_refused(backbone, tmp_path):
+    np.save(tmp_path / "v.npy", np.ones((10, 7), np.float32))
+    config = _config("kd", backbone, **{"teacher.class_vectors": str(tmp_path / "v.npy")})
+    with pytest.raises(errors.InputError, match="have 7 dimensions, but .* has 16, and it has no"):
+        launch.run(config, tmp_path / "run")
+    both = {"teacher.class_vectors": "v.npy", "teacher.probe": True}
+    with pytest.raises(errors.InputError, match="come from one of them"):
+        parse(_config("kd", backbone, **both))
+
+
+def test_vectors_of_the_classifiers_dimension_are_compared_behind_it(tiny_teacher, tmp_path):
+    """As CLIP's projection, which timm has as the classifier."""
+    np.save(tmp_path / "v.npy", np.eye(10, dtype=np.float32))
+    config = _config("kd", tiny_teacher, **{"teacher.class_vectors": str(tmp_path / "v.npy")})
+    plan = parse(config)
+    setting = job.prepare(plan.student)
+    (choice,), training = plan.teachers, plan.student.training
+    given = (choice.network, tiny_teacher, *setting, training)
+    projected, own = frozen.load(*given, teaching=choice.teaching), frozen.load(*given)
+    # The nearest of unit vectors is the largest logit.
+    assert (projected.predictions["prediction"] == own.predictions["prediction"]).all()
+
+
+def test_a_backbone_is_loaded_embeds_and_starts_a_student(backbone, tmp_path):
+    loaded = rrd_jax.load(backbone, network="tiny", mean=(0.3,), std=(0.4,), image_size=8)
+    images = np.zeros((3, 8, 8, 1), np.uint8)
+    assert loaded.num_classes == 0
+    assert loaded(images).logits == ()
+    assert loaded.embed(images).shape == (3, 16)
+    for ask in (loaded.predict, lambda images: rrd_jax.evaluate(loaded, (images, [0, 1, 2]))):
+        with pytest.raises(errors.InputError, match="no classifier"):
+            ask(images)
+    config = launch.digits("smoke,tiny", **{"student.checkpoint": str(backbone)})
+    launch.run(config, tmp_path / "tuned")
+    config.student.head = "keep"
+    with pytest.raises(errors.InputError, match="cannot be kept for 10 classes: there is none"):
+        launch.run(config, tmp_path / "kept")
+    with pytest.raises(errors.InputError, match="must be a whole number above 0"):
+        networks.create("my_nets:Net", 0)
+
+
+def test_a_probe_takes_the_place_of_a_classifier_of_other_classes(tiny_teacher, backbone, tmp_path):
+    variables, _ = files.load(tiny_teacher, "tiny")
+    entries = {n: v for n, v in to_torch("tiny", variables).items() if v.ndim}
+    entries |= {name: entries[name][:3] for name in ("fc.weight", "fc.bias")}
+    save_file(entries, tmp_path / "three.safetensors")
+    found = []
+    for path in (tmp_path / "three.safetensors", backbone):
+        plan = parse(_config("kd", path, **{"teacher.probe": True}))
+        setting = job.prepare(plan.student)
+        (choice,), training = plan.teachers, plan.student.training
+        teacher = frozen.load(choice.network, path, *setting, training, teaching=choice.teaching)
+        teacher = frozen.probed(teacher, choice.teaching, tmp_path, keep=False)
+        assert not (tmp_path / "teacher.probe").exists()
+        found.append(teacher.predictions)
+    for name, value in found[0].items():
+        np.testing.assert_array_equal(value, found[1][name])
+
+
+@pytest.mark.long
+def test_a_probed_teacher_is_cached_and_live_alike(backbone, tmp_path):
+    rows = []
+    for cache in ("on", "off"):
+        config = _config("rrd+kd", backbone, **{"teacher.cache": cache, "teacher.probe": True})
+        launch.run(config, tmp_path / cache)
+        rows.append(launch.rows(tmp_path / cache))
+    for on, off in zip(*rows, strict=True):
+        for name, value in on.items():
+            assert value == pytest.approx(off[name], rel=1e-3, abs=1e-4), name
+
+
+@pytest.mark.long
+def test_a_module_that_returns_an_embedding_alone_teaches(tmp_path):
+    class Embeds(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            return {"embedding": nn.Dense(6)(x.reshape(len(x), -1))}
+
+    images = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1), dtype=np.uint8)
+    split = images, np.arange(32) % 4
+    module = Embeds()
+    variables = module.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
+    given = {"student": "tiny", "train": split, "test": split, "epochs": 1, "batch_size": 16}
+    teacher = (module, variables)
+    result = rrd_jax.distill(teacher=teacher, objectives={"rrd": 1.0}, **given)
+    assert result.metrics["agreement"] is None
+    with pytest.raises(errors.InputError, match=r"kd.*teacher\.logits|no classifier"):
+        rrd_jax.distill(teacher=teacher, objectives={"kd": 1.0}, **given)
+    probed = {"fields": {"teacher.probe": True}, "objectives": {"kd": 1.0}}
+    assert rrd_jax.distill(teacher=teacher, **probed, **given).metrics["agreement"] is not None
+    with pytest.raises(errors.InputError, match="returns no logits"):
+        rrd_jax.train_teacher(module, split, split, epochs=1, batch_size=16)

@@ -1,0 +1,69 @@
+"""A job whose student has several teachers."""
+
+import json
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+import rrd_jax
+from rrd_jax import errors
+from rrd_jax.config import parse
+from rrd_jax.jobs import evaluate
+from tests import launch
+
+pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
+
+
+def _config():
+    config = launch.digits("smoke,tiny+tiny-tiny,rrd+kd+at")
+    config.teacher[0].weight, config.teacher[1].seed = 3.0, 1
+    return config
+
+
+@pytest.mark.long
+def test_two_teachers_are_trained_first_and_a_second_start_finds_them(tmp_path, capsys):
+    results = launch.run(_config(), tmp_path)
+    assert [result.label for result in results] == ["teacher", "teacher2", "distilled, rrd+kd+at"]
+    assert capsys.readouterr().out.count("at compares maps student - teacher:") == 1
+    rows = evaluate.run(parse(_config()), tmp_path)
+    assert [row["run"] for row in rows] == ["teacher", "teacher", "teachers", "student"]
+    kept = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["agreement"] == pytest.approx(kept[-1]["test/agreement"])
+    _check_heads(tmp_path)
+    again = _config()
+    again.teacher[1].checkpoint = str(tmp_path / "teacher2")  # where it is does not matter
+    assert launch.run(again, tmp_path)[-1] == results[-1]
+    again.teacher[1].weight = 2.0
+    with pytest.raises(errors.InputError, match=r"teacher\[1\].weight 1.0 there, 2.0 here"):
+        launch.run(again, tmp_path)
+
+
+def _check_heads(run):
+    """Each teacher's head can be kept behind the student's embedding."""
+    *_, state = sorted(run.glob("checkpoints/*/state"))
+    stored = ocp.PyTreeCheckpointer().restore(state)["params"]["objectives"]["rrd"]
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    bare = rrd_jax.load(run).embed(images)
+    for i in range(2):
+        layer = jax.tree.map(np.asarray, stored[f"teacher{i}"])
+        rows = bare @ layer["kernel"] + layer["bias"]
+        expected = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        kept = rrd_jax.load(run, head=f"rrd[{i}]").embed(images)
+        np.testing.assert_allclose(kept, expected, rtol=1e-4, atol=1e-5)
+    for name in ("rrd", "rrd[2]"):
+        with pytest.raises(errors.InputError, match=r"2 teachers.*'rrd\[0\]' to 'rrd\[1\]'"):
+            rrd_jax.load(run, head=name)
+
+
+def test_what_several_teachers_cannot_be_is_refused():
+    config = _config()
+    config.teacher[1].weight = -1.0
+    with pytest.raises(errors.InputError, match=r"teacher\[1\].weight is -1"):
+        parse(config)
+    with config.unlocked():
+        config.teacher[1].weight = 1.0
+        config.objectives.simkd = {"weight": 1.0}
+    with pytest.raises(errors.InputError, match="'simkd' takes over its teacher's classifier"):
+        parse(config)

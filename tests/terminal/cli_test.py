@@ -1,0 +1,211 @@
+"""How programs end: one line and a code, whatever happens."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from rrd_jax import errors
+from rrd_jax.config import explain
+from rrd_jax.terminal import cli
+
+
+def _ends(capsys, action, *arguments, **options):
+    """The exit code of what ends a program, and the lines on standard error."""
+    with pytest.raises(SystemExit) as end:
+        action(*arguments, **options)
+    return end.value.code, capsys.readouterr().err.splitlines()
+
+
+def _raiser(error):
+    def job():
+        raise error
+
+    return job
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.InputError("x"), 2),
+        (FileNotFoundError(2, "No such file", "x"), 2),
+        (errors.DivergedError("x"), 3),
+        (errors.UnavailableError("x"), 69),
+        (errors.DiskError("x"), 74),
+        (errors.PreemptedError("x"), 75),
+        (errors.LostError("x"), 75),
+        (KeyboardInterrupt("x"), 130),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else str(value),
+)
+def test_each_kind_of_error_is_one_line_and_its_code(capsys, error, code):
+    ended, (line,) = _ends(capsys, cli.guard, _raiser(error))
+    assert ended == code
+    assert line.startswith("error: ")
+    assert "x" in line
+
+
+def test_ctrl_c_says_what_is_kept(capsys):
+    assert _ends(capsys, cli.guard, _raiser(KeyboardInterrupt()), "half is there") == (
+        130,
+        ["error: half is there"],
+    )
+
+
+def test_whoever_stops_reading_ends_the_program_without_a_word(capsys):
+    assert _ends(capsys, cli.guard, _raiser(errors.UnreadError())) == (141, [])
+
+
+def test_an_error_nobody_foresaw_is_two_lines_and_its_traceback_is_kept(capsys, tmp_path):
+    def job():
+        return cli.guard(folder=0, nonsense=1)
+
+    code, lines = _ends(capsys, cli.guard, job, folder=lambda: tmp_path)
+    (kept,) = tmp_path.glob("crash-*.txt")
+    assert code == 70
+    assert lines[0].startswith("error: TypeError: guard() got an unexpected keyword argument")
+    assert lines[1].endswith(str(kept))
+    assert "Traceback" in kept.read_text()
+
+
+def test_it_is_kept_elsewhere_where_there_is_no_workdir(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    for folder in (None, lambda: tmp_path / "missing", _raiser(ValueError())):
+        _, lines = _ends(capsys, cli.guard, _raiser(RuntimeError("oh\ndear")), folder=folder)
+        assert lines[0] == "error: RuntimeError: oh"
+        assert lines[1].endswith(f"{os.getpid()}.txt")
+    assert list(tmp_path.glob("crash-*.txt"))
+
+
+def test_what_libraries_warn_of_is_not_shown(capfd):
+    with warnings.catch_warnings():
+        cli.guard(lambda: warnings.warn("use something newer", DeprecationWarning, stacklevel=1))
+    assert capfd.readouterr() == ("", "")
+
+
+_CONFIGS = {
+    "raise RuntimeError('oh')": "line 1: RuntimeError: oh",
+    "import not_there_at_all": "line 1: ModuleNotFoundError: No module named 'not_there_at_all'",
+    "x = (": "line 1: SyntaxError: '(' was never closed",
+    "import sys\nsys.exit(3)": "line 2: SystemExit: 3",
+    "x = 1": "it must define get_config",
+    "def get_config(a=''):\n  return {}['k']": "line 2: KeyError: k",
+    "def get_config(a=''):\n  return int('x')": "line 2: ValueError: invalid literal",
+    "def get_config(a=''):\n  open('/not/there')": "line 2: FileNotFoundError",
+    "def get_config(a=''):\n  b'\\xff'.decode()": "line 2: UnicodeDecodeError",
+    "def get_config(a, b):\n  pass": "TypeError: get_config() missing 2 required",
+    "def get_config(a=''):\n  pass": "returns NoneType, but must return",
+    "def get_config(a=''):\n  return {'a': 1}": "returns dict, but must return",
+    "\0": "is not a Python file that can be read",
+}
+
+
+def _parse(monkeypatch, *arguments):
+    argv = ["main", *map(str, arguments)]
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    monkeypatch.setattr(flags, "FLAGS", values)
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)  # the file of the test before
+    cli.parse_flags(argv, config, explain)
+
+
+@pytest.mark.parametrize("text", _CONFIGS)
+@pytest.mark.parametrize("override", [(), ("--config.a=1",)], ids=["", "override"])
+def test_what_is_wrong_with_a_config_file_is_one_line_with_its_place(
+    capsys, monkeypatch, tmp_path, text, override
+):
+    path = tmp_path / "my.py"
+    path.write_text(text)
+    code, (line,) = _ends(capsys, _parse, monkeypatch, f"--config={path}", *override)
+    assert code == 1
+    assert str(path) in line
+    assert _CONFIGS[text] in line
+
+
+@pytest.mark.parametrize("name", ["", "missing.py", "."])
+def test_a_config_file_that_is_none_is_named(capsys, monkeypatch, name):
+    code, (line,) = _ends(capsys, _parse, monkeypatch, f"--config={name}")
+    assert code == 1
+    assert f"--config={name} " in line
+    assert "for example --config=configs/digits.py" in line
+
+
+def test_an_error_of_ours_in_a_config_file_speaks_for_itself(capsys, monkeypatch, tmp_path):
+    path = tmp_path / "my.py"
+    path.write_text("from rrd_jax import errors\nraise errors.InputError('which method?')")
+    assert _ends(capsys, _parse, monkeypatch, f"--config={path}") == (1, ["error: which method?"])
+
+
+def _start(*arguments, **options):
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--helpshort", "--helpfull"])
+def test_help_is_an_answer_and_waits_for_neither_jax_nor_the_config(flag):
+    program = (
+        "import runpy, sys\n"
+        "try:\n"
+        "    runpy.run_module('rrd_jax.main', run_name='__main__', alter_sys=True)\n"
+        "finally:\n"
+        "    assert 'jax' not in sys.modules\n"
+    )
+    command = [sys.executable, "-c", program, "--config=missing.py", flag]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--workdir: Where checkpoints and figures go." in done.stdout
+    assert ("--verbosity" in done.stdout) == (flag == "--helpfull")
+
+
+def test_a_full_disk_and_closed_streams_are_no_traceback():
+    with open("/dev/full", "w") as full:
+        program = _start("rrd_jax.main", "--help", stdout=full)
+        _, error = program.communicate()
+    assert program.returncode == 74
+    assert error.startswith("error: standard output takes nothing more (No space left")
+    shell = f"{sys.executable} -m rrd_jax.main --config=missing.py <&- >&- 2>&-"
+    assert subprocess.run(shell, shell=True).returncode == 1
+
+
+def test_a_listing_that_is_not_read_to_its_end_ends_quietly():
+    code = "from rrd_jax.terminal import cli; cli.guard(lambda: print('a line\\n' * 100_000))"
+    command = [sys.executable, "-c", code]
+    pipe = subprocess.PIPE
+    program = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+    program.stdout.readline()
+    program.stdout.close()
+    assert (program.wait(), program.stderr.read()) == (141, "")
+
+
+_STUBBORN = """
+import hashlib, sys
+from rrd_jax.terminal import cli
+def job():
+    print("begun", flush=True)
+    try:
+        while True:
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # lets no handler run, as a compiler
+    except KeyboardInterrupt:
+        print("never")
+cli.guard(job)
+"""
+
+
+def test_a_second_ctrl_c_ends_at_once_what_hears_no_signals():
+    command = [sys.executable, "-c", _STUBBORN]
+    program = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert program.stdout.readline() == "begun\n"
+    time.sleep(0.5)  # until it is within the call
+    program.send_signal(signal.SIGINT)
+    assert "another Ctrl-C ends it at once" in program.stderr.readline() + program.stderr.readline()
+    start = time.monotonic()
+    program.send_signal(signal.SIGINT)
+    assert program.wait() == 130
+    assert time.monotonic() - start < 10
+    assert "never" not in program.stdout.read()

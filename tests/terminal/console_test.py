@@ -1,0 +1,87 @@
+import io
+import os
+import sys
+
+import pytest
+
+from rrd_jax import errors
+from rrd_jax.terminal import console
+from tests.screen import Screen
+
+
+def test_a_warning_takes_the_place_of_the_progress_line(monkeypatch):
+    screen = Screen(monkeypatch, columns=40)
+    console.progress("run", ["epoch 1/2", "a" * 10])
+    console.warn("the queue is short")
+    assert screen.lines() == ["warning: the queue is short"]
+    assert "\x1b[33mwarning:\x1b[0m" in screen.text()
+
+
+def test_what_a_terminal_would_obey_is_shown(capsys):
+    name = "a\x1b[31m\r\x85\udcffb\nc \u00e9"
+    console.warn(name)
+    console.error(name)
+    out, err = capsys.readouterr()
+    assert out == "warning: a\\x1b[31m\\r\\x85\\udcffb\nc \u00e9\n"
+    assert err == out.replace("warning", "error")
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_there_are_no_colours_where_they_are_not_wanted(monkeypatch, name, value):
+    screen = Screen(monkeypatch, columns=40)
+    monkeypatch.setenv(name, value)
+    console.warn("doubtful")
+    assert screen.text() == "warning: doubtful\n"
+
+
+def test_nothing_but_plain_lines_reaches_a_log_file(capsys):
+    console.progress("run", ["epoch 1/2"])
+    console.warn("doubtful")
+    console.note("good to know")
+    console.print_row("run", ["a" * 100, "b" * 100])
+    console.print_table(["a", "b"], [["x" * 100, "1"]])
+    warning, note, row, *table = capsys.readouterr().out.splitlines()
+    assert (warning, note) == ("warning: doubtful", "note: good to know")
+    assert row == f"[run] {'a' * 100}  {'b' * 100}"
+    assert table[0].startswith("| a")
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (40, "[run] epoch 1/2  0:10 left  lr 0.1"),
+        (33, "[run] epoch 1/2  0:10 left"),
+        (12, "epoch 1/2"),
+        (4, "epoc"),
+    ],
+)
+def test_what_does_not_fit_is_left_out_the_least_important_first(columns, line):
+    assert console.fitted("run", ["epoch 1/2", "0:10 left", "lr 0.1"], columns) == line
+
+
+def test_long_lines_end_between_words_and_paths_stay_whole(monkeypatch):
+    screen, path = Screen(monkeypatch, columns=20), "/tmp/a/long/path/of/a/run"
+    console.say(f"what was kept of it lies in {path}")
+    assert path in screen.text()
+    assert all(len(line) <= 20 for line in screen.text().split() if line != path)
+
+
+class _Broken(io.StringIO):
+    def __init__(self, error):
+        super().__init__()
+        self._error = error
+
+    def write(self, text):
+        raise self._error
+
+    def fileno(self):
+        raise OSError
+
+
+def test_a_reader_that_left_and_a_full_disk_are_told_apart(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", _Broken(BrokenPipeError()))
+    with pytest.raises(errors.UnreadError):
+        console.say("to nobody")
+    monkeypatch.setattr(sys, "stdout", _Broken(OSError(28, os.strerror(28))))
+    with pytest.raises(errors.DiskError, match=r"standard output takes nothing more \(No space"):
+        console.say("to a full disk")

@@ -1,0 +1,91 @@
+"""What JAX and the host raise, as errors of ours."""
+
+import errno
+
+import jax
+import numpy as np
+import pytest
+
+from rrd_jax import errors, parallel
+from rrd_jax.parallel import devices, processes
+from rrd_jax.terminal import failures
+
+_XLA = jax.errors.JaxRuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (_XLA("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), errors.InputError, "remat"),
+        (_XLA("UNAVAILABLE: Task 1 heartbeat timeout"), errors.LostError, "same command"),
+        (_XLA("INTERNAL: CUDA error: unspecified\nmore"), errors.LostError, "CUDA error"),
+        (_XLA("UNKNOWN: Gloo AllGather failed"), errors.LostError, "Gloo"),
+        (RuntimeError("Unable to initialize backend 'x'"), errors.UnavailableError, "JAX_PLATF"),
+        (
+            _XLA(
+                'INTERNAL: CpuCallback error: T\n  File "my.py", line 4, in cb\nKeyError: 3\n----'
+            ),
+            errors.InputError,
+            r"KeyError: 3 \(my.py, line 4\)",
+        ),
+        (MemoryError("Unable to allocate 9 GiB"), errors.InputError, "9 GiB"),
+        (FloatingPointError("invalid value (nan)"), errors.DivergedError, "JAX_DEBUG_NANS"),
+        (OSError(errno.ENOSPC, "No space left on device", "f"), errors.DiskError, "No space"),
+    ],
+)
+def test_what_a_user_can_do_something_about_is_one_line_of_its_kind(error, kind, said):
+    with pytest.raises(kind, match=said) as caught, failures.translated():
+        raise error
+    assert type(caught.value) is kind
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        _XLA("INVALID_ARGUMENT: shapes"),
+        _XLA("INTERNAL: CpuCallback error: Traceback"),
+        RuntimeError("a bug"),
+        FileNotFoundError(errno.ENOENT, "No such file"),
+        errors.DivergedError("ours"),
+    ],
+)
+def test_bugs_and_errors_of_ours_stay_what_they_are(error):
+    with pytest.raises(type(error)) as caught, failures.translated():
+        raise error
+    assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Unable to initialize 'tpu'\nmore"), AssertionError()]
+)
+def test_a_platform_that_is_not_there_is_named_with_those_that_are(error, monkeypatch):
+    backend, asked = jax.default_backend, iter([error])
+
+    def default_backend():
+        for problem in asked:
+            raise problem
+        return backend()
+
+    monkeypatch.setattr(jax, "default_backend", default_backend)
+    monkeypatch.setattr(devices, "clear_backends", lambda: None)  # other tests have arrays there
+    before = jax.config.jax_platforms
+    with pytest.raises(errors.UnavailableError, match="there is cpu: unset") as caught:
+        parallel.check_platform()
+    assert jax.config.jax_platforms == before
+    assert "\n" not in str(caught.value)
+
+
+def test_processes_that_disagree_are_all_refused_with_what_differs(monkeypatch):
+    facts = [{"config": {"seed": 0, "a": [1]}}, {"config": {"seed": 1, "a": [1]}}]
+    texts = [processes._encoded(fact) for fact in facts]
+    width = max(map(len, texts))
+    answers = [
+        np.array(list(map(len, texts))),
+        np.stack([np.pad(text, (0, width - len(text))) for text in texts]),
+    ]
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    answer = iter(answers)
+    monkeypatch.setattr(processes.multihost_utils, "process_allgather", lambda value: next(answer))
+    with pytest.raises(errors.InputError, match=r"config.seed is 0 in process 0, and 1 in process"):
+        parallel.check_agreement(facts[0])

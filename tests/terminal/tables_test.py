@@ -1,0 +1,44 @@
+import re
+
+import pytest
+
+from rrd_jax.terminal import tables
+
+_HEADER = ["run", "network", "test top-1, last epoch", "checkpoints"]
+_ROWS = [["student alone", "resnet8", "93.10", "/runs/digits/alone"], ["x", "y", "", "数字" * 9]]
+
+
+def test_markdown_is_aligned_also_where_letters_are_wide():
+    assert tables.markdown(["a", "long"], [["wide cell", "1"], ["数字", "2"]]).split("\n") == [
+        "| a         | long |",
+        "|-----------|------|",
+        "| wide cell | 1    |",
+        "| 数字      | 2    |",
+    ]
+
+
+def test_a_table_is_read_back():
+    text = tables.markdown(["a", "b c"], [["x", ""], ["", "-"]])
+    assert tables.parsed(text) == (["a", "b c"], [["x", ""], ["", "-"]])
+
+
+@pytest.mark.parametrize("columns", [*range(8, 40), 60, 70, 80, 200])
+def test_a_table_fits_any_width_and_loses_nothing(columns):
+    text = tables.fitted(_HEADER, _ROWS, columns)
+    assert max(map(tables.cells, text.split("\n"))) <= columns
+    there = re.sub(r"[|\s]", "", text)
+    for cell in (*_HEADER[1:], "resnet8", "93.10"):
+        assert all(word in there for word in cell.split())
+
+
+def test_a_wide_terminal_sees_markdown_a_narrower_one_wrapped_cells_a_narrow_one_lines():
+    assert tables.fitted(_HEADER, _ROWS, 200) == tables.markdown(_HEADER, _ROWS)
+    rows = [["student alone", "resnet8", "93.10", "runs/a"]]
+    wrapped = tables.fitted(_HEADER, rows, 60).split("\n")
+    assert [line.count("|") for line in wrapped] == [5] * len(wrapped)
+    assert tables.fitted(_HEADER, rows, 40).split("\n") == [
+        "student alone",
+        "  network: resnet8",
+        "  test top-1, last epoch: 93.10",
+        "  checkpoints: runs/a",
+    ]

@@ -1,0 +1,182 @@
+import argparse
+import json
+import pathlib
+import pickle
+import subprocess
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import rrd_jax
+from rrd_jax import checkpoints, errors, networks
+from rrd_jax import convert as program
+from rrd_jax.weights import files, from_torch, to_torch
+from tests import golden
+from tests.weights.convert_test import random_variables
+
+
+def _state_dict():
+    file = golden.load("resnet8")
+    return golden.named_weights(file["entry_names"].tolist(), file["entry_shapes"])
+
+
+def _assert_same(found, wanted):
+    for entry, value in wanted.items():
+        np.testing.assert_array_equal(np.asarray(found[entry]), value)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_safetensors_of_every_precision_are_read_without_torch(dtype, tmp_path):
+    given = {k: v.astype(dtype) for k, v in _state_dict().items() if "tracked" not in k}
+    path = tmp_path / "resnet8.safetensors"
+    safetensors.numpy.save_file({f"module.{k}": v for k, v in given.items()}, path)
+    variables, meta = files.load(path, "resnet8")
+    assert (meta["num_classes"], meta["image_shape"][-1]) == (100, 3)
+    assert variables["params"]["conv1"]["kernel"].dtype == np.float32
+    back = to_torch("resnet8", variables)
+    _assert_same(back, {k: v.astype(np.float32) for k, v in given.items()})
+
+
+def _nested(form, tensors):
+    extras = {"epoch": 240, "accuracy": np.float64(72.5), "opt": argparse.Namespace(lr=0.05)}
+    return {
+        "plain": tensors,
+        "module": {f"module.{entry}": value for entry, value in tensors.items()},
+        "model": {"model": tensors, **extras},
+        "state_dict": {"state_dict": tensors, **extras},
+    }[form]
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("form", ["plain", "module", "model", "state_dict"])
+def test_files_of_torch_save_are_read(form, legacy, tmp_path):
+    torch = pytest.importorskip("torch")
+    given = _state_dict()
+    tensors = {entry: torch.from_numpy(value.copy()) for entry, value in given.items()}
+    path = tmp_path / "ckpt_epoch_240.pth"
+    torch.save(_nested(form, tensors), path, _use_new_zipfile_serialization=not legacy)
+    variables, _ = files.load(path, "resnet8")
+    _assert_same(to_torch("resnet8", variables), given)
+
+
+class _Hostile:
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.trace,)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
+def test_a_hostile_pickle_does_not_run(form, tmp_path):
+    torch = pytest.importorskip("torch")
+    trace, path = tmp_path / "trace", tmp_path / "teacher.pth"
+    content = {"model": _Hostile(trace)}
+    if form == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    if form == "pickle":
+        pickle.loads(path.read_bytes())
+    else:
+        torch.load(path, weights_only=False)
+    assert trace.exists()  # it would run if it were let
+    trace.unlink()
+    with pytest.raises(errors.InputError, match="not executed|it is damaged"):
+        files.load(path, "resnet8")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "maker"),
+    [
+        ("resnet18", "resnet18"),
+        pytest.param("resnet34", "resnet34", marks=pytest.mark.long),
+        pytest.param("resnet50", "resnet50", marks=pytest.mark.long),
+        pytest.param("mobilenetv2", "mobilenet_v2", marks=pytest.mark.long),
+        pytest.param("shufflenetv2_x1_0", "shufflenet_v2_x1_0", marks=pytest.mark.long),
+    ],
+)
+def test_torchvisions_state_dicts_load_unchanged(name, maker):
+    torch = pytest.importorskip("torch")
+    torchvision = pytest.importorskip("torchvision")
+    theirs = getattr(torchvision.models, maker)(weights=None, num_classes=10).eval()
+    images = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)
+    with torch.no_grad():
+        wanted = theirs(torch.from_numpy(images)).numpy()
+    variables = from_torch(name, theirs.state_dict())
+    outputs = networks.create(name, 10).apply(variables, golden.to_nhwc(images))
+    assert golden.relative(outputs.logits, wanted) < 1e-5
+    back = to_torch(name, variables)
+    theirs.load_state_dict({entry: torch.from_numpy(value) for entry, value in back.items()})
+
+
+def _convert(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "rrd_jax.convert", *arguments], capture_output=True, text=True
+    )
+
+
+def test_the_convert_program_writes_a_checkpoint_that_is_a_teacher(tmp_path):
+    given = to_torch("resnet8", random_variables("resnet8", 10, (8, 8, 1)))
+    path, output = tmp_path / "resnet8.safetensors", tmp_path / "teacher"
+    safetensors.numpy.save_file(given, path)
+    arguments = ["--model=resnet8", f"--input={path}", f"--output={output}"]
+    done = _convert(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "resnet8: 77,754 parameters, 10 classes, 1 image channels" in done.stdout
+    found, meta = checkpoints.load_student(output)
+    assert meta == {"model": "resnet8", "num_classes": 10, "image_shape": [32, 32, 1]}
+    _assert_same(to_torch("resnet8", found), given)
+    again = _convert(*arguments)
+    assert again.returncode == 2
+    assert "Traceback" not in again.stderr
+    last = again.stderr.strip().split("\n")[-1]  # before it, XLA may speak of cached programs
+    assert last.startswith("error: ")
+    assert "holds checkpoints already" in last
+
+
+def test_the_convert_program_names_a_flag_that_is_missing_in_a_line():
+    done = _convert()
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "--input" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [("resnet9", "did you mean 'resnet8'"), ("resnet8", "x.pth does not exist")],
+)
+def test_an_unknown_network_and_a_missing_file_are_refused(model, message, tmp_path):
+    with pytest.raises(errors.InputError, match=message):
+        program.run(model, tmp_path / "x.pth", tmp_path / "out")
+
+
+def test_weights_that_are_not_finite_are_not_written(tmp_path):
+    given = _state_dict()
+    given["fc.bias"] = given["fc.bias"] * np.nan
+    safetensors.numpy.save_file(given, tmp_path / "x.safetensors")
+    with pytest.raises(errors.InputError, match="not finite"):
+        program.run("resnet8", tmp_path / "x.safetensors", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_lies_beside_a_file_is_kept_with_it(tmp_path, capsys):
+    variables = random_variables("resnet8", 2, (8, 8, 1))
+    entries = to_torch("resnet8", variables)
+    safetensors.numpy.save_file(entries, tmp_path / "model.safetensors")
+    images = {"input_size": [1, 16, 16], "mean": [0.3], "std": [0.2], "crop_pct": 0.8}
+    config = {"architecture": "resnet8", "num_classes": 2, "label_names": ["a, b", "\x1bc"]}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": images}))
+    program.run("resnet8", tmp_path / "model.safetensors", tmp_path / "out")
+    assert "classes a, b to \\x1bc; images 16x16, resized to 20" in capsys.readouterr().out
+    loaded = rrd_jax.load(tmp_path / "out")
+    assert (loaded.image_shape, loaded.mean) == ((16, 16, 1), (0.3,))
+    assert loaded.about.class_names == ("a, b", "\x1bc")
+    assert loaded.about.preprocessing.resize == 20
+    config["num_classes"], config["label_names"] = 3, []  # of other weights
+    (tmp_path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": images}))
+    _, meta = files.load(tmp_path / "model.safetensors", "resnet8")
+    assert "about" not in meta

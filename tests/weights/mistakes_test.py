@@ -1,0 +1,216 @@
+"""Files of weights that are wrong: each ends in one message of at most six lines."""
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from rrd_jax import errors
+from rrd_jax.weights import files, from_torch, to_torch
+from tests.weights.convert_test import few_networks, random_variables
+
+pytestmark = pytest.mark.usefixtures("few_networks")
+__all__ = ["few_networks"]
+
+
+def _of(name):
+    return to_torch(name, random_variables(name, 10, (8, 8, 3)))
+
+
+_GOOD = _of("resnet8")
+
+
+def _with(**entries):
+    return _GOOD | {name.replace("__", "."): value for name, value in entries.items()}
+
+
+def _without(*ends):
+    return {name: value for name, value in _GOOD.items() if not name.endswith(ends)}
+
+
+def _bad(name, value):
+    array = _GOOD[name].copy()
+    array.flat[1] = value
+    return _GOOD | {name: array}
+
+
+def _deeper():
+    return _GOOD | {
+        name.replace("layer3.0", "layer3.7"): value
+        for name, value in _GOOD.items()
+        if name.startswith("layer3.0")
+    }
+
+
+_VALUES = {
+    "nan": (_bad("conv1.weight", np.nan), "conv1.weight is not finite: of 432 values 1 NaN"),
+    "infinite": (_bad("fc.bias", -np.inf), "fc.bias is not finite: of 10 values 1 infinite"),
+    "all": (
+        {k: v * np.nan for k, v in _GOOD.items()},
+        r"of 47 entries 47 are no weights:(\n  .* NaN){4}\n  and 43 more$",
+    ),
+    "beyond float32": (
+        _with(fc__bias=np.full(10, 1e300)),
+        "10 beyond the range of float32",
+    ),
+    "variance": (
+        _bad("bn1.running_var", -0.5),
+        "bn1.running_var is a variance, but as low as -0.5",
+    ),
+    "integers": (_with(fc__bias=np.arange(10)), "fc.bias is (int|I)64, where floats are wanted"),
+    "complex": (_with(fc__bias=np.ones(10, np.complex64)), "fc.bias is (complex|C)64"),
+    "bool": (_with(fc__bias=np.ones(10, bool)), "fc.bias is (bool|BOOL)"),
+    "no classes": (
+        _with(fc__weight=np.ones((0, 64), np.float32), fc__bias=np.ones(0, np.float32)),
+        "fc.weight has no values",
+    ),
+    "depth": (_deeper(), "of a deeper network than resnet8: it has layer3.7"),
+    "parameters": (_without("running_mean", "running_var"), "running statistics are missing"),
+    "backbone": (_without("fc.weight", "fc.bias"), "its classifier fc is missing: .* a backbone"),
+    "no bias": (_without("fc.bias"), "its classifier lacks fc.bias"),
+    "head": (
+        {k.replace("fc.", "head."): v for k, v in _GOOD.items()},
+        "its classifier is not fc, but head",
+    ),
+    "classes": (_with(fc__bias=np.ones(7, np.float32)), "fc is not of one number of classes"),
+    "stem": (
+        _with(conv1__weight=np.ones((16, 3, 7, 7), np.float32)),
+        "its first convolution is 7x7, resnet8's is 3x3",
+    ),
+    "width": (
+        {k: np.concatenate([v, v]) if v.ndim else v for k, v in _GOOD.items()},
+        "the same layers, but of another width",
+    ),
+    "axes": (
+        {k: v.transpose(2, 3, 1, 0) if v.ndim == 4 else v for k, v in _GOOD.items()},
+        "axes in another order",
+    ),
+    "shape": (_with(layer1__0__bn1__bias=np.ones(0, np.float32)), "a few shapes differ"),
+    "missing": (_without("layer1.0.bn1.bias"), "it is not whole: 1 of 47 entries"),
+    "more": (_with(loss__weight=np.ones(3, np.float32)), "or more than it: it has loss.weight too"),
+    "another": (_of("resnet14"), "it fits resnet14"),
+    "another family": (_of("vgg8"), "does not fit resnet8: it fits vgg8"),
+    "timm": ({"conv_stem.weight": np.ones(3)}, "the names are timm's MobileNetV2's"),
+    "vit": ({"vit.embeddings.patch_embeddings.projection.bias": np.ones(3)}, "Hugging Face's visi"),
+    "stranger": ({"a": np.ones(3), "b": np.ones(3)}, "entries of another network: a, b"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), _VALUES.values(), ids=_VALUES)
+def test_a_state_dict_that_is_wrong_is_refused(content, message, tmp_path):
+    path = tmp_path / "t.safetensors"
+    try:
+        safetensors.numpy.save_file({k: np.ascontiguousarray(v) for k, v in content.items()}, path)
+    except Exception:  # the format lacks the type
+        path = None
+    for read in [lambda: from_torch("resnet8", content)] + [lambda: files.load(path, "resnet8")] * (
+        path is not None
+    ):
+        with pytest.raises(errors.InputError, match=message) as caught:
+            read()
+        lines = str(caught.value).split("\n")
+        assert len(lines) <= 6
+        assert max(map(len, lines)) < 400
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "holds no tensors, .* but nothing"),
+        ([], "but nothing"),
+        (None, "but NoneType"),
+        ("hello", "but str"),
+        ({"model": {}}, "holds no tensors"),
+        ({"state": {}, "param_groups": [{"lr": 1}]}, "the settings of an optimizer"),
+        ({"state": {0: {"exp_avg": np.ones(3)}}, "param_groups": []}, "the state of an optimizer"),
+        (np.ones((2, 3)), r"one tensor of shape \(2, 3\)"),
+        ([np.ones(3), np.ones(2)], "2 tensors without names"),
+        ({"a": {"b": np.ones(2)}, "a.b": np.ones(2)}, "two entries a.b"),
+        ({"conv1.weight": [[1.0]]}, "holds no tensors, .* but conv1"),
+    ],
+)
+def test_what_holds_no_state_dict_is_named_in_a_line(content, message):
+    with pytest.raises(errors.InputError, match=message) as caught:
+        from_torch("resnet8", content)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_shallower_network_is_named():
+    given = {k: v for k, v in _of("resnet14").items() if not k.startswith("layer3.1.")}
+    with pytest.raises(errors.InputError, match="a shallower network .*: it lacks layer3.1"):
+        from_torch("resnet14", given)
+
+
+def test_content_that_holds_itself_ends():
+    content = {"model": {}}
+    content["model"]["again"] = content
+    with pytest.raises(errors.InputError, match="holds no tensors"):
+        from_torch("resnet8", content)
+
+
+def _torch_tensors():
+    torch = pytest.importorskip("torch")
+    weight = torch.ones(10, 64)
+    return torch, {
+        "quantised": (torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8), "is quantised"),
+        "sparse": (weight.to_sparse(), "is sparse"),
+        "csr": (weight.to_sparse_csr(), "is sparse"),
+        "meta": (weight.to("meta"), "no values .a meta tensor"),
+        "float8": (weight.to(torch.float8_e4m3fn), "is float8"),
+        "complex": (weight * 1j, "is complex64"),
+        "nan": (weight * float("nan"), "640 NaN"),
+        "beyond": (weight.double() * 1e300, "640 beyond the range of float32"),
+        "nested": (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "lacks fc.weight"),
+        "list": ([1.0], "lacks fc.weight"),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")  # that such tensors are new, or old
+def test_tensors_without_floats_are_refused_in_a_line_each(tmp_path):
+    torch, tensors = _torch_tensors()
+    good = {name: torch.from_numpy(value.copy()) for name, value in _GOOD.items()}
+    path = tmp_path / "t.pth"
+    for name, (tensor, message) in tensors.items():
+        torch.save({"model": good | {"fc.weight": tensor}}, path)
+        with pytest.raises(errors.InputError, match=message) as caught:
+            files.load(path, "resnet8")
+        assert str(caught.value).count("\n") <= 2, name
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # of TorchScript
+def test_torch_files_that_are_no_state_dict_are_refused_in_a_line(tmp_path):
+    torch = pytest.importorskip("torch")
+    network, path = torch.nn.Linear(2, 2), tmp_path / "teacher.pth"
+    for content, message in (
+        (network, r"more than tensors \(torch.nn.*state_dict\(\)"),
+        ({"model": network}, r"more than tensors \(torch.nn"),
+        ({"model": {"fc.bias": np.ones(3)}}, r"more than tensors \(numpy"),
+        (list(network.parameters()), "2 tensors without names"),
+        (torch.optim.Adam(network.parameters()).state_dict(), "the settings of an optimizer"),
+        (torch.ones(3), "one tensor of shape"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(errors.InputError, match=message) as caught:
+            files.load(path, "resnet8")
+        assert "\n" not in str(caught.value)
+    torch.jit.save(torch.jit.script(network), path)
+    with pytest.raises(errors.InputError, match="entries of another network: weight, bias"):
+        files.load(path, "resnet8")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_torch_file_that_is_damaged_is_refused(legacy, tmp_path):
+    torch = pytest.importorskip("torch")
+    good = {name: torch.from_numpy(value.copy()) for name, value in _GOOD.items()}
+    path = tmp_path / "t.pth"
+    torch.save(good, path, _use_new_zipfile_serialization=not legacy)
+    whole = path.read_bytes()
+    for size in (1, 10, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(errors.InputError) as caught:
+            files.load(path, "resnet8")
+        assert "\n" not in str(caught.value)
+    if not legacy:  # the older format has no checksums
+        at = whole.index(good["conv1.weight"].numpy().tobytes()[:64]) + 7
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(errors.InputError, match="the checksum of .* does not match"):
+            files.load(path, "resnet8")

@@ -1,0 +1,325 @@
+"""Runs start from weights of other classes, channels and sizes; teachers' classes are matched."""
+
+import dataclasses
+import functools
+import json
+import shutil
+import types
+
+import jax
+import numpy as np
+import pytest
+
+import rrd_jax
+from rrd_jax import checkpoints, data, errors, networks
+from rrd_jax.config import parse
+from rrd_jax.data import about
+from rrd_jax.jobs import evaluate, job
+from rrd_jax.networks.resnet import ResNet
+from rrd_jax.networks.vit import VisionTransformer
+from rrd_jax.teacher import classes
+from rrd_jax.weights import pretrained
+from tests import launch
+
+pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
+_CE = {"ce": {"weight": 1.0}}
+_NAMES = [f"class {i}" for i in range(10)]
+
+
+def _write(folder, *, count=10, channels=1, size=8, names=(), model="tiny", seed=1, **meta):
+    """A converted network with random weights; returns its variables."""
+    network, shape = networks.create(model, count), (size, size, channels)
+    variables = jax.device_get(networks.init(network, jax.random.key(seed), shape))
+    variables["batch_stats"] = jax.tree.map(lambda leaf: leaf + 0.1, variables["batch_stats"])
+    about = {"model": model, "num_classes": count, "class_names": list(names)}
+    meta = {"model": model, "num_classes": count, "image_shape": shape, "about": about, **meta}
+    checkpoints.save_network(folder, variables, meta)
+    return variables
+
+
+def _names(path, names):
+    path.write_text("\n".join(names))
+    return str(path)
+
+
+def _fields(folder, **fields):
+    return {"student.checkpoint": str(folder), "train.epochs": 1, **fields}
+
+
+def _ready(config, dataset=None):
+    plan = parse(config)
+    return pretrained.ready(plan.student.training, dataset or data.load(plan.student.source))
+
+
+def _weights(variables):
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def test_a_run_starts_from_weights_and_says_so_for_ever(tmp_path, capsys):
+    variables = _write(tmp_path / "weights")
+    config = launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights"))
+    config.optimizer.learning_rate = 1e-12
+    launch.run(config, tmp_path / "run")
+    assert f"[student] starts from {tmp_path / 'weights'}\n" in capsys.readouterr().out
+    trained, meta = checkpoints.load_student(tmp_path / "run")
+    for name, leaf in _weights(variables["params"]).items():
+        np.testing.assert_allclose(_weights(trained["params"])[name], leaf, atol=1e-9, rtol=0)
+    origin = meta["about"]["training"]["start_from"]
+    assert origin["checkpoint"] == "weights"
+    assert origin["digest"] == checkpoints.digest(variables)
+    assert origin["head"] == "kept"
+
+
+def test_a_run_that_goes_on_needs_its_first_weights_no_more(tmp_path):
+    _write(tmp_path / "weights")
+    config = launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights"))
+    launch.run(config, tmp_path / "whole")
+    launch.preempt(config, tmp_path / "run", 1)
+    shutil.rmtree(tmp_path / "weights")
+    launch.run(config, tmp_path / "run")
+    assert launch.digests(tmp_path / "run", 3) == launch.digests(tmp_path / "whole", 3)
+    about = [json.loads((tmp_path / r / "model.json").read_text()) for r in ("run", "whole")]
+    assert about[0]["training"]["start_from"] == about[1]["training"]["start_from"]
+    with pytest.raises(errors.InputError, match="no intact checkpoint under .*weights"):
+        launch.run(config, tmp_path / "another")
+    assert not (tmp_path / "another").exists()
+
+
+def test_a_classifier_for_other_classes_is_new(tmp_path, capsys):
+    _write(tmp_path / "weights", count=7)
+    ready = _ready(launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights")))
+    assert "its classifier is new, for 10 classes (there are 7 there)" in capsys.readouterr().out
+    assert not [name for name in ready.weights if name.startswith("params/fc")]
+    assert ready.origin["head"] == "new"
+    keep = _fields(tmp_path / "weights", **{"student.head": "keep"})
+    with pytest.raises(
+        errors.InputError, match="student.head is keep, but .* 10 classes: there ar"
+    ):
+        _ready(launch.digits("smoke,tiny", _CE, **keep))
+
+
+@pytest.mark.parametrize(
+    ("head", "names", "is_kept"),
+    [
+        ("auto", _NAMES, True),
+        ("auto", (), True),
+        ("auto", _NAMES[::-1], False),
+        ("keep", _NAMES[::-1], True),
+        ("new", _NAMES, False),
+    ],
+)
+def test_a_classifier_is_kept_where_the_classes_are_the_same(tmp_path, head, names, is_kept):
+    _write(tmp_path / "weights", names=names)
+    fields = {"student.head": head, "data.class_names": _names(tmp_path / "names", _NAMES)}
+    ready = _ready(launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights", **fields)))
+    assert ("params/fc/kernel" in ready.weights) == is_kept
+
+
+def test_the_classifier_of_a_network_that_another_took_over_is_new(tmp_path):
+    variables = _write(tmp_path / "weights")
+    plan = parse(launch.digits("smoke,tiny", _CE))
+    dataset = data.load(plan.student.source)
+    fit = (variables, {"classifier": "simkd"}, plan.student.training, dataset)
+    assert "'simkd' classified in its place" in pretrained.fit("x", *fit).lines[0]
+
+
+@pytest.mark.parametrize(("there", "here"), [(3, 1), (1, 3)])
+def test_a_grey_image_gives_what_three_equal_channels_gave(tmp_path, there, here, capsys):
+    variables = _write(tmp_path / "weights", channels=there)
+    moments = {"data.mean": (0.5,) * here, "data.std": (0.5,) * here}
+    config = launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights"), **moments)
+    dataset = dataclasses.replace(data.load(parse(config).student.source), image_shape=(8, 8, here))
+    ready = _ready(config, dataset)
+    assert "conv1 takes" in capsys.readouterr().out
+    fitted = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: ready.weights[jax.tree_util.keystr(path, simple=True, separator="/")],
+        variables,
+    )
+    grey = np.random.default_rng(0).standard_normal((2, 8, 8, 1)).astype(np.float32)
+    shown = {channels: np.repeat(grey, channels, -1) for channels in (1, 3)}
+    apply = networks.create("tiny", 10).apply
+    np.testing.assert_allclose(
+        apply(fitted, shown[here]).logits, apply(variables, shown[there]).logits, atol=1e-4
+    )
+
+
+def test_other_sizes_are_said_and_other_networks_refused(tmp_path, monkeypatch):
+    _write(tmp_path / "weights", size=12)
+    ready = _ready(launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights")))
+    assert "it saw images of 12x12 pixels, and sees 8x8 now" in ready.lines[0]
+    monkeypatch.setitem(
+        networks.MODELS, "wide", functools.partial(ResNet, blocks=(1,), widths=(8, 24))
+    )
+    with pytest.raises(errors.InputError, match="are of tiny, but config needs wide"):
+        _ready(launch.digits("smoke,wide", _CE, **_fields(tmp_path / "weights")))
+
+
+@pytest.mark.long
+def test_both_classifiers_of_a_distilled_transformer_are_new_for_other_classes(
+    tmp_path, monkeypatch
+):
+    small = functools.partial(VisionTransformer, patch=4, width=8, depth=1, heads=2, distilled=True)
+    monkeypatch.setitem(networks.MODELS, "small", small)
+    _write(tmp_path / "weights", count=7, model="small")
+    config = launch.digits("smoke,small", _CE, **_fields(tmp_path / "weights"))
+    config.student.backbone_rate = 0.5
+    ready = _ready(config)
+    assert "its classifier is new, for 10 classes (there are 7 there)" in ready.lines[0]
+    assert not any("head" in name for name in ready.weights)
+    assert "params/dist_token" in ready.weights
+    training = parse(config).student.training
+    rates = training.rates(training.network.create(10), (8, 8, 1))
+    assert rates["head_dist"] == rates["head"] == {"kernel": 1.0, "bias": 1.0}
+    assert rates["dist_token"] == 0.5
+
+
+def test_parameters_that_depend_on_the_size_are_named(tmp_path):
+    model = "tests.networks.custom_nets:Positions"
+    _write(tmp_path / "weights", size=12, model=model)
+    config = launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights"))
+    config.student.model = model
+    with pytest.raises(
+        errors.InputError, match="params/positions is .* depends: set data.image_si"
+    ):
+        _ready(config)
+
+
+def test_frozen_parts_keep_every_bit(tmp_path, capsys):
+    variables = _write(tmp_path / "weights")
+    freeze = {"student.freeze": "stem", "student.backbone_rate": 0.5, "optimizer.clip_norm": 1.0}
+    config = launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights", **freeze))
+    launch.run(config, tmp_path / "run")
+    assert "stay as they are, with their running statistics: bn1, conv1" in capsys.readouterr().out
+    trained, _ = checkpoints.load_student(tmp_path / "run")
+    before, after = _weights(variables), _weights(trained)
+    same = {name for name, leaf in before.items() if np.array_equal(leaf, after[name])}
+    stem = {f"params/{name}" for name in ("bn1/bias", "bn1/scale", "conv1/kernel")}
+    assert same == stem | {"batch_stats/bn1/mean", "batch_stats/bn1/var"}
+
+
+def test_the_backbone_learns_at_its_own_rate_and_frozen_parts_at_none():
+    fields = {"student.freeze": "stem", "student.backbone_rate": 0.25}
+    training = parse(launch.digits("smoke,tiny", _CE, **fields)).student.training
+    rates = training.rates(networks.create("tiny", 10), (8, 8, 1))
+    modules = {module: set(jax.tree.leaves(tree)) for module, tree in rates.items()}
+    assert modules == {"conv1": {0}, "bn1": {0}, "layer1_0": {0.25}, "fc": {1}}
+    assert parse(launch.digits("smoke,tiny", _CE)).student.training.rates(None, None) is None
+
+
+def test_a_teacher_is_fine_tuned_from_a_file_in_the_same_command(tmp_path, capsys):
+    _write(tmp_path / "weights", count=7)
+    config = launch.digits("smoke,tiny-tiny,kd", **{"train.epochs": 1})
+    config.teacher.checkpoint, config.teacher.freeze = str(tmp_path / "weights"), "stem"
+    asked = ("teacher.checkpoint", "teacher.epochs")
+    results = job.run(parse(config, asked=asked), tmp_path / "run")
+    assert [result.label for result in results] == ["teacher", "distilled, kd"]
+    assert "[teacher] starts from" in capsys.readouterr().out
+    about = json.loads((tmp_path / "run" / "teacher" / "model.json").read_text())
+    assert about["training"]["start_from"]["head"] == "new"
+    rows = evaluate.run(parse(config, asked=asked), tmp_path / "run")
+    assert [row["run"] for row in rows] == ["teacher", "student"]
+    shutil.rmtree(tmp_path / "weights")
+    assert job.run(parse(config, asked=asked), tmp_path / "run") == results
+
+
+def test_a_teacher_with_a_checkpoint_is_as_it_was_unless_its_epochs_are_asked_for():
+    config = launch.digits("smoke,tiny-tiny,kd", **{"teacher.checkpoint": "x"})
+    assert parse(config).teachers[0].checkpoint == "x"
+    (teacher,) = parse(config, asked=("teacher.checkpoint", "teacher.epochs")).teachers
+    assert (teacher.checkpoint, teacher.part.training.start.checkpoint) == ("", "x")
+    assert not parse(config).student.training.start
+
+
+def test_the_student_alone_starts_from_the_same_weights_and_another_one_from_random_ones():
+    fields = {"baseline": True, "from_scratch": True, "student.checkpoint": "x"}
+    fields |= {"student.freeze": "stem", "student.head": "new", "student.backbone_rate": 0.5}
+    plan = parse(launch.digits("smoke,tiny-tiny,kd", **fields))
+    alone, scratch = (plan.beside[name].training for name in ("alone", "scratch"))
+    student = plan.student.training
+    assert alone.start.checkpoint == student.start.checkpoint == "x"
+    assert (student.freeze, student.backbone_rate) == ("stem", 0.5)
+    assert not scratch.start
+    assert (scratch.freeze, scratch.backbone_rate, scratch.start.head) == ("", 1.0, "auto")
+    assert scratch.objectives == student.objectives
+    assert not plan.teachers[0].part.training.start
+
+
+@pytest.mark.parametrize("extra", [0, 2])
+def test_a_teachers_classes_are_matched_by_name(tmp_path, extra, capsys):
+    names = [*_NAMES[::-1], *(f"other {i}" for i in range(extra))]
+    variables = _write(tmp_path / "teacher", count=10 + extra, names=names)
+    fields = {"teacher.checkpoint": str(tmp_path / "teacher"), "train.epochs": 1}
+    fields["data.class_names"] = _names(tmp_path / "names", _NAMES)
+    plan = parse(launch.digits("smoke,tiny-tiny,kd", **fields))
+    setting = job.prepare(plan.student)
+    _, teacher = job.get_teacher(plan, tmp_path / "run", setting)
+    assert "they are matched by name" in capsys.readouterr().out
+    head = variables["params"]["fc"]
+    for name, leaf in teacher.variables["params"]["fc"].items():
+        np.testing.assert_array_equal(leaf, head[name][..., 9::-1])
+    assert teacher.reference is not None
+
+
+@pytest.mark.long
+def test_relations_need_no_common_classes(tmp_path, capsys):
+    _write(tmp_path / "teacher", count=7)
+    fields = {"teacher.checkpoint": str(tmp_path / "teacher"), "train.epochs": 1}
+    for cache in ("off", "on"):
+        config = launch.digits("smoke,tiny-tiny,rrd", **fields, **{"teacher.cache": cache})
+        (result,) = launch.run(config, tmp_path / cache)
+        assert result.agreement is None
+    assert "there is no agreement with it" in capsys.readouterr().out
+    losses = [launch.rows(tmp_path / cache)[-1]["train/loss/rrd"] for cache in ("off", "on")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert [row["run"] for row in evaluate.run(parse(config), tmp_path / "on")] == ["student"]
+    for method in ("kd", "rrd+kd"):
+        config = launch.digits(f"smoke,tiny-tiny,{method}", **fields)
+        message = "7 classes and the data 10, which are not .* kd would compare .* method rrd"
+        with pytest.raises(errors.InputError, match=message):
+            launch.run(config, tmp_path / method)
+
+
+def test_classes_without_names_are_compared_where_they_are_as_many():
+    match = classes.match
+    assert match((), 10, _NAMES, 10).compares
+    assert not match((), 11, _NAMES, 10).compares
+    assert match(_NAMES, 10, _NAMES, 10).is_same
+    assert match(("b", "a", "c"), 3, ("a", "b"), 2).order == (1, 0)
+    assert "does not know 'd'" in match(("a", "b", "c"), 3, ("a", "d"), 2).reason
+    numbers = tuple(map(str, range(12)))
+    assert not match(numbers, 12, numbers[:10], 10).compares
+    assert match(numbers, 12, ("7", "3"), 2).order == (7, 3)
+    twice = ("crane", "crane", "b")
+    assert match(twice, 3, twice, 3).order is None
+
+
+def test_numbers_of_a_data_set_that_was_named_since_are_no_names(tmp_path):
+    numbers = about.About("tiny", 3, class_names=("0", "1", "2")).to_json()
+    meta = {"about": numbers, "num_classes": 3, "dataset": "mine/1"}
+    named = types.SimpleNamespace(class_names=("cat", "dog", "cow"), version="mine/1")
+    assert pretrained.names_to_compare(meta, tmp_path, named) == ()
+    other = types.SimpleNamespace(class_names=("cat", "dog", "cow"), version="other/1")
+    assert pretrained.names_to_compare(meta, tmp_path, other) == ("0", "1", "2")
+
+
+@pytest.mark.long
+def test_in_python_a_student_comes_with_weights(tmp_path, capsys):
+    images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), np.uint8)
+    network = networks.create("tiny", 4)
+    variables = networks.init(network, jax.random.key(3), (8, 8, 1))
+    options = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-12, "num_classes": 4}
+    split = (images, np.arange(16) % 4)
+    trained = rrd_jax.train_teacher((network, variables), split, split, tmp_path, **options)
+    for before, after in zip(
+        *map(jax.tree.leaves, (variables["params"], trained.network.variables["params"])),
+        strict=True,
+    ):
+        np.testing.assert_allclose(before, after, atol=1e-6)
+    split, options["num_classes"] = (images, np.arange(16) % 3), 3
+    path = tmp_path / "other"
+    launch.run(launch.digits("smoke,tiny", _CE, **{"train.epochs": 1}), path)
+    for given in (path, rrd_jax.load(path)):
+        again = rrd_jax.train_teacher(given, split, split, **options)
+        assert again.network.num_classes == 3
+    assert capsys.readouterr().out.count("its classifier is new, for 3 classes") == 2
