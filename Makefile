@@ -1,19 +1,3 @@
-# make distill:   the main job on real digits, in minutes on a CPU
-# make unlabelled: a student of digits without labels, then fine-tuned with ten labels of each class
-# make report:    five methods on digits, three seeds, their statistics on a page, on a CPU
-# make test:      lint, and the tests that take minutes
-# make test-long: the tests that take longer: each config to its end, large networks, kills
-# make bench:     a step's speed beside PyTorch's, of the interpreter TORCH_PYTHON; BENCH: more flags
-# make growth:    how cost grows with batch, memory, student, devices and epochs
-# make notebooks: executes docs/tutorials again, and stores what they show
-# make tpu-aot:   compiles the train steps for TPUs, without one; memory, collectives, FLOPs
-# make docs:      the site, in site; site/index.html opens in a browser as it is
-# make lock:      exact versions for what setup.cfg asks for, in requirements.lock (needs uv)
-# make test-versions: a short suite with the oldest and newest of all libraries, on each of PYTHONS
-#                 that is here (needs uv)
-# make dist:      source distribution and wheel, in dist, as a package index takes them
-# make wheelhouse: wheels of the package, with its EXTRAS, and all it needs, for the Dockerfile
-
 VENV ?= .venv
 WORKDIR ?= runs/digits
 UNLABELLED ?= runs/unlabelled
@@ -26,80 +10,81 @@ RUN = $(VENV)/bin/python -m
 PYTEST = JAX_PLATFORMS=cpu $(RUN) pytest -n 2 --dist loadgroup
 INSTALL = $(RUN) pip install --quiet --disable-pip-version-check
 
-# The newest Python that runs (a shim of pyenv may not) and can make an environment. The lock has
-# wheels for all four; the tests have run on 3.11 and 3.13, a short suite on 3.12.
+# The newest Python that works and has venv and ensurepip (a pyenv shim may exist without an
+# interpreter). The tests run on 3.11 and 3.13, a short suite on 3.12.
 PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3; do \
   $$python -c 'import ensurepip, venv, sys; sys.exit(sys.version_info < (3, 11))' \
     2>/dev/null && echo $$python && break; done)
 
-.PHONY: distill unlabelled report test test-long lint bench growth notebooks tpu-aot docs lock \
+.DEFAULT_GOAL := help
+.PHONY: help distill unlabelled report test test-long lint bench notebooks tpu-aot docs lock \
   test-versions dist wheelhouse clean
 
-distill: $(VENV)/ready
+help:  ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+distill: $(VENV)/ready  ## Train a teacher, a student alone and a distilled student on digits: 3 minutes on a CPU
 	$(RUN) rrd_jax.main --config=configs/digits.py --workdir=$(WORKDIR)
 
-# The second command starts from the first one's student: with ten labels of each class, beside the
-# same from random weights.
-unlabelled: $(VENV)/ready
+# The second command fine-tunes the first one's student with ten labels per class, and trains the
+# same network from random weights for comparison.
+unlabelled: $(VENV)/ready  ## Distill without labels on digits, then fine-tune with ten labels per class
 	$(RUN) rrd_jax.main --config=configs/unlabelled.py:digits --workdir=$(UNLABELLED)/student
 	$(RUN) rrd_jax.main --config=configs/digits.py:resnet8 --config.data.train_split=train \
 	  --config.data.per_class=10 --config.train.epochs=40 --config.train.batch_size=25 \
 	  --config.student.checkpoint=$(UNLABELLED)/student --config.student.backbone_rate=0.1 \
 	  --config.from_scratch --workdir=$(UNLABELLED)/tuned
 
-report: $(VENV)/ready
+report: $(VENV)/ready  ## Compare five methods on digits over three seeds and write a report page
 	$(RUN) experiments.study --study=experiments/studies/digits.py:ce,kd,crd,rrd,rrd+kd --seeds=3 \
 	  --jobs=2 --workdir=$(REPORT)
 	$(RUN) experiments.page --study=$(REPORT) --output=$(REPORT)/report.html \
 	  --figures=$(REPORT)/figures
 
-test: lint
+test: lint  ## Lint and run the quick tests
 	$(PYTEST) -m "not long"
 
-test-long: $(VENV)/ready
+test-long: $(VENV)/ready  ## Run the long tests: whole jobs of each config, large networks, killed runs
 	$(PYTEST) -m long
 
-lint: $(VENV)/ready
+lint: $(VENV)/ready  ## Run ruff and codespell
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) codespell_lib
 
-bench: $(VENV)/ready
+bench: $(VENV)/ready  ## Time a train step beside PyTorch (TORCH_PYTHON=interpreter, BENCH=flags)
 	$(RUN) experiments.benchmark --torch_python=$(TORCH_PYTHON) $(BENCH)
 
-growth: $(VENV)/ready
-	$(RUN) experiments.growth
-
-notebooks: $(VENV)/ready
+notebooks: $(VENV)/ready  ## Execute docs/tutorials and store their outputs
 	JAX_PLATFORMS=cpu $(RUN) experiments.notebooks
 
-tpu-aot: $(VENV)/ready
+tpu-aot: $(VENV)/ready  ## Compile the train steps for TPUs on a machine without one
 	$(RUN) experiments.tpu_aot
 
-# Warnings are errors; what the theme says of another program's next version is none of them.
-docs: $(VENV)/ready
+# Warnings are errors, except the theme's notice about MkDocs 2.
+docs: $(VENV)/ready  ## Build the documentation site into site/
 	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu $(RUN) mkdocs build --strict
 
-lock:
+lock:  ## Pin the dependencies of setup.cfg in requirements.lock (needs uv)
 	uv pip compile --universal --python-version 3.11 --extra test --extra docs \
 	  --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml \
 	  -o requirements.lock
 
-test-versions:
+test-versions:  ## Run a short suite with the oldest and newest libraries on each of PYTHONS (needs uv)
 	$(PYTHON) -m tests.versions --pythons=$(PYTHONS)
 
-dist: $(VENV)/ready
+dist: $(VENV)/ready  ## Build the source distribution and the wheel into dist/
 	$(INSTALL) build twine
 	rm -rf dist
 	$(RUN) build --no-isolation
 	$(RUN) twine check --strict dist/*
 
-wheelhouse: dist
+wheelhouse: dist  ## Collect wheels of the package, its EXTRAS and all dependencies for the Dockerfile
 	rm -rf build/wheelhouse
 	$(RUN) pip wheel --disable-pip-version-check --constraint=requirements.lock \
 	  --wheel-dir=build/wheelhouse "$$(ls dist/*.whl)$(EXTRAS:%=[%])"
 
-clean:
+clean:  ## Remove environments and build outputs
 	rm -rf $(VENV) build dist site
 
 $(VENV)/ready: requirements.lock setup.cfg pyproject.toml
