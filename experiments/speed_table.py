@@ -3,7 +3,6 @@
 import statistics
 from typing import Any
 
-from experiments import speed_targets
 from experiments.speed_group import fastest
 from experiments.speed_rows import CACHED, LOSS, OURS
 from rrd_jax.run_folder import report
@@ -25,7 +24,7 @@ def summary(groups: list[dict[str, Any]], *, absolute: bool) -> str:
     header += ["ours / fastest PyTorch", "rounds", "which", "of the peak", "convolutions alone"]
     header += ["MB at the peak", "ready after"]
     if absolute:
-        header += ["images/s", "ms a step", "target"]
+        header += ["images/s", "ms a step"]
     rows = []
     for group in groups:
         for ours, theirs in ((LOSS, LOSS), (LOSS + CACHED, LOSS), (LOSS + CACHED, LOSS + CACHED)):
@@ -54,10 +53,7 @@ def _beside(group: dict[str, Any], ours: str, theirs: str, absolute: bool) -> li
         _pair(group, keys, _start, "s"),
     ]
     if absolute:
-        same = ours == theirs
-        ratio = statistics.median(ratios) if ratios and same else None
-        target = speed_targets.of_row(group, ours, ratio) if same else "-"
-        row += [_pair(group, keys, _rate, ""), _pair(group, keys, _milliseconds, ""), target]
+        row += [_pair(group, keys, _rate, ""), _pair(group, keys, _milliseconds, "")]
     return row
 
 
@@ -152,8 +148,6 @@ def remarks(group: dict[str, Any], *, absolute: bool) -> list[str]:
     lines = [f"{label}: RRD changes the time of a step of ce+kd by {_added(group, '')}"]
     if f"{OURS}: {LOSS}{CACHED}" in group["seconds"]:
         lines[0] += f", by {_added(group, CACHED)} with the teacher remembered"
-        if absolute and speed_targets.applies_to_rrd(group):
-            lines[0] += f" (target {speed_targets.of_rrd(_share_added(group, CACHED))})"
         lines.append(f"{label}: {_about_cache(group, absolute)}.")
     lines[0] += "."
     if group["product"]:

@@ -263,17 +263,6 @@ def test_a_teacher_that_is_remembered_need_not_have_seen_the_images():
     assert jnp.isfinite(step()["loss"])
 
 
-def test_a_script_that_imports_torch_by_path_finds_pythons_own_profile():
-    """A folder of that name beside a script hides it, and torch's compiler cannot be imported."""
-    program = (
-        "import runpy, sys; sys.path[0] = 'experiments'; sys.argv = ['x', '--help']\n"
-        "try: runpy.run_path('experiments/export_check.py', run_name='__main__')\n"
-        "except SystemExit: import cProfile\n"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.mark.long
 def test_the_command_prints_figures_as_json_and_keeps_the_trace(tmp_path):
     command = [sys.executable, "-m", "experiments.profile"]

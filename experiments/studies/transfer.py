@@ -3,11 +3,9 @@
     python -m experiments.study --study=experiments/studies/transfer.py --jobs=2
     python -m experiments.study --study=experiments/studies/transfer.py:cifar100
 
-On a CPU, digits and Fashion-MNIST at 8 pixels, each with the students of the other; mnist behind
-the colon adds MNIST's digits, which `python -m experiments.digit_sets --output=data/mnist
---border=4` writes. cifar100 there is the paper's table: wrn_40_2 to wrn_16_2 on CIFAR-100, then
-STL-10 and Tiny ImageNet. Also there: methods, for these alone; smoke for the same on a few random
-images.
+On a CPU, digits and Fashion-MNIST at 8 pixels, each with the students of the other. Behind the
+colon, cifar100 is the paper's table: wrn_40_2 to wrn_16_2 on CIFAR-100, then STL-10 and Tiny
+ImageNet; methods select these alone; smoke is the same on a few random images.
 """
 
 from collections.abc import Mapping
@@ -30,19 +28,10 @@ _IMAGES = {
         "data.train_split": "train[:2000]",
         "data.test_split": "test[:2000]",
     },
-    # Of experiments.digit_sets; images of a folder have three channels.
-    "mnist": {
-        "data.name": "image_folder",
-        "data.manual_dir": "data/mnist",
-        "data.train_split": "train[:2000]",
-        "data.mean": (0.305,) * 3,
-        "data.std": (0.376,) * 3,
-    },
 }
 _CONFIGS = {
     "digits": "configs/digits.py",
     "fashion_mnist": "configs/fashion_mnist.py",
-    "mnist": "configs/digits.py",
 }
 _STUDENTS = {
     "digits": {},
@@ -57,15 +46,14 @@ _STUDENTS = {
 def get_study(argument: str = "") -> design.Study:
     """See the module's docstring."""
     options = settings.read(argument)
-    named = tuple(name for name in options.named if name not in ("cifar100", "mnist"))
+    named = tuple(name for name in options.named if name != "cifar100")
     if "cifar100" in options.named:
         grids = _paper(options, design.methods(*(named or _PAPER)))
     else:
         methods = design.methods(*(named or settings.METHODS))
-        mnist = [name for name in options.named if name == "mnist"]
         grids = (
-            *_small(options, methods, "digits", ("fashion_mnist", *mnist)),
-            *_small(options, methods, "fashion_mnist", ("digits", *mnist)),
+            *_small(options, methods, "digits", "fashion_mnist"),
+            *_small(options, methods, "fashion_mnist", "digits"),
         )
     name = options.name("transfer_cifar100" if "cifar100" in options.named else "transfer")
     return design.Study(
@@ -115,9 +103,9 @@ def _paper(options: settings.Options, methods: design.Factor) -> tuple[design.Gr
 
 
 def _small(
-    options: settings.Options, methods: design.Factor, here: str, there: tuple[str, ...]
+    options: settings.Options, methods: design.Factor, here: str, there: str
 ) -> tuple[design.Grid, ...]:
-    """Students on one set, and their classifiers on others."""
+    """Returns the grids of the students on one set, and of their classifiers on another."""
     fields = {**_IMAGES[here], **_STUDENTS[here]}
     students = design.Grid(
         name=f"{here}_students",
@@ -129,17 +117,11 @@ def _small(
         seeds=options.seeds(3),
         baseline="ce",
     )
-    sets = design.Factor(
-        "images",
-        tuple(
-            design.Level(name, config=_CONFIGS[name], fields=_kept(options, _IMAGES[name]))
-            for name in there
-        ),
-    )
+    level = design.Level(there, config=_CONFIGS[there], fields=_kept(options, _IMAGES[there]))
     probe = design.Grid(
         name=f"{here}_transfer",
         question=f"Whose features of {here} are worth most on other images?",
-        factors=(sets,),
+        factors=(design.Factor("images", (level,)),),
         argument=options.smoke,
         fields=_PROBE | _kept(options, _SMALL_STEPS),
         seeds=students.seeds,

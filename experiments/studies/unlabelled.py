@@ -2,13 +2,11 @@
 
     python -m experiments.study --study=experiments/studies/unlabelled.py
     python -m experiments.study --study=experiments/studies/unlabelled.py:fashion_mnist
-    python -m experiments.unlabelled_table --study=runs/study-unlabelled_digits
 
 On a CPU: students by several objectives, none of which sees a label; each then fine-tuned with 1,
-10 and 100 labels of each class, beside the same network from random weights. The second program
-asks nearest images and a linear probe too, and prints a table. Behind the colon: fashion_mnist
-in place of digits, at 14 pixels; objectives, for these alone, such as embed or seed; smoke for the
-same on a few random images.
+10 and 100 labels of each class, beside the same network from random weights. Behind the colon:
+fashion_mnist in place of digits, at 14 pixels; objectives, for these alone, such as embed or seed;
+smoke for the same on a few random images.
 """
 
 from experiments.studies import settings

@@ -28,10 +28,8 @@ _SIZES = {
     "label_noise.py": (72, 60, 1),
     # Teachers see the wrong labels of their students: none, and two shares of each kind and seed.
     "label_noise.py:noisy_teacher": (72, 60, 13),
-    "theory.py": (0, 0, 0),
     "transformers.py": (24, 24, 2),
     "transfer.py": (48, 48, 2),
-    "transfer.py:mnist,ce": (18, 18, 2),
     "transfer.py:cifar100,ce,rrd": (18, 18, 1),
     "unlabelled.py": (93, 93, 1),
     "unlabelled.py:fashion_mnist,embed,seed": (33, 33, 1),

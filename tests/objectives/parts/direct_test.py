@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from experiments import passes
 from rrd_jax import errors, objectives, parallel
 from rrd_jax.evaluation import rows
 from rrd_jax.objectives.parts import direct, relations
 from rrd_jax.objectives.rrd import relational_loss
+from tests.objectives.parts import bfloat16_passes as passes
 
 _THREE = functools.partial(passes.product, 6, 3)
 _ALL_THREE = functools.partial(passes.product, 3, 3)
