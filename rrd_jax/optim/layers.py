@@ -1,7 +1,8 @@
-"""Layer decay: lower learning rates for the blocks of a network that come first.
+"""Layer decay: lower learning rates for the first blocks of a network.
 
-Blocks are found in the paths of the parameters, and their order in what the network computes, so
-that any network works: blocks_3/attn/kernel, layer1_0/conv1/kernel, Block_2/..., blocks/3/...
+Blocks are found in the parameters' paths, such as blocks_3/attn/kernel, layer1_0/conv1/kernel,
+Block_2/... or blocks/3/..., and ordered by their first use in the traced forward pass, so that
+custom networks work too.
 """
 
 import re
@@ -22,24 +23,24 @@ _NEVER = float("inf")
 def block_scales(
     decay: float, apply: Callable[[Any, Any], Any], params: Any, images: Any, name: str
 ) -> Any:
-    """The factor of each parameter's learning rate.
+    """Computes the factor of each parameter's learning rate.
 
-    Blocks are numbered 1 to n in the order in which the network uses them. What it uses before is
-    layer 0, its classifier is layer n + 1. Norms after the last block count with it, and what
-    stands between two blocks with the second, as timm has it.
+    Blocks are numbered 1 to n in the order in which the network uses them. Parameters used before
+    the first block are layer 0, the classifier is layer n + 1. As in timm, norms after the last
+    block belong to that block, and parameters between two blocks to the second one.
 
     Args:
       decay: in (0, 1].
-      apply: (params, images) -> anything that is computed from both; only traced.
+      apply: the forward pass, (params, images) -> outputs; traced only.
       params: arrays or shapes.
-      images: likewise.
-      name: of the network, for the message of an error.
+      images: array or shape.
+      name: of the network, for error messages.
 
     Returns:
-      A tree like params of decay ** (n + 1 - layer).
+      A tree like params, with decay ** (n + 1 - layer) for each parameter.
 
     Raises:
-      InputError: decay is out of its range, or the network has no numbered blocks.
+      InputError: decay is out of range, or the network has no numbered blocks.
 
     References:
       Bao et al., arXiv 2106.08254; timm's `param_groups_layer_decay`.
@@ -49,7 +50,7 @@ def block_scales(
     paths = _without_common_start([tuple(map(_name, path)) for path, _ in leaves])
     uses = first_uses(apply, params, images)
     blocks = [
-        block if use < _NEVER else () for block, use in zip(_blocks(paths), uses, strict=True)
+        block if use < _NEVER else () for block, use in zip(find_blocks(paths), uses, strict=True)
     ]
     if not any(blocks):
         raise errors.InputError(
@@ -62,15 +63,15 @@ def block_scales(
 
 
 def check_decay(decay: float) -> None:
-    """Raises an InputError for a layer decay out of its range."""
+    """Raises an InputError for a layer decay that is out of range."""
     if not 0 < decay <= 1:
         raise errors.InputError(
-            f"optimizer.layer_decay is {decay}, but must be in (0, 1]; 1 is for none"
+            f"optimizer.layer_decay is {decay}, but must be in (0, 1]; 1 disables it"
         )
 
 
 def scaled(transformation: optax.GradientTransformation, scales: Any, name: str) -> Any:
-    """The transformation, with the updates of params[name] times these factors."""
+    """Returns the transformation with the updates of params[name] multiplied by `scales`."""
 
     def scale(updates, params):
         del params
@@ -82,7 +83,7 @@ def scaled(transformation: optax.GradientTransformation, scales: Any, name: str)
 def _layers(
     paths: list[tuple[str, ...]], blocks: list[tuple[str, ...]], uses: list[float]
 ) -> list[int]:
-    """The layer of each parameter, of its path, its block, and when it is first used."""
+    """Returns the layer of each parameter, given its path, its block and its first use."""
     starts: dict[tuple[str, ...], float] = {}
     for block, use in zip(blocks, uses, strict=True):
         if block:
@@ -90,7 +91,7 @@ def _layers(
     order = sorted(starts, key=lambda block: starts[block])
     layer = {block: i for i, block in enumerate(order, start=1)}
     outside = [i for i, block in enumerate(blocks) if not block and uses[i] < _NEVER]
-    # The classifier is the module that is used last, if no block comes after it.
+    # The classifier is the module used last, unless a block follows it.
     final = max(outside, key=lambda i: uses[i], default=None)
     head = paths[final][0] if final is not None and uses[final] > starts[order[-1]] else None
 
@@ -107,56 +108,59 @@ def _layers(
     return [place(i) for i in range(len(paths))]
 
 
-def _blocks(paths: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """The path to the block that each parameter is in; () for none.
+def find_blocks(paths: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Returns the path of the block that contains each parameter; () for none.
 
-    A block is a numbered module that holds modules; where there is none, one that holds parameters
-    and is called block, layer or stage.
+    A block is a numbered module that contains modules. In a network without such modules, it is a
+    module named block, layer or stage that contains parameters.
     """
     holders = [[m for m in _numbered(path) if len(m[0]) < len(path) - 1] for path in paths]
     if any(holders):
         found = {_choose(modules, holders) for modules in holders if modules}
     else:
-        found = {prefix for path in paths for prefix, family in _numbered(path) if _called(family)}
-    # What is in a group of blocks but in none of them, such as downsampling, is in no block.
+        found = {
+            prefix for path in paths for prefix, family in _numbered(path) if _is_block_name(family)
+        }
+    # Parameters of a group that are in none of its blocks, such as downsampling, are in no block.
     groups = {block[:length] for block in found for length in range(1, len(block))}
     found -= groups
 
-    def of(path):  # parameters of the block itself belong to it too
+    def block_of(path):
         prefixes = (path[:length] for length in range(len(path) - 1, 0, -1))
         return next((prefix for prefix in prefixes if prefix in found), ())
 
-    return [of(path) for path in paths]
+    return [block_of(path) for path in paths]
 
 
 def _numbered(path: tuple[str, ...]) -> list[tuple[tuple[str, ...], str]]:
-    """The numbered modules that a parameter is in: their paths, and names without the number."""
+    """Returns the path and unnumbered name of each numbered module on a parameter's path."""
     modules, family = [], ""
     for depth, name in enumerate(path[:-1]):
         match = _NUMBERED.fullmatch(name)
-        # A bare number is an index into the list before it.
+        # A bare number indexes the list named by the entry before it.
         family = (match[1] or family if match else name).lower()
         if match:
             modules.append((path[: depth + 1], family))
     return modules
 
 
-def _called(family: str) -> bool:
+def _is_block_name(family: str) -> bool:
     return bool(re.search(r"(block|layer|stage)s?$", family))
 
 
-def _choose(modules, of_all):
-    """Which of the numbered modules that are in each other is the block.
+def _choose(modules, all_modules):
+    """Returns the path of the block among nested numbered modules.
 
-    It is the outermost that is called so, unless that is but a group of blocks: a stage, or one in
-    which every parameter is in a numbered module again. A block may hold an MlpBlock_0 itself.
+    The block is the outermost module with a block's name, unless that module is a group of blocks:
+    a stage, or a module whose parameters are all in numbered modules. A block may itself contain,
+    for example, an MlpBlock_0.
     """
-    called = [module for module in modules if _called(module[1])] or modules[:1]
-    block, family = called[0]
-    for inner, inner_family in called[1:]:
-        inside = [other for other in of_all if any(prefix == block for prefix, _ in other)]
+    named = [module for module in modules if _is_block_name(module[1])] or modules[:1]
+    block, family = named[0]
+    for inner, inner_family in named[1:]:
+        inside = [other for other in all_modules if any(prefix == block for prefix, _ in other)]
         is_group = all(
-            any(len(prefix) > len(block) and _called(name) for prefix, name in other)
+            any(len(prefix) > len(block) and _is_block_name(name) for prefix, name in other)
             for other in inside
         )
         if not (is_group or family in ("stage", "stages") or inner_family in _PARTS):
@@ -166,7 +170,7 @@ def _choose(modules, of_all):
 
 
 def _name(entry: Any) -> str:
-    """Of an entry of a path: a dict's key, a list's index or an attribute."""
+    """Returns a path entry as text: a dict's key, a list's index or an attribute."""
     for attribute in ("key", "idx", "name"):
         if hasattr(entry, attribute):
             return str(getattr(entry, attribute))
@@ -174,32 +178,32 @@ def _name(entry: Any) -> str:
 
 
 def _without_common_start(paths: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """Paths without the modules that all of them begin with."""
+    """Strips the modules that all paths begin with."""
     while all(len(path) > 1 for path in paths) and len({path[0] for path in paths}) == 1:
         paths = [path[1:] for path in paths]
     return paths
 
 
 def first_uses(apply: Callable[[Any, Any], Any], params: Any, images: Any) -> list[float]:
-    """When each parameter, in tree order, first meets what is computed from the images.
+    """Returns when each parameter, in tree order, is first combined with data from the images.
 
-    That is the number of operations before; infinity for never. Casts and reshapes of parameters
-    are no use of them: a network may cast all of them at its start.
+    Time is the number of preceding operations; infinity if the parameter is unused. Casts and
+    reshapes of parameters do not count: a network may cast all parameters at its start.
     """
     jaxpr = jax.make_jaxpr(apply)(params, images).jaxpr
     count = len(jax.tree.leaves(params))
     uses, clock = [_NEVER] * count, 0
 
     def walk(jaxpr, inputs):
-        """Returns, of each output, the parameters that it is made of alone; None for data."""
+        """Returns the parameters that each output is computed from; None if images are involved."""
         nonlocal clock
-        made_of = dict(zip(jaxpr.invars, inputs, strict=True))
+        sources = dict(zip(jaxpr.invars, inputs, strict=True))
 
-        def of(atom):  # a literal is made of no parameter
-            return frozenset() if hasattr(atom, "val") else made_of.get(atom)
+        def source(atom):  # Literals have no source.
+            return frozenset() if hasattr(atom, "val") else sources.get(atom)
 
         for equation in jaxpr.eqns:
-            operands, clock = [of(atom) for atom in equation.invars], clock + 1
+            operands, clock = [source(atom) for atom in equation.invars], clock + 1
             inner = jaxprs.called(equation)
             if inner is not None:
                 outputs = walk(inner, operands)
@@ -209,8 +213,8 @@ def first_uses(apply: Callable[[Any, Any], Any], params: Any, images: Any) -> li
                 outputs = [None] * len(equation.outvars)
             else:
                 outputs = [frozenset().union(*operands)] * len(equation.outvars)
-            made_of.update(zip(equation.outvars, outputs, strict=True))
-        return [of(atom) for atom in jaxpr.outvars]
+            sources.update(zip(equation.outvars, outputs, strict=True))
+        return [source(atom) for atom in jaxpr.outvars]
 
     data = [None] * (len(jaxpr.invars) - count)
     walk(jaxpr, [*(frozenset([i]) for i in range(count)), *data])

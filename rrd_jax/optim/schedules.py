@@ -1,4 +1,4 @@
-"""Schedules: the learning rate by step, from names and numbers."""
+"""Learning rate schedules, from names and numbers."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +14,11 @@ from rrd_jax import errors, imports
 def step_schedule(
     learning_rate: float, boundaries: Sequence[int], decay: float = 0.1
 ) -> optax.Schedule:
-    """The schedule learning_rate * decay^n, with n the number of boundaries reached.
+    """Builds the schedule learning_rate * decay^n, where n is the number of boundaries reached.
 
     Args:
       learning_rate: before the first boundary.
-      boundaries: 0-based indices of the first slower steps, in any order.
+      boundaries: 0-based indices of the first steps at a lower rate, in any order.
       decay: factor at each boundary.
 
     Raises:
@@ -26,16 +26,17 @@ def step_schedule(
     """
     errors.check_positive(learning_rate=learning_rate, decay=decay)
     scales: dict[int, float] = {}
-    for boundary in boundaries:  # a short run can reach two at the same step
+    for boundary in boundaries:  # In a short run, two can fall on the same step.
         scales[int(boundary)] = scales.get(int(boundary), 1.0) * decay
     return optax.piecewise_constant_schedule(learning_rate, scales)
 
 
 def boundaries(milestones: Sequence[float], epochs: int, steps_per_epoch: int) -> list[int]:
-    """The steps at which epochs end, for milestones as fractions of the run.
+    """Returns the steps at which the milestones' epochs end.
 
-    (0.625, 0.75, 0.875) of 240 epochs are the literature's 150, 180 and 210: epochs 151, 181 and
-    211 (counted from 1) are the first slower ones.
+    Milestones are fractions of the run: for 240 epochs, (0.625, 0.75, 0.875) are the literature's
+    150, 180 and 210, so that epochs 151, 181 and 211 (counted from 1) are the first at a lower
+    rate.
 
     Raises:
       InputError: a milestone is not in (0, 1].
@@ -52,7 +53,7 @@ def _milestones(learning_rate, milestones, decay, epochs, steps_per_epoch, warmu
     errors.check_positive(**{"optimizer.decay": decay})
     ends = boundaries(milestones, epochs, steps_per_epoch)
     schedule = step_schedule(learning_rate, ends, decay)
-    # Milestones are fractions of the whole run, with its warm-up.
+    # Milestones are fractions of the whole run, including its warm-up.
     return (lambda step: schedule(step + warmup_steps)) if warmup_steps else schedule
 
 
@@ -77,7 +78,7 @@ def _wsd(
     decay_epochs: float | None = None,
     decay_shape: str = "linear",
 ):
-    """Warm-up, stable, decay: the last epochs, by default a fifth of all, go to the final rate."""
+    """Builds warmup-stable-decay: the last epochs, by default a fifth, decay to the final rate."""
     length = epochs / 5 if decay_epochs is None else decay_epochs
     if not 0 < length <= epochs:
         raise errors.InputError(
@@ -99,14 +100,14 @@ def _exponential(
     every_epochs: float = 1.0,
     staircase: bool = False,
 ):
-    """The rate times decay_rate every so many epochs, never below the final rate."""
-    # Further from 1, each of the first steps takes the rate out of float32.
+    """Builds a decay by decay_rate every `every_epochs` epochs, bounded by the final rate."""
+    # Outside this range, the rate leaves float32's range within a few steps.
     for name, value in (("decay_rate", decay_rate), ("every_epochs", every_epochs)):
         if not 1e-6 <= value <= 1e6:
             raise errors.InputError(f"{_PREFIX}{name} is {value:g}, but must be from 1e-6 to 1e6")
     every = max(1, round(every_epochs * steps_per_epoch))
     schedule = optax.exponential_decay(learning_rate, every, decay_rate, staircase=staircase)
-    # Optax's end_value is a floor or a ceiling as decay_rate is below 1 or not.
+    # Optax's end_value is a lower bound only for a decay_rate below 1.
     return lambda step: jnp.maximum(schedule(step), final_learning_rate)
 
 
@@ -119,8 +120,8 @@ _SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
     "exponential": _exponential,
 }
 _PREFIX = "optimizer.schedule_options."
-_HIGHEST = 1e6  # rate, as of the field optimizer.learning_rate
-_LOOKS = 9  # steps at which the rates of a user's schedule are looked at
+_HIGHEST_RATE = 1e6  # as in the config field optimizer.learning_rate
+_SAMPLES = 9  # steps at which a custom schedule is checked
 
 
 def create_schedule(
@@ -136,25 +137,25 @@ def create_schedule(
     decay: float = 0.1,
     options: Mapping[str, Any] | None = None,
 ) -> optax.Schedule:
-    """Learning rate by step: a linear warm-up, then a schedule by name.
+    """Builds a linear warm-up followed by a schedule by name.
 
     Args:
       name: milestones, cosine, linear, constant, wsd, exponential, or an import path: a function
-        that returns step -> rate, or is one. It is called with the options, and with those of
-        learning_rate, final_learning_rate, steps, steps_per_epoch, epochs and warmup_steps that
-        its signature has; its step 0, and its `steps`, begin after the warm-up.
+        that is step -> rate, or returns one. A factory is called with the options, and with those
+        of learning_rate, final_learning_rate, steps, steps_per_epoch, epochs and warmup_steps that
+        are in its signature. Step 0 and `steps` are counted after the warm-up.
       learning_rate: after the warm-up.
       epochs: length of the run.
-      steps_per_epoch: updates an epoch.
+      steps_per_epoch: updates per epoch.
       warmup_epochs: length of the warm-up.
-      warmup_start: the first step's rate in the warm-up.
-      final_learning_rate: where cosine, linear, wsd and exponential end.
-      milestones: of milestones, as `boundaries` has them.
-      decay: of milestones, factor of the rate at each.
-      options: of the schedule.
+      warmup_start: the rate of the first warm-up step.
+      final_learning_rate: last rate of cosine, linear, wsd and exponential.
+      milestones: of the schedule 'milestones', see `boundaries`.
+      decay: of the schedule 'milestones', factor of the rate at each.
+      options: other arguments of the schedule.
 
     Raises:
-      InputError: a number is out of its range, or a name or an option unknown.
+      InputError: a number is out of range, or a name or an option is unknown.
     """
     _check(learning_rate, epochs, warmup_epochs, warmup_start, final_learning_rate)
     warmup_steps = warmup_length(warmup_epochs, steps_per_epoch)
@@ -168,7 +169,7 @@ def create_schedule(
     }
     if imports.is_path(name):
         what, factory = f"schedule '{name}'", imports.load("schedule", name)
-        schedule = _users(what, factory, options or {}, ours)
+        schedule = _custom(what, factory, options or {}, ours)
         _check_rates(what, schedule, ours["steps"])
     else:
         factory = errors.lookup("optimizer.schedule", name, _SCHEDULES)
@@ -176,7 +177,7 @@ def create_schedule(
             ours |= {"milestones": milestones, "decay": decay}
         what = f"schedule '{name}'"
         schedule = imports.call(what, factory, options or {}, ours, prefix=_PREFIX)
-        if options:  # without, it stays between the first rate and the last
+        if options:  # Defaults stay between the first rate and the last.
             _check_rates(what, schedule, ours["steps"])
     _check_final(name, factory, learning_rate, final_learning_rate)
     if not warmup_steps:
@@ -186,10 +187,10 @@ def create_schedule(
 
 
 def _check_final(name: str, factory: Callable, first: float, final: float) -> None:
-    """Raises an InputError for a final rate that a schedule has no use for."""
+    """Raises an InputError for a final rate that the schedule does not take, or a higher one."""
     if final and "final_learning_rate" not in imports.parameters(factory):
         raise errors.InputError(
-            f"optimizer.final_learning_rate is {final}, but schedule '{name}' has no use for it;"
+            f"optimizer.final_learning_rate is {final}, but has no effect on schedule '{name}';"
             " set it to 0"
         )
     if final > first:
@@ -200,7 +201,7 @@ def _check_final(name: str, factory: Callable, first: float, final: float) -> No
 
 
 def warmup_length(warmup_epochs: float, steps_per_epoch: int) -> int:
-    """The steps of a warm-up."""
+    """Returns the number of warm-up steps."""
     return round(warmup_epochs * steps_per_epoch)
 
 
@@ -227,10 +228,10 @@ def _check(learning_rate, epochs, warmup_epochs, warmup_start, final_learning_ra
         )
 
 
-def _users(what: str, function: Callable, options: Mapping[str, Any], ours: dict[str, Any]):
-    """A schedule by import path: what a function returns, or the function itself."""
+def _custom(what: str, function: Callable, options: Mapping[str, Any], ours: dict[str, Any]):
+    """Returns a custom schedule: the function itself, or the schedule that it returns."""
     if not callable(function):
-        raise errors.InputError(f"{what} is no function")
+        raise errors.InputError(f"{what} is not a function")
     schedule = function
     if not {"step", "count"} & imports.parameters(function).keys():
         schedule = imports.call(what, function, options, ours, prefix=_PREFIX)
@@ -246,22 +247,22 @@ def _users(what: str, function: Callable, options: Mapping[str, Any], ours: dict
 
 
 def _check_rates(what: str, schedule: Callable, steps: int) -> None:
-    """Raises an InputError for a schedule that gives no rates at some of its steps."""
-    looks = sorted({round(i * (steps - 1) / (_LOOKS - 1)) for i in range(_LOOKS)})
-    try:  # as the compiled step calls it, and as the console does
+    """Raises an InputError for a schedule with an invalid rate at one of the sampled steps."""
+    samples = sorted({round(i * (steps - 1) / (_SAMPLES - 1)) for i in range(_SAMPLES)})
+    try:  # The compiled step calls it with a tracer, the console with a number.
         rate = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
         is_real = rate.shape == () and not jnp.issubdtype(rate.dtype, jnp.complexfloating)
-        rates = {step: float(schedule(step)) for step in looks} if is_real else {}
+        rates = {step: float(schedule(step)) for step in samples} if is_real else {}
     except imports.ERRORS as error:
         raise imports.raised(what, "cannot be used", error) from error
-    given = {step: value for step, value in rates.items() if not 0 <= value <= _HIGHEST}
     if not is_real:
-        given = {0: f"{rate.dtype} of shape {rate.shape}"}
-    for step, value in given.items():
-        is_high = is_real and value > _HIGHEST
-        bound = f"{_HIGHEST:g} at most" if is_high else "0 or above"
         raise errors.InputError(
-            f"{what} must give a number of {bound}, but gives {value} for step {step}"
+            f"{what} returns {rate.dtype} of shape {rate.shape}, but must return a real number"
         )
+    for step, value in rates.items():
+        if not 0 <= value <= _HIGHEST_RATE:
+            raise errors.InputError(
+                f"{what} returns {value} for step {step}, but must return 0 to {_HIGHEST_RATE:g}"
+            )
     if len(rates) > 1 and not any(rates.values()):
-        raise errors.InputError(f"{what} gives 0 for all of its steps: nothing would be learnt")
+        raise errors.InputError(f"{what} returns 0 for every step, so that nothing is learnt")

@@ -1,4 +1,4 @@
-"""Optimizers by name: what they do in a step or two, and what they refuse."""
+"""Optimizers by name: their first steps, and invalid names and options."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,6 @@ import optax
 import pytest
 
 from rrd_jax import errors, optim
-from rrd_jax.optim import optimizers
 
 _PARAMS = {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0)}
 
@@ -39,23 +38,15 @@ def test_sgd_is_pytorchs_rule():
         np.testing.assert_allclose(params["w"], p, rtol=1e-6)
 
 
-def test_long_gradients_are_shortened_together_before_decay_joins_them():
+def test_gradients_are_clipped_by_global_norm_before_weight_decay():
     optimizer = optim.sgd(lambda step: 1.0, momentum=0.0, weight_decay=0.5, clip_norm=1.0)
     params = {"a": jnp.float32(2.0), "b": jnp.float32(0.0)}
     state = optimizer.init(params)
-    updates, state = optimizer.update({"a": jnp.float32(3.0), "b": jnp.float32(4.0)}, state, params)
-    np.testing.assert_allclose([updates["a"], updates["b"]], [-(0.6 + 1.0), -0.8], rtol=1e-6)
-    updates, state = optimizer.update({"a": jnp.float32(0.3), "b": jnp.float32(0.4)}, state, params)
-    np.testing.assert_allclose([updates["a"], updates["b"]], [-(0.3 + 1.0), -0.4], rtol=1e-6)
-
-
-def test_bad_numbers_are_named():
-    with pytest.raises(errors.InputError, match="momentum is 1"):
-        optim.sgd(lambda step: 0.1, momentum=1.0)
-    with pytest.raises(errors.InputError, match="weight_decay is -1"):
-        optim.sgd(lambda step: 0.1, weight_decay=-1)
-    with pytest.raises(errors.InputError, match="clip_norm is -1"):
-        optim.sgd(lambda step: 0.1, clip_norm=-1)
+    for a, b, clipped in ((3.0, 4.0, (0.6, 0.8)), (0.3, 0.4, (0.3, 0.4))):
+        gradients = {"a": jnp.float32(a), "b": jnp.float32(b)}
+        updates, state = optimizer.update(gradients, state, params)
+        wanted = [-(clipped[0] + 1.0), -clipped[1]]
+        np.testing.assert_allclose([updates["a"], updates["b"]], wanted, rtol=1e-6)
 
 
 def test_the_state_of_sgd_is_as_checkpoints_have_it():
@@ -142,46 +133,46 @@ def test_an_optimizer_by_import_path_is_called_with_its_options():
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
-        ("adamq", {}, "unknown optimizer.name 'adamq'; did you mean 'adam'"),
-        ("adam", {"options": {"beta1": 0.9}}, "unknown option 'optimizer.options.beta1'"),
+        ("sgd", {"momentum": 1.0}, "momentum is 1"),
+        ("sgd", {"weight_decay": -1}, "weight_decay is -1"),
+        ("sgd", {"clip_norm": -1}, "clip_norm is -1"),
+        ("sgd", {"nesterov": True, "momentum": 0.0}, "nesterov is True, .*momentum is 0"),
+        ("adamq", {}, "optimizer.name 'adamq'.*'adam'"),
+        ("scale_by_rprop", {}, "unknown optimizer.name 'scale_by_rprop'"),
+        ("global_norm", {}, "global_norm"),
+        ("adam", {"options": {"beta1": 0.9}}, "optimizer.options.beta1"),
         ("adam", {"options": {"b1": "x"}}, "'optimizer.options.b1' of optimizer 'adam' is 'x'"),
         ("adamw", {"options": {"learning_rate": 1.0}}, "unknown option .*learning_rate"),
-        ("lookahead", {}, "needs a value for 'fast_optimizer'"),
-        ("lbfgs", {}, "as `value`, the loss: TypeError: .* 'value_fn'"),
-        ("sophia", {}, "cannot be used"),
-        (
-            "prodigy",
-            {"weight_decay": 0.1, "decay_norm_and_bias": False},
-            "cannot tell norms and biases from other weights",
-        ),
-        ("nowhere:x", {}, "there is no module 'nowhere'"),
-        (f"{__name__}:no_rate", {}, "no function with an argument 'learning_rate'"),
-        (f"{__name__}:raises", {}, "cannot be made: KeyError: 'mine' .*optimizers_test.py"),
-        (f"{__name__}:number", {}, "returns int, but must return an optax.GradientTransformation"),
-        (f"{__name__}:exits", {}, "cannot be made: SystemExit: 3 .*optimizers_test.py"),
-        (f"{__name__}:integers", {}, "gives updates of other shapes or types than the parameters'"),
-        ("adamw", {"options": {"b1": 5.0}}, r"options.b1 is 5.0, but must be in \[0, 1\)"),
-        ("adamw", {"options": {"eps": -1.0}}, "options.eps is -1.0, but must be 0 or above"),
+        ("adamw", {"options": {"b1": 5.0}}, r"options.b1 is 5.0, .*\[0, 1\)"),
+        ("adamw", {"options": {"eps": -1.0}}, "options.eps is -1.0, .*0 or above"),
+        ("adamw", {"options": {"eps": 1e9}}, "options.eps is .*at most"),
         ("adamw", {"options": {"b1": float("nan")}}, "options.b1 is nan"),
-        ("muon", {"options": {"foo": 1}}, "unknown option .*foo' of optimizer 'muon'; .*ns_steps"),
-        ("sgd", {"nesterov": True, "momentum": 0.0}, "nesterov is True, but optimizer.momentum"),
-        (f"{__name__}:grows", {}, "changes the shapes or types of its own state"),
-        (f"{__name__}:signed", {"options": {"scal": 1.0}}, "did you mean 'scale'"),
+        ("muon", {"options": {"ns_steps": 101}}, "ns_steps is 101, .*100"),
+        ("muon", {"options": {"foo": 1}}, "foo' of optimizer 'muon'; .*ns_steps"),
+        ("lookahead", {}, "value for 'fast_optimizer'"),
+        ("lbfgs", {}, "'value_fn'"),
+        ("prodigy", {"weight_decay": 0.1, "decay_norm_and_bias": False}, "norms and biases"),
+        ("nowhere:x", {}, "no module 'nowhere'"),
+        (f"{__name__}:no_rate", {}, "argument 'learning_rate'"),
+        (f"{__name__}:raises", {}, "'mine'"),
+        (f"{__name__}:number", {}, "returns int, .*GradientTransformation"),
+        (f"{__name__}:exits", {}, "SystemExit: 3"),
+        (f"{__name__}:integers", {}, "updates of other shapes or types"),
+        (f"{__name__}:grows", {}, "shapes or types of its own state"),
+        (f"{__name__}:signed", {"options": {"scal": 1.0}}, "'scale'"),
     ],
 )
-def test_what_is_wrong_with_an_optimizer_is_one_line(name, fields, message):
-    with pytest.raises(errors.InputError, match=message) as caught:
+def test_invalid_optimizers_are_refused(name, fields, message):
+    with pytest.raises(errors.InputError, match=message):
         optim.create(name, _constant, **fields)
-    assert "\n" not in str(caught.value)
 
 
-def test_all_whole_optimizers_of_optax_can_be_used_or_say_why_not():
-    refused = set()
-    for name in optimizers.factories():
-        try:
-            optim.create(name, _constant, weight_decay=1e-4)
-        except errors.InputError:
-            refused.add(name)
-    usual = {"adabelief", "adafactor", "adagrad", "lars", "nadam", "nadamw", "novograd", "yogi"}
-    usual |= {"ademamix", "adopt", "cocob", "galore", "madgrad", "momo", "prodigy"}
-    assert not refused & usual
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("adabelief", "adafactor", "adagrad", "ademamix", "adopt", "cocob", "dog", "galore"),
+        *("lars", "madgrad", "momo", "nadam", "nadamw", "novograd", "prodigy", "yogi"),
+    ],
+)
+def test_factories_of_optax_and_contrib_are_found_by_name(name):
+    optim.create(name, _constant, weight_decay=1e-4)

@@ -1,4 +1,4 @@
-"""Learning rates by step, beside formulas written out."""
+"""Learning rates by step, compared with their formulas."""
 
 import math
 
@@ -35,15 +35,10 @@ def test_milestones_that_fall_together_each_count():
     np.testing.assert_allclose([schedule(2), schedule(3)], [1.0, 0.01], rtol=1e-6)
 
 
-@pytest.mark.parametrize("bad", [0.0, -0.5, 150])
-def test_milestones_outside_the_run_are_refused(bad):
-    with pytest.raises(errors.InputError, match="fractions of the run"):
-        optim.boundaries([bad], 240, 1)
-
-
-def test_a_rate_or_a_factor_of_nothing_is_named():
-    with pytest.raises(errors.InputError, match="learning_rate is 0"):
-        optim.step_schedule(0, [])
+@pytest.mark.parametrize("milestone", [0.0, -0.5, 150])
+def test_milestones_outside_the_run_are_refused(milestone):
+    with pytest.raises(errors.InputError, match=f"milestones has {milestone}"):
+        optim.boundaries([milestone], 240, 1)
 
 
 def test_the_cosine_and_the_line_go_from_the_rate_to_the_final_one():
@@ -127,34 +122,32 @@ def number(learning_rate):
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
-        ("cosin", {}, "unknown optimizer.schedule 'cosin'; did you mean 'cosine'"),
-        ("cosine", {"warmup_epochs": -1.0}, "optimizer.warmup_epochs is -1.0, but must be 0 or"),
-        ("cosine", {"warmup_epochs": 11}, "warmup_epochs is 11, longer than the training of 10"),
+        ("cosin", {}, "optimizer.schedule 'cosin'.*'cosine'"),
+        ("cosine", {"warmup_epochs": -1.0}, "optimizer.warmup_epochs is -1.0"),
+        ("cosine", {"warmup_epochs": 11}, "warmup_epochs is 11, .* 10"),
         ("cosine", {"warmup_start": -0.1}, "optimizer.warmup_start is -0.1"),
         ("cosine", {"final_learning_rate": float("nan")}, "final_learning_rate is nan"),
+        ("cosine", {"final_learning_rate": 2.0}, "final_learning_rate is 2, .* 0.4"),
         ("cosine", {"learning_rate": 0.0}, "optimizer.learning_rate is 0.0"),
-        ("constant", {"final_learning_rate": 0.1}, "schedule 'constant' has no use for it"),
-        ("cosine", {"options": {"power": 2}}, "unknown option 'optimizer.schedule_options.power'"),
-        ("wsd", {"options": {"decay_epochs": 11}}, "decay_epochs is 11.0, but must be above 0"),
+        ("constant", {"final_learning_rate": 0.1}, "final_learning_rate is 0.1, .*'constant'"),
+        ("cosine", {"options": {"power": 2}}, "optimizer.schedule_options.power"),
+        ("wsd", {"options": {"decay_epochs": 11}}, "decay_epochs is 11.0"),
         ("wsd", {"options": {"decay_shape": "sharp"}}, "known: linear, cosine"),
         ("exponential", {"options": {"decay_rate": -1.0}}, "schedule_options.decay_rate is -1"),
         ("exponential", {"options": {"decay_rate": "x"}}, "must be of type float"),
-        ("exponential", {"options": {"decay_rate": 1e9}}, "decay_rate is 1e.09, but must be from"),
-        ("exponential", {"options": {"decay_rate": 1e3}}, "must give a number of 1e.06 at most"),
+        ("exponential", {"options": {"decay_rate": 1e3}}, "exponential.* must return 0 to 1e.06"),
         ("exponential", {"options": {"every_epochs": 1e30}}, "every_epochs is 1e.30"),
-        ("nowhere:x", {}, "there is no module 'nowhere'"),
-        (f"{__name__}:square", {"options": {"powr": 1}}, "did you mean 'power'"),
-        (f"{__name__}:plain", {"options": {"power": 1}}, "takes the step itself, and no options"),
-        (f"{__name__}:branches", {}, "cannot be used: TracerBoolConversionError"),
-        (f"{__name__}:negative", {}, "must give a number of 0 or above, but gives -1.0"),
-        (f"{__name__}:late", {}, "must give a number of 0 or above, but gives nan for step"),
-        (f"{__name__}:zero", {}, "gives 0 for all of its steps"),
-        (f"{__name__}:imaginary", {}, r"gives complex64 of shape \(\) for step 0"),
-        ("cosine", {"final_learning_rate": 2.0}, "is 2, above the learning rate of 0.4"),
-        (f"{__name__}:number", {}, "returns float, but must return a function step -> rate"),
+        ("nowhere:x", {}, "no module 'nowhere'"),
+        (f"{__name__}:square", {"options": {"powr": 1}}, "'power'"),
+        (f"{__name__}:plain", {"options": {"power": 1}}, "no options"),
+        (f"{__name__}:branches", {}, "TracerBoolConversionError"),
+        (f"{__name__}:negative", {}, "returns -1.0 for step 0"),
+        (f"{__name__}:late", {}, "returns nan for step"),
+        (f"{__name__}:zero", {}, "returns 0 for every step"),
+        (f"{__name__}:imaginary", {}, r"returns complex64 of shape \(\)"),
+        (f"{__name__}:number", {}, "returns float, .*step -> rate"),
     ],
 )
-def test_what_is_wrong_with_a_schedule_is_one_line(name, fields, message):
-    with pytest.raises(errors.InputError, match=message) as caught:
+def test_invalid_schedules_are_refused(name, fields, message):
+    with pytest.raises(errors.InputError, match=message):
         optim.create_schedule(name, **_FIELDS | fields)
-    assert "\n" not in str(caught.value)
