@@ -31,7 +31,7 @@ from absl import app, flags
 from rrd_jax.terminal import cli
 
 if TYPE_CHECKING:
-    from rrd_jax.data.about import About
+    from rrd_jax.data.model_info import ModelInfo
     from rrd_jax.exports import Exportable, Format, Options, several
 
 FLAGS = flags.FLAGS
@@ -200,7 +200,7 @@ def _stated_place(asked: Asked, forms: Sequence["Format"]) -> pathlib.Path | Non
     return place if is_file else None
 
 
-def _place(asked: Asked, about: "About", form: "Format", options: "Options") -> pathlib.Path:
+def _place(asked: Asked, about: "ModelInfo", form: "Format", options: "Options") -> pathlib.Path:
     """Where a format's file goes that --output does not name."""
     from rrd_jax.exports import writing
     from rrd_jax.weights import files

@@ -43,8 +43,7 @@ _PURE = [
         "teacher.fold",
         "teacher.outputs",
         "teacher.wrapped",
-        *(f"data.{name}" for name in ("augment", "mixing", "policies", "operators", "erasing")),
-        *(f"data.{name}" for name in ("colours", "tones", "warping")),
+        "data.augment",
     ),
 ]
 _WORLD = [

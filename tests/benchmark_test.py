@@ -14,7 +14,7 @@ from experiments import speed_group, speed_rows, speed_table
 from experiments.speed_reader import Reader, ReaderError
 from rrd_jax import networks, parallel
 from rrd_jax.config import parse
-from rrd_jax.data import augment
+from rrd_jax.data.augment import pipeline
 from rrd_jax.jobs import program
 from rrd_jax.objectives.batch import Batch
 from rrd_jax.training import recipe
@@ -317,7 +317,7 @@ def test_the_peer_cuts_the_same_views(peer):
     import torch
 
     mean, std = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
-    ours = augment.make_augment("crop_flip", mean=mean, std=std, pad=4, flip=True)
+    ours = pipeline.make_augment("crop_flip", mean=mean, std=std, pad=4, flip=True)
     images = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
     theirs = peer.Images(
         torch.from_numpy(images), torch.arange(16), 16, True, torch.contiguous_format

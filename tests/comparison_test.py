@@ -18,7 +18,7 @@ from rrd_jax.comparison import brief, figures, latency, picture, report, shown, 
 from rrd_jax.comparison.__main__ import main as measuring
 from rrd_jax.comparison.latency import File, Latency
 from rrd_jax.config import parse
-from rrd_jax.data.about import About, Preprocessing
+from rrd_jax.data.model_info import ModelInfo, Preprocessing
 from rrd_jax.exports import trial
 from rrd_jax.jobs.run import Result
 from tests import launch
@@ -112,7 +112,7 @@ def test_the_process_that_measures_is_bound_to_its_cores_before_anything_else(
 def test_a_file_is_measured_on_one_core_and_on_all(tmp_path):
     network = networks.create("resnet8", 10)
     variables = networks.init(network, jax.random.key(0), (8, 8, 1))
-    about = About("resnet8", 10, preprocessing=Preprocessing(8, 1, (0.3,), (0.4,)))
+    about = ModelInfo("resnet8", 10, preprocessing=Preprocessing(8, 1, (0.3,), (0.4,)))
     images = exports.Images(np.zeros((2, 8, 8, 1), np.uint8), None, "images")
     trial = exports.Trial(exports.exportable(network, variables, about), images)
     path = tmp_path / "it.safetensors"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import networks, objectives, optim, parallel
-from rrd_jax.data import augment
+from rrd_jax.data.augment import pipeline
 from rrd_jax.networks.resnet import ResNet
 from rrd_jax.objectives.batch import Batch
 from rrd_jax.teacher import outputs
@@ -19,7 +19,7 @@ from rrd_jax.training.recipe import Term
 
 NETWORK = functools.partial(ResNet, blocks=(1,), widths=(8, 16))
 # No augmentation.
-PLAIN = augment.Augment(
+PLAIN = pipeline.Augment(
     "plain", 1, lambda key, epoch, index: 0 * index, lambda view, index, images: images
 )
 # Hundreds of small random draws: compiling them well takes longer than drawing them.

@@ -13,7 +13,7 @@ from experiments.measures import sampling
 from experiments.measures.subject import Answers, Subject
 from rrd_jax import checkpoints, data, errors, exports, library
 from rrd_jax import config as configs
-from rrd_jax.data.about import About
+from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.evaluation import predictions, rows
 from rrd_jax.library import loading, teachers
 from rrd_jax.teacher import classes
@@ -127,7 +127,7 @@ def _answered(question: _Question) -> Any:
     return question.ask()
 
 
-def _check(about: About, dataset: data.Dataset, folder: pathlib.Path) -> None:
+def _check(about: ModelInfo, dataset: data.Dataset, folder: pathlib.Path) -> None:
     there = (about.num_classes, about.preprocessing.image_shape)
     here = (dataset.num_classes, tuple(dataset.image_shape))
     if there != here:
@@ -138,7 +138,7 @@ def _check(about: About, dataset: data.Dataset, folder: pathlib.Path) -> None:
         )
 
 
-def _compares(teacher: About, student: About) -> bool:
+def _compares(teacher: ModelInfo, student: ModelInfo) -> bool:
     found = classes.match(
         teacher.class_names, teacher.num_classes, student.class_names, student.num_classes
     )

@@ -28,7 +28,7 @@ import resident_memory
 from rrd_jax import data, networks, parallel
 from rrd_jax.config import limit, parse
 from rrd_jax.cpu import compiling
-from rrd_jax.data.feed import Resident
+from rrd_jax.data.feeds.feed import Resident
 from rrd_jax.jobs import loop, program
 from rrd_jax.teacher import filling
 from rrd_jax.teacher.frozen import FrozenNetwork

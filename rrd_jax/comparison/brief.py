@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 
 from rrd_jax import checkpoints, networks
-from rrd_jax.data.about import Preprocessing
+from rrd_jax.data.model_info import Preprocessing
 from rrd_jax.jobs.job import teacher_paths
 from rrd_jax.jobs.run import Result
 from rrd_jax.teacher import seeing

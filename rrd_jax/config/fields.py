@@ -21,10 +21,10 @@ from rrd_jax.config.kinds import (
     Text,
 )
 from rrd_jax.config.options import Options
-from rrd_jax.data.augment import TEACHERS_VIEWS
-from rrd_jax.data.erasing import ERASED
-from rrd_jax.data.mixing import MIXES
-from rrd_jax.data.policies import POLICIES
+from rrd_jax.data.augment.erasing import ERASED
+from rrd_jax.data.augment.mixing import MIXES
+from rrd_jax.data.augment.pipeline import TEACHERS_VIEWS
+from rrd_jax.data.augment.policies import POLICIES
 from rrd_jax.data.source import (
     DECODERS,
     DEVICE_AUGMENTATIONS,

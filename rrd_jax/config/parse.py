@@ -13,9 +13,9 @@ from rrd_jax import errors, imports, networks, objectives, optim, parallel
 from rrd_jax.config import checks, effects, methods, naming, sizes, unlabelled
 from rrd_jax.config.fields import BY_PATH, defaults
 from rrd_jax.config.options import Options
-from rrd_jax.data import augment, mixing
+from rrd_jax.data.augment import mixing, pipeline
+from rrd_jax.data.augment.views import Views
 from rrd_jax.data.source import Source
-from rrd_jax.data.views import Views
 from rrd_jax.objectives.rrd import MEMORIES
 from rrd_jax.teacher import cache as teacher_cache
 from rrd_jax.training import recipe
@@ -316,13 +316,13 @@ def _training(
     )
 
 
-def _augment(data: ConfigDict) -> augment.Augment:
+def _augment(data: ConfigDict) -> pipeline.Augment:
     """What the step does to training images."""
-    names = (name for name in augment.Changes._fields if name != "others")
-    changes = augment.Changes(
+    names = (name for name in pipeline.Changes._fields if name != "others")
+    changes = pipeline.Changes(
         **{name: data[name] for name in names}, others=tuple(data.views.others)
     )
-    return augment.make_augment(
+    return pipeline.make_augment(
         data.augment,
         mean=data.mean,
         std=data.std,

@@ -12,7 +12,7 @@ from rrd_jax.data.source import Source
 if TYPE_CHECKING:
     from rrd_jax.data.builders.registry import DATASETS
     from rrd_jax.data.dataset import Dataset, from_sources, load
-    from rrd_jax.data.degraded import have_same_origin, origin
+    from rrd_jax.data.subsets.degraded import have_same_origin, origin
 
 __all__ = ["DATASETS", "Dataset", "Source", "from_sources", "have_same_origin", "load", "origin"]
 
@@ -20,14 +20,18 @@ _MODULES = {
     "DATASETS": "builders.registry",
     "Dataset": "dataset",
     "from_sources": "dataset",
-    "have_same_origin": "degraded",
+    "have_same_origin": "subsets.degraded",
     "load": "dataset",
-    "origin": "degraded",
+    "origin": "subsets.degraded",
 }
+# Public modules of `augment`, which are attributes of this package too.
+_AUGMENT = ("colours", "erasing", "operators", "policies")
 
 
 def __getattr__(name: str) -> Any:
     """Imports what is heavy when it is first asked for."""
+    if name in _AUGMENT:
+        return importlib.import_module(f"{__name__}.augment.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rrd_jax import errors, imports
-from rrd_jax.data import conform, expressions, images
+from rrd_jax.data.images import conversion, transforms
 from rrd_jax.data.opened import Opened
-from rrd_jax.data.random_access import Examples, Handle, Rows, without_labels
 from rrd_jax.data.source import Source
+from rrd_jax.data.sources import split_expressions
+from rrd_jax.data.sources.random_access import Examples, Handle, Rows, without_labels
 
 _LOOKS = 8  # examples of a split that are looked at when it is opened
 _SCANNED = 100_000  # of more examples, the labels are not read one after the other
@@ -76,7 +77,7 @@ def open_splits(
     version = f"{name} {_digest(both, looks, known_labels)}"
     names = next(filter(None, (_class_names(found, num_classes) for found in candidates)), ())
     _check_same_classes(name, wholes, num_classes)
-    shared = expressions.overlap(*(rows.parts for rows in both))
+    shared = split_expressions.overlap(*(rows.parts for rows in both))
     return Opened(version, num_classes, channels, *splits, names, shared=shared)
 
 
@@ -106,7 +107,7 @@ def _rows(
     what = f"split '{expression}' of data set '{name}'"
     parts = []
     try:
-        for part in expressions.parse(expression):
+        for part in split_expressions.parse(expression):
             if known and part.name not in known:
                 raise ValueError(f"there is no '{part.name}'")
             ((handle, places),) = whole(part.name).parts
@@ -165,7 +166,7 @@ def _content(example: Mapping[str, Any]) -> bytes:
 
 
 def _channels(image: bytes | np.ndarray) -> int:
-    return image.shape[-1] if isinstance(image, np.ndarray) else images.stored_channels(image)
+    return image.shape[-1] if isinstance(image, np.ndarray) else transforms.stored_channels(image)
 
 
 def _labels(rows: Rows, *, needed: bool) -> np.ndarray | None:
@@ -174,7 +175,7 @@ def _labels(rows: Rows, *, needed: bool) -> np.ndarray | None:
     listed = _listed_labels(handle.source)
     if listed is not None:
         some = map(int, np.linspace(0, len(places) - 1, min(_LOOKS, len(places))))
-        if all(listed[i] == rows.read(i, conform.label) for i in some):
+        if all(listed[i] == rows.read(i, conversion.label) for i in some):
             return listed
     if not needed:
         return None
@@ -183,7 +184,7 @@ def _labels(rows: Rows, *, needed: bool) -> np.ndarray | None:
             f"{rows.what} does not say how many classes it has, and {len(rows)} examples are too"
             " many to look for the largest label: give the source an attribute num_classes"
         )
-    return np.array([rows.read(i, conform.label) for i in range(len(rows))])
+    return np.array([rows.read(i, conversion.label) for i in range(len(rows))])
 
 
 def _listed_labels(source: Any) -> np.ndarray | None:

@@ -6,11 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rrd_jax import errors
-from rrd_jax.data import degraded, feed, names, opened, regions, summary, unlabelled
-from rrd_jax.data.keeping import Keep
+from rrd_jax.data import class_names_file, opened, summary, unlabelled
+from rrd_jax.data.augment.views import Views
+from rrd_jax.data.feeds import feed
+from rrd_jax.data.feeds.image_cache import Keep
+from rrd_jax.data.images import partial_decoding
 from rrd_jax.data.source import Source
+from rrd_jax.data.subsets import degraded
 from rrd_jax.data.summary import Summary
-from rrd_jax.data.views import Views
 from rrd_jax.terminal import console
 
 _RESIDENT_BYTES = 4e9
@@ -91,7 +94,7 @@ def from_sources(
       >>> dataset.num_classes, dataset.image_shape, len(dataset.train)
       (10, (8, 8, 1), 20)
     """
-    from rrd_jax.data import imported  # it needs PIL, which `load` may do without
+    from rrd_jax.data.sources import imported  # it needs PIL, which `load` may do without
 
     source = source or Source()
     splits = {"train": train} if test is None else {"train": train, "test": test}
@@ -112,7 +115,7 @@ def _dataset(source: Source, splits: opened.Opened, reopen: Callable[[Source], D
             " tell it from: networks need two or more"
         )
     if source.class_names and source.use_labels:
-        class_names = names.read(
+        class_names = class_names_file.read(
             pathlib.Path(source.class_names), splits.num_classes, "data.class_names"
         )
         splits = dataclasses.replace(splits, class_names=class_names)
@@ -158,10 +161,10 @@ def _decodes_by_parts(source: Source) -> bool:
     """Whether no more of a JPEG is decoded than its crop."""
     if not source.crops_on_host or source.decoder == "cv2":
         return False
-    if source.decoder == "auto" and not regions.is_installed():
+    if source.decoder == "auto" and not partial_decoding.is_installed():
         return False
     try:
-        regions.check_usable()
+        partial_decoding.check_usable()
     except errors.InputError as error:
         if source.decoder != "auto":
             raise

@@ -11,10 +11,10 @@ from rrd_jax.data.summary import Summary
 
 # By kind of name: the module whose `open_source` opens such a set, imported for those alone.
 _MODULES = {
-    "tfds": "prepared",
+    "tfds": "sources.prepared",
     "folder": "folder",
-    "hf": "huggingface",
-    "import path": "imported",
+    "hf": "sources.huggingface",
+    "import path": "sources.imported",
 }
 
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from rrd_jax import errors, networks
 from rrd_jax.cpu import compiling
-from rrd_jax.data import about as abouts
-from rrd_jax.data import augment
-from rrd_jax.data.about import About
+from rrd_jax.data import model_info as abouts
+from rrd_jax.data.augment import pipeline
+from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.evaluation import predictions
 from rrd_jax.exports.silence import silence
 from rrd_jax.objectives import Objective
@@ -42,7 +42,7 @@ class Exportable:
 
     network: networks.Network
     variables: dict[str, Any]
-    about: About
+    about: ModelInfo
     terms: Mapping[str, Objective] | None = None
 
     @functools.cached_property
@@ -76,7 +76,7 @@ class Exportable:
     def normalize(self) -> Callable[[jax.Array], jax.Array]:
         """uint8 images to what the network sees."""
         wanted = self.about.preprocessing
-        return augment.make_normalize(wanted.mean, wanted.std)
+        return pipeline.make_normalize(wanted.mean, wanted.std)
 
     @functools.cached_property
     def _compiled(self) -> Callable:
@@ -120,7 +120,7 @@ class Runtime(Protocol):
       runtime: name and version of the library, such as "onnxruntime 1.32.0".
     """
 
-    about: About
+    about: ModelInfo
     runtime: str
 
     def __call__(self, images: np.ndarray) -> Outputs:
@@ -178,7 +178,7 @@ def version_of(*distributions: str) -> str:
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in distributions)
 
 
-def normalized(about: About, images: np.ndarray) -> np.ndarray:
+def normalized(about: ModelInfo, images: np.ndarray) -> np.ndarray:
     """float32 (x / 255 - mean) / std of uint8 images [B, H, W, channels], without JAX."""
     wanted = about.preprocessing
     mean, std = (np.asarray(values, np.float32) for values in (wanted.mean, wanted.std))
@@ -196,7 +196,7 @@ class Header(NamedTuple):
       outputs: names of what it computes, in its order.
     """
 
-    about: About
+    about: ModelInfo
     format: str
     layout: str
     takes: str

@@ -10,12 +10,12 @@ import pathlib
 from typing import Any
 
 from rrd_jax import errors, networks
-from rrd_jax.data.about import About
+from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.exports import base, weights
 from rrd_jax.exports.base import Exportable, Format, Options, Runtime
 from rrd_jax.run_folder import readme, report
 from rrd_jax.terminal import console
-from rrd_jax.weights import beside, exported, published
+from rrd_jax.weights import exported, published, sidecar
 
 _CONFIG = "config.json"
 _OURS = "rrd_jax:"  # before the names of networks that timm lacks
@@ -53,7 +53,7 @@ def _config(exportable: Exportable, timm: str, content: dict[str, Any]) -> dict[
     width = 0 if isinstance(embedding, tuple) else embedding.shape[-1]
     # No num_classes: Hugging Face's transformers hand that on themselves.
     arguments = known.make_args(shape)
-    images = beside.to_timm(about.preprocessing)
+    images = sidecar.to_timm(about.preprocessing)
     if known.timm:
         stem, head = known.timm_ends
         images |= {"pool_size": None, "first_conv": stem, "classifier": head}
@@ -70,7 +70,7 @@ def _config(exportable: Exportable, timm: str, content: dict[str, Any]) -> dict[
     return config | {exported.KEY: content}
 
 
-def _why_not(about: About) -> str:
+def _why_not(about: ModelInfo) -> str:
     if about.classifier:
         return f"'{about.classifier}' classifies in its place, by layers that timm has not"
     return f"timm has no {about.model}"
@@ -80,7 +80,7 @@ def _open(path: pathlib.Path, threads: int) -> Runtime:
     architecture = str(_read_config(path).get("architecture"))
     if not (path / exported.HUB_WEIGHTS).is_file():
         raise errors.InputError(f"{path} has no {exported.HUB_WEIGHTS}: export or copy it again")
-    beside.read(path / exported.HUB_WEIGHTS)  # raises for classes that cannot be
+    sidecar.read(path / exported.HUB_WEIGHTS)  # raises for classes that cannot be
     why_not = ""
     if architecture.startswith(_OURS):
         why_not = f"names not tried in torch: timm has no {architecture.removeprefix(_OURS)}"

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rrd_jax import data, errors
-from rrd_jax.data import listing, reading
-from rrd_jax.data.about import About, Preprocessing
+from rrd_jax.data.folder import file_listing
+from rrd_jax.data.images import reader
+from rrd_jax.data.model_info import ModelInfo, Preprocessing
 from rrd_jax.data.source import Source
 from rrd_jax.teacher import classes
 from rrd_jax.terminal import console
@@ -34,7 +35,7 @@ class Images(NamedTuple):
     is_real: bool = True
 
 
-def images_for(about: About, source: Source | None, given: Any, most: int) -> Images:
+def images_for(about: ModelInfo, source: Source | None, given: Any, most: int) -> Images:
     """The images to compare the files of a network on.
 
     Args:
@@ -72,7 +73,7 @@ def images_for(about: About, source: Source | None, given: Any, most: int) -> Im
     return at_random(form, min(most, _RANDOM))
 
 
-def _labels(labels: np.ndarray, dataset: data.Dataset, about: About) -> np.ndarray | None:
+def _labels(labels: np.ndarray, dataset: data.Dataset, about: ModelInfo) -> np.ndarray | None:
     """Labels as a network numbers its classes, of which the data's may be some; None if unknown."""
     theirs, ours = (
         (about.class_names, about.num_classes),
@@ -134,9 +135,9 @@ def of_folder(folder: pathlib.Path, form: Preprocessing, most: int) -> Images:
     """
     if not folder.is_dir():
         raise errors.InputError(f"{folder} is no folder; wanted is one with images")
-    names = listing.files([str(folder)])
+    names = file_listing.files([str(folder)])
     places = np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).astype(int))
-    found = reading.read_all([names[place] for place in places], form, ahead=64)
+    found = reader.read_all([names[place] for place in places], form, ahead=64)
     images = [image for _, image in found if isinstance(image, np.ndarray)]
     if not images:
         raise errors.InputError(f"{folder} holds no images that can be read")

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrd_jax import errors, networks, objectives
-from rrd_jax.data.about import About
+from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.exports import base
 from rrd_jax.exports.base import Exportable, Header, Outputs, Runtime
 from rrd_jax.teacher import wrapped
 from rrd_jax.training.choices import NetworkChoice
-from rrd_jax.weights import exported, files, published, reading, to_torch
+from rrd_jax.weights import exported, file_formats, files, published, to_torch
 
 
 def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
@@ -61,7 +61,7 @@ def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
 
 def is_exported(path: pathlib.Path, *, safetensors: bool) -> bool:
     """Whether a path is a file of weights that says what it holds, and .safetensors or not."""
-    if not path.is_file() or reading.is_safetensors(path) != safetensors:
+    if not path.is_file() or file_formats.is_safetensors(path) != safetensors:
         return False
     try:
         return exported.read(path) is not None
@@ -100,7 +100,7 @@ def writing(path: pathlib.Path) -> Iterator[None]:
 class Ours:
     """Weights from a file in our network; see `Runtime`."""
 
-    about: About
+    about: ModelInfo
     runtime: str
     exportable: Exportable
 
@@ -113,7 +113,7 @@ class Ours:
 class Theirs:
     """Weights from a file in a network of torchvision or timm; see `Runtime`."""
 
-    about: About
+    about: ModelInfo
     runtime: str
     module: Any
     threads: int
@@ -172,7 +172,7 @@ def open_file(path: pathlib.Path, threads: int, *, why_not: str = "") -> Runtime
     return Ours(said.about, f"{base.version_of('jax')} ({why_not})", _ours(said.about, variables))
 
 
-def _ours(about: About, variables: dict[str, Any]) -> Exportable:
+def _ours(about: ModelInfo, variables: dict[str, Any]) -> Exportable:
     choice = NetworkChoice(about.model, jnp.float32, options=about.options)
     network = choice.create(about.num_classes)
     networks.check_weights("the file", variables, network, about.preprocessing.image_shape)
@@ -184,7 +184,7 @@ def _tensors(file: pathlib.Path, library: str, said: exported.Said) -> dict[str,
     """The state dict of a file, as users of that library read it."""
     import torch
 
-    if reading.is_safetensors(file):
+    if file_formats.is_safetensors(file):
         state_dict = importlib.import_module("safetensors.torch").load_file(file)
     else:
         state_dict = torch.load(file, map_location="cpu", weights_only=True)
@@ -196,7 +196,7 @@ def _tensors(file: pathlib.Path, library: str, said: exported.Said) -> dict[str,
     return published.respell(state_dict, model, library)
 
 
-def _make(about: About, names: str) -> tuple[str, Any]:
+def _make(about: ModelInfo, names: str) -> tuple[str, Any]:
     """(The library, its network without these weights), or (why there is none, None).
 
     Args:
@@ -213,7 +213,7 @@ def _make(about: About, names: str) -> tuple[str, Any]:
     return f"names not tried in torch: {' or '.join(makers)} is not installed", None
 
 
-def _makers(about: About) -> dict[str, Callable[[], Any]]:
+def _makers(about: ModelInfo) -> dict[str, Callable[[], Any]]:
     """What makes a network, by library; only those that have it."""
     known, channels = published.of(about.model), about.preprocessing.channels
 

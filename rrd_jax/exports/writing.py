@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from rrd_jax import checkpoints, errors, imports
-from rrd_jax.data.about import About
+from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.exports import base
 from rrd_jax.exports.base import Exportable, Format, Options
 from rrd_jax.exports.checking import Comparison, Trial
@@ -68,7 +68,7 @@ class Written(NamedTuple):
 def exportable(
     network: Network,
     variables: dict[str, Any],
-    about: About,
+    about: ModelInfo,
     terms: Mapping[str, Objective] | None = None,
 ) -> Exportable:
     """A network on its way out, which computes in float32 whatever it was trained in.
@@ -135,7 +135,7 @@ def known_options(form: Format, options: Options) -> Options:
     return dataclasses.replace(options, **plain)
 
 
-def file_name(about: About, form: Format, options: Options = _PLAIN, suffix: str = "") -> str:
+def file_name(about: ModelInfo, form: Format, options: Options = _PLAIN, suffix: str = "") -> str:
     """Of a network's file in a folder of several, such as resnet8.onnx or resnet8-int8.tflite.
 
     Args:

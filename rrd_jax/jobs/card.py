@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rrd_jax import data, errors, parallel
-from rrd_jax.data.about import About, Preprocessing, from_json
+from rrd_jax.data.model_info import ModelInfo, Preprocessing, from_json
 from rrd_jax.data.source import HOST_AUGMENTATIONS
 from rrd_jax.run_folder import provenance, readme, report
 from rrd_jax.teacher.frozen import FrozenNetwork
@@ -18,12 +18,12 @@ _FILE = "model.json"
 
 def of_run(
     recipe: Recipe, dataset: data.Dataset, teacher: FrozenNetwork | None, parameters: int
-) -> About:
+) -> ModelInfo:
     """What is known of a run's network before its first step; `parameters` are counted."""
     training = recipe.training
     choice, terms = training.network, recipe.terms
     classifier = next((name for name, term in terms.items() if term.objective.predict), "")
-    return About(
+    return ModelInfo(
         model=choice.model,
         num_classes=dataset.num_classes,
         options=dict(choice.options),
@@ -74,11 +74,11 @@ def write(folder: pathlib.Path, about: dict[str, Any]) -> None:
 
 def of_checkpoint(
     meta: Mapping[str, Any], fields: Mapping[str, Any] | None, folder: pathlib.Path
-) -> About:
+) -> ModelInfo:
     """What is known of weights that were read.
 
     Args:
-      meta: of the checkpoint or file, as `convert.files.load` gives it.
+      meta: of the checkpoint or file, as `weights.files.load` gives it.
       fields: the config that the run's folder keeps; None where there is none. Runs of earlier
         versions say no more.
       folder: the run's.
@@ -86,7 +86,7 @@ def of_checkpoint(
     if meta.get("about"):
         return from_json(meta["about"], str(folder))
     choice = (fields or {}).get("student", {})
-    return About(
+    return ModelInfo(
         model=meta["model"],
         num_classes=meta["num_classes"],
         options=choice.get("options", {}) if choice.get("model") == meta["model"] else {},

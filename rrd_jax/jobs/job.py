@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax import checkpoints, data, errors, networks, parallel
-from rrd_jax.data import few
 from rrd_jax.data.source import Source
+from rrd_jax.data.subsets import labelled_subset
 from rrd_jax.evaluation import predictions, shown
 from rrd_jax.jobs import growth, loop, preflight
 from rrd_jax.jobs.run import Result
@@ -142,7 +142,7 @@ def describe(dataset: data.Dataset, folder: pathlib.Path) -> None:
     for text in dataset.summary.warnings:
         console.warn(text)
     if dataset.few:
-        console.say(few.about(dataset.few))
+        console.say(labelled_subset.about(dataset.few))
         for text in dataset.few.summary.warnings:
             console.warn(f"eval.labelled: {text}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -207,7 +207,7 @@ def with_few(job: Job, setting: Setting) -> Setting:
     if not (proof.labelled and job.teachers):
         return setting
     given = (proof.labelled, proof.per_class, source, setting.dataset)
-    found = parallel.main_first(lambda: few.open_few(*given))
+    found = parallel.main_first(lambda: labelled_subset.open_few(*given))
     there = {"version": found.version, "train": len(found.train), "test": len(found.test)}
     parallel.check_agreement({"eval.labelled": there})
     dataset = dataclasses.replace(setting.dataset, few=found)

@@ -13,8 +13,9 @@ import numpy as np
 
 from rrd_jax import checkpoints, data, errors, parallel
 from rrd_jax.cpu import compiling, footprint
-from rrd_jax.data import feed, sanity
-from rrd_jax.data.views import Views
+from rrd_jax.data import sanity
+from rrd_jax.data.augment.views import Views
+from rrd_jax.data.feeds import feed
 from rrd_jax.evaluation import predictions
 from rrd_jax.jobs import held_out, memory_advice, proving
 from rrd_jax.jobs.run import Result, Run, finished

@@ -12,8 +12,8 @@ import numpy as np
 
 from rrd_jax import data, errors, exports, parallel
 from rrd_jax.cpu import compiling
-from rrd_jax.data import augment
-from rrd_jax.data.about import About
+from rrd_jax.data.augment import pipeline
+from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.data.source import Source
 from rrd_jax.evaluation import predictions
 from rrd_jax.exports import Exportable, base, trial
@@ -49,7 +49,7 @@ class Loaded:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     terms: Mapping[str, Objective] | None = None
-    about: About | None = dataclasses.field(default=None, repr=False)
+    about: ModelInfo | None = dataclasses.field(default=None, repr=False)
     source: Source | None = dataclasses.field(default=None, repr=False)
 
     def __call__(self, images: Any) -> Outputs:
@@ -95,7 +95,7 @@ class Loaded:
                 f"it is not known how images for '{self.name}' are normalised: pass floats, or give"
                 " mean and std to rrd_jax.load"
             )
-        return augment.make_normalize(self.mean, self.std)
+        return pipeline.make_normalize(self.mean, self.std)
 
     def predict(
         self, images: Any, *, batch_size: int = 64, skip_unread: bool = False
@@ -158,7 +158,7 @@ class Loaded:
         """
         path = pathlib.Path(path)
         form = exports.get(format) if format else exports.of_extension(path)
-        about = self.about or About(self.name, self.num_classes)
+        about = self.about or ModelInfo(self.name, self.num_classes)
         network = exports.exportable(self.network, self.variables, about, self.terms)
         images = trial.images_for(about, self.source, test, 500)
         asked = exports.options_of(**options)

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from rrd_jax import checkpoints, errors, exports, imports, networks
 from rrd_jax import config as configs
 from rrd_jax import objectives as registry
-from rrd_jax.data import names
-from rrd_jax.data.about import About, Preprocessing
+from rrd_jax.data import class_names_file
+from rrd_jax.data.model_info import ModelInfo, Preprocessing
 from rrd_jax.jobs import card
 from rrd_jax.library import heads
 from rrd_jax.library.loaded import Loaded
@@ -112,7 +112,7 @@ def fields_of(folder: pathlib.Path) -> dict[str, Any] | None:
     return fields if fields and "student" in fields else None
 
 
-def about_of(folder: pathlib.Path) -> About | None:
+def about_of(folder: pathlib.Path) -> ModelInfo | None:
     """What the newest checkpoint of a run says of its network; None where there is none."""
     home = _home(folder)
     meta = checkpoints.read_meta(home / "checkpoints")
@@ -176,7 +176,7 @@ def _of_weights(
 
 
 def _seen(
-    about: About, shape: Sequence[int | None], given: Mapping[str, Any]
+    about: ModelInfo, shape: Sequence[int | None], given: Mapping[str, Any]
 ) -> Preprocessing | None:
     """How images become what the network sees; None where too little is known of that."""
     errors.check_counts(**{k: given[k] for k in ("image_size", "resize") if k in given})
@@ -199,7 +199,7 @@ def _seen(
 def _names(given: Any, num_classes: int) -> tuple[str, ...]:
     """Names of classes, of which there must be as many as classes."""
     if isinstance(given, str | os.PathLike):
-        return names.read(pathlib.Path(given), num_classes, "class_names")
+        return class_names_file.read(pathlib.Path(given), num_classes, "class_names")
     listed = tuple(map(str, given))
     if len(listed) != num_classes:
         raise errors.InputError(

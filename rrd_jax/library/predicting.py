@@ -12,8 +12,9 @@ import numpy as np
 import PIL.Image
 
 from rrd_jax import errors
-from rrd_jax.data import conform, listing, reading
-from rrd_jax.data.about import About
+from rrd_jax.data.folder import file_listing
+from rrd_jax.data.images import conversion, reader
+from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.evaluation import predictions
 from rrd_jax.library.quiet import quietly
 
@@ -94,7 +95,7 @@ class Predictor:
     """
 
     compute: Callable[[np.ndarray], dict[str, np.ndarray]] = dataclasses.field(repr=False)
-    about: About = dataclasses.field(repr=False)
+    about: ModelInfo = dataclasses.field(repr=False)
     runtime: str
     devices: int = 1
 
@@ -159,7 +160,7 @@ class Predictor:
         given = _sources(images)
         count = len(given) if isinstance(given, Sized) else batch_size
         size = predictions.even_batch(count, batch_size, self.devices)
-        read = reading.read_all(given, self.about.preprocessing, ahead=2 * size)
+        read = reader.read_all(given, self.about.preprocessing, ahead=2 * size)
         rows, files, unread = [], [], []
         with contextlib.closing(read):
             for number, (image, result) in enumerate(read):
@@ -227,18 +228,18 @@ def _is_path(image: Any) -> bool:
 
 
 def _sources(images: Any) -> Iterable[Any]:
-    """What `reading.read` takes, one by one, of what `Predictor.predict` takes."""
+    """What `reader.read` takes, one by one, of what `Predictor.predict` takes."""
     if _is_path(images):
-        return listing.files([os.fspath(images)])
+        return file_listing.files([os.fspath(images)])
     if isinstance(images, bytes | bytearray | memoryview | PIL.Image.Image):
         return [images]
     if hasattr(images, "ndim") and hasattr(images, "__array__"):
         return np.asarray(images) if images.ndim == 4 else [images]
     if isinstance(images, list | tuple) and images and all(map(_is_path, images)):
-        return listing.files(map(os.fspath, images))
+        return file_listing.files(map(os.fspath, images))
     if isinstance(images, Iterable) and not isinstance(images, dict):
         return images
     raise errors.InputError(
-        f"images are {conform.described(images)}, but must be an array [N, H, W, channels], a list"
-        " of images or of paths, or the path of a file or folder"
+        f"images are {conversion.described(images)}, but must be an array [N, H, W, channels], a"
+        " list of images or of paths, or the path of a file or folder"
     )

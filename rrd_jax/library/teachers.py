@@ -10,7 +10,7 @@ import numpy as np
 
 from rrd_jax import config as configs
 from rrd_jax import errors, networks
-from rrd_jax.data.about import About, Preprocessing
+from rrd_jax.data.model_info import ModelInfo, Preprocessing
 from rrd_jax.data.source import HOST_AUGMENTATIONS
 from rrd_jax.library import loading
 from rrd_jax.library.loaded import Loaded
@@ -125,7 +125,7 @@ def load_single(workdir: str | pathlib.Path, teacher: Teacher) -> Loaded:
     return matched(network, student)
 
 
-def _seen(teacher: Teacher, student: About | None) -> Preprocessing | None:
+def _seen(teacher: Teacher, student: ModelInfo | None) -> Preprocessing | None:
     """What a teacher sees; None where that is what its student sees, as far as is known."""
     if student is None or student.preprocessing is None:
         return None
@@ -134,7 +134,7 @@ def _seen(teacher: Teacher, student: About | None) -> Preprocessing | None:
 
 
 def _classified(
-    network: Loaded, teaching: TeachingChoice, student: About, folder: pathlib.Path
+    network: Loaded, teaching: TeachingChoice, student: ModelInfo, folder: pathlib.Path
 ) -> Loaded:
     """A teacher with the probe, or the class vectors, that the run in a folder gave it."""
     shape, count = student.preprocessing.image_shape, student.num_classes
@@ -159,7 +159,7 @@ def _classified(
     )
 
 
-def matched(network: Loaded, student: About | None) -> Loaded:
+def matched(network: Loaded, student: ModelInfo | None) -> Loaded:
     """A teacher with the classes of its student's data, where training matched them by name.
 
     Args:

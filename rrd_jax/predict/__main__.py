@@ -218,12 +218,12 @@ def _check_search() -> None:
 
 
 def _paths(names: list[str]) -> list[str]:
-    from rrd_jax.data import listing
+    from rrd_jax.data.folder import file_listing
 
     listed: list[str] = []
     for name in names:
-        listed += listing.parsed(sys.stdin.buffer.read()) if name == "-" else [name]
-    return listing.files(listed)
+        listed += file_listing.parsed(sys.stdin.buffer.read()) if name == "-" else [name]
+    return file_listing.files(listed)
 
 
 def _predictor() -> "Predictor":

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rrd_jax import errors
-from rrd_jax.data import reading
-from rrd_jax.data.about import Preprocessing
+from rrd_jax.data.images import reader
+from rrd_jax.data.model_info import Preprocessing
 from rrd_jax.predict.neighbours import Found
 from rrd_jax.terminal import drawing
 
@@ -64,5 +64,5 @@ def _drawn(found: Mapping[str, Sequence[Found]], wanted: Preprocessing) -> Any:
 
 def _show(axis: Any, file: str, title: str, wanted: Preprocessing) -> None:
     axis.set_title(title, fontsize=8)
-    image = reading.read(file, wanted)
+    image = reader.read(file, wanted)
     axis.imshow(image if wanted.channels == 3 else image[..., 0], cmap="gray", vmin=0, vmax=255)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from rrd_jax import errors
-from rrd_jax.data.about import About
+from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.run_folder import report
 
 _FILE = "README.md"
@@ -18,7 +18,9 @@ _CLASSES = 1000  # that are listed
 _FOLDERS = re.compile(r"(?<![\w./])(~[\w.-]*/|/(?=[^/\s]+/))(?:[^/\s,;:'\"=]+/)*")
 
 
-def write(folder: pathlib.Path, about: About, *, parameters: int = 0, timm: bool = False) -> None:
+def write(
+    folder: pathlib.Path, about: ModelInfo, *, parameters: int = 0, timm: bool = False
+) -> None:
     """Writes the model card of a folder, unless there is a README.md that is somebody else's.
 
     Args:
@@ -44,7 +46,7 @@ def _is_ours(text: str) -> bool:
     return body.lstrip().startswith(_MARK)
 
 
-def public(about: About) -> About:
+def public(about: ModelInfo) -> ModelInfo:
     """What is known of a network, without the machine: its name, and the folders of paths."""
     start = dict(about.training.get("start") or {})
     start.pop("host", None)
@@ -64,7 +66,7 @@ def without_folders(text: str) -> str:
     return _FOLDERS.sub("", text)
 
 
-def render(name: str, about: About, *, parameters: int = 0, timm: bool = False) -> str:
+def render(name: str, about: ModelInfo, *, parameters: int = 0, timm: bool = False) -> str:
     """The text of a model card.
 
     Args:
@@ -87,7 +89,7 @@ def render(name: str, about: About, *, parameters: int = 0, timm: bool = False) 
     return _encodable(f"---\n{front}\n---\n{_MARK}\n\n" + "\n".join(sections) + "\n")
 
 
-def _front_matter(about: About, timm: bool) -> Iterator[str]:
+def _front_matter(about: ModelInfo, timm: bool) -> Iterator[str]:
     """Lines of YAML."""
     dataset = str(about.training.get("dataset", ""))
     task = "image-classification" if about.num_classes else "image-feature-extraction"
@@ -123,7 +125,7 @@ def _yaml(value: Any) -> str:
     return errors.printable(_encodable(json.dumps(value, ensure_ascii=False)))
 
 
-def _network(about: About, parameters: int) -> Iterator[str]:
+def _network(about: ModelInfo, parameters: int) -> Iterator[str]:
     yield f"# {_plain(about.model)}\n"
     parameters = about.training.get("parameters") or parameters
     size = f", {parameters:,} parameters" if parameters else ""
@@ -163,7 +165,7 @@ def _images(wanted: dict[str, Any]) -> str:
     )
 
 
-def _usage(name: str, about: About, timm: bool) -> Iterator[str]:
+def _usage(name: str, about: ModelInfo, timm: bool) -> Iterator[str]:
     folder = without_folders(name) or "FOLDER"
     yield "\n## Use\n"
     lines = ["import rrd_jax", "", f"network = rrd_jax.load({folder!r})"]
@@ -182,7 +184,7 @@ def _argument(folder: str) -> str:
     return folder if re.fullmatch(r"[\w.@+-]+", folder) else json.dumps(folder, ensure_ascii=False)
 
 
-def _training(about: About) -> Iterator[str]:
+def _training(about: ModelInfo) -> Iterator[str]:
     training, start = about.training, about.training.get("start") or {}
     origin = training.get("start_from") or {}
     facts = {
@@ -223,7 +225,7 @@ def _training(about: About) -> Iterator[str]:
         yield from lines
 
 
-def _classes(about: About) -> Iterator[str]:
+def _classes(about: ModelInfo) -> Iterator[str]:
     if not about.class_names:
         return
     yield "\n## Classes\n"

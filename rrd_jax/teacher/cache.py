@@ -20,7 +20,7 @@ import numpy as np
 
 from rrd_jax import checkpoints, errors, networks, parallel
 from rrd_jax.data import Dataset
-from rrd_jax.data.augment import Augment
+from rrd_jax.data.augment.pipeline import Augment
 from rrd_jax.objectives import Objective
 from rrd_jax.run_folder import workdir
 from rrd_jax.teacher import ensemble, outputs

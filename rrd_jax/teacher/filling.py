@@ -10,8 +10,8 @@ from jax.sharding import PartitionSpec
 
 from rrd_jax import errors, networks, parallel
 from rrd_jax.cpu import compiling
-from rrd_jax.data import feed
-from rrd_jax.data.augment import Augment
+from rrd_jax.data.augment.pipeline import Augment
+from rrd_jax.data.feeds import feed
 from rrd_jax.teacher import outputs
 from rrd_jax.terminal import console
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from rrd_jax import checkpoints, data, errors, networks, parallel
-from rrd_jax.data import feed
+from rrd_jax.data.feeds import feed
 from rrd_jax.evaluation import figures, predictions, rows
 from rrd_jax.objectives import Objective
 from rrd_jax.teacher import classes, doubts, ensemble, fold, labelled, making, probe, wrapped

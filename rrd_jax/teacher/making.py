@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rrd_jax import data, errors, imports, networks
-from rrd_jax.data.about import Preprocessing
+from rrd_jax.data.model_info import Preprocessing
 from rrd_jax.networks import Network
 from rrd_jax.teacher import classes, seeing, vectors, wrapped
 from rrd_jax.terminal import console

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from rrd_jax import errors
-from rrd_jax.data.about import Preprocessing
+from rrd_jax.data.model_info import Preprocessing
 from rrd_jax.networks import Network
 from rrd_jax.teacher.wrapped import Preprocessed
 from rrd_jax.training.choices import TeachingChoice

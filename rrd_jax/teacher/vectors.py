@@ -10,7 +10,7 @@ import numpy as np
 import safetensors
 
 from rrd_jax import data, errors
-from rrd_jax.data.about import About
+from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.teacher import classes
 
 _NAMES = ("names", "class_names")  # of the entry that holds them
@@ -24,7 +24,7 @@ class Vectors(NamedTuple):
     names: tuple[str, ...]
 
 
-def read(path: pathlib.Path, dataset: data.Dataset | About) -> np.ndarray:
+def read(path: pathlib.Path, dataset: data.Dataset | ModelInfo) -> np.ndarray:
     """A vector of each class of the data, [C, D] float32.
 
     Vectors with names are matched with the data's, where these have names too. Names are the entry

@@ -24,10 +24,10 @@ class StartChoice:
     """What the weights of a network are before its first step.
 
     Attributes:
-      checkpoint: where they are, as `convert.files.load` has it; "" for random ones.
+      checkpoint: where they are, as `weights.files.load` has it; "" for random ones.
       head: whether the classifier is theirs: "keep", "new", or "auto" for where the classes agree.
       variables: weights that are in memory, in place of a checkpoint; None for none.
-      meta: what is known of these, as `convert.files.load` gives it.
+      meta: what is known of these, as `weights.files.load` gives it.
       section: of the config that says all this, for messages.
       ready: what `pretrained.read` made of them; None where that is still to be done.
     """
@@ -88,8 +88,8 @@ class ProofChoice:
       images: held-out images, at most.
       every: epochs between two looks; the last epoch always has one.
       knn: whether nearest images and a linear probe classify, at the end.
-      labelled: other images with labels by which they do so at each look, as `data.few.open_few`
-        has it; "" for none.
+      labelled: other images with labels by which they do so at each look, as
+        `data.subsets.labelled_subset.open_few` has it; "" for none.
       per_class: how many of these there are of each class, test images aside; 0 for all.
     """
 

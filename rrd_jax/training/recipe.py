@@ -13,7 +13,8 @@ import jax
 import optax
 
 from rrd_jax import errors, networks, objectives
-from rrd_jax.data import augment, mixing, source
+from rrd_jax.data import source
+from rrd_jax.data.augment import mixing, pipeline
 from rrd_jax.objectives import Objective
 from rrd_jax.training.choices import (
     CacheChoice,
@@ -26,7 +27,7 @@ from rrd_jax.training.choices import (
 )
 
 # The same function for the same numbers: what is compiled with it can be shared.
-_normalize = functools.cache(augment.make_normalize)
+_normalize = functools.cache(pipeline.make_normalize)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Training:
     objectives: tuple[ObjectiveChoice, ...]
     teacher_weights: tuple[float, ...]
     optimizer: OptimizerChoice
-    augment: augment.Augment
+    augment: pipeline.Augment
     mix: mixing.Mix | None
     mean: tuple[float, ...]
     std: tuple[float, ...]

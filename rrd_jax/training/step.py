@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from rrd_jax import networks
-from rrd_jax.data.augment import Augment
-from rrd_jax.data.mixing import Mix
+from rrd_jax.data.augment.mixing import Mix
+from rrd_jax.data.augment.pipeline import Augment
 from rrd_jax.objectives import ObjectiveState
 from rrd_jax.objectives.batch import Batch
 from rrd_jax.training import metrics

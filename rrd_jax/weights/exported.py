@@ -15,9 +15,9 @@ import safetensors.numpy
 from flax import traverse_util
 
 from rrd_jax import checkpoints, errors
-from rrd_jax.data import about as abouts
-from rrd_jax.data.about import About
-from rrd_jax.weights import folders, reading
+from rrd_jax.data import model_info as abouts
+from rrd_jax.data.model_info import ModelInfo
+from rrd_jax.weights import file_formats, transformers_folder
 
 KEY, HUB_WEIGHTS = "rrd_jax", "model.safetensors"
 _MARKS = ('"digest":', '"names":')  # what other files of this name do not hold
@@ -34,7 +34,7 @@ class Said(NamedTuple):
       tree: where the entries stand; None where their names say it.
     """
 
-    about: About
+    about: ModelInfo
     names: str
     digest: str
     tree: Any = None
@@ -45,7 +45,7 @@ def weights_of(path: pathlib.Path) -> pathlib.Path:
     if (path / "checkpoints").exists():
         return path
     file = path / HUB_WEIGHTS
-    return file if file.is_file() else folders.weights_of(path) or path
+    return file if file.is_file() else transformers_folder.weights_of(path) or path
 
 
 def read(file: pathlib.Path) -> Said | None:
@@ -78,7 +78,7 @@ def metadata(file: pathlib.Path) -> dict[str, str]:
     """That of a .safetensors file, though its arrays be cut off; {} of any other."""
     try:
         with file.open("rb") as opened:
-            if not reading.is_safetensors(file):
+            if not file_formats.is_safetensors(file):
                 return {}
             length = int.from_bytes(opened.read(8), "little")
             found = json.loads(opened.read(length))["__metadata__"]
@@ -89,7 +89,7 @@ def metadata(file: pathlib.Path) -> dict[str, str]:
 
 def _text(file: pathlib.Path) -> tuple[str | None, str]:
     """What it says, and where."""
-    if reading.is_safetensors(file):
+    if file_formats.is_safetensors(file):
         return metadata(file).get(KEY), str(file)
     beside = _beside(file)
     try:
@@ -125,7 +125,7 @@ def check(file: pathlib.Path, variables: dict[str, Any], wanted: Said) -> None:
     """Raises an InputError for weights that are not those that were written."""
     if digest(variables) != wanted.digest:
         way_out = "export or copy it again"
-        if not reading.is_safetensors(file):
+        if not file_formats.is_safetensors(file):
             way_out += f", or remove {_beside(file)} if they are new"
         raise errors.InputError(
             f"{file} is damaged: its weights are not those that were written, by their digest;"

@@ -4,18 +4,18 @@ import pathlib
 from typing import Any
 
 from rrd_jax import checkpoints, errors, imports, networks
-from rrd_jax.data.about import About, Preprocessing, from_json
+from rrd_jax.data.model_info import ModelInfo, Preprocessing, from_json
 from rrd_jax.terminal import console
 from rrd_jax.weights import (
-    beside,
-    differences,
+    entry_search,
     exported,
-    folders,
+    file_formats,
     from_torch,
+    mismatch,
     published,
-    reading,
+    sidecar,
     sizes,
-    wrappers,
+    transformers_folder,
 )
 
 
@@ -29,7 +29,7 @@ def split(path: pathlib.Path) -> tuple[pathlib.Path, str]:
     Returns:
       The path, and what stands behind its last @, "" for nothing.
     """
-    path = pathlib.Path(str(path).removeprefix(folders.PREFIX))
+    path = pathlib.Path(str(path).removeprefix(transformers_folder.PREFIX))
     base, at, which = str(path).rpartition("@")
     if not at or "/" in which or not base or path.exists() or not pathlib.Path(base).exists():
         return path, ""
@@ -89,7 +89,7 @@ def preprocessing_of(path: pathlib.Path, model: str = "") -> Preprocessing | Non
         said = exported.read(file)
         if said and not which:
             return said.about.preprocessing
-        return beside.read(file, "" if imports.is_path(model) else model).preprocessing
+        return sidecar.read(file, "" if imports.is_path(model) else model).preprocessing
     home = home if home.name == "checkpoints" else home / "checkpoints"
     about = (checkpoints.read_meta(home) or {}).get("about")
     return from_json(about, str(path)).preprocessing if about else None
@@ -106,13 +106,13 @@ def network_of(path: pathlib.Path) -> str:
     if not file.is_file():
         return ""
     said = exported.read(file)
-    return said.about.model if said else beside.read(file).model
+    return said.about.model if said else sidecar.read(file).model
 
 
 def _check_hub(path: pathlib.Path) -> None:
     """Raises an InputError for hf:FOLDER that is no folder of transformers with one of ours."""
-    if str(path).startswith(folders.PREFIX):
-        folders.check(split(path)[0])
+    if str(path).startswith(transformers_folder.PREFIX):
+        transformers_folder.check(split(path)[0])
 
 
 def _load_exported(
@@ -142,7 +142,7 @@ def _load_exported(
 
 def _from_torch(path: pathlib.Path, model: str, *, headless: bool) -> dict[str, Any]:
     """Of an exported file, which fits its network unless it is damaged."""
-    content = reading.read(path)
+    content = file_formats.read(path)
     try:
         return from_torch(model, content, where=str(path), headless=headless)
     except errors.InputError as error:
@@ -161,21 +161,21 @@ def _load_file(
             f"{path} is a PyTorch file, which fits networks of rrd_jax.networks only, not"
             f" '{model}': name the workdir of a run of it, or pass its variables in Python"
         )
-    known = beside.read(path, model)
+    known = sidecar.read(path, model)
     model = model or known.model
     if not model:
         raise errors.InputError(
             f"{path} does not say which network its weights are of, or it is none here: name one"
             f" of {errors.listed(networks.MODELS)}"
         )
-    content = reading.read(path)
+    content = file_formats.read(path)
     variables = from_torch(model, content, where=str(path), key=which, headless=headless)
     _warn_of_activation(path, model, content)
     num_classes, channels = sizes(model, variables)
     meta = {"model": model, "num_classes": num_classes, "image_shape": [None, None, channels]}
     if known.num_classes not in (None, num_classes):
         return variables, meta  # of other weights that lay there
-    about = About(model, num_classes, {}, known.class_names, known.preprocessing)
+    about = ModelInfo(model, num_classes, {}, known.class_names, known.preprocessing)
     if about.preprocessing and about.preprocessing.channels == channels:
         meta["image_shape"] = list(about.preprocessing.image_shape)
     elif about.preprocessing:
@@ -189,7 +189,7 @@ def _warn_of_activation(path: pathlib.Path, model: str, content: Any) -> None:
     arguments, timm = published.of(model).timm_args, published.renaming(model, "timm")
     if not arguments or not timm or path.with_name("config.json").is_file():
         return
-    if any(timm.to_ours(entry) != entry for entry in wrappers.flatten(content).arrays):
+    if any(timm.to_ours(entry) != entry for entry in entry_search.flatten(content).arrays):
         given = ", ".join(f"{name}='{value}'" for name, value in arguments.items())
         console.warn(
             f"{path} has timm's names of {published.of(model).timm}, and nothing says that it was"
@@ -204,8 +204,8 @@ def fitting(path: pathlib.Path) -> list[str]:
       InputError: it cannot be read.
     """
     path, _ = split(path)
-    flat = wrappers.flatten(reading.read(path))
-    return differences.fitting_networks(flat)
+    flat = entry_search.flatten(file_formats.read(path))
+    return mismatch.fitting_networks(flat)
 
 
 # What a folder of something else holds.
@@ -226,7 +226,7 @@ def _check_folder(path: pathlib.Path) -> None:
     if path.parent.name == "checkpoints" and path.name.isdecimal():
         run = path.parent.parent
         raise errors.InputError(f"{path} is one checkpoint of a run: write {run}@{path.name}")
-    folders.check_others(path)
+    transformers_folder.check_others(path)
     for pattern, what in _FOLDERS:
         for file in sorted(path.glob(pattern)):
             way_out = f": name the file, {file}" if "weights" in what else ", which is not read"

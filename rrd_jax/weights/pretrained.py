@@ -9,7 +9,7 @@ import numpy as np
 from flax import traverse_util
 
 from rrd_jax import checkpoints, data, errors, networks
-from rrd_jax.data import about
+from rrd_jax.data import model_info
 from rrd_jax.terminal import console
 from rrd_jax.training.choices import NetworkChoice
 from rrd_jax.training.recipe import Training
@@ -68,7 +68,7 @@ def fit(
     Args:
       where: they are from, for messages.
       variables: {"params", "batch_stats"}, of any classes, channels and sizes of images.
-      meta: what is known of them, as `convert.files.load` gives it; empty for nothing.
+      meta: what is known of them, as `weights.files.load` gives it; empty for nothing.
       training: of the run.
       dataset: the run's.
 
@@ -254,7 +254,7 @@ def _sizes_of_images(meta: Mapping[str, Any], shape: Sequence[int]) -> list[str]
 
 def _image_size(meta: Mapping[str, Any]) -> int | None:
     """Height and width of the images that weights were trained on; None where it is not known."""
-    known = about.from_json(meta["about"], "it").preprocessing if meta.get("about") else None
+    known = model_info.from_json(meta["about"], "it").preprocessing if meta.get("about") else None
     return (meta.get("image_shape") or [None])[0] or (known and known.image_size)
 
 
@@ -277,11 +277,11 @@ def class_names(meta: Mapping[str, Any], path: pathlib.Path) -> tuple[str, ...]:
     """What the classes of weights are called, in their order; () where that is not known.
 
     Args:
-      meta: as `convert.files.load` gives it.
+      meta: as `weights.files.load` gives it.
       path: of the weights; runs of earlier versions have the names in data.json.
     """
     if meta.get("about"):
-        return about.from_json(meta["about"], str(path)).class_names
+        return model_info.from_json(meta["about"], str(path)).class_names
     home, _ = files.split(path)
     home = home.parent if home.name == "checkpoints" else home
     try:

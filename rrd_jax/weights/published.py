@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from rrd_jax import networks
 from rrd_jax.networks import convmixer, convnext, inverted, regnet, repvgg, vit
-from rrd_jax.weights import torchvision
-from rrd_jax.weights.renaming import Renaming
+from rrd_jax.weights import torchvision_names
+from rrd_jax.weights.key_renaming import Renaming
 
 LIBRARIES = ("torchvision", "timm")
 
@@ -169,16 +169,16 @@ _NETWORKS: dict[str, Published] = {
             _VITS.get(name, ""),
             name.replace("_gelutanh", ""),
             {"act_layer": "gelu_tanh"} if "_gelutanh" in name else {},
-            renamings={"torchvision": torchvision.transformer} if name in _VITS else {},
+            renamings={"torchvision": torchvision_names.transformer} if name in _VITS else {},
             timm_ends=("patch_embed.proj", "head"),
             timm_pool="map" if make.keywords.get("pool") == "attention" else "token",
             is_sized=True,
         )
         for name, make in vit.IMAGENET.items()
     },
-    **_both(convnext.IMAGENET, torchvision.convolutional, _CONVNEXTS, ("stem.0", "head.fc")),
-    **_both(inverted.IMAGENET, torchvision.efficient, _EFFICIENTNETS, _STEM),
-    **_both(regnet.IMAGENET, torchvision.regular, _REGNETS, ("stem.conv", "head.fc")),
+    **_both(convnext.IMAGENET, torchvision_names.convolutional, _CONVNEXTS, ("stem.0", "head.fc")),
+    **_both(inverted.IMAGENET, torchvision_names.efficient, _EFFICIENTNETS, _STEM),
+    **_both(regnet.IMAGENET, torchvision_names.regular, _REGNETS, ("stem.conv", "head.fc")),
     **{name: Published("", name, timm_ends=("stem.0", "head")) for name in convmixer.IMAGENET},
     **{
         name: Published("", name, timm_ends=("stem.conv_kxk.conv", "head.fc"))
@@ -189,9 +189,9 @@ _NETWORKS: dict[str, Published] = {
             name, renamings={"torchvision": make}, entries="torchvision", timm_ends=_STEM
         )
         for name, make in (
-            ("efficientnet_v2_s", torchvision.efficient),
-            ("mobilenet_v3_small", torchvision.mobile),
-            ("mobilenet_v3_large", torchvision.mobile),
+            ("efficientnet_v2_s", torchvision_names.efficient),
+            ("mobilenet_v3_small", torchvision_names.mobile),
+            ("mobilenet_v3_large", torchvision_names.mobile),
         )
     },
 }

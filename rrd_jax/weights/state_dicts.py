@@ -7,7 +7,15 @@ from flax import traverse_util
 
 from rrd_jax import errors, networks
 from rrd_jax.terminal import console
-from rrd_jax.weights import differences, layouts, published, spellings, templates, values, wrappers
+from rrd_jax.weights import (
+    entry_layouts,
+    entry_search,
+    entry_templates,
+    entry_values,
+    foreign_layouts,
+    mismatch,
+    published,
+)
 
 _ROWS = 4
 
@@ -42,14 +50,14 @@ def from_torch(
       InputError: names or shapes differ, and the message says how; two networks are there and
         `key` names neither; or there are no finite floats.
     """
-    template = templates.template(name)
+    template = entry_templates.template(name)
     try:
         entries = _entries(name, state_dict, where, key, headless=headless)
         arrays = _values(name, entries)
-    except wrappers.MisfitError as error:
+    except entry_search.MisfitError as error:
         raise errors.InputError(f"{where} {error}") from None
     flat = {
-        path: np.ascontiguousarray(templates.from_torch_layout(path[-1], arrays[entry], rank))
+        path: np.ascontiguousarray(entry_templates.from_torch_layout(path[-1], arrays[entry], rank))
         for entry, (path, _, rank) in template.items()
         if entry in arrays
     }
@@ -58,20 +66,20 @@ def from_torch(
 
 def _entries(name: str, content: Any, where: str, key: str, *, headless: bool) -> dict[str, Any]:
     """The entries of a network in what a file holds."""
-    flat = wrappers.flatten(content)
+    flat = entry_search.flatten(content)
     if key:
-        flat = wrappers.below(flat, key)
-    if not flat.arrays or not (found := wrappers.places(flat, name)):
-        raise wrappers.MisfitError(differences.describe_others(name, flat))
-    place, note = wrappers.choose(found, flat, name, below=key)
+        flat = entry_search.below(flat, key)
+    if not flat.arrays or not (found := entry_search.places(flat, name)):
+        raise entry_search.MisfitError(mismatch.describe_others(name, flat))
+    place, note = entry_search.choose(found, flat, name, below=key)
     if headless and not place.is_of(name):
-        place, left = place.without(spellings.OTHER_CLASSIFIER)
+        place, left = place.without(foreign_layouts.OTHER_CLASSIFIER)
         if left and place.is_backbone_of(name):
             console.note(
                 f"{where}: its classifier is left out, which reads more than the embedding"
             )
     if not place.is_of(name) and not (headless and place.is_backbone_of(name)):
-        raise wrappers.MisfitError(differences.describe(name, place.shapes, flat))
+        raise entry_search.MisfitError(mismatch.describe(name, place.shapes, flat))
     if note:
         console.note(f"{where}: {note}")
     return place.entries
@@ -79,15 +87,15 @@ def _entries(name: str, content: Any, where: str, key: str, *, headless: bool) -
 
 def _values(name: str, entries: dict[str, Any]) -> dict[str, np.ndarray]:
     """Their numbers; classes and channels that are none are no network's."""
-    arrays, faults = values.all_of(entries)
+    arrays, faults = entry_values.all_of(entries)
     if len(faults) == 1:
-        raise wrappers.MisfitError(f"cannot be used as {name}: {faults[0]}")
+        raise entry_search.MisfitError(f"cannot be used as {name}: {faults[0]}")
     if faults:
         lines = [f"  {fault}" for fault in faults[:_ROWS]]
         if len(faults) > _ROWS:
             lines.append(f"  and {len(faults) - _ROWS} more")
         first = f"cannot be used as {name}: of {len(entries)} entries {len(faults)} are no weights:"
-        raise wrappers.MisfitError("\n".join([first, *lines]))
+        raise entry_search.MisfitError("\n".join([first, *lines]))
     return arrays
 
 
@@ -114,22 +122,22 @@ def to_torch(name: str, variables: dict[str, Any], *, layout: str = "") -> dict[
     """
     networks.factory(name)  # raises for an unknown name
     known = published.of(name)
-    table = spellings.of(name, layout) if layout in spellings.NAMES else None
+    table = foreign_layouts.of(name, layout) if layout in foreign_layouts.NAMES else None
     is_published = layout in published.LIBRARIES and getattr(known, layout)
     if layout and not (table or is_published):
         there = [each for each in published.LIBRARIES if getattr(known, each)]
-        there += [each for each in spellings.NAMES if spellings.of(name, each)]
+        there += [each for each in foreign_layouts.NAMES if foreign_layouts.of(name, each)]
         raise errors.InputError(
             f"'{layout}' has no network that computes what {name} does; those that have:"
             f" {', '.join(there) or 'none'}"
         )
     state_dict = {}
     for path, leaf in traverse_util.flatten_dict(dict(variables)).items():
-        entry = templates.entry_name(path)
-        array = templates.to_torch_layout(path[-1], np.asarray(leaf))
+        entry = entry_templates.entry_name(path)
+        array = entry_templates.to_torch_layout(path[-1], np.asarray(leaf))
         state_dict[entry] = np.ascontiguousarray(array)  # or safetensors would write it wrongly
     if table:
-        state_dict = layouts.write(table, state_dict)
+        state_dict = entry_layouts.write(table, state_dict)
     for entry in [e for e in state_dict if e.endswith("running_var")]:
         state_dict[entry.replace("running_var", "num_batches_tracked")] = np.array(0)
     if table:
@@ -143,9 +151,9 @@ def sizes(name: str, variables: dict[str, Any]) -> tuple[int, int]:
 
     Of variables without a classifier there are 0 classes.
     """
-    shapes = {entry: found.shape for entry, found in templates.entries(variables).items()}
+    shapes = {entry: found.shape for entry, found in entry_templates.entries(variables).items()}
     if own := published.renaming(name, published.of(name).entries):
         shapes = {own.to_theirs(entry): shape for entry, shape in shapes.items()}
-    marked = templates.marked_sizes(name, shapes)
-    has_head = not templates.classifier(name).isdisjoint(shapes)
-    return marked[templates.CLASSES] if has_head else 0, marked[templates.CHANNELS]
+    marked = entry_templates.marked_sizes(name, shapes)
+    has_head = not entry_templates.classifier(name).isdisjoint(shapes)
+    return marked[entry_templates.CLASSES] if has_head else 0, marked[entry_templates.CHANNELS]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import errors
-from rrd_jax.data import augment, mixing
+from rrd_jax.data.augment import mixing, pipeline
 from rrd_jax.objectives import batch
 
 _PLAIN = {"mean": (0.0,), "std": (1 / 255,), "pad": 2, "flip": True}
@@ -13,7 +13,7 @@ _PLAIN = {"mean": (0.0,), "std": (1 / 255,), "pad": 2, "flip": True}
 def _crops(epoch=0, index=None, images=None, **options):
     images = np.arange(1, 50, dtype=np.uint8).reshape(1, 7, 7, 1).repeat(64, 0)
     index = np.arange(64) if index is None else index
-    crop = augment.make_augment("crop_flip", **(_PLAIN | options))
+    crop = pipeline.make_augment("crop_flip", **(_PLAIN | options))
     view = crop.choose(jax.random.key(0), jnp.int32(epoch), jnp.asarray(index))
     assert crop.views == 25 * (1 + options.get("flip", True)) or "pad" in options
     return np.asarray(crop.show(view, index, images))
@@ -55,7 +55,7 @@ def test_padding_is_black_before_normalisation():
 
 
 def test_normalize_is_per_channel():
-    normalize = augment.make_normalize((0.1, 0.2, 0.3), (0.5, 1.0, 2.0))
+    normalize = pipeline.make_normalize((0.1, 0.2, 0.3), (0.5, 1.0, 2.0))
     found = normalize(jnp.full((1, 1, 1, 3), 255, jnp.uint8))
     np.testing.assert_allclose(np.ravel(found), [1.8, 0.8, 0.35], rtol=1e-6)
 
@@ -64,7 +64,7 @@ def test_unknown_kinds_list_the_known():
     with pytest.raises(
         errors.InputError, match="known: none, crop_flip, resized_crop, random_resized"
     ):
-        augment.make_augment("mixup", **_PLAIN)
+        pipeline.make_augment("mixup", **_PLAIN)
 
 
 _LABELS = np.arange(6)

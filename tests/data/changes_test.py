@@ -7,10 +7,10 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rrd_jax import errors, parallel
-from rrd_jax.data import augment, mixing
+from rrd_jax.data.augment import mixing, pipeline
 from tests import launch
 
-_ALL = augment.Changes(
+_ALL = pipeline.Changes(
     policy="rand_increasing",
     policy_operators=1,  # half as much to compile
     policy_noise=0.5,
@@ -32,9 +32,9 @@ _FIELDS = {
 
 
 def _augment(kind="crop_flip", **changes):
-    changes = augment.Changes(**changes) if changes else _ALL
+    changes = pipeline.Changes(**changes) if changes else _ALL
     statistics = {"mean": (0.5, 0.4, 0.3), "std": (0.25,) * 3}
-    return augment.make_augment(kind, **statistics, pad=1, flip=True, changes=changes)
+    return pipeline.make_augment(kind, **statistics, pad=1, flip=True, changes=changes)
 
 
 _IMAGES = np.random.default_rng(0).integers(0, 256, (16, 12, 12, 3), np.uint8)

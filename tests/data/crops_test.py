@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from rrd_jax import errors
-from rrd_jax.data import augment, colours, crops
+from rrd_jax.data.augment import colours, crops, pipeline
 
 _IMAGE = np.random.default_rng(0).integers(0, 256, (24, 18, 3), np.uint8)
 
@@ -70,8 +70,8 @@ def test_solarising_is_pillows_as_often_as_asked_for():
 
 
 def test_every_other_view_has_its_own_chances():
-    changes = augment.Changes(solarize=0.0, gaussian_blur=0.0, others=(0.0, 1.0))
-    made = augment.make_augment(
+    changes = pipeline.Changes(solarize=0.0, gaussian_blur=0.0, others=(0.0, 1.0))
+    made = pipeline.make_augment(
         "none", mean=(0.0,) * 3, std=(1.0,) * 3, pad=0, flip=False, changes=changes
     )
     images = np.tile(_IMAGE[None], (6, 1, 1, 1))

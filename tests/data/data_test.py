@@ -11,8 +11,9 @@ from sklearn import datasets as sklearn_datasets
 
 from rrd_jax import data, errors
 from rrd_jax.config import fields as config_fields
-from rrd_jax.data import feed, images
 from rrd_jax.data.builders import local, registry
+from rrd_jax.data.feeds import feed
+from rrd_jax.data.images import transforms
 
 _OPTIONS = {"image_size": 8, "resize": 10, "augment": "none"}
 
@@ -48,7 +49,7 @@ def test_stored_examples_are_what_tfds_reads_less_what_goes_unused(data_dir):
     assert len(found) == len(list(found)) == len(wanted)
     for ours, theirs in zip(found, wanted, strict=True):
         assert set(ours) == {"image", "label"}
-        np.testing.assert_array_equal(images.decode(ours["image"], 1), theirs["image"])
+        np.testing.assert_array_equal(transforms.decode(ours["image"], 1), theirs["image"])
         assert ours["label"] == theirs["label"]
 
 
@@ -242,7 +243,7 @@ def test_a_sources_defaults_are_those_of_the_config():
 def test_a_source_and_an_augmentation_are_described_without_what_reads_files():
     program = (
         "import sys\n"
-        "import rrd_jax.data.augment, rrd_jax.data.source\n"
+        "import rrd_jax.data.augment.pipeline, rrd_jax.data.source\n"
         "heavy = {'tensorflow_datasets', 'grain', 'cv2', 'orbax'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )

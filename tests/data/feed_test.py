@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from rrd_jax import errors
-from rrd_jax.data import augment, feed, images
+from rrd_jax.data.augment import pipeline
+from rrd_jax.data.feeds import feed
+from rrd_jax.data.images import transforms
 from rrd_jax.training import step
 
 _BESIDE_NO_OTHER_WORKERS = pytest.mark.xdist_group("workers")  # workers_test counts what is left
@@ -87,7 +89,7 @@ def _padded(workers=0):
 @_BESIDE_NO_OTHER_WORKERS
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.long)])
 def test_both_feeds_give_the_same_crops(workers):
-    crop = augment.make_augment("crop_flip", mean=(0.0,), std=(1.0,), pad=2, flip=True)
+    crop = pipeline.make_augment("crop_flip", mean=(0.0,), std=(1.0,), pad=2, flip=True)
     resident = _batches(_resident(), 3, seed=3, start=2, stop=7)
     streamed = _batches(_padded(workers), 3, seed=3, start=2, stop=7)
     for number, (a, b) in enumerate(zip(resident, streamed, strict=True), start=2):
@@ -133,7 +135,7 @@ def test_the_shares_of_several_processes_make_up_the_batches_of_one(processes):
 
 
 def test_a_damaged_image_is_named_counted_and_ends_nothing(capsys, monkeypatch):
-    monkeypatch.setattr(images, "_damage", images._Damage())
+    monkeypatch.setattr(transforms, "_damage", transforms._Damage())
     examples = [{"image": np.full((9, 9, 3), 7, np.uint8), "label": i} for i in range(6)]
     examples[4] = {"image": b"gibber", "label": 4, "file_name": b"n01_4.JPEG"}
     for split in (feed.Streamed(examples, 8, 3, 9), feed.Resident(examples, 8, 3)):
@@ -150,14 +152,14 @@ def test_a_damaged_image_is_named_counted_and_ends_nothing(capsys, monkeypatch):
 
 
 def test_many_images_that_cannot_be_decoded_end_the_run(monkeypatch):
-    monkeypatch.setattr(images, "_damage", images._Damage())
+    monkeypatch.setattr(transforms, "_damage", transforms._Damage())
     black = [{"image": b"gibber", "label": 0, "file_name": b"n01_4.JPEG"}] * 20
     with pytest.raises(errors.InputError, match="10 of the first 10 images.*'n01_4.JPEG'.*Repair"):
         feed.Resident(black, 8, 3).labels  # noqa: B018
 
 
 def test_of_damaged_images_the_first_are_named(capsys, monkeypatch):
-    monkeypatch.setattr(images, "_damage", images._Damage())
+    monkeypatch.setattr(transforms, "_damage", transforms._Damage())
     good = {"image": np.full((9, 9, 3), 7, np.uint8), "label": 0}
     damaged = {"image": b"gibber", "label": 0}
     feed.Resident([*[good] * 400, *[damaged] * 50], 8, 3).labels  # noqa: B018
@@ -182,7 +184,7 @@ def test_testing_covers_each_example_once_and_fills_the_last_batch_with_black(sp
 
 def test_resident_decodes_and_pads_every_image():
     image = np.full((3, 3, 1), 200, np.uint8)
-    encoded = images.encode_png(image)
+    encoded = transforms.encode_png(image)
     split = feed.Resident([{"image": encoded, "label": 1}, {"image": image, "label": 2}], 5, 1)
     assert split.images.shape == (2, 5, 5, 1)
     np.testing.assert_array_equal(split.images[0], split.images[1])
@@ -192,8 +194,8 @@ def test_resident_decodes_and_pads_every_image():
 
 
 def test_a_resident_split_is_decoded_once_at_its_first_use(monkeypatch):
-    split, decode, decoded = _resident(), images.decode, []
-    monkeypatch.setattr(images, "decode", lambda *args: decoded.append(args) or decode(*args))
+    split, decode, decoded = _resident(), transforms.decode, []
+    monkeypatch.setattr(transforms, "decode", lambda *args: decoded.append(args) or decode(*args))
     assert len(split) == 10
     assert not decoded
     assert split.images is split.images

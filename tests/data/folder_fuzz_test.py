@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 from rrd_jax import errors
-from rrd_jax.data.folder.walk import shown
+from rrd_jax.data.folder.file_tree import shown
 from tests import fuzz
 from tests.data.folders import encoded, fill, load
 

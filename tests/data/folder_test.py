@@ -12,8 +12,10 @@ import pytest
 from tensorflow_datasets.core import hashing
 
 from rrd_jax import data, errors
-from rrd_jax.data import feed, folder, images
-from rrd_jax.data.folder import check, layout, walk
+from rrd_jax.data import folder
+from rrd_jax.data.feeds import feed
+from rrd_jax.data.folder import file_tree, inspection, layout
+from rrd_jax.data.images import transforms
 from tests.data.folders import encoded, fill, load, put
 
 
@@ -306,14 +308,14 @@ def test_what_may_not_be_read_is_said(tree, monkeypatch):
     def refuse(path, *options):
         raise PermissionError(13, "Permission denied", path)
 
-    tree_found = walk.walk(str(tree))
+    tree_found = file_tree.walk(str(tree))
     monkeypatch.setattr(os, "open", refuse)
-    checked = check.check_file(str(tree), tree_found.files[0])
+    checked = inspection.check_file(str(tree), tree_found.files[0])
     assert checked.problem == "it cannot be read (Permission denied)"
     monkeypatch.setattr(os, "scandir", refuse)
     message = "folder .*tree cannot be read .Permission denied., and nobody knows what images"
     with pytest.raises(errors.InputError, match=message):
-        walk.walk(str(tree))
+        file_tree.walk(str(tree))
 
 
 def test_what_is_doubtful_is_warned_of(tmp_path):
@@ -360,14 +362,14 @@ def test_the_version_is_of_names_and_contents_and_of_nothing_else(tree):
 
 
 def test_what_was_looked_at_is_remembered_until_it_changes(tree, monkeypatch):
-    looked, look = [], check.check_file
+    looked, look = [], inspection.check_file
 
     def watched(root, file):
         looked.append(file.path)
         return look(root, file)
 
-    monkeypatch.setattr(check, "check_file", watched)
-    monkeypatch.setattr(check, "_FRESH", -60e9)  # as if it had lain there for a minute
+    monkeypatch.setattr(inspection, "check_file", watched)
+    monkeypatch.setattr(inspection, "_FRESH", -60e9)  # as if it had lain there for a minute
     first = load(tree)
     assert len(looked) == 120
     assert load(tree).version == first.version
@@ -394,7 +396,7 @@ def test_a_file_that_could_change_unseen_is_not_remembered(tree):
 def test_what_is_remembered_and_then_damaged_is_looked_at_again(tmp_path, monkeypatch):
     tree = tmp_path / "tree"
     fill(tree)
-    monkeypatch.setattr(check, "_FRESH", -1e15)
+    monkeypatch.setattr(inspection, "_FRESH", -1e15)
     version = load(tree).version
     (memory,) = (tmp_path / "index").rglob("*.json")
     memory.write_text(memory.read_text().replace("JPEG", ""))
@@ -432,7 +434,7 @@ def test_what_opens_a_folder_can_be_sent_to_another_process(tree):
     sent = feed.Streamed(pickle.loads(pickle.dumps(source)), 16, 3, 18)
     assert _names(sent) == [os.fsdecode(example["file_name"]) for example in source]
     np.testing.assert_array_equal(
-        images.decode(sent.examples[0]["image"], 3), images.decode(source[0]["image"], 3)
+        transforms.decode(sent.examples[0]["image"], 3), transforms.decode(source[0]["image"], 3)
     )
 
 
@@ -450,8 +452,8 @@ def test_copies_of_earlier_versions_are_named_once(tree):
 
 
 def test_a_long_search_in_vain_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(check, "_PATIENCE", 20)
-    monkeypatch.setattr(check, "_MANY", 10)
+    monkeypatch.setattr(inspection, "_PATIENCE", 20)
+    monkeypatch.setattr(inspection, "_MANY", 10)
     for i in range(30):
         put(tmp_path / "root" / f"{i}.txt", b"text")
     began = time.monotonic()

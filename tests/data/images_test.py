@@ -6,47 +6,47 @@ import pytest
 from PIL import Image
 
 from rrd_jax import errors
-from rrd_jax.data import images
+from rrd_jax.data.images import transforms
 
 
 def test_decoding_keeps_red_green_blue():
     image = np.zeros((2, 2, 3), np.uint8)
     image[..., 0] = 255  # red
     encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
-    np.testing.assert_array_equal(images.decode(encoded, 3), image)
+    np.testing.assert_array_equal(transforms.decode(encoded, 3), image)
 
 
 @pytest.mark.parametrize(("mode", "suffix"), [("L", "JPEG"), ("CMYK", "JPEG"), ("RGBA", "PNG")])
 def test_files_of_other_channels_are_converted(mode, suffix):
     file = io.BytesIO()
     Image.new(mode, (6, 4)).save(file, suffix)
-    assert images.decode(file.getvalue(), 3).shape == (4, 6, 3)
-    assert images.decode(file.getvalue(), 1).shape == (4, 6, 1)
+    assert transforms.decode(file.getvalue(), 3).shape == (4, 6, 3)
+    assert transforms.decode(file.getvalue(), 1).shape == (4, 6, 1)
 
 
 def test_what_is_no_image_is_refused():
     with pytest.raises(errors.InputError, match="6 bytes cannot be decoded"):
-        images.decode(b"gibber", 3)
+        transforms.decode(b"gibber", 3)
 
 
 def test_larger_images_are_scaled_down_and_smaller_ones_centred_on_black():
     np.testing.assert_array_equal(
-        images.pad_or_resize(np.full((8, 8, 1), 9, np.uint8), 4), np.full((4, 4, 1), 9)
+        transforms.pad_or_resize(np.full((8, 8, 1), 9, np.uint8), 4), np.full((4, 4, 1), 9)
     )
-    padded = images.pad_or_resize(np.full((2, 4, 1), 9, np.uint8), 4)
+    padded = transforms.pad_or_resize(np.full((2, 4, 1), 9, np.uint8), 4)
     np.testing.assert_array_equal(padded[..., 0], [[0] * 4, [9] * 4, [9] * 4, [0] * 4])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_what_is_encoded_as_png_is_decoded_again(channels):
     image = np.random.default_rng(0).integers(0, 256, (5, 6, channels), np.uint8)
-    np.testing.assert_array_equal(images.decode(images.encode_png(image), channels), image)
+    np.testing.assert_array_equal(transforms.decode(transforms.encode_png(image), channels), image)
 
 
 def test_random_resized_crop_is_a_function_of_the_generator_and_stays_inside():
     image = np.random.default_rng(0).integers(50, 200, (40, 60, 3), np.uint8)
     a, b, c = (
-        images.random_resized_crop(np.random.default_rng(seed), image, 24) for seed in (1, 1, 2)
+        transforms.random_resized_crop(np.random.default_rng(seed), image, 24) for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(a, b)
     assert np.any(a != c)
@@ -60,7 +60,7 @@ def test_random_parts_have_the_area_and_aspect_asked_for(shape):
     rng = np.random.default_rng(0)
     areas = []
     for _ in range(200):
-        top, left, h, w = images._random_part(rng, *shape, 0.08)
+        top, left, h, w = transforms._random_part(rng, *shape, 0.08)
         assert 0 <= top <= top + h <= shape[0]
         assert 0 <= left <= left + w <= shape[1]
         areas.append(h * w / (shape[0] * shape[1]))
@@ -73,7 +73,7 @@ def test_random_parts_have_the_area_and_aspect_asked_for(shape):
 def test_center_crop_keeps_the_centre(shape):
     image = np.zeros(shape, np.uint8)
     image[shape[0] // 2 - 2 : shape[0] // 2 + 2, shape[1] // 2 - 2 : shape[1] // 2 + 2] = 255
-    crop = images.center_crop(image, 16, 18)
+    crop = transforms.center_crop(image, 16, 18)
     assert crop.shape == (16, 16, shape[2])
     assert crop[7:9, 7:9].max() == crop.max()
 
@@ -82,6 +82,6 @@ def test_center_crop_keeps_the_centre(shape):
 def test_a_line_of_pixels_is_cut_before_it_is_scaled(shape):
     image = np.zeros(shape, np.uint8)
     image[shape[0] // 2, shape[1] // 2] = 255
-    crop = images.center_crop(image, 16, 18)
+    crop = transforms.center_crop(image, 16, 18)
     assert crop.shape == (16, 16, shape[2])
     assert crop.any()

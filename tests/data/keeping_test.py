@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from rrd_jax.data import feed, keeping
+from rrd_jax.data.feeds import feed, image_cache
 
 _COUNT, _HEIGHT, _WIDTH = 11, 40, 52
 _BYTES = _COUNT * _HEIGHT * _WIDTH * 3
@@ -31,7 +31,7 @@ def _streamed(mode, share=0.5, **fields):
         image = rng.integers(0, 256, (_HEIGHT, _WIDTH, 3), np.uint8)
         encoded = cv2.imencode(".jpg", image)[1].tobytes()
         examples.append({"image": encoded, "label": label})
-    keep = keeping.Keep(mode, share)
+    keep = image_cache.Keep(mode, share)
     return feed.Streamed(
         _Read(examples),
         **{"size": 24, "channels": 3, "resize": 26, "threads": 1} | fields,
@@ -50,7 +50,7 @@ def _assert_same(some, others):
 
 
 def _free(monkeypatch, value):
-    monkeypatch.setattr(keeping, "free_bytes", lambda: value)
+    monkeypatch.setattr(image_cache, "free_bytes", lambda: value)
 
 
 @pytest.mark.parametrize("fields", [{}, {"resize": None}, {"workers": 2}], ids=str)
@@ -95,7 +95,7 @@ def test_as_many_as_fit_are_kept_on_demand(share, monkeypatch, capsys):
 
 
 def test_no_more_is_kept_once_others_take_the_memory(monkeypatch):
-    monkeypatch.setattr(keeping, "_STEP", 3 * _HEIGHT * _WIDTH * 3)
+    monkeypatch.setattr(image_cache, "_STEP", 3 * _HEIGHT * _WIDTH * 3)
     split = _streamed("auto")
     assert split._kept is not None
     _free(monkeypatch, 0)
@@ -115,4 +115,4 @@ def test_other_examples_and_other_processes_have_none_of_it():
 def test_free_memory_is_known_and_less_than_all_of_it():
     with open("/proc/meminfo") as file:
         total = 1024 * int(file.readline().split()[1])
-    assert 0 < keeping.free_bytes() < total
+    assert 0 < image_cache.free_bytes() < total

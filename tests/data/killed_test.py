@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import data
-from rrd_jax.data import regions
+from rrd_jax.data.images import partial_decoding
 from tests.data import folders
 
 # Shared memory of workers is counted in another module.
@@ -77,7 +77,7 @@ def test_every_decoder_and_any_number_of_workers_reads_on_where_another_was_kill
     program = tmp_path / "reader.py"
     program.write_text(_PROGRAM)
     given = {"manual_dir": str(root), "dir": str(tmp_path), "keep": "off"}
-    decoders = ["cv2", *(["nvimgcodec"] if regions.is_installed() else [])]
+    decoders = ["cv2", *(["nvimgcodec"] if partial_decoding.is_installed() else [])]
     readers = [{"decoder": name, "workers": n} for n in (0, 1, 3) for name in decoders]
     readers.append({"decoder": "auto", "keep": "auto"})
     read = []

@@ -5,12 +5,14 @@ import os
 import pytest
 
 from rrd_jax import errors
-from rrd_jax.data import listing
+from rrd_jax.data.folder import file_listing
 from tests.data import folders
 
 
 def _relative(root, names):
-    return [os.path.relpath(path, root) for path in listing.files(str(root / n) for n in names)]
+    return [
+        os.path.relpath(path, root) for path in file_listing.files(str(root / n) for n in names)
+    ]
 
 
 def test_files_keep_their_order_and_folders_are_searched_in_theirs(tmp_path):
@@ -52,6 +54,6 @@ def test_no_images_are_said_to_be_none(names, message, tmp_path):
 
 
 def test_a_list_is_separated_by_zeros_or_line_ends():
-    assert listing.parsed(b"a b.jpg\r\n\n\xffc.jpg\n") == ["a b.jpg", "\udcffc.jpg"]
-    assert listing.parsed(b"a\nb.jpg\0c.jpg\0") == ["a\nb.jpg", "c.jpg"]
-    assert listing.parsed(b"") == []
+    assert file_listing.parsed(b"a b.jpg\r\n\n\xffc.jpg\n") == ["a b.jpg", "\udcffc.jpg"]
+    assert file_listing.parsed(b"a\nb.jpg\0c.jpg\0") == ["a\nb.jpg", "c.jpg"]
+    assert file_listing.parsed(b"") == []

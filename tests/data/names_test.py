@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rrd_jax import data, errors
-from rrd_jax.data import names
+from rrd_jax.data import class_names_file
 from rrd_jax.data.source import Source
 
 _WANTED = ("tench", 'a "fish", großer', "鯉")
@@ -24,7 +24,7 @@ _WANTED = ("tench", 'a "fish", großer', "鯉")
 )
 def test_text_and_json_are_read(tmp_path, text):
     (tmp_path / "names").write_text(text, encoding="utf-8")
-    assert names.read(tmp_path / "names", 3, "data.class_names") == _WANTED
+    assert class_names_file.read(tmp_path / "names", 3, "data.class_names") == _WANTED
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_other_files_are_refused_in_a_line(tmp_path, text, message):
     if text is not None:
         (tmp_path / "names").write_text(text)
     with pytest.raises(errors.InputError, match=message) as caught:
-        names.read(tmp_path / "names", 3, "data.class_names")
+        class_names_file.read(tmp_path / "names", 3, "data.class_names")
     assert "\n" not in str(caught.value)
 
 

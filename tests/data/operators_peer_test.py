@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import objectives
-from rrd_jax.data import colours, operators, policies, warping
+from rrd_jax.data.augment import colours, operators, policies, warping
 from rrd_jax.networks import Outputs
 from tests.objectives import batches
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from scipy import ndimage
 
 from rrd_jax import errors
-from rrd_jax.data import colours, erasing, operators
+from rrd_jax.data.augment import colours, erasing, operators
 
 _SIZE = 24, 32
 # Amounts by operator; the rest have none.

@@ -8,7 +8,7 @@ import PIL.ImageOps
 import pytest
 
 from rrd_jax import errors
-from rrd_jax.data import images, pictures
+from rrd_jax.data.images import decoding, transforms
 
 _PIXELS = np.random.default_rng(0).integers(0, 256, (12, 10, 4), np.uint8)
 _DEEP = np.random.default_rng(1).integers(0, 65536, (12, 10), np.uint16)
@@ -70,8 +70,8 @@ _FILES = {
 @pytest.mark.parametrize("kind", _FILES)
 def test_a_file_of_any_kind_is_what_pillow_makes_of_it(kind):
     content = _FILES[kind]()
-    pictures.check(content)
-    decoded = pictures.decode(content)
+    decoding.check(content)
+    decoded = decoding.decode(content)
     # Two builds of libjpeg may round in two ways.
     np.testing.assert_allclose(
         decoded.astype(int), _by_pillow(content), atol=3 * ("JPEG" in kind or kind == "AVIF")
@@ -86,17 +86,17 @@ def test_images_are_turned_as_pillow_turns_them(kind, orientation):
     exif[0x0112] = orientation
     content = _encoded(_image("RGB"), kind, exif=exif)
     np.testing.assert_allclose(
-        pictures.decode(content).astype(int), _by_pillow(content), atol=3 * (kind == "JPEG")
+        decoding.decode(content).astype(int), _by_pillow(content), atol=3 * (kind == "JPEG")
     )
     if kind == "JPEG":  # of a prepared set they stay as they are stored, as its results have it
-        assert images.decode(content, 3).shape == (12, 10, 3)
-        upright = images.decode(pictures.Upright(content), 3)
+        assert transforms.decode(content, 3).shape == (12, 10, 3)
+        upright = transforms.decode(decoding.Upright(content), 3)
         assert upright.shape == ((10, 12, 3) if orientation > 4 else (12, 10, 3))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_sixteen_bits_are_scaled_and_not_clipped(kind):
-    decoded = pictures.decode(_encoded(PIL.Image.fromarray(_DEEP), kind))
+    decoded = decoding.decode(_encoded(PIL.Image.fromarray(_DEEP), kind))
     np.testing.assert_array_equal(decoded, np.repeat(_DEEP[..., None] >> 8, 3, -1))
 
 
@@ -104,29 +104,29 @@ def test_sixteen_bits_of_colour_are_scaled():
     deep = np.random.default_rng(2).integers(0, 65536, (5, 4, 3), np.uint16)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)
     content = _png(4, 5, rows, depth=16)
-    np.testing.assert_array_equal(pictures.decode(content), deep >> 8)
+    np.testing.assert_array_equal(decoding.decode(content), deep >> 8)
 
 
 def test_broken_metadata_are_passed_over():
     content = _encoded(_image("RGB"), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xffgarbage")
-    assert pictures.decode(content).shape == (12, 10, 3)
+    assert decoding.decode(content).shape == (12, 10, 3)
 
 
 def test_heic_is_read_by_pillow_heif():
     heif = pytest.importorskip("pillow_heif")
-    pictures._formats()
+    decoding._formats()
     image = _image("RGB").resize((64, 48))
     file = io.BytesIO()
     heif.from_pillow(image).save(file, quality=95)
-    assert pictures.check(file.getvalue()) == ("HEIF", 64, 48)
-    difference = pictures.decode(file.getvalue()).astype(int) - np.asarray(image)
+    assert decoding.check(file.getvalue()) == ("HEIF", 64, 48)
+    difference = decoding.decode(file.getvalue()).astype(int) - np.asarray(image)
     assert np.abs(difference).mean() < 30
 
 
 def test_heic_without_it_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(pictures, "_formats", lambda: ("JPEG", "PNG"))
+    monkeypatch.setattr(decoding, "_formats", lambda: ("JPEG", "PNG"))
     with pytest.raises(errors.InputError, match=r"pip install 'rrd_jax\[heic\]'"):
-        pictures.check(b"\0\0\0\x18ftypheic" + bytes(30))
+        decoding.check(b"\0\0\0\x18ftypheic" + bytes(30))
 
 
 def _png(width, height, rows=b"", depth=8):
@@ -165,12 +165,12 @@ def _flipped(content, place):
 )
 def test_what_cannot_be_read_is_refused(content, message):
     with pytest.raises(errors.InputError, match=message):
-        pictures.check(content)
+        decoding.check(content)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_header_that_claims_too_much_is_refused_in_any_source(channels):
     with pytest.raises(errors.InputError, match="more than the limit"):
-        images.decode(_png(100_000, 100_000), channels)
+        transforms.decode(_png(100_000, 100_000), channels)
     with pytest.raises(errors.InputError, match="more than the limit"):
-        images.stored_channels(_png(30_000, 30_000))
+        transforms.stored_channels(_png(30_000, 30_000))

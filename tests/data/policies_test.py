@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import errors
-from rrd_jax.data import operators, policies
+from rrd_jax.data.augment import operators, policies
 
 _COUNT = 12_000
 

@@ -11,8 +11,8 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import shard_utils
 
 from rrd_jax import data, errors
-from rrd_jax.data import images
 from rrd_jax.data.builders import archives, ordered, registry
+from rrd_jax.data.images import transforms
 from tests.data import published
 
 _MAKERS = {
@@ -145,7 +145,7 @@ def test_imagenet_files_are_kept_and_decoded_as_rgb(prepared):
     imagenet = _load("imagenet2012", dir=root, test_split="validation", **_STREAMED)
     kept = {e["file_name"].decode(): e["image"] for e in imagenet.train.examples}
     assert kept == wanted["imagenet2012"]["train"]
-    assert {images.decode(image, 3).shape for image in kept.values()} == {(30, 40, 3)}
+    assert {transforms.decode(image, 3).shape for image in kept.values()} == {(30, 40, 3)}
     batch = next(iter(imagenet.train.train_batches(15, 0, 0, 1)))
     assert batch["image"].shape == (15, 16, 16, 3)
 
@@ -268,9 +268,9 @@ def test_an_archive_without_a_file_that_belongs_there_is_one_line(run, tmp_path)
 def test_a_killed_preparation_leaves_nothing_that_looks_prepared(cifar100, run):
     program = (
         "import os\n"
-        "from rrd_jax.data import images\n"
+        "from rrd_jax.data.images import transforms\n"
         "from rrd_jax.data.builders import registry\n"
-        "images.encode_png = lambda image: os._exit(9)\n"
+        "transforms.encode_png = lambda image: os._exit(9)\n"
         f"builder = registry.create_builder('cifar100', '{cifar100}/d', '{cifar100}')\n"
         "registry.prepare('cifar100', builder, verify=False)\n"
     )
@@ -289,7 +289,7 @@ def test_ctrl_c_is_one_line_and_removes_what_is_half_written(cifar100, run, monk
     def interrupt(image):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("rrd_jax.data.images.encode_png", interrupt)
+    monkeypatch.setattr("rrd_jax.data.images.transforms.encode_png", interrupt)
     code, _, err = run(
         "--name=cifar100", f"--manual_dir={cifar100}", f"--data_dir={cifar100}/d", "--no_verify"
     )

@@ -7,8 +7,8 @@ import PIL.Image
 import pytest
 
 from rrd_jax import errors
-from rrd_jax.data import images, pictures, reading
-from rrd_jax.data.about import Preprocessing
+from rrd_jax.data.images import decoding, reader, transforms
+from rrd_jax.data.model_info import Preprocessing
 from tests.data import folders
 
 _GREY = Preprocessing(16, 1, (0.5,), (0.5,))
@@ -32,9 +32,9 @@ def _encoded(mode="RGB", kind="PNG", orientation=None, size=(12, 10)):
 @pytest.mark.parametrize("orientation", [None, 6])
 def test_a_grey_network_sees_what_a_prepared_set_would_give_it_upright(kind, mode, orientation):
     content = _encoded(mode, kind, orientation)
-    wanted = pictures.upright(images.decode(content, 1), orientation or 1)
+    wanted = decoding.upright(transforms.decode(content, 1), orientation or 1)
     np.testing.assert_array_equal(
-        reading.read(content, _GREY), images.pad_or_resize(wanted, 16), strict=True
+        reader.read(content, _GREY), transforms.pad_or_resize(wanted, 16), strict=True
     )
 
 
@@ -47,7 +47,7 @@ def test_files_arrays_and_pil_images_of_the_same_pixels_are_seen_alike(mode, tmp
     for wanted in (_GREY, _COLOUR, _CUT):
         given = [tmp_path / "a.png", str(tmp_path / "a.png"), content, image, pixels]
         given += [pixels / np.float32(255)]
-        first, *others = (reading.read(one, wanted) for one in given)
+        first, *others = (reader.read(one, wanted) for one in given)
         assert first.shape == wanted.image_shape
         for other in others:
             # OpenCV's own grey of PNG differs from that of pixels by one level at most.
@@ -71,7 +71,7 @@ def test_what_cannot_be_read_is_an_error_that_says_why(name, content, reason, tm
     (tmp_path / name).write_bytes(content)
     for wanted in (_GREY, _COLOUR):
         with pytest.raises(errors.InputError, match=reason):
-            reading.read(tmp_path / name, wanted)
+            reader.read(tmp_path / name, wanted)
 
 
 def test_paths_that_lead_to_no_file_and_things_that_are_no_images_are_errors(tmp_path):
@@ -84,7 +84,7 @@ def test_paths_that_lead_to_no_file_and_things_that_are_no_images_are_errors(tmp
         (np.full((4, 4, 3), -2.0), "images are normalised here"),
     ]:
         with pytest.raises(errors.InputError, match=reason):
-            reading.read(path, _COLOUR)
+            reader.read(path, _COLOUR)
 
 
 def test_images_come_in_order_and_few_are_read_ahead():
@@ -95,7 +95,7 @@ def test_images_come_in_order_and_few_are_read_ahead():
             begun.append(i)
             yield np.full((4, 4, 3), i, np.uint8) if i % 10 else i
 
-    results = reading.read_all(given(), Preprocessing(4, 3, (0,) * 3, (1,) * 3), ahead=6)
+    results = reader.read_all(given(), Preprocessing(4, 3, (0,) * 3, (1,) * 3), ahead=6)
     values = []
     for _, pixels in results:
         values.append(pixels if isinstance(pixels, Exception) else int(pixels[0, 0, 0]))

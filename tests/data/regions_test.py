@@ -11,10 +11,11 @@ import PIL.Image
 import pytest
 
 from rrd_jax import data, errors
-from rrd_jax.data import dataset, images, pictures, regions
+from rrd_jax.data import dataset
+from rrd_jax.data.images import decoding, partial_decoding, transforms
 
 _SAMPLINGS = ("444", "422", "440", "420", "411")
-needs_codec = pytest.mark.skipif(not regions.is_installed(), reason="needs nvimgcodec")
+needs_codec = pytest.mark.skipif(not partial_decoding.is_installed(), reason="needs nvimgcodec")
 
 
 def _photograph(height, width, seed=0):
@@ -43,13 +44,15 @@ def _by_pillow(mode, **options):
 def _turned(orientation):
     exif = PIL.Image.Exif()
     exif[0x0112] = orientation
-    return pictures.Upright(_by_pillow("RGB", exif=exif))
+    return decoding.Upright(_by_pillow("RGB", exif=exif))
 
 
 def _crop(content, key, *, by_parts, channels=3):
     example = {"image": content, "label": 0}
     make_rng = functools.partial(np.random.default_rng, key)
-    return images.random_crop_or_black(example, 0, channels, 48, 0.08, make_rng, by_parts=by_parts)
+    return transforms.random_crop_or_black(
+        example, 0, channels, 48, 0.08, make_rng, by_parts=by_parts
+    )
 
 
 def _assert_same_crops(content, count=12, channels=3):
@@ -93,7 +96,7 @@ def test_crops_are_those_of_november_2026_to_the_bit(sampling, by_parts):
 @pytest.mark.parametrize("sampling", _SAMPLINGS)
 def test_parts_are_those_of_the_whole_image(sampling, progressive):
     content = _jpeg(sampling=sampling, progressive=progressive, rst_interval=3)
-    whole, jpeg = images.decode(content, 3), regions.opened(content, 3)
+    whole, jpeg = transforms.decode(content, 3), partial_decoding.opened(content, 3)
     assert jpeg.shape == whole.shape
     rng = np.random.default_rng(0)
     for _ in range(40):
@@ -110,9 +113,9 @@ def test_parts_are_those_of_the_whole_image(sampling, progressive):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_parts_of_turned_images_are_those_of_the_whole_image(orientation):
     content = _turned(orientation)
-    jpeg = regions.opened(content, 3)
+    jpeg = partial_decoding.opened(content, 3)
     assert jpeg.shape == ((149, 117, 3) if orientation > 4 else (117, 149, 3))
-    whole = images.decode(content, 3)
+    whole = transforms.decode(content, 3)
     np.testing.assert_array_equal(jpeg[5:70, 20:110], whole[5:70, 20:110])
     _assert_same_crops(content)
     _assert_same_crops(bytes(content))  # of a prepared set: as stored
@@ -126,14 +129,14 @@ def test_parts_of_turned_images_are_those_of_the_whole_image(orientation):
         pytest.param(_by_pillow("L"), id="grey"),
         pytest.param(_by_pillow("CMYK"), id="CMYK"),
         pytest.param(_by_pillow("RGB", keep_rgb=True), id="RGB"),
-        pytest.param(images.encode_png(_photograph(50, 60)), id="PNG"),
+        pytest.param(transforms.encode_png(_photograph(50, 60)), id="PNG"),
         pytest.param(_photograph(50, 60), id="array"),
     ],
 )
 def test_other_images_give_the_same_crops(content):
     _assert_same_crops(content)
     if isinstance(content, bytes):
-        _assert_same_crops(pictures.Upright(content))
+        _assert_same_crops(decoding.Upright(content))
 
 
 @needs_codec
@@ -144,7 +147,7 @@ def test_grey_crops_of_colours_are_the_same():
 @needs_codec
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_files_give_the_same_crops_or_are_black_alike(monkeypatch, capfd):
-    monkeypatch.setattr(images, "_FEW", 10**9)
+    monkeypatch.setattr(transforms, "_FEW", 10**9)
     rng, whole = np.random.default_rng(0), _jpeg(120, 160, rst_interval=0)
     files = [whole[:n] for n in (2, 20, 400, len(whole) // 2, len(whole) - 2)]
     files += [whole[: len(whole) // 2] + bytes(2000), whole + b"garbage", whole[:-2]]
@@ -155,13 +158,13 @@ def test_damaged_files_give_the_same_crops_or_are_black_alike(monkeypatch, capfd
         files.append(bytes(damaged))
     for content in files:
         _assert_same_crops(content, count=3)
-        _assert_same_crops(pictures.Upright(content), count=3)
+        _assert_same_crops(decoding.Upright(content), count=3)
     assert "ERROR" not in capfd.readouterr().err
 
 
 @needs_codec
 def test_nothing_is_said_when_it_starts():
-    program = "from rrd_jax.data import regions; regions.check_usable()"
+    program = "from rrd_jax.data.images import partial_decoding as p; p.check_usable()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -171,7 +174,7 @@ def _source(**fields):
 
 
 def test_a_decoder_that_is_not_there_is_a_line_and_auto_does_without(monkeypatch):
-    monkeypatch.setattr(regions, "_PACKAGE", "nvidia.not_there")
+    monkeypatch.setattr(partial_decoding, "_PACKAGE", "nvidia.not_there")
     with pytest.raises(errors.InputError, match=r"data.decoder is nvimgcodec.*pip install"):
         dataset._decodes_by_parts(_source(decoder="nvimgcodec"))
     assert not dataset._decodes_by_parts(_source(decoder="auto"))

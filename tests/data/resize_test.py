@@ -7,8 +7,8 @@ import PIL.Image
 import pytest
 
 from rrd_jax import data
-from rrd_jax.data import images, pictures
 from rrd_jax.data.builders import resized
+from rrd_jax.data.images import decoding, transforms
 from tests.data import folders, published
 
 _OPTIONS = {"image_size": 16, "resize": 18, "augment": "random_resized"}
@@ -59,14 +59,14 @@ def test_a_folder_becomes_a_set_with_the_same_splits_labels_and_names(pets, tmp_
             n: label for n, (_, label) in files.items()
         }
         for name, (image, _) in stored.items():
-            whole, small = images.decode(files[name][0], 3), images.decode(image, 3)
+            whole, small = transforms.decode(files[name][0], 3), transforms.decode(image, 3)
             if min(whole.shape[:2]) <= 20:
                 np.testing.assert_array_equal(small, whole)
                 continue
             assert min(small.shape[:2]) == 20
             # In brightness: JPEG halves the resolution of colours, which are noise here.
-            exact = pictures.grey(images.scale_short(whole, 20))
-            assert np.abs(pictures.grey(small).astype(float) - exact).mean() < 4
+            exact = decoding.grey(transforms.scale_short(whole, 20))
+            assert np.abs(decoding.grey(small).astype(float) - exact).mean() < 4
     assert next(after.train.train_batches(4, 0, 0, 1))["image"].shape == (4, 16, 16, 3)
 
 
@@ -80,7 +80,7 @@ def test_imagenet_is_stored_smaller_under_its_name_and_other_sizes_are_refused(t
     imagenet = data.load(data.Source("imagenet2012", **source))
     stored = {e["file_name"].decode(): e["image"] for e in imagenet.train.examples}
     assert stored.keys() == wanted["train"].keys()
-    assert {images.decode(image, 3).shape for image in stored.values()} == {(20, 27, 3)}
+    assert {transforms.decode(image, 3).shape for image in stored.values()} == {(20, 27, 3)}
     assert "quality 90" in imagenet.version
     assert not [w for w in imagenet.summary.warnings if "scaled up" in w]
     large = data.load(data.Source("imagenet2012", **source | {"image_size": 32, "resize": 36}))
@@ -109,6 +109,6 @@ def test_what_cannot_be_decoded_or_is_small_stays_as_it_is():
         assert resized.smaller(content, resize) == content
     grey = io.BytesIO()
     PIL.Image.new("L", (80, 60), 90).save(grey, "JPEG")
-    assert images.decode(resized.smaller(grey.getvalue(), resize), 3).shape == (30, 40, 3)
-    turned = resized.smaller(pictures.Upright(_turned(6)), resize)
-    assert images.decode(turned, 3).shape == (45, 30, 3)
+    assert transforms.decode(resized.smaller(grey.getvalue(), resize), 3).shape == (30, 40, 3)
+    turned = resized.smaller(decoding.Upright(_turned(6)), resize)
+    assert transforms.decode(turned, 3).shape == (45, 30, 3)

@@ -12,7 +12,9 @@ import tensorflow_datasets as tfds
 
 from rrd_jax import data, errors
 from rrd_jax.config import parse
-from rrd_jax.data import expressions, feed, images
+from rrd_jax.data.feeds import feed
+from rrd_jax.data.images import transforms
+from rrd_jax.data.sources import split_expressions
 from tests import launch
 
 _RNG = np.random.default_rng(0)
@@ -166,7 +168,7 @@ def test_split_expressions_mean_what_tfds_means(expression, count):
         for name in ("train", "test")
     }
     wanted = tfds.core.ReadInstruction.from_spec(expression).to_absolute(infos)
-    rows = [(part.name, list(part.rows(count))) for part in expressions.parse(expression)]
+    rows = [(part.name, list(part.rows(count))) for part in split_expressions.parse(expression)]
     assert rows == [(w.splitname, list(range(count))[w.from_ : w.to]) for w in wanted]
 
 
@@ -385,7 +387,7 @@ def test_a_damaged_file_is_black_and_named(capsys):
     found = data.from_sources(source, source, data.Source(image_size=8))
     assert not found.train.images[2].any()
     assert "'a.png' (example 2)" in capsys.readouterr().err
-    assert images.stored_channels(source[0]["image"]) == 3
+    assert transforms.stored_channels(source[0]["image"]) == 3
 
 
 def test_torch_sets_and_tensors_are_sources():
@@ -394,7 +396,7 @@ def test_torch_sets_and_tensors_are_sources():
     tensors = torch.from_numpy(_IMAGES).permute(0, 3, 1, 2)
     pairs = torch.utils.data.TensorDataset(tensors, torch.from_numpy(_LABELS))
     found = data.from_sources(pairs, torch.utils.data.Subset(pairs, range(4)))
-    np.testing.assert_array_equal(images.pad_or_resize(_IMAGES[0], 32), found.train.images[0])
+    np.testing.assert_array_equal(transforms.pad_or_resize(_IMAGES[0], 32), found.train.images[0])
     assert (len(found.test), found.num_classes) == (4, 10)
     transform = torchvision.transforms.ToTensor()
     fake = torchvision.datasets.FakeData(9, (3, 8, 8), 5, transform=transform)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rrd_jax.data import stratified
+from rrd_jax.data.subsets import stratified
 from tests import fuzz
 
 _LABELS = np.random.default_rng(0).integers(0, 7, 500)

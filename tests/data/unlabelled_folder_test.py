@@ -7,7 +7,7 @@ import pytest
 
 from rrd_jax import errors
 from rrd_jax.data import folder
-from rrd_jax.data.folder import check
+from rrd_jax.data.folder import inspection
 from tests.data.folders import encoded, fill, put
 from tests.data.folders import load as load_labelled
 
@@ -94,7 +94,7 @@ def test_folders_of_splits_are_splits(tmp_path):
 
 
 def test_a_cap_takes_the_same_images_and_forgets_none(tree, monkeypatch):
-    monkeypatch.setattr(check, "_FRESH", -3600e9)  # as if the files were old
+    monkeypatch.setattr(inspection, "_FRESH", -3600e9)  # as if the files were old
     some = load(tree, max_images=40)
     count = len(some.train) + len(some.test)
     assert 30 <= count <= 40  # broken ones are among the 40
@@ -102,13 +102,13 @@ def test_a_cap_takes_the_same_images_and_forgets_none(tree, monkeypatch):
     assert _names(some.train) <= _names(whole.train)
     assert _names(some.test) <= _names(whole.test)
     assert _names(load(tree, max_images=40).train) == _names(some.train)
-    original, looks = check.check_file, []
+    original, looks = inspection.check_file, []
 
     def look(root, file):
         looks.append(file.path)
         return original(root, file)
 
-    monkeypatch.setattr(check, "check_file", look)
+    monkeypatch.setattr(inspection, "check_file", look)
     load(tree)
     assert {os.path.dirname(path) for path in looks} == {"broken"}  # as they may be mended
 
@@ -134,10 +134,10 @@ def test_what_was_found_outlives_a_kill(tmp_path, monkeypatch):
     root = tmp_path / "tree"
     for i in range(40):
         put(root / f"{i}.jpg")
-    monkeypatch.setattr(check, "_MANY", 10)
-    monkeypatch.setattr(check, "_SECONDS", 0.0)
-    monkeypatch.setattr(check, "_FRESH", -3600e9)  # as if the files were old
-    original, looks = check.check_file, []
+    monkeypatch.setattr(inspection, "_MANY", 10)
+    monkeypatch.setattr(inspection, "_SECONDS", 0.0)
+    monkeypatch.setattr(inspection, "_FRESH", -3600e9)  # as if the files were old
+    original, looks = inspection.check_file, []
 
     def look(*given):
         looks.append(given)
@@ -145,7 +145,7 @@ def test_what_was_found_outlives_a_kill(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(*given)
 
-    monkeypatch.setattr(check, "check_file", look)
+    monkeypatch.setattr(inspection, "check_file", look)
     with pytest.raises(KeyboardInterrupt):
         load(root)
     assert folder.index_path(str(tmp_path / "index"), str(root)).exists()

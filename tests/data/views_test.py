@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from rrd_jax import errors
-from rrd_jax.data import augment, feed
+from rrd_jax.data.augment import pipeline
+from rrd_jax.data.augment.views import Views
+from rrd_jax.data.feeds import feed
 from rrd_jax.data.source import Source
-from rrd_jax.data.views import Views
 
 _RNG = np.random.default_rng(0)
 _EXAMPLES = [
@@ -17,12 +18,14 @@ _EXAMPLES = [
 ]
 _VIEWS = Views(count=4, seed=5)
 _STREAMED = feed.Streamed(_EXAMPLES, 8, 3, resize=10, threads=3, area=0.3, views=_VIEWS)
-_CHANGES = augment.Changes(jitter=(0.4, 0.4, 0.4, 0.1), grey=0.3)
+_CHANGES = pipeline.Changes(jitter=(0.4, 0.4, 0.4, 0.1), grey=0.3)
 
 
 def _augment(kind="crop_flip", **options):
     options = {"changes": _CHANGES, "views": _VIEWS, **options}
-    return augment.make_augment(kind, mean=(0.5,) * 3, std=(0.25,) * 3, pad=2, flip=True, **options)
+    return pipeline.make_augment(
+        kind, mean=(0.5,) * 3, std=(0.25,) * 3, pad=2, flip=True, **options
+    )
 
 
 def test_an_image_shows_each_of_its_views_once_in_as_many_epochs():

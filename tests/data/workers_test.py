@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import parallel
-from rrd_jax.data import feed
+from rrd_jax.data.feeds import feed
 from rrd_jax.evaluation import predictions
 
 # Shared memory is counted: no other test of worker processes may run beside these.
@@ -126,7 +126,7 @@ def reader(tmp_path):
         "import multiprocessing, signal\n"
         "import numpy as np\n"
         "from absl import flags\n"
-        "from rrd_jax.data import feed\n"
+        "from rrd_jax.data.feeds import feed\n"
         "if __name__ == '__main__':\n"
         "    flags.FLAGS(['reader'])  # Grain looks at its own\n"
         "    examples = [{'image': np.zeros((20, 20, 3), np.uint8), 'label': 0}] * 40\n"

@@ -11,7 +11,8 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from rrd_jax import data, errors
 from rrd_jax.config import parse
-from rrd_jax.data import few, images
+from rrd_jax.data.images import transforms
+from rrd_jax.data.subsets import labelled_subset
 from rrd_jax.evaluation import predictions, shown
 from rrd_jax.jobs import job
 from rrd_jax.teacher import frozen
@@ -112,7 +113,7 @@ def _open(where, tmp_path, per_class=0, channels=1, **fields):
     source = data.Source("digits", image_size=8, dir=str(tmp_path / "index"), **fields)
     blank = np.zeros((4, 8, 8, channels), np.uint8), np.zeros(4, int)
     like = data.from_sources(blank, blank, data.Source(image_size=8, use_labels=False))
-    return few.open_few(str(where), per_class, source, like)
+    return labelled_subset.open_few(str(where), per_class, source, like)
 
 
 def test_a_folder_of_classes_is_divided_as_image_folder_does(tmp_path):
@@ -162,7 +163,7 @@ def test_a_set_of_hugging_face_judges_with_its_own_test_split(tmp_path, monkeypa
     opened = _open(f"hf:{tmp_path / 'set'}", tmp_path, 3)
     assert np.bincount(opened.train.labels).tolist() == [3, 3, 3]
     assert (len(opened.test), opened.class_names) == (6, tuple(_SHADES))
-    coloured = images.decode((tmp_path / "test/bright/0.png").read_bytes(), 3)
+    coloured = transforms.decode((tmp_path / "test/bright/0.png").read_bytes(), 3)
     expected = coloured @ np.array([0.299, 0.587, 0.114])
     np.testing.assert_allclose(opened.test.images[0, ..., 0], expected, atol=1.5)
 

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 
 from rrd_jax import networks, objectives, parallel
-from rrd_jax.data import augment, feed
+from rrd_jax.data.augment import pipeline
+from rrd_jax.data.feeds import feed
 from rrd_jax.evaluation import predictions
 
 
@@ -36,7 +37,7 @@ def test_batches_are_as_few_as_allowed_and_padded_as_little(examples, largest, d
 def test_runs_of_one_network_share_the_function_that_predicts():
     mesh = parallel.make_mesh(jax.devices()[:1])
     network, same, other = (networks.create("resnet8", count) for count in (10, 10, 5))
-    normalize = augment.make_normalize((0.5,), (0.5,))
+    normalize = pipeline.make_normalize((0.5,), (0.5,))
     function = predictions.compile_predict(network, normalize, mesh)
     assert predictions.compile_predict(same, normalize, mesh, {}) is function
     assert predictions.compile_predict(other, normalize, mesh) is not function

@@ -8,7 +8,7 @@ import pytest
 
 from rrd_jax import errors
 from rrd_jax.config import parse
-from rrd_jax.data import feed
+from rrd_jax.data.feeds import feed
 from rrd_jax.evaluation import figures, neighbours, predictions, rows, shown
 from rrd_jax.jobs import job, proving
 from rrd_jax.teacher import frozen, probe

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from rrd_jax import networks
-from rrd_jax.data.about import About, Preprocessing
+from rrd_jax.data.model_info import ModelInfo, Preprocessing
 from rrd_jax.exports.base import Exportable
 from rrd_jax.networks.shufflenet import ShuffleNetV1
 from tests import fresh
@@ -37,7 +37,7 @@ def exportable(name="grouped", image_shape=(8, 8, 1)):
         variables = fresh.init(network, image_shape)
     size, _, channels = image_shape
     preprocessing = Preprocessing(size, channels, (0.4,) * channels, (0.3,) * channels)
-    about = About(name, len(NAMES), class_names=NAMES, preprocessing=preprocessing)
+    about = ModelInfo(name, len(NAMES), class_names=NAMES, preprocessing=preprocessing)
     return Exportable(network, variables, about)
 
 

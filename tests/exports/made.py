@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrd_jax import networks, objectives
-from rrd_jax.data.about import About, Preprocessing
+from rrd_jax.data.model_info import ModelInfo, Preprocessing
 from rrd_jax.exports import Exportable
 
 # What breaks CSV, YAML, Markdown and terminals.
@@ -44,7 +44,7 @@ def exportable(
     mean, std = (0.4, 0.5, 0.6)[:channels], (0.2, 0.25, 0.3)[:channels]
     images = Preprocessing(size, channels, mean, std, resize)
     network = networks.create(name, classes, options=options)
-    about = About(name, classes, options, names if classes else (), images)
+    about = ModelInfo(name, classes, options, names if classes else (), images)
     return Exportable(network, variables(network, images.image_shape), about)
 
 

@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from rrd_jax import errors
-from rrd_jax.data.about import About, Preprocessing
+from rrd_jax.data.model_info import ModelInfo, Preprocessing
 from rrd_jax.exports import base
 from rrd_jax.exports.onnx import fuse, model, walk
 
@@ -36,7 +36,7 @@ def _written(functions, shape=_SHAPE, dtype=np.float32):
     )
     fuse.fuse(graph)
     moments = (0.5,) * shape[-1]
-    about = About("x", 2, preprocessing=Preprocessing(shape[0], shape[-1], moments, moments))
+    about = ModelInfo("x", 2, preprocessing=Preprocessing(shape[0], shape[-1], moments, moments))
     header = base.Header(about, "onnx", "NCHW", "float32", tuple(graph.outputs))
     return model.to_model(graph, header)
 

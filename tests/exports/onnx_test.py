@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import errors, networks
-from rrd_jax.data.about import About, Preprocessing
+from rrd_jax.data.model_info import ModelInfo, Preprocessing
 from rrd_jax.exports import onnx as package
 from rrd_jax.exports.base import Exportable, Options
 from rrd_jax.networks.mobilenet import MobileNetV2
@@ -91,7 +91,7 @@ def _exportable(network, size=8, channels=3, seed=0, **fields):
         return leaf
 
     preprocessing = Preprocessing(size, channels, (0.4,) * channels, (0.25,) * channels)
-    about = About("x", 3, class_names=_NAMES, preprocessing=preprocessing)
+    about = ModelInfo("x", 3, class_names=_NAMES, preprocessing=preprocessing)
     return Exportable(network, jax.tree_util.tree_map_with_path(moved, variables), about, **fields)
 
 
@@ -169,7 +169,7 @@ def test_an_equinox_network(tmp_path):
     pytest.importorskip("equinox")
     network = networks.create("tests.networks.custom_equinox:Stateful", 3)
     variables = networks.init(network, jax.random.key(0), (8, 8, 1))
-    about = About("x", 3, preprocessing=Preprocessing(8, 1, (0.4,), (0.25,)))
+    about = ModelInfo("x", 3, preprocessing=Preprocessing(8, 1, (0.4,), (0.25,)))
     _check(Exportable(network, variables, about), tmp_path)
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from rrd_jax import errors, exports
-from rrd_jax.data import about as abouts
+from rrd_jax.data import model_info as abouts
 from rrd_jax.exports import Options
-from rrd_jax.weights import beside, files, from_torch, published
+from rrd_jax.weights import files, from_torch, published, sidecar
 from tests.exports import made
 from tests.networks import modern
 
@@ -142,12 +142,12 @@ def test_transformers_open_a_folder_for_hubs_too(tmp_path):
 
 def test_timms_transform_does_what_the_folder_says():
     wanted = made.exportable(size=200, resize=230).about.preprocessing
-    config = timm.data.resolve_data_config(pretrained_cfg=beside.to_timm(wanted))
+    config = timm.data.resolve_data_config(pretrained_cfg=sidecar.to_timm(wanted))
     resize, crop, _, normalize = timm.data.create_transform(**config).transforms
     assert (resize.size, list(crop.size)) == (230, [200, 200])
     np.testing.assert_allclose(normalize.std, wanted.std)
     whole = made.exportable(size=32).about.preprocessing
-    config = timm.data.resolve_data_config(pretrained_cfg=beside.to_timm(whole))
+    config = timm.data.resolve_data_config(pretrained_cfg=sidecar.to_timm(whole))
     assert timm.data.create_transform(**config).transforms[0].size in ((32, 32), [32, 32])
 
 

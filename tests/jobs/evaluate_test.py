@@ -6,7 +6,7 @@ import safetensors.numpy
 
 from rrd_jax import checkpoints, errors
 from rrd_jax.config import parse
-from rrd_jax.data import images
+from rrd_jax.data.images import transforms
 from rrd_jax.jobs import evaluate
 from rrd_jax.weights import to_torch
 from tests import launch
@@ -47,8 +47,8 @@ def test_a_finished_job_is_found_as_it_was_reported(run, capsys):
 
 
 def test_evaluation_and_a_finished_job_decode_no_training_image(run, monkeypatch):
-    decode, decoded = images.decode, []
-    monkeypatch.setattr(images, "decode", lambda *args: decoded.append(args) or decode(*args))
+    decode, decoded = transforms.decode, []
+    monkeypatch.setattr(transforms, "decode", lambda *args: decoded.append(args) or decode(*args))
     launch.run(_config(), run[0])
     assert not decoded
     _evaluate(run[0])

@@ -11,14 +11,14 @@ import safetensors.numpy
 
 import rrd_jax
 from rrd_jax import errors, exports, networks
-from rrd_jax.data.about import About, Preprocessing
+from rrd_jax.data.model_info import ModelInfo, Preprocessing
 from rrd_jax.library import Loaded, Predictor, teachers
 from rrd_jax.weights import to_torch
 from tests.data import folders
 from tests.networks import custom_nets as nets
 
 _RNG = np.random.default_rng(0)
-_ABOUT = About(
+_ABOUT = ModelInfo(
     "mean",
     3,
     class_names=("dark", "grey", "light"),
@@ -238,9 +238,9 @@ def test_a_teacher_has_the_classes_of_its_students_data():
     seen = Preprocessing(8, 1, (0.5,), (0.5,))
     network = networks.create("resnet8", 3)
     variables = network.init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
-    known = About("resnet8", 3, class_names=("a", "b", "c"), preprocessing=seen)
+    known = ModelInfo("resnet8", 3, class_names=("a", "b", "c"), preprocessing=seen)
     teacher = Loaded(network, variables, "resnet8", 3, (8, 8, 1), seen.mean, seen.std, about=known)
-    student = About("resnet8", 2, class_names=("c", "a"))
+    student = ModelInfo("resnet8", 2, class_names=("c", "a"))
     given, found = teacher.predict(images), teachers.matched(teacher, student).predict(images)
     assert found.class_names == ("c", "a")
     np.testing.assert_allclose(found.logits, given.logits[:, [2, 0]], rtol=1e-5, atol=1e-6)

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from rrd_jax.data.about import About, Preprocessing
+from rrd_jax.data.model_info import ModelInfo, Preprocessing
 from rrd_jax.jobs import card
 from rrd_jax.run_folder import readme
 from tests.exports import made
@@ -13,7 +13,7 @@ _START = {
     "version": "0.1.0",
 }
 _TEACHER = {"model": "resnet8x4", "checkpoint": "/home/me/runs/teacher", "digest": "abc"}
-_ABOUT = About(
+_ABOUT = ModelInfo(
     "resnet8",
     len(made.NAMES),
     class_names=made.NAMES,
@@ -76,7 +76,7 @@ def test_hugging_faces_library_reads_it(tmp_path):
 
 
 def test_little_is_known_of_some():
-    text = readme.render("f", About("my_nets:Net", 3))
+    text = readme.render("f", ModelInfo("my_nets:Net", 3))
     assert _front_matter(text)["library_name"] == "rrd_jax"
     assert "3 classes" in text
     assert "## Training" not in text
@@ -116,7 +116,7 @@ def test_what_is_public_lacks_the_machine():
     assert "host" not in public.training["start"]
     assert public.training["teachers"] == [{**_TEACHER, "checkpoint": "teacher"}]
     assert readme.public(public) == public
-    assert readme.public(About("a", 2)) == About("a", 2)
+    assert readme.public(ModelInfo("a", 2)) == ModelInfo("a", 2)
 
 
 def test_a_run_keeps_its_card_once_it_was_tested(tmp_path):

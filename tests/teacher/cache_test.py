@@ -10,7 +10,8 @@ import pytest
 
 from rrd_jax import data, errors, objectives, optim, parallel
 from rrd_jax.config import parse
-from rrd_jax.data import augment, feed
+from rrd_jax.data.augment import pipeline
+from rrd_jax.data.feeds import feed
 from rrd_jax.jobs import job
 from rrd_jax.objectives.batch import Batch
 from rrd_jax.teacher import cache, ensemble, filling, fold, outputs
@@ -19,7 +20,7 @@ from rrd_jax.training.recipe import Term
 from tests import fresh, launch, tiny
 
 pytestmark = pytest.mark.usefixtures("tiny_network")
-_CROP = augment.make_augment("crop_flip", mean=(0.5,), std=(0.5,), pad=1, flip=True)
+_CROP = pipeline.make_augment("crop_flip", mean=(0.5,), std=(0.5,), pad=1, flip=True)
 
 
 def _config(teacher, argument="smoke,tiny-tiny,rrd+kd", **fields):
@@ -145,8 +146,8 @@ def test_of_other_images_another_teacher_or_other_crops_nothing_is_cached(tmp_pa
     assert not exists(network=tiny.NETWORK(num_classes=4, dtype=jnp.bfloat16))
     crop = {"mean": (0.5,), "std": (0.5,), "pad": 1, "flip": True}
     for other in ({"pad": 2}, {"mean": (0.25,)}, {"std": (0.25,)}, {"flip": False}):
-        assert not exists(augment=augment.make_augment("crop_flip", **{**crop, **other}))
-    assert exists(augment=augment.make_augment("crop_flip", **crop))
+        assert not exists(augment=pipeline.make_augment("crop_flip", **{**crop, **other}))
+    assert exists(augment=pipeline.make_augment("crop_flip", **crop))
 
 
 def test_parts_of_one_streamed_set_are_told_apart(tmp_path):

@@ -5,11 +5,11 @@ import pytest
 import safetensors.numpy
 
 from rrd_jax import errors
-from rrd_jax.data.about import About
+from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.teacher import vectors
 
 _ROWS = np.arange(12, dtype=np.float32).reshape(3, 4) + 1
-_NAMED = About("", 3, class_names=("cat", "dog", "owl"))
+_NAMED = ModelInfo("", 3, class_names=("cat", "dog", "owl"))
 
 
 def test_vectors_are_read_from_each_kind_of_file(tmp_path):
@@ -21,7 +21,7 @@ def test_vectors_are_read_from_each_kind_of_file(tmp_path):
     np.testing.assert_array_equal(vectors.read(tmp_path / "v.npy", _NAMED), _ROWS)
     for name in ("v.npz", "v.safetensors"):  # in the order of the data's names
         np.testing.assert_array_equal(vectors.read(tmp_path / name, _NAMED), _ROWS[[1, 2, 0]])
-        np.testing.assert_array_equal(vectors.read(tmp_path / name, About("", 3)), _ROWS)
+        np.testing.assert_array_equal(vectors.read(tmp_path / name, ModelInfo("", 3)), _ROWS)
 
 
 @pytest.mark.parametrize(

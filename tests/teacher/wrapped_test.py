@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import networks
-from rrd_jax.data.about import Preprocessing
+from rrd_jax.data.model_info import Preprocessing
 from rrd_jax.networks import Outputs
 from rrd_jax.teacher import ensemble, fold, outputs, seeing, wrapped
 from rrd_jax.training.choices import TeachingChoice

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import networks, objectives, optim, parallel
-from rrd_jax.data import mixing
+from rrd_jax.data.augment import mixing
 from rrd_jax.objectives import kd as kd_module
 from rrd_jax.objectives.batch import Batch
 from rrd_jax.objectives.parts import memory

@@ -3,8 +3,8 @@ import json
 import pytest
 
 from rrd_jax import errors
-from rrd_jax.data.about import Preprocessing
-from rrd_jax.weights import beside, files
+from rrd_jax.data.model_info import Preprocessing
+from rrd_jax.weights import files, sidecar
 
 _IMAGES = {
     "input_size": [3, 224, 224],
@@ -18,19 +18,19 @@ _IMAGENET = Preprocessing(224, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 
 def _read(tmp_path, config, model="", **others):
     for name, content in {"config": config, **others}.items():
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
-    return beside.read(tmp_path / "model.safetensors", model)
+    return sidecar.read(tmp_path / "model.safetensors", model)
 
 
 def test_of_timms_config(tmp_path):
     config = {"architecture": "resnet18", "num_classes": 2, "pretrained_cfg": _IMAGES}
-    assert _read(tmp_path, config) == beside.Beside("resnet18", 2, (), _IMAGENET)
+    assert _read(tmp_path, config) == sidecar.Sidecar("resnet18", 2, (), _IMAGENET)
     for names in (["a", "b, c"], {"0": "a", "1": "b, c"}):
         found = _read(tmp_path, {**config, "label_names": names}, "resnet18")
         assert found.class_names == ("a", "b, c")
     flat = {"architecture": "resnet18", "num_classes": 2, **_IMAGES, "crop_mode": "border"}
-    assert _read(tmp_path, flat) == beside.Beside("resnet18", 2, (), None)
+    assert _read(tmp_path, flat) == sidecar.Sidecar("resnet18", 2, (), None)
     other = {"architecture": "vit_base", "model_args": {"depth": 3}}
-    assert _read(tmp_path, other) == beside.Beside()
+    assert _read(tmp_path, other) == sidecar.Sidecar()
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(errors.InputError, match="does not say which network.*name one of"):
         files.load(tmp_path, "")
@@ -45,12 +45,12 @@ def test_of_hugging_faces_configs(tmp_path):
         "crop_pct": 0.875,
     }
     found = _read(tmp_path, config, preprocessor_config=processor)
-    assert found == beside.Beside("resnet50", 2, ("cat", "dog"), _IMAGENET)
+    assert found == sidecar.Sidecar("resnet50", 2, ("cat", "dog"), _IMAGENET)
     cropped = {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}
     found = _read(tmp_path, config, preprocessor_config={**processor, **cropped})
     assert found.preprocessing == _IMAGENET
     unnamed = {**config, "id2label": {"0": "LABEL_0", "1": "LABEL_1"}}
-    assert _read(tmp_path, unnamed, preprocessor_config={}) == beside.Beside("resnet50", 2)
+    assert _read(tmp_path, unnamed, preprocessor_config={}) == sidecar.Sidecar("resnet50", 2)
     with pytest.raises(errors.InputError, match="hidden_act=gelu"):
         _read(tmp_path, {**config, "hidden_act": "gelu"})
 
@@ -79,7 +79,7 @@ def test_what_cannot_be_is_a_line(change, said, tmp_path):
 @pytest.mark.parametrize("content", ["", "[1", "[]", "3", '{"data": {}}'])
 def test_a_config_of_something_else_says_nothing(content, tmp_path):
     (tmp_path / "config.json").write_text(content)
-    assert beside.read(tmp_path / "f.pth") == beside.Beside()
+    assert sidecar.read(tmp_path / "f.pth") == sidecar.Sidecar()
 
 
 def test_images_come_back_from_timms_words():
@@ -87,4 +87,4 @@ def test_images_come_back_from_timms_words():
         for resize in (None, *range(size, 3 * size, 7)):
             for filter_ in ("bilinear", "bicubic"):
                 wanted = Preprocessing(size, 1, (0.3,), (0.2,), resize, filter_)
-                assert beside._images_of_timm(beside.to_timm(wanted)) == wanted
+                assert sidecar._images_of_timm(sidecar.to_timm(wanted)) == wanted

@@ -13,8 +13,8 @@ import rrd_jax
 from configs import digits
 from rrd_jax import config as configs
 from rrd_jax import errors, networks
-from rrd_jax.data.about import Preprocessing
-from rrd_jax.weights import beside, files, from_torch, to_torch
+from rrd_jax.data.model_info import Preprocessing
+from rrd_jax.weights import files, from_torch, sidecar, to_torch
 from tests.weights.convert_test import few_networks, random_variables
 from tests.weights.small import small_networks
 
@@ -151,10 +151,10 @@ _CLIP = {"patch_size": 32, "hidden_size": 768, "intermediate_size": 3072}
 )
 def test_a_config_names_the_network_of_its_sizes(config, name, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert beside.read(tmp_path / "model.safetensors").model == name
-    assert beside.read(tmp_path / "model.safetensors", name).model == name
+    assert sidecar.read(tmp_path / "model.safetensors").model == name
+    assert sidecar.read(tmp_path / "model.safetensors", name).model == name
     with pytest.raises(errors.InputError, match=f"is of {name}, as .* not of resnet8"):
-        beside.read(tmp_path / "model.safetensors", "resnet8")
+        sidecar.read(tmp_path / "model.safetensors", "resnet8")
 
 
 _ADAPTER = {"base_model.model.vit.encoder.layer.0.attention.q.lora_A.weight": np.ones((2, 3))}
@@ -232,7 +232,7 @@ def test_another_size_is_told_by_what_it_fits(tmp_path):
 )
 def test_preprocessing_comes_along(processor, wanted, tmp_path):
     _write(tmp_path, {}, _CONFIG, {**_PROCESSOR, **processor})
-    found = beside.read(tmp_path / "model.safetensors").preprocessing
+    found = sidecar.read(tmp_path / "model.safetensors").preprocessing
     assert (found.image_size, found.resize) == wanted[:2]
     np.testing.assert_allclose(found.mean[0], wanted[2], rtol=1e-6)
     cubic = processor.get("resample") == 3

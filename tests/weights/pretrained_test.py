@@ -13,7 +13,7 @@ import pytest
 import rrd_jax
 from rrd_jax import checkpoints, data, errors, networks
 from rrd_jax.config import parse
-from rrd_jax.data import about
+from rrd_jax.data import model_info
 from rrd_jax.jobs import evaluate, job
 from rrd_jax.networks.resnet import ResNet
 from rrd_jax.networks.vit import VisionTransformer
@@ -295,7 +295,7 @@ def test_classes_without_names_are_compared_where_they_are_as_many():
 
 
 def test_numbers_of_a_data_set_that_was_named_since_are_no_names(tmp_path):
-    numbers = about.About("tiny", 3, class_names=("0", "1", "2")).to_json()
+    numbers = model_info.ModelInfo("tiny", 3, class_names=("0", "1", "2")).to_json()
     meta = {"about": numbers, "num_classes": 3, "dataset": "mine/1"}
     named = types.SimpleNamespace(class_names=("cat", "dog", "cow"), version="mine/1")
     assert pretrained.names_to_compare(meta, tmp_path, named) == ()

@@ -1,11 +1,11 @@
 import pytest
 
-from rrd_jax.weights import published, templates
+from rrd_jax.weights import entry_templates, published
 
 
 @pytest.mark.parametrize("name", ["mobilenetv1", "mobilenetv2"])
 def test_timms_names_are_others_and_lead_back(name):
-    entries = dict.fromkeys(templates.template(name), 0)
+    entries = dict.fromkeys(entry_templates.template(name), 0)
     theirs = published.respell(entries, name, "timm")
     assert len(theirs) == len(entries)
     assert not theirs.keys() & entries.keys()

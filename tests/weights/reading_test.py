@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 
 from rrd_jax import errors
-from rrd_jax.weights import files, reading, to_torch
+from rrd_jax.weights import file_formats, files, to_torch
 from tests.weights.convert_test import random_variables
 
 
@@ -65,10 +65,10 @@ def test_what_is_no_weights_is_named_by_its_content(name, content, message, tmp_
 def test_a_format_that_only_its_name_tells_is_named(tmp_path):
     (tmp_path / "net.onnx").write_bytes(b"\x08\x07\x12\x07\xff")
     with pytest.raises(errors.InputError, match="in the format of '.onnx' files"):
-        reading.read(tmp_path / "net.onnx")
+        file_formats.read(tmp_path / "net.onnx")
     (tmp_path / "model.ckpt.index").write_bytes(b"\x00\x01\xff")
     with pytest.raises(errors.InputError, match="a checkpoint of TensorFlow"):
-        reading.read(tmp_path / "model.ckpt.index")
+        file_formats.read(tmp_path / "model.ckpt.index")
 
 
 def test_safetensors_are_read_by_any_name(tmp_path):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from rrd_jax.data.about import Preprocessing
+from rrd_jax.data.model_info import Preprocessing
 from rrd_jax.teacher import seeing
 from rrd_jax.training.choices import TeachingChoice
 from rrd_jax.weights import files

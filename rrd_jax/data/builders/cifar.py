@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from rrd_jax.data import images
 from rrd_jax.data.builders import archives, ordered
+from rrd_jax.data.images import transforms
 
 
 class Cifar10(archives.ArchivedBuilder, tfds.image_classification.Cifar10, skip_registration=True):
@@ -46,7 +46,7 @@ class Cifar10(archives.ArchivedBuilder, tfds.image_classification.Cifar10, skip_
             labels, pixels = np.split(records[i], [len(label_keys)])
             image = pixels.reshape(3, 32, 32).transpose(1, 2, 0)
             named = dict(zip(label_keys, labels.tolist(), strict=True))
-            return named | {"id": f"{prefix}{i:05d}", "image": images.encode_png(image)}
+            return named | {"id": f"{prefix}{i:05d}", "image": transforms.encode_png(image)}
 
         return ordered.Examples(range(len(records)), records.nbytes, read)
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from rrd_jax import errors
-from rrd_jax.data.images import encode_png
+from rrd_jax.data.images.transforms import encode_png
 
 # sha256 of the decompressed files: archives of other origin compress differently.
 _FASHION_MNIST_SHA256 = {

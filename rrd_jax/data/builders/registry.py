@@ -17,7 +17,6 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from rrd_jax import errors
-from rrd_jax.data import examples
 from rrd_jax.data.builders import (
     archives,
     cifar,
@@ -27,6 +26,7 @@ from rrd_jax.data.builders import (
     stl10,
     tiny_imagenet,
 )
+from rrd_jax.data.sources import stored_examples
 from rrd_jax.terminal import console
 
 # Prepared here without TensorFlow. Any other name is a set of TFDS.
@@ -108,7 +108,7 @@ def quiet() -> Iterator[None]:
 def damaged(name: str, folder: Any, data_dir: str, reason: str) -> errors.InputError:
     """Of a prepared set that is not as it was written; says how to prepare it again."""
     place = f"data set '{name}' under {folder}"
-    return examples.damaged(place, reason, way_out(name, data_dir))
+    return stored_examples.damaged(place, reason, way_out(name, data_dir))
 
 
 def way_out(name: str, data_dir: str) -> str:

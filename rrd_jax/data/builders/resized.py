@@ -13,8 +13,8 @@ import cv2
 import tensorflow_datasets as tfds
 
 from rrd_jax import errors
-from rrd_jax.data import images, jpeg, pictures
 from rrd_jax.data.builders import ordered
+from rrd_jax.data.images import decoding, jpeg_header, transforms
 
 _NOTE = "resized.json"  # beside TFDS's own notes
 _PER_PIXEL = 0.9  # bytes that a stored image has for each pixel of a square of its shorter side
@@ -41,18 +41,18 @@ def smaller(content: bytes, resize: Resize) -> bytes:
     What is small enough, or cannot be decoded, stays as it is; but for a file of a folder, which
     becomes a JPEG, or without loss a PNG, that any prepared set may have.
     """
-    of_folder = isinstance(content, pictures.Upright)
-    header = jpeg.header(content)
-    size = pictures.size(content)
+    of_folder = isinstance(content, decoding.Upright)
+    header = jpeg_header.header(content)
+    size = decoding.size(content)
     if min(size) <= resize.short and (not of_folder or (header and header.orientation == 1)):
         return bytes(content)
     try:
-        pixels = images.decode(content, 3)
+        pixels = transforms.decode(content, 3)
     except errors.InputError:
         return bytes(content)
     if min(size) <= resize.short:
-        return images.encode_png(pixels)
-    scaled = images.scale_short(pixels, resize.short)
+        return transforms.encode_png(pixels)
+    scaled = transforms.scale_short(pixels, resize.short)
     bgr = cv2.cvtColor(scaled, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, resize.quality])[1].tobytes()
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from rrd_jax.data import images
 from rrd_jax.data.builders import archives, ordered
+from rrd_jax.data.images import transforms
 
 _STL10 = tfds.builder_cls("stl10")
 
@@ -63,7 +63,7 @@ def _stl10_split(pixels: np.ndarray, labels: np.ndarray) -> ordered.Examples:
     def read(i: int) -> dict[str, Any]:
         # Stored column by column; classes are counted from 1.
         return {
-            "image": images.encode_png(pixels[i].transpose(2, 1, 0)),
+            "image": transforms.encode_png(pixels[i].transpose(2, 1, 0)),
             "label": int(labels[i]) - 1,
         }
 

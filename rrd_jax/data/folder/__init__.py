@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from rrd_jax import errors
-from rrd_jax.data import expressions
-from rrd_jax.data.folder import check, describe, layout, unlabelled, walk
-from rrd_jax.data.folder.examples import FolderExamples
+from rrd_jax.data.folder import description, file_tree, inspection, layout, unlabelled_layout
+from rrd_jax.data.folder.file_tree import Tree
+from rrd_jax.data.folder.folder_examples import FolderExamples
 from rrd_jax.data.folder.layout import Layout
-from rrd_jax.data.folder.walk import Tree
 from rrd_jax.data.opened import Opened
 from rrd_jax.data.source import Source
+from rrd_jax.data.sources import split_expressions
 
 _OLD = "image_folder"  # below the folder of prepared sets: copies that earlier versions made
 
@@ -42,7 +42,7 @@ def open_source(source: Source) -> Opened:
         return _open_unlabelled(source, root)
     is_new = not index_path(source.dir, root).exists()
     tree, found = _found(source.dir, root)
-    describe.check_share(root, tree.files, found)
+    description.check_share(root, tree.files, found)
     used, digests = _readable(tree.files, found)
     paths = [file.path for file in used]
     names = _names(source)
@@ -52,9 +52,9 @@ def open_source(source: Source) -> Opened:
         for expression in (source.train_split, source.test_split)
     )
     version = f"image_folder/{_digest(plan, digests)}"
-    summary = describe.summarize(version, root, tree, found, plan, train, test)
+    summary = description.summarize(version, root, tree, found, plan, train, test)
     if is_new and (old := old_copies(source.dir)):
-        summary = describe.with_note(summary, about_old(old))
+        summary = description.with_note(summary, about_old(old))
     if source.mock_examples:
         train, test = (_mocked(source.mock_examples, len(plan.classes), i) for i in range(2))
     return Opened(version, len(plan.classes), 3, train, test, plan.classes, summary)
@@ -62,23 +62,23 @@ def open_source(source: Source) -> Opened:
 
 def _open_unlabelled(source: Source, root: str) -> Opened:
     """The images of a folder, wherever they lie in it."""
-    tree = walk.walk(root)
-    files = unlabelled.chosen(tree.files, source.max_images)
+    tree = file_tree.walk(root)
+    files = unlabelled_layout.chosen(tree.files, source.max_images)
     used = set(files) if len(files) < len(tree.files) else ()
     others = [file for file in tree.files if file not in used] if used else []
     memory = index_path(source.dir, root)
-    found = check.check_all(root, files, memory, others, compares=True)
-    unlabelled.check_share(root, files, found)
+    found = inspection.check_all(root, files, memory, others, compares=True)
+    unlabelled_layout.check_share(root, files, found)
     used, digests = _readable(files, found)
     paths = [file.path for file in used]
-    plan = unlabelled.arrange(root, paths, wants_test="test" in _names(source))
+    plan = unlabelled_layout.arrange(root, paths, wants_test="test" in _names(source))
     train, test = (
         _examples(root, plan, expression, used, digests)
         for expression in (source.train_split, source.test_split)
     )
     version = f"image_folder/{_digest(plan, digests)}"
     tree = tree._replace(files=files)
-    summary = unlabelled.summarize(version, root, tree, found, plan, (train, test))
+    summary = unlabelled_layout.summarize(version, root, tree, found, plan, (train, test))
     if source.mock_examples:
         train, test = (_mocked(source.mock_examples, 1, i) for i in range(2))
     return Opened(version, 0, 3, train, test, (), summary)
@@ -92,7 +92,7 @@ def splits(folder: str, manual_dir: str) -> tuple[dict[str, FolderExamples], tup
     """
     root = _root(manual_dir)
     tree, found = _found(folder, root)
-    describe.check_share(root, tree.files, found)
+    description.check_share(root, tree.files, found)
     used, digests = _readable(tree.files, found)
     plan = layout.arrange(root, [file.path for file in used], tree.folders)
     named = (name for name, part in plan.splits.items() if part)
@@ -101,7 +101,7 @@ def splits(folder: str, manual_dir: str) -> tuple[dict[str, FolderExamples], tup
 
 def problems(folder: str, manual_dir: str) -> dict[str, str]:
     """Path and reason of all in a folder of images that is not read."""
-    return describe.problems(*_found(folder, _root(manual_dir)))
+    return description.problems(*_found(folder, _root(manual_dir)))
 
 
 def prepared_dir(folder: str) -> pathlib.Path:
@@ -133,14 +133,14 @@ def about_old(copies: Sequence[pathlib.Path]) -> str:
     )
 
 
-def _found(folder: str, root: str) -> tuple[Tree, list[check.Checked]]:
-    tree = walk.walk(root)
-    return tree, check.check_all(root, tree.files, index_path(folder, root))
+def _found(folder: str, root: str) -> tuple[Tree, list[inspection.Checked]]:
+    tree = file_tree.walk(root)
+    return tree, inspection.check_all(root, tree.files, index_path(folder, root))
 
 
 def _readable(
-    files: Sequence[walk.File], found: Sequence[check.Checked]
-) -> tuple[list[walk.File], list[str]]:
+    files: Sequence[file_tree.File], found: Sequence[inspection.Checked]
+) -> tuple[list[file_tree.File], list[str]]:
     """The files that are images, and their digests."""
     images = [i for i, checked in enumerate(found) if checked.format]
     return [files[i] for i in images], [found[i].digest for i in images]
@@ -171,9 +171,9 @@ def _names(source: Source) -> set[str]:
     }
 
 
-def _parse(expression: str) -> list[expressions.Slice]:
+def _parse(expression: str) -> list[split_expressions.Slice]:
     try:
-        return expressions.parse(expression)
+        return split_expressions.parse(expression)
     except ValueError as error:
         raise errors.InputError(
             f"split '{expression}' of data set 'image_folder' cannot be read ({error})"
@@ -189,7 +189,7 @@ def _examples(
     root: str,
     plan: Layout,
     expression: str,
-    files: Sequence[walk.File],
+    files: Sequence[file_tree.File],
     digests: Sequence[str],
 ) -> FolderExamples:
     """The images of a split expression."""
@@ -223,7 +223,7 @@ def _examples(
         [image.key for image in chosen],
         [labels[image.label] for image in chosen],
         [digests[image.place] for image in chosen],
-        check.settled([files[image.place] for image in chosen]),
+        inspection.settled([files[image.place] for image in chosen]),
     )
 
 

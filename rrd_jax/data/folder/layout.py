@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from rrd_jax import errors
-from rrd_jax.data.folder.walk import shown
+from rrd_jax.data.folder.file_tree import shown
 
 TEST_FRACTION = 0.1  # of the images, where no folder says which are for testing
 SPLITS = {

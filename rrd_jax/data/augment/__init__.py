@@ -1,0 +1,1 @@
+"""Augmentation of training images on the device: pure functions of a key and an image."""

@@ -1,0 +1,274 @@
+"""What the compiled step does to images: crop and flip, change at random, normalise.
+
+Pure functions of a key, the epoch and the place of an example in its split. `crops` has the crops,
+`images` what is done on the host, `mixing` what is done to a batch as a whole.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rrd_jax import errors
+from rrd_jax.data.augment import colours, crops, erasing, policies
+from rrd_jax.data.augment.crops import Crop
+from rrd_jax.data.augment.views import FRESH, Views
+from rrd_jax.data.source import HOST_AUGMENTATIONS, check_augmentation
+
+TEACHERS_VIEWS = ("same", "weak")
+
+
+def make_normalize(mean: Sequence[float], std: Sequence[float]) -> Callable:
+    """uint8 [..., channels] to float32 (x / 255 - mean) / std; mean and std in [0, 1] units."""
+    errors.check_positive(**{f"data.std[{i}]": value for i, value in enumerate(std)})
+    if not np.all(np.isfinite(mean)):
+        raise errors.InputError(f"data.mean is {mean}, but must be finite numbers")
+    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+
+    def normalize(images: jax.Array) -> jax.Array:
+        per_channel = (1,) * (images.ndim - 1) + (-1,)
+        return (images.astype(jnp.float32) / 255 - mean.reshape(per_channel)) / std.reshape(
+            per_channel
+        )
+
+    return normalize
+
+
+class Augment(NamedTuple):
+    """What the compiled step does to training images: it shows one of their views.
+
+    Attributes:
+      name: says all that it does.
+      views: how many an image has; 0 where none comes twice: the host has cut it already, or there
+        are too many to count.
+      choose: (key, epoch [], index [B]) -> view [B] int32 in [0, views); of 0 views any, from 0.
+        None where the host draws views, as `views.Views` has it.
+      show: (view [B], index [B], images uint8 [B, H, W, channels]) -> float32 images, normalised.
+      show_teacher: likewise, what the teacher sees of that view; None where it sees the same.
+    """
+
+    name: str
+    views: int
+    choose: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None
+    show: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    show_teacher: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
+
+
+class Changes(NamedTuple):
+    """What else is done to training images, at random.
+
+    Each comes after the crop, in this order, and none but `erase` after normalisation.
+
+    Attributes:
+      policy: a name in `policies.POLICIES`.
+      policy_operators: as `policies.make_policy` has its `count`.
+      policy_magnitude: likewise.
+      policy_noise: likewise.
+      jitter: ranges of brightness, contrast, saturation and hue, as `colours.jitter` has them.
+      jitter_probability: of colour jitter.
+      grey: probability of a grey image.
+      gaussian_blur: its probability.
+      solarize: probability that all values from 128 are turned over.
+      others: probabilities of blur and solarising of every other view; () for the same.
+      erase: probability that a box is erased.
+      erase_with: a name in `erasing.ERASED`.
+    """
+
+    policy: str = "none"
+    policy_operators: int = 2
+    policy_magnitude: float = 9.0
+    policy_noise: float = 0.0
+    jitter: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    jitter_probability: float = 1.0
+    grey: float = 0.0
+    gaussian_blur: float = 0.0
+    solarize: float = 0.0
+    others: tuple[float, ...] = ()
+    erase: float = 0.0
+    erase_with: str = "pixels"
+
+
+def make_augment(
+    kind: str,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    pad: int,
+    flip: bool,
+    area: float = 0.08,
+    changes: Changes | None = None,
+    views: Views = FRESH,
+    teacher: str = "same",
+) -> Augment:
+    """What the compiled step does to training images.
+
+    Args:
+      kind: "crop_flip" for a random crop of the image padded with black, "resized_crop" for a
+        random part of it that is scaled; "none", or a kind that the host makes, for none.
+      mean: per channel, in [0, 1] units.
+      std: per channel, in [0, 1] units.
+      pad: of crop_flip, pixels of black on each side that the crop may move into.
+      flip: whether half of the images are mirrored.
+      area: of resized_crop, the smallest part of an image, in (0, 1].
+      changes: what else; None for normalisation only.
+      views: how many there are of an image; without a number as many as crop_flip can make, or
+        fresh ones for ever.
+      teacher: a name in TEACHERS_VIEWS: "weak" for views without the changes.
+
+    Raises:
+      InputError: an unknown kind, or a value out of range.
+    """
+    normalize = make_normalize(mean, std)
+    check_augmentation(kind)
+    errors.lookup("data.views.teacher", teacher, dict.fromkeys(TEACHERS_VIEWS))
+    if pad < 0:
+        raise errors.InputError(f"data.pad is {pad}, but must be 0 or above")
+    name = f"{kind} of mean {tuple(mean)} and std {tuple(std)}"
+    crop = None
+    if kind == "crop_flip":
+        crop, name = crops.crop_flip(pad, flip), f"{name}, pad {pad}, flip {flip}"
+    elif kind == "resized_crop":
+        crop, name = crops.resized_crop(area, flip), f"{name}, area {area}, flip {flip}"
+    stages = _stages(changes or Changes(), mean)
+    by_host = kind in HOST_AUGMENTATIONS
+    if by_host:
+        name = f"{name}, area {area}" if views.count else name
+    if stages or views.count or (crop and not crop.views):
+        name = f"{name}, {changes}" if stages else name
+        return _seeded(name, crop, stages, normalize, views, weak=teacher == "weak")
+    if crop:
+        return Augment(
+            name=name,
+            views=crop.views,
+            choose=lambda key, epoch, index: jax.vmap(crop.choose)(_keys(key, epoch, index)),
+            show=lambda view, index, images: normalize(crop.cut(view, images)),
+        )
+    return Augment(
+        name=name,
+        views=0 if by_host else 1,
+        choose=lambda key, epoch, index: jnp.zeros_like(index),
+        show=lambda view, index, images: normalize(images),
+    )
+
+
+def _keys(key: jax.Array, epoch: jax.Array, index: jax.Array) -> jax.Array:
+    """[B] keys of examples in an epoch."""
+    epoch_key = jax.random.fold_in(key, epoch)
+    return jax.vmap(lambda i: jax.random.fold_in(epoch_key, i))(index)
+
+
+# (key, image [H, W, channels], whether it is one of the other views) -> image.
+_Stage = Callable[..., jax.Array]
+
+
+def _stages(changes: Changes, mean: Sequence[float]) -> dict[str, _Stage]:
+    """The changes that there are, by name and in order.
+
+    Raises:
+      InputError: an unknown name, or a value out of range.
+    """
+    chances = ("jitter_probability", "grey", "gaussian_blur", "solarize", "erase")
+    for name, value in [
+        *((name, getattr(changes, name)) for name in chances),
+        *(("views.others", value) for value in changes.others),
+    ]:
+        if not 0 <= value <= 1:
+            raise errors.InputError(f"data.{name} is {value}, but must be a probability, in [0, 1]")
+    blurs, solarizes = zip(
+        (changes.gaussian_blur, changes.solarize),
+        changes.others or (changes.gaussian_blur, changes.solarize),
+        strict=True,
+    )
+    stages = {}
+    errors.lookup("policy", changes.policy, dict.fromkeys(policies.POLICIES))
+    if changes.policy != "none":
+        # timm fills with the mean, torchvision with black.
+        is_timm = changes.policy == "rand_increasing"
+        policy = policies.make_policy(
+            changes.policy,
+            count=changes.policy_operators,
+            magnitude=changes.policy_magnitude,
+            noise=changes.policy_noise,
+            fill=[min(255, round(255 * part)) for part in mean] if is_timm else 0,
+        )
+        stages["policy"] = lambda key, image, other: policy.apply(key, image)
+    if any(changes.jitter) and changes.jitter_probability:
+        colours.check_jitter(changes.jitter)
+        stages["jitter"] = lambda key, image, other: colours.jitter(
+            key, image, changes.jitter, changes.jitter_probability
+        )
+    if changes.grey and len(mean) > 1:
+        stages["grey"] = lambda key, image, other: colours.random_grey(key, image, changes.grey)
+    if any(blurs):
+        stages["blur"] = lambda key, image, other: colours.random_blur(
+            key, image, _either(blurs, other)
+        )
+    if any(solarizes):
+        stages["solarize"] = lambda key, image, other: colours.random_solarize(
+            key, image, _either(solarizes, other)
+        )
+    if changes.erase:
+        errors.lookup("data.erase_with", changes.erase_with, dict.fromkeys(erasing.ERASED))
+        stages["erase"] = lambda key, image, other: erasing.random_erase(
+            key, image, probability=changes.erase, value=changes.erase_with
+        )
+    return stages
+
+
+def _either(chances: Sequence[float], other: jax.Array) -> float | jax.Array:
+    """The probability for a view, of two."""
+    return chances[0] if chances[0] == chances[1] else jnp.where(other, *reversed(chances))
+
+
+# What is folded into a view's key: adding one change leaves the others as they are.
+_NUMBERS = {"crop": 0, "policy": 1, "jitter": 2, "grey": 3, "blur": 4, "erase": 5, "solarize": 6}
+
+
+def _seeded(
+    name: str,
+    crop: Crop | None,
+    stages: dict[str, _Stage],
+    normalize: Callable,
+    views: Views,
+    *,
+    weak: bool,
+) -> Augment:
+    """Views each of which has a key that all that is random in it follows from.
+
+    Without a number of views, the view is the seed of the key, and they are too many to count.
+    """
+
+    def choose(key, epoch, index):
+        bits = jax.vmap(jax.random.bits)(_keys(key, epoch, index))
+        return (bits >> 1).astype(jnp.int32)
+
+    def keys_of(view, index):
+        if not views.count:
+            return jax.vmap(jax.random.key)(view)
+        image_keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(views.seed), index)
+        return jax.vmap(jax.random.fold_in)(image_keys, view)
+
+    def show(view, index, images, stages=stages):
+        keys, other = keys_of(view, index), view % 2 == 1
+
+        def of(stage):
+            return jax.vmap(lambda key: jax.random.fold_in(key, _NUMBERS[stage]))(keys)
+
+        if crop:
+            images = crop.cut(jax.vmap(crop.choose)(of("crop")), images)
+        for stage, change in stages.items():
+            if stage != "erase":
+                images = jax.vmap(change)(of(stage), images, other)
+        images = normalize(images)
+        if "erase" not in stages:
+            return images
+        return jax.vmap(stages["erase"])(of("erase"), images, other)
+
+    if views.count:
+        name, choose = f"{name}, {views}", None
+    show_teacher = functools.partial(show, stages={}) if weak and stages else None
+    name = f"{name}, the teacher without changes" if show_teacher else name
+    return Augment(name, views.count, choose, show, show_teacher)

@@ -1,0 +1,100 @@
+"""Opens data sets that TFDS keeps, preparing those whose source is on the machine."""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from rrd_jax import errors
+from rrd_jax.data.builders import registry, resized
+from rrd_jax.data.opened import Opened
+from rrd_jax.data.source import Source
+from rrd_jax.data.sources import split_expressions, stored_examples
+from rrd_jax.data.summary import Summary
+
+
+def open_source(source: Source) -> Opened:
+    """Opens a set of DATASETS or of TFDS.
+
+    Raises:
+      InputError: unknown name or split, or a set that is not prepared, with what to do.
+    """
+    if source.options:
+        raise errors.InputError(
+            f"data set '{source.name}' takes no data.options ({', '.join(dict(source.options))})"
+        )
+    with _mocked(source), registry.quiet():
+        builder = registry.create_builder(source.name, source.dir, source.manual_dir)
+        if not source.mock_examples:
+            builder = _prepared(source.name, builder, source.dir)
+        features = stored_examples.image_and_label(
+            source.name, builder.info, use_labels=source.use_labels
+        )
+        train, test = (
+            _read(source, builder, split, features)
+            for split in (source.train_split, source.test_split)
+        )
+    count, names = _classes(builder.info.features, features)
+    shared = 0
+    if not source.mock_examples:
+        parts = (stored_examples.parts(builder, s) for s in (source.train_split, source.test_split))
+        shared = split_expressions.overlap(*parts)
+    version, channels = builder.info.full_name, builder.info.features[features.image].shape[-1]
+    said = Summary()
+    if size := None if source.mock_examples else resized.noted(builder.data_dir):
+        version, said = f"{version}, {size}", _about(source, size)
+    return Opened(version, count, channels, train, test, names, said, shared)
+
+
+def _about(source: Source, size: resized.Resize) -> Summary:
+    """What there is to say of images that were made smaller when they were prepared."""
+    wanted = source.resize if source.crops_on_host else source.image_size
+    warnings = ()
+    if wanted > size.short:
+        field = "data.resize" if source.crops_on_host else "data.image_size"
+        warnings = (
+            f"{field} is {wanted}, but the images of '{source.name}' were prepared with {size}:"
+            " they are scaled up; for larger ones prepare it again",
+        )
+    return Summary((f"images of '{source.name}' were prepared with {size}",), warnings)
+
+
+def _classes(known: Any, features: stored_examples.Features) -> tuple[int, tuple[str, ...]]:
+    """How many classes there are, and their names where each has one."""
+    if not features.label:
+        return 0, ()
+    label = known[features.label]
+    names = tuple(label.names or ())
+    return label.num_classes, names if len(names) == label.num_classes else ()
+
+
+def _mocked(source: Source) -> contextlib.AbstractContextManager:
+    """While it lasts, TFDS makes random examples, if the source asks for them."""
+    if not source.mock_examples:
+        return contextlib.nullcontext()
+    return tfds.testing.mock_data(num_examples=source.mock_examples)
+
+
+def _prepared(name: str, builder: Any, folder: str) -> Any:
+    if registry.prepares_itself(name) and not builder.is_prepared():
+        registry.prepare(name, builder)
+    registry.check_prepared(name, builder)
+    # Knows no more than the folder: worker processes can be sent what it opens.
+    try:
+        return tfds.builder_from_directory(builder.data_dir)
+    except Exception as error:  # of TFDS, protobuf or json, for files that are none of theirs
+        raise registry.damaged(name, builder.data_dir, folder, str(error)) from error
+
+
+def _read(
+    source: Source, builder: Any, split: str, features: stored_examples.Features
+) -> Sequence[dict[str, Any]]:
+    if source.mock_examples:
+        labelled = stored_examples.mocked(builder, split, features)
+    else:
+        way_out = registry.way_out(source.name, source.dir)
+        labelled = stored_examples.stored(source.name, builder, split, features, way_out)
+    if source.use_labels and labelled[0]["label"] < 0:
+        raise errors.InputError(f"split '{split}' of data set '{source.name}' has no labels")
+    return labelled

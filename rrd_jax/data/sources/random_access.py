@@ -1,0 +1,158 @@
+"""Random access to the examples of users' sources, in the one form that feeds take."""
+
+import dataclasses
+import functools
+import operator
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cloudpickle
+import numpy as np
+
+from rrd_jax import errors, imports
+from rrd_jax.data.images import conversion
+
+Reopen = Callable[[], Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Handle:
+    """A source, which goes to a worker process as it is, or is opened anew there.
+
+    Attributes:
+      what: whose it is, for messages.
+      source: with `__len__` and `__getitem__`.
+      reopen: opens the same source in another process; None where only this process has it.
+    """
+
+    what: str
+    source: Any
+    reopen: Reopen | None = None
+
+    def __reduce__(self) -> tuple:
+        dumped = None
+        try:
+            dumped = cloudpickle.dumps(self.source)
+        except Exception as error:  # whatever a user's object raises
+            if self.reopen is None:
+                raise errors.InputError(
+                    f"{self.what} cannot be sent to worker processes ({type(error).__name__}:"
+                    f" {error}): set data.workers to 0, or give it by import path"
+                ) from error
+        return _received, (self.what, dumped, self.reopen)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Images(Sequence):
+    """A source of images alone; of examples with labels these are not looked at.
+
+    Attributes:
+      source: with `__len__` and `__getitem__`.
+    """
+
+    source: Any
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return conversion.without_label(self.source[i])
+
+
+def without_labels(handle: Handle) -> Handle:
+    """The same source, of which the images alone are read."""
+    reopen = handle.reopen and functools.partial(_reopened, handle.reopen)
+    return Handle(handle.what, Images(handle.source), reopen)
+
+
+def _reopened(reopen: Reopen) -> Images:
+    return Images(reopen())
+
+
+def _received(what: str, dumped: bytes | None, reopen: Reopen | None) -> Handle:
+    source = pickle.loads(dumped) if dumped is not None else reopen()
+    return Handle(what, source, reopen)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rows(Sequence):
+    """The parts of sources that a split expression names, one after the other, as they are.
+
+    Attributes:
+      what: which split of which set, for messages.
+      parts: sources, and the places in them.
+    """
+
+    what: str
+    parts: tuple[tuple[Handle, range], ...]
+
+    def __len__(self) -> int:
+        return sum(len(places) for _, places in self.parts)
+
+    def __getitem__(self, i: int) -> Any:
+        for handle, places in self.parts:
+            if i < len(places):
+                return handle.source[places[i]]
+            i -= len(places)
+        raise IndexError(i)
+
+    def read(self, i: int, form: Callable[[Any], Any] = conversion.conform) -> Any:
+        """An example in a form of `conform`.
+
+        Raises:
+          InputError: the source raised, or gave something else; it says which example.
+        """
+        what = f"example {i} of {self.what}"
+        try:
+            return form(self[i])
+        except errors.InputError as error:
+            raise errors.InputError(f"{what} cannot be used: {error}") from error
+        except imports.ERRORS as error:  # of a user's code
+            raise imports.raised(what, "cannot be read", error) from error
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Examples(Sequence):
+    """Examples in the one form that feeds take.
+
+    Attributes:
+      rows: the examples as their source gives them.
+      channels: of all images, 1 or 3.
+      num_classes: C; labels are in 0..C-1.
+      known_labels: [N] all of them, where their source lists them.
+    """
+
+    rows: Rows
+    channels: int
+    num_classes: int
+    known_labels: np.ndarray | None = None
+
+    @property
+    def labels(self) -> np.ndarray:
+        """[N] all labels, read one after the other where they are not known."""
+        if self.known_labels is not None:
+            return self.known_labels
+        labels = [self.rows.read(i, conversion.label) for i in range(len(self))]
+        for i, label in enumerate(labels):
+            self.check_label(i, label)
+        return np.array(labels)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        i = operator.index(i)
+        if i >= len(self):
+            raise IndexError(i)
+        example = self.rows.read(i, functools.partial(conversion.conform, channels=self.channels))
+        self.check_label(i, example["label"])
+        return example
+
+    def check_label(self, i: int, label: int) -> None:
+        """Raises an InputError where the label of an example is out of range."""
+        if not 0 <= label < self.num_classes:
+            raise errors.InputError(
+                f"example {i} of {self.rows.what} has label {label}, but there are"
+                f" {self.num_classes} classes, from 0 to {self.num_classes - 1}"
+            )

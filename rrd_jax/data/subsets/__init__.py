@@ -1,0 +1,1 @@
+"""Parts of a data set: shares of it, long tails, noisy labels, a few labelled images."""

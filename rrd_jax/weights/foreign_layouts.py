@@ -1,0 +1,340 @@
+"""Entry names of transformers, of OpenAI's CLIP and of DINOv2's authors, beside ours."""
+
+from typing import Any
+
+import numpy as np
+
+from rrd_jax import networks
+from rrd_jax.networks import convnext, mobilenet, regnet, resnet, vit
+from rrd_jax.weights import entry_layouts, entry_values
+from rrd_jax.weights.entry_layouts import Entries, Layout, Rule
+
+
+def _rules(*rows: tuple[str, ...]) -> tuple[Rule, ...]:
+    """Of rows: ours, theirs, and how theirs lie, "" for the same."""
+    return tuple(Rule((ours,), (theirs,), *form) for ours, theirs, *form in rows)
+
+
+def _fused(ours: str, theirs: str, parts: tuple[str, ...]) -> Rule:
+    return Rule((ours,), tuple(theirs.format("{}", part) for part in parts))
+
+
+_PARTS = ("query", "key", "value")
+_VIT = (
+    *_rules(
+        ("cls_token", "embeddings.cls_token"),
+        ("dist_token", "embeddings.distillation_token"),
+        ("pos_embed", "embeddings.position_embeddings"),
+        ("patch_embed.proj.", "embeddings.patch_embeddings.projection."),
+        ("blocks.{}.norm1.", "encoder.layer.{}.layernorm_before."),
+        ("blocks.{}.norm2.", "encoder.layer.{}.layernorm_after."),
+        ("blocks.{}.attn.proj.", "encoder.layer.{}.attention.output.dense."),
+        ("blocks.{}.mlp.fc1.", "encoder.layer.{}.intermediate.dense."),
+        ("blocks.{}.mlp.fc2.", "encoder.layer.{}.output.dense."),
+        ("norm.", "layernorm."),
+    ),
+    _fused("blocks.{}.attn.qkv.", "encoder.layer.{}.attention.attention.{}.", _PARTS),
+)
+_IGNORED = r"pooler\.|embeddings\.mask_token"
+_CLASSIFIER = _rules(("head.", "classifier."))
+
+
+def _with_one_class_position(entries: Entries) -> Entries:
+    """DINOv2's with registers: the class token has its position in it here."""
+    entries = {name: value for name, value in entries.items() if name != "mask_token"}
+    if not entries.keys() >= {"reg_token", "cls_token", "pos_embed"}:
+        return entries
+    token, positions = entries["cls_token"], entries["pos_embed"]
+    count = tuple(positions.shape)[1] - 1
+
+    def read(value: Any) -> np.ndarray:
+        return entry_values.read(value).astype(np.float32)
+
+    return entries | {
+        "cls_token": entry_layouts.later(
+            tuple(token.shape), token, lambda: read(token) + read(positions)[:, :1]
+        ),
+        "pos_embed": entry_layouts.later(
+            (1, count, *tuple(positions.shape)[2:]), positions, lambda: read(positions)[:, 1:]
+        ),
+    }
+
+
+def _with_position_of_class(entries: Entries) -> Entries:
+    """The inverse, with a position of 0; and the token of masked squares, which is read nowhere."""
+    if "reg_token" in entries:
+        positions = entries["pos_embed"]
+        none = np.zeros_like(positions[:, :1])
+        entries = entries | {"pos_embed": np.concatenate([none, positions], axis=1)}
+    return entries | {"mask_token": np.zeros_like(entries["cls_token"][0])}
+
+
+_MLP = _rules(
+    ("blocks.{}.mlp.fc1.", "encoder.layer.{}.mlp.fc1."),
+    ("blocks.{}.mlp.fc2.", "encoder.layer.{}.mlp.fc2."),
+)
+_GATED_MLP = _rules(
+    ("blocks.{}.mlp.fc1.", "encoder.layer.{}.mlp.weights_in."),
+    ("blocks.{}.mlp.fc2.", "encoder.layer.{}.mlp.weights_out."),
+)
+
+
+def _dino(*mlps: Rule) -> Layout:
+    rules = _rules(
+        ("cls_token", "embeddings.cls_token"),
+        ("mask_token", "embeddings.mask_token"),
+        ("reg_token", "embeddings.register_tokens"),
+        ("pos_embed", "embeddings.position_embeddings"),
+        ("patch_embed.proj.", "embeddings.patch_embeddings.projection."),
+        ("blocks.{}.norm1.", "encoder.layer.{}.norm1."),
+        ("blocks.{}.norm2.", "encoder.layer.{}.norm2."),
+        ("blocks.{}.attn.proj.", "encoder.layer.{}.attention.output.dense."),
+        ("blocks.{}.ls1.gamma", "encoder.layer.{}.layer_scale1.lambda1"),
+        ("blocks.{}.ls2.gamma", "encoder.layer.{}.layer_scale2.lambda1"),
+        ("norm.", "layernorm."),
+    )
+    qkv = _fused("blocks.{}.attn.qkv.", "encoder.layer.{}.attention.attention.{}.", _PARTS)
+    return Layout(
+        "encoder.layer.0.layer_scale1.lambda1",
+        "dinov2.",
+        (*rules, *mlps, qkv),
+        after=_with_one_class_position,
+        before=_with_position_of_class,
+    )
+
+
+def _dino_authors(*, gated: bool = False) -> Layout:
+    """Of the files that DINOv2's authors publish, whose blocks may stand in groups."""
+    inside = {
+        **{name: name for name in ("norm1.", "norm2.", "attn.qkv.", "attn.proj.")},
+        **{name: name for name in ("ls1.gamma", "ls2.gamma", "mlp.fc1.", "mlp.fc2.")},
+    }
+    both = (inside, {"mlp.fc1.": "mlp.w12.", "mlp.fc2.": "mlp.w3."})
+    blocks = [
+        (f"blocks.{{}}.{ours}", f"blocks.{group}{{}}.{theirs}")
+        for group in ("", "{#}.")
+        for names in (reversed(both) if gated else both)
+        for ours, theirs in names.items()
+    ]
+    rules = _rules(
+        ("cls_token", "cls_token"),
+        ("mask_token", "mask_token"),
+        ("reg_token", "register_tokens"),
+        ("pos_embed", "pos_embed"),
+        ("patch_embed.proj.", "patch_embed.proj."),
+        ("norm.", "norm."),
+        *blocks,
+    )
+    return Layout(
+        "mask_token", "", rules, after=_with_one_class_position, before=_with_position_of_class
+    )
+
+
+_BEHIND = _rules(
+    ("blocks.{}.norm1.", "encoder.layers.{}.layer_norm1."),
+    ("blocks.{}.norm2.", "encoder.layers.{}.layer_norm2."),
+    ("blocks.{}.attn.proj.", "encoder.layers.{}.self_attn.out_proj."),
+    ("blocks.{}.mlp.fc1.", "encoder.layers.{}.mlp.fc1."),
+    ("blocks.{}.mlp.fc2.", "encoder.layers.{}.mlp.fc2."),
+    ("norm.", "post_layernorm."),
+)
+_TOWER = (
+    *_rules(
+        ("patch_embed.proj.", "embeddings.patch_embedding."),
+        ("pos_embed", "embeddings.position_embedding.weight", "rows"),
+    ),
+    *_BEHIND,
+    _fused(
+        "blocks.{}.attn.qkv.", "encoder.layers.{}.self_attn.{}.", ("q_proj", "k_proj", "v_proj")
+    ),
+)
+_TEXT = r"text_model\.|text_projection|logit_scale|logit_bias|(embeddings\.)?position_ids"
+_PROJECTION = {"head.bias": "head.weight"}
+_CLIP = Layout(
+    "pre_layrnorm.weight",
+    "vision_model.",
+    (
+        *_rules(("cls_token", "embeddings.class_embedding", "token")),
+        *_rules(("norm_pre.", "pre_layrnorm.")),
+        *_TOWER,
+    ),
+    _rules(("head.weight", "visual_projection.weight")),
+    _TEXT,
+    _PROJECTION,
+)
+_SIGLIP = Layout(
+    "head.probe",
+    "vision_model.",
+    (
+        *_rules(
+            ("attn_pool.latent", "head.probe"),
+            ("attn_pool.proj.", "head.attention.out_proj."),
+            ("attn_pool.norm.", "head.layernorm."),
+            ("attn_pool.mlp.fc1.", "head.mlp.fc1."),
+            ("attn_pool.mlp.fc2.", "head.mlp.fc2."),
+        ),
+        *(
+            Rule(
+                (f"attn_pool.q.{leaf}", f"attn_pool.kv.{leaf}"),
+                (f"head.attention.in_proj_{leaf}",),
+                shares=(1, 2),
+            )
+            for leaf in ("weight", "bias")
+        ),
+        *_TOWER,
+    ),
+    ignored=_TEXT,
+)
+_OPENAI = Layout(
+    "ln_pre.weight",
+    "visual.",
+    _rules(
+        ("cls_token", "class_embedding", "token"),
+        ("pos_embed", "positional_embedding", "rows"),
+        ("patch_embed.proj.", "conv1."),
+        ("norm_pre.", "ln_pre."),
+        ("blocks.{}.norm1.", "transformer.resblocks.{}.ln_1."),
+        ("blocks.{}.norm2.", "transformer.resblocks.{}.ln_2."),
+        ("blocks.{}.attn.qkv.weight", "transformer.resblocks.{}.attn.in_proj_weight"),
+        ("blocks.{}.attn.qkv.bias", "transformer.resblocks.{}.attn.in_proj_bias"),
+        ("blocks.{}.attn.proj.", "transformer.resblocks.{}.attn.out_proj."),
+        ("blocks.{}.mlp.fc1.", "transformer.resblocks.{}.mlp.c_fc."),
+        ("blocks.{}.mlp.fc2.", "transformer.resblocks.{}.mlp.c_proj."),
+        ("norm.", "ln_post."),
+        ("head.weight", "proj", "turned"),
+    ),
+    ignored=r"transformer\.|token_embedding\.|positional_embedding|ln_final\.|text_projection|text\."
+    r"|logit_scale|logit_bias|attn_mask|input_resolution|context_length|vocab_size",
+    zeros=_PROJECTION,
+    always=True,
+)
+_BLOCK = "encoder.stages.{}.layers.{}."
+
+
+def _convnext(inner: str, marker: str) -> Layout:
+    rules = _rules(
+        ("stem.0.", "embeddings.patch_embeddings."),
+        ("stem.1.", "embeddings.layernorm."),
+        ("stages.{}.downsample.0.", "encoder.stages.{}.downsampling_layer.0."),
+        ("stages.{}.downsample.1.", "encoder.stages.{}.downsampling_layer.1."),
+        ("stages.{}.blocks.{}.conv_dw.", f"{_BLOCK}dwconv."),
+        ("stages.{}.blocks.{}.norm.", f"{_BLOCK}layernorm."),
+        ("stages.{}.blocks.{}.mlp.fc1.weight", f"{_BLOCK}pwconv1.weight", "matrix"),
+        ("stages.{}.blocks.{}.mlp.fc1.bias", f"{_BLOCK}pwconv1.bias"),
+        ("stages.{}.blocks.{}.mlp.fc2.weight", f"{_BLOCK}pwconv2.weight", "matrix"),
+        ("stages.{}.blocks.{}.mlp.fc2.bias", f"{_BLOCK}pwconv2.bias"),
+        ("stages.{}.blocks.{}.gamma", f"{_BLOCK}layer_scale_parameter"),
+        ("stages.{}.blocks.{}.mlp.grn.", f"{_BLOCK}grn.", "flat"),
+        ("head.norm.", "layernorm."),
+    )
+    return Layout(
+        f"encoder.stages.0.layers.0.{marker}", inner, rules, _rules(("head.fc.", "classifier."))
+    )
+
+
+def _normed(*rows: tuple[str, str, str]) -> tuple[Rule, ...]:
+    """Of rows: our convolution, our norm behind it, and their module of both."""
+    return _rules(
+        *((f"{conv}.", f"{theirs}.convolution.") for conv, _, theirs in rows),
+        *((f"{norm}.", f"{theirs}.normalization.") for _, norm, theirs in rows),
+    )
+
+
+def _regnet() -> Layout:
+    block = "s{+}.b{+}."
+    places = {f"conv{i + 1}": f"layer.{place}" for i, place in enumerate((0, 1, 3))}
+    rows = {f"{block}{ours}": _BLOCK + theirs for ours, theirs in places.items()}
+    rows |= {"stem": "embedder.embedder", f"{block}downsample": f"{_BLOCK}shortcut"}
+    rules = (
+        *_normed(*((f"{ours}.conv", f"{ours}.bn", theirs) for ours, theirs in rows.items())),
+        *_rules(
+            (f"{block}se.fc1.", f"{_BLOCK}layer.2.attention.0."),
+            (f"{block}se.fc2.", f"{_BLOCK}layer.2.attention.2."),
+        ),
+    )
+    marker = "encoder.stages.0.layers.0.layer.2.attention.0.weight"
+    return Layout(marker, "regnet.", rules, _rules(("head.fc.", "classifier.1.")))
+
+
+_RESNET = Layout(
+    "embedder.embedder.convolution.weight",
+    "resnet.",
+    _normed(
+        ("conv1", "bn1", "embedder.embedder"),
+        ("layer{+}.{}.conv{+}", "layer{+}.{}.bn{+}", _BLOCK + "layer.{}"),
+        ("layer{+}.{}.downsample.0", "layer{+}.{}.downsample.1", f"{_BLOCK}shortcut"),
+    ),
+    _rules(("fc.", "classifier.1.")),
+)
+_MOBILENET = Layout(
+    "conv_stem.first_conv.convolution.weight",
+    "mobilenet_v2.",
+    _normed(
+        ("features.0.0", "features.0.1", "conv_stem.first_conv"),
+        ("features.1.conv.0.0", "features.1.conv.0.1", "conv_stem.conv_3x3"),
+        ("features.1.conv.1", "features.1.conv.2", "conv_stem.reduce_1x1"),
+        ("features.{++}.conv.0.0", "features.{++}.conv.0.1", "layer.{}.expand_1x1"),
+        ("features.{++}.conv.1.0", "features.{++}.conv.1.1", "layer.{}.conv_3x3"),
+        ("features.{++}.conv.2", "features.{++}.conv.3", "layer.{}.reduce_1x1"),
+        ("features.18.0", "features.18.1", "conv_1x1"),
+    ),
+    _rules(("classifier.1.", "classifier.")),
+)
+_DEIT = Layout(
+    "embeddings.distillation_token",
+    "deit.",
+    _VIT,
+    _rules(("head.", "cls_classifier."), ("head_dist.", "distillation_classifier.")),
+    _IGNORED,
+)
+_PLAIN = Layout("encoder.layer.0.layernorm_before.weight", "vit.", _VIT, _CLASSIFIER, _IGNORED)
+_DINO, _GATED_DINO = _dino(*_MLP, *_GATED_MLP), _dino(*_GATED_MLP)
+_FIRST = _convnext("convnext.", "layer_scale_parameter")
+_SECOND = _convnext("convnextv2.", "grn.weight")
+# In the order in which they are looked for: ResNets have a name that RegNets have too.
+KNOWN = (
+    *(_DEIT, _PLAIN, _DINO, _dino_authors(), _CLIP, _SIGLIP, _OPENAI),
+    *(_FIRST, _SECOND, _regnet(), _RESNET, _MOBILENET),
+)
+# Of transformers, beside a tower or DINOv2: it reads more than the embedding, or something else.
+OTHER_CLASSIFIER = ("classifier.weight", "classifier.bias")
+NAMES = ("transformers", "openai", "dinov2")
+
+
+def of(name: str, names: str) -> Layout | None:
+    """How others lay out the entries of a network; None where they do not have it.
+
+    Args:
+      name: of the network.
+      names: whose they are, of NAMES.
+    """
+    network = networks.factory(name)(num_classes=1)
+    is_dino = getattr(network, "scale", 0) and network.pool == "token"
+    if names != "transformers":
+        if names == "openai":
+            return _OPENAI if getattr(network, "norm_first", False) else None
+        return _dino_authors(gated=network.gated) if is_dino else None
+    match network:
+        case vit.VisionTransformer():
+            return _of_transformer(network)
+        case convnext.ConvNeXt():
+            return _SECOND if network.second else _FIRST
+        case regnet.RegNetY():
+            return _regnet()
+        case resnet.ResNet():
+            return _RESNET
+        case mobilenet.MobileNetV2():
+            return _MOBILENET if network.torchvision else None
+    return None
+
+
+def _of_transformer(network: vit.VisionTransformer) -> Layout | None:
+    if network.pool == "attention":
+        return _SIGLIP
+    if network.norm_first:
+        return _CLIP
+    if network.pool == "mean" or (network.positions_of_squares and not network.registers):
+        return None
+    if network.scale:
+        return _GATED_DINO if network.gated else _DINO
+    return _DEIT if network.distilled else _PLAIN
