@@ -1,1 +1,1 @@
-"""The command that lists runs: `finding` and `reading` see them, the others show them."""
+"""The command that lists, compares and watches runs."""

@@ -1,19 +1,20 @@
-"""Lists the runs in a folder and below it: what they are, how far, how good, and their state.
+"""Lists the runs in a folder and below it: networks, method, progress, accuracy and state.
 
     python -m rrd_jax.runs runs
-    python -m rrd_jax.runs runs --where='method=rrd and seed<3' --sort=-top1
-    python -m rrd_jax.runs runs --columns=+optimizer.learning_rate,test/loss --format=csv
+    python -m rrd_jax.runs runs --sort=-top1 --columns=+optimizer.learning_rate,test/loss
+    python -m rrd_jax.runs runs --format=csv
     python -m rrd_jax.runs runs --diff digits/kd digits/rrd
     python -m rrd_jax.runs runs --watch
 
-Folders are only read, and no lock is touched: a run that is going on, or starts at that moment,
-does not notice. docs/runs.md says what the columns are. The exit code is 0 if there are runs, 1
-for a bad flag, 2 for a folder without any.
+Nothing is written, and runs that are training are not disturbed. docs/runs.md describes the columns
+and shows how to filter with pandas. The exit code is 0 if there are runs, 1 for a bad flag, 2 for a
+folder without runs.
 """
 
 import contextlib
 import functools
 import os
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -24,48 +25,36 @@ from rrd_jax import errors
 from rrd_jax.terminal import cli, console
 
 if TYPE_CHECKING:
-    from rrd_jax.runs.columns import Column
-    from rrd_jax.runs.reading import Run
+    from rrd_jax.runs.status import Run
 
 
 class _Interval(flags.ArgumentParser):
-    """Of a flag that can stand alone, as --watch, or has a number of seconds."""
+    """Parser of a flag that stands alone, as --watch, or has a number of seconds."""
 
     syntactic_help = "a number of seconds"
-    _usual = 2.0
 
     def parse(self, argument: str | bool | None) -> float | None:
-        """Seconds, None for no watching."""
-        if argument in (True, "true"):
-            return self._usual
+        """Returns seconds, None for no watching."""
         if argument in (None, False, "false"):
             return None
-        try:
-            seconds = float(argument)
-        except ValueError:
-            seconds = 0.0
-        if not 0.1 <= seconds <= 86400:
-            raise ValueError("it must be a number of seconds from 0.1 to 86400")
-        return seconds
+        with contextlib.suppress(ValueError):
+            seconds = 2.0 if argument in (True, "true") else float(argument)
+            if 0.1 <= seconds <= 86400:
+                return seconds
+        raise ValueError("it must be a number of seconds from 0.1 to 86400")
 
 
-_WHERE = flags.DEFINE_string(
-    "where",
-    None,
-    "Which runs, such as 'method=rrd and seed<3': comparisons (= != < <= > >=, ~ for has in it) of"
-    " columns, config fields and metrics, joined by and, or, not and parentheses.",
-)
 _SORT = flags.DEFINE_list(
     "sort",
     None,
-    "By which columns, the first counting most; -top1 for the largest first. Default: name; with"
+    "Columns to sort by, the first counting most; -top1 for the largest first. Default: name; with"
     " --watch, state,age.",
 )
 _COLUMNS = flags.DEFINE_list(
     "columns",
     None,
-    "Which columns, config fields by path and metrics by name; +NAME,... adds to the usual ones."
-    " With --diff, the metrics.",
+    "Columns, config fields by path and metrics by name; +NAME,... adds to the usual ones. With"
+    " --diff, the metrics.",
 )
 _FORMAT = flags.DEFINE_enum(
     "format",
@@ -73,23 +62,21 @@ _FORMAT = flags.DEFINE_enum(
     ["table", "csv", "json"],
     "csv and json have all columns, unless --columns names some, in seconds, bytes and percent.",
 )
-_DIFF = flags.DEFINE_bool(
-    "diff", False, "Shows the two runs named in what differs of their configs, and their curves."
-)
+_DIFF = flags.DEFINE_bool("diff", False, "Compares the configs and the curves of two runs.")
 _WATCH = flags.DEFINE_flag(
     flags.Flag(
         _Interval(),
         None,
         "watch",
         None,
-        "Draws the table anew every SECONDS, 2 unless --watch=SECONDS says otherwise.",
+        "Updates the table every SECONDS: --watch=SECONDS, --watch for 2.",
         boolean=True,
     )
 )
 
 
 def main(argv: list[str]) -> None:
-    """Lists runs."""
+    """Lists, compares or watches runs."""
     names = argv[1:]
     if not all(names):
         cli.stop(1, "a name is empty; name a folder of runs, or . for this one")
@@ -98,99 +85,106 @@ def main(argv: list[str]) -> None:
         return
     if len(names) > 1:
         cli.stop(1, f"one folder is enough, but there are {', '.join(names)}; --diff compares two")
+    if _WATCH.value and _FORMAT.value != "table":
+        cli.stop(1, f"--watch shows tables; leave out --format={_FORMAT.value}")
+    if _WATCH.value and not console.overwrites():
+        cli.stop(1, "--watch needs a terminal, which standard output is not; leave it out")
     folder = names[0] if names else "runs"
-    if not os.path.isdir(folder):
-        what = "is a file" if os.path.exists(folder) else "is not there"
-        cli.stop(2, f"folder {folder} {what}; name one that has runs in it, as --workdir has it")
-    if _WATCH.value:
-        if _FORMAT.value != "table":
-            cli.stop(1, f"--watch draws tables; leave out --format={_FORMAT.value}")
-        if not console.overwrites():
-            cli.stop(1, "--watch needs a terminal, which standard output is not; leave it out")
     cli.guard(functools.partial(_watch if _WATCH.value else _list, folder), stopped="stopped")
 
 
-def _list(folder: str) -> None:
-    from rrd_jax.runs import columns, forms, reading
+def _read(folder: str) -> tuple[list["Run"], list[str]]:
+    """Returns the runs in order and the names of the columns."""
+    from rrd_jax.runs import status, table
 
-    everything, unreadable = reading.read(folder)
-    if unreadable:
-        number = "1 folder" if len(unreadable) == 1 else f"{len(unreadable):,} folders"
-        with contextlib.redirect_stdout(sys.stderr):  # answers alone go to standard output
-            console.warn(f"{number} cannot be looked into, and may have runs: {unreadable[0]}")
-    if not everything:
+    if not os.path.isdir(folder):
+        problem = "is a file" if os.path.exists(folder) else "does not exist"
+        raise errors.InputError(f"folder {folder} {problem}; name a folder of workdirs")
+    names = _COLUMNS.value or table.USUAL
+    order = [name.strip() for name in _SORT.value or ("name",)]
+    if _WATCH.value and not _SORT.value:
+        order = ["state", "age"]
+    is_plain = _FORMAT.value != "table" and not _COLUMNS.value
+    with_size = is_plain or any(name.strip(" +-") == "size" for name in (*names, *order))
+    runs, unreadable = status.read(folder, with_size=with_size)
+    if unreadable and not _WATCH.value:
+        with contextlib.redirect_stdout(sys.stderr):  # Standard output is for the list alone.
+            console.warn(f"{len(unreadable):,} folders cannot be listed, first {unreadable[0]}")
+    if not runs:
         raise errors.InputError(
-            f"no run is in {folder} or below it: a run's folder has a config.json, and beside it"
+            f"no run is in {folder} or below it: the folder of a run has a config.json, and"
             " metrics.jsonl, checkpoints or lock"
         )
-    runs, chosen = _asked(everything)
-    if _FORMAT.value == "table":
-        room = console.width() if console.is_terminal() else None
-        text, notes = forms.table(runs, chosen, room, drops=_COLUMNS.value is None)
-        console.write(f"{text}\n\n", sys.stdout)
-        for line in (*notes, forms.summary(runs, len(everything))):
-            console.say(line)
-        return
-    if _COLUMNS.value is None:
-        chosen = list(columns.KNOWN.values())
-    records = forms.records(runs, chosen)
-    header = [column.name for column in chosen]
-    as_text = forms.as_json(records) if _FORMAT.value == "json" else forms.as_csv(header, records)
-    console.write(as_text, sys.stdout)
-
-
-def _asked(everything: list["Run"]) -> tuple[list["Run"], list["Column"]]:
-    """The runs that --where asks for, as --sort has them, and the columns of --columns."""
-    from rrd_jax.runs import columns, conditions
-
-    names = columns.Names(everything)
     try:
-        runs, usual = everything, ["state", "age"] if _WATCH.value else ["name"]
-        if _WHERE.value is not None:
-            asks = conditions.parse(_WHERE.value, names)
-            runs = [run for run in runs if asks(run)]
-        runs = columns.ordered(runs, _SORT.value or usual, names)
-        return runs, names.columns(_COLUMNS.value or columns.USUAL)
+        table.columns([name.removeprefix("-") for name in order], runs)
+        return table.ordered(runs, order), table.columns(names, runs)
     except errors.InputError as error:
         cli.stop(1, error)
 
 
+def _list(folder: str) -> None:
+    from rrd_jax.runs import table
+
+    runs, names = _read(folder)
+    if _FORMAT.value == "table":
+        text = _table(runs, names, console.width() if console.is_terminal() else None) + "\n"
+    else:
+        names = names if _COLUMNS.value else list(runs[0].columns)
+        records = table.records(runs, names)
+        is_json = _FORMAT.value == "json"
+        text = table.as_json(records) if is_json else table.as_csv(names, records)
+    console.write(text, sys.stdout)
+
+
+def _table(runs: list["Run"], names: list[str], width: int | None) -> str:
+    from rrd_jax.runs import table
+
+    return table.as_table(runs, names, width, may_drop=_COLUMNS.value is None)
+
+
 def _watch(folder: str) -> None:
-    from rrd_jax.runs import forms, reading, watching
+    """Updates the table until Ctrl-C. The previous content of the screen is restored then."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
 
-    _asked(reading.read(folder)[0])  # what is wrong with flags is said before the screen is taken
-
-    def draw(width: int, height: int) -> str:
-        everything, _ = reading.read(folder)
-        runs, chosen = _asked(everything)
-        text, notes = forms.table(runs, chosen, width, drops=_COLUMNS.value is None)
-        every = f"{time.strftime('%X')}, every {_WATCH.value:g} s; Ctrl-C ends it"
-        notes = [*notes, f"{forms.summary(runs, len(everything))}; {every}"]
-        lines, room = text.split("\n"), max(3, height - len(notes) - 1)
-        if len(lines) > room:
-            lines = [*lines[: room - 1], "... and more; --where and --sort say what comes first"]
-        return "\n".join([*lines, *notes])
-
-    watching.watch(draw, _WATCH.value)
+    runs, names = _read(folder)  # Bad flags are reported before the screen is taken.
+    # SIGTERM must leave through Live, which restores the screen.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    screen = Console()
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        Live(console=screen, screen=True, auto_refresh=False) as live,
+    ):
+        while True:
+            table, _, below = _table(runs, names, screen.width).partition("\n\n")
+            end = f"{below}; {time.strftime('%X')}, every {_WATCH.value:g} s; Ctrl-C ends it"
+            lines, room = table.split("\n"), max(3, screen.height - 2)
+            if len(lines) > room:
+                lines = [*lines[: room - 1], "... more runs; --sort says which come first"]
+            text = Text("\n".join([*lines, end]), no_wrap=True, overflow="crop")
+            live.update(text, refresh=True)
+            time.sleep(_WATCH.value)
+            runs, names = _read(folder)
 
 
 def _diff(names: list[str]) -> None:
-    from rrd_jax.runs import comparing, forms
+    from rrd_jax.runs import differences, table
 
     if len(names) not in (2, 3):
-        cli.stop(1, f"--diff compares two runs, and {len(names)} are named: FOLDER --diff A B")
-    if _WHERE.value is not None or _WATCH.value:
-        cli.stop(1, "--diff goes with --columns and --format alone")
+        cli.stop(1, f"--diff compares two runs, but {len(names)} are named: FOLDER --diff A B")
+    if _WATCH.value or _SORT.value:
+        cli.stop(1, "--diff takes --columns and --format only")
     folder = names[0] if len(names) == 3 else None
-    a, b = (comparing.find(name, folder) for name in names[-2:])
-    rows = comparing.curves(a, b, _COLUMNS.value)
+    a, b = (differences.find(name, folder) for name in names[-2:])
+    rows = differences.curves(a, b, _COLUMNS.value)
     if _FORMAT.value == "json":
-        text = comparing.as_json(a, b, rows)
+        text = differences.as_json(a, b, rows)
     elif _FORMAT.value == "csv":
-        text = forms.as_csv(list(rows[0]) if rows else ["epoch"], rows)
+        text = table.as_csv(list(rows[0]) if rows else ["epoch"], rows)
     else:
-        room = console.width() if console.is_terminal() else None
-        text = comparing.as_text(a, b, rows, room) + "\n"
+        width = console.width() if console.is_terminal() else None
+        text = differences.as_text(a, b, rows, width) + "\n"
     console.write(text, sys.stdout)
 
 

@@ -1,4 +1,4 @@
-"""Folders of runs with the files that a run writes, without its training."""
+"""The files that a run writes, without training."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import socket
 
 
 def config(**fields):
-    """What config.json holds of a run of RRD; `fields` are changed in it."""
+    """Returns the config.json of a run of RRD with other fields."""
     content = {
         "data": {"mean": [0.3], "name": "digits", "train_split": "train[:200]"},
         "method": "rrd",
@@ -22,7 +22,7 @@ def config(**fields):
 
 
 def row(epoch, top1=50.0):
-    """A line of metrics.jsonl."""
+    """Returns a row of metrics.jsonl."""
     return {
         "epoch": epoch,
         "step": 10 * epoch,
@@ -35,15 +35,15 @@ def row(epoch, top1=50.0):
     }
 
 
-def run(folder, *, epochs=3, top1=50.0, saved=None, **fields):
-    """Makes the folder of a run.
+def write(folder, *, epochs=3, top1=50.0, saved=None, **fields):
+    """Writes the folder of a run.
 
     Args:
-      folder: to be made.
-      epochs: that are finished.
-      top1: of the test split, after each of them.
+      folder: to create.
+      epochs: how many are finished.
+      top1: of the test split, after each epoch.
       saved: the epoch of the newest checkpoint; by default that of the last row.
-      fields: of the config.
+      fields: of the config that differ from `config`.
 
     Returns:
       The folder.
@@ -61,14 +61,14 @@ def run(folder, *, epochs=3, top1=50.0, saved=None, **fields):
 
 
 def checkpoint(folder, step, meta):
-    """Makes the JSON of a checkpoint."""
+    """Writes the JSON of a checkpoint."""
     place = folder / "checkpoints" / str(step) / "meta"
     place.mkdir(parents=True)
     (place / "metadata").write_text(json.dumps({"meta": meta, "digests": {}, "seal": ""}))
 
 
 def silent(folder):
-    """Makes the run one that has written nothing for a week."""
+    """Sets the times of all files to years ago."""
     for name in ("config.json", "metrics.jsonl", "lock"):
         if (folder / name).exists():
             os.utime(folder / name, (1e9, 1e9))

@@ -1,0 +1,102 @@
+"""A search for the folders of runs, which reads names only and opens no file."""
+
+import contextlib
+import os
+import re
+from typing import NamedTuple
+
+# Folders that belong to a run. No other run lies in them.
+_INNER = ("checkpoints", "measures", "profile", "tensorboard", "views")
+
+
+class Folder(NamedTuple):
+    """The folder of a run.
+
+    Attributes:
+      path: of the folder.
+      name: the path relative to the folder that was searched; "." for that folder.
+      role: "teacher", "alone" or "scratch" for these runs of a job, else "student".
+      files: the names of its files and folders.
+      parent: the path of the run that contains this one, "" at the top.
+    """
+
+    path: str
+    name: str
+    role: str
+    files: frozenset[str]
+    parent: str
+
+
+def search(root: str) -> tuple[list[Folder], list[str]]:
+    """Finds every run in a folder and below it, once.
+
+    Symbolic links are followed last, so that a run below `root` is listed under its own path.
+    Hidden folders, and links to folders that contain `root`, are skipped.
+
+    Returns:
+      The folders of runs, a run before the runs that it contains, and the paths of folders that
+      cannot be listed.
+    """
+    runs, unreadable, visited = [], [], set()
+    home = os.path.realpath(root)
+    pending, links = [(root, ".", "")], []
+    while pending or links:
+        path, name, parent = pending.pop() if pending else links.pop(0)
+        real = os.path.realpath(path)
+        contains_root = real != home and os.path.commonpath([real, home]) == real
+        if real in visited or contains_root:
+            continue
+        visited.add(real)
+        try:
+            with os.scandir(path) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name, reverse=True)
+        except FileNotFoundError:  # The folder was deleted in the meantime.
+            continue
+        except OSError:
+            unreadable.append(path)
+            continue
+        files = frozenset(entry.name for entry in entries)
+        is_run = _is_run(files)
+        if is_run:
+            runs.append(Folder(path, name, _role(path, parent), files, parent))
+        for entry in entries:
+            is_inner = is_run and entry.name.startswith((*_INNER, "before-"))
+            if is_inner or entry.name.startswith(".") or not _is_folder(entry):
+                continue
+            inner = entry.name if name == "." else f"{name}/{entry.name}"
+            found = (entry.path, inner, path if is_run else parent)
+            (links if entry.is_symlink() else pending).append(found)
+    return runs, unreadable
+
+
+def _is_run(files: frozenset[str]) -> bool:
+    if "config.json" in files:
+        return not files.isdisjoint(("lock", "metrics.jsonl", "checkpoints"))
+    return "lock" in files and not files.isdisjoint(("metrics.jsonl", "checkpoints"))
+
+
+def _role(path: str, parent: str) -> str:
+    above, name = os.path.split(path)
+    if os.path.basename(above) == "teachers":  # The teachers that a study shares.
+        return "teacher"
+    in_job = parent and re.fullmatch(r"(teacher|alone|scratch)\d*", name)
+    return in_job[1] if in_job else "student"
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    with contextlib.suppress(OSError):
+        return entry.is_dir()
+    return False
+
+
+def size(path: str, excluded: frozenset[str]) -> int:
+    """Returns the bytes of all files in a folder, without the excluded folders in it."""
+    total = 0
+    with contextlib.suppress(OSError), os.scandir(path) as listing:
+        for entry in listing:
+            if entry.is_dir(follow_symlinks=False):
+                total += 0 if entry.path in excluded else size(entry.path, excluded)
+            else:
+                with contextlib.suppress(OSError):  # The file was deleted in the meantime.
+                    total += entry.stat(follow_symlinks=False).st_size
+    return total
