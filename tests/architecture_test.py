@@ -62,7 +62,7 @@ _LIBRARIES = {
     "grain": ["data"],
     "tensorflow_datasets": ["data"],
     "pyarrow": ["predict.parquet"],
-    "rich": ["terminal.tables", "runs.watching"],
+    "rich": ["terminal", "runs", "main"],
     "tensorboardX": ["run_folder.report"],
     **{
         library: [f"exports.{room}"]
