@@ -73,8 +73,8 @@ def _serve() -> None:
     os.dup2(2, 1)
     sys.argv = ["python"]
     warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: these only wait
-    # No programs: each defines its flags.
-    for module in ("evaluation", "library", "convert.files", "data.imported", "data.huggingface"):
+    # Modules with flags are left out: each command defines its own.
+    for module in ("evaluation", "jobs.job", "library", "weights.files"):
         importlib.import_module(f"rrd_jax.{module}")
     importlib.import_module("sklearn.datasets")
     for line in sys.stdin:

@@ -1,20 +1,22 @@
-"""What the programs share: what their users can mend becomes one line and an exit code.
+"""Flags, exit codes and signals, which all commands share.
 
-| code | why                                                                                      |
-|------|------------------------------------------------------------------------------------------|
-| 0    | the job is done, or --help was asked for                                                 |
-| 1    | a bad flag or config field, or a config file that cannot be run                          |
-| 2    | other bad input: data, weights, a workdir of another run                                 |
-| 3    | the loss is not finite                                                                   |
-| 69   | a platform, device or library that was asked for is not on this machine                  |
-| 70   | an error of this program; its traceback is kept in a file, which the message names       |
-| 74   | a disk, or the file that standard output goes to, takes nothing more                     |
-| 75   | the same command goes on as it is: SIGTERM, a lost device or process                     |
-| 130  | Ctrl-C: a run saves its state first; a second Ctrl-C ends it at once                     |
-| 141  | nobody reads standard output any more, as after `| head -1`; the last checkpoint is kept |
+An error that a user can mend is printed as a message with one of these exit codes:
 
-69 to 75 are those of sysexits.h, 130 and 141 those of a shell for SIGINT and SIGPIPE. What Python
-libraries warn of and narrate is not shown, unless PYTHONWARNINGS or -W asks for it.
+| code | reason                                                                              |
+|------|-------------------------------------------------------------------------------------|
+| 0    | the command has finished, or --help was given                                       |
+| 1    | a bad flag or config field, or a config file that cannot be run                     |
+| 2    | other bad input: data, weights, the workdir of another run                          |
+| 3    | the loss is not finite                                                              |
+| 69   | a platform, device or library is not available                                      |
+| 70   | an error of this program; the message names the file that has its traceback         |
+| 74   | a disk, or the file of standard output, takes nothing more                          |
+| 75   | the same command resumes: after SIGTERM, or a lost device or process                |
+| 130  | Ctrl-C: a run saves its state first; a second Ctrl-C ends it at once                |
+| 141  | the reader of standard output is gone, as after `| head -1`                         |
+
+69 to 75 are those of sysexits.h, 130 and 141 those of a shell for SIGINT and SIGPIPE. Warnings and
+logs of libraries are hidden unless PYTHONWARNINGS or -W asks for them.
 """
 
 import contextlib
@@ -36,8 +38,7 @@ from absl import app, flags, logging
 from rrd_jax import errors
 from rrd_jax.terminal import console, failures, last_resort
 
-_UNREAD = 141  # as SIGPIPE ends other programs
-# The first kind that fits counts.
+# The first class that fits counts.
 _CODES: dict[type[Exception], int] = {
     errors.DiskError: 74,  # EX_IOERR
     errors.UnavailableError: 69,  # EX_UNAVAILABLE
@@ -50,10 +51,10 @@ _CODES: dict[type[Exception], int] = {
 
 
 def run_main() -> None:
-    """The command `rrd-jax`: what `python -m rrd_jax.main` does.
+    """Runs the command `rrd-jax`, which is `python -m rrd_jax.main`.
 
-    It runs the module as Python's -m does, since absl prints the flags and the docstring of the
-    program's main module as help.
+    The module runs as a program, because absl prints the flags and the docstring of the main module
+    as help.
     """
     runpy.run_module("rrd_jax.main", run_name="__main__", alter_sys=True)
 
@@ -65,30 +66,30 @@ def parse_flags(
     *,
     arguments: bool = False,
 ) -> list[str]:
-    """absl's parser; whatever is wrong with flags, or the config file, ends the program.
+    """Parses flags with absl; a bad flag or config file ends the program.
 
     Args:
       argv: the command.
       config: the flag of a config file.
-      explain: what it says better than absl does about a command that cannot be read; "" where it
-        knows nothing.
-      arguments: whether it takes some that are no flags, before, between or behind these; what
-        follows `--` is none.
+      explain: returns a better message than absl's for a command that cannot be parsed, or "".
+      arguments: whether the command takes arguments that are no flags.
     """
-    _prepare_streams()
-    _quiet_libraries()
-    _help(argv)
+    _prepare_process()
+    _print_help(argv)
+    path = _config_path(argv)
     try:
         if arguments:
             flags.FLAGS.set_gnu_getopt(True)
         rest = flags.FLAGS(argv)
-        if config is not None:
-            _check_config(config, _config_path(argv))
+        if config is not None and config.value is None and not path:
+            stop(1, "--config is missing; for example --config=configs/digits.py")
+        if config is not None and not hasattr(config.value, "train"):
+            stop(1, last_resort.returns(path, config.value))
     except KeyboardInterrupt:
         stop(130, "stopped")
-    except BaseException as error:  # a config file is a program, and can raise anything
-        text = last_resort.of_config(error, _config_path(argv))
-        if isinstance(error, SystemExit) and not text:  # of absl's --helpxml
+    except BaseException as error:  # A config file is a program, which can raise anything.
+        text = last_resort.of_config(error, path)
+        if isinstance(error, SystemExit) and not text:  # absl's --helpxml exits, and so does stop.
             raise
         if text := text or explain(argv):
             stop(1, text)
@@ -105,100 +106,83 @@ def guard(
     stopped: str = "stopped; the same command goes on from the last checkpoint",
     folder: Callable[[], pathlib.Path] | None = None,
 ) -> None:
-    """Runs a job; whatever it raises ends the program with a line and a code.
+    """Runs a job; an exception ends the program with a message and an exit code.
 
     Args:
       job: to run.
-      stopped: what Ctrl-C says, where the job does not.
-      folder: returns the workdir, which takes the traceback of an error of this program.
+      stopped: the message for Ctrl-C, unless the job has its own.
+      folder: returns the workdir, where the traceback of an unexpected error is kept.
     """
-    _prepare_streams()
-    _quiet_libraries()
+    _prepare_process()
     try:
         with _second_interrupt_ends(), failures.translated():
-            _run(job)
+            try:
+                job()
+            except (OSError, errors.DiskError):
+                console.flush()  # If standard output failed, this raises an error that says so.
+                raise
+            console.flush()
     except errors.UnreadError:
-        sys.exit(_UNREAD)
+        sys.exit(141)
     except tuple(_CODES) as error:
         stop(next(code for kind, code in _CODES.items() if isinstance(error, kind)), error)
     except KeyboardInterrupt as error:
         stop(130, str(error) or stopped)
     except SystemExit:
         raise
-    except BaseException as error:  # a user's code can raise anything
+    except BaseException as error:  # A user's code can raise anything.
         stop(70, last_resort.of_program(error, folder))
 
 
-def _run(job: Callable[[], object]) -> None:
-    try:
-        job()
-    except (OSError, errors.DiskError):
-        console.flush()  # which fails, and says so, where it was standard output that failed
-        raise
-    console.flush()
-
-
-def _prepare_streams() -> None:
-    """Streams that are closed, as by `>&-`, lead nowhere: else the next file takes their number."""
+def _prepare_process() -> None:
+    """Replaces closed streams, and hides warnings and logs of libraries."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
-        if stream is None:
+        if stream is None:  # Closed, as by `>&-`: the next opened file would get its number.
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
         elif isinstance(stream, io.TextIOWrapper) and mode == "w":
-            stream.reconfigure(errors="backslashreplace")  # any name of a file can be printed
-
-
-def _quiet_libraries() -> None:
+            stream.reconfigure(errors="backslashreplace")  # File names can hold any bytes.
     logging.set_verbosity(logging.ERROR)
-    # JAX's, of what a user's callback raises, which then comes as an exception.
+    # JAX logs what a user's callback raises, and raises it too.
     python_logging.getLogger("jax._src.callback").setLevel(python_logging.CRITICAL)
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
-    # XLA's; what ends a program comes as an exception too. jaxlib 0.10 calls a compiled program
-    # that it reads from the cache an error, at each start on a CPU.
+    # jaxlib 0.10 logs an error on each start on a CPU that reads a program from the cache.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     quiet_libtpu()
 
 
 def quiet_libtpu() -> None:
-    """Where libtpu is installed and no TPU is, JAX tries it, and libtpu complains in five lines.
+    """Keeps libtpu quiet on a machine that has libtpu and no TPU.
 
-    Where JAX is imported later, `parallel` calls this after that.
+    `parallel` calls this again after JAX is imported, because JAX sets the variable read here.
     """
-    if "TPU_SKIP_MDS_QUERY" in os.environ:  # JAX sets it where it sees no chip
-        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")  # any that it knows
+    if "TPU_SKIP_MDS_QUERY" in os.environ:  # JAX sets it where it finds no chip.
+        os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-8")  # Any known type will do.
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-        os.environ.setdefault("TPU_LOG_DIR", "disabled")  # instead of /tmp/tpu_logs
+        os.environ.setdefault("TPU_LOG_DIR", "disabled")
 
 
 def stop(code: int, message: object) -> NoReturn:
-    """Ends the program."""
+    """Prints an error and ends the program."""
     console.error(str(message))
     failures.end(code)
 
 
-def _help(argv: list[str]) -> None:
-    """Prints the help that is asked for and ends the program; absl would end it as failed."""
-    names = [text.lstrip("-") for text in argv[1:] if text.startswith("-")]
-    short = any(name in ("h", "?", "help", "helpshort") for name in names)
-    if not short and "helpfull" not in names:
-        return
-    with contextlib.suppress(OSError):  # which flush tells by its kind
-        app.usage(shorthelp=short, writeto_stdout=True)
-    try:
-        console.flush()
-    except errors.UnreadError:
-        sys.exit(_UNREAD)
-    except errors.DiskError as error:
-        stop(74, error)
-    sys.exit(0)
+def _print_help(argv: list[str]) -> None:
+    """Prints help and exits with 0, if flags ask for it. absl would exit with 1."""
+    names = {text.lstrip("-") for text in argv[1:] if text.startswith("-")}
+    is_short = not names.isdisjoint(("h", "?", "help", "helpshort"))
+    if is_short or "helpfull" in names:
+        guard(lambda: app.usage(shorthelp=is_short, writeto_stdout=True))
+        sys.exit(0)
 
 
 @contextlib.contextmanager
 def _second_interrupt_ends() -> Iterator[None]:
-    """A second Ctrl-C ends the program at once, even while it waits for a compiler or a device.
+    """Lets a second Ctrl-C end the program at once, even during compilation or a device call.
 
-    Python's handlers wait until such a call returns, a thread does not.
+    Python runs its signal handlers after such a call. A thread can react during the call.
     """
     handler = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or handler == signal.SIG_IGN:
@@ -219,28 +203,20 @@ def _second_interrupt_ends() -> Iterator[None]:
 
 
 def _watch(signals: int) -> None:
-    """Ends the program at the second SIGINT that is read; returns at the end of the file."""
-    asked = False
+    """Ends the program at the second SIGINT; returns when the pipe is closed."""
+    is_second = False
     while number := os.read(signals, 1):
         if number[0] != signal.SIGINT:
             continue
-        if asked:
+        if is_second:
             os._exit(130)
-        asked = True
+        is_second = True
         if not select.select([signals], [], [], 1)[0]:
             os.write(2, b"\nstopping; another Ctrl-C ends it at once\n")
 
 
-def _check_config(config: flags.FlagHolder, path: str) -> None:
-    """Ends the program where --config gives none; raises what kept it from being read."""
-    if config.value is None and not path:
-        stop(1, "--config is missing; for example --config=configs/digits.py")
-    if not hasattr(config.value, "train"):
-        stop(1, last_resort.returns(path, config.value))
-
-
 def _config_path(argv: list[str]) -> str:
-    """The file that --config names, or "" for none."""
+    """Returns the file that --config names, or ""."""
     for flag, following in zip(argv, [*argv[1:], ""], strict=True):
         name, sign, value = flag.partition("=")
         if name in ("--config", "-config"):
@@ -253,6 +229,6 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, AttributeError | KeyError):
         text = last_resort.unquoted(text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if any(line.startswith("Traceback") for line in lines):  # ml_collections keeps it as text
+    if any(line.startswith("Traceback") for line in lines):  # ml_collections quotes one.
         return lines[-1].removeprefix("rrd_jax.errors.InputError: ")
     return ": ".join(lines) or type(error).__name__

@@ -1,75 +1,76 @@
-"""What programs say to whoever started them: lines, warnings, tables, one progress line.
+"""Output to whoever started a program: lines, warnings, tables and a progress line.
 
-On a terminal all of it fits the width that the terminal has at that moment, and what comes next
-takes the place of the progress line. Anywhere else, as in a log file, tables are Markdown and there
-is no progress line. Colours are for terminals, unless NO_COLOR is set or TERM is dumb.
+On a terminal all output fits the current width, and the next output replaces the progress line. In
+a log file tables are Markdown and there is no progress line. Terminals show colours unless NO_COLOR
+is set or TERM is dumb.
 """
 
 import contextlib
 import io
 import os
 import select
-import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rrd_jax import errors
 from rrd_jax.terminal import tables
 
-_RED, _YELLOW, _CYAN = 31, 33, 36
-_shown = 0  # columns that the progress line on the screen takes
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_progress_cells = 0  # The width of the progress line on the screen.
 
 
 def say(text: str) -> None:
-    """Prints text, in place of a progress line; on a terminal, lines end between words.
+    """Prints text in place of the progress line. On a terminal, lines wrap between words.
 
     Raises:
-      UnreadError: nobody reads what is printed any more.
-      DiskError: the file that standard output goes to takes nothing more.
+      UnreadError: the reader of standard output is gone.
+      DiskError: the file of standard output takes nothing more.
     """
     if is_terminal():
         text = "\n".join(_wrapped(line, width()) for line in text.split("\n"))
-    _write(f"{_wipe()}{text}\n")
+    _write(f"{_clearing()}{text}\n")
 
 
 def warn(text: str) -> None:
-    """Prints a warning: what is doubtful, with its value, and what to do about it."""
-    say(_painted("warning:", _YELLOW, sys.stdout) + " " + _printable(text))
+    """Prints a warning: the problem, its value, and what to do about it."""
+    say(f"{_coloured('warning:', 'yellow', sys.stdout)} {_printable(text)}")
 
 
 def note(text: str) -> None:
-    """Prints what is worth knowing and needs nothing done."""
-    say(_painted("note:", _CYAN, sys.stdout) + " " + _printable(text))
+    """Prints information that needs no action."""
+    say(f"{_coloured('note:', 'cyan', sys.stdout)} {_printable(text)}")
 
 
 def error(text: str) -> None:
-    """Prints on standard error why the program ends."""
+    """Prints to standard error why the program ends."""
     with contextlib.suppress(errors.DiskError, errors.UnreadError):
-        _write(_wipe())
-    with contextlib.suppress(OSError):  # the exit code says it too
-        painted = _painted("error:", _RED, sys.stderr)
-        print(painted, _printable(text), file=sys.stderr, flush=True)
+        _write(_clearing())
+    with contextlib.suppress(OSError):  # The exit code reports the error too.
+        label = _coloured("error:", "red", sys.stderr)
+        print(label, _printable(text), file=sys.stderr, flush=True)
 
 
 def progress(label: str, parts: Sequence[str]) -> None:
-    """Shows one line in place of the last; nothing where lines cannot be overwritten.
+    """Replaces the progress line; does nothing if standard output is no terminal.
 
     Args:
-      label: of what goes on.
-      parts: the most important first; those that do not fit are left out, from the last one on.
+      label: of the work in progress.
+      parts: the most important first; the last ones are left out if they do not fit.
     """
-    global _shown
+    global _progress_cells
     if not overwrites():
         return
-    line = fitted(label, parts, width() - 1)  # in the last column some terminals wrap
-    _write(_wipe() + line)
-    _shown = tables.cells(line)
+    line = fitted(label, parts, width() - 1)  # Some terminals wrap in the last column.
+    _write(_clearing() + line)
+    _progress_cells = tables.cells(line)
 
 
 def fitted(label: str, parts: Sequence[str], columns: int) -> str:
-    """`[label] part  part ...`, as many parts as there is room for; without label if need be."""
+    """Returns `[label] part  part ...` with as many parts as fit, without the label if need be."""
     line = f"[{label}] {parts[0]}"
     if tables.cells(line) > columns:
         line = tables.cut(parts[0], columns)
@@ -81,66 +82,44 @@ def fitted(label: str, parts: Sequence[str], columns: int) -> str:
 
 
 def print_row(label: str, parts: Sequence[str]) -> None:
-    """Prints a line of several parts: whole, or on a terminal as much of it as fits."""
-    if not is_terminal():
-        say(f"[{label}] {'  '.join(parts)}")
-    else:
-        say(fitted(label, parts, width()))
+    """Prints `[label] part  part ...`; on a terminal only the parts that fit."""
+    say(fitted(label, parts, width()) if is_terminal() else f"[{label}] {'  '.join(parts)}")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], before: str = "") -> None:
-    """Prints a table: Markdown, or on a terminal whatever fits.
+    """Prints a table, in Markdown if standard output is no terminal.
 
     Args:
-      header: of the columns.
-      rows: of cells.
-      before: text that comes first.
+      header: names of columns.
+      rows: cells.
+      before: text to print first.
     """
     text = tables.fitted(header, rows, width()) if is_terminal() else tables.markdown(header, rows)
     say(before + text)
 
 
-def print_markdown(text: str, before: str = "") -> None:
-    """Prints a table that is Markdown already; as `print_table`."""
-    print_table(*tables.parsed(text), before=before)
-
-
 def is_terminal() -> bool:
-    """Whether somebody reads standard output on a screen."""
+    """Returns True if standard output is a terminal."""
     return _is_terminal(sys.stdout)
 
 
 def overwrites() -> bool:
-    """Whether standard output is a terminal that takes back what it shows."""
-    return is_terminal() and not _is_dumb()
+    """Returns True if standard output is a terminal that can overwrite lines."""
+    return is_terminal() and not _console(sys.stdout).is_dumb_terminal
 
 
 def width() -> int:
-    """Columns of the terminal, as it is now."""
-    try:
-        columns = os.get_terminal_size(sys.stdout.fileno()).columns
-    except (OSError, ValueError):
-        columns = 0
-    return columns or shutil.get_terminal_size().columns
-
-
-def _wipe() -> str:
-    """What takes the progress line off the screen."""
-    global _shown
-    if not _shown:
-        return ""
-    # A terminal that was made narrower since has wrapped the line.
-    rows, _shown = (_shown - 1) // width(), 0
-    return f"\r\x1b[{rows}A\x1b[J" if rows else "\r\x1b[K"
+    """Returns the current number of columns of the terminal."""
+    return _console(sys.stdout).width
 
 
 def clear() -> None:
-    """Takes the progress line off the screen."""
-    _write(_wipe())
+    """Removes the progress line."""
+    _write(_clearing())
 
 
 def flush() -> None:
-    """Writes out what standard output holds back; raises as `say` does."""
+    """Flushes standard output; raises as `say` does."""
     _write("")
     with contextlib.suppress(AttributeError, OSError, ValueError):
         poll = select.poll()
@@ -150,24 +129,19 @@ def flush() -> None:
 
 
 def write(text: str, out: TextIO) -> None:
-    """Writes text as it is to a stream that somebody or something reads.
+    """Writes text to a stream and flushes it.
 
     Raises:
-      UnreadError: nobody reads it any more.
-      DiskError: the file that it goes to takes nothing more.
+      UnreadError: the reader of the stream is gone.
+      DiskError: the file of the stream takes nothing more.
     """
-    _write(text, out)
-
-
-def _write(text: str, out: TextIO | None = None) -> None:
-    out = out or sys.stdout
-    if out is None:  # closed
-        return
     try:
         out.write(text)
         out.flush()
     except OSError as error:
-        _leave(out)
+        # Python flushes the stream again at exit, which must not fail.
+        with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), out.fileno())
         if isinstance(error, BrokenPipeError):
             raise errors.UnreadError from error
         raise errors.DiskError(
@@ -175,39 +149,61 @@ def _write(text: str, out: TextIO | None = None) -> None:
         ) from error
 
 
+def _write(text: str) -> None:
+    if sys.stdout is not None:  # A closed standard output is None.
+        write(text, sys.stdout)
+
+
+def _clearing() -> str:
+    """Returns the escape sequence that clears the progress line."""
+    global _progress_cells
+    if not _progress_cells:
+        return ""
+    from rich.control import Control
+    from rich.segment import ControlType
+
+    # A terminal that has become narrower has wrapped the line.
+    rows, _progress_cells = (_progress_cells - 1) // width(), 0
+    erasing = (ControlType.ERASE_IN_LINE, 2)
+    above = [(ControlType.CURSOR_UP, 1), erasing] * rows
+    return str(Control(ControlType.CARRIAGE_RETURN, erasing, *above))
+
+
 def _wrapped(line: str, columns: int) -> str:
-    """The line in several, where it is too wide; paths are left whole, to be copied."""
+    """Wraps a line between words. Paths stay whole, so that they can be copied."""
     if tables.cells(line) <= columns:
         return line
-    options = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.fill(line, max(columns, 3), subsequent_indent="  ", **options)
+    return textwrap.fill(
+        line,
+        max(columns, 3),
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
-def _leave(out: TextIO) -> None:
-    """Lets Python write at exit into nothing what the stream still holds; it would fail again."""
-    with contextlib.suppress(OSError, ValueError):
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, out.fileno())
-        os.close(nowhere)
-
-
-def _painted(text: str, colour: int, stream: TextIO | None) -> str:
-    if not _is_terminal(stream) or _is_dumb() or os.environ.get("NO_COLOR"):
+def _coloured(text: str, colour: str, stream: TextIO | None) -> str:
+    if not _is_terminal(stream):
         return text
-    return f"\x1b[{colour}m{text}\x1b[0m"
+    console = _console(stream)
+    with console.capture() as capture:
+        console.print(text, style=colour, end="")
+    return capture.get()
+
+
+def _console(stream: TextIO) -> "Console":
+    from rich.console import Console
+
+    return Console(file=stream, highlight=False)
 
 
 def _printable(text: str) -> str:
-    """The lines of a text, as a terminal shows them and does not obey them."""
+    """Escapes control characters other than the ends of lines."""
     return "\n".join(map(errors.printable, text.split("\n")))
 
 
 def _is_terminal(stream: TextIO | None) -> bool:
     try:
         return stream is not None and stream.isatty()
-    except (ValueError, io.UnsupportedOperation):  # closed
+    except (ValueError, io.UnsupportedOperation):  # The stream is closed.
         return False
-
-
-def _is_dumb() -> bool:
-    return os.environ.get("TERM", "dumb") in ("", "dumb", "unknown")

@@ -17,11 +17,6 @@ def test_markdown_is_aligned_also_where_letters_are_wide():
     ]
 
 
-def test_a_table_is_read_back():
-    text = tables.markdown(["a", "b c"], [["x", ""], ["", "-"]])
-    assert tables.parsed(text) == (["a", "b c"], [["x", ""], ["", "-"]])
-
-
 @pytest.mark.parametrize("columns", [*range(8, 40), 60, 70, 80, 200])
 def test_a_table_fits_any_width_and_loses_nothing(columns):
     text = tables.fitted(_HEADER, _ROWS, columns)
@@ -31,7 +26,7 @@ def test_a_table_fits_any_width_and_loses_nothing(columns):
         assert all(word in there for word in cell.split())
 
 
-def test_a_wide_terminal_sees_markdown_a_narrower_one_wrapped_cells_a_narrow_one_lines():
+def test_the_width_decides_between_markdown_wrapped_cells_and_a_line_per_cell():
     assert tables.fitted(_HEADER, _ROWS, 200) == tables.markdown(_HEADER, _ROWS)
     rows = [["student alone", "resnet8", "93.10", "runs/a"]]
     wrapped = tables.fitted(_HEADER, rows, 60).split("\n")
