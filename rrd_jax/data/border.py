@@ -8,10 +8,10 @@ import numpy as np
 
 from rrd_jax import errors, imports
 from rrd_jax.data.images import conversion, transforms
-from rrd_jax.data.opened import Opened
 from rrd_jax.data.source import Source
 from rrd_jax.data.sources import split_expressions
 from rrd_jax.data.sources.random_access import Examples, Handle, Rows, without_labels
+from rrd_jax.data.splits import Splits
 
 _LOOKS = 8  # examples of a split that are looked at when it is opened
 _SCANNED = 100_000  # of more examples, the labels are not read one after the other
@@ -25,7 +25,7 @@ def open_splits(
     *,
     origin: Any = None,
     num_classes: int | None = None,
-) -> Opened:
+) -> Splits:
     """The two splits of a source that is not TFDS's.
 
     Args:
@@ -78,7 +78,7 @@ def open_splits(
     names = next(filter(None, (_class_names(found, num_classes) for found in candidates)), ())
     _check_same_classes(name, wholes, num_classes)
     shared = split_expressions.overlap(*(rows.parts for rows in both))
-    return Opened(version, num_classes, channels, *splits, names, shared=shared)
+    return Splits(version, num_classes, channels, *splits, names, shared=shared)
 
 
 def _is_count(number: Any) -> bool:

@@ -110,13 +110,11 @@ def _write(name: str, builder: Any, resize: resized.Resize | None, *, verify: bo
 
 
 def _look(data_dir: str, manual_dir: str) -> None:
-    """Lists what of a folder of images cannot be read, and what earlier versions left."""
+    """Lists the files of a folder of images that cannot be read."""
     problems = folder.problems(data_dir, manual_dir)
     print("image_folder is read as it is: there is nothing to prepare")
     for path, reason in problems.items():
         print(f"{path}: {reason}")
-    if old := folder.old_copies(data_dir):
-        print(f"note: {folder.about_old(old)}")
     dataset = data.load(Source("image_folder", dir=data_dir, manual_dir=manual_dir))
     for line in dataset.summary.lines:
         print(line)

@@ -444,13 +444,6 @@ def test_random_images_stand_in_for_a_folder(tree):
     assert found.summary.warnings == load(tree).summary.warnings[:-1]
 
 
-def test_copies_of_earlier_versions_are_named_once(tree):
-    old = tree.parent / "index" / "image_folder" / "0123" / "1.0.0"
-    put(old / "features.json", b"{}")
-    assert f"no longer used: rm -r {old.parent}" in _said(load(tree))
-    assert "no longer used" not in _said(load(tree))
-
-
 def test_a_long_search_in_vain_ends(tmp_path, monkeypatch):
     monkeypatch.setattr(inspection, "_PATIENCE", 20)
     monkeypatch.setattr(inspection, "_MANY", 10)

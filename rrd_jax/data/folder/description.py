@@ -1,7 +1,6 @@
-"""What was found in a folder of images: how much of it is damaged, and in words and figures."""
+"""Reports on a folder of images: its damage, and its splits, sizes, formats and duplicates."""
 
 import collections
-import dataclasses
 import os
 import statistics
 from collections.abc import Sequence
@@ -13,40 +12,47 @@ from rrd_jax.data.folder.file_tree import File, Tree, shown
 from rrd_jax.data.folder.folder_examples import FolderExamples
 from rrd_jax.data.folder.inspection import Checked
 from rrd_jax.data.folder.layout import Layout, listed
-from rrd_jax.data.summary import Summary
+from rrd_jax.data.splits import Summary
 
-# Of images that cannot be read: more is no accident. Of few images, up to three and a tenth.
+# Largest share of damaged images: more is no accident. Of few images, up to three and a tenth.
 _SHARE, _FEW, _SHARE_OF_FEW = 0.01, 3, 0.1
 
 
-def check_share(root: str, files: Sequence[File], found: Sequence[Checked]) -> None:
-    """Raises an InputError where more than a few images cannot be read, or all of a class."""
-    damaged = {f.path: c.problem for f, c in zip(files, found, strict=True) if c.problem}
-    readable = {f.path for f, c in zip(files, found, strict=True) if c.format}
+def check_damage(
+    root: str, files: Sequence[File], checked: Sequence[Checked], *, use_labels: bool
+) -> None:
+    """Raises an InputError if too many images cannot be read.
+
+    With labels these are more than a few, or all of a class; without, more than half.
+    """
+    pairs = list(zip(files, checked, strict=True))
+    damaged = {file.path: result.problem for file, result in pairs if result.problem}
+    readable = {file.path for file, result in pairs if result.format}
     if not damaged:
         return
     total = len(damaged) + len(readable)
     some = listed([f"{shown(path)}: {problem}" for path, problem in damaged.items()], 3)
     lost = sorted(set(map(_class_of, damaged)) - set(map(_class_of, readable)))
-    if lost:
+    if use_labels and lost:
         raise errors.InputError(
             f"image folder {root}: no image of {listed(list(map(shown, lost)))} can be read"
             f" ({some}): repair them, or remove the folder"
         )
-    if len(damaged) > max(_SHARE * total, min(_FEW, _SHARE_OF_FEW * total)):
+    allowed = max(_SHARE * total, min(_FEW, _SHARE_OF_FEW * total)) if use_labels else total / 2
+    if len(damaged) > allowed:
         raise errors.InputError(
             f"image folder {root}: {len(damaged):,} of {total:,} images cannot be read ({some}):"
-            f" repair or remove them; `python -m rrd_jax.data.prepare --name=image_folder"
+            " repair or remove them; `python -m rrd_jax.data.prepare --name=image_folder"
             f" --manual_dir={root}` lists them all"
         )
 
 
-def problems(tree: Tree, found: Sequence[Checked]) -> dict[str, str]:
-    """Path and reason of all that is not read."""
+def problems(tree: Tree, checked: Sequence[Checked]) -> dict[str, str]:
+    """Returns {path: reason} of everything that is not read."""
     skipped = {shown(path): reason for path, reason in tree.skipped}
-    for file, checked in zip(tree.files, found, strict=True):
-        if not checked.format:
-            skipped[shown(file.path)] = checked.problem or "it is no image"
+    for file, result in zip(tree.files, checked, strict=True):
+        if not result.format:
+            skipped[shown(file.path)] = result.problem or "it is no image"
     return skipped
 
 
@@ -54,45 +60,50 @@ def summarize(
     version: str,
     root: str,
     tree: Tree,
-    found: Sequence[Checked],
+    checked: Sequence[Checked],
     plan: Layout,
     train: FolderExamples,
     test: FolderExamples,
 ) -> Summary:
-    """A folder in words and figures."""
-    images = [checked for checked in found if checked.format]
-    skipped = problems(tree, found)
-    found_formats = formats(images)
-    counts = {"train": _per_class(train, plan), "test": _per_class(test, plan)}
-    found_sizes = sizes(images)
-    copies = duplicates(train, test, "the top-1 will be too high")
-    classes = listed(plan.classes, 10)
-    lines = [
-        f"images of {root}: {len(train):,} to train on, {len(test):,} to test on,"
-        f" {len(plan.classes):,} classes: {classes}",
-        f"  a class has {_spread(counts['train'])} to train on, {_spread(counts['test'])} to test"
-        " on",
-        f"  {words(found_sizes)}; {listed_formats(found_formats)}",
-        *(f"note: {note}" for note in plan.notes),
-    ]
-    warnings = [*plan.warnings, *of_skipped(root, skipped), *copies["warnings"]]
-    figures = {
-        "version": version,
-        "classes": list(plan.classes),
-        "images": counts,
+    """Returns a summary of a folder; without classes, of one whose labels are not used."""
+    images = [result for result in checked if result.format]
+    skipped, sizes = problems(tree, checked), _sizes(images)
+    formats = dict(collections.Counter(image.format for image in images).most_common())
+    low, median, high = ("{}x{}".format(*sizes[name]) for name in ("min", "median", "max"))
+    pixels = f"all {low} pixels" if low == high else f"{low} to {high} pixels, median {median}"
+    listed_formats = ", ".join(f"{name} {count:,}" for name, count in formats.items())
+    figures: dict[str, Any] = {"version": version}
+    if plan.classes:
+        counts = {"train": _per_class(train, plan), "test": _per_class(test, plan)}
+        figures |= {"classes": list(plan.classes), "images": counts}
+        lines = [
+            f"images of {root}: {len(train):,} to train on, {len(test):,} to test on,"
+            f" {len(plan.classes):,} classes: {listed(plan.classes, 10)}",
+            f"  a class has {_spread(counts['train'])} to train on, {_spread(counts['test'])} to"
+            " test on",
+        ]
+        consequence = "the top-1 will be too high"
+    else:
+        figures |= {"images": {"train": len(train), "test": len(test)}}
+        lines = [
+            f"images of {root}, without labels: {len(train):,} to train on, {len(test):,} held out"
+        ]
+        consequence = "the loss there says little"
+    warnings = list(plan.warnings)
+    if skipped:
+        some = listed([f"{path}: {reason}" for path, reason in skipped.items()])
+        warnings.append(f"{root}: not read: {len(skipped):,} ({some})")
+    duplicates, found = _duplicates(train, test, consequence)
+    lines += [f"  {pixels}; {listed_formats}", *(f"note: {note}" for note in plan.notes)]
+    figures |= {
         "splits": {split: len(part) for split, part in plan.splits.items()},
-        "sizes": found_sizes,
-        "formats": found_formats,
+        "sizes": sizes,
+        "formats": formats,
         "skipped": skipped,
-        "duplicates": copies["figures"],
+        "duplicates": duplicates,
         "notes": plan.notes,
     }
-    return Summary(tuple(lines), tuple(warnings), figures)
-
-
-def with_note(summary: Summary, note: str) -> Summary:
-    """A summary with one line more."""
-    return dataclasses.replace(summary, lines=(*summary.lines, f"note: {note}"))
+    return Summary(tuple(lines), (*warnings, *found), figures)
 
 
 def _class_of(path: str) -> str:
@@ -114,18 +125,8 @@ def _spread(counts: dict[str, int]) -> str:
     return f"{counts[low]:,} ('{low}') to {counts[high]:,} ('{high}'), {mean:,.1f} on average,"
 
 
-def formats(images: Sequence[Checked]) -> dict[str, int]:
-    """How many images there are of each format, the most first."""
-    return dict(collections.Counter(image.format for image in images).most_common())
-
-
-def listed_formats(counts: dict[str, int]) -> str:
-    """What `formats` finds, in words."""
-    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
-
-
-def sizes(images: Sequence[Checked]) -> dict[str, list[int]]:
-    """[width, height] of the smallest and the largest image by area, and the median of each."""
+def _sizes(images: Sequence[Checked]) -> dict[str, list[int]]:
+    """Returns [width, height] of the smallest and largest image by area, and the medians."""
     by_area = sorted((image.width * image.height, image.width, image.height) for image in images)
     median = [
         int(statistics.median_low(getattr(image, side) for image in images))
@@ -134,28 +135,10 @@ def sizes(images: Sequence[Checked]) -> dict[str, list[int]]:
     return {"min": list(by_area[0][1:]), "median": median, "max": list(by_area[-1][1:])}
 
 
-def words(sizes: dict[str, list[int]]) -> str:
-    """What `sizes` finds."""
-    low, median, high = ("{}x{}".format(*sizes[name]) for name in ("min", "median", "max"))
-    return f"all {low} pixels" if low == high else f"{low} to {high} pixels, median {median}"
-
-
-def of_skipped(root: str, skipped: dict[str, str]) -> list[str]:
-    """A warning that names some of what is not read; none where that is nothing."""
-    if not skipped:
-        return []
-    some = listed([f"{path}: {reason}" for path, reason in skipped.items()])
-    return [f"{root}: not read: {len(skipped):,} ({some})"]
-
-
-def duplicates(train: FolderExamples, test: FolderExamples, so: str) -> dict[str, Any]:
-    """Images whose files are alike, byte for byte: `figures`, and `warnings`.
-
-    Args:
-      train: the training split.
-      test: the test split.
-      so: what follows where test images are trained on.
-    """
+def _duplicates(
+    train: FolderExamples, test: FolderExamples, consequence: str
+) -> tuple[dict[str, int], list[str]]:
+    """Returns the numbers of files that are alike byte for byte, and warnings about them."""
     places = {digest: i for i, digest in enumerate(train.digests)}
     across = [i for i, digest in enumerate(test.digests) if digest in places]
     labels = collections.defaultdict(set)
@@ -176,11 +159,10 @@ def duplicates(train: FolderExamples, test: FolderExamples, so: str) -> dict[str
         ]
         warnings.append(
             f"test images that are trained on too: {len(across):,} of {len(test):,}"
-            f" ({listed(pairs, 3)}); {so}"
+            f" ({listed(pairs, 3)}); {consequence}"
         )
-    within = figures["within train"] + figures["within test"]
-    if within:
+    if within := figures["within train"] + figures["within test"]:
         warnings.append(f"copies of another image in the same split: {within:,}")
     if contradictory := figures["of several classes"]:
         warnings.append(f"images that are in more than one class: {contradictory:,}")
-    return {"figures": figures, "warnings": warnings}
+    return figures, warnings

@@ -5,7 +5,8 @@ import os
 from collections.abc import Iterable
 
 from rrd_jax import errors
-from rrd_jax.data.folder import file_tree, inspection
+from rrd_jax.data.folder import file_tree
+from rrd_jax.data.images import image_files
 
 
 def files(names: Iterable[str]) -> list[str]:
@@ -52,7 +53,9 @@ def _in_folder(folder: str) -> list[str]:
     tree = file_tree.walk(folder)
     names = sorted([file.path for file in tree.files] + [path for path, _ in tree.skipped])
     paths = (os.path.join(folder, name) for name in names)
-    return [path for path in paths if not os.path.isdir(path) and inspection.is_meant(path)]
+    return [
+        path for path in paths if not os.path.isdir(path) and image_files.is_meant_as_image(path)
+    ]
 
 
 def _nothing(names: list[str]) -> str:

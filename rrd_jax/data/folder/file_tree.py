@@ -5,6 +5,7 @@ import stat
 from typing import NamedTuple
 
 from rrd_jax import errors
+from rrd_jax.data.images.image_files import reason
 
 # What systems leave behind; the images in some of them are thumbnails of those beside.
 _SILENT = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found", "Thumbs.db", "desktop.ini"}
@@ -71,11 +72,6 @@ def walk(root: str) -> Tree:
 def shown(path: str) -> str:
     """A path for messages: without line ends, and whatever its encoding is."""
     return errors.printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
-
-
-def reason(error: OSError) -> str:
-    """Such as "Permission denied"."""
-    return error.strerror or str(error)
 
 
 def _identity(path: str) -> tuple[int, int]:

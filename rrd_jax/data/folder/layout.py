@@ -1,4 +1,4 @@
-"""Which of a folder's images are of which split and class. Pure functions of paths."""
+"""Sorts the images of a folder into splits and classes. Functions of paths."""
 
 import collections
 import hashlib
@@ -29,9 +29,9 @@ class Image(NamedTuple):
     """An image in its split.
 
     Attributes:
-      place: among the files that were given.
+      place: index of its file.
       key: its path below the folder of classes, with slashes, as bytes.
-      label: its class, by name.
+      label: name of its class.
     """
 
     place: int
@@ -43,10 +43,10 @@ class Layout(NamedTuple):
     """The images of a folder.
 
     Attributes:
-      splits: by name, each in the order of a hash of keys.
-      classes: their names, sorted.
-      notes: what was decided, and need not be changed.
-      warnings: what is doubtful.
+      splits: images by name of the split, in the order of a hash of their keys.
+      classes: names of the classes, sorted.
+      notes: decisions that need no change.
+      warnings: doubtful findings.
     """
 
     splits: dict[str, list[Image]]
@@ -56,8 +56,9 @@ class Layout(NamedTuple):
 
 
 def class_name(folder: str) -> str:
-    """What the class is called whose images are in a folder of that name."""
-    return unicodedata.normalize("NFC", shown(folder))  # file systems differ in that
+    """Returns the name of the class whose images are in a folder of that name."""
+    # File systems differ in their normal form of Unicode.
+    return unicodedata.normalize("NFC", shown(folder))
 
 
 def arrange(
@@ -67,9 +68,9 @@ def arrange(
 
     Args:
       root: for messages.
-      paths: of the images, below the root.
-      folders: of all folders, below the root.
-      wants_test: whether a split "test" is asked for: it is taken from train/ where that is alone.
+      paths: paths of the images, below the root.
+      folders: paths of all folders, below the root.
+      wants_test: whether a split "test" is needed; it is taken from train/ if there is no other.
 
     Raises:
       InputError: a layout that can be read in no way, or in two.
@@ -104,13 +105,14 @@ def arrange(
             f"classes are in alphabetical order, as torchvision has them: label {place} is class"
             f" '{classes[place]}'; 01, 02, ... would keep the order of numbers"
         )
-    _warn_empty(root, split_folders, folders, classes, warnings)
+    if empty := _empty_folders(split_folders, folders, classes):
+        warnings.append(f"{root}: folders without images are no classes: {listed(empty)}")
     sorted_splits = {split: ordered(split, images) for split, images in splits.items()}
     return Layout(sorted_splits, classes, notes, warnings)
 
 
 def hasher(salt: str) -> Callable[[bytes], int]:
-    """TFDS's hash of keys, by which it shuffles: (key) -> 128 bits."""
+    """Returns the hash of keys by which TFDS shuffles: (key) -> 128 bits."""
     start = hashlib.md5(salt.encode(), usedforsecurity=False)
 
     def hash_key(key: bytes) -> int:
@@ -122,20 +124,20 @@ def hasher(salt: str) -> Callable[[bytes], int]:
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """The first names, and how many there are beyond them."""
+    """Returns the first names, and the number of the others."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def counted(number: int) -> str:
-    """Such as "1 image" and "2 images"."""
+    """Returns a number of images in words, such as "1 image" and "2 images"."""
     return f"{number:,} image{'' if number == 1 else 's'}"
 
 
 def _split_folders(
     root: str, paths: Sequence[str], folders: Sequence[str], notes: list[str]
 ) -> list[str]:
-    """The folders at the root that are splits; none where all are classes."""
+    """Returns the folders at the root that are splits; none if all are classes."""
     top = sorted(folder for folder in folders if os.sep not in folder)
     depths = collections.defaultdict(set)  # of the images in each: 2 for those that lie in it
     for path in paths:
@@ -171,7 +173,7 @@ def _split_folders(
 def _check_loose(
     root: str, paths: Sequence[str], loose: list[str], splits: list[str], warnings: list[str]
 ) -> None:
-    """Says what lies beside the class folders; raises an InputError where all images do."""
+    """Warns of images outside of class folders; raises an InputError if all images are."""
     if not loose:
         return
     names = listed([shown(path) for path in loose], 3)
@@ -189,7 +191,7 @@ def _check_loose(
 
 
 def _check_levels(root: str, paths: Sequence[str]) -> None:
-    """Raises an InputError where class folders hold splits: ROOT is too high, or turned around."""
+    """Raises an InputError if class folders hold splits: ROOT is too high, or turned around."""
     inner = collections.defaultdict(set)
     for path in paths:
         parts = path.split(os.sep)
@@ -205,7 +207,7 @@ def _check_levels(root: str, paths: Sequence[str]) -> None:
 
 
 def divide(images: Sequence[Image]) -> dict[str, list[Image]]:
-    """Splits "train" and "test", which gets a tenth, by a hash of the images' keys."""
+    """Returns splits "train" and "test", which gets a tenth, by a hash of the images' keys."""
     hash_key = hasher("image_folder")
     splits: dict[str, list[Image]] = {"train": [], "test": []}
     for image in images:
@@ -215,7 +217,7 @@ def divide(images: Sequence[Image]) -> dict[str, list[Image]]:
 
 
 def ordered(split: str, images: Sequence[Image]) -> list[Image]:
-    """The images of a split in the order of a hash of their keys."""
+    """Returns the images of a split in the order of a hash of their keys."""
     hash_key = hasher(split)
     return sorted(images, key=lambda image: (hash_key(image.key), image.key))
 
@@ -223,7 +225,7 @@ def ordered(split: str, images: Sequence[Image]) -> list[Image]:
 def _classes(
     root: str, splits: Mapping[str, list[Image]], warnings: list[str], *, wants_test: bool
 ) -> tuple[str, ...]:
-    """The classes of the training images, in alphabetical order."""
+    """Returns the classes of the training images, in alphabetical order."""
     by_split = {split: {image.label for image in images} for split, images in splits.items()}
     classes = sorted(by_split["train"])
     if len(classes) == 1:
@@ -257,35 +259,23 @@ def _classes(
                 f"classes without images in split '{split}': {len(missing)} of {len(classes)}"
                 f" ({listed(missing)})"
             )
-    _warn_similar(classes, warnings)
+    similar = collections.defaultdict(list)
+    for name in classes:
+        similar[name.casefold().strip()].append(repr(name))
+    for names in similar.values():
+        if len(names) > 1:
+            warnings.append(f"classes {' and '.join(names)} differ in case or space only")
     return tuple(classes)
 
 
-def _warn_similar(classes: Sequence[str], warnings: list[str]) -> None:
-    same = collections.defaultdict(list)
-    for name in classes:
-        same[name.casefold().strip()].append(name)
-    for names in same.values():
-        if len(names) > 1:
-            warnings.append(
-                f"classes {' and '.join(map(repr, names))} differ in case or space only"
-            )
-
-
-def _warn_empty(
-    root: str,
-    split_folders: Sequence[str],
-    folders: Sequence[str],
-    classes: Sequence[str],
-    warnings: list[str],
-) -> None:
-    """Says which folders could be classes, but have no images."""
-    depth = 1 if split_folders else 0
-    empty = []
-    for folder in folders:
-        parts = folder.split(os.sep)
-        name = class_name(parts[-1])
-        if len(parts) == depth + 1 and name not in classes:
-            empty.append(shown(folder))
-    if empty:
-        warnings.append(f"{root}: folders without images are no classes: {listed(empty)}")
+def _empty_folders(
+    split_folders: Sequence[str], folders: Sequence[str], classes: Sequence[str]
+) -> list[str]:
+    """Returns the folders that could be classes, but have no images."""
+    depth = 2 if split_folders else 1
+    parts = [(folder, folder.split(os.sep)) for folder in folders]
+    return [
+        shown(folder)
+        for folder, names in parts
+        if len(names) == depth and class_name(names[-1]) not in classes
+    ]

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 
 from rrd_jax import errors
-from rrd_jax.data.folder import inspection
-from rrd_jax.data.folder.file_tree import reason
-from rrd_jax.data.images import conversion, decoding, transforms
+from rrd_jax.data.images import conversion, decoding, image_files, transforms
 from rrd_jax.data.model_info import Preprocessing
 
 
@@ -69,11 +67,11 @@ def _pixels(image: Any, channels: int) -> np.ndarray:
     """[H, W, channels] uint8."""
     if isinstance(image, str | os.PathLike):
         try:
-            image = inspection.read_image(os.fspath(image))
+            image = image_files.read(os.fspath(image))
         except (OSError, ValueError) as error:  # ValueError of a path with a zero in it
             if isinstance(error, errors.InputError):
                 raise
-            why = reason(error) if isinstance(error, OSError) else str(error)
+            why = image_files.reason(error) if isinstance(error, OSError) else str(error)
             raise errors.InputError(f"it cannot be read ({why})") from error
     else:
         image = _conformed(image)

@@ -12,9 +12,9 @@ import numpy as np
 
 from rrd_jax import errors, imports
 from rrd_jax.data import border
-from rrd_jax.data.opened import Opened
 from rrd_jax.data.source import Source
 from rrd_jax.data.sources.random_access import Handle
+from rrd_jax.data.splits import Splits
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class Table(Sequence):
         )
 
 
-def open_source(source: Source) -> Opened:
+def open_source(source: Source) -> Splits:
     """Opens hf:PATH, a folder of `save_to_disk`, a Parquet file, or a folder of such files.
 
     Raises:

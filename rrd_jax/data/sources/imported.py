@@ -11,9 +11,9 @@ import numpy as np
 from rrd_jax import errors, imports
 from rrd_jax.data import border
 from rrd_jax.data.images import conversion
-from rrd_jax.data.opened import Opened
 from rrd_jax.data.source import Source
 from rrd_jax.data.sources.random_access import Handle
+from rrd_jax.data.splits import Splits
 
 _Options = tuple[tuple[str, Any], ...]
 _POSITIONAL = (
@@ -42,7 +42,7 @@ class Arrays(Sequence):
         return self.images[i], self.labels[i]
 
 
-def open_source(source: Source) -> Opened:
+def open_source(source: Source) -> Splits:
     """Opens the data set of an import path.
 
     The attribute is called with the name of a split, as `train_split` and `test_split` have it
@@ -59,7 +59,7 @@ def open_source(source: Source) -> Opened:
 
 def open_splits(
     source: Source, found: Any, *, path: str = "", num_classes: int | None = None
-) -> Opened:
+) -> Splits:
     """The splits of an object, as `open_source` has it.
 
     Args:

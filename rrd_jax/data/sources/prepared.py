@@ -8,13 +8,12 @@ import tensorflow_datasets as tfds
 
 from rrd_jax import errors
 from rrd_jax.data.builders import registry, resized
-from rrd_jax.data.opened import Opened
 from rrd_jax.data.source import Source
 from rrd_jax.data.sources import split_expressions, stored_examples
-from rrd_jax.data.summary import Summary
+from rrd_jax.data.splits import Splits, Summary
 
 
-def open_source(source: Source) -> Opened:
+def open_source(source: Source) -> Splits:
     """Opens a set of DATASETS or of TFDS.
 
     Raises:
@@ -44,7 +43,7 @@ def open_source(source: Source) -> Opened:
     said = Summary()
     if size := None if source.mock_examples else resized.noted(builder.data_dir):
         version, said = f"{version}, {size}", _about(source, size)
-    return Opened(version, count, channels, train, test, names, said, shared)
+    return Splits(version, count, channels, train, test, names, said, shared)
 
 
 def _about(source: Source, size: resized.Resize) -> Summary:

@@ -14,10 +14,9 @@ import numpy as np
 
 from rrd_jax import errors
 from rrd_jax.data import sanity
-from rrd_jax.data.opened import Opened
 from rrd_jax.data.source import Source
+from rrd_jax.data.splits import Splits, Summary
 from rrd_jax.data.subsets import stratified
-from rrd_jax.data.summary import Summary
 from rrd_jax.terminal import console
 
 _MANY = 100_000  # labels that are read for so long that a line says so
@@ -54,7 +53,7 @@ class Degraded(Sequence):
         return np.bincount(self.true_labels, minlength=num_classes)
 
 
-def degrade(source: Source, splits: Opened) -> Opened:
+def degrade(source: Source, splits: Splits) -> Splits:
     """What a source makes worse of the training split; the test split stays as it is.
 
     First the share is taken, of it the long tail, or so many images of each class; of what is left
@@ -121,7 +120,7 @@ def labels_of(examples: Sequence[dict[str, Any]]) -> np.ndarray:
     return np.asarray(listed, int)
 
 
-def _tail(source: Source, splits: Opened, labels: np.ndarray) -> np.ndarray:
+def _tail(source: Source, splits: Splits, labels: np.ndarray) -> np.ndarray:
     sizes = np.bincount(labels, minlength=splits.num_classes)
     if not sizes.all():
         name = _name(splits, int(np.argmin(sizes)))
@@ -139,7 +138,7 @@ def _tail(source: Source, splits: Opened, labels: np.ndarray) -> np.ndarray:
     return stratified.of_each_class(labels, counts, source.noise_seed)
 
 
-def _name(splits: Opened, label: int) -> str:
+def _name(splits: Splits, label: int) -> str:
     names = splits.class_names
     return f"class {label} ('{errors.printable(names[label])}')" if names else f"class {label}"
 
@@ -152,7 +151,7 @@ def _about_share(kept: np.ndarray, total: int, field: str) -> str:
     return said if len(sizes) == 1 else f"{said}, {spread} of a class"
 
 
-def _doubt_about_few(source: Source, splits: Opened, kept: np.ndarray) -> list[str]:
+def _doubt_about_few(source: Source, splits: Splits, kept: np.ndarray) -> list[str]:
     """A warning, or none: classes with fewer images than were asked for."""
     sizes = np.bincount(kept, minlength=splits.num_classes)
     few = np.flatnonzero(sizes < source.per_class)
@@ -166,7 +165,7 @@ def _doubt_about_few(source: Source, splits: Opened, kept: np.ndarray) -> list[s
     ]
 
 
-def _about_tail(source: Source, splits: Opened, kept: np.ndarray, before: int) -> str:
+def _about_tail(source: Source, splits: Splits, kept: np.ndarray, before: int) -> str:
     sizes = np.bincount(kept)
     return (
         f"long tail of {source.imbalance:g}: {len(kept):,} of {before:,} training images are used,"
@@ -205,7 +204,7 @@ def _digest(train: Degraded) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
 
 
-def _figures(source: Source, splits: Opened, train: Degraded) -> dict[str, Any]:
+def _figures(source: Source, splits: Splits, train: Degraded) -> dict[str, Any]:
     """What was made worse, for data.json."""
     counts = train.counts(splits.num_classes).tolist()
     about = {
