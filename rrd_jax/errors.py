@@ -1,21 +1,29 @@
 """Why a run can end early without a bug in it; programs print these errors as one line."""
 
+import contextlib
 import difflib
 import json
 import operator
+import os
 import pathlib
 import sys
-from collections.abc import Hashable, Iterable, Mapping
+import traceback
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from numbers import Real
 from typing import Any
 
 _SMALLEST, _LARGEST = 1.2e-38, 3.4e38  # of float32
 _MANY, _FEW = 60, 12  # names that are listed in a line, and how many of more than that
 _REAL = tuple("fiuV")  # kinds of NumPy's types
+_PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 class InputError(ValueError):
     """A wrong config, file or shape. The message is one line and names the way out."""
+
+
+class UserCodeError(InputError):
+    """An exception of a user's own code: the message holds the traceback of that code."""
 
 
 class DiskError(InputError):
@@ -48,6 +56,64 @@ class PreemptedError(RuntimeError):
 
 class UnreadError(Exception):
     """Nobody reads what the program prints any more, as after `| head -1`: it ends quietly."""
+
+
+@contextlib.contextmanager
+def user_code(doing: str, subject: str) -> Iterator[None]:
+    """Reports exceptions of a user's code that runs inside the `with` block.
+
+    Ctrl-C passes. So do errors of this module that say more than InputError does.
+
+    Args:
+      doing: such as "calling".
+      subject: whose code it is, such as "network 'my_nets:Small'".
+
+    Raises:
+      UserCodeError: the code raised, or tried to exit; `__cause__` is its exception.
+      InputError: the code raised an InputError; the message names the subject.
+    """
+    try:
+        yield
+    except InputError as error:
+        if type(error) is not InputError or subject in str(error):
+            raise
+        raise InputError(f"{subject}: {error}") from error
+    except (Exception, SystemExit) as error:
+        text = user_traceback(error)
+        raise UserCodeError(f"{doing} {subject} failed:\n{text}") from error
+
+
+def user_traceback(error: BaseException) -> str:
+    """Returns the traceback of an exception, reduced to the frames of the user's own code.
+
+    Frames of rrd_jax, of installed packages and of Python's library are left out. Where there are
+    no others, the last frame stays, unless it is one of rrd_jax.
+    """
+    report = traceback.TracebackException.from_exception(error)
+    frames = report.stack
+    _keep_user_frames(report)
+    if not report.stack and frames and not frames[-1].filename.startswith((_PACKAGE, "<frozen")):
+        report.stack = traceback.StackSummary.from_list(frames[-1:])
+    return "".join(report.format()).rstrip()
+
+
+def _keep_user_frames(report: traceback.TracebackException) -> None:
+    """Reduces the report of an exception, and of those that it is chained to, in place."""
+    kept = [frame for frame in report.stack if _is_user_file(frame.filename)]
+    report.stack = traceback.StackSummary.from_list(kept) if kept else None
+    # JAX adds a note when it has removed frames itself.
+    report.__notes__ = [n for n in report.__notes__ or () if "removed its internal" not in n]
+    for name in ("__cause__", "__context__"):
+        if chained := getattr(report, name):
+            _keep_user_frames(chained)
+            if not chained.stack:
+                setattr(report, name, None)
+
+
+def _is_user_file(name: str) -> bool:
+    """Returns True for a file outside of rrd_jax, the installed packages and Python's library."""
+    excluded = _PACKAGE, os.path.dirname(os.__file__), "<frozen"
+    return not name.startswith(excluded) and "site-packages" not in name
 
 
 def printable(text: str) -> str:

@@ -33,7 +33,7 @@ class Done(NamedTuple):
     def check_refused(self, *codes: int) -> str:
         """The message, which is of a few lines of ours."""
         assert self.code in codes, (self.code, self.err[-2000:])
-        assert "Traceback" not in self.out + self.err
+        assert f'File "{_ROOT / "rrd_jax"}' not in self.out + self.err
         lines = self.err.strip().splitlines()
         assert len(lines) <= 6, self.err
         assert any(line.startswith("error: ") for line in lines), self.err

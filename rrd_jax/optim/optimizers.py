@@ -279,16 +279,13 @@ def checked(
       schedule: learning rate by step.
 
     Raises:
-      InputError: the function raises, or the optimizer is not a transformation that a train step
-        can use.
+      UserCodeError: the function or the optimizer raises.
+      InputError: the optimizer is not a transformation that a train step can use.
     """
     description = f"optimizer {getattr(optimizer, '__qualname__', type(optimizer).__name__)}"
     if callable(optimizer) and not hasattr(optimizer, "update"):
-        try:
+        with errors.user_code("calling with the learning rate", description):
             optimizer = optimizer(schedule)
-        except imports.ERRORS as error:
-            failed = "cannot be made as a function of the learning rate"
-            raise imports.raised(description, failed, error) from error
     _check_transformation(description, optimizer)
     _check_usable(description, optax.with_extra_args_support(optimizer))
     return optimizer
@@ -316,11 +313,9 @@ def _check_usable(description: str, optimizer: optax.GradientTransformation) -> 
     def forms(tree):
         return jax.tree.map(lambda x: (x.shape, x.dtype), tree)
 
-    try:
+    # Besides gradients and parameters, the train step passes the loss as `value`.
+    with errors.user_code("updating parameters with", description):
         before, updates, after = map(forms, jax.eval_shape(update, params))
-    except imports.ERRORS as error:
-        failed = "cannot be used: it is given gradients, parameters and, as `value`, the loss"
-        raise imports.raised(description, failed, error) from error
     if updates != forms(params):
         raise errors.InputError(
             f"{description} returns updates of other shapes or types than the parameters'"

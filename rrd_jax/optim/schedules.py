@@ -249,12 +249,11 @@ def _custom(what: str, function: Callable, options: Mapping[str, Any], ours: dic
 def _check_rates(what: str, schedule: Callable, steps: int) -> None:
     """Raises an InputError for a schedule with an invalid rate at one of the sampled steps."""
     samples = sorted({round(i * (steps - 1) / (_SAMPLES - 1)) for i in range(_SAMPLES)})
-    try:  # The compiled step calls it with a tracer, the console with a number.
+    # The compiled step calls it with a tracer, the console with a number.
+    with errors.user_code("calling", what):
         rate = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
         is_real = rate.shape == () and not jnp.issubdtype(rate.dtype, jnp.complexfloating)
         rates = {step: float(schedule(step)) for step in samples} if is_real else {}
-    except imports.ERRORS as error:
-        raise imports.raised(what, "cannot be used", error) from error
     if not is_real:
         raise errors.InputError(
             f"{what} returns {rate.dtype} of shape {rate.shape}, but must return a real number"

@@ -55,13 +55,11 @@ def of_config(error: BaseException, path: str) -> str:
         return f"{path}: a required_placeholder has no value; give it one in get_config"
     for link in chain:
         frames = traceback.extract_tb(link.__traceback__)
-        lines = [frame.lineno for frame in frames if _same(frame.filename, file)]
-        if lines and isinstance(link, errors.InputError):
+        raised = any(_same(frame.filename, file) for frame in frames)
+        if raised and isinstance(link, errors.InputError):
             return str(link)
-        if isinstance(link, SyntaxError) and _same(link.filename or "", file):
-            return f"{path}, line {link.lineno}: {_kind(link)}"
-        if lines:
-            return f"{path}, line {lines[-1]}: {_kind(link)}"
+        if raised or (isinstance(link, SyntaxError) and _same(link.filename or "", file)):
+            return f"running {path} failed:\n{errors.user_traceback(link)}"
     frames = [frame for link in chain for frame, _ in traceback.walk_tb(link.__traceback__)]
     loads = any(frame.f_code.co_name in ("_LoadConfigModule", "_ReportError") for frame in frames)
     if loads and not file.is_file():

@@ -69,8 +69,8 @@ _WRONG = [
     ({"objectives": {3: 1.0}}, "objectives has the name 3"),
     ({"optimizer": 3}, "optimizer is of type int; wanted is a name, a function"),
     ({"optimizer": lambda rate: None}, "returns NoneType, but must return"),
-    ({"optimizer": _raises}, "optimizer _raises cannot be made .* SystemExit: 3 .*errors_test"),
-    ({"optimizer": optax.lbfgs()}, "cannot be used: .* 'value_fn'"),
+    ({"optimizer": _raises}, "(?s)optimizer _raises failed.*errors_test.py.*SystemExit: 3"),
+    ({"optimizer": optax.lbfgs()}, "(?s)optimizer .*failed.* 'value_fn'"),
     ({"optimizer": optax.adam(1e-3), "learning_rate": 0.1}, "learning_rate has no effect on"),
     ({"optimizer": optax.adam, "fields": {"optimizer.clip_norm": 1.0}}, "clip_norm has no effect"),
     ({"teacher": "/nowhere"}, "no intact checkpoint under /nowhere"),
@@ -82,7 +82,7 @@ _WRONG = [
 def test_a_wrong_argument_is_one_line(given, message, tmp_path, capsys):
     with pytest.raises(errors.InputError, match=message) as caught:
         rrd_jax.distill(**{"workdir": tmp_path, **_USUAL, **given})
-    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, errors.UserCodeError) or "\n" not in str(caught.value)
     assert "student]" not in capsys.readouterr().out
 
 

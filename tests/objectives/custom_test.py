@@ -56,10 +56,6 @@ def moving(*, rate: float = 0.5, start: float | None = None, examples=None, batc
     return Objective(init, loss, needs_maps=False)
 
 
-def exits():
-    raise SystemExit(3)
-
-
 def odd_stage():
     return objectives.stateless(angular)._replace(stage=3)
 
@@ -103,10 +99,6 @@ def pair(student, teacher):
 
 def nothing():
     return None
-
-
-def failing(*, power=1):
-    return 1 / (power - 1)
 
 
 number = 3
@@ -183,9 +175,7 @@ def test_a_loss_alone_is_an_objective_that_may_read_maps():
         ("rrd", {}, "'own_losses:rrd' has the name of one of ours, 'rrd'; rename it"),
         ("pair", {}, r"takes \(student, teacher\) without defaults, but a loss takes"),
         ("nothing", {}, r"gives a NoneType, but must give an Objective.*stateless\(loss\)"),
-        ("failing", {}, r"cannot be made: ZeroDivisionError: .* \(.*own_losses.py, line \d+\)"),
         ("number", {}, "is of type int, but must be a loss"),
-        ("exits", {}, r"cannot be made: SystemExit: 3 \(.*own_losses.py, line \d+\)"),
         ("odd_stage", {}, "has a stage of type int, but must have a Stage or None"),
         ("odd_predict", {}, "has predict of type int, but it must be a function"),
         ("angular", {"power": float("nan")}, "is nan, but must be a finite number"),
@@ -220,18 +210,26 @@ def test_a_launch_file_may_give_an_objective_another_name():
 
 # What is wrong with an objective, and what is said.
 _WRONG = {
-    "init fails": ("lambda *_: 1 / 0", "loss", r"its init: ZeroDivisionError.*\(.*, line 15\)"),
-    "no state": ("lambda *_: {}", "loss", "init .* gives a dict, but must give an ObjectiveState"),
-    "integers": ("start(jnp.int32(1))", "loss", "trains params of type int32; .*frozen or memory"),
+    "init fails": (
+        "lambda *_: 1 / 0",
+        "loss",
+        r"(?s)calling init of .*own_wrong.py\", line 15.*ZeroDivisionError",
+    ),
+    "no state": (
+        "lambda *_: {}",
+        "loss",
+        "init .* returns a dict, but must return an ObjectiveState",
+    ),
+    "integers": ("start(jnp.int32(1))", "loss", "trains params of type int32, .*frozen or memory"),
     "shape": ("start()", "lambda s, a, b, batch: (a.logits, s.memory)", r"float32\[8,5\].* \[8\]"),
     "integer loss": ("start()", "lambda s, a, b, batch: (batch.label, s.memory)", r"int32\[8\]"),
     "no memory": ("start()", "lambda s, a, b, batch: a.logits.mean(1)", r"\(loss \[B\], new mem"),
     "loss fails": (
         "start()",
         "fails",
-        r"loss: ValueError: this fails \(.*_wrong.py, line 13\)",
+        r"(?s)calling loss of .*own_wrong.py\", line 13, in fails.*ValueError: this fails",
     ),
-    "key": ("start((), jax.random.key(0))", "loss", r"gives a key in memory.*key_data\(key\)"),
+    "key": ("start((), jax.random.key(0))", "loss", r"returns a key in memory.*key_data\(key\)"),
     "memory": (
         "start(memory={'rows': jnp.zeros(3)})",
         "lambda s, a, b, batch: (a.logits.mean(1), {'rows': jnp.zeros(4)})",
@@ -271,7 +269,6 @@ def test_what_an_objective_returns_is_checked_on_shapes(case, tmp_path):
     with pytest.raises(errors.InputError, match=message) as caught:
         objectives.check("wrong", names["wrong"], _shapes(), _shapes(), _SHAPES)
     assert "objective 'wrong'" in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", objectives.RECORDS)
@@ -351,7 +348,7 @@ def test_an_objective_may_ask_whether_a_part_is_there():
         assert not student.maps
         assert student.maps == ()
         assert teacher.maps
-        doubled = jax.tree.map(lambda x, y: x + y, student, teacher._replace(maps=()))
+        doubled = jax.tree.map(lambda x: 2 * x, student)
         return student._replace(maps=teacher.maps).maps[0].mean((1, 2, 3)) + doubled.logits.mean(1)
 
     outputs = _shapes(), _shapes()._replace(preactivations=(), head=())

@@ -113,8 +113,9 @@ def _tables(name: str) -> Mapping[str, Any]:
         return datasets.load_dataset("parquet", data_files=files)
     except errors.InputError:
         raise
-    except Exception as error:  # of datasets or pyarrow, for damaged files
-        raise imports.raised(f"data set '{name}'", "cannot be opened", error) from error
+    except Exception as error:  # Damaged files raise errors of datasets, pyarrow and others.
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise errors.InputError(f"data set '{name}' cannot be opened: {text}") from error
 
 
 def _is_saved(path: pathlib.Path) -> bool:

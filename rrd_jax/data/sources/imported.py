@@ -134,10 +134,8 @@ def _of_split(what: str, found: Any, split: str, options: _Options) -> Any:
             f"{what} gives {conversion.described(source)} for split '{split}', but must give a"
             " source with __len__ and __getitem__, which gives examples by number"
         )
-    try:
+    with errors.user_code(f"taking the length of split '{split}' of", what):
         length = len(source)
-    except imports.ERRORS as error:
-        raise imports.raised(what, f"has no length in split '{split}'", error) from error
     if not length:
         raise errors.InputError(f"{what} has no examples in split '{split}'")
     return source
@@ -156,10 +154,8 @@ def _call(what: str, function: Callable, split: str, options: _Options) -> Any:
         arguments = imports.check(what, function, dict(options), (first,), prefix="data.options.")
         given = () if by_name else (split,)
         arguments |= {"split": split} if by_name else {}
-    try:
+    with errors.user_code(f"opening split '{split}' of", what):
         return function(*given, **arguments)
-    except imports.ERRORS as error:
-        raise imports.raised(what, f"cannot be opened for split '{split}'", error) from error
 
 
 def _is_columns(found: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
-from rrd_jax import errors, imports
+from rrd_jax import errors
 from rrd_jax.data.images import conversion
 
 Reopen = Callable[[], Any]
@@ -103,13 +103,8 @@ class Rows(Sequence):
         Raises:
           InputError: the source raised, or gave something else; it says which example.
         """
-        what = f"example {i} of {self.what}"
-        try:
+        with errors.user_code("reading", f"example {i} of {self.what}"):
             return form(self[i])
-        except errors.InputError as error:
-            raise errors.InputError(f"{what} cannot be used: {error}") from error
-        except imports.ERRORS as error:  # of a user's code
-            raise imports.raised(what, "cannot be read", error) from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from rrd_jax import errors, imports
 from rrd_jax.networks.contract import Network
-from rrd_jax.networks.custom.base import Brought, told
+from rrd_jax.networks.custom.base import Brought
 from rrd_jax.networks.custom.functions import from_functions
 from rrd_jax.networks.custom.linen import flagged_fields, from_linen
 from rrd_jax.networks.custom.outputs import values
@@ -119,7 +119,7 @@ def _create(asked: _Asked, path: str, num_classes: int, dtype: Any, prefix: str)
     else:
         made = make()
         kind = _kind(made)
-    with told(path, "cannot be used"):
+    with errors.user_code("using", what):
         return adapt(made, path, kind=kind, **border)
 
 

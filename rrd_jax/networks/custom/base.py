@@ -1,13 +1,12 @@
 """A Network that calls something else."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import errors, imports
+from rrd_jax import errors
 from rrd_jax.networks.contract import Outputs
 
 
@@ -44,7 +43,7 @@ class Brought:
     def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
         """As Network has it."""
         del train
-        with told(self.name, "cannot be initialised"):
+        with errors.user_code("initialising", f"network '{self.name}'"):
             return _arrays(self._init(key, images)[1])
 
     def pack(self, variables: Any, images: jax.Array) -> dict[str, Any]:
@@ -53,7 +52,7 @@ class Brought:
 
     def init_with_output(self, key: jax.Array, images: jax.Array) -> tuple[Outputs, dict[str, Any]]:
         """As Network has it."""
-        with told(self.name, "cannot be initialised"):
+        with errors.user_code("initialising", f"network '{self.name}'"):
             outputs, variables = self._init(key, images)
             _arrays(variables)
         if outputs is None:
@@ -70,7 +69,7 @@ class Brought:
         rngs: jax.Array | None = None,
     ) -> Any:
         """As Network has it."""
-        with told(self.name, "cannot be applied"):
+        with errors.user_code("applying", f"network '{self.name}'"):
             outputs, changed = self._apply(variables, images, train, rngs)
         return (outputs, {"batch_stats": changed}) if mutable else outputs
 
@@ -83,12 +82,3 @@ def _arrays(variables: dict[str, Any]) -> dict[str, Any]:
             kind = type(leaf).__name__
             raise errors.InputError(f"its variables have {where} of type {kind}, which is no array")
     return variables
-
-
-@contextlib.contextmanager
-def told(name: str, failed: str) -> Iterator[None]:
-    """Turns what a user's code raises into an InputError that shows its own file and line."""
-    try:
-        yield
-    except imports.ERRORS as error:
-        raise imports.raised(f"network '{name}'", failed, error) from error
