@@ -1,4 +1,4 @@
-"""Writes a network as a file for other programs, reads it back there, and compares.
+"""Exports a network to a file for another library, reads it back there, and compares.
 
     python -m rrd_jax.export --workdir=runs/digits --format=onnx
     python -m rrd_jax.export --workdir=runs/digits@best --format=onnx,litert --output=files
@@ -8,16 +8,16 @@
     python -m rrd_jax.export --workdir=runs/digits --report
 
 Formats: safetensors, torch, hub, stablehlo, onnx, litert, openvino, coreml; all for those whose
-libraries are installed, and that can hold the network. Each file is opened at once in the library
-that it is for, and computes some test images: one that is off by more than 1e-4 of the largest
-logit, or puts an image into another class, is not written. Of a network without a classifier the
-embeddings are compared. Class names and preprocessing are in the file, or beside it.
+libraries are installed and that can hold the network. Each file is opened in the library that it is
+for, which computes some test images. A file is not written if a logit differs by more than 1e-4 of
+the largest, or an image gets another class; the embeddings are compared for a network without a
+classifier. Class names and preprocessing are in the file, or beside it.
 
---report measures what was won: accuracy, size and latency of the student beside its teacher, as a
-table, WORKDIR/gains.json and WORKDIR/gains.png.
+--report compares accuracy, size and latency of the student and its teacher: as a table, in
+WORKDIR/gains.json and in WORKDIR/gains.png.
 
-The exit code is 0 if all is well, 1 for a bad flag, 2 for other bad input and a file that was
-refused, 69 for a library that is not installed, 70 for an error of this program, 74 for a full
+The exit code is 0 on success, 1 for a bad flag, 2 for other bad input and a file that was not
+written, 69 for a library that is not installed, 70 for an error of this program, 74 for a full
 disk, 130 after Ctrl-C.
 """
 
@@ -38,7 +38,7 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    """Not on import: tests import several programs, whose flags have the same names."""
+    """Defines the flags. The import does not, because other commands have flags of these names."""
     flags.DEFINE_string(
         "workdir",
         None,
@@ -98,14 +98,14 @@ def define_flags() -> None:
     )
 
 
-class Asked(NamedTuple):
-    """What the flags say, by their names; `given` is what they say of the network."""
+class Request(NamedTuple):
+    """The values of the flags; `load_options` are those for `library.load`."""
 
     workdir: pathlib.Path
     format: Sequence[str]
     output: str | None = None
     teacher: bool = False
-    given: Mapping[str, Any] = {}
+    load_options: Mapping[str, Any] = {}
     names: str = "ours"
     quantize: str = ""
     embed_preprocessing: bool = False
@@ -115,38 +115,41 @@ class Asked(NamedTuple):
     overwrite: bool = False
 
 
-_OF_NETWORK = ("network", "image_size", "resize", "class_names", "head")
-_OF_FILES = [name for name in Asked._fields if name not in ("workdir", "given")]
+_LOAD_FLAGS = ("network", "image_size", "resize", "class_names", "head")
+_FILE_FLAGS = [name for name in Request._fields if name not in ("workdir", "load_options")]
 
 
-def run(asked: Asked) -> list["several.Outcome"]:
-    """Writes what is asked for, and prints a line a file.
+def run(request: Request) -> list["several.Outcome"]:
+    """Writes the files, and prints a line for each.
 
     Raises:
-      InputError: bad input, a file that is not what it is to be, or no format holds the network.
-      UnavailableError: a library is not installed, and nothing was written.
-      DiskError: the disk takes no more.
+      InputError: bad input, a file that computes other outputs, or no format can hold the network.
+      UnavailableError: no library of the formats is installed.
+      DiskError: the disk is full.
     """
     from rrd_jax import exports
-    from rrd_jax.comparison import subjects
+    from rrd_jax.comparison import compared_networks
     from rrd_jax.exports import several, trial, writing
     from rrd_jax.terminal import console
 
-    forms, options = _forms(asked)
+    forms, options = _forms(request)
     absent = [several.Outcome(form, error=several.missing(form)) for form in forms]
     if all(outcome.error for outcome in absent):
-        several.close(absent)  # which raises
-    if stated := _stated_place(asked, forms):  # before a network is loaded
-        writing.check_place(stated, forms[0], overwrite=asked.overwrite)
-    exportable = _subject(asked)
-    places = [(form, stated or _place(asked, exportable.about, form, options)) for form in forms]
+        several.close(absent)  # This raises an error.
+    # A bad --output is reported before a network is loaded.
+    if stated := _stated_place(request, forms):
+        writing.check_place(stated, forms[0], overwrite=request.overwrite)
+    exportable = _load(request)
+    places = [(form, stated or _place(request, exportable.about, form, options)) for form in forms]
     for (form, place), outcome in zip(places, absent, strict=True):
         if not outcome.error and not stated:
-            writing.check_place(place, form, overwrite=asked.overwrite)
-    source = subjects.source_of(asked.workdir)
-    images = trial.images_for(exportable.about, source, asked.images or None, asked.check_images)
+            writing.check_place(place, form, overwrite=request.overwrite)
+    source = compared_networks.source_of(request.workdir)
+    images = trial.images_for(
+        exportable.about, source, request.images or None, request.check_images
+    )
     tried = exports.Trial(exportable, images)
-    outcomes = several.write(tried, places, options, overwrite=asked.overwrite)
+    outcomes = several.write(tried, places, options, overwrite=request.overwrite)
     several.close(outcomes)
     if usable := [o.written.path for o in outcomes if o.written and o.form.open]:
         form = "" if exportable.about.num_classes else " --embeddings --format=jsonl"
@@ -155,78 +158,83 @@ def run(asked: Asked) -> list["several.Outcome"]:
     return outcomes
 
 
-def _forms(asked: Asked) -> tuple[list["Format"], "Options"]:
-    """The formats that are asked for, and the options that they are given."""
+def _forms(request: Request) -> tuple[list["Format"], "Options"]:
+    """Returns the formats, and their options."""
     from rrd_jax import errors, exports
     from rrd_jax.exports import writing
 
-    names = list(dict.fromkeys(name.strip() for name in asked.format or ()))
+    names = list(dict.fromkeys(name.strip() for name in request.format or ()))
     if not names:
         raise errors.InputError(f"--format is missing; one of {', '.join(exports.FORMATS)}, or all")
-    everything = names == ["all"]
-    forms = [exports.get(name) for name in (exports.FORMATS if everything else names)]
+    is_all = names == ["all"]
+    forms = [exports.get(name) for name in (exports.FORMATS if is_all else names)]
     options = exports.Options(
-        fold=asked.fold,
-        embed_preprocessing=asked.embed_preprocessing,
-        quantize=asked.quantize,
-        names=asked.names,
+        fold=request.fold,
+        embed_preprocessing=request.embed_preprocessing,
+        quantize=request.quantize,
+        names=request.names,
     )
-    for form in forms if not everything else ():
+    for form in forms if not is_all else ():
         writing.check_options(form, options)
     return forms, options
 
 
-def _subject(asked: Asked) -> "Exportable":
-    """The network that is asked for."""
+def _load(request: Request) -> "Exportable":
+    """Loads the student or the teacher."""
     from rrd_jax import errors
-    from rrd_jax.comparison import subjects
+    from rrd_jax.comparison import compared_networks
 
-    if asked.teacher and asked.given:
-        names = ["weights" if name == "raw" else name for name in asked.given]
+    if request.teacher and request.load_options:
+        names = ["weights" if name == "raw" else name for name in request.load_options]
         raise errors.InputError(
-            f"--teacher is exported as the run has it: leave out --{' --'.join(names)}"
+            f"--teacher exports the teacher of the run as it is: leave out --{' --'.join(names)}"
         )
-    if asked.teacher:
-        return subjects.load_teacher(asked.workdir)
-    return subjects.load(asked.workdir, **asked.given)
+    if request.teacher:
+        return compared_networks.load_teacher(request.workdir)
+    return compared_networks.load(request.workdir, **request.load_options)
 
 
-def _stated_place(asked: Asked, forms: Sequence["Format"]) -> pathlib.Path | None:
-    """The file that --output names, if it is no folder for files."""
-    if asked.output is None or len(forms) > 1 or asked.output.endswith("/"):
+def _stated_place(request: Request, forms: Sequence["Format"]) -> pathlib.Path | None:
+    """Returns the file that --output names, None if it names a folder or is not set."""
+    if request.output is None or len(forms) > 1 or request.output.endswith("/"):
         return None
-    place = pathlib.Path(asked.output)
-    is_file = not place.is_dir() or forms[0].recognizes(place)  # some files are folders
+    place = pathlib.Path(request.output)
+    # Some formats write a folder.
+    is_file = not place.is_dir() or forms[0].recognizes(place)
     return place if is_file else None
 
 
-def _place(asked: Asked, about: "ModelInfo", form: "Format", options: "Options") -> pathlib.Path:
-    """Where a format's file goes that --output does not name."""
+def _place(
+    request: Request, about: "ModelInfo", form: "Format", options: "Options"
+) -> pathlib.Path:
+    """Returns the path of a format's file for an --output that names no file."""
     from rrd_jax.exports import writing
     from rrd_jax.weights import files
 
-    suffix = "-teacher" if asked.teacher else ""
+    suffix = "-teacher" if request.teacher else ""
     name = writing.file_name(about, form, writing.known_options(form, options), suffix)
-    if asked.output is not None:
-        return pathlib.Path(asked.output) / name
-    home, _ = files.split(asked.workdir)
+    if request.output is not None:
+        return pathlib.Path(request.output) / name
+    home, _ = files.split(request.workdir)
     inside = home.is_file() or home.name == "checkpoints"
     return (home.parent if inside else home) / "exports" / name
 
 
-def _asked() -> Asked:
-    """What the flags say."""
+def _request() -> Request:
+    """Reads the flags."""
     from rrd_jax import errors
 
     for name in ("workdir", "output"):
         if FLAGS[name].value is not None and not FLAGS[name].value.strip():
             raise errors.InputError(f"--{name} is empty")
-    given = {name: FLAGS[name].value for name in _OF_NETWORK}
-    given |= {name: _numbers(name) for name in ("mean", "std")}
-    given["raw"] = FLAGS.weights == "raw"
-    taken = {name: FLAGS[name].value for name in Asked._fields if name != "given"}
-    taken["workdir"] = pathlib.Path(FLAGS.workdir)
-    return Asked(**taken, given={name: value for name, value in given.items() if value})
+    options = {name: FLAGS[name].value for name in _LOAD_FLAGS}
+    options |= {name: _numbers(name) for name in ("mean", "std")}
+    options["raw"] = FLAGS.weights == "raw"
+    return Request(
+        pathlib.Path(FLAGS.workdir),
+        load_options={name: value for name, value in options.items() if value},
+        **{name: FLAGS[name].value for name in _FILE_FLAGS},
+    )
 
 
 def _numbers(name: str) -> tuple[float, ...] | None:
@@ -246,23 +254,24 @@ def _job() -> None:
 
     from rrd_jax import errors, parallel
 
-    if not jax.config.jax_platforms:  # accelerators round, and files are for any machine
+    # Accelerators round more, and files are for any machine.
+    if not jax.config.jax_platforms:
         jax.config.update("jax_platforms", "cpu")
     parallel.enable_compilation_cache()
     parallel.check_platform()
     parallel.check_jaxlib()
-    asked = _asked()
+    request = _request()
     if not FLAGS.report:
-        run(asked)
+        run(request)
         return
-    if others := [name for name in _OF_FILES if FLAGS[name].present]:
+    if others := [name for name in _FILE_FLAGS if FLAGS[name].present]:
         raise errors.InputError(
             f"--report takes no --{others[0]}: it measures the run's networks in all formats that"
-            " are installed, and keeps gains.json and gains.png in the workdir"
+            " are installed, and writes gains.json and gains.png into the workdir"
         )
-    from rrd_jax.comparison import report
+    from rrd_jax.comparison import compare
 
-    report.run(asked.workdir, asked.given, seconds=FLAGS.seconds)
+    compare.run(request.workdir, request.load_options, seconds=FLAGS.seconds)
 
 
 def main(argv: list[str]) -> None:

@@ -111,7 +111,7 @@ def _print_config() -> None:
 def _job() -> None:
     # Here, for flags are read and --help is printed without waiting for JAX.
     from rrd_jax import parallel
-    from rrd_jax.comparison import brief
+    from rrd_jax.comparison import final_summary
     from rrd_jax.config import parse
     from rrd_jax.jobs import evaluate, job
     from rrd_jax.run_folder import starting
@@ -137,7 +137,7 @@ def _job() -> None:
         else:
             results = job.run(plan, folder, profile=_PROFILE.value)
             if parallel.is_main():
-                brief.say(plan, folder, results)
+                final_summary.say(plan, folder, results)
 
 
 def _check_agreement(config: ConfigDict, folder: pathlib.Path) -> None:

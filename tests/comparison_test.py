@@ -2,20 +2,24 @@
 
 import builtins
 import dataclasses
-import io
 import json
-import os
 import pathlib
 import shutil
-import sys
 
 import jax
 import numpy as np
 import pytest
 
 from rrd_jax import errors, exports, networks
-from rrd_jax.comparison import brief, figures, latency, picture, report, shown, subjects
-from rrd_jax.comparison.__main__ import main as measuring
+from rrd_jax.comparison import (
+    compare,
+    compared_networks,
+    final_summary,
+    latency,
+    measurements,
+    picture,
+    report_tables,
+)
 from rrd_jax.comparison.latency import File, Latency
 from rrd_jax.config import parse
 from rrd_jax.data.model_info import ModelInfo, Preprocessing
@@ -56,8 +60,8 @@ def measured(monkeypatch):
             for batch in (1, 32)
         ]
 
-    kinds = (report._Kind("private", "tests", weighed="float32"),)
-    monkeypatch.setattr(report, "_KINDS", kinds)
+    kinds = (compare.FileKind("private", "tests", size_of="float32"),)
+    monkeypatch.setattr(compare, "FILE_KINDS", kinds)
     monkeypatch.setattr(latency, "measure", measure)
     with private.registered():
         yield
@@ -97,17 +101,6 @@ def test_calls_are_made_in_turn_and_the_order_is_turned_over():
     assert 150 <= len(many) <= 200
 
 
-def test_the_process_that_measures_is_bound_to_its_cores_before_anything_else(
-    monkeypatch, tmp_path
-):
-    bound = []
-    monkeypatch.setattr(os, "sched_setaffinity", lambda who, cores: bound.append(cores))
-    monkeypatch.setattr(latency, "run_job", lambda job: [bound[-1], job["files"]])
-    monkeypatch.setattr(sys, "stdin", io.StringIO('{"cores": [3], "files": []}'))
-    measuring(tmp_path / "result.json")
-    assert json.loads((tmp_path / "result.json").read_text()) == [[3], []]
-
-
 @pytest.mark.long  # it starts two processes
 def test_a_file_is_measured_on_one_core_and_on_all(tmp_path):
     network = networks.create("resnet8", 10)
@@ -142,7 +135,7 @@ def test_files_are_measured_with_both_sizes_of_batches(tmp_path):
 
 def test_a_student_stands_beside_each_teacher_and_all_of_them(run, job, measured, capsys):
     pytest.importorskip("matplotlib")
-    found = report.run(run)
+    found = compare.run(run)
     roles = [figure.role for figure in found.networks]
     assert roles == ["student", "teacher 1", "teacher 2", "teachers"]
     student, first, second, together = found.networks
@@ -162,19 +155,19 @@ def test_a_student_stands_beside_each_teacher_and_all_of_them(run, job, measured
     out = capsys.readouterr().out
     assert "| student / teacher " in out
     assert "5.0x" in out  # 2 + 3 milliseconds beside 1
-    assert out.splitlines()[-1] == f"kept in {run}/gains.json and {run}/gains.png"
+    assert f"{run}/gains.json and {run}/gains.png" in out.splitlines()[-1]
 
 
 def test_a_teacher_that_is_gone_is_said_and_a_student_stands_alone(run, measured, capsys):
     _change_teachers(run, lambda teachers: teachers[0] | {"checkpoint": str(run / "gone")})
-    found = report.run(run)
+    found = compare.run(run)
     assert [figure.role for figure in found.networks] == ["student"]
     assert found.networks[0].agreement is not None  # as its checkpoint knows
     assert "note: left out: teacher: the teacher of the run in" in capsys.readouterr().out
 
 
 def test_a_network_without_a_teacher_is_reported_alone(run, measured):
-    found = report.run(run / "teacher")
+    found = compare.run(run / "teacher")
     (network,) = found.networks
     assert (network.role, network.agreement) == ("network", None)
     assert (run / "teacher" / "gains.json").exists()
@@ -183,8 +176,8 @@ def test_a_network_without_a_teacher_is_reported_alone(run, measured):
 @pytest.mark.long
 def test_what_a_checkpoint_does_not_know_is_measured(run, measured):
     _change_teachers(run, lambda teachers: teachers[0])
-    known = report.run(run).networks[0]
-    again = report.run(run, {"raw": True}).networks[0]
+    known = compare.run(run).networks[0]
+    again = compare.run(run, {"raw": True}).networks[0]
     assert (again.top1, again.agreement) == (known.top1, known.agreement)
     assert (known.images, again.images) == ("test split", "24 test images")
 
@@ -200,7 +193,7 @@ def test_without_matplotlib_there_is_no_picture_but_all_the_rest(
         return original(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    report.run(run)
+    compare.run(run)
     out = capsys.readouterr().out
     assert "note: there is no picture: it needs matplotlib" in out
     assert "pip install 'rrd_jax[plots]'" in out
@@ -213,11 +206,11 @@ def test_without_matplotlib_there_is_no_picture_but_all_the_rest(
 def test_a_picture_is_drawn_of_whatever_there_is(tmp_path, number, latencies):
     pytest.importorskip("matplotlib")
     name = "my.networks:Small$x_$" * 9  # which is no formula, and too long
-    student = figures.Figures("student", name, 50.0, None, "", 10, 0, {"float32": 10})
-    teacher = figures.Figures("teacher", "b", None, None, "", 5, 0)
+    student = measurements.Measurements("student", name, 50.0, None, "", 10, 0, {"float32": 10})
+    teacher = measurements.Measurements("teacher", "b", None, None, "", 5, 0)
     entries = [Latency(role, "XLA", 1, 1, 2.0, 3.0, 9) for role in ("student", "teacher")[:number]]
     networks = [student, teacher][:number]
-    found = shown.Report("W", {"machine": "m"}, networks, entries if latencies else [], [])
+    found = report_tables.Report("W", {"machine": "m"}, networks, entries if latencies else [], [])
     picture.draw(found, tmp_path / "gains.svg")
     assert "<svg" in (tmp_path / "gains.svg").read_text()
     assert len(list(tmp_path.iterdir())) == 1
@@ -227,43 +220,43 @@ def test_a_picture_is_drawn_of_whatever_there_is(tmp_path, number, latencies):
 
 def test_training_ends_with_the_student_beside_its_teacher(job):
     folder, plan, results = job
-    assert not brief.lines(plan, folder, results)  # on random images
+    assert not final_summary.lines(plan, folder, results)  # on random images
     source = dataclasses.replace(plan.student.source, mock_examples=0)
     plan = dataclasses.replace(plan, student=dataclasses.replace(plan.student, source=source))
-    compared, use = brief.lines(plan, folder, results)
+    compared, use = final_summary.lines(plan, folder, results)
     assert compared.startswith(f"tiny beside tiny+tiny: top-1 {results[-1].top1:.2f}, agreement ")
     assert "50 % of the parameters (" in compared
     assert " and 50 % of the multiply-adds (" in compared
     assert f"python -m rrd_jax.export --workdir={folder} --format=onnx (--report" in use
     single = dataclasses.replace(plan, teachers=plan.teachers[:1])
-    (compared, _) = brief.lines(single, folder, results)
+    (compared, _) = final_summary.lines(single, folder, results)
     assert f"top-1 {results[-1].top1:.2f} of {results[0].top1:.2f}, agreement" in compared
     alone = dataclasses.replace(plan, teachers=())
-    (use,) = brief.lines(alone, pathlib.Path("a b"), results)
+    (use,) = final_summary.lines(alone, pathlib.Path("a b"), results)
     assert "--workdir='a b'" in use
     assert "--report" not in use
     lost: list[Result] = []
-    assert not brief.lines(plan, folder, lost)
+    assert not final_summary.lines(plan, folder, lost)
 
 
 def test_a_teacher_of_other_classes_is_not_compared(run):
-    student = subjects.load(run)
-    (teacher, _), _ = subjects.load_teachers(run, student)
-    images = trial.images_for(student.about, subjects.source_of(run), None, 24)
+    student = compared_networks.load(run)
+    (teacher, _), _ = compared_networks.load_teachers(run, student)
+    images = trial.images_for(student.about, compared_networks.source_of(run), None, 24)
     about = dataclasses.replace(student.about, metrics={})
-    alone = subjects.Member("student", dataclasses.replace(student, about=about))
-    known, _ = report._figures([alone, teacher], images, raw=False)
+    alone = compared_networks.ComparedNetwork("student", dataclasses.replace(student, about=about))
+    known, _ = compare._measure([alone, teacher], images, raw=False)
     stranger = dataclasses.replace(teacher.network.about, class_names=(*"ABCDEFGHIJ",), metrics={})
     network = dataclasses.replace(teacher.network, about=stranger)
-    other = subjects.Member("teacher", network, compares=False)
-    figures = report._figures([alone, other], images, raw=False)
+    other = compared_networks.ComparedNetwork("teacher", network, shares_classes=False)
+    figures = compare._measure([alone, other], images, raw=False)
     assert (figures[0].top1, figures[0].agreement) == (known.top1, None)
     assert figures[1].top1 is None
     assert known.agreement is not None
 
 
 def test_labels_of_test_images_are_those_of_the_network(run):
-    about, source = subjects.load(run).about, subjects.source_of(run)
+    about, source = compared_networks.load(run).about, compared_networks.source_of(run)
     labels = trial.images_for(about, source, None, 24).labels
 
     def labels_for(names):
@@ -279,4 +272,4 @@ def test_labels_of_test_images_are_those_of_the_network(run):
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), -1.0])
 def test_seconds_are_a_number_of_them(run, seconds):
     with pytest.raises(errors.InputError, match="must be a finite number"):
-        report.run(run, seconds=seconds)
+        compare.run(run, seconds=seconds)

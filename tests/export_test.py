@@ -14,7 +14,7 @@ import safetensors.numpy
 
 import rrd_jax
 from rrd_jax import checkpoints, errors, export, networks
-from rrd_jax.comparison import figures, subjects
+from rrd_jax.comparison import compared_networks, measurements
 from rrd_jax.exports import writing
 from rrd_jax.weights import to_torch
 from tests import launch
@@ -42,12 +42,14 @@ def form():
 
 
 def _export(workdir, output, **fields):
-    asked = {"format": ["private"], "output": output and str(output)} | fields
-    return export.run(export.Asked(pathlib.Path(workdir), **asked))
+    options = {"format": ["private"], "output": output and str(output)} | fields
+    return export.run(export.Request(pathlib.Path(workdir), **options))
 
 
 def test_a_file_is_read_back_compared_and_says_its_classes(run, form, tmp_path, capsys):
-    (outcome,) = _export(run, tmp_path / "deep" / "it.private", given={"class_names": _NAMES})
+    (outcome,) = _export(
+        run, tmp_path / "deep" / "it.private", load_options={"class_names": _NAMES}
+    )
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["it.private"]
     compared = outcome.written.comparison
     assert (compared.images, compared.what, compared.agreement) == (24, "test images", 100)
@@ -138,7 +140,7 @@ def test_a_full_disk_leaves_nothing_behind(run, tmp_path):
 def test_an_option_that_a_format_does_not_know_is_refused_before_weights_are_read(
     run, form, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(subjects, "load", lambda *_: pytest.fail("weights are read"))
+    monkeypatch.setattr(compared_networks, "load", lambda *_: pytest.fail("weights are read"))
     with pytest.raises(errors.InputError, match=r"--names means nothing .* --nofold, --quantize"):
         _export(run, tmp_path / "it.private", names="torch")
 
@@ -197,7 +199,7 @@ def test_files_go_where_their_names_tell_them_apart(run, form, tmp_path):
     found = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*.private"))
     names = ["folder/resnet8-teacher.private", "folder/tiny-int8.private"]
     assert found == [*names, "run/exports/tiny.private"]
-    about = subjects.load(run).about
+    about = compared_networks.load(run).about
     assert writing.file_name(about.__class__("nets.a:Mine", 2), form) == "Mine.private"
 
 
@@ -207,11 +209,11 @@ def test_a_pytorch_file_is_exported_with_what_a_user_says_of_its_images(run, for
     safetensors.numpy.save_file(to_torch("resnet8", variables), path)
     output = tmp_path / "it.private"
     with pytest.raises(errors.InputError, match="not known what images .*--mean=.*--image_size"):
-        _export(path, output, given={"network": "resnet8"})
+        _export(path, output, load_options={"network": "resnet8"})
     given = {"network": "resnet8", "mean": (0.3,), "std": (0.4,), "image_size": 8}
     with pytest.raises(errors.InputError, match="2 names, but the network has 10 classes"):
-        _export(path, output, given=given | {"class_names": ("a", "b")})
-    (outcome,) = _export(path, output, given=given)
+        _export(path, output, load_options=given | {"class_names": ("a", "b")})
+    (outcome,) = _export(path, output, load_options=given)
     assert outcome.written.comparison.what == "random images"
     assert form.open(output, 0).about.preprocessing.mean == (0.3,)
 
@@ -242,9 +244,9 @@ def test_without_its_test_split_a_run_is_compared_on_random_images(run, form, tm
 
 def test_a_classifier_that_takes_over_is_exported_with_its_network(run, form, tmp_path):
     student = json.loads((run / "results.json").read_text())[-1]
-    parameters, macs = figures.costs(subjects.load(run))
+    parameters, macs = measurements.costs(compared_networks.load(run))
     assert parameters == student["parameters"]
-    assert macs > networks.summarize(subjects.load(run).network, (8, 8, 1)).macs
+    assert macs > networks.summarize(compared_networks.load(run).network, (8, 8, 1)).macs
     (outcome,) = _export(run, tmp_path / "it.private")
     image = np.full((1, 8, 8, 1), 100, np.uint8)
     found = form.open(outcome.written.path, 0)(image)["logits"]

@@ -1,6 +1,6 @@
-"""How long files take for a batch of images: all of them in turn, so that drift hits all alike.
+"""The latency of exported files, measured in turn so that drift affects all of them alike.
 
-A process of its own measures, since one core and the threads of libraries are chosen at the start.
+A separate process measures, because cores and threads are fixed when libraries start.
 """
 
 import functools
@@ -20,14 +20,14 @@ from rrd_jax import errors
 from rrd_jax.terminal import console
 
 BATCHES = (1, 32)
-_WARM_UP = 3  # calls; the first ones compile, and allocate
-_ROUNDS = (5, 1000)  # the least and the most, whatever the time
-_REPEATS = 10  # of short calls, when it is their turn
-_SHORT = 0.02  # seconds; before a shorter call, one that is not counted wakes what it needs
+_WARM_UP = 3  # Calls before the measurement, which compile and allocate.
+_MIN_ROUNDS, _MAX_ROUNDS = 5, 1000
+_REPEATS = 10  # Calls per turn of a short call.
+_SHORT = 0.02  # Seconds. Before a shorter call, an unmeasured call warms the caches.
 
 
 class File(NamedTuple):
-    """A file to measure: `network` and `runtime` as a table calls them, `format` and `path`."""
+    """A file to measure; `network` and `runtime` are names for tables."""
 
     network: str
     runtime: str
@@ -36,16 +36,16 @@ class File(NamedTuple):
 
 
 class Latency(NamedTuple):
-    """Of a file.
+    """The latency of a file.
 
     Attributes:
-      network: as its File has it.
-      runtime: likewise.
-      cores: that it could use.
-      batch: images in a call.
+      network: as in File.
+      runtime: as in File.
+      cores: the number of cores available.
+      batch: images per call.
       median: milliseconds of a call.
-      p90: milliseconds that nine of ten calls stay below.
-      runs: calls that were measured.
+      p90: the 90th percentile in milliseconds.
+      runs: measured calls.
     """
 
     network: str
@@ -60,17 +60,17 @@ class Latency(NamedTuple):
 def measure(
     files: Sequence[File], image_shape: tuple[int, int, int], seconds: float
 ) -> list[Latency]:
-    """The latency of each file, on one core and on all, from uint8 images to logits on the host.
+    """Measures each file on one core and on all, from uint8 images to logits on the host.
 
     Args:
-      files: exported ones.
+      files: exported files.
       image_shape: (H, W, channels).
-      seconds: about, for each size of batches on one core and on all.
+      seconds: for each batch size, on one core and on all.
 
     Raises:
-      InputError: the process that measures fails.
+      InputError: the measuring process fails.
     """
-    found = []
+    latencies = []
     usable = cores()
     for number in dict.fromkeys([1, len(usable)]):
         job = {
@@ -81,12 +81,12 @@ def measure(
         }
         label = "1 core" if number == 1 else f"{number} cores"
         console.progress("report", [f"latencies on {label}", f"{len(files)} files"])
-        found += [Latency(*row) for row in _in_child(job, number)]
-    return found
+        latencies += [Latency(*row) for row in _in_child(job, number)]
+    return latencies
 
 
 def cores() -> list[int]:
-    """The numbers of the cores that this process may use."""
+    """Returns the indices of the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
@@ -110,16 +110,16 @@ def _in_child(job: Mapping[str, Any], cores: int) -> list[list[Any]]:
             command, input=json.dumps(job), capture_output=True, text=True, env=env, check=False
         )
         if child.returncode or not result.exists():
-            told = child.stderr.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
-            raise errors.InputError(f"the latencies cannot be measured: {told[0]}")
+            message = child.stderr.strip().splitlines()[-1:] or [f"exit code {child.returncode}"]
+            raise errors.InputError(f"the latencies cannot be measured: {message[0]}")
         return json.loads(result.read_text())
 
 
 def run_job(job: Mapping[str, Any]) -> list[Latency]:
-    """What the child does: opens the files, and measures them with each size of batches."""
+    """Opens the files and measures them with each batch size, in the child process."""
     threads = len(job["cores"])
     opened = [_open(form, pathlib.Path(path), threads) for *_, form, path in job["files"]]
-    found = []
+    latencies = []
     for batch in BATCHES:
         images = np.random.default_rng(0).integers(0, 256, (batch, *job["image_shape"]), np.uint8)
         calls = [functools.partial(runtime, images) for runtime in opened]
@@ -127,17 +127,18 @@ def run_job(job: Mapping[str, Any]) -> list[Latency]:
         for (network, runtime, *_), times in zip(job["files"], measured, strict=True):
             milliseconds = 1000 * np.asarray(times)
             median, p90 = (float(np.percentile(milliseconds, part)) for part in (50, 90))
-            found.append(Latency(network, runtime, threads, batch, median, p90, len(times)))
-    return found
+            latencies.append(Latency(network, runtime, threads, batch, median, p90, len(times)))
+    return latencies
 
 
 def _open(form: str, path: pathlib.Path, threads: int) -> Callable[[np.ndarray], Any]:
-    """A function of uint8 images, in this process."""
+    """Opens a file in this process; returns a function of uint8 images."""
     if form != "stablehlo":
         from rrd_jax import exports
 
         return exports.get(form).open(path, threads)
-    import jax.export  # whose reader has a process of its own, and would measure pipes too
+    # The reader of the format starts a process, whose pipes would be measured too.
+    import jax.export
 
     call = jax.jit(jax.export.deserialize(bytearray(path.read_bytes())).call)
     return lambda images: jax.device_get(call(images))
@@ -148,21 +149,20 @@ def interleaved(
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[list[float]]:
-    """Seconds of calls of each function, in turn, every other round in the opposite order.
+    """Returns the seconds of each call of each function, in rounds of alternating order.
 
     Args:
-      calls: functions that return when all is done.
-      seconds: to go on for, after the warm-up; at least 5 rounds are made, at most 1 000.
-      clock: seconds.
+      calls: functions that block until their result is there.
+      seconds: after the warm-up, within 5 to 1 000 rounds.
+      clock: returns seconds.
     """
     for call in calls:
         for _ in range(_WARM_UP):
             call()
     times: list[list[float]] = [[] for _ in calls]
     places, end = list(range(len(calls))), clock() + seconds
-    least, most = _ROUNDS
-    for number in range(most):
-        if number >= least and clock() >= end:
+    for number in range(_MAX_ROUNDS):
+        if number >= _MIN_ROUNDS and clock() >= end:
             break
         for place in places:
             if not times[place] or times[place][-1] < _SHORT:
@@ -173,7 +173,7 @@ def interleaved(
 
 
 def _timed(call: Callable[[], Any], clock: Callable[[], float]) -> list[float]:
-    """Seconds of one call, or of several short ones."""
+    """Returns the seconds of one call, or of several short calls."""
     times: list[float] = []
     while not times or (len(times) < _REPEATS and sum(times) < _SHORT):
         start = clock()

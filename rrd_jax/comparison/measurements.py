@@ -1,4 +1,4 @@
-"""What a network costs and how good it is."""
+"""The costs and the accuracy of a network."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,18 +14,18 @@ from rrd_jax.training import metrics
 
 
 @dataclasses.dataclass(frozen=True)
-class Figures:
-    """Of a network.
+class Measurements:
+    """The costs and the accuracy of a network.
 
     Attributes:
       role: such as "student", "teacher" or "teacher 2".
       model: its name.
-      top1: in per cent; None where it is not known.
-      agreement: with the teacher in per cent; None for a teacher, or where it is not known.
-      images: that top1 is of, such as "test split", or "500 test images".
-      parameters: that were trained.
-      macs: multiply-adds for an image.
-      bytes: of its files, by kind, such as "float32" and "int8".
+      top1: in percent; None if unknown.
+      agreement: with the teacher in percent; None for a teacher, or if unknown.
+      images: on which top1 was measured, such as "test split" or "500 test images".
+      parameters: how many are trained.
+      macs: multiply-adds per image.
+      bytes: of its files by kind, "float32" or "int8".
     """
 
     role: str
@@ -39,7 +39,7 @@ class Figures:
 
 
 def costs(network: Exportable) -> tuple[int, int]:
-    """(Parameters, multiply-adds for an image), with an objective's that classifies for it."""
+    """Returns parameters and multiply-adds per image, with those of an objective's classifier."""
     parameters = networks.count_parameters(network.variables["params"])
     if classifier := network.variables.get("classifier"):
         parameters += networks.count_parameters(classifier["params"])
@@ -47,13 +47,13 @@ def costs(network: Exportable) -> tuple[int, int]:
     return parameters, networks.multiply_adds(network.apply, network.variables, image)
 
 
-def kept(network: Exportable, dataset: str, *, raw: bool = False) -> dict[str, float]:
-    """`top1` and `agreement` on the whole test split, as far as the checkpoint knows them.
+def saved(network: Exportable, dataset: str, *, raw: bool = False) -> dict[str, float]:
+    """Returns `top1` and `agreement` on the test split, as far as the checkpoint holds them.
 
     Args:
-      network: with what is known of it.
-      dataset: that the figures must be of.
-      raw: whether its weights are those that the figures, of their average, are not of.
+      network: with its description.
+      dataset: on which they must have been measured.
+      raw: whether the weights are not the averaged ones, which the checkpoint was measured with.
     """
     about = network.about
     is_same = data.have_same_origin(about.training.get("dataset"), dataset)
@@ -62,18 +62,18 @@ def kept(network: Exportable, dataset: str, *, raw: bool = False) -> dict[str, f
 
 
 def logits(network: Exportable, images: Images) -> np.ndarray:
-    """[N, C] of a network."""
+    """Returns the logits of a network, [N, C]."""
     firsts = range(0, len(images.images), 100)
     return np.concatenate([network(images.images[i : i + 100])["logits"] for i in firsts])
 
 
 def accuracy(
-    given: np.ndarray, images: Images, teacher: np.ndarray | None = None
+    logits: np.ndarray, images: Images, teacher: np.ndarray | None = None
 ) -> dict[str, Any]:
-    """`top1`, and `agreement` with a teacher's logits, in per cent."""
-    found = {}
+    """Returns `top1`, and `agreement` with a teacher's logits, in percent."""
+    percentages = {}
     if images.labels is not None:
-        found["top1"] = metrics.percent_equal(given.argmax(-1), images.labels)
+        percentages["top1"] = metrics.percent_equal(logits.argmax(-1), images.labels)
     if teacher is not None:
-        found["agreement"] = metrics.percent_equal(given.argmax(-1), teacher.argmax(-1))
-    return found
+        percentages["agreement"] = metrics.percent_equal(logits.argmax(-1), teacher.argmax(-1))
+    return percentages

@@ -1,4 +1,4 @@
-"""What was won, in the few lines that training ends with; nothing is measured for them."""
+"""The lines that training ends with: the student beside its teacher, and the next commands."""
 
 import pathlib
 import shlex
@@ -15,29 +15,29 @@ from rrd_jax.weights import files
 
 
 def lines(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> list[str]:
-    """The student beside its teacher, and what can be done with it.
+    """Returns the comparison with the teacher, and commands that use the student.
 
     Args:
-      job: that is done.
+      job: that has finished.
       folder: the workdir.
-      results: of its runs, the student's last.
+      results: of its runs, the student last.
 
     Returns:
-      Nothing for a job on random images.
+      The lines; none for a job on random images.
     """
     if job.student.source.mock_examples or not results:
         return []
-    compared = [_compared(job, folder, results)] if job.teachers else []
+    comparison = [_comparison(job, folder, results)] if job.teachers else []
     place = shlex.quote(str(folder))
     if not _num_classes(folder, 2):
         return [
-            *compared,
+            *comparison,
             f"use it: rrd_jax.load({str(folder)!r}).embed(IMAGES) in Python, python -m"
             f" rrd_jax.predict --workdir={place} --embeddings --format=npz --output=FILE IMAGE...,"
             f" or python -m rrd_jax.export --workdir={place} --format=onnx; it has no classifier",
         ]
     return [
-        *compared,
+        *comparison,
         f"use it: python -m rrd_jax.predict --workdir={place} IMAGE..., or python -m rrd_jax.export"
         f" --workdir={place} --format=onnx"
         + (" (--report: size and latency beside the teacher)" if job.teachers else ""),
@@ -50,9 +50,9 @@ def say(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> None:
         console.say(line)
 
 
-def _compared(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> str:
+def _comparison(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> str:
     student = results[-1]
-    # Of a teacher that was trained and has a probe, the figure of that.
+    # The label of a trained teacher with a probe has two parts; the last result counts.
     known = {result.label.split(",")[0]: result for result in results[:-1]}
     labels = [teacher.teaching.label for teacher in job.teachers]
     top1 = f" of {known[labels[0]].top1:.2f}" if len(labels) == 1 and labels[0] in known else ""
@@ -67,24 +67,24 @@ def _compared(job: Job, folder: pathlib.Path, results: Sequence[Result]) -> str:
 
 
 def _shares(job: Job, folder: pathlib.Path, student: Result) -> str:
-    """The student's parameters and multiply-adds, by those of all teachers."""
+    """Returns the student's share of the parameters and multiply-adds of all teachers."""
     training, size = job.student.training, job.student.source.image_size
     form = Preprocessing(size, len(training.mean), training.mean, training.std)
     num_classes = _num_classes(folder, 2)
-    own = networks.summarize(training.network.create(num_classes), form.image_shape)
-    theirs = [
+    summary = networks.summarize(training.network.create(num_classes), form.image_shape)
+    of_teachers = [
         networks.summarize(
             teacher.network.create(_num_classes(path, num_classes)),
             _seen(teacher, path, form).image_shape,
         )
         for teacher, path in zip(job.teachers, teacher_paths(job, folder), strict=True)
     ]
-    parameters = sum(summary.parameters for summary in theirs)
-    macs = max(1, sum(summary.macs for summary in theirs))
+    parameters = sum(teacher.parameters for teacher in of_teachers)
+    macs = max(1, sum(teacher.macs for teacher in of_teachers))
     return (
         f"{100 * student.parameters / parameters:.3g} % of the parameters"
         f" ({student.parameters:,} of {parameters:,}) and"
-        f" {100 * own.macs / macs:.3g} % of the multiply-adds ({own.macs:,} of {macs:,})"
+        f" {100 * summary.macs / macs:.3g} % of the multiply-adds ({summary.macs:,} of {macs:,})"
     )
 
 
@@ -96,6 +96,6 @@ def _seen(teacher: TeacherChoice, path: pathlib.Path, student: Preprocessing) ->
 
 
 def _num_classes(folder: pathlib.Path, otherwise: int) -> int:
-    """Of the newest checkpoint of a run."""
+    """Returns the number of classes of a run's newest checkpoint."""
     meta = checkpoints.read_meta(folder / "checkpoints")
     return meta["num_classes"] if meta else otherwise

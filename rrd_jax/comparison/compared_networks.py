@@ -1,4 +1,4 @@
-"""The networks of a run, ready to be exported and measured."""
+"""The student and the teachers of a run, ready to be exported and measured."""
 
 import pathlib
 from typing import Any, NamedTuple
@@ -12,46 +12,47 @@ from rrd_jax.teacher import classes
 from rrd_jax.weights import files
 
 
-class Member(NamedTuple):
+class ComparedNetwork(NamedTuple):
     """A network of a report.
 
     Attributes:
       role: such as "student" or "teacher 2".
       network: with its weights.
-      weight: of its logits among those of the teachers.
-      compares: whether its classes are the student's, as far as is known; not where it has none.
+      weight: of its logits in the sum of the teachers.
+      shares_classes: whether it has the classes of the student, as far as is known.
     """
 
     role: str
     network: Exportable
     weight: float = 1.0
-    compares: bool = True
+    shares_classes: bool = True
 
 
-def load(path: pathlib.Path, **given: Any) -> Exportable:
-    """A network from a run, a converted folder, a PyTorch file or an exported file of weights.
+def load(path: pathlib.Path, **options: Any) -> Exportable:
+    """Loads the network of a run, a converted folder, a PyTorch file or an exported file.
 
     Args:
-      path: as `library.load` has it.
-      **given: what a user says of it; arguments of `library.load`.
+      path: as for `library.load`.
+      **options: of `library.load`.
 
     Raises:
-      InputError: it is not there or damaged, or it is not known what images it takes.
+      InputError: it is missing or damaged, its preprocessing is unknown, or the file holds no
+        weights.
     """
-    loaded = library.load(path, **given)
+    loaded = library.load(path, **options)
     if not isinstance(loaded, library.Loaded):
         raise errors.InputError(
-            f"{path} was exported for {loaded.runtime}, which gives no weights back: name the run"
-            " that it is from"
+            f"{path} was exported for {loaded.runtime}, whose files hold no readable weights:"
+            " name the run that it is from"
         )
     return _exportable(loaded)
 
 
 def load_teacher(path: pathlib.Path) -> Exportable:
-    """The one teacher of a run.
+    """Loads the only teacher of a run.
 
     Raises:
-      InputError: it has none or several, or the teacher is gone.
+      InputError: the run has no teacher or several, or the weights are gone.
     """
     listed = teachers.teachers_of(path)
     if len(listed) != 1:
@@ -62,9 +63,10 @@ def load_teacher(path: pathlib.Path) -> Exportable:
     return _exportable(teachers.load_single(path, listed[0]))
 
 
-def load_teachers(path: pathlib.Path, student: Exportable) -> tuple[list[Member], list[str]]:
-    """The teachers of a run beside its student, and why some are missing, a line each."""
-    ours = student.about
+def load_teachers(
+    path: pathlib.Path, student: Exportable
+) -> tuple[list[ComparedNetwork], list[str]]:
+    """Loads the teachers of a run; returns them, and a line for each that is missing."""
     listed = teachers.teachers_of(path)
     total = sum(teacher.weight for teacher in listed)
     members, left_out = [], []
@@ -72,12 +74,15 @@ def load_teachers(path: pathlib.Path, student: Exportable) -> tuple[list[Member]
         role = "teacher" if len(listed) == 1 else f"teacher {i}"
         try:
             network = _exportable(teachers.load_single(path, teacher))
-            theirs = network.about
-            found = classes.match(
-                theirs.class_names, theirs.num_classes, ours.class_names, ours.num_classes
+            match = classes.match(
+                network.about.class_names,
+                network.about.num_classes,
+                student.about.class_names,
+                student.about.num_classes,
             )
-            compares = found.compares and theirs.num_classes > 0
-            members.append(Member(role, network, teacher.weight / total, compares))
+            shares_classes = match.compares and network.about.num_classes > 0
+            weight = teacher.weight / total
+            members.append(ComparedNetwork(role, network, weight, shares_classes))
         except errors.InputError as error:
             left_out.append(f"{role}: {error}")
     return members, left_out
@@ -88,6 +93,6 @@ def _exportable(loaded: library.Loaded) -> Exportable:
 
 
 def source_of(path: pathlib.Path) -> Source | None:
-    """The images of a run; None where there are none."""
+    """Returns the data source of a run, None if it has none."""
     fields = loading.fields_of(files.split(path)[0])
     return configs.source_of(fields) if fields and fields["data"]["name"] else None

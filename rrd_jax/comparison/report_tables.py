@@ -1,34 +1,34 @@
-"""A report, and its tables."""
+"""The report of a comparison, and its tables."""
 
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from rrd_jax.comparison.figures import Figures
 from rrd_jax.comparison.latency import Latency
+from rrd_jax.comparison.measurements import Measurements
 from rrd_jax.run_folder import provenance
 from rrd_jax.terminal import tables
 
 
 class Report(NamedTuple):
-    """What was found.
+    """The result of a comparison.
 
     Attributes:
       run: the workdir.
-      about: data set and machine, in words.
+      about: names of the data set and the machine.
       networks: the student first.
-      latencies: of their files.
-      left_out: why something is missing, a line each.
+      latencies: of exported files.
+      left_out: a line for each file or network that is missing, with the reason.
     """
 
     run: str
     about: dict[str, str]
-    networks: list[Figures]
+    networks: list[Measurements]
     latencies: list[Latency]
     left_out: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """As gains.json has it."""
+        """Returns the content of gains.json."""
         return {
             "run": self.run,
             **self.about,
@@ -39,26 +39,26 @@ class Report(NamedTuple):
         }
 
 
-def costs(networks: Sequence[Figures]) -> tables.Table:
-    """Header and rows: a row a network, and what share the student is of its teacher."""
+def costs(networks: Sequence[Measurements]) -> tables.Table:
+    """Returns a row for each network, and the student's share of the teacher."""
     header = (
         *("network", "model", "top-1", "agreement with teacher", "parameters", "multiply-adds"),
         *("file, float32", "file, int8"),
     )
     rows = [
         (
-            figure.role,
-            figure.model,
-            _percent(figure.top1, figure.images),
-            _percent(figure.agreement),
-            f"{figure.parameters:,}",
-            f"{figure.macs:,}",
+            network.role,
+            network.model,
+            _percent(network.top1, network.images),
+            _percent(network.agreement),
+            f"{network.parameters:,}",
+            f"{network.macs:,}",
             *(
-                tables.bytes_shown(figure.bytes[kind]) if kind in figure.bytes else "-"
+                tables.bytes_shown(network.bytes[kind]) if kind in network.bytes else "-"
                 for kind in ("float32", "int8")
             ),
         )
-        for figure in networks
+        for network in networks
     ]
     if len(networks) > 1:
         rows.append(_shares(networks[0], networks[-1]))
@@ -71,8 +71,8 @@ def _percent(value: float | None, images: str = "test split") -> str:
     return f"{value:.2f}" + (f" (of {images})" if images != "test split" else "")
 
 
-def _shares(student: Figures, teacher: Figures) -> tuple[str, ...]:
-    """What share the student is of its teacher, or of all of them."""
+def _shares(student: Measurements, teacher: Measurements) -> tuple[str, ...]:
+    """Returns the student's share of its teacher, or of the sum of its teachers."""
     change = "-"
     if None not in (student.top1, teacher.top1):
         change = f"{student.top1 - teacher.top1:+.2f}"
@@ -91,11 +91,11 @@ def _share(part: float | None, whole: float | None) -> str:
     return f"{100 * part / whole:.3g} %" if part and whole else "-"
 
 
-def latencies(found: Report) -> tables.Table:
-    """Header and rows: a row for each runtime, number of cores and size of batches."""
-    roles = [figure.role for figure in found.networks]
-    places = dict.fromkeys((e.runtime, e.cores, e.batch) for e in found.latencies)
-    entries = {(e.network, e.runtime, e.cores, e.batch): e for e in found.latencies}
+def latencies(report: Report) -> tables.Table:
+    """Returns a row for each runtime, number of cores and batch size."""
+    roles = [network.role for network in report.networks]
+    places = dict.fromkeys((e.runtime, e.cores, e.batch) for e in report.latencies)
+    entries = {(e.network, e.runtime, e.cores, e.batch): e for e in report.latencies}
     several = len(roles) > 1
     rows = []
     for runtime, cores, batch in sorted(places, key=lambda place: place[1:]):
