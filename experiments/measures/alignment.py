@@ -73,14 +73,12 @@ def _of_logits(student: np.ndarray, teacher: np.ndarray) -> dict[str, np.ndarray
 
 
 def _of_embeddings(student: np.ndarray, teacher: np.ndarray) -> dict[str, np.ndarray | float]:
-    from rrd_jax.evaluation import (
-        neighbours,  # it imports JAX, which readers of files do without
-    )
+    from rrd_jax.evaluation import knn  # Imports JAX, which readers of files do without.
 
     images = rows.places(len(student), _MOST)
     few = rows.places(len(student), _MOST_PAIRS)
     k = min(NEIGHBOURS, len(images) - 1)
-    agreement = neighbours.agreement(student[images], teacher[images], k)
+    agreement = knn.agreement(student[images], teacher[images], k)
     return {
         "sampled": len(images),
         "images": images.astype(np.int32),

@@ -7,7 +7,7 @@ from experiments.page import courses
 from experiments.page.marks import Values
 from experiments.page.parts import Cell, Table
 from experiments.study.records import Entry
-from rrd_jax.evaluation import shown
+from rrd_jax.evaluation import alignment
 
 # By the title of its axis: a figure of evaluation; votes of fewer images where there are few.
 _BY_EPOCH = {
@@ -51,7 +51,7 @@ def table(entry: Entry) -> Table | None:
     figures = of(entry)
     if not figures:
         return None
-    header, rows = shown.table({"student": figures})
+    header, rows = alignment.table({"student": figures})
     return Table(
         "run-proof",
         "Embeddings of held-out images",

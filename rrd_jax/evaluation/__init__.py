@@ -1,6 +1,7 @@
-"""Figures that show, without labels, whether a student learns its teacher's embeddings.
+"""Evaluation of networks on a split: predictions, and comparisons of embeddings.
 
-`neighbours` compares nearest images, and classifies by them; `alignment` compares relations,
-`spread` says whether embeddings have collapsed, `figures` is all of that by name, `shown` its
-table. Functions of arrays on the host; only `neighbours` imports JAX.
+`predictions` runs a network on a split. `alignment` compares a student's embeddings with its
+teacher's and detects collapse. `knn` finds nearest images and classifies by their votes. `rows` has
+the helpers that work on a few rows of embeddings at a time. Only `predictions` and `knn` import
+JAX when they are imported; the others are functions of arrays on the host.
 """

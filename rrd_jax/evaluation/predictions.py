@@ -13,7 +13,7 @@ import optax
 
 from rrd_jax import networks, parallel
 from rrd_jax.cpu import compiling
-from rrd_jax.evaluation import neighbours
+from rrd_jax.evaluation import knn
 from rrd_jax.objectives import Objective, ObjectiveState, classifier
 from rrd_jax.training import metrics
 
@@ -168,7 +168,7 @@ def compile_embed(
         if not hasattr(outputs, "members"):
             return outputs.embedding.astype(jnp.float32), labels
         units = [
-            share**0.5 * neighbours.unit(member.embedding)
+            share**0.5 * knn.unit(member.embedding)
             for share, member in zip(network.weights, outputs.members, strict=True)
         ]
         return jnp.concatenate(units, axis=-1), labels

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from rrd_jax import checkpoints, data, errors, networks, parallel
 from rrd_jax.data.source import Source
 from rrd_jax.data.subsets import labelled_subset
-from rrd_jax.evaluation import predictions, shown
+from rrd_jax.evaluation import alignment, predictions
 from rrd_jax.jobs import growth, loop, preflight
 from rrd_jax.jobs.run import Result
 from rrd_jax.run_folder import report, starting, workdir
@@ -82,7 +82,7 @@ def run(
             report.write_json(folder / "results.json", rows)
     console.print_table(*table(results, beside.get("scratch")), before="\n")
     if proofs := {result.label: result.proof for result in results if result.proof}:
-        console.print_table(*shown.table(proofs), before="\n")
+        console.print_table(*alignment.table(proofs), before="\n")
     return results
 
 

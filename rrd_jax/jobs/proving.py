@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rrd_jax import data, errors, networks, parallel
-from rrd_jax.evaluation import figures, neighbours, predictions
+from rrd_jax.evaluation import alignment, knn, predictions
 from rrd_jax.networks import Outputs
 from rrd_jax.objectives import Objective, ObjectiveState
 from rrd_jax.teacher import labelled
@@ -65,8 +65,8 @@ class Proof:
     ) -> dict[str, float]:
         """The figures of a student after an epoch; none where it is not time for some.
 
-        Those of `proof.figures.of`, with teacher_effective_rank and teacher_deviation, and for each
-        objective with a floor, such as rrd, loss/rrd beside floor/rrd, in nats. With eval.labelled,
+        Those of `alignment.compare`, with teacher_effective_rank and teacher_deviation, and for
+        each objective with a floor, such as rrd, loss/rrd beside floor/rrd, in nats. With eval.labelled,
         or after the last epoch with eval.knn, those of `teacher.labelled.of`, for a student with
         random weights and the teacher too: random_knn_20, teacher_probe and so on. After the last
         epoch the others of a random student then stand beside them.
@@ -96,7 +96,7 @@ class Proof:
         if not np.isfinite(embeddings).all():
             return {}  # the run ends with that
         if compares:
-            found |= figures.of(embeddings, self._teacher.held_out)
+            found |= alignment.compare(embeddings, self._teacher.held_out)
             found |= self._losses(embeddings, objectives or {})
             self._look_for_collapse(found, epoch)
             found |= _named("teacher", self._teacher.held_out.spread)
@@ -150,7 +150,7 @@ class Proof:
     def _random_figures(self, after: Callable[[float], None]) -> dict[str, float]:
         """Those without labels of a student that has learnt nothing."""
         embeddings = self._held_out(self._random(), after)
-        return _named("random", figures.of(embeddings, self._teacher.held_out))
+        return _named("random", alignment.compare(embeddings, self._teacher.held_out))
 
     def _check_judged(self) -> None:
         """Raises an InputError for too many labelled images; notes that there are few."""
@@ -159,7 +159,7 @@ class Proof:
             width = outputs.embedding.shape[-1]
             labelled.check_memory(self._judged, width, self._mesh, self._training)
         count = len(self._judged.train)
-        if left_out := [str(k) for k in neighbours.KS if k > count]:
+        if left_out := [str(k) for k in knn.KS if k > count]:
             console.note(
                 f"[{self._training.label}] there are {count} labelled images: votes of"
                 f" {', '.join(left_out)} nearest ones are left out"
@@ -179,7 +179,7 @@ class Proof:
 
         At the first look they may be: running statistics are not there yet.
         """
-        doubt = figures.collapse(found, self._teacher.held_out)
+        doubt = alignment.describe_collapse(found, self._teacher.held_out)
         self._collapsed = self._collapsed + 1 if doubt else 0
         epochs = self._training.epochs
         if self._collapsed == 2 or (self._collapsed == 1 and epoch == epochs):

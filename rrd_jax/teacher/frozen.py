@@ -11,7 +11,7 @@ import numpy as np
 
 from rrd_jax import checkpoints, data, errors, networks, parallel
 from rrd_jax.data.feeds import feed
-from rrd_jax.evaluation import figures, predictions, rows
+from rrd_jax.evaluation import alignment, predictions, rows
 from rrd_jax.objectives import Objective
 from rrd_jax.teacher import classes, doubts, ensemble, fold, labelled, making, probe, wrapped
 from rrd_jax.teacher.cache import EmbeddingCache
@@ -79,8 +79,8 @@ class FrozenNetwork:
         return self.predictions if self.compares else None
 
     @functools.cached_property
-    def held_out(self) -> figures.Teacher:
-        """What is known of its embeddings of held-out images, for a student's proof."""
+    def held_out(self) -> alignment.Reference:
+        """Its embeddings of held-out images, which a student's are compared with."""
         split = held_out(self.dataset, self.training.proof.images)
         embeddings, _ = predictions.collect_embeddings(
             self._embed, self.variables, split, self.training.eval_batch_size, self.mesh
@@ -90,7 +90,7 @@ class FrozenNetwork:
                 f"the embeddings of {self.what} are not finite for images of the test split: its"
                 " weights are too large, or damaged"
             )
-        return figures.of_teacher(embeddings)
+        return alignment.reference(embeddings)
 
     @functools.cached_property
     def labelled(self) -> dict[str, float]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from rrd_jax import data
 from rrd_jax.data import sanity
-from rrd_jax.evaluation import neighbours, predictions
+from rrd_jax.evaluation import knn, predictions
 from rrd_jax.teacher import probe
 from rrd_jax.training import metrics
 from rrd_jax.training.recipe import Training
@@ -18,7 +18,7 @@ _L2 = 1.0
 
 def votes(dataset: data.Dataset) -> tuple[int, ...]:
     """How many of the training images vote, for each k that there are so many for."""
-    return tuple(k for k in neighbours.KS if k <= len(dataset.train))
+    return tuple(k for k in knn.KS if k <= len(dataset.train))
 
 
 def check_memory(
@@ -48,7 +48,7 @@ def of(
       after: as `predictions.collect_embeddings` has it.
 
     Returns:
-      knn_10, knn_20, knn_100, knn_200: as `proof.neighbours.classify` has it, with its temperature;
+      knn_10, knn_20, knn_100, knn_200: as `knn.classify` has it, with its temperature;
         those of `votes`.
       probe: as `probe.fit` has it, with l2 1.
 
@@ -77,7 +77,7 @@ def of_embeddings(
     labels: np.ndarray,
     num_classes: int,
     mesh: jax.sharding.Mesh,
-    ks: Collection[int] = neighbours.KS,
+    ks: Collection[int] = knn.KS,
 ) -> dict[str, float]:
     """As `of`, from embeddings.
 
@@ -92,7 +92,7 @@ def of_embeddings(
     """
     voted = {}
     if ks:
-        voted = neighbours.classify(queries, embeddings, labels, num_classes, ks)
+        voted = knn.classify(queries, embeddings, labels, num_classes, ks)
     figures = {f"knn_{k}": metrics.percent_equal(classes, truth) for k, classes in voted.items()}
     head = probe.fit(embeddings, labels, num_classes, _L2, mesh).head  # it overwrites them
     guesses = np.argmax(queries @ head["kernel"] + head["bias"], axis=-1)

@@ -13,7 +13,7 @@ from rrd_jax import data, errors
 from rrd_jax.config import parse
 from rrd_jax.data.images import transforms
 from rrd_jax.data.subsets import labelled_subset
-from rrd_jax.evaluation import predictions, shown
+from rrd_jax.evaluation import alignment, predictions
 from rrd_jax.jobs import job
 from rrd_jax.teacher import frozen
 from tests import launch
@@ -67,7 +67,7 @@ def test_each_look_has_votes_and_a_probe_between_floor_and_ceiling(judged):
         found = {name.removeprefix("proof/") for name in row if name.startswith("proof/")}
         assert found == classified
     (result,) = json.loads((judged[0] / "results.json").read_text())
-    header, cells = shown.table({result["label"]: result["proof"]})
+    header, cells = alignment.table({result["label"]: result["proof"]})
     assert header == ("embeddings of", "20-NN top-1", "probe top-1")
     assert [cell[0] for cell in cells] == ["random weights", "distilled, rrd", "teacher"]
     first, last = launch.rows(judged[0])

@@ -9,7 +9,7 @@ import pytest
 from rrd_jax import errors
 from rrd_jax.config import parse
 from rrd_jax.data.feeds import feed
-from rrd_jax.evaluation import figures, neighbours, predictions, rows, shown
+from rrd_jax.evaluation import alignment, knn, predictions, rows
 from rrd_jax.jobs import job, proving
 from rrd_jax.teacher import frozen, probe
 from rrd_jax.training import metrics, recipe
@@ -82,7 +82,7 @@ def test_figures_are_those_of_the_checkpoint_and_its_teacher(proven, setting, ti
     split = feed.some(setting.dataset.test, rows.places(24, 20))
     assert len(split) == 20
     ours, theirs = (_embed(network, split)[0] for network in (student, teacher))
-    expected = figures.of(ours, figures.of_teacher(theirs))
+    expected = alignment.compare(ours, alignment.reference(theirs))
     for name, value in expected.items():
         assert last[f"proof/{name}"] == pytest.approx(value, rel=1e-4), name
     assert last["proof/teacher_deviation"] == pytest.approx(
@@ -99,7 +99,7 @@ def test_votes_and_probe_are_of_training_images(which, proven, setting, tiny_tea
         _embed(network, split) for split in (setting.dataset.train, setting.dataset.test)
     )
     prefix = "proof/" if which == "student" else "proof/teacher_"
-    voted = neighbours.classify(queries, embeddings, labels, 10, (10,))[10]
+    voted = knn.classify(queries, embeddings, labels, 10, (10,))[10]
     assert last[f"{prefix}knn_10"] == metrics.percent_equal(voted, truth)
     head = probe.fit(embeddings, labels, 10, 1.0, setting.mesh).head
     guesses = (queries @ head["kernel"] + head["bias"]).argmax(axis=1)
@@ -109,7 +109,7 @@ def test_votes_and_probe_are_of_training_images(which, proven, setting, tiny_tea
 def test_the_end_has_a_row_for_floor_student_and_ceiling(proven):
     (result,) = json.loads((proven[0] / "results.json").read_text())
     assert result["proof"]["cka"] == launch.rows(proven[0])[-1]["proof/cka"]
-    header, cells = shown.table({result["label"]: result["proof"]})
+    header, cells = alignment.table({result["label"]: result["proof"]})
     assert [row[0] for row in cells] == ["random weights", "distilled, rrd", "teacher"]
     assert header[-2:] == ("20-NN top-1", "probe top-1")
     assert [row[header.index("CKA")] == "-" for row in cells] == [False, False, True]

@@ -6,7 +6,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 from sklearn.neighbors import KNeighborsClassifier
 
 from rrd_jax import errors
-from rrd_jax.evaluation import neighbours
+from rrd_jax.evaluation import knn
 from rrd_jax.evaluation import rows as parts
 
 
@@ -26,24 +26,24 @@ def _sorted(queries, rows=None):
 @pytest.mark.parametrize("few", [False, True])  # rows on the device: 56, 56 and the last 8
 def test_nearest_rows_are_those_of_sorted_similarities(chunk, few, monkeypatch):
     if few:
-        monkeypatch.setattr(neighbours, "_ROWS", 7 * 56)
+        monkeypatch.setattr(knn, "_ROWS", 7 * 56)
     rows, queries = _rows(0), _rows(1)
-    indices, cosines = neighbours.nearest(rows, None, 9, chunk=chunk)
+    indices, cosines = knn.nearest(rows, None, 9, chunk=chunk)
     np.testing.assert_array_equal(indices, _sorted(rows)[:, :9])
     expected = np.take_along_axis(cosine_similarity(rows.astype(np.float64)), indices, axis=1)
     np.testing.assert_allclose(cosines, expected, atol=1e-6)
-    indices, _ = neighbours.nearest(queries, rows, 9, chunk=chunk)
+    indices, _ = knn.nearest(queries, rows, 9, chunk=chunk)
     np.testing.assert_array_equal(indices, _sorted(queries, rows)[:, :9])
 
 
 @pytest.mark.parametrize("few", [False, True])
 def test_equal_rows_are_found_in_their_order_and_zeros_are_like_nothing(few, monkeypatch):
     if few:
-        monkeypatch.setattr(neighbours, "_ROWS", 3 * 2)
+        monkeypatch.setattr(knn, "_ROWS", 3 * 2)
     rows = np.ones((5, 3), np.float32)
-    assert neighbours.nearest(rows, None, 2)[0].tolist() == [[1, 2], [0, 2], [0, 1], [0, 1], [0, 1]]
+    assert knn.nearest(rows, None, 2)[0].tolist() == [[1, 2], [0, 2], [0, 1], [0, 1], [0, 1]]
     rows[2] = 0
-    indices, cosines = neighbours.nearest(rows, None, 4)
+    indices, cosines = knn.nearest(rows, None, 4)
     assert indices[0, -1] == 2
     np.testing.assert_allclose(cosines[2], 0)
 
@@ -51,7 +51,7 @@ def test_equal_rows_are_found_in_their_order_and_zeros_are_like_nothing(few, mon
 @pytest.mark.parametrize("k", [0, 5])
 def test_more_neighbours_than_there_are_is_an_error(k):
     with pytest.raises(errors.InputError, match=f"{k} nearest images of 4: k must be from 1 to 4"):
-        neighbours.nearest(np.ones((5, 3), np.float32), None, k)
+        knn.nearest(np.ones((5, 3), np.float32), None, k)
 
 
 def test_neighbours_in_common_are_those_of_sorted_similarities():
@@ -59,15 +59,15 @@ def test_neighbours_in_common_are_those_of_sorted_similarities():
     other += 2 * one
     pairs = zip(_sorted(one)[:, :10], _sorted(other)[:, :10], strict=True)
     expected = [len(set(ours) & set(theirs)) / 10 for ours, theirs in pairs]
-    np.testing.assert_allclose(neighbours.agreement(one, other, 10), expected)
+    np.testing.assert_allclose(knn.agreement(one, other, 10), expected)
 
 
 def test_equal_embeddings_agree_and_independent_ones_as_chance_has_it():
     rows = _rows(0, (400, 16))
     rotation = np.linalg.qr(_rows(1, (16, 16)))[0]
-    assert neighbours.agreement(rows, rows, 10).min() == 1
-    assert neighbours.agreement(rows, rows @ rotation, 10).mean() > 0.999
-    independent = neighbours.agreement(rows, _rows(2, (400, 16)), 10)
+    assert knn.agreement(rows, rows, 10).min() == 1
+    assert knn.agreement(rows, rows @ rotation, 10).mean() > 0.999
+    independent = knn.agreement(rows, _rows(2, (400, 16)), 10)
     error = independent.std() / np.sqrt(len(rows))
     assert abs(independent.mean() - 10 / 399) < 4 * error
 
@@ -84,7 +84,7 @@ def labelled():
 def test_classes_are_those_of_sklearns_weighted_neighbours(labelled, temperature, monkeypatch):
     monkeypatch.setattr(parts, "_NUMBERS", 4 * 25)  # 25 of 60 queries at a time
     queries, rows, labels = labelled
-    found = neighbours.classify(queries, rows, labels, 4, temperature=temperature)
+    found = knn.classify(queries, rows, labels, 4, temperature=temperature)
     assert list(found) == [10, 20, 100, 200]
     for k, classes in found.items():
         peer = KNeighborsClassifier(
@@ -100,11 +100,11 @@ def test_classes_are_those_of_sklearns_weighted_neighbours(labelled, temperature
 
 def test_of_few_images_all_vote_and_extreme_temperatures_are_finite(labelled):
     queries, rows, labels = labelled
-    few = neighbours.classify(queries, rows[:15], labels[:15], 4, (10, 200))
+    few = knn.classify(queries, rows[:15], labels[:15], 4, (10, 200))
     np.testing.assert_array_equal(
-        few[200], neighbours.classify(queries, rows[:15], labels[:15], 4, (15,))[15]
+        few[200], knn.classify(queries, rows[:15], labels[:15], 4, (15,))[15]
     )
-    cold = neighbours.classify(queries, rows, labels, 4, (20,), temperature=1e-4)[20]
-    np.testing.assert_array_equal(cold, labels[neighbours.nearest(queries, rows, 1)[0][:, 0]])
+    cold = knn.classify(queries, rows, labels, 4, (20,), temperature=1e-4)[20]
+    np.testing.assert_array_equal(cold, labels[knn.nearest(queries, rows, 1)[0][:, 0]])
     with pytest.raises(errors.InputError, match="temperature"):
-        neighbours.classify(queries, rows, labels, 4, temperature=0)
+        knn.classify(queries, rows, labels, 4, temperature=0)

@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 from sklearn.metrics.pairwise import cosine_similarity
 
-from rrd_jax.evaluation import alignment, figures, rows, spread
+from rrd_jax.evaluation import alignment, rows
 
 
 def _rows(seed, shape=(120, 7)):
@@ -68,16 +68,16 @@ def test_effective_rank_is_that_of_the_singular_values(shape, in_parts):
     embeddings = _rows(0, shape) * np.linspace(0.01, 3, shape[1], dtype=np.float32) + 0.2
     values = np.linalg.svd(embeddings.astype(np.float64), compute_uv=False)
     expected = np.exp(scipy.stats.entropy(values / values.sum()))
-    assert spread.effective_rank(embeddings) == pytest.approx(expected, rel=1e-9)
+    assert alignment.effective_rank(embeddings) == pytest.approx(expected, rel=1e-9)
 
 
 def test_effective_rank_counts_dimensions():
-    assert spread.effective_rank(np.eye(9, 5)) == pytest.approx(5)
-    assert spread.effective_rank(np.ones((9, 5))) == pytest.approx(1)
-    assert spread.effective_rank(3 * _rows(0, (200, 1)) @ _rows(1, (1, 64))) == pytest.approx(
+    assert alignment.effective_rank(np.eye(9, 5)) == pytest.approx(5)
+    assert alignment.effective_rank(np.ones((9, 5))) == pytest.approx(1)
+    assert alignment.effective_rank(3 * _rows(0, (200, 1)) @ _rows(1, (1, 64))) == pytest.approx(
         1, abs=1e-4
     )
-    assert np.isnan(spread.effective_rank(np.zeros((9, 5))))
+    assert np.isnan(alignment.effective_rank(np.zeros((9, 5))))
 
 
 def test_deviation_is_that_of_unit_rows(in_parts):
@@ -85,38 +85,38 @@ def test_deviation_is_that_of_unit_rows(in_parts):
     unit = embeddings.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     expected = unit.std(axis=0).mean() * np.sqrt(7)
-    assert spread.deviation(embeddings) == pytest.approx(expected, rel=1e-9)
-    assert spread.deviation(np.full((9, 5), 3.0)) == pytest.approx(0, abs=1e-12)
-    assert spread.deviation(_rows(0, (4000, 32))) == pytest.approx(1, abs=0.02)
+    assert alignment.deviation(embeddings) == pytest.approx(expected, rel=1e-9)
+    assert alignment.deviation(np.full((9, 5), 3.0)) == pytest.approx(0, abs=1e-12)
+    assert alignment.deviation(_rows(0, (4000, 32))) == pytest.approx(1, abs=0.02)
 
 
 def test_a_student_that_is_its_teacher_has_whole_figures():
     embeddings = _rows(0)
-    values = figures.of(3 * embeddings, figures.of_teacher(embeddings))
+    values = alignment.compare(3 * embeddings, alignment.reference(embeddings))
     names = [*(f"neighbours_{k}" for k in (1, 10, 20)), "cka", "rank_correlation"]
     assert list(values) == [*names, "effective_rank", "deviation"]
     assert values == pytest.approx(
         dict(zip(names, (100, 100, 100, 1, 1), strict=True))
         | {
-            "effective_rank": spread.effective_rank(embeddings),
-            "deviation": spread.deviation(embeddings),
+            "effective_rank": alignment.effective_rank(embeddings),
+            "deviation": alignment.deviation(embeddings),
         }
     )
 
 
 def test_figures_that_are_not_defined_are_left_out():
-    teacher = figures.of_teacher(_rows(0, (15, 7)))
-    values = figures.of(np.ones((15, 3), np.float32), teacher)
+    teacher = alignment.reference(_rows(0, (15, 7)))
+    values = alignment.compare(np.ones((15, 3), np.float32), teacher)
     assert list(values) == ["neighbours_1", "neighbours_10", "effective_rank", "deviation"]
 
 
 def test_a_collapse_is_said_unless_the_teacher_has_collapsed_too():
-    teacher = figures.of_teacher(_rows(0))
+    teacher = alignment.reference(_rows(0))
     constant = np.ones((120, 5), np.float32) + 1e-4 * _rows(1, (120, 5))
     for collapsed in (constant, np.zeros((120, 5), np.float32)):
-        said = figures.collapse(figures.of(collapsed, teacher), teacher)
+        said = alignment.describe_collapse(alignment.compare(collapsed, teacher), teacher)
         assert "collapsed: effective rank" in said
         assert "deviation" in said
-    assert not figures.collapse(figures.of(_rows(2), teacher), teacher)
-    flat = figures.of_teacher(constant)
-    assert not figures.collapse(figures.of(constant, flat), flat)
+    assert not alignment.describe_collapse(alignment.compare(_rows(2), teacher), teacher)
+    flat = alignment.reference(constant)
+    assert not alignment.describe_collapse(alignment.compare(constant, flat), flat)
