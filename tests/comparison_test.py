@@ -24,7 +24,7 @@ from rrd_jax.comparison.latency import File, Latency
 from rrd_jax.config import parse
 from rrd_jax.data.model_info import ModelInfo, Preprocessing
 from rrd_jax.exports import trial
-from rrd_jax.jobs.run import Result
+from rrd_jax.jobs.progress import Result
 from tests import launch
 from tests.conftest import use_one_device
 from tests.exports import private

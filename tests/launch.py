@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from rrd_jax import errors, parallel
 from rrd_jax.config import parse
 from rrd_jax.jobs import job, loop
-from rrd_jax.jobs.run import Result
+from rrd_jax.jobs.progress import Result
 from rrd_jax.run_folder import report
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"

@@ -14,6 +14,7 @@ from rrd_jax import checkpoints, data, errors, networks, parallel
 from rrd_jax.config import parse
 from rrd_jax.cpu import compiling
 from rrd_jax.jobs import job, loop
+from rrd_jax.jobs import run as runs
 from rrd_jax.jobs.run import Run
 from rrd_jax.objectives.batch import Batch
 from rrd_jax.teacher import ensemble, outputs
@@ -72,7 +73,7 @@ def prepare(config: ConfigDict, asked: Any = None, examples: int = 0) -> Step:
         dataset, training = setting.dataset, plan.student.training
         chosen = recipe.create(training, dataset.num_classes, len(dataset.train))
         with checkpoints.Checkpoints(folder / "checkpoints") as kept:
-            run = Run(chosen, folder, dataset, setting.mesh, teacher, kept)
+            run = runs.create(chosen, folder, dataset, setting.mesh, teacher, kept)
     return _compiled(run)
 
 

@@ -25,7 +25,7 @@ from rrd_jax import errors
 from rrd_jax.config import without_effect
 from rrd_jax.data import Dataset
 from rrd_jax.jobs import job, preflight
-from rrd_jax.jobs.run import finished
+from rrd_jax.jobs.progress import finished
 from rrd_jax.run_folder import report
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console, failures

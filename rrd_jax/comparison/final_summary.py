@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rrd_jax import checkpoints, networks
 from rrd_jax.data.model_info import Preprocessing
 from rrd_jax.jobs.job import teacher_paths
-from rrd_jax.jobs.run import Result
+from rrd_jax.jobs.progress import Result
 from rrd_jax.teacher import seeing
 from rrd_jax.terminal import console
 from rrd_jax.training.recipe import Job, TeacherChoice

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rrd_jax.jobs.run import finished
+from rrd_jax.jobs.progress import finished
 from rrd_jax.run_folder import workdir
 from rrd_jax.terminal import console
 from rrd_jax.training.recipe import Part, TeacherChoice

@@ -15,7 +15,7 @@ from rrd_jax.data.source import Source
 from rrd_jax.data.subsets import labelled_subset
 from rrd_jax.evaluation import alignment, predictions
 from rrd_jax.jobs import growth, loop, preflight
-from rrd_jax.jobs.run import Result
+from rrd_jax.jobs.progress import Result
 from rrd_jax.run_folder import report, starting, workdir
 from rrd_jax.teacher import frozen
 from rrd_jax.teacher.frozen import FrozenNetwork

@@ -1,4 +1,4 @@
-"""The compiled functions of a run: the pure steps on a mesh, and where their arrays live."""
+"""The compiled functions of a run: the pure steps on a mesh, and the shardings of their arrays."""
 
 import functools
 from collections.abc import Callable
@@ -20,13 +20,14 @@ class Program(NamedTuple):
     """The functions of a run, compiled on first use.
 
     Attributes:
-      create: (seed, teacher_variables, weights) -> the state before the first step; with weights of
-        the student by path, as `state.create` has them, or without.
+      create: (seed, teacher_variables, weights) -> the state before the first step. `weights` are
+        optional, as in `state.create`.
       train_step: (state, teacher, batch) -> (state, logged), as `step.train_step`, or with a Split
-        in the batch's place, as `step.resident_step`; the state is donated.
-      train_steps: `length` steps in one call, as `step.repeated`; None where `length` is 1.
+        instead of the batch, as `step.resident_step`; the state is donated.
+      train_steps: `length` steps in one call, as `step.repeated`; None if `length` is 1.
       length: steps that one call should make.
       abstract: the state as shapes, with shardings.
+      multiply_adds: of the networks, for an image in a step.
       late: (train_step, train_steps) with oneDNN, for steps from `late_from` on; None for none.
       late_from: that step.
     """
@@ -36,20 +37,20 @@ class Program(NamedTuple):
     train_steps: Callable | None
     length: int
     abstract: state.TrainState
+    multiply_adds: int
     late: tuple[Callable, Callable | None] | None = None
     late_from: int = 0
 
     def train(self, step: int, count: int) -> Callable:
-        """What makes `count` steps, 1 or `length`, after a step.
+        """Returns the function that makes `count` steps, 1 or `length`, from a step on.
 
-        Which program that is depends on nothing but the step: a run that goes on computes as it
-        would have.
+        The choice depends on the step alone, so that a resumed run computes the same bits.
         """
         one, many = self.late if self.is_late(step) else (self.train_step, self.train_steps)
         return many if count > 1 else one
 
     def is_late(self, step: int) -> bool:
-        """Whether what comes after a step is computed with oneDNN instead of without."""
+        """Returns True if the function for this step computes with oneDNN, others without."""
         return self.late is not None and step >= self.late_from
 
 
@@ -62,25 +63,27 @@ def build(
     resident: bool,
     teacher: networks.Network | None = None,
     teacher_is_cached: bool = False,
-    ordinary: int = 0,
+    onednn_from: int | None = None,
 ) -> Program:
-    """The functions of a run.
+    """Builds the functions of a run.
 
     Args:
-      recipe: what to do.
+      recipe: the student, its loss and how it is trained.
       mesh: the devices; for ahead-of-time compilation they need not exist.
       image_shape: (H, W, channels).
       steps_per_epoch: updates an epoch.
-      resident: whether a step takes its batch out of a split that lies on the devices.
-      teacher: the network; None where no objective reads a teacher.
-      teacher_is_cached: whether the step is given the teacher's embeddings, or its variables.
-      ordinary: how many steps a CPU makes without oneDNN: its program lies in the cache on disk,
-        while one with oneDNN is compiled at each start.
+      resident: True if a step takes its batch out of a split that lies on the devices.
+      teacher: the network; None if no objective reads a teacher.
+      teacher_is_cached: True if the step reads the teacher's embeddings, not its variables.
+      onednn_from: the first step that a CPU computes with oneDNN. None for what suits the work: a
+        program without oneDNN lies in the compilation cache on disk, one with it is compiled at
+        each start.
     """
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     optimizer = _optimizer(recipe, image_shape)
     create = functools.partial(_create_state, recipe, optimizer, image_shape, teacher)
-    abstract, shardings = _abstract_state(create, recipe, mesh, image_shape, teacher)
+    abstract = _abstract_state(create, recipe, mesh, image_shape, teacher)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     teach = _teach(recipe, image_shape, teacher, teacher_is_cached)
     task = _task(recipe, optimizer, image_shape, steps_per_epoch, teach, unroll=on_cpu)
     train_step = functools.partial(step.train_step, task)
@@ -89,20 +92,27 @@ def build(
     train_step = parallel.with_mesh(mesh, train_step)
     length = _steps_per_call(recipe, image_shape, steps_per_epoch, on_cpu) if resident else 1
     calls = (train_step, step.repeated(train_step, length) if length > 1 else None)
-    compiled = functools.partial(
-        compiling.for_mesh,
-        mesh=mesh,
-        fast_cpu=recipe.training.fast_cpu,
-        donate_argnums=0,
-        out_shardings=(shardings, parallel.replicated(mesh)),
-    )
 
-    def of(onednn: bool) -> tuple[Callable, Callable | None]:
-        return tuple(call and compiled(call, onednn=onednn) for call in calls)
+    def compiled(*, onednn: bool) -> tuple[Callable, Callable | None]:
+        return tuple(
+            call
+            and compiling.for_mesh(
+                call,
+                mesh=mesh,
+                fast_cpu=recipe.training.fast_cpu,
+                onednn=onednn,
+                donate_argnums=0,
+                out_shardings=(shardings, parallel.replicated(mesh)),
+            )
+            for call in calls
+        )
 
-    first, late = of(onednn=not ordinary), None
-    if 0 < ordinary < recipe.training.epochs * steps_per_epoch:
-        late = of(onednn=True)
+    multiply_adds = _multiply_adds(recipe, image_shape, None if teacher_is_cached else teacher)
+    if onednn_from is None:
+        onednn_from = compiling.ordinary_calls(recipe.training.batch_size * multiply_adds)
+    first, late = compiled(onednn=not onednn_from), None
+    if 0 < onednn_from < recipe.training.epochs * steps_per_epoch:
+        late = compiled(onednn=True)
         late = late if isinstance(late[0], compiling.Unwritten) else None
     # Hundreds of small random draws: compiling them well takes longer than drawing them.
     quick = {"xla_backend_optimization_level": 0} if on_cpu else None
@@ -112,9 +122,29 @@ def build(
         train_steps=first[1],
         length=length,
         abstract=abstract,
+        multiply_adds=multiply_adds,
         late=late,
-        late_from=ordinary,
+        late_from=onednn_from,
     )
+
+
+def abstract_state(
+    recipe: Recipe,
+    mesh: jax.sharding.Mesh,
+    image_shape: tuple[int, int, int],
+    teacher: networks.Network | None,
+) -> state.TrainState:
+    """Returns a run's state as shapes with shardings; the arguments are those of `build`."""
+    create = functools.partial(
+        _create_state, recipe, _optimizer(recipe, image_shape), image_shape, teacher
+    )
+    return _abstract_state(create, recipe, mesh, image_shape, teacher)
+
+
+def _multiply_adds(recipe, image_shape, teacher):
+    """Counts multiply-adds for an image in a step; the backward pass costs twice the forward."""
+    macs = 3 * networks.summarize(recipe.student, image_shape).macs
+    return macs + (networks.summarize(teacher, image_shape).macs if teacher else 0)
 
 
 def _optimizer(recipe, image_shape):
@@ -141,20 +171,17 @@ def _create_state(recipe, optimizer, image_shape, teacher, seed, teacher_variabl
 
 
 def _abstract_state(create, recipe, mesh, image_shape, teacher):
-    """The state as shapes with shardings, and the shardings alone."""
-
     def create_with_teacher():
         variables = networks.init(teacher, jax.random.key(0), image_shape) if teacher else None
         return create(0, variables)
 
     shapes = jax.eval_shape(create_with_teacher)
     shardings = parallel.state_shardings(mesh, shapes, parameters=recipe.training.shard_parameters)
-    abstract = jax.tree.map(
+    return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
         shardings,
     )
-    return abstract, shardings
 
 
 def _teach(recipe, image_shape, teacher, teacher_is_cached):

@@ -17,7 +17,7 @@ from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.data.source import Source
 from rrd_jax.evaluation import predictions
 from rrd_jax.exports import Exportable, base, trial
-from rrd_jax.jobs.run import Result
+from rrd_jax.jobs.progress import Result
 from rrd_jax.library.predicting import Predictions, Predictor
 from rrd_jax.networks import Network, Outputs
 from rrd_jax.objectives import Objective

@@ -7,7 +7,7 @@ import scipy.special
 import scipy.stats
 
 from rrd_jax import objectives, parallel
-from rrd_jax.jobs import proving
+from rrd_jax.jobs.alignment_during_training import compile_loss_and_floor
 from rrd_jax.networks import Outputs
 
 
@@ -51,7 +51,7 @@ def test_a_memory_that_is_split_over_devices_gives_the_same():
     everywhere = parallel.replicated(mesh)
     rest = parallel.put(everywhere, state._replace(memory=state.memory._replace(rows=())))
     placed = rest._replace(memory=rest.memory._replace(rows=rows))
-    found = proving._beside_floor(objective, mesh)(
+    found = compile_loss_and_floor(objective, mesh)(
         placed, *parallel.put(everywhere, [student, teacher])
     )
     loss, _ = objective.loss(state, Outputs((), student), Outputs((), teacher), None)

@@ -10,7 +10,8 @@ from rrd_jax import errors
 from rrd_jax.config import parse
 from rrd_jax.data.feeds import feed
 from rrd_jax.evaluation import alignment, knn, predictions, rows
-from rrd_jax.jobs import job, proving
+from rrd_jax.jobs import job
+from rrd_jax.jobs.alignment_during_training import Alignment
 from rrd_jax.teacher import frozen, probe
 from rrd_jax.training import metrics, recipe
 from tests import launch
@@ -143,17 +144,17 @@ def test_a_collapsed_student_is_warned_of_once_it_stays_so(proven, setting, tiny
     plan = recipe.create(training, setting.dataset.num_classes, len(setting.dataset.train))
     teacher = _load("teacher", tiny_teacher, proven, setting)
     student = _load("student", proven[0], proven, setting)
-    proof = proving.Proof(plan, *setting, teacher)
-    assert not proof.look(student.variables, epoch=1)  # not its time
-    proof.look(student.variables, epoch=2)
+    proof = Alignment(plan, *setting, teacher)
+    assert not proof.measure(student.variables, epoch=1)  # not its time
+    proof.measure(student.variables, epoch=2)
     assert "collapsed" not in "".join(capsys.readouterr())
-    proof.look(jax.tree.map(np.zeros_like, student.variables), epoch=2)
+    proof.measure(jax.tree.map(np.zeros_like, student.variables), epoch=2)
     assert "after epoch 2 of 2 the student's embeddings have collapsed: effective rank" in "".join(
         capsys.readouterr()
     ).replace("\n", " ")
-    assert not proof.look(jax.tree.map(lambda w: w * np.nan, student.variables), epoch=2)
+    assert not proof.measure(jax.tree.map(lambda w: w * np.nan, student.variables), epoch=2)
     with pytest.raises(predictions.StoppedError):
-        proof.look(student.variables, epoch=2, stop=lambda: True)
+        proof.measure(student.variables, epoch=2, stop=lambda: True)
 
 
 def test_what_cannot_be_compared_is_refused_before_anything_is_trained(tiny_teacher, tmp_path):
@@ -176,11 +177,11 @@ def test_memory_that_is_too_small_is_said_before_and_does_not_end_a_run_that_is_
     plan = recipe.create(proven[1].student.training, setting.dataset.num_classes, 24)
     teacher = _load("teacher", tiny_teacher, proven, setting)
     student = _load("student", proven[0], proven, setting)
-    proof = proving.Proof(plan, *setting, teacher)
+    proof = Alignment(plan, *setting, teacher)
     monkeypatch.setattr(probe.parallel, "host_bytes", lambda: 1000)
     with pytest.raises(errors.InputError, match="eval.knn keeps 24 embeddings"):
-        proving.Proof(plan, *setting, teacher)
-    found = proof.look(student.variables, epoch=2)
+        Alignment(plan, *setting, teacher)
+    found = proof.measure(student.variables, epoch=2)
     assert "cka" in found
     assert "knn_20" not in found
     assert "eval.knn keeps 24 embeddings" in "".join(capsys.readouterr()).replace("\n", " ")

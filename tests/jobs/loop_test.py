@@ -10,6 +10,7 @@ import pytest
 
 from rrd_jax import errors, networks, parallel
 from rrd_jax.jobs import loop
+from rrd_jax.jobs.steps import Steps
 from rrd_jax.teacher import fold
 from tests import launch
 from tests.conftest import use_one_device
@@ -190,18 +191,18 @@ def test_a_resident_run_on_eight_devices_has_the_losses_of_one(tmp_path, monkeyp
 def test_a_loss_that_is_not_finite_stops_with_its_objective_step_and_the_last_good_one(
     tmp_path, make_config, monkeypatch
 ):
-    advance = loop._Loop._advance
+    make_steps = Steps.__call__
 
-    def poisoned(self, count, teacher, batch):
-        if self.run.step == 4:
+    def poisoned(self, position, count, teacher, batch):
+        if position.step == 4:
             params = jax.tree.map(
                 lambda leaf: jax.device_put(np.full(leaf.shape, np.nan, leaf.dtype), leaf.sharding),
-                self.run.state.params,
+                position.state.params,
             )
-            self.run.state = self.run.state.replace(params=params)
-        return advance(self, count, teacher, batch)
+            position.state = position.state.replace(params=params)
+        return make_steps(self, position, count, teacher, batch)
 
-    monkeypatch.setattr(loop._Loop, "_advance", poisoned)
+    monkeypatch.setattr(Steps, "__call__", poisoned)
     with pytest.raises(errors.DivergedError, match="from step 5 on: ce .* step 3 is the last"):
         launch.run(make_config(), tmp_path)
     assert launch.digests(tmp_path, 3)

@@ -13,7 +13,7 @@ from rrd_jax.jobs import loop
 from rrd_jax.networks import vit
 from tests import fresh, launch
 
-_WORKDIR = pathlib.Path(__file__).parent / "golden" / "workdir.zip"
+_WORKDIR = pathlib.Path(__file__).parents[1] / "golden" / "workdir.zip"
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")

@@ -1,0 +1,215 @@
+"""Figures of a student beside its teacher on held-out images, after an epoch of training."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rrd_jax import data, errors, networks, parallel
+from rrd_jax.evaluation import alignment, knn, predictions
+from rrd_jax.networks import Outputs
+from rrd_jax.objectives import Objective, ObjectiveState
+from rrd_jax.teacher import labelled
+from rrd_jax.teacher.ensemble import networks_of
+from rrd_jax.teacher.frozen import FrozenNetwork, held_out
+from rrd_jax.terminal import console
+from rrd_jax.training.recipe import Recipe
+
+
+class Alignment:
+    """Compares a student with its teacher while it is trained.
+
+    Args:
+      recipe: the student's.
+      dataset: data set whose test split is held out.
+      mesh: the devices.
+      teacher: the frozen teacher.
+
+    Raises:
+      InputError: memory does not hold the embeddings that eval.knn or eval.labelled needs.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: data.Dataset,
+        mesh: jax.sharding.Mesh,
+        teacher: FrozenNetwork,
+    ):
+        self._recipe, self._dataset, self._mesh, self._teacher = recipe, dataset, mesh, teacher
+        self._training, self._choice = recipe.training, recipe.training.proof
+        self._split = held_out(dataset, self._choice.images)
+        self._embed = predictions.compile_embed(
+            recipe.student, self._training.normalize, mesh, fast_cpu=self._training.fast_cpu
+        )
+        self._collapsed = 0  # Successive measurements of nearly constant embeddings.
+        self._labelled, self._random_votes = dataset.few or dataset, {}
+        if self._choice.classifies:
+            self._check_labelled_images()
+        self._compares = {
+            name: compile_loss_and_floor(objective, mesh)
+            for name, objective in recipe.objectives.items()
+            if objective.floor
+        }
+
+    def measure(
+        self,
+        variables: Any,
+        epoch: int,
+        objectives: Mapping[str, ObjectiveState] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> dict[str, float]:
+        """Computes the figures that are due after an epoch; {} if none are due.
+
+        Args:
+          variables: the student's.
+          epoch: the epoch that has ended, from 1.
+          objectives: the states of the objectives, by name; None for no losses.
+          stop: returns True if the measurement is to end early; called after each batch.
+
+        Returns:
+          With eval.proof, the figures of `alignment.compare`, teacher_effective_rank and
+          teacher_deviation, and for each objective with a floor, such as rrd, loss/rrd and
+          floor/rrd in nats. With eval.labelled, or after the last epoch with eval.knn, the figures
+          of `teacher.labelled.of`, of the teacher (teacher_probe, ...) and of a student with random
+          weights (random_knn_20, ...) too. After the last epoch, the figures of `alignment.compare`
+          of that random student too.
+
+        Raises:
+          StoppedError: `stop` returned True.
+        """
+
+        def after(share: float) -> None:
+            del share
+            if stop():
+                raise predictions.StoppedError
+
+        last = epoch == self._training.epochs
+        is_due = last or epoch % self._choice.every == 0
+        compares = self._choice.on and is_due
+        classifies = self._choice.classifies and (is_due if self._choice.labelled else last)
+        if not (compares or classifies):
+            return {}
+        embeddings, figures = self._embeddings(variables, after), {}
+        if not np.isfinite(embeddings).all():
+            return {}  # The run ends with an error about these weights.
+        reference = self._teacher.held_out
+        if compares:
+            figures |= alignment.compare(embeddings, reference)
+            figures |= self._losses(embeddings, objectives or {})
+            self._warn_of_collapse(figures, epoch)
+            figures |= _prefixed("teacher", reference.spread)
+        if not classifies:
+            return figures
+        figures |= self._classification(variables, after)
+        if compares and last:
+            embeddings = self._embeddings(self._random_variables(), after)
+            figures |= _prefixed("random", alignment.compare(embeddings, reference))
+        return figures
+
+    def _embeddings(self, variables: Any, after: Callable[[float], None]) -> np.ndarray:
+        """Returns the embeddings [N, D] of the held-out images."""
+        size = self._training.eval_batch_size
+        return predictions.collect_embeddings(
+            self._embed, variables, self._split, size, self._mesh, after
+        )[0]
+
+    def _losses(
+        self, embeddings: np.ndarray, objectives: Mapping[str, ObjectiveState]
+    ) -> dict[str, float]:
+        """Returns each objective's mean held-out loss and its floor, over batches as in training.
+
+        A last batch that is not full is left out, unless it is the only one.
+        """
+        size = min(self._training.batch_size // self._training.accumulate, len(embeddings))
+        pair = (embeddings, self._teacher.held_out.embeddings)
+        everywhere = parallel.replicated(self._mesh)
+        starts = range(0, len(embeddings) - size + 1, size)
+        batches = [parallel.put(everywhere, [e[i : i + size] for e in pair]) for i in starts]
+        figures = {}
+        for name, compare in self._compares.items():
+            if name not in objectives:
+                continue
+            values = [compare(objectives[name], *batch) for batch in batches]
+            loss, floor = np.mean(jax.device_get(values), axis=0, dtype=np.float64)
+            figures |= {f"loss/{name}": float(loss), f"floor/{name}": float(floor)}
+        return {name: value for name, value in figures.items() if np.isfinite(value)}
+
+    def _classification(self, variables: Any, after: Callable[[float], None]) -> dict[str, float]:
+        """Classifies labelled images by the embeddings of student, random student and teacher.
+
+        Warns where memory has become too small since the start: a whole run must not fail for it.
+        """
+        try:
+            figures = self._votes(variables, after)
+            self._random_votes = self._random_votes or self._votes(self._random_variables(), after)
+            teacher = self._teacher.labelled
+        except errors.InputError as error:
+            console.warn(f"[{self._training.label}] nearest images and probe: {error}")
+            return {}
+        return figures | _prefixed("random", self._random_votes) | _prefixed("teacher", teacher)
+
+    def _votes(self, variables: Any, after: Callable[[float], None]) -> dict[str, float]:
+        return labelled.of(
+            self._embed, variables, self._labelled, self._mesh, self._training, after
+        )
+
+    def _check_labelled_images(self) -> None:
+        """Raises an InputError for too many labelled images; notes votes that are left out."""
+        for network in (self._recipe.student, *networks_of(self._teacher.network)):
+            outputs = networks.summarize(network, self._dataset.image_shape).outputs
+            width = outputs.embedding.shape[-1]
+            labelled.check_memory(self._labelled, width, self._mesh, self._training)
+        count = len(self._labelled.train)
+        if left_out := [str(k) for k in knn.KS if k > count]:
+            console.note(
+                f"[{self._training.label}] there are {count} labelled images: votes of"
+                f" {', '.join(left_out)} nearest ones are left out"
+            )
+
+    def _random_variables(self) -> Any:
+        """Initialises the student with random weights."""
+
+        def init():
+            key = jax.random.key(self._training.seed)
+            return networks.init(self._recipe.student, key, self._dataset.image_shape)
+
+        return jax.jit(init, out_shardings=parallel.replicated(self._mesh))()
+
+    def _warn_of_collapse(self, figures: dict[str, float], epoch: int) -> None:
+        """Warns, once, of a student whose embeddings are nearly constant.
+
+        One measurement of it is accepted, except the last: early on, running statistics are
+        inaccurate.
+        """
+        collapse = alignment.describe_collapse(figures, self._teacher.held_out)
+        self._collapsed = self._collapsed + 1 if collapse else 0
+        epochs = self._training.epochs
+        if self._collapsed == 2 or (self._collapsed == 1 and epoch == epochs):
+            console.warn(
+                f"[{self._training.label}] after epoch {epoch} of {epochs} {collapse}; look at"
+                " optimizer.learning_rate and the weights and temperatures of the objectives"
+            )
+
+
+def compile_loss_and_floor(objective: Objective, mesh: jax.sharding.Mesh) -> Callable:
+    """Compiles an objective's mean loss and the least value that it can take, without an update.
+
+    Returns:
+      (state, student's embeddings [B, D], teacher's [B, E]) -> (mean loss, mean floor).
+    """
+
+    @functools.partial(parallel.with_mesh, mesh)
+    def compare(state, student, teacher):
+        student, teacher = (Outputs((), embedding) for embedding in (student, teacher))
+        losses, _ = objective.loss(state, student, teacher, None)
+        return jnp.mean(losses), jnp.mean(objective.floor(state, teacher))
+
+    return jax.jit(compare, out_shardings=parallel.replicated(mesh))
+
+
+def _prefixed(prefix: str, figures: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}_{name}": value for name, value in figures.items()}

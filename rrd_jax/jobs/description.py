@@ -1,0 +1,65 @@
+"""The lines that the console shows before a run's first step."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from rrd_jax import networks
+from rrd_jax.jobs.run import Run
+
+
+def describe(run: Run) -> list[str]:
+    """Describes the student, its loss, the teacher's cache and the feature maps it compares."""
+    training, recipe = run.training, run.recipe
+    terms = " + ".join(f"{term.weight:g} {name}" for name, term in recipe.terms.items())
+    lines = [
+        f"{training.network.model}, {run.parameters:,} parameters, loss {terms},"
+        f" {training.epochs} epochs of {run.steps_per_epoch} steps of"
+        f" {training.batch_size} images,"
+        f" {np.dtype(recipe.student.dtype).name} on {run.mesh.size}"
+        f" {run.mesh.devices.flat[0].device_kind}"
+    ]
+    if isinstance(recipe.student, networks.Brought):
+        lines.append(_describe_custom_student(run))
+    if frozen := training.frozen(recipe.student, run.dataset.image_shape):
+        lines.append(_describe_frozen(run, frozen))
+    if run.cache.reason:
+        lines.append(run.cache.reason)
+    return [*lines, *_describe_pairs(run)]
+
+
+def _describe_custom_student(run: Run) -> str:
+    summary = networks.summarize(run.recipe.student, run.dataset.image_shape)
+    outputs = summary.outputs
+    width = "none" if isinstance(outputs.embedding, tuple) else outputs.embedding.shape[-1]
+    return (
+        f"{summary.macs:,} multiply-adds an image; embedding {width}, maps"
+        f" {networks.describe_maps(outputs.maps)}"
+    )
+
+
+def _describe_frozen(run: Run, frozen: frozenset[str]) -> str:
+    shapes = networks.named_shapes(run.program.abstract.params["student"])
+    count = sum(math.prod(shapes[name]) for name in frozen)
+    modules = dict.fromkeys(name.split("/")[0] for name in shapes if name in frozen)
+    return (
+        f"{count:,} of the parameters stay as they are, with their running statistics:"
+        f" {', '.join(modules)}"
+    )
+
+
+def _describe_pairs(run: Run) -> Iterator[str]:
+    """Yields a line for each objective that compares feature maps: the pairs of their sizes."""
+    for name, objective in run.recipe.objectives.items():
+        if not objective.taps:
+            continue
+        student, teacher = (
+            networks.summarize(network, run.dataset.image_shape).outputs
+            for network in (run.recipe.student, run.teacher_network)
+        )
+        sizes = [
+            " - ".join("x".join(map(str, tap.shape[1:])) for tap in pair)
+            for pair in objective.taps(student, teacher)
+        ]
+        yield f"{name} compares maps student - teacher: {', '.join(sizes)}"

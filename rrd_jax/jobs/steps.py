@@ -1,0 +1,76 @@
+"""Calls of the compiled train step: which program runs, and the memory that it needs."""
+
+from collections.abc import Callable
+from typing import Any
+
+from rrd_jax import parallel
+from rrd_jax.cpu import compiling, footprint
+from rrd_jax.jobs import memory_advice
+from rrd_jax.jobs.run import Position, Run
+from rrd_jax.objectives.batch import Batch
+from rrd_jax.run_folder import starting, tracing
+from rrd_jax.terminal import console
+from rrd_jax.training.step import Split
+
+
+class Steps:
+    """Makes train steps.
+
+    Args:
+      run: the run whose program makes them.
+    """
+
+    def __init__(self, run: Run):
+        self._run = run
+        self._prepared: bool | None = None  # `is_late` of the program that was compiled last.
+
+    def prepare(self, step: int, count: int, teacher: Any, batch: Batch | Split) -> bool:
+        """Compiles the program of the next call, unless it ran before, and reports its memory.
+
+        Args:
+          step: updates made so far.
+          count: steps of the call.
+          teacher: the teacher's variables or cached embeddings.
+          batch: the input of the call.
+
+        Returns:
+          True if a program was compiled.
+
+        Raises:
+          InputError: the program needs more memory than a device has.
+        """
+        program, label = self._run.program, self._run.training.label
+        if self._prepared is program.is_late(step):
+            return False
+        if self._prepared is not None:
+            console.progress(label, ["steps are compiled once more, with oneDNN"])
+        self._prepared = program.is_late(step)
+        console.say(f"[{label}] {self._memory(program.train(step, count), teacher, batch)}")
+        starting.phase("compiling")
+        return True
+
+    def __call__(self, position: Position, count: int, teacher: Any, batch: Batch | Split) -> Any:
+        """Makes `count` steps from a position; returns what they log."""
+        train: Callable = self._run.program.train(position.step, count)
+        with tracing.step(position.step):
+            position.state, logged = train(position.state, teacher, batch)
+        position.step += count
+        return logged
+
+    def _memory(self, train: Callable, teacher: Any, batch: Batch | Split) -> str:
+        """Describes the memory of a compiled program; raises an InputError for too much."""
+        run = self._run
+        devices = run.mesh.size
+        arguments = {
+            "the state": run.program.abstract,
+            "the teacher": teacher,
+            "the images": batch,
+        }
+        fields = {
+            "the state": memory_advice.of_state(run.recipe, devices),
+            "the teacher": ["teacher.cache=off"] if run.cache.place == "device" else [],
+            "the images": ["data.feed=streamed"] if run.dataset.train.on_device else [],
+            footprint.ON_THE_WAY: memory_advice.on_the_way(run.recipe, devices),
+        }
+        compiled = compiling.compiled(train, *arguments.values())
+        return footprint.described(compiled, arguments, parallel.device_bytes(run.mesh), fields)

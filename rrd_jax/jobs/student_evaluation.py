@@ -1,0 +1,91 @@
+"""Evaluation of a student during its training: test split, held-out losses and alignment."""
+
+import dataclasses
+from collections.abc import Callable
+
+from rrd_jax.evaluation import predictions
+from rrd_jax.jobs import held_out
+from rrd_jax.jobs.alignment_during_training import Alignment
+from rrd_jax.jobs.epoch import Tested
+from rrd_jax.jobs.run import Position, Run
+from rrd_jax.terminal import console
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The compiled parts of a student's evaluation.
+
+    Attributes:
+      predict: of `predictions.compile_predict`; None if the student has no classes.
+      losses: on held-out images; None for a student with labels.
+      alignment: with the teacher; None if it is not measured.
+    """
+
+    predict: Callable | None
+    losses: held_out.Losses | None
+    alignment: Alignment | None
+
+
+def create(run: Run) -> Evaluation:
+    """Compiles the evaluation of a run's student, on first use, and notes what it leaves out."""
+    training, predict, alignment = run.training, None, None
+    if run.dataset.num_classes:
+        predict = predictions.compile_predict(
+            run.recipe.student,
+            training.normalize,
+            run.mesh,
+            run.recipe.objectives,
+            fast_cpu=training.fast_cpu,
+        )
+    losses = None if run.dataset.labelled else _held_out_losses(run)
+    if run.teacher and training.proof:
+        alignment = Alignment(run.recipe, run.dataset, run.mesh, run.teacher)
+    return Evaluation(predict, losses, alignment)
+
+
+def _held_out_losses(run: Run) -> held_out.Losses:
+    label, count = run.training.label, len(run.dataset.test)
+    losses = held_out.losses(
+        run.recipe, run.program.abstract, run.teacher_network, run.mesh, run.dataset.image_shape
+    )
+    if others := [name for name in run.recipe.objectives if name not in losses.names]:
+        console.note(
+            f"[{label}] held-out loss of {' and '.join(others)} skipped: it compares each image"
+            " with a memory of training images"
+        )
+    if losses.names and count < losses.batch_size:
+        console.warn(
+            f"[{label}] held-out loss skipped: {count:,} test images do not fill a batch of"
+            f" {losses.batch_size}; see data.test_split and train.batch_size"
+        )
+    return losses
+
+
+def evaluate(
+    evaluation: Evaluation, run: Run, position: Position, stop: Callable[[], bool]
+) -> Tested:
+    """Evaluates the student at the end of an epoch.
+
+    Args:
+      evaluation: of the run.
+      run: the run.
+      position: where it stands.
+      stop: returns True if the evaluation is to end early; called after each batch.
+
+    Raises:
+      StoppedError: `stop` returned True.
+    """
+    training, state, test = run.training, position.state, run.dataset.test
+    predicted, losses, alignment = None, {}, {}
+    if evaluation.predict:
+        predicted = predictions.collect(
+            evaluation.predict, state.student, test, training.eval_batch_size, run.mesh, stop=stop
+        )
+    if evaluation.losses:
+        teacher = run.teacher.folded if run.teacher_network else None
+        losses = held_out.collect(evaluation.losses, state, teacher, test, run.mesh, stop)
+    if evaluation.alignment:
+        epoch = position.step // run.steps_per_epoch
+        objectives = {name: state.objective(name) for name in run.recipe.terms}
+        alignment = evaluation.alignment.measure(state.student, epoch, objectives, stop)
+    return Tested(predicted, losses, alignment)
