@@ -63,7 +63,7 @@ class Progress:
       recalls: True if the steps read the teacher's cached embeddings.
       best: best test top-1 and its epoch; without labels the lowest held-out loss and its epoch.
       result: the Result after `epoch`, as a dict.
-      about: the network's About, as JSON.
+      about: the network's ModelInfo, as JSON.
     """
 
     model: str

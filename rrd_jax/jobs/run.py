@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from rrd_jax import checkpoints, data, networks, parallel
-from rrd_jax.data.about import About
+from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.jobs import card, progress
 from rrd_jax.jobs.program import Program, build
 from rrd_jax.jobs.progress import Progress, Result
@@ -83,7 +83,7 @@ class Position:
 
     step: int
     progress: Progress
-    about: About
+    about: ModelInfo
     first_weights: str = ""
     collapsed: int = 0
     _state: TrainState | None = None
@@ -190,7 +190,7 @@ def resume(run: Run) -> Position | None:
     return Position(int(state.step), progress_, about, _state=state)
 
 
-def _about(run: Run, origin: dict[str, str] | None) -> About:
+def _about(run: Run, origin: dict[str, str] | None) -> ModelInfo:
     """Describes the network, with the origin of the weights that it started from, if any."""
     about = card.of_run(run.recipe, run.dataset, run.teacher, run.parameters)
     if not origin:
