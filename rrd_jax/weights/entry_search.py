@@ -7,7 +7,7 @@ dots, and a place is where the entries of a network stand with the same words be
 
 import collections
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,6 @@ from rrd_jax.weights import (
     entry_layouts,
     entry_templates,
     entry_values,
-    families,
     foreign_layouts,
     published,
 )
@@ -29,23 +28,21 @@ _COUNTERS = ("num_batches_tracked", "n_averaged")
 _AVERAGES = {"ema", "swa", "averaged", "average", "avg"}
 # Where a file holds several averages: the order in which timm looks for them.
 _TIMM = ("state_dict_ema", "model_ema")
-_SPELLINGS: tuple[Callable[[str], str], ...] = (
-    lambda name: name,
-    families.unwrapped,
-)
+# Parts that wrappers put into names: torch.compile, DataParallel, FSDP, checkpointing.
+_WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
 
 class MisfitError(ValueError):
-    """Why weights cannot be taken from a file, as a predicate of it."""
+    """Weights cannot be taken from a file; the message is a predicate of the file."""
 
 
 class Flat(NamedTuple):
-    """What a file holds.
+    """The content of a file, laid out flat.
 
     Attributes:
-      arrays: of each name.
-      homes: the dict that each stands in, as a number.
-      others: what it holds besides arrays, by name: the type.
+      arrays: arrays by name.
+      homes: the id of the dict that each array stands in, by name.
+      others: types of values that are no arrays, by name.
     """
 
     arrays: dict[str, Any]
@@ -54,11 +51,11 @@ class Flat(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where entries of a network stand.
+    """The entries that stand behind one key of a file.
 
     Attributes:
-      key: what stands before their names, "" for nothing.
-      entries: those there, by the names that the network has for them.
+      key: prefix of their names, "" for none.
+      entries: arrays by the names that the network has for them.
     """
 
     key: str
@@ -66,27 +63,27 @@ class Place(NamedTuple):
 
     @property
     def shapes(self) -> dict[str, Shape]:
-        """PyTorch's shape of each entry."""
+        """Returns PyTorch's shape of each entry."""
         return {name: tuple(value.shape) for name, value in self.entries.items()}
 
     def is_of(self, name: str) -> bool:
-        """Whether these are a network's entries, all of them and no others."""
+        """Returns True if these are a network's entries, all of them and no others."""
         return self.shapes == entry_templates.expected_shapes(name, self.shapes)
 
     def is_backbone_of(self, name: str) -> bool:
-        """Whether these are a network's entries without its classifier's, and no others."""
+        """Returns True if these are a network's entries without its classifier's."""
         head = entry_templates.classifier(name)
         expected = entry_templates.expected_shapes(name, self.shapes)
         return self.shapes == {e: shape for e, shape in expected.items() if e not in head}
 
     def without(self, names: Iterable[str]) -> tuple["Place", bool]:
-        """The place without these entries, and whether one was there."""
+        """Returns the place without these entries, and whether one was there."""
         entries = {entry: value for entry, value in self.entries.items() if entry not in names}
         return Place(self.key, entries), len(entries) < len(self.entries)
 
 
 def flatten(content: Any) -> Flat:
-    """Lays out what a file holds, where names of `spellings` are ours.
+    """Lays out the content of a file; entries of `foreign_layouts` get our names.
 
     Raises:
       MisfitError: two arrays come to the same name.
@@ -125,10 +122,10 @@ def _is_array(value: Any) -> bool:
 
 
 def places(flat: Flat, name: str) -> list[Place]:
-    """Where entries of a network stand; first those that are the network's, then the fullest."""
+    """Returns where entries of a network stand; those that fit it first, then the fullest."""
     wanted, found = entry_templates.template(name), []
     libraries = [renaming.to_ours for renaming in published.renamings(name)]
-    for respell in (*_SPELLINGS, *libraries):
+    for respell in (str, _unwrapped, *libraries):
         names = {respell(entry): entry for entry in flat.arrays}
         if len(names) < len(flat.arrays):
             continue  # two entries would have the same name
@@ -141,6 +138,10 @@ def places(flat: Flat, name: str) -> list[Place]:
     return sorted(found, key=lambda place: _rank(place, name))
 
 
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
 def _rank(place: Place, name: str) -> tuple[bool, int, int, int]:
     wanted = entry_templates.expected_shapes(name, place.shapes)
     hits, same = wanted.keys() & place.entries.keys(), wanted.items() & place.shapes.items()
@@ -148,7 +149,7 @@ def _rank(place: Place, name: str) -> tuple[bool, int, int, int]:
 
 
 def _hits(names: Mapping[str, str], wanted: Mapping[str, Any]) -> collections.Counter[str]:
-    """How many entries of a network stand behind each key."""
+    """Returns the number of entries of a network behind each key."""
     hits: collections.Counter[str] = collections.Counter()
     for entry in names:
         parts = entry.split(".")
@@ -161,7 +162,7 @@ def _hits(names: Mapping[str, str], wanted: Mapping[str, Any]) -> collections.Co
 def _place(
     flat: Flat, names: Mapping[str, str], wanted: Mapping[str, Any], key: str, full: Sequence[str]
 ) -> Place:
-    """What stands behind a key: in the dicts that hold entries of the network, not in `full`."""
+    """Returns the entries behind a key, in dicts that hold some of the network, not in `full`."""
     prefix = f"{key}." if key else ""
     inner = tuple(f"{k}." for k in full if k != key and k.startswith(prefix))
     there = {
@@ -179,15 +180,15 @@ def _place(
 
 
 def _fitted(value: Any, entry: entry_templates.Entry | None) -> Any:
-    """An array with as many axes as an entry of the network, where no number hangs on it."""
+    """Returns an array with as many axes as an entry, if the others are of length one."""
     return entry_values.with_rank(value, len(entry.shape)) if entry else value
 
 
 def below(flat: Flat, key: str) -> Flat:
-    """What stands behind a key.
+    """Returns the content behind a key.
 
     Raises:
-      MisfitError: nothing does.
+      MisfitError: there is none.
     """
     prefix = f"{key}."
     arrays = {
@@ -203,13 +204,13 @@ def below(flat: Flat, key: str) -> Flat:
 
 
 def choose(found: Sequence[Place], flat: Flat, name: str, below: str = "") -> tuple[Place, str]:
-    """Of several places the one to take, and what to say about it, "" for nothing.
+    """Returns the place to take of several, and a note about the choice, "" for none.
 
     Args:
-      found: of `places`.
-      flat: what the file holds.
-      name: of the network.
-      below: the key that stands before what `flat` holds.
+      found: places that `places` returned.
+      flat: the content of the file.
+      name: name of the network.
+      below: the key before everything in `flat`.
 
     Raises:
       MisfitError: two hold different weights, and neither is an average of the other.
@@ -217,32 +218,38 @@ def choose(found: Sequence[Place], flat: Flat, name: str, below: str = "") -> tu
     fitting = [place for place in found if place.is_of(name)]
     if not fitting:
         return found[0], ""
-    averages = sorted(filter(_is_average, fitting), key=lambda place: _timm_rank(place.key))
+    averages = [place for place in fitting if _is_average(place.key)]
+    averages.sort(key=lambda place: _timm_rank(place.key))
     if averages and _timm_rank(averages[0].key) < len(_TIMM):
         averages = averages[:1]
     candidates = averages or fitting
-    taken = candidates[0]
-    before = f"{below}." if below else ""
-    if not all(_same(taken, other) for other in candidates[1:]):
-        keys = listed(_shown(before + place.key) for place in candidates)
+    taken, before = candidates[0], f"{below}." if below else ""
+    if not all(_is_same(taken, other) for other in candidates[1:]):
+        keys = listed(_shown_key(before + place.key) for place in candidates)
         raise MisfitError(
             f"holds weights of {name} under {keys}, which differ; name the key behind the file:"
             f" FILE@{before}{candidates[-1].key}"
         )
     others = [place.key for place in fitting if place not in candidates]
-    if averages and others:
+    if others:
         choice = f", which FILE@{before}{others[0]} takes" if others[0] else ""
         return taken, (
             f"the averaged weights under {before}{taken.key} are taken, not those under"
-            f" {_shown(others[0])}{choice}"
+            f" {_shown_key(others[0])}{choice}"
         )
-    fit = {place.key for place in fitting}
-    rivals = [place.key for place in found if place.key not in fit and _is_rival(place, name)]
-    rivals += [] if averages else _averages_elsewhere(flat)
+    fit, wanted = {place.key for place in fitting}, entry_templates.template(name)
+    rivals = [
+        place.key
+        for place in found
+        if place.key not in fit and 2 * len(wanted.keys() & place.entries.keys()) >= len(wanted)
+    ]
+    if not averages:
+        firsts = dict.fromkeys(entry.split(".")[0] for entry in flat.arrays if "." in entry)
+        rivals += filter(_is_average, firsts)
     if rivals:
         return taken, (
-            f"the weights under {_shown(before + taken.key)} are taken; those under"
-            f" {_shown(before + rivals[0])} have other names or shapes"
+            f"the weights under {_shown_key(before + taken.key)} are taken; those under"
+            f" {_shown_key(before + rivals[0])} have other names or shapes"
         )
     return taken, ""
 
@@ -252,48 +259,32 @@ def _timm_rank(key: str) -> int:
     return _TIMM.index(first) if first in _TIMM else len(_TIMM)
 
 
-def _is_average(place: Place) -> bool:
-    return _speaks_of_averages(place.key)
-
-
-def _speaks_of_averages(key: str) -> bool:
+def _is_average(key: str) -> bool:
     return not _AVERAGES.isdisjoint(re.split(r"[._]", key.lower()))
 
 
-def _averages_elsewhere(flat: Flat) -> list[str]:
-    """Keys of what seems to be averaged weights."""
-    firsts = dict.fromkeys(name.split(".")[0] for name in flat.arrays if "." in name)
-    return [key for key in firsts if _speaks_of_averages(key)]
-
-
-def _shown(key: str) -> str:
+def _shown_key(key: str) -> str:
     return key.rstrip(".") or "no key"
 
 
-def _is_rival(place: Place, name: str) -> bool:
-    """Whether many of a network's entries stand there, with others or of other shapes."""
-    wanted = entry_templates.template(name)
-    return 2 * len(wanted.keys() & place.entries.keys()) >= len(wanted)
-
-
-def _same(first: Place, second: Place) -> bool:
+def _is_same(first: Place, second: Place) -> bool:
     try:
         return all(
             value is second.entries[name]
             or np.array_equal(entry_values.read(value), entry_values.read(second.entries[name]))
             for name, value in first.entries.items()
         )
-    except ValueError:  # no values that can be read; whatever is taken says so
+    except ValueError:  # Values that cannot be read are reported for the place that is taken.
         return False
 
 
 def shown(name: Any) -> str:
-    """A name in a file as one short line: it may be anything."""
+    """Returns a name in a file, which may be anything, as one short line."""
     return errors.printable(str(name))[:60]
 
 
 def listed(names: Iterable[str], most: int = 4) -> str:
-    """The first of some names, and how many more there are."""
+    """Returns the first of some names, and the number of the others."""
     names = [shown(name) for name in names]
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest if names else "nothing"

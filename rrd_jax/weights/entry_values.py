@@ -1,4 +1,4 @@
-"""The numbers of an entry: float32, finite, and there."""
+"""Values of entries as finite float32 arrays."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,8 +17,8 @@ class Stored:
     """An array that is read when it is needed.
 
     Attributes:
-      shape: of the array.
-      dtype: its name.
+      shape: shape of the array.
+      dtype: name of its type.
       read: () -> the array.
     """
 
@@ -28,7 +28,7 @@ class Stored:
 
 
 def read(value: Any) -> np.ndarray:
-    """An entry's floats; raises a ValueError with the reason why it has none."""
+    """Returns an entry's floats; raises a ValueError with the reason if it has none."""
     dtype = str(value.dtype).removeprefix("torch.")
     if getattr(value, "is_meta", False):
         raise ValueError("has a shape, but no values (a meta tensor)")
@@ -37,8 +37,6 @@ def read(value: Any) -> np.ndarray:
     layout = str(getattr(value, "layout", "torch.strided")).removeprefix("torch.")
     if layout != "strided":
         raise ValueError(f"is sparse ({layout}): to_dense() it")
-    if getattr(value, "is_nested", False):
-        raise ValueError("is a nested tensor, of several shapes")
     if dtype not in FLOATS:
         raise ValueError(f"is {dtype}, where floats are wanted ({', '.join(FLOATS)})")
     if 0 in value.shape:
@@ -55,7 +53,7 @@ def read(value: Any) -> np.ndarray:
 
 
 def with_rank(value: Any, rank: int) -> Any:
-    """An entry with so many axes, where that is only a matter of last ones of length one."""
+    """Returns an entry with `rank` axes, if only last axes of length one differ."""
     shape = tuple(value.shape)
     wanted = key_renaming.with_rank(shape, rank)
     if wanted == shape:
@@ -66,7 +64,7 @@ def with_rank(value: Any, rank: int) -> Any:
 
 
 def all_of(entries: dict[str, Any]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The float32 values of all entries, and a line for each that has none, or bad ones."""
+    """Returns the float32 values of all entries, and a line for each without finite floats."""
     arrays, faults = {}, []
     for name, value in entries.items():
         try:

@@ -17,21 +17,12 @@ from rrd_jax.weights.entry_values import Stored
 
 _WANTED = "wanted is a .safetensors file, or one of torch.save(network.state_dict(), FILE)"
 _LEGACY_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-# What a file begins with, behind an offset, and what it is then.
+# Beginnings of files behind an offset, and what such a file is.
 _KINDS: list[tuple[int, bytes, str]] = [
     (0, b"\x89HDF", "an HDF5 file, such as Keras writes"),
-    (0, b"\x93NUMPY", "an array of NumPy"),
-    (0, b"GGUF", "a GGUF file of a language model"),
-    (4, b"TFL3", "a TensorFlow Lite model"),
     (0, b"\x1f\x8b", "compressed (gzip): unpack it first"),
-    (0, b"BZh", "compressed (bzip2): unpack it first"),
-    (0, b"\xfd7zXZ", "compressed (xz): unpack it first"),
     (0, b"\x28\xb5\x2f\xfd", "compressed (zstd): unpack it first"),
-    (0, b"7z\xbc\xaf", "a 7z archive: unpack it first"),
     (257, b"ustar", "a tar archive: unpack it first"),
-    (0, b"\x89PNG", "an image"),
-    (0, b"\xff\xd8\xff", "an image"),
-    (0, b"%PDF", "a PDF"),
     (0, b"version https://git-lfs", "a pointer of Git LFS, not the file: run `git lfs pull`"),
     (0, b"<", "a web page: the download went wrong"),
     (0, b"\x80", "a plain pickle, which is not executed"),
@@ -39,10 +30,6 @@ _KINDS: list[tuple[int, bytes, str]] = [
 ]
 # A member of TorchScript, which holds code.
 _SCRIPT = r"/code/|constants\.pkl$"
-_MEMBERS: list[tuple[str, str]] = [
-    (r"\.npy$", "an archive of NumPy arrays (.npz)"),
-    (r"model\.weights\.h5$", "a model of Keras"),
-]
 _SAFETENSORS_TYPES = {
     "F16": np.float16,
     "BF16": ml_dtypes.bfloat16,
@@ -52,7 +39,7 @@ _SAFETENSORS_TYPES = {
 
 
 def read(path: pathlib.Path) -> Any:
-    """What a file holds: dicts, lists and tensors, as a training script saved them.
+    """Returns the content of a file: dicts, lists and tensors, as a training script saved them.
 
     Nothing in the file is executed: .safetensors holds no code, and anything else is unpickled
     with `weights_only`.
@@ -79,12 +66,12 @@ def read(path: pathlib.Path) -> Any:
         if any(map(re.compile(_SCRIPT).search, _check_zip(path))):
             return torchscript.read(path)
     elif not head.startswith(_LEGACY_TORCH):
-        raise errors.InputError(f"{path} is {_kind(path, head, size)}; {_WANTED}")
+        raise errors.InputError(f"{path} is {_kind(head, size)}; {_WANTED}")
     return _read_torch(path)
 
 
 def _read_shards(index: pathlib.Path) -> dict[str, Any]:
-    """The entries of all files that an index names."""
+    """Returns the entries of all files that an index names."""
     try:
         homes = errors.read_json(index)["weight_map"]
         names = sorted(set(homes.values()))
@@ -104,7 +91,7 @@ def _read_shards(index: pathlib.Path) -> dict[str, Any]:
 
 
 def is_safetensors(path: pathlib.Path) -> bool:
-    """Whether a file is of .safetensors, by its beginning."""
+    """Returns True if a file begins as .safetensors do."""
     try:
         with path.open("rb") as file:
             return _is_safetensors(file.read(16))
@@ -117,17 +104,13 @@ def _is_safetensors(head: bytes) -> bool:
     return head[8:9] == b"{" and 2 <= length < 1e9 and not head.startswith(b"PK")
 
 
-def _kind(path: pathlib.Path, head: bytes, size: int) -> str:
-    """What a file is that is neither PyTorch's nor .safetensors."""
+def _kind(head: bytes, size: int) -> str:
+    """Returns what a file is that is neither PyTorch's nor .safetensors."""
     if not size:
         return "empty, of 0 bytes: a copy or download broke off"
     for offset, magic, what in _KINDS:
         if head[offset:].startswith(magic):
             return what
-    if path.suffix in (".onnx", ".tflite", ".pb", ".mlmodel") or b"onnx" in head[:200].lower():
-        return f"a model in the format of '{path.suffix}' files"
-    if re.search(r"\.(index|data-\d+-of-\d+)$", path.name):
-        return "a checkpoint of TensorFlow"
     try:
         head[:400].decode()
     except UnicodeDecodeError:
@@ -136,13 +119,10 @@ def _kind(path: pathlib.Path, head: bytes, size: int) -> str:
 
 
 def _check_zip(path: pathlib.Path) -> list[str]:
-    """The members of a zip; raises an InputError for one that is not whole, or not PyTorch's."""
+    """Returns the members of a zip; raises an InputError if it is damaged, or not PyTorch's."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-            for expression, what in _MEMBERS:
-                if any(re.search(expression, name) for name in names):
-                    raise errors.InputError(f"{path} is {what}; {_WANTED}")
             if not any(re.search(r"(^|/)data\.pkl$", name) for name in names):
                 raise errors.InputError(f"{path} is a zip archive, but not PyTorch's; {_WANTED}")
             damaged = _damaged_members(archive)
@@ -161,7 +141,10 @@ def _check_zip(path: pathlib.Path) -> list[str]:
 
 
 def _damaged_members(archive: zipfile.ZipFile) -> list[str]:
-    """Members that are not what was written; PyTorch can leave checksums out of all of them."""
+    """Returns members whose checksums do not match; none if no checksum does.
+
+    PyTorch can leave out the checksums of all members.
+    """
     members = [info for info in archive.infolist() if info.file_size]
     damaged = []
     for info in members:
@@ -214,7 +197,7 @@ def _read_torch(path: pathlib.Path) -> Any:
 
 
 def _harmless_types() -> list[Any]:
-    """What training scripts keep beside the weights, and no code can hide in."""
+    """Returns types that training scripts keep beside the weights, and that hold no code."""
     scalar = np.float32(0).__reduce__()[0]
     codes = np.typecodes["AllInteger"] + np.typecodes["Float"] + "?"
     return [

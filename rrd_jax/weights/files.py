@@ -208,26 +208,19 @@ def fitting(path: pathlib.Path) -> list[str]:
     return mismatch.fitting_networks(flat)
 
 
-# What a folder of something else holds.
-_FOLDERS = [
-    ("saved_model.pb", "a model of TensorFlow"),
-    ("*.index", "a checkpoint of TensorFlow"),
-    ("*.safetensors", "a folder with weights"),
-    ("*.pth", "a folder with weights"),
-    ("*.pt", "a folder with weights"),
-    ("pytorch_model*.bin", "a folder with weights"),
-]
+# Files of weights that are named themselves, and not their folder.
+_WEIGHTS = ("*.safetensors", "*.pth", "*.pt", "pytorch_model*.bin")
 
 
 def _check_folder(path: pathlib.Path) -> None:
-    """Raises an InputError for a folder that is a program's other than this one."""
+    """Raises an InputError for a folder of something else than a run."""
     if not path.is_dir() or (path / "checkpoints").exists():
         return
     if path.parent.name == "checkpoints" and path.name.isdecimal():
         run = path.parent.parent
         raise errors.InputError(f"{path} is one checkpoint of a run: write {run}@{path.name}")
     transformers_folder.check_others(path)
-    for pattern, what in _FOLDERS:
-        for file in sorted(path.glob(pattern)):
-            way_out = f": name the file, {file}" if "weights" in what else ", which is not read"
-            raise errors.InputError(f"{path} is {what}, no checkpoint of a run{way_out}")
+    for file in sorted(file for pattern in _WEIGHTS for file in path.glob(pattern)):
+        raise errors.InputError(
+            f"{path} is a folder with weights, no checkpoint of a run: name the file, {file}"
+        )

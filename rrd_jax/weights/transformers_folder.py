@@ -1,4 +1,4 @@
-"""Folders as transformers writes them, and folders of others that are taken for such."""
+"""Folders as transformers writes them."""
 
 import pathlib
 from typing import Any
@@ -7,30 +7,17 @@ from rrd_jax import errors
 from rrd_jax.weights import transformers_config
 
 PREFIX = "hf:"
-# Files of weights, in the order in which they are looked for; an index names several.
+# Files of weights, in the order in which they are tried; an index names several.
 _WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-# A file that a folder of something else has, what it is then, and the way out.
-_WRONG = [
-    (
-        "adapter_config.json",
-        "an adapter (LoRA), which changes other weights: add it to those that it was made for, with"
-        " merge_and_unload() of peft, and save these",
-    ),
-    (
-        "model_index.json",
-        "a pipeline of diffusers, which makes images: it holds no classifier and no image tower"
-        " that is read",
-    ),
-]
 
 
 def weights_of(folder: pathlib.Path) -> pathlib.Path | None:
-    """The file of weights in a folder with a config.json; None where there is none."""
+    """Returns the file of weights in a folder with a config.json; None if there is none."""
     if not (folder / "config.json").is_file():
         return None
     return next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
@@ -48,15 +35,12 @@ def check(folder: pathlib.Path) -> None:
             f"{folder} holds no config.json, so it is no folder of transformers; files of weights"
             f" are named without {PREFIX}"
         )
-    if "_class_name" in content:
-        raise errors.InputError(
-            f"{folder} is a part of a pipeline of diffusers ({content['_class_name']}), which makes"
-            " images: it is no network here"
-        )
     if "model_type" not in content:
+        part = content.get("_class_name")
+        kind = f"it is a part of diffusers ({part})" if part else "transformers did not write it"
         raise errors.InputError(
-            f"the config.json in {folder} has no model_type, so transformers did not write it;"
-            f" a folder of timm is named without {PREFIX}"
+            f"the config.json in {folder} has no model_type: {kind}; a folder of timm is named"
+            f" without {PREFIX}"
         )
     transformers_config.names(content, str(folder))
     if weights_of(folder) is None:
@@ -64,14 +48,20 @@ def check(folder: pathlib.Path) -> None:
 
 
 def check_others(folder: pathlib.Path) -> None:
-    """Raises an InputError for a folder of an adapter or of diffusers."""
-    for name, what in _WRONG:
-        if (folder / name).is_file() and weights_of(folder) is None:
-            raise errors.InputError(f"{folder} is {what}")
+    """Raises an InputError for a folder of an adapter or of diffusers, without weights."""
+    if weights_of(folder) is not None:
+        return
+    if (folder / "adapter_config.json").is_file():
+        raise errors.InputError(
+            f"{folder} is an adapter (LoRA), which changes other weights: add it to those that it"
+            " was made for, with merge_and_unload() of peft, and save these"
+        )
+    if (folder / "model_index.json").is_file():
+        raise errors.InputError(f"{folder} is a pipeline of diffusers, which is not read")
 
 
 def read_config(folder: pathlib.Path) -> dict[str, Any] | None:
-    """The config.json of a folder; None where there is none that is a dict."""
+    """Returns the config.json of a folder; None if there is none that is a dict."""
     try:
         content = errors.read_json(folder / "config.json")
     except (OSError, ValueError):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rrd_jax import errors, networks
 from rrd_jax.weights import files, from_torch, to_torch
 from tests import fuzz
-from tests.weights.convert_test import random_variables
+from tests.weights.state_dicts_test import random_variables
 
 _BASE = to_torch("resnet8", random_variables("resnet8", 10, (8, 8, 3)))
 _NAMES = sorted(_BASE)

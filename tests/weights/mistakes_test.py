@@ -6,7 +6,7 @@ import safetensors.numpy
 
 from rrd_jax import errors
 from rrd_jax.weights import files, from_torch, to_torch
-from tests.weights.convert_test import few_networks, random_variables
+from tests.weights.state_dicts_test import few_networks, random_variables
 
 pytestmark = pytest.mark.usefixtures("few_networks")
 __all__ = ["few_networks"]
@@ -33,14 +33,6 @@ def _bad(name, value):
     return _GOOD | {name: array}
 
 
-def _deeper():
-    return _GOOD | {
-        name.replace("layer3.0", "layer3.7"): value
-        for name, value in _GOOD.items()
-        if name.startswith("layer3.0")
-    }
-
-
 _VALUES = {
     "nan": (_bad("conv1.weight", np.nan), "conv1.weight is not finite: of 432 values 1 NaN"),
     "infinite": (_bad("fc.bias", -np.inf), "fc.bias is not finite: of 10 values 1 infinite"),
@@ -57,13 +49,10 @@ _VALUES = {
         "bn1.running_var is a variance, but as low as -0.5",
     ),
     "integers": (_with(fc__bias=np.arange(10)), "fc.bias is (int|I)64, where floats are wanted"),
-    "complex": (_with(fc__bias=np.ones(10, np.complex64)), "fc.bias is (complex|C)64"),
-    "bool": (_with(fc__bias=np.ones(10, bool)), "fc.bias is (bool|BOOL)"),
     "no classes": (
         _with(fc__weight=np.ones((0, 64), np.float32), fc__bias=np.ones(0, np.float32)),
         "fc.weight has no values",
     ),
-    "depth": (_deeper(), "of a deeper network than resnet8: it has layer3.7"),
     "parameters": (_without("running_mean", "running_var"), "running statistics are missing"),
     "backbone": (_without("fc.weight", "fc.bias"), "its classifier fc is missing: .* a backbone"),
     "no bias": (_without("fc.bias"), "its classifier lacks fc.bias"),
@@ -72,25 +61,17 @@ _VALUES = {
         "its classifier is not fc, but head",
     ),
     "classes": (_with(fc__bias=np.ones(7, np.float32)), "fc is not of one number of classes"),
-    "stem": (
-        _with(conv1__weight=np.ones((16, 3, 7, 7), np.float32)),
-        "its first convolution is 7x7, resnet8's is 3x3",
-    ),
     "width": (
         {k: np.concatenate([v, v]) if v.ndim else v for k, v in _GOOD.items()},
-        "the same layers, but of another width",
+        "0 missing, 0 unexpected and 4[0-9] of other shapes",
     ),
     "axes": (
         {k: v.transpose(2, 3, 1, 0) if v.ndim == 4 else v for k, v in _GOOD.items()},
         "axes in another order",
     ),
-    "shape": (_with(layer1__0__bn1__bias=np.ones(0, np.float32)), "a few shapes differ"),
-    "missing": (_without("layer1.0.bn1.bias"), "it is not whole: 1 of 47 entries"),
-    "more": (_with(loss__weight=np.ones(3, np.float32)), "or more than it: it has loss.weight too"),
+    "missing": (_without("layer1.0.bn1.bias"), "damaged: 1 missing, 0 unexpected"),
+    "more": (_with(loss__weight=np.ones(3, np.float32)), "0 missing, 1 unexpected"),
     "another": (_of("resnet14"), "it fits resnet14"),
-    "another family": (_of("vgg8"), "does not fit resnet8: it fits vgg8"),
-    "timm": ({"conv_stem.weight": np.ones(3)}, "the names are timm's MobileNetV2's"),
-    "vit": ({"vit.embeddings.patch_embeddings.projection.bias": np.ones(3)}, "Hugging Face's visi"),
     "stranger": ({"a": np.ones(3), "b": np.ones(3)}, "entries of another network: a, b"),
 }
 
@@ -116,10 +97,8 @@ def test_a_state_dict_that_is_wrong_is_refused(content, message, tmp_path):
     ("content", "message"),
     [
         ({}, "holds no tensors, .* but nothing"),
-        ([], "but nothing"),
         (None, "but NoneType"),
         ("hello", "but str"),
-        ({"model": {}}, "holds no tensors"),
         ({"state": {}, "param_groups": [{"lr": 1}]}, "the settings of an optimizer"),
         ({"state": {0: {"exp_avg": np.ones(3)}}, "param_groups": []}, "the state of an optimizer"),
         (np.ones((2, 3)), r"one tensor of shape \(2, 3\)"),
@@ -132,12 +111,6 @@ def test_what_holds_no_state_dict_is_named_in_a_line(content, message):
     with pytest.raises(errors.InputError, match=message) as caught:
         from_torch("resnet8", content)
     assert "\n" not in str(caught.value)
-
-
-def test_a_shallower_network_is_named():
-    given = {k: v for k, v in _of("resnet14").items() if not k.startswith("layer3.1.")}
-    with pytest.raises(errors.InputError, match="a shallower network .*: it lacks layer3.1"):
-        from_torch("resnet14", given)
 
 
 def test_content_that_holds_itself_ends():
@@ -153,14 +126,11 @@ def _torch_tensors():
     return torch, {
         "quantised": (torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8), "is quantised"),
         "sparse": (weight.to_sparse(), "is sparse"),
-        "csr": (weight.to_sparse_csr(), "is sparse"),
         "meta": (weight.to("meta"), "no values .a meta tensor"),
         "float8": (weight.to(torch.float8_e4m3fn), "is float8"),
-        "complex": (weight * 1j, "is complex64"),
         "nan": (weight * float("nan"), "640 NaN"),
         "beyond": (weight.double() * 1e300, "640 beyond the range of float32"),
         "nested": (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "lacks fc.weight"),
-        "list": ([1.0], "lacks fc.weight"),
     }
 
 
@@ -182,7 +152,6 @@ def test_torch_files_that_are_no_state_dict_are_refused_in_a_line(tmp_path):
     network, path = torch.nn.Linear(2, 2), tmp_path / "teacher.pth"
     for content, message in (
         (network, r"more than tensors \(torch.nn.*state_dict\(\)"),
-        ({"model": network}, r"more than tensors \(torch.nn"),
         ({"model": {"fc.bias": np.ones(3)}}, r"more than tensors \(numpy"),
         (list(network.parameters()), "2 tensors without names"),
         (torch.optim.Adam(network.parameters()).state_dict(), "the settings of an optimizer"),

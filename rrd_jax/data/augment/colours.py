@@ -5,7 +5,6 @@ and of keys. The reference of what is done with given amounts is torchvision's
 `transforms.v2.functional` on tensors of uint8; values differ by 1 at most.
 """
 
-import math
 from collections.abc import Sequence
 
 import jax
@@ -67,11 +66,11 @@ def gaussian_blur(image: jax.Array, sigma: Number, size: int) -> jax.Array:
 
 
 def check_jitter(ranges: Sequence[float]) -> None:
-    """Raises an InputError for ranges that `jitter` cannot have."""
-    if len(ranges) != 4 or not all(0 <= part < math.inf for part in ranges) or ranges[3] > 0.5:
+    """Raises an InputError for ranges of `jitter` whose last, of hue, is above half a turn."""
+    if ranges[3] > 0.5:
         raise errors.InputError(
-            f"data.jitter is {tuple(ranges)}, but must be four numbers from 0, of brightness,"
-            " contrast, saturation and hue, the last at most 0.5"
+            f"data.jitter is {tuple(ranges)}, but must be ranges of brightness, contrast,"
+            " saturation and hue, the last at most 0.5"
         )
 
 

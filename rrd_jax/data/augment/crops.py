@@ -7,7 +7,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rrd_jax import errors
 from rrd_jax.cpu import convolutions
 
 _TRIES = 10
@@ -62,7 +61,7 @@ def crop_flip(pad: int, flip: bool) -> Crop:
 
 
 def resized_crop(area: float, flip: bool) -> Crop:
-    """A random part of the image, scaled to its size, as random-resized crops of the field are.
+    """Returns crops of a random part of the image, scaled to its size.
 
     Ten tries of an area and an aspect from 3/4 to 4/3 whose logarithm is uniform, then the largest
     central part of such an aspect. The reference of a crop's pixels is torchvision's
@@ -71,12 +70,7 @@ def resized_crop(area: float, flip: bool) -> Crop:
     Args:
       area: the smallest part of the image, in (0, 1]; it is uniform up to 1.
       flip: whether half of them are mirrored.
-
-    Raises:
-      InputError: the area is out of range.
     """
-    if not 0 < area <= 1:
-        raise errors.InputError(f"data.crop_area is {area}, but must be above 0 and at most 1")
 
     def choose(key):
         return (jax.random.bits(key) >> 1).astype(jnp.int32)

@@ -20,10 +20,10 @@ def make_mix(
     switch: float = 0.5,
     probability: float = 1.0,
 ) -> Mix | None:
-    """Mixes each training image with another image of its batch.
+    """Returns a function that mixes each training image with another image of its batch.
 
-    Image i meets image B - 1 - i. The share of the first is drawn from Beta(alpha, alpha), once a
-    batch. Teacher and student both see the mixed images.
+    Image i is mixed with image B - 1 - i. The share of the first is drawn from Beta(alpha, alpha),
+    once a batch. Teacher and student both get the mixed images.
 
     Args:
       kind: "mixup" to blend the images (arXiv 1710.09412), "cutmix" to paste a box of the second
@@ -39,12 +39,8 @@ def make_mix(
       fields `other_label` and `share` of their `Batch`.
 
     Raises:
-      InputError: an unknown kind, or a number out of range.
+      InputError: an unknown kind.
     """
-    errors.check_positive(**{"data.mix_alpha": alpha, "data.cutmix_alpha": cutmix_alpha})
-    for name, part in {"mix_switch": switch, "mix_probability": probability}.items():
-        if not 0 <= part <= 1:
-            raise errors.InputError(f"data.{name} is {part}, but must be in [0, 1]")
     errors.lookup("mix", kind, dict.fromkeys(MIXES))
     if kind == "none":
         return None

@@ -1,7 +1,7 @@
-"""What the compiled step does to images: crop and flip, change at random, normalise.
+"""Augmentation in the compiled step: crop and flip, random changes, normalization.
 
 Pure functions of a key, the epoch and the place of an example in its split. `crops` has the crops,
-`images` what is done on the host, `mixing` what is done to a batch as a whole.
+`mixing` what is done to a batch as a whole.
 """
 
 import functools
@@ -22,7 +22,7 @@ TEACHERS_VIEWS = ("same", "weak")
 
 
 def make_normalize(mean: Sequence[float], std: Sequence[float]) -> Callable:
-    """uint8 [..., channels] to float32 (x / 255 - mean) / std; mean and std in [0, 1] units."""
+    """Returns uint8 [..., channels] -> float32 (x / 255 - mean) / std, moments in [0, 1] units."""
     errors.check_positive(**{f"data.std[{i}]": value for i, value in enumerate(std)})
     if not np.all(np.isfinite(mean)):
         raise errors.InputError(f"data.mean is {mean}, but must be finite numbers")
@@ -30,24 +30,23 @@ def make_normalize(mean: Sequence[float], std: Sequence[float]) -> Callable:
 
     def normalize(images: jax.Array) -> jax.Array:
         per_channel = (1,) * (images.ndim - 1) + (-1,)
-        return (images.astype(jnp.float32) / 255 - mean.reshape(per_channel)) / std.reshape(
-            per_channel
-        )
+        centred = images.astype(jnp.float32) / 255 - mean.reshape(per_channel)
+        return centred / std.reshape(per_channel)
 
     return normalize
 
 
 class Augment(NamedTuple):
-    """What the compiled step does to training images: it shows one of their views.
+    """The augmentation of training images in the compiled step, which shows one of their views.
 
     Attributes:
-      name: says all that it does.
-      views: how many an image has; 0 where none comes twice: the host has cut it already, or there
-        are too many to count.
-      choose: (key, epoch [], index [B]) -> view [B] int32 in [0, views); of 0 views any, from 0.
-        None where the host draws views, as `views.Views` has it.
-      show: (view [B], index [B], images uint8 [B, H, W, channels]) -> float32 images, normalised.
-      show_teacher: likewise, what the teacher sees of that view; None where it sees the same.
+      name: describes everything that is done; part of the key of caches.
+      views: number of views of an image; 0 if none comes twice: the host has cut it already, or
+        there are too many to count.
+      choose: (key, epoch [], index [B]) -> view [B] int32 in [0, views); any view if `views` is 0.
+        None if the host draws views, see `views.Views`.
+      show: (view [B], index [B], images uint8 [B, H, W, channels]) -> float32 images, normalized.
+      show_teacher: likewise, the teacher's images of that view; None for the same images.
     """
 
     name: str
@@ -58,21 +57,21 @@ class Augment(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What else is done to training images, at random.
+    """Random changes of training images after the crop, in this order.
 
-    Each comes after the crop, in this order, and none but `erase` after normalisation.
+    All of them come before normalization, except `erase`. Ranges are checked with the config.
 
     Attributes:
       policy: a name in `policies.POLICIES`.
-      policy_operators: as `policies.make_policy` has its `count`.
-      policy_magnitude: likewise.
-      policy_noise: likewise.
-      jitter: ranges of brightness, contrast, saturation and hue, as `colours.jitter` has them.
-      jitter_probability: of colour jitter.
+      policy_operators: `count` of `policies.make_policy`.
+      policy_magnitude: `magnitude` of `policies.make_policy`.
+      policy_noise: `noise` of `policies.make_policy`.
+      jitter: ranges of brightness, contrast, saturation and hue, see `colours.jitter`.
+      jitter_probability: probability of colour jitter, in [0, 1], as all probabilities here.
       grey: probability of a grey image.
-      gaussian_blur: its probability.
-      solarize: probability that all values from 128 are turned over.
-      others: probabilities of blur and solarising of every other view; () for the same.
+      gaussian_blur: probability of blur.
+      solarize: probability that all values from 128 are inverted.
+      others: probabilities of blur and solarizing of every other view; () for the same.
       erase: probability that a box is erased.
       erase_with: a name in `erasing.ERASED`.
     """
@@ -103,29 +102,25 @@ def make_augment(
     views: Views = FRESH,
     teacher: str = "same",
 ) -> Augment:
-    """What the compiled step does to training images.
+    """Returns the augmentation of training images in the compiled step.
 
     Args:
       kind: "crop_flip" for a random crop of the image padded with black, "resized_crop" for a
         random part of it that is scaled; "none", or a kind that the host makes, for none.
       mean: per channel, in [0, 1] units.
       std: per channel, in [0, 1] units.
-      pad: of crop_flip, pixels of black on each side that the crop may move into.
+      pad: pixels of black on each side, for crop_flip, >= 0.
       flip: whether half of the images are mirrored.
-      area: of resized_crop, the smallest part of an image, in (0, 1].
-      changes: what else; None for normalisation only.
-      views: how many there are of an image; without a number as many as crop_flip can make, or
-        fresh ones for ever.
-      teacher: a name in TEACHERS_VIEWS: "weak" for views without the changes.
+      area: the smallest part of an image, for resized_crop, in (0, 1].
+      changes: random changes after the crop; None for normalization only.
+      views: the views of an image; without a number as many as crop_flip can make, or fresh ones.
+      teacher: a name in TEACHERS_VIEWS; "weak" for views without the changes.
 
     Raises:
-      InputError: an unknown kind, or a value out of range.
+      InputError: an unknown kind or policy, or a mean or deviation that cannot be used.
     """
     normalize = make_normalize(mean, std)
     check_augmentation(kind)
-    errors.lookup("data.views.teacher", teacher, dict.fromkeys(TEACHERS_VIEWS))
-    if pad < 0:
-        raise errors.InputError(f"data.pad is {pad}, but must be 0 or above")
     name = f"{kind} of mean {tuple(mean)} and std {tuple(std)}"
     crop = None
     if kind == "crop_flip":
@@ -155,7 +150,7 @@ def make_augment(
 
 
 def _keys(key: jax.Array, epoch: jax.Array, index: jax.Array) -> jax.Array:
-    """[B] keys of examples in an epoch."""
+    """Returns [B] keys of examples in an epoch."""
     epoch_key = jax.random.fold_in(key, epoch)
     return jax.vmap(lambda i: jax.random.fold_in(epoch_key, i))(index)
 
@@ -165,25 +160,13 @@ _Stage = Callable[..., jax.Array]
 
 
 def _stages(changes: Changes, mean: Sequence[float]) -> dict[str, _Stage]:
-    """The changes that there are, by name and in order.
-
-    Raises:
-      InputError: an unknown name, or a value out of range.
-    """
-    chances = ("jitter_probability", "grey", "gaussian_blur", "solarize", "erase")
-    for name, value in [
-        *((name, getattr(changes, name)) for name in chances),
-        *(("views.others", value) for value in changes.others),
-    ]:
-        if not 0 <= value <= 1:
-            raise errors.InputError(f"data.{name} is {value}, but must be a probability, in [0, 1]")
+    """Returns the changes that are to be made, by name and in order."""
     blurs, solarizes = zip(
         (changes.gaussian_blur, changes.solarize),
         changes.others or (changes.gaussian_blur, changes.solarize),
         strict=True,
     )
     stages = {}
-    errors.lookup("policy", changes.policy, dict.fromkeys(policies.POLICIES))
     if changes.policy != "none":
         # timm fills with the mean, torchvision with black.
         is_timm = changes.policy == "rand_increasing"
@@ -211,7 +194,6 @@ def _stages(changes: Changes, mean: Sequence[float]) -> dict[str, _Stage]:
             key, image, _either(solarizes, other)
         )
     if changes.erase:
-        errors.lookup("data.erase_with", changes.erase_with, dict.fromkeys(erasing.ERASED))
         stages["erase"] = lambda key, image, other: erasing.random_erase(
             key, image, probability=changes.erase, value=changes.erase_with
         )
@@ -219,7 +201,7 @@ def _stages(changes: Changes, mean: Sequence[float]) -> dict[str, _Stage]:
 
 
 def _either(chances: Sequence[float], other: jax.Array) -> float | jax.Array:
-    """The probability for a view, of two."""
+    """Returns the probability for a view: the first, or the second for every other view."""
     return chances[0] if chances[0] == chances[1] else jnp.where(other, *reversed(chances))
 
 
@@ -236,9 +218,9 @@ def _seeded(
     *,
     weak: bool,
 ) -> Augment:
-    """Views each of which has a key that all that is random in it follows from.
+    """Returns an augmentation whose views have a key each, from which everything random follows.
 
-    Without a number of views, the view is the seed of the key, and they are too many to count.
+    Without a number of views, the view is the seed of the key: there are too many to count.
     """
 
     def choose(key, epoch, index):

@@ -4,7 +4,6 @@ A policy draws operators and amounts of a key, and nothing else: what becomes of
 depend on the others of its batch.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -114,7 +113,6 @@ _TRIVIAL = _Space(
     largest=30,
 )
 _SPACES = {"rand": _RAND, "rand_increasing": _INCREASING, "trivial": _TRIVIAL}
-LARGEST = {name: space.largest for name, space in _SPACES.items()}
 
 
 class Policy(NamedTuple):
@@ -138,7 +136,7 @@ def make_policy(
     fill: float | Sequence[float] = 0.0,
     bilinear: bool = False,
 ) -> Policy:
-    """A policy by name.
+    """Returns a policy by name.
 
     Args:
       name: "rand" for RandAugment (arXiv 1909.13719) with torchvision's operators and amounts,
@@ -151,13 +149,16 @@ def make_policy(
       bilinear: whether moved pixels are means of four, and not the nearest one.
 
     Raises:
-      InputError: an unknown name, or a number out of range.
+      InputError: an unknown name, or a magnitude that the policy does not have.
     """
     space, is_trivial = errors.lookup("policy", name, _SPACES), name == "trivial"
     if is_trivial:
         count = 1
-    else:
-        _check(name, count=count, magnitude=magnitude, noise=noise)
+    elif not 0 <= magnitude <= space.largest:
+        raise errors.InputError(
+            f"data.policy_magnitude is {magnitude:g}, but must be from 0 to {space.largest:g} for"
+            f" data.policy {name}"
+        )
 
     def draw(key, shape):
         key, noise_key = jax.random.split(key)
@@ -185,20 +186,6 @@ def make_policy(
         return image
 
     return Policy(draw, apply)
-
-
-def _check(name: str, *, count: int, magnitude: float, noise: float) -> None:
-    """Raises an InputError for a number out of range."""
-    largest = LARGEST[name]
-    if count < 1:
-        raise errors.InputError(f"data.policy_operators is {count}, but must be 1 or above")
-    if not 0 <= magnitude <= largest:
-        raise errors.InputError(
-            f"data.policy_magnitude is {magnitude:g}, but must be from 0 to {largest:g} for"
-            f" data.policy {name}"
-        )
-    if not 0 <= noise < math.inf:
-        raise errors.InputError(f"data.policy_noise is {noise}, but must be a number from 0")
 
 
 def _amounts(

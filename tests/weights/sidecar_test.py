@@ -82,9 +82,9 @@ def test_a_config_of_something_else_says_nothing(content, tmp_path):
     assert sidecar.read(tmp_path / "f.pth") == sidecar.Sidecar()
 
 
-def test_images_come_back_from_timms_words():
+def test_images_come_back_from_timms_words(tmp_path):
     for size in (8, 32, 64, 224, 299):
         for resize in (None, *range(size, 3 * size, 7)):
-            for filter_ in ("bilinear", "bicubic"):
-                wanted = Preprocessing(size, 1, (0.3,), (0.2,), resize, filter_)
-                assert sidecar._images_of_timm(sidecar.to_timm(wanted)) == wanted
+            wanted = Preprocessing(size, 1, (0.3,), (0.2,), resize, "bicubic")
+            config = {"architecture": "resnet18", "pretrained_cfg": sidecar.to_timm(wanted)}
+            assert _read(tmp_path, config).preprocessing == wanted

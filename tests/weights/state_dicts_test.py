@@ -22,7 +22,7 @@ def few_networks(monkeypatch):
     monkeypatch.setattr(networks, "MODELS", known)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet8x4", "resnet18", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet8", "resnet50"])
 def test_round_trip_is_exact(name):
     variables = random_variables(name, 10, (32, 32, 3))
     back = from_torch(name, to_torch(name, variables))
@@ -36,13 +36,6 @@ def test_the_other_way_keeps_every_entry():
     assert back.keys() == weights.keys()
     for entry in weights:
         np.testing.assert_array_equal(back[entry], weights[entry])
-
-
-def test_classes_and_channels_are_read_off_the_shapes():
-    variables = random_variables("resnet8", 3, (8, 8, 1))
-    back = from_torch("resnet8", to_torch("resnet8", variables))
-    assert back["params"]["conv1"]["kernel"].shape == (3, 3, 1, 16)
-    assert back["params"]["fc"]["kernel"].shape == (64, 3)
 
 
 @pytest.mark.usefixtures("few_networks")

@@ -15,8 +15,8 @@ from rrd_jax import config as configs
 from rrd_jax import errors, networks
 from rrd_jax.data.model_info import Preprocessing
 from rrd_jax.weights import files, from_torch, sidecar, to_torch
-from tests.weights.convert_test import few_networks, random_variables
 from tests.weights.small import small_networks
+from tests.weights.state_dicts_test import few_networks, random_variables
 
 pytestmark = pytest.mark.usefixtures("small_networks")  # beside few or all
 __all__ = ["few_networks", "small_networks"]
@@ -180,7 +180,7 @@ _ADAPTER = {"base_model.model.vit.encoder.layer.0.attention.q.lora_A.weight": np
         ({"config": {**_CONFIG, "qkv_bias": False}}, "with qkv_bias=False"),
         ({"config": {"model_type": "mobilenet_v2"}}, "with tf_padding=True"),
         ({"model_index": {"_class_name": "StableDiffusionPipeline"}}, "a pipeline of diffusers"),
-        ({"config": {"_class_name": "UNet2DConditionModel"}}, "a part of a pipeline of diffusers"),
+        ({"config": {"_class_name": "UNet2DConditionModel"}}, "a part of diffusers"),
         ({"adapter_config": {"r": 8}}, r"an adapter \(LoRA\).*merge_and_unload"),
     ],
 )
