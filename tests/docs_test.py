@@ -207,9 +207,9 @@ def test_a_loop_of_ones_own_takes_fewer_than_thirty_lines():
     "name",
     [
         *(
-            "library.training",
-            "library.loading",
-            "library.evaluating",
+            "library.distillation",
+            "library.weights_loader",
+            "library.accuracy",
             "objectives",
             "objectives.rrd",
             "memory",

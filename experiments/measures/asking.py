@@ -15,7 +15,7 @@ from rrd_jax import checkpoints, data, errors, exports, library
 from rrd_jax import config as configs
 from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.evaluation import predictions, rows
-from rrd_jax.library import loading, teachers
+from rrd_jax.library import run_teachers, weights_loader
 from rrd_jax.teacher import classes
 from rrd_jax.terminal import console
 from rrd_jax.weights import files
@@ -55,7 +55,7 @@ def of_run(
     folder: pathlib.Path, teacher: pathlib.Path | None, dataset: data.Dataset | None
 ) -> Subject:
     """See `subject.of_run`."""
-    fields = loading.fields_of(files.split(folder)[0])
+    fields = weights_loader.fields_of(files.split(folder)[0])
     if fields is None:
         raise errors.InputError(f"{folder} is no workdir of a run: there is nothing to measure")
     student = _network(library.load(folder))
@@ -92,12 +92,12 @@ def _network(loaded: library.Loaded | library.Predictor, weight: float = 1.0) ->
 
 def _teachers(folder: pathlib.Path, given: pathlib.Path | None) -> list[_Network]:
     """The teacher that is given; or those of the run, none if one of them is missing."""
-    listed = teachers.teachers_of(folder)
+    listed = run_teachers.teachers_of(folder)
     if given is not None:
         model = listed[0].model if listed else ""  # which a file alone does not say
-        listed = [teachers.Teacher(model, given, 1.0)]
+        listed = [run_teachers.Teacher(model, given, 1.0)]
     try:
-        loaded = [teachers.load_single(folder, t) for t in listed]
+        loaded = [run_teachers.load_single(folder, t) for t in listed]
         if not all(network.num_classes for network in loaded):
             console.note(f"{folder} is measured without its teacher, which has no classifier")
             return []

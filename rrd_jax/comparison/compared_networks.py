@@ -7,7 +7,7 @@ from rrd_jax import config as configs
 from rrd_jax import errors, exports, library
 from rrd_jax.data.source import Source
 from rrd_jax.exports import Exportable
-from rrd_jax.library import loading, teachers
+from rrd_jax.library import run_teachers, weights_loader
 from rrd_jax.teacher import classes
 from rrd_jax.weights import files
 
@@ -54,26 +54,26 @@ def load_teacher(path: pathlib.Path) -> Exportable:
     Raises:
       InputError: the run has no teacher or several, or the weights are gone.
     """
-    listed = teachers.teachers_of(path)
+    listed = run_teachers.teachers_of(path)
     if len(listed) != 1:
         named = ", ".join(f"--workdir={teacher.path}" for teacher in listed)
         raise errors.InputError(
             f"{path} has {len(listed) or 'no'} teachers" + (f"; name one: {named}" if named else "")
         )
-    return _exportable(teachers.load_single(path, listed[0]))
+    return _exportable(run_teachers.load_single(path, listed[0]))
 
 
 def load_teachers(
     path: pathlib.Path, student: Exportable
 ) -> tuple[list[ComparedNetwork], list[str]]:
     """Loads the teachers of a run; returns them, and a line for each that is missing."""
-    listed = teachers.teachers_of(path)
+    listed = run_teachers.teachers_of(path)
     total = sum(teacher.weight for teacher in listed)
     members, left_out = [], []
     for i, teacher in enumerate(listed, 1):
         role = "teacher" if len(listed) == 1 else f"teacher {i}"
         try:
-            network = _exportable(teachers.load_single(path, teacher))
+            network = _exportable(run_teachers.load_single(path, teacher))
             match = classes.match(
                 network.about.class_names,
                 network.about.num_classes,
@@ -94,5 +94,5 @@ def _exportable(loaded: library.Loaded) -> Exportable:
 
 def source_of(path: pathlib.Path) -> Source | None:
     """Returns the data source of a run, None if it has none."""
-    fields = loading.fields_of(files.split(path)[0])
+    fields = weights_loader.fields_of(files.split(path)[0])
     return configs.source_of(fields) if fields and fields["data"]["name"] else None

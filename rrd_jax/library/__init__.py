@@ -1,11 +1,11 @@
-"""What programs call: training, loading and evaluation of networks, by name or made in Python."""
+"""The Python API: trains, loads and evaluates networks, given by name or as Python objects."""
 
-from rrd_jax.library.evaluating import evaluate
-from rrd_jax.library.loaded import Loaded, Trained
-from rrd_jax.library.loading import load
-from rrd_jax.library.predicting import Guess, Predictions, Predictor, Unread
-from rrd_jax.library.teachers import load_teacher
-from rrd_jax.library.training import distill, train_teacher
+from rrd_jax.library.accuracy import evaluate
+from rrd_jax.library.distillation import distill, train_teacher
+from rrd_jax.library.loaded_network import Loaded, Trained
+from rrd_jax.library.predictor import Guess, Predictions, Predictor, Unread
+from rrd_jax.library.run_teachers import load_teacher
+from rrd_jax.library.weights_loader import load
 
 __all__ = [
     "Guess",

@@ -1,4 +1,4 @@
-"""The head that an objective trained behind a student's embedding, kept after training."""
+"""A student with the head that an objective has trained behind its embedding."""
 
 import dataclasses
 import pathlib
@@ -11,29 +11,31 @@ import jax.numpy as jnp
 
 from rrd_jax import checkpoints, errors
 from rrd_jax import config as configs
-from rrd_jax.library.loaded import Loaded
+from rrd_jax.library.loaded_network import Loaded
 from rrd_jax.objectives import ObjectiveState
 from rrd_jax.teacher import wrapped
 from rrd_jax.weights import files
 
 
-def keep(
+def with_head(
     student: Loaded, path: pathlib.Path, fields: Mapping[str, Any] | None, name: str
 ) -> Loaded:
-    """A student whose embedding is what an objective compared with the teacher's.
+    """Returns the student with an embedding that passes the head of an objective.
 
     Args:
       student: of a run.
-      path: of the run, with the checkpoint that is chosen.
-      fields: the config that the run's folder keeps; None where it is no run.
-      name: of the objective; of several teachers with the number of one, such as "rrd[0]".
+      path: of the run, with the name of a checkpoint.
+      fields: the config in the run's folder; None for a folder without a run.
+      name: of the objective, with the index of a teacher if there are several, such as "rrd[0]".
 
     Raises:
-      InputError: it is no run, or the objective has no head there.
+      InputError: the folder has no run, or the objective has no head.
     """
     folder, which = files.split(path)
     if not fields:
-        raise errors.InputError(f"head is '{name}', but {folder} is no run: nothing trained a head")
+        raise errors.InputError(
+            f"head is '{name}', but {folder} is no run, so it has no trained head"
+        )
     term, number = _parsed(name)
     state, _ = checkpoints.load_objective(folder, term, which)
     training = configs.training_of(fields)
@@ -52,13 +54,13 @@ def keep(
 
 
 def _parsed(name: str) -> tuple[str, int | None]:
-    """An objective's name, and the number of a teacher behind it."""
-    found = re.fullmatch(r"(.*)\[(\d+)\]", name)
-    return (found[1], int(found[2])) if found else (name, None)
+    """Returns the name of an objective and the index of a teacher, None for no index."""
+    match = re.fullmatch(r"(.*)\[(\d+)\]", name)
+    return (match[1], int(match[2])) if match else (name, None)
 
 
 def _of_teacher(state: ObjectiveState, term: str, number: int | None) -> ObjectiveState:
-    """What an objective, `term`, learnt with one teacher; of one alone, all."""
+    """Returns the part of an objective's state that belongs to one teacher."""
     parts = (state.params, state.frozen)
     shared = [part for part in parts if isinstance(part, Mapping) and "teacher0" in part]
     if not shared:

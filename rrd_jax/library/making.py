@@ -17,9 +17,9 @@ from rrd_jax import config as configs
 from rrd_jax import data, errors, imports, networks
 from rrd_jax import objectives as registry
 from rrd_jax.data.source import Source
-from rrd_jax.library.loaded import Loaded, Trained
-from rrd_jax.library.loading import load
-from rrd_jax.library.predicting import Predictor
+from rrd_jax.library.loaded_network import Loaded, Trained
+from rrd_jax.library.predictor import Predictor
+from rrd_jax.library.weights_loader import load
 from rrd_jax.networks import Network
 from rrd_jax.objectives import Objective
 from rrd_jax.teacher import wrapped

@@ -1,4 +1,4 @@
-"""Around functions of ours that programs call: other libraries are silent, and errors are ours."""
+"""A decorator of the functions of the Python API, which hides logs and translates errors."""
 
 import functools
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from rrd_jax.terminal import failures
 
 
 def quietly(function: Callable) -> Callable:
-    """While it runs, libraries that narrate through absl's log are silent, and errors are ours."""
+    """Hides absl's logs of libraries while the function runs, and translates errors of JAX."""
 
     @functools.wraps(function)
     def run(*arguments, **options):

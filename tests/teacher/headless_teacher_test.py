@@ -12,7 +12,7 @@ import rrd_jax
 from rrd_jax import errors, networks
 from rrd_jax.config import parse
 from rrd_jax.jobs import job
-from rrd_jax.library import teachers
+from rrd_jax.library import run_teachers
 from rrd_jax.teacher import frozen
 from rrd_jax.weights import files, to_torch
 from tests import launch
@@ -97,7 +97,7 @@ def _check_asked_alone(config, folder):
     setting = job.prepare(plan.student)
     _, teacher = job.get_teacher(plan, folder, setting)
     images = setting.dataset.test.images
-    loaded = teachers.load_single(folder, teachers.teachers_of(folder)[0])
+    loaded = run_teachers.load_single(folder, run_teachers.teachers_of(folder)[0])
     guesses = np.argmax(loaded(images).logits, axis=1)
     assert (guesses == teacher.predictions["prediction"]).all()
 

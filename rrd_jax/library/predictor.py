@@ -1,4 +1,4 @@
-"""What a network says of images: of any number and size, from files or from a program."""
+"""Predictions of a network for images of any number and size, from files or arrays."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ from rrd_jax.library.quiet import quietly
 
 
 class Guess(NamedTuple):
-    """A class that an image may be of, and how probable that is, in [0, 1]."""
+    """A class with its probability in [0, 1]."""
 
     name: str
     label: int
@@ -28,7 +28,7 @@ class Guess(NamedTuple):
 
 
 class Unread(NamedTuple):
-    """An image that could not be read, and why."""
+    """An image that cannot be read, and the reason."""
 
     file: str
     reason: str
@@ -36,14 +36,14 @@ class Unread(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a network says of N images, in their order.
+    """The predictions of a network for N images, in their order.
 
     Attributes:
       logits: [N, C] float32.
-      embeddings: [N, D] float32; None of a network without.
-      files: the path of each image, or its number where it is no file.
-      class_names: in the order of labels; their numbers where classes have no names.
-      unread: images that could not be read, which are not among the N.
+      embeddings: [N, D] float32; None if the network has none.
+      files: the path of each image, or its index for images that are no files.
+      class_names: in the order of labels; the labels as text for classes without names.
+      unread: images that cannot be read, which do not count among the N.
     """
 
     logits: np.ndarray
@@ -57,7 +57,7 @@ class Predictions:
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        """[N] int32: the most probable class of each image."""
+        """The most probable class of each image, [N] int32."""
         return np.argmax(self.logits, axis=-1).astype(np.int32)
 
     @property
@@ -67,13 +67,13 @@ class Predictions:
 
     @functools.cached_property
     def probabilities(self) -> np.ndarray:
-        """[N, C] float32, the softmax of the logits."""
+        """The softmax of the logits, [N, C] float32."""
         logits = self.logits.astype(np.float64)
         powers = np.exp(logits - logits.max(axis=-1, keepdims=True, initial=-np.inf))
         return (powers / powers.sum(axis=-1, keepdims=True)).astype(np.float32)
 
     def top(self, count: int = 5) -> list[list[Guess]]:
-        """The most probable classes of each image, the first first."""
+        """Returns the most probable classes of each image, in decreasing order."""
         errors.check_counts(count=count)
         order = np.argsort(-self.logits, axis=-1, kind="stable")[:, :count]
         return [
@@ -84,14 +84,14 @@ class Predictions:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Predictor:
-    """Whatever computes logits from images: a network here, or an exported file in its runtime.
+    """A network, or an exported file in its runtime, that predicts classes and embeddings.
 
     Attributes:
       compute: uint8 [B, H, W, channels] of the network's size -> {"logits": [B, C],
-        "embedding": [B, D]}, without the latter where there is none.
-      about: of the network; its `preprocessing` is known.
-      runtime: what computes, such as "onnxruntime 1.32.0".
-      devices: that a batch is split over.
+        "embedding": [B, D]}, without "embedding" if the network has none.
+      about: of the network, with its `preprocessing`.
+      runtime: the library that computes, such as "onnxruntime 1.32.0".
+      devices: the number of devices that a batch is split over.
     """
 
     compute: Callable[[np.ndarray], dict[str, np.ndarray]] = dataclasses.field(repr=False)
@@ -101,66 +101,65 @@ class Predictor:
 
     @property
     def name(self) -> str:
-        """What a config calls the network."""
+        """The name of the network in a config."""
         return self.about.model
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """The number of classes, C."""
         return self.about.num_classes
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(H, W, channels) that the network sees."""
+        """The shape of the network's input, (H, W, channels)."""
         return self.about.preprocessing.image_shape
 
     @quietly
     def predict(
         self, images: Any, *, batch_size: int = 64, skip_unread: bool = False
     ) -> Predictions:
-        """What the network says of images, after the steps that a test split goes through.
+        """Predicts classes; images are preprocessed like those of a test split.
 
         Args:
-          images: [N, H, W, channels] uint8, or a list of arrays of any size, PIL images, encoded
-            bytes and paths; or one of these; or a folder, which is searched; or a pattern. Files
-            are turned as their EXIF orientation says.
-          batch_size: images at once.
-          skip_unread: whether images that cannot be read are left out, and named in the result.
+          images: [N, H, W, channels] uint8; a list of arrays of any size, PIL images, encoded bytes
+            and paths; one of these; a folder, which is searched; or a pattern. The EXIF
+            orientation of files is applied.
+          batch_size: images per call of the network.
+          skip_unread: whether images that cannot be read are left out, and listed in the result.
 
         Raises:
-          InputError: there are none, one cannot be read, or the logits are not finite.
+          InputError: there are no images, one cannot be read, or the logits are not finite.
         """
         if not self.num_classes:
             raise errors.InputError(
-                f"'{self.name}' has no classifier, and so predicts nothing: ask for its embeddings"
-                " with embed"
+                f"'{self.name}' has no classifier, so it cannot predict classes; use embed"
             )
         with contextlib.closing(self.batches(images, batch_size)) as batches:
-            parts = [part if skip_unread else _read(part) for part in batches]
+            parts = [part if skip_unread else _checked(part) for part in batches]
         return self._joined(parts)
 
     def embed(self, images: Any, *, batch_size: int = 64) -> np.ndarray:
-        """The network's embeddings [N, D] float32 of images, as `predict` takes them.
+        """Returns embeddings, [N, D] float32; takes images as `predict` does.
 
         Raises:
-          InputError: as `predict`; or the network has none.
+          InputError: as `predict`; or the network has no embedding.
         """
         with contextlib.closing(self.batches(images, batch_size)) as batches:
-            embeddings = self._joined([_read(part) for part in batches]).embeddings
+            embeddings = self._joined([_checked(part) for part in batches]).embeddings
         if embeddings is None:
             raise errors.InputError(f"'{self.name}' has no embedding")
         return embeddings
 
     def batches(self, images: Any, batch_size: int = 64) -> Iterator[Predictions]:
-        """As `predict`, part by part: no more than a few batches are in memory.
+        """Yields predictions batch by batch, with only a few batches in memory; see `predict`.
 
-        All batches are of the same shape, the last one filled with black: one compilation.
+        The last batch is padded with black images, so that the network is compiled once.
         """
         errors.check_counts(batch_size=batch_size)
-        given = _sources(images)
-        count = len(given) if isinstance(given, Sized) else batch_size
+        sources = _sources(images)
+        count = len(sources) if isinstance(sources, Sized) else batch_size
         size = predictions.even_batch(count, batch_size, self.devices)
-        read = reader.read_all(given, self.about.preprocessing, ahead=2 * size)
+        read = reader.read_all(sources, self.about.preprocessing, ahead=2 * size)
         rows, files, unread = [], [], []
         with contextlib.closing(read):
             for number, (image, result) in enumerate(read):
@@ -214,12 +213,12 @@ class Predictor:
         return tuple(map(self.about.class_name, range(self.num_classes)))
 
 
-def _read(part: Predictions) -> Predictions:
-    """The same; raises an InputError where an image could not be read."""
+def _checked(part: Predictions) -> Predictions:
+    """Returns the predictions; raises an InputError if an image cannot be read."""
     if part.unread:
         file, reason = part.unread[0]
-        what = file if os.path.lexists(file) else f"image {file}"
-        raise errors.InputError(f"{errors.printable(what)} cannot be used: {reason}")
+        image = file if os.path.lexists(file) else f"image {file}"
+        raise errors.InputError(f"{errors.printable(image)} cannot be used: {reason}")
     return part
 
 
@@ -228,7 +227,7 @@ def _is_path(image: Any) -> bool:
 
 
 def _sources(images: Any) -> Iterable[Any]:
-    """What `reader.read` takes, one by one, of what `Predictor.predict` takes."""
+    """Returns the images one by one, as `reader.read_all` takes them."""
     if _is_path(images):
         return file_listing.files([os.fspath(images)])
     if isinstance(images, bytes | bytearray | memoryview | PIL.Image.Image):

@@ -1,4 +1,4 @@
-"""The teacher of a run, to be asked as its student is."""
+"""Loads the teachers of a run, with the preprocessing and the classes of its student."""
 
 import dataclasses
 import pathlib
@@ -12,9 +12,9 @@ from rrd_jax import config as configs
 from rrd_jax import errors, networks
 from rrd_jax.data.model_info import ModelInfo, Preprocessing
 from rrd_jax.data.source import HOST_AUGMENTATIONS
-from rrd_jax.library import loading
-from rrd_jax.library.loaded import Loaded
-from rrd_jax.library.predicting import Predictor
+from rrd_jax.library import weights_loader
+from rrd_jax.library.loaded_network import Loaded
+from rrd_jax.library.predictor import Predictor
 from rrd_jax.library.quiet import quietly
 from rrd_jax.teacher import classes, probe, seeing, vectors, wrapped
 from rrd_jax.training.choices import NetworkChoice, TeachingChoice
@@ -25,10 +25,10 @@ class Teacher(NamedTuple):
     """A teacher of a run.
 
     Attributes:
-      model: its network.
+      model: the name of its network.
       path: of its weights.
-      weight: of its logits.
-      teaching: how it sees images, and where its logits come from.
+      weight: of its logits in the mean of several teachers.
+      teaching: its preprocessing and its classifier.
     """
 
     model: str
@@ -39,21 +39,20 @@ class Teacher(NamedTuple):
 
 @quietly
 def load_teacher(workdir: str | pathlib.Path) -> Predictor:
-    """The teacher of a run, or its several teachers as one, whose logits are their weighted mean.
+    """Loads the teacher of a run, or the weighted mean of the logits of several teachers.
 
-    Their images are scaled and normalised as the student's, and their classes are matched by name
-    where training did so.
+    Images are preprocessed as for the student, and classes are matched by name as in training.
 
     Args:
       workdir: of the run.
 
     Raises:
-      InputError: it is no run, had no teacher, or its weights are not there any more; or several
-        teachers differ in their classes.
+      InputError: there is no run, it had no teacher, or the weights are gone; or several teachers
+        differ in their classes.
     """
     folder, _ = files.split(pathlib.Path(workdir))
-    if loading.fields_of(folder) is None:
-        raise errors.InputError(f"{folder} is no workdir of a run, and so has no teacher")
+    if weights_loader.fields_of(folder) is None:
+        raise errors.InputError(f"{folder} is no workdir of a run, so it has no teacher")
     teachers = teachers_of(workdir)
     if not teachers:
         raise errors.InputError(f"the run in {folder} had no teacher")
@@ -61,22 +60,22 @@ def load_teacher(workdir: str | pathlib.Path) -> Predictor:
     for network, teacher in zip(loaded, teachers, strict=True):
         if not network.num_classes:
             raise errors.InputError(
-                f"the teacher in {teacher.path} has no classifier, and so predicts nothing;"
+                f"the teacher in {teacher.path} has no classifier, so it cannot predict classes;"
                 " rrd_jax.load(FILE).embed(IMAGES) gives its embeddings"
             )
-    single = [network.predictor for network in loaded]
-    if len(single) == 1:
-        return single[0]
-    return as_one(single, [teacher.weight for teacher in teachers])
+    predictors = [network.predictor for network in loaded]
+    if len(predictors) == 1:
+        return predictors[0]
+    return weighted_mean(predictors, [teacher.weight for teacher in teachers])
 
 
 def teachers_of(workdir: str | pathlib.Path) -> list[Teacher]:
-    """The teachers that a run had; none for anything else."""
+    """Lists the teachers of a run; returns [] for a path without a run."""
     folder, _ = files.split(pathlib.Path(workdir))
-    fields = loading.fields_of(folder) or {}
+    fields = weights_loader.fields_of(folder) or {}
     listed = fields.get("teacher") or []
     listed = listed if isinstance(listed, list) else [listed]
-    # Numbered as the job numbers them: those without a network are none.
+    # As in the job, teachers without a network do not count.
     listed = [teacher for teacher in listed if teacher.get("model")]
     return [
         Teacher(
@@ -91,42 +90,42 @@ def teachers_of(workdir: str | pathlib.Path) -> list[Teacher]:
 
 @quietly
 def load_single(workdir: str | pathlib.Path, teacher: Teacher) -> Loaded:
-    """One teacher of a run, with the student's images.
+    """Loads one teacher of a run, with the preprocessing of the student.
 
     Raises:
-      InputError: its weights are not there any more, or damaged.
+      InputError: its weights are gone or damaged.
     """
     folder, _ = files.split(pathlib.Path(workdir))
-    path, images = teacher.path, loading.fields_of(folder)["data"]
+    path, data = teacher.path, weights_loader.fields_of(folder)["data"]
     home, _ = files.split(path)
     if not home.exists():
         raise errors.InputError(f"the teacher of the run in {folder} is not in {path} any more")
-    student = loading.about_of(folder)
-    seen = _seen(teacher, student)
-    wanted = {"mean": tuple(images["mean"]), "std": tuple(images["std"])}
-    if exported.weights_of(home).is_file():  # it is no run, and may be for images of another size
-        wanted |= {"network": teacher.model, "image_size": images["image_size"]}
-        wanted["resize"] = images["resize"] if images["augment"] in HOST_AUGMENTATIONS else None
-    if seen:
-        wanted |= {"image_size": seen.image_size, "resize": None}
-    network = loading.load(path, **wanted)
+    student = weights_loader.about_of(folder)
+    preprocessing = _own_preprocessing(teacher, student)
+    options = {"mean": tuple(data["mean"]), "std": tuple(data["std"])}
+    if exported.weights_of(home).is_file():  # A file of weights may be for another image size.
+        options |= {"network": teacher.model, "image_size": data["image_size"]}
+        options["resize"] = data["resize"] if data["augment"] in HOST_AUGMENTATIONS else None
+    if preprocessing:
+        options |= {"image_size": preprocessing.image_size, "resize": None}
+    network = weights_loader.load(path, **options)
     about = network.about
     if student and student.preprocessing:
         about = dataclasses.replace(about, preprocessing=student.preprocessing)
     if student and not about.class_names and student.num_classes == about.num_classes:
         about = dataclasses.replace(about, class_names=student.class_names)
     network = dataclasses.replace(network, about=about)
-    if seen:
-        shown = seeing.wrap(network.network, seen, student.preprocessing)
+    if preprocessing:
+        wrapped_network = seeing.wrap(network.network, preprocessing, student.preprocessing)
         shape = student.preprocessing.image_shape
-        network = dataclasses.replace(network, network=shown, image_shape=shape)
+        network = dataclasses.replace(network, network=wrapped_network, image_shape=shape)
     if teacher.teaching.classifier and student:
         return _classified(network, teacher.teaching, student, folder)
-    return matched(network, student)
+    return with_student_classes(network, student)
 
 
-def _seen(teacher: Teacher, student: ModelInfo | None) -> Preprocessing | None:
-    """What a teacher sees; None where that is what its student sees, as far as is known."""
+def _own_preprocessing(teacher: Teacher, student: ModelInfo | None) -> Preprocessing | None:
+    """Returns the preprocessing of a teacher; None if it is that of the student, or unknown."""
     if student is None or student.preprocessing is None:
         return None
     known = files.preprocessing_of(teacher.path, teacher.model)
@@ -136,57 +135,57 @@ def _seen(teacher: Teacher, student: ModelInfo | None) -> Preprocessing | None:
 def _classified(
     network: Loaded, teaching: TeachingChoice, student: ModelInfo, folder: pathlib.Path
 ) -> Loaded:
-    """A teacher with the probe, or the class vectors, that the run in a folder gave it."""
+    """Returns a teacher with the probe or the class vectors of the run in a folder."""
     shape, count = student.preprocessing.image_shape, student.num_classes
     embedding = networks.summarize(network.network, shape).outputs.embedding
     width = 0 if isinstance(embedding, tuple) else embedding.shape[-1]
     if teaching.probe:
-        made = wrapped.Probed(network.network, count)
+        classified = wrapped.Probed(network.network, count)
         place = probe.folder_of(folder, teaching.label)
         name, value = wrapped.PROBE, probe.read(place, width, count)
     else:
         value, name = vectors.read(pathlib.Path(teaching.class_vectors), student), wrapped.VECTORS
         reads = "embedding" if value.shape[-1] == width else "logits"
         scale = teaching.class_vectors_scale
-        made = wrapped.ZeroShot(network.network, value.shape, reads, scale)
+        classified = wrapped.ZeroShot(network.network, value.shape, reads, scale)
     about = dataclasses.replace(network.about, num_classes=count, class_names=student.class_names)
     return dataclasses.replace(
         network,
-        network=made,
+        network=classified,
         variables=wrapped.with_entry(network.variables, name, value),
         num_classes=count,
         about=about,
     )
 
 
-def matched(network: Loaded, student: ModelInfo | None) -> Loaded:
-    """A teacher with the classes of its student's data, where training matched them by name.
+def with_student_classes(network: Loaded, student: ModelInfo | None) -> Loaded:
+    """Reorders the classes of a teacher to those of its student, if training matched them by name.
 
     Args:
       network: with its `about.preprocessing`.
-      student: what is known of the student; None for nothing.
+      student: the description of the student; None if unknown.
     """
-    theirs = network.about
+    about = network.about
     if student is None:
         return network
-    ours, count = student.class_names, student.num_classes
-    order = classes.match(theirs.class_names, theirs.num_classes, ours, count).order
+    names, count = student.class_names, student.num_classes
+    order = classes.match(about.class_names, about.num_classes, names, count).order
     if order is None:
         return network
-    choice = NetworkChoice(theirs.model, jnp.float32, options=theirs.options)
-    made = choice.create(count)
-    axes = choice.class_axes(made, theirs.preprocessing.image_shape)
+    choice = NetworkChoice(about.model, jnp.float32, options=about.options)
+    reordered = choice.create(count)
+    axes = choice.class_axes(reordered, about.preprocessing.image_shape)
     return dataclasses.replace(
         network,
-        network=made,
+        network=reordered,
         variables=classes.with_classes(network.variables, axes, order, count),
         num_classes=count,
-        about=dataclasses.replace(theirs, class_names=ours, num_classes=count),
+        about=dataclasses.replace(about, class_names=names, num_classes=count),
     )
 
 
 def _checkpoint(teacher: Mapping[str, Any]) -> str:
-    """Of a teacher that was taken as it is; "" of one that the run trained."""
+    """Returns the checkpoint of a teacher, "" if the run trained the teacher."""
     return "" if teacher.get("fine_tune") else teacher.get("checkpoint", "")
 
 
@@ -194,11 +193,11 @@ def _suffix(number: int) -> str:
     return str(number) if number > 1 else ""
 
 
-def as_one(members: Sequence[Predictor], weights: Sequence[float]) -> Predictor:
-    """Several networks as one, whose logits are the weighted mean of theirs.
+def weighted_mean(members: Sequence[Predictor], weights: Sequence[float]) -> Predictor:
+    """Returns a predictor of the weighted mean of the logits of several networks.
 
     Raises:
-      InputError: they differ in their classes.
+      InputError: the networks differ in their classes.
     """
     first = members[0].about
     for member in members[1:]:
@@ -206,7 +205,7 @@ def as_one(members: Sequence[Predictor], weights: Sequence[float]) -> Predictor:
         if not same or member.about.class_names != first.class_names:
             raise errors.InputError(
                 f"the teachers '{first.model}' and '{member.about.model}' differ in their classes:"
-                " ask one of them, with --workdir=ITS_FOLDER"
+                " use one of them, with --workdir=ITS_FOLDER"
             )
     shares = np.asarray(weights, np.float32) / np.float32(sum(weights))
 

@@ -1,4 +1,4 @@
-"""Networks with their weights, as programs hold them."""
+"""Networks with their weights, and the result of training."""
 
 import dataclasses
 import functools
@@ -18,7 +18,7 @@ from rrd_jax.data.source import Source
 from rrd_jax.evaluation import predictions
 from rrd_jax.exports import Exportable, base, trial
 from rrd_jax.jobs.progress import Result
-from rrd_jax.library.predicting import Predictions, Predictor
+from rrd_jax.library.predictor import Predictions, Predictor
 from rrd_jax.networks import Network, Outputs
 from rrd_jax.objectives import Objective
 
@@ -28,17 +28,17 @@ class Loaded:
     """A network with its weights.
 
     Attributes:
-      network: its functions.
+      network: its init and apply functions.
       variables: its weights {"params", "batch_stats"}, and under "classifier" the state of an
-        objective that classifies in its place.
-      name: what a config calls it.
+        objective whose classifier replaces the network's.
+      name: as in a config.
       num_classes: C.
-      image_shape: (H, W, channels) that it was trained on; None where that is not known.
-      mean: of each channel, in [0, 1] units; None where that is not known.
+      image_shape: (H, W, channels) of its training images; None if unknown.
+      mean: of each channel, in [0, 1] units; None if unknown.
       std: likewise.
-      terms: the objectives it was trained with, if one of them classifies in its place.
-      about: class names, how images become what it sees, and where it comes from.
-      source: the images of its run; None where these are not known.
+      terms: the objectives of its training, if one of them replaces the classifier.
+      about: class names, preprocessing and origin.
+      source: the data source of its run; None if unknown.
     """
 
     network: Network
@@ -53,21 +53,21 @@ class Loaded:
     source: Source | None = dataclasses.field(default=None, repr=False)
 
     def __call__(self, images: Any) -> Outputs:
-        """What it computes from images [B, H, W, channels].
+        """Returns the outputs for images [B, H, W, channels].
 
         Args:
-          images: uint8, as stored, or floats that are normalised already.
+          images: uint8, or floats that are already normalized.
 
         Raises:
-          InputError: uint8 images, where it is not known how they are normalised; or no images that
-            the network takes.
+          InputError: the images are uint8 and the normalization is unknown, or they have another
+            type or shape than the network takes.
         """
-        images = self._checked(images)
+        images = self._as_array(images)
         if images.dtype == jnp.uint8:
             images = self.normalize(images)
         return self._apply(self.variables, images)
 
-    def _checked(self, images: Any) -> jax.Array:
+    def _as_array(self, images: Any) -> jax.Array:
         try:
             array = jnp.asarray(images)
         except (TypeError, ValueError) as error:
@@ -79,57 +79,57 @@ class Loaded:
         if not fits or not (array.dtype == jnp.uint8 or jnp.issubdtype(array.dtype, jnp.floating)):
             raise errors.InputError(
                 f"images are {array.dtype} of shape {array.shape}, but '{self.name}' takes uint8,"
-                f" or floats that are normalised, [B, H, W, {channels or 'channels'}]"
+                f" or normalized floats, [B, H, W, {channels or 'channels'}]"
             )
         return array
 
     @property
     def normalize(self) -> Callable[[jax.Array], jax.Array]:
-        """What makes uint8 images what the network sees.
+        """Returns the function that normalizes uint8 images.
 
         Raises:
-          InputError: mean and std are not known.
+          InputError: mean and std are unknown.
         """
         if self.mean is None or self.std is None:
             raise errors.InputError(
-                f"it is not known how images for '{self.name}' are normalised: pass floats, or give"
-                " mean and std to rrd_jax.load"
+                f"mean and std of '{self.name}' are unknown: pass normalized floats, or mean and"
+                " std to rrd_jax.load"
             )
         return pipeline.make_normalize(self.mean, self.std)
 
     def predict(
         self, images: Any, *, batch_size: int = 64, skip_unread: bool = False
     ) -> Predictions:
-        """Classes of images of any size: arrays, PIL images, files, a folder.
+        """Predicts the classes of images of any size: arrays, PIL images, files, a folder.
 
         See `Predictor.predict`.
         """
         return self.predictor.predict(images, batch_size=batch_size, skip_unread=skip_unread)
 
     def embed(self, images: Any, *, batch_size: int = 64) -> np.ndarray:
-        """Embeddings [N, D] float32 of images, as `predict` takes them."""
+        """Returns the embeddings, [N, D] float32; takes images as `predict` does."""
         return self.predictor.embed(images, batch_size=batch_size)
 
     @functools.cached_property
     def predictor(self) -> Predictor:
-        """What `predict` and `embed` ask; it has its weights on all devices.
+        """The predictor behind `predict` and `embed`, with its weights on all devices.
 
         Raises:
-          InputError: it is not known what images it takes.
+          InputError: the preprocessing of images is unknown.
         """
         if self.about is None or self.about.preprocessing is None:
             known = {"mean": self.mean, "std": self.std, "image_size": self.image_shape}
             missing = [name for name, value in known.items() if value is None]
             raise errors.InputError(
-                f"it is not known how images for '{self.name}' are scaled and normalised: pass"
+                f"the preprocessing of images for '{self.name}' is unknown: pass"
                 f" {', '.join(missing)} (to rrd_jax.load, or as flags)"
             )
         mesh = parallel.make_mesh()
         variables = parallel.put(parallel.replicated(mesh), self.variables)
-        whole = Exportable(self.network, variables, self.about, self.terms)
+        exportable = Exportable(self.network, variables, self.about, self.terms)
 
         def compute(images: np.ndarray) -> dict[str, np.ndarray]:
-            return whole(parallel.put_batch(mesh, {"image": images})["image"])
+            return exportable(parallel.put_batch(mesh, {"image": images})["image"])
 
         return Predictor(compute, self.about, base.version_of("jax"), mesh.size)
 
@@ -142,27 +142,27 @@ class Loaded:
         overwrite: bool = False,
         **options: Any,
     ) -> exports.Written:
-        """Writes a file for other programs, reads it back there, and compares.
+        """Exports the network to a file, reads it back in the library of the format, and compares.
 
         Args:
-          path: of the file, whose ending says the format where none is named; or of a folder.
-          format: one of `exports.FORMATS`; "" for what the path says.
-          test: images to compare on: a folder, uint8 images as the network sees them, or a pair of
-            these and labels; None for 500 of the run's test split.
-          overwrite: whether what was written there before is replaced.
+          path: of the file or folder.
+          format: one of `exports.FORMATS`; "" for the format of the path's ending.
+          test: images to compare on: a folder, uint8 images of the network's size, or a pair of
+            these and labels; None for 500 images of the run's test split.
+          overwrite: whether to replace an earlier export.
           **options: fields of `exports.Options`.
 
         Raises:
-          InputError: the format cannot hold this network, or the file computes something else.
-          UnavailableError: a library that the format needs is not installed.
+          InputError: the format cannot hold this network, or the file computes other outputs.
+          UnavailableError: the library of the format is not installed.
         """
         path = pathlib.Path(path)
         form = exports.get(format) if format else exports.of_extension(path)
         about = self.about or ModelInfo(self.name, self.num_classes)
         network = exports.exportable(self.network, self.variables, about, self.terms)
         images = trial.images_for(about, self.source, test, 500)
-        asked = exports.options_of(**options)
-        return exports.write(exports.Trial(network, images), form, path, asked, overwrite=overwrite)
+        tried = exports.Trial(network, images)
+        return exports.write(tried, form, path, exports.options_of(**options), overwrite=overwrite)
 
     @functools.cached_property
     def _apply(self) -> Callable[[Any, jax.Array], Outputs]:
@@ -171,13 +171,13 @@ class Loaded:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """A finished job.
+    """The result of a finished job.
 
     Attributes:
-      network: the student, or the network that was trained alone.
-      results: of every run of the job, the network's last.
-      workdir: where its checkpoints and figures are.
-      dataset: what it was trained and tested on, if that was given; None for the config's.
+      network: the student, or the teacher of `train_teacher`.
+      results: of all runs of the job, that of `network` last.
+      workdir: of the job.
+      dataset: the images passed to the call; None for the data of the config.
     """
 
     network: Loaded
@@ -187,7 +187,7 @@ class Trained:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The figures of the network: `top1`, `best_top1`, `agreement` in per cent, and others."""
+        """The results of the network: `top1`, `best_top1`, `agreement` in percent, and others."""
         return self.results[-1].to_json()
 
     @property

@@ -1,4 +1,4 @@
-"""Test figures of networks."""
+"""The accuracy and the loss of networks on test images."""
 
 import pathlib
 from typing import Any
@@ -10,10 +10,10 @@ from rrd_jax import config as configs
 from rrd_jax import data, errors, parallel
 from rrd_jax.data.source import Source
 from rrd_jax.evaluation import predictions
-from rrd_jax.library.loaded import Loaded, Trained
-from rrd_jax.library.loading import fields_of, load
-from rrd_jax.library.predicting import Predictor
+from rrd_jax.library.loaded_network import Loaded, Trained
+from rrd_jax.library.predictor import Predictor
 from rrd_jax.library.quiet import quietly
+from rrd_jax.library.weights_loader import fields_of, load
 from rrd_jax.weights import files
 
 
@@ -25,13 +25,13 @@ def evaluate(
     batch_size: int = 500,
     source: Source | None = None,
 ) -> dict[str, float]:
-    """Test figures of a network: `top1` and `top5` in per cent, `loss` in nats.
+    """Computes `top1` and `top5` in percent and `loss` in nats on test images.
 
     Args:
-      network: of `load`, `distill` or `train_teacher`; or a path, as `load` has it.
-      test: as `distill`'s; None for the test split of the run whose workdir `network` is.
-      batch_size: images at once, over all devices.
-      source: how images that are not of the network's size are read; None to pad or scale them.
+      network: of `load`, `distill` or `train_teacher`; or a path, as for `load`.
+      test: as for `distill`; None for the test split of the run in the workdir `network`.
+      batch_size: images per call, over all devices.
+      source: how to read images of another size than the network's; None to pad or scale them.
 
     Raises:
       InputError: there are no test images, or they do not fit the network.
@@ -51,15 +51,15 @@ def evaluate(
     loaded = trained.network if trained else network
     loaded = loaded if isinstance(loaded, Loaded | Predictor) else load(loaded)
     if not loaded.num_classes:
-        raise errors.InputError(f"'{loaded.name}' has no classifier, and so no test figures")
+        raise errors.InputError(f"'{loaded.name}' has no classifier, so it has no accuracy")
     if test is not None:
         source = source or Source(image_size=_size(loaded))
         dataset = data.from_sources(test, test, source, num_classes=loaded.num_classes)
     elif trained and trained.dataset:
         dataset = trained.dataset
     else:
-        kept = trained.workdir if trained else network
-        folder = None if kept is loaded else files.split(pathlib.Path(kept))[0]
+        workdir = trained.workdir if trained else network
+        folder = None if workdir is loaded else files.split(pathlib.Path(workdir))[0]
         dataset = _dataset_of(folder and fields_of(folder))
     if loaded.num_classes != dataset.num_classes:
         raise errors.InputError(
@@ -72,10 +72,12 @@ def evaluate(
             f"'{loaded.name}' takes images of {loaded.image_shape[-1]} channels, but the test"
             f" images have {channels}"
         )
-    return predictions.figures(_tested(loaded, dataset.test, batch_size))
+    return predictions.figures(_predictions(loaded, dataset.test, batch_size))
 
 
-def _tested(network: Loaded | Predictor, split: Any, batch_size: int) -> predictions.Predictions:
+def _predictions(
+    network: Loaded | Predictor, split: Any, batch_size: int
+) -> predictions.Predictions:
     mesh = parallel.make_mesh()
     if isinstance(network, Predictor):
 
@@ -92,7 +94,7 @@ def _tested(network: Loaded | Predictor, split: Any, batch_size: int) -> predict
 def _size(loaded: Loaded | Predictor) -> int:
     if loaded.image_shape is None:
         raise errors.InputError(
-            f"it is not known which size of images '{loaded.name}' takes: pass"
+            f"the image size of '{loaded.name}' is unknown: pass"
             " source=rrd_jax.data.Source(image_size=...)"
         )
     return loaded.image_shape[0]

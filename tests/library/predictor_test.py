@@ -12,7 +12,7 @@ import safetensors.numpy
 import rrd_jax
 from rrd_jax import errors, exports, networks
 from rrd_jax.data.model_info import ModelInfo, Preprocessing
-from rrd_jax.library import Loaded, Predictor, teachers
+from rrd_jax.library import Loaded, Predictor, run_teachers
 from rrd_jax.weights import to_torch
 from tests.data import folders
 from tests.networks import custom_nets as nets
@@ -181,7 +181,7 @@ def test_an_exported_file_is_asked_and_evaluated_as_a_network_is(exported):
     assert loaded.about.class_names == ("a", "b", "c")
     test = _images(0, 128, 255, 0), np.array([0, 1, 2, 2])
     assert rrd_jax.evaluate(exported, test)["top1"] == 75
-    with pytest.raises(errors.InputError, match="says itself what images it takes: leave out mean"):
+    with pytest.raises(errors.InputError, match="leave out mean"):
         rrd_jax.load(exported, mean=(0.1, 0.1, 0.1))
     with pytest.raises(errors.InputError, match="can be asked, but not distilled from.*brightness"):
         rrd_jax.distill(teacher=loaded, student="resnet8", train=test, test=test)
@@ -196,13 +196,13 @@ def test_a_network_of_unknown_images_says_what_it_must_be_told():
 def test_several_teachers_answer_as_one_if_their_classes_are_the_same(mean):
     first, _ = mean
     other = Predictor(lambda images: {"logits": 0 * _Mean()(images)["logits"]}, _ABOUT, "none")
-    whole = teachers.as_one([first, other], [3.0, 1.0])
+    whole = run_teachers.weighted_mean([first, other], [3.0, 1.0])
     wanted = 0.75 * first.predict(_images(255, 0)).logits
     np.testing.assert_allclose(whole.predict(_images(255, 0)).logits, wanted, rtol=1e-6)
     assert (whole.name, whole.about.class_names) == ("mean+mean", _ABOUT.class_names)
     renamed = dataclasses.replace(_ABOUT, class_names=("light", "grey", "dark"))
-    with pytest.raises(errors.InputError, match="differ in their classes: ask one of them"):
-        teachers.as_one([first, dataclasses.replace(other, about=renamed)], [1.0, 1.0])
+    with pytest.raises(errors.InputError, match="differ in their classes"):
+        run_teachers.weighted_mean([first, dataclasses.replace(other, about=renamed)], [1.0, 1.0])
 
 
 @pytest.mark.usefixtures("one_device")
@@ -213,7 +213,7 @@ def test_weights_of_a_file_are_asked_once_they_are_told_what_they_see(tmp_path):
     safetensors.numpy.save_file(to_torch("resnet8", jax.device_get(variables)), path)
     names.write_bytes("\ufeffeins\r\nzwei, drei\r\n\u00e4\r\n".encode())
     moments = {"network": "resnet8", "mean": (0.5,) * 3, "std": (0.2,) * 3}
-    with pytest.raises(errors.InputError, match=r"normalised: pass image_size \("):
+    with pytest.raises(errors.InputError, match="pass image_size"):
         rrd_jax.load(path, **moments).predict(_images(0))
     loaded = rrd_jax.load(path, **moments, image_size=8, resize=10, class_names=names)
     assert loaded.about.class_names == ("eins", "zwei, drei", "\u00e4")
@@ -241,8 +241,11 @@ def test_a_teacher_has_the_classes_of_its_students_data():
     known = ModelInfo("resnet8", 3, class_names=("a", "b", "c"), preprocessing=seen)
     teacher = Loaded(network, variables, "resnet8", 3, (8, 8, 1), seen.mean, seen.std, about=known)
     student = ModelInfo("resnet8", 2, class_names=("c", "a"))
-    given, found = teacher.predict(images), teachers.matched(teacher, student).predict(images)
+    given, found = (
+        teacher.predict(images),
+        run_teachers.with_student_classes(teacher, student).predict(images),
+    )
     assert found.class_names == ("c", "a")
     np.testing.assert_allclose(found.logits, given.logits[:, [2, 0]], rtol=1e-5, atol=1e-6)
     others = dataclasses.replace(student, class_names=("x", "y"))
-    assert teachers.matched(teacher, others) is teacher
+    assert run_teachers.with_student_classes(teacher, others) is teacher

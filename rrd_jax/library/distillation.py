@@ -1,0 +1,245 @@
+"""Trains a student or a teacher from a config and from Python objects."""
+
+import dataclasses
+import os
+import pathlib
+import tempfile
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from rrd_jax import config as configs
+from rrd_jax import data, errors, parallel
+from rrd_jax.jobs import job
+from rrd_jax.library import making
+from rrd_jax.library.loaded_network import Trained
+from rrd_jax.library.quiet import quietly
+from rrd_jax.library.weights_loader import load
+from rrd_jax.training import recipe
+
+
+@quietly
+def distill(
+    config: ConfigDict | recipe.Job | None = None,
+    workdir: str | pathlib.Path | None = None,
+    *,
+    teacher: Any = None,
+    student: Any = None,
+    train: Any = None,
+    test: Any = None,
+    objectives: Mapping[str, Any] | None = None,
+    optimizer: Any = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    num_classes: int | None = None,
+    fields: Mapping[str, Any] | None = None,
+) -> Trained:
+    """Trains a student with a teacher, or resumes an earlier call with the same workdir.
+
+    Args:
+      config: of a launch file, or `rrd_jax.config.defaults()`, which is the default; or a Job,
+        which allows only workdir, train and test beside it.
+      workdir: the folder for checkpoints and metrics; None for a temporary folder.
+      teacher: a result of `rrd_jax.load` or `train_teacher`, or a folder or file of weights; a pair
+        (module, variables); an NNX or Equinox module with its weights; or a name, an import path or
+        any other network, which is trained first.
+      student: a name, an import path, a Linen, NNX or Equinox module, or a pair of functions. A
+        pair (module, variables), an NNX or Equinox module, a result of `rrd_jax.load` or
+        `train_teacher` and the workdir of a run start from their weights. For other files, pass
+        fields={"student.checkpoint": FILE}.
+      train: a pair of arrays, images [N, H, W, channels] uint8 and labels [N]; or a random-access
+        source of such pairs or of dicts with `image` and `label`. None for the data of the config.
+      test: likewise.
+      objectives: {name: weight} in the total loss; names may be import paths. {name: (weight,
+        objective)} for Python objects: an Objective or a function (student, teacher, batch) -> [B].
+        None for those of the config, or RRD and KD.
+      optimizer: a name; a function of the learning rate such as `optax.adamw`; or a transformation
+        such as `optax.adamw(1e-3)`. None for that of the config.
+      epochs: passes over the training images.
+      batch_size: images per step.
+      learning_rate: the peak learning rate.
+      num_classes: C; None to find it in the data.
+      fields: other config fields by path, such as {"data.augment": "none"}.
+
+    Raises:
+      InputError: an argument is missing or invalid, or arguments contradict each other.
+      DivergedError: the loss is not finite.
+
+    Examples:
+      >>> import numpy as np, rrd_jax
+      >>> images = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1), dtype=np.uint8)
+      >>> split = images, np.arange(32) % 4
+      >>> result = rrd_jax.distill(
+      ...     teacher="resnet8", student="resnet8", train=split, test=split,
+      ...     objectives={"rrd": 1.0, "kd": 1.0}, epochs=1, batch_size=16)
+      warning: 32 test images: ...
+      >>> sorted(result.metrics)[:4]
+      ['agreement', 'best_epoch', 'best_top1', 'checkpoint']
+      >>> result.network(images[:2]).logits.shape
+      (2, 4)
+    """
+    parallel.check_platform()
+    numbers = _numbers(epochs, batch_size, learning_rate)
+    fields = fields or {}
+    if isinstance(config, recipe.Job):
+        others = (teacher, student, objectives, optimizer)
+        if any(value is not None for value in others) or numbers or fields:
+            raise errors.InputError(
+                "a Job is complete: pass a ConfigDict to change the rest with arguments"
+            )
+        dataset = making.open_dataset(train, test, config.student.source, num_classes)
+        return _run(config, recipe.Made(), dataset, workdir)
+    objects = _Objects(teacher, student, objectives, optimizer)
+    plan, made, dataset = _plan(_copied(config), objects, numbers, fields, train, test, num_classes)
+    return _run(plan, made, dataset, workdir)
+
+
+def train_teacher(
+    network: Any,
+    train: Any = None,
+    test: Any = None,
+    workdir: str | pathlib.Path | None = None,
+    *,
+    config: ConfigDict | None = None,
+    **options: Any,
+) -> Trained:
+    """Trains a network alone, with cross-entropy; the result can be a teacher.
+
+    Args:
+      network: as `student` of `distill`.
+      train: as for `distill`.
+      test: likewise.
+      workdir: likewise.
+      config: likewise.
+      **options: optimizer, epochs, batch_size, learning_rate, num_classes and fields, as for
+        `distill`.
+
+    Raises:
+      InputError: an argument is missing or invalid, or arguments contradict each other.
+      DivergedError: the loss is not finite.
+
+    Examples:
+      >>> import numpy as np, rrd_jax
+      >>> split = np.zeros((32, 8, 8, 1), np.uint8), np.arange(32) % 4
+      >>> teacher = rrd_jax.train_teacher("resnet8", split, split, epochs=1, batch_size=16)
+      warning: 32 test images: ...
+      >>> teacher.network.name, teacher.network.num_classes
+      ('resnet8', 4)
+    """
+    known = ("epochs", "batch_size", "learning_rate", "optimizer", "fields", "num_classes")
+    for name in options:
+        errors.lookup("argument of train_teacher", name, dict.fromkeys(known))
+    parallel.check_platform()
+    base = _copied(config)
+    with base.unlocked(), base.ignore_type():
+        base.teacher = configs.defaults().teacher
+        base.baseline, base.method = False, "ce"
+    numbers = _numbers(*map(options.get, ("epochs", "batch_size", "learning_rate")))
+    objects = _Objects(None, network, {"ce": 1.0}, options.get("optimizer"))
+    fields = options.get("fields") or {}
+    plan, made, dataset = _plan(
+        base, objects, numbers, fields, train, test, options.get("num_classes")
+    )
+    # Messages call this run a teacher.
+    training = dataclasses.replace(plan.student.training, label="teacher")
+    plan = dataclasses.replace(plan, student=dataclasses.replace(plan.student, training=training))
+    return _run(plan, made, dataset, workdir)
+
+
+def _copied(config: Any) -> ConfigDict:
+    """Returns a copy of the config, of the defaults for None."""
+    if config is None:
+        return configs.defaults()
+    if not isinstance(config, ConfigDict):
+        raise errors.InputError(
+            f"config is of type {type(config).__name__}, but must be a ConfigDict, such as"
+            " rrd_jax.config.defaults(), or a Job"
+        )
+    return config.copy_and_resolve_references()
+
+
+def _numbers(
+    epochs: int | None, batch_size: int | None, learning_rate: float | None
+) -> dict[str, Any]:
+    """Returns the arguments that are given, by the path of their field."""
+    values = {
+        "train.epochs": epochs,
+        "train.batch_size": batch_size,
+        "optimizer.learning_rate": learning_rate,
+    }
+    return {path: value for path, value in values.items() if value is not None}
+
+
+class _Objects(NamedTuple):
+    """The arguments of `distill` that may be Python objects."""
+
+    teacher: Any
+    student: Any
+    objectives: Mapping[str, Any] | None
+    optimizer: Any
+
+
+def _run(
+    plan: recipe.Job,
+    made: recipe.Made,
+    dataset: data.Dataset | None,
+    workdir: str | pathlib.Path | None,
+) -> Trained:
+    """Trains, or resumes."""
+    if not isinstance(workdir, str | os.PathLike | None):
+        raise errors.InputError(f"workdir is {workdir!r}, but must be a path")
+    folder = pathlib.Path(workdir or tempfile.mkdtemp(prefix="rrd_jax_"))
+    parallel.check_jaxlib()
+    results = job.run(plan, folder, dataset=dataset)
+    student = made.networks.get(plan.student.training.network.model)
+    return Trained(load(folder, network=student), results, folder, dataset)
+
+
+def _check_duplicates(objects: _Objects, numbers: dict[str, Any], fields: Any) -> None:
+    """Raises an InputError if an argument and `fields` set the same field."""
+    if not isinstance(fields, Mapping):
+        making.set_fields(configs.defaults(), fields)  # Raises an error that describes it.
+    arguments = {path: path.rpartition(".")[2] for path in numbers}
+    for path, value in {
+        "student.model": objects.student,
+        "teacher.model": objects.teacher,
+        "optimizer.name": objects.optimizer,
+    }.items():
+        if value is not None:
+            arguments[path] = path.partition(".")[0]
+    for path in arguments.keys() & fields.keys():
+        raise errors.InputError(
+            f"'{path}' is set by fields and by {arguments[path]}=: leave one of them out"
+        )
+
+
+def _plan(
+    config: ConfigDict,
+    objects: _Objects,
+    numbers: dict[str, Any],
+    fields: Mapping[str, Any],
+    train: Any,
+    test: Any,
+    num_classes: int | None,
+) -> tuple[recipe.Job, recipe.Made, data.Dataset | None]:
+    """Returns the job of a config with Python objects, these objects, and the data set."""
+    _check_duplicates(objects, numbers, fields)
+    # The fields of objectives exist only once the objectives are chosen.
+    is_late = {path: str(path).startswith("objectives.") for path in fields}
+    dataset = None
+    with config.unlocked(), config.ignore_type():
+        early = {path: value for path, value in fields.items() if not is_late[path]}
+        making.set_fields(config, {**numbers, **early})
+        if train is not None:
+            dataset = making.open_and_describe(config, fields, train, test, num_classes)
+        builder = making.Making(config, num_classes or (dataset and dataset.num_classes) or 0)
+        builder.student(objects.student)
+        builder.teacher(objects.teacher)
+        builder.objectives(objects.objectives)
+        making.set_fields(config, {path: fields[path] for path in fields if is_late[path]})
+        builder.optimizer(objects.optimizer, [*numbers, *fields])
+        config = configs.with_implied(config, fields)
+        config.name = config.name or config.method
+    return configs.parse(config, made=builder.made), builder.made, dataset

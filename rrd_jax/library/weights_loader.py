@@ -1,0 +1,260 @@
+"""Loads networks with their weights from runs, PyTorch files and exported files."""
+
+import dataclasses
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rrd_jax import checkpoints, errors, exports, imports, networks
+from rrd_jax import config as configs
+from rrd_jax import objectives as registry
+from rrd_jax.data import class_names_file
+from rrd_jax.data.model_info import ModelInfo, Preprocessing
+from rrd_jax.jobs import card
+from rrd_jax.library import heads
+from rrd_jax.library.loaded_network import Loaded
+from rrd_jax.library.predictor import Predictor
+from rrd_jax.library.quiet import quietly
+from rrd_jax.objectives import Objective
+from rrd_jax.run_folder import workdir
+from rrd_jax.training import recipe
+from rrd_jax.training.choices import NetworkChoice
+from rrd_jax.weights import files
+
+
+@quietly
+def load(
+    path: str | pathlib.Path,
+    *,
+    network: Any = None,
+    num_classes: int | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    image_size: int | None = None,
+    resize: int | None = None,
+    class_names: Sequence[str] | str | pathlib.Path | None = None,
+    raw: bool = False,
+    head: str = "",
+) -> Loaded | Predictor:
+    """Loads a network with its weights.
+
+    Args:
+      path: the workdir of a run, a folder of `rrd_jax.convert`, a PyTorch file, hf:FOLDER for a
+        folder of transformers, or a file of `rrd_jax.export`. RUN@best, RUN@last and RUN@STEP name
+        other checkpoints than the newest, FILE@KEY the weights under a key of a file.
+      network: a name, an import path or an object. None for the name in the folder; PyTorch files,
+        and runs of a network that was passed as an object, have no name.
+      num_classes: C; None for that of the weights.
+      mean: of each channel, in [0, 1] units; None for that of the run.
+      std: likewise.
+      image_size: height and width of the network's input; None for that of the run.
+      resize: short side of images before the central crop; None for that of the run, or to pad or
+        scale images to image_size.
+      class_names: in the order of labels, or a file of them, as for data.class_names; None for
+        those of the run.
+      raw: whether to load the raw weights of a run that averages its weights.
+      head: the objective of a run whose head is applied to embeddings, such as "rrd", or "rrd[0]"
+        for one of several teachers. Such embeddings have length 1, except for smooth L1. "" for
+        the embeddings of the network.
+
+    Returns:
+      The network; for an exported file a Predictor, which cannot be trained or distilled from.
+
+    Raises:
+      InputError: there are no weights, they are damaged, or they belong to another network.
+      UnavailableError: the library of an exported file is not installed.
+
+    Examples:
+      >>> import numpy as np, rrd_jax
+      >>> split = np.zeros((32, 8, 8, 1), np.uint8), np.arange(32) % 4
+      >>> workdir = rrd_jax.train_teacher("resnet8", split, split, epochs=1, batch_size=16).workdir
+      warning: 32 test images: ...
+      >>> network = rrd_jax.load(workdir)
+      >>> network(np.zeros((2, 8, 8, 1), np.uint8)).embedding.shape
+      (2, 64)
+      >>> network.predict(np.zeros((2, 20, 10, 3), np.uint8)).probabilities.shape
+      (2, 4)
+    """
+    path = _as_path(path)
+    folder, _ = files.split(path)
+    options = {"mean": mean, "std": std, "image_size": image_size, "resize": resize}
+    options = {name: value for name, value in options.items() if value is not None}
+    if network is None and _is_exported(folder) and not files.network_of(path):
+        if options or raw or head:
+            names = [*options, *(["raw"] if raw else []), *(["head"] if head else [])]
+            raise errors.InputError(
+                f"{folder} was exported, and contains its preprocessing: leave out"
+                f" {', '.join(names)}"
+            )
+        runtime = exports.open_file(folder)
+        network = Predictor(runtime, runtime.about, runtime.runtime)
+    else:
+        network = _load_weights(path, network, options, raw=raw)
+        network = heads.with_head(network, path, fields_of(folder), head) if head else network
+    about = network.about
+    if num_classes not in (None, about.num_classes):
+        raise errors.InputError(
+            f"num_classes is {num_classes!r}, but the weights in {folder} are for"
+            f" {about.num_classes} classes"
+        )
+    if class_names is None:
+        return network
+    about = dataclasses.replace(about, class_names=_names(class_names, about.num_classes))
+    return dataclasses.replace(network, about=about)
+
+
+def fields_of(folder: pathlib.Path) -> dict[str, Any] | None:
+    """Reads the config in a run's folder; None if there is none, or that of a model hub."""
+    fields = workdir.read_fields(_home(folder))
+    return fields if fields and "student" in fields else None
+
+
+def about_of(folder: pathlib.Path) -> ModelInfo | None:
+    """Reads the description of a run's network from its newest checkpoint, None without one."""
+    home = _home(folder)
+    meta = checkpoints.read_meta(home / "checkpoints")
+    return meta and card.of_checkpoint(meta, workdir.read_fields(home), home)
+
+
+def _is_exported(path: pathlib.Path) -> bool:
+    is_run = path.name == "checkpoints" or (path / "checkpoints").exists()
+    return not is_run and path.exists() and exports.recognized(path) is not None
+
+
+def _load_weights(
+    path: pathlib.Path, network: Any, options: Mapping[str, Any], *, raw: bool
+) -> Loaded:
+    folder, _ = files.split(path)
+    model = networks.canonical(network) if isinstance(network, str) else ""
+    if folder.is_file() and not model and not files.network_of(path):
+        raise errors.InputError(
+            f"{folder} does not name the network of its weights: pass network=NAME, one of"
+            f" {errors.listed(networks.MODELS)}"
+        )
+    variables, meta = files.load(path, model, raw=raw, headless=True)
+    fields = fields_of(folder)
+    choice, terms = _choice(meta, fields, network)
+    about = card.of_checkpoint(meta, fields, _home(folder))
+    defaults = fields["data"] if fields else {}
+    if not fields and about.preprocessing:
+        defaults = {"mean": about.preprocessing.mean, "std": about.preprocessing.std}
+    shape = tuple(meta["image_shape"])
+    mean, std = (
+        _per_channel(name, options.get(name, defaults.get(name)), shape[-1])
+        for name in ("mean", "std")
+    )
+    network = choice.create(meta["num_classes"])
+    preprocessing = _preprocessing(about, shape, {**options, "mean": mean, "std": std})
+    about = dataclasses.replace(about, preprocessing=preprocessing)
+    sizes = [options.get("image_size", size) for size in shape[:2]]
+    if None not in sizes:
+        variables = networks.fit_positions(variables, network, (*sizes, shape[-1]))
+        networks.check_weights(str(folder), variables, network, (*sizes, shape[-1]))
+    return Loaded(
+        network=network,
+        variables=jax.tree.map(jnp.asarray, variables),
+        name=choice.model,
+        num_classes=meta["num_classes"],
+        image_shape=None if None in shape else shape,
+        mean=mean,
+        std=std,
+        terms=terms,
+        about=about,
+        source=configs.source_of(fields) if fields and fields["data"]["name"] else None,
+    )
+
+
+def _preprocessing(
+    about: ModelInfo, shape: Sequence[int | None], options: Mapping[str, Any]
+) -> Preprocessing | None:
+    """Returns the preprocessing of images with a user's options; None if too little is known."""
+    sizes = {name: options[name] for name in ("image_size", "resize") if name in options}
+    errors.check_counts(**sizes)
+    changes = {name: value for name, value in options.items() if value is not None}
+    if about.preprocessing:
+        result = dataclasses.replace(about.preprocessing, **changes)
+    else:
+        changes = {"image_size": shape[0], "channels": shape[-1], **changes}
+        if changes["image_size"] is None or not {"mean", "std"} <= set(changes):
+            return None
+        result = Preprocessing(**changes)
+    if result.resize and result.resize < result.image_size:
+        raise errors.InputError(
+            f"resize is {result.resize}, less than image_size {result.image_size}, which is cropped"
+            " from it"
+        )
+    return result
+
+
+def _names(class_names: Any, num_classes: int) -> tuple[str, ...]:
+    """Returns the names of classes; raises an InputError for another number of names."""
+    if isinstance(class_names, str | os.PathLike):
+        return class_names_file.read(pathlib.Path(class_names), num_classes, "class_names")
+    names = tuple(map(str, class_names))
+    if len(names) != num_classes:
+        raise errors.InputError(
+            f"class_names has {len(names)} names, but the network has {num_classes} classes"
+        )
+    return names
+
+
+def _as_path(path: Any) -> pathlib.Path:
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        shown = repr(path) if isinstance(path, str) else f"a {type(path).__name__}"
+        raise errors.InputError(
+            f"{shown} is no path; pass the workdir of a run, a folder of rrd_jax.convert or"
+            " rrd_jax.export, or a PyTorch file"
+        )
+    return pathlib.Path(path)
+
+
+def _per_channel(name: str, values: Any, channels: int) -> tuple[float, ...] | None:
+    """Returns a number for each channel, or None; raises an InputError for anything else."""
+    if values is None:
+        return None
+    numeric = isinstance(values, list | tuple) and all(isinstance(v, Real) for v in values)
+    lowest = 0 if name == "std" else -math.inf
+    if not numeric or len(values) != channels or not all(lowest < v < math.inf for v in values):
+        raise errors.InputError(
+            f"{name} is {values!r}, but must be {channels} numbers, one for each channel of images"
+            + (", above 0" if name == "std" else "")
+        )
+    return tuple(map(float, values))
+
+
+def _home(folder: pathlib.Path) -> pathlib.Path:
+    """Returns the workdir of a run; `folder` may be the folder of its checkpoints."""
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def _choice(
+    meta: dict[str, Any], fields: dict[str, Any] | None, network: Any
+) -> tuple[NetworkChoice, Mapping[str, Objective] | None]:
+    """Returns the network of weights, and the objectives of the run if one has the classifier."""
+    model = networks.canonical(network) if isinstance(network, str) else meta["model"]
+    made = recipe.Made()
+    if network is not None and not isinstance(network, str):
+        made = recipe.Made(networks={model: networks.adapt(network, model)})
+    known = model in made.networks or model in networks.MODELS or imports.is_path(model)
+    if not known and isinstance(network, str):
+        networks.factory(model)  # Raises an error for an unknown name.
+    if not known:
+        raise errors.InputError(
+            f"the network '{model}' of the weights was passed as an object: pass it as network="
+        )
+    if not fields or fields["student"]["model"] != model:
+        options = (meta.get("about") or {}).get("options", {}) if model == meta["model"] else {}
+        made_here = made.networks.get(model)
+        choice = NetworkChoice(model, jnp.float32, options=options, network=made_here)
+        name = meta.get("classifier")
+        return choice, {name: registry.create(name)} if name else None
+    training = configs.training_of(fields, made)
+    if not meta.get("classifier"):
+        return training.network, None
+    return training.network, training.create_objectives(examples=training.batch_size)
