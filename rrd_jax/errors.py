@@ -99,7 +99,7 @@ def user_traceback(error: BaseException) -> str:
 
 def _keep_user_frames(report: traceback.TracebackException) -> None:
     """Reduces the report of an exception, and of those that it is chained to, in place."""
-    kept = [frame for frame in report.stack if _is_user_file(frame.filename)]
+    kept = [frame for frame in report.stack if is_user_file(frame.filename)]
     report.stack = traceback.StackSummary.from_list(kept) if kept else None
     # JAX adds a note when it has removed frames itself.
     report.__notes__ = [n for n in report.__notes__ or () if "removed its internal" not in n]
@@ -110,7 +110,7 @@ def _keep_user_frames(report: traceback.TracebackException) -> None:
                 setattr(report, name, None)
 
 
-def _is_user_file(name: str) -> bool:
+def is_user_file(name: str) -> bool:
     """Returns True for a file outside of rrd_jax, the installed packages and Python's library."""
     excluded = _PACKAGE, os.path.dirname(os.__file__), "<frozen"
     return not name.startswith(excluded) and "site-packages" not in name

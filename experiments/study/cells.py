@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from experiments.study.design import Grid, Level, Study
 from rrd_jax import errors
-from rrd_jax.terminal import last_resort
+from rrd_jax.terminal import config_errors
 
 _Levels = tuple[tuple[str, Level], ...]  # factor and level
 
@@ -118,7 +118,7 @@ def _launch(path: str, options: Iterable[str], cell: Cell) -> ConfigDict:
             raise errors.InputError(f"there is no file {file}")
         config = call(file, "get_config", ",".join(filter(None, [argument, *options])))
         if not hasattr(config, "train"):
-            raise errors.InputError(last_resort.returns(file, config))
+            raise errors.InputError(config_errors.wrong_return(file, config))
     except errors.InputError as error:
         raise errors.InputError(f"cell {cell.label}: {error}") from error
     return config
@@ -134,7 +134,7 @@ def _set(config: ConfigDict, fields: Mapping[str, Any], cell: Cell) -> None:
             try:
                 place.update_from_flattened_dict({inside: text})
             except (AttributeError, KeyError, TypeError, ValueError) as error:
-                reason = last_resort.unquoted(str(error)).split("\n")[0]
+                reason = config_errors.unquoted(str(error)).split("\n")[0]
                 raise errors.InputError(
                     f"cell {cell.label}: field {path} cannot be {text!r}: {reason}"
                 ) from error
@@ -208,6 +208,6 @@ def call(path: str, name: str, argument: str) -> Any:
         raise
     except (Exception, SystemExit) as error:  # a user's program can raise anything
         raise errors.InputError(
-            last_resort.of_config(error, path)
+            config_errors.message(error, path)
             or f"{path} cannot be run ({' '.join(f'{type(error).__name__}: {error}'.split())})"
         ) from error

@@ -28,7 +28,7 @@ from rrd_jax.jobs import job, preflight
 from rrd_jax.jobs.progress import finished
 from rrd_jax.run_folder import report
 from rrd_jax.teacher.frozen import FrozenNetwork
-from rrd_jax.terminal import console, failures
+from rrd_jax.terminal import console, runtime_errors
 from rrd_jax.training.recipe import Job, Part
 
 _POLL = 1.0  # seconds between two looks at what others hold
@@ -116,7 +116,7 @@ class Worker:
             self._check_start(run)
             # The study's folder may have another name than when the run began.
             moves = ("student.checkpoint",) if run.after else ()
-            with failures.translated(), _claim(folder, run.job, self._part(run), moves):
+            with runtime_errors.translated(), _claim(folder, run.job, self._part(run), moves):
                 if self._is_settled(run):  # another has made it in between
                     return
                 teachers = [self._plan.folder / path for path in run.teachers]
@@ -197,7 +197,7 @@ class Worker:
         if why := self._failure(folder):
             raise errors.InputError(f"its teacher failed: {why}")
         try:
-            with failures.translated(), _claim(folder, owner.job, part):
+            with runtime_errors.translated(), _claim(folder, owner.job, part):
                 if is_finished(folder, part.training.epochs):
                     return
                 kept = self._data and self._data[0] == repr(part.source) and self._data[1]

@@ -17,7 +17,7 @@ from rrd_jax.comparison.measurements import Measurements
 from rrd_jax.comparison.report_tables import Report
 from rrd_jax.exports import Images, Options, trial, writing
 from rrd_jax.run_folder import report as run_report
-from rrd_jax.terminal import console, failures
+from rrd_jax.terminal import console, runtime_errors
 from rrd_jax.weights import files
 
 _IMAGES = 500  # To compare files on, and for accuracies that no checkpoint holds.
@@ -201,7 +201,9 @@ def _write_files(
             except errors.DiskError:
                 raise
             except Exception as error:  # The library of one format may fail; others go on.
-                reasons.setdefault(f"{name}: {failures.first_line(error)}", []).append(member.role)
+                reasons.setdefault(f"{name}: {runtime_errors.first_line(error)}", []).append(
+                    member.role
+                )
                 continue
             if kind.size_of:
                 sizes[member.role][kind.size_of] = written.bytes

@@ -13,7 +13,7 @@ from rrd_jax.config import checks, kinds, unknown
 from rrd_jax.config.fields import BY_PATH
 from rrd_jax.config.kinds import Kind, Optional
 from rrd_jax.config.options import Options
-from rrd_jax.terminal import last_resort
+from rrd_jax.terminal import config_errors
 
 
 def explain(argv: Sequence[str]) -> str:
@@ -32,7 +32,7 @@ def explain(argv: Sequence[str]) -> str:
         return ""
     if not isinstance(config, ConfigDict):
         failed = file is None or type(config).__name__ == "_ErrorConfig"  # ml_collections'
-        return "" if failed else last_resort.returns(file.partition(":")[0], config)
+        return "" if failed else config_errors.wrong_return(file.partition(":")[0], config)
     faults = (_fault(flag, text, config) for flag, text in _overrides(argv))
     bare = (_bare(argument, config) for argument in argv[1:])
     return next(filter(None, itertools.chain(faults, bare)), "")

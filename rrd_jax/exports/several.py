@@ -9,7 +9,7 @@ from rrd_jax.exports import base, writing
 from rrd_jax.exports.base import Format, Options
 from rrd_jax.exports.checking import Trial
 from rrd_jax.exports.writing import Written
-from rrd_jax.terminal import console, failures, tables
+from rrd_jax.terminal import console, runtime_errors, tables
 
 # Nothing is wrong with the network or a file then, and nothing is gained by another try.
 _LEFT_OUT = (errors.UnavailableError, errors.UnfitError)
@@ -67,7 +67,7 @@ def write(
         if outcome.written:
             console.say(str(outcome.written))
         elif len(places) > 1 and not isinstance(outcome.error, _LEFT_OUT):
-            console.warn(failures.first_line(outcome.error) or type(outcome.error).__name__)
+            console.warn(runtime_errors.first_line(outcome.error) or type(outcome.error).__name__)
         outcomes.append(outcome)
     return outcomes
 

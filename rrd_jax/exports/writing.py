@@ -20,7 +20,7 @@ from rrd_jax.exports.checking import Comparison, Trial
 from rrd_jax.networks import Network
 from rrd_jax.objectives import Objective
 from rrd_jax.teacher import wrapped
-from rrd_jax.terminal import failures, tables
+from rrd_jax.terminal import runtime_errors, tables
 from rrd_jax.training.choices import NetworkChoice
 
 _FLAGS = {"fold": "nofold"}  # as the command calls an option
@@ -266,7 +266,7 @@ def _umask() -> int:
 
 
 def _unwritable(path: pathlib.Path, error: OSError) -> errors.InputError:
-    kind = errors.DiskError if error.errno in failures.DISK else errors.InputError
+    kind = errors.DiskError if runtime_errors.is_of_disk(error) else errors.InputError
     return kind(
         f"{path} cannot be written ({error.strerror or error}); write elsewhere, or mend it"
     )
@@ -287,10 +287,10 @@ def _told(name: str, draft: pathlib.Path, path: pathlib.Path) -> Iterator[None]:
         raise type(error)(f"format '{name}' is not written: {text}") from error
     except Exception as error:
         full = "No space left" in str(error) or "File too large" in str(error)
-        if full or getattr(error, "errno", None) in failures.DISK:
+        if full or runtime_errors.is_of_disk(error):
             raise errors.DiskError(
-                f"format '{name}' is not written ({failures.first_line(error)}); make room, or"
-                " write elsewhere"
+                f"format '{name}' is not written ({runtime_errors.first_line(error)}); make room,"
+                " or write elsewhere"
             ) from error
         raise
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from absl import logging
 
-from rrd_jax.terminal import failures
+from rrd_jax.terminal import runtime_errors
 
 
 def quietly(function: Callable) -> Callable:
@@ -16,7 +16,7 @@ def quietly(function: Callable) -> Callable:
         verbosity = logging.get_verbosity()
         logging.set_verbosity(logging.ERROR)
         try:
-            with failures.translated():
+            with runtime_errors.translated():
                 return function(*arguments, **options)
         finally:
             logging.set_verbosity(verbosity)

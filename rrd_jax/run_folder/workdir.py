@@ -14,7 +14,7 @@ from typing import Any
 from rrd_jax import __version__, checkpoints, errors, parallel
 from rrd_jax.run_folder import provenance, report
 from rrd_jax.run_folder.flat import flatten
-from rrd_jax.terminal import console, failures
+from rrd_jax.terminal import console, runtime_errors
 
 # Of file systems without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
@@ -118,7 +118,7 @@ def _unusable(folder: pathlib.Path, error: OSError | ValueError) -> errors.Input
         reason = f"{there} is {what}; remove it, or pass another --workdir"
     else:
         reason = f"{getattr(error, 'strerror', None) or error}; pass another --workdir"
-    kind = errors.DiskError if getattr(error, "errno", None) in failures.DISK else errors.InputError
+    kind = errors.DiskError if runtime_errors.is_of_disk(error) else errors.InputError
     return kind(f"workdir {str(folder)!r} cannot be used: {reason}")
 
 

@@ -36,7 +36,7 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from rrd_jax import errors
-from rrd_jax.terminal import console, failures, last_resort
+from rrd_jax.terminal import config_errors, console, crashes, runtime_errors
 
 # The first class that fits counts.
 _CODES: dict[type[Exception], int] = {
@@ -84,17 +84,17 @@ def parse_flags(
         if config is not None and config.value is None and not path:
             stop(1, "--config is missing; for example --config=configs/digits.py")
         if config is not None and not hasattr(config.value, "train"):
-            stop(1, last_resort.returns(path, config.value))
+            stop(1, config_errors.wrong_return(path, config.value))
     except KeyboardInterrupt:
         stop(130, "stopped")
     except BaseException as error:  # A config file is a program, which can raise anything.
-        text = last_resort.of_config(error, path)
+        text = config_errors.message(error, path)
         if isinstance(error, SystemExit) and not text:  # absl's --helpxml exits, and so does stop.
             raise
         if text := text or explain(argv):
             stop(1, text)
         if not isinstance(error, flags.Error | AttributeError | KeyError | OSError | ValueError):
-            stop(70, last_resort.of_program(error))
+            stop(70, crashes.report(error))
         stop(1, _one_line(error))
     if len(rest) > 1 and not arguments:
         stop(1, f"unexpected argument '{rest[1]}'; flags are written --name=value")
@@ -115,7 +115,7 @@ def guard(
     """
     _prepare_process()
     try:
-        with _second_interrupt_ends(), failures.translated():
+        with _second_interrupt_ends(), runtime_errors.translated():
             try:
                 job()
             except (OSError, errors.DiskError):
@@ -131,7 +131,7 @@ def guard(
     except SystemExit:
         raise
     except BaseException as error:  # A user's code can raise anything.
-        stop(70, last_resort.of_program(error, folder))
+        stop(70, crashes.report(error, folder))
 
 
 def _prepare_process() -> None:
@@ -166,7 +166,7 @@ def quiet_libtpu() -> None:
 def stop(code: int, message: object) -> NoReturn:
     """Prints an error and ends the program."""
     console.error(str(message))
-    failures.end(code)
+    runtime_errors.end(code)
 
 
 def _print_help(argv: list[str]) -> None:
@@ -227,7 +227,7 @@ def _config_path(argv: list[str]) -> str:
 def _one_line(error: Exception) -> str:
     text = str(error)
     if isinstance(error, AttributeError | KeyError):
-        text = last_resort.unquoted(text)
+        text = config_errors.unquoted(text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if any(line.startswith("Traceback") for line in lines):  # ml_collections quotes one.
         return lines[-1].removeprefix("rrd_jax.errors.InputError: ")

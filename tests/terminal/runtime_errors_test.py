@@ -8,7 +8,7 @@ import pytest
 
 from rrd_jax import errors, parallel
 from rrd_jax.parallel import devices, processes
-from rrd_jax.terminal import failures
+from rrd_jax.terminal import runtime_errors
 
 _XLA = jax.errors.JaxRuntimeError
 
@@ -34,7 +34,7 @@ _XLA = jax.errors.JaxRuntimeError
     ],
 )
 def test_what_a_user_can_do_something_about_is_one_line_of_its_kind(error, kind, said):
-    with pytest.raises(kind, match=said) as caught, failures.translated():
+    with pytest.raises(kind, match=said) as caught, runtime_errors.translated():
         raise error
     assert type(caught.value) is kind
     assert "\n" not in str(caught.value)
@@ -51,7 +51,7 @@ def test_what_a_user_can_do_something_about_is_one_line_of_its_kind(error, kind,
     ],
 )
 def test_bugs_and_errors_of_ours_stay_what_they_are(error):
-    with pytest.raises(type(error)) as caught, failures.translated():
+    with pytest.raises(type(error)) as caught, runtime_errors.translated():
         raise error
     assert caught.value is error
 

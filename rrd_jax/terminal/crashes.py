@@ -1,0 +1,45 @@
+"""Files with the traceback of an unexpected error."""
+
+import contextlib
+import os
+import pathlib
+import sys
+import tempfile
+import textwrap
+import time
+import traceback
+from collections.abc import Callable
+
+from rrd_jax import errors
+
+
+def report(error: BaseException, folder: Callable[[], pathlib.Path] | None = None) -> str:
+    """Writes the traceback of an error to a file; returns a message that names the file.
+
+    Args:
+      error: any exception.
+      folder: returns the folder for the file. If it does not exist, the temporary folder is used.
+    """
+    text = f"{' '.join(sys.argv)}\n\n{''.join(traceback.format_exception(error))}"
+    name = f"crash-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
+    written = "could not be written to a file"
+    for place in filter(None, (folder, tempfile.gettempdir)):
+        with contextlib.suppress(Exception):
+            path = pathlib.Path(place()).absolute() / name
+            path.write_text(text, errors="backslashreplace")
+            written = f"is in {path}"
+            break
+    frames = traceback.extract_tb(error.__traceback__)
+    if frames and errors.is_user_file(frames[-1].filename):
+        origin = f"it comes from {frames[-1].filename}, line {frames[-1].lineno}"
+    else:
+        origin = "this is an error of rrd_jax, please report it"
+    return f"{_first_line(error)}\n{origin}; the traceback {written}"
+
+
+def _first_line(error: BaseException) -> str:
+    """Returns the class of an error and the first line of its message."""
+    line = str(error).strip().partition("\n")[0]
+    return (
+        f"{type(error).__name__}: {textwrap.shorten(line, 300)}" if line else type(error).__name__
+    )
