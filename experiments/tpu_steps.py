@@ -88,7 +88,7 @@ def train_step(
     Raises:
       InputError: the size of the data set is not known here, or the batch does not fit the mesh.
     """
-    part = plan.beside["alone"] if alone else plan.student
+    part = plan.comparisons["alone"] if alone else plan.student
     kept = tuple(choice for choice in part.training.objectives if choice.name != without)
     training, source = dataclasses.replace(part.training, objectives=kept), part.source
     examples, num_classes = errors.lookup("data set", source.name, _SETS)

@@ -130,7 +130,7 @@ def _job() -> None:
         if not parallel.is_main():  # what all processes would say is said once
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
-        plan = parse(config, asked=config_flags.get_override_values(flags.FLAGS["config"]))
+        plan = parse(config, explicit=config_flags.get_override_values(flags.FLAGS["config"]))
         starting.phase("checks")
         if _MODE.value == "eval":
             evaluate.run(plan, folder)

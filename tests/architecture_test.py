@@ -28,6 +28,7 @@ _ORDER = """
     networks
     functional
     cpu
+    settings
     imports terminal
     errors deferred
 """

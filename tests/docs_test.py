@@ -114,7 +114,7 @@ def _unrun_commands():
 
 def _fault(fields, asked):
     try:
-        config.parse(fields, asked=asked)
+        config.parse(fields, explicit=asked)
     except errors.InputError as fault:
         return str(fault)
     return ""

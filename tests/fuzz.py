@@ -11,7 +11,7 @@ from typing import Any
 import hypothesis
 from hypothesis import strategies as st
 
-from rrd_jax.config import kinds
+from rrd_jax.settings import kinds
 
 _ODD = (
     *(None, True, False, "", "abc", "nan", b"x", (), [], {}, object, 1j),

@@ -111,7 +111,7 @@ def test_what_needs_labels_is_refused(method, fields, message):
 
 def test_a_baseline_is_left_out(capsys):
     plan = parse(_config(baseline=True))
-    assert not plan.beside
+    assert not plan.comparisons
     assert "(ce) and the student alone (baseline) left out" in capsys.readouterr().out
 
 

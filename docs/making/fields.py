@@ -5,8 +5,9 @@ import itertools
 from collections.abc import Iterable
 
 from rrd_jax import config
-from rrd_jax.config import kinds
+from rrd_jax.config import checks
 from rrd_jax.config.describe import Entry, entries
+from rrd_jax.settings import kinds
 
 _SECTIONS = {
     "": "The run as a whole",
@@ -21,9 +22,9 @@ _SECTIONS = {
 
 
 def page() -> str:
-    """Every field but those of objectives, by section."""
+    """Returns every field but those of objectives, by section."""
     parts = []
-    described = entries(config.defaults())
+    described = entries(checks.read(config.defaults()))
     for section, fields in itertools.groupby(
         described, lambda entry: entry.path.rpartition(".")[0]
     ):

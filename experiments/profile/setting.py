@@ -65,7 +65,7 @@ def prepare(config: ConfigDict, asked: Any = None, examples: int = 0) -> Step:
       asked: as `parse` has it.
       examples: images that stand in for the training split; 0 for the config's, or four batches.
     """
-    plan = parse(_mocked(config, examples), asked=asked)
+    plan = parse(_mocked(config, examples), explicit=asked)
     setting = _open(plan.student)
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)

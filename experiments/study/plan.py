@@ -167,7 +167,7 @@ def make(
         for cell, config, after in cells.of_grid(grid, given, places, configs):
             try:
                 with contextlib.redirect_stdout(io.StringIO()) as notes:
-                    job = parse(config, asked=given, platform=platform)
+                    job = parse(config, explicit=given, platform=platform)
             except errors.InputError as error:
                 raise errors.InputError(f"cell {cell.label}: {error}") from error
             said |= dict.fromkeys(notes.getvalue().splitlines())

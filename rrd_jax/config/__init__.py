@@ -4,18 +4,17 @@ A launch file of `configs/` is a small delta: `defaults`, `imagenet` or `deit`, 
 differ, and `finish`.
 """
 
-from rrd_jax.config.argument import finish, side_for
-from rrd_jax.config.checks import teachers
+from rrd_jax.config.argument import finish, side_for, teachers
 from rrd_jax.config.commands import explain
 from rrd_jax.config.describe import describe
 from rrd_jax.config.fields import defaults, deit, imagenet
 from rrd_jax.config.methods import METHODS, leave_out_labels, limit, method, smooth_labels
 from rrd_jax.config.parse import (
+    implied,
     parse,
     source_of,
     teaching_of,
     training_of,
-    with_implied,
     without_effect,
 )
 
@@ -27,6 +26,7 @@ __all__ = [
     "explain",
     "finish",
     "imagenet",
+    "implied",
     "leave_out_labels",
     "limit",
     "method",
@@ -37,6 +37,5 @@ __all__ = [
     "teachers",
     "teaching_of",
     "training_of",
-    "with_implied",
     "without_effect",
 ]

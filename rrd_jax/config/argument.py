@@ -13,12 +13,12 @@ configs/cifar100.py:resnet56-my_nets:Small,rrd+my_losses:angular
 """
 
 import math
+from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
 from rrd_jax import errors, imports, networks
-from rrd_jax.config import checks
-from rrd_jax.config.fields import BY_PATH
+from rrd_jax.config.fields import FIELDS
 from rrd_jax.config.methods import WORDS, can_be_network, check_option, limit, method
 from rrd_jax.config.options import Options
 from rrd_jax.data.source import DEVICE_AUGMENTATIONS
@@ -46,7 +46,7 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
     config.teacher.model, config.student.model = teacher, student
     if given_pair:  # options of a launch file are for its own pair
         config.teacher.options, config.student.options = Options(), Options()
-        config.student.drop_path = BY_PATH["student.drop_path"].default
+        config.student.drop_path = FIELDS["student.drop_path"].default
     config.method, config.objectives = method_name, method(method_name)
     job_name = "-".join(filter(None, [name, teacher, student, method_name]))
     config.name = job_name.replace(":", ".")
@@ -61,11 +61,11 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
         _shrink(config)
     if "+" in teacher:
         models = teacher.split("+")
-        teachers = [config.teacher.copy_and_resolve_references() for _ in models]
-        for fields, model in zip(teachers, models, strict=True):
+        sections = [config.teacher.copy_and_resolve_references() for _ in models]
+        for fields, model in zip(sections, models, strict=True):
             fields.model = model
         with config.ignore_type():
-            config.teacher = teachers
+            config.teacher = sections
     return config
 
 
@@ -135,6 +135,14 @@ def _shrink(config: ConfigDict) -> None:
     limit(config, queue_size=20, negatives=20, epochs=1)
 
 
+def teachers(config: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
+    """Yields the section of each teacher, with its name on the command line."""
+    if isinstance(config.teacher, list | tuple):
+        yield from ((f"teacher[{i}]", fields) for i, fields in enumerate(config.teacher))
+    else:
+        yield "teacher", config.teacher
+
+
 def side_for(config: ConfigDict, least: int) -> int:
     """Height and width of small images that a config's networks can see.
 
@@ -142,7 +150,7 @@ def side_for(config: ConfigDict, least: int) -> int:
       config: whose networks.
       least: where all of them are for images of 32 pixels; others see 32, or whole squares.
     """
-    taught_by = (teacher.model for _, teacher in checks.teachers(config))
+    taught_by = (teacher.model for _, teacher in teachers(config))
     models = [config.student.model, *taught_by]
     if max(map(networks.image_size, models)) == 32:
         return least

@@ -1,7 +1,7 @@
-"""What a config says, checked as a whole before anything is made of it.
+"""From a ConfigDict to checked values.
 
-Every value is of its kind, as the table of `fields` has it; those that exclude each other are
-refused. What needs a network, an objective or an optimizer is checked where that is made.
+Every value is of the kind that its field declares; fields that exclude each other are refused. What
+needs a network, an objective or an optimizer is checked where that is created.
 """
 
 import re
@@ -11,12 +11,12 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from rrd_jax import errors, imports
-from rrd_jax.config import kinds, unknown
-from rrd_jax.config.fields import BY_PATH, FIELDS, Field
-from rrd_jax.config.kinds import Integer, Kind, Real
+from rrd_jax.config import unknown
+from rrd_jax.config.fields import FIELDS, SECTIONS
 from rrd_jax.objectives import RECORDS
+from rrd_jax.settings import Field, Values, kinds
+from rrd_jax.settings.kinds import Integer, Kind, Real
 
-_SECTIONS = tuple(dict.fromkeys(field.path.rpartition(".")[0] for field in FIELDS))
 # Fields that every objective has beside its options.
 OF_OBJECTIVES: dict[str, Kind] = {
     "weight": Real(minimum=0, maximum=1e9),
@@ -28,129 +28,147 @@ _PLACE = r"-?[\d_.]+(?:%|shard)?"
 _SPLIT = re.compile(rf"[\w-]+(?:\[(?:({_PLACE})?:({_PLACE})?|\d+(?:%|shard))\])?")
 
 
-def check(config: ConfigDict, made: Collection[str] = ()) -> None:
-    """Raises an InputError for the first fault of a config.
+def checked(config: ConfigDict, custom_objectives: Collection[str] = ()) -> Values:
+    """Returns the values of a config.
 
     Args:
-      config: the fields.
-      made: names of objectives that were made in Python.
+      config: the config.
+      custom_objectives: names of objectives that were made in Python.
+
+    Raises:
+      InputError: a field is missing, unknown or without a value, or a value is of the wrong kind.
     """
     if not isinstance(config, ConfigDict):
         raise errors.InputError(
             f"the config is of type {type(config).__name__}, but must be a ConfigDict, such as"
             " rrd_jax.config.defaults()"
         )
-    check_names(config)
-    for path, field, value in entries(config):
-        if fault := field.kind.fault(path, value):
-            raise errors.InputError(fault)
-    for name, given in config.objectives.items():
-        if fault := _fault_of_objective(name, given, made):
-            raise errors.InputError(fault)
-    for fault in _contradictions(config):
+    values = read(config)
+    for path, field, value in entries(values):
+        _refuse(field.kind.fault(path, value))
+    for name, options in values["objectives"].items():
+        _refuse(_fault_of_objective(name, options, custom_objectives))
+    return values
+
+
+def _refuse(fault: str) -> None:
+    if fault:
         raise errors.InputError(fault)
 
 
-def check_names(config: ConfigDict, path: str = "the config") -> None:
-    """Raises an InputError for fields that cannot be read at all.
+def read(config: ConfigDict) -> Values:
+    """Returns the values of a config as plain Python, unchecked.
 
-    Their names are no text, which ml_collections cannot sort, or they are placeholders that wait
-    for a value.
+    Raises:
+      InputError: names that are no text, which ml_collections cannot sort, or placeholders that
+        wait for a value.
     """
+    return of_tree(_plain(config))
+
+
+def of_tree(tree: dict[str, Any]) -> Values:
+    """Returns the values of nested dicts, whose teacher is a section or a list of sections."""
+    teacher = tree.get("teacher")
+    root = {name: value for name, value in tree.items() if name != "teacher"}
+    if isinstance(teacher, list | tuple):
+        return Values(root, tuple(teacher), tuple(f"teacher[{i}]" for i in range(len(teacher))))
+    return Values(root, (teacher,) if "teacher" in tree else (), ("teacher",))
+
+
+def _plain(value: Any, path: str = "the config") -> Any:
+    if isinstance(value, list | tuple) and any(isinstance(part, ConfigDict) for part in value):
+        return [_plain(part, path) for part in value]
+    if not isinstance(value, ConfigDict):
+        return value
     try:
-        fields = config.items(preserve_field_references=True)
+        fields = value.items(preserve_field_references=True)
     except TypeError:
         raise errors.InputError(f"{path} has fields whose names are not text") from None
-    for name, value in fields:
+    plain = {}
+    for name, part in fields:
         inside = str(name) if path == "the config" else f"{path}.{name}"
         try:
-            value = value.get() if isinstance(value, config_dict.FieldReference) else value
+            part = part.get() if isinstance(part, config_dict.FieldReference) else part
         except config_dict.RequiredValueError:
             raise errors.InputError(
                 f"{inside} has no value, but is required: set it with --config.{inside}=..."
             ) from None
-        for part in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(part, ConfigDict):
-                check_names(part, inside)
+        plain[name] = _plain(part, inside)
+    return plain
 
 
-def teachers(config: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
-    """The fields of each teacher, and what they are called on the command line."""
-    if not isinstance(config.teacher, list | tuple):
-        yield "teacher", config.teacher
-        return
-    for i, fields in enumerate(config.teacher):
-        yield f"teacher[{i}]", fields
-
-
-def entries(config: ConfigDict) -> Iterator[tuple[str, Field, Any]]:
-    """Every field of a config: its path as the command line has it, what it is, its value.
+def entries(values: Values) -> Iterator[tuple[str, Field, Any]]:
+    """Yields every field: its path as the command line has it, its declaration, its value.
 
     Raises:
       InputError: a section or a field is missing, or unknown.
     """
-    for section in _SECTIONS:
-        holder = config
-        for name in filter(None, section.split(".")):
-            if name not in holder:
-                raise errors.InputError(f"the config lacks '{section}'; config.defaults() has it")
-            holder = holder[name]
-        holders = {section: holder}
-        if section == "teacher":
-            holders = dict(teachers(config))
-            if not holders:
-                raise errors.InputError("config.teacher is an empty list; set teacher.model to ''")
-        names = [path.rpartition(".")[2] for path in BY_PATH if path.rpartition(".")[0] == section]
-        for label, holder in holders.items():
-            yield from _of_section(config, section, label, holder, names)
+    for section in SECTIONS:
+        names = {field.name: field for field in FIELDS.values() if field.section == section}
+        for label, holder in _holders(values, section):
+            yield from _of_section(values, label, holder, names)
+
+
+def _holders(values: Values, section: str) -> list[tuple[str, Any]]:
+    """Returns a section with its label; the section of the teacher for each teacher."""
+    if section == "teacher":
+        if not values.labels:
+            raise errors.InputError("config.teacher is an empty list; set teacher.model to ''")
+        return list(zip(values.labels, values.teachers, strict=False)) or _lacks(section)
+    holder = values.root
+    for name in filter(None, section.split(".")):
+        holder = holder[name] if name in holder else _lacks(section)
+    return [(section, holder)]
+
+
+def _lacks(section: str) -> Any:
+    raise errors.InputError(f"the config lacks '{section}'; config.defaults() has it")
 
 
 def _of_section(
-    config: ConfigDict, section: str, label: str, holder: Any, names: list[str]
+    values: Values, label: str, holder: Any, names: dict[str, Field]
 ) -> Iterator[tuple[str, Field, Any]]:
-    prefix = f"{label}." if label else ""
-    if not isinstance(holder, ConfigDict):
+    prefix, first = f"{label}." if label else "", next(iter(names))
+    if not isinstance(holder, dict):
         raise errors.InputError(
             f"{label} is {kinds.shown(holder)}, but is a section: set its fields, such as"
-            f" {prefix}{names[0]}"
+            f" {prefix}{first}"
         )
     for name in holder:
-        path = f"{section}.{name}" if section else name
-        if name not in names and path not in _SECTIONS:
-            raise errors.InputError(unknown.message(f"{prefix}{name}", config))
-    missing = [name for name in names if name not in holder]
-    if missing:
+        if name not in names and f"{prefix}{name}" not in SECTIONS:
+            raise errors.InputError(unknown.message(f"{prefix}{name}", values.tree))
+    if missing := [name for name in names if name not in holder]:
         raise errors.InputError(
             f"{label or 'the config'} lacks {', '.join(missing)}: set fields one by one, such as"
-            f" --config.{prefix}{names[0]}=..., and the others keep their defaults"
+            f" --config.{prefix}{first}=..., and the others keep their defaults"
         )
-    for name in names:
-        yield f"{prefix}{name}", BY_PATH[f"{section}.{name}" if section else name], holder[name]
+    for name, field in names.items():
+        yield f"{prefix}{name}", field, holder[name]
 
 
-def _fault_of_objective(name: Any, given: Any, made: Collection[str]) -> str:
-    if not isinstance(given, Mapping | ConfigDict):
+def _fault_of_objective(name: Any, options: Any, custom: Collection[str]) -> str:
+    if not isinstance(options, Mapping):
         return (
-            f"objectives.{name} is {kinds.shown(given)}, but must be a dict of its fields, such as"
-            " {'weight': 1.0}"
+            f"objectives.{name} is {kinds.shown(options)}, but must be a dict of its fields, such"
+            " as {'weight': 1.0}"
         )
     if not imports.is_path(str(name)) and not re.fullmatch(r"[\w+-]+", str(name)):
         return (
             f"an objective is called {kinds.shown(name)}, but names are of letters, digits, _, +"
             " and -, as figures are listed under them"
         )
-    known = OF_OBJECTIVES | ({} if name in made else option_kinds(name, given))
+    known = OF_OBJECTIVES | ({} if name in custom else option_kinds(name, options))
     faults = (
-        known[field].fault(f"objectives.{name}.{field}", value)
-        for field, value in given.items()
-        if field in known
+        known[option].fault(f"objectives.{name}.{option}", value)
+        for option, value in options.items()
+        if option in known
     )
     return next(filter(None, faults), "")
 
 
-def option_kinds(name: str, given: Mapping[str, Any]) -> dict[str, Kind]:
-    """The kinds of the options of an objective of ours; those of others are not known here."""
-    if given.get("factory") or imports.is_path(str(name)):
+def option_kinds(name: str, options: Mapping[str, Any]) -> dict[str, Kind]:
+    """Returns the kinds of the options of one of our objectives; {} for a user's."""
+    if options.get("factory") or imports.is_path(str(name)):
         return {}
     factory = errors.lookup("objective", name, RECORDS).factory
     known = {
@@ -160,45 +178,63 @@ def option_kinds(name: str, given: Mapping[str, Any]) -> dict[str, Kind]:
     return {option: kind for option, kind in known.items() if kind}
 
 
-def _contradictions(config: ConfigDict) -> Iterator[str]:
-    data, train = config.data, config.train
-    if data.augment == "crop_flip" and data.pad > data.image_size:
-        yield f"data.pad is {data.pad}, more than the {data.image_size} pixels of data.image_size"
-    if data.views.teacher == "weak" and data.mix != "none":
+def check_together(values: Values) -> None:
+    """Raises an InputError for the first fields that exclude each other."""
+    for fault in _contradictions(values):
+        raise errors.InputError(fault)
+
+
+def _contradictions(values: Values) -> Iterator[str]:
+    data, train = values["data"], values["train"]
+    if data["augment"] == "crop_flip" and data["pad"] > data["image_size"]:
         yield (
-            f"data.views.teacher is weak, but data.mix is {data.mix}, a mixture that the teacher"
+            f"data.pad is {data['pad']}, more than the {data['image_size']} pixels of"
+            " data.image_size"
+        )
+    if data["views"]["teacher"] == "weak" and data["mix"] != "none":
+        yield (
+            f"data.views.teacher is weak, but data.mix is {data['mix']}, a mixture that the teacher"
             " sees too: leave one out"
         )
-    if len(data.mean) != len(data.std):
+    mean, std = data["mean"], data["std"]
+    if len(mean) != len(std):
         yield (
-            f"data.mean is {data.mean} and data.std {data.std}: one has {len(data.mean)} channels,"
-            f" the other {len(data.std)}"
+            f"data.mean is {mean} and data.std {std}: one has {len(mean)} channels, the other"
+            f" {len(std)}"
         )
-    if train.batch_size % train.accumulate:
+    if train["batch_size"] % train["accumulate"]:
         yield (
-            f"train.batch_size {train.batch_size} is not a multiple of the {train.accumulate} parts"
-            " of train.accumulate"
+            f"train.batch_size {train['batch_size']} is not a multiple of the"
+            f" {train['accumulate']} parts of train.accumulate"
         )
-    splits = {"data.train_split": data.train_split, "data.test_split": data.test_split}
-    for label, fields in teachers(config):
-        splits[f"{label}.train_split"] = fields.train_split or data.train_split
-        if fields.checkpoint and not fields.model:
+    splits = {f"data.{name}": data[name] for name in ("train_split", "test_split")}
+    for label, fields in zip(values.labels, values.teachers, strict=True):
+        splits[f"{label}.train_split"] = fields["train_split"] or data["train_split"]
+        if fields["checkpoint"] and not fields["model"]:
             yield (
-                f"{label}.checkpoint is {kinds.shown(fields.checkpoint)}, but {label}.model is"
+                f"{label}.checkpoint is {kinds.shown(fields['checkpoint'])}, but {label}.model is"
                 " empty: name the network that its weights are of"
             )
-        if fields.probe and fields.class_vectors:
+        if fields["probe"] and fields["class_vectors"]:
             yield (
                 f"{label}.probe is True and {label}.class_vectors"
-                f" {kinds.shown(fields.class_vectors)}: its logits come from one of them"
+                f" {kinds.shown(fields['class_vectors'])}: its logits come from one of them"
             )
     for path, split in splits.items():
         if fault := _fault_of_split(split):
             yield f"{path} is {kinds.shown(split)}, {fault}"
+    if values["optimizer.name"] != "sgd":
+        for name in ("momentum", "nesterov"):
+            value = values[f"optimizer.{name}"]
+            if value != FIELDS[f"optimizer.{name}"].default:
+                yield (
+                    f"optimizer.{name} is {value}, but it is of sgd alone; what"
+                    f" '{values['optimizer.name']}' has like it is set in optimizer.options"
+                )
 
 
 def _fault_of_split(split: str) -> str:
-    """What is wrong with a split expression, as far as no data set is needed to see it."""
+    """Returns the fault of a split expression that shows without the data set; "" for none."""
     for part in split.split("+"):
         text = part.strip()
         match = _SPLIT.fullmatch(text)
@@ -221,7 +257,7 @@ def _fault_of_split(split: str) -> str:
 
 
 def _place(text: str | None, default: float | None) -> tuple[float, str] | None:
-    """Number and unit of a boundary; None for the end of the split."""
+    """Returns number and unit of a boundary; None for the end of the split."""
     if not text:
         return None if default is None else (default, "")
     unit = re.sub(r"[-\d_.]", "", text)

@@ -2,17 +2,19 @@
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
-from rrd_jax.config import checks, kinds, unknown
-from rrd_jax.config.fields import BY_PATH
-from rrd_jax.config.kinds import Kind, Optional
+from rrd_jax import errors
+from rrd_jax.config import checks, unknown
+from rrd_jax.config.fields import FIELDS
 from rrd_jax.config.options import Options
+from rrd_jax.settings import kinds
+from rrd_jax.settings.kinds import Kind, Optional
 from rrd_jax.terminal import config_errors
 
 
@@ -33,8 +35,12 @@ def explain(argv: Sequence[str]) -> str:
     if not isinstance(config, ConfigDict):
         failed = file is None or type(config).__name__ == "_ErrorConfig"  # ml_collections'
         return "" if failed else config_errors.wrong_return(file.partition(":")[0], config)
-    faults = (_fault(flag, text, config) for flag, text in _overrides(argv))
-    bare = (_bare(argument, config) for argument in argv[1:])
+    try:
+        tree = checks.read(config).tree
+    except errors.InputError:  # `parse` says why.
+        return ""
+    faults = (_fault(flag, text, config, tree) for flag, text in _overrides(argv))
+    bare = (_bare(argument, tree) for argument in argv[1:])
     return next(filter(None, itertools.chain(faults, bare)), "")
 
 
@@ -55,17 +61,17 @@ def _overrides(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
             yield flag, text if equals else given
 
 
-def _bare(argument: str, config: ConfigDict) -> str:
+def _bare(argument: str, tree: Mapping[str, Any]) -> str:
     """Of a flag that is the name of fields, what to write; "" for any other argument."""
     name = argument.lstrip("-").partition("=")[0]
     if not argument.startswith("-") or name in flags.FLAGS:
         return ""
-    meant = [path for path in unknown.paths(config) if f".{path}".endswith(f".{name}")]
+    meant = [path for path in unknown.paths(tree) if f".{path}".endswith(f".{name}")]
     known = " or ".join(f"--config.{path}" for path in meant[:3])
     return f"there is no flag --{name}; fields of the config are set with {known}" if meant else ""
 
 
-def _fault(flag: str, text: str | None, config: ConfigDict) -> str:
+def _fault(flag: str, text: str | None, config: ConfigDict, tree: Mapping[str, Any]) -> str:
     path = flag.partition("config.")[2]
     words = re.findall(r"\[(-?\d+)\]|([^.\[\]]+)", path)
     if not re.fullmatch(r"\w+(\[-?\d+\])?(\.\w+(\[-?\d+\])?)*", path):
@@ -82,17 +88,17 @@ def _fault(flag: str, text: str | None, config: ConfigDict) -> str:
         if isinstance(at, ConfigDict) and place and is_teachers:
             return f"{flag}: there is one teacher: write --config.teacher{path.partition(']')[2]}"
         if isinstance(at, ConfigDict) and name not in at:
-            return f"{flag}: {unknown.message(path, config)}"
+            return f"{flag}: {unknown.message(path, tree)}"
         if not isinstance(at, ConfigDict | list):
-            return f"{flag}: {unknown.message(path, config)}"
+            return f"{flag}: {unknown.message(path, tree)}"
         at = at[int(place) if place else name]
     if type(at) is Options:
-        if text is not None and BY_PATH[re.sub(r"\[-?\d+\]", "", path)].kind.reads(text):
+        if text is not None and FIELDS[re.sub(r"\[-?\d+\]", "", path)].kind.reads(text):
             return ""
         wanted = f"a dict, such as {{'b1': 0.9}}, or set one by one: {flag}.NAME=VALUE"
         return f"{flag} is {kinds.shown(text)}, but must be {wanted}"
     if isinstance(at, ConfigDict | list):
-        fields = list(unknown.paths(config))
+        fields = list(unknown.paths(tree))
         first = next((field for field in fields if field.startswith((f"{path}.", f"{path}["))), "")
         return f"{flag} is a section: set its fields, such as --config.{first}" if first else ""
     kind = _kind(path, config)
@@ -110,5 +116,5 @@ def _kind(path: str, config: ConfigDict) -> Kind | None:
         _, name, option = path.split(".")
         known = checks.OF_OBJECTIVES | checks.option_kinds(name, config.objectives[name])
         return known.get(option)
-    field = BY_PATH.get(re.sub(r"\[-?\d+\]", "", path))
+    field = FIELDS.get(re.sub(r"\[-?\d+\]", "", path))
     return field and field.kind

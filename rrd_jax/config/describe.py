@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from rrd_jax import errors, imports, objectives
-from rrd_jax.config import checks, kinds, methods
-from rrd_jax.config.kinds import Mapped
+from rrd_jax.config import checks, methods
 from rrd_jax.objectives import Record
+from rrd_jax.settings import Values, kinds
+from rrd_jax.settings.kinds import Mapped
 
 _WIDTH = 79
 _OF_OBJECTIVES = {
@@ -47,26 +48,26 @@ def describe(config: ConfigDict) -> str:
     Raises:
       InputError: a section or a field is missing, or unknown.
     """
-    checks.check_names(config)
+    values = checks.read(config)
+    listed = list(entries(values))
     head = (
-        f"{config.name or 'The config'}: every field, set with --config.FIELD=VALUE. A star marks"
-        " what is not the default, in [brackets]."
+        f"{values['name'] or 'The config'}: every field, set with --config.FIELD=VALUE. A star"
+        " marks what is not the default, in [brackets]."
     )
-    return "\n".join([textwrap.fill(head, _WIDTH), *map(_text, entries(config))])
+    return "\n".join([textwrap.fill(head, _WIDTH), *map(_text, listed)])
 
 
-def entries(config: ConfigDict) -> Iterator[Entry]:
-    """What is said of every field, those of objectives last; raises as `describe` does."""
-    for path, field, value in checks.entries(config):
+def entries(values: Values) -> Iterator[Entry]:
+    """Yields the entry of every field, those of objectives last; raises as `describe` does."""
+    for path, field, value in checks.entries(values):
         if isinstance(field.kind, Mapped):
             _check_mapped(path, value)
         if path == "objectives":
             continue
-        value = dict(value) if isinstance(field.kind, Mapped) else value
         yield Entry(path, value, field.default, _values(field.kind), field.meaning)
-    for name, given in config.objectives.items():
-        _check_mapped(f"objectives.{name}", given)
-        yield from of_objective(name, given)
+    for name, options in values["objectives"].items():
+        _check_mapped(f"objectives.{name}", options)
+        yield from of_objective(name, options)
 
 
 def of_objective(name: str, given: Mapping[str, Any]) -> Iterator[Entry]:
@@ -81,11 +82,11 @@ def of_objective(name: str, given: Mapping[str, Any]) -> Iterator[Entry]:
     known = checks.OF_OBJECTIVES | checks.option_kinds(name, given)
     options, meanings = imports.parameters(record.factory), meanings_of(record)
     for option in (*usual, *(option for option in given if option not in usual)):
-        default = kinds.plain(usual.get(option))
+        default = methods.default(usual.get(option))
         kind = known.get(option) or _named_type(options.get(option))
         yield Entry(
             f"objectives.{name}.{option}",
-            kinds.plain(given.get(option, default)),
+            methods.default(given.get(option, default)),
             default,
             _values(kind),
             meanings.get(option, ""),

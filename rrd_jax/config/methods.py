@@ -52,6 +52,11 @@ def _field(option: inspect.Parameter) -> Any:
     return kind(option.default) if kind in (float, tuple) else option.default
 
 
+def default(field: Any) -> Any:
+    """Returns the default that a field of `fields` stands for: None for a placeholder."""
+    return field.get() if hasattr(field, "get_type") else field
+
+
 # Where no paper's CIFAR-100 recipe could be verified, the weight is 1.
 UNVERIFIED = frozenset(name for name, record in RECORDS.items() if not record.verified)
 

@@ -1,36 +1,27 @@
-"""Names of networks that a config leaves empty, where the weights say of which network they are."""
+"""Names of networks: those that their weights give, and our names for those of other libraries."""
 
 import pathlib
+from collections.abc import Collection
 
-from ml_collections import ConfigDict
-
-from rrd_jax.config import checks
+from rrd_jax import networks
+from rrd_jax.settings import Values
 from rrd_jax.weights import files
 
 
-def named(config: ConfigDict) -> ConfigDict:
-    """A config in which no network is empty whose weights name it: hf:FOLDER, timm's folders.
+def complete(values: Values, custom_networks: Collection[str]) -> None:
+    """Names networks as files and tables name them.
+
+    A network without a name gets the one that its weights give: hf:FOLDER, timm's folders.
 
     Args:
-      config: it is not changed.
+      values: checked values, which are changed.
+      custom_networks: names of networks that were made in Python.
 
     Raises:
-      InputError: weights say of themselves what cannot be, or that they are of no network here.
+      InputError: weights that contradict themselves, or belong to no network here.
     """
-    try:
-        given = [(at, fields) for at, fields in _networks(config) if not fields.model]
-        paths = {at: fields.checkpoint for at, fields in given if fields.checkpoint}
-        found = {at: files.network_of(pathlib.Path(path)) for at, path in paths.items()}
-    except (AttributeError, KeyError, TypeError):  # `checks` says what is wrong
-        return config
-    if not any(found.values()):
-        return config
-    config = config.copy_and_resolve_references()
-    for at, fields in _networks(config):
-        if found.get(at):
-            fields.model = found[at]
-    return config
-
-
-def _networks(config: ConfigDict) -> list[tuple[str, ConfigDict]]:
-    return [("student", config.student), *checks.teachers(config)]
+    for section in (values["student"], *values.teachers):
+        if not section["model"] and section["checkpoint"]:
+            section["model"] = files.network_of(pathlib.Path(section["checkpoint"])) or ""
+        if section["model"] not in custom_networks:
+            section["model"] = networks.canonical(section["model"])

@@ -8,9 +8,8 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
 from rrd_jax import errors
+from rrd_jax.settings import Values
 
 _ROWS = ("queue_size", "negatives")  # options that are a memory's rows of `dim` numbers
 
@@ -31,14 +30,14 @@ class _Need(NamedTuple):
         return f"{factors} x {self.item} byte{'s' * (self.item > 1)}"
 
 
-def check(config: ConfigDict, memory: int) -> None:
+def check(values: Values, memory: int) -> None:
     """Raises an InputError for fields that ask for an array beyond the memory.
 
     Args:
-      config: checked fields.
+      values: checked values.
       memory: bytes of all hosts and devices of the run.
     """
-    for need in (*_of_images(config), *_of_objectives(config)):
+    for need in (*_of_images(values), *_of_objectives(values)):
         if need.bytes > memory:
             raise errors.InputError(
                 f"{need} = {readable(need.bytes)}, but there are {readable(memory)} of memory"
@@ -54,32 +53,32 @@ def readable(size: float) -> str:
     return f"{size:.3g} EB"
 
 
-def _of_images(config: ConfigDict) -> Iterator[_Need]:
-    data, train = config.data, config.train
-    pixels = {"data.image_size": data.image_size, "as wide": data.image_size}
-    channels = {"channels": len(data.mean)}
-    part = train.batch_size // train.accumulate
-    yield _Need({"train.batch_size": train.batch_size, **pixels, **channels}, item=1)
-    yield _Need({"train.eval_batch_size": train.eval_batch_size, **pixels, **channels})
+def _of_images(values: Values) -> Iterator[_Need]:
+    data, train = values["data"], values["train"]
+    pixels = {"data.image_size": data["image_size"], "as wide": data["image_size"]}
+    channels = {"channels": len(data["mean"])}
+    part = train["batch_size"] // train["accumulate"]
+    yield _Need({"train.batch_size": train["batch_size"], **pixels, **channels}, item=1)
+    yield _Need({"train.eval_batch_size": train["eval_batch_size"], **pixels, **channels})
     yield _Need({"images": part, **pixels, **channels})
-    if data.mock_examples:
-        yield _Need({"data.mock_examples": data.mock_examples, "numbers": 1}, item=64)
-    if data.augment == "crop_flip":
-        side = data.image_size + 2 * data.pad
+    if data["mock_examples"]:
+        yield _Need({"data.mock_examples": data["mock_examples"], "numbers": 1}, item=64)
+    if data["augment"] == "crop_flip":
+        side = data["image_size"] + 2 * data["pad"]
         yield _Need({"images": part, "padded": side, "as wide": side, **channels}, item=1)
 
 
-def _of_objectives(config: ConfigDict) -> Iterator[_Need]:
-    part = config.train.batch_size // config.train.accumulate
-    for name, given in config.objectives.items():
-        sizes = {option: size for option, size in given.items() if _is_size(size)}
-        at = {option: f"objectives.{name}.{option}" for option in sizes}
+def _of_objectives(values: Values) -> Iterator[_Need]:
+    part = values["train.batch_size"] // values["train.accumulate"]
+    for name, options in values["objectives"].items():
+        sizes = {option: size for option, size in options.items() if _is_size(size)}
+        paths = {option: f"objectives.{name}.{option}" for option in sizes}
         dim = sizes.get("dim", 1)
         for option in sizes:
             if option in _ROWS:
-                yield _Need({at[option]: sizes[option], "dim": dim, "copies for checkpoints": 2})
+                yield _Need({paths[option]: sizes[option], "dim": dim, "copies for checkpoints": 2})
         if "dim" in sizes:
-            yield _Need({at["dim"]: dim, "images": part})
+            yield _Need({paths["dim"]: dim, "images": part})
 
 
 def _is_size(value: Any) -> bool:

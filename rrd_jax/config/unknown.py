@@ -1,9 +1,8 @@
-"""Fields that there are not, and what may have been meant."""
+"""Messages for unknown fields, with the ones that may have been meant."""
 
 import difflib
-from collections.abc import Iterator
-
-from ml_collections import ConfigDict
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from rrd_jax import errors
 from rrd_jax.objectives import RECORDS
@@ -11,30 +10,31 @@ from rrd_jax.objectives import RECORDS
 LIST = "--print_config lists all fields"
 
 
-def paths(config: ConfigDict, prefix: str = "") -> Iterator[str]:
-    """The path of every field of a config, such as train.epochs or teacher[0].model."""
-    for name, value in config.items():
+def paths(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yields the path of every field of a config, such as train.epochs or teacher[0].model."""
+    for name, value in sorted(config.items()):
         path = f"{prefix}{name}"
-        if isinstance(value, ConfigDict) and (len(value) or path == "objectives"):
+        if isinstance(value, dict) and (value or path == "objectives"):
             yield from paths(value, f"{path}.")
-        elif isinstance(value, list):
+        elif isinstance(value, list) and path == "teacher":
             for i, part in enumerate(value):
                 yield from paths(part, f"{path}[{i}].")
         else:
             yield path
 
 
-def message(path: str, config: ConfigDict) -> str:
-    """Says that there is no such field, which ones are near, and where all are listed.
+def message(path: str, config: Mapping[str, Any]) -> str:
+    """Returns the message for an unknown field: which ones are near, and where all are listed.
 
     Args:
-      path: what was asked for, such as learning_rate or optimizer.learn_rate.
-      config: the fields that there are.
+      path: the unknown field, such as learning_rate or optimizer.learn_rate.
+      config: all fields, as nested dicts.
     """
     *_, name = path.rpartition(".")
     section = path.split(".")[1] if path.startswith("objectives.") and path.count(".") > 1 else ""
-    if section and section not in config.objectives:
-        names = ", ".join(map(str, config.objectives))
+    objectives = config.get("objectives", {})
+    if section and section not in objectives:
+        names = ", ".join(map(str, objectives))
         way_out = errors.hint(section, RECORDS).rstrip() or "python -m rrd_jax.objectives lists all"
         if section in RECORDS:
             way_out = f"a method of the config string brings it, such as CONFIG.py:kd+{section}"
@@ -43,8 +43,8 @@ def message(path: str, config: ConfigDict) -> str:
             f" '{section}'; {way_out}"
         )
     if section:
-        listed = ", ".join(config.objectives[section])
-        hint = errors.hint(name, config.objectives[section])
+        listed = ", ".join(objectives[section])
+        hint = errors.hint(name, objectives[section])
         return f"there is no field '{path}'; {hint}known of '{section}': {listed}"
     # A launch file can add it, and what is in it.
     known = [field for field in paths(config) if not f"{field}.".startswith(f"{path}.")]
@@ -58,7 +58,7 @@ def _initials(path: str) -> str:
 
 
 def _near(path: str, name: str, known: list[str]) -> list[str]:
-    """Up to three fields: of the same name elsewhere, then of a similar name or path."""
+    """Returns up to three fields: of the same name elsewhere, then of a similar name or path."""
     names: dict[str, list[str]] = {}
     for field in known:
         names.setdefault(field.rpartition(".")[2], []).append(field)

@@ -1,12 +1,26 @@
-"""What images a job reads, and how: names and numbers, checked before any file is opened."""
+"""The images that a job reads, and how: names and numbers, checked before a file is opened."""
 
 import dataclasses
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from rrd_jax import errors
+from rrd_jax import errors, settings
+from rrd_jax.settings import field, unless
+from rrd_jax.settings.kinds import (
+    COUNT,
+    FACTOR,
+    PART,
+    PIXELS,
+    RATIO,
+    SEED,
+    Choice,
+    Flag,
+    Integer,
+    Mapped,
+    Optional,
+    Text,
+)
 
 FEEDS = ("auto", "resident", "streamed")
 KEEPS = ("auto", "on", "off")
@@ -15,101 +29,254 @@ DECODERS = ("auto", "cv2", "nvimgcodec")
 DEVICE_AUGMENTATIONS = ("none", "crop_flip", "resized_crop")
 HOST_AUGMENTATIONS = ("random_resized",)
 NOISES = ("symmetric", "asymmetric")
-_SHOWN = {"views": "views.count", "views_seed": "views.seed"}
+_IF_STREAMED = unless("data.feed", "auto", "streamed")
+_IF_CUT_ON_HOST = unless("data.augment", *HOST_AUGMENTATIONS)
+_IF_REAL = unless("data.mock_examples", 0)
 
 
+def _without_import_path(values: settings.Values) -> str:
+    name = values["data.name"]
+    return "" if ":" in name else f"data.name is '{name}'"
+
+
+def _all(name: str, values: settings.Values) -> list[Any]:
+    """Returns a field of the data, and of every teacher that has a network."""
+    return [values[f"data.{name}"], *(v[f"teacher.{name}"] for v in values.with_models())]
+
+
+def _without_noise(values: settings.Values) -> str:
+    return "" if any(_all("label_noise", values)) else "there is no label noise"
+
+
+def _without_choice(values: settings.Values) -> str:
+    is_thinned = not values["data.mock_examples"] and (
+        any((share or 1) < 1 for share in _all("share", values))
+        or any(_all("per_class", values))
+        or any((ratio or 1) > 1 for ratio in _all("imbalance", values))
+    )
+    if is_thinned or not _without_noise(values):
+        return ""
+    return "there is neither label noise, nor are images left out"
+
+
+@settings.described
 @dataclasses.dataclass(frozen=True)
 class Source:
     """A data set and the form that its images are read in.
 
-    Attributes:
-      name: a key of DATASETS, or any TFDS set with a feature that is an image and one that is
-        a class; an import path, such as my_data:source, of random-access sources; or hf:PATH, of
-        a Hugging Face data set on disk.
-      options: of a name with a path: what its function takes beside the split, or the columns of
-        a Hugging Face set, `image` and `label`. A mapping becomes a tuple of pairs.
-      dir: where TFDS keeps prepared sets; "" for its default.
-      manual_dir: where the source files are, of image_folder and fashion_mnist, or whatever a
-        message about a set that is not prepared is to name; "" for the default.
-      train_split: a TFDS split expression, such as "train[:10000]".
-      test_split: likewise.
-      image_size: height and width that the networks see, > 0.
-      resize: short side before the central crop at test time, for augmentations on the host.
-      crop_area: the smallest part of an image that a random-resized crop is, in (0, 1].
-      views: how many views of each image there are, drawn on the host; 0 for fresh ones for ever.
-      views_seed: what they follow from, whatever the seed of a run.
-      augment: a name in DEVICE_AUGMENTATIONS or HOST_AUGMENTATIONS; the latter need images that are
-        streamed.
-      feed: "resident" to decode a split into memory at its first use, "streamed" to decode images
-        as they are used, "auto" to stream what does not fit into 4 GB.
-      workers: processes that decode streamed images; 0 for threads.
-      decoder: a name in DECODERS: "nvimgcodec" decodes no more of a JPEG than the part that a
-        random-resized crop shows, to the pixels of "cv2"; "auto" for it where it is installed.
-      keep: a name in KEEPS: whether streamed training images stay in memory once decoded; "auto"
-        for those of a set that fits.
-      keep_share: of the host's free memory, the most that they may take, in (0, 1].
-      mock_examples: above 0, that many random examples a split stand in for the data; of a name
-        with a path, the first ones of its own.
-      class_names: a file of the classes' names, in place of the data's own; "" for none.
-      share: of the training split's images that are used, in (0, 1]; all classes have theirs.
-      per_class: above 0, training images of each class that are used, all where there are fewer.
-      imbalance: of the long tail that is made of the training split, in the order of labels: images
-        of the first class over those of the last one; 1 for the classes as they are.
-      label_noise: share of the training labels that are made wrong, in [0, 1).
-      noise: a name in NOISES: which wrong labels these are, as `stratified.noisy` has it.
-      noise_seed: which images are used, and which labels are wrong, whatever the seed of a run.
-      use_labels: whether labels are used; without, image_folder takes images wherever they lie.
-      max_images: of image_folder without labels, how many of its images are used, held-out ones
-        among them; None for all.
+    The mapping `options` becomes a tuple of pairs.
 
     Raises:
       InputError: a value out of range, or two that exclude each other.
     """
 
-    name: str = ""
-    dir: str = ""
-    manual_dir: str = ""
-    train_split: str = "train"
-    test_split: str = "test"
-    image_size: int = 32
-    resize: int = 256
-    crop_area: float = 0.08
-    views: int = 0
-    views_seed: int = 0
-    augment: str = "crop_flip"
-    feed: str = "auto"
-    workers: int = 0
-    decoder: str = "auto"
-    keep: str = "auto"
-    keep_share: float = 0.5
-    mock_examples: int = 0
-    options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
-    class_names: str = ""
-    share: float = 1.0
-    per_class: int = 0
-    imbalance: float = 1.0
-    label_noise: float = 0.0
-    noise: str = "symmetric"
-    noise_seed: int = 0
-    use_labels: bool = True
-    max_images: int | None = None
+    name: str = field(
+        "data.name",
+        "",
+        Text(),
+        "digits, fashion_mnist, cifar10, cifar100, stl10, tiny_imagenet, imagenet2012,"
+        " image_folder, any TFDS set of labelled images, an import path such as my_data:source"
+        " of random-access sources, or hf:PATH for a Hugging Face data set on disk.",
+    )
+    dir: str = field(
+        "data.dir",
+        "",
+        Text(),
+        "Where prepared sets are; '' for TFDS_DATA_DIR or ~/tensorflow_datasets.",
+        changeable=True,
+    )
+    manual_dir: str = field(
+        "data.manual_dir",
+        "",
+        Text(),
+        "The folder of images of image_folder, which is read in place; or that of"
+        " fashion_mnist's files, where '' is Debian's folder.",
+        changeable=True,
+    )
+    train_split: str = field(
+        "data.train_split", "train", Text(), "TFDS split expressions, such as train[:90%]."
+    )
+    test_split: str = field(
+        "data.test_split",
+        "test",
+        Text(),
+        "validation for imagenet2012 and tiny_imagenet. Where a folder of images has no test,"
+        " test is its val.",
+    )
+    image_size: int = field(
+        "data.image_size",
+        32,
+        PIXELS,
+        "Height and width; smaller images are centred on black, larger ones scaled.",
+    )
+    resize: int = field(
+        "data.resize",
+        256,
+        PIXELS,
+        "random_resized only: short side that test images are scaled to before their central crop.",
+        unused=_IF_CUT_ON_HOST,
+    )
+    crop_area: float = field(
+        "data.crop_area",
+        0.08,
+        FACTOR,
+        "random_resized and resized_crop only: the smallest part of an image; MoCo-v2's is 0.2.",
+        unused=unless("data.augment", "random_resized", "resized_crop"),
+    )
+    views: int = field(
+        "data.views.count",
+        0,
+        Integer(0, 10**6),
+        "Above 0: that many views of each image, whatever the augmentation, so that a teacher"
+        " can be remembered (teacher.cache): an image shows each once in so many epochs. 0:"
+        " fresh ones for ever.",
+    )
+    views_seed: int = field(
+        "data.views.seed",
+        0,
+        SEED,
+        "Which views these are, whatever the seed of the run: runs share what a teacher says of"
+        " them.",
+        unused=unless("data.views.count"),
+    )
+    augment: str = field(
+        "data.augment",
+        "crop_flip",
+        Choice((*DEVICE_AUGMENTATIONS, *HOST_AUGMENTATIONS)),
+        "crop_flip and resized_crop in the step; random_resized on the host, which cuts stored"
+        " images of any size. The latter two scale a random part.",
+    )
+    feed: str = field(
+        "data.feed",
+        "auto",
+        Choice(FEEDS),
+        "resident: on the device; streamed: decoded as used; auto: by size, 4 GB.",
+        changeable=True,
+    )
+    workers: int = field(
+        "data.workers",
+        0,
+        Integer(0, 1024),
+        "Processes that decode streamed images; 0 for threads of one process.",
+        changeable=True,
+        unused=_IF_STREAMED,
+    )
+    decoder: str = field(
+        "data.decoder",
+        "auto",
+        Choice(DECODERS),
+        "random_resized only: what decodes JPEGs. cv2: all of an image; nvimgcodec: its crop"
+        " alone, to the same pixels (`pip install 'rrd_jax[nvimgcodec]'`); auto: nvimgcodec"
+        " where it is installed.",
+        changeable=True,
+        unused=_IF_CUT_ON_HOST,
+    )
+    keep: str = field(
+        "data.keep",
+        "auto",
+        Choice(KEEPS),
+        "Which streamed training images stay decoded in the host's memory. auto: all of a set"
+        " that fits; on: as many as fit; off: none.",
+        changeable=True,
+        unused=_IF_STREAMED,
+    )
+    keep_share: float = field(
+        "data.keep_share",
+        0.5,
+        FACTOR,
+        "Part of the host's free memory that data.keep takes at most, in each process.",
+        changeable=True,
+        unused=(_IF_STREAMED, unless("data.keep", "auto", "on")),
+    )
+    mock_examples: int = field(
+        "data.mock_examples",
+        0,
+        Integer(0, 10**8),
+        "Above 0: that many random images stand in for each split; for a set by import path or"
+        " hf, its own first ones.",
+    )
+    options: Mapping[str, Any] | tuple[tuple[str, Any], ...] = field(
+        "data.options",
+        {},
+        Mapped(),
+        "Of a set by import path: the arguments of its function beside the split. Of hf:PATH:"
+        " the columns, if there are several, data.options.image and data.options.label.",
+        unused=_without_import_path,
+    )
+    class_names: str = field(
+        "data.class_names",
+        "",
+        Text(),
+        "A file of class names, in place of the data's own: text with a name on each line; or"
+        " JSON, a list or {\"0\": name}; '' for the data's own.",
+        unused=unless("data.use_labels"),
+    )
+    share: float = field(
+        "data.share",
+        1.0,
+        FACTOR,
+        "Below 1: the part of data.train_split that is used, in the proportions of the classes,"
+        " with an image of each at least.",
+        unused=_IF_REAL,
+    )
+    per_class: int = field(
+        "data.per_class",
+        0,
+        Integer(0),
+        "Above 0: the number of random training images of each class; all where it has fewer.",
+        unused=_IF_REAL,
+    )
+    imbalance: float = field(
+        "data.imbalance",
+        1.0,
+        RATIO,
+        "Above 1: how many times as many images the first class has as the last one. Images are"
+        " left out until the classes, in the order of labels, are a long tail (arXiv"
+        " 1901.05555).",
+        unused=_IF_REAL,
+    )
+    label_noise: float = field(
+        "data.label_noise",
+        0.0,
+        PART,
+        "The share of training labels that are made wrong, exactly so many in each class.",
+    )
+    noise: str = field(
+        "data.noise",
+        "symmetric",
+        Choice(NOISES),
+        "How labels are made wrong. symmetric: any other class, each as likely; asymmetric: the"
+        " next class, also called pair flip.",
+        unused=_without_noise,
+    )
+    noise_seed: int = field(
+        "data.noise_seed",
+        0,
+        SEED,
+        "Chooses the images that data.share, data.per_class and data.imbalance leave, and the"
+        " labels that are made wrong; independent of seed.",
+        unused=_without_choice,
+    )
+    use_labels: bool = field(
+        "data.use_labels",
+        True,
+        Flag(),
+        "False: labels are not read, whatever the data have: the student learns from the"
+        " teacher alone. Objectives that need labels are left out or refused, and image_folder"
+        " takes images wherever they lie in it.",
+    )
+    max_images: int | None = field(
+        "data.max_images",
+        None,
+        Optional(COUNT),
+        "image_folder without labels only: how many of its images are used, for a try; None: all.",
+        unused=(unless("data.use_labels", False), unless("data.name", "image_folder")),
+    )
 
     def __post_init__(self):
         pairs = sorted((key, _hashable(value)) for key, value in dict(self.options).items())
         object.__setattr__(self, "options", tuple(pairs))
-        errors.check_positive(**{"data.image_size": self.image_size})
-        errors.lookup("feed", self.feed, dict.fromkeys(FEEDS))
-        errors.lookup("data.decoder", self.decoder, dict.fromkeys(DECODERS))
-        errors.lookup("data.keep", self.keep, dict.fromkeys(KEEPS))
-        check_augmentation(self.augment)
-        errors.lookup("data.noise", self.noise, dict.fromkeys(NOISES))
-        whole = ("workers", "mock_examples", "noise_seed", "per_class", "views", "views_seed")
-        for field in whole:
-            if getattr(self, field) < 0:
-                shown = _SHOWN.get(field, field)
-                raise errors.InputError(
-                    f"data.{shown} is {getattr(self, field)}, but must be 0 or above"
-                )
+        settings.check(self)
         if self.crops_on_host and self.resize < self.image_size:
             raise errors.InputError(
                 f"data.resize is {self.resize}, less than data.image_size {self.image_size}, which"
@@ -120,19 +287,6 @@ class Source:
                 f"data.feed is resident, but data.augment '{self.augment}' cuts images of any size:"
                 " stream them, or choose crop_flip"
             )
-
-        ranges = {
-            "crop_area": (0 < self.crop_area <= 1, "above 0 and at most 1"),
-            "keep_share": (0 < self.keep_share <= 1, "above 0 and at most 1"),
-            "share": (0 < self.share <= 1, "above 0 and at most 1"),
-            "imbalance": (1 <= self.imbalance < math.inf, "a finite number of 1 or above"),
-            "label_noise": (0 <= self.label_noise < 1, "0 or above, and below 1"),
-        }
-        for field, (is_within, wanted) in ranges.items():
-            if not is_within:
-                raise errors.InputError(
-                    f"data.{field} is {getattr(self, field)}, but must be {wanted}"
-                )
         if self.per_class and (self.share < 1 or self.imbalance > 1):
             raise errors.InputError(
                 f"data.per_class is {self.per_class}, data.share {self.share:g} and data.imbalance"
@@ -168,8 +322,3 @@ class Source:
 
 def _hashable(value: Any) -> Any:
     return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
-
-
-def check_augmentation(name: str) -> None:
-    """Raises an InputError for an unknown augmentation."""
-    errors.lookup("augmentation", name, dict.fromkeys(DEVICE_AUGMENTATIONS + HOST_AUGMENTATIONS))

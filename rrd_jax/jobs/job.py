@@ -72,7 +72,7 @@ def run(
             preflight.check_teacher(job, setting.dataset, teacher.network)
             starting.phase("teacher")
         beside = {}
-        for name, part in job.beside.items():
+        for name, part in job.comparisons.items():
             with claim(folder / name, job, part):
                 beside[name] = train(part, folder / name, setting, teacher)
         results += beside.values()
@@ -115,8 +115,10 @@ def _with_weights(job: Job, folder: pathlib.Path, dataset: data.Dataset) -> Job:
         for teacher, path in zip(job.teachers, teacher_paths(job, folder), strict=True)
     ]
     student = read(job.student, folder)
-    beside = {name: read(part, folder / name) for name, part in job.beside.items()}
-    return dataclasses.replace(job, student=student, beside=beside, teachers=tuple(teachers))
+    comparisons = {name: read(part, folder / name) for name, part in job.comparisons.items()}
+    return dataclasses.replace(
+        job, student=student, comparisons=comparisons, teachers=tuple(teachers)
+    )
 
 
 @contextlib.contextmanager

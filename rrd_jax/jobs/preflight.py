@@ -34,7 +34,7 @@ def check(job: Job, dataset: data.Dataset, paths: Sequence[pathlib.Path]) -> Non
     # Schedules see their real length.
     plan, *_ = [
         recipe.create(part.training, dataset.num_classes, len(dataset.train))
-        for part in (job.student, *job.beside.values())
+        for part in (job.student, *job.comparisons.values())
     ]
     _check_brought(training.network, dataset)
     made = [training.network.create(dataset.num_classes)]

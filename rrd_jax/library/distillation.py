@@ -90,10 +90,12 @@ def distill(
                 "a Job is complete: pass a ConfigDict to change the rest with arguments"
             )
         dataset = making.open_dataset(train, test, config.student.source, num_classes)
-        return _run(config, recipe.Made(), dataset, workdir)
+        return _run(config, recipe.CustomObjects(), dataset, workdir)
     objects = _Objects(teacher, student, objectives, optimizer)
-    plan, made, dataset = _plan(_copied(config), objects, numbers, fields, train, test, num_classes)
-    return _run(plan, made, dataset, workdir)
+    plan, custom, dataset = _plan(
+        _copied(config), objects, numbers, fields, train, test, num_classes
+    )
+    return _run(plan, custom, dataset, workdir)
 
 
 def train_teacher(
@@ -183,7 +185,7 @@ class _Objects(NamedTuple):
 
 def _run(
     plan: recipe.Job,
-    made: recipe.Made,
+    custom: recipe.CustomObjects,
     dataset: data.Dataset | None,
     workdir: str | pathlib.Path | None,
 ) -> Trained:
@@ -193,7 +195,7 @@ def _run(
     folder = pathlib.Path(workdir or tempfile.mkdtemp(prefix="rrd_jax_"))
     parallel.check_jaxlib()
     results = job.run(plan, folder, dataset=dataset)
-    student = made.networks.get(plan.student.training.network.model)
+    student = custom.networks.get(plan.student.training.network.model)
     return Trained(load(folder, network=student), results, folder, dataset)
 
 
@@ -223,7 +225,7 @@ def _plan(
     train: Any,
     test: Any,
     num_classes: int | None,
-) -> tuple[recipe.Job, recipe.Made, data.Dataset | None]:
+) -> tuple[recipe.Job, recipe.CustomObjects, data.Dataset | None]:
     """Returns the job of a config with Python objects, these objects, and the data set."""
     _check_duplicates(objects, numbers, fields)
     # The fields of objectives exist only once the objectives are chosen.
@@ -240,6 +242,6 @@ def _plan(
         builder.objectives(objects.objectives)
         making.set_fields(config, {path: fields[path] for path in fields if is_late[path]})
         builder.optimizer(objects.optimizer, [*numbers, *fields])
-        config = configs.with_implied(config, fields)
+        making.set_fields(config, configs.implied(config, fields))
         config.name = config.name or config.method
-    return configs.parse(config, made=builder.made), builder.made, dataset
+    return configs.parse(config, custom=builder.custom), builder.custom, dataset

@@ -154,9 +154,9 @@ class Making:
         self._starts: dict[str, tuple[Any, dict[str, Any]]] = {}
 
     @property
-    def made(self) -> recipe.Made:
-        """All of it."""
-        return recipe.Made(
+    def custom(self) -> recipe.CustomObjects:
+        """All objects, by their names in the config."""
+        return recipe.CustomObjects(
             self._networks, self._variables, self._objectives, self._transform, self._starts
         )
 

@@ -238,10 +238,10 @@ def _choice(
 ) -> tuple[NetworkChoice, Mapping[str, Objective] | None]:
     """Returns the network of weights, and the objectives of the run if one has the classifier."""
     model = networks.canonical(network) if isinstance(network, str) else meta["model"]
-    made = recipe.Made()
+    custom = recipe.CustomObjects()
     if network is not None and not isinstance(network, str):
-        made = recipe.Made(networks={model: networks.adapt(network, model)})
-    known = model in made.networks or model in networks.MODELS or imports.is_path(model)
+        custom = recipe.CustomObjects(networks={model: networks.adapt(network, model)})
+    known = model in custom.networks or model in networks.MODELS or imports.is_path(model)
     if not known and isinstance(network, str):
         networks.factory(model)  # Raises an error for an unknown name.
     if not known:
@@ -250,11 +250,12 @@ def _choice(
         )
     if not fields or fields["student"]["model"] != model:
         options = (meta.get("about") or {}).get("options", {}) if model == meta["model"] else {}
-        made_here = made.networks.get(model)
-        choice = NetworkChoice(model, jnp.float32, options=options, network=made_here)
+        choice = NetworkChoice(
+            model, jnp.float32, options=options, network=custom.networks.get(model)
+        )
         name = meta.get("classifier")
         return choice, {name: registry.create(name)} if name else None
-    training = configs.training_of(fields, made)
+    training = configs.training_of(fields, custom)
     if not meta.get("classifier"):
         return training.network, None
     return training.network, training.create_objectives(examples=training.batch_size)

@@ -43,7 +43,9 @@ def own(
         return None
     if alike:
         mean, std = student.mean, student.std
-    scaled = teaching.interpolation or (known or student).interpolation
+    scaled = teaching.interpolation
+    if scaled == "auto":
+        scaled = (known or student).interpolation
     return Preprocessing(size, student.channels, tuple(mean), tuple(std), interpolation=scaled)
 
 

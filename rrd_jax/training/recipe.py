@@ -12,10 +12,12 @@ from typing import Any
 import jax
 import optax
 
-from rrd_jax import errors, networks, objectives
+from rrd_jax import errors, networks, objectives, settings
 from rrd_jax.data import source
 from rrd_jax.data.augment import mixing, pipeline
 from rrd_jax.objectives import Objective
+from rrd_jax.settings import field
+from rrd_jax.settings.kinds import COUNT, FACTOR, MEAN, PART, SEED, STD, Choice, Flag, Integer, Text
 from rrd_jax.training.choices import (
     CacheChoice,
     NetworkChoice,
@@ -30,36 +32,26 @@ from rrd_jax.training.choices import (
 _normalize = functools.cache(pipeline.make_normalize)
 
 
+def _when_streamed(values: settings.Values) -> str:
+    is_streamed = values["data.augment"] in source.HOST_AUGMENTATIONS
+    return "images are streamed" if is_streamed or values["data.feed"] == "streamed" else ""
+
+
+@settings.described
 @dataclasses.dataclass(frozen=True)
 class Training:
     """How one network is trained.
 
     Attributes:
-      label: what the console calls the run.
-      network: which network.
-      objectives: the terms of its loss.
+      label: the run's name in lines of the console.
+      network: the network.
+      objectives: the terms of the loss.
       teacher_weights: of several teachers, adding up to 1; empty for one or none.
       optimizer: what moves the parameters.
       augment: what the step does to training images.
       mix: how the step mixes training images, or None.
-      mean: of each channel, in [0, 1] units.
-      std: likewise.
-      seed: from which the whole run follows.
-      epochs: passes over the training split.
-      batch_size: images a step, over all devices.
-      accumulate: parts of a batch that are walked one after the other.
-      ema: decay of the student's average, in [0, 1); 0 for none.
-      remat: what a step computes twice of the student, as `networks.remat` has it.
-      shard_parameters: whether devices share parameters and optimizer state.
-      eval_batch_size: images an evaluation step.
-      steps_per_dispatch: the most steps that one call makes; 0 for what suits the devices.
-      log_every: steps between two looks at the losses.
-      save_every: steps between two checkpoints inside an epoch; 0 for none.
-      teacher_cache: whether the teacher is remembered.
+      teacher_cache: whether the teacher's outputs are cached.
       start: the weights that the network begins with.
-      freeze: which of its parts stay as they are, as `networks.frozen_parts` has it.
-      backbone_rate: times the learning rate, for all of it but the classifier.
-      fast_cpu: whether programs for a CPU have `compiling.options` and `convolutions.fast`.
       proof: what is compared with the teacher on held-out images.
     """
 
@@ -70,25 +62,100 @@ class Training:
     optimizer: OptimizerChoice
     augment: pipeline.Augment
     mix: mixing.Mix | None
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    seed: int
-    epochs: int
-    batch_size: int
-    accumulate: int
-    ema: float
-    remat: str
-    shard_parameters: bool
-    eval_batch_size: int
-    steps_per_dispatch: int
-    log_every: int
-    save_every: int
     teacher_cache: CacheChoice
     start: StartChoice = dataclasses.field(default_factory=StartChoice)
-    freeze: str = ""
-    backbone_rate: float = 1.0
-    fast_cpu: bool = True
     proof: ProofChoice = dataclasses.field(default_factory=ProofChoice)
+    mean: tuple[float, ...] = field(
+        "data.mean", (0.5071, 0.4867, 0.4408), MEAN, "Mean of each channel, of values in [0, 1]."
+    )
+    std: tuple[float, ...] = field(
+        "data.std", (0.2675, 0.2565, 0.2761), STD, "Standard deviation of each channel, likewise."
+    )
+    seed: int = field(
+        "seed", 0, SEED, "Initial weights, order and augmentation all follow from it."
+    )
+    epochs: int = field("train.epochs", 240, COUNT, "Passes over the training split.")
+    batch_size: int = field(
+        "train.batch_size",
+        64,
+        COUNT,
+        "Images of a step, over all devices; the last partial batch of an epoch is dropped.",
+    )
+    accumulate: int = field(
+        "train.accumulate",
+        1,
+        COUNT,
+        "Parts that a batch is walked in, one after the other, to save memory: each is"
+        " normalised by its own statistics, and compared with the memory that the parts before"
+        " it were pushed to.",
+    )
+    ema: float = field(
+        "train.ema",
+        0.0,
+        PART,
+        "Decay of an average of the student's weights, such as 0.9999, which is then what is"
+        " tested and exported; 0 for none.",
+    )
+    remat: str = field(
+        "train.remat",
+        "none",
+        Choice(("none", "convolutions", "all")),
+        "What of the trained network is computed twice, for memory: none; what is between"
+        " convolutions, whose results are kept (convolutions); all that is inside residual"
+        " blocks.",
+    )
+    shard_parameters: bool = field(
+        "shard_parameters",
+        False,
+        Flag(),
+        "Devices share parameters, their average and the optimizer's state, instead of a copy"
+        " on each.",
+        changeable=True,
+    )
+    eval_batch_size: int = field(
+        "train.eval_batch_size", 500, COUNT, "The most images of an evaluation step."
+    )
+    steps_per_dispatch: int = field(
+        "train.steps_per_dispatch",
+        0,
+        Integer(0),
+        "The most steps that one call to the devices makes, where the set is resident. Between"
+        " calls losses are looked at, checkpoints written and SIGTERM obeyed. 0: on"
+        " accelerators a second's or so, on a CPU one.",
+        changeable=True,
+        unused=_when_streamed,
+    )
+    log_every: int = field(
+        "train.log_every", 50, COUNT, "Steps between two looks at the losses.", changeable=True
+    )
+    save_every: int = field(
+        "train.save_every",
+        0,
+        Integer(0),
+        "Steps between checkpoints inside an epoch; 0: at its end only.",
+        changeable=True,
+    )
+    freeze: str = field(
+        "student.freeze",
+        "",
+        Text(),
+        "Parts whose weights and running statistics stay as they are, separated by |: stem,"
+        " stage1, stage2 and so on, backbone (all but the classifier), or regular expressions"
+        " for paths of modules or parameters, such as layer1_.*; '' for none.",
+    )
+    backbone_rate: float = field(
+        "student.backbone_rate",
+        1.0,
+        FACTOR,
+        "Factor of the learning rate, for all but the classifier.",
+    )
+    fast_cpu: bool = field(
+        "fast_cpu",
+        True,
+        Flag(),
+        "On a CPU: compiler options and forms of convolutions that are faster there; numbers"
+        " differ by rounding. Without it grouped convolutions take many times as long.",
+    )
 
     @property
     def normalize(self) -> Callable[[jax.Array], jax.Array]:
@@ -197,23 +264,23 @@ class Job:
 
     Attributes:
       student: the run that the job is for.
-      beside: those others, by the names of their folders: "alone", with cross-entropy and no
-        teacher; "scratch", as the student's, but from random weights.
+      comparisons: the other runs, by the names of their folders: "alone", with cross-entropy and
+        no teacher; "scratch", as the student's, but from random weights.
       teachers: none, one or several.
-      free_fields: fields of a Part that a second start may change: no number depends on them.
+      free_fields: fields of a Part that a resumed run may change: no number depends on them.
       default_fields: of fields that a workdir of an earlier version lacks, nested as Part's.
     """
 
     student: Part
-    beside: Mapping[str, Part]
+    comparisons: Mapping[str, Part]
     teachers: tuple[TeacherChoice, ...]
     free_fields: tuple[str, ...] = ()
     default_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
-    """What was made in Python, by the names that a config calls it.
+class CustomObjects:
+    """Objects made in Python, by the names that a config has for them.
 
     Attributes:
       networks: Networks.

@@ -36,7 +36,7 @@ def stage_recipe(recipe: Recipe, name: str) -> Recipe:
             label=f"{name}, stage before distillation",
             epochs=stage.epochs,
             ema=0.0,
-            teacher_cache=CacheChoice(),
+            teacher_cache=CacheChoice(use="off"),
             proof=ProofChoice(),
         ),
         terms={name: Term(Objective(init, loss, taps=objective.taps))},

@@ -85,7 +85,7 @@ def test_every_config_is_a_job_of_networks_and_objectives(name):
     models = [teacher.network.model for teacher in plan.teachers]
     assert "-".join([*models, plan.student.training.network.model]) == _ALL[name]
     parts = [plan.student, *(teacher.part for teacher in plan.teachers)]
-    for part in [*parts, *plan.beside.values()]:
+    for part in [*parts, *plan.comparisons.values()]:
         made = recipe.create(part.training, num_classes=10, examples=1000)
         assert made.student.num_classes == 10
         method = plan.student.training.label.removeprefix("distilled, ").split("+")

@@ -29,7 +29,7 @@ _BASE = launch.digits("smoke,resnet8-resnet8,rrd+kd+crd+dcd+ft")
 
 
 def _kinds() -> dict:
-    known = {field.path: field.kind for field in FIELDS if field.path not in _NOT_DRAWN}
+    known = {field.path: field.kind for field in FIELDS.values() if field.path not in _NOT_DRAWN}
     for name, options in _BASE.objectives.items():
         options_of = checks.option_kinds(name, options)
         known |= {

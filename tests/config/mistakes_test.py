@@ -7,7 +7,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from rrd_jax import errors, objectives
-from rrd_jax.config import defaults, describe, effects, explain, methods, parse
+from rrd_jax.config import checks, defaults, describe, effects, explain, methods, parse
 from rrd_jax.config.describe import of_objective
 from rrd_jax.terminal import cli
 from tests import launch
@@ -254,7 +254,7 @@ def test_a_flag_that_is_the_name_of_a_field_is_answered_with_the_field(flag, sai
     ],
 )
 def test_a_field_that_has_no_effect_is_said(fields, idle, capsys):
-    effects.note(launch.digits(**fields), asked=fields)
+    effects.note(checks.checked(launch.digits(**fields)), fields)
     said = capsys.readouterr().out
     assert said.startswith("note: without effect here: ")
     assert idle in said
@@ -262,13 +262,13 @@ def test_a_field_that_has_no_effect_is_said(fields, idle, capsys):
 
 
 def test_test_images_that_are_trained_on_are_warned_of(capsys):
-    effects.note(launch.digits(**{"data.test_split": "train[:10]"}), asked=())
+    effects.note(checks.checked(launch.digits(**{"data.test_split": "train[:10]"})), ())
     assert "warning: data.test_split is 'train[:10]'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in launch.CONFIGS.glob("*.py")))
 def test_launch_files_have_no_faults_and_no_notes(name, capsys):
-    parse(launch.get_config(name, "smoke"), asked=())
+    parse(launch.get_config(name, "smoke"), explicit=())
     assert capsys.readouterr().out == ""
 
 

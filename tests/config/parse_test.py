@@ -3,7 +3,7 @@ import math
 import pytest
 
 from rrd_jax import errors
-from rrd_jax.config import parse, with_implied
+from rrd_jax.config import implied, parse
 from tests import launch
 
 
@@ -162,7 +162,7 @@ def test_an_optimizer_and_its_schedule_come_from_fields():
 def test_labels_are_smoothed_for_the_student_and_the_same_alone_but_not_for_the_teacher():
     fields = {"baseline": True, "objectives.ce.label_smoothing": 0.1}
     job = parse(launch.digits(**fields))
-    parts = (job.student, job.beside["alone"], job.teachers[0].part)
+    parts = (job.student, job.comparisons["alone"], job.teachers[0].part)
     (student, alone, teacher) = (part.training.objectives[0] for part in parts)
     assert student.options["label_smoothing"] == alone.options["label_smoothing"] == 0.1
     assert not teacher.options.get("label_smoothing")
@@ -213,6 +213,5 @@ def test_blocks_are_left_out_of_what_is_trained():
 def test_a_preset_that_is_asked_for_has_its_papers_memory(fields, asked, rows):
     config = launch.get_config("cifar100", "resnet8x4-resnet8,rrd")
     config.objectives.rrd.update(fields)
-    found = with_implied(config, [f"objectives.rrd.{name}" for name in asked])
-    assert found.objectives.rrd.queue_size == rows
-    assert config.objectives.rrd.queue_size == fields.get("queue_size", 16_384)
+    overrides = implied(config, [f"objectives.rrd.{name}" for name in asked])
+    assert overrides.get("objectives.rrd.queue_size", config.objectives.rrd.queue_size) == rows

@@ -11,7 +11,7 @@ import pytest
 
 import rrd_jax
 from rrd_jax import data, errors
-from rrd_jax.config import effects, parse
+from rrd_jax.config import checks, effects, parse
 from rrd_jax.jobs import evaluate
 from tests import launch
 from tests.data import folders
@@ -230,8 +230,8 @@ def test_a_teacher_sees_what_its_student_sees_unless_it_is_told_otherwise():
     student, teacher, job = _sources(**fields, **clean)
     assert student.is_degraded
     assert not teacher.is_degraded
-    assert job.beside["alone"].source == student
-    assert job.beside["alone"].fields["teacher"]["label_noise"] is None  # it has no teacher
+    assert job.comparisons["alone"].source == student
+    assert job.comparisons["alone"].fields["teacher"]["label_noise"] is None  # it has no teacher
     student, teacher, _ = _sources(**{"data.per_class": 5})
     assert student.per_class == teacher.per_class == 5
     student, teacher, _ = _sources(**{"data.per_class": 5, "teacher.per_class": 0})
@@ -265,7 +265,7 @@ def test_of_several_teachers_each_has_its_own():
 def test_fields_without_effect_are_named(fields, idle):
     config = launch.get_config("digits")
     config.update_from_flattened_dict(fields)
-    said = {path for path, _ in effects.without_effect(config)}
+    said = {path for path, _ in effects.without_effect(checks.checked(config))}
     assert said & set(fields) == idle
 
 

@@ -212,21 +212,21 @@ def test_a_teacher_is_fine_tuned_from_a_file_in_the_same_command(tmp_path, capsy
     config = launch.digits("smoke,tiny-tiny,kd", **{"train.epochs": 1})
     config.teacher.checkpoint, config.teacher.freeze = str(tmp_path / "weights"), "stem"
     asked = ("teacher.checkpoint", "teacher.epochs")
-    results = job.run(parse(config, asked=asked), tmp_path / "run")
+    results = job.run(parse(config, explicit=asked), tmp_path / "run")
     assert [result.label for result in results] == ["teacher", "distilled, kd"]
     assert "[teacher] starts from" in capsys.readouterr().out
     about = json.loads((tmp_path / "run" / "teacher" / "model.json").read_text())
     assert about["training"]["start_from"]["head"] == "new"
-    rows = evaluate.run(parse(config, asked=asked), tmp_path / "run")
+    rows = evaluate.run(parse(config, explicit=asked), tmp_path / "run")
     assert [row["run"] for row in rows] == ["teacher", "student"]
     shutil.rmtree(tmp_path / "weights")
-    assert job.run(parse(config, asked=asked), tmp_path / "run") == results
+    assert job.run(parse(config, explicit=asked), tmp_path / "run") == results
 
 
 def test_a_teacher_with_a_checkpoint_is_as_it_was_unless_its_epochs_are_asked_for():
     config = launch.digits("smoke,tiny-tiny,kd", **{"teacher.checkpoint": "x"})
     assert parse(config).teachers[0].checkpoint == "x"
-    (teacher,) = parse(config, asked=("teacher.checkpoint", "teacher.epochs")).teachers
+    (teacher,) = parse(config, explicit=("teacher.checkpoint", "teacher.epochs")).teachers
     assert (teacher.checkpoint, teacher.part.training.start.checkpoint) == ("", "x")
     assert not parse(config).student.training.start
 
@@ -235,7 +235,7 @@ def test_the_student_alone_starts_from_the_same_weights_and_another_one_from_ran
     fields = {"baseline": True, "from_scratch": True, "student.checkpoint": "x"}
     fields |= {"student.freeze": "stem", "student.head": "new", "student.backbone_rate": 0.5}
     plan = parse(launch.digits("smoke,tiny-tiny,kd", **fields))
-    alone, scratch = (plan.beside[name].training for name in ("alone", "scratch"))
+    alone, scratch = (plan.comparisons[name].training for name in ("alone", "scratch"))
     student = plan.student.training
     assert alone.start.checkpoint == student.start.checkpoint == "x"
     assert (student.freeze, student.backbone_rate) == ("stem", 0.5)

@@ -28,7 +28,7 @@ class _Nothing:
     ("said", "asked", "interpolation"),
     [
         ({}, "", "bilinear"),
-        ({"interpolation": "bicubic"}, "", "bicubic"),
+        ({"interpolation": "bicubic"}, "auto", "bicubic"),
         ({"interpolation": "nearest"}, "bicubic", "bicubic"),
         ({"interpolation": "bicubic"}, "bilinear", "bilinear"),
     ],

@@ -4,6 +4,7 @@ Pure functions of a key, the epoch and the place of an example in its split. `cr
 `mixing` what is done to a batch as a whole.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -12,11 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rrd_jax import errors
+from rrd_jax import errors, settings
 from rrd_jax.data.augment import colours, crops, erasing, policies
 from rrd_jax.data.augment.crops import Crop
 from rrd_jax.data.augment.views import FRESH, Views
-from rrd_jax.data.source import HOST_AUGMENTATIONS, check_augmentation
+from rrd_jax.data.source import HOST_AUGMENTATIONS
+from rrd_jax.settings import field, unless
+from rrd_jax.settings.kinds import CHANCE, Choice, Integer, Numbers, Real
 
 TEACHERS_VIEWS = ("same", "weak")
 
@@ -56,38 +59,101 @@ class Augment(NamedTuple):
     show_teacher: Callable[[jax.Array, jax.Array, jax.Array], jax.Array] | None = None
 
 
-class Changes(NamedTuple):
-    """Random changes of training images after the crop, in this order.
+_IF_RANDOM_POLICY = unless("data.policy", "rand", "rand_increasing")
 
-    All of them come before normalization, except `erase`. Ranges are checked with the config.
 
-    Attributes:
-      policy: a name in `policies.POLICIES`.
-      policy_operators: `count` of `policies.make_policy`.
-      policy_magnitude: `magnitude` of `policies.make_policy`.
-      policy_noise: `noise` of `policies.make_policy`.
-      jitter: ranges of brightness, contrast, saturation and hue, see `colours.jitter`.
-      jitter_probability: probability of colour jitter, in [0, 1], as all probabilities here.
-      grey: probability of a grey image.
-      gaussian_blur: probability of blur.
-      solarize: probability that all values from 128 are inverted.
-      others: probabilities of blur and solarizing of every other view; () for the same.
-      erase: probability that a box is erased.
-      erase_with: a name in `erasing.ERASED`.
+def _without_colour(values: settings.Values) -> str:
+    return "images have one channel" if len(values["data.mean"]) == 1 else ""
+
+
+@settings.described
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """Random changes of training images beside the crop.
+
+    Each comes after the crop, in this order, and none but `erase` after normalisation.
     """
 
-    policy: str = "none"
-    policy_operators: int = 2
-    policy_magnitude: float = 9.0
-    policy_noise: float = 0.0
-    jitter: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
-    jitter_probability: float = 1.0
-    grey: float = 0.0
-    gaussian_blur: float = 0.0
-    solarize: float = 0.0
-    others: tuple[float, ...] = ()
-    erase: float = 0.0
-    erase_with: str = "pixels"
+    policy: str = field(
+        "data.policy",
+        "none",
+        Choice(policies.POLICIES),
+        "rand: RandAugment with torchvision's amounts; rand_increasing: with timm's, as in"
+        " rand-m9-mstd0.5-inc1 with policy_noise 0.5; trivial: TrivialAugment, wide.",
+    )
+    policy_operators: int = field(
+        "data.policy_operators",
+        2,
+        Integer(1, 16),
+        "rand only: operators that an image goes through.",
+        unused=_IF_RANDOM_POLICY,
+    )
+    policy_magnitude: float = field(
+        "data.policy_magnitude",
+        9.0,
+        Real(minimum=0, maximum=30),
+        "rand and rand_increasing: how much each operator changes; at most 30, of the latter 10.",
+        unused=_IF_RANDOM_POLICY,
+    )
+    policy_noise: float = field(
+        "data.policy_noise",
+        0.0,
+        Real(minimum=0, maximum=1000.0),
+        "rand and rand_increasing: standard deviation of the magnitudes.",
+        unused=_IF_RANDOM_POLICY,
+    )
+    jitter: tuple[float, ...] = field(
+        "data.jitter",
+        (0.0, 0.0, 0.0, 0.0),
+        Numbers(Real(minimum=0, maximum=10), lengths=(4,)),
+        "Colour jitter: ranges of brightness, contrast, saturation (factors of 1 - range to 1 +"
+        " range) and hue (at most 0.5 turns); SimCLR's are (0.8, 0.8, 0.8, 0.2).",
+        unused=unless("data.jitter_probability"),
+    )
+    jitter_probability: float = field(
+        "data.jitter_probability",
+        1.0,
+        CHANCE,
+        "Probability of colour jitter; SimCLR's is 0.8.",
+        unused=unless("data.jitter"),
+    )
+    grey: float = field(
+        "data.grey",
+        0.0,
+        CHANCE,
+        "Probability that an image is turned to greyscale.",
+        unused=_without_colour,
+    )
+    gaussian_blur: float = field(
+        "data.gaussian_blur",
+        0.0,
+        CHANCE,
+        "Probability of Gaussian blur, with a deviation of 0.1 to 2 pixels.",
+    )
+    solarize: float = field(
+        "data.solarize", 0.0, CHANCE, "Probability that an image's values from 128 on are inverted."
+    )
+    others: tuple[float, ...] = field(
+        "data.views.others",
+        (),
+        Numbers(CHANCE, lengths=(0, 2)),
+        "Probabilities of blur and solarising of every other view; () for the same. DINO's are"
+        " (0.1, 0.2), with 1 and 0 for the first.",
+    )
+    erase: float = field(
+        "data.erase",
+        0.0,
+        CHANCE,
+        "Probability that a random box of 2 % to a third of the image is erased, after"
+        " normalisation; DeiT's is 0.25.",
+    )
+    erase_with: str = field(
+        "data.erase_with",
+        "pixels",
+        Choice(erasing.ERASED),
+        "pixels: noise; colour: one random colour; mean: that of the data.",
+        unused=unless("data.erase"),
+    )
 
 
 def make_augment(
@@ -120,7 +186,6 @@ def make_augment(
       InputError: an unknown kind or policy, or a mean or deviation that cannot be used.
     """
     normalize = make_normalize(mean, std)
-    check_augmentation(kind)
     name = f"{kind} of mean {tuple(mean)} and std {tuple(std)}"
     crop = None
     if kind == "crop_flip":

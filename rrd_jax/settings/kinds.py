@@ -1,4 +1,4 @@
-"""Kinds of fields: which values a field can have, as a check and in words."""
+"""Kinds of config fields: the values that a field can have, as a check and in words."""
 
 import ast
 import dataclasses
@@ -10,8 +10,6 @@ import reprlib
 import typing
 from collections.abc import Mapping
 from typing import Any
-
-from ml_collections import ConfigDict
 
 from rrd_jax import errors, imports
 
@@ -32,11 +30,6 @@ def shown(value: Any) -> str:
         return "a number of thousands of digits"
 
 
-def plain(value: Any) -> Any:
-    """What a placeholder of ml_collections holds; any other value as it is."""
-    return value.get() if hasattr(value, "get_type") else value
-
-
 class Kind:
     """Which values a field can have.
 
@@ -53,9 +46,13 @@ class Kind:
         raise NotImplementedError
 
     def reads(self, text: str) -> bool:
-        """Whether the command line can make a value of the type, in range or not, of a text."""
+        """Returns True if the command line can make a value of the type, in range or not."""
         del text
         return True
+
+    def value(self, raw: Any) -> Any:
+        """Returns an accepted value in the form in which dataclasses hold it."""
+        return raw
 
     def fault(self, path: str, value: Any) -> str:
         """What is wrong with the value of a field; "" where nothing is."""
@@ -213,6 +210,10 @@ class Numbers(Kind):
         """See Kind."""
         return _can(ast.literal_eval, text)
 
+    def value(self, raw: Any) -> tuple[float, ...]:
+        """See Kind."""
+        return tuple(raw)
+
     def __str__(self) -> str:
         count = f"{' or '.join(map(str, self.lengths))} " if self.lengths else ""
         order = " in ascending order" if self.ascending else ""
@@ -239,6 +240,10 @@ class Optional(Kind):
         """See Kind."""
         return self.kind.reads(text)
 
+    def value(self, raw: Any) -> Any:
+        """See Kind."""
+        return None if raw is None else self.kind.value(raw)
+
     def __str__(self) -> str:
         return f"{self.kind}, or None"
 
@@ -249,16 +254,31 @@ class Mapped(Kind):
 
     def accepts(self, value: Any) -> bool:
         """See Kind."""
-        return isinstance(value, Mapping | ConfigDict) and _has_names(value)
+        return _is_mapping(value) and _has_names(value)
 
     def reads(self, text: str) -> bool:
         """See Kind."""
         return _can(lambda text: dict(ast.literal_eval(text)), text)
 
+    def value(self, raw: Any) -> dict[str, Any]:
+        """See Kind."""
+        return dict(raw)
+
     def __str__(self) -> str:
         return "options by name"
 
 
+# Kinds that several fields have.
+COUNT = Integer(1)
+SEED = Integer(0, LARGEST)
+PIXELS = Integer(4, 32767)  # Fewer leave nothing to batch norms; OpenCV scales to no more.
+RATE = Real(above=0, maximum=1e6)
+FACTOR = Real(above=0, maximum=1)
+PART = Real(minimum=0, below=1)
+CHANCE = Real(minimum=0, maximum=1)
+RATIO = Real(minimum=1, maximum=1e6)
+MEAN = Numbers(CHANCE, lengths=(1, 3))
+STD = Numbers(Real(minimum=1e-4, maximum=1), lengths=(1, 3))
 _OF_TYPES: dict[type, Kind] = {
     bool: Flag(),
     int: Integer(0),
@@ -282,9 +302,14 @@ def of_option(option: inspect.Parameter) -> Kind | None:
     return Optional(kind) if kind and is_open else kind
 
 
+def _is_mapping(value: Any) -> bool:
+    """Returns True for a mapping, or a ConfigDict, which is none of Python's."""
+    return isinstance(value, Mapping) or (hasattr(value, "items") and not isinstance(value, type))
+
+
 def _has_names(value: Any) -> bool:
     """Whether the keys of a tree are texts, as a workdir keeps them."""
-    if isinstance(value, Mapping | ConfigDict):
+    if _is_mapping(value):
         return all(isinstance(key, str) and _has_names(part) for key, part in value.items())
     return not isinstance(value, list | tuple) or all(map(_has_names, value))
 
