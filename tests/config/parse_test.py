@@ -42,7 +42,10 @@ from tests import launch
         ({"optimizer.warmup_epochs": -1.0}, "optimizer.warmup_epochs is -1"),
         # The teacher has one epoch here, the student two.
         ({"optimizer.warmup_epochs": 1.5}, "warmup_epochs is 1.5, longer than the training of 1"),
-        ({"optimizer.final_learning_rate": 0.1}, "schedule 'milestones' has no use for it"),
+        (
+            {"optimizer.final_learning_rate": 0.1},
+            "final_learning_rate is 0.1.*schedule 'milestones'",
+        ),
         ({"optimizer.schedule_options": {"x": 1}}, "'optimizer.schedule_options.x' of schedule"),
         ({"optimizer.layer_decay": 0.0}, "optimizer.layer_decay is 0.0"),
         (

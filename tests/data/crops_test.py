@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from rrd_jax import errors
 from rrd_jax.data.augment import colours, crops, pipeline
 
 _IMAGE = np.random.default_rng(0).integers(0, 256, (24, 18, 3), np.uint8)
@@ -52,12 +51,6 @@ def test_half_of_the_crops_are_mirrored_unless_none_is_to_be():
         seen = np.asarray(jax.jit(crop.cut)(jnp.arange(64), images), np.int32)
         mirrored = np.sum(seen[:, 0, 0, 0] > seen[:, 0, -1, 0])
         assert wanted[0] <= mirrored <= wanted[1]
-
-
-@pytest.mark.parametrize("area", [0.0, 1.5, float("nan")])
-def test_an_area_is_a_part(area):
-    with pytest.raises(errors.InputError, match="data.crop_area is "):
-        crops.resized_crop(area, flip=True)
 
 
 def test_solarising_is_pillows_as_often_as_asked_for():

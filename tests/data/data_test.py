@@ -220,10 +220,10 @@ def test_what_is_resident_and_what_is_streamed_can_be_chosen(tmp_path):
     ("fields", "message"),
     [
         ({"feed": "resident", "augment": "random_resized"}, "but data.augment 'random_resized'"),
-        ({"feed": "residnt"}, "unknown feed 'residnt'.*did you mean 'resident'"),
+        ({"feed": "residnt"}, "unknown data.feed 'residnt'.*did you mean 'resident'"),
         ({"workers": -1}, "data.workers is -1"),
-        ({"image_size": 0}, "data.image_size is 0, but must be a finite number above 0"),
-        ({"augment": "mixup"}, "unknown augmentation 'mixup'; known: none, crop_flip, resized_c"),
+        ({"image_size": 0}, "data.image_size is 0, but must be a whole number from 4"),
+        ({"augment": "mixup"}, "unknown data.augment 'mixup'; known: none, crop_flip, resized_c"),
     ],
 )
 def test_a_source_with_a_bad_value_cannot_be_made(fields, message):

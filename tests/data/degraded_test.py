@@ -178,10 +178,10 @@ def test_the_same_data_are_opened_again_as_they_are():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"label_noise": 1.0}, "data.label_noise is 1.0, but must be 0 or above, and below 1"),
+        ({"label_noise": 1.0}, "data.label_noise is 1.0, but must be a number from 0 below 1"),
         ({"label_noise": float("nan")}, "data.label_noise is nan"),
-        ({"share": 0.0}, "data.share is 0.0, but must be above 0"),
-        ({"imbalance": 0.5}, "data.imbalance is 0.5, but must be a finite number of 1 or above"),
+        ({"share": 0.0}, "data.share is 0.0, but must be a number above 0"),
+        ({"imbalance": 0.5}, "data.imbalance is 0.5, but must be a number from 1"),
         ({"imbalance": float("inf")}, "data.imbalance is inf"),
         ({"noise": "symetric"}, "unknown data.noise 'symetric'; did you mean 'symmetric'"),
         ({"noise_seed": -1}, "data.noise_seed is -1"),
