@@ -141,13 +141,13 @@ def train_teacher(
     numbers = _numbers(*map(options.get, ("epochs", "batch_size", "learning_rate")))
     objects = _Objects(None, network, {"ce": 1.0}, options.get("optimizer"))
     fields = options.get("fields") or {}
-    plan, made, dataset = _plan(
+    plan, custom, dataset = _plan(
         base, objects, numbers, fields, train, test, options.get("num_classes")
     )
     # Messages call this run a teacher.
     training = dataclasses.replace(plan.student.training, label="teacher")
     plan = dataclasses.replace(plan, student=dataclasses.replace(plan.student, training=training))
-    return _run(plan, made, dataset, workdir)
+    return _run(plan, custom, dataset, workdir)
 
 
 def _copied(config: Any) -> ConfigDict:
