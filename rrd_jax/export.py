@@ -32,7 +32,7 @@ from rrd_jax.terminal import cli
 
 if TYPE_CHECKING:
     from rrd_jax.data.model_info import ModelInfo
-    from rrd_jax.exports import Exportable, Format, Options, several
+    from rrd_jax.exports import Exportable, Format, Options, export_all
 
 FLAGS = flags.FLAGS
 
@@ -119,7 +119,7 @@ _LOAD_FLAGS = ("network", "image_size", "resize", "class_names", "head")
 _FILE_FLAGS = [name for name in Request._fields if name not in ("workdir", "load_options")]
 
 
-def run(request: Request) -> list["several.Outcome"]:
+def run(request: Request) -> list["export_all.Outcome"]:
     """Writes the files, and prints a line for each.
 
     Raises:
@@ -129,28 +129,28 @@ def run(request: Request) -> list["several.Outcome"]:
     """
     from rrd_jax import exports
     from rrd_jax.comparison import compared_networks
-    from rrd_jax.exports import several, trial, writing
+    from rrd_jax.exports import export_all, sample_images, writer
     from rrd_jax.terminal import console
 
     forms, options = _forms(request)
-    absent = [several.Outcome(form, error=several.missing(form)) for form in forms]
+    absent = [export_all.Outcome(form, error=export_all.missing(form)) for form in forms]
     if all(outcome.error for outcome in absent):
-        several.close(absent)  # This raises an error.
+        export_all.report(absent)  # This raises an error.
     # A bad --output is reported before a network is loaded.
     if stated := _stated_place(request, forms):
-        writing.check_place(stated, forms[0], overwrite=request.overwrite)
+        writer.check_place(stated, forms[0], overwrite=request.overwrite)
     exportable = _load(request)
     places = [(form, stated or _place(request, exportable.about, form, options)) for form in forms]
     for (form, place), outcome in zip(places, absent, strict=True):
         if not outcome.error and not stated:
-            writing.check_place(place, form, overwrite=request.overwrite)
+            writer.check_place(place, form, overwrite=request.overwrite)
     source = compared_networks.source_of(request.workdir)
-    images = trial.images_for(
+    images = sample_images.load(
         exportable.about, source, request.images or None, request.check_images
     )
     tried = exports.Trial(exportable, images)
-    outcomes = several.write(tried, places, options, overwrite=request.overwrite)
-    several.close(outcomes)
+    outcomes = export_all.write(tried, places, options, overwrite=request.overwrite)
+    export_all.report(outcomes)
     if usable := [o.written.path for o in outcomes if o.written and o.form.open]:
         form = "" if exportable.about.num_classes else " --embeddings --format=jsonl"
         place = shlex.quote(str(usable[0]))
@@ -161,7 +161,7 @@ def run(request: Request) -> list["several.Outcome"]:
 def _forms(request: Request) -> tuple[list["Format"], "Options"]:
     """Returns the formats, and their options."""
     from rrd_jax import errors, exports
-    from rrd_jax.exports import writing
+    from rrd_jax.exports import writer
 
     names = list(dict.fromkeys(name.strip() for name in request.format or ()))
     if not names:
@@ -175,7 +175,7 @@ def _forms(request: Request) -> tuple[list["Format"], "Options"]:
         names=request.names,
     )
     for form in forms if not is_all else ():
-        writing.check_options(form, options)
+        writer.check_options(form, options)
     return forms, options
 
 
@@ -208,11 +208,11 @@ def _place(
     request: Request, about: "ModelInfo", form: "Format", options: "Options"
 ) -> pathlib.Path:
     """Returns the path of a format's file for an --output that names no file."""
-    from rrd_jax.exports import writing
+    from rrd_jax.exports import writer
     from rrd_jax.weights import files
 
     suffix = "-teacher" if request.teacher else ""
-    name = writing.file_name(about, form, writing.known_options(form, options), suffix)
+    name = writer.file_name(about, form, writer.known_options(form, options), suffix)
     if request.output is not None:
         return pathlib.Path(request.output) / name
     home, _ = files.split(request.workdir)

@@ -43,7 +43,7 @@ _PURE = [
         "teacher.ensemble",
         "teacher.fold",
         "teacher.outputs",
-        "teacher.wrapped",
+        "teacher.adapters",
         "data.augment",
     ),
 ]

@@ -23,7 +23,7 @@ from rrd_jax.comparison import (
 from rrd_jax.comparison.latency import File, Latency
 from rrd_jax.config import parse
 from rrd_jax.data.model_info import ModelInfo, Preprocessing
-from rrd_jax.exports import trial
+from rrd_jax.exports import sample_images
 from rrd_jax.jobs.progress import Result
 from tests import launch
 from tests.conftest import use_one_device
@@ -242,7 +242,7 @@ def test_training_ends_with_the_student_beside_its_teacher(job):
 def test_a_teacher_of_other_classes_is_not_compared(run):
     student = compared_networks.load(run)
     (teacher, _), _ = compared_networks.load_teachers(run, student)
-    images = trial.images_for(student.about, compared_networks.source_of(run), None, 24)
+    images = sample_images.load(student.about, compared_networks.source_of(run), None, 24)
     about = dataclasses.replace(student.about, metrics={})
     alone = compared_networks.ComparedNetwork("student", dataclasses.replace(student, about=about))
     known, _ = compare._measure([alone, teacher], images, raw=False)
@@ -257,11 +257,11 @@ def test_a_teacher_of_other_classes_is_not_compared(run):
 
 def test_labels_of_test_images_are_those_of_the_network(run):
     about, source = compared_networks.load(run).about, compared_networks.source_of(run)
-    labels = trial.images_for(about, source, None, 24).labels
+    labels = sample_images.load(about, source, None, 24).labels
 
     def labels_for(names):
         other = dataclasses.replace(about, num_classes=len(names), class_names=names)
-        return trial.images_for(other, source, None, 24).labels
+        return sample_images.load(other, source, None, 24).labels
 
     np.testing.assert_array_equal(labels_for(tuple("9876543210")), 9 - labels)
     np.testing.assert_array_equal(labels_for(("x", *"0123456789")), 1 + labels)

@@ -15,7 +15,7 @@ import safetensors.numpy
 import rrd_jax
 from rrd_jax import checkpoints, errors, export, networks
 from rrd_jax.comparison import compared_networks, measurements
-from rrd_jax.exports import writing
+from rrd_jax.exports import writer
 from rrd_jax.weights import to_torch
 from tests import launch
 from tests.conftest import use_one_device
@@ -200,7 +200,7 @@ def test_files_go_where_their_names_tell_them_apart(run, form, tmp_path):
     names = ["folder/resnet8-teacher.private", "folder/tiny-int8.private"]
     assert found == [*names, "run/exports/tiny.private"]
     about = compared_networks.load(run).about
-    assert writing.file_name(about.__class__("nets.a:Mine", 2), form) == "Mine.private"
+    assert writer.file_name(about.__class__("nets.a:Mine", 2), form) == "Mine.private"
 
 
 def test_a_pytorch_file_is_exported_with_what_a_user_says_of_its_images(run, form, tmp_path):

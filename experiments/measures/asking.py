@@ -16,7 +16,7 @@ from rrd_jax import config as configs
 from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.evaluation import predictions, rows
 from rrd_jax.library import run_teachers, weights_loader
-from rrd_jax.teacher import classes
+from rrd_jax.teacher import class_matching
 from rrd_jax.terminal import console
 from rrd_jax.weights import files
 
@@ -139,7 +139,7 @@ def _check(about: ModelInfo, dataset: data.Dataset, folder: pathlib.Path) -> Non
 
 
 def _compares(teacher: ModelInfo, student: ModelInfo) -> bool:
-    found = classes.match(
+    found = class_matching.match(
         teacher.class_names, teacher.num_classes, student.class_names, student.num_classes
     )
     return found.compares and teacher.num_classes == student.num_classes

@@ -30,7 +30,7 @@ from rrd_jax.config import limit, parse
 from rrd_jax.cpu import compiling
 from rrd_jax.data.feeds.feed import Resident
 from rrd_jax.jobs import loop, program
-from rrd_jax.teacher import filling
+from rrd_jax.teacher import fill_cache
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.training import recipe
 from rrd_jax.training.recipe import Job
@@ -106,7 +106,7 @@ def _embed(teacher: FrozenNetwork, images: np.ndarray) -> tuple[dict[str, Any], 
     table = np.empty((len(shown), augment.views, width), teacher.network.dtype)
     index, start = np.arange(len(shown)), time.perf_counter()
     given = (teacher.dataset.train, augment, teacher.mesh, index, table.__setitem__)
-    filling.fill(teacher.network, teacher.folded, *given)
+    fill_cache.fill(teacher.network, teacher.folded, *given)
     seconds = (time.perf_counter() - start) * len(images) / len(shown)
     times = -(-len(images) // len(shown))
     table = np.tile(table.reshape(-1, width), (times, 1))

@@ -15,7 +15,7 @@ from rrd_jax.comparison.compared_networks import ComparedNetwork
 from rrd_jax.comparison.latency import File, Latency
 from rrd_jax.comparison.measurements import Measurements
 from rrd_jax.comparison.report_tables import Report
-from rrd_jax.exports import Images, Options, trial, writing
+from rrd_jax.exports import Images, Options, sample_images, writer
 from rrd_jax.run_folder import report as run_report
 from rrd_jax.terminal import console, runtime_errors
 from rrd_jax.weights import files
@@ -73,7 +73,7 @@ def run(
     role = "student" if teachers or left_out else "network"
     has_classes = student.about.num_classes > 0
     members = [ComparedNetwork(role, student, shares_classes=has_classes), *teachers]
-    images = trial.images_for(student.about, compared_networks.source_of(path), None, _IMAGES)
+    images = sample_images.load(student.about, compared_networks.source_of(path), None, _IMAGES)
     networks = _measure(members, images, raw=options.get("raw", False))
     with tempfile.TemporaryDirectory(prefix="rrd_jax_") as folder:
         written, sizes = _write_files(members, images, pathlib.Path(folder), left_out)
@@ -218,10 +218,10 @@ def _write_files(
 def _write(tried: exports.Trial, kind: FileKind, folder: pathlib.Path) -> exports.Written:
     form = exports.get(kind.format)
     wanted = Options(quantize=kind.quantize, embed_preprocessing=bool(kind.runtime))
-    options = writing.known_options(form, wanted)
+    options = writer.known_options(form, wanted)
     if kind.quantize and not options.quantize:
         raise errors.InputError(f"format '{form.name}' has no weights of 8 bits")
-    name = writing.file_name(tried.exportable.about, form, options)
+    name = writer.file_name(tried.exportable.about, form, options)
     return exports.write(tried, form, folder / name, options)
 
 

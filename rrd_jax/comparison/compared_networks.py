@@ -8,7 +8,7 @@ from rrd_jax import errors, exports, library
 from rrd_jax.data.source import Source
 from rrd_jax.exports import Exportable
 from rrd_jax.library import run_teachers, weights_loader
-from rrd_jax.teacher import classes
+from rrd_jax.teacher import class_matching
 from rrd_jax.weights import files
 
 
@@ -74,7 +74,7 @@ def load_teachers(
         role = "teacher" if len(listed) == 1 else f"teacher {i}"
         try:
             network = _exportable(run_teachers.load_single(path, teacher))
-            match = classes.match(
+            match = class_matching.match(
                 network.about.class_names,
                 network.about.num_classes,
                 student.about.class_names,

@@ -8,7 +8,7 @@ from rrd_jax import checkpoints, networks
 from rrd_jax.data.model_info import Preprocessing
 from rrd_jax.jobs.job import teacher_paths
 from rrd_jax.jobs.progress import Result
-from rrd_jax.teacher import seeing
+from rrd_jax.teacher import preprocessing
 from rrd_jax.terminal import console
 from rrd_jax.training.recipe import Job, TeacherChoice
 from rrd_jax.weights import files
@@ -92,7 +92,7 @@ def _seen(teacher: TeacherChoice, path: pathlib.Path, student: Preprocessing) ->
     """What a teacher sees."""
     model = teacher.network.model
     known = None if teacher.variables is not None else files.preprocessing_of(path, model)
-    return seeing.own(teacher.teaching, known, student) or student
+    return preprocessing.for_teacher(teacher.teaching, known, student) or student
 
 
 def _num_classes(folder: pathlib.Path, otherwise: int) -> int:

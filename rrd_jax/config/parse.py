@@ -16,7 +16,7 @@ from rrd_jax.data.augment.pipeline import Changes
 from rrd_jax.data.source import Source
 from rrd_jax.objectives.rrd import MEMORIES
 from rrd_jax.settings import Values, build, fields_of
-from rrd_jax.teacher import cache as teacher_cache
+from rrd_jax.teacher import cache_plan as teacher_cache
 from rrd_jax.training import recipe
 from rrd_jax.training.choices import (
     AugmentChoice,

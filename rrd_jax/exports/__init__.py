@@ -8,10 +8,10 @@ import importlib
 import pathlib
 
 from rrd_jax import errors
-from rrd_jax.exports.base import Exportable, Format, Options, Outputs, Runtime, require
-from rrd_jax.exports.checking import Comparison, Trial
-from rrd_jax.exports.trial import Images
-from rrd_jax.exports.writing import Written, exportable, options_of, write
+from rrd_jax.exports.interface import Exportable, Format, Options, Outputs, Runtime, require
+from rrd_jax.exports.sample_images import Images
+from rrd_jax.exports.verification import Comparison, Trial
+from rrd_jax.exports.writer import Written, exportable, options_of, write
 
 FORMATS = (
     "safetensors",

@@ -11,9 +11,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from rrd_jax import errors
-from rrd_jax.exports import lowering
-from rrd_jax.exports.base import Exportable, Format, Options, header_to_json
-from rrd_jax.exports.silence import reason, silence
+from rrd_jax.exports import headers, lowering
+from rrd_jax.exports.interface import Exportable, Format, Options
+from rrd_jax.exports.library_output import reason, silence
 
 _RECORD = "rrd_jax"  # the key of what is known of the network, in the package's metadata
 _MODEL = pathlib.Path("Data", "com.apple.CoreML")
@@ -42,8 +42,8 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
                 f"network '{exportable.about.model}' cannot be written for Core ML: {reason(error)}"
             ) from error
         about = exportable.about
-        record = lowering.header(exportable, options, FORMAT.name, outputs)
-        model.user_defined_metadata[_RECORD] = header_to_json(record)
+        record = headers.header_of(exportable, options, FORMAT.name, outputs)
+        model.user_defined_metadata[_RECORD] = headers.to_json(record)
         classes = f"{about.num_classes} classes" if about.num_classes else "embeddings"
         model.short_description = f"{about.model}, {classes}"
         model.input_description["images"] = "images, (pixel / 255 - mean) / std"
@@ -105,7 +105,7 @@ def check(exportable: Exportable, path: pathlib.Path) -> None:
     features = [*spec.description.input, *spec.description.output]
     shapes = {feature.name: tuple(feature.type.multiArrayType.shape) for feature in features}
     outputs = [output.name for output in spec.description.output]
-    expected = header_to_json(lowering.header(exportable, Options(), FORMAT.name, outputs))
+    expected = headers.to_json(headers.header_of(exportable, Options(), FORMAT.name, outputs))
     if shapes != wanted or record != expected or not weights:
         raise errors.InputError(
             f"{path} is not what was to be written: it has {shapes}, not {wanted}, or is of another"

@@ -11,8 +11,8 @@ from typing import Any
 
 from rrd_jax import errors, networks
 from rrd_jax.data.model_info import ModelInfo
-from rrd_jax.exports import base, weights
-from rrd_jax.exports.base import Exportable, Format, Options, Runtime
+from rrd_jax.exports import interface, weight_files
+from rrd_jax.exports.interface import Exportable, Format, Options, Runtime
 from rrd_jax.run_folder import readme, report
 from rrd_jax.terminal import console
 from rrd_jax.weights import exported, published, sidecar
@@ -26,13 +26,13 @@ def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None
     import safetensors.numpy
 
     about = exportable.about
-    named = weights.of_ours(exportable) and not about.classifier
+    named = weight_files.is_ours(exportable) and not about.classifier
     names = "torch" if named else "ours"
     timm = published.of(about.model).timm if named else ""
-    arrays = weights.entries(exportable, "timm" if timm else names)
-    content = weights.header(exportable, "hub", names)
+    arrays = weight_files.entries(exportable, "timm" if timm else names)
+    content = weight_files.header(exportable, "hub", names)
     metadata = {"format": "pt", exported.KEY: json.dumps(content)}
-    with weights.writing(path):
+    with weight_files.disk_errors(path):
         path.mkdir()
         safetensors.numpy.save_file(arrays, path / exported.HUB_WEIGHTS, metadata)
     report.write_whole(
@@ -86,7 +86,7 @@ def _open(path: pathlib.Path, threads: int) -> Runtime:
         why_not = f"names not tried in torch: timm has no {architecture.removeprefix(_OURS)}"
     elif not all(map(importlib.util.find_spec, ("torch", "timm"))):
         why_not = "names not tried in torch: timm is not installed"
-    opened = weights.open_file(path, threads, why_not=why_not or "timm's turn")
+    opened = weight_files.open_file(path, threads, why_not=why_not or "timm's turn")
     if why_not:
         return opened
     import timm
@@ -96,7 +96,9 @@ def _open(path: pathlib.Path, threads: int) -> Runtime:
     except Exception as error:  # whatever timm runs into
         reason = errors.printable(str(error))[:300]
         raise errors.InputError(f"timm does not open {path}: {reason}") from error
-    return weights.Theirs(opened.about, base.version_of("torch", "timm"), module.eval(), threads)
+    return weight_files.InTorch(
+        opened.about, interface.version_of("torch", "timm"), module.eval(), threads
+    )
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
@@ -116,7 +118,7 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
 def _recognizes(path: pathlib.Path) -> bool:
     if not path.is_dir():
         return False
-    if weights.is_exported(path / exported.HUB_WEIGHTS, safetensors=True):
+    if weight_files.is_exported(path / exported.HUB_WEIGHTS, safetensors=True):
         return True
     try:
         return exported.KEY in errors.read_json(path / _CONFIG)

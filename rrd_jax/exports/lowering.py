@@ -8,8 +8,8 @@ import jax.export
 import jax.numpy as jnp
 
 from rrd_jax import errors
-from rrd_jax.exports.base import Exportable, Header, Options
-from rrd_jax.exports.silence import reason
+from rrd_jax.exports.interface import Exportable, Options
+from rrd_jax.exports.library_output import reason
 
 
 def lower(
@@ -61,12 +61,6 @@ def module(exportable: Exportable, options: Options, platform: str) -> tuple[Any
 def shapes(exportable: Exportable, images: jax.Array) -> dict[str, jax.ShapeDtypeStruct]:
     """What it computes from images, as shapes."""
     return jax.eval_shape(exportable.function(Options(fold=False)), images)
-
-
-def header(exportable: Exportable, options: Options, name: str, outputs: Sequence[str]) -> Header:
-    """What a file of format `name` says of the network."""
-    takes = "uint8" if options.embed_preprocessing else "float32"
-    return Header(exportable.about, name, "NHWC", takes, tuple(outputs))
 
 
 def outputs_of(exported: jax.export.Exported) -> tuple[str, ...]:

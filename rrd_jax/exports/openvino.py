@@ -12,9 +12,9 @@ import tempfile
 import numpy as np
 
 from rrd_jax import errors
-from rrd_jax.exports import litert, lowering, sealed
-from rrd_jax.exports.base import Exportable, Format, Options, Outputs, normalized, version_of
-from rrd_jax.exports.silence import reason, silence
+from rrd_jax.exports import headers, litert
+from rrd_jax.exports.interface import Exportable, Format, Options, Outputs, normalized, version_of
+from rrd_jax.exports.library_output import reason, silence
 
 _GRAPH = "openvino_model.xml"  # as Hugging Face's Optimum calls it
 
@@ -45,7 +45,7 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
             raise errors.UnfitError(
                 f"network '{exportable.about.model}' cannot be read by OpenVINO: {_reason(error)}"
             ) from error
-    sealed.write_folder(path, lowering.header(exportable, options, FORMAT.name, outputs))
+    headers.write_folder(path, headers.header_of(exportable, options, FORMAT.name, outputs))
 
 
 def recognizes(path: pathlib.Path) -> bool:
@@ -60,12 +60,12 @@ def _reason(error: RuntimeError) -> str:
 
 
 class _Runtime:
-    """See `base.Runtime`."""
+    """See `interface.Runtime`."""
 
     def __init__(self, path: pathlib.Path, threads: int):
         import openvino
 
-        header = sealed.read_folder(path)
+        header = headers.read_folder(path)
         self.about, self._header = header.about, header
         self.runtime = version_of("openvino")
         # On some processors it would compute in bfloat16 otherwise.

@@ -6,29 +6,29 @@ Our names are paths such as params/conv1/kernel, in JAX's layouts ([H, W, I, O] 
 import json
 import pathlib
 
-from rrd_jax.exports import weights
-from rrd_jax.exports.base import Exportable, Format, Options, Runtime
+from rrd_jax.exports import weight_files
+from rrd_jax.exports.interface import Exportable, Format, Options, Runtime
 from rrd_jax.weights import exported
 
 
 def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
     import safetensors.numpy
 
-    arrays = weights.entries(exportable, options.names)
-    content = weights.header(exportable, "safetensors", options.names)
+    arrays = weight_files.entries(exportable, options.names)
+    content = weight_files.header(exportable, "safetensors", options.names)
     # Hugging Face's programs want to read whose layouts these are.
     metadata = {exported.KEY: json.dumps(content)}
     metadata |= {} if options.names == "ours" else {"format": "pt"}
-    with weights.writing(path):
+    with weight_files.disk_errors(path):
         safetensors.numpy.save_file(arrays, path, metadata)
 
 
 def _open(path: pathlib.Path, threads: int) -> Runtime:
-    return weights.open_file(path, threads)
+    return weight_files.open_file(path, threads)
 
 
 def _recognizes(path: pathlib.Path) -> bool:
-    return weights.is_exported(path, safetensors=True)
+    return weight_files.is_exported(path, safetensors=True)
 
 
 FORMAT = Format(

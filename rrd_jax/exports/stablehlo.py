@@ -20,8 +20,8 @@ import jax.export
 import numpy as np
 
 from rrd_jax import errors
-from rrd_jax.exports import lowering, sealed
-from rrd_jax.exports.base import Exportable, Format, Options, Outputs, normalized
+from rrd_jax.exports import headers, lowering
+from rrd_jax.exports.interface import Exportable, Format, Options, Outputs, normalized
 
 _EXTENSION = ".stablehlo"
 _PLATFORMS = ("cpu", "cuda", "tpu")
@@ -80,15 +80,15 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
     (batch,) = jax.export.symbolic_shape("batch")
     exported = lowering.lower(exportable, options, _PLATFORMS, batch)
     outputs = lowering.outputs_of(exported)
-    header = lowering.header(exportable, options, FORMAT.name, outputs)
-    sealed.write(path, bytes(exported.serialize()), header)
+    header = headers.header_of(exportable, options, FORMAT.name, outputs)
+    headers.write_graph(path, bytes(exported.serialize()), header)
 
 
 def recognizes(path: pathlib.Path) -> bool:
     """Whether it is such a file, or one of that name with a network of StableHLO in it."""
     if not path.is_file():
         return False
-    if sealed.format_of(path) == FORMAT.name:
+    if headers.format_of(path) == FORMAT.name:
         return True
     with contextlib.suppress(OSError):
         return path.suffix == _EXTENSION and _MAGIC in path.read_bytes()
@@ -96,10 +96,10 @@ def recognizes(path: pathlib.Path) -> bool:
 
 
 class _Runtime:
-    """See `base.Runtime`; a process that imports jax and numpy reads the file and runs it."""
+    """See `interface.Runtime`; a process that imports jax and numpy reads the file and runs it."""
 
     def __init__(self, path: pathlib.Path, threads: int):
-        _, header = sealed.read(path)
+        _, header = headers.read_graph(path)
         self.about, self._takes, self._path = header.about, header.takes, path
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         environment = {**os.environ, "JAX_PLATFORMS": "cpu"}  # devices are this process's

@@ -3,8 +3,8 @@
 import json
 import pathlib
 
-from rrd_jax.exports import base, weights
-from rrd_jax.exports.base import Exportable, Format, Options, Runtime
+from rrd_jax.exports import headers, weight_files
+from rrd_jax.exports.interface import Exportable, Format, Options, Runtime
 from rrd_jax.run_folder import report
 
 
@@ -12,21 +12,21 @@ def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None
     import torch
 
     names = "torch" if options.names == "ours" else options.names
-    arrays = weights.entries(exportable, names)
-    content = weights.header(exportable, "torch", names)
+    arrays = weight_files.entries(exportable, names)
+    content = weight_files.header(exportable, "torch", names)
     # The copy is PyTorch's own: JAX's arrays must not be written to.
     state_dict = {name: torch.tensor(array) for name, array in arrays.items()}
-    with weights.writing(path):
+    with weight_files.disk_errors(path):
         torch.save(state_dict, path)
-    report.write_whole(base.beside(path), json.dumps(content) + "\n")
+    report.write_whole(headers.sidecar(path), json.dumps(content) + "\n")
 
 
 def _open(path: pathlib.Path, threads: int) -> Runtime:
-    return weights.open_file(path, threads)
+    return weight_files.open_file(path, threads)
 
 
 def _recognizes(path: pathlib.Path) -> bool:
-    return weights.is_exported(path, safetensors=False)
+    return weight_files.is_exported(path, safetensors=False)
 
 
 FORMAT = Format("torch", ".pth", "torch", ("torch",), ("names",), _write, _open, _recognizes)

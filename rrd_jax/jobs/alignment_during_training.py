@@ -12,7 +12,7 @@ from rrd_jax import data, errors, networks, parallel
 from rrd_jax.evaluation import alignment, knn, predictions
 from rrd_jax.networks import Outputs
 from rrd_jax.objectives import Objective, ObjectiveState
-from rrd_jax.teacher import labelled
+from rrd_jax.teacher import embedding_accuracy
 from rrd_jax.teacher.ensemble import networks_of
 from rrd_jax.teacher.frozen import FrozenNetwork, held_out
 from rrd_jax.terminal import console
@@ -153,7 +153,7 @@ class Alignment:
         return figures | _prefixed("random", self._random_votes) | _prefixed("teacher", teacher)
 
     def _votes(self, variables: Any, after: Callable[[float], None]) -> dict[str, float]:
-        return labelled.of(
+        return embedding_accuracy.evaluate(
             self._embed, variables, self._labelled, self._mesh, self._training, after
         )
 
@@ -162,7 +162,7 @@ class Alignment:
         for network in (self._recipe.student, *networks_of(self._teacher.network)):
             outputs = networks.summarize(network, self._dataset.image_shape).outputs
             width = outputs.embedding.shape[-1]
-            labelled.check_memory(self._labelled, width, self._mesh, self._training)
+            embedding_accuracy.check_memory(self._labelled, width, self._mesh, self._training)
         count = len(self._labelled.train)
         if left_out := [str(k) for k in knn.KS if k > count]:
             console.note(

@@ -58,7 +58,7 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
     for choice, path in choices:
         given = (choice.network, path, *setting, training)
         teacher = frozen.load(*given, teaching=choice.teaching)
-        teachers.append(frozen.probed(teacher, choice.teaching, run_folder, keep=False))
+        teachers.append(frozen.with_probe(teacher, choice.teaching, run_folder, keep=False))
     models = [choice.network.model for choice, _ in choices]
     labels = [", ".join(filter(None, ("teacher", c.teaching.classifier))) for c, _ in choices]
     places = [str(path) for _, path in choices]
@@ -69,13 +69,13 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
     ]
     teacher = None
     if teachers and len(teachers) == len(plan.teachers):
-        teacher = frozen.as_ensemble(teachers, training.teacher_weights)
+        teacher = frozen.combine(teachers, training.teacher_weights)
     if teacher and len(teachers) > 1 and teacher.compares:
         rows.append(_row("teachers", "+".join(models), "+".join(places), teacher))
     if has_student:
         terms = training.create_objectives(len(setting.dataset.train))
         student = frozen.load(training.network, folder, *setting, training, terms)
-        student = dataclasses.replace(student, what="the student")
+        student = dataclasses.replace(student, description="the student")
         rows.append(_row("student", training.network.model, str(folder), student, teacher))
     if not plan.student.source.mock_examples:
         for network in (*teachers, *([student] if has_student else [])):

@@ -295,11 +295,11 @@ def get_teacher(
         given = (teacher.network, paths[i], *setting, training)
         ready[i] = frozen.load(*given, teaching=teacher.teaching)
     for i, teacher in enumerate(job.teachers):
-        ready[i] = frozen.probed(ready[i], teacher.teaching, folder)
+        ready[i] = frozen.with_probe(ready[i], teacher.teaching, folder)
         if teacher.teaching.classifier:
             results.append(_classified(teacher, paths[i], ready[i]))
     teachers = [ready[i] for i in range(len(order))]
-    whole = frozen.as_ensemble(teachers, training.teacher_weights)
+    whole = frozen.combine(teachers, training.teacher_weights)
     return results, dataclasses.replace(whole, examined=not job.student.source.mock_examples)
 
 

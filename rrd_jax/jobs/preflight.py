@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from rrd_jax import data, errors, networks, parallel
 from rrd_jax import objectives as registry
 from rrd_jax.objectives.batch import Batch
-from rrd_jax.teacher import cache, ensemble, making
+from rrd_jax.teacher import assembly, cache_plan, ensemble
 from rrd_jax.terminal import console
 from rrd_jax.training import recipe
 from rrd_jax.training.choices import NetworkChoice, ProofChoice, TeachingChoice
@@ -42,13 +42,13 @@ def check(job: Job, dataset: data.Dataset, paths: Sequence[pathlib.Path]) -> Non
         _check_brought(teacher.network, dataset, teacher.teaching)
         given = (teacher.network, teacher.teaching)
         there = None if teacher.variables is not None else path
-        made.append(making.outline(making.Setting(*given, there, dataset, training)))
+        made.append(assembly.outline(assembly.TeacherSpec(*given, there, dataset, training)))
     student, *teachers = (networks.summarize(n, dataset.image_shape).outputs for n in made)
     if training.proof and teachers:
         _check_proof(training.proof, dataset, student, *teachers)
     teacher = ensemble.outputs_of(teachers, training.teacher_weights)
     part = training.batch_size // training.accumulate
-    cache.check(training, plan.objectives)
+    cache_plan.check(training, plan.objectives)
     states = _trace(plan, student, teacher, dataset)
     _warn_of_classifier(plan, states, student, teacher, dataset)
     maps = jax.tree.map(

@@ -13,7 +13,7 @@ from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.jobs import card, progress
 from rrd_jax.jobs.program import Program, build
 from rrd_jax.jobs.progress import Progress, Result
-from rrd_jax.teacher import cache
+from rrd_jax.teacher import cache_plan
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console
 from rrd_jax.training.recipe import Recipe, Training
@@ -48,7 +48,7 @@ class Run:
     checkpoints: checkpoints.Checkpoints
     teacher: FrozenNetwork | None
     teacher_network: networks.Network | None
-    cache: cache.Plan
+    cache: cache_plan.Plan
     program: Program
     parameters: int
 
@@ -113,10 +113,10 @@ def create(
     """Returns the Run of a recipe; its programs compile when they are first called."""
     reads_teacher = any(objective.needs_teacher for objective in recipe.objectives.values())
     network = teacher.network if teacher and reads_teacher else None
-    plan = cache.Plan("", "")
+    plan = cache_plan.Plan("", "")
     if network and recipe.training.teacher_cache.use != "off":
         meta = checkpoints.read_meta(folder / "checkpoints")
-        plan = cache.plan(teacher.cache, recipe, meta and meta.get("recalls", False))
+        plan = cache_plan.plan(teacher.cache, recipe, meta and meta.get("recalls", False))
     program = build(
         recipe,
         mesh,

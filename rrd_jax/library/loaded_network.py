@@ -16,7 +16,7 @@ from rrd_jax.data.augment import pipeline
 from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.data.source import Source
 from rrd_jax.evaluation import predictions
-from rrd_jax.exports import Exportable, base, trial
+from rrd_jax.exports import Exportable, interface, sample_images
 from rrd_jax.jobs.progress import Result
 from rrd_jax.library.predictor import Predictions, Predictor
 from rrd_jax.networks import Network, Outputs
@@ -131,7 +131,7 @@ class Loaded:
         def compute(images: np.ndarray) -> dict[str, np.ndarray]:
             return exportable(parallel.put_batch(mesh, {"image": images})["image"])
 
-        return Predictor(compute, self.about, base.version_of("jax"), mesh.size)
+        return Predictor(compute, self.about, interface.version_of("jax"), mesh.size)
 
     def export(
         self,
@@ -160,7 +160,7 @@ class Loaded:
         form = exports.get(format) if format else exports.of_extension(path)
         about = self.about or ModelInfo(self.name, self.num_classes)
         network = exports.exportable(self.network, self.variables, about, self.terms)
-        images = trial.images_for(about, self.source, test, 500)
+        images = sample_images.load(about, self.source, test, 500)
         tried = exports.Trial(network, images)
         return exports.write(tried, form, path, exports.options_of(**options), overwrite=overwrite)
 

@@ -22,7 +22,7 @@ from rrd_jax.library.predictor import Predictor
 from rrd_jax.library.weights_loader import load
 from rrd_jax.networks import Network
 from rrd_jax.objectives import Objective
-from rrd_jax.teacher import wrapped
+from rrd_jax.teacher import adapters
 from rrd_jax.training import recipe
 from rrd_jax.weights import files
 
@@ -166,7 +166,7 @@ class Making:
         if _is_file(given):
             given = load(given)
         if isinstance(given, Loaded):
-            if isinstance(given.network, wrapped.Wrapped):
+            if isinstance(given.network, adapters.Adapter):
                 raise errors.InputError(
                     f"the student '{given.name}' was loaded with a head, which is not trained on:"
                     " load it without"

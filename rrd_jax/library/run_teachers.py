@@ -16,7 +16,7 @@ from rrd_jax.library import weights_loader
 from rrd_jax.library.loaded_network import Loaded
 from rrd_jax.library.predictor import Predictor
 from rrd_jax.library.quiet import quietly
-from rrd_jax.teacher import classes, probe, seeing, vectors, wrapped
+from rrd_jax.teacher import adapters, class_matching, class_vectors, preprocessing, probe
 from rrd_jax.training.choices import NetworkChoice, TeachingChoice
 from rrd_jax.weights import exported, files
 
@@ -116,7 +116,7 @@ def load_single(workdir: str | pathlib.Path, teacher: Teacher) -> Loaded:
         about = dataclasses.replace(about, class_names=student.class_names)
     network = dataclasses.replace(network, about=about)
     if preprocessing:
-        wrapped_network = seeing.wrap(network.network, preprocessing, student.preprocessing)
+        wrapped_network = preprocessing.wrap(network.network, preprocessing, student.preprocessing)
         shape = student.preprocessing.image_shape
         network = dataclasses.replace(network, network=wrapped_network, image_shape=shape)
     if teacher.teaching.classifier and student:
@@ -129,7 +129,7 @@ def _own_preprocessing(teacher: Teacher, student: ModelInfo | None) -> Preproces
     if student is None or student.preprocessing is None:
         return None
     known = files.preprocessing_of(teacher.path, teacher.model)
-    return seeing.own(teacher.teaching, known, student.preprocessing)
+    return preprocessing.for_teacher(teacher.teaching, known, student.preprocessing)
 
 
 def _classified(
@@ -140,19 +140,22 @@ def _classified(
     embedding = networks.summarize(network.network, shape).outputs.embedding
     width = 0 if isinstance(embedding, tuple) else embedding.shape[-1]
     if teaching.probe:
-        classified = wrapped.Probed(network.network, count)
+        classified = adapters.Probed(network.network, count)
         place = probe.folder_of(folder, teaching.label)
-        name, value = wrapped.PROBE, probe.read(place, width, count)
+        name, value = adapters.PROBE, probe.read(place, width, count)
     else:
-        value, name = vectors.read(pathlib.Path(teaching.class_vectors), student), wrapped.VECTORS
+        value, name = (
+            class_vectors.read(pathlib.Path(teaching.class_vectors), student),
+            adapters.VECTORS,
+        )
         reads = "embedding" if value.shape[-1] == width else "logits"
         scale = teaching.class_vectors_scale
-        classified = wrapped.ZeroShot(network.network, value.shape, reads, scale)
+        classified = adapters.ZeroShot(network.network, value.shape, reads, scale)
     about = dataclasses.replace(network.about, num_classes=count, class_names=student.class_names)
     return dataclasses.replace(
         network,
         network=classified,
-        variables=wrapped.with_entry(network.variables, name, value),
+        variables=adapters.with_parameter(network.variables, name, value),
         num_classes=count,
         about=about,
     )
@@ -169,7 +172,7 @@ def with_student_classes(network: Loaded, student: ModelInfo | None) -> Loaded:
     if student is None:
         return network
     names, count = student.class_names, student.num_classes
-    order = classes.match(about.class_names, about.num_classes, names, count).order
+    order = class_matching.match(about.class_names, about.num_classes, names, count).order
     if order is None:
         return network
     choice = NetworkChoice(about.model, jnp.float32, options=about.options)
@@ -178,7 +181,7 @@ def with_student_classes(network: Loaded, student: ModelInfo | None) -> Loaded:
     return dataclasses.replace(
         network,
         network=reordered,
-        variables=classes.with_classes(network.variables, axes, order, count),
+        variables=class_matching.with_classes(network.variables, axes, order, count),
         num_classes=count,
         about=dataclasses.replace(about, class_names=names, num_classes=count),
     )

@@ -1,4 +1,4 @@
-"""Several networks as one, for a student with several teachers."""
+"""Ensembles: several teachers that are used as one network."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from rrd_jax.networks import Network, Outputs
 
 
 class EnsembleOutputs(NamedTuple):
-    """What an Ensemble returns.
+    """The outputs of an Ensemble.
 
     Attributes:
-      logits: [B, C] float32, the members' weighted mean; () where one of them has none.
-      members: each member's Outputs, logits replaced by the ensemble's, head removed.
+      logits: [B, C] float32, the members' weighted mean; () if a member has none.
+      members: each member's Outputs, with the ensemble's logits and without head.
       head: (), since an ensemble has no classifier.
     """
 
@@ -26,11 +26,11 @@ class EnsembleOutputs(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Ensemble:
-    """Networks that look at the same images; used as a network is, but never trained.
+    """Several networks with the interface of one; not trainable.
 
     Attributes:
       members: networks of `networks.create`, with the same classes.
-      weights: of the members' logits; they add up to 1.
+      weights: of the members' logits, with sum 1.
     """
 
     members: tuple[Network, ...]
@@ -38,17 +38,17 @@ class Ensemble:
 
     @property
     def dtype(self) -> Any:
-        """What the members compute in, the widest of them."""
+        """The widest dtype that a member computes in."""
         return jnp.result_type(*(member.dtype for member in self.members))
 
     def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
-        """Fresh variables of all members, stacked."""
+        """Initializes the variables of all members."""
         return stack_variables([member.init(key, images, train=train) for member in self.members])
 
     def init_with_output(
         self, key: jax.Array, images: jax.Array
     ) -> tuple[EnsembleOutputs, dict[str, Any]]:
-        """The outputs for these images with fresh variables, and the variables."""
+        """Initializes variables, and returns (outputs for the images, variables)."""
         pairs = [member.init_with_output(key, images) for member in self.members]
         outputs, variables = zip(*pairs, strict=True)
         return self.join(outputs), stack_variables(variables)
@@ -56,11 +56,11 @@ class Ensemble:
     def apply(
         self, variables: dict[str, Any], images: jax.Array, *, train: bool = False
     ) -> EnsembleOutputs:
-        """The members' outputs for images [B, H, W, channels], as the ensemble's.
+        """Computes the outputs for images [B, H, W, channels].
 
         Args:
-          variables: of all members, stacked.
-          images: normalised.
+          variables: of all members, see `stack_variables`.
+          images: normalized.
           train: False; an ensemble is not trained.
         """
         return self.join(
@@ -71,7 +71,7 @@ class Ensemble:
         )
 
     def join(self, outputs: Sequence[Outputs]) -> EnsembleOutputs:
-        """The members' outputs as the ensemble's."""
+        """Combines the members' outputs."""
         weighted = zip(self.weights, outputs, strict=True)
         logits = ()
         if not any(isinstance(output.logits, tuple) for output in outputs):
@@ -82,12 +82,12 @@ class Ensemble:
 
 
 def stack_variables(variables: Sequence[dict[str, Any]]) -> dict[str, tuple]:
-    """The members' variables as an Ensemble's: {"params": (...), "batch_stats": (...)}."""
+    """Returns an Ensemble's variables: {"params": (...), "batch_stats": (...)}."""
     return {name: tuple(member[name] for member in variables) for name in ("params", "batch_stats")}
 
 
 def members(network: Network, variables: dict[str, Any]) -> list[tuple[Network, Any]]:
-    """Each member of an Ensemble with its variables; of any other network, itself with its own."""
+    """Returns (network, variables) of each member; any other network is its only member."""
     if not isinstance(network, Ensemble):
         return [(network, variables)]
     pairs = zip(variables["params"], variables["batch_stats"], strict=True)
@@ -98,17 +98,17 @@ def members(network: Network, variables: dict[str, Any]) -> list[tuple[Network, 
 
 
 def networks_of(network: Network) -> Sequence[Network]:
-    """The members of an Ensemble; of any other network, itself."""
+    """Returns the members of an Ensemble; any other network is its only member."""
     return network.members if isinstance(network, Ensemble) else (network,)
 
 
 def outputs_of(outputs: Sequence[Outputs], weights: Sequence[float]) -> Any:
-    """What teachers with these Outputs, as shapes, are seen as: one, several as one, or None."""
+    """Returns the shapes of the combined Outputs of several teachers; None without teachers."""
     if len(outputs) < 2:
         return outputs[0] if outputs else None
     return jax.eval_shape(Ensemble((), tuple(weights)).join, tuple(outputs))
 
 
 def join_outputs(network: Network, outputs: Sequence[Outputs]) -> Outputs | EnsembleOutputs:
-    """What the network returns, from the outputs of its `members`."""
+    """Returns the network's outputs, given the outputs of its `members`."""
     return network.join(outputs) if isinstance(network, Ensemble) else outputs[0]

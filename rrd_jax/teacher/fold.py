@@ -1,4 +1,4 @@
-"""Frozen networks whose batch norms are part of their convolutions."""
+"""Folding of batch norms into convolutions, for frozen networks."""
 
 from typing import Any
 
@@ -17,17 +17,17 @@ _Path = tuple[str, ...]
 def fold(
     network: Network, variables: dict[str, Any], image_shape: tuple[int, ...]
 ) -> dict[str, Any]:
-    """Variables with which a network evaluates as before, in fewer operations.
+    """Returns variables with which a network computes the same in fewer operations.
 
-    A batch norm behind a convolution scales by fixed numbers. They are multiplied into the kernel,
-    in float32, and only a shift is left; a block of several branches becomes one convolution.
-    Kernels of convolutions, and of a transformer's linear layers, are then cast to the type that
-    they compute in. All else stays as it is, as do layers that are not ours.
+    The scale of a batch norm after a convolution is multiplied into the kernel, in float32, which
+    leaves a shift. A block of several branches becomes one convolution. Kernels of convolutions,
+    and of a transformer's linear layers, are then cast to the dtype that they compute in. Other
+    variables, and those of custom layers, are unchanged.
 
     Args:
       network: of `networks.create`, or an Ensemble.
       variables: the network's weights.
-      image_shape: (H, W, channels) of any images that the network takes.
+      image_shape: (H, W, channels) of images that the network takes.
 
     Returns:
       {"params", "batch_stats"} for `network.apply(..., train=False)`; they cannot be trained.
@@ -48,7 +48,7 @@ def fold(
         params |= {(*path, *key): value for key, value in block.join(*of_block).items()}
     for conv, norm, epsilon in pairs:
         if (*norm, "var") not in stats:
-            continue  # a user's network that carries more than statistics, in collections
+            continue  # A custom network holds more than statistics in its collections.
         factor = params.pop((*norm, "scale")) * jax.lax.rsqrt(stats.pop((*norm, "var")) + epsilon)
         params[*norm, "bias"] = params[*norm, "bias"] - stats.pop((*norm, "mean")) * factor
         kernel = params[*conv, "kernel"]
@@ -56,7 +56,7 @@ def fold(
         if (*conv, "bias") in params:
             params[*conv, "bias"] = params[*conv, "bias"] * factor
     for path, dtype in convolutions.items():
-        if (*path, "kernel") in params:  # not of a branch that was joined with another
+        if (*path, "kernel") in params:  # Branches that were joined are gone.
             params[*path, "kernel"] = params[*path, "kernel"].astype(dtype)
     return {
         "params": traverse_util.unflatten_dict(params),
@@ -67,12 +67,11 @@ def fold(
 def _layers(
     network: Network, image_shape: tuple[int, ...]
 ) -> tuple[dict[_Path, Any], list[tuple[_Path, _Path, float]], dict[_Path, layers.Joined]]:
-    """The layers of ours in a network.
+    """Finds our layers in a network.
 
     Returns:
-      {path of a convolution or linear layer: what it computes in}, the paths of each convolution
-      that a batch norm follows and of that one, with its epsilon, and {path: block} of those whose
-      branches are joined.
+      {path: dtype} of convolutions and linear layers; (path of a convolution, path of the batch
+      norm that follows it, epsilon); and {path: block} of blocks whose branches can be joined.
     """
     convolutions, pairs, joined = {}, [], {}
 

@@ -1,4 +1,4 @@
-"""The teacher: a network whose weights stay as they are, or several such networks as one."""
+"""Frozen networks: one teacher or several, or a student that is evaluated."""
 
 import dataclasses
 import functools
@@ -13,7 +13,16 @@ from rrd_jax import checkpoints, data, errors, networks, parallel
 from rrd_jax.data.feeds import feed
 from rrd_jax.evaluation import alignment, predictions, rows
 from rrd_jax.objectives import Objective
-from rrd_jax.teacher import classes, doubts, ensemble, fold, labelled, making, probe, wrapped
+from rrd_jax.teacher import (
+    adapters,
+    assembly,
+    class_matching,
+    embedding_accuracy,
+    ensemble,
+    fold,
+    prediction_checks,
+    probe,
+)
 from rrd_jax.teacher.cache import EmbeddingCache
 from rrd_jax.terminal import console
 from rrd_jax.training.choices import NetworkChoice, TeachingChoice
@@ -28,16 +37,15 @@ class FrozenNetwork:
     Attributes:
       network: of `networks.create`, or an Ensemble.
       variables: its weights.
-      folders: where each member's embeddings of training images are kept.
+      folders: where each member's embeddings of training images are cached.
       dataset: the images.
       mesh: the devices.
-      training: the student's, for the normalisation and the batches of evaluation.
-      terms: the objectives a student was trained with, if one of them classifies in its place.
-      what: it is, for warnings.
-      examined: whether its predictions can be doubted; not on random images.
-      origins: of each member, as JSON: model, checkpoint, and digest of the weights.
-      compares: whether its logits are of the data's classes; if not, they mean nothing, or it has
-        none.
+      training: the student's, for normalization and evaluation batches.
+      terms: the objectives of a student's training, if one of them classifies in its place.
+      description: how messages refer to this network.
+      examined: whether `examine` checks its predictions; False for random images.
+      origins: model, checkpoint and digest of the weights of each member, as JSON.
+      compares: whether its logits are of the data's classes; False if it has none.
     """
 
     network: networks.Network
@@ -47,20 +55,20 @@ class FrozenNetwork:
     mesh: jax.sharding.Mesh
     training: Training
     terms: Mapping[str, Objective] | None = None
-    what: str = "the teacher"
+    description: str = "the teacher"
     examined: bool = True
     origins: tuple[Mapping[str, str], ...] = ()
     compares: bool = True
 
     @functools.cached_property
     def folded(self) -> Any:
-        """The weights with batch norms folded into convolutions; steps are given these."""
+        """The weights with batch norms folded into convolutions, for training steps."""
         folding = functools.partial(fold.fold, self.network, image_shape=self.dataset.image_shape)
         return jax.jit(folding, out_shardings=parallel.replicated(self.mesh))(self.variables)
 
-    @functools.cached_property  # a job that is finished already never asks
+    @functools.cached_property
     def predictions(self) -> predictions.Predictions:
-        """What the network predicts for the test split."""
+        """The predictions for the test split."""
         predict = predictions.compile_predict(
             self.network,
             self.training.normalize,
@@ -75,7 +83,7 @@ class FrozenNetwork:
 
     @property
     def reference(self) -> dict[str, np.ndarray] | None:
-        """Its predictions, for a student's to be compared with; None where classes differ."""
+        """The predictions that a student's are compared with; None if the classes differ."""
         return self.predictions if self.compares else None
 
     @functools.cached_property
@@ -87,16 +95,18 @@ class FrozenNetwork:
         )
         if not np.isfinite(embeddings).all():
             raise errors.InputError(
-                f"the embeddings of {self.what} are not finite for images of the test split: its"
-                " weights are too large, or damaged"
+                f"the embeddings of {self.description} are not finite for images of the test split:"
+                " its weights are too large, or damaged"
             )
         return alignment.reference(embeddings)
 
     @functools.cached_property
     def labelled(self) -> dict[str, float]:
-        """What its embeddings say of the classes of labelled images, as `labelled.of` has it."""
+        """Accuracies of classifiers on its embeddings, see `embedding_accuracy.evaluate`."""
         judged = self.dataset.few or self.dataset
-        return labelled.of(self._embed, self.variables, judged, self.mesh, self.training)
+        return embedding_accuracy.evaluate(
+            self._embed, self.variables, judged, self.mesh, self.training
+        )
 
     @functools.cached_property
     def _embed(self) -> Callable:
@@ -105,40 +115,45 @@ class FrozenNetwork:
         )
 
     def examine(self) -> str:
-        """Why its predictions for the test split look wrong, "" where they do not.
+        """Returns the problem of its predictions for the test split; "" if there is none.
 
-        It is a warning the first time.
+        The first call warns.
 
         Raises:
           InputError: its logits are not finite.
         """
-        return self._doubt
+        return self._problem
 
     @functools.cached_property
-    def _doubt(self) -> str:
+    def _problem(self) -> str:
         if not (self.examined and self.compares and self.dataset.labelled):
             return ""
         if isinstance(self.network, ensemble.Ensemble):
             return " ".join(member.examine() for member in self._members())
         if not np.isfinite(self.predictions["loss"]).all():
             raise errors.InputError(
-                f"the logits of {self.what} are not finite for images of the test split: its"
+                f"the logits of {self.description} are not finite for images of the test split: its"
                 " weights are too large, or damaged"
             )
-        doubt = doubts.of(self.predictions, self.dataset.num_classes)
-        if doubt:
-            console.warn(f"{self.what} is doubtful: {doubt}")
-        return doubt
+        problem = prediction_checks.find_problem(self.predictions, self.dataset.num_classes)
+        if problem:
+            console.warn(f"{self.description} is doubtful: {problem}")
+        return problem
 
     def _members(self) -> Iterator["FrozenNetwork"]:
-        """The members of an Ensemble."""
-        for i, (network, variables) in enumerate(ensemble.members(self.network, self.variables), 1):
-            what = f"teacher {i} of {len(self.network.members)}"
-            yield dataclasses.replace(self, network=network, variables=variables, what=what)
+        """Yields the members of an Ensemble."""
+        pairs = ensemble.members(self.network, self.variables)
+        for i, (network, variables) in enumerate(pairs, start=1):
+            yield dataclasses.replace(
+                self,
+                network=network,
+                variables=variables,
+                description=f"teacher {i} of {len(pairs)}",
+            )
 
     @functools.cached_property
     def cache(self) -> EmbeddingCache:
-        """Its embeddings of the training images."""
+        """The cache of its embeddings of the training images."""
         return EmbeddingCache(
             self.network,
             self.variables,
@@ -152,7 +167,7 @@ class FrozenNetwork:
 
 
 def held_out(dataset: data.Dataset, most: int) -> feed.Resident | feed.Streamed:
-    """Test images that student and teacher are compared on: all, or so many that are drawn."""
+    """Returns the test images that student and teacher are compared on, at most `most`."""
     return feed.some(dataset.test, rows.places(len(dataset.test), most))
 
 
@@ -165,17 +180,16 @@ def load(
     terms: Mapping[str, Objective] | None = None,
     teaching: TeachingChoice | None = None,
 ) -> FrozenNetwork:
-    """A network from a checkpoint or a file.
+    """Loads a network from a checkpoint or a file.
 
     Args:
       choice: which network.
-      path: of its weights, as in `convert.files.load`.
+      path: of its weights, see `weights.files.load`.
       dataset: the images.
       mesh: the devices.
-      training: as FrozenNetwork's.
-      terms: the objectives that a student was trained with; None for a teacher.
-      teaching: of a teacher, how it sees images, and where its logits come from; a probe of it is
-        made by `probed`.
+      training: see FrozenNetwork.
+      terms: the objectives of a student's training; None for a teacher.
+      teaching: a teacher's preprocessing, and the source of its logits; `with_probe` adds a probe.
 
     Raises:
       InputError: the checkpoint is missing, damaged, or of another network or data set.
@@ -190,15 +204,13 @@ def load(
     home, _ = files.split(path)
     home = home.parent if home.name == "checkpoints" else home
     folder = home / "views" if home.is_dir() else home.with_name(f"{home.name}.views")
-    setting = making.Setting(choice, teaching or TeachingChoice(), path, dataset, training)
+    spec = assembly.TeacherSpec(choice, teaching or TeachingChoice(), path, dataset, training)
     if terms is None:
-        made = making.make(setting, variables, meta)
-        return _placed(setting, made, folder, mesh)
-    classes.check_fits(path, meta, choice.model, dataset)
-    classes.warn_of_other_data(path, meta, dataset)
-    made = making.plain(setting, variables)
-    frozen = _placed(setting, made, folder, mesh)
-    return dataclasses.replace(frozen, terms=terms if classifier else None)
+        return _on_devices(spec, assembly.assemble(spec, variables, meta), folder, mesh)
+    class_matching.check_fits(path, meta, choice.model, dataset)
+    class_matching.warn_about_other_data(path, meta, dataset)
+    student = _on_devices(spec, assembly.assemble_student(spec, variables), folder, mesh)
+    return dataclasses.replace(student, terms=terms if classifier else None)
 
 
 def from_variables(
@@ -210,74 +222,85 @@ def from_variables(
     training: Training,
     teaching: TeachingChoice | None = None,
 ) -> FrozenNetwork:
-    """A teacher with weights that are in memory.
+    """Builds a teacher from weights in memory.
 
     Args:
       choice: which network.
       variables: its weights.
-      folder: where its embeddings of training images are kept.
+      folder: where its embeddings of training images are cached.
       dataset: the images.
       mesh: the devices.
-      training: as FrozenNetwork's.
-      teaching: as `load` has it.
+      training: see FrozenNetwork.
+      teaching: see `load`.
 
     Raises:
       InputError: the weights do not fit the network.
     """
-    setting = making.Setting(choice, teaching or TeachingChoice(), None, dataset, training)
-    return _placed(setting, making.make(setting, variables, {}), folder, mesh)
+    spec = assembly.TeacherSpec(choice, teaching or TeachingChoice(), None, dataset, training)
+    return _on_devices(spec, assembly.assemble(spec, variables, {}), folder, mesh)
 
 
-def _placed(
-    setting: making.Setting, made: making.Made, folder: pathlib.Path, mesh: jax.sharding.Mesh
+def _on_devices(
+    spec: assembly.TeacherSpec,
+    assembled: assembly.Assembled,
+    folder: pathlib.Path,
+    mesh: jax.sharding.Mesh,
 ) -> FrozenNetwork:
-    """A network that was made, on the devices."""
-    variables = parallel.put(parallel.replicated(mesh), made.variables)
-    origin = {"model": setting.choice.model, "checkpoint": setting.where}
+    """Puts an assembled network on the devices."""
+    variables = parallel.put(parallel.replicated(mesh), assembled.variables)
+    origin = {"model": spec.choice.model, "checkpoint": spec.where}
     origin["digest"] = checkpoints.digest(variables)
-    if setting.teaching.classifier:
-        origin["classifier"] = setting.teaching.classifier
+    if spec.teaching.classifier:
+        origin["classifier"] = spec.teaching.classifier
     return FrozenNetwork(
-        made.network,
+        assembled.network,
         variables,
         (folder,),
-        setting.dataset,
+        spec.dataset,
         mesh,
-        setting.training,
+        spec.training,
         origins=(origin,),
-        compares=made.compares,
+        compares=assembled.compares,
     )
 
 
-def probed(
+def with_probe(
     teacher: FrozenNetwork, teaching: TeachingChoice, folder: pathlib.Path, *, keep: bool = True
 ) -> FrozenNetwork:
-    """A teacher with a linear probe for a classifier, where one is asked for; else itself.
+    """Returns a teacher with a linear probe as its classifier, if the config has one.
 
     Args:
-      teacher: without it.
-      teaching: what is asked for.
-      folder: of the workdir; the probe is kept in it, beside a teacher that is trained there.
-      keep: whether one that is trained is kept.
+      teacher: without a probe.
+      teaching: the config.
+      folder: of the workdir, in which the probe is stored.
+      keep: whether to store a probe that is trained.
     """
     if not teaching.probe:
         return teacher
-    given = (teacher.network, teacher.variables, teacher.dataset, teacher.mesh, teacher.training)
-    place = probe.folder_of(folder, teaching.label)
-    head = probe.get(*given, teaching.probe_l2, place, label=teaching.label, keep=keep)
+    head = probe.get(
+        teacher.network,
+        teacher.variables,
+        teacher.dataset,
+        teacher.mesh,
+        teacher.training,
+        teaching.probe_l2,
+        probe.folder_of(folder, teaching.label),
+        label=teaching.label,
+        keep=keep,
+    )
     return dataclasses.replace(
         teacher,
-        network=wrapped.Probed(teacher.network, teacher.dataset.num_classes),
-        variables=wrapped.with_entry(teacher.variables, wrapped.PROBE, head),
+        network=adapters.Probed(teacher.network, teacher.dataset.num_classes),
+        variables=adapters.with_parameter(teacher.variables, adapters.PROBE, head),
     )
 
 
-def as_ensemble(teachers: Sequence[FrozenNetwork], weights: Sequence[float]) -> FrozenNetwork:
-    """Several teachers as one.
+def combine(teachers: Sequence[FrozenNetwork], weights: Sequence[float]) -> FrozenNetwork:
+    """Combines several teachers into one.
 
     Args:
       teachers: one or more, for the same data set.
-      weights: of their logits, adding up to 1; ignored for one teacher.
+      weights: of their logits, with sum 1; ignored for one teacher.
     """
     if len(teachers) == 1:
         return teachers[0]

@@ -1,4 +1,4 @@
-"""What a train step asks of the teacher: its Outputs for a batch, from the network or a cache."""
+"""The teacher's Outputs for a training batch, from the network or from a cache."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from rrd_jax.teacher import ensemble
 
 
 def live(network: networks.Network) -> Callable[[Any, Batch], Any]:
-    """The teacher itself: (variables, batch) -> Outputs."""
+    """Returns (variables, batch) -> Outputs, computed by the teacher."""
 
     def outputs(variables, batch):
         images = batch.image if batch.teacher_image is None else batch.teacher_image
@@ -25,7 +25,7 @@ def live(network: networks.Network) -> Callable[[Any, Batch], Any]:
 def cached(
     network: networks.Network, views: int, image_shape: tuple[int, int, int]
 ) -> Callable[[Any, Batch], Any]:
-    """The teacher's embeddings of all views of all images, and what follows from them.
+    """Returns (embeddings, batch) -> Outputs, read from the embeddings of all views of all images.
 
     Args:
       network: of `networks.create`, or an Ensemble.
@@ -33,9 +33,10 @@ def cached(
       image_shape: (H, W, channels).
 
     Returns:
-      (embeddings, batch) -> Outputs without maps. Of each member of the network, `embeddings` holds
-      in `head` the classifier and in `embedding` [N * views, width] what `cached_row` makes, view
-      by view of image by image; of a batch that brings its `rows`, nothing.
+      A function of the embeddings and a batch that returns Outputs without maps. The embeddings
+      hold, for each member of the network, the classifier in `head`, and in `embedding`
+      [N * views, width] the rows of `cached_row`, view by view of image by image; `embedding` is
+      empty if batches contain their `rows`.
     """
     shapes = [
         networks.summarize(member, image_shape).outputs for member in ensemble.networks_of(network)
@@ -57,10 +58,9 @@ def cached(
 
 
 def cached_row(outputs: Outputs) -> jax.Array:
-    """What a cache keeps of an image: the embedding [B, D], which the logits follow from.
+    """Returns the rows of a cache: the embeddings [B, D], from which logits are computed.
 
-    Of a network that reports no head, the embedding and the logits, as far as there are any:
-    [B, D + C].
+    For a network that returns no head: the embeddings and the logits, if present, [B, D + C].
     """
     if outputs.head:
         return outputs.embedding
@@ -69,7 +69,7 @@ def cached_row(outputs: Outputs) -> jax.Array:
 
 
 def from_row(row: jax.Array, head: Any, like: Outputs) -> Outputs:
-    """The Outputs, without maps, that `cached_row` made rows of; `like` are its shapes."""
+    """Returns the Outputs, without maps, that `cached_row` stored; `like` has their shapes."""
     if like.head:
         return networks.from_embedding(row, head)
     row = row.astype(jnp.float32)

@@ -26,7 +26,7 @@ _LOGITS = 2**24  # that are in memory at once, on each device
 
 
 class Fitted(NamedTuple):
-    """A probe, and how it came about.
+    """A trained probe.
 
     Attributes:
       head: {"kernel": [D, C], "bias": [C]} float32.
@@ -51,21 +51,21 @@ def get(
     label: str = "teacher",
     keep: bool = True,
 ) -> dict[str, jax.Array]:
-    """The probe of a network, on every device: read from a folder, or trained and kept there.
+    """Returns the probe of a network, on every device: read from a folder, or trained.
 
     Args:
-      network: of `networks.create`, or a wrapped one; it reports an embedding.
+      network: of `networks.create`, or an adapter; it returns an embedding.
       variables: its weights, on the devices.
-      dataset: the training images are seen as test images are.
+      dataset: its training images are preprocessed like test images.
       mesh: the devices.
-      training: the student's, for the normalisation and the batches of evaluation.
-      l2: as `fit` has it.
-      folder: where probes of this teacher are.
-      label: what the console calls the teacher.
-      keep: whether one that is trained is written there.
+      training: the student's, for normalization and evaluation batches.
+      l2: see `fit`.
+      folder: of this teacher's probes.
+      label: the teacher's name on the console.
+      keep: whether to store a probe that is trained.
 
     Raises:
-      InputError: the network has no embedding, or embeddings and memory do not go together.
+      InputError: the network has no embedding, or the embeddings do not fit into memory.
     """
     outputs = networks.summarize(network, dataset.image_shape).outputs
     if isinstance(outputs.embedding, tuple):
@@ -100,7 +100,7 @@ def _train(
     *,
     label: str,
 ) -> dict[str, jax.Array]:
-    """A probe that is new, on every device; says what came of it."""
+    """Trains a probe, logs its accuracy, and returns it on every device."""
     start = time.monotonic()
     embeddings, labels = embed(network, variables, dataset.train, mesh, training)
     fitted = fit(embeddings, labels, dataset.num_classes, l2, mesh)
@@ -113,12 +113,12 @@ def _train(
 
 
 def folder_of(run: pathlib.Path, label: str) -> pathlib.Path:
-    """Where a run keeps the probes of a teacher."""
+    """Returns the folder of a run that holds the probes of a teacher."""
     return run / f"{label}.probe"
 
 
 def read(folder: pathlib.Path, width: int, num_classes: int) -> dict[str, jax.Array]:
-    """The probe that a run keeps; of several, the newest.
+    """Reads the newest probe of a run.
 
     Args:
       folder: of `folder_of`.
@@ -126,7 +126,7 @@ def read(folder: pathlib.Path, width: int, num_classes: int) -> dict[str, jax.Ar
       num_classes: C.
 
     Raises:
-      InputError: there is none, or it is damaged.
+      InputError: there is no intact probe.
     """
     paths = [path for path in folder.absolute().glob("*") if checkpoints.exists(path)]
     like = _like(width, num_classes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
@@ -150,7 +150,7 @@ def _like(width: int, num_classes: int, sharding: jax.sharding.Sharding) -> dict
 def _key(
     network: networks.Network, variables: Any, dataset: data.Dataset, training: Training, l2: float
 ) -> str:
-    """A name of the probe, by all that it follows from."""
+    """Returns a name for the probe: a digest of all that it depends on."""
     images = (dataset.version, len(dataset.train), dataset.num_classes, dataset.image_shape)
     known = (repr(network), checkpoints.digest(variables), images, training.mean, training.std, l2)
     return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
@@ -159,13 +159,13 @@ def _key(
 def check_memory(
     examples: int, width: int, mesh: jax.sharding.Mesh, field: str = "teacher.probe"
 ) -> None:
-    """Raises an InputError for embeddings that take more than half of what is free.
+    """Raises an InputError for embeddings that take more than half of the free memory.
 
     Args:
       examples: N.
       width: D.
       mesh: the devices.
-      field: of the config that asks for them.
+      field: of the config that needs them.
     """
     size = 4 * examples * width
     host, device = parallel.host_bytes(), parallel.free_bytes(mesh)
@@ -186,7 +186,7 @@ def embed(
     mesh: jax.sharding.Mesh,
     training: Training,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings [N, D] float32 and labels [N] of the images of a split, seen as test images."""
+    """Returns embeddings [N, D] float32 and labels [N] of a split, without augmentation."""
     embed = predictions.compile_embed(network, training.normalize, mesh, fast_cpu=training.fast_cpu)
 
     def show(share):
@@ -200,14 +200,14 @@ def embed(
 def fit(
     embeddings: np.ndarray, labels: np.ndarray, num_classes: int, l2: float, mesh: jax.sharding.Mesh
 ) -> Fitted:
-    """Logistic regression on embeddings that are standardised, by L-BFGS over all of them.
+    """Fits logistic regression on standardized embeddings, by full-batch L-BFGS.
 
-    It minimises sum_i CE(W^T z_i + b, y_i) + l2/2 |W|^2, as scikit-learn's LogisticRegression with
-    C = 1/l2 does, where z is the embedding with each entry of mean 0 and deviation 1. The head that
-    comes out reads embeddings as they are.
+    Minimizes sum_i CE(W^T z_i + b, y_i) + l2/2 |W|^2, as scikit-learn's LogisticRegression with
+    C = 1/l2 does, where z is the embedding with mean 0 and deviation 1 in each dimension. The
+    returned head takes embeddings that are not standardized.
 
     Args:
-      embeddings: [N, D] float32; they are overwritten.
+      embeddings: [N, D] float32; overwritten.
       labels: [N] in [0, C).
       num_classes: C.
       l2: weight of the penalty, above 0.
@@ -237,7 +237,7 @@ def fit(
     return Fitted(head, 100.0 * int(right) / count, int(iterations))
 
 
-@functools.lru_cache(maxsize=4)  # a student is looked at after each epoch
+@functools.lru_cache(maxsize=4)  # Students are evaluated after each epoch.
 def _compiled(mesh: jax.sharding.Mesh, num_classes: int, l2: float, count: int) -> Callable:
     minimise = functools.partial(_minimise, num_classes=num_classes, l2=l2, count=count)
     return jax.jit(minimise, out_shardings=parallel.replicated(mesh))
@@ -246,9 +246,9 @@ def _compiled(mesh: jax.sharding.Mesh, num_classes: int, l2: float, count: int) 
 def _minimise(
     images: jax.Array, targets: jax.Array, *, num_classes: int, l2: float, count: int
 ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
-    """The head, how many images it gets right, and the iterations that it took."""
+    """Returns the head, the number of correctly classified images, and the iterations."""
 
-    @jax.checkpoint  # of the logits, those of one chunk are kept
+    @jax.checkpoint  # At any time, only the logits of one chunk are in memory.
     def losses(head, chunk):
         rows, labels = chunk
         logits = functional.linear(rows, **head)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from rrd_jax import errors
-from rrd_jax.exports import base, coreml
+from rrd_jax.exports import coreml, headers, interface
 from tests.exports import graphs
 
 pytest.importorskip("coremltools")
@@ -17,7 +17,7 @@ pytest.importorskip("stablehlo_coreml")
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
     path = tmp_path_factory.mktemp("coreml") / "student.mlpackage"
-    coreml.FORMAT.write(graphs.exportable(), path, base.Options())
+    coreml.FORMAT.write(graphs.exportable(), path, interface.Options())
     return path
 
 
@@ -32,7 +32,7 @@ def test_a_package_says_what_it_takes_and_computes(package, capfd):
     spec = coremltools.utils.load_spec(str(package))
     assert [f.name for f in spec.description.input] == ["images"]
     assert [f.name for f in spec.description.output] == ["embedding", "logits"]
-    record = base.header_from_json(spec.description.metadata.userDefined["rrd_jax"], "it")
+    record = headers.from_json(spec.description.metadata.userDefined["rrd_jax"], "it")
     assert record.about == exportable.about
     (function,) = spec.mlProgram.functions.values()
     (block,) = function.block_specializations.values()
@@ -59,8 +59,8 @@ def test_what_core_ml_cannot_compute_is_refused(tmp_path, monkeypatch):
     def function(self, options=None):
         return lambda x: {"logits": jnp.linalg.qr(x[..., 0])[1]}
 
-    monkeypatch.setattr(base.Exportable, "function", function)
+    monkeypatch.setattr(interface.Exportable, "function", function)
     with pytest.raises(errors.InputError, match=r"'grouped' cannot be written for Core ML: ") as e:
-        coreml.FORMAT.write(graphs.exportable(), tmp_path / "x.mlpackage", base.Options())
+        coreml.FORMAT.write(graphs.exportable(), tmp_path / "x.mlpackage", interface.Options())
     assert "qr" in str(e.value).lower()
     assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ import numpy as np
 
 from rrd_jax import networks
 from rrd_jax.data.model_info import ModelInfo, Preprocessing
-from rrd_jax.exports.base import Exportable
+from rrd_jax.exports.interface import Exportable
 from rrd_jax.networks.shufflenet import ShuffleNetV1
 from tests import fresh
 

@@ -7,7 +7,7 @@ import pytest
 
 import rrd_jax
 from rrd_jax import errors, exports
-from rrd_jax.exports import checking, several, trial
+from rrd_jax.exports import export_all, sample_images, verification
 from tests.exports import made
 
 _INSTALLED = {
@@ -22,7 +22,9 @@ _INSTALLED = {
 @pytest.fixture(scope="module")
 def tried():
     exportable = made.exportable(channels=1, classes=0)
-    return exports.Trial(exportable, trial.of_arrays(made.images(exportable, 6), _form(), 6))
+    return exports.Trial(
+        exportable, sample_images.from_arrays(made.images(exportable, 6), _form(), 6)
+    )
 
 
 def _form():
@@ -54,7 +56,7 @@ def test_each_format_computes_the_embedding_and_nothing_else(form, tried, tmp_pa
     np.testing.assert_allclose(asked.embed(images), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(errors.InputError, match="has no classifier, and so predicts nothing"):
         asked.predict(images)
-    header, (row,) = several.table([several.Outcome(exports.get(form), written)])
+    header, (row,) = export_all.table([export_all.Outcome(exports.get(form), written)])
     assert header[-2:] == ["embeddings off by", "mean cosine"]
     assert len(row) == len(header)
 
@@ -81,7 +83,9 @@ def test_weights_of_8_bits_keep_embeddings_alike(tried, tmp_path):
 def test_timms_networks_without_a_classifier_compute_the_same(model, form, tmp_path):
     pytest.importorskip("timm")
     exportable = made.exportable(model, size=32, classes=0)
-    images = trial.of_arrays(made.images(exportable, 3), exportable.about.preprocessing, 3)
+    images = sample_images.from_arrays(
+        made.images(exportable, 3), exportable.about.preprocessing, 3
+    )
     written = _write(exports.Trial(exportable, images), form, tmp_path)
     assert "timm" in written.runtime
     assert written.comparison.difference < 1e-4
@@ -123,7 +127,7 @@ def test_8_bits_may_differ_but_not_point_elsewhere(tried):
         tried.exportable, variables={**tried.exportable.variables, "params": _nan(tried)}
     )
     with pytest.raises(errors.InputError, match="embeddings of 'resnet8' are not finite"):
-        _ = checking.Trial(nothing, tried.images).here
+        _ = verification.Trial(nothing, tried.images).here
 
 
 def _nan(tried):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from rrd_jax import errors, networks
-from rrd_jax.exports import base, litert
+from rrd_jax.exports import interface, litert
 from tests import fresh
 from tests.exports import graphs
 
@@ -22,7 +22,7 @@ _FAMILIES = [
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("litert") / "student.tflite"
-    litert.FORMAT.write(graphs.exportable(), path, base.Options())
+    litert.FORMAT.write(graphs.exportable(), path, interface.Options())
     return path
 
 
@@ -63,7 +63,7 @@ def test_convolutions_keep_their_activations_and_stay_whole(file):
 def test_every_network_computes_the_same_and_takes_uint8(name, tmp_path):
     shape = (32, 32, 3) if name in _FAMILIES else (8, 8, 1)
     exportable = graphs.exportable(name, shape)
-    options = base.Options(fold=name in _FAMILIES, embed_preprocessing=True)
+    options = interface.Options(fold=name in _FAMILIES, embed_preprocessing=True)
     litert.FORMAT.write(exportable, tmp_path / "file", options)
     _same(exportable, tmp_path / "file")
 
@@ -84,18 +84,18 @@ def _weighted(network):
 def _exportable(network):
     network = _weighted(network)
     about = dataclasses.replace(graphs.exportable().about, model="own")
-    return base.Exportable(network, fresh.init(network, (8, 8, 1)), about)
+    return interface.Exportable(network, fresh.init(network, (8, 8, 1)), about)
 
 
 def test_a_batch_that_is_in_a_constant_stays_symbolic(tmp_path):
     exportable = _exportable(lambda x: x + jnp.ones((len(x), 1, 1, 1)) * jnp.ones((1, 8, 8, 1)))
-    litert.FORMAT.write(exportable, tmp_path / "file", base.Options())
+    litert.FORMAT.write(exportable, tmp_path / "file", interface.Options())
     _same(exportable, tmp_path / "file")
 
 
 def test_weights_of_eight_bits(tmp_path):
     exportable = graphs.exportable()
-    litert.FORMAT.write(exportable, tmp_path / "file", base.Options(quantize="int8"))
+    litert.FORMAT.write(exportable, tmp_path / "file", interface.Options(quantize="int8"))
     _same(exportable, tmp_path / "file", tolerance=0.1)
 
 
@@ -105,13 +105,13 @@ def test_operations_that_are_unknown_are_named(tmp_path):
         lambda x: jnp.abs(jnp.fft.fft(x)): r"no operation for stablehlo\.fft",
     }.items():
         with pytest.raises(errors.InputError, match=reason) as caught:
-            litert.FORMAT.write(_exportable(network), tmp_path / "file", base.Options())
+            litert.FORMAT.write(_exportable(network), tmp_path / "file", interface.Options())
         assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_printed(file, capfd, tmp_path):
-    litert.FORMAT.write(graphs.exportable(), tmp_path / "file", base.Options(quantize="int8"))
+    litert.FORMAT.write(graphs.exportable(), tmp_path / "file", interface.Options(quantize="int8"))
     litert.FORMAT.open(file, 2)(graphs.images(3))
     assert capfd.readouterr() == ("", "")
 
@@ -126,10 +126,10 @@ def test_damaged_files_are_refused(file, tmp_path):
 
 
 def test_files_of_others_do_not_say_their_classes(file, tmp_path):
-    from rrd_jax.exports import sealed
+    from rrd_jax.exports import headers
 
     path = tmp_path / "other.tflite"
-    path.write_bytes(sealed.read(file)[0])
+    path.write_bytes(headers.read_graph(file)[0])
     assert litert.FORMAT.recognizes(path)
     with pytest.raises(errors.InputError, match="was not written by rrd_jax.export"):
         litert.FORMAT.open(path, 1)
@@ -146,6 +146,8 @@ def test_a_missing_library_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib, "import_module", fail)
     expected = r"needs litert_quantizer.*pip install 'rrd_jax\[litert\]'"
     with pytest.raises(errors.UnavailableError, match=expected):
-        litert.FORMAT.write(graphs.exportable(), tmp_path / "file", base.Options(quantize="int8"))
+        litert.FORMAT.write(
+            graphs.exportable(), tmp_path / "file", interface.Options(quantize="int8")
+        )
     with pytest.raises(errors.UnavailableError, match="litert_converter"):
-        base.require(litert.FORMAT.name, litert.FORMAT.extra, litert.FORMAT.modules)
+        interface.require(litert.FORMAT.name, litert.FORMAT.extra, litert.FORMAT.modules)

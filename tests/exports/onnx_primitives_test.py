@@ -8,7 +8,7 @@ from jax import lax
 
 from rrd_jax import errors
 from rrd_jax.data.model_info import ModelInfo, Preprocessing
-from rrd_jax.exports import base
+from rrd_jax.exports import headers
 from rrd_jax.exports.onnx import fuse, model, walk
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -37,7 +37,7 @@ def _written(functions, shape=_SHAPE, dtype=np.float32):
     fuse.fuse(graph)
     moments = (0.5,) * shape[-1]
     about = ModelInfo("x", 2, preprocessing=Preprocessing(shape[0], shape[-1], moments, moments))
-    header = base.Header(about, "onnx", "NCHW", "float32", tuple(graph.outputs))
+    header = headers.Header(about, "onnx", "NCHW", "float32", tuple(graph.outputs))
     return model.to_model(graph, header)
 
 

@@ -12,7 +12,7 @@ import pytest
 from rrd_jax import errors, networks
 from rrd_jax.data.model_info import ModelInfo, Preprocessing
 from rrd_jax.exports import onnx as package
-from rrd_jax.exports.base import Exportable, Options
+from rrd_jax.exports.interface import Exportable, Options
 from rrd_jax.networks.mobilenet import MobileNetV2
 from rrd_jax.networks.resnet import ResNet
 from rrd_jax.networks.shufflenet import ShuffleNetV1

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from rrd_jax import errors
-from rrd_jax.exports import base, openvino
+from rrd_jax.exports import interface, openvino
 from tests.exports import graphs
 
 pytest.importorskip("openvino")
@@ -15,7 +15,7 @@ _FAMILIES = ["resnet8x4", "vgg8", "mobilenetv2_cifar", "shufflenetv1_cifar", "sh
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("openvino") / "Schüler"
-    openvino.FORMAT.write(graphs.exportable(), path, base.Options())
+    openvino.FORMAT.write(graphs.exportable(), path, interface.Options())
     return path
 
 
@@ -41,7 +41,7 @@ def test_a_folder_computes_the_same_for_batches_of_any_size(folder, capfd):
 def test_every_network_computes_the_same_and_takes_uint8(name, tmp_path):
     shape = (32, 32, 3) if name in _FAMILIES else (8, 8, 1)
     exportable = graphs.exportable(name, shape)
-    options = base.Options(fold=name in _FAMILIES, embed_preprocessing=True)
+    options = interface.Options(fold=name in _FAMILIES, embed_preprocessing=True)
     openvino.FORMAT.write(exportable, tmp_path / "folder", options)
     _same(exportable, tmp_path / "folder")
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import errors, exports
-from rrd_jax.exports import base
+from rrd_jax.exports import headers, interface
 
 FUNCTIONS = []
 
@@ -20,20 +20,20 @@ class _Runtime:
 
     def __init__(self, path):
         content = json.loads(path.read_text())
-        self.about = base.header_from_json(json.dumps(content["header"]), str(path)).about
+        self.about = headers.from_json(json.dumps(content["header"]), str(path)).about
         self._function = FUNCTIONS[content["function"]]
 
     def __call__(self, images):
-        images = base.normalized(self.about, images)
+        images = interface.normalized(self.about, images)
         return {name: np.array(v) for name, v in self._function(images).items()}
 
 
 def write(exportable, path, options):
     """As `Format.write`."""
-    header = base.Header(exportable.about, "private", "NHWC", "float32", ("logits", "embedding"))
+    header = headers.Header(exportable.about, "private", "NHWC", "float32", ("logits", "embedding"))
     function = jax.jit(exportable.function(options))
     FUNCTIONS.append(function)
-    content = {"function": len(FUNCTIONS) - 1, "header": json.loads(base.header_to_json(header))}
+    content = {"function": len(FUNCTIONS) - 1, "header": json.loads(headers.to_json(header))}
     path.write_text(json.dumps(content))
 
 
@@ -46,7 +46,7 @@ def opened(path, threads):
         raise errors.InputError(f"{path} is damaged") from error
 
 
-FORMAT = base.Format(
+FORMAT = interface.Format(
     name="private",
     extension=".private",
     extra="tests",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import errors
-from rrd_jax.exports import base, stablehlo
+from rrd_jax.exports import interface, stablehlo
 from tests import fresh
 from tests.exports import graphs
 
@@ -17,7 +17,7 @@ _FAMILIES = ["resnet8x4", "vgg8", "wrn_16_2", "mobilenetv2_cifar", "shufflenetv2
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("stablehlo") / "student.stablehlo"
-    stablehlo.FORMAT.write(graphs.exportable(), path, base.Options())
+    stablehlo.FORMAT.write(graphs.exportable(), path, interface.Options())
     return path
 
 
@@ -52,7 +52,7 @@ def test_the_end_of_that_process_is_one_line(file, monkeypatch):
 def test_three_lines_of_any_program_run_it(name, tmp_path):
     shape = (32, 32, 3) if name in _FAMILIES else (8, 8, 1)
     exportable = graphs.exportable(name, shape)
-    options = base.Options(fold=name in _FAMILIES, embed_preprocessing=True)
+    options = interface.Options(fold=name in _FAMILIES, embed_preprocessing=True)
     stablehlo.FORMAT.write(exportable, tmp_path / "file", options)
     function = jax.export.deserialize((tmp_path / "file").read_bytes())
     assert set(function.platforms) == {"cpu", "cuda", "tpu"}
@@ -85,5 +85,5 @@ def test_what_only_this_process_can_compute_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(exportable), "function", lambda self, options: function(options))
     with pytest.raises(errors.InputError, match="'grouped' cannot be written as StableHLO"):
-        stablehlo.FORMAT.write(exportable, tmp_path / "file", base.Options())
+        stablehlo.FORMAT.write(exportable, tmp_path / "file", interface.Options())
     assert not list(tmp_path.iterdir())

@@ -12,7 +12,7 @@ import pytest
 from tests import slurm
 from tests.study import small
 
-_CACHED = "the teacher has seen all views"
+_CACHED = "teacher cache: all views are computed"
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("study")]
 
 

@@ -1,4 +1,4 @@
-"""A teacher that is cached in place of running."""
+"""The cache of a teacher's embeddings."""
 
 import itertools
 import re
@@ -14,7 +14,7 @@ from rrd_jax.data.augment import pipeline
 from rrd_jax.data.feeds import feed
 from rrd_jax.jobs import job
 from rrd_jax.objectives.batch import Batch
-from rrd_jax.teacher import cache, ensemble, filling, fold, outputs
+from rrd_jax.teacher import cache, cache_plan, ensemble, fill_cache, fold, outputs
 from rrd_jax.training import recipe, state, step
 from rrd_jax.training.recipe import Term
 from tests import fresh, launch, tiny
@@ -35,7 +35,7 @@ def _losses(folder):
 
 @pytest.fixture
 def teacher(tiny_teacher, tmp_path):
-    """The workdir of a trained teacher that nobody cached yet."""
+    """Returns the workdir of a trained teacher without a cache."""
     folder = tmp_path / "teacher"
     folder.mkdir()
     (folder / "checkpoints").symlink_to(tiny_teacher / "checkpoints")
@@ -68,7 +68,7 @@ def _cache(network, variables, folders, dataset, mesh, **options):
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_the_rows_are_what_the_network_makes_of_each_view(devices, tmp_path):
+def test_rows_are_the_embeddings_of_each_view(devices, tmp_path):
     mesh, split = parallel.make_mesh(jax.devices()[:devices]), _split()
     network, variables = _network(split)
     embeddings = _cache(network, variables, [tmp_path], split, mesh)
@@ -83,7 +83,7 @@ def test_the_rows_are_what_the_network_makes_of_each_view(devices, tmp_path):
     rows, view = (jnp.array(x) for x in zip(*itertools.product(range(5), (0, 7, 17)), strict=True))
     wanted = embed(view, split.train.images[rows])
     np.testing.assert_allclose(table[rows * 18 + view], wanted, rtol=1e-5, atol=1e-6)
-    assert embeddings.bytes_needed(_CROP) == 0  # nothing more is to be taken
+    assert embeddings.space(_CROP)["device"].needed == 0
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,8 @@ def test_a_cached_teacher_gives_the_losses_of_one_that_runs(
         launch.run(config, tmp_path / use)
     np.testing.assert_allclose(_losses(tmp_path / "on"), _losses(tmp_path / "off"), rtol=tolerance)
     said = capsys.readouterr().out
-    assert said.count("the teacher does not run, but is remembered") == 1
-    assert said.count("the teacher has seen all views") == 1
+    assert said.count("the teacher does not run") == 1
+    assert said.count("all views are computed") == 1
 
 
 def test_embeddings_are_read_again_and_damaged_ones_are_filled_again(tmp_path, monkeypatch, capsys):
@@ -131,7 +131,7 @@ def test_embeddings_are_read_again_and_damaged_ones_are_filled_again(tmp_path, m
         np.testing.assert_array_equal(table, first)
 
 
-def test_of_other_images_another_teacher_or_other_crops_nothing_is_cached(tmp_path):
+def test_other_images_weights_and_augmentations_have_their_own_cache(tmp_path):
     mesh, split = parallel.make_mesh(jax.devices()[:1]), _split()
     network, variables = _network(split)
 
@@ -166,14 +166,14 @@ def test_parts_of_one_streamed_set_are_told_apart(tmp_path):
 
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.long
-def test_by_itself_it_is_on_where_it_pays_and_a_run_goes_on_as_it_began(
+def test_auto_caches_if_it_pays_and_a_resumed_run_does_as_before(
     teacher, tmp_path, monkeypatch, capsys
 ):
     config = _config(teacher, **{"teacher.cache": "auto"})
     launch.run(config, tmp_path / "runs")
-    assert "remembering all 9 views of an image pays for more than 9" in capsys.readouterr().out
+    assert "caching all 9 views of an image pays for more than 9" in capsys.readouterr().out
     long = _config(teacher, **{"teacher.cache": "auto", "train.epochs": 10})
-    launch.preempt(long, tmp_path / "remembers", 2)
+    launch.preempt(long, tmp_path / "cached", 2)
     assert "the teacher does not run" in capsys.readouterr().out
     # They are on disk now, so that a new run reads them, but not one that began without them.
     launch.preempt(config, tmp_path / "new", 2)
@@ -188,28 +188,24 @@ def test_by_itself_it_is_on_where_it_pays_and_a_run_goes_on_as_it_began(
 
 
 @pytest.mark.usefixtures("one_device")
-def test_stopped_while_it_is_shown_the_images_it_goes_on_with_the_others(
-    teacher, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setitem(filling._PIXELS, "cpu", 9 * 8 * 8 * 2)  # two images at once
+def test_an_interrupted_cache_is_resumed(teacher, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(fill_cache._PIXELS, "cpu", 9 * 8 * 8 * 2)  # two images at once
     launch.preempt(_config(teacher), tmp_path / "run", 0)
     assert launch.run(_config(teacher), tmp_path / "run")[-1].top1 >= 0
-    assert "the teacher has seen 2 of 24 images before" in capsys.readouterr().out
+    assert "2 of 24 images already cached" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.long
 @pytest.mark.parametrize("place", ["file", "device"])
-def test_any_augmentation_with_a_number_of_views_can_be_remembered(
-    teacher, tmp_path, capsys, place
-):
+def test_any_augmentation_with_a_number_of_views_can_be_cached(teacher, tmp_path, capsys, place):
     fields = {"data.views.count": 3, "data.augment": "resized_crop", "data.grey": 0.5}
     fields |= {"data.gaussian_blur": 0.5, "data.views.teacher": "weak"}
     live = _config(teacher, **fields, **{"teacher.cache": "off"})
     launch.run(live, tmp_path / "live")
     launch.run(_config(teacher, **fields, **{"teacher.cache_place": place}), tmp_path / "cached")
     said = capsys.readouterr().out
-    assert said.count("remembered: its embeddings of all 3 views of an image") == 1
+    assert said.count("its embeddings of all 3 views of each image are cached") == 1
     np.testing.assert_allclose(_losses(tmp_path / "cached"), _losses(tmp_path / "live"), rtol=1e-4)
     # Another seed, another start and another feed see the same views.
     other = _config(teacher, **fields, seed=1, **{"teacher.cache_place": place})
@@ -223,12 +219,12 @@ def test_where_the_step_draws_the_views_the_host_cannot_bring_rows(teacher, tmp_
         parse(_config(teacher, **{"teacher.cache_place": "host"}))
 
 
-def test_where_they_cannot_be_kept_they_are_used_all_the_same(tmp_path, capsys):
+def test_a_folder_that_cannot_be_written_is_replaced_by_memory(tmp_path, capsys):
     mesh, split = parallel.make_mesh(jax.devices()[:1]), _split()
     (tmp_path / "views").write_text("in the way")
     embeddings = _cache(*_network(split), [tmp_path / "views"], split, mesh)
     assert np.isfinite(embeddings.get(_CROP)["embedding"][0]).all()
-    assert "warning: the next run will show them again: " in capsys.readouterr().out
+    assert "warning: teacher cache: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -248,19 +244,18 @@ def test_where_a_teacher_cannot_be_cached_it_runs_or_says_why(
     if memory := fields.pop("memory", 0):
         monkeypatch.setattr(parallel, "free_bytes", lambda mesh: memory)
     config = _config(teacher, f"smoke,tiny-tiny,{argument}", **fields)
-    with pytest.raises(errors.InputError, match=f"teacher.cache is on, but .*{reason}") as caught:
+    with pytest.raises(errors.InputError, match=f"teacher.cache is on, but .*{reason}"):
         launch.run(config, tmp_path / "run")
     assert (tmp_path / "run").exists() == bool(memory)  # said before the teacher is trained
-    assert "\n" not in str(caught.value)
     config.teacher.cache = "auto"
     plan = parse(config)
     setting = job.prepare(plan.student)
     _, network = job.get_teacher(plan, tmp_path, setting)
     training = plan.student.training
-    place, said = cache.plan(network.cache, recipe.create(training, 10, 24), began=None)
+    place, line = cache_plan.plan(network.cache, recipe.create(training, 10, 24), began=None)
     assert not place
-    said = said.replace("its embeddings of all views ", "")
-    assert said.startswith(f"the teacher runs at each step: {reason}")
+    assert line.startswith("the teacher runs at each step")
+    assert reason in line
 
 
 def _every_objective():

@@ -49,7 +49,9 @@ def test_a_job_looks_at_its_teacher_before_the_first_step_and_not_once_it_is_don
     splits = data.load(plan.student.source)
     real = dataclasses.replace(plan.student.source, mock_examples=0)
     plan = dataclasses.replace(plan, student=dataclasses.replace(plan.student, source=real))
-    monkeypatch.setattr(frozen.doubts, "of", lambda tested, num_classes: "it guesses")
+    monkeypatch.setattr(
+        frozen.prediction_checks, "find_problem", lambda tested, num_classes: "it guesses"
+    )
     job.run(plan, tmp_path, dataset=splits)
     lines = capsys.readouterr().out.splitlines()
     assert lines.index("warning: the teacher is doubtful: it guesses") < min(

@@ -17,7 +17,7 @@ from rrd_jax.data import model_info
 from rrd_jax.jobs import evaluate, job
 from rrd_jax.networks.resnet import ResNet
 from rrd_jax.networks.vit import VisionTransformer
-from rrd_jax.teacher import classes
+from rrd_jax.teacher import class_matching
 from rrd_jax.weights import pretrained
 from tests import launch
 
@@ -281,7 +281,7 @@ def test_relations_need_no_common_classes(tmp_path, capsys):
 
 
 def test_classes_without_names_are_compared_where_they_are_as_many():
-    match = classes.match
+    match = class_matching.match
     assert match((), 10, _NAMES, 10).compares
     assert not match((), 11, _NAMES, 10).compares
     assert match(_NAMES, 10, _NAMES, 10).is_same

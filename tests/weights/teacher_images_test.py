@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from rrd_jax.data.model_info import Preprocessing
-from rrd_jax.teacher import seeing
+from rrd_jax.teacher import preprocessing
 from rrd_jax.training.choices import TeachingChoice
 from rrd_jax.weights import files
 
@@ -43,11 +43,11 @@ def test_a_file_with_another_preprocessing_sees_what_torchvision_shows_it(
     (tmp_path / "model.safetensors").write_bytes(b"")
     known = files.preprocessing_of(tmp_path / "model.safetensors")
     teaching = TeachingChoice(interpolation=asked)
-    seen = seeing.own(teaching, known, _STUDENT)
+    seen = preprocessing.for_teacher(teaching, known, _STUDENT)
     assert (seen.image_size, seen.mean) == (size, _MEAN)
     pixels = np.random.default_rng(0).integers(0, 256, (5, 24, 24, 3), dtype=np.uint8)
     student = (pixels / np.float32(255) - np.float32(_STUDENT.mean)) / np.float32(_STUDENT.std)
-    found = seeing.wrap(_Nothing(), seen, _STUDENT).see(jax.numpy.asarray(student))
+    found = preprocessing.wrap(_Nothing(), seen, _STUDENT).preprocess(jax.numpy.asarray(student))
     given = torch.tensor(pixels).permute(0, 3, 1, 2).float() / 255
     mode = transforms.InterpolationMode(interpolation)
     resized = transforms.resize(given, [size, size], interpolation=mode, antialias=True)

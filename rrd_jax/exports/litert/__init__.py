@@ -14,8 +14,8 @@ import pathlib
 import numpy as np
 
 from rrd_jax import errors
-from rrd_jax.exports import lowering, sealed
-from rrd_jax.exports.base import (
+from rrd_jax.exports import headers
+from rrd_jax.exports.interface import (
     Exportable,
     Format,
     Options,
@@ -24,9 +24,9 @@ from rrd_jax.exports.base import (
     require,
     version_of,
 )
+from rrd_jax.exports.library_output import reason, silence
 from rrd_jax.exports.litert import conversion
 from rrd_jax.exports.litert.conversion import convert
-from rrd_jax.exports.silence import reason, silence
 
 _MAGIC = b"TFL3"
 
@@ -49,7 +49,7 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
             _interpreter(graph, 1)
         except (RuntimeError, ValueError) as error:
             raise conversion.refusal(exportable, reason(error)) from error
-    sealed.write(path, graph, lowering.header(exportable, options, FORMAT.name, outputs))
+    headers.write_graph(path, graph, headers.header_of(exportable, options, FORMAT.name, outputs))
 
 
 def recognizes(path: pathlib.Path) -> bool:
@@ -77,10 +77,10 @@ def _interpreter(graph: bytes, threads: int):
 
 
 class _Runtime:
-    """See `base.Runtime`."""
+    """See `interface.Runtime`."""
 
     def __init__(self, path: pathlib.Path, threads: int):
-        graph, header = sealed.read(path)
+        graph, header = headers.read_graph(path)
         self.about, self._header = header.about, header
         self.runtime = version_of("ai-edge-litert")
         try:

@@ -13,8 +13,8 @@ import numpy as np
 
 from rrd_jax import errors
 from rrd_jax.exports import lowering
-from rrd_jax.exports.base import Exportable, Options
-from rrd_jax.exports.silence import reason
+from rrd_jax.exports.interface import Exportable, Options
+from rrd_jax.exports.library_output import reason
 
 # The branch of `lax.platform_dependent` that leaves grouped convolutions whole, which XNNPACK
 # computes well.

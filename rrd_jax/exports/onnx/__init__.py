@@ -10,12 +10,12 @@ import pathlib
 import numpy as np
 
 from rrd_jax import errors
-from rrd_jax.exports import base
+from rrd_jax.exports import headers, interface
 
 _NAME = "onnx"
 
 
-def write(exportable: base.Exportable, path: pathlib.Path, options: base.Options) -> None:
+def write(exportable: interface.Exportable, path: pathlib.Path, options: interface.Options) -> None:
     """Writes a network whose "images" are [batch, channels, H, W].
 
     Args:
@@ -29,11 +29,11 @@ def write(exportable: base.Exportable, path: pathlib.Path, options: base.Options
     """
     from rrd_jax.exports.onnx import fuse, model, walk
 
-    takes = "uint8" if options.embed_preprocessing else "float32"
+    dtype = np.uint8 if options.embed_preprocessing else np.float32
     shape = exportable.about.preprocessing.image_shape
-    graph = walk.build(exportable.function(options), shape, np.dtype(takes))
+    graph = walk.build(exportable.function(options), shape, np.dtype(dtype))
     fuse.fuse(graph, scales=options.fold)
-    header = base.Header(exportable.about, _NAME, "NCHW", takes, tuple(graph.outputs))
+    header = headers.header_of(exportable, options, _NAME, list(graph.outputs), "NCHW")
     content = model.to_model(graph, header).SerializeToString(deterministic=True)
     try:
         path.write_bytes(content)
@@ -41,7 +41,7 @@ def write(exportable: base.Exportable, path: pathlib.Path, options: base.Options
         raise errors.DiskError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def open_file(path: pathlib.Path, threads: int = 0) -> base.Runtime:
+def open_file(path: pathlib.Path, threads: int = 0) -> interface.Runtime:
     """The file in onnxruntime; see `runtime.Session`."""
     from rrd_jax.exports.onnx import runtime
 
@@ -62,7 +62,7 @@ def recognizes(path: pathlib.Path) -> bool:
     return len(start) == 3 and start[0] == 0x08 and 3 <= start[1] < 32 and start[2] == 0x12
 
 
-FORMAT = base.Format(
+FORMAT = interface.Format(
     name=_NAME,
     extension=".onnx",
     extra="onnx",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from rrd_jax import errors
-from rrd_jax.exports import base
+from rrd_jax.exports import headers, interface
 from rrd_jax.exports.onnx.graph import BATCH, Graph, Node, Tensor
 
 # Of 2022: read by onnxruntime 1.13, OpenVINO 2023, and all that came after.
@@ -26,7 +26,7 @@ _ROLES = {
 }
 
 
-def to_model(graph: Graph, header: base.Header) -> Any:
+def to_model(graph: Graph, header: headers.Header) -> Any:
     """The ModelProto of a graph, checked.
 
     Args:
@@ -81,7 +81,7 @@ def to_model(graph: Graph, header: base.Header) -> Any:
         opset_imports=[helper.make_opsetid("", _OPSET)],
         ir_version=_IR_VERSION,
         producer_name="rrd_jax",
-        producer_version=base.version_of("rrd_jax").split()[-1],
+        producer_version=interface.version_of("rrd_jax").split()[-1],
     )
     properties = _properties(header)
     network = model.graph.SerializeToString(deterministic=True)
@@ -91,7 +91,7 @@ def to_model(graph: Graph, header: base.Header) -> Any:
     return model
 
 
-def header_of(properties: dict[str, str], content: bytes, where: str) -> base.Header:
+def header_of(properties: dict[str, str], content: bytes, where: str) -> headers.Header:
     """What a file says of itself.
 
     Args:
@@ -111,7 +111,7 @@ def header_of(properties: dict[str, str], content: bytes, where: str) -> base.He
             f"{where} is not as it was written: it is damaged, or another program has changed it;"
             " export it again"
         )
-    return base.header_from_json(properties[_HEADER], where)
+    return headers.from_json(properties[_HEADER], where)
 
 
 def _digest(network: bytes, header: str) -> str:
@@ -141,7 +141,7 @@ def _number(content: bytes, place: int) -> tuple[int, int]:
     return value, place
 
 
-def _properties(header: base.Header) -> dict[str, str]:
+def _properties(header: headers.Header) -> dict[str, str]:
     """The Header, and what others than this program may look for."""
     about = header.about
     wanted = about.preprocessing
@@ -152,7 +152,7 @@ def _properties(header: base.Header) -> dict[str, str]:
         "std": list(wanted.std),
     }
     texts = {name: json.dumps(value) for name, value in properties.items()}
-    return {_HEADER: base.header_to_json(header), "model": about.model, **texts}
+    return {_HEADER: headers.to_json(header), "model": about.model, **texts}
 
 
 def _element(name: str) -> int:

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from rrd_jax import errors
-from rrd_jax.exports import base
+from rrd_jax.exports import interface
 from rrd_jax.exports.onnx import model
 
 _ERROR = 3  # and above is what onnxruntime prints
@@ -43,12 +43,12 @@ class Session:
         properties = self._session.get_modelmeta().custom_metadata_map
         self._header = model.header_of(properties, content, str(path))
         self.about = self._header.about
-        self.runtime = base.version_of("onnxruntime")
+        self.runtime = interface.version_of("onnxruntime")
 
-    def __call__(self, images: np.ndarray) -> base.Outputs:
+    def __call__(self, images: np.ndarray) -> interface.Outputs:
         """What it computes from uint8 images [B, H, W, channels]."""
         if self._header.takes != "uint8":
-            images = base.normalized(self.about, images)
+            images = interface.normalized(self.about, images)
         if self._header.layout == "NCHW":
             images = images.transpose(0, 3, 1, 2)
         names = list(self._header.outputs)

@@ -14,18 +14,18 @@ import jax.numpy as jnp
 
 from rrd_jax import checkpoints, errors, imports
 from rrd_jax.data.model_info import ModelInfo
-from rrd_jax.exports import base
-from rrd_jax.exports.base import Exportable, Format, Options
-from rrd_jax.exports.checking import Comparison, Trial
+from rrd_jax.exports import headers, interface
+from rrd_jax.exports.interface import Exportable, Format, Options
+from rrd_jax.exports.verification import Comparison, Trial
 from rrd_jax.networks import Network
 from rrd_jax.objectives import Objective
-from rrd_jax.teacher import wrapped
+from rrd_jax.teacher import adapters
 from rrd_jax.terminal import runtime_errors, tables
 from rrd_jax.training.choices import NetworkChoice
 
 _FLAGS = {"fold": "nofold"}  # as the command calls an option
 _PLAIN = Options()
-_VALUES = {"quantize": ("", "int8"), "names": base.NAMES}
+_VALUES = {"quantize": ("", "int8"), "names": interface.NAMES}
 
 
 class Written(NamedTuple):
@@ -82,10 +82,10 @@ def exportable(
             " units), such as --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225 of ImageNet, and"
             " --image_size"
         )
-    if isinstance(network, wrapped.Projected):
+    if isinstance(network, adapters.Projected):
         inside = exportable(network.network, variables, about, terms).network
         return Exportable(dataclasses.replace(network, network=inside), variables, about, terms)
-    if isinstance(network, wrapped.Wrapped):
+    if isinstance(network, adapters.Adapter):
         return Exportable(network, variables, about, terms)  # of a teacher, in float32
     if imports.is_path(about.model):
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in about.options.items()}
@@ -166,7 +166,7 @@ def check_place(path: pathlib.Path, form: Format, *, overwrite: bool) -> None:
             f"a file of format '{form.name}' ends in {form.extension}: write"
             f" --output={path}{form.extension} or, for a folder, --output={path}/"
         )
-    there = [place for place in (path, base.beside(path)) if os.path.lexists(place)]
+    there = [place for place in (path, headers.sidecar(path)) if os.path.lexists(place)]
     if there and not overwrite:
         raise errors.InputError(
             f"{there[0]} is there already; write elsewhere with --output, or replace it with"
@@ -215,7 +215,7 @@ def write(
       DiskError: the disk does not take it. Nothing is left behind then, in all these cases.
     """
     check_options(form, options)
-    base.require(form.name, form.extra, form.modules)
+    interface.require(form.name, form.extra, form.modules)
     check_place(path, form, overwrite=overwrite)
     with _beside(path) as folder:
         draft = folder / path.name

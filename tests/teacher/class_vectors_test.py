@@ -6,7 +6,7 @@ import safetensors.numpy
 
 from rrd_jax import errors
 from rrd_jax.data.model_info import ModelInfo
-from rrd_jax.teacher import vectors
+from rrd_jax.teacher import class_vectors
 
 _ROWS = np.arange(12, dtype=np.float32).reshape(3, 4) + 1
 _NAMED = ModelInfo("", 3, class_names=("cat", "dog", "owl"))
@@ -18,10 +18,10 @@ def test_vectors_are_read_from_each_kind_of_file(tmp_path):
     safetensors.numpy.save_file(
         {"text": _ROWS}, tmp_path / "v.safetensors", {"names": json.dumps(["owl", "cat", "dog"])}
     )
-    np.testing.assert_array_equal(vectors.read(tmp_path / "v.npy", _NAMED), _ROWS)
+    np.testing.assert_array_equal(class_vectors.read(tmp_path / "v.npy", _NAMED), _ROWS)
     for name in ("v.npz", "v.safetensors"):  # in the order of the data's names
-        np.testing.assert_array_equal(vectors.read(tmp_path / name, _NAMED), _ROWS[[1, 2, 0]])
-        np.testing.assert_array_equal(vectors.read(tmp_path / name, ModelInfo("", 3)), _ROWS)
+        np.testing.assert_array_equal(class_vectors.read(tmp_path / name, _NAMED), _ROWS[[1, 2, 0]])
+        np.testing.assert_array_equal(class_vectors.read(tmp_path / name, ModelInfo("", 3)), _ROWS)
 
 
 @pytest.mark.parametrize(
@@ -40,14 +40,14 @@ def test_vectors_are_read_from_each_kind_of_file(tmp_path):
 def test_what_does_not_fit_is_refused_in_a_line(tmp_path, content, said):
     np.savez(tmp_path / "v.npz", **content)
     with pytest.raises(errors.InputError, match=said):
-        vectors.read(tmp_path / "v.npz", _NAMED)
+        class_vectors.read(tmp_path / "v.npz", _NAMED)
 
 
 @pytest.mark.parametrize("name", ["v.npy", "v.npz", "v.safetensors", "v.txt"])
 def test_files_of_something_else_are_refused_in_a_line(tmp_path, name):
     path = tmp_path / name
     with pytest.raises(errors.InputError, match="class_vectors"):
-        vectors.read(path, _NAMED)
+        class_vectors.read(path, _NAMED)
     path.write_bytes(b"no numbers")
     with pytest.raises(errors.InputError, match=r"wanted is a \.npy, \.npz or \.safetensors"):
-        vectors.read(path, _NAMED)
+        class_vectors.read(path, _NAMED)

@@ -7,7 +7,7 @@ import pytest
 from rrd_jax import networks
 from rrd_jax.data.model_info import Preprocessing
 from rrd_jax.networks import Outputs
-from rrd_jax.teacher import ensemble, fold, outputs, seeing, wrapped
+from rrd_jax.teacher import adapters, ensemble, fold, outputs, preprocessing
 from rrd_jax.training.choices import TeachingChoice
 from tests import tiny
 
@@ -38,13 +38,13 @@ def _wrapped(bare):
     head = {"kernel": rng.normal(size=(16, 5)), "bias": rng.normal(size=5)}
     vectors = rng.normal(size=(5, 16))
     yield (
-        wrapped.Probed(network, 5),
-        wrapped.with_entry(variables, wrapped.PROBE, jax.tree.map(jnp.float32, head)),
+        adapters.Probed(network, 5),
+        adapters.with_parameter(variables, adapters.PROBE, jax.tree.map(jnp.float32, head)),
         lambda embedding: embedding @ head["kernel"] + head["bias"],
     )
     yield (
-        wrapped.ZeroShot(network, (5, 16), "embedding", 20.0),
-        wrapped.with_entry(variables, wrapped.VECTORS, jnp.float32(vectors)),
+        adapters.ZeroShot(network, (5, 16), "embedding", 20.0),
+        adapters.with_parameter(variables, adapters.VECTORS, jnp.float32(vectors)),
         lambda embedding: (
             20
             * (embedding / np.linalg.norm(embedding, axis=1, keepdims=True))
@@ -94,37 +94,37 @@ def test_teachers_together_have_logits_only_if_each_has():
 
 
 def _own(**fields):
-    return seeing.own(TeachingChoice(**fields), None, _STUDENT)
+    return preprocessing.for_teacher(TeachingChoice(**fields), None, _STUDENT)
 
 
 def test_images_of_the_same_kind_are_not_touched(bare):
     assert _own() is None
     assert _own(image_size=8, mean=(0.50005, 0.4, 0.3)) is None
     known = Preprocessing(8, 3, _STUDENT.mean, _STUDENT.std, resize=9)
-    assert seeing.own(TeachingChoice(), known, _STUDENT) is None
-    assert seeing.wrap(bare[0], None, _STUDENT) is bare[0]
+    assert preprocessing.for_teacher(TeachingChoice(), known, _STUDENT) is None
+    assert preprocessing.wrap(bare[0], None, _STUDENT) is bare[0]
 
 
 def test_what_the_config_says_goes_before_what_the_weights_say():
     known = Preprocessing(16, 3, (0.1,) * 3, (0.2,) * 3)
-    assert seeing.own(TeachingChoice(), known, _STUDENT) == known
+    assert preprocessing.for_teacher(TeachingChoice(), known, _STUDENT) == known
     asked = TeachingChoice(mean=(0.3,) * 3, image_size=8)
-    found = seeing.own(asked, known, _STUDENT)
+    found = preprocessing.for_teacher(asked, known, _STUDENT)
     assert found == Preprocessing(8, 3, (0.3,) * 3, (0.2,) * 3)
 
 
 def test_images_are_normalised_and_sized_as_the_teacher_knows_them(bare, images):
     network, variables = bare
     seen = _own(mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), image_size=16)
-    teacher = seeing.wrap(network, seen, _STUDENT)
+    teacher = preprocessing.wrap(network, seen, _STUDENT)
     pixels = np.asarray(images) * _STUDENT.std + _STUDENT.mean
     large = np.asarray(jax.image.resize(pixels, (4, 16, 16, 3), "bilinear"))
     wanted = (large - np.array(seen.mean)) / np.array(seen.std)
-    np.testing.assert_allclose(teacher.see(images), wanted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(teacher.preprocess(images), wanted, rtol=1e-4, atol=1e-5)
     found = teacher.apply(variables, images)
     direct = network.apply(variables, jnp.float32(wanted))
     chex.assert_trees_all_close(found.embedding, direct.embedding, rtol=1e-3, atol=1e-4)
     assert found.maps[0].shape[1:3] == (16, 16)
-    same = seeing.wrap(network, _own(std=(0.5,) * 3), _STUDENT)
-    assert same.see(images).shape == images.shape
+    same = preprocessing.wrap(network, _own(std=(0.5,) * 3), _STUDENT)
+    assert same.preprocess(images).shape == images.shape
     assert repr(same) != repr(teacher)  # what caches are told apart by

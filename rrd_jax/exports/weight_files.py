@@ -14,9 +14,10 @@ import numpy as np
 
 from rrd_jax import errors, networks, objectives
 from rrd_jax.data.model_info import ModelInfo
-from rrd_jax.exports import base
-from rrd_jax.exports.base import Exportable, Header, Outputs, Runtime
-from rrd_jax.teacher import wrapped
+from rrd_jax.exports import headers, interface
+from rrd_jax.exports.headers import Header
+from rrd_jax.exports.interface import Exportable, Outputs, Runtime
+from rrd_jax.teacher import adapters
 from rrd_jax.training.choices import NetworkChoice
 from rrd_jax.weights import exported, file_formats, files, published, to_torch
 
@@ -32,8 +33,8 @@ def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
     Raises:
       UnfitError: it has no such names in PyTorch.
     """
-    errors.lookup("names", names, dict.fromkeys(base.NAMES))
-    if isinstance(exportable.network, wrapped.Projected):
+    errors.lookup("names", names, dict.fromkeys(interface.NAMES))
+    if isinstance(exportable.network, adapters.Projected):
         raise errors.UnfitError(
             "files of weights hold a network alone, without the head that an objective trained"
             " behind it: leave --head out, or take --format=onnx or stablehlo"
@@ -47,7 +48,7 @@ def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
             f" layers that no {about.model} of PyTorch has: it has no names there; take"
             f" --format=safetensors without --names={names}, or --format=onnx"
         )
-    if not of_ours(exportable):
+    if not is_ours(exportable):
         raise errors.UnfitError(
             f"'{about.model}' is a network of your own, which has no names in PyTorch: take"
             f" --format=safetensors without --names={names}, or --format=onnx"
@@ -69,7 +70,7 @@ def is_exported(path: pathlib.Path, *, safetensors: bool) -> bool:
         return True
 
 
-def of_ours(exportable: Exportable) -> bool:
+def is_ours(exportable: Exportable) -> bool:
     """Whether it is a network of ours, which has names in PyTorch."""
     is_named = networks.canonical(exportable.about.model) in networks.MODELS
     return is_named and not isinstance(exportable.network, networks.Brought)
@@ -79,12 +80,12 @@ def header(exportable: Exportable, form: str, names: str) -> dict[str, Any]:
     """What a file says of itself, as JSON."""
     layout = "NHWC" if names == "ours" else "NCHW"
     outputs = ("logits", "embedding") if exportable.about.num_classes else ("embedding",)
-    text = base.header_to_json(Header(exportable.about, form, layout, "float32", outputs))
+    text = headers.to_json(Header(exportable.about, form, layout, "float32", outputs))
     return json.loads(text) | exported.said(exportable.variables, names)
 
 
 @contextlib.contextmanager
-def writing(path: pathlib.Path) -> Iterator[None]:
+def disk_errors(path: pathlib.Path) -> Iterator[None]:
     """Makes what a library raises of a full disk a line."""
     try:
         yield
@@ -97,7 +98,7 @@ def writing(path: pathlib.Path) -> Iterator[None]:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Ours:
+class InJax:
     """Weights from a file in our network; see `Runtime`."""
 
     about: ModelInfo
@@ -110,7 +111,7 @@ class Ours:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Theirs:
+class InTorch:
     """Weights from a file in a network of torchvision or timm; see `Runtime`."""
 
     about: ModelInfo
@@ -134,7 +135,7 @@ class Theirs:
             for head in heads
         ]
         try:
-            batch = base.normalized(self.about, images).transpose(0, 3, 1, 2)
+            batch = interface.normalized(self.about, images).transpose(0, 3, 1, 2)
             with torch.inference_mode():
                 outputs = self.module(torch.from_numpy(np.ascontiguousarray(batch))).numpy()
         finally:
@@ -167,9 +168,11 @@ def open_file(path: pathlib.Path, threads: int, *, why_not: str = "") -> Runtime
     library, made = ("", None) if why_not else _make(said.about, said.names)
     if made:
         fill(file, made, _tensors(file, library, said))
-        return Theirs(said.about, base.version_of("torch", library), made.eval(), threads)
+        return InTorch(said.about, interface.version_of("torch", library), made.eval(), threads)
     why_not = why_not or library
-    return Ours(said.about, f"{base.version_of('jax')} ({why_not})", _ours(said.about, variables))
+    return InJax(
+        said.about, f"{interface.version_of('jax')} ({why_not})", _ours(said.about, variables)
+    )
 
 
 def _ours(about: ModelInfo, variables: dict[str, Any]) -> Exportable:

@@ -1,4 +1,4 @@
-"""How a teacher sees images: as its student does, or with its own normalisation and size."""
+"""Teacher preprocessing: the student's, or a separate normalization and resolution."""
 
 import pathlib
 
@@ -7,27 +7,27 @@ import numpy as np
 from rrd_jax import errors
 from rrd_jax.data.model_info import Preprocessing
 from rrd_jax.networks import Network
-from rrd_jax.teacher.wrapped import Preprocessed
+from rrd_jax.teacher.adapters import Preprocessed
 from rrd_jax.training.choices import TeachingChoice
 
-_ALIKE = 1e-4  # of means and deviations, which are published with four digits
+_TOLERANCE = 1e-4  # of means and deviations, which are published with four digits
 
 
-def own(
+def for_teacher(
     teaching: TeachingChoice, known: Preprocessing | None, student: Preprocessing
 ) -> Preprocessing | None:
-    """What a teacher's network is to see; None where that is what the student sees.
+    """Returns the preprocessing of a teacher; None if it is the student's.
 
     Args:
-      teaching: what the config says; what it leaves open is as the weights say.
-      known: what the weights say; None for nothing.
-      student: what the student sees.
+      teaching: the config; fields without a value are taken from the weights.
+      known: the preprocessing stored with the weights; None if there is none.
+      student: the student's preprocessing.
 
     Raises:
-      InputError: there is not one mean and deviation for each channel.
+      InputError: the number of means or deviations is not the number of channels.
     """
     if known is not None and known.channels != student.channels:
-        known = None  # of other images, which are refused elsewhere
+        known = None  # `class_matching.check_fits` refuses these weights.
     size, mean, std = (
         getattr(teaching, name) or getattr(known or student, name)
         for name in ("image_size", "mean", "std")
@@ -38,7 +38,7 @@ def own(
                 f"{teaching.section}.{name} has {len(values)} values, but the images have"
                 f" {student.channels} channels"
             )
-    alike = np.allclose([mean, std], [student.mean, student.std], rtol=0, atol=_ALIKE)
+    alike = np.allclose([mean, std], [student.mean, student.std], rtol=0, atol=_TOLERANCE)
     if size == student.image_size and alike:
         return None
     if alike:
@@ -50,23 +50,29 @@ def own(
 
 
 def wrap(network: Network, seen: Preprocessing | None, student: Preprocessing) -> Network:
-    """A network that is given what the student sees, and sees what `own` says."""
+    """Wraps a network so that it takes the student's images."""
     if seen is None:
         return network
-    there, here = (np.array([form.mean, form.std], np.float64) for form in (student, seen))
-    factor, shift = there[1] / here[1], (there[0] - here[0]) / here[1]
-    moments = tuple(factor.tolist()), tuple(shift.tolist())
-    return Preprocessed(network, seen.image_size, *moments, seen.interpolation)
+    mean, std = np.array([student.mean, student.std], np.float64)
+    own_mean, own_std = np.array([seen.mean, seen.std], np.float64)
+    factor, shift = std / own_std, (mean - own_mean) / own_std
+    return Preprocessed(
+        network,
+        seen.image_size,
+        tuple(factor.tolist()),
+        tuple(shift.tolist()),
+        seen.interpolation,
+    )
 
 
 def describe(
     where: str | pathlib.Path, seen: Preprocessing, student: Preprocessing, teaching: TeachingChoice
 ) -> str:
-    """What is done to the images of a teacher, in a line."""
+    """Describes the preprocessing of a teacher in a line."""
     parts = []
     if seen.image_size != student.image_size:
-        size, there = seen.image_size, student.image_size
-        parts.append(f"{size}x{size} pixels, {seen.interpolation} from {there}x{there}")
+        size, source = seen.image_size, student.image_size
+        parts.append(f"{size}x{size} pixels, {seen.interpolation} from {source}x{source}")
     if (seen.mean, seen.std) != (student.mean, student.std):
         mean, std = (" ".join(f"{v:.4g}" for v in values) for values in (seen.mean, seen.std))
         parts.append(f"mean {mean}, std {std}")

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from rrd_jax.teacher import doubts
+from rrd_jax.teacher import prediction_checks
 
 
 def _of(prediction, label, num_classes):
-    return doubts.of({"prediction": prediction, "label": label}, num_classes)
+    return prediction_checks.find_problem({"prediction": prediction, "label": label}, num_classes)
 
 
 def _noisy(label, num_classes, share, seed=0):

@@ -7,23 +7,23 @@ import zipfile
 import pytest
 
 from rrd_jax import errors
-from rrd_jax.exports import base, sealed
+from rrd_jax.exports import headers
 from tests.exports import graphs
 
-_HEADER = base.Header(graphs.exportable().about, "litert", "NHWC", "float32", ("logits",))
+_HEADER = headers.Header(graphs.exportable().about, "litert", "NHWC", "float32", ("logits",))
 
 
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "file"
-    sealed.write(path, b"graph" * 99, _HEADER)
+    headers.write_graph(path, b"graph" * 99, _HEADER)
     return path
 
 
 def test_a_graph_comes_back_with_its_header(file):
-    assert sealed.read(file) == (b"graph" * 99, _HEADER)
+    assert headers.read_graph(file) == (b"graph" * 99, _HEADER)
     assert file.read_bytes().startswith(b"graph")
-    assert sealed.format_of(file) == "litert"
+    assert headers.format_of(file) == "litert"
 
 
 def test_other_programs_read_the_class_names(file):
@@ -36,12 +36,12 @@ def test_class_names_may_be_of_folders_that_are_not_utf8(tmp_path):
         _HEADER.about, class_names=("\udcff", *_HEADER.about.class_names[1:])
     )
     header = _HEADER._replace(about=about)
-    sealed.write(tmp_path / "odd", b"graph", header)
-    assert sealed.read(tmp_path / "odd") == (b"graph", header)
+    headers.write_graph(tmp_path / "odd", b"graph", header)
+    assert headers.read_graph(tmp_path / "odd") == (b"graph", header)
 
 
 def test_the_same_network_makes_the_same_bytes(file, tmp_path):
-    sealed.write(tmp_path / "again", b"graph" * 99, _HEADER)
+    headers.write_graph(tmp_path / "again", b"graph" * 99, _HEADER)
     assert (tmp_path / "again").read_bytes() == file.read_bytes()
 
 
@@ -49,35 +49,35 @@ def test_every_changed_byte_of_a_graph_is_seen(file):
     for damaged in graphs.damages(file.read_bytes()).values():
         file.write_bytes(damaged)
         with pytest.raises(errors.InputError, match="damaged"):
-            sealed.read(file)
+            headers.read_graph(file)
 
 
 def test_other_files_are_of_no_format(tmp_path):
     path = tmp_path / "file"
-    assert sealed.format_of(path) == sealed.format_of(tmp_path) == ""
+    assert headers.format_of(path) == headers.format_of(tmp_path) == ""
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("model.json", "[[]]")
-    assert sealed.format_of(path) == ""
-    with pytest.raises(errors.InputError, match="does not say what classes"):
-        sealed.read(path)
+    assert headers.format_of(path) == ""
+    with pytest.raises(errors.InputError, match="has no header"):
+        headers.read_graph(path)
 
 
 def test_a_folder_lists_its_files(tmp_path):
     for name in ("graph", "weights"):
         (tmp_path / name).write_bytes(name.encode())
-    sealed.write_folder(tmp_path, _HEADER)
-    assert sealed.read_folder(tmp_path) == _HEADER
+    headers.write_folder(tmp_path, _HEADER)
+    assert headers.read_folder(tmp_path) == _HEADER
     (tmp_path / "weights").write_bytes(b"weightz")
     with pytest.raises(errors.InputError, match=r"weights is damaged"):
-        sealed.read_folder(tmp_path)
+        headers.read_folder(tmp_path)
     (tmp_path / "weights").unlink()
     with pytest.raises(errors.InputError, match=r"lacks weights .*copy the whole folder"):
-        sealed.read_folder(tmp_path)
+        headers.read_folder(tmp_path)
     (tmp_path / "model.json").write_text("{")
     with pytest.raises(errors.InputError, match=r"model.json in it is missing or damaged"):
-        sealed.read_folder(tmp_path)
+        headers.read_folder(tmp_path)
 
 
 def test_a_folder_that_takes_no_files_is_a_disk_error():
     with pytest.raises(errors.DiskError, match="export again"):
-        sealed.write(pathlib.Path("/proc/file"), b"", _HEADER)
+        headers.write_graph(pathlib.Path("/proc/file"), b"", _HEADER)

@@ -13,7 +13,7 @@ from rrd_jax.data.folder import file_listing
 from rrd_jax.data.images import reader
 from rrd_jax.data.model_info import ModelInfo, Preprocessing
 from rrd_jax.data.source import Source
-from rrd_jax.teacher import classes
+from rrd_jax.teacher import class_matching
 from rrd_jax.terminal import console
 
 _RANDOM = 100  # images: more of them show nothing new
@@ -35,7 +35,7 @@ class Images(NamedTuple):
     is_real: bool = True
 
 
-def images_for(about: ModelInfo, source: Source | None, given: Any, most: int) -> Images:
+def load(about: ModelInfo, source: Source | None, given: Any, most: int) -> Images:
     """The images to compare the files of a network on.
 
     Args:
@@ -53,16 +53,16 @@ def images_for(about: ModelInfo, source: Source | None, given: Any, most: int) -
     """
     form = about.preprocessing
     if isinstance(given, str | os.PathLike):
-        return of_folder(pathlib.Path(given), form, most)
+        return from_folder(pathlib.Path(given), form, most)
     if given is not None:
-        return of_arrays(given, form, most)
+        return from_arrays(given, form, most)
     try:
         if source is None or not source.name:
             raise errors.InputError("it is not known what it was tested on")
         dataset = data.load(source)
         if dataset.image_shape != form.image_shape:
             raise errors.InputError(f"its test split has images of {dataset.image_shape}")
-        images = of_test_split(dataset, most)
+        images = from_test_split(dataset, most)
         known = None if images.labels is None else _labels(images.labels, dataset, about)
         return images._replace(labels=known)
     except errors.InputError as error:
@@ -70,7 +70,7 @@ def images_for(about: ModelInfo, source: Source | None, given: Any, most: int) -
             f"there are no test images ({error}): files are compared on random ones, which show"
             " less; pass others with --images=FOLDER"
         )
-    return at_random(form, min(most, _RANDOM))
+    return random(form, min(most, _RANDOM))
 
 
 def _labels(labels: np.ndarray, dataset: data.Dataset, about: ModelInfo) -> np.ndarray | None:
@@ -79,13 +79,13 @@ def _labels(labels: np.ndarray, dataset: data.Dataset, about: ModelInfo) -> np.n
         (about.class_names, about.num_classes),
         (dataset.class_names, dataset.num_classes),
     )
-    found = classes.match(*theirs, *ours)
+    found = class_matching.match(*theirs, *ours)
     if found.order is not None:
         return np.asarray(found.order)[labels]
     return labels if found.compares else None
 
 
-def of_arrays(given: Any, form: Preprocessing, most: int) -> Images:
+def from_arrays(given: Any, form: Preprocessing, most: int) -> Images:
     """Up to so many images that a program has.
 
     Raises:
@@ -109,7 +109,7 @@ def of_arrays(given: Any, form: Preprocessing, most: int) -> Images:
     return Images(images[:most], labels[:most], "images")
 
 
-def of_test_split(dataset: data.Dataset, most: int) -> Images:
+def from_test_split(dataset: data.Dataset, most: int) -> Images:
     """Up to so many test images, from all over the split, which may be sorted by class."""
     examples = dataset.test.examples
     places = np.unique(np.linspace(0, len(examples) - 1, min(most, len(examples))).astype(int))
@@ -127,7 +127,7 @@ def whole(split: Any) -> tuple[np.ndarray, np.ndarray]:
     return images[: len(split)], labels[: len(split)]
 
 
-def of_folder(folder: pathlib.Path, form: Preprocessing, most: int) -> Images:
+def from_folder(folder: pathlib.Path, form: Preprocessing, most: int) -> Images:
     """Up to so many of the images in a folder and the folders in it; others are passed over.
 
     Raises:
@@ -144,7 +144,7 @@ def of_folder(folder: pathlib.Path, form: Preprocessing, most: int) -> Images:
     return Images(np.stack(images), None, f"images of {folder}")
 
 
-def at_random(form: Preprocessing, most: int) -> Images:
+def random(form: Preprocessing, most: int) -> Images:
     """Random pixels, where there are no images."""
     shape = (most, *form.image_shape)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)

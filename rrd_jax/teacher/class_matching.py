@@ -1,4 +1,4 @@
-"""The classes of a teacher and those of the data: the same, matched by name, or not compared."""
+"""Matching of a teacher's classes with those of the data, by name."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -14,15 +14,15 @@ from rrd_jax.training.recipe import Training
 from rrd_jax.weights import pretrained
 
 
-class Classes(NamedTuple):
-    """How the classes of a network's weights become those of the data.
+class ClassMatch(NamedTuple):
+    """The relation between a network's classes and those of the data.
 
     Attributes:
-      order: for each class of the data its place among the network's; None where they are the
-        same, or the two have no classes in common.
-      compares: whether logits of the two mean the same, as far as is known.
-      reason: why, in words.
-      is_same: whether the two are known to be the same.
+      order: index of each class of the data among the network's; None if the classes are the same,
+        or cannot be matched.
+      compares: whether the logits are of the data's classes, as far as is known.
+      reason: an explanation for messages.
+      is_same: whether the classes are known to be the same.
     """
 
     order: tuple[int, ...] | None
@@ -31,14 +31,14 @@ class Classes(NamedTuple):
     is_same: bool = False
 
 
-def match(theirs: Sequence[str], count: int, ours: Sequence[str], num_classes: int) -> Classes:
-    """How classes of a network become those of the data: by name, where both have names.
+def match(theirs: Sequence[str], count: int, ours: Sequence[str], num_classes: int) -> ClassMatch:
+    """Matches the classes of a network with those of the data, by name if both have names.
 
     Args:
-      theirs: names of the network's classes; () where they are not known.
-      count: how many they are.
-      ours: names of the data's; () where they are not known.
-      num_classes: how many they are.
+      theirs: names of the network's classes; () if unknown.
+      count: number of the network's classes.
+      ours: names of the data's classes; () if unknown.
+      num_classes: number of the data's classes.
     """
     theirs, ours = tuple(theirs), tuple(ours)
     named = theirs and ours and len(set(theirs)) == count and len(set(ours)) == num_classes
@@ -46,18 +46,18 @@ def match(theirs: Sequence[str], count: int, ours: Sequence[str], num_classes: i
     numbered = [names == tuple(map(str, range(len(names)))) for names in (theirs, ours)]
     if not named or all(numbered):
         reason = "without names of both, each once, they cannot be matched"
-        return Classes(None, count == num_classes, reason)
+        return ClassMatch(None, count == num_classes, reason)
     if theirs == ours:
-        return Classes(None, True, "they are the same", is_same=True)
+        return ClassMatch(None, True, "they are the same", is_same=True)
     places = {name: i for i, name in enumerate(theirs)}
     missing = [name for name in ours if name not in places]
     if missing:
         listed = ", ".join(f"'{errors.printable(name)}'" for name in missing[:3])
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        return Classes(None, False, f"it does not know {listed}{more}")
+        return ClassMatch(None, False, f"it does not know {listed}{more}")
     order = tuple(places[name] for name in ours)
     reason = "in another order" if count == num_classes else "some of the teacher's"
-    return Classes(order, True, reason)
+    return ClassMatch(order, True, reason)
 
 
 def with_classes(
@@ -66,13 +66,13 @@ def with_classes(
     order: Sequence[int] | None,
     num_classes: int,
 ) -> dict[str, Any]:
-    """The same weights with a classifier of some classes, or of none that mean anything.
+    """Returns the weights with a classifier for other classes.
 
     Args:
       variables: {"params", "batch_stats"}.
-      axes: as `NetworkChoice.class_axes` has them.
-      order: the classes that are taken; None for zeros in their place.
-      num_classes: how many the classifier is to have.
+      axes: see `NetworkChoice.class_axes`.
+      order: indices of the classes to select; None for a classifier of zeros.
+      num_classes: of the new classifier.
     """
 
     def change(path, leaf):
@@ -89,7 +89,7 @@ def with_classes(
     return {"params": params, "batch_stats": variables.get("batch_stats", {})}
 
 
-def fitted(
+def fit_classifier(
     path: pathlib.Path,
     variables: dict[str, Any],
     meta: Mapping[str, Any],
@@ -98,14 +98,14 @@ def fitted(
     training: Training,
     image_shape: tuple[int, int, int],
 ) -> tuple[networks.Network, dict[str, Any], bool]:
-    """A teacher's weights with the classes of the data, by name; says what is done.
+    """Fits a teacher's classifier to the classes of the data, and logs what is changed.
 
     Returns:
-      The network, the weights, and whether there are logits of the data's classes.
+      The network, the weights, and whether the logits are of the data's classes.
 
     Raises:
-      InputError: it is another network; or its classes are not the data's, or it has none, and an
-        objective compares them.
+      InputError: the weights are of another network; or an objective compares classes, and the
+        teacher's are not the data's.
     """
     count, needed = meta["num_classes"], dataset.num_classes
     if not count:
@@ -120,7 +120,7 @@ def fitted(
     if found.is_same:
         return network, variables, True
     if found.order is None and found.compares:
-        warn_of_other_data(path, meta, dataset)
+        warn_about_other_data(path, meta, dataset)
         return network, variables, True
     about = f"the teacher in {path} has {count:,} classes and the data {needed:,}"
     if found.compares:
@@ -128,21 +128,18 @@ def fitted(
     else:
         about = f"{about}, which are not the same: {found.reason}"
         _check_relations(about, training)
-        console.note(
-            f"{about}; what it makes of images before its classifier is compared alone, and there"
-            " is no agreement with it"
-        )
+        console.note(f"{about}; only its embeddings are compared, and agreement is not measured")
     axes = choice.class_axes(network, image_shape)
     return network, with_classes(variables, axes, found.order, needed), found.compares
 
 
 def check_headless(what: str, training: Training) -> None:
-    """Says that a teacher has no classifier.
+    """Logs that a teacher has no classifier.
 
-    Objectives of users are traced with it later, and say themselves whether they read its logits.
+    Custom objectives are traced with this teacher later, and fail there if they read logits.
 
     Raises:
-      InputError: an objective of ours needs one.
+      InputError: a built-in objective needs a classifier.
     """
     ours = [c.name for c in training.objectives if c.needs_classes and c.name in objectives.RECORDS]
     if ours:
@@ -152,13 +149,12 @@ def check_headless(what: str, training: Training) -> None:
             " teacher.class_vectors; or use objectives on relations or maps, such as method rrd"
         )
     console.note(
-        f"{what} has no classifier: what it makes of images is compared alone, and there is no"
-        " agreement with it"
+        f"{what} has no classifier: only its embeddings are compared, and agreement is not measured"
     )
 
 
 def _check_relations(about: str, training: Training) -> None:
-    """Raises an InputError for objectives that compare classes with those of a teacher."""
+    """Raises an InputError if an objective compares classes."""
     comparing = [choice.name for choice in training.objectives if choice.needs_classes]
     if comparing:
         raise errors.InputError(
@@ -168,11 +164,10 @@ def _check_relations(about: str, training: Training) -> None:
         )
 
 
-def warn_of_other_data(path: pathlib.Path, meta: Mapping[str, Any], dataset: data.Dataset) -> None:
-    """Warns of a network that was trained on other data, with as many classes.
-
-    Data that were made worse on purpose have the same classes.
-    """
+def warn_about_other_data(
+    path: pathlib.Path, meta: Mapping[str, Any], dataset: data.Dataset
+) -> None:
+    """Warns about a network trained on other data; degraded data count as the same."""
     trained_on = meta.get("dataset")
     if trained_on and not data.have_same_origin(trained_on, dataset.version):
         console.warn(
@@ -189,18 +184,18 @@ def check_fits(
     *,
     any_classes: bool = False,
 ) -> None:
-    """Raises an InputError for a network that is not the one that config and data need."""
-    given = (meta["model"], meta["num_classes"], meta["image_shape"][-1])
+    """Raises an InputError for weights of another network than config and data need."""
+    stored = (meta["model"], meta["num_classes"], meta["image_shape"][-1])
     needed = (model, dataset.num_classes, dataset.image_shape[-1])
-    if given == needed or (any_classes and given[::2] == needed[::2]):
+    if stored == needed or (any_classes and stored[::2] == needed[::2]):
         return
     reason = "it is another network"
-    if given[0] == needed[0]:
+    if stored[0] == needed[0]:
         reason = "it was trained on other classes, or on other images"
         if any_classes:
             reason += "; teacher.fine_tune trains it for these first"
     form = "{} for {} classes and {} image channels"
     raise errors.InputError(
-        f"the network in {path} is {form.format(*given)}, but config and data need"
+        f"the network in {path} is {form.format(*stored)}, but config and data need"
         f" {form.format(*needed)}: {reason}"
     )

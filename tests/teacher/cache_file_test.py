@@ -4,14 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax.teacher.rows import Rows
+from rrd_jax.teacher.cache_file import CacheFile
 
 _SHAPE = (10, 2, 3)
 
 
 def _rows(folder, dtype=np.float32):
-    rows = Rows(folder / "rows", _SHAPE, dtype)
-    rows.begin({"views": "of a test"})
+    rows = CacheFile(folder / "rows", _SHAPE, dtype)
+    rows.create({"views": "of a test"})
     return rows
 
 
@@ -22,12 +22,12 @@ def test_what_was_written_is_there_for_the_next_start(tmp_path, dtype):
     assert rows.missing()[0].tolist() == list(range(10))
     rows.write(np.array([0, 1, 4, 4]), values[[0, 1, 4, 4]])
     again = _rows(tmp_path, dtype)
-    assert not again.is_whole()
+    assert not again.is_complete()
     missing, damaged = again.missing()
     assert (missing.tolist(), damaged) == ([2, 3, 5, 6, 7, 8, 9], 0)
     again.write(missing, values[missing])
-    assert again.is_whole()
-    np.testing.assert_array_equal(Rows(tmp_path / "rows", _SHAPE, dtype).read(), values)
+    assert again.is_complete()
+    np.testing.assert_array_equal(CacheFile(tmp_path / "rows", _SHAPE, dtype).read(), values)
 
 
 def test_a_torn_note_and_damaged_rows_are_written_again(tmp_path):
@@ -46,7 +46,7 @@ def test_a_torn_note_and_damaged_rows_are_written_again(tmp_path):
     assert (missing.tolist(), damaged) == ([0, 1, 2, 3, 4], 5)
     rows.write(missing, values[missing])
     assert rows.missing()[0].tolist() == []
-    assert rows.is_whole()
+    assert rows.is_complete()
     file.write_bytes(file.read_bytes()[:50])
-    assert not rows.is_whole()
+    assert not rows.is_complete()
     assert rows.missing()[1] == 10

@@ -8,8 +8,8 @@ import numpy as np
 
 from rrd_jax import errors
 from rrd_jax.evaluation import rows
-from rrd_jax.exports.base import Exportable, Outputs, Runtime
-from rrd_jax.exports.trial import Images
+from rrd_jax.exports.interface import Exportable, Outputs, Runtime
+from rrd_jax.exports.sample_images import Images
 from rrd_jax.training import metrics
 
 # Of the largest value: what float32 may be off, and how close two classes are that are a tie.

@@ -1,4 +1,4 @@
-"""A teacher is shown all views of images, as fast as the devices go."""
+"""Computation of a teacher's outputs for all views of images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from rrd_jax.data.feeds import feed
 from rrd_jax.teacher import outputs
 from rrd_jax.terminal import console
 
-# Pixels per device per call. A CPU is slower where they do not fit into its caches.
+# Pixels per device and call; a CPU is slower if they do not fit into its caches.
 _PIXELS = {"cpu": 2**18, "others": 2**21}
 
 
@@ -31,22 +31,22 @@ def fill(
     *,
     fast_cpu: bool = True,
 ) -> None:
-    """The rows of all views of images; a line shows how far they are.
+    """Computes the rows of all views of images, with a progress line.
 
     Args:
       network: of `networks.create`.
-      variables: for it, on every device.
+      variables: its weights, on every device.
       split: the images.
       augment: the views.
       mesh: the devices.
-      index: [n] which images, n > 0.
-      keep: (images [b], rows [b, views, width] of `outputs.cached_row`): takes them, of the images
-        that this process's devices were given; the last ones may come twice.
-      stop: whether to break off; asked now and then.
-      fast_cpu: whether a CPU computes as fast as it can, with other rounding.
+      index: [n] images, n > 0.
+      keep: called with (images [b], rows [b, views, width] of `outputs.cached_row`) for the images
+        of this process's devices; the last images may be repeated.
+      stop: polled between batches; True stops.
+      fast_cpu: whether a CPU may use faster operations that round differently.
 
     Raises:
-      PreemptedError: it was broken off; what was kept stays.
+      PreemptedError: `stop` returned True; rows that were kept remain valid.
     """
     pixels = _PIXELS.get(mesh.devices.flat[0].platform, _PIXELS["others"])
     at_once = max(1, pixels // split.size**2)
@@ -55,7 +55,7 @@ def fill(
     count = share * mesh.size
     every = np.concatenate([index, np.repeat(index[-1:], -len(index) % count)])
     shape = (split.size, split.size, split.channels)
-    # As many in every start: a table that is filled in two starts has the same rows.
+    # Of the whole split, so that a cache filled in two starts has the same rows.
     ordinary = compiling.ordinary_calls(networks.summarize(network, shape).macs)
     onednn = len(split) * augment.views > ordinary
     embed = _compile_embed(network, augment, mesh, views, fast_cpu, onednn)
@@ -63,15 +63,15 @@ def fill(
     for i, images in enumerate(split.images_at(every, count, parallel.process_share())):
         which = every[i * count : (i + 1) * count]
         found = _rows(embed, variables, images, which, augment.views, views, mesh)
-        if waiting:  # these are fetched while the devices compute the next
+        if waiting:  # Rows are fetched while the devices compute the next batch.
             _keep(waiting, keep)
         waiting = which, found
-        console.progress("teacher", [f"{i * count / len(every):.0%} of all views are seen"])
+        console.progress("teacher", [f"{i * count / len(every):.0%} of all views are cached"])
         if stop():
             _keep(waiting, keep)
             raise errors.PreemptedError(
-                "stopped by SIGTERM while the teacher was shown all views; the same command"
-                " goes on with that"
+                "stopped by SIGTERM while the teacher's embeddings were cached; run the same"
+                " command again to continue"
             )
     _keep(waiting, keep)
 
@@ -85,13 +85,13 @@ def _rows(
     at_once: int,
     mesh: jax.sharding.Mesh,
 ) -> list[tuple[int, jax.Array]]:
-    """(first view, rows [b, at_once, width]) of each part of the views, on the devices."""
+    """Returns (first view, rows [b, at_once, width]) of each part of the views, on the devices."""
     here = parallel.share_of(which).astype(np.int32)
-    by_host = images.ndim == 5  # the host has cut all views
+    by_host = images.ndim == 5  # The host has computed all views.
     placed = parallel.put_batch(mesh, {"index": here} | ({} if by_host else {"image": images}))
     found = []
     for start in range(0, count, at_once):
-        first = min(start, count - at_once)  # the last part may reach back
+        first = min(start, count - at_once)  # The last part may overlap the one before.
         if by_host:
             part = np.ascontiguousarray(images[:, first : first + at_once])
             placed |= parallel.put_batch(mesh, {"image": part})
@@ -103,7 +103,7 @@ def _keep(
     waiting: tuple[np.ndarray, list[tuple[int, jax.Array]]],
     keep: Callable[[np.ndarray, np.ndarray], None],
 ) -> None:
-    """Fetches the rows that this process's devices have made."""
+    """Fetches the rows of this process's devices."""
     which, found = waiting
     shards = [array.addressable_shards for _, array in found]
     for parts in zip(*shards, strict=True):
@@ -125,9 +125,9 @@ def _compile_embed(
     fast_cpu: bool,
     onednn: bool,
 ) -> Callable:
-    """(variables, images, index [b], first) -> rows [b, count, width] of views from the first on.
+    """Compiles (variables, images, index [b], first) -> rows [b, count, width] of `count` views.
 
-    Images are [b, H, W, channels], or [b, count, H, W, channels] where the host has cut views.
+    Images are [b, H, W, channels], or [b, count, H, W, channels] if the host has computed views.
     """
     show = augment.show_teacher or augment.show
 

@@ -1,4 +1,4 @@
-"""What embeddings say of classes: votes of nearest images, and a linear probe."""
+"""Accuracy of embeddings: k-nearest-neighbour classification and a linear probe."""
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -16,20 +16,20 @@ from rrd_jax.training.recipe import Training
 _L2 = 1.0
 
 
-def votes(dataset: data.Dataset) -> tuple[int, ...]:
-    """How many of the training images vote, for each k that there are so many for."""
+def neighbour_counts(dataset: data.Dataset) -> tuple[int, ...]:
+    """Returns the values of k that do not exceed the number of training images."""
     return tuple(k for k in knn.KS if k <= len(dataset.train))
 
 
 def check_memory(
     dataset: data.Dataset, width: int, mesh: jax.sharding.Mesh, training: Training
 ) -> None:
-    """Raises an InputError for training images whose embeddings of a width are too many."""
+    """Raises an InputError if the embeddings of the training images do not fit into memory."""
     field = "eval.labelled" if training.proof.labelled else "eval.knn"
     probe.check_memory(len(dataset.train), width, mesh, field)
 
 
-def of(
+def evaluate(
     embed: Callable,
     variables: Any,
     dataset: data.Dataset,
@@ -37,24 +37,22 @@ def of(
     training: Training,
     after: Callable[[float], None] = lambda share: None,
 ) -> dict[str, float]:
-    """Test top-1, in per cent, of classifiers that are made of embeddings of the training images.
+    """Computes the test top-1, in per cent, of classifiers on embeddings of the training images.
 
     Args:
-      embed: compiled, of `predictions.compile_embed`.
+      embed: compiled, from `predictions.compile_embed`.
       variables: of its network.
-      dataset: with labels; training images are seen as test images are.
+      dataset: with labels; training images are preprocessed like test images.
       mesh: the devices.
-      training: for the batches of evaluation.
-      after: as `predictions.collect_embeddings` has it.
+      training: for evaluation batches.
+      after: see `predictions.collect_embeddings`.
 
     Returns:
-      knn_10, knn_20, knn_100, knn_200: as `knn.classify` has it, with its temperature;
-        those of `votes`.
-      probe: as `probe.fit` has it, with l2 1.
+      knn_10, knn_20, knn_100, knn_200: see `knn.classify`; for `neighbour_counts` only.
+      probe: see `probe.fit`, with l2 1.
 
     Raises:
-      InputError: the embeddings are not finite, or more than memory holds; a label that is none of
-        the classes.
+      InputError: the embeddings are not finite or do not fit into memory, or a label is invalid.
     """
 
     def collect(split):
@@ -66,11 +64,18 @@ def of(
     embeddings, labels = collect(dataset.train)
     for name, of_split in (("labelled", labels), ("labelled test", truth)):
         sanity.check_labels(of_split, dataset.num_classes, name)
-    given = (queries, truth, embeddings, labels, dataset.num_classes, mesh)
-    return of_embeddings(*given, ks=votes(dataset))
+    return evaluate_embeddings(
+        queries,
+        truth,
+        embeddings,
+        labels,
+        dataset.num_classes,
+        mesh,
+        ks=neighbour_counts(dataset),
+    )
 
 
-def of_embeddings(
+def evaluate_embeddings(
     queries: np.ndarray,
     truth: np.ndarray,
     embeddings: np.ndarray,
@@ -79,21 +84,21 @@ def of_embeddings(
     mesh: jax.sharding.Mesh,
     ks: Collection[int] = knn.KS,
 ) -> dict[str, float]:
-    """As `of`, from embeddings.
+    """Computes the figures of `evaluate` from embeddings.
 
     Args:
       queries: [Q, D] of test images.
-      truth: [Q] their labels.
-      embeddings: [N, D] float32 of images with labels; they are overwritten.
+      truth: [Q] labels of the test images.
+      embeddings: [N, D] float32 of labelled images; overwritten.
       labels: [N].
       num_classes: C.
       mesh: the devices.
-      ks: how many nearest images vote; all of them where there are fewer.
+      ks: numbers of neighbours, at most N.
     """
     voted = {}
     if ks:
         voted = knn.classify(queries, embeddings, labels, num_classes, ks)
     figures = {f"knn_{k}": metrics.percent_equal(classes, truth) for k, classes in voted.items()}
-    head = probe.fit(embeddings, labels, num_classes, _L2, mesh).head  # it overwrites them
+    head = probe.fit(embeddings, labels, num_classes, _L2, mesh).head
     guesses = np.argmax(queries @ head["kernel"] + head["bias"], axis=-1)
     return figures | {"probe": metrics.percent_equal(guesses, truth)}

@@ -1,4 +1,4 @@
-"""Class vectors of a file, such as a text encoder's embeddings of the classes' names."""
+"""Files of class vectors, such as a text encoder's embeddings of the class names."""
 
 import json
 import pathlib
@@ -11,38 +11,39 @@ import safetensors
 
 from rrd_jax import data, errors
 from rrd_jax.data.model_info import ModelInfo
-from rrd_jax.teacher import classes
+from rrd_jax.teacher import class_matching
 
 _NAMES = ("names", "class_names")  # of the entry that holds them
 _WANTED = "wanted is a .npy, .npz or .safetensors file with one array [C, D] of floats"
 
 
-class Vectors(NamedTuple):
-    """What a file holds: `rows` [C, D] float32, and `names` of the classes, () for none."""
+class ClassVectors(NamedTuple):
+    """The content of a file: `rows` [C, D] float32 and class `names`, () if there are none."""
 
     rows: np.ndarray
     names: tuple[str, ...]
 
 
 def read(path: pathlib.Path, dataset: data.Dataset | ModelInfo) -> np.ndarray:
-    """A vector of each class of the data, [C, D] float32.
+    """Reads a vector for each class of the data, [C, D] float32.
 
-    Vectors with names are matched with the data's, where these have names too. Names are the entry
-    `names` of a .npz file, or a JSON list under `names` in the metadata of a .safetensors file.
+    Vectors with names are matched with the data's classes by name, if these have names too. Names
+    are the entry `names` of a .npz file, or a JSON list under `names` in the metadata of a
+    .safetensors file.
 
     Args:
       path: of the file.
-      dataset: what has the number and the names of the classes.
+      dataset: its classes.
 
     Raises:
-      InputError: it cannot be read, holds something else, or vectors of other classes.
+      InputError: the file cannot be read, or does not hold a vector for each class.
     """
     rows, names = _read(path)
     count = dataset.num_classes
     about = f"teacher.class_vectors in {path}"
     if names and len(names) != len(rows):
         raise errors.InputError(f"{about} are {len(rows)}, but have {len(names)} names")
-    found = classes.match(names, len(rows), dataset.class_names, count)
+    found = class_matching.match(names, len(rows), dataset.class_names, count)
     if found.order is not None:
         rows = rows[list(found.order)]
     elif not found.compares:
@@ -58,7 +59,7 @@ def read(path: pathlib.Path, dataset: data.Dataset | ModelInfo) -> np.ndarray:
     return rows
 
 
-def _read(path: pathlib.Path) -> Vectors:
+def _read(path: pathlib.Path) -> ClassVectors:
     kinds = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors}
     if path.suffix not in kinds:
         raise errors.InputError(f"teacher.class_vectors is {path}; {_WANTED}")
@@ -74,7 +75,7 @@ def _read(path: pathlib.Path) -> Vectors:
     if len(matrices) != 1:
         listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "nothing"
         raise errors.InputError(f"teacher.class_vectors {path} holds {listed}; {_WANTED}")
-    return Vectors(matrices[0].astype(np.float32), tuple(map(str, names)))
+    return ClassVectors(matrices[0].astype(np.float32), tuple(map(str, names)))
 
 
 def _npy(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:

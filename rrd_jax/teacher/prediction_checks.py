@@ -1,13 +1,13 @@
-"""What predictions give away: a network that guesses, or has the classes in another order."""
+"""Sanity checks on predictions: chance-level accuracy and permuted class order."""
 
 import numpy as np
 
-_CLASSES = 4096  # beyond, a table of classes by classes takes long
-_ERRORS = 4  # standard errors that count as certain
+_MOST_CLASSES = 4096  # for a confusion matrix
+_STANDARD_ERRORS = 4  # of a significant difference
 
 
-def of(tested: dict[str, np.ndarray], num_classes: int) -> str:
-    """Why predictions look wrong, in a line; "" where they do not.
+def find_problem(tested: dict[str, np.ndarray], num_classes: int) -> str:
+    """Returns why predictions look wrong, in a line; "" if they do not.
 
     Args:
       tested: `prediction`, `label` and `loss` [N] of a test split; see `predictions.collect`.
@@ -19,7 +19,7 @@ def of(tested: dict[str, np.ndarray], num_classes: int) -> str:
     top1, chance = float(np.mean(prediction == label)), 1 / num_classes
     about = f"{100 * top1:.1f} % of {len(label):,} test images right"
     matched = _top1_in_best_order(prediction, label, num_classes)
-    if matched - top1 > max(0.1, _ERRORS * _deviation(matched, len(label))):
+    if matched - top1 > max(0.1, _STANDARD_ERRORS * _deviation(matched, len(label))):
         return (
             f"it gets {about}, but {100 * matched:.1f} % if its classes are put into another"
             " order: it was trained with classes in another order than the data's"
@@ -31,7 +31,7 @@ def of(tested: dict[str, np.ndarray], num_classes: int) -> str:
             " not trained, or data.mean and data.std, or the images, are not those it was trained"
             " with"
         )
-    # Near chance, and for a few images what chance can reach.
+    # For a few images, accuracy by chance varies more.
     near = chance + max(
         min(chance, 0.1 * (1 - chance)),
         min(3 * _deviation(chance, len(label)), 0.5 * (1 - chance)),
@@ -46,24 +46,24 @@ def of(tested: dict[str, np.ndarray], num_classes: int) -> str:
 
 
 def _deviation(share: float, images: int) -> float:
-    """The standard error of a share of so many images."""
+    """Returns the standard error of a share of `images` images."""
     return (max(share * (1 - share), 1 / images) / images) ** 0.5
 
 
 def _top1_in_best_order(prediction: np.ndarray, label: np.ndarray, num_classes: int) -> float:
-    """The top-1 with the classes re-assigned, each half by what the other half says.
+    """Returns the top-1 with the best permutation of classes, cross-validated on two halves.
 
-    By the same images, chance alone would find an order that suits them.
+    With the same images, the best permutation of random predictions would exceed chance.
     """
-    if num_classes > _CLASSES:
+    if num_classes > _MOST_CLASSES:
         return 0.0
-    from scipy import optimize  # a quarter of a second, which runs without a teacher need not wait
+    from scipy import optimize  # The import takes a quarter of a second.
 
     halves = [slice(0, None, 2), slice(1, None, 2)]
     right = 0
-    for here, there in (halves, halves[::-1]):
+    for tested, fitted in (halves, halves[::-1]):
         counts = np.zeros((num_classes, num_classes), np.int64)
-        np.add.at(counts, (prediction[there], label[there]), 1)
+        np.add.at(counts, (prediction[fitted], label[fitted]), 1)
         _, order = optimize.linear_sum_assignment(counts, maximize=True)
-        right += int(np.sum(order[prediction[here]] == label[here]))
+        right += int(np.sum(order[prediction[tested]] == label[tested]))
     return right / len(label)

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rrd_jax import errors
-from rrd_jax.exports import base, writing
-from rrd_jax.exports.base import Format, Options
-from rrd_jax.exports.checking import Trial
-from rrd_jax.exports.writing import Written
+from rrd_jax.exports import interface, writer
+from rrd_jax.exports.interface import Format, Options
+from rrd_jax.exports.verification import Trial
+from rrd_jax.exports.writer import Written
 from rrd_jax.terminal import console, runtime_errors, tables
 
 # Nothing is wrong with the network or a file then, and nothing is gained by another try.
@@ -32,7 +32,7 @@ class Outcome(NamedTuple):
 def missing(form: Format) -> errors.UnavailableError | None:
     """The error for libraries that a format needs and that are not installed."""
     try:
-        base.require(form.name, form.extra, form.modules)
+        interface.require(form.name, form.extra, form.modules)
     except errors.UnavailableError as error:
         return error
     return None
@@ -60,9 +60,9 @@ def write(
     for form, place in places:
         console.progress("export", [f"{form.name} is written and read back"])
         outcome = _write(trial, form, place, options, overwrite=overwrite)
-        left_out = writing.unknown_options(form, options)
+        left_out = writer.unknown_options(form, options)
         if left_out and outcome.written:
-            names = ", ".join(map(writing.flag, left_out))
+            names = ", ".join(map(writer.flag, left_out))
             console.note(f"format '{form.name}' knows nothing of {names}, and does without")
         if outcome.written:
             console.say(str(outcome.written))
@@ -78,15 +78,15 @@ def _write(
     if error := missing(form):
         return Outcome(form, error=error)
     try:
-        known = writing.known_options(form, options)
-        return Outcome(form, writing.write(trial, form, place, known, overwrite=overwrite))
+        known = writer.known_options(form, options)
+        return Outcome(form, writer.write(trial, form, place, known, overwrite=overwrite))
     except errors.DiskError:
         raise
     except Exception as error:  # one that is a bug is raised once the others are there
         return Outcome(form, error=error)
 
 
-def close(outcomes: Sequence[Outcome]) -> None:
+def report(outcomes: Sequence[Outcome]) -> None:
     """Prints a table of several formats, and why some were left out.
 
     Raises:

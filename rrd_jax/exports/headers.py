@@ -1,0 +1,211 @@
+"""Headers: the classes, preprocessing and outputs of an exported file.
+
+Where a format has no place of its own for a header, it is a file beside the exported one, a file of
+an exported folder, or appended to the exported file. An appended header is a ZIP archive, as
+TFLite's metadata is: readers of the graph skip it, and `unzip -p FILE labels.txt` prints the class
+names. Appended headers and headers of folders hold digests of the graph.
+"""
+
+import hashlib
+import io
+import json
+import pathlib
+import struct
+import zipfile
+import zlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rrd_jax import errors
+from rrd_jax.data import model_info
+from rrd_jax.data.model_info import ModelInfo
+from rrd_jax.exports.interface import Exportable, Options, version_of
+from rrd_jax.run_folder import readme, report
+
+_RECORD = "model.json"
+_LABELS = "labels.txt"
+# Exceptions of the standard library for damaged archives and JSON.
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, NotImplementedError),
+    *(OSError, OverflowError, RuntimeError, TypeError, ValueError),
+)
+
+
+class Header(NamedTuple):
+    """The description of an exported file.
+
+    Attributes:
+      about: the network.
+      format: name.
+      layout: of images: "NHWC" or "NCHW".
+      takes: "uint8" images, or normalized "float32" images.
+      outputs: names of the outputs, in order.
+    """
+
+    about: ModelInfo
+    format: str
+    layout: str
+    takes: str
+    outputs: tuple[str, ...]
+
+
+def header_of(
+    exportable: Exportable, options: Options, name: str, outputs: Sequence[str], layout="NHWC"
+) -> Header:
+    """Returns the header of a file of format `name`."""
+    takes = "uint8" if options.embed_preprocessing else "float32"
+    return Header(exportable.about, name, layout, takes, tuple(outputs))
+
+
+def to_json(header: Header) -> str:
+    """Returns the JSON text of a header."""
+    return json.dumps(
+        {
+            "made_by": version_of("rrd_jax"),
+            "format": header.format,
+            "input": {"layout": header.layout, "type": header.takes},
+            "outputs": list(header.outputs),
+            "about": readme.public(header.about).to_json(),
+        }
+    )
+
+
+def from_json(text: str, where: str) -> Header:
+    """Parses the text of `to_json`; raises an InputError for any other text."""
+    try:
+        content = json.loads(text)
+        image = content["input"]
+        about = model_info.from_json(content["about"], where)
+        if about.preprocessing is None or image["layout"] not in ("NHWC", "NCHW"):
+            raise ValueError("it lacks the preprocessing or layout of images")
+        return Header(
+            about, content["format"], image["layout"], image["type"], tuple(content["outputs"])
+        )
+    except errors.InputError:
+        raise
+    except (KeyError, RecursionError, TypeError, ValueError) as error:
+        raise errors.InputError(f"the header in {where} is damaged ({error})") from error
+
+
+def sidecar(path: pathlib.Path) -> pathlib.Path:
+    """Returns the path of the header beside an exported file."""
+    return path.with_name(f"{path.name}.json")
+
+
+def write_graph(path: pathlib.Path, graph: bytes, header: Header) -> None:
+    """Writes a graph with its header appended.
+
+    Raises:
+      DiskError: the file cannot be written.
+    """
+    record = {**json.loads(to_json(header)), "graph": [len(graph), _digest(graph)]}
+    try:
+        path.write_bytes(graph)
+        with zipfile.ZipFile(path, "a") as archive:
+            _add(archive, _RECORD, json.dumps(record))
+            if names := header.about.class_names:
+                _add(archive, _LABELS, "\n".join(map(errors.printable, names)) + "\n")
+    except OSError as error:
+        raise _disk_error(path, error) from error
+
+
+def read_graph(path: pathlib.Path) -> tuple[bytes, Header]:
+    """Reads a graph and its appended header.
+
+    Raises:
+      InputError: the file cannot be read, is damaged, or was not written by `write_graph`.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise errors.InputError(f"{path} cannot be read ({error.strerror or error})") from error
+    try:
+        text = _read_record(io.BytesIO(content))
+        length, digest = json.loads(text)["graph"]
+        graph = content[:length]
+    except _DAMAGE as error:
+        raise errors.InputError(
+            f"{path} has no header with its classes and preprocessing: it is damaged, or was not"
+            " written by rrd_jax.export"
+        ) from error
+    _check_digest(path, graph, digest)
+    return graph, from_json(text, str(path))
+
+
+def format_of(path: pathlib.Path) -> str:
+    """Returns the format in a file's appended header; "" for any other file."""
+    try:
+        with path.open("rb") as file:
+            return str(json.loads(_read_record(file))["format"])
+    except _DAMAGE:
+        return ""
+
+
+def write_folder(folder: pathlib.Path, header: Header) -> None:
+    """Writes a header, with digests of the folder's files, into an exported folder.
+
+    Raises:
+      DiskError: the file cannot be written.
+    """
+    try:
+        files = {path.name: _digest(path.read_bytes()) for path in sorted(folder.iterdir())}
+    except OSError as error:
+        raise _disk_error(folder, error) from error
+    record = {**json.loads(to_json(header)), "files": files}
+    report.write_whole(folder / _RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def read_folder(folder: pathlib.Path) -> Header:
+    """Reads the header of an exported folder and verifies the folder's files.
+
+    Raises:
+      InputError: a file is missing or damaged.
+    """
+    path = folder / _RECORD
+    try:
+        text = path.read_text(encoding="utf-8")
+        files = dict(json.loads(text)["files"])
+    except (KeyError, OSError, RecursionError, TypeError, ValueError) as error:
+        raise errors.InputError(
+            f"{folder} has no header with its classes and preprocessing: {path.name} in it is"
+            " missing or damaged"
+        ) from error
+    for name, digest in files.items():
+        try:
+            content = (folder / pathlib.Path(name).name).read_bytes()
+        except OSError as error:
+            raise errors.InputError(
+                f"{folder} lacks {name} ({error.strerror or error}): copy the whole folder"
+            ) from error
+        _check_digest(folder / name, content, digest)
+    return from_json(text, str(path))
+
+
+def _read_record(file) -> str:
+    with zipfile.ZipFile(file) as archive:
+        if archive.testzip() is not None:
+            raise zipfile.BadZipFile
+        return archive.read(_RECORD).decode("utf-8")
+
+
+def _add(archive: zipfile.ZipFile, name: str, text: str) -> None:
+    # ZipInfo's default date, 1980, makes files of the same network equal.
+    archive.writestr(zipfile.ZipInfo(name), text)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _check_digest(path: pathlib.Path, content: bytes, digest: object) -> None:
+    if _digest(content) != digest:
+        raise errors.InputError(
+            f"{path} is damaged: its digest does not match; copy or export it again"
+        )
+
+
+def _disk_error(path: pathlib.Path, error: OSError) -> errors.DiskError:
+    return errors.DiskError(
+        f"{path} cannot be written ({error.strerror or error}); free disk space or fix the path,"
+        " and export again"
+    )

@@ -1,0 +1,196 @@
+"""Assembly of a teacher: network and weights, preprocessing, and the source of its logits."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rrd_jax import data, errors, imports, networks
+from rrd_jax.data.model_info import Preprocessing
+from rrd_jax.networks import Network
+from rrd_jax.teacher import adapters, class_matching, class_vectors, preprocessing
+from rrd_jax.terminal import console
+from rrd_jax.training.choices import NetworkChoice, TeachingChoice
+from rrd_jax.training.recipe import Training
+from rrd_jax.weights import files, pretrained
+
+
+class TeacherSpec(NamedTuple):
+    """The config of one teacher, and the data and training that it is for.
+
+    Attributes:
+      choice: the network.
+      teaching: its preprocessing, and the source of its logits.
+      path: of its weights; None for weights in memory.
+      dataset: the images.
+      training: the student's.
+    """
+
+    choice: NetworkChoice
+    teaching: TeachingChoice
+    path: pathlib.Path | None
+    dataset: data.Dataset
+    training: Training
+
+    @property
+    def where(self) -> str:
+        """The teacher's name in messages."""
+        return str(self.path) if self.path else f"'{self.choice.model}'"
+
+    @property
+    def has_own_network(self) -> bool:
+        """Whether the network is a custom one, whose classifier cannot be left out."""
+        return self.choice.network is not None or imports.is_path(self.choice.model)
+
+    @property
+    def student_preprocessing(self) -> Preprocessing:
+        """The preprocessing of the student's images."""
+        size, _, channels = self.dataset.image_shape
+        return Preprocessing(size, channels, self.training.mean, self.training.std)
+
+    def preprocessing(self) -> Preprocessing | None:
+        """Returns the teacher's preprocessing; None if it is the student's."""
+        stored = files.preprocessing_of(self.path, self.choice.model) if self.path else None
+        return preprocessing.for_teacher(self.teaching, stored, self.student_preprocessing)
+
+    def class_vectors(self) -> np.ndarray | None:
+        """Reads the class vectors [C, D] of a zero-shot teacher; None for other teachers."""
+        path = self.teaching.class_vectors
+        return class_vectors.read(pathlib.Path(path), self.dataset) if path else None
+
+
+class Assembled(NamedTuple):
+    """A teacher's network with its weights.
+
+    Attributes:
+      network: as steps apply it; if the config has a probe, the probe is not trained yet.
+      variables: its weights.
+      compares: whether its logits are of the data's classes; False if it has none.
+    """
+
+    network: Network
+    variables: Any
+    compares: bool
+
+
+def assemble(spec: TeacherSpec, variables: Any, meta: Mapping[str, Any]) -> Assembled:
+    """Builds a teacher from its weights, and logs what is changed in weights and images.
+
+    Args:
+      spec: of the teacher.
+      variables: its weights, from `weights.files.load`.
+      meta: the description of the weights, if there is one.
+
+    Raises:
+      InputError: weights or class vectors do not fit the network or the data; or the teacher has
+        no classes, or other classes than the data, and an objective compares them.
+    """
+    teaching, own, vectors = spec.teaching, spec.preprocessing(), spec.class_vectors()
+    shape = own.image_shape if own else spec.dataset.image_shape
+    source, compares = "", bool(teaching.classifier)
+    if teaching.classifier or not spec.dataset.num_classes:
+        if meta:
+            class_matching.check_fits(
+                spec.path, meta, spec.choice.model, spec.dataset, any_classes=True
+            )
+        network, source = _without_classifier(spec, vectors, shape, meta.get("num_classes"))
+        if source != "logits":
+            variables = _drop_head(spec, variables, meta, shape)
+    elif meta:
+        network, variables, compares = class_matching.fit_classifier(
+            spec.path, variables, meta, spec.choice, spec.dataset, spec.training, shape
+        )
+    else:
+        network = spec.choice.create(spec.dataset.num_classes)
+        compares = not isinstance(networks.summarize(network, shape).outputs.logits, tuple)
+        if not compares:
+            class_matching.check_headless(f"the teacher {spec.where}", spec.training)
+    variables = networks.fit_positions(variables, network, shape)
+    networks.check_weights(spec.where, variables, network, shape)
+    if own:
+        console.say(preprocessing.describe(spec.where, own, spec.student_preprocessing, teaching))
+    network = preprocessing.wrap(network, own, spec.student_preprocessing)
+    if vectors is not None:
+        scale = teaching.class_vectors_scale
+        network = adapters.ZeroShot(network, vectors.shape, source, scale)
+        variables = adapters.with_parameter(variables, adapters.VECTORS, vectors)
+    return Assembled(network, variables, compares)
+
+
+def assemble_student(spec: TeacherSpec, variables: Any) -> Assembled:
+    """Builds a student from its weights, for evaluation on the data's images.
+
+    Raises:
+      InputError: the weights do not fit the network.
+    """
+    network, shape = spec.choice.create(spec.dataset.num_classes), spec.dataset.image_shape
+    variables = networks.fit_positions(variables, network, shape)
+    networks.check_weights(spec.where, variables, network, shape)
+    return Assembled(network, variables, compares=True)
+
+
+def outline(spec: TeacherSpec) -> Network:
+    """Returns the network of a teacher, as far as it is known without its weights.
+
+    Raises:
+      InputError: the config, or the description of the weights, does not fit the data.
+    """
+    own, vectors, num_classes = spec.preprocessing(), spec.class_vectors(), spec.dataset.num_classes
+    shape = own.image_shape if own else spec.dataset.image_shape
+    if spec.teaching.classifier:
+        network, source = _without_classifier(spec, vectors, shape, None)
+    else:
+        network, source = spec.choice.create(num_classes), ""
+    network = preprocessing.wrap(network, own, spec.student_preprocessing)
+    if vectors is not None:
+        return adapters.ZeroShot(network, vectors.shape, source, spec.teaching.class_vectors_scale)
+    return adapters.Probed(network, num_classes) if spec.teaching.probe else network
+
+
+def _without_classifier(
+    spec: TeacherSpec, vectors: np.ndarray | None, shape: tuple[int, ...], count: int | None
+) -> tuple[Network, str]:
+    """Returns the network of a teacher that does not classify by its own classifier.
+
+    Args:
+      spec: of the teacher.
+      vectors: class vectors [C, D]; None for none.
+      shape: of the network's images.
+      count: number of classes of its weights; None if unknown.
+
+    Returns:
+      The network, and the output that is compared with class vectors: "embedding", or "logits" of
+      a network whose classifier is the projection into their space.
+
+    Raises:
+      InputError: neither embedding nor logits have the dimension of the class vectors.
+    """
+    classes = (count or spec.dataset.num_classes) if spec.has_own_network else 0
+    network = spec.choice.create(classes)
+    outputs = networks.summarize(network, shape).outputs
+    width = 0 if isinstance(outputs.embedding, tuple) else outputs.embedding.shape[-1]
+    if vectors is None or vectors.shape[-1] == width:
+        return network, "embedding"
+    dimension = vectors.shape[-1]
+    if spec.choice.network is not None and not isinstance(outputs.logits, tuple):
+        count = outputs.logits.shape[-1]
+    if count not in (None, dimension):
+        classifier = f" and its classifier {count}" if count else ", and it has no classifier"
+        raise errors.InputError(
+            f"{spec.teaching.section}.class_vectors have {dimension} dimensions, but the embedding"
+            f" of '{spec.choice.model}' has {width or 'none'}{classifier}: they are of another"
+            " network, or lack its projection"
+        )
+    return spec.choice.create(dimension), "logits"
+
+
+def _drop_head(
+    spec: TeacherSpec, variables: Any, meta: Mapping[str, Any], shape: tuple[int, ...]
+) -> Any:
+    """Removes the weights of the classifier, which `_without_classifier` leaves out."""
+    count = meta.get("num_classes", spec.dataset.num_classes)
+    if spec.has_own_network or not count:
+        return variables
+    head = spec.choice.class_axes(spec.choice.create(count), shape)
+    return pretrained.without(variables, head)
