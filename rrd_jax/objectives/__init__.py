@@ -39,6 +39,8 @@ _FILES = (
     # With a memory.
     "crd",
     "rrd",
+    "seed",
+    "compress",
     # On feature maps.
     "fitnet",
     "at",

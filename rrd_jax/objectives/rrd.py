@@ -2,71 +2,54 @@
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from rrd_jax import errors
+from rrd_jax.objectives import rrd_bank
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record
 from rrd_jax.objectives.parts import banks, direct, projections, relations
 from rrd_jax.objectives.parts import memory as memories
-from rrd_jax.objectives.parts.arithmetic import unit_rows
-from rrd_jax.objectives.parts.projections import project
 
-_RRD = {"own_pair": False, "teacher_projection": True}
-# RRD's two published forms, and two of others that relate to a memory without labels; each value
-# can also be set alone. A third form of RRD stands in the authors' docstrings: temperature_student
-# 0.02, temperature_teacher 0.1, push_before True.
-PRESETS = {
+_OF_RRD = {"own_pair": False, "teacher_projection": True}
+_OF_OTHERS = {"push_before": False, "teacher_projection": False}
+# The two published forms of RRD. A third one is in docstrings of the authors: temperature_student
+# 0.02, temperature_teacher 0.1, push_before True. "seed" and "compress" are the presets of 0.2.0
+# for what the objectives of these names do.
+PRESETS: dict[str, dict[str, Any]] = {
     # The abstract of v5, and the code of 2024 that printed the CIFAR-100 table.
     "sharp_student": {
         "temperature_student": 0.04,
         "temperature_teacher": 0.10,
         "push_before": False,
-        **_RRD,
+        **_OF_RRD,
     },
     # The authors' repository since February 2025.
     "sharp_teacher": {
         "temperature_student": 0.10,
         "temperature_teacher": 0.02,
         "push_before": True,
-        **_RRD,
+        **_OF_RRD,
     },
-    # SEED, arXiv 2101.04731.
     "seed": {
         "temperature_student": 0.2,
         "temperature_teacher": 1e-4,
-        "push_before": False,
         "own_pair": True,
-        "teacher_projection": False,
+        **_OF_OTHERS,
     },
-    # CompRess with the teacher's memory alone, arXiv 2010.14713.
     "compress": {
         "temperature_student": 0.04,
         "temperature_teacher": 0.04,
-        "push_before": False,
         "own_pair": False,
-        "teacher_projection": False,
+        **_OF_OTHERS,
     },
 }
-
-
-# Rows of their memories, where these are not the usual ones.
+# Memory rows of the presets that do not use the default of `queue_size`.
 MEMORIES = {"seed": 65_536, "compress": 128_000}
 
-# From which temperature three passes of bfloat16 keep the gradient within 1e-5 of float64's.
+# The lowest temperature at which three passes of bfloat16 keep the gradient within 1e-5 of float64.
 _THREE_PASSES = 0.04
-
-
-def _check_chunk(chunk: Any) -> None:
-    if chunk is not None and (not errors.is_whole(chunk) or chunk < 0):
-        raise errors.InputError(f"chunk is {chunk!r}, but must be None or a whole number from 0")
-
-
-def _check_precision(precision: Any) -> None:
-    errors.lookup("precision", precision, dict.fromkeys(("auto", "high", "highest")))
 
 
 def relational_loss(
@@ -81,13 +64,13 @@ def relational_loss(
     precision: str = "auto",
     longest: float | None = None,
 ) -> jax.Array:
-    """Cross-entropy between the teacher's and the student's relations to a memory.
+    """Returns the cross-entropy of the teacher's and the student's relations to a memory.
 
         p_t(k) = softmax_k(teacher . m_k / tau_t),  p_s(k) = softmax_k(student . m_k / tau_s)
         loss   = - sum_k p_t(k) log p_s(k)
 
-    Value and gradient come out of one walk over the memory. Under a mesh of Auto axes, with
-    `jax.set_mesh` around the call, each device walks its own rows where the devices divide them.
+    One pass over the memory computes value and gradient. Under a mesh of Auto axes, with
+    `jax.set_mesh` around the call, each device passes over its own rows if the devices divide them.
 
     Args:
       student: [B, D] embeddings, of length 1 in the paper.
@@ -95,26 +78,24 @@ def relational_loss(
       memory: [K, D] earlier teacher embeddings, constant for gradients.
       temperature_student: tau_s > 0.
       temperature_teacher: tau_t > 0.
-      own: [B, D] one more row for each image alone, such as its own teacher embedding, constant for
-        gradients; None for none.
-      chunk: memory rows that are compared at once, so that nothing of size [B, K] exists; 0 for
-        all of them, None for what suits the platform. The value is the same.
-      precision: of the gradient's product on a TPU, where chunk is None and B K is 2^22 at most on
+      own: [B, D] an additional row for each image, such as its own teacher embedding, constant for
+        gradients; None for no such row.
+      chunk: number of memory rows that are compared at once, so that no array of [B, K] exists; 0
+        for all rows, None for the platform's best. The value is the same.
+      precision: of the gradient's product on a TPU, if chunk is None and B K is at most 2^22 on
         each device: "high" for three passes of bfloat16, "highest" for full float32, "auto" for
-        "high" where both temperatures are known to be 0.04 or above as it is traced. All else is
+        "high" if both temperatures are known at tracing and at least 0.04. All other products are
         full float32.
-      longest: what no |student| |row| and no |teacher| |row| exceeds, `own` among the rows, such as
-        1 where all have length 1; None where that is not known. With it, and temperatures of
-        longest / 66 or above, a TPU needs no maximum in front of its exponentials. Products that
-        are larger may give infinities there.
+      longest: upper bound of |student| |row| and |teacher| |row|, `own` included, such as 1 if all
+        have length 1; None if unknown. With a bound, and temperatures of at least longest / 66, a
+        TPU skips the maximum in front of its exponentials. Larger products may then overflow.
 
     Returns:
-      [B] losses in nats; never below the entropy of p_t, and equal to it when the two
-      relations agree.
+      [B] losses in nats, at least the entropy of p_t, and equal to it if the two relations agree.
 
     Raises:
-      InputError: a temperature or longest is not above 0, chunk is no count, precision is unknown,
-        or the arrays do not fit.
+      InputError: a temperature or longest is not above 0, chunk is not a count, precision is
+        unknown, or the shapes do not match.
 
     References:
       arXiv 2407.12073.
@@ -128,35 +109,25 @@ def relational_loss(
       >>> relational_loss(student, teacher, queue.rows, **temperatures).shape
       (8,)
     """
-    errors.check_positive(
-        temperature_student=temperature_student, temperature_teacher=temperature_teacher
-    )
+    _check_comparison(temperature_student, temperature_teacher, chunk, precision)
     if isinstance(memory, memories.Queue | memories.Bank):
         raise errors.InputError(
             f"memory is a {type(memory).__name__}, but must be an array: pass its rows"
         )
-    given = {} if own is None else {"own": own}
-    errors.check_arrays(student=student, teacher=teacher, memory=memory, **given)
-    _check_chunk(chunk)
-    _check_precision(precision)
+    own_rows = {} if own is None else {"own": own}
+    errors.check_arrays(student=student, teacher=teacher, memory=memory, **own_rows)
     if longest is not None:
         errors.check_positive(longest=longest)
-    if (
-        memory.ndim != 2
-        or student.ndim != 2
-        or not student.shape == teacher.shape == (len(student), memory.shape[1])
-        or any(array.shape != student.shape for array in given.values())
-    ):
-        also = "" if own is None else f"; own is {own.shape}, and must be as student is"
+    shapes = {tuple(array.shape) for array in (student, teacher, *own_rows.values())}
+    if memory.ndim != 2 or shapes != {(len(student), memory.shape[1])}:
+        listed = f", own {own.shape}" if own_rows else ""
         raise errors.InputError(
-            f"student {student.shape}, teacher {teacher.shape} and memory {memory.shape} must be"
-            f" [B, D], [B, D] and [K, D]{also}"
+            f"student {student.shape}, teacher {teacher.shape}{listed} must be [B, D], and memory"
+            f" {memory.shape} must be [K, D]"
         )
     if not memory.size:
         raise errors.InputError(f"memory {memory.shape} is empty: there is nothing to relate to")
     teacher, memory, own = jax.lax.stop_gradient((teacher, memory, own))
-    scaled = student / temperature_student, teacher / temperature_teacher
-    chunk = None if chunk is None else int(chunk)
     temperatures = (temperature_student, temperature_teacher)
     known = not any(errors.is_traced(value) for value in (*temperatures, longest))
     if precision == "auto":
@@ -164,35 +135,109 @@ def relational_loss(
     reach = None
     if known and longest is not None and longest / min(temperatures) <= direct.REACH:
         reach = float(longest / temperature_student)
-    mesh = relations.context_mesh()
-    return relations.cross_entropy(*scaled, memory, own, chunk, mesh, precision, reach)
+    return relations.cross_entropy(
+        student / temperature_student,
+        teacher / temperature_teacher,
+        memory,
+        own,
+        None if chunk is None else int(chunk),
+        relations.context_mesh(),
+        precision,
+        reach,
+    )
 
 
-def nested_loss(
-    p_student: jax.Array,
-    p_teacher: jax.Array,
-    *,
-    temperature_student: float,
-    temperature_teacher: float,
-) -> jax.Array:
-    """The reference's form with banks: softmaxes of what `parts.banks.compare` returns.
+class Comparison(NamedTuple):
+    """Options of `relational_loss` in an objective.
 
-        loss = - sum_k softmax_k(p_t / tau_t) log softmax_k(p_s / tau_s)
-
-    Args:
-      p_student: [B, 1 + K].
-      p_teacher: [B, 1 + K], constant for gradients.
+    Attributes:
       temperature_student: tau_s > 0.
       temperature_teacher: tau_t > 0.
-
-    Returns:
-      [B] losses in nats.
+      own_pair: whether each image's own teacher embedding is a row of its own.
+      chunk: see `relational_loss`.
+      precision: see `relational_loss`.
+      longest: see `relational_loss`.
     """
-    errors.check_positive(
-        temperature_student=temperature_student, temperature_teacher=temperature_teacher
-    )
-    shares = jax.nn.softmax(jax.lax.stop_gradient(p_teacher) / temperature_teacher, axis=-1)
-    return -jnp.sum(shares * jax.nn.log_softmax(p_student / temperature_student, axis=-1), axis=-1)
+
+    temperature_student: float
+    temperature_teacher: float
+    own_pair: bool
+    chunk: int | None
+    precision: str
+    longest: float | None = None
+
+    def loss(self, embedding: jax.Array, target: jax.Array, rows: jax.Array) -> jax.Array:
+        """Returns losses [B] of embeddings [B, D], the teacher's [B, D], and memory rows [K, D]."""
+        return relational_loss(
+            embedding,
+            target,
+            rows,
+            temperature_student=self.temperature_student,
+            temperature_teacher=self.temperature_teacher,
+            own=target if self.own_pair else None,
+            chunk=self.chunk,
+            precision=self.precision,
+            longest=self.longest,
+        )
+
+    def entropy(self, target: jax.Array, rows: jax.Array) -> jax.Array:
+        """Returns the entropy [B] of the teacher's relations, a cross-entropy with itself."""
+        same = self._replace(temperature_student=self.temperature_teacher)
+        return same.loss(target, target, rows)
+
+
+def with_queue(
+    comparison: Comparison,
+    heads: projections.Heads,
+    *,
+    queue_size: int,
+    push_before: bool = False,
+    initial: str = "unit",
+) -> Objective:
+    """Returns an objective that compares with a queue of the latest teacher embeddings.
+
+    Args:
+      comparison: its `longest` is filled in.
+      heads: layers behind the embeddings.
+      queue_size: memory rows K.
+      push_before: whether the batch enters the queue before it is compared.
+      initial: see `memory.init_queue`.
+
+    Raises:
+      InputError: an option is out of range.
+    """
+    _check_comparison(*comparison[:2], comparison.chunk, comparison.precision)
+    errors.check_counts(queue_size=queue_size)
+    errors.lookup("initial", initial, memories.INITIAL)
+    # The rows that the reference's queue starts with are not of length 1.
+    comparison = comparison._replace(longest=1.0 if initial == "unit" else None)
+
+    def init(key, student, teacher):
+        params, layer, key = heads.init(key, student, teacher)
+        queue = memories.init_queue(key, queue_size, heads.length(teacher), initial=initial)
+        return ObjectiveState(params, layer, queue)
+
+    def loss(state, student, teacher, batch):
+        del batch
+        embedding = projections.project(state.params, student.embedding)
+        target = projections.target(state.frozen, teacher)
+        if push_before:
+            pushed = memories.push(state.memory, target)
+            return comparison.loss(embedding, target, pushed.rows), pushed
+        losses = comparison.loss(embedding, target, state.memory.rows)
+        # The barrier orders the write after the read, so that XLA updates the queue in place.
+        target, _ = jax.lax.optimization_barrier((target, jax.lax.stop_gradient(losses)))
+        return losses, memories.push(state.memory, target)
+
+    def floor(state, teacher):
+        target = projections.target(state.frozen, teacher)
+        queue = memories.push(state.memory, target) if push_before else state.memory
+        return comparison.entropy(target, queue.rows)
+
+    def head(state):
+        return state.params, True
+
+    return Objective(init, loss, needs_maps=False, floor=floor, head=head)
 
 
 def rrd(
@@ -218,48 +263,47 @@ def rrd(
 ) -> Objective:
     """RRD with a memory of teacher embeddings.
 
-    The student's head is trained with the student, unless it is to stay at random; the teacher's
-    projection is a fixed random one.
+    The student's head is trained with the student, unless `train_projection` is False. The
+    teacher's projection is random and fixed.
 
     Args:
-      preset: a name in PRESETS; fills those of the three values below, and of `own_pair` and
-        `teacher_projection`, that are None. "sharp_student" has temperatures 0.04 and 0.10 and
-        compares before it pushes, "sharp_teacher" 0.10 and 0.02 and compares afterwards. "seed"
-        has 0.2 and 1e-4, "compress" 0.04 twice, both the teacher's own embeddings; "seed" also
-        compares each image with itself.
+      preset: a name in PRESETS, whose values replace those of the three options below, and of
+        `own_pair` and `teacher_projection`, that are None. "sharp_student" has temperatures 0.04
+        and 0.10 and compares before it pushes, "sharp_teacher" 0.10 and 0.02 and compares
+        afterwards. "seed" and "compress" are those of version 0.2.0; the objectives `seed` and
+        `compress` replace them.
       temperature_student: tau_s > 0.
       temperature_teacher: tau_t > 0.
-      push_before: whether the batch enters the memory before it is compared with it, so that
-        every image also meets itself.
+      push_before: whether the batch enters the memory before it is compared, so that every image
+        is also compared with itself.
       memory: "fifo" for a queue of the latest embeddings. "momentum" for a running embedding of
         every training image, of which each step compares with `queue_size` random ones, the same
         for the whole batch. "momentum_reference" for the reference's form:
         `parts.banks.compare` with banks of both networks, the image itself and `queue_size` of
-        other classes, then `nested_loss`; its banks are always moved after the comparison.
-      queue_size: memory rows K >= 1; any batch size goes with any K. A config whose preset was
-        asked for has that of MEMORIES, unless it says another one.
+        other classes, then `rrd_bank.nested_loss`; its banks are updated after the comparison.
+      queue_size: memory rows K >= 1; any batch size goes with any K. A preset of MEMORIES that a
+        config sets has that many rows, unless the config sets `queue_size` too.
       dim: embedding length D.
-      initial: fifo only: how the queue starts, "unit", or "reference" for the authors' scale; see
-        `memory.init_queue`.
-      chunk: fifo and momentum: rows compared at once, 0 for all, None for what suits the platform;
-        see `relational_loss`.
+      initial: fifo only: "unit" starts the queue with rows of length 1, "reference" at the authors'
+        scale; see `memory.init_queue`.
+      chunk: fifo and momentum: rows compared at once, 0 for all, None for the platform's best; see
+        `relational_loss`.
       precision: fifo and momentum: of the products, see `relational_loss`.
-      momentum: with banks: how much of a row stays, in [0, 1).
+      momentum: with banks: share of a row that an update keeps, in [0, 1).
       examples: with banks: number of training images N; the trainer fills it in.
       temperature_bank: momentum_reference only: T of `parts.banks.compare`, >= 0.0125.
-      train_projection: whether the student's head is trained; if not, only the network in front of
-        it is.
-      own_pair: whether each image also meets its own teacher embedding, beside the memory; not with
-        push_before, nor with "momentum_reference", which always has it.
-      teacher_projection: whether the teacher's embeddings are projected to `dim`; if not, they are
-        compared as they are, and the student's get their length.
+      train_projection: whether the student's head is trained; if not, only the network is.
+      own_pair: whether each image is also compared with its own teacher embedding; excludes
+        push_before, and "momentum_reference", which always does so.
+      teacher_projection: whether the teacher's embeddings are projected to `dim`; if not, the
+        student's head projects to their length.
       head: of the student, "linear", or "mlp" for two layers with a ReLU between them.
-      head_width: hidden features of the MLP; None for the student's own, as SEED has it.
+      head_width: hidden features of the MLP; None for the length of the student's embedding.
 
     Raises:
       InputError: an unknown preset, memory or head, or a value out of range.
     """
-    given = {
+    overrides = {
         "temperature_student": temperature_student,
         "temperature_teacher": temperature_teacher,
         "push_before": push_before,
@@ -267,205 +311,61 @@ def rrd(
         "teacher_projection": teacher_projection,
     }
     options = dict(errors.lookup("preset", preset, PRESETS))
-    options |= {name: value for name, value in given.items() if value is not None}
-    push_before, own_pair = options.pop("push_before"), options.pop("own_pair")
-    heads = _Heads(dim if options.pop("teacher_projection") else None, head, head_width)
-    projections.check_head(head, head_width)
+    options |= {name: value for name, value in overrides.items() if value is not None}
+    own_pair, push_before = options["own_pair"], options["push_before"]
     if own_pair and (push_before or memory == "momentum_reference"):
         other = "push_before" if push_before else f"memory={memory}"
         raise errors.InputError(
             f"own_pair is set beside {other}: each image would meet itself twice; leave one out"
         )
-    errors.check_positive(**options)
+    tau_s, tau_t = options["temperature_student"], options["temperature_teacher"]
+    _check_comparison(tau_s, tau_t, chunk, precision)
     errors.check_counts(queue_size=queue_size, dim=dim)
-    banks.check_temperature(temperature_bank)
-    _check_chunk(chunk)
-    _check_precision(precision)
-    kinds = dict.fromkeys(("fifo", "momentum", "momentum_reference"))
-    errors.lookup("memory", memory, kinds)
+    errors.lookup("memory", memory, dict.fromkeys(("fifo", "momentum", "momentum_reference")))
     errors.lookup("initial", initial, memories.INITIAL)
     memories.check_momentum(momentum)
-    if memory != "fifo":
-        banks.check_options(examples, momentum)
-
-    # Rows have length 1, but for those that a bank or the reference's queue begins with.
-    longest = {"fifo": 1.0 if initial == "unit" else None, "momentum": math.sqrt(3)}.get(memory)
-    products = {"chunk": chunk, "precision": precision, "longest": longest}
-
-    def compare(embedding, target, rows):
-        own = target if own_pair else None
-        return relational_loss(embedding, target, rows, **options, own=own, **products)
-
-    def entropy(target, rows):  # a cross-entropy with itself
-        same = dict.fromkeys(options, options["temperature_teacher"])
-        own = target if own_pair else None
-        return relational_loss(target, target, rows, **same, own=own, **products)
-
+    banks.check_temperature(temperature_bank)
+    projections.check_head(head, head_width)
+    heads = projections.Heads(dim if options["teacher_projection"] else None, head, head_width)
+    comparison = Comparison(tau_s, tau_t, own_pair, chunk, precision)
     if memory == "fifo":
-        objective = _with_queue(compare, queue_size, heads, push_before, initial)
-        objective = objective._replace(floor=_floor(entropy, push_before))
-    elif memory == "momentum":
-        objective = _with_sample(compare, queue_size, heads, push_before, momentum, examples)
-    else:
-        step = functools.partial(
-            banks.step, temperature=temperature_bank, count=queue_size, momentum=momentum
+        objective = with_queue(
+            comparison, heads, queue_size=queue_size, push_before=push_before, initial=initial
         )
-        objective = _with_banks(functools.partial(nested_loss, **options), step, heads, examples)
-    objective = objective._replace(head=lambda state: (state.params, True))
-    return objective if train_projection else _with_fixed_projection(objective)
+    elif memory == "momentum":
+        # A bank starts with rows of a length up to sqrt(3).
+        objective = rrd_bank.with_sample(
+            comparison._replace(longest=math.sqrt(3)).loss,
+            heads,
+            count=queue_size,
+            push_before=push_before,
+            momentum=momentum,
+            examples=examples,
+        )
+    else:
+        objective = rrd_bank.with_banks(
+            functools.partial(
+                rrd_bank.nested_loss, temperature_student=tau_s, temperature_teacher=tau_t
+            ),
+            heads,
+            temperature_bank=temperature_bank,
+            count=queue_size,
+            momentum=momentum,
+            examples=examples,
+        )
+    return objective if train_projection else projections.with_fixed_head(objective)
 
 
-def _with_fixed_projection(objective: Objective) -> Objective:
-    """The objective with the student's projection among what is not trained."""
-
-    def init(key, student, teacher):
-        state = objective.init(key, student, teacher)
-        return state._replace(params=(), frozen=(state.params, state.frozen))
-
-    def loss(state, student, teacher, batch):
-        params, frozen = state.frozen
-        return objective.loss(state._replace(params=params, frozen=frozen), student, teacher, batch)
-
-    def floor(state, teacher):
-        return objective.floor(state._replace(frozen=state.frozen[1]), teacher)
-
-    def head(state):
-        return objective.head(state._replace(params=state.frozen[0]))
-
-    floor = objective.floor and floor
-    return objective._replace(init=init, loss=loss, floor=floor, head=head)
-
-
-class _Heads(NamedTuple):
-    """What stands behind the embeddings of student and teacher.
-
-    Attributes:
-      dim: length D of what is compared; None for that of the teacher's embeddings, as they are.
-      student: a name of `projections.HEADS`.
-      width: hidden features of an MLP; None for the student's.
-    """
-
-    dim: int | None
-    student: str
-    width: int | None
-
-    def length(self, teacher: Any) -> int:
-        """D, for a teacher's Outputs."""
-        return self.dim or teacher.embedding.shape[-1]
-
-    def init(self, key: jax.Array, student: Any, teacher: Any) -> tuple[Any, Any, jax.Array]:
-        """The student's head, the teacher's layer, () for none, and a key for the memory."""
-        student_key, teacher_key, memory_key = jax.random.split(key, 3)
-        dim, features = self.length(teacher), student.embedding.shape[-1]
-        head = projections.init_head(student_key, features, dim, self.student, self.width)
-        width = teacher.embedding.shape[-1]
-        layer = projections.init(teacher_key, width, dim) if self.dim else ()
-        return head, layer, memory_key
-
-
-class Sampled(NamedTuple):
-    """The memory of "momentum".
-
-    Attributes:
-      bank: running teacher embeddings of all training images.
-      draws: [] int32, number of draws so far.
-    """
-
-    bank: memories.Bank
-    draws: jax.Array
-
-
-def _with_queue(
-    compare: Callable, size: int, heads: _Heads, push_before: bool, initial: str
-) -> Objective:
-    def init(key, student, teacher):
-        params, frozen, key = heads.init(key, student, teacher)
-        queue = memories.init_queue(key, size, heads.length(teacher), initial=initial)
-        return ObjectiveState(params, frozen, queue)
-
-    def loss(state, student, teacher, batch):
-        del batch
-        embedding, target = _embeddings(state.params, state.frozen, student, teacher)
-        if push_before:
-            pushed = memories.push(state.memory, target)
-            return compare(embedding, target, pushed.rows), pushed
-        losses = compare(embedding, target, state.memory.rows)
-        # Rows that are written once they have been read are written in place, without a copy.
-        target, _ = jax.lax.optimization_barrier((target, jax.lax.stop_gradient(losses)))
-        return losses, memories.push(state.memory, target)
-
-    return Objective(init, loss, needs_maps=False)
-
-
-def _floor(entropy: Callable, push_before: bool) -> Callable:
-    """The entropy of the teacher's relations to a queue."""
-
-    def floor(state, teacher):
-        target = _target(state.frozen, teacher)
-        memory = memories.push(state.memory, target) if push_before else state.memory
-        return entropy(target, memory.rows)
-
-    return floor
-
-
-def _with_sample(
-    compare: Callable,
-    size: int,
-    heads: _Heads,
-    push_before: bool,
-    momentum: float,
-    examples: int,
-) -> Objective:
-    def init(key, student, teacher):
-        params, frozen, key = _heads_and_draws(key, student, teacher, heads)
-        bank = memories.init_bank(key, examples, heads.length(teacher))
-        memory = Sampled(bank, jnp.int32(0))
-        return ObjectiveState(params, frozen, memory)
-
-    def loss(state, student, teacher, batch):
-        bank, draws = state.memory
-        embedding, target = _embeddings(state.params, state.frozen["projection"], student, teacher)
-        moved = memories.update(bank, batch.index, target, momentum=momentum)
-        rows = moved.rows if push_before else bank.rows
-        if size < examples:
-            key = jax.random.fold_in(jax.random.wrap_key_data(state.frozen["key"]), draws)
-            rows = rows[jax.random.permutation(key, examples)[:size]]
-        return compare(embedding, target, rows), Sampled(moved, draws + 1)
-
-    return Objective(init, loss, needs_maps=False)
-
-
-def _with_banks(compare: Callable, step: Callable, heads: _Heads, examples: int) -> Objective:
-    def init(key, student, teacher):
-        params, frozen, key = _heads_and_draws(key, student, teacher, heads)
-        return ObjectiveState(params, frozen, banks.init(key, examples, heads.length(teacher)))
-
-    def loss(state, student, teacher, batch):
-        key = jax.random.wrap_key_data(state.frozen["key"])
-        embeddings = _embeddings(state.params, state.frozen["projection"], student, teacher)
-        *relations, moved = step(state.memory, key, *embeddings, batch)
-        return compare(*relations), moved
-
-    return Objective(init, loss, needs_maps=False)
-
-
-def _heads_and_draws(
-    key: jax.Array, student: Any, teacher: Any, heads: _Heads
-) -> tuple[Any, Any, jax.Array]:
-    """As `_Heads.init`, with a key for draws beside the teacher's layer."""
-    params, layer, key = heads.init(key, student, teacher)
-    key, draw_key = jax.random.split(key)
-    return params, {"projection": layer, "key": jax.random.key_data(draw_key)}, key
-
-
-def _embeddings(params: Any, layer: Any, student: Any, teacher: Any) -> tuple[jax.Array, jax.Array]:
-    return project(params, student.embedding), _target(layer, teacher)
-
-
-def _target(layer: Any, teacher: Any) -> jax.Array:
-    embedding = teacher.embedding
-    target = project(layer, embedding) if layer else unit_rows(embedding.astype(jnp.float32))
-    return jax.lax.stop_gradient(target)
+def _check_comparison(
+    temperature_student: Any, temperature_teacher: Any, chunk: Any, precision: Any
+) -> None:
+    """Raises an InputError for options of `relational_loss` that are out of range."""
+    errors.check_positive(
+        temperature_student=temperature_student, temperature_teacher=temperature_teacher
+    )
+    if chunk is not None and (not errors.is_whole(chunk) or chunk < 0):
+        raise errors.InputError(f"chunk is {chunk!r}, but must be None or a whole number from 0")
+    errors.lookup("precision", precision, dict.fromkeys(("auto", "high", "highest")))
 
 
 RECORD = Record(

@@ -256,7 +256,8 @@ def test_all_objectives_train_together_with_the_options_of_their_fields():
     }
     assert not unmoved
     assert {case for case in terms if jax.tree.leaves(memory[case])} == {
-        *("crd", "crd bank", "rrd", "rrd momentum", "rrd momentum_reference", "simkd")
+        *("crd", "crd bank", "rrd", "rrd momentum", "rrd momentum_reference", "simkd"),
+        *("seed", "compress"),
     }
 
 
@@ -274,7 +275,11 @@ _IN_COMPANY = (
     *("fitnet+at+nst+vid+ssim+kdsvd+srrl+reviewkd", "ft+fsp", "simkd", "ce", "rrd+kd"),
 )
 _TOGETHER = (
-    *("kd+wsld+dkd+dist+r2kd+cmkd", "embed+sp+rkd+pkt+cc+ckd+itrd+ega", "dcd+crd+rrd"),
+    *(
+        "kd+wsld+dkd+dist+r2kd+cmkd",
+        "embed+sp+rkd+pkt+cc+ckd+itrd+ega",
+        "dcd+crd+rrd+seed+compress",
+    ),
     *("fitnet+at+nst+vid+ssim", "semckd", "reviewkd", "srrl", "simkd", "ab+ft"),
     *("crd bank", "rrd momentum", "rrd momentum_reference"),
 )

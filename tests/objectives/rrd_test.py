@@ -7,15 +7,8 @@ from absl.testing import parameterized
 
 from rrd_jax import errors, objectives
 from rrd_jax.networks import Outputs
-from rrd_jax.objectives import (
-    rrd,
-)
-from rrd_jax.objectives.parts import (
-    arithmetic,
-    memory,
-    negatives,
-    projections,
-)
+from rrd_jax.objectives import rrd, rrd_bank
+from rrd_jax.objectives.parts import arithmetic, memory, negatives, projections
 from tests import golden
 from tests.objectives import batches, golden_banks
 
@@ -179,50 +172,6 @@ def test_pushing_before_or_after_decides_whether_the_own_key_is_met():
     after, other_push = _loss_of(objectives.create("rrd", push_before=False, **options))
     assert np.abs(before - after).max() > 1e-3
     chex.assert_trees_all_equal(after_push, other_push)
-
-
-def _unit64(x):
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
-
-
-def test_seed_compares_the_teachers_own_embeddings_with_the_image_itself_first():
-    rng = np.random.default_rng(0)
-    student, teacher = (rng.standard_normal((5, n)).astype(np.float32) for n in (6, 7))
-    objective = objectives.create("rrd", preset="seed", queue_size=16, head="mlp", head_width=9)
-    outputs = _outputs(student), _outputs(teacher)
-    state = objective.init(jax.random.key(0), *outputs)
-    assert not jax.tree.leaves(state.frozen)
-    chex.assert_shape(state.memory.rows, (16, 7))
-    layers = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state.params)
-    chex.assert_shape(layers["hidden"]["kernel"], (6, 9))
-    hidden = np.maximum(student @ layers["hidden"]["kernel"] + layers["hidden"]["bias"], 0)
-    query = _unit64(hidden @ layers["out"]["kernel"] + layers["out"]["bias"])
-    key = _unit64(teacher.astype(np.float64))
-    rows = np.asarray(state.memory.rows, np.float64)
-
-    def logits(x, temperature):
-        own = (x * key).sum(-1, keepdims=True)
-        return _log_softmax64(np.concatenate([own, x @ rows.T], 1) / temperature)
-
-    wanted = -(np.exp(logits(key, 1e-4)) * logits(query, 0.2)).sum(-1)
-    losses, pushed = objective.loss(state, *outputs, batches.NO_BATCH)
-    np.testing.assert_allclose(losses, wanted, rtol=1e-5)
-    np.testing.assert_allclose(pushed.rows[:5], key, atol=1e-6)
-
-
-def test_compress_has_one_temperature_and_no_own_pair():
-    (losses, _), (same, _) = (
-        _loss_of(objectives.create("rrd", queue_size=16, **options))
-        for options in (
-            {"preset": "compress"},
-            {
-                "temperature_student": 0.04,
-                "temperature_teacher": 0.04,
-                "teacher_projection": False,
-            },
-        )
-    )
-    np.testing.assert_array_equal(losses, same)
 
 
 @pytest.mark.parametrize(
@@ -404,6 +353,6 @@ def test_banks_must_be_told_how_many_examples_there_are():
     with pytest.raises(errors.InputError, match="known: fifo, momentum, momentum_reference"):
         objectives.create("rrd", memory="bank")
     with pytest.raises(errors.InputError, match="temperature_student is 0"):
-        rrd.nested_loss(
+        rrd_bank.nested_loss(
             jnp.ones((1, 2)), jnp.ones((1, 2)), temperature_student=0, temperature_teacher=1.0
         )

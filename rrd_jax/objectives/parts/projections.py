@@ -1,13 +1,13 @@
 """Trained layers behind the embeddings of student and teacher."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rrd_jax import errors, functional
-from rrd_jax.objectives.base import ObjectiveState
+from rrd_jax.objectives.base import Objective, ObjectiveState
 from rrd_jax.objectives.parts.arithmetic import unit_rows
 
 Layer = dict[str, jax.Array]  # {"kernel": [F, D], "bias": [D]}
@@ -62,6 +62,72 @@ def apply_head(head: Layer | Mlp, features: jax.Array) -> jax.Array:
 def project(layer: Layer | Mlp, features: jax.Array) -> jax.Array:
     """Features [B, F] through a layer or a head, to embeddings [B, D] of length 1."""
     return unit_rows(apply_head(layer, features))
+
+
+class Heads(NamedTuple):
+    """Layers behind the embeddings of student and teacher; both results have length 1.
+
+    Attributes:
+      dim: length D of the results; None for that of the teacher's embeddings, which then pass
+        unchanged.
+      student: a name of HEADS.
+      width: hidden features of the student's MLP; None for the length of its embedding.
+    """
+
+    dim: int | None = None
+    student: str = "linear"
+    width: int | None = None
+
+    def length(self, teacher: Any) -> int:
+        """Returns D, for a teacher's Outputs."""
+        return self.dim or teacher.embedding.shape[-1]
+
+    def init(self, key: jax.Array, student: Any, teacher: Any) -> tuple[Any, Any, jax.Array]:
+        """Returns the student's head, the teacher's layer, () without one, and another key.
+
+        Args:
+          key: a typed PRNG key.
+          student: its Outputs, as shapes.
+          teacher: its Outputs, as shapes.
+        """
+        student_key, teacher_key, other_key = jax.random.split(key, 3)
+        dim, features = self.length(teacher), student.embedding.shape[-1]
+        head = init_head(student_key, features, dim, self.student, self.width)
+        width = teacher.embedding.shape[-1]
+        return head, init(teacher_key, width, dim) if self.dim else (), other_key
+
+
+def target(layer: Layer | tuple[()], teacher: Any) -> jax.Array:
+    """Returns the teacher's embeddings [B, D] of length 1, through a layer if there is one.
+
+    Args:
+      layer: () for none.
+      teacher: its Outputs; constant for gradients.
+    """
+    embedding = teacher.embedding
+    result = project(layer, embedding) if layer else unit_rows(embedding.astype(jnp.float32))
+    return jax.lax.stop_gradient(result)
+
+
+def with_fixed_head(objective: Objective) -> Objective:
+    """Returns the objective with the student's head moved from the trained to the frozen state."""
+
+    def init(key, student, teacher):
+        state = objective.init(key, student, teacher)
+        return state._replace(params=(), frozen=(state.params, state.frozen))
+
+    def loss(state, student, teacher, batch):
+        params, frozen = state.frozen
+        return objective.loss(state._replace(params=params, frozen=frozen), student, teacher, batch)
+
+    def floor(state, teacher):
+        return objective.floor(state._replace(frozen=state.frozen[1]), teacher)
+
+    def head(state):
+        return objective.head(state._replace(params=state.frozen[0]))
+
+    floor = objective.floor and floor
+    return objective._replace(init=init, loss=loss, floor=floor, head=head)
 
 
 def init_adapter(key: jax.Array, student: Any, teacher: Any) -> ObjectiveState:
