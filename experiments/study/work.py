@@ -29,6 +29,7 @@ from rrd_jax.jobs.progress import finished
 from rrd_jax.run_folder import report
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console, runtime_errors
+from rrd_jax.training import recipe
 from rrd_jax.training.recipe import Job, Part
 
 _POLL = 1.0  # seconds between two looks at what others hold
@@ -154,10 +155,14 @@ class Worker:
                 self._ensure_teacher(path)
             self._link_teachers(run)
             if not finished(folder, run.epochs, dataset.version):
-                setting = job.with_few(run.job, job.prepare(student, dataset))
+                setting = job.prepare(student, dataset)
+                setting = setting._replace(
+                    dataset=job.with_labelled_subset(run.job, setting.dataset)
+                )
                 teacher = self._get_teacher(run, setting) if run.teachers else None
                 if teacher:
-                    preflight.check_teacher(run.job, dataset, teacher.network)
+                    plan = recipe.create(student.training, dataset.num_classes, len(dataset.train))
+                    preflight.check_teacher(plan, dataset, teacher.network)
                 _train(student, folder, setting, teacher)
                 self._made += 1
             self._measure(run, dataset)

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -26,7 +26,7 @@ from rrd_jax.weights import files, pretrained
 
 
 class Setting(NamedTuple):
-    """What the runs of a job share."""
+    """The data set and the devices that the runs of a job share."""
 
     dataset: data.Dataset
     mesh: jax.sharding.Mesh
@@ -35,22 +35,58 @@ class Setting(NamedTuple):
 def run(
     job: Job, folder: pathlib.Path, *, profile: int = 0, dataset: data.Dataset | None = None
 ) -> list[Result]:
-    """The whole job: the teacher if there is none yet, the runs beside the student, the student.
+    """Runs a job: obtains the teacher, trains the comparison runs, then the student.
 
-    A second call goes on where the first one stopped. The student's run lies in `folder`, the
-    others in folders of it: teacher, alone, scratch. Ends with a table, kept in results.json.
+    A second call resumes the first one. The student's run is in `folder`, the others are in
+    folders of it: teacher, alone, scratch. Prints a table of the results and writes results.json.
 
     Args:
-      job: what to do.
+      job: the student, its teachers and the runs to compare it with.
       folder: the workdir; it belongs to one job.
-      profile: of the student's run, the number of steps to trace.
-      dataset: one that is open already, in place of the job's.
+      profile: the number of steps of the student's run to trace.
+      dataset: an open data set, instead of the job's.
 
     Raises:
-      InputError: a data set, checkpoint or workdir that is missing, damaged or another's.
+      InputError: a data set, checkpoint or workdir is missing, damaged or another job's.
       DivergedError: a loss is not finite.
       PreemptedError: SIGTERM came; the state is saved.
     """
+    _check_is_run(folder)
+    setting = open_data(job, folder, dataset)
+    starting.phase("data")
+    recipes = preflight.check(job, setting.dataset, teacher_paths(job, folder))
+    _warn_of_half(job)
+    starts = _read_starts(job, folder, setting.dataset, recipes)
+    with claim(folder, job, job.student):  # Before hours are spent on a teacher.
+        describe(setting.dataset, folder)
+        starting.phase("checks")
+        results, teacher = [], None
+        if job.teachers:
+            results, teacher = get_teacher(job, folder, setting, starts)
+            preflight.check_teacher(recipes[""], setting.dataset, teacher.network)
+            starting.phase("teacher")
+        compared = {}
+        for name, part in job.comparisons.items():
+            home = folder / name
+            with claim(home, job, part):
+                start = starts.get(home)
+                compared[name] = loop.fit(recipes[name], home, *setting, teacher, start=start)
+        results += compared.values()
+        start = starts.get(folder)
+        results.append(
+            loop.fit(recipes[""], folder, *setting, teacher, start=start, profile=profile)
+        )
+        if parallel.is_main():
+            rows = [result.to_json() for result in results]
+            report.write_json(folder / "results.json", rows)
+    console.print_table(*table(results, compared.get("scratch")), before="\n")
+    if proofs := {result.label: result.proof for result in results if result.proof}:
+        console.print_table(*alignment.table(proofs), before="\n")
+    return results
+
+
+def _check_is_run(folder: pathlib.Path) -> None:
+    """Raises an InputError for RUN@STEP, which only evaluation, export and teachers may name."""
     run_folder, which = files.split(folder)
     if which in ("best", "last") or which.isdecimal():
         raise errors.InputError(
@@ -58,32 +94,6 @@ def run(
             " or used as a teacher; a run goes on from its newest one: leave"
             f" @{which} out, or use --mode=eval"
         )
-    setting = with_few(job, with_classes(job, folder, prepare(job.student, dataset)))
-    starting.phase("data")
-    preflight.check(job, setting.dataset, teacher_paths(job, folder))
-    _warn_of_half(job)
-    job = _with_weights(job, folder, setting.dataset)
-    with claim(folder, job, job.student):  # before hours go into a teacher
-        describe(setting.dataset, folder)
-        starting.phase("checks")
-        results, teacher = [], None
-        if job.teachers:
-            results, teacher = get_teacher(job, folder, setting)
-            preflight.check_teacher(job, setting.dataset, teacher.network)
-            starting.phase("teacher")
-        beside = {}
-        for name, part in job.comparisons.items():
-            with claim(folder / name, job, part):
-                beside[name] = train(part, folder / name, setting, teacher)
-        results += beside.values()
-        results.append(train(job.student, folder, setting, teacher, profile))
-        if parallel.is_main():
-            rows = [result.to_json() for result in results]
-            report.write_json(folder / "results.json", rows)
-    console.print_table(*table(results, beside.get("scratch")), before="\n")
-    if proofs := {result.label: result.proof for result in results if result.proof}:
-        console.print_table(*alignment.table(proofs), before="\n")
-    return results
 
 
 def _warn_of_half(job: Job) -> None:
@@ -98,27 +108,23 @@ def _warn_of_half(job: Job) -> None:
         )
 
 
-def _with_weights(job: Job, folder: pathlib.Path, dataset: data.Dataset) -> Job:
-    """The job with the weights read that its runs start from; those that have begun need none."""
-
-    def read(part: Part, home: pathlib.Path) -> Part:
-        training = part.training
-        if not training.start or checkpoints.read_meta(home / "checkpoints") is not None:
-            return part
-        start = dataclasses.replace(training.start, ready=pretrained.ready(training, dataset))
-        return dataclasses.replace(part, training=dataclasses.replace(training, start=start))
-
-    teachers = [
-        dataclasses.replace(teacher, part=read(teacher.part, path))
-        if _is_trained_here(teacher)
-        else teacher
-        for teacher, path in zip(job.teachers, teacher_paths(job, folder), strict=True)
-    ]
-    student = read(job.student, folder)
-    comparisons = {name: read(part, folder / name) for name, part in job.comparisons.items()}
-    return dataclasses.replace(
-        job, student=student, comparisons=comparisons, teachers=tuple(teachers)
-    )
+def _read_starts(
+    job: Job,
+    folder: pathlib.Path,
+    dataset: data.Dataset,
+    recipes: Mapping[str, recipe.Recipe],
+) -> dict[pathlib.Path, pretrained.Ready]:
+    """Reads the weights that runs start from, by their folders; runs that have begun need none."""
+    plans = {folder / name: plan for name, plan in recipes.items()}
+    for teacher, path in zip(job.teachers, teacher_paths(job, folder), strict=True):
+        if _is_trained_here(teacher) and teacher.part.training.start:
+            training = teacher.part.training
+            plans[path] = recipe.create(training, dataset.num_classes, len(dataset.train))
+    return {
+        home: pretrained.read(plan, dataset)
+        for home, plan in plans.items()
+        if plan.training.start and checkpoints.read_meta(home / "checkpoints") is None
+    }
 
 
 @contextlib.contextmanager
@@ -136,25 +142,42 @@ def claim(folder: pathlib.Path, job: Job, part: Part) -> Iterator[None]:
 
 
 def describe(dataset: data.Dataset, folder: pathlib.Path) -> None:
-    """Says what the images are, and keeps it in `folder`/data.json."""
+    """Prints a summary of the images, and writes it to `folder`/data.json."""
     if not parallel.is_main():
         return
+    subset = labelled_subset.about(dataset.few) if dataset.few else ""
     for line in dataset.summary.lines:
         console.say(line)
     for text in dataset.summary.warnings:
         console.warn(text)
-    if dataset.few:
-        console.say(labelled_subset.about(dataset.few))
+    if subset:
+        console.say(subset)
         for text in dataset.few.summary.warnings:
             console.warn(f"eval.labelled: {text}")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "data.json"
-    if not (path.exists() and any(folder.glob("**/checkpoints"))):  # a run's stays what it was
+    if not (path.exists() and any(folder.glob("**/checkpoints"))):  # A run keeps its first summary.
         report.write_json(path, dict(dataset.summary.figures))
 
 
+def open_data(job: Job, folder: pathlib.Path, dataset: data.Dataset | None = None) -> Setting:
+    """Opens a job's devices and data: those of the student, with the teacher's classes if needed.
+
+    Args:
+      job: the job.
+      folder: its workdir.
+      dataset: an open data set, instead of the job's.
+
+    Raises:
+      InputError: the data set is missing, or does not fit the run or the devices.
+    """
+    setting = prepare(job.student, dataset)
+    classes = with_classes(job, folder, setting.dataset)
+    return setting._replace(dataset=with_labelled_subset(job, classes))
+
+
 def prepare(part: Part, dataset: data.Dataset | None = None) -> Setting:
-    """Opens the data set, unless one is given, and the devices of a run.
+    """Opens the data set of a run, unless one is passed, and the devices.
 
     Raises:
       InputError: the data set is missing, or does not fit the run or the devices.
@@ -182,38 +205,38 @@ def prepare(part: Part, dataset: data.Dataset | None = None) -> Setting:
     return Setting(dataset, mesh)
 
 
-def with_classes(job: Job, folder: pathlib.Path, setting: Setting) -> Setting:
-    """A setting whose data have the classes of the teacher, where they have none of their own.
+def with_classes(job: Job, folder: pathlib.Path, dataset: data.Dataset) -> data.Dataset:
+    """Returns the data set with the teacher's classes if a student without labels needs them.
 
-    It is so where a student without labels learns from a teacher's logits.
+    A student without labels needs classes to learn from a teacher's logits.
 
     Args:
-      job: what is to be done.
+      job: the job.
       folder: its workdir.
-      setting: the student's.
+      dataset: the student's.
     """
-    dataset, choices = setting.dataset, job.student.training.objectives
-    if dataset.labelled or not any(choice.needs_classes for choice in choices):
-        return setting
+    if dataset.labelled or not any(o.needs_classes for o in job.student.training.objectives):
+        return dataset
     for teacher, path in zip(job.teachers, teacher_paths(job, folder), strict=True):
         count, names = _classes_of(teacher, path, dataset)
         if count:
-            dataset = dataclasses.replace(dataset, num_classes=count, class_names=names)
-            break
-    return setting._replace(dataset=dataset)
+            return dataclasses.replace(dataset, num_classes=count, class_names=names)
+    return dataset
 
 
-def with_few(job: Job, setting: Setting) -> Setting:
-    """A setting with the other images that eval.labelled names, if there is a teacher."""
-    proof, source = job.student.training.proof, job.student.source
+def with_labelled_subset(job: Job, dataset: data.Dataset) -> data.Dataset:
+    """Returns the data set with the images that eval.labelled names, if there is a teacher."""
+    proof = job.student.training.proof
     if not (proof.labelled and job.teachers):
-        return setting
-    given = (proof.labelled, proof.per_class, source, setting.dataset)
-    found = parallel.main_first(lambda: labelled_subset.open_few(*given))
-    there = {"version": found.version, "train": len(found.train), "test": len(found.test)}
-    parallel.check_agreement({"eval.labelled": there})
-    dataset = dataclasses.replace(setting.dataset, few=found)
-    return setting._replace(dataset=dataset)
+        return dataset
+    subset = parallel.main_first(
+        lambda: labelled_subset.open_few(
+            proof.labelled, proof.per_class, job.student.source, dataset
+        )
+    )
+    counts = {"version": subset.version, "train": len(subset.train), "test": len(subset.test)}
+    parallel.check_agreement({"eval.labelled": counts})
+    return dataclasses.replace(dataset, few=subset)
 
 
 def _classes_of(
@@ -246,12 +269,20 @@ def train(
     folder: pathlib.Path,
     setting: Setting,
     teacher: FrozenNetwork | None = None,
-    profile: int = 0,
+    start: pretrained.Ready | None = None,
 ) -> Result:
-    """Trains the network of a run in `folder`, which is claimed, or goes on with it."""
+    """Trains the network of a run in `folder`, which is claimed, or resumes it.
+
+    Args:
+      part: the run.
+      folder: the run's.
+      setting: its data and devices.
+      teacher: None if no objective needs one.
+      start: weights that the network starts from, if they were read before.
+    """
     dataset, mesh = setting
     plan = recipe.create(part.training, dataset.num_classes, len(dataset.train))
-    return loop.fit(plan, folder, dataset, mesh, teacher, profile=profile)
+    return loop.fit(plan, folder, dataset, mesh, teacher, start=start)
 
 
 def teacher_paths(job: Job, folder: pathlib.Path) -> list[pathlib.Path]:
@@ -263,42 +294,58 @@ def teacher_paths(job: Job, folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def get_teacher(
-    job: Job, folder: pathlib.Path, setting: Setting
+    job: Job,
+    folder: pathlib.Path,
+    setting: Setting,
+    starts: Mapping[pathlib.Path, pretrained.Ready] | None = None,
 ) -> tuple[list[Result], FrozenNetwork]:
-    """The frozen teacher, or several as one.
+    """Loads the teacher, or several as one; trains those without a checkpoint.
 
-    A teacher without a checkpoint is trained first, in `folder`/teacher, `folder`/teacher2 and so
-    on.
+    Args:
+      job: the job.
+      folder: its workdir; teachers are trained in its folders teacher, teacher2 and so on.
+      setting: the student's data and devices.
+      starts: weights that teachers start from, by their folders, if they were read before.
 
     Returns:
-      The results of their training, and the teacher.
+      The results of the teachers' training, and the teacher.
 
     Raises:
       InputError: a checkpoint is missing, damaged, or of another network or data set.
     """
     training, paths = job.student.training, teacher_paths(job, folder)
+    dataset, mesh = setting
     results: list[Result] = []
-    ready: dict[int, FrozenNetwork] = {}
-    # Those that are there come first: what is wrong with them is known before hours of training.
+    loaded: dict[int, FrozenNetwork] = {}
+    # Existing checkpoints come first: their errors appear before hours of training.
     order = sorted(enumerate(job.teachers), key=lambda pair: _is_trained_here(pair[1]))
     for i, teacher in order:
-        teacher = growth.as_trained(teacher, paths[i])
+        teacher, path = growth.as_trained(teacher, paths[i]), paths[i]
         if teacher.variables is not None:
-            given = (teacher.network, teacher.variables, paths[i] / "views")
-            ready[i] = frozen.from_variables(*given, *setting, training, teacher.teaching)
+            loaded[i] = frozen.from_variables(
+                teacher.network,
+                teacher.variables,
+                path / "views",
+                dataset,
+                mesh,
+                training,
+                teacher.teaching,
+            )
             continue
         if _is_trained_here(teacher):
             same = teacher.part.source == job.student.source
-            with claim(paths[i], job, teacher.part):
+            with claim(path, job, teacher.part):
                 teacher_setting = setting if same else _prepare_teacher(teacher.part, setting)
-                results.append(train(teacher.part, paths[i], teacher_setting))
-        given = (teacher.network, paths[i], *setting, training)
-        ready[i] = frozen.load(*given, teaching=teacher.teaching)
+                start = (starts or {}).get(path)
+                results.append(train(teacher.part, path, teacher_setting, start=start))
+        loaded[i] = frozen.load(
+            teacher.network, path, dataset, mesh, training, teaching=teacher.teaching
+        )
     for i, teacher in enumerate(job.teachers):
-        ready[i] = frozen.with_probe(ready[i], teacher.teaching, folder)
+        loaded[i] = frozen.with_probe(loaded[i], teacher.teaching, folder)
         if teacher.teaching.classifier:
-            results.append(_classified(teacher, paths[i], ready[i]))
-    teachers = [ready[i] for i in range(len(order))]
+            results.append(_classified(teacher, paths[i], loaded[i]))
+    teachers = [loaded[i] for i in range(len(order))]
     whole = frozen.combine(teachers, training.teacher_weights)
     return results, dataclasses.replace(whole, examined=not job.student.source.mock_examples)
 

@@ -29,6 +29,7 @@ from rrd_jax.terminal import console
 from rrd_jax.training import stage
 from rrd_jax.training.recipe import Recipe, Training
 from rrd_jax.training.step import Split
+from rrd_jax.weights import pretrained
 
 _MAX_WAIT = 0.05  # A warning appears if steps wait for images for more than this share of time.
 
@@ -40,6 +41,7 @@ def fit(
     mesh: jax.sharding.Mesh,
     teacher: FrozenNetwork | None = None,
     *,
+    start: pretrained.Ready | None = None,
     profile: int = 0,
 ) -> Result:
     """Trains a student to the end of its epochs; resumes from the newest checkpoint if any.
@@ -50,6 +52,7 @@ def fit(
       dataset: training and test split.
       mesh: the devices.
       teacher: None if no objective needs one.
+      start: weights that the student starts from; None to read those of the recipe, if any.
       profile: the number of steps to trace; 0 for none.
 
     Raises:
@@ -69,21 +72,21 @@ def fit(
         run = runs.create(recipe, folder, dataset, mesh, teacher, kept)
         if teacher:
             teacher.examine()
-        position = runs.resume(run) or _begin(run)
+        position = runs.resume(run) or _begin(run, start)
         starting.phase("state")
         trace = tracing.Trace(folder.absolute() / "profile", profile)
         _train(run, position, _Stops(request, position), trace)
         return Result(**position.progress.result)
 
 
-def _begin(run: Run) -> Position:
+def _begin(run: Run, start: pretrained.Ready | None) -> Position:
     """Creates the first state; trains, or resumes, the stages before distillation."""
-    position = runs.begin(run)
+    position = runs.begin(run, start)
     for name, objective in run.recipe.objectives.items():
         if not objective.stage:
             continue
         recipe, folder = stage.stage_recipe(run.recipe, name), run.folder / f"before-{name}"
-        fit(recipe, folder, run.dataset, run.mesh, run.teacher)
+        fit(recipe, folder, run.dataset, run.mesh, run.teacher, start=start)
         abstract = program.abstract_state(
             recipe, run.mesh, run.dataset.image_shape, run.teacher_network
         )

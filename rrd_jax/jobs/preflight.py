@@ -1,4 +1,4 @@
-"""What a job needs, looked at before anything is trained: networks, objectives, shapes, memory."""
+"""Checks of a job before anything is trained: networks, objectives, shapes and memory."""
 
 import pathlib
 from collections.abc import Sequence
@@ -17,59 +17,70 @@ from rrd_jax.training.choices import NetworkChoice, ProofChoice, TeachingChoice
 from rrd_jax.training.recipe import Job
 
 
-def check(job: Job, dataset: data.Dataset, paths: Sequence[pathlib.Path]) -> None:
-    """Traces what users bring, and the objectives, before hours go into a teacher.
+def check(
+    job: Job, dataset: data.Dataset, paths: Sequence[pathlib.Path]
+) -> dict[str, recipe.Recipe]:
+    """Creates the recipes of a job's runs, and checks networks, objectives and memory by tracing.
 
     Args:
-      job: what is to be done.
+      job: the job.
       dataset: the student's.
       paths: where the weights of each teacher are, or will be.
 
+    Returns:
+      The recipe of each run by its key in `job.comparisons`, of the student under "".
+
     Raises:
-      InputError: a network is none, or lacks what an objective compares; an objective or a schedule
-        is none; the teacher cannot be cached, but is to be; shapes beyond the memory.
+      InputError: a network, an objective or a schedule is invalid; a network lacks an output that
+        an objective compares; the teacher cannot be cached, but has to be; shapes exceed memory.
     """
     training = job.student.training
     _check_steps(job, len(dataset.train))
-    # Schedules see their real length.
-    plan, *_ = [
-        recipe.create(part.training, dataset.num_classes, len(dataset.train))
-        for part in (job.student, *job.comparisons.values())
-    ]
-    _check_brought(training.network, dataset)
-    made = [training.network.create(dataset.num_classes)]
+    plans = {
+        name: recipe.create(part.training, dataset.num_classes, len(dataset.train))
+        for name, part in {"": job.student, **job.comparisons}.items()
+    }
+    plan = plans[""]
+    _check_custom(plan.student, training.network, dataset)
+    teachers = []
     for teacher, path in zip(job.teachers, paths, strict=True):
-        _check_brought(teacher.network, dataset, teacher.teaching)
-        given = (teacher.network, teacher.teaching)
-        there = None if teacher.variables is not None else path
-        made.append(assembly.outline(assembly.TeacherSpec(*given, there, dataset, training)))
-    student, *teachers = (networks.summarize(n, dataset.image_shape).outputs for n in made)
+        network = teacher.network.create(dataset.num_classes)
+        _check_custom(network, teacher.network, dataset, teacher.teaching)
+        setting = assembly.TeacherSpec(
+            teacher.network,
+            teacher.teaching,
+            None if teacher.variables is not None else path,
+            dataset,
+            training,
+        )
+        outline = assembly.outline(setting)
+        teachers.append(networks.summarize(outline, dataset.image_shape).outputs)
+    student = networks.summarize(plan.student, dataset.image_shape).outputs
     if training.proof and teachers:
         _check_proof(training.proof, dataset, student, *teachers)
     teacher = ensemble.outputs_of(teachers, training.teacher_weights)
-    part = training.batch_size // training.accumulate
-    cache_plan.check(training, plan.objectives)
     states = _trace(plan, student, teacher, dataset)
     _warn_of_classifier(plan, states, student, teacher, dataset)
+    part = training.batch_size // training.accumulate
     maps = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((part, *leaf.shape[1:]), leaf.dtype), student.maps
     )
-    # A checkpoint is written from a copy.
+    # A checkpoint is written from a copy of the state.
     needs = {f"objective '{name}' keeps, with a copy,": (s, s) for name, s in states.items()}
     needs |= {f"the student's maps of {part} images take": maps}
     _check_memory(needs, parallel.machine_bytes())
+    cache_plan.check(training, plan.objectives)
+    return plans
 
 
-def check_teacher(job: Job, dataset: data.Dataset, network: networks.Network) -> None:
-    """Traces the objectives with a teacher whose weights are read, where it has no classifier.
+def check_teacher(plan: recipe.Recipe, dataset: data.Dataset, network: networks.Network) -> None:
+    """Traces the objectives with a loaded teacher if it has no classifier.
 
     Raises:
-      InputError: one of them reads its logits.
+      InputError: an objective reads the teacher's logits.
     """
     teacher = networks.summarize(network, dataset.image_shape).outputs
     if isinstance(teacher.logits, tuple):
-        training = job.student.training
-        plan = recipe.create(training, dataset.num_classes, len(dataset.train))
         student = networks.summarize(plan.student, dataset.image_shape).outputs
         _trace(plan, student, teacher, dataset)
 
@@ -112,15 +123,17 @@ def _warn_of_classifier(
     )
 
 
-def _check_brought(
-    choice: NetworkChoice, dataset: data.Dataset, teaching: TeachingChoice | None = None
+def _check_custom(
+    network: networks.Network,
+    choice: NetworkChoice,
+    dataset: data.Dataset,
+    teaching: TeachingChoice | None = None,
 ) -> None:
-    """Looks at a network that is not ours; one that teaches may do without logits, or have others.
+    """Checks a custom network; a teacher may lack logits, or have other classes.
 
     Raises:
-      InputError: it is none.
+      InputError: its outputs are not those of a network.
     """
-    network = choice.create(dataset.num_classes)
     if not isinstance(network, networks.Brought) and choice.network is None:
         return
     count = None if teaching and teaching.classifier else dataset.num_classes or None

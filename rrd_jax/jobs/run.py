@@ -132,10 +132,15 @@ def create(
     return Run(recipe, folder, dataset, mesh, kept, teacher, network, plan, program, parameters)
 
 
-def begin(run: Run) -> Position:
-    """Starts to create the state before the first step."""
+def begin(run: Run, start: pretrained.Ready | None = None) -> Position:
+    """Starts to create the state before the first step.
+
+    Args:
+      run: the run.
+      start: weights that the student starts from; None to read those of the recipe, if any.
+    """
     training, dataset = run.training, run.dataset
-    weights = pretrained.ready(training, dataset)
+    weights = start or pretrained.read(run.recipe, dataset)
     if not weights and training.freeze and getattr(run.recipe.student, "weights", None) is None:
         console.warn(
             f"[{training.label}] the parts that stay as they are have random weights: name a"

@@ -12,7 +12,7 @@ from rrd_jax import checkpoints, data, errors, networks
 from rrd_jax.data import model_info
 from rrd_jax.terminal import console
 from rrd_jax.training.choices import NetworkChoice
-from rrd_jax.training.recipe import Training
+from rrd_jax.training.recipe import Recipe, Training
 from rrd_jax.weights import files
 
 _COLOURS = {1: "grey", 3: "RGB"}
@@ -32,52 +32,55 @@ class Ready(NamedTuple):
     lines: tuple[str, ...]
 
 
-def ready(training: Training, dataset: data.Dataset) -> Ready | None:
-    """What the network of a run starts from; None for random weights.
+def read(plan: Recipe, dataset: data.Dataset) -> Ready | None:
+    """Reads the weights that the student of a recipe starts from; None for random weights.
 
-    Says what is new or changed of the weights, when they are read.
+    Prints how the weights were changed to fit.
+
+    Args:
+      plan: the recipe.
+      dataset: the run's.
 
     Raises:
       InputError: they are missing, damaged, or of another network.
     """
+    training = plan.training
     start = training.start
     if not start:
         return None
-    if start.ready is not None:
-        return start.ready
     if start.variables is not None:
         where, meta, variables = f"'{training.network.model}'", start.meta, start.variables
     else:
         where = start.checkpoint
         variables, meta = files.load(pathlib.Path(where), training.network.model, headless=True)
-    prepared = fit(where, variables, meta, training, dataset)
+    prepared = adapt(where, variables, meta, plan, dataset)
     for line in prepared.lines:
         console.say(line)
     return prepared
 
 
-def fit(
+def adapt(
     where: str,
     variables: Mapping[str, Any],
     meta: Mapping[str, Any],
-    training: Training,
+    plan: Recipe,
     dataset: data.Dataset,
 ) -> Ready:
-    """Weights as they fit a run's network and data.
+    """Adapts weights to a run's network and data: classifier, channels and sizes of images.
 
     Args:
       where: they are from, for messages.
       variables: {"params", "batch_stats"}, of any classes, channels and sizes of images.
       meta: what is known of them, as `weights.files.load` gives it; empty for nothing.
-      training: of the run.
+      plan: the run's recipe.
       dataset: the run's.
 
     Raises:
       InputError: they are of another network, or cannot be made to fit.
     """
+    training, network, shape = plan.training, plan.student, dataset.image_shape
     choice = training.network
     _check_network(where, meta, choice)
-    network, shape = choice.create(dataset.num_classes), dataset.image_shape
     if not dataset.num_classes:
         variables = _without_head(variables, meta, choice, network, shape)
     variables = networks.fit_positions(variables, network, shape)
@@ -98,11 +101,12 @@ def fit(
         )
     weights = {name: value for name, value in given.items() if not (is_new and name in axes)}
     changes += _fit_channels(weights, wanted, meta, shape)
-    _check_sizes(where, weights, wanted, choice, meta, dataset)
+    image_size = _image_size(meta)
+    _check_sizes(where, weights, wanted, network, image_size, shape)
     fresh = {name: np.zeros(wanted[name], np.float32) for name in axes if is_new}
     whole = _like(networks.summarize(network, shape).variables, fresh | weights)
     networks.check_weights(where, whole, network, shape)
-    changes += _sizes_of_images(meta, shape)
+    changes += _sizes_of_images(image_size, shape)
     origin = {"checkpoint": pathlib.Path(where).name, "digest": digest}
     return Ready(
         weights,
@@ -220,18 +224,17 @@ def _check_sizes(
     where: str,
     weights: Mapping[str, Any],
     wanted: Mapping[str, Any],
-    choice: NetworkChoice,
-    meta: Mapping[str, Any],
-    dataset: data.Dataset,
+    network: networks.Network,
+    image_size: int | None,
+    shape: tuple[int, int, int],
 ) -> None:
     """Raises an InputError for parameters whose shapes depend on the size of the images."""
     differing = [n for n, v in weights.items() if tuple(v.shape) != wanted.get(n, v.shape)]
     if not differing:
         return
-    size, _, channels = dataset.image_shape
-    there = _image_size(meta) or 2 * size
+    size, _, channels = shape
+    there = image_size or 2 * size
     try:
-        network = choice.create(dataset.num_classes)
         other = networks.summarize(network, (there, there, channels)).variables
     except errors.InputError:  # a network made for one size says so
         return
@@ -245,8 +248,7 @@ def _check_sizes(
             )
 
 
-def _sizes_of_images(meta: Mapping[str, Any], shape: Sequence[int]) -> list[str]:
-    there = _image_size(meta)
+def _sizes_of_images(there: int | None, shape: Sequence[int]) -> list[str]:
     if there in (None, shape[0]):
         return []
     return [f"it saw images of {there}x{there} pixels, and sees {shape[0]}x{shape[0]} now"]

@@ -58,7 +58,7 @@ def judged(tiny_teacher, tmp_path_factory):
         config = _config(tiny_teacher, root / "images", root / "index")
         launch.run(config, root / "run")
         plan = parse(config)
-        return root / "run", plan, job.with_few(plan, job.prepare(plan.student))
+        return root / "run", plan, job.open_data(plan, root / "run")
 
 
 def test_each_look_has_votes_and_a_probe_between_floor_and_ceiling(judged):

@@ -18,6 +18,7 @@ from rrd_jax.jobs import evaluate, job
 from rrd_jax.networks.resnet import ResNet
 from rrd_jax.networks.vit import VisionTransformer
 from rrd_jax.teacher import class_matching
+from rrd_jax.training import recipe
 from rrd_jax.weights import pretrained
 from tests import launch
 
@@ -47,8 +48,13 @@ def _fields(folder, **fields):
 
 
 def _ready(config, dataset=None):
-    plan = parse(config)
-    return pretrained.ready(plan.student.training, dataset or data.load(plan.student.source))
+    return pretrained.read(*_recipe(config, dataset))
+
+
+def _recipe(config, dataset=None):
+    part = parse(config).student
+    dataset = dataset or data.load(part.source)
+    return recipe.create(part.training, dataset.num_classes, len(dataset.train)), dataset
 
 
 def _weights(variables):
@@ -118,10 +124,9 @@ def test_a_classifier_is_kept_where_the_classes_are_the_same(tmp_path, head, nam
 
 def test_the_classifier_of_a_network_that_another_took_over_is_new(tmp_path):
     variables = _write(tmp_path / "weights")
-    plan = parse(launch.digits("smoke,tiny", _CE))
-    dataset = data.load(plan.student.source)
-    fit = (variables, {"classifier": "simkd"}, plan.student.training, dataset)
-    assert "'simkd' classified in its place" in pretrained.fit("x", *fit).lines[0]
+    plan, dataset = _recipe(launch.digits("smoke,tiny", _CE))
+    ready = pretrained.adapt("x", variables, {"classifier": "simkd"}, plan, dataset)
+    assert "'simkd' classified in its place" in ready.lines[0]
 
 
 @pytest.mark.parametrize(("there", "here"), [(3, 1), (1, 3)])
