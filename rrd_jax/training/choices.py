@@ -202,7 +202,6 @@ class StartChoice:
       variables: weights that are in memory, in place of a checkpoint; None for none.
       meta: what is known of these, as `weights.files.load` returns it.
       section: the section of the config, for messages.
-      ready: the result of `pretrained.read`; None where the weights are still to be read.
     """
 
     checkpoint: str = field(
@@ -223,7 +222,6 @@ class StartChoice:
     variables: Any = dataclasses.field(default=None, compare=False, repr=False)
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
     section: str = "student"
-    ready: Any = dataclasses.field(default=None, compare=False, repr=False)
 
     def __bool__(self) -> bool:
         """Returns True if there are weights to start from."""
