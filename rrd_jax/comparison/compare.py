@@ -201,9 +201,8 @@ def _write_files(
             except errors.DiskError:
                 raise
             except Exception as error:  # The library of one format may fail; others go on.
-                reasons.setdefault(f"{name}: {runtime_errors.first_line(error)}", []).append(
-                    member.role
-                )
+                reason = f"{name}: {runtime_errors.first_line(error)}"
+                reasons.setdefault(reason, []).append(member.role)
                 continue
             if kind.size_of:
                 sizes[member.role][kind.size_of] = written.bytes

@@ -1,16 +1,16 @@
-"""Says what images show: a line an image, with the most probable classes.
+"""Predicts the classes of images: a line for each image with the most probable classes.
 
     python -m rrd_jax.predict --workdir=runs/digits photo.jpg folder 'more/*.png'
     python -m rrd_jax.predict --workdir=runs/digits@best --format=csv --output=out.csv folder
     find . -name '*.jpg' -print0 | python -m rrd_jax.predict --workdir=student.onnx -
     python -m rrd_jax.predict --workdir=runs/digits --neighbours=photo.jpg --picture=near.png folder
 
-Images are files, folders, which are searched, patterns, or - for a list of them on standard input,
-separated by line ends or zeros. They go through the steps that the run's test images went through.
-With --neighbours, the answer is which of them are nearest to other images, by their embeddings.
-Answers come in the order of the images, as they are found; what else there is to say goes to
-standard error. The exit code is 0 if all images were read, 1 for a bad flag, 2 for bad input, or if
-some images could not be read: these are named, the others are predicted.
+Images are files, folders, which are searched, patterns, or - for a list on standard input,
+separated by line ends or zeros. They are preprocessed like the test images of the run. With --neighbours, the
+command prints which of the images are nearest to other images, by the embeddings of the network.
+Predictions are written batch by batch in the order of the images; messages go to standard error.
+The exit code is 0 if all images were read, 1 for a bad flag, 2 for bad input, or if some images
+could not be read: these are listed, the others are predicted.
 """
 
 import contextlib
@@ -28,30 +28,32 @@ from rrd_jax.terminal import cli, console
 
 if TYPE_CHECKING:
     from rrd_jax.library import Predictions, Predictor
+    from rrd_jax.predict.neighbours import QueryResult
 
-_FORMATS = ("text", "csv", "jsonl", "npz", "parquet")  # those of `writing`, which waits for JAX
+# Those of `writing`, which imports JAX.
+_FORMATS = ("text", "csv", "jsonl", "npz", "parquet")
 
 _WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "The network: a run, as RUN, RUN@best, RUN@last or RUN@STEP; what rrd_jax.export or"
-    " rrd_jax.convert wrote; or a PyTorch file, with --network, --mean, --std and --image_size.",
+    "The network: a run, as RUN, RUN@best, RUN@last or RUN@STEP; a file of rrd_jax.export or"
+    " rrd_jax.convert; or a PyTorch file, with --network, --mean, --std and --image_size.",
 )
-_TEACHER = flags.DEFINE_bool("teacher", False, "Asks the teacher of the run in --workdir.")
+_TEACHER = flags.DEFINE_bool("teacher", False, "Predicts with the teacher of the run in --workdir.")
 _WEIGHTS = flags.DEFINE_enum(
     "weights",
     "average",
     ["average", "raw"],
-    "Which weights of a run that averages them: the average, or these themselves.",
+    "Averaged or raw weights of a run that averages its weights.",
 )
 _HEAD = flags.DEFINE_string(
     "head",
     None,
-    "The objective whose head behind the embedding a run's network keeps, such as rrd, of several"
-    " teachers rrd[0]; or none.",
+    "The objective of the run whose head is applied to embeddings, such as rrd, or rrd[0] for one"
+    " of several teachers. Default: no head.",
 )
 _NETWORK = flags.DEFINE_string(
-    "network", None, "The network of the weights, where they do not say it: a name or import path."
+    "network", None, "The network of weights without a name: a name or import path."
 )
 _MEAN = flags.DEFINE_list(
     "mean", None, "Mean of each channel, of values in [0, 1]. Default: the run's."
@@ -60,51 +62,54 @@ _STD = flags.DEFINE_list(
     "std", None, "Standard deviation of each channel, likewise. Default: the run's."
 )
 _IMAGE_SIZE = flags.DEFINE_integer(
-    "image_size", None, "Height and width that the network sees. Default: the run's.", lower_bound=1
+    "image_size",
+    None,
+    "Height and width of the input. Default: the run's.",
+    lower_bound=1,
 )
 _RESIZE = flags.DEFINE_integer(
     "resize",
     None,
-    "The short side that images are scaled to before their centre is cut out. Default: the run's,"
-    " or none: images are padded or scaled to --image_size.",
+    "Short side of images before the central crop. Default: the run's, or none: images are padded"
+    " or scaled to --image_size.",
     lower_bound=1,
 )
 _CLASS_NAMES = flags.DEFINE_string(
     "class_names", None, "A file of the classes' names, one a line, or JSON. Default: the run's."
 )
 _FORMAT = flags.DEFINE_enum(
-    "format", "text", _FORMATS, "Format of the answers; npz and parquet need --output."
+    "format", "text", _FORMATS, "Format of the predictions; npz and parquet need --output."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "The file to write. Default: standard output.")
 _TOP = flags.DEFINE_integer(
-    "top", 5, "Classes that are named of each image; with --neighbours, images.", lower_bound=1
+    "top", 5, "Classes per image; with --neighbours, images per query.", lower_bound=1
 )
 _LOGITS = flags.DEFINE_bool("logits", False, "Writes the logits of all classes too.")
 _EMBEDDINGS = flags.DEFINE_bool("embeddings", False, "Writes the network's embeddings too.")
 _LABELS = flags.DEFINE_bool(
     "labels",
     False,
-    "Says the top-1, where images lie in folders that are called like their classes.",
+    "Prints the top-1 accuracy of images in folders named like their classes.",
 )
 _NEIGHBOURS = flags.DEFINE_string(
     "neighbours",
     None,
-    "Files, a folder or a pattern: for each of these images, the --top images of the others that"
-    " are nearest by the cosine of the network's embeddings.",
+    "Files, a folder or a pattern: for each of these images, finds the --top nearest of the other"
+    " images by the cosine of the embeddings.",
 )
 _PICTURE = flags.DEFINE_string(
     "picture",
     None,
-    "With --neighbours, a .png, .svg or .pdf of the first of them; of a run, beside the neighbours"
-    " that its teacher finds.",
+    "With --neighbours, a .png, .svg or .pdf of the first queries and their neighbours, for the"
+    " student and the teacher of a run.",
 )
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at once.", lower_bound=1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images per call.", lower_bound=1)
 
 
 def main(argv: list[str]) -> None:
-    """Predicts."""
+    """Predicts classes, or finds neighbours."""
     if not _WORKDIR.value:
-        cli.stop(1, "--workdir is missing; it names a run, or an exported file")
+        cli.stop(1, "--workdir is missing; name a run or an exported file")
     if len(argv) < 2:
         cli.stop(1, "no images are named; name files or folders, or - for a list")
     cli.guard(functools.partial(_run, argv[1:]), stopped="stopped")
@@ -112,13 +117,13 @@ def main(argv: list[str]) -> None:
 
 def _run(names: list[str]) -> None:
     stdout = sys.stdout
-    with contextlib.redirect_stdout(sys.stderr):  # answers alone go to standard output
+    with contextlib.redirect_stdout(sys.stderr):  # Standard output is for predictions alone.
         _check_flags()
         paths = _paths(names)
         if _NEIGHBOURS.value is not None:
             _search(paths, stdout)
             return
-        # Here, for --help is printed, and errors are found, without waiting for JAX.
+        # --help and bad flags do not wait for the import of JAX.
         from rrd_jax.predict import writing
 
         content = writing.Content(_TOP.value, _LOGITS.value, _EMBEDDINGS.value)
@@ -145,44 +150,55 @@ def _prepare() -> None:
 
 
 def _search(paths: list[str], stdout: TextIO) -> None:
-    """Answers --neighbours."""
+    """Finds and writes the neighbours of --neighbours."""
     from rrd_jax.predict import neighbours, picture, writing
 
-    drawing = pathlib.Path(_PICTURE.value) if _PICTURE.value is not None else None
-    if drawing is not None:
-        picture.check(drawing)
+    picture_path = pathlib.Path(_PICTURE.value) if _PICTURE.value is not None else None
+    if picture_path is not None:
+        picture.check(picture_path)
     queries = _paths([_NEIGHBOURS.value])
     output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value is not None else None
     with writing.stream(_FORMAT.value, output, stdout) as put:
         _prepare()
         predictor = _predictor()
         tally = _Tally(predictor, len(paths), shows=output is not None or not _tty(stdout))
-        search = functools.partial(neighbours.search, queries=queries, count=_TOP.value)
-        search = functools.partial(search, batch_size=_BATCH_SIZE.value)
-        found = search(predictor, files=paths, seen=tally.add)
-        for line in neighbours.lines(_FORMAT.value, found):
+        search = functools.partial(
+            neighbours.search,
+            queries=queries,
+            files=paths,
+            count=_TOP.value,
+            batch_size=_BATCH_SIZE.value,
+        )
+        results = search(predictor, on_batch=tally.add)
+        for line in neighbours.lines(_FORMAT.value, results):
             put(line)
-    if drawing is not None:
-        _draw(drawing, predictor, found, functools.partial(search, files=paths))
+    if picture_path is not None:
+        _draw(picture_path, predictor, results, search)
     tally.finish(output)
 
 
-def _draw(path: pathlib.Path, predictor: "Predictor", found: Any, search: Callable) -> None:
+def _draw(
+    path: pathlib.Path,
+    predictor: "Predictor",
+    results: "list[QueryResult]",
+    search: "Callable[..., list[QueryResult]]",
+) -> None:
+    """Draws the neighbours, with those that the teacher of a student finds."""
     from rrd_jax.predict import neighbours, picture
 
     console.clear()
-    rows = {"teacher" if _TEACHER.value else "network": found}
-    if teacher := _teacher_beside():
-        theirs = search(teacher, seen=lambda part: None)
-        rows = {"student": found, "teacher": theirs}
-        share = 100 * neighbours.in_common(found, theirs)
+    rows = {"teacher" if _TEACHER.value else "network": results}
+    if teacher := _teacher():
+        of_teacher = search(teacher, on_batch=lambda part: None)
+        rows = {"student": results, "teacher": of_teacher}
+        share = 100 * neighbours.overlap(results, of_teacher)
         console.say(f"student and teacher have {share:.1f} % of these neighbours in common")
     picture.draw(path, rows, predictor.about.preprocessing)
     console.say(f"picture: {path}")
 
 
-def _teacher_beside() -> "Predictor | None":
-    """The teacher of the student that was asked; None where there is none."""
+def _teacher() -> "Predictor | None":
+    """Returns the teacher of the run whose student predicts; None if there is none."""
     from rrd_jax import library
     from rrd_jax.weights import files
 
@@ -191,7 +207,7 @@ def _teacher_beside() -> "Predictor | None":
     try:
         return library.load_teacher(files.split(_WORKDIR.value)[0])
     except errors.InputError as error:
-        console.note(f"the picture is without the teacher's neighbours: {error}")
+        console.note(f"the picture has no neighbours of the teacher: {error}")
         return None
 
 
@@ -210,9 +226,9 @@ def _check_flags() -> None:
 
 
 def _check_search() -> None:
-    given = {"logits": _LOGITS.value, "embeddings": _EMBEDDINGS.value, "labels": _LABELS.value}
-    for name in (name for name, value in given.items() if value):
-        raise errors.InputError(f"--{name} is not for --neighbours: leave one of them out")
+    for flag in (_LOGITS, _EMBEDDINGS, _LABELS):
+        if flag.value:
+            raise errors.InputError(f"--{flag.name} is not for --neighbours: leave one out")
     if _FORMAT.value in ("npz", "parquet"):
         raise errors.InputError("--neighbours needs --format=text, csv or jsonl")
 
@@ -220,16 +236,16 @@ def _check_search() -> None:
 def _paths(names: list[str]) -> list[str]:
     from rrd_jax.data.folder import file_listing
 
-    listed: list[str] = []
+    paths: list[str] = []
     for name in names:
-        listed += file_listing.parsed(sys.stdin.buffer.read()) if name == "-" else [name]
-    return file_listing.files(listed)
+        paths += file_listing.parsed(sys.stdin.buffer.read()) if name == "-" else [name]
+    return file_listing.files(paths)
 
 
 def _predictor() -> "Predictor":
     from rrd_jax import library
 
-    given = {
+    options = {
         "network": _NETWORK.value,
         "mean": _numbers("mean", _MEAN.value),
         "std": _numbers("std", _STD.value),
@@ -239,17 +255,17 @@ def _predictor() -> "Predictor":
         "raw": _WEIGHTS.value == "raw" or None,
         "head": _HEAD.value,
     }
-    given = {name: value for name, value in given.items() if value is not None}
+    options = {name: value for name, value in options.items() if value is not None}
     if _TEACHER.value:
-        if given:
+        if options:
             raise errors.InputError(
-                f"--teacher is asked as the run has it: leave out --{' --'.join(given)}"
+                f"--teacher uses the teacher of the run as it is: leave out --{' --'.join(options)}"
             )
         return library.load_teacher(_WORKDIR.value)
-    loaded = library.load(_WORKDIR.value, **given)
+    loaded = library.load(_WORKDIR.value, **options)
     predictor = loaded if isinstance(loaded, library.Predictor) else loaded.predictor
     if predictor.num_classes and not predictor.about.class_names:
-        console.note("the classes have no names, but numbers: --class_names=FILE names them")
+        console.note("the classes have no names; --class_names=FILE names them")
     return predictor
 
 
@@ -263,11 +279,11 @@ def _numbers(name: str, texts: list[str] | None) -> tuple[float, ...] | None:
 
 
 def _check_classes(predictor: "Predictor") -> None:
-    """Raises an InputError for a network without a classifier that is asked for classes alone."""
+    """Raises an InputError for a network without a classifier unless embeddings are written."""
     if not predictor.num_classes and (_LOGITS.value or not _EMBEDDINGS.value):
         raise errors.InputError(
-            f"'{predictor.name}' has no classifier: ask for its --embeddings, with --format=csv,"
-            " jsonl, npz or parquet, or for --neighbours"
+            f"'{predictor.name}' has no classifier: use --embeddings with --format=csv, jsonl, npz"
+            " or parquet, or --neighbours"
         )
 
 
@@ -279,17 +295,17 @@ def _check_embeddings(predictor: "Predictor", part: "Predictions") -> None:
 def _tty(stream: TextIO) -> bool:
     try:
         return stream.isatty()
-    except ValueError:  # closed
+    except ValueError:  # The stream is closed.
         return False
 
 
 class _Tally:
-    """Counts, and says what goes on.
+    """Counts of images, and the progress line.
 
     Args:
-      predictor: that is asked.
-      total: how many images there are.
-      shows: whether a line says how far it is.
+      predictor: that predicts.
+      total: the number of images.
+      shows: whether to show a progress line.
 
     Raises:
       InputError: --labels without names of classes.
@@ -304,7 +320,7 @@ class _Tally:
             raise errors.InputError("--labels needs names of classes: pass --class_names")
 
     def add(self, part: "Predictions") -> None:
-        """Counts the images of a part; names those that could not be read."""
+        """Counts the images of a batch; warns of those that cannot be read."""
         for file, reason in part.unread:
             console.warn(f"{errors.printable(file)}: {reason}")
         self._done += len(part) + len(part.unread)
@@ -328,7 +344,7 @@ class _Tally:
             self._right += label == name
 
     def finish(self, output: Any) -> None:
-        """Says the last words; raises an InputError where images could not be read."""
+        """Prints a summary; raises an InputError if images could not be read."""
         console.clear()
         if output is not None:
             console.say(f"{self._done - self._unread:,} images: {output}")
@@ -337,7 +353,7 @@ class _Tally:
             console.say(f"top-1 {share:.2f} % of {self._labelled:,} images with a label")
         if self._unread:
             raise errors.InputError(
-                f"{self._unread:,} of {self._total:,} images cannot be read, and are named above;"
+                f"{self._unread:,} of {self._total:,} images cannot be read, and are listed above;"
                 " the others are predicted"
             )
 

@@ -1,8 +1,6 @@
-"""Which images are nearest to others, by the cosine of a network's embeddings."""
+"""Nearest neighbours of images by the cosine of a network's embeddings."""
 
 import contextlib
-import csv
-import io
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +11,7 @@ import numpy as np
 from rrd_jax import errors
 from rrd_jax.evaluation import rows
 from rrd_jax.library import Predictions, Predictor
+from rrd_jax.predict import writing
 
 FORMATS = ("text", "csv", "jsonl")
 
@@ -24,36 +23,36 @@ class Neighbour(NamedTuple):
     cosine: float
 
 
-class Found(NamedTuple):
-    """A query's file, and its neighbours, the nearest first."""
+class QueryResult(NamedTuple):
+    """The file of a query, and its neighbours, the nearest first."""
 
     query: str
     neighbours: list[Neighbour]
 
 
-class _Nearest:
-    """The nearest images of each query, among those that were added.
+class _NearestImages:
+    """The nearest images of each query among those that were added.
 
     Args:
-      queries: what a network says of them.
-      count: how many neighbours each has at most.
+      queries: their predictions.
+      count: the number of neighbours.
     """
 
     def __init__(self, queries: Predictions, count: int):
         self._files, self._count = queries.files, count
         self._queries = rows.unit(queries.embeddings)
-        self._places = [os.path.realpath(file) for file in queries.files]
+        self._paths = [os.path.realpath(file) for file in queries.files]
         self._cosines = np.zeros((len(self._files), 0), np.float32)
         self._neighbours: list[list[str]] = [[] for _ in self._files]
 
     def add(self, part: Predictions) -> None:
-        """Compares more images; no query is its own neighbour."""
+        """Compares more images. A query is not its own neighbour."""
         if not len(part):
             return
         cosines = self._queries @ rows.unit(part.embeddings).T
-        places = np.array([os.path.realpath(file) for file in part.files])
-        for row, place in zip(cosines, self._places, strict=True):
-            row[places == place] = -np.inf
+        paths = np.array([os.path.realpath(file) for file in part.files])
+        for row, path in zip(cosines, self._paths, strict=True):
+            row[paths == path] = -np.inf
         cosines = np.concatenate([self._cosines, cosines], axis=1)
         order = np.argsort(-cosines, axis=1, kind="stable")[:, : self._count]
         for i, (files, columns) in enumerate(zip(self._neighbours, order, strict=True)):
@@ -61,14 +60,14 @@ class _Nearest:
             self._neighbours[i] = [names[column] for column in columns]
         self._cosines = np.take_along_axis(cosines, order, axis=1)
 
-    def found(self) -> list[Found]:
-        """Each query with its neighbours."""
-        all_of_them = zip(self._files, self._neighbours, self._cosines.tolist(), strict=True)
-        found = []
-        for query, files, cosines in all_of_them:
-            pairs = zip(files, cosines, strict=True)
-            found.append(Found(query, [Neighbour(*pair) for pair in pairs if pair[1] != -np.inf]))
-        return found
+    def results(self) -> list[QueryResult]:
+        """Returns each query with its neighbours."""
+        results = []
+        columns = zip(self._files, self._neighbours, self._cosines.tolist(), strict=True)
+        for query, files, cosines in columns:
+            neighbours = [Neighbour(*pair) for pair in zip(files, cosines, strict=True)]
+            results.append(QueryResult(query, [n for n in neighbours if n.cosine != -np.inf]))
+        return results
 
 
 def search(
@@ -77,73 +76,66 @@ def search(
     files: Sequence[str],
     count: int,
     batch_size: int,
-    seen: Callable[[Predictions], None],
-) -> list[Found]:
-    """The nearest files of each query; those that cannot be read are left out.
+    on_batch: Callable[[Predictions], None],
+) -> list[QueryResult]:
+    """Finds the nearest files of each query; files that cannot be read are left out.
 
-    No more than a few batches of images and embeddings are in memory, whatever their number.
+    Only a few batches of images and embeddings are in memory.
 
     Args:
-      predictor: whose embeddings are compared.
+      predictor: that computes embeddings.
       queries: image files.
       files: image files.
-      count: neighbours of each query.
-      batch_size: images at once.
-      seen: called with what is known of each part of the files.
+      count: neighbours per query.
+      batch_size: images per call of the network.
+      on_batch: called with the predictions of each batch of files.
 
     Raises:
       InputError: a query cannot be read, or the network has no embedding.
     """
     with contextlib.closing(predictor.batches(queries, batch_size)) as parts:
-        asked = list(parts)
-    for part in asked:
+        query_parts = list(parts)
+    for part in query_parts:
         for file, reason in part.unread:
             raise errors.InputError(f"{errors.printable(file)} cannot be used: {reason}")
-    if any(part.embeddings is None for part in asked):
-        raise errors.InputError(
-            f"'{predictor.name}' has no embedding, which neighbours are found by"
-        )
-    nearest = [_Nearest(part, count) for part in asked]
+    if any(part.embeddings is None for part in query_parts):
+        raise errors.InputError(f"'{predictor.name}' has no embedding, so it finds no neighbours")
+    searches = [_NearestImages(part, count) for part in query_parts]
     with contextlib.closing(predictor.batches(files, batch_size)) as parts:
         for part in parts:
-            seen(part)
-            for some in nearest:
-                some.add(part)
-    return [found for some in nearest for found in some.found()]
+            on_batch(part)
+            for images in searches:
+                images.add(part)
+    return [result for images in searches for result in images.results()]
 
 
-def lines(form: str, found: Sequence[Found]) -> Iterator[str]:
-    """What is written of queries, in one of FORMATS."""
+def lines(form: str, results: Sequence[QueryResult]) -> Iterator[str]:
+    """Yields the lines of the results in one of FORMATS."""
     if form == "csv":
-        most = max((len(one.neighbours) for one in found), default=0)
+        most = max((len(result.neighbours) for result in results), default=0)
         words = (f"{word}_{i}" for i in range(1, most + 1) for word in ("neighbour", "cosine"))
-        yield _row(["file", *words])
-    for query, neighbours in found:
+        yield writing.csv_row(["file", *words])
+    for query, neighbours in results:
         if form == "text":
             shown = (f"{errors.printable(n.file)} {n.cosine:.4f}" for n in neighbours)
             yield f"{errors.printable(query)}: {', '.join(shown)}\n"
         elif form == "csv":
-            yield _row([query, *(cell for n in neighbours for cell in (n.file, _short(n.cosine)))])
+            yield writing.csv_row(
+                [
+                    query,
+                    *(cell for n in neighbours for cell in (n.file, writing.shortest(n.cosine))),
+                ]
+            )
         else:
-            near = [{"file": n.file, "cosine": _short(n.cosine)} for n in neighbours]
+            near = [{"file": n.file, "cosine": writing.shortest(n.cosine)} for n in neighbours]
             yield json.dumps({"file": query, "neighbours": near}, ensure_ascii=False) + "\n"
 
 
-def _row(cells: Sequence[object]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)
-    return line.getvalue()
-
-
-def _short(value: float) -> float:
-    return float(str(np.float32(value)))
-
-
-def in_common(one: Sequence[Found], other: Sequence[Found]) -> float:
-    """Of each query's neighbours the share that two networks agree on, in [0, 1], on average."""
+def overlap(first: Sequence[QueryResult], second: Sequence[QueryResult]) -> float:
+    """Returns the mean share of neighbours, in [0, 1], that two networks have in common."""
     shares = [
         len({n.file for n in a.neighbours} & {n.file for n in b.neighbours}) / len(a.neighbours)
-        for a, b in zip(one, other, strict=True)
+        for a, b in zip(first, second, strict=True)
         if a.neighbours
     ]
     return float(np.mean(shares)) if shares else 0.0

@@ -7,25 +7,25 @@ import numpy as np
 from rrd_jax import errors
 from rrd_jax.library import Predictions
 
-_ROWS = 4096  # of a group, which readers take as a whole
+_ROWS = 4096  # Rows of a group, which readers load as a whole.
 
 
 def check_installed() -> None:
-    """Raises an UnavailableError where pyarrow cannot be imported."""
+    """Raises an UnavailableError if pyarrow cannot be imported."""
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError as error:
         raise errors.UnavailableError(
             f"--format=parquet is written with pyarrow, which cannot be imported ({error}): run"
-            " `pip install 'rrd_jax[hf]'`, which brings it, or take --format=npz"
+            " `pip install 'rrd_jax[hf]'`, or use --format=npz"
         ) from error
 
 
 class Rows:
-    """Rows of images that become groups of a Parquet file as they come.
+    """A Parquet file that is written in groups of rows, a row for each image.
 
-    Columns: `file`; of a classifier `label`, `class` and `probabilities`; what else is given. What
-    is of each image an array is a list of a fixed size, of float32.
+    Columns: `file`; `label`, `class` and `probabilities` of a classifier; and the arrays that
+    `write` gets, as lists of fixed size and of float32.
 
     Args:
       file: to write to.
@@ -33,29 +33,29 @@ class Rows:
 
     def __init__(self, file: BinaryIO):
         self._file, self._writer = file, None
-        self._waiting: list[Any] = []
-        self._columns: list[Any] = []  # a batch of no rows, where no image could be read
+        self._pending: list[Any] = []
+        self._empty: list[Any] = []  # Batches without rows, from which a file without rows is made.
 
     def write(self, part: Predictions, arrays: dict[str, np.ndarray]) -> None:
-        """Adds the images of a part.
+        """Adds the predictions of a batch.
 
         Args:
-          part: of which files and classes are written.
+          part: with the files and classes.
           arrays: other columns by name, each [N, width] float32.
         """
-        (self._waiting if len(part) else self._columns).append(_batch(part, arrays))
-        if sum(batch.num_rows for batch in self._waiting) >= _ROWS:
+        (self._pending if len(part) else self._empty).append(_batch(part, arrays))
+        if sum(batch.num_rows for batch in self._pending) >= _ROWS:
             self._flush()
 
     def finish(self) -> None:
-        """Writes what waits, and the end of the file."""
-        if self._writer is None and not self._waiting:
-            self._waiting = self._columns[:1]
+        """Writes the last group and the end of the file."""
+        if self._writer is None and not self._pending:
+            self._pending = self._empty[:1]
         self._flush()
         self._writer.close()
 
     def close(self) -> None:
-        """Lets go of the file, which is not whole where `finish` has not been called."""
+        """Closes the writer; the file is incomplete if `finish` has not been called."""
         if self._writer is not None:
             self._writer.close()
 
@@ -63,19 +63,19 @@ class Rows:
         import pyarrow
         import pyarrow.parquet
 
-        if not self._waiting:
+        if not self._pending:
             return
-        table = pyarrow.Table.from_batches(self._waiting)
+        table = pyarrow.Table.from_batches(self._pending)
         if self._writer is None:
             self._writer = pyarrow.parquet.ParquetWriter(self._file, table.schema)
         self._writer.write_table(table, row_group_size=_ROWS)
-        self._waiting = []
+        self._pending = []
 
 
 def _batch(part: Predictions, arrays: dict[str, np.ndarray]) -> Any:
     import pyarrow
 
-    # Odd bytes of a name are spelled, as in the other forms.
+    # Bytes that are not UTF-8 are escaped, as in the other formats.
     files = [file.encode("utf-8", "backslashreplace").decode() for file in part.files]
     columns = {"file": pyarrow.array(files, pyarrow.string())}
     if part.class_names:

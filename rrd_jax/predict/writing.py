@@ -1,4 +1,4 @@
-"""Predictions as text, CSV, JSON lines, NumPy's npz or Parquet, written as they come."""
+"""Writes predictions batch by batch as text, CSV, JSON lines, NumPy's npz or Parquet."""
 
 import contextlib
 import csv
@@ -10,8 +10,8 @@ import pathlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO, NamedTuple, TextIO
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
@@ -24,12 +24,12 @@ Write = Callable[[Predictions], None]
 
 
 class Content(NamedTuple):
-    """What is written of each image.
+    """The content that is written for each image.
 
     Attributes:
-      top: how many classes.
-      logits: whether the logits of all classes.
-      embeddings: whether the network's embedding.
+      top: the number of classes.
+      logits: whether to write the logits of all classes.
+      embeddings: whether to write the embedding.
     """
 
     top: int = 5
@@ -37,70 +37,72 @@ class Content(NamedTuple):
     embeddings: bool = False
 
     def arrays(self, part: Predictions) -> dict[str, np.ndarray]:
-        """By name: [N, ...] float32."""
-        found = {"logits": part.logits} if self.logits else {}
-        # Where no image could be read, nobody knows how long an embedding is.
-        has_embeddings = self.embeddings and part.embeddings is not None
-        return found | ({"embeddings": part.embeddings} if has_embeddings else {})
+        """Returns the arrays by name, [N, ...] float32."""
+        arrays = {"logits": part.logits} if self.logits else {}
+        # The size of an embedding is unknown if no image could be read.
+        if self.embeddings and part.embeddings is not None:
+            arrays["embeddings"] = part.embeddings
+        return arrays
 
 
 def text(part: Predictions, content: Content) -> Iterator[str]:
-    """A line an image: its file, and the classes with their probability in per cent."""
+    """Yields a line for each image: its file, and classes with their probability in percent."""
     for file, guesses in zip(part.files, part.top(content.top), strict=True):
         shown = (f"{errors.printable(g.name)} {100 * g.probability:.2f} %" for g in guesses)
         yield f"{errors.printable(file)}: {', '.join(shown)}\n"
 
 
 def jsonl(part: Predictions, content: Content) -> Iterator[str]:
-    """A JSON object a line: `file`, `top`, and `logits` and `embedding` where they are wanted."""
+    """Yields a line of JSON for each image: `file`, `top`, and optionally `logits`, `embedding`."""
     arrays = content.arrays(part)
     for i, guesses in enumerate(part.top(content.top)):
         top = [
-            {"class": g.name, "label": g.label, "probability": _shortest(g.probability)}
+            {"class": g.name, "label": g.label, "probability": shortest(g.probability)}
             for g in guesses
         ]
         row = {"file": part.files[i]} | ({"top": top} if part.class_names else {})
         for name, key in (("logits", "logits"), ("embeddings", "embedding")):
             if name in arrays:
-                row[key] = list(map(_shortest, arrays[name][i]))
+                row[key] = list(map(shortest, arrays[name][i]))
         yield json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def table(part: Predictions, content: Content) -> Iterator[str]:
-    """Rows of CSV."""
+    """Yields a row of CSV for each image."""
     arrays = content.arrays(part)
     for i, guesses in enumerate(part.top(content.top)):
         cells = [part.files[i]]
         for guess in guesses:
-            cells += [guess.label, guess.name, _shortest(guess.probability)]
+            cells += [guess.label, guess.name, shortest(guess.probability)]
         for array in arrays.values():
-            cells += map(_shortest, array[i])
-        yield _row(cells)
+            cells += map(shortest, array[i])
+        yield csv_row(cells)
 
 
 def header(part: Predictions, content: Content) -> str:
-    """The first row of CSV."""
+    """Returns the first row of CSV."""
     cells = ["file"]
     for rank in range(1, min(content.top, len(part.class_names)) + 1):
         cells += [f"label_{rank}", f"class_{rank}", f"probability_{rank}"]
     for name, array in content.arrays(part).items():
         cells += [f"{name.removesuffix('s')}_{i}" for i in range(array.shape[-1])]
-    return _row(cells)
+    return csv_row(cells)
 
 
-def _row(cells: list[Any]) -> str:
+def csv_row(cells: Iterable[Any]) -> str:
+    """Returns a row of CSV."""
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow(cells)
     return line.getvalue()
 
 
-def _shortest(value: Any) -> float:
-    """The float with the fewest digits that is this float32."""
+def shortest(value: Any) -> float:
+    """Returns the float with the fewest digits that rounds to this float32."""
     return float(str(np.float32(value)))
 
 
 _LINES = {"text": text, "csv": table, "jsonl": jsonl}
-_FILES = ("npz", "parquet")  # no text: each is a file of its own
+_FILES = ("npz", "parquet")  # Binary formats, which need a file.
 FORMATS = (*_LINES, *_FILES)
 
 
@@ -108,22 +110,24 @@ FORMATS = (*_LINES, *_FILES)
 def opened(
     form: str, content: Content, output: pathlib.Path | None, stdout: TextIO
 ) -> Iterator[Write]:
-    """A function that writes predictions, part after part, as long as it lasts.
+    """Yields a function that writes the predictions of a batch.
 
     Args:
       form: one of FORMATS.
-      content: what is written.
-      output: the file, which appears when all is written; None for standard output.
-      stdout: that.
+      content: to write.
+      output: the file, which appears when it is complete; None for standard output.
+      stdout: standard output.
 
     Raises:
-      InputError: the file is there already, or its folder is not; or what is no text is to go to
-        standard output.
+      InputError: the file exists, or its folder does not; or a binary format has no file.
       UnavailableError: pyarrow, which writes Parquet, is not installed.
-      UnreadError: nobody reads standard output any more.
+      UnreadError: the reader of standard output is gone.
       DiskError: the disk takes nothing more.
     """
-    check_form(form, output)
+    if form in _FILES and output is None:
+        raise errors.InputError(f"--format={form} is no text: name a file with --output")
+    if form == "parquet":
+        parquet.check_installed()
     with contextlib.ExitStack() as stack:
         if form == "npz":
             file = stack.enter_context(_file(output))
@@ -139,19 +143,11 @@ def opened(
             yield _lines(form, content, stack.enter_context(stream(form, output, stdout)))
 
 
-def check_form(form: str, output: pathlib.Path | None) -> None:
-    """Raises an InputError for a form that cannot be written."""
-    if form in _FILES and output is None:
-        raise errors.InputError(f"--format={form} is no text: name a file with --output")
-    if form == "parquet":
-        parquet.check_installed()
-
-
 @contextlib.contextmanager
 def stream(
     form: str, output: pathlib.Path | None, stdout: TextIO
 ) -> Iterator[Callable[[str], Any]]:
-    """A function that writes lines, as long as it lasts; arguments and errors are `opened`'s."""
+    """Yields a function that writes a line; arguments and errors are those of `opened`."""
     if output is None:
         if isinstance(stdout, io.TextIOWrapper) and form != "text":
             stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
@@ -165,22 +161,22 @@ def stream(
 
 
 def _lines(form: str, content: Content, put: Callable[[str], Any]) -> Write:
-    begun = form != "csv"
+    has_header = form != "csv"
 
     def write(part: Predictions) -> None:
-        nonlocal begun
+        nonlocal has_header
         lines = "".join(_LINES[form](part, content))
-        put(lines if begun else header(part, content) + lines)
-        begun = True
+        put(lines if has_header else header(part, content) + lines)
+        has_header = True
 
     return write
 
 
 @contextlib.contextmanager
 def _file(path: pathlib.Path) -> Iterator[io.BufferedWriter]:
-    """A file under another name, which gets its own when all goes well, or else is removed.
+    """Yields a temporary file, which is renamed to `path` on success and removed on an error.
 
-    A device or a pipe, such as /dev/null, is written to as it is.
+    A device or a pipe, such as /dev/null, is written to directly.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         with _writable(path, path) as file:
@@ -195,25 +191,18 @@ def _file(path: pathlib.Path) -> Iterator[io.BufferedWriter]:
             raise errors.InputError(
                 f"--output={path} is being written by another command"
             ) from error
-        except OSError:  # of a file system without locks
+        except OSError:  # The file system has no locks.
             pass
-        yield from _written(file, part, path)
-
-
-def _written(
-    file: io.BufferedWriter, part: pathlib.Path, path: pathlib.Path
-) -> Iterator[io.BufferedWriter]:
-    """The file, of the name `part`, which gets the name `path` once it is written."""
-    try:
-        file.truncate(0)  # what a command left that was killed
-        yield file
-        file.flush()
-        _check_free(path)
-        part.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
+        try:
+            file.truncate(0)  # A command that was killed has left content.
+            yield file
+            file.flush()
+            _check_free(path)
+            part.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise
 
 
 def _check_free(path: pathlib.Path) -> None:
@@ -222,7 +211,7 @@ def _check_free(path: pathlib.Path) -> None:
 
 
 def _writable(path: pathlib.Path, output: pathlib.Path) -> io.BufferedWriter:
-    """A file to write to, with what is in it so far: somebody else may be writing it."""
+    """Opens a file without truncating it, because another command may be writing it."""
 
     def keep(name: str, options: int) -> int:
         return os.open(name, options & ~os.O_TRUNC, 0o666)
@@ -236,11 +225,11 @@ def _writable(path: pathlib.Path, output: pathlib.Path) -> io.BufferedWriter:
 
 
 class _Columns:
-    """Arrays that grow by rows on disk, and then become one npz file.
+    """An npz file whose arrays are collected in temporary files.
 
     Args:
-      content: what is written.
-      folder: on a disk that has room.
+      content: to write.
+      folder: for the temporary files.
     """
 
     def __init__(self, content: Content, folder: pathlib.Path):
@@ -259,7 +248,8 @@ class _Columns:
             arrays = {"labels": part.labels, "probabilities": part.probabilities}
         for name, array in (arrays | self._content.arrays(part)).items():
             if name not in self._parts:
-                self._parts[name] = self._open.enter_context(_temporary(self._folder))
+                part_file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
+                self._parts[name] = self._open.enter_context(part_file)
                 self._shapes[name] = (array.dtype, array.shape[1:])
             self._parts[name].write(np.ascontiguousarray(array).data)
 
@@ -276,13 +266,9 @@ class _Columns:
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                     np.lib.format.write_array_header_1_0(entry, description)
                     shutil.copyfileobj(part, entry)
-            for name, words in (("files", self._files), ("class_names", self._class_names)):
+            for name, texts in (("files", self._files), ("class_names", self._class_names)):
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                    np.lib.format.write_array(entry, np.array(words, dtype=np.str_))
+                    np.lib.format.write_array(entry, np.array(texts, dtype=np.str_))
 
     def close(self) -> None:
         self._open.close()
-
-
-def _temporary(folder: pathlib.Path) -> BinaryIO:
-    return tempfile.TemporaryFile(dir=folder)

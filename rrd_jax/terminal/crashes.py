@@ -39,7 +39,5 @@ def report(error: BaseException, folder: Callable[[], pathlib.Path] | None = Non
 
 def _first_line(error: BaseException) -> str:
     """Returns the class of an error and the first line of its message."""
-    line = str(error).strip().partition("\n")[0]
-    return (
-        f"{type(error).__name__}: {textwrap.shorten(line, 300)}" if line else type(error).__name__
-    )
+    name, line = type(error).__name__, str(error).strip().partition("\n")[0]
+    return f"{name}: {textwrap.shorten(line, 300)}" if line else name

@@ -218,7 +218,7 @@ def test_what_cannot_be_read_is_named_and_the_others_are_predicted(predict, tmp_
     assert done.err.splitlines() == [
         "warning: ./broken.jpg: it is no image, or of a format that is not read",
         "warning: lost.jpg: it cannot be read (No such file or directory)",
-        "error: 2 of 5 images cannot be read, and are named above; the others are predicted",
+        "error: 2 of 5 images cannot be read, and are listed above; the others are predicted",
     ]
 
 
@@ -235,7 +235,7 @@ def test_links_to_images_that_are_gone_are_named_too(predict, tmp_path):
 def test_answers_of_no_image_have_their_columns(predict, tmp_path):
     for form in ("csv", "npz"):
         options = (f"--format={form}", f"--output={tmp_path}/no.{form}", "--embeddings", "--top=1")
-        assert predict("README.md", *options, cwd=pathlib.Path(__file__).parent.parent).code == 2
+        assert predict("README.md", *options, cwd=pathlib.Path(__file__).parents[2]).code == 2
     assert (tmp_path / "no.csv").read_text() == "file,label_1,class_1,probability_1\n"
     assert np.load(tmp_path / "no.npz")["probabilities"].shape == (0, 3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["no.csv", "no.npz"]
@@ -291,7 +291,7 @@ def test_a_list_is_read_and_whoever_stops_reading_ends_it_quietly(runs, root):
     shell = (
         f"find {root}/test -type f -print0 | sort -z | {command} | head -1; echo ${{PIPESTATUS[@]}}"
     )
-    env = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent.parent)}
+    env = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[2])}
     env.pop("TF_CPP_MIN_LOG_LEVEL", None)  # JAX sets it for this process
     done = subprocess.run(["bash", "-c", shell], env=env, cwd=root, capture_output=True, text=True)
     line, codes = done.stdout.splitlines()
