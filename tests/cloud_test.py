@@ -126,13 +126,6 @@ def _task():
     return yaml.safe_load((_CLOUD / "skypilot.yaml").read_text())
 
 
-def test_a_task_of_skypilot_restarts_what_asks_for_it_and_nothing_else():
-    task = _task()
-    recovery = task["resources"]["job_recovery"]
-    assert recovery["recover_on_exit_codes"] == [75]
-    assert recovery["max_restarts_on_errors"] == 0
-
-
 @pytest.mark.parametrize(
     ("nodes", "flags"),
     [("1", ""), ("2", " --coordinator=10.0.0.1:1234 --processes=2 --process_id=1")],

@@ -1,7 +1,6 @@
 """What `import rrd_jax` costs, and what it offers."""
 
 import json
-import pathlib
 import subprocess
 import sys
 from importlib import metadata
@@ -70,19 +69,6 @@ def test_every_name_that_is_offered_is_there(name):
     assert getattr(rrd_jax, name) is getattr(rrd_jax, name)
 
 
-def test_the_loss_of_the_front_door_is_the_objectives():
-    from rrd_jax.objectives import rrd
-
-    assert rrd_jax.relational_loss is rrd.relational_loss
-
-
 def test_a_name_that_is_not_there_is_an_attribute_error():
     with pytest.raises(AttributeError, match="module 'rrd_jax' has no attribute 'objectivs'"):
         _ = rrd_jax.objectivs
-
-
-def test_no_module_needs_a_package_of_the_tests():
-    for path in pathlib.Path(rrd_jax.__file__).parent.rglob("*.py"):
-        text = path.read_text()
-        assert "import chex" not in text, path
-        assert "from chex" not in text, path

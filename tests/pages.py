@@ -57,11 +57,6 @@ def blocks(page: str) -> list[Block]:
     ]
 
 
-def outside_of_blocks(page: str) -> str:
-    """A page without its blocks and their marks."""
-    return _BLOCK.sub("", (ROOT / page).read_text(encoding="utf-8"))
-
-
 def lines(text: str) -> list[str]:
     """The lines of a shell block, each whole: continued ones, and with what it is fed."""
     found, end = [], ""

@@ -99,14 +99,6 @@ def test_every_field_objective_and_network_has_its_place(site, pages):
         assert "<!-- made:" not in path.read_text(encoding="utf-8")
 
 
-def test_python_is_described_from_docstrings(site, pages):
-    known = set().union(*(page.anchors for page in pages.values()))
-    for name in ("distill", "train_teacher", "load", "load_teacher", "evaluate", "relational_loss"):
-        assert f"rrd_jax.{name}" in known
-    for name in ("memory.push", "objectives.create", "networks.from_nnx", "convert.from_torch"):
-        assert f"rrd_jax.{name}" in known
-
-
 @pytest.fixture(scope="module")
 def address(site):
     """The site, served."""

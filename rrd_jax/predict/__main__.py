@@ -6,11 +6,11 @@
     python -m rrd_jax.predict --workdir=runs/digits --neighbours=photo.jpg --picture=near.png folder
 
 Images are files, folders, which are searched, patterns, or - for a list on standard input,
-separated by line ends or zeros. They are preprocessed like the test images of the run. With --neighbours, the
-command prints which of the images are nearest to other images, by the embeddings of the network.
-Predictions are written batch by batch in the order of the images; messages go to standard error.
-The exit code is 0 if all images were read, 1 for a bad flag, 2 for bad input, or if some images
-could not be read: these are listed, the others are predicted.
+separated by line ends or zeros. They are preprocessed like the test images of the run. With
+--neighbours, the command prints which of the images are nearest to other images, by the embeddings
+of the network. Predictions are written batch by batch in the order of the images; messages go to
+standard error. The exit code is 0 if all images were read, 1 for a bad flag, 2 for bad input, or if
+some images could not be read: these are listed, the others are predicted.
 """
 
 import contextlib
