@@ -1,7 +1,6 @@
 """All fields of a config as text: --print_config."""
 
 import inspect
-import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from ml_collections import ConfigDict
 from rrd_jax import errors, imports, objectives
 from rrd_jax.config import checks, methods
 from rrd_jax.objectives import Record
-from rrd_jax.settings import Values, kinds
+from rrd_jax.settings import Values, documented, kinds
 from rrd_jax.settings.kinds import Mapped
 
 _WIDTH = 79
@@ -126,20 +125,5 @@ def meanings_of(record: Record) -> dict[str, str]:
     """What docstrings say of each option of an objective: its factory's, else its loss's."""
     module = inspect.getmodule(record.factory)
     loss = getattr(module, f"{record.name}_loss", None)
-    meanings = _arguments(loss) | _OF_OBJECTIVES | _arguments(record.factory)
+    meanings = documented(loss, "Args") | _OF_OBJECTIVES | documented(record.factory, "Args")
     return {name: text[:1].upper() + text[1:] for name, text in meanings.items()}
-
-
-def _arguments(function: Any) -> dict[str, str]:
-    """What the docstring of a function says of each argument."""
-    text = inspect.getdoc(function) or ""
-    section = re.search(r"^Args:\n((?:  .*\n|\n)*)", f"{text}\n", re.MULTILINE)
-    meanings: dict[str, str] = {}
-    name = ""
-    for line in section[1].splitlines() if section else ():
-        begins = re.match(r"  (\w+): (.*)", line)
-        if begins:
-            name, meanings[begins[1]] = begins[1], begins[2]
-        elif name:
-            meanings[name] = f"{meanings[name]} {line.strip()}".strip()
-    return meanings

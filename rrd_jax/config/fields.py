@@ -20,49 +20,33 @@ from rrd_jax.training import choices
 from rrd_jax.training.recipe import Training
 
 
-@settings.described
 @dataclasses.dataclass(frozen=True)
 class RunFields:
-    """The fields of a run that no dataclass of another room declares."""
+    """The fields of a run that no dataclass of another room declares.
 
-    name: str = field(
-        "name", "", Text(), "The job's name; its default workdir is runs/<name>.", changeable=True
-    )
-    dtype: str = field(
-        "dtype",
-        "auto",
-        Choice(choices.DTYPES),
-        "What convolutions compute in; auto: bfloat16 on accelerators, else float32.",
-    )
-    compilation_cache: str = field(
-        "compilation_cache",
-        "",
-        Text(),
-        "Folder of compiled programs, for the next start; '' for JAX_COMPILATION_CACHE_DIR or"
-        " ~/.cache/rrd_jax, where each kind of processor has its own; off for none.",
-        changeable=True,
-    )
-    method: str = field("method", "", Text(), "What the objectives are called in tables.")
-    objectives: Mapping[str, Any] = field(
-        "objectives",
-        {},
-        Mapped(),
-        "name: {weight, warmup, options}; `python -m rrd_jax.objectives` lists the objectives."
-        " One by import path has a field `factory` too, such as 'my_losses:angular', and may"
-        " have any name.",
-    )
-    baseline: bool = field(
-        "baseline", False, Flag(), "Trains the student alone too, in <workdir>/alone."
-    )
-    from_scratch: bool = field(
-        "from_scratch",
-        False,
-        Flag(),
-        "Where the student starts from student.checkpoint, trains it from random weights too,"
-        " in <workdir>/scratch, without student.freeze and student.backbone_rate. The table"
-        " says what the checkpoint is worth.",
-        changeable=True,
-    )
+    Attributes:
+      name: The job's name; its default workdir is runs/<name>.
+      dtype: What convolutions compute in; auto: bfloat16 on accelerators, else float32.
+      compilation_cache: Folder of compiled programs, for the next start; '' for
+        JAX_COMPILATION_CACHE_DIR or ~/.cache/rrd_jax, where each kind of processor has its own; off
+        for none.
+      method: What the objectives are called in tables.
+      objectives: name: {weight, warmup, options}; `python -m rrd_jax.objectives` lists the
+        objectives. One by import path has a field `factory` too, such as 'my_losses:angular', and
+        may have any name.
+      baseline: Trains the student alone too, in <workdir>/alone.
+      from_scratch: Where the student starts from student.checkpoint, trains it from random weights
+        too, in <workdir>/scratch, without student.freeze and student.backbone_rate. The table says
+        what the checkpoint is worth.
+    """
+
+    name: str = field("name", "", Text(), changeable=True)
+    dtype: str = field("dtype", "auto", Choice(choices.DTYPES))
+    compilation_cache: str = field("compilation_cache", "", Text(), changeable=True)
+    method: str = field("method", "", Text())
+    objectives: Mapping[str, Any] = field("objectives", {}, Mapped())
+    baseline: bool = field("baseline", False, Flag())
+    from_scratch: bool = field("from_scratch", False, Flag(), changeable=True)
 
 
 DECLARING = (

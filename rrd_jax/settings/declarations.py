@@ -1,9 +1,10 @@
 """Config fields as members of frozen dataclasses."""
 
 import dataclasses
+import functools
 import inspect
-import textwrap
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from rrd_jax import errors
@@ -34,7 +35,7 @@ class Field:
     path: str
     default: Any
     kind: Kind
-    meaning: str
+    meaning: str = ""
     changeable: bool = False
     unused: tuple[Rule, ...] = ()
     overrides: str = ""
@@ -54,24 +55,45 @@ def field(
     path: str,
     default: Any,
     kind: Kind,
-    meaning: str,
     *,
     changeable: bool = False,
     unused: Rule | Sequence[Rule] = (),
     overrides: str = "",
 ) -> Any:
-    """Declares a config field: a `dataclasses.field` that carries a `Field`."""
+    """Declares a config field: a `dataclasses.field` that carries a `Field`.
+
+    The meaning is the attribute's entry in the docstring of the dataclass.
+    """
     rules = (unused,) if callable(unused) else tuple(unused)
-    declared = Field(path, default, kind, meaning, changeable, rules, overrides)
+    declared = Field(path, default, kind, "", changeable, rules, overrides)
     if isinstance(kind, Mapped):
         return dataclasses.field(default_factory=dict, metadata={_KEY: declared})
     return dataclasses.field(default=default, metadata={_KEY: declared})
 
 
-def fields_of(cls: type) -> dict[str, Field]:
+@functools.cache
+def fields_of(cls: type) -> Mapping[str, Field]:
     """Returns the config fields that a dataclass declares, by attribute."""
-    members = dataclasses.fields(cls)
-    return {member.name: member.metadata[_KEY] for member in members if _KEY in member.metadata}
+    meanings = documented(cls, "Attributes")
+    return {
+        member.name: dataclasses.replace(member.metadata[_KEY], meaning=meanings[member.name])
+        for member in dataclasses.fields(cls)
+        if _KEY in member.metadata
+    }
+
+
+def documented(target: Any, section: str) -> dict[str, str]:
+    """Returns the entries of a docstring's section, such as Args or Attributes, by name."""
+    text = inspect.getdoc(target) or ""
+    found = re.search(rf"^{section}:\n((?:  .*\n|\n)*)", f"{text}\n", re.MULTILINE)
+    entries: dict[str, str] = {}
+    name = ""
+    for line in found[1].splitlines() if found else ():
+        if begins := re.match(r"  (\w+): (.*)", line):
+            name, entries[begins[1]] = begins[1], begins[2]
+        elif name:
+            entries[name] = f"{entries[name]} {line.strip()}".strip()
+    return entries
 
 
 def build(cls: type[_T], values: Values, **members: Any) -> _T:
@@ -96,16 +118,3 @@ def check(instance: Any) -> None:
         fault = declared.kind.fault(declared.path, getattr(instance, name))
         if fault and not isinstance(declared.kind, Mapped):
             raise errors.InputError(fault)
-
-
-def described(cls: type[_T]) -> type[_T]:
-    """Adds the meaning of each declared field to the Attributes of a dataclass's docstring."""
-    text, raises, errors_raised = inspect.cleandoc(cls.__doc__ or "").partition("\n\nRaises:")
-    head, _, others = text.partition("\n\nAttributes:\n")
-    lines = [
-        textwrap.fill(f"{name}: {field.meaning}", 98, initial_indent="  ", subsequent_indent="    ")
-        for name, field in fields_of(cls).items()
-    ]
-    listed = "\n".join(filter(None, [*lines, others]))
-    cls.__doc__ = f"{head}\n\nAttributes:\n{listed}{raises}{errors_raised}"
-    return cls

@@ -273,6 +273,7 @@ COUNT = Integer(1)
 SEED = Integer(0, LARGEST)
 PIXELS = Integer(4, 32767)  # Fewer leave nothing to batch norms; OpenCV scales to no more.
 RATE = Real(above=0, maximum=1e6)
+AMOUNT = Real(above=0, maximum=1e9)
 FACTOR = Real(above=0, maximum=1)
 PART = Real(minimum=0, below=1)
 CHANCE = Real(minimum=0, maximum=1)

@@ -16,8 +16,7 @@ from rrd_jax import errors, networks, objectives, settings
 from rrd_jax.data import source
 from rrd_jax.data.augment import mixing, pipeline
 from rrd_jax.objectives import Objective
-from rrd_jax.settings import field
-from rrd_jax.settings.kinds import COUNT, FACTOR, MEAN, PART, SEED, STD, Choice, Flag, Integer, Text
+from rrd_jax.settings import field, kinds
 from rrd_jax.training.choices import (
     CacheChoice,
     NetworkChoice,
@@ -37,7 +36,6 @@ def _when_streamed(values: settings.Values) -> str:
     return "images are streamed" if is_streamed or values["data.feed"] == "streamed" else ""
 
 
-@settings.described
 @dataclasses.dataclass(frozen=True)
 class Training:
     """How one network is trained.
@@ -53,6 +51,32 @@ class Training:
       teacher_cache: whether the teacher's outputs are cached.
       start: the weights that the network begins with.
       proof: what is compared with the teacher on held-out images.
+      mean: Mean of each channel, of values in [0, 1].
+      std: Standard deviation of each channel, likewise.
+      seed: Initial weights, order and augmentation all follow from it.
+      epochs: Passes over the training split.
+      batch_size: Images of a step, over all devices; the last partial batch of an epoch is dropped.
+      accumulate: Parts that a batch is walked in, one after the other, to save memory: each is
+        normalised by its own statistics, and compared with the memory that the parts before it were
+        pushed to.
+      ema: Decay of an average of the student's weights, such as 0.9999, which is then what is
+        tested and exported; 0 for none.
+      remat: What of the trained network is computed twice, for memory: none; what is between
+        convolutions, whose results are kept (convolutions); all that is inside residual blocks.
+      shard_parameters: Devices share parameters, their average and the optimizer's state, instead
+        of a copy on each.
+      eval_batch_size: The most images of an evaluation step.
+      steps_per_dispatch: The most steps that one call to the devices makes, where the set is
+        resident. Between calls losses are looked at, checkpoints written and SIGTERM obeyed. 0: on
+        accelerators a second's or so, on a CPU one.
+      log_every: Steps between two looks at the losses.
+      save_every: Steps between checkpoints inside an epoch; 0: at its end only.
+      freeze: Parts whose weights and running statistics stay as they are, separated by |: stem,
+        stage1, stage2 and so on, backbone (all but the classifier), or regular expressions for
+        paths of modules or parameters, such as layer1_.*; '' for none.
+      backbone_rate: Factor of the learning rate, for all but the classifier.
+      fast_cpu: On a CPU: compiler options and forms of convolutions that are faster there; numbers
+        differ by rounding. Without it grouped convolutions take many times as long.
     """
 
     label: str
@@ -65,97 +89,24 @@ class Training:
     teacher_cache: CacheChoice
     start: StartChoice = dataclasses.field(default_factory=StartChoice)
     proof: ProofChoice = dataclasses.field(default_factory=ProofChoice)
-    mean: tuple[float, ...] = field(
-        "data.mean", (0.5071, 0.4867, 0.4408), MEAN, "Mean of each channel, of values in [0, 1]."
-    )
-    std: tuple[float, ...] = field(
-        "data.std", (0.2675, 0.2565, 0.2761), STD, "Standard deviation of each channel, likewise."
-    )
-    seed: int = field(
-        "seed", 0, SEED, "Initial weights, order and augmentation all follow from it."
-    )
-    epochs: int = field("train.epochs", 240, COUNT, "Passes over the training split.")
-    batch_size: int = field(
-        "train.batch_size",
-        64,
-        COUNT,
-        "Images of a step, over all devices; the last partial batch of an epoch is dropped.",
-    )
-    accumulate: int = field(
-        "train.accumulate",
-        1,
-        COUNT,
-        "Parts that a batch is walked in, one after the other, to save memory: each is"
-        " normalised by its own statistics, and compared with the memory that the parts before"
-        " it were pushed to.",
-    )
-    ema: float = field(
-        "train.ema",
-        0.0,
-        PART,
-        "Decay of an average of the student's weights, such as 0.9999, which is then what is"
-        " tested and exported; 0 for none.",
-    )
-    remat: str = field(
-        "train.remat",
-        "none",
-        Choice(("none", "convolutions", "all")),
-        "What of the trained network is computed twice, for memory: none; what is between"
-        " convolutions, whose results are kept (convolutions); all that is inside residual"
-        " blocks.",
-    )
-    shard_parameters: bool = field(
-        "shard_parameters",
-        False,
-        Flag(),
-        "Devices share parameters, their average and the optimizer's state, instead of a copy"
-        " on each.",
-        changeable=True,
-    )
-    eval_batch_size: int = field(
-        "train.eval_batch_size", 500, COUNT, "The most images of an evaluation step."
-    )
+    mean: tuple[float, ...] = field("data.mean", (0.5071, 0.4867, 0.4408), kinds.MEAN)
+    std: tuple[float, ...] = field("data.std", (0.2675, 0.2565, 0.2761), kinds.STD)
+    seed: int = field("seed", 0, kinds.SEED)
+    epochs: int = field("train.epochs", 240, kinds.COUNT)
+    batch_size: int = field("train.batch_size", 64, kinds.COUNT)
+    accumulate: int = field("train.accumulate", 1, kinds.COUNT)
+    ema: float = field("train.ema", 0.0, kinds.PART)
+    remat: str = field("train.remat", "none", kinds.Choice(("none", "convolutions", "all")))
+    shard_parameters: bool = field("shard_parameters", False, kinds.Flag(), changeable=True)
+    eval_batch_size: int = field("train.eval_batch_size", 500, kinds.COUNT)
     steps_per_dispatch: int = field(
-        "train.steps_per_dispatch",
-        0,
-        Integer(0),
-        "The most steps that one call to the devices makes, where the set is resident. Between"
-        " calls losses are looked at, checkpoints written and SIGTERM obeyed. 0: on"
-        " accelerators a second's or so, on a CPU one.",
-        changeable=True,
-        unused=_when_streamed,
+        "train.steps_per_dispatch", 0, kinds.Integer(0), changeable=True, unused=_when_streamed
     )
-    log_every: int = field(
-        "train.log_every", 50, COUNT, "Steps between two looks at the losses.", changeable=True
-    )
-    save_every: int = field(
-        "train.save_every",
-        0,
-        Integer(0),
-        "Steps between checkpoints inside an epoch; 0: at its end only.",
-        changeable=True,
-    )
-    freeze: str = field(
-        "student.freeze",
-        "",
-        Text(),
-        "Parts whose weights and running statistics stay as they are, separated by |: stem,"
-        " stage1, stage2 and so on, backbone (all but the classifier), or regular expressions"
-        " for paths of modules or parameters, such as layer1_.*; '' for none.",
-    )
-    backbone_rate: float = field(
-        "student.backbone_rate",
-        1.0,
-        FACTOR,
-        "Factor of the learning rate, for all but the classifier.",
-    )
-    fast_cpu: bool = field(
-        "fast_cpu",
-        True,
-        Flag(),
-        "On a CPU: compiler options and forms of convolutions that are faster there; numbers"
-        " differ by rounding. Without it grouped convolutions take many times as long.",
-    )
+    log_every: int = field("train.log_every", 50, kinds.COUNT, changeable=True)
+    save_every: int = field("train.save_every", 0, kinds.Integer(0), changeable=True)
+    freeze: str = field("student.freeze", "", kinds.Text())
+    backbone_rate: float = field("student.backbone_rate", 1.0, kinds.FACTOR)
+    fast_cpu: bool = field("fast_cpu", True, kinds.Flag())
 
     @property
     def normalize(self) -> Callable[[jax.Array], jax.Array]:

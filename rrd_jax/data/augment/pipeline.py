@@ -18,8 +18,7 @@ from rrd_jax.data.augment import colours, crops, erasing, policies
 from rrd_jax.data.augment.crops import Crop
 from rrd_jax.data.augment.views import FRESH, Views
 from rrd_jax.data.source import HOST_AUGMENTATIONS
-from rrd_jax.settings import field, unless
-from rrd_jax.settings.kinds import CHANCE, Choice, Integer, Numbers, Real
+from rrd_jax.settings import field, kinds, unless
 
 TEACHERS_VIEWS = ("same", "weak")
 
@@ -66,93 +65,60 @@ def _without_colour(values: settings.Values) -> str:
     return "images have one channel" if len(values["data.mean"]) == 1 else ""
 
 
-@settings.described
 @dataclasses.dataclass(frozen=True)
 class Changes:
     """Random changes of training images beside the crop.
 
     Each comes after the crop, in this order, and none but `erase` after normalisation.
+
+    Attributes:
+      policy: rand: RandAugment with torchvision's amounts; rand_increasing: with timm's, as in
+        rand-m9-mstd0.5-inc1 with policy_noise 0.5; trivial: TrivialAugment, wide.
+      policy_operators: rand only: operators that an image goes through.
+      policy_magnitude: rand and rand_increasing: how much each operator changes; at most 30, of the
+        latter 10.
+      policy_noise: rand and rand_increasing: standard deviation of the magnitudes.
+      jitter: Colour jitter: ranges of brightness, contrast, saturation (factors of 1 - range to 1 +
+        range) and hue (at most 0.5 turns); SimCLR's are (0.8, 0.8, 0.8, 0.2).
+      jitter_probability: Probability of colour jitter; SimCLR's is 0.8.
+      grey: Probability that an image is turned to greyscale.
+      gaussian_blur: Probability of Gaussian blur, with a deviation of 0.1 to 2 pixels.
+      solarize: Probability that an image's values from 128 on are inverted.
+      others: Probabilities of blur and solarising of every other view; () for the same. DINO's are
+        (0.1, 0.2), with 1 and 0 for the first.
+      erase: Probability that a random box of 2 % to a third of the image is erased, after
+        normalisation; DeiT's is 0.25.
+      erase_with: pixels: noise; colour: one random colour; mean: that of the data.
     """
 
-    policy: str = field(
-        "data.policy",
-        "none",
-        Choice(policies.POLICIES),
-        "rand: RandAugment with torchvision's amounts; rand_increasing: with timm's, as in"
-        " rand-m9-mstd0.5-inc1 with policy_noise 0.5; trivial: TrivialAugment, wide.",
-    )
+    policy: str = field("data.policy", "none", kinds.Choice(policies.POLICIES))
     policy_operators: int = field(
-        "data.policy_operators",
-        2,
-        Integer(1, 16),
-        "rand only: operators that an image goes through.",
-        unused=_IF_RANDOM_POLICY,
+        "data.policy_operators", 2, kinds.Integer(1, 16), unused=_IF_RANDOM_POLICY
     )
     policy_magnitude: float = field(
-        "data.policy_magnitude",
-        9.0,
-        Real(minimum=0, maximum=30),
-        "rand and rand_increasing: how much each operator changes; at most 30, of the latter 10.",
-        unused=_IF_RANDOM_POLICY,
+        "data.policy_magnitude", 9.0, kinds.Real(minimum=0, maximum=30), unused=_IF_RANDOM_POLICY
     )
     policy_noise: float = field(
-        "data.policy_noise",
-        0.0,
-        Real(minimum=0, maximum=1000.0),
-        "rand and rand_increasing: standard deviation of the magnitudes.",
-        unused=_IF_RANDOM_POLICY,
+        "data.policy_noise", 0.0, kinds.Real(minimum=0, maximum=1e3), unused=_IF_RANDOM_POLICY
     )
     jitter: tuple[float, ...] = field(
         "data.jitter",
         (0.0, 0.0, 0.0, 0.0),
-        Numbers(Real(minimum=0, maximum=10), lengths=(4,)),
-        "Colour jitter: ranges of brightness, contrast, saturation (factors of 1 - range to 1 +"
-        " range) and hue (at most 0.5 turns); SimCLR's are (0.8, 0.8, 0.8, 0.2).",
+        kinds.Numbers(kinds.Real(minimum=0, maximum=10), lengths=(4,)),
         unused=unless("data.jitter_probability"),
     )
     jitter_probability: float = field(
-        "data.jitter_probability",
-        1.0,
-        CHANCE,
-        "Probability of colour jitter; SimCLR's is 0.8.",
-        unused=unless("data.jitter"),
+        "data.jitter_probability", 1.0, kinds.CHANCE, unused=unless("data.jitter")
     )
-    grey: float = field(
-        "data.grey",
-        0.0,
-        CHANCE,
-        "Probability that an image is turned to greyscale.",
-        unused=_without_colour,
-    )
-    gaussian_blur: float = field(
-        "data.gaussian_blur",
-        0.0,
-        CHANCE,
-        "Probability of Gaussian blur, with a deviation of 0.1 to 2 pixels.",
-    )
-    solarize: float = field(
-        "data.solarize", 0.0, CHANCE, "Probability that an image's values from 128 on are inverted."
-    )
+    grey: float = field("data.grey", 0.0, kinds.CHANCE, unused=_without_colour)
+    gaussian_blur: float = field("data.gaussian_blur", 0.0, kinds.CHANCE)
+    solarize: float = field("data.solarize", 0.0, kinds.CHANCE)
     others: tuple[float, ...] = field(
-        "data.views.others",
-        (),
-        Numbers(CHANCE, lengths=(0, 2)),
-        "Probabilities of blur and solarising of every other view; () for the same. DINO's are"
-        " (0.1, 0.2), with 1 and 0 for the first.",
+        "data.views.others", (), kinds.Numbers(kinds.CHANCE, lengths=(0, 2))
     )
-    erase: float = field(
-        "data.erase",
-        0.0,
-        CHANCE,
-        "Probability that a random box of 2 % to a third of the image is erased, after"
-        " normalisation; DeiT's is 0.25.",
-    )
+    erase: float = field("data.erase", 0.0, kinds.CHANCE)
     erase_with: str = field(
-        "data.erase_with",
-        "pixels",
-        Choice(erasing.ERASED),
-        "pixels: noise; colour: one random colour; mean: that of the data.",
-        unused=unless("data.erase"),
+        "data.erase_with", "pixels", kinds.Choice(erasing.ERASED), unused=unless("data.erase")
     )
 
 
