@@ -1,4 +1,4 @@
-"""A checkpoint of any tree of arrays."""
+"""Checkpoints of arbitrary trees of arrays."""
 
 import pathlib
 from typing import Any
@@ -8,17 +8,17 @@ from rrd_jax.checkpoints.storage import ocp
 
 
 def exists(folder: pathlib.Path) -> bool:
-    """Whether `save_arrays` has written there."""
+    """Returns True if `save_arrays` has written to a folder."""
     return bool(storage.steps(folder))
 
 
 def save_arrays(folder: pathlib.Path, arrays: Any, meta: dict[str, Any]) -> None:
-    """Writes arrays, however they are split, for `load_arrays` to read.
+    """Writes arrays of any sharding for `load_arrays`.
 
     Args:
-      folder: to write to; nothing is in it.
+      folder: empty or missing.
       arrays: a tree.
-      meta: JSON beside it.
+      meta: JSON to store with the arrays.
 
     Raises:
       InputError: the folder cannot be written.
@@ -27,7 +27,7 @@ def save_arrays(folder: pathlib.Path, arrays: Any, meta: dict[str, Any]) -> None
 
 
 def load_arrays(folder: pathlib.Path, like: Any) -> Any:
-    """The arrays of `save_arrays`, placed like `like`; None, and a warning, if they are damaged."""
+    """Reads arrays, placed like `like`; warns and returns None if they are damaged."""
     try:
         with ocp.CheckpointManager(folder) as manager:
             arrays, _, stored = storage.read(manager, 0, like)

@@ -1,6 +1,7 @@
-"""Digests of trees of arrays: computed where the arrays are, the same however they are split."""
+"""Digests of trees of arrays, independent of their sharding, and of the JSON beside them."""
 
 import hashlib
+import json
 from typing import Any
 
 import jax
@@ -8,26 +9,26 @@ import jax.numpy as jnp
 import numpy as np
 
 _LENGTH = 32  # hexadecimal digits
-_SMALL = 2**20  # numbers; NumPy makes several copies of them
+_SMALL = 2**20  # elements; NumPy allocates several copies
 
 
 def digest(tree: Any) -> str:
-    """Hashes leaf digests with dtype and shape, in tree order."""
+    """Returns the digest of a tree: a hash of each leaf's dtype, shape and sums, in tree order."""
     return combine(tree, leaf_sums(tree))
 
 
 def host_digest(tree: Any) -> str:
-    """The same of NumPy's arrays, without compiling anything: quick for networks of many shapes."""
+    """Returns the digest of a tree of NumPy arrays, without compiling."""
     return combine(tree, jax.tree.map(_host_sums, tree))
 
 
 def leaf_sums(tree: Any) -> Any:
-    """The tree with three numbers, [3] uint32, for each array: two sums, and 1 if it is finite."""
+    """Returns a tree of [3] uint32, for each array: two sums, and 1 if all elements are finite."""
     return jax.device_get(jax.tree.map(_sums, tree))
 
 
 def combine(tree: Any, sums: Any) -> str:
-    """The digest of a tree whose `leaf_sums` are known."""
+    """Returns the digest of a tree, given its `leaf_sums`."""
     sha = hashlib.sha256()
     for leaf, (first, second, _) in zip(jax.tree.leaves(tree), jax.tree.leaves(sums), strict=True):
         sha.update(f"{leaf.dtype}{leaf.shape}{first:08x}{second:08x}".encode())
@@ -35,7 +36,7 @@ def combine(tree: Any, sums: Any) -> str:
 
 
 def verify(computed: dict[str, str], stored: dict[str, str]) -> None:
-    """Raises a ValueError that names the parts whose digest is not the stored one."""
+    """Raises a ValueError that names the parts whose digests differ from the stored ones."""
     if any(len(value) != _LENGTH for value in stored.values()):
         raise ValueError("it was written by another version of rrd_jax")
     differing = [part for part, value in computed.items() if stored.get(part) != value]
@@ -43,12 +44,37 @@ def verify(computed: dict[str, str], stored: dict[str, str]) -> None:
         raise ValueError(f"its digest does not match in {', '.join(differing)}")
 
 
-@jax.jit  # leaf by leaf: few shapes, where whole trees take minutes to compile
-def _leaf_sums(leaf: jax.Array) -> jax.Array:
-    """[3] uint32: two sums over the words of an array, and whether all are finite.
+def seal(meta: dict[str, Any], digests: dict[str, str]) -> dict[str, Any]:
+    """Adds a digest, the seal, to the JSON of a checkpoint.
 
-    Each word counts by its place. No change of a single word leaves the first sum as it was.
-    Integers are added, so neither the order nor the split over devices matters.
+    Args:
+      meta: the writer's content.
+      digests: of the arrays, by part.
+    """
+    content = json.dumps([meta, digests], sort_keys=True)
+    return {
+        "meta": meta,
+        "digests": digests,
+        "seal": hashlib.sha256(content.encode()).hexdigest(),
+    }
+
+
+def unseal(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Returns the meta and digests of `seal`; raises a ValueError if either was changed."""
+    if not isinstance(content, dict):
+        raise ValueError("its JSON is not an object")
+    meta, digests = content.get("meta"), content.get("digests")
+    if seal(meta, digests)["seal"] != content.get("seal"):
+        raise ValueError("the digest of its JSON does not match")
+    return meta, digests
+
+
+@jax.jit  # Leaf by leaf: whole trees take minutes to compile.
+def _leaf_sums(leaf: jax.Array) -> jax.Array:
+    """Returns [3] uint32: two sums over the words of an array, and whether all are finite.
+
+    Words are weighted by position. Every change of a single word changes the first sum. The sums
+    are of integers, so that they depend neither on order nor on sharding.
     """
     if leaf.dtype == jnp.bool_:
         leaf = leaf.astype(jnp.uint8)
@@ -63,7 +89,7 @@ def _leaf_sums(leaf: jax.Array) -> jax.Array:
 
 
 def _sums(leaf: Any) -> Any:
-    """[3] uint32 of an array, where that is cheapest: a CPU compiles half a second a shape."""
+    """Returns the sums of an array; small ones in NumPy, as XLA compiles each shape."""
     is_small = leaf.size <= _SMALL and getattr(leaf, "is_fully_addressable", True)
     if is_small and all(device.platform == "cpu" for device in _devices(leaf)):
         return _host_sums(np.asarray(leaf))
@@ -75,7 +101,7 @@ def _devices(leaf: Any) -> Any:
 
 
 def _host_sums(leaf: Any) -> np.ndarray:
-    """`_leaf_sums` in NumPy."""
+    """Computes `_leaf_sums` in NumPy."""
     flat = np.ascontiguousarray(leaf).reshape(-1)
     words = flat.view(f"uint{8 * flat.dtype.itemsize}").astype(np.uint32)
     weight = _scramble(np.arange(flat.size, dtype=np.uint32))
@@ -85,7 +111,7 @@ def _host_sums(leaf: Any) -> np.ndarray:
 
 
 def _scramble(words: Any) -> Any:
-    """A permutation of the 32-bit words that looks random: MurmurHash3's last step."""
+    """Permutes 32-bit words pseudo-randomly, by the finalizer of MurmurHash3."""
     words = (words ^ (words >> 16)) * np.uint32(0x85EBCA6B)
     words = (words ^ (words >> 13)) * np.uint32(0xC2B2AE35)
     return words ^ (words >> 16)

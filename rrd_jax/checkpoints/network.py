@@ -1,4 +1,4 @@
-"""A network alone: written by itself, and read from a run's checkpoints."""
+"""Checkpoints of a network alone, and networks read from the checkpoints of runs."""
 
 import functools
 import pathlib
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from rrd_jax import errors
-from rrd_jax.checkpoints import best, digests, storage
+from rrd_jax.checkpoints import best_checkpoint, digests, storage
 from rrd_jax.checkpoints.storage import ocp
 from rrd_jax.objectives import ObjectiveState
 from rrd_jax.terminal import console
@@ -17,12 +17,12 @@ from rrd_jax.training.state import TrainState
 
 
 def save_network(folder: pathlib.Path, variables: dict[str, Any], meta: dict[str, Any]) -> str:
-    """Writes a network alone, for `load_student` to read.
+    """Writes a network for `load_student`.
 
     Args:
-      folder: receives `checkpoints`.
+      folder: `checkpoints` is created in it.
       variables: {"params", "batch_stats"} as numpy arrays.
-      meta: JSON beside it: "model", "num_classes", "image_shape".
+      meta: JSON with "model", "num_classes" and "image_shape".
 
     Returns:
       The digest of the variables.
@@ -44,13 +44,12 @@ def save_network(folder: pathlib.Path, variables: dict[str, Any], meta: dict[str
 def load_student(
     folder: pathlib.Path, which: str = "", *, raw: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The network of a checkpoint, to serve as a teacher.
+    """Reads the network of a checkpoint.
 
     Args:
-      folder: a workdir of rrd_jax, or the `checkpoints` folder in it.
-      which: "best", by test top-1; "last"; or a step. "" for the newest intact one, as "last", but
-        not announced.
-      raw: of a run that averages its weights, whether these themselves are wanted.
+      folder: a workdir, or the `checkpoints` folder in it.
+      which: "best", by test top-1; "last"; or a step. "" is "last" without a line in the log.
+      raw: whether to read the weights themselves in a run that averages them.
 
     Returns:
       `TrainState.student` as numpy arrays, and the checkpoint's JSON.
@@ -64,15 +63,15 @@ def load_student(
 def load_objective(
     folder: pathlib.Path, name: str, which: str = ""
 ) -> tuple[ObjectiveState, dict[str, Any]]:
-    """What a checkpoint holds of an objective, without its memory.
+    """Reads the state of an objective from a checkpoint, without its memory.
 
     Args:
-      folder: as `load_student` has it.
+      folder: see `load_student`.
       name: of the objective.
-      which: as `load_student` has it.
+      which: see `load_student`.
 
     Returns:
-      Its params and frozen as numpy arrays, and the checkpoint's JSON.
+      The state's params and frozen as numpy arrays, and the checkpoint's JSON.
 
     Raises:
       InputError: there is no such checkpoint, it is not intact, or it has no such objective.
@@ -88,7 +87,7 @@ def load_objective(
 
 
 def _load(folder: pathlib.Path, which: str, load: Callable) -> tuple[Any, dict[str, Any]]:
-    """What `load` reads, (folder, step) -> (what, meta), of the checkpoint that is chosen."""
+    """Calls `load(folder, step)` for the chosen checkpoint and returns its result."""
     checkpoint_folder = folder / "checkpoints"
     folder = (checkpoint_folder if checkpoint_folder.is_dir() else folder).absolute()
     steps = storage.steps(folder)
@@ -96,13 +95,13 @@ def _load(folder: pathlib.Path, which: str, load: Callable) -> tuple[Any, dict[s
         return _load_step(folder, which, steps, load)
     for step in reversed(steps):
         try:
-            found, meta = load(folder, step)
-        except Exception as error:  # whatever Orbax runs into in damaged files
+            content, meta = load(folder, step)
+        except Exception as error:  # Orbax raises many types for damaged files.
             storage.warn_damaged(folder, step, error)
             continue
         if which:
             console.note(f"the last intact checkpoint in {folder} is step {step}")
-        return found, meta
+        return content, meta
     gone = "" if folder.exists() else ", which does not exist"
     raise errors.InputError(
         f"no intact checkpoint under {folder}{gone}; a checkpoint is the workdir of a run, a folder"
@@ -113,7 +112,7 @@ def _load(folder: pathlib.Path, which: str, load: Callable) -> tuple[Any, dict[s
 def _load_step(
     folder: pathlib.Path, which: str, steps: list[int], load: Callable
 ) -> tuple[Any, dict[str, Any]]:
-    """What is read of the best checkpoint, or of a step; never of another one."""
+    """Calls `load` for the best checkpoint or a given step, without falling back to another."""
     step = _best_step(folder) if which == "best" else which
     if not str(step).isdecimal() or int(step) not in steps:
         raise errors.InputError(
@@ -121,21 +120,21 @@ def _load_step(
             f" {', '.join(map(str, steps))}"
         )
     try:
-        found, meta = load(folder, int(step))
-    except Exception as error:  # whatever Orbax runs into in damaged files
+        content, meta = load(folder, int(step))
+    except Exception as error:  # Orbax raises many types for damaged files.
         raise errors.InputError(
             f"checkpoint {folder}/{step} is damaged ({storage.first_line(error)}); there are also"
             f" {', '.join(str(other) for other in steps if other != int(step)) or 'no others'}"
         ) from error
     if which == "best":
-        said = best.said(best.scores(folder)[step], meta["result"])
-        console.note(f"the best checkpoint in {folder} is step {step}, {said}")
-    return found, meta
+        score = best_checkpoint.describe(best_checkpoint.scores(folder)[step], meta["result"])
+        console.note(f"the best checkpoint in {folder} is step {step}, {score}")
+    return content, meta
 
 
 def _best_step(folder: pathlib.Path) -> int:
-    scored = best.scores(folder)
-    step = best.best(scored)
+    scored = best_checkpoint.scores(folder)
+    step = best_checkpoint.best(scored)
     if step is None:
         raise errors.InputError(
             f"no checkpoint in {folder} was tested, so that none is the best: it is a converted"
@@ -143,12 +142,12 @@ def _best_step(folder: pathlib.Path) -> int:
         )
     meta, _ = storage.read_json(folder, max(scored))
     result = meta["result"]
-    highest = best.highest(result)
+    highest = best_checkpoint.highest(result)
     if scored[step] < highest:
         raise errors.InputError(
             f"the best checkpoint of {folder}, of epoch {result['best_epoch']} with"
-            f" {best.said(highest, result)}, is gone; of those that are left, step {step} is"
-            f" the best, with {best.said(scored[step], result)}: @{step}"
+            f" {best_checkpoint.describe(highest, result)}, is gone; of the others, step {step} is"
+            f" the best, with {best_checkpoint.describe(scored[step], result)}: @{step}"
         )
     return step
 
@@ -176,12 +175,12 @@ def _load_student(
 def _load_objectives(
     folder: pathlib.Path, step: int
 ) -> tuple[tuple[dict[str, Any], dict[str, Any]], dict[str, Any]]:
-    """(What all objectives train, their constants), and the JSON."""
+    """Reads ((params, frozen) of all objectives, meta)."""
     meta, stored = storage.read_json(folder, step)
     arrays_folder = folder / str(step) / "state"
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         tree = checkpointer.metadata(arrays_folder).item_metadata.tree
-        # Digests are of whole parts; a network alone has no constants.
+        # Digests are of whole parts; a checkpoint of a network alone has no `frozen`.
         needed = {part: tree[part] for part in ("params", "frozen") if part in tree}
         restored = _restored(checkpointer, arrays_folder, needed)
     computed = {part: digests.digest(tree) for part, tree in restored.items()}
@@ -190,7 +189,7 @@ def _load_objectives(
 
 
 def _restored(checkpointer: Any, folder: pathlib.Path, needed: Any) -> Any:
-    """The arrays of some leaves of a stored state, by a `Checkpointer`."""
+    """Reads some leaves of a stored state as numpy arrays."""
     restore_args = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), needed)
     return checkpointer.restore(
         folder,
@@ -199,7 +198,7 @@ def _restored(checkpointer: Any, folder: pathlib.Path, needed: Any) -> Any:
 
 
 def _parts_of_student(tree: dict[str, Any], classifier: str) -> dict[str, Any]:
-    """The leaves of a stored state that `TrainState.student` looks at: few need be read."""
+    """Returns the leaves of a stored state that `TrainState.student` reads."""
     if "params" in (tree.get("ema") or {}):
         parts, params = {"ema": tree["ema"]}, {}
     else:

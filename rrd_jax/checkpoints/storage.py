@@ -1,32 +1,66 @@
-"""A checkpoint on disk: arrays as Orbax writes them, and sealed JSON beside them.
+"""A checkpoint on disk: arrays written by Orbax, and JSON with digests.
 
 FOLDER/STEP/state           the arrays
-FOLDER/STEP/meta/metadata   the JSON, see `sealed`
+FOLDER/STEP/meta/metadata   the JSON, see `digests.seal`
 """
 
+import functools
+import logging
 import os
 import pathlib
 import re
+import sys
 from typing import Any
 
-from rrd_jax import deferred, errors, networks
-from rrd_jax.checkpoints import quiet, sealed
+from absl import logging as absl_logging
 
-quiet.silence()  # whoever reads or writes
+from rrd_jax import deferred, errors, networks
+from rrd_jax.checkpoints import digests as digesting
+
 ocp = deferred.Library("orbax.checkpoint")
 
 
+@functools.cache  # Once per process: Orbax's threads may log after a run has ended.
+def quiet_orbax() -> None:
+    """Filters out what Orbax and TensorStore log about failed saves, which also raise.
+
+    Their log has hundreds of lines for each failure.
+    """
+    for logger in (absl_logging.get_absl_logger(), logging.getLogger("asyncio")):
+        logger.addFilter(_is_news)
+    previous = sys.unraisablehook
+
+    def hook(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            previous(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Returns False for an error of Orbax or TensorStore."""
+    if record.levelno < logging.WARNING:
+        return True
+    trace = record.exc_info[2] if record.exc_info else None
+    while trace and "orbax" not in trace.tb_frame.f_code.co_filename:
+        trace = trace.tb_next
+    return not (trace or "orbax" in record.pathname or "tensorstore" in record.getMessage())
+
+
+quiet_orbax()
+
+
 def steps(folder: pathlib.Path) -> list[int]:
-    """The steps that a folder holds checkpoints of, in ascending order."""
+    """Returns the steps of the checkpoints in a folder, in ascending order."""
     if not folder.is_dir():
         return []
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
 
 
 def save_arguments(arrays: Any, meta: dict[str, Any], digests: dict[str, str]) -> Any:
-    """The `Composite` that Orbax's `CheckpointManager.save` is given."""
+    """Returns the arguments of Orbax's `CheckpointManager.save`."""
     return ocp.args.Composite(
-        state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(sealed.seal(meta, digests))
+        state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(digesting.seal(meta, digests))
     )
 
 
@@ -41,25 +75,25 @@ def write(folder: pathlib.Path, arrays: Any, meta: dict[str, Any], digests: dict
 
 
 def read(manager: Any, step: int, like: Any) -> tuple[Any, dict[str, Any], dict[str, str]]:
-    """The arrays of a step of a `CheckpointManager`, as `like`, its JSON, and digests to verify."""
+    """Reads the arrays of a step, placed like `like`, its meta, and the digests to verify."""
     restored = manager.restore(
         step,
         args=ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()),
     )
-    return restored.state, *sealed.unseal(restored.meta)
+    return restored.state, *digesting.unseal(restored.meta)
 
 
 def read_json(folder: pathlib.Path, step: int) -> tuple[dict[str, Any], dict[str, str]]:
-    """The JSON of a step and the digests in it, without the arrays."""
+    """Reads the meta of a step and its digests, without the arrays."""
     path = folder / str(step) / "meta" / "metadata"
     try:
-        return sealed.unseal(errors.read_json(path))
+        return digesting.unseal(errors.read_json(path))
     except RecursionError as error:
-        raise ValueError(f"{path} is no JSON of ours") from error
+        raise ValueError(f"{path} is damaged") from error
 
 
-def set_notes_aside(folder: pathlib.Path) -> None:
-    """Renames Orbax's notes on checkpoints where they are no JSON: it can do without, not with."""
+def rename_damaged_metadata(folder: pathlib.Path) -> None:
+    """Renames damaged metadata of Orbax, which ignores missing files but fails on damaged ones."""
     for step in steps(folder):
         path = folder / str(step) / "_CHECKPOINT_METADATA"
         try:
@@ -73,36 +107,36 @@ def set_notes_aside(folder: pathlib.Path) -> None:
 
 
 def difference(folder: pathlib.Path, step: int, like: Any) -> str:
-    """The first array of a step that a state has not, or has in another shape.
+    """Describes the first array whose shape differs between a checkpoint and a state.
 
     Args:
       folder: of checkpoints.
-      step: one of them.
+      step: of the checkpoint.
       like: the state.
 
     Returns:
-      "" where there is none, or the step cannot be read.
+      "" if there is no difference, or the checkpoint cannot be read.
     """
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             tree = checkpointer.metadata(folder / str(step) / "state").item_metadata.tree
     except Exception:  # whatever Orbax runs into in damaged files
         return ""
-    there, here = map(networks.named_shapes, (tree, like))
-    for name in sorted(there | here):
-        was, is_now = there.get(name, "absent"), here.get(name, "absent")
-        if was != is_now and name.startswith(("params/", "opt_state/")):
-            return f"{name} is {was} there and {is_now} here"
+    stored, current = map(networks.named_shapes, (tree, like))
+    for name in sorted(stored | current):
+        before, now = stored.get(name, "absent"), current.get(name, "absent")
+        if before != now and name.startswith(("params/", "opt_state/")):
+            return f"{name} is {before} there and {now} here"
     return ""
 
 
 def warn_damaged(folder: pathlib.Path, step: int, error: Exception) -> None:
-    """Prints that a checkpoint is passed over, and why."""
+    """Warns that a damaged checkpoint is skipped."""
     print(f"warning: checkpoint {folder}/{step} is damaged ({first_line(error)})")
 
 
 def check_folder(folder: pathlib.Path) -> None:
-    """Raises a DiskError if a file is in the way of a folder."""
+    """Raises a DiskError if a file has the folder's name."""
     if folder.exists() and not folder.is_dir():
         raise errors.DiskError(
             f"{folder} is a file, but checkpoints are kept in a folder of that name; move it away"
@@ -110,17 +144,17 @@ def check_folder(folder: pathlib.Path) -> None:
 
 
 def reason(error: Exception) -> str:
-    """Why a disk took nothing, as the operating system says it where it was asked.
+    """Returns the operating system's message of a failed write.
 
-    Orbax buries the system's error in the text of its own.
+    Orbax hides the system's error in the text of its own.
     """
-    if buried := re.search(r"os_error_code='(\d+)'", str(error)):
-        return os.strerror(int(buried[1]))
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):
+        return os.strerror(int(code[1]))
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {error.filename}" if error.filename else "")
     return first_line(error)
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message: Orbax's are long."""
+    """Returns the first line of an error's message: Orbax's are long."""
     return str(error).strip().split("\n")[0][:200]

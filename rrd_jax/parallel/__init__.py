@@ -1,14 +1,12 @@
 """The processes and devices of a run."""
 
-from rrd_jax.parallel.capacity import host_bytes, machine_bytes
 from rrd_jax.parallel.compilation_cache import enable_compilation_cache
+from rrd_jax.parallel.device_memory import device_bytes, free_bytes, host_bytes, machine_bytes
 from rrd_jax.parallel.devices import (
     AXIS,
     check_batch,
     check_jaxlib,
     check_platform,
-    device_bytes,
-    free_bytes,
     make_mesh,
     multiplies_half,
     peak_flops,

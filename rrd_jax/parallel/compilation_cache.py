@@ -1,4 +1,4 @@
-"""Compiled programs on disk, for the next start."""
+"""The cache of compiled programs on disk."""
 
 import glob
 import hashlib
@@ -16,20 +16,20 @@ from rrd_jax.terminal import console
 
 OFF = "off"
 _BEGINS = ("Error reading persistent compilation cache", "Error writing persistent compilation")
-# What begins a line of /proc/cpuinfo that tells processors apart, of Intel and AMD, and of Arm.
-_TOLD = ("vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU")
-_YOUNG = 10.0  # seconds in which another run may still be writing a program
+# Lines of /proc/cpuinfo that distinguish processors: of Intel and AMD, and of Arm.
+_CPU_LINES = ("vendor_id", "cpu family", "model", "stepping", "flags", "Features", "CPU")
+_WRITE_TIME = 10.0  # seconds in which another run may still be writing a program
 
 
 def enable_compilation_cache(folder: str = "") -> None:
-    """Keeps compiled programs on disk; where that cannot be, says so, and goes on without.
+    """Enables JAX's compilation cache; warns and disables it if the folder cannot be written.
 
-    Machines that share a home have folders of their own: a program for another processor may end
-    in an illegal instruction.
+    Each kind of machine has its own subfolder: a program for another processor may end in an
+    illegal instruction.
 
     Args:
-      folder: where; "" for JAX_COMPILATION_CACHE_DIR, or else rrd_jax in the user's cache folder;
-        "off" for nowhere.
+      folder: "" for JAX_COMPILATION_CACHE_DIR, or else rrd_jax in the user's cache folder; "off"
+        for no cache.
     """
     if folder == OFF:
         jax.config.update("jax_enable_compilation_cache", False)
@@ -50,45 +50,46 @@ def enable_compilation_cache(folder: str = "") -> None:
         jax.config.update("jax_enable_compilation_cache", False)
         return
     jax.config.update("jax_compilation_cache_dir", str(home))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many are small
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     warnings.showwarning = _shower(home, warnings.showwarning)
 
 
 def _kind_of_machine() -> str:
-    """A name for processors that can run the same programs as well, as far as the system tells.
+    """Returns a name for machines that can share programs.
 
-    XLA divides a program by the cores that its process may use, which JAX's keys leave out.
+    The name contains the number of usable cores, by which XLA partitions programs; JAX's keys do
+    not contain it.
     """
     try:
         lines = pathlib.Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
     except OSError:
         lines = [platform.processor()]
-    told = [line for line in lines if line.startswith(_TOLD)]
-    known = "\n".join([platform.machine(), *(told or lines)])
-    kind = f"{platform.machine()}-{hashlib.sha256(known.encode()).hexdigest()[:8]}"
+    selected = [line for line in lines if line.startswith(_CPU_LINES)] or lines
+    text = "\n".join([platform.machine(), *selected])
+    kind = f"{platform.machine()}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{kind}-{cores}"
 
 
-def _is_young(path: pathlib.Path) -> bool:
-    """Whether a file may not be complete yet."""
+def _may_be_incomplete(path: pathlib.Path) -> bool:
+    """Returns True if another run may still be writing a file."""
     try:
-        return time.time() - path.stat().st_mtime < _YOUNG
-    except OSError:  # it is gone
+        return time.time() - path.stat().st_mtime < _WRITE_TIME
+    except OSError:  # The file was deleted in the meantime.
         return False
 
 
 def _shower(home: pathlib.Path, usual: Callable) -> Callable:
-    """Shows what JAX warns of a damaged or full cache, once, as our warnings are.
+    """Returns a `warnings.showwarning` that rewords JAX's warnings about the cache, once each.
 
-    JAX writes in place: of a program that another run is writing, it may read a part. That is no
-    damage, and this run compiles it for itself.
+    JAX writes programs in place, so that it may read one that another run is still writing. Such a
+    program is not damaged, and there is no warning about it.
 
     Args:
       home: the cache.
       usual: shows other warnings.
     """
-    said = set()
+    shown = set()
 
     def show(message, *others, **named):
         text = str(message)
@@ -100,12 +101,12 @@ def _shower(home: pathlib.Path, usual: Callable) -> Callable:
         is_damaged = begin == _BEGINS[0]
         if is_damaged:
             entries = list(home.glob(f"{glob.escape(name)}-*-cache"))
-            if any(map(_is_young, entries)):
+            if any(map(_may_be_incomplete, entries)):
                 return
-            for path in entries:  # JAX would leave it there
+            for path in entries:  # JAX does not delete damaged programs.
                 path.unlink(missing_ok=True)
-        if begin not in said:
-            said.add(begin)
+        if begin not in shown:
+            shown.add(begin)
             reason = reason.split("\n")[0]
             console.warn(
                 f"{'reading' if is_damaged else 'writing'} compiled programs in {home} fails"

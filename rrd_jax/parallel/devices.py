@@ -1,6 +1,6 @@
-"""The devices of a run: one mesh of all of them, and what is put where.
+"""The devices of a run: the mesh, and the sharding of arrays.
 
-Batch and memory are split over the mesh; every device holds a copy of the rest.
+Batch and memory are split over the mesh; other arrays are replicated.
 """
 
 import functools
@@ -16,15 +16,15 @@ from jax.extend.backend import clear_backends
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from rrd_jax import errors
-from rrd_jax.parallel.capacity import host_bytes
 from rrd_jax.terminal import cli, console
 from rrd_jax.training.state import TrainState
 
-cli.quiet_libtpu()  # JAX, imported, has looked for a chip; devices are asked for through here
+# The import of JAX has looked for a TPU; devices are started through this module.
+cli.quiet_libtpu()
 AXIS = "data"
 _Tree = TypeVar("_Tree")
 _Arguments, _Result = ParamSpec("_Arguments"), TypeVar("_Result")
-# Dense bfloat16 TFLOP/s by part of JAX's name for a device: the first that fits.
+# Dense bfloat16 TFLOP/s by part of JAX's device kind; the first match counts.
 _PEAK = {
     "B200": 2250,
     "H200": 989,
@@ -39,19 +39,19 @@ _PEAK = {
     "TPU v5": 459,
     "TPU v4 lite": 138,
     "TPU v4": 275,
-    "TPU v3": 61.5,  # of a core, as JAX counts devices there
+    "TPU v3": 61.5,  # per core, which is a device in JAX
     "TPU v2": 22.5,
 }
 _CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
-_SMALL = 1024  # scalars; an array that has fewer is not worth splitting
+_SMALL = 1024  # elements; smaller arrays are not split
 
 
 def check_platform() -> None:
-    """Starts JAX's devices; says where they are not what the machine seems to be meant for.
+    """Starts JAX's devices; warns about an unused NVIDIA GPU.
 
     Raises:
-      UnavailableError: the platform that was asked for is not there.
-      InputError: JAX is to compute in 64 bits.
+      UnavailableError: the platform of JAX_PLATFORMS is not available.
+      InputError: JAX computes in 64 bits.
     """
     if jax.config.jax_enable_x64:
         raise errors.InputError(
@@ -61,7 +61,7 @@ def check_platform() -> None:
     asked = jax.config.jax_platforms
     try:
         platform = jax.default_backend()
-    except (RuntimeError, AssertionError) as error:  # the latter where it sees no GPU
+    except (RuntimeError, AssertionError) as error:  # AssertionError if there is no GPU.
         reason = str(error).split(" (set JAX_PLATFORMS")[0].strip().split("\n")[0]
         raise errors.UnavailableError(
             f"JAX_PLATFORMS={asked}, but JAX cannot use that here"
@@ -79,20 +79,20 @@ def check_platform() -> None:
 
 
 def _platforms_there() -> str:
-    """What JAX finds if nothing is asked for."""
+    """Returns the platforms that JAX finds without JAX_PLATFORMS."""
     asked = jax.config.jax_platforms
     jax.config.update("jax_platforms", "")
     try:
         return " and ".join(sorted({"cpu", jax.default_backend()}))
     except (RuntimeError, AssertionError):
         return "cpu"
-    finally:  # a second try is to fail as the first
+    finally:  # Restores the state before, so that a second try fails in the same way.
         clear_backends()
         jax.config.update("jax_platforms", asked)
 
 
 def check_jaxlib() -> None:
-    """Raises an InputError for a jaxlib that computes wrong values on the devices there are."""
+    """Raises an InputError for a jaxlib that computes wrong values on the current platform."""
     if jax.lib.__version__ == "0.10.2" and jax.default_backend() == "cpu":
         raise errors.InputError(
             "jaxlib 0.10.2 computes wrong values on a CPU (issue 39103 of jax); install another:"
@@ -129,60 +129,39 @@ def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:
         )
 
 
-def free_bytes(mesh: Mesh) -> int:
-    """The free memory of each device of this process, about; of a CPU, its share of the host's."""
-    local = _here(mesh)
-    if stats := local[0].memory_stats():
-        return stats["bytes_limit"] - stats["bytes_in_use"]
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(local)
-
-
-def device_bytes(mesh: Mesh) -> int:
-    """The memory of each device of this process, in use or not; of a CPU, a share of the host's."""
-    local = _here(mesh)
-    if stats := local[0].memory_stats():
-        return stats["bytes_limit"]
-    return host_bytes() // len(local)
-
-
-def _here(mesh: Mesh) -> list[jax.Device]:
-    """The devices of this process."""
-    return [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
-
-
 def peak_flops(device_kind: str) -> float:
-    """Dense bfloat16 FLOPs a second of a kind of device, as its maker states; 0 if not listed."""
+    """Returns a device's dense bfloat16 FLOP/s by its manufacturer; 0 if unknown."""
     return next((peak * 1e12 for name, peak in _PEAK.items() if name in device_kind), 0.0)
 
 
 def multiplies_half() -> bool:
-    """Whether the processor has instructions for bfloat16; True where nobody knows."""
+    """Returns True if the CPU has bfloat16 instructions, or if that is unknown."""
     path = pathlib.Path("/proc/cpuinfo")
     words = path.read_text().split() if path.exists() else []
     return "flags" not in words or not {"amx_bf16", "avx512_bf16"}.isdisjoint(words)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of arrays that every device holds a copy of."""
+    """Returns the sharding of replicated arrays."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """The sharding of arrays that are split along an axis over the devices."""
+    """Returns the sharding of arrays that are split along an axis."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
 
 
 def state_shardings(mesh: Mesh, state: TrainState, *, parameters: bool = False) -> TrainState:
-    """The sharding of each array of the state.
+    """Returns the sharding of each array of the state.
 
-    Memories are split by rows where the devices divide them: they are large, and a step
-    gathers the (small) embeddings instead. Every device holds a copy of the rest.
+    Memories are split by rows if the number of devices divides them: they are large, and a step
+    gathers the small embeddings instead. Other arrays are replicated.
 
     Args:
       mesh: the devices.
       state: arrays or shapes.
-      parameters: whether parameters, their average and the optimizer's state are split too, each
-        array along its longest axis that the devices divide; a step gathers what it needs.
+      parameters: whether to split parameters, their average and the optimizer's state too, each
+        array along its longest axis that the number of devices divides.
     """
 
     def memory_sharding(leaf):
@@ -206,13 +185,13 @@ def state_shardings(mesh: Mesh, state: TrainState, *, parameters: bool = False) 
 
 
 def put_batch(mesh: Mesh, batch: _Tree) -> _Tree:
-    """Puts this process's share of a batch, a tree of arrays, onto the devices, by example."""
+    """Puts this process's share of a batch, a tree of arrays, on the devices, split by example."""
     put_one = functools.partial(jax.make_array_from_process_local_data, split(mesh))
     return jax.tree.map(put_one, batch)
 
 
 def put(sharding: NamedSharding, tree: _Tree) -> _Tree:
-    """Puts arrays that every process holds whole onto the devices."""
+    """Puts arrays that are the same in every process on the devices."""
 
     def array(value):
         value = np.asarray(value)

@@ -1,4 +1,4 @@
-"""The processes of a run: how they join, which writes, and when all of them stop."""
+"""The processes of a run: start, coordination and stop requests."""
 
 import contextlib
 import hashlib
@@ -21,28 +21,29 @@ from jax.experimental import multihost_utils
 from rrd_jax import errors
 
 _Result = TypeVar("_Result")
-_PATIENCE = 300  # seconds for the other processes to start
+_START_TIMEOUT = 300  # seconds for the other processes to start
 
 
 def start(coordinator: str = "", processes: int = 0, process_id: int = 0) -> None:
-    """Joins the processes of a run on several hosts; to be called before JAX sees a device.
+    """Joins the processes of a run on several hosts; must be called before JAX starts a device.
 
     Args:
-      coordinator: HOST:PORT of process 0; "" for what JAX finds out by itself on Cloud TPU, Slurm,
-        Open MPI and Kubernetes, and for a single process elsewhere.
-      processes: how many there are; 1 for a single process in any case.
+      coordinator: HOST:PORT of process 0; "" for JAX's detection of Cloud TPU, Slurm, Open MPI and
+        Kubernetes, and for a single process elsewhere.
+      processes: number of processes; 1 for a single process in any case.
       process_id: of this process, from 0.
 
     Raises:
       InputError: the other processes cannot be joined.
     """
-    alone = not coordinator and os.environ.get("SLURM_NTASKS") == "1"
-    if processes == 1 or alone:  # JAX gives each task of Slurm one GPU, and this task has them all
+    # A single Slurm task has all GPUs, but JAX would give it one.
+    is_single_task = not coordinator and os.environ.get("SLURM_NTASKS") == "1"
+    if processes == 1 or is_single_task:
         return
     if coordinator:
         _find_coordinator(coordinator, processes, process_id)
-    # JAX would end the process with a stack trace of its own.
-    watch = threading.Timer(_PATIENCE, _give_up, [coordinator])
+    # On a timeout of its own, JAX would end the process with a stack trace.
+    watch = threading.Timer(_START_TIMEOUT, _give_up, [coordinator])
     watch.daemon = True
     watch.start()
     try:
@@ -52,11 +53,11 @@ def start(coordinator: str = "", processes: int = 0, process_id: int = 0) -> Non
                 processes,
                 process_id,
                 cluster_detection_method="deactivate",
-                initialization_timeout=2 * _PATIENCE,
+                initialization_timeout=2 * _START_TIMEOUT,
             )
         else:
-            jax.distributed.initialize(initialization_timeout=2 * _PATIENCE)
-    except ValueError as error:  # there is nothing to join
+            jax.distributed.initialize(initialization_timeout=2 * _START_TIMEOUT)
+    except ValueError as error:  # JAX detects no other processes.
         if processes or process_id:
             raise errors.InputError(
                 f"--processes={processes} --process_id={process_id}, but nothing says where the"
@@ -74,11 +75,11 @@ def start(coordinator: str = "", processes: int = 0, process_id: int = 0) -> Non
 
 
 def _give_up(coordinator: str) -> None:
-    """Ends this process, which waits for others inside of JAX."""
+    """Ends this process while it waits for others inside JAX."""
     where = f" at --coordinator={coordinator}" if coordinator else ""
     print(
-        f"error: the other processes have not joined{where} within {_PATIENCE} seconds; see whether"
-        " they were started, and what they said",
+        f"error: the other processes have not joined{where} within {_START_TIMEOUT} seconds;"
+        " check whether they were started, and their messages",
         file=sys.stderr,
         flush=True,
     )
@@ -86,7 +87,7 @@ def _give_up(coordinator: str) -> None:
 
 
 def _find_coordinator(address: str, processes: int, process_id: int) -> None:
-    """Returns once process 0 answers at its address; at once in process 0."""
+    """Waits until process 0 answers; returns immediately in process 0."""
     host_and_port = _parse(address)
     if process_id >= processes:
         raise errors.InputError(
@@ -99,7 +100,7 @@ def _find_coordinator(address: str, processes: int, process_id: int) -> None:
 
 
 def _parse(address: str) -> tuple[str, int]:
-    """Host and port."""
+    """Splits HOST:PORT."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
         raise errors.InputError(
@@ -109,8 +110,8 @@ def _parse(address: str) -> tuple[str, int]:
 
 
 def _wait_for(host_and_port: tuple[str, int]) -> None:
-    """Returns when something answers there: JAX would end the process where nothing does."""
-    end = time.monotonic() + _PATIENCE
+    """Waits for a server: JAX would end the process if there is none."""
+    end = time.monotonic() + _START_TIMEOUT
     while True:
         try:
             socket.create_connection(host_and_port, timeout=5).close()
@@ -125,26 +126,26 @@ def _wait_for(host_and_port: tuple[str, int]) -> None:
 
 
 def process_share() -> tuple[int, int]:
-    """(i, n): this is process i of n, and feeds the i-th of n shares of each batch."""
+    """Returns (i, n): process i of n feeds the i-th of n shares of each batch."""
     return jax.process_index(), jax.process_count()
 
 
 def share_of(batch: np.ndarray) -> np.ndarray:
-    """The part of a batch that this process feeds."""
+    """Returns the share of a batch that this process feeds."""
     i, n = process_share()
     return batch[len(batch) * i // n : len(batch) * (i + 1) // n]
 
 
 def is_main() -> bool:
-    """Whether this process writes what is written once: process 0 does."""
+    """Returns True in process 0, which writes files."""
     return jax.process_index() == 0
 
 
 def main_first(action: Callable[[], _Result]) -> _Result:
-    """Calls `action` in process 0, then in the other processes; returns its result in this one.
+    """Calls `action` in process 0, then in the other processes; returns this process's result.
 
     Raises:
-      InputError: what the action raised; in the other processes, that it failed in process 0.
+      InputError: the action failed; in the other processes, that it failed in process 0.
     """
     if jax.process_count() == 1:
         return action()
@@ -160,17 +161,17 @@ def main_first(action: Callable[[], _Result]) -> _Result:
 
 
 def as_main(value: bool) -> bool:
-    """The value that process 0 gives, in all processes."""
+    """Returns the value of process 0 in all processes."""
     if jax.process_count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def check_agreement(facts: Mapping[str, Any]) -> None:
-    """Raises an InputError, in all processes, where they disagree.
+    """Raises an InputError in all processes if they disagree.
 
     Args:
-      facts: JSON values, nested as they may be, that must be the same in all processes.
+      facts: nested JSON values that must be the same in all processes.
     """
     if jax.process_count() == 1:
         return
@@ -178,24 +179,24 @@ def check_agreement(facts: Mapping[str, Any]) -> None:
     lengths = multihost_utils.process_allgather(np.int32(len(text)))
     padded = np.pad(text, (0, int(lengths.max()) - len(text)))
     rows = zip(multihost_utils.process_allgather(padded), lengths, strict=True)
-    theirs = [json.loads(row[:length].tobytes()) for row, length in rows]
-    for process, other in enumerate(theirs):
-        for name in sorted(theirs[0] | other):
-            there, here = theirs[0].get(name, "absent"), other.get(name, "absent")
-            if there != here:
+    by_process = [json.loads(row[:length].tobytes()) for row, length in rows]
+    for process, other in enumerate(by_process):
+        for name in sorted(by_process[0] | other):
+            first, value = by_process[0].get(name, "absent"), other.get(name, "absent")
+            if first != value:
                 raise errors.InputError(
-                    f"the processes disagree: {name} is {there} in process 0, and {here} in process"
-                    f" {process}; start all of them with the same command, code and data"
+                    f"the processes disagree: {name} is {first} in process 0, and {value} in"
+                    f" process {process}; start all of them with the same command, code and data"
                 )
 
 
 def _encoded(facts: Mapping[str, Any]) -> np.ndarray:
-    """[n] uint8: their JSON, which processes can send each other."""
+    """Encodes facts as JSON in an array [n] uint8."""
     return np.frombuffer(json.dumps(_flatten(facts), sort_keys=True).encode(), np.uint8)
 
 
 def code_version() -> dict[str, str]:
-    """What computes: the versions of the libraries, and a digest of our own files."""
+    """Returns the versions of libraries, and a digest of this package's files."""
     digest, root = hashlib.sha256(), pathlib.Path(__file__).parent.parent
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
@@ -205,7 +206,7 @@ def code_version() -> dict[str, str]:
 
 
 def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by their path, such as config.train.epochs."""
+    """Flattens nested values, with names such as config.train.epochs."""
     flat = {}
     for name, value in facts.items():
         if isinstance(value, Mapping):
@@ -216,53 +217,53 @@ def _flatten(facts: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class StopRequests:
-    """What signals ask of a run, between its steps.
+    """Requests of SIGTERM and Ctrl-C to stop a run between two steps.
 
     Attributes:
-      saves: whether there is a step to save. Before, Ctrl-C interrupts what is going on.
+      saves: whether there is a step to save; until then, Ctrl-C interrupts.
     """
 
-    def __init__(self, together: bool):
-        self.saves, self._together, self._asked = False, together, 0
+    def __init__(self, has_peers: bool):
+        self.saves, self._has_peers, self._signal = False, has_peers, 0
 
     def __call__(self, step: int) -> int:
-        """Whether to stop after a step, the same in all processes; to be asked at each step.
+        """Returns True, or the signal's number, to stop after a step; must be called at each step.
 
-        A process that runs alone is told the number of the signal.
+        The result is the same in all processes.
         """
-        if self._together:  # JAX catches SIGTERM; the processes agree on a step
+        if self._has_peers:  # JAX handles SIGTERM, and the processes agree on a step.
             return multihost_utils.reached_preemption_sync_point(step)
-        return self._asked
+        return self._signal
 
     def handle(self, number: int, frame: object) -> None:
-        """Takes a signal; a second Ctrl-C interrupts too."""
+        """Handles a signal; a second Ctrl-C interrupts."""
         del frame
-        if number == signal.SIGINT and (not self.saves or self._asked == number):
+        if number == signal.SIGINT and (not self.saves or self._signal == number):
             raise KeyboardInterrupt
-        self._asked = number
+        self._signal = number
 
     def raise_unanswered(self) -> None:
-        """Ends what comes after the run, if a signal came too late to stop the run."""
-        if self._asked == signal.SIGINT:
+        """Raises the exception of a signal that came too late to stop the run."""
+        if self._signal == signal.SIGINT:
             raise KeyboardInterrupt
-        if self._asked:
-            raise errors.PreemptedError("stopped by SIGTERM; the same command goes on from there")
+        if self._signal:
+            raise errors.PreemptedError("stopped by SIGTERM; run the same command again")
 
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequests]:
-    """While it lasts, SIGTERM and Ctrl-C ask a run to stop and do not end the process.
+    """Returns a context in which SIGTERM and Ctrl-C request a stop instead of ending the process.
 
-    Where there are several processes, none of which may stop alone, Ctrl-C interrupts at once.
+    With several processes, none of which may stop alone, Ctrl-C interrupts immediately.
 
     Raises:
-      KeyboardInterrupt: Ctrl-C came, and the run ended without asking.
-      PreemptedError: likewise for SIGTERM.
+      KeyboardInterrupt: after Ctrl-C, if the run ended without stopping for it.
+      PreemptedError: likewise after SIGTERM.
     """
     requests = StopRequests(jax.process_count() > 1)
-    alone = threading.current_thread() is threading.main_thread()  # others get no signals
-    numbers = [signal.SIGTERM, signal.SIGINT] if alone and jax.process_count() == 1 else []
-    if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):  # as for nohup and `&`
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    numbers = [signal.SIGTERM, signal.SIGINT] if is_main_thread and jax.process_count() == 1 else []
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None):  # nohup and `&` ignore it.
         numbers = numbers[:1]
     before = {number: signal.signal(number, requests.handle) for number in numbers}
     try:

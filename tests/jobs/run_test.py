@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from rrd_jax import errors, library
-from rrd_jax.checkpoints import sealed
+from rrd_jax.checkpoints import digests
 from tests import launch
 
 
@@ -20,8 +20,8 @@ def test_a_run_of_a_newer_version_is_one_line(ends, tmp_path):
     else:
         launch.preempt(config, tmp_path, step=4)
     for path in tmp_path.glob("checkpoints/*/meta/metadata"):
-        meta, digests = sealed.unseal(json.loads(path.read_text()))
-        path.write_text(json.dumps(sealed.seal(meta | {"invented_later": 1}, digests)))
+        meta, stored = digests.unseal(json.loads(path.read_text()))
+        path.write_text(json.dumps(digests.seal(meta | {"invented_later": 1}, stored)))
     message = f"the run in {tmp_path} was written by a newer version .* keeps invented_later"
     with pytest.raises(errors.InputError, match=message):
         launch.run(config, tmp_path)

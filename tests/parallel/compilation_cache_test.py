@@ -125,4 +125,3 @@ def test_two_runs_that_start_at_once_share_one_folder(tmp_path):
 def test_it_can_be_off():
     parallel.enable_compilation_cache("off")
     assert not jax.config.jax_enable_compilation_cache
-    assert launch.digits("smoke", compilation_cache="off").compilation_cache == "off"

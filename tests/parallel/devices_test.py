@@ -36,9 +36,7 @@ def one_device_run():
     ("devices", "shard_parameters"),
     [
         pytest.param(2, False, marks=pytest.mark.long),
-        pytest.param(4, False, marks=pytest.mark.long),
         (8, False),
-        pytest.param(2, True, marks=pytest.mark.long),
         pytest.param(4, True, marks=pytest.mark.long),
         pytest.param(8, True, marks=pytest.mark.long),
     ],
@@ -77,8 +75,10 @@ def _collected_shapes(text):
 
 @pytest.mark.parametrize(
     ("chunk", "push_before"),
-    [(0, False), (512, True)]
-    + [pytest.param(*case, marks=pytest.mark.long) for case in ((0, True), (512, False))],
+    [
+        (512, True),
+        *(pytest.param(*case, marks=pytest.mark.long) for case in ((0, False), (512, False))),
+    ],
 )
 def test_the_memory_is_never_gathered(chunk, push_before):
     batch, size, dim = 40, 2048, 24
@@ -154,6 +154,7 @@ def test_accumulation_gives_the_same_on_any_number_of_devices():
     np.testing.assert_allclose(losses_of_four, losses_of_one, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_memory_in_chunks_trains_as_a_whole_one(one_device_run):
     losses, _ = _run(4, chunk=8)
     np.testing.assert_allclose(losses, one_device_run[0], rtol=1e-5)

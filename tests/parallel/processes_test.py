@@ -9,7 +9,7 @@ from rrd_jax.parallel import processes
 
 
 def test_nobody_at_the_coordinators_address_is_one_line(monkeypatch):
-    monkeypatch.setattr(processes, "_PATIENCE", 0.1)
+    monkeypatch.setattr(processes, "_START_TIMEOUT", 0.1)
     with socket.socket() as taken:  # bound, but nobody listens
         taken.bind(("localhost", 0))
         address = f"localhost:{taken.getsockname()[1]}"
@@ -47,7 +47,7 @@ def test_ctrl_c_interrupts_while_there_is_nothing_to_save():
 
 
 def test_a_second_ctrl_c_interrupts():
-    stop = parallel.StopRequests(together=False)
+    stop = parallel.StopRequests(has_peers=False)
     stop.saves = True
     stop.handle(signal.SIGINT, None)
     with pytest.raises(KeyboardInterrupt):

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.study import attempts, design, plan, work
 from rrd_jax import errors
-from rrd_jax.checkpoints import sealed
+from rrd_jax.checkpoints import digests
 from rrd_jax.jobs import job, preflight
 
 pytestmark = pytest.mark.usefixtures("one_device", "tiny_network")
@@ -67,7 +67,7 @@ def trained(monkeypatch):
         path = folder / "checkpoints" / "3" / "meta" / "metadata"
         path.parent.mkdir(parents=True)
         meta = {"epoch": part.training.epochs}
-        path.write_text(json.dumps(sealed.seal(meta, {})))
+        path.write_text(json.dumps(digests.seal(meta, {})))
         return job.Result(label, "tiny", 1.0, 1.0, 1, None, 1, 1.0, str(folder))
 
     monkeypatch.setattr(job, "train", train)

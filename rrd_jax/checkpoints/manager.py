@@ -1,7 +1,7 @@
-"""The checkpoints of a training run: the newest two and the best, each with digests.
+"""The checkpoints of a training run: the newest two and the best.
 
-Orbax writes and commits them atomically. It does not notice a flipped byte in array data, so a
-digest of every part of the state is kept beside it and verified on restore.
+Orbax writes and commits them atomically, but does not detect flipped bytes in array data. A
+digest of every part of the state is therefore stored too, and verified on restore.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from rrd_jax import errors, parallel
 from rrd_jax.checkpoints import digests, storage
-from rrd_jax.checkpoints.best import KeepBest
+from rrd_jax.checkpoints.best_checkpoint import KeepBest
 from rrd_jax.checkpoints.storage import ocp
 from rrd_jax.training.state import TrainState
 
@@ -23,14 +23,16 @@ _PARTS = ("step", "params", "batch_stats", "ema", "opt_state", "frozen", "memory
 class Checkpoints:
     """The checkpoints in one folder, by step.
 
-    A context manager: however a run ends, a save that has begun is finished first. Orbax, which
-    takes long to import, is asked once there is something to read or to write.
+    A context manager: on exit, a pending save is finished. Orbax, which takes long to import, is
+    opened at the first read or write.
     """
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder.absolute()
         storage.check_folder(self.folder)
-        parallel.main_first(lambda: parallel.is_main() and storage.set_notes_aside(self.folder))
+        parallel.main_first(
+            lambda: parallel.is_main() and storage.rename_damaged_metadata(self.folder)
+        )
         self._opened: Any = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -41,7 +43,7 @@ class Checkpoints:
                 f"{self.folder} cannot hold checkpoints ({storage.reason(error)}); mend that, or"
                 " pass another --workdir"
             ) from error
-        except Exception as error:  # whatever Orbax runs into in damaged files
+        except Exception as error:  # Orbax raises many types for damaged files.
             raise errors.InputError(
                 f"{self.folder} cannot be read ({storage.first_line(error)}); move it away to start"
                 " anew"
@@ -54,7 +56,7 @@ class Checkpoints:
         if kind is None:
             self.close()
         else:
-            with contextlib.suppress(Exception):  # the first error is the one to tell
+            with contextlib.suppress(Exception):  # The first error is raised.
                 self.close()
 
     @property
@@ -64,11 +66,11 @@ class Checkpoints:
         return self._opened
 
     def save(self, state: TrainState, meta: dict[str, Any], score: float | None = None) -> None:
-        """Starts writing the state; training may go on while it is written.
+        """Starts writing the state, in the background.
 
         Args:
-          state: what to keep.
-          meta: JSON beside it.
+          state: to store.
+          meta: JSON to store with it.
           score: higher is better; None for a checkpoint that cannot be the best.
 
         Raises:
@@ -86,7 +88,7 @@ class Checkpoints:
             raise self.failed(error) from error
 
     def wait(self) -> None:
-        """Returns when all saves are on disk; raises DiskError if one could not be."""
+        """Waits for pending saves; raises a DiskError if one failed."""
         if self._opened is None:
             return
         try:
@@ -95,9 +97,9 @@ class Checkpoints:
             raise self.failed(error) from error
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest intact checkpoint, shaped and placed like `like`, and its JSON.
+        """Reads the newest intact checkpoint, placed like `like`, and its JSON.
 
-        Damaged checkpoints are reported and moved aside.
+        Warns about damaged checkpoints and renames them.
 
         Returns:
           None when there are no checkpoints.
@@ -111,7 +113,7 @@ class Checkpoints:
         for step in sorted(steps, reverse=True):
             try:
                 restored = self._restore(step, like)
-            except Exception as error:  # whatever Orbax runs into in damaged files
+            except Exception as error:  # Orbax raises many types for damaged files.
                 damaged[step] = error
                 continue
             if damaged:
@@ -149,7 +151,7 @@ class Checkpoints:
 
     @property
     def latest_step(self) -> int | None:
-        """The newest step on disk; None when there is none."""
+        """The newest step on disk; None if there is none."""
         return next(reversed(storage.steps(self.folder)), None)
 
     def close(self) -> None:
@@ -160,13 +162,13 @@ class Checkpoints:
 
     @property
     def kept(self) -> str:
-        """What is left when a run breaks off, as a clause."""
+        """A clause for messages: the last intact step."""
         step = self.latest_step
         return "there is no checkpoint yet" if step is None else f"step {step} is the last good one"
 
     def failed(self, error: Exception, what: str = "a save failed") -> errors.DiskError:
-        """The DiskError for a disk that does not take what a run writes."""
-        with contextlib.suppress(Exception):  # a save before it may be on its way
+        """Returns the DiskError for a failed write of a run."""
+        with contextlib.suppress(Exception):  # The save before may be pending.
             self._manager.wait_until_finished()
         return errors.DiskError(
             f"{what} in {self.folder} ({storage.reason(error)}); {self.kept}; make room or mend"
@@ -175,7 +177,7 @@ class Checkpoints:
 
 
 def read_meta(folder: pathlib.Path) -> dict[str, Any] | None:
-    """The JSON of the newest checkpoint in `folder`; None when there is none or it is damaged."""
+    """Reads the JSON of the newest checkpoint; None if there is none or it is damaged."""
     try:
         meta, _ = storage.read_json(folder, storage.steps(folder)[-1])
     except (IndexError, OSError, ValueError):
@@ -194,12 +196,12 @@ def _open(folder: pathlib.Path) -> Any:
 
 
 def _without_empty(state: TrainState) -> TrainState:
-    """The state with None for arrays without elements, which optimizers can have: Orbax refuses."""
+    """Replaces arrays without elements, which Orbax refuses and optimizers can have, by None."""
     return jax.tree.map(lambda leaf: leaf if leaf.size else None, state)
 
 
 def _with_empty(state: TrainState, like: TrainState) -> TrainState:
-    """The inverse of `_without_empty`, with the arrays' shapes."""
+    """Inverts `_without_empty`; the shapes are those of `like`."""
     return jax.tree.map(
         lambda shape, leaf: leaf if shape.size else jnp.zeros(shape.shape, shape.dtype),
         like,
@@ -208,13 +210,13 @@ def _with_empty(state: TrainState, like: TrainState) -> TrainState:
 
 
 def _raw(leaf: jax.Array) -> jax.Array:
-    """The numbers of a typed PRNG key; any other array itself."""
+    """Returns the data of a typed PRNG key; any other array unchanged."""
     is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return jax.random.key_data(leaf) if is_key else leaf
 
 
 def _digests(state: TrainState) -> dict[str, str]:
-    """The digest of each part of the state; raises a DivergedError if its student is not finite."""
+    """Returns the digest of each part; raises a DivergedError if the student is not finite."""
     raw = jax.tree.map(_raw, state)
     sums = digests.leaf_sums(raw)
     for part in (sums.params, sums.batch_stats, sums.ema):

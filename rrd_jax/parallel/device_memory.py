@@ -1,0 +1,48 @@
+"""The memory of hosts and devices."""
+
+import os
+import pathlib
+
+import jax
+from jax.sharding import Mesh
+
+# Memory limits of a container: cgroup v2, then v1.
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def machine_bytes() -> int:
+    """Returns the memory of all hosts and devices together, about: an upper bound."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    devices = sum(stat.get("bytes_limit", 0) for stat in stats)
+    return (host_bytes() + devices) * jax.process_count()
+
+
+def host_bytes() -> int:
+    """Returns the memory of this host that a process may use, in use or not."""
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for path in map(pathlib.Path, _LIMITS):
+        try:
+            total = min(total, int(path.read_text()))
+        except (OSError, ValueError):  # The file is missing, or contains "max".
+            continue
+    return total
+
+
+def free_bytes(mesh: Mesh) -> int:
+    """Returns the free memory of each local device; for a CPU, its share of the host's."""
+    devices = _local_devices(mesh)
+    if stats := devices[0].memory_stats():
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // len(devices)
+
+
+def device_bytes(mesh: Mesh) -> int:
+    """Returns the memory of each local device; for a CPU, its share of the host's."""
+    devices = _local_devices(mesh)
+    if stats := devices[0].memory_stats():
+        return stats["bytes_limit"]
+    return host_bytes() // len(devices)
+
+
+def _local_devices(mesh: Mesh) -> list[jax.Device]:
+    return [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
