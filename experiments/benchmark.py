@@ -28,7 +28,7 @@ from experiments import machine, speed_rows, speed_table
 from experiments.speed_group import Group
 from experiments.speed_rows import LOSS
 from rrd_jax import errors
-from rrd_jax.run_folder import report
+from rrd_jax.run_folder import atomic_write
 from rrd_jax.terminal import cli
 
 _TORCH = flags.DEFINE_string("torch_python", "", "An interpreter with torch and torchvision.")
@@ -154,12 +154,12 @@ def _job() -> None:
     load = os.getloadavg()[0]
 
     def keep():
-        report.write_json(workdir / "speed.json", figures)
+        atomic_write.write_json(workdir / "speed.json", figures)
 
     for group in groups:
         group.measure(workdir, _REPEATS.value, keep)
     text = _text(figures, load, absolute=not on_cpu)
-    report.write_whole(workdir / "speed.md", text + "\n")
+    atomic_write.write_text(workdir / "speed.md", text + "\n")
     print(f"\n{text}\n\nkept in {workdir / 'speed.md'} and {workdir / 'speed.json'}")
 
 

@@ -26,8 +26,8 @@ import numpy as np
 from absl import app, flags
 
 from rrd_jax import errors
-from rrd_jax.run_folder import report
-from rrd_jax.terminal import cli
+from rrd_jax.run_folder import atomic_write
+from rrd_jax.terminal import cli, tables
 
 _TORCH = flags.DEFINE_string("torch_python", "", "An interpreter with torch and torchvision.")
 _TF = flags.DEFINE_string("tf_python", "", "An interpreter with tensorflow.")
@@ -118,7 +118,7 @@ def summary(results: Results) -> str:
         per_core = f"{_median(runs, 'cpu'):.0f}"
         rows.append((size, cores, name, f"{_median(runs, 'wall'):.0f}", span, per_core, *ratios))
     header = ("size", "cores", "reader", "images/s", "lowest to highest", "images a CPU second")
-    return report.table((*header, "ours / it", "the same by CPU time"), rows)
+    return tables.markdown((*header, "ours / it", "the same by CPU time"), rows)
 
 
 def _median(runs: list[dict[str, Any]], key: str) -> float:
@@ -167,11 +167,11 @@ def _job() -> None:
     lines += [_describe_waiting(cores, results, wait) for cores, wait in waits.items()]
     lines += ["", *_describe_machine(results, available, image_bytes, load_before, load_after)]
     text = "\n".join(lines)
-    report.write_whole(workdir / "data.md", text + "\n")
+    atomic_write.write_text(workdir / "data.md", text + "\n")
     plain = {
         f"{size}, {name}, {cores} cores": runs for (size, cores, name), runs in results.items()
     }
-    report.write_json(workdir / "data.json", {"readers": plain, "with a step": waits})
+    atomic_write.write_json(workdir / "data.json", {"readers": plain, "with a step": waits})
     print(f"\n{text}\n\nkept in {workdir / 'data.md'} and {workdir / 'data.json'}")
 
 

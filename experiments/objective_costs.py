@@ -26,7 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for a start by pat
 from experiments.objective_costs_table import BASE, COMPANY, Cost, share, table
 from experiments.speed_reader import Reader, ReaderError, first_cores
 from rrd_jax import errors, objectives
-from rrd_jax.run_folder import report
+from rrd_jax.run_folder import atomic_write
 from rrd_jax.terminal import cli
 
 _METHODS = flags.DEFINE_list("methods", [], "Objectives; none for all of ours.")
@@ -148,11 +148,11 @@ def _job() -> None:
             result = cost.failed or f"{share(cost):.2f} of a step of {BASE}"
             print(f"{name}+{COMPANY}: {result}", flush=True)
             kept = {name: cost._asdict() for name, cost in costs.items()}
-            report.write_json(workdir / "objective_costs.json", {"task": task, "costs": kept})
+            atomic_write.write_json(workdir / "objective_costs.json", {"task": task, "costs": kept})
     finally:
         base.close()
     text = _text(costs, before, task, base.ready)
-    report.write_whole(workdir / "objective_costs.md", text + "\n")
+    atomic_write.write_text(workdir / "objective_costs.md", text + "\n")
     print(f"\n{text}\n\nkept in {workdir}")
 
 

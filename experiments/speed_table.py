@@ -5,7 +5,7 @@ from typing import Any
 
 from experiments.speed_group import fastest
 from experiments.speed_rows import CACHED, LOSS, OURS
-from rrd_jax.run_folder import report
+from rrd_jax.terminal import tables
 
 _EPOCHS = 240
 
@@ -30,7 +30,7 @@ def summary(groups: list[dict[str, Any]], *, absolute: bool) -> str:
         for ours, theirs in ((LOSS, LOSS), (LOSS + CACHED, LOSS), (LOSS + CACHED, LOSS + CACHED)):
             if f"{OURS}: {ours}" in group["seconds"]:
                 rows.append(_beside(group, ours, theirs, absolute))
-    return report.table(header, rows)
+    return tables.markdown(header, rows)
 
 
 def _beside(group: dict[str, Any], ours: str, theirs: str, absolute: bool) -> list[Any]:
@@ -68,7 +68,7 @@ def readers(groups: list[dict[str, Any]], *, absolute: bool) -> str:
         for name in group["failed"]:
             row = [*_images(group), name, LOSS, "failed"]
             rows.append(row + ["-"] * (len(header) - len(row)))
-    return report.table(header, rows)
+    return tables.markdown(header, rows)
 
 
 def _row(group: dict[str, Any], key: str, absolute: bool) -> list[Any]:

@@ -24,7 +24,7 @@ from absl import app, flags
 
 from experiments import tpu_steps, tpu_table
 from experiments.tpu_steps import Step
-from rrd_jax.run_folder import report
+from rrd_jax.run_folder import atomic_write
 from rrd_jax.terminal import cli
 
 _CONFIGS = flags.DEFINE_multi_string(
@@ -121,9 +121,9 @@ def _job() -> None:
     if shares:
         tables.append(tpu_table.shares(shares))
     text = "\n\n".join([*tables, f"{', '.join(f'{k} {v}' for k, v in versions.items())}."])
-    report.write_whole(folder / "tpu_aot.md", text + "\n")
+    atomic_write.write_text(folder / "tpu_aot.md", text + "\n")
     kept = {"versions": versions, "steps": results, "shares": shares}
-    report.write_json(folder / "tpu_aot.json", kept)
+    atomic_write.write_json(folder / "tpu_aot.json", kept)
     print(f"\n{text}\n\nkept in {folder / 'tpu_aot.md'} and {folder / 'tpu_aot.json'}")
 
 

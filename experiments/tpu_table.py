@@ -4,7 +4,7 @@ import math
 import re
 from typing import Any
 
-from rrd_jax.run_folder import report
+from rrd_jax.terminal import tables
 
 _HBM = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}  # GB a chip
 _COLLECTIVE = re.compile(
@@ -71,7 +71,7 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
                 f"{figures['seconds']:.0f}",
             )
         )
-    return report.table(header, rows)
+    return tables.markdown(header, rows)
 
 
 def shares(cycles: dict[str, dict[str, int]]) -> str:
@@ -88,7 +88,7 @@ def shares(cycles: dict[str, dict[str, int]]) -> str:
         counts = (figures["alone"], figures.get("added"))
         cells = [_beside(count, cycles["ce"]["alone"]) for count in counts]
         rows.append([name, *cells[0], *cells[1]])
-    return report.table(header, rows)
+    return tables.markdown(header, rows)
 
 
 def _beside(count: int | None, whole: int) -> tuple[str, str]:

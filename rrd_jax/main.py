@@ -114,10 +114,10 @@ def _job() -> None:
     from rrd_jax.comparison import final_summary
     from rrd_jax.config import parse
     from rrd_jax.jobs import evaluate, job
-    from rrd_jax.run_folder import starting
+    from rrd_jax.run_folder import startup_time
 
-    starting.begin()
-    starting.phase("imports")
+    startup_time.begin()
+    startup_time.phase("imports")
     cache = CONFIG.value.get("compilation_cache", "")
     parallel.enable_compilation_cache(cache if isinstance(cache, str) else "")  # checked later
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
@@ -131,7 +131,7 @@ def _job() -> None:
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         plan = parse(config, explicit=config_flags.get_override_values(flags.FLAGS["config"]))
-        starting.phase("checks")
+        startup_time.phase("checks")
         if _MODE.value == "eval":
             evaluate.run(plan, folder)
         else:

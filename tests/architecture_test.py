@@ -64,7 +64,7 @@ _LIBRARIES = {
     "tensorflow_datasets": ["data"],
     "pyarrow": ["predict.parquet"],
     "rich": ["terminal", "runs", "main"],
-    "tensorboardX": ["run_folder.report"],
+    "tensorboardX": ["run_folder.metrics_writer"],
     **{
         library: [f"exports.{room}"]
         for library, room in {

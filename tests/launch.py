@@ -13,7 +13,7 @@ from rrd_jax import errors, parallel
 from rrd_jax.config import parse
 from rrd_jax.jobs import job, loop
 from rrd_jax.jobs.progress import Result
-from rrd_jax.run_folder import report
+from rrd_jax.run_folder import metrics_writer
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
@@ -92,7 +92,7 @@ def check_goes_on(config: ConfigDict, folder: pathlib.Path) -> None:
 
 def rows(folder: pathlib.Path) -> list[dict[str, float]]:
     """The figures of each epoch, without how long it took."""
-    speeds = report.speeds(1, 1, 1, 1, waits=0, start=0)
+    speeds = metrics_writer.speeds(1, 1, 1, 1, waits=0, start=0)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{name: v for name, v in line.items() if name not in speeds} for line in lines]
 

@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from rrd_jax.run_folder import report
+from rrd_jax.run_folder import metrics_writer
 
 # One worker of pytest-xdist runs them all, beside whatever the other runs: they share a run.
 pytestmark = pytest.mark.xdist_group("recovery")
@@ -111,7 +111,7 @@ class _Job:
         lines = (self.root / name / "metrics.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in lines]
         return [
-            {k: v for k, v in row.items() if k not in report.speeds(1, 1, 1, 1, start=0)}
+            {k: v for k, v in row.items() if k not in metrics_writer.speeds(1, 1, 1, 1, start=0)}
             for row in rows
         ]
 

@@ -8,7 +8,7 @@ from experiments.page import paper_figures, results, single, study, tables
 from experiments.page.parts import Folded, Names, Page, Table
 from experiments.study.records import Record
 from rrd_jax import errors
-from rrd_jax.run_folder import report
+from rrd_jax.run_folder import atomic_write
 
 FORMATS = ("pdf", "png", "svg")
 _STYLE = {
@@ -86,7 +86,7 @@ def _write(drawings: list[Drawing], page: Page, folder: pathlib.Path) -> list[pa
     for table in _tables(page):
         for form, text in (("md", tables.markdown(table)), ("tex", tables.latex(table))):
             path = folder / f"{table.name}.{form}"
-            report.write_whole(path, text)
+            atomic_write.write_text(path, text)
             paths.append(path)
     return paths
 

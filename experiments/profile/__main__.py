@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
 def _job() -> None:
     from experiments.profile import measuring, setting, text
     from rrd_jax import parallel
-    from rrd_jax.run_folder import report
+    from rrd_jax.run_folder import atomic_write
 
     parallel.check_platform()
     parallel.check_jaxlib()
@@ -61,9 +61,9 @@ def _job() -> None:
         figures = measuring.profile(step, folder / "profile", _STEPS.value)
     table = text.of(figures, _ROWS.value)
     if _WORKDIR.value:
-        report.write_whole(folder / "profile.md", table + "\n")
-        report.write_whole(folder / "program.txt", step.compiled.as_text())
-        report.write_json(folder / "profile.json", figures)
+        atomic_write.write_text(folder / "profile.md", table + "\n")
+        atomic_write.write_text(folder / "program.txt", step.compiled.as_text())
+        atomic_write.write_json(folder / "profile.json", figures)
     print(json.dumps(figures) if _FORMAT.value == "json" else table)
     if _WORKDIR.value:
         kept = f"kept in {folder}: profile.md, profile.json, program.txt, profile/"

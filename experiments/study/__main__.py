@@ -161,7 +161,7 @@ def _calculate(plan: "Plan") -> int:
     """Computes the study's curves, which takes seconds; returns how many cannot be computed."""
     from experiments.study import attempts
     from experiments.study.plan import name_of
-    from rrd_jax.run_folder import report
+    from rrd_jax.run_folder import atomic_write
 
     failed = 0
     for function in plan.study.calculations:
@@ -173,7 +173,7 @@ def _calculate(plan: "Plan") -> int:
             console.warn(f"failed: {name_of(function)}: {attempts.told(error)}")
             failed += 1
             continue
-        report.write_json(path, curves)
+        atomic_write.write_json(path, curves)
     return failed
 
 

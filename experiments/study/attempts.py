@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.study import records
 from rrd_jax import checkpoints, errors
-from rrd_jax.run_folder import report
+from rrd_jax.run_folder import atomic_write
 
 _STARTS = "attempts.json"
 _DEATHS = 3  # of workers since the same checkpoint, after which a run counts as failed
@@ -42,7 +42,9 @@ def counted(
         )
     starts = before.get("starts", 0)
     counts = {"launch": launch, "step": step, "starts": starts + 1}
-    report.write_json(path, counts | {"deaths": deaths + 1})  # unless something else comes of it
+    atomic_write.write_json(
+        path, counts | {"deaths": deaths + 1}
+    )  # unless something else comes of it
     try:
         yield
     except errors.LostError:
@@ -51,9 +53,9 @@ def counted(
         if isinstance(error, errors.InUseError):  # a teacher of it, which is waited for
             counts["starts"] = starts
         with contextlib.suppress(OSError):  # the disk may be full
-            report.write_json(path, counts | {"deaths": deaths})
+            atomic_write.write_json(path, counts | {"deaths": deaths})
         raise
-    report.write_json(path, counts | {"deaths": 0})
+    atomic_write.write_json(path, counts | {"deaths": 0})
 
 
 def failure(folder: pathlib.Path, launch: str) -> str:
@@ -65,7 +67,7 @@ def failure(folder: pathlib.Path, launch: str) -> str:
 def keep_failure(folder: pathlib.Path, launch: str, error: Exception) -> None:
     """Writes down why a run or teacher has failed."""
     folder.mkdir(parents=True, exist_ok=True)
-    report.write_json(folder / records.FAILED, {"launch": launch, "error": told(error)})
+    atomic_write.write_json(folder / records.FAILED, {"launch": launch, "error": told(error)})
 
 
 def forget_failure(folder: pathlib.Path) -> None:

@@ -24,7 +24,7 @@ from experiments.study.checks import check
 from experiments.study.design import Grid, Study
 from rrd_jax import errors
 from rrd_jax.config import parse, without_effect
-from rrd_jax.run_folder import provenance, report, workdir
+from rrd_jax.run_folder import atomic_write, provenance, workdir
 from rrd_jax.terminal import console
 from rrd_jax.training.recipe import Job, Part
 
@@ -112,7 +112,7 @@ class Plan:
             "calculations": [name_of(function) for function in self.study.calculations],
         }
         self.folder.mkdir(parents=True, exist_ok=True)
-        report.write_json(self.folder / records.PLAN, plan)
+        atomic_write.write_json(self.folder / records.PLAN, plan)
 
 
 def name_of(calculation: Any) -> str:

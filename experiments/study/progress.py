@@ -10,7 +10,7 @@ from typing import Any
 from experiments.study import attempts, records
 from experiments.study.plan import Plan
 from rrd_jax import errors
-from rrd_jax.run_folder import report
+from rrd_jax.run_folder import metrics_writer
 from rrd_jax.terminal import console
 
 _OFTEN = 1.0  # seconds between two looks at the folders, at least
@@ -140,7 +140,7 @@ class Progress:
         epochs = sum(item.epochs for item in self._items)
         parts.append(f"{sum(item.epoch for item in self._items) / epochs:.0%} of all epochs")
         if left := self._left():
-            parts.append(f"about {report.duration(left)} left")
+            parts.append(f"about {metrics_writer.duration(left)} left")
         console.progress("study", [*parts, *self._doing(processes)])
 
     def _left(self) -> float | None:

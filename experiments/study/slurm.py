@@ -16,7 +16,7 @@ from typing import Any
 
 from experiments.study import local
 from rrd_jax import errors
-from rrd_jax.run_folder import report
+from rrd_jax.run_folder import atomic_write
 
 _MOST = 1000  # tasks of an array: what Slurm takes unless MaxArraySize says otherwise
 _POLL = 5.0  # seconds between two looks at the queue
@@ -128,7 +128,7 @@ def submit(
         new = _submit(_executor(home, stage, options, before), tasks)
         there |= {job.job_id: [stage, name] for job, name in zip(new, missing, strict=True)}
         if new:
-            report.write_json(path, there)
+            atomic_write.write_json(path, there)
         jobs += old + new
         # The number of an array stands for all its tasks.
         before = [*numbers, *sorted({job.job_id.split("_")[0] for job in new})] or before

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from experiments.study import progress, records, statistics
 from experiments.study.plan import Plan
-from rrd_jax.run_folder import report
+from rrd_jax.run_folder import metrics_writer
 from rrd_jax.terminal import console, tables
 
 _LISTED = 200  # cells that a dry run lists
@@ -50,7 +50,8 @@ def say_plan(plan: Plan, jobs: int) -> None:
         console.say("how long they take is known once one of them has ended: try --max_runs=1")
     else:
         console.say(
-            f"about {report.duration(left)} left, {jobs} at a time: {count.seconds:.2g} s an epoch"
+            f"about {metrics_writer.duration(left)} left, {jobs} at a time:"
+            f" {count.seconds:.2g} s an epoch"
             f" in those that have ended, {count.epochs_left:,} epochs to go"
         )
 

@@ -26,7 +26,7 @@ from rrd_jax.config import without_effect
 from rrd_jax.data import Dataset
 from rrd_jax.jobs import job, preflight
 from rrd_jax.jobs.progress import finished
-from rrd_jax.run_folder import report
+from rrd_jax.run_folder import atomic_write
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console, runtime_errors
 from rrd_jax.training import recipe
@@ -292,7 +292,7 @@ def _train(
     """Trains a network in its folder, which is claimed."""
     job.describe(setting.dataset, folder)
     result = job.train(part, folder, setting, teacher)
-    report.write_json(folder / "results.json", [result.to_json()])
+    atomic_write.write_json(folder / "results.json", [result.to_json()])
     if result.top1 is not None:
         console.say(f"[{result.label}] test top-1 {result.top1:.2f}")
 

@@ -16,7 +16,7 @@ from rrd_jax.comparison.latency import File, Latency
 from rrd_jax.comparison.measurements import Measurements
 from rrd_jax.comparison.report_tables import Report
 from rrd_jax.exports import Images, Options, sample_images, writer
-from rrd_jax.run_folder import report as run_report
+from rrd_jax.run_folder import atomic_write
 from rrd_jax.terminal import console, runtime_errors
 from rrd_jax.weights import files
 
@@ -250,7 +250,7 @@ def _write_report(report: Report, path: pathlib.Path) -> None:
     """Writes gains.json and gains.png into the workdir."""
     home, _ = files.split(path)
     folder = home.parent if home.is_file() or home.name == "checkpoints" else home
-    run_report.write_json(folder / "gains.json", report.to_json())
+    atomic_write.write_json(folder / "gains.json", report.to_json())
     written = [folder / "gains.json"]
     try:
         picture.draw(report, folder / "gains.png")

@@ -20,7 +20,7 @@ from rrd_jax import errors
 from rrd_jax.data import model_info
 from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.exports.interface import Exportable, Options, version_of
-from rrd_jax.run_folder import readme, report
+from rrd_jax.run_folder import atomic_write, model_card
 
 _RECORD = "model.json"
 _LABELS = "labels.txt"
@@ -65,7 +65,7 @@ def to_json(header: Header) -> str:
             "format": header.format,
             "input": {"layout": header.layout, "type": header.takes},
             "outputs": list(header.outputs),
-            "about": readme.public(header.about).to_json(),
+            "about": model_card.public(header.about).to_json(),
         }
     )
 
@@ -152,7 +152,7 @@ def write_folder(folder: pathlib.Path, header: Header) -> None:
     except OSError as error:
         raise _disk_error(folder, error) from error
     record = {**json.loads(to_json(header)), "files": files}
-    report.write_whole(folder / _RECORD, json.dumps(record, indent=2) + "\n")
+    atomic_write.write_text(folder / _RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def read_folder(folder: pathlib.Path) -> Header:

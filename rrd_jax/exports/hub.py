@@ -13,7 +13,7 @@ from rrd_jax import errors, networks
 from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.exports import interface, weight_files
 from rrd_jax.exports.interface import Exportable, Format, Options, Runtime
-from rrd_jax.run_folder import readme, report
+from rrd_jax.run_folder import atomic_write, model_card
 from rrd_jax.terminal import console
 from rrd_jax.weights import exported, published, sidecar
 
@@ -35,12 +35,12 @@ def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None
     with weight_files.disk_errors(path):
         path.mkdir()
         safetensors.numpy.save_file(arrays, path / exported.HUB_WEIGHTS, metadata)
-    report.write_whole(
+    atomic_write.write_text(
         path / _CONFIG,
         json.dumps(_config(exportable, timm, content), indent=2) + "\n",
     )
     parameters = networks.count_parameters(exportable.variables["params"])
-    readme.write(path, about, parameters=parameters, timm=bool(timm))
+    model_card.write(path, about, parameters=parameters, timm=bool(timm))
     if not timm:
         console.note(f"{path.name} is for rrd_jax.load: {_why_not(about)}")
 

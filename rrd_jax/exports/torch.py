@@ -5,7 +5,7 @@ import pathlib
 
 from rrd_jax.exports import headers, weight_files
 from rrd_jax.exports.interface import Exportable, Format, Options, Runtime
-from rrd_jax.run_folder import report
+from rrd_jax.run_folder import atomic_write
 
 
 def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
@@ -18,7 +18,7 @@ def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None
     state_dict = {name: torch.tensor(array) for name, array in arrays.items()}
     with weight_files.disk_errors(path):
         torch.save(state_dict, path)
-    report.write_whole(headers.sidecar(path), json.dumps(content) + "\n")
+    atomic_write.write_text(headers.sidecar(path), json.dumps(content) + "\n")
 
 
 def _open(path: pathlib.Path, threads: int) -> Runtime:

@@ -16,7 +16,7 @@ from rrd_jax.data.subsets import labelled_subset
 from rrd_jax.evaluation import alignment, predictions
 from rrd_jax.jobs import growth, loop, preflight
 from rrd_jax.jobs.progress import Result
-from rrd_jax.run_folder import report, starting, workdir
+from rrd_jax.run_folder import atomic_write, metrics_writer, startup_time, workdir
 from rrd_jax.teacher import frozen
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console, tables
@@ -53,18 +53,18 @@ def run(
     """
     _check_is_run(folder)
     setting = open_data(job, folder, dataset)
-    starting.phase("data")
+    startup_time.phase("data")
     recipes = preflight.check(job, setting.dataset, teacher_paths(job, folder))
     _warn_of_half(job)
     starts = _read_starts(job, folder, setting.dataset, recipes)
     with claim(folder, job, job.student):  # Before hours are spent on a teacher.
         describe(setting.dataset, folder)
-        starting.phase("checks")
+        startup_time.phase("checks")
         results, teacher = [], None
         if job.teachers:
             results, teacher = get_teacher(job, folder, setting, starts)
             preflight.check_teacher(recipes[""], setting.dataset, teacher.network)
-            starting.phase("teacher")
+            startup_time.phase("teacher")
         compared = {}
         for name, part in job.comparisons.items():
             home = folder / name
@@ -78,7 +78,7 @@ def run(
         )
         if parallel.is_main():
             rows = [result.to_json() for result in results]
-            report.write_json(folder / "results.json", rows)
+            atomic_write.write_json(folder / "results.json", rows)
     console.print_table(*table(results, compared.get("scratch")), before="\n")
     if proofs := {result.label: result.proof for result in results if result.proof}:
         console.print_table(*alignment.table(proofs), before="\n")
@@ -157,7 +157,7 @@ def describe(dataset: data.Dataset, folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "data.json"
     if not (path.exists() and any(folder.glob("**/checkpoints"))):  # A run keeps its first summary.
-        report.write_json(path, dict(dataset.summary.figures))
+        atomic_write.write_json(path, dict(dataset.summary.figures))
 
 
 def open_data(job: Job, folder: pathlib.Path, dataset: data.Dataset | None = None) -> Setting:
@@ -418,7 +418,7 @@ def table(results: list[Result], scratch: Result | None = None) -> tables.Table:
             ),
             "-" if result.agreement is None else f"{result.agreement:.2f}",
             f"{result.parameters:,}",
-            report.duration(result.seconds),
+            metrics_writer.duration(result.seconds),
             result.checkpoint,
         )
         for result in results

@@ -23,7 +23,8 @@ from rrd_jax.jobs.run import Position, Run
 from rrd_jax.jobs.steps import Steps
 from rrd_jax.jobs.student_evaluation import Evaluation
 from rrd_jax.objectives.batch import Batch
-from rrd_jax.run_folder import report, starting, tracing
+from rrd_jax.run_folder import startup_time, tracing
+from rrd_jax.run_folder.metrics_writer import Clock, MetricsWriter, speeds
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console
 from rrd_jax.training import stage
@@ -73,7 +74,7 @@ def fit(
         if teacher:
             teacher.examine()
         position = runs.resume(run) or _begin(run, start)
-        starting.phase("state")
+        startup_time.phase("state")
         trace = tracing.Trace(folder.absolute() / "profile", profile)
         _train(run, position, _Stops(request, position), trace)
         return Result(**position.progress.result)
@@ -140,7 +141,7 @@ class _Speed:
       clock: of the run.
     """
 
-    def __init__(self, clock: report.Clock):
+    def __init__(self, clock: Clock):
         self.clock = clock
         self._seconds_to_start: float | None = None
         self._warned = False
@@ -160,10 +161,10 @@ class _Speed:
     def note_first_step(self, label: str, logged: Any) -> None:
         """Reports the time from the command to the end of its first step."""
         jax.block_until_ready(logged)
-        starting.phase("step")
-        spent = starting.end()
+        startup_time.phase("step")
+        spent = startup_time.end()
         self._seconds_to_start = sum(spent.values())
-        console.say(f"[{label}] {starting.described(spent)}")
+        console.say(f"[{label}] {startup_time.described(spent)}")
 
     def figures(self, run: Run, step: int) -> dict[str, float]:
         """Returns the speed since the clock's mark, as entries of a row."""
@@ -177,7 +178,7 @@ class _Speed:
                 " disk (`prepare --resize`), data.feed=resident or more data.workers help"
             )
         start, self._seconds_to_start = self._seconds_to_start, None
-        return report.speeds(
+        return speeds(
             self.clock.rate(step),
             run.training.batch_size,
             2 * run.program.multiply_adds,
@@ -191,7 +192,7 @@ class _Session(NamedTuple):
     """The helpers of one start of a run."""
 
     evaluation: Evaluation
-    metrics: report.Report
+    metrics: MetricsWriter
     speed: _Speed
     stops: _Stops
 
@@ -199,10 +200,13 @@ class _Session(NamedTuple):
 def _train(run: Run, position: Position, stops: _Stops, trace: tracing.Trace) -> None:
     """Makes the steps from a position to the end of the last epoch."""
     evaluation = student_evaluation.create(run)
-    speed = _Speed(report.Clock(position.progress.seconds, position.step))
+    speed = _Speed(Clock(position.progress.seconds, position.step))
     label, writes = run.training.label, parallel.is_main()
     try:
-        with report.Report(run.folder, label, position.step, writes=writes) as metrics, trace:
+        with (
+            MetricsWriter(run.folder, label, position.step, writes=writes) as metrics,
+            trace,
+        ):
             metrics.start(description.describe(run), position.step, run.steps_per_epoch)
             session = _Session(evaluation, metrics, speed, stops)
             _make_steps(run, position, session, trace)
@@ -226,7 +230,7 @@ def _make_steps(run: Run, position: Position, session: _Session, trace: tracing.
             if steps.prepare(position.step, count, teacher, batch):
                 speed.clock.mark(position.step)
             logged = steps(position, count, teacher, batch)
-            if starting.counts():
+            if startup_time.counts():
                 speed.note_first_step(run.training.label, logged)
             pending.append((count, logged))
             trace.after(count, logged)
@@ -284,14 +288,14 @@ def _show_progress(run: Run, position: Position, session: _Session) -> None:
 
 def _end_epoch(run: Run, position: Position, session: _Session) -> None:
     """Evaluates the student, reports the epoch and saves it."""
-    clock, speeds = session.speed.clock, session.speed.figures(run, position.step)
+    clock, figures = session.speed.clock, session.speed.figures(run, position.step)
     try:
         tested = student_evaluation.evaluate(
             session.evaluation, run, position, session.stops.between_steps
         )
     except predictions.StoppedError:
         _stop_early(run, position, session)
-    row = epoch.end(run, position, tested, speeds)
+    row = epoch.end(run, position, tested, figures)
     session.metrics.row(row, run.training.epochs)
     clock.mark(position.step)
     runs.save(run, position, clock.total(), row)

@@ -10,7 +10,7 @@ import jax
 
 from rrd_jax import checkpoints, data, networks, parallel
 from rrd_jax.data.model_info import ModelInfo
-from rrd_jax.jobs import card, progress
+from rrd_jax.jobs import progress, run_info
 from rrd_jax.jobs.program import Program, build
 from rrd_jax.jobs.progress import Progress, Result
 from rrd_jax.teacher import cache_plan
@@ -197,7 +197,7 @@ def resume(run: Run) -> Position | None:
 
 def _about(run: Run, origin: dict[str, str] | None) -> ModelInfo:
     """Describes the network, with the origin of the weights that it started from, if any."""
-    about = card.of_run(run.recipe, run.dataset, run.teacher, run.parameters)
+    about = run_info.of_run(run.recipe, run.dataset, run.teacher, run.parameters)
     if not origin:
         return about
     return dataclasses.replace(about, training={**about.training, "start_from": origin})
@@ -224,7 +224,7 @@ def save(run: Run, position: Position, seconds: float, row: dict[str, Any] | Non
     progress_.about = dataclasses.replace(position.about, metrics=metrics).to_json()
     score = checkpoints.score(progress_.result) if row else None
     run.checkpoints.save(position.state, dataclasses.asdict(progress_), score)
-    card.write(run.folder, progress_.about)
+    run_info.write(run.folder, progress_.about)
 
 
 def _result(run: Run, progress_: Progress, row: dict[str, Any]) -> Result:

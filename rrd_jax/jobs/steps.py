@@ -8,7 +8,7 @@ from rrd_jax.cpu import compiling, footprint
 from rrd_jax.jobs import memory_advice
 from rrd_jax.jobs.run import Position, Run
 from rrd_jax.objectives.batch import Batch
-from rrd_jax.run_folder import starting, tracing
+from rrd_jax.run_folder import startup_time, tracing
 from rrd_jax.terminal import console
 from rrd_jax.training.step import Split
 
@@ -46,7 +46,7 @@ class Steps:
             console.progress(label, ["steps are compiled once more, with oneDNN"])
         self._prepared = program.is_late(step)
         console.say(f"[{label}] {self._memory(program.train(step, count), teacher, batch)}")
-        starting.phase("compiling")
+        startup_time.phase("compiling")
         return True
 
     def __call__(self, position: Position, count: int, teacher: Any, batch: Batch | Split) -> Any:

@@ -16,7 +16,7 @@ from rrd_jax import config as configs
 from rrd_jax import objectives as registry
 from rrd_jax.data import class_names_file
 from rrd_jax.data.model_info import ModelInfo, Preprocessing
-from rrd_jax.jobs import card
+from rrd_jax.jobs import run_info
 from rrd_jax.library import heads
 from rrd_jax.library.loaded_network import Loaded
 from rrd_jax.library.predictor import Predictor
@@ -119,7 +119,7 @@ def about_of(folder: pathlib.Path) -> ModelInfo | None:
     """Reads the description of a run's network from its newest checkpoint, None without one."""
     home = _home(folder)
     meta = checkpoints.read_meta(home / "checkpoints")
-    return meta and card.of_checkpoint(meta, workdir.read_fields(home), home)
+    return meta and run_info.of_checkpoint(meta, workdir.read_fields(home), home)
 
 
 def _is_exported(path: pathlib.Path) -> bool:
@@ -140,7 +140,7 @@ def _load_weights(
     variables, meta = files.load(path, model, raw=raw, headless=True)
     fields = fields_of(folder)
     choice, terms = _choice(meta, fields, network)
-    about = card.of_checkpoint(meta, fields, _home(folder))
+    about = run_info.of_checkpoint(meta, fields, _home(folder))
     defaults = fields["data"] if fields else {}
     if not fields and about.preprocessing:
         defaults = {"mean": about.preprocessing.mean, "std": about.preprocessing.std}

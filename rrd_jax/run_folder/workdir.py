@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from rrd_jax import __version__, checkpoints, errors, parallel
-from rrd_jax.run_folder import provenance, report
-from rrd_jax.run_folder.flat import flatten
+from rrd_jax.run_folder import atomic_write, provenance
+from rrd_jax.run_folder.config_fields import flatten
 from rrd_jax.terminal import console, runtime_errors
 
 # Of file systems without locks.
@@ -89,7 +89,7 @@ def _claim(
             _check_same(folder, before, config, _Rules(free, growing, flatten(defaults)), starts)
         start = provenance.describe()
         starts = {"first": starts.get("first", start), "latest": start}
-        report.write_json(path, config | {_STARTS: starts})
+        atomic_write.write_json(path, config | {_STARTS: starts})
     except (OSError, ValueError) as error:  # ValueError of a path with a zero in it
         if isinstance(error, errors.InputError):
             raise

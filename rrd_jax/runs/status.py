@@ -11,7 +11,7 @@ import time
 from typing import Any, NamedTuple
 
 from rrd_jax import errors
-from rrd_jax.run_folder import flat
+from rrd_jax.run_folder import config_fields
 from rrd_jax.runs import folders
 from rrd_jax.runs.folders import Folder
 
@@ -161,7 +161,7 @@ def _read_config(place: Folder, damages: list[str]) -> dict[str, Any]:
     """Returns the fields of config.json by path; {} if it is damaged or another program's."""
     try:
         content = errors.read_json(pathlib.Path(place.path, "config.json"))
-        fields = flat.flatten(content) if isinstance(content, dict) else {}
+        fields = config_fields.flatten(content) if isinstance(content, dict) else {}
     except OSError as error:
         damages.append(f"config.json cannot be read ({error.strerror})")
         return {}

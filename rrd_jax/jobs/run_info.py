@@ -7,7 +7,7 @@ from typing import Any
 from rrd_jax import data, errors, parallel
 from rrd_jax.data.model_info import ModelInfo, Preprocessing, from_json
 from rrd_jax.data.source import HOST_AUGMENTATIONS
-from rrd_jax.run_folder import provenance, readme, report
+from rrd_jax.run_folder import atomic_write, model_card, provenance
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console
 from rrd_jax.training.recipe import Recipe
@@ -61,9 +61,9 @@ def write(folder: pathlib.Path, about: dict[str, Any]) -> None:
     if not parallel.is_main():
         return
     try:
-        report.write_json(folder / _FILE, about)
+        atomic_write.write_json(folder / _FILE, about)
         if about["metrics"]:
-            readme.write(folder, from_json(about, str(folder / _FILE)))
+            model_card.write(folder, from_json(about, str(folder / _FILE)))
     except errors.InputError as error:
         reason = getattr(error.__cause__, "strerror", None) or error
         console.warn(

@@ -9,7 +9,7 @@ from typing import Any
 
 from rrd_jax import errors
 from rrd_jax.data.model_info import ModelInfo
-from rrd_jax.run_folder import report
+from rrd_jax.run_folder import atomic_write
 
 _FILE = "README.md"
 _MARK = "<!-- Written by rrd_jax, again and again. Delete this line to keep what you change. -->"
@@ -37,7 +37,7 @@ def write(
     except (OSError, UnicodeDecodeError):  # a folder, or not text: not ours
         return
     if there != text and (not there or _is_ours(there)):
-        report.write_whole(path, text)
+        atomic_write.write_text(path, text)
 
 
 def _is_ours(text: str) -> bool:

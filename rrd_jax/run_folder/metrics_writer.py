@@ -1,4 +1,4 @@
-"""The figures of a run, written to the console, metrics.jsonl and TensorBoard; tables."""
+"""The figures of a run, written to the console, metrics.jsonl and TensorBoard."""
 
 import contextlib
 import json
@@ -11,12 +11,13 @@ from typing import Any
 import tensorboardX
 
 from rrd_jax import errors
-from rrd_jax.terminal import console, tables
+from rrd_jax.run_folder import atomic_write
+from rrd_jax.terminal import console
 
 _QUIET_SECONDS = 600.0  # between lines of a long epoch where they cannot overwrite each other
 
 
-class Report:
+class MetricsWriter:
     """Writes the figures of a run to its workdir and to the console.
 
     A context manager. Rows after `step` are dropped at the start, so that a run that goes on
@@ -44,12 +45,12 @@ class Report:
                 f"{workdir} has figures of {len(rows)} epochs, but no checkpoint: the run begins"
                 f" anew, and those figures are kept in {before.name}"
             )
-        write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        atomic_write.write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._board = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=step + 1 if step else None
         )
 
-    def __enter__(self) -> "Report":
+    def __enter__(self) -> "MetricsWriter":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *exception: Any) -> None:
@@ -264,37 +265,6 @@ def duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all; raises an InputError if it cannot be written."""
-    part = path.with_suffix(".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except IsADirectoryError as error:
-        place = part if part.is_dir() else path
-        _discard(part)
-        raise errors.InputError(f"{place} is a folder, where a file is kept; remove it") from error
-    except OSError as error:
-        _discard(part)  # a full disk takes half of it
-        raise errors.DiskError(
-            f"{path} cannot be written ({error.strerror or error}); make room or mend that, and"
-            " start the same command again"
-        ) from error
-
-
-def _discard(part: pathlib.Path) -> None:
-    with contextlib.suppress(OSError):
-        part.unlink()
-
-
-def write_json(path: pathlib.Path, content: Any) -> None:
-    """Writes a JSON file whole or not at all."""
-    write_whole(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
-
-
-table = tables.markdown
 
 
 def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 
 from rrd_jax.data.model_info import ModelInfo, Preprocessing
-from rrd_jax.jobs import card
-from rrd_jax.run_folder import readme
+from rrd_jax.jobs import run_info
+from rrd_jax.run_folder import model_card
 from tests.exports import made
 
 _START = {
@@ -30,7 +30,7 @@ _ABOUT = ModelInfo(
 
 
 def test_a_model_card_says_what_the_network_is(tmp_path):
-    readme.write(tmp_path, _ABOUT)
+    model_card.write(tmp_path, _ABOUT)
     text = (tmp_path / "README.md").read_text()
     for said in (
         "`resnet8`, 1,234 parameters, 8 classes",
@@ -56,7 +56,7 @@ def _front_matter(text):
 def test_its_front_matter_is_yaml_whatever_names_hold(name):
     training = {"dataset": f"{name}/1"}
     about = dataclasses.replace(_ABOUT, model=name, training=training, class_names=())
-    found = _front_matter(readme.render(name, about, timm=True))
+    found = _front_matter(model_card.render(name, about, timm=True))
     assert found["library_name"] == "timm"
     assert found["pipeline_tag"] == "image-classification"
     result = found["model-index"][0]
@@ -66,7 +66,7 @@ def test_its_front_matter_is_yaml_whatever_names_hold(name):
 
 def test_hugging_faces_library_reads_it(tmp_path):
     hub = pytest.importorskip("huggingface_hub")
-    readme.write(tmp_path, _ABOUT, timm=True)
+    model_card.write(tmp_path, _ABOUT, timm=True)
     card = hub.ModelCard.load(tmp_path / "README.md")
     assert card.data.library_name == "timm"
     assert card.data.datasets == ["digits"]
@@ -76,7 +76,7 @@ def test_hugging_faces_library_reads_it(tmp_path):
 
 
 def test_little_is_known_of_some():
-    text = readme.render("f", ModelInfo("my_nets:Net", 3))
+    text = model_card.render("f", ModelInfo("my_nets:Net", 3))
     assert _front_matter(text)["library_name"] == "rrd_jax"
     assert "3 classes" in text
     assert "## Training" not in text
@@ -85,51 +85,51 @@ def test_little_is_known_of_some():
 
 def test_a_readme_of_somebody_else_is_left_alone(tmp_path):
     path = tmp_path / "README.md"
-    readme.write(tmp_path, _ABOUT)
+    model_card.write(tmp_path, _ABOUT)
     first = path.read_text()
-    readme.write(tmp_path, dataclasses.replace(_ABOUT, metrics={"top1": 1.0}))
+    model_card.write(tmp_path, dataclasses.replace(_ABOUT, metrics={"top1": 1.0}))
     assert "1.00 %" in path.read_text()
-    for own in ("# Mine\n", first.replace(readme._MARK, ""), "---\na: b\n---\nText"):
+    for own in ("# Mine\n", first.replace(model_card._MARK, ""), "---\na: b\n---\nText"):
         path.write_text(own)
-        readme.write(tmp_path, _ABOUT)
+        model_card.write(tmp_path, _ABOUT)
         assert path.read_text() == own
     path.write_bytes(b"\xff\xfe")
-    readme.write(tmp_path, _ABOUT)
+    model_card.write(tmp_path, _ABOUT)
     assert path.read_bytes() == b"\xff\xfe"
     path.unlink()
     path.mkdir()
-    readme.write(tmp_path, _ABOUT)
+    model_card.write(tmp_path, _ABOUT)
     assert path.is_dir()
 
 
 def test_data_are_named_without_their_folder():
     for before in ("/home/me/", "hf:/home/me/", "~/"):
         about = dataclasses.replace(_ABOUT, training={"dataset": f"{before}pets 12ab"})
-        text = readme.render("f", about)
+        text = model_card.render("f", about)
         assert "pets 12ab`" in text
         assert "me/" not in text
         assert _front_matter(text)["datasets"] == ["pets"]
 
 
 def test_what_is_public_lacks_the_machine():
-    public = readme.public(_ABOUT)
+    public = model_card.public(_ABOUT)
     assert "host" not in public.training["start"]
     assert public.training["teachers"] == [{**_TEACHER, "checkpoint": "teacher"}]
-    assert readme.public(public) == public
-    assert readme.public(ModelInfo("a", 2)) == ModelInfo("a", 2)
+    assert model_card.public(public) == public
+    assert model_card.public(ModelInfo("a", 2)) == ModelInfo("a", 2)
 
 
 def test_a_run_keeps_its_card_once_it_was_tested(tmp_path):
-    card.write(tmp_path, dataclasses.replace(_ABOUT, metrics={}).to_json())
+    run_info.write(tmp_path, dataclasses.replace(_ABOUT, metrics={}).to_json())
     assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
-    card.write(tmp_path, _ABOUT.to_json())
+    run_info.write(tmp_path, _ABOUT.to_json())
     assert "| top-1 | 96.50 % |" in (tmp_path / "README.md").read_text()
 
 
 def test_a_run_goes_on_where_its_card_cannot_be_written(tmp_path, capsys):
     (tmp_path / "model.json").mkdir()
-    card.write(tmp_path, _ABOUT.to_json())
+    run_info.write(tmp_path, _ABOUT.to_json())
     assert "(Is a directory); they hold it too, and the run goes on" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
-    card.write(tmp_path / "gone", _ABOUT.to_json())
+    run_info.write(tmp_path / "gone", _ABOUT.to_json())
     assert "(No such file or directory)" in capsys.readouterr().out

@@ -3,7 +3,8 @@ import json
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from rrd_jax.run_folder import report
+from rrd_jax.run_folder import metrics_writer
+from rrd_jax.terminal import tables
 from tests.screen import Screen
 
 
@@ -19,13 +20,13 @@ def _row(epoch, **more):
         "test/loss": 0.7,
         "best/top1": 70.0,
         "best/epoch": 1,
-        **report.speeds(12.34, 100, 1e9, 0),
+        **metrics_writer.speeds(12.34, 100, 1e9, 0),
         **more,
     }
 
 
 def _write(folder, epochs, step=0):
-    with report.Report(folder, "student", step) as out:
+    with metrics_writer.MetricsWriter(folder, "student", step) as out:
         for epoch in epochs:
             out.row(_row(epoch), 5)
 
@@ -85,7 +86,7 @@ def _progress(out):
 
 def test_progress_names_epoch_speed_time_left_and_terms(tmp_path, monkeypatch):
     screen = Screen(monkeypatch, columns=100)
-    with report.Report(tmp_path, "student") as out:
+    with metrics_writer.MetricsWriter(tmp_path, "student") as out:
         _progress(out)
         assert screen.lines() == [
             "[student] epoch 1.50/5  1:05 left  loss 2  1,234 images/s  lr 0.0125  ce 1.25"
@@ -98,7 +99,7 @@ def test_on_a_terminal_nothing_is_wider_than_it_and_progress_leaves_nothing(
     tmp_path, monkeypatch, columns
 ):
     screen = Screen(monkeypatch, columns)
-    with report.Report(tmp_path, "distilled, rrd+kd") as out:
+    with metrics_writer.MetricsWriter(tmp_path, "distilled, rrd+kd") as out:
         out.start(["resnet8, 77,754 parameters, loss 1 ce, 5 epochs of 10 steps"], 10, 10)
         _progress(out)
         screen.columns = columns - 8  # somebody makes the window smaller
@@ -113,12 +114,12 @@ def test_on_a_terminal_nothing_is_wider_than_it_and_progress_leaves_nothing(
 def test_a_log_file_gets_a_line_an_epoch_and_one_now_and_then_within_long_ones(
     tmp_path, capsys, monkeypatch
 ):
-    with report.Report(tmp_path, "student") as out:
+    with metrics_writer.MetricsWriter(tmp_path, "student") as out:
         for _ in range(3):
             _progress(out)
         out.row(_row(1), 5)
         assert capsys.readouterr().out.count("\n") == 1
-        monkeypatch.setattr(report, "_QUIET_SECONDS", 0.0)
+        monkeypatch.setattr(metrics_writer, "_QUIET_SECONDS", 0.0)
         _progress(out)
         assert "epoch 1.50/5" in capsys.readouterr().out
 
@@ -127,11 +128,11 @@ def test_a_log_file_gets_a_line_an_epoch_and_one_now_and_then_within_long_ones(
     ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (125, "2:05"), (3723, "1:02:03")]
 )
 def test_durations(seconds, text):
-    assert report.duration(seconds) == text
+    assert metrics_writer.duration(seconds) == text
 
 
 def test_tables_are_markdown_and_aligned():
-    lines = report.table(["a", "long"], [["wide cell", "1"]]).split("\n")
+    lines = tables.markdown(["a", "long"], [["wide cell", "1"]]).split("\n")
     assert lines == [
         "| a         | long |",
         "|-----------|------|",
@@ -140,7 +141,7 @@ def test_tables_are_markdown_and_aligned():
 
 
 def test_the_clock_counts_earlier_starts_and_steps_since_the_mark():
-    clock = report.Clock(before=100.0, step=5)
+    clock = metrics_writer.Clock(before=100.0, step=5)
     assert clock.total() >= 100.0
     clock.mark(7)
     assert clock.rate(7) == 0
@@ -150,14 +151,14 @@ def test_the_clock_counts_earlier_starts_and_steps_since_the_mark():
 
 def test_the_clock_counts_what_steps_wait_for_images(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(report.time, "monotonic", lambda: now[0])
-    clock = report.Clock(0.0, 0)
+    monkeypatch.setattr(metrics_writer.time, "monotonic", lambda: now[0])
+    clock = metrics_writer.Clock(0.0, 0)
     clock.wait(0.5)
     now[0] += 2
     assert clock.waits() == 0.25
-    assert report.speeds(1, 8, 1, 0, clock.waits())["input_wait_percent"] == 25
-    assert "input_wait_percent" not in report.speeds(1, 8, 1, 0)
-    assert report.speeds(1, 8, 1, 0, start=2.5)["start_seconds"] == 2.5
+    assert metrics_writer.speeds(1, 8, 1, 0, clock.waits())["input_wait_percent"] == 25
+    assert "input_wait_percent" not in metrics_writer.speeds(1, 8, 1, 0)
+    assert metrics_writer.speeds(1, 8, 1, 0, start=2.5)["start_seconds"] == 2.5
     clock.mark(3)
     now[0] += 1
     assert clock.waits() == 0
