@@ -8,7 +8,7 @@ import math
 import numbers
 import reprlib
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rrd_jax import errors, imports
@@ -31,32 +31,45 @@ def shown(value: Any) -> str:
 
 
 class Kind:
-    """Which values a field can have.
+    """The values that a field can have.
 
     `str` of a kind continues the sentence "but must be ...".
 
     Attributes:
       type: of its values in a ConfigDict, which reads the command line by it.
+      words: what `str` returns.
+      parser: raises an error for a text of which the command line can make no value, in range or
+        not.
+      form: makes of an accepted value the one that dataclasses hold.
     """
 
     type: type = object
+    words: str = ""
+    parser: Callable[[str], Any] = str
+    form: Callable[[Any], Any] | None = None
 
     def accepts(self, value: Any) -> bool:
-        """Whether a field can have that value."""
+        """Returns True if a field can have that value."""
         raise NotImplementedError
 
     def reads(self, text: str) -> bool:
         """Returns True if the command line can make a value of the type, in range or not."""
-        del text
+        try:
+            self.parser(text)
+        except Exception:  # literal_eval has many, down to RecursionError
+            return False
         return True
 
     def value(self, raw: Any) -> Any:
         """Returns an accepted value in the form in which dataclasses hold it."""
-        return raw
+        return self.form(raw) if self.form else raw
 
     def fault(self, path: str, value: Any) -> str:
-        """What is wrong with the value of a field; "" where nothing is."""
+        """Returns what is wrong with the value of a field; "" for nothing."""
         return "" if self.accepts(value) else f"{path} is {shown(value)}, but must be {self}"
+
+    def __str__(self) -> str:
+        return self.words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,16 +78,12 @@ class Integer(Kind):
 
     minimum: int = -LARGEST
     maximum: int = LARGEST
-    type = int
+    type = parser = int
 
     def accepts(self, value: Any) -> bool:
         """See Kind."""
         is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
         return is_whole and self.minimum <= value <= self.maximum
-
-    def reads(self, text: str) -> bool:
-        """See Kind."""
-        return _can(int, text)
 
     def __str__(self) -> str:
         return f"a whole number from {self.minimum} to {self.maximum}"
@@ -88,7 +97,7 @@ class Real(Kind):
     maximum: float | None = None
     above: float | None = None
     below: float | None = None
-    type = float
+    type = parser = float
 
     def accepts(self, value: Any) -> bool:
         """See Kind."""
@@ -111,10 +120,6 @@ class Real(Kind):
             return f"{said}, in float32"
         return said
 
-    def reads(self, text: str) -> bool:
-        """See Kind."""
-        return _can(float, text)
-
     def __str__(self) -> str:
         bounds = (
             ("above", self.above),
@@ -131,17 +136,12 @@ class Flag(Kind):
     """True or False."""
 
     type = bool
+    words = "True or False"
+    parser = staticmethod(lambda text: ("true", "false", "1", "0", "t", "f").index(text.lower()))
 
     def accepts(self, value: Any) -> bool:
         """See Kind."""
         return isinstance(value, bool)
-
-    def reads(self, text: str) -> bool:
-        """See Kind."""
-        return text.lower() in ("true", "false", "1", "0", "t", "f")
-
-    def __str__(self) -> str:
-        return "True or False"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,13 +149,11 @@ class Text(Kind):
     """Text of printable characters, on one line."""
 
     type = str
+    words = "text on one line, of printable characters"
 
     def accepts(self, value: Any) -> bool:
         """See Kind."""
         return isinstance(value, str) and value.isprintable() and len(value) < 4096
-
-    def __str__(self) -> str:
-        return "text on one line, of printable characters"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +186,8 @@ class Numbers(Kind):
     lengths: tuple[int, ...] = ()  # none: any
     ascending: bool = False
     unit: str = ""
-    type = tuple
+    type = form = tuple
+    parser = staticmethod(ast.literal_eval)
 
     def accepts(self, value: Any) -> bool:
         """See Kind."""
@@ -205,14 +204,6 @@ class Numbers(Kind):
         is_long = self.lengths and len(value) not in self.lengths
         descends = self.ascending and any(a >= b for a, b in itertools.pairwise(value))
         return whole if is_long or descends else ""
-
-    def reads(self, text: str) -> bool:
-        """See Kind."""
-        return _can(ast.literal_eval, text)
-
-    def value(self, raw: Any) -> tuple[float, ...]:
-        """See Kind."""
-        return tuple(raw)
 
     def __str__(self) -> str:
         count = f"{' or '.join(map(str, self.lengths))} " if self.lengths else ""
@@ -250,22 +241,15 @@ class Optional(Kind):
 
 @dataclasses.dataclass(frozen=True)
 class Mapped(Kind):
-    """Fields whose names only their taker knows, and checks."""
+    """Options by name, which the function that takes them checks."""
+
+    words = "options by name"
+    parser = staticmethod(lambda text: dict(ast.literal_eval(text)))
+    form = dict
 
     def accepts(self, value: Any) -> bool:
         """See Kind."""
         return _is_mapping(value) and _has_names(value)
-
-    def reads(self, text: str) -> bool:
-        """See Kind."""
-        return _can(lambda text: dict(ast.literal_eval(text)), text)
-
-    def value(self, raw: Any) -> dict[str, Any]:
-        """See Kind."""
-        return dict(raw)
-
-    def __str__(self) -> str:
-        return "options by name"
 
 
 # Kinds that several fields have.
@@ -313,11 +297,3 @@ def _has_names(value: Any) -> bool:
     if _is_mapping(value):
         return all(isinstance(key, str) and _has_names(part) for key, part in value.items())
     return not isinstance(value, list | tuple) or all(map(_has_names, value))
-
-
-def _can(read: Any, text: str) -> bool:
-    try:
-        read(text)
-    except Exception:  # literal_eval has many, down to RecursionError
-        return False
-    return True
