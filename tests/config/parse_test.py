@@ -1,5 +1,3 @@
-import math
-
 import pytest
 
 from rrd_jax import errors
@@ -10,26 +8,10 @@ from tests import launch
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"train.batch_size": 0}, "train.batch_size is 0"),
-        ({"train.epochs": 0}, "train.epochs is 0"),
-        ({"train.accumulate": 0}, "train.accumulate is 0"),
-        ({"train.ema": 1.0}, "train.ema is 1.0"),
-        ({"train.remat": "some"}, "unknown train.remat 'some'"),
-        ({"optimizer.clip_norm": -1.0}, "optimizer.clip_norm is -1.0"),
-        ({"objectives.rrd.chunk": -1}, "chunk is -1"),
-        ({"objectives.rrd.queue_size": 0}, "queue_size is 0"),
         ({"objectives.rrd.preset": "sharp"}, "known: sharp_student, sharp_teacher"),
         ({"teacher.model": ""}, "objective 'kd' compares with a teacher"),
-        ({"teacher.cache": "yes"}, "unknown teacher.cache 'yes'; known: auto, on, off"),
         ({"data.augment": "crop"}, "did you mean 'crop_flip'"),
-        ({"dtype": "float16"}, "known: auto, float32, bfloat16"),
-        ({"teacher.dtype": "half"}, "unknown teacher.dtype 'half'; known: auto, float32, bfloat16"),
         ({"space_to_depth": True}, "start with a 7x7 convolution, not for 'resnet8'"),
-        ({"seed": -1}, "seed is -1"),
-        ({"data.pad": -1}, "data.pad is -1"),
-        ({"data.std": (0.0,)}, r"data.std\[0\] is 0"),
-        ({"data.image_size": 0}, "data.image_size is 0"),
-        ({"optimizer.milestones": (150.0,)}, "fractions of the run"),
         ({"optimizer.name": "adamq"}, "unknown optimizer.name 'adamq'; did you mean 'adam'"),
         ({"optimizer.name": "no.such:make"}, "there is no module 'no'"),
         (
@@ -39,7 +21,6 @@ from tests import launch
         ({"optimizer.name": "adam", "optimizer.nesterov": True}, "nesterov is True, but it is of"),
         ({"optimizer.options": {"b1": 0.8}}, "unknown option 'optimizer.options.b1' of optimizer"),
         ({"optimizer.schedule": "cosine_decay"}, "did you mean 'cosine'"),
-        ({"optimizer.warmup_epochs": -1.0}, "optimizer.warmup_epochs is -1"),
         # The teacher has one epoch here, the student two.
         ({"optimizer.warmup_epochs": 1.5}, "warmup_epochs is 1.5, longer than the training of 1"),
         (
@@ -47,21 +28,9 @@ from tests import launch
             "final_learning_rate is 0.1.*schedule 'milestones'",
         ),
         ({"optimizer.schedule_options": {"x": 1}}, "'optimizer.schedule_options.x' of schedule"),
-        ({"optimizer.layer_decay": 0.0}, "optimizer.layer_decay is 0.0"),
         (
             {"optimizer.layer_decay": 0.7, "student.model": "mobilenetv1"},
             "layer_decay is 0.7, but 'mobilenetv1' has no numbered blocks",
-        ),
-        ({"objectives.ce.label_smoothing": 1.0}, "objectives.ce.label_smoothing is 1.0"),
-        (
-            {"objectives.kd.weight": math.nan},
-            "objectives.kd.weight is nan, but must be a number",
-        ),
-        ({"objectives.kd.weight": -1.0}, "objectives.kd.weight is -1.0"),
-        ({"objectives.kd.warmup": -1}, "objectives.kd.warmup is -1"),
-        (
-            {"objectives.kd.temperature": math.nan},
-            "objectives.kd.temperature is nan, but",
         ),
         (
             {"optimizer.nesterov": True, "optimizer.momentum": 0.0},
@@ -78,18 +47,6 @@ from tests import launch
         (
             {"optimizer.final_learning_rate": 1.0, "optimizer.schedule": "cosine"},
             "final_learning_rate is 1, above the learning rate",
-        ),
-        ({"optimizer.decay": 0.0}, "optimizer.decay is 0.0"),
-        ({"optimizer.milestones": ("a",)}, r"optimizer.milestones\[0\] is 'a'"),
-        ({"teacher.learning_rate": 0.0}, "teacher.learning_rate is 0.0"),
-        ({"teacher.epochs": 0}, "teacher.epochs is 0"),
-        ({"train.save_every": -1}, "train.save_every is -1"),
-        ({"seed": 2**31}, "seed is 2147483648, but must be a whole number from 0 to 2147483647"),
-        ({"data.mean": (math.nan,)}, r"data.mean\[0\] is nan"),
-        ({"data.mock_examples": -1}, "data.mock_examples is -1"),
-        (
-            {"data.augment": "random_resized", "data.resize": 4},
-            "data.resize is 4, less than data.image_size 8",
         ),
     ],
 )
