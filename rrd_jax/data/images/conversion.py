@@ -1,4 +1,4 @@
-"""Examples in the forms that people keep them in, as the one form that feeds take."""
+"""Converts examples from the forms that people keep them in to the one that feeds take."""
 
 import operator
 from collections.abc import Mapping
@@ -18,19 +18,26 @@ _COLOUR = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
 
 
 def conform(example: Any, channels: int | None = None) -> dict[str, Any]:
-    """An example as `image` (encoded bytes, or [H, W, 1 or 3] uint8), `label` and `file_name`.
+    """Returns an example as `image`, `label` and, if it has one, `file_name`.
+
+    The image is encoded bytes, or [H, W, 1 or 3] uint8.
 
     Args:
       example: a mapping with `image`, `label` and, if it has one, `file_name`; or a pair.
-      channels: that an array is to have, 1 or 3; None for its own.
+      channels: channels of arrays, 1 or 3; None for their own.
 
     Raises:
-      InputError: anything else; it says what was found.
+      InputError: the example has another form.
     """
     named = _named(example)
     image = pixels(named["image"])
-    if channels and isinstance(image, np.ndarray):
-        image = _with_channels(image, channels)
+    if channels and isinstance(image, np.ndarray) and image.shape[-1] != channels:
+        if channels == 1:
+            raise errors.InputError(
+                "its image has colours, but those looked at first are grey: give all of them in one"
+                " way"
+            )
+        image = np.repeat(image, 3, axis=-1)
     conformed = {"image": image, "label": label(named)}
     if isinstance(named.get("file_name"), str | bytes):
         conformed["file_name"] = named["file_name"]
@@ -38,25 +45,18 @@ def conform(example: Any, channels: int | None = None) -> dict[str, Any]:
 
 
 def without_label(example: Any) -> dict[str, Any]:
-    """An example with label 0, whatever it has: as `conform` takes it, or an image alone.
+    """Returns an example with label 0, whatever its label, or an image alone.
 
     Raises:
       InputError: there is no image.
     """
-    if hasattr(example, "_asdict"):
-        example = example._asdict()
-    if isinstance(example, tuple | list) and len(example) == 2:
-        example = {"image": example[0]}
-    if not isinstance(example, Mapping):
-        example = {"image": example}
-    if "image" not in example:
-        raise errors.InputError(f"it has {_listed(example)}, but no 'image'")
-    return {**example, "label": 0}
+    is_image = not isinstance(example, Mapping | tuple | list)
+    return {**_named({"image": example} if is_image else example), "label": 0}
 
 
 def label(example: Any) -> int:
-    """The label alone of an example as `conform` takes it."""
-    value = _named(example)["label"]
+    """Returns the label of an example; raises an InputError if it is no integer."""
+    value = _named(example).get("label")
     try:
         return operator.index(value)
     except TypeError:
@@ -66,13 +66,13 @@ def label(example: Any) -> int:
 
 
 def pixels(image: Any) -> bytes | np.ndarray:
-    """An image as it is encoded, or [H, W, 1 or 3] uint8.
+    """Returns an image as it is encoded, or as [H, W, 1 or 3] uint8.
 
-    Tensors may have their channels first, and floats in [0, 1] are rounded to 256 levels: what
-    torchvision's ToTensor gives.
+    Tensors may have their channels first, and floats in [0, 1] are rounded to 256 levels: the
+    result of torchvision's ToTensor.
 
     Raises:
-      InputError: no image, or one whose pixels are normalised already.
+      InputError: the image has another form, or its pixels are normalized already.
     """
     if isinstance(image, bytes | bytearray | memoryview):
         return bytes(image)
@@ -96,10 +96,12 @@ def pixels(image: Any) -> bytes | np.ndarray:
 
 
 def described(value: Any) -> str:
-    """What a value is, in a few words."""
+    """Returns a few words about a value."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         kind = type(value).__name__
         return f"a {kind} of shape {tuple(value.shape)} and type {value.dtype}"
+    if isinstance(value, Mapping):
+        return f"a mapping with {', '.join(map(repr, value)) or 'nothing'}"
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, int | float | str | None):
@@ -135,33 +137,12 @@ def _from_pil(image: PIL.Image.Image) -> np.ndarray:
     )
 
 
-def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    if image.shape[-1] == channels:
-        return image
-    if channels == 1:
-        raise errors.InputError(
-            "its image has colours, but those looked at first are grey: give all of them in one way"
-        )
-    return np.repeat(image, 3, axis=-1)
-
-
 def _named(example: Any) -> Mapping[str, Any]:
-    """The parts of an example by name; raises an InputError where one is missing."""
+    """Returns the parts of an example by name; raises an InputError if it has no image."""
     if hasattr(example, "_asdict"):
         example = example._asdict()
     if isinstance(example, tuple | list) and len(example) == 2:
         example = {"image": example[0], "label": example[1]}
-    if not isinstance(example, Mapping):
+    if not isinstance(example, Mapping) or "image" not in example:
         raise errors.InputError(f"it is {described(example)}, but must be {WANTED}")
-    if "image" not in example:
-        raise errors.InputError(f"it has {_listed(example)}, but no 'image'; it must be {WANTED}")
-    if example.get("label") is None:
-        raise errors.InputError(
-            f"it has {_listed(example)}, but no label: networks are trained and tested on labelled"
-            " images"
-        )
     return example
-
-
-def _listed(example: Mapping) -> str:
-    return ", ".join(f"'{key}'" for key in example) or "nothing"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import operator
 import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import cloudpickle
 import numpy as np
 
 from rrd_jax import errors
+from rrd_jax.data import splits
 from rrd_jax.data.images import conversion
 
 Reopen = Callable[[], Any]
@@ -18,12 +18,12 @@ Reopen = Callable[[], Any]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Handle:
-    """A source, which goes to a worker process as it is, or is opened anew there.
+    """A source, which is sent to worker processes as it is, or opened again there.
 
     Attributes:
-      what: whose it is, for messages.
-      source: with `__len__` and `__getitem__`.
-      reopen: opens the same source in another process; None where only this process has it.
+      what: name of the data set, for messages.
+      source: object with `__len__` and `__getitem__`.
+      reopen: opens the same source in another process; None if only this process has it.
     """
 
     what: str
@@ -34,7 +34,7 @@ class Handle:
         dumped = None
         try:
             dumped = cloudpickle.dumps(self.source)
-        except Exception as error:  # whatever a user's object raises
+        except Exception as error:  # A user's object may raise anything.
             if self.reopen is None:
                 raise errors.InputError(
                     f"{self.what} cannot be sent to worker processes ({type(error).__name__}:"
@@ -45,10 +45,10 @@ class Handle:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Images(Sequence):
-    """A source of images alone; of examples with labels these are not looked at.
+    """A source of images; labels are not read.
 
     Attributes:
-      source: with `__len__` and `__getitem__`.
+      source: object with `__len__` and `__getitem__`.
     """
 
     source: Any
@@ -61,7 +61,7 @@ class Images(Sequence):
 
 
 def without_labels(handle: Handle) -> Handle:
-    """The same source, of which the images alone are read."""
+    """Returns the same source without labels."""
     reopen = handle.reopen and functools.partial(_reopened, handle.reopen)
     return Handle(handle.what, Images(handle.source), reopen)
 
@@ -77,11 +77,11 @@ def _received(what: str, dumped: bytes | None, reopen: Reopen | None) -> Handle:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows(Sequence):
-    """The parts of sources that a split expression names, one after the other, as they are.
+    """The concatenated parts of sources that a split expression names.
 
     Attributes:
-      what: which split of which set, for messages.
-      parts: sources, and the places in them.
+      what: name of the split and data set, for messages.
+      parts: sources, and ranges of their examples.
     """
 
     what: str
@@ -98,24 +98,25 @@ class Rows(Sequence):
         raise IndexError(i)
 
     def read(self, i: int, form: Callable[[Any], Any] = conversion.conform) -> Any:
-        """An example in a form of `conform`.
+        """Returns example i in a form of `conversion`.
 
         Raises:
-          InputError: the source raised, or gave something else; it says which example.
+          InputError: the example has another form; the message names it.
+          UserCodeError: the source raised.
         """
         with errors.user_code("reading", f"example {i} of {self.what}"):
             return form(self[i])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Examples(Sequence):
-    """Examples in the one form that feeds take.
+class Examples(splits.Examples):
+    """Examples of a user's source in the form that feeds take.
 
     Attributes:
       rows: the examples as their source gives them.
-      channels: of all images, 1 or 3.
+      channels: channels of all images, 1 or 3.
       num_classes: C; labels are in 0..C-1.
-      known_labels: [N] all of them, where their source lists them.
+      known_labels: [N] all labels, if their source lists them.
     """
 
     rows: Rows
@@ -125,7 +126,7 @@ class Examples(Sequence):
 
     @property
     def labels(self) -> np.ndarray:
-        """[N] all labels, read one after the other where they are not known."""
+        """[N] all labels, which are read one after the other unless they are known."""
         if self.known_labels is not None:
             return self.known_labels
         labels = [self.rows.read(i, conversion.label) for i in range(len(self))]
@@ -136,16 +137,14 @@ class Examples(Sequence):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        i = operator.index(i)
-        if i >= len(self):
-            raise IndexError(i)
+    def read(self, i: int) -> dict[str, Any]:
+        """Returns example i; raises an InputError if its label is out of range."""
         example = self.rows.read(i, functools.partial(conversion.conform, channels=self.channels))
         self.check_label(i, example["label"])
         return example
 
     def check_label(self, i: int, label: int) -> None:
-        """Raises an InputError where the label of an example is out of range."""
+        """Raises an InputError if the label of an example is out of range."""
         if not 0 <= label < self.num_classes:
             raise errors.InputError(
                 f"example {i} of {self.rows.what} has label {label}, but there are"
