@@ -98,7 +98,6 @@ def test_split_expressions_take_the_first_of_a_fixed_order(data_dir):
 @pytest.mark.parametrize(
     ("train_split", "test_split", "shared"),
     [
-        ("train", "train[:10%]", 100),
         ("train[:50%]", "train[50%:]", 0),
         ("train", "test+train", 1000),
     ],
@@ -214,21 +213,6 @@ def test_what_is_resident_and_what_is_streamed_can_be_chosen(tmp_path):
     assert isinstance(streamed.train, feed.Streamed)
     for a, b in zip(load().test.test_batches(4), streamed.test.test_batches(4), strict=True):
         assert a["image"].shape == b["image"].shape
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"feed": "resident", "augment": "random_resized"}, "but data.augment 'random_resized'"),
-        ({"feed": "residnt"}, "unknown data.feed 'residnt'.*did you mean 'resident'"),
-        ({"workers": -1}, "data.workers is -1"),
-        ({"image_size": 0}, "data.image_size is 0, but must be a whole number from 4"),
-        ({"augment": "mixup"}, "unknown data.augment 'mixup'; known: none, crop_flip, resized_c"),
-    ],
-)
-def test_a_source_with_a_bad_value_cannot_be_made(fields, message):
-    with pytest.raises(errors.InputError, match=message):
-        data.Source("digits", **fields)
 
 
 def test_a_sources_defaults_are_those_of_the_config():

@@ -9,9 +9,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-import rrd_jax
 from rrd_jax import data, errors
-from rrd_jax.config import checks, effects, parse
+from rrd_jax.config import parse
 from rrd_jax.jobs import evaluate
 from tests import launch
 from tests.data import folders
@@ -178,21 +177,6 @@ def test_the_same_data_are_opened_again_as_they_are():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"label_noise": 1.0}, "data.label_noise is 1.0, but must be a number from 0 below 1"),
-        ({"label_noise": float("nan")}, "data.label_noise is nan"),
-        ({"share": 0.0}, "data.share is 0.0, but must be a number above 0"),
-        ({"imbalance": 0.5}, "data.imbalance is 0.5, but must be a number from 1"),
-        ({"imbalance": float("inf")}, "data.imbalance is inf"),
-        ({"noise": "symetric"}, "unknown data.noise 'symetric'; did you mean 'symmetric'"),
-        ({"noise_seed": -1}, "data.noise_seed is -1"),
-        (
-            {"per_class": 5, "share": 0.5},
-            "per_class is 5, data.share 0.5 and data.imbalance 1: each",
-        ),
-        (
-            {"per_class": 5, "imbalance": 2.0},
-            "data.share 1 and data.imbalance 2: each says how many",
-        ),
         ({"imbalance": 30.0}, "20 training images of class 0 there would be none of class 3: at"),
     ],
 )
@@ -238,35 +222,6 @@ def test_a_teacher_sees_what_its_student_sees_unless_it_is_told_otherwise():
     assert (student.per_class, teacher.per_class) == (5, 0)
     student, teacher, _ = _sources(**{"teacher.label_noise": 0.1, "data.noise_seed": 3})
     assert (student.label_noise, teacher.label_noise, teacher.noise_seed) == (0, 0.1, 3)
-
-
-def test_of_several_teachers_each_has_its_own():
-    config = launch.get_config("digits", "resnet8+resnet8-resnet8,kd")
-    config.data.label_noise = 0.2
-    config.teacher[1].label_noise = 0.0
-    noises = [teacher.part.source.label_noise for teacher in parse(config).teachers]
-    assert noises == [0.2, 0.0]
-
-
-@pytest.mark.parametrize(
-    ("fields", "idle"),
-    [
-        ({"data.noise": "asymmetric"}, {"data.noise"}),
-        ({"data.noise_seed": 1}, {"data.noise_seed"}),
-        ({"data.share": 0.5, "data.noise_seed": 1}, set()),
-        ({"data.per_class": 5, "data.noise_seed": 1}, set()),
-        ({"data.label_noise": 0.5, "data.noise_seed": 1, "data.noise": "asymmetric"}, set()),
-        ({"teacher.label_noise": 0.5, "data.noise": "asymmetric", "data.noise_seed": 1}, set()),
-        ({"data.mock_examples": 9, "data.share": 0.5}, {"data.share"}),
-        ({"data.mock_examples": 9, "teacher.imbalance": 5.0}, {"teacher.imbalance"}),
-        ({"teacher.checkpoint": "x", "teacher.label_noise": 0.5}, {"teacher.label_noise"}),
-    ],
-)
-def test_fields_without_effect_are_named(fields, idle):
-    config = launch.get_config("digits")
-    config.update_from_flattened_dict(fields)
-    said = {path for path, _ in effects.without_effect(checks.checked(config))}
-    assert said & set(fields) == idle
 
 
 _SMALL = {
@@ -339,22 +294,3 @@ def test_a_teachers_cache_is_for_images_whatever_their_labels(
     assert "all views are computed" in said("clean")
     assert "embeddings are read from" in said("noisy", **{"data.label_noise": 0.4})
     assert "all views are computed" in said("few", **{"data.share": 0.5})
-
-
-@pytest.mark.long
-@pytest.mark.usefixtures("one_device", "tiny_network")
-def test_in_python_a_teacher_of_arrays_is_clean_and_its_student_noisy(capsys):
-    result = rrd_jax.distill(
-        teacher="tiny",
-        student="tiny",
-        train=_ARRAYS,
-        test=_ARRAYS,
-        objectives={"kd": 1.0},
-        epochs=1,
-        batch_size=16,
-        fields={"data.label_noise": 0.25, "teacher.label_noise": 0.0, "data.augment": "none"},
-    )
-    examples = result.dataset.train.examples
-    assert (examples.labels != examples.true_labels).sum() == 20
-    version = data.origin(result.dataset.version)
-    assert f"[teacher] its training images: 80 of {version}\n" in capsys.readouterr().out

@@ -55,7 +55,7 @@ def test_an_epoch_visits_each_example_once_and_drops_the_last_partial_batch(spli
 
 
 @pytest.mark.parametrize("split", [_resident(), _streamed()], ids=["resident", "streamed"])
-@pytest.mark.parametrize("start", [1, 3, 4])
+@pytest.mark.parametrize("start", [1, 4])
 def test_any_step_can_be_the_first_and_gets_the_same_pixels(split, start):
     whole = list(_batches(split, 3, seed=7, start=0, stop=6))[start:]
     rest = list(_batches(split, 3, seed=7, start=start, stop=6))
@@ -65,7 +65,7 @@ def test_any_step_can_be_the_first_and_gets_the_same_pixels(split, start):
             np.testing.assert_array_equal(a[name], b[name])
 
 
-@pytest.mark.parametrize("size", [5, 8, 12, 22])  # 5, 8, 6 and 2 images at once to a thread
+@pytest.mark.parametrize("size", [5, 12])  # 5 and 6 images at once to a thread
 def test_batches_are_the_same_however_many_threads_decode(size):
     one, many = (dataclasses.replace(_streamed(24), threads=threads) for threads in (1, 5))
     for a, b in zip(*(_batches(s, size, 3, 1, 6) for s in (one, many)), strict=True):
@@ -112,15 +112,6 @@ def test_worker_processes_give_what_threads_give_from_any_step():
             np.testing.assert_array_equal(a[name], b[name])
 
 
-@pytest.mark.long
-@_BESIDE_NO_OTHER_WORKERS
-def test_worker_processes_give_the_test_images_that_threads_give():
-    threads = _streamed()
-    tested = list(dataclasses.replace(threads, workers=2).test_batches(4))
-    for a, b in zip(threads.test_batches(4), tested, strict=True):
-        np.testing.assert_array_equal(a["image"], b["image"])
-
-
 @pytest.mark.parametrize("processes", [2, 4])
 def test_the_shares_of_several_processes_make_up_the_batches_of_one(processes):
     split = _streamed()
@@ -158,21 +149,6 @@ def test_many_images_that_cannot_be_decoded_end_the_run(monkeypatch):
         feed.Resident(black, 8, 3).labels  # noqa: B018
 
 
-def test_of_damaged_images_the_first_are_named(capsys, monkeypatch):
-    monkeypatch.setattr(transforms, "_damage", transforms._Damage())
-    good = {"image": np.full((9, 9, 3), 7, np.uint8), "label": 0}
-    damaged = {"image": b"gibber", "label": 0}
-    feed.Resident([*[good] * 400, *[damaged] * 50], 8, 3).labels  # noqa: B018
-    lines = capsys.readouterr().err.strip().split("\n")
-    assert len(lines) == 5
-    assert "more images cannot be decoded" in lines[-1]
-
-
-def test_other_seeds_give_other_orders():
-    orders = [feed.epoch_order(seed, 0, 10, 10).tolist() for seed in range(3)]
-    assert orders[0] != orders[1] != orders[2]
-
-
 @pytest.mark.parametrize("split", [_resident(), _streamed()], ids=["resident", "streamed"])
 def test_testing_covers_each_example_once_and_fills_the_last_batch_with_black(split):
     batches = list(split.test_batches(4))
@@ -191,12 +167,3 @@ def test_resident_decodes_and_pads_every_image():
     assert split.images[0, 0, 0, 0] == 0
     assert split.images[0, 2, 2, 0] == 200
     np.testing.assert_array_equal(split.labels, [1, 2])
-
-
-def test_a_resident_split_is_decoded_once_at_its_first_use(monkeypatch):
-    split, decode, decoded = _resident(), transforms.decode, []
-    monkeypatch.setattr(transforms, "decode", lambda *args: decoded.append(args) or decode(*args))
-    assert len(split) == 10
-    assert not decoded
-    assert split.images is split.images
-    assert len(split.labels) == len(decoded) == 10

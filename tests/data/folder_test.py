@@ -4,8 +4,6 @@ import os
 import pathlib
 import pickle
 import shutil
-import socket
-import time
 
 import numpy as np
 import pytest
@@ -60,12 +58,6 @@ def test_without_split_folders_a_tenth_is_for_testing_and_added_files_move_no_ot
         assert [name for name in _names(new) if "added" not in name] == _names(old)
 
 
-def test_the_fraction_for_testing_is_what_the_constant_says():
-    made = [layout.Image(i, b"a/%d.jpg" % i, "a") for i in range(5000)]
-    parts = layout.divide(made)
-    assert abs(len(parts["test"]) / 5000 - layout.TEST_FRACTION) < 0.02
-
-
 def test_the_order_is_a_hash_of_keys_as_tfds_has_it():
     for key in (b"cat/1.jpg", "h\u00e9/\u2603.png".encode()):
         assert layout.hasher("train")(key) == hashing.Hasher("train").hash_key(key)
@@ -82,8 +74,8 @@ def test_a_part_of_a_split_is_a_random_part(tree):
 @pytest.mark.parametrize(
     ("name", "split"),
     [
-        *(("val", "validation"), ("valid", "val"), ("dev", "test"), ("validation", "test[:100%]")),
-        *(("test", "test"), ("Testing", "test")),
+        *(("val", "validation"), ("dev", "test"), ("validation", "test[:100%]")),
+        ("Testing", "test"),
     ],
 )
 def test_split_folders_are_the_splits(tree, name, split):
@@ -112,16 +104,6 @@ def _pipe(root):
     os.mkfifo(root / "cat" / "pipe.jpg")
 
 
-def _socket(root):
-    with socket.socket(socket.AF_UNIX) as made:
-        here = os.getcwd()
-        os.chdir(root / "cat")  # paths of sockets are short
-        try:
-            made.bind("socket.jpg")
-        finally:
-            os.chdir(here)
-
-
 def _loops(root):
     (root / "cat" / "loop").symlink_to("..")
     (root / "dog" / "root").symlink_to(root.parent)
@@ -134,16 +116,13 @@ def _damage(name, content):
 
 
 _SKIPPED = {
-    "an empty file": (_damage("x.jpg", b""), "cat/x.jpg: it is empty"),
     "a cut JPEG": (_damage("x.jpg", encoded()[:-60]), "cat/x.jpg: it is "),
-    "a cut PNG": (_damage("x.png", encoded("PNG")[:-60]), "cat/x.png: it is damaged"),
     "a page": (_damage("x.jpg", b"<html>"), "cat/x.jpg: it is no image"),
     "a note": (_damage("notes.txt", b"BM and P1"), "cat/notes.txt: it is no image"),
     "a raw photograph": (_damage("x.nef", encoded("TIFF")), "raw file: convert it"),
     "a line end in a name": (_damage("a\nb.jpg", b""), r"cat/a\nb.jpg: it is empty"),
     "a name of bytes": (_damage(os.fsdecode(b"\xff.jpg"), b""), r"cat/\xff.jpg: it is empty"),
     "a pipe": (_pipe, "cat/pipe.jpg: a pipe, socket or device"),
-    "a socket": (_socket, "cat/socket.jpg: a pipe, socket or device"),
     "a device": (lambda root: (root / "cat" / "x.jpg").symlink_to("/dev/zero"), "or device"),
     "a broken link": (lambda root: (root / "cat" / "x.jpg").symlink_to("no"), "a link to nothing"),
     "links in a circle": (_loops, "cat/loop: a link to the root, which is read already"),
@@ -168,15 +147,9 @@ def test_what_is_no_image_is_named_and_left_out(tmp_path, kind):
     assert folder.problems(str(tmp_path / "index"), str(root))
 
 
-def _link(root):
-    fill(root.parent / "elsewhere", ("emu",), 2)
-    (root / "emu").symlink_to(root.parent / "elsewhere" / "emu")
-
-
 _TAKEN = {
     "a PNG that is called a JPEG": _damage("x.jpg", encoded("PNG")),
     "an image without a suffix": _damage("x", encoded()),
-    "a GIF": _damage("x.gif", encoded("GIF")),
     "a name of bytes": _damage(os.fsdecode(b"\xff.jpg"), encoded()),
     "a name of signs": _damage("a\n'b' \"c\" \u2603.jpg", encoded()),
     "deep folders": _damage("/".join("d" * 200) + "/x.jpg", encoded()),
@@ -206,12 +179,6 @@ def test_hidden_files_and_what_systems_leave_are_passed_over_in_silence(tmp_path
     assert load(root).summary.figures == before.summary.figures
 
 
-def test_a_linked_class_is_a_class(tmp_path):
-    fill(tmp_path / "root")
-    _link(tmp_path / "root")
-    assert load(tmp_path / "root").class_names == ("cat", "dog", "emu")
-
-
 def test_a_class_called_train_is_a_class_where_others_are_beside_it(tmp_path):
     fill(tmp_path / "root", ("train", "bus"))
     found = load(tmp_path / "root")
@@ -232,11 +199,6 @@ def _splits(*names, classes=("cat", "dog")):
 def _no_folders(root):
     for i in range(3):
         put(root / f"{i}.jpg")
-
-
-def _flat_splits(root):
-    for split in ("train", "test"):
-        put(root / split / "0.jpg")
 
 
 def _both(root):
@@ -267,13 +229,10 @@ def _much_damaged(root):
 
 _REFUSED = {
     "nothing there": (lambda root: None, "does not exist: name the folder that holds a folder of"),
-    "a file": (put, "is a file: name the folder"),
     "an empty folder": (lambda root: root.mkdir(), "no images for split 'train': ROOT holds"),
     "two folders of validation": (_splits("train", "val", "valid"), "train, val, valid: it takes"),
-    "two of training": (_splits("train", "Training"), "has Training, train: it takes train, and"),
     "no training images": (_splits("test"), "has test: it takes train, and beside it"),
     "no class folders": (_no_folders, "3 images .* if it is the folder of one class, name the"),
-    "splits without class folders": (_flat_splits, "each of test, train must hold a folder for"),
     "splits and classes at one level": (_both, "of splits .train. beside others .emu."),
     "splits below": (
         _splits("x/train", "x/test"),
@@ -298,7 +257,7 @@ def test_a_folder_in_another_layout_says_which_one_is_needed(tmp_path, kind):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("place", ["", "/", "/proc", "/dev/shm"])
+@pytest.mark.parametrize("place", ["", "/", "/proc"])
 def test_no_root_and_the_systems_folders_are_refused(place):
     with pytest.raises(errors.InputError, match="image folder '.*name the folder that holds"):
         data.load(data.Source("image_folder", manual_dir=place))
@@ -393,16 +352,6 @@ def test_a_file_that_could_change_unseen_is_not_remembered(tree):
     assert json.loads(memory.read_text().split("\n")[0])["files"] == {}
 
 
-def test_what_is_remembered_and_then_damaged_is_looked_at_again(tmp_path, monkeypatch):
-    tree = tmp_path / "tree"
-    fill(tree)
-    monkeypatch.setattr(inspection, "_FRESH", -1e15)
-    version = load(tree).version
-    (memory,) = (tmp_path / "index").rglob("*.json")
-    memory.write_text(memory.read_text().replace("JPEG", ""))
-    assert load(tree).version == version
-
-
 def test_without_a_place_to_remember_images_are_read_all_the_same(tree):
     (tree.parent / "file").write_text("")
     assert load(tree, dir=str(tree.parent / "file")).version == load(tree).version
@@ -442,14 +391,3 @@ def test_random_images_stand_in_for_a_folder(tree):
     found = load(tree, mock_examples=7)
     assert (len(found.train), len(found.test), found.num_classes) == (7, 7, 3)
     assert found.summary.warnings == load(tree).summary.warnings[:-1]
-
-
-def test_a_long_search_in_vain_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(inspection, "_PATIENCE", 20)
-    monkeypatch.setattr(inspection, "_MANY", 10)
-    for i in range(30):
-        put(tmp_path / "root" / f"{i}.txt", b"text")
-    began = time.monotonic()
-    with pytest.raises(errors.InputError, match="of the first 20 files none is an image"):
-        load(tmp_path / "root")
-    assert time.monotonic() - began < 5

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 from scipy import ndimage
 
-from rrd_jax import errors
 from rrd_jax.data.augment import colours, erasing, operators
 
 _SIZE = 24, 32
@@ -106,11 +105,6 @@ def test_an_operator_by_name_is_that_by_number(results):
         assert apart.max() <= (1 if case[0] in ("color", "sharpness") else 0), case
 
 
-def test_an_unknown_operator_lists_the_known():
-    with pytest.raises(errors.InputError, match="did you mean 'rotate'"):
-        operators.apply(_IMAGES[0], "rotat", 1.0)
-
-
 def test_a_grey_image_has_no_colours_and_keeps_its_shape():
     image = _IMAGES[0, ..., :1]
     numbers = jnp.asarray([operators.number(name) for name in operators.OPERATORS])
@@ -169,12 +163,10 @@ def test_jitter_is_one_of_its_orders_with_factors_in_range():
     assert np.mean(values) == pytest.approx(1, abs=0.02)
 
 
-def test_jitters_that_do_nothing_do_nothing_and_impossible_ones_are_refused():
+def test_a_jitter_with_probability_0_does_nothing():
     jitter = jax.jit(lambda key: colours.jitter(key, _IMAGES[0], (0.9, 0.9, 0.9, 0.5), 0.0))
     found = jitter(jax.random.key(0))
     np.testing.assert_array_equal(found, _IMAGES[0])
-    with pytest.raises(errors.InputError, match="the last at most 0.5"):
-        colours.check_jitter((0.4, 0.4, 0.4, 0.6))
 
 
 def test_erased_boxes_are_as_frequent_and_as_large_as_asked_for():

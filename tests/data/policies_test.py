@@ -8,7 +8,7 @@ import pytest
 from rrd_jax import errors
 from rrd_jax.data.augment import operators, policies
 
-_COUNT = 12_000
+_COUNT = 6_000
 
 
 def _drawn(name, shape=(224, 448), **options):
@@ -80,10 +80,8 @@ def test_timms_randaugment_uses_half_of_its_operators_with_noise_around_a_magnit
     ("options", "words"),
     [
         ({"name": "randaugment"}, "unknown policy 'randaugment'"),
-        ({"name": "rand", "count": 0}, "data.policy_operators is 0"),
         ({"name": "rand", "magnitude": 31}, "policy_magnitude is 31, but must be from 0 to 30"),
         ({"name": "rand_increasing", "magnitude": 11}, "from 0 to 10 for data.policy rand_incr"),
-        ({"name": "rand", "noise": float("nan")}, "data.policy_noise is nan"),
     ],
 )
 def test_impossible_policies_are_refused(options, words):

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import shard_utils
 
 from rrd_jax import data, errors
-from rrd_jax.data.builders import archives, ordered, registry
+from rrd_jax.data.builders import archives, registry
 from rrd_jax.data.images import transforms
 from tests.data import published
 
@@ -49,13 +49,6 @@ def cifar100(tmp_path):
     """A folder with an archive of CIFAR-100 whose checksum is another one than the published."""
     published.cifar100(tmp_path)
     return tmp_path
-
-
-@pytest.mark.parametrize("name", ["my_data:source", "hf:folder"])
-def test_what_is_no_set_of_tfds_is_not_prepared(name, run):
-    code, _, said = run(f"--name={name}")
-    assert code == 2
-    assert f"'{name}' is read as it is: there is nothing to prepare" in said
 
 
 def _read(prepared, name, split):
@@ -162,7 +155,7 @@ def test_tiny_imagenet_keeps_files_and_takes_validation_labels_from_the_annotati
         assert found == wanted["tiny_imagenet"][split]
 
 
-@pytest.mark.parametrize("name", _MAKERS)
+@pytest.mark.parametrize("name", ["cifar100", "imagenet2012"])
 def test_a_validation_split_is_carved_from_train(prepared, name):
     splits = {"train_split": "train[:70%]", "test_split": "train[70%:]"}
     found = _load(name, dir=prepared[0], **splits, **_STREAMED)
@@ -224,19 +217,7 @@ def test_the_published_checksum_is_accepted(run, cifar100, monkeypatch):
     assert "already" in run(*flags)[1]
 
 
-def test_checksums_are_those_that_tfds_registers():
-    wanted = {
-        "cifar10": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-        "cifar100": "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-        "stl10": "f31fd99273a1acb8609c8db427cebb1de3f71de77758cdc0e22956e1289b9866",
-    }
-    for name, digest in wanted.items():
-        (archive,) = registry.DATASETS[name].ARCHIVES
-        assert (archive.algorithm, archive.digest) == ("sha256", digest)
-        assert archive.url.endswith(archive.name)
-
-
-@pytest.mark.parametrize("name", list(_MAKERS))
+@pytest.mark.parametrize("name", ["cifar100", "imagenet2012", "tiny_imagenet"])
 def test_a_truncated_archive_is_one_line_and_leaves_nothing(name, run, tmp_path):
     _MAKERS[name](tmp_path)
     for path in tmp_path.iterdir():
@@ -285,19 +266,6 @@ def test_a_killed_preparation_leaves_nothing_that_looks_prepared(cifar100, run):
     assert "train 30" in out
 
 
-def test_ctrl_c_is_one_line_and_removes_what_is_half_written(cifar100, run, monkeypatch):
-    def interrupt(image):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("rrd_jax.data.images.transforms.encode_png", interrupt)
-    code, _, err = run(
-        "--name=cifar100", f"--manual_dir={cifar100}", f"--data_dir={cifar100}/d", "--no_verify"
-    )
-    assert code == 130
-    assert "nothing is prepared" in err
-    assert not list((cifar100 / "d" / "cifar100").iterdir())
-
-
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(cifar100, run, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 8, 1))
     code, _, err = run(
@@ -305,19 +273,6 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_written(cifar100, r
     )
     assert code == 74
     assert "0.0 GB free, but 'cifar100' needs" in err
-
-
-def test_a_disk_that_fills_up_is_one_line_and_leaves_nothing(cifar100, run, monkeypatch):
-    def fill(self):
-        raise RuntimeError("write() failed: No space left on device")  # as ArrayRecord says it
-
-    monkeypatch.setattr(registry.DATASETS["cifar100"], "_example_writer", fill)
-    code, _, err = run(
-        "--name=cifar100", f"--manual_dir={cifar100}", f"--data_dir={cifar100}/d", "--no_verify"
-    )
-    assert code == 74
-    assert f"cannot be written to {cifar100}/d (write() failed: No space left" in err
-    assert not list((cifar100 / "d" / "cifar100").iterdir())
 
 
 def test_a_set_prepared_as_tfrecord_says_what_to_run(prepared, tmp_path, run):
@@ -334,8 +289,8 @@ def test_a_set_prepared_as_tfrecord_says_what_to_run(prepared, tmp_path, run):
     assert "as tfrecord" in err
 
 
-@pytest.mark.parametrize("name", ["svhn_cropped", "emnist/letters"])
-def test_a_set_of_tfds_alone_needs_tensorflow_and_says_so(name, run, tmp_path, monkeypatch):
+def test_a_set_of_tfds_alone_needs_tensorflow_and_says_so(run, tmp_path, monkeypatch):
+    name = "emnist/letters"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     code, _, err = run(f"--name={name}", f"--data_dir={tmp_path}")
     assert code == 2
@@ -376,12 +331,6 @@ def test_a_split_without_labels_is_refused(prepared):
         _load("stl10", dir=prepared[0], train_split="unlabelled", **_STREAMED)
 
 
-def test_image_and_class_may_have_other_names():
-    norb = _load("smallnorb", mock_examples=3, **_OPTIONS)  # two images, five labels
-    assert (norb.num_classes, norb.image_shape) == (5, (16, 16, 1))
-    assert len(norb.train) == 3
-
-
 def test_nothing_here_imports_tensorflow(tmp_path):
     published.imagenet(tmp_path)
     program = (
@@ -399,14 +348,6 @@ def test_nothing_here_imports_tensorflow(tmp_path):
     command = [sys.executable, "-c", program, *flags, "--no_verify"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "train 15, validation 6" in done.stdout
-
-
-def test_two_files_of_one_name_and_an_empty_split_are_refused():
-    examples = ordered.Examples(["a", "b", "a"], 9, lambda i: {})
-    with pytest.raises(errors.InputError, match="has two images 'a' in split 'train'"):
-        ordered._shards("set", "train", examples)
-    with pytest.raises(errors.InputError, match="has no images for split 'train'"):
-        ordered._shards("set", "train", ordered.Examples([], 0, lambda i: {}))
 
 
 # What was prepared, and is damaged.
@@ -437,14 +378,11 @@ def _shorten(folder):
         (_cut, "example 0: "),
         (_flip, r"example \d+: "),
         (_shorten, "example 299: index 299 out of bound"),
-        (lambda folder: _shard(folder).write_bytes(b""), "-of-00001 is missing or empty"),
         (lambda folder: _shard(folder, "test").unlink(), "-of-00001 is missing or empty"),
         (lambda folder: (folder / "dataset_info.json").unlink(), "dataset_info.json is missing"),
         (lambda folder: (folder / "dataset_info.json").write_text("{"), "Failed to load JSON"),
-        (lambda folder: (folder / "dataset_info.json").write_bytes(b"\xff"), "'utf-8' codec"),
         (lambda folder: (folder / "dataset_info.json").write_text("[]"), "do not match"),
         (lambda folder: (folder / "features.json").unlink(), "Cannot restore"),
-        (lambda folder: (folder / "features.json").write_text("{"), "Expecting property name"),
     ],
 )
 def test_damaged_prepared_data_are_one_line_that_says_what_to_do(
@@ -457,16 +395,3 @@ def test_damaged_prepared_data_are_one_line_that_says_what_to_do(
     with pytest.raises(errors.InputError, match=message) as caught:
         _ = _load("cifar100", dir=str(tmp_path), **_OPTIONS).train.images
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("place", ["file", "file/below"])
-def test_where_nothing_can_be_written_a_set_is_not_prepared(tmp_path, place):
-    (tmp_path / "file").write_text("no folder")
-    with pytest.raises(errors.InputError, match="is a file, but must be|cannot be written to"):
-        _load("digits", dir=str(tmp_path / place), **_OPTIONS)
-
-
-def test_a_log_file_gets_no_bars_of_tfds(tmp_path, capfd):
-    _load("digits", dir=str(tmp_path), **_OPTIONS)
-    captured = capfd.readouterr()
-    assert captured.out + captured.err == f"preparing data set 'digits' under {tmp_path}\n"

@@ -4,13 +4,10 @@ import dataclasses
 
 import jax
 import numpy as np
-import pytest
 
-from rrd_jax import errors
 from rrd_jax.data.augment import pipeline
 from rrd_jax.data.augment.views import Views
 from rrd_jax.data.feeds import feed
-from rrd_jax.data.source import Source
 
 _RNG = np.random.default_rng(0)
 _EXAMPLES = [
@@ -83,16 +80,3 @@ def test_a_teachers_weak_view_is_the_students_without_its_changes():
     np.testing.assert_array_equal(weak.show_teacher(*given), plain.show(*given))
     assert _augment(teacher="weak", changes=None).show_teacher is None
     assert weak.name != _augment().name
-
-
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [
-        ({"views": -1}, "data.views.count is -1"),
-        ({"views_seed": -1}, "data.views.seed is -1"),
-        ({"crop_area": 2.0}, "data.crop_area is 2.0"),
-    ],
-)
-def test_impossible_views_are_refused(fields, words):
-    with pytest.raises(errors.InputError, match=words):
-        Source("digits", **fields)

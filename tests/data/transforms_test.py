@@ -55,20 +55,6 @@ def test_random_resized_crop_is_a_function_of_the_generator_and_stays_inside():
     assert a.max() <= 205
 
 
-@pytest.mark.parametrize("shape", [(40, 60), (100, 3), (3, 100), (1, 1)])
-def test_random_parts_have_the_area_and_aspect_asked_for(shape):
-    rng = np.random.default_rng(0)
-    areas = []
-    for _ in range(200):
-        top, left, h, w = transforms._random_part(rng, *shape, 0.08)
-        assert 0 <= top <= top + h <= shape[0]
-        assert 0 <= left <= left + w <= shape[1]
-        areas.append(h * w / (shape[0] * shape[1]))
-    if shape == (40, 60):
-        assert 0.06 < min(areas) < 0.15
-        assert max(areas) > 0.75
-
-
 @pytest.mark.parametrize("shape", [(300, 500, 3), (500, 300, 3), (20, 20, 1), (256, 256, 3)])
 def test_center_crop_keeps_the_centre(shape):
     image = np.zeros(shape, np.uint8)
@@ -78,7 +64,7 @@ def test_center_crop_keeps_the_centre(shape):
     assert crop[7:9, 7:9].max() == crop.max()
 
 
-@pytest.mark.parametrize("shape", [(1, 30_000, 3), (30_000, 1, 1), (2, 9_000, 3)])
+@pytest.mark.parametrize("shape", [(1, 30_000, 3), (9_000, 2, 1)])
 def test_a_line_of_pixels_is_cut_before_it_is_scaled(shape):
     image = np.zeros(shape, np.uint8)
     image[shape[0] // 2, shape[1] // 2] = 255

