@@ -85,8 +85,7 @@ def test_so_many_images_of_each_class_are_used_or_all_that_there_are(data_dir):
     )
 
 
-@pytest.mark.xdist_group("workers")
-def test_both_feeds_and_worker_processes_see_the_same(tmp_path):
+def test_both_feeds_see_the_same(tmp_path):
     root = tmp_path / "root"
     folders.fill(root, number=20)
     resident, streamed = (
@@ -94,13 +93,11 @@ def test_both_feeds_and_worker_processes_see_the_same(tmp_path):
         for kind in ("resident", "streamed")
     )
     assert resident.version == streamed.version
-    processes = dataclasses.replace(streamed.train, workers=1)
-    for split in (streamed.train, processes):
-        with contextlib.closing(split.train_batches(4, 0, 0, 5)) as stream:
-            for batch in stream:
-                index = batch["index"]
-                np.testing.assert_array_equal(batch["label"], resident.train.labels[index])
-                np.testing.assert_array_equal(batch["image"], resident.train.images[index])
+    with contextlib.closing(streamed.train.train_batches(4, 0, 0, 5)) as stream:
+        for batch in stream:
+            index = batch["index"]
+            np.testing.assert_array_equal(batch["label"], resident.train.labels[index])
+            np.testing.assert_array_equal(batch["image"], resident.train.images[index])
 
 
 def test_the_figures_of_a_folder_are_of_the_images_that_are_left(tmp_path):

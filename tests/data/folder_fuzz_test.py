@@ -159,7 +159,7 @@ def _check(drawn):
         assert made - lost - uncertain <= whole <= made - lost
 
 
-@fuzz.settings(60)
+@fuzz.settings(40)
 @hypothesis.given(_FOLDERS)
 def test_a_random_folder_is_read_as_it_is_or_refused_in_a_few_lines(drawn):
     _check(drawn)

@@ -1,4 +1,4 @@
-"""The archives that authors of data sets publish: found, verified, and read from."""
+"""Finds, verifies and reads the archives that authors of data sets publish."""
 
 import contextlib
 import dataclasses
@@ -16,6 +16,8 @@ import tqdm
 
 from rrd_jax import errors
 from rrd_jax.data.builders import ordered
+
+_DAMAGES = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,7 @@ class ArchivedBuilder(ordered.OrderedBuilder, skip_registration=True):
 
 
 def registered(stock: type[tfds.core.DatasetBuilder]) -> tuple[Archive, ...]:
-    """The archives of a builder of TFDS, which keeps their sha256 with it."""
+    """Returns the archives of a builder of TFDS, which registers their sha256."""
     return tuple(
         Archive(url.rpartition("/")[2], url, int(info.size), "sha256", info.checksum)
         for url, info in stock.url_infos.items()
@@ -60,7 +62,7 @@ def registered(stock: type[tfds.core.DatasetBuilder]) -> tuple[Archive, ...]:
 
 
 def find(archive: Archive, folder: pathlib.Path, *, verify: bool) -> pathlib.Path:
-    """The path of an archive in a folder, once it is known to be the published file.
+    """Returns the path of an archive in a folder after verification.
 
     Raises:
       InputError: it is missing, or another file than the published one.
@@ -74,7 +76,7 @@ def find(archive: Archive, folder: pathlib.Path, *, verify: bool) -> pathlib.Pat
     if not verify:
         return path
     size = path.stat().st_size
-    if size != archive.size:  # seconds instead of minutes for a broken download of ImageNet
+    if size != archive.size:  # Seconds instead of minutes for a broken download of ImageNet.
         difference = f"has {size} bytes, not {archive.size}"
     elif (digest := _digest(path, archive.algorithm)) != archive.digest:
         difference = f"has {archive.algorithm} {digest}, not {archive.digest}"
@@ -87,18 +89,12 @@ def find(archive: Archive, folder: pathlib.Path, *, verify: bool) -> pathlib.Pat
 
 
 def _digest(path: pathlib.Path, algorithm: str) -> str:
+    bar = tqdm.tqdm(
+        desc=f"verifying {path.name}", total=path.stat().st_size, unit="B", unit_scale=True,
+        leave=False, disable=None,
+    )  # fmt: skip
     digest = hashlib.new(algorithm)
-    with (
-        path.open("rb") as file,
-        tqdm.tqdm(
-            desc=f"verifying {path.name}",
-            total=path.stat().st_size,
-            unit="B",
-            unit_scale=True,
-            leave=False,
-            disable=None,
-        ) as bar,
-    ):
+    with path.open("rb") as file, bar:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
             bar.update(len(chunk))
@@ -107,19 +103,12 @@ def _digest(path: pathlib.Path, algorithm: str) -> str:
 
 @contextlib.contextmanager
 def reading(path: pathlib.Path, url: str) -> Iterator[None]:
-    """Turns what can go wrong with a damaged archive into an InputError that names it."""
+    """Raises the errors of a damaged archive as an InputError that names it."""
     try:
         yield
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        KeyError,
-        ValueError,
-    ) as error:
-        if isinstance(error, errors.InputError):
-            raise
+    except errors.InputError:
+        raise
+    except (*_DAMAGES, KeyError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise errors.InputError(
             f"{path} cannot be read ({reason}): fetch it again from {url}"

@@ -1,6 +1,7 @@
-"""The builders of data sets, by name: created, and prepared where that is asked for."""
+"""Creates the builders of data sets by name, and prepares the sets."""
 
 import contextlib
+import functools
 import importlib.util
 import io
 import os
@@ -42,48 +43,54 @@ DATASETS: dict[str, type[tfds.core.DatasetBuilder]] = {
 
 
 def create_builder(name: str, data_dir: str, manual_dir: str) -> tfds.core.DatasetBuilder:
-    """The builder of a set, prepared or not.
+    """Returns the builder of a set, prepared or not.
 
     Args:
       name: a key of DATASETS, or a set of TFDS.
-      data_dir: where TFDS keeps prepared sets; "" for its default.
-      manual_dir: where the source files lie; "" for the builder's default.
+      data_dir: folder of prepared sets; "" for TFDS's default.
+      manual_dir: folder of the source files; "" for the builder's default.
 
     Raises:
-      InputError: an unknown name, or a set that was prepared in a format without random access.
+      InputError: an unknown name, a damaged set, or one that was prepared in a format without
+        random access.
     """
     options: dict[str, Any] = {"data_dir": _expanded(data_dir)} if data_dir else {}
     try:
         builder = DATASETS[name](**options) if name in DATASETS else tfds.builder(name, **options)
     except tfds.core.DatasetNotFoundError:
-        raise _unknown(name) from None
+        of_tfds = tfds.list_builders(with_community_datasets=False)
+        hint = errors.hint(name.lower(), [*DATASETS, "image_folder", *of_tfds])
+        raise errors.InputError(
+            f"unknown data set '{name}'; {hint}known: {', '.join(DATASETS)}, image_folder and every"
+            " TFDS set of labelled images"
+        ) from None
     except errors.InputError:
         raise
-    except Exception as error:  # a name, config or version that TFDS refuses, or damaged files
-        if folder := _damaged_folder(name, data_dir):
+    except Exception as error:  # TFDS refuses the config or version, or its files are damaged.
+        if folder := _find_damaged(name, data_dir):
             raise damaged(name, folder, data_dir, str(error)) from error
         reason = textwrap.shorten(str(error), 250)
         raise errors.InputError(f"data set '{name}' cannot be opened ({reason})") from error
-    root = builder.data_dir_root
-    if os.path.exists(root) and not os.path.isdir(root):
-        raise errors.InputError(
-            f"{root} is a file, but must be the folder of prepared sets: name that with --data_dir"
-            " (in a config, data.dir), or in TFDS_DATA_DIR"
-        )
     if manual_dir or isinstance(builder, archives.ArchivedBuilder):
         default = pathlib.Path(builder.data_dir_root) / "downloads" / "manual"
         builder.manual_dir = _expanded(manual_dir) or str(default)
-    _check_random_access(name, builder)
+    formats = {kind.value for kind in builder.info.available_file_formats()}
+    if builder.is_prepared() and "array_record" not in formats:
+        raise errors.InputError(
+            f"data set '{name}' is prepared under {builder.data_dir} as"
+            f" {', '.join(sorted(formats))}, which has no random access: remove that folder or"
+            f" choose another data_dir, {_how_to_prepare(name, builder)}"
+        )
     return builder
 
 
 def prepares_itself(name: str) -> bool:
-    """Whether the first run that uses a set prepares it: its source is on the machine."""
+    """Returns True if the first run that uses a set prepares it, from files on this machine."""
     return name in DATASETS and not issubclass(DATASETS[name], archives.ArchivedBuilder)
 
 
 def check_prepared(name: str, builder: tfds.core.DatasetBuilder) -> None:
-    """Raises an InputError for a set that is not prepared; it says how to prepare it."""
+    """Raises an InputError, with the way to prepare it, if a set is not prepared."""
     _check_remains(name, builder)
     if not builder.is_prepared():
         raise errors.InputError(
@@ -94,7 +101,7 @@ def check_prepared(name: str, builder: tfds.core.DatasetBuilder) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """While it lasts, TFDS neither logs nor draws bars, which are wider than terminals."""
+    """Keeps TFDS from logging and from drawing bars, which are wider than terminals."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     tfds.disable_progress_bar()
@@ -106,13 +113,13 @@ def quiet() -> Iterator[None]:
 
 
 def damaged(name: str, folder: Any, data_dir: str, reason: str) -> errors.InputError:
-    """Of a prepared set that is not as it was written; says how to prepare it again."""
-    place = f"data set '{name}' under {folder}"
-    return stored_examples.damaged(place, reason, way_out(name, data_dir))
+    """Returns the error for a damaged set, with the way to prepare it again."""
+    subject = f"data set '{name}' under {folder}"
+    return stored_examples.damaged(subject, reason, way_out(name, data_dir))
 
 
 def way_out(name: str, data_dir: str) -> str:
-    """What to do about a damaged set."""
+    """Returns what to do about a damaged set."""
     if prepares_itself(name):
         return "remove that folder, and the next start prepares it again"
     words = [f"--name={name}", *([f"--data_dir={data_dir}"] if data_dir else [])]
@@ -120,115 +127,87 @@ def way_out(name: str, data_dir: str) -> str:
     return f"remove that folder, and prepare it again with `{again}`"
 
 
-def _damaged_folder(name: str, data_dir: str) -> pathlib.Path | None:
-    """Where the notes of a prepared set are not what TFDS wrote."""
+def _find_damaged(name: str, data_dir: str) -> pathlib.Path | None:
+    """Returns the folder of a prepared set whose JSON files TFDS cannot have written."""
     root = pathlib.Path(_expanded(data_dir) or tfds.core.constants.DATA_DIR)
     for path in root.glob(f"{re.split('[:/]', name)[0]}/**/dataset_info.json"):
         try:
             info = errors.read_json(path)
             features = errors.read_json(path.parent / "features.json")
-        except (OSError, ValueError):
-            return path.parent
-        if not (isinstance(info, dict) and isinstance(features, dict) and info.get("version")):
+            if not (info["version"] and isinstance(features, dict)):
+                return path.parent
+        except (KeyError, OSError, TypeError, ValueError):
             return path.parent
     return None
 
 
 def _check_remains(name: str, builder: tfds.core.DatasetBuilder) -> None:
-    """Raises an InputError for a folder without TFDS's notes: TFDS would leave it as it is."""
+    """Raises an InputError for a folder without TFDS's metadata, which TFDS would not replace."""
     if os.path.lexists(builder.data_dir) and not builder.is_prepared():
         reason = "dataset_info.json is missing"
         raise damaged(name, builder.data_dir, str(builder.data_dir_root), reason)
 
 
 def prepare(name: str, builder: tfds.core.DatasetBuilder, *, verify: bool = True) -> None:
-    """Writes a set as ArrayRecord; when this breaks off, nothing is left that looks prepared.
+    """Writes a set as ArrayRecord; if it is interrupted, nothing is left that looks prepared.
 
     Args:
-      name: of the set.
+      name: name of the set.
       builder: its builder.
       verify: whether archives must be the published ones.
 
     Raises:
-      InputError: a source that is missing, damaged or not the published one; no TensorFlow for a
-        set that needs it; whatever TFDS's own builder ran into.
+      DiskError: the set cannot be written.
+      InputError: a source is missing, damaged or not the published one; TensorFlow is missing for
+        a set that needs it; or TFDS's own builder failed.
     """
+    is_ours = name in DATASETS or isinstance(builder, ordered.OrderedBuilder)
     if isinstance(builder, ordered.OrderedBuilder):
         builder.verify = verify
-    options = {
-        "download_config": tfds.download.DownloadConfig(
-            manual_dir=getattr(builder, "manual_dir", None)
-        ),
-        "file_format": "array_record",
-    }
-    _check_writable(builder.data_dir_root)
-    _check_remains(name, builder)
-    console.say(f"preparing data set '{name}' under {builder.data_dir_root}")
-    ours = name in DATASETS or isinstance(builder, ordered.OrderedBuilder)
-    write = _write if ours else _write_by_tfds
-    write(name, builder, options)
-
-
-def _write(name: str, builder: tfds.core.DatasetBuilder, options: dict[str, Any]) -> None:
-    try:
-        # TFDS announces downloads that do not happen.
-        with quiet(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            builder.download_and_prepare(**options)
-    except (OSError, RuntimeError) as error:  # the latter from ArrayRecord, on a full disk
-        raise _not_written(f"data set '{name}'", builder.data_dir_root, error) from error
-
-
-def _check_writable(folder: Any) -> None:
-    try:
-        os.makedirs(folder, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise _not_written("prepared data", folder, error) from error
-
-
-def _not_written(what: str, folder: Any, error: Exception) -> errors.DiskError:
-    reason = textwrap.shorten(getattr(error, "strerror", None) or str(error), 200)
-    return errors.DiskError(
-        f"{what} cannot be written to {folder} ({reason}): name another folder with --data_dir (in"
-        " a config, data.dir), or in TFDS_DATA_DIR"
-    )
-
-
-def _write_by_tfds(name: str, builder: tfds.core.DatasetBuilder, options: dict[str, Any]) -> None:
-    if importlib.util.find_spec("tensorflow") is None:
+    if not is_ours and importlib.util.find_spec("tensorflow") is None:
         raise errors.InputError(
             f"TFDS prepares '{name}' with TensorFlow, which is not installed: run `pip install -e"
             f" '.[prepare]'`; without it: {', '.join(DATASETS)}"
         )
+    root = builder.data_dir_root
     try:
-        builder.download_and_prepare(**options)
+        os.makedirs(root, exist_ok=True)
+        tempfile.TemporaryFile(dir=root).close()
+    except OSError as error:
+        raise _disk_error("prepared data", root, error) from error
+    _check_remains(name, builder)
+    console.say(f"preparing data set '{name}' under {root}")
+    manual_dir = getattr(builder, "manual_dir", None)
+    download = functools.partial(
+        builder.download_and_prepare,
+        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
+        file_format="array_record",
+    )
+    try:
+        if not is_ours:
+            download()
+            return
+        # TFDS announces downloads that do not happen.
+        with quiet(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            download()
     except errors.InputError:
         raise
-    except Exception as error:  # of hundreds of builders, with the libraries that they like
-        reason = textwrap.shorten(str(error), 500)
-        raise errors.InputError(
-            f"TFDS cannot prepare '{name}' ({type(error).__name__}: {reason})"
-        ) from error
+    except Exception as error:
+        if not is_ours:  # One of hundreds of builders, with libraries of their choice.
+            reason = f"{type(error).__name__}: {textwrap.shorten(str(error), 500)}"
+            raise errors.InputError(f"TFDS cannot prepare '{name}' ({reason})") from error
+        if isinstance(error, OSError | RuntimeError):  # The latter of ArrayRecord, on a full disk.
+            raise _disk_error(f"data set '{name}'", root, error) from error
+        raise
 
 
-def _unknown(name: str) -> errors.InputError:
-    of_tfds = tfds.list_builders(with_community_datasets=False)
-    hint = errors.hint(name.lower(), [*DATASETS, "image_folder", *of_tfds])
-    return errors.InputError(
-        f"unknown data set '{name}'; {hint}known: {', '.join(DATASETS)}, image_folder and every"
-        " TFDS set of labelled images"
+def _disk_error(subject: str, folder: Any, error: Exception) -> errors.DiskError:
+    reason = textwrap.shorten(getattr(error, "strerror", None) or str(error), 200)
+    return errors.DiskError(
+        f"{subject} cannot be written to {folder} ({reason}): name another folder with --data_dir"
+        " (in a config, data.dir), or in TFDS_DATA_DIR"
     )
-
-
-def _check_random_access(name: str, builder: tfds.core.DatasetBuilder) -> None:
-    formats = {kind.value for kind in builder.info.available_file_formats()}
-    if builder.is_prepared() and "array_record" not in formats:
-        raise errors.InputError(
-            f"data set '{name}' is prepared under {builder.data_dir} as"
-            f" {', '.join(sorted(formats))}, which has no random access: remove that folder or"
-            f" choose another data_dir, {_how_to_prepare(name, builder)}"
-        )
 
 
 def _how_to_prepare(name: str, builder: tfds.core.DatasetBuilder) -> str:

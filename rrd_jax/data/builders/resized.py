@@ -1,4 +1,4 @@
-"""Sets whose images are stored smaller than they came, so that reading them takes less time."""
+"""Stores the images of a set with a smaller size, so that reading them takes less time."""
 
 import contextlib
 import dataclasses
@@ -36,10 +36,10 @@ class Resize(NamedTuple):
 
 
 def smaller(content: bytes, resize: Resize) -> bytes:
-    """An encoded image in RGB, scaled by the average of areas, and upright where it is to be.
+    """Returns an encoded image in RGB, scaled by the average of areas.
 
-    What is small enough, or cannot be decoded, stays as it is; but for a file of a folder, which
-    becomes a JPEG, or without loss a PNG, that any prepared set may have.
+    Images that are small enough, or cannot be decoded, stay as they are. A file of a folder becomes
+    upright: a JPEG, or without loss a PNG, that any prepared set may have.
     """
     of_folder = isinstance(content, decoding.Upright)
     header = jpeg_header.header(content)
@@ -58,7 +58,7 @@ def smaller(content: bytes, resize: Resize) -> bytes:
 
 
 def examples(of: ordered.Examples, resize: Resize) -> ordered.Examples:
-    """The same ones with smaller images."""
+    """Returns the same examples with smaller images."""
 
     def change(example: dict[str, Any]) -> dict[str, Any]:
         return {**example, "image": smaller(example["image"], resize)}
@@ -68,25 +68,25 @@ def examples(of: ordered.Examples, resize: Resize) -> ordered.Examples:
 
 
 def note(folder: Any, resize: Resize) -> None:
-    """Writes down, in the folder of a set, how its images were made smaller."""
+    """Writes the size of the images of a set into its folder."""
     pathlib.Path(folder, _NOTE).write_text(json.dumps(resize._asdict()) + "\n")
 
 
 def noted(folder: Any) -> Resize | None:
-    """How the images of a prepared set were made smaller; None for as they came."""
+    """Returns the size that the images of a prepared set were reduced to; None if they were not."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         return Resize(**errors.read_json(pathlib.Path(folder, _NOTE)))
     return None
 
 
 def check_same(name: str, folder: Any, resize: Resize | None) -> None:
-    """Raises an InputError where a set is prepared with images of another size than asked for."""
-    there = noted(folder)
-    if there != resize:
-        has, asked = (f"with {r}" if r else "with images as they came" for r in (there, resize))
+    """Raises an InputError if a set is prepared with images of another size."""
+    prepared = noted(folder)
+    if prepared != resize:
+        sizes = [f"with {r}" if r else "with images as they came" for r in (prepared, resize)]
         raise errors.InputError(
-            f"data set '{name}' is prepared under {folder} {has}, not {asked}: remove that folder,"
-            " or name another one with --data_dir"
+            f"data set '{name}' is prepared under {folder} {sizes[0]}, not {sizes[1]}: remove that"
+            " folder, or name another one with --data_dir"
         )
 
 
@@ -142,7 +142,7 @@ class Folder(ordered.OrderedBuilder, skip_registration=True):
 def folder_builder(
     root: str, splits: Mapping[str, Sequence], classes: Sequence[str], resize: Resize, data_dir: str
 ) -> Folder:
-    """The builder of a folder of images, named after the folder and the size, such as pets_256."""
+    """Returns the builder of a folder of images, named such as pets_256."""
     base = re.sub(r"[^a-z0-9]+", "_", os.path.basename(os.path.realpath(root)).lower()).strip("_")
     name = f"{base or 'folder'}_{resize.short}"
     name = name if name[0].isalpha() else f"set_{name}"

@@ -47,7 +47,7 @@ def open_source(source: Source) -> Splits:
 
 
 def _about(source: Source, size: resized.Resize) -> Summary:
-    """What there is to say of images that were made smaller when they were prepared."""
+    """Returns a summary of images that were made smaller when they were prepared."""
     wanted = source.resize if source.crops_on_host else source.image_size
     warnings = ()
     if wanted > size.short:
@@ -60,7 +60,7 @@ def _about(source: Source, size: resized.Resize) -> Summary:
 
 
 def _classes(known: Any, features: stored_examples.Features) -> tuple[int, tuple[str, ...]]:
-    """How many classes there are, and their names where each has one."""
+    """Returns the number of classes, and their names if each has one."""
     if not features.label:
         return 0, ()
     label = known[features.label]
@@ -69,7 +69,7 @@ def _classes(known: Any, features: stored_examples.Features) -> tuple[int, tuple
 
 
 def _mocked(source: Source) -> contextlib.AbstractContextManager:
-    """While it lasts, TFDS makes random examples, if the source asks for them."""
+    """Makes TFDS draw random examples, if the source asks for them."""
     if not source.mock_examples:
         return contextlib.nullcontext()
     return tfds.testing.mock_data(num_examples=source.mock_examples)
@@ -79,10 +79,10 @@ def _prepared(name: str, builder: Any, folder: str) -> Any:
     if registry.prepares_itself(name) and not builder.is_prepared():
         registry.prepare(name, builder)
     registry.check_prepared(name, builder)
-    # Knows no more than the folder: worker processes can be sent what it opens.
+    # This builder holds nothing but the folder, so its sources can be sent to worker processes.
     try:
         return tfds.builder_from_directory(builder.data_dir)
-    except Exception as error:  # of TFDS, protobuf or json, for files that are none of theirs
+    except Exception as error:  # Damaged files raise errors of TFDS, protobuf or json.
         raise registry.damaged(name, builder.data_dir, folder, str(error)) from error
 
 

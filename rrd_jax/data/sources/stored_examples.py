@@ -1,4 +1,4 @@
-"""The examples of a prepared set: an encoded image, a label, and a file name if there is one."""
+"""Examples of a prepared set: an encoded image, a label, and a file name if there is one."""
 
 import dataclasses
 import os
@@ -10,69 +10,69 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
 from rrd_jax import errors
+from rrd_jax.data.splits import Examples
 
 
 class Features(NamedTuple):
-    """Names of the feature that is the image, and of the one that is the class; "" for none."""
+    """Names of the features that are the image and the class; "" for no class."""
 
     image: str
     label: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
-class StoredExamples(Sequence):
-    """Examples as they are stored: `image` encoded, `label` and `file_name` if it has them.
+class StoredExamples(Examples):
+    """Examples as they are stored: `image` encoded, `label` and `file_name` if they are stored.
 
     TFDS would convert every feature of an example, used or not, by way of numpy.
 
     Attributes:
       records: serialized tf.train.Examples.
-      features: what to read of them.
-      place: which set they are of, and where it lies.
-      way_out: what to do about a damaged one.
+      features: the features to read.
+      subject: the set and its folder, for messages.
+      way_out: what to do about a damaged example, for messages.
     """
 
     records: Sequence[bytes]
     features: Features
-    place: str
+    subject: str
     way_out: str
 
     def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        if i >= len(self):
-            raise IndexError(i)
+    def read(self, i: int) -> dict[str, Any]:
+        """Returns example i; raises an InputError if it is damaged."""
         try:
             values = tf_example_pb2.Example.FromString(self.records[i]).features.feature
             example = {"image": values[self.features.image].bytes_list.value[0]}
             if self.features.label:
                 example["label"] = values[self.features.label].int64_list.value[0]
-        except Exception as error:  # of ArrayRecord, protobuf, or a list that is empty
-            raise damaged(self.place, f"example {i}: {error}", self.way_out) from error
+        except Exception as error:  # An error of ArrayRecord or protobuf, or an empty list.
+            raise damaged(self.subject, f"example {i}: {error}", self.way_out) from error
         for name in ("file_name", "id"):
             if name in values and values[name].bytes_list.value:
                 return example | {"file_name": values[name].bytes_list.value[0]}
         return example
 
 
-def damaged(place: str, reason: str, way_out: str) -> errors.InputError:
-    """Of a prepared set that is not as it was written."""
-    return errors.InputError(f"{place} is damaged ({textwrap.shorten(reason, 200)}): {way_out}")
+def damaged(subject: str, reason: str, way_out: str) -> errors.InputError:
+    """Returns the error for a prepared set that is damaged."""
+    return errors.InputError(f"{subject} is damaged ({textwrap.shorten(reason, 200)}): {way_out}")
 
 
 def stored(
     name: str, builder: Any, split: str, features: Features, way_out: str = "prepare it again"
 ) -> StoredExamples:
-    """The examples of a split of data set `name`.
+    """Returns the examples of a split of data set `name`.
 
     Raises:
-      InputError: there is no such split, or its files are damaged; the first and the last example
-        are read to see that.
+      InputError: there is no such split, or its files are damaged, as far as their sizes and the
+        first and the last example show.
     """
-    place = f"data set '{name}' under {builder.data_dir}"
+    subject = f"data set '{name}' under {builder.data_dir}"
     if not builder.info.splits:
-        raise damaged(place, "its dataset_info.json has no splits", way_out)
+        raise damaged(subject, "its dataset_info.json has no splits", way_out)
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     try:
         records = builder.as_data_source(split, deserialize_method=raw)
@@ -81,23 +81,23 @@ def stored(
         raise errors.InputError(
             f"split '{split}' of data set '{name}' cannot be read ({reason}); its splits: {known}"
         ) from error
-    found = StoredExamples(records, features, place, way_out)
+    examples = StoredExamples(records, features, subject, way_out)
     for path, _ in parts(builder, split):
         if not os.path.isfile(path) or not os.path.getsize(path):
-            raise damaged(place, f"{os.path.basename(path)} is missing or empty", way_out)
-    for i in {0, len(found) - 1}:
-        found[i]
-    return found
+            raise damaged(subject, f"{os.path.basename(path)} is missing or empty", way_out)
+    for i in {0, len(examples) - 1}:
+        examples.read(i)
+    return examples
 
 
 def parts(builder: Any, split: str) -> list[tuple[str, range]]:
-    """The files of a split, and the places in them of its examples."""
+    """Returns the files of a split, and the ranges of its examples in them."""
     files = builder.info.splits[split].file_instructions
     return [(str(file.filename), range(file.skip, file.skip + file.take)) for file in files]
 
 
 def mocked(builder: Any, split: str, features: Features) -> list[dict[str, Any]]:
-    """Random examples of TFDS, which makes them while they are read: they are read once, here."""
+    """Returns random examples of TFDS, which draws them whenever they are read: here, once."""
     names = {part: name for part, name in features._asdict().items() if name}
     return [
         {part: example[name] for part, name in names.items()}
@@ -106,12 +106,12 @@ def mocked(builder: Any, split: str, features: Features) -> list[dict[str, Any]]
 
 
 def image_and_label(name: str, info: tfds.core.DatasetInfo, *, use_labels: bool = True) -> Features:
-    """The features to read: image and label, or those that TFDS calls supervised, or the only ones.
+    """Returns the features to read: image and label, TFDS's supervised ones, or the only ones.
 
     Args:
-      name: of the data set.
-      info: of it.
-      use_labels: whether there must be a class; if not, the only image will do, or `image`.
+      name: name of the data set.
+      info: its description.
+      use_labels: whether a class is needed; if not, the only image is enough, or `image`.
 
     Raises:
       InputError: data set `name` has no image of one or three channels, or no class.

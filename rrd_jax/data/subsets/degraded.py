@@ -1,11 +1,10 @@
-"""Training data made worse on purpose: fewer images, a long tail, wrong labels.
+"""Degrades training data on purpose: fewer images, a long tail, wrong labels.
 
-All of it is a function of the labels and of a seed: each process, and each start, sees the same.
+Everything is a function of the labels and of a seed: each process, and each start, gets the same.
 """
 
 import dataclasses
 import hashlib
-import operator
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -15,23 +14,23 @@ import numpy as np
 from rrd_jax import errors
 from rrd_jax.data import sanity
 from rrd_jax.data.source import Source
-from rrd_jax.data.splits import Splits, Summary
+from rrd_jax.data.splits import Examples, Splits, Summary
 from rrd_jax.data.subsets import stratified
 from rrd_jax.terminal import console
 
-_MANY = 100_000  # labels that are read for so long that a line says so
+_MANY = 100_000  # labels that take so long to read that it is reported
 _CHANGES = re.compile(r" with [^()]+ \([0-9a-f]{8}\)$")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Degraded(Sequence):
+class Degraded(Examples):
     """Some examples of a split, with labels of which some are wrong.
 
     Attributes:
-      examples: the split as it is.
-      places: [n] of the examples in it, ascending.
-      true_labels: [n] as the split has them.
-      labels: [n] as training sees them.
+      examples: the whole split.
+      places: [n] indices of the examples in it, ascending.
+      true_labels: [n] labels in the whole split.
+      labels: [n] labels for training.
     """
 
     examples: Sequence[dict[str, Any]]
@@ -42,23 +41,21 @@ class Degraded(Sequence):
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        i = operator.index(i)
-        if i >= len(self):
-            raise IndexError(i)
+    def read(self, i: int) -> dict[str, Any]:
+        """Returns example i with its label for training."""
         return {**self.examples[int(self.places[i])], "label": int(self.labels[i])}
 
     def counts(self, num_classes: int) -> np.ndarray:
-        """[C] images of each class, by their true labels."""
+        """Returns [C] numbers of images of each class, by their true labels."""
         return np.bincount(self.true_labels, minlength=num_classes)
 
 
 def degrade(source: Source, splits: Splits) -> Splits:
-    """What a source makes worse of the training split; the test split stays as it is.
+    """Returns splits whose training split is degraded as a source asks for.
 
-    First the share is taken, of it the long tail, or so many images of each class; of what is left
-    labels are made wrong. Random images that stand in for the data (`mock_examples`) are so few
-    that all are kept.
+    First the share is taken, of it the long tail, or a number of images of each class; of the
+    remaining labels some are made wrong. Random images that stand in for the data
+    (`mock_examples`) are so few that all are kept.
 
     Raises:
       InputError: too few images for the long tail, or a label that is none of the classes.
@@ -71,53 +68,56 @@ def degrade(source: Source, splits: Splits) -> Splits:
     if source.use_labels:
         sanity.check_labels(labels, splits.num_classes, "training")
     places, seed = np.arange(len(labels)), source.noise_seed
-    lines, warnings = [], []
+    summary, changes = splits.summary, []
     if source.share < 1:
         places = stratified.share(labels, source.share, seed)
-        lines.append(_about_share(labels[places], len(labels), "share"))
+        summary += Summary((_describe_share(labels[places], len(labels), "share"),))
+        changes.append(f"share {source.share:g}")
     if source.per_class:
         counts = np.full(splits.num_classes, source.per_class)
         places = stratified.of_each_class(labels, counts, seed)
-        lines.append(_about_share(labels[places], len(labels), "per_class"))
-        warnings += _doubt_about_few(source, splits, labels[places])
+        line = _describe_share(labels[places], len(labels), "per_class")
+        summary += Summary((line,), _warn_of_small_classes(source, splits, labels[places]))
+        changes.append(f"per_class {source.per_class}")
     if source.imbalance > 1:
         before = len(places)
         places = places[_tail(source, splits, labels[places])]
-        lines.append(_about_tail(source, splits, labels[places], before))
-        warnings += _doubt_about_tail(source, labels[places])
-    seen = labels[places]
+        summary += _describe_tail(source, splits, labels[places], before)
+        changes.append(f"imbalance {source.imbalance:g}")
+    noisy = true = labels[places]
     if source.label_noise:
-        seen = stratified.noisy(seen, source.label_noise, splits.num_classes, source.noise, seed)
-        lines.append(
-            f"label noise: {int((seen != labels[places]).sum()):,} of {len(seen):,} training labels"
-            f" are wrong ({source.noise}, data.noise_seed {seed})"
+        noisy = stratified.noisy(true, source.label_noise, splits.num_classes, source.noise, seed)
+        line = (
+            f"label noise: {int((noisy != true).sum()):,} of {len(noisy):,} training labels are"
+            f" wrong ({source.noise}, data.noise_seed {seed})"
         )
-    train = Degraded(splits.train, places, labels[places], seen)
-    figures = _figures(source, splits, train)
-    said = splits.summary
-    summary = Summary((*said.lines, *lines), (*said.warnings, *warnings), said.figures | figures)
-    version = f"{splits.version} with {_changes(source)} ({_digest(train)})"
+        summary += Summary((line,))
+        changes.append(f"{source.noise} label_noise {source.label_noise:g}")
+    train = Degraded(splits.train, places, true, noisy)
+    summary += Summary(figures=_figures(source, splits, train))
+    fields = ", ".join([*changes, f"noise_seed {seed}"])
+    version = f"{splits.version} with {fields} ({_digest(train)})"
     return dataclasses.replace(splits, version=version, train=train, summary=summary)
 
 
 def origin(version: str) -> str:
-    """The version of the data as they are, of a version of data that were made worse, or not."""
+    """Returns the version of the undegraded data that a version is of."""
     return _CHANGES.sub("", version)
 
 
 def have_same_origin(one: str | None, other: str | None) -> bool:
-    """Whether two versions are of the same data, made worse or not."""
+    """Returns True if two versions are of the same data, degraded or not."""
     return origin(one or "") == origin(other or "")
 
 
 def labels_of(examples: Sequence[dict[str, Any]]) -> np.ndarray:
-    """[N] all labels of a split."""
-    listed = getattr(examples, "labels", None)
-    if listed is None:
+    """Returns [N] all labels of a split."""
+    labels = getattr(examples, "labels", None)
+    if labels is None:
         if len(examples) > _MANY:
             console.say(f"all {len(examples):,} training examples are read once, for their labels")
-        listed = [examples[i]["label"] for i in range(len(examples))]
-    return np.asarray(listed, int)
+        labels = [examples[i]["label"] for i in range(len(examples))]
+    return np.asarray(labels, int)
 
 
 def _tail(source: Source, splits: Splits, labels: np.ndarray) -> np.ndarray:
@@ -143,59 +143,40 @@ def _name(splits: Splits, label: int) -> str:
     return f"class {label} ('{errors.printable(names[label])}')" if names else f"class {label}"
 
 
-def _about_share(kept: np.ndarray, total: int, field: str) -> str:
+def _describe_share(kept: np.ndarray, total: int, field: str) -> str:
     sizes = np.bincount(kept)
     low, high = sizes[sizes > 0].min(), sizes.max()
     spread = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-    said = f"{field}: {len(kept):,} of {total:,} training images are used"
-    return said if len(sizes) == 1 else f"{said}, {spread} of a class"
+    line = f"{field}: {len(kept):,} of {total:,} training images are used"
+    return line if len(sizes) == 1 else f"{line}, {spread} of a class"
 
 
-def _doubt_about_few(source: Source, splits: Splits, kept: np.ndarray) -> list[str]:
-    """A warning, or none: classes with fewer images than were asked for."""
+def _warn_of_small_classes(source: Source, splits: Splits, kept: np.ndarray) -> tuple[str, ...]:
+    """Returns a warning, or none, about classes with fewer images than `per_class`."""
     sizes = np.bincount(kept, minlength=splits.num_classes)
-    few = np.flatnonzero(sizes < source.per_class)
-    if not few.size:
-        return []
-    least = few[np.argmin(sizes[few])]
-    classes = "1 class has" if few.size == 1 else f"{few.size:,} classes have"
-    return [
-        f"data.per_class is {source.per_class:,}, but {classes} fewer training images, of which all"
-        f" are used: {sizes[least]:,} of {_name(splits, int(least))}"
-    ]
-
-
-def _about_tail(source: Source, splits: Splits, kept: np.ndarray, before: int) -> str:
-    sizes = np.bincount(kept)
+    small = np.flatnonzero(sizes < source.per_class)
+    if not small.size:
+        return ()
+    least = small[np.argmin(sizes[small])]
+    classes = "1 class has" if small.size == 1 else f"{small.size:,} classes have"
     return (
-        f"long tail of {source.imbalance:g}: {len(kept):,} of {before:,} training images are used,"
-        f" {sizes[0]:,} of {_name(splits, 0)} to {sizes[-1]:,} of {_name(splits, len(sizes) - 1)}"
+        f"data.per_class is {source.per_class:,}, but {classes} fewer training images, of which all"
+        f" are used: {sizes[least]:,} of {_name(splits, int(least))}",
     )
 
 
-def _doubt_about_tail(source: Source, kept: np.ndarray) -> list[str]:
-    """A warning, or none: counts of few images are whole numbers of another ratio."""
-    sizes = np.bincount(kept)
-    if sizes[0] <= 1.1 * source.imbalance * sizes[-1]:
-        return []
-    return [
-        f"data.imbalance is {source.imbalance:g}, but the classes are so small that it becomes"
-        f" {sizes[0]:,} to {sizes[-1]:,}: counts are rounded down"
-    ]
-
-
-def _changes(source: Source) -> str:
-    """Which fields make the data worse, as users set them."""
-    parts = []
-    if source.share < 1:
-        parts.append(f"share {source.share:g}")
-    if source.per_class:
-        parts.append(f"per_class {source.per_class}")
-    if source.imbalance > 1:
-        parts.append(f"imbalance {source.imbalance:g}")
-    if source.label_noise:
-        parts.append(f"{source.noise} label_noise {source.label_noise:g}")
-    return ", ".join([*parts, f"noise_seed {source.noise_seed}"])
+def _describe_tail(source: Source, splits: Splits, kept: np.ndarray, before: int) -> Summary:
+    sizes, warnings = np.bincount(kept), ()
+    line = (
+        f"long tail of {source.imbalance:g}: {len(kept):,} of {before:,} training images are used,"
+        f" {sizes[0]:,} of {_name(splits, 0)} to {sizes[-1]:,} of {_name(splits, len(sizes) - 1)}"
+    )
+    if sizes[0] > 1.1 * source.imbalance * sizes[-1]:
+        warnings = (
+            f"data.imbalance is {source.imbalance:g}, but the classes are so small that it becomes"
+            f" {sizes[0]:,} to {sizes[-1]:,}: counts are rounded down",
+        )
+    return Summary((line,), warnings)
 
 
 def _digest(train: Degraded) -> str:
@@ -205,21 +186,19 @@ def _digest(train: Degraded) -> str:
 
 
 def _figures(source: Source, splits: Splits, train: Degraded) -> dict[str, Any]:
-    """What was made worse, for data.json."""
+    """Returns what was degraded, for data.json."""
     counts = train.counts(splits.num_classes).tolist()
-    about = {
-        "share": source.share,
-        "per_class": source.per_class,
-        "imbalance": source.imbalance,
-        "label_noise": source.label_noise,
-        "noise": source.noise,
-        "noise_seed": source.noise_seed,
-        "images": len(train),
-        "of": len(splits.train),
-        "images of each class": counts,
-        "wrong labels": int((train.labels != train.true_labels).sum()),
+    fields = ("share", "per_class", "imbalance", "label_noise", "noise", "noise_seed")
+    figures: dict[str, Any] = {
+        "degraded": {
+            **{field: getattr(source, field) for field in fields},
+            "images": len(train),
+            "of": len(splits.train),
+            "images of each class": counts,
+            "wrong labels": int((train.labels != train.true_labels).sum()),
+        }
     }
-    found: dict[str, Any] = {"degraded": about}
-    if images := splits.summary.figures.get("images"):  # of a folder, by the names of its classes
-        found["images"] = images | {"train": dict(zip(splits.class_names, counts, strict=True))}
-    return found
+    # A folder reports its images by the names of its classes.
+    if images := splits.summary.figures.get("images"):
+        figures["images"] = images | {"train": dict(zip(splits.class_names, counts, strict=True))}
+    return figures

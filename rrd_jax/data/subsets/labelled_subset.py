@@ -1,4 +1,4 @@
-"""A few images with labels beside those of a run, by which its embeddings are judged."""
+"""Opens a few images with labels, separate from a run's data, by which embeddings are judged."""
 
 import dataclasses
 import os
@@ -11,45 +11,46 @@ from rrd_jax.data.feeds import feed
 from rrd_jax.data.source import Source
 from rrd_jax.data.subsets import degraded, stratified
 
-_SEED = 0  # of the choice of images, so that each run is judged by the same ones
+_SEED = 0  # of the choice of images: each run is judged by the same ones
 
 
 def open_few(where: str, per_class: int, source: Source, like: Dataset) -> Dataset:
-    """Opens them, to be seen as the test images of a run are.
+    """Opens labelled images in the form of a run's test images.
 
-    The splits are train and test, or validation where there is no such test; those of the run where
-    it is the run's own data set. Of folders of classes alone a tenth is split test, by a hash of
-    names.
+    The splits are train and test, or validation if there is no test; those of the run if it is the
+    run's own data set. Of folders of classes alone a tenth is split test, by a hash of names.
 
     Args:
       where: a folder with a folder of images for each class, or any name of a data set.
       per_class: images of each class in split train; 0 for all.
-      source: of the run, for the size and the way of its images.
+      source: the run's source, for the size and form of its images.
       like: the run's data, for their channels.
 
     Raises:
-      InputError: there is nothing like it, there are no labels, one class, or no test images.
+      InputError: there is no such set, or it has no labels, one class, or no test images.
     """
     try:
-        found = _opened(_source(where, source))
+        dataset = _load(_source(where, source))
     except errors.InputError as error:
         raise errors.InputError(f"eval.labelled is '{where}': {error}") from error
-    channels, stored = like.image_shape[-1], found.image_shape[-1]
-    summary = found.summary
+    channels, stored, summary = like.image_shape[-1], dataset.image_shape[-1], dataset.summary
     if channels != stored:
-        made = "become grey" if channels == 1 else "get the same values in each channel"
-        text = f"its images have {stored} channels and the run's {channels}: they {made}"
+        change = "become grey" if channels == 1 else "get the same values in each channel"
+        text = f"its images have {stored} channels and the run's {channels}: they {change}"
         summary = dataclasses.replace(summary, warnings=(*summary.warnings, text))
     train, test = (
-        dataclasses.replace(split, channels=channels) for split in (found.train, found.test)
+        dataclasses.replace(split, channels=channels) for split in (dataset.train, dataset.test)
     )
-    train = _some_of_each_class(train, per_class, found.num_classes)
-    shape = (*found.image_shape[:2], channels)
-    return dataclasses.replace(found, image_shape=shape, train=train, test=test, summary=summary)
+    if per_class:
+        labels = degraded.labels_of(train.examples)
+        counts = np.full(dataset.num_classes, per_class)
+        train = feed.some(train, stratified.of_each_class(labels, counts, _SEED))
+    shape = (*dataset.image_shape[:2], channels)
+    return dataclasses.replace(dataset, image_shape=shape, train=train, test=test, summary=summary)
 
 
 def about(few: Dataset) -> str:
-    """What there is, in a line."""
+    """Returns a line about the labelled images."""
     return (
         f"eval.labelled: {len(few.train):,} images of {few.num_classes:,} classes, and"
         f" {len(few.test):,} test images, of {few.version}"
@@ -57,7 +58,7 @@ def about(few: Dataset) -> str:
 
 
 def _source(where: str, source: Source) -> Source:
-    """How they are read: all of them, with their labels, in the form of a run's images."""
+    """Returns the source of the images: all of them, with labels, in the form of a run's images."""
     plain = dataclasses.replace(
         source,
         mock_examples=0,
@@ -83,25 +84,14 @@ def _source(where: str, source: Source) -> Source:
     return dataclasses.replace(plain, name=where, manual_dir="", **splits)
 
 
-def _opened(source: Source) -> Dataset:
-    """The data set, with split validation in place of test where that is not there, or bare."""
+def _load(source: Source) -> Dataset:
+    """Loads a data set; if it has no split test, with split validation in its place."""
     try:
         return load(source)
-    except errors.InputError:
-        if source.test_split == "test":
-            with_validation = dataclasses.replace(source, test_split="validation")
-            try:
-                return load(with_validation)
-            except errors.InputError:
-                pass  # the first one says what is wrong
-        raise
-
-
-def _some_of_each_class(
-    split: feed.Resident | feed.Streamed, most: int, num_classes: int
-) -> feed.Resident | feed.Streamed:
-    if not most:
-        return split
-    labels = degraded.labels_of(split.examples)
-    places = stratified.of_each_class(labels, np.full(num_classes, most), _SEED)
-    return feed.some(split, places)
+    except errors.InputError as first:
+        if source.test_split != "test":
+            raise
+        try:
+            return load(dataclasses.replace(source, test_split="validation"))
+        except errors.InputError:
+            raise first from None
