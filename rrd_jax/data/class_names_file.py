@@ -22,17 +22,17 @@ def read(path: pathlib.Path, num_classes: int, field: str) -> tuple[str, ...]:
     Raises:
       InputError: it cannot be read, or does not name each class.
     """
-    said = f"{field} is '{path}'"
+    subject = f"{field} is '{path}'"
     try:
         text = path.read_text(encoding="utf-8-sig")
         names = _names(text)
     except OSError as error:
-        raise errors.InputError(f"{said}, which cannot be read: {error.strerror}") from error
+        raise errors.InputError(f"{subject}, which cannot be read: {error.strerror}") from error
     except (RecursionError, ValueError) as error:
-        raise errors.InputError(f"{said}, which does not hold names: {error}") from error
+        raise errors.InputError(f"{subject}, which does not hold names: {error}") from error
     if len(names) != num_classes:
         raise errors.InputError(
-            f"{said}, which holds {len(names):,} names, but there are {num_classes:,} classes: a"
+            f"{subject}, which holds {len(names):,} names, but there are {num_classes:,} classes: a"
             " name for each is wanted, in the order of labels"
         )
     return names

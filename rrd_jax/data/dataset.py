@@ -115,12 +115,12 @@ def from_sources(
 
     source = source or Source()
     splits = {"train": train} if test is None else {"train": train, "test": test}
-    found = imported.open_splits(source, splits, num_classes=num_classes)
+    opened = imported.open_splits(source, splits, num_classes=num_classes)
 
     def reopen(other: Source) -> Dataset:
-        return from_sources(train, test, other, num_classes=found.num_classes)
+        return from_sources(train, test, other, num_classes=opened.num_classes)
 
-    return _dataset(source, found, reopen)
+    return _dataset(source, opened, reopen)
 
 
 def _dataset(source: Source, splits: Splits, reopen: Callable[[Source], Dataset]) -> Dataset:

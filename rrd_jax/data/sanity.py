@@ -102,10 +102,12 @@ def doubt_about_predictions(predictions: Mapping[str, np.ndarray]) -> str:
     classes, labels, losses = (predictions[name] for name in ("prediction", "label", "loss"))
     if (labels == labels[0]).all() or (classes != classes[0]).any():
         return ""
-    said = f"all {len(classes):,} test images are put into class {classes[0]}"
+    message = f"all {len(classes):,} test images are put into class {classes[0]}"
     # The loss of constant logits is a function of the label.
     same = all(np.ptp(losses[labels == label]) <= 1e-6 for label in np.unique(labels))
-    return f"{said}, with the same logits for each: the embedding is constant" if same else said
+    return (
+        f"{message}, with the same logits for each: the embedding is constant" if same else message
+    )
 
 
 def first_not_finite(logged: Mapping[str, np.ndarray]) -> tuple[int, list[str]] | None:

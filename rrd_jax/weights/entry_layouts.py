@@ -102,18 +102,18 @@ def read(layouts: tuple[Layout, ...], arrays: Mapping[str, Any]) -> dict[str, tu
       {name: (array, the name of it, or of a part of it, in the file)}; arrays of several parts are
       read when they are needed.
     """
-    found = {name: (value, name) for name, value in arrays.items()}
+    entries = {name: (value, name) for name, value in arrays.items()}
     for layout in layouts:
         for name in arrays:
-            is_there = name in found and name.endswith(layout.marker)
+            is_there = name in entries and name.endswith(layout.marker)
             if is_there and (match := layout.beginning.fullmatch(name)):
-                _read_one(layout, match["outer"], match["inner"], found)
-    return found
+                _read_one(layout, match["outer"], match["inner"], entries)
+    return entries
 
 
-def _read_one(layout: Layout, outer: str, inner: str, found: dict[str, tuple[Any, str]]) -> None:
+def _read_one(layout: Layout, outer: str, inner: str, entries: dict[str, tuple[Any, str]]) -> None:
     """Puts the entries of one network in the place of theirs."""
-    theirs = {n: value for n, (value, _) in found.items() if n.startswith(outer)}
+    theirs = {n: value for n, (value, _) in entries.items() if n.startswith(outer)}
     ours: dict[str, Any] = {}
     origins: dict[str, str] = {}
     used: set[str] = set()
@@ -129,9 +129,9 @@ def _read_one(layout: Layout, outer: str, inner: str, found: dict[str, tuple[Any
                     names = [prefix + part for part in rule.names(rule.theirs, numbers, leaf)]
                 if all(part in theirs for part in names):
                     parts = [theirs[part] for part in names]
-                    made = dict(_joined(rule, parts, numbers, leaf))
-                    ours |= made
-                    origins |= dict.fromkeys(made, name)
+                    joined = dict(_joined(rule, parts, numbers, leaf))
+                    ours |= joined
+                    origins |= dict.fromkeys(joined, name)
                     used |= set(names)
                 break
     ignored = re.compile(layout.ignored)
@@ -140,14 +140,14 @@ def _read_one(layout: Layout, outer: str, inner: str, found: dict[str, tuple[Any
             name.startswith(prefix) and ignored.match(name, len(prefix))
             for prefix in (outer, outer + inner)
         ):
-            del found[name]
+            del entries[name]
     for entry, like in layout.zeros.items():
         if like in ours:
             count = ours[like].shape[0]
             ours[entry], origins[entry] = np.zeros(count, np.float32), origins[like]
     somewhere = next(iter(origins.values()))
     for entry, value in layout.after(ours).items():
-        found[outer + entry] = (value, origins.get(entry, somewhere))
+        entries[outer + entry] = (value, origins.get(entry, somewhere))
 
 
 def _joined(
@@ -249,5 +249,5 @@ def _pattern(template: str) -> re.Pattern:
 
 def _filled(template: str, numbers: list[int]) -> str:
     """A name with numbers in the places of theirs."""
-    given = iter(numbers)
-    return re.sub(r"\{(\+*)\}", lambda m: str(next(given) + len(m[1])), template)
+    remaining = iter(numbers)
+    return re.sub(r"\{(\+*)\}", lambda m: str(next(remaining) + len(m[1])), template)

@@ -88,7 +88,7 @@ def flatten(content: Any) -> Flat:
     Raises:
       MisfitError: two arrays come to the same name.
     """
-    flat, seen = Flat({}, {}, {}), set()
+    flat, visited = Flat({}, {}, {}), set()
 
     def add(name: str, value: Any, home: int, depth: int) -> None:
         items = None
@@ -103,8 +103,8 @@ def flatten(content: Any) -> Flat:
                 raise MisfitError(f"holds two entries {name}, in dicts within dicts")
             elif not name.endswith(_COUNTERS):
                 flat.arrays[name], flat.homes[name] = value, home
-        elif id(value) not in seen:  # one that holds itself, or is there twice
-            seen.add(id(value))
+        elif id(value) not in visited:  # one that holds itself, or is there twice
+            visited.add(id(value))
             for key, item in items:
                 add(f"{name}.{key}" if name else str(key), item, id(value), depth + 1)
 

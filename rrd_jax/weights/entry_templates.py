@@ -48,13 +48,13 @@ class Entry(NamedTuple):
 
 def template(name: str) -> dict[str, Entry]:
     """The entries of a network of CLASSES classes, for images of CHANNELS channels."""
-    found = _template(networks.factory(name), networks.image_size(name))
-    if not (own := published.renaming(name, published.of(name).entries)):
-        return found
-    names = {entry: own.to_theirs(entry) for entry in found}
+    entries_of_modules = _template(networks.factory(name), networks.image_size(name))
+    if not (own_names := published.renaming(name, published.of(name).entries)):
+        return entries_of_modules
+    names = {entry: own_names.to_theirs(entry) for entry in entries_of_modules}
     return {
-        names[entry]: Entry(path, own.shape(names[entry], shape), rank)
-        for entry, (path, shape, rank) in found.items()
+        names[entry]: Entry(path, own_names.shape(names[entry], shape), rank)
+        for entry, (path, shape, rank) in entries_of_modules.items()
     }
 
 
@@ -88,16 +88,16 @@ def marked_sizes(name: str, shapes: dict[str, Shape]) -> dict[int, int]:
     return marked
 
 
-def expected_shapes(name: str, given: dict[str, Shape]) -> dict[str, Shape]:
+def expected_shapes(name: str, actual: dict[str, Shape]) -> dict[str, Shape]:
     """The shapes of a network, made for the classes and channels of the given ones."""
-    marked = marked_sizes(name, given)
+    marked = marked_sizes(name, actual)
     expected = {
         entry: tuple(marked.get(size, size) for size in shape)
         for entry, (_, shape, _) in template(name).items()
     }
     for entry in expected.keys() & {networks.POSITIONS}:  # of images of any size
-        if len(given.get(entry, ())) == 3:
-            expected[entry] = (1, given[entry][1], expected[entry][2])
+        if len(actual.get(entry, ())) == 3:
+            expected[entry] = (1, actual[entry][1], expected[entry][2])
     return expected
 
 

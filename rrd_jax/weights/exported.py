@@ -81,25 +81,25 @@ def metadata(file: pathlib.Path) -> dict[str, str]:
             if not file_formats.is_safetensors(file):
                 return {}
             length = int.from_bytes(opened.read(8), "little")
-            found = json.loads(opened.read(length))["__metadata__"]
+            content = json.loads(opened.read(length))["__metadata__"]
     except (KeyError, OSError, RecursionError, TypeError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _text(file: pathlib.Path) -> tuple[str | None, str]:
     """What it says, and where."""
     if file_formats.is_safetensors(file):
         return metadata(file).get(KEY), str(file)
-    beside = _beside(file)
+    sidecar = _sidecar_of(file)
     try:
-        text = beside.read_text(encoding="utf-8")
+        text = sidecar.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None, ""
-    return (text, str(beside)) if all(mark in text for mark in _MARKS) else (None, "")
+    return (text, str(sidecar)) if all(mark in text for mark in _MARKS) else (None, "")
 
 
-def _beside(file: pathlib.Path) -> pathlib.Path:
+def _sidecar_of(file: pathlib.Path) -> pathlib.Path:
     return file.with_name(f"{file.name}.json")
 
 
@@ -126,7 +126,7 @@ def check(file: pathlib.Path, variables: dict[str, Any], wanted: Said) -> None:
     if digest(variables) != wanted.digest:
         way_out = "export or copy it again"
         if not file_formats.is_safetensors(file):
-            way_out += f", or remove {_beside(file)} if they are new"
+            way_out += f", or remove {_sidecar_of(file)} if they are new"
         raise errors.InputError(
             f"{file} is damaged: its weights are not those that were written, by their digest;"
             f" {way_out}"

@@ -108,9 +108,9 @@ def _kind(head: bytes, size: int) -> str:
     """Returns what a file is that is neither PyTorch's nor .safetensors."""
     if not size:
         return "empty, of 0 bytes: a copy or download broke off"
-    for offset, magic, what in _KINDS:
+    for offset, magic, kind in _KINDS:
         if head[offset:].startswith(magic):
-            return what
+            return kind
     try:
         head[:400].decode()
     except UnicodeDecodeError:

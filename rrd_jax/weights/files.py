@@ -66,10 +66,10 @@ def load(
         variables, meta = checkpoints.load_student(path, which, raw=raw)
         networks.check_values(str(path), variables)
         return variables, meta
-    said = exported.read(path)
-    if said and not which:
-        return _load_exported(path, said, model)
-    model = model or (said.about.model if said else "")
+    description = exported.read(path)
+    if description and not which:
+        return _load_exported(path, description, model)
+    model = model or (description.about.model if description else "")
     return _load_file(path, which, model, headless=headless)
 
 
@@ -86,9 +86,9 @@ def preprocessing_of(path: pathlib.Path, model: str = "") -> Preprocessing | Non
     home, which = split(path)
     file = exported.weights_of(home)
     if file.is_file():
-        said = exported.read(file)
-        if said and not which:
-            return said.about.preprocessing
+        description = exported.read(file)
+        if description and not which:
+            return description.about.preprocessing
         return sidecar.read(file, "" if imports.is_path(model) else model).preprocessing
     home = home if home.name == "checkpoints" else home / "checkpoints"
     about = (checkpoints.read_meta(home) or {}).get("about")
@@ -105,8 +105,8 @@ def network_of(path: pathlib.Path) -> str:
     file = exported.weights_of(split(path)[0])
     if not file.is_file():
         return ""
-    said = exported.read(file)
-    return said.about.model if said else sidecar.read(file).model
+    description = exported.read(file)
+    return description.about.model if description else sidecar.read(file).model
 
 
 def _check_hub(path: pathlib.Path) -> None:
@@ -116,18 +116,18 @@ def _check_hub(path: pathlib.Path) -> None:
 
 
 def _load_exported(
-    path: pathlib.Path, said: exported.Said, model: str
+    path: pathlib.Path, description: exported.Said, model: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    about = said.about
+    about = description.about
     if model and model != about.model:
         raise errors.InputError(
             f"the weights in {path} are of '{about.model}', as it says itself, not of '{model}'"
         )
-    if said.names == "ours":
-        variables = exported.read_ours(path, said)
+    if description.names == "ours":
+        variables = exported.read_ours(path, description)
     else:
         variables = _from_torch(path, about.model, headless=not about.num_classes)
-    exported.check(path, variables, said)
+    exported.check(path, variables, description)
     networks.check_values(str(path), variables)
     meta = {
         "model": about.model,
@@ -190,10 +190,10 @@ def _warn_of_activation(path: pathlib.Path, model: str, content: Any) -> None:
     if not arguments or not timm or path.with_name("config.json").is_file():
         return
     if any(timm.to_ours(entry) != entry for entry in entry_search.flatten(content).arrays):
-        given = ", ".join(f"{name}='{value}'" for name, value in arguments.items())
+        text = ", ".join(f"{name}='{value}'" for name, value in arguments.items())
         console.warn(
             f"{path} has timm's names of {published.of(model).timm}, and nothing says that it was"
-            f" made with {given}, as {model} is: without that, it computes something else"
+            f" made with {text}, as {model} is: without that, it computes something else"
         )
 
 

@@ -38,27 +38,27 @@ _NO_NETWORKS: list[tuple[str, str, str]] = [
 ]
 
 
-def describe(name: str, given: dict[str, Shape], flat: Flat) -> str:
+def describe(name: str, actual: dict[str, Shape], flat: Flat) -> str:
     """Returns what differs, in at most six lines: the likely reason, then examples.
 
     Args:
       name: name of the network.
-      given: shapes of the entries that come closest to it.
+      actual: shapes of the entries that come closest to it.
       flat: everything that the file holds.
     """
-    expected = entry_templates.expected_shapes(name, given)
+    expected = entry_templates.expected_shapes(name, actual)
     fitting = fitting_networks(flat)
-    if not fitting and len(expected.keys() & given.keys()) < _LITTLE * len(expected):
+    if not fitting and len(expected.keys() & actual.keys()) < _LITTLE * len(expected):
         return describe_others(name, flat)
-    differing = [e for e in sorted(expected | given) if expected.get(e) != given.get(e)]
-    reason = f"it fits {' and '.join(fitting)}" if fitting else _reason(name, expected, given)
+    differing = [e for e in sorted(expected | actual) if expected.get(e) != actual.get(e)]
+    reason = f"it fits {' and '.join(fitting)}" if fitting else _reason(name, expected, actual)
     first = f"does not fit {name} in {len(differing)} entries: {reason}"
     # Entries of other shapes say more than those that are on one side only.
-    by_content = sorted(differing, key=lambda e: (e not in expected or e not in given, e))
+    by_content = sorted(differing, key=lambda e: (e not in expected or e not in actual, e))
     rows = {entry: shown(entry) for entry in sorted(by_content[:_ROWS])}
     width = max(map(len, ("entry", *rows.values())))
     lines = [
-        f"  {row:<{width}}  {expected.get(entry, 'absent')!s:<20}  {given.get(entry, 'absent')}"
+        f"  {row:<{width}}  {expected.get(entry, 'absent')!s:<20}  {actual.get(entry, 'absent')}"
         for entry, row in rows.items()
     ]
     if len(differing) > len(rows):
@@ -116,9 +116,9 @@ def _is_possible(name: str, flat: Flat, sizes: set[int]) -> bool:
     widths += [options[name] for name in ("width", "stem", "head") if name in options]
     known = published.of(name)
     first = f"{known.timm_ends[0]}.weight" if known.timm == name or known.entries else ""
-    own = published.renaming(name, known.entries)
+    own_names = published.renaming(name, known.entries)
     firsts = (
-        own.to_theirs(first) if own else first,
+        own_names.to_theirs(first) if own_names else first,
         *(renaming.to_theirs(first) for renaming in published.renamings(name)),
     )
     return sizes.issuperset(widths) and any(entry.endswith(firsts) for entry in flat.arrays)
@@ -133,16 +133,16 @@ def _no_network(names: Iterable[str]) -> str:
     return ""
 
 
-def _reason(name: str, expected: dict[str, Shape], given: dict[str, Shape]) -> str:
+def _reason(name: str, expected: dict[str, Shape], actual: dict[str, Shape]) -> str:
     """Returns the likely reason, and the way out if there is one."""
-    missing, extra = expected.keys() - given.keys(), given.keys() - expected.keys()
-    reshaped = {e for e in expected.keys() & given.keys() if expected[e] != given[e]}
+    missing, extra = expected.keys() - actual.keys(), actual.keys() - expected.keys()
+    reshaped = {e for e in expected.keys() & actual.keys() if expected[e] != actual[e]}
     classifier = entry_templates.classifier(name)
     head = " and ".join(sorted({_module(entry) for entry in classifier}))
     if missing and missing <= classifier and not reshaped:
         if extra:
             others = listed({_module(e) for e in extra}, 2)
-            return f"its classifier is not {head}, but {others}{_other_classifier(given)}"
+            return f"its classifier is not {head}, but {others}{_other_classifier(actual)}"
         if missing == classifier:
             return f"its classifier {head} is missing: these are the weights of a backbone alone"
         return f"its classifier lacks {listed(missing, 2)}"
@@ -153,8 +153,8 @@ def _reason(name: str, expected: dict[str, Shape], given: dict[str, Shape]) -> s
             "the batch norms' running statistics are missing: it has other norms, or parameters()"
             " were saved where state_dict() should be"
         )
-    kernels = [e for e in reshaped if len(given[e]) == 4 == len(expected[e])]
-    alike = [e for e in kernels if sorted(given[e]) == sorted(expected[e])]
+    kernels = [e for e in reshaped if len(actual[e]) == 4 == len(expected[e])]
+    alike = [e for e in kernels if sorted(actual[e]) == sorted(expected[e])]
     if len(alike) > 1 and 2 * len(alike) > len(kernels):
         return "its convolutions have their axes in another order than PyTorch's [O, I, H, W]"
     return (
@@ -163,10 +163,10 @@ def _reason(name: str, expected: dict[str, Shape], given: dict[str, Shape]) -> s
     )
 
 
-def _other_classifier(given: dict[str, Shape]) -> str:
+def _other_classifier(actual: dict[str, Shape]) -> str:
     """Returns what a classifier of transformers reads if that is not the embedding."""
-    if given.keys().isdisjoint(foreign_layouts.OTHER_CLASSIFIER) or not any(
-        "attn.qkv" in entry for entry in given
+    if actual.keys().isdisjoint(foreign_layouts.OTHER_CLASSIFIER) or not any(
+        "attn.qkv" in entry for entry in actual
     ):
         return ""
     return ", which reads the mean of the squares' tokens: only the network before it can be taken"

@@ -72,8 +72,8 @@ def renaming(name: str, library: str) -> Renaming | None:
 def renamings(name: str) -> list[Renaming]:
     """All that other libraries have for what a state dict of ours names otherwise."""
     known = of(name)
-    found = (renaming(name, library) for library in known.renamings if library != known.entries)
-    return [each for each in found if each]
+    tables = (renaming(name, library) for library in known.renamings if library != known.entries)
+    return [table for table in tables if table]
 
 
 def respell(state_dict: Mapping[str, Any], name: str, library: str) -> dict[str, Any]:
@@ -81,8 +81,8 @@ def respell(state_dict: Mapping[str, Any], name: str, library: str) -> dict[str,
     known = of(name)
     if library == known.entries:
         return dict(state_dict)
-    if own := renaming(name, known.entries):
-        state_dict = {own.to_ours(entry): value for entry, value in state_dict.items()}
+    if own_names := renaming(name, known.entries):
+        state_dict = {own_names.to_ours(entry): value for entry, value in state_dict.items()}
     wanted = renaming(name, library)
     return wanted.write(state_dict) if wanted else dict(state_dict)
 

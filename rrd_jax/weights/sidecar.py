@@ -92,11 +92,11 @@ def _is_timms(content: dict[str, Any]) -> bool:
 
 
 def _check_arguments(
-    file: pathlib.Path, architecture: str, given: Mapping[str, Any], known: published.Published
+    file: pathlib.Path, architecture: str, arguments: Mapping[str, Any], known: published.Published
 ) -> None:
     """Raises an InputError for arguments with which timm's network computes something else."""
     wanted = {**_USUAL, "global_pool": known.timm_pool, **known.timm_args}
-    for name, value in {**dict.fromkeys(known.timm_args), **given}.items():
+    for name, value in {**dict.fromkeys(known.timm_args), **arguments}.items():
         if name not in _HARMLESS and value != wanted.get(name):
             raise errors.InputError(
                 f"{file} is of timm's {architecture} with {name}={value}, as the config.json beside"

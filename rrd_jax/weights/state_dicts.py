@@ -125,8 +125,8 @@ def to_torch(name: str, variables: dict[str, Any], *, layout: str = "") -> dict[
     table = foreign_layouts.of(name, layout) if layout in foreign_layouts.NAMES else None
     is_published = layout in published.LIBRARIES and getattr(known, layout)
     if layout and not (table or is_published):
-        there = [each for each in published.LIBRARIES if getattr(known, each)]
-        there += [each for each in foreign_layouts.NAMES if foreign_layouts.of(name, each)]
+        there = [library for library in published.LIBRARIES if getattr(known, library)]
+        there += [library for library in foreign_layouts.NAMES if foreign_layouts.of(name, library)]
         raise errors.InputError(
             f"'{layout}' has no network that computes what {name} does; those that have:"
             f" {', '.join(there) or 'none'}"
@@ -152,8 +152,8 @@ def sizes(name: str, variables: dict[str, Any]) -> tuple[int, int]:
     Of variables without a classifier there are 0 classes.
     """
     shapes = {entry: found.shape for entry, found in entry_templates.entries(variables).items()}
-    if own := published.renaming(name, published.of(name).entries):
-        shapes = {own.to_theirs(entry): shape for entry, shape in shapes.items()}
+    if own_names := published.renaming(name, published.of(name).entries):
+        shapes = {own_names.to_theirs(entry): shape for entry, shape in shapes.items()}
     marked = entry_templates.marked_sizes(name, shapes)
     has_head = not entry_templates.classifier(name).isdisjoint(shapes)
     return marked[entry_templates.CLASSES] if has_head else 0, marked[entry_templates.CHANNELS]

@@ -18,7 +18,7 @@ class Kind(NamedTuple):
     """A kind of network of transformers.
 
     Attributes:
-      what: it is, in words.
+      description: it is, in words.
       family: our class of networks.
       defaults: of the config's values that are left out where they are these.
       fixed: what others of its values must be for a network here.
@@ -27,7 +27,7 @@ class Kind(NamedTuple):
       epsilon: the name of what is added to variances, "" for none.
     """
 
-    what: str
+    description: str
     family: type
     defaults: Config
     fixed: Config
@@ -131,15 +131,17 @@ _STAGES = _picked("hidden_sizes", "depths")
 _CONVNEXT_FIXED = {"patch_size": 4, "hidden_act": "gelu"}
 
 
-def _kind_of_dino(what: str, more: Config) -> Kind:
+def _kind_of_dino(description: str, more: Config) -> Kind:
     defaults = {**_DINO, "patch_size": 14, "use_swiglu_ffn": False, **more}
     ours = _transformer(dino=True)
-    return Kind(what, vit.VisionTransformer, defaults, _WITH_BIAS, _dino_sizes, ours)
+    return Kind(description, vit.VisionTransformer, defaults, _WITH_BIAS, _dino_sizes, ours)
 
 
-def _kind_of_tower(what: str, activation: str, epsilon: float, patch: int, ours: Callable) -> Kind:
+def _kind_of_tower(
+    description: str, activation: str, epsilon: float, patch: int, ours: Callable
+) -> Kind:
     defaults = {**_WIDE, "patch_size": patch, "hidden_act": activation, "layer_norm_eps": epsilon}
-    return Kind(what, vit.VisionTransformer, defaults, {}, _TRANSFORMER, ours)
+    return Kind(description, vit.VisionTransformer, defaults, {}, _TRANSFORMER, ours)
 
 
 _CLIP = _kind_of_tower("a tower of CLIP", "quick_gelu", 1e-5, 32, _transformer(clip=True))
@@ -251,8 +253,8 @@ def names(content: Config, where: str) -> list[str]:
     for name, value in kind.fixed.items():
         if config.get(name, value) != value:
             raise errors.InputError(
-                f"{where} is of {kind.what} with {name}={config[name]}, which is no network here:"
-                f" those here have {name}={value}"
+                f"{where} is of {kind.description} with {name}={config[name]}, which is no network"
+                f" here: those here have {name}={value}"
             )
     wanted = kind.sizes(config)
     known = {name: kind.ours(network) for name, network in _members(kind)}
@@ -284,14 +286,14 @@ def _nothing_fits(
     same = {name: sizes for name, sizes in known.items() if sizes is not None}
     shown = ", ".join(f"{name}={_text(value)}" for name, value in wanted.items())
     if not same:
-        return f"{where} is of {kind.what} with {shown}, and no network here is"
+        return f"{where} is of {kind.description} with {shown}, and no network here is"
     nearest = max(same, key=lambda name: sum(same[name][k] == v for k, v in wanted.items()))
     differing = ", ".join(
         f"{name}={_text(value)}" for name, value in same[nearest].items() if wanted[name] != value
     )
     return (
-        f"{where} is of {kind.what} with {shown}, and no network here is; {nearest} comes nearest,"
-        f" with {differing}"
+        f"{where} is of {kind.description} with {shown}, and no network here is; {nearest} comes"
+        f" nearest, with {differing}"
     )
 
 
@@ -308,6 +310,6 @@ def _check_epsilon(where: str, kind: Kind, config: Config, name: str) -> None:
     there = config[kind.epsilon]
     if there > here:
         raise errors.InputError(
-            f"{where} is of {kind.what} with {kind.epsilon}={there}, which is no network here:"
-            f" those here have {here}"
+            f"{where} is of {kind.description} with {kind.epsilon}={there}, which is no network"
+            f" here: those here have {here}"
         )

@@ -26,8 +26,10 @@ def weights_of(folder: pathlib.Path) -> pathlib.Path | None:
 def check(folder: pathlib.Path) -> None:
     """Raises an InputError for anything but a folder of transformers with a network of ours."""
     if not folder.is_dir():
-        what = "is a file: name the folder that it lies in" if folder.exists() else "does not exist"
-        raise errors.InputError(f"{PREFIX}{folder} {what}")
+        problem = (
+            "is a file: name the folder that it lies in" if folder.exists() else "does not exist"
+        )
+        raise errors.InputError(f"{PREFIX}{folder} {problem}")
     check_others(folder)
     content = read_config(folder)
     if content is None:

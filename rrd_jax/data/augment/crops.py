@@ -54,8 +54,8 @@ def crop_flip(pad: int, flip: bool) -> Crop:
         place, side = jnp.divmod(view, sides)
         padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
         # Else a CPU computes the corner of a crop anew for each pixel.
-        seen = convolutions.apart((*jnp.divmod(place, places), side, padded))
-        return jax.vmap(cut_one)(*seen)
+        arguments = convolutions.apart((*jnp.divmod(place, places), side, padded))
+        return jax.vmap(cut_one)(*arguments)
 
     return Crop(places**2 * sides, choose, cut)
 

@@ -81,9 +81,9 @@ def apply(
     matrix = jnp.stack(matrices)[_places(_MATRICES)[operator]]
     image = warping.warp(image, matrix, fill, bilinear=bilinear)
 
-    shape, seen = (image.shape[-1], 256), tones.statistics(image)
-    made = (tones.identity(), *(f(seen, amount) for f in _TABLES.values()))
-    tables = jnp.stack([jnp.broadcast_to(table, shape) for table in made])
+    shape, stats = (image.shape[-1], 256), tones.statistics(image)
+    candidates = (tones.identity(), *(f(stats, amount) for f in _TABLES.values()))
+    tables = jnp.stack([jnp.broadcast_to(table, shape) for table in candidates])
     # A blend reads each pixel several times.
     image = jax.lax.optimization_barrier(tones.look_up(image, tables[_places(_TABLES)[operator]]))
     others = jnp.stack([jnp.broadcast_to(f(image), image.shape) for f in _BLENDS.values()])

@@ -88,57 +88,57 @@ def identity() -> jax.Array:
     return jnp.arange(256, dtype=jnp.uint8)[None]
 
 
-def brightness(seen: Statistics, factor: Number) -> jax.Array:
+def brightness(stats: Statistics, factor: Number) -> jax.Array:
     """Values times a factor >= 0."""
-    del seen
+    del stats
     return jnp.clip(identity() * jnp.asarray(factor, jnp.float32), 0, 255).astype(jnp.uint8)
 
 
-def contrast(seen: Statistics, factor: Number) -> jax.Array:
+def contrast(stats: Statistics, factor: Number) -> jax.Array:
     """Distances from the mean of the grey image, times a factor >= 0."""
-    values = identity() * jnp.asarray(factor, jnp.float32) + (1 - factor) * seen.mean
+    values = identity() * jnp.asarray(factor, jnp.float32) + (1 - factor) * stats.mean
     return jnp.clip(values, 0, 255).astype(jnp.uint8)
 
 
-def posterize(seen: Statistics, bits: Number) -> jax.Array:
+def posterize(stats: Statistics, bits: Number) -> jax.Array:
     """The upper bits alone, 0 to 8 of them."""
-    del seen
+    del stats
     dropped = 8 - jnp.asarray(bits).astype(jnp.int32)
     return (jnp.arange(256) >> dropped << dropped).astype(jnp.uint8)[None]
 
 
-def solarize(seen: Statistics, threshold: Number) -> jax.Array:
+def solarize(stats: Statistics, threshold: Number) -> jax.Array:
     """Values at or above a threshold are inverted."""
-    del seen
+    del stats
     values = identity()
     return jnp.where(values >= threshold, 255 - values, values)
 
 
-def solarize_add(seen: Statistics, amount: Number) -> jax.Array:
+def solarize_add(stats: Statistics, amount: Number) -> jax.Array:
     """Values below 128 grow by an amount >= 0, whose fraction is dropped."""
-    del seen
+    del stats
     values = jnp.arange(256)
     grown = jnp.clip(values + jnp.asarray(amount).astype(jnp.int32), 0, 255)
     return jnp.where(values < 128, grown, values).astype(jnp.uint8)[None]
 
 
-def autocontrast(seen: Statistics, amount: Number = 0) -> jax.Array:
+def autocontrast(stats: Statistics, amount: Number = 0) -> jax.Array:
     """Each channel is stretched until it reaches from 0 to 255; one of a single value stays."""
     del amount
-    is_there, values = seen.counts > 0, jnp.arange(256)[None]
+    is_there, values = stats.counts > 0, jnp.arange(256)[None]
     low = jnp.min(jnp.where(is_there, values, 255), axis=1, keepdims=True)
     high = jnp.max(jnp.where(is_there, values, 0), axis=1, keepdims=True)
     step = jnp.maximum(high - low, 1).astype(jnp.float32) * (1 / 255)
     # Else XLA multiplies by 1 / step, which rounds otherwise.
-    step = jax.lax.optimization_barrier(jnp.broadcast_to(step, seen.counts.shape))
+    step = jax.lax.optimization_barrier(jnp.broadcast_to(step, stats.counts.shape))
     stretched = jnp.clip((values - low) / step, 0, 255)
     return jnp.where(low == high, values, stretched).astype(jnp.uint8)
 
 
-def equalize(seen: Statistics, amount: Number = 0) -> jax.Array:
+def equalize(stats: Statistics, amount: Number = 0) -> jax.Array:
     """All values of a channel become about as frequent, by Pillow's arithmetic of whole numbers."""
     del amount
-    counts, values = seen.counts, jnp.arange(256)[None]
+    counts, values = stats.counts, jnp.arange(256)[None]
     last = jnp.max(jnp.where(counts > 0, values, 0), axis=1, keepdims=True)
     rest = jnp.sum(counts, axis=1, keepdims=True) - jnp.take_along_axis(counts, last, axis=1)
     step = rest // 255
@@ -147,7 +147,7 @@ def equalize(seen: Statistics, amount: Number = 0) -> jax.Array:
     return jnp.where(step == 0, values, equal).astype(jnp.uint8)
 
 
-def invert(seen: Statistics, amount: Number = 0) -> jax.Array:
+def invert(stats: Statistics, amount: Number = 0) -> jax.Array:
     """Dark becomes light."""
-    del seen, amount
+    del stats, amount
     return 255 - identity()

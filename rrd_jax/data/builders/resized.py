@@ -134,8 +134,8 @@ class Folder(ordered.OrderedBuilder, skip_registration=True):
 
     def _examples(self) -> Mapping[str, ordered.Examples]:
         return {
-            split: ordered.Examples(found.names, 2**60, found.__getitem__)
-            for split, found in self._splits.items()
+            split: ordered.Examples(split_examples.names, 2**60, split_examples.__getitem__)
+            for split, split_examples in self._splits.items()
         }
 
 

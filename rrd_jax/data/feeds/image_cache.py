@@ -61,14 +61,14 @@ class Kept:
         self, index: int, read: Callable[[int], tuple[np.ndarray, np.int32]]
     ) -> tuple[np.ndarray, np.int32]:
         """The image and label of an index, read where they are not kept."""
-        found = self._images.get(index)
-        if found is None:
-            found = read(index)
-            self._put(index, found)
-        return found
+        entry = self._images.get(index)
+        if entry is None:
+            entry = read(index)
+            self._put(index, entry)
+        return entry
 
-    def _put(self, index: int, found: tuple[np.ndarray, np.int32]) -> None:
-        image, label = found
+    def _put(self, index: int, entry: tuple[np.ndarray, np.int32]) -> None:
+        image, label = entry
         with self._lock:
             if self._bytes + image.nbytes > self._limit or index in self._images:
                 return

@@ -93,7 +93,7 @@ def summarize(
     if skipped:
         some = listed([f"{path}: {reason}" for path, reason in skipped.items()])
         warnings.append(f"{root}: not read: {len(skipped):,} ({some})")
-    duplicates, found = _duplicates(train, test, consequence)
+    duplicates, duplicate_warnings = _duplicates(train, test, consequence)
     lines += [f"  {pixels}; {listed_formats}", *(f"note: {note}" for note in plan.notes)]
     figures |= {
         "splits": {split: len(part) for split, part in plan.splits.items()},
@@ -103,7 +103,7 @@ def summarize(
         "duplicates": duplicates,
         "notes": plan.notes,
     }
-    return Summary(tuple(lines), (*warnings, *found), figures)
+    return Summary(tuple(lines), (*warnings, *duplicate_warnings), figures)
 
 
 def _class_of(path: str) -> str:

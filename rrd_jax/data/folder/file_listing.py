@@ -43,8 +43,8 @@ def parsed(content: bytes) -> list[str]:
 def _expanded(name: str) -> list[str]:
     if not glob.has_magic(name) or os.path.lexists(name):
         return [name]
-    if found := sorted(glob.glob(name, recursive=True)):
-        return found
+    if matches := sorted(glob.glob(name, recursive=True)):
+        return matches
     raise errors.InputError(f"no file matches '{file_tree.shown(name)}'")
 
 

@@ -49,19 +49,19 @@ def walk(root: str) -> Tree:
     """
     tree, links = Tree([], [], []), []
     above = os.path.dirname(os.path.realpath(root))
-    seen = {_identity(root): "the root"}
+    visited = {_identity(root): "the root"}
     while True:  # a link to a folder above would bring in the root's neighbours
-        seen[_identity(above)] = f"a folder above {shown(root)}"
+        visited[_identity(above)] = f"a folder above {shown(root)}"
         if above == os.path.dirname(above):
             break
         above = os.path.dirname(above)
-    _visit(root, "", seen, tree, links)
+    _visit(root, "", visited, tree, links)
     while links:
         links.sort()
         path = links.pop(0)
-        first = _first(root, path, seen)
+        first = _first(root, path, visited)
         if first is None:
-            _visit(root, path, seen, tree, links)
+            _visit(root, path, visited, tree, links)
         else:
             tree.skipped.append((path, f"a link to {first}, which is read already or outside"))
     for part in tree:
@@ -79,15 +79,15 @@ def _identity(path: str) -> tuple[int, int]:
     return state.st_dev, state.st_ino
 
 
-def _first(root: str, path: str, seen: dict) -> str | None:
+def _first(root: str, path: str, visited: dict) -> str | None:
     """What a link leads to, if that is known already."""
     try:
-        return seen.get(_identity(os.path.join(root, path)))
+        return visited.get(_identity(os.path.join(root, path)))
     except OSError:
         return "nothing"
 
 
-def _visit(root: str, start: str, seen: dict, tree: Tree, links: list[str]) -> None:
+def _visit(root: str, start: str, visited: dict, tree: Tree, links: list[str]) -> None:
     """Adds a folder and the real folders in it; links to folders are left for later."""
     pending = [start]
     while pending:
@@ -95,7 +95,7 @@ def _visit(root: str, start: str, seen: dict, tree: Tree, links: list[str]) -> N
         path = os.path.join(root, folder)
         try:
             identity = _identity(path)
-            if folder and seen.setdefault(identity, shown(folder)) != shown(folder):
+            if folder and visited.setdefault(identity, shown(folder)) != shown(folder):
                 continue  # mounted twice
             if folder:
                 tree.folders.append(folder)

@@ -51,8 +51,8 @@ class FolderExamples(Examples):
         image = decoding.Upright(content)
         return {"image": image, "label": self.labels[i], "file_name": self.names[i]}
 
-    def _change(self, path: str, what: str) -> errors.InputError:
+    def _change(self, path: str, problem: str) -> errors.InputError:
         return errors.InputError(
-            f"image {shown(path)} {what} since this run started: bring it back as it was, and the"
-            " same command goes on; other images are for another --workdir"
+            f"image {shown(path)} {problem} since this run started: bring it back as it was, and"
+            " the same command goes on; other images are for another --workdir"
         )

@@ -160,8 +160,8 @@ def _split_folders(
             f" others ({listed(list(map(shown, others)))}): {WANTED}; move the others away, or into"
             " train"
         )
-    found = [SPLITS[folder.lower()] for folder in named]
-    if "train" not in found or len(set(found)) < len(found):
+    named_splits = [SPLITS[folder.lower()] for folder in named]
+    if "train" not in named_splits or len(set(named_splits)) < len(named_splits):
         raise errors.InputError(
             f"image folder {root} has {', '.join(named)}: it takes train, and beside it test, and"
             " one of val, valid, validation and dev, each with one folder of images per class; or"

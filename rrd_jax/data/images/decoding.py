@@ -197,8 +197,8 @@ def _open(content: bytes) -> PIL.Image.Image:
     return file
 
 
-def _too_large(said: str) -> str:
-    number = said.removeprefix("Image size (").split(" pixels")[0]
+def _too_large(text: str) -> str:
+    number = text.removeprefix("Image size (").split(" pixels")[0]
     return f"its header claims {number} pixels, more than the limit of {MAX_PIXELS:,}"
 
 

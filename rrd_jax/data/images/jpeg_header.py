@@ -28,10 +28,10 @@ def header(content: bytes) -> Header | None:
     """
     if not (content.startswith(_BEGINNING) and content.endswith(_END)):
         return None
-    found = _frame(content)
-    if found is None:
+    frame = _frame(content)
+    if frame is None:
         return None
-    height, width, has_exif = found
+    height, width, has_exif = frame
     if not 0 < height * width <= decoding.MAX_PIXELS:
         return None
     if not (has_exif and isinstance(content, decoding.Upright)):

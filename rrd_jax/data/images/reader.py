@@ -32,12 +32,12 @@ def read(image: Any, wanted: Preprocessing) -> np.ndarray:
 
 
 def read_all(
-    given: Iterable[Any], wanted: Preprocessing, ahead: int
+    images: Iterable[Any], wanted: Preprocessing, ahead: int
 ) -> Iterator[tuple[Any, np.ndarray | errors.InputError]]:
     """Each image with what `read` returns or raises, in order, read ahead by threads.
 
     Args:
-      given: images.
+      images: images.
       wanted: as `read` has it.
       ahead: how many are read before they are asked for, at most.
     """
@@ -53,7 +53,7 @@ def read_all(
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(threads))
         stack.callback(lambda: [future.cancel() for _, future in pending])
-        for image in given:
+        for image in images:
             pending.append((image, pool.submit(load, image)))
             if len(pending) >= ahead:
                 first, future = pending.popleft()

@@ -80,8 +80,8 @@ def _chosen_columns(name: str, source: Source) -> dict[str, str]:
     def columns(image: str = "", label: str = "") -> dict[str, str]:
         return {"image": image, "label": label}
 
-    what = f"data set '{name}'"
-    return columns(**imports.check(what, columns, dict(source.options), prefix="data.options."))
+    subject = f"data set '{name}'"
+    return columns(**imports.check(subject, columns, dict(source.options), prefix="data.options."))
 
 
 def _tables(name: str) -> Mapping[str, Any]:
@@ -103,10 +103,10 @@ def _tables(name: str) -> Mapping[str, Any]:
         if path.is_dir() and not _is_saved(path):
             files = _files_by_split(name, path)
         elif path.is_dir():
-            found = datasets.load_from_disk(str(path))
-            if found == {}:
+            saved = datasets.load_from_disk(str(path))
+            if saved == {}:
                 raise errors.InputError(f"data set '{name}' has no splits: its folder is damaged")
-            return found if isinstance(found, Mapping) else {"train": found}
+            return saved if isinstance(saved, Mapping) else {"train": saved}
         else:
             files = {"train": [str(path)]}
         # Memory-mapped from datasets' cache, which is a copy, in HF_HOME.

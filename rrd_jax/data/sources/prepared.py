@@ -40,10 +40,10 @@ def open_source(source: Source) -> Splits:
         parts = (stored_examples.parts(builder, s) for s in (source.train_split, source.test_split))
         shared = split_expressions.overlap(*parts)
     version, channels = builder.info.full_name, builder.info.features[features.image].shape[-1]
-    said = Summary()
+    summary = Summary()
     if size := None if source.mock_examples else resized.noted(builder.data_dir):
-        version, said = f"{version}, {size}", _about(source, size)
-    return Splits(version, count, channels, train, test, names, said, shared)
+        version, summary = f"{version}, {size}", _about(source, size)
+    return Splits(version, count, channels, train, test, names, summary, shared)
 
 
 def _about(source: Source, size: resized.Resize) -> Summary:
