@@ -177,28 +177,33 @@ def _summarize(source: Source, splits: Splits) -> Summary:
 def _feeds(
     source: Source, splits: list[Sequence[dict[str, Any]]], channels: int
 ) -> list[feed.Resident] | list[feed.Streamed]:
-    """The training and the test split in memory, or streamed."""
+    """Returns feeds of the training and the test split, resident or streamed."""
     size = source.image_size
     too_large = sum(map(len, splits)) * size**2 * channels > _RESIDENT_BYTES
     streams = source.crops_on_host or source.feed == "streamed"
     if not streams and not (source.feed == "auto" and too_large):
         return [feed.Resident(split, size, channels) for split in splits]
-    resize = source.resize if source.crops_on_host else None
-    train, test = splits
-    crops = {"area": source.crop_area, "views": Views(source.views, source.views_seed)}
-    by_parts, keep = _decodes_by_parts(source), Keep(source.keep, source.keep_share)
-    workers = source.workers
-    # Tested with threads: processes would be started anew for every test.
-    return [
-        feed.Streamed(
-            train, size, channels, resize, workers, by_parts=by_parts, keep=keep, **crops
-        ),
-        feed.Streamed(test, size, channels, resize, **crops),
-    ]
+    test = feed.Streamed(
+        splits[1],
+        size,
+        channels,
+        resize=source.resize if source.crops_on_host else None,
+        area=source.crop_area,
+        views=Views(source.views, source.views_seed),
+    )
+    # The test split keeps threads: processes would be started anew for every test.
+    train = dataclasses.replace(
+        test,
+        examples=splits[0],
+        workers=source.workers,
+        by_parts=_decodes_by_parts(source),
+        keep=Keep(source.keep, source.keep_share),
+    )
+    return [train, test]
 
 
 def _decodes_by_parts(source: Source) -> bool:
-    """Whether no more of a JPEG is decoded than its crop."""
+    """Returns True if no more of a JPEG is decoded than its crop."""
     if not source.crops_on_host or source.decoder == "cv2":
         return False
     if source.decoder == "auto" and not partial_decoding.is_installed():

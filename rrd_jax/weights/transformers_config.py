@@ -1,4 +1,4 @@
-"""Which of our networks a config.json of transformers describes."""
+"""Finds the network that a config.json of transformers describes."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -18,13 +18,13 @@ class Kind(NamedTuple):
     """A kind of network of transformers.
 
     Attributes:
-      description: it is, in words.
+      description: the kind in words.
       family: our class of networks.
-      defaults: of the config's values that are left out where they are these.
-      fixed: what others of its values must be for a network here.
-      sizes: what a config says of the network, by the names of its values.
-      ours: the same of one of our networks; None where it is of another kind.
-      epsilon: the name of what is added to variances, "" for none.
+      defaults: values that a config leaves out.
+      fixed: values that a config must have for a network here.
+      sizes: config -> the values that tell networks of the kind apart, by name.
+      ours: one of our networks -> the same values; None if it is of another kind.
+      epsilon: name of the value that is added to variances, "" for none.
     """
 
     description: str
@@ -219,32 +219,27 @@ KINDS = {
     ),
 }
 _EPSILONS = {mobilenet.MobileNetV2: 1e-5}
-# Kinds that hold no image network of these.
-_OTHERS = {
-    **dict.fromkeys(
-        ("clip_text_model", "siglip_text_model"),
-        "a text tower, which sees no images: name the folder of the whole model, or of its vision"
-        " tower",
-    ),
-}
 
 
 def names(content: Config, where: str) -> list[str]:
-    """Our names of the networks that a config describes; the one for its size of images first.
+    """Returns our names of the networks that a config describes, that of its image size first.
 
     Args:
-      content: of a config.json with a model_type.
-      where: it lies, for messages.
+      content: content of a config.json with a model_type.
+      where: path of the config, for messages.
 
     Raises:
-      InputError: there is no network of its kind or its sizes here, or that computes the same.
+      InputError: no network here has its kind and its sizes, and computes the same.
     """
     model_type = content["model_type"]
-    if model_type in _OTHERS:
-        raise errors.InputError(f"{where} is of {_OTHERS[model_type]}")
     if model_type not in KINDS:
+        text = (
+            " (a text tower: name the folder of the whole model, or of its vision tower)"
+            if model_type.endswith("_text_model")
+            else ""
+        )
         raise errors.InputError(
-            f"{where} is of model_type '{model_type}', which is not read; those that are:"
+            f"{where} is of model_type '{model_type}', which is not read{text}; those that are:"
             f" {', '.join(KINDS)}"
         )
     kind = KINDS[model_type]
@@ -257,52 +252,36 @@ def names(content: Config, where: str) -> list[str]:
                 f" here: those here have {name}={value}"
             )
     wanted = kind.sizes(config)
-    known = {name: kind.ours(network) for name, network in _members(kind)}
+    networks_here = {name: make(num_classes=1) for name, make in networks.MODELS.items()}
+    known = {n: kind.ours(x) for n, x in networks_here.items() if isinstance(x, kind.family)}
     fitting = [name for name, sizes in known.items() if sizes == wanted]
     if not fitting:
-        raise errors.InputError(_nothing_fits(where, kind, wanted, known))
+        same = {name: sizes for name, sizes in known.items() if sizes is not None}
+        nearest = max(same, key=lambda name: len(same[name].items() & wanted.items()), default="")
+        differing = {n: v for n, v in same.get(nearest, {}).items() if wanted[n] != v}
+        hint = f"; {nearest} comes nearest, with {_listed(differing)}" if nearest else ""
+        raise errors.InputError(
+            f"{where} is of {kind.description} with {_listed(wanted)}, and no network here is{hint}"
+        )
     _check_epsilon(where, kind, config, fitting[0])
     side = config.get("image_size")
     return sorted(fitting, key=lambda name: networks.image_size(name) != side)
 
 
 def is_classifier(content: Config) -> bool:
-    """Whether a config's network has a classifier of its classes, as one here has it."""
+    """Returns True if a config's network classifies by a linear layer on its embedding."""
     named = str((content.get("architectures") or ["ForImageClassification"])[0])
     elsewhere = ("dinov2", "dinov2_with_registers", "clip", "siglip")
     return "ForImageClassification" in named and content["model_type"] not in elsewhere
 
 
-def _members(kind: Kind) -> list[tuple[str, Any]]:
-    """Our networks of a kind's family."""
-    made = ((name, factory(num_classes=1)) for name, factory in networks.MODELS.items())
-    return [(name, network) for name, network in made if isinstance(network, kind.family)]
-
-
-def _nothing_fits(
-    where: str, kind: Kind, wanted: dict[str, Any], known: Mapping[str, dict[str, Any] | None]
-) -> str:
-    """What is said where no network has these sizes: the sizes, and the network nearest to them."""
-    same = {name: sizes for name, sizes in known.items() if sizes is not None}
-    shown = ", ".join(f"{name}={_text(value)}" for name, value in wanted.items())
-    if not same:
-        return f"{where} is of {kind.description} with {shown}, and no network here is"
-    nearest = max(same, key=lambda name: sum(same[name][k] == v for k, v in wanted.items()))
-    differing = ", ".join(
-        f"{name}={_text(value)}" for name, value in same[nearest].items() if wanted[name] != value
-    )
-    return (
-        f"{where} is of {kind.description} with {shown}, and no network here is; {nearest} comes"
-        f" nearest, with {differing}"
-    )
-
-
-def _text(value: Any) -> str:
-    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def _listed(sizes: Mapping[str, Any]) -> str:
+    texts = {n: "-".join(map(str, v)) if isinstance(v, tuple) else v for n, v in sizes.items()}
+    return ", ".join(f"{name}={text}" for name, text in texts.items())
 
 
 def _check_epsilon(where: str, kind: Kind, config: Config, name: str) -> None:
-    """Raises an InputError where norms add more to variances than ours do; less hardly matters."""
+    """Raises an InputError if norms add more to variances than ours do; less hardly matters."""
     if not kind.epsilon:
         return
     network = networks.MODELS[name](num_classes=1)
