@@ -277,7 +277,7 @@ def test_labels_of_large_sources_are_not_read_one_after_the_other():
         ("garbage", "an image of 8 bytes cannot be decoded"),
         ("Beyond", "example 5 of .* has label 5, but there are 4 classes, from 0 to 3"),
         ("Random", "example 0 of .* is another each time .* data.augment does it"),
-        ("Ten", "num_classes is 'ten', but must be an integer above 0"),
+        ("Ten", "num_classes is 'ten', but must be a whole number"),
         ("huge", "has a label 1000000039, where labels are classes, .* num_classes"),
         ("Untested", "has no split 'test', an attribute of that name"),
         ("misspelt", "has no split 'train'; its splits: trian, test"),

@@ -48,7 +48,7 @@ _WRONG = [
     ({"train": None, "test": None}, "there are no images: data.name is empty"),
     ({"train": (_IMAGES, None)}, "32 images for split 'train', but labels None"),
     ({"train": (_IMAGES, np.arange(20))}, "32 images for split 'train', but 20 labels"),
-    ({"num_classes": 4.0}, "num_classes is 4.0, but must be an integer above 0"),
+    ({"num_classes": 4.0}, "num_classes is 4.0, but must be a whole number"),
     ({"epochs": -1}, "train.epochs is -1"),
     ({"epochs": 1.5}, "field 'train.epochs' is 1.5, but must be of type int"),
     ({"learning_rate": optax.constant_schedule(0.1)}, "learning_rate' is .* must be of type float"),

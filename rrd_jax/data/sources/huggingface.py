@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from rrd_jax import errors, imports
-from rrd_jax.data import border
 from rrd_jax.data.source import Source
+from rrd_jax.data.sources import user_splits
 from rrd_jax.data.sources.random_access import Handle
 from rrd_jax.data.splits import Splits
 
@@ -73,7 +73,7 @@ def open_source(source: Source) -> Splits:
         table = _table(name, split, tables[split], use_labels=source.use_labels, **columns)
         return Handle(f"data set '{name}'", table)
 
-    return border.open_splits(source, name, open_split, tuple(tables))
+    return user_splits.open_splits(source, name, open_split, tuple(tables))
 
 
 def _chosen_columns(name: str, source: Source) -> dict[str, str]:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from rrd_jax import errors, imports
-from rrd_jax.data import border
 from rrd_jax.data.images import conversion
 from rrd_jax.data.source import Source
+from rrd_jax.data.sources import user_splits
 from rrd_jax.data.sources.random_access import Handle
 from rrd_jax.data.splits import Splits
 
@@ -88,7 +88,7 @@ def open_splits(
         known = ("train",)
     elif isinstance(holder, Mapping):
         known = tuple(map(str, holder))
-    return border.open_splits(
+    return user_splits.open_splits(
         source, path or "data", open_split, known, origin=holder, num_classes=num_classes
     )
 
