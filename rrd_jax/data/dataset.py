@@ -11,7 +11,7 @@ from rrd_jax import errors
 from rrd_jax.data import class_names_file
 from rrd_jax.data.augment.views import Views
 from rrd_jax.data.feeds import feed
-from rrd_jax.data.feeds.image_cache import Keep
+from rrd_jax.data.feeds.image_cache import CacheOptions
 from rrd_jax.data.images import partial_decoding
 from rrd_jax.data.source import Source
 from rrd_jax.data.splits import Splits, Summary
@@ -197,7 +197,7 @@ def _feeds(
         examples=splits[0],
         workers=source.workers,
         by_parts=_decodes_by_parts(source),
-        keep=Keep(source.keep, source.keep_share),
+        keep=CacheOptions(source.keep, source.keep_share),
     )
     return [train, test]
 

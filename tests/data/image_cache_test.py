@@ -31,7 +31,7 @@ def _streamed(mode, share=0.5, **fields):
         image = rng.integers(0, 256, (_HEIGHT, _WIDTH, 3), np.uint8)
         encoded = cv2.imencode(".jpg", image)[1].tobytes()
         examples.append({"image": encoded, "label": label})
-    keep = image_cache.Keep(mode, share)
+    keep = image_cache.CacheOptions(mode, share)
     return feed.Streamed(
         _Read(examples),
         **{"size": 24, "channels": 3, "resize": 26, "threads": 1} | fields,
@@ -72,7 +72,7 @@ def test_a_set_that_does_not_fit_is_not_kept_and_that_is_said(monkeypatch, capsy
     said = capsys.readouterr().out
     assert said.startswith("not kept in memory: 11 training images")
     assert "prepare --resize=256" in said
-    assert split._kept is None
+    assert split._cache is None
 
 
 @pytest.mark.parametrize("share", [0.25, 1.0])
@@ -80,23 +80,23 @@ def test_as_many_as_fit_are_kept_on_demand(share, monkeypatch, capsys):
     _free(monkeypatch, _BYTES)
     split = _streamed("on", share)
     _assert_same(_batches(split), _batches(_streamed("off")))
-    assert len(split._kept) == int(share * _COUNT)
+    assert len(split._cache) == int(share * _COUNT)
     assert ("as many as fit" in capsys.readouterr().out) is (share < 1)
 
 
 def test_no_more_is_kept_once_others_take_the_memory(monkeypatch):
     monkeypatch.setattr(image_cache, "_STEP", 3 * _HEIGHT * _WIDTH * 3)
     split = _streamed("auto")
-    assert split._kept is not None
+    assert split._cache is not None
     _free(monkeypatch, 0)
     _assert_same(_batches(split), _batches(_streamed("off")))
-    assert len(split._kept) == 4
+    assert len(split._cache) == 4
 
 
 def test_other_examples_and_other_processes_have_none_of_it():
     split = _streamed("auto")
     _batches(split)
-    assert len(split._kept) == _COUNT
-    assert len(pickle.loads(pickle.dumps(split))._kept) == 0
+    assert len(split._cache) == _COUNT
+    assert len(pickle.loads(pickle.dumps(split))._cache) == 0
     backwards = dataclasses.replace(split, examples=split.examples[::-1])
-    assert len(backwards._kept) == 0
+    assert len(backwards._cache) == 0

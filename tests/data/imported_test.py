@@ -11,7 +11,6 @@ import pytest
 import tensorflow_datasets as tfds
 
 from rrd_jax import data, errors
-from rrd_jax.config import parse
 from rrd_jax.data.feeds import feed
 from rrd_jax.data.images import transforms
 from rrd_jax.data.sources import split_expressions
@@ -390,11 +389,3 @@ def test_the_number_of_classes_is_that_of_all_examples_whatever_part_is_used():
     options = data.Source(image_size=8, train_split="train[:2]", test_split="train[2:4]")
     for source in [(_IMAGES, _LABELS), list(zip(_IMAGES, _LABELS, strict=True))]:
         assert data.from_sources(source, source=options).num_classes == 10
-
-
-def test_options_of_a_command_line_reach_the_source_and_its_teachers():
-    config = launch.digits("smoke,resnet8-resnet8,rrd+kd", **{"data.name": "my_data:pairs"})
-    config.data.options.count = 12
-    job = parse(config)
-    assert job.student.source.options == (("count", 12),)
-    assert job.teachers[0].part.source == job.student.source

@@ -139,12 +139,6 @@ def test_the_convert_program_writes_a_checkpoint_that_is_a_teacher(tmp_path):
     assert "holds checkpoints already" in last
 
 
-def test_the_convert_program_names_a_flag_that_is_missing_in_a_line():
-    done = _convert()
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "--input" in done.stderr
-
-
 @pytest.mark.parametrize(
     ("model", "message"),
     [("resnet9", "did you mean 'resnet8'"), ("resnet8", "x.pth does not exist")],

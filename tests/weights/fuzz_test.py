@@ -21,18 +21,7 @@ _FEW = {name: networks.MODELS[name] for name in ("resnet8", "resnet14")}
 
 _names = st.sampled_from(_NAMES)
 _words = st.sampled_from(
-    [
-        "module",
-        "model",
-        "net",
-        "_orig_mod",
-        "student",
-        "teacher",
-        "ema",
-        "state_dict",
-        "a",
-        "layer1",
-    ]
+    ["module", "model", "net", "_orig_mod", "student", "ema", "state_dict", "a", "layer1"]
 )
 _keys = st.lists(_words, max_size=3).map(".".join)
 _values = st.sampled_from([np.nan, np.inf, -np.inf, 1e30, -1.0])
@@ -137,7 +126,7 @@ def _same(taken, wanted):
     return all(np.array_equal(taken[name], value) for name, value in wanted.items())
 
 
-@fuzz.settings(150)
+@fuzz.settings(80)
 @given(_keys, _edits, st.booleans(), _damages)
 def test_a_damaged_state_dict_is_taken_as_it_is_meant_or_refused(key, edits, beside, damage):
     _check(key, edits, beside, damage)
@@ -151,7 +140,7 @@ def test_damaged_state_dicts_at_length(key, edits, beside, damage):
     _check(key, edits, beside, damage)
 
 
-@fuzz.settings(100)
+@fuzz.settings(50)
 @given(
     st.recursive(
         st.none() | st.integers() | st.text(max_size=5) | st.just(np.ones((2, 2), np.float32)),

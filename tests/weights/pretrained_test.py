@@ -10,13 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-import rrd_jax
 from rrd_jax import checkpoints, data, errors, networks
 from rrd_jax.config import parse
 from rrd_jax.data import model_info
 from rrd_jax.jobs import evaluate, job
 from rrd_jax.networks.resnet import ResNet
-from rrd_jax.networks.vit import VisionTransformer
 from rrd_jax.teacher import class_matching
 from rrd_jax.training import recipe
 from rrd_jax.weights import pretrained
@@ -160,25 +158,6 @@ def test_other_sizes_are_said_and_other_networks_refused(tmp_path, monkeypatch):
         _ready(launch.digits("smoke,wide", _CE, **_fields(tmp_path / "weights")))
 
 
-@pytest.mark.long
-def test_both_classifiers_of_a_distilled_transformer_are_new_for_other_classes(
-    tmp_path, monkeypatch
-):
-    small = functools.partial(VisionTransformer, patch=4, width=8, depth=1, heads=2, distilled=True)
-    monkeypatch.setitem(networks.MODELS, "small", small)
-    _write(tmp_path / "weights", count=7, model="small")
-    config = launch.digits("smoke,small", _CE, **_fields(tmp_path / "weights"))
-    config.student.backbone_rate = 0.5
-    ready = _ready(config)
-    assert "its classifier is new, for 10 classes (there are 7 there)" in ready.lines[0]
-    assert not any("head" in name for name in ready.weights)
-    assert "params/dist_token" in ready.weights
-    training = parse(config).student.training
-    rates = training.rates(training.network.create(10), (8, 8, 1))
-    assert rates["head_dist"] == rates["head"] == {"kernel": 1.0, "bias": 1.0}
-    assert rates["dist_token"] == 0.5
-
-
 def test_parameters_that_depend_on_the_size_are_named(tmp_path):
     model = "tests.networks.custom_nets:Positions"
     _write(tmp_path / "weights", size=12, model=model)
@@ -203,15 +182,6 @@ def test_frozen_parts_keep_every_bit(tmp_path, capsys):
     assert same == stem | {"batch_stats/bn1/mean", "batch_stats/bn1/var"}
 
 
-def test_the_backbone_learns_at_its_own_rate_and_frozen_parts_at_none():
-    fields = {"student.freeze": "stem", "student.backbone_rate": 0.25}
-    training = parse(launch.digits("smoke,tiny", _CE, **fields)).student.training
-    rates = training.rates(networks.create("tiny", 10), (8, 8, 1))
-    modules = {module: set(jax.tree.leaves(tree)) for module, tree in rates.items()}
-    assert modules == {"conv1": {0}, "bn1": {0}, "layer1_0": {0.25}, "fc": {1}}
-    assert parse(launch.digits("smoke,tiny", _CE)).student.training.rates(None, None) is None
-
-
 def test_a_teacher_is_fine_tuned_from_a_file_in_the_same_command(tmp_path, capsys):
     _write(tmp_path / "weights", count=7)
     config = launch.digits("smoke,tiny-tiny,kd", **{"train.epochs": 1})
@@ -226,14 +196,6 @@ def test_a_teacher_is_fine_tuned_from_a_file_in_the_same_command(tmp_path, capsy
     assert [row["run"] for row in rows] == ["teacher", "student"]
     shutil.rmtree(tmp_path / "weights")
     assert job.run(parse(config, explicit=asked), tmp_path / "run") == results
-
-
-def test_a_teacher_with_a_checkpoint_is_as_it_was_unless_its_epochs_are_asked_for():
-    config = launch.digits("smoke,tiny-tiny,kd", **{"teacher.checkpoint": "x"})
-    assert parse(config).teachers[0].checkpoint == "x"
-    (teacher,) = parse(config, explicit=("teacher.checkpoint", "teacher.epochs")).teachers
-    assert (teacher.checkpoint, teacher.part.training.start.checkpoint) == ("", "x")
-    assert not parse(config).student.training.start
 
 
 def test_the_student_alone_starts_from_the_same_weights_and_another_one_from_random_ones():
@@ -306,25 +268,3 @@ def test_numbers_of_a_data_set_that_was_named_since_are_no_names(tmp_path):
     assert pretrained.names_to_compare(meta, tmp_path, named) == ()
     other = types.SimpleNamespace(class_names=("cat", "dog", "cow"), version="other/1")
     assert pretrained.names_to_compare(meta, tmp_path, other) == ("0", "1", "2")
-
-
-@pytest.mark.long
-def test_in_python_a_student_comes_with_weights(tmp_path, capsys):
-    images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), np.uint8)
-    network = networks.create("tiny", 4)
-    variables = networks.init(network, jax.random.key(3), (8, 8, 1))
-    options = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-12, "num_classes": 4}
-    split = (images, np.arange(16) % 4)
-    trained = rrd_jax.train_teacher((network, variables), split, split, tmp_path, **options)
-    for before, after in zip(
-        *map(jax.tree.leaves, (variables["params"], trained.network.variables["params"])),
-        strict=True,
-    ):
-        np.testing.assert_allclose(before, after, atol=1e-6)
-    split, options["num_classes"] = (images, np.arange(16) % 3), 3
-    path = tmp_path / "other"
-    launch.run(launch.digits("smoke,tiny", _CE, **{"train.epochs": 1}), path)
-    for given in (path, rrd_jax.load(path)):
-        again = rrd_jax.train_teacher(given, split, split, **options)
-        assert again.network.num_classes == 3
-    assert capsys.readouterr().out.count("its classifier is new, for 3 classes") == 2

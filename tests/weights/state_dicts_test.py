@@ -22,7 +22,7 @@ def few_networks(monkeypatch):
     monkeypatch.setattr(networks, "MODELS", known)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet50"])
+@pytest.mark.parametrize("name", ["resnet8", "resnet18"])
 def test_round_trip_is_exact(name):
     variables = random_variables(name, 10, (32, 32, 3))
     back = from_torch(name, to_torch(name, variables))

@@ -113,7 +113,7 @@ class Streamed:
       area: the smallest part of an image that a random-resized crop is, in (0, 1].
       views: of which random-resized crops are parts.
       by_parts: whether no more of a JPEG is decoded than such a crop, to the same pixels.
-      keep: what of the images stays in memory while they are trained on.
+      keep: which decoded images are cached in memory during training.
     """
 
     examples: Any
@@ -125,17 +125,17 @@ class Streamed:
     area: float = 0.08
     views: Views = FRESH
     by_parts: bool = False
-    keep: image_cache.Keep = image_cache.NOTHING
+    keep: image_cache.CacheOptions = image_cache.NO_CACHE
     on_device: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.examples)
 
     @functools.cached_property
-    def _kept(self) -> image_cache.Kept | None:
-        """Asked for once images are to be seen again; then one process decodes them, in threads."""
+    def _cache(self) -> image_cache.ImageCache | None:
+        """Created once images are used again; then one process decodes them, in threads."""
         size = None if self.resize else self.size
-        return image_cache.kept(self.keep, self.examples, (size, self.channels))
+        return image_cache.make_cache(self.keep, self.examples, size, self.channels)
 
     def train_batches(
         self,
@@ -157,7 +157,7 @@ class Streamed:
           stop: the step after the last.
           process_share: (i, n) for what process i of n feeds: its share of each batch.
         """
-        kept = self._kept if stop - start > len(self) // batch_size else None
+        cache = self._cache if stop - start > len(self) // batch_size else None
 
         def load(step: int, place: int) -> HostBatch:
             epoch, row = divmod(step, len(self) // batch_size)
@@ -166,10 +166,10 @@ class Streamed:
             if self.views.count:
                 known["view"] = self.views.of_epoch(seed, epoch, len(self))[index]
                 key = self.views.key(index, int(known["view"]))
-            image, label = self._train_image(index, key, kept)
+            image, label = self._train_image(index, key, cache)
             return {"image": image, "label": label, **known}
 
-        workers = self.workers if kept is None else 0
+        workers = self.workers if cache is None else 0
         return self._batches(load, start, stop, _places(batch_size, process_share), workers)
 
     def test_batches(
@@ -211,11 +211,11 @@ class Streamed:
                 yield batch["image"]
 
     def _train_image(
-        self, index: int, key: tuple[int, ...], kept: image_cache.Kept | None
+        self, index: int, key: tuple[int, ...], cache: image_cache.ImageCache | None
     ) -> tuple[np.ndarray, np.int32]:
         """What the host makes of an image, a function of the index and the key, and its label."""
-        if kept is not None or not self.resize:
-            image, label = self._read(index) if kept is None else kept.get(index, self._read)
+        if cache is not None or not self.resize:
+            image, label = self._read(index) if cache is None else cache.get(index, self._read)
             return (self._cut(image, key) if self.resize else image), label
         example = self.examples[index]
         image = transforms.random_crop_or_black(

@@ -1,4 +1,4 @@
-"""Training images that stay in the host's memory once they are decoded, as far as they fit."""
+"""Caches decoded training images in the host's memory, as far as they fit."""
 
 import pathlib
 import threading
@@ -22,26 +22,27 @@ _CGROUPS = (
 )
 
 
-class Keep(NamedTuple):
-    """What of a split stays in memory.
+class CacheOptions(NamedTuple):
+    """Which images of a split are cached.
 
     Attributes:
-      mode: a name in source.KEEPS.
-      share: of the memory that is free at the start, the most that it may take.
+      mode: a name in source.KEEPS: "auto" for all of a split that fits, "on" for as many as fit,
+        "off" for none.
+      share: largest share of the memory that is free at the start, in (0, 1].
     """
 
     mode: str = "off"
     share: float = 0.5
 
 
-NOTHING = Keep()
+NO_CACHE = CacheOptions()
 
 
-class Kept:
-    """Images and labels of a split, by number.
+class ImageCache:
+    """Decoded images and labels of a split, by index.
 
     Args:
-      limit: bytes that they may take.
+      limit: largest size in bytes.
       reserve: bytes of the host's memory that stay free.
     """
 
@@ -55,12 +56,13 @@ class Kept:
         return len(self._images)
 
     def __reduce__(self) -> tuple:
-        return Kept, (self._limit, self._reserve)  # another process has a memory of its own
+        # Another process starts with an empty cache.
+        return ImageCache, (self._limit, self._reserve)
 
     def get(
         self, index: int, read: Callable[[int], tuple[np.ndarray, np.int32]]
     ) -> tuple[np.ndarray, np.int32]:
-        """The image and label of an index, read where they are not kept."""
+        """Returns the image and label of an index, which are read unless they are cached."""
         entry = self._images.get(index)
         if entry is None:
             entry = read(index)
@@ -73,7 +75,7 @@ class Kept:
             if self._bytes + image.nbytes > self._limit or index in self._images:
                 return
             self._bytes += image.nbytes
-            if self._bytes - self._looked > _STEP:  # others may want memory too
+            if self._bytes - self._looked > _STEP:  # Other programs may have taken memory.
                 self._looked = self._bytes
                 if free_bytes() < self._reserve:
                     self._limit = self._bytes
@@ -82,21 +84,24 @@ class Kept:
             self._images[index] = image, label
 
 
-def kept(keep: Keep, examples: Sequence[Any], shape: tuple[int | None, int]) -> Kept | None:
-    """What keeps the images of a split, and a line that says so; None where they are not kept.
+def make_cache(
+    options: CacheOptions, examples: Sequence[Any], size: int | None, channels: int
+) -> ImageCache | None:
+    """Returns an empty cache for a split, and reports it; None if its images are not cached.
 
     Args:
-      keep: what is wanted.
+      options: which images are cached.
       examples: the split.
-      shape: its images' height and width, None for as they are stored, and channels.
+      size: height and width of its images; None for those that are stored.
+      channels: channels of its images.
     """
-    if keep.mode == "off":
+    if options.mode == "off":
         return None
     free = free_bytes()
-    needed, limit = _decoded_bytes(examples, *shape), keep.share * free
+    needed, limit = _decoded_bytes(examples, size, channels), options.share * free
     about = f"{len(examples):,} training images, about {needed / 1e9:.2g} GB decoded"
-    of = f"data.keep_share, {keep.share:.0%}, of the {free / 1e9:.3g} GB that are free"
-    if needed > limit and keep.mode == "auto":
+    of = f"data.keep_share, {options.share:.0%}, of the {free / 1e9:.3g} GB that are free"
+    if needed > limit and options.mode == "auto":
         console.say(
             f"not kept in memory: {about}, which are more than {of}; each is decoded when it is"
             " used (smaller ones: `python -m rrd_jax.data.prepare --resize=256`)"
@@ -104,11 +109,11 @@ def kept(keep: Keep, examples: Sequence[Any], shape: tuple[int | None, int]) -> 
         return None
     some = "" if needed <= limit else f", as many as fit into {of}"
     console.say(f"kept in memory: {about}, each from its first use on{some}")
-    return Kept(limit, free - limit)
+    return ImageCache(limit, free - limit)
 
 
 def free_bytes() -> int:
-    """The memory of this host that a process may still take, without swapping; 0 if not known."""
+    """Returns the memory that a process can take without swapping; 0 if it is not known."""
     free = 0
     try:
         for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
@@ -126,7 +131,7 @@ def free_bytes() -> int:
 
 
 def _decoded_bytes(examples: Sequence[Any], size: int | None, channels: int) -> float:
-    """How much the images of a split are, decoded, by the headers of some of them."""
+    """Estimates the size of the decoded images of a split by the headers of some of them."""
     if size:
         return float(len(examples) * size**2 * channels)
     places = np.unique(np.linspace(0, len(examples) - 1, _SAMPLE).astype(int))

@@ -1,4 +1,4 @@
-"""What the step does to training images at random: a function of key, epoch and example alone."""
+"""The augmentation of the step: a function of key, epoch and example alone."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,55 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rrd_jax import errors, parallel
-from rrd_jax.data.augment import mixing, pipeline
+from rrd_jax.data.augment import pipeline
 from tests import launch
+
+_PLAIN = {"mean": (0.0,), "std": (1 / 255,), "pad": 2, "flip": True}
+
+
+def _crops(epoch=0, index=None, images=None, **options):
+    images = np.arange(1, 50, dtype=np.uint8).reshape(1, 7, 7, 1).repeat(64, 0)
+    index = np.arange(64) if index is None else index
+    crop = pipeline.make_augment("crop_flip", **(_PLAIN | options))
+    view = crop.choose(jax.random.key(0), jnp.int32(epoch), jnp.asarray(index))
+    assert crop.views == 25 * (1 + options.get("flip", True)) or "pad" in options
+    return np.asarray(crop.show(view, index, images))
+
+
+def _all_views(image, pad):
+    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)))
+    for top in range(2 * pad + 1):
+        for left in range(2 * pad + 1):
+            view = padded[top : top + len(image), left : left + len(image)]
+            yield view.tobytes()
+            yield view[:, ::-1].tobytes()
+
+
+def test_crop_flip_gives_views_of_the_padded_image_and_all_kinds_of_them():
+    crops = np.round(_crops()).astype(np.uint8)
+    views = set(_all_views(np.arange(1, 50, dtype=np.uint8).reshape(7, 7, 1), 2))
+    assert len(views) == 50
+    found = {crop.tobytes() for crop in crops}
+    assert found <= views
+    assert len(found) > 25
+
+
+def test_a_crop_depends_on_epoch_and_example_alone_not_on_its_place_in_the_batch():
+    order = np.random.default_rng(0).permutation(64)
+    np.testing.assert_array_equal(_crops(index=order), _crops()[order])
+    assert np.any(_crops(epoch=1) != _crops(epoch=0))
+
+
+def test_padding_is_black_before_normalisation():
+    crops = _crops(mean=(0.5,), std=(0.25,), pad=6)
+    assert crops.min() == pytest.approx(-2.0)  # black: (0 - 0.5) / 0.25
+
+
+def test_normalize_is_per_channel():
+    normalize = pipeline.make_normalize((0.1, 0.2, 0.3), (0.5, 1.0, 2.0))
+    found = normalize(jnp.full((1, 1, 1, 3), 255, jnp.uint8))
+    np.testing.assert_allclose(np.ravel(found), [1.8, 0.8, 0.35], rtol=1e-6)
+
 
 _ALL = pipeline.Changes(
     policy="rand_increasing",
@@ -105,27 +152,6 @@ def test_without_changes_all_is_as_it_was():
 def test_impossible_changes_are_refused(changes, words):
     with pytest.raises(errors.InputError, match=words):
         _augment(**changes)
-
-
-def test_mixup_and_cutmix_take_turns_as_often_as_asked_for():
-    mix = mixing.make_mix("mixup+cutmix", 0.8, switch=0.25, probability=0.7)
-    images, keys = jnp.stack([jnp.zeros((6, 6, 1)), jnp.ones((6, 6, 1))]), jnp.arange(1000)
-    keys = jax.vmap(jax.random.key)(keys)
-    mixed, fields = jax.jit(jax.vmap(mix, (0, None, None)))(keys, images, jnp.arange(2))
-    assert fields["other_label"].tolist() == [[1, 0]] * 1000
-    first, second = np.asarray(mixed)[..., 0].swapaxes(0, 1)
-    share = np.asarray(fields["share"])[:, 0]
-    np.testing.assert_allclose(1 - first.mean((1, 2)), share, atol=1e-6)
-    np.testing.assert_allclose(second, 1 - first, atol=1e-6)
-
-    is_mixed = share < 1
-    pastes = is_mixed & np.isin(first, (0, 1)).all((1, 2))
-    # A box of no pixels leaves the image whole, which cutmix does here in one batch of ten.
-    assert np.mean(is_mixed) == pytest.approx(0.7 - 0.02, abs=0.05)
-    assert np.mean(pastes[is_mixed]) == pytest.approx(0.24, abs=0.06)
-    blends = share[is_mixed & ~pastes]
-    assert np.mean(blends) == pytest.approx(0.5, abs=0.05)
-    assert np.var(blends) == pytest.approx(1 / 4 / (2 * 0.8 + 1), abs=0.015)  # of Beta(0.8, 0.8)
 
 
 @pytest.mark.long
