@@ -47,7 +47,7 @@ class Dataset:
       summary: what to say of them before training.
       reopen: the same data read by another source, as that of a teacher who sees others of them.
       labelled: whether a student learns from their labels; if not, the feeds' labels mean nothing.
-      few: other images, with labels, which show what embeddings know of classes; None for none.
+      labelled_subset: other images with labels, on which embeddings are evaluated; None for none.
     """
 
     version: str
@@ -59,7 +59,7 @@ class Dataset:
     summary: Summary = dataclasses.field(default_factory=Summary)
     reopen: Callable[[Source], "Dataset"] | None = None
     labelled: bool = True
-    few: "Dataset | None" = None
+    labelled_subset: "Dataset | None" = None
 
     @property
     def resize(self) -> int | None:

@@ -1,6 +1,6 @@
-"""What is wrong, or doubtful, about numbers of a run: labels, first images, losses, predictions.
+"""Sanity checks on the numbers of a run: labels, first images, losses, predictions.
 
-Functions of arrays on the host; what they say is for whoever prints or raises it.
+Functions of arrays on the host, which return warnings or raise errors.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,10 +37,8 @@ def check_labels(
         )
 
 
-def doubts_about_images(
-    images: np.ndarray, mean: Sequence[float], std: Sequence[float]
-) -> list[str]:
-    """What a first batch of training images shows about the data and their normalisation.
+def image_warnings(images: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> list[str]:
+    """Returns warnings about a first batch of training images and their normalization.
 
     Args:
       images: [B, H, W, channels] uint8, without augmentation.
@@ -49,18 +47,18 @@ def doubts_about_images(
 
     Examples:
       >>> images = np.random.default_rng(0).integers(0, 256, (8, 4, 4, 1), dtype=np.uint8)
-      >>> doubts_about_images(images, mean=[0.5], std=[0.3])
+      >>> image_warnings(images, mean=[0.5], std=[0.3])
       []
-      >>> len(doubts_about_images(images // 128, mean=[0.5], std=[0.3]))
+      >>> len(image_warnings(images // 128, mean=[0.5], std=[0.3]))
       1
     """
     images = images[:_LOOKS]
     if len(images) > 1 and (images == images[:1]).all():
         return [f"the first {len(images)} training images are all the same: look at the data"]
-    doubts = []
+    warnings = []
     plain = int((np.ptp(images, axis=(1, 2)) == 0).all(axis=-1).sum())
     if images[0, ..., 0].size > 1 and 2 * plain > len(images):
-        doubts.append(
+        warnings.append(
             f"{plain} of the first {len(images)} training images have one colour each: look at the"
             " data"
         )
@@ -69,11 +67,11 @@ def doubts_about_images(
     centre, spread = (own_mean - np.asarray(mean)) / std, own_std / std
     usual = (abs(centre) <= _FARTHEST) & (spread >= _NARROWEST) & (spread <= _WIDEST)
     if not usual.all():
-        doubts.append(
+        warnings.append(
             f"the network sees training images of mean {_listed(centre)} and deviation"
             f" {_listed(spread)}, which should be near 0 and 1: {_why(images, own_mean, own_std)}"
         )
-    return doubts
+    return warnings
 
 
 def _why(images: np.ndarray, mean: np.ndarray, std: np.ndarray) -> str:
@@ -93,11 +91,11 @@ def _listed(values: np.ndarray) -> str:
     return f"({text})" if len(values) > 1 else text
 
 
-def doubt_about_predictions(predictions: Mapping[str, np.ndarray]) -> str:
-    """That a network says the same of every image of a split; "" where it does not.
+def prediction_warning(predictions: Mapping[str, np.ndarray]) -> str:
+    """Returns a warning if a network predicts one class for every image of a split, else "".
 
     Args:
-      predictions: of `predictions.collect`.
+      predictions: result of `predictions.collect`.
     """
     classes, labels, losses = (predictions[name] for name in ("prediction", "label", "loss"))
     if (labels == labels[0]).all() or (classes != classes[0]).any():

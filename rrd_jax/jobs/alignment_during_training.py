@@ -46,7 +46,7 @@ class Alignment:
             recipe.student, self._training.normalize, mesh, fast_cpu=self._training.fast_cpu
         )
         self._collapsed = 0  # Successive measurements of nearly constant embeddings.
-        self._labelled, self._random_votes = dataset.few or dataset, {}
+        self._labelled, self._random_votes = dataset.labelled_subset or dataset, {}
         if self._choice.classifies:
             self._check_labelled_images()
         self._compares = {

@@ -137,7 +137,7 @@ def _warn_of_collapse(run: Run, position: Position, tested: predictions.Predicti
 
     One epoch of it is accepted, except the last: early on, running statistics are inaccurate.
     """
-    doubt = sanity.doubt_about_predictions(tested)
+    doubt = sanity.prediction_warning(tested)
     position.collapsed = position.collapsed + 1 if doubt else 0
     epoch, epochs = position.progress.epoch, run.training.epochs
     if position.collapsed == 2 or (position.collapsed == 1 and epoch == epochs):

@@ -145,14 +145,14 @@ def describe(dataset: data.Dataset, folder: pathlib.Path) -> None:
     """Prints a summary of the images, and writes it to `folder`/data.json."""
     if not parallel.is_main():
         return
-    subset = labelled_subset.about(dataset.few) if dataset.few else ""
+    subset = labelled_subset.describe(dataset.labelled_subset) if dataset.labelled_subset else ""
     for line in dataset.summary.lines:
         console.say(line)
     for text in dataset.summary.warnings:
         console.warn(text)
     if subset:
         console.say(subset)
-        for text in dataset.few.summary.warnings:
+        for text in dataset.labelled_subset.summary.warnings:
             console.warn(f"eval.labelled: {text}")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "data.json"
@@ -230,13 +230,13 @@ def with_labelled_subset(job: Job, dataset: data.Dataset) -> data.Dataset:
     if not (proof.labelled and job.teachers):
         return dataset
     subset = parallel.main_first(
-        lambda: labelled_subset.open_few(
+        lambda: labelled_subset.open_labelled_subset(
             proof.labelled, proof.per_class, job.student.source, dataset
         )
     )
     counts = {"version": subset.version, "train": len(subset.train), "test": len(subset.test)}
     parallel.check_agreement({"eval.labelled": counts})
-    return dataclasses.replace(dataset, few=subset)
+    return dataclasses.replace(dataset, labelled_subset=subset)
 
 
 def _classes_of(

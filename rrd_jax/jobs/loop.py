@@ -384,7 +384,7 @@ def _order_and_views(
 
 def _check_images(images: np.ndarray, training: Training) -> None:
     """Warns of implausible statistics of the first training images."""
-    for doubt in sanity.doubts_about_images(images, training.mean, training.std):
+    for doubt in sanity.image_warnings(images, training.mean, training.std):
         _warn_once(doubt)
 
 

@@ -103,7 +103,7 @@ class FrozenNetwork:
     @functools.cached_property
     def labelled(self) -> dict[str, float]:
         """Accuracies of classifiers on its embeddings, see `embedding_accuracy.evaluate`."""
-        judged = self.dataset.few or self.dataset
+        judged = self.dataset.labelled_subset or self.dataset
         return embedding_accuracy.evaluate(
             self._embed, self.variables, judged, self.mesh, self.training
         )

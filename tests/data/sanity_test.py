@@ -31,7 +31,7 @@ _FLAT = np.broadcast_to(_RNG.integers(0, 256, (40, 1, 1, 3), dtype=np.uint8), _P
 def test_first_images_are_doubtful_where_a_network_would_not_see_them_as_meant(
     images, mean, std, said
 ):
-    doubts = sanity.doubts_about_images(images, mean, std)
+    doubts = sanity.image_warnings(images, mean, std)
     assert len(doubts) == len(said)
     for doubt, part in zip(doubts, said, strict=True):
         assert part in doubt
@@ -60,7 +60,7 @@ def _predictions(classes, labels, losses):
     ],
 )
 def test_a_network_that_says_the_same_of_every_image_is_doubtful(predictions, said):
-    doubt = sanity.doubt_about_predictions(predictions)
+    doubt = sanity.prediction_warning(predictions)
     assert re.search(said or "^$", doubt)
 
 

@@ -88,7 +88,7 @@ def test_figures_are_those_of_scikit_learn(which, judged, tiny_teacher):
     embed = predictions.compile_embed(network.network, training.normalize, mesh)
     (rows, labels), (queries, truth) = (
         predictions.collect_embeddings(embed, network.variables, split, 7, mesh)
-        for split in (dataset.few.train, dataset.few.test)
+        for split in (dataset.labelled_subset.train, dataset.labelled_subset.test)
     )
     assert np.bincount(labels).tolist() == [8, 8, 8]
     assert np.bincount(truth).tolist() == [10, 10, 10]
@@ -113,7 +113,7 @@ def _open(where, tmp_path, per_class=0, channels=1, **fields):
     source = data.Source("digits", image_size=8, dir=str(tmp_path / "index"), **fields)
     blank = np.zeros((4, 8, 8, channels), np.uint8), np.zeros(4, int)
     like = data.from_sources(blank, blank, data.Source(image_size=8, use_labels=False))
-    return labelled_subset.open_few(str(where), per_class, source, like)
+    return labelled_subset.open_labelled_subset(str(where), per_class, source, like)
 
 
 def test_a_folder_of_classes_is_divided_as_image_folder_does(tmp_path):

@@ -14,7 +14,7 @@ from rrd_jax.data.subsets import degraded, stratified
 _SEED = 0  # of the choice of images: each run is judged by the same ones
 
 
-def open_few(where: str, per_class: int, source: Source, like: Dataset) -> Dataset:
+def open_labelled_subset(where: str, per_class: int, source: Source, like: Dataset) -> Dataset:
     """Opens labelled images in the form of a run's test images.
 
     The splits are train and test, or validation if there is no test; those of the run if it is the
@@ -49,11 +49,11 @@ def open_few(where: str, per_class: int, source: Source, like: Dataset) -> Datas
     return dataclasses.replace(dataset, image_shape=shape, train=train, test=test, summary=summary)
 
 
-def about(few: Dataset) -> str:
+def describe(subset: Dataset) -> str:
     """Returns a line about the labelled images."""
     return (
-        f"eval.labelled: {len(few.train):,} images of {few.num_classes:,} classes, and"
-        f" {len(few.test):,} test images, of {few.version}"
+        f"eval.labelled: {len(subset.train):,} images of {subset.num_classes:,} classes, and"
+        f" {len(subset.test):,} test images, of {subset.version}"
     )
 
 
