@@ -81,7 +81,7 @@ def header(exportable: Exportable, form: str, names: str) -> dict[str, Any]:
     layout = "NHWC" if names == "ours" else "NCHW"
     outputs = ("logits", "embedding") if exportable.about.num_classes else ("embedding",)
     text = headers.to_json(Header(exportable.about, form, layout, "float32", outputs))
-    return json.loads(text) | exported.said(exportable.variables, names)
+    return json.loads(text) | exported.describe(exportable.variables, names)
 
 
 @contextlib.contextmanager
@@ -183,7 +183,7 @@ def _ours(about: ModelInfo, variables: dict[str, Any]) -> Exportable:
     return Exportable(network, variables, about, terms)
 
 
-def _tensors(file: pathlib.Path, library: str, said: exported.Said) -> dict[str, Any]:
+def _tensors(file: pathlib.Path, library: str, said: exported.WeightsInfo) -> dict[str, Any]:
     """The state dict of a file, as users of that library read it."""
     import torch
 

@@ -1,7 +1,7 @@
-"""Files and folders of weights that `rrd_jax.exports` wrote: they say what they hold.
+"""Files and folders of weights that `rrd_jax.exports` wrote, which describe their content.
 
-A .safetensors file says it in its metadata, under "rrd_jax". A file of torch.save has FILE.json
-beside it. A folder as hubs have it holds model.safetensors.
+The description of a .safetensors file is in its metadata, under "rrd_jax"; that of a file of
+torch.save is FILE.json in the same folder. A folder for a hub holds model.safetensors.
 """
 
 import json
@@ -24,14 +24,14 @@ _MARKS = ('"digest":', '"names":')  # what other files of this name do not hold
 _COLLECTIONS = ("params", "batch_stats")
 
 
-class Said(NamedTuple):
-    """What an exported file says of its weights.
+class WeightsInfo(NamedTuple):
+    """The description of an exported file of weights.
 
     Attributes:
-      about: of the network.
-      names: of its entries: "ours", or those of "torch", "torchvision" or "timm".
-      digest: of the variables, as a run has it of its teacher.
-      tree: where the entries stand; None where their names say it.
+      about: the network and its weights.
+      names: whose names the entries have: "ours", "torch", "torchvision" or "timm".
+      digest: digest of the variables.
+      tree: the variables with the name of each array in its place; None if the names tell it.
     """
 
     about: ModelInfo
@@ -41,18 +41,18 @@ class Said(NamedTuple):
 
 
 def weights_of(path: pathlib.Path) -> pathlib.Path:
-    """The file of weights in a folder as hubs have it; any other path, as a run's, as it is."""
+    """Returns the file of weights in a folder for a hub; any other path, as a run's, as it is."""
     if (path / "checkpoints").exists():
         return path
     file = path / HUB_WEIGHTS
     return file if file.is_file() else transformers_folder.weights_of(path) or path
 
 
-def read(file: pathlib.Path) -> Said | None:
-    """What a file says of its weights; None for one that was not exported.
+def read(file: pathlib.Path) -> WeightsInfo | None:
+    """Returns the description of a file's weights; None for a file that was not exported.
 
     Raises:
-      InputError: it was, and what it says is damaged.
+      InputError: the description is damaged.
     """
     text, where = _text(file)
     if text is None:
@@ -65,7 +65,7 @@ def read(file: pathlib.Path) -> Said | None:
             raise ValueError(f"its names are {names!r}")
         if about.preprocessing is None:
             raise ValueError("it does not say what images it takes")
-        return Said(about, names, digest, content.get("tree"))
+        return WeightsInfo(about, names, digest, content.get("tree"))
     except errors.InputError:
         raise
     except (KeyError, RecursionError, TypeError, ValueError) as error:
@@ -75,7 +75,7 @@ def read(file: pathlib.Path) -> Said | None:
 
 
 def metadata(file: pathlib.Path) -> dict[str, str]:
-    """That of a .safetensors file, though its arrays be cut off; {} of any other."""
+    """Returns the metadata of a .safetensors file, even if its arrays are cut off; else {}."""
     try:
         with file.open("rb") as opened:
             if not file_formats.is_safetensors(file):
@@ -88,7 +88,7 @@ def metadata(file: pathlib.Path) -> dict[str, str]:
 
 
 def _text(file: pathlib.Path) -> tuple[str | None, str]:
-    """What it says, and where."""
+    """Returns the text of a file's description, and the path that holds it."""
     if file_formats.is_safetensors(file):
         return metadata(file).get(KEY), str(file)
     sidecar = _sidecar_of(file)
@@ -103,8 +103,8 @@ def _sidecar_of(file: pathlib.Path) -> pathlib.Path:
     return file.with_name(f"{file.name}.json")
 
 
-def said(variables: dict[str, Any], names: str) -> dict[str, Any]:
-    """What `read` reads, as JSON, beside "about"."""
+def describe(variables: dict[str, Any], names: str) -> dict[str, Any]:
+    """Returns the JSON that `read` reads, without "about"."""
     content: dict[str, Any] = {"names": names, "digest": digest(variables)}
     tree = _tree(variables, ())
     if (
@@ -117,12 +117,12 @@ def said(variables: dict[str, Any], names: str) -> dict[str, Any]:
 
 
 def digest(variables: dict[str, Any]) -> str:
-    """Of weights, as a run has it of its teacher."""
+    """Returns the digest of variables, as runs record it for their teachers."""
     return checkpoints.host_digest(jax.device_get(variables))
 
 
-def check(file: pathlib.Path, variables: dict[str, Any], wanted: Said) -> None:
-    """Raises an InputError for weights that are not those that were written."""
+def check(file: pathlib.Path, variables: dict[str, Any], wanted: WeightsInfo) -> None:
+    """Raises an InputError if weights are not those that were written."""
     if digest(variables) != wanted.digest:
         way_out = "export or copy it again"
         if not file_formats.is_safetensors(file):
@@ -134,12 +134,12 @@ def check(file: pathlib.Path, variables: dict[str, Any], wanted: Said) -> None:
 
 
 def flatten(variables: dict[str, Any]) -> dict[str, np.ndarray]:
-    """{name: array} of variables, names such as params/conv1/kernel."""
+    """Returns {name: array} of variables, with names such as params/conv1/kernel."""
     return dict(_leaves(variables, _tree(variables, ())))
 
 
 def unflatten(arrays: dict[str, np.ndarray], tree: Any = None) -> dict[str, Any]:
-    """The variables of `flatten`, where "params" and "batch_stats" are there though empty.
+    """Returns the variables of `flatten`, with "params" and "batch_stats" even if empty.
 
     Raises:
       KeyError: arrays are missing.
@@ -150,8 +150,8 @@ def unflatten(arrays: dict[str, np.ndarray], tree: Any = None) -> dict[str, Any]
     return {**{name: {} for name in _COLLECTIONS}, **variables}
 
 
-def read_ours(file: pathlib.Path, wanted: Said) -> dict[str, Any]:
-    """The variables of a file with our names; raises an InputError if it is damaged."""
+def read_ours(file: pathlib.Path, wanted: WeightsInfo) -> dict[str, Any]:
+    """Returns the variables of a file with our names; raises an InputError if it is damaged."""
     try:
         arrays = safetensors.numpy.load_file(file)
         return unflatten(arrays, wanted.tree)
@@ -162,7 +162,7 @@ def read_ours(file: pathlib.Path, wanted: Said) -> dict[str, Any]:
 
 
 def _tree(node: Any, path: tuple[str, ...]) -> Any:
-    """Variables with the name of each array in its place."""
+    """Returns variables with the name of each array in its place."""
     if isinstance(node, dict):
         return {str(key): _tree(value, (*path, str(key))) for key, value in node.items()}
     if isinstance(node, list | tuple):
@@ -180,7 +180,7 @@ def _leaves(node: Any, tree: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _filled(tree: Any, arrays: dict[str, Any]) -> Any:
-    """A tree with the arrays in the place of their names."""
+    """Returns a tree with arrays in the places of their names."""
     if isinstance(tree, dict):
         return {key: _filled(node, arrays) for key, node in tree.items()}
     if isinstance(tree, list):

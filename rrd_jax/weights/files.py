@@ -116,7 +116,7 @@ def _check_hub(path: pathlib.Path) -> None:
 
 
 def _load_exported(
-    path: pathlib.Path, description: exported.Said, model: str
+    path: pathlib.Path, description: exported.WeightsInfo, model: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     about = description.about
     if model and model != about.model:

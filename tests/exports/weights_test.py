@@ -67,11 +67,11 @@ def test_what_classifies_in_its_place_goes_with_it(tmp_path):
 def test_lists_and_odd_names_in_variables_keep_their_place():
     leaf = np.ones(2, np.float32)
     variables = {"params": {"a/b": leaf, "a": {"b": 2 * leaf}, "layers": [leaf, (leaf, {})]}}
-    text = json.dumps(exported.said(variables, "ours"))
+    text = json.dumps(exported.describe(variables, "ours"))
     back = exported.unflatten(exported.flatten(variables), json.loads(text)["tree"])
     wanted = {"a/b": leaf, "a": {"b": 2 * leaf}, "layers": [leaf, [leaf, {}]]}
     chex.assert_trees_all_equal(back, {"params": wanted, "batch_stats": {}})
-    assert "tree" not in exported.said({"params": {"a": {"b": leaf}}}, "ours")
+    assert "tree" not in exported.describe({"params": {"a": {"b": leaf}}}, "ours")
 
 
 def _damage(path, how):
