@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from rrd_jax import config as configs
 from rrd_jax import data, errors, parallel
 from rrd_jax.jobs import job
-from rrd_jax.library import making
+from rrd_jax.library import array_datasets, custom_objects, field_overrides
 from rrd_jax.library.loaded_network import Trained
 from rrd_jax.library.quiet import quietly
 from rrd_jax.library.weights_loader import load
@@ -89,7 +89,7 @@ def distill(
             raise errors.InputError(
                 "a Job is complete: pass a ConfigDict to change the rest with arguments"
             )
-        dataset = making.open_dataset(train, test, config.student.source, num_classes)
+        dataset = array_datasets.open_dataset(train, test, config.student.source, num_classes)
         return _run(config, recipe.CustomObjects(), dataset, workdir)
     objects = _Objects(teacher, student, objectives, optimizer)
     plan, custom, dataset = _plan(
@@ -202,7 +202,7 @@ def _run(
 def _check_duplicates(objects: _Objects, numbers: dict[str, Any], fields: Any) -> None:
     """Raises an InputError if an argument and `fields` set the same field."""
     if not isinstance(fields, Mapping):
-        making.set_fields(configs.defaults(), fields)  # Raises an error that describes it.
+        field_overrides.set_fields(configs.defaults(), fields)  # Raises an error that describes it.
     arguments = {path: path.rpartition(".")[2] for path in numbers}
     for path, value in {
         "student.model": objects.student,
@@ -233,15 +233,17 @@ def _plan(
     dataset = None
     with config.unlocked(), config.ignore_type():
         early = {path: value for path, value in fields.items() if not is_late[path]}
-        making.set_fields(config, {**numbers, **early})
+        field_overrides.set_fields(config, {**numbers, **early})
         if train is not None:
-            dataset = making.open_and_describe(config, fields, train, test, num_classes)
-        builder = making.Making(config, num_classes or (dataset and dataset.num_classes) or 0)
+            dataset = array_datasets.open_and_describe(config, fields, train, test, num_classes)
+        builder = custom_objects.CustomObjectsBuilder(
+            config, num_classes or (dataset and dataset.num_classes) or 0
+        )
         builder.student(objects.student)
         builder.teacher(objects.teacher)
         builder.objectives(objects.objectives)
-        making.set_fields(config, {path: fields[path] for path in fields if is_late[path]})
+        field_overrides.set_fields(config, {path: fields[path] for path in fields if is_late[path]})
         builder.optimizer(objects.optimizer, [*numbers, *fields])
-        making.set_fields(config, configs.implied(config, fields))
+        field_overrides.set_fields(config, configs.implied(config, fields))
         config.name = config.name or config.method
     return configs.parse(config, custom=builder.custom), builder.custom, dataset
