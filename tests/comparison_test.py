@@ -1,10 +1,10 @@
 """The report of what distillation has won, and its short form."""
 
-import builtins
 import dataclasses
 import json
 import pathlib
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -185,18 +185,9 @@ def test_what_a_checkpoint_does_not_know_is_measured(run, measured):
 def test_without_matplotlib_there_is_no_picture_but_all_the_rest(
     run, measured, monkeypatch, capsys
 ):
-    original = builtins.__import__
-
-    def without(name, *arguments, **options):
-        if name.partition(".")[0] == "matplotlib":
-            raise ImportError("No module named 'matplotlib'")
-        return original(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     compare.run(run)
-    out = capsys.readouterr().out
-    assert "note: there is no picture: it needs matplotlib" in out
-    assert "pip install 'rrd_jax[plots]'" in out
+    assert "pip install 'rrd_jax[plots]'" in capsys.readouterr().out
     assert (run / "gains.json").exists()
     assert not (run / "gains.png").exists()
 

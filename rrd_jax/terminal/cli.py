@@ -103,7 +103,7 @@ def parse_flags(
 
 def guard(
     job: Callable[[], object],
-    stopped: str = "stopped; the same command goes on from the last checkpoint",
+    stopped: str = "stopped; the same command resumes from the last checkpoint",
     folder: Callable[[], pathlib.Path] | None = None,
 ) -> None:
     """Runs a job; an exception ends the program with a message and an exit code.

@@ -206,30 +206,20 @@ def test_top1_of_a_folder_is_said_and_a_line_of_text_stays_one(predict):
     assert f"top-1 {100 * right / 60:.2f} % of 60 images with a label" in done.err
 
 
-def test_what_cannot_be_read_is_named_and_the_others_are_predicted(predict, tmp_path):
+def test_images_that_cannot_be_read_are_listed_and_the_others_predicted(predict, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"hello")
+    (tmp_path / "gone.jpg").symlink_to("nothing")
     for i in range(2):
         folders.put(tmp_path / f"{i}.jpg")
     folders.put(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg"))
     done = predict(".", "lost.jpg", "--format=jsonl", "--batch_size=2", cwd=tmp_path)
     assert done.code == 2
-    found = [json.loads(line)["file"] for line in done.out.splitlines()]
-    assert found == ["./0.jpg", "./1.jpg", "./\udcff.jpg"]
-    assert done.err.splitlines() == [
-        "warning: ./broken.jpg: it is no image, or of a format that is not read",
-        "warning: lost.jpg: it cannot be read (No such file or directory)",
-        "error: 2 of 5 images cannot be read, and are listed above; the others are predicted",
-    ]
-
-
-def test_links_to_images_that_are_gone_are_named_too(predict, tmp_path):
-    folders.put(tmp_path / "here.jpg")
-    for name in ("gone.jpg", "notes"):
-        (tmp_path / name).symlink_to("nothing")
-    done = predict(".", "--format=csv", "--output=/dev/null", cwd=tmp_path)
-    assert done.code == 2
-    assert "./gone.jpg: it cannot be read (No such file or directory)" in done.err
-    assert "1 of 2 images cannot be read" in done.err
+    files = [json.loads(line)["file"] for line in done.out.splitlines()]
+    assert files == ["./0.jpg", "./1.jpg", "./\udcff.jpg"]
+    *warnings, error = done.err.splitlines()
+    names = ["./broken.jpg", "./gone.jpg", "lost.jpg"]
+    assert [line.split(":")[1].strip() for line in warnings] == names
+    assert "3 of 6 images" in error
 
 
 def test_answers_of_no_image_have_their_columns(predict, tmp_path):
@@ -258,18 +248,8 @@ def test_each_mistake_is_one_line_before_anything_costly(predict, root, tmp_path
         ((image,), {"workdir": tmp_path / "none"}, 2, "no intact checkpoint under"),
         ((image, "--teacher"), {"workdir": tmp_path / "empty"}, 2, "is no workdir of a run"),
         ((image, "--teacher", "--image_size=8"), {}, 2, "leave out --image_size"),
-        (
-            (image, "--class_names=lost.txt"),
-            {},
-            2,
-            "class_names is 'lost.txt', which cannot be read: No such file",
-        ),
-        (
-            (image, f"--class_names={tmp_path}/names.txt"),
-            {},
-            2,
-            "which holds 2 names, but there are 3 classes",
-        ),
+        ((image, "--class_names=lost.txt"), {}, 2, "lost.txt"),
+        ((image, f"--class_names={tmp_path}/names.txt"), {}, 2, "2 names, but there are 3 classes"),
         ((image, "--mean=0.5"), {}, 2, "mean is (0.5,), but must be 3 numbers"),
         ((image, "--std=a,b,c"), {}, 2, "--std=a,b,c must be numbers"),
         ((image, "--image_size=99", "--resize=50"), {}, 2, "resize is 50, less than image_size 99"),
@@ -278,7 +258,13 @@ def test_each_mistake_is_one_line_before_anything_costly(predict, root, tmp_path
         ((image, "--logits"), {}, 2, "--logits needs --format=csv, jsonl, npz or parquet"),
         ((image, "--output="), {}, 2, "--output is empty"),
         ((image, f"--output={tmp_path}/there.csv"), {}, 2, "there.csv is there already"),
-        ((image, "--output=not/there.csv"), {}, 2, "cannot be written (No such file or directory)"),
+        ((image, "--output=not/there.csv"), {}, 2, "not/there.csv"),
+        ((image, "--picture=x.png"), {}, 2, "--neighbours"),
+        ((image, "--neighbours=test", "--picture=x.jpg"), {}, 2, ".png, .svg or .pdf"),
+        ((image, "--neighbours=test", "--picture=no/x.png"), {}, 2, "there is no no"),
+        ((image, "--neighbours=test", "--labels"), {}, 2, "--labels"),
+        ((image, "--neighbours=test", "--format=npz", "--output=x"), {}, 2, "text, csv or jsonl"),
+        ((image, "--neighbours=nowhere"), {}, 2, "nowhere"),
     ]:
         done = predict(*arguments, **options)
         assert message in done.check_refused(code)
@@ -334,24 +320,3 @@ def test_neighbours_of_few_images_are_a_line_each_and_a_table(predict):
     )
     assert table[0] == ["file", "neighbour_1", "cosine_1", "neighbour_2", "cosine_2"]
     assert table[1][0] == query
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--picture=x.png"], "name images with --neighbours too"),
-        (
-            ["--neighbours=test", "--picture=x.jpg"],
-            "--picture=x.jpg must end in .png, .svg or .pdf",
-        ),
-        (["--neighbours=test", "--picture=no/x.png"], "there is no no"),
-        (["--neighbours=test", "--labels"], "--labels is not for --neighbours"),
-        (["--neighbours=test", "--format=npz", "--output=x"], "needs --format=text, csv or jsonl"),
-        (["--neighbours=nowhere"], "nowhere"),
-    ],
-)
-def test_flags_of_neighbours_that_do_not_fit_are_a_line(predict, flags, message):
-    done = predict("test", *flags)
-    assert done.code == 2
-    assert message in done.err
-    assert len(done.err.strip().splitlines()) == 1

@@ -51,14 +51,9 @@ def test_each_kind_of_error_is_one_line_and_its_code(capsys, error, code):
     assert "x" in line
 
 
-def test_ctrl_c_says_what_is_kept(capsys):
-    assert _ends(capsys, cli.guard, _raiser(KeyboardInterrupt()), "half is there") == (
-        130,
-        ["error: half is there"],
-    )
-
-
-def test_whoever_stops_reading_ends_the_program_without_a_word(capsys):
+def test_ctrl_c_and_a_closed_pipe(capsys):
+    interrupt = KeyboardInterrupt()
+    assert _ends(capsys, cli.guard, _raiser(interrupt), "saved") == (130, ["error: saved"])
     assert _ends(capsys, cli.guard, _raiser(errors.UnreadError())) == (141, [])
 
 
