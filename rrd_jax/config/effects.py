@@ -6,6 +6,7 @@ from rrd_jax.config import methods
 from rrd_jax.config.checks import entries
 from rrd_jax.config.fields import FIELDS
 from rrd_jax.objectives import RECORDS
+from rrd_jax.objectives.rrd import MEMORIES
 from rrd_jax.settings import Values, first_reason, kinds
 from rrd_jax.terminal import console
 
@@ -37,6 +38,12 @@ def note(values: Values, explicit: Collection[str] | None = None) -> None:
     ]
     if unused:
         console.note(f"without effect here: {', '.join(unused)}")
+    preset = values["objectives"].get("rrd", {}).get("preset")
+    if preset in MEMORIES:
+        console.note(
+            f"objectives.rrd.preset is '{preset}', which is an objective of its own: write"
+            f" '{preset}' in place of 'rrd' for its published head, memory and temperatures"
+        )
     train, test = values["data.train_split"], values["data.test_split"]
     name, test_name = train.partition("[")[0], test.partition("[")[0]
     if name == test_name and (train == test or name in (train, test)):

@@ -73,7 +73,7 @@ def is_exported(path: pathlib.Path, *, safetensors: bool) -> bool:
 def is_ours(exportable: Exportable) -> bool:
     """Whether it is a network of ours, which has names in PyTorch."""
     is_named = networks.canonical(exportable.about.model) in networks.MODELS
-    return is_named and not isinstance(exportable.network, networks.Brought)
+    return is_named and not isinstance(exportable.network, networks.CustomNetwork)
 
 
 def header(exportable: Exportable, form: str, names: str) -> dict[str, Any]:

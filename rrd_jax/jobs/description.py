@@ -20,7 +20,7 @@ def describe(run: Run) -> list[str]:
         f" {np.dtype(recipe.student.dtype).name} on {run.mesh.size}"
         f" {run.mesh.devices.flat[0].device_kind}"
     ]
-    if isinstance(recipe.student, networks.Brought):
+    if isinstance(recipe.student, networks.CustomNetwork):
         lines.append(_describe_custom_student(run))
     if frozen := training.frozen(recipe.student, run.dataset.image_shape):
         lines.append(_describe_frozen(run, frozen))

@@ -134,7 +134,7 @@ def _check_custom(
     Raises:
       InputError: its outputs are not those of a network.
     """
-    if not isinstance(network, networks.Brought) and choice.network is None:
+    if not isinstance(network, networks.CustomNetwork) and choice.network is None:
         return
     count = None if teaching and teaching.classifier else dataset.num_classes or None
     needs_logits = teaching is None and dataset.num_classes > 0

@@ -26,10 +26,10 @@ from rrd_jax.networks import (
     vit,
     wrn,
 )
-from rrd_jax.networks.check import check, check_values, check_weights, doubt
+from rrd_jax.networks.check import check
 from rrd_jax.networks.contract import Network, Outputs
 from rrd_jax.networks.custom import (
-    Brought,
+    CustomNetwork,
     adapt,
     from_equinox,
     from_functions,
@@ -51,6 +51,7 @@ from rrd_jax.networks.summary import (
     named_shapes,
     summarize,
 )
+from rrd_jax.networks.weight_checks import check_values, check_weights, invalid_values
 
 Factory = Callable[..., nn.Module]
 
@@ -109,7 +110,7 @@ def create(
 
     Args:
       name: a key of MODELS or ALIASES, or an import path MODULE:NAME; see
-        `networks.brought.create`.
+        `networks.custom.create`.
       num_classes: number of logits; 0 for one of MODELS without a classifier, whose logits are ().
       dtype: what convolutions compute in. Parameters, statistics, embedding and logits are always
         float32.
@@ -163,12 +164,12 @@ def check_drop_path(network: Network, rate: float, name: str, prefix: str = "") 
     """
     if not rate or (isinstance(network, nn.Module) and hasattr(network, "drop_path")):
         return
-    is_brought = isinstance(network, Brought)
+    is_custom = isinstance(network, CustomNetwork)
     raise errors.InputError(
         f"{prefix.removesuffix('options.')}drop_path is {rate}, but '{name}' "
         + (
             "is a network of your own, which leaves out blocks by itself: set it to 0"
-            if is_brought
+            if is_custom
             else "leaves out no blocks; transformers, ConvNeXt, EfficientNet, MobileNetV3 and V4,"
             " and RegNetY do: set it to 0"
         )
@@ -225,7 +226,7 @@ __all__ = [
     "IMAGENET",
     "MODELS",
     "POSITIONS",
-    "Brought",
+    "CustomNetwork",
     "Network",
     "Outputs",
     "Summary",
@@ -239,7 +240,6 @@ __all__ = [
     "count_parameters",
     "create",
     "describe_maps",
-    "doubt",
     "factory",
     "fit_positions",
     "freeze",
@@ -252,6 +252,7 @@ __all__ = [
     "head",
     "image_size",
     "init",
+    "invalid_values",
     "is_network",
     "leaf_name",
     "multiply_adds",

@@ -10,7 +10,7 @@ import jax
 from rrd_jax import errors
 from rrd_jax.networks import convnext, layers, mobilenet, vgg, vit
 from rrd_jax.networks.contract import Network
-from rrd_jax.networks.custom import Brought
+from rrd_jax.networks.custom import CustomNetwork
 
 _KEPT = ("statistics", "convolution")
 _kept = jax.checkpoint_policies.save_only_these_names
@@ -77,7 +77,7 @@ def remat(network: nn.Module, how: str) -> Network:
       InputError: `how` is none of these, or "all" for a network without blocks.
     """
     apply = errors.lookup("train.remat", how, _APPLY)
-    if apply and isinstance(network, Brought):
+    if apply and isinstance(network, CustomNetwork):
         raise errors.InputError(
             f"train.remat is '{how}', but network '{network.name}' is your own: set it to none, and"
             " use nn.remat or jax.checkpoint inside the network"

@@ -1,90 +1,90 @@
-"""Objectives that users bring by import path, such as my_losses:angular, as Records."""
+"""Custom objectives of users by import path, such as my_losses:angular, as Records."""
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from rrd_jax import errors, imports
-from rrd_jax.objectives.base import Objective, Record, Stage, stateless
+from rrd_jax.objectives.base import Objective, Record, stateless
 
-# What the trainer tells an objective whose signature asks for it; no config has these fields.
+# Options that the trainer fills in, so that no config has them.
 _FILLED_IN = ("examples", "batch_size")
-# Fields that every objective has beside its options.
+# Config fields that every objective has besides its options.
 _FIELDS = ("weight", "warmup", "factory")
 
 
 def record(path: str, name: str = "") -> Record:
-    """The Record of what an import path leads to.
-
-    That is one of these:
+    """Returns the Record of an import path, which leads to one of these:
 
     - a factory: its arguments with defaults, or by keyword, are options; it returns an Objective.
-    - a loss (student, teacher, batch) -> [B]: its further arguments are options. It carries
-      nothing, and may read the teacher's maps, so that the teacher's embeddings are not cached for
-      it; `stateless(loss, needs_maps=False)`, returned by a factory, says that it reads none.
+    - a loss (student, teacher, batch) -> [B]: its further arguments are options. It has no state,
+      and may read the teacher's maps, so that the teacher's embeddings are not cached for it; a
+      factory that returns `stateless(loss, needs_maps=False)` declares that it reads none.
     - an Objective, without options.
     - a Record.
 
-    The trainer fills in options that are called examples, the number of training images, and
-    batch_size, of what the loss sees at once.
+    The trainer fills in options called examples, the number of training images, and batch_size,
+    the size of the batch that the loss gets.
 
     Args:
       path: MODULE:ATTRIBUTE.
       name: of the objective; "" for the attribute's, or the Record's own.
 
     Raises:
-      InputError: the path leads to nothing or to something else, or an option is called as a field
-        that every objective has. The record's factory raises it for a wrong option, an error in
-        the user's factory, and where that gives no Objective.
+      InputError: the path leads to nothing or to something else, or an option has the name of a
+        field that every objective has. The record's factory raises it for a wrong option, or if the
+        user's factory returns no Objective.
+      UserCodeError: the module raises; the record's factory raises it if the user's raises.
     """
-    what, known = f"objective '{path}'", imports.load("objective", path)
-    if not isinstance(known, Record):
-        known = Record(_as_factory(what, known), _summary(known), "-", verified=False)
+    subject, value = f"objective '{path}'", imports.load("objective", path)
+    if not isinstance(value, Record):
+        objective = value
+        factory = (lambda: objective) if isinstance(objective, Objective) else value
+        if not callable(factory):
+            raise errors.InputError(
+                f"{subject} is of type {type(value).__name__}, but must be a loss (student,"
+                " teacher, batch) -> [B], or a factory of an Objective"
+            )
+        value = Record(factory, _summary(value), "-", verified=False)
         name = name or path.replace(":", ".").rpartition(".")[2]
-    name = name or known.name
-    inputs = _inputs(what, known.factory)
-    options = imports.options(known.factory, inputs)
-    _check_names(what, options)
+    name = name or value.name
+    inputs = _inputs(subject, value.factory)
+    options = imports.options(value.factory, inputs)
+    for field in _FIELDS:
+        if field in options:
+            raise errors.InputError(
+                f"{subject} has an option '{field}', but every objective has a field of that name;"
+                " rename the option"
+            )
 
-    def factory(**given: Any) -> Objective:
-        return _create(what, known.factory, inputs, given, f"objectives.{name}.")
+    def factory(**options: Any) -> Objective:
+        return _create(subject, value.factory, inputs, options, f"objectives.{name}.")
 
     factory.__name__ = name
     factory.__signature__ = inspect.Signature(
         [option.replace(kind=inspect.Parameter.KEYWORD_ONLY) for option in options.values()]
     )
-    filled_in = {*known.filled_in, *_FILLED_IN} & options.keys()
-    return known._replace(factory=factory, filled_in=tuple(sorted(filled_in)))
+    filled_in = {*value.filled_in, *_FILLED_IN} & options.keys()
+    return value._replace(factory=factory, filled_in=tuple(sorted(filled_in)))
 
 
-def _as_factory(what: str, known: Any) -> Callable:
-    if isinstance(known, Objective):
-        return lambda: known
-    if not callable(known):
-        raise errors.InputError(
-            f"{what} is of type {type(known).__name__}, but must be a loss (student, teacher,"
-            " batch) -> [B], or a factory of an Objective"
-        )
-    return known
-
-
-def _summary(known: Any) -> str:
-    """The first line of a function's or a class's docstring."""
-    known = inspect.unwrap(known) if callable(known) else known
-    documented = inspect.isfunction(known) or inspect.isclass(known)
-    lines = (inspect.getdoc(known) or "").splitlines() if documented else []
+def _summary(value: Any) -> str:
+    """Returns the first line of a function's or a class's docstring."""
+    value = inspect.unwrap(value) if callable(value) else value
+    documented = inspect.isfunction(value) or inspect.isclass(value)
+    lines = (inspect.getdoc(value) or "").splitlines() if documented else []
     return lines[0] if lines else "-"
 
 
-def _inputs(what: str, function: Callable) -> tuple[str, ...]:
-    """What a loss calls student, teacher and batch; () for a factory.
+def _inputs(subject: str, function: Callable) -> tuple[str, ...]:
+    """Returns a loss's names of student, teacher and batch; () for a factory.
 
     Raises:
-      InputError: it is neither.
+      InputError: the function is neither.
     """
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     required = tuple(
@@ -96,58 +96,33 @@ def _inputs(what: str, function: Callable) -> tuple[str, ...]:
     if len(required) in (0, 3):
         return required
     raise errors.InputError(
-        f"{what} takes ({', '.join(required)}) without defaults, but a loss takes (student,"
+        f"{subject} takes ({', '.join(required)}) without defaults, but a loss takes (student,"
         " teacher, batch), and a factory has a default for each of its arguments"
     )
 
 
-def _check_names(what: str, options: Iterable[str]) -> None:
-    for name in _FIELDS:
-        if name in options:
-            raise errors.InputError(
-                f"{what} has an option '{name}', but every objective has a field of that name;"
-                " rename the option"
-            )
-
-
 def _create(
-    what: str, function: Callable, inputs: tuple[str, ...], given: dict[str, Any], prefix: str
+    subject: str, function: Callable, inputs: tuple[str, ...], options: dict[str, Any], prefix: str
 ) -> Objective:
-    """The objective of a user's function with these options."""
+    """Returns the objective of a user's loss or factory with these options."""
     if inputs:
-        options = imports.check(what, function, given, inputs, prefix=prefix)
+        options = imports.check(subject, function, options, inputs, prefix=prefix)
         return stateless(functools.partial(function, **options), needs_maps=True)
-    objective = imports.call(what, function, given, {}, prefix=prefix)
+    objective = imports.call(subject, function, options, {}, prefix=prefix)
     if not isinstance(objective, Objective):
         raise errors.InputError(
-            f"{what} gives a {type(objective).__name__}, but must give an Objective of"
+            f"{subject} gives a {type(objective).__name__}, but must give an Objective of"
             " rrd_jax.objectives; stateless(loss) makes one of a loss"
         )
-    _check_parts(what, objective)
+    if stage := objective.stage:
+        # A stage of 0 epochs would be skipped without a word.
+        with errors.user_code("reading the stage of", subject):
+            rate = 1.0 if stage.learning_rate is None else stage.learning_rate
+            numbers = {"epochs": stage.epochs, "learning_rate": rate}
+        errors.check_positive(**{f"stage.{name} of {subject}": n for name, n in numbers.items()})
     return objective._replace(init=functools.partial(_typed_state, objective.init))
 
 
-def _check_parts(what: str, objective: Objective) -> None:
-    """Raises an InputError for an Objective whose parts are not of their types."""
-    stage = objective.stage
-    if stage is not None and not isinstance(stage, Stage):
-        raise errors.InputError(
-            f"{what} has a stage of type {type(stage).__name__}, but must have a Stage or None"
-        )
-    required = {"init": objective.init, "loss": objective.loss}
-    optional = {"predict": objective.predict, "taps": objective.taps}
-    if stage is not None:
-        required["stage.loss"] = stage.loss
-        rate = {} if stage.learning_rate is None else {"stage.learning_rate": stage.learning_rate}
-        numbers = {"stage.epochs": stage.epochs} | rate
-        errors.check_positive(**{f"{name} of {what}": value for name, value in numbers.items()})
-    for name, function in (required | optional).items():
-        if not callable(function) and (name in required or function is not None):
-            raise errors.InputError(
-                f"{what} has {name} of type {type(function).__name__}, but it must be a function"
-            )
-
-
 def _typed_state(init: Callable, *arguments: Any) -> Any:
-    """What `init` gives, as arrays: a Python number has a weak type, which no checkpoint keeps."""
+    """Returns the state of `init` as arrays: checkpoints lose a Python number's weak type."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), init(*arguments))

@@ -72,7 +72,7 @@ def all_of(entries: dict[str, Any]) -> tuple[dict[str, np.ndarray], list[str]]:
         except ValueError as error:
             faults.append(f"{name} {error}")
             continue
-        if problem := networks.doubt(array, is_variance=name.endswith("running_var")):
+        if problem := networks.invalid_values(array, is_variance=name.endswith("running_var")):
             faults.append(f"{name} {problem}")
         else:
             arrays[name] = array.astype(np.float32)

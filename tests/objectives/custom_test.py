@@ -56,14 +56,6 @@ def moving(*, rate: float = 0.5, start: float | None = None, examples=None, batc
     return Objective(init, loss, needs_maps=False)
 
 
-def odd_stage():
-    return objectives.stateless(angular)._replace(stage=3)
-
-
-def odd_predict():
-    return objectives.stateless(angular)._replace(predict=3)
-
-
 def without_maps():
     return objectives.stateless(lambda student, teacher, batch: student.logits.mean(-1))
 
@@ -176,8 +168,6 @@ def test_a_loss_alone_is_an_objective_that_may_read_maps():
         ("pair", {}, r"takes \(student, teacher\) without defaults, but a loss takes"),
         ("nothing", {}, r"gives a NoneType, but must give an Objective.*stateless\(loss\)"),
         ("number", {}, "is of type int, but must be a loss"),
-        ("odd_stage", {}, "has a stage of type int, but must have a Stage or None"),
-        ("odd_predict", {}, "has predict of type int, but it must be a function"),
         ("angular", {"power": float("nan")}, "is nan, but must be a finite number"),
         ("angular", {"powr": 2}, "option 'objectives.angular.powr'.*did you mean 'power'"),
         ("angular", {"power": "two"}, "is 'two', but must be of type float"),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from rrd_jax import errors, imports
 from rrd_jax.networks.contract import Outputs
-from rrd_jax.networks.custom.base import Brought
+from rrd_jax.networks.custom.network import CustomNetwork
 from rrd_jax.networks.custom.outputs import Names, as_outputs, flags, parsed, takes, values
 
 
@@ -19,7 +19,7 @@ def from_equinox(
     batched: bool | None = None,
     channels_first: bool | None = None,
     name: str = "",
-) -> Brought:
+) -> CustomNetwork:
     """An Equinox module as a Network.
 
     Its inexact arrays are trained; its other arrays, and an `eqx.nn.State`, are carried in
@@ -71,9 +71,9 @@ class _Equinox:
         self._takes_state = named or bool(takes(call, "state") and jax.tree.leaves(state))
         self._axis = _axis_name(abstract)
 
-    def network(self) -> Brought:
+    def network(self) -> CustomNetwork:
         weights = self._init(None, None)[1] if self._has_weights else None
-        return Brought(self.name, self._init, self._apply, self._dtype, weights=weights)
+        return CustomNetwork(self.name, self._init, self._apply, self._dtype, weights=weights)
 
     def _made(self, key: jax.Array) -> tuple[Any, Any]:
         """(module, state); the state of a module without one is empty."""

@@ -7,13 +7,13 @@ import jax
 
 from rrd_jax import errors
 from rrd_jax.networks.contract import Outputs
-from rrd_jax.networks.custom.base import Brought
+from rrd_jax.networks.custom.network import CustomNetwork
 from rrd_jax.networks.custom.outputs import as_outputs, flags, takes, values
 
 
 def from_functions(
     init: Callable[[jax.Array, jax.Array], Any], apply: Callable[..., Any], *, name: str = ""
-) -> Brought:
+) -> CustomNetwork:
     """Two functions as a Network.
 
     Args:
@@ -43,8 +43,8 @@ class _Functions:
         self._flags = flags(apply)
         self._key = next((k for k in ("key", "rng", "rngs") if takes(apply, k)), "")
 
-    def network(self) -> Brought:
-        return Brought(self.name, self._init, self._apply, pack=_pack)
+    def network(self) -> CustomNetwork:
+        return CustomNetwork(self.name, self._init, self._apply, pack=_pack)
 
     def _init(self, key: jax.Array, images: jax.Array) -> tuple[None, dict[str, Any]]:
         return None, _pack(self.init(key, images))

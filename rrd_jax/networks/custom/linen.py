@@ -10,13 +10,13 @@ import jax.numpy as jnp
 
 from rrd_jax import errors
 from rrd_jax.networks.contract import Outputs
-from rrd_jax.networks.custom.base import Brought
+from rrd_jax.networks.custom.network import CustomNetwork
 from rrd_jax.networks.custom.outputs import as_outputs, flags, values
 
 _CAPTURED = "intermediates"
 
 
-def from_linen(module: nn.Module, *, embedding_of: str = "", name: str = "") -> Brought:
+def from_linen(module: nn.Module, *, embedding_of: str = "", name: str = "") -> CustomNetwork:
     """A Linen module as a Network.
 
     It may have any collections of variables. Those beside `params` that keep their structure from
@@ -55,9 +55,9 @@ class _Linen:
         self._flags = flags(type(module).__call__)
         self._fields = flagged_fields(type(module))
 
-    def network(self) -> Brought:
+    def network(self) -> CustomNetwork:
         dtype = getattr(self.module, "dtype", None)
-        return Brought(self.name, self._init, self._apply, dtype, self._packed)
+        return CustomNetwork(self.name, self._init, self._apply, dtype, self._packed)
 
     def _called(self, train: bool) -> tuple[nn.Module, dict[str, Any]]:
         """The module and the arguments that tell it whether it is trained."""

@@ -9,11 +9,13 @@ from flax import nnx
 
 from rrd_jax import errors, imports
 from rrd_jax.networks.contract import Outputs
-from rrd_jax.networks.custom.base import Brought
+from rrd_jax.networks.custom.network import CustomNetwork
 from rrd_jax.networks.custom.outputs import Names, as_outputs, flags, values
 
 
-def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module], *, name: str = "") -> Brought:
+def from_nnx(
+    module: nnx.Module | Callable[[nnx.Rngs], nnx.Module], *, name: str = ""
+) -> CustomNetwork:
     """An NNX module as a Network: split once, and merged inside the step.
 
     What is of type `nnx.Param` is trained; states of random numbers follow from the step; what is
@@ -60,10 +62,10 @@ class _NNX:
         self._params, self._rest = Names(params), Names(rest)
         self.name = name or type(abstract).__name__
 
-    def network(self) -> Brought:
+    def network(self) -> CustomNetwork:
         dtype = getattr(self._abstract, "dtype", None)
         weights = self._init(None, None)[1] if self._has_weights else None
-        return Brought(self.name, self._init, self._apply, dtype, weights=weights)
+        return CustomNetwork(self.name, self._init, self._apply, dtype, weights=weights)
 
     def _init(self, key: jax.Array, images: jax.Array) -> tuple[None, dict[str, Any]]:
         del images

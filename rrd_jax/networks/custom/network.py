@@ -10,7 +10,7 @@ from rrd_jax import errors
 from rrd_jax.networks.contract import Outputs
 
 
-class Brought:
+class CustomNetwork:
     """A Network made of a user's network.
 
     Attributes:
@@ -38,7 +38,7 @@ class Brought:
         self.dtype, self.weights = dtype or jnp.float32, weights
 
     def __repr__(self) -> str:
-        return f"Brought({self.name})"
+        return f"CustomNetwork({self.name})"
 
     def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
         """As Network has it."""
