@@ -15,7 +15,15 @@ from sklearn import metrics as sklearn_metrics
 from sklearn.metrics.pairwise import cosine_similarity
 
 from experiments import measures
-from experiments.measures import alignment, asking, calibration, kept, predictions, sampling, tsne
+from experiments.measures import (
+    alignment,
+    calibration,
+    inference,
+    predictions,
+    storage,
+    thumbnails,
+    tsne,
+)
 from rrd_jax import checkpoints, data, errors, library
 from tests import launch
 from tests.conftest import use_one_device
@@ -34,12 +42,12 @@ def _subject(*, teacher=True, compares=True, seed=0, count=_N):
     labels = rng.integers(0, _C, count).astype(np.int32)
     right = 2 * np.eye(_C, dtype=np.float32)[labels]
     student, other = (
-        measures.Answers(right + _rows(s, (count, _C)), _rows(s + 9, (count, _D)))
+        measures.NetworkOutputs(right + _rows(s, (count, _C)), _rows(s + 9, (count, _D)))
         for s in (seed + 1, seed + 2)
     )
     images = rng.integers(0, 256, (count, 40, 40, 3), np.uint8)
     names = tuple("abcde")
-    return measures.Subject(images, labels, names, student, other if teacher else None, compares)
+    return measures.RunOutputs(images, labels, names, student, other if teacher else None, compares)
 
 
 # Alignment.
@@ -57,7 +65,7 @@ def test_correlation_is_that_of_each_pair_of_classes_by_scipy():
 def test_a_logit_that_never_changes_has_no_correlation():
     subject = _subject()
     subject.student.logits[:, 2] = -1
-    values = alignment.of(subject)
+    values = alignment.compute(subject)
     missing = np.isnan(values["student_correlation"])
     np.testing.assert_array_equal(missing, (np.arange(_C) == 2)[:, None] | (np.arange(_C) == 2))
     assert 0 < values["correlation_gap"] <= values["correlation_gap_max"] < 2
@@ -91,10 +99,10 @@ def test_gaussian_cka_does_not_see_rotation_shift_and_scale():
 
 def test_alignment_of_a_student_with_itself_is_whole():
     subject = _subject()
-    same = measures.Subject(
+    same = measures.RunOutputs(
         *[subject.images, subject.labels, subject.class_names] + [subject.student] * 2
     )
-    values = alignment.of(same)
+    values = alignment.compute(same)
     assert values["correlation_gap_max"] == 0
     assert values["neighbour_agreement_mean"] == 1
     assert values["cka_linear"] == pytest.approx(1)
@@ -105,7 +113,7 @@ def test_alignment_says_on_how_many_images_it_is(monkeypatch):
     monkeypatch.setattr(alignment, "_MOST", 50)
     monkeypatch.setattr(alignment, "_MOST_CLASSES", 3)
     subject = _subject()
-    values = alignment.of(subject)
+    values = alignment.compute(subject)
     assert (values["sampled"], values["total"]) == (50, _N)
     assert values["neighbour_agreement"].shape == values["images"].shape == (50,)
     assert values["neighbour_agreement_chance"] == 10 / 49
@@ -120,13 +128,15 @@ def test_alignment_says_on_how_many_images_it_is(monkeypatch):
 
 
 def test_alignment_of_other_classes_or_without_embeddings_leaves_those_values_out():
-    values = alignment.of(_subject(compares=False))
+    values = alignment.compute(_subject(compares=False))
     assert "cka_linear" in values
     assert "correlation_gap" not in values
     subject = _subject()
-    bare = measures.Answers(subject.student.logits, np.zeros((_N, 0), np.float32))
-    values = alignment.of(
-        measures.Subject(subject.images, subject.labels, subject.class_names, bare, subject.teacher)
+    bare = measures.NetworkOutputs(subject.student.logits, np.zeros((_N, 0), np.float32))
+    values = alignment.compute(
+        measures.RunOutputs(
+            subject.images, subject.labels, subject.class_names, bare, subject.teacher
+        )
     )
     assert "cka_linear" not in values
     assert "correlation_gap" in values
@@ -134,10 +144,10 @@ def test_alignment_of_other_classes_or_without_embeddings_leaves_those_values_ou
 
 def test_alignment_needs_a_teacher_and_some_images():
     with pytest.raises(errors.InputError, match="the run has none: pass the teacher"):
-        alignment.of(_subject(teacher=False))
+        alignment.compute(_subject(teacher=False))
     with pytest.raises(errors.InputError, match="has 2 images, but relations need three"):
-        alignment.of(_subject(count=2))
-    assert alignment.of(_subject(count=3))["neighbours"] == 2
+        alignment.compute(_subject(count=2))
+    assert alignment.compute(_subject(count=3))["neighbours"] == 2
 
 
 # Predictions.
@@ -145,7 +155,7 @@ def test_alignment_needs_a_teacher_and_some_images():
 
 def test_figures_of_predictions_are_those_of_sklearn():
     subject = _subject()
-    values = predictions.of(subject)
+    values = predictions.compute(subject)
     for role, answers in (("student", subject.student), ("teacher", subject.teacher)):
         predicted = answers.logits.argmax(axis=1)
         np.testing.assert_array_equal(
@@ -166,7 +176,7 @@ def test_figures_of_predictions_are_those_of_sklearn():
 
 def test_images_seen_differently_come_with_the_surest_first():
     subject = _subject()
-    values = predictions.of(subject)
+    values = predictions.compute(subject)
     places = values["differing"]
     student, teacher = (values[f"{role}_prediction"] for role in ("student", "teacher"))
     differ = student != teacher
@@ -182,7 +192,7 @@ def test_images_seen_differently_come_with_the_surest_first():
 def test_a_class_without_images_has_no_accuracy():
     subject = _subject()
     subject.labels[subject.labels == 3] = 0
-    values = predictions.of(subject)
+    values = predictions.compute(subject)
     assert np.isnan(values["student_accuracy"][3])
     rest = np.delete(values["student_accuracy"], 3)
     assert values["student_balanced_accuracy"] == pytest.approx(rest.mean())
@@ -190,9 +200,9 @@ def test_a_class_without_images_has_no_accuracy():
 
 def test_a_teacher_of_other_classes_is_left_out_of_predictions_and_calibration():
     subject = _subject(compares=False, count=20)
-    for values in (predictions.of(subject), calibration.of(subject)):
+    for values in (predictions.compute(subject), calibration.compute(subject)):
         assert not [name for name in values if name.startswith(("teacher", "differing", "agree"))]
-    values = tsne.of(subject)
+    values = tsne.compute(subject)
     assert "teacher" in values
     assert "teacher_prediction" not in values
 
@@ -202,7 +212,7 @@ def test_a_teacher_of_other_classes_is_left_out_of_predictions_and_calibration()
 
 def test_reliability_is_that_of_sklearn():
     subject = _subject()
-    values = calibration.of(subject)
+    values = calibration.compute(subject)
     probabilities = scipy.special.softmax(subject.student.logits.astype(np.float64), axis=1)
     right = probabilities.argmax(axis=1) == subject.labels
     shares, sure = sklearn_calibration.calibration_curve(right, probabilities.max(1), n_bins=15)
@@ -226,9 +236,9 @@ def test_calibration_error_of_four_images_by_hand(confidence, right, ece):
     probabilities[:, 0] = confidence
     labels = np.where(np.arange(4) < right, 0, 1).astype(np.int32)
     logits = np.log(np.maximum(probabilities, 1e-30)).astype(np.float32)
-    answers = measures.Answers(logits, np.zeros((4, 1), np.float32))
+    answers = measures.NetworkOutputs(logits, np.zeros((4, 1), np.float32))
     images = np.zeros((4, 8, 8, 1), np.uint8)
-    values = calibration.of(measures.Subject(images, labels, ("a", "b", "c"), answers))
+    values = calibration.compute(measures.RunOutputs(images, labels, ("a", "b", "c"), answers))
     assert values["student_ece"] == pytest.approx(ece, abs=1e-6)
     assert values["student_count"].sum() == 4
 
@@ -239,10 +249,10 @@ def test_calibration_error_of_four_images_by_hand(confidence, right, ece):
 def test_tsne_is_the_same_each_time_and_keeps_clusters_together():
     labels = np.repeat([0, 1, 2], 20).astype(np.int32)
     rows = 20 * np.eye(3, 6, dtype=np.float32)[labels] + _rows(0, (60, 6))
-    answers = measures.Answers(rows[:, :3], rows)
+    answers = measures.NetworkOutputs(rows[:, :3], rows)
     images = np.zeros((60, 8, 8, 1), np.uint8)
-    subject = measures.Subject(images, labels, ("a", "b", "c"), answers)
-    values, again = tsne.of(subject), tsne.of(subject)
+    subject = measures.RunOutputs(images, labels, ("a", "b", "c"), answers)
+    values, again = tsne.compute(subject), tsne.compute(subject)
     np.testing.assert_array_equal(values["student"], again["student"])
     assert sklearn_metrics.silhouette_score(values["student"], labels) > 0.5
     assert values["thumbnails"].shape == images.shape
@@ -253,11 +263,11 @@ def test_tsne_is_the_same_each_time_and_keeps_clusters_together():
 def test_tsne_of_a_collapsed_network_and_of_few_images_is_finite():
     subject = _subject(count=4)
     subject.student.embedding[:] = 0
-    values = tsne.of(subject)
+    values = tsne.compute(subject)
     assert np.isfinite(values["student"]).all()
     assert values["student"].shape == (4, 2)
     with pytest.raises(errors.InputError, match="t-SNE needs three or more"):
-        tsne.of(_subject(count=2))
+        tsne.compute(_subject(count=2))
 
 
 # Images.
@@ -266,10 +276,10 @@ def test_tsne_of_a_collapsed_network_and_of_few_images_is_finite():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_thumbnails_are_means_of_what_they_show(channels):
     images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, channels), np.uint8)
-    small = sampling.thumbnails(images)
+    small = thumbnails.thumbnails(images)
     means = images.reshape(3, 32, 2, 32, 2, channels).mean(axis=(2, 4))
     assert np.abs(small - means).max() <= 1  # rounded twice, by rows and by columns
-    assert sampling.thumbnails(small) is small
+    assert thumbnails.thumbnails(small) is small
 
 
 # Real runs.
@@ -308,11 +318,13 @@ def run(runs, tmp_path):
 
 def test_a_run_is_measured_as_it_was_tested(runs):
     for name in ("kd", "simkd", "teacher"):
-        subject = measures.of_run(runs / name)
-        values = predictions.of(subject)
+        subject = measures.run_outputs(runs / name)
+        values = predictions.compute(subject)
         row = launch.rows(runs / name)[-1]
         assert values["student_top1"] == pytest.approx(row["test/top1"])
-        assert calibration.of(subject)["student_nll"] == pytest.approx(row["test/loss"], rel=1e-5)
+        assert calibration.compute(subject)["student_nll"] == pytest.approx(
+            row["test/loss"], rel=1e-5
+        )
         assert values["student_confusion"].sum() == len(subject) == 24
         if name != "teacher":
             assert values["agreement"] == pytest.approx(row["test/agreement"])
@@ -324,7 +336,7 @@ def test_a_run_is_measured_as_it_was_tested(runs):
 
 
 def test_answers_are_those_of_the_library(runs):
-    subject = measures.of_run(runs / "simkd")  # whose logits are of its teacher's classifier
+    subject = measures.run_outputs(runs / "simkd")  # whose logits are of its teacher's classifier
     said = library.load(runs / "simkd").predict(subject.images)
     np.testing.assert_allclose(subject.student.logits, said.logits, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(subject.student.embedding, said.embeddings, rtol=1e-5, atol=1e-6)
@@ -332,10 +344,10 @@ def test_answers_are_those_of_the_library(runs):
 
 @pytest.mark.long
 def test_a_teacher_is_asked_once_for_all_of_its_students(runs):
-    of_kd, of_simkd = (measures.of_run(runs / name) for name in ("kd", "simkd"))
+    of_kd, of_simkd = (measures.run_outputs(runs / name) for name in ("kd", "simkd"))
     assert of_kd.teacher is of_simkd.teacher
     assert of_kd.images is of_simkd.images
-    given = measures.of_run(runs / "teacher", teacher=runs / "teacher")
+    given = measures.run_outputs(runs / "teacher", teacher=runs / "teacher")
     assert given.teacher is of_kd.teacher
 
 
@@ -343,20 +355,20 @@ def test_a_data_set_can_be_given_as_it_is(runs):
     images = np.random.default_rng(1).integers(0, 256, (30, 8, 8, 1), np.uint8)
     split = images, np.arange(30) % 10
     dataset = data.from_sources(split, split, data.Source(image_size=8))
-    subject = measures.of_run(runs / "kd", dataset=dataset)
+    subject = measures.run_outputs(runs / "kd", dataset=dataset)
     np.testing.assert_array_equal(subject.images, images)
     other = data.from_sources(split, split, data.Source(image_size=16))
     with pytest.raises(errors.InputError, match=r"is for 10 classes and images of \(8, 8, 1\)"):
-        measures.of_run(runs / "kd", dataset=other)
+        measures.run_outputs(runs / "kd", dataset=other)
 
 
 def test_images_of_a_large_test_split_are_kept_small(monkeypatch):
     shape = (30, 64, 64, 3)
     split = np.random.default_rng(0).integers(0, 256, shape, np.uint8), np.arange(30) % 10
     dataset = data.from_sources(split, split, data.Source(image_size=64))
-    monkeypatch.setattr(asking, "_IMAGE_BYTES", 1e5)
-    images, labels = asking._images(dataset)
-    np.testing.assert_array_equal(images, sampling.thumbnails(split[0]))
+    monkeypatch.setattr(inference, "_IMAGE_BYTES", 1e5)
+    images, labels = inference._images(inference._TestImages(0, dataset))
+    np.testing.assert_array_equal(images, thumbnails.thumbnails(split[0]))
     np.testing.assert_array_equal(labels, split[1])
 
 
@@ -365,8 +377,8 @@ def test_several_teachers_are_one(run, runs):
     fields = json.loads((run / "config.json").read_text())
     fields["teacher"] = [fields["teacher"] | teacher for teacher in both]
     (run / "config.json").write_text(json.dumps(fields))
-    joined = measures.of_run(run).teacher
-    single = [measures.of_run(run, teacher=runs / name).teacher for name, _ in _SHARES]
+    joined = measures.run_outputs(run).teacher
+    single = [measures.run_outputs(run, teacher=runs / name).teacher for name, _ in _SHARES]
     mean = 0.75 * single[0].logits + 0.25 * single[1].logits
     np.testing.assert_allclose(joined.logits, mean, rtol=1e-5, atol=1e-6)
     cosines = [cosine_similarity(answers.embedding) for answers in single]
@@ -376,11 +388,11 @@ def test_several_teachers_are_one(run, runs):
 
 def test_a_run_whose_teacher_is_gone_is_measured_without(run, capsys):
     (run / "teacher").unlink()
-    subject = measures.of_run(run)
+    subject = measures.run_outputs(run)
     assert subject.teacher is None
     assert "is measured without its teacher" in capsys.readouterr().out
     with pytest.raises(errors.InputError):
-        measures.of_run(run, teacher=run / "teacher")
+        measures.run_outputs(run, teacher=run / "teacher")
 
 
 # Files.
@@ -396,11 +408,8 @@ def test_what_was_measured_is_read_as_it_was_and_computed_once(run, name, monkey
             np.testing.assert_array_equal(found[key], value)
             assert isinstance(found[key], np.ndarray) == isinstance(value, np.ndarray)
     assert [path.name for path in (run / "measures").iterdir()] == [f"{name}.npz"]
-    calls = []
-    monkeypatch.setitem(measures.MEASURES, name, lambda subject: calls.append(1) or {"x": 1.0})
-    assert "x" not in measures.measure(run, name)
-    assert not calls
-    assert measures.measure(run, name, again=True) == {"x": 1.0} == measures.read(run, name)
+    monkeypatch.setitem(measures.MEASURES, name, lambda outputs: pytest.fail("computed again"))
+    measures.measure(run, name)
 
 
 def test_another_checkpoint_is_measured_anew(run, runs):
@@ -413,10 +422,10 @@ def test_another_checkpoint_is_measured_anew(run, runs):
 
 
 def test_another_teacher_is_measured_anew(run):
-    subject = measures.of_run(run)
+    subject = measures.run_outputs(run)
     measures.measure(run, "alignment", subject)
     assert measures.read(run, "alignment", subject)
-    itself = measures.of_run(run, teacher=run)
+    itself = measures.run_outputs(run, teacher=run)
     assert measures.read(run, "alignment", itself) is None
     assert measures.measure(run, "alignment", itself)["cka_linear"] == pytest.approx(1)
 
@@ -429,7 +438,7 @@ def test_a_run_without_checkpoints_still_has_what_was_measured(run):
 
 def test_a_file_of_another_version_is_none(run, monkeypatch):
     measures.measure(run, "calibration")
-    monkeypatch.setattr(kept, "VERSION", 2)
+    monkeypatch.setattr(storage, "VERSION", 2)
     assert measures.read(run, "calibration") is None
     measures.measure(run, "calibration")
     assert measures.read(run, "calibration")
@@ -502,5 +511,5 @@ def test_the_origin_is_that_of_the_checkpoint(run):
     with np.load(run / "measures" / "calibration.npz") as file:
         origin = json.loads(str(file["origin"]))
     variables, _ = checkpoints.load_student(run)
-    assert origin["student"] == checkpoints.digest(variables) == kept.digest_on_disk(run)
-    assert origin["version"] == kept.VERSION
+    assert origin["student"] == checkpoints.digest(variables) == storage.newest_digest(run)
+    assert origin["version"] == storage.VERSION

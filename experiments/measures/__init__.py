@@ -1,120 +1,146 @@
-"""What is measured of a finished run beyond its metrics.jsonl, kept in <run>/measures/<name>.npz.
+"""Measures of a finished run beyond its metrics.jsonl, stored in <run>/measures/<name>.npz.
 
     from experiments import measures
 
-    values = measures.measure(pathlib.Path("runs/digits"), "alignment")  # computed, and kept
-    values = measures.read(pathlib.Path("runs/digits"), "alignment")  # as kept; without JAX
+    values = measures.measure(pathlib.Path("runs/digits"), "alignment")  # Computes and stores.
+    values = measures.read(pathlib.Path("runs/digits"), "alignment")  # Reads, without JAX.
 
-Values by name are arrays and numbers. Those of a network have its role before their name, as
-`student_top1`; the docstring of `of` in the module of a measure's name says what each is.
+Values are arrays and numbers by name. Those of a network have its role as a prefix, as in
+`student_top1`; `compute` in the module of the measure's name documents each.
 """
 
 import pathlib
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.measures import alignment, calibration, kept, predictions, tsne
-from experiments.measures.subject import Answers, Subject, of_run
+from experiments.measures import alignment, calibration, predictions, storage, tsne
+from experiments.measures.outputs import NetworkOutputs, RunOutputs
 from rrd_jax import errors
 from rrd_jax.terminal import console
+
+if TYPE_CHECKING:
+    from rrd_jax.data import Dataset
 
 __all__ = [
     "MEASURES",
     "NEED_TEACHER",
-    "Answers",
-    "Subject",
+    "NetworkOutputs",
+    "RunOutputs",
     "measure",
+    "measure_missing",
     "missing",
-    "of_run",
     "read",
+    "run_outputs",
 ]
 
-MEASURES: Mapping[str, Callable[[Subject], Mapping[str, np.ndarray | float]]] = {
-    "predictions": predictions.of,
-    "calibration": calibration.of,
-    "alignment": alignment.of,
-    "tsne": tsne.of,
+MEASURES: Mapping[str, Callable[[RunOutputs], Mapping[str, np.ndarray | float]]] = {
+    "predictions": predictions.compute,
+    "calibration": calibration.compute,
+    "alignment": alignment.compute,
+    "tsne": tsne.compute,
 }
-NEED_TEACHER = frozenset({"alignment"})  # those that a run without a teacher cannot have
+NEED_TEACHER = frozenset({"alignment"})  # Not available for runs without a teacher.
+
+
+def run_outputs(
+    folder: pathlib.Path, teacher: pathlib.Path | None = None, dataset: "Dataset | None" = None
+) -> RunOutputs:
+    """Computes the outputs of a run; see `inference.run_outputs`."""
+    from experiments.measures import inference  # It imports JAX, which `read` does not need.
+
+    return inference.run_outputs(folder, teacher, dataset)
 
 
 def measure(
-    folder: pathlib.Path, name: str, subject: Subject | None = None, again: bool = False
+    folder: pathlib.Path, name: str, outputs: RunOutputs | None = None
 ) -> Mapping[str, Any]:
-    """Measures a run, or reads what was measured of the same checkpoint before.
+    """Computes and stores a measure, unless it is stored for the same checkpoint already.
 
     Args:
       folder: a workdir.
       name: one of `MEASURES`.
-      subject: of the run, if it is there already; one for all measures saves time.
-      again: whether it is measured in any case.
+      outputs: of the run, if they are computed already.
 
     Raises:
-      InputError: an unknown name, no run, or one that this cannot be measured of.
+      InputError: the name is unknown, or the run cannot be measured.
       DiskError: the file cannot be written.
     """
     function, folder = errors.lookup("measure", name, MEASURES), pathlib.Path(folder)
-    if not again and (values := _intact(folder, name, subject)) is not None:
+    if (values := _intact(folder, name, outputs)) is not None:
         return values
     if not folder.is_dir():
         raise errors.InputError(
-            f"{folder} is no folder; what is measured is kept in that of a run, and is of its"
-            " newest checkpoint"
+            f"{folder} is no folder; measures are of a run's newest checkpoint, in its folder"
         )
-    subject = subject or of_run(folder)
-    values = kept.plain(function(subject))
-    origin = subject.origin or {"student": kept.digest_on_disk(folder) or ""}
-    kept.write(kept.path(folder, name), values, origin)
+    outputs = outputs or run_outputs(folder)
+    values = storage.plain(function(outputs))
+    origin = outputs.origin or {"student": storage.newest_digest(folder) or ""}
+    storage.write(storage.path(folder, name), values, origin)
     return values
 
 
 def read(
-    folder: pathlib.Path, name: str, subject: Subject | None = None
+    folder: pathlib.Path, name: str, outputs: RunOutputs | None = None
 ) -> Mapping[str, Any] | None:
-    """What was measured of a run's newest checkpoint; None where it was not, or not of this one.
+    """Reads a stored measure; returns None if there is none of the newest checkpoint.
 
-    A run whose checkpoints are gone is read all the same.
+    The measures of a run whose checkpoints were deleted can still be read.
 
     Args:
       folder: a workdir.
       name: one of `MEASURES`.
-      subject: what it must be of, if this is known: also the same teacher and images.
+      outputs: also require the same teacher and images as these outputs.
 
     Raises:
-      InputError: an unknown name, or a damaged file.
+      InputError: the name is unknown, or the file is damaged.
     """
     errors.lookup("measure", name, MEASURES)
-    found = kept.read(kept.path(folder, name))
-    if found is None:
+    stored = storage.read(storage.path(folder, name))
+    if stored is None:
         return None
-    values, origin = found
-    if subject is not None and subject.origin:
-        return values if origin == subject.origin else None
-    newest = kept.digest_on_disk(pathlib.Path(folder))
+    values, origin = stored
+    if outputs is not None and outputs.origin:
+        return values if origin == outputs.origin else None
+    newest = storage.newest_digest(pathlib.Path(folder))
     return values if newest in (None, origin.get("student")) else None
 
 
 def missing(folder: pathlib.Path, names: Collection[str]) -> list[str]:
-    """Those of `MEASURES` that are still to be measured of a run's newest checkpoint.
+    """Returns the measures that are not stored for a run's newest checkpoint, without JAX.
 
-    A damaged file is a warning, and its measure is among them. No JAX is imported.
+    A damaged file is reported as a warning, and its measure is among them.
 
     Raises:
-      InputError: an unknown name.
+      InputError: a name is unknown.
     """
-    for name in names:
-        errors.lookup("measure", name, MEASURES)
     return [name for name in names if _intact(pathlib.Path(folder), name) is None]
 
 
-def _intact(
-    folder: pathlib.Path, name: str, subject: Subject | None = None
-) -> Mapping[str, Any] | None:
-    """As `read`, and None, with a warning, for a damaged file."""
+def measure_missing(folder: pathlib.Path, names: Collection[str]) -> None:
+    """Computes the measures that are missing; prints a note for those that cannot be computed."""
+    if not (names := missing(folder, names)):
+        return
+    console.progress("page", [f"{folder.name}: {', '.join(names)}"])
     try:
-        return read(folder, name, subject)
+        outputs = run_outputs(folder)
+        for name in names:
+            if outputs.teacher is not None or name not in NEED_TEACHER:
+                measure(folder, name, outputs)
+    except errors.DiskError:
+        raise
+    except errors.InputError as error:
+        console.note(f"{folder} is not measured: {error}")
+
+
+def _intact(
+    folder: pathlib.Path, name: str, outputs: RunOutputs | None = None
+) -> Mapping[str, Any] | None:
+    """Reads a measure like `read`; returns None, with a warning, for a damaged file."""
+    errors.lookup("measure", name, MEASURES)
+    try:
+        return read(folder, name, outputs)
     except errors.InputError as error:
         console.warn(str(error))
         return None

@@ -1,61 +1,60 @@
-"""How far a student has come to see relations of classes and images as its teacher does."""
+"""Alignment of a student with its teacher: correlations of logits, similarity of embeddings."""
 
 import numpy as np
 
-from experiments.measures.subject import Subject
+from experiments.measures.outputs import RunOutputs
 from rrd_jax import errors
 from rrd_jax.evaluation import alignment, rows
 
 NEIGHBOURS = 10
-# Images at most, of a larger test split a sample: memory and time grow with their square.
+# A larger test split is sampled: memory and time grow with the square of the images.
 _MOST = 10_000
 _MOST_PAIRS = 1_000
 _MOST_CLASSES = 200
 
 
-def of(subject: Subject) -> dict[str, np.ndarray | float]:
-    """Correlations of logits, and similarities of embeddings, of student and teacher.
+def compute(outputs: RunOutputs) -> dict[str, np.ndarray | float]:
+    """Compares the logits and the embeddings of student and teacher.
 
     Returns:
-      sampled: how many of the `total` test images embeddings are compared on.
+      sampled: number of test images, of `total`, on which embeddings are compared.
       cka_linear, cka_rbf: centred kernel alignment of the embeddings (arXiv 1905.00414), in [0, 1];
         see `rrd_jax.evaluation.alignment` and `rbf_cka`. The latter is of at most 1 000 images.
       similarity_spearman: rank correlation of the cosine similarities of all pairs of at most 1 000
-        images, in the student's and in the teacher's eyes, in [-1, 1].
+        images, between student and teacher, in [-1, 1].
       neighbour_agreement: [sampled], the share of the k nearest images, by cosine, that both have
-        in common; neighbour_agreement_mean; neighbour_agreement_chance, its mean for embeddings
-        that know nothing of one another; neighbours, which is k; images: [sampled] indices.
-      Of networks with the same classes, as in figures of arXiv 1910.10699 and 2407.12073:
+        in common; neighbour_agreement_mean; neighbour_agreement_chance, its mean for independent
+        embeddings; neighbours, which is k; images: [sampled] indices.
+      For networks with the same classes, as in figures of arXiv 1910.10699 and 2407.12073:
       student_correlation, teacher_correlation, correlation_difference: [c, c], between logits of
         classes, over all test images, and the student's less the teacher's; NaN for classes whose
-        logit never changes. classes: [c], the labels of these, a sample where there are more
-        than 200.
-      correlation_gap, correlation_gap_max: mean and maximum of the differences' sizes, over all
-        pairs of different classes, also those left out above.
-      Values of embeddings are missing where a network reports none.
+        logit is constant. classes: [c], the labels of these, a sample of more than 200.
+      correlation_gap, correlation_gap_max: mean and maximum of the absolute differences over all
+        pairs of different classes, sampled or not.
+      Values of embeddings are missing if a network reports none.
 
     Raises:
       InputError: the run has no teacher, or there are fewer than three images.
     """
-    if subject.teacher is None:
+    if outputs.teacher is None:
         raise errors.InputError(
-            "alignment is that of a student with its teacher, and the run has none: pass the"
-            " teacher to measures.of_run"
+            "alignment compares a student with its teacher, and the run has none: pass the"
+            " teacher to measures.run_outputs"
         )
-    if len(subject) < 3:
+    if len(outputs) < 3:
         raise errors.InputError(
-            f"the test split has {len(subject)} images, but relations need three or more"
+            f"the test split has {len(outputs)} images, but relations need three or more"
         )
-    values: dict[str, np.ndarray | float] = {"total": len(subject)}
-    if subject.compares:
-        values |= _of_logits(subject.student.logits, subject.teacher.logits)
-    student, teacher = subject.student.embedding, subject.teacher.embedding
+    values: dict[str, np.ndarray | float] = {"total": len(outputs)}
+    if outputs.same_classes:
+        values |= _compare_logits(outputs.student.logits, outputs.teacher.logits)
+    student, teacher = outputs.student.embedding, outputs.teacher.embedding
     if student.shape[1] and teacher.shape[1]:
-        values |= _of_embeddings(student, teacher)
+        values |= _compare_embeddings(student, teacher)
     return values
 
 
-def _of_logits(student: np.ndarray, teacher: np.ndarray) -> dict[str, np.ndarray | float]:
+def _compare_logits(student: np.ndarray, teacher: np.ndarray) -> dict[str, np.ndarray | float]:
     ours, theirs = correlation(student), correlation(teacher)
     difference = ours - theirs
     gaps = np.abs(difference)[~np.eye(len(difference), dtype=bool)]
@@ -93,13 +92,13 @@ def _of_embeddings(student: np.ndarray, teacher: np.ndarray) -> dict[str, np.nda
 
 
 def correlation(logits: np.ndarray) -> np.ndarray:
-    """Pearson's, between the columns of [N, C]: [C, C]; NaN where a column is constant."""
+    """Returns Pearson's correlations [C, C] of the columns of [N, C]; NaN for constant ones."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.corrcoef(logits.astype(np.float64), rowvar=False)
 
 
 def rbf_cka(one: np.ndarray, other: np.ndarray) -> float:
-    """CKA of Gaussian kernels, each as wide as its median distance (arXiv 1905.00414).
+    """Computes CKA of Gaussian kernels with the median distance as width (arXiv 1905.00414).
 
     Args:
       one: [N, D].

@@ -1,51 +1,52 @@
-"""What student and teacher take test images for, and where they differ."""
+"""Predictions of student and teacher on the test images, and their differences."""
 
 import warnings
 
 import numpy as np
 import scipy.special
 
-from experiments.measures import sampling
-from experiments.measures.subject import Answers, Subject
+from experiments.measures.outputs import RunOutputs
+from experiments.measures.thumbnails import thumbnails
 
-_SHOWN = 24  # images that two networks see differently
+_SHOWN = 24  # Images that two networks classify differently.
 
 
-def of(subject: Subject) -> dict[str, np.ndarray | float]:
-    """Classes, confidences and figures of them; percentages are of test images.
+def compute(outputs: RunOutputs) -> dict[str, np.ndarray | float]:
+    """Computes predictions, confidences and accuracies; percentages are of test images.
 
     Returns:
       labels: [N]; class_names: [C] text.
-      Of student and teacher, each with its role before the name:
+      Of student and teacher, each with its role as a prefix:
         prediction: [N], the most probable class;
         confidence: [N], its probability;
         entropy: [N] of the probabilities, in nats;
         confusion: [C, C] counts, a row a label, a column a prediction;
-        accuracy: [C], the percentage of each class that is recognised; NaN for classes without
-          test images;
+        accuracy: [C], in per cent of each class; NaN for classes without test images;
         top1, balanced_accuracy, macro_f1: in per cent.
-      agreement: the percentage of images that both take for the same; and of those that they do
-      not, the up to 24 of which both are surest:
-        differing: [K] their indices, the surest first; differing_images: [K, h, w, channels].
-      The last three only if there is a teacher of these classes.
+      If there is a teacher of the same classes:
+        agreement: the percentage of images with the same prediction;
+        differing: [K], indices of up to 24 images with different predictions, those with the
+          highest confidence of both networks first; differing_images: [K, h, w, channels].
     """
-    values = {"labels": subject.labels, "class_names": np.array(subject.class_names)}
-    for role, answers in subject.classifiers:
-        found = _of_network(answers, subject.labels, subject.num_classes)
+    values = {"labels": outputs.labels, "class_names": np.array(outputs.class_names)}
+    for role, network in outputs.classifiers:
+        found = _of_network(network.logits, outputs.labels, len(outputs.class_names))
         values |= {f"{role}_{name}": value for name, value in found.items()}
     if "teacher_prediction" in values:
-        values |= _differences(subject, values)
+        values |= _differences(outputs, values)
     return values
 
 
-def _of_network(answers: Answers, labels: np.ndarray, count: int) -> dict[str, np.ndarray | float]:
+def _of_network(
+    logits: np.ndarray, labels: np.ndarray, count: int
+) -> dict[str, np.ndarray | float]:
     from sklearn import metrics
 
-    log = scipy.special.log_softmax(answers.logits.astype(np.float64), axis=1)
-    prediction = np.argmax(answers.logits, axis=1).astype(np.int32)
+    log = scipy.special.log_softmax(logits.astype(np.float64), axis=1)
+    prediction = np.argmax(logits, axis=1).astype(np.int32)
     confusion = metrics.confusion_matrix(labels, prediction, labels=np.arange(count))
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):
-        warnings.simplefilter("ignore")  # of classes without test images
+        warnings.simplefilter("ignore")  # Of classes without test images.
         return {
             "prediction": prediction,
             "confidence": np.exp(log.max(axis=1)).astype(np.float32),
@@ -59,7 +60,7 @@ def _of_network(answers: Answers, labels: np.ndarray, count: int) -> dict[str, n
 
 
 def _differences(
-    subject: Subject, values: dict[str, np.ndarray | float]
+    outputs: RunOutputs, values: dict[str, np.ndarray | float]
 ) -> dict[str, np.ndarray | float]:
     differ = values["student_prediction"] != values["teacher_prediction"]
     surest = np.minimum(values["student_confidence"], values["teacher_confidence"])
@@ -68,5 +69,5 @@ def _differences(
     return {
         "agreement": 100 * float(np.mean(~differ)),
         "differing": places.astype(np.int32),
-        "differing_images": sampling.thumbnails(subject.images[places]),
+        "differing_images": thumbnails(outputs.images[places]),
     }

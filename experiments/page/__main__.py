@@ -1,33 +1,32 @@
-"""Makes a page of a study or of a run: one file of HTML, with everything in it.
+"""Makes a page of a study or of a run: one HTML file that needs no network.
 
     python -m experiments.page --study=runs/digits_study --output=report.html
     python -m experiments.page --workdir=runs/digits --output=run.html
     python -m experiments.page --study=runs/digits_study --figures=paper
 
 --figures writes figures as PDF, PNG and SVG, and tables as LaTeX and Markdown. A study that has not
-ended gives a page of what there is. The exit code is 0 when all was written, 1 for a bad flag, 2
-for a folder that is no study or run, 69 where a library is not installed (pip install
-'rrd_jax[studies]'), 74 where a file cannot be written.
+finished gets a page of the results so far. The exit code is 0 when everything was written, 1 for an
+invalid flag, 2 for a folder that is no study or run, 69 if a library is not installed (pip install
+'rrd_jax[studies]'), 74 if a file cannot be written.
 """
 
-import functools
 import pathlib
+from typing import TYPE_CHECKING
 
 from absl import app, flags
 
 from rrd_jax import errors
 from rrd_jax.terminal import cli, console
 
+if TYPE_CHECKING:
+    from experiments.page.elements import Page
+
 _STUDY = flags.DEFINE_string("study", None, "The --workdir of experiments.study.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "A run's, in place of --study.")
-_OUTPUT = flags.DEFINE_string("output", None, "The file of HTML to write.")
-_FIGURES = flags.DEFINE_string(
-    "figures", None, "The folder to write figures and tables for papers into."
-)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The workdir of a run, instead of --study.")
+_OUTPUT = flags.DEFINE_string("output", None, "The HTML file to write.")
+_FIGURES = flags.DEFINE_string("figures", None, "The folder for figures and tables for papers.")
 _MEASURE = flags.DEFINE_bool(
-    "measure",
-    False,
-    "Measures what the study's runs lack, as its workers do; of a run this is done anyway.",
+    "measure", False, "Measures runs of the study first; a single run is always measured."
 )
 
 
@@ -45,66 +44,48 @@ def main(argv: list[str]) -> None:
 
 
 def _run() -> None:
-    from experiments.page import html
+    from experiments.page import html, papers
 
+    html.check_libraries()
+    page = _study_page(pathlib.Path(_STUDY.value)) if _STUDY.value else _run_page()
     if _OUTPUT.value is not None:
-        html.check_libraries()
+        path = pathlib.Path(_OUTPUT.value)
+        text = html.render(page)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise errors.DiskError(
+                f"{path} cannot be written ({error.strerror or error}); name another --output"
+            ) from error
+        console.say(f"{path}: {len(text.encode()) / 1e6:.1f} MB")
     if _FIGURES.value is not None:
-        html.check_libraries("matplotlib")
-    if _STUDY.value is not None:
-        _of_study(pathlib.Path(_STUDY.value))
-    else:
-        _of_run(pathlib.Path(_WORKDIR.value))
+        paths = papers.write(page, pathlib.Path(_FIGURES.value))
+        console.say(f"{_FIGURES.value}: {len(paths)} files")
 
 
-def _of_study(folder: pathlib.Path) -> None:
-    from experiments.page import study
+def _study_page(folder: pathlib.Path) -> "Page":
+    from experiments import measures
+    from experiments.page import study_page
     from experiments.study import records
 
     record = records.read(folder)
     if _MEASURE.value:
-        from experiments.page import measuring
-
-        measuring.of_study(record)
-    if _OUTPUT.value is not None:
-        _write(study.page(record))
-    if _FIGURES.value is not None:
-        from experiments.page import papers
-
-        _say_written(papers.of_study(record, pathlib.Path(_FIGURES.value)))
+        for grid in record.grids:
+            for run in grid.runs:
+                if run.finished:
+                    measures.measure_missing(run.folder, grid.measures)
+    return study_page.page(record)
 
 
-def _of_run(folder: pathlib.Path) -> None:
-    from experiments.page import measuring, single
+def _run_page() -> "Page":
+    from experiments import measures
+    from experiments.page import run_page
 
-    run = single.read(folder)
-    measuring.of_run(folder)
-    if _OUTPUT.value is not None:
-        _write(single.page(run))
-    if _FIGURES.value is not None:
-        from experiments.page import papers
-
-        _say_written(papers.of_run(run, pathlib.Path(_FIGURES.value)))
-
-
-def _write(page: "object") -> None:
-    from experiments.page import html
-
-    path = pathlib.Path(_OUTPUT.value)
-    text = html.render(page)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise errors.DiskError(
-            f"{path} cannot be written ({error.strerror or error}); name another --output"
-        ) from error
-    console.say(f"{path}: {len(text.encode()) / 1e6:.1f} MB")
-
-
-def _say_written(paths: list[pathlib.Path]) -> None:
-    console.say(f"{_FIGURES.value}: {len(paths)} files")
+    run = run_page.read(pathlib.Path(_WORKDIR.value))
+    measures.measure_missing(run.folder, measures.MEASURES)
+    return run_page.page(run)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=functools.partial(cli.parse_flags))
+    app.run(main, flags_parser=cli.parse_flags)

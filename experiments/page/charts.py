@@ -1,299 +1,343 @@
-"""Charts of a grid's figures and curves, as specifications of Vega-Lite."""
+"""Charts of a grid's results and of learning curves, as Vega-Lite specifications."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.page import look, marks
-from experiments.page.marks import Values
-from experiments.page.results import Block, Results, far_below, label, value, valued
+from experiments.page.results import Block, Results, label
+from experiments.page.styles import Style
+from experiments.study.records import RunRecord, is_number
 
-_ROW = 24  # pixels of a level
+Values = list[dict[str, Any]]
+Styles = Mapping[str, Style]
+Spec = dict[str, Any]
+
+_ROW = 24  # Pixels of a level.
+_POINTS = 80  # Epochs of a curve that are drawn at most.
+_INTERVAL = (("mean:Q", "mean"), ("low:Q", "95 % from"), ("high:Q", "95 % to"))
 
 
-def comparison(block: Block, metric: str, styles: Mapping[str, look.Style]) -> dict[str, Any]:
-    """Levels below one another: mean, 95 % interval, each seed, and published figures."""
+def base() -> Any:
+    """Returns an empty chart; `spec` inserts its data, which Altair would scan several times."""
     import altair as alt
 
-    values, domain = _comparison_values(block)
-    order = [row.name for row in block.ordered()]
-    base = marks.chart_of().encode(y=marks.levels_axis(order), color=marks.colour(styles))
-    scale = alt.Scale(domain=domain, zero=False, nice=True)
-    axis = alt.Axis(tickCount=6)
-    x = alt.X("mean:Q", title=label(metric), scale=scale, axis=axis)
-    tooltip = [
-        alt.Tooltip("level:N"),
-        alt.Tooltip("mean:Q", format=".2f"),
-        alt.Tooltip("low:Q", title="95 % from", format=".2f"),
-        alt.Tooltip("high:Q", title="95 % to", format=".2f"),
-        alt.Tooltip("n:Q", title="seeds"),
-    ]
-    means = base.transform_filter("datum.kind == 'mean'")
-    layers = [
-        means.mark_rule(strokeWidth=2, clip=True).encode(
-            x=alt.X("low:Q", title=label(metric), scale=scale, axis=axis), x2="high:Q"
-        ),
-        base.transform_filter("datum.kind == 'seed'")
-        .mark_tick(thickness=1.3, size=13, opacity=0.55, clip=True)
-        .encode(x=x, tooltip=["level:N", "seed:N", alt.Tooltip("mean:Q", format=".2f")]),
-        means.mark_point(filled=True, size=75, opacity=1, clip=True).encode(
-            x=x, shape=marks.shape(styles), tooltip=tooltip
-        ),
-    ]
-    if outliers(block):
-        layers.append(
-            base.transform_filter("datum.kind == 'far'")
-            .mark_text(align="left", dx=3)
-            .encode(x=alt.value(0), text="text:N", color=alt.value("var(--soft)"))
-        )
-    if any(row["kind"] == "published" for row in values):
-        layers.append(
-            base.transform_filter("datum.kind == 'published'")
-            .mark_point(shape="diamond", size=85, strokeWidth=1.6, clip=True)
-            .encode(
-                x=x,
-                color=alt.value("var(--ink)"),
-                tooltip=["level:N", alt.Tooltip("mean:Q", title="published")],
-            )
-        )
-    chart = alt.layer(*layers)
-    return marks.spec(chart, values, height=_ROW * max(2, len(order)))
+    return alt.Chart(alt.NamedData(name="numbers"))
 
 
-def _comparison_values(block: Block) -> tuple[Values, list[float]]:
-    """The data, and the ends of the axis."""
-    values: Values = []
-    far = outliers(block)
-    for row in block.ordered():
-        if row.name in far:
-            words = f"← {row.last.mean:.2f}, left of this axis"
-            values.append({"level": row.name, "kind": "far", "mean": row.last.mean, "text": words})
-            continue
-        entry = {"level": row.name, "kind": "mean", "mean": row.last.mean, "n": row.last.n}
-        values.append(entry | {"low": row.last.low, "high": row.last.high})
-        values += [
-            {"level": row.name, "kind": "seed", "seed": seed, "mean": figure}
-            for seed, figure in row.values.items()
-        ]
-        if row.published is not None:
-            values.append({"level": row.name, "kind": "published", "mean": row.published})
-    return values, extent(
-        [entry["mean"] for entry in values if entry["kind"] != "far"],
-        [x for entry in values for x in (entry.get("low"), entry.get("high")) if x is not None],
-    )
+def spec(chart: Any, values: Values, height: int) -> Spec:
+    """Returns a chart as JSON, as wide as its place and without a theme, which the page has.
 
-
-def outliers(block: Block) -> list[str]:
-    """Levels so far below the others that these could not be told apart on an axis with them."""
-    edge = far_below([row.last.mean for row in block.ordered()])
-    return [row.name for row in block.ordered() if row.last.mean < edge]
-
-
-def extent(figures: Sequence[float], bounds: Sequence[float]) -> list[float]:
-    """The ends of an axis that shows all figures.
-
-    Intervals of two seeds can be so wide that the figures would become one dot; such are cut off.
+    Args:
+      chart: made from `base`.
+      values: its data, one dict for each row; `transform_flatten` expands lists to rows.
+      height: in pixels.
     """
-    low, high = min(figures), max(figures)
+    content = chart.properties(width="container", height=height).to_dict(validate=False)
+    for name in ("config", "$schema", "datasets"):
+        content.pop(name, None)
+    return content | {"data": {"values": values}}
+
+
+def level_encoding(styles: Styles, *names: str) -> dict[str, Any]:
+    """Returns encodings of the field `level`, without legends, which the page draws.
+
+    Args:
+      styles: of the levels.
+      *names: "color", "shape" or "strokeDash".
+    """
+    import altair as alt
+
+    kinds = {
+        "color": (alt.Color, [style.colour for style in styles.values()]),
+        "shape": (alt.Shape, [style.shape for style in styles.values()]),
+        "strokeDash": (alt.StrokeDash, [list(style.dash) or [1, 0] for style in styles.values()]),
+    }
+    return {
+        name: kind("level:N", scale=alt.Scale(domain=list(styles), range=values), legend=None)
+        for name, (kind, values) in kinds.items()
+        if name in names
+    }
+
+
+def selected(opacity: float) -> Any:
+    """Returns the opacity of a level, reduced while the legend highlights another one."""
+    import altair as alt
+
+    test = "pick === '' || datum.level === pick"
+    return alt.condition(test, alt.value(opacity), alt.value(opacity * 0.12))
+
+
+def selection() -> Any:
+    """Returns the parameter with the level that the legend highlights; "" for none."""
+    import altair as alt
+
+    return alt.param(name="pick", value="")
+
+
+def tooltips(*fields: str | tuple[str, str], number: str = ".2f") -> list[Any]:
+    """Returns tooltips of fields, or (field, title) pairs; `number` formats quantities."""
+    import altair as alt
+
+    pairs = [(field, alt.Undefined) if isinstance(field, str) else field for field in fields]
+    return [
+        alt.Tooltip(field, title=title, format=number if field.endswith(":Q") else alt.Undefined)
+        for field, title in pairs
+    ]
+
+
+def extent(means: Sequence[float], bounds: Sequence[float | None]) -> list[float]:
+    """Returns the ends of an axis that shows all means.
+
+    Intervals of two seeds can be so wide that the means would collapse; those are cut off.
+    """
+    low, high = min(means), max(means)
     span = max(high - low, 0.02 * abs(high), 1e-3)
+    known = [x for x in bounds if x is not None]
     low, high = (
-        min([low, *(x for x in bounds if x > low - span)]),
-        max([high, *(x for x in bounds if x < high + span)]),
+        min([low, *(x for x in known if x > low - span)]),
+        max([high, *(x for x in known if x < high + span)]),
     )
     margin = 0.04 * (high - low or span)
     return [low - margin, high + margin]
 
 
-def comparison_domain(block: Block) -> list[float]:
-    """The ends of the axis of `comparison`."""
-    return _comparison_values(block)[1]
-
-
-def is_cut(block: Block) -> bool:
-    """Whether an interval is wider than the axis that `comparison` draws."""
-    values, (low, high) = _comparison_values(block)
-    return any(
-        entry["kind"] == "mean"
-        and entry["low"] is not None
-        and (entry["low"] < low or entry["high"] > high)
-        for entry in values
-    )
-
-
-def ranking(results: Results, styles: Mapping[str, look.Style]) -> dict[str, Any]:
-    """Mean ranks below one another; bars at the right join levels that are not told apart."""
+def comparison(block: Block, metric: str, styles: Styles) -> Spec:
+    """Returns a row for each level: mean, 95 % interval, seeds, and the published value."""
     import altair as alt
 
-    found = results.ranking
-    order = list(found.mean_ranks)
-    values: Values = [
-        {"level": name, "kind": "rank", "rank": rank} for name, rank in found.mean_ranks.items()
+    values: Values = []
+    for row in block.ordered():
+        numbers = {"mean": row.last.mean, "low": row.last.low, "high": row.last.high}
+        values.append({"level": row.name, "kind": "mean", **numbers, "n": row.last.n})
+        values += [
+            {"level": row.name, "kind": "seed", "seed": seed, "mean": value}
+            for seed, value in row.values.items()
+        ]
+        if row.published is not None:
+            values.append({"level": row.name, "kind": "published", "mean": row.published})
+    bounds = [value.get(end) for value in values for end in ("low", "high")]
+    domain = extent([value["mean"] for value in values], bounds)
+    axis = {
+        "title": label(metric),
+        "scale": alt.Scale(domain=domain, zero=False),
+        "axis": alt.Axis(tickCount=6),
+    }
+    order = [row.name for row in block.ordered()]
+    rows = base().encode(y=_levels_axis(order), **level_encoding(styles, "color"))
+    x = alt.X("mean:Q", **axis)
+    means = rows.transform_filter("datum.kind == 'mean'")
+    layers = [
+        means.mark_rule(strokeWidth=2, clip=True).encode(x=alt.X("low:Q", **axis), x2="high:Q"),
+        rows.transform_filter("datum.kind == 'seed'")
+        .mark_tick(thickness=1.3, size=13, opacity=0.55, clip=True)
+        .encode(x=x, tooltip=tooltips("level:N", "seed:N", "mean:Q")),
+        means.mark_point(filled=True, size=75, opacity=1, clip=True).encode(
+            x=x, tooltip=tooltips("level:N", *_INTERVAL, "n:N"), **level_encoding(styles, "shape")
+        ),
+        rows.transform_filter("datum.kind == 'published'")
+        .mark_point(shape="diamond", size=85, strokeWidth=1.6, clip=True)
+        .encode(
+            x=x, color=alt.value("var(--ink)"), tooltip=tooltips("level:N", ("mean:Q", "published"))
+        ),
     ]
-    groups = [group for group in found.groups if len(group) > 1]
-    for i, group in enumerate(groups):
-        place = len(order) + 0.35 + 0.3 * i
-        values.append({"level": group[0], "to": group[-1], "kind": "group", "rank": place})
-    base = marks.chart_of().encode(y=marks.levels_axis(order))
-    end = len(order) + 0.35 + 0.3 * len(groups)
+    return spec(alt.layer(*layers), values, height=_ROW * max(2, len(order)))
+
+
+def _levels_axis(order: Sequence[str]) -> Any:
+    import altair as alt
+
+    axis = alt.Axis(grid=False, ticks=False, domain=False)
+    return alt.Y("level:N", scale=alt.Scale(domain=list(order)), title=None, axis=axis)
+
+
+def ranking(results: Results, styles: Styles) -> Spec:
+    """Returns a row for each level with its mean rank; bars join indistinguishable levels."""
+    import altair as alt
+
+    mean_ranks = results.ranking.mean_ranks
+    order, groups = list(mean_ranks), [group for group in results.ranking.groups if len(group) > 1]
+    places = [len(order) + 0.35 + 0.3 * i for i in range(len(groups) + 1)]
+    values: Values = [
+        *({"level": name, "kind": "rank", "rank": rank} for name, rank in mean_ranks.items()),
+        *(
+            {"level": group[0], "to": group[-1], "kind": "group", "rank": place}
+            for group, place in zip(groups, places, strict=False)
+        ),
+    ]
+    rows = base().encode(y=_levels_axis(order))
     x = alt.X(
         "rank:Q",
         title="mean rank (1 is best)",
-        scale=alt.Scale(domain=[0.8, end], nice=False, zero=False),
+        scale=alt.Scale(domain=[0.8, places[-1]], nice=False, zero=False),
         axis=alt.Axis(values=list(range(1, len(order) + 1)), format="d"),
     )
-    points = base.transform_filter("datum.kind == 'rank'").encode(x=x)
-    chart = alt.layer(
-        points.mark_rule(strokeWidth=1.2, opacity=0.5).encode(
-            x2=alt.datum(1), color=marks.colour(styles)
-        ),
+    points = rows.transform_filter("datum.kind == 'rank'").encode(
+        x=x, **level_encoding(styles, "color")
+    )
+    layers = [
+        points.mark_rule(strokeWidth=1.2, opacity=0.5).encode(x2=alt.datum(1)),
         points.mark_point(filled=True, size=80, opacity=1).encode(
-            color=marks.colour(styles),
-            shape=marks.shape(styles),
-            tooltip=["level:N", alt.Tooltip("rank:Q", title="mean rank", format=".2f")],
+            tooltip=tooltips("level:N", ("rank:Q", "mean rank")), **level_encoding(styles, "shape")
         ),
-        base.transform_filter("datum.kind == 'group'")
+        rows.transform_filter("datum.kind == 'group'")
         .mark_rule(strokeWidth=4, strokeCap="round", color="var(--soft)")
         .encode(x=x, y2="to:N"),
-    )
-    return marks.spec(chart, values, height=_ROW * len(order))
+    ]
+    return spec(alt.layer(*layers), values, height=_ROW * len(order))
 
 
-def factor_map(results: Results) -> list[tuple[str, dict[str, Any]]]:
-    """Cells of two factors with values, with the mean in each; a chart for each other level."""
+def factor_maps(results: Results) -> dict[str, Spec]:
+    """Returns a map of the means over two numeric factors, for each level of the other factors."""
     import altair as alt
 
-    down, across = valued(results.grid)[:2]
-    charts = []
-    for name, values in map_values(results).items():
-        means = [entry["mean"] for entry in values if entry["mean"] is not None]
-        middle = min(means) + 0.6 * (max(means) - min(means)) if means else 0.0
-        base = marks.chart_of().encode(
-            x=alt.X(
-                "across:O",
-                title=across["label"],
-                sort=[x["name"] for x in across["levels"]],
-                axis=alt.Axis(labelAngle=0, ticks=False, domain=False),
+    down, across = results.valued[:2]
+    maps: dict[str, Values] = {}
+    for levels, row in results.cells():
+        others = [v for k, v in levels.items() if k not in (down["name"], across["name"])]
+        place = {"down": levels[down["name"]], "across": levels[across["name"]]}
+        numbers = {"mean": row.last.mean, "std": row.last.std, "n": row.last.n}
+        maps.setdefault(", ".join(others), []).append(place | numbers)
+
+    def axis(kind: Any, name: str, factor: Mapping[str, Any], step: int) -> Any:
+        order = [level["name"] for level in factor["levels"]][::step]
+        look = alt.Axis(labelAngle=0, ticks=False, domain=False)
+        return kind(f"{name}:O", title=factor["label"], sort=order, axis=look)
+
+    charts = {}
+    for name, values in maps.items():
+        means = [value["mean"] for value in values if value["mean"] is not None]
+        dark = min(means) + 0.6 * (max(means) - min(means)) if means else 0.0
+        cells = base().encode(
+            x=axis(alt.X, "across", across, 1),
+            y=axis(alt.Y, "down", down, -1),
+            tooltip=tooltips(
+                ("down:O", down["label"]), ("across:O", across["label"]), "mean:Q", "std:Q", "n:N"
             ),
-            y=alt.Y(
-                "down:O",
-                title=down["label"],
-                sort=[x["name"] for x in down["levels"]][::-1],
-                axis=alt.Axis(ticks=False, domain=False),
-            ),
-            tooltip=[
-                alt.Tooltip("down:O", title=down["label"]),
-                alt.Tooltip("across:O", title=across["label"]),
-                alt.Tooltip("mean:Q", format=".2f"),
-                alt.Tooltip("std:Q", title="deviation", format=".2f"),
-                alt.Tooltip("n:Q", title="seeds"),
-            ],
         )
+        scale = alt.Scale(scheme="viridis", zero=False)
         chart = alt.layer(
-            base.mark_rect(cornerRadius=2, stroke="var(--paper)", strokeWidth=2).encode(
-                color=alt.Color(
-                    "mean:Q",
-                    title=label(results.grid.metric),
-                    scale=alt.Scale(scheme="viridis", zero=False),
-                )
+            cells.mark_rect(cornerRadius=2, stroke="var(--paper)", strokeWidth=2).encode(
+                color=alt.Color("mean:Q", title=label(results.grid.metric), scale=scale)
             ),
-            base.mark_text(fontSize=12).encode(
+            cells.mark_text(fontSize=12).encode(
                 text=alt.Text("mean:Q", format=".2f"),
-                color=alt.condition(
-                    f"datum.mean > {middle}", alt.value("#000000"), alt.value("#ffffff")
-                ),
+                color=alt.condition(f"datum.mean > {dark}", alt.value("#000"), alt.value("#fff")),
             ),
         )
-        height = 44 * len(down["levels"])
-        charts.append((name, marks.spec(chart, values, height=height)))
+        charts[name] = spec(chart, values, height=44 * len(down["levels"]))
     return charts
 
 
-def map_values(results: Results) -> dict[str, Values]:
-    """The cells of a map, by the levels of the factors that it has no axis for."""
-    down, across = (factor["name"] for factor in valued(results.grid)[:2])
-    found: dict[str, Values] = {}
-    for block in results.blocks:
-        for row in block.rows.values():
-            levels = dict(block.levels) | {results.grid.compared: row.name}
-            others = [v for k, v in levels.items() if k not in (down, across) and v]
-            found.setdefault(", ".join(others), []).append(
-                {
-                    "down": levels[down],
-                    "across": levels[across],
-                    "mean": row.last.mean,
-                    "std": row.last.std,
-                    "n": row.last.n,
-                }
-            )
-    return found
+def curve_values(results: Results) -> Values:
+    """Returns the points of a curve over a numeric factor."""
+    factor = results.valued[0]
+    places = {level["name"]: level["value"] for level in factor["levels"]}
+    return [
+        {
+            "level": ", ".join(v for k, v in levels.items() if k != factor["name"])
+            or results.grid.name,
+            "x": places[levels[factor["name"]]],
+            "mean": row.last.mean,
+            "low": row.last.low,
+            "high": row.last.high,
+            "n": row.last.n,
+        }
+        for levels, row in results.cells()
+        if row.last.n
+    ]
 
 
-def factor_curve(results: Results, styles: Mapping[str, look.Style]) -> dict[str, Any]:
-    """Means over a factor with values, a line a level, with 95 % intervals."""
+def factor_curve(results: Results, values: Values, styles: Styles) -> Spec:
+    """Returns the means over a numeric factor, a line for each level, with 95 % intervals."""
     import altair as alt
 
-    factor = valued(results.grid)[0]
-    values = curve_values(results)
-    domain = extent(
-        [entry["mean"] for entry in values],
-        [x for entry in values for x in (entry["low"], entry["high"]) if x is not None],
-    )
-    log = factor["log"] and all(level["value"] > 0 for level in factor["levels"])
+    factor = results.valued[0]
     places = [level["value"] for level in factor["levels"]]
-    base = marks.chart_of().encode(
+    log = {"type": "log"} if factor["log"] and min(places) > 0 else {"zero": False}
+    points = base().encode(
         x=alt.X(
             "x:Q",
             title=factor["label"],
-            scale=alt.Scale(
-                nice=False, padding=14, **({"type": "log"} if log else {"zero": False})
-            ),
+            scale=alt.Scale(nice=False, padding=14, **log),
             axis=alt.Axis(values=places, grid=False, format="~g", labelOverlap=True),
         ),
-        color=marks.colour(styles),
+        **level_encoding(styles, "color"),
     )
-    scale = alt.Scale(domain=domain, zero=False)
-    y = alt.Y("mean:Q", title=label(results.grid.metric), scale=scale)
-    tooltip = [
-        alt.Tooltip("level:N"),
-        alt.Tooltip("x:Q", title=factor["label"]),
-        alt.Tooltip("mean:Q", format=".2f"),
-        alt.Tooltip("low:Q", title="95 % from", format=".2f"),
-        alt.Tooltip("high:Q", title="95 % to", format=".2f"),
-        alt.Tooltip("n:Q", title="seeds"),
+    bounds = [value[end] for value in values for end in ("low", "high")]
+    domain = extent([value["mean"] for value in values], bounds)
+    axis = {"title": label(results.grid.metric), "scale": alt.Scale(domain=domain, zero=False)}
+    y = alt.Y("mean:Q", **axis)
+    layers = [
+        points.mark_area(clip=True).encode(
+            opacity=selected(0.13), y=alt.Y("low:Q", **axis), y2="high:Q"
+        ),
+        points.mark_line(strokeWidth=2, clip=True)
+        .encode(y=y, opacity=selected(1), **level_encoding(styles, "strokeDash"))
+        .add_params(selection()),
+        points.mark_point(filled=True, size=60).encode(
+            y=y,
+            opacity=selected(1),
+            tooltip=tooltips("level:N", ("x:N", factor["label"]), *_INTERVAL, "n:N"),
+            **level_encoding(styles, "shape"),
+        ),
     ]
-    chart = alt.layer(
-        base.mark_area(clip=True).encode(
-            opacity=marks.picked(0.13),
-            y=alt.Y("low:Q", title=label(results.grid.metric), scale=scale),
-            y2="high:Q",
-        ),
-        base.mark_line(strokeWidth=2, clip=True)
-        .encode(y=y, strokeDash=marks.dash(styles), opacity=marks.picked(1))
-        .add_params(marks.pick()),
-        base.mark_point(filled=True, size=60).encode(
-            y=y, opacity=marks.picked(1), shape=marks.shape(styles), tooltip=tooltip
-        ),
-    )
-    return marks.spec(chart, values, height=300)
+    return spec(alt.layer(*layers), values, height=300)
 
 
-def curve_values(results: Results) -> Values:
-    """The points of a curve over a factor."""
-    factor = valued(results.grid)[0]
+def run_values(runs: Sequence[tuple[str, RunRecord]], column: str) -> Values:
+    """Returns a metrics column by epoch: a dict for each run, with lists of epochs and values.
+
+    Args:
+      runs: (level, run) pairs.
+      column: of metrics.jsonl.
+    """
     values: Values = []
-    for block in results.blocks:
-        for row in block.rows.values():
-            levels = dict(block.levels) | {results.grid.compared: row.name}
-            if not row.last.n:
-                continue
-            others = [v for k, v in levels.items() if k != factor["name"] and v]
-            values.append(
-                {
-                    "level": ", ".join(others) or results.grid.name,
-                    "x": value(factor, levels[factor["name"]]),
-                    "mean": row.last.mean,
-                    "low": row.last.low,
-                    "high": row.last.high,
-                    "n": row.last.n,
-                }
-            )
+    for level, run in runs:
+        stride = max(1, math.ceil(len(run.rows) / _POINTS))
+        rows = [r for r in run.rows[::-1][::stride][::-1] if is_number(r.get(column))]
+        if rows:
+            curve = {"epoch": [r["epoch"] for r in rows], "value": [r[column] for r in rows]}
+            values.append({"level": level, "run": run.label, "seed": run.seed, **curve})
     return values
+
+
+def learning_curves(values: Values, title: str, styles: Styles) -> Spec:
+    """Returns curves by epoch: a thin line for each run, and the mean of each level.
+
+    The axis shows the later half of the curves; the first epochs can lie outside.
+
+    Args:
+      values: from `run_values`.
+      title: of the axis.
+      styles: of the levels.
+    """
+    import altair as alt
+
+    late = [x for row in values for x in row["value"][len(row["value"]) // 2 :]]
+    margin = 0.06 * (max(late) - min(late)) or 0.5
+    scale = alt.Scale(domain=[min(late) - margin, max(late) + margin], zero=False)
+    lines = (
+        base()
+        .transform_flatten(["epoch", "value"])
+        .encode(
+            x=alt.X(
+                "epoch:Q",
+                scale=alt.Scale(nice=False),
+                axis=alt.Axis(grid=False, labelOverlap="greedy", labelSeparation=8),
+            ),
+            **level_encoding(styles, "color"),
+        )
+    )
+    thin = lines.mark_line(strokeWidth=1, clip=True).encode(
+        y=alt.Y("value:Q", title=title, scale=scale),
+        detail="run:N",
+        opacity=selected(0.4),
+        tooltip=tooltips("run:N", "epoch:N", ("value:Q", title), number=".4~g"),
+    )
+    mean = lines.mark_line(strokeWidth=2.2, clip=True).encode(
+        y=alt.Y("mean(value):Q", title=title, scale=scale),
+        opacity=selected(1),
+        tooltip=tooltips("level:N", "epoch:N", ("mean(value):Q", title), number=".4~g"),
+        **level_encoding(styles, "strokeDash"),
+    )
+    return spec(alt.layer(thin.add_params(selection()), mean), values, height=260)

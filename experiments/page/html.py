@@ -1,38 +1,35 @@
-"""A page as one file of HTML, with everything that it needs in it."""
+"""Renders a page as one HTML file that needs no network."""
 
 import importlib.util
 import json
 import pathlib
-import statistics
 from typing import Any
 
-from experiments.page import parts
+from experiments.page import elements
 from rrd_jax import errors
 
 _TEMPLATES = pathlib.Path(__file__).parent / "templates"
-LIBRARIES = ("altair", "jinja2", "vl_convert")
+_LIBRARIES = ("altair", "jinja2", "vl_convert")
 
 
 def check_libraries(*names: str) -> None:
     """Raises an UnavailableError for the first library that is not installed."""
-    for name in names or LIBRARIES:
+    for name in names or _LIBRARIES:
         if importlib.util.find_spec(name) is None:
             raise errors.UnavailableError(
                 f"pages need {name}, which is not installed: pip install 'rrd_jax[studies]'"
             )
 
 
-def render(page: parts.Page) -> str:
-    """The text of the file.
-
-    Args:
-      page: what it shows.
+def render(page: elements.Page) -> str:
+    """Returns the HTML of a page.
 
     Raises:
       UnavailableError: a library is not installed.
     """
     check_libraries()
     import jinja2
+    import vl_convert
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
@@ -41,36 +38,26 @@ def render(page: parts.Page) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["spec"] = _spec
-    environment.filters["bar"] = bar
-    environment.filters["whisker"] = whisker
-    environment.filters["kind"] = lambda part: type(part).__name__
-    style, script = (
-        (_TEMPLATES / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
-    )
-    has_charts = any(
-        isinstance(part, parts.Figure) for section in page.sections for part in section.parts
-    )
+    environment.filters |= {"spec": _json, "bar": bar, "kind": lambda part: type(part).__name__}
+    contents = [part for section in page.sections for part in section.elements]
+    has_charts = any(isinstance(part, elements.Figure) for part in contents)
     return environment.get_template("page.html.j2").render(
-        page=page, style=style, script=script, bundle=_bundle() if has_charts else ""
+        page=page,
+        style=(_TEMPLATES / "page.css").read_text(encoding="utf-8"),
+        script=(_TEMPLATES / "page.js").read_text(encoding="utf-8"),
+        # Vega, Vega-Lite and Vega-Embed.
+        bundle=vl_convert.javascript_bundle() if has_charts else "",
     )
 
 
-def _bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed, as vl-convert carries them."""
-    import vl_convert
-
-    return vl_convert.javascript_bundle()
-
-
-def _spec(spec: Any) -> str:
-    """JSON that can stand within a script element, with no more digits than can be seen."""
-    text = json.dumps(rounded(spec), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+def _json(value: Any) -> str:
+    """Returns JSON that is safe within a script element."""
+    text = json.dumps(rounded(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c")
 
 
 def rounded(value: Any) -> Any:
-    """The same with numbers of five significant digits; nothing in the place of NaN."""
+    """Rounds all numbers to five significant digits; numbers that are not finite become None."""
     if isinstance(value, float):
         if value != value or value in (float("inf"), float("-inf")):
             return None
@@ -83,27 +70,15 @@ def rounded(value: Any) -> Any:
     return value
 
 
-def bar(table: parts.Table, column: int) -> dict[str, Any] | None:
-    """How a column's intervals become lengths: offset and per-point scale in a box of 100.
+def bar(table: elements.Table, column: int) -> dict[str, float] | None:
+    """Returns offset and scale that map a column's intervals into a box of 100; None without.
 
-    Where a few means are far from the others, the box is of these.
+    The box contains all means and 0; wider intervals are cut off.
     """
-    intervals = [row[column].interval for row in table.rows if row[column].interval]
-    if not intervals:
+    means = [row[column].interval[1] for row in table.rows if row[column].interval]
+    if not means:
         return None
-    lows, means, highs = zip(*intervals, strict=True)
-    low, high = (min(0.0, *lows), max(0.0, *highs))
-    if len(means) > 5:
-        first, _, third = statistics.quantiles(means, n=4)
-        reach = 4 * max(third - first, 0.01)
-        low, high = min(0.0, max(low, first - reach)), max(0.0, min(high, third + reach))
-    scale = 96 / (high - low) if high > low else 1.0
-    return {"low": low, "scale": scale, "zero": 2 + (0 - low) * scale}
-
-
-def whisker(interval: tuple[float, float, float], scale: dict[str, Any]) -> dict[str, Any]:
-    """An interval in the box of `bar`: its ends, and its mean, or an arrow where that is beyond."""
-    low, middle, high = (2 + (x - scale["low"]) * scale["scale"] for x in interval)
-    beyond = "left" if middle < 1.9 else "right" if middle > 98.1 else ""
-    ends = {"start": min(max(low, 0), 100), "end": max(min(high, 100), 0)}
-    return ends | {"middle": middle, "beyond": beyond}
+    low, high = min(0.0, *means), max(0.0, *means)
+    margin = 0.25 * (high - low) or 1.0
+    scale = 100 / (high - low + 2 * margin)
+    return {"low": low - margin, "scale": scale, "zero": (margin - low) * scale}

@@ -1,110 +1,102 @@
-"""Figures by matplotlib, and tables as LaTeX and Markdown, for papers."""
+"""Figures as PDF, PNG and SVG, and tables as LaTeX and Markdown, for papers."""
 
+import json
 import pathlib
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from typing import Any
 
-from experiments.page import paper_figures, results, single, study, tables
-from experiments.page.parts import Folded, Names, Page, Table
-from experiments.study.records import Record
+from experiments.page import html, styles, tables
+from experiments.page.elements import Figure, Folded, Page, Table
 from rrd_jax import errors
 from rrd_jax.run_folder import atomic_write
 
 FORMATS = ("pdf", "png", "svg")
-_STYLE = {
-    "font.size": 8,
-    "axes.labelsize": 8,
-    "axes.titlesize": 8,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 4,
-    "savefig.dpi": 300,
-    "savefig.bbox": "tight",
-    "pdf.fonttype": 42,  # text that stays text; journals refuse others
-    "svg.hashsalt": "rrd_jax",  # the same file from the same numbers
+_WIDTH = 340  # Pixels of a chart; of a chart beside others, two thirds.
+_THEME = {
+    "background": "white",
+    "font": "sans-serif",
+    "view": {"stroke": None},
+    "axis": {"gridColor": "#e3e0d9", "domainColor": "#5d636c", "titleFontWeight": "normal"},
+    "legend": {"orient": "top", "title": None, "columns": 6, "symbolSize": 60},
+    "title": {"fontSize": 11, "anchor": "start", "fontWeight": "normal"},
 }
 
-Drawing = tuple[str, Callable[[], Any]]  # a file's name, and what draws it
 
-
-def of_study(record: Record, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes all figures and tables of a study.
-
-    Args:
-      record: of the study.
-      folder: to write into; it is made.
-
-    Returns:
-      The files.
+def write(page: Page, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Writes all figures and tables of a page, and returns the files.
 
     Raises:
-      DiskError: it cannot be written.
+      DiskError: a file cannot be written.
     """
-    drawings = [
-        drawing
-        for grid in record.grids
-        if (of := results.of(grid)).has_figures
-        for drawing in paper_figures.of_grid(of)
-    ]
-    drawings += [
-        (study.slug(f"theory {name}"), lambda curves=curves: paper_figures.calculation(curves))
-        for name, curves in record.calculations.items()
-    ]
-    return _write(drawings, study.page(record), folder)
+    import vl_convert
 
-
-def of_run(run: single.Run, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes the figures and tables of a run; as `of_study`."""
-    return _write(list(paper_figures.of_run(run)), single.page(run), folder)
-
-
-def _write(drawings: list[Drawing], page: Page, folder: pathlib.Path) -> list[pathlib.Path]:
-    import matplotlib
-
+    paths = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for figure in _elements(page, Figure):
+            vega = vl_convert.vegalite_to_vega(paper_spec(figure))
+            files = {
+                "pdf": vl_convert.vega_to_pdf(vega),
+                "png": vl_convert.vega_to_png(vega, ppi=150),
+                "svg": vl_convert.vega_to_svg(vega).encode(),
+            }
+            for form, content in files.items():
+                paths.append(folder / f"{figure.name}.{form}")
+                paths[-1].write_bytes(content)
+        for table in _elements(page, Table):
+            for form, text in (("md", tables.markdown(table)), ("tex", tables.latex(table))):
+                paths.append(folder / f"{table.name}.{form}")
+                atomic_write.write_whole(paths[-1], text)
     except OSError as error:
         raise errors.DiskError(
-            f"{folder} cannot be made ({error.strerror or error}); name another --figures"
+            f"{folder} cannot be written ({error.strerror or error}); name another --figures"
         ) from error
-    paths, names = [], Names()
-    with matplotlib.rc_context(_STYLE):
-        for name, draw in drawings:
-            figure, free = draw(), names(name)
-            for form in FORMATS:
-                path = folder / f"{free}.{form}"
-                _save(figure, path)
-                paths.append(path)
-    for table in _tables(page):
-        for form, text in (("md", tables.markdown(table)), ("tex", tables.latex(table))):
-            path = folder / f"{table.name}.{form}"
-            atomic_write.write_text(path, text)
-            paths.append(path)
     return paths
 
 
-def _save(figure: Any, path: pathlib.Path) -> None:
-    metadata = {"png": {"Software": None}, "pdf": {"CreationDate": None}, "svg": {"Date": None}}
-    try:
-        figure.savefig(path, metadata=metadata[path.suffix[1:]])
-    except OSError as error:
-        raise errors.DiskError(
-            f"{path} cannot be written ({error.strerror or error}); name another --figures"
-        ) from error
+def paper_spec(figure: Figure) -> dict[str, Any]:
+    """Returns all charts of a figure as one specification, with plain colours and a legend."""
+    width = _WIDTH if len(figure.charts) == 1 else _WIDTH * 2 // 3
+    specs = [
+        {
+            **html.rounded(chart.spec),
+            "width": width,
+            "height": min(chart.spec["height"], 300),
+            **({"title": chart.title} if chart.title else {}),
+        }
+        for chart in figure.charts
+    ]
+    for spec in specs:  # Parameters of a part are not visible to the others.
+        for part in [spec, *spec.get("layer", [])]:
+            part.pop("params", None)
+            encoding = part.get("encoding", {})
+            if "opacity" in encoding:  # Opacity of whole marks takes seconds to rasterize.
+                kind = part.get("mark", {}).get("type")
+                channel = "strokeOpacity" if kind == "line" else "fillOpacity"
+                encoding[channel] = encoding.pop("opacity")
+    selection = {"name": "pick", "value": ""}
+    whole = {"concat": specs, "columns": min(3, len(specs)), "config": _THEME}
+    whole["params"] = [selection]
+    if len(figure.legend) > 1 and not figure.name.endswith("-comparison"):
+        for spec in specs:  # Scales of concatenated charts are shared, and so are legends.
+            _add_legend(spec)
+    text = re.sub(r"var\((--\w+)\)", lambda match: styles.COLOURS[match[1]], json.dumps(whole))
+    schema = "https://vega.github.io/schema/vega-lite/v6.json"
+    return json.loads(text) | {"$schema": schema}
 
 
-def _tables(page: Page) -> Iterator[Table]:
+def _add_legend(spec: dict[str, Any]) -> None:
+    """Restores the legends of levels, which the page draws itself."""
+    for part in [spec, *spec.get("layer", [])]:
+        for channel in part.get("encoding", {}).values():
+            if isinstance(channel, dict) and channel.get("field") == "level" and "scale" in channel:
+                channel.pop("legend", None)
+
+
+def _elements(page: Page, kind: type) -> Iterator[Any]:
     for section in page.sections:
-        for part in section.parts:
-            if isinstance(part, Table):
-                yield part
-            elif isinstance(part, Folded):
-                yield from part.tables
+        for element in section.elements:
+            for part in element.tables if isinstance(element, Folded) else (element,):
+                if isinstance(part, kind):
+                    yield part

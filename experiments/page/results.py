@@ -1,46 +1,44 @@
-"""What a grid's runs come to: summaries, differences and ranks."""
+"""Results of a grid's runs: summaries, differences and ranks."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from experiments.study import statistics
-from experiments.study.records import Entry, GridRecord, figures
+from experiments.study.records import GridRecord, RunRecord, values_by_seed
 
 Factor = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A level within a block.
+    """The results of a level within a block.
 
     Attributes:
       name: of the level.
-      values: of the last epoch, by seed, of the runs that finished.
-      last: of the last epoch.
-      best: of the best epoch, which was chosen by the test images.
-      asked: how many seeds were asked for.
-      published: a paper's figure, or None.
+      runs: of the level, finished or not.
+      values: of the last epoch by seed, of the runs that finished.
+      last: summary of the values.
+      best: summary of the best epoch, which was selected by the test images.
+      published: a published value, or None.
     """
 
     name: str
+    runs: tuple[RunRecord, ...]
     values: Mapping[int, float]
     last: statistics.Summary
     best: statistics.Summary
-    asked: int
     published: float | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """The levels that are compared, in one combination of the other factors' levels.
+    """The compared levels, in one combination of the levels of all other factors.
 
     Attributes:
       levels: of the other factors, by factor.
       rows: by level.
-      differences: to the baseline, of the others; empty where there is no baseline.
+      differences: of the other levels to the baseline; empty without a baseline.
     """
 
     levels: Mapping[str, str]
@@ -49,21 +47,21 @@ class Block:
 
     @property
     def name(self) -> str:
-        """Of the block, "" for the only one."""
+        """The levels in words; "" for a single block."""
         return ", ".join(
             level if level[:1].isalpha() else f"{factor.replace('_', ' ')} {level}"
             for factor, level in self.levels.items()
         )
 
     def ordered(self) -> list[Row]:
-        """The rows with figures, the best first."""
+        """Returns the rows with values, the highest mean first."""
         rows = [row for row in self.rows.values() if row.last.n]
         return sorted(rows, key=lambda row: row.last.mean, reverse=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """Of a grid.
+    """The results of a grid.
 
     Attributes:
       grid: as it was read.
@@ -76,107 +74,83 @@ class Results:
     ranking: statistics.Ranking | None
 
     @property
-    def finished(self) -> int:
-        """How many runs have made all their epochs."""
-        return sum(entry.finished for entry in self.grid.entries)
-
-    @property
-    def has_figures(self) -> bool:
-        """Whether a run that finished has a figure of the grid's metric."""
-        return any(block.ordered() for block in self.blocks)
+    def measured(self) -> tuple[Block, ...]:
+        """The blocks with values."""
+        return tuple(block for block in self.blocks if block.ordered())
 
     @property
     def levels(self) -> list[str]:
-        """Of the factor that is compared."""
+        """The levels of the compared factor."""
         return list(dict.fromkeys(name for block in self.blocks for name in block.rows))
 
     @property
-    def missing(self) -> list[Entry]:
-        """Runs without a figure."""
-        return [entry for entry in self.grid.entries if not entry.finished]
+    def valued(self) -> list[Factor]:
+        """The factors whose levels are numbers."""
+        factors = self.grid.factors
+        return [f for f in factors if all(level["value"] is not None for level in f["levels"])]
+
+    @property
+    def shown(self) -> str:
+        """The kind of the main figure: "table", "map" or "curve"."""
+        needed = {"map": 2, "curve": 1}.get(self.grid.shown, 0)
+        return self.grid.shown if len(self.valued) >= needed else "table"
+
+    def cells(self) -> Iterator[tuple[dict[str, str], Row]]:
+        """Yields the levels of each cell by factor, with its results."""
+        for block in self.blocks:
+            for row in block.rows.values():
+                yield dict(block.levels) | ({self.grid.compared: row.name} if row.name else {}), row
 
 
-def of(grid: GridRecord) -> Results:
-    """The results of a grid, of the runs that have finished."""
+def of_grid(grid: GridRecord) -> Results:
+    """Computes the results of a grid from the runs that have finished."""
     blocks = tuple(_blocks(grid))
-    # Shares of the images, say, are no sample of settings that ranks could be tested over.
     return Results(grid, blocks, _ranking(blocks) if grid.shown == "table" else None)
 
 
-def unit(metric: str) -> str:
-    """The unit of a column of metrics.jsonl: per cent of shares, nothing of others."""
-    name = metric.rpartition("/")[2]
-    shares = ("top1", "top5", "agreement", "balanced", "accuracy", "balanced_top1")
-    return "%" if name in shares else ""
-
-
 def label(metric: str) -> str:
-    """A column of metrics.jsonl as an axis names it, with its unit."""
+    """Returns the name of a metrics column for an axis, with its unit."""
     split, _, name = metric.rpartition("/")
     names = {
-        "top1": "top-1",
-        "top5": "top-5",
-        "agreement": "agreement with the teacher",
-        "balanced": "balanced accuracy",
-        "balanced_top1": "balanced top-1",
+        "top1": "top-1 (%)",
+        "top5": "top-5 (%)",
+        "agreement": "agreement with the teacher (%)",
+        "balanced_top1": "balanced top-1 (%)",
     }
-    text = f"{split} {names.get(name, name.replace('_', ' '))}".strip().replace("/", " ")
-    return f"{text} (%)" if unit(metric) else text
-
-
-def far_below(figures: Sequence[float]) -> float:
-    """Below which figures are so far from the others that an axis is better without them."""
-    if len(figures) < 6:
-        return -np.inf
-    low, high = np.percentile(figures, (25, 75))
-    return low - 5 * max(high - low, 0.5)
-
-
-def valued(grid: GridRecord) -> list[Factor]:
-    """The factors whose levels have a place on an axis."""
-    return [f for f in grid.factors if all(x["value"] is not None for x in f["levels"])]
-
-
-def value(factor: Factor, level: str) -> float:
-    """The place of a level on its factor's axis."""
-    return next(x["value"] for x in factor["levels"] if x["name"] == level)
+    return f"{split} {names.get(name, name.replace('_', ' '))}".strip().replace("/", " ")
 
 
 def _blocks(grid: GridRecord) -> Iterator[Block]:
-    order = {
-        factor["name"]: [level["name"] for level in factor["levels"]] for factor in grid.factors
-    }
-    for cells in grid.blocks().values():
-        first = next(iter(cells.values()))[0]
-        others = {k: v for k, v in first.levels.items() if k != grid.compared}
-        names = [name for name in order.get(grid.compared, [""]) if name in cells]
-        rows = {name: _row(grid, name, cells[name]) for name in names}
+    for levels in grid.blocks().values():
+        rows = {name: _row(grid, name, runs) for name, runs in levels.items()}
         values = {name: row.values for name, row in rows.items() if row.values}
-        found = {}
+        differences = {}
         if grid.baseline in values and len(values) > 1:
-            found = statistics.differences(values, grid.baseline)
-        yield Block(others, rows, found)
+            differences = statistics.differences(values, grid.baseline)
+        first = next(iter(rows.values())).runs[0]
+        others = {k: v for k, v in first.levels.items() if k != grid.compared}
+        yield Block(others, rows, differences)
 
 
-def _row(grid: GridRecord, name: str, entries: list[Entry]) -> Row:
-    values = figures(entries, grid.metric)
+def _row(grid: GridRecord, name: str, runs: list[RunRecord]) -> Row:
+    values = values_by_seed(runs, grid.metric)
     return Row(
         name=name,
+        runs=tuple(runs),
         values=values,
         last=statistics.summarize(values),
-        best=statistics.summarize(figures(entries, grid.best)),
-        asked=len(entries),
-        published=grid.published.get(tuple(entries[0].levels.values())),
+        best=statistics.summarize(values_by_seed(runs, grid.best)),
+        published=grid.published.get(tuple(runs[0].levels.values())),
     )
 
 
-def _ranking(blocks: tuple[Block, ...]) -> "statistics.Ranking | None":
-    """Of the levels that have a figure in every block."""
+def _ranking(blocks: tuple[Block, ...]) -> statistics.Ranking | None:
+    """Ranks the levels that have values in every block."""
     means = {block.name: {row.name: row.last.mean for row in block.ordered()} for block in blocks}
     common = set.intersection(*map(set, means.values())) if means else set()
     if len(means) < 2 or len(common) < 3:
         return None
     order = [name for name in blocks[0].rows if name in common]
     return statistics.ranks(
-        {block: {name: found[name] for name in order} for block, found in means.items()}
+        {block: {name: levels[name] for name in order} for block, levels in means.items()}
     )

@@ -17,7 +17,6 @@ from typing import Any
 import jax
 
 from experiments import measures
-from experiments.measures import subject
 from experiments.study import attempts, local
 from experiments.study.attempts import is_finished
 from experiments.study.plan import Plan, Run
@@ -254,9 +253,9 @@ class Worker:
         if not (missing := _unmeasured(self._plan, run)):
             return
         paths, folder = self._paths(run), self._folder(run.name)
-        seen = subject.of_run(folder, paths[0] if len(paths) == 1 else None, dataset)
+        outputs = measures.run_outputs(folder, paths[0] if len(paths) == 1 else None, dataset)
         for name in missing:
-            measures.measure(folder, name, seen)
+            measures.measure(folder, name, outputs)
 
     def _folder(self, name: str) -> pathlib.Path:
         return self._plan.folder / "runs" / name

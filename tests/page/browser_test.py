@@ -1,4 +1,4 @@
-"""A page in a real browser: drawn, quiet, alone, and as wide as the screen."""
+"""A page in a browser: complete, without errors and requests, and as wide as the window."""
 
 import csv
 import io
@@ -8,9 +8,9 @@ import shutil
 
 import pytest
 
-from experiments.page import html, study
+from experiments.page import html, study_page
 from experiments.study import records, statistics
-from tests.page import made
+from tests.page import synthetic
 
 playwright = pytest.importorskip("playwright.sync_api")
 
@@ -26,15 +26,15 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = made.study(tmp_path_factory.mktemp("page") / "made")
-    made.measure(folder, MEASURED)
+    folder = synthetic.study(tmp_path_factory.mktemp("page") / "made")
+    synthetic.measure(folder, MEASURED)
     return folder
 
 
 @pytest.fixture(scope="module")
 def path(folder):
     path = folder / "report.html"
-    path.write_text(html.render(study.page(records.read(folder))), encoding="utf-8")
+    path.write_text(html.render(study_page.page(records.read(folder))), encoding="utf-8")
     return path
 
 
@@ -48,8 +48,8 @@ def browser():
 
 @pytest.fixture
 def opened(browser, path):
-    """Opens the page at a width; at the end, nothing was said and nothing was asked for."""
-    said, asked, contexts = [], [], []
+    """Opens the page at a width; fails on console messages and network requests."""
+    messages, urls, contexts = [], [], []
 
     def open_page(width=1400, scheme="light"):
         context = browser.new_context(
@@ -57,9 +57,9 @@ def opened(browser, path):
         )
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("request", lambda request: urls.append(request.url))
         page.goto(path.as_uri())
         page.wait_for_selector("html[data-drawn=all]", timeout=120_000)
         return page
@@ -67,8 +67,8 @@ def opened(browser, path):
     yield open_page
     for context in contexts:
         context.close()
-    assert said == []
-    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    assert messages == []
+    assert [url for url in urls if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
 def _csv(page, figure):
@@ -93,14 +93,14 @@ def test_every_figure_is_drawn_with_marks(opened):
     assert len(counts) > 25
     assert [name for name, count in counts if not count] == []
     names = {name.split("-", 1)[1] for name, _ in counts}
-    assert names >= {"comparison", "ranks", "map", "curve", "epochs", "gradient", "entropy"}
+    assert names >= {"comparison", "ranks", "map", "curve", "epochs"}
     assert names >= {"classes", "confusion", "reliability", "correlations", "tsne"}
 
 
 def test_marks_are_as_many_as_the_figures(opened, folder):
     page = opened()
     cells = page.locator("#temperatures-map .role-mark.mark-rect path").count()
-    assert cells == len(made.TEMPERATURES) ** 2
+    assert cells == len(synthetic.TEMPERATURES) ** 2
     lines = page.locator("#methods-epochs .panel:first-child .mark-line path").count()
     assert lines == 6 * 5 + 6  # a line a run, and the mean of each method
 
@@ -140,17 +140,21 @@ def test_downloads_have_the_numbers(opened, folder):
     name, rows = _csv(page, "methods-comparison")
     assert name == "methods-comparison.csv"
     found = {row["level"]: float(row["mean"]) for row in rows if row["kind"] == "mean"}
-    means = {levels[0]: statistics.summarize(v).mean for levels, v in grid.values().items()}
+    (levels,) = grid.blocks().values()
+    means = {
+        level: statistics.summarize(records.values_by_seed(runs, grid.metric)).mean
+        for level, runs in levels.items()
+    }
     assert found == pytest.approx(means, rel=1e-4)
     _, rows = _csv(page, "methods-epochs")
-    last = grid.entries[0].rows[-1]
+    last = grid.runs[0].rows[-1]
     assert {
         "panel": "test top-1 (%)",
         "level": "ce",
-        "run": grid.entries[0].label,
+        "run": grid.runs[0].label,
         "epoch": str(last["epoch"]),
-    }.items() <= rows[made.EPOCHS - 1].items()
-    assert float(rows[made.EPOCHS - 1]["value"]) == pytest.approx(last["test/top1"], rel=1e-4)
+    }.items() <= rows[synthetic.EPOCHS - 1].items()
+    assert float(rows[synthetic.EPOCHS - 1]["value"]) == pytest.approx(last["test/top1"], rel=1e-4)
     _, rows = _csv(page, "methods-table")
     assert rows[-1]["method"] == "at"
     assert rows[-1]["seeds"] == "4 of 5"

@@ -1,6 +1,4 @@
-import dataclasses
 import gc
-import re
 import sys
 
 import numpy as np
@@ -8,7 +6,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats import multitest
 
-from experiments.study import ranking, statistics
+from experiments.study import statistics
 from rrd_jax import errors
 
 _LEVELS = {
@@ -36,8 +34,8 @@ def test_a_level_has_scipys_interval():
 
 
 def test_one_seed_has_a_mean_and_nothing_else():
-    assert statistics.summarize({3: 90.5}) == statistics.Summary(1, 90.5, None, None, None, (3,))
-    assert statistics.summarize({}) == statistics.Summary(0, None, None, None, None, ())
+    assert statistics.summarize({3: 90.5}) == statistics.Summary(1, 90.5, seeds=(3,))
+    assert statistics.summarize({}) == statistics.Summary(0)
 
 
 def test_equal_seeds_have_an_interval_without_width():
@@ -85,20 +83,6 @@ def test_the_bootstrap_interval_is_scipys_and_the_same_at_every_call():
     assert found.low < found.boot_low < found.mean < found.boot_high < found.high
 
 
-@pytest.mark.long
-def test_all_pairs_are_corrected_together_and_point_from_the_first_to_the_second():
-    found = statistics.pairwise(_LEVELS, resamples=0)
-    assert len(found) == 6
-    p = [difference.p for difference in found.values()]
-    np.testing.assert_allclose(
-        [difference.p_adjusted for difference in found.values()],
-        multitest.multipletests(p, method="holm")[1],
-    )
-    assert found["ce", "rrd"].mean < 0
-    assert found["ce", "rrd"].verdict == "worse"
-    assert found["ce", "rrd"].boot_low is None
-
-
 def test_equal_figures_are_not_distinguishable_with_p_1():
     same = dict.fromkeys(range(5), 91.2)
     found = statistics.differences({"a": same, "b": dict(same)}, "b")["a"]
@@ -144,21 +128,18 @@ def test_one_common_seed_has_no_verdict_and_does_not_count_for_holm():
 
 def test_one_level_alone_is_compared_with_nothing():
     assert statistics.differences({"ce": {0: 1.0}}, "ce") == {}
-    assert statistics.pairwise({"ce": {0: 1.0}}) == {}
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), None, "91"])
 def test_what_is_no_finite_figure_is_refused_by_name(bad):
-    with pytest.raises(errors.InputError, match="'rrd' with seed 2 is"):
+    with pytest.raises(errors.InputError, match="seed 2 of 'rrd' .*leave out"):
         statistics.differences({"ce": {2: 1.0}, "rrd": {2: bad}}, "ce")
     with pytest.raises(errors.InputError, match="leave out a seed that failed"):
         statistics.summarize({2: bad})
-    with pytest.raises(errors.InputError, match="'rrd' in block 'pair'"):
-        statistics.ranks({"pair": {"rrd": bad}})
 
 
 def test_a_seed_in_text_is_refused():
-    with pytest.raises(errors.InputError, match="seed '2' of 'rrd' must be a whole number"):
+    with pytest.raises(errors.InputError, match="seed '2' of 'rrd' must be an integer"):
         statistics.differences({"ce": {2: 1.0}, "rrd": {"2": 1.0}}, "ce")
 
 
@@ -234,17 +215,11 @@ def test_simulated_studies_find_the_detectable_difference_in_four_of_five_cases(
     assert _within(shown, 2000, 0.8)
 
 
-def test_a_published_figure_is_compared_in_standard_errors_of_ours():
+def test_the_distance_to_a_published_value_is_in_standard_errors_of_ours():
     ours = statistics.summarize({0: 74.0, 1: 75.0, 2: 76.0})
-    found = statistics.against_published(ours, 74.48)
-    assert (found.published, found.n) == (74.48, 3)
-    assert found.difference == pytest.approx(0.52)
-    assert found.standard_errors == pytest.approx(0.52 * np.sqrt(3))
-    for alone in ({0: 75.0}, {0: 75.0, 1: 75.0}):
-        found = statistics.against_published(statistics.summarize(alone), 74.48)
-        assert found.difference == pytest.approx(0.52)
-        assert found.standard_errors is None
-    assert statistics.against_published(statistics.summarize({}), 74.48).difference is None
+    assert statistics.standard_errors(ours, 74.48) == pytest.approx(0.52 * np.sqrt(3))
+    for seeds in ({}, {0: 75.0}, {0: 75.0, 1: 75.0}):
+        assert statistics.standard_errors(statistics.summarize(seeds), 74.48) is None
 
 
 # Demsar (JMLR 7, 2006), table 6: AUC of four forms of C4.5 on 14 data sets. Voting's last figure
@@ -277,7 +252,7 @@ def test_ranks_are_those_of_the_paper_that_brought_them_here():
     assert (found.statistic, found.p) == (wanted.statistic, wanted.pvalue)
     assert found.p < 0.05
     assert found.critical_difference == pytest.approx(1.25, abs=5e-3)
-    assert ranking.critical_difference(4, 14, 0.10) == pytest.approx(1.12, abs=5e-3)
+    assert statistics.critical_difference(4, 14, 0.10) == pytest.approx(1.12, abs=5e-3)
     assert found.groups == (tuple(published),)  # 3.143 - 1.964 is below 1.25
 
 
@@ -286,7 +261,7 @@ def test_ranks_are_those_of_the_paper_that_brought_them_here():
     [(2, 0.05, 1.960), (5, 0.05, 2.728), (10, 0.05, 3.164), (3, 0.10, 2.052), (10, 0.10, 2.920)],
 )
 def test_critical_values_are_those_of_the_papers_table_5(levels, alpha, q):
-    found = ranking.critical_difference(levels, 7, alpha)
+    found = statistics.critical_difference(levels, 7, alpha)
     assert found == pytest.approx(q * np.sqrt(levels * (levels + 1) / 42), abs=1e-3)
 
 
@@ -305,122 +280,3 @@ def test_ranks_without_a_difference_are_one_group():
     assert (found.statistic, found.p) == (0, 1)
     assert found.mean_ranks == dict.fromkeys("abc", 2.0)
     assert found.groups == (("a", "b", "c"),)
-    assert "tells none apart (p = 1)" in statistics.ranking_sentence(found)
-
-
-def test_a_block_that_lacks_a_level_is_left_out_by_name():
-    full = {"a": 1.0, "b": 2.0, "c": 3.0}
-    found = statistics.ranks({"p": full, "q": {"a": 3.0, "b": 2.0}, "r": full})
-    assert (found.blocks, found.left_out) == (("p", "r"), {"q": ("c",)})
-    assert found.mean_ranks == {"c": 1, "b": 2, "a": 3}
-
-
-def test_what_cannot_be_tested_says_why():
-    full = {"a": 1.0, "b": 2.0, "c": 3.0}
-    for blocks, reason in [
-        ({}, "there are no blocks"),
-        ({"p": {"a": 1.0, "b": 2.0}} | {"q": {"a": 1.0, "b": 2.0}}, "three levels.* there are 2"),
-        ({"p": full}, "two blocks.* one has all levels"),
-        ({"p": {"a": 1.0}, "q": {"b": 1.0}}, "no block has all levels"),
-    ]:
-        found = statistics.ranks(blocks)
-        assert (found.p, found.critical_difference, found.groups) == (None, None, ())
-        assert re.search(reason, found.reason)
-        assert statistics.ranking_sentence(found).startswith(f"no test of ranks: {found.reason}")
-    assert statistics.ranks({"p": full}).mean_ranks == {"c": 1, "b": 2, "a": 3}
-
-
-def _sentence(level, baseline, **options):
-    found = statistics.differences({"RRD": level, "CE": baseline}, "CE")["RRD"]
-    return statistics.sentence("RRD", "CE", found, **options)
-
-
-def _seeded(*figures):
-    return dict(enumerate(figures))
-
-
-def test_sentences_of_a_difference():
-    baseline = _seeded(91.0, 91.2, 91.1)
-    assert _sentence(_seeded(92.0, 92.2, 92.3), baseline) == (
-        "RRD is 1.07 points better than CE (95 % interval 0.78 to 1.35, 3 seeds, p = 0.0039)"
-    )
-    assert _sentence(_seeded(90.0, 90.2, 90.3), baseline) == (
-        "RRD is 0.93 points worse than CE (95 % interval -1.22 to -0.65, 3 seeds, p = 0.0051)"
-    )
-    assert _sentence(_seeded(91.3, 91.1, 91.4), baseline) == (
-        "RRD and CE are not distinguishable: +0.17 points, 95 % interval -0.41 to 0.74, n = 3,"
-        " p = 0.34"
-    )
-    assert _sentence(_seeded(91.5), baseline) == (
-        "RRD less CE is +0.50 points on one seed, which tells nothing about noise: no verdict"
-    )
-    assert _sentence({}, baseline) == ("RRD and CE cannot be compared: no seed finished with both")
-
-
-def test_sentences_without_spread_do_not_claim_certainty():
-    baseline = _seeded(91.0, 91.2, 91.1)
-    assert _sentence(baseline, baseline) == (
-        "RRD and CE are not distinguishable: the same figure on each of 3 seeds"
-    )
-    assert _sentence(_seeded(91.5, 91.7, 91.6), baseline) == (
-        "RRD and CE are not distinguishable: +0.50 points on each of 3 seeds, p = 0.25 by the sign"
-        " test; there is no spread to measure noise by"
-    )
-    assert _sentence(dict.fromkeys(range(8), 92.0), dict.fromkeys(range(8), 91.0)) == (
-        "RRD is better than CE (+1.00 points on each of 8 seeds, p = 0.0078 by the sign test)"
-    )
-
-
-def test_a_sentence_names_the_failed_seeds_of_its_two_levels():
-    failed = {"RRD": [2], "CE": [0, 4, 5], "KD": [1]}
-    words = _sentence(_seeded(91.0, 91.3), _seeded(91.1, 91.2), failed=failed)
-    assert words.endswith("; seed 2 failed for RRD; seeds 0, 4 and 5 failed for CE")
-
-
-def test_a_sentence_says_when_only_holm_decides():
-    found = statistics.differences(_LEVELS, "ce", resamples=0)["kd"]
-    assert statistics.sentence("KD", "CE", found).endswith("p = 0.015 after Holm)")
-    close = dataclasses.replace(found, verdict="not distinguishable", p=0.04996, p_adjusted=0.12)
-    assert statistics.sentence("KD", "CE", close).endswith(
-        "p = 0.12 after Holm over 3 comparisons (p < 0.05 alone)"
-    )
-
-
-def test_small_differences_keep_their_digits():
-    found = statistics.differences(
-        {"a": _seeded(0.0031, 0.0045, 0.0042), "b": _seeded(0.0, 0.0, 0.0)}, "b"
-    )["a"]
-    assert statistics.sentence("a", "b", found).startswith("a is 0.0039 points better than b")
-    found = dataclasses.replace(found, mean=-0.0001, low=-1.0, high=1.0)
-    found = dataclasses.replace(found, verdict="not distinguishable")
-    assert "+0.00 points" not in statistics.sentence("a", "b", found)
-    assert ": 0.00 points, 95 % interval -1.00 to 1.00" in statistics.sentence("a", "b", found)
-
-
-def test_the_power_note_says_what_could_have_been_seen():
-    found = statistics.differences(_LEVELS, "ce", resamples=0)["crd"]
-    words = statistics.power_note(found)
-    assert f"5 seeds show a true difference of {found.detectable:.2f} points" in words
-    assert words.endswith("in 4 of 5 studies among 3 comparisons, and smaller ones more rarely")
-    alone = statistics.differences({"a": {0: 1.0}, "b": {0: 2.0}}, "a")["b"]
-    assert statistics.power_note(alone) == ""
-
-
-def test_sentences_of_a_level_and_of_a_published_figure():
-    several = statistics.summarize(_seeded(74.0, 75.0, 76.0))
-    alone, equal = (statistics.summarize(_seeded(*x)) for x in ([75.0], [75.0, 75.0]))
-    none = statistics.summarize({})
-    level, published = statistics.level_sentence, statistics.published_sentence
-    assert level("RRD", several) == "RRD: 75.00 +- 1.00 (n = 3, 95 % interval 72.52 to 77.48)"
-    assert level("RRD", alone) == "RRD: 75.00 (n = 1)"
-    assert level("RRD", equal) == "RRD: 75.00 on each of 2 seeds"
-    assert level("RRD", none) == "RRD: no seed finished"
-    assert published("RRD", statistics.against_published(several, 74.48)) == (
-        "RRD is +0.52 points from the published 74.48, 0.9 standard errors of ours (n = 3; the"
-        " published figure's own error is not known)"
-    )
-    assert published("RRD", statistics.against_published(alone, 75.5)) == (
-        "RRD is -0.50 points from the published 75.5 (n = 1: our own error is not known, nor is"
-        " the published one's)"
-    )
-    assert "no seed finished" in published("RRD", statistics.against_published(none, 75.5))

@@ -68,12 +68,8 @@ function chartTable(figure) {
   const panels = [...figure.querySelectorAll(".panel")];
   const found = panels.flatMap((panel) => {
     const title = panel.querySelector(".panel-title");
-    const { data, usermeta } = panel.querySelector(".chart").spec;
-    const called = (usermeta && usermeta.columns) || {};
-    return rows(data.values).map((row) => {
-      const entries = Object.entries(row).map(([name, value]) => [called[name] || name, value]);
-      return { ...(title && { panel: title.textContent }), ...Object.fromEntries(entries) };
-    });
+    return rows(panel.querySelector(".chart").spec.data.values)
+      .map((row) => ({ ...(title && { panel: title.textContent }), ...row }));
   });
   const names = [...new Set(found.flatMap(Object.keys))];
   return [names, ...found.map((row) => names.map((name) => row[name]))];

@@ -1,6 +1,6 @@
-"""A study's folder with made-up figures, for pages: nothing is trained.
+"""Writes the folder of a study with synthetic results, for tests of pages.
 
-Its shape is that of experiments.study; its numbers come from a seeded generator.
+Its format is that of experiments.study; its numbers come from a seeded generator.
 """
 
 import itertools
@@ -12,7 +12,7 @@ import numpy as np
 import threadpoolctl
 
 from experiments import measures
-from experiments.measures import kept
+from experiments.measures import storage
 
 EPOCHS = 40
 METHODS = {"ce": 96.0, "kd": 96.2, "crd": 96.9, "rrd": 97.4, "rrd+kd": 97.5, "at": 95.1}
@@ -32,10 +32,10 @@ _PROVENANCE = {
 
 
 def study(folder: pathlib.Path) -> pathlib.Path:
-    """Writes a study with four grids and two calculations; one run failed, one is not there yet."""
-    maker = _Maker(folder)
+    """Writes a study with four grids; one run failed, and one is missing."""
+    writer = _Writer(folder)
     grids = [
-        maker.grid(
+        writer.grid(
             "methods",
             "Which method makes the best student?",
             [_factor("method", METHODS)],
@@ -45,7 +45,7 @@ def study(folder: pathlib.Path) -> pathlib.Path:
             compared="method",
             published=[[["kd"], 96.4], [["crd"], 96.5]],
         ),
-        maker.grid(
+        writer.grid(
             "pairs",
             "Does the gain hold for other networks?",
             [_factor("pair", PAIRS), _factor("method", list(METHODS)[:4])],
@@ -54,7 +54,7 @@ def study(folder: pathlib.Path) -> pathlib.Path:
             baseline="ce",
             compared="method",
         ),
-        maker.grid(
+        writer.grid(
             "temperatures",
             "Which temperatures?",
             [
@@ -65,7 +65,7 @@ def study(folder: pathlib.Path) -> pathlib.Path:
             _temperature_mean,
             shown="map",
         ),
-        maker.grid(
+        writer.grid(
             "images",
             "What if there are few images?",
             [
@@ -79,18 +79,12 @@ def study(folder: pathlib.Path) -> pathlib.Path:
             shown="curve",
         ),
     ]
-    calculations = _calculations()
-    (folder / "calculations").mkdir(parents=True)
-    for curves in calculations:
-        path = folder / "calculations" / f"{curves['name']}.json"
-        path.write_text(json.dumps(curves))
     plan = {
         "name": "made",
-        "title": "Five methods on made-up digits",
-        "about": "Nothing here was trained: the figures are drawn at random.",
+        "title": "Six methods on synthetic digits",
+        "about": "Nothing was trained: the results are drawn at random.",
         "provenance": _PROVENANCE,
         "grids": grids,
-        "calculations": [curves["name"] for curves in calculations],
     }
     (folder / "study.json").write_text(json.dumps(plan))
     fail(folder, "methods-at-seed1", "the loss is nan at step 12 (at)")
@@ -99,7 +93,7 @@ def study(folder: pathlib.Path) -> pathlib.Path:
 
 
 def fail(folder: pathlib.Path, run: str, error: str) -> None:
-    """Ends a run after a few epochs."""
+    """Truncates a run after a few epochs, and records an error."""
     home = folder / "runs" / run
     rows = (home / "metrics.jsonl").read_text().splitlines(keepends=True)
     (home / "metrics.jsonl").write_text("".join(rows[:7]))
@@ -107,24 +101,24 @@ def fail(folder: pathlib.Path, run: str, error: str) -> None:
 
 
 def measure(folder: pathlib.Path, runs: tuple[str, ...], count: int = 40) -> None:
-    """Measures of runs, by the real functions, of random images and made-up answers."""
+    """Writes the measures of runs, computed from random images and logits."""
     rng = np.random.default_rng(1)
     labels = np.arange(count).astype(np.int32) % 10
     images = rng.integers(0, 256, (count, 8, 8, 1), np.uint8)
-    teacher = _answers(rng, labels, 4.0)
+    teacher = _outputs(rng, labels, 4.0)
     for run in runs:
-        subject = measures.Subject(
-            images, labels, tuple("0123456789"), _answers(rng, labels, 2.0), teacher
+        outputs = measures.RunOutputs(
+            images, labels, tuple("0123456789"), _outputs(rng, labels, 2.0), teacher
         )
         for name, function in measures.MEASURES.items():
             with threadpoolctl.threadpool_limits(1):  # more wait for one another where all is busy
-                values = kept.plain(function(subject))
-            kept.write(kept.path(folder / "runs" / run, name), values, {"student": ""})
+                values = storage.plain(function(outputs))
+            storage.write(storage.path(folder / "runs" / run, name), values, {"student": ""})
 
 
-def _answers(rng, labels, skill):
+def _outputs(rng, labels, skill):
     logits = rng.normal(0, 1, (len(labels), 10)) + skill * np.eye(10)[labels]
-    return measures.Answers(logits.astype(np.float32), logits.astype(np.float32))
+    return measures.NetworkOutputs(logits.astype(np.float32), logits.astype(np.float32))
 
 
 def small(
@@ -134,10 +128,10 @@ def small(
     failed: tuple[str, ...] = (),
     **grid,
 ) -> pathlib.Path:
-    """A study with one grid of methods, whose runs have these last figures, a seed each."""
-    maker = _Maker(folder)
+    """Writes a study with one grid of methods, whose runs end with these values, one per seed."""
+    writer = _Writer(folder)
     seeds = range(max(map(len, figures.values())))
-    entry = maker.grid(
+    entry = writer.grid(
         "methods",
         "Which method makes the best student?",
         [_factor("method", list(figures))],
@@ -164,7 +158,6 @@ def small(
         "about": "",
         "provenance": _PROVENANCE,
         "grids": [entry],
-        "calculations": [],
     }
     (folder / "study.json").write_text(json.dumps(plan))
     return folder
@@ -188,8 +181,8 @@ def _factor(name, levels, label="", *, log=False):
     }
 
 
-class _Maker:
-    """Writes runs, each with its own random figures."""
+class _Writer:
+    """Writes runs, each with random values."""
 
     def __init__(self, folder: pathlib.Path):
         self._folder, self._rng = folder, np.random.default_rng(0)
@@ -207,8 +200,7 @@ class _Maker:
                         "levels": levels,
                         "seed": seed,
                         "run": run,
-                        "teachers": ["teachers/resnet8x4"],
-                        "label": f"{name}: {', '.join(combination)}, seed {seed}",
+                        "label": "/".join([name, *combination, f"seed{seed}"]),
                         "epochs": EPOCHS,
                     }
                 )
@@ -223,8 +215,8 @@ class _Maker:
             "config": "configs/digits.py",
             "fields": {},
         }
-        given = {"name": name, "question": question, "factors": factors, "seeds": list(seeds)}
-        return defaults | given | rest | {"cells": cells}
+        names = {"name": name, "question": question, "factors": factors, "seeds": list(seeds)}
+        return defaults | names | rest | {"cells": cells}
 
     def _run(self, run, mean, seed):
         home = self._folder / "runs" / run
@@ -258,35 +250,3 @@ class _Maker:
                 }
             )
         (home / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _calculations():
-    x = np.geomspace(0.02, 1, 40)
-    gradient = 1 / x
-    return [
-        {
-            "name": "gradient",
-            "title": "Gradient of the loss against the temperature",
-            "x_label": "temperature",
-            "y_label": "norm of the gradient",
-            "log_x": True,
-            "log_y": True,
-            "note": "Both fall as the inverse of the temperature.",
-            "formula": "∂L/∂z = (p − q) / τ",
-            "series": [
-                {"name": "code", "x": list(x), "y": list(gradient), "kind": "code"},
-                {"name": "code", "x": list(x[::5]), "y": list(gradient[::5]), "kind": "formula"},
-            ],
-        },
-        {
-            "name": "entropy",
-            "title": "The floor that the teacher's entropy sets",
-            "x_label": "temperature",
-            "y_label": "loss (nats)",
-            "log_x": False,
-            "log_y": False,
-            "note": "",
-            "formula": "",
-            "series": [{"name": "RRD", "x": list(x), "y": list(np.sqrt(x)), "kind": "code"}],
-        },
-    ]

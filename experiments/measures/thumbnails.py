@@ -1,12 +1,10 @@
-"""Small pictures of images."""
+"""Thumbnails of images."""
 
 import numpy as np
 
-THUMBNAIL = 32  # pixels, at most
 
-
-def thumbnails(images: np.ndarray, size: int = THUMBNAIL) -> np.ndarray:
-    """Images [N, H, W, channels] uint8 of at most so many pixels a side."""
+def thumbnails(images: np.ndarray, size: int = 32) -> np.ndarray:
+    """Reduces images [N, H, W, channels] uint8 to at most `size` pixels per side."""
     if max(images.shape[1:3]) <= size:
         return images
     import PIL.Image

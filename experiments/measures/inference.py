@@ -1,0 +1,199 @@
+"""Runs the networks of a finished run on its test images."""
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from experiments.measures.outputs import NetworkOutputs, RunOutputs
+from experiments.measures.thumbnails import thumbnails
+from rrd_jax import checkpoints, data, errors, exports, library
+from rrd_jax import config as configs
+from rrd_jax.data.about import About
+from rrd_jax.evaluation import predictions, rows
+from rrd_jax.library import loading, teachers
+from rrd_jax.teacher import classes
+from rrd_jax.terminal import console
+from rrd_jax.weights import files
+
+_BATCH = 500  # Images of a batch.
+_IMAGE_BYTES = 5e8  # Above this size, only thumbnails are kept.
+
+
+@dataclasses.dataclass(frozen=True)
+class _Network:
+    """A network; two are equal if their weights, preprocessing and share are.
+
+    Attributes:
+      digest: of its weights.
+      preprocessing: of its images.
+      weight: of its logits among those of several teachers.
+      exportable: the network in float32.
+    """
+
+    digest: str
+    preprocessing: str
+    weight: float
+    exportable: exports.Exportable = dataclasses.field(compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class _TestImages:
+    """The test split of a data set; two are equal if the data set is the same object."""
+
+    identity: int
+    dataset: data.Dataset = dataclasses.field(compare=False)
+
+    def __len__(self) -> int:
+        return len(self.dataset.test)
+
+    def batches(self) -> Iterable[dict[str, np.ndarray]]:
+        return self.dataset.test.test_batches(predictions.even_batch(len(self), _BATCH, 1))
+
+
+def run_outputs(
+    folder: pathlib.Path,
+    teacher: pathlib.Path | None = None,
+    dataset: data.Dataset | None = None,
+) -> RunOutputs:
+    """Computes the outputs of a finished run's networks, at its newest checkpoint.
+
+    The outputs of a teacher are computed once per process for all runs on the same images.
+
+    Args:
+      folder: a workdir; RUN@best, RUN@last and RUN@STEP select other checkpoints.
+      teacher: weights to compare with, as config.teacher.checkpoint; None for the run's teachers.
+        Several teachers become one, whose logits are the weighted mean of theirs, and whose cosine
+        similarities of embeddings are so too.
+      dataset: an open data set in place of the one that the run names.
+
+    Raises:
+      InputError: the folder is not a run, a checkpoint is damaged, or the images are missing. If
+        the run's own teacher is missing, a warning is printed, and the teacher is None.
+    """
+    folder = pathlib.Path(folder)
+    fields = loading.fields_of(files.split(folder)[0])
+    if fields is None:
+        raise errors.InputError(f"{folder} is no workdir of a run: there is nothing to measure")
+    student = _network(library.load(folder))
+    if dataset is None:
+        if not fields["data"]["name"]:
+            raise errors.InputError(
+                f"the run in {folder} was given its images in Python: pass dataset=, the same"
+            )
+        dataset = _opened(configs.source_of(fields))
+    about = student.exportable.about
+    network = (about.num_classes, about.preprocessing.image_shape)
+    images = (dataset.num_classes, tuple(dataset.image_shape))
+    if network != images:
+        form = "{} classes and images of {}"
+        raise errors.InputError(
+            f"the network in {folder} is for {form.format(*network)}, but the test split has"
+            f" {form.format(*images)}"
+        )
+    members = _teachers(folder, teacher and pathlib.Path(teacher))
+    split = _TestImages(id(dataset), dataset)
+    images, labels = _images(split)
+    return RunOutputs(
+        images=images,
+        labels=labels,
+        class_names=dataset.class_names or tuple(map(str, range(dataset.num_classes))),
+        student=_outputs(student, split),
+        teacher=_ensemble([_outputs(member, split) for member in members], members),
+        same_classes=all(_same_classes(member.exportable.about, about) for member in members),
+        origin={
+            "student": student.digest,
+            "teacher": "+".join(member.digest for member in members),
+            "data": f"{dataset.version}, {len(labels)} images",
+        },
+    )
+
+
+def _network(loaded: library.Loaded | library.Predictor, weight: float = 1.0) -> _Network:
+    if not isinstance(loaded, library.Loaded):
+        raise errors.InputError(
+            f"'{loaded.name}' was exported for {loaded.runtime}: name the run that it is from"
+        )
+    network = exports.exportable(loaded.network, loaded.variables, loaded.about, loaded.terms)
+    digest = checkpoints.digest(loaded.variables)
+    return _Network(digest, repr(loaded.about.preprocessing), weight, network)
+
+
+def _teachers(folder: pathlib.Path, path: pathlib.Path | None) -> list[_Network]:
+    """Loads the teacher of a path, or those of the run; none if one of them is missing."""
+    listed = teachers.teachers_of(folder)
+    if path is not None:
+        model = listed[0].model if listed else ""  # A file of weights does not name its model.
+        listed = [teachers.Teacher(model, path, 1.0)]
+    try:
+        loaded = [teachers.load_single(folder, teacher) for teacher in listed]
+    except errors.InputError as error:
+        if path is not None:
+            raise
+        console.warn(f"{folder} is measured without its teacher: {error}")
+        return []
+    if not all(network.num_classes for network in loaded):
+        console.note(f"{folder} is measured without its teacher, which has no classifier")
+        return []
+    return [_network(network, t.weight) for network, t in zip(loaded, listed, strict=True)]
+
+
+@functools.lru_cache(maxsize=2)
+def _opened(source: data.Source) -> data.Dataset:
+    return data.load(source)
+
+
+def _same_classes(teacher: About, student: About) -> bool:
+    match = classes.match(
+        teacher.class_names, teacher.num_classes, student.class_names, student.num_classes
+    )
+    return match.compares and teacher.num_classes == student.num_classes
+
+
+def _ensemble(
+    outputs: Sequence[NetworkOutputs], members: Sequence[_Network]
+) -> NetworkOutputs | None:
+    """Combines several teachers into one; returns None for none."""
+    if len(outputs) < 2:
+        return outputs[0] if outputs else None
+    sizes = {output.logits.shape[1] for output in outputs}
+    if len(sizes) > 1:
+        raise errors.InputError(
+            f"the teachers have {' and '.join(map(str, sorted(sizes)))} classes, and so no mean:"
+            " name one of them as teacher"
+        )
+    shares = np.array([member.weight for member in members], np.float32)
+    shares /= shares.sum()
+    logits = sum(share * output.logits for share, output in zip(shares, outputs, strict=True))
+    # Unit vectors times the roots of their shares: inner products are the mean of the cosines.
+    units = [np.sqrt(s) * rows.unit(o.embedding) for s, o in zip(shares, outputs, strict=True)]
+    return NetworkOutputs(logits, np.concatenate(units, axis=1))
+
+
+@functools.lru_cache(maxsize=6)
+def _outputs(network: _Network, images: _TestImages) -> NetworkOutputs:
+    parts = [network.exportable(batch["image"]) for batch in images.batches()]
+    logits = np.concatenate([part["logits"] for part in parts])[: len(images)]
+    if not np.isfinite(logits).all():
+        raise errors.InputError(
+            f"the logits of '{network.exportable.about.model}' are not finite for images of the"
+            " test split: its weights are too large, or damaged"
+        )
+    embedding = np.zeros((len(logits), 0), np.float32)
+    if "embedding" in parts[0]:
+        embedding = np.concatenate([part["embedding"] for part in parts])[: len(logits)]
+    return NetworkOutputs(logits, embedding.reshape(len(logits), -1))
+
+
+@functools.lru_cache(maxsize=2)
+def _images(split: _TestImages) -> tuple[np.ndarray, np.ndarray]:
+    """Returns all images and labels of a split; thumbnails of a large one."""
+    total = len(split)
+    size = total * math.prod(split.dataset.image_shape)
+    reduce = thumbnails if size > _IMAGE_BYTES else np.asarray
+    parts = [(reduce(batch["image"]), batch["label"]) for batch in split.batches()]
+    images, labels = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return images[:total], labels[:total].astype(np.int32)  # The last batch is padded.
