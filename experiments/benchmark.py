@@ -117,10 +117,8 @@ def _text(figures: list[dict[str, Any]], load: float, *, absolute: bool) -> str:
         "",
         f"'Ours / fastest PyTorch': how many times as fast our step of {LOSS} is, the median over"
         f" {_REPEATS.value} rounds in turns, with the least and the most. Of the other figures with"
-        " a stroke the first is ours: what the networks compute, of what the processor's fastest"
-        " large product of matrices would; what a step's convolutions take alone, of the step;"
-        " what a step holds and takes; compilation and a first epoch, for which variants of PyTorch"
-        " share the kernels that they have in common.",
+        " a stroke the first is ours: what a step holds and takes; compilation and a first epoch,"
+        " for which variants of PyTorch share the kernels that they have in common.",
         "",
         speed_table.readers(figures, absolute=absolute),
         "",

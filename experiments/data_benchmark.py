@@ -25,6 +25,9 @@ import cv2
 import numpy as np
 from absl import app, flags
 
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # For a start by path, without -m.
+
+from experiments import machine
 from rrd_jax import errors
 from rrd_jax.run_folder import atomic_write
 from rrd_jax.terminal import cli, tables
@@ -40,11 +43,6 @@ _IMAGES = flags.DEFINE_integer("images", 320, "Images of a size in the set.", lo
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images a batch.", lower_bound=1)
 _BATCHES = flags.DEFINE_integer("batches", 12, "Batches that are timed.", lower_bound=1)
 _WARM_UP = flags.DEFINE_integer("warm_up", 4, "Batches before these.", lower_bound=1)
-_STEP_MS = flags.DEFINE_float(
-    "step_ms",
-    0.0,
-    "A device step that waits are measured with; 0 for 1.25 of our time a batch, below 0 for none.",
-)
 _WORKDIR = flags.DEFINE_string("workdir", "runs/data-benchmark", "Images and results.")
 
 _SIZE = 224
@@ -160,18 +158,13 @@ def _job() -> None:
     load_before = os.getloadavg()[0]
     results = _measure_all(readers, tasks)
     load_after = os.getloadavg()[0]
-    first = _SIZES.value[0]
-    stepped = map(int, _CORES.value if _STEP_MS.value >= 0 else ())
-    waits = {c: _measure_waiting(c, tasks[first], results) for c in stepped}
-    lines = [summary(results), ""]
-    lines += [_describe_waiting(cores, results, wait) for cores, wait in waits.items()]
-    lines += ["", *_describe_machine(results, available, image_bytes, load_before, load_after)]
-    text = "\n".join(lines)
+    lines = _describe_machine(results, available, image_bytes, load_before, load_after)
+    text = "\n".join([summary(results), "", *lines])
     atomic_write.write_text(workdir / "data.md", text + "\n")
     plain = {
         f"{size}, {name}, {cores} cores": runs for (size, cores, name), runs in results.items()
     }
-    atomic_write.write_json(workdir / "data.json", {"readers": plain, "with a step": waits})
+    atomic_write.write_json(workdir / "data.json", {"readers": plain})
     print(f"\n{text}\n\nkept in {workdir / 'data.md'} and {workdir / 'data.json'}")
 
 
@@ -217,24 +210,6 @@ def _measure_all(readers: dict[str, Reader], tasks: dict[str, dict[str, Any]]) -
     return results
 
 
-def _measure_waiting(cores: int, task: dict[str, Any], results: Results) -> dict[str, Any]:
-    """Our reader beside a step of the device, during which the host has nothing else to do."""
-    images_per_second = _median(results[_SIZES.value[0], cores, _OURS], "wall")
-    step = _STEP_MS.value / 1000 or 1.25 * _BATCH_SIZE.value / images_per_second
-    stepped = {**task, "step_seconds": step}
-    runs = [measure(sys.executable, "ours.py", cores, stepped) for _ in range(_REPEATS.value)]
-    return {"step_seconds": step, "runs": runs}
-
-
-def _describe_waiting(cores: int, results: Results, wait: dict[str, Any]) -> str:
-    return (
-        f"rrd_jax, {_SIZES.value[0]}, {cores} cores: first batch after"
-        f" {_median(results[_SIZES.value[0], cores, _OURS], 'first_batch'):.2f} s; with a step of"
-        f" {wait['step_seconds'] * 1000:.0f} ms, {100 * _median(wait['runs'], 'wait'):.1f} % of the"
-        " time is waiting for data."
-    )
-
-
 def _describe_machine(
     results: Results,
     available: int,
@@ -244,7 +219,7 @@ def _describe_machine(
 ) -> list[str]:
     versions = dict(pair for runs in results.values() for pair in runs[0]["versions"].items())
     lines = [
-        f"{available} cores, {platform.machine()}, {_cpu_name()}; Python"
+        f"{available} cores, {platform.machine()}, {machine.processor()}; Python"
         f" {platform.python_version()}, {', '.join(f'{k} {v}' for k, v in versions.items())}.",
         f"{_IMAGES.value} JPEGs of {_described(image_bytes)} on average; batches of"
         f" {_BATCH_SIZE.value}, {_BATCHES.value} timed after {_WARM_UP.value}, {_REPEATS.value}"
@@ -263,12 +238,6 @@ def _describe_machine(
 def _described(image_bytes: dict[str, float]) -> str:
     """Such as "500x375 (91 kB), 320x240 (40 kB)"."""
     return ", ".join(f"{size} ({count / 1000:.0f} kB)" for size, count in image_bytes.items())
-
-
-def _cpu_name() -> str:
-    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "unknown processor"
 
 
 def _main(argv: list[str]) -> None:

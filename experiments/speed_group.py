@@ -15,7 +15,7 @@ from typing import Any
 
 from experiments import speed_rows
 from experiments.speed_reader import Reader, ReaderError
-from experiments.speed_rows import CACHED, LOSS, OURS, Size
+from experiments.speed_rows import OURS, Size
 from rrd_jax import errors
 
 
@@ -34,8 +34,7 @@ class Group:
     Attributes:
       figures: all that is known, as JSON: the `size`, `precision`, `cores`, the `task`, what each
         reader says of itself in `ready`, why it `failed`; by reader and case the `seconds` a step
-        of each round, the `bytes` at the peak, and the seconds of the `convolutions` alone; by
-        reader the FLOPs a second of a large `product`.
+        of each round, and the `bytes` at the peak.
     """
 
     def __init__(
@@ -71,8 +70,6 @@ class Group:
             "failed": {},
             "seconds": collections.defaultdict(list),
             "bytes": {},
-            "convolutions": {},
-            "product": {},
         }
 
     def measure(self, workdir: pathlib.Path, rounds: int, keep: Callable[[], None]) -> None:
@@ -98,7 +95,12 @@ class Group:
                     if name not in self.figures["failed"]:
                         self._take_turn(i, name, case, readers[name])
                         keep()
-            self._look_closer(readers, turns)
+            for name, case in turns:
+                if name not in self.figures["failed"]:
+                    try:
+                        self.figures["bytes"][f"{name}: {case}"] = readers[name].ask("bytes", case)
+                    except ReaderError as error:
+                        self._failed(name, error)
             keep()
 
     def _start(
@@ -149,25 +151,6 @@ class Group:
         self.figures["seconds"][f"{name}: {case}"].append(seconds)
         step = f"{1000 * seconds:.4g} ms a step, load {os.getloadavg()[0]:.1f}"
         print(f"[{self._label}, round {i + 1}] {name}, {case}: {step}", flush=True)
-
-    def _look_closer(self, readers: dict[str, Reader], turns: list[tuple[str, str]]) -> None:
-        """What a step is to be judged by: memory, convolutions alone, a large product."""
-        asked = [("bytes", name, case) for name, case in turns]
-        for case in (LOSS, f"{LOSS}{CACHED}"):
-            of_case = [OURS, fastest(self.figures, case)]
-            asked += [("convolutions", name, case) for name in of_case if (name, case) in turns]
-        chosen = {name: case for what, name, case in asked if what == "convolutions"}
-        asked += [("product", name, "") for name in chosen]
-        for what, name, case in asked:
-            if name in self.figures["failed"]:
-                continue
-            try:
-                answer = readers[name].ask(what, case)
-            except ReaderError as error:
-                self._failed(name, error)
-                continue
-            key = name if what == "product" else f"{name}: {case}"
-            self.figures[what][key] = answer if what == "bytes" else next(iter(answer.values()))
 
     def _readers(self) -> dict[str, tuple[str, str, dict[str, Any]]]:
         """By name: interpreter, script, and what it is told beside the task."""

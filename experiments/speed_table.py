@@ -21,7 +21,7 @@ def summary(groups: list[dict[str, Any]], *, absolute: bool) -> str:
       absolute: whether to show times and targets, or only ratios.
     """
     header = ["images", "batch", "precision", "cores", "teacher, ours / theirs"]
-    header += ["ours / fastest PyTorch", "rounds", "which", "of the peak", "convolutions alone"]
+    header += ["ours / fastest PyTorch", "rounds", "which"]
     header += ["MB at the peak", "ready after"]
     if absolute:
         header += ["images/s", "ms a step"]
@@ -47,8 +47,6 @@ def _beside(group: dict[str, Any], ours: str, theirs: str, absolute: bool) -> li
         f"{statistics.median(ratios):.2f}" if ratios else "-",
         _spread(ratios),
         peer.removeprefix("torch, ") if peer else "-",
-        _pair(group, keys, _share_of_peak, "%"),
-        _pair(group, keys, _share_of_convolutions, "%"),
         _pair(group, keys, _megabytes, ""),
         _pair(group, keys, _start, "s"),
     ]
@@ -106,22 +104,6 @@ def _pair(group: dict[str, Any], keys: list[str], figure: Any, unit: str) -> str
     return f"{' / '.join(shown)} {unit if set(shown) != {'-'} else ''}".strip()
 
 
-def _share_of_peak(group: dict[str, Any], key: str) -> str:
-    """What the networks compute in a step, of what the processor's fastest product would."""
-    case = key.partition(": ")[2]
-    if not group["product"]:
-        return "-"
-    rate = group["ready"][OURS]["flops"][case] / statistics.median(group["seconds"][key])
-    return f"{100 * rate / max(group['product'].values()):.0f}"
-
-
-def _share_of_convolutions(group: dict[str, Any], key: str) -> str:
-    """What the convolutions take alone, of the step."""
-    if key not in group["convolutions"]:
-        return "-"
-    return f"{100 * group['convolutions'][key] / statistics.median(group['seconds'][key]):.0f}"
-
-
 def _megabytes(group: dict[str, Any], key: str) -> str:
     number = group["bytes"].get(key, {}).get("bytes")
     return f"{number / 1e6:.0f}" if number else "-"
@@ -150,9 +132,6 @@ def remarks(group: dict[str, Any], *, absolute: bool) -> list[str]:
         lines[0] += f", by {_added(group, CACHED)} with the teacher remembered"
         lines.append(f"{label}: {_about_cache(group, absolute)}.")
     lines[0] += "."
-    if group["product"]:
-        products = (f"{name} {rate / 1e9:,.0f}" for name, rate in group["product"].items())
-        lines.append(f"{label}: GFLOP/s of a large product of matrices: {', '.join(products)}.")
     if not task["crops"]:
         lines.append(
             f"{label}: steps get images that are cut already; no published loop, no table."

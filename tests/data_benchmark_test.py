@@ -13,14 +13,13 @@ def _run(tmp_path, *options):
 @pytest.mark.long
 def test_it_runs_without_peers_and_says_so(tmp_path):
     sizes = ("--images=8", "--batch_size=4", "--batches=2", "--warm_up=1", "--repeats=1")
-    done = _run(tmp_path, *sizes, "--cores=1", "--step_ms=5")
+    done = _run(tmp_path, *sizes, "--cores=1")
     assert done.returncode == 0, done.stderr
     assert "no interpreter given: torchvision, tf.data, DALI" in done.stdout
     assert (tmp_path / "data.md").read_text().strip() in done.stdout
     kept = json.loads((tmp_path / "data.json").read_text())
     (run,) = kept["readers"]["500x375, rrd_jax, 1 cores"]
     assert run["wall"] > 0
-    assert kept["with a step"]["1"]["step_seconds"] == 0.005
 
 
 @pytest.mark.parametrize(

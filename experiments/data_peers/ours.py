@@ -37,7 +37,6 @@ def _main() -> None:
         workers=task["cores"] if task.get("workers") else 0,
     )
     first, last = task["warm_up"], task["warm_up"] + task["batches"]
-    wait, step = 0.0, task.get("step_seconds", 0.0)
     train = data.load(source).train
     if source.keep == "on":  # what is timed comes after an epoch
         first, last = (n + len(train) // task["batch_size"] for n in (first, last))
@@ -45,14 +44,8 @@ def _main() -> None:
     batches = train.train_batches(task["batch_size"], 0, 0, last + 8)
     for i in range(last):
         if i == first:
-            wall, used, wait = time.perf_counter(), cpu.seconds(), 0.0
-        asked = time.perf_counter()
+            wall, used = time.perf_counter(), cpu.seconds()
         batch = next(batches)
-        wait += time.perf_counter() - asked
-        if i == 0:
-            first_batch = wait
-        if step:
-            time.sleep(step)  # a device computes, the host does not
     wall, used = time.perf_counter() - wall, cpu.seconds() - used
     batches.close()
     assert batch["image"].shape[1:] == (task["size"], task["size"], 3)
@@ -60,8 +53,6 @@ def _main() -> None:
     result = {
         "wall": images / wall,
         "cpu": images / used,
-        "first_batch": first_batch,
-        "wait": wait / wall,
         "versions": {"grain": grain.__version__, "OpenCV": cv2.__version__, **_decoder()},
     }
     print(json.dumps(result))

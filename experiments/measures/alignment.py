@@ -71,8 +71,9 @@ def _compare_logits(student: np.ndarray, teacher: np.ndarray) -> dict[str, np.nd
     }
 
 
-def _of_embeddings(student: np.ndarray, teacher: np.ndarray) -> dict[str, np.ndarray | float]:
-    from rrd_jax.evaluation import knn  # Imports JAX, which readers of files do without.
+def _compare_embeddings(student: np.ndarray, teacher: np.ndarray) -> dict[str, np.ndarray | float]:
+    # It imports JAX, which reading stored measures does not need.
+    from rrd_jax.evaluation import knn
 
     images = rows.places(len(student), _MOST)
     few = rows.places(len(student), _MOST_PAIRS)

@@ -12,10 +12,10 @@ from experiments.measures.outputs import NetworkOutputs, RunOutputs
 from experiments.measures.thumbnails import thumbnails
 from rrd_jax import checkpoints, data, errors, exports, library
 from rrd_jax import config as configs
-from rrd_jax.data.about import About
+from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.evaluation import predictions, rows
-from rrd_jax.library import loading, teachers
-from rrd_jax.teacher import classes
+from rrd_jax.library import run_teachers, weights_loader
+from rrd_jax.teacher import class_matching
 from rrd_jax.terminal import console
 from rrd_jax.weights import files
 
@@ -75,7 +75,7 @@ def run_outputs(
         the run's own teacher is missing, a warning is printed, and the teacher is None.
     """
     folder = pathlib.Path(folder)
-    fields = loading.fields_of(files.split(folder)[0])
+    fields = weights_loader.fields_of(files.split(folder)[0])
     if fields is None:
         raise errors.InputError(f"{folder} is no workdir of a run: there is nothing to measure")
     student = _network(library.load(folder))
@@ -124,12 +124,12 @@ def _network(loaded: library.Loaded | library.Predictor, weight: float = 1.0) ->
 
 def _teachers(folder: pathlib.Path, path: pathlib.Path | None) -> list[_Network]:
     """Loads the teacher of a path, or those of the run; none if one of them is missing."""
-    listed = teachers.teachers_of(folder)
+    listed = run_teachers.teachers_of(folder)
     if path is not None:
         model = listed[0].model if listed else ""  # A file of weights does not name its model.
-        listed = [teachers.Teacher(model, path, 1.0)]
+        listed = [run_teachers.Teacher(model, path, 1.0)]
     try:
-        loaded = [teachers.load_single(folder, teacher) for teacher in listed]
+        loaded = [run_teachers.load_single(folder, teacher) for teacher in listed]
     except errors.InputError as error:
         if path is not None:
             raise
@@ -146,8 +146,8 @@ def _opened(source: data.Source) -> data.Dataset:
     return data.load(source)
 
 
-def _same_classes(teacher: About, student: About) -> bool:
-    match = classes.match(
+def _same_classes(teacher: ModelInfo, student: ModelInfo) -> bool:
+    match = class_matching.match(
         teacher.class_names, teacher.num_classes, student.class_names, student.num_classes
     )
     return match.compares and teacher.num_classes == student.num_classes

@@ -47,7 +47,7 @@ def write(page: Page, folder: pathlib.Path) -> list[pathlib.Path]:
         for table in _elements(page, Table):
             for form, text in (("md", tables.markdown(table)), ("tex", tables.latex(table))):
                 paths.append(folder / f"{table.name}.{form}")
-                atomic_write.write_whole(paths[-1], text)
+                atomic_write.write_text(paths[-1], text)
     except OSError as error:
         raise errors.DiskError(
             f"{folder} cannot be written ({error.strerror or error}); name another --figures"

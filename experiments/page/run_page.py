@@ -13,7 +13,7 @@ from experiments.page.study_page import source_of
 from experiments.study import records
 from experiments.study.records import RunRecord, is_number
 from rrd_jax import errors
-from rrd_jax.evaluation import shown
+from rrd_jax.evaluation import alignment
 from rrd_jax.run_folder import workdir
 
 # Columns of an alignment panel, by the title of its axis; votes are of fewer images in small sets.
@@ -238,7 +238,7 @@ def alignment_table(student: RunRecord) -> Table | None:
     }
     if not values:
         return None
-    header, rows = shown.table({"student": values})
+    header, rows = alignment.table({"student": values})
     cells = tuple((Cell(name), *(_number(text) for text in texts)) for name, *texts in rows)
     caption = (
         "Common nearest neighbours with the teacher in per cent, similarity of relations, spread of"

@@ -4,10 +4,8 @@ The argument is a task as JSON. The first line of output is JSON too: it says th
 task are compiled and warm. From then on each line of input is a request, and the program answers
 with a line of JSON:
 
-    round CASE         makes the task's epochs; seconds a step
-    bytes CASE         at the peak of an epoch
-    convolutions CASE  seconds of a step's convolutions, each alone
-    product            FLOPs a second of a large product of matrices
+    round CASE  makes the task's epochs; seconds a step
+    bytes CASE  at the peak of an epoch
 """
 
 import dataclasses
@@ -20,14 +18,11 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import our_alone
 import resident_memory
 
 from rrd_jax import data, networks, parallel
 from rrd_jax.config import limit, parse
-from rrd_jax.cpu import compiling
 from rrd_jax.data.feeds.feed import Resident
 from rrd_jax.jobs import loop, program
 from rrd_jax.teacher import fill_cache
@@ -73,14 +68,6 @@ class _Setting:
         """The recipe of the method's student."""
         examples = len(self.dataset.train)
         return recipe.create(self.job(method).student.training, self.task["classes"], examples)
-
-    def flops(self, case: str) -> int:
-        """Of the convolutions and matrix products of the networks, in a step."""
-        shape = self.dataset.image_shape
-        macs = 3 * networks.summarize(self.recipe("rrd+kd").student, shape).macs
-        if case != "ce" and not case.endswith("remembered"):
-            macs += networks.summarize(self.teacher.network, shape).macs
-        return 2 * self.task["batch_size"] * macs
 
 
 def _random_images(task: dict[str, Any]) -> data.Dataset:
@@ -130,7 +117,6 @@ class _Case:
         training = dataclasses.replace(plan.training, epochs=sys.maxsize)
         plan = dataclasses.replace(plan, training=training)
         self._log_every = training.log_every
-        self._setting, self._live = setting, teacher is not None and not is_cached
         self._steps_per_epoch = len(setting.dataset.train) // training.batch_size
         self._program = program.build(
             plan,
@@ -177,29 +163,12 @@ class _Case:
         compiled = train.lower(self._state, self._teacher, self._batch).compile()
         return held_bytes + compiled.memory_analysis().temp_size_in_bytes
 
-    def convolutions(self) -> float:
-        """Seconds of a step's convolutions, each alone."""
-        setting = self._setting
-        shape = (setting.task["batch_size"], *setting.dataset.image_shape)
-        student = setting.recipe("rrd+kd").student
-        # As `rrd_jax.jobs.program` compiles a step.
-        compile_ = functools.partial(compiling.for_mesh, mesh=setting.mesh, onednn=True)
-        seconds = our_alone.convolutions(student, shape, compile_, gradients=True)
-        if self._live:
-            network = setting.teacher.network
-            seconds += our_alone.convolutions(network, shape, compile_, gradients=False)
-        return seconds
-
 
 def _answer(request: str, cases: dict[str, _Case], task: dict[str, Any]) -> dict[str, Any]:
     what, _, name = request.partition(" ")
-    if what == "product":
-        return {"flops": our_alone.product(jnp.bfloat16 if task["halves"] else jnp.float32)}
     case = cases[name]
     if what == "bytes":
         return {"bytes": case.bytes()}
-    if what == "convolutions":
-        return {"seconds": case.convolutions()}
     start = time.perf_counter()
     steps = case.make_epochs(task["epochs"])
     return {"seconds": (time.perf_counter() - start) / steps}
@@ -215,7 +184,6 @@ def _main() -> None:
         "versions": {"jax": jax.__version__},
         "fill": setting.fill_seconds,
         "start": {name: case.start for name, case in cases.items()},
-        "flops": {name: setting.flops(name) for name in cases},
     }
     print(json.dumps(ready), flush=True)
     for line in sys.stdin:

@@ -23,7 +23,6 @@ from typing import Any
 
 import resident_memory
 import torch
-import torch_alone
 import torch_steps
 import torchvision
 from torch import Tensor, nn
@@ -118,20 +117,6 @@ class _Case:
         )
         return growth and held + growth
 
-    def convolutions(self) -> float:
-        """Seconds of a step's convolutions, each alone."""
-        task, device = self._task, self._model.queue.device
-        shape = (task["batch_size"], 3, task["side"], task["side"])
-        images = torch.randn(shape, device=device).to(memory_format=self._layout)
-        halves = self._model.halves
-        total = 0.0
-        for name in ("student",) if self._remembered else ("student", "teacher"):
-            dtype = torch.bfloat16 if name in halves else torch.float32
-            network = getattr(self._model, name)
-            gradients = name == "student"
-            total += torch_alone.convolutions(network, images, dtype, gradients=gradients)
-        return total
-
 
 def _size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
@@ -165,12 +150,7 @@ def _answers(task: dict[str, Any], requests: Iterable[str]) -> Iterable[dict[str
     }
     for line in requests:
         what, _, name = line.strip().partition(" ")
-        if what == "product":
-            dtype = torch.bfloat16 if task["halves"] else torch.float32
-            yield {"flops": torch_alone.product(dtype, device)}
-        elif what == "convolutions":
-            yield {"seconds": cases[name].convolutions()}
-        elif what == "bytes":
+        if what == "bytes":
             yield {"bytes": cases[name].bytes()}
         else:
             start = time.perf_counter()

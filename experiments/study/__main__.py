@@ -98,13 +98,13 @@ def main(argv: list[str]) -> None:
 
 
 def _plan(platform: str | None) -> "Plan":
-    from experiments.study import checks, design, plan
+    from experiments.study import design, plan, validation
 
     if _STUDY.value:
         study = plan.load(_STUDY.value)
     else:
         study = design.comparison(_CONFIG.value, _METHODS.value, _SEEDS.value or 3)
-        checks.check(study)
+        validation.check(study)
     folder = pathlib.Path(_WORKDIR.value or f"runs/study-{study.name}")
     return plan.make(study, folder, seeds=_SEEDS.value, fields=_SET.value, platform=platform)
 
@@ -134,47 +134,27 @@ def _study() -> None:
     import jax
 
     jax.config.update("jax_platforms", "cpu")  # devices are left to the workers
-    from experiments.study import local, summary, work
+    from experiments.study import local, progress, work
 
     local.end_at_sigterm()
     whole = _plan("cpu")
     plan = whole.only(_ONLY.value)
     if _DRY_RUN.value:
-        summary.say_plan(plan, _TASKS.value if _LAUNCH.value == "slurm" else _JOBS.value)
+        progress.print_plan(plan, _TASKS.value if _LAUNCH.value == "slurm" else _JOBS.value)
         return
     whole.write()
-    failed = _calculate(whole)
+    failed = 0
     left = [name for name, run in plan.runs.items() if not work.is_done(plan, run)]
     left = left[: _MAX_RUNS.value or None]
     if left:
         launch = f"{time.time():.0f}-{os.getpid()}"
         launchers = {"local": _launch_local, "slurm": _launch_slurm}
         failed += launchers[_LAUNCH.value](plan, left, launch)
-    failed += summary.say_results(plan)
+    failed += progress.print_results(plan)
     where = shlex.quote(str(plan.folder))
     console.say(f"\nthe page: python -m experiments.page --study={where} --output=report.html")
     if failed:
         sys.exit(2)
-
-
-def _calculate(plan: "Plan") -> int:
-    """Computes the study's curves, which takes seconds; returns how many cannot be computed."""
-    from experiments.study import attempts
-    from experiments.study.plan import name_of
-    from rrd_jax.run_folder import atomic_write
-
-    failed = 0
-    for function in plan.study.calculations:
-        path = plan.folder / "calculations" / f"{name_of(function)}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            curves = dataclasses.asdict(function())
-        except Exception as error:  # a user's function can raise anything
-            console.warn(f"failed: {name_of(function)}: {attempts.told(error)}")
-            failed += 1
-            continue
-        atomic_write.write_json(path, curves)
-    return failed
 
 
 def _flags() -> list[str]:
@@ -200,7 +180,7 @@ def _launch_local(plan: "Plan", left: list[str], launch: str) -> int:
     commands = [_command(launch, f"--max_runs={share}") for share in shares]
     logs = [plan.folder / "logs" / f"{launch}-{i}.log" for i in range(jobs)]
     shown = progress.Progress(plan, launch)
-    local.run(commands, logs, lambda workers: shown.look(w.popen.pid for w in workers))
+    local.run(commands, logs, lambda workers: shown.update(w.popen.pid for w in workers))
     shown.finish()
     return 0
 
@@ -237,7 +217,7 @@ def _launch_slurm(plan: "Plan", left: list[str], launch: str) -> int:
         return 0
     shown = progress.Progress(plan, launch)
     try:
-        problems = slurm.wait(jobs, shown.look)
+        problems = slurm.wait(jobs, shown.update)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(
             f"stopped waiting; Slurm goes on with jobs {ids}, which `scancel {ids}` would end"

@@ -1,4 +1,4 @@
-"""What a study is: questions, and the grids of runs and the curves that answer them.
+"""The definition of a study: questions, and the grids of runs that answer them.
 
     def get_study(argument=""):
         methods = design.methods("ce", "kd", "rrd")
@@ -17,7 +17,7 @@ A grid has a cell for each combination of the levels of its factors; a cell has 
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 SHOWN = ("table", "map", "curve")
@@ -104,20 +104,18 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What is asked, and what is run or computed to find out.
+    """A study: questions, and the runs that answer them.
 
     Attributes:
       name: one word.
       title: of its page.
-      grids: of runs.
-      calculations: functions without arguments that return curves (`experiments.theory.Curves`).
+      grids: each answers a question by its runs.
       about: a few sentences on the setting, and what it cannot show.
     """
 
     name: str
     title: str
     grids: tuple[Grid, ...] = ()
-    calculations: tuple[Callable[[], Any], ...] = ()
     about: str = ""
 
 

@@ -18,9 +18,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.study import cells, records
+from experiments.study import cells, records, validation
 from experiments.study.cells import Cell
-from experiments.study.checks import check
 from experiments.study.design import Grid, Study
 from rrd_jax import errors
 from rrd_jax.config import parse, without_effect
@@ -109,15 +108,9 @@ class Plan:
             "about": self.study.about,
             "provenance": provenance.describe(),
             "grids": grids,
-            "calculations": [name_of(function) for function in self.study.calculations],
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         atomic_write.write_json(self.folder / records.PLAN, plan)
-
-
-def name_of(calculation: Any) -> str:
-    """What the file of a calculation is called."""
-    return calculation.__name__
 
 
 def load(text: str) -> Study:
@@ -134,7 +127,7 @@ def load(text: str) -> Study:
             f"--study={text}: there is no file {path or '(empty)'}; {', '.join(known)}"
         )
     study = cells.call(path, "get_study", argument)
-    check(study)
+    validation.check(study)
     return study
 
 
@@ -156,8 +149,6 @@ def make(
     if seeds:
         grids = tuple(dataclasses.replace(g, seeds=tuple(range(seeds))) for g in study.grids)
         study = dataclasses.replace(study, grids=grids)
-    for grid in study.grids:
-        _check_measures(grid)
     given = dict(cells.given(text, study) for text in fields)
     runs: dict[str, Run] = {}
     places: list[Cell] = []
@@ -187,13 +178,6 @@ def make(
             if path and not run.job.teachers[i].checkpoint:
                 owners.setdefault(path, (run, i))
     return Plan(study, folder, runs, tuple(places), owners)
-
-
-def _check_measures(grid: Grid) -> None:
-    from experiments import measures
-
-    for name in grid.measures:
-        errors.lookup("measure", name, measures.MEASURES)
 
 
 def _run(config: ConfigDict, job: Job, cell: Cell, after: str, measures: tuple[str, ...]) -> Run:
@@ -269,7 +253,6 @@ def _grid_json(grid: Grid, plan: Plan) -> dict[str, Any]:
                 "seed": cell.seed,
                 "run": cell.run,
                 "label": cell.label,
-                "teachers": list(plan.runs[cell.run].teachers),
                 "epochs": plan.runs[cell.run].epochs,
             }
             for cell in plan.cells

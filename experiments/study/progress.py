@@ -1,45 +1,22 @@
-"""How far a study is: how many runs have ended, what goes on, and how long the rest may take."""
+"""A study on the console: the plan, the progress of its runs, and their results."""
 
 import dataclasses
 import pathlib
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from experiments.study import attempts, records
+from experiments.study import attempts, records, statistics
 from experiments.study.plan import Plan
 from rrd_jax import errors
 from rrd_jax.run_folder import metrics_writer
-from rrd_jax.terminal import console
+from rrd_jax.terminal import console, tables
 
-_OFTEN = 1.0  # seconds between two looks at the folders, at least
-_SHARE = 0.05  # of a core's time that looking may take
-
-
-@dataclasses.dataclass(frozen=True)
-class Count:
-    """How much of a plan is there, as its folders say.
-
-    Attributes:
-      runs: all of them.
-      finished: those that have made all epochs.
-      failed: those that have not, and say why.
-      begun: others that have made an epoch.
-      epochs_left: of all runs.
-      seconds: an epoch, in those that are finished; None where none is.
-    """
-
-    runs: int
-    finished: int
-    failed: int
-    begun: int
-    epochs_left: int
-    seconds: float | None
-
-    def left(self, jobs: int) -> float | None:
-        """Seconds that the rest takes with so many runs at once, about; None if nothing ended."""
-        return None if self.seconds is None else self.seconds * self.epochs_left / jobs
+_INTERVAL = 1.0  # Seconds between two looks at the folders, at least.
+_SHARE = 0.05  # Share of a core's time that looking at the folders may take.
+_LISTED = 200  # Cells that a dry run lists.
 
 
 @dataclasses.dataclass
@@ -47,14 +24,14 @@ class _Item:
     """A run or a teacher.
 
     Attributes:
-      folder: of it.
-      label: what it is called.
-      epochs: all that it makes.
-      is_run: whether it is a run of the plan.
-      size: of metrics.jsonl, when it was read last.
-      row: its last one.
-      is_told: whether its end was told, or was there before.
-      begin: epochs that were there when the study was started.
+      folder: its workdir.
+      label: its name for the console.
+      epochs: the number of epochs that it trains for.
+      is_run: False for a teacher.
+      size: of metrics.jsonl at the last reading.
+      row: the last row of metrics.jsonl.
+      is_reported: True once its end was printed, or if it had ended before.
+      first: the epoch at the start of the command.
     """
 
     folder: pathlib.Path
@@ -63,16 +40,16 @@ class _Item:
     is_run: bool
     size: int = 0
     row: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    is_told: bool = False
-    begin: int = 0
+    is_reported: bool = False
+    first: int = 0
 
     @property
     def epoch(self) -> int:
-        """The last one that it has made."""
+        """The last finished epoch."""
         return min(self.row.get("epoch", 0), self.epochs)
 
     def read(self) -> None:
-        """Reads its figures again, where there are more."""
+        """Reads metrics.jsonl again if it has grown."""
         try:
             size = (self.folder / "metrics.jsonl").stat().st_size
         except OSError:
@@ -83,11 +60,11 @@ class _Item:
 
 
 class Progress:
-    """Says what has ended since it was asked last, and shows what goes on.
+    """Prints runs as they end, and shows the runs in progress.
 
     Args:
       plan: the runs.
-      launch: the name of this start.
+      launch: the name of this start of the command.
     """
 
     def __init__(self, plan: Plan, launch: str):
@@ -95,73 +72,70 @@ class Progress:
         self._items = list(_items(plan))
         for item in self._items:
             item.read()
-            item.begin, item.is_told = item.epoch, item.epoch >= item.epochs
+            item.first, item.is_reported = item.epoch, item.epoch >= item.epochs
 
-    def look(self, processes: Iterable[int] = ()) -> None:
-        """Prints a line for each run that has ended or failed, and shows those that go on.
+    def update(self, processes: Iterable[int] = ()) -> None:
+        """Prints a line for each run that has ended or failed, and shows those in progress.
 
         Args:
-          processes: the workers on this machine; none where they are elsewhere.
+          processes: the workers on this machine; none if they are elsewhere.
         """
         start = time.monotonic()
         if start < self._next:
             return
         for item in self._items:
             item.read()
-            if not item.is_told:
-                self._tell(item)
+            if not item.is_reported:
+                self._report(item)
         self._show(list(processes))
-        self._next = time.monotonic() + max(_OFTEN, (time.monotonic() - start) / _SHARE)
+        self._next = time.monotonic() + max(_INTERVAL, (time.monotonic() - start) / _SHARE)
 
     def finish(self) -> None:
-        """Says what is left to be said, and takes the progress line off the screen."""
+        """Prints the last lines, and clears the progress line."""
         self._next = 0.0
-        self.look()
+        self.update()
         console.clear()
 
-    def _tell(self, item: _Item) -> None:
-        runs = [item for item in self._items if item.is_run]
+    def _report(self, item: _Item) -> None:
         error = attempts.failure(item.folder, self._launch)
         if item.epoch >= item.epochs:
-            top1 = item.row.get("test/top1")  # of a run without labels there is none
-            what = "done" if top1 is None else f"test top-1 {top1:.2f}"
+            top1 = item.row.get("test/top1")  # None for a run without labels.
+            result = "done" if top1 is None else f"test top-1 {top1:.2f}"
         elif error:
-            what = f"failed: {error}"
+            result = f"failed: {error}"
         else:
             return
-        item.is_told = True
-        ended = sum(item.is_told for item in runs)
+        item.is_reported = True
+        runs = [item for item in self._items if item.is_run]
+        ended = sum(item.is_reported for item in runs)
         label = f"{ended} of {len(runs)}" if item.is_run else "teacher"
-        console.print_row(label, [item.label, what])
+        console.print_row(label, [item.label, result])
 
     def _show(self, processes: list[int]) -> None:
         runs = [item for item in self._items if item.is_run]
         parts = [f"{sum(item.epoch >= item.epochs for item in runs)} of {len(runs)} runs"]
-        epochs = sum(item.epochs for item in self._items)
-        parts.append(f"{sum(item.epoch for item in self._items) / epochs:.0%} of all epochs")
-        if left := self._left():
+        total = sum(item.epochs for item in self._items)
+        parts.append(f"{sum(item.epoch for item in self._items) / total:.0%} of all epochs")
+        done = sum(item.epoch - item.first for item in self._items)
+        rest = sum(item.epochs - item.epoch for item in self._items if not item.is_reported)
+        if done > 0 and rest:
+            left = (time.monotonic() - self._began) / done * rest
             parts.append(f"about {metrics_writer.duration(left)} left")
-        console.progress("study", [*parts, *self._doing(processes)])
+        console.progress("study", [*parts, *self._in_progress(processes)])
 
-    def _left(self) -> float | None:
-        """Seconds for the rest, at the rate of this start."""
-        done = sum(item.epoch - item.begin for item in self._items)
-        rest = sum(item.epochs - item.epoch for item in self._items if not item.is_told)
-        return (time.monotonic() - self._began) / done * rest if done > 0 else None
-
-    def _doing(self, processes: list[int]) -> list[str]:
-        """What each worker does; of workers elsewhere, what has gone on since the start."""
-        going = [item for item in self._items if not item.is_told]
+    def _in_progress(self, processes: list[int]) -> list[str]:
+        """Returns what each worker does; for workers elsewhere, the runs that advanced."""
+        items = [item for item in self._items if not item.is_reported]
         if not processes:
-            return [_told(item) for item in going if item.epoch != item.begin]
-        holders = {_holder(item.folder): item for item in going}  # of a run, then of its teacher
+            return [_described(item) for item in items if item.epoch != item.first]
+        holders = {_holder(item.folder): item for item in items}  # Teachers come last.
         return [
-            _told(holders[process]) if process in holders else "a worker begins or waits"
+            _described(holders[process]) if process in holders else "a worker starts or waits"
             for process in processes
         ]
 
 
-def _items(plan: Plan) -> Iterable[_Item]:
+def _items(plan: Plan) -> Iterator[_Item]:
     for name, run in plan.runs.items():
         yield _Item(plan.folder / "runs" / name, run.label, run.epochs, is_run=True)
     for path, (run, i) in plan.teachers().items():
@@ -170,44 +144,131 @@ def _items(plan: Plan) -> Iterable[_Item]:
         yield _Item(plan.folder / path, label, part.training.epochs, is_run=False)
 
 
-def _told(item: _Item) -> str:
-    what = "" if item.is_run else "teacher "
-    return f"{what}{item.label}: {item.epoch} of {item.epochs} epochs"
+def _described(item: _Item) -> str:
+    kind = "" if item.is_run else "teacher "
+    return f"{kind}{item.label}: {item.epoch} of {item.epochs} epochs"
 
 
 def _holder(folder: pathlib.Path) -> int:
-    """The process that holds a run, or held it last; 0 for none."""
+    """Returns the process that holds the lock of a folder, or held it last; 0 for none."""
     try:
-        found = re.match(r"process (\d+) ", (folder / "lock").read_text(errors="replace"))
+        match = re.match(r"process (\d+) ", (folder / "lock").read_text(errors="replace"))
     except OSError:
         return 0
-    return int(found[1]) if found else 0
+    return int(match[1]) if match else 0
 
 
-def count(plan: Plan) -> Count:
-    """How much of a plan is there."""
-    finished = failed = begun = left = epochs = 0
-    seconds = 0.0
+def print_plan(plan: Plan, jobs: int) -> None:
+    """Prints the runs, their states, and an estimate of the remaining time.
+
+    Args:
+      plan: the runs.
+      jobs: runs that are made at once.
+    """
+    states: dict[str, str] = {}
+    left, seconds, epochs = 0, 0.0, 0
     for name, run in plan.runs.items():
         folder = plan.folder / "runs" / name
         rows = records.rows(folder)
-        done = rows[-1]["epoch"] if rows else 0
-        left += max(0, run.epochs - done)
-        if done >= run.epochs:
-            finished += 1
-            took = _seconds(folder)
-            seconds, epochs = seconds + took, epochs + (run.epochs if took else 0)
-        elif records.error_of(folder):
-            failed += 1
-        elif done:
-            begun += 1
-    rate = seconds / epochs if epochs else None
-    return Count(len(plan.runs), finished, failed, begun, left, rate)
+        epoch = rows[-1]["epoch"] if rows else 0
+        left += max(0, run.epochs - epoch)
+        is_failed = epoch < run.epochs and records.error_of(folder)
+        states[name] = "failed" if is_failed else f"{epoch} of {run.epochs}"
+        if epoch >= run.epochs and (took := _seconds(folder)):
+            seconds, epochs = seconds + took, epochs + run.epochs
+    cells = [cell for cell in plan.cells if cell.run in plan.runs]
+    rows = [(cell.label, states[cell.run], cell.run) for cell in cells[:_LISTED]]
+    console.print_table(("cell", "epochs", "run"), rows)
+    if len(cells) > _LISTED:
+        console.say(f"... and {len(cells) - _LISTED} more")
+    failed = sum(state == "failed" for state in states.values())
+    begun = sum(not state.startswith("0 ") for state in states.values()) - failed
+    console.say(
+        f"\n{len(cells)} cells, {len(plan.runs)} runs in {plan.folder / 'runs'}: {begun} begun or"
+        f" finished, {failed} failed"
+    )
+    if teachers := plan.teachers():
+        console.say(f"teachers, each trained once: {', '.join(teachers)}")
+    if left and not epochs:
+        console.say("the time is known once a run has finished: try --max_runs=1")
+    elif left:
+        rate = seconds / epochs
+        console.say(
+            f"about {metrics_writer.duration(rate * left / jobs)} left, {jobs} at a time: {rate:.2g} s per"
+            f" epoch, {left:,} epochs"
+        )
 
 
 def _seconds(folder: pathlib.Path) -> float:
-    """Wall time of a finished run, over all its starts."""
+    """Returns the wall time of a finished run over all its starts; 0 if it is not known."""
     try:
         return float(errors.read_json(folder / "results.json")[-1]["seconds"])
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return 0.0
+
+
+def print_results(plan: Plan) -> int:
+    """Prints a table for each grid, and the errors of failed runs; returns their number."""
+    record = records.read(plan.folder)
+    for grid in record.grids:
+        console.say(f"\n{grid.question}")
+        console.print_table(*_table(grid))
+        rows = [run.rows[-1] for run in grid.runs if run.finished]
+        if rows and all(row.get(grid.metric) is None for row in rows):
+            known = sorted({name for row in rows for name, x in row.items() if x is not None})
+            console.warn(
+                f"no finished run of grid '{grid.name}' has its metric '{grid.metric}'; they have"
+                f" {', '.join(known)}"
+            )
+    runs = {run.name: run for grid in record.grids for run in grid.runs}.values()
+    failed = [run for run in runs if run.error and run.name in plan.runs]
+    labels: dict[str, list[str]] = {}  # By error, which many runs may share.
+    for run in failed:
+        labels.setdefault(run.error, []).append(run.label)
+    for error, names in labels.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        console.warn(f"failed: {', '.join(names[:3])}{more}: {error}")
+    states = Counter(run.state for run in runs)
+    if missing := states["missing"] + states["begun"]:
+        console.say(f"\n{missing} runs are not finished; the same command resumes them")
+    return len(failed)
+
+
+def _table(grid: records.GridRecord) -> tables.Table:
+    """Returns header and rows of a grid: a row for each cell that has a finished run."""
+    others = [factor["name"] for factor in grid.factors if factor["name"] != grid.compared]
+    header = [*others, *filter(None, [grid.compared]), "n", "last epoch", "best epoch"]
+    if grid.baseline:
+        header += [f"over {grid.baseline}", "95 % interval", "p (Holm)", ""]
+    rows = []
+    for block, levels in grid.blocks().items():
+        last = {level: records.values_by_seed(runs, grid.metric) for level, runs in levels.items()}
+        found = {}
+        if grid.baseline and last.get(grid.baseline):
+            found = statistics.differences(last, grid.baseline, resamples=0)
+        for level, runs in levels.items():
+            if last[level]:
+                best = statistics.summarize(records.values_by_seed(runs, grid.best))
+                row = [*block, *([level] if grid.compared else []), str(len(last[level]))]
+                row += [_mean(statistics.summarize(last[level])), _mean(best)]
+                rows.append(row + (_difference(found.get(level)) if grid.baseline else []))
+    return header, rows
+
+
+def _mean(summary: statistics.Summary) -> str:
+    if summary.mean is None:
+        return "-"
+    return f"{summary.mean:.2f}" + ("" if summary.std is None else f" +- {summary.std:.2f}")
+
+
+def _difference(difference: statistics.Difference | None) -> list[str]:
+    if difference is None or difference.mean is None:
+        return ["-"] * 4
+    if difference.p is None:
+        return [f"{difference.mean:+.2f}", "-", "-", difference.verdict]
+    # An interval without width would look like certainty.
+    interval = "no spread"
+    if difference.std:
+        interval = f"{difference.low:+.2f} to {difference.high:+.2f}"
+    p = f"{difference.p_adjusted:.3f}"
+    return [f"{difference.mean:+.2f}", interval, p, difference.verdict]

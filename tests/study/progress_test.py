@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from experiments.study import attempts, design, plan, progress, summary
+from experiments.study import attempts, design, plan, progress
 from rrd_jax.terminal import console
 
 
@@ -40,7 +40,7 @@ def shown(monkeypatch):
     """The parts of the progress line, as it was shown last."""
     parts = []
     monkeypatch.setattr(console, "progress", lambda label, new: parts.__setitem__(slice(None), new))
-    monkeypatch.setattr(progress, "_OFTEN", 0)
+    monkeypatch.setattr(progress, "_INTERVAL", 0)
     monkeypatch.setattr(progress, "_SHARE", 1e9)
     return parts
 
@@ -48,11 +48,11 @@ def shown(monkeypatch):
 def test_a_line_for_each_run_that_ends_and_one_for_what_goes_on(made, shown, capsys):
     _advance(_folder(made, 0), 4)  # of an earlier start
     seen = progress.Progress(made, "first")
-    seen.look([os.getpid()])
-    assert shown == ["1 of 4 runs", "24% of all epochs", "a worker begins or waits"]
+    seen.update([os.getpid()])
+    assert shown == ["1 of 4 runs", "24% of all epochs", "a worker starts or waits"]
     (_folder(made, 1) / "lock").write_text(f"process {os.getpid()} on here")
     _advance(_folder(made, 1), 3)
-    seen.look([os.getpid()])
+    seen.update([os.getpid()])
     assert shown[:2] == ["1 of 4 runs", "41% of all epochs"]
     assert shown[2].endswith(" left")
     assert shown[3] == "kd, seed 0: 3 of 4 epochs"
@@ -63,8 +63,8 @@ def test_a_line_for_each_run_that_ends_and_one_for_what_goes_on(made, shown, cap
     teacher = made.folder / next(iter(made.teachers()))
     teacher.mkdir(parents=True)
     _advance(teacher, 1)
-    seen.look()
-    seen.look()
+    seen.update()
+    seen.update()
     assert capsys.readouterr().out.splitlines() == [
         "[2 of 4] kd, seed 0  test top-1 93.00",
         "[3 of 4] ce, seed 1  failed: ValueError: of no use",
@@ -73,27 +73,26 @@ def test_a_line_for_each_run_that_ends_and_one_for_what_goes_on(made, shown, cap
 
 
 def test_a_dry_run_says_what_is_there_and_how_long_the_rest_takes(made, capsys):
-    summary.say_plan(made, jobs=2)
+    progress.print_plan(made, jobs=2)
     said = capsys.readouterr().out
     assert "methods/kd/seed1" in said
     assert "4 runs in " in said
-    assert "0 finished, 0 begun, 0 failed, 4 to begin" in said
+    assert "0 begun or finished, 0 failed" in said
     assert "try --max_runs=1" in said
     _advance(_folder(made, 0), 4, seconds=40)
     _advance(_folder(made, 1), 2)
     attempts.keep_failure(_folder(made, 2), "first", ValueError("of no use"))
-    summary.say_plan(made, jobs=2)
+    progress.print_plan(made, jobs=2)
     said = capsys.readouterr().out
-    assert "1 finished, 1 begun, 1 failed, 1 to begin" in said
-    assert "about 0:50 left, 2 at a time: 10 s an epoch" in said
-    assert "10 epochs to go" in said
+    assert "2 begun or finished, 1 failed" in said
+    assert "about 0:50 left, 2 at a time: 10 s per epoch, 10 epochs" in said
 
 
 def test_what_failed_is_told_once_for_all_runs_that_failed_so(made, capsys):
     made.write()
     for i in range(4):
         attempts.keep_failure(_folder(made, i), "first", ValueError("of no use"))
-    assert summary.say_results(made) == 4
+    assert progress.print_results(made) == 4
     said = capsys.readouterr().out
     assert said.count("of no use") == 1
     assert "methods/ce/seed0, methods/kd/seed0, methods/ce/seed1 and 1 more" in said

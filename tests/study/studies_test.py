@@ -80,6 +80,6 @@ def test_the_small_form_of_a_study_runs_to_its_end(path, tmp_path):
     made = made.only([labels[0], labels[1], labels[-1]])
     work.Worker(made, "here").work()
     record = records.read(tmp_path)
-    entries = [entry for grid in record.grids for entry in grid.entries if entry.name in made.runs]
-    assert {entry.state for entry in entries} == {"finished"}
-    assert not [entry.error for entry in entries if entry.error]
+    runs = [run for grid in record.grids for run in grid.runs if run.name in made.runs]
+    assert {run.state for run in runs} == {"finished"}
+    assert not [run.error for run in runs if run.error]
