@@ -193,9 +193,9 @@ def print_plan(plan: Plan, jobs: int) -> None:
         console.say("the time is known once a run has finished: try --max_runs=1")
     elif left:
         rate = seconds / epochs
+        duration = metrics_writer.duration(rate * left / jobs)
         console.say(
-            f"about {metrics_writer.duration(rate * left / jobs)} left, {jobs} at a time: {rate:.2g} s per"
-            f" epoch, {left:,} epochs"
+            f"about {duration} left, {jobs} at a time: {rate:.2g} s per epoch, {left:,} epochs"
         )
 
 
