@@ -1,53 +1,83 @@
-"""Measures each objective's share of a step: X+kd beside ce+kd, for every objective X.
+"""Measures each objective's share of a step: X+kd compared with ce+kd, for every objective X.
 
     python -m experiments.objective_costs --cores=1
 
-Each method's step is compiled in a process of its own, fed as in a run, and takes turns with that
-of ce+kd; a share is the median of the ratios of each turn. An objective that does not fit the pair
-of networks is a row that says why. The table goes to <workdir>/objective_costs.md, every figure to
-<workdir>/objective_costs.json, which a later run takes as --before. A GPU gets the published pair.
+Each method's step is compiled in a separate process, fed as in a run, and timed in turns with that
+of ce+kd; a share is the median of the ratios of all turns. An objective that does not fit the pair
+of networks is reported with the reason. The table goes to <workdir>/objective_costs.md, all values
+to <workdir>/objective_costs.json. On a GPU the pair is the published one.
 """
 
 import contextlib
-import datetime
-import json
 import os
 import pathlib
-import platform
 import re
+import statistics
 import subprocess
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import app, flags
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for a start by path, without -m
-
-from experiments.objective_costs_table import BASE, COMPANY, Cost, share, table
+from experiments import machine
 from experiments.speed_reader import Reader, ReaderError, first_cores
 from rrd_jax import errors, objectives
 from rrd_jax.run_folder import atomic_write
-from rrd_jax.terminal import cli
+from rrd_jax.terminal import cli, tables
 
-_METHODS = flags.DEFINE_list("methods", [], "Objectives; none for all of ours.")
-_TEACHER = flags.DEFINE_string("teacher", "", "A network; none for what suits the device.")
-_STUDENT = flags.DEFINE_string("student", "", "A network; none for what suits the device.")
+_METHODS = flags.DEFINE_list("methods", [], "Objectives; none for all.")
+_TEACHER = flags.DEFINE_string("teacher", "", "A network; none for the device's default.")
+_STUDENT = flags.DEFINE_string("student", "", "A network; none for the device's default.")
 _BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 0, "Images a step; 0 for what suits the device.", lower_bound=0
+    "batch_size", 0, "Images of a step; 0 for the device's default.", lower_bound=0
 )
-_QUEUE_SIZE = flags.DEFINE_integer("queue_size", 16384, "K of memories.", lower_bound=1)
+_QUEUE_SIZE = flags.DEFINE_integer("queue_size", 16384, "Rows of memories, K.", lower_bound=1)
 _SIDE = flags.DEFINE_integer("side", 32, "Height and width of the images.", lower_bound=1)
-_STEPS = flags.DEFINE_integer("steps", 6, "Steps a turn.", lower_bound=1)
+_STEPS = flags.DEFINE_integer("steps", 6, "Steps of a turn.", lower_bound=1)
 _TURNS = flags.DEFINE_integer("turns", 5, "Turns of each method.", lower_bound=1)
-_CORES = flags.DEFINE_integer("cores", 0, "On a CPU, cores to use; 0 for all.", lower_bound=0)
-_BEFORE = flags.DEFINE_string("before", "", "An earlier objective_costs.json to show beside it.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/objective-costs", "Results, and what readers say.")
+_CORES = flags.DEFINE_integer("cores", 0, "Cores on a CPU; 0 for all.", lower_bound=0)
+_WORKDIR = flags.DEFINE_string("workdir", "runs/objective-costs", "Results, and logs.")
 
 _SMALL, _PUBLISHED = ("resnet8x4", "resnet8", 32), ("resnet32x4", "resnet8x4", 64)
+_BASE = "ce+kd"
+
+
+class Cost(NamedTuple):
+    """The cost of a method's step.
+
+    Attributes:
+      shares: time relative to that of ce+kd, of each turn.
+      ready: seconds of compilation and the first two steps.
+      error: why there are no shares; otherwise "".
+    """
+
+    shares: list[float]
+    ready: float
+    error: str = ""
+
+    @property
+    def share(self) -> float:
+        """The median of the turns."""
+        return statistics.median(self.shares)
+
+
+def table(costs: dict[str, Cost]) -> str:
+    """Returns a row for each objective, the most expensive first, and a line for each error."""
+    measured = {name: cost for name, cost in costs.items() if not cost.error}
+    rows = [
+        [
+            *(name, f"{cost.share:.2f}", f"{min(cost.shares):.2f} {max(cost.shares):.2f}"),
+            f"{cost.ready:.0f} s",
+        ]
+        for name, cost in sorted(measured.items(), key=lambda pair: -pair[1].share)
+    ]
+    lines = [f"{name}: not measured, {cost.error}" for name, cost in costs.items() if cost.error]
+    header = ["X in X+kd", "share", "lowest and highest", "ready after"]
+    return "\n\n".join([tables.markdown(header, rows), *lines])
 
 
 def _task(on_cpu: bool) -> dict[str, Any]:
-    """What the readers do, but for their case: two steps an epoch, of random images."""
+    """Returns the readers' task without its case: epochs of two steps on random images."""
     teacher, student, batch_size = _SMALL if on_cpu else _PUBLISHED
     batch_size = _BATCH_SIZE.value or batch_size
     return {
@@ -65,26 +95,21 @@ def _task(on_cpu: bool) -> dict[str, Any]:
 
 
 def _measure(task: dict[str, Any], name: str, base: Reader, workdir: pathlib.Path) -> Cost:
-    """Compiles a method and lets it take turns with `base`; a failure is its result."""
-    method = f"{name}+{COMPANY}"
-    shares = []
+    """Compiles a method, and times it in turns with `base`; a failure is part of the result."""
+    method, shares = f"{name}+kd", []
     with contextlib.ExitStack() as stack:
         try:
             reader = _reader(task, method, workdir)
             stack.callback(reader.close)
             for _ in range(_TURNS.value):
-                seconds = _round(base)
+                try:
+                    seconds = base.round(_BASE)
+                except ReaderError as error:
+                    raise errors.InputError(f"{_BASE} failed: {error}") from error
                 shares.append(reader.round(method) / seconds)
         except ReaderError as error:
             return Cost([], 0, re.sub(r"^[\w.]*Error: ", "", str(error)))
     return Cost(shares, reader.ready["start"][method])
-
-
-def _round(base: Reader) -> float:
-    try:
-        return base.round(BASE)
-    except ReaderError as error:
-        raise errors.InputError(f"{BASE} failed: {error}") from error
 
 
 def _reader(task: dict[str, Any], method: str, workdir: pathlib.Path) -> Reader:
@@ -92,37 +117,8 @@ def _reader(task: dict[str, Any], method: str, workdir: pathlib.Path) -> Reader:
     return Reader(sys.executable, "ours.py", {**task, "cases": [method]}, log, cores)
 
 
-def _text(costs: dict[str, Cost], before: dict[str, Cost] | None, task: dict, ready: dict) -> str:
-    """The table, and where it comes from."""
-    versions = ", ".join(f"{name} {version}" for name, version in ready["versions"].items())
-    return "\n".join(
-        [
-            table(costs, before),
-            "",
-            f"{datetime.date.today()}, {ready['device']}, {_CORES.value or os.cpu_count()} cores,"
-            f" {platform.machine()}; Python {platform.python_version()}, {versions}.",
-            f"{task['teacher']} to {task['student']}, batch {task['batch_size']},"
-            f" {task['side']} px, K = {task['queue_size']:,}; share: of the time of a step of"
-            f" {BASE}, median of {_TURNS.value} turns of {2 * task['epochs']} steps. The loss of a"
-            " stage before distillation is not in it.",
-        ]
-    )
-
-
-def _before() -> dict[str, Cost] | None:
-    if not _BEFORE.value:
-        return None
-    try:
-        costs = json.loads(pathlib.Path(_BEFORE.value).read_text())["costs"]
-        return {name: Cost(**cost) for name, cost in costs.items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise errors.InputError(
-            f"--before is {_BEFORE.value}, but must be an objective_costs.json: {error}"
-        ) from error
-
-
 def _platform() -> str:
-    """Such as cpu. Another process is asked: this one must leave the device to the readers."""
+    """Returns JAX's platform, from another process: this one must leave the device to readers."""
     program = "import jax; print(jax.default_backend())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     if done.returncode:
@@ -131,34 +127,44 @@ def _platform() -> str:
 
 
 def _job() -> None:
-    names = _METHODS.value or [name for name in objectives.RECORDS if name not in BASE.split("+")]
+    names = _METHODS.value or [name for name in objectives.RECORDS if name not in _BASE.split("+")]
     for name in names:
-        objectives.record(name)  # raises an InputError for one that is unknown
-    before, workdir = _before(), pathlib.Path(_WORKDIR.value)
+        objectives.record(name)  # Raises an InputError for an unknown one.
+    workdir = pathlib.Path(_WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
     task, costs = _task(_platform() == "cpu"), {}
-    print(f"{BASE} compiles", flush=True)
+    print(f"{_BASE} compiles", flush=True)
     try:
-        base = _reader(task, BASE, workdir)
+        base = _reader(task, _BASE, workdir)
     except ReaderError as error:
-        raise errors.InputError(f"{BASE} failed: {error}") from error
+        raise errors.InputError(f"{_BASE} failed: {error}") from error
     try:
         for name in names:
             costs[name] = cost = _measure(task, name, base, workdir)
-            result = cost.failed or f"{share(cost):.2f} of a step of {BASE}"
-            print(f"{name}+{COMPANY}: {result}", flush=True)
-            kept = {name: cost._asdict() for name, cost in costs.items()}
-            atomic_write.write_json(workdir / "objective_costs.json", {"task": task, "costs": kept})
+            print(
+                f"{name}+kd: {cost.error or f'{cost.share:.2f} of a step of {_BASE}'}", flush=True
+            )
+            results = {name: cost._asdict() for name, cost in costs.items()}
+            atomic_write.write_json(
+                workdir / "objective_costs.json", {"task": task, "costs": results}
+            )
     finally:
         base.close()
-    text = _text(costs, before, task, base.ready)
+    processor, cores = machine.processor(base.ready["device"]), _CORES.value or os.cpu_count()
+    text = (
+        f"{table(costs)}\n\n{processor}, {cores} cores; {machine.versions('jax', 'jaxlib')}."
+        f" {task['teacher']} to {task['student']}, batch {task['batch_size']}, {task['side']} px,"
+        f" K = {task['queue_size']:,}; medians of {_TURNS.value} turns, {2 * task['epochs']} steps."
+    )
     atomic_write.write_text(workdir / "objective_costs.md", text + "\n")
     print(f"\n{text}\n\nkept in {workdir}")
 
 
 def _main(argv: list[str]) -> None:
     del argv
-    cli.guard(_job, stopped="stopped; what was measured is in objective_costs.json of the workdir")
+    cli.guard(
+        _job, stopped="stopped; the results so far are in objective_costs.json of the workdir"
+    )
 
 
 if __name__ == "__main__":

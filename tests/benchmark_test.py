@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import speed_group, speed_rows, speed_table
+from experiments import speed_group, speed_table
 from experiments.speed_reader import Reader, ReaderError
 from rrd_jax import networks, parallel
 from rrd_jax.config import parse
@@ -123,18 +123,6 @@ def test_the_first_table_has_ours_beside_the_fastest_peer_of_each_row():
     assert not {"images/s", "ms a step"} & set(header)
 
 
-def test_the_second_table_marks_the_fastest_peer_and_has_a_row_for_a_failure():
-    header, _, *lines = _cells(speed_table.readers([_figures()], absolute=True))
-    rows = {(row[4], row[5], row[6]): dict(zip(header, row, strict=True)) for row in lines}
-    row = rows["torch, compiled, NHWC *", "rrd+kd", "runs"]
-    assert (row["images/s"], row["ms a step"]) == ("135", "370.000")
-    assert rows["torch, compiled, NHWC *", "rrd+kd", "remembered"]["ours / it"] == "0.90"
-    assert ("torch, eager, NCHW", "rrd+kd", "runs") in rows  # slower, and without a star
-    assert rows["rrd_jax", "ce+kd", "runs"]["ours / it"] == "0.95"
-    failed = rows["torch, max-autotune, NHWC", "rrd+kd", "failed"]
-    assert {failed[name] for name in header[7:]} == {"-"}
-
-
 def test_without_peers_the_first_table_has_ours_alone():
     ours = {key: value for key, value in _figures()["seconds"].items() if "rrd_jax" in key}
     figures = _figures(seconds=ours, bytes={})
@@ -156,31 +144,6 @@ def test_remarks_say_what_rrd_costs_and_a_cached_teacher_saves():
         " look at all views included.",
         f"{label}: torch, max-autotune, NHWC failed: IndexError: list",
     ]
-
-
-def test_rows_have_the_published_memory_and_variants_that_suit_them():
-    assert speed_rows.QUEUE_SIZE == 16_384
-    for sizes in map(speed_rows.sizes, (True, False)):
-        assert sizes.keys() == {"cifar", "imagenet", "transformer", "mobile"}
-    everything = speed_rows.peers("float32", crops=True, on_cpu=True)
-    assert everything["torch, published loop"]["cases"] == ["rrd+kd"]
-    assert everything["torch, eager, NHWC"]["cases"] == ["rrd+kd", "rrd+kd, remembered"]
-    assert {told["variant"] for told in everything.values()} == {
-        *("published", "eager", "compiled", "max-autotune")
-    }
-    cut = speed_rows.peers("bfloat16", crops=False, on_cpu=True)
-    assert {told["variant"] for told in cut.values()} == {"eager", "compiled"}
-    assert all(told["cases"] == ["rrd+kd"] for told in cut.values())
-    on_gpu = speed_rows.peers("bfloat16", crops=True, on_cpu=False)
-    assert on_gpu.keys() == everything.keys() - {"torch, published loop"}
-
-
-def test_readers_start_side_by_side_where_there_are_cores_for_it(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {4, 2, 7, 9, 1})
-    assert speed_group._places(2) == [[1, 2], [4, 7]]
-    assert speed_group._places(1) == [[1], [2], [4], [7], [9]]
-    for all_of_them in (0, None, 5, 8):
-        assert speed_group._places(all_of_them) == [[1, 2, 4, 7, 9]]
 
 
 def test_memory_that_work_takes_and_frees_is_seen(monkeypatch):

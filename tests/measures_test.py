@@ -18,7 +18,6 @@ from experiments import measures
 from experiments.measures import (
     alignment,
     calibration,
-    inference,
     predictions,
     storage,
     thumbnails,
@@ -95,18 +94,6 @@ def test_gaussian_cka_does_not_see_rotation_shift_and_scale():
     assert alignment.rbf_cka(rows, 3 * rows @ rotation + 5) == pytest.approx(1, abs=1e-5)
     assert alignment.rbf_cka(rows, _rows(2)) < 0.2
     assert np.isnan(alignment.rbf_cka(rows, np.ones_like(rows)))
-
-
-def test_alignment_of_a_student_with_itself_is_whole():
-    subject = _subject()
-    same = measures.RunOutputs(
-        *[subject.images, subject.labels, subject.class_names] + [subject.student] * 2
-    )
-    values = alignment.compute(same)
-    assert values["correlation_gap_max"] == 0
-    assert values["neighbour_agreement_mean"] == 1
-    assert values["cka_linear"] == pytest.approx(1)
-    assert values["similarity_spearman"] == pytest.approx(1)
 
 
 def test_alignment_says_on_how_many_images_it_is(monkeypatch):
@@ -187,15 +174,6 @@ def test_images_seen_differently_come_with_the_surest_first():
     assert (np.diff(surest[places]) <= 0).all()
     assert surest[places].min() >= np.delete(surest, places)[np.delete(differ, places)].max()
     assert values["differing_images"].shape == (len(places), 32, 32, 3)
-
-
-def test_a_class_without_images_has_no_accuracy():
-    subject = _subject()
-    subject.labels[subject.labels == 3] = 0
-    values = predictions.compute(subject)
-    assert np.isnan(values["student_accuracy"][3])
-    rest = np.delete(values["student_accuracy"], 3)
-    assert values["student_balanced_accuracy"] == pytest.approx(rest.mean())
 
 
 def test_a_teacher_of_other_classes_is_left_out_of_predictions_and_calibration():
@@ -362,16 +340,6 @@ def test_a_data_set_can_be_given_as_it_is(runs):
         measures.run_outputs(runs / "kd", dataset=other)
 
 
-def test_images_of_a_large_test_split_are_kept_small(monkeypatch):
-    shape = (30, 64, 64, 3)
-    split = np.random.default_rng(0).integers(0, 256, shape, np.uint8), np.arange(30) % 10
-    dataset = data.from_sources(split, split, data.Source(image_size=64))
-    monkeypatch.setattr(inference, "_IMAGE_BYTES", 1e5)
-    images, labels = inference._images(inference._TestImages(0, dataset))
-    np.testing.assert_array_equal(images, thumbnails.thumbnails(split[0]))
-    np.testing.assert_array_equal(labels, split[1])
-
-
 def test_several_teachers_are_one(run, runs):
     both = [{"model": "tiny", "checkpoint": str(runs / n), "weight": w} for n, w in _SHARES]
     fields = json.loads((run / "config.json").read_text())
@@ -428,20 +396,6 @@ def test_another_teacher_is_measured_anew(run):
     itself = measures.run_outputs(run, teacher=run)
     assert measures.read(run, "alignment", itself) is None
     assert measures.measure(run, "alignment", itself)["cka_linear"] == pytest.approx(1)
-
-
-def test_a_run_without_checkpoints_still_has_what_was_measured(run):
-    measures.measure(run, "calibration")
-    shutil.rmtree(run / "checkpoints")
-    assert measures.read(run, "calibration")["student_count"].sum() == 24
-
-
-def test_a_file_of_another_version_is_none(run, monkeypatch):
-    measures.measure(run, "calibration")
-    monkeypatch.setattr(storage, "VERSION", 2)
-    assert measures.read(run, "calibration") is None
-    measures.measure(run, "calibration")
-    assert measures.read(run, "calibration")
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "bytes", "text", "folder", "no origin"])

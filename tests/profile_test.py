@@ -14,7 +14,6 @@ from experiments.profile import (
     figures,
     kinds,
     measuring,
-    names,
     setting,
     text,
     timeline,
@@ -90,16 +89,6 @@ def entries():
     return kinds.classify(hlo.parse(_TEXT))
 
 
-def test_a_program_is_read_into_instructions():
-    found = hlo.parse(_TEXT)
-    assert found.name == "jit_step"
-    fusion = found.instructions["of_kernel"]
-    assert (fusion.opcode, fusion.operands) == ("fusion", ("turned", "h"))
-    assert fusion.result == hlo.Array("f32", (4, 3, 3, 6))
-    assert found.instructions["onednn"].results[1] == hlo.Array("u8", (123,))
-    assert [i.name for i in found.inside(fusion)][-1] == "convolution.7"
-
-
 def test_a_convolution_and_its_gradients_have_the_same_operations_whoever_computes_them(entries):
     for name, direction in [
         ("forward", "forward"),
@@ -145,12 +134,6 @@ def test_loops_are_no_work_of_their_own(entries):
     assert (entries["copy.1"].kind, entries["copy.1"].part) == (kinds.COPIES, "input")
 
 
-def test_what_is_computed_a_second_time_is_no_gradient():
-    again = "jit(step)/transpose(jvp(student))/checkpoint/rematted_computation/conv1/x"
-    assert not names.is_backward(again)
-    assert names.path("jit(step)/transpose(jvp(vmap(student)))/a")[1:] == ("student", "a")
-
-
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("groups", [1, 4])
 def test_jaxs_own_gradients_have_the_operations_of_the_formula(stride, groups):
@@ -182,13 +165,6 @@ def test_instructions_that_run_at_once_share_the_time():
     whole = timeline.joined([events, [Event("a", 100, 110)]], {"loop"})
     assert whole.seconds["a"] == pytest.approx(17.5e-9 / 2)
     assert whole.window == pytest.approx(40e-9 / 2)
-
-
-def test_an_event_of_a_custom_call_is_known_by_its_instruction():
-    assert (
-        timeline.instruction("custom-call.6.clone2__onednn$convolution") == "custom-call.6.clone2"
-    )
-    assert timeline.instruction("%ynn_fusion.4") == "ynn_fusion.4"
 
 
 def test_the_worst_is_what_loses_most_against_the_peak(entries):
@@ -249,10 +225,6 @@ def test_the_convolutions_of_a_real_step_are_those_of_the_network(step):
         ("student", "gradient of kernel"): forward,
         ("student", "gradient of images"): forward - 2 * 64 * first,
     }
-
-
-def test_the_peak_is_that_of_a_product():
-    assert figures.peak_rate("f32", side=64) > 0
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")

@@ -93,14 +93,6 @@ def test_a_tpus_program_has_the_passes_that_are_asked_for(options, passes):
         assert sorted(found) == [(each, each) for each in passes]
 
 
-def test_shares_are_of_the_step_of_cross_entropy():
-    cycles = {"ce": {"alone": 2_000_000, "added": 2_000_000}}
-    cycles |= {"rrd": {"alone": 100_000, "added": 80_000}, "kd": {"alone": 20_000}}
-    rows = tpu_table.shares(cycles).split("\n")
-    assert re.search(r"rrd +\| 100.0 +\| 5.0% +\| 80.0 +\| 4.0%", rows[-2])
-    assert re.search(r"kd +\| 20.0 +\| 1.0% +\| - +\| -", rows[-1])
-
-
 # A maximum over [B, K] is a pass of its own; what is compared must be known to be short without it.
 @pytest.mark.parametrize(
     ("options", "has_maximum"),
@@ -152,14 +144,6 @@ def test_a_collective_in_several_lines_is_counted_once():
     assert tpu_table._described("all-reduce", collectives["all-reduce"]) == (
         "1 all-reduce, f32[512]"
     )
-
-
-def test_the_compilers_guess_is_the_sum_over_instructions():
-    hlo = """
-      %a = f32[8] add(%x, %y), backend_config={"window":{},"estimated_cycles":"1200"}
-      %b = f32[8] copy(%a), backend_config={"estimated_cycles":"34","x":"5"}
-    """
-    assert tpu_table.cycles(hlo) == 1234
 
 
 @pytest.fixture(scope="module")

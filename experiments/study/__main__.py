@@ -1,4 +1,4 @@
-"""Runs a study: a grid of methods, pairs, fields and seeds, with the teachers that they share.
+"""Runs a study: a grid of methods, pairs, fields and seeds, with shared teachers.
 
     python -m experiments.study --study=experiments/studies/digits.py --dry_run
     python -m experiments.study --study=experiments/studies/digits.py --jobs=2
@@ -6,12 +6,12 @@
     python -m experiments.study --config=configs/digits.py --methods=ce,kd,rrd --seeds=5
     python -m experiments.page --study=runs/study-digits --output=report.html
 
-Each run is a workdir below that of the study, as of rrd_jax.main. The same command again goes on
-where the last one stopped: what is finished is read back, what was broken off goes on, and what
-failed is tried again. A run that fails does not stop the others. Any number of these commands may
-share a folder, on one machine or several: a run is made by one of them, and so is a teacher.
+Each run has a workdir below that of the study, like one of rrd_jax.main. The same command resumes
+a study: finished runs are kept, interrupted runs resume, and failed runs are retried. A run that
+fails does not stop the others. Any number of these commands may share a folder, on one machine or
+several: each run and each teacher is made by one of them.
 
-The exit code is 0 where all runs are finished, 2 where some have failed, others as those of
+The exit code is 0 if all runs have finished, 2 if some have failed; other codes are those of
 rrd_jax.main.
 """
 
@@ -158,24 +158,24 @@ def _study() -> None:
 
 
 def _flags() -> list[str]:
-    """The flags of this command, for its workers."""
+    """Returns the flags of this command, for its workers."""
     ours = flags.FLAGS.flags_by_module_dict()[sys.argv[0]]
     given = [flag for flag in ours if flag.present and flag.name not in _FOR_WORKERS]
     return [text for flag in given for text in flag.serialize().split("\n")]
 
 
 def _command(launch: str, *more: str) -> list[str]:
-    """The command of a worker for the same study."""
+    """Returns the command of a worker for the same study."""
     program = [sys.executable, "-m", "experiments.study"]
     return [*program, *_flags(), f"--launch_id={launch}", "--worker", *more]
 
 
 def _launch_local(plan: "Plan", left: list[str], launch: str) -> int:
-    """Makes the runs that are left; returns how many failed beyond what their folders say."""
+    """Makes the remaining runs; returns the number of failures that no folder records."""
     from experiments.study import local, progress
 
     jobs = min(_JOBS.value, len(left))
-    # Those that are trained at most are divided among the workers.
+    # --max_runs is divided between the workers.
     shares = [len(left[i::jobs]) if _MAX_RUNS.value else 0 for i in range(jobs)]
     commands = [_command(launch, f"--max_runs={share}") for share in shares]
     logs = [plan.folder / "logs" / f"{launch}-{i}.log" for i in range(jobs)]
@@ -186,7 +186,7 @@ def _launch_local(plan: "Plan", left: list[str], launch: str) -> int:
 
 
 def _launch_slurm(plan: "Plan", left: list[str], launch: str) -> int:
-    """As `_launch_local`."""
+    """Makes the remaining runs with Slurm; returns like `_launch_local`."""
     from experiments.study import progress, slurm, work
 
     options = slurm.Options(

@@ -1,7 +1,7 @@
-"""What is known of how often a run was tried, and why it failed; in small files of its folder.
+"""The number of attempts at a run, and the reason of its failure, in files of the run's folder.
 
-Both belong to a launch, which is one start of the command with its workers: the next launch tries
-again what has failed.
+Both belong to a launch, which is one start of the command with its workers: the next launch retries
+failed runs.
 """
 
 import contextlib
@@ -14,22 +14,22 @@ from rrd_jax import checkpoints, errors
 from rrd_jax.run_folder import atomic_write
 
 _STARTS = "attempts.json"
-_DEATHS = 3  # of workers since the same checkpoint, after which a run counts as failed
+_DEATHS = 3  # A run has failed after this many deaths of workers since the same checkpoint.
 
 
 @contextlib.contextmanager
 def counted(
     folder: pathlib.Path, launch: str, teachers: Sequence[pathlib.Path] = ()
 ) -> Iterator[None]:
-    """Counts a start of a run or teacher; what ends in an orderly way was no death.
+    """Counts a start of a run or teacher; an exception or a normal end is not a death.
 
     Args:
-      folder: of the run, which is claimed.
-      launch: a name.
-      teachers: folders of those that are trained on the way.
+      folder: of the run, which this process holds.
+      launch: the name of the launch.
+      teachers: folders of the teachers that are trained for the run.
 
     Raises:
-      InputError: too many starts in this launch have died without a new checkpoint.
+      InputError: too many starts in this launch died without a new checkpoint.
     """
     path, step = folder / _STARTS, sum(map(_newest, (folder, *teachers)))
     before = _read(path)
@@ -59,23 +59,23 @@ def counted(
 
 
 def failure(folder: pathlib.Path, launch: str) -> str:
-    """Why a run or teacher has failed in a launch; "" where it has not."""
+    """Returns why a run or teacher failed in a launch; "" if it did not."""
     found = _read(folder / records.FAILED)
     return str(found.get("error", "")) if found.get("launch") == launch else ""
 
 
 def keep_failure(folder: pathlib.Path, launch: str, error: Exception) -> None:
-    """Writes down why a run or teacher has failed."""
+    """Records why a run or teacher failed."""
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_write.write_json(folder / records.FAILED, {"launch": launch, "error": told(error)})
+    atomic_write.write_json(folder / records.FAILED, {"launch": launch, "error": describe(error)})
 
 
 def forget_failure(folder: pathlib.Path) -> None:
-    """What has come to its end has not failed."""
+    """Deletes the record of a failure."""
     (folder / records.FAILED).unlink(missing_ok=True)
 
 
-def told(error: Exception) -> str:
+def describe(error: Exception) -> str:
     """An error in a line, with its kind where it is none of those that say the way out."""
     text = " ".join(str(error).split())
     if isinstance(error, errors.InputError | errors.DivergedError | OSError) and text:
@@ -84,13 +84,13 @@ def told(error: Exception) -> str:
 
 
 def is_finished(folder: pathlib.Path, epochs: int) -> bool:
-    """Whether the checkpoint of a run's last epoch is there."""
+    """Returns True if the checkpoint of a run's last epoch exists."""
     meta = checkpoints.read_meta(folder / "checkpoints")
     return meta is not None and meta.get("epoch", 0) >= epochs
 
 
 def _newest(folder: pathlib.Path) -> int:
-    """The step of the newest checkpoint; 0 for none."""
+    """Returns the step of the newest checkpoint; 0 for none."""
     names = (path.name for path in (folder / "checkpoints").glob("[0-9]*"))
     return max((int(name) for name in names if name.isdecimal()), default=0)
 

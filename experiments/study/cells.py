@@ -1,4 +1,4 @@
-"""The cells of a grid, and the config of each: a launch file, options, fields and the seed."""
+"""The cells of a grid, and their configs: a launch file with options, fields and the seed."""
 
 import ast
 import dataclasses
@@ -14,7 +14,7 @@ from experiments.study.design import Grid, Level, Study
 from rrd_jax import errors
 from rrd_jax.terminal import config_errors
 
-_Levels = tuple[tuple[str, Level], ...]  # factor and level
+_Levels = tuple[tuple[str, Level], ...]  # Factors and levels.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,31 +35,31 @@ class Cell:
 
     @property
     def label(self) -> str:
-        """As --only has it, such as methods/rrd+kd/seed0."""
+        """The name for --only, such as methods/rrd+kd/seed0."""
         return "/".join([self.grid, *self.levels.values(), f"seed{self.seed}"])
 
 
 def of_grid(
     grid: Grid,
-    given: Mapping[str, Any],
+    overrides: Mapping[str, Any],
     cells: Sequence[Cell],
     configs: Mapping[str, ConfigDict],
 ) -> Iterator[tuple[Cell, ConfigDict, str]]:
-    """A grid's cells seed by seed, with their configs and the run that each starts from, or "".
+    """Yields the cells of a grid seed by seed, with their configs and the run to start from, or "".
 
     Args:
-      grid: whose.
-      given: fields of all configs, from the command line.
-      cells: of the grids before.
-      configs: of their runs.
+      grid: the grid.
+      overrides: fields of all configs, from the command line.
+      cells: of the previous grids.
+      configs: of the runs of these cells, by the runs' names.
 
     Raises:
       InputError: a launch file or a field is wrong; it names the cell.
     """
     before = [cell for cell in cells if cell.grid == grid.follows] if grid.follows else [None]
-    own = [[(factor.name, level) for level in factor.levels] for factor in grid.factors]
+    choices = [[(factor.name, level) for level in factor.levels] for factor in grid.factors]
     for seed in grid.seeds:
-        for start, levels in itertools.product(before, itertools.product(*own)):
+        for start, levels in itertools.product(before, itertools.product(*choices)):
             if start and start.seed != seed:
                 continue
             names = dict(start.levels) if start else {}
@@ -70,28 +70,28 @@ def of_grid(
             _check_method(config, levels, cell)
             if student:
                 config.student.model, config.student.options = student.model, student.options
-                config.student.checkpoint = start.run  # a name, until the run's folder is known
+                config.student.checkpoint = start.run  # The name, until the run's folder is known.
             fields = {**grid.fields}
             for _, level in levels:
                 fields |= level.fields
             fields |= dict.fromkeys(grid.seeded, seed)
-            _set(config, fields | _of_its_objectives(config, given), cell)
+            _set(config, fields | _applicable(config, overrides), cell)
             config.baseline = False
             yield cell, config, start.run if start else ""
 
 
 def _config(grid: Grid, levels: _Levels, cell: Cell, student: str | None) -> ConfigDict:
-    """Of the launch file, with the teacher also for methods that need none, to compare with.
+    """Returns the config of a cell; methods without a teacher get one too, to compare with.
 
     Args:
       grid: of the cell.
-      levels: of the cell that are the grid's own.
+      levels: of the factors of the grid itself.
       cell: for messages.
-      student: the network alone, of the run that this one starts from; None for no such run.
+      student: the network of the run that this one starts from; None without such a run.
     """
     path = next((level.config for _, level in levels if level.config), grid.config)
-    given = [student or "", grid.argument, *(level.argument for _, level in levels)]
-    options = ",".join(given).split(",")
+    arguments = [student or "", grid.argument, *(level.argument for _, level in levels)]
+    options = ",".join(arguments).split(",")
     config = _launch(path, options, cell)
     if student is None and config.method == "ce" and "ce" in options:
         others = ["kd" if option == "ce" else option for option in options]
@@ -101,9 +101,9 @@ def _config(grid: Grid, levels: _Levels, cell: Cell, student: str | None) -> Con
 
 
 def _check_method(config: ConfigDict, levels: _Levels, cell: Cell) -> None:
-    """Raises an InputError where a level of methods is something else that the string may hold."""
+    """Raises an InputError for a level of the factor "method" that is not a method."""
     for factor, level in levels:
-        named = level.argument.split(",")  # its networks may stand beside it
+        named = level.argument.split(",")  # The argument may name networks too.
         if factor == "method" and level.argument and config.method not in named:
             raise errors.InputError(
                 f"cell {cell.label}: '{level.argument}' is no method: the config's is still"
@@ -140,19 +140,19 @@ def _set(config: ConfigDict, fields: Mapping[str, Any], cell: Cell) -> None:
                 ) from error
 
 
-def _of_its_objectives(config: ConfigDict, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields for all runs, without the options of objectives that this one has not."""
+def _applicable(config: ConfigDict, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the overrides without options of objectives that the config does not have."""
     return {
         path: value
-        for path, value in given.items()
+        for path, value in overrides.items()
         if not path.startswith("objectives.") or path.split(".")[1] in config.objectives
     }
 
 
-def check_given(given: Iterable[str], configs: Iterable[ConfigDict]) -> None:
+def check_overrides(overrides: Iterable[str], configs: Iterable[ConfigDict]) -> None:
     """Raises an InputError for an option of an objective that no run has."""
     known = {f"objectives.{name}" for config in configs for name in config.objectives}
-    for path in given:
+    for path in overrides:
         if path.startswith("objectives.") and ".".join(path.split(".")[:2]) not in known:
             raise errors.InputError(
                 f"--set={path}: no run has that objective; {', '.join(sorted(known))}"
@@ -160,9 +160,9 @@ def check_given(given: Iterable[str], configs: Iterable[ConfigDict]) -> None:
 
 
 def _places(config: ConfigDict, path: str) -> Iterator[tuple[ConfigDict, str, str]]:
-    """Where a field is set, its path there, and the teacher's name.
+    """Yields the dicts that contain a field, its path in them, and the teacher's name.
 
-    Fields of the teacher are those of each where there are several, teacher[1].weight of one.
+    With several teachers, `teacher.` stands for all of them, and `teacher[1].` for one.
     """
     teachers = config.teacher
     if not isinstance(teachers, list | tuple):
@@ -176,8 +176,8 @@ def _places(config: ConfigDict, path: str) -> Iterator[tuple[ConfigDict, str, st
         yield fields, inside, fields.model
 
 
-def given(text: str, study: Study) -> tuple[str, Any]:
-    """A field and its value, from FIELD=VALUE; raises an InputError for one that cannot be set."""
+def parse_override(text: str, study: Study) -> tuple[str, Any]:
+    """Parses FIELD=VALUE; raises an InputError for a field that cannot be set."""
     path, sign, value = text.partition("=")
     if not sign or not path:
         raise errors.InputError(f"--set={text} is not FIELD=VALUE, such as --set=data.dir=/data")
@@ -194,10 +194,10 @@ def given(text: str, study: Study) -> tuple[str, Any]:
 
 
 def call(path: str, name: str, argument: str) -> Any:
-    """What a function of a Python file of a user returns.
+    """Calls a function of a user's Python file, and returns its result.
 
     Raises:
-      InputError: whatever is wrong with the file.
+      InputError: the file or the function fails.
     """
     try:
         functions = runpy.run_path(path)
@@ -206,7 +206,7 @@ def call(path: str, name: str, argument: str) -> Any:
         return functions[name](argument)
     except errors.InputError:
         raise
-    except (Exception, SystemExit) as error:  # a user's program can raise anything
+    except (Exception, SystemExit) as error:  # A user's program can raise anything.
         raise errors.InputError(
             config_errors.message(error, path)
             or f"{path} cannot be run ({' '.join(f'{type(error).__name__}: {error}'.split())})"

@@ -50,9 +50,9 @@ class Worker:
 
 
 def shares(jobs: int) -> list[dict[str, str]]:
-    """What the environment of each of so many workers has beyond this one's.
+    """Returns the environment variables of each worker.
 
-    Cores are divided, and so are GPUs, or the memory of those that several workers share.
+    Cores are divided between workers, and so are GPUs, or the memory of GPUs that they share.
 
     Raises:
       InputError: a TPU, which belongs to one process, is to be shared.
@@ -78,14 +78,13 @@ def shares(jobs: int) -> list[dict[str, str]]:
 
 
 def begin() -> None:
-    """What a worker does first, before JAX starts its threads.
+    """Prepares a worker process, before JAX starts its threads.
 
-    It keeps to the cores that `shares` gave it, and ends with the process that started it: so
-    nothing goes on unseen after a `kill -9`. At SIGTERM it ends with exit code 75, wherever it is;
-    a run saves its state first.
+    The worker is pinned to the cores of `shares`, and ends with the process that started it, even
+    after a `kill -9`. At SIGTERM it ends with exit code 75; a run saves its state first.
 
     Raises:
-      PreemptedError: that process is gone already.
+      PreemptedError: the process that started the worker has ended already.
     """
     end_at_sigterm()
     if cores := os.environ.get(_CORES):
@@ -93,11 +92,11 @@ def begin() -> None:
     if sys.platform == "linux":
         # It comes when the thread ends that started this process: both start it in the main one.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    check_stop()  # it may have ended before the call above
+    check_stop()  # The parent may have ended before the call above.
 
 
 def check_stop() -> None:
-    """Ends a worker that was told to end while a library caught what that raises.
+    """Ends a worker whose PreemptedError was caught by a library.
 
     Raises:
       PreemptedError: SIGTERM came, or the process that started this worker has ended.
@@ -114,15 +113,15 @@ def run(
     logs: Sequence[pathlib.Path],
     look: Callable[[list[Worker]], None],
 ) -> None:
-    """Runs workers until each has ended; one that was killed is followed by another.
+    """Runs workers until each has ended; a killed worker is restarted.
 
     Args:
       commands: of each worker.
       logs: of each worker.
-      look: called with the workers every now and then.
+      look: called with the workers repeatedly.
 
     Raises:
-      InputError: a worker cannot work; what it said last.
+      InputError: a worker failed; the message has its last error.
       KeyboardInterrupt: Ctrl-C came; the workers have saved their state.
       PreemptedError: SIGTERM came, after `end_at_sigterm`; likewise.
     """
@@ -142,12 +141,12 @@ def run(
 
 
 def end_at_sigterm() -> None:
-    """From here on, SIGTERM raises a PreemptedError wherever this process is."""
+    """Makes SIGTERM raise a PreemptedError in this process."""
     signal.signal(signal.SIGTERM, _terminate)
 
 
 def was_killed(code: int) -> bool:
-    """Whether a worker's exit code is one after which another may take its place."""
+    """Returns True if a worker with this exit code is to be restarted."""
     return code < 0 or code in _AGAIN
 
 
@@ -157,7 +156,7 @@ def _start(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         begin = out.tell()
-        # In a session of its own: Ctrl-C comes from here alone.
+        # In a separate session, so that Ctrl-C reaches workers through this process only.
         popen = subprocess.Popen(
             command,
             env=os.environ | share,
@@ -170,7 +169,7 @@ def _start(
 
 
 def _after(worker: Worker) -> list[Worker]:
-    """The worker, another in its place where it was killed, or none where it has ended."""
+    """Returns the worker, its replacement if it was killed, or nothing if it has ended."""
     code = worker.popen.poll()
     if code is None:
         return [worker]
@@ -190,7 +189,7 @@ def _after(worker: Worker) -> list[Worker]:
 
 
 def reason(log: pathlib.Path, begin: int = 0) -> str:
-    """Why a program ended, by its log: its last error, or the last line."""
+    """Returns why a program ended, from its log: its last error, or the last line."""
     lines = [line.strip() for line in _text(log, begin).splitlines() if line.strip()]
     starts = [i for i, line in enumerate(lines) if line.startswith("error: ")]
     told = lines[starts[-1] :][:2] if starts else lines[-1:]  # the second says where it is from
@@ -214,7 +213,7 @@ def _terminate(number: int, frame: object) -> None:
 
 
 def _stop(workers: Sequence[Worker]) -> None:
-    """Lets workers save their state and end."""
+    """Stops workers, which save their state first."""
     for worker in workers:
         worker.popen.terminate()
     end = time.monotonic() + _PATIENCE
@@ -227,7 +226,7 @@ def _stop(workers: Sequence[Worker]) -> None:
 
 
 def _gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    """Returns the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     if os.environ.get("JAX_PLATFORMS", "").startswith("cpu"):
         return []
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -235,7 +234,7 @@ def _gpus() -> list[str]:
         return [str(i) for i in range(len(glob.glob("/proc/driver/nvidia/gpus/*")))]
     names = []
     for name in given.split(","):
-        if name.strip() in ("", "-1", "NoDevFiles"):  # CUDA sees what stands before it
+        if name.strip() in ("", "-1", "NoDevFiles"):  # CUDA ignores this name and those after it.
             break
         names.append(name.strip())
     return names

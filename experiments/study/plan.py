@@ -1,8 +1,7 @@
-"""The runs of a study, with the folders that they have, each of which is made once.
+"""The runs of a study and their folders.
 
-A run's folder is named after what the run is: its config, as far as it differs from the defaults.
-So cells that are the same run share it, in one grid or several, and so do all students of a
-teacher.
+A run's folder is named after its config, as far as it differs from the defaults. So equal cells
+share a run, in one grid or several, and all students of a teacher share the teacher.
 """
 
 import contextlib
@@ -30,12 +29,12 @@ from rrd_jax.training.recipe import Job, Part
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run, which can have places in several grids.
+    """A run, which can belong to several grids.
 
     Attributes:
       name: its folder below runs/.
-      label: what it is called.
-      job: what to do; its teachers that are trained here have no checkpoint.
+      label: its name for the console.
+      job: of the run; teachers that the study trains have no checkpoint.
       teachers: folders of its teachers, below the study's or elsewhere; "" for weights in memory.
       after: name of the run whose network it starts from, or "".
       measures: by name.
@@ -50,7 +49,7 @@ class Run:
 
     @property
     def epochs(self) -> int:
-        """All that it makes."""
+        """The number of epochs that the run trains for."""
         return self.job.student.training.epochs
 
 
@@ -74,15 +73,15 @@ class Plan:
     owners: Mapping[str, tuple[Run, int]]
 
     def teachers(self) -> dict[str, tuple[Run, int]]:
-        """Those of `owners` that the runs need."""
+        """Returns the `owners` that the runs need."""
         needed = {path for run in self.runs.values() for path in run.teachers}
         return {path: owner for path, owner in self.owners.items() if path in needed}
 
     def only(self, patterns: Sequence[str]) -> "Plan":
-        """The part whose cells fit one of the patterns, with the runs that they start from.
+        """Returns the part whose cells match a pattern, with the runs that they start from.
 
         Raises:
-          InputError: a pattern fits none.
+          InputError: a pattern matches no cell.
         """
         if not patterns:
             return self
@@ -100,7 +99,7 @@ class Plan:
         return dataclasses.replace(self, runs=runs)
 
     def write(self) -> None:
-        """Writes study.json, which `records.read` reads."""
+        """Writes study.json for `records.read`."""
         grids = [_grid_json(grid, self) for grid in self.study.grids]
         plan = {
             "name": self.study.name,
@@ -114,7 +113,7 @@ class Plan:
 
 
 def load(text: str) -> Study:
-    """The study of a file, as --study names it: PATH, or PATH:ARGUMENT.
+    """Loads a study from --study: PATH, or PATH:ARGUMENT.
 
     Raises:
       InputError: the file is missing, fails, or has no study.
@@ -134,10 +133,10 @@ def load(text: str) -> Study:
 def make(
     study: Study, folder: pathlib.Path, *, seeds: int = 0, fields: Sequence[str] = (), platform=None
 ) -> Plan:
-    """The runs of a study.
+    """Plans the runs of a study.
 
     Args:
-      study: of `load`.
+      study: from `load`.
       folder: of the study.
       seeds: of each cell, in place of the study's: 0 to this number less one; 0 for the study's.
       fields: FIELD=VALUE for all runs; {teacher} and {student} in a text are the networks' names.
@@ -149,16 +148,16 @@ def make(
     if seeds:
         grids = tuple(dataclasses.replace(g, seeds=tuple(range(seeds))) for g in study.grids)
         study = dataclasses.replace(study, grids=grids)
-    given = dict(cells.given(text, study) for text in fields)
+    overrides = dict(cells.parse_override(text, study) for text in fields)
     runs: dict[str, Run] = {}
     places: list[Cell] = []
     configs: dict[str, ConfigDict] = {}
     said: dict[str, None] = {}  # the same of many cells
     for grid in study.grids:
-        for cell, config, after in cells.of_grid(grid, given, places, configs):
+        for cell, config, after in cells.of_grid(grid, overrides, places, configs):
             try:
                 with contextlib.redirect_stdout(io.StringIO()) as notes:
-                    job = parse(config, explicit=given, platform=platform)
+                    job = parse(config, explicit=overrides, platform=platform)
             except errors.InputError as error:
                 raise errors.InputError(f"cell {cell.label}: {error}") from error
             said |= dict.fromkeys(notes.getvalue().splitlines())
@@ -169,7 +168,7 @@ def make(
                 run = dataclasses.replace(known, measures=measures)
             runs[run.name], configs[run.name] = run, config
             places.append(dataclasses.replace(cell, run=run.name))
-    cells.check_given(given, configs.values())
+    cells.check_overrides(overrides, configs.values())
     for line in said:
         console.say(line)
     owners: dict[str, tuple[Run, int]] = {}
@@ -197,13 +196,13 @@ def _run(config: ConfigDict, job: Job, cell: Cell, after: str, measures: tuple[s
 
 
 def _name(what: str, part: Part, job: Job) -> str:
-    """Of a folder: what it is, the seed, and a digest of the config."""
+    """Returns the name of a folder: a description, the seed, and a digest of the config."""
     name = re.sub(r"[^\w+.-]", "_", what)[:100]
     return f"{name}-seed{part.training.seed}-{_digest(part, job)}"
 
 
 def _digest(part: Part, job: Job) -> str:
-    """Of the fields that differ from their defaults, so that new fields do not change it."""
+    """Returns a digest of the fields that differ from their defaults; new fields keep it."""
     usual = workdir.flatten(job.default_fields)
     inert = {"method", *job.free_fields, *without_effect(part.fields)}
     fields = {

@@ -1,7 +1,7 @@
-"""A study's runs as job arrays of Slurm, by submitit: first the teachers, then the runs.
+"""Runs a study as job arrays of Slurm with submitit: first the teachers, then the runs.
 
-Each run is a task of an array. One that is preempted, or comes to its time limit, saves its state
-and is queued again, and goes on from there.
+Each run is a task of an array. A task that is preempted or reaches its time limit saves its state,
+is queued again, and resumes.
 """
 
 import dataclasses
@@ -26,16 +26,16 @@ _KILL = 90  # seconds for Slurm to kill a task whose worker it has told to stop
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Of the arrays, as `sbatch` has them; "" or 0 for the cluster's own.
+    """Options of the arrays; "" or 0 for the cluster's defaults.
 
     Attributes:
       partition: of the cluster.
-      minutes: of a task; 0 for a day.
-      gpus: of a task.
-      cpus: of a task.
+      minutes: time limit of a task; 0 for a day.
+      gpus: GPUs of a task.
+      cpus: cores of a task.
       memory: of a task, such as "32G".
-      most: tasks that run at once.
-      more: options that are not named here, such as {"account": "lab"}.
+      most: the largest number of tasks that run at once.
+      more: further options of sbatch, such as {"account": "lab"}.
     """
 
     partition: str = ""
@@ -48,7 +48,7 @@ class Options:
 
 
 class Task:
-    """A worker for one run or teacher, as submitit pickles it.
+    """A worker for one run or teacher, which submitit pickles.
 
     Args:
       command: of the worker.
@@ -60,10 +60,10 @@ class Task:
         self._code: int | None = 0  # None while the worker runs
 
     def __call__(self) -> None:
-        """Runs the worker until it has ended; after a kill, another in its place.
+        """Runs the worker until it has ended; restarts a killed worker.
 
         Raises:
-          RuntimeError: the worker cannot work; what it says is in the log of the task.
+          RuntimeError: the worker failed; its error is in the log of the task.
         """
         while local.was_killed(code := self._work()):
             # Slurm ends all processes of a task before it is queued again: this one is ended then.
@@ -72,7 +72,7 @@ class Task:
             raise RuntimeError(f"the worker stopped with exit code {code}")
 
     def checkpoint(self) -> Any:
-        """Called by submitit before the task is taken away: the state is saved, the task queued."""
+        """Saves the state, and queues the task again; submitit calls this before a preemption."""
         import submitit
 
         if self._code is None:
@@ -82,9 +82,9 @@ class Task:
         return submitit.helpers.DelayedSubmission(Task(self._command))
 
     def _work(self) -> int:
-        """The exit code of a worker.
+        """Runs a worker, and returns its exit code.
 
-        A thread waits for it: submitit's signals come to this one, in the middle of a wait, and
+        A thread waits for the worker, because submitit's signals interrupt this thread, and
         `checkpoint` waits too.
         """
         self._process = subprocess.Popen(self._command)
@@ -101,17 +101,17 @@ class Task:
 def submit(
     folder: pathlib.Path, stages: Mapping[str, Mapping[str, Sequence[str]]], options: Options
 ) -> list[Any]:
-    """Hands tasks to Slurm, but for those that it has of an earlier start; returns all, as jobs.
+    """Submits tasks to Slurm, except those still queued from an earlier start; returns all jobs.
 
     Args:
-      folder: of the study, whose slurm/ receives what the tasks say.
-      stages: commands of workers by the name of what they make, by that of their array. An array
-        starts when all tasks of the one before have ended, well or not.
+      folder: of the study, whose slurm/ receives the logs.
+      stages: for each array, the commands of workers by the name of their run or teacher. An array
+        starts when all tasks of the previous one have ended, successfully or not.
       options: of the arrays.
 
     Raises:
-      UnavailableError: submitit or Slurm is not there.
-      InputError: Slurm refuses the arrays.
+      UnavailableError: submitit or Slurm is not installed.
+      InputError: Slurm rejects the arrays.
     """
     submitit = _import()
     path, queued = folder / "slurm" / _TASKS, _queued() or set()
@@ -136,7 +136,7 @@ def submit(
 
 
 def _read(path: pathlib.Path) -> dict[str, list[str]]:
-    """What Slurm's tasks are: their stage and name."""
+    """Returns the stage and name of each task by its number."""
     try:
         return dict(errors.read_json(path))
     except (OSError, ValueError, TypeError):
@@ -145,7 +145,7 @@ def _read(path: pathlib.Path) -> dict[str, list[str]]:
 
 def _executor(folder: pathlib.Path, stage: str, options: Options, before: Sequence[str]) -> Any:
     executor = _import().SlurmExecutor(folder, max_num_timeout=1000)
-    given = {
+    parameters = {
         "requeue": True,
         "partition": options.partition,
         "gpus_per_node": options.gpus,
@@ -159,7 +159,7 @@ def _executor(folder: pathlib.Path, stage: str, options: Options, before: Sequen
         time=options.minutes or 24 * 60,
         array_parallelism=options.most,
         stderr_to_stdout=True,
-        additional_parameters={name: value for name, value in given.items() if value},
+        additional_parameters={name: value for name, value in parameters.items() if value},
     )
     return executor
 
@@ -176,7 +176,7 @@ def _submit(executor: Any, tasks: Sequence[Task]) -> list[Any]:
 
 
 def _import() -> Any:
-    """Submitit, where it and Slurm are there."""
+    """Imports submitit; raises an UnavailableError without it or Slurm."""
     try:
         import submitit
     except ImportError as error:
@@ -193,16 +193,16 @@ def _import() -> Any:
 
 
 def wait(jobs: Sequence[Any], look: Callable[[], None]) -> list[str]:
-    """Waits until Slurm has none of the tasks any more.
+    """Waits until all tasks have ended.
 
-    It asks `squeue`, once for all: not every cluster keeps accounts, which `sacct` needs.
+    It polls `squeue`, because not every cluster keeps the accounts that `sacct` needs.
 
     Args:
-      jobs: of `submit`.
-      look: called now and then.
+      jobs: from `submit`.
+      look: called repeatedly.
 
     Returns:
-      Why tasks did not come to a good end, of those that did not.
+      The errors of failed tasks.
     """
     names = {job.job_id for job in jobs}
     while (queued := _queued()) is None or names & queued:
@@ -212,7 +212,7 @@ def wait(jobs: Sequence[Any], look: Callable[[], None]) -> list[str]:
 
 
 def _queued() -> set[str] | None:
-    """The tasks of this user that wait or run; None where the scheduler does not answer."""
+    """Returns this user's queued and running tasks; None if the scheduler does not answer."""
     command = ["squeue", "--me", "--array", "--noheader", "--format=%i"]
     try:
         said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
@@ -222,7 +222,7 @@ def _queued() -> set[str] | None:
 
 
 def _problem(job: Any) -> str:
-    """Why a task that has ended has no result; "" where it has one."""
+    """Returns why a task that has ended failed; "" if it did not."""
     if job.paths.result_pickle.exists() and job.exception() is None:
         return ""
     return local.reason(job.paths.stdout)

@@ -1,8 +1,8 @@
-"""The worker: makes the runs of a study that nobody has made, and that nobody else is making.
+"""The worker: makes the runs of a study that are not finished and that no other worker makes.
 
-Any number of workers can share a study's folder. A run belongs to whoever holds the lock of its
-folder, and so does a teacher; a worker goes past those that are held, and waits at the end. What a
-killed worker left behind is free at once, and goes on from its last checkpoint.
+Any number of workers can share a study's folder. A worker locks the folder of a run or teacher; it
+skips folders that others hold, and waits for them at the end. The lock of a killed worker is
+released at once, and its run resumes from the last checkpoint.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ from rrd_jax.terminal import console, runtime_errors
 from rrd_jax.training import recipe
 from rrd_jax.training.recipe import Job, Part
 
-_POLL = 1.0  # seconds between two looks at what others hold
-# What ends a worker, and no run: another holds it, or every other run would end so.
+_POLL = 1.0  # Seconds between two looks at folders that others hold.
+# Errors that do not belong to a run: another worker holds it, or every run would fail so.
 _NOT_FAILED = (
     *(errors.InUseError, errors.PreemptedError, errors.LostError),
     *(errors.DiskError, errors.UnreadError),
@@ -43,20 +43,20 @@ class Worker:
     """Makes the runs of a plan, one after the other.
 
     Args:
-      plan: what to make.
-      launch: a name of this start; what failed in it is not tried again in it.
-      most: runs that are trained at most; 0 for all.
+      plan: the runs.
+      launch: the name of this start of the command; runs that failed in it are not retried.
+      most: the largest number of runs to train; 0 for all.
     """
 
     def __init__(self, plan: Plan, launch: str, most: int = 0):
         self._plan, self._launch, self._most = plan, launch, most
         self._teacher: tuple[Any, FrozenNetwork] | None = None
         self._data: tuple[str, Dataset] | None = None
-        self._busy: set[str] = set()  # teachers that others train
+        self._busy: set[str] = set()  # Teachers that others train.
         self._made = 0
 
     def work(self) -> None:
-        """Returns when each run has ended or failed, here or elsewhere.
+        """Makes runs until each has finished or failed, in this worker or another.
 
         Raises:
           PreemptedError: SIGTERM came; the state of the run is saved.
@@ -78,25 +78,22 @@ class Worker:
             waiting = held
 
     def make(self, name: str) -> None:
-        """Makes one run, as `Plan.runs` has it, and before it the run that it starts from.
-
-        It waits for what another makes.
-        """
+        """Makes one run of `Plan.runs`, after the run that it starts from; waits for others."""
         run = self._plan.runs[name]
         if run.after:
             self._when_free(lambda: self._attempt(self._plan.runs[run.after]))
         self._when_free(lambda: self._attempt(run))
 
     def teach(self, path: str) -> None:
-        """Trains a teacher, as `Plan.teachers` has it, unless it is there; waits for another's.
+        """Trains a teacher of `Plan.teachers` unless it is finished; waits for other workers.
 
         Raises:
-          InputError: it failed, as the runs will say that need it.
+          InputError: the teacher failed; the runs that need it report this too.
         """
         self._when_free(lambda: self._ensure_teacher(path))
 
     def _when_free(self, action: Callable[[], None]) -> None:
-        """Does what raises an InUseError where another does it; waits for that."""
+        """Repeats an action until it raises no InUseError."""
         while True:
             self._busy.clear()
             try:
@@ -105,7 +102,7 @@ class Worker:
                 time.sleep(_POLL)
 
     def _attempt(self, run: Run) -> None:
-        """Makes a run, unless it has ended or failed; raises an InUseError where it is held."""
+        """Makes a run unless it has finished or failed; raises an InUseError if it is held."""
         folder = self._folder(run.name)
         local.check_stop()
         if self._is_settled(run):
@@ -114,10 +111,10 @@ class Worker:
             raise errors.InUseError(f"a teacher of {folder} is in use")
         try:
             self._check_start(run)
-            # The study's folder may have another name than when the run began.
+            # The study's folder may have been moved since the run began.
             moves = ("student.checkpoint",) if run.after else ()
             with runtime_errors.translated(), _claim(folder, run.job, self._part(run), moves):
-                if self._is_settled(run):  # another has made it in between
+                if self._is_settled(run):  # Another worker made it in the meantime.
                     return
                 teachers = [self._plan.folder / path for path in run.teachers]
                 with attempts.counted(folder, self._launch, teachers):
@@ -125,15 +122,15 @@ class Worker:
                 attempts.forget_failure(folder)
         except _NOT_FAILED:
             raise
-        except Exception as error:  # an objective or a network of the user can raise anything
-            console.error(f"{run.label}: {attempts.told(error)}")
+        except Exception as error:  # A user's objective or network can raise anything.
+            console.error(f"{run.label}: {attempts.describe(error)}")
             attempts.keep_failure(folder, self._launch, error)
 
     def _is_settled(self, run: Run) -> bool:
         return is_done(self._plan, run) or bool(self._failure(self._folder(run.name)))
 
     def _check_start(self, run: Run) -> None:
-        """Raises an error where the run that this one starts from is not finished."""
+        """Raises an error if the run that this one starts from is not finished."""
         if not run.after:
             return
         before, folder = self._plan.runs[run.after], self._folder(run.after)
@@ -144,12 +141,14 @@ class Worker:
         raise errors.InUseError(f"{folder} is not finished")
 
     def _make(self, run: Run) -> None:
-        """Trains what is missing of a run's teachers, then the run; measures it."""
+        """Trains the missing teachers of a run, then the run, and measures it."""
         folder, student = self._folder(run.name), self._part(run)
         try:
             dataset = self._dataset(student)
             if not is_finished(folder, run.epochs):
-                preflight.check(run.job, dataset, self._paths(run))  # before hours of a teacher
+                preflight.check(
+                    run.job, dataset, self._paths(run)
+                )  # Before hours of training a teacher.
             for path in filter(self._plan.owners.get, run.teachers):
                 self._ensure_teacher(path)
             self._link_teachers(run)
@@ -166,11 +165,11 @@ class Worker:
                 self._made += 1
             self._measure(run, dataset)
         finally:
-            jax.clear_caches()  # programs of a run are no other's
+            jax.clear_caches()  # Runs do not share compiled programs.
             gc.collect()
 
     def _part(self, run: Run) -> Part:
-        """The student's part, with the folder of the network that it starts from."""
+        """Returns the student's part, with the folder of the run that it starts from."""
         student = run.job.student
         if not run.after:
             return student
@@ -181,7 +180,7 @@ class Worker:
         return dataclasses.replace(student, training=training, fields=fields)
 
     def _dataset(self, part: Part) -> Dataset:
-        """The images of a part; the last ones stay in memory."""
+        """Returns the data set of a part; the last one stays in memory."""
         key = repr(part.source)
         if self._data is None or self._data[0] != key:
             self._data = self._teacher = None
@@ -189,10 +188,10 @@ class Worker:
         return self._data[1]
 
     def _ensure_teacher(self, path: str) -> None:
-        """Trains a teacher, unless it is there; raises an InUseError where another does.
+        """Trains a teacher unless it is finished; raises an InUseError if another worker does.
 
         Raises:
-          InputError: it fails, or has failed in this launch.
+          InputError: the teacher fails, or has failed in this launch.
         """
         owner, i = self._plan.owners[path]
         part, folder = owner.job.teachers[i].part, self._plan.folder / path
@@ -215,7 +214,7 @@ class Worker:
             raise
         except Exception as error:
             attempts.keep_failure(folder, self._launch, error)
-            raise errors.InputError(f"its teacher failed: {attempts.told(error)}") from error
+            raise errors.InputError(f"its teacher failed: {attempts.describe(error)}") from error
 
     def _paths(self, run: Run) -> list[pathlib.Path]:
         return [
@@ -224,7 +223,7 @@ class Worker:
         ]
 
     def _get_teacher(self, run: Run, setting: job.Setting) -> FrozenNetwork:
-        """The teacher of a run; that of the run before, where it is the same."""
+        """Returns the teacher of a run, which the next run reuses if it has the same one."""
         training, paths = run.job.student.training, self._paths(run)
         networks = [(teacher.network, teacher.teaching) for teacher in run.job.teachers]
         key = (
@@ -242,7 +241,7 @@ class Worker:
         return self._teacher[1]
 
     def _link_teachers(self, run: Run) -> None:
-        """So that the run's folder is one that the job of its config would have made."""
+        """Links the teachers into the run's folder, as a run without a study would contain them."""
         folder = self._folder(run.name)
         for teacher, path in zip(run.job.teachers, self._paths(run), strict=True):
             link = folder / teacher.part.training.label
@@ -265,7 +264,7 @@ class Worker:
 
 
 def is_done(plan: Plan, run: Run) -> bool:
-    """Whether a run of a plan has made all its epochs, and is measured."""
+    """Returns True if a run has finished all epochs and is measured."""
     folder = plan.folder / "runs" / run.name
     return is_finished(folder, run.epochs) and not _unmeasured(plan, run)
 
@@ -278,7 +277,7 @@ def _unmeasured(plan: Plan, run: Run) -> list[str]:
 def _is_measured(folder: pathlib.Path, name: str) -> bool:
     try:
         return measures.read(folder, name) is not None
-    except errors.InputError:  # damaged: it is measured again
+    except errors.InputError:  # A damaged file is measured again.
         return False
 
 
@@ -288,7 +287,7 @@ def _train(
     setting: job.Setting,
     teacher: FrozenNetwork | None = None,
 ) -> None:
-    """Trains a network in its folder, which is claimed."""
+    """Trains a network in its folder, which this process holds."""
     job.describe(setting.dataset, folder)
     result = job.train(part, folder, setting, teacher)
     atomic_write.write_json(folder / "results.json", [result.to_json()])
@@ -297,15 +296,15 @@ def _train(
 
 
 def _claim(
-    folder: pathlib.Path, given: Job, part: Part, free: tuple[str, ...] = ()
+    folder: pathlib.Path, study_job: Job, part: Part, free: tuple[str, ...] = ()
 ) -> contextlib.AbstractContextManager[None]:
-    """Claims a folder; fields without effect may differ from those of the start before.
+    """Locks a folder; fields without effect may differ from those of the previous start.
 
     Args:
       folder: of a run or teacher.
-      given: the job that it is from.
+      study_job: the job of the folder.
       part: of the job.
       free: other fields that may differ.
     """
-    free = (*given.free_fields, *without_effect(part.fields), *free)
-    return job.claim(folder, dataclasses.replace(given, free_fields=free), part)
+    free = (*study_job.free_fields, *without_effect(part.fields), *free)
+    return job.claim(folder, dataclasses.replace(study_job, free_fields=free), part)

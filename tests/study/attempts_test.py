@@ -43,18 +43,6 @@ def test_an_orderly_end_is_no_death(tmp_path, error):
     _start(tmp_path)
 
 
-def test_an_orderly_end_does_not_make_good_for_deaths(tmp_path):
-    for i in range(3):
-        _die(tmp_path)
-        with (
-            pytest.raises(errors.PreemptedError if i < 2 else errors.InputError),
-            attempts.counted(tmp_path, "first"),
-        ):
-            raise errors.PreemptedError
-    with pytest.raises(errors.InputError, match="died 3 times"):
-        _start(tmp_path)
-
-
 def test_waiting_for_a_teacher_is_no_start(tmp_path):
     for _ in range(2):
         with pytest.raises(errors.InUseError), attempts.counted(tmp_path, "first"):
@@ -69,14 +57,6 @@ def test_a_teacher_that_gets_on_is_progress(tmp_path):
         (teacher / "checkpoints" / str(step)).mkdir(parents=True)
         _die(tmp_path / "run", teachers=[teacher])
     _start(tmp_path / "run")
-
-
-def test_a_lost_device_is_one(tmp_path):
-    for _ in range(3):
-        with pytest.raises(errors.LostError), attempts.counted(tmp_path, "first"):
-            raise errors.LostError
-    with pytest.raises(errors.InputError, match="died 3 times"):
-        _start(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"launch": "first"}'])
