@@ -3,10 +3,9 @@
     python experiments/tpu_aot.py
     python experiments/tpu_aot.py --config=configs/cifar100.py:vgg13-vgg8 --topologies=v5e:2x4
 
-libtpu's ahead-of-time compiler makes the programs that the chips would run. The tables,
-with what objectives cost beside a step of cross-entropy, go to <workdir>/tpu_aot.md, their figures
-to <workdir>/tpu_aot.json, and each program to <workdir>: what the compiler is given (.mlir) and
-what it makes of that (.hlo).
+libtpu's ahead-of-time compiler makes the programs that the chips would run. The table goes to
+<workdir>/tpu_aot.md, its values to <workdir>/tpu_aot.json, and each program to <workdir>: the
+compiler's input (.mlir) and output (.hlo).
 """
 
 import importlib.metadata
@@ -35,11 +34,6 @@ _CONFIGS = flags.DEFINE_multi_string(
 _TOPOLOGIES = flags.DEFINE_list("topologies", ["v5e:2x4", "v5p:2x2x1"], "Chips, as libtpu names.")
 _MEMORY = flags.DEFINE_integer(
     "memory", 2**20, "Rows of a memory that RRD alone, of 256 images, walks on one chip; 0: not."
-)
-_SHARES = flags.DEFINE_string(
-    "shares",
-    "configs/cifar100.py:resnet32x4-resnet8x4,rrd+kd",
-    "A config whose objectives are compared with a step of cross-entropy alone; none for none.",
 )
 _WORKDIR = flags.DEFINE_string("workdir", "runs/tpu-aot", "Programs and results.")
 
@@ -82,33 +76,6 @@ def _steps() -> Iterator[Step]:
         yield tpu_steps.memory_step(mesh, _MEMORY.value)
 
 
-def _shares(folder: pathlib.Path) -> dict[str, dict[str, int]]:
-    """Cycles guessed of a step of cross-entropy alone, "ce", and of each objective, on one chip.
-
-    Of an objective "alone" is its own program. "added" is what the whole step takes less the step
-    without it, where another objective keeps the teacher running in both.
-    """
-    if not _SHARES.value:
-        return {}
-    mesh = tpu_steps.make_mesh(_TOPOLOGIES.value[0], chips=1)
-    plan = tpu_steps.parse_job(_SHARES.value)
-
-    def cycles(name, step):
-        return measure(step._replace(name=name), folder)["cycles"]
-
-    ce = cycles("alone-ce", tpu_steps.train_step(plan, mesh, alone=True))
-    shares = {
-        step.name: {"alone": cycles(f"alone-{step.name}", step)}
-        for step in tpu_steps.objective_steps(plan, mesh)
-    }
-    if len(shares) > 1:
-        whole = cycles("whole", tpu_steps.train_step(plan, mesh))
-        for name, figures in shares.items():
-            rest = tpu_steps.train_step(plan, mesh, without=name)
-            figures["added"] = whole - cycles(f"without-{name}", rest)
-    return {"ce": {"alone": ce, "added": ce}} | shares
-
-
 def _job() -> None:
     folder = pathlib.Path(_WORKDIR.value)
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,13 +84,10 @@ def _job() -> None:
         results[step.name] = figures = measure(step, folder)
         print(f"[{step.name}] compiled in {figures['seconds']:.0f} s", flush=True)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
-    tables, shares = [tpu_table.summary(results)] if results else [], _shares(folder)
-    if shares:
-        tables.append(tpu_table.shares(shares))
-    text = "\n\n".join([*tables, f"{', '.join(f'{k} {v}' for k, v in versions.items())}."])
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    text = f"{tpu_table.summary(results)}\n\n{listed}."
     atomic_write.write_text(folder / "tpu_aot.md", text + "\n")
-    kept = {"versions": versions, "steps": results, "shares": shares}
-    atomic_write.write_json(folder / "tpu_aot.json", kept)
+    atomic_write.write_json(folder / "tpu_aot.json", {"versions": versions, "steps": results})
     print(f"\n{text}\n\nkept in {folder / 'tpu_aot.md'} and {folder / 'tpu_aot.json'}")
 
 

@@ -5,7 +5,6 @@ import importlib.util
 import math
 import os
 import runpy
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -74,45 +73,39 @@ def parse_job(named: str) -> Job:
     return plan
 
 
-def train_step(
-    plan: Job, mesh: jax.sharding.Mesh, *, alone: bool = False, without: str | None = None
-) -> Step:
-    """The step that a job's student run compiles, with what the run hands to it.
+def train_step(plan: Job, mesh: jax.sharding.Mesh, *, without: str | None = None) -> Step:
+    """Lowers the step that a job's student run compiles.
 
     Args:
       plan: a job with one teacher, parsed for a TPU.
       mesh: of a topology's chips.
-      alone: whether it is that of the student with cross-entropy alone.
       without: the name of an objective that is left out.
 
     Raises:
       InputError: the size of the data set is not known here, or the batch does not fit the mesh.
     """
-    part = plan.comparisons["alone"] if alone else plan.student
+    part = plan.student
     kept = tuple(choice for choice in part.training.objectives if choice.name != without)
     training, source = dataclasses.replace(part.training, objectives=kept), part.source
     examples, num_classes = errors.lookup("data set", source.name, _SETS)
     size, image_shape = training.batch_size, (source.image_size, source.image_size, 3)
     parallel.check_batch(mesh, size, training.accumulate)
     student_recipe = recipe.create(training, num_classes, examples)
-    teacher = None if alone else plan.teachers[0].network.create(num_classes)
+    teacher = plan.teachers[0].network.create(num_classes)
     resident = not source.crops_on_host  # both sets, where it may be
     built = program.build(
         student_recipe, mesh, image_shape, examples // size, resident=resident, teacher=teacher
     )
-    variables = None
-    if teacher:
-        variables = jax.eval_shape(
-            lambda key: fold.fold(teacher, networks.init(teacher, key, image_shape), image_shape),
-            built.abstract.key,
-        )
-        variables = _placed(variables, parallel.replicated(mesh))
+    variables = jax.eval_shape(
+        lambda key: fold.fold(teacher, networks.init(teacher, key, image_shape), image_shape),
+        built.abstract.key,
+    )
+    variables = _placed(variables, parallel.replicated(mesh))
     batch = _step_input(mesh, examples, size, image_shape, resident=resident)
     step = built.train_steps or built.train_step
     # Backwards, each product has two gradients.
     macs = 3 * networks.summarize(student_recipe.student, image_shape).macs
-    if teacher:
-        macs += networks.summarize(teacher, image_shape).macs
+    macs += networks.summarize(teacher, image_shape).macs
     lowered = step.lower(built.abstract, variables, batch)
     return Step(part.fields["name"], lowered, mesh, size, 2 * size * macs)
 
@@ -139,24 +132,6 @@ def _step_input(
         label=_abstract((examples,), jnp.int32, everywhere),
         order=_abstract((examples // size, size), jnp.int32, parallel.split(mesh, axis=1)),
     )
-
-
-def objective_steps(plan: Job, mesh: jax.sharding.Mesh) -> Iterator[Step]:
-    """Each objective of a job that reads the teacher, alone: its loss and gradients."""
-    training, source = plan.student.training, plan.student.source
-    examples, num_classes = errors.lookup("data set", source.name, _SETS)
-    student_recipe = recipe.create(training, num_classes, examples)
-    pair = student_recipe.student, plan.teachers[0].network.create(num_classes)
-    images = jax.ShapeDtypeStruct(
-        (training.batch_size, source.image_size, source.image_size, 3), jnp.float32
-    )
-    outputs = [_outputs(network, images) for network in pair]
-    number = _abstract(images.shape[:1], jnp.int32, parallel.replicated(mesh))
-    batch = Batch(image=None, label=number, index=number)
-    for name, term in student_recipe.terms.items():
-        if term.objective.needs_teacher:
-            lowered, _ = _alone(term.objective, *outputs, batch, mesh)
-            yield Step(name, lowered, mesh, training.batch_size, 0)
 
 
 def memory_step(mesh: jax.sharding.Mesh, rows: int, batch_size: int = 256) -> Step:

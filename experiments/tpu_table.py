@@ -74,27 +74,6 @@ def summary(results: dict[str, dict[str, Any]]) -> str:
     return tables.markdown(header, rows)
 
 
-def shares(cycles: dict[str, dict[str, int]]) -> str:
-    """A row for each objective beside a step of cross-entropy, "ce", of guessed cycles.
-
-    Args:
-      cycles: by objective, "alone" and, where it is known, what it has "added" to a step.
-    """
-    header = ["objective"]
-    for place in ("alone", "added to the step"):
-        header += [f"{place}, kcycles guessed", "of a step of ce"]
-    rows = []
-    for name, figures in cycles.items():
-        counts = (figures["alone"], figures.get("added"))
-        cells = [_beside(count, cycles["ce"]["alone"]) for count in counts]
-        rows.append([name, *cells[0], *cells[1]])
-    return tables.markdown(header, rows)
-
-
-def _beside(count: int | None, whole: int) -> tuple[str, str]:
-    return ("-", "-") if count is None else (f"{count / 1e3:.1f}", f"{count / whole:.1%}")
-
-
 def _described(kind: str, returned: list[list[str]]) -> str:
     largest = max((array for arrays in returned for array in arrays), key=_bytes)
     return f"{len(returned)} {kind}, {largest}"

@@ -29,7 +29,7 @@ _SPLIT = 50_000 * 32 * 32 * 3
 def _run(*options):
     quick = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "JAX_COMPILATION_CACHE_DIR")  # of tests
     return subprocess.run(
-        [sys.executable, "experiments/tpu_aot.py", "--memory=0", "--shares=", *options],
+        [sys.executable, "experiments/tpu_aot.py", "--memory=0", *options],
         capture_output=True,
         text=True,
         env={name: value for name, value in os.environ.items() if name not in quick},

@@ -323,7 +323,7 @@ def learning_curves(values: Values, title: str, styles: Styles) -> Spec:
             x=alt.X(
                 "epoch:Q",
                 scale=alt.Scale(nice=False),
-                axis=alt.Axis(grid=False, labelOverlap="greedy", labelSeparation=8),
+                axis=alt.Axis(grid=False, tickMinStep=1, labelOverlap="greedy"),
             ),
             **level_encoding(styles, "color"),
         )
