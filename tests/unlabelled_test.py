@@ -200,15 +200,6 @@ def test_a_folder_of_images_and_a_teacher_make_a_student(photographs, tmp_path, 
     assert "1 files were added, 0 are gone" in capsys.readouterr().out
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("pair", "size"),
-    [("", 224), ("vit_base_patch14_reg4_dinov2-resnet18", 224), ("resnet8x4-resnet8", None)],
-)
-def test_of_a_teacher_that_is_no_dinov2_its_own_size_counts(pair, size):
-    assert launch.get_config("unlabelled", pair).teacher.image_size == size
-
-
 def test_the_short_job_trains_a_teacher_with_labels_for_a_student_without(tmp_path):
     config = launch.get_config("unlabelled", "tiny-tiny,smoke")
     config.data.image_size = 8

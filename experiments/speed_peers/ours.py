@@ -126,6 +126,7 @@ class _Case:
             resident=True,
             teacher=teacher and teacher.network,
             teacher_is_cached=bool(is_cached),
+            onednn_from=0,
         )
         self._state = self._program.create(training.seed, teacher and teacher.variables)
         self._teacher = setting.embeddings if is_cached else teacher and teacher.folded

@@ -1,12 +1,13 @@
-"""A convolution's ways on a CPU: the same numbers, computed as that device does it fastest.
+"""Convolutions on a CPU: other forms of the same sums, which that device computes faster.
 
-XLA hands a convolution on a CPU to Eigen, as one product of patches with the kernel; its gradients
-are convolutions too, of odd shapes, and some shapes suit none of that. `_WAYS` says which are
-computed otherwise, and why. Whoever has not asked for the ways by `fast`, as programs for
-accelerators and exports, sees the plain convolution.
+XLA hands a convolution on a CPU to Eigen, as one product of patches with the kernel. Its gradients
+are convolutions too, of unusual shapes, which suit Eigen less. `_WAYS` lists the shapes that are
+computed in another form, and why; `experiments/results/cpu_forms.md` has the gains. Programs for
+accelerators and exports, which are not traced by `fast`, have the plain convolution.
 """
 
 import contextvars
+import enum
 import functools
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -17,66 +18,85 @@ import jax.numpy as jnp
 
 
 class _Processor(NamedTuple):
-    """The CPU that is traced for: the types that oneDNN is handed there, and its cores."""
+    """The CPU that a program is traced for.
+
+    Attributes:
+      onednn: types of arrays whose convolutions XLA hands to oneDNN.
+      cores: number of cores.
+    """
 
     onednn: frozenset
     cores: int
 
 
-# None where no device is known: then groups alone have a way, as XLA itself computes them, and even
-# more so their gradients, naively.
-_ASKED: contextvars.ContextVar[Any] = contextvars.ContextVar("asked", default=None)
-_NOTHING = "nothing"  # groups have none either
+class _Target(enum.Enum):
+    """What a program is traced for if it is not one known CPU.
+
+    ANY: any device. Only grouped convolutions have a form for CPUs, chosen when the program is
+    compiled: XLA computes them, and even more so their gradients, naively.
+    PLAIN: any device, without that form.
+    """
+
+    ANY = "any"
+    PLAIN = "plain"
+
+
+# Traced functions are nested deeply in networks and objectives. A context variable reaches their
+# convolutions without an argument in all of them.
+_target: contextvars.ContextVar[_Processor | _Target] = contextvars.ContextVar(
+    "target", default=_Target.ANY
+)
 
 
 def fast(function: Callable, onednn: Collection[Any] = (), cores: int = 1) -> Callable:
-    """The function, whose convolutions are computed in the ways of a CPU.
+    """Returns the function with convolutions in the forms of a CPU.
 
-    It is to be traced for a CPU, and whole: gradients are taken inside of it, and none of them by
-    forward differentiation.
+    The result must be traced for a CPU, and as a whole: gradients are taken inside of it, and none
+    of them by forward differentiation.
 
     Args:
-      function: any.
+      function: any function.
       onednn: types of arrays whose convolutions XLA hands to oneDNN.
-      cores: that share the work; for several, sums are taken in an order of their own.
+      cores: number of cores; several cores take sums in another order.
     """
-    return _within(function, _Processor(frozenset(map(jnp.dtype, onednn)), cores))
+    return _traced_for(function, _Processor(frozenset(map(jnp.dtype, onednn)), cores))
 
 
 def plain(function: Callable) -> Callable:
-    """The function, whose convolutions are all plain ones, even inside of one that is `fast`."""
-    return _within(function, _NOTHING)
+    """Returns the function with plain convolutions, even inside of a function that is `fast`."""
+    return _traced_for(function, _Target.PLAIN)
 
 
 def cores() -> int:
-    """Those of the CPU that is traced for, where a function is `fast`; else 1."""
-    return _ASKED.get().cores if _is_fast() else 1
+    """Returns the number of cores of the CPU that is traced for; 1 outside of `fast`."""
+    target = _target.get()
+    return target.cores if isinstance(target, _Processor) else 1
 
 
 def _is_fast() -> bool:
-    return _ASKED.get() not in (None, _NOTHING)
+    return isinstance(_target.get(), _Processor)
 
 
-def _within(function, asked):
+def _traced_for(function, target):
     @functools.wraps(function)
     def inside(*arguments: Any, **keywords: Any) -> Any:
-        token = _ASKED.set(asked)
+        token = _target.set(target)
         try:
             return function(*arguments, **keywords)
         finally:
-            _ASKED.reset(token)
+            _target.reset(token)
 
     return inside
 
 
 class Spec(NamedTuple):
-    """What a convolution is beside its arrays.
+    """The settings of a convolution.
 
     Attributes:
       stride: of both axes.
       padding: zeros on each side of the height and of the width.
       precision: of its products, as `jax.lax` has it.
-      onednn: whether XLA hands it to oneDNN where that takes it.
+      onednn: True if XLA hands it to oneDNN, for shapes that oneDNN accepts.
     """
 
     stride: int
@@ -86,13 +106,13 @@ class Spec(NamedTuple):
 
 
 class Case(NamedTuple):
-    """By what a way is chosen: images [B, H, W, channels], a kernel, and who computes.
+    """The shape of a convolution, of images [B, H, W, channels], by which its form is chosen.
 
     Attributes:
       kernel: height and width.
       groups: into which the channels and the features are split.
-      half: whether the arrays are bfloat16.
-      onednn: whether XLA hands it to oneDNN where that takes it.
+      half: True if the arrays are bfloat16.
+      onednn: True if XLA hands it to oneDNN, for shapes that oneDNN accepts.
     """
 
     batch: int
@@ -109,7 +129,7 @@ class Case(NamedTuple):
 
     @property
     def is_depthwise(self) -> bool:
-        """Whether each channel has a kernel of its own, and makes one feature."""
+        """Returns True if each channel has its own kernel and makes one feature."""
         return 1 < self.groups == self.channels == self.features
 
     @property
@@ -120,7 +140,7 @@ class Case(NamedTuple):
 
     @property
     def places(self) -> int:
-        """Pixels of the result, over the batch: the rows of the product that a convolution is."""
+        """Pixels of the result, over the batch: rows of the matrix product."""
         return self.batch * math.prod(self.result)
 
 
@@ -132,7 +152,7 @@ def convolve(
     padding: Sequence[int],
     precision: str | None = None,
 ) -> jax.Array:
-    """Convolution of maps [B, H, W, channels] with [height, width, channels / groups, features].
+    """Convolves maps [B, H, W, channels] with [height, width, channels / groups, features].
 
     Args:
       x: maps.
@@ -141,12 +161,13 @@ def convolve(
       padding: zeros on each side of the height and of the width.
       precision: as `jax.lax` has it.
     """
-    onednn = _is_fast() and x.dtype in _ASKED.get().onednn
-    spec = Spec(stride, tuple(padding), precision, onednn)
-    if _is_fast():
+    target = _target.get()
+    if isinstance(target, _Processor):
+        spec = Spec(stride, tuple(padding), precision, x.dtype in target.onednn)
         return _chosen(spec, x, kernel)
+    spec = Spec(stride, tuple(padding), precision)
     case = _case(spec, x, kernel)
-    if case.groups == 1 or _ASKED.get() == _NOTHING:
+    if case.groups == 1 or target is _Target.PLAIN:
         return _whole(spec, x, kernel)
     on_cpu = functools.partial(_by_place if case.is_depthwise else _by_group, spec)
     whole = functools.partial(_whole, spec)
@@ -154,7 +175,7 @@ def convolve(
 
 
 def apart(x: Any) -> Any:
-    """x, arrays that a CPU computes by themselves, and not again and again where they are read.
+    """Returns x, arrays that a CPU computes once and does not fuse into their readers.
 
     XLA joins a sum over places with the convolutions before it into one program of YNNPACK's.
     """
@@ -519,11 +540,11 @@ def _groups_by_kernel(spec, x, kernel, gradient):
 
 
 class Way(NamedTuple):
-    """How the value and the two gradients are computed; None for as the plain convolution's.
+    """A form of a convolution's value and two gradients; None for that of the plain convolution.
 
     Attributes:
-      name: of it.
-      suits: what it is for.
+      name: the name of the form.
+      suits: returns True for the shapes that it is for.
       value: (spec, x, kernel) -> y.
       by_images: (spec, shape of x, kernel, gradient) -> gradient of x.
       by_kernel: (spec, x, shape of the kernel, gradient) -> gradient of the kernel.
@@ -537,7 +558,7 @@ class Way(NamedTuple):
 
 
 _GATHERED = (_gathered, _gathered_by_images, _gathered_by_kernel)
-# The first that suits is taken.
+# `choose` takes the first form that suits.
 _WAYS = (
     # XLA itself computes groups naively, a hundred times as slowly. oneDNN has kernels for them,
     # but not for their gradients by a kernel, and not in bfloat16.
@@ -580,9 +601,8 @@ _WAYS = (
         lambda c: c.places <= (100 if c.half and c.onednn else 200) and c.channels >= 64,
         *_GATHERED,
     ),
-    # oneDNN multiplies bfloat16 eight times as fast as float32, so that all is won by what it can
-    # be handed: gradients as forward convolutions, and as products where patches cost less than
-    # what is multiplied with them.
+    # oneDNN multiplies bfloat16 eight times as fast as float32, if XLA hands it the gradients:
+    # as forward convolutions, and as products where the patches are cheap to gather.
     Way(
         "half, many channels",
         lambda c: c.half and c.onednn and c.channels * c.stride**2 >= 128,
@@ -612,5 +632,5 @@ _WAYS = (
 
 
 def choose(case: Case) -> Way:
-    """The way of a convolution."""
+    """Returns the form of a convolution."""
     return next(way for way in _WAYS if way.suits(case))

@@ -34,7 +34,9 @@ def _build(fast):
     """A plan's program, with the teacher's variables."""
     plan, teacher = _plan(fast)
     mesh = parallel.make_mesh(jax.devices()[:1])
-    built = program.build(plan, mesh, _IMAGE, _STEPS, resident=False, teacher=teacher)
+    built = program.build(
+        plan, mesh, _IMAGE, _STEPS, resident=False, teacher=teacher, onednn_from=0
+    )
     return built, fresh.init(teacher, _IMAGE)
 
 
@@ -82,7 +84,7 @@ def test_a_whole_step_for_an_accelerator_has_none_of_it(platform, monkeypatch):
 
 @pytest.mark.long
 def test_fifty_steps_are_the_same_with_and_without(monkeypatch):
-    monkeypatch.setattr(compiling, "_is_quick", lambda: False)  # oneDNN and all
+    monkeypatch.setattr(compiling, "_is_quick", lambda: False)
     (losses, params, step), (wanted, others, ordinary) = _run(True), _run(False)
     assert isinstance(step, compiling.Unwritten)
     assert not isinstance(ordinary, compiling.Unwritten)

@@ -133,12 +133,6 @@ def test_a_run_that_is_not_looked_at_has_the_same_numbers_and_no_more(
     assert "embeddings of" not in capsys.readouterr().out
 
 
-def test_a_finished_run_prints_its_proof_again(proven, tiny_teacher, capsys):
-    looks = {"eval.proof": True, "eval.knn": True, "eval.every": 2}
-    launch.run(_config(tiny_teacher, **looks), proven[0])
-    assert "random weights" in capsys.readouterr().out
-
-
 def test_a_collapsed_student_is_warned_of_once_it_stays_so(proven, setting, tiny_teacher, capsys):
     training = proven[1].student.training
     plan = recipe.create(training, setting.dataset.num_classes, len(setting.dataset.train))
@@ -164,11 +158,6 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_trained(tiny_teac
         launch.run(config, tmp_path)
     with pytest.raises(errors.InputError, match=r"eval.proof_images.*3"):
         parse(_config(tiny_teacher, **{"eval.proof_images": 2}))
-
-
-def test_that_nothing_is_looked_at_without_a_teacher_is_said(capsys):
-    parse(launch.digits("smoke,tiny,ce", **{"eval.proof": True}))
-    assert "eval.proof (there is no teacher)" in "".join(capsys.readouterr()).replace("\n", " ")
 
 
 def test_memory_that_is_too_small_is_said_before_and_does_not_end_a_run_that_is_done(

@@ -111,17 +111,6 @@ def test_all_methods_of_a_config_share_a_teachers_workdir(tmp_path):
             pass
 
 
-def test_a_damaged_config_file_says_how_to_go_on(tmp_path):
-    (tmp_path / "checkpoints" / "3").mkdir(parents=True)
-    (tmp_path / "config.json").write_text('{"seed": ')
-    plan = parse(launch.digits(_PAIR))
-    with (
-        pytest.raises(errors.InputError, match="config.json is damaged .* delete it to go on"),
-        job.claim(tmp_path, plan, plan.student),
-    ):
-        pass
-
-
 def test_a_teacher_may_compute_in_another_precision(tmp_path, teacher):
     plan = parse(launch.digits(_PAIR, **teacher, **{"teacher.dtype": "bfloat16"}))
     _, network = job.get_teacher(plan, tmp_path, job.prepare(plan.student))

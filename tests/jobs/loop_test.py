@@ -154,12 +154,6 @@ def test_a_trace_of_some_steps_is_written_and_changes_nothing(tmp_path, make_con
     assert "nothing is traced; the run in" in capsys.readouterr().out
 
 
-def test_of_a_short_run_all_steps_but_the_first_are_traced(tmp_path, capsys):
-    config = launch.digits("smoke,tiny", **{"train.epochs": 1})
-    launch.run(config, tmp_path, profile=100)
-    assert "a trace of 2 steps is in" in capsys.readouterr().out
-
-
 @pytest.mark.long
 def test_a_folded_teacher_gives_the_losses_that_it_gives_as_it_is(
     tmp_path, make_config, whole, monkeypatch
@@ -167,14 +161,6 @@ def test_a_folded_teacher_gives_the_losses_that_it_gives_as_it_is(
     monkeypatch.setattr(fold, "fold", lambda network, variables, image_shape: variables)
     launch.run(make_config(), tmp_path)
     assert launch.rows(tmp_path) != launch.rows(whole)
-    _assert_close(tmp_path, whole)
-
-
-@pytest.mark.long
-def test_a_student_that_is_computed_twice_has_the_losses_of_one_that_is_not(
-    tmp_path, make_config, whole
-):
-    launch.run(make_config(**{"train.remat": "all"}), tmp_path)
     _assert_close(tmp_path, whole)
 
 
@@ -222,12 +208,6 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path, make_config, monkeypatc
         with pytest.raises(errors.DiskError, match=message):
             launch.run(make_config(), tmp_path)
     assert launch.run(make_config(), tmp_path)[-1].top1 >= 0
-
-
-def test_the_peak_of_a_device_is_known_by_its_name():
-    assert parallel.peak_flops("NVIDIA H100 80GB HBM3") == 989e12
-    assert parallel.peak_flops("TPU v5 lite") == 197e12
-    assert parallel.peak_flops("cpu") == 0
 
 
 @pytest.mark.long

@@ -6,32 +6,16 @@ import subprocess
 import sys
 import time
 
-from rrd_jax.run_folder import startup_time
-
 
 def test_seconds_are_counted_from_the_start_of_the_process(monkeypatch):
     code = (
-        "import time; time.sleep(0.5)\nfrom rrd_jax.run_folder import starting\nstarting.begin()\n"
+        "import time; time.sleep(0.5)\nfrom rrd_jax.run_folder import startup_time\n"
+        "startup_time.begin()\n"
         "startup_time.phase('imports'); print(startup_time.end()['imports'])"
     )
     began = time.monotonic()
     said = subprocess.check_output([sys.executable, "-c", code], text=True)
     assert 0.5 < float(said) < time.monotonic() - began + 0.02  # the system counts in hundredths
-
-
-def test_the_phases_add_up_and_are_told_once(monkeypatch):
-    clock = iter([10.0, 11.0, 13.5, 14.0])
-    monkeypatch.setattr(startup_time, "_age", lambda: 2.0)
-    monkeypatch.setattr(startup_time.time, "monotonic", lambda: next(clock))
-    startup_time.begin()
-    for name in ("imports", "checks", "imports"):
-        startup_time.phase(name)
-    spent = startup_time.end()
-    assert spent == {"imports": 3.5, "checks": 2.5}
-    assert startup_time.described(spent) == "first step after 6.0 s: imports 3.5, checks 2.5"
-    assert startup_time.end() is None
-    startup_time.phase("more")  # of a program that counts nothing
-    assert not startup_time.counts()
 
 
 def test_a_command_says_when_its_first_step_was_made(commands, tmp_path):

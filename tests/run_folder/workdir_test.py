@@ -106,7 +106,7 @@ def test_a_disk_that_takes_nothing_is_no_mistake_of_the_user(tmp_path, monkeypat
     def full(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(workdir.report, "write_json", full)
+    monkeypatch.setattr(workdir.atomic_write, "write_json", full)
     with pytest.raises(errors.DiskError, match="cannot be used: No space left on device"):
         _claim(tmp_path)
 
