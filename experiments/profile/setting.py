@@ -55,17 +55,17 @@ class Step:
         return logged
 
 
-def prepare(config: ConfigDict, asked: Any = None, examples: int = 0) -> Step:
+def prepare(config: ConfigDict, explicit: Any = None, examples: int = 0) -> Step:
     """The step of a config's student, on random images of its size, with random weights.
 
     Images by import path, of Hugging Face or of a folder are the first of their own, if there.
 
     Args:
       config: it is not changed.
-      asked: as `parse` has it.
+      explicit: as `parse` has it.
       examples: images that stand in for the training split; 0 for the config's, or four batches.
     """
-    plan = parse(_mocked(config, examples), explicit=asked)
+    plan = parse(_mocked(config, examples), explicit=explicit)
     setting = _open(plan.student)
     with tempfile.TemporaryDirectory() as temporary:
         folder = pathlib.Path(temporary)
