@@ -162,7 +162,7 @@ def test_a_format_without_its_library_is_told_how_to_get_it_and_keeps_no_other(
     ):
         _export(run, tmp_path, format=["all"], names="torch")
     out = capsys.readouterr().out
-    assert "note: format 'private' knows nothing of --names, and does without" in out
+    assert "note: format 'private' does not support --names" in out
     assert "warning: format 'refused' is not written: it computes something else" in out
     assert "note: left out: format 'absent' needs no_such_module" in out
     assert [line.split()[3] for line in out.splitlines() if line.startswith("| absent")] == ["not"]
@@ -280,7 +280,7 @@ def test_a_network_that_was_loaded_is_exported_by_its_method(run, form, tmp_path
     )
     assert written.comparison.images == 5
     for path, options, words in (
-        ("it.onnxx", {}, r"does not say its format: end it in \.private"),
+        ("it.onnxx", {}, r"has the extension of no format: use .*\.private"),
         ("it.private", {"folds": True}, "unknown option 'folds'; did you mean 'fold'"),
         ("it.private", {"quantize": "int4"}, "option quantize is 'int4'"),
         ("it.private", {"test": images[:, :7]}, "must be uint8"),

@@ -1,6 +1,6 @@
-"""The ways out: a network with its weights as a file that other programs read.
+"""Export formats: a network with its weights as a file for other programs.
 
-One file a format, with the reader that tries what was written. A library that a format needs is
+Each format is one file, with the reader that verifies exported files. The libraries of a format are
 imported when it is used.
 """
 
@@ -26,36 +26,36 @@ FORMATS = (
 
 
 def get(name: str) -> Format:
-    """The format of that name; raises an InputError for an unknown one."""
+    """Returns the format of that name; raises an InputError for an unknown one."""
     errors.lookup("format", name, dict.fromkeys(FORMATS))
     return importlib.import_module(f"rrd_jax.exports.{name}").FORMAT
 
 
 def of_extension(path: pathlib.Path) -> Format:
-    """The format that a file's name says; raises an InputError for another name."""
+    """Returns the format of a file's extension; raises an InputError for an unknown one."""
     known = {form.extension: form for form in reversed([*map(get, FORMATS)]) if form.extension}
     if path.suffix not in known:
         raise errors.InputError(
-            f"{path.name} does not say its format: end it in {', '.join(sorted(known))}, or name"
-            f" one of {', '.join(FORMATS)}"
+            f"{path.name} has the extension of no format: use {', '.join(sorted(known))}, or name"
+            f" a format, one of {', '.join(FORMATS)}"
         )
     return known[path.suffix]
 
 
 def recognized(path: pathlib.Path) -> Format | None:
-    """The format of an exported file or folder; None for anything else."""
+    """Returns the format of an exported file or folder; None for any other path."""
     return next((f for f in map(get, FORMATS) if f.recognizes(path)), None)
 
 
 def open_file(path: pathlib.Path, threads: int = 0) -> Runtime:
-    """An exported file, in the library that it is for.
+    """Opens an exported file in the library that it is written for.
 
     Args:
-      path: of a file, or a folder.
-      threads: that it may use; 0 for as many as there are cores.
+      path: of a file or folder.
+      threads: number of threads; 0 for all cores.
 
     Raises:
-      InputError: it is of no format, damaged, or of one that cannot be run here.
+      InputError: the file is damaged, or is not of a format that can be run on this platform.
       UnavailableError: its library is not installed.
     """
     form = recognized(path)

@@ -1,7 +1,7 @@
-"""Core ML packages for Apple's devices, made from StableHLO.
+"""Core ML packages for Apple's devices, converted from StableHLO.
 
-They are written anywhere and run only there: nothing here runs one, so only its structure is
-checked. A package takes one image at a time, as float32 [1, H, W, channels] that is normalised.
+Packages run on Apple's platforms only, so that only their structure is checked here. A package
+takes one image at a time, as normalized float32 [1, H, W, channels].
 """
 
 import pathlib
@@ -15,7 +15,7 @@ from rrd_jax.exports import headers, lowering
 from rrd_jax.exports.interface import Exportable, Format, Options
 from rrd_jax.exports.library_output import reason, silence
 
-_RECORD = "rrd_jax"  # the key of what is known of the network, in the package's metadata
+_RECORD = "rrd_jax"  # key of the header in the package's metadata
 _MODEL = pathlib.Path("Data", "com.apple.CoreML")
 
 
@@ -23,7 +23,7 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
     """Writes the network as a package for iOS 18, macOS 15 and later.
 
     Raises:
-      InputError: it computes something that Core ML has no operation for.
+      InputError: the network uses an operation without counterpart in Core ML.
       DiskError: the package cannot be written.
     """
     with silence():
@@ -34,8 +34,8 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
         try:
             _drop_dilations_of_one(module.operation)
             model = _convert(coremltools, stablehlo_coreml, module, outputs)
-        except Exception as error:  # of any kind: it has many ways to find nothing for an operation
-            if "writing data" in str(error):  # its weights, which it first keeps where drafts are
+        except Exception as error:  # The converters raise many types for missing operations.
+            if "writing data" in str(error):  # Weights are first written to a temporary folder.
                 folder = tempfile.gettempdir()
                 raise errors.DiskError(f"weights cannot be written ({folder} is full?)") from error
             raise errors.UnfitError(
@@ -54,7 +54,7 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
 
 
 def _drop_dilations_of_one(operation: Any) -> None:
-    """Dilations of one are those of a pooling that says nothing; said, they are refused."""
+    """Removes dilations of one, which the converter refuses although they are the default."""
     for region in operation.regions:
         for block in region.blocks:
             for inner in block.operations:
@@ -83,10 +83,10 @@ def _convert(coremltools, stablehlo_coreml, module, outputs):
 
 
 def check(exportable: Exportable, path: pathlib.Path) -> None:
-    """Compares what a package says of itself with the network; it is not run.
+    """Compares a package's inputs, outputs and metadata with the network, without running it.
 
     Raises:
-      InputError: it cannot be read, or its inputs, outputs or metadata are of another network.
+      InputError: the package cannot be read, or is of another network.
     """
     with silence():
         import coremltools
@@ -94,7 +94,7 @@ def check(exportable: Exportable, path: pathlib.Path) -> None:
         try:
             spec = coremltools.utils.load_spec(str(path))
             weights = (path / _MODEL / "weights" / "weight.bin").stat().st_size
-        except Exception as error:  # of any kind: of files, and of protocol buffers
+        except Exception as error:  # Errors of files and of protocol buffers.
             raise errors.InputError(
                 f"{path} is damaged, or no Core ML package: {reason(error)}"
             ) from error
@@ -108,13 +108,12 @@ def check(exportable: Exportable, path: pathlib.Path) -> None:
     expected = headers.to_json(headers.header_of(exportable, Options(), FORMAT.name, outputs))
     if shapes != wanted or record != expected or not weights:
         raise errors.InputError(
-            f"{path} is not what was to be written: it has {shapes}, not {wanted}, or is of another"
-            " network"
+            f"{path} does not match the network: it has {shapes}, not {wanted}, or another header"
         )
 
 
 def recognizes(path: pathlib.Path) -> bool:
-    """Whether it is a Core ML package."""
+    """Returns True for a Core ML package."""
     return (path / "Manifest.json").is_file() and any((path / _MODEL).glob("*.mlmodel"))
 
 

@@ -1,4 +1,4 @@
-"""One network in several formats: those that cannot be written do not keep the others."""
+"""Export of a network in several formats; a format that fails does not stop the others."""
 
 import pathlib
 from collections.abc import Sequence
@@ -11,17 +11,17 @@ from rrd_jax.exports.verification import Trial
 from rrd_jax.exports.writer import Written
 from rrd_jax.terminal import console, runtime_errors, tables
 
-# Nothing is wrong with the network or a file then, and nothing is gained by another try.
+# Formats with these errors are left out: a second attempt would fail too.
 _LEFT_OUT = (errors.UnavailableError, errors.UnfitError)
 
 
 class Outcome(NamedTuple):
-    """What became of a format.
+    """The result for a format.
 
     Attributes:
       form: the format.
-      written: the file; None where there is none.
-      error: why there is none.
+      written: the file; None if there is none.
+      error: the reason why there is no file.
     """
 
     form: Format
@@ -30,7 +30,7 @@ class Outcome(NamedTuple):
 
 
 def missing(form: Format) -> errors.UnavailableError | None:
-    """The error for libraries that a format needs and that are not installed."""
+    """Returns the error for libraries of a format that are not installed."""
     try:
         interface.require(form.name, form.extra, form.modules)
     except errors.UnavailableError as error:
@@ -45,16 +45,16 @@ def write(
     *,
     overwrite: bool = False,
 ) -> list[Outcome]:
-    """Writes a network in several formats, and says a line for each, as it is done.
+    """Writes a network in several formats, and logs a line for each.
 
     Args:
       trial: the network, and images to compare on.
-      places: formats, and where their files go.
-      options: those that a format does not know are left out, and said.
-      overwrite: whether what was written there before is replaced.
+      places: formats, with the paths of their files.
+      options: a format ignores those that it does not support, with a note.
+      overwrite: whether to replace earlier exports.
 
     Raises:
-      DiskError: the disk takes no more.
+      DiskError: the disk is full.
     """
     outcomes = []
     for form, place in places:
@@ -63,7 +63,7 @@ def write(
         left_out = writer.unknown_options(form, options)
         if left_out and outcome.written:
             names = ", ".join(map(writer.flag, left_out))
-            console.note(f"format '{form.name}' knows nothing of {names}, and does without")
+            console.note(f"format '{form.name}' does not support {names}, which is ignored")
         if outcome.written:
             console.say(str(outcome.written))
         elif len(places) > 1 and not isinstance(outcome.error, _LEFT_OUT):
@@ -82,16 +82,16 @@ def _write(
         return Outcome(form, writer.write(trial, form, place, known, overwrite=overwrite))
     except errors.DiskError:
         raise
-    except Exception as error:  # one that is a bug is raised once the others are there
+    except Exception as error:  # `report` raises bugs after the other formats are written.
         return Outcome(form, error=error)
 
 
 def report(outcomes: Sequence[Outcome]) -> None:
-    """Prints a table of several formats, and why some were left out.
+    """Prints a table of several formats, and the reasons why some are left out.
 
     Raises:
       InputError: a format was refused, or none can hold the network.
-      UnavailableError: nothing was written, for no library is there.
+      UnavailableError: no library of the formats is installed.
     """
     failed = [outcome.error for outcome in outcomes if outcome.error]
     left_out = [error for error in failed if isinstance(error, _LEFT_OUT)]
@@ -105,17 +105,17 @@ def report(outcomes: Sequence[Outcome]) -> None:
         raise [*bugs, *failed][0]
     if refused:
         raise errors.InputError(
-            f"{len(refused)} of {len(outcomes)} formats are not written, as told above"
+            f"{len(refused)} of {len(outcomes)} formats are not written, see above"
         )
     if len(left_out) < len(outcomes):
         return
     if any(isinstance(error, errors.UnfitError) for error in left_out):
-        raise errors.InputError("none of these formats is written, as told above")
-    raise errors.UnavailableError("no library of these formats is installed, as told above")
+        raise errors.InputError("none of these formats is written, see above")
+    raise errors.UnavailableError("no library of these formats is installed, see above")
 
 
 def table(outcomes: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: a row a format."""
+    """Returns the header and the rows of a table, one row per format."""
     figures = ["logits off by", "same top-1", "top-1"]
     written = [outcome.written.comparison for outcome in outcomes if outcome.written]
     if any(compared and compared.agreement is None for compared in written):

@@ -1,7 +1,7 @@
-"""A folder as timm's save_for_hf and Hugging Face's save_pretrained write it: for model hubs.
+"""Folders for model hubs, as timm's save_for_hf and Hugging Face's save_pretrained write them.
 
-config.json says the network, its classes and its images, model.safetensors holds the weights, by
-timm's names where timm has the network, and README.md is the model card.
+config.json describes the network, its classes and its preprocessing, model.safetensors holds the
+weights, by timm's names if timm has the network, and README.md is the model card.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ from rrd_jax.terminal import console
 from rrd_jax.weights import exported, published, sidecar
 
 _CONFIG = "config.json"
-_OURS = "rrd_jax:"  # before the names of networks that timm lacks
+_OURS = "rrd_jax:"  # prefix of networks that timm lacks
 
 
 def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
@@ -46,12 +46,12 @@ def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None
 
 
 def _config(exportable: Exportable, timm: str, content: dict[str, Any]) -> dict[str, Any]:
-    """config.json; a network that timm lacks has a name that timm does not know."""
+    """Returns config.json; the name of a network that timm lacks has a prefix."""
     about, known = exportable.about, published.of(exportable.about.model)
     shape = about.preprocessing.image_shape
     embedding = networks.summarize(exportable.network, shape).outputs.embedding
     width = 0 if isinstance(embedding, tuple) else embedding.shape[-1]
-    # No num_classes: Hugging Face's transformers hand that on themselves.
+    # Without num_classes, which Hugging Face's transformers pass themselves.
     arguments = known.make_args(shape)
     images = sidecar.to_timm(about.preprocessing)
     if known.timm:
@@ -93,7 +93,7 @@ def _open(path: pathlib.Path, threads: int) -> Runtime:
 
     try:
         module = timm.create_model(f"local-dir:{path}", pretrained=True)
-    except Exception as error:  # whatever timm runs into
+    except Exception as error:  # timm raises many types.
         reason = errors.printable(str(error))[:300]
         raise errors.InputError(f"timm does not open {path}: {reason}") from error
     return weight_files.InTorch(

@@ -1,4 +1,4 @@
-"""Keeps what libraries print out of a program's own lines."""
+"""Output and error messages of libraries."""
 
 import contextlib
 import os
@@ -10,16 +10,16 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """What is written to standard output and error goes nowhere, also what libraries in C++ write.
+    """Discards standard output and error, including those of libraries in C++.
 
-    They write to the process's descriptors, not to Python's streams.
+    They write to the process's file descriptors, not to Python's streams.
     """
     _flush()
     kept = {}
     with tempfile.TemporaryFile() as log:
         try:
             for descriptor in (1, 2):
-                with contextlib.suppress(OSError):  # one that is closed
+                with contextlib.suppress(OSError):  # The descriptor may be closed.
                     kept[descriptor] = os.dup(descriptor)
                     os.dup2(log.fileno(), descriptor)
             yield
@@ -31,7 +31,7 @@ def silence() -> Iterator[None]:
 
 
 def reason(error: BaseException) -> str:
-    """An error of a library as a short line, without places in files of programs."""
+    """Returns a library's error message as a short line, without source locations."""
     text = str(error).strip() or type(error).__name__
     line = next((line for line in text.splitlines() if "error:" in line), text.splitlines()[0])
     line = re.sub(r"^.*?error:\s*", "", line)
@@ -40,5 +40,5 @@ def reason(error: BaseException) -> str:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # none, or a closed one
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # None, or closed.
             stream.flush()

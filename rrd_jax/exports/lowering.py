@@ -1,4 +1,4 @@
-"""A network as StableHLO, from which other formats are made."""
+"""Lowering of networks to StableHLO, from which other formats are converted."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,16 +15,16 @@ from rrd_jax.exports.library_output import reason
 def lower(
     exportable: Exportable, options: Options, platforms: Sequence[str], batch: Any
 ) -> jax.export.Exported:
-    """images [B, H, W, channels] -> `Outputs`, with the weights inside, as StableHLO.
+    """Lowers images [B, H, W, channels] -> `Outputs`, closed over the weights, to StableHLO.
 
     Args:
       exportable: the network.
-      options: of these, fold and embed_preprocessing.
-      platforms: that it is for.
-      batch: B, a number or symbolic; a symbolic one need not be known to the network's own code.
+      options: fold and embed_preprocessing are used.
+      platforms: to lower for.
+      batch: B, a number or symbolic. A custom network's code need not support symbolic sizes.
 
     Raises:
-      InputError: the network computes something that has no form outside this process.
+      InputError: the network cannot be lowered, for example because it calls back into Python.
     """
     shape = (batch, *exportable.about.preprocessing.image_shape)
     images = jax.ShapeDtypeStruct(shape, jnp.uint8 if options.embed_preprocessing else jnp.float32)
@@ -34,8 +34,8 @@ def lower(
     except Exception as error:
         if isinstance(batch, int):
             raise _refusal(exportable, error) from error
-    # Code such as `x.reshape(len(x), -1)` needs a number. Images do not know of each other, so the
-    # network is one for each of them.
+    # Code such as `x.reshape(len(x), -1)` needs a number. Images are independent of each other, so
+    # that the network for one image can be vectorized.
     each = jax.vmap(lambda image: jax.tree.map(lambda y: y[0], function(image[None])))
     try:
         return _export(each, images, platforms)
@@ -44,7 +44,7 @@ def lower(
 
 
 def module(exportable: Exportable, options: Options, platform: str) -> tuple[Any, tuple[str, ...]]:
-    """The same for one image, as a module of jaxlib's MLIR, and the names of its outputs in order.
+    """Lowers the network for one image; returns an MLIR module and the names of its outputs.
 
     Raises:
       InputError: the network cannot be lowered.
@@ -59,12 +59,12 @@ def module(exportable: Exportable, options: Options, platform: str) -> tuple[Any
 
 
 def shapes(exportable: Exportable, images: jax.Array) -> dict[str, jax.ShapeDtypeStruct]:
-    """What it computes from images, as shapes."""
+    """Returns the shapes of the outputs for images."""
     return jax.eval_shape(exportable.function(Options(fold=False)), images)
 
 
 def outputs_of(exported: jax.export.Exported) -> tuple[str, ...]:
-    """The names of what it computes, in its order."""
+    """Returns the names of the outputs, in order."""
     return _names(exported.out_tree)
 
 

@@ -1,6 +1,6 @@
-"""OpenVINO's own format, made from TFLite: a folder with a graph, its weights and model.json.
+"""OpenVINO's format, converted from TFLite: a folder with a graph, its weights and model.json.
 
-A program that knows nothing of this package runs it:
+A program without this package runs it:
 
     model = openvino.compile_model("student/openvino_model.xml", "CPU")
     model(images)["logits"]
@@ -13,17 +13,25 @@ import numpy as np
 
 from rrd_jax import errors
 from rrd_jax.exports import headers, litert
-from rrd_jax.exports.interface import Exportable, Format, Options, Outputs, normalized, version_of
+from rrd_jax.exports.interface import (
+    Exportable,
+    Format,
+    Options,
+    Outputs,
+    in_batches_or_singly,
+    normalized,
+    version_of,
+)
 from rrd_jax.exports.library_output import reason, silence
 
-_GRAPH = "openvino_model.xml"  # as Hugging Face's Optimum calls it
+_GRAPH = "openvino_model.xml"  # the name in Hugging Face's Optimum
 
 
 def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
     """Writes a folder with the network.
 
     Raises:
-      InputError: it computes something that TFLite or OpenVINO has no operation for.
+      InputError: the network uses an operation without counterpart in TFLite or OpenVINO.
       DiskError: the folder cannot be written.
     """
     with silence(), tempfile.TemporaryDirectory() as folder:
@@ -49,12 +57,12 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
 
 
 def recognizes(path: pathlib.Path) -> bool:
-    """Whether it is a folder with OpenVINO's graph."""
+    """Returns True for a folder with OpenVINO's graph."""
     return (path / _GRAPH).is_file()
 
 
 def _reason(error: RuntimeError) -> str:
-    """What OpenVINO says last, behind the places in its source."""
+    """Returns the last line of OpenVINO's message, after its source locations."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return reason(RuntimeError(lines[-1] if lines else ""))
 
@@ -68,7 +76,7 @@ class _Runtime:
         header = headers.read_folder(path)
         self.about, self._header = header.about, header
         self.runtime = version_of("openvino")
-        # On some processors it would compute in bfloat16 otherwise.
+        # By default, OpenVINO computes in bfloat16 on some processors.
         settings = {"INFERENCE_PRECISION_HINT": "f32"}
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
@@ -82,13 +90,11 @@ class _Runtime:
             ) from error
 
     def __call__(self, images: np.ndarray) -> Outputs:
-        """What it computes from uint8 images [B, H, W, channels]."""
+        """Computes `Outputs` from uint8 images [B, H, W, channels]."""
         if self._header.takes == "float32":
             images = normalized(self.about, images)
-        if self._model.inputs[0].partial_shape[0].is_dynamic:
-            return self._run(images)
-        single = [self._run(images[i : i + 1]) for i in range(len(images))]
-        return {name: np.concatenate([y[name] for y in single]) for name in self._header.outputs}
+        any_batch = self._model.inputs[0].partial_shape[0].is_dynamic
+        return in_batches_or_singly(self._run, images, any_batch=any_batch)
 
     def _run(self, images: np.ndarray) -> Outputs:
         results = self._model({"images": images})

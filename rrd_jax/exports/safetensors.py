@@ -1,4 +1,4 @@
-"""Weights as .safetensors, by our names or PyTorch's; the file says what network they are of.
+"""Weights as .safetensors, by our names or PyTorch's, with a header.
 
 Our names are paths such as params/conv1/kernel, in JAX's layouts ([H, W, I, O] of a convolution).
 """

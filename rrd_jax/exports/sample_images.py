@@ -1,4 +1,4 @@
-"""Images on which a file is compared with the network that it was written from."""
+"""Images on which exported files are compared with the network."""
 
 import dataclasses
 import os
@@ -16,17 +16,17 @@ from rrd_jax.data.source import Source
 from rrd_jax.teacher import class_matching
 from rrd_jax.terminal import console
 
-_RANDOM = 100  # images: more of them show nothing new
+_MOST_RANDOM = 100  # random images
 
 
 class Images(NamedTuple):
-    """Images as a network sees them, but for mean and std.
+    """Images of a network's size.
 
     Attributes:
       images: [N, H, W, channels] uint8.
-      labels: [N]; None where they are not known.
-      what: they are, such as "test images".
-      is_real: whether they show anything; random ones do not.
+      labels: [N]; None if unknown.
+      what: a description, such as "test images".
+      is_real: False for random images.
     """
 
     images: np.ndarray
@@ -36,20 +36,20 @@ class Images(NamedTuple):
 
 
 def load(about: ModelInfo, source: Source | None, given: Any, most: int) -> Images:
-    """The images to compare the files of a network on.
+    """Loads the images to compare exported files on.
 
     Args:
       about: the network.
-      source: of its test split; None where that is not known.
-      given: other images: a folder; or [N, H, W, channels] uint8 as the network sees them, or a
-        pair of these and labels [N]; None for the test split.
-      most: of them.
+      source: of its test split; None if unknown.
+      given: other images: a folder; [N, H, W, channels] uint8 of the network's size; or a pair of
+        these and labels [N]. None for the test split.
+      most: largest number of images.
 
     Returns:
-      Random ones, with a note, where there are no others.
+      The images; random ones, with a note, if there are no test images.
 
     Raises:
-      InputError: what is given holds no images that the network takes.
+      InputError: there are no images of the network's size in `given`.
     """
     form = about.preprocessing
     if isinstance(given, str | os.PathLike):
@@ -70,11 +70,11 @@ def load(about: ModelInfo, source: Source | None, given: Any, most: int) -> Imag
             f"there are no test images ({error}): files are compared on random ones, which show"
             " less; pass others with --images=FOLDER"
         )
-    return random(form, min(most, _RANDOM))
+    return random(form, min(most, _MOST_RANDOM))
 
 
 def _labels(labels: np.ndarray, dataset: data.Dataset, about: ModelInfo) -> np.ndarray | None:
-    """Labels as a network numbers its classes, of which the data's may be some; None if unknown."""
+    """Returns labels in the network's class order; None if the classes cannot be matched."""
     theirs, ours = (
         (about.class_names, about.num_classes),
         (dataset.class_names, dataset.num_classes),
@@ -86,10 +86,10 @@ def _labels(labels: np.ndarray, dataset: data.Dataset, about: ModelInfo) -> np.n
 
 
 def from_arrays(given: Any, form: Preprocessing, most: int) -> Images:
-    """Up to so many images that a program has.
+    """Takes up to `most` of given images.
 
     Raises:
-      InputError: they are not as the network sees them.
+      InputError: their shape or type is not the network's.
     """
     images, labels = given if isinstance(given, tuple | list) and len(given) == 2 else (given, None)
     images = np.asarray(images)
@@ -110,7 +110,7 @@ def from_arrays(given: Any, form: Preprocessing, most: int) -> Images:
 
 
 def from_test_split(dataset: data.Dataset, most: int) -> Images:
-    """Up to so many test images, from all over the split, which may be sorted by class."""
+    """Takes up to `most` test images at even intervals, as the split may be sorted by class."""
     examples = dataset.test.examples
     places = np.unique(np.linspace(0, len(examples) - 1, min(most, len(examples))).astype(int))
     split = dataclasses.replace(dataset.test, examples=_Picked(examples, places))
@@ -119,7 +119,7 @@ def from_test_split(dataset: data.Dataset, most: int) -> Images:
 
 
 def whole(split: Any) -> tuple[np.ndarray, np.ndarray]:
-    """All images and labels of a split."""
+    """Returns all images and labels of a split."""
     if split.on_device:
         return split.images, split.labels
     batches = list(split.test_batches(min(100, len(split))))
@@ -128,7 +128,7 @@ def whole(split: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def from_folder(folder: pathlib.Path, form: Preprocessing, most: int) -> Images:
-    """Up to so many of the images in a folder and the folders in it; others are passed over.
+    """Reads up to `most` of the images in a folder and its subfolders, skipping unreadable ones.
 
     Raises:
       InputError: there is no such folder, or no image in it.
@@ -145,14 +145,14 @@ def from_folder(folder: pathlib.Path, form: Preprocessing, most: int) -> Images:
 
 
 def random(form: Preprocessing, most: int) -> Images:
-    """Random pixels, where there are no images."""
+    """Returns random images."""
     shape = (most, *form.image_shape)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     return Images(pixels, None, "random images", is_real=False)
 
 
 class _Picked(Sequence):
-    """Some of the examples."""
+    """A subset of examples, by index."""
 
     def __init__(self, examples: Any, places: Sequence[int]):
         self._examples, self._places = examples, places

@@ -1,20 +1,20 @@
-"""StableHLO, as `jax.export` serialises it: for any number of images, on CPUs, GPUs and TPUs.
+"""StableHLO, serialized by `jax.export`: for any number of images, on CPUs, GPUs and TPUs.
 
-A program that knows nothing of this package runs it:
+A program without this package runs a file:
 
     function = jax.export.deserialize(open("student.stablehlo", "rb").read())
     function.call(images)  # {"logits": [B, C], "embedding": [B, D]}
 """
 
 import contextlib
-import json
-import math
 import os
 import pathlib
+import pickle
 import subprocess
 import sys
 import tempfile
 import weakref
+from typing import Any
 
 import jax.export
 import numpy as np
@@ -25,56 +25,41 @@ from rrd_jax.exports.interface import Exportable, Format, Options, Outputs, norm
 
 _EXTENSION = ".stablehlo"
 _PLATFORMS = ("cpu", "cuda", "tpu")
-_MAGIC = b"ML\xefR"  # of MLIR's bytecode
+_MAGIC = b"ML\xefR"  # MLIR bytecode
 
-# A process of its own shows that the file needs nothing of this one. It says how it started, and
-# then answers images with arrays. Each message is a line of JSON, behind which arrays follow as
-# bytes: {name: [type, shape]}.
+# The program that runs a file, in a process without this package. Requests are images; replies are
+# the version of jax, outputs by name, or the text of an error. All messages are pickled.
 _READER = """
-import json, os, sys
+import os, pickle, sys
 path, threads = sys.argv[1], int(sys.argv[2])
-images, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
 os.dup2(2, 1)
 if threads and hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
-def reply(**content):
-    replies.write(json.dumps(content).encode() + b"\\n")
+def reply(kind, content):
+    pickle.dump((kind, content), replies)
     replies.flush()
 
-def attempt(function):
-    try:
-        return function()
-    except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
-        reply(error=f"{type(error).__name__}: {lines[0][:200]}")
-        sys.exit()
-
-def start():
-    global jax, np
+try:
     import jax, numpy as np
     from jax import export
-    return export.deserialize(open(path, "rb").read())
-
-function = attempt(start)
-reply(jax=jax.__version__)
-for line in images:
-    kind, shape = json.loads(line)
-    kind = np.dtype(kind)
-    batch = np.frombuffer(images.read(int(np.prod(shape)) * kind.itemsize), kind).reshape(shape)
-    outputs = attempt(lambda: {k: np.asarray(v) for k, v in function.call(batch).items()})
-    reply(arrays={name: [str(y.dtype), y.shape] for name, y in outputs.items()})
-    for output in outputs.values():
-        replies.write(output.tobytes())
-    replies.flush()
+    function = export.deserialize(open(path, "rb").read())
+    reply("version", jax.__version__)
+    while requests.peek(1):
+        outputs = function.call(pickle.load(requests))
+        reply("outputs", {name: np.asarray(value) for name, value in outputs.items()})
+except Exception as error:
+    lines = str(error).strip().splitlines() or [""]
+    reply("error", f"{type(error).__name__}: {lines[0][:200]}")
 """
 
 
 def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
-    """Writes the network as StableHLO, followed by what is known of it.
+    """Writes the network as StableHLO, with its header appended.
 
     Raises:
-      InputError: it computes something that has no form outside this process.
+      InputError: the network cannot be lowered, for example because it calls back into Python.
       DiskError: the file cannot be written.
     """
     (batch,) = jax.export.symbolic_shape("batch")
@@ -85,7 +70,7 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
 
 
 def recognizes(path: pathlib.Path) -> bool:
-    """Whether it is such a file, or one of that name with a network of StableHLO in it."""
+    """Returns True for a file with the format's header, or with its extension and MLIR bytecode."""
     if not path.is_file():
         return False
     if headers.format_of(path) == FORMAT.name:
@@ -96,53 +81,42 @@ def recognizes(path: pathlib.Path) -> bool:
 
 
 class _Runtime:
-    """See `interface.Runtime`; a process that imports jax and numpy reads the file and runs it."""
+    """A file that runs in a process with jax and numpy only; see `interface.Runtime`."""
 
     def __init__(self, path: pathlib.Path, threads: int):
         _, header = headers.read_graph(path)
         self.about, self._takes, self._path = header.about, header.takes, path
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}  # devices are this process's
-        # -P, not -I: jax may lie where PYTHONPATH says.
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}  # This process may use the devices.
+        # -P, not -I: jax may be on PYTHONPATH.
         command = [sys.executable, "-P", "-c", _READER, str(path.resolve()), str(threads)]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, stderr=self._errors, env=environment
         )
         weakref.finalize(self, _stop, self._process)
-        start = self._reply()
-        self.runtime = f"jax {start['jax']}"
+        self.runtime = f"jax {self._reply()}"
 
     def __call__(self, images: np.ndarray) -> Outputs:
-        """What it computes from uint8 images [B, H, W, channels]."""
+        """Computes `Outputs` from uint8 images [B, H, W, channels]."""
         if self._takes == "float32":
             images = normalized(self.about, images)
         try:
-            line = json.dumps([str(images.dtype), images.shape])
-            self._process.stdin.write(f"{line}\n".encode() + images.tobytes())
+            pickle.dump(images, self._process.stdin)
             self._process.stdin.flush()
         except OSError as error:
             raise self._ended() from error
-        arrays = self._reply()["arrays"]
-        return {name: self._array(np.dtype(kind), shape) for name, (kind, shape) in arrays.items()}
+        return self._reply()
 
-    def _array(self, kind: np.dtype, shape: list[int]) -> np.ndarray:
-        size = math.prod(shape) * kind.itemsize
-        content = self._process.stdout.read(size)
-        if len(content) < size:
-            raise self._ended()
-        return np.frombuffer(content, kind).reshape(shape)
-
-    def _reply(self) -> dict:
-        line = self._process.stdout.readline()
-        if not line:
-            raise self._ended()
-        content = json.loads(line)
-        if "error" in content:
+    def _reply(self) -> Any:
+        try:
+            kind, content = pickle.load(self._process.stdout)
+        except (EOFError, pickle.UnpicklingError) as error:
+            raise self._ended() from error
+        if kind == "error":
             raise errors.InputError(
-                f"{self._path} cannot be run by jax: {content['error']}; this is jax"
-                f" {jax.__version__}: if a newer one wrote the file, update jax, or export again"
-                " with this one"
+                f"{self._path} cannot be run by jax: {content}; this is jax {jax.__version__}: if a"
+                " newer one wrote the file, update jax, or export again with this one"
             )
         return content
 

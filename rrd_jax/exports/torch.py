@@ -1,4 +1,4 @@
-"""Weights as torch.save writes a state_dict, with a file beside them that says what they are of."""
+"""Weights as a state_dict of torch.save, with a header beside the file."""
 
 import json
 import pathlib

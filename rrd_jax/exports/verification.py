@@ -1,4 +1,4 @@
-"""What a file computes, compared with the network that it was written from."""
+"""Verification: the outputs of an exported file, compared with those of the network."""
 
 import functools
 from collections.abc import Callable
@@ -12,26 +12,25 @@ from rrd_jax.exports.interface import Exportable, Outputs, Runtime
 from rrd_jax.exports.sample_images import Images
 from rrd_jax.training import metrics
 
-# Of the largest value: what float32 may be off, and how close two classes are that are a tie.
+# Relative to the largest value: the tolerance of float32, and of ties between two classes.
 TOLERANCE, _TIE = 1e-4, 1e-5
-# What 8 bits must keep, per cent of top-1 or mean cosine of embeddings: less is no rounding.
-_LEAST_ALIKE, _LEAST_COSINE = 50.0, 0.9
+# With 8-bit weights: least percentage of equal classes, and least mean cosine of embeddings.
+_LEAST_AGREEMENT, _LEAST_COSINE = 50.0, 0.9
 _BATCH = 100
 
 
 class Comparison(NamedTuple):
-    """A file beside its network.
+    """The differences between a file and its network.
 
     Attributes:
-      images: how many there were.
-      what: they were, such as "test images".
-      difference: the largest of two logits, by the largest logit; of a network without a
-        classifier, of two values of embeddings.
-      agreement: per cent of the images that both put into the same class; ties count as such. None
-        without a classifier.
-      top1: of the file in per cent; None without labels.
+      images: number of images.
+      what: a description of the images, such as "test images".
+      difference: largest difference of logits, relative to the largest logit; of embeddings for a
+        network without a classifier.
+      agreement: percentage of images in the same class, including ties. None without a classifier.
+      top1: of the file, in per cent; None without labels.
       top1_here: of the network.
-      cosine: without a classifier, the mean cosine of both embeddings of an image; else None.
+      cosine: mean cosine of embeddings, for a network without a classifier; else None.
     """
 
     images: int
@@ -44,11 +43,11 @@ class Comparison(NamedTuple):
 
 
 class Trial:
-    """A network and the images that its files are tried on.
+    """A network and the images to compare its files on.
 
     Args:
       exportable: the network.
-      images: some.
+      images: see `sample_images.load`.
     """
 
     def __init__(self, exportable: Exportable, images: Images):
@@ -56,7 +55,7 @@ class Trial:
 
     @functools.cached_property
     def here(self) -> Outputs:
-        """What the network computes; raises an InputError for what is not finite."""
+        """The outputs of the network; raises an InputError if they are not finite."""
         outputs = _outputs(self.exportable, self.images.images, [_BATCH])
         name = _compared(outputs)
         if not np.isfinite(outputs[name]).all():
@@ -67,14 +66,14 @@ class Trial:
         return outputs
 
     def compare(self, runtime: Runtime, *, is_rounded: bool = False) -> Comparison:
-        """Calls a file with all images, in batches of several sizes.
+        """Runs a file on all images, in batches of several sizes, and compares its outputs.
 
         Args:
-          runtime: the file, opened.
-          is_rounded: whether its weights have 8 bits, and so may differ.
+          runtime: the opened file.
+          is_rounded: whether its weights have 8 bits, which allows larger differences.
 
         Raises:
-          InputError: it computes something else than the network.
+          InputError: the outputs differ from the network's.
         """
         here, there = self.here, _outputs(runtime, self.images.images, [1, _BATCH])
         if (name := _compared(here)) != _compared(there):
@@ -96,7 +95,7 @@ class Trial:
             top1_here=self._top1(here),
         )
         if is_rounded:
-            if self.images.is_real and result.agreement < _LEAST_ALIKE:
+            if self.images.is_real and result.agreement < _LEAST_AGREEMENT:
                 raise errors.InputError(
                     f"with weights of 8 bits it puts only {result.agreement:.1f} % of"
                     f" {result.images} {result.what} into the same class as the network does"
@@ -138,12 +137,12 @@ _WORDS = {"logits": "logits", "embedding": "embeddings"}
 
 
 def _compared(outputs: Outputs) -> str:
-    """The output that counts: of a network without a classifier its embedding."""
+    """Returns the name of the output to compare: logits, or embedding without a classifier."""
     return "logits" if "logits" in outputs else "embedding"
 
 
 def _outputs(compute: Callable[[np.ndarray], Outputs], images: np.ndarray, sizes: list[int]):
-    """The outputs for all images, in batches of these sizes; the last one counts for the rest."""
+    """Computes the outputs for all images in batches of these sizes, repeating the last size."""
     parts, first = [], 0
     while first < len(images):
         size = sizes[min(len(parts), len(sizes) - 1)]
@@ -170,7 +169,7 @@ def _check_shape(name: str, here: np.ndarray, there: np.ndarray) -> None:
 
 
 def _difference(here: np.ndarray, there: np.ndarray) -> float:
-    """The largest of two values, by the largest value."""
+    """Returns the largest difference, relative to the largest value."""
     return float(np.abs(here - there).max() / max(float(np.abs(here).max()), 1e-30))
 
 
@@ -181,7 +180,7 @@ def _of_embeddings(here: Outputs, there: Outputs) -> float:
 
 
 def _alike(here: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """[N]: whether both have the same top-1, or one that is as high here, but for rounding."""
+    """Returns [N]: whether the top-1 is the same, or a tie up to rounding."""
     places = np.arange(len(here))
     gap = here.max(-1) - here[places, there.argmax(-1)]
     return gap <= _TIE * np.abs(here).max()

@@ -1,4 +1,4 @@
-"""What the formats of weights alone share: entries, what they say of themselves, who runs them."""
+"""Files of weights: shared by the formats safetensors, torch and hub."""
 
 import contextlib
 import dataclasses
@@ -23,21 +23,20 @@ from rrd_jax.weights import exported, file_formats, files, published, to_torch
 
 
 def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
-    """The weights by the names that a file is to have.
+    """Returns the weights by the names of a file.
 
     Args:
       exportable: the network.
-      names: "ours", such as params/conv1/kernel; or those and the layouts of "torchvision", of
-        "timm", or "torch" of the library, or the reference, that has the network by its name.
+      names: see `Options`; with layouts of PyTorch for all but "ours".
 
     Raises:
-      UnfitError: it has no such names in PyTorch.
+      UnfitError: the network has no such names.
     """
     errors.lookup("names", names, dict.fromkeys(interface.NAMES))
     if isinstance(exportable.network, adapters.Projected):
         raise errors.UnfitError(
-            "files of weights hold a network alone, without the head that an objective trained"
-            " behind it: leave --head out, or take --format=onnx or stablehlo"
+            "files of weights do not hold the head of an objective: leave --head out, or use"
+            " --format=onnx or stablehlo"
         )
     if names == "ours":
         return exported.flatten(exportable.variables)
@@ -61,23 +60,23 @@ def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
 
 
 def is_exported(path: pathlib.Path, *, safetensors: bool) -> bool:
-    """Whether a path is a file of weights that says what it holds, and .safetensors or not."""
+    """Returns True if a path is a file of weights with a header."""
     if not path.is_file() or file_formats.is_safetensors(path) != safetensors:
         return False
     try:
         return exported.read(path) is not None
-    except errors.InputError:  # what it says is damaged; whoever opens it says so
+    except errors.InputError:  # The header is damaged; `open_file` raises for it.
         return True
 
 
 def is_ours(exportable: Exportable) -> bool:
-    """Whether it is a network of ours, which has names in PyTorch."""
+    """Returns True for a built-in network, which has names in PyTorch."""
     is_named = networks.canonical(exportable.about.model) in networks.MODELS
     return is_named and not isinstance(exportable.network, networks.CustomNetwork)
 
 
 def header(exportable: Exportable, form: str, names: str) -> dict[str, Any]:
-    """What a file says of itself, as JSON."""
+    """Returns the header of a file as JSON."""
     layout = "NHWC" if names == "ours" else "NCHW"
     outputs = ("logits", "embedding") if exportable.about.num_classes else ("embedding",)
     text = headers.to_json(Header(exportable.about, form, layout, "float32", outputs))
@@ -86,12 +85,12 @@ def header(exportable: Exportable, form: str, names: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def disk_errors(path: pathlib.Path) -> Iterator[None]:
-    """Makes what a library raises of a full disk a line."""
+    """Converts errors of libraries about a full disk to DiskErrors."""
     try:
         yield
     except OSError as error:
         raise errors.DiskError(f"{path} cannot be written ({error.strerror or error})") from error
-    except Exception as error:  # safetensors has a class of its own, with the system's words
+    except Exception as error:  # safetensors raises its own class with the system's message.
         if "os error" not in str(error) and "write" not in str(error):
             raise
         raise errors.DiskError(f"{path} cannot be written ({error})") from error
@@ -99,20 +98,20 @@ def disk_errors(path: pathlib.Path) -> Iterator[None]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InJax:
-    """Weights from a file in our network; see `Runtime`."""
+    """Weights from a file in our network; see `interface.Runtime`."""
 
     about: ModelInfo
     runtime: str
     exportable: Exportable
 
     def __call__(self, images: np.ndarray) -> Outputs:
-        """As Runtime has it."""
+        """See `interface.Runtime`."""
         return self.exportable(images)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class InTorch:
-    """Weights from a file in a network of torchvision or timm; see `Runtime`."""
+    """Weights from a file in a network of torchvision or timm; see `interface.Runtime`."""
 
     about: ModelInfo
     runtime: str
@@ -120,7 +119,7 @@ class InTorch:
     threads: int
 
     def __call__(self, images: np.ndarray) -> Outputs:
-        """As Runtime has it."""
+        """See `interface.Runtime`."""
         import torch
 
         before = torch.get_num_threads()
@@ -148,15 +147,15 @@ class InTorch:
 
 
 def open_file(path: pathlib.Path, threads: int, *, why_not: str = "") -> Runtime:
-    """A file or folder of weights, in the network that it is for.
+    """Opens a file or folder of weights in its network, of PyTorch if possible.
 
     Args:
-      path: as `exported.read` reads it.
-      threads: that PyTorch may use, 0 for all.
-      why_not: no network of PyTorch is to be tried; "" to try one.
+      path: of the file or folder, see `exported.read`.
+      threads: of PyTorch, 0 for all cores.
+      why_not: the reason not to try a network of PyTorch; "" to try one.
 
     Raises:
-      InputError: it is damaged, or no exported one.
+      InputError: the file is damaged, or not an exported one.
     """
     file = exported.weights_of(path)
     said = exported.read(file)
@@ -184,7 +183,7 @@ def _ours(about: ModelInfo, variables: dict[str, Any]) -> Exportable:
 
 
 def _tensors(file: pathlib.Path, library: str, said: exported.WeightsInfo) -> dict[str, Any]:
-    """The state dict of a file, as users of that library read it."""
+    """Reads the state dict of a file, as users of the library do."""
     import torch
 
     if file_formats.is_safetensors(file):
@@ -194,17 +193,17 @@ def _tensors(file: pathlib.Path, library: str, said: exported.WeightsInfo) -> di
     if said.names == library:
         return state_dict
     model = said.about.model
-    if renaming := published.renaming(model, "timm"):  # a folder for hubs has timm's names
+    if renaming := published.renaming(model, "timm"):  # Folders for hubs have timm's names.
         state_dict = {renaming.to_ours(name): tensor for name, tensor in state_dict.items()}
     return published.respell(state_dict, model, library)
 
 
 def _make(about: ModelInfo, names: str) -> tuple[str, Any]:
-    """(The library, its network without these weights), or (why there is none, None).
+    """Returns (library, its network without these weights), or (reason, None).
 
     Args:
       about: of the network.
-      names: of the entries, as `entries` has it.
+      names: of the entries, see `Options`.
     """
     makers = {k: make for k, make in _makers(about).items() if names in (k, "torch")}
     if not makers:
@@ -217,7 +216,7 @@ def _make(about: ModelInfo, names: str) -> tuple[str, Any]:
 
 
 def _makers(about: ModelInfo) -> dict[str, Callable[[], Any]]:
-    """What makes a network, by library; only those that have it."""
+    """Returns functions that build the network, by library."""
     known, channels = published.of(about.model), about.preprocessing.channels
 
     def torchvision():
@@ -234,12 +233,12 @@ def _makers(about: ModelInfo) -> dict[str, Callable[[], Any]]:
 
     makers = {"torchvision": torchvision, "timm": timm}
     if not about.num_classes:
-        del makers["torchvision"]  # whose networks have a classifier
+        del makers["torchvision"]  # torchvision has no networks without a classifier.
     return {library: make for library, make in makers.items() if getattr(known, library)}
 
 
 def _with_channels(module: Any, channels: int) -> Any:
-    """torchvision's network for images of other channels: its first convolution is made anew."""
+    """Replaces the first convolution of a torchvision network for another number of channels."""
     import torch
 
     name, first = next(
@@ -255,7 +254,7 @@ def _with_channels(module: Any, channels: int) -> Any:
 
 
 def fill(file: pathlib.Path, module: Any, state_dict: dict[str, Any]) -> None:
-    """Loads a state dict strictly; raises an InputError where it does not fit."""
+    """Loads a state dict strictly; raises an InputError if it does not fit."""
     try:
         module.load_state_dict(state_dict, strict=True)
     except RuntimeError as error:

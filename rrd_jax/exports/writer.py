@@ -1,4 +1,4 @@
-"""A file is written beside its place, tried there, and moved into it whole, or not at all."""
+"""Writing of exported files: a draft is verified before it is moved to its path."""
 
 import contextlib
 import dataclasses
@@ -23,20 +23,20 @@ from rrd_jax.teacher import adapters
 from rrd_jax.terminal import runtime_errors, tables
 from rrd_jax.training.choices import NetworkChoice
 
-_FLAGS = {"fold": "nofold"}  # as the command calls an option
-_PLAIN = Options()
+_FLAGS = {"fold": "nofold"}  # flags of the command whose names are not the option's
+_DEFAULT = Options()
 _VALUES = {"quantize": ("", "int8"), "names": interface.NAMES}
 
 
 class Written(NamedTuple):
-    """A file that was written.
+    """An exported file.
 
     Attributes:
       format: name.
-      path: of the file, or folder.
-      bytes: of it, and of what lies beside it.
-      runtime: that it was read back with; "" where nothing here can run it.
-      comparison: with the network; None where it was not run.
+      path: of the file or folder.
+      bytes: size, including a header beside it.
+      runtime: the library that verified it; "" if it cannot be run here.
+      comparison: with the network; None if the file was not run.
     """
 
     format: str
@@ -48,7 +48,7 @@ class Written(NamedTuple):
     def __str__(self) -> str:
         size = f"{self.path}, {tables.bytes_shown(self.bytes)}"
         if self.comparison is None:
-            return f"{size}: its structure is right; not run here"
+            return f"{size}: its structure is verified; not run here"
         compared = self.comparison
         tried = f"{size}: read back by {self.runtime}; {compared.images} {compared.what}"
         if compared.agreement is None:
@@ -71,10 +71,10 @@ def exportable(
     about: ModelInfo,
     terms: Mapping[str, Objective] | None = None,
 ) -> Exportable:
-    """A network on its way out, which computes in float32 whatever it was trained in.
+    """Returns an Exportable that computes in float32.
 
     Raises:
-      InputError: it is not known how its images become what it sees.
+      InputError: the preprocessing of its images is unknown.
     """
     if about.preprocessing is None:
         raise errors.InputError(
@@ -86,7 +86,7 @@ def exportable(
         inside = exportable(network.network, variables, about, terms).network
         return Exportable(dataclasses.replace(network, network=inside), variables, about, terms)
     if isinstance(network, adapters.Adapter):
-        return Exportable(network, variables, about, terms)  # of a teacher, in float32
+        return Exportable(network, variables, about, terms)  # Teachers are loaded in float32.
     if imports.is_path(about.model):
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in about.options.items()}
         network = NetworkChoice(about.model, jnp.float32, options=options).create(about.num_classes)
@@ -97,7 +97,7 @@ def exportable(
 
 
 def options_of(**given: Any) -> Options:
-    """Options by name; raises an InputError for others, and for values that they cannot have."""
+    """Returns Options; raises an InputError for unknown names and invalid values."""
     for name, value in given.items():
         errors.lookup("option", name, {field.name: field for field in dataclasses.fields(Options)})
         known = _VALUES.get(name, (False, True))
@@ -109,40 +109,40 @@ def options_of(**given: Any) -> Options:
 
 
 def check_options(form: Format, options: Options) -> None:
-    """Raises an InputError for an option that a format does not know."""
+    """Raises an InputError for an option that a format does not support."""
     for name in unknown_options(form, options):
         raise errors.InputError(
-            f"{flag(name)} means nothing to format '{form.name}', which knows"
+            f"{flag(name)} is not supported by format '{form.name}', which supports"
             f" {', '.join(map(flag, form.options)) or 'no options'}"
         )
 
 
 def flag(option: str) -> str:
-    """What the command calls an option."""
+    """Returns the command's flag for an option."""
     return f"--{_FLAGS.get(option, option)}"
 
 
 def unknown_options(form: Format, options: Options) -> list[str]:
-    """Those that are set and that a format does not know."""
+    """Returns the options that are set and that a format does not support."""
     names = [field.name for field in dataclasses.fields(Options)]
-    changed = [name for name in names if getattr(options, name) != getattr(_PLAIN, name)]
+    changed = [name for name in names if getattr(options, name) != getattr(_DEFAULT, name)]
     return [name for name in changed if name not in form.options]
 
 
 def known_options(form: Format, options: Options) -> Options:
-    """Without those that a format does not know."""
-    plain = {name: getattr(_PLAIN, name) for name in unknown_options(form, options)}
+    """Returns the options without those that a format does not support."""
+    plain = {name: getattr(_DEFAULT, name) for name in unknown_options(form, options)}
     return dataclasses.replace(options, **plain)
 
 
-def file_name(about: ModelInfo, form: Format, options: Options = _PLAIN, suffix: str = "") -> str:
-    """Of a network's file in a folder of several, such as resnet8.onnx or resnet8-int8.tflite.
+def file_name(about: ModelInfo, form: Format, options: Options = _DEFAULT, suffix: str = "") -> str:
+    """Returns the name of a file, such as resnet8.onnx or resnet8-int8.tflite.
 
     Args:
       about: the network.
       form: the format.
       options: of the file.
-      suffix: behind the network's name.
+      suffix: of the network's name.
     """
     model = re.sub(r"[^\w.+-]+", "-", about.model.rpartition(":")[2]).strip("-.") or "network"
     parts = [model + suffix, *([options.quantize] if options.quantize else [])]
@@ -150,17 +150,15 @@ def file_name(about: ModelInfo, form: Format, options: Options = _PLAIN, suffix:
 
 
 def check_place(path: pathlib.Path, form: Format, *, overwrite: bool) -> None:
-    """Looks whether a file can go where it is to go.
+    """Checks that a file can be written to a path.
 
     Raises:
-      InputError: something is there that is not to be overwritten, or it is a run's.
-      UnavailableError: what is there can only be told by a library that is missing.
+      InputError: the path exists and must not be overwritten, or is in the checkpoints of a run.
+      UnavailableError: the library that recognizes the existing file is not installed.
     """
     for above in path.absolute().parents:
         if above.name == "checkpoints" and checkpoints.read_meta(above) is not None:
-            raise errors.InputError(
-                f"{path} lies in the checkpoints of a run, which it would garble; write elsewhere"
-            )
+            raise errors.InputError(f"{path} is in the checkpoints of a run; write elsewhere")
     if form.extension and path.suffix != form.extension:
         raise errors.InputError(
             f"a file of format '{form.name}' ends in {form.extension}: write"
@@ -180,7 +178,7 @@ def check_place(path: pathlib.Path, form: Format, *, overwrite: bool) -> None:
 
 
 def _is_ours(path: pathlib.Path, form: Format) -> bool:
-    """Whether a file of ours is there; one that is damaged is not known to be."""
+    """Returns True if an intact export exists at a path."""
     try:
         if path.exists() and form.recognizes(path):
             if form.open is not None:
@@ -195,43 +193,43 @@ def write(
     trial: Trial,
     form: Format,
     path: pathlib.Path,
-    options: Options = _PLAIN,
+    options: Options = _DEFAULT,
     *,
     overwrite: bool = False,
 ) -> Written:
-    """Writes a network in a format, and reads it back.
+    """Writes a network in a format, and verifies the file.
 
     Args:
       trial: the network, and images to compare on.
       form: the format.
-      path: of the file, or folder; the folder that it goes to is made if need be.
-      options: that the format knows.
-      overwrite: whether what was written there before is replaced.
+      path: of the file or folder; missing parent folders are created.
+      options: supported by the format.
+      overwrite: whether to replace an earlier export.
 
     Raises:
-      InputError: the format cannot hold this network, the file computes something else than the
-        network, or something else is at its place.
-      UnavailableError: a library that the format needs is not installed.
-      DiskError: the disk does not take it. Nothing is left behind then, in all these cases.
+      InputError: the format cannot hold this network, the outputs of the file differ from the
+        network's, or the path exists.
+      UnavailableError: a library of the format is not installed.
+      DiskError: the file cannot be written. After errors, nothing is left behind.
     """
     check_options(form, options)
     interface.require(form.name, form.extra, form.modules)
     check_place(path, form, overwrite=overwrite)
     with _beside(path) as folder:
         draft = folder / path.name
-        with _told(form.name, draft, path):
+        with _named_errors(form.name, draft, path):
             form.write(trial.exportable, draft, options)
             runtime, comparison = "", None
             if form.open is not None:
                 opened = form.open(draft, 0)
                 comparison = trial.compare(opened, is_rounded=bool(options.quantize))
                 runtime = opened.runtime
-                del opened  # before its file moves
+                del opened  # Releases the file before it is moved.
             elif form.check is not None:
                 form.check(trial.exportable, draft)
         drafts = [draft for draft in folder.rglob("*") if draft.is_file()]
         size = sum(draft.stat().st_size for draft in drafts)
-        for draft in drafts:  # some libraries write what nobody else may read
+        for draft in drafts:  # Some libraries create files that only their owner can read.
             draft.chmod(0o666 & ~_umask())
         _move(folder, path)
     return Written(form.name, path, size, runtime, comparison)
@@ -239,13 +237,13 @@ def write(
 
 @contextlib.contextmanager
 def _beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder on the same disk as a path, which is gone at the end."""
-    made = []
+    """Creates a temporary folder on the same disk as a path."""
+    created = []
     try:
         for above in [*reversed(path.absolute().parents)]:
             if not above.exists():
                 above.mkdir()
-                made.append(above)
+                created.append(above)
         folder = pathlib.Path(tempfile.mkdtemp(".part", f".{path.name[:100]}.", path.parent))
     except OSError as error:
         raise _unwritable(path, error) from error
@@ -253,13 +251,13 @@ def _beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        for above in reversed(made):  # that hold nothing, where nothing was written
+        for above in reversed(created):  # Removes empty folders if nothing was written.
             with contextlib.suppress(OSError):
                 above.rmdir()
 
 
 def _umask() -> int:
-    """What the user keeps from others; it can only be read by setting it."""
+    """Returns the process's umask, which can only be read by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
@@ -267,17 +265,12 @@ def _umask() -> int:
 
 def _unwritable(path: pathlib.Path, error: OSError) -> errors.InputError:
     kind = errors.DiskError if runtime_errors.is_of_disk(error) else errors.InputError
-    return kind(
-        f"{path} cannot be written ({error.strerror or error}); write elsewhere, or mend it"
-    )
+    return kind(f"{path} cannot be written ({error.strerror or error}); write elsewhere, or fix it")
 
 
 @contextlib.contextmanager
-def _told(name: str, draft: pathlib.Path, path: pathlib.Path) -> Iterator[None]:
-    """Errors say which format they are of, and the file's place instead of that of its draft.
-
-    A full disk is told as such, whoever meets it.
-    """
+def _named_errors(name: str, draft: pathlib.Path, path: pathlib.Path) -> Iterator[None]:
+    """Adds the format to errors, replaces the draft's path, and detects a full disk."""
     try:
         yield
     except errors.UnavailableError:
@@ -296,7 +289,7 @@ def _told(name: str, draft: pathlib.Path, path: pathlib.Path) -> Iterator[None]:
 
 
 def _move(folder: pathlib.Path, path: pathlib.Path) -> None:
-    """Moves all that a format has written to its place; what was there goes first."""
+    """Moves a draft, and the files beside it, to the path; existing folders are moved away."""
     try:
         for draft in sorted(folder.iterdir(), key=lambda draft: draft.name == path.name):
             place = path.with_name(draft.name)

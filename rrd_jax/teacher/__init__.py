@@ -1,1 +1,1 @@
-"""The frozen teacher: several as one, folded, remembered."""
+"""Frozen teachers: loading, folding, ensembles, preprocessing and the cache of their outputs."""

@@ -77,6 +77,6 @@ def describe(
         mean, std = (" ".join(f"{v:.4g}" for v in values) for values in (seen.mean, seen.std))
         parts.append(f"mean {mean}, std {std}")
     return (
-        f"the teacher in {where} sees images in its own way: {'; '.join(parts)}"
+        f"the teacher in {where} has its own preprocessing: {'; '.join(parts)}"
         f" ({teaching.section}.image_size, .interpolation, .mean and .std set others)"
     )

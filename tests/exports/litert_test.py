@@ -13,10 +13,6 @@ from tests import fresh
 from tests.exports import graphs
 
 pytest.importorskip("litert_converter")
-_FAMILIES = [
-    *("resnet8x4", "vgg8", "wrn_16_2", "mobilenetv2_cifar", "shufflenetv1_cifar"),
-    *("shufflenetv2_cifar", "resnet18", "mobilenetv2", "shufflenetv2_x1_0"),
-]
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +31,6 @@ def _same(exportable, path, tolerance=1e-4, counts=(1, 7, 20, 1)):
     return runtime
 
 
-def test_a_file_computes_the_same_for_batches_of_any_size(file):
-    runtime = _same(graphs.exportable(), file)
-    assert runtime.about == graphs.exportable().about
-    assert runtime.runtime.startswith("ai-edge-litert ")
-    assert litert.FORMAT.recognizes(file)
-
-
 def test_convolutions_keep_their_activations_and_stay_whole(file):
     from ai_edge_litert.interpreter import Interpreter
 
@@ -55,17 +44,6 @@ def test_convolutions_keep_their_activations_and_stay_whole(file):
         "inputs": ["images"],
         "outputs": ["embedding", "logits"],
     }
-
-
-@pytest.mark.parametrize(
-    "name", fresh.all_but_quick_are_long([*graphs.OWN, *_FAMILIES], ["linen", "nnx", "equinox"])
-)
-def test_every_network_computes_the_same_and_takes_uint8(name, tmp_path):
-    shape = (32, 32, 3) if name in _FAMILIES else (8, 8, 1)
-    exportable = graphs.exportable(name, shape)
-    options = interface.Options(fold=name in _FAMILIES, embed_preprocessing=True)
-    litert.FORMAT.write(exportable, tmp_path / "file", options)
-    _same(exportable, tmp_path / "file")
 
 
 def _weighted(network):
@@ -108,21 +86,6 @@ def test_operations_that_are_unknown_are_named(tmp_path):
             litert.FORMAT.write(_exportable(network), tmp_path / "file", interface.Options())
         assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
-
-
-def test_nothing_is_printed(file, capfd, tmp_path):
-    litert.FORMAT.write(graphs.exportable(), tmp_path / "file", interface.Options(quantize="int8"))
-    litert.FORMAT.open(file, 2)(graphs.images(3))
-    assert capfd.readouterr() == ("", "")
-
-
-def test_damaged_files_are_refused(file, tmp_path):
-    path = tmp_path / "renamed.onnx"
-    for damage, content in graphs.damages(file.read_bytes()).items():
-        path.write_bytes(content)
-        with pytest.raises(errors.InputError, match=r"damaged|does not say"):
-            litert.FORMAT.open(path, 1)
-        assert litert.FORMAT.recognizes(path) == (damage != "empty")
 
 
 def test_files_of_others_do_not_say_their_classes(file, tmp_path):

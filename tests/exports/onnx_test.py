@@ -13,10 +13,7 @@ from rrd_jax import errors, networks
 from rrd_jax.data.model_info import ModelInfo, Preprocessing
 from rrd_jax.exports import onnx as package
 from rrd_jax.exports.interface import Exportable, Options
-from rrd_jax.networks.mobilenet import MobileNetV2
 from rrd_jax.networks.resnet import ResNet
-from rrd_jax.networks.shufflenet import ShuffleNetV1
-from rrd_jax.networks.wrn import WideResNet
 from rrd_jax.objectives import Objective
 from tests import tiny
 from tests.exports import made
@@ -27,12 +24,6 @@ pytest.importorskip("onnxruntime")
 
 _NAMES = ('"a", or b', "größer \udcff", "犬")  # the second one of a folder whose name is not UTF-8
 _USERS = "tests.networks.custom_nets"
-_FAMILIES = {
-    "resnext": ResNet(3, (1,), (8, 8), bottleneck=True, inner=2, groups=4, imagenet_stem=True),
-    "wide resnet": WideResNet(3, depth=10, factor=1),
-    "mobilenet": MobileNetV2(3, 8, ((1, 8, 1, 1), (4, 8, 2, 2)), torchvision=True),
-    "shufflenet": ShuffleNetV1(3, widths=(48,), blocks=(2,), groups=3),
-}
 
 
 class Zoo(nn.Module):
@@ -134,15 +125,6 @@ def test_a_residual_network_is_convolutions_and_sums_and_nothing_else(small, tmp
         **{"Conv": 4, "Relu": 3, "Add": 1},
         **{"GlobalAveragePool": 1, "Reshape": 1, "Gemm": 1},
     }
-
-
-@pytest.mark.parametrize("name", _FAMILIES)
-@pytest.mark.long
-def test_a_small_network_of_each_family(name, tmp_path):
-    operators = _check(_exportable(_FAMILIES[name]), tmp_path)
-    assert bool(operators["Transpose"]) == (name == "shufflenet")  # a shuffle is one
-    assert operators["Gemm"] == 1
-    assert operators["Conv"] > 4
 
 
 @pytest.mark.long

@@ -8,10 +8,7 @@ import pytest
 
 from rrd_jax import errors
 from rrd_jax.exports import interface, stablehlo
-from tests import fresh
 from tests.exports import graphs
-
-_FAMILIES = ["resnet8x4", "vgg8", "wrn_16_2", "mobilenetv2_cifar", "shufflenetv2_cifar"]
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +18,8 @@ def file(tmp_path_factory):
     return path
 
 
-def test_a_process_of_its_own_computes_the_same_for_batches_of_any_size(file):
-    exportable = graphs.exportable()
-    assert stablehlo.FORMAT.recognizes(file)
+def test_errors_of_the_process_that_runs_a_file_are_reported(file):
     runtime = stablehlo.FORMAT.open(file, 1)
-    assert runtime.about == exportable.about
-    assert runtime.runtime == f"jax {jax.__version__}"
-    for count in (1, 7):
-        graphs.check_same(runtime(graphs.images(count)), exportable(graphs.images(count)))
     with pytest.raises(errors.InputError, match=r"cannot be run by jax: \w+: .*this is jax"):
         runtime(graphs.images(2, (9, 9, 1)))
     with pytest.raises(errors.InputError, match="has ended"):
@@ -46,34 +37,18 @@ def test_the_end_of_that_process_is_one_line(file, monkeypatch):
         stablehlo.FORMAT.open(file, 0)
 
 
-@pytest.mark.parametrize(
-    "name", fresh.all_but_quick_are_long([*graphs.OWN, *_FAMILIES], ["linen", "equinox"])
-)
-def test_three_lines_of_any_program_run_it(name, tmp_path):
-    shape = (32, 32, 3) if name in _FAMILIES else (8, 8, 1)
-    exportable = graphs.exportable(name, shape)
-    options = interface.Options(fold=name in _FAMILIES, embed_preprocessing=True)
-    stablehlo.FORMAT.write(exportable, tmp_path / "file", options)
-    function = jax.export.deserialize((tmp_path / "file").read_bytes())
+def test_any_program_with_jax_runs_a_file(file):
+    function = jax.export.deserialize(file.read_bytes())
     assert set(function.platforms) == {"cpu", "cuda", "tpu"}
-    images = graphs.images(7, shape)
-    outputs = {k: np.asarray(v) for k, v in function.call(images).items()}
-    graphs.check_same(outputs, exportable(images))
+    images = graphs.exportable().normalize(graphs.images(7))
+    outputs = {name: np.asarray(value) for name, value in function.call(images).items()}
+    graphs.check_same(outputs, graphs.exportable()(graphs.images(7)))
 
 
-def test_damaged_files_are_refused(file, tmp_path):
-    path = tmp_path / "renamed.onnx"
-    for damage, content in graphs.damages(file.read_bytes()).items():
-        path.write_bytes(content)
-        with pytest.raises(errors.InputError, match=r"damaged|does not say"):
-            stablehlo.FORMAT.open(path, 1)
-        whole_record = damage in ("flip at the start", "flip in the graph")
-        assert stablehlo.FORMAT.recognizes(path) == whole_record
-    path.write_bytes(file.read_bytes())
+def test_a_damaged_header_is_recognized_by_extension(file, tmp_path):
+    path = tmp_path / "cut.stablehlo"
+    path.write_bytes(file.read_bytes()[:-9])
     assert stablehlo.FORMAT.recognizes(path)
-    cut = path.rename(tmp_path / "cut.stablehlo")
-    cut.write_bytes(cut.read_bytes()[:-9])
-    assert stablehlo.FORMAT.recognizes(cut)
 
 
 def test_what_only_this_process_can_compute_is_refused(tmp_path, monkeypatch):

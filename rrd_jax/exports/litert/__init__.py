@@ -1,6 +1,6 @@
 """TFLite files, made from StableHLO without TensorFlow, and LiteRT, which runs them.
 
-A program that knows nothing of this package runs one:
+A program without this package runs a file:
 
     interpreter = Interpreter(model_path="student.tflite")  # of ai_edge_litert.interpreter
     interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], images.shape)
@@ -20,6 +20,7 @@ from rrd_jax.exports.interface import (
     Format,
     Options,
     Outputs,
+    in_batches_or_singly,
     normalized,
     require,
     version_of,
@@ -32,11 +33,11 @@ _MAGIC = b"TFL3"
 
 
 def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
-    """Writes the network as TFLite, followed by what is known of it.
+    """Writes the network as TFLite, with its header appended.
 
     Raises:
-      InputError: it computes something that TFLite has no operation for.
-      UnavailableError: weights are to be quantized, and no library for it is installed.
+      InputError: the network uses an operation without counterpart in TFLite.
+      UnavailableError: the library that quantizes weights is not installed.
       DiskError: the file cannot be written.
     """
     if options.quantize:
@@ -53,14 +54,14 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
 
 
 def recognizes(path: pathlib.Path) -> bool:
-    """Whether it is a TFLite file."""
+    """Returns True for a TFLite file."""
     with contextlib.suppress(OSError), path.open("rb") as file:
         return file.read(8)[4:] == _MAGIC
     return False
 
 
 def _quantized(graph: bytes) -> bytes:
-    """A graph with weights of 8 bits, one scale a channel; activations follow as it runs."""
+    """Quantizes weights to 8 bits, with one scale per channel; activations stay float32."""
     from litert_quantizer import quantizer, recipe
 
     quantizing = quantizer.Quantizer(bytearray(graph), recipe.dynamic_wi8_afp32())
@@ -92,13 +93,11 @@ class _Runtime:
         self._outputs = self._interpreter.get_signature_runner().get_output_details()
 
     def __call__(self, images: np.ndarray) -> Outputs:
-        """What it computes from uint8 images [B, H, W, channels]."""
+        """Computes `Outputs` from uint8 images [B, H, W, channels]."""
         if self._header.takes == "float32":
             images = normalized(self.about, images)
-        if self._input["shape_signature"][0] < 0:
-            return self._run(images)
-        single = [self._run(images[i : i + 1]) for i in range(len(images))]
-        return {name: np.concatenate([y[name] for y in single]) for name in self._header.outputs}
+        any_batch = self._input["shape_signature"][0] < 0
+        return in_batches_or_singly(self._run, images, any_batch=any_batch)
 
     def _run(self, images: np.ndarray) -> Outputs:
         index = self._input["index"]

@@ -1,8 +1,8 @@
-"""StableHLO to TFLite, with the fast operations of a fixed batch, for batches of any size.
+"""Conversion of StableHLO to TFLite, with the fast operations of a fixed batch, for any batch.
 
-From a symbolic batch litert-converter makes shapes that are computed as the network runs, beside
-which ReLUs are no longer parts of convolutions: 2 to 40 times slower. So a network is converted for
-two fixed batches. Where the results differ is the batch, and there the first one is made free.
+For a symbolic batch, litert-converter computes shapes at run time and does not fuse ReLUs into
+convolutions, which is 2 to 40 times slower. A network is therefore converted for two fixed batches,
+and the sizes in which the results differ are made dynamic.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,24 +20,24 @@ from rrd_jax.exports.library_output import reason
 # computes well.
 _PLATFORM = ("tpu",)
 _BATCHES = (5, 7)
-_FREE = -1  # "as many as there are", where a shape or a size is an operand
-_SHAPES = {("tfl.reshape", 1), ("tfl.slice", 2)}  # such operands, by place
+_FREE = -1  # a dynamic size in a shape operand
+_SHAPES = {("tfl.reshape", 1), ("tfl.slice", 2)}  # shape operands: operation and index
 
 
 class _FixedError(Exception):
-    """The batch is in a place from which it cannot be freed."""
+    """The batch size cannot be made dynamic."""
 
 
 def convert(exportable: Exportable, options: Options) -> tuple[bytes, tuple[str, ...]]:
-    """The network as a TFLite graph; its input is called `images`, its outputs as in `Outputs`.
+    """Converts the network to a TFLite graph with input `images` and the outputs of `Outputs`.
 
     The graph takes any number of images, unless its first dimension is fixed at 1.
 
     Returns:
-      The graph, and the names of what it computes in its order.
+      The graph, and the names of its outputs in order.
 
     Raises:
-      InputError: it computes something that TFLite has no operation for.
+      InputError: the network uses an operation without counterpart in TFLite.
     """
     from litert_converter import converter_api_ext as api
     from litert_converter.mlir import ir
@@ -58,7 +58,7 @@ def convert(exportable: Exportable, options: Options) -> tuple[bytes, tuple[str,
 
 
 def _slower(exportable: Exportable, options: Options, outputs: Sequence[str]) -> bytes:
-    """A graph for a symbolic batch, or of one image where that is not possible."""
+    """Converts for a symbolic batch, or for one image if that is not possible."""
     batches = (*jax.export.symbolic_shape("batch"), 1)
     for batch in batches:
         try:
@@ -71,7 +71,7 @@ def _slower(exportable: Exportable, options: Options, outputs: Sequence[str]) ->
 
 
 def refusal(exportable: Exportable, why: str) -> errors.UnfitError:
-    """The error for a network that LiteRT cannot run."""
+    """Returns the error for a network that LiteRT cannot run."""
     return errors.UnfitError(
         f"network '{exportable.about.model}' cannot be written as TFLite: {why}; format"
         " 'stablehlo' takes any network"
@@ -79,7 +79,7 @@ def refusal(exportable: Exportable, why: str) -> errors.UnfitError:
 
 
 def _translate(exported: jax.export.Exported, outputs: Sequence[str]) -> Any:
-    """The module in TFLite's operations."""
+    """Converts a module to TFLite's operations."""
     from litert_converter import converter_api_ext as api
     from litert_converter.mlir import ir, passmanager
 
@@ -96,7 +96,7 @@ def _translate(exported: jax.export.Exported, outputs: Sequence[str]) -> Any:
 
 
 def _pad_first(ir: Any, pooling: Any) -> None:
-    """Pads before a pooling instead of in it: TFLite's average pooling does not count zeros."""
+    """Moves padding before a pooling: TFLite's average pooling does not count padding."""
     if "padding" not in pooling.attributes or len(pooling.operands) != 2:
         return
     images, start = pooling.operands
@@ -122,7 +122,7 @@ def _pad_first(ir: Any, pooling: Any) -> None:
 
 
 def _tile(ir: Any, broadcast: Any) -> None:
-    """Repeats values instead of broadcasting them to a shape, in which the batch would stand."""
+    """Replaces a broadcast to a shape, which would contain the batch, by a tile."""
     value, wanted = broadcast.operands[0], ir.RankedTensorType(broadcast.results[0].type)
     sizes = [np.array(kind.shape) for kind in (ir.RankedTensorType(value.type), wanted)]
     if len(sizes[0]) != len(sizes[1]) or min(*sizes[0], *sizes[1], 1) < 1:
@@ -142,7 +142,7 @@ def _tile(ir: Any, broadcast: Any) -> None:
 
 
 def _graph(module: Any) -> bytes:
-    """The bytes of a module; raises a ValueError that names what TFLite has no operation for."""
+    """Returns the bytes of a module; raises a ValueError that names unsupported operations."""
     from litert_converter import converter_api_ext as api
 
     names = {operation.name for operation in _operations(module.operation)}  # the export changes it
@@ -156,15 +156,15 @@ def _graph(module: Any) -> bytes:
 
 
 def _free_batch(ir: Any, module: Any, other: Any) -> None:
-    """Makes a module of a fixed batch one of any batch.
+    """Makes the fixed batch of a module dynamic.
 
     Args:
-      ir: the library of both.
-      module: the operation that is changed.
+      ir: MLIR's library.
+      module: the operation to change.
       other: the same network for another batch.
 
     Raises:
-      _FixedError: they differ in another way than by their batch in shapes.
+      _FixedError: the modules differ in more than the batch in shapes.
     """
     pairs = [list(_operations(operation)) for operation in (module, other)]
     if [operation.name for operation in pairs[0]] != [operation.name for operation in pairs[1]]:
@@ -186,7 +186,7 @@ def _free_batch(ir: Any, module: Any, other: Any) -> None:
 
 
 def _free_attribute(ir: Any, operation: Any, twin: Any, name: str) -> None:
-    """Frees the batch in a constant that is a shape."""
+    """Makes the batch dynamic in a constant shape."""
     value, copy = operation.attributes[name], twin.attributes[name]
     if value == copy:
         return
@@ -195,7 +195,7 @@ def _free_attribute(ir: Any, operation: Any, twin: Any, name: str) -> None:
         raise _FixedError
     numbers, others = (np.array(ir.DenseElementsAttr(a)) for a in (value, copy))
     differ = numbers != others
-    # A reshape computes one dimension; a slice that takes all takes what is left.
+    # -1 infers one dimension of a reshape, and takes the rest in a slice.
     if differ.sum() != 1 or (numbers[differ] * _BATCHES[1] != others[differ] * _BATCHES[0]).any():
         raise _FixedError
     free = np.where(differ, _FREE, numbers).astype(numbers.dtype)
@@ -217,7 +217,7 @@ def _free_type(ir: Any, kind: Any, other: Any) -> Any:
 
 
 def _operations(operation: Any) -> Iterator[Any]:
-    """Every operation within one."""
+    """Yields all nested operations."""
     for region in operation.regions:
         for block in region.blocks:
             for inner in block.operations:

@@ -1,4 +1,4 @@
-"""Operators on elements."""
+"""Elementwise operators."""
 
 from collections.abc import Callable
 from functools import partial
@@ -39,7 +39,7 @@ def _comparison(name: str, graph: Graph, op: Any, *operands: View) -> View:
 
 
 def _comparable(graph: Graph, x: View) -> View:
-    """With a type that readers of ONNX compare and choose from."""
+    """Casts small integers and bools to int32, which comparisons and Where support everywhere."""
     return cast(graph, x, np.int32) if x.dtype.itemsize < 4 else x
 
 
@@ -67,7 +67,7 @@ def _select(graph: Graph, op: Any, which: View, *cases: View) -> View:
 
 
 def cast(graph: Graph, x: View, dtype: Any) -> View:
-    """The array with elements of that type."""
+    """Casts an array."""
     dtype = np.dtype(dtype)
     if x.dtype == dtype:
         return x

@@ -1,4 +1,4 @@
-"""Fewer operators that compute the same: a node joins the one before it, if only it reads that."""
+"""Fusion: a node is merged with the node before it if it is the only one to read its result."""
 
 import math
 from collections import Counter
@@ -8,18 +8,18 @@ import numpy as np
 
 from rrd_jax.exports.onnx.graph import BATCH, Graph, Node, Tensor
 
-# (graph, the node before, the node) -> whether the node now does the work of both, or its results
-# are now computed by the node before, and the node is to be removed.
+# (graph, the node before, the node) -> whether they were fused: into the node, or into the node
+# before, so that the node has to be removed.
 _Rule = Callable[[Graph, Node, Node], bool]
 _GONE = "gone"
 
 
 def fuse(graph: Graph, *, scales: bool = True) -> None:
-    """Joins nodes until no two can be joined.
+    """Fuses nodes until no rule applies.
 
     Args:
-      graph: that is changed.
-      scales: whether factors may become part of convolutions' weights, as of batch norms.
+      graph: changed in place.
+      scales: whether to fold factors, such as those of batch norms, into convolutions.
     """
     rules = dict(_RULES)
     if not scales:
@@ -43,7 +43,7 @@ def fuse(graph: Graph, *, scales: bool = True) -> None:
 
 
 def _before(node: Node, makers: dict[int, Node], uses: Counter) -> Node | None:
-    """The node whose only result goes nowhere but into this one, at one place."""
+    """Returns the node whose only result is used once, by this node."""
     for tensor in node.inputs:
         if tensor is not None and tensor.value is None:
             before = makers.get(id(tensor))
@@ -53,18 +53,18 @@ def _before(node: Node, makers: dict[int, Node], uses: Counter) -> Node | None:
 
 
 def _constant(node: Node) -> np.ndarray | None:
-    """The constant operand of an operator on two arrays; None where there is none."""
+    """Returns the constant operand of a binary operator; None if there is none."""
     return next((x.value for x in node.inputs if x is not None and x.value is not None), None)
 
 
 def _take_over(before: Node, node: Node) -> bool:
-    """The node before computes what the node did."""
+    """Lets the node before produce the outputs of the node, and removes the node."""
     before.outputs, node.op = node.outputs, _GONE
     return True
 
 
 def _channels(node: Node, rank: int) -> np.ndarray | None:
-    """The constant operand, as one number a channel or as one number; None for anything else."""
+    """Returns the constant operand if it has one number, or one per channel; else None."""
     value = _constant(node)
     if value is None or value.size == 1:
         return None if value is None else value.reshape(1)
@@ -78,7 +78,7 @@ def _features(conv: Node) -> int:
 
 
 def _shift(graph: Graph, conv: Node, node: Node) -> bool:
-    """A sum with a number a channel becomes the convolution's bias."""
+    """Folds a sum with one number per channel into the bias of a convolution."""
     value = _channels(node, len(conv.outputs[0].shape))
     if value is None or conv.inputs[1].value is None:
         return False
@@ -93,7 +93,7 @@ def _shift(graph: Graph, conv: Node, node: Node) -> bool:
 
 
 def _scale(graph: Graph, conv: Node, node: Node) -> bool:
-    """A product with a number a channel becomes part of the convolution's weights."""
+    """Folds a product with one number per channel into the weights of a convolution."""
     value = _channels(node, len(conv.outputs[0].shape))
     weight = conv.inputs[1].value
     if value is None or weight is None or conv.op == "ConvTranspose":
@@ -109,7 +109,7 @@ def _scale(graph: Graph, conv: Node, node: Node) -> bool:
 
 
 def _linear(graph: Graph, product: Node, node: Node) -> bool:
-    """A matrix product and a sum with a number a column become one."""
+    """Fuses a matrix product and a bias into Gemm."""
     weight, value = product.inputs[1], _constant(node)
     if len(product.inputs[0].shape) != 2 or weight.value is None or value is None:
         return False
@@ -123,7 +123,7 @@ def _linear(graph: Graph, product: Node, node: Node) -> bool:
 
 
 def _clip(graph: Graph, before: Node, node: Node) -> bool:
-    """A Relu and a bound from above become one."""
+    """Fuses a Relu and an upper bound into Clip."""
     value = _constant(node)
     if value is None or value.size != 1:
         return False
@@ -133,7 +133,7 @@ def _clip(graph: Graph, before: Node, node: Node) -> bool:
 
 
 def _mean(graph: Graph, total: Node, node: Node) -> bool:
-    """A sum that is divided by the number of its terms is a mean."""
+    """Converts a sum that is divided by the number of its terms to a mean."""
     value = _constant(node)
     source, places = total.inputs[0], total.inputs[1].value
     count = math.prod(source.shape[place] for place in places)
@@ -143,7 +143,7 @@ def _mean(graph: Graph, total: Node, node: Node) -> bool:
     if not math.isclose(factor * count, 1, rel_tol=1e-6):
         return False
     if list(places) == list(range(2, len(source.shape))) and len(source.shape) == 4:
-        # Readers compute it fastest under this name.
+        # Runtimes compute this operator fastest.
         pooled = Tensor((*source.shape[:2], 1, 1), source.dtype)
         total.op, total.inputs, total.attributes = "GlobalAveragePool", [source], {}
         total.outputs = [pooled]
@@ -156,12 +156,12 @@ def _mean(graph: Graph, total: Node, node: Node) -> bool:
 
 
 def _sizes(shape: Sequence[int]) -> list[int]:
-    """Of a Reshape: the number of images is what is left."""
+    """Returns the sizes of a Reshape, with -1 for the number of images."""
     return [-1 if size % BATCH == 0 else size for size in shape]
 
 
 def _factors(graph: Graph, before: Node, node: Node) -> bool:
-    """Two factors become one, or none: those of an average-pooling cancel."""
+    """Fuses two factors; those of an average pooling cancel."""
     values = [_constant(before), _constant(node)]
     if any(value is None or value.size != 1 or value.dtype != np.float32 for value in values):
         return False
@@ -177,13 +177,13 @@ def _factors(graph: Graph, before: Node, node: Node) -> bool:
 
 
 def _skip(graph: Graph, before: Node, node: Node) -> bool:
-    """Of two changes of shape the last one counts."""
+    """Fuses two reshapes."""
     node.inputs = [before.inputs[0], node.inputs[1]]
     return True
 
 
 def _permute(graph: Graph, before: Node, node: Node) -> bool:
-    """Two transpositions become one, or none."""
+    """Fuses two transpositions."""
     first, second = before.attributes["perm"], node.attributes["perm"]
     permutation = [first[i] for i in second]
     node.inputs, node.attributes = [before.inputs[0]], {"perm": permutation}
@@ -193,7 +193,7 @@ def _permute(graph: Graph, before: Node, node: Node) -> bool:
 
 
 def _margin(graph: Graph, pad: Node, conv: Node) -> bool:
-    """Zeros around places become the convolution's own."""
+    """Fuses zero padding into a convolution."""
     rank = len(pad.inputs[0].shape)
     amounts, value = pad.inputs[1].value, pad.inputs[2].value
     low, high = list(amounts[:rank]), list(amounts[rank:])
@@ -206,7 +206,7 @@ def _margin(graph: Graph, pad: Node, conv: Node) -> bool:
 
 
 def _later(graph: Graph, before: Node, node: Node) -> bool:
-    """A number is multiplied before a change of shape, so that it finds what it belongs to."""
+    """Moves a factor before a reshape, so that it can be fused."""
     value = _constant(node)
     if value is None or value.size != 1 or node.inputs[-1].value is None:
         return False
@@ -218,7 +218,7 @@ def _later(graph: Graph, before: Node, node: Node) -> bool:
 
 
 def _drop_identities(graph: Graph) -> None:
-    """Removes nodes that change nothing, but where an output is the input or another output."""
+    """Removes Identity nodes, except those between two graph inputs or outputs."""
     outputs = set(map(id, graph.outputs.values()))
     made = {id(output) for node in graph.nodes for output in node.outputs}
     for node in [node for node in graph.nodes if node.op == "Identity"]:

@@ -1,4 +1,4 @@
-"""A graph of ONNX's operators while it is built, without the `onnx` package."""
+"""Graphs of ONNX operators under construction, without the `onnx` package."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -6,22 +6,22 @@ from typing import Any
 
 import numpy as np
 
-# Stands for the number of images in shapes. No layer is as wide as a prime of this size, so that
-# what it divides is a multiple of the batch, and shapes are compared as plain numbers.
+# Represents the number of images in shapes. As no layer is as wide as this prime, sizes that it
+# divides are multiples of the batch, and shapes are compared as plain numbers.
 BATCH = 2**31 - 1
 
 
 class UnsupportedError(Exception):
-    """Something has no counterpart here; the message ends "the network uses X, ..."."""
+    """An operation without counterpart; the message continues "the network uses X ..."."""
 
 
 @dataclasses.dataclass(eq=False)
 class Tensor:
-    """What flows along an edge.
+    """A tensor of the graph.
 
     Attributes:
-      shape: sizes, of which multiples of BATCH are known when the file is run.
-      dtype: of its elements.
+      shape: sizes; multiples of BATCH depend on the number of images.
+      dtype: of the elements.
       value: of a constant; else None.
     """
 
@@ -35,11 +35,11 @@ class Node:
     """An operator.
 
     Attributes:
-      op: ONNX's name of it.
-      inputs: None for one that is left out.
-      outputs: what it computes.
+      op: ONNX's name.
+      inputs: None for an omitted optional input.
+      outputs: the results.
       attributes: ints, floats, strings, and lists of them.
-      scope: where in the network it stands, such as "ResNet/layer1_0/conv1".
+      scope: the path of the module, such as "ResNet/layer1_0/conv1".
     """
 
     op: str
@@ -50,13 +50,13 @@ class Node:
 
 
 class Graph:
-    """Nodes in an order in which they can be computed; a node that is there is not added again.
+    """Nodes in topological order; equal nodes are added once.
 
     Attributes:
-      nodes: so far.
-      images: the one input.
+      nodes: in order.
+      images: the input.
       outputs: by name.
-      scope: of nodes that are added from now on.
+      scope: of the next nodes.
     """
 
     def __init__(self, images: Tensor):
@@ -75,7 +75,7 @@ class Graph:
         dtype: Any,
         **attributes: Any,
     ) -> Tensor:
-        """The result, of this shape and type, of an operator."""
+        """Adds an operator with one result of this shape and dtype, and returns the result."""
         return self.add_many(op, inputs, [(shape, dtype)], **attributes)[0]
 
     def add_many(
@@ -85,7 +85,7 @@ class Graph:
         results: Sequence[tuple[Iterable[int], Any]],
         **attributes: Any,
     ) -> list[Tensor]:
-        """Likewise for several results."""
+        """Adds an operator with several results, and returns them."""
         key = (op, tuple(map(id, inputs)), repr(sorted(attributes.items())))
         if key not in self._known:
             outputs = [Tensor(tuple(map(int, shape)), np.dtype(dtype)) for shape, dtype in results]
@@ -94,7 +94,7 @@ class Graph:
         return self._known[key]
 
     def constant(self, value: Any) -> Tensor:
-        """A constant; small ones that are equal are one."""
+        """Returns a constant; equal small constants are shared."""
         value = np.asarray(value)
         if value.size > 64:
             return Tensor(value.shape, value.dtype, value)
@@ -102,11 +102,11 @@ class Graph:
         return self._small.setdefault(key, Tensor(value.shape, value.dtype, value))
 
     def integers(self, values: Iterable[int]) -> Tensor:
-        """int64 numbers, such as axes."""
+        """Returns an int64 constant, such as axes."""
         return self.constant(np.asarray(list(values), np.int64))
 
     def dimensions(self, shape: Sequence[int]) -> Tensor:
-        """int64 sizes, in which the number of images may stand."""
+        """Returns int64 sizes, computed from the number of images where necessary."""
         if not any(size % BATCH == 0 for size in shape):
             return self.integers(shape)
         batch = self.add("Shape", [self.images], (1,), np.int64, start=0, end=1)

@@ -6,11 +6,11 @@ from typing import Any
 
 from rrd_jax.exports.onnx.graph import Graph, Tensor, UnsupportedError
 from rrd_jax.exports.onnx.places import padded
-from rrd_jax.exports.onnx.views import View, arrange, reshape, view, whole
+from rrd_jax.exports.onnx.views import View, arrange, pads_of, reshape, view, whole
 
 
 def _convolution(graph: Graph, op: Any, x: View, kernel: View) -> View:
-    """Of any layout: the result is stored with the channels first, as ONNX has them."""
+    """Converts a convolution of any layout; the result is stored with channels first."""
     params = op.params
     numbers = params["dimension_numbers"]
     if params["batch_group_count"] != 1:
@@ -32,7 +32,7 @@ def _convolution(graph: Graph, op: Any, x: View, kernel: View) -> View:
     else:
         weight = arrange(graph, kernel, numbers.rhs_spec)
         attributes["strides"] = list(params["window_strides"])
-        attributes["pads"] = [low for low, _ in pads] + [high for _, high in pads]
+        attributes["pads"] = pads_of(pads)
     attributes["kernel_shape"] = list(weight.shape[2:])
     name = "ConvTranspose" if grown else "Conv"
     tensor = graph.add(name, [source, weight], shape, x.dtype, **attributes)
@@ -42,7 +42,7 @@ def _convolution(graph: Graph, op: Any, x: View, kernel: View) -> View:
 def _transposed(
     graph: Graph, params: dict[str, Any], kernel: View, pads: Sequence[tuple[int, int]]
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Weight and attributes of a ConvTranspose, for a convolution of a dilated input."""
+    """Returns weight and attributes of the ConvTranspose for a convolution of a dilated input."""
     spec, groups = params["dimension_numbers"].rhs_spec, params["feature_group_count"]
     if kernel.value is None or any(n != 1 for n in params["window_strides"]):
         raise UnsupportedError("of a dilated input, with strides or a kernel of the images")
@@ -53,10 +53,10 @@ def _transposed(
     weight = weight[(slice(None), slice(None), *([slice(None, None, -1)] * len(sizes)))]
     spans = [(n - 1) * d + 1 for n, d in zip(sizes, params["rhs_dilation"], strict=True)]
     cut = [(s - 1 - low, s - 1 - high) for s, (low, high) in zip(spans, pads, strict=True)]
-    # What is not computed at the end is cut; what is missing there is added.
+    # Negative crops at the end become output padding.
     attributes = {
         "strides": list(params["lhs_dilation"]),
-        "pads": [low for low, _ in cut] + [max(high, 0) for _, high in cut],
+        "pads": pads_of([(low, max(high, 0)) for low, high in cut]),
         "output_padding": [max(-high, 0) for _, high in cut],
     }
     steps = zip(attributes["output_padding"], attributes["strides"], strict=True)
@@ -66,10 +66,10 @@ def _transposed(
 
 
 def _product(graph: Graph, op: Any, left: View, right: View) -> View:
-    """A matrix product over any axes.
+    """Converts a matrix product over any axes.
 
-    A constant goes to the right, so that the axes of the other one stay as they are. The result is
-    stored with the axes that the two share first, then those of the left, then those of the right.
+    A constant becomes the right operand, so that the other operand's axes keep their order. The
+    result is stored with the batch axes first, then those of the left, then of the right operand.
     """
     (left_sums, right_sums), (left_shared, right_shared) = op.params["dimension_numbers"]
     free = [

@@ -1,4 +1,4 @@
-"""From a graph to ONNX's own form of it."""
+"""Conversion of graphs to ONNX models, and their headers."""
 
 import hashlib
 import json
@@ -11,11 +11,11 @@ from rrd_jax import errors
 from rrd_jax.exports import headers, interface
 from rrd_jax.exports.onnx.graph import BATCH, Graph, Node, Tensor
 
-# Of 2022: read by onnxruntime 1.13, OpenVINO 2023, and all that came after.
+# Versions of 2022, which onnxruntime 1.13, OpenVINO 2023 and later versions read.
 _OPSET, _IR_VERSION = 17, 8
-_LARGEST = 2**31 - 2**20  # bytes that protobuf takes
+_LARGEST = 2**31 - 2**20  # bytes of a protobuf message
 _HEADER, _DIGEST = "rrd_jax", "rrd_jax.sha256"
-# What constant inputs are called.
+# Names of constant inputs.
 _ROLES = {
     **dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul"), ("input", "weight", "bias")),
     "Reshape": ("input", "shape"),
@@ -27,14 +27,14 @@ _ROLES = {
 
 
 def to_model(graph: Graph, header: headers.Header) -> Any:
-    """The ModelProto of a graph, checked.
+    """Converts a graph to a ModelProto, and checks it.
 
     Args:
       graph: of a network.
-      header: which goes into the file.
+      header: to store in the file.
 
     Raises:
-      InputError: it is larger than such a file can be.
+      InputError: the model is larger than an ONNX file can be.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -92,19 +92,19 @@ def to_model(graph: Graph, header: headers.Header) -> Any:
 
 
 def header_of(properties: dict[str, str], content: bytes, where: str) -> headers.Header:
-    """What a file says of itself.
+    """Returns the header of a file, and verifies the file's digest.
 
     Args:
-      properties: of the file.
-      content: of the file.
-      where: it is, for messages.
+      properties: the file's metadata.
+      content: bytes of the file.
+      where: the file, for messages.
 
     Raises:
-      InputError: it says nothing, or is not as it was written.
+      InputError: there is no header, or the file is damaged.
     """
     if not {_HEADER, _DIGEST} <= properties.keys():
         raise errors.InputError(
-            f"{where} says nothing of its classes and images: it was not written by rrd_jax.export"
+            f"{where} has no header with its classes: it was not written by rrd_jax.export"
         )
     if properties[_DIGEST] != _digest(_graph_of(content), properties[_HEADER]):
         raise errors.InputError(
@@ -119,7 +119,7 @@ def _digest(network: bytes, header: str) -> str:
 
 
 def _graph_of(content: bytes) -> bytes:
-    """The bytes of the graph in those of a file, which protobuf has as field 7."""
+    """Returns the bytes of the graph, field 7 of the protobuf message."""
     place = 0
     while place < len(content):
         key, place = _number(content, place)
@@ -131,7 +131,7 @@ def _graph_of(content: bytes) -> bytes:
 
 
 def _number(content: bytes, place: int) -> tuple[int, int]:
-    """A number of 7 bits a byte, the lowest first, and the place behind it."""
+    """Decodes a varint; returns its value and the position after it."""
     value = shift = 0
     while place < len(content):
         byte = content[place]
@@ -142,7 +142,7 @@ def _number(content: bytes, place: int) -> tuple[int, int]:
 
 
 def _properties(header: headers.Header) -> dict[str, str]:
-    """The Header, and what others than this program may look for."""
+    """Returns the metadata: the header, and entries for other programs."""
     about = header.about
     wanted = about.preprocessing
     properties = {
@@ -169,7 +169,7 @@ def _described(name: str, tensor: Tensor) -> Any:
 
 
 def _names(graph: Graph) -> dict[int, str]:
-    """Names of nodes and tensors by identity, such as "ResNet/layer1_0/conv1/Conv.weight"."""
+    """Returns names by id of nodes and tensors, such as "ResNet/layer1_0/conv1/Conv.weight"."""
     names = {id(graph.images): "images"}
     names |= {id(tensor): name for name, tensor in graph.outputs.items()}
     seen = Counter()

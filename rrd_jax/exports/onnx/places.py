@@ -1,4 +1,4 @@
-"""Operators that move elements and change shapes."""
+"""Operators that move elements or change shapes."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,9 @@ from rrd_jax.exports.onnx.views import (
     arranged,
     combine,
     constant,
+    expanded,
     leading,
+    pads_of,
     reshape,
     reshape_tensor,
     whole,
@@ -37,15 +39,9 @@ def _transpose(graph: Graph, op: Any, x: View) -> View:
 
 
 def _broadcast(graph: Graph, op: Any, x: View, *_: View) -> View:
-    """Nothing is repeated before an operator wants it."""
+    """Adds axes of size 1; an operator that needs the whole array broadcasts it."""
     of = [int(axis) for axis in op.params["broadcast_dimensions"]]
-    order, sizes = [of[axis] for axis in x.order], list(x.tensor.shape)
-    for axis in reversed(range(len(op.shape))):
-        if axis not in of:
-            place = order.index(axis + 1) if axis + 1 in order else len(order)
-            order.insert(place, axis)
-            sizes.insert(place, 1)
-    return View(reshape_tensor(graph, x.tensor, sizes), tuple(order), op.shape)
+    return expanded(graph, x.tensor, [of[axis] for axis in x.order], x.tensor.shape, op.shape)
 
 
 def _tile(graph: Graph, op: Any, x: View) -> View:
@@ -64,7 +60,7 @@ def _iota(graph: Graph, op: Any) -> View:
 
 
 def concatenated(graph: Graph, arrays: Sequence[View], axis: int) -> View:
-    """The arrays, one after the other along an axis."""
+    """Concatenates arrays along an axis."""
     lead = leading(arrays)
     arrays = [whole(graph, arranged(graph, array, lead.order)) for array in arrays]
     shape = list(lead.shape)
@@ -93,7 +89,7 @@ def sliced(
     limits: Sequence[int],
     strides: Sequence[int] | None = None,
 ) -> View:
-    """x[starts:limits:strides], along each axis; a step of -1 is from start down to limit."""
+    """Slices x[starts:limits:strides] along each axis; a stride of -1 goes down to the limit."""
     strides = strides or (1,) * len(starts)
     shape = [
         len(range(start, limit, step)) if limit % BATCH or step < 0 else limit
@@ -133,7 +129,7 @@ def _dynamic_slice(graph: Graph, op: Any, x: View, *starts: View) -> View:
 def _window(
     x: View, starts: Sequence[float | None], sizes: Sequence[int]
 ) -> tuple[list[int], list[int]]:
-    """Start and limit of each axis, moved so that they lie within the array."""
+    """Returns start and limit of each axis, clamped to the array."""
     if any(start is None for start in starts):
         raise UnsupportedError("at a place that depends on the images")
     low = [min(max(int(s), 0), n - k) for s, n, k in zip(starts, x.shape, sizes, strict=True)]
@@ -148,7 +144,7 @@ def _reverse(graph: Graph, op: Any, x: View) -> View:
 
 
 def padded(graph: Graph, x: View, pairs: Mapping[int, Sequence[int]], value: float | bool) -> View:
-    """The array with that many more of a value before and after it, or fewer, by axis."""
+    """Pads an array by (low, high) for each axis; negative numbers crop."""
     pairs = {axis: pair for axis, pair in pairs.items() if tuple(pair) != (0, 0)}
     if any(x.shape[axis] % BATCH == 0 for axis in pairs):
         raise UnsupportedError("along the axis of images")
@@ -162,8 +158,7 @@ def padded(graph: Graph, x: View, pairs: Mapping[int, Sequence[int]], value: flo
     if not any(map(any, pairs.values())):
         return x
     x = whole(graph, x)
-    amounts = [pairs.get(axis, (0, 0)) for axis in x.order]
-    pads = [low for low, _ in amounts] + [high for _, high in amounts]
+    pads = pads_of([pairs.get(axis, (0, 0)) for axis in x.order])
     inputs = [x.tensor, graph.integers(pads), graph.constant(np.asarray(value, x.dtype))]
     shape = tuple(size + sum(pairs.get(axis, (0, 0))) for axis, size in enumerate(x.shape))
     stored = tuple(shape[axis] for axis in x.order)
@@ -192,7 +187,7 @@ def _split(graph: Graph, op: Any, x: View) -> tuple[View, ...]:
 
 
 def _gather(graph: Graph, op: Any, x: View, indices: View) -> View:
-    """x[indices], where the indices are constant: a window, or elements along some axes."""
+    """Gathers x[indices] for constant indices: one window, or elements along some axes."""
     numbers, sizes = op.params["dimension_numbers"], op.params["slice_sizes"]
     if indices.value is None or numbers.operand_batching_dims:
         raise UnsupportedError("at places that depend on the images")
@@ -203,7 +198,7 @@ def _gather(graph: Graph, op: Any, x: View, indices: View) -> View:
     if mode == lax.GatherScatterMode.FILL_OR_DROP and ((rows < 0) | (rows > room)).any():
         raise UnsupportedError("beyond an axis")
     rows = dict(zip(of, np.clip(rows, 0, room).T, strict=True))
-    # Where all windows start at one place along an axis, it is cut; elements are taken from others.
+    # Axes along which all windows start at the same index are sliced; the others are gathered.
     taken = [axis for axis in of if len(set(rows[axis])) > 1]
     starts = [0 if i in taken or i not in rows else int(rows[i][0]) for i in range(len(x.shape))]
     limits = [size if i in taken else starts[i] + sizes[i] for i, size in enumerate(x.shape)]
@@ -217,7 +212,7 @@ def _gather(graph: Graph, op: Any, x: View, indices: View) -> View:
 
 
 def _taken(graph: Graph, op: Any, x: View, places: Mapping[int, np.ndarray]) -> View:
-    """Elements of x at places along some axes, which all have one shape."""
+    """Gathers elements of x at indices of equal shape along some axes."""
     numbers = op.params["dimension_numbers"]
     kept = [axis for axis in range(len(x.shape)) if axis not in numbers.collapsed_slice_dims]
     dropped = set(numbers.collapsed_slice_dims) - set(places)  # of size 1
@@ -249,7 +244,7 @@ def _barrier(graph: Graph, op: Any, *arrays: View) -> tuple[View, ...]:
 
 
 def _update(graph: Graph, op: Any, x: View, part: View, *starts: View) -> View:
-    """x with a part of it replaced, at a constant place."""
+    """Replaces a part of x at a constant position."""
     low, high = _window(x, [start.number for start in starts], part.shape)
     pairs = {
         axis: (low[axis], size - high[axis])

@@ -10,7 +10,7 @@ import numpy as np
 from rrd_jax.exports.onnx.elements import cast
 from rrd_jax.exports.onnx.graph import Graph, UnsupportedError
 from rrd_jax.exports.onnx.places import padded
-from rrd_jax.exports.onnx.views import View, arranged, combine, reshape, view, whole
+from rrd_jax.exports.onnx.views import View, arranged, combine, pads_of, reshape, view, whole
 
 
 def _reduce(name: str, graph: Graph, op: Any, x: View) -> View:
@@ -37,7 +37,7 @@ def _all_or_any(name: str, graph: Graph, op: Any, x: View) -> View:
 
 
 def _place_of(name: str, graph: Graph, op: Any, x: View) -> View:
-    """argmax and argmin: the first of equals."""
+    """Converts argmax and argmin, with the first index of equal values."""
     (axis,) = op.params["axes"]
     x = whole(graph, x)
     (place,) = x.places([axis])
@@ -113,7 +113,7 @@ def _pool(
     strides: Sequence[int],
     dilation: Sequence[int],
 ) -> View:
-    """The array of this shape, pooled over these axes, with two others before them."""
+    """Pools an array over some axes, with the other axes joined to two."""
     others = [axis for axis in x.order if axis not in axes]
     x = whole(graph, arranged(graph, x, [*others, *axes]))
     pooled = [shape[axis] for axis in axes]
@@ -128,7 +128,7 @@ def _pool(
     attributes = {
         "kernel_shape": [sizes[axis] for axis in axes],
         "strides": [strides[axis] for axis in axes],
-        "pads": [low for low, _ in pairs] + [high for _, high in pairs],
+        "pads": pads_of(pairs),
     }
     if kind == "sum":
         attributes["count_include_pad"] = 1
@@ -142,7 +142,7 @@ def _pool(
 
 
 def _any_window(graph: Graph, op: Any, x: View, start: View) -> View:
-    """A reduction of windows by a function, which must be one of the known."""
+    """Converts a window reduction by a function, which must be max, min or add."""
     names = [equation.primitive.name for equation in op.params["jaxpr"].eqns]
     kinds = {"max": ("max", -np.inf), "min": ("min", np.inf), "add": ("sum", 0)}
     kind, neutral = kinds.get(names[0], ("", None)) if len(names) == 1 else ("", None)

@@ -1,4 +1,4 @@
-"""ONNX files, read by onnxruntime."""
+"""ONNX files in onnxruntime."""
 
 import pathlib
 
@@ -8,18 +8,18 @@ from rrd_jax import errors
 from rrd_jax.exports import interface
 from rrd_jax.exports.onnx import model
 
-_ERROR = 3  # and above is what onnxruntime prints
+_LOG_ERRORS = 3  # onnxruntime's least severity that is logged
 
 
 class Session:
     """A network in onnxruntime, on the CPU.
 
     Args:
-      path: of a file that this package wrote.
-      threads: that an operator may use; 0 for all cores.
+      path: of a file written by this package.
+      threads: per operator; 0 for all cores.
 
     Raises:
-      InputError: it is damaged, or says nothing of its classes and images.
+      InputError: the file is damaged, or has no header.
     """
 
     def __init__(self, path: pathlib.Path, threads: int = 0):
@@ -28,7 +28,7 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = _ERROR
+        options.log_severity_level = _LOG_ERRORS
         try:
             content = path.read_bytes()
             self._session = onnxruntime.InferenceSession(
@@ -36,7 +36,7 @@ class Session:
             )
         except OSError as error:
             raise errors.InputError(f"{path} cannot be read ({error.strerror or error})") from error
-        except Exception as error:  # its own have no common class but this one
+        except Exception as error:  # onnxruntime's exceptions have no other common base class.
             raise errors.InputError(
                 f"{path} cannot be read as ONNX: {_first_line(error)}; export it again"
             ) from error
@@ -46,7 +46,7 @@ class Session:
         self.runtime = interface.version_of("onnxruntime")
 
     def __call__(self, images: np.ndarray) -> interface.Outputs:
-        """What it computes from uint8 images [B, H, W, channels]."""
+        """Computes `Outputs` from uint8 images [B, H, W, channels]."""
         if self._header.takes != "uint8":
             images = interface.normalized(self.about, images)
         if self._header.layout == "NCHW":

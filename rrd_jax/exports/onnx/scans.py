@@ -1,4 +1,4 @@
-"""Loops of a known length, written out."""
+"""Unrolled loops of known length."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,22 +16,22 @@ def unrolled(
     params: dict[str, Any],
     operands: Sequence[View],
 ) -> list[View]:
-    """The results of `lax.scan`: what it carries, and what its steps return, stacked.
+    """Unrolls `lax.scan`; returns the carry and the stacked results of its steps.
 
     Args:
-      graph: that it becomes part of.
+      graph: to add to.
       write: (program, operands) -> results of a step.
       params: of the primitive.
-      operands: constants, what is carried, what is given step by step.
+      operands: constants, the initial carry, and the arrays that are scanned.
     """
     fixed, carried = _counts(params)
     length = params["length"]
     if not isinstance(length, int) or length > _LONGEST:
         raise UnsupportedError(f"of {length} steps")
     constants, carry = list(operands[:fixed]), list(operands[fixed : fixed + carried])
-    given, steps = operands[fixed + carried :], []
+    scanned, steps = operands[fixed + carried :], []
     for i in reversed(range(length)) if params["reverse"] else range(length):
-        now = [_at(graph, array, i) for array in given]
+        now = [_at(graph, array, i) for array in scanned]
         results = write(params["jaxpr"], [*constants, *carry, *now])
         carry = results[:carried]
         steps.append(results[carried:])
@@ -41,7 +41,7 @@ def unrolled(
 
 
 def _counts(params: dict[str, Any]) -> tuple[int, int]:
-    """How many operands are constants, and how many are carried."""
+    """Returns the numbers of constants and of carried operands."""
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]
     fixed, carried, _ = map(list, params["ft_in"].unpack())  # newer versions of JAX

@@ -1,7 +1,7 @@
-"""Arrays of JAX as tensors of the graph: in an order of axes of their own, and not yet broadcast.
+"""Views: arrays of JAX stored as tensors of the graph, with permuted axes and not yet broadcast.
 
-JAX's images have their channels last, ONNX's first. An array is therefore stored in whatever order
-of axes its maker prefers, and is only transposed where an operator needs another one.
+JAX's images have their channels last, ONNX's first. An array is therefore stored in the order of
+axes that its operator produces, and transposed only if an operator needs another order.
 """
 
 import math
@@ -17,8 +17,8 @@ class View(NamedTuple):
     """An array of JAX.
 
     Attributes:
-      tensor: that stores it. Its size is 1 along axes that it is yet to be repeated along.
-      order: axis of the array that each axis of the tensor is.
+      tensor: the stored elements; its size is 1 along axes that are not broadcast yet.
+      order: the array's axis for each axis of the tensor.
       shape: of the array.
     """
 
@@ -28,43 +28,43 @@ class View(NamedTuple):
 
     @property
     def value(self) -> Any:
-        """Of a constant, as it is stored; else None."""
+        """The stored value of a constant; else None."""
         return self.tensor.value
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the elements."""
+        """The dtype of the elements."""
         return self.tensor.dtype
 
     def places(self, axes: Sequence[int]) -> list[int]:
-        """Axes of the tensor that are these axes of the array, sorted."""
+        """Returns the tensor's axes for axes of the array, sorted."""
         return [place for place, axis in enumerate(self.order) if axis in set(axes)]
 
     @property
     def repeated(self) -> bool:
-        """Whether it is still to be repeated along an axis."""
+        """Whether an axis is not broadcast yet."""
         return self.tensor.shape != tuple(self.shape[axis] for axis in self.order)
 
     @property
     def number(self) -> float | None:
-        """Of a constant that is one number everywhere; else None."""
+        """The value of a constant with equal elements; else None."""
         value = self.tensor.value
         return None if value is None or value.size != 1 else value.reshape(())[()]
 
 
 def view(tensor: Tensor, order: Sequence[int] | None = None) -> View:
-    """A tensor as an array whose axes it has in this order; in the array's own, if None."""
+    """Returns the view of a tensor whose axes are the array's in this order; None: the same."""
     order = tuple(range(len(tensor.shape)) if order is None else order)
     return View(tensor, order, tuple(tensor.shape[order.index(i)] for i in range(len(order))))
 
 
 def constant(graph: Graph, value: Any) -> View:
-    """A constant array."""
+    """Returns the view of a constant."""
     return view(graph.constant(value))
 
 
 def arrange(graph: Graph, array: View, order: Sequence[int]) -> Tensor:
-    """The array as a tensor with this order of axes; what is yet to be repeated stays so."""
+    """Returns the array's tensor in this order of axes, without broadcasting."""
     order = tuple(order)
     if order == array.order:
         return array.tensor
@@ -79,17 +79,17 @@ def arrange(graph: Graph, array: View, order: Sequence[int]) -> Tensor:
 
 
 def arranged(graph: Graph, array: View, order: Sequence[int]) -> View:
-    """The array, stored in this order of axes."""
+    """Returns the array, stored in this order of axes."""
     return View(arrange(graph, array, order), tuple(order), array.shape)
 
 
 def plain(graph: Graph, array: View) -> Tensor:
-    """The array as a tensor with the same axes, repeated along all."""
+    """Returns the array's tensor in the array's order of axes, broadcast."""
     return whole(graph, arranged(graph, array, range(len(array.shape)))).tensor
 
 
 def whole(graph: Graph, array: View) -> View:
-    """The array, stored with all that it repeats."""
+    """Returns the array, broadcast along all axes."""
     if not array.repeated:
         return array
     tensor, shape = array.tensor, tuple(array.shape[axis] for axis in array.order)
@@ -100,7 +100,7 @@ def whole(graph: Graph, array: View) -> View:
 
 
 def reshape_tensor(graph: Graph, tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """A tensor with as many elements, in the same sequence."""
+    """Reshapes a tensor."""
     shape = tuple(shape)
     if shape == tensor.shape:
         return tensor
@@ -114,9 +114,9 @@ def reshape_tensor(graph: Graph, tensor: Tensor, shape: Sequence[int]) -> Tensor
 
 
 def reshape(graph: Graph, array: View, shape: Sequence[int]) -> View:
-    """The array with other axes and as many elements, stored in an order as near as there is.
+    """Reshapes an array, and keeps the order in which it is stored where possible.
 
-    Axes that are split or joined are seen as groups; the rest stays where it is stored.
+    Only axes that are split or joined have to be adjacent.
     """
     shape = tuple(shape)
     groups = _groups(array.shape, shape)
@@ -128,19 +128,27 @@ def reshape(graph: Graph, array: View, shape: Sequence[int]) -> View:
     for place, axis in enumerate(array.order):
         before, after = of_first.get(axis, ([], []))
         order += after
-        # What passes unchanged may be yet to be repeated.
+        # Axes that do not change need not be broadcast.
         passes = len(before) == len(after) == 1
         sizes += [array.tensor.shape[place]] if passes else [shape[i] for i in after]
+    return expanded(graph, array.tensor, order, sizes, shape)
+
+
+def expanded(
+    graph: Graph, tensor: Tensor, order: Sequence[int], sizes: Sequence[int], shape: Sequence[int]
+) -> View:
+    """Reshapes a tensor to sizes, with axes of size 1 inserted for axes that are not in `order`."""
+    order, sizes = list(order), list(sizes)
     for axis in reversed(range(len(shape))):
-        if axis not in order:  # of size 1
+        if axis not in order:
             place = order.index(axis + 1) if axis + 1 in order else len(order)
             order.insert(place, axis)
             sizes.insert(place, 1)
-    return View(reshape_tensor(graph, array.tensor, sizes), tuple(order), shape)
+    return View(reshape_tensor(graph, tensor, sizes), tuple(order), tuple(shape))
 
 
 def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """The axes, but those of size 1, in groups with as many elements before as after."""
+    """Returns groups of axes (before, after) with equal numbers of elements, without size 1."""
     old = [axis for axis, size in enumerate(before) if size != 1]
     new = [axis for axis, size in enumerate(after) if size != 1]
     groups = []
@@ -155,7 +163,7 @@ def _groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int]
 
 
 def _gathered(graph: Graph, array: View, groups: Sequence[Sequence[int]]) -> View:
-    """The array, stored so that the axes of each group are beside each other in their order."""
+    """Returns the array, stored so that the axes of each group are adjacent and in order."""
     order = list(array.order)
     for group in groups:
         held = [axis for axis in order if axis in group or array.shape[axis] != 1]
@@ -171,12 +179,12 @@ def _gathered(graph: Graph, array: View, groups: Sequence[Sequence[int]]) -> Vie
 def combine(
     graph: Graph, op: str, *operands: View | float, dtype: Any = None, **attributes
 ) -> View:
-    """The result of an operator on elements, of arrays of one shape, or that broadcast to one.
+    """Adds an elementwise operator on arrays whose shapes broadcast.
 
     Args:
-      graph: that it becomes part of.
+      graph: to add to.
       op: ONNX's name.
-      *operands: arrays, or numbers of the first array's type.
+      *operands: arrays, or numbers of the first array's dtype.
       dtype: of the result; the first array's if None.
       **attributes: of the operator.
     """
@@ -197,10 +205,10 @@ def combine(
 
 
 def leading(arrays: Sequence[View]) -> View:
-    """The array whose order of axes the others take.
+    """Returns the array whose order of axes the others are converted to.
 
-    It is a large one. Where orders differ, JAX's own wins, which matrix products have too: what
-    comes from a convolution then changes once, not at every sum.
+    This is one of the largest arrays, preferably in JAX's order, which matrix products have too:
+    outputs of convolutions are then transposed once, not at every sum.
     """
     varying = [array for array in arrays if array.value is None] or arrays
     extents = [sum(size != 1 for size in array.tensor.shape) for array in varying]
@@ -216,3 +224,8 @@ def _operand(graph: Graph, array: View, order: Sequence[int]) -> Tensor:
 
 def _broadcast(shapes: Sequence[Sequence[int]], rank: int) -> tuple[int, ...]:
     return tuple(map(max, zip(*(shape for shape in shapes if len(shape) == rank), strict=True)))
+
+
+def pads_of(pairs: Sequence[Sequence[int]]) -> list[int]:
+    """Returns ONNX's `pads`, given (low, high) for each axis."""
+    return [int(low) for low, _ in pairs] + [int(high) for _, high in pairs]

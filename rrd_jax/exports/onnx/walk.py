@@ -1,4 +1,4 @@
-"""From a function of JAX to a graph: its program, equation by equation."""
+"""Conversion of a JAX function to a graph, equation by equation."""
 
 import dataclasses
 import pathlib
@@ -17,9 +17,9 @@ from rrd_jax.exports.onnx.views import View
 
 # By name of a primitive of JAX: (graph, operation, *operands) -> a View, or several.
 TABLE = {**elements.TABLE, **linear.TABLE, **places.TABLE, **reductions.TABLE}
-# Images in a program whose shapes must be numbers: found again in them, as nothing else is as long.
+# The number of images in a program without symbolic sizes; no other size equals it.
 _PRIME = 10007
-# What calls a program of its own, which is written in its place.
+# Parameters of primitives that call another program, which is inlined.
 _CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 _PACKAGE = str(pathlib.Path(errors.__file__).parent)
 _FOREIGN = ("/site-packages/", "/dist-packages/", "<frozen", "<string>")
@@ -27,13 +27,13 @@ _FOREIGN = ("/site-packages/", "/dist-packages/", "<frozen", "<string>")
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """An equation of a program of JAX, without its operands.
+    """An equation of a jaxpr, without its operands.
 
     Attributes:
       name: of the primitive.
-      params: of it, with sizes as plain numbers.
+      params: of the primitive, with sizes as plain numbers.
       shapes: of the results.
-      dtypes: of the results, as they are stored.
+      dtypes: of the results, as stored.
     """
 
     name: str
@@ -43,19 +43,19 @@ class Operation:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the first result."""
+        """The shape of the first result."""
         return self.shapes[0]
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the first result."""
+        """The dtype of the first result."""
         return self.dtypes[0]
 
 
 def build(
     function: Callable[[jax.Array], dict[str, jax.Array]], shape: Sequence[int], dtype: Any
 ) -> Graph:
-    """The graph of a function of images.
+    """Builds the graph of a function of images.
 
     Args:
       function: images -> results by name.
@@ -63,8 +63,8 @@ def build(
       dtype: of images.
 
     Raises:
-      InputError: it uses a primitive that cannot be written, or needs a number of images that is
-        known beforehand.
+      InputError: the function uses a primitive without counterpart, or cannot be traced for an
+        unknown number of images.
     """
     program, results, batch = _traced(function, shape, dtype)
     height, width, channels = shape
@@ -85,9 +85,9 @@ def build(
 
 
 def _traced(function, shape, dtype):
-    """The program, the shapes of its results, and the number of images, as its shapes have it.
+    """Returns the program, the shapes of its results, and the number of images in its shapes.
 
-    The number is a symbol, or a prime where code wants a number, as `len(images)` does.
+    The number is a symbol, or a prime if the code needs a number, for example for `len(images)`.
     """
     (symbol,) = export.symbolic_shape("batch")
     reason = None
@@ -107,11 +107,11 @@ def _traced(function, shape, dtype):
 
 
 class Walk:
-    """Writes programs into a graph.
+    """Converts programs to nodes of a graph.
 
     Args:
-      graph: to which nodes are added.
-      batch: the number of images, as shapes of programs have it.
+      graph: to add to.
+      batch: the number of images in shapes of programs.
     """
 
     def __init__(self, graph: Graph, batch: Any):
@@ -122,12 +122,12 @@ class Walk:
     def program(
         self, program: Any, operands: Sequence[View], wanted: Sequence[bool] | None = None
     ) -> list[View | None]:
-        """Writes a program.
+        """Converts a program.
 
         Args:
           program: a Jaxpr, closed or without constants.
-          operands: what it is given.
-          wanted: which of its results are needed; all, if None.
+          operands: its arguments.
+          wanted: which of its results are needed; None for all.
 
         Returns:
           Its results; None for some that are not needed.
@@ -165,7 +165,7 @@ class Walk:
 
     def _written(self, equation, operands, needed):
         name, params = equation.primitive.name, equation.params
-        if name == "platform_index":  # the branch for devices that are not named
+        if name == "platform_index":  # Selects the branch of other platforms.
             default = [i for i, names in enumerate(params["platforms"]) if names is None]
             return [self._constant(np.int32(default[0] if default else 0))]
         if name == "cond":
@@ -200,7 +200,7 @@ class Walk:
         return Operation(equation.primitive.name, params, shapes, dtypes)
 
     def _plain(self, value):
-        """Sizes as plain numbers, also within tuples; anything else as it is."""
+        """Converts symbolic sizes, also within tuples, to plain numbers."""
         if isinstance(value, tuple) and type(value) is tuple:
             return tuple(map(self._plain, value))
         if not export.is_symbolic_dim(value):
@@ -222,7 +222,7 @@ class Walk:
         return views.constant(self._graph, value)
 
     def _without_images(self, value):
-        """A constant that does not say how many images there are."""
+        """Returns a constant that does not depend on the number of images."""
         if value.size == 1 and float(value.reshape(())) in (_PRIME, np.float32(1 / _PRIME)):
             raise UnsupportedError("with the number of images")
         shape = self._plain(value.shape)
@@ -235,7 +235,7 @@ class Walk:
         return views.constant(self._graph, value)._replace(shape=shape)
 
     def _of_stored(self, equation, operands):
-        """What an operator on elements makes of constants that are yet to be repeated."""
+        """Evaluates an elementwise operator on constants that are not broadcast yet."""
         values = [views.arrange(self._graph, a, range(len(a.shape))).value for a in operands]
         rank = max(map(np.ndim, values))
         full = iter(np.broadcast_arrays(*(value for value in values if value.ndim == rank)))
@@ -246,13 +246,13 @@ class Walk:
         return View(tensor, tuple(range(len(shape))), shape)
 
     def _evaluated(self, equation, operands):
-        """The results, as constants."""
+        """Evaluates an equation; returns constants."""
         values = [views.plain(self._graph, operand).value for operand in operands]
         return list(map(self._constant, _bind(equation, values)))
 
 
 def _bind(equation, values):
-    """What JAX computes for an equation."""
+    """Evaluates an equation in JAX."""
     values = [
         value if isinstance(value, jax.Array) else value.astype(atom.aval.dtype)
         for atom, value in zip(equation.invars, values, strict=True)
@@ -263,12 +263,12 @@ def _bind(equation, values):
 
 
 def _called(params):
-    """The program that an equation calls, if it does nothing else."""
+    """Returns the program that an equation calls; None for other equations."""
     return next((params[key] for key in _CALLS if key in params), None)
 
 
 def _stored(dtype):
-    """The type that values are stored in: floats of any width in float32."""
+    """Returns the stored dtype: float32 for floats of any width."""
     if jax.dtypes.issubdtype(dtype, np.floating):
         return np.dtype(np.float32)
     if jax.dtypes.issubdtype(dtype, np.complexfloating):
@@ -277,7 +277,7 @@ def _stored(dtype):
 
 
 def _alive(program, wanted):
-    """The equations that results depend on, each with which of its results are needed."""
+    """Returns the equations that results depend on, with which of their results are needed."""
     wanted = [True] * len(program.outvars) if wanted is None else wanted
     pairs = zip(program.outvars, wanted, strict=True)
     needed = {var for var, keep in pairs if keep and not isinstance(var, core.Literal)}
@@ -291,7 +291,7 @@ def _alive(program, wanted):
 
 
 def _line(equation):
-    """The line of a user's code that an equation comes from, in brackets; "" if there is none."""
+    """Returns the line of user code that an equation comes from, in brackets; "" if unknown."""
     for frame in getattr(equation.source_info.traceback, "frames", ()):
         name = frame.file_name
         if not name.startswith(_PACKAGE) and not any(part in name for part in _FOREIGN):
