@@ -141,7 +141,7 @@ def test_an_option_that_a_format_does_not_know_is_refused_before_weights_are_rea
     run, form, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(compared_networks, "load", lambda *_: pytest.fail("weights are read"))
-    with pytest.raises(errors.InputError, match=r"--names is not supported .* --nofold, --quantize"):
+    with pytest.raises(errors.InputError, match=r"--names is not .* --nofold, --quantize"):
         _export(run, tmp_path / "it.private", names="torch")
 
 
