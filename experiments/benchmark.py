@@ -127,7 +127,7 @@ def _text(figures: list[dict[str, Any]], load: float, *, absolute: bool) -> str:
         "",
     ]
     for group in figures:
-        lines += [f"- {line}" for line in speed_table.remarks(group, absolute=absolute)]
+        lines += [f"- {line}" for line in speed_table.remarks(group)]
     lines += [
         "",
         f"{datetime.date.today()}, {machine.processor(known[0]['device'])}, {os.cpu_count()} cores,"

@@ -7,8 +7,6 @@ from experiments.speed_group import fastest
 from experiments.speed_rows import CACHED, LOSS, OURS
 from rrd_jax.terminal import tables
 
-_EPOCHS = 240
-
 
 def summary(groups: list[dict[str, Any]], *, absolute: bool) -> str:
     """A row for each group and teacher: ours beside the fastest PyTorch there is.
@@ -122,46 +120,12 @@ def _milliseconds(group: dict[str, Any], key: str) -> str:
     return f"{1000 * statistics.median(group['seconds'][key]):.3f}"
 
 
-def remarks(group: dict[str, Any], *, absolute: bool) -> list[str]:
-    """Sentences: the cost of RRD, cost and gain of a cached teacher, and what peers reported."""
+def remarks(group: dict[str, Any]) -> list[str]:
+    """Returns failures of peers, and how peers launch their steps."""
     task = group["task"]
-    label = ", ".join(map(str, (group["size"], f"batch {task['batch_size']}", group["precision"])))
-    label += f", {group['cores']} of the cores" if group["cores"] else ""
-    lines = [f"{label}: RRD changes the time of a step of ce+kd by {_added(group, '')}"]
-    if f"{OURS}: {LOSS}{CACHED}" in group["seconds"]:
-        lines[0] += f", by {_added(group, CACHED)} with the teacher remembered"
-        lines.append(f"{label}: {_about_cache(group, absolute)}.")
-    lines[0] += "."
-    if not task["crops"]:
-        lines.append(
-            f"{label}: steps get images that are cut already; no published loop, no table."
-        )
-    for name, reason in group["failed"].items():
-        lines.append(f"{label}: {name} failed: {reason}")
+    label = f"{group['size']}, batch {task['batch_size']}, {group['precision']}"
+    lines = [f"{label}: {name} failed: {reason}" for name, reason in group["failed"].items()]
     for name, ready in group["ready"].items():
         if ready.get("launched", "one by one") != "one by one":
             lines.append(f"{label}: {name} launches {ready['launched']}.")
     return lines
-
-
-def _share_added(group: dict[str, Any], teacher: str) -> float:
-    """What RRD adds to the time of a step; teacher is "" or CACHED."""
-    ratios = _ratios(group, f"{OURS}: {LOSS}{teacher}", f"{OURS}: ce+kd{teacher}")
-    return statistics.median(ratios) - 1
-
-
-def _added(group: dict[str, Any], teacher: str) -> str:
-    return f"{100 * _share_added(group, teacher):+.1f} %"
-
-
-def _about_cache(group: dict[str, Any], absolute: bool) -> str:
-    task, seconds = group["task"], group["seconds"]
-    steps = _EPOCHS * (task["examples"] // task["batch_size"])
-    fill = group["ready"][OURS]["fill"]
-    live = statistics.median(seconds[f"{OURS}: {LOSS}"]) * steps
-    cached = fill + statistics.median(seconds[f"{OURS}: {LOSS}{CACHED}"]) * steps
-    text = f"a run of {_EPOCHS} epochs takes {cached / live:.2f} of the time if the"
-    text += " teacher is remembered, its look at all views included"
-    if absolute:
-        text += f": {cached:.0f} s, {fill:.0f} s of them once, in place of {live:.0f} s"
-    return text

@@ -133,17 +133,9 @@ def test_without_peers_the_first_table_has_ours_alone():
     assert row["ready after"] == "7 s"
 
 
-def test_remarks_say_what_rrd_costs_and_a_cached_teacher_saves():
-    lines = speed_table.remarks(_figures(), absolute=False)
-    # (0.20 / 0.19 + 0.22 / 0.21) / 2 and (1 + 1.1) / 2; (24 + 2400 * 0.105) / (2400 * 0.21).
-    label = "cifar, batch 50, float32, 1 of the cores"
-    assert lines == [
-        f"{label}: RRD changes the time of a step of ce+kd by +5.0 %, by +5.0 % with the teacher"
-        " remembered.",
-        f"{label}: a run of 240 epochs takes 0.55 of the time if the teacher is remembered, its"
-        " look at all views included.",
-        f"{label}: torch, max-autotune, NHWC failed: IndexError: list",
-    ]
+def test_remarks_name_peers_that_failed():
+    (line,) = speed_table.remarks(_figures())
+    assert line.endswith("torch, max-autotune, NHWC failed: IndexError: list")
 
 
 def test_memory_that_work_takes_and_frees_is_seen(monkeypatch):

@@ -1,4 +1,4 @@
-r"""Prints where the time of a train step goes: by kind of instruction, and which is worst.
+r"""Prints where the time of a train step goes: by kind of instruction.
 
     python -m experiments.profile --config=configs/cifar100.py:resnet32x4-resnet8x4,rrd+kd
     python -m experiments.profile --config=configs/digits.py --config.train.batch_size=32 \

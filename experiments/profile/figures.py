@@ -54,8 +54,7 @@ def collect(
 
     Returns:
       JSON: `parts`, which add up to `window`, from the first instruction to the last; `groups` of
-      equal convolutions and products, and `instructions`, both with the dearest first; and `worst`,
-      the group that loses most against the peak.
+      equal convolutions and products, and `instructions`, both with the slowest first.
     """
     rows = []
     for name, seconds in timeline.seconds.items():
@@ -76,7 +75,6 @@ def collect(
             for name, entry, milliseconds, calls in rows
         ],
         "peaks": {dtype: rate / 1e9 for dtype, rate in peaks.items()},
-        "worst": max(groups, key=lambda group: group["lost"], default=None),
     }  # fmt: skip
 
 
