@@ -180,7 +180,7 @@ def _launch_local(plan: "Plan", left: list[str], launch: str) -> int:
     commands = [_command(launch, f"--max_runs={share}") for share in shares]
     logs = [plan.folder / "logs" / f"{launch}-{i}.log" for i in range(jobs)]
     shown = progress.Progress(plan, launch)
-    local.run(commands, logs, lambda workers: shown.update(w.popen.pid for w in workers))
+    local.run(commands, logs, shown.update)
     shown.finish()
     return 0
 

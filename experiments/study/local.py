@@ -111,14 +111,14 @@ def check_stop() -> None:
 def run(
     commands: Sequence[Sequence[str]],
     logs: Sequence[pathlib.Path],
-    look: Callable[[list[Worker]], None],
+    look: Callable[[], None],
 ) -> None:
     """Runs workers until each has ended; a killed worker is restarted.
 
     Args:
       commands: of each worker.
       logs: of each worker.
-      look: called with the workers repeatedly.
+      look: called repeatedly.
 
     Raises:
       InputError: a worker failed; the message has its last error.
@@ -131,9 +131,9 @@ def run(
             workers.append(_start(command, share, log))
         while workers:
             time.sleep(_POLL)
-            look(workers)
+            look()
             workers = [following for worker in workers for following in _after(worker)]
-        look(workers)
+        look()
     finally:
         before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _stop(workers)

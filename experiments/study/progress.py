@@ -2,10 +2,9 @@
 
 import dataclasses
 import pathlib
-import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from experiments.study import attempts, records, statistics
@@ -74,12 +73,8 @@ class Progress:
             item.read()
             item.first, item.is_reported = item.epoch, item.epoch >= item.epochs
 
-    def update(self, processes: Iterable[int] = ()) -> None:
-        """Prints a line for each run that has ended or failed, and shows those in progress.
-
-        Args:
-          processes: the workers on this machine; none if they are elsewhere.
-        """
+    def update(self) -> None:
+        """Prints a line for each run that has ended or failed, and shows those in progress."""
         start = time.monotonic()
         if start < self._next:
             return
@@ -87,7 +82,7 @@ class Progress:
             item.read()
             if not item.is_reported:
                 self._report(item)
-        self._show(list(processes))
+        self._show()
         self._next = time.monotonic() + max(_INTERVAL, (time.monotonic() - start) / _SHARE)
 
     def finish(self) -> None:
@@ -111,7 +106,7 @@ class Progress:
         label = f"{ended} of {len(runs)}" if item.is_run else "teacher"
         console.print_row(label, [item.label, result])
 
-    def _show(self, processes: list[int]) -> None:
+    def _show(self) -> None:
         runs = [item for item in self._items if item.is_run]
         parts = [f"{sum(item.epoch >= item.epochs for item in runs)} of {len(runs)} runs"]
         total = sum(item.epochs for item in self._items)
@@ -121,18 +116,11 @@ class Progress:
         if done > 0 and rest:
             left = (time.monotonic() - self._began) / done * rest
             parts.append(f"about {metrics_writer.duration(left)} left")
-        console.progress("study", [*parts, *self._in_progress(processes)])
-
-    def _in_progress(self, processes: list[int]) -> list[str]:
-        """Returns what each worker does; for workers elsewhere, the runs that advanced."""
-        items = [item for item in self._items if not item.is_reported]
-        if not processes:
-            return [_described(item) for item in items if item.epoch != item.first]
-        holders = {_holder(item.folder): item for item in items}  # Teachers come last.
-        return [
-            _described(holders[process]) if process in holders else "a worker starts or waits"
-            for process in processes
-        ]
+        for item in self._items:
+            if not item.is_reported and item.epoch != item.first:
+                kind = "" if item.is_run else "teacher "
+                parts.append(f"{kind}{item.label}: {item.epoch} of {item.epochs} epochs")
+        console.progress("study", parts)
 
 
 def _items(plan: Plan) -> Iterator[_Item]:
@@ -142,20 +130,6 @@ def _items(plan: Plan) -> Iterator[_Item]:
         part = run.job.teachers[i].part
         label = f"{part.training.network.model}, seed {part.training.seed}"
         yield _Item(plan.folder / path, label, part.training.epochs, is_run=False)
-
-
-def _described(item: _Item) -> str:
-    kind = "" if item.is_run else "teacher "
-    return f"{kind}{item.label}: {item.epoch} of {item.epochs} epochs"
-
-
-def _holder(folder: pathlib.Path) -> int:
-    """Returns the process that holds the lock of a folder, or held it last; 0 for none."""
-    try:
-        match = re.match(r"process (\d+) ", (folder / "lock").read_text(errors="replace"))
-    except OSError:
-        return 0
-    return int(match[1]) if match else 0
 
 
 def print_plan(plan: Plan, jobs: int) -> None:

@@ -21,7 +21,7 @@ def _python(text):
 
 def _run(tmp_path, *programs):
     logs = [tmp_path / f"{i}.log" for i in range(len(programs))]
-    local.run([_python(text) for text in programs], logs, lambda workers: None)
+    local.run([_python(text) for text in programs], logs, lambda: None)
     return [log.read_text() for log in logs]
 
 
@@ -166,7 +166,7 @@ _PARENT = """
     '''
     import textwrap
     command = [sys.executable, "-c", textwrap.dedent(worker)]
-    local.run([command], [pathlib.Path("{folder}/log")], lambda workers: None)
+    local.run([command], [pathlib.Path("{folder}/log")], lambda: None)
     """
 
 
