@@ -37,7 +37,8 @@ _LEVEL = {
 }
 # Rooms of pure functions: no files, no clocks, no flags, nothing printed.
 _PURE = [
-    *("training", "objectives", "networks", "optim", "functional", "jobs.memory_advice"),
+    *("training", "objectives", "networks", "optim", "functional", "settings"),
+    "jobs.memory_advice",
     *(
         *("cpu.hlo", "cpu.scratch", "cpu.convolutions"),
         "teacher.ensemble",

@@ -73,6 +73,7 @@ ROOMS = (
         ("Ground", "used by all"),
         (
             ("functional", "layers of arrays", "pure"),
+            ("settings", "declared fields", "pure"),
             ("cpu", "convolution forms, options", "world"),
             ("terminal", "console, tables, exit codes", "world"),
         ),
