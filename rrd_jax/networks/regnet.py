@@ -124,8 +124,9 @@ class RegNetY(nn.Module):
 
 
 def _regnet(depth: int, first: int, slope: float, factor: float, group: int, **more) -> partial:
-    given = {"depth": depth, "first": first, "slope": slope, "factor": factor, "group": group}
-    return partial(RegNetY, **given, **more)
+    return partial(
+        RegNetY, depth=depth, first=first, slope=slope, factor=factor, group=group, **more
+    )
 
 
 IMAGENET = {

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from rrd_jax import errors
 from rrd_jax.objectives.base import Objective, ObjectiveState
 from rrd_jax.objectives.batch import Batch
-from rrd_jax.objectives.parts.missing import missing
 
 
 def check(name: str, objective: Objective, student: Any, teacher: Any, batch: Batch) -> Any:
@@ -239,8 +238,25 @@ def _guarded(name: str, network: str, outputs: Any, excluded: dict[str, str]) ->
         elif part == "members":
             parts[part] = tuple(_guarded(name, network, member, excluded) for member in value)
         elif isinstance(value, tuple | dict) and not value:
-            parts[part] = _Missing(missing(name, network, part))
+            parts[part] = _Missing(_missing(name, network, part))
     return outputs._replace(**parts)
+
+
+def _missing(name: str, network: str, part: str) -> errors.InputError:
+    """Returns the error of an objective that reads a part that a network does not return."""
+    way_out = f"return {part} in its Outputs"
+    if part == "head":
+        way_out = "one teacher can return head in its Outputs, several have none together"
+    elif part == "embedding":
+        way_out = (
+            "return a pair (logits, embedding), or, for a Linen module, name what computes"
+            f" it with --config.{network}.options.embedding_of=NAME, in Python"
+            " networks.from_linen(module, embedding_of=NAME)"
+        )
+    return errors.InputError(
+        f"objective '{name}' reads {network}.{part}, but the {network}'s network returns none:"
+        f" {way_out}, or choose another objective"
+    )
 
 
 @jax.tree_util.register_pytree_node_class

@@ -26,7 +26,7 @@ def cmkd_loss(
 
     with the image's difficulty h = H(softmax(z_t)) / log C, the teacher's entropy in [0, 1]. That
     the weights follow the difficulty is the paper's; this way to do it, and
-    `parts.ranks.soft_rank`, are ours.
+    `parts.correlations.soft_rank`, are ours.
 
     Args:
       student: [B, C] logits.

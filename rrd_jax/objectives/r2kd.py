@@ -23,7 +23,7 @@ def r2kd_loss(
         loss = value (1 - pearson(p_s, p_t)) + rank (1 - spearman(z_s, z_t)),  p = softmax(z / T)
 
     The paper's pruned teacher is a matter of which teacher is loaded. Its ranks are made
-    differentiable by projection onto the permutahedron, ours by `parts.ranks.soft_rank`.
+    differentiable by projection onto the permutahedron, ours by `parts.correlations.soft_rank`.
 
     Args:
       student: [B, C] logits.

@@ -107,14 +107,11 @@ def with_banks(
 
     Args:
       compare: the two results [B, 1 + K] of `parts.banks.compare` -> losses [B].
-      heads: layers behind the embeddings.
+      heads: as in `with_sample`.
       temperature_bank: T of `parts.banks.compare`, >= 0.0125.
       count: K, number of images of other classes.
-      momentum: share of a row that an update keeps, in [0, 1).
-      examples: number of training images N.
-
-    Raises:
-      InputError: `examples` or `momentum` is missing or out of range.
+      momentum: as in `with_sample`.
+      examples: as in `with_sample`.
     """
     banks.check_options(examples, momentum)
 

@@ -10,7 +10,6 @@ from rrd_jax.objectives.base import Objective, ObjectiveState, Record
 from rrd_jax.objectives.parts import adapters
 from rrd_jax.objectives.parts.adapters import Layer
 from rrd_jax.objectives.parts.arithmetic import mean_square
-from rrd_jax.objectives.parts.head import check_head
 from rrd_jax.objectives.parts.pooling import averages, blend, pool
 
 
@@ -91,7 +90,6 @@ def simkd(*, factor: int = 2) -> Objective:
 
 
 def _check_teacher(teacher: Any) -> None:
-    check_head("simkd", teacher)
     if isinstance(teacher.head["kernel"], jax.ShapeDtypeStruct):
         raise errors.InputError(
             "simkd keeps the teacher's classifier, so the teacher's weights must be there when"

@@ -1,14 +1,11 @@
 """Similarity-preserving distillation (arXiv 1907.09682)."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
 from rrd_jax.objectives.base import Objective, Record, stateless
 from rrd_jax.objectives.parts.arithmetic import matmul, unit
 from rrd_jax.objectives.parts.checks import as_float32_batches
-from rrd_jax.objectives.parts.missing import missing
 
 
 def sp_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
@@ -36,15 +33,9 @@ def sp() -> Objective:
 
     def loss(student, teacher, batch):
         del batch
-        return sp_loss(_last_map(student, "student"), _last_map(teacher, "teacher"))
+        return sp_loss(student.maps[-1], teacher.maps[-1])
 
     return stateless(loss, needs_maps=True)
-
-
-def _last_map(outputs: Any, network: str) -> jax.Array:
-    if not outputs.maps:
-        raise missing("sp", network, "maps")
-    return outputs.maps[-1]
 
 
 RECORD = Record(

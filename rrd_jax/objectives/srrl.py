@@ -7,10 +7,11 @@ from rrd_jax.objectives.base import Objective, ObjectiveState, Record
 from rrd_jax.objectives.parts import adapters
 from rrd_jax.objectives.parts.adapters import Layer
 from rrd_jax.objectives.parts.arithmetic import mean_square
-from rrd_jax.objectives.parts.head import Head, check_head
 
 
-def srrl_loss(adapted: jax.Array, embedding: jax.Array, logits: jax.Array, head: Head) -> jax.Array:
+def srrl_loss(
+    adapted: jax.Array, embedding: jax.Array, logits: jax.Array, head: dict[str, jax.Array]
+) -> jax.Array:
     """Softmax regression representation learning: the teacher's classifier judges the student.
 
         loss = mean_d (g - f_t)^2 + mean_c (head(g) - z_t)^2
@@ -41,7 +42,6 @@ def srrl() -> Objective:
         return (Layer(teacher.embedding.shape[-1]),)
 
     def init(key, student, teacher):
-        check_head("srrl", teacher)
         params = adapters.init(key, layers(teacher), student.embedding.shape[-1])
         return ObjectiveState(params=params)
 

@@ -99,32 +99,12 @@ def strange(num_classes: int):
     return [num_classes]
 
 
-class Wrong(nn.Module):
-    """Raises."""
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, x):
-        return x.no_such_thing
-
-
 class TooMany(nn.Module):
     """Has classes of its own."""
 
     @nn.compact
     def __call__(self, x):
         return nn.Dense(1000)(x.mean((1, 2))), x.mean((1, 2))
-
-
-class Exits(nn.Module):
-    """Ends the program."""
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, x):
-        raise SystemExit(4)
 
 
 class Cosine(nn.Module):

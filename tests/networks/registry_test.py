@@ -1,6 +1,5 @@
 """Networks by name: which there are, and what images they take."""
 
-import fnmatch
 import re
 import subprocess
 import sys
@@ -10,8 +9,8 @@ import numpy as np
 import pytest
 
 from rrd_jax import errors, networks
+from rrd_jax.networks import __main__ as program
 from rrd_jax.networks import (
-    __main__,
     convmixer,
     convnext,
     inverted,
@@ -24,7 +23,6 @@ from rrd_jax.networks import (
     vit,
     wrn,
 )
-from rrd_jax.networks import __main__ as program
 from rrd_jax.terminal import tables
 from tests import fresh, golden
 from tests.networks import modern
@@ -66,16 +64,6 @@ def test_the_table_has_a_row_for_each_network(monkeypatch):
     assert re.match(r"\| resnet8 +\| 83,892 +\| 12,507,392 +\| 16@32 16@32 32@16 64@8", rows[0])
 
 
-@pytest.mark.long
-def test_the_command_prints_the_table():
-    names = "resnet*"
-    command = [sys.executable, "-m", "rrd_jax.networks", f"--names={names}"]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    rows = run.stdout.strip().split("\n")[2:]
-    wanted = fnmatch.filter(networks.MODELS, names)
-    assert [row.split()[1] for row in rows] == wanted
-
-
 def test_other_libraries_names_are_aliases(monkeypatch):
     few = {name: networks.MODELS[name] for name in ("mobilenetv2", "regnety_004")}
     monkeypatch.setattr(networks, "MODELS", few)
@@ -94,10 +82,6 @@ def test_other_libraries_names_are_aliases(monkeypatch):
 def test_no_alias_is_a_name():
     assert not networks.ALIASES.keys() & networks.MODELS.keys()
     assert set(networks.ALIASES.values()) <= networks.MODELS.keys()
-
-
-def test_the_former_name_of_the_table_is_the_same_program():
-    assert __main__.main is program.main
 
 
 def test_networks_are_imported_without_what_reads_data_and_files():

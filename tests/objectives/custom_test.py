@@ -1,6 +1,5 @@
 """Objectives that users bring by import path."""
 
-import inspect
 import json
 import os
 import pathlib
@@ -15,10 +14,8 @@ import pytest
 from rrd_jax import errors, objectives
 from rrd_jax.config import method, parse
 from rrd_jax.objectives import __main__ as catalogue
-from rrd_jax.objectives import rrd
 from rrd_jax.objectives.batch import Batch
 from rrd_jax.teacher import ensemble
-from rrd_jax.training import state
 from tests import launch
 from tests.objectives import toy
 
@@ -385,24 +382,6 @@ def test_a_run_with_an_own_objective_goes_on_bit_for_bit_where_it_stopped(tmp_pa
     config.objectives.angular.power = None
     with pytest.raises(errors.InputError, match=r"another config \(objectives.angular.factory"):
         launch.run(config, broken)
-
-
-@pytest.mark.long
-@pytest.mark.usefixtures("one_device", "tiny_network")
-def test_an_own_copy_of_rrd_gives_the_numbers_of_ours(tmp_path, tiny_teacher, module, monkeypatch):
-    source = inspect.getsource(rrd)
-    module("own_rrd", source.replace("def rrd(", "def copied(").replace("    rrd,", "    copied,"))
-    named = state._named  # a key follows from the objective's name: the copy's is ours
-    same = {"copied": "rrd"}
-    monkeypatch.setattr(state, "_named", lambda key, name: named(key, same.get(name, name)))
-    options = {"weight": 1.0, "queue_size": 20, "dim": 8}
-    ours, copied = tmp_path / "ours", tmp_path / "copied"
-    launch.run(_config(tiny_teacher, {"rrd": options}), ours)
-    launch.run(_config(tiny_teacher, {"copied": options | {"factory": "own_rrd:copied"}}), copied)
-    found, wanted = json.dumps(launch.rows(copied)), json.dumps(launch.rows(ours))
-    assert found.replace("loss/copied", "loss/rrd") == wanted
-    found, wanted = launch.digests(copied, 6), launch.digests(ours, 6)
-    assert sorted(found.values()) == sorted(wanted.values())
 
 
 @pytest.mark.usefixtures("module")

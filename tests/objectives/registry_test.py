@@ -28,12 +28,6 @@ def test_the_reference_of_a_record_is_that_of_a_docstring(name):
     assert name == "ce" or any(record.reference in (f.__doc__ or "") for _, f in functions)
 
 
-@_EVERY
-def test_options_that_an_objective_has_not_are_refused(name):
-    with pytest.raises(errors.InputError, match="unknown option of objective"):
-        objectives.create(name, colour="blue")
-
-
 def test_bad_names_options_and_temperatures_are_named():
     with pytest.raises(errors.InputError, match="unknown objective 'rdd'; did you mean 'rrd'"):
         objectives.create("rdd")

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rrd_jax import errors, objectives
+from rrd_jax import objectives
 from rrd_jax.networks import Outputs
 from rrd_jax.objectives import (
     sp,
@@ -32,11 +32,3 @@ def test_sp_does_not_depend_on_the_order_of_axes_and_pixels():
     student, teacher = (jnp.asarray(rng.standard_normal((5, 3, 4, c))) for c in (6, 7))
     found = sp.sp_loss(jnp.moveaxis(student, -1, 1), teacher[:, ::-1])
     np.testing.assert_allclose(found, sp.sp_loss(student, teacher), rtol=1e-5)
-
-
-def test_sp_asks_for_maps():
-    outputs = Outputs(jnp.zeros((3, 2)), jnp.zeros((3, 4)))
-    with pytest.raises(errors.InputError, match="'sp' reads student.maps, .*: return maps"):
-        objectives.create("sp").loss(
-            objectives.ObjectiveState(), outputs, outputs, batches.NO_BATCH
-        )
