@@ -1,4 +1,3 @@
-import dataclasses
 import gzip
 import pathlib
 import subprocess
@@ -10,7 +9,6 @@ import tensorflow_datasets as tfds
 from sklearn import datasets as sklearn_datasets
 
 from rrd_jax import data, errors
-from rrd_jax.config import fields as config_fields
 from rrd_jax.data.builders import local, registry
 from rrd_jax.data.feeds import feed
 from rrd_jax.data.images import transforms
@@ -138,11 +136,6 @@ def _fashion(tmp_path):
     return _load("fashion_mnist", dir=str(tmp_path / "tfds"), manual_dir=str(tmp_path), **_OPTIONS)
 
 
-def test_missing_fashion_mnist_says_what_to_install(tmp_path):
-    with pytest.raises(errors.InputError, match="apt-get install dataset-fashion-mnist"):
-        _fashion(tmp_path)
-
-
 def test_a_changed_fashion_mnist_file_is_refused_by_its_sha256(tmp_path):
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(gzip.compress(b"x" * 100))
@@ -213,15 +206,6 @@ def test_what_is_resident_and_what_is_streamed_can_be_chosen(tmp_path):
     assert isinstance(streamed.train, feed.Streamed)
     for a, b in zip(load().test.test_batches(4), streamed.test.test_batches(4), strict=True):
         assert a["image"].shape == b["image"].shape
-
-
-def test_a_sources_defaults_are_those_of_the_config():
-    defaults = config_fields.defaults().data
-    source = data.Source(name="")
-    named = {**defaults, "views": defaults.views.count, "views_seed": defaults.views.seed}
-    for field in dataclasses.fields(data.Source):
-        default = named[field.name]
-        assert getattr(source, field.name) == (() if field.name == "options" else default)
 
 
 def test_a_source_and_an_augmentation_are_described_without_what_reads_files():

