@@ -27,7 +27,7 @@ class _Nothing:
 @pytest.mark.parametrize(
     ("said", "asked", "interpolation"),
     [
-        ({}, "", "bilinear"),
+        ({}, "auto", "bilinear"),
         ({"interpolation": "bicubic"}, "auto", "bicubic"),
         ({"interpolation": "nearest"}, "bicubic", "bicubic"),
         ({"interpolation": "bicubic"}, "bilinear", "bilinear"),
