@@ -14,17 +14,17 @@ from collections.abc import Callable, Sequence
 from rrd_jax import errors
 from rrd_jax.terminal import console
 
-READY = "the worker is ready"  # a line of its log: from here on runs count how often they died
-_POLL = 0.5  # seconds between two looks at the workers
-_PR_SET_PDEATHSIG = 1  # of Linux's prctl
-_PATIENCE = 600  # seconds that workers have to save their state
-_UNREADY = 3  # deaths in a row of a worker that was not ready, after which it is given up
-_CORES, _PARENT = "RRD_JAX_CORES", "RRD_JAX_PARENT"  # of a worker's environment
-_told: list[int] = []  # SIGTERM, once it came
-# Of a worker that another may take the place of: a device was lost, or a shell tells of a signal.
+READY = "the worker is ready"  # In a worker's log; later deaths are counted by the runs.
+_POLL = 0.5  # Seconds between two checks of the workers.
+_PR_SET_PDEATHSIG = 1  # Of Linux's prctl.
+_PATIENCE = 600  # Seconds that workers have to save their state.
+_UNREADY = 3  # Consecutive deaths before it was ready, after which a worker is not restarted.
+_CORES, _PARENT = "RRD_JAX_CORES", "RRD_JAX_PARENT"  # Environment variables of workers.
+_received: list[int] = []  # SIGTERM, after it was received.
+# Exit codes of workers that are restarted: a lost device, or a signal reported by a shell.
 _AGAIN = (75, 134, 135, 136, 137, 139)
-_OF_OTHERS = ("Traceback", "submitit", "srun:", "slurmstepd:")  # lines behind a worker's error
-# What ends the study as it ended the worker.
+_OF_OTHERS = ("Traceback", "submitit", "srun:", "slurmstepd:")  # Lines after a worker's error.
+# Exit codes of errors that end the study, too.
 _KINDS = {74: errors.DiskError, 69: errors.UnavailableError}
 
 
@@ -34,11 +34,11 @@ class Worker:
 
     Attributes:
       popen: the process.
-      command: that started it.
-      share: its environment.
-      log: what it says.
-      begin: of the log, where this process began it.
-      deaths: of its forerunners, in a row, that were not ready.
+      command: of the process.
+      share: its environment variables.
+      log: its output.
+      begin: the position in the log at which the process started.
+      deaths: consecutive deaths of previous processes that were not ready.
     """
 
     popen: subprocess.Popen
@@ -101,7 +101,7 @@ def check_stop() -> None:
     Raises:
       PreemptedError: SIGTERM came, or the process that started this worker has ended.
     """
-    if _told:
+    if _received:
         _terminate(signal.SIGTERM, None)
     parent = os.environ.get(_PARENT)
     if parent and int(parent) != os.getppid():
@@ -192,9 +192,9 @@ def reason(log: pathlib.Path, begin: int = 0) -> str:
     """Returns why a program ended, from its log: its last error, or the last line."""
     lines = [line.strip() for line in _text(log, begin).splitlines() if line.strip()]
     starts = [i for i, line in enumerate(lines) if line.startswith("error: ")]
-    told = lines[starts[-1] :][:2] if starts else lines[-1:]  # the second says where it is from
-    told = [line for line in told if not line.startswith(_OF_OTHERS)]
-    return f"{' '.join(told).removeprefix('error: ')[:2000] or 'it said nothing'} ({log})"
+    message = lines[starts[-1] :][:2] if starts else lines[-1:]  # the second says where it is from
+    message = [line for line in message if not line.startswith(_OF_OTHERS)]
+    return f"{' '.join(message).removeprefix('error: ')[:2000] or 'it said nothing'} ({log})"
 
 
 def _text(log: pathlib.Path, begin: int) -> str:
@@ -206,7 +206,7 @@ def _text(log: pathlib.Path, begin: int) -> str:
 
 def _terminate(number: int, frame: object) -> None:
     del frame
-    _told.append(number)
+    _received.append(number)
     raise errors.PreemptedError(
         "stopped by SIGTERM; finished runs are kept, and the same command goes on with the others"
     )

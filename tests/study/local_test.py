@@ -158,8 +158,8 @@ _PARENT = """
     from experiments.study import local
     from rrd_jax import errors
     local.begin()
-    pathlib.Path("{folder}/ready").touch()
     try:
+        pathlib.Path("{folder}/ready").touch()
         time.sleep(100)
     except errors.PreemptedError:
         pathlib.Path("{folder}/saved").touch()
@@ -201,7 +201,7 @@ def test_a_worker_whose_command_has_ended_does_not_begin(tmp_path):
 
 
 def test_a_worker_that_a_library_kept_from_ending_ends_before_the_next_run(monkeypatch):
-    monkeypatch.setattr(local, "_told", [])
+    monkeypatch.setattr(local, "_received", [])
     before = signal.getsignal(signal.SIGTERM)
     local.check_stop()
     local.end_at_sigterm()
