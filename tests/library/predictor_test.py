@@ -124,7 +124,7 @@ def test_an_image_that_cannot_be_read_is_an_error_or_is_left_out_and_named(mean,
     ("images", "options", "message"),
     [
         (3, {}, "images are 3, but must be an array"),
-        ({"image": 3}, {}, "images are a value of type dict"),
+        ({"image": 3}, {}, "images are a mapping with"),
         (_images(0), {"batch_size": 0}, "batch_size is 0"),
         ("/not/there", {}, "there is no '/not/there'"),
     ],
