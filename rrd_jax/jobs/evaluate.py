@@ -1,4 +1,4 @@
-"""Test figures of networks that are trained already: main's `--mode=eval`."""
+"""Test figures of trained networks, for main's `--mode=eval`."""
 
 import dataclasses
 import pathlib
@@ -17,10 +17,10 @@ from rrd_jax.weights import files
 def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
     """Evaluates the student in `folder` and the job's teachers on the test split.
 
-    The student is the newest checkpoint of a run, or another one, as RUN@best, RUN@last or RUN@STEP
-    have it; or a network that `rrd_jax.convert` wrote there.
-    The teacher is what config.teacher.checkpoint names, or `folder`/teacher; several are tested
-    one by one and together. Teachers, or the student, may be missing.
+    The student is the newest checkpoint of a run, another one named as RUN@best, RUN@last or
+    RUN@STEP, or a network that `rrd_jax.convert` wrote. The teacher is that of
+    config.teacher.checkpoint, or `folder`/teacher; several teachers are tested one by one and
+    together. Teachers, or the student, may be missing.
 
     Args:
       plan: the job.
@@ -28,12 +28,12 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
         newest; nothing is written to it.
 
     Returns:
-      A dict a network, teacher first: `run`, `network`, `images`, `top1` and `top5` in per cent,
-      `loss` in nats, `agreement` of the student with the teacher in per cent or None,
+      A dict for each network, teachers first: `run`, `network`, `images`, `top1` and `top5` in per
+      cent, `loss` in nats, `agreement` of the student with the teacher in per cent or None,
       `parameters` and `checkpoint`.
 
     Raises:
-      InputError: there is neither, or one is damaged or of another network or data set.
+      InputError: no network is found, or one is damaged or of another network or data set.
     """
     run_folder, which = files.split(folder)
     paths = zip(plan.teachers, job.teacher_paths(plan, run_folder), strict=True)
@@ -56,8 +56,7 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
     training = plan.student.training
     teachers = []
     for choice, path in choices:
-        given = (choice.network, path, *setting, training)
-        teacher = frozen.load(*given, teaching=choice.teaching)
+        teacher = frozen.load(choice.network, path, *setting, training, teaching=choice.teaching)
         teachers.append(frozen.with_probe(teacher, choice.teaching, run_folder, keep=False))
     models = [choice.network.model for choice, _ in choices]
     labels = [", ".join(filter(None, ("teacher", c.teaching.classifier))) for c, _ in choices]
@@ -65,7 +64,7 @@ def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
     rows = [
         _row(label, model, place, network)
         for label, model, place, network in zip(labels, models, places, teachers, strict=True)
-        if network.compares  # else it has no figures for these classes
+        if network.compares  # Other teachers have no figures for these classes.
     ]
     teacher = None
     if teachers and len(teachers) == len(plan.teachers):
@@ -104,7 +103,7 @@ def _row(
 
 
 def table(rows: list[dict[str, Any]]) -> tables.Table:
-    """Header and rows: the figures, a row a network."""
+    """Returns header and rows: a row of figures for each network."""
     header = (
         "run",
         "network",

@@ -1,4 +1,4 @@
-"""Runs that get more epochs than they began with."""
+"""Runs that are resumed with more epochs than they began with."""
 
 import dataclasses
 import pathlib
@@ -14,30 +14,30 @@ from rrd_jax.training.recipe import Part, TeacherChoice
 
 
 def describe(folder: pathlib.Path, part: Part, before: Mapping[str, Any]) -> None:
-    """Says whether a run with more epochs than before is what it were with these from its start."""
+    """Prints whether a run with more epochs equals one that had them from its start."""
     epochs, training = _epochs(before), part.training
     if not 0 < epochs < training.epochs:
         return
-    steps = 10  # of an epoch: schedules have a shape, whatever it is drawn on
+    steps = 10  # Steps an epoch; the shape of a schedule does not depend on them.
     shorter, longer = (training.optimizer.schedule(n, steps) for n in (epochs, training.epochs))
-    made = np.unique(np.linspace(0, epochs * steps - 1, 200).astype(int)).tolist()
-    if np.allclose([shorter(i) for i in made], [longer(i) for i in made], equal_nan=True):
+    past = np.unique(np.linspace(0, epochs * steps - 1, 200).astype(int)).tolist()
+    if np.allclose([shorter(i) for i in past], [longer(i) for i in past], equal_nan=True):
         console.note(f"{folder} grows from {epochs} epochs to {training.epochs}, exactly")
         return
     console.warn(
         f"{folder} grows from {epochs} epochs to {training.epochs}, but its learning rates so far"
         f" are those of {epochs}: another run than {training.epochs} epochs from the start, with"
-        f" the rate at {float(shorter(made[-1])):.3g}, now {float(longer(epochs * steps)):.3g}."
+        f" the rate at {float(shorter(past[-1])):.3g}, now {float(longer(epochs * steps)):.3g}."
         " Another --workdir trains from the start"
     )
 
 
 def as_trained(teacher: TeacherChoice, path: pathlib.Path) -> TeacherChoice:
-    """A teacher whose epochs follow those of a run that grew: it stays as it was trained.
+    """Returns a teacher with the epochs that it was trained for, although its student has more now.
 
     Args:
-      teacher: as the config has it now.
-      path: where it is trained.
+      teacher: the teacher of the present config.
+      path: the folder in which it was trained.
     """
     if teacher.checkpoint or not teacher.follows:
         return teacher
@@ -57,6 +57,6 @@ def as_trained(teacher: TeacherChoice, path: pathlib.Path) -> TeacherChoice:
 
 
 def _epochs(fields: Mapping[str, Any]) -> int:
-    """Of the fields that a folder keeps; 0 where they do not say."""
+    """Returns the epochs in the fields of a folder; 0 if they are missing."""
     epochs = workdir.flatten(fields).get("train.epochs")
     return epochs if isinstance(epochs, int) else 0

@@ -1,7 +1,7 @@
-"""What a student without labels makes of images that it is not trained on: the losses there.
+"""Losses of a student without labels on held-out images.
 
-Images are seen as test images are, without augmentation, by the student as it is tested and by the
-teacher itself; the objectives' memories are read, and left as they are.
+The images are not augmented. The losses compare the evaluated student with the teacher itself; they
+read the objectives' memories and do not update them.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ from rrd_jax.training.state import TrainState
 
 
 class Losses(NamedTuple):
-    """The losses of a run on held-out images.
+    """The compiled losses of a run on held-out images.
 
     Attributes:
       compute: (the student's variables, states of the objectives by name, the teacher's variables,
         images [B, H, W, channels] uint8) -> {"loss": [], "loss/<name>": []}, the weighted sum and
         the mean of each objective over the batch; compiled.
-      names: of the objectives that can be compared with on such images.
-      batch_size: B, images that an objective sees at once in training.
+      names: objectives whose loss is defined on such images.
+      batch_size: B, the images of one loss in training.
     """
 
     compute: Callable
@@ -44,12 +44,12 @@ def losses(
     mesh: jax.sharding.Mesh,
     image_shape: tuple[int, int, int],
 ) -> Losses:
-    """The losses that a run has on held-out images.
+    """Compiles the losses of a run on held-out images.
 
     Args:
-      recipe: of the run.
+      recipe: the run's.
       state: its state, as shapes.
-      teacher: the network; None where no objective reads it.
+      teacher: the network; None if no objective reads it.
       mesh: the devices.
       image_shape: (H, W, channels).
     """
@@ -60,10 +60,12 @@ def losses(
 
     def compute(student, states, teacher, images):
         batch = Batch(normalize(images), None, None)
-        taught = teach(teacher, batch) if teach else None
-        learnt = recipe.student.apply(student, batch.image, train=False)
+        teacher_outputs = teach(teacher, batch) if teach else None
+        outputs = recipe.student.apply(student, batch.image, train=False)
         means = {
-            name: jnp.mean(recipe.objectives[name].loss(states[name], learnt, taught, batch)[0])
+            name: jnp.mean(
+                recipe.objectives[name].loss(states[name], outputs, teacher_outputs, batch)[0]
+            )
             for name in names
         }
         total = sum(recipe.terms[name].weight * mean for name, mean in means.items())
@@ -86,18 +88,18 @@ def collect(
     mesh: jax.sharding.Mesh,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """The mean losses over the whole batches of a split; {} where there is none.
+    """Returns the mean losses over the full batches of a split; {} if there are none.
 
     Args:
-      losses: of the run.
-      state: of which the student is tested.
+      losses: the compiled losses.
+      state: the run's; its student is evaluated.
       teacher: the teacher's variables.
-      split: of a data set; its labels are not read.
+      split: the test split; its labels are not read.
       mesh: the devices.
-      stop: whether to break off; asked after each batch.
+      stop: returns True if the evaluation is to end early; called after each batch.
 
     Raises:
-      StoppedError: `stop` said so.
+      StoppedError: `stop` returned True.
     """
     count = len(split) // losses.batch_size
     if not count or not losses.names:
@@ -123,11 +125,11 @@ def _comparable(
     image_shape: Sequence[int],
     size: int,
 ) -> tuple[str, ...]:
-    """The objectives that ask nothing of an image's place in the training split, as banks do."""
-    seen = [
+    """Returns the objectives that do not read indices into the training split, as banks do."""
+    student, teacher_outputs = (
         network and networks.summarize(network, tuple(image_shape)).outputs
         for network in (recipe.student, teacher)
-    ]
+    )
     image = jax.ShapeDtypeStruct((size, *image_shape), jnp.float32)
     batch = Batch(image, None, jax.ShapeDtypeStruct((size,), jnp.int32))
 
@@ -139,5 +141,7 @@ def _comparable(
     return tuple(
         name
         for name, objective in recipe.objectives.items()
-        if not objectives.reads("index", name, objective, shapes(name), *seen, batch)
+        if not objectives.reads(
+            "index", name, objective, shapes(name), student, teacher_outputs, batch
+        )
     )

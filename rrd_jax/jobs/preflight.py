@@ -88,7 +88,7 @@ def check_teacher(plan: recipe.Recipe, dataset: data.Dataset, network: networks.
 def _trace(
     plan: recipe.Recipe, student: Any, teacher: Any, dataset: data.Dataset
 ) -> dict[str, Any]:
-    """The states of the objectives, as shapes; see `objectives.check`."""
+    """Returns the states of the objectives, as shapes; see `objectives.check`."""
     batch = _batch(plan.training, dataset.image_shape)
     plain = batch._replace(label=None, other_label=None)
     states = {}
@@ -96,8 +96,9 @@ def _trace(
         is_ours = name in registry.RECORDS
         seen = batch if dataset.labelled or not is_ours else plain
         states[name] = registry.check(name, objective, student, teacher, seen)
-        given = (name, objective, states[name], student, teacher, seen)
-        if not (dataset.labelled or is_ours) and registry.reads("label", *given):
+        if not (dataset.labelled or is_ours) and registry.reads(
+            "label", name, objective, states[name], student, teacher, seen
+        ):
             raise errors.InputError(
                 f"objective '{name}' reads labels, but data.use_labels is False; of ours learn"
                 f" without labels: {', '.join(registry.without_labels())}"
@@ -112,10 +113,11 @@ def _warn_of_classifier(
     training = plan.training
     if not dataset.labelled or training.start or registry.classifier(plan.objectives):
         return
-    seen = _batch(training, dataset.image_shape)
+    batch = _batch(training, dataset.image_shape)
     for name, term in plan.terms.items():
-        given = (name, term.objective, states[name], student, teacher, seen)
-        if term.weight and registry.reads_logits(*given):
+        if term.weight and registry.reads_logits(
+            name, term.objective, states[name], student, teacher, batch
+        ):
             return
     console.warn(
         f"[{training.label}] no objective trains the classifier: top-1 is that of random weights;"
