@@ -13,7 +13,7 @@ import PIL.Image
 
 from rrd_jax import errors
 from rrd_jax.data.folder import file_listing
-from rrd_jax.data.images import conversion, reader
+from rrd_jax.data.images import example_forms, reader
 from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.evaluation import predictions
 from rrd_jax.library.quiet import quietly
@@ -239,6 +239,6 @@ def _sources(images: Any) -> Iterable[Any]:
     if isinstance(images, Iterable) and not isinstance(images, dict):
         return images
     raise errors.InputError(
-        f"images are {conversion.described(images)}, but must be an array [N, H, W, channels], a"
+        f"images are {example_forms.described(images)}, but must be an array [N, H, W, channels], a"
         " list of images or of paths, or the path of a file or folder"
     )

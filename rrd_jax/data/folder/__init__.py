@@ -2,7 +2,7 @@
 
 `file_tree` lists the files, `inspection` looks at each of them once and keeps an index of the
 results, `layout` sorts them into splits and classes (`unlabelled_layout` into splits alone), and
-`description` reports what was found.
+`folder_summary` reports what was found.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rrd_jax import errors
-from rrd_jax.data.folder import description, file_tree, inspection, layout, unlabelled_layout
+from rrd_jax.data.folder import file_tree, folder_summary, inspection, layout, unlabelled_layout
 from rrd_jax.data.folder.file_tree import File, Tree
 from rrd_jax.data.folder.folder_examples import FolderExamples
 from rrd_jax.data.folder.inspection import Checked
@@ -50,7 +50,7 @@ def open_source(source: Source) -> Splits:
     train, test = (folder.examples(text) for text in expressions)
     plan = folder.plan
     version = f"image_folder/{folder.digest()}"
-    summary = description.summarize(
+    summary = folder_summary.summarize(
         version, folder.root, folder.tree, folder.checked, plan, train, test
     )
     if source.mock_examples:
@@ -76,7 +76,7 @@ def problems(data_dir: str, manual_dir: str) -> dict[str, str]:
     root = _check_root(manual_dir)
     tree = file_tree.walk(root)
     checked = inspection.check_all(root, tree.files, index_path(data_dir, root))
-    return description.problems(tree, checked)
+    return folder_summary.problems(tree, checked)
 
 
 def index_path(data_dir: str, root: str) -> pathlib.Path:
@@ -171,7 +171,7 @@ def _inspect(
         others=[file for file in tree.files if file not in used],
         compares=not use_labels,
     )
-    description.check_damage(root, files, checked, use_labels=use_labels)
+    folder_summary.check_damage(root, files, checked, use_labels=use_labels)
     images = [(f, result.digest) for f, result in zip(files, checked, strict=True) if result.format]
     paths = [file.path for file, _ in images]
     if use_labels:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rrd_jax import errors
-from rrd_jax.data.images import conversion, decoding, image_files, transforms
+from rrd_jax.data.images import decoding, example_forms, image_files, transforms
 from rrd_jax.data.model_info import Preprocessing
 
 
@@ -84,11 +84,11 @@ def _pixels(image: Any, channels: int) -> np.ndarray:
 
 def _conformed(image: Any) -> bytes | np.ndarray:
     try:
-        return conversion.pixels(image)
+        return example_forms.pixels(image)
     except errors.InputError as error:
-        if conversion.WANTED not in str(error):
+        if example_forms.WANTED not in str(error):
             raise
         raise errors.InputError(
-            f"it is {conversion.described(image)}, but must be the path of a file, encoded bytes, a"
-            " PIL image, or an array [H, W, 1 or 3] of uint8"
+            f"it is {example_forms.described(image)}, but must be the path of a file, encoded bytes,"
+            " a PIL image, or an array [H, W, 1 or 3] of uint8"
         ) from error

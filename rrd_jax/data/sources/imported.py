@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rrd_jax import errors, imports
-from rrd_jax.data.images import conversion
+from rrd_jax.data.images import example_forms
 from rrd_jax.data.source import Source
 from rrd_jax.data.sources import user_splits
 from rrd_jax.data.sources.random_access import Handle
@@ -28,7 +28,7 @@ class Arrays(Sequence):
     """A source of arrays.
 
     Attributes:
-      images: [N, H, W, channels] uint8, or in another form that `conversion.pixels` takes.
+      images: [N, H, W, channels] uint8, or in another form that `example_forms.pixels` takes.
       labels: [N].
     """
 
@@ -76,7 +76,7 @@ def open_splits(
     if source.options and not _is_called(holder):
         raise errors.InputError(
             f"{subject} takes no data.options ({', '.join(dict(source.options))}): it is"
-            f" {conversion.described(holder)}, not a function"
+            f" {example_forms.described(holder)}, not a function"
         )
 
     def open_split(split: str) -> Handle:
@@ -131,8 +131,8 @@ def _open_split(subject: str, holder: Any, split: str, options: _Options) -> Any
     source = _as_arrays(subject, split, holder)
     if isinstance(source, Mapping) or not _is_source(source):
         raise errors.InputError(
-            f"{subject} gives {conversion.described(source)} for split '{split}', but must give a"
-            " source with __len__ and __getitem__, which gives examples by number"
+            f"{subject} gives {example_forms.described(source)} for split '{split}', but must give"
+            " a source with __len__ and __getitem__, which gives examples by number"
         )
     with errors.user_code(f"taking the length of split '{split}' of", subject):
         length = len(source)

@@ -11,7 +11,7 @@ import numpy as np
 
 from rrd_jax import errors
 from rrd_jax.data import splits
-from rrd_jax.data.images import conversion
+from rrd_jax.data.images import example_forms
 
 Reopen = Callable[[], Any]
 
@@ -57,7 +57,7 @@ class Images(Sequence):
         return len(self.source)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        return conversion.without_label(self.source[i])
+        return example_forms.without_label(self.source[i])
 
 
 def without_labels(handle: Handle) -> Handle:
@@ -97,8 +97,8 @@ class Rows(Sequence):
             i -= len(places)
         raise IndexError(i)
 
-    def read(self, i: int, form: Callable[[Any], Any] = conversion.conform) -> Any:
-        """Returns example i in a form of `conversion`.
+    def read(self, i: int, form: Callable[[Any], Any] = example_forms.conform) -> Any:
+        """Returns example i in a form of `example_forms`.
 
         Raises:
           InputError: the example has another form; the message names it.
@@ -129,7 +129,7 @@ class Examples(splits.Examples):
         """[N] all labels, which are read one after the other unless they are known."""
         if self.known_labels is not None:
             return self.known_labels
-        labels = [self.rows.read(i, conversion.label) for i in range(len(self))]
+        labels = [self.rows.read(i, example_forms.label) for i in range(len(self))]
         for i, label in enumerate(labels):
             self.check_label(i, label)
         return np.array(labels)
@@ -139,7 +139,9 @@ class Examples(splits.Examples):
 
     def read(self, i: int) -> dict[str, Any]:
         """Returns example i; raises an InputError if its label is out of range."""
-        example = self.rows.read(i, functools.partial(conversion.conform, channels=self.channels))
+        example = self.rows.read(
+            i, functools.partial(example_forms.conform, channels=self.channels)
+        )
         self.check_label(i, example["label"])
         return example
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rrd_jax import errors, imports
-from rrd_jax.data.images import conversion, transforms
+from rrd_jax.data.images import example_forms, transforms
 from rrd_jax.data.source import Source
 from rrd_jax.data.sources import split_expressions
 from rrd_jax.data.sources.random_access import Examples, Handle, Rows, without_labels
@@ -186,7 +186,7 @@ def _labels(rows: Rows, *, needed: bool) -> np.ndarray | None:
         if labels.shape == (len(handle.source),) and np.issubdtype(labels.dtype, np.integer):
             # Subsets may list the labels of the whole set.
             some = _some_places(len(places))
-            if all(labels[i] == rows.read(i, conversion.label) for i in some):
+            if all(labels[i] == rows.read(i, example_forms.label) for i in some):
                 return labels
             break
     if not needed:
@@ -196,7 +196,7 @@ def _labels(rows: Rows, *, needed: bool) -> np.ndarray | None:
             f"{rows.what} does not say how many classes it has, and {len(rows)} examples are too"
             " many to look for the largest label: give the source an attribute num_classes"
         )
-    return np.array([rows.read(i, conversion.label) for i in range(len(rows))])
+    return np.array([rows.read(i, example_forms.label) for i in range(len(rows))])
 
 
 def _with_origins(source: Any) -> Iterator[Any]:
