@@ -89,6 +89,6 @@ def _conformed(image: Any) -> bytes | np.ndarray:
         if example_forms.WANTED not in str(error):
             raise
         raise errors.InputError(
-            f"it is {example_forms.described(image)}, but must be the path of a file, encoded bytes,"
-            " a PIL image, or an array [H, W, 1 or 3] of uint8"
+            f"it is {example_forms.described(image)}, but must be the path of a file, encoded"
+            " bytes, a PIL image, or an array [H, W, 1 or 3] of uint8"
         ) from error
