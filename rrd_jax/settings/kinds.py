@@ -282,7 +282,7 @@ def of_option(option: inspect.Parameter) -> Kind | None:
     """
     kind = _OF_TYPES.get(imports.option_type(option) or object)
     if "temperature" in option.name:
-        kind = Real(minimum=1e-3, maximum=_HOTTEST)
+        kind = Real(minimum=1e-4, maximum=_HOTTEST)
     is_open = option.default is None or type(None) in typing.get_args(option.annotation)
     return Optional(kind) if kind and is_open else kind
 

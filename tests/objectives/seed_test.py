@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from rrd_jax import errors, objectives
+from rrd_jax.config import parse
 from rrd_jax.networks import Outputs
+from tests import launch
 from tests.objectives import batches
 
 _WIDTHS = {"student": 6, "teacher": 7}
@@ -97,6 +99,11 @@ def test_defaults_are_those_of_the_published_code(name, size, head):
     state = jax.eval_shape(objectives.create(name).init, jax.random.key(0), *outputs)
     assert state.memory.rows.shape == (size, 7)
     assert set(state.params) == (head or {"kernel", "bias"})
+
+
+@pytest.mark.parametrize("name", objectives.RECORDS)
+def test_published_defaults_are_valid_config_fields(name):
+    parse(launch.get_config("digits", f"smoke,resnet8-resnet8,{name}"))
 
 
 @pytest.mark.parametrize(

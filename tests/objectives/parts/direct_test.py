@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from rrd_jax import errors, objectives, parallel
+from rrd_jax import errors, parallel
 from rrd_jax.evaluation import rows
 from rrd_jax.objectives.parts import direct, relations
 from rrd_jax.objectives.rrd import relational_loss
@@ -127,12 +127,6 @@ def test_a_bound_that_is_no_number_above_0_is_refused(given, longest):
     temperatures = {"temperature_student": 0.1, "temperature_teacher": 0.1}
     with pytest.raises(errors.InputError, match="longest"):
         relational_loss(given[2], given[2], given[3], **temperatures, longest=longest)
-
-
-@pytest.mark.parametrize("precision", ["higher", None, 3])
-def test_an_unknown_precision_is_refused(precision):
-    with pytest.raises(errors.InputError, match="precision"):
-        objectives.create("rrd", precision=precision)
 
 
 def test_temperatures_that_are_traced_keep_full_float32():

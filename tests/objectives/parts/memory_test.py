@@ -57,12 +57,6 @@ def test_rows_of_another_length_are_refused():
         memory.push(_queue(4), jnp.ones((3, 5)))
 
 
-@pytest.mark.parametrize("size", [0, -1])
-def test_an_empty_queue_is_refused(size):
-    with pytest.raises(errors.InputError, match=f"queue_size is {size}"):
-        memory.init_queue(jax.random.key(0), size, 2)
-
-
 def test_unknown_start_is_refused_with_the_known_ones():
     with pytest.raises(errors.InputError, match="known: unit, reference"):
         memory.init_queue(jax.random.key(0), 4, 2, initial="zeros")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from rrd_jax import errors, objectives, parallel
+from rrd_jax import objectives, parallel
 from rrd_jax.cpu import convolutions
 from rrd_jax.objectives import rrd
 from tests.objectives import batches
@@ -327,8 +327,3 @@ def test_a_memory_of_any_size_needs_less_than_64_mib_beside_itself(rows, batch):
 class _Outputs:
     def __init__(self, embedding):
         self.embedding = embedding
-
-
-def test_a_negative_chunk_is_refused():
-    with pytest.raises(errors.InputError, match="chunk is -1"):
-        objectives.create("rrd", chunk=-1)
