@@ -131,9 +131,6 @@ class Integers(nn.Module):
         return nn.Dense(self.num_classes)(x.mean((1, 2))).astype(jnp.int32)
 
 
-NUMBERS = [1, 2]
-
-
 def gives_class(num_classes: int):
     """A factory of a class."""
     return Mixer
