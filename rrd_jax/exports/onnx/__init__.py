@@ -49,7 +49,7 @@ def open_file(path: pathlib.Path, threads: int = 0) -> interface.Runtime:
 
 
 def recognizes(path: pathlib.Path) -> bool:
-    """Whether it is an ONNX file: by its name, or as it begins (a small number, a maker's name)."""
+    """Returns True for an ONNX file, by its name or its first bytes (IR version, producer)."""
     if not path.is_file():
         return False
     if path.suffix == ".onnx":
