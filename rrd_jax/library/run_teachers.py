@@ -101,13 +101,13 @@ def load_single(workdir: str | pathlib.Path, teacher: Teacher) -> Loaded:
     if not home.exists():
         raise errors.InputError(f"the teacher of the run in {folder} is not in {path} any more")
     student = weights_loader.about_of(folder)
-    preprocessing = _own_preprocessing(teacher, student)
+    separate = _own_preprocessing(teacher, student)
     options = {"mean": tuple(data["mean"]), "std": tuple(data["std"])}
     if exported.weights_of(home).is_file():  # A file of weights may be for another image size.
         options |= {"network": teacher.model, "image_size": data["image_size"]}
         options["resize"] = data["resize"] if data["augment"] in HOST_AUGMENTATIONS else None
-    if preprocessing:
-        options |= {"image_size": preprocessing.image_size, "resize": None}
+    if separate:
+        options |= {"image_size": separate.image_size, "resize": None}
     network = weights_loader.load(path, **options)
     about = network.about
     if student and student.preprocessing:
@@ -115,8 +115,8 @@ def load_single(workdir: str | pathlib.Path, teacher: Teacher) -> Loaded:
     if student and not about.class_names and student.num_classes == about.num_classes:
         about = dataclasses.replace(about, class_names=student.class_names)
     network = dataclasses.replace(network, about=about)
-    if preprocessing:
-        wrapped_network = preprocessing.wrap(network.network, preprocessing, student.preprocessing)
+    if separate:
+        wrapped_network = preprocessing.wrap(network.network, separate, student.preprocessing)
         shape = student.preprocessing.image_shape
         network = dataclasses.replace(network, network=wrapped_network, image_shape=shape)
     if teacher.teaching.classifier and student:

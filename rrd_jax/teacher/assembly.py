@@ -86,8 +86,8 @@ def assemble(spec: TeacherSpec, variables: Any, meta: Mapping[str, Any]) -> Asse
       InputError: weights or class vectors do not fit the network or the data; or the teacher has
         no classes, or other classes than the data, and an objective compares them.
     """
-    teaching, own, vectors = spec.teaching, spec.preprocessing(), spec.class_vectors()
-    shape = own.image_shape if own else spec.dataset.image_shape
+    teaching, separate, vectors = spec.teaching, spec.preprocessing(), spec.class_vectors()
+    shape = separate.image_shape if separate else spec.dataset.image_shape
     source, compares = "", bool(teaching.classifier)
     if teaching.classifier or not spec.dataset.num_classes:
         if meta:
@@ -108,9 +108,11 @@ def assemble(spec: TeacherSpec, variables: Any, meta: Mapping[str, Any]) -> Asse
             class_matching.check_headless(f"the teacher {spec.where}", spec.training)
     variables = networks.fit_positions(variables, network, shape)
     networks.check_weights(spec.where, variables, network, shape)
-    if own:
-        console.say(preprocessing.describe(spec.where, own, spec.student_preprocessing, teaching))
-    network = preprocessing.wrap(network, own, spec.student_preprocessing)
+    if separate:
+        console.say(
+            preprocessing.describe(spec.where, separate, spec.student_preprocessing, teaching)
+        )
+    network = preprocessing.wrap(network, separate, spec.student_preprocessing)
     if vectors is not None:
         scale = teaching.class_vectors_scale
         network = adapters.ZeroShot(network, vectors.shape, source, scale)
@@ -136,13 +138,17 @@ def outline(spec: TeacherSpec) -> Network:
     Raises:
       InputError: the config, or the description of the weights, does not fit the data.
     """
-    own, vectors, num_classes = spec.preprocessing(), spec.class_vectors(), spec.dataset.num_classes
-    shape = own.image_shape if own else spec.dataset.image_shape
+    separate, vectors, num_classes = (
+        spec.preprocessing(),
+        spec.class_vectors(),
+        spec.dataset.num_classes,
+    )
+    shape = separate.image_shape if separate else spec.dataset.image_shape
     if spec.teaching.classifier:
         network, source = _without_classifier(spec, vectors, shape, None)
     else:
         network, source = spec.choice.create(num_classes), ""
-    network = preprocessing.wrap(network, own, spec.student_preprocessing)
+    network = preprocessing.wrap(network, separate, spec.student_preprocessing)
     if vectors is not None:
         return adapters.ZeroShot(network, vectors.shape, source, spec.teaching.class_vectors_scale)
     return adapters.Probed(network, num_classes) if spec.teaching.probe else network
