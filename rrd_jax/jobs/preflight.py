@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from rrd_jax import data, errors, networks, parallel
 from rrd_jax import objectives as registry
 from rrd_jax.objectives.batch import Batch
-from rrd_jax.teacher import assembly, cache_plan, ensemble
+from rrd_jax.teacher import assembly, ensemble
 from rrd_jax.terminal import console
 from rrd_jax.training import recipe
 from rrd_jax.training.choices import NetworkChoice, ProofChoice, TeachingChoice
@@ -32,7 +32,7 @@ def check(
 
     Raises:
       InputError: a network, an objective or a schedule is invalid; a network lacks an output that
-        an objective compares; the teacher cannot be cached, but has to be; shapes exceed memory.
+        an objective compares; shapes exceed memory.
     """
     training = job.student.training
     _check_steps(job, len(dataset.train))
@@ -69,7 +69,6 @@ def check(
     needs = {f"objective '{name}' keeps, with a copy,": (s, s) for name, s in states.items()}
     needs |= {f"the student's maps of {part} images take": maps}
     _check_memory(needs, parallel.machine_bytes())
-    cache_plan.check(training, plan.objectives)
     return plans
 
 
