@@ -27,7 +27,7 @@ from absl import app, flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # For a start by path, without -m.
 
-from experiments import machine
+from experiments.benchmark import machine
 from rrd_jax import errors
 from rrd_jax.run_folder import atomic_write
 from rrd_jax.terminal import cli, tables

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
-from experiments import machine
-from experiments.speed_reader import Reader, ReaderError, first_cores
+from experiments.benchmark import machine
+from experiments.benchmark.reader import Reader, ReaderError, first_cores
 from rrd_jax import errors, objectives
 from rrd_jax.run_folder import atomic_write
 from rrd_jax.terminal import cli, tables

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import speed_group, speed_table
-from experiments.speed_reader import Reader, ReaderError
+from experiments.benchmark import group, table
+from experiments.benchmark.reader import Reader, ReaderError
 from rrd_jax import networks, parallel
 from rrd_jax.config import parse
 from rrd_jax.data.augment import pipeline
@@ -24,7 +24,7 @@ _SMALL = ("--sizes=cifar", "--batch_sizes=4", "--precisions=float32", "--steps=1
 
 
 def _run(tmp_path, *options):
-    command = [sys.executable, "experiments/benchmark.py", f"--workdir={tmp_path}", *options]
+    command = [sys.executable, "-m", "experiments.benchmark", f"--workdir={tmp_path}", *options]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -47,7 +47,7 @@ def peer(monkeypatch):
     """The peer's module; its networks, loss and memory are run here, not its steps."""
     pytest.importorskip("torch")
     pytest.importorskip("torchvision")
-    monkeypatch.syspath_prepend("experiments/speed_peers")
+    monkeypatch.syspath_prepend("experiments/benchmark/peers")
     return importlib.import_module("torch_peer")
 
 
@@ -108,9 +108,7 @@ def _cells(table):
 
 
 def test_the_first_table_has_ours_beside_the_fastest_peer_of_each_row():
-    header, _, live, beside_live, remembered = _cells(
-        speed_table.summary([_figures()], absolute=False)
-    )
+    header, _, live, beside_live, remembered = _cells(table.summary([_figures()], absolute=False))
     row = dict(zip(header, live, strict=True))
     # Of two rounds 0.3 / 0.2 and 0.44 / 0.22.
     assert row["teacher, ours / theirs"] == "runs / runs"
@@ -126,20 +124,20 @@ def test_the_first_table_has_ours_beside_the_fastest_peer_of_each_row():
 def test_without_peers_the_first_table_has_ours_alone():
     ours = {key: value for key, value in _figures()["seconds"].items() if "rrd_jax" in key}
     figures = _figures(seconds=ours, bytes={})
-    assert speed_group.fastest(figures, "rrd+kd") is None
-    header, _, live, *_ = _cells(speed_table.summary([figures], absolute=False))
+    assert group.fastest(figures, "rrd+kd") is None
+    header, _, live, *_ = _cells(table.summary([figures], absolute=False))
     row = dict(zip(header, live, strict=True))
     assert row["ours / fastest PyTorch"] == row["which"] == "-"
     assert row["ready after"] == "7 s"
 
 
 def test_remarks_name_peers_that_failed():
-    (line,) = speed_table.remarks(_figures())
+    (line,) = table.remarks(_figures())
     assert line.endswith("torch, max-autotune, NHWC failed: IndexError: list")
 
 
 def test_memory_that_work_takes_and_frees_is_seen(monkeypatch):
-    monkeypatch.syspath_prepend("experiments/speed_peers")
+    monkeypatch.syspath_prepend("experiments/benchmark/peers")
     growth = importlib.import_module("resident_memory").growth
     if growth(lambda: None) is None:
         pytest.skip("this system does not say what a process takes")

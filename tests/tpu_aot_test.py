@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import tpu_steps, tpu_table
+from experiments.tpu_aot import steps, table
 from rrd_jax import networks, objectives, parallel, relational_loss
 from rrd_jax.objectives.batch import Batch
 
@@ -29,7 +29,7 @@ _SPLIT = 50_000 * 32 * 32 * 3
 def _run(*options):
     quick = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "JAX_COMPILATION_CACHE_DIR")  # of tests
     return subprocess.run(
-        [sys.executable, "experiments/tpu_aot.py", "--memory=0", *options],
+        [sys.executable, "-m", "experiments.tpu_aot", "--memory=0", *options],
         capture_output=True,
         text=True,
         env={name: value for name, value in os.environ.items() if name not in quick},
@@ -37,8 +37,8 @@ def _run(*options):
 
 
 def test_convolutions_are_bfloat16_and_statistics_softmaxes_and_losses_float32():
-    mesh = tpu_steps.make_mesh("v5e:2x4")
-    step = tpu_steps.train_step(tpu_steps.parse_job(_CONFIG), mesh)
+    mesh = steps.make_mesh("v5e:2x4")
+    step = steps.train_step(steps.parse_job(_CONFIG), mesh)
     program = step.lowered.as_text()
 
     def kinds(*operations):
@@ -77,9 +77,9 @@ def uncached():
 )
 @pytest.mark.usefixtures("uncached")
 def test_a_tpus_program_has_the_passes_that_are_asked_for(options, passes):
-    mesh = tpu_steps.make_mesh("v5e:2x4", chips=1)
+    mesh = steps.make_mesh("v5e:2x4", chips=1)
     rows = [jax.ShapeDtypeStruct((n, 128), jnp.float32) for n in (64, 64, 2048)]
-    rows = tpu_steps._placed(rows, parallel.replicated(mesh))
+    rows = steps._placed(rows, parallel.replicated(mesh))
     options = {"temperature_student": 0.04, "temperature_teacher": 0.1} | options
 
     def total(*arrays):
@@ -108,20 +108,20 @@ def test_a_tpus_program_has_the_passes_that_are_asked_for(options, passes):
     ],
 )
 def test_rrds_program_has_a_maximum_only_where_rows_may_be_long(options, has_maximum):
-    mesh = tpu_steps.make_mesh("v5e:2x4", chips=1)
+    mesh = steps.make_mesh("v5e:2x4", chips=1)
     rrd = objectives.create("rrd", **options | {"queue_size": 256})
     images = jax.ShapeDtypeStruct((8, 32, 32, 3), jnp.float32)
-    outputs = tpu_steps._outputs(networks.create("resnet8", 10), images)
+    outputs = steps._outputs(networks.create("resnet8", 10), images)
     number = jax.ShapeDtypeStruct((8,), jnp.int32)
     batch = Batch(image=None, label=number, index=number)
-    program = tpu_steps._alone(rrd, outputs, outputs, batch, mesh)[0].as_text()
+    program = steps._alone(rrd, outputs, outputs, batch, mesh)[0].as_text()
     assert "exponential" in program
     assert ("applies stablehlo.maximum" in program) == has_maximum
 
 
 def test_a_step_without_an_objective_lacks_it_alone():
-    mesh = tpu_steps.make_mesh("v5e:2x4", chips=1)
-    step = tpu_steps.train_step(tpu_steps.parse_job(_CONFIG), mesh, without="rrd")
+    mesh = steps.make_mesh("v5e:2x4", chips=1)
+    step = steps.train_step(steps.parse_job(_CONFIG), mesh, without="rrd")
     program = step.lowered.as_text(debug_info=True)
     assert "objective_kd" in program
     assert "objective_rrd" not in program
@@ -135,15 +135,13 @@ def test_a_collective_in_several_lines_is_counted_once():
       %d = f32[2,8]{1,0} collective-permute(%w), channel_id=3
       %e = f32[2,8]{1,0} add(%c, %d)
     """
-    collectives = tpu_table.collectives(hlo)
+    collectives = table.collectives(hlo)
     assert collectives == {
         "all-gather": [["f32[64,128]"]],
         "all-reduce": [["f32[512]", "bf16[3,3,8,8]"]],
         "collective-permute": [["f32[2,8]"]],
     }
-    assert tpu_table._described("all-reduce", collectives["all-reduce"]) == (
-        "1 all-reduce, f32[512]"
-    )
+    assert table._described("all-reduce", collectives["all-reduce"]) == ("1 all-reduce, f32[512]")
 
 
 @pytest.fixture(scope="module")

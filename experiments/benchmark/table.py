@@ -3,8 +3,8 @@
 import statistics
 from typing import Any
 
-from experiments.speed_group import fastest
-from experiments.speed_rows import CACHED, LOSS, OURS
+from experiments.benchmark.group import fastest
+from experiments.benchmark.rows import CACHED, LOSS, OURS
 from rrd_jax.terminal import tables
 
 

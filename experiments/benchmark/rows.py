@@ -14,7 +14,7 @@ class Variant(NamedTuple):
     """A way to run the step in PyTorch.
 
     Attributes:
-      name: of speed_peers/torch_peer.py.
+      name: of peers/torch_peer.py.
       layout: "contiguous" or "channels_last".
       first_only: whether a CPU leaves it out where the precision is not float32.
     """

@@ -1,4 +1,4 @@
-"""Times our train step, compiled and fed as in a run; experiments/benchmark.py starts this program.
+"""Times our train step, compiled and fed as in a run; experiments.benchmark starts this program.
 
 The argument is a task as JSON. The first line of output is JSON too: it says that all cases of the
 task are compiled and warm. From then on each line of input is a request, and the program answers
@@ -30,7 +30,7 @@ from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.training import recipe
 from rrd_jax.training.recipe import Job
 
-_ROOT = pathlib.Path(__file__).parents[2]
+_ROOT = pathlib.Path(__file__).parents[3]
 _SHOWN = 16  # images whose views a CPU's teacher looks at
 
 

@@ -1,4 +1,4 @@
-"""Times the same distillation step in PyTorch; experiments/benchmark.py starts it as ours.py.
+"""Times the same distillation step in PyTorch; experiments.benchmark starts it as ours.py.
 
 The task names a variant, each with CE, KD and RRD with a queue, and SGD:
 

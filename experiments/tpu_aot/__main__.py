@@ -1,7 +1,7 @@
 """Compiles the train steps for TPUs, without one: memory, collectives and FLOPs of a chip.
 
-    python experiments/tpu_aot.py
-    python experiments/tpu_aot.py --config=configs/cifar100.py:vgg13-vgg8 --topologies=v5e:2x4
+    python -m experiments.tpu_aot
+    python -m experiments.tpu_aot --config=configs/cifar100.py:vgg13-vgg8 --topologies=v5e:2x4
 
 libtpu's ahead-of-time compiler makes the programs that the chips would run. The table goes to
 <workdir>/tpu_aot.md, its values to <workdir>/tpu_aot.json, and each program to <workdir>: the
@@ -11,18 +11,16 @@ compiler's input (.mlir) and output (.hlo).
 import importlib.metadata
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # of this process; the compiler is asked for TPUs by name
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for a start by path, without -m
 
 from absl import app, flags
 
-from experiments import tpu_steps, tpu_table
-from experiments.tpu_steps import Step
+from experiments.tpu_aot import steps, table
+from experiments.tpu_aot.steps import Step
 from rrd_jax.run_folder import atomic_write
 from rrd_jax.terminal import cli
 
@@ -57,23 +55,23 @@ def measure(step: Step, folder: pathlib.Path) -> dict[str, Any]:
         "kind": step.mesh.devices.flat[0].device_kind,
         "batch_size": step.batch_size,
         "bytes": parts | {"peak": sum(parts.values())},
-        "collectives": tpu_table.collectives(program),
+        "collectives": table.collectives(program),
         "flops": {"xla": costs["flops"], "counted": step.flops / step.mesh.size},
         "moved": costs["bytes accessed"],
-        "cycles": tpu_table.cycles(program),
+        "cycles": table.cycles(program),
         "seconds": seconds,
     }
 
 
 def _steps() -> Iterator[Step]:
     for topology in _TOPOLOGIES.value:
-        mesh = tpu_steps.make_mesh(topology)
+        mesh = steps.make_mesh(topology)
         for named in filter(None, _CONFIGS.value):
-            step = tpu_steps.train_step(tpu_steps.parse_job(named), mesh)
+            step = steps.train_step(steps.parse_job(named), mesh)
             yield step._replace(name=f"{step.name}-{topology.replace(':', '-')}")
     if _MEMORY.value:
-        mesh = tpu_steps.make_mesh(_TOPOLOGIES.value[0], chips=1)
-        yield tpu_steps.memory_step(mesh, _MEMORY.value)
+        mesh = steps.make_mesh(_TOPOLOGIES.value[0], chips=1)
+        yield steps.memory_step(mesh, _MEMORY.value)
 
 
 def _job() -> None:
@@ -85,7 +83,7 @@ def _job() -> None:
         print(f"[{step.name}] compiled in {figures['seconds']:.0f} s", flush=True)
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")}
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
-    text = f"{tpu_table.summary(results)}\n\n{listed}."
+    text = f"{table.summary(results)}\n\n{listed}."
     atomic_write.write_text(folder / "tpu_aot.md", text + "\n")
     atomic_write.write_json(folder / "tpu_aot.json", {"versions": versions, "steps": results})
     print(f"\n{text}\n\nkept in {folder / 'tpu_aot.md'} and {folder / 'tpu_aot.json'}")

@@ -22,11 +22,9 @@ from typing import Any
 
 from absl import app, flags
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # for a start by path, without -m
-
-from experiments import machine, speed_rows, speed_table
-from experiments.speed_group import Group
-from experiments.speed_rows import LOSS
+from experiments.benchmark import machine, rows, table
+from experiments.benchmark.group import Group
+from experiments.benchmark.rows import LOSS
 from rrd_jax import errors
 from rrd_jax.run_folder import atomic_write
 from rrd_jax.terminal import cli
@@ -54,8 +52,8 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/speed-benchmark", "Results, and 
 
 
 def _groups(on_cpu: bool) -> list[Group]:
-    sizes, groups = speed_rows.sizes(on_cpu), []
-    precisions = _PRECISIONS.value or speed_rows.precisions(on_cpu)
+    sizes, groups = rows.sizes(on_cpu), []
+    precisions = _PRECISIONS.value or rows.precisions(on_cpu)
     for cores in _numbers("cores", _CORES.value, least=0) if on_cpu else [None]:
         for name in _SIZES.value:
             size = errors.lookup("size", name, sizes)
@@ -66,7 +64,7 @@ def _groups(on_cpu: bool) -> list[Group]:
                         f"--batch_sizes has {batch_size}, but the set has {size.examples:,} images"
                     )
                 for precision in precisions:
-                    errors.lookup("precision", precision, speed_rows.PRECISIONS)
+                    errors.lookup("precision", precision, rows.PRECISIONS)
                     options = {"steps": _STEPS.value, "torch_python": _TORCH.value}
                     groups.append(Group(name, size, batch_size, precision, cores=cores, **options))
     return groups
@@ -113,21 +111,21 @@ def _text(figures: list[dict[str, Any]], load: float, *, absolute: bool) -> str:
     known = [ready for group in figures for ready in group["ready"].values()]
     versions = dict(pair for ready in known for pair in ready["versions"].items())
     lines = [
-        speed_table.summary(figures, absolute=absolute),
+        table.summary(figures, absolute=absolute),
         "",
         f"'Ours / fastest PyTorch': how many times as fast our step of {LOSS} is, the median over"
         f" {_REPEATS.value} rounds in turns, with the least and the most. Of the other figures with"
         " a stroke the first is ours: what a step holds and takes; compilation and a first epoch,"
         " for which variants of PyTorch share the kernels that they have in common.",
         "",
-        speed_table.readers(figures, absolute=absolute),
+        table.readers(figures, absolute=absolute),
         "",
         f"'Ours / it': how many times as fast {LOSS} of ours is, with the teacher as it has it."
         " A star: the fastest PyTorch. K = 16 384 rows.",
         "",
     ]
     for group in figures:
-        lines += [f"- {line}" for line in speed_table.remarks(group)]
+        lines += [f"- {line}" for line in table.remarks(group)]
     lines += [
         "",
         f"{datetime.date.today()}, {machine.processor(known[0]['device'])}, {os.cpu_count()} cores,"
@@ -138,7 +136,7 @@ def _text(figures: list[dict[str, Any]], load: float, *, absolute: bool) -> str:
         f"    {machine.command('experiments.benchmark')}",
     ]
     if not _TORCH.value:
-        names = speed_rows.peers("float32", crops=True, on_cpu=not absolute)
+        names = rows.peers("float32", crops=True, on_cpu=not absolute)
         lines += ["", f"Left out, no interpreter given: {'; '.join(names)}."]
     return "\n".join(lines)
 

@@ -13,9 +13,9 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from experiments import speed_rows
-from experiments.speed_reader import Reader, ReaderError
-from experiments.speed_rows import OURS, Size
+from experiments.benchmark import rows
+from experiments.benchmark.reader import Reader, ReaderError
+from experiments.benchmark.rows import OURS, Size
 from rrd_jax import errors
 
 
@@ -26,7 +26,7 @@ class Group:
       name: of the size.
       size: the size.
       batch_size: B.
-      precision: a name of speed_rows.PRECISIONS.
+      precision: a name of rows.PRECISIONS.
       steps: the fewest of a round, in whole epochs; 0 for the size's.
       cores: that all readers share; 0 for all; None on a GPU.
       torch_python: an interpreter with PyTorch; "" to leave PyTorch out.
@@ -57,8 +57,8 @@ class Group:
             **size._asdict(),
             "examples": examples,
             "batch_size": batch_size,
-            "queue_size": speed_rows.QUEUE_SIZE,
-            "halves": speed_rows.PRECISIONS[precision],
+            "queue_size": rows.QUEUE_SIZE,
+            "halves": rows.PRECISIONS[precision],
             "epochs": -(-(steps or size.steps) // (examples // batch_size)),
         }
         self.figures = {
@@ -155,10 +155,10 @@ class Group:
     def _readers(self) -> dict[str, tuple[str, str, dict[str, Any]]]:
         """By name: interpreter, script, and what it is told beside the task."""
         crops = self._task["crops"]
-        readers = {OURS: (sys.executable, "ours.py", {"cases": speed_rows.cases(crops)})}
+        readers = {OURS: (sys.executable, "ours.py", {"cases": rows.cases(crops)})}
         if self._torch_python:
             precision, on_cpu = self.figures["precision"], self.figures["cores"] is not None
-            peers = speed_rows.peers(precision, crops=crops, on_cpu=on_cpu)
+            peers = rows.peers(precision, crops=crops, on_cpu=on_cpu)
             for name, told in peers.items():
                 readers[name] = (self._torch_python, "torch_peer.py", told)
         return readers

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
-_SCRIPTS = pathlib.Path(__file__).parent / "speed_peers"
+_SCRIPTS = pathlib.Path(__file__).parent / "peers"
 
 
 def first_cores(count: int) -> list[int]:
@@ -27,7 +27,7 @@ class Reader:
 
     Args:
       python: its interpreter.
-      script: a file of speed_peers.
+      script: a file of peers.
       task: what to do; becomes the script's argument, as JSON.
       log: receives what the process writes to stderr.
       cores: numbers of those that it may use; None for all.
@@ -84,7 +84,7 @@ class Reader:
         return self.ask("round", case)["seconds"]
 
     def ask(self, what: str, case: str = "") -> dict[str, Any]:
-        """The answer to a request, as speed_peers/ours.py lists them.
+        """The answer to a request, as peers/ours.py lists them.
 
         Raises:
           ReaderError: the process ends instead.

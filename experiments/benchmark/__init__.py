@@ -1,0 +1,1 @@
+"""A benchmark of the distillation step beside PyTorch's."""

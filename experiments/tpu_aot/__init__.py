@@ -1,0 +1,1 @@
+"""Train steps compiled ahead of time for TPUs."""
