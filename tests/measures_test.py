@@ -96,6 +96,14 @@ def test_gaussian_cka_does_not_see_rotation_shift_and_scale():
     assert np.isnan(alignment.rbf_cka(rows, np.ones_like(rows)))
 
 
+def test_a_student_is_aligned_with_itself():
+    subject = _subject()
+    outputs = [subject.images, subject.labels, subject.class_names, *[subject.student] * 2]
+    values = alignment.compute(measures.RunOutputs(*outputs))
+    names = ("correlation_gap_max", "neighbour_agreement_mean", "cka_linear", "similarity_spearman")
+    assert [values[name] for name in names] == pytest.approx([0, 1, 1, 1])
+
+
 def test_alignment_says_on_how_many_images_it_is(monkeypatch):
     monkeypatch.setattr(alignment, "_MOST", 50)
     monkeypatch.setattr(alignment, "_MOST_CLASSES", 3)
@@ -159,6 +167,15 @@ def test_figures_of_predictions_are_those_of_sklearn():
         np.testing.assert_allclose(values[f"{role}_confidence"], probabilities.max(1), rtol=1e-6)
         entropy = scipy.stats.entropy(probabilities, axis=1)
         np.testing.assert_allclose(values[f"{role}_entropy"], entropy, rtol=1e-5)
+
+
+def test_a_class_without_images_has_no_accuracy():
+    subject = _subject()
+    subject.labels[subject.labels == 3] = 0
+    values = predictions.compute(subject)
+    assert np.isnan(values["student_accuracy"][3])
+    rest = np.delete(values["student_accuracy"], 3)
+    assert values["student_balanced_accuracy"] == pytest.approx(rest.mean())
 
 
 def test_images_seen_differently_come_with_the_surest_first():
@@ -396,6 +413,15 @@ def test_another_teacher_is_measured_anew(run):
     itself = measures.run_outputs(run, teacher=run)
     assert measures.read(run, "alignment", itself) is None
     assert measures.measure(run, "alignment", itself)["cka_linear"] == pytest.approx(1)
+
+
+def test_measures_outlive_checkpoints_but_not_another_version(run, monkeypatch):
+    measures.measure(run, "calibration")
+    monkeypatch.setattr(storage, "VERSION", 2)
+    assert measures.read(run, "calibration") is None
+    assert measures.measure(run, "calibration")
+    shutil.rmtree(run / "checkpoints")
+    assert measures.read(run, "calibration")["student_count"].sum() == 24
 
 
 @pytest.mark.parametrize("damage", ["empty", "half", "bytes", "text", "folder", "no origin"])

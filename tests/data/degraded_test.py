@@ -9,6 +9,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+import rrd_jax
 from rrd_jax import data, errors
 from rrd_jax.config import parse
 from rrd_jax.jobs import evaluate
@@ -85,7 +86,9 @@ def test_so_many_images_of_each_class_are_used_or_all_that_there_are(data_dir):
     )
 
 
-def test_both_feeds_see_the_same(tmp_path):
+@pytest.mark.xdist_group("workers")
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.long)])
+def test_both_feeds_see_the_same(tmp_path, workers):
     root = tmp_path / "root"
     folders.fill(root, number=20)
     resident, streamed = (
@@ -93,11 +96,20 @@ def test_both_feeds_see_the_same(tmp_path):
         for kind in ("resident", "streamed")
     )
     assert resident.version == streamed.version
-    with contextlib.closing(streamed.train.train_batches(4, 0, 0, 5)) as stream:
+    split = dataclasses.replace(streamed.train, workers=workers)
+    with contextlib.closing(split.train_batches(4, 0, 0, 5)) as stream:
         for batch in stream:
             index = batch["index"]
             np.testing.assert_array_equal(batch["label"], resident.train.labels[index])
             np.testing.assert_array_equal(batch["image"], resident.train.images[index])
+
+
+def test_the_summary_of_a_folder_counts_the_images_that_are_left(tmp_path):
+    folders.fill(tmp_path / "root", number=40)
+    found = folders.load(tmp_path / "root", imbalance=4.0)
+    train = found.summary.figures["images"]["train"]
+    assert [*train.values()] == np.bincount(found.train.labels).tolist()
+    assert train["cat"] // train["dog"] == 4
 
 
 def test_sources_that_do_not_list_their_labels_are_read_for_them():
@@ -198,6 +210,14 @@ def test_a_teacher_sees_what_its_student_sees_unless_it_is_told_otherwise():
     assert (student.label_noise, teacher.label_noise, teacher.noise_seed) == (0, 0.1, 3)
 
 
+def test_each_of_several_teachers_has_its_own_label_noise():
+    config = launch.get_config("digits", "resnet8+resnet8-resnet8,kd")
+    config.data.label_noise = 0.2
+    config.teacher[1].label_noise = 0.0
+    noises = [teacher.part.source.label_noise for teacher in parse(config).teachers]
+    assert noises == [0.2, 0.0]
+
+
 _SMALL = {
     "data.mock_examples": 0,
     "data.train_split": "train[:80]",
@@ -268,3 +288,23 @@ def test_a_teachers_cache_is_for_images_whatever_their_labels(
     assert "all views are computed" in said("clean")
     assert "embeddings are read from" in said("noisy", **{"data.label_noise": 0.4})
     assert "all views are computed" in said("few", **{"data.share": 0.5})
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("one_device", "tiny_network")
+def test_in_python_a_teacher_of_arrays_is_clean_and_its_student_noisy(capsys):
+    fields = {"data.label_noise": 0.25, "teacher.label_noise": 0.0, "data.augment": "none"}
+    result = rrd_jax.distill(
+        teacher="tiny",
+        student="tiny",
+        train=_ARRAYS,
+        test=_ARRAYS,
+        objectives={"kd": 1.0},
+        epochs=1,
+        batch_size=16,
+        fields=fields,
+    )
+    examples = result.dataset.train.examples
+    assert (examples.labels != examples.true_labels).sum() == 20
+    version = data.origin(result.dataset.version)
+    assert f"80 of {version}\n" in capsys.readouterr().out

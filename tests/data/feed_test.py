@@ -112,6 +112,20 @@ def test_worker_processes_give_what_threads_give_from_any_step():
             np.testing.assert_array_equal(a[name], b[name])
 
 
+@pytest.mark.long
+@_BESIDE_NO_OTHER_WORKERS
+def test_worker_processes_give_the_test_images_of_threads():
+    threads = _streamed()
+    workers = dataclasses.replace(threads, workers=2)
+    for a, b in zip(threads.test_batches(4), workers.test_batches(4), strict=True):
+        np.testing.assert_array_equal(a["image"], b["image"])
+
+
+def test_every_seed_has_its_own_order():
+    orders = {feed.epoch_order(seed, 0, 10, 10).tobytes() for seed in range(3)}
+    assert len(orders) == 3
+
+
 @pytest.mark.parametrize("processes", [2, 4])
 def test_the_shares_of_several_processes_make_up_the_batches_of_one(processes):
     split = _streamed()

@@ -376,6 +376,22 @@ def test_an_image_whose_damage_shows_when_it_is_decoded_is_black_and_named(tmp_p
     assert "'cat/x.jpg'" in capsys.readouterr().err
 
 
+def test_a_linked_class_is_a_class(tmp_path):
+    fill(tmp_path / "root")
+    fill(tmp_path / "elsewhere", ("emu",), 2)
+    (tmp_path / "root" / "emu").symlink_to(tmp_path / "elsewhere" / "emu")
+    assert load(tmp_path / "root").class_names == ("cat", "dog", "emu")
+
+
+def test_a_large_folder_without_images_is_refused_early(tmp_path, monkeypatch):
+    monkeypatch.setattr(inspection, "_PATIENCE", 20)
+    monkeypatch.setattr(inspection, "_MANY", 10)
+    for i in range(30):
+        put(tmp_path / "root" / f"{i}.txt", b"text")
+    with pytest.raises(errors.InputError, match="first 20 files"):
+        load(tmp_path / "root")
+
+
 def test_what_opens_a_folder_can_be_sent_to_another_process(tree):
     source = load(tree).train.examples
     sent = feed.Streamed(pickle.loads(pickle.dumps(source)), 16, 3, 18)

@@ -1,5 +1,6 @@
 """Hugging Face data sets on disk."""
 
+import pickle
 import sys
 
 import numpy as np
@@ -101,6 +102,12 @@ def test_splits_that_number_their_classes_otherwise_are_refused(tmp_path):
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "set")
     with pytest.raises(errors.InputError, match="label 0 is 'a' in split 'train' and 'b' in split"):
         _load(tmp_path / "set")
+
+
+def test_a_set_can_be_sent_to_worker_processes(tmp_path):
+    _set().save_to_disk(tmp_path / "set")
+    examples = _load(tmp_path / "set", test_split="train").train.examples
+    assert list(pickle.loads(pickle.dumps(examples))) == list(examples)
 
 
 def test_what_is_not_there_is_said_in_a_line(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from rrd_jax import data, errors
+from rrd_jax.config import parse
 from rrd_jax.data.feeds import feed
 from rrd_jax.data.images import transforms
 from rrd_jax.data.sources import split_expressions
@@ -296,6 +297,19 @@ def test_a_wrong_source_is_refused_in_a_line_when_it_is_opened(name, message):
 def test_a_source_that_raises_shows_its_traceback(name, message):
     with pytest.raises(errors.UserCodeError, match=f"(?s){message}"):
         _load(name)
+
+
+def test_mock_examples_are_the_first_of_the_source():
+    found = _load("pairs", mock_examples=24)
+    np.testing.assert_array_equal(found.train.images, _IMAGES[:24])
+
+
+def test_options_of_a_config_reach_the_source_and_its_teachers():
+    config = launch.digits("smoke,resnet8-resnet8,rrd+kd", **{"data.name": "my_data:pairs"})
+    config.data.options.count = 12
+    job = parse(config)
+    assert job.student.source.options == (("count", 12),)
+    assert job.teachers[0].part.source == job.student.source
 
 
 def test_the_version_tells_changed_data_apart():

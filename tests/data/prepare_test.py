@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import shard_utils
 
 from rrd_jax import data, errors
-from rrd_jax.data.builders import archives, registry
+from rrd_jax.data.builders import archives, ordered, registry
 from rrd_jax.data.images import transforms
 from tests.data import published
 
@@ -264,6 +264,58 @@ def test_a_killed_preparation_leaves_nothing_that_looks_prepared(cifar100, run):
     assert code == 0
     assert "left of a preparation that was killed; remove it" in err
     assert "train 30" in out
+
+
+def test_checksums_are_those_that_tfds_registers():
+    digests = {
+        "cifar10": "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+        "cifar100": "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+        "stl10": "f31fd99273a1acb8609c8db427cebb1de3f71de77758cdc0e22956e1289b9866",
+    }
+    for name, digest in digests.items():
+        (archive,) = registry.DATASETS[name].ARCHIVES
+        assert (archive.algorithm, archive.digest) == ("sha256", digest)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "nothing is prepared"),
+        (
+            RuntimeError("write() failed: No space left on device"),
+            74,
+            "No space left",
+        ),  # ArrayRecord
+    ],
+)
+def test_an_interrupted_preparation_and_a_full_disk_leave_nothing(
+    cifar100, run, monkeypatch, error, code, message
+):
+    def fail(image):
+        raise error
+
+    monkeypatch.setattr(transforms, "encode_png", fail)
+    ended, _, err = run(
+        "--name=cifar100", f"--manual_dir={cifar100}", f"--data_dir={cifar100}/d", "--no_verify"
+    )
+    assert ended == code
+    assert message in err.splitlines()[-1]
+    assert not list((cifar100 / "d" / "cifar100").iterdir())
+
+
+def test_repeated_names_and_empty_splits_are_refused():
+    examples = ordered.Examples(["a", "b", "a"], 9, lambda i: {})
+    with pytest.raises(errors.InputError, match="two images 'a' in split 'train'"):
+        ordered._shards("set", "train", examples)
+    with pytest.raises(errors.InputError, match="no images for split 'train'"):
+        ordered._shards("set", "train", ordered.Examples([], 0, lambda i: {}))
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, place):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(errors.InputError, match="cannot be written to .*file.*data.dir"):
+        _load("digits", dir=str(tmp_path / place), **_OPTIONS)
 
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(cifar100, run, monkeypatch):

@@ -92,6 +92,15 @@ def test_a_long_tail_of_unequal_classes_is_as_long_as_the_scarcest_allows():
     np.testing.assert_array_equal(stratified.tail_counts(np.array([300, 300]), 3.0), [300, 100])
 
 
+def test_images_of_each_class_are_drawn_by_the_seed():
+    counts = np.array([50, 40, 30, 20, 10, 5, 1])
+    places = [stratified.of_each_class(_LABELS, counts, seed) for seed in range(20)]
+    np.testing.assert_array_equal(_counts(_LABELS[places[0]]), counts)
+    np.testing.assert_array_equal(places[0], stratified.of_each_class(_LABELS, counts, seed=0))
+    first = np.flatnonzero(_LABELS == 6)[0]
+    assert sum(first in kept for kept in places) < 5  # not simply the first ones
+
+
 _SPLITS = st.lists(st.integers(0, 5), min_size=1, max_size=40).map(np.array)
 _SEEDS = st.integers(0, 2**31 - 1)
 

@@ -13,7 +13,9 @@ import time
 import numpy as np
 import pytest
 
+from rrd_jax import parallel
 from rrd_jax.data.feeds import feed
+from rrd_jax.evaluation import predictions
 
 # Shared memory is counted: no other test of worker processes may run beside these.
 pytestmark = pytest.mark.xdist_group("workers")
@@ -66,6 +68,19 @@ def test_a_closed_stream_leaves_nothing(workers, steps):
     for _ in range(steps):
         next(batches)
     batches.close()
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.long)])
+def test_a_failed_evaluation_leaves_nothing(workers):
+    def predict(variables, images, labels):
+        raise ZeroDivisionError
+
+    # The traceback keeps the frames alive, and with them whatever they hold.
+    with pytest.raises(ZeroDivisionError) as error:
+        predictions.collect(predict, None, _streamed(workers), 8, parallel.make_mesh())
+    assert not multiprocessing.active_children()
+    assert error
 
 
 class _Group:

@@ -16,6 +16,7 @@ from rrd_jax.config import method, parse
 from rrd_jax.objectives import __main__ as catalogue
 from rrd_jax.objectives.batch import Batch
 from rrd_jax.teacher import ensemble
+from rrd_jax.training import state
 from tests import launch
 from tests.objectives import toy
 
@@ -382,6 +383,22 @@ def test_a_run_with_an_own_objective_goes_on_bit_for_bit_where_it_stopped(tmp_pa
     config.objectives.angular.power = None
     with pytest.raises(errors.InputError, match=r"another config \(objectives.angular.factory"):
         launch.run(config, broken)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("one_device", "tiny_network")
+def test_rrd_by_import_path_gives_the_numbers_of_rrd_by_name(tmp_path, tiny_teacher, monkeypatch):
+    named = state._named  # The random key of an objective depends on its name.
+    monkeypatch.setattr(state, "_named", lambda key, name: named(key, name.replace("mine", "rrd")))
+    options = {"weight": 1.0, "queue_size": 20, "dim": 8}
+    by_name, by_path = tmp_path / "name", tmp_path / "path"
+    launch.run(_config(tiny_teacher, {"rrd": options}), by_name)
+    options = options | {"factory": "rrd_jax.objectives.rrd:rrd"}
+    launch.run(_config(tiny_teacher, {"mine": options}), by_path)
+    rows = json.dumps(launch.rows(by_path)).replace("loss/mine", "loss/rrd")
+    assert rows == json.dumps(launch.rows(by_name))
+    digests = (sorted(launch.digests(run, 6).values()) for run in (by_name, by_path))
+    assert next(digests) == next(digests)
 
 
 @pytest.mark.usefixtures("module")

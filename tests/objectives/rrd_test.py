@@ -96,6 +96,35 @@ def test_a_cold_teacher_with_its_own_key_in_memory_gives_infonce():
     np.testing.assert_allclose(found, info_nce, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("tau_s", "tau_t"), [(0.04, 0.1), (0.1, 0.02), (0.1, 0.1)])
+def test_a_student_of_the_length_that_the_temperatures_ask_for_reaches_the_floor(tau_s, tau_t):
+    _, teacher, rows = _arrays()
+
+    def loss(student):
+        return rrd.relational_loss(
+            student,
+            *_float32(teacher, rows),
+            temperature_student=tau_s,
+            temperature_teacher=tau_t,
+        ).mean()
+
+    value, gradient = jax.value_and_grad(loss)(*_float32(teacher * (tau_s / tau_t)))
+    _, entropy = _reference64(teacher, teacher, rows, tau_t, tau_t)
+    np.testing.assert_allclose(value, entropy.mean(), rtol=2e-6)
+    assert np.linalg.norm(gradient, axis=-1).max() < 1e-5 / tau_s
+    unit, unit_gradient = jax.value_and_grad(loss)(*_float32(teacher))
+    assert unit > entropy.mean() + 1e-3 or tau_s == tau_t
+    # The gradient is a difference of two means of unit rows, divided by the temperature.
+    assert np.linalg.norm(unit_gradient, axis=-1).max() < 2 / tau_s
+
+
+def test_a_hot_student_gives_the_logarithm_of_the_memory_size():
+    found = rrd.relational_loss(
+        *_float32(*_arrays(size=50)), temperature_student=1e3, temperature_teacher=0.1
+    )
+    np.testing.assert_allclose(found, np.log(50), atol=2e-3)
+
+
 def test_gradient_reaches_the_student_only():
     arrays = _float32(*_arrays())
 

@@ -176,3 +176,14 @@ def test_invalid_optimizers_are_refused(name, fields, message):
 )
 def test_factories_of_optax_and_contrib_are_found_by_name(name):
     optim.create(name, _constant, weight_decay=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of names that Optax has moved
+def test_every_function_of_optax_is_an_optimizer_or_is_refused():
+    refused = []
+    for name in sorted(vars(optax) | vars(optax.contrib)):
+        try:
+            optim.create(name, _constant, weight_decay=1e-4)
+        except errors.InputError:
+            refused.append(name)
+    assert {"lookahead", "global_norm", "masked", "sophia"} <= set(refused)

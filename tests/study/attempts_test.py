@@ -43,6 +43,17 @@ def test_an_orderly_end_is_no_death(tmp_path, error):
     _start(tmp_path)
 
 
+def test_deaths_count_across_an_orderly_end_and_a_lost_device_is_one(tmp_path):
+    _die(tmp_path)
+    with pytest.raises(errors.PreemptedError), attempts.counted(tmp_path, "first"):
+        raise errors.PreemptedError
+    for _ in range(2):
+        with pytest.raises(errors.LostError), attempts.counted(tmp_path, "first"):
+            raise errors.LostError
+    with pytest.raises(errors.InputError, match="died 3 times"):
+        _start(tmp_path)
+
+
 def test_waiting_for_a_teacher_is_no_start(tmp_path):
     for _ in range(2):
         with pytest.raises(errors.InUseError), attempts.counted(tmp_path, "first"):

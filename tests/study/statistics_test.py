@@ -104,6 +104,13 @@ def test_the_same_difference_on_every_seed_is_judged_by_the_sign_test(n, verdict
     assert found.verdict == verdict
 
 
+def test_one_image_of_imagenet_is_no_rounding():
+    level = {0: 90.002, 1: 91.0, 2: 92.0}
+    found = statistics.differences({"a": level, "b": {0: 90.0, 1: 91.0, 2: 92.0}}, "b")["a"]
+    assert found.std > 0
+    assert found.low < 0 < found.high
+
+
 @pytest.mark.long
 def test_one_common_seed_has_no_verdict_and_does_not_count_for_holm():
     levels = {**_LEVELS, "new": {4: 95.0}, "lost": {}}

@@ -130,3 +130,13 @@ def test_a_folded_resnet_has_no_roots_and_its_argument_is_unchanged():
     jax.tree.map(np.testing.assert_array_equal, variables, before)
     with pytest.raises(flax.errors.ScopeParamNotFoundError, match="scale"):
         network.apply(folded, _images(), train=True, mutable=["batch_stats"])
+
+
+def test_folding_keeps_its_argument_and_cannot_be_trained():
+    network = networks.create("vgg8", 4)
+    variables = _used(fresh.init(network, _SHAPE))
+    before = jax.tree.map(np.copy, variables)
+    folded = fold.fold(network, variables, _SHAPE)
+    jax.tree.map(np.testing.assert_array_equal, variables, before)
+    with pytest.raises(flax.errors.ScopeParamNotFoundError, match="scale"):
+        network.apply(folded, _images(), train=True, mutable=["batch_stats"])

@@ -10,11 +10,13 @@ import jax
 import numpy as np
 import pytest
 
+import rrd_jax
 from rrd_jax import checkpoints, data, errors, networks
 from rrd_jax.config import parse
 from rrd_jax.data import model_info
 from rrd_jax.jobs import evaluate, job
 from rrd_jax.networks.resnet import ResNet
+from rrd_jax.networks.vit import VisionTransformer
 from rrd_jax.teacher import class_matching
 from rrd_jax.training import recipe
 from rrd_jax.weights import pretrained
@@ -118,6 +120,61 @@ def test_a_classifier_is_kept_where_the_classes_are_the_same(tmp_path, head, nam
     fields = {"student.head": head, "data.class_names": _names(tmp_path / "names", _NAMES)}
     ready = _ready(launch.digits("smoke,tiny", _CE, **_fields(tmp_path / "weights", **fields)))
     assert ("params/fc/kernel" in ready.weights) == is_kept
+
+
+def test_a_classifier_that_an_objective_replaced_is_new(tmp_path):
+    variables = _write(tmp_path / "weights")
+    ready = pretrained.adapt(
+        "x", variables, {"classifier": "simkd"}, *_recipe(launch.digits("smoke,tiny", _CE))
+    )
+    assert ready.origin["head"] == "new"
+    assert "simkd" in ready.lines[0]
+
+
+@pytest.mark.long
+def test_both_classifiers_of_a_distilled_transformer_are_new_for_other_classes(
+    tmp_path, monkeypatch
+):
+    small = functools.partial(VisionTransformer, patch=4, width=8, depth=1, heads=2, distilled=True)
+    monkeypatch.setitem(networks.MODELS, "small", small)
+    _write(tmp_path / "weights", count=7, model="small")
+    config = launch.digits("smoke,small", _CE, **_fields(tmp_path / "weights"))
+    config.student.backbone_rate = 0.5
+    ready = _ready(config)
+    assert not any("head" in name for name in ready.weights)
+    assert "params/dist_token" in ready.weights
+    training = parse(config).student.training
+    rates = training.rates(training.network.create(10), (8, 8, 1))
+    assert rates["head_dist"] == rates["head"] == {"kernel": 1.0, "bias": 1.0}
+    assert rates["dist_token"] == 0.5
+
+
+def test_the_backbone_has_its_own_rate_and_frozen_parts_have_none():
+    fields = {"student.freeze": "stem", "student.backbone_rate": 0.25}
+    training = parse(launch.digits("smoke,tiny", _CE, **fields)).student.training
+    rates = training.rates(networks.create("tiny", 10), (8, 8, 1))
+    modules = {module: set(jax.tree.leaves(tree)) for module, tree in rates.items()}
+    assert modules == {"conv1": {0}, "bn1": {0}, "layer1_0": {0.25}, "fc": {1}}
+    assert parse(launch.digits("smoke,tiny", _CE)).student.training.rates(None, None) is None
+
+
+@pytest.mark.long
+def test_in_python_a_network_starts_from_its_weights(tmp_path, capsys):
+    images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), np.uint8)
+    network = networks.create("tiny", 4)
+    variables = networks.init(network, jax.random.key(3), (8, 8, 1))
+    options = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-12}
+    split = (images, np.arange(16) % 4)
+    trained = rrd_jax.train_teacher((network, variables), split, split, num_classes=4, **options)
+    for name, leaf in _weights(variables["params"]).items():
+        after = _weights(trained.network.variables["params"])[name]
+        np.testing.assert_allclose(after, leaf, atol=1e-6)
+    split, path = (images, np.arange(16) % 3), tmp_path / "run"
+    launch.run(launch.digits("smoke,tiny", _CE, **{"train.epochs": 1}), path)
+    for start in (path, rrd_jax.load(path)):
+        again = rrd_jax.train_teacher(start, split, split, num_classes=3, **options)
+        assert again.network.num_classes == 3
+    assert capsys.readouterr().out.count("its classifier is new, for 3 classes") == 2
 
 
 @pytest.mark.parametrize(("there", "here"), [(3, 1), (1, 3)])

@@ -29,6 +29,12 @@ def test_round_trip_is_exact(name):
     jax.tree.map(np.testing.assert_array_equal, variables, back)
 
 
+def test_classes_and_channels_are_read_from_the_shapes():
+    variables = random_variables("resnet8", 3, (8, 8, 1))
+    back = from_torch("resnet8", to_torch("resnet8", variables))
+    jax.tree.map(np.testing.assert_array_equal, variables, back)
+
+
 def test_the_other_way_keeps_every_entry():
     file = golden.load("resnet8")
     weights = golden.named_weights(file["entry_names"], file["entry_shapes"], salt="other ")
