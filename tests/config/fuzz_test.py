@@ -104,11 +104,7 @@ def _check_texts(fields):
         assert _is_one_line(said.getvalue()), said.getvalue()
 
 
-_TRIED = (
-    (_check_valid, fuzz.valid),
-    (_check_invalid, fuzz.invalid),
-    (_check_texts, fuzz.texts),
-)
+_TRIED = ((_check_valid, fuzz.valid), (_check_invalid, fuzz.invalid), (_check_texts, fuzz.texts))
 _IDS = ("valid", "invalid", "texts")
 
 

@@ -60,10 +60,7 @@ def _options(**fields):
             "objectives.rrd.queue_size 2000000000 x dim 128 x|= 2.05 TB, but there are|GB",
         ),
         ({"objectives.rrd.momentum": 1.0}, "objectives.rrd.momentum is 1.0|[0, 1)"),
-        (
-            {"data.image_size": 32767},
-            "data.image_size 32767 x as wide 32767 x channels 1 x 4",
-        ),
+        ({"data.image_size": 32767}, "data.image_size 32767 x as wide 32767 x channels 1 x 4"),
         ({"data.pad": 9}, "data.pad is 9, more than the 8 pixels of data.image_size"),
         (
             {"data.augment": "random_resized", "data.image_size": 320, "data.resize": 256},
@@ -88,10 +85,7 @@ def _options(**fields):
         ({"data.train_split": "train[:150%]"}, "beyond 100%"),
         ({"teacher.train_split": "train[9:1]"}, "teacher.train_split is 'train[9:1]'"),
         ({"data.name": "a\nb"}, "data.name is 'a\\nb'|on one line"),
-        (
-            {"optimizer.milestones": ("abc",)},
-            "milestones[0] is 'abc'|fractions of the run",
-        ),
+        ({"optimizer.milestones": ("abc",)}, "milestones[0] is 'abc'|fractions of the run"),
         ({"optimizer.milestones": (0.5, 0.2)}, "optimizer.milestones is (0.5, 0.2)|ascending"),
         ({"optimizer.milestones": (0.5, 1.0)}, "optimizer.milestones[1] is 1.0|below 1"),
         ({"optimizer.name": "set_to_zero"}, "unknown optimizer.name 'set_to_zero'"),
@@ -100,10 +94,7 @@ def _options(**fields):
             "optimizer.options.eps is inf, but must be 0 or above",
         ),
         ({"optimizer.name": "noisy_sgd", **_options(eta=-1.0)}, "optimizer.options.eta is -1.0"),
-        (
-            {"optimizer.name": "scale", **_options(step_size=0)},
-            "step_size is 0|above 0",
-        ),
+        ({"optimizer.name": "scale", **_options(step_size=0)}, "step_size is 0|above 0"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused_before_anything_is_read(fields, words):
@@ -230,10 +221,7 @@ def test_a_flag_that_is_the_name_of_a_field_is_answered_with_the_field(flag, sai
         ({"data.grey": 0.2}, "data.grey (images have one channel)"),
         ({"data.erase_with": "mean"}, "data.erase_with (data.erase is 0)"),
         ({"data.feed": "resident", "data.workers": 2}, "data.workers (data.feed is resident)"),
-        (
-            {"optimizer.schedule": "cosine", "optimizer.decay": 0.5},
-            "optimizer.decay (",
-        ),
+        ({"optimizer.schedule": "cosine", "optimizer.decay": 0.5}, "optimizer.decay ("),
         ({"teacher.weight": 2.0}, "teacher.weight (there is one teacher)"),
         ({"student.head": "new"}, "student.head (student.checkpoint is empty)"),
         ({"teacher.fine_tune": True}, "teacher.fine_tune (teacher.checkpoint is empty)"),

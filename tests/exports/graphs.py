@@ -52,7 +52,19 @@ def check_same(outputs, expected, tolerance=1e-4):
     for name, values in expected.items():
         assert outputs[name].shape == values.shape
         assert outputs[name].dtype == np.float32
+        assert np.isfinite(values).all()
         assert np.abs(outputs[name] - values).max() <= tolerance * np.abs(values).max(), name
+
+
+def check_runtime(form, path, exportable, tolerance=1e-4, counts=(1, 7, 20, 1)):
+    """Asserts that a file computes what its network does, for batches of any size; opens it."""
+    runtime, shape = form.open(path, 1), exportable.about.preprocessing.image_shape
+    batch = images(max(counts), shape)
+    expected = exportable(batch)
+    for count in counts:
+        part = {name: values[:count] for name, values in expected.items()}
+        check_same(runtime(batch[:count]), part, tolerance)
+    return runtime
 
 
 def damages(content):

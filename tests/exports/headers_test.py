@@ -20,36 +20,21 @@ def file(tmp_path):
     return path
 
 
-def test_a_graph_comes_back_with_its_header(file):
+def test_a_graph_comes_back_with_its_header_in_the_same_bytes(file, tmp_path):
     assert headers.read_graph(file) == (b"graph" * 99, _HEADER)
     assert file.read_bytes().startswith(b"graph")
     assert headers.format_of(file) == "litert"
-
-
-def test_other_programs_read_the_class_names(file):
-    with zipfile.ZipFile(file) as archive:
+    with zipfile.ZipFile(file) as archive:  # as other programs read it
         assert archive.read("labels.txt").decode().splitlines() == list(graphs.NAMES)
-
-
-def test_class_names_may_be_of_folders_that_are_not_utf8(tmp_path):
-    about = dataclasses.replace(
-        _HEADER.about, class_names=("\udcff", *_HEADER.about.class_names[1:])
-    )
-    header = _HEADER._replace(about=about)
-    headers.write_graph(tmp_path / "odd", b"graph", header)
-    assert headers.read_graph(tmp_path / "odd") == (b"graph", header)
-
-
-def test_the_same_network_makes_the_same_bytes(file, tmp_path):
     headers.write_graph(tmp_path / "again", b"graph" * 99, _HEADER)
     assert (tmp_path / "again").read_bytes() == file.read_bytes()
 
 
-def test_every_changed_byte_of_a_graph_is_seen(file):
-    for damaged in graphs.damages(file.read_bytes()).values():
-        file.write_bytes(damaged)
-        with pytest.raises(errors.InputError, match="damaged"):
-            headers.read_graph(file)
+def test_class_names_may_be_of_folders_that_are_not_utf8(tmp_path):
+    names = ("\udcff", *graphs.NAMES[1:])
+    header = _HEADER._replace(about=dataclasses.replace(_HEADER.about, class_names=names))
+    headers.write_graph(tmp_path / "odd", b"graph", header)
+    assert headers.read_graph(tmp_path / "odd") == (b"graph", header)
 
 
 def test_other_files_are_of_no_format(tmp_path):

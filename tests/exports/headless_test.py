@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -19,16 +20,15 @@ _INSTALLED = {
 }
 
 
+def _trial(exportable, count):
+    images = made.images(exportable, count)
+    kind = exportable.about.preprocessing
+    return exports.Trial(exportable, sample_images.from_arrays(images, kind, count))
+
+
 @pytest.fixture(scope="module")
 def tried():
-    exportable = made.exportable(channels=1, classes=0)
-    return exports.Trial(
-        exportable, sample_images.from_arrays(made.images(exportable, 6), _form(), 6)
-    )
-
-
-def _form():
-    return made.exportable(channels=1, classes=0).about.preprocessing
+    return _trial(made.exportable(channels=1, classes=0), 6)
 
 
 def _write(tried, form, folder, **options):
@@ -77,16 +77,14 @@ def test_weights_of_8_bits_keep_embeddings_alike(tried, tmp_path):
     assert 0.99 < written.comparison.cosine < 1
 
 
-@pytest.mark.parametrize("model", ["resnet18", "vit_tiny_patch16_224", "mobilenetv4_conv_small"])
-@pytest.mark.parametrize("form", ["hub", "torch"])
+@pytest.mark.parametrize(
+    ("model", "form"),
+    [("resnet18", "hub"), ("vit_tiny_patch16_224", "torch"), ("mobilenetv4_conv_small", "hub")],
+)
 @pytest.mark.long
 def test_timms_networks_without_a_classifier_compute_the_same(model, form, tmp_path):
     pytest.importorskip("timm")
-    exportable = made.exportable(model, size=32, classes=0)
-    images = sample_images.from_arrays(
-        made.images(exportable, 3), exportable.about.preprocessing, 3
-    )
-    written = _write(exports.Trial(exportable, images), form, tmp_path)
+    written = _write(_trial(made.exportable(model, size=32, classes=0), 3), form, tmp_path)
     assert "timm" in written.runtime
     assert written.comparison.difference < 1e-4
 
@@ -108,7 +106,6 @@ class _Other:
         (lambda y: {"embedding": y["embedding"] * 1.001}, "embeddings are off by"),
         (lambda y: {"embedding": y["embedding"][:, :-1]}, "its embedding have the shape"),
         (lambda y: {"embedding": y["embedding"] * np.nan}, "its embedding are not finite"),
-        (lambda y: {"embedding": y["embedding"][:1]}, "rows of embeddings for"),
         (lambda y: {"logits": y["embedding"]}, "it gives no embeddings"),
     ],
 )
@@ -123,14 +120,7 @@ def test_8_bits_may_differ_but_not_point_elsewhere(tried):
         tried.compare(other, is_rounded=True)
     near = _Other(tried.exportable, lambda y: {"embedding": y["embedding"] * 1.01})
     assert tried.compare(near, is_rounded=True).cosine == pytest.approx(1)
-    nothing = dataclasses.replace(
-        tried.exportable, variables={**tried.exportable.variables, "params": _nan(tried)}
-    )
+    nan = jax.tree.map(lambda leaf: leaf * np.nan, tried.exportable.variables)
+    nothing = dataclasses.replace(tried.exportable, variables=nan)
     with pytest.raises(errors.InputError, match="embeddings of 'resnet8' are not finite"):
         _ = verification.Trial(nothing, tried.images).here
-
-
-def _nan(tried):
-    import jax
-
-    return jax.tree.map(lambda leaf: leaf * np.nan, tried.exportable.variables["params"])

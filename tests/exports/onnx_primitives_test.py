@@ -27,16 +27,15 @@ def _weights(*shape):
     return _WEIGHTS[: np.prod(shape)].reshape(shape)
 
 
-def _written(functions, shape=_SHAPE, dtype=np.float32):
+def _written(functions):
     """The ONNX model of {name: function of images}."""
     graph = walk.build(
         lambda images: {name: function(images) for name, function in functions.items()},
-        shape,
-        np.dtype(dtype),
+        _SHAPE,
+        np.dtype(np.float32),
     )
     fuse.fuse(graph)
-    moments = (0.5,) * shape[-1]
-    about = ModelInfo("x", 2, preprocessing=Preprocessing(shape[0], shape[-1], moments, moments))
+    about = ModelInfo("x", 2, preprocessing=Preprocessing(6, 4, (0.5,) * 4, (0.5,) * 4))
     header = headers.Header(about, "onnx", "NCHW", "float32", tuple(graph.outputs))
     return model.to_model(graph, header)
 
@@ -44,25 +43,20 @@ def _written(functions, shape=_SHAPE, dtype=np.float32):
 def _compare(functions, wanted=None, tolerance=2e-6):
     """Checks each function's result in onnxruntime; returns the operators that were used."""
     written = _written(functions)
-    session = onnxruntime.InferenceSession(
-        written.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(written.SerializeToString())
     wanted = wanted or functions
     compiled = jax.jit(lambda x: {name: function(x) for name, function in wanted.items()})
+    names = [output.name for output in session.get_outputs()]
     for batch in (1, 3):
-        images = np.random.default_rng(batch).uniform(-2, 2, (batch, *_SHAPE))
-        images = images.astype(np.float32)
-        results = session.run(None, {"images": images.transpose(0, 3, 1, 2)})
-        results = dict(zip((o.name for o in session.get_outputs()), results, strict=True))
+        images = np.random.default_rng(batch).uniform(-2, 2, (batch, *_SHAPE)).astype(np.float32)
+        results = session.run(names, {"images": images.transpose(0, 3, 1, 2)})
+        results = dict(zip(names, results, strict=True))
         for name, want in jax.device_get(compiled(images)).items():
             got = results[name]
             assert got.shape == want.shape, name
             assert got.dtype == want.dtype, name
-            if want.dtype == np.float32:
-                bound = tolerance * max(np.abs(want).max(), 1)
-                assert np.abs(got - want).max() <= bound, name
-            else:
-                assert (got == want).all(), name
+            bound = tolerance * max(np.abs(want).max(), 1) if want.dtype == np.float32 else 0
+            assert np.abs(got * 1 - want * 1).max() <= bound, name
     return [node.op_type for node in written.graph.node]
 
 
@@ -166,13 +160,17 @@ def test_windows():
     _compare(functions)
 
 
+def _convolution(
+    x, w=None, strides=(1, 1), padding="SAME", numbers=("NHWC", "HWIO", "NHWC"), **more
+):
+    w = _weights(3, 2, 4, 6) if w is None else w
+    return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=numbers, **more)
+
+
 def test_convolutions_of_any_layout():
     kernel = _weights(3, 2, 4, 6)
-
-    def conv(x, w=kernel, strides=(1, 1), padding="SAME", numbers=("NHWC", "HWIO", "NHWC"), **more):
-        return lax.conv_general_dilated(x, w, strides, padding, dimension_numbers=numbers, **more)
-
-    first = ("NCHW", "OIHW", "NCHW")
+    conv = _convolution
+    first, deep = ("NCHW", "OIHW", "NCHW"), ("NDHWC", "DHWIO", "NDHWC")
     functions = {
         "same": conv,
         "strides": lambda x: conv(x, strides=(2, 1)),
@@ -184,37 +182,20 @@ def test_convolutions_of_any_layout():
             x.transpose(0, 3, 1, 2), _weights(5, 4, 2, 2), numbers=first
         ),
         "odd": lambda x: conv(x.transpose(2, 0, 1, 3), numbers=("WNHC", "HWIO", "CWHN")),
-        "one axis": lambda x: lax.conv_general_dilated(
-            x[:, 0], _weights(3, 4, 6), (2,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
-        ),
-        "three axes": lambda x: lax.conv_general_dilated(
-            x[..., None],
-            _weights(2, 3, 2, 1, 2),
-            (1, 2, 1),
-            "SAME",
-            dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+        "one axis": lambda x: conv(x[:, 0], _weights(3, 4, 6), (2,), numbers=("NWC", "WIO", "NWC")),
+        "three axes": lambda x: conv(
+            x[..., None], _weights(2, 3, 2, 1, 2), (1, 2, 1), numbers=deep
         ),
         "transposed": lambda x: lax.conv_transpose(x, kernel, (2, 2), "SAME"),
         "transposed valid": lambda x: lax.conv_transpose(x, kernel, (3, 2), "VALID"),
         "bias and scale": lambda x: (conv(x) * _weights(6) + _weights(6)) / 2 - _weights(6),
         "padded": lambda x: conv(jnp.pad(x, ((0, 0), (1, 2), (0, 1), (0, 0))), padding="VALID"),
         "mapped": jax.vmap(lambda x: conv(x[None])[0]),
+        "cut": lambda x: conv(x, padding=((-1, 1), (0, -1))),
     }
-    _compare(functions)
-
-
-def test_a_convolution_that_cuts_its_input():
-    def cut(x, padding):
-        numbers = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(
-            x, _weights(3, 2, 4, 6), (1, 1), padding, dimension_numbers=numbers
-        )
-
     # JAX 0.10.1 itself computes nonsense from a padding below 0 on a CPU.
-    _compare(
-        {"y": lambda x: cut(x, ((-1, 1), (0, -1)))},
-        {"y": lambda x: cut(x[:, 1:, :-1], ((0, 1), (0, 0)))},
-    )
+    cut = {"cut": lambda x: conv(x[:, 1:, :-1], padding=((0, 1), (0, 0)))}
+    _compare(functions, functions | cut)
 
 
 def test_products_over_any_axes():
@@ -241,22 +222,16 @@ def test_products_over_any_axes():
 def test_shapes_and_places():
     functions = {
         "reshape": lambda x: x.reshape(x.shape[0], 3, 2, -1, 2),
-        "flat": lambda x: x.reshape(x.shape[0], -1),
         "shuffle": lambda x: x.reshape(*x.shape[:-1], 2, 2).swapaxes(-1, -2).reshape(x.shape),
         "transpose": lambda x: x.transpose(3, 1, 0, 2),
         "squares": lambda x: x.reshape(-1, 3, 2, 5, 4).swapaxes(2, 3).reshape(-1, 3, 5, 8),
         "new axes": lambda x: x[:, None, :, :, None],
-        "images as rows": lambda x: x.reshape(-1, 4) * 2,
         "repeat": lambda x: jnp.repeat(x, 2, axis=1),
         "tile": lambda x: jnp.tile(x, (1, 2, 1, 3)),
         "broadcast": lambda x: jnp.broadcast_to(x[:, :1, :1], x.shape),
-        "class token": lambda x: jnp.concatenate(
-            [jnp.tile(_weights(1, 1, 4), (x.shape[0], 1, 1)), x[:, 0]], axis=1
-        ),
         "concatenate": lambda x: jnp.concatenate([x, x[..., :2], x[..., ::-1]], -1),
         "stack": lambda x: jnp.stack([x, x + 1], 2),
         "slice": lambda x: x[:, 1:5:2, 2:, ::-1],
-        "element": lambda x: x[:, 0, -1],
         "roll": lambda x: jnp.roll(x, 1, 2),
         "flip": lambda x: jnp.flip(x, (1, 2)),
         "dynamic": lambda x: lax.dynamic_slice(x, (0, 2, 9, 1), (x.shape[0], 3, 2, 2)),
@@ -272,22 +247,16 @@ def test_shapes_and_places():
         "iota": lambda x: x * lax.broadcasted_iota(jnp.float32, x.shape, 2),
         "loop": lambda x: lax.scan(lambda c, w: (c * w, c.sum(1)), x, _weights(3))[0],
         "loop's steps": lambda x: lax.scan(
-            lambda c, w: (c + w, c.sum(1)), x, x.transpose(1, 0, 2, 3)[:, :, None], reverse=True
+            lambda c, w: (c + w, c.sum(1)), x, x.swapaxes(0, 1)[:, :, None], reverse=True
         )[1],
         "branch": lambda x: lax.cond(x.shape[1] > 3, jnp.sin, jnp.cos, x),
         "for each": lambda x: lax.platform_dependent(x, tpu=jnp.sin, default=jnp.cos),
         "remat": jax.checkpoint(lambda x: jnp.sin(jnp.cos(x))),
         "bare": lambda x: x,
         "constant": lambda x: jnp.broadcast_to(_weights(2), (x.shape[0], 2)),
-    }
-    _compare(functions)
-
-
-def test_code_that_wants_a_number_of_images_gets_one():
-    functions = {
-        "rows": lambda x: x.reshape(len(x), -1),
+        # Code that wants a number of images gets one.
         "zeros": lambda x: x[:, 0] + np.zeros((len(x), 1, 4), np.float32),
-        "token": lambda x: jnp.concatenate([jnp.ones((len(x), 1, 4)), x[:, 0]], 1),
+        "ones": lambda x: jnp.concatenate([jnp.ones((len(x), 1, 4)), x[:, 0]], 1),
         "patches": lambda x: x.reshape(len(x) * 6, -1).sum(-1).reshape(len(x), 6),
     }
     _compare(functions)
@@ -296,13 +265,7 @@ def test_code_that_wants_a_number_of_images_gets_one():
 def test_convolutions_follow_each_other_without_transpositions():
     def network(x):
         for i in range(3):
-            y = lax.conv_general_dilated(
-                x,
-                _weights(3, 3, 4, 4) / 10,
-                (1, 1),
-                "SAME",
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+            y = _convolution(x, _weights(3, 3, 4, 4) / 10)
             y = y * _weights(4) + _weights(4) * i
             gate = jax.nn.sigmoid(y.mean((1, 2), keepdims=True))
             x = x + jax.nn.relu6(y * gate)

@@ -207,18 +207,10 @@ def test_what_is_sown_is_dropped_and_what_is_carried_moves():
             "Parts' returns no logits: it is told the number of classes by its argument",
         ),
         ("Parts", {"part": "embedding"}, "it returned embedding of type tuple; wanted are arrays"),
-        (
-            "Parts",
-            {"part": "head"},
-            "a head as a tuple of 2; wanted is a dict of kernel",
-        ),
+        ("Parts", {"part": "head"}, "a head as a tuple of 2; wanted is a dict of kernel"),
         ("Cosine", {}, "returns a head that does not make its logits: embedding @ kernel"),
         ("Parts", {"part": "width"}, r"kernel \(1, 10\); wanted .* here \(3, 10\) and"),
-        (
-            "holding",
-            {"what": "steps"},
-            r"a parameter \['steps'\] of type int32\(\), which cannot",
-        ),
+        ("holding", {"what": "steps"}, r"a parameter \['steps'\] of type int32\(\), which cannot"),
         ("holding", {"what": "key"}, r"carries \['kept'\]\['key'\] of type key.* no checkpoint"),
     ],
 )

@@ -32,12 +32,7 @@ TORCHVISION = (
 )
 
 # Some of these that have all their kinds of layers: for what treats all networks alike.
-FEW = (
-    "deit_tiny_distilled_patch16_224",
-    "convnextv2_atto",
-    "mobilenetv3_small_100",
-    "regnety_002",
-)
+FEW = ("deit_tiny_distilled_patch16_224", "convnextv2_atto", "mobilenetv3_small_100", "regnety_002")
 # One more of each kind. Not efficientnetv2_s: with such weights it magnifies rounding, so that
 # timm's own float32 is off by a third of its float64.
 OTHERS = (

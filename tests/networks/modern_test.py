@@ -43,8 +43,7 @@ def test_sizes_are_timms(name):
 
 
 @pytest.mark.parametrize(
-    "name",
-    fresh.all_but_quick_are_long([*modern.SMALLEST, *modern.OTHERS], modern.SMALLEST),
+    "name", fresh.all_but_quick_are_long([*modern.SMALLEST, *modern.OTHERS], modern.SMALLEST)
 )
 @pytest.mark.long
 def test_outputs_are_timms(name):

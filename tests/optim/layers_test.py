@@ -102,10 +102,7 @@ def test_blocks_in_lists_and_stages():
             {"block1/layer_0", "block1/layer_1"},
         ),
         (["layer1/0/conv1/weight", "layer2/0/bn1/bias"], {"layer1/0", "layer2/0"}),
-        (
-            ["stages/0/down/norm/scale", "stages/0/blocks/1/mlp/fc1/kernel"],
-            {"stages/0/blocks/1"},
-        ),
+        (["stages/0/down/norm/scale", "stages/0/blocks/1/mlp/fc1/kernel"], {"stages/0/blocks/1"}),
         (["encoder1/blocks_2/attn/qkv/kernel", "Conv_0/kernel"], {"encoder1/blocks_2"}),
         (["Residual_4/Dense_0/kernel", "Dense_1/kernel"], {"Residual_4"}),
         (["blocks_2/kernel", "head_0/kernel"], {"blocks_2"}),

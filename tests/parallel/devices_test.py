@@ -125,9 +125,7 @@ def test_accumulation_is_the_mean_gradient_of_parts_that_follow_each_other(unrol
     for i in range(2):
         params = jax.tree.map(jnp.array, first.params)
         part = batches[0]._replace(
-            image=batches[0].image[i::2],
-            label=batches[0].label[i::2],
-            index=batches[0].index[i::2],
+            image=batches[0].image[i::2], label=batches[0].label[i::2], index=batches[0].index[i::2]
         )
         state, logged_of_part = step(
             state.replace(params=params, step=jnp.int32(0)), teacher, tiny.place(mesh, part)
