@@ -172,6 +172,11 @@ def test_unknown_and_unprepared_sets_say_what_to_do(name, message, tmp_path):
         _load(name, dir=str(tmp_path), **_OPTIONS)
 
 
+def test_random_crops_while_decoding_need_the_streamed_feed():
+    with pytest.raises(errors.InputError, match="data.feed.*resident.*random_resized"):
+        data.Source("digits", feed="resident", augment="random_resized")
+
+
 @pytest.mark.parametrize("split", ["trian", "train[:0]", "train[:x]"])
 def test_an_unknown_or_empty_split_lists_the_known(split, data_dir):
     with pytest.raises(errors.InputError, match="cannot be read .* its splits: train, test$"):

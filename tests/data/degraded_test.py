@@ -163,6 +163,11 @@ def test_the_same_data_are_opened_again_as_they_are():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
+        (
+            {"per_class": 5, "share": 0.5},
+            "data.per_class is 5, data.share 0.5 and data.imbalance 1",
+        ),
+        ({"per_class": 5, "imbalance": 2.0}, "data.share 1 and data.imbalance 2"),
         ({"imbalance": 30.0}, "20 training images of class 0 there would be none of class 3: at"),
     ],
 )

@@ -25,6 +25,9 @@ def test_files_keep_their_order_and_folders_are_searched_in_theirs(tmp_path):
     assert _relative(tmp_path, ["a.jpg", "b", "a.jpg"]) == ["a.jpg", *found, "a.jpg"]
     assert _relative(tmp_path, ["b/*.jpg", "a.???"]) == ["b/2.jpg", "a.jpg"]
     assert _relative(tmp_path, ["**/3.jpg"]) == ["b/c/3.jpg"]
+    for name in ("a[1].jpg", "a1.jpg"):
+        folders.put(tmp_path / name)
+    assert _relative(tmp_path, ["a[1].jpg"]) == ["a[1].jpg"]  # A file of that name is no pattern.
     # What is named itself counts, whatever it is; whoever reads it says so.
     assert _relative(tmp_path, ["a.jpg", "missing", "b/notes.txt"])[1:] == [
         "missing",

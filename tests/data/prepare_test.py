@@ -433,6 +433,8 @@ def _shorten(folder):
         (lambda folder: (folder / "dataset_info.json").write_text("{"), "Failed to load JSON"),
         (lambda folder: (folder / "dataset_info.json").write_text("[]"), "do not match"),
         (lambda folder: (folder / "features.json").unlink(), "Cannot restore"),
+        (lambda folder: (folder / "features.json").write_text("{"), "Expecting property name"),
+        (lambda folder: _shard(folder).write_bytes(b""), "-of-00001 is missing or empty"),
     ],
 )
 def test_damaged_prepared_data_are_one_line_that_says_what_to_do(

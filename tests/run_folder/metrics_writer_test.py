@@ -139,3 +139,14 @@ def test_the_clock_counts_what_steps_wait_for_images(monkeypatch):
     clock.mark(3)
     now[0] += 1
     assert clock.waits() == 0
+
+
+def test_the_clock_adds_earlier_starts_and_measures_since_its_mark(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(metrics_writer.time, "monotonic", lambda: now[0])
+    clock = metrics_writer.Clock(before=100.0, step=5)
+    now[0] = 2.0
+    clock.mark(7)
+    assert clock.rate(7) == 0
+    now[0] = 4.0
+    assert (clock.total(), clock.rate(13), clock.left(13, 15)) == (104.0, 3.0, 1.0)

@@ -103,6 +103,11 @@ def test_only_takes_patterns_of_cells():
     assert len(_plan(_grid(design.methods("ce")), seeds=3).runs) == 3
 
 
+def test_only_takes_a_name_that_looks_like_a_pattern():
+    made = _plan(_grid(design.field("data.mean", [0.3], [0.2]), compared="mean"))
+    assert len(made.only(["grid/[0.3]"]).runs) == 1
+
+
 def test_a_level_of_a_number_is_named_by_all_its_digits():
     levels = design.field("x", 16384, 1234567, 0.1, 0.5, 1e-05, 0.1234567, 0.1234568).levels
     names = ["16384", "1234567", "0.1", "0.5", "1e-05", "0.1234567", "0.1234568"]

@@ -153,6 +153,14 @@ def test_a_run_has_its_teacher_in_its_folder_wherever_the_study_is(tmp_path, tra
     assert (run / "teacher" / "checkpoints" / "3").is_dir()
 
 
+def test_a_teacher_with_a_checkpoint_is_neither_trained_nor_linked(tmp_path, trained):
+    made = _plan(tmp_path, "kd", fields={"teacher.checkpoint": "somewhere"})
+    work.Worker(made, "first").work()
+    assert trained.labels == ["kd, seed 0"]
+    (run,) = (tmp_path / "runs").iterdir()
+    assert not (run / "teacher").exists()
+
+
 def test_a_run_that_follows_another_is_made_after_it_by_any_worker(tmp_path, trained):
     made = _following(tmp_path)
     name = next(name for name, run in made.runs.items() if run.after)
