@@ -9,7 +9,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 from rrd_jax import __version__, checkpoints, errors, parallel
 from rrd_jax.run_folder import atomic_write, provenance
@@ -126,7 +126,7 @@ def _lock(folder: pathlib.Path, held: contextlib.ExitStack) -> None:
     """Locks the folder until `held` closes or the process ends."""
     file = held.enter_context((folder / "lock").open("a+", errors="replace"))
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(file)
     except BlockingIOError as error:
         file.seek(0)
         raise errors.InUseError(
@@ -143,6 +143,19 @@ def _lock(folder: pathlib.Path, held: contextlib.ExitStack) -> None:
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
+
+
+def _take(file: IO[str]) -> None:
+    """Takes the exclusive lock of a file, or raises a BlockingIOError after a tenth of a second.
+
+    `rrd_jax.runs` holds a shared lock for some microseconds to find out whether a run is at work.
+    """
+    for _ in range(5):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(0.02)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextlib.contextmanager

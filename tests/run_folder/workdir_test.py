@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import threading
 
 import jax
 import numpy as np
@@ -118,6 +119,15 @@ def test_a_file_system_without_locks_is_warned_about(tmp_path, monkeypatch, caps
     monkeypatch.setattr(fcntl, "flock", no_locks)
     _claim(tmp_path)
     assert "cannot be locked (No locks available)" in capsys.readouterr().out
+
+
+def test_a_run_is_not_refused_while_a_reader_tries_the_lock(tmp_path):
+    _claim(tmp_path)
+    reader = (tmp_path / "lock").open()
+    fcntl.flock(reader, fcntl.LOCK_SH)  # `rrd_jax.runs` holds it for some microseconds.
+    threading.Timer(0.03, reader.close).start()
+    _claim(tmp_path)
+    assert reader.closed
 
 
 @pytest.mark.long
