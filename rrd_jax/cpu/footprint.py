@@ -1,4 +1,4 @@
-"""The memory that a compiled program takes on each device, and what is largest in it."""
+"""The memory that a compiled program needs on each device, and its largest arrays."""
 
 import itertools
 import math
@@ -12,9 +12,9 @@ from rrd_jax import errors
 from rrd_jax.cpu import hlo, scratch
 
 _NAMES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32", "s32": "int32", "u8": "uint8"}
-ON_THE_WAY = "what it makes on the way"
-_WORTH = 0.05  # of the whole, from which a field that lessens it is named
-# What takes no memory of its own.
+ACTIVATIONS = "activations"
+_WORTH = 0.05  # Smaller shares of the whole suggest no field.
+# Instructions without memory of their own.
 _NO_ARRAY = (
     *("parameter", "get-tuple-element", "bitcast", "tuple", "constant"),
     *("while", "conditional", "call"),
@@ -25,11 +25,11 @@ class Footprint(NamedTuple):
     """Bytes of a compiled program on each device, as XLA plans them, and of a CPU's libraries.
 
     Attributes:
-      arguments: what it is given.
-      results: what it returns and does not write over what it is given.
-      temporaries: what it keeps on the way.
+      arguments: its arguments.
+      results: its results, except those that are written over donated arguments.
+      temporaries: intermediate arrays.
       program: its code, on devices that hold it.
-      libraries: what those that a CPU computes with take for themselves, about.
+      libraries: an estimate of the scratch memory of libraries that a CPU computes with.
     """
 
     arguments: int
@@ -40,45 +40,48 @@ class Footprint(NamedTuple):
 
     @property
     def peak(self) -> int:
-        """All of it."""
+        """The sum of all parts."""
         return sum(self)
 
 
 def described(
-    compiled: Any, given: Mapping[str, Any], there: int, fields: Mapping[str, Iterable[str]]
+    compiled: Any,
+    arguments: Mapping[str, Any],
+    available: int,
+    fields: Mapping[str, Iterable[str]],
 ) -> str:
-    """What memory a compiled step takes on each device, in a line.
+    """Describes in one line the memory that a compiled step needs on each device.
 
     Args:
-      compiled: as `jax.jit` compiled it.
-      given: what it is given, by what is said of it.
-      there: bytes of a device.
-      fields: those that lessen what is given, by the same names, and `ON_THE_WAY`.
+      compiled: a program that `jax.jit` compiled.
+      arguments: its arguments by the names that the line has for them.
+      available: bytes of a device.
+      fields: config fields that reduce an argument's memory, by its name, and `ACTIVATIONS`.
 
     Raises:
-      InputError: it is more than there is.
+      InputError: the program needs more memory than a device has.
     """
     needed = of(compiled)
     if needed is None:
-        return "what memory a step takes is not known: the backend does not say"
-    known = {name: arrays(tree, name) for name, tree in given.items()}
-    sizes = {name: sum(array.bytes for array in found) for name, found in known.items()}
-    sizes[ON_THE_WAY] = needed.temporaries + needed.libraries
-    listed = ", ".join(f"{shown(size)} {name}" for name, size in sizes.items() if size)
-    whole = f"a step takes {shown(needed.peak)} of each device's {shown(there)}: {listed}"
-    if needed.peak <= there:
-        return whole
-    largest = sorted([*itertools.chain(*known.values()), *temporaries(compiled)], reverse=True)[:3]
-    named = "; ".join(f"{array.what}, {shown(array.bytes)}" for array in largest)
+        return "memory per device: unknown, the backend does not report it"
+    listed = {name: arrays(tree, name) for name, tree in arguments.items()}
+    sizes = {name: sum(array.bytes for array in members) for name, members in listed.items()}
+    sizes[ACTIVATIONS] = needed.temporaries + needed.libraries
+    parts = ", ".join(f"{name} {shown(size)}" for name, size in sizes.items() if size)
+    line = f"memory per device: {shown(needed.peak)} of {shown(available)} ({parts})"
+    if needed.peak <= available:
+        return line
+    largest = sorted([*itertools.chain(*listed.values()), *temporaries(compiled)], reverse=True)[:3]
+    named = "; ".join(f"{array.description}, {shown(array.bytes)}" for array in largest)
     by_size = sorted(sizes, key=sizes.__getitem__, reverse=True)
     worth = [name for name in by_size if sizes[name] >= _WORTH * needed.peak]
-    helping = list(dict.fromkeys(field for name in worth for field in fields.get(name, ())))
-    ways = f". Less is needed with {', '.join(helping)}" if helping else ""
-    raise errors.InputError(f"{whole}. The largest arrays: {named}{ways}")
+    advice = list(dict.fromkeys(field for name in worth for field in fields.get(name, ())))
+    ways = f"; to need less, set {', '.join(advice)}" if advice else ""
+    raise errors.InputError(f"{line} is too much; largest arrays: {named}{ways}")
 
 
 def of(compiled: Any) -> Footprint | None:
-    """The footprint of a program that `jax.jit` compiled; None where its backend does not say."""
+    """Returns the footprint of a compiled program; None if its backend does not report it."""
     stats = compiled.memory_analysis()
     if stats is None:
         return None
@@ -93,7 +96,7 @@ def of(compiled: Any) -> Footprint | None:
 
 
 def _is_for_cpu(compiled: Any) -> bool:
-    """Whether a program is compiled for a CPU: elsewhere libraries are given memory by XLA."""
+    """Returns True for a CPU program, whose libraries allocate memory outside of XLA's plan."""
     shardings = jax.tree.leaves((compiled.input_shardings, compiled.output_shardings))
     return any(device.platform == "cpu" for device in shardings[0].device_set)
 
@@ -102,51 +105,58 @@ class Array(NamedTuple):
     """An array of a program on each device.
 
     Attributes:
-      bytes: that it takes.
-      what: its type and shape, and where it belongs.
+      bytes: its size.
+      description: its type and shape, and where it belongs.
     """
 
     bytes: int
-    what: str
+    description: str
 
 
 def arrays(tree: Any, name: str) -> list[Array]:
-    """The arrays of a tree that a program is given, `name` for short."""
-    found = []
+    """Returns the arrays of an argument of a program.
+
+    Args:
+      tree: the argument.
+      name: of the argument, for descriptions.
+    """
+    members = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            continue  # of a few bytes
+            continue  # A key takes a few bytes.
         shape = leaf.sharding.shard_shape(leaf.shape)
         where = jax.tree_util.keystr(path, simple=True, separator="/")
-        what = f"{_shown(leaf.dtype.name, shape)} of {name} ({where})"
-        found.append(Array(math.prod(shape) * leaf.dtype.itemsize, what))
-    return found
+        description = f"{_shown(leaf.dtype.name, shape)} of {name} ({where})"
+        members.append(Array(math.prod(shape) * leaf.dtype.itemsize, description))
+    return members
 
 
 def temporaries(compiled: Any) -> list[Array]:
-    """The arrays that a compiled program makes on the way, largest first.
+    """Returns the intermediate arrays of a compiled program, largest first.
 
-    They need not all be there at once.
+    Not all of them exist at the same time.
     """
     text = compiled.as_text()
     program = hlo.parse(text)
+    # Arrays inside a fusion are never written.
     inside = {
         name for i in program.instructions.values() if i.opcode == "fusion" for name in i.called
-    }  # what is inside of a fusion is never written
+    }
     written = (lines for name, lines in program.computations.items() if name not in inside)
-    found = {
+    members = {
         Array(result.size * result.item, _named(result, instruction))
         for instruction in itertools.chain(*written)
         if instruction.opcode not in _NO_ARRAY
         for result in instruction.results
     }
     if _is_for_cpu(compiled) and (most := scratch.largest(text)):
-        found.add(Array(most.bytes, f"patches of a convolution{_where(most.instruction.op_name)}"))
-    return sorted(found, reverse=True)
+        where = _where(most.instruction.op_name)
+        members.add(Array(most.bytes, f"patches of a convolution{where}"))
+    return sorted(members, reverse=True)
 
 
 def shown(size: float) -> str:
-    """Bytes, as a person reads them."""
+    """Formats a number of bytes."""
     return f"{size / 1e9:.2f} GB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
 
 
@@ -156,7 +166,7 @@ def _named(result: hlo.Array, instruction: hlo.Instruction) -> str:
 
 
 def _where(op_name: str) -> str:
-    """The parts of an instruction's name that say whose an array is."""
+    """Returns the parts of an instruction's name that tell where an array belongs."""
     kept = [re.sub(r"^.*\(([\w.]*)\)+$", r"\1", part) for part in op_name.split("/")[1:-1]]
     kept = [part for part in kept if part and part not in ("while", "body", "closed_call")]
     return f" in {'/'.join(dict.fromkeys(kept))}" if kept else ""

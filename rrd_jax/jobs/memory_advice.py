@@ -1,4 +1,4 @@
-"""Fields with which a step needs less memory, by what of it they lessen."""
+"""Config fields that reduce the memory of a train step."""
 
 from collections.abc import Iterator
 
@@ -8,28 +8,28 @@ from rrd_jax.training.recipe import Recipe
 _ROWS = ("queue_size", "negatives")  # options of objectives that are rows of a memory
 
 
-def of_state(recipe: Recipe, devices: int) -> Iterator[str]:
-    """Those that lessen the state.
+def for_state(recipe: Recipe, devices: int) -> Iterator[str]:
+    """Yields the fields that reduce the state.
 
     Args:
-      recipe: what is trained.
-      devices: of the mesh.
+      recipe: of the run.
+      devices: number of devices of the mesh.
     """
     for name, options in _options(recipe):
         if options.get("memory", "fifo") == "fifo":
             yield from (f"a smaller objectives.{name}.{row}" for row in _ROWS if row in options)
         else:
-            yield f"objectives.{name}.memory=fifo"  # in place of all images
+            yield f"objectives.{name}.memory=fifo"  # A bank holds a row for every image.
     if devices > 1 and not recipe.training.shard_parameters:
         yield "shard_parameters=True"
 
 
-def on_the_way(recipe: Recipe, devices: int) -> Iterator[str]:
-    """Those that lessen what a step makes on the way: a network's maps, products with a memory.
+def for_activations(recipe: Recipe, devices: int) -> Iterator[str]:
+    """Yields the fields that reduce feature maps and products with a memory.
 
     Args:
-      recipe: what is trained.
-      devices: of the mesh.
+      recipe: of the run.
+      devices: number of devices of the mesh.
     """
     training = recipe.training
     if training.batch_size > devices:
@@ -46,10 +46,10 @@ def on_the_way(recipe: Recipe, devices: int) -> Iterator[str]:
 
 
 def _recomputed(recipe: Recipe) -> str:
-    """The most of the student that can be computed twice; "" where no more of it can.
+    """Returns the strongest train.remat that the student supports; "" if none is stronger.
 
-    Between a ResNet's convolutions are its blocks' results, which depend on each other: computed
-    again they are all there at once, and hardly anything is saved.
+    "all" comes first: recomputing what lies between a ResNet's convolutions saves hardly anything,
+    because the results of its blocks depend on each other and all exist at once.
     """
     for how in ("all", "convolutions"):
         if how == recipe.training.remat:
@@ -57,13 +57,13 @@ def _recomputed(recipe: Recipe) -> str:
         try:
             networks.remat(recipe.student, how)
         except errors.InputError:
-            continue  # of that network it cannot
+            continue  # The network does not support it.
         return how
     return ""
 
 
 def _options(recipe: Recipe) -> Iterator[tuple[str, dict]]:
-    """Of each objective that came by name."""
+    """Yields the options of each objective that was chosen by name."""
     for choice in recipe.training.objectives:
         if choice.objective is None:
             yield choice.name, dict(choice.options)

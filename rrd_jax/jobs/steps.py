@@ -62,15 +62,15 @@ class Steps:
         run = self._run
         devices = run.mesh.size
         arguments = {
-            "the state": run.program.abstract,
-            "the teacher": teacher,
-            "the images": batch,
+            "state": run.program.abstract,
+            "teacher": teacher,
+            "images": batch,
         }
         fields = {
-            "the state": memory_advice.of_state(run.recipe, devices),
-            "the teacher": ["teacher.cache=off"] if run.cache.place == "device" else [],
-            "the images": ["data.feed=streamed"] if run.dataset.train.on_device else [],
-            footprint.ON_THE_WAY: memory_advice.on_the_way(run.recipe, devices),
+            "state": memory_advice.for_state(run.recipe, devices),
+            "teacher": ["teacher.cache=off"] if run.cache.place == "device" else [],
+            "images": ["data.feed=streamed"] if run.dataset.train.on_device else [],
+            footprint.ACTIVATIONS: memory_advice.for_activations(run.recipe, devices),
         }
         compiled = compiling.compiled(train, *arguments.values())
         return footprint.described(compiled, arguments, parallel.device_bytes(run.mesh), fields)

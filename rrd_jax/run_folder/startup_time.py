@@ -1,21 +1,21 @@
-"""How long a command takes to its first training step, by phase."""
+"""The time from the start of a command to its first training step, by phase."""
 
 import os
 import time
 
-_ended: float | None = None  # when the last phase did; None where nothing is counted
+_ended: float | None = None  # End of the last phase; None while no phases are timed.
 _spent: dict[str, float] = {}
 
 
 def begin() -> None:
-    """Counts from the start of this process on."""
+    """Starts timing, from the start of this process."""
     global _ended
     _ended = time.monotonic() - _age()
     _spent.clear()
 
 
 def phase(name: str) -> None:
-    """Says that the time since the end of the last phase went into this one."""
+    """Ends a phase, which takes the time since the end of the last one."""
     global _ended
     if _ended is not None:
         now = time.monotonic()
@@ -24,7 +24,7 @@ def phase(name: str) -> None:
 
 
 def end() -> dict[str, float] | None:
-    """Seconds by phase at the end of the last one; None where nothing is counted any more."""
+    """Stops timing; returns seconds by phase, None if timing had stopped before."""
     global _ended
     if _ended is None:
         return None
@@ -33,18 +33,18 @@ def end() -> dict[str, float] | None:
 
 
 def counts() -> bool:
-    """Whether the first training step is still to come."""
+    """Returns True before the first training step."""
     return _ended is not None
 
 
 def described(spent: dict[str, float]) -> str:
-    """Seconds by phase, in words."""
+    """Formats seconds by phase as a line."""
     parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in spent.items())
-    return f"first step after {sum(spent.values()):.1f} s: {parts}"
+    return f"time to first step: {sum(spent.values()):.1f} s ({parts})"
 
 
 def _age() -> float:
-    """Seconds since this process began, the interpreter's start included; 0 if nobody knows."""
+    """Returns seconds since this process began, interpreter included; 0 if unknown."""
     try:
         with open("/proc/self/stat", encoding="ascii", errors="replace") as file:
             ticks = int(file.read().rpartition(")")[2].split()[19])

@@ -9,6 +9,7 @@ import contextlib
 import io
 import os
 import select
+import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -110,7 +111,12 @@ def overwrites() -> bool:
 
 def width() -> int:
     """Returns the current number of columns of the terminal."""
-    return _console(sys.stdout).width
+    try:
+        columns = os.get_terminal_size(sys.stdout.fileno()).columns
+    except (OSError, ValueError):
+        columns = 0
+    # A terminal knows its current width better than COLUMNS, which rich prefers.
+    return columns or shutil.get_terminal_size().columns
 
 
 def clear() -> None:

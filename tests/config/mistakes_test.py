@@ -32,7 +32,7 @@ def _options(**fields):
         ({"teacher.weight": -1.0}, "teacher.weight is -1.0|above 0"),
         ({"train.save_every": -1}, "train.save_every is -1|from 0"),
         ({"objectives.rrd.weight": _INF}, "objectives.rrd.weight is inf"),
-        ({"objectives.rrd.temperature_student": 1e-30}, "temperature_student is 1e-30|from 0.001"),
+        ({"objectives.rrd.temperature_student": 1e-30}, "temperature_student is 1e-30|from 0.0001"),
         ({"objectives.kd.temperature": 0.0}, "objectives.kd.temperature is 0.0"),
         ({"objectives.kd.warmup": -1}, "objectives.kd.warmup is -1"),
         ({"data.image_size": 1_000_000}, "data.image_size is 1000000|32767"),

@@ -27,8 +27,8 @@ def compiled():
         product = jnp.sort(images @ images.T)
         return state + 1, jnp.sum(product @ images)
 
-    given = {"the state": {"a": jnp.ones((256, 64))}, "the images": jnp.ones((512, 128))}
-    return work.lower(given["the state"]["a"], given["the images"]).compile(), given
+    given = {"state": {"a": jnp.ones((256, 64))}, "images": jnp.ones((512, 128))}
+    return work.lower(given["state"]["a"], given["images"]).compile(), given
 
 
 def test_its_parts_are_what_xla_plans(compiled):
@@ -39,24 +39,24 @@ def test_its_parts_are_what_xla_plans(compiled):
     assert found.temporaries >= 4 * 512 * 512
     assert found.peak == sum(found)
     said = footprint.described(program, given, 10**9, {})
-    assert "a step takes" in said
-    assert "0.07 MB the state, 0.26 MB the images, " in said
+    assert "memory per device" in said
+    assert "state 0.07 MB, images 0.26 MB, activations " in said
     largest = footprint.temporaries(program)[0]
     assert largest.bytes >= 4 * 512 * 512
-    assert "float32 512x512" in largest.what
+    assert "float32 512x512" in largest.description
 
 
 def test_what_does_not_fit_names_the_largest_arrays_and_the_fields_that_help(compiled):
     fields = {
-        "the state": ["a smaller queue"],
-        "the images": ["data.feed=streamed"],
-        footprint.ON_THE_WAY: iter(["train.remat=all", "a smaller train.batch_size"]),
+        "state": ["a smaller queue"],
+        "images": ["data.feed=streamed"],
+        footprint.ACTIVATIONS: iter(["train.remat=all", "a smaller train.batch_size"]),
     }
     with pytest.raises(errors.InputError) as caught:
         footprint.described(*compiled, 10**6, fields)
     said = str(caught.value)
     assert "\n" not in said
-    assert "of each device's 1.00 MB" in said
+    assert " of 1.00 MB " in said
     assert "float32 512x512" in said
     # Of what is large, largest first; the state is a hundredth of it.
     assert said.endswith("train.remat=all, a smaller train.batch_size, data.feed=streamed")
@@ -77,7 +77,7 @@ def test_what_eigen_keeps_of_a_convolution_is_foretold_too():
     # A patch for each of 4 * 6 * 6 pixels, and these pixels, packed.
     patches = 4 * (4 * 6 * 6) * (3 * 3 * 8 + 16)
     assert footprint.of(program).libraries == patches
-    most = {array.what: array.bytes for array in footprint.temporaries(program)}
+    most = {array.description: array.bytes for array in footprint.temporaries(program)}
     name = next(what for what in most if what.startswith("patches of a convolution"))
     assert most[name] == patches
 
@@ -89,7 +89,7 @@ def test_arrays_are_counted_as_devices_hold_them():
         "whole": parallel.put(parallel.replicated(mesh), whole),
         "split": parallel.put(parallel.split(mesh), split),
     }
-    sizes = {array.what: array.bytes for array in footprint.arrays(tree, "it")}
+    sizes = {array.description: array.bytes for array in footprint.arrays(tree, "it")}
     assert sizes == {"float32 16x4 of it (whole)": 256, "float32 8x4 of it (split)": 128}
 
 
@@ -100,12 +100,12 @@ def test_a_run_says_what_a_step_takes_and_does_not_begin_what_does_not_fit(
 ):
     fields = {"teacher.checkpoint": str(tiny_teacher), "train.epochs": 1}
     monkeypatch.setattr(parallel, "device_bytes", lambda mesh: 10_000)
-    with pytest.raises(errors.InputError, match="a step takes .* of each device's 0.01 MB"):
+    with pytest.raises(errors.InputError, match="memory per device: .* of 0.01 MB"):
         launch.run(launch.digits("smoke,tiny-tiny,rrd", **fields), tmp_path)
     monkeypatch.undo()
     launch.run(launch.digits("smoke,tiny-tiny,rrd", **fields), tmp_path)
     said = capsys.readouterr().out
-    assert said.count("[distilled, rrd] a step takes ") == 1
+    assert said.count("[distilled, rrd] memory per device: ") == 1
 
 
 def _peak(**fields):

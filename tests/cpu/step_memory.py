@@ -23,7 +23,7 @@ def _main(path: str, fields: dict[str, Any], calls: int) -> None:
     config = runpy.run_path(f"configs/{file}")["get_config"](argument)
     config.update_from_flattened_dict(fields)
     config.baseline = False
-    step = setting.prepare(config, asked=tuple(fields), examples=2 * config.train.batch_size)
+    step = setting.prepare(config, explicit=tuple(fields), examples=2 * config.train.batch_size)
     needed = footprint.of(step.compiled)
     jax.block_until_ready((step.state, step.teacher, step.batch))
     before = _resident_bytes()

@@ -13,7 +13,10 @@ from tests import launch
 def _named(argument, devices=1, **fields):
     training = parse(launch.digits(argument, **fields)).student.training
     given = recipe.create(training, num_classes=10, examples=1000)
-    return [*memory_advice.of_state(given, devices), *memory_advice.on_the_way(given, devices)]
+    return [
+        *memory_advice.for_state(given, devices),
+        *memory_advice.for_activations(given, devices),
+    ]
 
 
 _PLAIN = [

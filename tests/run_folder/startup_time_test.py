@@ -23,7 +23,7 @@ def test_a_command_says_when_its_first_step_was_made(commands, tmp_path):
     done = commands.run(config, f"--workdir={tmp_path}")
     assert done.code == 0, done.err
     (line,) = [line for line in done.out.splitlines() if "first step" in line]
-    phases = re.findall(r"(\w+) [\d.]+", line.partition("s: ")[2])
+    phases = re.findall(r"(\w+) [\d.]+", line.partition(" s (")[2])
     assert phases == ["imports", "checks", "data", "state", "compiling", "step"]
     first, *later = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     total = float(re.search(r"after ([\d.]+) s", line)[1])
