@@ -49,11 +49,6 @@ def signed(number: float, decimals: int = 2) -> str:
     return f"{number:+.{decimals}f}".replace("-", "−")
 
 
-def probability(p: float) -> str:
-    """Returns a p value in words."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
-
-
 def _verdicts(block: Block, results: Results) -> list[str]:
     """Returns the best level, and how the others compare with the baseline."""
     best, baseline = block.ordered()[0], results.grid.baseline
@@ -84,7 +79,7 @@ def _power(undecided: Sequence[statistics.Difference]) -> list[str]:
 
 
 def _tallies(results: Results) -> list[str]:
-    """Returns in how many blocks each level is better or worse, and the mean ranks."""
+    """Returns in how many blocks each level is better or worse."""
     baseline, clauses = results.grid.baseline, []
     for level in results.levels:
         verdicts = [b.differences[level].verdict for b in results.blocks if level in b.differences]
@@ -92,22 +87,13 @@ def _tallies(results: Results) -> list[str]:
         words = [f"{verdict} in {count}" for verdict, count in counts.items() if count]
         if level != baseline and words:
             clauses.append(f"{level} is {', '.join(words)}")
-    total = len(results.blocks)
-    sentences = [f"Compared with {baseline} in {total} settings, {'; '.join(clauses)}."]
-    if results.ranking:
-        listed = _listed(
-            [f"{name} {rank:.2f}" for name, rank in results.ranking.mean_ranks.items()]
-        )
-        significant = "" if results.ranking.p < statistics.ALPHA else "no "
-        p = probability(results.ranking.p)
-        sentences.append(
-            f"Mean ranks: {listed}; {significant}significant difference (Friedman, {p})."
-        )
-    return sentences if clauses else ["No level has values on the same seeds as the baseline."]
+    if not clauses:
+        return ["No level has values on the same seeds as the baseline."]
+    return [f"Compared with {baseline} in {len(results.blocks)} settings, {'; '.join(clauses)}."]
 
 
 def _best_cell(results: Results) -> list[str]:
-    """Returns the best and the worst cell, and how many cells differ from the best one."""
+    """Returns the best and the worst cell."""
     labels = {factor["name"]: factor["label"] for factor in results.grid.factors}
     rows = {
         ", ".join(f"{labels[factor]} {level}" for factor, level in levels.items()): row
@@ -117,21 +103,8 @@ def _best_cell(results: Results) -> list[str]:
     order = sorted(rows, key=lambda name: rows[name].last.mean, reverse=True)
     best, worst = order[0], order[-1]
     sentences = [f"The highest mean is {mean(rows[best], results)} at {best}."]
-    if len(rows) < 2:
-        return sentences
-    sentences.append(f"The lowest is {mean(rows[worst], results)} at {worst}.")
-    values = {name: row.values for name, row in rows.items()}
-    differences = statistics.differences(values, best, resamples=0)
-    tested = [d for d in differences.values() if d.p is not None]
-    # The best cell was selected by the same values, as if all pairs had been compared.
-    pairs = len(rows) * (len(rows) - 1) // 2
-    worse = sum(d.mean < 0 and d.p * pairs < statistics.ALPHA for d in tested)
-    if tested:
-        sentences.append(
-            f"{worse} of the {len(tested)} others are significantly worse (paired over seeds, at"
-            f" 0.05 after Bonferroni over all {pairs} pairs, because the best was selected by the"
-            " same values)."
-        )
+    if len(rows) > 1:
+        sentences.append(f"The lowest is {mean(rows[worst], results)} at {worst}.")
     return sentences
 
 

@@ -150,42 +150,6 @@ def _levels_axis(order: Sequence[str]) -> Any:
     return alt.Y("level:N", scale=alt.Scale(domain=list(order)), title=None, axis=axis)
 
 
-def ranking(results: Results, styles: Styles) -> Spec:
-    """Returns a row for each level with its mean rank; bars join indistinguishable levels."""
-    import altair as alt
-
-    mean_ranks = results.ranking.mean_ranks
-    order, groups = list(mean_ranks), [group for group in results.ranking.groups if len(group) > 1]
-    places = [len(order) + 0.35 + 0.3 * i for i in range(len(groups) + 1)]
-    values: Values = [
-        *({"level": name, "kind": "rank", "rank": rank} for name, rank in mean_ranks.items()),
-        *(
-            {"level": group[0], "to": group[-1], "kind": "group", "rank": place}
-            for group, place in zip(groups, places, strict=False)
-        ),
-    ]
-    rows = base().encode(y=_levels_axis(order))
-    x = alt.X(
-        "rank:Q",
-        title="mean rank (1 is best)",
-        scale=alt.Scale(domain=[0.8, places[-1]], nice=False, zero=False),
-        axis=alt.Axis(values=list(range(1, len(order) + 1)), format="d"),
-    )
-    points = rows.transform_filter("datum.kind == 'rank'").encode(
-        x=x, **level_encoding(styles, "color")
-    )
-    layers = [
-        points.mark_rule(strokeWidth=1.2, opacity=0.5).encode(x2=alt.datum(1)),
-        points.mark_point(filled=True, size=80, opacity=1).encode(
-            tooltip=tooltips("level:N", ("rank:Q", "mean rank")), **level_encoding(styles, "shape")
-        ),
-        rows.transform_filter("datum.kind == 'group'")
-        .mark_rule(strokeWidth=4, strokeCap="round", color="var(--soft)")
-        .encode(x=x, y2="to:N"),
-    ]
-    return spec(alt.layer(*layers), values, height=_ROW * len(order))
-
-
 def factor_maps(results: Results) -> dict[str, Spec]:
     """Returns a map of the means over two numeric factors, for each level of the other factors."""
     import altair as alt

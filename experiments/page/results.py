@@ -1,4 +1,4 @@
-"""Results of a grid's runs: summaries, differences and ranks."""
+"""Results of a grid's runs: summaries and differences."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -66,12 +66,10 @@ class Results:
     Attributes:
       grid: as it was read.
       blocks: in the order of the grid.
-      ranking: of the levels over the blocks; None for fewer than two blocks or three levels.
     """
 
     grid: GridRecord
     blocks: tuple[Block, ...]
-    ranking: statistics.Ranking | None
 
     @property
     def measured(self) -> tuple[Block, ...]:
@@ -104,8 +102,7 @@ class Results:
 
 def of_grid(grid: GridRecord) -> Results:
     """Computes the results of a grid from the runs that have finished."""
-    blocks = tuple(_blocks(grid))
-    return Results(grid, blocks, _ranking(blocks) if grid.shown == "table" else None)
+    return Results(grid, tuple(_blocks(grid)))
 
 
 def label(metric: str) -> str:
@@ -141,16 +138,4 @@ def _row(grid: GridRecord, name: str, runs: list[RunRecord]) -> Row:
         last=statistics.summarize(values),
         best=statistics.summarize(values_by_seed(runs, grid.best)),
         published=grid.published.get(tuple(runs[0].levels.values())),
-    )
-
-
-def _ranking(blocks: tuple[Block, ...]) -> statistics.Ranking | None:
-    """Ranks the levels that have values in every block."""
-    means = {block.name: {row.name: row.last.mean for row in block.ordered()} for block in blocks}
-    common = set.intersection(*map(set, means.values())) if means else set()
-    if len(means) < 2 or len(common) < 3:
-        return None
-    order = [name for name in blocks[0].rows if name in common]
-    return statistics.ranks(
-        {block: {name: levels[name] for name in order} for block, levels in means.items()}
     )

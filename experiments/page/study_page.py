@@ -44,7 +44,7 @@ def _grid(results: Results, source: Mapping[str, str]) -> Section:
     details = {**source, "config": grid.config, "fields": fields}
     contents: list[Element] = []
     if results.measured:
-        contents += [_main_figure(results), *_ranking(results), *_tables(results)]
+        contents += [_main_figure(results), *_tables(results)]
         contents += measure_sections.elements(measure_sections.settings_of(results))
     contents += _learning_curves(results)
     return Section(
@@ -110,23 +110,6 @@ def _curve(results: Results) -> Figure:
         caption="Means over the seeds, of the last epoch; bands are 95 % intervals.",
         alt=f"{metric} by {factor}. {answers.answer(results)}",
         legend=legend,
-    )
-
-
-def _ranking(results: Results) -> Iterator[Figure]:
-    ranking = results.ranking
-    if not ranking:
-        return
-    legend = styles.of_levels(results.levels, results.grid.baseline)
-    ranks = ", ".join(f"{level} {rank:.2f}" for level, rank in ranking.mean_ranks.items())
-    yield Figure(
-        name=f"{results.grid.name}-ranks",
-        title="Ranks and critical difference",
-        charts=(Chart(charts.ranking(results, legend)),),
-        caption=f"Mean ranks over {ranking.blocks} settings (Friedman,"
-        f" {answers.probability(ranking.p)}). Bars join levels that are not distinguishable: mean"
-        f" ranks less than {ranking.critical_difference:.2f} apart (Nemenyi, 0.05).",
-        alt=f"Mean ranks: {ranks}",
     )
 
 

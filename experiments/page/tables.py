@@ -18,13 +18,9 @@ _CAPTION = (
 _DIFFERENCES = (
     " Differences are paired by seed, with 95 % t intervals that are not corrected; p is corrected"
     " by Holm's method over the table, and the verdict is at 0.05. Detectable is the true"
-    " difference that this many seeds with this spread detect in 4 of 5 studies. Bootstrap"
-    " intervals (BCa) are too narrow for few seeds."
+    " difference that this many seeds with this spread detect in 4 of 5 studies."
 )
-_PUBLISHED = (
-    " Standard errors are those of our mean; the error of a published value is not known, and it"
-    " may be that of the best epoch."
-)
+_PUBLISHED = " A published value may be that of the best epoch."
 
 
 def levels(block: Block, results: Results, name: str) -> Table:
@@ -35,9 +31,9 @@ def levels(block: Block, results: Results, name: str) -> Table:
     header += [f"{label(grid.metric)}, last epoch", _best_title(results)]
     if block.differences:
         header += [f"difference to {grid.baseline} (95 % interval)", "p (Holm)", "verdict"]
-        header += ["detectable", "bootstrap interval"]
+        header += ["detectable"]
     if has_published:
-        header += ["published", "difference to published (standard errors)"]
+        header += ["published", "difference to published"]
     rows = []
     for row in sorted(block.rows.values(), key=lambda row: -(row.last.mean or -1e9)):
         cells = [Cell(row.name or "all"), _seeds(row), _mean(row.last), _mean(row.best)]
@@ -127,19 +123,13 @@ def _mean(summary: statistics.Summary) -> Cell:
 def _difference(row: Row, block: Block, baseline: str) -> list[Cell]:
     difference = block.differences.get(row.name)
     if row.name == baseline:
-        return [Cell("baseline"), *[_EMPTY] * 4]
+        return [Cell("baseline"), *[_EMPTY] * 3]
     if difference is None or difference.p is None:
         verdict = "no value" if difference is None else difference.verdict
         has_mean = difference and difference.mean is not None
         change = Cell(signed(difference.mean), difference.mean) if has_mean else _EMPTY
-        return [change, _EMPTY, Cell(verdict), _EMPTY, _EMPTY]
-    mean, low, high, boot_low, boot_high = map(
-        signed,
-        (
-            *(difference.mean, difference.low, difference.high),
-            *(difference.boot_low, difference.boot_high),
-        ),
-    )
+        return [change, _EMPTY, Cell(verdict), _EMPTY]
+    mean, low, high = map(signed, (difference.mean, difference.low, difference.high))
     p, detectable = difference.p_adjusted, difference.detectable
     interval = difference.low, difference.mean, difference.high
     return [
@@ -147,7 +137,6 @@ def _difference(row: Row, block: Block, baseline: str) -> list[Cell]:
         Cell("< 0.001" if p < 0.001 else f"{p:.2g}", p),
         Cell(difference.verdict, tone=_TONES.get(difference.verdict, "")),
         Cell(f"{detectable:.2f}", detectable) if detectable else _EMPTY,
-        Cell(f"{boot_low} to {boot_high}", difference.boot_low),
     ]
 
 
@@ -155,9 +144,7 @@ def _published(row: Row) -> list[Cell]:
     if row.published is None or row.last.mean is None:
         return [_EMPTY] * 2
     difference = row.last.mean - row.published
-    distance = statistics.standard_errors(row.last, row.published)
-    text = signed(difference) + (f" ({signed(distance, 1)})" if distance is not None else "")
-    return [Cell(f"{row.published:.2f}", row.published), Cell(text, difference)]
+    return [Cell(f"{row.published:.2f}", row.published), Cell(signed(difference), difference)]
 
 
 def markdown(table: Table) -> str:

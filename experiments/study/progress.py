@@ -219,7 +219,7 @@ def _table(grid: records.GridRecord) -> tables.Table:
         last = {level: records.values_by_seed(runs, grid.metric) for level, runs in levels.items()}
         found = {}
         if grid.baseline and last.get(grid.baseline):
-            found = statistics.differences(last, grid.baseline, resamples=0)
+            found = statistics.differences(last, grid.baseline)
         for level, runs in levels.items():
             if last[level]:
                 best = statistics.summarize(records.values_by_seed(runs, grid.best))

@@ -1,4 +1,4 @@
-"""Statistics over seeds: summaries, paired differences with Holm's correction, and ranks.
+"""Statistics over seeds: summaries, and paired differences with Holm's correction.
 
     levels = {"ce": {0: 91.4, 1: 91.5, 2: 91.5}, "rrd": {0: 92.1, 1: 92.0, 2: 92.2}}
     difference = differences(levels, baseline="ce")["rrd"]
@@ -66,10 +66,6 @@ class Difference:
       low: lower end of the mean's 95 % t interval, not corrected for other comparisons; None for
         fewer than two seeds.
       high: upper end of that interval.
-      boot_low: lower end of the 95 % bootstrap interval (BCa); None for fewer than two seeds. Below
-        about 20 seeds it is too narrow: it covers 51 % of normal values with 2 seeds, 71 % with 3,
-        85 % with 5, 90 % with 10, 93 % with 20.
-      boot_high: upper end of that interval.
       p: two-sided p of the paired t test; None for fewer than two seeds.
       p_adjusted: p corrected by Holm's method over all comparisons made together.
       verdict: "better", "worse" or "not distinguishable", by p_adjusted at 0.05; "one seed" or "no
@@ -85,35 +81,11 @@ class Difference:
     std: float | None = None
     low: float | None = None
     high: float | None = None
-    boot_low: float | None = None
-    boot_high: float | None = None
     p: float | None = None
     p_adjusted: float | None = None
     comparisons: int = 1
     detectable: float | None = None
     seeds: tuple[int, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Ranking:
-    """Mean ranks of levels over blocks, with Friedman's and Nemenyi's tests (Demsar, JMLR 7, 2006).
-
-    Attributes:
-      mean_ranks: by level, best (lowest) first; equal values share their ranks.
-      blocks: number of blocks.
-      statistic: Friedman's chi-square, corrected for ties.
-      p: its p value by the chi-square distribution, which is rough for few blocks.
-      critical_difference: of two mean ranks, by Nemenyi at 0.05 over all pairs of levels.
-      groups: maximal groups of levels that are not distinguishable, best first. All levels are one
-        group if Friedman's test finds no difference.
-    """
-
-    mean_ranks: Mapping[str, float]
-    blocks: int
-    statistic: float
-    p: float
-    critical_difference: float
-    groups: tuple[tuple[str, ...], ...]
 
 
 def summarize(values: Values) -> Summary:
@@ -136,26 +108,12 @@ def summarize(values: Values) -> Summary:
     return Summary(len(array), mean, float(array.std(ddof=1)), low, high, seeds)
 
 
-def standard_errors(summary: Summary, published: float) -> float | None:
-    """Returns the difference to a published value in standard errors of our mean.
-
-    The published value is taken as exact, since its own error is seldom printed: the true distance
-    is smaller. Returns None for fewer than two seeds, or seeds without spread.
-    """
-    if not summary.std:
-        return None
-    return (summary.mean - published) / (summary.std / math.sqrt(summary.n))
-
-
-def differences(
-    levels: Mapping[str, Values], baseline: str, *, resamples: int = 9999
-) -> dict[str, Difference]:
+def differences(levels: Mapping[str, Values], baseline: str) -> dict[str, Difference]:
     """Compares all other levels with the baseline, with Holm's correction over them.
 
     Args:
       levels: values by the level's name.
       baseline: the name of one of the levels.
-      resamples: number of bootstrap resamples; 0 omits the bootstrap intervals.
 
     Raises:
       InputError: the baseline is unknown, a seed is not an integer, or a value is not finite.
@@ -165,7 +123,7 @@ def differences(
     for name, values in levels.items():
         _check(f"'{name}'", values)
     compared = {
-        name: _compare(values, levels[baseline], resamples)
+        name: _compare(values, levels[baseline])
         for name, values in levels.items()
         if name != baseline
     }
@@ -212,57 +170,7 @@ def _detectable_effect(n: int, comparisons: int) -> float:
     return float(solver.solve_power(nobs=n, alpha=level, power=_POWER, alternative="larger"))
 
 
-def ranks(blocks: Mapping[str, Mapping[str, float]]) -> Ranking:
-    """Computes mean ranks, Friedman's test and Nemenyi's critical difference.
-
-    Args:
-      blocks: value by level, by block. A block is a setting that the levels are compared within,
-        such as a pair of networks; values may be means over seeds. All blocks have the same three
-        or more levels, and there are two or more blocks.
-    """
-    from scipy import stats
-
-    levels = list(next(iter(blocks.values())))
-    table = np.array([[values[level] for level in levels] for values in blocks.values()])
-    means = stats.rankdata(-table, axis=1).mean(0)
-    order = np.argsort(means, kind="stable")
-    mean_ranks = {levels[i]: float(means[i]) for i in order}
-    statistic, p = 0.0, 1.0
-    if np.ptp(table, axis=1).any():  # SciPy returns NaN if all levels are equal in every block.
-        statistic, p = map(float, stats.friedmanchisquare(*table.T))
-    critical = critical_difference(len(levels), len(blocks))
-    groups = _groups(mean_ranks, critical) if p < ALPHA else (tuple(mean_ranks),)
-    return Ranking(mean_ranks, len(blocks), statistic, p, critical, groups)
-
-
-def critical_difference(levels: int, blocks: int, alpha: float = ALPHA) -> float:
-    """Returns Nemenyi's critical difference of mean ranks: q sqrt(k (k + 1) / (6 N)).
-
-    Args:
-      levels: number of levels, k.
-      blocks: number of blocks, N.
-      alpha: of the whole family of pairs.
-    """
-    from scipy import stats
-
-    q = stats.studentized_range.ppf(1 - alpha, levels, math.inf) / math.sqrt(2)
-    return float(q * math.sqrt(levels * (levels + 1) / (6 * blocks)))
-
-
-def _groups(mean_ranks: Mapping[str, float], critical: float) -> tuple[tuple[str, ...], ...]:
-    """Returns the maximal runs of levels that differ by less than the critical difference."""
-    names = list(mean_ranks)
-    groups: list[tuple[str, ...]] = []
-    end = 0
-    for first, name in enumerate(names):
-        near = [other for other in names[first:] if mean_ranks[other] - mean_ranks[name] < critical]
-        if len(near) > 1 and first + len(near) > end:
-            end = first + len(near)
-            groups.append(tuple(near))
-    return tuple(groups)
-
-
-def _compare(level: Values, baseline: Values, resamples: int) -> Difference:
+def _compare(level: Values, baseline: Values) -> Difference:
     """Compares two levels, before the correction for other comparisons."""
     seeds = tuple(sorted(level.keys() & baseline.keys()))
     if not seeds:
@@ -276,10 +184,9 @@ def _compare(level: Values, baseline: Values, resamples: int) -> Difference:
     if _is_constant(paired, scale):
         mean = 0.0 if abs(mean) <= _ROUNDING * scale else mean
         p = _sign_test(n) if mean else 1.0
-        return Difference(n, "", mean, 0.0, mean, mean, mean, mean, p, seeds=seeds)
+        return Difference(n, "", mean, 0.0, mean, mean, p, seeds=seeds)
     low, high, p = _t_test(paired)
-    boot = _bootstrap(paired, resamples) if resamples else (None, None)
-    return Difference(n, "", mean, float(paired.std(ddof=1)), low, high, *boot, p, seeds=seeds)
+    return Difference(n, "", mean, float(paired.std(ddof=1)), low, high, p, seeds=seeds)
 
 
 def _t_test(values: np.ndarray) -> tuple[float, float, float]:
@@ -295,16 +202,6 @@ def _sign_test(n: int) -> float:
     from scipy import stats
 
     return float(stats.binomtest(n, n).pvalue)
-
-
-def _bootstrap(values: np.ndarray, resamples: int) -> tuple[float, float]:
-    """Returns the 95 % BCa interval of the mean of [n], from a fixed random seed."""
-    from scipy import stats
-
-    interval = stats.bootstrap(
-        (values,), np.mean, n_resamples=resamples, rng=np.random.default_rng(0)
-    ).confidence_interval
-    return float(interval.low), float(interval.high)
 
 
 def _holm(values: list[float]) -> list[float]:
