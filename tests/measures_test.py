@@ -12,7 +12,6 @@ import scipy.special
 import scipy.stats
 from sklearn import calibration as sklearn_calibration
 from sklearn import metrics as sklearn_metrics
-from sklearn.metrics.pairwise import cosine_similarity
 
 from experiments import measures
 from experiments.measures import (
@@ -28,7 +27,6 @@ from tests import launch
 from tests.conftest import use_one_device
 
 _N, _C, _D = 120, 5, 7
-_SHARES = (("teacher", 3.0), ("kd", 1.0))
 
 
 def _rows(seed, shape=(_N, _D)):
@@ -67,40 +65,14 @@ def test_a_logit_that_never_changes_has_no_correlation():
     values = alignment.compute(subject)
     missing = np.isnan(values["student_correlation"])
     np.testing.assert_array_equal(missing, (np.arange(_C) == 2)[:, None] | (np.arange(_C) == 2))
-    assert 0 < values["correlation_gap"] <= values["correlation_gap_max"] < 2
-
-
-def _hsic_cka(kernel, other):
-    """CKA by its definition, tr(KHLH) with the centring matrix H."""
-    h = np.eye(len(kernel)) - 1 / len(kernel)
-    hsic = [np.trace(a @ h @ b @ h) for a, b in ((kernel, other), (kernel,) * 2, (other,) * 2)]
-    return hsic[0] / np.sqrt(hsic[1] * hsic[2])
-
-
-def test_gaussian_cka_is_that_of_its_definition():
-    one, other = _rows(0).astype(np.float64), _rows(1, (_N, 3)).astype(np.float64)
-    other += one[:, :3]
-    kernels = []
-    for rows in (one, other):
-        squares = sklearn_metrics.pairwise.euclidean_distances(rows, squared=True)
-        median = np.median(squares[np.triu_indices(_N, 1)])
-        kernels.append(sklearn_metrics.pairwise.rbf_kernel(rows, gamma=1 / (2 * median)))
-    np.testing.assert_allclose(alignment.rbf_cka(one, other), _hsic_cka(*kernels), rtol=1e-8)
-
-
-def test_gaussian_cka_does_not_see_rotation_shift_and_scale():
-    rows = _rows(0)
-    rotation = np.linalg.qr(_rows(1, (_D, _D)))[0]
-    assert alignment.rbf_cka(rows, 3 * rows @ rotation + 5) == pytest.approx(1, abs=1e-5)
-    assert alignment.rbf_cka(rows, _rows(2)) < 0.2
-    assert np.isnan(alignment.rbf_cka(rows, np.ones_like(rows)))
+    assert 0 < values["correlation_gap"] < 2
 
 
 def test_a_student_is_aligned_with_itself():
     subject = _subject()
     outputs = [subject.images, subject.labels, subject.class_names, *[subject.student] * 2]
     values = alignment.compute(measures.RunOutputs(*outputs))
-    names = ("correlation_gap_max", "neighbour_agreement_mean", "cka_linear", "similarity_spearman")
+    names = ("correlation_gap", "neighbour_agreement_mean", "cka_linear", "similarity_spearman")
     assert [values[name] for name in names] == pytest.approx([0, 1, 1, 1])
 
 
@@ -165,8 +137,6 @@ def test_figures_of_predictions_are_those_of_sklearn():
         assert values[f"{role}_macro_f1"] == pytest.approx(100 * f1.mean())
         probabilities = scipy.special.softmax(answers.logits.astype(np.float64), axis=1)
         np.testing.assert_allclose(values[f"{role}_confidence"], probabilities.max(1), rtol=1e-6)
-        entropy = scipy.stats.entropy(probabilities, axis=1)
-        np.testing.assert_allclose(values[f"{role}_entropy"], entropy, rtol=1e-5)
 
 
 def test_a_class_without_images_has_no_accuracy():
@@ -178,25 +148,10 @@ def test_a_class_without_images_has_no_accuracy():
     assert values["student_balanced_accuracy"] == pytest.approx(rest.mean())
 
 
-def test_images_seen_differently_come_with_the_surest_first():
-    subject = _subject()
-    values = predictions.compute(subject)
-    places = values["differing"]
-    student, teacher = (values[f"{role}_prediction"] for role in ("student", "teacher"))
-    differ = student != teacher
-    assert values["agreement"] == pytest.approx(100 * np.mean(~differ))
-    assert len(places) == min(24, differ.sum())
-    assert differ[places].all()
-    surest = np.minimum(values["student_confidence"], values["teacher_confidence"])
-    assert (np.diff(surest[places]) <= 0).all()
-    assert surest[places].min() >= np.delete(surest, places)[np.delete(differ, places)].max()
-    assert values["differing_images"].shape == (len(places), 32, 32, 3)
-
-
 def test_a_teacher_of_other_classes_is_left_out_of_predictions_and_calibration():
     subject = _subject(compares=False, count=20)
     for values in (predictions.compute(subject), calibration.compute(subject)):
-        assert not [name for name in values if name.startswith(("teacher", "differing", "agree"))]
+        assert not [name for name in values if name.startswith(("teacher", "agree"))]
     values = tsne.compute(subject)
     assert "teacher" in values
     assert "teacher_prediction" not in values
@@ -357,25 +312,16 @@ def test_a_data_set_can_be_given_as_it_is(runs):
         measures.run_outputs(runs / "kd", dataset=other)
 
 
-def test_several_teachers_are_one(run, runs):
-    both = [{"model": "tiny", "checkpoint": str(runs / n), "weight": w} for n, w in _SHARES]
-    fields = json.loads((run / "config.json").read_text())
-    fields["teacher"] = [fields["teacher"] | teacher for teacher in both]
-    (run / "config.json").write_text(json.dumps(fields))
-    joined = measures.run_outputs(run).teacher
-    single = [measures.run_outputs(run, teacher=runs / name).teacher for name, _ in _SHARES]
-    mean = 0.75 * single[0].logits + 0.25 * single[1].logits
-    np.testing.assert_allclose(joined.logits, mean, rtol=1e-5, atol=1e-6)
-    cosines = [cosine_similarity(answers.embedding) for answers in single]
-    expected = 0.75 * cosines[0] + 0.25 * cosines[1]
-    np.testing.assert_allclose(joined.embedding @ joined.embedding.T, expected, atol=1e-5)
-
-
-def test_a_run_whose_teacher_is_gone_is_measured_without(run, capsys):
+def test_a_run_whose_teacher_is_gone_or_one_of_several_is_measured_without(run, capsys):
     (run / "teacher").unlink()
-    subject = measures.run_outputs(run)
-    assert subject.teacher is None
-    assert "is measured without its teacher" in capsys.readouterr().out
+    assert measures.run_outputs(run).teacher is None
+    fields = json.loads((run / "config.json").read_text())
+    fields["teacher"] = [fields["teacher"] | {"checkpoint": str(run)}] * 2
+    (run / "config.json").write_text(json.dumps(fields))
+    assert measures.run_outputs(run).teacher is None
+    said = capsys.readouterr().out
+    assert "is measured without its teacher:" in said
+    assert "without its 2 teachers" in said
     with pytest.raises(errors.InputError):
         measures.run_outputs(run, teacher=run / "teacher")
 

@@ -18,8 +18,8 @@ def compute(outputs: RunOutputs) -> dict[str, np.ndarray | float]:
 
     Returns:
       sampled: number of test images, of `total`, on which embeddings are compared.
-      cka_linear, cka_rbf: centred kernel alignment of the embeddings (arXiv 1905.00414), in [0, 1];
-        see `rrd_jax.evaluation.alignment` and `rbf_cka`. The latter is of at most 1 000 images.
+      cka_linear: centred kernel alignment of the embeddings (arXiv 1905.00414), in [0, 1]; see
+        `rrd_jax.evaluation.alignment`.
       similarity_spearman: rank correlation of the cosine similarities of all pairs of at most 1 000
         images, between student and teacher, in [-1, 1].
       neighbour_agreement: [sampled], the share of the k nearest images, by cosine, that both have
@@ -29,8 +29,8 @@ def compute(outputs: RunOutputs) -> dict[str, np.ndarray | float]:
       student_correlation, teacher_correlation, correlation_difference: [c, c], between logits of
         classes, over all test images, and the student's less the teacher's; NaN for classes whose
         logit is constant. classes: [c], the labels of these, a sample of more than 200.
-      correlation_gap, correlation_gap_max: mean and maximum of the absolute differences over all
-        pairs of different classes, sampled or not.
+      correlation_gap: mean of the absolute differences over all pairs of different classes, sampled
+        or not.
       Values of embeddings are missing if a network reports none.
 
     Raises:
@@ -67,7 +67,6 @@ def _compare_logits(student: np.ndarray, teacher: np.ndarray) -> dict[str, np.nd
         "teacher_correlation": theirs[shown].astype(np.float32),
         "correlation_difference": difference[shown].astype(np.float32),
         "correlation_gap": float(gaps.mean()) if gaps.size else np.nan,
-        "correlation_gap_max": float(gaps.max()) if gaps.size else np.nan,
     }
 
 
@@ -83,7 +82,6 @@ def _compare_embeddings(student: np.ndarray, teacher: np.ndarray) -> dict[str, n
         "sampled": len(images),
         "images": images.astype(np.int32),
         "cka_linear": alignment.linear_cka(student[images], teacher[images]),
-        "cka_rbf": rbf_cka(student[few], teacher[few]),
         "similarity_spearman": alignment.rank_correlation(student[few], teacher[few]),
         "neighbours": k,
         "neighbour_agreement": agreement.astype(np.float32),
@@ -96,30 +94,3 @@ def correlation(logits: np.ndarray) -> np.ndarray:
     """Returns Pearson's correlations [C, C] of the columns of [N, C]; NaN for constant ones."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.corrcoef(logits.astype(np.float64), rowvar=False)
-
-
-def rbf_cka(one: np.ndarray, other: np.ndarray) -> float:
-    """Computes CKA of Gaussian kernels with the median distance as width (arXiv 1905.00414).
-
-    Args:
-      one: [N, D].
-      other: [N, E].
-    """
-    kernels = []
-    for embeddings in (one, other):
-        kernel = _gaussian(embeddings.astype(np.float64))
-        kernels.append(_centred(_centred(kernel).T).ravel())
-    with np.errstate(invalid="ignore"):
-        return float(kernels[0] @ kernels[1] / np.prod([*map(np.linalg.norm, kernels)]))
-
-
-def _gaussian(embeddings: np.ndarray) -> np.ndarray:
-    from scipy.spatial import distance
-
-    distances = distance.squareform(distance.pdist(embeddings, "sqeuclidean"))
-    median = np.median(distances[np.triu_indices(len(embeddings), 1)])
-    return np.exp(-distances / (2 * (median or 1)))
-
-
-def _centred(kernel: np.ndarray) -> np.ndarray:
-    return kernel - kernel.mean(axis=0)

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from experiments.measures.thumbnails import thumbnails
 from rrd_jax import checkpoints, data, errors, exports, library
 from rrd_jax import config as configs
 from rrd_jax.data.model_info import ModelInfo
-from rrd_jax.evaluation import predictions, rows
+from rrd_jax.evaluation import predictions
 from rrd_jax.library import run_teachers, weights_loader
 from rrd_jax.teacher import class_matching
 from rrd_jax.terminal import console
@@ -25,18 +25,16 @@ _IMAGE_BYTES = 5e8  # Above this size, only thumbnails are kept.
 
 @dataclasses.dataclass(frozen=True)
 class _Network:
-    """A network; two are equal if their weights, preprocessing and share are.
+    """A network; two are equal if their weights and preprocessing are.
 
     Attributes:
       digest: of its weights.
       preprocessing: of its images.
-      weight: of its logits among those of several teachers.
       exportable: the network in float32.
     """
 
     digest: str
     preprocessing: str
-    weight: float
     exportable: exports.Exportable = dataclasses.field(compare=False)
 
 
@@ -65,14 +63,13 @@ def run_outputs(
 
     Args:
       folder: a workdir; RUN@best, RUN@last and RUN@STEP select other checkpoints.
-      teacher: weights to compare with, as config.teacher.checkpoint; None for the run's teachers.
-        Several teachers become one, whose logits are the weighted mean of theirs, and whose cosine
-        similarities of embeddings are so too.
+      teacher: weights to compare with, as config.teacher.checkpoint; None for the run's teacher.
       dataset: an open data set in place of the one that the run names.
 
     Raises:
       InputError: the folder is not a run, a checkpoint is damaged, or the images are missing. If
-        the run's own teacher is missing, a warning is printed, and the teacher is None.
+        the run's own teacher is missing, or one of several, a warning is printed, and the teacher
+        is None.
     """
     folder = pathlib.Path(folder)
     fields = weights_loader.fields_of(files.split(folder)[0])
@@ -94,7 +91,7 @@ def run_outputs(
             f"the network in {folder} is for {form.format(*network)}, but the test split has"
             f" {form.format(*images)}"
         )
-    members = _teachers(folder, teacher and pathlib.Path(teacher))
+    other = _teacher(folder, teacher and pathlib.Path(teacher))
     split = _TestImages(id(dataset), dataset)
     images, labels = _images(split)
     return RunOutputs(
@@ -102,43 +99,48 @@ def run_outputs(
         labels=labels,
         class_names=dataset.class_names or tuple(map(str, range(dataset.num_classes))),
         student=_outputs(student, split),
-        teacher=_ensemble([_outputs(member, split) for member in members], members),
-        same_classes=all(_same_classes(member.exportable.about, about) for member in members),
+        teacher=_outputs(other, split) if other else None,
+        same_classes=not other or _same_classes(other.exportable.about, about),
         origin={
             "student": student.digest,
-            "teacher": "+".join(member.digest for member in members),
+            "teacher": other.digest if other else "",
             "data": f"{dataset.version}, {len(labels)} images",
         },
     )
 
 
-def _network(loaded: library.Loaded | library.Predictor, weight: float = 1.0) -> _Network:
+def _network(loaded: library.Loaded | library.Predictor) -> _Network:
     if not isinstance(loaded, library.Loaded):
         raise errors.InputError(
             f"'{loaded.name}' was exported for {loaded.runtime}: name the run that it is from"
         )
     network = exports.exportable(loaded.network, loaded.variables, loaded.about, loaded.terms)
     digest = checkpoints.digest(loaded.variables)
-    return _Network(digest, repr(loaded.about.preprocessing), weight, network)
+    return _Network(digest, repr(loaded.about.preprocessing), network)
 
 
-def _teachers(folder: pathlib.Path, path: pathlib.Path | None) -> list[_Network]:
-    """Loads the teacher of a path, or those of the run; none if one of them is missing."""
+def _teacher(folder: pathlib.Path, path: pathlib.Path | None) -> _Network | None:
+    """Loads the teacher of a path, or that of the run; None if it is missing or one of several."""
     listed = run_teachers.teachers_of(folder)
     if path is not None:
         model = listed[0].model if listed else ""  # A file of weights does not name its model.
         listed = [run_teachers.Teacher(model, path, 1.0)]
+    if not listed:
+        return None
+    if len(listed) > 1:
+        console.warn(f"{folder} is measured without its {len(listed)} teachers; pass one of them")
+        return None
     try:
-        loaded = [run_teachers.load_single(folder, teacher) for teacher in listed]
+        loaded = run_teachers.load_single(folder, listed[0])
     except errors.InputError as error:
         if path is not None:
             raise
         console.warn(f"{folder} is measured without its teacher: {error}")
-        return []
-    if not all(network.num_classes for network in loaded):
+        return None
+    if not loaded.num_classes:
         console.note(f"{folder} is measured without its teacher, which has no classifier")
-        return []
-    return [_network(network, t.weight) for network, t in zip(loaded, listed, strict=True)]
+        return None
+    return _network(loaded)
 
 
 @functools.lru_cache(maxsize=2)
@@ -151,26 +153,6 @@ def _same_classes(teacher: ModelInfo, student: ModelInfo) -> bool:
         teacher.class_names, teacher.num_classes, student.class_names, student.num_classes
     )
     return match.compares and teacher.num_classes == student.num_classes
-
-
-def _ensemble(
-    outputs: Sequence[NetworkOutputs], members: Sequence[_Network]
-) -> NetworkOutputs | None:
-    """Combines several teachers into one; returns None for none."""
-    if len(outputs) < 2:
-        return outputs[0] if outputs else None
-    sizes = {output.logits.shape[1] for output in outputs}
-    if len(sizes) > 1:
-        raise errors.InputError(
-            f"the teachers have {' and '.join(map(str, sorted(sizes)))} classes, and so no mean:"
-            " name one of them as teacher"
-        )
-    shares = np.array([member.weight for member in members], np.float32)
-    shares /= shares.sum()
-    logits = sum(share * output.logits for share, output in zip(shares, outputs, strict=True))
-    # Unit vectors times the roots of their shares: inner products are the mean of the cosines.
-    units = [np.sqrt(s) * rows.unit(o.embedding) for s, o in zip(shares, outputs, strict=True)]
-    return NetworkOutputs(logits, np.concatenate(units, axis=1))
 
 
 @functools.lru_cache(maxsize=6)

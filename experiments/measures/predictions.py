@@ -1,4 +1,4 @@
-"""Predictions of student and teacher on the test images, and their differences."""
+"""Predictions of student and teacher on the test images."""
 
 import warnings
 
@@ -6,9 +6,6 @@ import numpy as np
 import scipy.special
 
 from experiments.measures.outputs import RunOutputs
-from experiments.measures.thumbnails import thumbnails
-
-_SHOWN = 24  # Images that two networks classify differently.
 
 
 def compute(outputs: RunOutputs) -> dict[str, np.ndarray | float]:
@@ -19,21 +16,19 @@ def compute(outputs: RunOutputs) -> dict[str, np.ndarray | float]:
       Of student and teacher, each with its role as a prefix:
         prediction: [N], the most probable class;
         confidence: [N], its probability;
-        entropy: [N] of the probabilities, in nats;
         confusion: [C, C] counts, a row a label, a column a prediction;
         accuracy: [C], in per cent of each class; NaN for classes without test images;
         top1, balanced_accuracy, macro_f1: in per cent.
       If there is a teacher of the same classes:
-        agreement: the percentage of images with the same prediction;
-        differing: [K], indices of up to 24 images with different predictions, those with the
-          highest confidence of both networks first; differing_images: [K, h, w, channels].
+        agreement: the percentage of images with the same prediction.
     """
     values = {"labels": outputs.labels, "class_names": np.array(outputs.class_names)}
     for role, network in outputs.classifiers:
         found = _of_network(network.logits, outputs.labels, len(outputs.class_names))
         values |= {f"{role}_{name}": value for name, value in found.items()}
     if "teacher_prediction" in values:
-        values |= _differences(outputs, values)
+        same = values["student_prediction"] == values["teacher_prediction"]
+        values["agreement"] = 100 * float(np.mean(same))
     return values
 
 
@@ -50,24 +45,9 @@ def _of_network(
         return {
             "prediction": prediction,
             "confidence": np.exp(log.max(axis=1)).astype(np.float32),
-            "entropy": scipy.special.entr(np.exp(log)).sum(axis=1).astype(np.float32),
             "confusion": confusion.astype(np.int32),
             "accuracy": 100 * np.diag(confusion) / confusion.sum(axis=1),
             "top1": 100 * metrics.accuracy_score(labels, prediction),
             "balanced_accuracy": 100 * metrics.balanced_accuracy_score(labels, prediction),
             "macro_f1": 100 * metrics.f1_score(labels, prediction, average="macro"),
         }
-
-
-def _differences(
-    outputs: RunOutputs, values: dict[str, np.ndarray | float]
-) -> dict[str, np.ndarray | float]:
-    differ = values["student_prediction"] != values["teacher_prediction"]
-    surest = np.minimum(values["student_confidence"], values["teacher_confidence"])
-    places = np.flatnonzero(differ)
-    places = places[np.argsort(-surest[places], kind="stable")][:_SHOWN]
-    return {
-        "agreement": 100 * float(np.mean(~differ)),
-        "differing": places.astype(np.int32),
-        "differing_images": thumbnails(outputs.images[places]),
-    }

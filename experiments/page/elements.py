@@ -91,23 +91,6 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True)
-class Gallery:
-    """Pictures with a text below each.
-
-    Attributes:
-      name: unique on the page.
-      title: above the pictures.
-      pictures: (data URI, text, description) of each.
-      caption: below all pictures.
-    """
-
-    name: str
-    title: str
-    pictures: tuple[tuple[str, str, str], ...]
-    caption: str
-
-
-@dataclasses.dataclass(frozen=True)
 class Facts:
     """Names and values in a collapsed block."""
 
@@ -123,7 +106,7 @@ class Folded:
     tables: tuple[Table, ...]
 
 
-Element = Figure | Table | Gallery | Facts | Folded
+Element = Figure | Table | Facts | Folded
 
 
 @dataclasses.dataclass(frozen=True)

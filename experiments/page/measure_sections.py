@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments import measures
 from experiments.page import measure_charts, styles
-from experiments.page.elements import Cell, Chart, Element, Figure, Folded, Gallery, Table
+from experiments.page.elements import Cell, Chart, Element, Figure, Folded, Table
 from experiments.page.results import Results
 from experiments.study import statistics
 from experiments.study.records import RunRecord
@@ -30,7 +30,6 @@ _COLUMNS = {  # By measure and value: title, factor and decimals.
     },
     "alignment": {
         "cka_linear": ("CKA, linear", 1, 3),
-        "cka_rbf": ("CKA, Gaussian", 1, 3),
         "similarity_spearman": ("rank correlation of similarities", 1, 3),
         "neighbour_agreement_mean": ("common nearest neighbours (%)", 100, 1),
         "correlation_gap": ("mean gap of class correlations", 1, 3),
@@ -101,7 +100,6 @@ def elements(settings: Sequence[Compared]) -> Iterator[Element]:
         yield _accuracies(compared, values)
         yield _confusion(compared, values)
         yield from table(settings, "predictions")
-        yield from _differing(compared, values)
     if values := compared.read("calibration"):
         yield _reliability(compared, values)
         yield from table(settings, "calibration")
@@ -219,28 +217,6 @@ def _confusion(compared: Compared, values: ByLevel) -> Figure | Table:
     )
     alt = f"Confusion matrix of {len(names)} classes. {caption}"
     return Figure(name, title, tuple(charts), caption, alt, panel=380, most=560)
-
-
-def _differing(compared: Compared, values: ByLevel) -> Iterator[Gallery]:
-    first = next(iter(values.values()))[0]
-    if not len(first.get("differing", ())):
-        return
-    names, pictures = first["class_names"], []
-    for uri, i in zip(_data_uris(first["differing_images"]), first["differing"], strict=True):
-        words = [
-            f"{role}: {names[first[f'{role}_prediction'][i]]},"
-            f" {100 * first[f'{role}_confidence'][i]:.0f}\u00a0%"
-            for role in ("teacher", "student")
-        ]
-        label = names[first["labels"][i]]
-        text = "\n".join([f"label: {label}", *words])
-        pictures.append((uri, text, f"an image of {label}; {'; '.join(words)}"))
-    yield Gallery(
-        name=f"{compared.name}-differing",
-        title=f"Images that teacher and student classify differently{compared.behind}",
-        pictures=tuple(pictures),
-        caption=f"{len(pictures)} such test images with the highest confidence of both networks.",
-    )
 
 
 def _reliability(compared: Compared, values: ByLevel) -> Figure:
@@ -379,15 +355,11 @@ def _class_names(values: Values) -> list[str]:
 
 
 def _data_uris(images: np.ndarray) -> Iterator[str]:
-    """Yields images [h, w, channels] uint8 as PNG or WebP, whichever is smaller."""
+    """Yields images [h, w, channels] uint8 as WebP."""
     import PIL.Image
 
     for image in images:
         picture = PIL.Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image[..., :3])
-        files = []
-        for kind, options in (("PNG", {"optimize": True}), ("WEBP", {"quality": 70})):
-            file = io.BytesIO()
-            picture.save(file, kind, **options)
-            files.append((file.tell(), kind.lower(), file.getvalue()))
-        _, kind, content = min(files)
-        yield f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+        file = io.BytesIO()
+        picture.save(file, "WEBP", quality=70)
+        yield f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"

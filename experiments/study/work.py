@@ -270,8 +270,9 @@ def is_done(plan: Plan, run: Run) -> bool:
 
 
 def _unmeasured(plan: Plan, run: Run) -> list[str]:
-    names = [name for name in run.measures if run.teachers or name not in measures.NEED_TEACHER]
-    return [name for name in names if not _is_measured(plan.folder / "runs" / run.name, name)]
+    # Alignment compares the student with a single teacher.
+    measured = [n for n in run.measures if len(run.teachers) == 1 or n not in measures.NEED_TEACHER]
+    return [name for name in measured if not _is_measured(plan.folder / "runs" / run.name, name)]
 
 
 def _is_measured(folder: pathlib.Path, name: str) -> bool:
