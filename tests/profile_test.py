@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.profile import (
-    counting,
     figures,
     kinds,
     measuring,
@@ -74,7 +73,6 @@ ENTRY %main (x: f32[8,32,32,4], k: f32[3,3,4,6], turned: f32[4,32,32,8], g: f32[
   %onednn = (f32[8,16,16,6]{3,2,1,0}, u8[123]{0}) custom-call(%x, %k), custom_call_target="__onednn$convolution", metadata={op_name="jit(step)/teacher/conv3/conv_general_dilated"}, backend_config={"onednn_conv_config":{"feature_groups":"1","input":{"data":{"batch_dim":"0","feature_dim":"3","spatial_dims":["1","2"]}},"kernel":{"filter":{"input_feature_dim":"2","output_feature_dim":"3","spatial_dims":["0","1"]}},"output":{"data":{"batch_dim":"0","feature_dim":"3","spatial_dims":["1","2"]}},"window":{"pad_left":["1","1"],"pad_right":["1","1"],"size":[],"strides":["2","2"],"window_dilations":["1","1"]}},"outer_dimension_partitions":[]}
   %logits = f32[8,10]{1,0} dot(%ynn_fusion, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}, metadata={op_name="jit(step)/jvp(student)/fc/dot_general"}
   %matmul = (f32[8,10]{1,0}, u8[7]{0}) custom-call(%ynn_fusion, %w), custom_call_target="__onednn$matmul", metadata={op_name="jit(step)/jvp(objective_rrd)/dot_general"}
-  %patches = f32[8,10]{1,0} dot(%ynn_fusion, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}, metadata={op_name="jit(step)/jvp(student)/layer4_0/conv2/dot_general"}
   %one = s32[] constant(1)
   %start = (s32[], f32[8,6]{1,0}) tuple(%one, %ynn_fusion)
   %while = (s32[], f32[8,6]{1,0}) while(%start), condition=%always, body=%body, metadata={op_name="jit(step)/jvp(objective_rrd)/while"}
@@ -102,12 +100,6 @@ def test_a_convolution_and_its_gradients_have_the_same_operations_whoever_comput
         assert entry.flops == _FORWARD
 
 
-def test_operations_are_right_as_the_compiler_writes_them_too():
-    found = hlo.parse(_TEXT)
-    for name in ("forward", "onednn", "of_images", "of_kernel"):
-        assert counting.flops(found, found.instructions[name]) == _FORWARD, name
-
-
 def test_a_gradient_that_has_lost_its_name_is_known_by_what_reads_it(entries):
     assert "conv1/conv_general_dilated" in entries["of_kernel"].op_name
     assert (entries["of_kernel"].part, entries["of_kernel"].backward) == ("student", True)
@@ -121,12 +113,10 @@ def test_a_fusion_is_what_its_dearest_operation_is(entries):
     assert fusion.flops == 2 * (2 * 8 * 32 * 32 * 6 * 3 * 3 * 4)
 
 
-def test_products_are_told_from_convolutions_that_are_written_as_products(entries):
+def test_products_have_their_operations(entries):
     assert (entries["logits"].kind, entries["logits"].flops) == (kinds.PRODUCTS, 2 * 8 * 6 * 10)
     assert entries["matmul"].flops == 2 * 8 * 6 * 10
     assert entries["matmul"].part == "objective rrd"
-    assert entries["patches"].kind == kinds.CONVOLUTIONS
-    assert entries["patches"].label == "as product 8 x 6 x 10"
 
 
 def test_loops_are_no_work_of_their_own(entries):
@@ -167,15 +157,13 @@ def test_instructions_that_run_at_once_share_the_time():
     assert whole.window == pytest.approx(40e-9 / 2)
 
 
-def test_the_worst_is_what_loses_most_against_the_peak(entries):
+def test_the_slowest_shape_stands_first_with_its_share_of_the_peak(entries):
     seconds = {"forward": 0.002, "of_images": 0.004, "unheard": 0.001, "updated": 0.5}
     whole = timeline.Timeline(seconds, dict.fromkeys(seconds, 2), 0.6)
     found = figures.collect(entries, whole, 2, {"f32": 2 * _FORWARD / 0.002})
     worst = found["groups"][0]
     assert worst["direction"] == "gradient of images"
-    assert worst["lost"] == pytest.approx(2 - 1)
     assert worst["of_peak"] == pytest.approx(0.5)
-    assert found["groups"][1]["lost"] == 0
     assert sum(part["all"] for part in found["parts"]) + found["idle"] == pytest.approx(300)
     assert {part["what"] for part in found["parts"]} >= {"update", "not in the program's text"}
 
@@ -209,21 +197,20 @@ def test_the_parts_of_a_real_step_add_up_to_what_the_clock_says(step, tmp_path, 
     assert "tiny, ce + kd + rrd, teacher tiny, running; 64 images of 8x8x1 a step" in table
 
 
-def test_the_convolutions_of_a_real_step_are_those_of_the_network(step):
+def test_the_operations_of_a_real_step_are_those_of_the_networks(step):
     compiled = hlo.parse(step.compiled.as_text())
     entries = kinds.classify(compiled, hlo.parse(step.lowered.as_text("hlo", debug_info=True)))
     totals = collections.Counter()
     for instruction in list(compiled.computations.values())[-1]:  # the profiler sees these
         entry = entries[instruction.name]
-        if entry.kind == kinds.CONVOLUTIONS:
-            totals[entry.part, entry.direction] += entry.flops
-    head, first = 16 * 10, 8 * 8 * 3 * 3 * 8  # multiplications; images have no gradient
-    forward = 2 * 64 * (networks.summarize(networks.create("tiny", 10), (8, 8, 1)).macs - head)
+        if entry.part in ("teacher", "student"):  # a compiler may write 1x1 ones as products
+            totals[entry.part, entry.backward] += entry.flops
+    first = 8 * 8 * 3 * 3 * 8  # multiplications of the first layer; images have no gradient
+    forward = 2 * 64 * networks.summarize(networks.create("tiny", 10), (8, 8, 1)).macs
     assert totals == {
-        ("teacher", "forward"): forward,
-        ("student", "forward"): forward,
-        ("student", "gradient of kernel"): forward,
-        ("student", "gradient of images"): forward - 2 * 64 * first,
+        ("teacher", False): forward,
+        ("student", False): forward,
+        ("student", True): 2 * forward - 2 * 64 * first,
     }
 
 

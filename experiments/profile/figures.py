@@ -121,8 +121,6 @@ def _groups(
         group["gigaflop"] += calls * entry.flops / 1e9
     for group in groups.values():
         peak = peaks.get(group["type"]) or next(iter(peaks.values()), 0.0)
-        least = 1e12 * group["gigaflop"] / peak if peak else 0.0
         group["rate"] = 1000 * group["gigaflop"] / max(group["milliseconds"], 1e-9)
         group["of_peak"] = 1e9 * group["rate"] / peak if peak else 0.0
-        group["lost"] = max(group["milliseconds"] - least, 0.0)
     return sorted(groups.values(), key=lambda group: -group["milliseconds"])

@@ -1,7 +1,6 @@
 """What each instruction of a train step is, and which part of the step it belongs to."""
 
 import dataclasses
-from typing import Any
 
 from experiments.profile import convolutions, counting, names
 from rrd_jax.cpu import hlo
@@ -82,32 +81,19 @@ def _entry(program: Program, instruction: Instruction, known: convolutions.Known
     products = [inner for inner in inside if counting.contracted(program, inner)]
     flops = sum(counting.flops(program, product) for product in products)
     shape = " and ".join(sorted({_product(program, product) for product in products}))
-    networks = part in ("student", "teacher")
-    if not found and products and networks and names.is_of_convolution(op_name):
-        sizes = [program.operand(products[0], 0), program.operand(products[0], 1)]
-        sizes = tuple(array.size for array in (*sizes, products[0].result))
-        as_product = known.described_product(sizes, op_name, shape, flops)
-        return _of_convolutions([as_product], 0, shared)
     if found:
-        return _of_convolutions(found, flops, shared)
+        directions = {one.direction for one in found}
+        return Entry(
+            CONVOLUTIONS,
+            **shared,
+            label=found[0].label if len(found) == 1 else f"{len(found)} in one fusion",
+            direction=directions.pop() if len(directions) == 1 else "several",
+            flops=flops + sum(one.flops for one in found),
+            count=len(found),
+        )
     if products:
         return Entry(PRODUCTS, **shared, label=shape, flops=flops, count=len(products))
     return Entry(_plain_kind(inside), **shared)
-
-
-def _of_convolutions(
-    found: list[convolutions.Described], flops: int, shared: dict[str, Any]
-) -> Entry:
-    """Of an instruction with convolutions, and products of so many operations."""
-    directions = {one.direction for one in found}
-    return Entry(
-        CONVOLUTIONS,
-        **shared,
-        label=found[0].label if len(found) == 1 else f"{len(found)} in one fusion",
-        direction=directions.pop() if len(directions) == 1 else "several",
-        flops=flops + sum(one.flops for one in found),
-        count=len(found),
-    )
 
 
 def _plain_kind(inside: list[Instruction]) -> str:

@@ -49,8 +49,3 @@ def part(op_name: str) -> str:
 def is_backward(op_name: str) -> bool:
     """Whether it is of a gradient; what is computed a second time for one is not."""
     return "transpose(" in op_name and "rematted_computation" not in op_name
-
-
-def is_of_convolution(op_name: str) -> bool:
-    """Whether a layer that convolves, or the primitive, is in the path."""
-    return any("conv" in scope or scope.startswith("downsample") for scope in path(op_name))
