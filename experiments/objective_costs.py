@@ -13,7 +13,6 @@ import os
 import pathlib
 import re
 import statistics
-import subprocess
 import sys
 from typing import Any, NamedTuple
 
@@ -117,22 +116,14 @@ def _reader(task: dict[str, Any], method: str, workdir: pathlib.Path) -> Reader:
     return Reader(sys.executable, "ours.py", {**task, "cases": [method]}, log, cores)
 
 
-def _platform() -> str:
-    """Returns JAX's platform, from another process: this one must leave the device to readers."""
-    program = "import jax; print(jax.default_backend())"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    if done.returncode:
-        raise errors.InputError(f"no device can be used: {done.stderr.strip().split(chr(10))[-1]}")
-    return done.stdout.strip()
-
-
 def _job() -> None:
     names = _METHODS.value or [name for name in objectives.RECORDS if name not in _BASE.split("+")]
     for name in names:
         objectives.record(name)  # Raises an InputError for an unknown one.
     workdir = pathlib.Path(_WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
-    task, costs = _task(_platform() == "cpu"), {}
+    platform = machine.run_line(sys.executable, "import jax; print(jax.default_backend())")
+    task, costs = _task(platform == "cpu"), {}
     print(f"{_BASE} compiles", flush=True)
     try:
         base = _reader(task, _BASE, workdir)

@@ -16,7 +16,6 @@ import datetime
 import os
 import pathlib
 import platform
-import subprocess
 import sys
 from typing import Any
 
@@ -85,25 +84,16 @@ def _platform() -> str:
     Raises:
       InputError: an interpreter cannot be used, or the two compute on different devices.
     """
-    ours = _run_line(sys.executable, "import jax; print(jax.default_backend())")
+    ours = machine.run_line(sys.executable, "import jax; print(jax.default_backend())")
     if _TORCH.value:
         program = "import torch, torchvision; print('gpu' if torch.cuda.is_available() else 'cpu')"
-        theirs = _run_line(_TORCH.value, program)
+        theirs = machine.run_line(_TORCH.value, program)
         if theirs != ours:
             raise errors.InputError(
                 f"torch of {_TORCH.value} computes on a {theirs}, jax on a {ours}: install both for"
                 " the same device, or hide a GPU from both by CUDA_VISIBLE_DEVICES="
             )
     return ours
-
-
-def _run_line(python: str, program: str) -> str:
-    """What an interpreter prints for a line of Python."""
-    done = subprocess.run([python, "-c", program], capture_output=True, text=True)
-    if done.returncode:
-        reason = (done.stderr.strip() or f"exit code {done.returncode}").split("\n")[-1]
-        raise errors.InputError(f"{python} cannot be used: {reason}")
-    return done.stdout.strip()
 
 
 def _text(figures: list[dict[str, Any]], load: float, *, absolute: bool) -> str:

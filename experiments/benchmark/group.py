@@ -1,11 +1,9 @@
-"""All readers of a row of the speed benchmark: they start one after the other and take turns."""
+"""The readers of a row of the speed benchmark: they start one after the other and take turns."""
 
 import collections
-import concurrent.futures
 import contextlib
 import os
 import pathlib
-import queue
 import re
 import statistics
 import sys
@@ -14,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from experiments.benchmark import rows
-from experiments.benchmark.reader import Reader, ReaderError
+from experiments.benchmark.reader import Reader, ReaderError, first_cores
 from experiments.benchmark.rows import OURS, Size
 from rrd_jax import errors
 
@@ -106,36 +104,19 @@ class Group:
     def _start(
         self, workdir: pathlib.Path, kernels: pathlib.Path, stack: contextlib.ExitStack
     ) -> dict[str, Reader]:
-        """All readers that get ready, as many at once as there are cores for, then on the same."""
-        places = _places(self.figures["cores"])
-        free: queue.SimpleQueue = queue.SimpleQueue()
-        for place in places:
-            free.put(place)
-
-        def start(name, python, script, told):
+        """Starts the readers one after the other; returns those that get ready."""
+        readers, cores = {}, first_cores(self.figures["cores"] or 0)
+        for name, (python, script, options) in self._readers().items():
             print(f"[{self._label}] {name} compiles", flush=True)
             log = workdir / (re.sub(r"\W+", "-", f"{self._label} {name}") + ".log")
-            place = free.get()
             try:
-                reader = Reader(python, script, self._task | told, log, place, kernels)
+                reader = Reader(python, script, self._task | options, log, cores, kernels)
             except ReaderError as error:
-                return error
-            finally:
-                free.put(place)
-            stack.callback(reader.close)
-            return reader
-
-        pool = concurrent.futures.ThreadPoolExecutor(len(places))
-        stack.callback(pool.shutdown, cancel_futures=True)  # Ctrl-C starts no more
-        started = {name: pool.submit(start, name, *how) for name, how in self._readers().items()}
-        readers = {}
-        for name, future in started.items():
-            if isinstance(result := future.result(), ReaderError):
-                self._failed(name, result)
+                self._failed(name, error)
                 continue
-            result.move(places[0])
-            readers[name] = result
-            self.figures["ready"][name] = result.ready
+            stack.callback(reader.close)
+            readers[name] = reader
+            self.figures["ready"][name] = reader.ready
         return readers
 
     def _take_turn(self, i: int, name: str, case: str, reader: Reader) -> None:
@@ -168,13 +149,6 @@ class Group:
             raise errors.InputError(f"{name} failed: {error}") from error
         self.figures["failed"][name] = str(error)
         print(f"[{self._label}] {name} failed: {error}", flush=True)
-
-
-def _places(cores: int | None) -> list[list[int]]:
-    """Sets of so many cores each, all that there are; 0 or None for one set of all."""
-    there = sorted(os.sched_getaffinity(0))
-    count = min(cores or len(there), len(there))
-    return [there[i : i + count] for i in range(0, len(there) - count + 1, count)]
 
 
 def fastest(figures: dict[str, Any], case: str) -> str | None:

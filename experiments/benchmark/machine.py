@@ -4,7 +4,10 @@ import importlib.metadata
 import pathlib
 import platform
 import shlex
+import subprocess
 import sys
+
+from rrd_jax import errors
 
 
 def processor(device: str = "cpu") -> str:
@@ -16,9 +19,22 @@ def processor(device: str = "cpu") -> str:
 
 
 def versions(*packages: str) -> str:
-    """Of Python and packages, such as "Python 3.13.5, jax 0.12.0.1"."""
+    """Returns versions of Python and packages, such as "Python 3.13.5, jax 0.12.0.1"."""
     found = (f"{name} {importlib.metadata.version(name)}" for name in packages)
     return ", ".join([f"Python {platform.python_version()}", *found])
+
+
+def run_line(python: str, program: str) -> str:
+    """Returns what an interpreter prints for a line of Python; this process leaves devices alone.
+
+    Raises:
+      InputError: the interpreter fails.
+    """
+    done = subprocess.run([python, "-c", program], capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip() or f"exit code {done.returncode}").split("\n")[-1]
+        raise errors.InputError(f"{python} cannot be used: {reason}")
+    return done.stdout.strip()
 
 
 def command(module: str) -> str:

@@ -73,12 +73,6 @@ class Reader:
             self.close()
             raise
 
-    def move(self, cores: Sequence[int]) -> None:
-        """Lets all its threads run on other cores, as many as before, and on no others."""
-        for thread in pathlib.Path(f"/proc/{self._process.pid}/task").glob("*"):
-            with contextlib.suppress(ProcessLookupError):  # a thread that has ended
-                os.sched_setaffinity(int(thread.name), cores)
-
     def round(self, case: str) -> float:
         """Seconds a step of a case, as `ask`."""
         return self.ask("round", case)["seconds"]

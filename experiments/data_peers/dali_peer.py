@@ -6,8 +6,8 @@ Stands alone, run by data_benchmark.py.
 import json
 import os
 import sys
-import time
 
+import timing
 from nvidia import dali
 from nvidia.dali import fn, types
 
@@ -40,18 +40,10 @@ def _main() -> None:
         prefetch_queue_depth=2,
     )
     pipeline.build()
-    for _ in range(task["warm_up"]):
-        pipeline.run()
-    wall, cpu = time.perf_counter(), time.process_time()
-    for _ in range(task["batches"]):
-        images, _ = pipeline.run()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    images, _ = timing.report(pipeline.run, task, {"DALI": dali.__version__})
     batch = images.as_array()
     assert batch.shape == (task["batch_size"], task["size"], task["size"], 3)
     assert batch.dtype.name == "uint8"
-    count = task["batches"] * task["batch_size"]
-    versions = {"DALI": dali.__version__}
-    print(json.dumps({"wall": count / wall, "cpu": count / cpu, "versions": versions}))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,10 @@ import importlib.metadata
 import json
 import pathlib
 import sys
-import time
 
-import cpu
 import cv2
 import grain
+import timing
 from absl import flags
 
 from rrd_jax import data
@@ -36,26 +35,16 @@ def _main() -> None:
         keep=task.get("keep", "off"),
         workers=task["cores"] if task.get("workers") else 0,
     )
-    first, last = task["warm_up"], task["warm_up"] + task["batches"]
     train = data.load(source).train
-    if source.keep == "on":  # what is timed comes after an epoch
-        first, last = (n + len(train) // task["batch_size"] for n in (first, last))
+    # What is timed comes after an epoch that fills the cache.
+    skipped = len(train) // task["batch_size"] if source.keep == "on" else 0
     # Goes on beyond what is timed: work ahead is then in hand at both ends.
+    last = skipped + task["warm_up"] + task["batches"]
     batches = train.train_batches(task["batch_size"], 0, 0, last + 8)
-    for i in range(last):
-        if i == first:
-            wall, used = time.perf_counter(), cpu.seconds()
-        batch = next(batches)
-    wall, used = time.perf_counter() - wall, cpu.seconds() - used
+    versions = {"grain": grain.__version__, "OpenCV": cv2.__version__, **_decoder()}
+    batch = timing.report(lambda: next(batches), task, versions, skipped)
     batches.close()
     assert batch["image"].shape[1:] == (task["size"], task["size"], 3)
-    images = task["batches"] * task["batch_size"]
-    result = {
-        "wall": images / wall,
-        "cpu": images / used,
-        "versions": {"grain": grain.__version__, "OpenCV": cv2.__version__, **_decoder()},
-    }
-    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ import json
 import os
 import pathlib
 import sys
-import time
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import tensorflow as tf
+import timing
 
 
 def _write(jpegs: pathlib.Path, path: pathlib.Path) -> None:
@@ -61,17 +61,10 @@ def _main() -> None:
     if not path.exists():
         _write(pathlib.Path(task["folder"], "jpeg", "train"), path)
     batches = iter(_pipeline(path, task["batch_size"], task["size"], task["cores"]))
-    for _ in range(task["warm_up"]):
-        next(batches)
-    wall, cpu = time.perf_counter(), time.process_time()
-    for _ in range(task["batches"]):
-        images, _ = next(batches)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    versions = {"tensorflow": tf.__version__}
+    images, _ = timing.report(lambda: next(batches), task, versions)
     assert images.shape[1:] == (task["size"], task["size"], 3)
     assert images.dtype == tf.uint8
-    count = task["batches"] * task["batch_size"]
-    versions = {"tensorflow": tf.__version__}
-    print(json.dumps({"wall": count / wall, "cpu": count / cpu, "versions": versions}))
 
 
 if __name__ == "__main__":

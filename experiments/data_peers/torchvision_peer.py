@@ -3,10 +3,9 @@
 import json
 import os
 import sys
-import time
 
-import cpu
 import PIL
+import timing
 import torch
 import torchvision
 from torchvision.transforms import v2
@@ -35,21 +34,14 @@ def _main() -> None:
         drop_last=True,
     )
     batches = iter(loader)
-    for _ in range(task["warm_up"]):
-        next(batches)
-    wall, used = time.perf_counter(), cpu.seconds()
-    for _ in range(task["batches"]):
-        images, _ = next(batches)
-    wall, used = time.perf_counter() - wall, cpu.seconds() - used
-    assert images.shape[1:] == (3, task["size"], task["size"])
-    assert images.dtype == torch.uint8
-    count = task["batches"] * task["batch_size"]
     versions = {
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "Pillow": PIL.__version__,
     }
-    print(json.dumps({"wall": count / wall, "cpu": count / used, "versions": versions}))
+    images, _ = timing.report(lambda: next(batches), task, versions)
+    assert images.shape[1:] == (3, task["size"], task["size"])
+    assert images.dtype == torch.uint8
 
 
 if __name__ == "__main__":

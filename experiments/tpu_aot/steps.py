@@ -1,6 +1,5 @@
 """Train steps, traced for TPUs that need not exist."""
 
-import dataclasses
 import importlib.util
 import math
 import os
@@ -73,20 +72,18 @@ def parse_job(named: str) -> Job:
     return plan
 
 
-def train_step(plan: Job, mesh: jax.sharding.Mesh, *, without: str | None = None) -> Step:
+def train_step(plan: Job, mesh: jax.sharding.Mesh) -> Step:
     """Lowers the step that a job's student run compiles.
 
     Args:
       plan: a job with one teacher, parsed for a TPU.
       mesh: of a topology's chips.
-      without: the name of an objective that is left out.
 
     Raises:
       InputError: the size of the data set is not known here, or the batch does not fit the mesh.
     """
     part = plan.student
-    kept = tuple(choice for choice in part.training.objectives if choice.name != without)
-    training, source = dataclasses.replace(part.training, objectives=kept), part.source
+    training, source = part.training, part.source
     examples, num_classes = errors.lookup("data set", source.name, _SETS)
     size, image_shape = training.batch_size, (source.image_size, source.image_size, 3)
     parallel.check_batch(mesh, size, training.accumulate)
@@ -166,8 +163,7 @@ def _alone(
         return jax.value_and_grad(mean, argnums=(0, 1), has_aux=True)(state.params, parts)
 
     state = jax.eval_shape(lambda: objective.init(jax.random.key(0), student, teacher))
-    given = _placed((state, student, teacher), parallel.replicated(mesh))
-    state, *outputs = given
+    state, *outputs = _placed((state, student, teacher), parallel.replicated(mesh))
     lowered = jax.jit(step, donate_argnums=0).lower(
         state.memory, state._replace(memory=()), *outputs, batch
     )
