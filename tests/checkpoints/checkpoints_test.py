@@ -29,11 +29,9 @@ def _state(step=0, value=1.0):
 
 
 def _save(folder, steps, scores=None):
-    store = checkpoints.Checkpoints(folder)
-    for i, step in enumerate(steps):
-        score = scores[i] if scores else None
-        store.save(_state(step, float(step)), {"epoch": step, "model": "m"}, score)
-    store.close()
+    with checkpoints.Checkpoints(folder) as store:
+        for step, score in zip(steps, scores or [None] * len(steps), strict=True):
+            store.save(_state(step, float(step)), {"epoch": step, "model": "m"}, score)
 
 
 def _equal(a, b):
@@ -44,23 +42,23 @@ def _equal(a, b):
 
 
 def _restore(folder):
-    store = checkpoints.Checkpoints(folder)
-    restored = store.restore(_state())
-    store.close()
-    return restored
+    with checkpoints.Checkpoints(folder) as store:
+        return store.restore(_state())
 
 
 def test_restores_the_newest_bit_for_bit_with_its_json(tmp_path):
+    assert _restore(tmp_path) is checkpoints.read_meta(tmp_path) is None
+    with (
+        checkpoints.Checkpoints(tmp_path) as store,
+        pytest.raises(errors.DivergedError, match=r"\['w'\] is not finite at step 4"),
+    ):
+        store.save(_state(4, float("nan")), {})
+    assert checkpoints.read_meta(tmp_path) is None
     _save(tmp_path, [3, 5])
     state, meta = _restore(tmp_path)
     _equal(state, _state(5, 5.0))
     assert meta == {"epoch": 5, "model": "m"}
     assert checkpoints.read_meta(tmp_path)["epoch"] == 5
-
-
-def test_an_empty_folder_restores_nothing(tmp_path):
-    assert _restore(tmp_path) is None
-    assert checkpoints.read_meta(tmp_path) is None
 
 
 @pytest.mark.parametrize(
@@ -114,13 +112,12 @@ def test_no_damaged_file_ever_gives_wrong_values(how, tmp_path, capsys):
         step = int(state.step)
         _equal(state, _state(step, float(step)))
         assert meta == {"epoch": step, "model": "m"}
+        assert step in (3, 5)
         if step == 3:
             out = capsys.readouterr().out
             assert "5 is damaged" in out
             assert "going on from step 3" in out
             assert (copy / "5.damaged").is_dir()
-        else:
-            assert step == 5
 
 
 def test_no_byte_of_the_json_can_be_changed(tmp_path):
@@ -135,38 +132,25 @@ def test_no_byte_of_the_json_can_be_changed(tmp_path):
         assert meta in (None, {"epoch": 3, "model": "m"})
 
 
-def test_a_damaged_step_can_be_saved_again(tmp_path):
-    _save(tmp_path, [3, 5])
-    _ruin(tmp_path / "5")
-    store = checkpoints.Checkpoints(tmp_path)
-    state, _ = store.restore(_state())
-    assert int(state.step) == 3
-    store.save(_state(5, 55.0), {"epoch": 5})
-    store.close()
-    _equal(_restore(tmp_path)[0], _state(5, 55.0))
-
-
 def _ruin(folder):
     for file in _files(folder / "state"):
         _damage(file, "truncate")
 
 
-def test_damaged_checkpoints_are_never_deleted(tmp_path):
+def test_damaged_checkpoints_are_never_deleted_and_can_be_saved_again(tmp_path):
     _save(tmp_path, [3, 5])
+    _ruin(tmp_path / "5")
+    with checkpoints.Checkpoints(tmp_path) as store:
+        state, _ = store.restore(_state())
+        assert int(state.step) == 3
+        store.save(_state(5, 55.0), {"epoch": 5})
+    _equal(_restore(tmp_path)[0], _state(5, 55.0))
     _ruin(tmp_path / "3")
     _ruin(tmp_path / "5")
     with pytest.raises(errors.InputError, match="all checkpoints in .* are damaged"):
         _restore(tmp_path)
     assert (tmp_path / "3").is_dir()
     assert (tmp_path / "5").is_dir()
-
-
-def test_what_is_not_finite_is_not_saved(tmp_path):
-    store = checkpoints.Checkpoints(tmp_path)
-    with pytest.raises(errors.DivergedError, match=r"\['w'\] is not finite at step 4"):
-        store.save(_state(4, float("nan")), {})
-    store.close()
-    assert checkpoints.read_meta(tmp_path) is None
 
 
 def test_the_student_is_read_back_alone(tmp_path):
@@ -176,17 +160,6 @@ def test_the_student_is_read_back_alone(tmp_path):
         np.testing.assert_array_equal(student["params"]["w"], np.full((4, 3), 5.0))
         np.testing.assert_array_equal(student["batch_stats"]["mean"], np.full(3, 5.0))
         assert meta["model"] == "m"
-
-
-def test_where_there_is_an_average_it_is_what_is_read_back(tmp_path):
-    state = _state(3, 3.0)
-    average = jax.tree.map(lambda leaf: leaf / 2, state.student)
-    store = checkpoints.Checkpoints(tmp_path)
-    store.save(state.replace(ema=average), {"model": "m"})
-    store.close()
-    student, _ = checkpoints.load_student(tmp_path)
-    np.testing.assert_array_equal(student["params"]["w"], np.full((4, 3), 1.5))
-    np.testing.assert_array_equal(student["batch_stats"]["mean"], np.full(3, 1.5))
 
 
 @pytest.mark.parametrize("average", [False, True])
@@ -205,6 +178,7 @@ def test_what_classifies_in_the_students_place_is_read_back_with_it(average, tmp
     with checkpoints.Checkpoints(tmp_path) as store:
         store.save(state, {"model": "m", "classifier": "simkd"})
     student, _ = checkpoints.load_student(tmp_path)
+    np.testing.assert_array_equal(student["params"]["w"], np.full((4, 3), 1.5 if average else 3.0))
     jax.tree.map(np.testing.assert_array_equal, student, jax.device_get(state.student))
     assert set(student["classifier"]) == {"params", "frozen", "memory"}
 
@@ -214,10 +188,10 @@ def test_a_digest_is_the_same_without_a_compiler():
     tree = {
         "kernel": rng.standard_normal((3, 3, 5, 70)).astype(np.float32),
         "half": [rng.standard_normal((4, 9)).astype(jnp.bfloat16), np.float16([1, -0.0])],
-        "counts": {"n": np.int32(-7), "mask": np.array([True, False]), "none": np.zeros((0, 3))},
+        "counts": {"n": np.int32(-7), "mask": np.array([True, False])},
+        "none": np.zeros((0, 3), np.float32),
         "bytes": rng.integers(0, 256, 1000, np.uint8),
     }
-    tree["counts"]["none"] = tree["counts"]["none"].astype(np.float32)
     assert checkpoints.host_digest(tree) == checkpoints.digest(tree)
 
 
@@ -260,11 +234,12 @@ def test_a_damaged_teacher_falls_back_and_a_missing_one_is_an_error(tmp_path):
 
 def test_a_checkpoint_of_another_shape_is_not_taken(tmp_path):
     _save(tmp_path, [3])
-    store = checkpoints.Checkpoints(tmp_path)
     other = _state().replace(batch_stats={"mean": jnp.zeros(4)})
-    with pytest.raises(errors.InputError, match="damaged"):
+    with (
+        checkpoints.Checkpoints(tmp_path) as store,
+        pytest.raises(errors.InputError, match="damaged"),
+    ):
         store.restore(other)
-    store.close()
 
 
 def test_a_sharded_memory_restores_onto_other_device_counts(tmp_path):

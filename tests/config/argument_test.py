@@ -61,7 +61,6 @@ def _chosen(argument):
 @pytest.mark.parametrize(
     ("argument", "teachers", "student", "objectives"),
     [
-        ("resnet8-my_nets:Small,rrd+kd", ["resnet8"], "my_nets:Small", {"ce", "rrd", "kd"}),
         ("my_nets:Small-resnet8", ["my_nets:Small"], "resnet8", {"ce", "rrd", "kd"}),
         (
             "rrd+my_losses:loss,my_nets:make+resnet8-my_nets:Small",
@@ -69,20 +68,13 @@ def _chosen(argument):
             "my_nets:Small",
             {"ce", "rrd", "loss"},
         ),
-        ("my_nets:Small", [], "my_nets:Small", {"ce"}),
         ("my_nets:Other", [], "my_nets:Other", {"ce"}),
         ("my_nets:make,smoke", [], "my_nets:make", {"ce"}),
-        ("my_losses:loss", ["resnet8x4"], "resnet8", {"ce", "loss"}),
         ("my_losses:loss+kd", ["resnet8x4"], "resnet8", {"ce", "kd", "loss"}),
     ],
 )
 def test_import_paths_stand_for_networks_and_objectives(argument, teachers, student, objectives):
     assert _chosen(argument) == (teachers, student, objectives)
-
-
-def test_the_name_of_a_job_is_that_of_a_folder():
-    config = launch.get_config("digits", "resnet8-my_nets:Small,rrd+my_losses:loss")
-    assert config.name == "digits-resnet8-my_nets.Small-rrd+my_losses.loss"
 
 
 def test_options_that_are_no_numbers_stay_as_they_are_where_memories_are_small():
@@ -92,6 +84,7 @@ def test_options_that_are_no_numbers_stay_as_they_are_where_memories_are_small()
 
 def test_each_teacher_has_options_of_its_own():
     config = launch.get_config("digits", "my_nets:make+my_nets:make-my_nets:Small,kd")
+    assert config.name == "digits-my_nets.make+my_nets.make-my_nets.Small-kd"  # as of a folder
     config.lock()
     config.teacher[0].options.width = 5
     assert dict(config.teacher[1].options) == dict(config.student.options) == {}

@@ -60,13 +60,9 @@ def test_the_mask_leaves_norms_and_biases_out_of_the_decay(name):
     for everything in (True, False):
         moved = _moved(name, weight_decay=0.1, decay_norm_and_bias=everything)
         assert float(moved["kernel"].max()) < 2.0
+        if name in ("adamw", "lion", "muon"):  # decoupled: the rate times the parameters
+            np.testing.assert_allclose(moved["kernel"], 2.0 * (1 - 0.5 * 0.1), rtol=1e-6)
         assert bool((moved["bias"] == 2.0).all()) != everything
-
-
-@pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
-def test_decoupled_decay_is_the_rate_times_the_parameters(name):
-    moved = _moved(name, weight_decay=0.1)
-    np.testing.assert_allclose(moved["kernel"], np.full((2, 3), 2.0 * (1 - 0.5 * 0.1)), rtol=1e-6)
 
 
 def test_parts_of_optimizers_descend_at_the_schedules_rate():
@@ -75,14 +71,15 @@ def test_parts_of_optimizers_descend_at_the_schedules_rate():
 
 
 def test_a_factory_that_takes_a_number_alone_gets_the_rate_of_each_step():
-    optimizer = optim.create("sm3", lambda step: 0.1 * (step + 1))
-    state = optimizer.init(_PARAMS)
     gradients = jax.tree.map(jnp.ones_like, _PARAMS)
-    first, state = optimizer.update(gradients, state, _PARAMS)
-    second, _ = optimizer.update(gradients, state, _PARAMS)
-    same, _ = optax.sm3(0.2).update(gradients, optax.sm3(0.2).init(_PARAMS), _PARAMS)
-    assert float(first["bias"][0]) == pytest.approx(float(same["bias"][0]) / 2)
-    assert abs(float(second["bias"][0])) > abs(float(first["bias"][0]))
+
+    def update(optimizer):
+        first, state = optimizer.update(gradients, optimizer.init(_PARAMS), _PARAMS)
+        second, _ = optimizer.update(gradients, state, _PARAMS)
+        return np.array([first["bias"][0], second["bias"][0]])
+
+    grown, constant = update(optim.create("sm3", lambda step: 0.1 * (step + 1))), optax.sm3(0.2)
+    np.testing.assert_allclose(grown, update(constant) * [0.5, 1], rtol=1e-6)
 
 
 def test_the_loss_reaches_optimizers_that_ask_for_it():
@@ -167,13 +164,7 @@ def test_invalid_optimizers_are_refused(name, fields, message):
         optim.create(name, _constant, **fields)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("adabelief", "adafactor", "adagrad", "ademamix", "adopt", "cocob", "dog", "galore"),
-        *("lars", "madgrad", "momo", "nadam", "nadamw", "novograd", "prodigy", "yogi"),
-    ],
-)
+@pytest.mark.parametrize("name", ["adafactor", "ademamix", "cocob", "galore", "lars", "prodigy"])
 def test_factories_of_optax_and_contrib_are_found_by_name(name):
     optim.create(name, _constant, weight_decay=1e-4)
 

@@ -61,12 +61,8 @@ def trajectory(name):
 def vision():
     """Weights of a small model with two blocks, by PyTorch's names, images and labels."""
     rng = np.random.default_rng(4)
-    shapes = {
-        "stem.weight": (8, 3, 3, 3),
-        "stem.bias": (8,),
-        "norm.weight": (8,),
-        "norm.bias": (8,),
-    }
+    shapes = {"stem.weight": (8, 3, 3, 3), "stem.bias": (8,)}
+    shapes |= {"norm.weight": (8,), "norm.bias": (8,)}
     for block in ("blocks.0", "blocks.1"):
         shapes |= {f"{block}.norm.weight": (8,), f"{block}.norm.bias": (8,)}
         shapes |= {f"{block}.fc1.weight": (16, 8), f"{block}.fc1.bias": (16,)}

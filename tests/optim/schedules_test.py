@@ -28,11 +28,8 @@ def test_learning_rates_of_the_cifar_recipe_are_the_references():
     for step_in_epoch in (0, steps - 1):
         found = [float(schedule(epoch * steps + step_in_epoch)) for epoch in range(240)]
         np.testing.assert_allclose(found, wanted, rtol=1e-6)
-
-
-def test_milestones_that_fall_together_each_count():
-    schedule = optim.step_schedule(1.0, [3, 3])
-    np.testing.assert_allclose([schedule(2), schedule(3)], [1.0, 0.01], rtol=1e-6)
+    together = optim.step_schedule(1.0, [3, 3])  # each counts
+    np.testing.assert_allclose([together(2), together(3)], [1.0, 0.01], rtol=1e-6)
 
 
 @pytest.mark.parametrize("milestone", [0.0, -0.5, 150])
@@ -67,8 +64,7 @@ def test_wsd_is_stable_and_then_falls_over_its_last_epochs():
     rates = _rates("wsd", warmup_epochs=1, final_learning_rate=0.04)
     np.testing.assert_allclose(rates[6:49], np.full(43, 0.4), rtol=1e-6)
     np.testing.assert_allclose(rates[48:], 0.4 - 0.36 * np.arange(12) / 12, rtol=1e-5)
-    options = {"decay_epochs": 5, "decay_shape": "cosine"}
-    rates = _rates("wsd", options=options)
+    rates = _rates("wsd", options={"decay_epochs": 5, "decay_shape": "cosine"})
     np.testing.assert_allclose(rates[[29, 45]], [0.4, 0.2], rtol=1e-5)
 
 
