@@ -26,6 +26,6 @@ def test_a_command_says_when_its_first_step_was_made(commands, tmp_path):
     phases = re.findall(r"(\w+) [\d.]+", line.partition(" s (")[2])
     assert phases == ["imports", "checks", "data", "state", "compiling", "step"]
     first, *later = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
-    total = float(re.search(r"after ([\d.]+) s", line)[1])
+    total = float(re.search(r"step: ([\d.]+) s", line)[1])
     assert abs(first["start_seconds"] - total) < 0.06
     assert not [row for row in later if "start_seconds" in row]
