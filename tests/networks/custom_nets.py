@@ -107,30 +107,6 @@ class TooMany(nn.Module):
         return nn.Dense(1000)(x.mean((1, 2))), x.mean((1, 2))
 
 
-class Cosine(nn.Module):
-    """Reports a head, but has its logits from cosines."""
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, x):
-        head = nn.Dense(self.num_classes)
-        embedding = x.reshape(len(x), -1)
-        logits = head(embedding / jnp.linalg.norm(embedding, axis=-1, keepdims=True))
-        parts = {"logits": logits, "embedding": embedding}
-        return parts | {"head": dict(head.variables["params"])}
-
-
-class Integers(nn.Module):
-    """Has logits without a gradient."""
-
-    num_classes: int
-
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(self.num_classes)(x.mean((1, 2))).astype(jnp.int32)
-
-
 def gives_class(num_classes: int):
     """A factory of a class."""
     return Mixer
@@ -139,30 +115,6 @@ def gives_class(num_classes: int):
 def text_init(num_classes: int):
     """Two functions, whose variables are none."""
     return (lambda key, images: "text"), _apply
-
-
-def _odd(num_classes, **parts):
-    def apply(variables, images):
-        return {"logits": jnp.mean(images, (1, 2)) @ variables, **parts, "maps": [images]}
-
-    return (lambda key, images: jnp.zeros((images.shape[-1], num_classes))), apply
-
-
-def one_map(num_classes: int):
-    """Two functions, which return a map instead of a list of maps."""
-    init, apply = _odd(num_classes)
-    return init, lambda variables, images: {**apply(variables, images), "maps": images}
-
-
-def odd_maps(num_classes: int):
-    """Two functions, whose preactivations are of another shape than the maps."""
-    init, apply = _odd(num_classes)
-    return init, lambda v, x: {**apply(v, x), "preactivations": [x[:, :1]]}
-
-
-def odd_head(num_classes: int):
-    """Two functions, whose classifier is of no shape of one."""
-    return _odd(num_classes, head={"kernel": jnp.zeros((3, 3)), "bias": jnp.zeros(3)})
 
 
 class Told(nn.Module):
@@ -200,31 +152,31 @@ class Making(Norm):
         return super().__call__(x)
 
 
-def listed(num_classes: int, rngs: nnx.Rngs):
-    """A factory of what is no NNX module, though it takes rngs."""
-    return [nnx.Linear(64, num_classes, rngs=rngs)]
-
-
 class Parts(nn.Module):
-    """Returns a part in a wrong form."""
+    """Returns a part in another form than others do."""
 
     num_classes: int
     part: str
 
     @nn.compact
     def __call__(self, x):
-        head = nn.Dense(self.num_classes)
+        dense = nn.Dense(self.num_classes)
         embedding = x.mean((1, 2))
-        parts = {"logits": head(embedding), "embedding": embedding}
-        wrong = {
+        logits = dense(embedding)
+        head = dict(dense.variables["params"])
+        other = {
             "nothing": {"logits": None},
+            "integers": {"logits": logits.astype(jnp.int32)},
             "embedding": {"embedding": (embedding, embedding)},
-            "maps": {"maps": x},
-            "head": {"head": tuple(head.variables["params"].values())},
-            "width": {"embedding": jnp.tile(embedding, 3), "head": dict(head.variables["params"])},
+            "map": {"maps": x},
+            "maps": {"maps": [x], "preactivations": [x[:, :1]]},
+            "head": {"head": tuple(head.values())},
+            "width": {"embedding": jnp.tile(embedding, 3), "head": head},
+            "square": {"head": {"kernel": jnp.zeros((3, 3)), "bias": jnp.zeros(3)}},
+            "cosine": {"logits": dense(embedding / jnp.linalg.norm(embedding)), "head": head},
             "none": {"maps": None, "head": None},
         }
-        return parts | wrong[self.part]
+        return {"logits": logits, "embedding": embedding} | other[self.part]
 
 
 def holding(num_classes: int, what: str = "key"):

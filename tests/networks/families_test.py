@@ -12,41 +12,20 @@ from rrd_jax.weights import to_torch
 from tests import fresh, golden
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _init(network, image_shape):
-    return networks.init(network, jax.random.key(0), image_shape)
-
-
 @pytest.mark.parametrize(
-    "name",
-    fresh.all_but_quick_are_long(
-        ("mobilenetv2_cifar", "mobilenetv2", "mobilenetv1"), ("mobilenetv1",)
-    ),
+    ("name", "size"), [("vgg8", 32), ("mobilenetv1", 64), ("shufflenetv1_cifar", 32)]
 )
 @pytest.mark.long
-def test_bfloat16_keeps_fresh_mobilenets_within_two_per_cent(name):
-    images = np.random.default_rng(0).standard_normal((2, 64, 64, 3)).astype(np.float32)
+def test_fresh_networks_start_at_a_sensible_scale_which_bfloat16_keeps(name, size):
+    images = np.random.default_rng(0).standard_normal((4, size, size, 3)).astype(np.float32)
     network = networks.create(name, 10)
-    variables = _init(network, (64, 64, 3))
+    init = jax.jit(functools.partial(networks.init, network, image_shape=(size, size, 3)))
+    variables = init(jax.random.key(0))
+    train = jax.jit(lambda v, x: network.apply(v, x, train=True, mutable=["batch_stats"])[0])
+    assert 1e-4 < np.asarray(train(variables, images).logits).std() < 10
     full = jax.jit(network.apply)(variables, images).logits
     half = jax.jit(networks.create(name, 10, dtype=jnp.bfloat16).apply)(variables, images).logits
     assert golden.relative(half, full) < 0.02
-
-
-@pytest.mark.parametrize(
-    "name",
-    fresh.all_but_quick_are_long(
-        ("vgg8", "mobilenetv1", "shufflenetv1_cifar"), ("vgg8", "mobilenetv1")
-    ),
-)
-@pytest.mark.long
-def test_fresh_networks_start_at_a_sensible_scale(name):
-    size = 64 if name in networks.IMAGENET else 32
-    images = np.random.default_rng(0).standard_normal((4, size, size, 3)).astype(np.float32)
-    network = networks.create(name, 10)
-    train = jax.jit(lambda v, x: network.apply(v, x, train=True, mutable=["batch_stats"])[0])
-    logits = train(_init(network, (size, size, 3)), images).logits
-    assert 1e-4 < np.asarray(logits).std() < 10
 
 
 def test_vgg_halves_images_of_64_pixels_once_more():

@@ -29,7 +29,6 @@ def _modules(names):
         ("resnet18", {"conv1", "bn1"}, 4, {"layer4_0", "layer4_1"}),
         ("wrn_16_1", {"conv1"}, 3, {"block3"}),
         ("vgg8", {"block0_0", "block0_1"}, 4, {"block4_0", "block4_1"}),
-        ("mobilenetv1", {"model_0_0", "model_0_1"}, 4, None),
         ("mobilenetv2", {"features_0_0", "features_0_1"}, 4, None),
         ("shufflenetv2_x1_0", {"conv1_0", "conv1_1"}, 3, None),
     ],
@@ -41,9 +40,7 @@ def test_stages_are_those_that_the_maps_end(model, stem, stages, last):
     assert _modules(found["stem"]) == stem
     assert last in (None, _modules(found[f"stage{stages}"]))
     assert not found["backbone"] & _head(network)
-    assert sum(len(names) for part, names in found.items() if part != "backbone") <= len(
-        found["backbone"]
-    )
+    assert sum(map(len, found.values())) <= 2 * len(found["backbone"])
 
 
 def test_patterns_name_parts_modules_and_parameters():
@@ -86,18 +83,12 @@ def test_frozen_parts_evaluate_in_training_and_have_no_gradient(how):
     variables = networks.init(network, jax.random.key(0), shape)
     paths = networks.named_shapes(variables["params"])
     names = frozenset(name for name in paths if name.split("/")[0] in frozen)
-    inner = network if how == "plain" else networks.remat(network, how)
-    still = networks.freeze(inner, names)
+    still = networks.freeze(network if how == "plain" else networks.remat(network, how), names)
     images = jax.random.normal(jax.random.key(1), (4, *shape))
 
     def loss(params):
-        outputs, changed = still.apply(
-            {**variables, "params": params},
-            images,
-            train=True,
-            mutable=["batch_stats"],
-            rngs=jax.random.key(2),
-        )
+        options = {"train": True, "mutable": ["batch_stats"], "rngs": jax.random.key(2)}
+        outputs, changed = still.apply({**variables, "params": params}, images, **options)
         return jnp.sum(outputs.logits**2), (outputs, changed["batch_stats"])
 
     gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))

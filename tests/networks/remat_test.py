@@ -30,13 +30,8 @@ def _step(network, variables, images):
     """(loss, (maps, batch statistics)), and gradients."""
 
     def loss(params):
-        outputs, updated = network.apply(
-            variables | {"params": params},
-            images,
-            train=True,
-            mutable=["batch_stats"],
-            rngs=jax.random.key(0),
-        )
+        options = {"train": True, "mutable": ["batch_stats"], "rngs": jax.random.key(0)}
+        outputs, updated = network.apply(variables | {"params": params}, images, **options)
         return jnp.sum(outputs.logits**2), (outputs.maps, updated)
 
     return jax.value_and_grad(loss, has_aux=True)(variables["params"])
@@ -49,9 +44,8 @@ def test_the_whole_network_or_each_block_is_computed_twice(name):
     variables = fresh.init(network, (16, 16, 3))
     images = np.zeros((4, 16, 16, 3), np.float32)
     for how, count in (("convolutions", 1), ("all", _BLOCKS[name])):
-        apply = functools.partial(
-            networks.remat(network, how).apply, train=True, mutable=["batch_stats"]
-        )
+        run = networks.remat(network, how).apply
+        apply = functools.partial(run, train=True, mutable=["batch_stats"])
         program = jax.make_jaxpr(apply)(variables, images)
         assert sum("prevent_cse" in equation.params for equation in program.eqns) == count
 
