@@ -13,7 +13,6 @@ from experiments.page.study_page import source_of
 from experiments.study import records
 from experiments.study.records import RunRecord, is_number
 from rrd_jax import errors
-from rrd_jax.evaluation import alignment
 from rrd_jax.run_folder import workdir
 
 # Columns of an alignment panel, by the title of its axis; votes are of fewer images in small sets.
@@ -176,7 +175,6 @@ def _by_epoch(run: Run) -> Iterator[Element]:
     panels = {label(column): run_values([("student", student)], column) for column in columns}
     yield from _figure("progress", "Progress of the run", panels)
     yield from _figure("proof", "Alignment with the teacher by epoch", alignment_panels(student))
-    yield from filter(None, [alignment_table(student)])
     rows = []
     columns = ("test/top1", "best/top1", "test/top5", "test/agreement", "train/top1")
     for name, other in runs:
@@ -226,30 +224,3 @@ def alignment_panels(student: RunRecord) -> dict[str, Values]:
             if values:
                 panels[title] = values
     return panels
-
-
-def alignment_table(student: RunRecord) -> Table | None:
-    """Returns the last alignment values of student, teacher and random weights; None without."""
-    logged = [row for row in student.rows if any(name.startswith("proof/") for name in row)]
-    values = {
-        name.removeprefix("proof/"): value
-        for name, value in (logged[-1] if logged else {}).items()
-        if name.startswith("proof/") and is_number(value)
-    }
-    if not values:
-        return None
-    header, rows = alignment.table({"student": values})
-    cells = tuple((Cell(name), *(_number(text) for text in texts)) for name, *texts in rows)
-    caption = (
-        "Common nearest neighbours with the teacher in per cent, similarity of relations, spread of"
-        " the embeddings, and accuracy of nearest neighbours and of a linear probe. A student of"
-        " random weights is the lower reference, the teacher the upper one."
-    )
-    return Table("run-alignment", "Embeddings of held-out images", tuple(header), cells, caption)
-
-
-def _number(text: str) -> Cell:
-    try:
-        return Cell(text, float(text))
-    except ValueError:
-        return Cell(text)

@@ -1,12 +1,11 @@
 """Checks of a study, before any run starts."""
 
-import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from experiments import measures
-from experiments.study.design import SHOWN, Factor, Grid, Level, Study, is_number
+from experiments.study.design import SHOWN, Factor, Grid, Level, Study
 from rrd_jax import errors
 
 
@@ -30,7 +29,6 @@ def _check_grid(grid: Grid, study: Study) -> None:
     _check_word("grid", grid.name)
     _check_tuple(f"factors of grid '{grid.name}'", grid.factors, Factor)
     _check_tuple(f"seeds of grid '{grid.name}'", grid.seeds, int)
-    _check_tuple(f"measures of grid '{grid.name}'", grid.measures, str)
     for name in grid.measures:
         errors.lookup("measure", name, measures.MEASURES)
     if not grid.seeds or len(set(grid.seeds)) < len(grid.seeds):
@@ -49,16 +47,7 @@ def _check_grid(grid: Grid, study: Study) -> None:
                 " none"
             )
         factors = {factor.name: factor for factor in before.factors} | factors
-    has_configs = any(all(level.config for level in factor.levels) for factor in grid.factors)
-    if not grid.config and not has_configs:
-        raise errors.InputError(f"grid '{grid.name}' has no config; name a launch file")
     _check_shown(grid, factors)
-    for levels in grid.published:
-        if not isinstance(levels, tuple) or len(levels) != len(factors):
-            raise errors.InputError(
-                f"a published value of grid '{grid.name}' is of {levels!r}, but must be of a tuple"
-                f" with a level of each of {', '.join(factors)}, as in (one,) or (one, another)"
-            )
     if grid.baseline or grid.shown == "table":
         compared = errors.lookup(f"factor of grid '{grid.name}'", grid.compared, factors)
         levels = [level.name for level in compared.levels]
@@ -74,13 +63,6 @@ def _check_factor(factor: Factor, grid: Grid) -> None:
     if not factor.levels:
         raise errors.InputError(f"factor '{factor.name}' of grid '{grid.name}' has no levels")
     _check_names(f"levels of {factor.name}", [level.name for level in factor.levels])
-    for level in factor.levels:
-        is_finite = is_number(level.value) and math.isfinite(level.value)
-        if level.value is not None and not is_finite:
-            raise errors.InputError(
-                f"level '{level.name}' of {factor.name} has the value {level.value!r}, but must"
-                " have a finite number, or None for no place on an axis"
-            )
 
 
 def _check_fields(grid: Grid) -> None:

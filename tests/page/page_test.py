@@ -173,17 +173,16 @@ def test_the_page_of_a_run_without_labels_has_its_loss_and_alignment(tmp_path):
         proof = {f"proof/{name}": value for name, value in (values | references).items()}
         rows.append(losses | (proof if i != 1 else {}))
     run = _run(tmp_path / "run", rows)
-    table = run_page.alignment_table(run.student)
-    assert [row[0].text for row in table.rows] == ["random weights", "student", "teacher"]
-    column = table.header.index("probe top-1")
-    assert [row[column].text for row in table.rows] == ["60.00", "82.00", "95.00"]
-    (curve,) = run_page.alignment_panels(run.student)["CKA"]
+    panels = run_page.alignment_panels(run.student)
+    levels = {curve["level"]: curve["value"][-1] for curve in panels["linear probe top-1 (%)"]}
+    assert levels == {"student": 82.0, "random weights": 60.0, "teacher": 95.0}
+    (curve,) = panels["CKA"]
     assert (curve["epoch"], curve["value"]) == ([1, 3], [0.5, 0.52])
     page = run_page.page(run)
     (section,) = page.sections
     assert "After epoch 3 of 3, the held-out loss is 1.0000" in section.answer
     names = {part.name for part in section.elements if isinstance(part, Figure | Table)}
-    assert {"run-alignment", "run-losses"} <= names
+    assert {"run-proof", "run-losses"} <= names
     assert "run-accuracy" not in names
     assert "10 nearest" in html.render(page)
 
