@@ -70,7 +70,6 @@ def uncached():
     [
         ({}, ["high", "highest"]),
         ({"precision": "highest"}, ["highest", "highest"]),
-        ({"temperature_teacher": 0.02}, ["highest", "highest"]),
         ({"chunk": 0}, ["highest", "highest"]),
     ],
 )

@@ -44,9 +44,9 @@ def states(runs: Iterable[RunRecord]) -> str:
     return ", ".join([f"{found.count('finished')} of {len(found)} runs finished", *others])
 
 
-def signed(number: float, decimals: int = 2) -> str:
+def signed(number: float) -> str:
     """Returns a number with its sign; the minus sign is as wide as the plus sign."""
-    return f"{number:+.{decimals}f}".replace("-", "−")
+    return f"{number:+.2f}".replace("-", "−")
 
 
 def _verdicts(block: Block, results: Results) -> list[str]:

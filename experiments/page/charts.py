@@ -123,7 +123,9 @@ def comparison(block: Block, metric: str, styles: Styles) -> Spec:
         "axis": alt.Axis(tickCount=6),
     }
     order = [row.name for row in block.ordered()]
-    rows = base().encode(y=_levels_axis(order), **level_encoding(styles, "color"))
+    look = alt.Axis(grid=False, ticks=False, domain=False)
+    y = alt.Y("level:N", scale=alt.Scale(domain=order), title=None, axis=look)
+    rows = base().encode(y=y, **level_encoding(styles, "color"))
     x = alt.X("mean:Q", **axis)
     means = rows.transform_filter("datum.kind == 'mean'")
     layers = [
@@ -141,13 +143,6 @@ def comparison(block: Block, metric: str, styles: Styles) -> Spec:
         ),
     ]
     return spec(alt.layer(*layers), values, height=_ROW * max(2, len(order)))
-
-
-def _levels_axis(order: Sequence[str]) -> Any:
-    import altair as alt
-
-    axis = alt.Axis(grid=False, ticks=False, domain=False)
-    return alt.Y("level:N", scale=alt.Scale(domain=list(order)), title=None, axis=axis)
 
 
 def factor_maps(results: Results) -> dict[str, Spec]:

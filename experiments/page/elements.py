@@ -91,14 +91,6 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
-    """Names and values in a collapsed block."""
-
-    title: str
-    entries: Mapping[str, str]
-
-
-@dataclasses.dataclass(frozen=True)
 class Folded:
     """Tables in a collapsed block."""
 
@@ -106,7 +98,7 @@ class Folded:
     tables: tuple[Table, ...]
 
 
-Element = Figure | Table | Facts | Folded
+Element = Figure | Table | Folded
 
 
 @dataclasses.dataclass(frozen=True)

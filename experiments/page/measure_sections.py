@@ -69,11 +69,6 @@ class Compared:
         """The setting in brackets, for titles."""
         return f" ({self.where})" if self.where else ""
 
-    @property
-    def is_single(self) -> bool:
-        """True for a single run."""
-        return sum(map(len, self.levels.values())) == 1
-
     def read(self, measure: str) -> dict[str, list[Values]]:
         """Returns the values of a measure, of the levels that have some."""
         found = {level: _read(runs, measure) for level, runs in self.levels.items()}

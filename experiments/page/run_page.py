@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments.page import measure_sections, styles
 from experiments.page.charts import Values, learning_curves, run_values
-from experiments.page.elements import Cell, Chart, Element, Facts, Figure, Page, Section, Table
+from experiments.page.elements import Cell, Chart, Element, Figure, Folded, Page, Section, Table
 from experiments.page.results import label
 from experiments.page.study_page import source_of
 from experiments.study import records
@@ -119,7 +119,8 @@ def page(run: Run) -> Page:
     style = styles.of_levels(["student"])
     compared = measure_sections.Compared("run", {"student": [run.student]}, style)
     contents += measure_sections.elements([compared])
-    contents.append(Facts("Configuration", {name: str(x) for name, x in run.config.items()}))
+    rows = tuple((Cell(name), Cell(str(value))) for name, value in run.config.items())
+    contents.append(Folded("Configuration", (Table("run-config", "", ("field", "value"), rows),)))
     answer = _answer(run)
     section = Section("run", "Results of the run", answer, tuple(contents), details)
     network = run.model.get("model") or run.config.get("student.model", "")

@@ -172,6 +172,8 @@ def _detectable_effect(n: int, comparisons: int) -> float:
 
 def _compare(level: Values, baseline: Values) -> Difference:
     """Compares two levels, before the correction for other comparisons."""
+    from scipy import stats
+
     seeds = tuple(sorted(level.keys() & baseline.keys()))
     if not seeds:
         return Difference(0, "no common seed")
@@ -183,7 +185,7 @@ def _compare(level: Values, baseline: Values) -> Difference:
     scale = np.abs([left, right]).max()
     if _is_constant(paired, scale):
         mean = 0.0 if abs(mean) <= _ROUNDING * scale else mean
-        p = _sign_test(n) if mean else 1.0
+        p = float(stats.binomtest(n, n).pvalue) if mean else 1.0  # The sign test.
         return Difference(n, "", mean, 0.0, mean, mean, p, seeds=seeds)
     low, high, p = _t_test(paired)
     return Difference(n, "", mean, float(paired.std(ddof=1)), low, high, p, seeds=seeds)
@@ -196,12 +198,6 @@ def _t_test(values: np.ndarray) -> tuple[float, float, float]:
     result = stats.ttest_1samp(values, 0.0)
     interval = result.confidence_interval(1 - ALPHA)
     return float(interval.low), float(interval.high), float(result.pvalue)
-
-
-def _sign_test(n: int) -> float:
-    from scipy import stats
-
-    return float(stats.binomtest(n, n).pvalue)
 
 
 def _holm(values: list[float]) -> list[float]:

@@ -82,14 +82,6 @@ def test_a_study_starts_each_run_and_teacher_once(alone):
     assert _said(alone).count(_CACHED) == 1
 
 
-def test_two_workers_come_to_the_numbers_of_one(study, alone, tmp_path):
-    said = _finish(_start(small.command(study, tmp_path, "--jobs=2")))
-    assert "4 of 4" in said
-    assert small.ends(tmp_path) == small.ends(alone)
-    assert sorted(small.starts(tmp_path).values()) == [1] * 5
-    assert _said(tmp_path).count(_CACHED) == 1
-
-
 def test_two_commands_side_by_side_come_to_the_numbers_of_one(study, alone, tmp_path):
     commands = [_start(small.command(study, tmp_path)) for _ in range(2)]
     for process in commands:
@@ -141,14 +133,7 @@ def test_a_study_that_is_stopped_saves_its_runs_first(study, alone, tmp_path, nu
     assert small.ends(tmp_path) == small.ends(alone)
 
 
-def test_a_finished_study_starts_nothing(study, alone):
-    before = {path: path.read_bytes() for path in alone.rglob("config.json")}
-    said = _finish(_start(small.command(study, alone)))
-    assert "of 4]" not in said
-    assert {path: path.read_bytes() for path in alone.rglob("config.json")} == before
-
-
-def test_a_run_of_a_study_is_an_ordinary_workdir(study, alone, tmp_path):
+def test_a_finished_study_starts_nothing_and_its_runs_are_ordinary_workdirs(study, alone, tmp_path):
     moved = tmp_path / "moved"
     alone.rename(moved)
     try:
@@ -163,7 +148,11 @@ def test_a_run_of_a_study_is_an_ordinary_workdir(study, alone, tmp_path):
         assert "teacher" in said
         top1 = small.ends(moved)[f"runs/{run.name}"][1][-1]["test/top1"]
         assert f"{top1:.2f}" in said
-        assert "Which method" in _finish(_start(small.command(study, moved)))
+        before = {path: path.read_bytes() for path in moved.rglob("config.json")}
+        said = _finish(_start(small.command(study, moved)))
+        assert "Which method" in said
+        assert "of 4]" not in said
+        assert {path: path.read_bytes() for path in moved.rglob("config.json")} == before
     finally:
         moved.rename(alone)
 
