@@ -7,7 +7,7 @@ PYTHON is an interpreter with torch and torchvision; without one, PyTorch is lef
 process that times one implementation of the step. All readers of a size of images start one after
 the other, compile, and then take turns, round by round. On a GPU, for which rrd_jax is installed
 with its extra cuda13 or cuda12, networks and sets are those of the published pairs; a CPU gets
-small ones, and only ratios are shown. PyTorch comes in the variants that its users would try, and
+small ones, of which only ratios count. PyTorch comes in the variants that its users would try, and
 the fastest of each row counts. The tables go to <workdir>/speed.md, and every figure, as soon as
 there is one, to <workdir>/speed.json.
 """
@@ -77,9 +77,7 @@ def _numbers(flag: str, values: Any, *, least: int) -> list[int]:
 
 
 def _platform() -> str:
-    """What both libraries compute on, such as cpu.
-
-    Asked of other processes: this one must leave the device to the readers.
+    """Returns the platform of both libraries, such as cpu.
 
     Raises:
       InputError: an interpreter cannot be used, or the two compute on different devices.
@@ -96,19 +94,19 @@ def _platform() -> str:
     return ours
 
 
-def _text(figures: list[dict[str, Any]], load: float, *, absolute: bool) -> str:
+def _text(figures: list[dict[str, Any]], load: float, *, on_cpu: bool) -> str:
     """The tables, what they say, and where they come from; load is that before the first reader."""
     known = [ready for group in figures for ready in group["ready"].values()]
     versions = dict(pair for ready in known for pair in ready["versions"].items())
     lines = [
-        table.summary(figures, absolute=absolute),
+        table.summary(figures),
         "",
         f"'Ours / fastest PyTorch': how many times as fast our step of {LOSS} is, the median over"
         f" {_REPEATS.value} rounds in turns, with the least and the most. Of the other figures with"
         " a stroke the first is ours: what a step holds and takes; compilation and a first epoch,"
         " for which variants of PyTorch share the kernels that they have in common.",
         "",
-        table.readers(figures, absolute=absolute),
+        table.readers(figures),
         "",
         f"'Ours / it': how many times as fast {LOSS} of ours is, with the teacher as it has it."
         " A star: the fastest PyTorch. K = 16 384 rows.",
@@ -126,7 +124,7 @@ def _text(figures: list[dict[str, Any]], load: float, *, absolute: bool) -> str:
         f"    {machine.command('experiments.benchmark')}",
     ]
     if not _TORCH.value:
-        names = rows.peers("float32", crops=True, on_cpu=not absolute)
+        names = rows.peers("float32", crops=True, on_cpu=on_cpu)
         lines += ["", f"Left out, no interpreter given: {'; '.join(names)}."]
     return "\n".join(lines)
 
@@ -144,7 +142,7 @@ def _job() -> None:
 
     for group in groups:
         group.measure(workdir, _REPEATS.value, keep)
-    text = _text(figures, load, absolute=not on_cpu)
+    text = _text(figures, load, on_cpu=on_cpu)
     atomic_write.write_text(workdir / "speed.md", text + "\n")
     print(f"\n{text}\n\nkept in {workdir / 'speed.md'} and {workdir / 'speed.json'}")
 

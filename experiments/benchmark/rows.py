@@ -24,11 +24,9 @@ class Variant(NamedTuple):
     first_only: bool = False
 
 
-_PUBLISHED = "torch, published loop"
 # What a user of PyTorch would try; the fastest is marked in each row. NCHW is PyTorch's layout,
 # NHWC its channels_last, for which alone a CPU compiles bfloat16: each takes half a minute.
 _VARIANTS = {
-    _PUBLISHED: Variant("published", "contiguous"),
     "torch, eager, NCHW": Variant("eager", "contiguous"),
     "torch, eager, NHWC": Variant("eager", "channels_last"),
     "torch, compiled, NCHW": Variant("compiled", "contiguous", first_only=True),
@@ -104,17 +102,16 @@ def peers(precision: str, *, crops: bool, on_cpu: bool) -> dict[str, dict[str, A
     """By name, what each variant of PyTorch is told beside the task.
 
     Args:
-      precision: a name of PRECISIONS; the published loop knows float32 alone.
-      crops: whether the step crops; the published loop does so itself, and only then has the
-        teacher a limited number of views, which a table can hold.
+      precision: a name of PRECISIONS.
+      crops: whether the step crops; only then has the teacher a limited number of views, which a
+        table can hold.
       on_cpu: whether it is for a CPU, on which compiling is most of the time.
     """
     told = {}
     for name, variant in _VARIANTS.items():
-        published, first = name == _PUBLISHED, precision == "float32"
-        if (published and not (first and crops)) or (variant.first_only and on_cpu and not first):
+        if variant.first_only and on_cpu and precision != "float32":
             continue
-        remembered = [f"{LOSS}{CACHED}"] if crops and not published else []
+        remembered = [f"{LOSS}{CACHED}"] if crops else []
         told[name] = {
             "variant": variant.name,
             "layout": variant.layout,

@@ -8,7 +8,7 @@ from experiments.benchmark.rows import CACHED, LOSS, OURS
 from rrd_jax.terminal import tables
 
 
-def summary(groups: list[dict[str, Any]], *, absolute: bool) -> str:
+def summary(groups: list[dict[str, Any]]) -> str:
     """A row for each group and teacher: ours beside the fastest PyTorch there is.
 
     Ours with a teacher remembered stands beside the fastest PyTorch with a table like it, and
@@ -16,22 +16,19 @@ def summary(groups: list[dict[str, Any]], *, absolute: bool) -> str:
 
     Args:
       groups: `Group.figures`.
-      absolute: whether to show times and targets, or only ratios.
     """
     header = ["images", "batch", "precision", "cores", "teacher, ours / theirs"]
     header += ["ours / fastest PyTorch", "rounds", "which"]
-    header += ["MB at the peak", "ready after"]
-    if absolute:
-        header += ["images/s", "ms a step"]
+    header += ["MB at the peak", "ready after", "images/s", "ms a step"]
     rows = []
     for group in groups:
         for ours, theirs in ((LOSS, LOSS), (LOSS + CACHED, LOSS), (LOSS + CACHED, LOSS + CACHED)):
             if f"{OURS}: {ours}" in group["seconds"]:
-                rows.append(_beside(group, ours, theirs, absolute))
+                rows.append(_beside(group, ours, theirs))
     return tables.markdown(header, rows)
 
 
-def _beside(group: dict[str, Any], ours: str, theirs: str, absolute: bool) -> list[Any]:
+def _beside(group: dict[str, Any], ours: str, theirs: str) -> list[Any]:
     """Ours of one case beside the fastest peer's of a case."""
     peer = fastest(group, theirs)
     keys = [f"{OURS}: {ours}", *([f"{peer}: {theirs}"] if peer else [])]
@@ -39,7 +36,7 @@ def _beside(group: dict[str, Any], ours: str, theirs: str, absolute: bool) -> li
     teacher = " / ".join(
         "remembered" if case.endswith(CACHED) else "runs" for case in (ours, theirs)
     )
-    row = [
+    return [
         *_images(group),
         teacher,
         f"{statistics.median(ratios):.2f}" if ratios else "-",
@@ -47,27 +44,25 @@ def _beside(group: dict[str, Any], ours: str, theirs: str, absolute: bool) -> li
         peer.removeprefix("torch, ") if peer else "-",
         _pair(group, keys, _megabytes, ""),
         _pair(group, keys, _start, "s"),
+        _pair(group, keys, _rate, ""),
+        _pair(group, keys, _milliseconds, ""),
     ]
-    if absolute:
-        row += [_pair(group, keys, _rate, ""), _pair(group, keys, _milliseconds, "")]
-    return row
 
 
-def readers(groups: list[dict[str, Any]], *, absolute: bool) -> str:
+def readers(groups: list[dict[str, Any]]) -> str:
     """A row for each reader and case; the fastest PyTorch of each is marked by a star."""
     header = ["images", "batch", "precision", "cores", "reader", "loss", "teacher", "ours / it"]
-    header += ["rounds", "MB at the peak", "ready after"]
-    header += ["images/s", "ms a step"] if absolute else []
+    header += ["rounds", "MB at the peak", "ready after", "images/s", "ms a step"]
     rows = []
     for group in groups:
-        rows += [_row(group, key, absolute) for key in group["seconds"]]
+        rows += [_row(group, key) for key in group["seconds"]]
         for name in group["failed"]:
             row = [*_images(group), name, LOSS, "failed"]
             rows.append(row + ["-"] * (len(header) - len(row)))
     return tables.markdown(header, rows)
 
 
-def _row(group: dict[str, Any], key: str, absolute: bool) -> list[Any]:
+def _row(group: dict[str, Any], key: str) -> list[Any]:
     name, _, case = key.partition(": ")
     method, _, is_cached = case.partition(", ")
     teacher = "-" if method == "ce" else "remembered" if is_cached else "runs"
@@ -75,9 +70,7 @@ def _row(group: dict[str, Any], key: str, absolute: bool) -> list[Any]:
     mark = " *" if name == fastest(group, case) else ""
     row = [*_images(group), name + mark, method, teacher, f"{statistics.median(ratios):.2f}"]
     row += [_spread(ratios), _pair(group, [key], _megabytes, ""), _pair(group, [key], _start, "s")]
-    if absolute:
-        row += [_pair(group, [key], _rate, ""), _pair(group, [key], _milliseconds, "")]
-    return row
+    return [*row, _pair(group, [key], _rate, ""), _pair(group, [key], _milliseconds, "")]
 
 
 def _images(group: dict[str, Any]) -> list[Any]:

@@ -1,9 +1,8 @@
-"""Batches of the PyTorch peer: from a split on the device, or from Pillow one by one."""
+"""Batches of the PyTorch peer, from a split on the device."""
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision import transforms
 
 PAD = 4
 _PLACES = 2 * PAD + 1
@@ -66,25 +65,3 @@ class Images:
         pixels = (index[:, None, None] * height + rows[:, :, None]) * width + columns[:, None, :]
         flat = self.images.view(-1, channels).index_select(0, pixels.view(-1))
         return flat.view(len(index), self.side, self.side, channels), view
-
-
-class Pictures(torch.utils.data.Dataset):
-    """Pillow's images one by one, as the published loaders make them."""
-
-    def __init__(self, images: Tensor, labels: Tensor):
-        self.images, self.labels = images.numpy(), labels.tolist()
-        self.transform = transforms.Compose(
-            [
-                transforms.ToPILImage(),
-                transforms.RandomCrop(images.shape[1], padding=PAD),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize(_MEAN, _STD),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, i: int) -> tuple[Tensor, int]:
-        return self.transform(self.images[i]), self.labels[i]

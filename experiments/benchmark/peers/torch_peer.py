@@ -2,17 +2,15 @@
 
 The task names a variant, each with CE, KD and RRD with a queue, and SGD:
 
-    published      float32 as PyTorch does it by default, eager; Pillow's crop and flip in a
-                   DataLoader; the loss is read every step
     eager          as fast as it goes without a compiler: images and augmentation on the device,
                    the teacher in inference mode with its batch norms folded, fused SGD, denormal
                    numbers flushed, TF32 on a GPU
     compiled       the same by torch.compile; on a GPU all of a step in one CUDA graph
     max-autotune   the same in that mode of torch.compile
 
-The last three take the task's `layout`, and the networks named in `halves` compute in bfloat16. A
-case that ends with `remembered` reads a teacher's embeddings of all views from a table. Its rows
-are random: what they hold takes no time.
+They take the task's `layout`, and the networks named in `halves` compute in bfloat16. A case that
+ends with `remembered` reads a teacher's embeddings of all views from a table. Its rows are random:
+what they hold takes no time.
 """
 
 import json
@@ -27,7 +25,7 @@ import torch_steps
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch_images import VIEWS, Images, Pictures
+from torch_images import VIEWS, Images
 from torch_model import Distiller, create, fold
 
 # On a GPU, graphs of a mode's own would be inside of ours.
@@ -45,7 +43,6 @@ class _Case:
     def __init__(self, task: dict[str, Any], name: str, device: torch.device):
         before, start = _allocated(device), time.perf_counter()
         self._task, self._remembered = task, name.endswith("remembered")
-        self._tuned = task["variant"] != "published"
         layout = torch.channels_last if task["layout"] == "channels_last" else None
         self._layout = layout or torch.contiguous_format
         self._model, self._optimizer = self._build(device)
@@ -56,22 +53,21 @@ class _Case:
         self._peak_on_gpu = _peak(device) - before
 
     def _build(self, device: torch.device) -> tuple[Distiller, torch.optim.Optimizer]:
-        task, tuned = self._task, self._tuned
+        task = self._task
         student, teacher = (
             create(task[name], task["classes"], task["side"]) for name in ("student", "teacher")
         )
-        if tuned:
-            fold(teacher.eval())
-            if "teacher" in task["halves"]:
-                teacher.to(torch.bfloat16).fc.float()  # once, where autocast would at each step
-            for module in student.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.num_batches_tracked = None  # nothing reads it, and each is a kernel
+        fold(teacher.eval())
+        if "teacher" in task["halves"]:
+            teacher.to(torch.bfloat16).fc.float()  # once, where autocast would at each step
+        for module in student.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.num_batches_tracked = None  # nothing reads it, and each is a kernel
         queue = F.normalize(torch.randn(task["queue_size"], 128))
-        model = Distiller(student, teacher, queue, tuple(task["halves"]) if tuned else ())
+        model = Distiller(student, teacher, queue, tuple(task["halves"]))
         model.to(device, memory_format=self._layout)
         optimizer = torch.optim.SGD(
-            model.trained(), lr=0.05, momentum=0.9, weight_decay=5e-4, fused=tuned or None
+            model.trained(), lr=0.05, momentum=0.9, weight_decay=5e-4, fused=True
         )
         return model, optimizer
 
@@ -81,11 +77,6 @@ class _Case:
         shape = (task["examples"], task["side"], task["side"], 3)
         images = torch.randint(0, 256, shape, dtype=torch.uint8)
         labels = torch.randint(0, task["classes"], shape[:1])
-        if not self._tuned:
-            pictures = Pictures(images, labels)
-            return torch_steps.published(
-                model, self._optimizer, pictures, task["batch_size"]
-            ), "one by one"
         table = None
         if self._remembered:
             shape = (task["examples"] * VIEWS, model.teacher_head.in_features)
@@ -138,9 +129,8 @@ def _answers(task: dict[str, Any], requests: Iterable[str]) -> Iterable[dict[str
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
-    if task["variant"] != "published":
-        torch.set_float32_matmul_precision("high")
-        torch.set_flush_denormal(True)
+    torch.set_float32_matmul_precision("high")
+    torch.set_flush_denormal(True)
     cases = {name: _Case(task, name, device) for name in task["cases"]}
     yield {
         "platform": "gpu" if device.type == "cuda" else "cpu",

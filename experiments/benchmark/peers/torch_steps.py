@@ -1,41 +1,11 @@
-"""Epochs of the PyTorch peer: a published loop, and steps whose images lie on the device."""
+"""Epochs of the PyTorch peer, whose images lie on the device."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch_images import Images, Pictures
+from torch_images import Images
 from torch_model import Distiller
-
-
-def published(
-    model: Distiller, optimizer: torch.optim.Optimizer, pictures: Pictures, batch_size: int
-) -> Callable[[], int]:
-    """Returns a function that makes an epoch and returns its steps."""
-    on_gpu = torch.cuda.is_available()
-    loader = torch.utils.data.DataLoader(
-        pictures,
-        batch_size,
-        shuffle=True,
-        # On a CPU the step needs the cores, and a set of two batches would only start processes.
-        num_workers=8 if on_gpu else 0,
-        drop_last=True,
-        pin_memory=on_gpu,
-    )
-    device = model.queue.device
-
-    def epoch():
-        for images, labels in loader:
-            *terms, keys = model(images.to(device), labels.to(device))
-            loss = sum(terms)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            model.push(keys)
-            loss.item()  # for the meter
-        return len(loader)
-
-    return epoch
 
 
 def resident(
