@@ -1,6 +1,6 @@
 """How fast training images are read, decoded and cropped, beside torchvision, tf.data and DALI.
 
-    python experiments/data_benchmark.py --torch_python=PYTHON --tf_python=PYTHON \
+    python -m experiments.data_benchmark --torch_python=PYTHON --tf_python=PYTHON \
       --dali_python=PYTHON --sizes=500x375,320x240,1600x1200
 
 Each peer has its own interpreter, with torch and torchvision, with tensorflow, or with
@@ -24,8 +24,6 @@ from typing import Any
 import cv2
 import numpy as np
 from absl import app, flags
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # For a start by path, without -m.
 
 from experiments.benchmark import machine
 from rrd_jax import errors

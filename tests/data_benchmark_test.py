@@ -5,15 +5,11 @@ import sys
 import pytest
 
 
-def _run(tmp_path, *options):
-    command = [sys.executable, "experiments/data_benchmark.py", f"--workdir={tmp_path}", *options]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
 @pytest.mark.long
 def test_it_runs_without_peers_and_says_so(tmp_path):
     sizes = ("--images=8", "--batch_size=4", "--batches=2", "--warm_up=1", "--repeats=1")
-    done = _run(tmp_path, *sizes, "--cores=1")
+    command = [sys.executable, "-m", "experiments.data_benchmark", f"--workdir={tmp_path}"]
+    done = subprocess.run([*command, *sizes, "--cores=1"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "no interpreter given: torchvision, tf.data, DALI" in done.stdout
     assert (tmp_path / "data.md").read_text().strip() in done.stdout

@@ -1,4 +1,4 @@
-"""Our streamed input, as train.py opens it; run by experiments/data_benchmark.py."""
+"""Our streamed input, as train.py opens it; run by experiments.data_benchmark."""
 
 import contextlib
 import importlib.metadata

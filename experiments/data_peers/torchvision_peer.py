@@ -1,4 +1,4 @@
-"""A torchvision DataLoader; stands alone, run by experiments/data_benchmark.py."""
+"""A torchvision DataLoader; stands alone, run by experiments.data_benchmark."""
 
 import json
 import os

@@ -13,7 +13,6 @@ _FILES = sorted(p for p in _ROOT.glob("*.py") if p.stem not in ("published", "se
 _SIZES = {
     "ablation.py": (138, 123, 1),
     "ablation.py:cifar100,temperatures": (75, 75, 1),
-    "alignment.py": (15, 15, 1),
     "benchmark.py": (390, 390, 6),
     "benchmark.py:imagenet": (36, 36, 2),
     "benchmark.py:vgg13-vgg8,ce,rrd": (10, 10, 1),
