@@ -1,6 +1,6 @@
 """A pipeline of NVIDIA DALI on the CPU, which decodes no more than the crop.
 
-Stands alone, run by experiments.data_benchmark.
+Run by experiments.data_benchmark.
 """
 
 import json

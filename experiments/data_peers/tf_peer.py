@@ -1,4 +1,4 @@
-"""A tf.data pipeline with fused decode and crop; stands alone, run by experiments.data_benchmark."""
+"""A tf.data pipeline with fused decode and crop, run by experiments.data_benchmark."""
 
 import json
 import os

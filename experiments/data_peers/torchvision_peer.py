@@ -1,4 +1,4 @@
-"""A torchvision DataLoader; stands alone, run by experiments.data_benchmark."""
+"""A torchvision DataLoader, run by experiments.data_benchmark."""
 
 import json
 import os
