@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import shutil
 
@@ -68,9 +69,7 @@ def test_a_share_is_taken_before_the_long_tail_and_noise_is_of_what_is_left(data
 def test_so_many_images_of_each_class_are_used_or_all_that_there_are(data_dir):
     found = _digits(data_dir, per_class=10)
     assert found.summary.figures["degraded"]["images of each class"] == [10] * 10
-    assert found.summary.lines == (
-        "per_class: 100 of 1,000 training images are used, 10 of a class",
-    )
+    assert "100 of 1,000 training images are used, 10 of a class" in found.summary.lines[0]
     assert not any("per_class" in text for text in found.summary.warnings)
     places = set(found.train.examples.places.tolist())
     assert places > set(_digits(data_dir, per_class=3).train.examples.places.tolist())
@@ -80,10 +79,7 @@ def test_so_many_images_of_each_class_are_used_or_all_that_there_are(data_dir):
     counts = found.summary.figures["degraded"]["images of each class"]
     least = int(np.argmin(counts))
     assert max(counts) == 101
-    assert said.endswith(
-        f"fewer training images, of which all are used: {counts[least]} of class"
-        f" {least} ('{least}')"
-    )
+    assert said.endswith(f"all are used: {counts[least]} of class {least} ('{least}')")
 
 
 @pytest.mark.xdist_group("workers")
@@ -112,35 +108,28 @@ def test_the_summary_of_a_folder_counts_the_images_that_are_left(tmp_path):
     assert train["cat"] // train["dog"] == 4
 
 
-def test_sources_that_do_not_list_their_labels_are_read_for_them():
-    pairs = list(zip(*_ARRAYS, strict=True))  # a list has no labels
+def test_sources_of_any_kind_are_made_worse_alike(tmp_path, monkeypatch):
+    pairs = list(zip(*_ARRAYS, strict=True))  # a list has no labels: they are read one by one
     listed = type("Listed", (list,), {"labels": _ARRAYS[1]})(pairs)
     found = [
         data.from_sources(source, pairs, data.Source(**_PLAIN, **_WORSE), num_classes=4)
         for source in (pairs, listed, _ARRAYS)
     ]
+    if importlib.util.find_spec("datasets"):
+        datasets = importlib.import_module("datasets")
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+        kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list("abcd"))}
+        images = [PIL.Image.fromarray(image[..., 0]) for image in _IMAGES]
+        table = {"image": images, "label": _ARRAYS[1].tolist()}
+        table = datasets.Dataset.from_dict(table, features=datasets.Features(kinds))
+        table.save_to_disk(tmp_path / "set")
+        name = f"hf:{tmp_path / 'set'}"
+        found.append(data.load(data.Source(name, test_split="train", **_PLAIN, **_WORSE)))
+        assert "10 of class 0 ('a') to 3 of class 3 ('d')" in found[-1].summary.lines[1]
     for other in found[1:]:
         np.testing.assert_array_equal(other.train.labels, found[0].train.labels)
         np.testing.assert_array_equal(other.train.images, found[0].train.images)
     assert len(found[0].train) < 80
-
-
-def test_a_hugging_face_set_is_made_worse_too(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=list("abcd"))}
-    values = {
-        "image": [PIL.Image.fromarray(image[..., 0]) for image in _IMAGES],
-        "label": _ARRAYS[1].tolist(),
-    }
-    table = datasets.Dataset.from_dict(values, features=datasets.Features(kinds))
-    table.save_to_disk(tmp_path / "set")
-    name = f"hf:{tmp_path / 'set'}"
-    found = data.load(data.Source(name, test_split="train", **_PLAIN, **_WORSE))
-    wanted = _arrays(**_WORSE)
-    np.testing.assert_array_equal(found.train.labels, wanted.train.labels)
-    np.testing.assert_array_equal(found.train.images, wanted.train.images)
-    assert "10 of class 0 ('a') to 3 of class 3 ('d')" in found.summary.lines[1]
 
 
 def test_versions_tell_data_apart_and_know_what_they_come_from(data_dir):
@@ -160,30 +149,16 @@ def test_the_same_data_are_opened_again_as_they_are():
     np.testing.assert_array_equal(clean.train.labels, _ARRAYS[1])
 
 
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [
-        (
-            {"per_class": 5, "share": 0.5},
-            "data.per_class is 5, data.share 0.5 and data.imbalance 1",
-        ),
+def test_impossible_long_tails_are_refused_and_longer_ones_warned_of():
+    for fields, words in (
+        ({"per_class": 5, "share": 0.5}, "data.per_class is 5, data.share 0.5 and data.imbalance 1"),
         ({"per_class": 5, "imbalance": 2.0}, "data.share 1 and data.imbalance 2"),
         ({"imbalance": 30.0}, "20 training images of class 0 there would be none of class 3: at"),
-    ],
-)
-def test_what_cannot_be_is_one_line(fields, words):
-    with pytest.raises(errors.InputError) as caught:
-        _arrays(**fields)
-    assert words in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_long_tail_without_images_of_a_class_is_refused():
-    with pytest.raises(errors.InputError, match="no training images of class 3: a long tail"):
-        _arrays(imbalance=2.0, train_split="train[:3]")
-
-
-def test_a_long_tail_that_rounding_makes_longer_is_warned_of():
+        ({"imbalance": 2.0, "train_split": "train[:3]"}, "no training images of class 3: a long"),
+    ):
+        with pytest.raises(errors.InputError, match=words) as caught:
+            _arrays(**fields)
+        assert "\n" not in str(caught.value)
     (said,) = (text for text in _arrays(imbalance=12.0).summary.warnings if "imbalance" in text)
     assert "imbalance is 12, but the classes are so small that it becomes 20 to 1" in said
     assert not any("imbalance" in text for text in _arrays(imbalance=10.0).summary.warnings)
@@ -245,9 +220,8 @@ def test_a_run_with_noise_is_of_that_noise_alone(data_dir, tmp_path, capsys):
     about = json.loads((tmp_path / "data.json").read_text())
     assert about["degraded"]["wrong labels"] == 16
     assert launch.run(config, tmp_path) == results
-    for other in ({"data.label_noise": 0.3}, {"data.noise_seed": 1}, {"data.share": 0.5}):
-        with pytest.raises(errors.InputError, match="holds a run of another config"):
-            launch.run(_small(data_dir, "smoke,tiny,ce", **noisy | other), tmp_path)
+    with pytest.raises(errors.InputError, match="holds a run of another config"):
+        launch.run(_small(data_dir, "smoke,tiny,ce", **{"data.label_noise": 0.3}), tmp_path)
     # Data that are others under the same fields, as of another version of rrd_jax.
     source = dataclasses.replace(parse(config).student.source, noise_seed=5)
     with pytest.raises(errors.InputError, match="holds a run on digits.*but the data are now"):

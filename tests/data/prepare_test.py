@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -51,6 +52,10 @@ def cifar100(tmp_path):
     return tmp_path
 
 
+def _flags(folder, name="cifar100"):
+    return f"--name={name}", f"--manual_dir={folder}", f"--data_dir={folder}/d"
+
+
 def _read(prepared, name, split):
     """All examples, by the plain builder of TFDS."""
     root, wanted = prepared
@@ -58,27 +63,21 @@ def _read(prepared, name, split):
     return builder, list(builder.as_data_source(split)), wanted[name]
 
 
-def test_cifar10_is_read_by_the_plain_builder(prepared):
-    builder, train, wanted = _read(prepared, "cifar10", "train")
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_is_read_by_the_plain_builder(prepared, name):
+    builder, train, wanted = _read(prepared, name, "train")
     examples = train + list(builder.as_data_source("test"))
     assert {e["id"].decode() for e in examples} == set(wanted)
     for example in examples:
-        image, label = wanted[example["id"].decode()]
+        image, *labels = wanted[example["id"].decode()]
         np.testing.assert_array_equal(example["image"], image)
-        assert example["label"] == label
-    assert builder.info.features["label"].names == published.CIFAR10_NAMES
-
-
-def test_cifar100_is_read_by_the_plain_builder_with_both_labels(prepared):
-    builder, train, wanted = _read(prepared, "cifar100", "train")
-    examples = train + list(builder.as_data_source("test"))
-    assert {e["id"].decode() for e in examples} == set(wanted)
-    for example in examples:
-        image, fine, coarse = wanted[example["id"].decode()]
-        np.testing.assert_array_equal(example["image"], image)
-        assert (example["label"], example["coarse_label"]) == (fine, coarse)
-    assert builder.info.features["label"].names[7] == "fine_07"
-    assert builder.info.features["coarse_label"].names[7] == "coarse_07"
+        assert [example[k] for k in ("label", "coarse_label") if k in example] == labels
+    features = builder.info.features
+    if name == "cifar10":
+        assert features["label"].names == published.CIFAR10_NAMES
+    else:
+        assert features["label"].names[7] == "fine_07"
+        assert features["coarse_label"].names[7] == "coarse_07"
 
 
 def test_the_order_is_that_of_tfds_own_shuffle(prepared):
@@ -105,13 +104,15 @@ def test_the_order_is_that_of_tfds_own_shuffle(prepared):
     assert [int(example["id"][-5:]) for example in train] == order
 
 
-@pytest.mark.parametrize("split", ["train", "test", "unlabelled"])
-def test_stl10_is_read_by_the_plain_builder(prepared, split):
-    builder, examples, wanted = _read(prepared, "stl10", split)
-    images, labels = wanted[split]
-    found = sorted((e["image"].tobytes(), int(e["label"])) for e in examples)
-    assert found == sorted(zip(map(bytes, images), labels.tolist(), strict=True))
-    assert builder.info.features["label"].names == published.STL10_NAMES
+def test_stl10_is_read_by_the_plain_builder(prepared):
+    for split in ("train", "test", "unlabelled"):
+        builder, examples, wanted = _read(prepared, "stl10", split)
+        images, labels = wanted[split]
+        found = sorted((e["image"].tobytes(), int(e["label"])) for e in examples)
+        assert found == sorted(zip(map(bytes, images), labels.tolist(), strict=True))
+        assert builder.info.features["label"].names == published.STL10_NAMES
+    with pytest.raises(errors.InputError, match="split 'unlabelled' .* has no labels"):
+        _load("stl10", dir=prepared[0], train_split="unlabelled", **_STREAMED)
 
 
 def test_imagenet_is_read_by_the_plain_builder(prepared):
@@ -123,13 +124,9 @@ def test_imagenet_is_read_by_the_plain_builder(prepared):
         assert int2str(example["label"]) == name.split("_")[0]
         if not name.endswith(("_1.JPEG", "_2.JPEG")):  # grey and CMYK
             np.testing.assert_array_equal(example["image"], published.pixels(wanted["train"][name]))
-
-
-def test_imagenet_validation_has_the_labels_of_the_list_of_tfds(prepared):
-    builder, examples, wanted = _read(prepared, "imagenet2012", "validation")
     listed = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt")
     labels = dict(zip(sorted(wanted["validation"]), listed.read_text().split(), strict=False))
-    int2str = builder.info.features["label"].int2str
+    examples = builder.as_data_source("validation")
     assert {e["file_name"].decode(): int2str(e["label"]) for e in examples} == labels
 
 
@@ -155,16 +152,6 @@ def test_tiny_imagenet_keeps_files_and_takes_validation_labels_from_the_annotati
         assert found == wanted["tiny_imagenet"][split]
 
 
-@pytest.mark.parametrize("name", ["cifar100", "imagenet2012"])
-def test_a_validation_split_is_carved_from_train(prepared, name):
-    splits = {"train_split": "train[:70%]", "test_split": "train[70%:]"}
-    found = _load(name, dir=prepared[0], **splits, **_STREAMED)
-    whole = _load(name, dir=prepared[0], test_split="train[:1]", **_STREAMED)
-    parts = [e["image"] for part in (found.train, found.test) for e in part.examples]
-    assert abs(len(found.test) - 0.3 * len(parts)) <= 0.5
-    assert parts == [e["image"] for e in whole.train.examples]
-
-
 def test_a_large_split_lies_in_several_files_in_one_order(prepared, tmp_path, monkeypatch):
     root, _ = prepared
     monkeypatch.setattr(shard_utils.ShardConfig, "min_shard_size", 2000)
@@ -182,39 +169,36 @@ def test_a_large_split_lies_in_several_files_in_one_order(prepared, tmp_path, mo
 
 
 def test_a_missing_archive_names_file_address_and_folder(run, tmp_path):
-    code, _, err = run("--name=cifar100", f"--manual_dir={tmp_path}", f"--data_dir={tmp_path}/d")
+    code, _, err = run(*_flags(tmp_path))
     assert code == 2
-    assert err.startswith(f"error: {tmp_path}/cifar-100-binary.tar.gz is missing: put cifar-100-b")
-    assert "(https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz) into" in err
+    assert f"{tmp_path}/cifar-100-binary.tar.gz is missing" in err
+    assert "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz" in err
     assert err.count("\n") == 1
 
 
 def test_an_archive_of_another_size_or_checksum_is_refused(run, cifar100, monkeypatch):
-    flags = ("--name=cifar100", f"--manual_dir={cifar100}", f"--data_dir={cifar100}/d")
-    code, _, err = run(*flags)
+    code, _, err = run(*_flags(cifar100))
     assert code == 2
     assert "bytes, not 168513733, so it is cut off or not the published file" in err
     path = cifar100 / "cifar-100-binary.tar.gz"
-    same_size = archives.Archive(path.name, "http://x", path.stat().st_size, "md5", "0" * 32)
-    monkeypatch.setattr(registry.DATASETS["cifar100"], "ARCHIVES", (same_size,))
-    code, _, err = run(*flags)
+
+    def publish(*checksum):
+        archive = archives.Archive(path.name, "http://x", path.stat().st_size, *checksum)
+        monkeypatch.setattr(registry.DATASETS["cifar100"], "ARCHIVES", (archive,))
+
+    publish("md5", "0" * 32)
+    code, _, err = run(*_flags(cifar100))
     assert code == 2
     assert f"not {'0' * 32}, so it is cut off or not the published file: fetch it again" in err
     assert not (cifar100 / "d" / "cifar100" / "3.0.2").exists()
-    code, out, err = run(*flags, "--no_verify")
+    code, out, err = run(*_flags(cifar100), "--no_verify")
     assert code == 0
     assert "warning" in err
     assert "train 30, test 10" in out
-
-
-def test_the_published_checksum_is_accepted(run, cifar100, monkeypatch):
-    path = cifar100 / "cifar-100-binary.tar.gz"
-    digest = archives._digest(path, "sha256")
-    right = archives.Archive(path.name, "http://x", path.stat().st_size, "sha256", digest)
-    monkeypatch.setattr(registry.DATASETS["cifar100"], "ARCHIVES", (right,))
-    flags = ("--name=cifar100", f"--manual_dir={cifar100}", f"--data_dir={cifar100}/d")
-    assert run(*flags)[0] == 0
-    assert "already" in run(*flags)[1]
+    shutil.rmtree(cifar100 / "d")
+    publish("sha256", hashlib.sha256(path.read_bytes()).hexdigest())
+    assert run(*_flags(cifar100))[0] == 0
+    assert "already" in run(*_flags(cifar100))[1]
 
 
 @pytest.mark.parametrize("name", ["cifar100", "imagenet2012", "tiny_imagenet"])
@@ -222,9 +206,7 @@ def test_a_truncated_archive_is_one_line_and_leaves_nothing(name, run, tmp_path)
     _MAKERS[name](tmp_path)
     for path in tmp_path.iterdir():
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    code, _, err = run(
-        f"--name={name}", f"--manual_dir={tmp_path}", f"--data_dir={tmp_path}/d", "--no_verify"
-    )
+    code, _, err = run(*_flags(tmp_path, name), "--no_verify")
     assert code == 2
     assert "cannot be read" in err
     assert "fetch it again from http" in err
@@ -234,16 +216,14 @@ def test_a_truncated_archive_is_one_line_and_leaves_nothing(name, run, tmp_path)
         _load(name, dir=f"{tmp_path}/d", **_STREAMED)
 
 
-def test_an_archive_without_a_file_that_belongs_there_is_one_line(run, tmp_path):
-    published._tar(tmp_path / "cifar-10-binary.tar.gz", "cifar-10-batches-bin", {"x": b"y"})
-    flags = ("--name=cifar10", f"--manual_dir={tmp_path}", f"--data_dir={tmp_path}/d")
-    code, _, err = run(*flags, "--no_verify")
-    assert code == 2
-    assert "cifar-10-binary.tar.gz cannot be read ('batches.meta.txt')" in err
-    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(gzip.compress(b"no tar"))
-    code, _, err = run(*flags, "--no_verify")
-    assert code == 2
-    assert "cifar-10-binary.tar.gz cannot be read" in err
+def test_an_archive_of_other_content_is_refused(run, tmp_path):
+    path = tmp_path / "cifar-10-binary.tar.gz"
+    published._tar(path, "cifar-10-batches-bin", {"x": b"y"})
+    for reason in (" ('batches.meta.txt')", ""):
+        code, _, err = run(*_flags(tmp_path, "cifar10"), "--no_verify")
+        assert code == 2
+        assert f"cifar-10-binary.tar.gz cannot be read{reason}" in err
+        path.write_bytes(gzip.compress(b"no tar"))
 
 
 def test_a_killed_preparation_leaves_nothing_that_looks_prepared(cifar100, run):
@@ -258,9 +238,7 @@ def test_a_killed_preparation_leaves_nothing_that_looks_prepared(cifar100, run):
     assert subprocess.run([sys.executable, "-c", program]).returncode == 9
     with pytest.raises(errors.InputError, match="is not prepared"):
         _load("cifar100", dir=f"{cifar100}/d", **_OPTIONS)
-    code, out, err = run(
-        "--name=cifar100", f"--manual_dir={cifar100}", f"--data_dir={cifar100}/d", "--no_verify"
-    )
+    code, out, err = run(*_flags(cifar100), "--no_verify")
     assert code == 0
     assert "left of a preparation that was killed; remove it" in err
     assert "train 30" in out
@@ -320,9 +298,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, place):
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(cifar100, run, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 8, 1))
-    code, _, err = run(
-        "--name=cifar100", f"--manual_dir={cifar100}", f"--data_dir={cifar100}/d", "--no_verify"
-    )
+    code, _, err = run(*_flags(cifar100), "--no_verify")
     assert code == 74
     assert "0.0 GB free, but 'cifar100' needs" in err
 
@@ -341,24 +317,19 @@ def test_a_set_prepared_as_tfrecord_says_what_to_run(prepared, tmp_path, run):
     assert "as tfrecord" in err
 
 
-def test_a_set_of_tfds_alone_needs_tensorflow_and_says_so(run, tmp_path, monkeypatch):
-    name = "emnist/letters"
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    code, _, err = run(f"--name={name}", f"--data_dir={tmp_path}")
-    assert code == 2
-    assert err.startswith(f"error: TFDS prepares '{name}' with TensorFlow, which is not installed")
-    assert "pip install -e '.[prepare]'" in err
-
-
-def test_what_tfds_own_builder_runs_into_is_one_line(run, tmp_path, monkeypatch):
+def test_a_set_of_tfds_alone_needs_tensorflow_and_says_what_fails(run, tmp_path, monkeypatch):
     def fail(self, **options):
         raise AssertionError("Manual directory is empty.\n  Put files there.")
 
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
     monkeypatch.setattr(tfds.image_classification.MNIST, "download_and_prepare", fail)
-    code, _, err = run("--name=mnist", f"--data_dir={tmp_path}")
-    assert code == 2
-    assert "'mnist' (AssertionError: Manual directory is empty. Put files there.)" in err
+    for name, is_there, words in (
+        ("emnist/letters", None, ("TFDS prepares 'emnist/letters' with TensorFlow", "[prepare]")),
+        ("mnist", True, ("'mnist' (AssertionError: Manual directory is empty. Put files there.)",)),
+    ):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name, found=is_there: found)
+        code, _, err = run(f"--name={name}", f"--data_dir={tmp_path}")
+        assert code == 2
+        assert all(word in err for word in words), err
 
 
 @pytest.mark.parametrize(
@@ -376,11 +347,6 @@ def test_bad_flags_and_names_are_one_line(run, flags, code, message):
     assert err.count("\n") == 1
 
 
-def test_a_split_without_labels_is_refused(prepared):
-    with pytest.raises(errors.InputError, match="split 'unlabelled' .* has no labels"):
-        _load("stl10", dir=prepared[0], train_split="unlabelled", **_STREAMED)
-
-
 def test_nothing_here_imports_tensorflow(tmp_path):
     published.imagenet(tmp_path)
     program = (
@@ -391,11 +357,9 @@ def test_nothing_here_imports_tensorflow(tmp_path):
         "size = {'image_size': 8, 'resize': 8, 'dir': sys.argv[3].split('=')[1]}\n"
         "crops = {'test_split': 'train', 'augment': 'random_resized'}\n"
         "data.load(data.Source('imagenet2012', **crops, **size))\n"
-        "data.load(data.Source('digits', augment='none', **size))\n"
         "assert 'tensorflow' not in sys.modules\n"
     )
-    flags = ["--name=imagenet2012", f"--manual_dir={tmp_path}", f"--data_dir={tmp_path}/d"]
-    command = [sys.executable, "-c", program, *flags, "--no_verify"]
+    command = [sys.executable, "-c", program, *_flags(tmp_path, "imagenet2012"), "--no_verify"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "train 15, validation 6" in done.stdout
 
