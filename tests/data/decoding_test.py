@@ -48,16 +48,15 @@ _FILES = {
     "palette PNG with transparency": lambda: _encoded(_transparent_palette(), "PNG"),
     "RGBA PNG": lambda: _encoded(PIL.Image.fromarray(_PIXELS, "RGBA"), "PNG"),
     "WebP": lambda: _encoded(_image("RGB"), "WEBP"),
-    "lossless RGBA WebP": lambda: _encoded(
-        PIL.Image.fromarray(_PIXELS, "RGBA"), "WEBP", lossless=True
-    ),
     "GIF": _animation,
     "BMP": lambda: _encoded(_image("RGB"), "BMP"),
-    "TIFF": lambda: _encoded(_image("RGB"), "TIFF"),
     "CMYK TIFF": lambda: _encoded(_image("CMYK"), "TIFF"),
     "PPM": lambda: _encoded(_image("RGB"), "PPM"),
     "AVIF": lambda: _encoded(_image("RGB"), "AVIF"),
     "JPEG 2000": lambda: _encoded(_image("RGB"), "JPEG2000"),
+    "JPEG with broken metadata": lambda: _encoded(
+        _image("RGB"), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xffgarbage"
+    ),
 }
 
 
@@ -92,11 +91,6 @@ def test_images_are_turned_as_pillow_turns_them(kind, orientation):
 def test_sixteen_bits_are_scaled_and_not_clipped(kind):
     decoded = decoding.decode(_encoded(PIL.Image.fromarray(_DEEP), kind))
     np.testing.assert_array_equal(decoded, np.repeat(_DEEP[..., None] >> 8, 3, -1))
-
-
-def test_broken_metadata_are_passed_over():
-    content = _encoded(_image("RGB"), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xffgarbage")
-    assert decoding.decode(content).shape == (12, 10, 3)
 
 
 def test_heic_is_read_by_pillow_heif():
@@ -136,12 +130,10 @@ def _flipped(content, place):
         (_png(100_000, 100_000), "claims 10000000000 pixels, more than the limit of 178,956,970"),
         (_png(13_000, 13_000), "it is damaged"),  # 169 million pixels out of 60 bytes
         (_png(3, 0), "it is damaged|it is no image"),
-        (_encoded(_image("RGB"), "JPEG")[:300], "it is damaged|cut off"),
         (_encoded(_image("RGB"), "JPEG")[:-40], "it is damaged|cut off"),
         (_encoded(_image("RGB"), "JPEG")[:-40] + bytes(400), "cut off: it ends in zeros"),
         (_encoded(_image("RGB"), "PNG")[:-100], "it is damaged"),
         (_flipped(_encoded(_image("RGB"), "PNG"), 100), "it is damaged"),
-        (_encoded(_image("RGB"), "TIFF")[:200], "it is damaged|it is no image"),
         (_encoded(_image("RGB"), "WEBP")[:90], "it is damaged|it is no image"),
         (_encoded(_image("F"), "TIFF"), "pixels of 32 bits"),
         (b"<html>not found</html>", "it is no image"),
@@ -154,9 +146,9 @@ def test_what_cannot_be_read_is_refused(content, message):
         decoding.check(content)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_header_that_claims_too_much_is_refused_in_any_source(channels):
-    with pytest.raises(errors.InputError, match="more than the limit"):
-        transforms.decode(_png(100_000, 100_000), channels)
+def test_a_header_that_claims_too_much_is_refused_in_any_source():
+    for channels in (1, 3):
+        with pytest.raises(errors.InputError, match="more than the limit"):
+            transforms.decode(_png(100_000, 100_000), channels)
     with pytest.raises(errors.InputError, match="more than the limit"):
         transforms.stored_channels(_png(30_000, 30_000))

@@ -10,8 +10,6 @@ from rrd_jax.data.feeds import feed
 from rrd_jax.data.images import transforms
 from rrd_jax.training import step
 
-_BESIDE_NO_OTHER_WORKERS = pytest.mark.xdist_group("workers")  # workers_test counts what is left
-
 
 def _resident(count=10, size=4):
     pixels = np.arange(count * size * size, dtype=np.uint8).reshape(count, size, size, 1)
@@ -55,61 +53,42 @@ def test_an_epoch_visits_each_example_once_and_drops_the_last_partial_batch(spli
 
 
 @pytest.mark.parametrize("split", [_resident(), _streamed()], ids=["resident", "streamed"])
-@pytest.mark.parametrize("start", [1, 4])
-def test_any_step_can_be_the_first_and_gets_the_same_pixels(split, start):
-    whole = list(_batches(split, 3, seed=7, start=0, stop=6))[start:]
-    rest = list(_batches(split, 3, seed=7, start=start, stop=6))
-    assert len(whole) == len(rest) == 6 - start
-    for a, b in zip(whole, rest, strict=True):
-        for name in ("image", "label", "index"):
-            np.testing.assert_array_equal(a[name], b[name])
+def test_any_step_can_be_the_first_and_gets_the_same_pixels(split):
+    whole = list(_batches(split, 3, seed=7, start=0, stop=6))
+    for start in (1, 4):
+        _assert_same(whole[start:], _batches(split, 3, seed=7, start=start, stop=6))
 
 
 @pytest.mark.parametrize("size", [5, 12])  # 5 and 6 images at once to a thread
 def test_batches_are_the_same_however_many_threads_decode(size):
     one, many = (dataclasses.replace(_streamed(24), threads=threads) for threads in (1, 5))
-    for a, b in zip(*(_batches(s, size, 3, 1, 6) for s in (one, many)), strict=True):
-        assert len(b["index"]) == size
+    _assert_same(*(_batches(split, size, 3, 1, 6) for split in (one, many)))
+
+
+def _assert_same(some, others):
+    for a, b in zip(some, others, strict=True):
         for name in ("image", "label", "index"):
             np.testing.assert_array_equal(a[name], b[name])
 
 
-def test_both_feeds_visit_the_same_order():
-    resident = _batches(_resident(), 3, seed=3, start=0, stop=6)
-    streamed = _batches(_streamed(), 3, seed=3, start=0, stop=6)
-    for a, b in zip(resident, streamed, strict=True):
-        np.testing.assert_array_equal(a["index"], b["index"])
-
-
-def _padded(workers=0):
-    """The images of _resident, decoded as they are used, for a crop in the step."""
-    return feed.Streamed(_resident().examples, size=4, channels=1, workers=workers, threads=3)
-
-
-@_BESIDE_NO_OTHER_WORKERS
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.long)])
-def test_both_feeds_give_the_same_crops(workers):
+def test_both_feeds_give_the_same_images_in_the_same_order_for_the_same_crops():
     crop = pipeline.make_augment("crop_flip", mean=(0.0,), std=(1.0,), pad=2, flip=True)
-    resident = _batches(_resident(), 3, seed=3, start=2, stop=7)
-    streamed = _batches(_padded(workers), 3, seed=3, start=2, stop=7)
+    padded = feed.Streamed(_resident().examples, size=4, channels=1, threads=3)
+    resident, streamed = (_batches(split, 3, 3, 2, 7) for split in (_resident(), padded))
     for number, (a, b) in enumerate(zip(resident, streamed, strict=True), start=2):
-        views = [crop.choose(jax.random.key(0), number // 3, x["index"]) for x in (a, b)]
-        crops = [
-            crop.show(view, x["index"], x["image"]) for view, x in zip(views, (a, b), strict=True)
-        ]
-        np.testing.assert_array_equal(*crops)
+        np.testing.assert_array_equal(a["index"], b["index"])
         np.testing.assert_array_equal(a["label"], b["label"])
+        views = [crop.choose(jax.random.key(0), number // 3, x["index"]) for x in (a, b)]
+        pairs = zip(views, (a, b), strict=True)
+        np.testing.assert_array_equal(*(crop.show(v, x["index"], x["image"]) for v, x in pairs))
 
 
-@_BESIDE_NO_OTHER_WORKERS
+@pytest.mark.xdist_group("workers")  # workers_test counts what is left
 def test_worker_processes_give_what_threads_give_from_any_step():
     threads = _streamed()
     workers = dataclasses.replace(threads, workers=2)
     whole = list(_batches(threads, 3, seed=7, start=0, stop=6))
-    rest = list(_batches(workers, 3, seed=7, start=2, stop=6))
-    for a, b in zip(whole[2:], rest, strict=True):
-        for name in ("image", "label", "index"):
-            np.testing.assert_array_equal(a[name], b[name])
+    _assert_same(whole[2:], _batches(workers, 3, seed=7, start=2, stop=6))
 
 
 @pytest.mark.long
@@ -129,14 +108,15 @@ def test_every_seed_has_its_own_order():
 @pytest.mark.parametrize("processes", [2, 4])
 def test_the_shares_of_several_processes_make_up_the_batches_of_one(processes):
     split = _streamed()
-    whole = _batches(split, 4, seed=1, start=1, stop=5)
     parts = [
         split.train_batches(4, seed=1, start=1, stop=5, process_share=(i, processes))
         for i in range(processes)
     ]
-    for batch, *shares in zip(whole, *parts, strict=True):
-        for name in ("image", "label", "index"):
-            np.testing.assert_array_equal(batch[name], np.concatenate([s[name] for s in shares]))
+    joined = [
+        {name: np.concatenate([s[name] for s in shares]) for name in ("image", "label", "index")}
+        for shares in zip(*parts, strict=True)
+    ]
+    _assert_same(_batches(split, 4, seed=1, start=1, stop=5), joined)
 
 
 def test_a_damaged_image_is_named_counted_and_ends_nothing(capsys, monkeypatch):
@@ -170,14 +150,3 @@ def test_testing_covers_each_example_once_and_fills_the_last_batch_with_black(sp
     np.testing.assert_array_equal(np.concatenate([b["label"] for b in batches])[:10], np.arange(10))
     assert not batches[-1]["image"][2:].any()
     assert batches[-1]["image"][:2].any()
-
-
-def test_resident_decodes_and_pads_every_image():
-    image = np.full((3, 3, 1), 200, np.uint8)
-    encoded = transforms.encode_png(image)
-    split = feed.Resident([{"image": encoded, "label": 1}, {"image": image, "label": 2}], 5, 1)
-    assert split.images.shape == (2, 5, 5, 1)
-    np.testing.assert_array_equal(split.images[0], split.images[1])
-    assert split.images[0, 0, 0, 0] == 0
-    assert split.images[0, 2, 2, 0] == 200
-    np.testing.assert_array_equal(split.labels, [1, 2])

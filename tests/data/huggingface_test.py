@@ -88,12 +88,6 @@ def test_of_several_columns_one_is_chosen(tmp_path):
         _load(tmp_path / "set", options={"lable": "coarse"})
 
 
-def test_a_missing_file_of_several_is_named(tmp_path):
-    _set().to_parquet(tmp_path / "train-00001-of-00003.parquet")
-    with pytest.raises(errors.InputError, match="2 are missing, such as number 00000"):
-        _load(tmp_path)
-
-
 def test_splits_that_number_their_classes_otherwise_are_refused(tmp_path):
     parts = {}
     for split, names in {"train": "abcd", "test": "bacd"}.items():
@@ -115,6 +109,10 @@ def test_what_is_not_there_is_said_in_a_line(tmp_path, monkeypatch):
         _load(tmp_path / "nowhere")
     with pytest.raises(errors.InputError, match="is neither a folder of datasets' save_to_disk"):
         _load(tmp_path)
+    _set().to_parquet(tmp_path / "train-00001-of-00003.parquet")
+    with pytest.raises(errors.InputError, match="2 are missing, such as number 00000"):
+        _load(tmp_path)
+    (tmp_path / "train-00001-of-00003.parquet").unlink()
     (tmp_path / "train.parquet").write_bytes(b"no parquet")
     with pytest.raises(errors.InputError, match="cannot be opened") as caught:
         _load(tmp_path)

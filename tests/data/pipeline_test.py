@@ -46,36 +46,21 @@ def test_a_crop_depends_on_epoch_and_example_alone_not_on_its_place_in_the_batch
     assert np.any(_crops(epoch=1) != _crops(epoch=0))
 
 
-def test_padding_is_black_before_normalisation():
+def test_padding_is_black_before_normalisation_which_is_per_channel():
     crops = _crops(mean=(0.5,), std=(0.25,), pad=6)
     assert crops.min() == pytest.approx(-2.0)  # black: (0 - 0.5) / 0.25
-
-
-def test_normalize_is_per_channel():
     normalize = pipeline.make_normalize((0.1, 0.2, 0.3), (0.5, 1.0, 2.0))
     found = normalize(jnp.full((1, 1, 1, 3), 255, jnp.uint8))
     np.testing.assert_allclose(np.ravel(found), [1.8, 0.8, 0.35], rtol=1e-6)
 
 
+_CHANGES = {"jitter": (0.4, 0.4, 0.4, 0.1), "grey": 0.2, "gaussian_blur": 0.5, "erase": 0.25}
 _ALL = pipeline.Changes(
-    policy="rand_increasing",
+    **{"policy": "rand_increasing", "policy_noise": 0.5, "jitter_probability": 0.8, **_CHANGES},
     policy_operators=1,  # half as much to compile
-    policy_noise=0.5,
-    jitter=(0.4, 0.4, 0.4, 0.1),
-    jitter_probability=0.8,
-    grey=0.2,
-    gaussian_blur=0.5,
-    erase=0.25,
 )
-_FIELDS = {
-    "data.policy": "rand",
-    "data.jitter": (0.4, 0.4, 0.4, 0.1),
-    "data.grey": 0.2,
-    "data.gaussian_blur": 0.5,
-    "data.erase": 0.25,
-    "data.mix": "mixup+cutmix",
-    "data.mix_alpha": 0.8,
-}
+_FIELDS = {f"data.{name}": value for name, value in _CHANGES.items()}
+_FIELDS |= {"data.policy": "rand", "data.mix": "mixup+cutmix", "data.mix_alpha": 0.8}
 
 
 def _augment(kind="crop_flip", **changes):
@@ -141,17 +126,8 @@ def test_without_changes_all_is_as_it_was():
         assert _augment(kind, policy="none").views == views
         assert _augment(kind, jitter=(0.4, 0, 0, 0), jitter_probability=0.0).views == views
         assert _augment(kind, policy="trivial").views == 0
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"policy": "trivia"}, "did you mean 'trivial'"),
-    ],
-)
-def test_impossible_changes_are_refused(changes, words):
-    with pytest.raises(errors.InputError, match=words):
-        _augment(**changes)
+    with pytest.raises(errors.InputError, match="did you mean 'trivial'"):
+        _augment(policy="trivia")
 
 
 @pytest.mark.long

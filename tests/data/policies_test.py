@@ -49,9 +49,7 @@ def test_randaugment_draws_each_operator_as_often_with_torchvisions_amounts():
 def test_trivialaugment_draws_one_operator_of_any_magnitude():
     names, amounts = _drawn("trivial", magnitude=99, count=0)  # neither is its
     assert names.shape == (_COUNT, 1)
-    known, counts = np.unique(names, return_counts=True)
-    assert len(known) == 14
-    _check_frequencies(counts, 1 / 14)
+    _check_frequencies(np.unique(names, return_counts=True)[1], 1 / 14)
     steps = np.round(np.abs(amounts[names == "rotate"]) / 4.5, 4)
     assert set(steps) == set(range(31))
     _check_frequencies(np.unique(steps, return_counts=True)[1], 1 / 31)
@@ -91,10 +89,8 @@ def test_impossible_policies_are_refused(options, words):
 
 def test_a_policy_applies_what_it_draws_one_after_the_other():
     policy = policies.make_policy("rand", count=2, magnitude=20)
-    image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     keys = jax.vmap(jax.random.key)(jnp.arange(32))
-
-    images = jnp.asarray(image[None].repeat(32, 0))
+    images = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), np.uint8).repeat(32, 0)
     numbers, amounts = jax.jit(jax.vmap(lambda key: policy.draw(key, (16, 16))))(keys)
     apply, wanted = jax.jit(jax.vmap(operators.apply)), images
     for i in range(2):

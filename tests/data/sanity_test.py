@@ -73,17 +73,10 @@ def test_the_first_step_that_is_not_finite_is_found_with_its_terms():
 
 
 @pytest.mark.usefixtures("one_device", "tiny_network")
-def test_a_student_that_learns_nothing_is_warned_of_once(tmp_path, capsys):
-    config = launch.digits("smoke,tiny,ce", **{"train.epochs": 4, "optimizer.learning_rate": 1e-30})
-    launch.run(config, tmp_path)
-    assert capsys.readouterr().out.count("test images are put into class") == 1
-
-
-@pytest.mark.usefixtures("one_device", "tiny_network")
-@pytest.mark.parametrize("feed", ["streamed"])
-def test_a_wrong_deviation_is_said_before_the_first_step(feed, tmp_path, capsys):
-    std = {"resident": 0.02, "streamed": 0.03}[feed]  # the same is said once a process
-    fields = {"train.epochs": 1, "data.std": (std,), "data.feed": feed}
+def test_a_run_says_each_doubt_once_and_those_of_data_before_the_first_step(tmp_path, capsys):
+    fields = {"data.std": (0.03,), "data.feed": "streamed"}
+    fields |= {"train.epochs": 4, "optimizer.learning_rate": 1e-30}
     launch.run(launch.digits("smoke,tiny,ce", **fields), tmp_path)
     said = capsys.readouterr().out
-    assert 0 < said.find("near 0 and 1") < said.find("epoch   1/1")
+    assert said.count("test images are put into class") == 1
+    assert 0 < said.find("near 0 and 1") < said.find("epoch   1/4")

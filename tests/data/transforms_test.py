@@ -1,32 +1,8 @@
-import io
-
-import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
 from rrd_jax import errors
 from rrd_jax.data.images import transforms
-
-
-def test_decoding_keeps_red_green_blue():
-    image = np.zeros((2, 2, 3), np.uint8)
-    image[..., 0] = 255  # red
-    encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
-    np.testing.assert_array_equal(transforms.decode(encoded, 3), image)
-
-
-@pytest.mark.parametrize(("mode", "suffix"), [("L", "JPEG"), ("CMYK", "JPEG"), ("RGBA", "PNG")])
-def test_files_of_other_channels_are_converted(mode, suffix):
-    file = io.BytesIO()
-    Image.new(mode, (6, 4)).save(file, suffix)
-    assert transforms.decode(file.getvalue(), 3).shape == (4, 6, 3)
-    assert transforms.decode(file.getvalue(), 1).shape == (4, 6, 1)
-
-
-def test_what_is_no_image_is_refused():
-    with pytest.raises(errors.InputError, match="6 bytes cannot be decoded"):
-        transforms.decode(b"gibber", 3)
 
 
 def test_larger_images_are_scaled_down_and_smaller_ones_centred_on_black():
@@ -37,10 +13,13 @@ def test_larger_images_are_scaled_down_and_smaller_ones_centred_on_black():
     np.testing.assert_array_equal(padded[..., 0], [[0] * 4, [9] * 4, [9] * 4, [0] * 4])
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_what_is_encoded_as_png_is_decoded_again(channels):
-    image = np.random.default_rng(0).integers(0, 256, (5, 6, channels), np.uint8)
-    np.testing.assert_array_equal(transforms.decode(transforms.encode_png(image), channels), image)
+def test_what_is_encoded_as_png_is_decoded_again():
+    for shape in ((5, 6, 1), (5, 6, 3)):
+        image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        again = transforms.decode(transforms.encode_png(image), shape[2])
+        np.testing.assert_array_equal(again, image)
+    with pytest.raises(errors.InputError, match="6 bytes cannot be decoded"):
+        transforms.decode(b"gibber", 3)
 
 
 def test_random_resized_crop_is_a_function_of_the_generator_and_stays_inside():
@@ -55,19 +34,10 @@ def test_random_resized_crop_is_a_function_of_the_generator_and_stays_inside():
     assert a.max() <= 205
 
 
-@pytest.mark.parametrize("shape", [(300, 500, 3), (20, 20, 1)])
+@pytest.mark.parametrize("shape", [(300, 500, 3), (20, 20, 1), (1, 30_000, 3), (9_000, 2, 1)])
 def test_center_crop_keeps_the_centre(shape):
-    image = np.zeros(shape, np.uint8)
-    image[shape[0] // 2 - 2 : shape[0] // 2 + 2, shape[1] // 2 - 2 : shape[1] // 2 + 2] = 255
+    image, (y, x, _) = np.zeros(shape, np.uint8), (size // 2 for size in shape)
+    image[max(0, y - 2) : y + 2, max(0, x - 2) : x + 2] = 255
     crop = transforms.center_crop(image, 16, 18)
     assert crop.shape == (16, 16, shape[2])
-    assert crop[7:9, 7:9].max() == crop.max()
-
-
-@pytest.mark.parametrize("shape", [(1, 30_000, 3), (9_000, 2, 1)])
-def test_a_line_of_pixels_is_cut_before_it_is_scaled(shape):
-    image = np.zeros(shape, np.uint8)
-    image[shape[0] // 2, shape[1] // 2] = 255
-    crop = transforms.center_crop(image, 16, 18)
-    assert crop.shape == (16, 16, shape[2])
-    assert crop.any()
+    assert crop[7:9, 7:9].max() == crop.max() > 0

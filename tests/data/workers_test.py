@@ -55,14 +55,7 @@ def nothing_left():
 
 
 @pytest.mark.usefixtures("nothing_left")
-@pytest.mark.parametrize(
-    ("workers", "steps"),
-    [
-        (0, 1),
-        (2, 0),
-        pytest.param(2, 1, marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.parametrize(("workers", "steps"), [(0, 1), (2, 0)])
 def test_a_closed_stream_leaves_nothing(workers, steps):
     batches = _streamed(workers).train_batches(8, seed=0, start=0, stop=6)
     for _ in range(steps):
@@ -166,43 +159,22 @@ def test_the_worker_of_a_killed_reader_ends_with_it(reader):
     _wait_for(lambda: not reader.alive())
 
 
-@pytest.fixture
-def run(tmp_path, data_dir):
-    """A run of the trainer with two workers."""
+@pytest.mark.long
+@pytest.mark.usefixtures("nothing_left")
+def test_a_run_whose_whole_group_is_stopped_saves_and_leaves_nothing(tmp_path, data_dir):
     arguments = [
         *("-m", "rrd_jax.main", "--config=configs/digits.py:smoke,resnet8,ce"),
-        f"--workdir={tmp_path / 'run'}",
-        f"--config.data.dir={data_dir}",
-        "--config.data.feed=streamed",
-        "--config.data.workers=2",
+        *(f"--workdir={tmp_path / 'run'}", f"--config.data.dir={data_dir}"),
+        *("--config.data.feed=streamed", "--config.data.workers=2", "--config.train.epochs=1000"),
         "--config.data.keep=off",  # or threads would do
-        "--config.train.epochs=1000",
     ]
-    group = _Group(arguments, tmp_path / "run.log")
-    yield group
-    group.end()
-
-
-def _wait_for_an_epoch(run):
-    metrics = run.log.with_suffix("") / "metrics.jsonl"
-    run.wait_for(lambda: metrics.exists() and metrics.stat().st_size)
-
-
-@pytest.mark.long
-@pytest.mark.usefixtures("nothing_left")
-def test_a_run_whose_whole_group_is_stopped_saves_and_leaves_nothing(run):
-    _wait_for_an_epoch(run)
-    os.killpg(run.process.pid, signal.SIGTERM)  # as schedulers do
-    assert run.process.wait() == 75, run.log.read_text()
-    _wait_for(lambda: not run.alive())
-    assert "is saved in" in run.log.read_text()
-    assert "leaked" not in run.log.read_text()
-
-
-@pytest.mark.long
-@pytest.mark.usefixtures("nothing_left")
-def test_a_run_that_is_killed_takes_its_workers_along(run):
-    _wait_for_an_epoch(run)
-    run.process.kill()
-    run.process.wait()
-    _wait_for(lambda: not run.alive())
+    run, metrics = _Group(arguments, tmp_path / "run.log"), tmp_path / "run" / "metrics.jsonl"
+    try:
+        run.wait_for(lambda: metrics.exists() and metrics.stat().st_size)
+        os.killpg(run.process.pid, signal.SIGTERM)  # as schedulers do
+        assert run.process.wait() == 75, run.log.read_text()
+        _wait_for(lambda: not run.alive())
+        assert "is saved in" in run.log.read_text()
+        assert "leaked" not in run.log.read_text()
+    finally:
+        run.end()

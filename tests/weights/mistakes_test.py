@@ -83,9 +83,8 @@ def test_a_state_dict_that_is_wrong_is_refused(content, message, tmp_path):
         safetensors.numpy.save_file({k: np.ascontiguousarray(v) for k, v in content.items()}, path)
     except Exception:  # the format lacks the type
         path = None
-    for read in [lambda: from_torch("resnet8", content)] + [lambda: files.load(path, "resnet8")] * (
-        path is not None
-    ):
+    reads = [lambda: from_torch("resnet8", content), lambda: files.load(path, "resnet8")]
+    for read in reads if path else reads[:1]:
         with pytest.raises(errors.InputError, match=message) as caught:
             read()
         lines = str(caught.value).split("\n")
@@ -93,9 +92,14 @@ def test_a_state_dict_that_is_wrong_is_refused(content, message, tmp_path):
         assert max(map(len, lines)) < 400
 
 
+_ROUND = {"model": {}}
+_ROUND["model"]["again"] = _ROUND
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        (_ROUND, "holds no tensors"),
         ({}, "holds no tensors, .* but nothing"),
         (None, "but NoneType"),
         ("hello", "but str"),
@@ -113,37 +117,24 @@ def test_what_holds_no_state_dict_is_named_in_a_line(content, message):
     assert "\n" not in str(caught.value)
 
 
-def test_content_that_holds_itself_ends():
-    content = {"model": {}}
-    content["model"]["again"] = content
-    with pytest.raises(errors.InputError, match="holds no tensors"):
-        from_torch("resnet8", content)
-
-
-def _torch_tensors():
-    torch = pytest.importorskip("torch")
-    weight = torch.ones(10, 64)
-    return torch, {
-        "quantised": (torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8), "is quantised"),
-        "sparse": (weight.to_sparse(), "is sparse"),
-        "meta": (weight.to("meta"), "no values .a meta tensor"),
-        "float8": (weight.to(torch.float8_e4m3fn), "is float8"),
-        "nan": (weight * float("nan"), "640 NaN"),
-        "beyond": (weight.double() * 1e300, "640 beyond the range of float32"),
-        "nested": (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "lacks fc.weight"),
-    }
-
-
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")  # that such tensors are new, or old
 def test_tensors_without_floats_are_refused_in_a_line_each(tmp_path):
-    torch, tensors = _torch_tensors()
+    torch = pytest.importorskip("torch")
+    weight, path = torch.ones(10, 64), tmp_path / "t.pth"
     good = {name: torch.from_numpy(value.copy()) for name, value in _GOOD.items()}
-    path = tmp_path / "t.pth"
-    for name, (tensor, message) in tensors.items():
+    for tensor, message in (
+        (torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8), "is quantised"),
+        (weight.to_sparse(), "is sparse"),
+        (weight.to("meta"), "no values .a meta tensor"),
+        (weight.to(torch.float8_e4m3fn), "is float8"),
+        (weight * float("nan"), "640 NaN"),
+        (weight.double() * 1e300, "640 beyond the range of float32"),
+        (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "lacks fc.weight"),
+    ):
         torch.save({"model": good | {"fc.weight": tensor}}, path)
         with pytest.raises(errors.InputError, match=message) as caught:
             files.load(path, "resnet8")
-        assert str(caught.value).count("\n") <= 2, name
+        assert str(caught.value).count("\n") <= 2, message
 
 
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")  # of TorchScript

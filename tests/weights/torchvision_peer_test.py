@@ -21,8 +21,6 @@ _OTHERS = (
     *("mobilenet_v3_large", "regnet_y_400mf", "regnet_y_800mf"),
 )
 _NAMES = fresh.all_but_quick_are_long([*_QUICK, *_OTHERS], _QUICK)
-# With weights as `made` draws them, this one magnifies rounding until nothing is left of the rest.
-_STABLE = [name for name in _OTHERS if name != "efficientnet_v2_s"]
 
 
 def _build(name, side):
@@ -70,9 +68,9 @@ def test_a_file_of_torchvisions_gives_its_numbers_and_is_written_as_it_was(name,
         np.testing.assert_array_equal(back[entry], value.numpy())
 
 
-@pytest.mark.parametrize("name", fresh.all_but_quick_are_long([*_QUICK, *_STABLE], _QUICK))
 @pytest.mark.filterwarnings("ignore")
-def test_what_is_exported_loads_strictly_and_computes_the_same(name, tmp_path):
+def test_what_is_exported_loads_strictly_and_computes_the_same(tmp_path):
+    name = "mobilenet_v3_small"
     exportable = made.exportable(networks.canonical(name), size=64, channels=1)
     wanted = exportable(made.images(exportable))
     for form, file in (("safetensors", "a.safetensors"), ("torch", "a.pth")):

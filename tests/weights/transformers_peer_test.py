@@ -45,6 +45,7 @@ def _build(name):
     t = transformers
     registers = {"num_register_tokens": 4}
     regnet = {"hidden_sizes": [16, 40], "depths": [1, 3], "groups_width": 8}
+    resnet = {"depths": [2] * 4, "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic"}
     return {
         "vit": lambda: t.ViTForImageClassification(t.ViTConfig(**_VIT, **_LABELS)),
         "vit alone": lambda: t.ViTModel(t.ViTConfig(**_VIT)),
@@ -70,6 +71,7 @@ def _build(name):
             t.ConvNextV2Config(**_STAGES, **_LABELS)
         ),
         "regnet": lambda: t.RegNetForImageClassification(t.RegNetConfig(**regnet, **_LABELS)),
+        "resnet": lambda: t.ResNetForImageClassification(t.ResNetConfig(**resnet, **_LABELS)),
     }[name]()
 
 
@@ -90,6 +92,7 @@ _KINDS = {
     "convnext": "small_convnext",
     "convnextv2": "small_convnextv2",
     "regnet": "small_regnet",
+    "resnet": "resnet18",
 }
 
 
