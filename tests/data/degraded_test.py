@@ -151,7 +151,10 @@ def test_the_same_data_are_opened_again_as_they_are():
 
 def test_impossible_long_tails_are_refused_and_longer_ones_warned_of():
     for fields, words in (
-        ({"per_class": 5, "share": 0.5}, "data.per_class is 5, data.share 0.5 and data.imbalance 1"),
+        (
+            {"per_class": 5, "share": 0.5},
+            "data.per_class is 5, data.share 0.5 and data.imbal",
+        ),
         ({"per_class": 5, "imbalance": 2.0}, "data.share 1 and data.imbalance 2"),
         ({"imbalance": 30.0}, "20 training images of class 0 there would be none of class 3: at"),
         ({"imbalance": 2.0, "train_split": "train[:3]"}, "no training images of class 3: a long"),

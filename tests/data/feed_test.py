@@ -92,7 +92,7 @@ def test_worker_processes_give_what_threads_give_from_any_step():
 
 
 @pytest.mark.long
-@_BESIDE_NO_OTHER_WORKERS
+@pytest.mark.xdist_group("workers")
 def test_worker_processes_give_the_test_images_of_threads():
     threads = _streamed()
     workers = dataclasses.replace(threads, workers=2)
