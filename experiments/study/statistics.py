@@ -70,7 +70,6 @@ class Difference:
       p_adjusted: p corrected by Holm's method over all comparisons made together.
       verdict: "better", "worse" or "not distinguishable", by p_adjusted at 0.05; "one seed" or "no
         common seed" without a test.
-      comparisons: number of tests that Holm's method corrects for.
       detectable: see `detectable_difference`; None without spread.
       seeds: the common seeds.
     """
@@ -83,7 +82,6 @@ class Difference:
     high: float | None = None
     p: float | None = None
     p_adjusted: float | None = None
-    comparisons: int = 1
     detectable: float | None = None
     seeds: tuple[int, ...] = ()
 
@@ -141,7 +139,6 @@ def differences(levels: Mapping[str, Values], baseline: str) -> dict[str, Differ
             difference,
             p_adjusted=p_adjusted,
             verdict=verdict,
-            comparisons=len(tested),
             detectable=detectable,
         )
     return compared

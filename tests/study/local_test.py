@@ -165,7 +165,7 @@ def _heed(number):
         signal.signal(number, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_no_worker_outlives_the_command(tmp_path, number):
     command = _python(_PARENT.format(folder=tmp_path))
     with subprocess.Popen(
