@@ -67,6 +67,7 @@ def _options(**fields):
             "data.resize is 256, less than data.image_size 320",
         ),
         ({"data.augment": "random_resized", "teacher.cache": "on"}, "teacher.cache is on, but"),
+        ({"teacher.cache_place": "host"}, "cache_place is host, but the step draws the views"),
         (
             {"data.policy": "rand", "teacher.cache": "on"},
             "but no image is shown the same way twice",

@@ -31,6 +31,10 @@ def images():
     return jax.random.normal(jax.random.key(1), (4, *_SHAPE))
 
 
+def _unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
 def _wrapped(bare):
     """The network with a probe, and with class vectors; and their variables."""
     network, variables = bare
@@ -45,11 +49,7 @@ def _wrapped(bare):
     yield (
         adapters.ZeroShot(network, (5, 16), "embedding", 20.0),
         adapters.with_parameter(variables, adapters.VECTORS, jnp.float32(vectors)),
-        lambda embedding: (
-            20
-            * (embedding / np.linalg.norm(embedding, axis=1, keepdims=True))
-            @ (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).T
-        ),
+        lambda embedding: 20 * _unit(embedding) @ _unit(vectors).T,
     )
 
 
@@ -62,6 +62,9 @@ def test_a_network_of_no_classes_has_an_embedding_and_neither_logits_nor_head(ba
     found = network.apply(variables, images)
     assert found.logits == () == found.head
     assert found.embedding.shape == (4, 16)
+    row = outputs.cached_row(found)  # what the cache keeps
+    assert row is found.embedding
+    assert outputs.from_row(row, (), found).logits == ()
 
 
 def test_logits_follow_from_the_embedding_folded_cached_and_live(bare, images):
@@ -77,13 +80,6 @@ def test_logits_follow_from_the_embedding_folded_cached_and_live(bare, images):
         recalled = outputs.from_row(outputs.cached_row(live), head, shapes.outputs)
         chex.assert_trees_all_close(recalled.logits, live.logits, rtol=1e-6)
         chex.assert_trees_all_equal(recalled.embedding, live.embedding)
-
-
-def test_the_cache_keeps_the_embedding_alone_of_a_network_without_logits(bare, images):
-    found = bare[0].apply(bare[1], images)
-    row = outputs.cached_row(found)
-    assert row is found.embedding
-    assert outputs.from_row(row, (), found).logits == ()
 
 
 def test_teachers_together_have_logits_only_if_each_has():

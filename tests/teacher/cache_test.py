@@ -1,6 +1,7 @@
 """The cache of a teacher's embeddings."""
 
 import itertools
+import pathlib
 import re
 
 import jax
@@ -24,9 +25,8 @@ _CROP = pipeline.make_augment("crop_flip", mean=(0.5,), std=(0.5,), pad=1, flip=
 
 
 def _config(teacher, argument="smoke,tiny-tiny,rrd+kd", **fields):
-    fields = {"teacher.checkpoint": str(teacher), "teacher.cache": "on", **fields}
-    fields = {"optimizer.learning_rate": 0.01, **fields}
-    return launch.digits(argument, **fields)
+    fixed = {"teacher.checkpoint": str(teacher), "optimizer.learning_rate": 0.01}
+    return launch.digits(argument, **fixed, **{"teacher.cache": "on", **fields})
 
 
 def _losses(folder):
@@ -120,8 +120,8 @@ def test_embeddings_are_read_again_and_damaged_ones_are_filled_again(tmp_path, m
     monkeypatch.setattr(cache, "fill", None)  # it is not called
     second = get()
     assert "embeddings are read from" in capsys.readouterr().out
-    for file in tmp_path.rglob("*"):
-        if file.is_file() and file.stat().st_size > 1000:
+    for file in filter(pathlib.Path.is_file, tmp_path.rglob("*")):
+        if file.stat().st_size > 1000:
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     monkeypatch.setattr(cache, "fill", fill)
     third = get()
@@ -148,20 +148,15 @@ def test_other_images_weights_and_augmentations_have_their_own_cache(tmp_path):
     for other in ({"pad": 2}, {"mean": (0.25,)}, {"std": (0.25,)}, {"flip": False}):
         assert not exists(augment=pipeline.make_augment("crop_flip", **{**crop, **other}))
     assert exists(augment=pipeline.make_augment("crop_flip", **crop))
+    whole = _split(40).train.examples  # parts of one streamed set are told apart
 
-
-def test_parts_of_one_streamed_set_are_told_apart(tmp_path):
-    mesh, whole = parallel.make_mesh(jax.devices()[:1]), _split(40).train.examples
-    network, variables = _network(_split())
-
-    def cache_of(part):
+    def streamed(part):
         split = feed.Streamed(part, 8, 1)
-        dataset = data.Dataset("random", 4, (8, 8, 1), train=split, test=split)
-        return _cache(network, variables, [tmp_path], dataset, mesh)
+        return data.Dataset("random", 4, (8, 8, 1), train=split, test=split)
 
-    cache_of(whole[:20]).get(_CROP)
-    assert cache_of(whole[:20]).exists(_CROP)
-    assert not cache_of(whole[20:]).exists(_CROP)
+    _cache(network, variables, [tmp_path], streamed(whole[:20]), mesh).get(_CROP)
+    assert exists(split=streamed(whole[:20]))
+    assert not exists(split=streamed(whole[20:]))
 
 
 @pytest.mark.usefixtures("one_device")
@@ -181,9 +176,8 @@ def test_auto_caches_if_it_pays_and_a_resumed_run_does_as_before(
     assert "the teacher does not run" in said
     assert "embeddings are read from" in said
     for exists in (False, True):
-        with monkeypatch.context() as patch:
-            patch.setattr(cache.EmbeddingCache, "exists", lambda self, shown, e=exists: e)
-            launch.preempt(config, tmp_path / "old", 2 + exists)
+        monkeypatch.setattr(cache.EmbeddingCache, "exists", lambda self, shown, e=exists: e)
+        launch.preempt(config, tmp_path / "old", 2 + exists)
         assert "the teacher runs at each step" in capsys.readouterr().out
 
 
@@ -211,12 +205,6 @@ def test_any_augmentation_with_a_number_of_views_can_be_cached(teacher, tmp_path
     other = _config(teacher, **fields, seed=1, **{"teacher.cache_place": place})
     launch.run(other, tmp_path / "other")
     assert "embeddings are read from" in capsys.readouterr().out
-
-
-@pytest.mark.usefixtures("one_device")
-def test_where_the_step_draws_the_views_the_host_cannot_bring_rows(teacher, tmp_path):
-    with pytest.raises(errors.InputError, match="cache_place is host, but the step draws the vie"):
-        parse(_config(teacher, **{"teacher.cache_place": "host"}))
 
 
 def test_a_folder_that_cannot_be_written_is_replaced_by_memory(tmp_path, capsys):
