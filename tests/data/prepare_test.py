@@ -259,11 +259,7 @@ def test_checksums_are_those_that_tfds_registers():
     ("error", "code", "message"),
     [
         (KeyboardInterrupt(), 130, "nothing is prepared"),
-        (
-            RuntimeError("write() failed: No space left on device"),
-            74,
-            "No space left",
-        ),  # ArrayRecord
+        (RuntimeError("write() failed: No space left on device"), 74, "No space left"),
     ],
 )
 def test_an_interrupted_preparation_and_a_full_disk_leave_nothing(
@@ -273,9 +269,7 @@ def test_an_interrupted_preparation_and_a_full_disk_leave_nothing(
         raise error
 
     monkeypatch.setattr(transforms, "encode_png", fail)
-    ended, _, err = run(
-        "--name=cifar100", f"--manual_dir={cifar100}", f"--data_dir={cifar100}/d", "--no_verify"
-    )
+    ended, _, err = run(*_flags(cifar100), "--no_verify")
     assert ended == code
     assert message in err.splitlines()[-1]
     assert not list((cifar100 / "d" / "cifar100").iterdir())
@@ -289,11 +283,11 @@ def test_repeated_names_and_empty_splits_are_refused():
         ordered._shards("set", "train", ordered.Examples([], 0, lambda i: {}))
 
 
-@pytest.mark.parametrize("place", ["file", "file/below"])
-def test_a_folder_that_cannot_be_written_is_named(tmp_path, place):
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(errors.InputError, match="cannot be written to .*file.*data.dir"):
-        _load("digits", dir=str(tmp_path / place), **_OPTIONS)
+    for place in ("file", "file/below"):
+        with pytest.raises(errors.InputError, match="cannot be written to .*file.*data.dir"):
+            _load("digits", dir=str(tmp_path / place), **_OPTIONS)
 
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_written(cifar100, run, monkeypatch):
