@@ -71,6 +71,12 @@ def create_builder(name: str, data_dir: str, manual_dir: str) -> tfds.core.Datas
             raise damaged(name, folder, data_dir, str(error)) from error
         reason = textwrap.shorten(str(error), 250)
         raise errors.InputError(f"data set '{name}' cannot be opened ({reason})") from error
+    root = builder.data_dir_root
+    if os.path.exists(root) and not os.path.isdir(root):
+        raise errors.InputError(
+            f"{root} is a file, but must be the folder of prepared sets: name that with --data_dir"
+            " (in a config, data.dir), or in TFDS_DATA_DIR"
+        )
     if manual_dir or isinstance(builder, archives.ArchivedBuilder):
         default = pathlib.Path(builder.data_dir_root) / "downloads" / "manual"
         builder.manual_dir = _expanded(manual_dir) or str(default)
