@@ -263,7 +263,7 @@ def test_every_objective_that_needs_no_maps_reads_a_cached_teacher(members, tmp_
     teachers = [_network(split, seed) for seed in range(members)]
     network, variables = teachers[0]
     terms = dict(_every_objective())
-    assert len(terms) == 17
+    assert len(terms) == 19
     if members > 1:
         weights = (0.25, 0.75)
         del terms["srrl"]  # it takes over one classifier
