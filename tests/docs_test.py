@@ -185,10 +185,10 @@ def test_a_loop_of_ones_own_takes_fewer_than_thirty_lines():
             "library.accuracy",
             "objectives",
             "objectives.rrd",
-            "memory",
+            "objectives.parts.memory",
         ),
-        *("data.dataset", "networks", "networks.brought.linen", "networks.brought.nnx"),
-        *("networks.brought.equinox", "networks.brought.functions"),
+        *("data.dataset", "networks", "networks.custom.linen", "networks.custom.nnx"),
+        *("networks.custom.equinox", "networks.custom.functions"),
     ],
 )
 @pytest.mark.long
