@@ -1,1 +1,1 @@
-"""What only CPU programs need: convolution forms, compiler options and memory accounting."""
+"""Support for CPU programs alone: convolution forms, compiler options and memory accounting."""

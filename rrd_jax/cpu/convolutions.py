@@ -30,7 +30,7 @@ class _Processor(NamedTuple):
 
 
 class _Target(enum.Enum):
-    """What a program is traced for if it is not one known CPU.
+    """The target of a trace other than one known CPU.
 
     ANY: any device. Only grouped convolutions have a form for CPUs, chosen when the program is
     compiled: XLA computes them, and even more so their gradients, naively.

@@ -94,13 +94,15 @@ def compile_predict(
 
     Runs with the same network share the function, which is compiled once.
     """
-    given = (network, normalize, mesh, fast_cpu)
     terms = dict(objectives or {})
+    is_shared = not classifier(terms)
     try:
-        hash(given)
-    except TypeError:  # a user's network may be anything
-        return _compile_predict(*given, terms)
-    return _compile_predict(*given, terms) if classifier(terms) else _shared_predict(*given)
+        hash((network, normalize, mesh))
+    except TypeError:  # A custom network may not be hashable.
+        is_shared = False
+    if is_shared:
+        return _shared_predict(network, normalize, mesh, fast_cpu)
+    return _compile_predict(network, normalize, mesh, fast_cpu, terms)
 
 
 def _compile_predict(network, normalize, mesh, fast_cpu, objectives=None):

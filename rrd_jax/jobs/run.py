@@ -70,7 +70,7 @@ class Run:
 
 @dataclasses.dataclass
 class Position:
-    """Where a run stands.
+    """The current position of a run.
 
     Attributes:
       step: updates made so far.

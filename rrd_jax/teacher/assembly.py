@@ -40,7 +40,7 @@ class TeacherSpec(NamedTuple):
 
     @property
     def has_own_network(self) -> bool:
-        """Whether the network is a custom one, whose classifier cannot be left out."""
+        """True for a custom network, whose classifier cannot be left out."""
         return self.choice.network is not None or imports.is_path(self.choice.model)
 
     @property

@@ -12,7 +12,7 @@ _HOST_SHARE = 0.25  # of a host's memory, for embeddings; other programs need me
 
 
 class Plan(NamedTuple):
-    """Whether and where a run caches embeddings.
+    """The decision whether and where a run caches embeddings.
 
     Attributes:
       place: "device", "host" or "file"; "" if the teacher runs at each step.

@@ -1,1 +1,1 @@
-"""What programs print, and how they end: console lines, tables, errors and exit codes."""
+"""Output and exit of programs: console lines, tables, errors and exit codes."""

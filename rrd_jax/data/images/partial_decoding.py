@@ -53,7 +53,7 @@ class Jpeg:
         return decoding.upright(stored, self._header.orientation)
 
     def _stored(self, top: int, bottom: int, left: int, right: int) -> tuple[slice, slice]:
-        """Where a part lies in the image as it is stored: `decoding.upright`, backwards."""
+        """Returns the place of a part in the stored image, the inverse of `decoding.upright`."""
         height, width, _ = self.shape
         if self._header.orientation in (2, 3, 6, 7):
             left, right = width - right, width - left

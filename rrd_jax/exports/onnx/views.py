@@ -42,7 +42,7 @@ class View(NamedTuple):
 
     @property
     def repeated(self) -> bool:
-        """Whether an axis is not broadcast yet."""
+        """Returns True if some axis is not broadcast yet."""
         return self.tensor.shape != tuple(self.shape[axis] for axis in self.order)
 
     @property

@@ -1,4 +1,4 @@
-"""What is chosen for a run: frozen dataclasses of names, numbers and objects made in Python."""
+"""The choices of a run: frozen dataclasses of names, numbers and objects made in Python."""
 
 from rrd_jax.training.choices.images import AugmentChoice, MixChoice
 from rrd_jax.training.choices.network import DTYPES, NetworkChoice, StartChoice

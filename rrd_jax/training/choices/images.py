@@ -68,7 +68,7 @@ class AugmentChoice:
 
 @dataclasses.dataclass(frozen=True)
 class MixChoice:
-    """How the step mixes the training images of a batch.
+    """The mixing of a batch's training images in the step.
 
     Attributes:
       kind: Mixes each training image with another of its batch; the teacher sees the mixture.

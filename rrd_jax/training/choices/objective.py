@@ -30,7 +30,7 @@ class ObjectiveChoice:
 
     @property
     def needs_classes(self) -> bool:
-        """Whether the teacher's classes must be the student's, as `objectives.Record` has it."""
+        """True if the teacher's classes must be the student's; see `objectives.Record`."""
         if not self.weight:
             return False
         return (
