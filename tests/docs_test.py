@@ -44,7 +44,7 @@ def _after_studies(folder, said):
 
 
 # What pages leave behind, beside what their commands demand of themselves.
-_AFTER = {"docs/predicting.md": _after_predicting, "docs/studies.md": _after_studies}
+_AFTER = {"docs/predicting.md": _after_predicting, "docs/compare_methods.md": _after_studies}
 _RUN = sorted({block.page for block in _BLOCKS if block.language in pages.RUN and not block.mark})
 
 
@@ -168,7 +168,7 @@ def test_make_unlabelled_is_on_its_page_and_ends_with_what_its_student_is_worth(
 
 
 def test_a_loop_of_ones_own_takes_fewer_than_thirty_lines():
-    path = _ROOT / "docs" / "examples" / "own_loop.py"
+    path = _ROOT / "docs" / "examples" / "training_loop.py"
     losses = [float(line.split()[-1]) for line in _run(f"python {path}", _ROOT).splitlines()]
     assert losses == sorted(losses, reverse=True)
     lines = [line for line in path.read_text().splitlines() if line.strip()]
