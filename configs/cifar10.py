@@ -8,7 +8,7 @@ from rrd_jax.config import defaults, finish
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in rrd_jax/config/argument.py."""
+    """See the module's docstring; options as in rrd_jax/config/config_string.py."""
     config = defaults()
     config.data.name = "cifar10"
     config.data.mean, config.data.std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

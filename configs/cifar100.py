@@ -27,7 +27,7 @@ from rrd_jax.config import defaults, finish, teachers
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in rrd_jax/config/argument.py."""
+    """See the module's docstring; options as in rrd_jax/config/config_string.py."""
     config = defaults()
     config.data.name = "cifar100"
     config = finish(config, "cifar100", argument, pair="resnet32x4-resnet8x4", default="rrd+kd")

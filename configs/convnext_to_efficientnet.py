@@ -14,7 +14,7 @@ from rrd_jax.config import deit, finish, smooth_labels
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in rrd_jax/config/argument.py."""
+    """See the module's docstring; options as in rrd_jax/config/config_string.py."""
     config = deit()
     config.student.drop_path = 0.2
     name, pair = "convnext_to_efficientnet", "convnext_base-efficientnet_b0"

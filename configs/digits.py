@@ -10,7 +10,7 @@ from rrd_jax.config import defaults, finish, limit
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in rrd_jax/config/argument.py."""
+    """See the module's docstring; options as in rrd_jax/config/config_string.py."""
     config = defaults()
     config.baseline = True
     config.data.name = "digits"

@@ -16,7 +16,7 @@ from rrd_jax.config import deit, finish, smooth_labels
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in rrd_jax/config/argument.py."""
+    """See the module's docstring; options as in rrd_jax/config/config_string.py."""
     config = deit()
     name = "dinov2_to_mobilenetv4"
     pair = "vit_base_patch14_reg4_dinov2-mobilenetv4_conv_medium"

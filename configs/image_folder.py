@@ -11,7 +11,7 @@ from rrd_jax.config import finish, imagenet
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in rrd_jax/config/argument.py."""
+    """See the module's docstring; options as in rrd_jax/config/config_string.py."""
     config = imagenet()
     config.data.name = "image_folder"
     config.data.test_split = "test"

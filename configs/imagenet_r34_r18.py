@@ -12,6 +12,6 @@ from rrd_jax.config import finish, imagenet
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in rrd_jax/config/argument.py."""
+    """See the module's docstring; options as in rrd_jax/config/config_string.py."""
     config = imagenet()
     return finish(config, "imagenet_r34_r18", argument, pair="resnet34-resnet18", default="rrd+kd")

@@ -11,7 +11,7 @@ from rrd_jax.config import finish, imagenet
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in rrd_jax/config/argument.py."""
+    """See the module's docstring; options as in rrd_jax/config/config_string.py."""
     config = imagenet()
     return finish(
         config, "imagenet_r50_mobilenetv1", argument, pair="resnet50-mobilenetv1", default="rrd+kd"

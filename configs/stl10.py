@@ -11,7 +11,7 @@ from rrd_jax.config import defaults, finish
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in rrd_jax/config/argument.py."""
+    """See the module's docstring; options as in rrd_jax/config/config_string.py."""
     config = defaults()
     config.data.name = "stl10"
     config.data.mean, config.data.std = (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)

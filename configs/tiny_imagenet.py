@@ -11,7 +11,7 @@ from rrd_jax.config import defaults, finish
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in rrd_jax/config/argument.py."""
+    """See the module's docstring; options as in rrd_jax/config/config_string.py."""
     config = defaults()
     config.data.name = "tiny_imagenet"
     config.data.test_split = "validation"

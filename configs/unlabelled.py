@@ -15,11 +15,11 @@ teacher, resnet8x4, is trained there first, with their labels, which the student
 each class judge it. resnet8x4-resnet8,smoke is a shorter one, on 400 of them.
 """
 
-from rrd_jax.config import finish, imagenet, leave_out_labels, limit, side_for, teachers
+from rrd_jax.config import finish, image_side, imagenet, leave_out_labels, limit, teachers
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in rrd_jax/config/argument.py."""
+    """See the module's docstring; options as in rrd_jax/config/config_string.py."""
     words = argument.split(",")
     is_smoke = "smoke" in words
     config = imagenet()
@@ -44,7 +44,7 @@ def get_config(argument: str = ""):
             teacher.image_size = 224  # its files ask for 518, five times the work
     if on_digits:
         config.name += "-smoke" if is_smoke else "-digits"
-        config.data.image_size = side_for(config, least=8)
+        config.data.image_size = image_side(config, smallest=8)
         most = 512 if is_smoke else 1024
         limit(config, queue_size=most, negatives=most)
     return config

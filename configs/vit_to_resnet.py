@@ -15,7 +15,7 @@ from rrd_jax.config import deit, finish, smooth_labels
 
 
 def get_config(argument: str = ""):
-    """See the module's docstring; options as in rrd_jax/config/argument.py."""
+    """See the module's docstring; options as in rrd_jax/config/config_string.py."""
     config = deit()
     name, pair = "vit_to_resnet", "vit_base_patch16_224-resnet50"
     config = finish(config, name, argument, pair=pair, default="rrd+kd")

@@ -87,7 +87,9 @@ def _network_name(model: str, source: pathlib.Path) -> str:
         fitting = files.fitting(source)
         hint = f"{source} fits {' and '.join(fitting)}" if fitting else f"{source} fits none"
         problem = f"unknown model '{name}'" if name else "--model is not given"
-        raise errors.InputError(f"{problem}; {hint}; known: {errors.listed(networks.MODELS, name)}")
+        raise errors.InputError(
+            f"{problem}; {hint}; known: {errors.name_list(networks.MODELS, name)}"
+        )
     networks.factory(name)  # Raises an error for an unknown name.
     return name
 

@@ -133,10 +133,10 @@ def lookup(kind: str, name: str, known: Mapping[str, Any]) -> Any:
     """Returns `known[name]`, or raises an InputError that lists what is known."""
     if isinstance(name, Hashable) and name in known:
         return known[name]
-    raise InputError(f"unknown {kind} '{name}'; {hint(name, known)}known: {listed(known, name)}")
+    raise InputError(f"unknown {kind} '{name}'; {hint(name, known)}known: {name_list(known, name)}")
 
 
-def listed(known: Iterable[str], near: str = "") -> str:
+def name_list(known: Iterable[str], near: str = "") -> str:
     """Known names in a line: all, or of many those that are closest to a name, or the first."""
     names = list(known)
     if len(names) <= _MANY:

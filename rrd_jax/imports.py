@@ -78,7 +78,7 @@ def _module(kind: str, path: str, name: str) -> types.ModuleType:
         raise
 
 
-def loaded(name: str) -> types.ModuleType | None:
+def imported_module(name: str) -> types.ModuleType | None:
     """Returns a module that is imported already, else None: no object is of its types then."""
     return sys.modules.get(name)
 

@@ -240,7 +240,7 @@ def test_a_workdir_that_was_damaged_goes_on_or_is_refused(commands, tmp_path):
             1,
             "a required_placeholder has no",
         ),
-        ("c.objectives = {'a b': {'factory': 'x:y'}}", 2, "an objective is called 'a b'"),
+        ("c.objectives = {'a b': {'factory': 'x:y'}}", 2, "invalid objective name 'a b'"),
         ("c.surplus = type(c)({'a': 1})", 2, "there is no field 'surplus'; --print_config"),
         ("raise GeneratorExit", 1, "GeneratorExit"),
         ("'a'.b", 1, "AttributeError: 'str' object has no attribute 'b'"),

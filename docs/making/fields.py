@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterable
 
 from rrd_jax import config
-from rrd_jax.config import checks
+from rrd_jax.config import validation
 from rrd_jax.config.describe import Entry, entries
 from rrd_jax.settings import kinds
 
@@ -24,7 +24,7 @@ _SECTIONS = {
 def page() -> str:
     """Returns every field but those of objectives, by section."""
     parts = []
-    described = entries(checks.read(config.defaults()))
+    described = entries(validation.read(config.defaults()))
     for section, fields in itertools.groupby(
         described, lambda entry: entry.path.rpartition(".")[0]
     ):
@@ -36,7 +36,7 @@ def page() -> str:
 def _field(entry: Entry) -> str:
     return (
         f"### `{entry.path}` {{ #{entry.path} }}\n\n"
-        f"Default `{kinds.shown(entry.default)}`. {said(entry)}"
+        f"Default `{kinds.short_repr(entry.default)}`. {said(entry)}"
     )
 
 
@@ -63,5 +63,5 @@ def rows(described: Iterable[Entry]) -> str:
     lines = ["| field | default | values and meaning |", "|---|---|---|"]
     for entry in described:
         name = entry.path.rpartition(".")[2]
-        lines.append(f"| `{name}` | `{kinds.shown(entry.default)}` | {said(entry)} |")
+        lines.append(f"| `{name}` | `{kinds.short_repr(entry.default)}` | {said(entry)} |")
     return "\n".join(lines)

@@ -72,7 +72,7 @@ def run_outputs(
         is None.
     """
     folder = pathlib.Path(folder)
-    fields = weights_loader.fields_of(files.split(folder)[0])
+    fields = weights_loader.read_run_fields(files.split(folder)[0])
     if fields is None:
         raise errors.InputError(f"{folder} is no workdir of a run: there is nothing to measure")
     student = _network(library.load(folder))

@@ -21,7 +21,7 @@ from experiments.study import cells, records, validation
 from experiments.study.cells import Cell
 from experiments.study.design import Grid, Study
 from rrd_jax import errors
-from rrd_jax.config import parse, without_effect
+from rrd_jax.config import parse, unused_fields
 from rrd_jax.run_folder import atomic_write, provenance, workdir
 from rrd_jax.terminal import console
 from rrd_jax.training.recipe import Job, Part
@@ -204,7 +204,7 @@ def _name(what: str, part: Part, job: Job) -> str:
 def _digest(part: Part, job: Job) -> str:
     """Returns a digest of the fields that differ from their defaults; new fields keep it."""
     usual = workdir.flatten(job.default_fields)
-    inert = {"method", *job.free_fields, *without_effect(part.fields)}
+    inert = {"method", *job.free_fields, *unused_fields(part.fields)}
     fields = {
         path: value
         for path, value in workdir.flatten(part.fields).items()

@@ -21,7 +21,7 @@ from experiments.study import attempts, local
 from experiments.study.attempts import is_finished
 from experiments.study.plan import Plan, Run
 from rrd_jax import errors
-from rrd_jax.config import without_effect
+from rrd_jax.config import unused_fields
 from rrd_jax.data import Dataset
 from rrd_jax.jobs import job, preflight
 from rrd_jax.jobs.progress import finished
@@ -307,5 +307,5 @@ def _claim(
       part: of the job.
       free: other fields that may differ.
     """
-    free = (*study_job.free_fields, *without_effect(part.fields), *free)
+    free = (*study_job.free_fields, *unused_fields(part.fields), *free)
     return job.claim(folder, dataclasses.replace(study_job, free_fields=free), part)

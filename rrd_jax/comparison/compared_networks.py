@@ -94,5 +94,5 @@ def _exportable(loaded: library.Loaded) -> Exportable:
 
 def source_of(path: pathlib.Path) -> Source | None:
     """Returns the data source of a run, None if it has none."""
-    fields = weights_loader.fields_of(files.split(path)[0])
+    fields = weights_loader.read_run_fields(files.split(path)[0])
     return configs.source_of(fields) if fields and fields["data"]["name"] else None

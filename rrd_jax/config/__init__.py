@@ -4,8 +4,8 @@ A launch file of `configs/` is a small delta: `defaults`, `imagenet` or `deit`, 
 differ, and `finish`.
 """
 
-from rrd_jax.config.argument import finish, side_for, teachers
 from rrd_jax.config.commands import explain
+from rrd_jax.config.config_string import finish, image_side, teachers
 from rrd_jax.config.describe import describe
 from rrd_jax.config.fields import defaults, deit, imagenet
 from rrd_jax.config.methods import METHODS, leave_out_labels, limit, method, smooth_labels
@@ -15,7 +15,7 @@ from rrd_jax.config.parse import (
     source_of,
     teaching_of,
     training_of,
-    without_effect,
+    unused_fields,
 )
 
 __all__ = [
@@ -25,17 +25,17 @@ __all__ = [
     "describe",
     "explain",
     "finish",
+    "image_side",
     "imagenet",
     "implied",
     "leave_out_labels",
     "limit",
     "method",
     "parse",
-    "side_for",
     "smooth_labels",
     "source_of",
     "teachers",
     "teaching_of",
     "training_of",
-    "without_effect",
+    "unused_fields",
 ]

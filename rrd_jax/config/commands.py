@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from rrd_jax import errors
-from rrd_jax.config import checks, unknown
+from rrd_jax.config import unknown, validation
 from rrd_jax.config.fields import FIELDS
 from rrd_jax.config.options import Options
 from rrd_jax.settings import kinds
@@ -36,7 +36,7 @@ def explain(argv: Sequence[str]) -> str:
         failed = file is None or type(config).__name__ == "_ErrorConfig"  # ml_collections'
         return "" if failed else config_errors.wrong_return(file.partition(":")[0], config)
     try:
-        tree = checks.read(config).tree
+        tree = validation.read(config).tree
     except errors.InputError:  # `parse` says why.
         return ""
     faults = (_fault(flag, text, config, tree) for flag, text in _overrides(argv))
@@ -96,7 +96,7 @@ def _fault(flag: str, text: str | None, config: ConfigDict, tree: Mapping[str, A
         if text is not None and FIELDS[re.sub(r"\[-?\d+\]", "", path)].kind.reads(text):
             return ""
         wanted = f"a dict, such as {{'b1': 0.9}}, or set one by one: {flag}.NAME=VALUE"
-        return f"{flag} is {kinds.shown(text)}, but must be {wanted}"
+        return f"{flag} is {kinds.short_repr(text)}, but must be {wanted}"
     if isinstance(at, ConfigDict | list):
         fields = list(unknown.paths(tree))
         first = next((field for field in fields if field.startswith((f"{path}.", f"{path}["))), "")
@@ -106,15 +106,15 @@ def _fault(flag: str, text: str | None, config: ConfigDict, tree: Mapping[str, A
         return ""
     if isinstance(kind, Optional):
         return (
-            f"{flag} is {kinds.shown(text)}, but must be {kind.kind}; without the flag it is None"
+            f"{flag} is {kinds.short_repr(text)}, but must be {kind.kind}; omit the flag for None"
         )
-    return f"{flag} is {kinds.shown(text)}, but must be {kind}"
+    return f"{flag} is {kinds.short_repr(text)}, but must be {kind}"
 
 
 def _kind(path: str, config: ConfigDict) -> Kind | None:
     if path.startswith("objectives."):
         _, name, option = path.split(".")
-        known = checks.OF_OBJECTIVES | checks.option_kinds(name, config.objectives[name])
+        known = validation.OBJECTIVE_FIELDS | validation.option_kinds(name, config.objectives[name])
         return known.get(option)
     field = FIELDS.get(re.sub(r"\[-?\d+\]", "", path))
     return field and field.kind

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from rrd_jax import errors, imports, objectives
-from rrd_jax.config import checks, methods
+from rrd_jax.config import methods, validation
 from rrd_jax.objectives import Record
 from rrd_jax.settings import Values, documented, kinds
 from rrd_jax.settings.kinds import Mapped
@@ -47,7 +47,7 @@ def describe(config: ConfigDict) -> str:
     Raises:
       InputError: a section or a field is missing, or unknown.
     """
-    values = checks.read(config)
+    values = validation.read(config)
     listed = list(entries(values))
     head = (
         f"{values['name'] or 'The config'}: every field, set with --config.FIELD=VALUE. A star"
@@ -58,7 +58,7 @@ def describe(config: ConfigDict) -> str:
 
 def entries(values: Values) -> Iterator[Entry]:
     """Yields the entry of every field, those of objectives last; raises as `describe` does."""
-    for path, field, value in checks.entries(values):
+    for path, field, value in validation.iterate_fields(values):
         if isinstance(field.kind, Mapped):
             _check_mapped(path, value)
         if path == "objectives":
@@ -78,14 +78,14 @@ def of_objective(name: str, given: Mapping[str, Any]) -> Iterator[Entry]:
     """
     record = objectives.record(name, given.get("factory", ""))
     usual = methods.fields(record, given.get("factory", ""))
-    known = checks.OF_OBJECTIVES | checks.option_kinds(name, given)
+    known = validation.OBJECTIVE_FIELDS | validation.option_kinds(name, given)
     options, meanings = imports.parameters(record.factory), meanings_of(record)
     for option in (*usual, *(option for option in given if option not in usual)):
-        default = methods.default(usual.get(option))
+        default = methods.default_value(usual.get(option))
         kind = known.get(option) or _named_type(options.get(option))
         yield Entry(
             f"objectives.{name}.{option}",
-            methods.default(given.get(option, default)),
+            methods.default_value(given.get(option, default)),
             default,
             _values(kind),
             meanings.get(option, ""),
@@ -105,9 +105,9 @@ def _values(kind: Any) -> str:
 
 def _text(entry: Entry) -> str:
     changed = entry.value != entry.default
-    usual = f" [{kinds.shown(entry.default)}]" if changed else ""
+    usual = f" [{kinds.short_repr(entry.default)}]" if changed else ""
     head = textwrap.fill(
-        f"{'*' if changed else ' '} {entry.path} = {kinds.shown(entry.value)}{usual}",
+        f"{'*' if changed else ' '} {entry.path} = {kinds.short_repr(entry.value)}{usual}",
         _WIDTH,
         subsequent_indent="      ",
     )

@@ -52,7 +52,7 @@ def _field(option: inspect.Parameter) -> Any:
     return kind(option.default) if kind in (float, tuple) else option.default
 
 
-def default(field: Any) -> Any:
+def default_value(field: Any) -> Any:
     """Returns the default that a field of `fields` stands for: None for a placeholder."""
     return field.get() if hasattr(field, "get_type") else field
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from rrd_jax import errors, imports, networks, objectives, optim, parallel
-from rrd_jax.config import checks, effects, methods, naming, sizes, unlabelled
+from rrd_jax.config import methods, naming, sizes, unlabelled, unused, validation
 from rrd_jax.config.fields import FIELDS, defaults
 from rrd_jax.data.augment.pipeline import Changes
 from rrd_jax.data.source import Source
@@ -72,9 +72,9 @@ def parse(
     """
     custom = custom or CustomObjects()
     context = _Context(platform or jax.default_backend(), custom)
-    values = checks.checked(config, custom.objectives)
+    values = validation.validate(config, custom.objectives)
     naming.complete(values, custom.networks)
-    checks.check_together(values)
+    validation.check_conflicts(values)
     for path, value in implied(values, explicit or ()).items():
         values[path] = value
     unlabelled.adapt(values, explicit or (), custom.variables)
@@ -84,7 +84,7 @@ def parse(
     teachers = tuple(_teacher(view, i, context) for i, view in enumerate(views))
     label = f"distilled, {values['method']}" if teachers else "student"
     student = _part(values, label, context, weights, cache)
-    effects.note(values, explicit)
+    unused.note(values, explicit)
     comparisons = dict(_comparisons(values, student, context, weights, cache))
     changeable = tuple(field.path for field in FIELDS.values() if field.changeable)
     return recipe.Job(student, comparisons, teachers, changeable, _default_fields(values))
@@ -132,7 +132,7 @@ def implied(values: Values | ConfigDict, explicit: Collection[str]) -> dict[str,
       values: the fields of a config.
       explicit: the paths of the fields that a user set.
     """
-    values = checks.read(values) if isinstance(values, ConfigDict) else values
+    values = validation.read(values) if isinstance(values, ConfigDict) else values
     overrides: dict[str, Any] = {
         f"{label}.fine_tune": True
         for label in values.labels
@@ -165,7 +165,7 @@ def training_of(fields: Mapping[str, Any], custom: CustomObjects | None = None) 
 def source_of(fields: ConfigDict | Mapping[str, Any]) -> Source:
     """Returns the images of a config, or of a run from the fields that its folder keeps."""
     return build(
-        Source, checks.read(fields) if isinstance(fields, ConfigDict) else _restored(fields)
+        Source, validation.read(fields) if isinstance(fields, ConfigDict) else _restored(fields)
     )
 
 
@@ -181,19 +181,19 @@ def teaching_of(fields: Mapping[str, Any], number: int) -> TeachingChoice:
     return _teaching(values, _label(number), "teacher", is_given=not is_trained)
 
 
-def without_effect(fields: Mapping[str, Any]) -> frozenset[str]:
+def unused_fields(fields: Mapping[str, Any]) -> frozenset[str]:
     """Returns the paths of fields that no number depends on, from those of a run's folder."""
-    return frozenset(path for path, _ in effects.without_effect(_restored(fields)))
+    return frozenset(path for path, _ in unused.iterate_unused(_restored(fields)))
 
 
 def _restored(fields: Mapping[str, Any]) -> Values:
     """Returns the values of a config's JSON; fields that it lacks have their defaults."""
-    tree = checks.read(defaults()).tree
+    tree = validation.read(defaults()).tree
     teachers = fields.get("teacher")
     if isinstance(teachers, list):
         sections = [_merged(tree["teacher"], teacher) for teacher in teachers]
-        return checks.of_tree({**_merged(tree, fields), "teacher": sections})
-    return checks.of_tree(_merged(tree, fields))
+        return validation.from_tree({**_merged(tree, fields), "teacher": sections})
+    return validation.from_tree(_merged(tree, fields))
 
 
 def _merged(tree: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def _faults_of_teachers(values: Values, loaded: Collection[str]) -> Iterator[str
     if not teachers:
         yield "but there is no teacher to learn from: name one with teacher.model"
     for teacher in teachers:
-        label, model = teacher.label, kinds.shown(teacher["teacher.model"])
+        label, model = teacher.label, kinds.short_repr(teacher["teacher.model"])
         if _is_trained(teacher, loaded) and not teacher["teacher.use_labels"]:
             yield (
                 f"and no teacher is trained without labels: name the weights of {model} with"
@@ -104,6 +104,6 @@ def _faults_of_teachers(values: Values, loaded: Collection[str]) -> Iterator[str
         for name in ("probe", "class_vectors"):
             if value := teacher[f"teacher.{name}"]:
                 yield (
-                    f"but {label}.{name} is {kinds.shown(value)}, which is for the classes of the"
-                    " data: leave it out"
+                    f"but {label}.{name} is {kinds.short_repr(value)}, which needs the classes of"
+                    f" labelled data: leave {label}.{name} out"
                 )

@@ -13,7 +13,7 @@ from rrd_jax.evaluation import predictions
 from rrd_jax.library.loaded_network import Loaded, Trained
 from rrd_jax.library.predictor import Predictor
 from rrd_jax.library.quiet import quietly
-from rrd_jax.library.weights_loader import fields_of, load
+from rrd_jax.library.weights_loader import load, read_run_fields
 from rrd_jax.weights import files
 
 
@@ -60,7 +60,7 @@ def evaluate(
     else:
         workdir = trained.workdir if trained else network
         folder = None if workdir is loaded else files.split(pathlib.Path(workdir))[0]
-        dataset = _dataset_of(folder and fields_of(folder))
+        dataset = _dataset_of(folder and read_run_fields(folder))
     if loaded.num_classes != dataset.num_classes:
         raise errors.InputError(
             f"'{loaded.name}' has {loaded.num_classes} classes, but the test images have"

@@ -51,7 +51,7 @@ def load_teacher(workdir: str | pathlib.Path) -> Predictor:
         differ in their classes.
     """
     folder, _ = files.split(pathlib.Path(workdir))
-    if weights_loader.fields_of(folder) is None:
+    if weights_loader.read_run_fields(folder) is None:
         raise errors.InputError(f"{folder} is no workdir of a run, so it has no teacher")
     teachers = teachers_of(workdir)
     if not teachers:
@@ -72,7 +72,7 @@ def load_teacher(workdir: str | pathlib.Path) -> Predictor:
 def teachers_of(workdir: str | pathlib.Path) -> list[Teacher]:
     """Lists the teachers of a run; returns [] for a path without a run."""
     folder, _ = files.split(pathlib.Path(workdir))
-    fields = weights_loader.fields_of(folder) or {}
+    fields = weights_loader.read_run_fields(folder) or {}
     listed = fields.get("teacher") or []
     listed = listed if isinstance(listed, list) else [listed]
     # As in the job, teachers without a network do not count.
@@ -96,11 +96,11 @@ def load_single(workdir: str | pathlib.Path, teacher: Teacher) -> Loaded:
       InputError: its weights are gone or damaged.
     """
     folder, _ = files.split(pathlib.Path(workdir))
-    path, data = teacher.path, weights_loader.fields_of(folder)["data"]
+    path, data = teacher.path, weights_loader.read_run_fields(folder)["data"]
     home, _ = files.split(path)
     if not home.exists():
         raise errors.InputError(f"the teacher of the run in {folder} is not in {path} any more")
-    student = weights_loader.about_of(folder)
+    student = weights_loader.read_model_info(folder)
     separate = _own_preprocessing(teacher, student)
     options = {"mean": tuple(data["mean"]), "std": tuple(data["std"])}
     if exported.weights_of(home).is_file():  # A file of weights may be for another image size.

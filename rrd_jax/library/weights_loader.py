@@ -96,7 +96,7 @@ def load(
         network = Predictor(runtime, runtime.about, runtime.runtime)
     else:
         network = _load_weights(path, network, options, raw=raw)
-        network = heads.with_head(network, path, fields_of(folder), head) if head else network
+        network = heads.with_head(network, path, read_run_fields(folder), head) if head else network
     about = network.about
     if num_classes not in (None, about.num_classes):
         raise errors.InputError(
@@ -109,13 +109,13 @@ def load(
     return dataclasses.replace(network, about=about)
 
 
-def fields_of(folder: pathlib.Path) -> dict[str, Any] | None:
+def read_run_fields(folder: pathlib.Path) -> dict[str, Any] | None:
     """Reads the config in a run's folder; None if there is none, or that of a model hub."""
     fields = workdir.read_fields(_home(folder))
     return fields if fields and "student" in fields else None
 
 
-def about_of(folder: pathlib.Path) -> ModelInfo | None:
+def read_model_info(folder: pathlib.Path) -> ModelInfo | None:
     """Reads the description of a run's network from its newest checkpoint, None without one."""
     home = _home(folder)
     meta = checkpoints.read_meta(home / "checkpoints")
@@ -135,10 +135,10 @@ def _load_weights(
     if folder.is_file() and not model and not files.network_of(path):
         raise errors.InputError(
             f"{folder} does not name the network of its weights: pass network=NAME, one of"
-            f" {errors.listed(networks.MODELS)}"
+            f" {errors.name_list(networks.MODELS)}"
         )
     variables, meta = files.load(path, model, raw=raw, headless=True)
-    fields = fields_of(folder)
+    fields = read_run_fields(folder)
     choice, terms = _choice(meta, fields, network)
     about = run_info.of_checkpoint(meta, fields, _home(folder))
     defaults = fields["data"] if fields else {}

@@ -1,6 +1,6 @@
 """Optax transformations and schedules, from names and numbers."""
 
-from rrd_jax.optim.layers import block_scales, check_decay, scaled
+from rrd_jax.optim.layer_rates import block_scales, check_decay, scaled
 from rrd_jax.optim.optimizers import all_but, checked, create, sgd
 from rrd_jax.optim.schedules import boundaries, create_schedule, step_schedule, warmup_length
 

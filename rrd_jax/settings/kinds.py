@@ -21,7 +21,7 @@ _SHORT = reprlib.Repr()  # of Python 3.11, which takes no arguments
 _SHORT.maxstring = _SHORT.maxother = 60
 
 
-def shown(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """A value as a message has it: in Python's notation, on one line, not long."""
     value = dict(value.items()) if hasattr(value, "items") else value  # a ConfigDict's has lines
     try:
@@ -66,7 +66,7 @@ class Kind:
 
     def fault(self, path: str, value: Any) -> str:
         """Returns what is wrong with the value of a field; "" for nothing."""
-        return "" if self.accepts(value) else f"{path} is {shown(value)}, but must be {self}"
+        return "" if self.accepts(value) else f"{path} is {short_repr(value)}, but must be {self}"
 
     def __str__(self) -> str:
         return self.words
@@ -172,7 +172,8 @@ class Choice(Kind):
         if not isinstance(value, str) or self.accepts(value):
             return super().fault(path, value)
         hint = errors.hint(value, self.names)
-        return f"unknown {path} {shown(value)}; {hint}known: {', '.join(filter(None, self.names))}"
+        names = ", ".join(filter(None, self.names))
+        return f"unknown {path} {short_repr(value)}; {hint}known: {names}"
 
     def __str__(self) -> str:
         return f"one of {', '.join(name or repr(name) for name in self.names)}"
@@ -195,12 +196,12 @@ class Numbers(Kind):
 
     def fault(self, path: str, value: Any) -> str:
         """See Kind."""
-        whole = f"{path} is {shown(value)}, but must be {self}"
+        whole = f"{path} is {short_repr(value)}, but must be {self}"
         if not isinstance(value, tuple | list):
             return whole
         for i, part in enumerate(value):
             if not self.part.accepts(part):
-                return f"{path}[{i}] is {shown(part)}, but {path} must be {self}"
+                return f"{path}[{i}] is {short_repr(part)}, but {path} must be {self}"
         is_long = self.lengths and len(value) not in self.lengths
         descends = self.ascending and any(a >= b for a, b in itertools.pairwise(value))
         return whole if is_long or descends else ""

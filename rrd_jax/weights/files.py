@@ -166,7 +166,7 @@ def _load_file(
     if not model:
         raise errors.InputError(
             f"{path} does not say which network its weights are of, or it is none here: name one"
-            f" of {errors.listed(networks.MODELS)}"
+            f" of {errors.name_list(networks.MODELS)}"
         )
     content = file_formats.read(path)
     variables = from_torch(model, content, where=str(path), key=which, headless=headless)

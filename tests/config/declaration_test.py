@@ -8,7 +8,7 @@ from hypothesis import given
 from docs.making import fields as reference
 from rrd_jax import config as configs
 from rrd_jax import errors, settings
-from rrd_jax.config import checks, describe, effects, fields, parse
+from rrd_jax.config import describe, fields, parse, unused, validation
 from rrd_jax.settings import kinds
 from tests import fuzz, launch
 
@@ -67,10 +67,10 @@ def test_a_declared_field_has_values_to_fuzz(gusts):
 
 
 def test_a_declared_field_says_when_it_has_no_effect_and_whether_a_resumed_run_may_change_it():
-    values = checks.checked(_config(wind=0))
-    assert ("train.gusts", "train.wind is 0") in list(effects.without_effect(values))
+    values = validation.validate(_config(wind=0))
+    assert ("train.gusts", "train.wind is 0") in list(unused.iterate_unused(values))
     assert ("train.gusts", "train.wind is 0") not in list(
-        effects.without_effect(checks.checked(_config(wind=1)))
+        unused.iterate_unused(validation.validate(_config(wind=1)))
     )
     changeable = parse(_config()).free_fields
     assert "train.wind" in changeable
@@ -78,7 +78,7 @@ def test_a_declared_field_says_when_it_has_no_effect_and_whether_a_resumed_run_m
 
 
 def test_a_declared_field_is_built_with_its_dataclass():
-    values = checks.checked(_config(wind=7, gusts=(0.5,)))
+    values = validation.validate(_config(wind=7, gusts=(0.5,)))
     assert settings.build(_Weather, values, place="here") == _Weather(7, (0.5,), "here")
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict, config_flags
 
 from rrd_jax import errors
-from rrd_jax.config import checks, explain, parse
+from rrd_jax.config import explain, parse, validation
 from rrd_jax.config.fields import FIELDS
 from rrd_jax.terminal import cli
 from rrd_jax.training import recipe
@@ -31,10 +31,10 @@ _BASE = launch.digits("smoke,resnet8-resnet8,rrd+kd+crd+dcd+ft")
 def _kinds() -> dict:
     known = {field.path: field.kind for field in FIELDS.values() if field.path not in _NOT_DRAWN}
     for name, options in _BASE.objectives.items():
-        options_of = checks.option_kinds(name, options)
+        options_of = validation.option_kinds(name, options)
         known |= {
             f"objectives.{name}.{option}": kind
-            for option, kind in (checks.OF_OBJECTIVES | options_of).items()
+            for option, kind in (validation.OBJECTIVE_FIELDS | options_of).items()
             if option in options
         }
     return known

@@ -7,7 +7,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from rrd_jax import errors, objectives
-from rrd_jax.config import checks, defaults, describe, effects, explain, methods, parse
+from rrd_jax.config import defaults, describe, explain, methods, parse, unused, validation
 from rrd_jax.config.describe import of_objective
 from rrd_jax.terminal import cli
 from tests import launch
@@ -156,7 +156,7 @@ _TWO = ":smoke,resnet8+resnet8-resnet8,kd"
         ("", "train.epochs.x=1", "no field 'train.epochs.x'; did you mean 'train.epochs'"),
         ("", "train.epochs=abc", "--config.train.epochs is 'abc', but must be a whole number"),
         ("", "train.epochs=1.5", "--config.train.epochs is '1.5', but must be a whole number"),
-        ("", "teacher.epochs=x", "--config.teacher.epochs is 'x'|without the flag it is None"),
+        ("", "teacher.epochs=x", "--config.teacher.epochs is 'x'|omit the flag for None"),
         ("", "data.flip=2", "--config.data.flip is '2', but must be True or False"),
         ("", "train=3", "--config.train is a section"),
         ("", "optimizer.options=abc", "--config.optimizer.options is 'abc', but must be a dict"),
@@ -231,7 +231,7 @@ def test_a_flag_that_is_the_name_of_a_field_is_answered_with_the_field(flag, sai
     ],
 )
 def test_a_field_that_has_no_effect_is_said(fields, idle, capsys):
-    effects.note(checks.checked(launch.digits(**fields)), fields)
+    unused.note(validation.validate(launch.digits(**fields)), fields)
     said = capsys.readouterr().out
     assert said.startswith("note: without effect here: ")
     assert idle in said
@@ -239,7 +239,7 @@ def test_a_field_that_has_no_effect_is_said(fields, idle, capsys):
 
 
 def test_test_images_that_are_trained_on_are_warned_of(capsys):
-    effects.note(checks.checked(launch.digits(**{"data.test_split": "train[:10]"})), ())
+    unused.note(validation.validate(launch.digits(**{"data.test_split": "train[:10]"})), ())
     assert "warning: data.test_split is 'train[:10]'" in capsys.readouterr().out
 
 

@@ -186,7 +186,7 @@ def _kind(value: Any) -> str | None:
     kind = value if isinstance(value, type) else type(value)
     if issubclass(kind, nn.Module):
         return "linen"
-    nnx, equinox = map(imports.loaded, ("flax.nnx", "equinox"))
+    nnx, equinox = map(imports.imported_module, ("flax.nnx", "equinox"))
     if nnx and issubclass(kind, nnx.Module):
         return "nnx"
     if equinox and issubclass(kind, equinox.Module):

@@ -143,17 +143,17 @@ def teachers(config: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
         yield "teacher", config.teacher
 
 
-def side_for(config: ConfigDict, least: int) -> int:
+def image_side(config: ConfigDict, smallest: int) -> int:
     """Height and width of small images that a config's networks can see.
 
     Args:
       config: whose networks.
-      least: where all of them are for images of 32 pixels; others see 32, or whole squares.
+      smallest: where all of them are for images of 32 pixels; others see 32, or whole squares.
     """
     taught_by = (teacher.model for _, teacher in teachers(config))
     models = [config.student.model, *taught_by]
     if max(map(networks.image_size, models)) == 32:
-        return least
+        return smallest
     square = math.lcm(*map(networks.patch, models))
     return max(32 // square, 1) * square
 

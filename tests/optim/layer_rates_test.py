@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rrd_jax import errors, networks, optim
-from rrd_jax.optim import layers
+from rrd_jax.optim import layer_rates
 from rrd_jax.training.choices import OptimizerChoice
 
 
@@ -97,7 +97,7 @@ def test_blocks_in_lists_and_stages():
     ],
 )
 def test_the_block_of_a_path(paths, wanted):
-    blocks = layers.find_blocks([tuple(path.split("/")) for path in paths])
+    blocks = layer_rates.find_blocks([tuple(path.split("/")) for path in paths])
     assert {"/".join(block) for block in blocks if block} == wanted
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterator
 
 from rrd_jax.config import methods
-from rrd_jax.config.checks import entries
 from rrd_jax.config.fields import FIELDS
+from rrd_jax.config.validation import iterate_fields
 from rrd_jax.objectives import RECORDS
 from rrd_jax.objectives.rrd import MEMORIES
 from rrd_jax.settings import Values, first_reason, kinds
@@ -33,7 +33,7 @@ def note(values: Values, explicit: Collection[str] | None = None) -> None:
     changed = set(_changed(values) if explicit is None else explicit)
     unused = [
         f"{path} ({reason})"
-        for path, reason in without_effect(values)
+        for path, reason in iterate_unused(values)
         if any(f"{name}.".startswith(f"{path}.") for name in changed)
     ]
     if unused:
@@ -48,23 +48,24 @@ def note(values: Values, explicit: Collection[str] | None = None) -> None:
     name, test_name = train.partition("[")[0], test.partition("[")[0]
     if name == test_name and (train == test or name in (train, test)):
         console.warn(
-            f"data.test_split is {kinds.shown(test)}, and data.train_split {kinds.shown(train)}:"
-            " the test figures are of images that were trained on"
+            f"data.test_split is {kinds.short_repr(test)} and data.train_split is"
+            f" {kinds.short_repr(train)}: the student is tested on training images; choose disjoint"
+            " splits, such as train[:90%] and train[90%:]"
         )
 
 
 def _changed(values: Values) -> Iterator[str]:
-    for path, field, value in entries(values):
+    for path, field, value in iterate_fields(values):
         if value != field.default:
             yield path
     for name, options in values["objectives"].items():
         usual = methods.fields(RECORDS[name]) if name in RECORDS else {}
         for option, value in options.items():
-            if option in usual and value != methods.default(usual[option]):
+            if option in usual and value != methods.default_value(usual[option]):
                 yield f"objectives.{name}.{option}"
 
 
-def without_effect(values: Values) -> Iterator[tuple[str, str]]:
+def iterate_unused(values: Values) -> Iterator[tuple[str, str]]:
     """Yields every field that has no effect, set or not, and the reason."""
     for field in FIELDS.values():
         views = values.each_teacher() if field.section == "teacher" else [values]

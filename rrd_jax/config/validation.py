@@ -18,7 +18,7 @@ from rrd_jax.settings import Field, Values, kinds
 from rrd_jax.settings.kinds import Integer, Kind, Real
 
 # Fields that every objective has beside its options.
-OF_OBJECTIVES: dict[str, Kind] = {
+OBJECTIVE_FIELDS: dict[str, Kind] = {
     "weight": Real(minimum=0, maximum=1e9),
     "warmup": Integer(0),
     "factory": kinds.Text(),
@@ -28,7 +28,7 @@ _PLACE = r"-?[\d_.]+(?:%|shard)?"
 _SPLIT = re.compile(rf"[\w-]+(?:\[(?:({_PLACE})?:({_PLACE})?|\d+(?:%|shard))\])?")
 
 
-def checked(config: ConfigDict, custom_objectives: Collection[str] = ()) -> Values:
+def validate(config: ConfigDict, custom_objectives: Collection[str] = ()) -> Values:
     """Returns the values of a config.
 
     Args:
@@ -44,7 +44,7 @@ def checked(config: ConfigDict, custom_objectives: Collection[str] = ()) -> Valu
             " rrd_jax.config.defaults()"
         )
     values = read(config)
-    for path, field, value in entries(values):
+    for path, field, value in iterate_fields(values):
         _refuse(field.kind.fault(path, value))
     for name, options in values["objectives"].items():
         _refuse(_fault_of_objective(name, options, custom_objectives))
@@ -63,10 +63,10 @@ def read(config: ConfigDict) -> Values:
       InputError: names that are no text, which ml_collections cannot sort, or placeholders that
         wait for a value.
     """
-    return of_tree(_plain(config))
+    return from_tree(_plain(config))
 
 
-def of_tree(tree: dict[str, Any]) -> Values:
+def from_tree(tree: dict[str, Any]) -> Values:
     """Returns the values of nested dicts, whose teacher is a section or a list of sections."""
     teacher = tree.get("teacher")
     root = {name: value for name, value in tree.items() if name != "teacher"}
@@ -97,7 +97,7 @@ def _plain(value: Any, path: str = "the config") -> Any:
     return plain
 
 
-def entries(values: Values) -> Iterator[tuple[str, Field, Any]]:
+def iterate_fields(values: Values) -> Iterator[tuple[str, Field, Any]]:
     """Yields every field: its path as the command line has it, its declaration, its value.
 
     Raises:
@@ -131,7 +131,7 @@ def _of_section(
     prefix, first = f"{label}." if label else "", next(iter(names))
     if not isinstance(holder, dict):
         raise errors.InputError(
-            f"{label} is {kinds.shown(holder)}, but is a section: set its fields, such as"
+            f"{label} is {kinds.short_repr(holder)}, but is a section: set its fields, such as"
             f" {prefix}{first}"
         )
     for name in holder:
@@ -149,15 +149,12 @@ def _of_section(
 def _fault_of_objective(name: Any, options: Any, custom: Collection[str]) -> str:
     if not isinstance(options, Mapping):
         return (
-            f"objectives.{name} is {kinds.shown(options)}, but must be a dict of its fields, such"
+            f"objectives.{name} is {kinds.short_repr(options)}, but must be a dict of fields, such"
             " as {'weight': 1.0}"
         )
     if not imports.is_path(str(name)) and not re.fullmatch(r"[\w+-]+", str(name)):
-        return (
-            f"an objective is called {kinds.shown(name)}, but names are of letters, digits, _, +"
-            " and -, as figures are listed under them"
-        )
-    known = OF_OBJECTIVES | ({} if name in custom else option_kinds(name, options))
+        return f"invalid objective name {kinds.short_repr(name)}: use letters, digits, _, + and -"
+    known = OBJECTIVE_FIELDS | ({} if name in custom else option_kinds(name, options))
     faults = (
         known[option].fault(f"objectives.{name}.{option}", value)
         for option, value in options.items()
@@ -178,7 +175,7 @@ def option_kinds(name: str, options: Mapping[str, Any]) -> dict[str, Kind]:
     return {option: kind for option, kind in known.items() if kind}
 
 
-def check_together(values: Values) -> None:
+def check_conflicts(values: Values) -> None:
     """Raises an InputError for the first fields that exclude each other."""
     for fault in _contradictions(values):
         raise errors.InputError(fault)
@@ -212,17 +209,17 @@ def _contradictions(values: Values) -> Iterator[str]:
         splits[f"{label}.train_split"] = fields["train_split"] or data["train_split"]
         if fields["checkpoint"] and not fields["model"]:
             yield (
-                f"{label}.checkpoint is {kinds.shown(fields['checkpoint'])}, but {label}.model is"
-                " empty: name the network that its weights are of"
+                f"{label}.checkpoint is {kinds.short_repr(fields['checkpoint'])}, but {label}.model"
+                f" is empty: set {label}.model to the network of the checkpoint"
             )
         if fields["probe"] and fields["class_vectors"]:
             yield (
                 f"{label}.probe is True and {label}.class_vectors"
-                f" {kinds.shown(fields['class_vectors'])}: its logits come from one of them"
+                f" {kinds.short_repr(fields['class_vectors'])}: its logits come from one of them"
             )
     for path, split in splits.items():
         if fault := _fault_of_split(split):
-            yield f"{path} is {kinds.shown(split)}, {fault}"
+            yield f"{path} is {kinds.short_repr(split)}, {fault}"
     if values["optimizer.name"] != "sgd":
         for name in ("momentum", "nesterov"):
             value = values[f"optimizer.{name}"]
