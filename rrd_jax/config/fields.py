@@ -62,7 +62,7 @@ DECLARING = (
     choices.CacheChoice,
     choices.TeachingChoice,
     choices.OptimizerChoice,
-    choices.ProofChoice,
+    choices.AlignmentChoice,
 )
 SECTIONS = ("", "data", "data.views", "student", "teacher", "optimizer", "train", "eval")
 

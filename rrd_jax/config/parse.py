@@ -19,13 +19,13 @@ from rrd_jax.settings import Values, build, fields_of
 from rrd_jax.teacher import cache_plan as teacher_cache
 from rrd_jax.training import recipe
 from rrd_jax.training.choices import (
+    AlignmentChoice,
     AugmentChoice,
     CacheChoice,
     MixChoice,
     NetworkChoice,
     ObjectiveChoice,
     OptimizerChoice,
-    ProofChoice,
     StartChoice,
     TeacherFields,
     TeachingChoice,
@@ -269,7 +269,7 @@ def _training(
         std=std,
         teacher_cache=cache,
         start=_start(values, context),
-        proof=build(ProofChoice, values),
+        alignment=build(AlignmentChoice, values),
     )
 
 

@@ -40,7 +40,7 @@ class Alignment:
         teacher: FrozenNetwork,
     ):
         self._recipe, self._dataset, self._mesh, self._teacher = recipe, dataset, mesh, teacher
-        self._training, self._choice = recipe.training, recipe.training.proof
+        self._training, self._choice = recipe.training, recipe.training.alignment
         self._split = held_out(dataset, self._choice.images)
         self._embed = predictions.compile_embed(
             recipe.student, self._training.normalize, mesh, fast_cpu=self._training.fast_cpu

@@ -80,8 +80,8 @@ def run(
             rows = [result.to_json() for result in results]
             atomic_write.write_json(folder / "results.json", rows)
     console.print_table(*table(results, compared.get("scratch")), before="\n")
-    if proofs := {result.label: result.proof for result in results if result.proof}:
-        console.print_table(*alignment.table(proofs), before="\n")
+    if metrics := {result.label: result.proof for result in results if result.proof}:
+        console.print_table(*alignment.table(metrics), before="\n")
     return results
 
 
@@ -226,12 +226,12 @@ def with_classes(job: Job, folder: pathlib.Path, dataset: data.Dataset) -> data.
 
 def with_labelled_subset(job: Job, dataset: data.Dataset) -> data.Dataset:
     """Returns the data set with the images that eval.labelled names, if there is a teacher."""
-    proof = job.student.training.proof
-    if not (proof.labelled and job.teachers):
+    choice = job.student.training.alignment
+    if not (choice.labelled and job.teachers):
         return dataset
     subset = parallel.main_first(
         lambda: labelled_subset.open_labelled_subset(
-            proof.labelled, proof.per_class, job.student.source, dataset
+            choice.labelled, choice.per_class, job.student.source, dataset
         )
     )
     counts = {"version": subset.version, "train": len(subset.train), "test": len(subset.test)}

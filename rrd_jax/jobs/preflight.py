@@ -13,7 +13,7 @@ from rrd_jax.objectives.batch import Batch
 from rrd_jax.teacher import assembly, ensemble
 from rrd_jax.terminal import console
 from rrd_jax.training import recipe
-from rrd_jax.training.choices import NetworkChoice, ProofChoice, TeachingChoice
+from rrd_jax.training.choices import AlignmentChoice, NetworkChoice, TeachingChoice
 from rrd_jax.training.recipe import Job
 
 
@@ -56,8 +56,8 @@ def check(
         outline = assembly.outline(setting)
         teachers.append(networks.summarize(outline, dataset.image_shape).outputs)
     student = networks.summarize(plan.student, dataset.image_shape).outputs
-    if training.proof and teachers:
-        _check_proof(training.proof, dataset, student, *teachers)
+    if training.alignment and teachers:
+        _check_embeddings(training.alignment, dataset, student, *teachers)
     teacher = ensemble.outputs_of(teachers, training.teacher_weights)
     states = _trace(plan, student, teacher, dataset)
     _warn_of_classifier(plan, states, student, teacher, dataset)
@@ -162,7 +162,7 @@ def _check_memory(needs: dict[str, Any], memory: int) -> None:
         )
 
 
-def _check_proof(choice: ProofChoice, dataset: data.Dataset, *outputs: Any) -> None:
+def _check_embeddings(choice: AlignmentChoice, dataset: data.Dataset, *outputs: Any) -> None:
     """Raises an InputError where there is nothing to compare on held-out images."""
     if choice.on and len(dataset.test) < 3:
         raise errors.InputError(

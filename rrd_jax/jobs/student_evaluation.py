@@ -38,7 +38,7 @@ def create(run: Run) -> Evaluation:
             fast_cpu=training.fast_cpu,
         )
     losses = None if run.dataset.labelled else _held_out_losses(run)
-    if run.teacher and training.proof:
+    if run.teacher and training.alignment:
         alignment = Alignment(run.recipe, run.dataset, run.mesh, run.teacher)
     return Evaluation(predict, losses, alignment)
 

@@ -25,7 +25,7 @@ def check_memory(
     dataset: data.Dataset, width: int, mesh: jax.sharding.Mesh, training: Training
 ) -> None:
     """Raises an InputError if the embeddings of the training images do not fit into memory."""
-    field = "eval.labelled" if training.proof.labelled else "eval.knn"
+    field = "eval.labelled" if training.alignment.labelled else "eval.knn"
     probe.check_memory(len(dataset.train), width, mesh, field)
 
 

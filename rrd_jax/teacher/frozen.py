@@ -89,7 +89,7 @@ class FrozenNetwork:
     @functools.cached_property
     def held_out(self) -> alignment.Reference:
         """Its embeddings of held-out images, which a student's are compared with."""
-        split = held_out(self.dataset, self.training.proof.images)
+        split = held_out(self.dataset, self.training.alignment.images)
         embeddings, _ = predictions.collect_embeddings(
             self._embed, self.variables, split, self.training.eval_batch_size, self.mesh
         )

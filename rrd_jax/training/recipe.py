@@ -18,11 +18,11 @@ from rrd_jax.data.augment import mixing, pipeline
 from rrd_jax.objectives import Objective
 from rrd_jax.settings import field, kinds
 from rrd_jax.training.choices import (
+    AlignmentChoice,
     CacheChoice,
     NetworkChoice,
     ObjectiveChoice,
     OptimizerChoice,
-    ProofChoice,
     StartChoice,
     TeachingChoice,
 )
@@ -50,7 +50,7 @@ class Training:
       mix: how the step mixes training images, or None.
       teacher_cache: whether the teacher's outputs are cached.
       start: the weights that the network begins with.
-      proof: what is compared with the teacher on held-out images.
+      alignment: what is compared with the teacher on held-out images.
       mean: Mean of each channel, of values in [0, 1].
       std: Standard deviation of each channel, likewise.
       seed: Initial weights, order and augmentation all follow from it.
@@ -88,7 +88,7 @@ class Training:
     mix: mixing.Mix | None
     teacher_cache: CacheChoice
     start: StartChoice = dataclasses.field(default_factory=StartChoice)
-    proof: ProofChoice = dataclasses.field(default_factory=ProofChoice)
+    alignment: AlignmentChoice = dataclasses.field(default_factory=AlignmentChoice)
     mean: tuple[float, ...] = field("data.mean", (0.5071, 0.4867, 0.4408), kinds.MEAN)
     std: tuple[float, ...] = field("data.std", (0.2675, 0.2565, 0.2761), kinds.STD)
     seed: int = field("seed", 0, kinds.SEED)

@@ -6,7 +6,7 @@ import optax
 
 from rrd_jax import errors, networks
 from rrd_jax.objectives import Objective
-from rrd_jax.training.choices import CacheChoice, ProofChoice
+from rrd_jax.training.choices import AlignmentChoice, CacheChoice
 from rrd_jax.training.recipe import Recipe, Term
 from rrd_jax.training.state import TrainState
 
@@ -37,7 +37,7 @@ def stage_recipe(recipe: Recipe, name: str) -> Recipe:
             epochs=stage.epochs,
             ema=0.0,
             teacher_cache=CacheChoice(use="off"),
-            proof=ProofChoice(),
+            alignment=AlignmentChoice(),
         ),
         terms={name: Term(Objective(init, loss, taps=objective.taps))},
         schedule=optax.constant_schedule(rate),

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 
 from rrd_jax import errors, imports
 from rrd_jax.networks.contract import Network
+from rrd_jax.networks.custom.conversion import values
+from rrd_jax.networks.custom.custom_network import CustomNetwork
 from rrd_jax.networks.custom.functions import from_functions
 from rrd_jax.networks.custom.linen import flagged_fields, from_linen
-from rrd_jax.networks.custom.network import CustomNetwork
-from rrd_jax.networks.custom.outputs import values
 
 
 def _linen_options(*, embedding_of: str = "") -> None:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from rrd_jax import errors, imports
 from rrd_jax.networks.contract import Outputs
-from rrd_jax.networks.custom.network import CustomNetwork
-from rrd_jax.networks.custom.outputs import Names, as_outputs, flags, parsed, takes, values
+from rrd_jax.networks.custom.conversion import Names, as_outputs, flags, parsed, takes, values
+from rrd_jax.networks.custom.custom_network import CustomNetwork
 
 
 def from_equinox(
@@ -29,7 +29,7 @@ def from_equinox(
 
     Args:
       model: a module with its weights; a pair (module, state); or key -> either, with fresh ones.
-        See `outputs.as_outputs` for what it may return, of one image unless it is batched.
+        See `conversion.as_outputs` for what it may return, of one image unless it is batched.
       batched: whether it takes a batch. If not it is mapped over images, with the axis name that
         its batch norms ask for. None: as its attribute `batched` says, else False.
       channels_first: whether images, and the maps that it returns, are [channels, H, W] instead of

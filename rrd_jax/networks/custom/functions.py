@@ -7,8 +7,8 @@ import jax
 
 from rrd_jax import errors
 from rrd_jax.networks.contract import Outputs
-from rrd_jax.networks.custom.network import CustomNetwork
-from rrd_jax.networks.custom.outputs import as_outputs, flags, takes, values
+from rrd_jax.networks.custom.conversion import as_outputs, flags, takes, values
+from rrd_jax.networks.custom.custom_network import CustomNetwork
 
 
 def from_functions(
@@ -19,9 +19,9 @@ def from_functions(
     Args:
       init: (key, images [B, H, W, channels]) -> the parameters, any tree; or a dict with `params`,
         which are trained, and collections that are not, such as running statistics.
-      apply: (what init returned, images) -> see `outputs.as_outputs`. Where it has an argument such
-        as `train` or `deterministic` it is told whether it is trained, where it has `key`, `rng` or
-        `rngs` it gets a key in training, and None in evaluation. Where init returned collections,
+      apply: (what init returned, images) -> see `conversion.as_outputs`. Where it has an argument
+        such as `train` or `deterministic` it is told whether it is trained, where it has `key` or
+        `rng` or `rngs` it gets a key in training, and None in evaluation. Where init returned collections,
         training expects a pair (outputs, {collection: its new value}); evaluation ignores the new
         values.
       name: for messages; "" for apply's.

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from rrd_jax import errors
 from rrd_jax.networks.contract import Outputs
-from rrd_jax.networks.custom.network import CustomNetwork
-from rrd_jax.networks.custom.outputs import as_outputs, flags, values
+from rrd_jax.networks.custom.conversion import as_outputs, flags, values
+from rrd_jax.networks.custom.custom_network import CustomNetwork
 
 _CAPTURED = "intermediates"
 
@@ -26,7 +26,7 @@ def from_linen(module: nn.Module, *, embedding_of: str = "", name: str = "") -> 
     numbers under any name.
 
     Args:
-      module: of images [B, H, W, channels]; see `outputs.as_outputs` for what it may return.
+      module: of images [B, H, W, channels]; see `conversion.as_outputs` for what it may return.
       embedding_of: path of the submodule whose result is the embedding, such as "norm" or
         "encoder/norm"; "" where the module returns it.
       name: for messages; "" for its class's.

@@ -9,8 +9,8 @@ from flax import nnx
 
 from rrd_jax import errors, imports
 from rrd_jax.networks.contract import Outputs
-from rrd_jax.networks.custom.network import CustomNetwork
-from rrd_jax.networks.custom.outputs import Names, as_outputs, flags, values
+from rrd_jax.networks.custom.conversion import Names, as_outputs, flags, values
+from rrd_jax.networks.custom.custom_network import CustomNetwork
 
 
 def from_nnx(
@@ -25,7 +25,7 @@ def from_nnx(
 
     Args:
       module: of images [B, H, W, channels], with its weights; or rngs -> a module with fresh ones.
-        See `outputs.as_outputs` for what it may return.
+        See `conversion.as_outputs` for what it may return.
       name: for messages; "" for its class's.
 
     Examples:

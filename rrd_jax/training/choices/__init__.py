@@ -1,21 +1,21 @@
 """The choices of a run: frozen dataclasses of names, numbers and objects made in Python."""
 
+from rrd_jax.training.choices.alignment import AlignmentChoice
 from rrd_jax.training.choices.images import AugmentChoice, MixChoice
 from rrd_jax.training.choices.network import DTYPES, NetworkChoice, StartChoice
 from rrd_jax.training.choices.objective import ObjectiveChoice
 from rrd_jax.training.choices.optimizer import OptimizerChoice
-from rrd_jax.training.choices.proof import ProofChoice
 from rrd_jax.training.choices.teacher import CacheChoice, TeacherFields, TeachingChoice
 
 __all__ = [
     "DTYPES",
+    "AlignmentChoice",
     "AugmentChoice",
     "CacheChoice",
     "MixChoice",
     "NetworkChoice",
     "ObjectiveChoice",
     "OptimizerChoice",
-    "ProofChoice",
     "StartChoice",
     "TeacherFields",
     "TeachingChoice",

@@ -27,7 +27,7 @@ def _field(name: str, default: Any, kind: kinds.Kind, *rules: Rule) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class ProofChoice:
+class AlignmentChoice:
     """The comparison of a student with its teacher on held-out images during training.
 
     Attributes:
