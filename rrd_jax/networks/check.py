@@ -1,4 +1,4 @@
-"""Checks of a network's contract on shapes, before anything costly."""
+"""Checks, by tracing, that a network fulfills the contract."""
 
 from typing import Any
 
@@ -23,16 +23,16 @@ def check(
     """Traces a network in evaluation and in training; runs it once if it reports a head.
 
     Args:
-      network: for images of this shape.
-      name: for messages.
-      num_classes: C; None for any number.
+      network: a network for images of this shape.
+      name: the network's name in messages.
+      num_classes: number of classes C; None to accept any number.
       image_shape: (H, W, channels).
-      needs_logits: whether it must have a classifier.
+      needs_logits: whether the network must have a classifier.
 
     Raises:
       UserCodeError: the network raises.
-      InputError: the network returns something else than `Outputs` says, has parameters that cannot
-        be trained, or changes the structure of its other variables in a step.
+      InputError: the results do not match `Outputs`, a parameter cannot be trained, or a train step
+        changes the structure of the other variables.
     """
     images = jax.ShapeDtypeStruct((_IMAGES, *image_shape), jnp.float32)
     variables = summarize(network, image_shape).variables
@@ -48,68 +48,69 @@ def check(
             _check_outputs(outputs, name, count)
         elif needs_logits or isinstance(outputs.embedding, tuple):
             raise errors.InputError(
-                f"network '{name}' returns no logits: it is told the number of classes by its"
-                " argument num_classes; a teacher alone may return an embedding without logits"
+                f"network '{name}' returns no logits; return logits [B, num_classes], or use the"
+                " network as a teacher, which may return an embedding without logits"
             )
     if trained.head:
-        _check_head_makes_logits(network, name, image_shape)
-    before, after = _forms(variables["batch_stats"]), _forms(changed["batch_stats"])
+        _check_head_matches_logits(network, name, image_shape)
+    before, after = _leaf_types(variables["batch_stats"]), _leaf_types(changed["batch_stats"])
     for leaf in before | after:
         if before.get(leaf) != after.get(leaf):
             raise errors.InputError(
-                f"network '{name}' changes the form of its variable {leaf} in a step, from"
-                f" {before.get(leaf, 'absent')} to {after.get(leaf, 'absent')}"
+                f"network '{name}' changes its variable {leaf} in a train step, from"
+                f" {before.get(leaf, 'absent')} to {after.get(leaf, 'absent')}; keep the type and"
+                " shape of each variable"
             )
 
 
 def _check_variables(variables: dict[str, Any], name: str) -> None:
-    """Raises an InputError for variables that the optimizer or a checkpoint cannot hold."""
+    """Raises an InputError for variables that the optimizer or a checkpoint cannot store."""
     if not jax.tree.leaves(variables["params"]):
         raise errors.InputError(f"network '{name}' has no parameters to train")
-    for leaf, form in _forms(variables["params"]).items():
-        if not form.startswith(("float", "bfloat")):
+    for leaf, kind in _leaf_types(variables["params"]).items():
+        if not kind.startswith(("float", "bfloat")):
             raise errors.InputError(
-                f"network '{name}' has a parameter {leaf} of type {form}, which cannot be trained;"
-                " keep it in another collection, or outside the parameters"
+                f"network '{name}' has a parameter {leaf} of type {kind}, which cannot be trained;"
+                " store it in another collection, or outside the parameters"
             )
-    for leaf, form in _forms(variables["batch_stats"]).items():
-        if form.startswith(("key", "complex")):
+    for leaf, kind in _leaf_types(variables["batch_stats"]).items():
+        if kind.startswith(("key", "complex")):
             raise errors.InputError(
-                f"network '{name}' carries {leaf} of type {form}, which no checkpoint holds; of a"
-                " key keep jax.random.key_data(key)"
+                f"network '{name}' carries {leaf} of type {kind}, which a checkpoint cannot store;"
+                " store real numbers, or jax.random.key_data(key) for a key"
             )
 
 
-def _forms(tree: Any) -> dict[str, str]:
-    """Returns type and shape of each leaf by its path."""
+def _leaf_types(tree: Any) -> dict[str, str]:
+    """Returns the type and shape of each leaf, such as "float32(3, 3)", by path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{leaf.shape}" for path, leaf in leaves}
 
 
 def _check_outputs(outputs: Outputs, name: str, num_classes: int) -> None:
-    """Raises an InputError for Outputs whose shapes would broadcast, or be compared, wrongly."""
+    """Raises an InputError for outputs of invalid shapes, which could broadcast silently."""
     if outputs.logits.shape != (_IMAGES, num_classes):
         raise errors.InputError(
-            f"network '{name}' returns logits {outputs.logits.shape} for {_IMAGES} images, where"
-            f" {(_IMAGES, num_classes)} are wanted: it is told the number of classes by its"
-            " argument num_classes"
+            f"network '{name}' returns logits {outputs.logits.shape} for {_IMAGES} images, but must"
+            f" return {(_IMAGES, num_classes)}; use its argument num_classes as the number of"
+            " classes"
         )
     arrays = [("embedding", outputs.embedding, "[B, D]")]
     if isinstance(outputs.embedding, tuple):
         arrays = []
     for part in ("maps", "preactivations"):
         arrays += [(part, leaf, "[B, H, W, channels]") for leaf in getattr(outputs, part)]
-    for part, leaf, wanted in arrays:
-        if leaf.ndim != wanted.count(",") + 1 or leaf.shape[0] != _IMAGES or 0 in leaf.shape:
+    for part, leaf, shape in arrays:
+        if leaf.ndim != shape.count(",") + 1 or leaf.shape[0] != _IMAGES or 0 in leaf.shape:
             raise errors.InputError(
-                f"network '{name}' returns {part} of shape {leaf.shape} for {_IMAGES} images, where"
-                f" {wanted} is wanted"
+                f"network '{name}' returns {part} of shape {leaf.shape} for {_IMAGES} images, but"
+                f" must return {shape}"
             )
     maps, before = ([leaf.shape for leaf in part] for part in outputs[2:4])
     if before and before != maps:
         raise errors.InputError(
-            f"network '{name}' returns maps of shapes {maps}, but preactivations of {before}: one"
-            " for each map, of its shape, or none"
+            f"network '{name}' returns maps of shapes {maps}, but preactivations of {before};"
+            " return one preactivation of the same shape for each map, or none"
         )
     if outputs.head:
         shapes = {part: getattr(leaf, "shape", None) for part, leaf in outputs.head.items()}
@@ -117,18 +118,18 @@ def _check_outputs(outputs: Outputs, name: str, num_classes: int) -> None:
         if shapes != {"kernel": (dim, num_classes), "bias": (num_classes,)}:
             listed = ", ".join(f"{part} {shape}" for part, shape in shapes.items())
             raise errors.InputError(
-                f"network '{name}' returns a head of {listed}; wanted are kernel [D, C] and bias"
-                f" [C], here ({dim}, {num_classes}) and ({num_classes},), and the embedding [B, D]"
-                " that the head reads"
+                f"network '{name}' returns a head of {listed}, but must return kernel [D, C] and"
+                f" bias [C], here ({dim}, {num_classes}) and ({num_classes},); return the embedding"
+                " [B, D] that the head reads, too"
             )
 
 
-def _check_head_makes_logits(
+def _check_head_matches_logits(
     network: Network, name: str, image_shape: tuple[int, int, int]
 ) -> None:
-    """Raises an InputError unless logits are embedding @ kernel + bias, for random weights.
+    """Raises an InputError unless logits equal embedding @ kernel + bias for random weights.
 
-    A cached teacher, SimKD and SRRL compute logits from the embedding and the head.
+    Cached teachers, SimKD and SRRL compute logits from the embedding and the head.
     """
 
     @jax.jit
@@ -140,9 +141,10 @@ def _check_head_makes_logits(
 
     returned, computed = logits(jax.random.key(0))
     error, size = jnp.max(jnp.abs(returned - computed)), jnp.max(jnp.abs(returned))
-    if not error <= 0.02 * size + 1e-6:  # The rounding of bfloat16.
+    # The tolerance allows for rounding to bfloat16.
+    if not error <= 0.02 * size + 1e-6:
         raise errors.InputError(
-            f"network '{name}' returns a head that does not make its logits: embedding @ kernel +"
-            f" bias differs by {error:.3g} from logits of up to {size:.3g}; return no head, or the"
-            " embedding that the classifier reads"
+            f"network '{name}' returns a head that does not match its logits: embedding @ kernel +"
+            f" bias differs by {error:.3g} from logits of up to {size:.3g}; return the embedding"
+            " that the classifier reads, or no head"
         )

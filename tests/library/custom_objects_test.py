@@ -49,7 +49,7 @@ def test_an_objective_may_stand_alone_or_with_a_weight(value):
 def test_an_equinox_teacher_is_given_with_its_state():
     model, state = eqx.nn.make_with_state(Stateful)(10, key=jax.random.key(0))
     assert _distill(teacher=(model, state)).metrics["parameters"] == 650
-    with pytest.raises(errors.InputError, match=r"'Stateful' comes without its state: give the p"):
+    with pytest.raises(errors.InputError, match=r"'Stateful' lacks its state; pass the p"):
         _distill(teacher=model)
 
 

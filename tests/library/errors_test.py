@@ -117,7 +117,7 @@ def test_an_argument_that_only_distill_takes_is_refused():
     ("given", "message"),
     [
         ({}, "pass it as network="),
-        ({"network": Small}, "gives the class Small: call it"),
+        ({"network": Small}, "is the class Small, but must be an instance; call"),
         ({"network": Small(num_classes=4, width=4)}, r"do not fit the network: params/.* is"),
         ({"network": "nope"}, "unknown model 'nope'"),
         ({"network": Small(num_classes=4), "num_classes": 7}, "num_classes is 7, but the weights"),

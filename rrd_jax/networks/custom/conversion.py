@@ -1,4 +1,4 @@
-"""What a user's network returns, as Outputs; and how it is told whether it is trained."""
+"""Conversion of a custom network's results to Outputs, of its mode arguments, and of its trees."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -11,25 +11,25 @@ from rrd_jax import errors, imports
 from rrd_jax.networks.contract import Outputs
 
 _PARTS = Outputs._fields
-# Arguments that say whether a network is trained, and those that say the contrary.
-_TRAINED = ("train", "training", "is_training")
-_NOT_TRAINED = ("deterministic", "inference", "use_running_average")
+# Arguments that are True in training, and arguments that are True in evaluation.
+_TRUE_IN_TRAINING = ("train", "training", "is_training")
+_TRUE_IN_EVALUATION = ("deterministic", "inference", "use_running_average")
 
 
 def as_outputs(returned: Any) -> Outputs:
-    """The Outputs in what a network returned.
+    """Converts the result of a custom network to Outputs.
 
-    Logits and embedding become float32. An embedding with places, [B, ..., D], is averaged over
-    them.
+    Logits and embedding become float32. An embedding with spatial axes, [B, ..., D], is averaged
+    over them.
 
     Args:
-      returned: Outputs; a mapping, or an object, with `logits` and any of Outputs' other parts, or
-        a mapping with an `embedding` alone; a pair (logits, embedding); or the logits alone.
+      returned: Outputs; a mapping, or an object, with `logits` and any other fields of Outputs; a
+        mapping with an `embedding` alone; a pair (logits, embedding); or the logits alone.
 
     Raises:
-      InputError: it is none of these.
+      InputError: `returned` is none of these.
     """
-    outputs = parsed(returned)
+    outputs = parse(returned)
     embedding = outputs.embedding
     if not isinstance(embedding, tuple):
         embedding = embedding.astype(jnp.float32)
@@ -41,10 +41,10 @@ def as_outputs(returned: Any) -> Outputs:
     return outputs._replace(logits=logits, embedding=embedding)
 
 
-def parsed(returned: Any) -> Outputs:
-    """The parts of what a network returned, as they are; see `as_outputs`.
+def parse(returned: Any) -> Outputs:
+    """Returns the parts of a custom network's result, without changing their types and shapes.
 
-    A part that is None is taken as missing.
+    Parts that are None count as missing. See `as_outputs` for the accepted results.
     """
     if isinstance(returned, Mapping):
         parts = {part: returned[part] for part in _PARTS if part in returned}
@@ -57,19 +57,23 @@ def parsed(returned: Any) -> Outputs:
     parts = {part: value for part, value in parts.items() if value is not None}
     if not hasattr(parts.get("logits", parts.get("embedding")), "shape"):
         raise errors.InputError(
-            f"it returned {_described(returned)}; wanted are logits, a pair (logits, embedding), or"
-            f" a dict with 'logits', 'embedding' and, if it has them, {', '.join(_PARTS[2:])}"
+            f"the result is {_describe(returned)}; return logits, a pair (logits, embedding), or a"
+            f" dict with 'logits', 'embedding' and optionally {', '.join(_PARTS[2:])}"
         )
     return _checked(Outputs(**{"logits": (), "embedding": (), **parts}))
 
 
 def _checked(outputs: Outputs) -> Outputs:
-    """The same with tuples of maps; raises an InputError for parts that are no arrays of floats."""
+    """Returns the outputs with maps as tuples.
+
+    Raises:
+      InputError: a part is not made of arrays of floats, or the head is not a dict.
+    """
     several = {part: getattr(outputs, part) for part in ("maps", "preactivations")}
     for part, values in several.items():
         if not isinstance(values, tuple | list):
             raise errors.InputError(
-                f"it returned {part} as {_described(values)}; wanted is a list of arrays"
+                f"the returned {part} are {_describe(values)}; return a list of arrays"
             )
         several[part] = tuple(values)
     single = {"logits": (outputs.logits,), "embedding": (outputs.embedding,)}
@@ -80,16 +84,17 @@ def _checked(outputs: Outputs) -> Outputs:
             kind = getattr(value, "dtype", None) or type(value).__name__
             if not (hasattr(value, "dtype") and jnp.issubdtype(kind, jnp.floating)):
                 raise errors.InputError(
-                    f"it returned {part} of type {kind}; wanted are arrays of floats"
+                    f"the returned {part} {'is' if part == 'embedding' else 'are'} of type {kind};"
+                    " return arrays of floats"
                 )
     if not isinstance(outputs.head, Mapping) and outputs.head != ():
         raise errors.InputError(
-            f"it returned a head as {_described(outputs.head)}; wanted is a dict of kernel and bias"
+            f"the returned head is {_describe(outputs.head)}; return a dict of kernel and bias"
         )
     return outputs._replace(**several)
 
 
-def _described(returned: Any) -> str:
+def _describe(returned: Any) -> str:
     if isinstance(returned, Mapping):
         return f"a dict of {', '.join(map(str, returned)) or 'nothing'}"
     if isinstance(returned, tuple | list):
@@ -99,29 +104,31 @@ def _described(returned: Any) -> str:
     return f"an object of type {type(returned).__name__}"
 
 
-def flags(function: Callable) -> dict[str, bool]:
-    """{argument: its value in training} of the arguments that say whether a network is trained."""
-    known = imports.parameters(function)
-    return {name: True for name in _TRAINED if name in known} | {
-        name: False for name in _NOT_TRAINED if name in known
+def mode_flags(function: Callable) -> dict[str, bool]:
+    """Returns {argument: its value in training} for mode arguments such as `train`."""
+    parameters = imports.parameters(function)
+    return {name: True for name in _TRUE_IN_TRAINING if name in parameters} | {
+        name: False for name in _TRUE_IN_EVALUATION if name in parameters
     }
 
 
-def values(given: Mapping[str, bool], train: bool) -> dict[str, bool]:
-    """The arguments of `flags` for training, or else for evaluation."""
-    return {name: value == train for name, value in given.items()}
+def mode_arguments(flags: Mapping[str, bool], train: bool) -> dict[str, bool]:
+    """Returns the values of the arguments of `mode_flags` for training or for evaluation."""
+    return {name: value == train for name, value in flags.items()}
 
 
-def takes(function: Callable, name: str) -> bool:
-    """Whether a function has a parameter of that name, or takes any keyword."""
-    known = imports.parameters(function)
-    return name in known or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
+def accepts(function: Callable, name: str) -> bool:
+    """Returns True if a function has a parameter of that name, or accepts any keyword."""
+    parameters = imports.parameters(function)
+    return name in parameters or any(
+        parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
 
 
-class Names:
-    """The leaves of a tree by name, as nested dicts of strings.
+class LeafNames:
+    """The names of a tree's leaves, for conversion to nested dicts with string keys and back.
 
-    Such dicts are what checkpoints hold, whatever the tree is made of.
+    Checkpoints store nested dicts, regardless of the containers in the tree.
 
     Args:
       tree: of arrays or shapes.
@@ -132,38 +139,39 @@ class Names:
         self._paths = [_path(path) for path, _ in leaves]
 
     def to_dict(self, tree: Any) -> dict[str, Any]:
-        """The leaves of a tree of the same structure.
+        """Returns the leaves of a tree of the same structure as nested dicts.
 
         Raises:
-          InputError: it has another one.
+          InputError: the structure of the tree is different.
         """
-        given, treedef = jax.tree_util.tree_flatten_with_path(tree)
+        leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
         if treedef != self._treedef:
-            odd = {_path(path) for path, _ in given}.symmetric_difference(self._paths)
+            odd = {_path(path) for path, _ in leaves}.symmetric_difference(self._paths)
             listed = ", ".join(sorted(map(".".join, odd))) or "the static parts of its modules"
             raise errors.InputError(
-                f"it makes or drops {listed} when it is called; make them with the network"
+                f"a call of the network adds or removes {listed}; create all variables with the"
+                " network"
             )
         nested: dict[str, Any] = {}
-        for path, (_, leaf) in zip(self._paths, given, strict=True):
-            at = nested
+        for path, (_, leaf) in zip(self._paths, leaves, strict=True):
+            node = nested
             for name in path[:-1]:
-                at = at.setdefault(name, {})
-            at[path[-1]] = leaf
+                node = node.setdefault(name, {})
+            node[path[-1]] = leaf
         return nested
 
     def to_tree(self, nested: Mapping[str, Any]) -> Any:
-        """The tree with the leaves of nested dicts."""
+        """Returns the tree with the leaves of nested dicts."""
         leaves = []
         for path in self._paths:
-            at: Any = nested
+            node: Any = nested
             for name in path:
-                at = at[name]
-            leaves.append(at)
+                node = node[name]
+            leaves.append(node)
         return self._treedef.unflatten(leaves)
 
 
 def _path(path: tuple[Any, ...]) -> tuple[str, ...]:
-    """The keys of a leaf as strings; the `value` that NNX wraps around each is left out."""
+    """Returns the keys of a leaf as strings, without the `value` that NNX appends to each path."""
     names = [str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path]
     return tuple(names[:-1] if len(names) > 1 and names[-1] == "value" else names)

@@ -1,4 +1,4 @@
-"""A Network that calls something else."""
+"""The Network interface of a custom network."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,12 +11,12 @@ from rrd_jax.networks.contract import Outputs
 
 
 class CustomNetwork:
-    """A Network made of a user's network.
+    """A custom network, adapted to the Network interface.
 
     Attributes:
-      name: as the user calls it: an import path, or the name of its class.
-      dtype: what it computes in, as far as is known.
-      weights: its variables, where it came with weights; else None.
+      name: the network's name in messages: an import path, or the name of its class.
+      dtype: the type of its computation, if known; otherwise float32.
+      weights: its variables, if it was created with weights; otherwise None.
     """
 
     def __init__(
@@ -28,11 +28,15 @@ class CustomNetwork:
         pack: Callable[[Any, jax.Array], dict[str, Any]] | None = None,
         weights: dict[str, Any] | None = None,
     ):
-        """Args: see Attributes, and
+        """Wraps functions as a network.
 
-        init: (key, images) -> (Outputs where they come with it, or None, variables).
-        apply: (variables, images, train, key) -> (Outputs, what is to follow on batch_stats).
-        pack: (variables as the user has them, images) -> variables.
+        Args:
+          name: see Attributes.
+          init: (key, images) -> (Outputs, or None if `init` does not compute them; variables).
+          apply: (variables, images, train, key) -> (Outputs, the new batch_stats).
+          dtype: see Attributes.
+          pack: (variables in the user's format, images) -> variables.
+          weights: see Attributes.
         """
         self.name, self._init, self._apply, self._pack = name, init, apply, pack
         self.dtype, self.weights = dtype or jnp.float32, weights
@@ -41,20 +45,20 @@ class CustomNetwork:
         return f"CustomNetwork({self.name})"
 
     def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
-        """As Network has it."""
+        """Implements `Network.init`."""
         del train
-        with errors.user_code("initialising", f"network '{self.name}'"):
-            return _arrays(self._init(key, images)[1])
+        with errors.user_code("initializing", f"network '{self.name}'"):
+            return _check_arrays(self._init(key, images)[1])
 
     def pack(self, variables: Any, images: jax.Array) -> dict[str, Any]:
-        """The variables {"params", "batch_stats"} that a user's variables are."""
+        """Converts variables in the user's format to {"params", "batch_stats"}."""
         return self._pack(variables, images) if self._pack else variables
 
     def init_with_output(self, key: jax.Array, images: jax.Array) -> tuple[Outputs, dict[str, Any]]:
-        """As Network has it."""
-        with errors.user_code("initialising", f"network '{self.name}'"):
+        """Implements `Network.init_with_output`."""
+        with errors.user_code("initializing", f"network '{self.name}'"):
             outputs, variables = self._init(key, images)
-            _arrays(variables)
+            _check_arrays(variables)
         if outputs is None:
             outputs = self.apply(variables, images)
         return outputs, variables
@@ -68,17 +72,18 @@ class CustomNetwork:
         mutable: Any = False,
         rngs: jax.Array | None = None,
     ) -> Any:
-        """As Network has it."""
+        """Implements `Network.apply`."""
         with errors.user_code("applying", f"network '{self.name}'"):
             outputs, changed = self._apply(variables, images, train, rngs)
         return (outputs, {"batch_stats": changed}) if mutable else outputs
 
 
-def _arrays(variables: dict[str, Any]) -> dict[str, Any]:
-    """The same; raises an InputError for leaves that are no arrays."""
+def _check_arrays(variables: dict[str, Any]) -> dict[str, Any]:
+    """Returns the variables; raises an InputError for a leaf that is not an array."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         if not hasattr(leaf, "shape"):
-            where = jax.tree_util.keystr(path, simple=True, separator="/")
-            kind = type(leaf).__name__
-            raise errors.InputError(f"its variables have {where} of type {kind}, which is no array")
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise errors.InputError(
+                f"its variable {name} is of type {type(leaf).__name__}, but must be an array"
+            )
     return variables

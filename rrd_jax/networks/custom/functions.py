@@ -7,24 +7,26 @@ import jax
 
 from rrd_jax import errors
 from rrd_jax.networks.contract import Outputs
-from rrd_jax.networks.custom.conversion import as_outputs, flags, takes, values
+from rrd_jax.networks.custom.conversion import accepts, as_outputs, mode_arguments, mode_flags
 from rrd_jax.networks.custom.custom_network import CustomNetwork
 
 
 def from_functions(
     init: Callable[[jax.Array, jax.Array], Any], apply: Callable[..., Any], *, name: str = ""
 ) -> CustomNetwork:
-    """Two functions as a Network.
+    """Converts a pair of functions to a Network.
+
+    If `apply` has an argument such as `train` or `deterministic`, the argument is set for training
+    or evaluation. If `apply` has an argument `key`, `rng` or `rngs`, it receives a key in training
+    and None in evaluation.
 
     Args:
-      init: (key, images [B, H, W, channels]) -> the parameters, any tree; or a dict with `params`,
-        which are trained, and collections that are not, such as running statistics.
-      apply: (what init returned, images) -> see `conversion.as_outputs`. Where it has an argument
-        such as `train` or `deterministic` it is told whether it is trained, where it has `key` or
-        `rng` or `rngs` it gets a key in training, and None in evaluation. Where init returned collections,
-        training expects a pair (outputs, {collection: its new value}); evaluation ignores the new
-        values.
-      name: for messages; "" for apply's.
+      init: (key, images [B, H, W, channels]) -> the parameters, a tree of any structure; or a dict
+        of `params`, which are trained, and collections that are not, such as running statistics.
+      apply: (result of `init`, images) -> see `conversion.as_outputs`. If `init` returns
+        collections, `apply` must return a pair (outputs, {collection: its new value}) in training;
+        the new values are ignored in evaluation.
+      name: the network's name in messages; "" for the name of `apply`.
 
     Examples:
       >>> network = from_functions(
@@ -40,8 +42,8 @@ def from_functions(
 class _Functions:
     def __init__(self, init: Callable, apply: Callable, name: str):
         self.init, self.apply, self.name = init, apply, name
-        self._flags = flags(apply)
-        self._key = next((k for k in ("key", "rng", "rngs") if takes(apply, k)), "")
+        self._flags = mode_flags(apply)
+        self._key = next((k for k in ("key", "rng", "rngs") if accepts(apply, k)), "")
 
     def network(self) -> CustomNetwork:
         return CustomNetwork(self.name, self._init, self._apply, pack=_pack)
@@ -53,32 +55,32 @@ class _Functions:
         self, variables: dict[str, Any], images: jax.Array, train: bool, key: jax.Array | None
     ) -> tuple[Outputs, Any]:
         params, rest = variables["params"], variables["batch_stats"]
-        bare = not rest and isinstance(params, Mapping) and set(params) == {"tree"}
-        given = params["tree"] if bare else {"params": params, **rest}
-        options: dict[str, Any] = values(self._flags, train)
+        is_bare = not rest and isinstance(params, Mapping) and set(params) == {"tree"}
+        tree = params["tree"] if is_bare else {"params": params, **rest}
+        options: dict[str, Any] = mode_arguments(self._flags, train)
         if self._key:
             options[self._key] = key if train else None
-        returned = self.apply(given, images, **options)
+        returned = self.apply(tree, images, **options)
         if _has_collections(returned, rest):
             return as_outputs(returned[0]), dict(returned[1]) if train else rest
         if train and rest:
             raise errors.InputError(
-                f"network '{self.name}' keeps {', '.join(rest)} beside its parameters, so in"
-                " training its apply must return (outputs, {collection: its new value})"
+                f"network '{self.name}' has the collections {', '.join(rest)} next to its"
+                " parameters: return (outputs, {collection: its new value}) from apply in training"
             )
         return as_outputs(returned), rest
 
 
 def _has_collections(returned: Any, rest: Mapping[str, Any]) -> bool:
-    """Whether new values of all collections are returned beside the outputs."""
+    """Returns True if `returned` is a pair of outputs and new values of all collections."""
     is_pair = bool(rest) and isinstance(returned, tuple) and len(returned) == 2
     return is_pair and isinstance(returned[1], Mapping) and set(returned[1]) == set(rest)
 
 
-def _pack(made: Any, images: Any = None) -> dict[str, Any]:
-    """What init returned as variables."""
+def _pack(variables: Any, images: Any = None) -> dict[str, Any]:
+    """Converts the result of `init` to {"params", "batch_stats"}."""
     del images
-    if not (isinstance(made, Mapping) and "params" in made):
-        return {"params": {"tree": made}, "batch_stats": {}}
-    rest = {name: value for name, value in made.items() if name != "params"}
-    return {"params": made["params"], "batch_stats": rest}
+    if not (isinstance(variables, Mapping) and "params" in variables):
+        return {"params": {"tree": variables}, "batch_stats": {}}
+    rest = {name: value for name, value in variables.items() if name != "params"}
+    return {"params": variables["params"], "batch_stats": rest}

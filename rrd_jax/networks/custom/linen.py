@@ -10,26 +10,27 @@ import jax.numpy as jnp
 
 from rrd_jax import errors
 from rrd_jax.networks.contract import Outputs
-from rrd_jax.networks.custom.conversion import as_outputs, flags, values
+from rrd_jax.networks.custom.conversion import as_outputs, mode_arguments, mode_flags
 from rrd_jax.networks.custom.custom_network import CustomNetwork
 
 _CAPTURED = "intermediates"
 
 
 def from_linen(module: nn.Module, *, embedding_of: str = "", name: str = "") -> CustomNetwork:
-    """A Linen module as a Network.
+    """Converts a Linen module to a Network.
 
-    It may have any collections of variables. Those beside `params` that keep their structure from
-    step to step are carried in `batch_stats`; what is only sown is dropped. Its `__call__` (or a
-    field) is told whether it is trained by whichever of `train`, `training`, `is_training`,
-    `deterministic`, `inference` and `use_running_average` it has. In training it gets random
-    numbers under any name.
+    The module may have any collections of variables. Collections other than `params` that keep
+    their structure from step to step are carried in `batch_stats`; sown values are dropped.
+    Training and evaluation mode are set with the arguments of `__call__`, or the fields, named
+    `train`, `training`, `is_training`, `deterministic`, `inference` or `use_running_average`. In
+    training, random number streams of any name are available.
 
     Args:
-      module: of images [B, H, W, channels]; see `conversion.as_outputs` for what it may return.
+      module: a module that reads images [B, H, W, channels]; see `conversion.as_outputs` for the
+        results that it may return.
       embedding_of: path of the submodule whose result is the embedding, such as "norm" or
-        "encoder/norm"; "" where the module returns it.
-      name: for messages; "" for its class's.
+        "encoder/norm"; "" if the module returns the embedding.
+      name: the network's name in messages; "" for the name of its class.
 
     Examples:
       >>> network = from_linen(nn.Sequential([nn.Dense(8), nn.Dense(10)]), embedding_of="layers_0")
@@ -41,30 +42,30 @@ def from_linen(module: nn.Module, *, embedding_of: str = "", name: str = "") -> 
 
 
 def flagged_fields(module: type[nn.Module]) -> dict[str, bool]:
-    """The `flags` that are fields of a module, and not arguments of its `__call__` too.
+    """Returns the mode flags that are fields of a module, but not arguments of its `__call__`.
 
-    Where they are both, as in Flax's own layers, it takes one of the two.
+    A flag that is both, as in Flax's own layers, may be set only once, in the call.
     """
-    fields, called = set(module.__dataclass_fields__), flags(module.__call__)
-    return {k: v for k, v in flags(module).items() if k in fields and k not in called}
+    fields, arguments = set(module.__dataclass_fields__), mode_flags(module.__call__)
+    return {k: v for k, v in mode_flags(module).items() if k in fields and k not in arguments}
 
 
 class _Linen:
     def __init__(self, module: nn.Module, embedding_of: str, name: str):
         self.module, self.embedding_of, self.name = module, embedding_of, name
-        self._flags = flags(type(module).__call__)
+        self._flags = mode_flags(type(module).__call__)
         self._fields = flagged_fields(type(module))
 
     def network(self) -> CustomNetwork:
         dtype = getattr(self.module, "dtype", None)
         return CustomNetwork(self.name, self._init, self._apply, dtype, self._packed)
 
-    def _called(self, train: bool) -> tuple[nn.Module, dict[str, Any]]:
-        """The module and the arguments that tell it whether it is trained."""
+    def _in_mode(self, train: bool) -> tuple[nn.Module, dict[str, Any]]:
+        """Returns the module and the call's arguments for training or evaluation."""
         module = self.module
         if self._fields:
-            module = module.clone(**values(self._fields, train))
-        return module, values(self._flags, train)
+            module = module.clone(**mode_arguments(self._fields, train))
+        return module, mode_arguments(self._flags, train)
 
     def _capture(self) -> dict[str, Any]:
         if not self.embedding_of:
@@ -75,7 +76,7 @@ class _Linen:
         return method == "__call__" and "/".join(module.path) == self.embedding_of
 
     def _init(self, key: jax.Array, images: jax.Array) -> tuple[Outputs, dict[str, Any]]:
-        module, options = self._called(train=False)
+        module, options = self._in_mode(train=False)
         mutable = True if self.embedding_of else nn.DenyList(_CAPTURED)
         returned, variables = module.init_with_output(
             key, images, mutable=mutable, **self._capture(), **options
@@ -91,11 +92,11 @@ class _Linen:
     def _apply(
         self, variables: dict[str, Any], images: jax.Array, train: bool, key: jax.Array | None
     ) -> tuple[Outputs, Any]:
-        module, options = self._called(train)
+        module, options = self._in_mode(train)
         rest = _unpack(variables["batch_stats"], self._carried(images.shape[1:]))
         mutable = [*(rest if train else ()), *([_CAPTURED] if self.embedding_of else ())]
         if train and key is not None:
-            # Streams of other names than these fall back on `params`.
+            # Flax derives streams of any other name from `params`.
             options["rngs"] = {"params": key, "dropout": jax.random.fold_in(key, 1)}
         returned, changed = module.apply(
             {"params": variables["params"], **rest},
@@ -110,53 +111,54 @@ class _Linen:
     def _outputs(self, returned: Any, variables: Mapping[str, Any]) -> Outputs:
         if not self.embedding_of:
             return as_outputs(returned)
-        found: Any = variables.get(_CAPTURED, {})
+        node: Any = variables.get(_CAPTURED, {})
         for part in (*self.embedding_of.split("/"), "__call__"):
-            found = found.get(part) if isinstance(found, Mapping) else None
-        if found is None:
+            node = node.get(part) if isinstance(node, Mapping) else None
+        if node is None:
             raise errors.InputError(
-                f"network '{self.name}' has no submodule '{self.embedding_of}' for its embedding"
-                f" (option embedding_of); it has: {', '.join(self._submodules(variables))}"
+                f"network '{self.name}' has no submodule '{self.embedding_of}' (option"
+                f" embedding_of); submodules: {', '.join(self._submodules(variables))}"
             )
-        embedding = found[-1]
+        embedding = node[-1]
         if isinstance(embedding, tuple):
             embedding = embedding[0]
         return as_outputs({**as_outputs(returned)._asdict(), "embedding": embedding})
 
     def _submodules(self, variables: Mapping[str, Any]) -> list[str]:
-        """The paths of the submodules that have parameters."""
+        """Returns the paths of the submodules that have parameters."""
         leaves = jax.tree_util.tree_leaves_with_path(variables.get("params", {}))
         paths = {"/".join(str(k.key) for k in path[:-1]) for path, _ in leaves}
         return sorted(paths - {""})
 
-    @functools.cache  # noqa: B019, as long as the network
+    # The cache lives as long as the network.
+    @functools.cache  # noqa: B019
     def _carried(self, shape: tuple[int, ...]) -> tuple[str, ...]:
-        """The collections that a step maps to ones of the same structure, for such images."""
+        """Returns the collections whose structure a train step on images of this shape keeps."""
         images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
-        module, options = self._called(train=False)
+        module, options = self._in_mode(train=False)
         key = jax.random.key(0)
         before = jax.eval_shape(lambda x: module.init(key, x, **options), images)
         rest = tuple(name for name in before if name != "params")
         if not rest:
             return ()
-        module, options = self._called(train=True)
+        module, options = self._in_mode(train=True)
         _, after = jax.eval_shape(
             lambda v, x: module.apply(v, x, mutable=rest, rngs={"params": key}, **options),
             before,
             images,
         )
-        return tuple(n for n in rest if _same(before[n], after.get(n, before[n])))
+        return tuple(n for n in rest if _same_structure(before[n], after.get(n, before[n])))
 
 
-def _same(before: Any, after: Any) -> bool:
-    def form(tree):
+def _same_structure(before: Any, after: Any) -> bool:
+    def types(tree):
         return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
-    return jax.tree.structure(before) == jax.tree.structure(after) and form(before) == form(after)
+    return jax.tree.structure(before) == jax.tree.structure(after) and types(before) == types(after)
 
 
 def _pack(rest: dict[str, Any]) -> dict[str, Any]:
-    """What is carried as `batch_stats`: the collection of that name, if there is no other."""
+    """Returns `batch_stats`: the collection of that name if it is the only one, else all."""
     return rest.get("batch_stats", {}) if set(rest) <= {"batch_stats"} else rest
 
 

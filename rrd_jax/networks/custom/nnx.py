@@ -9,24 +9,26 @@ from flax import nnx
 
 from rrd_jax import errors, imports
 from rrd_jax.networks.contract import Outputs
-from rrd_jax.networks.custom.conversion import Names, as_outputs, flags, values
+from rrd_jax.networks.custom.conversion import LeafNames, as_outputs, mode_arguments, mode_flags
 from rrd_jax.networks.custom.custom_network import CustomNetwork
 
 
 def from_nnx(
     module: nnx.Module | Callable[[nnx.Rngs], nnx.Module], *, name: str = ""
 ) -> CustomNetwork:
-    """An NNX module as a Network: split once, and merged inside the step.
+    """Converts an NNX module to a Network. The module is split once and merged inside the step.
 
-    What is of type `nnx.Param` is trained; states of random numbers follow from the step; what is
-    sown (`nnx.Intermediate`) is dropped; all else is carried in `batch_stats`. `module.train()` and
-    `module.eval()`, on a copy, and an argument such as `train` or `deterministic`, say whether it
-    is trained. An argument `rngs` of its `__call__` is given in training.
+    Variables of type `nnx.Param` are trained; random number states are derived from the step; sown
+    values (`nnx.Intermediate`) are dropped; all other variables are carried in `batch_stats`.
+    Training and evaluation mode are set with `module.train()` and `module.eval()` on a copy, and
+    with an argument such as `train` or `deterministic`. If `__call__` has an argument `rngs`, the
+    argument is set in training.
 
     Args:
-      module: of images [B, H, W, channels], with its weights; or rngs -> a module with fresh ones.
-        See `conversion.as_outputs` for what it may return.
-      name: for messages; "" for its class's.
+      module: a module with weights that reads images [B, H, W, channels]; or a function rngs ->
+        module with random weights. See `conversion.as_outputs` for the results that a module may
+        return.
+      name: the network's name in messages; "" for the name of its class.
 
     Examples:
       >>> network = from_nnx(lambda rngs: nnx.Linear(12, 10, rngs=rngs))
@@ -41,25 +43,26 @@ class _NNX:
     def __init__(self, module: Any, name: str):
         self._has_weights = isinstance(module, nnx.Module)
         if self._has_weights:
-            abstract = nnx.clone(module)  # `_graph` changes it
-            given = _split(abstract)
-            self._make = lambda key: given
+            # `_graph` changes the mode of the module; the clone keeps the user's object unchanged.
+            abstract = nnx.clone(module)
+            state = _split(abstract)
+            self._create = lambda key: state
         else:
-            # Under jit each call makes a module of its own.
-            self._make = lambda key: _split(module(nnx.Rngs(key)))
+            # Under jit, each call creates a new module.
+            self._create = lambda key: _split(module(nnx.Rngs(key)))
             abstract = nnx.eval_shape(lambda: module(nnx.Rngs(jax.random.key(0))))
         if not isinstance(abstract, nnx.Module):
             raise errors.InputError(
-                f"network '{name}' is given rngs and makes an object of type"
-                f" {type(abstract).__name__}; wanted is an nnx.Module"
+                f"network '{name}' returns an object of type {type(abstract).__name__} when it is"
+                " called with rngs; return an nnx.Module"
             )
         self._abstract = abstract
         nnx.pop(abstract, nnx.Intermediate)
         call = type(abstract).__call__
-        self._flags, self._takes_rngs = flags(call), "rngs" in imports.parameters(call)
+        self._flags, self._takes_rngs = mode_flags(call), "rngs" in imports.parameters(call)
         self._graphs = {train: _graph(abstract, train) for train in (False, True)}
         params, self._rngs, rest = _split(abstract)
-        self._params, self._rest = Names(params), Names(rest)
+        self._params, self._rest = LeafNames(params), LeafNames(rest)
         self.name = name or type(abstract).__name__
 
     def network(self) -> CustomNetwork:
@@ -69,7 +72,7 @@ class _NNX:
 
     def _init(self, key: jax.Array, images: jax.Array) -> tuple[None, dict[str, Any]]:
         del images
-        params, _, rest = self._make(key)
+        params, _, rest = self._create(key)
         return None, {
             "params": self._params.to_dict(params),
             "batch_stats": self._rest.to_dict(rest),
@@ -85,7 +88,7 @@ class _NNX:
             self._rest.to_tree(variables["batch_stats"]),
             copy=True,
         )
-        options: dict[str, Any] = values(self._flags, train)
+        options: dict[str, Any] = mode_arguments(self._flags, train)
         if self._takes_rngs and train and key is not None:
             options["rngs"] = nnx.Rngs(key)
         outputs = as_outputs(module(images, **options))
@@ -93,7 +96,7 @@ class _NNX:
         return outputs, self._rest.to_dict(rest)
 
     def _fresh_rngs(self, key: jax.Array) -> Any:
-        """States of random numbers that have counted nothing yet; each has a key of its own."""
+        """Returns random number states with counts of 0 and separate keys, derived from `key`."""
         leaves, treedef = jax.tree.flatten(self._rngs)
         fresh = []
         for i, leaf in enumerate(leaves):
@@ -111,7 +114,7 @@ def _split(module: nnx.Module) -> tuple[Any, Any, Any]:
 
 
 def _graph(module: nnx.Module, train: bool) -> Any:
-    """The static part of a module that is trained, or evaluated."""
+    """Returns the static part of a module in training or evaluation mode."""
     if train:
         module.train()
     else:
