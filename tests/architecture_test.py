@@ -43,8 +43,8 @@ _PURE = [
         *("cpu.hlo", "cpu.scratch", "cpu.convolutions"),
         "teacher.ensemble",
         "teacher.fold",
-        "teacher.outputs",
-        "teacher.adapters",
+        "teacher.step_outputs",
+        "teacher.wrappers",
         "data.augment",
     ),
 ]

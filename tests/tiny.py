@@ -13,7 +13,7 @@ from rrd_jax import networks, objectives, optim, parallel
 from rrd_jax.data.augment import pipeline
 from rrd_jax.networks.resnet import ResNet
 from rrd_jax.objectives.batch import Batch
-from rrd_jax.teacher import outputs
+from rrd_jax.teacher import step_outputs
 from rrd_jax.training import state, step
 from rrd_jax.training.recipe import Term
 
@@ -79,7 +79,7 @@ def job(
         "rrd": Term(rrd),
     }
     optimizer = optimizer or optim.sgd(lambda step: 0.002)
-    task = step.Task(network, terms, optimizer, PLAIN, 5, outputs.live(network), **options)
+    task = step.Task(network, terms, optimizer, PLAIN, 5, step_outputs.live(network), **options)
 
     def create(key):
         named = {name: term.objective for name, term in terms.items()}

@@ -124,7 +124,7 @@ def batch_walk() -> str:
         _box(20, 16, 210, 56, "data", "images, decoded or resident", "world"),
         _box(275, 16, 210, 56, "Batch", "images, labels, indices", "thing"),
         _box(530, 16, 210, 56, "step.augmented", "a view of each image", "pure"),
-        _box(20, 122, 210, 56, "teacher.outputs", "live, or remembered", "pure"),
+        _box(20, 122, 210, 56, "teacher.step_outputs", "live, or remembered", "pure"),
         _box(530, 122, 210, 56, "student network", "with its gradient", "pure"),
         _box(275, 122, 210, 56, "Outputs", "logits, embedding, maps", "thing"),
         _box(275, 228, 210, 56, "objectives", "a loss for each image", "pure"),

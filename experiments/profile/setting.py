@@ -17,7 +17,7 @@ from rrd_jax.jobs import job, loop
 from rrd_jax.jobs import run as runs
 from rrd_jax.jobs.run import Run
 from rrd_jax.objectives.batch import Batch
-from rrd_jax.teacher import ensemble, outputs
+from rrd_jax.teacher import ensemble, step_outputs
 from rrd_jax.teacher.frozen import FrozenNetwork
 from rrd_jax.terminal import console
 from rrd_jax.training import recipe
@@ -116,7 +116,7 @@ def _teacher(plan: Job, folder: pathlib.Path, setting: job.Setting) -> FrozenNet
         variables = networks.init(network, jax.random.key(1), setting.dataset.image_shape)
         teachers.append(dataclasses.replace(choice, variables=variables))
     plan = dataclasses.replace(plan, teachers=tuple(teachers))
-    _, teacher = job.get_teacher(plan, folder, setting)
+    _, teacher = job.load_teacher(plan, folder, setting)
     return teacher
 
 
@@ -159,7 +159,7 @@ def _embeddings(run: Run) -> dict[str, tuple[Any, ...]]:
     tables, heads = [], []
     for member, variables in ensemble.members(run.teacher.network, run.teacher.variables):
         shapes = networks.summarize(member, dataset.image_shape).outputs
-        width = jax.eval_shape(outputs.cached_row, shapes).shape[-1]
+        width = jax.eval_shape(step_outputs.cached_row, shapes).shape[-1]
         dtype = member.dtype if shapes.head else jnp.float32
         shape = (-(-rows // run.mesh.size) * run.mesh.size, width)
         tables.append(jax.device_put(jax.random.normal(jax.random.key(2), shape, dtype), split))

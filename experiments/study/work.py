@@ -237,7 +237,7 @@ class Worker:
             )
             there = dataclasses.replace(run.job, teachers=teachers)
             self._teacher = None
-            self._teacher = key, job.get_teacher(there, self._plan.folder, setting)[1]
+            self._teacher = key, job.load_teacher(there, self._plan.folder, setting)[1]
         return self._teacher[1]
 
     def _link_teachers(self, run: Run) -> None:

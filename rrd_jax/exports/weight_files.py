@@ -17,7 +17,7 @@ from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.exports import headers, interface
 from rrd_jax.exports.headers import Header
 from rrd_jax.exports.interface import Exportable, Outputs, Runtime
-from rrd_jax.teacher import adapters
+from rrd_jax.teacher import wrappers
 from rrd_jax.training.choices import NetworkChoice
 from rrd_jax.weights import exported, file_formats, files, published, to_torch
 
@@ -33,7 +33,7 @@ def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
       UnfitError: the network has no such names.
     """
     errors.lookup("names", names, dict.fromkeys(interface.NAMES))
-    if isinstance(exportable.network, adapters.Projected):
+    if isinstance(exportable.network, wrappers.Projected):
         raise errors.UnfitError(
             "files of weights do not hold the head of an objective: leave --head out, or use"
             " --format=onnx or stablehlo"

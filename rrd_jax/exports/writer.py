@@ -19,7 +19,7 @@ from rrd_jax.exports.interface import Exportable, Format, Options
 from rrd_jax.exports.verification import Comparison, Trial
 from rrd_jax.networks import Network
 from rrd_jax.objectives import Objective
-from rrd_jax.teacher import adapters
+from rrd_jax.teacher import wrappers
 from rrd_jax.terminal import runtime_errors, tables
 from rrd_jax.training.choices import NetworkChoice
 
@@ -82,10 +82,10 @@ def exportable(
             " units), such as --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225 of ImageNet, and"
             " --image_size"
         )
-    if isinstance(network, adapters.Projected):
+    if isinstance(network, wrappers.Projected):
         inside = exportable(network.network, variables, about, terms).network
         return Exportable(dataclasses.replace(network, network=inside), variables, about, terms)
-    if isinstance(network, adapters.Adapter):
+    if isinstance(network, wrappers.Wrapper):
         return Exportable(network, variables, about, terms)  # Teachers are loaded in float32.
     if imports.is_path(about.model):
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in about.options.items()}

@@ -13,7 +13,7 @@ from rrd_jax.evaluation import alignment, knn, predictions
 from rrd_jax.networks import Outputs
 from rrd_jax.objectives import Objective, ObjectiveState
 from rrd_jax.teacher import embedding_accuracy
-from rrd_jax.teacher.ensemble import networks_of
+from rrd_jax.teacher.ensemble import member_networks
 from rrd_jax.teacher.frozen import FrozenNetwork, held_out
 from rrd_jax.terminal import console
 from rrd_jax.training.recipe import Recipe
@@ -159,7 +159,7 @@ class Alignment:
 
     def _check_labelled_images(self) -> None:
         """Raises an InputError for too many labelled images; notes votes that are left out."""
-        for network in (self._recipe.student, *networks_of(self._teacher.network)):
+        for network in (self._recipe.student, *member_networks(self._teacher.network)):
             outputs = networks.summarize(network, self._dataset.image_shape).outputs
             width = outputs.embedding.shape[-1]
             embedding_accuracy.check_memory(self._labelled, width, self._mesh, self._training)

@@ -12,7 +12,7 @@ from rrd_jax.jobs.run import Position, Run
 from rrd_jax.terminal import console
 
 
-class Tested(NamedTuple):
+class EvaluationResults(NamedTuple):
     """Results of the evaluation at the end of an epoch.
 
     Attributes:
@@ -59,7 +59,9 @@ def learning_rate(run: Run, position: Position) -> float:
     return float(run.recipe.schedule(position.step - 1))
 
 
-def end(run: Run, position: Position, tested: Tested, speeds: dict[str, float]) -> dict[str, Any]:
+def end(
+    run: Run, position: Position, tested: EvaluationResults, speeds: dict[str, float]
+) -> dict[str, Any]:
     """Ends an epoch; returns its row of figures.
 
     Args:
@@ -98,7 +100,7 @@ def end(run: Run, position: Position, tested: Tested, speeds: dict[str, float]) 
     }
 
 
-def _figures(run: Run, position: Position, tested: Tested) -> dict[str, float]:
+def _figures(run: Run, position: Position, tested: EvaluationResults) -> dict[str, float]:
     """Returns figures of the test split; raises a DivergedError if the loss is not finite."""
     reference = run.teacher.reference if run.teacher else None
     advice = "look at optimizer.learning_rate, and at train.ema if it is set"

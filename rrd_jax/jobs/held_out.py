@@ -16,7 +16,7 @@ from rrd_jax import networks, objectives, parallel
 from rrd_jax.cpu import compiling
 from rrd_jax.evaluation.predictions import StoppedError
 from rrd_jax.objectives.batch import Batch
-from rrd_jax.teacher import outputs
+from rrd_jax.teacher import step_outputs
 from rrd_jax.training.recipe import Recipe
 from rrd_jax.training.state import TrainState
 
@@ -56,7 +56,7 @@ def losses(
     training = recipe.training
     size = training.batch_size // training.accumulate
     names = _comparable(recipe, state, teacher, image_shape, size)
-    teach, normalize = teacher and outputs.live(teacher), training.normalize
+    teach, normalize = teacher and step_outputs.live(teacher), training.normalize
 
     def compute(student, states, teacher, images):
         batch = Batch(normalize(images), None, None)

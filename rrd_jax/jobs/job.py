@@ -62,7 +62,7 @@ def run(
         startup_time.phase("checks")
         results, teacher = [], None
         if job.teachers:
-            results, teacher = get_teacher(job, folder, setting, starts)
+            results, teacher = load_teacher(job, folder, setting, starts)
             preflight.check_teacher(recipes[""], setting.dataset, teacher.network)
             startup_time.phase("teacher")
         compared = {}
@@ -293,7 +293,7 @@ def teacher_paths(job: Job, folder: pathlib.Path) -> list[pathlib.Path]:
     ]
 
 
-def get_teacher(
+def load_teacher(
     job: Job,
     folder: pathlib.Path,
     setting: Setting,

@@ -164,7 +164,7 @@ class _Speed:
         startup_time.phase("step")
         spent = startup_time.end()
         self._seconds_to_start = sum(spent.values())
-        console.say(f"[{label}] {startup_time.described(spent)}")
+        console.say(f"[{label}] {startup_time.format_phases(spent)}")
 
     def figures(self, run: Run, step: int) -> dict[str, float]:
         """Returns the speed since the clock's mark, as entries of a row."""
@@ -230,7 +230,7 @@ def _make_steps(run: Run, position: Position, session: _Session, trace: tracing.
             if steps.prepare(position.step, count, teacher, batch):
                 speed.clock.mark(position.step)
             logged = steps(position, count, teacher, batch)
-            if startup_time.counts():
+            if startup_time.is_timing():
                 speed.note_first_step(run.training.label, logged)
             pending.append((count, logged))
             trace.after(count, logged)
@@ -248,7 +248,7 @@ def _teacher(run: Run, stops: _Stops) -> Any:
         return None
     if not run.teacher_is_cached:
         return run.teacher.folded
-    return run.teacher.cache.get(run.training.augment, run.cache.place, stops.between_steps)
+    return run.teacher.cache.load(run.training.augment, run.cache.place, stops.between_steps)
 
 
 def _after_call(

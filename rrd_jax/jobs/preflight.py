@@ -58,7 +58,7 @@ def check(
     student = networks.summarize(plan.student, dataset.image_shape).outputs
     if training.alignment and teachers:
         _check_embeddings(training.alignment, dataset, student, *teachers)
-    teacher = ensemble.outputs_of(teachers, training.teacher_weights)
+    teacher = ensemble.combined_shapes(teachers, training.teacher_weights)
     states = _trace(plan, student, teacher, dataset)
     _warn_of_classifier(plan, states, student, teacher, dataset)
     part = training.batch_size // training.accumulate

@@ -8,7 +8,7 @@ import jax
 
 from rrd_jax import networks, optim, parallel
 from rrd_jax.cpu import compiling
-from rrd_jax.teacher import outputs
+from rrd_jax.teacher import step_outputs
 from rrd_jax.training import stage, state, step
 from rrd_jax.training.recipe import Recipe
 
@@ -188,8 +188,8 @@ def _teach(recipe, image_shape, teacher, teacher_is_cached):
     if not teacher:
         return None
     if not teacher_is_cached:
-        return outputs.live(teacher)
-    return outputs.cached(teacher, recipe.training.augment.views, image_shape)
+        return step_outputs.live(teacher)
+    return step_outputs.cached(teacher, recipe.training.augment.views, image_shape)
 
 
 def _task(recipe, optimizer, image_shape, steps_per_epoch, teach, *, unroll):

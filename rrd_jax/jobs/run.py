@@ -197,7 +197,7 @@ def resume(run: Run) -> Position | None:
 
 def _about(run: Run, origin: dict[str, str] | None) -> ModelInfo:
     """Describes the network, with the origin of the weights that it started from, if any."""
-    about = run_info.of_run(run.recipe, run.dataset, run.teacher, run.parameters)
+    about = run_info.describe_run(run.recipe, run.dataset, run.teacher, run.parameters)
     if not origin:
         return about
     return dataclasses.replace(about, training={**about.training, "start_from": origin})

@@ -16,7 +16,7 @@ from rrd_jax.weights import pretrained
 _FILE = "model.json"
 
 
-def of_run(
+def describe_run(
     recipe: Recipe, dataset: data.Dataset, teacher: FrozenNetwork | None, parameters: int
 ) -> ModelInfo:
     """What is known of a run's network before its first step; `parameters` are counted."""
@@ -72,7 +72,7 @@ def write(folder: pathlib.Path, about: dict[str, Any]) -> None:
         )
 
 
-def of_checkpoint(
+def describe_checkpoint(
     meta: Mapping[str, Any], fields: Mapping[str, Any] | None, folder: pathlib.Path
 ) -> ModelInfo:
     """What is known of weights that were read.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from rrd_jax.evaluation import predictions
 from rrd_jax.jobs import held_out
 from rrd_jax.jobs.alignment_during_training import Alignment
-from rrd_jax.jobs.epoch import Tested
+from rrd_jax.jobs.epoch import EvaluationResults
 from rrd_jax.jobs.run import Position, Run
 from rrd_jax.terminal import console
 
@@ -63,7 +63,7 @@ def _held_out_losses(run: Run) -> held_out.Losses:
 
 def evaluate(
     evaluation: Evaluation, run: Run, position: Position, stop: Callable[[], bool]
-) -> Tested:
+) -> EvaluationResults:
     """Evaluates the student at the end of an epoch.
 
     Args:
@@ -88,4 +88,4 @@ def evaluate(
         epoch = position.step // run.steps_per_epoch
         objectives = {name: state.objective(name) for name in run.recipe.terms}
         alignment = evaluation.alignment.measure(state.student, epoch, objectives, stop)
-    return Tested(predicted, losses, alignment)
+    return EvaluationResults(predicted, losses, alignment)

@@ -19,7 +19,7 @@ from rrd_jax.library.predictor import Predictor
 from rrd_jax.library.weights_loader import load
 from rrd_jax.networks import Network
 from rrd_jax.objectives import Objective
-from rrd_jax.teacher import adapters
+from rrd_jax.teacher import wrappers
 from rrd_jax.training import recipe
 from rrd_jax.weights import files
 
@@ -59,7 +59,7 @@ class CustomObjectsBuilder:
         if _is_file(network):
             network = load(network)
         if isinstance(network, Loaded):
-            if isinstance(network.network, adapters.Adapter):
+            if isinstance(network.network, wrappers.Wrapper):
                 raise errors.InputError(
                     f"the student '{network.name}' was loaded with a head, which is not trained on:"
                     " load it without"

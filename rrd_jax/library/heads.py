@@ -13,7 +13,7 @@ from rrd_jax import checkpoints, errors
 from rrd_jax import config as configs
 from rrd_jax.library.loaded_network import Loaded
 from rrd_jax.objectives import ObjectiveState
-from rrd_jax.teacher import adapters
+from rrd_jax.teacher import wrappers
 from rrd_jax.weights import files
 
 
@@ -46,7 +46,7 @@ def with_head(
         )
     state = _of_teacher(state, term, number)
     layers, is_unit = objective.head(jax.tree.map(jnp.asarray, state))
-    network, variables = adapters.projected(
+    network, variables = wrappers.projected(
         student.network, student.variables, layers, is_unit=is_unit
     )
     about = dataclasses.replace(student.about, training={**student.about.training, "head": name})

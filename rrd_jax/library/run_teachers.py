@@ -16,7 +16,7 @@ from rrd_jax.library import weights_loader
 from rrd_jax.library.loaded_network import Loaded
 from rrd_jax.library.predictor import Predictor
 from rrd_jax.library.quiet import quietly
-from rrd_jax.teacher import adapters, class_matching, class_vectors, preprocessing, probe
+from rrd_jax.teacher import class_matching, class_vectors, preprocessing, probe, wrappers
 from rrd_jax.training.choices import NetworkChoice, TeachingChoice
 from rrd_jax.weights import exported, files
 
@@ -140,22 +140,22 @@ def _classified(
     embedding = networks.summarize(network.network, shape).outputs.embedding
     width = 0 if isinstance(embedding, tuple) else embedding.shape[-1]
     if teaching.probe:
-        classified = adapters.Probed(network.network, count)
-        place = probe.folder_of(folder, teaching.label)
-        name, value = adapters.PROBE, probe.read(place, width, count)
+        classified = wrappers.Probed(network.network, count)
+        place = probe.cache_folder(folder, teaching.label)
+        name, value = wrappers.PROBE, probe.read(place, width, count)
     else:
         value, name = (
             class_vectors.read(pathlib.Path(teaching.class_vectors), student),
-            adapters.VECTORS,
+            wrappers.VECTORS,
         )
         reads = "embedding" if value.shape[-1] == width else "logits"
         scale = teaching.class_vectors_scale
-        classified = adapters.ZeroShot(network.network, value.shape, reads, scale)
+        classified = wrappers.ZeroShot(network.network, value.shape, reads, scale)
     about = dataclasses.replace(network.about, num_classes=count, class_names=student.class_names)
     return dataclasses.replace(
         network,
         network=classified,
-        variables=adapters.with_parameter(network.variables, name, value),
+        variables=wrappers.with_parameter(network.variables, name, value),
         num_classes=count,
         about=about,
     )

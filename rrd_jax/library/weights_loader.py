@@ -119,7 +119,7 @@ def read_model_info(folder: pathlib.Path) -> ModelInfo | None:
     """Reads the description of a run's network from its newest checkpoint, None without one."""
     home = _home(folder)
     meta = checkpoints.read_meta(home / "checkpoints")
-    return meta and run_info.of_checkpoint(meta, workdir.read_fields(home), home)
+    return meta and run_info.describe_checkpoint(meta, workdir.read_fields(home), home)
 
 
 def _is_exported(path: pathlib.Path) -> bool:
@@ -140,7 +140,7 @@ def _load_weights(
     variables, meta = files.load(path, model, raw=raw, headless=True)
     fields = read_run_fields(folder)
     choice, terms = _choice(meta, fields, network)
-    about = run_info.of_checkpoint(meta, fields, _home(folder))
+    about = run_info.describe_checkpoint(meta, fields, _home(folder))
     defaults = fields["data"] if fields else {}
     if not fields and about.preprocessing:
         defaults = {"mean": about.preprocessing.mean, "std": about.preprocessing.std}

@@ -18,7 +18,7 @@ class Batch(NamedTuple):
       share: [B] float32 in [0, 1], of the first label; None without mixing.
       teacher_image: as `image`, where the teacher sees another view of it; None where it does not.
       rows: of each member of a teacher whose embeddings the host keeps, [B, width] as
-        `teacher.outputs.cached_row` makes them; None where it does not.
+        `teacher.step_outputs.cached_row` makes them; None where it does not.
     """
 
     image: jax.Array

@@ -32,12 +32,12 @@ def end() -> dict[str, float] | None:
     return dict(_spent)
 
 
-def counts() -> bool:
+def is_timing() -> bool:
     """Returns True before the first training step."""
     return _ended is not None
 
 
-def described(spent: dict[str, float]) -> str:
+def format_phases(spent: dict[str, float]) -> str:
     """Formats seconds by phase as a line."""
     parts = ", ".join(f"{name} {seconds:.1f}" for name, seconds in spent.items())
     return f"time to first step: {sum(spent.values()):.1f} s ({parts})"

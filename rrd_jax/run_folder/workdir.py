@@ -159,7 +159,7 @@ def _take(file: IO[str]) -> None:
 
 
 @contextlib.contextmanager
-def turn(path: pathlib.Path, stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def exclusive(path: pathlib.Path, stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Waits until no other run holds a lock, and holds it: what one makes, the next one finds.
 
     Nothing is locked where the folder cannot be written, or knows no locks.

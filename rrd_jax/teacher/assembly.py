@@ -9,7 +9,7 @@ import numpy as np
 from rrd_jax import data, errors, imports, networks
 from rrd_jax.data.model_info import Preprocessing
 from rrd_jax.networks import Network
-from rrd_jax.teacher import adapters, class_matching, class_vectors, preprocessing
+from rrd_jax.teacher import class_matching, class_vectors, preprocessing, wrappers
 from rrd_jax.terminal import console
 from rrd_jax.training.choices import NetworkChoice, TeachingChoice
 from rrd_jax.training.recipe import Training
@@ -115,8 +115,8 @@ def assemble(spec: TeacherSpec, variables: Any, meta: Mapping[str, Any]) -> Asse
     network = preprocessing.wrap(network, separate, spec.student_preprocessing)
     if vectors is not None:
         scale = teaching.class_vectors_scale
-        network = adapters.ZeroShot(network, vectors.shape, source, scale)
-        variables = adapters.with_parameter(variables, adapters.VECTORS, vectors)
+        network = wrappers.ZeroShot(network, vectors.shape, source, scale)
+        variables = wrappers.with_parameter(variables, wrappers.VECTORS, vectors)
     return Assembled(network, variables, compares)
 
 
@@ -150,8 +150,8 @@ def outline(spec: TeacherSpec) -> Network:
         network, source = spec.choice.create(num_classes), ""
     network = preprocessing.wrap(network, separate, spec.student_preprocessing)
     if vectors is not None:
-        return adapters.ZeroShot(network, vectors.shape, source, spec.teaching.class_vectors_scale)
-    return adapters.Probed(network, num_classes) if spec.teaching.probe else network
+        return wrappers.ZeroShot(network, vectors.shape, source, spec.teaching.class_vectors_scale)
+    return wrappers.Probed(network, num_classes) if spec.teaching.probe else network
 
 
 def _without_classifier(

@@ -21,7 +21,7 @@ from rrd_jax import checkpoints, errors, networks, parallel
 from rrd_jax.data import Dataset
 from rrd_jax.data.augment.pipeline import Augment
 from rrd_jax.run_folder import workdir
-from rrd_jax.teacher import ensemble, outputs
+from rrd_jax.teacher import ensemble, step_outputs
 from rrd_jax.teacher.cache_file import CacheFile, CacheInMemory, fallback
 from rrd_jax.teacher.fill_cache import fill
 from rrd_jax.terminal import console
@@ -86,7 +86,7 @@ class EmbeddingCache:
         self._folders, self._dataset, self._mesh = folders, dataset, mesh
         self._dtype, self._fast_cpu = dtype, fast_cpu
         self._loaded: dict[tuple[pathlib.Path, str], Any] = {}  # by folder and place
-        self._on_host: tuple[np.ndarray, ...] = ()  # of the last `get`
+        self._on_host: tuple[np.ndarray, ...] = ()  # of the last `load`
 
     def space(self, augment: Augment) -> dict[str, Space]:
         """Returns the space that embeddings take, by place: "device", "host" and "file"."""
@@ -112,10 +112,10 @@ class EmbeddingCache:
         files = [member.file for member in self._members(augment)]
         return all(file.folder in loaded or file.is_complete() for file in files)
 
-    def get(
+    def load(
         self, augment: Augment, place: str = "device", stop: Callable[[], bool] = lambda: False
     ) -> dict[str, tuple[Any, ...]]:
-        """Returns the argument of `outputs.cached`: from memory, from disk, or computed.
+        """Returns the argument of `step_outputs.cached`: from memory, from disk, or computed.
 
         Args:
           augment: the views.
@@ -127,7 +127,7 @@ class EmbeddingCache:
           PreemptedError: `stop` returned True.
         """
         members = self._members(augment)
-        tables = tuple(self._load(i, augment, place, stop) for i in range(len(members)))
+        tables = tuple(self._load_member(i, augment, place, stop) for i in range(len(members)))
         self._on_host = () if place == "device" else tables
         heads = tuple(self._head(member) for member in members)
         return {"embedding": tables if place == "device" else (), "head": heads}
@@ -153,7 +153,7 @@ class EmbeddingCache:
     ) -> CacheFile:
         """Returns the file of a member, named by a digest of all that its rows depend on."""
         shapes = networks.summarize(network, self._dataset.image_shape).outputs
-        width = jax.eval_shape(outputs.cached_row, shapes).shape[-1]
+        width = jax.eval_shape(step_outputs.cached_row, shapes).shape[-1]
         shape = len(self._dataset.train), augment.views, width
         # Logits are stored in float32, embeddings in the dtype of the network.
         has_logits = not shapes.head and not isinstance(shapes.logits, tuple)
@@ -181,12 +181,12 @@ class EmbeddingCache:
             return ()
         return networks.head(member.network, member.variables, shape)
 
-    def _load(self, i: int, augment: Augment, place: str, stop: Callable[[], bool]) -> Any:
+    def _load_member(self, i: int, augment: Augment, place: str, stop: Callable[[], bool]) -> Any:
         """Returns the embeddings of member i in their place."""
         file = self._members(augment)[i].file
         key = file.folder, place
         if key not in self._loaded:
-            with workdir.turn(file.folder.with_suffix(".lock"), stop):
+            with workdir.exclusive(file.folder.with_suffix(".lock"), stop):
                 start, missing = time.monotonic(), _missing(file)
                 if len(missing):
                     rows = self._compute(i, augment, missing, place, stop)

@@ -97,12 +97,12 @@ def members(network: Network, variables: dict[str, Any]) -> list[tuple[Network, 
     ]
 
 
-def networks_of(network: Network) -> Sequence[Network]:
+def member_networks(network: Network) -> Sequence[Network]:
     """Returns the members of an Ensemble; any other network is its only member."""
     return network.members if isinstance(network, Ensemble) else (network,)
 
 
-def outputs_of(outputs: Sequence[Outputs], weights: Sequence[float]) -> Any:
+def combined_shapes(outputs: Sequence[Outputs], weights: Sequence[float]) -> Any:
     """Returns the shapes of the combined Outputs of several teachers; None without teachers."""
     if len(outputs) < 2:
         return outputs[0] if outputs else None

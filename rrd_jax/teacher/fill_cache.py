@@ -12,7 +12,7 @@ from rrd_jax import errors, networks, parallel
 from rrd_jax.cpu import compiling
 from rrd_jax.data.augment.pipeline import Augment
 from rrd_jax.data.feeds import feed
-from rrd_jax.teacher import outputs
+from rrd_jax.teacher import step_outputs
 from rrd_jax.terminal import console
 
 # Pixels per device and call; a CPU is slower if they do not fit into its caches.
@@ -40,8 +40,8 @@ def fill(
       augment: the views.
       mesh: the devices.
       index: [n] images, n > 0.
-      keep: called with (images [b], rows [b, views, width] of `outputs.cached_row`) for the images
-        of this process's devices; the last images may be repeated.
+      keep: called with (images [b], rows [b, views, width] of `step_outputs.cached_row`) for the
+        images of this process's devices; the last images may be repeated.
       stop: polled between batches; True stops.
       fast_cpu: whether a CPU may use faster operations that round differently.
 
@@ -136,7 +136,7 @@ def _compile_embed(
         view = jnp.tile(first + jnp.arange(count), len(index))
         images = images.reshape(-1, *images.shape[2:])
         shown = show(view, jnp.repeat(index, count), images)
-        rows = outputs.cached_row(network.apply(variables, shown, train=False))
+        rows = step_outputs.cached_row(network.apply(variables, shown, train=False))
         return rows.reshape(len(index), count, -1)
 
     split, everywhere = PartitionSpec(parallel.AXIS), PartitionSpec()

@@ -14,7 +14,6 @@ from rrd_jax.data.feeds import feed
 from rrd_jax.evaluation import alignment, predictions, rows
 from rrd_jax.objectives import Objective
 from rrd_jax.teacher import (
-    adapters,
     assembly,
     class_matching,
     embedding_accuracy,
@@ -22,6 +21,7 @@ from rrd_jax.teacher import (
     fold,
     prediction_checks,
     probe,
+    wrappers,
 )
 from rrd_jax.teacher.cache import EmbeddingCache
 from rrd_jax.terminal import console
@@ -277,21 +277,21 @@ def with_probe(
     """
     if not teaching.probe:
         return teacher
-    head = probe.get(
+    head = probe.load_or_train(
         teacher.network,
         teacher.variables,
         teacher.dataset,
         teacher.mesh,
         teacher.training,
         teaching.probe_l2,
-        probe.folder_of(folder, teaching.label),
+        probe.cache_folder(folder, teaching.label),
         label=teaching.label,
         keep=keep,
     )
     return dataclasses.replace(
         teacher,
-        network=adapters.Probed(teacher.network, teacher.dataset.num_classes),
-        variables=adapters.with_parameter(teacher.variables, adapters.PROBE, head),
+        network=wrappers.Probed(teacher.network, teacher.dataset.num_classes),
+        variables=wrappers.with_parameter(teacher.variables, wrappers.PROBE, head),
     )
 
 

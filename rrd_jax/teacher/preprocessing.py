@@ -7,7 +7,7 @@ import numpy as np
 from rrd_jax import errors
 from rrd_jax.data.model_info import Preprocessing
 from rrd_jax.networks import Network
-from rrd_jax.teacher.adapters import Preprocessed
+from rrd_jax.teacher.wrappers import Preprocessed
 from rrd_jax.training.choices import TeachingChoice
 
 _TOLERANCE = 1e-4  # of means and deviations, which are published with four digits

@@ -39,7 +39,7 @@ class Fitted(NamedTuple):
     iterations: int
 
 
-def get(
+def load_or_train(
     network: networks.Network,
     variables: Any,
     dataset: data.Dataset,
@@ -54,7 +54,7 @@ def get(
     """Returns the probe of a network, on every device: read from a folder, or trained.
 
     Args:
-      network: of `networks.create`, or an adapter; it returns an embedding.
+      network: of `networks.create`, or a wrapper; it returns an embedding.
       variables: its weights, on the devices.
       dataset: its training images are preprocessed like test images.
       mesh: the devices.
@@ -76,7 +76,7 @@ def get(
     width = outputs.embedding.shape[-1]
     path = folder.absolute() / _key(network, variables, dataset, training, l2)
     everywhere = parallel.replicated(mesh)
-    with workdir.turn(path.with_suffix(".lock")) if keep else contextlib.nullcontext():
+    with workdir.exclusive(path.with_suffix(".lock")) if keep else contextlib.nullcontext():
         if parallel.as_main(checkpoints.exists(path)):
             like = _like(width, dataset.num_classes, everywhere)
             if (head := checkpoints.load_arrays(path, like)) is not None:
@@ -112,7 +112,7 @@ def _train(
     return parallel.put(parallel.replicated(mesh), fitted.head)
 
 
-def folder_of(run: pathlib.Path, label: str) -> pathlib.Path:
+def cache_folder(run: pathlib.Path, label: str) -> pathlib.Path:
     """Returns the folder of a run that holds the probes of a teacher."""
     return run / f"{label}.probe"
 
@@ -121,7 +121,7 @@ def read(folder: pathlib.Path, width: int, num_classes: int) -> dict[str, jax.Ar
     """Reads the newest probe of a run.
 
     Args:
-      folder: of `folder_of`.
+      folder: of `cache_folder`.
       width: D, of the embeddings.
       num_classes: C.
 

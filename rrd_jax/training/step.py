@@ -35,8 +35,8 @@ class Task:
       optimizer: what `state.create` was given.
       augment: what is done to images. Views are a function of (state.key, epoch, example index).
       steps_per_epoch: turns the step into the epoch.
-      teach: (what steps are given of the teacher, batch) -> its Outputs, by `teacher.outputs`; None
-        for no teacher.
+      teach: (what steps are given of the teacher, batch) -> its Outputs, by `teacher.step_outputs`;
+        None for no teacher.
       mix: of images within the batch, after augmentation; its randomness is a function of
         (state.key, step). None for none.
       accumulate: parts n of a batch that are walked one after the other, for one update with

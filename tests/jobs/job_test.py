@@ -113,7 +113,7 @@ def test_all_methods_of_a_config_share_a_teachers_workdir(tmp_path):
 
 def test_a_teacher_may_compute_in_another_precision(tmp_path, teacher):
     plan = parse(launch.digits(_PAIR, **teacher, **{"teacher.dtype": "bfloat16"}))
-    _, network = job.get_teacher(plan, tmp_path, job.prepare(plan.student))
+    _, network = job.load_teacher(plan, tmp_path, job.prepare(plan.student))
     student = recipe.create(plan.student.training, num_classes=10, examples=24).student
     assert student.dtype == np.float32
     kernels = [leaf for leaf in jax.tree.leaves(network.folded["params"]) if leaf.ndim == 4]

@@ -71,7 +71,7 @@ def trained(monkeypatch):
         return job.Result(label, "tiny", 1.0, 1.0, 1, None, 1, 1.0, str(folder))
 
     monkeypatch.setattr(job, "train", train)
-    monkeypatch.setattr(job, "get_teacher", lambda *arguments: ([], None))
+    monkeypatch.setattr(job, "load_teacher", lambda *arguments: ([], None))
     monkeypatch.setattr(preflight, "check", lambda *arguments: None)
     monkeypatch.setattr(work, "_POLL", 0.01)
     return seen

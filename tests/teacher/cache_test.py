@@ -15,7 +15,7 @@ from rrd_jax.data.augment import pipeline
 from rrd_jax.data.feeds import feed
 from rrd_jax.jobs import job
 from rrd_jax.objectives.batch import Batch
-from rrd_jax.teacher import cache, cache_plan, ensemble, fill_cache, fold, outputs
+from rrd_jax.teacher import cache, cache_plan, ensemble, fill_cache, fold, step_outputs
 from rrd_jax.training import recipe, state, step
 from rrd_jax.training.recipe import Term
 from tests import fresh, launch, tiny
@@ -72,7 +72,7 @@ def test_rows_are_the_embeddings_of_each_view(devices, tmp_path):
     mesh, split = parallel.make_mesh(jax.devices()[:devices]), _split()
     network, variables = _network(split)
     embeddings = _cache(network, variables, [tmp_path], split, mesh)
-    (table,) = embeddings.get(_CROP)["embedding"]
+    (table,) = embeddings.load(_CROP)["embedding"]
     assert table.sharding.shard_shape(table.shape)[0] == 8 * 18 // devices
 
     @jax.jit
@@ -114,7 +114,7 @@ def test_embeddings_are_read_again_and_damaged_ones_are_filled_again(tmp_path, m
     fill = cache.fill
 
     def get():
-        return _cache(network, variables, [tmp_path], split, mesh).get(_CROP)["embedding"][0]
+        return _cache(network, variables, [tmp_path], split, mesh).load(_CROP)["embedding"][0]
 
     first = get()
     monkeypatch.setattr(cache, "fill", None)  # it is not called
@@ -139,7 +139,7 @@ def test_other_images_weights_and_augmentations_have_their_own_cache(tmp_path):
         return _cache(network, variables, [tmp_path], split, mesh).exists(augment)
 
     assert not exists()
-    _cache(network, variables, [tmp_path], split, mesh).get(_CROP)
+    _cache(network, variables, [tmp_path], split, mesh).load(_CROP)
     assert exists()
     assert not exists(split=_split(count=6))
     assert not exists(variables=_network(split, seed=1)[1])
@@ -154,7 +154,7 @@ def test_other_images_weights_and_augmentations_have_their_own_cache(tmp_path):
         split = feed.Streamed(part, 8, 1)
         return data.Dataset("random", 4, (8, 8, 1), train=split, test=split)
 
-    _cache(network, variables, [tmp_path], streamed(whole[:20]), mesh).get(_CROP)
+    _cache(network, variables, [tmp_path], streamed(whole[:20]), mesh).load(_CROP)
     assert exists(split=streamed(whole[:20]))
     assert not exists(split=streamed(whole[20:]))
 
@@ -211,7 +211,7 @@ def test_a_folder_that_cannot_be_written_is_replaced_by_memory(tmp_path, capsys)
     mesh, split = parallel.make_mesh(jax.devices()[:1]), _split()
     (tmp_path / "views").write_text("in the way")
     embeddings = _cache(*_network(split), [tmp_path / "views"], split, mesh)
-    assert np.isfinite(embeddings.get(_CROP)["embedding"][0]).all()
+    assert np.isfinite(embeddings.load(_CROP)["embedding"][0]).all()
     assert "warning: teacher cache: " in capsys.readouterr().out
 
 
@@ -238,7 +238,7 @@ def test_where_a_teacher_cannot_be_cached_it_runs_or_says_why(
     config.teacher.cache = "auto"
     plan = parse(config)
     setting = job.prepare(plan.student)
-    _, network = job.get_teacher(plan, tmp_path, setting)
+    _, network = job.load_teacher(plan, tmp_path, setting)
     training = plan.student.training
     place, line = cache_plan.plan(network.cache, recipe.create(training, 10, 24), began=None)
     assert not place
@@ -271,7 +271,7 @@ def test_every_objective_that_needs_no_maps_reads_a_cached_teacher(members, tmp_
         variables = {k: tuple(v[k] for _, v in teachers) for k in ("params", "batch_stats")}
         terms = {name: objectives.averaged(name, o, weights) for name, o in terms.items()}
     folders = [tmp_path / str(i) for i in range(members)]
-    embeddings = _cache(network, variables, folders, split, mesh).get(_CROP)
+    embeddings = _cache(network, variables, folders, split, mesh).load(_CROP)
     student, optimizer = tiny.NETWORK(num_classes=4), optim.sgd(lambda step: 0.01)
 
     def create(key, variables):
@@ -287,8 +287,8 @@ def test_every_objective_that_needs_no_maps_reads_a_cached_teacher(members, tmp_
         return [
             step.total_loss(task, start.params, start, teach(known, batch), batch)[1][0]
             for teach, known in (
-                (outputs.live(network), variables),
-                (outputs.cached(network, _CROP.views, (8, 8, 1)), embeddings),
+                (step_outputs.live(network), variables),
+                (step_outputs.cached(network, _CROP.views, (8, 8, 1)), embeddings),
             )
         ]
 
@@ -302,11 +302,11 @@ def test_every_objective_that_needs_no_maps_reads_a_cached_teacher(members, tmp_
 def test_the_split_table_is_never_gathered(tmp_path):
     mesh, split = parallel.make_mesh(), _split(24)
     network, variables = _network(split)
-    embeddings = _cache(network, variables, [tmp_path], split, mesh).get(_CROP)
+    embeddings = _cache(network, variables, [tmp_path], split, mesh).load(_CROP)
     indices = np.arange(8, dtype=np.int32)
     placed = parallel.put_batch(mesh, {"index": indices, "view": indices})
     batch = Batch(image=None, label=None, **placed)
-    cached = outputs.cached(network, _CROP.views, (8, 8, 1))
+    cached = step_outputs.cached(network, _CROP.views, (8, 8, 1))
     text = jax.jit(cached).lower(embeddings, batch).compile().as_text()
     (table,) = embeddings["embedding"]
     moved = re.findall(r"= \w+\[([\d,]*)\].* (?:all-gather|all-reduce|collective-permute)", text)

@@ -35,7 +35,7 @@ def _check_loaded(config, folder):
     """Asserts that a teacher that is loaded from a run predicts what it did in it."""
     plan = parse(config)
     setting = job.prepare(plan.student)
-    _, teacher = job.get_teacher(plan, folder, setting)
+    _, teacher = job.load_teacher(plan, folder, setting)
     loaded = run_teachers.load_single(folder, run_teachers.teachers_of(folder)[0])
     guesses = np.argmax(loaded(setting.dataset.test.images).logits, axis=1)
     assert (guesses == teacher.predictions["prediction"]).all()

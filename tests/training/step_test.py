@@ -12,7 +12,7 @@ from rrd_jax.data.augment import mixing
 from rrd_jax.objectives import kd as kd_module
 from rrd_jax.objectives.batch import Batch
 from rrd_jax.objectives.parts import memory
-from rrd_jax.teacher import outputs
+from rrd_jax.teacher import step_outputs
 from rrd_jax.training import state, step
 from rrd_jax.training.recipe import Term
 from rrd_jax.weights import from_torch, to_torch
@@ -134,7 +134,7 @@ def _compile(reference, run):
         frozen=start.frozen | {"rrd": _projection("embed_t", dim)},
         memory=start.memory | {"rrd": memory.Queue(_queue(options), jnp.int32(0))},
     )
-    teach = outputs.live(teacher_network)
+    teach = step_outputs.live(teacher_network)
     task = step.Task(network, terms, optimizer, tiny.PLAIN, 5, teach)
     chex.clear_trace_counter()
 
@@ -232,7 +232,7 @@ def test_the_teacher_sees_the_mixed_images(kind):
         jax.debug.callback(lambda x, e: seen.update(images=x, **e), images, mixed)
         return images, mixed
 
-    task = step.Task(network, terms, optimizer, tiny.PLAIN, 5, outputs.live(network), spy)
+    task = step.Task(network, terms, optimizer, tiny.PLAIN, 5, step_outputs.live(network), spy)
     _, logged = jax.jit(functools.partial(step.train_step, task))(start, teacher, batch)
     jax.effects_barrier()
 

@@ -263,7 +263,7 @@ def test_a_teachers_classes_are_matched_by_name(tmp_path, capsys):
     fields["data.class_names"] = _names(tmp_path / "names", _NAMES)
     plan = parse(launch.digits("smoke,tiny-tiny,kd", **fields))
     setting = job.prepare(plan.student)
-    _, teacher = job.get_teacher(plan, tmp_path / "run", setting)
+    _, teacher = job.load_teacher(plan, tmp_path / "run", setting)
     assert "they are matched by name" in capsys.readouterr().out
     head = variables["params"]["fc"]
     for name, leaf in teacher.variables["params"]["fc"].items():

@@ -39,7 +39,8 @@ def cached(
       empty if batches contain their `rows`.
     """
     shapes = [
-        networks.summarize(member, image_shape).outputs for member in ensemble.networks_of(network)
+        networks.summarize(member, image_shape).outputs
+        for member in ensemble.member_networks(network)
     ]
 
     def outputs(embeddings, batch):

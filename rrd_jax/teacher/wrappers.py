@@ -1,7 +1,7 @@
-"""Adapters: frozen networks with other preprocessing before them, or other layers after them.
+"""Wrappers: frozen networks with other preprocessing before them, or other layers after them.
 
-An adapter has the interface of a network and is not trainable. Its variables are those of the inner
-network; adapters that compute logits or embeddings add one parameter.
+A wrapper has the interface of a network and is not trainable. Its variables are those of the inner
+network; wrappers that compute logits or embeddings add one parameter.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ PROBE, VECTORS, HEAD = "probe", "class_vectors", "head"  # names of parameters
 
 
 @dataclasses.dataclass(frozen=True)
-class Adapter:
-    """Base class of adapters.
+class Wrapper:
+    """Base class of wrappers.
 
     Attributes:
       network: the inner network.
@@ -52,14 +52,14 @@ class Adapter:
     def _applied(
         self, name: str, variables: Mapping[str, Any], images: jax.Array, *, train: bool
     ) -> tuple[Outputs, Any]:
-        """Returns the inner network's outputs, and the adapter's own parameter."""
+        """Returns the inner network's outputs, and the wrapper's own parameter."""
         params = dict(variables["params"])
         entry = params.pop(name)
         return self.network.apply({**variables, "params": params}, images, train=train), entry
 
 
 @dataclasses.dataclass(frozen=True)
-class Preprocessed(Adapter):
+class Preprocessed(Wrapper):
     """A network with its own image size and normalization.
 
     Another mean and deviation amount to a factor and a shift of each channel. They commute with
@@ -96,7 +96,7 @@ class Preprocessed(Adapter):
 
 
 @dataclasses.dataclass(frozen=True)
-class Probed(Adapter):
+class Probed(Wrapper):
     """A network with a linear classifier on its embedding, which replaces its own.
 
     Attributes:
@@ -121,7 +121,7 @@ class Probed(Adapter):
 
 
 @dataclasses.dataclass(frozen=True)
-class ZeroShot(Adapter):
+class ZeroShot(Wrapper):
     """A zero-shot classifier: logits are cosines between features and a vector of each class.
 
     See CLIP (arXiv 2103.00020).
@@ -156,7 +156,7 @@ class ZeroShot(Adapter):
 
 
 @dataclasses.dataclass(frozen=True)
-class Projected(Adapter):
+class Projected(Wrapper):
     """A network whose embedding is projected by an objective's trained head.
 
     Attributes:
@@ -187,7 +187,7 @@ class Projected(Adapter):
 def projected(
     network: Network, variables: Mapping[str, Any], head: Any, *, is_unit: bool
 ) -> tuple[Projected, dict[str, Any]]:
-    """Adds an objective's head to a network; returns the adapter and its variables.
+    """Adds an objective's head to a network; returns the wrapper and its variables.
 
     Args:
       network: with an embedding.
@@ -205,5 +205,5 @@ def _unit(x: jax.Array) -> jax.Array:
 
 
 def with_parameter(variables: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
-    """Returns the variables of an adapter, given those of the inner network."""
+    """Returns the variables of a wrapper, given those of the inner network."""
     return {"batch_stats": {}, **variables, "params": {**variables["params"], name: value}}

@@ -7,7 +7,7 @@ import pytest
 from rrd_jax import networks
 from rrd_jax.data.model_info import Preprocessing
 from rrd_jax.networks import Outputs
-from rrd_jax.teacher import adapters, ensemble, fold, outputs, preprocessing
+from rrd_jax.teacher import ensemble, fold, preprocessing, step_outputs, wrappers
 from rrd_jax.training.choices import TeachingChoice
 from tests import tiny
 
@@ -42,13 +42,13 @@ def _wrapped(bare):
     head = {"kernel": rng.normal(size=(16, 5)), "bias": rng.normal(size=5)}
     vectors = rng.normal(size=(5, 16))
     yield (
-        adapters.Probed(network, 5),
-        adapters.with_parameter(variables, adapters.PROBE, jax.tree.map(jnp.float32, head)),
+        wrappers.Probed(network, 5),
+        wrappers.with_parameter(variables, wrappers.PROBE, jax.tree.map(jnp.float32, head)),
         lambda embedding: embedding @ head["kernel"] + head["bias"],
     )
     yield (
-        adapters.ZeroShot(network, (5, 16), "embedding", 20.0),
-        adapters.with_parameter(variables, adapters.VECTORS, jnp.float32(vectors)),
+        wrappers.ZeroShot(network, (5, 16), "embedding", 20.0),
+        wrappers.with_parameter(variables, wrappers.VECTORS, jnp.float32(vectors)),
         lambda embedding: 20 * _unit(embedding) @ _unit(vectors).T,
     )
 
@@ -62,9 +62,9 @@ def test_a_network_of_no_classes_has_an_embedding_and_neither_logits_nor_head(ba
     found = network.apply(variables, images)
     assert found.logits == () == found.head
     assert found.embedding.shape == (4, 16)
-    row = outputs.cached_row(found)  # what the cache keeps
+    row = step_outputs.cached_row(found)  # what the cache keeps
     assert row is found.embedding
-    assert outputs.from_row(row, (), found).logits == ()
+    assert step_outputs.from_row(row, (), found).logits == ()
 
 
 def test_logits_follow_from_the_embedding_folded_cached_and_live(bare, images):
@@ -77,7 +77,7 @@ def test_logits_follow_from_the_embedding_folded_cached_and_live(bare, images):
         shapes = networks.summarize(network, _SHAPE)
         assert networks.named_shapes(shapes.variables) == networks.named_shapes(variables)
         head = networks.head(network, variables, _SHAPE) if shapes.outputs.head else ()
-        recalled = outputs.from_row(outputs.cached_row(live), head, shapes.outputs)
+        recalled = step_outputs.from_row(step_outputs.cached_row(live), head, shapes.outputs)
         chex.assert_trees_all_close(recalled.logits, live.logits, rtol=1e-6)
         chex.assert_trees_all_equal(recalled.embedding, live.embedding)
 
