@@ -92,7 +92,7 @@ def check_goes_on(config: ConfigDict, folder: pathlib.Path) -> None:
 
 def rows(folder: pathlib.Path) -> list[dict[str, float]]:
     """The figures of each epoch, without how long it took."""
-    speeds = metrics_writer.speeds(1, 1, 1, 1, waits=0, start=0)
+    speeds = metrics_writer.speeds(1, 1, 1, 1, wait_share=0, start=0)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{name: v for name, v in line.items() if name not in speeds} for line in lines]
 

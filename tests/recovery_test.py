@@ -146,7 +146,7 @@ def test_a_run_killed_in_a_save_and_then_stopped_ends_bit_for_bit_as_an_unbroken
     assert "7" not in job.saved("broken")
     assert any("tmp" in name for name in job.saved("broken"))
     assert job.run_until("broken", signal.SIGTERM, step=9) == 75, job.log("broken")
-    assert "going on after step 6" in job.log("broken")
+    assert "resuming from step 6" in job.log("broken")
     _assert_stopped_and_saved(job, "broken", 9)
     job.finish("broken").assert_ended_as_unbroken("broken")
 
@@ -265,7 +265,7 @@ def test_sigterm_to_one_of_two_processes_stops_both_and_one_goes_on_alone(job):
     assert len(set(steps)) == 1
     assert steps[0] in job.saved("parted")
     assert job.start("parted", devices=4).wait() == 0, job.log("parted")
-    assert f"going on after step {steps[0]}" in job.log("parted")
+    assert f"resuming from step {steps[0]}" in job.log("parted")
     rows, whole = job.rows("parted"), job.rows("whole")
     assert len(rows) == len(whole)
     for row, wanted in zip(rows[:2], whole[:2], strict=True):

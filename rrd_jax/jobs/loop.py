@@ -153,7 +153,7 @@ class _Speed:
         while True:
             start = time.monotonic()
             call = next(calls, None)
-            self.clock.wait(time.monotonic() - start)
+            self.clock.add_wait(time.monotonic() - start)
             if call is None:
                 return
             yield call
@@ -169,7 +169,7 @@ class _Speed:
     def figures(self, run: Run, step: int) -> dict[str, float]:
         """Returns the speed since the clock's mark, as entries of a row."""
         peak = run.mesh.size * parallel.peak_flops(run.mesh.devices.flat[0].device_kind)
-        waits = None if run.dataset.train.on_device else self.clock.waits()
+        waits = None if run.dataset.train.on_device else self.clock.wait_share()
         if waits and waits > _MAX_WAIT and not self._warned:
             self._warned = True
             console.warn(

@@ -1,1 +1,1 @@
-"""The folder of a run: its lock, metrics files, model card, provenance and traces."""
+"""Run folders: lock, config, metrics, model card, provenance and traces."""

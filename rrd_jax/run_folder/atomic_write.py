@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writes of text and JSON files."""
 
 import contextlib
 import json
@@ -9,20 +9,28 @@ from rrd_jax import errors
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all; raises an InputError if it cannot be written."""
+    """Writes a text file atomically.
+
+    Raises:
+      DiskError: the file cannot be written.
+      InputError: a folder has the name of the file.
+    """
     part = path.with_suffix(".part")
     try:
         part.write_text(text, encoding="utf-8")
         part.replace(path)
     except IsADirectoryError as error:
-        place = part if part.is_dir() else path
+        folder = part if part.is_dir() else path
         _discard(part)
-        raise errors.InputError(f"{place} is a folder, where a file is kept; remove it") from error
+        raise errors.InputError(
+            f"{folder} is a folder, but a file is expected; remove the folder"
+        ) from error
     except OSError as error:
-        _discard(part)  # a full disk takes half of it
+        # A full disk leaves an incomplete file.
+        _discard(part)
         raise errors.DiskError(
-            f"{path} cannot be written ({error.strerror or error}); make room or mend that, and"
-            " start the same command again"
+            f"{path} cannot be written ({error.strerror or error}); free disk space or fix the"
+            " cause, then run the same command again"
         ) from error
 
 
@@ -32,5 +40,5 @@ def _discard(part: pathlib.Path) -> None:
 
 
 def write_json(path: pathlib.Path, content: Any) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file atomically."""
     write_text(path, json.dumps(content, indent=2, sort_keys=True) + "\n")

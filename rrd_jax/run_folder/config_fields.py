@@ -1,11 +1,11 @@
-"""The fields of a config by the names that flags give them, such as optimizer.learning_rate."""
+"""Config fields by their dotted paths, such as optimizer.learning_rate."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the values by path: {"data.name": ..., "teacher[0].model": ...}."""
+    """Returns the values by dotted path: {"data.name": ..., "teacher[0].model": ...}."""
     flat = {}
     for name, value in tree.items():
         items = value if isinstance(value, list) else []

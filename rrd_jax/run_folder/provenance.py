@@ -1,4 +1,4 @@
-"""Where a run's numbers come from: command, versions, devices, date."""
+"""Provenance of a run: command, versions, devices and date."""
 
 import datetime
 import functools
@@ -20,11 +20,11 @@ _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-
 
 
 def describe() -> dict[str, Any]:
-    """What `config.json` keeps of a start, as JSON.
+    """Returns the provenance of this start, as `config.json` stores it.
 
     Returns:
-      `command`; `version` of rrd_jax and `commit` of its checkout, None where it is installed;
-      `date`, UTC; `host`, `devices`, `processes`; `python` and `libraries` by name.
+      `command`; `version` of rrd_jax and `commit` of its checkout, None for an installed package;
+      `date`, UTC; `host`, `devices`, `processes`; `python` and `libraries`, versions by name.
     """
     return {
         "command": _command(),
@@ -40,7 +40,7 @@ def describe() -> dict[str, Any]:
 
 
 def versions() -> str:
-    """Lines for a report of an error, without the machine's name and folders."""
+    """Returns the versions for a bug report, without the machine's name and folders."""
     commit = _commit()
     libraries = ", ".join(f"{name} {version}" for name, version in _libraries().items())
     return "\n".join(
@@ -53,7 +53,7 @@ def versions() -> str:
 
 
 def devices() -> str:
-    """How many there are of each kind, such as "8 tpu TPU v5 lite"."""
+    """Returns the number of devices of each kind, such as "8 tpu TPU v5 lite"."""
     kinds = Counter(f"{device.platform} {device.device_kind}" for device in jax.devices())
     return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
 
@@ -63,7 +63,10 @@ def _libraries() -> dict[str, str | None]:
 
 
 def _command() -> str:
-    """As it was typed, but for the interpreter's name: `python -m` gives a module's file."""
+    """Returns the command as typed, with `python` as the interpreter.
+
+    For `python -m`, sys.argv holds the file of the module instead of its name.
+    """
     module = getattr(sys.modules.get("__main__"), "__spec__", None)
     program = ["-m", module.name.removesuffix(".__main__")] if module else sys.argv[:1]
     return shlex.join(["python", *program, *sys.argv[1:]])
@@ -76,15 +79,16 @@ def _version(name: str) -> str | None:
         return None
 
 
-@functools.cache  # git looks at every file, and each run of a job asks
+# `git describe --dirty` reads the status of every file, and each run of a job needs the commit.
+@functools.cache
 def _commit() -> str | None:
-    """Of the checkout that this package is part of; `-dirty` is behind it if files were changed."""
+    """Returns the commit of this package's checkout, with the suffix `-dirty` if files differ."""
     root = pathlib.Path(__file__).absolute().parents[2]
     if not (root / ".git").exists():
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.SubprocessError):
         return None
-    return said.stdout.strip() or None
+    return result.stdout.strip() or None

@@ -1,4 +1,4 @@
-"""Traces some steps of a run, for the viewers of the XLA profiler."""
+"""Traces of train steps for the viewers of the XLA profiler."""
 
 import pathlib
 from contextlib import AbstractContextManager
@@ -10,18 +10,18 @@ from rrd_jax.terminal import console
 
 
 def step(number: int) -> AbstractContextManager:
-    """Marks what is called inside as a step, in a trace that is being written; else it is free."""
+    """Returns a context manager that annotates a step in an active trace."""
     return jax.profiler.StepTraceAnnotation("train", step_num=number)
 
 
 class Trace:
     """A trace of at least `steps` steps, after the first call, which compiles.
 
-    A context manager; whatever ends the run ends the trace.
+    A context manager: the trace ends with the run, also if the run fails.
 
     Args:
-      folder: to write to.
-      steps: how many to trace; 0 for no trace.
+      folder: the folder that receives the trace.
+      steps: number of steps to trace; 0 for no trace.
     """
 
     def __init__(self, folder: pathlib.Path, steps: int):
@@ -35,11 +35,11 @@ class Trace:
         self._end()
 
     def after(self, count: int, logged: Any) -> None:
-        """To be called after each call of the train step.
+        """Updates the trace; must be called after each call of the train step.
 
         Args:
-          count: steps that the call made.
-          logged: what it returned; waited for where the trace begins or ends.
+          count: steps of the call.
+          logged: the output of the call, awaited before the trace starts and ends.
         """
         if self._running:
             self._traced += count
@@ -50,12 +50,13 @@ class Trace:
         elif self._left > 0:
             jax.block_until_ready(logged)
             options = jax.profiler.ProfileOptions()
-            options.python_tracer_level = 0  # calls of Python functions would fill the trace
-            # Perfetto refuses the file that the profiler writes; of several processes, which write
-            # to one folder, JAX can rewrite none for it.
-            alone = jax.process_count() == 1
+            # Events of Python functions would fill the trace.
+            options.python_tracer_level = 0
+            # Perfetto cannot open the profiler's own file. JAX converts the file only if a single
+            # process writes to the folder.
+            perfetto = jax.process_count() == 1
             jax.profiler.start_trace(
-                self._folder, create_perfetto_trace=alone, profiler_options=options
+                self._folder, create_perfetto_trace=perfetto, profiler_options=options
             )
             self._running = True
 
@@ -63,16 +64,20 @@ class Trace:
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
-            console.say(f"a trace of {self._traced} steps is in {self._folder}: {self._viewers()}")
+            console.say(
+                f"profile: {self._traced} steps traced in {self._folder}; {self._viewers()}"
+            )
         elif self._left > 0:
-            console.warn("nothing was traced; only the first call was made, which is compilation")
+            console.warn(
+                "profile: no steps traced, because the run made only the first call, which compiles"
+            )
         self._left = 0
 
     def _viewers(self) -> str:
-        """What opens the trace."""
-        xprof = f"'xprof --logdir={self._folder}' shows it (pip install xprof)"
+        """Returns the commands that open the trace."""
+        xprof = f"view with 'xprof --logdir={self._folder}' (pip install xprof)"
         files = list(self._folder.rglob("perfetto_trace.json.gz"))
         if not files:
             return xprof
         newest = max(files, key=lambda path: path.stat().st_mtime)
-        return f"{xprof}; for https://ui.perfetto.dev open {newest.relative_to(self._folder)}"
+        return f"{xprof} or open {newest.relative_to(self._folder)} in https://ui.perfetto.dev"

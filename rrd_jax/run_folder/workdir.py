@@ -1,4 +1,4 @@
-"""The folder of a run: it belongs to one process at a time, and to one config."""
+"""Workdirs: locking, and comparison of a resumed run's config with the stored one."""
 
 import contextlib
 import errno
@@ -16,10 +16,12 @@ from rrd_jax.run_folder import atomic_write, provenance
 from rrd_jax.run_folder.config_fields import flatten
 from rrd_jax.terminal import console, runtime_errors
 
-# Of file systems without locks.
+# Error numbers of file systems without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
-_POLL = 0.2  # seconds between two looks at a lock that others hold
-_STARTS = "starts"  # the key of config.json that is no field
+# Seconds between attempts to acquire a lock.
+_POLL = 0.2
+# The key of config.json that holds provenance instead of a config field.
+_STARTS = "starts"
 
 
 @contextlib.contextmanager
@@ -31,26 +33,28 @@ def claim(
     growing: Collection[str] = (),
     defaults: Mapping[str, Any] | None = None,
 ) -> Iterator[dict[str, Any] | None]:
-    """Holds a workdir for one run, and keeps its config in it.
+    """Locks a workdir for one run, and stores the config of the run in the workdir.
 
     Args:
-      folder: the workdir; it is made if need be.
+      folder: the workdir; created if missing.
       config: nested dictionaries of JSON values.
       free: fields that may differ from those of the run's first start, such as "data.workers".
-      growing: fields that may be larger than at the start before, such as "train.epochs".
-      defaults: nested like config: the values of fields that did not exist at the first start.
+      growing: fields that may increase between starts, such as "train.epochs".
+      defaults: nested like config, the values of fields that did not exist at the first start.
 
     Yields:
-      The config of the start before; None for the first one, and in processes other than the first.
+      The config of the previous start; None for the first start, and in all processes except the
+      first.
 
     Raises:
-      DiskError: it cannot be written.
-      InputError: another process holds it, it has checkpoints of another config, or is no folder.
+      DiskError: the workdir cannot be written.
+      InputError: another process uses the workdir, the workdir has checkpoints of another config,
+        or it is not a folder.
     """
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as locks:
         yield parallel.main_first(
             lambda: (
-                _claim(folder, config, free, growing, defaults or {}, held)
+                _claim(folder, config, free, growing, defaults or {}, locks)
                 if parallel.is_main()
                 else None
             )
@@ -58,7 +62,7 @@ def claim(
 
 
 def read_fields(folder: pathlib.Path) -> dict[str, Any] | None:
-    """The config that a run's folder keeps; None where there is none, or it is damaged."""
+    """Returns the config that a run folder stores; None if it is missing or damaged."""
     try:
         return _read_config(folder / "config.json")[0]
     except (OSError, errors.InputError):
@@ -71,84 +75,86 @@ def _claim(
     free: Collection[str],
     growing: Collection[str],
     defaults: Mapping[str, Any],
-    held: contextlib.ExitStack,
+    locks: contextlib.ExitStack,
 ) -> dict[str, Any] | None:
     path = folder / "config.json"
-    before, starts = None, {}
+    previous, starts = None, {}
     try:
         meta = checkpoints.read_meta(folder / "checkpoints")
         if meta and "epoch" not in meta:
             raise errors.InputError(
-                f"workdir {folder} holds a converted network, and no run; pass another --workdir"
+                f"workdir {folder} holds a converted network, not a run; pass another --workdir"
             )
         _check_outside(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        _lock(folder, held)
+        _lock(folder, locks)
         if path.exists() and any((folder / "checkpoints").glob("[0-9]*")):
-            before, starts = _read_config(path)
-            _check_same(folder, before, config, _Rules(free, growing, flatten(defaults)), starts)
+            previous, starts = _read_config(path)
+            rules = _Rules(free, growing, flatten(defaults))
+            _check_same(folder, previous, config, rules, starts)
         start = provenance.describe()
         starts = {"first": starts.get("first", start), "latest": start}
         atomic_write.write_json(path, config | {_STARTS: starts})
-    except (OSError, ValueError) as error:  # ValueError of a path with a zero in it
+    except (OSError, ValueError) as error:
+        # A path that contains a null character raises a ValueError.
         if isinstance(error, errors.InputError):
             raise
         raise _unusable(folder, error) from error
-    return before
+    return previous
 
 
 def _check_outside(folder: pathlib.Path) -> None:
-    """Raises an InputError for a workdir in the checkpoints of a run, which it would garble."""
-    place = folder.absolute()
-    for above in (place, *place.parents):
-        if above.name == "checkpoints" and checkpoints.read_meta(above) is not None:
+    """Raises an InputError for a workdir inside the checkpoints of a run."""
+    path = folder.absolute()
+    for parent in (path, *path.parents):
+        if parent.name == "checkpoints" and checkpoints.read_meta(parent) is not None:
             raise errors.InputError(
-                f"workdir {folder} lies in the checkpoints of a run: {above.parent} goes on with"
-                " it; for another run, pass another --workdir"
+                f"workdir {folder} is inside the checkpoints of a run; pass"
+                f" --workdir={parent.parent} to resume this run, or another --workdir for a new run"
             )
 
 
 def _unusable(folder: pathlib.Path, error: OSError | ValueError) -> errors.InputError:
     if isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
-        path = pathlib.Path(
-            error.filename2 or error.filename or folder
-        )  # 2: what was to be replaced
-        there = next(place for place in (path, *path.parents) if os.path.lexists(place))
-        what = "a folder" if there.is_dir() else "a file"
-        reason = f"{there} is {what}; remove it, or pass another --workdir"
+        # filename2 is the target of a failed rename.
+        path = pathlib.Path(error.filename2 or error.filename or folder)
+        existing = next(parent for parent in (path, *path.parents) if os.path.lexists(parent))
+        form = "a folder" if existing.is_dir() else "a file"
+        reason = f"{existing} is {form}; remove it, or pass another --workdir"
     else:
         reason = f"{getattr(error, 'strerror', None) or error}; pass another --workdir"
     kind = errors.DiskError if runtime_errors.is_of_disk(error) else errors.InputError
     return kind(f"workdir {str(folder)!r} cannot be used: {reason}")
 
 
-def _lock(folder: pathlib.Path, held: contextlib.ExitStack) -> None:
-    """Locks the folder until `held` closes or the process ends."""
-    file = held.enter_context((folder / "lock").open("a+", errors="replace"))
+def _lock(folder: pathlib.Path, locks: contextlib.ExitStack) -> None:
+    """Locks the folder until `locks` closes or the process ends."""
+    file = locks.enter_context((folder / "lock").open("a+", errors="replace"))
     try:
-        _take(file)
+        _acquire(file)
     except BlockingIOError as error:
         file.seek(0)
         raise errors.InUseError(
             f"workdir {folder} is in use by {file.read(200).strip() or 'another process'}; pass"
-            " another --workdir, or wait for it"
+            " another --workdir, or wait until this run ends"
         ) from error
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
         console.warn(
-            f"workdir {folder} cannot be locked ({error.strerror}): see to it that no second run"
-            " uses it"
+            f"workdir {folder} cannot be locked ({error.strerror}); make sure that no other run"
+            " uses it at the same time"
         )
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}")
     file.flush()
 
 
-def _take(file: IO[str]) -> None:
-    """Takes the exclusive lock of a file, or raises a BlockingIOError after a tenth of a second.
+def _acquire(file: IO[str]) -> None:
+    """Acquires the exclusive lock of a file, or raises a BlockingIOError after 0.1 seconds.
 
-    `rrd_jax.runs` holds a shared lock for some microseconds to find out whether a run is at work.
+    The retries are necessary because `rrd_jax.runs` holds a shared lock for a few microseconds to
+    determine whether a run is active.
     """
     for _ in range(5):
         with contextlib.suppress(BlockingIOError):
@@ -160,65 +166,65 @@ def _take(file: IO[str]) -> None:
 
 @contextlib.contextmanager
 def exclusive(path: pathlib.Path, stop: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Waits until no other run holds a lock, and holds it: what one makes, the next one finds.
+    """Waits for a lock and holds it, so that only one run computes a shared result.
 
-    Nothing is locked where the folder cannot be written, or knows no locks.
+    Nothing is locked if the folder is not writable, or its file system has no locks.
 
     Args:
-      path: of the lock's file; it is made.
-      stop: whether to break off the wait; not asked where several processes make one run.
+      path: the lock file; created if missing.
+      stop: polled while waiting, unless the run has several processes; True stops.
 
     Raises:
-      PreemptedError: `stop` said so.
+      PreemptedError: `stop` returned True.
     """
-    with contextlib.ExitStack() as held:
-        parallel.main_first(lambda: _take_turn(path, stop, held) if parallel.is_main() else None)
+    with contextlib.ExitStack() as locks:
+        parallel.main_first(lambda: _wait_for(path, stop, locks) if parallel.is_main() else None)
         yield
 
 
-def _take_turn(path: pathlib.Path, stop: Callable[[], bool], held: contextlib.ExitStack) -> None:
+def _wait_for(path: pathlib.Path, stop: Callable[[], bool], locks: contextlib.ExitStack) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = held.enter_context(path.open("a"))
-        asks = parallel.process_share() == (0, 1)
+        file = locks.enter_context(path.open("a"))
+        may_stop = parallel.process_share() == (0, 1)
         while True:
             try:
                 return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                console.progress("teacher", ["another run shows it all views"])
+                console.progress("teacher", ["waiting for another run that computes the cache"])
                 time.sleep(_POLL)
-            if asks and stop():
+            if may_stop and stop():
                 raise errors.PreemptedError(
-                    "stopped by SIGTERM while another run showed the teacher all views; the same"
-                    " command starts with that again"
+                    "stopped by SIGTERM while waiting for another run to compute the teacher cache;"
+                    " run the same command again to continue"
                 )
 
 
 class _Rules:
-    """What of a config may differ from the start before.
+    """The permitted differences between the configs of two starts.
 
     Args:
-      free: as `claim` has it.
-      growing: as `claim` has it.
-      defaults: flat; of fields that the start before did not have.
+      free: see `claim`.
+      growing: see `claim`.
+      defaults: values of fields that did not exist at the previous start, by dotted path.
     """
 
     def __init__(self, free: Collection[str], growing: Collection[str], defaults: dict[str, Any]):
         self._free, self._growing, self._defaults = free, growing, defaults
 
     def default(self, field: str) -> Any:
-        """Of a field that a config lacks."""
+        """Returns the value of a field that a config lacks."""
         return self._defaults.get(_bare(field))
 
-    def allow(self, field: str, there: Any, here: Any) -> bool:
-        """Whether a field may change so."""
+    def allow(self, field: str, old: Any, new: Any) -> bool:
+        """Returns True if a field may change from one value to another."""
         name = _bare(field)
-        numbers = all(isinstance(value, int | float) for value in (there, here))
-        return name in self._free or (name in self._growing and numbers and here > there)
+        numbers = all(isinstance(value, int | float) for value in (old, new))
+        return name in self._free or (name in self._growing and numbers and new > old)
 
 
 def _bare(field: str) -> str:
-    """teacher.model for teacher[0].model."""
+    """Returns the path without indices: teacher.model for teacher[0].model."""
     return re.sub(r"\[\d+\]", "", field)
 
 
@@ -229,63 +235,62 @@ def _check_same(
     rules: _Rules,
     starts: dict[str, Any],
 ) -> None:
-    """Raises an InputError if a field differs that may not, and says which do."""
+    """Raises an InputError if fields differ that must not; logs permitted differences."""
     old, new = flatten(old), flatten(new)
-    differing, changed, later = [], [], []
+    conflicts, changes, additions = [], [], []
     for field in sorted(old | new):
-        there, here = (fields.get(field, rules.default(field)) for fields in (old, new))
-        shown = [_shown(fields.get(field, "absent")) for fields in (old, new)]
-        if there == here:
+        old_value, new_value = (fields.get(field, rules.default(field)) for fields in (old, new))
+        old_text, new_text = (_shorten(fields.get(field, "absent")) for fields in (old, new))
+        if old_value == new_value:
             if field not in old:
-                later.append(f"{field} {shown[1]}")
-        elif rules.allow(field, there, here):
-            changed.append("{} {}, before {}".format(field, *reversed(shown)))
+                additions.append(f"{field} {new_text}")
+        elif rules.allow(field, old_value, new_value):
+            changes.append(f"{field} {old_text} -> {new_text}")
         else:
-            differing.append("{} {} there, {} here".format(field, *shown))
-    if differing:
+            conflicts.append(f"{field} is {new_text}, stored {old_text}")
+    if conflicts:
         raise errors.InputError(
-            f"workdir {folder} holds a run of another config ({_listed(differing)})"
-            f"{_by_version(starts)}: pass another --workdir, or the values it holds to go on with"
-            " it"
+            f"workdir {folder} holds a run of another config ({_join(conflicts)})"
+            f"{_version_clause(starts)}; pass another --workdir, or the stored values to resume"
         )
-    if changed:
-        console.note(f"{folder} goes on with {_listed(changed)}")
-    if later:
+    if changes:
+        console.note(f"resuming {folder} with changed fields: {_join(changes)}")
+    if additions:
         console.note(
-            f"{folder} was begun by a version without some fields; they have their defaults:"
-            f" {_listed(later)}"
+            f"{folder} was created by a version without some fields; using their defaults:"
+            f" {_join(additions)}"
         )
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _listed(parts: list[str]) -> str:
-    """A few of many: a message is to be read."""
+def _join(parts: list[str]) -> str:
+    """Joins at most eight parts, to keep messages short."""
     more = f"; and {len(parts) - 8} more" if len(parts) > 8 else ""
     return "; ".join(parts[:8]) + more
 
 
-def _by_version(starts: dict[str, Any]) -> str:
-    """Which version wrote the folder, as a clause; "" for this one."""
+def _version_clause(starts: dict[str, Any]) -> str:
+    """Returns a clause with the version that wrote the folder; "" for this version."""
     latest = starts.get("latest")
     version = latest.get("version") if isinstance(latest, dict) else None
     if version in (None, __version__):
         return ""
-    return f", written by rrd_jax {version}, where this is {__version__}"
+    return f", written by rrd_jax {version} (this is {__version__})"
 
 
 def _read_config(path: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The fields that a folder keeps, and what is known of its starts."""
+    """Returns the config fields that a folder stores, and the provenance of its starts."""
     try:
         content = errors.read_json(path)
         if not isinstance(content, dict):
-            raise ValueError(f"it holds {_shown(content)}, and no fields")
+            raise ValueError(f"it contains {_shorten(content)} instead of fields")
     except ValueError as error:
         raise errors.InputError(
-            f"{path} is damaged ({error}); delete it to go on with the config given now"
+            f"{path} is damaged ({error}); delete it to resume with the current config"
         ) from error
     starts = content.pop(_STARTS, {})
     return content, starts if isinstance(starts, dict) else {}

@@ -95,7 +95,7 @@ def test_there_must_be_weights_to_compare_with_random_ones():
 def test_a_workdir_of_another_config_is_refused_with_the_fields(tmp_path, teacher):
     fields = {**teacher, "train.epochs": 1}
     launch.run(launch.digits(_PAIR, **fields), tmp_path)
-    with pytest.raises(errors.InputError, match=r"optimizer.learning_rate 0.05 there, 0.1 here"):
+    with pytest.raises(errors.InputError, match=r"optimizer.learning_rate is 0.1, stored 0.05"):
         launch.run(launch.digits(_PAIR, **fields, **{"optimizer.learning_rate": 0.1}), tmp_path)
     assert launch.digests(tmp_path, 3)  # nothing is lost
     launch.run(launch.digits(_PAIR, **fields, **{"train.log_every": 3}), tmp_path)

@@ -140,9 +140,11 @@ def test_a_trace_of_some_steps_is_written_and_changes_nothing(tmp_path, make_con
     traced = tmp_path / "traced"
     launch.run(make_config(), traced, profile=2)
     said = capsys.readouterr().out
-    assert f"a trace of 2 steps is in {traced}/profile: 'xprof --logdir={traced}/profile'" in said
+    assert (
+        f"2 steps traced in {traced}/profile; view with 'xprof --logdir={traced}/profile'" in said
+    )
     assert list((traced / "profile").rglob("*.xplane.pb"))
-    (path,) = re.findall(r"https://ui.perfetto.dev open (\S+)", said)
+    (path,) = re.findall(r"open (\S+) in https://ui.perfetto.dev", said)
     with gzip.open(traced / "profile" / path) as file:
         content = json.load(file)
     assert "metadata" not in content  # Perfetto refuses it

@@ -102,7 +102,7 @@ def test_on_a_terminal_nothing_is_wider_than_it_and_progress_leaves_nothing(
         out.row(_row(2), 5)
     *_, last = screen.lines()
     assert "epoch   2/5" in last or columns == 20
-    assert not [line for line in screen.lines() if "1.50" in line or "compiled" in line]
+    assert not [line for line in screen.lines() if "1.50" in line or "compiling" in line]
     assert max(map(len, screen.lines())) <= columns
 
 
@@ -130,15 +130,15 @@ def test_the_clock_counts_what_steps_wait_for_images(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(metrics_writer.time, "monotonic", lambda: now[0])
     clock = metrics_writer.Clock(0.0, 0)
-    clock.wait(0.5)
+    clock.add_wait(0.5)
     now[0] += 2
-    assert clock.waits() == 0.25
-    assert metrics_writer.speeds(1, 8, 1, 0, clock.waits())["input_wait_percent"] == 25
+    assert clock.wait_share() == 0.25
+    assert metrics_writer.speeds(1, 8, 1, 0, clock.wait_share())["input_wait_percent"] == 25
     assert "input_wait_percent" not in metrics_writer.speeds(1, 8, 1, 0)
     assert metrics_writer.speeds(1, 8, 1, 0, start=2.5)["start_seconds"] == 2.5
     clock.mark(3)
     now[0] += 1
-    assert clock.waits() == 0
+    assert clock.wait_share() == 0
 
 
 def test_the_clock_adds_earlier_starts_and_measures_since_its_mark(monkeypatch):

@@ -36,7 +36,7 @@ def test_two_teachers_are_trained_first_and_a_second_start_finds_them(tmp_path, 
     again.teacher[1].checkpoint = str(tmp_path / "teacher2")  # where it is does not matter
     assert launch.run(again, tmp_path)[-1] == results[-1]
     again.teacher[1].weight = 2.0
-    with pytest.raises(errors.InputError, match=r"teacher\[1\].weight 1.0 there, 2.0 here"):
+    with pytest.raises(errors.InputError, match=r"teacher\[1\].weight is 2.0, stored 1.0"):
         launch.run(again, tmp_path)
 
 
