@@ -10,8 +10,8 @@ RUN = $(VENV)/bin/python -m
 PYTEST = JAX_PLATFORMS=cpu $(RUN) pytest -n 2 --dist loadgroup
 INSTALL = $(RUN) pip install --quiet --disable-pip-version-check
 
-# The newest Python that works and has venv and ensurepip (a pyenv shim may exist without an
-# interpreter). The tests run on 3.11 and 3.13, a short suite on 3.12.
+# The newest Python that runs and has venv and ensurepip; a pyenv shim may exist without an interpreter.
+# The tests run on 3.11 and 3.13, a short suite on 3.12.
 PYTHON ?= $(shell for python in python3.14 python3.13 python3.12 python3.11 python3; do \
   $$python -c 'import ensurepip, venv, sys; sys.exit(sys.version_info < (3, 11))' \
     2>/dev/null && echo $$python && break; done)
@@ -52,7 +52,7 @@ lint: $(VENV)/ready  ## Run ruff and codespell
 	$(RUN) ruff format --check .
 	$(RUN) codespell_lib
 
-bench: $(VENV)/ready  ## Time a train step beside PyTorch (TORCH_PYTHON=interpreter, BENCH=flags)
+bench: $(VENV)/ready  ## Time a train step and compare it with PyTorch (TORCH_PYTHON=interpreter, BENCH=flags)
 	$(RUN) experiments.benchmark --torch_python=$(TORCH_PYTHON) $(BENCH)
 
 notebooks: $(VENV)/ready  ## Execute docs/tutorials and store their outputs
@@ -89,8 +89,8 @@ clean:  ## Remove environments and build outputs
 
 $(VENV)/ready: requirements.lock setup.cfg pyproject.toml
 	@$(or $(PYTHON),false) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo \
-	  "error: no Python 3.11 or newer with venv and ensurepip; name one: make PYTHON=..."; exit 1; }
-	@echo "$(VENV) is made with $(PYTHON), $$($(PYTHON) --version)"
+	  "error: no Python 3.11 or newer with venv and ensurepip; set one: make PYTHON=..."; exit 1; }
+	@echo "creating $(VENV) with $(PYTHON), $$($(PYTHON) --version)"
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) -r requirements.lock
 	$(INSTALL) --no-deps --no-build-isolation --config-settings editable_mode=compat -e .

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# A run on a Cloud TPU VM or a slice of several, from your own machine:
+# Starts a run on a Cloud TPU VM or a slice of several, from your own machine:
 #
 #   cloud/tpu_vm.sh create | install | run FLAGS... | keep FLAGS... | stop | delete
 #
-# create   makes the TPU. SPOT=1 for one that can be taken away, which costs less.
-# install  mounts the shared disk, and installs this checkout, as committed, on all workers.
-# run      starts `python -m rrd_jax.main FLAGS` on all workers; what worker 0 says is shown.
-# keep     all of this until the run has ended: a TPU that is gone or broken is made anew, and the
-#          run goes on from its last checkpoint. Ends with the run's own code where that is a mistake.
-# stop     SIGTERM to the run, which saves the step at hand. End `keep` first, which would go on.
-# delete   gives the TPU back.
+# create   creates the TPU; with SPOT=1 a preemptible one, which costs less.
+# install  mounts the shared disk, and installs the committed state of this checkout on all workers.
+# run      starts `python -m rrd_jax.main FLAGS` on all workers and prints the output of worker 0.
+# keep     does all of this until the run has ended. A preempted or broken TPU is recreated, and the
+#          run resumes from its last checkpoint. Exits with the exit code of the run after an error.
+# stop     sends SIGTERM to the run, which saves the current step. End `keep` first, or it resumes.
+# delete   deletes the TPU.
 #
-# The environment says what and where: PROJECT, ZONE, NAME, TYPE (such as v5litepod-16), VERSION of
-# the TPU's system (such as v2-alpha-tpuv5-lite); NFS, a Filestore share such as 10.0.0.2:/share, which
-# is mounted on /mnt/shared. One worker without NFS keeps its files on its own disk, which a TPU that is
-# taken away loses. WAIT is the seconds between attempts, 60.
+# Environment variables: PROJECT, ZONE, NAME, TYPE (such as v5litepod-16), VERSION of the TPU's
+# system (such as v2-alpha-tpuv5-lite); NFS, a Filestore share such as 10.0.0.2:/share, which is
+# mounted on /mnt/shared. Without NFS, a single worker uses its own disk, which is lost after a
+# preemption. WAIT is the number of seconds between attempts, 60 by default.
 set -euo pipefail
 self=$(realpath "$0")
 cd "$(dirname "$self")/.."
@@ -23,7 +23,7 @@ need() {
   local variable
   for variable in "$@"; do
     if [ -z "${!variable:-}" ]; then
-      echo "error: $variable is not set; the first lines of cloud/tpu_vm.sh say what it is" >&2
+      echo "error: $variable is not set; set it as the first lines of cloud/tpu_vm.sh describe" >&2
       exit 2
     fi
   done
@@ -53,7 +53,7 @@ install() {
       sudo apt-get install -y -qq nfs-common && sudo mkdir -p /mnt/shared && \
       sudo mount -t nfs '$NFS' /mnt/shared && sudo chmod a+rwx /mnt/shared; }"
   fi
-  # The system's own Python may be older than 3.11; uv brings one.
+  # The Python of the system may be older than 3.11; uv installs another one.
   everywhere "mkdir -p rrd_jax && tar -xzf rrd_jax.tar.gz -C rrd_jax && cd rrd_jax && \
     python3 -m pip install --quiet --user uv && \
     python3 -m uv venv --quiet --allow-existing --python 3.13 .venv && \
@@ -61,15 +61,16 @@ install() {
       --constraint requirements.lock -e '.[tpu]'"
 }
 
-# The line of each worker's end is what `keep` decides by: gcloud has one code for many workers.
+# `keep` reads the last line of each worker, because gcloud has a single exit code for all workers.
 run() {
   local flags
   flags=$(printf '%q ' "$@")
   everywhere "cd rrd_jax && { .venv/bin/python -m rrd_jax.main $flags; echo \"rrd_jax: ended with \$?\"; }"
 }
 
-# Of the ends that a log tells of: a mistake or an error before a reason to try again, before 0; that
-# also where no worker came to its end, as when the TPU was taken away.
+# Returns the exit code of the run from the exit codes in its log. Errors take precedence over a
+# reason to retry (75), which takes precedence over 0. A log without exit codes, as after a
+# preemption, is 75.
 outcome() {
   local code last=
   while read -r code; do
@@ -82,8 +83,8 @@ outcome() {
   echo "${last:-75}"
 }
 
-# Makes the TPU if there is none, or none any more. Fails where it is not there yet, or where gcloud
-# does not know: what may be a healthy TPU is left alone.
+# Creates the TPU if it does not exist or was preempted. Fails if the TPU is not ready yet, or if
+# gcloud returns no state: a TPU that may be healthy is not deleted.
 present() {
   case $(tpu describe "$NAME" --format='value(state)' 2>&1) in
     READY) ;;
@@ -98,7 +99,7 @@ keep() {
   need TYPE VERSION
   log=$(mktemp)
   while :; do
-    # What is installed already takes seconds.
+    # A repeated installation takes seconds.
     if present && { "$self" install || { failures=$((failures + 1)) && false; }; }; then
       failures=0
       run "$@" 2>&1 | tee "$log" || true
@@ -107,10 +108,12 @@ keep() {
         rm "$log"
         exit "$code"
       fi
-      "$self" stop >/dev/null 2>&1 || true  # what a lost connection left running
-      echo "the run goes on from its last checkpoint"
+      # A lost connection leaves the run active.
+      "$self" stop >/dev/null 2>&1 || true
+      echo "the run resumes from its last checkpoint"
     elif [ "$failures" = 3 ]; then
-      echo "error: it could not be installed three times; the TPU is still there" >&2
+      echo "error: the installation failed three times; the TPU still exists: fix the cause, or" \
+        "delete the TPU: cloud/tpu_vm.sh delete" >&2
       exit 1
     fi
     sleep "${WAIT:-60}"

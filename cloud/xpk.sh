@@ -1,24 +1,25 @@
 #!/usr/bin/env bash
-# A run as a workload of a GKE cluster that xpk made (pip install xpk):
+# Starts a run as a workload of a GKE cluster created by xpk (pip install xpk):
 #
 #   cloud/xpk.sh FLAGS...         the flags of rrd_jax.main
-#   DRY_RUN=1 cloud/xpk.sh ...    prints what would be done; MANIFEST=FILE keeps the JobSet
+#   DRY_RUN=1 cloud/xpk.sh ...    prints the commands; MANIFEST=FILE saves the JobSet
 #
-# The environment says what and where: PROJECT, ZONE, CLUSTER, NAME, TYPE (such as v5litepod-16) and
-# IMAGE, made by the Dockerfile with EXTRAS=tpu; STORAGE, a Filestore that `xpk storage attach` knows,
-# which all workers see, for --workdir and --config.data.dir. SLICES is 1, RESTARTS is 100.
+# Required environment variables: PROJECT, ZONE, CLUSTER, NAME, TYPE (such as v5litepod-16), and
+# IMAGE, built from the Dockerfile with EXTRAS=tpu. Optional: STORAGE, a Filestore that was attached
+# with `xpk storage attach` and that all workers share, for --workdir and --config.data.dir; SLICES
+# (default 1), RESTARTS (default 100), SPOT=1 for preemptible TPUs.
 #
-# A worker that is taken away is started again by Kubernetes, and so is a run that ends with 75; both
-# go on from the last checkpoint. Mistakes (1, 2), losses that are not finite (3) and other errors end
-# the workload.
+# Kubernetes restarts a preempted worker, and a run that ends with exit code 75; both resume from
+# the last checkpoint. Mistakes (1, 2), losses that are not finite (3) and other errors end the
+# workload.
 set -euo pipefail
 for variable in PROJECT ZONE CLUSTER NAME TYPE IMAGE; do
   if [ -z "${!variable:-}" ]; then
-    echo "error: $variable is not set; the first lines of cloud/xpk.sh say what it is" >&2
+    echo "error: $variable is not set; set it as the first lines of cloud/xpk.sh describe" >&2
     exit 2
   fi
 done
-# exec: the SIGTERM that a worker gets before it is taken away reaches Python.
+# With exec, Python receives the SIGTERM that precedes a preemption.
 command="exec python -m rrd_jax.main$(printf ' %q' "$@")"
 xpk workload create --project="$PROJECT" --zone="$ZONE" --cluster="$CLUSTER" --workload="$NAME" \
   --tpu-type="$TYPE" --num-slices="${SLICES:-1}" --docker-image="$IMAGE" --command="$command" \

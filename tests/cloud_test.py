@@ -83,7 +83,7 @@ def test_a_tpu_that_is_taken_away_is_made_anew_and_the_run_goes_on(tpu_vm):
         answers=["", "", "ERROR: UNAVAILABLE", "CREATING"],
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("goes on from its last checkpoint") == 3
+    assert done.stdout.count("resumes from its last checkpoint") == 3
     run = ["scp", "run"]
     wanted = ["describe", "create"]  # which fails
     wanted += ["describe", "create", *run, "stop"]
@@ -95,7 +95,7 @@ def test_a_tpu_that_is_taken_away_is_made_anew_and_the_run_goes_on(tpu_vm):
 def test_what_cannot_be_installed_holds_no_tpu_for_ever(tpu_vm):
     done, commands = tpu_vm("keep", "--config=c.py", broken=True)
     assert done.returncode == 1
-    assert "the TPU is still there" in done.stderr
+    assert "the TPU still exists" in done.stderr
     assert list(_verbs(commands)) == ["describe", "create", *["scp", "describe"] * 2, "scp"]
 
 
