@@ -1,1 +1,1 @@
-"""The pure train step: its settings, the train state, the step itself and its metrics."""
+"""The choices of a training run, its recipe, the train state, the train step and metrics."""

@@ -1,4 +1,4 @@
-"""Figures over arrays of predictions."""
+"""Metrics of arrays of predictions."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def top1(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Share of rows whose largest logit is the label's, in [0, 1].
+    """Computes the share of rows whose largest logit is that of the label, in [0, 1].
 
     Args:
       logits: [B, C].
@@ -16,9 +16,10 @@ def top1(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Number of classes that come before the label's [B]; 0 where argmax finds the label.
+    """Computes the number of classes that rank before the label [B]; 0 if argmax is the label.
 
-    Of equal logits the first class comes first, as in argmax. A NaN is before every class.
+    Among equal logits, the class of the smallest index ranks first, as in argmax. NaN ranks before
+    every number.
 
     Args:
       logits: [B, C].
@@ -32,5 +33,5 @@ def rank(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def percent_equal(a: np.ndarray, b: np.ndarray) -> float:
-    """Share of equal entries, in per cent: top-1 accuracy, or agreement of two networks."""
+    """Computes the percentage of equal entries: top-1 accuracy, or agreement of two networks."""
     return 100.0 * float(np.mean(np.asarray(a) == np.asarray(b)))

@@ -1,7 +1,7 @@
-"""What is chosen about a job, as frozen dataclasses of numbers, names and functions.
+"""The choices of a job, as frozen dataclasses of numbers, names and functions.
 
-A Job is what a config says, checked. Its Trainings say how each network is trained; a Recipe is a
-Training for a data set, whose numbers of classes and examples the config does not know.
+A Job is a checked config. Each Training of a job describes how one network is trained. A Recipe is
+a Training applied to a data set, whose numbers of classes and examples are not in the config.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from rrd_jax.training.choices import (
     TeachingChoice,
 )
 
-# The same function for the same numbers: what is compiled with it can be shared.
+# Equal arguments return the same function, so that compiled programs are shared.
 _normalize = functools.cache(pipeline.make_normalize)
 
 
@@ -38,45 +38,47 @@ def _when_streamed(values: settings.Values) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """How one network is trained.
+    """The training of one network.
 
     Attributes:
-      label: the run's name in lines of the console.
+      label: the run's name in console lines.
       network: the network.
       objectives: the terms of the loss.
-      teacher_weights: of several teachers, adding up to 1; empty for one or none.
-      optimizer: what moves the parameters.
-      augment: what the step does to training images.
-      mix: how the step mixes training images, or None.
-      teacher_cache: whether the teacher's outputs are cached.
-      start: the weights that the network begins with.
-      alignment: what is compared with the teacher on held-out images.
-      mean: Mean of each channel, of values in [0, 1].
-      std: Standard deviation of each channel, likewise.
-      seed: Initial weights, order and augmentation all follow from it.
-      epochs: Passes over the training split.
-      batch_size: Images of a step, over all devices; the last partial batch of an epoch is dropped.
-      accumulate: Parts that a batch is walked in, one after the other, to save memory: each is
-        normalised by its own statistics, and compared with the memory that the parts before it were
-        pushed to.
-      ema: Decay of an average of the student's weights, such as 0.9999, which is then what is
-        tested and exported; 0 for none.
-      remat: What of the trained network is computed twice, for memory: none; what is between
-        convolutions, whose results are kept (convolutions); all that is inside residual blocks.
-      shard_parameters: Devices share parameters, their average and the optimizer's state, instead
-        of a copy on each.
-      eval_batch_size: The most images of an evaluation step.
-      steps_per_dispatch: The most steps that one call to the devices makes, where the set is
-        resident. Between calls losses are looked at, checkpoints written and SIGTERM obeyed. 0: on
-        accelerators a second's or so, on a CPU one.
-      log_every: Steps between two looks at the losses.
-      save_every: Steps between checkpoints inside an epoch; 0: at its end only.
-      freeze: Parts whose weights and running statistics stay as they are, separated by |: stem,
-        stage1, stage2 and so on, backbone (all but the classifier), or regular expressions for
+      teacher_weights: the weights of several teachers, with a sum of 1; empty for fewer than two.
+      optimizer: the optimizer and its schedule.
+      augment: the augmentation of training images in the train step.
+      mix: the mixing of training images in the train step, or None.
+      teacher_cache: whether and how the teacher's outputs are cached.
+      start: the network's weights before the first step.
+      alignment: the comparison with the teacher on held-out images.
+      mean: Mean of each channel, for pixel values in [0, 1].
+      std: Standard deviation of each channel, for pixel values in [0, 1].
+      seed: Seed of the initial weights, the order of examples and the augmentation.
+      epochs: Number of passes over the training split.
+      batch_size: Number of images per step, over all devices. The last partial batch of an epoch is
+        dropped.
+      accumulate: Number of microbatches that a batch is split into to reduce memory (gradient
+        accumulation). Each microbatch is normalized by its own statistics, and compared with the
+        memory after the previous microbatches were pushed to it.
+      ema: Decay of an average of the student's weights, such as 0.9999. The average replaces the
+        weights in evaluation and export. 0 for no average.
+      remat: Activations of the trained network that are recomputed in the backward pass, to reduce
+        memory. none: no activations; convolutions: all except the results of convolutions; all: all
+        activations inside residual blocks.
+      shard_parameters: Shards the parameters, their average and the optimizer's state over the
+        devices, instead of replicating them.
+      eval_batch_size: Maximum number of images per evaluation step.
+      steps_per_dispatch: Maximum number of steps per call to the devices, if the data set is
+        resident. Between calls, losses are logged, checkpoints are written and SIGTERM is handled.
+        0: about a second's worth of steps on accelerators, one step on a CPU.
+      log_every: Steps between logged losses.
+      save_every: Steps between checkpoints within an epoch; 0 to save only at the end of epochs.
+      freeze: Parts whose weights and running statistics are not updated, separated by |: stem,
+        stage1, stage2 and so on, backbone (all except the classifier), or regular expressions for
         paths of modules or parameters, such as layer1_.*; '' for none.
-      backbone_rate: Factor of the learning rate, for all but the classifier.
-      fast_cpu: On a CPU: compiler options and forms of convolutions that are faster there; numbers
-        differ by rounding. Without it grouped convolutions take many times as long.
+      backbone_rate: Factor of the learning rate of all parameters except the classifier.
+      fast_cpu: Uses compiler options and forms of convolutions that are faster on a CPU; results
+        differ by rounding. Without it, grouped convolutions on a CPU are many times slower.
     """
 
     label: str
@@ -110,16 +112,16 @@ class Training:
 
     @property
     def normalize(self) -> Callable[[jax.Array], jax.Array]:
-        """What evaluation does to uint8 images."""
+        """The normalization of uint8 images in evaluation."""
         return _normalize(self.mean, self.std)
 
     def frozen(
         self, network: networks.Network, image_shape: tuple[int, int, int]
     ) -> frozenset[str]:
-        """The paths of the network's parameters that stay as they are.
+        """Returns the paths of the network's frozen parameters.
 
         Raises:
-          InputError: `freeze` is no pattern, names what is not there, or all there is.
+          InputError: `freeze` is not a valid pattern, or it matches no parameter or all parameters.
         """
         if not self.freeze:
             return frozenset()
@@ -129,15 +131,18 @@ class Training:
         )
 
     def rates(self, network: networks.Network, image_shape: tuple[int, int, int]) -> Any:
-        """The factor of the rate of each of the network's parameters; None where all are 1.
+        """Returns the learning rate factor of each of the network's parameters, or None.
 
         Args:
-          network: as `network.create` makes it.
+          network: the result of `self.network.create`.
           image_shape: (H, W, channels).
 
+        Returns:
+          The factors, with the structure of the parameters; None if all factors are 1.
+
         Raises:
-          InputError: the network has no numbered blocks, no part of that name, or no classifier to
-            tell from the rest.
+          InputError: the network has no numbered blocks, a part of `freeze` does not exist, or the
+            network does not report the classifier that `backbone_rate` excludes.
         """
         scales = self.optimizer.block_scales(self.network.model, network, image_shape)
         frozen = self.frozen(network, image_shape)
@@ -148,8 +153,9 @@ class Training:
         if self.backbone_rate != 1 and not head and not isinstance(logits, tuple):
             raise errors.InputError(
                 f"{self.start.section}.backbone_rate is {self.backbone_rate}, but network"
-                f" '{self.network.model}' does not report its classifier, which keeps the whole"
-                " rate: return its parameters as 'head', {'kernel', 'bias'}, in its Outputs"
+                f" '{self.network.model}' does not report its classifier, to which the factor does"
+                " not apply; return the classifier's parameters as 'head', {'kernel', 'bias'}, in"
+                " its Outputs"
             )
         params = networks.summarize(network, image_shape).variables["params"]
         if scales is None:
@@ -162,7 +168,7 @@ class Training:
         return jax.tree_util.tree_map_with_path(factor, scales)
 
     def create_objectives(self, examples: int) -> dict[str, Objective]:
-        """The objectives by name, for a training split of so many examples."""
+        """Returns the objectives by name, for a training split of `examples` images."""
         part = self.batch_size // self.accumulate
         terms = {}
         for choice in self.objectives:
@@ -178,9 +184,9 @@ class Part:
     """A run of a job.
 
     Attributes:
-      training: how its network is trained.
+      training: the training of the run's network.
       source: the images.
-      fields: the config it came from, as JSON; kept in the run's folder, which belongs to it.
+      fields: the run's config as JSON; stored in the run folder to identify its run.
     """
 
     training: Training
@@ -193,12 +199,12 @@ class TeacherChoice:
     """A teacher.
 
     Attributes:
-      network: the network as a teacher, which may compute in another precision than in training.
-      checkpoint: where its weights are; "" to train it first.
-      part: how it is trained then; its label is the name of its folder too.
-      variables: weights that are in memory already; None where they are in the checkpoint.
-      follows: whether it is trained for as many epochs as the student.
-      teaching: how it sees images, and where its logits come from.
+      network: the network as a teacher, whose precision may differ from that of its training.
+      checkpoint: location of the teacher's weights; "" to train the teacher first.
+      part: the run that trains the teacher; its label is also the name of its folder.
+      variables: weights in memory; None if the weights are in the checkpoint.
+      follows: whether the teacher is trained for as many epochs as the student.
+      teaching: the teacher's preprocessing and the source of its logits.
     """
 
     network: NetworkChoice
@@ -211,15 +217,16 @@ class TeacherChoice:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """A student, the teachers it needs, and other runs of its network to compare it with.
+    """A student's run, its teachers, and further runs of the student's network for comparison.
 
     Attributes:
-      student: the run that the job is for.
-      comparisons: the other runs, by the names of their folders: "alone", with cross-entropy and
-        no teacher; "scratch", as the student's, but from random weights.
-      teachers: none, one or several.
-      free_fields: fields of a Part that a resumed run may change: no number depends on them.
-      default_fields: of fields that a workdir of an earlier version lacks, nested as Part's.
+      student: the student's run.
+      comparisons: runs for comparison by folder name: "alone", with cross-entropy and no teacher;
+        "scratch", the student's training from random weights.
+      teachers: any number of teachers.
+      free_fields: config fields that a resumed run may change, since no result depends on them.
+      default_fields: default values of fields that run folders of earlier versions lack, nested as
+        `Part.fields`.
     """
 
     student: Part
@@ -231,14 +238,14 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class CustomObjects:
-    """Objects made in Python, by the names that a config has for them.
+    """Python objects that a config refers to by name.
 
     Attributes:
-      networks: Networks.
-      variables: of networks that are teachers; others are trained first.
-      objectives: Objectives.
-      transform: as OptimizerChoice's.
-      starts: variables that a student starts from, and what is known of them.
+      networks: Networks by name.
+      variables: variables of teachers by network name; teachers without an entry are trained first.
+      objectives: Objectives by name.
+      transform: see OptimizerChoice.
+      starts: (a network's initial variables, their metadata) by name.
     """
 
     networks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -253,9 +260,9 @@ class Term:
     """A term of the total loss.
 
     Attributes:
-      objective: its loss.
-      weight: factor in the total loss.
-      warmup: epochs over which the weight grows to that; 0 for none.
+      objective: the objective.
+      weight: factor of its loss in the total loss.
+      warmup: number of epochs over which the factor grows linearly to `weight`; 0 for no warm-up.
     """
 
     objective: Objective
@@ -265,15 +272,16 @@ class Term:
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """A Training for a data set.
+    """A Training applied to a data set.
 
     Attributes:
-      training: its numbers.
+      training: the training.
       student: the network.
-      terms: of the total loss, by name.
+      terms: terms of the total loss by name.
       schedule: learning rate by step.
-      first_rate: the rate after its warm-up.
-      fixed: what of the student the optimizer leaves as it is: "", "classifier" or "student".
+      first_rate: the learning rate after its warm-up.
+      fixed: part of the student that the optimizer does not update: "" (none), "classifier" or
+        "student".
     """
 
     training: Training
@@ -285,20 +293,20 @@ class Recipe:
 
     @property
     def objectives(self) -> dict[str, Objective]:
-        """The objectives by name."""
+        """The terms' objectives by name."""
         return {name: term.objective for name, term in self.terms.items()}
 
 
 def create(training: Training, num_classes: int, examples: int) -> Recipe:
-    """The Recipe of a Training.
+    """Creates the Recipe of a Training.
 
     Args:
-      training: what to do.
-      num_classes: C.
-      examples: of the training split.
+      training: the training.
+      num_classes: number of classes C.
+      examples: number of examples in the training split.
 
     Raises:
-      InputError: an objective does not fit the data or the batch, or objectives do not go together.
+      InputError: an objective does not fit the data or the batch.
     """
     terms = training.create_objectives(examples)
     optimizer, steps_per_epoch = training.optimizer, examples // training.batch_size
@@ -316,17 +324,17 @@ def create(training: Training, num_classes: int, examples: int) -> Recipe:
 
 
 def check_combination(terms: dict[str, Objective], ema: float, *, has_teacher: bool) -> None:
-    """Raises an InputError where objectives lack a teacher, or get in each other's way."""
+    """Raises an InputError for objectives without their teacher and for invalid combinations."""
     objectives.check_teacher(terms, present=has_teacher)
     classifier = objectives.classifier(terms)
     if classifier and ema:
         raise errors.InputError(
-            f"train.ema is {ema}, but the average would leave out what '{classifier}' classifies"
-            " with; set it to 0"
+            f"train.ema is {ema}, but must be 0 with '{classifier}', whose classifier is not"
+            " averaged; set train.ema to 0"
         )
     first = [name for name, term in terms.items() if term.stage and term.stage.student]
     if len(first) > 1:
         raise errors.InputError(
             f"objectives {' and '.join(first)} each train the student before distillation; choose"
-            " one"
+            " one of them"
         )

@@ -1,4 +1,4 @@
-"""The stage that some objectives train before distillation, as a run of its own."""
+"""Recipes and states of the stage that some objectives train before distillation."""
 
 import dataclasses
 
@@ -12,9 +12,10 @@ from rrd_jax.training.state import TrainState
 
 
 def stage_recipe(recipe: Recipe, name: str) -> Recipe:
-    """The recipe of the stage of one of a recipe's objectives.
+    """Returns the recipe of the stage of one of a recipe's objectives.
 
-    It trains what distillation freezes: the objective's params and frozen change places.
+    The stage trains the values that distillation freezes, so the objective's `params` and `frozen`
+    are swapped.
     """
     objective = recipe.terms[name].objective
     stage = objective.stage
@@ -48,12 +49,12 @@ def stage_recipe(recipe: Recipe, name: str) -> Recipe:
 def state_after_stage(
     start: TrainState, end: TrainState, *, name: str, trains_student: bool
 ) -> TrainState:
-    """The state before the first step of distillation.
+    """Returns the state before the first step of distillation.
 
     Args:
-      start: the state as created.
+      start: the state as created, before the stage.
       end: the state at the end of the stage.
-      name: of the stage's objective.
+      name: name of the stage's objective.
       trains_student: whether the stage trained the student too.
     """
     state = start.replace(frozen=start.frozen | {name: end.params["objectives"][name]})
@@ -67,14 +68,18 @@ def state_after_stage(
 
 
 def fixed_parameters(recipe: Recipe, image_shape: tuple[int, int, int]) -> tuple[str, ...]:
-    """The path in the parameters of what a recipe's optimizer leaves as it is; () for nothing."""
+    """Returns the path of the parameters that a recipe's optimizer does not update, or ().
+
+    Raises:
+      InputError: the classifier is fixed, but the network does not report it.
+    """
     if recipe.fixed == "classifier":
         classifier = networks.summarize(recipe.student, image_shape).classifier
         if not classifier:
             raise errors.InputError(
-                f"'{recipe.training.label}' trains all of the student but its classifier, which"
-                f" network '{recipe.training.network.model}' does not report: return its parameters"
-                " as 'head', {'kernel', 'bias'}, in its Outputs"
+                f"'{recipe.training.label}' trains the student without its classifier, which"
+                f" network '{recipe.training.network.model}' does not report; return the"
+                " classifier's parameters as 'head', {'kernel', 'bias'}, in its Outputs"
             )
         return ("student", *classifier)
     return (recipe.fixed,) if recipe.fixed else ()

@@ -1,4 +1,4 @@
-"""All that changes during training, in one tree."""
+"""The train state."""
 
 import zlib
 from collections.abc import Mapping
@@ -15,18 +15,18 @@ from rrd_jax.objectives import Objective, ObjectiveState, check_teacher, classif
 
 @flax.struct.dataclass
 class TrainState:
-    """What a checkpoint holds and a train step maps to its successor.
+    """The values that change during training, as one tree. Checkpoints store this tree.
 
     Attributes:
-      step: [] int32, updates made so far.
-      params: {"student": ..., "objectives": {name: ...}}, all that is trained.
-      batch_stats: the student's running statistics, and whatever else it carries.
-      ema: {"params", "batch_stats"}, the average of the student over the steps; () for none.
+      step: [] int32, number of updates so far.
+      params: {"student": ..., "objectives": {name: ...}}, all trained parameters.
+      batch_stats: the student's running statistics and its other carried variables.
+      ema: {"params", "batch_stats"}, the average of the student over the steps; () for no average.
       opt_state: Optax state for `params`.
       frozen: {name: ...}, the objectives' constants.
       memory: {name: ...}, the objectives' memories.
-      key: a typed PRNG key that never changes; steps fold epoch and example into it.
-      classifier: the objective that classifies in the student's place, "" for none.
+      key: a typed PRNG key that never changes; steps fold epoch and example index into it.
+      classifier: the objective that replaces the student's classifier; "" for none.
     """
 
     step: jax.Array
@@ -41,9 +41,10 @@ class TrainState:
 
     @property
     def student(self) -> dict[str, Any]:
-        """The network that is tested and exported: the average where there is one.
+        """The variables for evaluation and export: the average if the state has one.
 
-        {"params", "batch_stats"}, and under "classifier" the state of what classifies in its place.
+        {"params", "batch_stats"}, and under "classifier" the state of the objective that replaces
+        the student's classifier.
         """
         network = self.ema or {"params": self.params["student"], "batch_stats": self.batch_stats}
         if not self.classifier:
@@ -56,7 +57,7 @@ class TrainState:
         return network | {"classifier": objective}
 
     def objective(self, name: str) -> ObjectiveState:
-        """What an objective carries."""
+        """Returns the state of an objective."""
         params = self.params["objectives"][name]
         return ObjectiveState(params, self.frozen[name], self.memory[name])
 
@@ -73,21 +74,23 @@ def create(
     average: bool = False,
     weights: Mapping[str, jax.Array] | None = None,
 ) -> TrainState:
-    """The state before the first step.
+    """Creates the state before the first step.
 
     Args:
-      key: a typed PRNG key; the whole run follows from it.
+      key: a typed PRNG key, which determines the whole run.
       student: a network of `networks.create`.
-      objectives: by name; each gets its own key, so adding one moves no other.
-      optimizer: for the student's and the objectives' parameters together.
+      objectives: objectives by name; each key is derived from the name, so that adding an objective
+        does not change the initial state of another.
+      optimizer: transformation for the student's and the objectives' parameters together.
       image_shape: (H, W, channels).
       teacher: a network of `networks.create`, or None.
-      teacher_variables: its weights; None where no objective keeps part of them.
-      average: whether to keep an average of the student.
-      weights: of the student, by path such as params/conv1/kernel, in place of random ones.
+      teacher_variables: the teacher's weights; None if no objective copies any of them.
+      average: whether the state includes an average of the student.
+      weights: the student's initial weights by path, such as params/conv1/kernel; parameters
+        without an entry are random.
 
     Raises:
-      InputError: an objective needs a teacher and there is none.
+      InputError: an objective needs a teacher, but `teacher` is None.
     """
     check_teacher(objectives, present=teacher is not None)
     student_key, objective_key, step_key = jax.random.split(key, 3)
@@ -102,7 +105,7 @@ def create(
             head = networks.head(teacher, teacher_variables, image_shape)
             teacher_outputs = teacher_outputs._replace(head=head)
     states = {
-        name: objective.init(_named(objective_key, name), student_outputs, teacher_outputs)
+        name: objective.init(_fold_in_name(objective_key, name), student_outputs, teacher_outputs)
         for name, objective in objectives.items()
     }
     params = {
@@ -124,7 +127,7 @@ def create(
 
 
 def _replaced(variables: Any, weights: Mapping[str, jax.Array]) -> Any:
-    """The variables with these in place of those at the same paths."""
+    """Returns the variables with `weights` inserted at their paths."""
 
     def replace(path, leaf):
         name = networks.leaf_name(path)
@@ -133,5 +136,5 @@ def _replaced(variables: Any, weights: Mapping[str, jax.Array]) -> Any:
     return jax.tree_util.tree_map_with_path(replace, variables)
 
 
-def _named(key: jax.Array, name: str) -> jax.Array:
+def _fold_in_name(key: jax.Array, name: str) -> jax.Array:
     return jax.random.fold_in(key, zlib.crc32(name.encode()))

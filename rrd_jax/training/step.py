@@ -1,6 +1,6 @@
-"""One train step as pure functions of arrays; `program` compiles them.
+"""The train step, as pure functions of arrays that `jobs.program` compiles.
 
-Named scopes say which part of the step an instruction belongs to; profilers show them.
+Named scopes label the parts of the step in profiles.
 """
 
 import dataclasses
@@ -21,33 +21,34 @@ from rrd_jax.training.recipe import Term
 from rrd_jax.training.state import TrainState
 
 Logged = dict[str, jax.Array]
-# Folded into the key for mixing and dropout; epochs, folded in for augmentation, never get there.
+# Folded into the key for mixing and dropout. Augmentation folds in epochs, which are smaller.
 _MIX, _DROPOUT = 2**31 - 1, 2**31 - 2
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What stays the same from step to step.
+    """The constants of a training run.
 
     Attributes:
       student: the network.
-      terms: of the total loss, by name; each is logged unweighted as `loss/<name>`.
-      optimizer: what `state.create` was given.
-      augment: what is done to images. Views are a function of (state.key, epoch, example index).
-      steps_per_epoch: turns the step into the epoch.
-      teach: (what steps are given of the teacher, batch) -> its Outputs, by `teacher.step_outputs`;
-        None for no teacher.
-      mix: of images within the batch, after augmentation; its randomness is a function of
-        (state.key, step). None for none.
-      accumulate: parts n of a batch that are walked one after the other, for one update with
-        their mean gradient. Part i holds the examples i, i + n, i + 2n, ... so that each device
-        splits its own. A part is normalised by its own statistics, which enter the running ones,
-        and is compared with, and pushed to, the memories that the part before it left; all parts
-        see the same parameters.
-      unroll: whether the parts are written out, or walked in a loop.
-      ema: decay of the average of the student's variables, in [0, 1); used where the state has an
-        average. Early on the decay is (1 + step) / (10 + step), so that the first weights are soon
-        forgotten.
+      terms: terms of the total loss by name; each is logged unweighted as `loss/<name>`.
+      optimizer: the transformation passed to `state.create`.
+      augment: the augmentation of images. Views are a function of (state.key, epoch, example
+        index).
+      steps_per_epoch: number of steps in an epoch.
+      teach: (the step's argument `teacher`, batch) -> the teacher's Outputs; see
+        `teacher.step_outputs`. None for no teacher.
+      mix: the mixing of images within a batch, after augmentation; its randomness is a function of
+        (state.key, step). None for no mixing.
+      accumulate: number n of microbatches that a batch is split into, for one update with their
+        mean gradient. Microbatch i contains the examples i, i + n, i + 2n, ..., so that each device
+        splits its own examples. Each microbatch is normalized by its own statistics, which enter
+        the running statistics, and is compared with the memories that the previous microbatches
+        were pushed to. All microbatches use the same parameters.
+      unroll: whether the loop over microbatches is unrolled.
+      ema: decay of the average of the student's variables, in [0, 1); used if the state has an
+        average. The decay is at most (1 + step) / (10 + step), so that the initial weights soon
+        lose their influence.
     """
 
     student: networks.Network
@@ -63,12 +64,12 @@ class Task:
 
 
 class Gradients(NamedTuple):
-    """What a batch, or a part of one, asks of the parameters, and what it leaves behind.
+    """The gradients of a batch or a microbatch, and the new values of other parts of the state.
 
     Attributes:
-      params: gradients, as the state's params.
-      batch_stats: the student's running statistics.
-      memory: the objectives' memories.
+      params: gradients, with the structure of the state's params.
+      batch_stats: the student's new running statistics.
+      memory: the objectives' new memories.
       logged: float32 scalars `loss`, `loss/<name>`, and with labels `top1` in [0, 1].
     """
 
@@ -81,16 +82,16 @@ class Gradients(NamedTuple):
 def train_step(
     task: Task, state: TrainState, teacher: Any, batch: Batch
 ) -> tuple[TrainState, Logged]:
-    """One update of the student on the weighted sum of the objectives' batch means.
+    """Updates the student on the weighted sum of the objectives' batch means.
 
     Args:
-      task: what to do.
-      state: before the step; may be donated.
-      teacher: what `task.teach` reads; constant, never donated, None when there is no teacher.
-      batch: images as stored, without a view.
+      task: the constants of the run.
+      state: the state before the step; may be donated.
+      teacher: the first argument of `task.teach`; constant, never donated; None without a teacher.
+      batch: images as stored, without augmentation.
 
     Returns:
-      (next state, what is logged; see Gradients).
+      (next state, logged values; see Gradients).
     """
     batch = augmented(task, state, batch)
     if task.accumulate > 1:
@@ -102,15 +103,15 @@ def train_step(
 
 @jax.named_scope("input")
 def augmented(task: Task, state: TrainState, batch: Batch) -> Batch:
-    """The batch as the networks see it: a view of each image, mixed with another if asked for."""
+    """Returns the batch with a view of each image, mixed with other images if `task.mix` is set."""
     view, augment = batch.view, task.augment
     if augment.choose is not None:
         epoch = state.step // task.steps_per_epoch
         view = augment.choose(state.key, epoch, batch.index)
     images = augment.show(view, batch.index, batch.image)
     if augment.show_teacher is not None:
-        seen = augment.show_teacher(view, batch.index, batch.image)
-        batch = batch._replace(teacher_image=seen)
+        teacher_image = augment.show_teacher(view, batch.index, batch.image)
+        batch = batch._replace(teacher_image=teacher_image)
     if task.mix is not None:
         key = jax.random.fold_in(jax.random.fold_in(state.key, _MIX), state.step)
         images, mixed = task.mix(key, images, batch.label)
@@ -121,7 +122,7 @@ def augmented(task: Task, state: TrainState, batch: Batch) -> Batch:
 def batch_gradients(
     task: Task, state: TrainState, teacher: Any, batch: Batch, part: jax.Array | int = 0
 ) -> Gradients:
-    """The gradients of an augmented batch, or of one part of it."""
+    """Computes the gradients of an augmented batch, or of its microbatch number `part`."""
     outputs = None
     if task.teach is not None:
         with jax.named_scope("teacher"):
@@ -142,18 +143,18 @@ def total_loss(
     batch: Batch,
     key: jax.Array | None = None,
 ) -> tuple[jax.Array, tuple[Logged, Any, Any]]:
-    """The weighted sum of the objectives' batch means.
+    """Computes the weighted sum of the objectives' batch means.
 
     Args:
-      task: what to do.
-      params: at which the loss is taken, in place of the state's.
-      state: whose statistics, memories, constants and step count.
-      teacher_outputs: constant for gradients; None when there is no teacher.
-      batch: augmented.
-      key: of what is random in the student, such as dropout.
+      task: the constants of the run.
+      params: the parameters at which the loss is evaluated; the state's params are unused.
+      state: provides statistics, memories, constants and the step count.
+      teacher_outputs: the teacher's Outputs, constant for gradients; None without a teacher.
+      batch: the augmented batch.
+      key: PRNG key for randomness in the student, such as dropout.
 
     Returns:
-      (loss [], (what is logged, the student's statistics, the objectives' memories)).
+      (loss [], (logged values, the student's new statistics, the objectives' new memories)).
     """
     variables = {"params": params["student"], "batch_stats": state.batch_stats}
     with jax.named_scope("student"):
@@ -177,7 +178,7 @@ def total_loss(
 
 
 def _weight(task: Task, name: str, step: jax.Array) -> jax.Array | float:
-    """Of a term: in epoch e, counted from 1, of a warm-up it is weight e / warmup."""
+    """Returns the weight of a term: weight * e / warmup in epoch e (from 1) of its warm-up."""
     term = task.terms[name]
     if not term.warmup:
         return term.weight
@@ -186,14 +187,15 @@ def _weight(task: Task, name: str, step: jax.Array) -> jax.Array | float:
 
 
 def accumulated_gradients(task: Task, state: TrainState, teacher: Any, batch: Batch) -> Gradients:
-    """The mean gradients of an augmented batch, part by part."""
+    """Computes the mean gradients of an augmented batch, one microbatch after the other."""
 
     def split(leaf):
         return leaf.reshape(-1, task.accumulate, *leaf.shape[1:]).swapaxes(0, 1)
 
     def walk(carry, numbered):
         if task.unroll:
-            # Else a compiler that knows all parts may compute them side by side, and keep them all.
+            # The barrier keeps XLA from evaluating all microbatches at once, which would hold all
+            # of their activations in memory.
             carry, numbered = jax.lax.optimization_barrier((carry, numbered))
         (summed, batch_stats, memory), (number, part) = carry, numbered
         current = state.replace(batch_stats=batch_stats, memory=memory)
@@ -211,7 +213,7 @@ def accumulated_gradients(task: Task, state: TrainState, teacher: Any, batch: Ba
 
 @jax.named_scope("update")
 def updated(task: Task, state: TrainState, gradients: Gradients) -> TrainState:
-    """The state after an update by these gradients."""
+    """Returns the state after an update by the gradients."""
     optimizer = optax.with_extra_args_support(task.optimizer)
     updates, opt_state = optimizer.update(
         gradients.params, state.opt_state, state.params, value=gradients.logged["loss"]
@@ -221,38 +223,40 @@ def updated(task: Task, state: TrainState, gradients: Gradients) -> TrainState:
         step=state.step + 1,
         params=params,
         batch_stats=gradients.batch_stats,
-        ema=averaged(task, state, params["student"], gradients.batch_stats),
+        ema=updated_average(task, state, params["student"], gradients.batch_stats),
         opt_state=opt_state,
         memory=gradients.memory,
     )
 
 
-def averaged(task: Task, state: TrainState, params: Any, batch_stats: Any) -> Any:
-    """The average of the student's variables with these taken in; () for none."""
+def updated_average(task: Task, state: TrainState, params: Any, batch_stats: Any) -> Any:
+    """Returns the average of the student's variables, updated by new values; () for no average."""
     if not state.ema:
         return state.ema
-    keep = jnp.minimum(task.ema, (1 + state.step) / (10 + state.step))
+    decay = jnp.minimum(task.ema, (1 + state.step) / (10 + state.step))
     newest = {"params": params, "batch_stats": batch_stats}
 
     def average(old, new):
-        # A network may carry counters too.
-        return keep * old + (1 - keep) * new if jnp.issubdtype(new.dtype, jnp.inexact) else new
+        # Counters in batch_stats cannot be averaged.
+        return decay * old + (1 - decay) * new if jnp.issubdtype(new.dtype, jnp.inexact) else new
 
     return jax.tree.map(average, state.ema, newest)
 
 
 class Split(NamedTuple):
-    """A training split that lies on the devices, and the order of an epoch.
+    """A training split in device memory, and the order of its examples in an epoch.
 
-    Images are rows: of [N, H, W, channels], XLA's TPU compiler would make a copy of the whole
-    split in each step, in a layout to gather from.
+    Images are stored as rows: for [N, H, W, channels], XLA's TPU compiler would copy the whole
+    split in each step, to a layout that it can gather from.
 
     Attributes:
       image: [N, H * W * channels] uint8.
-      label: [N] int32; None where a student learns without labels.
-      order: [steps_per_epoch, B] int32, the examples that this epoch's steps see.
-      view: [steps_per_epoch, B] int32 of these, where the host draws views; None where it does not.
-      rows: [B, width] each, as Batch's, of a call of one step; None where the devices keep them.
+      label: [N] int32; None for training without labels.
+      order: [steps_per_epoch, B] int32, the example indices of each step in this epoch.
+      view: [steps_per_epoch, B] int32, the view numbers of these examples if the host draws views;
+        otherwise None.
+      rows: [B, width] each, the rows of the Batch, for a call of one step; None if the devices
+        store the rows.
     """
 
     image: jax.Array
@@ -266,7 +270,7 @@ class Split(NamedTuple):
 def resident_batch(
     split: Split, step: jax.Array, steps_per_epoch: int, image_shape: tuple[int, int, int]
 ) -> Batch:
-    """The batch of a split that a step sees."""
+    """Gathers the batch of a step from a split."""
     index = split.order[step % steps_per_epoch]
     view = None if split.view is None else split.view[step % steps_per_epoch]
     image, label = jax.tree.map(
@@ -282,13 +286,13 @@ def resident_step(
     teacher: Any,
     split: Split,
 ) -> tuple[TrainState, Logged]:
-    """`train_step` with the batch of a split that the state's step is to see."""
+    """Runs `train_step` on the batch of a split that belongs to the state's step."""
     batch = resident_batch(split, state.step, task.steps_per_epoch, image_shape)
     return train_step(task, state, teacher, batch)
 
 
 def repeated(step: Callable, count: int) -> Callable:
-    """`count` calls of a `resident_step` in one; what they log is stacked, [count] each."""
+    """Returns a function that calls `step` `count` times; logged values are stacked, [count]."""
 
     def steps(state, teacher, split):
         return jax.lax.scan(lambda state, _: step(state, teacher, split), state, length=count)

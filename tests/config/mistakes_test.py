@@ -217,7 +217,7 @@ def test_a_flag_that_is_the_name_of_a_field_is_answered_with_the_field(flag, sai
         ({"teacher.weight": 2.0}, "teacher.weight (there is one teacher)"),
         ({"student.head": "new"}, "student.head (student.checkpoint is empty)"),
         ({"teacher.fine_tune": True}, "teacher.fine_tune (teacher.checkpoint is empty)"),
-        ({"data.views.teacher": "weak"}, "data.views.teacher (nothing comes after the crop)"),
+        ({"data.views.teacher": "weak"}, "data.views.teacher (no augmentation follows the crop)"),
         ({"data.views.seed": 3}, "data.views.seed (data.views.count is 0)"),
         ({"data.crop_area": 0.2}, "data.crop_area (data.augment is crop_flip)"),
         ({"teacher.cache": "off", "teacher.cache_dtype": "float32"}, "teacher.cache_dtype (tea"),

@@ -388,8 +388,11 @@ def test_a_run_with_an_own_objective_goes_on_bit_for_bit_where_it_stopped(tmp_pa
 @pytest.mark.long
 @pytest.mark.usefixtures("one_device", "tiny_network")
 def test_rrd_by_import_path_gives_the_numbers_of_rrd_by_name(tmp_path, tiny_teacher, monkeypatch):
-    named = state._named  # The random key of an objective depends on its name.
-    monkeypatch.setattr(state, "_named", lambda key, name: named(key, name.replace("mine", "rrd")))
+    # The random key of an objective depends on its name.
+    fold_in = state._fold_in_name
+    monkeypatch.setattr(
+        state, "_fold_in_name", lambda key, name: fold_in(key, name.replace("mine", "rrd"))
+    )
     options = {"weight": 1.0, "queue_size": 20, "dim": 8}
     by_name, by_path = tmp_path / "name", tmp_path / "path"
     launch.run(_config(tiny_teacher, {"rrd": options}), by_name)

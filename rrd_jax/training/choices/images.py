@@ -1,4 +1,4 @@
-"""Augmentation and mixing of the compiled step, as they are chosen."""
+"""Choices for the augmentation and mixing of images in the train step."""
 
 import dataclasses
 
@@ -17,19 +17,19 @@ def _without_changes(values: settings.Values) -> str:
     is_changed = any(values[f"data.{name}"] for name in names if name != "jitter")
     if is_changed or any(values["data.jitter"]) or values["data.policy"] != "none":
         return ""
-    return "nothing comes after the crop"
+    return "no augmentation follows the crop"
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentChoice:
-    """The augmentation of the compiled step.
+    """The augmentation of images in the train step.
 
     Attributes:
-      pad: crop_flip only: pixels of black on each side; at most data.image_size.
-      flip: Mirrors half of the images; crop_flip and resized_crop.
-      teacher_views: same: the teacher sees what the student sees; weak: the crop alone, without
-        what follows here.
-      changes: what else is done to images at random.
+      pad: Black pixels added on each side before the crop, at most data.image_size; for crop_flip.
+      flip: Mirrors half of the images; for crop_flip and resized_crop.
+      teacher_views: The teacher's images. same: the student's augmented images; weak: the crop
+        without the augmentations that follow it.
+      changes: the random changes that follow the crop.
     """
 
     pad: int = field(
@@ -50,8 +50,8 @@ class AugmentChoice:
 
         Args:
           source: the images.
-          mean: of each channel, in [0, 1] units.
-          std: likewise.
+          mean: mean of each channel, for pixel values in [0, 1].
+          std: standard deviation of each channel, for pixel values in [0, 1].
         """
         return pipeline.make_augment(
             source.augment,
@@ -68,15 +68,16 @@ class AugmentChoice:
 
 @dataclasses.dataclass(frozen=True)
 class MixChoice:
-    """The mixing of a batch's training images in the step.
+    """The mixing of training images within a batch in the train step.
 
     Attributes:
-      kind: Mixes each training image with another of its batch; the teacher sees the mixture.
+      kind: Mixes each training image with another image of its batch, for student and teacher.
         mixup+cutmix draws one of the two for each batch.
-      alpha: The share of an image is drawn from Beta(alpha, alpha).
-      cutmix_alpha: mixup+cutmix only: alpha of cutmix; data.mix_alpha is then mixup's (DeiT: 0.8).
-      switch: mixup+cutmix only: the share of batches with cutmix.
-      probability: Probability that a batch is mixed at all.
+      alpha: Parameter of Beta(alpha, alpha), from which the share of an image is drawn.
+      cutmix_alpha: Alpha of cutmix in mixup+cutmix, where data.mix_alpha is that of mixup (DeiT:
+        0.8).
+      switch: Share of batches with cutmix in mixup+cutmix.
+      probability: Probability that a batch is mixed.
     """
 
     kind: str = field("data.mix", "none", kinds.Choice(mixing.MIXES))
@@ -90,7 +91,7 @@ class MixChoice:
     probability: float = field("data.mix_probability", 1.0, kinds.CHANCE, unused=_IF_MIXED)
 
     def create(self) -> mixing.Mix | None:
-        """Returns the function that mixes a batch; None for none."""
+        """Returns the function that mixes a batch, or None for no mixing."""
         return mixing.make_mix(
             self.kind,
             self.alpha,

@@ -1,4 +1,4 @@
-"""A network and the weights that it starts from, as they are chosen."""
+"""Choices of a network and its initial weights."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,13 +18,13 @@ class StartChoice:
     """The weights of a network before its first step.
 
     Attributes:
-      checkpoint: Weights that it starts from, as teacher.checkpoint has them; '' for random ones.
-        They are read before the first step, and never again.
-      head: The classifier of weights that it starts from: keep, new, or auto, which keeps it where
-        the classes are as many, and have the same names where these are known.
-      variables: weights that are in memory, in place of a checkpoint; None for none.
-      meta: what is known of these, as `weights.files.load` returns it.
-      section: the section of the config, for messages.
+      checkpoint: Initial weights, in any form that teacher.checkpoint accepts; '' for random
+        weights. Read once, before the first step.
+      head: Classifier of student.checkpoint. keep: load it; new: start from random weights; auto:
+        keep it if the number of classes, and their names if known, are the same.
+      variables: weights in memory that replace a checkpoint, or None.
+      meta: metadata of these weights, as returned by `weights.files.load`.
+      section: the section of the config in messages.
     """
 
     checkpoint: str = field("student.checkpoint", "", kinds.Text())
@@ -36,27 +36,27 @@ class StartChoice:
     section: str = "student"
 
     def __bool__(self) -> bool:
-        """Returns True if there are weights to start from."""
+        """Returns True if the initial weights are not random."""
         return bool(self.checkpoint) or self.variables is not None
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkChoice:
-    """A network by name, and the precision it computes in.
+    """A network by name, and its precision.
 
     Attributes:
-      model: A name that `python -m rrd_jax.networks` lists, or an import path such as
+      model: Name of a network (`python -m rrd_jax.networks` lists them), or an import path such as
         my_nets:Small.
-      dtype: of its convolutions.
-      space_to_depth: Computes the 7x7 convolutions that ImageNet's ResNets start with on 2x2 pixels
-        at once, which differs by rounding only. Some accelerators are quicker with it, a CPU is
-        slower.
-      options: Arguments of a network by import path; embedding_of says where its embedding is.
-      prefix: the section of its options, such as "student.options.", for messages.
-      network: a network made in Python, which replaces all but the name.
-      drop_path: Share of images for which the last block is left out in training; of the blocks
-        before it in proportion to their depth. For transformers, ConvNeXt, EfficientNet,
-        MobileNetV3 and V4, and RegNetY.
+      dtype: type of its convolutions.
+      space_to_depth: Computes the first 7x7 convolution of ImageNet's ResNets on blocks of 2x2
+        pixels. Faster on some accelerators, slower on a CPU; results differ by rounding.
+      options: Arguments of a network given by import path. embedding_of: path of the submodule
+        whose result is the embedding.
+      prefix: prefix of the options' names in messages, such as "student.options.".
+      network: a Network object, which replaces all fields except the name.
+      drop_path: Drop-path rate of the last block: the share of images for which the block is
+        skipped in training. The rates of earlier blocks are proportional to their depth. For
+        transformers, ConvNeXt, EfficientNet, MobileNetV3 and V4, and RegNetY.
     """
 
     model: str = field("student.model", "", kinds.Text())
@@ -68,10 +68,11 @@ class NetworkChoice:
     drop_path: float = field("student.drop_path", 0.0, kinds.PART)
 
     def create(self, num_classes: int) -> networks.Network:
-        """The network, without weights.
+        """Creates the network, without weights.
 
         Args:
-          num_classes: C; 0 for none, where a user's network has one, which nothing trains.
+          num_classes: number of classes C; 0 for no classifier, for which a custom network has one
+            class that is not trained.
         """
         if self.network is not None:
             networks.check_drop_path(self.network, self.drop_path, self.model, self.prefix)
@@ -89,14 +90,14 @@ class NetworkChoice:
     def class_axes(
         self, network: networks.Network, image_shape: tuple[int, int, int]
     ) -> dict[str, int]:
-        """The parameters with an entry for each class, and which of their axes is the classes'.
+        """Returns the parameters with an entry per class, and the axis of the classes.
 
         Args:
-          network: as this choice makes it.
+          network: the result of `create`.
           image_shape: (H, W, channels).
 
         Returns:
-          {path such as fc/kernel: axis}; empty for a network made in Python that reports no head.
+          {path such as fc/kernel: axis}; empty for a Network object that reports no head.
         """
         summary = networks.summarize(network, image_shape)
         if isinstance(summary.outputs.logits, tuple):
@@ -106,10 +107,10 @@ class NetworkChoice:
             return {f"{head}/kernel": 1, f"{head}/bias": 0}
         if self.network is not None:
             return {}
-        more = self.create(summary.outputs.logits.shape[-1] + 1)
+        wider = self.create(summary.outputs.logits.shape[-1] + 1)
         pairs = [
-            networks.named_shapes(of.variables["params"])
-            for of in (summary, networks.summarize(more, image_shape))
+            networks.named_shapes(summarized.variables["params"])
+            for summarized in (summary, networks.summarize(wider, image_shape))
         ]
         axes = {}
         for name in pairs[0].keys() & pairs[1].keys():

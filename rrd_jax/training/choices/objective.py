@@ -1,4 +1,4 @@
-"""A term of the loss, as it is chosen."""
+"""Choices for a term of the loss."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ class ObjectiveChoice:
     """A term of the total loss by name.
 
     Attributes:
-      name: a key of `objectives.OBJECTIVES`, or any other with a `factory`.
-      weight: factor in the total loss.
-      warmup: epochs over which the weight grows to that; 0 for none.
-      options: of the objective's factory.
-      factory: import path of a user's objective; "" for one of ours.
-      objective: one that was made in Python, which takes the place of options and factory.
+      name: a key of `objectives.OBJECTIVES`, or any name if `factory` is set.
+      weight: factor of the loss in the total loss.
+      warmup: number of epochs over which the factor grows linearly to `weight`; 0 for no warm-up.
+      options: arguments of the objective's factory.
+      factory: import path of a custom objective; "" for a built-in objective.
+      objective: an Objective object, which replaces options and factory.
     """
 
     name: str
@@ -30,30 +30,31 @@ class ObjectiveChoice:
 
     @property
     def needs_classes(self) -> bool:
-        """True if the teacher's classes must be the student's; see `objectives.Record`."""
+        """True if teacher and student must have the same classes; see `objectives.Record`."""
         if not self.weight:
             return False
         return (
             self.objective is not None or objectives.record(self.name, self.factory).needs_classes
         )
 
-    def create(self, **known: int) -> Objective:
-        """The objective; options that are None take what is known of the data and the batch."""
+    def create(self, **sizes: int) -> Objective:
+        """Creates the objective; `sizes` of data and batch replace options that are None."""
         if self.objective is not None:
             return self.objective
         options = dict(self.options)
-        what, prefix = f"objective '{self.factory or self.name}'", f"objectives.{self.name}."
+        subject, prefix = f"objective '{self.factory or self.name}'", f"objectives.{self.name}."
         factory = objectives.record(self.name, self.factory).factory
-        imports.check_types(what, factory, options, prefix=prefix)
-        for option, value in known.items():
-            takes = objectives.takes(self.name, option, self.factory)
-            if takes and options.get(option) is None:
+        imports.check_types(subject, factory, options, prefix=prefix)
+        for option, value in sizes.items():
+            is_accepted = objectives.takes(self.name, option, self.factory)
+            if is_accepted and options.get(option) is None:
                 options[option] = value
         try:
             return objectives.create(self.name, self.factory, **options)
         except errors.InputError as error:
-            if str(error).split()[0] in options:  # a factory does not know whose they are
+            # Messages of a factory start with an option's name, without its section.
+            if str(error).split()[0] in options:
                 raise errors.InputError(f"{prefix}{error}") from error
             if prefix in str(error) or f"'{self.factory or self.name}'" in str(error):
                 raise
-            raise errors.InputError(f"{what}: {error}") from error
+            raise errors.InputError(f"{subject}: {error}") from error

@@ -1,4 +1,4 @@
-"""An optimizer and its schedule, as they are chosen."""
+"""Choices of an optimizer and its schedule."""
 
 import dataclasses
 import math
@@ -20,30 +20,32 @@ class OptimizerChoice:
     """An optimizer and its schedule, as names and numbers.
 
     Attributes:
-      learning_rate: The learning rate after the warm-up.
-      milestones: When the rate falls, as fractions of the run: epochs 150, 180, 210 of 240.
+      learning_rate: Learning rate after the warm-up.
+      milestones: Times at which the learning rate is decayed, as fractions of the run; by default
+        epochs 150, 180 and 210 of 240.
       decay: Factor of the learning rate at each milestone.
-      momentum: Momentum of sgd; other optimizers have theirs in optimizer.options.
-      weight_decay: This times the parameters is added to their gradient, or decoupled where the
-        optimizer does that (adamw, lamb, lion, muon).
-      clip_norm: Above 0: gradients are shortened to this length; 0: never.
-      name: sgd (as PyTorch's); adam, adamw, lamb, lion, rmsprop, muon or any other factory of optax
-        and optax.contrib; or an import path MODULE:NAME of a function learning_rate, options ->
-        GradientTransformation.
-      options: The optimizer's own arguments, such as b1 and b2 of adamw.
-      nesterov: Nesterov's momentum, of sgd.
-      decay_norm_and_bias: False: scales of norms, and biases, do not decay.
-      layer_decay: Below 1: blocks of the student learn more slowly the earlier they come, each at
-        this times the rate of the next, as in timm.
+      momentum: Momentum of sgd. Set that of other optimizers in optimizer.options.
+      weight_decay: Factor of the parameters that is added to their gradient; decoupled for
+        optimizers with decoupled weight decay (adamw, lamb, lion, muon).
+      clip_norm: Maximum global norm of the gradients; 0 for no clipping.
+      name: sgd (as in PyTorch); adam, adamw, lamb, lion, rmsprop, muon or any other factory of
+        optax and optax.contrib; or an import path MODULE:NAME of a function learning_rate, options
+        -> GradientTransformation.
+      options: Further arguments of the optimizer, such as b1 and b2 of adamw.
+      nesterov: Uses Nesterov momentum; for sgd.
+      decay_norm_and_bias: Applies weight decay to biases and to the scales of norms, too.
+      layer_decay: Layer-wise learning rate decay, as in timm: the learning rate of each block is
+        this factor times that of the next block. 1 for none.
       schedule_name: milestones, cosine, linear, constant, wsd, exponential; or an import path
         MODULE:NAME of a function learning_rate, steps, options -> (step -> rate).
-      schedule_options: Of wsd: decay_epochs (None: a fifth), decay_shape (linear, cosine); of
-        exponential: decay_rate (0.97), every_epochs (1), staircase.
-      warmup_epochs: Epochs in which the rate grows linearly, before any schedule.
-      warmup_start: Rate of the first step of the warm-up.
-      final_learning_rate: The rate at the end of cosine, linear, wsd and exponential.
-      transform: an optimizer made in Python, which replaces the name and its numbers: a function of
-        the schedule, or a transformation that has its own rates.
+      schedule_options: Options of the schedule. wsd: decay_epochs (None: a fifth of the epochs),
+        decay_shape (linear, cosine); exponential: decay_rate (0.97), every_epochs (1), staircase.
+      warmup_epochs: Number of epochs over which the learning rate grows linearly, before any
+        schedule.
+      warmup_start: Learning rate of the first step of the warm-up.
+      final_learning_rate: Learning rate at the end of cosine, linear, wsd and exponential.
+      transform: an optimizer object, which replaces the name and its numbers: a function of the
+        schedule, or a transformation with its own learning rates.
     """
 
     learning_rate: float = field("optimizer.learning_rate", 0.05, kinds.RATE)
@@ -77,7 +79,7 @@ class OptimizerChoice:
     transform: Callable | optax.GradientTransformation | None = None
 
     def schedule(self, epochs: int, steps_per_epoch: int) -> optax.Schedule:
-        """Learning rate by step; NaN where a transformation keeps it for itself."""
+        """Returns the learning rate by step; NaN for a transformation with its own rates."""
         if isinstance(self.transform, optax.GradientTransformation):
             return optax.constant_schedule(math.nan)
         return optim.create_schedule(
@@ -94,12 +96,13 @@ class OptimizerChoice:
         )
 
     def first_rate(self, schedule: optax.Schedule, steps_per_epoch: int) -> float | jax.Array:
-        """The rate after the warm-up, for what is trained at one rate."""
+        """Returns the learning rate after the warm-up, for stages with a constant rate."""
         rate = schedule(optim.warmup_length(self.warmup_epochs, steps_per_epoch))
-        return rate if rate > 0 else self.learning_rate  # a user's schedule may warm up by itself
+        # A custom schedule may start at 0, with a warm-up of its own.
+        return rate if rate > 0 else self.learning_rate
 
     def transformation(self, schedule: optax.Schedule) -> optax.GradientTransformation:
-        """What moves the parameters, at the rates of a schedule; without layer decay."""
+        """Creates the optimizer with the rates of a schedule, without layer decay."""
         if self.transform is not None:
             return optim.checked(self.transform, schedule)
         return optim.create(
@@ -116,10 +119,10 @@ class OptimizerChoice:
     def block_scales(
         self, name: str, network: networks.Network, image_shape: tuple[int, int, int]
     ) -> Any:
-        """The factor of the rate of each of a network's parameters; None for no layer decay.
+        """Returns the learning rate factor of each parameter; None for no layer decay.
 
         Args:
-          name: of the network.
+          name: name of the network.
           network: the network.
           image_shape: (H, W, channels).
 
@@ -131,8 +134,8 @@ class OptimizerChoice:
         variables = jax.eval_shape(lambda: networks.init(network, jax.random.key(0), image_shape))
         rest = {key: value for key, value in variables.items() if key != "params"}
 
-        def apply(params, given):
-            rest, images = given
+        def apply(params, inputs):
+            rest, images = inputs
             outputs = network.apply({"params": params, **rest}, images, train=False)
             return outputs.embedding if isinstance(outputs.logits, tuple) else outputs.logits
 

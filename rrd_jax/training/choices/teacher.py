@@ -1,4 +1,4 @@
-"""A teacher as it is chosen: weights, training, images, classifier and cache."""
+"""Choices for a teacher: weights, training, preprocessing, classifier and cache."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ _IF_REAL = unless("data.mock_examples", 0)
 
 
 def _when_pretrained(values: settings.Values) -> str:
-    """Returns the reason for fields of the training of a teacher whose weights are given."""
+    """Returns why a teacher's training fields are unused: its checkpoint is not fine-tuned."""
     if values["teacher.checkpoint"] and not values["teacher.fine_tune"]:
         label = values.label
-        return f"{label}.checkpoint is trained already, and {label}.fine_tune False"
+        return f"{label}.checkpoint is set, and {label}.fine_tune is False"
     return ""
 
 
-def _alone(values: settings.Values) -> str:
+def _if_single(values: settings.Values) -> str:
     return "there is one teacher" if values.labels == ("teacher",) else ""
 
 
@@ -42,25 +42,28 @@ def _of_training(name: str, default: Any, kind: kinds.Kind, overrides: str, *rul
 
 @dataclasses.dataclass(frozen=True)
 class TeachingChoice:
-    """How a teacher sees images, and where its logits come from.
+    """A teacher's preprocessing, and the source of its logits.
 
     Attributes:
-      section: the section of the config, for messages.
-      label: the teacher's name in lines of the console, and the beginning of its folders' names.
-      mean: Mean of the images that it sees. None: as its weights say (config.json beside a file,
-        the run), else as data.mean. What differs is applied on the device, before its first layer.
-      std: Their standard deviation. None: likewise, else as data.std.
-      image_size: Their height and width. None: likewise, else as data.image_size.
-      interpolation: How images are scaled to its image_size, antialiased, where that is another.
-        auto: as its weights say, else bilinear.
-      probe: Trains a linear classifier on its embeddings of the training images, seen as test
-        images are, in place of its own: a teacher without one, or with other classes, has logits
-        then.
-      probe_l2: Regularisation of the probe, scikit-learn's 1 / C: sum of the images' losses +
-        probe_l2 / 2 |W|^2, on standardised embeddings.
-      class_vectors: A .npy, .npz or .safetensors file of a vector for each class [C, D], such as a
-        text encoder's: logits are cosines to them (zero-shot). D is that of its embedding, or of
-        its classifier, which is then CLIP's projection.
+      section: the section of the config in messages.
+      label: the teacher's name in console lines, and the prefix of its folders' names.
+      mean: Mean of the teacher's images. None: from the metadata of its weights (the run, or
+        config.json next to a file), otherwise data.mean. Differences from the student's images are
+        applied on the device, before the teacher's first layer.
+      std: Standard deviation of the teacher's images. None: from the metadata of its weights,
+        otherwise data.std.
+      image_size: Height and width of the teacher's images. None: from the metadata of its weights,
+        otherwise data.image_size.
+      interpolation: Interpolation for resizing images to the teacher's image_size, antialiased.
+        auto: from the metadata of its weights, otherwise bilinear.
+      probe: Replaces the teacher's classifier by a linear classifier, trained on the teacher's
+        embeddings of the training images, preprocessed like test images. Provides logits for a
+        teacher without a classifier, or with other classes.
+      probe_l2: Regularization of the probe, 1 / C of scikit-learn: the loss is the sum of the
+        images' losses + probe_l2 / 2 |W|^2, on standardized embeddings.
+      class_vectors: File (.npy, .npz or .safetensors) with a vector per class [C, D], such as those
+        of a text encoder. Logits are the cosines to these vectors (zero-shot). D is the width of
+        the teacher's embedding, or of its classifier, which is then CLIP's projection.
       class_vectors_scale: Factor of the cosines; exp(logit_scale) of CLIP.
     """
 
@@ -79,23 +82,24 @@ class TeachingChoice:
 
     @property
     def classifier(self) -> str:
-        """What makes its logits in place of its own classifier, in words; "" for nothing."""
+        """The name of what replaces the teacher's classifier; "" for its own classifier."""
         return "linear probe" if self.probe else "zero-shot" if self.class_vectors else ""
 
 
 @dataclasses.dataclass(frozen=True)
 class CacheChoice:
-    """Whether a teacher's outputs are cached, instead of running the teacher at each step.
+    """The cache of a teacher's outputs, which replaces the teacher in the train step.
 
     Attributes:
-      use: Remembers the teacher's embeddings of all views of the training images (162 of each with
-        crop_flip, otherwise data.views.count), instead of running it at each step: in memory, and
-        on disk beside the teacher for later runs. auto: where there is room and there are more
-        epochs than views, or they are on disk already.
-      place: Where steps read them: device, or with data.views.count host, its memory, or file, a
-        file's pages. auto: the first that half of the device or a quarter of the host has room for.
-      dtype: What they are kept in. auto: what the teacher computes in, logits in float32; bfloat16
-        keeps three digits of each number, in half of the memory.
+      use: Caches the teacher's embeddings of all views of the training images (162 per image with
+        crop_flip, otherwise data.views.count), instead of running the teacher in each step: in
+        memory, and on disk next to the teacher for later runs. auto: if the cache fits and has
+        fewer views than the run has epochs, or is already on disk.
+      place: Location from which steps read the cache: device; or with data.views.count, host (host
+        memory) or file (memory-mapped). auto: the first that fits into half of the device memory or
+        a quarter of the host memory.
+      dtype: Type of the cached values. auto: the teacher's dtype, and float32 for logits; bfloat16
+        stores three significant digits in half of the memory.
     """
 
     use: str = _field("cache", "auto", Choice(CACHES))
@@ -105,34 +109,38 @@ class CacheChoice:
 
 @dataclasses.dataclass(frozen=True)
 class TeacherFields:
-    """A teacher's network and weights, and its training where it is trained here.
+    """A teacher's network, its weights, and its training.
 
     Attributes:
-      model: As student.model; '' for a run without a teacher.
-      options: As student.options.
-      checkpoint: The workdir of a run, or RUN@best, RUN@last, RUN@STEP; a folder of
-        rrd_jax.convert; a .pth or .safetensors file, or FILE@KEY for the weights under a key of it;
-        hf:FOLDER, a folder of transformers, which names teacher.model if that is ''; '' to train
-        the teacher in <workdir>/teacher first.
-      fine_tune: Trains the teacher from teacher.checkpoint to these images first, in
-        <workdir>/teacher. Flags for both teacher.checkpoint and teacher.epochs imply it.
-      dtype: What its convolutions compute in as a teacher; '': as dtype, in which it is trained
-        anyway.
-      weight: Its weight among several teachers, such as --config.teacher[0].weight=2.
-      drop_path: As student.drop_path, where it is trained.
-      head: As student.head, where it is trained.
-      freeze: As student.freeze, where it is trained.
-      backbone_rate: As student.backbone_rate, where it is trained.
-      seed: The seed of its training.
-      train_split: None: as data.train_split.
-      share: None: as data.share; 1: all images.
-      per_class: None: as data.per_class; 0: all.
-      imbalance: None: as data.imbalance; 1: as they are.
-      label_noise: None: as data.label_noise; 0: none.
-      use_labels: None: as data.use_labels; True: it is trained with labels here, for a student
-        without.
-      epochs: None: as train.epochs.
-      learning_rate: None: as optimizer.learning_rate.
+      model: Name or import path of the teacher, as for student.model; '' for a run without a
+        teacher.
+      options: Arguments of the teacher, as for student.options.
+      checkpoint: Weights of the teacher: the workdir of a run, or RUN@best, RUN@last, RUN@STEP; a
+        folder of rrd_jax.convert; a .pth or .safetensors file, or FILE@KEY for the weights under a
+        key of the file; hf:FOLDER, a folder of transformers, which also sets teacher.model if that
+        is ''; '' to train the teacher in <workdir>/teacher first.
+      fine_tune: Fine-tunes the teacher from teacher.checkpoint on these images first, in
+        <workdir>/teacher. Implied by flags for both teacher.checkpoint and teacher.epochs.
+      dtype: Type of the teacher's convolutions during distillation; '' for dtype, which is always
+        the type of the teacher's training.
+      weight: Weight among several teachers, such as --config.teacher[0].weight=2.
+      drop_path: Drop-path rate of the teacher's training, as for student.drop_path.
+      head: Classifier of teacher.checkpoint in the teacher's training, as for student.head.
+      freeze: Frozen parts in the teacher's training, as for student.freeze.
+      backbone_rate: Factor of the learning rate in the teacher's training, as for
+        student.backbone_rate.
+      seed: Seed of the teacher's training.
+      train_split: Training split of the teacher. None: data.train_split.
+      share: Share of the training images for the teacher; 1 for all. None: data.share.
+      per_class: Training images per class for the teacher; 0 for all. None: data.per_class.
+      imbalance: Class imbalance of the teacher's training images; 1 to keep all images. None:
+        data.imbalance.
+      label_noise: Share of wrong labels in the teacher's training; 0 for none. None:
+        data.label_noise.
+      use_labels: Trains the teacher with labels; True also for a student without labels. None:
+        data.use_labels.
+      epochs: Epochs of the teacher's training. None: train.epochs.
+      learning_rate: Learning rate of the teacher's training. None: optimizer.learning_rate.
     """
 
     model: str = field("teacher.model", "", Text(), overrides="student.model")
@@ -140,7 +148,7 @@ class TeacherFields:
     checkpoint: str = field("teacher.checkpoint", "", Text(), changeable=True)
     fine_tune: bool = _field("fine_tune", False, Flag(), unless("teacher.checkpoint"))
     dtype: str = _field("dtype", "", Choice(("", *DTYPES)))
-    weight: float = _field("weight", 1.0, kinds.AMOUNT, _alone)
+    weight: float = _field("weight", 1.0, kinds.AMOUNT, _if_single)
     drop_path: float = _of_training("drop_path", 0.0, kinds.PART, "student.drop_path")
     head: str = _of_training(
         "head", "auto", Choice(HEADS), "student.head", unless("teacher.checkpoint")
@@ -171,5 +179,5 @@ class TeacherFields:
 
     @property
     def is_trained(self) -> bool:
-        """Whether the teacher is trained here, from random weights or from a checkpoint."""
+        """True if the job trains the teacher, from random weights or from a checkpoint."""
         return self.fine_tune or not self.checkpoint
