@@ -149,7 +149,7 @@ def test_the_figure_has_rooms_in_the_order_of_imports_and_says_which_are_pure():
     for _, boxes in drawings.ROOMS:
         rooms = {name: kind for words, _, kind in boxes for name in words.split(", ")}
         for name, kind in rooms.items():
-            assert (kind == "pure") == (kind != "chosen" and name in _PURE), name
+            assert (kind == "pure") == (kind != "config" and name in _PURE), name
         bands.append([_LEVEL["main" if name in ("export", "convert") else name] for name in rooms])
     for above, below in itertools.pairwise(bands):
         assert max(above) <= min(below)

@@ -96,7 +96,7 @@ def test_every_field_objective_and_network_has_its_place(site, pages):
     for name in _NETWORKS:
         assert f"<code>{name}</code>" in text
     for path in site.glob("reference/*.html"):
-        assert "<!-- made:" not in path.read_text(encoding="utf-8")
+        assert "<!-- generated:" not in path.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +117,42 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+# Words that readers search for, and a page that must be among the first two hits.
+_SEARCHES = {
+    "resume": "resume",
+    "installation": "installation",
+    "mixed precision": "training",
+    "multi-GPU": "multi_gpu_and_tpu",
+    "gradient accumulation": "training",
+    "early stopping": "training",
+    "RGBA": "data",
+    "throughput": "training",
+    "overfitting": "training",
+    "logging": "training",
+}
+
+
+def _hits(page, address, query):
+    """Returns the links of the first two hits of a search."""
+    page.goto(f"{address}/index.html?q={urllib.parse.quote(query)}")
+    page.wait_for_selector(".md-search-result__item a", state="attached", timeout=30_000)
+    items = page.locator(".md-search-result__item")
+    hits = [items.nth(i).locator("a").first for i in range(min(2, items.count()))]
+    return [urllib.parse.urlsplit(hit.get_attribute("href")).path for hit in hits]
+
+
+@pytest.mark.skipif(_CHROMIUM is None, reason="no Chromium is installed")
+def test_the_search_finds_the_words_that_readers_look_for(address):
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as program:
+        browser = program.chromium.launch(executable_path=_CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page()
+        for query, name in _SEARCHES.items():
+            hits = _hits(page, address, query)
+            assert any(hit.endswith(f"/{name}.html") for hit in hits), f"{query}: {hits}"
+        browser.close()
+
+
 @pytest.mark.skipif(_CHROMIUM is None, reason="no Chromium is installed")
 @pytest.mark.parametrize(("where", "width"), [("server", 1400), ("disk", 1400), ("server", 390)])
 def test_pages_fit_the_screen_and_the_search_finds_a_field(address, site, where, width):
@@ -133,10 +169,8 @@ def test_pages_fit_the_screen_and_the_search_finds_a_field(address, site, where,
             page.goto(f"{address}/{name}.html")
             assert page.evaluate("document.documentElement.scrollWidth") <= width, name
             assert page.evaluate("[...document.images].every(i => i.naturalWidth > 0)"), name
-        page.goto(f"{address}/index.html?q=teacher.cache_dtype")
-        page.wait_for_selector(".md-search-result__item a", state="attached", timeout=30_000)
-        found = page.locator(".md-search-result__item a").first.get_attribute("href")
+        hits = _hits(page, address, "teacher.cache_dtype")
         browser.close()
-    assert "reference/fields.html" in found
+    assert hits[0].endswith("reference/fields.html")
     assert said == []
     assert [url for url in asked if not url.startswith(address)] == []

@@ -1,7 +1,7 @@
-"""The figures of docs/architecture.md: python -m docs.making.drawings writes them to docs/images.
+"""Draws the figures of docs/architecture.md: python -m docs.making.drawings writes docs/images.
 
-They are drawn as SVG with nothing but text, so that they are sharp at any size and ask for no
-script. Colours say which rooms are pure and which touch the world, in light and dark pages alike.
+The figures are SVG files with text and without scripts, so that they are sharp at any size. Colors
+show which packages are pure and which have side effects; they work on light and dark pages.
 """
 
 import html
@@ -11,78 +11,78 @@ from collections.abc import Sequence
 _FOLDER = pathlib.Path(__file__).parents[1] / "images"
 _WIDTH, _LABEL = 760, 116
 _INK, _PAPER = "#1f2933", "#ffffff"
-_COLOURS = {"pure": "#d9f0e3", "world": "#fde3cf", "chosen": "#dfe7fb", "thing": "#f1f2f4"}
-_EDGES = {"pure": "#3f8f63", "world": "#c26a21", "chosen": "#4a63c0", "thing": "#8a94a0"}
+_FILLS = {"pure": "#d9f0e3", "effects": "#fde3cf", "config": "#dfe7fb", "data": "#f1f2f4"}
+_EDGES = {"pure": "#3f8f63", "effects": "#c26a21", "config": "#4a63c0", "data": "#8a94a0"}
 
-# Bands of the map from the top: what they are, and their rooms with a few words and their kind.
+# Bands of the map from the top: (title, subtitle), and the packages with their captions and kinds.
 ROOMS = (
     (
         ("Commands", "what users start"),
         (
-            ("main", "train, evaluate", "world"),
-            ("export, convert", "files", "world"),
-            ("predict", "classes, neighbours", "world"),
-            ("runs", "a table of runs", "world"),
-            ("comparison", "beside the teacher", "world"),
+            ("main", "train, evaluate", "effects"),
+            ("export, convert", "files", "effects"),
+            ("predict", "classes, neighbours", "effects"),
+            ("runs", "table of runs", "effects"),
+            ("comparison", "student and teacher", "effects"),
         ),
     ),
     (
         ("Programs", "what users call"),
-        (("library", "distill, train_teacher, load, evaluate", "world"),),
+        (("library", "distill, train_teacher, load, evaluate", "effects"),),
     ),
     (
         ("A job", "in order"),
         (
-            ("config", "every field; ConfigDict to Job", "chosen"),
-            ("jobs", "data, teacher, runs, table", "world"),
+            ("config", "every field; ConfigDict to Job", "config"),
+            ("jobs", "data, teacher, runs, tables", "effects"),
         ),
     ),
-    (("Files out", "by format"), (("exports", "one file a format", "world"),)),
-    (("The teacher", "frozen"), (("teacher", "live or cached", "world"),)),
+    (("Exports", "by format"), (("exports", "one file per format", "effects"),)),
+    (("The teacher", "frozen"), (("teacher", "live or cached", "effects"),)),
     (
-        ("Weights", "and figures"),
+        ("Weights", "and metrics"),
         (
-            ("weights", "files of other libraries", "world"),
-            ("evaluation", "predictions, alignment", "world"),
+            ("weights", "files of other libraries", "effects"),
+            ("evaluation", "predictions, alignment", "effects"),
         ),
     ),
     (
-        ("A run's folder", "on disk"),
+        ("Run folder", "on disk"),
         (
-            ("run_folder", "lock, metrics, card", "world"),
-            ("checkpoints", "Orbax, digests", "world"),
+            ("run_folder", "lock, metrics, card", "effects"),
+            ("checkpoints", "Orbax, digests", "effects"),
         ),
     ),
     (
         ("A step", "on devices"),
         (
-            ("parallel", "devices, processes", "world"),
+            ("parallel", "devices, processes", "effects"),
             ("training", "state, loss, gradient, update", "pure"),
         ),
     ),
-    (("Images", "as batches"), (("data", "sets, feeds, views", "world"),)),
+    (("Images", "as batches"), (("data", "sets, feeds, views", "effects"),)),
     (
         ("Parts", "known by name"),
         (
-            ("objectives", "one file a method", "pure"),
-            ("optim", "rates, schedules", "pure"),
-            ("networks", "one file a family", "pure"),
+            ("objectives", "one file per method", "pure"),
+            ("optim", "optimizers, schedules", "pure"),
+            ("networks", "one file per family", "pure"),
         ),
     ),
     (
-        ("Ground", "used by all"),
+        ("Foundation", "used by all"),
         (
             ("functional", "layers of arrays", "pure"),
-            ("settings", "declared fields", "pure"),
-            ("cpu", "convolution forms, options", "world"),
-            ("terminal", "console, tables, exit codes", "world"),
+            ("settings", "field declarations", "pure"),
+            ("cpu", "convolutions, options", "effects"),
+            ("terminal", "console, tables, exit codes", "effects"),
         ),
     ),
 )
 
 
 def rooms() -> str:
-    """The map: bands of rooms, each of which imports those below it."""
+    """Returns the map of the packages: bands of boxes, each of which imports only lower bands."""
     band, parts = 74, []
     for i, (label, boxes) in enumerate(ROOMS):
         y = 16 + i * band
@@ -91,20 +91,20 @@ def rooms() -> str:
         for j, (name, words, kind) in enumerate(boxes):
             parts.append(_box(_LABEL + 8 + j * width, y, width - 10, 56, name, words, kind))
     y = 16 + len(ROOMS) * band + 4
-    meanings = {"pure": "pure functions", "world": "touches the world", "chosen": "what is chosen"}
+    meanings = {"pure": "pure functions", "effects": "side effects", "config": "configuration"}
     for j, (kind, words) in enumerate(meanings.items()):
         x = _LABEL + 8 + j * 170
         parts += [_box(x, y, 22, 14, "", "", kind), _text(x + 30, y + 12, words, size=12)]
-    return _drawing(y + 30, parts, "Rooms of the code: each imports only those below it")
+    return _drawing(y + 30, parts, "Packages of rrd_jax: each imports only packages below it")
 
 
 def config_walk() -> str:
-    """The walk of a config, from the command line to the compiled step."""
+    """Returns the path of a config, from the command line to the compiled step."""
     boxes = (
-        ("configs/digits.py", "a launch file, and flags", "chosen"),
-        ("ConfigDict", "config.finish: pair, method", "chosen"),
-        ("Job", "config.parse: all is checked", "chosen"),
-        ("Recipe", "job.run: classes, examples", "chosen"),
+        ("configs/digits.py", "config file and flags", "config"),
+        ("ConfigDict", "config.finish: pair, method", "config"),
+        ("Job", "config.parse: checks", "config"),
+        ("Recipe", "job.run: classes, examples", "config"),
         ("train step", "program.build: compiled", "pure"),
     )
     width, parts = (_WIDTH - 16) / 3, []
@@ -119,20 +119,20 @@ def config_walk() -> str:
 
 
 def batch_walk() -> str:
-    """The walk of a batch, from the images to the next TrainState."""
+    """Returns the path of a batch, from the images to the next TrainState."""
     parts = [
-        _box(20, 16, 210, 56, "data", "images, decoded or resident", "world"),
-        _box(275, 16, 210, 56, "Batch", "images, labels, indices", "thing"),
-        _box(530, 16, 210, 56, "step.augmented", "a view of each image", "pure"),
-        _box(20, 122, 210, 56, "teacher.step_outputs", "live, or remembered", "pure"),
-        _box(530, 122, 210, 56, "student network", "with its gradient", "pure"),
-        _box(275, 122, 210, 56, "Outputs", "logits, embedding, maps", "thing"),
-        _box(275, 228, 210, 56, "objectives", "a loss for each image", "pure"),
-        _box(20, 228, 210, 56, "memory", "earlier embeddings of the teacher", "thing"),
+        _box(20, 16, 210, 56, "data", "images, decoded or resident", "effects"),
+        _box(275, 16, 210, 56, "Batch", "images, labels, indices", "data"),
+        _box(530, 16, 210, 56, "step.augmented", "one view per image", "pure"),
+        _box(20, 122, 210, 56, "teacher.step_outputs", "live or cached", "pure"),
+        _box(530, 122, 210, 56, "student network", "with gradient", "pure"),
+        _box(275, 122, 210, 56, "Outputs", "logits, embedding, maps", "data"),
+        _box(275, 228, 210, 56, "objectives", "one loss per image", "pure"),
+        _box(20, 228, 210, 56, "memory", "queue of teacher embeddings", "data"),
         _box(530, 228, 210, 56, "step.updated", "gradients, Optax", "pure"),
-        _box(275, 334, 210, 56, "TrainState", "the next one", "thing"),
-        _box(20, 334, 210, 56, "checkpoints", "all parts, with digests", "world"),
-        _box(530, 334, 210, 56, "loop, report", "losses; tests each epoch", "world"),
+        _box(275, 334, 210, 56, "TrainState", "of the next step", "data"),
+        _box(20, 334, 210, 56, "checkpoints", "with digests", "effects"),
+        _box(530, 334, 210, 56, "loop, report", "losses, tests, metrics", "effects"),
         _arrow([(230, 44), (275, 44)]),
         _arrow([(485, 44), (530, 44)]),
         _arrow([(635, 72), (635, 122)]),
@@ -148,12 +148,14 @@ def batch_walk() -> str:
         _arrow([(275, 362), (230, 362)]),
         _arrow([(485, 362), (530, 362)]),
     ]
-    return _drawing(406, parts, "A batch goes through teacher and student to the next state")
+    return _drawing(
+        406, parts, "A batch passes through teacher and student to the next train state"
+    )
 
 
 def _box(x: float, y: float, w: float, h: float, name: str, words: str, kind: str) -> str:
     rect = (
-        f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="6" fill="{_COLOURS[kind]}"'
+        f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="6" fill="{_FILLS[kind]}"'
         f' stroke="{_EDGES[kind]}"/>'
     )
     middle = x + w / 2

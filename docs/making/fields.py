@@ -1,4 +1,4 @@
-"""Config fields as a page: the table of rrd_jax.config, as --print_config prints it."""
+"""Generates the configuration reference from the field declarations of rrd_jax.config."""
 
 import html
 import itertools
@@ -10,19 +10,19 @@ from rrd_jax.config.describe import Entry, entries
 from rrd_jax.settings import kinds
 
 _SECTIONS = {
-    "": "The run as a whole",
+    "": "General fields",
     "data": "data: images, splits and augmentation",
     "data.views": "data.views: views of an image",
-    "student": "student: the network that is trained",
-    "teacher": "teacher: the network that it learns from",
-    "optimizer": "optimizer: rates, decay and schedule",
+    "student": "student: the trained network",
+    "teacher": "teacher: the frozen network",
+    "optimizer": "optimizer: learning rate, weight decay and schedule",
     "train": "train: epochs, batches, memory and checkpoints",
-    "eval": "eval: what held-out images show",
+    "eval": "eval: metrics on held-out images",
 }
 
 
 def page() -> str:
-    """Returns every field but those of objectives, by section."""
+    """Returns the sections with all fields except those of objectives."""
     parts = []
     described = entries(validation.read(config.defaults()))
     for section, fields in itertools.groupby(
@@ -36,17 +36,17 @@ def page() -> str:
 def _field(entry: Entry) -> str:
     return (
         f"### `{entry.path}` {{ #{entry.path} }}\n\n"
-        f"Default `{kinds.short_repr(entry.default)}`. {said(entry)}"
+        f"Default `{kinds.short_repr(entry.default)}`. {description(entry)}"
     )
 
 
-def said(entry: Entry) -> str:
-    """The values and the meaning of a field, as prose in which Markdown has no say."""
+def description(entry: Entry) -> str:
+    """Returns the values and the meaning of a field as escaped Markdown."""
     return " ".join(map(literal, filter(None, (f"{entry.values}.", entry.meaning))))
 
 
 def literal(text: str) -> str:
-    """A sentence for people, in Markdown: what is quoted there as code stays so."""
+    """Escapes text for Markdown, except for code between backticks."""
     parts = text.split("`")
     prose = (part if i % 2 else _escaped(part) for i, part in enumerate(parts))
     return "`".join(prose)
@@ -55,13 +55,14 @@ def literal(text: str) -> str:
 def _escaped(text: str) -> str:
     text = html.escape(text, quote=False)
     text = "".join(f"\\{letter}" if letter in r"\*_{}[]|" else letter for letter in text)
-    return text.replace("''", "`''`")  # which looks like one quote in prose
+    # Two single quotes look like one double quote in prose.
+    return text.replace("''", "`''`")
 
 
 def rows(described: Iterable[Entry]) -> str:
-    """Fields as a table: name, default, and what is said of them."""
+    """Returns a table of fields: name, default, values and meaning."""
     lines = ["| field | default | values and meaning |", "|---|---|---|"]
     for entry in described:
         name = entry.path.rpartition(".")[2]
-        lines.append(f"| `{name}` | `{kinds.short_repr(entry.default)}` | {said(entry)} |")
+        lines.append(f"| `{name}` | `{kinds.short_repr(entry.default)}` | {description(entry)} |")
     return "\n".join(lines)

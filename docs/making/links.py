@@ -1,8 +1,8 @@
-"""The links of pages in Markdown: where they are, and where they lead on the site.
+"""Finds the links of Markdown pages and rewrites them for the site.
 
-Pages are written for a reader of the repository: a link is a path from the page's own folder. The
-site has the files of docs/ at its root, and other files that are linked at their own paths, such as
-CHANGELOG.md and experiments/results/digits_cpu.md.
+Pages are written for readers of the repository: a link is a path relative to the folder of the
+page. On the site, the files of docs/ are at the root, and other linked files, such as CHANGELOG.md
+and experiments/results/digits_cpu.md, keep their paths.
 """
 
 import pathlib
@@ -26,9 +26,9 @@ class Link(NamedTuple):
     """A link or an image of a page.
 
     Attributes:
-      start: where its target begins in the text.
-      end: where it ends.
-      target: as it is written.
+      start: position of the target's first character in the text.
+      end: position after the target's last character.
+      target: the target as written.
     """
 
     start: int
@@ -37,89 +37,89 @@ class Link(NamedTuple):
 
     @property
     def path(self) -> str:
-        """The target without its anchor; "" for a place of the same page."""
+        """The target without its anchor; "" for an anchor on the same page."""
         return self.target.partition("#")[0]
 
     @property
     def anchor(self) -> str:
-        """What stands behind #."""
+        """The text after `#`; "" without an anchor."""
         return self.target.partition("#")[2]
 
 
 def without_code(text: str) -> str:
-    """A page with code and comments blanked out, so that all else keeps its place."""
+    """Returns a page with code and comments replaced by spaces, so that positions stay the same."""
     for pattern in (_COMMENT, _FENCED, _CODE):
-        text = pattern.sub(lambda found: re.sub(r"\S", " ", found[0]), text)
+        text = pattern.sub(lambda match: re.sub(r"\S", " ", match[0]), text)
     return text
 
 
 def links(text: str) -> Iterator[Link]:
-    """The links and images of a page that stay in the repository, in their order."""
+    """Yields the links and images of a page that point into the repository, in order."""
     prose = without_code(text)
-    found = [*_TARGET.finditer(prose), *_ATTRIBUTE.finditer(prose)]
-    for match in sorted(found, key=lambda match: match.start(1)):
+    matches = [*_TARGET.finditer(prose), *_ATTRIBUTE.finditer(prose)]
+    for match in sorted(matches, key=lambda match: match.start(1)):
         if not _ELSEWHERE.match(match[1]):
             yield Link(match.start(1), match.end(1), match[1])
 
 
 def target(page: str, link: Link) -> str:
-    """The file of the repository that a link of a page leads to, from the root."""
+    """Returns the path of a link's target from the root of the repository."""
     if not link.path:
         return page
     return posixpath.normpath(posixpath.join(posixpath.dirname(page), link.path))
 
 
 def on_site(path: str) -> str:
-    """Where the site has a file of the repository; a notebook is a page there."""
+    """Returns the path on the site of a file of the repository; a notebook becomes a page."""
     path = path.removeprefix(DOCS)
     return f"{path.removesuffix('.ipynb')}.md" if path.endswith(".ipynb") else path
 
 
 def for_site(page: str, text: str) -> str:
-    """A page whose links lead to where the site has things, and whose tables are the site's.
+    """Returns a page with links and table syntax for the site.
 
     Args:
-      page: its path from the root of the repository.
-      text: of it, in Markdown.
+      page: path of the page from the root of the repository.
+      text: Markdown of the page.
     """
     parts, at = [], 0
     home = posixpath.dirname(on_site(page))
     for link in links(text):
         if not link.path:
             continue
-        place = posixpath.relpath(on_site(target(page, link)), home or ".")
-        parts += [text[at : link.start], place, f"#{link.anchor}" * bool(link.anchor)]
+        path = posixpath.relpath(on_site(target(page, link)), home or ".")
+        parts += [text[at : link.start], path, f"#{link.anchor}" * bool(link.anchor)]
         at = link.end
     return _ROW.sub(_with_bars, "".join([*parts, text[at:]]))
 
 
 def _with_bars(row: re.Match) -> str:
-    """A row of a table whose code has a bar with no stroke before it: only GitHub needs that."""
+    """Returns a table row without backslashes before bars in code, which only GitHub needs."""
     return _CODE.sub(lambda code: code[0].replace("\\|", "|"), row[0])
 
 
 def outside(pages: Iterable[str]) -> list[str]:
-    """Files that lie elsewhere than in docs/ and that pages, or those files, link.
+    """Returns the files outside of docs/ that the pages link, directly or through such files.
 
     Args:
       pages: paths from the root of the repository.
     """
-    waiting, found = list(pages), dict[str, None]()
+    waiting, linked = list(pages), dict[str, None]()
     while waiting:
         page = waiting.pop()
         for link in links((ROOT / page).read_text(encoding="utf-8")):
             path = target(page, link)
-            if path.startswith(DOCS) or path in found or not (ROOT / path).is_file():
+            if path.startswith(DOCS) or path in linked or not (ROOT / path).is_file():
                 continue
-            found[path] = None
+            linked[path] = None
             waiting += [path] if path.endswith(".md") else []
-    return list(found)
+    return list(linked)
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors of a page of which GitHub and the site make the same."""
+    """Returns the anchors of a page that are identical on GitHub and on the site."""
     headings = re.findall(r"^#+ +(.+?)(?: +#+)?$", _FENCED.sub("", text), re.MULTILINE)
     words = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
-    made = {re.sub(r"[^\w\- ]", "", heading.strip().lower()) for heading in words}
-    given = re.findall(r"<[a-z]+ [^<>]*?\b(?:id|name)=\"([^\"]+)\"", text)
-    return {heading.replace(" ", "-") for heading in made} | {*given}
+    slugs = {re.sub(r"[^\w\- ]", "", heading.strip().lower()) for heading in words}
+    explicit = re.findall(r"<[a-z]+ [^<>]*?\b(?:id|name)=\"([^\"]+)\"", text)
+    return {slug.replace(" ", "-") for slug in slugs} | {*explicit}

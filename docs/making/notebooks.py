@@ -1,4 +1,4 @@
-"""Notebooks as pages: cells in Markdown as they are, code as code, and what it printed or drew."""
+"""Converts notebooks to Markdown pages with their text, code, outputs and figures."""
 
 import base64
 import json
@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 
 class Notebook(NamedTuple):
-    """A notebook as the site has it.
+    """The page of a notebook.
 
     Attributes:
-      text: the page, in Markdown.
-      pictures: what it drew, by file names beside the page.
+      text: Markdown of the page.
+      pictures: PNG data of the figures, by file name relative to the page.
     """
 
     text: str
@@ -19,7 +19,7 @@ class Notebook(NamedTuple):
 
 
 def read(path: pathlib.Path) -> Notebook:
-    """The page of a notebook, with a link to the notebook itself under its title."""
+    """Returns the page of a notebook, with a link to the notebook below the title."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     parts, pictures = [], {}
     for cell in cells:
@@ -32,7 +32,7 @@ def read(path: pathlib.Path) -> Notebook:
                 name = f"{path.stem}_{len(pictures)}.png"
                 parts.append(_output(output, name, pictures))
     title, _, rest = "\n\n".join(filter(None, parts)).partition("\n")
-    note = f'[The notebook]({path.name}){{ download="{path.name}" }}, with what it printed.'
+    note = f'[Download the notebook]({path.name}){{ download="{path.name}" }} with its outputs.'
     return Notebook(f"{title}\n\n{note}\n{rest}\n", pictures)
 
 
@@ -42,7 +42,7 @@ def _output(output: dict[str, Any], name: str, pictures: dict[str, bytes]) -> st
     data = output.get("data", {})
     if "image/png" in data:
         pictures[name] = base64.b64decode(_joined(data["image/png"]))
-        return f"![What the code above draws]({name})"
+        return f"![Figure of the code above]({name})"
     return _fenced(_joined(data["text/plain"]), "text") if "text/plain" in data else ""
 
 

@@ -1,4 +1,4 @@
-"""The objectives as a page: what `python -m rrd_jax.objectives` prints, and their options."""
+"""Generates the list of objectives with their config fields."""
 
 import inspect
 import re
@@ -20,10 +20,10 @@ _LOSS = """::: {module}.{name}
 
 
 def page() -> str:
-    """A table of all, and a section for each."""
+    """Returns a table of all objectives, and a section for each of them."""
     header, rows = table()
     facts = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
-    lines = ["| name | what it is | compares | published |", "|---|---|---|---|"]
+    lines = ["| name | objective | compares | published |", "|---|---|---|---|"]
     for name, record in objectives.RECORDS.items():
         title, compares = _title(record), fields.literal(record.compares)
         lines.append(f"| [`{name}`](#{name}) | {title} | {compares} | {_reference(record)} |")
@@ -38,7 +38,7 @@ def _section(name: str, facts: dict[str, str]) -> str:
         f"Compares {record.compares}.",
         f"Published in {_reference(record)}." if record.reference != "-" else "",
         f"The method `{name}` is {facts['method of that name']}.",
-        f"Trains {facts['trained']} parameters of its own." if facts["trained"] != "0" else "",
+        f"Trains {facts['trained']} parameters." if facts["trained"] != "0" else "",
         f"Keeps {facts['memory']} in memory." if facts["memory"] != "-" else "",
         f"Has a stage before distillation: {facts['stage before']}."
         if facts["stage before"] != "-"
@@ -46,7 +46,7 @@ def _section(name: str, facts: dict[str, str]) -> str:
         _needs(record),
     ]
     parts.append("\n".join(f"- {point}" for point in filter(None, points)))
-    parts.append(f"Fields, as `--config.objectives.{name}.weight=...`:")
+    parts.append(f"Config fields, set by `--config.objectives.{name}.weight=...`:")
     described = of_objective(name, methods.fields(record))
     parts.append(fields.rows(described))
     if hasattr(_module(record), f"{name}_loss"):
@@ -56,7 +56,8 @@ def _section(name: str, facts: dict[str, str]) -> str:
 
 def _needs(record: Record) -> str:
     needs = ["labels"] if record.needs_labels else []
-    is_taught = record.filled_in or record.factory().needs_teacher  # those with banks have one
+    # Objectives whose options the trainer fills in, those with banks, always need a teacher.
+    is_taught = record.filled_in or record.factory().needs_teacher
     if record.needs_classes and is_taught:
         needs.append("a teacher with the student's classes")
     return f"Needs {', and '.join(needs)}." if needs else ""
@@ -67,7 +68,7 @@ def _module(record: Record) -> ModuleType:
 
 
 def _title(record: Record) -> str:
-    """What its file begins with, without the reference."""
+    """Returns the first line of the module's docstring, without the reference."""
     first = inspect.getdoc(_module(record)).partition("\n")[0]
     title = re.sub(r" \([^()]*\)\.?$", "", first).rstrip(".")
     title = re.sub(rf"^{record.name}: ", "", title, flags=re.IGNORECASE)
@@ -75,7 +76,7 @@ def _title(record: Record) -> str:
 
 
 def _summary(record: Record) -> str:
-    """What its factory's docstring says before the arguments, on one line a paragraph."""
+    """Returns the factory's docstring up to the arguments, with one line per paragraph."""
     text = re.split(r"^(?:Args|Raises|References):", inspect.getdoc(record.factory), flags=re.M)[0]
     return "\n\n".join(" ".join(part.split()) for part in text.strip().split("\n\n"))
 
