@@ -295,7 +295,7 @@ def test_what_has_no_counterpart_is_named_with_its_place():
         (lambda x: x * np.arange(len(x))[:, None, None, None], "a constant for each image"),
         (lambda x: x.sum() / len(x), "with the number of images"),
         (lambda x: x[:2], "'gather' with a size of"),
-        (lambda x: jnp.take_along_axis(x, x.argmax(3)[..., None], 3), "'gather' at places that"),
+        (lambda x: jnp.take_along_axis(x, x.argmax(3)[..., None], 3), "'gather' at positions that"),
         (lambda x: lax.while_loop(lambda y: y.sum() < 9, lambda y: y + 1, x), "'while'"),
         (lambda x: lax.cond(x.sum() > 0, jnp.sin, jnp.cos, x), "'cond' that depends on the images"),
     ],

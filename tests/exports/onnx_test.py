@@ -174,7 +174,7 @@ def test_damaged_and_foreign_files_are_refused_in_a_line(written, tmp_path):
     assert "\n" not in str(e.value)
     content[len(content) // 2] ^= 1  # within a weight
     path.write_bytes(content)
-    with pytest.raises(errors.InputError, match="is not as it was written"):
+    with pytest.raises(errors.InputError, match="does not match its digest.*export it again"):
         package.FORMAT.open(path, 1)
     file = onnx.load(written)
     del file.metadata_props[:]
@@ -187,6 +187,6 @@ def test_what_a_file_cannot_hold_or_a_disk_not_take_is_said(small, tmp_path, mon
     with pytest.raises(errors.DiskError, match="cannot be written"):
         package.FORMAT.write(small, tmp_path / "no" / "such.onnx", Options())
     monkeypatch.setattr("rrd_jax.exports.onnx.model._LARGEST", 1000)
-    with pytest.raises(errors.InputError, match=r"holds at most 2; --format=stablehlo"):
+    with pytest.raises(errors.InputError, match=r"holds at most 2 GiB; use --format=stablehlo"):
         package.FORMAT.write(small, tmp_path / "large.onnx", Options())
     assert not list(tmp_path.iterdir())

@@ -1,8 +1,9 @@
 """ONNX: a network for onnxruntime, OpenVINO, TensorRT, browsers and phones.
 
-A program of JAX, written operator by operator: `walk` reads it, the tables of `elements`, `linear`,
-`places` and `reductions` hold ONNX's counterpart of each primitive, `views` keeps images in ONNX's
-order of axes, `fuse` joins operators, `model` writes the file and `runtime` reads it.
+The conversion reads a jaxpr equation by equation (`walk`). The tables in `elementwise`, `linear`,
+`shape_ops` and `reductions` map JAX's primitives to ONNX operators, `scans` unrolls loops,
+`lazy_arrays` keeps images in ONNX's order of axes, `fuse` merges operators, `model` writes the file
+and `runtime` reads the file.
 """
 
 import pathlib
@@ -16,15 +17,15 @@ _NAME = "onnx"
 
 
 def write(exportable: interface.Exportable, path: pathlib.Path, options: interface.Options) -> None:
-    """Writes a network whose "images" are [batch, channels, H, W].
+    """Writes a network with the input "images", [batch, channels, H, W].
 
     Args:
       exportable: the network; floats of any width are written as float32.
-      path: of the file.
-      options: fold and embed_preprocessing count.
+      path: the file to write.
+      options: `fold` and `embed_preprocessing`; all other options are ignored.
 
     Raises:
-      InputError: the network uses something that has no counterpart, or is too large for a file.
+      InputError: ONNX lacks a primitive of the network, or the network is too large for a file.
       DiskError: the file cannot be written.
     """
     from rrd_jax.exports.onnx import fuse, model, walk
@@ -42,7 +43,7 @@ def write(exportable: interface.Exportable, path: pathlib.Path, options: interfa
 
 
 def open_file(path: pathlib.Path, threads: int = 0) -> interface.Runtime:
-    """The file in onnxruntime; see `runtime.Session`."""
+    """Opens the file in onnxruntime; see `runtime.Session`."""
     from rrd_jax.exports.onnx import runtime
 
     return runtime.Session(path, threads)

@@ -1,4 +1,4 @@
-"""Fusion: a node is merged with the node before it if it is the only one to read its result."""
+"""Fusion of nodes: merges a node with its producer if no other node uses the producer's result."""
 
 import math
 from collections import Counter
@@ -8,63 +8,63 @@ import numpy as np
 
 from rrd_jax.exports.onnx.graph import BATCH, Graph, Node, Tensor
 
-# (graph, the node before, the node) -> whether they were fused: into the node, or into the node
-# before, so that the node has to be removed.
+# (graph, producer, node) -> True if the two were fused. If the producer survives instead of the
+# node, the rule marks the node as removed.
 _Rule = Callable[[Graph, Node, Node], bool]
-_GONE = "gone"
+_REMOVED = "removed"
 
 
 def fuse(graph: Graph, *, scales: bool = True) -> None:
     """Fuses nodes until no rule applies.
 
     Args:
-      graph: changed in place.
-      scales: whether to fold factors, such as those of batch norms, into convolutions.
+      graph: the graph, changed in place.
+      scales: True to fold constant factors, such as batch norm scales, into convolutions.
     """
     rules = dict(_RULES)
     if not scales:
-        rules = {pair: rule for pair, rule in rules.items() if rule is not _scale}
+        rules = {pair: rule for pair, rule in rules.items() if rule is not _fuse_scale}
     changed = True
     while changed:
         changed = False
-        makers = {id(output): node for node in graph.nodes for output in node.outputs}
+        producers = {id(output): node for node in graph.nodes for output in node.outputs}
         uses = Counter(id(x) for node in graph.nodes for x in node.inputs if x is not None)
         uses.update(map(id, graph.outputs.values()))
         for node in graph.nodes:
-            before = _before(node, makers, uses)
-            rule = before and rules.get((before.op, node.op))
-            if rule and rule(graph, before, node):
+            producer = _producer(node, producers, uses)
+            rule = producer and rules.get((producer.op, node.op))
+            if rule and rule(graph, producer, node):
                 changed = True
-                for output in node.outputs if node.op == _GONE else ():
-                    makers[id(output)] = before
-        graph.nodes = [node for node in graph.nodes if node.op != _GONE]
+                for output in node.outputs if node.op == _REMOVED else ():
+                    producers[id(output)] = producer
+        graph.nodes = [node for node in graph.nodes if node.op != _REMOVED]
         _drop_identities(graph)
-        graph.sweep()
+        graph.remove_unused()
 
 
-def _before(node: Node, makers: dict[int, Node], uses: Counter) -> Node | None:
-    """Returns the node whose only result is used once, by this node."""
+def _producer(node: Node, producers: dict[int, Node], uses: Counter) -> Node | None:
+    """Returns the node whose only result is used by this node alone; None if no node qualifies."""
     for tensor in node.inputs:
         if tensor is not None and tensor.value is None:
-            before = makers.get(id(tensor))
-            if before and uses[id(tensor)] == 1 and len(before.outputs) == 1:
-                return before
+            producer = producers.get(id(tensor))
+            if producer and uses[id(tensor)] == 1 and len(producer.outputs) == 1:
+                return producer
     return None
 
 
 def _constant(node: Node) -> np.ndarray | None:
-    """Returns the constant operand of a binary operator; None if there is none."""
+    """Returns the constant operand of a binary operator; None if no operand is constant."""
     return next((x.value for x in node.inputs if x is not None and x.value is not None), None)
 
 
-def _take_over(before: Node, node: Node) -> bool:
-    """Lets the node before produce the outputs of the node, and removes the node."""
-    before.outputs, node.op = node.outputs, _GONE
+def _replace_node(producer: Node, node: Node) -> bool:
+    """Makes the producer compute the node's outputs, and removes the node."""
+    producer.outputs, node.op = node.outputs, _REMOVED
     return True
 
 
 def _channels(node: Node, rank: int) -> np.ndarray | None:
-    """Returns the constant operand if it has one number, or one per channel; else None."""
+    """Returns a constant operand with one number or one per channel; None for other operands."""
     value = _constant(node)
     if value is None or value.size == 1:
         return None if value is None else value.reshape(1)
@@ -77,8 +77,8 @@ def _features(conv: Node) -> int:
     return conv.inputs[1].shape[conv.op == "ConvTranspose"] * group
 
 
-def _shift(graph: Graph, conv: Node, node: Node) -> bool:
-    """Folds a sum with one number per channel into the bias of a convolution."""
+def _fuse_bias(graph: Graph, conv: Node, node: Node) -> bool:
+    """Folds the addition of a constant per channel into the bias of a convolution."""
     value = _channels(node, len(conv.outputs[0].shape))
     if value is None or conv.inputs[1].value is None:
         return False
@@ -89,11 +89,11 @@ def _shift(graph: Graph, conv: Node, node: Node) -> bool:
     bias = conv.inputs[2].value if len(conv.inputs) > 2 else np.float32(0)
     total = np.broadcast_to(bias + value, (_features(conv),))
     conv.inputs = [*conv.inputs[:2], graph.constant(total)]
-    return _take_over(conv, node)
+    return _replace_node(conv, node)
 
 
-def _scale(graph: Graph, conv: Node, node: Node) -> bool:
-    """Folds a product with one number per channel into the weights of a convolution."""
+def _fuse_scale(graph: Graph, conv: Node, node: Node) -> bool:
+    """Folds a constant factor per channel into the weights of a convolution."""
     value = _channels(node, len(conv.outputs[0].shape))
     weight = conv.inputs[1].value
     if value is None or weight is None or conv.op == "ConvTranspose":
@@ -105,11 +105,11 @@ def _scale(graph: Graph, conv: Node, node: Node) -> bool:
     scaled = weight * value.reshape(-1, *(1,) * (weight.ndim - 1))
     biases = [graph.constant(bias.value * value) for bias in conv.inputs[2:]]
     conv.inputs = [conv.inputs[0], graph.constant(scaled), *biases]
-    return _take_over(conv, node)
+    return _replace_node(conv, node)
 
 
-def _linear(graph: Graph, product: Node, node: Node) -> bool:
-    """Fuses a matrix product and a bias into Gemm."""
+def _fuse_gemm(graph: Graph, product: Node, node: Node) -> bool:
+    """Fuses a matrix product and a bias into a Gemm."""
     weight, value = product.inputs[1], _constant(node)
     if len(product.inputs[0].shape) != 2 or weight.value is None or value is None:
         return False
@@ -122,28 +122,28 @@ def _linear(graph: Graph, product: Node, node: Node) -> bool:
     return True
 
 
-def _clip(graph: Graph, before: Node, node: Node) -> bool:
-    """Fuses a Relu and an upper bound into Clip."""
+def _fuse_clip(graph: Graph, producer: Node, node: Node) -> bool:
+    """Fuses a Relu and an upper bound into a Clip."""
     value = _constant(node)
     if value is None or value.size != 1:
         return False
     bounds = [graph.constant(np.float32(0)), graph.constant(value.reshape(()))]
-    node.op, node.inputs = "Clip", [before.inputs[0], *bounds]
+    node.op, node.inputs = "Clip", [producer.inputs[0], *bounds]
     return True
 
 
-def _mean(graph: Graph, total: Node, node: Node) -> bool:
-    """Converts a sum that is divided by the number of its terms to a mean."""
+def _fuse_mean(graph: Graph, total: Node, node: Node) -> bool:
+    """Replaces a sum that is divided by the number of its terms with a mean."""
     value = _constant(node)
-    source, places = total.inputs[0], total.inputs[1].value
-    count = math.prod(source.shape[place] for place in places)
+    source, axes = total.inputs[0], total.inputs[1].value
+    count = math.prod(source.shape[axis] for axis in axes)
     if value is None or value.size != 1 or node.inputs[-1].value is None:
         return False
     factor = 1 / float(value.reshape(())) if node.op == "Div" else float(value.reshape(()))
     if not math.isclose(factor * count, 1, rel_tol=1e-6):
         return False
-    if list(places) == list(range(2, len(source.shape))) and len(source.shape) == 4:
-        # Runtimes compute this operator fastest.
+    if list(axes) == list(range(2, len(source.shape))) and len(source.shape) == 4:
+        # Runtimes compute GlobalAveragePool faster than ReduceMean.
         pooled = Tensor((*source.shape[:2], 1, 1), source.dtype)
         total.op, total.inputs, total.attributes = "GlobalAveragePool", [source], {}
         total.outputs = [pooled]
@@ -151,48 +151,48 @@ def _mean(graph: Graph, total: Node, node: Node) -> bool:
         node.inputs = [pooled, graph.integers(_sizes(node.outputs[0].shape))]
         return True
     node.op, node.inputs = "ReduceMean", [source]
-    node.attributes = {"axes": [int(place) for place in places], "keepdims": 0}
+    node.attributes = {"axes": [int(axis) for axis in axes], "keepdims": 0}
     return True
 
 
 def _sizes(shape: Sequence[int]) -> list[int]:
-    """Returns the sizes of a Reshape, with -1 for the number of images."""
+    """Returns the target shape of a Reshape, with -1 for sizes that depend on the batch."""
     return [-1 if size % BATCH == 0 else size for size in shape]
 
 
-def _factors(graph: Graph, before: Node, node: Node) -> bool:
-    """Fuses two factors; those of an average pooling cancel."""
-    values = [_constant(before), _constant(node)]
+def _fuse_factors(graph: Graph, producer: Node, node: Node) -> bool:
+    """Fuses two constant factors, and removes both if their product is 1, as after pooling."""
+    values = [_constant(producer), _constant(node)]
     if any(value is None or value.size != 1 or value.dtype != np.float32 for value in values):
         return False
     if node.op == "Div" and node.inputs[1].value is None:
         return False
     first, second = (float(value.reshape(())) for value in values)
     factor = first / second if node.op == "Div" else first * second
-    source = next(x for x in before.inputs if x.value is None)
+    source = next(x for x in producer.inputs if x.value is None)
     node.op, node.inputs = "Mul", [source, graph.constant(np.float32(factor))]
     if math.isclose(factor, 1, rel_tol=1e-7):
         node.op, node.inputs = "Identity", [source]
     return True
 
 
-def _skip(graph: Graph, before: Node, node: Node) -> bool:
+def _fuse_reshapes(graph: Graph, producer: Node, node: Node) -> bool:
     """Fuses two reshapes."""
-    node.inputs = [before.inputs[0], node.inputs[1]]
+    node.inputs = [producer.inputs[0], node.inputs[1]]
     return True
 
 
-def _permute(graph: Graph, before: Node, node: Node) -> bool:
+def _fuse_transposes(graph: Graph, producer: Node, node: Node) -> bool:
     """Fuses two transpositions."""
-    first, second = before.attributes["perm"], node.attributes["perm"]
+    first, second = producer.attributes["perm"], node.attributes["perm"]
     permutation = [first[i] for i in second]
-    node.inputs, node.attributes = [before.inputs[0]], {"perm": permutation}
+    node.inputs, node.attributes = [producer.inputs[0]], {"perm": permutation}
     if permutation == sorted(permutation):
         node.op, node.attributes = "Identity", {}
     return True
 
 
-def _margin(graph: Graph, pad: Node, conv: Node) -> bool:
+def _fuse_padding(graph: Graph, pad: Node, conv: Node) -> bool:
     """Fuses zero padding into a convolution."""
     rank = len(pad.inputs[0].shape)
     amounts, value = pad.inputs[1].value, pad.inputs[2].value
@@ -205,27 +205,27 @@ def _margin(graph: Graph, pad: Node, conv: Node) -> bool:
     return True
 
 
-def _later(graph: Graph, before: Node, node: Node) -> bool:
-    """Moves a factor before a reshape, so that it can be fused."""
+def _move_factor(graph: Graph, producer: Node, node: Node) -> bool:
+    """Moves a constant factor in front of a reshape, where the factor can be fused."""
     value = _constant(node)
     if value is None or value.size != 1 or node.inputs[-1].value is None:
         return False
-    source, shape = before.inputs
+    source, shape = producer.inputs
     scaled = Tensor(source.shape, source.dtype)
-    before.op, before.inputs, before.outputs = node.op, [source, node.inputs[-1]], [scaled]
+    producer.op, producer.inputs, producer.outputs = node.op, [source, node.inputs[-1]], [scaled]
     node.op, node.inputs = "Reshape", [scaled, shape]
     return True
 
 
 def _drop_identities(graph: Graph) -> None:
-    """Removes Identity nodes, except those between two graph inputs or outputs."""
+    """Removes Identity nodes, except nodes that connect two graph inputs or outputs."""
     outputs = set(map(id, graph.outputs.values()))
-    made = {id(output) for node in graph.nodes for output in node.outputs}
+    produced = {id(output) for node in graph.nodes for output in node.outputs}
     for node in [node for node in graph.nodes if node.op == "Identity"]:
         (source,), (result,) = node.inputs, node.outputs
         if id(result) not in outputs:
             old, new = result, source
-        elif id(source) in made and id(source) not in outputs:
+        elif id(source) in produced and id(source) not in outputs:
             old, new = source, result
         else:
             continue
@@ -236,14 +236,14 @@ def _drop_identities(graph: Graph) -> None:
 
 
 _RULES: dict[tuple[str, str], _Rule] = {
-    **{(conv, op): _shift for conv in ("Conv", "ConvTranspose") for op in ("Add", "Sub")},
-    **{("Conv", op): _scale for op in ("Mul", "Div")},
-    ("MatMul", "Add"): _linear,
-    ("Relu", "Min"): _clip,
-    **{("ReduceSum", op): _mean for op in ("Mul", "Div")},
-    **{("Mul", op): _factors for op in ("Mul", "Div")},
-    ("Reshape", "Reshape"): _skip,
-    **{("Reshape", op): _later for op in ("Mul", "Div")},
-    ("Transpose", "Transpose"): _permute,
-    ("Pad", "Conv"): _margin,
+    **{(conv, op): _fuse_bias for conv in ("Conv", "ConvTranspose") for op in ("Add", "Sub")},
+    **{("Conv", op): _fuse_scale for op in ("Mul", "Div")},
+    ("MatMul", "Add"): _fuse_gemm,
+    ("Relu", "Min"): _fuse_clip,
+    **{("ReduceSum", op): _fuse_mean for op in ("Mul", "Div")},
+    **{("Mul", op): _fuse_factors for op in ("Mul", "Div")},
+    ("Reshape", "Reshape"): _fuse_reshapes,
+    **{("Reshape", op): _move_factor for op in ("Mul", "Div")},
+    ("Transpose", "Transpose"): _fuse_transposes,
+    ("Pad", "Conv"): _fuse_padding,
 }

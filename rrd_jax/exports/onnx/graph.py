@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-# Represents the number of images in shapes. As no layer is as wide as this prime, sizes that it
-# divides are multiples of the batch, and shapes are compared as plain numbers.
+# The number of images in shapes: a prime that exceeds the width of any layer. Its multiples are
+# multiples of the batch size, so shapes can be compared as plain numbers.
 BATCH = 2**31 - 1
 
 
 class UnsupportedError(Exception):
-    """An operation without counterpart; the message continues "the network uses X ..."."""
+    """An operation that ONNX lacks; the message continues "the network uses X ..."."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -21,8 +21,8 @@ class Tensor:
 
     Attributes:
       shape: sizes; multiples of BATCH depend on the number of images.
-      dtype: of the elements.
-      value: of a constant; else None.
+      dtype: element type.
+      value: the value of a constant; None for a computed tensor.
     """
 
     shape: tuple[int, ...]
@@ -35,11 +35,11 @@ class Node:
     """An operator.
 
     Attributes:
-      op: ONNX's name.
-      inputs: None for an omitted optional input.
-      outputs: the results.
-      attributes: ints, floats, strings, and lists of them.
-      scope: the path of the module, such as "ResNet/layer1_0/conv1".
+      op: ONNX's name for the operator.
+      inputs: operands; None for an omitted optional operand.
+      outputs: results.
+      attributes: ints, floats, strings, and lists of these types.
+      scope: path of the module, such as "ResNet/layer1_0/conv1".
     """
 
     op: str
@@ -53,10 +53,10 @@ class Graph:
     """Nodes in topological order; equal nodes are added once.
 
     Attributes:
-      nodes: in order.
+      nodes: operators, in topological order.
       images: the input.
-      outputs: by name.
-      scope: of the next nodes.
+      outputs: results by name.
+      scope: module path for the nodes that are added next.
     """
 
     def __init__(self, images: Tensor):
@@ -64,8 +64,8 @@ class Graph:
         self.images = images
         self.outputs: dict[str, Tensor] = {}
         self.scope = ""
-        self._known: dict[Any, list[Tensor]] = {}
-        self._small: dict[Any, Tensor] = {}
+        self._outputs_by_key: dict[Any, list[Tensor]] = {}
+        self._small_constants: dict[Any, Tensor] = {}
 
     def add(
         self,
@@ -75,7 +75,7 @@ class Graph:
         dtype: Any,
         **attributes: Any,
     ) -> Tensor:
-        """Adds an operator with one result of this shape and dtype, and returns the result."""
+        """Adds an operator with one result of the shape and dtype, and returns the result."""
         return self.add_many(op, inputs, [(shape, dtype)], **attributes)[0]
 
     def add_many(
@@ -85,13 +85,13 @@ class Graph:
         results: Sequence[tuple[Iterable[int], Any]],
         **attributes: Any,
     ) -> list[Tensor]:
-        """Adds an operator with several results, and returns them."""
+        """Adds an operator with several results, and returns the results."""
         key = (op, tuple(map(id, inputs)), repr(sorted(attributes.items())))
-        if key not in self._known:
+        if key not in self._outputs_by_key:
             outputs = [Tensor(tuple(map(int, shape)), np.dtype(dtype)) for shape, dtype in results]
             self.nodes.append(Node(op, list(inputs), outputs, attributes, self.scope))
-            self._known[key] = outputs
-        return self._known[key]
+            self._outputs_by_key[key] = outputs
+        return self._outputs_by_key[key]
 
     def constant(self, value: Any) -> Tensor:
         """Returns a constant; equal small constants are shared."""
@@ -99,7 +99,7 @@ class Graph:
         if value.size > 64:
             return Tensor(value.shape, value.dtype, value)
         key = (value.dtype.str, value.shape, value.tobytes())
-        return self._small.setdefault(key, Tensor(value.shape, value.dtype, value))
+        return self._small_constants.setdefault(key, Tensor(value.shape, value.dtype, value))
 
     def integers(self, values: Iterable[int]) -> Tensor:
         """Returns an int64 constant, such as axes."""
@@ -121,18 +121,18 @@ class Graph:
                 parts.append(self.add("Mul", [batch, factor], (1,), np.int64))
         return self.add("Concat", parts, (len(shape),), np.int64, axis=0)
 
-    def name_output(self, name: str, tensor: Tensor) -> None:
-        """Makes a tensor an output."""
+    def add_output(self, name: str, tensor: Tensor) -> None:
+        """Adds a graph output that is computed from a tensor."""
         result = Tensor(tensor.shape, tensor.dtype)
         self.nodes.append(Node("Identity", [tensor], [result], {}))
         self.outputs[name] = result
 
-    def sweep(self) -> None:
-        """Removes nodes that no output needs."""
+    def remove_unused(self) -> None:
+        """Removes nodes that no output depends on."""
         needed = set(map(id, self.outputs.values()))
-        kept = []
+        used = []
         for node in reversed(self.nodes):
             if any(id(output) in needed for output in node.outputs):
-                kept.append(node)
+                used.append(node)
                 needed.update(id(tensor) for tensor in node.inputs if tensor is not None)
-        self.nodes = kept[::-1]
+        self.nodes = used[::-1]

@@ -1,4 +1,4 @@
-"""Conversion of graphs to ONNX models, and their headers."""
+"""Conversion of graphs to ONNX models with headers, and the reader of the headers."""
 
 import hashlib
 import json
@@ -11,11 +11,12 @@ from rrd_jax import errors
 from rrd_jax.exports import headers, interface
 from rrd_jax.exports.onnx.graph import BATCH, Graph, Node, Tensor
 
-# Versions of 2022, which onnxruntime 1.13, OpenVINO 2023 and later versions read.
+# Versions from 2022, supported since onnxruntime 1.13 and OpenVINO 2023.
 _OPSET, _IR_VERSION = 17, 8
-_LARGEST = 2**31 - 2**20  # bytes of a protobuf message
+# The largest size of the weights in bytes; a protobuf message holds at most 2 GiB.
+_LARGEST = 2**31 - 2**20
 _HEADER, _DIGEST = "rrd_jax", "rrd_jax.sha256"
-# Names of constant inputs.
+# Names of an operator's constant inputs, by position.
 _ROLES = {
     **dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul"), ("input", "weight", "bias")),
     "Reshape": ("input", "shape"),
@@ -27,11 +28,11 @@ _ROLES = {
 
 
 def to_model(graph: Graph, header: headers.Header) -> Any:
-    """Converts a graph to a ModelProto, and checks it.
+    """Converts a graph to a ModelProto, and checks the model.
 
     Args:
-      graph: of a network.
-      header: to store in the file.
+      graph: the graph of a network.
+      header: the header to store in the file.
 
     Raises:
       InputError: the model is larger than an ONNX file can be.
@@ -49,8 +50,8 @@ def to_model(graph: Graph, header: headers.Header) -> Any:
     size = sum(x.value.nbytes for x in constants.values())
     if size > _LARGEST:
         raise errors.UnfitError(
-            f"the weights take {size / 2**30:.1f} GiB, but a file of format 'onnx' holds at most 2;"
-            " --format=stablehlo or safetensors take them"
+            f"the weights take {size / 2**30:.1f} GiB, but an ONNX file holds at most 2 GiB; use"
+            " --format=stablehlo or --format=safetensors"
         )
     nodes = [
         helper.make_node(
@@ -65,12 +66,12 @@ def to_model(graph: Graph, header: headers.Header) -> Any:
     for node in nodes:
         for attribute in node.attribute:
             if attribute.name == "to":
-                attribute.CopyFrom(helper.make_attribute("to", _element(attribute.s.decode())))
+                attribute.CopyFrom(helper.make_attribute("to", _element_type(attribute.s.decode())))
     content = helper.make_graph(
         nodes,
         "network",
-        [_described("images", graph.images)],
-        [_described(name, tensor) for name, tensor in graph.outputs.items()],
+        [_value_info("images", graph.images)],
+        [_value_info(name, tensor) for name, tensor in graph.outputs.items()],
         [
             numpy_helper.from_array(np.ascontiguousarray(x.value), names[key])
             for key, x in constants.items()
@@ -96,19 +97,20 @@ def header_of(properties: dict[str, str], content: bytes, where: str) -> headers
 
     Args:
       properties: the file's metadata.
-      content: bytes of the file.
-      where: the file, for messages.
+      content: the bytes of the file.
+      where: the file's name in error messages.
 
     Raises:
-      InputError: there is no header, or the file is damaged.
+      InputError: the header is missing, or the file is damaged.
     """
     if not {_HEADER, _DIGEST} <= properties.keys():
         raise errors.InputError(
-            f"{where} has no header with its classes: it was not written by rrd_jax.export"
+            f"{where} has no rrd_jax header: it was not written by rrd_jax.export; export the"
+            " network again"
         )
     if properties[_DIGEST] != _digest(_graph_of(content), properties[_HEADER]):
         raise errors.InputError(
-            f"{where} is not as it was written: it is damaged, or another program has changed it;"
+            f"{where} does not match its digest: it is damaged, or another program has changed it;"
             " export it again"
         )
     return headers.from_json(properties[_HEADER], where)
@@ -120,63 +122,64 @@ def _digest(network: bytes, header: str) -> str:
 
 def _graph_of(content: bytes) -> bytes:
     """Returns the bytes of the graph, field 7 of the protobuf message."""
-    place = 0
-    while place < len(content):
-        key, place = _number(content, place)
-        length, place = _number(content, place)  # or the value of a field that is a number
+    offset = 0
+    while offset < len(content):
+        key, offset = _varint(content, offset)
+        # For fields of wire type 0, this varint is the value rather than the length.
+        length, offset = _varint(content, offset)
         if key == (7 << 3 | 2):
-            return content[place : place + length]
-        place += length if key & 7 == 2 else 0
+            return content[offset : offset + length]
+        offset += length if key & 7 == 2 else 0
     return b""
 
 
-def _number(content: bytes, place: int) -> tuple[int, int]:
-    """Decodes a varint; returns its value and the position after it."""
+def _varint(content: bytes, offset: int) -> tuple[int, int]:
+    """Decodes a varint; returns the value and the offset of the next field."""
     value = shift = 0
-    while place < len(content):
-        byte = content[place]
-        value, shift, place = value | (byte & 127) << shift, shift + 7, place + 1
+    while offset < len(content):
+        byte = content[offset]
+        value, shift, offset = value | (byte & 127) << shift, shift + 7, offset + 1
         if byte < 128:
             break
-    return value, place
+    return value, offset
 
 
 def _properties(header: headers.Header) -> dict[str, str]:
     """Returns the metadata: the header, and entries for other programs."""
     about = header.about
-    wanted = about.preprocessing
+    preprocessing = about.preprocessing
     properties = {
         "class_names": list(about.class_names),
-        "image_size": wanted.image_size,
-        "mean": list(wanted.mean),
-        "std": list(wanted.std),
+        "image_size": preprocessing.image_size,
+        "mean": list(preprocessing.mean),
+        "std": list(preprocessing.std),
     }
     texts = {name: json.dumps(value) for name, value in properties.items()}
     return {_HEADER: headers.to_json(header), "model": about.model, **texts}
 
 
-def _element(name: str) -> int:
+def _element_type(name: str) -> int:
     from onnx import helper
 
     return helper.np_dtype_to_tensor_dtype(np.dtype(name))
 
 
-def _described(name: str, tensor: Tensor) -> Any:
+def _value_info(name: str, tensor: Tensor) -> Any:
     from onnx import helper
 
     sizes = ["batch" if size == BATCH else size for size in tensor.shape]
-    return helper.make_tensor_value_info(name, _element(tensor.dtype.name), sizes)
+    return helper.make_tensor_value_info(name, _element_type(tensor.dtype.name), sizes)
 
 
 def _names(graph: Graph) -> dict[int, str]:
-    """Returns names by id of nodes and tensors, such as "ResNet/layer1_0/conv1/Conv.weight"."""
+    """Returns names such as "ResNet/layer1_0/conv1/Conv.weight", by id of nodes and tensors."""
     names = {id(graph.images): "images"}
     names |= {id(tensor): name for name, tensor in graph.outputs.items()}
-    seen = Counter()
+    counts = Counter()
     for node in graph.nodes:
         bare = "/".join(filter(None, (node.scope, node.op)))
-        names[id(node)] = f"{bare}_{seen[bare]}" if seen[bare] else bare
-        seen[bare] += 1
+        names[id(node)] = f"{bare}_{counts[bare]}" if counts[bare] else bare
+        counts[bare] += 1
         _name_tensors(node, names)
     return names
 

@@ -1,4 +1,4 @@
-"""Sums and other reductions: over axes, along an axis, over windows."""
+"""Reductions over axes, cumulative reductions along an axis, and pooling over windows."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,77 +7,86 @@ from typing import Any
 
 import numpy as np
 
-from rrd_jax.exports.onnx.elements import cast
+from rrd_jax.exports.onnx.elementwise import cast
 from rrd_jax.exports.onnx.graph import Graph, UnsupportedError
-from rrd_jax.exports.onnx.places import padded
-from rrd_jax.exports.onnx.views import View, arranged, combine, pads_of, reshape, view, whole
+from rrd_jax.exports.onnx.lazy_arrays import (
+    LazyArray,
+    add_op,
+    broadcast_fully,
+    from_tensor,
+    onnx_pads,
+    reorder,
+    reshape,
+)
+from rrd_jax.exports.onnx.shape_ops import pad
 
 
-def _reduce(name: str, graph: Graph, op: Any, x: View) -> View:
+def _reduce(name: str, graph: Graph, op: Any, x: LazyArray) -> LazyArray:
     axes = op.params["axes"]
     if not axes:
         return x
-    if any(x.tensor.shape[place] != x.shape[x.order[place]] for place in x.places(axes)):
-        x = whole(graph, x)
-    places = x.places(axes)
-    shape = [size for place, size in enumerate(x.tensor.shape) if place not in places]
-    kept = sorted(set(range(len(x.shape))) - set(axes))
-    order = tuple(kept.index(axis) for axis in x.order if axis in kept)
-    if name == "ReduceSum":  # the only one whose axes are an input
-        tensor = graph.add(name, [x.tensor, graph.integers(places)], shape, x.dtype, keepdims=0)
+    if any(x.tensor.shape[i] != x.shape[x.order[i]] for i in x.tensor_axes(axes)):
+        x = broadcast_fully(graph, x)
+    reduced = x.tensor_axes(axes)
+    shape = [size for i, size in enumerate(x.tensor.shape) if i not in reduced]
+    remaining = sorted(set(range(len(x.shape))) - set(axes))
+    order = tuple(remaining.index(axis) for axis in x.order if axis in remaining)
+    # In this opset, only ReduceSum takes its axes as an input.
+    if name == "ReduceSum":
+        tensor = graph.add(name, [x.tensor, graph.integers(reduced)], shape, x.dtype, keepdims=0)
     else:
-        tensor = graph.add(name, [x.tensor], shape, x.dtype, axes=places, keepdims=0)
-    return View(tensor, order, op.shape)
+        tensor = graph.add(name, [x.tensor], shape, x.dtype, axes=reduced, keepdims=0)
+    return LazyArray(tensor, order, op.shape)
 
 
-def _all_or_any(name: str, graph: Graph, op: Any, x: View) -> View:
+def _all_or_any(name: str, graph: Graph, op: Any, x: LazyArray) -> LazyArray:
     if x.dtype != bool:
-        raise UnsupportedError("on the bits of numbers")
+        raise UnsupportedError("on the bits of integers")
     return cast(graph, _reduce(name, graph, op, cast(graph, x, np.int32)), bool)
 
 
-def _place_of(name: str, graph: Graph, op: Any, x: View) -> View:
-    """Converts argmax and argmin, with the first index of equal values."""
+def _arg_reduce(name: str, graph: Graph, op: Any, x: LazyArray) -> LazyArray:
+    """Converts argmax and argmin, which return the first of several equal values."""
     (axis,) = op.params["axes"]
-    x = whole(graph, x)
-    (place,) = x.places([axis])
-    shape = [size for i, size in enumerate(x.tensor.shape) if i != place]
+    x = broadcast_fully(graph, x)
+    (position,) = x.tensor_axes([axis])
+    shape = [size for i, size in enumerate(x.tensor.shape) if i != position]
     order = tuple(i - (i > axis) for i in x.order if i != axis)
-    tensor = graph.add(name, [x.tensor], shape, np.int64, axis=place, keepdims=0)
-    return cast(graph, View(tensor, order, op.shape), op.dtype)
+    tensor = graph.add(name, [x.tensor], shape, np.int64, axis=position, keepdims=0)
+    return cast(graph, LazyArray(tensor, order, op.shape), op.dtype)
 
 
-def _cumsum(graph: Graph, op: Any, x: View) -> View:
-    x = whole(graph, x)
-    (place,) = x.places([op.params["axis"]])
-    inputs = [x.tensor, graph.constant(np.int64(place))]
+def _cumsum(graph: Graph, op: Any, x: LazyArray) -> LazyArray:
+    x = broadcast_fully(graph, x)
+    (position,) = x.tensor_axes([op.params["axis"]])
+    inputs = [x.tensor, graph.constant(np.int64(position))]
     reverse = int(op.params["reverse"])
     tensor = graph.add("CumSum", inputs, x.tensor.shape, x.dtype, reverse=reverse)
     return x._replace(tensor=tensor)
 
 
-def _top_k(graph: Graph, op: Any, x: View) -> tuple[View, View]:
+def _top_k(graph: Graph, op: Any, x: LazyArray) -> tuple[LazyArray, LazyArray]:
     axis = op.params.get("axis", -1) % len(x.shape)
-    x = whole(graph, x)
-    (place,) = x.places([axis])
+    x = broadcast_fully(graph, x)
+    (position,) = x.tensor_axes([axis])
     shape = list(x.tensor.shape)
-    shape[place] = op.params["k"]
+    shape[position] = op.params["k"]
     inputs = [x.tensor, graph.integers([op.params["k"]])]
-    values, places = graph.add_many(
-        "TopK", inputs, [(shape, x.dtype), (shape, np.int64)], axis=place
+    values, positions = graph.add_many(
+        "TopK", inputs, [(shape, x.dtype), (shape, np.int64)], axis=position
     )
-    indices = View(places, x.order, op.shape)
-    return View(values, x.order, op.shape), cast(graph, indices, op.dtypes[1])
+    indices = LazyArray(positions, x.order, op.shape)
+    return LazyArray(values, x.order, op.shape), cast(graph, indices, op.dtypes[1])
 
 
-def _window(kind: str, graph: Graph, op: Any, x: View) -> View:
-    """Max- and average-pooling."""
+def _window(kind: str, graph: Graph, op: Any, x: LazyArray) -> LazyArray:
+    """Converts max pooling, min pooling and sums over windows."""
     sizes, strides = op.params["window_dimensions"], op.params["window_strides"]
     padding, dilation = op.params["padding"], op.params["window_dilation"]
     if any(n != 1 for n in op.params["base_dilation"]):
         raise UnsupportedError("with a dilated input")
     if x.dtype != np.float32:
-        raise UnsupportedError("on whole numbers")
+        raise UnsupportedError("on integers")
     axes = [
         i
         for i in range(len(x.shape))
@@ -88,47 +97,47 @@ def _window(kind: str, graph: Graph, op: Any, x: View) -> View:
     if kind == "sum" and any(dilation[i] != 1 for i in axes):
         raise UnsupportedError("with dilated windows")
     if kind == "min":
-        x = combine(graph, "Neg", x)
-    low = 0.0 if kind == "sum" else -np.inf
-    # Readers take less padding than the window is wide, and none below 0.
+        x = add_op(graph, "Neg", x)
+    padding_value = 0.0 if kind == "sum" else -np.inf
+    # Runtimes require that padding is not negative and smaller than the window.
     spans = [(sizes[i] - 1) * dilation[i] + 1 for i in axes]
     pairs = [padding[i] for i in axes]
     if any(not 0 <= n < span for pair, span in zip(pairs, spans, strict=True) for n in pair):
-        x = padded(graph, x, dict(zip(axes, pairs, strict=True)), low)
+        x = pad(graph, x, dict(zip(axes, pairs, strict=True)), padding_value)
         pairs = [(0, 0)] * len(axes)
     y = _pool(graph, op.shape, x, axes, pairs, kind, sizes, strides, dilation)
     if kind == "sum":
-        y = combine(graph, "Mul", y, float(math.prod(sizes[i] for i in axes)))
-    return combine(graph, "Neg", y) if kind == "min" else y
+        y = add_op(graph, "Mul", y, float(math.prod(sizes[i] for i in axes)))
+    return add_op(graph, "Neg", y) if kind == "min" else y
 
 
 def _pool(
     graph: Graph,
     shape: Sequence[int],
-    x: View,
+    x: LazyArray,
     axes: Sequence[int],
     pairs: Sequence[Sequence[int]],
     kind: str,
     sizes: Sequence[int],
     strides: Sequence[int],
     dilation: Sequence[int],
-) -> View:
-    """Pools an array over some axes, with the other axes joined to two."""
+) -> LazyArray:
+    """Pools an array over `axes`; the other axes are joined to two axes for the operator."""
     others = [axis for axis in x.order if axis not in axes]
-    x = whole(graph, arranged(graph, x, [*others, *axes]))
+    x = broadcast_fully(graph, reorder(graph, x, [*others, *axes]))
     pooled = [shape[axis] for axis in axes]
-    before = [x.shape[axis] for axis in others]
+    batch = [x.shape[axis] for axis in others]
     if len(others) == 2:
-        source, target = x.tensor, [*before, *pooled]
+        source, target = x.tensor, [*batch, *pooled]
     else:
-        joined = [math.prod(before), 1]
-        stored = view(x.tensor)
+        joined = [math.prod(batch), 1]
+        stored = from_tensor(x.tensor)
         source = reshape(graph, stored, [*joined, *(x.shape[axis] for axis in axes)]).tensor
         target = [*joined, *pooled]
     attributes = {
         "kernel_shape": [sizes[axis] for axis in axes],
         "strides": [strides[axis] for axis in axes],
-        "pads": pads_of(pairs),
+        "pads": onnx_pads(pairs),
     }
     if kind == "sum":
         attributes["count_include_pad"] = 1
@@ -137,17 +146,17 @@ def _pool(
     name = "AveragePool" if kind == "sum" else "MaxPool"
     tensor = graph.add(name, [source], target, x.dtype, **attributes)
     if len(others) != 2:
-        tensor = reshape(graph, view(tensor), [*before, *pooled]).tensor
-    return View(tensor, (*others, *axes), tuple(shape))
+        tensor = reshape(graph, from_tensor(tensor), [*batch, *pooled]).tensor
+    return LazyArray(tensor, (*others, *axes), tuple(shape))
 
 
-def _any_window(graph: Graph, op: Any, x: View, start: View) -> View:
-    """Converts a window reduction by a function, which must be max, min or add."""
+def _any_window(graph: Graph, op: Any, x: LazyArray, start: LazyArray) -> LazyArray:
+    """Converts a window reduction with a function, which must be max, min or add."""
     names = [equation.primitive.name for equation in op.params["jaxpr"].eqns]
     kinds = {"max": ("max", -np.inf), "min": ("min", np.inf), "add": ("sum", 0)}
-    kind, neutral = kinds.get(names[0], ("", None)) if len(names) == 1 else ("", None)
-    if not kind or start.number != neutral:
-        raise UnsupportedError(f"with {' and '.join(names)} from {start.number}")
+    kind, identity = kinds.get(names[0], ("", None)) if len(names) == 1 else ("", None)
+    if not kind or start.scalar != identity:
+        raise UnsupportedError(f"with {' and '.join(names)} from {start.scalar}")
     return _window(kind, graph, op, x)
 
 
@@ -158,8 +167,8 @@ TABLE: dict[str, Callable[..., Any]] = {
     "reduce_prod": partial(_reduce, "ReduceProd"),
     "reduce_and": partial(_all_or_any, "ReduceMin"),
     "reduce_or": partial(_all_or_any, "ReduceMax"),
-    "argmax": partial(_place_of, "ArgMax"),
-    "argmin": partial(_place_of, "ArgMin"),
+    "argmax": partial(_arg_reduce, "ArgMax"),
+    "argmin": partial(_arg_reduce, "ArgMin"),
     "cumsum": _cumsum,
     "top_k": _top_k,
     "reduce_window_sum": partial(_window, "sum"),

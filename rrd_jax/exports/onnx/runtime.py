@@ -1,4 +1,4 @@
-"""ONNX files in onnxruntime."""
+"""The reader of ONNX files, with onnxruntime."""
 
 import pathlib
 
@@ -8,15 +8,16 @@ from rrd_jax import errors
 from rrd_jax.exports import interface
 from rrd_jax.exports.onnx import model
 
-_LOG_ERRORS = 3  # onnxruntime's least severity that is logged
+# The lowest severity that onnxruntime logs.
+_LOG_ERRORS = 3
 
 
 class Session:
     """A network in onnxruntime, on the CPU.
 
     Args:
-      path: of a file written by this package.
-      threads: per operator; 0 for all cores.
+      path: a file that was written by this package.
+      threads: number of threads per operator; 0 for all cores.
 
     Raises:
       InputError: the file is damaged, or has no header.
@@ -36,7 +37,8 @@ class Session:
             )
         except OSError as error:
             raise errors.InputError(f"{path} cannot be read ({error.strerror or error})") from error
-        except Exception as error:  # onnxruntime's exceptions have no other common base class.
+        # onnxruntime's exceptions have no other common base class.
+        except Exception as error:
             raise errors.InputError(
                 f"{path} cannot be read as ONNX: {_first_line(error)}; export it again"
             ) from error

@@ -1,60 +1,62 @@
-"""Unrolled loops of known length."""
+"""Unrolling of loops with a known length."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from rrd_jax.exports.onnx.graph import Graph, UnsupportedError
-from rrd_jax.exports.onnx.places import concatenated, sliced
-from rrd_jax.exports.onnx.views import View, arranged, constant, reshape
+from rrd_jax.exports.onnx.lazy_arrays import LazyArray, constant, reorder, reshape
+from rrd_jax.exports.onnx.shape_ops import concatenate, slice_array
 
 _LONGEST = 256
 
 
-def unrolled(
+def unroll(
     graph: Graph,
-    write: Callable[..., list[View]],
+    convert: Callable[..., list[LazyArray]],
     params: dict[str, Any],
-    operands: Sequence[View],
-) -> list[View]:
-    """Unrolls `lax.scan`; returns the carry and the stacked results of its steps.
+    operands: Sequence[LazyArray],
+) -> list[LazyArray]:
+    """Unrolls `lax.scan`; returns the final carry and the stacked results of all steps.
 
     Args:
-      graph: to add to.
-      write: (program, operands) -> results of a step.
-      params: of the primitive.
+      graph: the graph to add to.
+      convert: (program, operands) -> results of a step.
+      params: parameters of the primitive.
       operands: constants, the initial carry, and the arrays that are scanned.
     """
-    fixed, carried = _counts(params)
+    num_consts, num_carry = _operand_counts(params)
     length = params["length"]
     if not isinstance(length, int) or length > _LONGEST:
-        raise UnsupportedError(f"of {length} steps")
-    constants, carry = list(operands[:fixed]), list(operands[fixed : fixed + carried])
-    scanned, steps = operands[fixed + carried :], []
+        raise UnsupportedError(f"of {length} steps (at most {_LONGEST})")
+    constants = list(operands[:num_consts])
+    carry = list(operands[num_consts : num_consts + num_carry])
+    scanned, steps = operands[num_consts + num_carry :], []
     for i in reversed(range(length)) if params["reverse"] else range(length):
-        now = [_at(graph, array, i) for array in scanned]
-        results = write(params["jaxpr"], [*constants, *carry, *now])
-        carry = results[:carried]
-        steps.append(results[carried:])
+        slices = [_slice_at(graph, array, i) for array in scanned]
+        results = convert(params["jaxpr"], [*constants, *carry, *slices])
+        carry = results[:num_carry]
+        steps.append(results[num_carry:])
     if params["reverse"]:
         steps.reverse()
     return [*carry, *(_stack(graph, parts) for parts in zip(*steps, strict=True))]
 
 
-def _counts(params: dict[str, Any]) -> tuple[int, int]:
-    """Returns the numbers of constants and of carried operands."""
+def _operand_counts(params: dict[str, Any]) -> tuple[int, int]:
+    """Returns the number of constants and the number of carried operands."""
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]
-    fixed, carried, _ = map(list, params["ft_in"].unpack())  # newer versions of JAX
-    return len(fixed), len(carried)
+    # Newer versions of JAX replace the two counts with a tree of the operands.
+    constants, carry, _ = map(list, params["ft_in"].unpack())
+    return len(constants), len(carry)
 
 
-def _at(graph: Graph, array: View, i: int) -> View:
-    if array.value is not None and not array.repeated:
-        return constant(graph, arranged(graph, array, range(len(array.shape))).value[i])
+def _slice_at(graph: Graph, array: LazyArray, i: int) -> LazyArray:
+    if array.value is not None and not array.needs_broadcast:
+        return constant(graph, reorder(graph, array, range(len(array.shape))).value[i])
     starts, limits = [i] + [0] * (len(array.shape) - 1), [i + 1, *array.shape[1:]]
-    return reshape(graph, sliced(graph, array, starts, limits), array.shape[1:])
+    return reshape(graph, slice_array(graph, array, starts, limits), array.shape[1:])
 
 
-def _stack(graph: Graph, parts: Sequence[View]) -> View:
+def _stack(graph: Graph, parts: Sequence[LazyArray]) -> LazyArray:
     parts = [reshape(graph, part, (1, *part.shape)) for part in parts]
-    return concatenated(graph, parts, 0)
+    return concatenate(graph, parts, 0)
