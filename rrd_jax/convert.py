@@ -1,14 +1,13 @@
-"""Converts the weights of a PyTorch file to a checkpoint, for config.teacher.checkpoint.
+"""Converts the weights in a PyTorch file to a checkpoint, for config.teacher.checkpoint.
 
     python -m rrd_jax.convert --model=resnet32x4 --input=ckpt_epoch_240.pth --output=DIR
     python -m rrd_jax.convert --input=hf:FOLDER --output=DIR
 
-The file is .safetensors, or a file of torch.save (needs `pip install 'rrd_jax[torch]'`) with a
-state dict, plain or inside a training script's checkpoint. If it holds several, FILE@KEY names one,
-such as FILE@state_dict_ema. hf:FOLDER is a folder of transformers, whose config.json names the
-network. Class names and normalization come from a config.json of timm or transformers beside the
-file.
-`python -m rrd_jax.networks` lists the networks.
+The input is a .safetensors file, or a file written by torch.save (requires `pip install
+'rrd_jax[torch]'`) that holds a state dict or a training checkpoint with a state dict. FILE@KEY
+selects one of several state dicts, such as FILE@state_dict_ema. hf:FOLDER is a transformers folder,
+whose config.json names the network. Class names and normalization are read from a timm or
+transformers config.json next to the file. `python -m rrd_jax.networks` lists the networks.
 """
 
 import pathlib
@@ -27,34 +26,36 @@ __all__ = ["from_torch", "sizes", "to_torch"]
 _MODEL = flags.DEFINE_string(
     "model",
     None,
-    "The network, a name of rrd_jax.networks.MODELS. Default: from the config.json of a folder.",
+    "The network, a name in rrd_jax.networks.MODELS. Default: the network that config.json names.",
 )
 _INPUT = flags.DEFINE_string("input", None, "The .pth, .pt or .safetensors file, or hf:FOLDER.")
 _OUTPUT = flags.DEFINE_string("output", None, "The folder to write to.")
 
 
 def run(model: str, source: pathlib.Path, output: pathlib.Path) -> None:
-    """Reads the network, runs it on a random image, writes it, and prints a summary.
+    """Converts a file to a checkpoint, runs the network on a random image, and prints a summary.
 
     Args:
-      model: a name of `networks.MODELS` or `networks.ALIASES`; "" for the name beside the weights.
+      model: a name in `networks.MODELS` or `networks.ALIASES`; "" for the network that the
+        config.json next to the weights names.
       source: the PyTorch file, or hf:FOLDER.
       output: the folder to write to.
 
     Raises:
-      InputError: the file cannot be read or does not fit, or the folder is in use.
+      InputError: the file cannot be read or does not fit the network, or the folder is in use.
     """
     model = _network_name(model, source)
     file, _ = files.split(source)
     if file.is_dir() and not exported.weights_of(file).is_file():
-        raise errors.InputError(f"--input={source} is a folder; wanted is a file of weights")
+        raise errors.InputError(f"--input={source} is a folder; set it to a weight file")
     if not file.exists():
-        raise errors.InputError(f"--input={source} does not exist")
+        raise errors.InputError(f"--input={source} does not exist; check the path")
     variables, meta = files.load(source, model, headless=True)
     if meta.get("classifier"):
         raise errors.InputError(
-            f"{source} was trained with '{meta['classifier']}', which classifies in its place: it"
-            " is no network alone; rrd_jax.load and rrd_jax.predict take the file as it is"
+            f"{source} was trained with '{meta['classifier']}', which replaces the network's"
+            " classifier, so it cannot be converted; pass the file to rrd_jax.load or"
+            " rrd_jax.predict"
         )
     num_classes, (height, _, channels) = meta["num_classes"], meta["image_shape"]
     shape = (*[height or networks.image_size(model)] * 2, channels)
@@ -66,36 +67,37 @@ def run(model: str, source: pathlib.Path, output: pathlib.Path) -> None:
     values = np.asarray(outputs.logits if num_classes else outputs.embedding)
     if not np.isfinite(values).all():
         raise errors.InputError(
-            f"{source} gives {output_name} that are not finite for a random image"
+            f"{source}: {output_name} not finite for a random image; check the weights"
         )
     digest = checkpoints.save_network(output, variables, meta | {"image_shape": list(shape)})
     console.say(
         f"{model}: {networks.count_parameters(variables['params']):,} parameters,"
         f" {num_classes or 'no'} classes, {channels} image channels{_description(meta)}\n"
-        f"{output_name} of a random {shape[0]}x{shape[1]} image: mean {values.mean():.4g}, standard"
-        f" deviation {values.std():.4g}\n"
+        f"{output_name} for a random {shape[0]}x{shape[1]} image: mean {values.mean():.4g},"
+        f" standard deviation {values.std():.4g}\n"
         f"sha256 of the weights: {digest}\n"
         f"written to {output}; use it with --config.teacher.checkpoint={output}"
     )
 
 
 def _network_name(model: str, source: pathlib.Path) -> str:
-    """Returns the network that --model names, or the config.json beside the weights."""
+    """Returns the network that --model or the config.json next to the weights names."""
     name = networks.canonical(model or files.network_of(source))
     file, _ = files.split(source)
     if name not in networks.MODELS and file.is_file():
         fitting = files.fitting(source)
-        hint = f"{source} fits {' and '.join(fitting)}" if fitting else f"{source} fits none"
-        problem = f"unknown model '{name}'" if name else "--model is not given"
+        hint = f"{source} fits {' and '.join(fitting)}" if fitting else f"{source} fits no network"
+        problem = f"unknown model '{name}'" if name else "--model is missing"
         raise errors.InputError(
             f"{problem}; {hint}; known: {errors.name_list(networks.MODELS, name)}"
         )
-    networks.factory(name)  # Raises an error for an unknown name.
+    # Raises an error for an unknown name.
+    networks.factory(name)
     return name
 
 
 def _description(meta: dict[str, Any]) -> str:
-    """Returns the classes and the preprocessing as text, as far as they are known."""
+    """Describes the classes and the preprocessing, if the file names them."""
     about = meta.get("about") or {}
     names, images = about.get("class_names"), about.get("preprocessing")
     parts = [f"; classes {names[0]} to {names[-1]}"] if names else []

@@ -1,4 +1,4 @@
-"""Exports a network to a file for another library, reads it back there, and compares.
+"""Exports a network to a file for another library, and verifies the file in that library.
 
     python -m rrd_jax.export --workdir=runs/digits --format=onnx
     python -m rrd_jax.export --workdir=runs/digits@best --format=onnx,litert --output=files
@@ -7,18 +7,18 @@
         --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225
     python -m rrd_jax.export --workdir=runs/digits --report
 
-Formats: safetensors, torch, hub, stablehlo, onnx, litert, openvino, coreml; all for those whose
-libraries are installed and that can hold the network. Each file is opened in the library that it is
-for, which computes some test images. A file is not written if a logit differs by more than 1e-4 of
-the largest, or an image gets another class; the embeddings are compared for a network without a
-classifier. Class names and preprocessing are in the file, or beside it.
+Formats: safetensors, torch, hub, stablehlo, onnx, litert, openvino, coreml; `all` selects every
+format whose libraries are installed and that can hold the network. Each file is opened in its
+library and run on test images. The file is kept only if no logit differs by more than 1e-4 of the
+largest logit and every image has the same top-1 class; for a network without a classifier,
+embeddings are compared. Class names and preprocessing are stored in the file or next to it.
 
---report compares accuracy, size and latency of the student and its teacher: as a table, in
+--report compares the accuracy, size and latency of the student and its teacher: as a table, in
 WORKDIR/gains.json and in WORKDIR/gains.png.
 
-The exit code is 0 on success, 1 for a bad flag, 2 for other bad input and a file that was not
-written, 69 for a library that is not installed, 70 for an error of this program, 74 for a full
-disk, 130 after Ctrl-C.
+Exit codes: 0 for success, 1 for an invalid flag, 2 for other invalid input or a file that was not
+written, 69 for a missing library, 70 for an error in this program, 74 for a full disk, 130 after
+Ctrl-C.
 """
 
 import pathlib
@@ -38,68 +38,75 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    """Defines the flags. The import does not, because other commands have flags of these names."""
+    """Defines the flags, in a function because other commands define flags with the same names."""
     flags.DEFINE_string(
         "workdir",
         None,
-        "A run, RUN@best, RUN@last or RUN@STEP, a folder that rrd_jax.convert wrote, or a PyTorch"
-        " file with --network.",
+        "A run, RUN@best, RUN@last or RUN@STEP; a folder written by rrd_jax.convert; or, with"
+        " --network, a PyTorch file.",
     )
-    flags.DEFINE_list("format", None, "Formats of the files: one, several with commas, or all.")
+    flags.DEFINE_list("format", None, "One format, several separated by commas, or all.")
     flags.DEFINE_string(
-        "output", None, "The file, or a folder for it. Default: exports in the workdir."
+        "output", None, "The file, or the folder for files. Default: WORKDIR/exports."
     )
-    flags.DEFINE_bool("teacher", False, "The run's teacher in place of its student.")
+    flags.DEFINE_bool("teacher", False, "Export the run's teacher instead of its student.")
     flags.DEFINE_enum(
-        "weights", "average", ["average", "raw"], "Which weights of a run that averages them."
+        "weights", "average", ["average", "raw"], "The weights of a run with weight averaging."
     )
     flags.DEFINE_string(
         "head",
         "",
-        "The objective whose head behind the embedding a run's network keeps, such as rrd; of"
-        " several teachers rrd[0].",
+        "The objective whose head follows the embedding in the exported network, such as rrd; with"
+        " several teachers, such as rrd[0].",
     )
     flags.DEFINE_string(
-        "network", "", "The network of a PyTorch file, a name of `python -m rrd_jax.networks`."
+        "network", "", "The network of a PyTorch file, as listed by `python -m rrd_jax.networks`."
     )
+    flags.DEFINE_list("mean", None, "Mean per channel, for pixels in [0, 1]. Default: the run's.")
     flags.DEFINE_list(
-        "mean", None, "Mean of each channel, of values in [0, 1]. Default: the run's."
+        "std", None, "Standard deviation per channel, for pixels in [0, 1]. Default: the run's."
     )
-    flags.DEFINE_list(
-        "std", None, "Standard deviation of each channel, likewise. Default: the run's."
-    )
-    flags.DEFINE_integer("image_size", 0, "Height and width. Default: the run's.", lower_bound=0)
     flags.DEFINE_integer(
-        "resize", 0, "Short side before the central crop. Default: the run's.", lower_bound=0
+        "image_size", 0, "Image height and width. Default: the run's.", lower_bound=0
+    )
+    flags.DEFINE_integer(
+        "resize", 0, "Shorter side before the center crop. Default: the run's.", lower_bound=0
     )
     flags.DEFINE_string(
-        "class_names", "", "A file of the classes' names, one a line, or JSON. Default: the run's."
+        "class_names", "", "A file with one class name per line, or JSON. Default: the run's."
     )
     flags.DEFINE_enum(
         "names",
         "ours",
         ["ours", "torch", "torchvision", "timm"],
-        "Whose names weights get: a library's; torch: that of the one which has the network.",
+        "Naming scheme of the weights: ours is rrd_jax's; torch is the scheme of the PyTorch"
+        " library that has the network.",
     )
-    flags.DEFINE_enum("quantize", "", ["", "int8"], "int8: weights of 8 bits.")
+    flags.DEFINE_enum("quantize", "", ["", "int8"], "int8 for 8-bit weights.")
     flags.DEFINE_bool(
-        "embed_preprocessing", False, "The file takes uint8 images and normalises them itself."
+        "embed_preprocessing", False, "Include the normalization; the file then takes uint8 images."
     )
-    flags.DEFINE_bool("fold", True, "Batch norms become part of the convolutions before them.")
-    flags.DEFINE_string("images", "", "A folder of images to compare on. Default: the test split.")
-    flags.DEFINE_integer("check_images", 500, "The most images to compare on.", lower_bound=1)
-    flags.DEFINE_bool("overwrite", False, "Replaces what was written there before.")
-    flags.DEFINE_bool("report", False, "Measures the student beside its teacher instead.")
+    flags.DEFINE_bool("fold", True, "Fold batch norms into the preceding convolutions.")
+    flags.DEFINE_string(
+        "images", "", "A folder of images for the verification. Default: the test split."
+    )
+    flags.DEFINE_integer(
+        "check_images", 500, "Maximum number of images for the verification.", lower_bound=1
+    )
+    flags.DEFINE_bool("overwrite", False, "Replace earlier exports.")
+    flags.DEFINE_bool(
+        "report", False, "Compare the student with its teacher instead of exporting files."
+    )
     flags.DEFINE_float(
         "seconds",
         4.0,
-        "Seconds that --report measures each batch size, on one core and on all.",
+        "Seconds that --report spends on each batch size, on one core and on all cores.",
         lower_bound=0,
     )
 
 
 class Request(NamedTuple):
-    """The values of the flags; `load_options` are those for `library.load`."""
+    """The values of the flags; `load_options` are arguments of `library.load`."""
 
     workdir: pathlib.Path
     format: Sequence[str]
@@ -120,11 +127,12 @@ _FILE_FLAGS = [name for name in Request._fields if name not in ("workdir", "load
 
 
 def run(request: Request) -> list["export_all.Outcome"]:
-    """Writes the files, and prints a line for each.
+    """Writes the files, and prints one line per file.
 
     Raises:
-      InputError: bad input, a file that computes other outputs, or no format can hold the network.
-      UnavailableError: no library of the formats is installed.
+      InputError: the input is invalid, the outputs of a file differ from the network's, or no
+        format can hold the network.
+      UnavailableError: the libraries of all formats are missing.
       DiskError: the disk is full.
     """
     from rrd_jax import exports
@@ -132,51 +140,55 @@ def run(request: Request) -> list["export_all.Outcome"]:
     from rrd_jax.exports import export_all, sample_images, writer
     from rrd_jax.terminal import console
 
-    forms, options = _forms(request)
-    absent = [export_all.Outcome(form, error=export_all.missing(form)) for form in forms]
+    formats, options = _formats(request)
+    absent = [export_all.Outcome(fmt, error=export_all.missing(fmt)) for fmt in formats]
+    # `report` raises an error if all libraries are missing.
     if all(outcome.error for outcome in absent):
-        export_all.report(absent)  # This raises an error.
-    # A bad --output is reported before a network is loaded.
-    if stated := _stated_place(request, forms):
-        writer.check_place(stated, forms[0], overwrite=request.overwrite)
+        export_all.report(absent)
+    # An invalid --output is reported before a network is loaded.
+    if explicit := _explicit_path(request, formats):
+        writer.check_path(explicit, formats[0], overwrite=request.overwrite)
     exportable = _load(request)
-    places = [(form, stated or _place(request, exportable.about, form, options)) for form in forms]
-    for (form, place), outcome in zip(places, absent, strict=True):
-        if not outcome.error and not stated:
-            writer.check_place(place, form, overwrite=request.overwrite)
+    about = exportable.about
+    targets = [(fmt, explicit or _default_path(request, about, fmt, options)) for fmt in formats]
+    for (fmt, path), outcome in zip(targets, absent, strict=True):
+        if not outcome.error and not explicit:
+            writer.check_path(path, fmt, overwrite=request.overwrite)
     source = compared_networks.source_of(request.workdir)
     images = sample_images.load(
         exportable.about, source, request.images or None, request.check_images
     )
-    tried = exports.Trial(exportable, images)
-    outcomes = export_all.write(tried, places, options, overwrite=request.overwrite)
+    trial = exports.Trial(exportable, images)
+    outcomes = export_all.write(trial, targets, options, overwrite=request.overwrite)
     export_all.report(outcomes)
-    if usable := [o.written.path for o in outcomes if o.written and o.form.open]:
-        form = "" if exportable.about.num_classes else " --embeddings --format=jsonl"
-        place = shlex.quote(str(usable[0]))
-        console.say(f"try it: python -m rrd_jax.predict --workdir={place}{form} IMAGE...")
+    if usable := [o.written.path for o in outcomes if o.written and o.fmt.open]:
+        extra = "" if exportable.about.num_classes else " --embeddings --format=jsonl"
+        path = shlex.quote(str(usable[0]))
+        console.say(f"try it: python -m rrd_jax.predict --workdir={path}{extra} IMAGE...")
     return outcomes
 
 
-def _forms(request: Request) -> tuple[list["Format"], "Options"]:
-    """Returns the formats, and their options."""
+def _formats(request: Request) -> tuple[list["Format"], "Options"]:
+    """Returns the requested formats and options."""
     from rrd_jax import errors, exports
     from rrd_jax.exports import writer
 
     names = list(dict.fromkeys(name.strip() for name in request.format or ()))
     if not names:
-        raise errors.InputError(f"--format is missing; one of {', '.join(exports.FORMATS)}, or all")
+        raise errors.InputError(
+            f"--format is missing; set it to one of {', '.join(exports.FORMATS)}, or all"
+        )
     is_all = names == ["all"]
-    forms = [exports.get(name) for name in (exports.FORMATS if is_all else names)]
+    formats = [exports.get_format(name) for name in (exports.FORMATS if is_all else names)]
     options = exports.Options(
         fold=request.fold,
         embed_preprocessing=request.embed_preprocessing,
         quantize=request.quantize,
         names=request.names,
     )
-    for form in forms if not is_all else ():
-        writer.check_options(form, options)
-    return forms, options
+    for fmt in formats if not is_all else ():
+        writer.check_options(fmt, options)
+    return formats, options
 
 
 def _load(request: Request) -> "Exportable":
@@ -187,41 +199,41 @@ def _load(request: Request) -> "Exportable":
     if request.teacher and request.load_options:
         names = ["weights" if name == "raw" else name for name in request.load_options]
         raise errors.InputError(
-            f"--teacher exports the teacher of the run as it is: leave out --{' --'.join(names)}"
+            f"--teacher exports the run's teacher without changes; leave out --{' --'.join(names)}"
         )
     if request.teacher:
         return compared_networks.load_teacher(request.workdir)
     return compared_networks.load(request.workdir, **request.load_options)
 
 
-def _stated_place(request: Request, forms: Sequence["Format"]) -> pathlib.Path | None:
-    """Returns the file that --output names, None if it names a folder or is not set."""
-    if request.output is None or len(forms) > 1 or request.output.endswith("/"):
+def _explicit_path(request: Request, formats: Sequence["Format"]) -> pathlib.Path | None:
+    """Returns the path that --output names; None for a parent folder or without --output."""
+    if request.output is None or len(formats) > 1 or request.output.endswith("/"):
         return None
-    place = pathlib.Path(request.output)
-    # Some formats write a folder.
-    is_file = not place.is_dir() or forms[0].recognizes(place)
-    return place if is_file else None
+    path = pathlib.Path(request.output)
+    # An existing folder may be an earlier export, because some formats write a folder.
+    is_file = not path.is_dir() or formats[0].recognizes(path)
+    return path if is_file else None
 
 
-def _place(
-    request: Request, about: "ModelInfo", form: "Format", options: "Options"
+def _default_path(
+    request: Request, about: "ModelInfo", fmt: "Format", options: "Options"
 ) -> pathlib.Path:
-    """Returns the path of a format's file for an --output that names no file."""
+    """Returns the path of a format's file if --output does not name a file."""
     from rrd_jax.exports import writer
     from rrd_jax.weights import files
 
     suffix = "-teacher" if request.teacher else ""
-    name = writer.file_name(about, form, writer.known_options(form, options), suffix)
+    name = writer.file_name(about, fmt, writer.supported_options(fmt, options), suffix)
     if request.output is not None:
         return pathlib.Path(request.output) / name
     home, _ = files.split(request.workdir)
-    inside = home.is_file() or home.name == "checkpoints"
-    return (home.parent if inside else home) / "exports" / name
+    is_inside = home.is_file() or home.name == "checkpoints"
+    return (home.parent if is_inside else home) / "exports" / name
 
 
 def _request() -> Request:
-    """Reads the flags."""
+    """Returns the values of the flags; raises an InputError for an invalid value."""
     from rrd_jax import errors
 
     for name in ("workdir", "output"):
@@ -233,7 +245,16 @@ def _request() -> Request:
     return Request(
         pathlib.Path(FLAGS.workdir),
         load_options={name: value for name, value in options.items() if value},
-        **{name: FLAGS[name].value for name in _FILE_FLAGS},
+        format=FLAGS.format,
+        output=FLAGS.output,
+        teacher=FLAGS.teacher,
+        names=FLAGS.names,
+        quantize=FLAGS.quantize,
+        embed_preprocessing=FLAGS.embed_preprocessing,
+        fold=FLAGS.fold,
+        images=FLAGS.images,
+        check_images=FLAGS.check_images,
+        overwrite=FLAGS.overwrite,
     )
 
 
@@ -245,7 +266,7 @@ def _numbers(name: str) -> tuple[float, ...] | None:
         return tuple(map(float, values)) if values else None
     except ValueError as error:
         raise errors.InputError(
-            f"--{name}={','.join(values)}, but must be numbers with commas between them"
+            f"--{name}={','.join(values)}, but must be numbers separated by commas"
         ) from error
 
 
@@ -254,7 +275,7 @@ def _job() -> None:
 
     from rrd_jax import errors, parallel
 
-    # Accelerators round more, and files are for any machine.
+    # Accelerators compute with lower precision, and the files must be valid on any machine.
     if not jax.config.jax_platforms:
         jax.config.update("jax_platforms", "cpu")
     parallel.enable_compilation_cache()
@@ -266,8 +287,9 @@ def _job() -> None:
         return
     if others := [name for name in _FILE_FLAGS if FLAGS[name].present]:
         raise errors.InputError(
-            f"--report takes no --{others[0]}: it measures the run's networks in all formats that"
-            " are installed, and writes gains.json and gains.png into the workdir"
+            f"--report cannot be combined with --{others[0]}: it measures the run's networks in all"
+            " installed formats, and writes gains.json and gains.png to the workdir; leave out"
+            f" --{others[0]}"
         )
     from rrd_jax.comparison import compare
 
@@ -277,7 +299,7 @@ def _job() -> None:
 def main(argv: list[str]) -> None:
     """Writes the files, or the report."""
     del argv
-    cli.guard(_job, stopped="stopped; nothing is left half written")
+    cli.guard(_job, stopped="stopped; no partial file remains")
 
 
 if __name__ == "__main__":

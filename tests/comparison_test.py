@@ -107,9 +107,9 @@ def test_a_file_is_measured_on_one_core_and_on_all(tmp_path):
     variables = networks.init(network, jax.random.key(0), (8, 8, 1))
     about = ModelInfo("resnet8", 10, preprocessing=Preprocessing(8, 1, (0.3,), (0.4,)))
     images = exports.Images(np.zeros((2, 8, 8, 1), np.uint8), None, "images")
-    trial = exports.Trial(exports.exportable(network, variables, about), images)
+    trial = exports.Trial(exports.make_exportable(network, variables, about), images)
     path = tmp_path / "it.safetensors"
-    exports.write(trial, exports.get("safetensors"), path)
+    exports.write(trial, exports.get_format("safetensors"), path)
     found = latency.measure([File("student", "XLA", "safetensors", path)], (8, 8, 1), 0.05)
     cores = len(latency.cores())
     settings = [(entry.cores, entry.batch) for entry in found]

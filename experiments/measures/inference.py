@@ -114,7 +114,7 @@ def _network(loaded: library.Loaded | library.Predictor) -> _Network:
         raise errors.InputError(
             f"'{loaded.name}' was exported for {loaded.runtime}: name the run that it is from"
         )
-    network = exports.exportable(loaded.network, loaded.variables, loaded.about, loaded.terms)
+    network = exports.make_exportable(loaded.network, loaded.variables, loaded.about, loaded.terms)
     digest = checkpoints.digest(loaded.variables)
     return _Network(digest, repr(loaded.about.preprocessing), network)
 

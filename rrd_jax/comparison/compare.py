@@ -108,7 +108,7 @@ def _measure(
         is_missing = "top1" not in known or (has_agreement and "agreement" not in known)
         if is_missing and images.is_real and member.shares_classes:
             console.progress("report", [f"accuracy of the {member.role}"])
-            images_of = f"{len(images.images)} {images.what}"
+            images_of = f"{len(images.images)} {images.description}"
             targets = _logits(teachers, images) if has_agreement else None
             known = measurements.accuracy(_logits([member], images), images, targets)
         parameters, macs = measurements.costs(member.network)
@@ -149,7 +149,7 @@ def _sum_of_teachers(
         model="+".join(teacher.model for teacher in teachers),
         top1=known.get("top1"),
         agreement=None,
-        images=f"{len(images.images)} {images.what}",
+        images=f"{len(images.images)} {images.description}",
         parameters=sum(teacher.parameters for teacher in teachers),
         macs=sum(teacher.macs for teacher in teachers),
         bytes={kind: sum(teacher.bytes[kind] for teacher in teachers) for kind in sorted(kinds)},
@@ -191,7 +191,7 @@ def _write_files(
     written_files, sizes = [], {member.role: {} for member in members}
     reasons: dict[str, list[str]] = {}
     for member in members:
-        few = Images(images.images[:100], None, images.what, images.is_real)
+        few = Images(images.images[:100], None, images.description, images.is_real)
         tried = exports.Trial(member.network, few)
         for kind in FILE_KINDS:
             name = kind.runtime or kind.format
@@ -215,9 +215,9 @@ def _write_files(
 
 
 def _write(tried: exports.Trial, kind: FileKind, folder: pathlib.Path) -> exports.Written:
-    form = exports.get(kind.format)
+    form = exports.get_format(kind.format)
     wanted = Options(quantize=kind.quantize, embed_preprocessing=bool(kind.runtime))
-    options = writer.known_options(form, wanted)
+    options = writer.supported_options(form, wanted)
     if kind.quantize and not options.quantize:
         raise errors.InputError(f"format '{form.name}' has no weights of 8 bits")
     name = writer.file_name(tried.exportable.about, form, options)

@@ -89,7 +89,7 @@ def load_teachers(
 
 
 def _exportable(loaded: library.Loaded) -> Exportable:
-    return exports.exportable(loaded.network, loaded.variables, loaded.about, loaded.terms)
+    return exports.make_exportable(loaded.network, loaded.variables, loaded.about, loaded.terms)
 
 
 def source_of(path: pathlib.Path) -> Source | None:

@@ -136,7 +136,7 @@ def _open(form: str, path: pathlib.Path, threads: int) -> Callable[[np.ndarray],
     if form != "stablehlo":
         from rrd_jax import exports
 
-        return exports.get(form).open(path, threads)
+        return exports.get_format(form).open(path, threads)
     # The reader of the format starts a process, whose pipes would be measured too.
     import jax.export
 

@@ -1,7 +1,7 @@
-"""Export formats: a network with its weights as a file for other programs.
+"""Export formats: files that hold a network and its weights for other programs.
 
-Each format is one file, with the reader that verifies exported files. The libraries of a format are
-imported when it is used.
+Each format is one module, with a writer and the reader that verifies exported files. The libraries
+of a format are imported when the format is used.
 """
 
 import importlib
@@ -11,7 +11,7 @@ from rrd_jax import errors
 from rrd_jax.exports.interface import Exportable, Format, Options, Outputs, Runtime, require
 from rrd_jax.exports.sample_images import Images
 from rrd_jax.exports.verification import Comparison, Trial
-from rrd_jax.exports.writer import Written, exportable, options_of, write
+from rrd_jax.exports.writer import Written, make_exportable, make_options, write
 
 FORMATS = (
     "safetensors",
@@ -25,46 +25,51 @@ FORMATS = (
 )
 
 
-def get(name: str) -> Format:
-    """Returns the format of that name; raises an InputError for an unknown one."""
+def get_format(name: str) -> Format:
+    """Returns the format with a name; raises an InputError for an unknown name."""
     errors.lookup("format", name, dict.fromkeys(FORMATS))
     return importlib.import_module(f"rrd_jax.exports.{name}").FORMAT
 
 
-def of_extension(path: pathlib.Path) -> Format:
-    """Returns the format of a file's extension; raises an InputError for an unknown one."""
-    known = {form.extension: form for form in reversed([*map(get, FORMATS)]) if form.extension}
-    if path.suffix not in known:
+def format_for_extension(path: pathlib.Path) -> Format:
+    """Returns the format for a file's extension; raises an InputError for an unknown extension."""
+    formats = [get_format(name) for name in FORMATS]
+    by_extension = {fmt.extension: fmt for fmt in reversed(formats) if fmt.extension}
+    if path.suffix not in by_extension:
         raise errors.InputError(
-            f"{path.name} has the extension of no format: use {', '.join(sorted(known))}, or name"
-            f" a format, one of {', '.join(FORMATS)}"
+            f"{path.name} has an unknown extension; use one of {', '.join(sorted(by_extension))},"
+            f" or name a format, one of {', '.join(FORMATS)}"
         )
-    return known[path.suffix]
+    return by_extension[path.suffix]
 
 
-def recognized(path: pathlib.Path) -> Format | None:
+def detect_format(path: pathlib.Path) -> Format | None:
     """Returns the format of an exported file or folder; None for any other path."""
-    return next((f for f in map(get, FORMATS) if f.recognizes(path)), None)
+    return next((fmt for fmt in map(get_format, FORMATS) if fmt.recognizes(path)), None)
 
 
 def open_file(path: pathlib.Path, threads: int = 0) -> Runtime:
-    """Opens an exported file in the library that it is written for.
+    """Opens an exported file in the library that runs its format.
 
     Args:
-      path: of a file or folder.
+      path: the file or folder.
       threads: number of threads; 0 for all cores.
 
     Raises:
-      InputError: the file is damaged, or is not of a format that can be run on this platform.
-      UnavailableError: its library is not installed.
+      InputError: the file is damaged, or this platform cannot run the file's format.
+      UnavailableError: the library of the format is not installed.
     """
-    form = recognized(path)
-    if form is None:
-        raise errors.InputError(f"{path} is of none of the formats {', '.join(FORMATS)}")
-    if form.open is None:
-        raise errors.InputError(f"{path} is of format '{form.name}', which cannot be run here")
-    require(form.name, form.extra, form.modules)
-    return form.open(path, threads)
+    fmt = detect_format(path)
+    if fmt is None:
+        raise errors.InputError(
+            f"{path} is not an exported file; formats: {', '.join(FORMATS)}; export it again"
+        )
+    if fmt.open is None:
+        raise errors.InputError(
+            f"{path} has format '{fmt.name}', which cannot be run on this platform"
+        )
+    require(fmt.name, fmt.extra, fmt.modules)
+    return fmt.open(path, threads)
 
 
 __all__ = [
@@ -78,11 +83,11 @@ __all__ = [
     "Runtime",
     "Trial",
     "Written",
-    "exportable",
-    "get",
-    "of_extension",
+    "detect_format",
+    "format_for_extension",
+    "get_format",
+    "make_exportable",
+    "make_options",
     "open_file",
-    "options_of",
-    "recognized",
     "write",
 ]

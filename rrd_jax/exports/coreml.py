@@ -1,7 +1,7 @@
 """Core ML packages for Apple's devices, converted from StableHLO.
 
-Packages run on Apple's platforms only, so that only their structure is checked here. A package
-takes one image at a time, as normalized float32 [1, H, W, channels].
+Packages run on Apple's platforms only, so rrd_jax verifies their structure without running them. A
+package takes one image at a time, as normalized float32 [1, H, W, channels].
 """
 
 import pathlib
@@ -15,7 +15,8 @@ from rrd_jax.exports import headers, lowering
 from rrd_jax.exports.interface import Exportable, Format, Options
 from rrd_jax.exports.library_output import reason, silence
 
-_RECORD = "rrd_jax"  # key of the header in the package's metadata
+# Key of the header in the package's metadata.
+_RECORD = "rrd_jax"
 _MODEL = pathlib.Path("Data", "com.apple.CoreML")
 
 
@@ -23,7 +24,7 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
     """Writes the network as a package for iOS 18, macOS 15 and later.
 
     Raises:
-      InputError: the network uses an operation without counterpart in Core ML.
+      InputError: the network uses an operation that Core ML lacks.
       DiskError: the package cannot be written.
     """
     with silence():
@@ -34,10 +35,15 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
         try:
             _drop_dilations_of_one(module.operation)
             model = _convert(coremltools, stablehlo_coreml, module, outputs)
-        except Exception as error:  # The converters raise many types for missing operations.
-            if "writing data" in str(error):  # Weights are first written to a temporary folder.
+        # The converters raise many types for missing operations.
+        except Exception as error:
+            # The converters write the weights to a temporary folder first.
+            if "writing data" in str(error):
                 folder = tempfile.gettempdir()
-                raise errors.DiskError(f"weights cannot be written ({folder} is full?)") from error
+                raise errors.DiskError(
+                    f"the weights cannot be written to {folder}, which may be full; free disk"
+                    " space, or set TMPDIR"
+                ) from error
             raise errors.UnfitError(
                 f"network '{exportable.about.model}' cannot be written for Core ML: {reason(error)}"
             ) from error
@@ -54,7 +60,7 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
 
 
 def _drop_dilations_of_one(operation: Any) -> None:
-    """Removes dilations of one, which the converter refuses although they are the default."""
+    """Removes dilations of one, the default, because the converter refuses explicit dilations."""
     for region in operation.regions:
         for block in region.blocks:
             for inner in block.operations:
@@ -83,10 +89,10 @@ def _convert(coremltools, stablehlo_coreml, module, outputs):
 
 
 def check(exportable: Exportable, path: pathlib.Path) -> None:
-    """Compares a package's inputs, outputs and metadata with the network, without running it.
+    """Compares the inputs, outputs and metadata of a package with the network, without a run.
 
     Raises:
-      InputError: the package cannot be read, or is of another network.
+      InputError: the package cannot be read, or holds another network.
     """
     with silence():
         import coremltools
@@ -94,21 +100,23 @@ def check(exportable: Exportable, path: pathlib.Path) -> None:
         try:
             spec = coremltools.utils.load_spec(str(path))
             weights = (path / _MODEL / "weights" / "weight.bin").stat().st_size
-        except Exception as error:  # Errors of files and of protocol buffers.
+        # Reading a package raises errors of files and of protocol buffers.
+        except Exception as error:
             raise errors.InputError(
-                f"{path} is damaged, or no Core ML package: {reason(error)}"
+                f"{path} is damaged, or not a Core ML package: {reason(error)}; export it again"
             ) from error
     record = spec.description.metadata.userDefined[_RECORD]
     batch = jnp.zeros((1, *exportable.about.preprocessing.image_shape))
-    wanted = {name: y.shape for name, y in lowering.shapes(exportable, batch).items()}
-    wanted["images"] = batch.shape
+    expected_shapes = {name: y.shape for name, y in lowering.shapes(exportable, batch).items()}
+    expected_shapes["images"] = batch.shape
     features = [*spec.description.input, *spec.description.output]
     shapes = {feature.name: tuple(feature.type.multiArrayType.shape) for feature in features}
     outputs = [output.name for output in spec.description.output]
-    expected = headers.to_json(headers.header_of(exportable, Options(), FORMAT.name, outputs))
-    if shapes != wanted or record != expected or not weights:
+    header = headers.to_json(headers.header_of(exportable, Options(), FORMAT.name, outputs))
+    if shapes != expected_shapes or record != header or not weights:
         raise errors.InputError(
-            f"{path} does not match the network: it has {shapes}, not {wanted}, or another header"
+            f"{path} does not match the network: its shapes are {shapes}, not {expected_shapes}, or"
+            " its header differs"
         )
 
 

@@ -1,4 +1,4 @@
-"""Export of a network in several formats; a format that fails does not stop the others."""
+"""Export of a network in several formats, which continues after a format has failed."""
 
 import pathlib
 from collections.abc import Sequence
@@ -11,28 +11,28 @@ from rrd_jax.exports.verification import Trial
 from rrd_jax.exports.writer import Written
 from rrd_jax.terminal import console, runtime_errors, tables
 
-# Formats with these errors are left out: a second attempt would fail too.
-_LEFT_OUT = (errors.UnavailableError, errors.UnfitError)
+# Errors that skip a format without failing the export: another attempt would fail too.
+_SKIPPED = (errors.UnavailableError, errors.UnfitError)
 
 
 class Outcome(NamedTuple):
-    """The result for a format.
+    """The result of the export to one format.
 
     Attributes:
-      form: the format.
-      written: the file; None if there is none.
-      error: the reason why there is no file.
+      fmt: the format.
+      written: the file; None if the file was not written.
+      error: the reason why the file was not written; None for a written file.
     """
 
-    form: Format
+    fmt: Format
     written: Written | None = None
     error: Exception | None = None
 
 
-def missing(form: Format) -> errors.UnavailableError | None:
-    """Returns the error for libraries of a format that are not installed."""
+def missing(fmt: Format) -> errors.UnavailableError | None:
+    """Returns the error for a missing library of a format; None if all libraries are installed."""
     try:
-        interface.require(form.name, form.extra, form.modules)
+        interface.require(fmt.name, fmt.extra, fmt.modules)
     except errors.UnavailableError as error:
         return error
     return None
@@ -40,102 +40,105 @@ def missing(form: Format) -> errors.UnavailableError | None:
 
 def write(
     trial: Trial,
-    places: Sequence[tuple[Format, pathlib.Path]],
+    targets: Sequence[tuple[Format, pathlib.Path]],
     options: Options,
     *,
     overwrite: bool = False,
 ) -> list[Outcome]:
-    """Writes a network in several formats, and logs a line for each.
+    """Writes a network in several formats, and prints one line per format.
 
     Args:
-      trial: the network, and images to compare on.
-      places: formats, with the paths of their files.
-      options: a format ignores those that it does not support, with a note.
-      overwrite: whether to replace earlier exports.
+      trial: the network, and the images on which the files are verified.
+      targets: formats, with the paths of their files.
+      options: options; a format ignores unsupported options with a note.
+      overwrite: True to replace earlier exports.
 
     Raises:
       DiskError: the disk is full.
     """
     outcomes = []
-    for form, place in places:
-        console.progress("export", [f"{form.name} is written and read back"])
-        outcome = _write(trial, form, place, options, overwrite=overwrite)
-        left_out = writer.unknown_options(form, options)
-        if left_out and outcome.written:
-            names = ", ".join(map(writer.flag, left_out))
-            console.note(f"format '{form.name}' does not support {names}, which is ignored")
+    for fmt, path in targets:
+        console.progress("export", [f"writing and verifying {fmt.name}"])
+        outcome = _write(trial, fmt, path, options, overwrite=overwrite)
+        ignored = writer.unsupported_options(fmt, options)
+        if ignored and outcome.written:
+            names = ", ".join(map(writer.flag, ignored))
+            console.note(f"format '{fmt.name}' ignores {names}, which it does not support")
         if outcome.written:
             console.say(str(outcome.written))
-        elif len(places) > 1 and not isinstance(outcome.error, _LEFT_OUT):
+        elif len(targets) > 1 and not isinstance(outcome.error, _SKIPPED):
             console.warn(runtime_errors.first_line(outcome.error) or type(outcome.error).__name__)
         outcomes.append(outcome)
     return outcomes
 
 
 def _write(
-    trial: Trial, form: Format, place: pathlib.Path, options: Options, *, overwrite: bool
+    trial: Trial, fmt: Format, path: pathlib.Path, options: Options, *, overwrite: bool
 ) -> Outcome:
-    if error := missing(form):
-        return Outcome(form, error=error)
+    if error := missing(fmt):
+        return Outcome(fmt, error=error)
     try:
-        known = writer.known_options(form, options)
-        return Outcome(form, writer.write(trial, form, place, known, overwrite=overwrite))
+        supported = writer.supported_options(fmt, options)
+        return Outcome(fmt, writer.write(trial, fmt, path, supported, overwrite=overwrite))
     except errors.DiskError:
         raise
-    except Exception as error:  # `report` raises bugs after the other formats are written.
-        return Outcome(form, error=error)
+    # `report` raises unexpected errors after all other formats have been written.
+    except Exception as error:
+        return Outcome(fmt, error=error)
 
 
 def report(outcomes: Sequence[Outcome]) -> None:
-    """Prints a table of several formats, and the reasons why some are left out.
+    """Prints a table of several formats, and the reasons for skipped formats.
 
     Raises:
-      InputError: a format was refused, or none can hold the network.
-      UnavailableError: no library of the formats is installed.
+      InputError: a file was refused, or no format can hold the network.
+      UnavailableError: the libraries of all formats are missing.
     """
     failed = [outcome.error for outcome in outcomes if outcome.error]
-    left_out = [error for error in failed if isinstance(error, _LEFT_OUT)]
+    skipped = [error for error in failed if isinstance(error, _SKIPPED)]
     if len(outcomes) > 1:
         console.print_table(*table(outcomes), before="\n")
-        for error in left_out:
-            console.note(f"left out: {error}")
+        for error in skipped:
+            console.note(f"skipped: {error}")
     bugs = [error for error in failed if not isinstance(error, errors.InputError)]
-    refused = [error for error in failed if error not in left_out]
+    refused = [error for error in failed if error not in skipped]
     if bugs or (failed and len(outcomes) == 1):
         raise [*bugs, *failed][0]
     if refused:
         raise errors.InputError(
-            f"{len(refused)} of {len(outcomes)} formats are not written, see above"
+            f"{len(refused)} of {len(outcomes)} formats not written, for the reasons above"
         )
-    if len(left_out) < len(outcomes):
+    if len(skipped) < len(outcomes):
         return
-    if any(isinstance(error, errors.UnfitError) for error in left_out):
-        raise errors.InputError("none of these formats is written, see above")
-    raise errors.UnavailableError("no library of these formats is installed, see above")
+    if any(isinstance(error, errors.UnfitError) for error in skipped):
+        raise errors.InputError("no format written, for the reasons above")
+    raise errors.UnavailableError(
+        "no format written: the libraries are not installed; the notes above have the commands"
+    )
 
 
 def table(outcomes: Sequence[Outcome]) -> tuple[list[str], list[list[str]]]:
     """Returns the header and the rows of a table, one row per format."""
-    figures = ["logits off by", "same top-1", "top-1"]
+    figures = ["logit error", "same top-1", "top-1"]
     written = [outcome.written.comparison for outcome in outcomes if outcome.written]
     if any(compared and compared.agreement is None for compared in written):
-        figures = ["embeddings off by", "mean cosine"]
-    header = ["format", "file", "size", "read back by", *figures]
+        figures = ["embedding error", "mean cosine"]
+    header = ["format", "file", "size", "verified with", *figures]
     return header, [_row(outcome, len(figures)) for outcome in outcomes]
 
 
 def _row(outcome: Outcome, figures: int) -> list[str]:
     if not outcome.written:
-        reasons = {errors.UnavailableError: "not installed", errors.UnfitError: "not possible"}
+        reasons = {errors.UnavailableError: "not installed", errors.UnfitError: "not supported"}
         reason = reasons.get(type(outcome.error), "not written")
-        return [outcome.form.name, reason, *["-"] * (2 + figures)]
+        return [outcome.fmt.name, reason, *["-"] * (2 + figures)]
     written = outcome.written
     row = [written.format, str(written.path), tables.bytes_shown(written.bytes)]
     compared = written.comparison
     if compared is None:
-        return [*row, "not run here", *["-"] * figures]
+        return [*row, "structure only", *["-"] * figures]
     if compared.agreement is None:
         return [*row, written.runtime, f"{compared.difference:.1e}", f"{compared.cosine:.6f}"]
     top1 = "-" if compared.top1 is None else f"{compared.top1:.2f}"
-    shown = [f"{compared.difference:.1e}", f"{compared.agreement:.2f}", top1]
-    return [*row, written.runtime, *shown]
+    values = [f"{compared.difference:.1e}", f"{compared.agreement:.2f}", top1]
+    return [*row, written.runtime, *values]

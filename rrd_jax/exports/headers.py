@@ -1,9 +1,9 @@
 """Headers: the classes, preprocessing and outputs of an exported file.
 
-Where a format has no place of its own for a header, it is a file beside the exported one, a file of
-an exported folder, or appended to the exported file. An appended header is a ZIP archive, as
-TFLite's metadata is: readers of the graph skip it, and `unzip -p FILE labels.txt` prints the class
-names. Appended headers and headers of folders hold digests of the graph.
+If a format has no field for a header, the header is a separate file next to the exported file, a
+file in the exported folder, or appended to the exported file. An appended header is a ZIP archive,
+like TFLite's metadata: readers of the graph skip the archive, and `unzip -p FILE labels.txt` prints
+the class names. Appended headers and headers in folders hold digests of the graph.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from rrd_jax.run_folder import atomic_write, model_card
 
 _RECORD = "model.json"
 _LABELS = "labels.txt"
-# Exceptions of the standard library for damaged archives and JSON.
+# Exceptions that the standard library raises for damaged archives and JSON.
 _DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, NotImplementedError),
     *(OSError, OverflowError, RuntimeError, TypeError, ValueError),
@@ -35,10 +35,10 @@ class Header(NamedTuple):
     """The description of an exported file.
 
     Attributes:
-      about: the network.
-      format: name.
-      layout: of images: "NHWC" or "NCHW".
-      takes: "uint8" images, or normalized "float32" images.
+      about: the network's description.
+      format: name of the format.
+      layout: layout of images, "NHWC" or "NCHW".
+      takes: element type of images, "uint8" or, for normalized images, "float32".
       outputs: names of the outputs, in order.
     """
 
@@ -52,7 +52,7 @@ class Header(NamedTuple):
 def header_of(
     exportable: Exportable, options: Options, name: str, outputs: Sequence[str], layout="NHWC"
 ) -> Header:
-    """Returns the header of a file of format `name`."""
+    """Returns the header for a file with the format `name`."""
     takes = "uint8" if options.embed_preprocessing else "float32"
     return Header(exportable.about, name, layout, takes, tuple(outputs))
 
@@ -77,18 +77,20 @@ def from_json(text: str, where: str) -> Header:
         image = content["input"]
         about = model_info.from_json(content["about"], where)
         if about.preprocessing is None or image["layout"] not in ("NHWC", "NCHW"):
-            raise ValueError("it lacks the preprocessing or layout of images")
+            raise ValueError("the preprocessing or the layout of images is missing")
         return Header(
             about, content["format"], image["layout"], image["type"], tuple(content["outputs"])
         )
     except errors.InputError:
         raise
     except (KeyError, RecursionError, TypeError, ValueError) as error:
-        raise errors.InputError(f"the header in {where} is damaged ({error})") from error
+        raise errors.InputError(
+            f"the header in {where} is damaged ({error}); export or copy it again"
+        ) from error
 
 
 def sidecar(path: pathlib.Path) -> pathlib.Path:
-    """Returns the path of the header beside an exported file."""
+    """Returns the path of the separate header file of an exported file."""
     return path.with_name(f"{path.name}.json")
 
 
@@ -110,7 +112,7 @@ def write_graph(path: pathlib.Path, graph: bytes, header: Header) -> None:
 
 
 def read_graph(path: pathlib.Path) -> tuple[bytes, Header]:
-    """Reads a graph and its appended header.
+    """Reads a graph and the appended header.
 
     Raises:
       InputError: the file cannot be read, is damaged, or was not written by `write_graph`.
@@ -125,8 +127,8 @@ def read_graph(path: pathlib.Path) -> tuple[bytes, Header]:
         graph = content[:length]
     except _DAMAGE as error:
         raise errors.InputError(
-            f"{path} has no header with its classes and preprocessing: it is damaged, or was not"
-            " written by rrd_jax.export"
+            f"{path} has no header with classes and preprocessing: it is damaged, or was not"
+            " written by rrd_jax.export; export it again"
         ) from error
     _check_digest(path, graph, digest)
     return graph, from_json(text, str(path))
@@ -167,8 +169,8 @@ def read_folder(folder: pathlib.Path) -> Header:
         files = dict(json.loads(text)["files"])
     except (KeyError, OSError, RecursionError, TypeError, ValueError) as error:
         raise errors.InputError(
-            f"{folder} has no header with its classes and preprocessing: {path.name} in it is"
-            " missing or damaged"
+            f"{folder} has no header with classes and preprocessing: {path.name} is missing or"
+            " damaged; copy the whole folder, or export it again"
         ) from error
     for name, digest in files.items():
         try:
@@ -189,7 +191,7 @@ def _read_record(file) -> str:
 
 
 def _add(archive: zipfile.ZipFile, name: str, text: str) -> None:
-    # ZipInfo's default date, 1980, makes files of the same network equal.
+    # ZipInfo's default date, 1980, makes exports of a network reproducible.
     archive.writestr(zipfile.ZipInfo(name), text)
 
 

@@ -1,7 +1,7 @@
-"""Folders for model hubs, as timm's save_for_hf and Hugging Face's save_pretrained write them.
+"""Folders for model hubs, in the layout of timm's save_for_hf and Hugging Face's save_pretrained.
 
-config.json describes the network, its classes and its preprocessing, model.safetensors holds the
-weights, by timm's names if timm has the network, and README.md is the model card.
+config.json describes the network, its classes and its preprocessing. model.safetensors holds the
+weights, by timm's names if timm has the network. README.md is the model card.
 """
 
 import importlib.util
@@ -18,7 +18,8 @@ from rrd_jax.terminal import console
 from rrd_jax.weights import exported, published, sidecar
 
 _CONFIG = "config.json"
-_OURS = "rrd_jax:"  # prefix of networks that timm lacks
+# Prefix of the architecture name for networks that timm lacks.
+_PREFIX = "rrd_jax:"
 
 
 def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
@@ -26,9 +27,9 @@ def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None
     import safetensors.numpy
 
     about = exportable.about
-    named = weight_files.is_ours(exportable) and not about.classifier
-    names = "torch" if named else "ours"
-    timm = published.of(about.model).timm if named else ""
+    has_torch_names = weight_files.is_built_in(exportable) and not about.classifier
+    names = "torch" if has_torch_names else "ours"
+    timm = published.of(about.model).timm if has_torch_names else ""
     arrays = weight_files.entries(exportable, "timm" if timm else names)
     content = weight_files.header(exportable, "hub", names)
     metadata = {"format": "pt", exported.KEY: json.dumps(content)}
@@ -42,26 +43,26 @@ def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None
     parameters = networks.count_parameters(exportable.variables["params"])
     model_card.write(path, about, parameters=parameters, timm=bool(timm))
     if not timm:
-        console.note(f"{path.name} is for rrd_jax.load: {_why_not(about)}")
+        console.note(f"{path.name} can be read by rrd_jax.load only: {_skip_reason(about)}")
 
 
 def _config(exportable: Exportable, timm: str, content: dict[str, Any]) -> dict[str, Any]:
-    """Returns config.json; the name of a network that timm lacks has a prefix."""
-    about, known = exportable.about, published.of(exportable.about.model)
+    """Returns the content of config.json; the name of a network that timm lacks has a prefix."""
+    about, record = exportable.about, published.of(exportable.about.model)
     shape = about.preprocessing.image_shape
     embedding = networks.summarize(exportable.network, shape).outputs.embedding
     width = 0 if isinstance(embedding, tuple) else embedding.shape[-1]
-    # Without num_classes, which Hugging Face's transformers pass themselves.
-    arguments = known.make_args(shape)
+    # Hugging Face's transformers add the argument num_classes, which is therefore omitted.
+    arguments = record.make_args(shape)
     images = sidecar.to_timm(about.preprocessing)
-    if known.timm:
-        stem, head = known.timm_ends
+    if record.timm:
+        stem, head = record.timm_ends
         images |= {"pool_size": None, "first_conv": stem, "classifier": head}
     config = {
-        "architecture": timm or _OURS + "+".join(filter(None, (about.model, about.classifier))),
+        "architecture": timm or _PREFIX + "+".join(filter(None, (about.model, about.classifier))),
         "num_classes": about.num_classes,
         "num_features": width,
-        "global_pool": known.timm_pool,
+        "global_pool": record.timm_pool,
         "model_args": arguments,
         "pretrained_cfg": {**images, "num_classes": about.num_classes},
     }
@@ -70,33 +71,38 @@ def _config(exportable: Exportable, timm: str, content: dict[str, Any]) -> dict[
     return config | {exported.KEY: content}
 
 
-def _why_not(about: ModelInfo) -> str:
+def _skip_reason(about: ModelInfo) -> str:
     if about.classifier:
-        return f"'{about.classifier}' classifies in its place, by layers that timm has not"
-    return f"timm has no {about.model}"
+        return f"'{about.classifier}' replaces the classifier with layers that timm lacks"
+    return f"timm lacks {about.model}"
 
 
 def _open(path: pathlib.Path, threads: int) -> Runtime:
     architecture = str(_read_config(path).get("architecture"))
     if not (path / exported.HUB_WEIGHTS).is_file():
         raise errors.InputError(f"{path} has no {exported.HUB_WEIGHTS}: export or copy it again")
-    sidecar.read(path / exported.HUB_WEIGHTS)  # raises for classes that cannot be
-    why_not = ""
-    if architecture.startswith(_OURS):
-        why_not = f"names not tried in torch: timm has no {architecture.removeprefix(_OURS)}"
+    # Raises an error for invalid class names.
+    sidecar.read(path / exported.HUB_WEIGHTS)
+    skip_reason = ""
+    if architecture.startswith(_PREFIX):
+        skip_reason = f"names not tested in torch: timm lacks {architecture.removeprefix(_PREFIX)}"
     elif not all(map(importlib.util.find_spec, ("torch", "timm"))):
-        why_not = "names not tried in torch: timm is not installed"
-    opened = weight_files.open_file(path, threads, why_not=why_not or "timm's turn")
-    if why_not:
+        skip_reason = "names not tested in torch: timm is not installed"
+    # If timm can open the folder, `opened` only provides the description of the network.
+    opened = weight_files.open_file(
+        path, threads, skip_reason=skip_reason or "timm opens the folder"
+    )
+    if skip_reason:
         return opened
     import timm
 
     try:
         module = timm.create_model(f"local-dir:{path}", pretrained=True)
-    except Exception as error:  # timm raises many types.
+    # timm raises many types.
+    except Exception as error:
         reason = errors.printable(str(error))[:300]
-        raise errors.InputError(f"timm does not open {path}: {reason}") from error
-    return weight_files.InTorch(
+        raise errors.InputError(f"timm cannot open {path}: {reason}; export it again") from error
+    return weight_files.TorchRuntime(
         opened.about, interface.version_of("torch", "timm"), module.eval(), threads
     )
 
@@ -105,7 +111,7 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
     try:
         content = errors.read_json(path / _CONFIG)
         if not isinstance(content, dict):
-            raise ValueError("it is no object of JSON")
+            raise ValueError("not a JSON object")
         return content
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error

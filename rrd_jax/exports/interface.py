@@ -1,4 +1,4 @@
-"""The interface of export formats: the network that they take, the options, and the reader."""
+"""The interface of export formats: the exported network, the options and the reader."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from rrd_jax.exports.library_output import silence
 from rrd_jax.objectives import Objective
 from rrd_jax.teacher import fold
 
-# {"logits": [B, C], "embedding": [B, D]}, float32, without those that the network does not return.
+# {"logits": [B, C], "embedding": [B, D]}, float32; outputs that the network lacks are omitted.
 Outputs = dict[str, np.ndarray]
 
 
@@ -30,11 +30,11 @@ class Exportable:
     """A network with its weights.
 
     Attributes:
-      network: for normalized images [B, H, W, channels].
-      variables: {"params", "batch_stats"} as trained, and under "classifier" the state of an
-        objective that classifies in the network's place.
+      network: the network, for normalized images [B, H, W, channels].
+      variables: {"params", "batch_stats"} as trained; "classifier" holds the state of an objective
+        that replaces the network's classifier.
       about: the network's description; its `preprocessing` is not None.
-      terms: the objectives of the training run, if one of them classifies.
+      terms: the objectives of the training run, if one of these replaces the classifier.
     """
 
     network: networks.Network
@@ -44,7 +44,7 @@ class Exportable:
 
     @functools.cached_property
     def folded(self) -> dict[str, Any]:
-        """The variables with batch norms folded into convolutions, where the layers are ours."""
+        """The variables, with the batch norms of rrd_jax's layers folded into convolutions."""
         bare = {name: self.variables[name] for name in ("params", "batch_stats")}
         shape = self.about.preprocessing.image_shape
         return {**self.variables, **fold.fold(self.network, bare, shape)}
@@ -53,7 +53,7 @@ class Exportable:
         """Computes `Outputs` from normalized images [B, H, W, channels]."""
         outputs = predictions.make_apply(self.network, self.terms)(variables, images)
         results = {}
-        # Logits mean nothing for a custom network that was trained without labels.
+        # The logits of a custom network that was trained without labels are meaningless.
         if not isinstance(outputs.logits, tuple) and self.about.num_classes:
             results["logits"] = outputs.logits.astype(jnp.float32)
         if not isinstance(outputs.embedding, tuple):
@@ -63,9 +63,9 @@ class Exportable:
     def function(
         self, options: "Options | None" = None
     ) -> Callable[[jax.Array], dict[str, jax.Array]]:
-        """Returns images -> `Outputs`, closed over the weights.
+        """Returns the function images -> `Outputs`, closed over the weights.
 
-        Images are normalized float32, or uint8 with the option embed_preprocessing.
+        Images are normalized float32, or uint8 with the option `embed_preprocessing`.
         """
         options = options or Options()
         variables = self.folded if options.fold else self.variables
@@ -86,25 +86,25 @@ class Exportable:
 
     def __call__(self, images: np.ndarray) -> Outputs:
         """Computes the reference outputs of uint8 images [B, H, W, channels] in JAX."""
-        # By default, GPUs round the factors of matrix products.
+        # By default, GPUs compute matrix products with reduced precision.
         with jax.default_matmul_precision("highest"):
             return jax.device_get(self._compiled(self.variables, images))
 
 
-# Names of weights, see `Options`.
+# Naming schemes of weights, see `Options`.
 NAMES = ("ours", "torch", "torchvision", "timm")
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Options of formats; `Format.options` lists those that a format supports.
+    """Options of formats; `Format.options` lists the options that a format supports.
 
     Attributes:
-      fold: whether to fold batch norms into the convolutions before them.
-      embed_preprocessing: whether the file takes uint8 images and normalizes them itself.
-      quantize: "int8" for weights of 8 bits, "" for float32.
-      names: of weights: "ours"; those of "torchvision" or "timm"; or "torch" for the names of the
-        library, or reference implementation, that has the network.
+      fold: True to fold batch norms into the preceding convolutions.
+      embed_preprocessing: True for a file that takes uint8 images and includes the normalization.
+      quantize: "int8" for 8-bit weights, "" for float32.
+      names: names of the weights: "ours" for rrd_jax's, "torchvision" or "timm" for a library's, or
+        "torch" for the names of the library or reference implementation that has the network.
     """
 
     fold: bool = True
@@ -114,10 +114,10 @@ class Options:
 
 
 class Runtime(Protocol):
-    """An exported file, opened in the library that it is written for.
+    """An exported file, opened in the library that runs its format.
 
     Attributes:
-      about: the network's description, as read from the file.
+      about: the network's description, read from the file.
       runtime: name and version of the library, such as "onnxruntime 1.32.0".
     """
 
@@ -125,23 +125,27 @@ class Runtime(Protocol):
     runtime: str
 
     def __call__(self, images: np.ndarray) -> Outputs:
-        """Computes `Outputs` from uint8 images [B, H, W, channels] of the network's size, any B."""
+        """Computes `Outputs` from uint8 images [B, H, W, channels] of the network's size.
+
+        The number of images B is arbitrary.
+        """
 
 
 class Format(NamedTuple):
     """An export format.
 
     Attributes:
-      name: as in --format.
-      extension: of its files, such as ".onnx"; "" for a folder.
-      extra: of this package that installs its libraries, as in `rrd_jax[onnx]`; "" for none.
-      modules: that it imports and the extra installs.
-      options: the fields of Options that it supports.
+      name: value of --format.
+      extension: file extension, such as ".onnx"; "" for a folder.
+      extra: the extra of this package that installs the libraries, as in `rrd_jax[onnx]`; "" if no
+        extra is necessary.
+      modules: modules that the format imports and the extra installs.
+      options: the fields of `Options` that the format supports.
       write: (network, path, options) -> None. The path does not exist yet, its folder does.
       open: (path, threads) -> Runtime, with threads 0 for all cores; None if no library on this
-        platform runs the file.
-      recognizes: path -> whether it is of this format, by name and content, without loading it.
-      check: for a format without `open`: (network, path) -> None, raises an InputError for a file
+        platform runs the format.
+      recognizes: path -> True if the path has this format, by name and content, without loading it.
+      check: (network, path) -> None, for a format without `open`; raises an InputError for a file
         that does not match the network.
     """
 
@@ -157,12 +161,12 @@ class Format(NamedTuple):
 
 
 def require(name: str, extra: str, modules: tuple[str, ...]) -> None:
-    """Raises an UnavailableError if a library is not installed.
+    """Imports modules; raises an UnavailableError if a module is not installed.
 
     Args:
-      name: of the format.
-      extra: of this package that installs the libraries.
-      modules: to import.
+      name: name of the format, for the error message.
+      extra: the extra of this package that installs the modules.
+      modules: the modules to import.
     """
     for module in modules:
         try:
@@ -176,21 +180,21 @@ def require(name: str, extra: str, modules: tuple[str, ...]) -> None:
 
 
 def version_of(*distributions: str) -> str:
-    """Returns names and versions of libraries, for `Runtime.runtime`."""
+    """Returns the names and versions of distributions, for `Runtime.runtime`."""
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in distributions)
 
 
 def normalized(about: ModelInfo, images: np.ndarray) -> np.ndarray:
-    """Computes float32 (x / 255 - mean) / std of uint8 images [B, H, W, channels] in NumPy."""
+    """Computes (x / 255 - mean) / std in float32 for uint8 images [B, H, W, channels], in NumPy."""
     preprocessing = about.preprocessing
     mean, std = (np.asarray(v, np.float32) for v in (preprocessing.mean, preprocessing.std))
     return (images.astype(np.float32) / np.float32(255) - mean) / std
 
 
-def in_batches_or_singly(
+def run_batched_or_singly(
     run: Callable[[np.ndarray], Outputs], images: np.ndarray, *, any_batch: bool
 ) -> Outputs:
-    """Runs a file on images, one by one if the file takes a single image only."""
+    """Runs a file on a batch, or on one image after the other if `any_batch` is False."""
     if any_batch:
         return run(images)
     results = [run(images[i : i + 1]) for i in range(len(images))]

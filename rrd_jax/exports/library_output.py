@@ -1,4 +1,4 @@
-"""Output and error messages of libraries."""
+"""Utilities for the console output and the error messages of libraries."""
 
 import contextlib
 import os
@@ -10,28 +10,29 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Discards standard output and error, including those of libraries in C++.
+    """Discards standard output and standard error, including the output of C++ libraries.
 
-    They write to the process's file descriptors, not to Python's streams.
+    C++ libraries write to the file descriptors of the process rather than to Python's streams.
     """
     _flush()
-    kept = {}
+    copies = {}
     with tempfile.TemporaryFile() as log:
         try:
             for descriptor in (1, 2):
-                with contextlib.suppress(OSError):  # The descriptor may be closed.
-                    kept[descriptor] = os.dup(descriptor)
+                # A descriptor may be closed.
+                with contextlib.suppress(OSError):
+                    copies[descriptor] = os.dup(descriptor)
                     os.dup2(log.fileno(), descriptor)
             yield
         finally:
             _flush()
-            for descriptor, copy in kept.items():
+            for descriptor, copy in copies.items():
                 os.dup2(copy, descriptor)
                 os.close(copy)
 
 
 def reason(error: BaseException) -> str:
-    """Returns a library's error message as a short line, without source locations."""
+    """Returns a library's error message as one short line, without source locations."""
     text = str(error).strip() or type(error).__name__
     line = next((line for line in text.splitlines() if "error:" in line), text.splitlines()[0])
     line = re.sub(r"^.*?error:\s*", "", line)
@@ -40,5 +41,6 @@ def reason(error: BaseException) -> str:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # None, or closed.
+        # A stream may be None or closed.
+        with contextlib.suppress(AttributeError, OSError, ValueError):
             stream.flush()

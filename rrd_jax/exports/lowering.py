@@ -1,4 +1,4 @@
-"""Lowering of networks to StableHLO, from which other formats are converted."""
+"""Lowering of networks to StableHLO, the source of several other formats."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,16 +15,17 @@ from rrd_jax.exports.library_output import reason
 def lower(
     exportable: Exportable, options: Options, platforms: Sequence[str], batch: Any
 ) -> jax.export.Exported:
-    """Lowers images [B, H, W, channels] -> `Outputs`, closed over the weights, to StableHLO.
+    """Lowers the function images [B, H, W, channels] -> `Outputs` with its weights to StableHLO.
 
     Args:
       exportable: the network.
-      options: fold and embed_preprocessing are used.
-      platforms: to lower for.
-      batch: B, a number or symbolic. A custom network's code need not support symbolic sizes.
+      options: `fold` and `embed_preprocessing`; all other options are ignored.
+      platforms: target platforms.
+      batch: B, an integer or a symbolic dimension; the code of a custom network need not support
+        symbolic dimensions.
 
     Raises:
-      InputError: the network cannot be lowered, for example because it calls back into Python.
+      InputError: the network cannot be lowered, for example because of a Python callback.
     """
     shape = (batch, *exportable.about.preprocessing.image_shape)
     images = jax.ShapeDtypeStruct(shape, jnp.uint8 if options.embed_preprocessing else jnp.float32)
@@ -34,17 +35,17 @@ def lower(
     except Exception as error:
         if isinstance(batch, int):
             raise _refusal(exportable, error) from error
-    # Code such as `x.reshape(len(x), -1)` needs a number. Images are independent of each other, so
-    # that the network for one image can be vectorized.
-    each = jax.vmap(lambda image: jax.tree.map(lambda y: y[0], function(image[None])))
+    # Code such as `x.reshape(len(x), -1)` needs a number. Images do not affect one another, so the
+    # network for a single image can be vectorized.
+    vectorized = jax.vmap(lambda image: jax.tree.map(lambda y: y[0], function(image[None])))
     try:
-        return _export(each, images, platforms)
+        return _export(vectorized, images, platforms)
     except Exception as error:
         raise _refusal(exportable, error) from error
 
 
 def module(exportable: Exportable, options: Options, platform: str) -> tuple[Any, tuple[str, ...]]:
-    """Lowers the network for one image; returns an MLIR module and the names of its outputs.
+    """Lowers the network for one image, and returns an MLIR module and the names of the outputs.
 
     Raises:
       InputError: the network cannot be lowered.
@@ -59,7 +60,7 @@ def module(exportable: Exportable, options: Options, platform: str) -> tuple[Any
 
 
 def shapes(exportable: Exportable, images: jax.Array) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns the shapes of the outputs for images."""
+    """Returns the shapes of the outputs for a batch of images."""
     return jax.eval_shape(exportable.function(Options(fold=False)), images)
 
 

@@ -1,6 +1,6 @@
 """OpenVINO's format, converted from TFLite: a folder with a graph, its weights and model.json.
 
-A program without this package runs it:
+A folder can be run without rrd_jax:
 
     model = openvino.compile_model("student/openvino_model.xml", "CPU")
     model(images)["logits"]
@@ -18,20 +18,21 @@ from rrd_jax.exports.interface import (
     Format,
     Options,
     Outputs,
-    in_batches_or_singly,
     normalized,
+    run_batched_or_singly,
     version_of,
 )
 from rrd_jax.exports.library_output import reason, silence
 
-_GRAPH = "openvino_model.xml"  # the name in Hugging Face's Optimum
+# The file name that Hugging Face's Optimum uses.
+_GRAPH = "openvino_model.xml"
 
 
 def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
     """Writes a folder with the network.
 
     Raises:
-      InputError: the network uses an operation without counterpart in TFLite or OpenVINO.
+      InputError: the network uses an operation that TFLite or OpenVINO lacks.
       DiskError: the folder cannot be written.
     """
     with silence(), tempfile.TemporaryDirectory() as folder:
@@ -62,13 +63,13 @@ def recognizes(path: pathlib.Path) -> bool:
 
 
 def _reason(error: RuntimeError) -> str:
-    """Returns the last line of OpenVINO's message, after its source locations."""
+    """Returns the last line of OpenVINO's message, which follows the source locations."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return reason(RuntimeError(lines[-1] if lines else ""))
 
 
 class _Runtime:
-    """See `interface.Runtime`."""
+    """A folder that runs in OpenVINO; see `interface.Runtime`."""
 
     def __init__(self, path: pathlib.Path, threads: int):
         import openvino
@@ -86,7 +87,7 @@ class _Runtime:
                 self._model = core.compile_model(path / _GRAPH, "CPU", settings)
         except RuntimeError as error:
             raise errors.InputError(
-                f"{path} cannot be read by OpenVINO: {_reason(error)}"
+                f"{path} cannot be read by OpenVINO: {_reason(error)}; export it again"
             ) from error
 
     def __call__(self, images: np.ndarray) -> Outputs:
@@ -94,7 +95,7 @@ class _Runtime:
         if self._header.takes == "float32":
             images = normalized(self.about, images)
         any_batch = self._model.inputs[0].partial_shape[0].is_dynamic
-        return in_batches_or_singly(self._run, images, any_batch=any_batch)
+        return run_batched_or_singly(self._run, images, any_batch=any_batch)
 
     def _run(self, images: np.ndarray) -> Outputs:
         results = self._model({"images": images})

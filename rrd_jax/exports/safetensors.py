@@ -1,6 +1,7 @@
-"""Weights as .safetensors, by our names or PyTorch's, with a header.
+"""Weights as .safetensors with a header, by rrd_jax's or PyTorch's names.
 
-Our names are paths such as params/conv1/kernel, in JAX's layouts ([H, W, I, O] of a convolution).
+rrd_jax's names are paths such as params/conv1/kernel, for arrays in JAX's layouts ([H, W, I, O] for
+a convolution).
 """
 
 import json
@@ -16,7 +17,7 @@ def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None
 
     arrays = weight_files.entries(exportable, options.names)
     content = weight_files.header(exportable, "safetensors", options.names)
-    # Hugging Face's programs want to read whose layouts these are.
+    # Hugging Face's libraries require the framework, which determines the array layouts.
     metadata = {exported.KEY: json.dumps(content)}
     metadata |= {} if options.names == "ours" else {"format": "pt"}
     with weight_files.disk_errors(path):

@@ -1,4 +1,4 @@
-"""Images on which exported files are compared with the network."""
+"""The images on which exported files are compared with the network."""
 
 import dataclasses
 import os
@@ -16,109 +16,115 @@ from rrd_jax.data.source import Source
 from rrd_jax.teacher import class_matching
 from rrd_jax.terminal import console
 
-_MOST_RANDOM = 100  # random images
+_MAX_RANDOM_IMAGES = 100
 
 
 class Images(NamedTuple):
-    """Images of a network's size.
+    """Images with the network's image size.
 
     Attributes:
-      images: [N, H, W, channels] uint8.
-      labels: [N]; None if unknown.
-      what: a description, such as "test images".
+      images: uint8 [N, H, W, channels].
+      labels: [N], class ids; None if unknown.
+      description: description of the images, such as "test images".
       is_real: False for random images.
     """
 
     images: np.ndarray
     labels: np.ndarray | None
-    what: str
+    description: str
     is_real: bool = True
 
 
-def load(about: ModelInfo, source: Source | None, given: Any, most: int) -> Images:
-    """Loads the images to compare exported files on.
+def load(about: ModelInfo, source: Source | None, override: Any, max_images: int) -> Images:
+    """Loads the images on which exported files are compared with the network.
 
     Args:
-      about: the network.
-      source: of its test split; None if unknown.
-      given: other images: a folder; [N, H, W, channels] uint8 of the network's size; or a pair of
-        these and labels [N]. None for the test split.
-      most: largest number of images.
+      about: the network's description.
+      source: the data set with the test split; None if unknown.
+      override: images that replace the test split: a folder; uint8 [N, H, W, channels] with the
+        network's image size; or a pair of such an array and labels [N]. None for the test split.
+      max_images: maximum number of images.
 
     Returns:
-      The images; random ones, with a note, if there are no test images.
+      The images; random images, with a note, if no test images are available.
 
     Raises:
-      InputError: there are no images of the network's size in `given`.
+      InputError: `override` has no images of the network's size.
     """
-    form = about.preprocessing
-    if isinstance(given, str | os.PathLike):
-        return from_folder(pathlib.Path(given), form, most)
-    if given is not None:
-        return from_arrays(given, form, most)
+    preprocessing = about.preprocessing
+    if isinstance(override, str | os.PathLike):
+        return from_folder(pathlib.Path(override), preprocessing, max_images)
+    if override is not None:
+        return from_arrays(override, preprocessing, max_images)
     try:
         if source is None or not source.name:
-            raise errors.InputError("it is not known what it was tested on")
+            raise errors.InputError("the data set is unknown")
         dataset = data.load(source)
-        if dataset.image_shape != form.image_shape:
-            raise errors.InputError(f"its test split has images of {dataset.image_shape}")
-        images = from_test_split(dataset, most)
-        known = None if images.labels is None else _labels(images.labels, dataset, about)
-        return images._replace(labels=known)
+        if dataset.image_shape != preprocessing.image_shape:
+            raise errors.InputError(f"the test split has images of shape {dataset.image_shape}")
+        images = from_test_split(dataset, max_images)
+        labels = None if images.labels is None else _labels(images.labels, dataset, about)
+        return images._replace(labels=labels)
     except errors.InputError as error:
         console.note(
-            f"there are no test images ({error}): files are compared on random ones, which show"
-            " less; pass others with --images=FOLDER"
+            f"no test images for '{about.model}' ({error}): verification uses random images, which"
+            " is less thorough; pass test images with --images=FOLDER"
         )
-    return random(form, min(most, _MOST_RANDOM))
+    return random(preprocessing, min(max_images, _MAX_RANDOM_IMAGES))
 
 
 def _labels(labels: np.ndarray, dataset: data.Dataset, about: ModelInfo) -> np.ndarray | None:
     """Returns labels in the network's class order; None if the classes cannot be matched."""
-    theirs, ours = (
-        (about.class_names, about.num_classes),
-        (dataset.class_names, dataset.num_classes),
+    match = class_matching.match(
+        about.class_names, about.num_classes, dataset.class_names, dataset.num_classes
     )
-    found = class_matching.match(*theirs, *ours)
-    if found.order is not None:
-        return np.asarray(found.order)[labels]
-    return labels if found.compares else None
+    if match.order is not None:
+        return np.asarray(match.order)[labels]
+    return labels if match.compares else None
 
 
-def from_arrays(given: Any, form: Preprocessing, most: int) -> Images:
-    """Takes up to `most` of given images.
+def from_arrays(arrays: Any, preprocessing: Preprocessing, max_images: int) -> Images:
+    """Returns the first `max_images` images of an array.
+
+    Args:
+      arrays: uint8 [N, H, W, channels], or a pair of such an array and labels [N].
+      preprocessing: the network's preprocessing, which determines the image size.
+      max_images: maximum number of images.
 
     Raises:
-      InputError: their shape or type is not the network's.
+      InputError: the shape or type of the images or labels is invalid.
     """
-    images, labels = given if isinstance(given, tuple | list) and len(given) == 2 else (given, None)
+    is_pair = isinstance(arrays, tuple | list) and len(arrays) == 2
+    images, labels = arrays if is_pair else (arrays, None)
     images = np.asarray(images)
-    if images.dtype != np.uint8 or images.shape[1:] != form.image_shape or not len(images):
+    if images.dtype != np.uint8 or images.shape[1:] != preprocessing.image_shape or not len(images):
         raise errors.InputError(
             f"images are {images.dtype} of shape {images.shape}, but must be uint8 [N,"
-            f" {', '.join(map(str, form.image_shape))}]"
+            f" {', '.join(map(str, preprocessing.image_shape))}]"
         )
     if labels is None:
-        return Images(images[:most], None, "images")
+        return Images(images[:max_images], None, "images")
     labels = np.asarray(labels)
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise errors.InputError(
-            f"labels are {labels.dtype} of shape {labels.shape}, but must be whole numbers, one for"
-            f" each of {len(images)} images"
+            f"labels are {labels.dtype} of shape {labels.shape}, but must be integers of shape"
+            f" ({len(images)},), one per image"
         )
-    return Images(images[:most], labels[:most], "images")
+    return Images(images[:max_images], labels[:max_images], "images")
 
 
-def from_test_split(dataset: data.Dataset, most: int) -> Images:
-    """Takes up to `most` test images at even intervals, as the split may be sorted by class."""
+def from_test_split(dataset: data.Dataset, max_images: int) -> Images:
+    """Returns at most `max_images` test images, evenly spaced because a split may be sorted."""
     examples = dataset.test.examples
-    places = np.unique(np.linspace(0, len(examples) - 1, min(most, len(examples))).astype(int))
-    split = dataclasses.replace(dataset.test, examples=_Picked(examples, places))
-    images, labels = whole(split)
+    indices = np.unique(
+        np.linspace(0, len(examples) - 1, min(max_images, len(examples))).astype(int)
+    )
+    split = dataclasses.replace(dataset.test, examples=_Subset(examples, indices))
+    images, labels = read_split(split)
     return Images(images, labels if dataset.labelled else None, "test images")
 
 
-def whole(split: Any) -> tuple[np.ndarray, np.ndarray]:
+def read_split(split: Any) -> tuple[np.ndarray, np.ndarray]:
     """Returns all images and labels of a split."""
     if split.on_device:
         return split.images, split.labels
@@ -127,38 +133,38 @@ def whole(split: Any) -> tuple[np.ndarray, np.ndarray]:
     return images[: len(split)], labels[: len(split)]
 
 
-def from_folder(folder: pathlib.Path, form: Preprocessing, most: int) -> Images:
-    """Reads up to `most` of the images in a folder and its subfolders, skipping unreadable ones.
+def from_folder(folder: pathlib.Path, preprocessing: Preprocessing, max_images: int) -> Images:
+    """Reads at most `max_images` images of a folder and its subfolders, skipping unreadable files.
 
     Raises:
-      InputError: there is no such folder, or no image in it.
+      InputError: the folder is missing, or has no readable images.
     """
     if not folder.is_dir():
-        raise errors.InputError(f"{folder} is no folder; wanted is one with images")
+        raise errors.InputError(f"{folder} is not a folder; pass a folder with images")
     names = file_listing.files([str(folder)])
-    places = np.unique(np.linspace(0, len(names) - 1, min(most, len(names))).astype(int))
-    found = reader.read_all([names[place] for place in places], form, ahead=64)
-    images = [image for _, image in found if isinstance(image, np.ndarray)]
+    indices = np.unique(np.linspace(0, len(names) - 1, min(max_images, len(names))).astype(int))
+    results = reader.read_all([names[index] for index in indices], preprocessing, ahead=64)
+    images = [image for _, image in results if isinstance(image, np.ndarray)]
     if not images:
-        raise errors.InputError(f"{folder} holds no images that can be read")
+        raise errors.InputError(f"{folder} has no readable images; pass another folder")
     return Images(np.stack(images), None, f"images of {folder}")
 
 
-def random(form: Preprocessing, most: int) -> Images:
-    """Returns random images."""
-    shape = (most, *form.image_shape)
+def random(preprocessing: Preprocessing, max_images: int) -> Images:
+    """Returns random images, for a network whose test images are not available."""
+    shape = (max_images, *preprocessing.image_shape)
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     return Images(pixels, None, "random images", is_real=False)
 
 
-class _Picked(Sequence):
-    """A subset of examples, by index."""
+class _Subset(Sequence):
+    """A subset of examples, selected by index."""
 
-    def __init__(self, examples: Any, places: Sequence[int]):
-        self._examples, self._places = examples, places
+    def __init__(self, examples: Any, indices: Sequence[int]):
+        self._examples, self._indices = examples, indices
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._indices)
 
     def __getitem__(self, index: Any) -> Any:
-        return self._examples[int(self._places[index])]
+        return self._examples[int(self._indices[index])]

@@ -1,6 +1,6 @@
 """StableHLO, serialized by `jax.export`: for any number of images, on CPUs, GPUs and TPUs.
 
-A program without this package runs a file:
+A file can be run without rrd_jax:
 
     function = jax.export.deserialize(open("student.stablehlo", "rb").read())
     function.call(images)  # {"logits": [B, C], "embedding": [B, D]}
@@ -25,10 +25,11 @@ from rrd_jax.exports.interface import Exportable, Format, Options, Outputs, norm
 
 _EXTENSION = ".stablehlo"
 _PLATFORMS = ("cpu", "cuda", "tpu")
-_MAGIC = b"ML\xefR"  # MLIR bytecode
+# The first bytes of MLIR bytecode.
+_MAGIC = b"ML\xefR"
 
-# The program that runs a file, in a process without this package. Requests are images; replies are
-# the version of jax, outputs by name, or the text of an error. All messages are pickled.
+# The program that runs a file, in a process without rrd_jax. Requests are images; replies are the
+# version of jax, outputs by name, or the text of an error. All messages are pickled.
 _READER = """
 import os, pickle, sys
 path, threads = sys.argv[1], int(sys.argv[2])
@@ -59,7 +60,7 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
     """Writes the network as StableHLO, with its header appended.
 
     Raises:
-      InputError: the network cannot be lowered, for example because it calls back into Python.
+      InputError: the network cannot be lowered, for example because of a Python callback.
       DiskError: the file cannot be written.
     """
     (batch,) = jax.export.symbolic_shape("batch")
@@ -81,14 +82,15 @@ def recognizes(path: pathlib.Path) -> bool:
 
 
 class _Runtime:
-    """A file that runs in a process with jax and numpy only; see `interface.Runtime`."""
+    """A file that runs in a process with only jax and numpy; see `interface.Runtime`."""
 
     def __init__(self, path: pathlib.Path, threads: int):
         _, header = headers.read_graph(path)
         self.about, self._takes, self._path = header.about, header.takes, path
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
-        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}  # This process may use the devices.
-        # -P, not -I: jax may be on PYTHONPATH.
+        # The subprocess runs on the CPU because this process may hold the accelerators.
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+        # -P instead of -I, because jax may be on PYTHONPATH.
         command = [sys.executable, "-P", "-c", _READER, str(path.resolve()), str(threads)]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(
@@ -105,28 +107,28 @@ class _Runtime:
             pickle.dump(images, self._process.stdin)
             self._process.stdin.flush()
         except OSError as error:
-            raise self._ended() from error
+            raise self._exit_error() from error
         return self._reply()
 
     def _reply(self) -> Any:
         try:
             kind, content = pickle.load(self._process.stdout)
         except (EOFError, pickle.UnpicklingError) as error:
-            raise self._ended() from error
+            raise self._exit_error() from error
         if kind == "error":
             raise errors.InputError(
                 f"{self._path} cannot be run by jax: {content}; this is jax {jax.__version__}: if a"
-                " newer one wrote the file, update jax, or export again with this one"
+                " newer version wrote the file, update jax or export the network again"
             )
         return content
 
-    def _ended(self) -> errors.InputError:
+    def _exit_error(self) -> errors.InputError:
         code = self._process.wait()
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
         last = f": {errors.printable(lines[-1][:200])}" if lines else ""
         return errors.InputError(
-            f"the process that ran {self._path} has ended, with exit code {code}{last}"
+            f"the process that ran {self._path} has stopped with exit code {code}{last}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Weights as a state_dict of torch.save, with a header beside the file."""
+"""Weights as a PyTorch state_dict written by torch.save, with a separate header file."""
 
 import json
 import pathlib
@@ -14,7 +14,7 @@ def _write(exportable: Exportable, path: pathlib.Path, options: Options) -> None
     names = "torch" if options.names == "ours" else options.names
     arrays = weight_files.entries(exportable, names)
     content = weight_files.header(exportable, "torch", names)
-    # The copy is PyTorch's own: JAX's arrays must not be written to.
+    # PyTorch gets a copy, because JAX's arrays are read-only.
     state_dict = {name: torch.tensor(array) for name, array in arrays.items()}
     with weight_files.disk_errors(path):
         torch.save(state_dict, path)

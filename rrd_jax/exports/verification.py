@@ -1,4 +1,4 @@
-"""Verification: the outputs of an exported file, compared with those of the network."""
+"""Verification of exported files: compares the outputs of a file with the network's."""
 
 import functools
 from collections.abc import Callable
@@ -12,10 +12,10 @@ from rrd_jax.exports.interface import Exportable, Outputs, Runtime
 from rrd_jax.exports.sample_images import Images
 from rrd_jax.training import metrics
 
-# Relative to the largest value: the tolerance of float32, and of ties between two classes.
+# Tolerances relative to the largest value: of float32 outputs, and of ties between two classes.
 TOLERANCE, _TIE = 1e-4, 1e-5
-# With 8-bit weights: least percentage of equal classes, and least mean cosine of embeddings.
-_LEAST_AGREEMENT, _LEAST_COSINE = 50.0, 0.9
+# Minimum percentage of equal classes and minimum mean cosine of embeddings, for 8-bit weights.
+_MIN_AGREEMENT, _MIN_COSINE = 50.0, 0.9
 _BATCH = 100
 
 
@@ -24,106 +24,115 @@ class Comparison(NamedTuple):
 
     Attributes:
       images: number of images.
-      what: a description of the images, such as "test images".
-      difference: largest difference of logits, relative to the largest logit; of embeddings for a
-        network without a classifier.
-      agreement: percentage of images in the same class, including ties. None without a classifier.
-      top1: of the file, in per cent; None without labels.
-      top1_here: of the network.
-      cosine: mean cosine of embeddings, for a network without a classifier; else None.
+      description: description of the images, such as "test images".
+      difference: largest absolute difference of logits, relative to the largest logit; for a
+        network without a classifier, of embeddings.
+      agreement: images with equal top-1 class, including ties, in percent; None without a
+        classifier.
+      top1: top-1 accuracy of the file, in percent; None without labels.
+      network_top1: top-1 accuracy of the network, in percent; None without labels.
+      cosine: mean cosine of embeddings, for a network without a classifier; None with a classifier.
     """
 
     images: int
-    what: str
+    description: str
     difference: float
     agreement: float | None
     top1: float | None = None
-    top1_here: float | None = None
+    network_top1: float | None = None
     cosine: float | None = None
 
 
 class Trial:
-    """A network and the images to compare its files on.
+    """A network, and the images on which exported files are compared with the network.
 
     Args:
       exportable: the network.
-      images: see `sample_images.load`.
+      images: the images, see `sample_images.load`.
     """
 
     def __init__(self, exportable: Exportable, images: Images):
         self.exportable, self.images = exportable, images
 
     @functools.cached_property
-    def here(self) -> Outputs:
-        """The outputs of the network; raises an InputError if they are not finite."""
+    def reference(self) -> Outputs:
+        """The outputs of the network; raises an InputError for outputs that are not finite."""
         outputs = _outputs(self.exportable, self.images.images, [_BATCH])
         name = _compared(outputs)
         if not np.isfinite(outputs[name]).all():
             raise errors.InputError(
-                f"the {_WORDS[name]} of '{self.exportable.about.model}' are not finite: there is"
-                " nothing to compare a file with"
+                f"the {_PLURALS[name]} of '{self.exportable.about.model}' are not finite, so no"
+                " file can be verified; check the weights"
             )
         return outputs
 
     def compare(self, runtime: Runtime, *, is_rounded: bool = False) -> Comparison:
-        """Runs a file on all images, in batches of several sizes, and compares its outputs.
+        """Runs a file on all images, in batches of several sizes, and compares the outputs.
 
         Args:
           runtime: the opened file.
-          is_rounded: whether its weights have 8 bits, which allows larger differences.
+          is_rounded: True for 8-bit weights, which allow larger differences.
 
         Raises:
           InputError: the outputs differ from the network's.
         """
-        here, there = self.here, _outputs(runtime, self.images.images, [1, _BATCH])
-        if (name := _compared(here)) != _compared(there):
-            raise errors.InputError(f"it gives no {_WORDS[name]}")
-        for both in here.keys() & there.keys():
-            _check_shape(both, here[both], there[both])
+        expected, actual = self.reference, _outputs(runtime, self.images.images, [1, _BATCH])
+        if (name := _compared(expected)) != _compared(actual):
+            raise errors.InputError(f"the file returns no {_PLURALS[name]}, but the network does")
+        for shared in expected.keys() & actual.keys():
+            _check_shape(shared, expected[shared], actual[shared])
         if name == "embedding":
-            return self._compare_embeddings(here, there, is_rounded=is_rounded)
-        return self._compare_classes(here, there, is_rounded=is_rounded)
+            return self._compare_embeddings(expected, actual, is_rounded=is_rounded)
+        return self._compare_classes(expected, actual, is_rounded=is_rounded)
 
-    def _compare_classes(self, here: Outputs, there: Outputs, *, is_rounded: bool) -> Comparison:
-        alike = _alike(here["logits"], there["logits"])
+    def _compare_classes(
+        self, expected: Outputs, actual: Outputs, *, is_rounded: bool
+    ) -> Comparison:
+        agrees = _same_top1(expected["logits"], actual["logits"])
         result = Comparison(
-            images=len(alike),
-            what=self.images.what,
-            difference=_difference(here["logits"], there["logits"]),
-            agreement=100.0 * float(np.mean(alike)),
-            top1=self._top1(there),
-            top1_here=self._top1(here),
+            images=len(agrees),
+            description=self.images.description,
+            difference=_difference(expected["logits"], actual["logits"]),
+            agreement=100.0 * float(np.mean(agrees)),
+            top1=self._top1(actual),
+            network_top1=self._top1(expected),
         )
         if is_rounded:
-            if self.images.is_real and result.agreement < _LEAST_AGREEMENT:
+            if self.images.is_real and result.agreement < _MIN_AGREEMENT:
                 raise errors.InputError(
-                    f"with weights of 8 bits it puts only {result.agreement:.1f} % of"
-                    f" {result.images} {result.what} into the same class as the network does"
+                    f"with 8-bit weights, only {result.agreement:.1f} % of {result.images}"
+                    f" {result.description} have the network's top-1 class (required:"
+                    f" {_MIN_AGREEMENT:.0f} %); leave out --quantize"
                 )
             return result
-        difference = max(result.difference, _of_embeddings(here, there))
-        if difference > TOLERANCE or not alike.all():
+        difference = max(result.difference, _embedding_difference(expected, actual))
+        if difference > TOLERANCE or not agrees.all():
             raise errors.InputError(
-                f"it computes something else than the network: off by {difference:.1e} of the"
-                f" largest value, where {TOLERANCE:.0e} is allowed, and the same top-1 for"
-                f" {result.agreement:.2f} % of {result.images} {result.what}"
+                f"the file's outputs differ from the network's: largest relative error"
+                f" {difference:.1e} (at most {TOLERANCE:.0e} is allowed), same top-1 for"
+                f" {result.agreement:.2f} % of {result.images} {result.description}"
             )
         return result
 
-    def _compare_embeddings(self, here: Outputs, there: Outputs, *, is_rounded: bool) -> Comparison:
-        ours, theirs = (rows.unit(found["embedding"].astype(np.float64)) for found in (here, there))
-        cosine, images = float(np.mean(np.sum(ours * theirs, axis=1))), self.images
-        result = Comparison(len(ours), images.what, _of_embeddings(here, there), None)
-        if is_rounded and images.is_real and cosine < _LEAST_COSINE:
+    def _compare_embeddings(
+        self, expected: Outputs, actual: Outputs, *, is_rounded: bool
+    ) -> Comparison:
+        units = [rows.unit(y["embedding"].astype(np.float64)) for y in (expected, actual)]
+        cosine, images = float(np.mean(np.sum(units[0] * units[1], axis=1))), self.images
+        result = Comparison(
+            len(units[0]), images.description, _embedding_difference(expected, actual), None
+        )
+        if is_rounded and images.is_real and cosine < _MIN_COSINE:
             raise errors.InputError(
-                f"with weights of 8 bits its embeddings of {result.images} {images.what} have a"
-                f" mean cosine of only {cosine:.3f} with the network's"
+                f"with 8-bit weights, the embeddings of {result.images} {images.description} have a"
+                f" mean cosine of only {cosine:.3f} with the network's (required: {_MIN_COSINE});"
+                " leave out --quantize"
             )
         if not is_rounded and result.difference > TOLERANCE:
             raise errors.InputError(
-                f"it computes something else than the network: embeddings are off by"
-                f" {result.difference:.1e} of the largest value, where {TOLERANCE:.0e} is allowed,"
-                f" mean cosine {cosine:.3f} for {result.images} {images.what}"
+                f"the file's outputs differ from the network's: largest relative error of"
+                f" embeddings {result.difference:.1e} (at most {TOLERANCE:.0e} is allowed), mean"
+                f" cosine {cosine:.3f} for {result.images} {images.description}"
             )
         return result._replace(cosine=cosine)
 
@@ -133,16 +142,16 @@ class Trial:
         return metrics.percent_equal(outputs["logits"].argmax(-1), self.images.labels)
 
 
-_WORDS = {"logits": "logits", "embedding": "embeddings"}
+_PLURALS = {"logits": "logits", "embedding": "embeddings"}
 
 
 def _compared(outputs: Outputs) -> str:
-    """Returns the name of the output to compare: logits, or embedding without a classifier."""
+    """Returns the name of the compared output: "logits", or "embedding" without a classifier."""
     return "logits" if "logits" in outputs else "embedding"
 
 
 def _outputs(compute: Callable[[np.ndarray], Outputs], images: np.ndarray, sizes: list[int]):
-    """Computes the outputs for all images in batches of these sizes, repeating the last size."""
+    """Computes the outputs for all images in batches of `sizes`, and repeats the last size."""
     parts, first = [], 0
     while first < len(images):
         size = sizes[min(len(parts), len(sizes) - 1)]
@@ -151,36 +160,37 @@ def _outputs(compute: Callable[[np.ndarray], Outputs], images: np.ndarray, sizes
         name = _compared(outputs)
         if len(outputs.get(name, ())) != len(batch):
             raise errors.InputError(
-                f"it gives {len(outputs.get(name, ()))} rows of {_WORDS[name]} for"
-                f" {len(batch)} images"
+                f"the file returns {len(outputs.get(name, ()))} rows of {_PLURALS[name]} for a"
+                f" batch of {len(batch)}"
             )
         parts.append(outputs)
         first += size
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _check_shape(name: str, here: np.ndarray, there: np.ndarray) -> None:
-    if here.shape != there.shape:
+def _check_shape(name: str, expected: np.ndarray, actual: np.ndarray) -> None:
+    if expected.shape != actual.shape:
         raise errors.InputError(
-            f"its {name} have the shape {there.shape}, but the network's have {here.shape}"
+            f"the file's {_PLURALS[name]} have shape {actual.shape}, but the network's have shape"
+            f" {expected.shape}"
         )
-    if not np.isfinite(there).all():
-        raise errors.InputError(f"its {name} are not finite")
+    if not np.isfinite(actual).all():
+        raise errors.InputError(f"the file's {_PLURALS[name]} are not finite")
 
 
-def _difference(here: np.ndarray, there: np.ndarray) -> float:
-    """Returns the largest difference, relative to the largest value."""
-    return float(np.abs(here - there).max() / max(float(np.abs(here).max()), 1e-30))
+def _difference(expected: np.ndarray, actual: np.ndarray) -> float:
+    """Returns the largest absolute difference, relative to the largest absolute value."""
+    return float(np.abs(expected - actual).max() / max(float(np.abs(expected).max()), 1e-30))
 
 
-def _of_embeddings(here: Outputs, there: Outputs) -> float:
-    if not ("embedding" in here and "embedding" in there):
+def _embedding_difference(expected: Outputs, actual: Outputs) -> float:
+    if not ("embedding" in expected and "embedding" in actual):
         return 0.0
-    return _difference(here["embedding"], there["embedding"])
+    return _difference(expected["embedding"], actual["embedding"])
 
 
-def _alike(here: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """Returns [N]: whether the top-1 is the same, or a tie up to rounding."""
-    places = np.arange(len(here))
-    gap = here.max(-1) - here[places, there.argmax(-1)]
-    return gap <= _TIE * np.abs(here).max()
+def _same_top1(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    """Returns bool [N], True if the top-1 class is the same or a tie up to rounding."""
+    indices = np.arange(len(expected))
+    gap = expected.max(-1) - expected[indices, actual.argmax(-1)]
+    return gap <= _TIE * np.abs(expected).max()

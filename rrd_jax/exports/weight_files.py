@@ -1,4 +1,4 @@
-"""Files of weights: shared by the formats safetensors, torch and hub."""
+"""Weight files: code that the formats safetensors, torch and hub share."""
 
 import contextlib
 import dataclasses
@@ -23,94 +23,98 @@ from rrd_jax.weights import exported, file_formats, files, published, to_torch
 
 
 def entries(exportable: Exportable, names: str) -> dict[str, np.ndarray]:
-    """Returns the weights by the names of a file.
+    """Returns the weights by their names in a file.
 
     Args:
       exportable: the network.
-      names: see `Options`; with layouts of PyTorch for all but "ours".
+      names: naming scheme, see `Options`; all schemes except "ours" use PyTorch's array layouts.
 
     Raises:
-      UnfitError: the network has no such names.
+      UnfitError: the naming scheme does not cover the network.
     """
     errors.lookup("names", names, dict.fromkeys(interface.NAMES))
     if isinstance(exportable.network, wrappers.Projected):
         raise errors.UnfitError(
-            "files of weights do not hold the head of an objective: leave --head out, or use"
-            " --format=onnx or stablehlo"
+            "weight files cannot hold the head of an objective; leave out --head, or use"
+            " --format=onnx or --format=stablehlo"
         )
     if names == "ours":
         return exported.flatten(exportable.variables)
     about = exportable.about
     if about.classifier:
         raise errors.UnfitError(
-            f"the network was trained with '{about.classifier}', which classifies in its place by"
-            f" layers that no {about.model} of PyTorch has: it has no names there; take"
-            f" --format=safetensors without --names={names}, or --format=onnx"
+            f"the network was trained with '{about.classifier}', which replaces the classifier with"
+            f" layers that {about.model} lacks in PyTorch libraries; use --format=safetensors"
+            f" without --names={names}, or --format=onnx"
         )
-    if not is_ours(exportable):
+    if not is_built_in(exportable):
         raise errors.UnfitError(
-            f"'{about.model}' is a network of your own, which has no names in PyTorch: take"
+            f"'{about.model}' is a custom network, which has no names in PyTorch; use"
             f" --format=safetensors without --names={names}, or --format=onnx"
         )
     layout = names if names in published.LIBRARIES else ""
     try:
         return to_torch(about.model, exportable.variables, layout=layout)
     except errors.InputError as error:
-        raise errors.UnfitError(f"{error}; --names=torch has names for every network") from None
+        raise errors.UnfitError(
+            f"{error}; use --names=torch, which covers every built-in network"
+        ) from None
 
 
 def is_exported(path: pathlib.Path, *, safetensors: bool) -> bool:
-    """Returns True if a path is a file of weights with a header."""
+    """Returns True if a path is a weight file with a header."""
     if not path.is_file() or file_formats.is_safetensors(path) != safetensors:
         return False
     try:
         return exported.read(path) is not None
-    except errors.InputError:  # The header is damaged; `open_file` raises for it.
+    # `open_file` raises the error of a damaged header.
+    except errors.InputError:
         return True
 
 
-def is_ours(exportable: Exportable) -> bool:
-    """Returns True for a built-in network, which has names in PyTorch."""
+def is_built_in(exportable: Exportable) -> bool:
+    """Returns True for a built-in network, whose weights have names in PyTorch."""
     is_named = networks.canonical(exportable.about.model) in networks.MODELS
     return is_named and not isinstance(exportable.network, networks.CustomNetwork)
 
 
-def header(exportable: Exportable, form: str, names: str) -> dict[str, Any]:
+def header(exportable: Exportable, format_name: str, names: str) -> dict[str, Any]:
     """Returns the header of a file as JSON."""
     layout = "NHWC" if names == "ours" else "NCHW"
     outputs = ("logits", "embedding") if exportable.about.num_classes else ("embedding",)
-    text = headers.to_json(Header(exportable.about, form, layout, "float32", outputs))
+    text = headers.to_json(Header(exportable.about, format_name, layout, "float32", outputs))
     return json.loads(text) | exported.describe(exportable.variables, names)
 
 
 @contextlib.contextmanager
 def disk_errors(path: pathlib.Path) -> Iterator[None]:
-    """Converts errors of libraries about a full disk to DiskErrors."""
+    """Converts a library's errors about a full disk to `DiskError`."""
     try:
         yield
     except OSError as error:
         raise errors.DiskError(f"{path} cannot be written ({error.strerror or error})") from error
-    except Exception as error:  # safetensors raises its own class with the system's message.
+    # safetensors raises its own exception class with the system's message.
+    except Exception as error:
         if "os error" not in str(error) and "write" not in str(error):
             raise
         raise errors.DiskError(f"{path} cannot be written ({error})") from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class InJax:
-    """Weights from a file in our network; see `interface.Runtime`."""
+class JaxRuntime:
+    """Weights from a file in rrd_jax's network; see `interface.Runtime`."""
 
     about: ModelInfo
     runtime: str
     exportable: Exportable
 
     def __call__(self, images: np.ndarray) -> Outputs:
-        """See `interface.Runtime`."""
+        """Computes `Outputs` from uint8 images [B, H, W, channels]."""
         return self.exportable(images)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class InTorch:
+class TorchRuntime:
     """Weights from a file in a network of torchvision or timm; see `interface.Runtime`."""
 
     about: ModelInfo
@@ -119,18 +123,18 @@ class InTorch:
     threads: int
 
     def __call__(self, images: np.ndarray) -> Outputs:
-        """See `interface.Runtime`."""
+        """Computes `Outputs` from uint8 images [B, H, W, channels]."""
         import torch
 
-        before = torch.get_num_threads()
+        previous_threads = torch.get_num_threads()
         if self.threads:
             torch.set_num_threads(self.threads)
         linear = [m for m in self.module.modules() if isinstance(m, torch.nn.Linear)]
-        # DeiT's distilled networks average two classifiers.
+        # Distilled DeiT networks average two classifiers.
         heads = linear[-2:] if hasattr(self.module, "head_dist") else linear[-1:]
-        seen = []
+        features = []
         hooks = [
-            head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].numpy()))
+            head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].numpy()))
             for head in heads
         ]
         try:
@@ -140,41 +144,43 @@ class InTorch:
         finally:
             for hook in hooks:
                 hook.remove()
-            torch.set_num_threads(before)
+            torch.set_num_threads(previous_threads)
         if not self.about.num_classes:
             return {"embedding": outputs}
-        return {"logits": outputs, "embedding": sum(seen) / len(seen)}
+        return {"logits": outputs, "embedding": sum(features) / len(features)}
 
 
-def open_file(path: pathlib.Path, threads: int, *, why_not: str = "") -> Runtime:
-    """Opens a file or folder of weights in its network, of PyTorch if possible.
+def open_file(path: pathlib.Path, threads: int, *, skip_reason: str = "") -> Runtime:
+    """Opens a weight file or folder, in PyTorch if a PyTorch library has the network.
 
     Args:
-      path: of the file or folder, see `exported.read`.
-      threads: of PyTorch, 0 for all cores.
-      why_not: the reason not to try a network of PyTorch; "" to try one.
+      path: the file or folder, see `exported.read`.
+      threads: number of PyTorch's threads; 0 for all cores.
+      skip_reason: the reason to skip PyTorch, for `Runtime.runtime`; "" to try PyTorch.
 
     Raises:
-      InputError: the file is damaged, or not an exported one.
+      InputError: the file is damaged, or is not an exported file.
     """
     file = exported.weights_of(path)
-    said = exported.read(file)
-    if said is None:
-        raise errors.InputError(f"{path} does not say which network its weights are of")
+    info = exported.read(file)
+    if info is None:
+        raise errors.InputError(
+            f"{path} has no header that names the network of the weights; export it again"
+        )
     variables, _ = files.load(file, "")
-    if said.names == "ours":
-        why_not = why_not or "its names are those of rrd_jax"
-    library, made = ("", None) if why_not else _make(said.about, said.names)
-    if made:
-        fill(file, made, _tensors(file, library, said))
-        return InTorch(said.about, interface.version_of("torch", library), made.eval(), threads)
-    why_not = why_not or library
-    return InJax(
-        said.about, f"{interface.version_of('jax')} ({why_not})", _ours(said.about, variables)
-    )
+    if info.names == "ours":
+        skip_reason = skip_reason or "the weights have rrd_jax's names"
+    library, module = ("", None) if skip_reason else _make(info.about, info.names)
+    if module:
+        fill(file, module, _tensors(file, library, info))
+        runtime = interface.version_of("torch", library)
+        return TorchRuntime(info.about, runtime, module.eval(), threads)
+    skip_reason = skip_reason or library
+    runtime = f"{interface.version_of('jax')} ({skip_reason})"
+    return JaxRuntime(info.about, runtime, _make_ours(info.about, variables))
 
 
-def _ours(about: ModelInfo, variables: dict[str, Any]) -> Exportable:
+def _make_ours(about: ModelInfo, variables: dict[str, Any]) -> Exportable:
     choice = NetworkChoice(about.model, jnp.float32, options=about.options)
     network = choice.create(about.num_classes)
     networks.check_weights("the file", variables, network, about.preprocessing.image_shape)
@@ -182,63 +188,65 @@ def _ours(about: ModelInfo, variables: dict[str, Any]) -> Exportable:
     return Exportable(network, variables, about, terms)
 
 
-def _tensors(file: pathlib.Path, library: str, said: exported.WeightsInfo) -> dict[str, Any]:
-    """Reads the state dict of a file, as users of the library do."""
+def _tensors(file: pathlib.Path, library: str, info: exported.WeightsInfo) -> dict[str, Any]:
+    """Reads the state dict of a file the way a user of the library does."""
     import torch
 
     if file_formats.is_safetensors(file):
         state_dict = importlib.import_module("safetensors.torch").load_file(file)
     else:
         state_dict = torch.load(file, map_location="cpu", weights_only=True)
-    if said.names == library:
+    if info.names == library:
         return state_dict
-    model = said.about.model
-    if renaming := published.renaming(model, "timm"):  # Folders for hubs have timm's names.
+    model = info.about.model
+    # Folders for model hubs have timm's names.
+    if renaming := published.renaming(model, "timm"):
         state_dict = {renaming.to_ours(name): tensor for name, tensor in state_dict.items()}
     return published.respell(state_dict, model, library)
 
 
 def _make(about: ModelInfo, names: str) -> tuple[str, Any]:
-    """Returns (library, its network without these weights), or (reason, None).
+    """Returns (library, network without the file's weights), or (reason, None).
 
     Args:
-      about: of the network.
-      names: of the entries, see `Options`.
+      about: the network's description.
+      names: naming scheme of the entries, see `Options`.
     """
     makers = {k: make for k, make in _makers(about).items() if names in (k, "torch")}
     if not makers:
-        lacks = about.model if about.num_classes else f"{about.model} without a classifier"
-        return f"names not tried in torch: torchvision and timm have no {lacks}", None
+        model = about.model if about.num_classes else f"{about.model} without a classifier"
+        return f"names not tested in torch: torchvision and timm lack {model}", None
     for library, make in makers.items():
         if all(importlib.util.find_spec(module) for module in ("torch", library)):
             return library, make()
-    return f"names not tried in torch: {' or '.join(makers)} is not installed", None
+    return f"names not tested in torch: {' or '.join(makers)} is not installed", None
 
 
 def _makers(about: ModelInfo) -> dict[str, Callable[[], Any]]:
     """Returns functions that build the network, by library."""
-    known, channels = published.of(about.model), about.preprocessing.channels
+    record, channels = published.of(about.model), about.preprocessing.channels
 
     def torchvision():
         models = importlib.import_module("torchvision.models")
-        sizes = {"image_size": about.preprocessing.image_size} if known.is_sized else {}
+        sizes = {"image_size": about.preprocessing.image_size} if record.is_sized else {}
         options = {"weights": None, "num_classes": about.num_classes, **sizes}
-        made = getattr(models, known.torchvision)(**options)
-        return _with_channels(made, channels)
+        module = getattr(models, record.torchvision)(**options)
+        return _with_channels(module, channels)
 
     def timm():
-        sizes = known.make_args(about.preprocessing.image_shape)
+        sizes = record.make_args(about.preprocessing.image_shape)
         create = importlib.import_module("timm").create_model
-        return create(known.timm, num_classes=about.num_classes, **sizes)
+        return create(record.timm, num_classes=about.num_classes, **sizes)
 
     makers = {"torchvision": torchvision, "timm": timm}
+    # torchvision has no networks without a classifier.
     if not about.num_classes:
-        del makers["torchvision"]  # torchvision has no networks without a classifier.
-    return {library: make for library, make in makers.items() if getattr(known, library)}
+        del makers["torchvision"]
+    return {library: make for library, make in makers.items() if getattr(record, library)}
 
 
 def _with_channels(module: Any, channels: int) -> Any:
-    """Replaces the first convolution of a torchvision network for another number of channels."""
+    """Replaces the first convolution of a torchvision network to take a number of channels."""
     import torch
 
     name, first = next(
@@ -248,17 +256,17 @@ def _with_channels(module: Any, channels: int) -> Any:
         parent, _, last = name.rpartition(".")
         options = {"kernel_size": first.kernel_size, "stride": first.stride}
         options |= {"padding": first.padding, "bias": first.bias is not None}
-        made = torch.nn.Conv2d(channels, first.out_channels, **options)
-        setattr(module.get_submodule(parent), last, made)
+        replacement = torch.nn.Conv2d(channels, first.out_channels, **options)
+        setattr(module.get_submodule(parent), last, replacement)
     return module
 
 
 def fill(file: pathlib.Path, module: Any, state_dict: dict[str, Any]) -> None:
-    """Loads a state dict strictly; raises an InputError if it does not fit."""
+    """Loads a state dict strictly; raises an InputError if the state dict does not fit."""
     try:
         module.load_state_dict(state_dict, strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise errors.InputError(
-            f"{file} does not load in {type(module).__module__}: {reason}"
+            f"{file} cannot be loaded by {type(module).__module__}: {reason}"
         ) from error

@@ -1,4 +1,4 @@
-"""Writing of exported files: a draft is verified before it is moved to its path."""
+"""The writer of exported files, which verifies a draft before moving the draft to its path."""
 
 import contextlib
 import dataclasses
@@ -23,7 +23,8 @@ from rrd_jax.teacher import wrappers
 from rrd_jax.terminal import runtime_errors, tables
 from rrd_jax.training.choices import NetworkChoice
 
-_FLAGS = {"fold": "nofold"}  # flags of the command whose names are not the option's
+# Command-line flags whose names differ from the option's.
+_FLAGS = {"fold": "nofold"}
 _DEFAULT = Options()
 _VALUES = {"quantize": ("", "int8"), "names": interface.NAMES}
 
@@ -32,11 +33,11 @@ class Written(NamedTuple):
     """An exported file.
 
     Attributes:
-      format: name.
-      path: of the file or folder.
-      bytes: size, including a header beside it.
-      runtime: the library that verified it; "" if it cannot be run here.
-      comparison: with the network; None if the file was not run.
+      format: name of the format.
+      path: the file or folder.
+      bytes: size in bytes, including a separate header file.
+      runtime: the library that verified the file; "" if the file cannot be run on this platform.
+      comparison: comparison with the network; None if the file was not run.
     """
 
     format: str
@@ -48,141 +49,145 @@ class Written(NamedTuple):
     def __str__(self) -> str:
         size = f"{self.path}, {tables.bytes_shown(self.bytes)}"
         if self.comparison is None:
-            return f"{size}: its structure is verified; not run here"
+            return f"{size}: structure verified, not run on this platform"
         compared = self.comparison
-        tried = f"{size}: read back by {self.runtime}; {compared.images} {compared.what}"
+        images = f"{compared.images} {compared.description}"
+        verified = f"{size}: verified with {self.runtime} on {images}"
         if compared.agreement is None:
             return (
-                f"{tried}, embeddings off by {compared.difference:.1e} of the largest value, mean"
+                f"{verified}: largest relative embedding error {compared.difference:.1e}, mean"
                 f" cosine {compared.cosine:.6f}"
             )
         accuracy = ""
         if compared.top1 is not None:
-            accuracy = f", {compared.top1:.2f} % right (the network: {compared.top1_here:.2f} %)"
+            accuracy = f", top-1 {compared.top1:.2f} % (network: {compared.network_top1:.2f} %)"
         return (
-            f"{tried}, logits off by {compared.difference:.1e} of the largest, same top-1 for"
+            f"{verified}: largest relative logit error {compared.difference:.1e}, same top-1 for"
             f" {compared.agreement:.2f} %{accuracy}"
         )
 
 
-def exportable(
+def make_exportable(
     network: Network,
     variables: dict[str, Any],
     about: ModelInfo,
     terms: Mapping[str, Objective] | None = None,
 ) -> Exportable:
-    """Returns an Exportable that computes in float32.
+    """Returns an `Exportable` that computes in float32.
 
     Raises:
-      InputError: the preprocessing of its images is unknown.
+      InputError: the preprocessing of the network's images is unknown.
     """
     if about.preprocessing is None:
         raise errors.InputError(
-            f"it is not known what images '{about.model}' takes: give their mean and std (in [0, 1]"
-            " units), such as --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225 of ImageNet, and"
-            " --image_size"
+            f"the preprocessing of '{about.model}' is unknown; set the mean and standard deviation"
+            " of pixels in [0, 1], for ImageNet --mean=0.485,0.456,0.406 --std=0.229,0.224,0.225,"
+            " and --image_size"
         )
     if isinstance(network, wrappers.Projected):
-        inside = exportable(network.network, variables, about, terms).network
-        return Exportable(dataclasses.replace(network, network=inside), variables, about, terms)
+        inner = make_exportable(network.network, variables, about, terms).network
+        return Exportable(dataclasses.replace(network, network=inner), variables, about, terms)
+    # Teachers are loaded in float32.
     if isinstance(network, wrappers.Wrapper):
-        return Exportable(network, variables, about, terms)  # Teachers are loaded in float32.
+        return Exportable(network, variables, about, terms)
     if imports.is_path(about.model):
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in about.options.items()}
         network = NetworkChoice(about.model, jnp.float32, options=options).create(about.num_classes)
     elif hasattr(network, "clone"):
-        plain = {"dtype": jnp.float32, "space_to_depth": False}
-        network = network.clone(**{k: v for k, v in plain.items() if hasattr(network, k)})
+        defaults = {"dtype": jnp.float32, "space_to_depth": False}
+        network = network.clone(**{k: v for k, v in defaults.items() if hasattr(network, k)})
     return Exportable(network, variables, about, terms)
 
 
-def options_of(**given: Any) -> Options:
-    """Returns Options; raises an InputError for unknown names and invalid values."""
-    for name, value in given.items():
+def make_options(options: Mapping[str, Any]) -> Options:
+    """Returns `Options`; raises an InputError for unknown names and invalid values."""
+    for name, value in options.items():
         errors.lookup("option", name, {field.name: field for field in dataclasses.fields(Options)})
-        known = _VALUES.get(name, (False, True))
-        if value not in known:
+        allowed = _VALUES.get(name, (False, True))
+        if value not in allowed:
             raise errors.InputError(
-                f"option {name} is {value!r}, but must be one of {', '.join(map(repr, known))}"
+                f"option {name} is {value!r}, but must be one of {', '.join(map(repr, allowed))}"
             )
-    return Options(**given)
+    return dataclasses.replace(_DEFAULT, **options)
 
 
-def check_options(form: Format, options: Options) -> None:
+def check_options(fmt: Format, options: Options) -> None:
     """Raises an InputError for an option that a format does not support."""
-    for name in unknown_options(form, options):
+    for name in unsupported_options(fmt, options):
         raise errors.InputError(
-            f"{flag(name)} is not supported by format '{form.name}', which supports"
-            f" {', '.join(map(flag, form.options)) or 'no options'}"
+            f"{flag(name)} is not supported by format '{fmt.name}', which supports"
+            f" {', '.join(map(flag, fmt.options)) or 'no options'}; leave it out"
         )
 
 
 def flag(option: str) -> str:
-    """Returns the command's flag for an option."""
+    """Returns the command-line flag for an option."""
     return f"--{_FLAGS.get(option, option)}"
 
 
-def unknown_options(form: Format, options: Options) -> list[str]:
-    """Returns the options that are set and that a format does not support."""
+def unsupported_options(fmt: Format, options: Options) -> list[str]:
+    """Returns the options that differ from the default and that a format does not support."""
     names = [field.name for field in dataclasses.fields(Options)]
     changed = [name for name in names if getattr(options, name) != getattr(_DEFAULT, name)]
-    return [name for name in changed if name not in form.options]
+    return [name for name in changed if name not in fmt.options]
 
 
-def known_options(form: Format, options: Options) -> Options:
-    """Returns the options without those that a format does not support."""
-    plain = {name: getattr(_DEFAULT, name) for name in unknown_options(form, options)}
-    return dataclasses.replace(options, **plain)
+def supported_options(fmt: Format, options: Options) -> Options:
+    """Returns the options, with the default for each option that a format does not support."""
+    defaults = {name: getattr(_DEFAULT, name) for name in unsupported_options(fmt, options)}
+    return dataclasses.replace(options, **defaults)
 
 
-def file_name(about: ModelInfo, form: Format, options: Options = _DEFAULT, suffix: str = "") -> str:
-    """Returns the name of a file, such as resnet8.onnx or resnet8-int8.tflite.
+def file_name(about: ModelInfo, fmt: Format, options: Options = _DEFAULT, suffix: str = "") -> str:
+    """Returns a file name, such as resnet8.onnx or resnet8-int8.tflite.
 
     Args:
-      about: the network.
-      form: the format.
-      options: of the file.
-      suffix: of the network's name.
+      about: description of the network.
+      fmt: the format.
+      options: options of the file.
+      suffix: suffix that is appended to the network's name.
     """
     model = re.sub(r"[^\w.+-]+", "-", about.model.rpartition(":")[2]).strip("-.") or "network"
     parts = [model + suffix, *([options.quantize] if options.quantize else [])]
-    return "-".join(parts) + (form.extension or f"-{form.name}")
+    return "-".join(parts) + (fmt.extension or f"-{fmt.name}")
 
 
-def check_place(path: pathlib.Path, form: Format, *, overwrite: bool) -> None:
+def check_path(path: pathlib.Path, fmt: Format, *, overwrite: bool) -> None:
     """Checks that a file can be written to a path.
 
     Raises:
       InputError: the path exists and must not be overwritten, or is in the checkpoints of a run.
       UnavailableError: the library that recognizes the existing file is not installed.
     """
-    for above in path.absolute().parents:
-        if above.name == "checkpoints" and checkpoints.read_meta(above) is not None:
-            raise errors.InputError(f"{path} is in the checkpoints of a run; write elsewhere")
-    if form.extension and path.suffix != form.extension:
+    for folder in path.absolute().parents:
+        if folder.name == "checkpoints" and checkpoints.read_meta(folder) is not None:
+            raise errors.InputError(
+                f"{path} is in the checkpoints of a run; write elsewhere with --output"
+            )
+    if fmt.extension and path.suffix != fmt.extension:
         raise errors.InputError(
-            f"a file of format '{form.name}' ends in {form.extension}: write"
-            f" --output={path}{form.extension} or, for a folder, --output={path}/"
+            f"{path}: a file of format '{fmt.name}' ends in {fmt.extension}; use"
+            f" --output={path}{fmt.extension} or, for a folder, --output={path}/"
         )
-    there = [place for place in (path, headers.sidecar(path)) if os.path.lexists(place)]
-    if there and not overwrite:
+    existing = [file for file in (path, headers.sidecar(path)) if os.path.lexists(file)]
+    if existing and not overwrite:
         raise errors.InputError(
-            f"{there[0]} is there already; write elsewhere with --output, or replace it with"
+            f"{existing[0]} already exists; write elsewhere with --output, or replace it with"
             " --overwrite"
         )
-    if there and not _is_ours(path, form):
+    if existing and not _is_export(path, fmt):
         raise errors.InputError(
-            f"{there[0]} was not written by this command, and is not overwritten; remove it, or"
+            f"{existing[0]} was not written by this command and is not overwritten; remove it, or"
             " write elsewhere with --output"
         )
 
 
-def _is_ours(path: pathlib.Path, form: Format) -> bool:
+def _is_export(path: pathlib.Path, fmt: Format) -> bool:
     """Returns True if an intact export exists at a path."""
     try:
-        if path.exists() and form.recognizes(path):
-            if form.open is not None:
-                form.open(path, 1)
+        if path.exists() and fmt.recognizes(path):
+            if fmt.open is not None:
+                fmt.open(path, 1)
             return True
     except errors.InputError:
         pass
@@ -191,7 +196,7 @@ def _is_ours(path: pathlib.Path, form: Format) -> bool:
 
 def write(
     trial: Trial,
-    form: Format,
+    fmt: Format,
     path: pathlib.Path,
     options: Options = _DEFAULT,
     *,
@@ -199,51 +204,55 @@ def write(
 ) -> Written:
     """Writes a network in a format, and verifies the file.
 
+    After an error, no partial file remains.
+
     Args:
-      trial: the network, and images to compare on.
-      form: the format.
-      path: of the file or folder; missing parent folders are created.
-      options: supported by the format.
-      overwrite: whether to replace an earlier export.
+      trial: the network, and the images on which the file is verified.
+      fmt: the format.
+      path: the file or folder; missing parent folders are created.
+      options: options that the format supports.
+      overwrite: True to replace an earlier export.
 
     Raises:
-      InputError: the format cannot hold this network, the outputs of the file differ from the
+      InputError: the format cannot hold the network, the outputs of the file differ from the
         network's, or the path exists.
       UnavailableError: a library of the format is not installed.
-      DiskError: the file cannot be written. After errors, nothing is left behind.
+      DiskError: the file cannot be written.
     """
-    check_options(form, options)
-    interface.require(form.name, form.extra, form.modules)
-    check_place(path, form, overwrite=overwrite)
-    with _beside(path) as folder:
+    check_options(fmt, options)
+    interface.require(fmt.name, fmt.extra, fmt.modules)
+    check_path(path, fmt, overwrite=overwrite)
+    with _draft_folder(path) as folder:
         draft = folder / path.name
-        with _named_errors(form.name, draft, path):
-            form.write(trial.exportable, draft, options)
+        with _named_errors(fmt.name, draft, path):
+            fmt.write(trial.exportable, draft, options)
             runtime, comparison = "", None
-            if form.open is not None:
-                opened = form.open(draft, 0)
+            if fmt.open is not None:
+                opened = fmt.open(draft, 0)
                 comparison = trial.compare(opened, is_rounded=bool(options.quantize))
                 runtime = opened.runtime
-                del opened  # Releases the file before it is moved.
-            elif form.check is not None:
-                form.check(trial.exportable, draft)
+                # The runtime has to release the file before the move.
+                del opened
+            elif fmt.check is not None:
+                fmt.check(trial.exportable, draft)
         drafts = [draft for draft in folder.rglob("*") if draft.is_file()]
         size = sum(draft.stat().st_size for draft in drafts)
-        for draft in drafts:  # Some libraries create files that only their owner can read.
+        # Some libraries create files that only their owner can read.
+        for draft in drafts:
             draft.chmod(0o666 & ~_umask())
         _move(folder, path)
-    return Written(form.name, path, size, runtime, comparison)
+    return Written(fmt.name, path, size, runtime, comparison)
 
 
 @contextlib.contextmanager
-def _beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Creates a temporary folder on the same disk as a path."""
+def _draft_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a temporary folder on the disk of a path, and removes the folder afterwards."""
     created = []
     try:
-        for above in [*reversed(path.absolute().parents)]:
-            if not above.exists():
-                above.mkdir()
-                created.append(above)
+        for parent in [*reversed(path.absolute().parents)]:
+            if not parent.exists():
+                parent.mkdir()
+                created.append(parent)
         folder = pathlib.Path(tempfile.mkdtemp(".part", f".{path.name[:100]}.", path.parent))
     except OSError as error:
         raise _unwritable(path, error) from error
@@ -251,13 +260,14 @@ def _beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        for above in reversed(created):  # Removes empty folders if nothing was written.
+        # After a failed export, the new parent folders are empty and are removed.
+        for parent in reversed(created):
             with contextlib.suppress(OSError):
-                above.rmdir()
+                parent.rmdir()
 
 
 def _umask() -> int:
-    """Returns the process's umask, which can only be read by setting it."""
+    """Returns the umask of the process, which can only be read by setting a new one."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
@@ -265,36 +275,39 @@ def _umask() -> int:
 
 def _unwritable(path: pathlib.Path, error: OSError) -> errors.InputError:
     kind = errors.DiskError if runtime_errors.is_of_disk(error) else errors.InputError
-    return kind(f"{path} cannot be written ({error.strerror or error}); write elsewhere, or fix it")
+    return kind(
+        f"{path} cannot be written ({error.strerror or error}); write elsewhere with --output, or"
+        " correct the path"
+    )
 
 
 @contextlib.contextmanager
 def _named_errors(name: str, draft: pathlib.Path, path: pathlib.Path) -> Iterator[None]:
-    """Adds the format to errors, replaces the draft's path, and detects a full disk."""
+    """Adds the format to error messages, replaces the draft's path, and detects a full disk."""
     try:
         yield
     except errors.UnavailableError:
         raise
     except errors.InputError as error:
         text = str(error).replace(str(draft), str(path))
-        raise type(error)(f"format '{name}' is not written: {text}") from error
+        raise type(error)(f"format '{name}' not written: {text}") from error
     except Exception as error:
         full = "No space left" in str(error) or "File too large" in str(error)
         if full or runtime_errors.is_of_disk(error):
             raise errors.DiskError(
-                f"format '{name}' is not written ({runtime_errors.first_line(error)}); make room,"
-                " or write elsewhere"
+                f"format '{name}' not written ({runtime_errors.first_line(error)}); free disk"
+                " space, or write elsewhere with --output"
             ) from error
         raise
 
 
 def _move(folder: pathlib.Path, path: pathlib.Path) -> None:
-    """Moves a draft, and the files beside it, to the path; existing folders are moved away."""
+    """Moves a draft and its header file to their final paths, which replaces earlier exports."""
     try:
         for draft in sorted(folder.iterdir(), key=lambda draft: draft.name == path.name):
-            place = path.with_name(draft.name)
-            if place.is_dir() and not place.is_symlink():
-                place.rename(folder / f".{draft.name}.before")
-            draft.replace(place)
+            target = path.with_name(draft.name)
+            if target.is_dir() and not target.is_symlink():
+                target.rename(folder / f".{draft.name}.before")
+            draft.replace(target)
     except OSError as error:
         raise _unwritable(path, error) from error

@@ -157,12 +157,12 @@ class Loaded:
           UnavailableError: the library of the format is not installed.
         """
         path = pathlib.Path(path)
-        form = exports.get(format) if format else exports.of_extension(path)
+        form = exports.get_format(format) if format else exports.format_for_extension(path)
         about = self.about or ModelInfo(self.name, self.num_classes)
-        network = exports.exportable(self.network, self.variables, about, self.terms)
+        network = exports.make_exportable(self.network, self.variables, about, self.terms)
         images = sample_images.load(about, self.source, test, 500)
         tried = exports.Trial(network, images)
-        return exports.write(tried, form, path, exports.options_of(**options), overwrite=overwrite)
+        return exports.write(tried, form, path, exports.make_options(options), overwrite=overwrite)
 
     @functools.cached_property
     def _apply(self) -> Callable[[Any, jax.Array], Outputs]:

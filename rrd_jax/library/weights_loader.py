@@ -124,7 +124,7 @@ def read_model_info(folder: pathlib.Path) -> ModelInfo | None:
 
 def _is_exported(path: pathlib.Path) -> bool:
     is_run = path.name == "checkpoints" or (path / "checkpoints").exists()
-    return not is_run and path.exists() and exports.recognized(path) is not None
+    return not is_run and path.exists() and exports.detect_format(path) is not None
 
 
 def _load_weights(

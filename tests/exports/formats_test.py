@@ -22,7 +22,7 @@ _NETWORKS = fresh.all_but_quick_are_long([*graphs.OWN, *_FAMILIES], ["linen"])
 def _format(name):
     for module in _MODULES[name]:
         pytest.importorskip(module)
-    return exports.get(name)
+    return exports.get_format(name)
 
 
 @pytest.fixture(scope="module", params=_MODULES)

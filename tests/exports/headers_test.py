@@ -59,7 +59,7 @@ def test_a_folder_lists_its_files(tmp_path):
     with pytest.raises(errors.InputError, match=r"lacks weights .*copy the whole folder"):
         headers.read_folder(tmp_path)
     (tmp_path / "model.json").write_text("{")
-    with pytest.raises(errors.InputError, match=r"model.json in it is missing or damaged"):
+    with pytest.raises(errors.InputError, match=r"model.json is missing or damaged"):
         headers.read_folder(tmp_path)
 
 

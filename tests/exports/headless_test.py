@@ -34,7 +34,7 @@ def tried():
 def _write(tried, form, folder, **options):
     for module in _INSTALLED.get(form, ()):
         pytest.importorskip(module)
-    form = exports.get(form)
+    form = exports.get_format(form)
     path = folder / f"f{form.extension}"
     return exports.write(tried, form, path, exports.Options(**options))
 
@@ -48,16 +48,16 @@ def test_each_format_computes_the_embedding_and_nothing_else(form, tried, tmp_pa
     assert written.comparison.agreement is None
     assert written.comparison.difference < 1e-5
     assert written.comparison.cosine == pytest.approx(1, abs=1e-6)
-    assert "embeddings off by" in str(written)
+    assert "largest relative embedding error" in str(written)
     asked = rrd_jax.load(written.path)
     assert asked.num_classes == 0
     images = list(tried.images.images)
-    expected = tried.here["embedding"]
+    expected = tried.reference["embedding"]
     np.testing.assert_allclose(asked.embed(images), expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(errors.InputError, match="has no classifier"):
         asked.predict(images)
-    header, (row,) = export_all.table([export_all.Outcome(exports.get(form), written)])
-    assert header[-2:] == ["embeddings off by", "mean cosine"]
+    header, (row,) = export_all.table([export_all.Outcome(exports.get_format(form), written)])
+    assert header[-2:] == ["embedding error", "mean cosine"]
     assert len(row) == len(header)
 
 
@@ -68,7 +68,7 @@ def test_onnx_without_this_package_has_one_output(tried, tmp_path):
     assert [output.name for output in session.get_outputs()] == ["embedding"]
     images = tried.images.images.transpose(0, 3, 1, 2)
     (embedding,) = session.run(None, {"images": images})
-    np.testing.assert_allclose(embedding, tried.here["embedding"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(embedding, tried.reference["embedding"], rtol=1e-4, atol=1e-5)
 
 
 def test_weights_of_8_bits_keep_embeddings_alike(tried, tmp_path):
@@ -103,10 +103,10 @@ class _Other:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda y: {"embedding": y["embedding"] * 1.001}, "embeddings are off by"),
-        (lambda y: {"embedding": y["embedding"][:, :-1]}, "its embedding have the shape"),
-        (lambda y: {"embedding": y["embedding"] * np.nan}, "its embedding are not finite"),
-        (lambda y: {"logits": y["embedding"]}, "it gives no embeddings"),
+        (lambda y: {"embedding": y["embedding"] * 1.001}, "error of embeddings"),
+        (lambda y: {"embedding": y["embedding"][:, :-1]}, "the file's embeddings have shape"),
+        (lambda y: {"embedding": y["embedding"] * np.nan}, "the file's embeddings are not finite"),
+        (lambda y: {"logits": y["embedding"]}, "the file returns no embeddings"),
     ],
 )
 def test_a_file_that_computes_something_else_is_refused(change, message, tried):
@@ -123,4 +123,4 @@ def test_8_bits_may_differ_but_not_point_elsewhere(tried):
     nan = jax.tree.map(lambda leaf: leaf * np.nan, tried.exportable.variables)
     nothing = dataclasses.replace(tried.exportable, variables=nan)
     with pytest.raises(errors.InputError, match="embeddings of 'resnet8' are not finite"):
-        _ = verification.Trial(nothing, tried.images).here
+        _ = verification.Trial(nothing, tried.images).reference

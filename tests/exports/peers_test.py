@@ -24,7 +24,7 @@ _LONG = [pytest.param(n, marks=pytest.mark.long) for n in _NAMES if n not in _QU
 
 
 def _export(exportable, form, path, **options):
-    exports.get(form).write(exportable, path, Options(**options))
+    exports.get_format(form).write(exportable, path, Options(**options))
     return path
 
 
@@ -113,7 +113,7 @@ def test_a_state_dict_that_was_damaged_or_changed_is_a_line(tmp_path):
         exports.open_file(path)
     assert "\n" not in str(caught.value)
     path.with_name("f.pth.json").unlink()
-    assert not exports.get("torch").recognizes(path)
+    assert not exports.get_format("torch").recognizes(path)
 
 
 @pytest.mark.long

@@ -22,7 +22,7 @@ def test_errors_of_the_process_that_runs_a_file_are_reported(file):
     runtime = stablehlo.FORMAT.open(file, 1)
     with pytest.raises(errors.InputError, match=r"cannot be run by jax: \w+: .*this is jax"):
         runtime(graphs.images(2, (9, 9, 1)))
-    with pytest.raises(errors.InputError, match="has ended"):
+    with pytest.raises(errors.InputError, match="has stopped"):
         runtime(graphs.images(2))
 
 

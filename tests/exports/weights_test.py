@@ -13,8 +13,8 @@ from tests.exports import made
 
 
 def _written(exportable, path, form="safetensors", **options):
-    exports.get(form).write(exportable, path, Options(**options))
-    assert exports.recognized(path).name == form
+    exports.get_format(form).write(exportable, path, Options(**options))
+    assert exports.detect_format(path).name == form
     return path
 
 
@@ -43,10 +43,10 @@ def test_a_network_of_ones_own_has_our_names_only(tmp_path):
     images = made.images(exportable)
     logits = rrd_jax.load(path)(images).logits
     np.testing.assert_allclose(logits, exports.open_file(path)(images)["logits"], atol=1e-5)
-    with pytest.raises(errors.UnfitError, match="of your own.*no names in PyTorch"):
-        exports.get("safetensors").write(exportable, tmp_path / "g", Options(names="torch"))
+    with pytest.raises(errors.UnfitError, match="custom network.*no names in PyTorch"):
+        exports.get_format("safetensors").write(exportable, tmp_path / "g", Options(names="torch"))
     with pytest.raises(errors.InputError, match="unknown names 'keras'; .*known: ours, torch"):
-        exports.get("safetensors").write(exportable, tmp_path / "g", Options(names="keras"))
+        exports.get_format("safetensors").write(exportable, tmp_path / "g", Options(names="keras"))
     with pytest.raises(errors.InputError, match="are of .*Own', as it says itself"):
         rrd_jax.load(path, network="resnet14")
 
@@ -63,7 +63,7 @@ def test_what_classifies_in_its_place_goes_with_it(tmp_path):
         np.testing.assert_allclose(rrd_jax.load(path)(images).logits, there, atol=1e-5)
         assert abs(there - own).max() > 0.1
     with pytest.raises(errors.InputError, match="trained with 'simkd'.*without --names=torch"):
-        exports.get("safetensors").write(exportable, tmp_path / "g", Options(names="torch"))
+        exports.get_format("safetensors").write(exportable, tmp_path / "g", Options(names="torch"))
 
 
 def test_lists_and_odd_names_in_variables_keep_their_place():

@@ -75,7 +75,7 @@ def test_what_is_exported_loads_strictly_and_computes_the_same(tmp_path):
     wanted = exportable(made.images(exportable))
     for form, file in (("safetensors", "a.safetensors"), ("torch", "a.pth")):
         path = tmp_path / file
-        exports.get(form).write(exportable, path, Options(names="torchvision"))
+        exports.get_format(form).write(exportable, path, Options(names="torchvision"))
         runtime = exports.open_file(path, 1)
         assert "torchvision" in runtime.runtime
         computed = runtime(made.images(exportable))

@@ -1,6 +1,6 @@
-"""TFLite files, made from StableHLO without TensorFlow, and LiteRT, which runs them.
+"""TFLite files, converted from StableHLO without TensorFlow, and their reader with LiteRT.
 
-A program without this package runs a file:
+A file can be run without rrd_jax:
 
     interpreter = Interpreter(model_path="student.tflite")  # of ai_edge_litert.interpreter
     interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], images.shape)
@@ -20,9 +20,9 @@ from rrd_jax.exports.interface import (
     Format,
     Options,
     Outputs,
-    in_batches_or_singly,
     normalized,
     require,
+    run_batched_or_singly,
     version_of,
 )
 from rrd_jax.exports.library_output import reason, silence
@@ -36,7 +36,7 @@ def write(exportable: Exportable, path: pathlib.Path, options: Options) -> None:
     """Writes the network as TFLite, with its header appended.
 
     Raises:
-      InputError: the network uses an operation without counterpart in TFLite.
+      InputError: the network uses an operation that TFLite lacks.
       UnavailableError: the library that quantizes weights is not installed.
       DiskError: the file cannot be written.
     """
@@ -78,7 +78,7 @@ def _interpreter(graph: bytes, threads: int):
 
 
 class _Runtime:
-    """See `interface.Runtime`."""
+    """A file that runs in LiteRT; see `interface.Runtime`."""
 
     def __init__(self, path: pathlib.Path, threads: int):
         graph, header = headers.read_graph(path)
@@ -88,7 +88,9 @@ class _Runtime:
             with silence():
                 self._interpreter = _interpreter(graph, threads or len(os.sched_getaffinity(0)))
         except (RuntimeError, ValueError) as error:
-            raise errors.InputError(f"{path} cannot be read by LiteRT: {reason(error)}") from error
+            raise errors.InputError(
+                f"{path} cannot be read by LiteRT: {reason(error)}; export it again"
+            ) from error
         (self._input,) = self._interpreter.get_input_details()
         self._outputs = self._interpreter.get_signature_runner().get_output_details()
 
@@ -97,7 +99,7 @@ class _Runtime:
         if self._header.takes == "float32":
             images = normalized(self.about, images)
         any_batch = self._input["shape_signature"][0] < 0
-        return in_batches_or_singly(self._run, images, any_batch=any_batch)
+        return run_batched_or_singly(self._run, images, any_batch=any_batch)
 
     def _run(self, images: np.ndarray) -> Outputs:
         index = self._input["index"]
@@ -107,8 +109,8 @@ class _Runtime:
                 self._interpreter.allocate_tensors()
         self._interpreter.set_tensor(index, images)
         self._interpreter.invoke()
-        read = self._interpreter.get_tensor
-        return {name: read(self._outputs[name]["index"]) for name in self._header.outputs}
+        get_tensor = self._interpreter.get_tensor
+        return {name: get_tensor(self._outputs[name]["index"]) for name in self._header.outputs}
 
 
 FORMAT = Format(

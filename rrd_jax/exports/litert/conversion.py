@@ -1,8 +1,8 @@
-"""Conversion of StableHLO to TFLite, with the fast operations of a fixed batch, for any batch.
+"""Conversion of StableHLO to TFLite, for any batch size at the speed of a fixed batch size.
 
-For a symbolic batch, litert-converter computes shapes at run time and does not fuse ReLUs into
-convolutions, which is 2 to 40 times slower. A network is therefore converted for two fixed batches,
-and the sizes in which the results differ are made dynamic.
+For a symbolic batch size, litert-converter computes shapes at run time and does not fuse ReLUs into
+convolutions, which is 2 to 40 times slower. A network is therefore converted for two fixed batch
+sizes, and the dimensions in which the results differ are made dynamic.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,28 +16,30 @@ from rrd_jax.exports import lowering
 from rrd_jax.exports.interface import Exportable, Options
 from rrd_jax.exports.library_output import reason
 
-# The branch of `lax.platform_dependent` that leaves grouped convolutions whole, which XNNPACK
-# computes well.
+# The platform of `lax.platform_dependent` whose branch does not split grouped convolutions, because
+# XNNPACK computes grouped convolutions efficiently.
 _PLATFORM = ("tpu",)
 _BATCHES = (5, 7)
-_FREE = -1  # a dynamic size in a shape operand
-_SHAPES = {("tfl.reshape", 1), ("tfl.slice", 2)}  # shape operands: operation and index
+# The value of a dynamic size in a shape operand.
+_DYNAMIC = -1
+# Shape operands: operation and operand index.
+_SHAPES = {("tfl.reshape", 1), ("tfl.slice", 2)}
 
 
-class _FixedError(Exception):
+class _StaticBatchError(Exception):
     """The batch size cannot be made dynamic."""
 
 
 def convert(exportable: Exportable, options: Options) -> tuple[bytes, tuple[str, ...]]:
-    """Converts the network to a TFLite graph with input `images` and the outputs of `Outputs`.
+    """Converts the network to a TFLite graph with the input `images` and the outputs of `Outputs`.
 
-    The graph takes any number of images, unless its first dimension is fixed at 1.
+    The graph takes any number of images, unless the first dimension of its input is 1.
 
     Returns:
-      The graph, and the names of its outputs in order.
+      The graph, and the names of the outputs in order.
 
     Raises:
-      InputError: the network uses an operation without counterpart in TFLite.
+      InputError: the network uses an operation that TFLite lacks.
     """
     from litert_converter import converter_api_ext as api
     from litert_converter.mlir import ir
@@ -47,24 +49,25 @@ def convert(exportable: Exportable, options: Options) -> tuple[bytes, tuple[str,
     with ir.Context() as context, ir.Location.unknown():
         api.prepare_mlir_context(context)
         try:
-            module, twin = (_translate(one, outputs) for one in exported)
+            module, twin = (_translate(lowered, outputs) for lowered in exported)
             try:
-                _free_batch(ir, module.operation, twin.operation)
-            except _FixedError:
-                return _slower(exportable, options, outputs), outputs
+                _make_batch_dynamic(ir, module.operation, twin.operation)
+            except _StaticBatchError:
+                return _convert_symbolic(exportable, options, outputs), outputs
             return _graph(module), outputs
         except ValueError as error:
             raise refusal(exportable, reason(error)) from error
 
 
-def _slower(exportable: Exportable, options: Options, outputs: Sequence[str]) -> bytes:
-    """Converts for a symbolic batch, or for one image if that is not possible."""
+def _convert_symbolic(exportable: Exportable, options: Options, outputs: Sequence[str]) -> bytes:
+    """Converts for a symbolic batch size or, if the conversion fails, for a single image."""
     batches = (*jax.export.symbolic_shape("batch"), 1)
     for batch in batches:
         try:
             exported = lowering.lower(exportable, options, _PLATFORM, batch)
             return _graph(_translate(exported, outputs))
-        except ValueError:  # an InputError is one
+        # InputError is a subclass of ValueError.
+        except ValueError:
             if batch == 1:
                 raise
     raise AssertionError(batches)
@@ -73,36 +76,40 @@ def _slower(exportable: Exportable, options: Options, outputs: Sequence[str]) ->
 def refusal(exportable: Exportable, why: str) -> errors.UnfitError:
     """Returns the error for a network that LiteRT cannot run."""
     return errors.UnfitError(
-        f"network '{exportable.about.model}' cannot be written as TFLite: {why}; format"
-        " 'stablehlo' takes any network"
+        f"network '{exportable.about.model}' cannot be written as TFLite: {why}; use"
+        " --format=stablehlo"
     )
 
 
 def _translate(exported: jax.export.Exported, outputs: Sequence[str]) -> Any:
-    """Converts a module to TFLite's operations."""
+    """Converts a StableHLO module to TFLite's operations."""
     from litert_converter import converter_api_ext as api
     from litert_converter.mlir import ir, passmanager
 
     module = ir.Module.parse(exported.mlir_module())
     for operation in list(_operations(module.operation)):
         if operation.name == "stablehlo.reduce_window":
-            _pad_first(ir, operation)
+            _move_padding(ir, operation)
     api.set_signature(module.operation, "serving_default", ["images"], list(outputs))
     api.run_convert_to_tfl_passes(module, passmanager.PassManager(), api.ConvertToTFLConfig())
     for operation in list(_operations(module.operation)):
         if operation.name == "tfl.broadcast_to":
-            _tile(ir, operation)
+            _replace_broadcast(ir, operation)
     return module
 
 
-def _pad_first(ir: Any, pooling: Any) -> None:
-    """Moves padding before a pooling: TFLite's average pooling does not count padding."""
+def _move_padding(ir: Any, pooling: Any) -> None:
+    """Moves a pooling's padding to a separate operation.
+
+    TFLite's average pooling excludes padding from the average.
+    """
     if "padding" not in pooling.attributes or len(pooling.operands) != 2:
         return
     images, start = pooling.operands
     kind, padding = ir.RankedTensorType(images.type), pooling.attributes["padding"]
     widths = np.array(ir.DenseElementsAttr(padding))
-    sizes = np.array(kind.shape)  # below 0: of a symbolic batch
+    # The size of a symbolic batch is negative.
+    sizes = np.array(kind.shape)
     if not widths.any() or widths[sizes < 0].any():
         return
     shape = (sizes + widths.sum(1)).tolist()
@@ -121,19 +128,19 @@ def _pad_first(ir: Any, pooling: Any) -> None:
     pooling.attributes["padding"] = ir.DenseElementsAttr.get(0 * widths)
 
 
-def _tile(ir: Any, broadcast: Any) -> None:
-    """Replaces a broadcast to a shape, which would contain the batch, by a tile."""
-    value, wanted = broadcast.operands[0], ir.RankedTensorType(broadcast.results[0].type)
-    sizes = [np.array(kind.shape) for kind in (ir.RankedTensorType(value.type), wanted)]
+def _replace_broadcast(ir: Any, broadcast: Any) -> None:
+    """Replaces a broadcast, whose shape operand would contain the batch size, by a tile."""
+    value, target = broadcast.operands[0], ir.RankedTensorType(broadcast.results[0].type)
+    sizes = [np.array(kind.shape) for kind in (ir.RankedTensorType(value.type), target)]
     if len(sizes[0]) != len(sizes[1]) or min(*sizes[0], *sizes[1], 1) < 1:
         return
     times = ir.DenseElementsAttr.get((sizes[1] // sizes[0]).astype(np.int32))
-    place = ir.InsertionPoint(broadcast)
+    point = ir.InsertionPoint(broadcast)
     constant = ir.Operation.create(
-        "arith.constant", results=[times.type], attributes={"value": times}, ip=place
+        "arith.constant", results=[times.type], attributes={"value": times}, ip=point
     )
     operands = [value, constant.results[0]]
-    tile = ir.Operation.create("tfl.tile", results=[wanted], operands=operands, ip=place)
+    tile = ir.Operation.create("tfl.tile", results=[target], operands=operands, ip=point)
     broadcast.results[0].replace_all_uses_with(tile.results[0])
     shape = broadcast.operands[1]
     broadcast.erase()
@@ -142,40 +149,41 @@ def _tile(ir: Any, broadcast: Any) -> None:
 
 
 def _graph(module: Any) -> bytes:
-    """Returns the bytes of a module; raises a ValueError that names unsupported operations."""
+    """Serializes a module; raises a ValueError that names unsupported operations."""
     from litert_converter import converter_api_ext as api
 
-    names = {operation.name for operation in _operations(module.operation)}  # the export changes it
+    # The serialization changes the module, so the names are collected first.
+    names = {operation.name for operation in _operations(module.operation)}
     try:
         return api.export_flatbuffer_to_bytes(module.operation)
     except ValueError as error:
-        left = sorted(name for name in names if name.startswith(("stablehlo.", "chlo.")))
-        if not left:
+        unsupported = sorted(name for name in names if name.startswith(("stablehlo.", "chlo.")))
+        if not unsupported:
             raise
-        raise ValueError(f"it has no operation for {', '.join(left)}") from error
+        raise ValueError(f"TFLite has no operation for {', '.join(unsupported)}") from error
 
 
-def _free_batch(ir: Any, module: Any, other: Any) -> None:
-    """Makes the fixed batch of a module dynamic.
+def _make_batch_dynamic(ir: Any, module: Any, other: Any) -> None:
+    """Makes the fixed batch size of a module dynamic.
 
     Args:
-      ir: MLIR's library.
+      ir: the module with MLIR's Python bindings.
       module: the operation to change.
-      other: the same network for another batch.
+      other: the operation of the same network for another batch size.
 
     Raises:
-      _FixedError: the modules differ in more than the batch in shapes.
+      _StaticBatchError: the modules differ in more than the batch size in shapes.
     """
     pairs = [list(_operations(operation)) for operation in (module, other)]
     if [operation.name for operation in pairs[0]] != [operation.name for operation in pairs[1]]:
-        raise _FixedError
+        raise _StaticBatchError
     for operation, twin in zip(*pairs, strict=True):
-        for name in _names_of_attributes(operation):
+        for name in _attribute_names(operation):
             if operation.name != "func.func" or name != "function_type":
-                _free_attribute(ir, operation, twin, name)
+                _make_attribute_dynamic(ir, operation, twin, name)
         values = [*operation.results, *_arguments(operation)]
         for value, copy in zip(values, [*twin.results, *_arguments(twin)], strict=True):
-            value.set_type(_free_type(ir, value.type, copy.type))
+            value.set_type(_dynamic_type(ir, value.type, copy.type))
     for operation in pairs[0]:
         if operation.name == "func.func":
             block = operation.regions[0].blocks[0]
@@ -185,39 +193,39 @@ def _free_batch(ir: Any, module: Any, other: Any) -> None:
             operation.attributes["function_type"] = ir.TypeAttr.get(signature)
 
 
-def _free_attribute(ir: Any, operation: Any, twin: Any, name: str) -> None:
-    """Makes the batch dynamic in a constant shape."""
+def _make_attribute_dynamic(ir: Any, operation: Any, twin: Any, name: str) -> None:
+    """Makes the batch size dynamic in a constant shape."""
     value, copy = operation.attributes[name], twin.attributes[name]
     if value == copy:
         return
     uses = {(use.owner.name, use.operand_number) for r in operation.results for use in r.uses}
     if not uses or not uses <= _SHAPES or value.type != copy.type:
-        raise _FixedError
+        raise _StaticBatchError
     numbers, others = (np.array(ir.DenseElementsAttr(a)) for a in (value, copy))
     differ = numbers != others
-    # -1 infers one dimension of a reshape, and takes the rest in a slice.
+    # In a reshape, -1 is the inferred dimension; in a slice, the remaining size.
     if differ.sum() != 1 or (numbers[differ] * _BATCHES[1] != others[differ] * _BATCHES[0]).any():
-        raise _FixedError
-    free = np.where(differ, _FREE, numbers).astype(numbers.dtype)
-    operation.attributes[name] = ir.DenseElementsAttr.get(free)
+        raise _StaticBatchError
+    sizes = np.where(differ, _DYNAMIC, numbers).astype(numbers.dtype)
+    operation.attributes[name] = ir.DenseElementsAttr.get(sizes)
 
 
-def _free_type(ir: Any, kind: Any, other: Any) -> Any:
+def _dynamic_type(ir: Any, kind: Any, other: Any) -> Any:
     if kind == other:
         return kind
     kind, other = ir.RankedTensorType(kind), ir.RankedTensorType(other)
     if len(kind.shape) != len(other.shape):
-        raise _FixedError
+        raise _StaticBatchError
     shape = []
     for size, copy in zip(kind.shape, other.shape, strict=True):
         if size != copy and size * _BATCHES[1] != copy * _BATCHES[0]:
-            raise _FixedError
+            raise _StaticBatchError
         shape.append(size if size == copy else ir.ShapedType.get_dynamic_size())
     return ir.RankedTensorType.get(shape, kind.element_type)
 
 
 def _operations(operation: Any) -> Iterator[Any]:
-    """Yields all nested operations."""
+    """Yields the nested operations of all levels, in order."""
     for region in operation.regions:
         for block in region.blocks:
             for inner in block.operations:
@@ -229,5 +237,5 @@ def _arguments(operation: Any) -> list[Any]:
     return [value for r in operation.regions for block in r.blocks for value in block.arguments]
 
 
-def _names_of_attributes(operation: Any) -> list[str]:
+def _attribute_names(operation: Any) -> list[str]:
     return [name if isinstance(name, str) else name.name for name in operation.attributes]

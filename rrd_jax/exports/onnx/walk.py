@@ -143,11 +143,11 @@ class Walk:
             return values.get(atom)
 
         for equation, outputs_needed in _needed_equations(program, needed):
-            results = self._equation(equation, read, outputs_needed)
+            results = self._convert_in_scope(equation, read, outputs_needed)
             values |= dict(zip(equation.outvars, results, strict=True))
         return list(map(read, program.outvars))
 
-    def _equation(self, equation, read, needed):
+    def _convert_in_scope(self, equation, read, needed):
         scope, line = self._graph.scope, self._line
         self._graph.scope = "/".join(filter(None, (scope, str(equation.source_info.name_stack))))
         self._line = _source_line(equation) or line
@@ -224,7 +224,7 @@ class Walk:
         return lazy_arrays.constant(self._graph, value)
 
     def _constant_without_batch(self, value):
-        """Returns a constant for any batch size; raises an UnsupportedError if it depends on it."""
+        """Returns a constant of any batch size; raises an UnsupportedError for other constants."""
         if value.size == 1 and float(value.reshape(())) in (_PRIME, np.float32(1 / _PRIME)):
             raise UnsupportedError("with the number of images")
         shape = self._concrete(value.shape)
