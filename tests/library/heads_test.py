@@ -65,7 +65,7 @@ def test_embeddings_are_what_each_objective_compared(run):
 @pytest.mark.usefixtures("one_device")
 def test_files_compute_the_head_too_but_weights_alone_have_none(run, tmp_path):
     student = rrd_jax.load(run, head="rrd")
-    with pytest.raises(errors.UnfitError, match="leave --head out"):
+    with pytest.raises(errors.UnfitError, match="leave out --head"):
         student.export(tmp_path / "f.safetensors", test=_IMAGES)
     pytest.importorskip("onnxruntime")
     written = student.export(tmp_path / "f.onnx", test=_IMAGES)

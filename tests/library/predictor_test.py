@@ -168,7 +168,7 @@ def exported(monkeypatch, tmp_path):
         open=lambda path, threads: _Mean(),
     )  # fmt: skip
     monkeypatch.setattr(exports, "FORMATS", ("mean",))
-    monkeypatch.setattr(exports, "get", lambda name: form)
+    monkeypatch.setattr(exports, "get_format", lambda name: form)
     path = tmp_path / "a.mean"
     path.touch()
     return path
