@@ -1,7 +1,7 @@
 """Distillation objectives: pure functions, chosen by name or by import path.
 
-A new objective of ours is its file, which ends in its RECORD, and its line in the list below. A
-user's objective needs neither: its name is its import path, such as my_losses:angular.
+A built-in objective is a file that ends in its RECORD, and a line in the list below. A custom
+objective needs neither: its name is its import path, such as my_losses:angular.
 """
 
 import importlib
@@ -12,10 +12,10 @@ from typing import Any
 from rrd_jax import errors, imports
 from rrd_jax.objectives import custom
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record, Stage, stateless
-from rrd_jax.objectives.border import check, reads, reads_logits
 from rrd_jax.objectives.multi_teacher import averaged
+from rrd_jax.objectives.shape_checks import check, reads, reads_logits
 
-# The files of this folder that hold a RECORD, in the order of the catalogue.
+# The modules of this package that define a RECORD, in the order of the catalogue.
 _FILES = (
     # On class scores.
     "ce",
@@ -25,7 +25,7 @@ _FILES = (
     "dist",
     "r2kd",
     "cmkd",
-    # On embeddings, one by one.
+    # On the embedding of each image.
     "embed",
     # On relations within the batch.
     "sp",
@@ -68,32 +68,34 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
 
 
 def record(name: str, factory: str = "") -> Record:
-    """What is known of an objective.
+    """Returns the catalogue entry of an objective.
 
     Args:
-      name: of one of ours; or of a user's, whose import path is `factory`; or an import path.
-      factory: MODULE:ATTRIBUTE of a user's, as `brought.record` has it; "" for one of ours.
+      name: name of a built-in objective, import path of a custom objective, or any name for the
+        custom objective at `factory`.
+      factory: import path MODULE:ATTRIBUTE of a custom objective, see `custom.record`; "" for a
+        built-in objective.
 
     Raises:
-      InputError: the name is unknown, a user's objective is called like one of ours, or its import
-        path leads to none.
+      InputError: the name is unknown, a custom objective has the name of a built-in objective, or
+        the import path does not lead to an objective.
     """
     path = factory or (name if imports.is_path(name) else "")
     if not path:
         return errors.lookup("objective", name, RECORDS)
-    known = custom.record(path, name if factory else "")
-    if known.name in RECORDS:
+    entry = custom.record(path, name if factory else "")
+    if entry.name in RECORDS:
         raise errors.InputError(
-            f"objective '{path}' has the name of one of ours, '{known.name}'; rename it"
+            f"objective '{path}' has the name of a built-in objective, '{entry.name}'; rename it"
         )
-    return known
+    return entry
 
 
 def create(name: str, /, factory: str = "", **options: Any) -> Objective:
-    """The objective of that name, or of an import path; see `record`.
+    """Creates an objective by name or import path; see `record`.
 
     Raises:
-      InputError: an unknown name or option, or an option out of range.
+      InputError: a name or an option is unknown, or an option is out of range.
 
     Examples:
       >>> import jax.numpy as jnp
@@ -104,50 +106,51 @@ def create(name: str, /, factory: str = "", **options: Any) -> Objective:
       >>> losses.shape
       (8,)
     """
-    known = record(name, factory)
-    if known.name in RECORDS:
-        parameters = inspect.signature(known.factory).parameters
+    entry = record(name, factory)
+    if entry.name in RECORDS:
+        parameters = inspect.signature(entry.factory).parameters
         for option in options:
-            trainers = dict.fromkeys(("weight", "warmup"))  # for who misspells them
+            # Every objective has these fields, so they are suggested for a misspelled option.
+            trainers = dict.fromkeys(("weight", "warmup"))
             errors.lookup(f"option of objective '{name}'", option, {**trainers, **parameters})
-    return known.factory(**options)
+    return entry.factory(**options)
 
 
 def without_labels() -> list[str]:
-    """The names of ours that a student can learn by without labels."""
-    return [name for name, known in RECORDS.items() if not known.needs_labels]
+    """Returns the names of the built-in objectives that need no labels."""
+    return [name for name, entry in RECORDS.items() if not entry.needs_labels]
 
 
 def takes(name: str, option: str, factory: str = "") -> bool:
-    """Whether the objective of that name, or of an import path, has that option.
+    """Returns True if an objective, by name or import path, has an option.
 
     Raises:
-      InputError: an unknown name.
+      InputError: the name is unknown.
     """
     return option in inspect.signature(record(name, factory).factory).parameters
 
 
 def classifier(terms: dict[str, Objective]) -> str:
-    """Name of the objective that classifies in the student's place; "" where none does.
+    """Returns the name of the objective that replaces the student's classifier; "" if none does.
 
     Raises:
-      InputError: several do.
+      InputError: more than one objective replaces it.
     """
     names = [name for name, objective in terms.items() if objective.predict]
     if len(names) > 1:
         raise errors.InputError(
-            f"objectives {' and '.join(names)} each classify in the student's place; choose one"
+            f"objectives {' and '.join(names)} each replace the student's classifier; choose one"
         )
     return "".join(names)
 
 
 def check_teacher(terms: dict[str, Objective], *, present: bool) -> None:
-    """Raises an InputError for the first objective that lacks the teacher it needs."""
+    """Raises an InputError for the first objective that needs a teacher, if none is present."""
     for name, objective in terms.items():
         if objective.needs_teacher and not present:
             raise errors.InputError(
-                f"objective '{name}' compares with a teacher; set config.teacher.model, or pass"
-                " teacher= in Python"
+                f"objective '{name}' needs a teacher; set config.teacher.model, or pass teacher= in"
+                " Python"
             )
 
 

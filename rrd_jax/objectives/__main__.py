@@ -1,6 +1,6 @@
 """Prints the objectives as a table: python -m rrd_jax.objectives.
 
-One objective with its options, such as one's own: python -m rrd_jax.objectives --name=my:angular
+One objective with its options, built-in or custom: python -m rrd_jax.objectives --name=my:angular
 
 Sizes are those of resnet32x4 to resnet8x4 on CIFAR-100, in batches of 64, with the options and
 weights of the methods of rrd_jax.config.
@@ -20,11 +20,15 @@ from rrd_jax.terminal import cli, console, tables
 from rrd_jax.training import state
 
 _TEACHER, _STUDENT, _CLASSES, _IMAGE = "resnet32x4", "resnet8x4", 100, (32, 32, 3)
-_TRAINER = {"examples": 50_000, "batch_size": 64}  # options that the trainer fills in
+# Options that the trainer sets in a run.
+_TRAINER = {"examples": 50_000, "batch_size": 64}
 
 
 def table(names: Iterable[str] = tuple(objectives.OBJECTIVES)) -> tables.Table:
-    """Header and rows, one an objective; `frozen` counts what distillation does not change."""
+    """Returns header and rows of a table of objectives.
+
+    The column `frozen` counts the parameters that distillation does not change.
+    """
     header = (
         "name",
         "compares",
@@ -49,42 +53,42 @@ def table(names: Iterable[str] = tuple(objectives.OBJECTIVES)) -> tables.Table:
                 _memory(sizes.memory[name]),
                 _stage(objective.stage),
                 record.reference,
-                _recipe(name),
+                _weights(name),
             )
         )
     return header, rows
 
 
 def print_all() -> None:
-    """Prints the table, and which methods its names combine to."""
-    combined = "; ".join(f"{name} is {_recipe(name)}" for name in methods.METHODS if "+" in name)
+    """Prints the table, and the methods that combine several objectives."""
+    combined = "; ".join(f"{name} is {_weights(name)}" for name in methods.METHODS if "+" in name)
     console.print_table(*table())
     console.say(
-        f"\nSizes: {_TEACHER} to {_STUDENT}, CIFAR-100, batches of 64. Names joined by + are a"
-        f" method too: {combined}."
+        f"\nSizes: {_TEACHER} to {_STUDENT}, CIFAR-100, batches of 64. Join names with + to combine"
+        f" objectives: {combined}."
     )
 
 
 def print_one(name: str) -> None:
-    """Prints one objective, by its name or its import path: its row and its options.
+    """Prints the table row and the options of one objective, by name or import path.
 
     Raises:
-      InputError: there is none, or it fails on shapes; see `objectives.check`.
+      InputError: the objective is unknown, or fails on shapes; see `objectives.check`.
     """
-    known, objective = objectives.record(name), _create(name)
+    entry, objective = objectives.record(name), _create(name)
     index = jax.ShapeDtypeStruct((_TRAINER["batch_size"],), jnp.int32)
     image = jax.ShapeDtypeStruct((*index.shape, *_IMAGE), jnp.float32)
     student, teacher = (
         networks.summarize(networks.create(model, _CLASSES), _IMAGE).outputs
         for model in (_STUDENT, _TEACHER)
     )
-    objectives.check(known.name, objective, student, teacher, Batch(image, index, index, index))
-    options = dict(methods.method(name)[known.name])
+    objectives.check(entry.name, objective, student, teacher, Batch(image, index, index, index))
+    options = dict(methods.method(name)[entry.name])
     options.pop("factory", None)
-    lines = [f"--config.objectives.{known.name}.{key}={value}" for key, value in options.items()]
-    cached = "may not" if objective.needs_maps else "may"
+    lines = [f"--config.objectives.{entry.name}.{key}={value}" for key, value in options.items()]
+    cached = "cannot" if objective.needs_maps else "can"
     console.print_table(*table([name]))
-    console.say("\n".join(["", *lines, f"the teacher {cached} be cached"]))
+    console.say("\n".join(["", *lines, f"The teacher's outputs {cached} be cached."]))
 
 
 def _create(name: str) -> objectives.Objective:
@@ -117,17 +121,17 @@ def _stage(stage: objectives.Stage | None) -> str:
     return f"{stage.epochs} epochs of {'the student' if stage.student else 'its own layers'}"
 
 
-def _recipe(name: str) -> str:
-    known = methods.METHODS.get(name) or {k: v.weight for k, v in methods.method(name).items()}
-    weights = " + ".join(f"{w:g} {term}" for term, w in known.items() if w)
+def _weights(name: str) -> str:
+    terms = methods.METHODS.get(name) or {k: v.weight for k, v in methods.method(name).items()}
+    weights = " + ".join(f"{w:g} {term}" for term, w in terms.items() if w)
     return weights + " (weight unverified)" * (name in methods.UNVERIFIED)
 
 
 def main(name: str) -> None:
-    """Prints one objective, or all where the name is ""."""
+    """Prints one objective, or all objectives if the name is empty."""
     cli.guard(lambda: print_one(name) if name else print_all())
 
 
 if __name__ == "__main__":
-    _NAME = flags.DEFINE_string("name", "", "An objective, by its name or its import path.")
+    _NAME = flags.DEFINE_string("name", "", "Name or import path of an objective.")
     app.run(lambda argv: main(_NAME.value), flags_parser=cli.parse_flags)

@@ -8,7 +8,7 @@ from rrd_jax.objectives.base import Objective, ObjectiveState, Record
 from rrd_jax.objectives.parts import adapters
 from rrd_jax.objectives.parts.maps import Maps, before_relu
 from rrd_jax.objectives.parts.pooling import pool
-from rrd_jax.objectives.parts.stages import only_before
+from rrd_jax.objectives.parts.stages import stage_only
 
 
 def ab_loss(connected: Maps, teacher: Maps, *, margin: float = 1.0) -> jax.Array:
@@ -75,7 +75,7 @@ def ab(*, margin: float = 1.0, epochs: int = 30, learning_rate: float | None = N
             connected.append(s)
         return ab_loss(connected, targets, margin=margin), state.memory
 
-    return only_before(init, before_relu, stage_loss, epochs, learning_rate)
+    return stage_only(init, before_relu, stage_loss, epochs, learning_rate)
 
 
 RECORD = Record(

@@ -1,4 +1,4 @@
-"""What an objective is: a pair of pure functions, in the idiom of Optax, and a record of it."""
+"""The interface of objectives: pairs of pure functions, as in Optax, and catalogue entries."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -9,13 +9,13 @@ from rrd_jax.objectives.batch import Batch
 
 
 class ObjectiveState(NamedTuple):
-    """What an objective carries beside the student.
+    """The state of an objective, next to the student's.
 
     Attributes:
-      params: trained together with the student (adapters, projections).
-      frozen: constants that must outlive a restart, never seen by the optimizer; a Stage trains
-        them before.
-      memory: what the objective itself rewrites at every step (queues, banks).
+      params: parameters that are trained together with the student (adapters, projections).
+      frozen: constants that are checkpointed but hidden from the optimizer; a Stage may train them
+        before distillation.
+      memory: arrays that the objective updates at every step (queues, banks).
     """
 
     params: Any = ()
@@ -28,18 +28,18 @@ Loss = Callable[[ObjectiveState, Any, Any, Batch], tuple[jax.Array, Any]]
 
 
 class Stage(NamedTuple):
-    """Training phase before distillation.
+    """A training phase before distillation.
 
-    The phase descends the mean of `loss` alone, with no weight, by the run's optimizer. It changes
-    the objective's `frozen` and, with `student`, the student's parameters except its classifier;
-    nothing else, and no weight decays. The student's batch statistics follow its parameters.
-    Optimizer state and learning rate start afresh after it.
+    The run's optimizer minimizes the mean of `loss` alone, without a weight and without weight
+    decay. It trains the objective's `frozen` state and, if `student` is True, the student's
+    parameters except its classifier. The student's batch statistics are updated whenever its
+    parameters are. Optimizer state and learning rate schedule are reset after the stage.
 
     Attributes:
-      loss: as Objective.loss; its memory becomes the objective's.
-      student: whether the student is trained too.
-      epochs: length of the phase; the run's first epoch comes after it.
-      learning_rate: constant; None is the run's first one, after its warm-up.
+      loss: a function like Objective.loss; the memory that it returns becomes the objective's.
+      student: True if the student is trained too.
+      epochs: length of the stage; the run's own epochs follow it.
+      learning_rate: constant learning rate; None for the run's initial rate after warm-up.
     """
 
     loss: Loss
@@ -52,26 +52,26 @@ class Objective(NamedTuple):
     """A term of the total loss.
 
     Attributes:
-      init: (key, student, teacher) -> ObjectiveState. `student` and `teacher` are the networks'
-        Outputs as shapes, except `teacher.head`, which holds arrays; `teacher` is None when there
-        is none.
-      loss: (state, student, teacher, batch) -> (loss [B], new memory). `student` and `teacher` are
-        Outputs; `teacher` is constant for gradients. A loss that is no sum over images may be a
-        scalar.
-      needs_teacher: True if `loss`, or the stage's, reads the teacher's outputs.
+      init: function (key, student, teacher) -> ObjectiveState. `student` and `teacher` are the
+        networks' Outputs as shapes, except `teacher.head`, which holds arrays; `teacher` is None in
+        a run without a teacher.
+      loss: function (state, student, teacher, batch) -> (loss [B], new memory). `student` and
+        `teacher` are Outputs; `teacher` is constant for gradients. A loss that is not a mean over
+        images may be a scalar.
+      needs_teacher: True if `loss` or `stage.loss` reads the teacher's outputs.
       stage: training phase before distillation, or None.
-      predict: (state, student) -> logits [B, C] that replace those of the student's own classifier
-        in evaluation; None where the student's classifier stays.
-      taps: (student, teacher) -> pairs of maps [B, H, W, channels] that are compared; None where
-        no maps are paired.
-      needs_maps: True if `loss` reads teacher maps; disables the cache of the teacher's outputs,
-        which holds embeddings only.
-      floor: (state, teacher) -> [B], what `loss` comes to for a student whose relations are the
-        teacher's; its `loss` then reads nothing but embeddings, of any images. None where no such
-        number is known.
-      head: (state) -> (layers as `parts.projections.init_head` has them, which make of the
-        student's embedding what `loss` compares; whether that has length 1). None where there are
-        no such layers.
+      predict: function (state, student) -> logits [B, C] that replace the logits of the student's
+        own classifier in evaluation; None to keep the student's classifier.
+      taps: function (student, teacher) -> pairs of maps [B, H, W, channels] that are compared; None
+        if no maps are paired.
+      needs_maps: True if `loss` reads the teacher's maps; disables the teacher cache, which holds
+        embeddings only.
+      floor: function (state, teacher) -> [B], the value of `loss` for a student with the teacher's
+        relations. If present, `loss` reads embeddings only, and accepts any images. None if the
+        floor is unknown.
+      head: function (state) -> (layers, is_unit): the layers, as `parts.projections.init_head`
+        returns them, that map the student's embedding to the vector that `loss` compares; is_unit
+        is True if that vector is normalized to length 1. None without such layers.
     """
 
     init: Callable[[jax.Array, Any, Any], ObjectiveState]
@@ -86,25 +86,25 @@ class Objective(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What is known of an objective beside its code.
+    """The catalogue entry of an objective.
 
-    The catalogue, the config fields and the tables of tests are made from records.
+    The catalogue, the config fields and the tables of tests are generated from records.
 
     Attributes:
-      factory: options -> Objective. Its name is the objective's; the defaults and annotations of
-        its keyword arguments are those of the config's fields.
-      compares: what of student and teacher it compares, in a few words.
-      reference: where it was published, such as "arXiv 2407.12073"; "-" for nowhere.
+      factory: function (options) -> Objective. Its name is the objective's name; the defaults and
+        annotations of its keyword arguments become the config fields.
+      compares: the parts of student and teacher that are compared, in a few words.
+      reference: the publication, such as "arXiv 2407.12073"; "-" if there is none.
       weight: published weight in the total loss for CIFAR-100.
-      verified: False where no paper's CIFAR-100 recipe could be verified; the weight is then 1.
-      warmup: epochs over which the weight grows from 0, linearly; 0 for none.
-      company: weights of other objectives that come with it, where that is not ce with 1.
-      alone: weights of the method of this name, where they are not those above.
-      filled_in: options that the trainer fills in, so that no config has them.
-      needs_classes: whether it compares the teacher's logits, or uses its classifier, so that the
-        teacher's classes must be the student's.
-      needs_labels: whether it reads the images' labels; or leaves the student to them, after a
-        stage of its own.
+      verified: False if no published CIFAR-100 recipe could be verified; the weight is then 1.
+      warmup: number of epochs over which the weight grows linearly from 0; 0 for no warm-up.
+      company: weights of the accompanying objectives, if they differ from ce with weight 1.
+      alone: weights of the method of this name, if they differ from those above.
+      filled_in: options that the trainer sets; they are not config fields.
+      needs_classes: True if the objective compares logits or uses the teacher's classifier, so
+        that teacher and student must have the same classes.
+      needs_labels: True if the loss reads labels, or if the student learns from labels alone once
+        the objective's stage is over.
     """
 
     factory: Callable[..., Objective]
@@ -131,13 +131,13 @@ def stateless(
     needs_teacher: bool = True,
     needs_maps: bool = False,
 ) -> Objective:
-    """An objective that carries nothing.
+    """Returns an objective without state.
 
     Args:
-      loss: (student, teacher, batch) -> [B]; see Objective.
-      needs_teacher: whether it reads the teacher's outputs.
-      needs_maps: whether it reads the teacher's maps; where it does not, the teacher's embeddings
-        can be cached.
+      loss: function (student, teacher, batch) -> [B]; see Objective.
+      needs_teacher: whether `loss` reads the teacher's outputs.
+      needs_maps: whether `loss` reads the teacher's maps; if False, the teacher's embeddings can be
+        cached.
     """
     return Objective(
         init=lambda key, student, teacher: ObjectiveState(),

@@ -1,4 +1,4 @@
-"""What a train step sees of a batch."""
+"""A training batch, as the train step receives it."""
 
 from typing import NamedTuple
 
@@ -6,19 +6,20 @@ import jax
 
 
 class Batch(NamedTuple):
-    """Images of one step, and what is known of them.
+    """Images of one step with their labels and positions.
 
     Attributes:
-      image: [B, H, W, channels]; uint8 as stored, float32 once augmented.
-      label: [B] int32; None where a student learns without labels.
+      image: [B, H, W, channels], uint8 as stored, float32 once augmented.
+      label: [B] int32, class ids; None in a run without labels.
       index: [B] int32, positions in the training split.
-      view: [B] int32, which of its views each image shows; None before augmentation, unless the
-        host draws it.
-      other_label: [B] int32 of the image that each is mixed with; None without mixing, or labels.
-      share: [B] float32 in [0, 1], of the first label; None without mixing.
-      teacher_image: as `image`, where the teacher sees another view of it; None where it does not.
-      rows: of each member of a teacher whose embeddings the host keeps, [B, width] as
-        `teacher.step_outputs.cached_row` makes them; None where it does not.
+      view: [B] int32, view number of each image; None before augmentation, unless the host draws
+        the views.
+      other_label: [B] int32, label of the image that is mixed in; None without mixing or labels.
+      share: [B] float32 in [0, 1], share of the first label; None without mixing.
+      teacher_image: the teacher's view, in the format of `image`; None if teacher and student share
+        a view.
+      rows: cached outputs of each member of a teacher, [B, width] as
+        `teacher.step_outputs.cached_row` returns them; None unless the host holds the teacher cache.
     """
 
     image: jax.Array

@@ -6,7 +6,7 @@ import optax
 
 from rrd_jax import errors
 from rrd_jax.objectives.base import Objective, Record, stateless
-from rrd_jax.objectives.parts.logits import by_share, cross_entropy
+from rrd_jax.objectives.parts.logits import cross_entropy, mixed_loss
 
 
 def ce(*, label_smoothing: float = 0.0) -> Objective:
@@ -28,14 +28,14 @@ def ce(*, label_smoothing: float = 0.0) -> Objective:
         del teacher
         logits = student.logits.astype(jnp.float32)
         if not label_smoothing:
-            return by_share(lambda labels: cross_entropy(logits, labels), batch)
+            return mixed_loss(lambda labels: cross_entropy(logits, labels), batch)
 
         def smoothed(labels):
             targets = jax.nn.one_hot(labels, logits.shape[-1])
             targets = optax.smooth_labels(targets, label_smoothing)
             return optax.softmax_cross_entropy(logits, targets)
 
-        return by_share(smoothed, batch)
+        return mixed_loss(smoothed, batch)
 
     return stateless(loss, needs_teacher=False)
 

@@ -1,4 +1,4 @@
-"""CompRess: compressed representations, with the teacher's memory alone (arXiv 2010.14713)."""
+"""CompRess: compressed representations, with the teacher's memory only (arXiv 2010.14713)."""
 
 from rrd_jax.objectives.base import Objective, Record
 from rrd_jax.objectives.parts import projections
@@ -14,22 +14,23 @@ def compress(
     chunk: int | None = None,
     precision: str = "auto",
 ) -> Objective:
-    """Relations to a queue of the latest teacher embeddings, at one temperature.
+    """Builds CompRess: relations to a queue of teacher embeddings, at one temperature.
 
-    The loss is RRD's, `relational_loss`, with the teacher's embeddings as they are: the published
-    divergence plus the teacher's entropy, which has no gradient. Defaults are those of the
-    published code with one memory.
+    The loss is RRD's, `relational_loss`, on the teacher's embeddings without a projection. It is
+    the published divergence plus the teacher's entropy, which has no gradient. Defaults are those
+    of the published code with one memory.
 
     Args:
-      temperature: tau > 0, of student and teacher.
-      queue_size: memory rows K >= 1.
-      head: of the student, "linear", or "mlp" for two layers with a ReLU between them.
-      head_width: hidden features of the MLP; None for the length of the student's embedding.
-      chunk: see `relational_loss`.
-      precision: see `relational_loss`.
+      temperature: temperature tau of student and teacher, > 0.
+      queue_size: number of memory rows K >= 1.
+      head: head of the student, "linear", or "mlp" for two layers with a ReLU in between.
+      head_width: hidden width of the MLP; None for the student's embedding dimension.
+      chunk: number of memory rows that are compared at once; 0 for all, None for the platform's
+        default; see `relational_loss`.
+      precision: precision of the gradient's product on a TPU; see `relational_loss`.
 
     Raises:
-      InputError: an unknown head, or a value out of range.
+      InputError: the head is unknown, or a value is out of range.
 
     References:
       arXiv 2010.14713.

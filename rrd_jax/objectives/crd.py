@@ -14,21 +14,22 @@ from rrd_jax.objectives.parts.checks import as_matching_float32
 def infonce_loss(
     student: jax.Array, teacher: jax.Array, rows: jax.Array, *, temperature: float
 ) -> jax.Array:
-    """Cross-entropy of finding the teacher's embedding of the image among those of others.
+    """Computes the InfoNCE loss: cross-entropy of picking the teacher's embedding of the image.
 
         loss = - log softmax([student . teacher, student . m_1, ..., student . m_K] / T)[0]
 
     Args:
       student: [B, D] embeddings of length 1.
-      teacher: [B, D] embeddings of the same images; not constant, their projection is trained.
+      teacher: [B, D] embeddings of the same images; not constant, since their projection is
+        trained.
       rows: [K, D] embeddings of other images, constant for gradients.
-      temperature: T > 0.
+      temperature: softmax temperature T, > 0.
 
     Returns:
       [B] losses in nats, > 0.
 
     Raises:
-      InputError: the temperature is not above 0, or the shapes do not fit.
+      InputError: the temperature is not above 0, or the shapes do not match.
 
     References:
       Tian et al., arXiv 1910.10699, with the queue of arXiv 1911.05722.
@@ -39,20 +40,20 @@ def infonce_loss(
         raise errors.InputError(f"rows {rows.shape} must be [K, D] with student {student.shape}")
     positive = jnp.sum(student * teacher, axis=-1, keepdims=True) / temperature
     negative = matmul(student, jax.lax.stop_gradient(rows).T) / temperature
-    # Not concatenated: the rows may be spread over devices.
+    # Positive and negatives are not concatenated, because the rows may be sharded over devices.
     top = jax.lax.stop_gradient(jnp.maximum(positive, jnp.max(negative, axis=-1, keepdims=True)))
     total = jnp.exp(positive - top) + jnp.sum(jnp.exp(negative - top), axis=-1, keepdims=True)
     return (jnp.log(total) + top - positive)[:, 0]
 
 
 def nce_loss(p: jax.Array, *, examples: int) -> jax.Array:
-    """Noise-contrastive estimation: which image is the same one, which are noise?
+    """Computes the noise-contrastive estimation loss of one positive and K negatives.
 
         loss = - log(p_0 / (p_0 + c + 1e-7)) - sum_k log(c / (p_k + c + 1e-7)),  c = K / N
 
     Args:
-      p: [B, 1 + K] relation to the same image, then to K others; see `parts.banks.compare`.
-      examples: N, from which the K were drawn.
+      p: [B, 1 + K] relations to the same image, then to K other images; see `parts.banks.compare`.
+      examples: number N of images from which the K are drawn.
 
     Returns:
       [B] losses in nats.
@@ -61,9 +62,9 @@ def nce_loss(p: jax.Array, *, examples: int) -> jax.Array:
       Tian et al., arXiv 1910.10699.
     """
     noise = (p.shape[1] - 1) / examples
-    same, drawn = p[:, 0], p[:, 1:]
-    recognised = jnp.log(same / (same + noise + 1e-7))
-    return -recognised - jnp.sum(jnp.log(noise / (drawn + noise + 1e-7)), axis=1)
+    positive, negatives = p[:, 0], p[:, 1:]
+    log_positive = jnp.log(positive / (positive + noise + 1e-7))
+    return -log_positive - jnp.sum(jnp.log(noise / (negatives + noise + 1e-7)), axis=1)
 
 
 def crd(
@@ -77,26 +78,27 @@ def crd(
     momentum: float = 0.5,
     examples: int | None = None,
 ) -> Objective:
-    """Contrastive representation distillation (arXiv 1910.10699).
+    """Builds contrastive representation distillation (arXiv 1910.10699).
 
-    Both projections are linear layers to length 1 that are trained.
+    The projections of both networks are trained linear layers with normalized outputs.
 
     Args:
-      memory: "fifo" for a queue of the teacher's embeddings and `infonce_loss`; "bank" for the
-        paper's two banks of all examples: the sum of `nce_loss` for student and teacher, with
-        negatives of other classes that are drawn anew at every step, see `parts.negatives.draw`.
-      temperature: T > 0; with a bank 0.0125 or above.
-      negatives: other images K >= 1 that each image is compared with.
-      dim: embedding length D.
-      push_before: fifo only: whether the batch enters the queue before it is compared with it, as
-        in the reference; every image is then among its own negatives.
-      initial: fifo only: how the queue starts, "unit", or "reference" for the authors' scale; see
-        `memory.init_queue`.
-      momentum: bank only: how much of a row stays, in [0, 1).
-      examples: bank only: number of training images N; the trainer fills it in.
+      memory: type of memory. "fifo": a queue of the teacher's embeddings, with `infonce_loss`.
+        "bank": the paper's two banks of all examples, with the sum of `nce_loss` over student and
+        teacher, and negatives of other classes that are drawn at each step, see
+        `parts.negatives.draw`.
+      temperature: softmax temperature T, > 0; at least 0.0125 with a bank.
+      negatives: number K >= 1 of other images that each image is compared with.
+      dim: embedding dimension D.
+      push_before: whether the batch is pushed to the queue before the comparison, as in the
+        reference, so that each image is among its own negatives; for fifo only.
+      initial: initialization of the queue, for fifo only: "unit" for rows of length 1, "reference"
+        for the authors' scale; see `memory.init_queue`.
+      momentum: share of the old row in an update, in [0, 1), for bank only.
+      examples: number of training images N, for bank only; set by the trainer.
 
     Raises:
-      InputError: an unknown memory or a value out of range.
+      InputError: the memory is unknown, or a value is out of range.
     """
     errors.check_positive(temperature=temperature)
     errors.check_counts(negatives=negatives, dim=dim)

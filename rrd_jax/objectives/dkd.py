@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from rrd_jax import errors
 from rrd_jax.objectives.base import Objective, Record, stateless
 from rrd_jax.objectives.parts.checks import as_matching_float32, check_weights
-from rrd_jax.objectives.parts.logits import by_share, divergence, scores
+from rrd_jax.objectives.parts.logits import divergence, mixed_loss, scores
 
 
 def dkd_loss(
@@ -78,7 +78,7 @@ def dkd(
 
     def loss(student, teacher, batch):
         logits = scores(student.logits, teacher.logits, standardize=standardize)
-        return by_share(lambda labels: dkd_loss(*logits, labels, **options), batch)
+        return mixed_loss(lambda labels: dkd_loss(*logits, labels, **options), batch)
 
     return stateless(loss)
 

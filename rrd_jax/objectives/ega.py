@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from rrd_jax.objectives.base import Objective, Record
-from rrd_jax.objectives.parts.arithmetic import centred, matmul, root, unit
+from rrd_jax.objectives.parts.arithmetic import centered, matmul, root, unit
 from rrd_jax.objectives.parts.checks import as_matching_float32, check_weights
 from rrd_jax.objectives.parts.projections import adapt, init_adapter
 
@@ -31,7 +31,7 @@ def ega_loss(
       Ma et al., arXiv 2211.13264.
     """
     check_weights(node=node, edge=edge)
-    student, teacher = (unit(centred(x)) for x in as_matching_float32(student, teacher))
+    student, teacher = (unit(centered(x)) for x in as_matching_float32(student, teacher))
     across = matmul(teacher, student.T) - jnp.eye(len(student))
     within = matmul(teacher, teacher.T) - matmul(student, student.T)
     return sum(

@@ -11,7 +11,7 @@ from rrd_jax.objectives.base import Objective, ObjectiveState, Record
 from rrd_jax.objectives.parts.arithmetic import mean_square
 from rrd_jax.objectives.parts.maps import Maps, paired
 from rrd_jax.objectives.parts.pooling import pool_larger
-from rrd_jax.objectives.parts.stages import only_before
+from rrd_jax.objectives.parts.stages import stage_only
 
 
 def fsp_loss(student: Maps, teacher: Maps) -> jax.Array:
@@ -70,7 +70,7 @@ def fsp(*, epochs: int = 30, learning_rate: float | None = None) -> Objective:
         del batch
         return fsp_loss(*zip(*_pairs(student, teacher), strict=True)), state.memory
 
-    return only_before(init, _pairs, stage_loss, epochs, learning_rate)
+    return stage_only(init, _pairs, stage_loss, epochs, learning_rate)
 
 
 def _pairs(student: Any, teacher: Any) -> list[tuple[Any, Any]]:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from rrd_jax import errors, functional
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record
 from rrd_jax.objectives.parts import projections
-from rrd_jax.objectives.parts.arithmetic import centred, matmul, ratio, root, unit
+from rrd_jax.objectives.parts.arithmetic import centered, matmul, ratio, root, unit
 from rrd_jax.objectives.parts.checks import as_float32_batches, as_matching_float32, check_weights
 
 
@@ -32,7 +32,7 @@ def correlation_loss(student: jax.Array, teacher: jax.Array, *, alpha: float = 1
     batch = len(student)
     u, v = (
         ratio(rest, root(jnp.sum(jnp.square(rest), axis=0, keepdims=True) / (batch - 1)))
-        for rest in (centred(x, axis=0) for x in (student, teacher))
+        for rest in (centered(x, axis=0) for x in (student, teacher))
     )
     missing = jnp.abs(jnp.mean(u * v, axis=0) - 1)
     return jnp.log2(jnp.maximum(jnp.sum(missing ** (2 * alpha)), 1e-30))

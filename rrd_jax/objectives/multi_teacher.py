@@ -9,23 +9,25 @@ from rrd_jax.objectives.base import Loss, Objective, ObjectiveState
 
 
 def averaged(name: str, objective: Objective, weights: Sequence[float]) -> Objective:
-    """An objective's losses against each of several teachers, averaged.
+    """Returns an objective that averages its losses over several teachers.
 
-    All teachers show their averaged logits, so an objective on logits compares with those. One on
-    features, or on relations to a memory, compares with each teacher, through separate adapters
-    and memories; RRD's loss is linear in the teacher's relations, so this averages them.
+    Each member's logits are the average over all teachers, so an objective on logits compares the
+    student with the averaged logits. An objective on features, or on relations to a memory, is
+    evaluated for each teacher with separate adapters and memories. RRD's loss is linear in the
+    teacher's relations, so the mean of its losses is the loss with averaged relations.
 
     Args:
-      name: the objective's, for the message of an error.
-      objective: against one teacher.
-      weights: of the teachers; they add up to 1.
+      name: name of the objective, for error messages.
+      objective: the objective for one teacher.
+      weights: weight of each teacher, with sum 1.
 
     Raises:
-      InputError: the objective classifies with its teacher's classifier, of which there is one.
+      InputError: the objective uses its teacher's classifier for prediction.
     """
     if objective.predict:
         raise errors.InputError(
-            f"objective '{name}' takes over its teacher's classifier, so it takes one teacher"
+            f"objective '{name}' takes over its teacher's classifier, but there are"
+            f" {len(weights)} teachers; configure one teacher, or choose another objective"
         )
 
     def init(key, student, teacher):
@@ -55,7 +57,8 @@ def averaged(name: str, objective: Objective, weights: Sequence[float]) -> Objec
         init=init,
         loss=mean_of(objective.loss),
         floor=None,
-        head=None,  # each has its own
+        # Each teacher has a separate head.
+        head=None,
         stage=stage and stage._replace(loss=mean_of(stage.loss)),
         taps=objective.taps and taps,
     )

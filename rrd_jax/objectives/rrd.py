@@ -12,40 +12,40 @@ from rrd_jax.objectives.base import Objective, ObjectiveState, Record
 from rrd_jax.objectives.parts import banks, direct, projections, relations
 from rrd_jax.objectives.parts import memory as memories
 
-_OF_RRD = {"own_pair": False, "teacher_projection": True}
-_OF_OTHERS = {"push_before": False, "teacher_projection": False}
-# The two published forms of RRD. A third one is in docstrings of the authors: temperature_student
-# 0.02, temperature_teacher 0.1, push_before True. "seed" and "compress" are the presets of 0.2.0
-# for what the objectives of these names do.
+_RRD_OPTIONS = {"own_pair": False, "teacher_projection": True}
+_BASELINE_OPTIONS = {"push_before": False, "teacher_projection": False}
+# The two published variants of RRD. A third is in the authors' docstrings: temperature_student
+# 0.02, temperature_teacher 0.1, push_before True. "seed" and "compress" are presets of version
+# 0.2.0, now objectives of the same names.
 PRESETS: dict[str, dict[str, Any]] = {
-    # The abstract of v5, and the code of 2024 that printed the CIFAR-100 table.
+    # The abstract of v5, and the code of 2024 that produced the CIFAR-100 table.
     "sharp_student": {
         "temperature_student": 0.04,
         "temperature_teacher": 0.10,
         "push_before": False,
-        **_OF_RRD,
+        **_RRD_OPTIONS,
     },
     # The authors' repository since February 2025.
     "sharp_teacher": {
         "temperature_student": 0.10,
         "temperature_teacher": 0.02,
         "push_before": True,
-        **_OF_RRD,
+        **_RRD_OPTIONS,
     },
     "seed": {
         "temperature_student": 0.2,
         "temperature_teacher": 1e-4,
         "own_pair": True,
-        **_OF_OTHERS,
+        **_BASELINE_OPTIONS,
     },
     "compress": {
         "temperature_student": 0.04,
         "temperature_teacher": 0.04,
         "own_pair": False,
-        **_OF_OTHERS,
+        **_BASELINE_OPTIONS,
     },
 }
-# Memory rows of the presets that do not use the default of `queue_size`.
+# Number of memory rows of the presets that do not use the default of `queue_size`.
 MEMORIES = {"seed": 65_536, "compress": 128_000}
 
 # The lowest temperature at which three passes of bfloat16 keep the gradient within 1e-5 of float64.
@@ -64,38 +64,40 @@ def relational_loss(
     precision: str = "auto",
     longest: float | None = None,
 ) -> jax.Array:
-    """Returns the cross-entropy of the teacher's and the student's relations to a memory.
+    """Computes the cross-entropy of the teacher's and the student's relations to a memory.
 
         p_t(k) = softmax_k(teacher . m_k / tau_t),  p_s(k) = softmax_k(student . m_k / tau_s)
         loss   = - sum_k p_t(k) log p_s(k)
 
-    One pass over the memory computes value and gradient. Under a mesh of Auto axes, with
-    `jax.set_mesh` around the call, each device passes over its own rows if the devices divide them.
+    One pass over the memory computes value and gradient. Under a mesh with Auto axes, with
+    `jax.set_mesh` around the call, each device processes its shard of the rows if the number of
+    devices divides K.
 
     Args:
       student: [B, D] embeddings, of length 1 in the paper.
       teacher: [B, D] embeddings of the same images, constant for gradients.
       memory: [K, D] earlier teacher embeddings, constant for gradients.
-      temperature_student: tau_s > 0.
-      temperature_teacher: tau_t > 0.
-      own: [B, D] an additional row for each image, such as its own teacher embedding, constant for
-        gradients; None for no such row.
-      chunk: number of memory rows that are compared at once, so that no array of [B, K] exists; 0
-        for all rows, None for the platform's best. The value is the same.
-      precision: of the gradient's product on a TPU, if chunk is None and B K is at most 2^22 on
-        each device: "high" for three passes of bfloat16, "highest" for full float32, "auto" for
-        "high" if both temperatures are known at tracing and at least 0.04. All other products are
+      temperature_student: temperature tau_s of the student, > 0.
+      temperature_teacher: temperature tau_t of the teacher, > 0.
+      own: [B, D] an additional row per image, such as the image's teacher embedding, constant for
+        gradients; None for no additional rows.
+      chunk: number of memory rows that are compared at once, without an array of [B, K]; 0 for all
+        rows, None for the platform's default. The result does not depend on it.
+      precision: precision of the gradient's product on a TPU, if chunk is None and B K is at most
+        2^22 on each device: "high" for three passes of bfloat16, "highest" for full float32,
+        "auto" for "high" if both temperatures are static and at least 0.04. All other products are
         full float32.
-      longest: upper bound of |student| |row| and |teacher| |row|, `own` included, such as 1 if all
-        have length 1; None if unknown. With a bound, and temperatures of at least longest / 66, a
-        TPU skips the maximum in front of its exponentials. Larger products may then overflow.
+      longest: upper bound of |student| |row| and |teacher| |row|, including the rows of `own`, such
+        as 1 if all vectors have length 1; None if unknown. With a bound, and temperatures of at
+        least longest / 66, a TPU omits the maximum in the softmax. Products above the bound may
+        then overflow.
 
     Returns:
-      [B] losses in nats, at least the entropy of p_t, and equal to it if the two relations agree.
+      [B] losses in nats. The minimum is the entropy of p_t, reached if p_s equals p_t.
 
     Raises:
-      InputError: a temperature or longest is not above 0, chunk is not a count, precision is
-        unknown, or the shapes do not match.
+      InputError: a temperature or longest is not above 0, chunk is not a whole number from 0,
+        precision is unknown, or the shapes do not match.
 
     References:
       arXiv 2407.12073.
@@ -126,14 +128,14 @@ def relational_loss(
             f" {memory.shape} must be [K, D]"
         )
     if not memory.size:
-        raise errors.InputError(f"memory {memory.shape} is empty: there is nothing to relate to")
+        raise errors.InputError(f"memory {memory.shape} is empty, but must have at least one row")
     teacher, memory, own = jax.lax.stop_gradient((teacher, memory, own))
     temperatures = (temperature_student, temperature_teacher)
-    known = not any(errors.is_traced(value) for value in (*temperatures, longest))
+    is_static = not any(errors.is_traced(value) for value in (*temperatures, longest))
     if precision == "auto":
-        precision = "high" if known and min(temperatures) >= _THREE_PASSES else "highest"
+        precision = "high" if is_static and min(temperatures) >= _THREE_PASSES else "highest"
     reach = None
-    if known and longest is not None and longest / min(temperatures) <= direct.REACH:
+    if is_static and longest is not None and longest / min(temperatures) <= direct.REACH:
         reach = float(longest / temperature_student)
     return relations.cross_entropy(
         student / temperature_student,
@@ -151,9 +153,9 @@ class Comparison(NamedTuple):
     """Options of `relational_loss` in an objective.
 
     Attributes:
-      temperature_student: tau_s > 0.
-      temperature_teacher: tau_t > 0.
-      own_pair: whether each image's own teacher embedding is a row of its own.
+      temperature_student: temperature tau_s of the student, > 0.
+      temperature_teacher: temperature tau_t of the teacher, > 0.
+      own_pair: whether each image is also compared with its own teacher embedding.
       chunk: see `relational_loss`.
       precision: see `relational_loss`.
       longest: see `relational_loss`.
@@ -167,7 +169,7 @@ class Comparison(NamedTuple):
     longest: float | None = None
 
     def loss(self, embedding: jax.Array, target: jax.Array, rows: jax.Array) -> jax.Array:
-        """Returns losses [B] of embeddings [B, D], the teacher's [B, D], and memory rows [K, D]."""
+        """Computes losses [B] from student and teacher embeddings [B, D] and memory rows [K, D]."""
         return relational_loss(
             embedding,
             target,
@@ -181,7 +183,7 @@ class Comparison(NamedTuple):
         )
 
     def entropy(self, target: jax.Array, rows: jax.Array) -> jax.Array:
-        """Returns the entropy [B] of the teacher's relations, a cross-entropy with itself."""
+        """Computes the entropy [B] of the teacher's relations."""
         same = self._replace(temperature_student=self.temperature_teacher)
         return same.loss(target, target, rows)
 
@@ -194,13 +196,13 @@ def with_queue(
     push_before: bool = False,
     initial: str = "unit",
 ) -> Objective:
-    """Returns an objective that compares with a queue of the latest teacher embeddings.
+    """Builds an objective that compares embeddings with a queue of the latest teacher embeddings.
 
     Args:
-      comparison: its `longest` is filled in.
-      heads: layers behind the embeddings.
-      queue_size: memory rows K.
-      push_before: whether the batch enters the queue before it is compared.
+      comparison: options of the loss; `longest` is set here.
+      heads: layers after the embeddings.
+      queue_size: number of memory rows K.
+      push_before: whether the batch is pushed to the queue before the comparison.
       initial: see `memory.init_queue`.
 
     Raises:
@@ -209,12 +211,12 @@ def with_queue(
     _check_comparison(*comparison[:2], comparison.chunk, comparison.precision)
     errors.check_counts(queue_size=queue_size)
     errors.lookup("initial", initial, memories.INITIAL)
-    # The rows that the reference's queue starts with are not of length 1.
+    # The initial rows of the reference's queue are not normalized to length 1.
     comparison = comparison._replace(longest=1.0 if initial == "unit" else None)
 
     def init(key, student, teacher):
         params, layer, key = heads.init(key, student, teacher)
-        queue = memories.init_queue(key, queue_size, heads.length(teacher), initial=initial)
+        queue = memories.init_queue(key, queue_size, heads.output_dim(teacher), initial=initial)
         return ObjectiveState(params, layer, queue)
 
     def loss(state, student, teacher, batch):
@@ -261,47 +263,50 @@ def rrd(
     head: str = "linear",
     head_width: int | None = None,
 ) -> Objective:
-    """RRD with a memory of teacher embeddings.
+    """Builds RRD with a memory of teacher embeddings.
 
     The student's head is trained with the student, unless `train_projection` is False. The
     teacher's projection is random and fixed.
 
     Args:
-      preset: a name in PRESETS, whose values replace those of the three options below, and of
-        `own_pair` and `teacher_projection`, that are None. "sharp_student" has temperatures 0.04
-        and 0.10 and compares before it pushes, "sharp_teacher" 0.10 and 0.02 and compares
-        afterwards. "seed" and "compress" are those of version 0.2.0; the objectives `seed` and
-        `compress` replace them.
-      temperature_student: tau_s > 0.
-      temperature_teacher: tau_t > 0.
-      push_before: whether the batch enters the memory before it is compared, so that every image
-        is also compared with itself.
-      memory: "fifo" for a queue of the latest embeddings. "momentum" for a running embedding of
-        every training image, of which each step compares with `queue_size` random ones, the same
-        for the whole batch. "momentum_reference" for the reference's form:
-        `parts.banks.compare` with banks of both networks, the image itself and `queue_size` of
-        other classes, then `rrd_bank.nested_loss`; its banks are updated after the comparison.
-      queue_size: memory rows K >= 1; any batch size goes with any K. A preset of MEMORIES that a
-        config sets has that many rows, unless the config sets `queue_size` too.
-      dim: embedding length D.
-      initial: fifo only: "unit" starts the queue with rows of length 1, "reference" at the authors'
-        scale; see `memory.init_queue`.
-      chunk: fifo and momentum: rows compared at once, 0 for all, None for the platform's best; see
+      preset: name of a preset in PRESETS, which sets the temperatures, `push_before`, `own_pair`
+        and `teacher_projection` if they are None. "sharp_student": temperatures 0.04 and 0.10, push
+        after the comparison. "sharp_teacher": temperatures 0.10 and 0.02, push before the
+        comparison. "seed" and "compress" are from version 0.2.0; use the objectives `seed` and
+        `compress` instead.
+      temperature_student: temperature tau_s of the student, > 0; None for the preset's.
+      temperature_teacher: temperature tau_t of the teacher, > 0; None for the preset's.
+      push_before: whether the batch is pushed to the memory before the comparison, so that each
+        image is also compared with itself; None for the preset's choice.
+      memory: type of memory. "fifo": a queue of the latest teacher embeddings. "momentum": a bank
+        with a moving average for each training image, of which `queue_size` random rows are
+        compared in a step, shared by the whole batch. "momentum_reference": the reference's
+        variant, `parts.banks.compare` with banks of both networks, the image itself and
+        `queue_size` images of other classes, then `rrd_bank.nested_loss`; banks are updated after
+        the comparison.
+      queue_size: number of memory rows K >= 1, independent of the batch size. A config that sets a
+        preset of MEMORIES, and not `queue_size`, uses the preset's number of rows.
+      dim: embedding dimension D.
+      initial: initialization of the queue, for fifo only: "unit" for rows of length 1, "reference"
+        for the authors' scale; see `memory.init_queue`.
+      chunk: number of rows that are compared at once, for fifo and momentum; 0 for all, None for
+        the platform's default; see `relational_loss`.
+      precision: precision of the gradient's product on a TPU, for fifo and momentum; see
         `relational_loss`.
-      precision: fifo and momentum: of the products, see `relational_loss`.
-      momentum: with banks: share of a row that an update keeps, in [0, 1).
-      examples: with banks: number of training images N; the trainer fills it in.
-      temperature_bank: momentum_reference only: T of `parts.banks.compare`, >= 0.0125.
-      train_projection: whether the student's head is trained; if not, only the network is.
-      own_pair: whether each image is also compared with its own teacher embedding; excludes
-        push_before, and "momentum_reference", which always does so.
-      teacher_projection: whether the teacher's embeddings are projected to `dim`; if not, the
-        student's head projects to their length.
-      head: of the student, "linear", or "mlp" for two layers with a ReLU between them.
-      head_width: hidden features of the MLP; None for the length of the student's embedding.
+      momentum: share of the old row in an update, in [0, 1), for banks.
+      examples: number of training images N, for banks; set by the trainer.
+      temperature_bank: temperature T of `parts.banks.compare`, >= 0.0125, for momentum_reference
+        only.
+      train_projection: whether the student's head is trained with the network.
+      own_pair: whether each image is also compared with its own teacher embedding. Cannot be
+        combined with push_before, nor with "momentum_reference", which always includes that pair.
+      teacher_projection: whether the teacher's embeddings are projected to `dim`; otherwise the
+        student's head projects to the teacher's embedding dimension.
+      head: head of the student, "linear", or "mlp" for two layers with a ReLU in between.
+      head_width: hidden width of the MLP; None for the student's embedding dimension.
 
     Raises:
-      InputError: an unknown preset, memory or head, or a value out of range.
+      InputError: the preset, memory or head is unknown, or a value is out of range.
     """
     overrides = {
         "temperature_student": temperature_student,
@@ -316,7 +321,8 @@ def rrd(
     if own_pair and (push_before or memory == "momentum_reference"):
         other = "push_before" if push_before else f"memory={memory}"
         raise errors.InputError(
-            f"own_pair is set beside {other}: each image would meet itself twice; leave one out"
+            f"own_pair and {other} are both set, which would compare each image with itself twice;"
+            " remove one of them"
         )
     tau_s, tau_t = options["temperature_student"], options["temperature_teacher"]
     _check_comparison(tau_s, tau_t, chunk, precision)
@@ -333,7 +339,7 @@ def rrd(
             comparison, heads, queue_size=queue_size, push_before=push_before, initial=initial
         )
     elif memory == "momentum":
-        # A bank starts with rows of a length up to sqrt(3).
+        # The initial rows of a bank have a length of at most sqrt(3).
         objective = rrd_bank.with_sample(
             comparison._replace(longest=math.sqrt(3)).loss,
             heads,

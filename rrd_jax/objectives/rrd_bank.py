@@ -1,4 +1,4 @@
-"""RRD with a row of the memory for every training image, in place of a queue."""
+"""RRD with banks, which have a row for each training image, instead of a queue."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,10 +13,10 @@ from rrd_jax.objectives.parts import memory as memories
 
 
 class Sampled(NamedTuple):
-    """The memory of "momentum".
+    """The memory of the type "momentum".
 
     Attributes:
-      bank: running teacher embeddings of all training images.
+      bank: moving averages of the teacher embeddings of all training images.
       draws: [] int32, number of draws so far.
     """
 
@@ -31,15 +31,15 @@ def nested_loss(
     temperature_student: float,
     temperature_teacher: float,
 ) -> jax.Array:
-    """Returns the reference's loss with banks: softmaxes of the results of `parts.banks.compare`.
+    """Computes the reference's loss with banks, from the relations of `parts.banks.compare`.
 
         loss = - sum_k softmax_k(p_t / tau_t) log softmax_k(p_s / tau_s)
 
     Args:
-      p_student: [B, 1 + K].
-      p_teacher: [B, 1 + K], constant for gradients.
-      temperature_student: tau_s > 0.
-      temperature_teacher: tau_t > 0.
+      p_student: [B, 1 + K], relations p_s of the student.
+      p_teacher: [B, 1 + K], relations p_t of the teacher, constant for gradients.
+      temperature_student: temperature tau_s of the student, > 0.
+      temperature_teacher: temperature tau_t of the teacher, > 0.
 
     Returns:
       [B] losses in nats.
@@ -60,14 +60,15 @@ def with_sample(
     momentum: float,
     examples: int,
 ) -> Objective:
-    """Returns an objective that compares with random rows of one bank ("momentum").
+    """Builds an objective that compares with random rows of one bank ("momentum").
 
     Args:
-      compare: (embeddings [B, D], the teacher's [B, D], rows [K, D]) -> losses [B].
-      heads: layers behind the embeddings.
-      count: K, number of rows in a comparison; all if there are no more.
+      compare: function (student embeddings [B, D], teacher embeddings [B, D], rows [K, D]) ->
+        losses [B].
+      heads: layers after the embeddings.
+      count: number K of rows in a comparison; all N rows if K >= N.
       push_before: whether the bank is updated before the comparison.
-      momentum: share of a row that an update keeps, in [0, 1).
+      momentum: share of the old row in an update, in [0, 1).
       examples: number of training images N.
 
     Raises:
@@ -77,7 +78,7 @@ def with_sample(
 
     def init(key, student, teacher):
         params, frozen, key = _init_heads(key, student, teacher, heads)
-        bank = memories.init_bank(key, examples, heads.length(teacher))
+        bank = memories.init_bank(key, examples, heads.output_dim(teacher))
         return ObjectiveState(params, frozen, Sampled(bank, jnp.int32(0)))
 
     def loss(state, student, teacher, batch):
@@ -103,21 +104,24 @@ def with_banks(
     momentum: float,
     examples: int,
 ) -> Objective:
-    """Returns an objective that compares with banks of both networks ("momentum_reference").
+    """Builds an objective that compares with banks of both networks ("momentum_reference").
 
     Args:
-      compare: the two results [B, 1 + K] of `parts.banks.compare` -> losses [B].
-      heads: as in `with_sample`.
-      temperature_bank: T of `parts.banks.compare`, >= 0.0125.
-      count: K, number of images of other classes.
-      momentum: as in `with_sample`.
-      examples: as in `with_sample`.
+      compare: function from the two relations [B, 1 + K] of `parts.banks.compare` to losses [B].
+      heads: layers after the embeddings.
+      temperature_bank: temperature T of `parts.banks.compare`, >= 0.0125.
+      count: number K of images of other classes in a comparison.
+      momentum: share of the old row in an update, in [0, 1).
+      examples: number of training images N.
+
+    Raises:
+      InputError: `examples` or `momentum` is missing or out of range.
     """
     banks.check_options(examples, momentum)
 
     def init(key, student, teacher):
         params, frozen, key = _init_heads(key, student, teacher, heads)
-        return ObjectiveState(params, frozen, banks.init(key, examples, heads.length(teacher)))
+        return ObjectiveState(params, frozen, banks.init(key, examples, heads.output_dim(teacher)))
 
     def loss(state, student, teacher, batch):
         p_student, p_teacher, moved = banks.step(
@@ -138,7 +142,7 @@ def with_banks(
 def _init_heads(
     key: jax.Array, student: Any, teacher: Any, heads: projections.Heads
 ) -> tuple[Any, dict[str, Any], jax.Array]:
-    """Returns the student's head, the teacher's layer with a key for draws, and another key."""
+    """Returns the student's head, the teacher's layer with a key for draws, and an unused key."""
     params, layer, key = heads.init(key, student, teacher)
     key, draw_key = jax.random.split(key)
     return params, {"projection": layer, "key": jax.random.key_data(draw_key)}, key

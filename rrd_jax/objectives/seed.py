@@ -15,23 +15,25 @@ def seed(
     chunk: int | None = None,
     precision: str = "auto",
 ) -> Objective:
-    """Relations to the image's own teacher embedding and to a queue of the latest ones.
+    """Builds SEED: relations to a queue of teacher embeddings and to the image itself.
 
-    The loss is RRD's, `relational_loss`, with the teacher's embeddings as they are, and each image
-    compared with itself too. At so low a temperature nearly all of the teacher's probability is on
-    the image itself. Defaults are those of the published code.
+    The loss is RRD's, `relational_loss`, on the teacher's embeddings without a projection, with an
+    additional row: the image's own teacher embedding. At the default teacher temperature, nearly
+    all of the teacher's probability is on the image itself. Defaults are those of the published
+    code.
 
     Args:
-      temperature_student: tau_s > 0.
-      temperature_teacher: tau_t > 0.
-      queue_size: memory rows K >= 1.
-      head: of the student, "mlp" for two layers with a ReLU between them, or "linear".
-      head_width: hidden features of the MLP; None for the length of the student's embedding.
-      chunk: see `relational_loss`.
-      precision: see `relational_loss`.
+      temperature_student: temperature tau_s of the student, > 0.
+      temperature_teacher: temperature tau_t of the teacher, > 0.
+      queue_size: number of memory rows K >= 1.
+      head: head of the student, "mlp" for two layers with a ReLU in between, or "linear".
+      head_width: hidden width of the MLP; None for the student's embedding dimension.
+      chunk: number of memory rows that are compared at once; 0 for all, None for the platform's
+        default; see `relational_loss`.
+      precision: precision of the gradient's product on a TPU; see `relational_loss`.
 
     Raises:
-      InputError: an unknown head, or a value out of range.
+      InputError: the head is unknown, or a value is out of range.
 
     References:
       arXiv 2101.04731.

@@ -8,7 +8,7 @@ from rrd_jax.objectives.base import Objective, ObjectiveState, Record
 from rrd_jax.objectives.parts import adapters
 from rrd_jax.objectives.parts.adapters import Layer
 from rrd_jax.objectives.parts.arithmetic import mean_square, unit
-from rrd_jax.objectives.parts.maps import Maps, stages
+from rrd_jax.objectives.parts.maps import Maps, stage_maps
 from rrd_jax.objectives.parts.pooling import pool_larger
 
 _FACTOR = 4  # batch size over the length of SemCKD's queries and keys
@@ -95,7 +95,7 @@ def semckd(*, batch_size: int = 64, temperature: float = 1.0) -> Objective:
         raise errors.InputError(f"batch_size is {batch_size}, but must be a multiple of {_FACTOR}")
 
     def init(key, student, teacher):
-        return ObjectiveState(params=_init(key, *stages(student, teacher), batch_size))
+        return ObjectiveState(params=_init(key, *stage_maps(student, teacher), batch_size))
 
     def loss(state, student, teacher, batch):
         del batch
@@ -104,7 +104,7 @@ def semckd(*, batch_size: int = 64, temperature: float = 1.0) -> Objective:
                 f"semckd was made for batches of {batch_size}, not {len(student.maps[-1])}; set its"
                 " option batch_size"
             )
-        taps = stages(student, teacher)
+        taps = stage_maps(student, teacher)
         return semckd_loss(state.params, *taps, temperature=temperature), state.memory
 
     return Objective(init, loss)

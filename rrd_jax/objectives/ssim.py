@@ -10,7 +10,7 @@ from rrd_jax import errors
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record
 from rrd_jax.objectives.parts import adapters
 from rrd_jax.objectives.parts.adapters import Layer
-from rrd_jax.objectives.parts.maps import Maps, behind_stem
+from rrd_jax.objectives.parts.maps import Maps, after_stem
 from rrd_jax.objectives.parts.pooling import blend, pool_larger
 
 
@@ -72,7 +72,7 @@ def ssim(*, window: int = 11, deviation: float = 1.5) -> Objective:
         return (Layer(teacher.shape[-1], bias=True, norm=False, slope=1.0),)
 
     def init(key, student, teacher):
-        pairs = behind_stem(student, teacher)
+        pairs = after_stem(student, teacher)
         stacks = [layers(s, t) for s, t in pairs]
         channels = [s.shape[-1] for s, _ in pairs]
         return ObjectiveState(params=adapters.init_per_tap(key, stacks, channels))
@@ -80,12 +80,12 @@ def ssim(*, window: int = 11, deviation: float = 1.5) -> Objective:
     def loss(state, student, teacher, batch):
         del batch
         adapted, targets = [], []
-        for i, (s, t) in enumerate(behind_stem(student, teacher)):
+        for i, (s, t) in enumerate(after_stem(student, teacher)):
             adapted.append(adapters.apply(layers(s, t), state.params[f"tap{i}"], s))
             targets.append(t)
         return ssim_loss(adapted, targets, window=window, deviation=deviation), state.memory
 
-    return Objective(init, loss, taps=behind_stem)
+    return Objective(init, loss, taps=after_stem)
 
 
 def _check_window(window: int, deviation: float) -> None:

@@ -11,7 +11,7 @@ from rrd_jax.functional import per_channel
 from rrd_jax.objectives.base import Objective, ObjectiveState, Record
 from rrd_jax.objectives.parts import adapters
 from rrd_jax.objectives.parts.adapters import Layer
-from rrd_jax.objectives.parts.maps import Maps, behind_stem
+from rrd_jax.objectives.parts.maps import Maps, after_stem
 from rrd_jax.objectives.parts.pooling import pool, pool_larger
 
 
@@ -64,7 +64,7 @@ def vid(*, variance: float = 5.0, epsilon: float = 1e-5) -> Objective:
 
     def init(key, student, teacher):
         params = {}
-        for i, (s, t) in enumerate(behind_stem(student, teacher)):
+        for i, (s, t) in enumerate(after_stem(student, teacher)):
             channels, tap_key = t.shape[-1], jax.random.fold_in(key, i)
             params[f"tap{i}"] = {
                 "mean": adapters.init(tap_key, _layers(channels), s.shape[-1]),
@@ -75,7 +75,7 @@ def vid(*, variance: float = 5.0, epsilon: float = 1e-5) -> Objective:
     def loss(state, student, teacher, batch):
         del batch
         means, scales, targets = [], [], []
-        for i, pair in enumerate(behind_stem(student, teacher)):
+        for i, pair in enumerate(after_stem(student, teacher)):
             s, t = pool_larger(*pair)
             params = state.params[f"tap{i}"]
             means.append(adapters.apply(_layers(t.shape[-1]), params["mean"], s))
@@ -83,7 +83,7 @@ def vid(*, variance: float = 5.0, epsilon: float = 1e-5) -> Objective:
             targets.append(t)
         return vid_loss(means, scales, targets, epsilon=epsilon), state.memory
 
-    return Objective(init, loss, taps=behind_stem)
+    return Objective(init, loss, taps=after_stem)
 
 
 def _layers(channels: int) -> tuple[Layer, ...]:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from rrd_jax import errors
 from rrd_jax.objectives.base import Objective, Record, stateless
 from rrd_jax.objectives.parts.checks import as_matching_float32
-from rrd_jax.objectives.parts.logits import by_share, cross_entropy, scores
+from rrd_jax.objectives.parts.logits import cross_entropy, mixed_loss, scores
 
 
 def wsld_loss(
@@ -55,7 +55,7 @@ def wsld(*, temperature: float = 2.0, alpha: float = 2.5, standardize: bool = Fa
     options = {"temperature": temperature, "alpha": alpha, "standardize": standardize}
 
     def loss(student, teacher, batch):
-        return by_share(
+        return mixed_loss(
             lambda labels: wsld_loss(student.logits, teacher.logits, labels, **options), batch
         )
 

@@ -98,7 +98,7 @@ def test_each_teacher_has_options_of_its_own():
         ("kd,rrd", "'kd' and 'rrd' each name a method; leave one out"),
         ("rrd+rrd", "method 'rrd\\+rrd' names two objectives 'rrd'"),
         ("my_nets:loss+my_losses:loss", "names two objectives 'loss'"),
-        ("my_losses:rrd", "'my_losses:rrd' has the name of one of ours, 'rrd'"),
+        ("my_losses:rrd", "'my_losses:rrd' has the name of a built-in objective, 'rrd'"),
         ("kd+my_nets:Small", "'my_nets:Small' in method 'kd\\+my_nets:Small' is a network"),
         ("my_nets:Small+my_nets:make", "is a network, and no objective"),
         ("resnet8-my-nets:Small", "'my' is no network.*--config.student.model"),

@@ -9,7 +9,7 @@ from tests import launch
     ("fields", "message"),
     [
         ({"objectives.rrd.preset": "sharp"}, "known: sharp_student, sharp_teacher"),
-        ({"teacher.model": ""}, "objective 'kd' compares with a teacher"),
+        ({"teacher.model": ""}, "objective 'kd' needs a teacher; set config.teacher.model"),
         ({"data.augment": "crop"}, "did you mean 'crop_flip'"),
         ({"space_to_depth": True}, "start with a 7x7 convolution, not for 'resnet8'"),
         ({"optimizer.name": "adamq"}, "unknown optimizer.name 'adamq'; did you mean 'adam'"),

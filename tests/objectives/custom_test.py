@@ -162,7 +162,7 @@ def test_a_loss_alone_is_an_objective_that_may_read_maps():
     ("path", "options", "message"),
     [
         ("weighty", {}, "has an option 'weight', but every objective has a field of that name"),
-        ("rrd", {}, "'own_losses:rrd' has the name of one of ours, 'rrd'; rename it"),
+        ("rrd", {}, "'own_losses:rrd' has the name of a built-in objective, 'rrd'; rename it"),
         ("pair", {}, r"takes \(student, teacher\) without defaults, but a loss takes"),
         ("nothing", {}, r"gives a NoneType, but must give an Objective.*stateless\(loss\)"),
         ("number", {}, "is of type int, but must be a loss"),
@@ -189,7 +189,7 @@ def test_a_launch_file_may_give_an_objective_another_name():
     choices = parse(_config("somewhere", terms)).student.training.objectives
     assert [choice.name for choice in choices] == ["ce", "mine", "angular"]
     assert [choice.factory for choice in choices[1:]] == ["own_losses:angular"] * 2
-    with pytest.raises(errors.InputError, match="'own_losses:angular' has the name of one of ours"):
+    with pytest.raises(errors.InputError, match="'own_losses:angular' has the name of a built-in"):
         parse(_config("somewhere", {"kd": {"factory": "own_losses:angular"}}))
     terms = {"angular": {"factory": "own_losses:angular"}, "own_losses:angular": {}}
     with pytest.raises(errors.InputError, match="names two objectives 'angular'"):
@@ -316,7 +316,7 @@ def test_the_catalogue_describes_an_own_objective(capsys):
     assert "own_losses:angular" in text
     assert "Angles between the logits of images." in text
     assert "--config.objectives.angular.power=2.0" in text
-    assert "the teacher may not be cached" in text
+    assert "The teacher's outputs cannot be cached." in text
 
 
 def test_what_an_objective_does_not_say_that_it_reads_is_empty():

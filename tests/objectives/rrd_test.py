@@ -206,7 +206,7 @@ def test_pushing_before_or_after_decides_whether_the_own_key_is_met():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"own_pair": True, "push_before": True}, "own_pair is set beside push_before"),
+        ({"own_pair": True, "push_before": True}, "own_pair and push_before are both set"),
         ({"own_pair": True, "memory": "momentum_reference"}, "beside memory=momentum_reference"),
         ({"head": "mpl"}, "unknown head 'mpl'; did you mean 'mlp'"),
         ({"head_width": 8}, "head_width is 8, but head is 'linear'"),

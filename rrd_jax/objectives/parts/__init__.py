@@ -1,1 +1,1 @@
-"""What several objectives share. A part imports parts, never an objective's file."""
+"""Building blocks that objectives share. A part imports other parts, never an objective."""

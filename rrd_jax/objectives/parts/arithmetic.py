@@ -45,7 +45,7 @@ def unit_rows(x: jax.Array) -> jax.Array:
     return x / jnp.where(above, jnp.sqrt(jnp.where(above, square, 1)), jnp.inf)
 
 
-def centred(x: jax.Array, axis: int = -1) -> jax.Array:
+def centered(x: jax.Array, axis: int = -1) -> jax.Array:
     """x less its mean along an axis; 0 with gradient 0 where x is constant but for rounding."""
     rest = x - jnp.mean(x, axis=axis, keepdims=True)
     spread, size = (jnp.sum(jnp.square(z), axis=axis, keepdims=True) for z in (rest, x))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from rrd_jax.objectives.parts.arithmetic import centred, unit
+from rrd_jax.objectives.parts.arithmetic import centered, unit
 from rrd_jax.objectives.parts.logits import standardized
 
 _COMPARISONS = 2**23  # of two values, at a time: 32 MB
@@ -22,7 +22,7 @@ def pearson(x: jax.Array, y: jax.Array) -> jax.Array:
     Returns:
       [R] in [-1, 1]; 0 with gradient 0 where a row is constant.
     """
-    return jnp.sum(unit(centred(x)) * unit(centred(y)), axis=-1)
+    return jnp.sum(unit(centered(x)) * unit(centered(y)), axis=-1)
 
 
 def spearman(x: jax.Array, y: jax.Array, *, rank_temperature: float = 0.1) -> jax.Array:

@@ -5,14 +5,14 @@ q . m_k over the rows, and n(q) its normaliser:
 
     loss = log n(z) - sum_k p_k(u) z . m_k,   its gradient for z = sum_k (p_k(z) - p_k(u)) m_k
 
-The difference of the two softmaxes is taken before the product, which is a quarter less arithmetic
-than the two attentions of `relations`, and leaves no difference of two nearly equal sums: three
-passes of bfloat16 on a TPU are then exact enough but for low temperatures. Similarities, which are
-divided by temperatures, are full float32.
+The difference of the two softmaxes is taken before the product. Compared with the two attentions of
+`relations`, this saves a quarter of the arithmetic and avoids the difference of two nearly equal
+sums, so that three passes of bfloat16 on a TPU are accurate enough unless temperatures are low.
+Similarities, which are divided by temperatures, are full float32.
 
-Where similarities are known to be small, such as those of vectors of length 1, exponentials need no
-maximum: weights and their sums are made as the product comes out, and nothing is read once more.
-The value is then that of sums over a student's own rows, and of the gradient g,
+If similarities are bounded, such as those of vectors of length 1, the exponentials need no maximum:
+weights and their sums are fused with the product, and the similarities are not read again. The
+value is then computed from sums with the student's weights and from the gradient g,
 
     loss = log n(z) - sum_k p_k(z) z . m_k + z . g
 """
@@ -29,14 +29,14 @@ _EXACT = jax.lax.Precision.HIGHEST
 
 
 def product(form: str, a: jax.Array, b: jax.Array, precision: jax.lax.Precision) -> jax.Array:
-    """`jnp.einsum`, as the device computes it."""
+    """Returns `jnp.einsum` of two arrays in the device's arithmetic."""
     return jnp.einsum(form, a, b, precision=precision)
 
 
 def losses(
     student: jax.Array,
     teacher: jax.Array,
-    own: jax.Array | None,
+    own_rows: jax.Array | None,
     memory: jax.Array,
     *,
     gradient: bool,
@@ -45,20 +45,21 @@ def losses(
     reach: float | None = None,
     product: Callable[..., jax.Array] = product,
 ) -> tuple[jax.Array, jax.Array | None]:
-    """Losses, and their gradient for the student.
+    """Returns the losses and their gradient for the student.
 
     Args:
       student: [B, D].
       teacher: [B, D].
-      own: [B, D], one more row for each image alone; None for no such rows.
-      memory: [K, D], or a device's part of it.
-      gradient: whether it is asked for.
-      shares: precision of the gradient's product. On a TPU HIGH are three passes of bfloat16 and
+      own_rows: [B, D], an additional row per image, compared with that image only; None for none.
+      memory: [K, D], or a device's shard.
+      gradient: whether the gradient is computed.
+      shares: precision of the gradient's product. On a TPU, HIGH is three passes of bfloat16 and
         HIGHEST six; on a CPU both are float32.
-      axes: of the mesh around, whose devices hold the memory's parts.
-      reach: what the size of no similarity of the student's exceeds, REACH at most, if those of the
-        teacher's stay within REACH too; None where that is not known.
-      product: as this module's; another one shows on a CPU what passes of bfloat16 lose.
+      axes: mesh axes over which the memory is sharded.
+      reach: upper bound of the absolute similarities of the student, at most REACH, if those of the
+        teacher are at most REACH too; None if unknown.
+      product: function like this module's `product`; a substitute can emulate passes of bfloat16 on
+        a CPU.
 
     Returns:
       ([B], in nats; [B, D] or None), float32 or wider.
@@ -66,21 +67,21 @@ def losses(
     dtype = jnp.result_type(student, teacher, memory, jnp.float32)
     student, teacher, rows = (x.astype(dtype) for x in (student, teacher, memory))
     if gradient and reach is not None:
-        return _within(reach, student, teacher, own, rows, shares, axes, product)
+        return _within(reach, student, teacher, own_rows, rows, shares, axes, product)
     queries = jnp.stack([student, teacher])
     similarities = _similarities(queries, rows, product)
     top = similarities.max(-1)
     if axes:
         top = jax.lax.pmax(top, axes)
-    if own is not None:
-        own = own.astype(dtype)
-        own_similarities = product("qbd,bd->qb", queries, own, _EXACT)
+    if own_rows is not None:
+        own_rows = own_rows.astype(dtype)
+        own_similarities = product("qbd,bd->qb", queries, own_rows, _EXACT)
         top = jnp.maximum(top, own_similarities)
     shifted = [similarities[i] - top[i][:, None] for i in (0, 1)]
     totals, cross = _sums(shifted)
     if axes:
         totals, cross = jax.lax.psum((totals, cross), axes)
-    if own is not None:
+    if own_rows is not None:
         own_shifted = own_similarities - top
         own_weights = jnp.exp(own_shifted)
         totals, cross = totals + own_weights, cross + own_weights[1] * own_shifted[0]
@@ -91,18 +92,18 @@ def losses(
     direction = product("bk,kd->bd", softmaxes[0] - softmaxes[1], rows, shares)
     if axes:
         direction = jax.lax.psum(direction, axes)
-    if own is not None:
+    if own_rows is not None:
         softmaxes = own_weights / totals
-        direction = direction + (softmaxes[0] - softmaxes[1])[:, None] * own
+        direction = direction + (softmaxes[0] - softmaxes[1])[:, None] * own_rows
     return values, direction
 
 
-def _within(reach, student, teacher, own, rows, shares, axes, product):
-    """Losses and gradient of similarities that need no maximum.
+def _within(reach, student, teacher, own_rows, rows, shares, axes, product):
+    """Returns losses and gradient for bounded similarities, without subtracting a maximum.
 
-    The gradient is as exact as with one. A loss is off by up to 1e-7 of the student's largest
-    similarity, as z . g is a sum of shares that add up to 0 but for rounding; near that largest one
-    similarities are summed less `reach`, or twice as much would be lost.
+    The gradient is as accurate as with a maximum. The error of a loss is up to 1e-7 of the
+    student's largest similarity, since z . g is a sum of shares that add up to 0 except for
+    rounding. Similarities are summed less `reach`; otherwise the error would be twice as large.
     """
     batch = len(student)
     queries = jnp.concatenate([student, teacher])
@@ -111,47 +112,49 @@ def _within(reach, student, teacher, own, rows, shares, axes, product):
     totals, cross = weights.sum(-1), (weights * (similarities - reach)).sum(-1)
     if axes:
         totals, cross = jax.lax.psum((totals, cross), axes)
-    if own is not None:
-        own = own.astype(rows.dtype)
-        own_similarities = product("qd,qd->q", queries, jnp.concatenate([own, own]), _EXACT)
+    if own_rows is not None:
+        own_rows = own_rows.astype(rows.dtype)
+        own_similarities = product(
+            "qd,qd->q", queries, jnp.concatenate([own_rows, own_rows]), _EXACT
+        )
         own_weights = jnp.exp(own_similarities)
         totals, cross = totals + own_weights, cross + own_weights * (own_similarities - reach)
-    # Two halves divided apart are one instruction of a TPU's, and one array's halves two.
+    # Dividing the two halves separately takes a TPU one instruction, slicing the quotient two.
     scales = 1 / totals[:batch], 1 / totals[batch:]
 
     def difference(weights):
-        """Of the softmaxes."""
-        apart = weights.reshape(2, batch, -1)
-        return apart[0] * scales[0][:, None] - apart[1] * scales[1][:, None]
+        """Returns the student's softmax minus the teacher's."""
+        halves = weights.reshape(2, batch, -1)
+        return halves[0] * scales[0][:, None] - halves[1] * scales[1][:, None]
 
     direction = product("bk,kd->bd", difference(weights), rows, shares)
     if axes:
         direction = jax.lax.psum(direction, axes)
-    if own is not None:
-        direction = direction + difference(own_weights) * own
+    if own_rows is not None:
+        direction = direction + difference(own_weights) * own_rows
     values = _log(totals[:batch], reach) - cross[:batch] * scales[0]
     return values + (student * direction).sum(-1), direction
 
 
 def _log(totals: jax.Array, reach: float) -> jax.Array:
-    """log(totals) - reach, with the digits of what is near 0."""
+    """Returns log(totals) - reach, accurate near 0."""
     scaled = totals * math.exp(-reach)
-    # Where all similarities are far below, that is no number of float32.
+    # If all similarities are far below `reach`, the scaled totals underflow float32.
     is_normal = scaled > jnp.finfo(totals.dtype).tiny
     return jnp.where(is_normal, jnp.log(scaled), jnp.log(totals) - reach)
 
 
 def _similarities(queries: jax.Array, rows: jax.Array, product: Callable) -> jax.Array:
-    """[2, B, K]; one product for both: twice as many rows of a matrix are multiplied faster."""
+    """Returns [2, B, K], in one product: a matrix with twice as many rows is multiplied faster."""
     _, batch, dim = queries.shape
     products = product("qd,kd->qk", queries.reshape(-1, dim), rows, _EXACT)
     return products.reshape(2, batch, -1)
 
 
 def _sums(shifted: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Sums over the rows, [2, B] of the weights and [B] of the teacher's, each times the student's.
+    """Returns sums over the rows: [2, B] of the weights, [B] of teacher weight times student logit.
 
-    Three sums over arrays of one shape: XLA makes them in one pass, and the weights once.
+    The three sums run over arrays of one shape, so XLA computes them and the weights in one pass.
     """
     weights = [jnp.exp(shifted[i]) for i in (0, 1)]
     totals = [weights[i].sum(-1) for i in (0, 1)]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from rrd_jax.objectives.batch import Batch
-from rrd_jax.objectives.parts.arithmetic import centred, ratio, root
+from rrd_jax.objectives.parts.arithmetic import centered, ratio, root
 from rrd_jax.objectives.parts.checks import as_matching_float32
 
 
@@ -27,7 +27,7 @@ def standardized(logits: jax.Array) -> jax.Array:
     References:
       Sun et al., arXiv 2403.01427.
     """
-    rest = centred(logits.astype(jnp.float32))
+    rest = centered(logits.astype(jnp.float32))
     return ratio(rest, root(jnp.mean(jnp.square(rest), axis=-1, keepdims=True)))
 
 
@@ -53,7 +53,7 @@ def divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
 
 
-def by_share(loss: Callable[[jax.Array], jax.Array], batch: Batch) -> jax.Array:
+def mixed_loss(loss: Callable[[jax.Array], jax.Array], batch: Batch) -> jax.Array:
     """loss(labels) of a batch; of mixed images, share times that of one label plus the rest."""
     losses = loss(batch.label)
     if batch.share is None:

@@ -63,17 +63,17 @@ def paired(student: Maps, teacher: Maps, **options: Any) -> list[tuple[Any, Any]
     return [(student[i], teacher[j]) for i, j in pairs]
 
 
-def behind_stem(student: Any, teacher: Any, **options: Any) -> list[tuple[Any, Any]]:
+def after_stem(student: Any, teacher: Any, **options: Any) -> list[tuple[Any, Any]]:
     """The pairs of maps behind the stem, of two networks' Outputs; options as `pair_taps`'."""
-    return paired(*stages(student, teacher), **options)
+    return paired(*stage_maps(student, teacher), **options)
 
 
 def before_relu(student: Any, teacher: Any) -> list[tuple[Any, Any]]:
-    """As `behind_stem`, of the maps before their last ReLU."""
-    return paired(*stages(student, teacher, "preactivations"))
+    """As `after_stem`, of the maps before their last ReLU."""
+    return paired(*stage_maps(student, teacher, "preactivations"))
 
 
-def stages(student: Any, teacher: Any, part: str = "maps") -> tuple[Maps, Maps]:
+def stage_maps(student: Any, teacher: Any, part: str = "maps") -> tuple[Maps, Maps]:
     """The maps behind the stem, of two networks' Outputs.
 
     Raises:
@@ -104,7 +104,7 @@ def over_taps(
     """
 
     def pairs(student, teacher):
-        return behind_stem(student, teacher, equal_channels=equal_channels)
+        return after_stem(student, teacher, equal_channels=equal_channels)
 
     def init(key, student, teacher):
         del key

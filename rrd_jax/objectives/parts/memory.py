@@ -10,16 +10,16 @@ import numpy as np
 
 from rrd_jax import errors
 
-# How a queue starts, and the axis whose lengths are 1; see `init_queue`.
+# Initializations of a queue, and the axis along which vectors have length 1; see `init_queue`.
 INITIAL = {"unit": 1, "reference": 0}
 
 
 class Queue(NamedTuple):
-    """First in, first out.
+    """A first-in, first-out queue of embeddings.
 
     Attributes:
-      rows: [K, D] float32, earlier embeddings in a ring.
-      cursor: [] int32 in [0, K), where the next row goes: the oldest one.
+      rows: [K, D] float32, a ring buffer of earlier embeddings.
+      cursor: [] int32 in [0, K), index of the oldest row, which the next push overwrites.
     """
 
     rows: jax.Array
@@ -27,15 +27,14 @@ class Queue(NamedTuple):
 
 
 def init_queue(key: jax.Array, size: int, dim: int, *, initial: str = "unit") -> Queue:
-    """A queue of random directions, to be replaced by real embeddings.
+    """Creates a queue of random directions, which embeddings replace over time.
 
     Args:
       key: a typed PRNG key.
       size: number of rows K.
-      dim: length of a row D.
-      initial: "unit" for rows of length 1, like the embeddings that will replace them;
-        "reference" for columns of length 1 (so rows of about sqrt(D / K)), as in the authors'
-        PyTorch code.
+      dim: dimension D of a row.
+      initial: "unit" for rows of length 1, like the embeddings that replace them; "reference" for
+        columns of length 1 (rows of length about sqrt(D / K)), as in the authors' PyTorch code.
 
     Examples:
       >>> queue = init_queue(jax.random.key(0), size=6, dim=3)
@@ -50,14 +49,14 @@ def init_queue(key: jax.Array, size: int, dim: int, *, initial: str = "unit") ->
 
 
 def push(queue: Queue, rows: jax.Array) -> Queue:
-    """Overwrites the oldest rows, wrapping at the end; nothing flows back through it.
+    """Overwrites the oldest rows, wrapping around at the end; stops gradients.
 
     Args:
       queue: the queue, of any size K and any cursor.
-      rows: [B, D], oldest first, any B. When B > K only the newest K remain.
+      rows: [B, D], oldest first, any B. If B > K, only the newest K rows remain.
 
     Returns:
-      The queue with its cursor moved on by B modulo K.
+      The queue with its cursor advanced by B modulo K.
 
     Examples:
       >>> queue = push(init_queue(jax.random.key(0), size=6, dim=3), jnp.ones((4, 3)))
@@ -68,35 +67,37 @@ def push(queue: Queue, rows: jax.Array) -> Queue:
     errors.check_arrays(rows=rows)
     size, dim = queue.rows.shape
     if rows.ndim != 2 or rows.shape[1] != dim:
-        raise errors.InputError(f"rows of shape {rows.shape} pushed to a queue of [{size}, {dim}]")
-    kept = min(len(rows), size)
-    dropped = len(rows) - kept
-    places = (queue.cursor + dropped + jnp.arange(kept)) % size
-    kept_rows = jax.lax.stop_gradient(rows[dropped:]).astype(queue.rows.dtype)
-    # Distinct because kept <= size: the compiler may write them in any order.
+        raise errors.InputError(
+            f"rows of shape {rows.shape} do not fit a queue of [{size}, {dim}]; push [B, {dim}]"
+        )
+    count = min(len(rows), size)
+    dropped = len(rows) - count
+    indices = (queue.cursor + dropped + jnp.arange(count)) % size
+    newest = jax.lax.stop_gradient(rows[dropped:]).astype(queue.rows.dtype)
+    # The indices are distinct because count <= size, so the writes may happen in any order.
     return Queue(
-        queue.rows.at[places].set(kept_rows, unique_indices=True),
+        queue.rows.at[indices].set(newest, unique_indices=True),
         ((queue.cursor + len(rows)) % size).astype(queue.cursor.dtype),
     )
 
 
 class Bank(NamedTuple):
-    """One row for every example of the training split.
+    """A memory with one row for each example of the training split.
 
     Attributes:
-      rows: [N, D] float32, a running embedding of each example.
+      rows: [N, D] float32, moving averages of the examples' embeddings.
     """
 
     rows: jax.Array
 
 
 def init_bank(key: jax.Array, examples: int, dim: int) -> Bank:
-    """A bank of rows uniform in +-sqrt(3 / D), so of length 1 on average.
+    """Creates a bank of rows uniform in +-sqrt(3 / D), hence of length 1 on average.
 
     Args:
       key: a typed PRNG key.
       examples: number of rows N.
-      dim: length of a row D.
+      dim: dimension D of a row.
     """
     errors.check_counts(examples=examples, dim=dim)
     _check_key(key)
@@ -105,13 +106,13 @@ def init_bank(key: jax.Array, examples: int, dim: int) -> Bank:
 
 
 def update(bank: Bank, index: jax.Array, rows: jax.Array, *, momentum: float = 0.5) -> Bank:
-    """Moves the examples' rows towards new ones, at length 1; nothing flows back through it.
+    """Moves the rows of examples toward new embeddings and normalizes them; stops gradients.
 
         bank[i] <- u / |u|,  u = momentum bank[i] + (1 - momentum) row
 
     Args:
       bank: the bank.
-      index: [B] int32 in [0, N). Where an example is met twice, its last row counts.
+      index: [B] int32 in [0, N). If an example occurs more than once, its last row counts.
       rows: [B, D].
       momentum: in [0, 1).
 
@@ -125,26 +126,27 @@ def update(bank: Bank, index: jax.Array, rows: jax.Array, *, momentum: float = 0
     check_momentum(momentum)
     if rows.shape != (*index.shape, dim):
         raise errors.InputError(
-            f"rows of shape {rows.shape} for examples {index.shape} of a bank of [{size}, {dim}]"
+            f"rows of shape {rows.shape} do not fit index {index.shape} and a bank of [{size},"
+            f" {dim}]; pass rows [B, {dim}] for index [B]"
         )
     old = bank.rows[index]
     moved = momentum * old + (1 - momentum) * jax.lax.stop_gradient(rows).astype(old.dtype)
     length = jnp.linalg.norm(moved, axis=-1, keepdims=True)
-    # A scatter writes duplicates in any order, so all but the last are sent out of bounds.
-    again = jnp.triu(index[:, None] == index[None], 1).any(axis=1)
-    places = jnp.where(again, size, index)
-    return Bank(bank.rows.at[places].set(moved / jnp.maximum(length, 1e-12), mode="drop"))
+    # A scatter writes duplicates in any order, so all but the last are moved out of bounds.
+    repeated = jnp.triu(index[:, None] == index[None], 1).any(axis=1)
+    targets = jnp.where(repeated, size, index)
+    return Bank(bank.rows.at[targets].set(moved / jnp.maximum(length, 1e-12), mode="drop"))
 
 
 def check_momentum(momentum: Any) -> None:
-    """Raises an InputError for a momentum of `update` that is not in [0, 1); traced ones pass."""
+    """Raises an InputError for a momentum outside [0, 1); traced values are not checked."""
     is_number = isinstance(momentum, Real) and not isinstance(momentum, bool)
     if not errors.is_traced(momentum) and not (is_number and 0 <= momentum < 1):
         raise errors.InputError(f"momentum is {momentum!r}, but must be a number in [0, 1)")
 
 
 def _check_type(name: str, value: Any, kind: type) -> None:
-    """Raises an InputError for what is no memory of a kind, or one of something else."""
+    """Raises an InputError unless the value is a `kind` of memory whose parts are arrays."""
     if not isinstance(value, kind):
         raise errors.InputError(
             f"{name} is of type {type(value).__name__}, but must be a {kind.__name__}"
@@ -156,17 +158,21 @@ def _check_key(key: Any) -> None:
     shape, dtype = getattr(key, "shape", None), getattr(key, "dtype", None)
     is_typed = shape == () and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if not is_typed and not (shape == (2,) and dtype == jnp.uint32):
-        raise errors.InputError(f"key is {key!r}, but must be a key, such as jax.random.key(0)")
+        raise errors.InputError(
+            f"key is {key!r}, but must be a PRNG key, such as jax.random.key(0)"
+        )
 
 
 def _check_index(index: jax.Array, size: int) -> None:
-    """Raises an InputError for what are no examples' numbers, as far as they are known."""
+    """Raises an InputError for an index that is not integer or, if concrete, not in [0, size)."""
     if not jnp.issubdtype(index.dtype, jnp.integer):
         raise errors.InputError(f"index is an array of {index.dtype}, but must be of integers")
     if not errors.is_traced(index) and index.size:
-        known = np.asarray(index)  # not an operation of the program that may be traced
-        first, last = known.min(), known.max()
+        # NumPy, since operations of JAX would become part of a surrounding trace.
+        values = np.asarray(index)
+        first, last = values.min(), values.max()
         if first < 0 or last >= size:
             raise errors.InputError(
-                f"index is from {first} to {last}, but a bank of {size} rows has 0 to {size - 1}"
+                f"index ranges from {first} to {last}, but must be from 0 to {size - 1} for a bank"
+                f" of {size} rows"
             )

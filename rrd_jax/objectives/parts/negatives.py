@@ -1,4 +1,4 @@
-"""Examples to contrast an image with, drawn from the training split inside the compiled step."""
+"""Negative examples, drawn from the training split inside the compiled step."""
 
 from typing import NamedTuple
 
@@ -8,11 +8,11 @@ import jax.numpy as jnp
 _UNKNOWN = -1
 
 
-class Met(NamedTuple):
-    """What a draw depends on; part of an objective's memory.
+class DrawState(NamedTuple):
+    """The state that a draw depends on, part of an objective's memory.
 
     Attributes:
-      labels: [N] int32, of the examples that were seen in a batch; -1 of the rest.
+      labels: [N] int32, labels of the examples in past batches; -1 for all other examples.
       draws: [] int32, number of draws so far.
     """
 
@@ -20,33 +20,33 @@ class Met(NamedTuple):
     draws: jax.Array
 
 
-def init(examples: int) -> Met:
-    """No labels known, no draws."""
-    return Met(jnp.full(examples, _UNKNOWN, jnp.int32), jnp.int32(0))
+def init(examples: int) -> DrawState:
+    """Returns a state without labels and draws."""
+    return DrawState(jnp.full(examples, _UNKNOWN, jnp.int32), jnp.int32(0))
 
 
-def meet(met: Met, index: jax.Array, labels: jax.Array) -> Met:
+def add_labels(met: DrawState, index: jax.Array, labels: jax.Array) -> DrawState:
     """Adds the labels [B] of the examples `index` [B], and counts one more draw."""
-    known = met.labels.at[index].set(labels.astype(jnp.int32))
-    return Met(known, met.draws + 1)
+    updated = met.labels.at[index].set(labels.astype(jnp.int32))
+    return DrawState(updated, met.draws + 1)
 
 
-def draw(key: jax.Array, met: Met, labels: jax.Array, count: int) -> jax.Array:
-    """Examples of other classes, without replacement as long as there are enough.
+def draw(key: jax.Array, met: DrawState, labels: jax.Array, count: int) -> jax.Array:
+    """Draws examples of other classes, without replacement while there are enough.
 
-    Each row is uniform over the ordered choices of `count` examples that are not known to be of the
-    row's class; rows of one draw share a permutation. Examples that were not met yet, in the first
-    epoch, count as of another class.
+    Each row is uniform over the ordered choices of `count` examples with another or no recorded
+    label; the rows of one draw share a permutation. Examples without a recorded label, in the first
+    epoch, count as examples of another class.
 
     Sorted by class, the examples of other classes are the positions outside one interval. A random
-    permutation of all N positions, followed until it leads to one of the first M, is a random
-    permutation of those M (cycle walking); each row begins at a random place in it.
+    permutation of all N positions, applied until the result is among the first M, is a random
+    permutation of these M (cycle walking); each row starts at a random position.
 
     Args:
-      key: a typed PRNG key; the draw is a function of it, `met` and `labels`.
-      met: knows the rows' labels.
-      labels: [B] int32.
-      count: examples a row.
+      key: a typed PRNG key; the draw is a function of `key`, `met` and `labels`.
+      met: recorded labels, including those of the rows, and the number of draws.
+      labels: [B] int32, class of each row.
+      count: number of examples per row.
 
     Returns:
       [B, count] int32 in [0, N).
@@ -60,15 +60,17 @@ def draw(key: jax.Array, met: Met, labels: jax.Array, count: int) -> jax.Array:
     rest = jnp.maximum(size - same_class, 1)
     walk = jax.random.permutation(walk_key, size)
     start = jax.random.randint(start_key, same_class.shape, 0, rest)
-    places = _walked(walk, (start + jnp.arange(count)[None]) % rest, rest)
-    places += jnp.where(places >= first[:, None], same_class, 0)
-    return by_class[places].astype(jnp.int32)  # past the end, where all is of one class: the last
+    positions = _cycle_walk(walk, (start + jnp.arange(count)[None]) % rest, rest)
+    positions += jnp.where(positions >= first[:, None], same_class, 0)
+    # If all examples belong to one class, positions are out of bounds, and indexing clamps them to
+    # the last example.
+    return by_class[positions].astype(jnp.int32)
 
 
-def _walked(walk: jax.Array, places: jax.Array, limit: jax.Array) -> jax.Array:
-    """walk[places], and on from there while it is not below the limit."""
+def _cycle_walk(walk: jax.Array, positions: jax.Array, limit: jax.Array) -> jax.Array:
+    """Applies the permutation `walk` to positions until all results are below the limit."""
     return jax.lax.while_loop(
         lambda reached: jnp.any(reached >= limit),
         lambda reached: jnp.where(reached >= limit, walk[reached], reached),
-        walk[places],
+        walk[positions],
     )

@@ -1,4 +1,4 @@
-"""Feature maps brought to other sizes."""
+"""Resizing of feature maps."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from rrd_jax.objectives.parts.arithmetic import matmul
 
 
 def averages(size: int, into: int) -> np.ndarray:
-    """The matrix [into, size] of PyTorch's adaptive average pooling along one axis."""
+    """Returns the matrix [into, size] of PyTorch's adaptive average pooling along one axis."""
     matrix = np.zeros((into, size), np.float32)
     for i in range(into):
         first, end = i * size // into, -(-(i + 1) * size // into)
@@ -17,7 +17,7 @@ def averages(size: int, into: int) -> np.ndarray:
 
 
 def blend(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """[B, H, W, C] to [B, H', W', C] in float32, by matrices [H', H] and [W', W]."""
+    """Resizes [B, H, W, C] to [B, H', W', C] in float32, by matrices [H', H] and [W', W]."""
     batch, height, width, channels = x.shape
     by_row = matmul_each(rows, x.astype(jnp.float32).reshape(batch, height, -1))
     by_column = matmul_each(columns, by_row.reshape(-1, width, channels))
@@ -25,15 +25,15 @@ def blend(x: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
 
 
 def matmul_each(matrix: jax.Array, x: jax.Array) -> jax.Array:
-    """matrix [m, n] @ each of x [B, n, k], in full float32: [B, m, k].
+    """Multiplies a matrix [m, n] with each of x [B, n, k], in full float32; returns [B, m, k].
 
-    As a product of as many matrices: of one, XLA would turn round what goes in and what comes out.
+    The matrix is broadcast to a batch: with a single matrix, XLA would transpose input and output.
     """
     return matmul(jnp.broadcast_to(matrix, (len(x), *matrix.shape)), x)
 
 
 def pool(x: jax.Array, height: int, width: int) -> jax.Array:
-    """Adaptive average pooling of [B, H, W, C] to [B, height, width, C], in float32."""
+    """Applies adaptive average pooling to [B, H, W, C]; returns float32 [B, height, width, C]."""
     if x.shape[1:3] == (height, width):
         return x.astype(jnp.float32)
     if x.shape[1] % height == 0 and x.shape[2] % width == 0:
@@ -46,13 +46,13 @@ def pool(x: jax.Array, height: int, width: int) -> jax.Array:
 
 
 def pool_larger(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Two maps in float32, along each axis the larger pooled to the smaller's size."""
+    """Pools two maps to their smaller size along each axis; returns both in float32."""
     height, width = (min(sizes) for sizes in zip(a.shape[1:3], b.shape[1:3], strict=True))
     return pool(a, height, width), pool(b, height, width)
 
 
 def nearest(x: jax.Array, height: int, width: int) -> jax.Array:
-    """[B, H, W, C] to [B, height, width, C]: row i is what was row floor(i H / height)."""
+    """Resizes [B, H, W, C] to [B, height, width, C]: row i becomes row floor(i H / height)."""
     rows, columns = (
         np.arange(after) * before // after
         for after, before in zip((height, width), x.shape[1:3], strict=True)

@@ -78,7 +78,7 @@ class Heads(NamedTuple):
     student: str = "linear"
     width: int | None = None
 
-    def length(self, teacher: Any) -> int:
+    def output_dim(self, teacher: Any) -> int:
         """Returns D, for a teacher's Outputs."""
         return self.dim or teacher.embedding.shape[-1]
 
@@ -91,7 +91,7 @@ class Heads(NamedTuple):
           teacher: its Outputs, as shapes.
         """
         student_key, teacher_key, other_key = jax.random.split(key, 3)
-        dim, features = self.length(teacher), student.embedding.shape[-1]
+        dim, features = self.output_dim(teacher), student.embedding.shape[-1]
         head = init_head(student_key, features, dim, self.student, self.width)
         width = teacher.embedding.shape[-1]
         return head, init(teacher_key, width, dim) if self.dim else (), other_key

@@ -20,7 +20,7 @@ def stage(loss: Loss, *, student: bool, epochs: int, learning_rate: float | None
     return Stage(loss, student, epochs, learning_rate)
 
 
-def only_before(
+def stage_only(
     init: Callable, pairs: Callable, stage_loss: Loss, epochs: int, learning_rate: float | None
 ) -> Objective:
     """An objective that trains the student in its stage, and has a loss of 0 afterwards.

@@ -154,7 +154,7 @@ _QUEUE, _BANK = memory.init_queue(_KEY, size=4, dim=2), memory.init_bank(_KEY, e
         (lambda: memory.push(_QUEUE.rows, _ROWS), "queue is of type .*, but must be a Queue"),
         (lambda: memory.update(_QUEUE, jnp.arange(3), _ROWS), "bank is of type Queue"),
         (lambda: memory.update(_BANK, jnp.arange(3), _ROWS, momentum=5), "momentum is 5"),
-        (lambda: memory.update(_BANK, jnp.arange(3) + 9, _ROWS), "index is from 9 to 11"),
+        (lambda: memory.update(_BANK, jnp.arange(3) + 9, _ROWS), "index ranges from 9 to 11"),
         (lambda: memory.update(_BANK, jnp.arange(3.0), _ROWS), "but must be of integers"),
         (lambda: _loss(chunk=-3), "chunk is -3"),
         (lambda: _loss(chunk=2.5), "chunk is 2.5"),

@@ -14,7 +14,7 @@ _draw = jax.jit(negatives.draw, static_argnums=3)
 
 
 def _met(labels, draws=0):
-    return negatives.Met(jnp.asarray(labels, jnp.int32), jnp.int32(draws))
+    return negatives.DrawState(jnp.asarray(labels, jnp.int32), jnp.int32(draws))
 
 
 @pytest.mark.parametrize(("size", "classes", "count"), [(60, 5, 40), (300, 3, 150), (50, 50, 49)])
@@ -55,7 +55,7 @@ def test_every_ordered_choice_is_equally_likely():
 
 
 def test_examples_that_were_not_met_count_as_of_another_class():
-    met = negatives.meet(negatives.init(6), jnp.asarray([3, 5]), jnp.asarray([4, 4]))
+    met = negatives.add_labels(negatives.init(6), jnp.asarray([3, 5]), jnp.asarray([4, 4]))
     found = _draw(jax.random.key(0), met, jnp.asarray([4, 4]), 4)
     np.testing.assert_array_equal(np.sort(found), [[0, 1, 2, 4]] * 2)
 
