@@ -33,7 +33,7 @@ def test_it_measures_what_fits_and_says_what_does_not(tmp_path):
     short = ("--queue_size=20", "--steps=1", "--turns=2", "--methods=rkd,fsp")
     done = _run(tmp_path, *networks, *short)
     assert done.returncode == 0, done.stderr
-    assert "fsp: not measured, this objective compares channel with channel" in done.stdout
+    assert "fsp: not measured, the objective compares maps channel by channel" in done.stdout
     kept = json.loads((tmp_path / "objective_costs.json").read_text())["costs"]
     assert len(kept["rkd"]["shares"]) == 2
     assert (tmp_path / "objective_costs.md").read_text().strip() in done.stdout

@@ -12,18 +12,18 @@ from rrd_jax.objectives.parts.stages import stage_only
 
 
 def ab_loss(connected: Maps, teacher: Maps, *, margin: float = 1.0) -> jax.Array:
-    """Activation boundaries: the student's neurons are to be on the same side as the teacher's.
+    """Computes AB's hinge loss between the signs of student and teacher preactivations.
 
         e = (s + m)^2 where t <= 0 and s > -m,  (s - m)^2 where t > 0 and s <= m,  else 0
         loss = 3/1000 sum over taps i < n of 2^(i - n + 1) sum_hwc e
 
     Args:
-      connected: [B, H, W, C] s, the student's maps before their last ReLU in the teacher's shape.
-      teacher: the same shapes t, before the last ReLU, constant for gradients.
-      margin: m > 0.
+      connected: [B, H, W, C] s, the student's maps before their last ReLU, in the teacher's shape.
+      teacher: [B, H, W, C] t, the teacher's maps before their last ReLU, constant for gradients.
+      margin: margin m around 0, > 0.
 
     Returns:
-      [B] losses >= 0; those of equal maps are not 0.
+      [B] losses >= 0; not 0 for equal maps.
 
     References:
       Heo et al., arXiv 1811.03233.
@@ -40,18 +40,19 @@ def ab_loss(connected: Maps, teacher: Maps, *, margin: float = 1.0) -> jax.Array
 
 
 def ab(*, margin: float = 1.0, epochs: int = 30, learning_rate: float | None = None) -> Objective:
-    """AB over all taps behind the stem, before their last ReLU; see `ab_loss`.
+    """Builds AB on all taps after the stem, before their last ReLU; see `ab_loss`.
 
-    It trains in a stage before distillation, which has no weight; afterwards its loss is 0. Where
-    shapes differ a convolution with batch norm connects the student's map.
+    AB trains the student in a stage before distillation; its weight is not used, and its later loss
+    is 0. If shapes differ, a convolution with batch norm maps the student's map to the teacher's
+    shape.
 
     Args:
-      margin: m > 0.
-      epochs: of the stage.
-      learning_rate: of the stage; None is the run's.
+      margin: margin m around 0, > 0.
+      epochs: number of epochs of the stage.
+      learning_rate: learning rate of the stage; None for the run's.
 
     Raises:
-      InputError: a value out of range; in `init`, maps that cannot be brought to the teacher's.
+      InputError: a value is out of range; in `init`, no maps can be paired.
     """
     errors.check_positive(margin=margin)
 
@@ -83,5 +84,6 @@ RECORD = Record(
     "signs of maps before their ReLU",
     "arXiv 1811.03233",
     needs_classes=False,
-    needs_labels=True,  # alone they teach the student once its stage is over
+    # After the stage, the student learns from labels only.
+    needs_labels=True,
 )

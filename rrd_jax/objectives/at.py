@@ -13,20 +13,21 @@ from rrd_jax.objectives.parts.pooling import pool_larger
 
 
 def at_loss(student: Maps, teacher: Maps, *, power: float = 2) -> jax.Array:
-    """Attention transfer: where the networks look, and not at what.
+    """Computes attention transfer: the distance of the networks' spatial attention maps.
 
         a(F) = unit(mean_c |F_c|^power),  loss = sum over taps of mean_hw (a(F_s) - a(F_t))^2
 
     Args:
       student: maps [B, H, W, channels].
-      teacher: as many, constant for gradients; the larger of a pair is pooled first.
-      power: >= 1.
+      teacher: the same number of maps, constant for gradients; the larger map of a pair is pooled
+        first.
+      power: exponent of the absolute activations, >= 1.
 
     Returns:
-      [B] losses >= 0, 0 where the attention is the same.
+      [B] losses >= 0; 0 if the attention maps are equal.
 
     Raises:
-      InputError: a power below 1.
+      InputError: the power is below 1.
 
     References:
       Zagoruyko and Komodakis, arXiv 1612.03928.
@@ -39,19 +40,19 @@ def at_loss(student: Maps, teacher: Maps, *, power: float = 2) -> jax.Array:
 
 
 def at(*, power: float = 2.0) -> Objective:
-    """Attention transfer over all taps behind the stem; see `at_loss`."""
+    """Builds attention transfer on all taps after the stem; see `at_loss`."""
     _check_power(power)
     return over_taps(functools.partial(at_loss, power=power))
 
 
 def _check_power(power: float) -> None:
     if not 1 <= power < math.inf:
-        raise errors.InputError(f"power is {power}, but must be a number of 1 or above")
+        raise errors.InputError(f"power is {power}, but must be a finite number, 1 or above")
 
 
 RECORD = Record(
     at,
-    "maps, by where they are strong",
+    "spatial attention of maps",
     "arXiv 1612.03928",
     weight=1000.0,
     needs_classes=False,

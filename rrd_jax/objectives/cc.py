@@ -10,16 +10,16 @@ from rrd_jax.objectives.parts.checks import as_matching_float32
 
 
 def cc_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    """Correlation congruence, in the form of the reference: neighbours that err alike.
+    """Computes correlation congruence, in the reference's form on neighbors in the batch.
 
-        d = |student - teacher|;  loss = mean_b sum_j d[b, j] d[b + 1, j], over the B - 1 neighbours
+        d = |student - teacher|;  loss = mean_b sum_j d[b, j] d[b + 1, j], over B - 1 neighbors
 
     Args:
       student: [B, D] embeddings, B >= 2.
       teacher: [B, D] embeddings; not constant, since their projection is trained.
 
     Returns:
-      [] the loss. It depends on the order of the batch.
+      [] the loss, which depends on the order of the batch.
 
     References:
       Peng et al., arXiv 1904.01802.
@@ -30,10 +30,10 @@ def cc_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 
 def cc(*, dim: int = 128) -> Objective:
-    """Correlation congruence of projected embeddings; see `cc_loss`.
+    """Builds correlation congruence of projected embeddings; see `cc_loss`.
 
     Args:
-      dim: length D that both are projected to, by linear layers that are both trained.
+      dim: dimension D of the projections, which are trained linear layers for both networks.
     """
     errors.check_counts(dim=dim)
 
@@ -54,7 +54,7 @@ def cc(*, dim: int = 128) -> Objective:
 
 RECORD = Record(
     cc,
-    "projected embeddings of neighbours, by their errors",
+    "errors of projected embeddings, between neighbors",
     "arXiv 1904.01802",
     weight=0.02,
     needs_classes=False,

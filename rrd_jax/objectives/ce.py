@@ -1,4 +1,4 @@
-"""Cross-entropy with the label: no distillation."""
+"""Cross-entropy with the labels, without distillation."""
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,16 @@ from rrd_jax.objectives.parts.logits import cross_entropy, mixed_loss
 
 
 def ce(*, label_smoothing: float = 0.0) -> Objective:
-    """Cross-entropy with the label, in nats; of a mixed image, with both its labels by share.
+    """Builds the cross-entropy with the labels, in nats.
+
+    The loss of a mixed image is the average over both labels, weighted by share.
 
     Args:
-      label_smoothing: in [0, 1), the part of each target that is spread evenly over all classes,
-        the label's too, as in PyTorch's cross_entropy (arXiv 1512.00567).
+      label_smoothing: share of each target, in [0, 1), that is spread evenly over all classes,
+        including the label's, as in PyTorch's cross_entropy (arXiv 1512.00567).
 
     Raises:
-      InputError: label_smoothing is out of its range.
+      InputError: label_smoothing is out of range.
     """
     if not 0 <= label_smoothing < 1:
         raise errors.InputError(
@@ -42,7 +44,7 @@ def ce(*, label_smoothing: float = 0.0) -> Objective:
 
 RECORD = Record(
     ce,
-    "logits with the label",
+    "logits, with the labels",
     "-",
     needs_classes=False,
     needs_labels=True,

@@ -9,17 +9,17 @@ from rrd_jax.objectives.parts.projections import adapt, init_adapter
 
 
 def ckd_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    """Comparative distillation: equal differences between all two images of the batch.
+    """Computes comparative distillation: equal differences between all pairs of images.
 
         loss = mean_ij |(s_i - s_j) - (t_i - t_j)|^2 / D
              = 2 / D mean_i |e_i - mean(e)|^2,  e = s - t
 
     Args:
       student: [B, D] embeddings.
-      teacher: [B, D], constant for gradients.
+      teacher: [B, D] embeddings, constant for gradients.
 
     Returns:
-      [B] 2 / D |e_i - mean(e)|^2.
+      [B] losses 2 / D |e_i - mean(e)|^2.
 
     References:
       Wilf et al., arXiv 2311.02253.
@@ -31,9 +31,9 @@ def ckd_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 
 def ckd() -> Objective:
-    """Comparative distillation of the embeddings; see `ckd_loss`.
+    """Builds comparative distillation of the embeddings; see `ckd_loss`.
 
-    Where the two networks' lengths differ, the student's goes through a trained linear layer.
+    If the embedding dimensions differ, a trained linear layer maps the student's to the teacher's.
     """
 
     def loss(state, student, teacher, batch):

@@ -1,4 +1,4 @@
-"""CMKD (arXiv 2410.06561)."""
+"""CMKD: correlation of logits by value and by rank (arXiv 2410.06561)."""
 
 import math
 
@@ -20,24 +20,25 @@ def cmkd_loss(
     by_difficulty: bool = True,
     rank_temperature: float = 0.1,
 ) -> jax.Array:
-    """CMKD: correlated logits, by value for images that the teacher is sure of, by rank otherwise.
+    """Computes CMKD: correlations of logits, by value for easy and by rank for difficult images.
 
         loss = value (1 - h) (1 - pearson(z_s, z_t)) + rank h (1 - spearman(z_s, z_t))
 
-    with the image's difficulty h = H(softmax(z_t)) / log C, the teacher's entropy in [0, 1]. That
-    the weights follow the difficulty is the paper's; this way to do it, and
-    `parts.correlations.soft_rank`, are ours.
+    with the difficulty h = H(softmax(z_t)) / log C of an image, the teacher's normalized entropy in
+    [0, 1]. Weights that depend on the difficulty follow the paper; this formula and
+    `parts.correlations.soft_rank` are specific to rrd_jax.
 
     Args:
       student: [B, C] logits.
       teacher: [B, C] logits, constant for gradients.
-      value: weight >= 0.
-      rank: weight >= 0.
-      by_difficulty: False leaves the factors 1 - h and h out.
-      rank_temperature: as in `parts.correlations.spearman`.
+      value: weight of the correlation of values, >= 0.
+      rank: weight of the correlation of ranks, >= 0.
+      by_difficulty: whether weights depend on the difficulty; if False, the factors 1 - h and h are
+        omitted.
+      rank_temperature: temperature of the soft ranks, > 0, see `parts.correlations.spearman`.
 
     Returns:
-      [B] losses >= 0. Neither part depends on the scale of the student's logits.
+      [B] losses >= 0, independent of the scale of the student's logits.
 
     References:
       Niu et al., arXiv 2410.06561.
@@ -62,7 +63,10 @@ def cmkd(
     by_difficulty: bool = True,
     rank_temperature: float = 0.1,
 ) -> Objective:
-    """CMKD; see `cmkd_loss`. Standardised logits would give the same correlations."""
+    """Builds CMKD; see `cmkd_loss`.
+
+    There is no option to standardize logits, because correlations would not change.
+    """
     errors.check_positive(rank_temperature=rank_temperature)
     check_weights(value=value, rank=rank)
     options = {
@@ -81,7 +85,7 @@ def cmkd(
 
 RECORD = Record(
     cmkd,
-    "logits by correlation or by rank, as hard as they are",
+    "correlations of logits, by value or by rank, weighted by difficulty",
     "arXiv 2410.06561",
     verified=False,
 )

@@ -1,4 +1,4 @@
-"""Custom objectives of users by import path, such as my_losses:angular, as Records."""
+"""Custom objectives, by import path such as my_losses:angular."""
 
 import functools
 import inspect
@@ -11,34 +11,38 @@ import jax.numpy as jnp
 from rrd_jax import errors, imports
 from rrd_jax.objectives.base import Objective, Record, stateless
 
-# Options that the trainer fills in, so that no config has them.
+# Options that the trainer sets; they are not config fields.
 _FILLED_IN = ("examples", "batch_size")
-# Config fields that every objective has besides its options.
+# Config fields of every objective, in addition to its options.
 _FIELDS = ("weight", "warmup", "factory")
 
 
 def record(path: str, name: str = "") -> Record:
-    """Returns the Record of an import path, which leads to one of these:
+    """Returns the Record of a custom objective.
 
-    - a factory: its arguments with defaults, or by keyword, are options; it returns an Objective.
-    - a loss (student, teacher, batch) -> [B]: its further arguments are options. It has no state,
-      and may read the teacher's maps, so that the teacher's embeddings are not cached for it; a
-      factory that returns `stateless(loss, needs_maps=False)` declares that it reads none.
+    The import path leads to one of these:
+
+    - a factory that returns an Objective. Keyword arguments, and arguments with a default, are
+      options.
+    - a loss (student, teacher, batch) -> [B], without state. Further arguments are options. The
+      loss may read the teacher's maps, so the teacher's embeddings are not cached; to allow
+      caching, use a factory that returns `stateless(loss, needs_maps=False)`.
     - an Objective, without options.
     - a Record.
 
-    The trainer fills in options called examples, the number of training images, and batch_size,
-    the size of the batch that the loss gets.
+    The trainer sets the options `examples`, the number of training images, and `batch_size`, the
+    size of the batch that the loss receives.
 
     Args:
       path: MODULE:ATTRIBUTE.
-      name: of the objective; "" for the attribute's, or the Record's own.
+      name: name of the objective; "" for the name of the attribute or of the Record.
 
     Raises:
-      InputError: the path leads to nothing or to something else, or an option has the name of a
-        field that every objective has. The record's factory raises it for a wrong option, or if the
-        user's factory returns no Objective.
-      UserCodeError: the module raises; the record's factory raises it if the user's raises.
+      InputError: the path cannot be resolved or leads to another type, or an option has the name
+        of a field that every objective has. The record's factory raises InputError for an invalid
+        option, or if the custom factory does not return an Objective.
+      UserCodeError: the module raises an exception; the record's factory raises UserCodeError if
+        the custom factory raises an exception.
     """
     subject, value = f"objective '{path}'", imports.load("objective", path)
     if not isinstance(value, Record):
@@ -81,10 +85,10 @@ def _summary(value: Any) -> str:
 
 
 def _inputs(subject: str, function: Callable) -> tuple[str, ...]:
-    """Returns a loss's names of student, teacher and batch; () for a factory.
+    """Returns the names of a loss's arguments student, teacher and batch; () for a factory.
 
     Raises:
-      InputError: the function is neither.
+      InputError: the function is neither a loss nor a factory.
     """
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     required = tuple(
@@ -104,18 +108,18 @@ def _inputs(subject: str, function: Callable) -> tuple[str, ...]:
 def _create(
     subject: str, function: Callable, inputs: tuple[str, ...], options: dict[str, Any], prefix: str
 ) -> Objective:
-    """Returns the objective of a user's loss or factory with these options."""
+    """Creates the objective of a custom loss or factory with the options."""
     if inputs:
         options = imports.check(subject, function, options, inputs, prefix=prefix)
         return stateless(functools.partial(function, **options), needs_maps=True)
     objective = imports.call(subject, function, options, {}, prefix=prefix)
     if not isinstance(objective, Objective):
         raise errors.InputError(
-            f"{subject} gives a {type(objective).__name__}, but must give an Objective of"
-            " rrd_jax.objectives; stateless(loss) makes one of a loss"
+            f"{subject} returns a {type(objective).__name__}, but must return an Objective of"
+            " rrd_jax.objectives; wrap a loss as stateless(loss)"
         )
     if stage := objective.stage:
-        # A stage of 0 epochs would be skipped without a word.
+        # A stage of 0 epochs would be skipped silently.
         with errors.user_code("reading the stage of", subject):
             rate = 1.0 if stage.learning_rate is None else stage.learning_rate
             numbers = {"epochs": stage.epochs, "learning_rate": rate}
@@ -124,5 +128,5 @@ def _create(
 
 
 def _typed_state(init: Callable, *arguments: Any) -> Any:
-    """Returns the state of `init` as arrays: checkpoints lose a Python number's weak type."""
+    """Returns the state of `init` as arrays, since checkpoints drop the weak type of numbers."""
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), init(*arguments))

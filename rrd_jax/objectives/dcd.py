@@ -18,18 +18,18 @@ def dcd_loss(
     bias: jax.Array | float = 0.0,
     alpha: float = 0.5,
 ) -> jax.Array:
-    """Discriminative and consistent distillation within the batch; no memory.
+    """Computes discriminative and consistent distillation within the batch, without a memory.
 
         S = scale student teacher^T + bias,  p = softmax of rows of S,  q = softmax of rows of S^T
         loss_i = - log p_ii + alpha sum_j q_ij log(q_ij / p_ij)
 
     Args:
       student: [B, D] embeddings of length 1.
-      teacher: [B, D] embeddings of the same images; not constant, their projection is trained. No
-        gradient stops at q.
-      scale: a multiplier.
-      bias: as in the reference; the softmaxes do not depend on it.
-      alpha: weight of consistency, >= 0.
+      teacher: [B, D] embeddings of the same images; not constant, since their projection is
+        trained. Gradients also flow through q.
+      scale: factor of the similarities.
+      bias: constant added to the similarities, as in the reference; it cancels in the softmaxes.
+      alpha: weight of the consistency term, >= 0.
 
     Returns:
       [B] losses in nats, >= 0.
@@ -53,20 +53,21 @@ def dcd(
     max_scale: float = 10.0,
     scale: float | None = None,
 ) -> Objective:
-    """Discriminative and consistent distillation; see `dcd_loss`.
+    """Builds discriminative and consistent distillation; see `dcd_loss`.
 
-    Both projections and the scale are trained. In the reference's code the scale never moves, and
-    there is a bias, which changes nothing.
+    Both projections and the scale are trained. In the reference's code the scale stays constant,
+    and there is a bias, which has no effect.
 
     Args:
-      dim: embedding length D.
-      alpha: weight of consistency, >= 0.
-      log_scale: where the logarithm of the scale starts, from -20 to 20.
-      max_scale: what the scale is limited to, > 0; beyond it has no gradient.
-      scale: > 0 for a scale that is not trained; the reference's fixed form is 0.07.
+      dim: embedding dimension D.
+      alpha: weight of the consistency term, >= 0.
+      log_scale: initial logarithm of the scale, from -20 to 20.
+      max_scale: upper limit of the scale, > 0; above the limit, the scale has no gradient.
+      scale: constant scale > 0, which is not trained, such as the reference's 0.07; None for a
+        trained scale.
 
     Raises:
-      InputError: a value out of range.
+      InputError: a value is out of range.
     """
     errors.check_positive(dim=dim, max_scale=max_scale)
     if not -20 <= log_scale <= 20:
@@ -93,7 +94,7 @@ def dcd(
 
 RECORD = Record(
     dcd,
-    "embeddings in the batch, by contrast and consistency",
+    "embeddings within the batch, by contrast and consistency",
     "arXiv 2407.11802",
     needs_classes=False,
 )

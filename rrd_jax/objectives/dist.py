@@ -1,4 +1,4 @@
-"""DIST (arXiv 2205.10536)."""
+"""DIST: correlation of probabilities between and within classes (arXiv 2205.10536)."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def dist_loss(
     beta: float = 2.0,
     gamma: float = 2.0,
 ) -> jax.Array:
-    """DIST: correlated probabilities over the classes of an image, and over the images of a class.
+    """Computes DIST: correlations of probabilities over classes and over the images of a class.
 
         between_b = 1 - r(p_s[b, :], p_t[b, :]),  within = mean_c (1 - r(p_s[:, c], p_t[:, c]))
         loss_b    = T^2 (beta between_b + gamma within)
@@ -28,12 +28,12 @@ def dist_loss(
     Args:
       student: [B, C] logits.
       teacher: [B, C] logits, constant for gradients.
-      temperature: T > 0; published: 4 for CIFAR, 1 for ImageNet.
-      beta: weight between classes, >= 0; published: 2 for CIFAR, 1 for ImageNet.
-      gamma: weight within classes, >= 0; the same.
+      temperature: softmax temperature T, > 0; published: 4 for CIFAR, 1 for ImageNet.
+      beta: weight of the correlation between classes, >= 0; published: 2 for CIFAR, 1 for ImageNet.
+      gamma: weight of the correlation within classes, >= 0; published: 2 for CIFAR, 1 for ImageNet.
 
     Returns:
-      [B] losses >= 0; the part within classes is the same for the whole batch.
+      [B] losses >= 0; the part within classes is constant over the batch.
 
     References:
       Huang et al., arXiv 2205.10536.
@@ -54,15 +54,15 @@ def dist(
     gamma: float = 2.0,
     standardize: bool = False,
 ) -> Objective:
-    """DIST; see `dist_loss`.
+    """Builds DIST; see `dist_loss`.
 
     Published for ImageNet: temperature, beta and gamma 1.
 
     Args:
-      temperature: T > 0.
-      beta: weight between classes, >= 0.
-      gamma: weight within classes, >= 0.
-      standardize: whether logits are first divided by their deviation, see
+      temperature: softmax temperature T, > 0.
+      beta: weight of the correlation between classes, >= 0.
+      gamma: weight of the correlation within classes, >= 0.
+      standardize: whether logits are standardized over the classes before the softmax; see
         `parts.logits.standardized`.
     """
     errors.check_positive(temperature=temperature)
@@ -77,5 +77,5 @@ def dist(
 
 
 RECORD = Record(
-    dist, "probabilities over classes and over images, by correlation", "arXiv 2205.10536"
+    dist, "correlations of probabilities over classes and over images", "arXiv 2205.10536"
 )

@@ -18,18 +18,18 @@ def dkd_loss(
     alpha: float = 1.0,
     beta: float = 8.0,
 ) -> jax.Array:
-    """Decoupled distillation: the label's probability, and how the rest is shared out.
+    """Computes decoupled distillation: the label's probability, and the distribution of the rest.
 
         loss = alpha T^2 KL(b_t || b_s) + beta T^2 KL(q_t || q_s)
 
     with p = softmax(z / T), b = (p(label), 1 - p(label)) and q = p without the label, summing to 1.
-    With beta = 1 - p_t(label) and alpha = 1 it is `kd.kd_loss`.
+    With beta = 1 - p_t(label) and alpha = 1 the loss is `kd.kd_loss`.
 
     Args:
       student: [B, C] logits, C >= 2.
       teacher: [B, C] logits, constant for gradients.
-      labels: [B] int32.
-      temperature: T > 0.
+      labels: [B] int32, class ids.
+      temperature: softmax temperature T, > 0.
       alpha: weight of the label's part, >= 0.
       beta: weight of the part of all other classes, >= 0.
 
@@ -37,7 +37,7 @@ def dkd_loss(
       [B] losses in nats, >= 0.
 
     Raises:
-      InputError: a value out of range, or fewer than two classes.
+      InputError: a value is out of range, or there are fewer than two classes.
 
     References:
       Zhao et al., arXiv 2203.08679.
@@ -46,7 +46,9 @@ def dkd_loss(
     check_weights(alpha=alpha, beta=beta)
     student, teacher = as_matching_float32(student, teacher)
     if student.shape[-1] < 2:
-        raise errors.InputError("dkd tells the label from other classes, but there is one class")
+        raise errors.InputError(
+            "dkd separates the label from other classes, but there is one class; use at least two"
+        )
     (label_s, rest_s), (label_t, rest_t) = (
         _decoupled(x / temperature, labels) for x in (student, teacher)
     )
@@ -61,15 +63,16 @@ def dkd(
     beta: float = 8.0,
     standardize: bool = False,
 ) -> Objective:
-    """Decoupled distillation; see `dkd_loss`.
+    """Builds decoupled distillation; see `dkd_loss`.
 
-    The paper raises its weight linearly over the first 20 epochs, which is the trainer's to do.
+    In the paper, the weight grows linearly over the first 20 epochs; the trainer applies this
+    warm-up.
 
     Args:
-      temperature: T > 0.
+      temperature: softmax temperature T, > 0.
       alpha: weight of the label's part, >= 0.
       beta: weight of the part of all other classes, >= 0.
-      standardize: whether logits are first divided by their deviation, see
+      standardize: whether logits are standardized over the classes before the softmax; see
         `parts.logits.standardized`.
     """
     errors.check_positive(temperature=temperature)
@@ -84,21 +87,21 @@ def dkd(
 
 
 def _decoupled(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """log (p(label), 1 - p(label)) as [B, 2]; log of the rest's shares as [B, C], 0 at the label.
+    """Returns log (p(label), 1 - p(label)) [B, 2], and log q [B, C] of the rest, 0 at the label.
 
-    1 - p(label) is summed from the rest, since the difference would cancel.
+    1 - p(label) is summed over the other classes, since the difference would cancel.
     """
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     rest = jax.nn.logsumexp(jnp.where(is_label, -jnp.inf, logits), axis=-1, keepdims=True)
     label = jnp.sum(jnp.where(is_label, logits, 0), axis=-1, keepdims=True)
-    # The zeros at the label, in p and in q alike, add nothing to a divergence.
+    # The zeros at the label, in both networks, add nothing to a divergence.
     shares = jnp.where(is_label, 0, logits - rest)
     return jax.nn.log_softmax(jnp.concatenate([label, rest], axis=-1)), shares
 
 
 RECORD = Record(
     dkd,
-    "the label's probability; how the rest is shared",
+    "the label's probability, and the distribution over other classes",
     "arXiv 2203.08679",
     warmup=20,
     needs_labels=True,

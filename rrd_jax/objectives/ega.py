@@ -12,7 +12,7 @@ from rrd_jax.objectives.parts.projections import adapt, init_adapter
 def ega_loss(
     student: jax.Array, teacher: jax.Array, *, node: float = 1.0, edge: float = 0.3
 ) -> jax.Array:
-    """Graph alignment: each image correlates with itself across the networks, pairs alike in both.
+    """Computes graph alignment: correlations of images across networks, and within each network.
 
         loss = node |R_ts - I|_F + edge |R_tt - R_ss|_F
 
@@ -20,12 +20,12 @@ def ega_loss(
 
     Args:
       student: [B, D] embeddings.
-      teacher: [B, D], constant for gradients.
-      node: weight >= 0.
-      edge: weight >= 0.
+      teacher: [B, D] embeddings, constant for gradients.
+      node: weight of the correlations across networks, >= 0.
+      edge: weight of the correlations within networks, >= 0.
 
     Returns:
-      [] the loss; it grows with B.
+      [] the loss, which grows with B.
 
     References:
       Ma et al., arXiv 2211.13264.
@@ -40,9 +40,9 @@ def ega_loss(
 
 
 def ega(*, node: float = 1.0, edge: float = 0.3) -> Objective:
-    """Graph alignment of the embeddings; see `ega_loss`.
+    """Builds graph alignment of the embeddings; see `ega_loss`.
 
-    Where the two networks' lengths differ, the student's goes through a trained linear layer.
+    If the embedding dimensions differ, a trained linear layer maps the student's to the teacher's.
     """
     check_weights(node=node, edge=edge)
 

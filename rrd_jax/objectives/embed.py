@@ -1,4 +1,4 @@
-"""The teacher's embedding itself, as a target: feature distillation of one vector."""
+"""Embedding distillation: regression of the teacher's embedding."""
 
 from typing import Any
 
@@ -10,26 +10,27 @@ from rrd_jax.objectives.base import Objective, ObjectiveState, Record
 from rrd_jax.objectives.parts import projections
 from rrd_jax.objectives.parts.arithmetic import unit
 
-_BEND = 2.0  # where smooth L1 becomes linear, in standard deviations
+# Distance at which smooth L1 becomes linear, in standard deviations.
+_BEND = 2.0
 
 
 def embed_loss(student: jax.Array, teacher: jax.Array, *, distance: str = "cosine") -> jax.Array:
-    """The distance of two embeddings of an image.
+    """Computes the distance between the two networks' embeddings of each image.
 
         cosine:     1 - cos(s, t)
-        smooth_l1:  mean over d of h(s_d - z_d), z the teacher's embedding less its mean, divided by
-                    its deviation; h(x) = x^2 / 4 up to |x| = 2, then |x| - 1
+        smooth_l1:  mean over d of h(s_d - z_d), with z the standardized embedding of the teacher;
+                    h(x) = x^2 / 4 up to |x| = 2, then |x| - 1
 
     Args:
       student: [B, D].
       teacher: [B, D], constant for gradients.
-      distance: "cosine", as arXiv 2211.07636 has it, or "smooth_l1", as arXiv 2205.14141.
+      distance: "cosine", as in arXiv 2211.07636, or "smooth_l1", as in arXiv 2205.14141.
 
     Returns:
       [B] losses >= 0.
 
     Raises:
-      InputError: another distance.
+      InputError: the distance is unknown.
     """
     distance = errors.lookup("distance", distance, _DISTANCES)
     wide = jnp.promote_types(jnp.result_type(student, teacher), jnp.float32)
@@ -37,14 +38,14 @@ def embed_loss(student: jax.Array, teacher: jax.Array, *, distance: str = "cosin
 
 
 def _cosine(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    # Half the square of the difference of unit vectors keeps its digits where they agree.
+    # Half the squared difference of unit vectors stays accurate if the vectors agree.
     return jnp.sum(jnp.square(unit(student) - unit(teacher)), axis=-1) / 2
 
 
 def _smooth_l1(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    off = jnp.abs(student - jax.nn.standardize(teacher, axis=-1))
-    bent = jnp.where(off < _BEND, jnp.square(off) / (2 * _BEND), off - _BEND / 2)
-    return jnp.mean(bent, axis=-1)
+    error = jnp.abs(student - jax.nn.standardize(teacher, axis=-1))
+    losses = jnp.where(error < _BEND, jnp.square(error) / (2 * _BEND), error - _BEND / 2)
+    return jnp.mean(losses, axis=-1)
 
 
 _DISTANCES = {"cosine": _cosine, "smooth_l1": _smooth_l1}
@@ -53,15 +54,15 @@ _DISTANCES = {"cosine": _cosine, "smooth_l1": _smooth_l1}
 def embed(
     *, distance: str = "cosine", head: str = "linear", head_width: int | None = None
 ) -> Objective:
-    """The student's embedding, through a head of the teacher's length, beside the teacher's.
+    """Builds the distance between the student's embedding, after a head, and the teacher's.
 
     Args:
       distance: "cosine" or "smooth_l1"; see `embed_loss`.
-      head: "linear", or "mlp" for two layers with a ReLU between them.
-      head_width: hidden features of the MLP; None for the student's own.
+      head: head of the student, "linear", or "mlp" for two layers with a ReLU in between.
+      head_width: hidden width of the MLP; None for the student's embedding dimension.
 
     Raises:
-      InputError: an unknown distance or head.
+      InputError: the distance or head is unknown.
     """
     errors.lookup("distance", distance, _DISTANCES)
     projections.check_head(head, head_width)
@@ -72,16 +73,17 @@ def embed(
 
     def loss(state, student, teacher, batch):
         del batch
-        found = projections.apply_head(state.params, student.embedding)
-        return embed_loss(found, teacher.embedding, distance=distance), state.memory
+        embedding = projections.apply_head(state.params, student.embedding)
+        return embed_loss(embedding, teacher.embedding, distance=distance), state.memory
 
-    is_unit = distance == "cosine"  # which knows no lengths
+    # The cosine compares normalized vectors.
+    is_unit = distance == "cosine"
     return Objective(init, loss, needs_maps=False, head=lambda state: (state.params, is_unit))
 
 
 RECORD = Record(
     embed,
-    "embeddings, one beside the other",
+    "embeddings, per image",
     "arXiv 2211.07636",
     verified=False,
     needs_classes=False,

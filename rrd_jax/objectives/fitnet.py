@@ -10,11 +10,11 @@ from rrd_jax.objectives.parts.pooling import pool_larger
 
 
 def fitnet_loss(adapted: jax.Array, teacher: jax.Array) -> jax.Array:
-    """FitNet's hint: the mean square of r(student) - teacher, r a regressor.
+    """Computes FitNet's hint loss: the mean square of r(student) - teacher, with a regressor r.
 
     Args:
       adapted: [B, H, W, C] r(student).
-      teacher: [B, H', W', C], constant for gradients; the larger of the two is pooled.
+      teacher: [B, H', W', C], constant for gradients; the larger of the two maps is pooled first.
 
     Returns:
       [B] losses >= 0.
@@ -26,13 +26,15 @@ def fitnet_loss(adapted: jax.Array, teacher: jax.Array) -> jax.Array:
 
 
 def fitnet(*, tap: int = 2) -> Objective:
-    """FitNet in one stage: the regressor is trained with the student; see `fitnet_loss`.
+    """Builds FitNet without a separate stage: the regressor is trained with the student.
+
+    See `fitnet_loss`.
 
     Args:
-      tap: index among the networks' maps, 0 for the stem.
+      tap: index of the compared map in both networks, 0 for the stem.
 
     Raises:
-      InputError: a negative tap; in `init`, a network has no such tap.
+      InputError: the tap is negative; in `init`, a network does not have the tap.
     """
     if tap < 0:
         raise errors.InputError(f"tap is {tap}, but must be 0 or above")
@@ -40,7 +42,9 @@ def fitnet(*, tap: int = 2) -> Objective:
     def layers(student, teacher):
         count = min(len(student.maps), len(teacher.maps))
         if tap >= count:
-            raise errors.InputError(f"tap is {tap}, but the networks share only {count} taps")
+            raise errors.InputError(
+                f"tap is {tap}, but the networks share only {count} taps; set tap below {count}"
+            )
         return adapters.regressor(student.maps[tap].shape, teacher.maps[tap].shape)
 
     def init(key, student, teacher):
@@ -57,7 +61,7 @@ def fitnet(*, tap: int = 2) -> Objective:
 
 RECORD = Record(
     fitnet,
-    "one adapted map, value by value",
+    "one adapted map, elementwise",
     "arXiv 1412.6550",
     weight=100.0,
     needs_classes=False,

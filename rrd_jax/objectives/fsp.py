@@ -15,20 +15,20 @@ from rrd_jax.objectives.parts.stages import stage_only
 
 
 def fsp_loss(student: Maps, teacher: Maps) -> jax.Array:
-    """The flow of solution procedure: products of consecutive taps, channel by channel.
+    """Computes FSP: the distance of channel products of consecutive taps.
 
         G_i[c, d] = mean_hw F_{i+1}[h, w, c] F_i[h, w, d]
         loss = sum over i of mean_cd (G_i(student) - G_i(teacher))^2
 
     Args:
-      student: two or more maps [B, H, W, channels]; the larger of two neighbours is pooled.
-      teacher: as many, with the same channels, constant for gradients.
+      student: at least two maps [B, H, W, channels]; the larger of two consecutive maps is pooled.
+      teacher: the same number of maps with the same channels, constant for gradients.
 
     Returns:
       [B] losses >= 0.
 
     Raises:
-      InputError: channels differ.
+      InputError: there are fewer than two maps, or the channels differ.
 
     References:
       Yim et al., CVPR 2017.
@@ -36,8 +36,8 @@ def fsp_loss(student: Maps, teacher: Maps) -> jax.Array:
     channels = [[x.shape[-1] for x in maps] for maps in (student, teacher)]
     if len(student) < 2 or channels[0] != channels[1]:
         raise errors.InputError(
-            f"fsp needs two or more maps of the same channels on both sides, not {channels[0]}"
-            f" of the student and {channels[1]} of the teacher"
+            f"fsp compares two or more maps with equal channels, but channels are {channels[0]} of"
+            f" the student and {channels[1]} of the teacher; choose networks with equal channels"
         )
 
     def flows(maps):
@@ -51,19 +51,20 @@ def fsp_loss(student: Maps, teacher: Maps) -> jax.Array:
 
 
 def fsp(*, epochs: int = 30, learning_rate: float | None = None) -> Objective:
-    """FSP over all taps, the stem's too; see `fsp_loss`.
+    """Builds FSP on all taps, including the stem's; see `fsp_loss`.
 
-    It trains in a stage before distillation, which has no weight; afterwards its loss is 0. The
-    networks must have the same channels.
+    FSP trains the student in a stage before distillation; its weight is not used, and its later
+    loss is 0. Both networks must have the same channels.
 
     Args:
-      epochs: of the stage.
-      learning_rate: of the stage; None is the run's.
+      epochs: number of epochs of the stage.
+      learning_rate: learning rate of the stage; None for the run's.
     """
 
     def init(key, student, teacher):
         del key
-        _pairs(student, teacher)  # raises an InputError where channels differ
+        # Raises an InputError if channels differ.
+        _pairs(student, teacher)
         return ObjectiveState()
 
     def stage_loss(state, student, teacher, batch):
@@ -79,9 +80,10 @@ def _pairs(student: Any, teacher: Any) -> list[tuple[Any, Any]]:
 
 RECORD = Record(
     fsp,
-    "products of consecutive maps; equal channels",
+    "products of consecutive maps (equal channels)",
     "CVPR 2017",
     weight=50.0,
     needs_classes=False,
-    needs_labels=True,  # alone they teach the student once its stage is over
+    # After the stage, the student learns from labels only.
+    needs_labels=True,
 )

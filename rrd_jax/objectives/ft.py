@@ -16,24 +16,27 @@ from rrd_jax.objectives.parts.stages import stage
 
 
 def ft_loss(student: jax.Array, teacher: jax.Array, *, order: int = 1) -> jax.Array:
-    """Factor transfer: where a translated map and a paraphrased one are strong.
+    """Computes factor transfer: the distance of the factors' spatial attention.
 
         loss = mean_hw |a(student) - a(teacher)|^order,  a(F) = unit(mean_c F_c^2)
 
     Args:
-      student: [B, H, W, channels] factor, of the translator.
-      teacher: [B, H', W', channels'] factor, of the paraphraser, constant for gradients; the
-        larger of the two is pooled first.
-      order: 1 or 2.
+    The paper compares the factors themselves; this is the benchmark's form.
+
+    Args:
+      student: [B, H, W, channels], factor of the translator.
+      teacher: [B, H', W', channels'], factor of the paraphraser, constant for gradients; the larger
+        of the two factors is pooled first.
+      order: exponent of the distance, 1 or 2.
 
     Returns:
       [B] losses >= 0.
 
     Raises:
-      InputError: another order.
+      InputError: the order is neither 1 nor 2.
 
     References:
-      Kim et al., arXiv 1802.04977, which compares the factors themselves; this is the benchmark's.
+      Kim et al., arXiv 1802.04977.
     """
     _check_order(order)
     s, t = (strength(x) for x in pool_larger(student, teacher))
@@ -42,14 +45,14 @@ def ft_loss(student: jax.Array, teacher: jax.Array, *, order: int = 1) -> jax.Ar
 
 
 def paraphrase(params: dict[str, Any], teacher: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """FT's paraphraser: an auto-encoder of the teacher's map.
+    """Applies FT's paraphraser, an auto-encoder of the teacher's map.
 
     Args:
-      params: {"encoder": ..., "decoder": ...}, of `ft`.
+      params: {"encoder": ..., "decoder": ...}, from the state of `ft`.
       teacher: [B, H, W, C].
 
     Returns:
-      the factor [B, H, W, channels], and the map made from it, [B, H, W, C].
+      (the factor [B, H, W, channels], the reconstructed map [B, H, W, C]).
     """
     encoder, decoder = params["encoder"], params["decoder"]
     narrow, wide = encoder["layer2"]["kernel"].shape[-1], teacher.shape[-1]
@@ -64,20 +67,21 @@ def ft(
     epochs: int = 30,
     learning_rate: float | None = 0.01,
 ) -> Objective:
-    """Factor transfer of the last maps; see `ft_loss`.
+    """Builds factor transfer of the last maps; see `ft_loss`.
 
-    The stage trains the paraphraser to reproduce the teacher's map; then it is constant, and the
-    translator, three 3x3 convolutions with batch norm, is trained with the student.
+    The stage trains the paraphraser to reconstruct the teacher's map. Afterwards the paraphraser is
+    constant, and the translator, three 3x3 convolutions with batch norm, is trained with the
+    student.
 
     Args:
-      rate: in (0, 1], channels of a factor over those of the teacher's map.
-      order: 1 or 2.
-      epochs: of the stage.
-      learning_rate: of the stage; None is the run's. Published: 0.01 for ResNet and WRN students,
-        else the run's.
+      rate: ratio of a factor's channels to the channels of the teacher's map, in (0, 1].
+      order: exponent of the distance, 1 or 2.
+      epochs: number of epochs of the stage.
+      learning_rate: learning rate of the stage; None for the run's. Published: 0.01 for ResNet and
+        WRN students, the run's otherwise.
 
     Raises:
-      InputError: a value out of range.
+      InputError: a value is out of range.
     """
     _check_order(order)
     errors.check_positive(rate=rate)
@@ -136,7 +140,7 @@ def _check_order(order: int) -> None:
 
 RECORD = Record(
     ft,
-    "factors of the last map, by where they are strong",
+    "spatial attention of factors of the last map",
     "arXiv 1802.04977",
     weight=200.0,
     needs_classes=False,

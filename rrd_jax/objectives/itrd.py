@@ -11,18 +11,19 @@ from rrd_jax.objectives.parts.checks import as_float32_batches, as_matching_floa
 
 
 def correlation_loss(student: jax.Array, teacher: jax.Array, *, alpha: float = 1.5) -> jax.Array:
-    """ITRD's first part: every dimension correlated with the teacher's over the batch.
+    """Computes ITRD's first part: the correlation of each dimension with the teacher's.
 
-        c_d  = 1/B sum_b u[b, d] v[b, d],  u, v = student, teacher in standard deviations (unbiased)
+        c_d  = 1/B sum_b u[b, d] v[b, d],  u, v = standardized student, teacher (unbiased)
         loss = log2 sum_d |c_d - 1|^(2 alpha)
 
     Args:
       student: [B, D] embeddings, B >= 2.
-      teacher: [B, D], constant for gradients.
-      alpha: order, >= 0.5; published: 1.5, or 1.01 between networks of one family.
+      teacher: [B, D] embeddings, constant for gradients.
+      alpha: half the exponent of the deviations, >= 0.5; published: 1.5, or 1.01 for networks of
+        one family.
 
     Returns:
-      [] the loss, in bits. It is below zero where the networks agree.
+      [] the loss, in bits; negative if the networks agree.
 
     References:
       Miles et al., arXiv 2112.00459.
@@ -39,7 +40,7 @@ def correlation_loss(student: jax.Array, teacher: jax.Array, *, alpha: float = 1
 
 
 def mutual_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    """ITRD's second part: similarities of the student that the teacher shares.
+    """Computes ITRD's second part: mutual information of the networks' similarities.
 
         A = G_s / tr(G_s),  C = G_s * G_t / tr(G_s * G_t),  loss = sum_ij (A^2 - C^2)
 
@@ -47,7 +48,7 @@ def mutual_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
     Args:
       student: [B, D] embeddings.
-      teacher: [B, E], constant for gradients; E may differ from D.
+      teacher: [B, E] embeddings, constant for gradients; E may differ from D.
 
     Returns:
       [] the loss.
@@ -62,15 +63,16 @@ def mutual_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 
 def itrd(*, alpha: float = 1.5, correlation: float = 2.0, mutual: float = 0.05) -> Objective:
-    """correlation `correlation_loss` + mutual `mutual_loss`.
+    """Builds ITRD, a weighted sum of `correlation_loss` and `mutual_loss`.
 
-    The student goes through a trained linear layer of the teacher's length before it is correlated;
-    before the second part only where the lengths differ.
+    A trained linear layer maps the student's embedding to the teacher's dimension for the first
+    part, and for the second part only if the dimensions differ.
 
     Args:
-      alpha: see `correlation_loss`.
-      correlation: weight >= 0; 2 published, 1 in the reference's benchmark.
-      mutual: weight >= 0; 0.05 published (1 between networks of one family), 1 in the benchmark.
+      alpha: half the exponent of the deviations, >= 0.5; see `correlation_loss`.
+      correlation: weight of `correlation_loss`, >= 0; 2 published, 1 in the reference's benchmark.
+      mutual: weight of `mutual_loss`, >= 0; 0.05 published (1 for networks of one family), 1 in the
+        reference's benchmark.
     """
     _check_alpha(alpha)
     check_weights(correlation=correlation, mutual=mutual)
@@ -97,7 +99,7 @@ def _check_alpha(alpha: float) -> None:
 
 RECORD = Record(
     itrd,
-    "dimensions of embeddings; similarities of images",
+    "dimensions of embeddings, and similarities of images",
     "arXiv 2112.00459",
     needs_classes=False,
 )

@@ -9,12 +9,12 @@ from rrd_jax.objectives.parts.logits import divergence, scores
 
 
 def kd_loss(student: jax.Array, teacher: jax.Array, *, temperature: float) -> jax.Array:
-    """Knowledge distillation: T^2 KL(softmax(teacher / T) || softmax(student / T)).
+    """Computes knowledge distillation: T^2 KL(softmax(teacher / T) || softmax(student / T)).
 
     Args:
       student: [B, C] logits.
       teacher: [B, C] logits, constant for gradients.
-      temperature: T > 0; 4 in the distillation literature.
+      temperature: softmax temperature T, > 0; 4 in the distillation literature.
 
     Returns:
       [B] losses in nats, >= 0.
@@ -30,12 +30,12 @@ def kd_loss(student: jax.Array, teacher: jax.Array, *, temperature: float) -> ja
 
 
 def kd(*, temperature: float = 4.0, standardize: bool = False) -> Objective:
-    """Knowledge distillation on the logits; see `kd_loss`.
+    """Builds knowledge distillation on the logits; see `kd_loss`.
 
     Args:
-      temperature: T > 0.
-      standardize: whether logits are first divided by their deviation, see
-        `parts.logits.standardized`; published with temperature 2 and weight 9.
+      temperature: softmax temperature T, > 0.
+      standardize: whether logits are standardized over the classes before the softmax; see
+        `parts.logits.standardized`. Published with temperature 2 and weight 9.
     """
     errors.check_positive(temperature=temperature)
 
@@ -49,7 +49,7 @@ def kd(*, temperature: float = 4.0, standardize: bool = False) -> Objective:
 
 RECORD = Record(
     kd,
-    "softened probabilities, by KL",
+    "softened probabilities, by KL divergence",
     "arXiv 1503.02531",
     alone={"ce": 0.1, "kd": 0.9},
 )

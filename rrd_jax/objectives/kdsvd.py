@@ -1,4 +1,4 @@
-"""KDSVD: the directions that span a network's maps, and how they turn (arXiv 1807.06819)."""
+"""KDSVD: relations between singular vectors of feature maps (arXiv 1807.06819)."""
 
 import functools
 import math
@@ -12,23 +12,26 @@ from rrd_jax.objectives.base import Objective, Record
 from rrd_jax.objectives.parts.arithmetic import unit
 from rrd_jax.objectives.parts.maps import Maps, over_taps
 
-_SPARE = 3  # directions of the student beyond the teacher's, to choose from
-_WEAK = 1e-5  # gaps and eigenvalues below this share of the largest say nothing in float32
+# Additional directions of the student, from which the closest to the teacher's are selected.
+_SPARE = 3
+# Gaps and eigenvalues below this share of the largest eigenvalue are rounding errors in float32.
+_WEAK = 1e-5
 
 
 def principal_directions(x: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """The largest right singular vectors of [HW, C], and their singular values.
+    """Computes the leading right singular vectors of [HW, C], and their singular values.
 
-    They come from the eigenvectors of the smaller Gram matrix. Directions of (almost) no strength
-    are 0, and those of (almost) the same strength get no gradient from each other.
+    The vectors are computed from the eigenvectors of the smaller Gram matrix. Vectors with a
+    singular value near 0 become 0, and vectors with nearly equal singular values have no gradient
+    with respect to each other.
 
     Args:
       x: [B, H, W, C].
-      count: k; no more than min(HW, C) come out.
+      count: number k of vectors; at most min(HW, C) are returned.
 
     Returns:
-      [B, C, k] of length 1, signed so that their sum is not negative, and [B, k], the largest
-      first.
+      (vectors [B, C, k] of length 1, signed so that their sum is not negative, and singular values
+      [B, k] in descending order).
     """
     rows = x.astype(jnp.float32).reshape(len(x), -1, x.shape[-1])
     wide = rows.shape[1] < rows.shape[2]
@@ -52,27 +55,30 @@ def kdsvd_loss(
     rank: int = 1,
     directions: Sequence[jax.Array] | None = None,
 ) -> jax.Array:
-    """The relations between the singular vectors of consecutive taps.
+    """Computes KDSVD: the distance of relations between singular vectors of consecutive taps.
 
-    With V_i [C_i, rank] the teacher's right singular vectors at tap i, times their singular values
-    (of length 1 together), and for the student those of its first rank + 3 that are closest to
-    the teacher's, with their signs and strengths:
+    V_i [C_i, rank] are the teacher's right singular vectors at tap i, times their singular values,
+    which are scaled to a vector of length 1. The student's V_i are selected from its first rank + 3
+    singular vectors as the closest to the teacher's, and take the teacher's signs and singular
+    values.
 
         r_i[c, d, k] = exp(-(V_i[c, k] - V_{i-1}[d, k])^2 / 8)
         loss = sum over i >= 1 and all entries of (r_i(student) - r_i(teacher))^2
 
     Args:
-      student: two or more maps [B, H, W, C_i].
-      teacher: as many, with the same channels, constant for gradients; sizes may differ.
-      rank: k >= 1.
-      directions: [B, C_i, rank] of the teacher where they are known already, of length 1. Their
-        signs are free, but count; `principal_directions` fixes them.
+      student: at least two maps [B, H, W, C_i].
+      teacher: the same number of maps with the same channels, constant for gradients; heights and
+        widths may differ.
+      rank: number of singular vectors per map, >= 1.
+      directions: precomputed singular vectors [B, C_i, rank] of the teacher, of length 1; None to
+        compute them. The loss depends on their signs, which `principal_directions` fixes.
 
     Returns:
       [B] losses >= 0.
 
     Raises:
-      InputError: a rank below 1 or beyond what a map has, or maps that do not fit.
+      InputError: the rank is below 1 or above the rank of a map, there are fewer than two maps, or
+        the channels differ.
 
     References:
       Lee et al., arXiv 1807.06819.
@@ -81,56 +87,58 @@ def kdsvd_loss(
     channels = [[x.shape[-1] for x in maps] for maps in (student, teacher)]
     if len(student) < 2 or channels[0] != channels[1]:
         raise errors.InputError(
-            f"kdsvd needs two or more maps of the same channels on both sides, not {channels[0]}"
-            f" of the student and {channels[1]} of the teacher"
+            f"kdsvd compares two or more maps with equal channels, but channels are {channels[0]}"
+            f" of the student and {channels[1]} of the teacher; choose networks with equal channels"
         )
     sizes = [min(math.prod(x.shape[1:3]), x.shape[-1]) for x in (*student, *teacher)]
     if rank > min(sizes):
-        raise errors.InputError(f"rank is {rank}, but a map has only {min(sizes)} directions")
-    total, before = 0.0, None
+        raise errors.InputError(
+            f"rank is {rank}, but must be at most {min(sizes)}, the rank of the smallest map"
+        )
+    total, previous = 0.0, None
     for i, (s, t) in enumerate(zip(student, teacher, strict=True)):
-        wanted, strengths = jax.lax.stop_gradient(principal_directions(t, rank))
+        targets, strengths = jax.lax.stop_gradient(principal_directions(t, rank))
         if directions is not None:
-            wanted = jax.lax.stop_gradient(directions[i].astype(jnp.float32))
-        available, _ = principal_directions(s, rank + _SPARE)
+            targets = jax.lax.stop_gradient(directions[i].astype(jnp.float32))
+        candidates, _ = principal_directions(s, rank + _SPARE)
         weights = unit(strengths)[:, None]
-        pair = _closest(available, wanted) * weights, wanted * weights
-        if before is not None:
+        current = _closest(candidates, targets) * weights, targets * weights
+        if previous is not None:
             relations = [
-                jnp.exp(-jnp.square(now[:, :, None] - then[:, None]) / 8)
-                for now, then in zip(pair, before, strict=True)
+                jnp.exp(-jnp.square(new[:, :, None] - old[:, None]) / 8)
+                for new, old in zip(current, previous, strict=True)
             ]
             total += jnp.sum(jnp.square(relations[0] - relations[1]), axis=(1, 2, 3))
-        before = pair
+        previous = current
     return total
 
 
 def kdsvd(*, rank: int = 1) -> Objective:
-    """KDSVD over all taps behind the stem, which must have the same channels; see `kdsvd_loss`."""
+    """Builds KDSVD on all taps after the stem, which must have equal channels; see `kdsvd_loss`."""
     errors.check_counts(rank=rank)
     loss = functools.partial(kdsvd_loss, rank=rank)
     return over_taps(loss, equal_channels=True)
 
 
-def _closest(available: jax.Array, wanted: jax.Array) -> jax.Array:
-    """For each vector of `wanted` the available one with the largest |cosine|, with its sign.
+def _closest(candidates: jax.Array, targets: jax.Array) -> jax.Array:
+    """Returns the candidate with the largest |cosine| for each target, with the target's sign.
 
     Args:
-      available: [B, C, l].
-      wanted: [B, C, k].
+      candidates: [B, C, l].
+      targets: [B, C, k].
 
     Returns:
       [B, C, k].
     """
-    cosine = jnp.einsum("bcl,bck->blk", available, wanted, precision="highest")
-    best = jax.nn.one_hot(jnp.argmax(jnp.abs(cosine), axis=1), available.shape[-1], axis=1)
+    cosine = jnp.einsum("bcl,bck->blk", candidates, targets, precision="highest")
+    best = jax.nn.one_hot(jnp.argmax(jnp.abs(cosine), axis=1), candidates.shape[-1], axis=1)
     choice = jax.lax.stop_gradient(best * jnp.where(cosine < 0, -1.0, 1.0))
-    return jnp.einsum("bcl,blk->bck", available, choice, precision="highest")
+    return jnp.einsum("bcl,blk->bck", candidates, choice, precision="highest")
 
 
 @jax.custom_jvp
 def _eigh(gram: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Eigenvalues [B, n], largest first, and eigenvectors [B, n, n] of symmetric matrices."""
+    """Returns eigenvalues [B, n], in descending order, and eigenvectors [B, n, n]."""
     values, vectors = jnp.linalg.eigh(gram)
     return values[..., ::-1], vectors[..., ::-1]
 
@@ -138,17 +146,17 @@ def _eigh(gram: jax.Array) -> tuple[jax.Array, jax.Array]:
 @_eigh.defjvp
 def _eigh_jvp(primals, tangents):
     values, vectors = _eigh(*primals)
-    turned = jnp.einsum("bci,bcd,bdj->bij", vectors, tangents[0], vectors, precision="highest")
+    rotated = jnp.einsum("bci,bcd,bdj->bij", vectors, tangents[0], vectors, precision="highest")
     gap = values[:, None, :] - values[:, :, None]
-    apart = jnp.abs(gap) > _WEAK * values[:, :1, None]
-    turns = jnp.where(apart, turned / jnp.where(apart, gap, 1.0), 0.0)
-    moved = jnp.einsum("bci,bij->bcj", vectors, turns, precision="highest")
-    return (values, vectors), (jnp.diagonal(turned, axis1=1, axis2=2), moved)
+    is_distinct = jnp.abs(gap) > _WEAK * values[:, :1, None]
+    mixing = jnp.where(is_distinct, rotated / jnp.where(is_distinct, gap, 1.0), 0.0)
+    vector_tangents = jnp.einsum("bci,bij->bcj", vectors, mixing, precision="highest")
+    return (values, vectors), (jnp.diagonal(rotated, axis1=1, axis2=2), vector_tangents)
 
 
 RECORD = Record(
     kdsvd,
-    "singular vectors of consecutive maps; equal channels",
+    "singular vectors of consecutive maps (equal channels)",
     "arXiv 1807.06819",
     verified=False,
     needs_classes=False,

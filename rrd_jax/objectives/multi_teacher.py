@@ -1,4 +1,4 @@
-"""One objective against several teachers."""
+"""Averages of an objective over several teachers."""
 
 from collections.abc import Sequence
 

@@ -10,15 +10,15 @@ from rrd_jax.objectives.parts.pooling import pool_larger
 
 
 def nst_loss(student: Maps, teacher: Maps) -> jax.Array:
-    """Neuron selectivity transfer: the distance (MMD) between two sets of channel patterns.
+    """Computes neuron selectivity transfer: the MMD between the channel patterns of two maps.
 
         x_c = unit(F_c over space),  k(a, b) = (a . b)^2
         loss = sum over taps of mean k(t, t) + mean k(s, s) - 2 mean k(s, t)
 
     Args:
       student: maps [B, H, W, channels].
-      teacher: as many, constant for gradients; the larger of a pair is pooled first. Numbers of
-        channels may differ.
+      teacher: the same number of maps, constant for gradients; the larger map of a pair is pooled
+        first. Channels may differ.
 
     Returns:
       [B] losses >= 0.
@@ -30,14 +30,14 @@ def nst_loss(student: Maps, teacher: Maps) -> jax.Array:
     for pair in zip(student, teacher, strict=True):
         s, t = (x.reshape(len(x), -1, x.shape[-1]) for x in pool_larger(*pair))
         s, t = unit(s, axis=1), unit(jax.lax.stop_gradient(t), axis=1)
-        similarities = _by_place if _is_shorter_by_place(s, t) else _by_channel
+        similarities = _by_position if _is_cheaper_by_position(s, t) else _by_channel
         within_t, within_s, across = similarities(s, t)
         total += within_t + within_s - 2 * across
     return total
 
 
 def _by_channel(s: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
-    """Mean k(t, t), k(s, s) and k(s, t) [B] of patterns [B, HW, channels]."""
+    """Computes the means of k(t, t), k(s, s) and k(s, t), [B], of patterns [B, HW, channels]."""
 
     def similarity(a, b):
         dots = jnp.einsum("bic,bid->bcd", a, b, precision="highest")
@@ -46,8 +46,11 @@ def _by_channel(s: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
     return similarity(t, t), similarity(s, s), similarity(s, t)
 
 
-def _by_place(s: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
-    """As `_by_channel`: sum_cd (s_c . t_d)^2 = sum_ij (s_i . s_j) (t_i . t_j), with places i, j."""
+def _by_position(s: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
+    """Computes the means of `_by_channel` from Gram matrices of the positions i, j.
+
+    sum_cd (s_c . t_d)^2 = sum_ij (s_i . s_j) (t_i . t_j)
+    """
 
     def grams(x):
         return jnp.einsum("bic,bjc->bij", x, x, precision="highest") / x.shape[-1]
@@ -57,21 +60,21 @@ def _by_place(s: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
     return tuple(jnp.sum(a * b, axis=(1, 2)) for a, b in pairs)
 
 
-def _is_shorter_by_place(s: jax.Array, t: jax.Array) -> bool:
-    """Whether `_by_place` takes fewer multiplications."""
-    places, channels_s, channels_t = s.shape[1], s.shape[2], t.shape[2]
+def _is_cheaper_by_position(s: jax.Array, t: jax.Array) -> bool:
+    """Returns True if `_by_position` takes fewer multiplications."""
+    positions, channels_s, channels_t = s.shape[1], s.shape[2], t.shape[2]
     by_channel = channels_s**2 + channels_t**2 + channels_s * channels_t
-    return places * (channels_s + channels_t) < by_channel
+    return positions * (channels_s + channels_t) < by_channel
 
 
 def nst() -> Objective:
-    """Neuron selectivity transfer over all taps behind the stem; see `nst_loss`."""
+    """Builds neuron selectivity transfer on all taps after the stem; see `nst_loss`."""
     return over_taps(nst_loss)
 
 
 RECORD = Record(
     nst,
-    "maps, by the distribution of their channels",
+    "distributions of the maps' channels",
     "arXiv 1707.01219",
     weight=50.0,
     needs_classes=False,

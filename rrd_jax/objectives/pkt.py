@@ -9,17 +9,17 @@ from rrd_jax.objectives.parts.checks import as_float32_batches
 
 
 def pkt_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    """Probabilistic knowledge transfer: similarities of the batch's images as probabilities.
+    """Computes probabilistic knowledge transfer: similarities within the batch as probabilities.
 
         p(x) = rows of (cos(x_i, x_j) + 1) / 2, scaled to sum 1
         loss = mean_ij p_t log((p_t + 1e-7) / (p_s + 1e-7))
 
     Args:
       student: [B, D] embeddings.
-      teacher: [B, E], constant for gradients; E may differ from D.
+      teacher: [B, E] embeddings, constant for gradients; E may differ from D.
 
     Returns:
-      [B] the means over the other images.
+      [B] losses, each the mean over the images j.
 
     References:
       Passalis and Tefas, arXiv 1803.10837.
@@ -29,7 +29,7 @@ def pkt_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 
 def pkt() -> Objective:
-    """Probabilistic knowledge transfer of the embeddings; see `pkt_loss`."""
+    """Builds probabilistic knowledge transfer of the embeddings; see `pkt_loss`."""
 
     def loss(student, teacher, batch):
         del batch

@@ -1,4 +1,4 @@
-"""R2KD (arXiv 2311.13934)."""
+"""R2KD: correlation of probabilities and of logit ranks (arXiv 2311.13934)."""
 
 import jax
 
@@ -18,20 +18,21 @@ def r2kd_loss(
     rank: float = 1.0,
     rank_temperature: float = 0.1,
 ) -> jax.Array:
-    """R2KD's correlation distance: by value plus by rank.
+    """Computes R2KD's correlation distance of values and ranks.
 
         loss = value (1 - pearson(p_s, p_t)) + rank (1 - spearman(z_s, z_t)),  p = softmax(z / T)
 
-    The paper's pruned teacher is a matter of which teacher is loaded. Its ranks are made
-    differentiable by projection onto the permutahedron, ours by `parts.correlations.soft_rank`.
+    The paper also prunes the teacher; load a pruned teacher for that. The paper computes
+    differentiable ranks by projection onto the permutahedron, rrd_jax by
+    `parts.correlations.soft_rank`.
 
     Args:
       student: [B, C] logits.
       teacher: [B, C] logits, constant for gradients.
-      temperature: T > 0.
-      value: weight >= 0.
-      rank: weight >= 0.
-      rank_temperature: as in `parts.correlations.spearman`.
+      temperature: softmax temperature T, > 0.
+      value: weight of the correlation of probabilities, >= 0.
+      rank: weight of the correlation of ranks, >= 0.
+      rank_temperature: temperature of the soft ranks, > 0, see `parts.correlations.spearman`.
 
     Returns:
       [B] losses in [0, 2 (value + rank)].
@@ -56,14 +57,14 @@ def r2kd(
     rank_temperature: float = 0.1,
     standardize: bool = False,
 ) -> Objective:
-    """R2KD's distance; see `r2kd_loss`.
+    """Builds R2KD; see `r2kd_loss`.
 
     Args:
-      temperature: T > 0.
+      temperature: softmax temperature T, > 0.
       value: weight of the correlation of probabilities, >= 0.
       rank: weight of the correlation of ranks, >= 0.
-      rank_temperature: how soft ranks are, > 0; see `parts.correlations.spearman`.
-      standardize: whether logits are first divided by their deviation, see
+      rank_temperature: temperature of the soft ranks, > 0; see `parts.correlations.spearman`.
+      standardize: whether logits are standardized over the classes before the softmax; see
         `parts.logits.standardized`.
     """
     errors.check_positive(temperature=temperature, rank_temperature=rank_temperature)
@@ -85,7 +86,7 @@ def r2kd(
 
 RECORD = Record(
     r2kd,
-    "probabilities by correlation, logits by rank",
+    "correlations of probabilities and of logit ranks",
     "arXiv 2311.13934",
     verified=False,
 )

@@ -14,17 +14,17 @@ from rrd_jax.objectives.parts.pooling import nearest, pool
 
 
 def hcl_loss(fused: Maps, teacher: Maps) -> jax.Array:
-    """The hierarchical context loss: the mean square of differences, on a pyramid of sizes.
+    """Computes the hierarchical context loss: mean squared differences on a pyramid of sizes.
 
-    With D_n the mean square after adaptive average pooling to n x n, and D_H without:
+    With D_n the mean square after adaptive average pooling to n x n, and D_H without pooling:
 
         loss = sum over levels of (D_H + D_4 / 2 + D_2 / 4 + D_1 / 8) / (1 + 1/2 + 1/4 + 1/8)
 
-    in which sizes that are not below H are left out, and the weights go on halving.
+    Sizes n >= H are omitted; the weights of the remaining sizes are 1/2, 1/4 and so on.
 
     Args:
-      fused: [B, H, W, C] of each level, of the student.
-      teacher: the same shapes, constant for gradients.
+      fused: [B, H, W, C], the student's fused map of each level.
+      teacher: [B, H, W, C], the teacher's map of each level, constant for gradients.
 
     Returns:
       [B] losses >= 0.
@@ -34,14 +34,15 @@ def hcl_loss(fused: Maps, teacher: Maps) -> jax.Array:
     """
     total = 0.0
     for s, t in zip(fused, teacher, strict=True):
-        # Pooling is linear: what is pooled is the difference.
+        # Pooling is linear, so the difference is pooled instead of both maps.
         difference = s.astype(jnp.float32) - jax.lax.stop_gradient(t).astype(jnp.float32)
         loss, weights = _mean_square(difference), 1.0
         sizes = [size for size in (4, 2, 1) if size < s.shape[1]]
         for halvings, size in enumerate(sizes, start=1):
             if difference.shape[1] % size or difference.shape[2] % size:
                 pooled = pool(difference, size, size)
-            else:  # of equal tiles, so that the next mean is one of means
+            else:
+                # The tiles are equal, so that smaller sizes can be pooled from this result.
                 pooled = difference = pool(difference, size, size)
             loss += 0.5**halvings * _mean_square(pooled)
             weights += 0.5**halvings
@@ -54,21 +55,21 @@ def _mean_square(difference: jax.Array) -> jax.Array:
 
 
 def reviewkd_fuse(params: dict, student: Maps, teacher: Maps) -> list[jax.Array]:
-    """ReviewKD's attention based fusion: each level is mixed with the levels behind it.
+    """Applies ReviewKD's attention based fusion, which mixes each level with the later levels.
 
         x_i = c1(F_i);  below the last level x_i = a x_i + b up(x_{i+1}),  (a, b) = sigmoid(c(both))
-        fused_i = c2(x_i brought to the teacher's size)
+        fused_i = c2(x_i resized to the teacher's size)
 
-    with c1 a 1x1 and c2 a 3x3 convolution with batch norm, c a 1x1 convolution; sizes are changed
-    by taking the nearest place.
+    with c1 a 1x1 and c2 a 3x3 convolution with batch norm, and c a 1x1 convolution. Maps are
+    resized by nearest-neighbor sampling.
 
     Args:
-      params: {"level<i>": {"in", "out", "attention"}}, of `reviewkd`.
-      student: maps [B, H, W, channels], the first level first.
-      teacher: as many, of which only shapes matter.
+      params: {"level<i>": {"in", "out", "attention"}}, from the state of `reviewkd`.
+      student: maps [B, H, W, channels], in network order.
+      teacher: the same number of maps, of which only the shapes are used.
 
     Returns:
-      maps of the teacher's shapes, the first level first.
+      Maps in the teacher's shapes, in network order.
     """
     fused, before = [], None
     for i in reversed(range(len(student))):
@@ -85,7 +86,7 @@ def reviewkd_fuse(params: dict, student: Maps, teacher: Maps) -> list[jax.Array]
 
 
 def _attention(params: dict, x: jax.Array, before: jax.Array) -> jax.Array:
-    """c(both) [B, H, W, 2]: a product for each of the two, which are not put side by side."""
+    """Returns c(both) [B, H, W, 2], as a sum of two convolutions instead of a concatenation."""
     kernels = jnp.split(params["kernel"], 2, axis=2)
     return functional.add_bias(
         sum(
@@ -97,14 +98,15 @@ def _attention(params: dict, x: jax.Array, before: jax.Array) -> jax.Array:
 
 
 def reviewkd(*, width: int | None = None) -> Objective:
-    """ReviewKD: the levels are the taps behind the stem before their last ReLU, and the embedding.
+    """Builds ReviewKD on the taps after the stem, before their last ReLU, and on the embedding.
 
     See `reviewkd_fuse` and `hcl_loss`. Published weights for CIFAR-100: 0.6 for resnet56 to
     resnet20, 1 for resnet110 to resnet32, 8 for resnet32x4 to shufflenetv2_cifar, 5 for all other
-    pairs; they grow linearly over the first 20 epochs, which is the trainer's to do.
+    pairs. Weights grow linearly over the first 20 epochs; the trainer applies this warm-up.
 
     Args:
-      width: channels inside; None is the student's embedding length, at most 512.
+      width: number of channels of the fused maps; None for the student's embedding dimension, at
+        most 512.
     """
     if width is not None:
         errors.check_counts(width=width)
@@ -115,7 +117,8 @@ def reviewkd(*, width: int | None = None) -> Objective:
         params = {}
         for i, (s, t) in enumerate(zip(levels_s, levels_t, strict=True)):
             in_key, out_key, attention_key = jax.random.split(jax.random.fold_in(key, i), 3)
-            level = {  # a gain of sqrt(3) is He's, for no activation
+            # A gain of sqrt(3) is He initialization without an activation.
+            level = {
                 "in": adapters.init(in_key, _level_in(inside), s.shape[-1], gain=3**0.5),
                 "out": adapters.init(out_key, _level_out(t.shape[-1]), inside, gain=3**0.5),
             }
@@ -134,7 +137,7 @@ def reviewkd(*, width: int | None = None) -> Objective:
 
 
 def _levels(student: Any, teacher: Any) -> tuple[list, list]:
-    """The student's levels and the teacher's: the paired maps, then the embedding [B, D]."""
+    """Returns the levels of student and teacher: the paired maps, then the embedding [B, D]."""
     maps_s, maps_t = zip(*before_relu(student, teacher), strict=True)
     return [*maps_s, student.embedding], [*maps_t, teacher.embedding]
 
@@ -152,9 +155,10 @@ def _level_out(channels: int) -> tuple[Layer, ...]:
 
 RECORD = Record(
     reviewkd,
-    "maps fused from the last to the first, in pyramids",
+    "maps fused from last to first, on pyramids of sizes",
     "arXiv 2104.09044",
-    weight=5.0,  # of most pairs; see `reviewkd`
+    # The weight for most pairs; see `reviewkd` for exceptions.
+    weight=5.0,
     warmup=20,
     needs_classes=False,
 )

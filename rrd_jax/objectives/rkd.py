@@ -9,13 +9,14 @@ from rrd_jax.objectives.base import Objective, Record, stateless
 from rrd_jax.objectives.parts.arithmetic import matmul, ratio, root, unit
 from rrd_jax.objectives.parts.checks import as_float32_batches, check_weights
 
-_AT_ONCE = 2**20  # numbers of an array of angles or directions: 4 MB
+# Numbers in an array of angles or directions that are computed at once: 4 MB.
+_AT_ONCE = 2**20
 
 
 def rkd_loss(
     student: jax.Array, teacher: jax.Array, *, distance: float = 25.0, angle: float = 50.0
 ) -> jax.Array:
-    """Relational distillation: equal distances between images, and angles between triples.
+    """Computes relational distillation: distances between pairs, and angles of triples of images.
 
         d_ij   = |x_i - x_j| / mean of those above 0;  a_ijk = cos of the angle at i between j and k
         loss   = distance mean_ij h(d_ij) + angle mean_ijk h(a_ijk)
@@ -24,13 +25,13 @@ def rkd_loss(
 
     Args:
       student: [B, D] embeddings.
-      teacher: [B, E], constant for gradients; E may differ from D.
-      distance: weight >= 0.
-      angle: weight >= 0. Its arrays are [B, B, B] and [B, B, D]; where they have more than 2^20
-        numbers, they are made for some vertices at a time, again for the gradient.
+      teacher: [B, E] embeddings, constant for gradients; E may differ from D.
+      distance: weight of the distances, >= 0.
+      angle: weight of the angles, >= 0. The arrays have shapes [B, B, B] and [B, B, D]; above 2^20
+        numbers, they are computed in parts, and recomputed in the backward pass.
 
     Returns:
-      [B] the means over the other images.
+      [B] losses, each the mean over the images j and k.
 
     References:
       Park et al., arXiv 1904.05068.
@@ -42,7 +43,7 @@ def rkd_loss(
 
 
 def rkd(*, distance: float = 25.0, angle: float = 50.0) -> Objective:
-    """Relational distillation of the embeddings; see `rkd_loss`."""
+    """Builds relational distillation of the embeddings; see `rkd_loss`."""
     check_weights(distance=distance, angle=angle)
 
     def loss(student, teacher, batch):
@@ -53,28 +54,30 @@ def rkd(*, distance: float = 25.0, angle: float = 50.0) -> Objective:
 
 
 def _distances(x: jax.Array) -> jax.Array:
-    """[B, B] in units of their mean."""
-    distances = _by_vertex(lambda v: root(jnp.sum(jnp.square(_from(v, x)), axis=-1), 1e-12), x)
+    """Returns distances [B, B], divided by their mean."""
+    distances = _by_vertex(
+        lambda v: root(jnp.sum(jnp.square(_differences(v, x)), axis=-1), 1e-12), x
+    )
     distances = jnp.where(jnp.eye(len(x), dtype=bool), 0, distances)
     mean = ratio(jnp.sum(distances), jnp.sum(distances > 0).astype(distances.dtype))
     return ratio(distances, mean)
 
 
 def _by_angle(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    """[B]: for each image as the vertex, the mean of h over the angles to all two images."""
+    """Returns the mean of h over all angles at each image, [B]."""
 
-    def of(vertex_s, vertex_t):
+    def vertex_loss(vertex_s, vertex_t):
         difference = _angles(vertex_s, student) - _angles(vertex_t, teacher)
         return jnp.mean(_smooth_l1(difference), axis=(-2, -1))
 
-    return _by_vertex(of, student, teacher)
+    return _by_vertex(vertex_loss, student, teacher)
 
 
 def _by_vertex(function: Callable, *arrays: jax.Array) -> jax.Array:
-    """function(rows of each array), for all rows [B, D], of which few enough are taken at a time.
+    """Returns function(*arrays), computed in parts that bound the size of intermediate arrays.
 
     Args:
-      function: ([V, D] of each array) -> [V, ...], of each vertex by itself.
+      function: function from rows [V, D] of each array to [V, ...], independent per row.
       *arrays: [B, D] each.
     """
     batch = len(arrays[0])
@@ -84,7 +87,7 @@ def _by_vertex(function: Callable, *arrays: jax.Array) -> jax.Array:
     parts = -(-batch // width)
 
     def split(x):
-        # A part has every so manyth image, so that devices that share the batch share each part.
+        # Parts are strided over the batch, so that each part is sharded like the batch.
         padded = jnp.pad(x, ((0, parts * width - batch), (0, 0)))
         return padded.reshape(width, parts, -1).swapaxes(0, 1)
 
@@ -93,14 +96,14 @@ def _by_vertex(function: Callable, *arrays: jax.Array) -> jax.Array:
     return result.swapaxes(0, 1).reshape(parts * width, *result.shape[2:])[:batch]
 
 
-def _from(vertices: jax.Array, x: jax.Array) -> jax.Array:
-    """[V, B, D] differences of x [B, D] from vertices [V, D]."""
+def _differences(vertices: jax.Array, x: jax.Array) -> jax.Array:
+    """Returns differences [V, B, D] of x [B, D] from vertices [V, D]."""
     return x[None] - vertices[:, None]
 
 
 def _angles(vertices: jax.Array, x: jax.Array) -> jax.Array:
-    """[V, B, B] cosines of the angles at vertices [V, D] between all two of x [B, D]."""
-    directions = unit(_from(vertices, x))
+    """Returns cosines [V, B, B] of the angles at vertices [V, D] between pairs of x [B, D]."""
+    directions = unit(_differences(vertices, x))
     return matmul(directions, directions.swapaxes(-1, -2))
 
 

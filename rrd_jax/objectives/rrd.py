@@ -116,20 +116,20 @@ def relational_loss(
         raise errors.InputError(
             f"memory is a {type(memory).__name__}, but must be an array: pass its rows"
         )
-    own_rows = {} if own is None else {"own": own}
-    errors.check_arrays(student=student, teacher=teacher, memory=memory, **own_rows)
+    optional = {} if own is None else {"own": own}
+    errors.check_arrays(student=student, teacher=teacher, memory=memory, **optional)
     if longest is not None:
         errors.check_positive(longest=longest)
-    shapes = {tuple(array.shape) for array in (student, teacher, *own_rows.values())}
+    shapes = {tuple(array.shape) for array in (student, teacher, *optional.values())}
     if memory.ndim != 2 or shapes != {(len(student), memory.shape[1])}:
-        listed = f", own {own.shape}" if own_rows else ""
+        listed = f", own {own.shape}" if optional else ""
         raise errors.InputError(
             f"student {student.shape}, teacher {teacher.shape}{listed} must be [B, D], and memory"
             f" {memory.shape} must be [K, D]"
         )
     if not memory.size:
         raise errors.InputError(f"memory {memory.shape} is empty, but must have at least one row")
-    teacher, memory, own = jax.lax.stop_gradient((teacher, memory, own))
+    teacher, memory, own_rows = jax.lax.stop_gradient((teacher, memory, own))
     temperatures = (temperature_student, temperature_teacher)
     is_static = not any(errors.is_traced(value) for value in (*temperatures, longest))
     if precision == "auto":
@@ -141,7 +141,7 @@ def relational_loss(
         student / temperature_student,
         teacher / temperature_teacher,
         memory,
-        own,
+        own_rows,
         None if chunk is None else int(chunk),
         relations.context_mesh(),
         precision,

@@ -11,22 +11,23 @@ from rrd_jax.objectives.parts.arithmetic import mean_square, unit
 from rrd_jax.objectives.parts.maps import Maps, stage_maps
 from rrd_jax.objectives.parts.pooling import pool_larger
 
-_FACTOR = 4  # batch size over the length of SemCKD's queries and keys
+# Ratio of the batch size to the dimension of queries and keys.
+_FACTOR = 4
 
 
 def semckd_attention(
     params: dict, student: Maps, teacher: Maps, *, temperature: float = 1.0
 ) -> jax.Array:
-    """How much each tap of the student is to learn from each of the teacher's.
+    """Computes the attention of each student tap over the teacher's taps.
 
-    From the example's similarities with the batch, in each tap, a small network makes a query
-    (student) or a key (teacher) of length 1; softmax over the teacher's taps of their products.
+    A small network per tap maps an example's similarities to the batch to a query (student) or key
+    (teacher) of length 1. The attention is the softmax over the teacher's taps of their products.
 
     Args:
-      params: {"queries": {tap: ...}, "keys": {tap: ...}}, of `semckd`.
+      params: {"queries": {tap: ...}, "keys": {tap: ...}}, from the state of `semckd`.
       student: S maps [B, H, W, channels].
       teacher: T maps, constant for gradients.
-      temperature: > 0.
+      temperature: softmax temperature, > 0.
 
     Returns:
       [B, S, T], with sum 1 over the teacher's taps.
@@ -50,15 +51,15 @@ def semckd_attention(
 def semckd_loss(
     params: dict, student: Maps, teacher: Maps, *, temperature: float = 1.0
 ) -> jax.Array:
-    """SemCKD: every tap of the student meets every tap of the teacher, as far as they are alike.
+    """Computes SemCKD: distances between all taps of both networks, weighted by attention.
 
         loss = 1/S sum_ij attention_ij mean_hwc (p_ij(F_i) - F_j)^2
 
     Args:
-      params: {"queries", "keys", "projections": {"<i>_<j>": ...}}, of `semckd`.
+      params: {"queries", "keys", "projections": {"<i>_<j>": ...}}, from the state of `semckd`.
       student: S maps [B, H, W, channels].
-      teacher: T maps, constant for gradients; the larger of a pair is pooled first.
-      temperature: > 0, of the attention.
+      teacher: T maps, constant for gradients; the larger map of a pair is pooled first.
+      temperature: softmax temperature of the attention, > 0.
 
     Returns:
       [B] losses >= 0.
@@ -78,17 +79,17 @@ def semckd_loss(
 
 
 def semckd(*, batch_size: int = 64, temperature: float = 1.0) -> Objective:
-    """SemCKD over all taps behind the stem; see `semckd_loss`.
+    """Builds SemCKD on all taps after the stem; see `semckd_loss`.
 
-    The shape of its parameters depends on the batch, and its value on the order of the batch.
+    The parameters' shapes depend on the batch size, and the loss on the order of the batch.
 
     Args:
-      batch_size: B, a multiple of 4: of what `loss` sees at once, so a part where batches are
-        accumulated; the trainer fills it in.
-      temperature: of the attention.
+      batch_size: size B of the batch that `loss` receives, a multiple of 4; the microbatch if
+        gradients are accumulated. Set by the trainer.
+      temperature: softmax temperature of the attention, > 0.
 
     Raises:
-      InputError: a value out of range; in `loss`, another batch size.
+      InputError: a value is out of range; in `loss`, the batch size differs.
     """
     errors.check_positive(batch_size=batch_size, temperature=temperature)
     if batch_size % _FACTOR:
@@ -101,8 +102,8 @@ def semckd(*, batch_size: int = 64, temperature: float = 1.0) -> Objective:
         del batch
         if len(student.maps[-1]) != batch_size:
             raise errors.InputError(
-                f"semckd was made for batches of {batch_size}, not {len(student.maps[-1])}; set its"
-                " option batch_size"
+                f"the batch has {len(student.maps[-1])} images, but semckd was created for"
+                f" {batch_size}; set its option batch_size to the size of the batch"
             )
         taps = stage_maps(student, teacher)
         return semckd_loss(state.params, *taps, temperature=temperature), state.memory
@@ -111,7 +112,7 @@ def semckd(*, batch_size: int = 64, temperature: float = 1.0) -> Objective:
 
 
 def _init(key: jax.Array, student: Maps, teacher: Maps, batch_size: int) -> dict:
-    """Fresh parameters, as `semckd_loss` takes them."""
+    """Initializes the parameters of `semckd_loss`."""
     queries_key, keys_key, key = jax.random.split(key, 3)
     layers = _embedding(batch_size)
 
@@ -147,7 +148,7 @@ def _projection(channels: int) -> tuple[Layer, ...]:
 
 RECORD = Record(
     semckd,
-    "every map with every map, by attention",
+    "all pairs of maps, weighted by attention",
     "arXiv 2012.03236",
     weight=400.0,
     company={"kd": 1.0},

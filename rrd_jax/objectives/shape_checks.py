@@ -1,4 +1,4 @@
-"""Checks of an objective on shapes, before anything costly."""
+"""Checks of an objective on shapes, before arrays are computed."""
 
 import functools
 from collections.abc import Callable
@@ -13,29 +13,29 @@ from rrd_jax.objectives.batch import Batch
 
 
 def check(name: str, objective: Objective, student: Any, teacher: Any, batch: Batch) -> Any:
-    """Traces all functions of an objective on shapes; no array is computed.
+    """Traces all functions of an objective on shapes, without computing arrays.
 
     Args:
-      name: of the objective.
-      objective: as in a run, so `averaged` with several teachers.
-      student: the network's Outputs as shapes, of any batch size.
-      teacher: likewise, or an EnsembleOutputs; None without a teacher.
-      batch: shapes or arrays of the batch that `loss` gets, which is a microbatch when batches are
+      name: name of the objective.
+      objective: the objective of the run, `averaged` for several teachers.
+      student: the student's Outputs as shapes, of any batch size.
+      teacher: the teacher's Outputs or EnsembleOutputs as shapes; None without a teacher.
+      batch: shapes or arrays of the batch that `loss` receives, a microbatch if gradients are
         accumulated; its label is None in a run without labels.
 
     Returns:
       The objective's state, as shapes.
 
     Raises:
-      UserCodeError: a function raises.
-      InputError: a function returns something else than `Objective` says, changes the shape of the
-        memory, or reads a part that a network does not return.
+      UserCodeError: a function raises an exception.
+      InputError: a function returns a value that `Objective` does not allow, changes the shape of
+        the memory, or reads a part that a network does not return.
     """
     size = len(batch.index)
 
     def init(key, head):
         classified = teacher if teacher is None else teacher._replace(head=head)
-        return objective.init(key, *_shown(name, _sized(student, 1), _sized(classified, 1)))
+        return objective.init(key, *_guarded(name, _sized(student, 1), _sized(classified, 1)))
 
     head = teacher.head if teacher is not None else ()
     state = _traced(name, "init", init, jax.random.key(0), head)
@@ -45,11 +45,11 @@ def check(name: str, objective: Objective, student: Any, teacher: Any, batch: Ba
     if objective.stage:
         losses["stage.loss"] = objective.stage.loss
     for function_name, loss in losses.items():
-        # A stage's loss gets whatever the networks return.
-        read = objective if function_name == "loss" else None
+        # A stage's loss may read all outputs: `needs_teacher` and `needs_maps` restrict `loss`.
+        declared = objective if function_name == "loss" else None
 
-        def traced(state, student, teacher, batch, loss=loss, read=read):
-            return loss(state, *_shown(name, student, teacher, read), batch)
+        def traced(state, student, teacher, batch, loss=loss, declared=declared):
+            return loss(state, *_guarded(name, student, teacher, declared), batch)
 
         result = _traced(name, function_name, traced, state, student, teacher, batch)
         _check_loss(f"{function_name} of objective '{name}'", result, state, size)
@@ -57,7 +57,7 @@ def check(name: str, objective: Objective, student: Any, teacher: Any, batch: Ba
         _check_predict(name, objective, state, student)
     if objective.taps:
         with errors.user_code("calling taps of", f"objective '{name}'"):
-            objective.taps(*_shown(name, student, teacher))
+            objective.taps(*_guarded(name, student, teacher))
     return state
 
 
@@ -73,13 +73,13 @@ def reads(
     """Returns True if the loss of an objective, or of its stage, reads a field of the batch.
 
     Args:
-      field: such as "label" or "index".
-      name: of the objective.
-      objective: as in `check`.
-      state: its state, as shapes.
-      student: the network's Outputs as shapes, of any batch size.
-      teacher: likewise.
-      batch: shapes, with that field.
+      field: field of the batch, such as "label" or "index".
+      name: name of the objective.
+      objective: the objective of the run, as in `check`.
+      state: the objective's state, as shapes.
+      student: the student's Outputs as shapes, of any batch size.
+      teacher: the teacher's Outputs as shapes, of any batch size.
+      batch: shapes of a batch that has the field.
     """
     student, teacher = _sized(student, len(batch.index)), _sized(teacher, len(batch.index))
 
@@ -106,7 +106,7 @@ def reads_logits(
 
 
 def _uses(name: str, objective: Objective, function: Callable, value: Any, *rest: Any) -> bool:
-    """Returns True if function(loss, value, *rest) reads the value, for a loss of an objective."""
+    """Returns True if function(loss, value, *rest) reads `value` for any loss of the objective."""
     for loss in [objective.loss, *([objective.stage.loss] if objective.stage else [])]:
         with errors.user_code("calling loss of", f"objective '{name}'"):
             program = jax.make_jaxpr(functools.partial(function, loss))(value, *rest).jaxpr
@@ -116,13 +116,13 @@ def _uses(name: str, objective: Objective, function: Callable, value: Any, *rest
 
 
 def _traced(name: str, function_name: str, function: Callable, *arguments: Any) -> Any:
-    """Returns the shapes that a function of an objective returns."""
+    """Traces a function of an objective and returns its result as shapes."""
     with errors.user_code(f"calling {function_name} of", f"objective '{name}'"):
         return jax.eval_shape(function, *arguments)
 
 
 def _sized(outputs: Any, batch: int) -> Any:
-    """Returns the Outputs as shapes of a batch of another size, with the same classifier."""
+    """Returns the Outputs as shapes for another batch size, with the classifier unchanged."""
     if outputs is None:
         return None
     resized = jax.tree.map(
@@ -143,8 +143,8 @@ def _check_state(name: str, state: Any) -> None:
         part = jax.tree_util.keystr(path)[1:]
         if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):
             raise errors.InputError(
-                f"init of objective '{name}' returns a key in {part}, which a checkpoint cannot"
-                " hold; keep jax.random.key_data(key) there"
+                f"init of objective '{name}' returns a PRNG key in {part}, but a checkpoint cannot"
+                " store keys; store jax.random.key_data(key) instead"
             )
         if part.startswith("params") and not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise errors.InputError(
@@ -154,39 +154,40 @@ def _check_state(name: str, state: Any) -> None:
 
 
 def _check_loss(function: str, result: Any, state: ObjectiveState, size: int) -> None:
-    """Raises an InputError for a result that is no loss of each image, and the next memory."""
+    """Raises an InputError for a result that is not a pair of losses and memory."""
     if not isinstance(result, tuple) or len(result) != 2:
         raise errors.InputError(
             f"{function} returns {_description(result)}, but must return (loss [B], new memory);"
-            " without a memory that is state.memory"
+            " return state.memory if there is no memory"
         )
     losses, memory = result
     shape = getattr(losses, "shape", None)
     if shape not in ((), (size,)) or not jnp.issubdtype(losses.dtype, jnp.floating):
         raise errors.InputError(
             f"{function} returns {_description(losses)} for a batch of {size} images, but must"
-            f" return float [{size}], a loss of each image, or float []"
+            f" return float [{size}], a loss per image, or float []"
         )
     before, after = _forms(state.memory), _forms(memory)
     for part in {**before, **after}:
         if before.get(part) != after.get(part):
             raise errors.InputError(
-                f"{function} changes the form of its memory: memory{part} is"
-                f" {before.get(part, 'absent')} in init, then {after.get(part, 'absent')}"
+                f"{function} changes the structure of its memory: memory{part} is"
+                f" {before.get(part, 'absent')} in init, then {after.get(part, 'absent')}; return"
+                " the same shapes and types as init"
             )
     structures = jax.tree.structure(state.memory), jax.tree.structure(memory)
     if structures[0] != structures[1]:
         raise errors.InputError(
-            f"{function} changes the form of its memory: {structures[0]} in init, then"
-            f" {structures[1]}"
+            f"{function} changes the structure of its memory: {structures[0]} in init, then"
+            f" {structures[1]}; return the same structure as init"
         )
 
 
 def _check_predict(name: str, objective: Objective, state: ObjectiveState, student: Any) -> None:
-    """Raises an InputError for a `predict` that returns no logits."""
+    """Raises an InputError for a `predict` that does not return logits."""
 
     def predict(state, student):
-        return objective.predict(state, _shown(name, student, None)[0])
+        return objective.predict(state, _guarded(name, student, None)[0])
 
     result = _traced(name, "predict", predict, state, student)
     if getattr(result, "shape", None) != student.logits.shape:
@@ -197,36 +198,41 @@ def _check_predict(name: str, objective: Objective, state: ObjectiveState, stude
 
 
 def _forms(tree: Any) -> dict[str, str]:
-    """Returns type and shape of each leaf by its path."""
+    """Returns type and shape of each leaf, by path."""
     leaves = jax.tree.leaves_with_path(tree)
     return {jax.tree_util.keystr(path): _description(leaf) for path, leaf in leaves}
 
 
 def _description(result: Any) -> str:
-    """Returns such as "float32[8,3]" for an array, the name of the type for anything else."""
+    """Returns text such as "float32[8,3]" for an array, the type's name for any other object."""
     if isinstance(result, jax.ShapeDtypeStruct):
         return f"{result.dtype}[{','.join(map(str, result.shape))}]"
     return f"a {type(result).__name__}"
 
 
-def _shown(
+def _guarded(
     name: str, student: Any, teacher: Any, objective: Objective | None = None
 ) -> tuple[Any, Any]:
-    """Returns the networks' Outputs, whose absent parts raise an InputError when they are read.
+    """Returns the networks' Outputs with parts that raise an InputError if missing and read.
 
-    With `objective`, the parts of the teacher that its `needs_teacher` and `needs_maps` exclude
-    are absent too.
+    With `objective`, the parts of the teacher that `needs_teacher` and `needs_maps` exclude are
+    missing too.
     """
     excluded = {}
     if teacher is not None and objective and not objective.needs_teacher:
-        excluded = dict.fromkeys(teacher._fields, "but says needs_teacher=False; say True")
+        excluded = dict.fromkeys(
+            teacher._fields, "but declares needs_teacher=False; set it to True"
+        )
     elif teacher is not None and objective and not objective.needs_maps:
-        reason = "but says needs_maps=False, so a cached teacher would have none; say True"
+        reason = "but declares needs_maps=False, for a cached teacher; declare needs_maps=True"
         excluded = dict.fromkeys(("maps", "preactivations"), reason)
-    return _guarded(name, "student", student, {}), _guarded(name, "teacher", teacher, excluded)
+    return (
+        _guarded_outputs(name, "student", student, {}),
+        _guarded_outputs(name, "teacher", teacher, excluded),
+    )
 
 
-def _guarded(name: str, network: str, outputs: Any, excluded: dict[str, str]) -> Any:
+def _guarded_outputs(name: str, network: str, outputs: Any, excluded: dict[str, str]) -> Any:
     """Returns the Outputs with a `_Missing` for each empty or excluded part."""
     if outputs is None:
         return None
@@ -236,38 +242,40 @@ def _guarded(name: str, network: str, outputs: Any, excluded: dict[str, str]) ->
             reason = f"objective '{name}' reads {network}.{part}, {excluded[part]}"
             parts[part] = _Missing(errors.InputError(reason))
         elif part == "members":
-            parts[part] = tuple(_guarded(name, network, member, excluded) for member in value)
+            parts[part] = tuple(
+                _guarded_outputs(name, network, member, excluded) for member in value
+            )
         elif isinstance(value, tuple | dict) and not value:
-            parts[part] = _Missing(_missing(name, network, part))
+            parts[part] = _Missing(_missing_part(name, network, part))
     return outputs._replace(**parts)
 
 
-def _missing(name: str, network: str, part: str) -> errors.InputError:
+def _missing_part(name: str, network: str, part: str) -> errors.InputError:
     """Returns the error of an objective that reads a part that a network does not return."""
-    way_out = f"return {part} in its Outputs"
+    remedy = f"return {part} in its Outputs"
     if part == "head":
-        way_out = "one teacher can return head in its Outputs, several have none together"
+        remedy = "return head in the Outputs of a single teacher; several teachers share no head"
     elif part == "embedding":
-        way_out = (
-            "return a pair (logits, embedding), or, for a Linen module, name what computes"
-            f" it with --config.{network}.options.embedding_of=NAME, in Python"
+        remedy = (
+            "return a pair (logits, embedding), or, for a Linen module, name the submodule that"
+            f" computes it with --config.{network}.options.embedding_of=NAME, in Python"
             " networks.from_linen(module, embedding_of=NAME)"
         )
     return errors.InputError(
-        f"objective '{name}' reads {network}.{part}, but the {network}'s network returns none:"
-        f" {way_out}, or choose another objective"
+        f"objective '{name}' reads {network}.{part}, but the {network}'s network returns none;"
+        f" {remedy}, or choose another objective"
     )
 
 
 @jax.tree_util.register_pytree_node_class
 class _Missing:
-    """An absent part: it is false, equals (), and raises its error at any other use."""
+    """A missing part of Outputs: false, equal to (), and raising its error on any other use."""
 
     def __init__(self, error: errors.InputError):
         self._error = error
 
     def tree_flatten(self) -> tuple[tuple[()], "_Missing"]:
-        """Returns no leaves, as for ()."""
+        """Returns the leaves of an empty tuple, and the object itself as structure."""
         return (), self
 
     @classmethod
@@ -292,7 +300,7 @@ def _refuse(self: _Missing, *arguments: Any) -> NoReturn:
     raise self._error
 
 
-# Python looks these up on the class only.
+# Python looks operators up on the class, not through __getattr__ of the instance.
 for _operator in (
     *("len", "iter", "getitem", "contains", "array", "neg", "abs"),
     *(f"{side}{name}" for side in ("", "r") for name in ("add", "sub", "mul", "matmul")),

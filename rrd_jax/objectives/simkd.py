@@ -1,4 +1,4 @@
-"""SimKD: the student takes the teacher's classifier (arXiv 2203.14001)."""
+"""SimKD: reuse of the teacher's classifier (arXiv 2203.14001)."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ from rrd_jax.objectives.parts.pooling import averages, blend, pool
 
 
 def simkd_loss(transferred: jax.Array, teacher: jax.Array) -> jax.Array:
-    """SimKD: the mean square of transferred - teacher.
+    """Computes SimKD: the mean square of transferred - teacher.
 
     Args:
-      transferred: [B, H, W, C], of the student's last map.
-      teacher: [B, H', W', C], the last map, constant for gradients, pooled to [H, W].
+      transferred: [B, H, W, C], the student's last map after the projector.
+      teacher: [B, H', W', C], the teacher's last map, constant for gradients, pooled to [H, W].
 
     Returns:
       [B] losses >= 0.
@@ -30,20 +30,20 @@ def simkd_loss(transferred: jax.Array, teacher: jax.Array) -> jax.Array:
 
 
 def simkd(*, factor: int = 2) -> Objective:
-    """SimKD: a projector of the student's last map, and behind it the teacher's own classifier.
+    """Builds SimKD: a projector of the student's last map, followed by the teacher's classifier.
 
-    Nothing else is meant to be learned: the weights of ce and kd are 0. Evaluation and export must
-    use `predict`: the student's own classifier stays as it began. The projector is a 1x1, a 3x3
-    and a 1x1 convolution, each with batch norm and ReLU; its running statistics are the memory.
-    The teacher's map is the one that its pooling sees, so after its last ReLU, in a
-    wide residual network too.
+    In the published method there is no other loss: the weights of ce and kd are 0. Evaluation and
+    export must use `predict`, since the student's own classifier is not trained. The projector is a
+    1x1, a 3x3 and a 1x1 convolution, each with batch norm and ReLU; its running statistics are the
+    objective's memory. The teacher's map is the input of its pooling, after the last ReLU, also in
+    a wide residual network.
 
     Args:
-      factor: how many times narrower than the teacher's map the projector is inside.
+      factor: ratio of the teacher's channels to the hidden channels of the projector, > 0.
 
     Raises:
-      InputError: a factor that is not positive; in `init`, a teacher whose classifier does not
-        read its last map, averaged, or whose weights were not given.
+      InputError: the factor is not positive; in `init`, the teacher's classifier does not read the
+        average of its last map, or the teacher has no weights.
     """
     errors.check_positive(factor=factor)
 
@@ -92,20 +92,22 @@ def simkd(*, factor: int = 2) -> Objective:
 def _check_teacher(teacher: Any) -> None:
     if isinstance(teacher.head["kernel"], jax.ShapeDtypeStruct):
         raise errors.InputError(
-            "simkd keeps the teacher's classifier, so the teacher's weights must be there when"
-            " the state is created"
+            "simkd copies the teacher's classifier, but the teacher has no weights; pass the"
+            " teacher's variables when the state is created"
         )
     features, channels = teacher.head["kernel"].shape[0], teacher.maps[-1].shape[-1]
     if channels != features:
         raise errors.InputError(
-            f"simkd needs a teacher whose classifier reads its last map; this one reads"
-            f" {features} features, but that map has {channels} channels"
+            f"simkd needs a teacher whose classifier reads its last map, but the classifier reads"
+            f" {features} features, and the map has {channels} channels; choose another teacher or"
+            " objective"
         )
 
 
 RECORD = Record(
     simkd,
-    "last map; the teacher's classifier takes over",
+    "last map, and reuses the teacher's classifier",
     "arXiv 2203.14001",
-    company={"ce": 0.0},  # the classifier is the teacher's
+    # The classifier is the teacher's, so cross-entropy would not train it.
+    company={"ce": 0.0},
 )

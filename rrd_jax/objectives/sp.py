@@ -9,16 +9,16 @@ from rrd_jax.objectives.parts.checks import as_float32_batches
 
 
 def sp_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    """Similarity-preserving distillation: equal similarities of the batch's images.
+    """Computes similarity-preserving distillation: the distance of similarities within the batch.
 
         G(x) = rows of X X^T, scaled to length 1;  loss = |G(teacher) - G(student)|^2 / B^2
 
     Args:
-      student: [B, ...] features of any shape; the order of their axes does not matter.
-      teacher: [B, ...], of any other shape, constant for gradients.
+      student: [B, ...] features of any shape, with axes in any order.
+      teacher: [B, ...] features of any shape, constant for gradients.
 
     Returns:
-      [B] each image's row of the sum, over B; their mean is the loss.
+      [B] the sum over each image's row, divided by B; the mean is the loss.
 
     References:
       Tung and Mori, arXiv 1907.09682.
@@ -29,7 +29,7 @@ def sp_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
 
 
 def sp() -> Objective:
-    """Similarity-preserving distillation of the last maps; see `sp_loss`."""
+    """Builds similarity-preserving distillation of the last maps; see `sp_loss`."""
 
     def loss(student, teacher, batch):
         del batch
@@ -40,7 +40,7 @@ def sp() -> Objective:
 
 RECORD = Record(
     sp,
-    "similarities of images, of the last maps",
+    "similarities of images, from the last maps",
     "arXiv 1907.09682",
     weight=3000.0,
     needs_classes=False,

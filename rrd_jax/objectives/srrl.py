@@ -12,15 +12,15 @@ from rrd_jax.objectives.parts.arithmetic import mean_square
 def srrl_loss(
     adapted: jax.Array, embedding: jax.Array, logits: jax.Array, head: dict[str, jax.Array]
 ) -> jax.Array:
-    """Softmax regression representation learning: the teacher's classifier judges the student.
+    """Computes SRRL: distances of features, and of the teacher's classifier applied to both.
 
         loss = mean_d (g - f_t)^2 + mean_c (head(g) - z_t)^2
 
     Args:
-      adapted: [B, D] g, the student's embedding in the teacher's space.
-      embedding: [B, D] f_t of the teacher, constant for gradients.
-      logits: [B, C] z_t of the teacher, constant for gradients.
-      head: {"kernel": [D, C], "bias": [C]} of the teacher, constant for gradients.
+      adapted: [B, D] g, the student's embedding after the adapter.
+      embedding: [B, D] f_t, the teacher's embedding, constant for gradients.
+      logits: [B, C] z_t, the teacher's logits, constant for gradients.
+      head: {"kernel": [D, C], "bias": [C]}, the teacher's classifier, constant for gradients.
 
     Returns:
       [B] losses >= 0.
@@ -28,14 +28,14 @@ def srrl_loss(
     References:
       Yang et al., ICLR 2021 (openreview ZzwDy_wiWv).
     """
-    judged = functional.linear(adapted, **jax.lax.stop_gradient(head))
-    return mean_square(adapted, embedding) + mean_square(judged, logits)
+    student_logits = functional.linear(adapted, **jax.lax.stop_gradient(head))
+    return mean_square(adapted, embedding) + mean_square(student_logits, logits)
 
 
 def srrl() -> Objective:
-    """SRRL with a linear layer, batch norm and ReLU behind the student's embedding.
+    """Builds SRRL with an adapter of a linear layer, batch norm and ReLU; see `srrl_loss`.
 
-    See `srrl_loss`. What it trains is not used at test time.
+    The adapter follows the student's embedding and is not used in evaluation.
     """
 
     def layers(teacher):
@@ -55,7 +55,7 @@ def srrl() -> Objective:
 
 RECORD = Record(
     srrl,
-    "embedding, and what the teacher's classifier says of it",
+    "embeddings, and the teacher's classifier applied to both",
     "openreview ZzwDy_wiWv",
     company={"kd": 1.0},
 )

@@ -1,4 +1,4 @@
-"""SSIM: the structural similarity of images, between feature maps (arXiv 2211.13133)."""
+"""SSIM: structural similarity of feature maps (arXiv 2211.13133)."""
 
 from collections.abc import Callable
 
@@ -17,26 +17,26 @@ from rrd_jax.objectives.parts.pooling import blend, pool_larger
 def ssim_loss(
     adapted: Maps, teacher: Maps, *, window: int = 11, deviation: float = 1.5
 ) -> jax.Array:
-    """One minus the structural similarity of maps, channel by channel, in windows around a place.
+    """Computes one minus the structural similarity of maps, per channel and in sliding windows.
 
         SSIM = (2 m_s m_t + C1) (2 v_st + C2) / ((m_s^2 + m_t^2 + C1) (v_s + v_t + C2))
         loss = sum over taps of mean_hwc (1 - SSIM)
 
     m, v and v_st are means, variances and covariance under a Gaussian window, C1 = 0.01^2 and
-    C2 = 0.03^2. Maps are first brought to [0, 1] by their own least and largest value. At the
-    border the window is what is left of it, so that it also fits small maps.
+    C2 = 0.03^2. Maps are first rescaled to [0, 1] by the minimum and maximum of each example. At
+    the border the window is truncated, so that small maps can be compared too.
 
     Args:
-      adapted: [B, H, W, C], with the teacher's channels.
-      teacher: [B, H', W', C], constant for gradients; the larger of a pair is pooled first.
-      window: odd, its height and width.
-      deviation: > 0, of the Gaussian, in places.
+      adapted: [B, H, W, C], the student's maps with the teacher's channels.
+      teacher: [B, H', W', C], constant for gradients; the larger map of a pair is pooled first.
+      window: height and width of the window, an odd number.
+      deviation: standard deviation of the Gaussian, in positions, > 0.
 
     Returns:
-      [B] losses, in [0, 2] for each tap.
+      [B] losses, in [0, 2] per tap.
 
     Raises:
-      InputError: an even window, or a value out of range.
+      InputError: the window is even, or a value is out of range.
 
     References:
       de Rijk et al., arXiv 2211.13133; Wang et al., IEEE Transactions on Image Processing 2004.
@@ -60,9 +60,9 @@ def ssim_loss(
 
 
 def ssim(*, window: int = 11, deviation: float = 1.5) -> Objective:
-    """SSIM over all taps behind the stem; where channels differ, of a 1x1 convolution's maps.
+    """Builds SSIM on all taps after the stem; see `ssim_loss`.
 
-    See `ssim_loss` for the options.
+    If channels differ, a trained 1x1 convolution adapts the student's map.
     """
     _check_window(window, deviation)
 
@@ -95,28 +95,34 @@ def _check_window(window: int, deviation: float) -> None:
 
 
 def _rescale(x: jax.Array) -> jax.Array:
-    """Each example of [B, H, W, C] to [0, 1]; a constant one to 0."""
+    """Rescales each example of [B, H, W, C] to [0, 1]; constant examples become 0."""
     low, high = _extreme(x, jnp.min, jnp.argmin), _extreme(x, jnp.max, jnp.argmax)
     width = jnp.where(high > low, high - low, 1.0)
     return (x - low) / width
 
 
-def _extreme(x: jax.Array, value: Callable, place: Callable) -> jax.Array:
-    """The extreme of each example, [B, 1, 1, 1]; its gradient goes to the first such place.
+def _extreme(x: jax.Array, reduce: Callable, argument: Callable) -> jax.Array:
+    """Returns the extreme of each example, [B, 1, 1, 1], with gradient to its first position.
 
-    By place: the gradient of jnp.min and jnp.max compares x with the extreme, and divides by 0
-    where the compiler computes x twice with unlike rounding, so that nothing is equal. First the
-    pixel, then the channel: XLA finds a place ten times as slowly as a value.
+    The extreme is selected by index: the gradient of jnp.min and jnp.max compares x with the
+    extreme, and divides by 0 if the compiler computes x twice with different rounding, so that no
+    value is equal. The pixel is located before the channel, since in XLA an argmax is ten times as
+    slow as a max.
+
+    Args:
+      x: [B, H, W, C].
+      reduce: jnp.min or jnp.max.
+      argument: jnp.argmin or jnp.argmax.
     """
     pixels = x.reshape(len(x), -1, x.shape[-1])
-    pixel = place(value(jax.lax.stop_gradient(pixels), axis=2), axis=1)
+    pixel = argument(reduce(jax.lax.stop_gradient(pixels), axis=2), axis=1)
     channels = jnp.take_along_axis(pixels, pixel[:, None, None], axis=1)[:, 0]
-    channel = place(channels, axis=1)
+    channel = argument(channels, axis=1)
     return jnp.take_along_axis(channels, channel[:, None], axis=1)[..., None, None]
 
 
 def _windows(size: int, window: int, deviation: float) -> np.ndarray:
-    """[size, size]: in row i the weights of the places around i, with sum 1."""
+    """Returns [size, size], whose row i has the weights of the window around i, with sum 1."""
     distance = np.subtract.outer(np.arange(size), np.arange(size))
     weights = np.exp(-0.5 * (distance / deviation) ** 2) * (abs(distance) <= window // 2)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
@@ -124,7 +130,7 @@ def _windows(size: int, window: int, deviation: float) -> np.ndarray:
 
 RECORD = Record(
     ssim,
-    "adapted maps, by local structure",
+    "local structure of adapted maps",
     "arXiv 2211.13133",
     verified=False,
     needs_classes=False,

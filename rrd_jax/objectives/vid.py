@@ -18,19 +18,19 @@ from rrd_jax.objectives.parts.pooling import pool, pool_larger
 def vid_loss(
     means: Maps, scales: Sequence[jax.Array], teacher: Maps, *, epsilon: float = 1e-5
 ) -> jax.Array:
-    """Variational information distillation: -log N(teacher; mean(student), var), less a constant.
+    """Computes VID: -log N(teacher; mean(student), var), up to a constant.
 
         var_c = log(1 + exp(scale_c)) + epsilon
         loss  = sum over taps of mean_hwc ((mean - F_t)^2 / var + log var) / 2
 
     Args:
-      means: [B, H, W, C], predicted from the student's maps.
-      scales: [C] of each tap.
-      teacher: [B, H', W', C] of each tap, constant for gradients, pooled to [H, W].
-      epsilon: > 0, the least variance.
+      means: [B, H, W, C] per tap, predicted from the student's maps.
+      scales: [C] per tap, see the formula.
+      teacher: [B, H', W', C] per tap, constant for gradients, pooled to [H, W].
+      epsilon: minimal variance, > 0.
 
     Returns:
-      [B] losses; below 0 where variances are small.
+      [B] losses; negative if variances are small.
 
     References:
       Ahn et al., arXiv 1904.05835.
@@ -48,19 +48,22 @@ def vid_loss(
 
 
 def vid(*, variance: float = 5.0, epsilon: float = 1e-5) -> Objective:
-    """VID over all taps behind the stem; means are three 1x1 convolutions of the student's maps.
+    """Builds VID on all taps after the stem; see `vid_loss`.
+
+    Three 1x1 convolutions of the student's map predict the means.
 
     Args:
-      variance: > epsilon, what it starts with.
-      epsilon: > 0, its least.
+      variance: initial variance, > epsilon.
+      epsilon: minimal variance, > 0.
 
     Raises:
-      InputError: a value out of range.
+      InputError: a value is out of range.
     """
     errors.check_positive(epsilon=epsilon, variance=variance)
     if variance <= epsilon:
         raise errors.InputError(f"variance is {variance}, but must be above epsilon, {epsilon}")
-    start = variance - epsilon + math.log(-math.expm1(epsilon - variance))  # softplus^-1
+    # The inverse of softplus at variance - epsilon.
+    start = variance - epsilon + math.log(-math.expm1(epsilon - variance))
 
     def init(key, student, teacher):
         params = {}
@@ -93,7 +96,7 @@ def _layers(channels: int) -> tuple[Layer, ...]:
 
 RECORD = Record(
     vid,
-    "maps, by the likelihood of the teacher's",
+    "likelihood of the teacher's maps",
     "arXiv 1904.05835",
     needs_classes=False,
 )

@@ -18,20 +18,21 @@ def wsld_loss(
     alpha: float = 2.5,
     standardize: bool = False,
 ) -> jax.Array:
-    """Weighted soft labels: the teacher counts for more where the student is behind it.
+    """Computes weighted soft labels: the teacher's weight grows with the student's relative loss.
 
         w    = 1 - exp(-CE(student, label) / (CE(teacher, label) + 1e-7))
         loss = CE(student, label) - alpha T^2 w sum_k p_t(k) log p_s(k),  p = softmax(z / T)
 
-    It contains the cross-entropy: use it without `ce`.
+    The loss includes the cross-entropy CE, so use it without `ce`.
 
     Args:
       student: [B, C] logits.
-      teacher: [B, C] logits, constant for gradients, as w is.
-      labels: [B] int32.
-      temperature: T > 0.
-      alpha: weight > 0 of the soft part.
-      standardize: whether p is that of `parts.logits.standardized` logits; CE is not.
+      teacher: [B, C] logits. The teacher and w are constant for gradients.
+      labels: [B] int32, class ids.
+      temperature: softmax temperature T, > 0.
+      alpha: weight of the soft part, > 0.
+      standardize: whether logits are standardized over the classes before the softmax, except in
+        CE; see `parts.logits.standardized`.
 
     Returns:
       [B] losses in nats, >= 0.
@@ -50,7 +51,10 @@ def wsld_loss(
 
 
 def wsld(*, temperature: float = 2.0, alpha: float = 2.5, standardize: bool = False) -> Objective:
-    """Weighted soft labels; see `wsld_loss`. Contains the cross-entropy: give `ce` no weight."""
+    """Builds weighted soft labels; see `wsld_loss`.
+
+    The loss includes the cross-entropy with the labels, so the weight of `ce` should be 0.
+    """
     errors.check_positive(temperature=temperature, alpha=alpha)
     options = {"temperature": temperature, "alpha": alpha, "standardize": standardize}
 
@@ -64,8 +68,9 @@ def wsld(*, temperature: float = 2.0, alpha: float = 2.5, standardize: bool = Fa
 
 RECORD = Record(
     wsld,
-    "softened probabilities, more where the student is behind; contains ce",
+    "softened probabilities, weighted by the student's relative loss; includes ce",
     "arXiv 2102.00650",
-    company={"ce": 0.0},  # contains it
+    # The loss includes the cross-entropy.
+    company={"ce": 0.0},
     needs_labels=True,
 )

@@ -190,7 +190,9 @@ _TRAINED = [("one family", method) for method in ("rrd+kd", "fitnet+kdsvd", "ft+
     )
 ]
 # What two families cannot have where their channels differ.
-_CHANNELS = "compares channel with channel: the student's taps are .*x128 .*, the teacher's .*x16 "
+_CHANNELS = (
+    "compares maps channel by channel: the student's taps are .*x128 .*, the teacher's .*x16 "
+)
 _REFUSED = {("two families", "kdsvd"): _CHANNELS, ("two families", "fsp"): _CHANNELS}
 
 

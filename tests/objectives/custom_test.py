@@ -164,7 +164,7 @@ def test_a_loss_alone_is_an_objective_that_may_read_maps():
         ("weighty", {}, "has an option 'weight', but every objective has a field of that name"),
         ("rrd", {}, "'own_losses:rrd' has the name of a built-in objective, 'rrd'; rename it"),
         ("pair", {}, r"takes \(student, teacher\) without defaults, but a loss takes"),
-        ("nothing", {}, r"gives a NoneType, but must give an Objective.*stateless\(loss\)"),
+        ("nothing", {}, r"returns a NoneType, but must return an Objective.*stateless\(loss\)"),
         ("number", {}, "is of type int, but must be a loss"),
         ("angular", {"power": float("nan")}, "is nan, but must be a finite number"),
         ("angular", {"powr": 2}, "option 'objectives.angular.powr'.*did you mean 'power'"),
@@ -217,7 +217,11 @@ _WRONG = {
         "fails",
         r"(?s)calling loss of .*own_wrong.py\", line 13, in fails.*ValueError: this fails",
     ),
-    "key": ("start((), jax.random.key(0))", "loss", r"returns a key in memory.*key_data\(key\)"),
+    "key": (
+        "start((), jax.random.key(0))",
+        "loss",
+        r"returns a PRNG key in memory.*key_data\(key\)",
+    ),
     "memory": (
         "start(memory={'rows': jnp.zeros(3)})",
         "lambda s, a, b, batch: (a.logits.mean(1), {'rows': jnp.zeros(4)})",
@@ -325,7 +329,7 @@ def test_what_an_objective_does_not_say_that_it_reads_is_empty():
 
     for option in ("needs_maps", "needs_teacher"):
         wrong = objectives.stateless(loss, **{"needs_maps": True, option: False})
-        with pytest.raises(errors.InputError, match=f"teacher.maps, but says {option}=False"):
+        with pytest.raises(errors.InputError, match=f"teacher.maps, but declares {option}=False"):
             objectives.check("wrong", wrong, _shapes(), _shapes(), _SHAPES)
     right = objectives.stateless(loss, needs_maps=True)
     objectives.check("right", right, _shapes(), _shapes(), _SHAPES)

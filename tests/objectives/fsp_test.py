@@ -21,7 +21,7 @@ def test_other_channels_and_rates_out_of_range_are_refused():
     student, teacher = (adapted.outputs([jnp.ones((2, 4, 4, n))]) for n in (3, 5))
     with pytest.raises(errors.InputError, match="taps are 4x4x1 4x4x3, the teacher's 4x4x1 4x4x5"):
         objectives.create("fsp").init(jax.random.key(0), student, teacher)
-    with pytest.raises(errors.InputError, match="needs two or more maps"):
+    with pytest.raises(errors.InputError, match="compares two or more maps"):
         fsp.fsp_loss(student.maps, teacher.maps)
     with pytest.raises(errors.InputError, match="learning_rate is -1"):
         objectives.create("fsp", learning_rate=-1.0)

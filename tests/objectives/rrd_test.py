@@ -207,7 +207,10 @@ def test_pushing_before_or_after_decides_whether_the_own_key_is_met():
     ("options", "message"),
     [
         ({"own_pair": True, "push_before": True}, "own_pair and push_before are both set"),
-        ({"own_pair": True, "memory": "momentum_reference"}, "beside memory=momentum_reference"),
+        (
+            {"own_pair": True, "memory": "momentum_reference"},
+            "own_pair and memory=momentum_reference are both set",
+        ),
         ({"head": "mpl"}, "unknown head 'mpl'; did you mean 'mlp'"),
         ({"head_width": 8}, "head_width is 8, but head is 'linear'"),
         ({"head": "mlp", "head_width": 0}, "head_width is 0"),

@@ -66,7 +66,7 @@ def test_semckd_names_its_batch_size():
     outputs = adapted.outputs([jnp.ones((4, 2, 2, 3))])
     objective = objectives.create("semckd", batch_size=8)
     state = objective.init(jax.random.key(0), outputs, outputs)
-    with pytest.raises(errors.InputError, match="made for batches of 8, not 4"):
+    with pytest.raises(errors.InputError, match="batch has 4 images, but semckd was created for 8"):
         objective.loss(state, outputs, outputs, batches.NO_BATCH)
     with pytest.raises(errors.InputError, match="multiple of 4"):
         objectives.create("semckd", batch_size=6)

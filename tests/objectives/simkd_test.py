@@ -97,10 +97,10 @@ def test_a_perfect_projector_would_give_the_teachers_logits(name):
 def test_teachers_that_do_not_fit_are_refused():
     x = jnp.ones((2, 4, 4, 3))
     head = {"kernel": jnp.ones((8, 2)), "bias": jnp.ones(2)}
-    with pytest.raises(errors.InputError, match="reads 8 features, but that map has 3 channels"):
+    with pytest.raises(errors.InputError, match="reads 8 features, and the map has 3 channels"):
         _simkd(x, adapted.outputs([x], head=head))
     shapes = jax.eval_shape(lambda: adapted.outputs([x], head=head))
-    with pytest.raises(errors.InputError, match="weights must be there"):
+    with pytest.raises(errors.InputError, match="the teacher has no weights"):
         _simkd(x, shapes)
     with pytest.raises(errors.InputError, match="factor is 0"):
         objectives.create("simkd", factor=0)

@@ -1,7 +1,7 @@
-"""Small networks between a student's features and a teacher's.
+"""Adapters: small networks from a student's features to a teacher's.
 
-An adapter is a tuple of Layers; its parameters are a plain dict. Layers compute in float32, as
-PyTorch's do, and start as PyTorch's start.
+An adapter is a tuple of Layers; its parameters are a plain dict. Layers compute in float32 and use
+PyTorch's initialization.
 """
 
 import math
@@ -14,21 +14,23 @@ import jax.numpy as jnp
 from rrd_jax import functional
 from rrd_jax.objectives.parts.maps import Shape
 
-_MOMENTUM, _EPSILON = 0.1, 1e-5  # of PyTorch's batch norm
+# Defaults of PyTorch's batch norm.
+_MOMENTUM, _EPSILON = 0.1, 1e-5
 
 
 class Layer(NamedTuple):
-    """A convolution, then batch norm and an activation if asked for.
+    """A convolution with optional batch norm and activation.
 
     Attributes:
-      features: channels that come out.
+      features: number of output channels.
       kernel: height and width of the kernel.
-      stride: of the convolution; of a transposed one, how much larger the map becomes.
+      stride: stride of the convolution; for a transposed convolution, the factor by which height
+        and width grow.
       padding: zeros on each side, as PyTorch counts them.
-      transposed: whether it is PyTorch's ConvTranspose2d.
-      bias: whether the convolution has one.
+      transposed: whether the convolution is PyTorch's ConvTranspose2d.
+      bias: whether the convolution has a bias.
       norm: whether batch norm follows.
-      slope: of the activation below zero: 0 is ReLU, 1 is none.
+      slope: slope of the activation below zero: 0 for ReLU, 1 for no activation.
     """
 
     features: int
@@ -44,14 +46,14 @@ class Layer(NamedTuple):
 def init(
     key: jax.Array, stack: Sequence[Layer], channels: int, *, gain: float = 1.0
 ) -> dict[str, Any]:
-    """Fresh parameters of an adapter for maps of so many channels.
+    """Initializes the parameters of an adapter for maps with the number of input channels.
 
-    Kernels and biases are uniform in +-gain / sqrt(fan-in); 1 is PyTorch's default.
+    Kernels and biases are uniform in +-gain / sqrt(fan-in); a gain of 1 is PyTorch's default.
     """
     stack_params = {}
     for i, layer in enumerate(stack):
         key, kernel_key, bias_key = jax.random.split(key, 3)
-        # PyTorch counts the fan-in of a transposed convolution at its other end.
+        # PyTorch computes the fan-in of a transposed convolution from its output channels.
         fan_in = math.prod(layer.kernel) * (layer.features if layer.transposed else channels)
         bound = gain / math.sqrt(fan_in)
         shape = (*layer.kernel, channels, layer.features)
@@ -69,7 +71,7 @@ def init(
 def init_per_tap(
     key: jax.Array, stacks: Sequence[Sequence[Layer]], channels: Sequence[int]
 ) -> dict[str, Any]:
-    """Fresh parameters {"tap0", "tap1", ...} of an adapter for each tap of so many channels."""
+    """Initializes {"tap0", "tap1", ...}, an adapter for each tap with its number of channels."""
     return {
         f"tap{i}": init(jax.random.fold_in(key, i), stack, count)
         for i, (stack, count) in enumerate(zip(stacks, channels, strict=True))
@@ -77,7 +79,7 @@ def init_per_tap(
 
 
 def init_running(stack: Sequence[Layer]) -> dict[str, Any]:
-    """The running statistics of an adapter's batch norms before the first step."""
+    """Initializes the running statistics of an adapter's batch norms."""
     return {
         f"layer{i}": {"mean": jnp.zeros(layer.features), "var": jnp.ones(layer.features)}
         for i, layer in enumerate(stack)
@@ -86,20 +88,20 @@ def init_running(stack: Sequence[Layer]) -> dict[str, Any]:
 
 
 def apply(stack: Sequence[Layer], params: dict[str, Any], x: jax.Array) -> jax.Array:
-    """The adapted map [B, H', W', channels'] of [B, H, W, channels], by the batch's statistics."""
+    """Adapts maps [B, H, W, channels] to [B, H', W', channels'], with the batch's statistics."""
     return update(stack, params, init_running(stack), x)[0]
 
 
 def update(
     stack: Sequence[Layer], params: dict[str, Any], running: dict[str, Any], x: jax.Array
 ) -> tuple[jax.Array, dict[str, Any]]:
-    """As `apply`, with the running statistics moved towards the batch's (constants)."""
+    """Returns the result of `apply`, and the updated running statistics, constant for gradients."""
     moved = {}
     for i, layer in enumerate(stack):
         name = f"layer{i}"
         x = _convolve(layer, params[name], x)
         if layer.norm:
-            # Around the batch's mean: there is no other estimate of it.
+            # Two passes: the variance is computed around the mean, which is unknown before.
             mean, _ = functional.moments(x, jnp.zeros(layer.features))
             _, var = functional.moments(x, mean)
             count = math.prod(x.shape[:3])
@@ -115,14 +117,14 @@ def update(
 
 
 def apply_rows(stack: Sequence[Layer], params: dict[str, Any], x: jax.Array) -> jax.Array:
-    """As `apply`, of layers with 1x1 kernels on rows: [B, D] to [B, features]."""
+    """Applies layers with 1x1 kernels to rows, like `apply`: [B, D] to [B, features]."""
     return apply(stack, params, x[:, None, None])[:, 0, 0]
 
 
 def infer(
     stack: Sequence[Layer], params: dict[str, Any], running: dict[str, Any], x: jax.Array
 ) -> jax.Array:
-    """As `apply`, by the running statistics, so that examples do not depend on each other."""
+    """Adapts maps with the running statistics, so that examples do not depend on each other."""
     for i, layer in enumerate(stack):
         name = f"layer{i}"
         x = _convolve(layer, params[name], x)
@@ -139,7 +141,7 @@ def _convolve(layer: Layer, params: dict[str, jax.Array], x: jax.Array) -> jax.A
         stride=layer.stride,
         padding=(layer.padding, layer.padding),
         transposed=layer.transposed,
-        # Rows go through a linear layer, which PyTorch computes in full precision too.
+        # A linear layer on rows is computed in full precision in PyTorch too.
         precision="highest" if x.shape[1:3] == (1, 1) else None,
     )
     return functional.add_bias(y, params["bias"]) if layer.bias else y
@@ -157,16 +159,20 @@ def _activate(layer: Layer, x: jax.Array) -> jax.Array:
 
 
 def regressor(student: Shape, teacher: Shape, *, slope: float = 0.0) -> tuple[Layer, ...]:
-    """FitNet's: one convolution with batch norm that brings a map to another's size and channels.
+    """Returns FitNet's regressor, a convolution with batch norm to the teacher's size and channels.
 
-    A 3x3 of stride 2 where the student's map is twice as high and wide, a transposed 4x4 of
-    stride 2 where it is half, a valid convolution where it is larger otherwise, a 1x1 where it is
-    equal. Where it is smaller otherwise a 3x3 keeps its size: the teacher's is to be pooled.
+    The kernel depends on the size of the student's map relative to the teacher's:
+
+    - twice the height and width: 3x3 with stride 2
+    - half the height and width: transposed 4x4 with stride 2
+    - equal: 1x1
+    - larger by another factor: a valid convolution
+    - smaller by another factor: 3x3 that keeps the size; the caller pools the teacher's map.
 
     Args:
-      student: [B, H, W, channels] of the map that goes in.
-      teacher: [B, H', W', channels'] of the one to be met.
-      slope: as Layer's.
+      student: shape [B, H, W, channels] of the student's map.
+      teacher: shape [B, H', W', channels'] of the teacher's map.
+      slope: slope of the activation, see Layer.
     """
     (hs, ws), (ht, wt), features = student[1:3], teacher[1:3], teacher[-1]
     if (hs, ws) == (2 * ht, 2 * wt):

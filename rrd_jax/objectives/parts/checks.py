@@ -1,4 +1,4 @@
-"""Checks of arrays and options at the border of a loss function."""
+"""Checks of the arrays and options that are passed to a loss function."""
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +9,13 @@ from rrd_jax import errors
 def as_matching_float32(
     student: jax.Array, teacher: jax.Array, *, constant: bool = True, smallest: int = 1
 ) -> tuple[jax.Array, jax.Array]:
-    """Both arrays as float32, for a comparison value by value.
+    """Returns both arrays as float32, for an elementwise comparison.
 
     Args:
       student: [B, D].
       teacher: [B, D].
-      constant: whether gradients stop at the teacher.
-      smallest: batch size that the comparison needs.
+      constant: whether the teacher is constant for gradients.
+      smallest: minimal batch size of the comparison.
 
     Raises:
       InputError: the shapes differ, or the batch is too small.
@@ -30,16 +30,16 @@ def as_matching_float32(
 def as_float32_batches(
     student: jax.Array, teacher: jax.Array, *, constant: bool = True, smallest: int = 1
 ) -> tuple[jax.Array, jax.Array]:
-    """Both arrays as float32, for a comparison of what each says about the batch.
+    """Returns both arrays as float32, for a comparison of relations within the batch.
 
     Args:
       student: [B, ...].
-      teacher: [B, ...], of any other shape.
-      constant: whether gradients stop at the teacher.
-      smallest: batch size that the comparison needs.
+      teacher: [B, ...]; only B must agree.
+      constant: whether the teacher is constant for gradients.
+      smallest: minimal batch size of the comparison.
 
     Raises:
-      InputError: the batches differ in length, or are too small.
+      InputError: the batch sizes differ, or are too small.
     """
     if min(student.ndim, teacher.ndim) < 2 or len(student) != len(teacher):
         raise errors.InputError(
@@ -47,8 +47,8 @@ def as_float32_batches(
         )
     if len(student) < smallest:
         raise errors.InputError(
-            f"a batch of {len(student)} is too small: this objective compares its images with each"
-            f" other and needs {smallest}"
+            f"a batch of {len(student)} is too small for an objective that compares images with"
+            f" each other; use at least {smallest}"
         )
     if constant:
         teacher = jax.lax.stop_gradient(teacher)
@@ -56,9 +56,9 @@ def as_float32_batches(
 
 
 def check_weights(**values: float) -> None:
-    """Raises an InputError for a value below zero or not finite, and for several that are all 0."""
+    """Raises an InputError if a weight is negative or not finite, or if several are all 0."""
     for name, value in values.items():
         if not 0 <= value < float("inf"):
             raise errors.InputError(f"{name} is {value}, but must be a finite number, 0 or above")
     if len(values) > 1 and not any(values.values()):
-        raise errors.InputError(f"{' and '.join(values)} are all 0: nothing would be compared")
+        raise errors.InputError(f"{' and '.join(values)} are all 0; set at least one above 0")

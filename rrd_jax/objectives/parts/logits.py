@@ -1,4 +1,4 @@
-"""What objectives on class scores share."""
+"""Building blocks of objectives on logits."""
 
 from collections.abc import Callable
 
@@ -12,17 +12,17 @@ from rrd_jax.objectives.parts.checks import as_matching_float32
 
 
 def standardized(logits: jax.Array) -> jax.Array:
-    """Logit standardisation: (z - mean(z)) / std(z) over the classes, a transform before a softmax.
+    """Computes standardized logits, (z - mean(z)) / std(z) over the classes.
 
-    The student is then asked for the teacher's relations between classes, and not for its scale.
-    `standardize=True` puts it in front of an objective's softmax; the published base temperature is
-    then 2, and the weight of kd 9.
+    The student then learns the teacher's relations between classes, and not the scale of its
+    logits. The option `standardize=True` of an objective standardizes logits before the softmax;
+    the published base temperature is then 2, and the weight of kd 9.
 
     Args:
       logits: [B, C].
 
     Returns:
-      [B, C] float32 of mean 0 and (population) standard deviation 1; 0 where all logits are equal.
+      [B, C] float32 with mean 0 and (population) standard deviation 1; 0 if all logits are equal.
 
     References:
       Sun et al., arXiv 2403.01427.
@@ -32,10 +32,10 @@ def standardized(logits: jax.Array) -> jax.Array:
 
 
 def scores(student: jax.Array, teacher: jax.Array, *, standardize: bool) -> tuple[jax.Array, ...]:
-    """Logits [B, C] as float32, the teacher's constant, both `standardized` if wished.
+    """Returns both logits [B, C] as float32, optionally `standardized`; the teacher's are constant.
 
     Raises:
-      InputError: they are not [B, C] both.
+      InputError: the two shapes are not the same [B, C].
     """
     student, teacher = as_matching_float32(student, teacher)
     if standardize:
@@ -44,17 +44,17 @@ def scores(student: jax.Array, teacher: jax.Array, *, standardize: bool) -> tupl
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """- log softmax(logits)[label]: [B] in nats, of logits [B, C] and labels [B]."""
+    """Computes - log softmax(logits)[label], [B] in nats, from logits [B, C] and labels [B]."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def divergence(log_p: jax.Array, log_q: jax.Array) -> jax.Array:
-    """KL(p || q) over the last axis, in nats."""
+    """Computes KL(p || q) over the last axis, in nats."""
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
 
 
 def mixed_loss(loss: Callable[[jax.Array], jax.Array], batch: Batch) -> jax.Array:
-    """loss(labels) of a batch; of mixed images, share times that of one label plus the rest."""
+    """Computes loss(labels) of a batch; for mixed images, the average over both labels by share."""
     losses = loss(batch.label)
     if batch.share is None:
         return losses

@@ -1,4 +1,4 @@
-"""Feature maps of two networks: which are compared with which, and where they are strong."""
+"""Pairing of two networks' feature maps, and spatial attention."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ Shape = tuple[int, ...]
 
 
 def strength(x: jax.Array, power: float = 2) -> jax.Array:
-    """Where a map is strong: [B, H, W, C] to [B, HW] of length 1, the mean over C of |x|^power."""
+    """Computes spatial attention: the mean over C of |x|^power, [B, H, W, C] to unit [B, HW]."""
     mean = jnp.mean(jnp.abs(x.astype(jnp.float32)) ** power, axis=-1)
     return unit(mean.reshape(len(x), -1))
 
@@ -23,21 +23,22 @@ def strength(x: jax.Array, power: float = 2) -> jax.Array:
 def pair_taps(
     student: Sequence[Shape], teacher: Sequence[Shape], *, equal_channels: bool = False
 ) -> tuple[tuple[int, int], ...]:
-    """Which of two networks' taps are compared.
+    """Returns the pairs of taps of two networks that are compared.
 
-    As many taps on both sides are paired by their position, as is published. Otherwise those of
-    the same height and width are, from the last one on; the others are left out.
+    If both networks have the same number of taps, taps are paired by position, as published.
+    Otherwise taps of equal height and width are paired, starting from the last; unpaired taps are
+    ignored.
 
     Args:
-      student: shapes [B, H, W, channels] in the order of the network.
-      teacher: the same.
-      equal_channels: whether paired taps must have as many channels.
+      student: shapes [B, H, W, channels] of the student's taps, in network order.
+      teacher: shapes of the teacher's taps, in network order.
+      equal_channels: whether paired taps must have the same number of channels.
 
     Returns:
-      Index pairs (student's, teacher's), in the order of the network.
+      Index pairs (student, teacher), in network order.
 
     Raises:
-      InputError: nothing can be paired, or a pair's channels differ.
+      InputError: no taps can be paired, or the channels of a pair differ.
     """
     listed = f"the student's taps are {_sizes(student)}, the teacher's {_sizes(teacher)}"
     if len(student) == len(teacher):
@@ -52,32 +53,35 @@ def pair_taps(
     if not pairs:
         raise errors.InputError(f"no taps have the same height and width: {listed}")
     if equal_channels and any(student[i][-1] != teacher[j][-1] for i, j in pairs):
-        raise errors.InputError(f"this objective compares channel with channel: {listed}")
+        raise errors.InputError(
+            f"the objective compares maps channel by channel: {listed}; choose networks with equal"
+            " channels, or another objective"
+        )
     return tuple(pairs)
 
 
 def paired(student: Maps, teacher: Maps, **options: Any) -> list[tuple[Any, Any]]:
-    """The maps [B, H, W, channels], or their shapes, that `pair_taps` puts together."""
+    """Returns pairs of maps [B, H, W, channels], or of shapes, as chosen by `pair_taps`."""
     shapes = [[tap.shape for tap in taps] for taps in (student, teacher)]
     pairs = pair_taps(*shapes, **options)
     return [(student[i], teacher[j]) for i, j in pairs]
 
 
 def after_stem(student: Any, teacher: Any, **options: Any) -> list[tuple[Any, Any]]:
-    """The pairs of maps behind the stem, of two networks' Outputs; options as `pair_taps`'."""
+    """Returns pairs of the maps after the stem of two Outputs; options are those of `pair_taps`."""
     return paired(*stage_maps(student, teacher), **options)
 
 
 def before_relu(student: Any, teacher: Any) -> list[tuple[Any, Any]]:
-    """As `after_stem`, of the maps before their last ReLU."""
+    """Returns pairs of maps like `after_stem`, taken before their last ReLU."""
     return paired(*stage_maps(student, teacher, "preactivations"))
 
 
 def stage_maps(student: Any, teacher: Any, part: str = "maps") -> tuple[Maps, Maps]:
-    """The maps behind the stem, of two networks' Outputs.
+    """Returns the maps after the stem of two networks' Outputs.
 
     Raises:
-      InputError: one of them has a stem's map alone.
+      InputError: a network returns only one map, which is the stem's.
     """
     return _but_first("student", getattr(student, part)), _but_first(
         "teacher", getattr(teacher, part)
@@ -87,8 +91,8 @@ def stage_maps(student: Any, teacher: Any, part: str = "maps") -> tuple[Maps, Ma
 def _but_first(network: str, maps: Maps) -> Maps:
     if len(maps) == 1:
         raise errors.InputError(
-            f"the {network}'s network returns one map, which counts as its stem's and is left out:"
-            " return the maps of its stages too"
+            f"the {network}'s network returns one map, which counts as the stem's and is not"
+            " compared; return the maps of its stages too"
         )
     return maps[1:]
 
@@ -96,11 +100,11 @@ def _but_first(network: str, maps: Maps) -> Maps:
 def over_taps(
     loss: Callable[[Maps, Maps], jax.Array], *, equal_channels: bool = False
 ) -> Objective:
-    """An objective without parameters over the pairs of maps behind the stem.
+    """Returns an objective without parameters on pairs of maps after the stem.
 
     Args:
-      loss: (student's maps, teacher's maps) -> [B].
-      equal_channels: whether paired maps must have as many channels.
+      loss: function (student maps, teacher maps) -> [B].
+      equal_channels: whether paired maps must have the same number of channels.
     """
 
     def pairs(student, teacher):
@@ -108,7 +112,8 @@ def over_taps(
 
     def init(key, student, teacher):
         del key
-        pairs(student, teacher)  # raises an InputError where nothing fits
+        # Raises an InputError if no maps can be paired.
+        pairs(student, teacher)
         return ObjectiveState()
 
     def loss_of_pairs(state, student, teacher, batch):

@@ -1,4 +1,4 @@
-"""Trained layers behind the embeddings of student and teacher."""
+"""Projections and heads of the embeddings of student and teacher."""
 
 import math
 from typing import Any, NamedTuple
@@ -10,13 +10,15 @@ from rrd_jax import errors, functional
 from rrd_jax.objectives.base import Objective, ObjectiveState
 from rrd_jax.objectives.parts.arithmetic import unit_rows
 
-Layer = dict[str, jax.Array]  # {"kernel": [F, D], "bias": [D]}
-Mlp = dict[str, Layer]  # {"hidden": F to its width, "out": from that to D}
+# {"kernel": [F, D], "bias": [D]}
+Layer = dict[str, jax.Array]
+# {"hidden": layer from F to the hidden width, "out": layer from the hidden width to D}
+Mlp = dict[str, Layer]
 HEADS = ("linear", "mlp")
 
 
 def init(key: jax.Array, features: int, dim: int) -> Layer:
-    """A layer from F features to length D, uniform in +-1/sqrt(F), as PyTorch's Linear starts."""
+    """Initializes a layer from F features to dimension D, uniform in +-1/sqrt(F), as in PyTorch."""
     kernel_key, bias_key = jax.random.split(key)
     bound = 1 / math.sqrt(features)
     return {
@@ -26,14 +28,14 @@ def init(key: jax.Array, features: int, dim: int) -> Layer:
 
 
 def init_head(key: jax.Array, features: int, dim: int, head: str, width: int | None) -> Layer | Mlp:
-    """A head of HEADS from F features to length D.
+    """Initializes a head of HEADS from F features to dimension D.
 
     Args:
       key: a typed PRNG key.
-      features: F.
-      dim: D.
-      head: "linear" for a layer; "mlp" for two with a ReLU between them.
-      width: hidden features of the MLP; None for F.
+      features: number of features F.
+      dim: dimension D.
+      head: "linear" for one layer; "mlp" for two layers with a ReLU in between.
+      width: hidden width of the MLP; None for F.
     """
     if head == "linear":
         return init(key, features, dim)
@@ -43,16 +45,19 @@ def init_head(key: jax.Array, features: int, dim: int, head: str, width: int | N
 
 
 def check_head(head: str, width: Any) -> None:
-    """Raises an InputError for a head that `init_head` does not know."""
+    """Raises an InputError for an unknown head, or for a width that the head cannot have."""
     errors.lookup("head", head, dict.fromkeys(HEADS))
     if width is not None:
         errors.check_counts(head_width=width)
         if head == "linear":
-            raise errors.InputError(f"head_width is {width}, but head is 'linear', which has none")
+            raise errors.InputError(
+                f"head_width is {width}, but head is 'linear', which has no hidden layer; set"
+                " head='mlp', or remove head_width"
+            )
 
 
 def apply_head(head: Layer | Mlp, features: jax.Array) -> jax.Array:
-    """Features [B, F] to [B, D], float32."""
+    """Applies a head to features [B, F]; returns [B, D], float32."""
     if "out" not in head:
         return functional.linear(features, **head)
     hidden = functional.relu(functional.linear(features, **head["hidden"]))
@@ -60,18 +65,18 @@ def apply_head(head: Layer | Mlp, features: jax.Array) -> jax.Array:
 
 
 def project(layer: Layer | Mlp, features: jax.Array) -> jax.Array:
-    """Features [B, F] through a layer or a head, to embeddings [B, D] of length 1."""
+    """Applies a layer or head to features [B, F]; returns embeddings [B, D] of length 1."""
     return unit_rows(apply_head(layer, features))
 
 
 class Heads(NamedTuple):
-    """Layers behind the embeddings of student and teacher; both results have length 1.
+    """Heads of student and teacher, with normalized outputs.
 
     Attributes:
-      dim: length D of the results; None for that of the teacher's embeddings, which then pass
-        unchanged.
-      student: a name of HEADS.
-      width: hidden features of the student's MLP; None for the length of its embedding.
+      dim: dimension D of the outputs; None for the teacher's embedding dimension, without a
+        projection of the teacher.
+      student: type of the student's head, a name of HEADS.
+      width: hidden width of the student's MLP; None for the student's embedding dimension.
     """
 
     dim: int | None = None
@@ -79,16 +84,16 @@ class Heads(NamedTuple):
     width: int | None = None
 
     def output_dim(self, teacher: Any) -> int:
-        """Returns D, for a teacher's Outputs."""
+        """Returns the output dimension D for a teacher's Outputs."""
         return self.dim or teacher.embedding.shape[-1]
 
     def init(self, key: jax.Array, student: Any, teacher: Any) -> tuple[Any, Any, jax.Array]:
-        """Returns the student's head, the teacher's layer, () without one, and another key.
+        """Returns the student's head, the teacher's layer or (), and an unused key.
 
         Args:
           key: a typed PRNG key.
-          student: its Outputs, as shapes.
-          teacher: its Outputs, as shapes.
+          student: the student's Outputs, as shapes.
+          teacher: the teacher's Outputs, as shapes.
         """
         student_key, teacher_key, other_key = jax.random.split(key, 3)
         dim, features = self.output_dim(teacher), student.embedding.shape[-1]
@@ -98,11 +103,11 @@ class Heads(NamedTuple):
 
 
 def target(layer: Layer | tuple[()], teacher: Any) -> jax.Array:
-    """Returns the teacher's embeddings [B, D] of length 1, through a layer if there is one.
+    """Returns the teacher's normalized embeddings [B, D], after an optional layer.
 
     Args:
-      layer: () for none.
-      teacher: its Outputs; constant for gradients.
+      layer: the layer, or () for none.
+      teacher: the teacher's Outputs, constant for gradients.
     """
     embedding = teacher.embedding
     result = project(layer, embedding) if layer else unit_rows(embedding.astype(jnp.float32))
@@ -131,24 +136,24 @@ def with_fixed_head(objective: Objective) -> Objective:
 
 
 def init_adapter(key: jax.Array, student: Any, teacher: Any) -> ObjectiveState:
-    """A trained layer from the student's length to the teacher's; none where they are equal."""
+    """Initializes a trained layer from student to teacher dimension; none if they are equal."""
     features, dim = (outputs.embedding.shape[-1] for outputs in (student, teacher))
     return ObjectiveState(params=init(key, features, dim) if features != dim else ())
 
 
 def adapt(params: Layer | tuple[()], features: jax.Array) -> jax.Array:
-    """Features [B, F] in the teacher's length [B, D], float32; unchanged where params is ()."""
+    """Maps features [B, F] to the teacher's dimension [B, D], float32; identity if params is ()."""
     return functional.linear(features, **params) if params else features.astype(jnp.float32)
 
 
 def init_both(key: jax.Array, student: Any, teacher: Any, dim: int) -> dict[str, Layer]:
-    """A projection of each network's embedding to length D.
+    """Initializes projections of both networks' embeddings to dimension D.
 
     Args:
       key: a typed PRNG key.
-      student: its Outputs, as shapes.
-      teacher: its Outputs, as shapes.
-      dim: D.
+      student: the student's Outputs, as shapes.
+      teacher: the teacher's Outputs, as shapes.
+      dim: dimension D.
     """
     outputs = {"student": student, "teacher": teacher}
     return {
@@ -160,9 +165,9 @@ def init_both(key: jax.Array, student: Any, teacher: Any, dim: int) -> dict[str,
 def project_both(
     layers: dict[str, Layer], student: Any, teacher: Any
 ) -> tuple[jax.Array, jax.Array]:
-    """Embeddings [B, D] of length 1 of both networks' Outputs, through `init_both`'s layers.
+    """Projects both networks' embeddings with the layers of `init_both`, to [B, D] of length 1.
 
-    The teacher's embedding is constant for gradients; its layer is not.
+    The teacher's embedding is constant for gradients; the teacher's layer is trained.
     """
     target = jax.lax.stop_gradient(teacher.embedding)
     return project(layers["student"], student.embedding), project(layers["teacher"], target)

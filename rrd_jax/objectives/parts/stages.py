@@ -1,4 +1,4 @@
-"""Stages before distillation."""
+"""Training stages before distillation."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from rrd_jax.objectives.base import Loss, Objective, Stage
 
 
 def stage(loss: Loss, *, student: bool, epochs: int, learning_rate: float | None) -> Stage:
-    """A Stage with these attributes.
+    """Returns a Stage after checking its attributes.
 
     Raises:
       InputError: epochs or learning rate are not above 0.
@@ -23,14 +23,14 @@ def stage(loss: Loss, *, student: bool, epochs: int, learning_rate: float | None
 def stage_only(
     init: Callable, pairs: Callable, stage_loss: Loss, epochs: int, learning_rate: float | None
 ) -> Objective:
-    """An objective that trains the student in its stage, and has a loss of 0 afterwards.
+    """Returns an objective that trains the student in its stage only; its later loss is 0.
 
     Args:
-      init: as Objective's.
-      pairs: Objective's taps.
-      stage_loss: of the stage.
-      epochs: of the stage.
-      learning_rate: of the stage; None is the run's.
+      init: function like Objective.init.
+      pairs: function like Objective.taps.
+      stage_loss: loss of the stage.
+      epochs: number of epochs of the stage.
+      learning_rate: learning rate of the stage; None for the run's.
     """
 
     def zero(state, student, teacher, batch):

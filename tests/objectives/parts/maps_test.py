@@ -30,5 +30,5 @@ def test_what_cannot_be_paired_is_refused_with_both_lists():
         maps.pair_taps(_shapes(7), _shapes(8, 4))
     with pytest.raises(errors.InputError, match="taps are none, the teacher's none"):
         maps.pair_taps([], [])
-    with pytest.raises(errors.InputError, match="channel with channel"):
+    with pytest.raises(errors.InputError, match="channel by channel"):
         maps.pair_taps(_shapes(8), _shapes(8, channels=[4]), equal_channels=True)
