@@ -44,7 +44,7 @@ def ce(*, label_smoothing: float = 0.0) -> Objective:
 
 RECORD = Record(
     ce,
-    "logits, with the labels",
+    "logits with the labels",
     "-",
     needs_classes=False,
     needs_labels=True,

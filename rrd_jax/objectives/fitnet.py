@@ -1,4 +1,4 @@
-"""FitNet (arXiv 1412.6550)."""
+"""FitNet: regression of one feature map (arXiv 1412.6550)."""
 
 import jax
 

@@ -1,4 +1,4 @@
-"""FSP: the flow of solution procedure (CVPR 2017)."""
+"""FSP: flow of the solution procedure (CVPR 2017)."""
 
 import itertools
 from typing import Any

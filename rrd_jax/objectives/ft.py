@@ -20,7 +20,6 @@ def ft_loss(student: jax.Array, teacher: jax.Array, *, order: int = 1) -> jax.Ar
 
         loss = mean_hw |a(student) - a(teacher)|^order,  a(F) = unit(mean_c F_c^2)
 
-    Args:
     The paper compares the factors themselves; this is the benchmark's form.
 
     Args:

@@ -220,9 +220,8 @@ def _guarded(
     """
     excluded = {}
     if teacher is not None and objective and not objective.needs_teacher:
-        excluded = dict.fromkeys(
-            teacher._fields, "but declares needs_teacher=False; set it to True"
-        )
+        reason = "but declares needs_teacher=False; declare needs_teacher=True"
+        excluded = dict.fromkeys(teacher._fields, reason)
     elif teacher is not None and objective and not objective.needs_maps:
         reason = "but declares needs_maps=False, for a cached teacher; declare needs_maps=True"
         excluded = dict.fromkeys(("maps", "preactivations"), reason)

@@ -106,7 +106,7 @@ def _check_teacher(teacher: Any) -> None:
 
 RECORD = Record(
     simkd,
-    "last map, and reuses the teacher's classifier",
+    "last maps (the student reuses the teacher's classifier)",
     "arXiv 2203.14001",
     # The classifier is the teacher's, so cross-entropy would not train it.
     company={"ce": 0.0},

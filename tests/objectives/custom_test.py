@@ -264,7 +264,7 @@ def test_what_an_objective_returns_is_checked_on_shapes(case, tmp_path):
 
 
 @pytest.mark.parametrize("name", objectives.RECORDS)
-def test_all_of_ours_pass_the_border_and_name_what_they_miss(name):
+def test_every_built_in_objective_passes_and_names_missing_parts(name):
     known = {"examples": 40, "batch_size": _BATCH, "queue_size": 16, "negatives": 16, "dim": 4}
     known = {key: value for key, value in known.items() if objectives.takes(name, key)}
     objective = objectives.create(name, **known)
@@ -357,7 +357,7 @@ def test_uses_of_an_empty_part_raise():
             objectives.check("uses", objective, _shapes(maps=()), _shapes(), _SHAPES)
 
 
-def test_several_teachers_pass_the_border():
+def test_averaged_objectives_pass():
     member = _shapes(head=())
     teacher = ensemble.EnsembleOutputs(member.logits, (member, member._replace(maps=())))
     for name in ("kd", "rrd"):

@@ -164,7 +164,7 @@ def _check_key(key: Any) -> None:
 
 
 def _check_index(index: jax.Array, size: int) -> None:
-    """Raises an InputError for an index that is not integer or, if concrete, not in [0, size)."""
+    """Raises an InputError unless the index is integer and, if concrete, in [0, size)."""
     if not jnp.issubdtype(index.dtype, jnp.integer):
         raise errors.InputError(f"index is an array of {index.dtype}, but must be of integers")
     if not errors.is_traced(index) and index.size:
