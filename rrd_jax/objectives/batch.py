@@ -19,7 +19,7 @@ class Batch(NamedTuple):
       teacher_image: the teacher's view, in the format of `image`; None if teacher and student share
         a view.
       rows: cached outputs of each member of a teacher, [B, width] as
-        `teacher.step_outputs.cached_row` returns them; None unless the host holds the teacher cache.
+        `teacher.step_outputs.cached_row` returns them; None unless the host holds the cache.
     """
 
     image: jax.Array

@@ -40,7 +40,7 @@ def correlation_loss(student: jax.Array, teacher: jax.Array, *, alpha: float = 1
 
 
 def mutual_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
-    """Computes ITRD's second part: mutual information of the networks' similarities.
+    """Computes ITRD's second part, from the similarities that student and teacher share.
 
         A = G_s / tr(G_s),  C = G_s * G_t / tr(G_s * G_t),  loss = sum_ij (A^2 - C^2)
 

@@ -114,7 +114,7 @@ def relational_loss(
     _check_comparison(temperature_student, temperature_teacher, chunk, precision)
     if isinstance(memory, memories.Queue | memories.Bank):
         raise errors.InputError(
-            f"memory is a {type(memory).__name__}, but must be an array: pass its rows"
+            f"memory is a {type(memory).__name__}, but must be an array; pass its attribute rows"
         )
     optional = {} if own is None else {"own": own}
     errors.check_arrays(student=student, teacher=teacher, memory=memory, **optional)
@@ -322,7 +322,7 @@ def rrd(
         other = "push_before" if push_before else f"memory={memory}"
         raise errors.InputError(
             f"own_pair and {other} are both set, which would compare each image with itself twice;"
-            " remove one of them"
+            " remove either"
         )
     tau_s, tau_t = options["temperature_student"], options["temperature_teacher"]
     _check_comparison(tau_s, tau_t, chunk, precision)

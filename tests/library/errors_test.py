@@ -189,5 +189,5 @@ def test_an_unfinished_workdir_is_of_its_own_network(tmp_path, monkeypatch):
 def test_a_queue_is_no_array():
     queue = memory.Queue(np.zeros((16, 8)), np.int32(0))
     rows, temperatures = np.zeros((4, 8)), {"temperature_student": 1.0, "temperature_teacher": 1.0}
-    with pytest.raises(errors.InputError, match="memory is a Queue, .* pass its rows"):
+    with pytest.raises(errors.InputError, match="memory is a Queue, .* pass its attribute rows"):
         rrd_jax.relational_loss(rows, rows, queue, **temperatures)

@@ -16,5 +16,5 @@ def test_golden_loss_and_gradient():
 
 
 def test_batches_of_two_sizes_are_refused():
-    with pytest.raises(errors.InputError, match="batches of one size"):
+    with pytest.raises(errors.InputError, match="batches of equal size"):
         pkt.pkt_loss(jnp.ones((3, 2)), jnp.ones((4, 2)))

@@ -43,7 +43,7 @@ def as_float32_batches(
     """
     if min(student.ndim, teacher.ndim) < 2 or len(student) != len(teacher):
         raise errors.InputError(
-            f"student {student.shape} and teacher {teacher.shape} must be batches of one size"
+            f"student {student.shape} and teacher {teacher.shape} must be batches of equal size"
         )
     if len(student) < smallest:
         raise errors.InputError(

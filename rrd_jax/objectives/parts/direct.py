@@ -1,7 +1,7 @@
 """Cross-entropy of relations to a memory from all similarities at once, with one gradient product.
 
 With z a student's and u a teacher's query, each divided by its temperature, p(q) the softmax of
-q . m_k over the rows, and n(q) its normaliser:
+q . m_k over the rows, and n(q) its normalizer:
 
     loss = log n(z) - sum_k p_k(u) z . m_k,   its gradient for z = sum_k (p_k(z) - p_k(u)) m_k
 

@@ -51,7 +51,10 @@ def pair_taps(
                 pairs.insert(0, (i, j))
             i, j = i - (size_s <= size_t), j - (size_s >= size_t)
     if not pairs:
-        raise errors.InputError(f"no taps have the same height and width: {listed}")
+        raise errors.InputError(
+            f"no taps have equal height and width: {listed}; choose other networks, or another"
+            " objective"
+        )
     if equal_channels and any(student[i][-1] != teacher[j][-1] for i, j in pairs):
         raise errors.InputError(
             f"the objective compares maps channel by channel: {listed}; choose networks with equal"

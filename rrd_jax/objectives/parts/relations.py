@@ -6,8 +6,8 @@ the rows weighted by softmax_k(q . m_k):
     loss = logsumexp_k(z . m_k) - z . A(u),   its gradient for z = A(z) - A(u)
 
 Both are computed in one pass over the rows, without an array of [B, K]. An additional row per image
-is merged at the end. On a TPU, where arrays of [B, K] fit into memory up to a limit, arithmetic is
-the bottleneck, and `direct` needs less of it.
+is merged at the end. On a TPU, arithmetic is the bottleneck while arrays of [B, K] fit into memory;
+`direct` needs less arithmetic and is used there.
 """
 
 import functools
