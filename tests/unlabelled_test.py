@@ -40,7 +40,7 @@ def test_a_student_without_labels_has_no_classifier_and_its_loss_is_that_of_held
     assert result.best_loss == min(row["test/loss"] for row in rows)
     assert not any("top1" in name for row in rows for name in row)
     card = (tmp_path / "a" / "README.md").read_text()
-    assert "Embeddings of images: `tiny`" in card
+    assert "Image embeddings: `tiny`" in card
     assert "classif" not in card.replace("without a classifier", "")
     student = rrd_jax.load(tmp_path / "a")
     assert student.num_classes == 0
