@@ -1,18 +1,25 @@
-"""Runs the job of a config.
+"""Trains, evaluates or resumes the job of a config.
 
     python -m rrd_jax.main --config=configs/digits.py --workdir=runs/digits
     python -m rrd_jax.main --config=configs/digits.py --config.optimizer.learning_rate=0.1
     python -m rrd_jax.main --config=configs/digits.py --workdir=runs/digits --mode=eval
 
-A second start of the same command goes on where the first one stopped. The exit code is 0 at the
-end of the job, 1 for a bad flag or config field, 2 for other bad input, 3 when the loss is not
-finite, 69 for a platform or device that is not there, 70 for an error of this program, 74 for a
-full disk, 75 when the same command goes on as it is (SIGTERM, whose state is saved; a device or
-process that is lost), 130 after Ctrl-C (saved too), 141 when nobody reads the output any more.
+Run the same command again to resume a job. Exit codes:
 
-On several hosts the same command is started on each; the workdir lies on a disk that all share.
-Cloud TPU, Slurm, Open MPI and Kubernetes tell the processes of each other; elsewhere --coordinator,
---processes and --process_id do.
+    0 if the job is complete
+    1 for an invalid flag or config field
+    2 for other invalid input
+    3 if a loss is not finite
+    69 if the platform or a device is unavailable
+    70 for an internal error
+    74 for a full disk
+    75 after SIGTERM (the state is saved) or the loss of a device or process; run the command again
+    130 after Ctrl-C (the state is saved)
+    141 if the reader of the output has closed the pipe
+
+On several hosts, start the same command on each host, with a workdir on a shared disk. On Cloud
+TPU, Slurm, Open MPI and Kubernetes, the processes find each other; on other systems, set
+--coordinator, --processes and --process_id.
 """
 
 import contextlib
@@ -28,64 +35,69 @@ from rrd_jax.terminal import cli
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "A file of configs/, with the options its docstring names behind a colon. Fields are set with"
-    " --config.<field>=<value>; --print_config says what each one means.",
+    "A file of configs/, optionally with a colon and a config string, see the file's docstring."
+    " Set fields with --config.<field>=<value>; --print_config describes all fields.",
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Where checkpoints and figures go. Default: runs/<config.name>."
+    "workdir", None, "The folder of checkpoints and metrics. Default: runs/<config.name>."
 )
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "eval"],
-    "train: the whole job. eval: test figures of the student in --workdir, and of its teacher;"
-    " --workdir=RUN@best, RUN@last or RUN@STEP for another checkpoint than the newest.",
+    "train: runs the complete job. eval: evaluates the student in --workdir and its teacher on the"
+    " test split; --workdir=RUN@best, RUN@last or RUN@STEP selects a checkpoint other than the"
+    " newest.",
 )
 _PROFILE = flags.DEFINE_integer(
     "profile",
     0,
-    "Traces so many of the student's steps, once they are compiled, into <workdir>/profile, for"
-    " XProf, TensorBoard's profile plugin or Perfetto; a line says which file is for which.",
+    "The number of compiled steps of the student to trace into <workdir>/profile, for XProf,"
+    " TensorBoard's profile plugin or Perfetto. The log names the files.",
     lower_bound=0,
 )
 _PRINT_CONFIG = flags.DEFINE_bool(
     "print_config",
     False,
-    "Prints every field of --config with its value, default and meaning, and ends.",
+    "Prints every field of --config with its value, default and meaning, and exits.",
 )
 _VERSION = flags.DEFINE_bool(
-    "version", False, "Prints versions and devices, as a report of an error should, and ends."
+    "version", False, "Prints versions and devices for a bug report, and exits."
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", "", "HOST:PORT of process 0, which all processes of a run can reach."
+    "coordinator", "", "HOST:PORT of process 0, reachable from all processes of a run."
 )
 _PROCESSES = flags.DEFINE_integer(
-    "processes", 0, "Processes of the run. 1: joins no others; 0: as the host says.", lower_bound=0
+    "processes",
+    0,
+    "The number of processes of the run. 1: a single process. 0: detected from the environment.",
+    lower_bound=0,
 )
 _PROCESS_ID = flags.DEFINE_integer(
-    "process_id", 0, "The number of this process, from 0.", lower_bound=0
+    "process_id", 0, "The index of this process, from 0.", lower_bound=0
 )
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """For a program with a config; --version does without one."""
-    asked = {"--version", "-version"} & set(argv[1:])
-    return cli.parse_flags(argv, None if asked else CONFIG, _explain)
+    """Parses the flags; --config is required unless --version is set."""
+    is_version = {"--version", "-version"} & set(argv[1:])
+    return cli.parse_flags(argv, None if is_version else CONFIG, _explain)
 
 
 def _explain(argv: list[str]) -> str:
-    from rrd_jax.config import explain  # what ends well need not wait for it
+    # The import is deferred because only errors need the explanation.
+    from rrd_jax.config import explain
 
     return explain(argv)
 
 
 def main(argv: list[str]) -> None:
-    """Runs the job."""
+    """Runs the command that the flags select."""
     del argv
     if _VERSION.value:
         return cli.guard(_print_version, stopped="stopped")
     if WORKDIR.value == "":
-        cli.stop(1, "--workdir is empty; leave the flag out for runs/<config.name>")
+        cli.stop(1, "--workdir is empty; omit the flag to use runs/<config.name>")
     cli.guard(_print_config if _PRINT_CONFIG.value else _job, folder=_folder)
 
 
@@ -94,7 +106,8 @@ def _print_version() -> None:
     from rrd_jax.run_folder import provenance
 
     print(provenance.versions(), flush=True)
-    parallel.check_platform()  # raises where there is no device to name
+    # Raises an error if the platform has no device.
+    parallel.check_platform()
     print(f"devices: {provenance.devices()}")
 
 
@@ -109,7 +122,7 @@ def _print_config() -> None:
 
 
 def _job() -> None:
-    # Here, for flags are read and --help is printed without waiting for JAX.
+    # These imports are deferred so that --help and invalid flags do not wait for JAX.
     from rrd_jax import parallel
     from rrd_jax.comparison import final_summary
     from rrd_jax.config import parse
@@ -118,8 +131,9 @@ def _job() -> None:
 
     startup_time.begin()
     startup_time.phase("imports")
+    # `parse` reports an invalid value later.
     cache = CONFIG.value.get("compilation_cache", "")
-    parallel.enable_compilation_cache(cache if isinstance(cache, str) else "")  # checked later
+    parallel.enable_compilation_cache(cache if isinstance(cache, str) else "")
     parallel.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
     parallel.check_platform()
     parallel.check_jaxlib()
@@ -127,9 +141,10 @@ def _job() -> None:
     folder = _folder()
     _check_agreement(config, folder)
     with contextlib.ExitStack() as stack:
-        if not parallel.is_main():  # what all processes would say is said once
-            nowhere = stack.enter_context(open(os.devnull, "w"))
-            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        # Only the first process prints.
+        if not parallel.is_main():
+            null_device = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(null_device))
         plan = parse(config, explicit=config_flags.get_override_values(flags.FLAGS["config"]))
         startup_time.phase("checks")
         if _MODE.value == "eval":
@@ -141,7 +156,7 @@ def _job() -> None:
 
 
 def _check_agreement(config: ConfigDict, folder: pathlib.Path) -> None:
-    """Raises an InputError, in all processes, where they were started otherwise."""
+    """Raises an InputError in all processes if their code, configs or flags differ."""
     from rrd_jax import parallel
 
     if parallel.process_share() == (0, 1):

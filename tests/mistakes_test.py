@@ -171,7 +171,7 @@ def test_a_folder_with_all_that_goes_wrong_is_read_and_told(commands, tmp_path):
     assert not done.err
     (root / "ants" / "0.png").write_bytes((root / "bees" / "0.png").read_bytes())
     done = _image_folder(commands, root, tmp_path / "run")
-    assert "the data are now" in done.check_refused(2)
+    assert "the data set is now" in done.check_refused(2)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Figures of a student beside its teacher on held-out images, after an epoch of training."""
+"""Alignment metrics of student and teacher on held-out images, during training."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -20,16 +20,16 @@ from rrd_jax.training.recipe import Recipe
 
 
 class Alignment:
-    """Compares a student with its teacher while it is trained.
+    """Computes alignment metrics of a student during its training.
 
     Args:
-      recipe: the student's.
-      dataset: data set whose test split is held out.
+      recipe: recipe of the student.
+      dataset: data set with the held-out test split.
       mesh: the devices.
       teacher: the frozen teacher.
 
     Raises:
-      InputError: memory does not hold the embeddings that eval.knn or eval.labelled needs.
+      InputError: the embeddings that eval.knn or eval.labelled needs do not fit into memory.
     """
 
     def __init__(
@@ -45,7 +45,8 @@ class Alignment:
         self._embed = predictions.compile_embed(
             recipe.student, self._training.normalize, mesh, fast_cpu=self._training.fast_cpu
         )
-        self._collapsed = 0  # Successive measurements of nearly constant embeddings.
+        # Successive measurements of nearly constant embeddings.
+        self._collapsed = 0
         self._labelled, self._random_votes = dataset.labelled_subset or dataset, {}
         if self._choice.classifies:
             self._check_labelled_images()
@@ -62,21 +63,21 @@ class Alignment:
         objectives: Mapping[str, ObjectiveState] | None = None,
         stop: Callable[[], bool] = lambda: False,
     ) -> dict[str, float]:
-        """Computes the figures that are due after an epoch; {} if none are due.
+        """Computes the metrics that are due after an epoch; returns {} if no metrics are due.
 
         Args:
-          variables: the student's.
-          epoch: the epoch that has ended, from 1.
-          objectives: the states of the objectives, by name; None for no losses.
-          stop: returns True if the measurement is to end early; called after each batch.
+          variables: the student's variables.
+          epoch: number of finished epochs.
+          objectives: states of the objectives, by name; None to skip their losses.
+          stop: polled after each batch; True stops.
 
         Returns:
-          With eval.proof, the figures of `alignment.compare`, teacher_effective_rank and
+          With eval.proof: the metrics of `alignment.compare`, teacher_effective_rank and
           teacher_deviation, and for each objective with a floor, such as rrd, loss/rrd and
-          floor/rrd in nats. With eval.labelled, or after the last epoch with eval.knn, the figures
-          of `teacher.labelled.of`, of the teacher (teacher_probe, ...) and of a student with random
-          weights (random_knn_20, ...) too. After the last epoch, the figures of `alignment.compare`
-          of that random student too.
+          floor/rrd in nats. With eval.labelled, or after the last epoch with eval.knn: the metrics
+          of `embedding_accuracy.evaluate` for the student, the teacher (teacher_probe, ...) and a
+          student with random weights (random_knn_20, ...). After the last epoch: the metrics of
+          `alignment.compare` for the random student.
 
         Raises:
           StoppedError: `stop` returned True.
@@ -94,13 +95,14 @@ class Alignment:
         if not (compares or classifies):
             return {}
         embeddings, figures = self._embeddings(variables, after), {}
+        # The run ends with an error about weights that are not finite.
         if not np.isfinite(embeddings).all():
-            return {}  # The run ends with an error about these weights.
+            return {}
         reference = self._teacher.held_out
         if compares:
             figures |= alignment.compare(embeddings, reference)
             figures |= self._losses(embeddings, objectives or {})
-            self._warn_of_collapse(figures, epoch)
+            self._warn_about_collapse(figures, epoch)
             figures |= _prefixed("teacher", reference.spread)
         if not classifies:
             return figures
@@ -120,9 +122,9 @@ class Alignment:
     def _losses(
         self, embeddings: np.ndarray, objectives: Mapping[str, ObjectiveState]
     ) -> dict[str, float]:
-        """Returns each objective's mean held-out loss and its floor, over batches as in training.
+        """Returns the mean held-out loss and floor of each objective, over training-size batches.
 
-        A last batch that is not full is left out, unless it is the only one.
+        An incomplete last batch is skipped, unless it is the only batch.
         """
         size = min(self._training.batch_size // self._training.accumulate, len(embeddings))
         pair = (embeddings, self._teacher.held_out.embeddings)
@@ -139,16 +141,16 @@ class Alignment:
         return {name: value for name, value in figures.items() if np.isfinite(value)}
 
     def _classification(self, variables: Any, after: Callable[[float], None]) -> dict[str, float]:
-        """Classifies labelled images by the embeddings of student, random student and teacher.
+        """Returns the accuracy of the embeddings of student, random student and teacher.
 
-        Warns where memory has become too small since the start: a whole run must not fail for it.
+        If memory has become too small since the start, logs a warning instead of failing the run.
         """
         try:
             figures = self._votes(variables, after)
             self._random_votes = self._random_votes or self._votes(self._random_variables(), after)
             teacher = self._teacher.labelled
         except errors.InputError as error:
-            console.warn(f"[{self._training.label}] nearest images and probe: {error}")
+            console.warn(f"[{self._training.label}] k-NN and linear probe skipped: {error}")
             return {}
         return figures | _prefixed("random", self._random_votes) | _prefixed("teacher", teacher)
 
@@ -158,20 +160,20 @@ class Alignment:
         )
 
     def _check_labelled_images(self) -> None:
-        """Raises an InputError for too many labelled images; notes votes that are left out."""
+        """Raises an InputError for too many labelled images; logs values of k that are skipped."""
         for network in (self._recipe.student, *member_networks(self._teacher.network)):
             outputs = networks.summarize(network, self._dataset.image_shape).outputs
             width = outputs.embedding.shape[-1]
             embedding_accuracy.check_memory(self._labelled, width, self._mesh, self._training)
         count = len(self._labelled.train)
-        if left_out := [str(k) for k in knn.KS if k > count]:
+        if skipped := [str(k) for k in knn.KS if k > count]:
             console.note(
-                f"[{self._training.label}] there are {count} labelled images: votes of"
-                f" {', '.join(left_out)} nearest ones are left out"
+                f"[{self._training.label}] k-NN with k = {', '.join(skipped)} skipped: number of"
+                f" labelled images is {count}"
             )
 
     def _random_variables(self) -> Any:
-        """Initialises the student with random weights."""
+        """Initializes the student with random weights."""
 
         def init():
             key = jax.random.key(self._training.seed)
@@ -179,24 +181,24 @@ class Alignment:
 
         return jax.jit(init, out_shardings=parallel.replicated(self._mesh))()
 
-    def _warn_of_collapse(self, figures: dict[str, float], epoch: int) -> None:
-        """Warns, once, of a student whose embeddings are nearly constant.
+    def _warn_about_collapse(self, figures: dict[str, float], epoch: int) -> None:
+        """Warns once about a student with nearly constant embeddings.
 
-        One measurement of it is accepted, except the last: early on, running statistics are
-        inaccurate.
+        A single measurement does not cause a warning unless it is the last measurement, because
+        running statistics are inaccurate at the beginning.
         """
         collapse = alignment.describe_collapse(figures, self._teacher.held_out)
         self._collapsed = self._collapsed + 1 if collapse else 0
         epochs = self._training.epochs
         if self._collapsed == 2 or (self._collapsed == 1 and epoch == epochs):
             console.warn(
-                f"[{self._training.label}] after epoch {epoch} of {epochs} {collapse}; look at"
+                f"[{self._training.label}] after epoch {epoch} of {epochs} {collapse}; check"
                 " optimizer.learning_rate and the weights and temperatures of the objectives"
             )
 
 
 def compile_loss_and_floor(objective: Objective, mesh: jax.sharding.Mesh) -> Callable:
-    """Compiles an objective's mean loss and the least value that it can take, without an update.
+    """Compiles the mean loss and the mean floor of an objective, without an update of its state.
 
     Returns:
       (state, student's embeddings [B, D], teacher's [B, E]) -> (mean loss, mean floor).

@@ -1,4 +1,4 @@
-"""The lines that the console shows before a run's first step."""
+"""Description of a run for the log, before its first step."""
 
 import math
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from rrd_jax.jobs.run import Run
 
 
 def describe(run: Run) -> list[str]:
-    """Describes the student, its loss, the teacher's cache and the feature maps it compares."""
+    """Returns lines about the student, its loss, the teacher cache and compared feature maps."""
     training, recipe = run.training, run.recipe
     terms = " + ".join(f"{term.weight:g} {name}" for name, term in recipe.terms.items())
     lines = [
@@ -34,7 +34,7 @@ def _describe_custom_student(run: Run) -> str:
     outputs = summary.outputs
     width = "none" if isinstance(outputs.embedding, tuple) else outputs.embedding.shape[-1]
     return (
-        f"{summary.macs:,} multiply-adds an image; embedding {width}, maps"
+        f"{summary.macs:,} multiply-adds per image; embedding {width}, maps"
         f" {networks.describe_maps(outputs.maps)}"
     )
 
@@ -43,14 +43,11 @@ def _describe_frozen(run: Run, frozen: frozenset[str]) -> str:
     shapes = networks.named_shapes(run.program.abstract.params["student"])
     count = sum(math.prod(shapes[name]) for name in frozen)
     modules = dict.fromkeys(name.split("/")[0] for name in shapes if name in frozen)
-    return (
-        f"{count:,} of the parameters stay as they are, with their running statistics:"
-        f" {', '.join(modules)}"
-    )
+    return f"{count:,} parameters and their running statistics are frozen: {', '.join(modules)}"
 
 
 def _describe_pairs(run: Run) -> Iterator[str]:
-    """Yields a line for each objective that compares feature maps: the pairs of their sizes."""
+    """Yields the sizes of compared feature maps, one line per objective."""
     for name, objective in run.recipe.objectives.items():
         if not objective.taps:
             continue
@@ -62,4 +59,4 @@ def _describe_pairs(run: Run) -> Iterator[str]:
             " - ".join("x".join(map(str, tap.shape[1:])) for tap in pair)
             for pair in objective.taps(student, teacher)
         ]
-        yield f"{name} compares maps student - teacher: {', '.join(sizes)}"
+        yield f"{name} compares feature maps (student - teacher): {', '.join(sizes)}"

@@ -1,4 +1,4 @@
-"""Test figures of trained networks, for main's `--mode=eval`."""
+"""Evaluation of trained networks on the test split, for `--mode=eval` of main."""
 
 import dataclasses
 import pathlib
@@ -17,60 +17,64 @@ from rrd_jax.weights import files
 def run(plan: Job, folder: pathlib.Path) -> list[dict[str, Any]]:
     """Evaluates the student in `folder` and the job's teachers on the test split.
 
-    The student is the newest checkpoint of a run, another one named as RUN@best, RUN@last or
-    RUN@STEP, or a network that `rrd_jax.convert` wrote. The teacher is that of
-    config.teacher.checkpoint, or `folder`/teacher; several teachers are tested one by one and
-    together. Teachers, or the student, may be missing.
+    The student is the newest checkpoint of a run, the checkpoint RUN@best, RUN@last or RUN@STEP, or
+    a network of `rrd_jax.convert`. The teacher is config.teacher.checkpoint, or `folder`/teacher;
+    several teachers are evaluated individually and as an ensemble. Teachers or the student may be
+    missing.
 
     Args:
       plan: the job.
-      folder: the workdir of the student, with @best, @last or @STEP for another checkpoint than the
-        newest; nothing is written to it.
+      folder: the workdir of the student, with @best, @last or @STEP for a checkpoint other than the
+        newest; evaluation does not write to this folder.
 
     Returns:
-      A dict for each network, teachers first: `run`, `network`, `images`, `top1` and `top5` in per
-      cent, `loss` in nats, `agreement` of the student with the teacher in per cent or None,
-      `parameters` and `checkpoint`.
+      A dict per network, teachers first: `run`, `network`, `images`, `top1` and `top5` in percent,
+      `loss` in nats, `agreement` of the student with the teacher in percent or None, `parameters`
+      and `checkpoint`.
 
     Raises:
-      InputError: no network is found, or one is damaged or of another network or data set.
+      InputError: no network exists, or a checkpoint is damaged or of another network or data set.
     """
     run_folder, which = files.split(folder)
     paths = zip(plan.teachers, job.teacher_paths(plan, run_folder), strict=True)
     choices = [(t, path) for t, path in paths if t.checkpoint or path.exists()]
     has_student = (run_folder / "checkpoints").exists()
     if which and not has_student:
-        raise errors.InputError(f"{run_folder} holds no checkpoints, and so no '{which}'")
+        raise errors.InputError(
+            f"{run_folder} has no checkpoints, so @{which} does not exist; pass the --workdir of a"
+            " run"
+        )
     if not choices and not has_student:
         raise errors.InputError(
-            f"nothing to evaluate: {folder} holds no checkpoints; pass the --workdir of a run, or a"
+            f"nothing to evaluate: {folder} has no checkpoints; pass the --workdir of a run, or a"
             " teacher with --config.teacher.checkpoint"
         )
     setting = job.prepare(plan.student)
     if not setting.dataset.labelled:
         raise errors.InputError(
-            "data.use_labels is False, and --mode=eval tests by labels: the figures of a student"
-            " without labels are in metrics.jsonl of its workdir; images with labels are tested"
-            " with --config.data.use_labels=True, where it has a classifier"
+            "data.use_labels is False, but --mode=eval requires labels; see metrics.jsonl in the"
+            " workdir for the metrics of a student without labels, or evaluate a student with a"
+            " classifier on labelled images with --config.data.use_labels=True"
         )
     training = plan.student.training
     teachers = []
     for choice, path in choices:
         teacher = frozen.load(choice.network, path, *setting, training, teaching=choice.teaching)
-        teachers.append(frozen.with_probe(teacher, choice.teaching, run_folder, keep=False))
+        teachers.append(frozen.with_probe(teacher, choice.teaching, run_folder, store=False))
     models = [choice.network.model for choice, _ in choices]
     labels = [", ".join(filter(None, ("teacher", c.teaching.classifier))) for c, _ in choices]
-    places = [str(path) for _, path in choices]
+    locations = [str(path) for _, path in choices]
+    # Teachers without the classes of the data have no metrics.
     rows = [
-        _row(label, model, place, network)
-        for label, model, place, network in zip(labels, models, places, teachers, strict=True)
-        if network.compares  # Other teachers have no figures for these classes.
+        _row(label, model, location, network)
+        for label, model, location, network in zip(labels, models, locations, teachers, strict=True)
+        if network.compares
     ]
     teacher = None
     if teachers and len(teachers) == len(plan.teachers):
         teacher = frozen.combine(teachers, training.teacher_weights)
     if teacher and len(teachers) > 1 and teacher.compares:
-        rows.append(_row("teachers", "+".join(models), "+".join(places), teacher))
+        rows.append(_row("teachers", "+".join(models), "+".join(locations), teacher))
     if has_student:
         terms = training.create_objectives(len(setting.dataset.train))
         student = frozen.load(training.network, folder, *setting, training, terms)
@@ -103,7 +107,7 @@ def _row(
 
 
 def table(rows: list[dict[str, Any]]) -> tables.Table:
-    """Returns header and rows: a row of figures for each network."""
+    """Returns the header and the rows of a table with one row per network."""
     header = (
         "run",
         "network",

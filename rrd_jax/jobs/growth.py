@@ -1,4 +1,4 @@
-"""Runs that are resumed with more epochs than they began with."""
+"""Runs that are resumed with more epochs than at their first start."""
 
 import dataclasses
 import pathlib
@@ -13,31 +13,41 @@ from rrd_jax.terminal import console
 from rrd_jax.training.recipe import Part, TeacherChoice
 
 
-def describe(folder: pathlib.Path, part: Part, before: Mapping[str, Any]) -> None:
-    """Prints whether a run with more epochs equals one that had them from its start."""
-    epochs, training = _epochs(before), part.training
+def describe(folder: pathlib.Path, part: Part, previous: Mapping[str, Any]) -> None:
+    """Logs whether a run with more epochs equals a run with this number from the first start.
+
+    Args:
+      folder: the run folder.
+      part: the run.
+      previous: the config fields of the previous start.
+    """
+    epochs, training = _epochs(previous), part.training
     if not 0 < epochs < training.epochs:
         return
-    steps = 10  # Steps an epoch; the shape of a schedule does not depend on them.
+    # The number of steps per epoch is arbitrary; the shape of a schedule does not depend on it.
+    steps = 10
     shorter, longer = (training.optimizer.schedule(n, steps) for n in (epochs, training.epochs))
     past = np.unique(np.linspace(0, epochs * steps - 1, 200).astype(int)).tolist()
     if np.allclose([shorter(i) for i in past], [longer(i) for i in past], equal_nan=True):
-        console.note(f"{folder} grows from {epochs} epochs to {training.epochs}, exactly")
+        console.note(
+            f"extending {folder} from {epochs} to {training.epochs} epochs, identical to a run with"
+            f" {training.epochs} epochs from the start"
+        )
         return
     console.warn(
-        f"{folder} grows from {epochs} epochs to {training.epochs}, but its learning rates so far"
-        f" are those of {epochs}: another run than {training.epochs} epochs from the start, with"
-        f" the rate at {float(shorter(past[-1])):.3g}, now {float(longer(epochs * steps)):.3g}."
-        " Another --workdir trains from the start"
+        f"extending {folder} from {epochs} to {training.epochs} epochs, different from a run with"
+        f" {training.epochs} epochs from the start: the learning rates so far followed the schedule"
+        f" for {epochs}, and the rate changes from {float(shorter(past[-1])):.3g} to"
+        f" {float(longer(epochs * steps)):.3g}; pass another --workdir to train from the start"
     )
 
 
 def as_trained(teacher: TeacherChoice, path: pathlib.Path) -> TeacherChoice:
-    """Returns a teacher with the epochs that it was trained for, although its student has more now.
+    """Returns a teacher with its trained number of epochs, if only the student is extended.
 
     Args:
-      teacher: the teacher of the present config.
-      path: the folder in which it was trained.
+      teacher: the teacher of the current config.
+      path: the teacher's run folder.
     """
     if teacher.checkpoint or not teacher.follows:
         return teacher
@@ -46,7 +56,7 @@ def as_trained(teacher: TeacherChoice, path: pathlib.Path) -> TeacherChoice:
         return teacher
     if not finished(path, epochs):
         return teacher
-    console.note(f"the teacher in {path} stays as it was trained, with {epochs} epochs")
+    console.note(f"the teacher in {path} is finished and keeps train.epochs={epochs}")
     fields = teacher.part.fields
     part = dataclasses.replace(
         teacher.part,
@@ -57,6 +67,6 @@ def as_trained(teacher: TeacherChoice, path: pathlib.Path) -> TeacherChoice:
 
 
 def _epochs(fields: Mapping[str, Any]) -> int:
-    """Returns the epochs in the fields of a folder; 0 if they are missing."""
+    """Returns train.epochs of config fields; 0 if the field is missing."""
     epochs = workdir.flatten(fields).get("train.epochs")
     return epochs if isinstance(epochs, int) else 0

@@ -1,7 +1,7 @@
 """Losses of a student without labels on held-out images.
 
-The images are not augmented. The losses compare the evaluated student with the teacher itself; they
-read the objectives' memories and do not update them.
+The images are not augmented. The losses compare the evaluated student with the teacher, without a
+teacher cache; they read the memories of the objectives and do not update them.
 """
 
 import contextlib
@@ -28,8 +28,8 @@ class Losses(NamedTuple):
       compute: (the student's variables, states of the objectives by name, the teacher's variables,
         images [B, H, W, channels] uint8) -> {"loss": [], "loss/<name>": []}, the weighted sum and
         the mean of each objective over the batch; compiled.
-      names: objectives whose loss is defined on such images.
-      batch_size: B, the images of one loss in training.
+      names: objectives whose loss is defined on held-out images.
+      batch_size: B, the number of images per loss in training.
     """
 
     compute: Callable
@@ -37,7 +37,7 @@ class Losses(NamedTuple):
     batch_size: int
 
 
-def losses(
+def compile_losses(
     recipe: Recipe,
     state: TrainState,
     teacher: networks.Network | None,
@@ -47,9 +47,9 @@ def losses(
     """Compiles the losses of a run on held-out images.
 
     Args:
-      recipe: the run's.
-      state: its state, as shapes.
-      teacher: the network; None if no objective reads it.
+      recipe: recipe of the run.
+      state: state of the run, as shapes.
+      teacher: the teacher's network; None if no objective reads the teacher.
       mesh: the devices.
       image_shape: (H, W, channels).
     """
@@ -88,15 +88,15 @@ def collect(
     mesh: jax.sharding.Mesh,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """Returns the mean losses over the full batches of a split; {} if there are none.
+    """Returns the mean losses over the full batches of a split; {} without full batches or losses.
 
     Args:
       losses: the compiled losses.
-      state: the run's; its student is evaluated.
+      state: state of the run, whose student is evaluated.
       teacher: the teacher's variables.
-      split: the test split; its labels are not read.
+      split: the test split, whose labels are not read.
       mesh: the devices.
-      stop: returns True if the evaluation is to end early; called after each batch.
+      stop: polled after each batch; True stops.
 
     Raises:
       StoppedError: `stop` returned True.
@@ -125,7 +125,7 @@ def _comparable(
     image_shape: Sequence[int],
     size: int,
 ) -> tuple[str, ...]:
-    """Returns the objectives that do not read indices into the training split, as banks do."""
+    """Returns the objectives that do not read indices of training images."""
     student, teacher_outputs = (
         network and networks.summarize(network, tuple(image_shape)).outputs
         for network in (recipe.student, teacher)

@@ -1,4 +1,4 @@
-"""The job: open the data, train or load the teacher, train the runs beside the student, and it."""
+"""Jobs: load or train the teacher, then train the comparison runs and the student."""
 
 import contextlib
 import dataclasses
@@ -26,7 +26,7 @@ from rrd_jax.weights import files, pretrained
 
 
 class Setting(NamedTuple):
-    """The data set and the devices that the runs of a job share."""
+    """The data set and the devices of a job's runs."""
 
     dataset: data.Dataset
     mesh: jax.sharding.Mesh
@@ -35,29 +35,31 @@ class Setting(NamedTuple):
 def run(
     job: Job, folder: pathlib.Path, *, profile: int = 0, dataset: data.Dataset | None = None
 ) -> list[Result]:
-    """Runs a job: obtains the teacher, trains the comparison runs, then the student.
+    """Runs a job: loads or trains the teacher, trains the comparison runs, then the student.
 
-    A second call resumes the first one. The student's run is in `folder`, the others are in
-    folders of it: teacher, alone, scratch. Prints a table of the results and writes results.json.
+    A second call resumes the job. `folder` is the run folder of the student; its subfolders
+    teacher, alone and scratch are the other run folders. Prints a table of the results and writes
+    results.json.
 
     Args:
-      job: the student, its teachers and the runs to compare it with.
-      folder: the workdir; it belongs to one job.
-      profile: the number of steps of the student's run to trace.
-      dataset: an open data set, instead of the job's.
+      job: the student, its teachers and its comparison runs.
+      folder: the workdir of this job.
+      profile: number of steps of the student's run to trace.
+      dataset: an open data set that replaces the job's; None to open the job's.
 
     Raises:
-      InputError: a data set, checkpoint or workdir is missing, damaged or another job's.
+      InputError: a data set, checkpoint or workdir is missing, damaged, or belongs to another job.
       DivergedError: a loss is not finite.
-      PreemptedError: SIGTERM came; the state is saved.
+      PreemptedError: the process received SIGTERM; the state is saved.
     """
     _check_is_run(folder)
     setting = open_data(job, folder, dataset)
     startup_time.phase("data")
     recipes = preflight.check(job, setting.dataset, teacher_paths(job, folder))
-    _warn_of_half(job)
+    _warn_about_bfloat16(job)
     starts = _read_starts(job, folder, setting.dataset, recipes)
-    with claim(folder, job, job.student):  # Before hours are spent on a teacher.
+    # The workdir is checked now, because training a teacher can take hours.
+    with claim(folder, job, job.student):
         describe(setting.dataset, folder)
         startup_time.phase("checks")
         results, teacher = [], None
@@ -86,25 +88,24 @@ def run(
 
 
 def _check_is_run(folder: pathlib.Path) -> None:
-    """Raises an InputError for RUN@STEP, which only evaluation, export and teachers may name."""
+    """Raises an InputError for RUN@STEP, which only evaluation, export and teachers accept."""
     run_folder, which = files.split(folder)
     if which in ("best", "last") or which.isdecimal():
         raise errors.InputError(
-            f"{folder} is a checkpoint of the run in {run_folder}, which can be evaluated, exported"
-            " or used as a teacher; a run goes on from its newest one: leave"
-            f" @{which} out, or use --mode=eval"
+            f"{folder} is a checkpoint of the run in {run_folder}, but training resumes from the"
+            f" newest checkpoint; omit @{which}, or use --mode=eval"
         )
 
 
-def _warn_of_half(job: Job) -> None:
-    """Warns of networks in bfloat16 on a processor that computes them as float32, and converts."""
+def _warn_about_bfloat16(job: Job) -> None:
+    """Warns about bfloat16 networks on a CPU that emulates bfloat16 with float32."""
     choices = [("config.dtype", job.student.training.network)]
     choices += [("config.teacher.dtype", teacher.network) for teacher in job.teachers]
-    named = dict.fromkeys(name for name, choice in choices if choice.dtype == jnp.bfloat16)
-    if named and jax.default_backend() == "cpu" and not parallel.multiplies_half():
+    fields = dict.fromkeys(name for name, choice in choices if choice.dtype == jnp.bfloat16)
+    if fields and jax.default_backend() == "cpu" and not parallel.multiplies_half():
         console.warn(
-            f"{' and '.join(named)} is bfloat16, which this processor has no instructions for:"
-            " float32 is faster on it"
+            f"{' and '.join(fields)} is bfloat16, but this CPU has no bfloat16 instructions; set"
+            " float32, which is faster"
         )
 
 
@@ -114,7 +115,7 @@ def _read_starts(
     dataset: data.Dataset,
     recipes: Mapping[str, recipe.Recipe],
 ) -> dict[pathlib.Path, pretrained.Ready]:
-    """Reads the weights that runs start from, by their folders; runs that have begun need none."""
+    """Reads the initial weights of runs without checkpoints, by run folder."""
     plans = {folder / name: plan for name, plan in recipes.items()}
     for teacher, path in zip(job.teachers, teacher_paths(job, folder), strict=True):
         if _is_trained_here(teacher) and teacher.part.training.start:
@@ -129,20 +130,20 @@ def _read_starts(
 
 @contextlib.contextmanager
 def claim(folder: pathlib.Path, job: Job, part: Part) -> Iterator[None]:
-    """Locks a folder for one run of a job, and says what is new there; see `workdir.claim`."""
+    """Locks a folder for a run of a job, and logs changed fields; see `workdir.claim`."""
     rules = {
         "free": job.free_fields,
         "growing": ("train.epochs",),
         "defaults": job.default_fields,
     }
-    with workdir.claim(folder, part.fields, **rules) as before:
-        if before:
-            growth.describe(folder, part, before)
+    with workdir.claim(folder, part.fields, **rules) as previous:
+        if previous:
+            growth.describe(folder, part, previous)
         yield
 
 
 def describe(dataset: data.Dataset, folder: pathlib.Path) -> None:
-    """Prints a summary of the images, and writes it to `folder`/data.json."""
+    """Prints a summary of the images, and writes the summary to `folder`/data.json."""
     if not parallel.is_main():
         return
     subset = labelled_subset.describe(dataset.labelled_subset) if dataset.labelled_subset else ""
@@ -156,28 +157,29 @@ def describe(dataset: data.Dataset, folder: pathlib.Path) -> None:
             console.warn(f"eval.labelled: {text}")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "data.json"
-    if not (path.exists() and any(folder.glob("**/checkpoints"))):  # A run keeps its first summary.
+    # A resumed run keeps the summary of its first start.
+    if not (path.exists() and any(folder.glob("**/checkpoints"))):
         atomic_write.write_json(path, dict(dataset.summary.figures))
 
 
 def open_data(job: Job, folder: pathlib.Path, dataset: data.Dataset | None = None) -> Setting:
-    """Opens a job's devices and data: those of the student, with the teacher's classes if needed.
+    """Opens the devices and the student's data set, with the teacher's classes if needed.
 
     Args:
       job: the job.
-      folder: its workdir.
-      dataset: an open data set, instead of the job's.
+      folder: the job's workdir.
+      dataset: an open data set that replaces the job's; None to open the job's.
 
     Raises:
       InputError: the data set is missing, or does not fit the run or the devices.
     """
     setting = prepare(job.student, dataset)
-    classes = with_classes(job, folder, setting.dataset)
-    return setting._replace(dataset=with_labelled_subset(job, classes))
+    dataset = with_teacher_classes(job, folder, setting.dataset)
+    return setting._replace(dataset=with_labelled_subset(job, dataset))
 
 
 def prepare(part: Part, dataset: data.Dataset | None = None) -> Setting:
-    """Opens the data set of a run, unless one is passed, and the devices.
+    """Opens the devices, and the data set of a run unless `dataset` is passed.
 
     Raises:
       InputError: the data set is missing, or does not fit the run or the devices.
@@ -186,15 +188,17 @@ def prepare(part: Part, dataset: data.Dataset | None = None) -> Setting:
     mesh = parallel.make_mesh()
     parallel.check_batch(mesh, training.batch_size, training.accumulate)
     if dataset is None:
-        dataset = parallel.main_first(lambda: data.load(source))  # which prepares it if need be
-    about = {"version": dataset.version, "train": len(dataset.train), "test": len(dataset.test)}
-    parallel.check_agreement({f"data set '{source.name}'": about})
+        # The first process prepares the data set if necessary.
+        dataset = parallel.main_first(lambda: data.load(source))
+    facts = {"version": dataset.version, "train": len(dataset.train), "test": len(dataset.test)}
+    parallel.check_agreement({f"data set '{source.name}'": facts})
     if training.batch_size > (count := len(dataset.train)):
-        some = 2 ** max(count.bit_length() - 3, 0)  # for four to eight steps an epoch
+        # This batch size results in four to eight steps per epoch.
+        suggestion = 2 ** max(count.bit_length() - 3, 0)
         raise errors.InputError(
             f"train.batch_size {training.batch_size} is larger than the training split"
-            f" '{source.train_split}' of {count} images{_left_out(source, dataset)}; take"
-            f" --config.train.batch_size={some}, or in Python batch_size={some}"
+            f" '{source.train_split}' of {count} images{_degradation(source, dataset)}; set"
+            f" --config.train.batch_size={suggestion}, or batch_size={suggestion} in Python"
         )
     channels = dataset.image_shape[-1]
     if not len(training.mean) == len(training.std) == channels:
@@ -205,15 +209,15 @@ def prepare(part: Part, dataset: data.Dataset | None = None) -> Setting:
     return Setting(dataset, mesh)
 
 
-def with_classes(job: Job, folder: pathlib.Path, dataset: data.Dataset) -> data.Dataset:
+def with_teacher_classes(job: Job, folder: pathlib.Path, dataset: data.Dataset) -> data.Dataset:
     """Returns the data set with the teacher's classes if a student without labels needs them.
 
-    A student without labels needs classes to learn from a teacher's logits.
+    A student without labels needs classes if an objective compares logits.
 
     Args:
       job: the job.
-      folder: its workdir.
-      dataset: the student's.
+      folder: the job's workdir.
+      dataset: the student's data set.
     """
     if dataset.labelled or not any(o.needs_classes for o in job.student.training.objectives):
         return dataset
@@ -225,7 +229,7 @@ def with_classes(job: Job, folder: pathlib.Path, dataset: data.Dataset) -> data.
 
 
 def with_labelled_subset(job: Job, dataset: data.Dataset) -> data.Dataset:
-    """Returns the data set with the images that eval.labelled names, if there is a teacher."""
+    """Returns the data set with the labelled images of eval.labelled, if the job has a teacher."""
     choice = job.student.training.alignment
     if not (choice.labelled and job.teachers):
         return dataset
@@ -242,7 +246,7 @@ def with_labelled_subset(job: Job, dataset: data.Dataset) -> data.Dataset:
 def _classes_of(
     teacher: TeacherChoice, path: pathlib.Path, dataset: data.Dataset
 ) -> tuple[int, tuple[str, ...]]:
-    """How many classes a teacher has, 0 for none, and what they are called, if that is known."""
+    """Returns a teacher's number of classes, 0 without a classifier, and their names if known."""
     if teacher.variables is not None:
         logits = networks.summarize(teacher.network.create(0), dataset.image_shape).outputs.logits
         return (0 if isinstance(logits, tuple) else logits.shape[-1]), ()
@@ -254,14 +258,14 @@ def _classes_of(
     return meta["num_classes"], pretrained.class_names(meta, path)
 
 
-def _left_out(source: Source, dataset: data.Dataset) -> str:
-    """Which fields leave training images out, as a clause."""
-    about = dataset.summary.figures.get("degraded", {"images": 0, "of": 0})
-    if about["images"] == about["of"]:
+def _degradation(source: Source, dataset: data.Dataset) -> str:
+    """Returns a clause with the config fields that reduce the training images."""
+    counts = dataset.summary.figures.get("degraded", {"images": 0, "of": 0})
+    if counts["images"] == counts["of"]:
         return ""
     if source.per_class:
-        return f", which data.per_class {source.per_class} leaves"
-    return f", which data.share {source.share:g} and data.imbalance {source.imbalance:g} leave"
+        return f" (data.per_class {source.per_class})"
+    return f" (data.share {source.share:g}, data.imbalance {source.imbalance:g})"
 
 
 def train(
@@ -271,14 +275,14 @@ def train(
     teacher: FrozenNetwork | None = None,
     start: pretrained.Ready | None = None,
 ) -> Result:
-    """Trains the network of a run in `folder`, which is claimed, or resumes it.
+    """Trains or resumes a run.
 
     Args:
       part: the run.
-      folder: the run's.
-      setting: its data and devices.
-      teacher: None if no objective needs one.
-      start: weights that the network starts from, if they were read before.
+      folder: the run folder, locked by `claim`.
+      setting: the run's data set and devices.
+      teacher: the teacher; None if no objective needs a teacher.
+      start: initial weights; None to read the weights of the recipe, if any.
     """
     dataset, mesh = setting
     plan = recipe.create(part.training, dataset.num_classes, len(dataset.train))
@@ -286,7 +290,7 @@ def train(
 
 
 def teacher_paths(job: Job, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Where the weights of each teacher are, or will be once it is trained."""
+    """Returns the path of each teacher's weights, which may not exist before training."""
     return [
         pathlib.Path(teacher.checkpoint or folder / teacher.part.training.label)
         for teacher in job.teachers
@@ -299,16 +303,16 @@ def load_teacher(
     setting: Setting,
     starts: Mapping[pathlib.Path, pretrained.Ready] | None = None,
 ) -> tuple[list[Result], FrozenNetwork]:
-    """Loads the teacher, or several as one; trains those without a checkpoint.
+    """Loads the teacher, or several teachers as an ensemble; trains teachers without checkpoint.
 
     Args:
       job: the job.
-      folder: its workdir; teachers are trained in its folders teacher, teacher2 and so on.
-      setting: the student's data and devices.
-      starts: weights that teachers start from, by their folders, if they were read before.
+      folder: the job's workdir; teachers are trained in its subfolders teacher, teacher2 and so on.
+      setting: the student's data set and devices.
+      starts: initial weights of teachers by run folder; None to read the weights of the recipes.
 
     Returns:
-      The results of the teachers' training, and the teacher.
+      The results of the teachers' training, and the teacher or ensemble.
 
     Raises:
       InputError: a checkpoint is missing, damaged, or of another network or data set.
@@ -317,7 +321,7 @@ def load_teacher(
     dataset, mesh = setting
     results: list[Result] = []
     loaded: dict[int, FrozenNetwork] = {}
-    # Existing checkpoints come first: their errors appear before hours of training.
+    # Existing checkpoints are loaded first, because training can take hours before an error.
     order = sorted(enumerate(job.teachers), key=lambda pair: _is_trained_here(pair[1]))
     for i, teacher in order:
         teacher, path = growth.as_trained(teacher, paths[i]), paths[i]
@@ -333,9 +337,11 @@ def load_teacher(
             )
             continue
         if _is_trained_here(teacher):
-            same = teacher.part.source == job.student.source
+            shares_data = teacher.part.source == job.student.source
             with claim(path, job, teacher.part):
-                teacher_setting = setting if same else _prepare_teacher(teacher.part, setting)
+                teacher_setting = (
+                    setting if shares_data else _prepare_teacher(teacher.part, setting)
+                )
                 start = (starts or {}).get(path)
                 results.append(train(teacher.part, path, teacher_setting, start=start))
         loaded[i] = frozen.load(
@@ -344,14 +350,16 @@ def load_teacher(
     for i, teacher in enumerate(job.teachers):
         loaded[i] = frozen.with_probe(loaded[i], teacher.teaching, folder)
         if teacher.teaching.classifier:
-            results.append(_classified(teacher, paths[i], loaded[i]))
+            results.append(_classifier_result(teacher, paths[i], loaded[i]))
     teachers = [loaded[i] for i in range(len(order))]
-    whole = frozen.combine(teachers, training.teacher_weights)
-    return results, dataclasses.replace(whole, examined=not job.student.source.mock_examples)
+    combined = frozen.combine(teachers, training.teacher_weights)
+    return results, dataclasses.replace(combined, is_examined=not job.student.source.mock_examples)
 
 
-def _classified(teacher: TeacherChoice, path: pathlib.Path, network: FrozenNetwork) -> Result:
-    """What a teacher with a classifier that is not its own gets right."""
+def _classifier_result(
+    teacher: TeacherChoice, path: pathlib.Path, network: FrozenNetwork
+) -> Result:
+    """Returns the accuracy of a teacher with a linear probe or a zero-shot classifier."""
     start, top1 = time.monotonic(), predictions.figures(network.predictions)["top1"]
     return Result(
         label=f"{teacher.teaching.label}, {teacher.teaching.classifier}",
@@ -367,15 +375,14 @@ def _classified(teacher: TeacherChoice, path: pathlib.Path, network: FrozenNetwo
 
 
 def _prepare_teacher(part: Part, setting: Setting) -> Setting:
-    """The setting of a teacher that sees other images, or other labels, than the student."""
+    """Opens the setting of a teacher whose images or labels differ from the student's."""
     reopen = setting.dataset.reopen
     dataset = parallel.main_first(lambda: reopen(part.source)) if reopen else None
     teacher_setting = prepare(part, dataset)
     dataset = teacher_setting.dataset
     if dataset.version != setting.dataset.version and parallel.is_main():
         console.say(
-            f"[{part.training.label}] its training images: {len(dataset.train):,} of"
-            f" {dataset.version}"
+            f"[{part.training.label}] training images: {len(dataset.train):,} of {dataset.version}"
         )
     return teacher_setting
 
@@ -385,11 +392,11 @@ def _is_trained_here(teacher: TeacherChoice) -> bool:
 
 
 def table(results: list[Result], scratch: Result | None = None) -> tables.Table:
-    """Header and rows: the results of a job, the last epoch's figure first.
+    """Returns the header and the rows of a job's results.
 
     Args:
-      results: the student's last.
-      scratch: what it is without its first weights, where that is to be compared.
+      results: results of the runs, the student's last.
+      scratch: result of the student from random weights; None if this run is not part of the job.
     """
     gains = _gains(results[-1], scratch)
     unlabelled = any(result.top1 is None for result in results)
@@ -399,7 +406,7 @@ def table(results: list[Result], scratch: Result | None = None) -> tables.Table:
         "test top-1, last epoch",
         "best (epoch)",
         *(("over random weights",) if gains else ()),
-        *(("held-out loss, last epoch", "lowest (epoch)") if unlabelled else ()),
+        *(("held-out loss, last epoch", "best (epoch)") if unlabelled else ()),
         "agreement with teacher",
         "parameters",
         "wall time",
@@ -427,7 +434,7 @@ def table(results: list[Result], scratch: Result | None = None) -> tables.Table:
 
 
 def _gains(student: Result, scratch: Result | None) -> dict[str, str]:
-    """By the student's label: its top-1 less that from random weights; {} where there is none."""
+    """Returns the student's gain in top-1 over random initial weights, by label; {} if unknown."""
     if scratch is None or student.top1 is None or scratch.top1 is None:
         return {}
     return {student.label: f"{student.top1 - scratch.top1:+.2f}"}
@@ -436,7 +443,7 @@ def _gains(student: Result, scratch: Result | None) -> dict[str, str]:
 def _last_and_best(
     last: float | None, best: float | None, epoch: int, digits: int
 ) -> tuple[str, str]:
-    """A figure of the last epoch and of the best one, in words; - where there is none."""
+    """Formats a metric of the last and of the best epoch; "-" if the metric is missing."""
     if last is None or best is None:
         return "-", "-"
     return f"{last:.{digits}f}", f"{best:.{digits}f} ({epoch})"

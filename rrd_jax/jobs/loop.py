@@ -32,7 +32,8 @@ from rrd_jax.training.recipe import Recipe, Training
 from rrd_jax.training.step import Split
 from rrd_jax.weights import pretrained
 
-_MAX_WAIT = 0.05  # A warning appears if steps wait for images for more than this share of time.
+# The share of time that steps may wait for images without a warning.
+_MAX_WAIT = 0.05
 
 
 def fit(
@@ -45,32 +46,32 @@ def fit(
     start: pretrained.Ready | None = None,
     profile: int = 0,
 ) -> Result:
-    """Trains a student to the end of its epochs; resumes from the newest checkpoint if any.
+    """Trains a student to the end of its epochs; resumes from the newest checkpoint, if any.
 
     Args:
       recipe: the student, its loss and how it is trained.
-      folder: receives `checkpoints`, `metrics.jsonl`, `tensorboard` and the trace `profile`.
+      folder: the run folder; receives checkpoints, metrics and the trace.
       dataset: training and test split.
       mesh: the devices.
-      teacher: None if no objective needs one.
-      start: weights that the student starts from; None to read those of the recipe, if any.
-      profile: the number of steps to trace; 0 for none.
+      teacher: the teacher; None if no objective needs a teacher.
+      start: initial weights; None to read the weights of the recipe, if any.
+      profile: number of steps to trace; 0 for no trace.
 
     Raises:
       DivergedError: a loss is not finite.
       InputError: a checkpoint can be neither read nor written.
-      KeyboardInterrupt: Ctrl-C came; the state is saved.
-      PreemptedError: SIGTERM came; the state is saved.
+      KeyboardInterrupt: Ctrl-C was pressed; the state is saved.
+      PreemptedError: the process received SIGTERM; the state is saved.
     """
     if result := finished(folder, recipe.training.epochs, dataset.version):
         if profile:
-            console.warn(f"nothing is traced; the run in {folder} is finished")
+            console.warn(f"profile: no steps traced, because the run in {folder} is finished")
         return result
     with (
         parallel.stop_requests() as request,
-        checkpoints.Checkpoints(folder / "checkpoints") as kept,
+        checkpoints.Checkpoints(folder / "checkpoints") as manager,
     ):
-        run = runs.create(recipe, folder, dataset, mesh, teacher, kept)
+        run = runs.create(recipe, folder, dataset, mesh, teacher, manager)
         if teacher:
             teacher.examine()
         position = runs.resume(run) or _begin(run, start)
@@ -81,7 +82,7 @@ def fit(
 
 
 def _begin(run: Run, start: pretrained.Ready | None) -> Position:
-    """Creates the first state; trains, or resumes, the stages before distillation."""
+    """Creates the initial state, and trains or resumes the stages before distillation."""
     position = runs.begin(run, start)
     for name, objective in run.recipe.objectives.items():
         if not objective.stage:
@@ -91,8 +92,8 @@ def _begin(run: Run, start: pretrained.Ready | None) -> Position:
         abstract = program.abstract_state(
             recipe, run.mesh, run.dataset.image_shape, run.teacher_network
         )
-        with checkpoints.Checkpoints(folder / "checkpoints") as kept:
-            end, _ = kept.restore(abstract)
+        with checkpoints.Checkpoints(folder / "checkpoints") as manager:
+            end, _ = manager.restore(abstract)
         after = functools.partial(
             stage.state_after_stage, name=name, trains_student=objective.stage.student
         )
@@ -102,43 +103,43 @@ def _begin(run: Run, start: pretrained.Ready | None) -> Position:
 
 
 class _Stops:
-    """Requests to stop a run, as SIGTERM and Ctrl-C make them.
+    """Requests to stop a run by SIGTERM or Ctrl-C.
 
     Args:
-      request: of `parallel.stop_requests`.
-      position: where the run stands.
+      request: stop requests from `parallel.stop_requests`.
+      position: the position of the run.
     """
 
     def __init__(self, request: parallel.StopRequests, position: Position):
-        self._request, self._position, self._answer = request, position, 0
+        self._request, self._position, self._signal = request, position, 0
 
     def after_step(self) -> bool:
-        """Returns True if the run is to stop after its last step; from now on it can be saved."""
-        self._answer = self._request(self._position.step)
+        """Returns True if the run has to stop after a step; from now on the run can be saved."""
+        self._signal = self._request(self._position.step)
         self._request.saves = True
-        return bool(self._answer)
+        return bool(self._signal)
 
     def between_steps(self) -> bool:
-        """Returns True if the run is to stop at once; several processes agree on a step instead."""
+        """Returns True if the run has to stop at once; False with several processes."""
         if parallel.process_share() == (0, 1):
-            self._answer = self._request(self._position.step)
-        return bool(self._answer)
+            self._signal = self._request(self._position.step)
+        return bool(self._signal)
 
     def error(self, folder: pathlib.Path) -> BaseException:
-        """Creates the exception that ends the run in `folder`, whose state is saved."""
-        by_hand = self._answer == signal.SIGINT
+        """Creates the exception that ends the run in `folder` after its state is saved."""
+        by_hand = self._signal == signal.SIGINT
         kind = KeyboardInterrupt if by_hand else errors.PreemptedError
         return kind(
             f"stopped by {'Ctrl-C' if by_hand else 'SIGTERM'}; step {self._position.step} is saved"
-            f" in {folder / 'checkpoints'}, and the same command goes on from there"
+            f" in {folder / 'checkpoints'}; run the same command again to resume"
         )
 
 
 class _Speed:
-    """Speed of a run: the clock, and figures that are reported once.
+    """Speed of a run: its clock, and measurements that are reported once.
 
     Args:
-      clock: of the run.
+      clock: the clock of the run.
     """
 
     def __init__(self, clock: Clock):
@@ -149,7 +150,7 @@ class _Speed:
     def timed(
         self, calls: Iterator[tuple[int, Batch | Split]]
     ) -> Iterator[tuple[int, Batch | Split]]:
-        """Yields the calls; adds the time that steps wait for them to the clock."""
+        """Yields the calls, and adds the time of waiting for their input to the clock."""
         while True:
             start = time.monotonic()
             call = next(calls, None)
@@ -159,7 +160,7 @@ class _Speed:
             yield call
 
     def note_first_step(self, label: str, logged: Any) -> None:
-        """Reports the time from the command to the end of its first step."""
+        """Logs the time from the start of the command to the end of the first step."""
         jax.block_until_ready(logged)
         startup_time.phase("step")
         spent = startup_time.end()
@@ -167,15 +168,15 @@ class _Speed:
         console.say(f"[{label}] {startup_time.format_phases(spent)}")
 
     def figures(self, run: Run, step: int) -> dict[str, float]:
-        """Returns the speed since the clock's mark, as entries of a row."""
+        """Returns the speed since the mark of the clock, as entries of a row."""
         peak = run.mesh.size * parallel.peak_flops(run.mesh.devices.flat[0].device_kind)
-        waits = None if run.dataset.train.on_device else self.clock.wait_share()
-        if waits and waits > _MAX_WAIT and not self._warned:
+        wait_share = None if run.dataset.train.on_device else self.clock.wait_share()
+        if wait_share and wait_share > _MAX_WAIT and not self._warned:
             self._warned = True
             console.warn(
-                f"[{run.training.label}] steps wait for images {waits:.0%} of the time:"
-                " `pip install 'rrd_jax[nvimgcodec]'`, data.keep=on, images that are smaller on"
-                " disk (`prepare --resize`), data.feed=resident or more data.workers help"
+                f"[{run.training.label}] input-bound: steps wait for images {wait_share:.0%} of the"
+                " time; try `pip install 'rrd_jax[nvimgcodec]'`, data.keep=on, smaller images on"
+                " disk (`prepare --resize`), data.feed=resident or more data.workers"
             )
         start, self._seconds_to_start = self._seconds_to_start, None
         return speeds(
@@ -183,13 +184,13 @@ class _Speed:
             run.training.batch_size,
             2 * run.program.multiply_adds,
             peak,
-            waits,
+            wait_share,
             start,
         )
 
 
 class _Session(NamedTuple):
-    """The helpers of one start of a run."""
+    """Evaluation, metrics, speed and stop requests of one start of a run."""
 
     evaluation: Evaluation
     metrics: MetricsWriter
@@ -198,7 +199,7 @@ class _Session(NamedTuple):
 
 
 def _train(run: Run, position: Position, stops: _Stops, trace: tracing.Trace) -> None:
-    """Makes the steps from a position to the end of the last epoch."""
+    """Trains from a position to the end of the last epoch."""
     evaluation = student_evaluation.create(run)
     speed = _Speed(Clock(position.progress.seconds, position.step))
     label, writes = run.training.label, parallel.is_main()
@@ -211,16 +212,18 @@ def _train(run: Run, position: Position, stops: _Stops, trace: tracing.Trace) ->
             session = _Session(evaluation, metrics, speed, stops)
             _make_steps(run, position, session, trace)
             run.checkpoints.wait()
-    except OSError as error:  # The disk can fill up between two checkpoints too.
-        raise run.checkpoints.failed(error, "the run broke off") from error
+    except OSError as error:
+        # The disk can also fill up between two checkpoints.
+        raise run.checkpoints.failed(error, "the run stopped") from error
 
 
 def _make_steps(run: Run, position: Position, session: _Session, trace: tracing.Trace) -> None:
     speed, is_resident, first_step = session.speed, run.dataset.train.on_device, position.step
     teacher = _teacher(run, session.stops)
     speed.clock.begin(position.step)
+    # The previous start was stopped during the evaluation of this epoch.
     if position.step // run.steps_per_epoch > position.progress.epoch:
-        _end_epoch(run, position, session)  # The run was stopped during this evaluation.
+        _end_epoch(run, position, session)
     rows = run.teacher.cache.rows if run.cache.place in ("host", "file") else None
     pending: list[tuple[int, Any]] = []
     steps = Steps(run)
@@ -235,15 +238,16 @@ def _make_steps(run: Run, position: Position, session: _Session, trace: tracing.
             pending.append((count, logged))
             trace.after(count, logged)
             if not is_resident and len(pending) > 2:
-                # Batches wait on the device: one is used while the next is sent.
+                # At most two calls are in flight: one computes while the next batch is transferred.
                 jax.block_until_ready(pending[-3])
+            # The first call can include compilation.
             if position.step == first_step + count and position.step % run.steps_per_epoch:
-                speed.clock.mark(position.step)  # The first call may include compilation.
+                speed.clock.mark(position.step)
             _after_call(run, position, session, pending)
 
 
 def _teacher(run: Run, stops: _Stops) -> Any:
-    """Returns the teacher's variables or cached embeddings, as the steps read them."""
+    """Returns the teacher's variables or cached embeddings for the steps."""
     if not run.teacher_network:
         return None
     if not run.teacher_is_cached:
@@ -254,7 +258,7 @@ def _teacher(run: Run, stops: _Stops) -> Any:
 def _after_call(
     run: Run, position: Position, session: _Session, pending: list[tuple[int, Any]]
 ) -> None:
-    """Checks the losses, evaluates, saves and stops, whatever is due after a call."""
+    """Checks the losses, evaluates, saves and stops, depending on the step."""
     step, every, count = position.step, run.training.save_every, pending[-1][0]
     ends_epoch = step % run.steps_per_epoch == 0
     saves = every and step % every < count
@@ -287,7 +291,7 @@ def _show_progress(run: Run, position: Position, session: _Session) -> None:
 
 
 def _end_epoch(run: Run, position: Position, session: _Session) -> None:
-    """Evaluates the student, reports the epoch and saves it."""
+    """Evaluates the student, logs the metrics of the epoch and saves a checkpoint."""
     clock, figures = session.speed.clock, session.speed.figures(run, position.step)
     try:
         tested = student_evaluation.evaluate(
@@ -302,7 +306,7 @@ def _end_epoch(run: Run, position: Position, session: _Session) -> None:
 
 
 def _stop_early(run: Run, position: Position, session: _Session) -> NoReturn:
-    """Saves the state, and ends the run."""
+    """Saves the state and ends the run."""
     runs.save(run, position, session.speed.clock.total())
     run.checkpoints.wait()
     raise session.stops.error(run.folder)
@@ -316,19 +320,19 @@ def dispatches(
     start: int,
     rows: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]] | None = None,
 ) -> Iterator[tuple[int, Batch | Split]]:
-    """Yields the input of each call of the train step, from a step to the last.
+    """Yields the input of each call of the train step, from a start step to the last step.
 
     Args:
       recipe: settings of the epochs and batches.
       dataset: training and test split.
       mesh: the devices.
-      length: steps that one call should make with a resident split.
+      length: steps per call with a resident split.
       start: the first step.
-      rows: (index [B], view [B]) -> the teacher's cached rows that the host keeps, as in Batch;
-        calls make one step then. None if the host keeps none.
+      rows: (index [B], view [B]) -> cached rows of the teacher from the host, as in Batch; the
+        length is then 1. None if the host has no cached rows.
 
     Yields:
-      (steps of the call, a batch of a streamed split or a resident split with its order).
+      (steps of the call, a batch of a streamed split or the Split of a resident split).
     """
     training, split = recipe.training, dataset.train
     size, seed = training.batch_size, training.seed
@@ -374,7 +378,7 @@ def dispatches(
 def _order_and_views(
     training: Training, split: feed.Resident, epoch: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns the indices [steps, B] of an epoch, and the views if the step does not draw them."""
+    """Returns the indices [steps, B] of an epoch, and the views if the step does not draw views."""
     order = feed.epoch_order(training.seed, epoch, training.batch_size, len(split))
     if training.augment.choose is not None:
         return order, None
@@ -383,10 +387,10 @@ def _order_and_views(
 
 
 def _check_images(images: np.ndarray, training: Training) -> None:
-    """Warns of implausible statistics of the first training images."""
-    for doubt in sanity.image_warnings(images, training.mean, training.std):
-        _warn_once(doubt)
+    """Warns about implausible statistics of the first training images."""
+    for warning in sanity.image_warnings(images, training.mean, training.std):
+        _warn_once(warning)
 
 
-# All runs of a job see the same images: one warning is enough.
+# The runs of a job train on the same images, so a warning appears only once.
 _warn_once = functools.cache(console.warn)

@@ -5,30 +5,32 @@ from collections.abc import Iterator
 from rrd_jax import errors, networks
 from rrd_jax.training.recipe import Recipe
 
-_ROWS = ("queue_size", "negatives")  # options of objectives that are rows of a memory
+# Options of objectives that set the number of rows of a memory.
+_ROWS = ("queue_size", "negatives")
 
 
 def for_state(recipe: Recipe, devices: int) -> Iterator[str]:
-    """Yields the fields that reduce the state.
+    """Yields the fields that reduce the memory of the state.
 
     Args:
-      recipe: of the run.
+      recipe: recipe of the run.
       devices: number of devices of the mesh.
     """
     for name, options in _options(recipe):
         if options.get("memory", "fifo") == "fifo":
             yield from (f"a smaller objectives.{name}.{row}" for row in _ROWS if row in options)
         else:
-            yield f"objectives.{name}.memory=fifo"  # A bank holds a row for every image.
+            # A bank has a row for every training image.
+            yield f"objectives.{name}.memory=fifo"
     if devices > 1 and not recipe.training.shard_parameters:
         yield "shard_parameters=True"
 
 
 def for_activations(recipe: Recipe, devices: int) -> Iterator[str]:
-    """Yields the fields that reduce feature maps and products with a memory.
+    """Yields the fields that reduce the memory of feature maps and of products with a memory.
 
     Args:
-      recipe: of the run.
+      recipe: recipe of the run.
       devices: number of devices of the mesh.
     """
     training = recipe.training
@@ -36,8 +38,8 @@ def for_activations(recipe: Recipe, devices: int) -> Iterator[str]:
         yield "a smaller train.batch_size"
     if training.batch_size // training.accumulate > devices:
         yield "a larger train.accumulate"
-    if how := _recomputed(recipe):
-        yield f"train.remat={how}"
+    if mode := _stronger_remat(recipe):
+        yield f"train.remat={mode}"
     for name, options in _options(recipe):
         if options.get("memory", "fifo") != "fifo":
             yield from (f"a smaller objectives.{name}.{row}" for row in _ROWS if row in options)
@@ -45,25 +47,26 @@ def for_activations(recipe: Recipe, devices: int) -> Iterator[str]:
             yield f"objectives.{name}.chunk=None"
 
 
-def _recomputed(recipe: Recipe) -> str:
-    """Returns the strongest train.remat that the student supports; "" if none is stronger.
+def _stronger_remat(recipe: Recipe) -> str:
+    """Returns the strongest train.remat that the student supports; "" if it is already set.
 
-    "all" comes first: recomputing what lies between a ResNet's convolutions saves hardly anything,
-    because the results of its blocks depend on each other and all exist at once.
+    "all" comes first: recomputing only the layers between a ResNet's convolutions saves little
+    memory, because the results of its blocks depend on each other and are all in memory.
     """
-    for how in ("all", "convolutions"):
-        if how == recipe.training.remat:
+    for mode in ("all", "convolutions"):
+        if mode == recipe.training.remat:
             break
         try:
-            networks.remat(recipe.student, how)
+            networks.remat(recipe.student, mode)
         except errors.InputError:
-            continue  # The network does not support it.
-        return how
+            # The network does not support this mode.
+            continue
+        return mode
     return ""
 
 
 def _options(recipe: Recipe) -> Iterator[tuple[str, dict]]:
-    """Yields the options of each objective that was chosen by name."""
+    """Yields the name and the options of each built-in objective."""
     for choice in recipe.training.objectives:
         if choice.objective is None:
             yield choice.name, dict(choice.options)

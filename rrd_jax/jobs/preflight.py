@@ -1,4 +1,4 @@
-"""Checks of a job before anything is trained: networks, objectives, shapes and memory."""
+"""Checks of a job before training: networks, objectives, shapes and memory."""
 
 import pathlib
 from collections.abc import Sequence
@@ -20,19 +20,19 @@ from rrd_jax.training.recipe import Job
 def check(
     job: Job, dataset: data.Dataset, paths: Sequence[pathlib.Path]
 ) -> dict[str, recipe.Recipe]:
-    """Creates the recipes of a job's runs, and checks networks, objectives and memory by tracing.
+    """Creates the recipes of a job's runs; checks networks, objectives and memory by tracing.
 
     Args:
       job: the job.
-      dataset: the student's.
-      paths: where the weights of each teacher are, or will be.
+      dataset: the student's data set.
+      paths: paths of the teachers' weights, which may not exist before training.
 
     Returns:
-      The recipe of each run by its key in `job.comparisons`, of the student under "".
+      The recipe of each run by its key in `job.comparisons`; "" is the key of the student.
 
     Raises:
       InputError: a network, an objective or a schedule is invalid; a network lacks an output that
-        an objective compares; shapes exceed memory.
+        an objective compares; or shapes exceed memory.
     """
     training = job.student.training
     _check_steps(job, len(dataset.train))
@@ -46,28 +46,28 @@ def check(
     for teacher, path in zip(job.teachers, paths, strict=True):
         network = teacher.network.create(dataset.num_classes)
         _check_custom(network, teacher.network, dataset, teacher.teaching)
-        setting = assembly.TeacherSpec(
+        spec = assembly.TeacherSpec(
             teacher.network,
             teacher.teaching,
             None if teacher.variables is not None else path,
             dataset,
             training,
         )
-        outline = assembly.outline(setting)
+        outline = assembly.outline(spec)
         teachers.append(networks.summarize(outline, dataset.image_shape).outputs)
     student = networks.summarize(plan.student, dataset.image_shape).outputs
     if training.alignment and teachers:
         _check_embeddings(training.alignment, dataset, student, *teachers)
     teacher = ensemble.combined_shapes(teachers, training.teacher_weights)
     states = _trace(plan, student, teacher, dataset)
-    _warn_of_classifier(plan, states, student, teacher, dataset)
+    _warn_about_classifier(plan, states, student, teacher, dataset)
     part = training.batch_size // training.accumulate
     maps = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((part, *leaf.shape[1:]), leaf.dtype), student.maps
     )
     # A checkpoint is written from a copy of the state.
-    needs = {f"objective '{name}' keeps, with a copy,": (s, s) for name, s in states.items()}
-    needs |= {f"the student's maps of {part} images take": maps}
+    needs = {f"objective '{name}', with a copy, needs": (s, s) for name, s in states.items()}
+    needs |= {f"feature maps of the student for {part} images need": maps}
     _check_memory(needs, parallel.machine_bytes())
     return plans
 
@@ -92,23 +92,23 @@ def _trace(
     plain = batch._replace(label=None, other_label=None)
     states = {}
     for name, objective in plan.objectives.items():
-        is_ours = name in registry.RECORDS
-        seen = batch if dataset.labelled or not is_ours else plain
-        states[name] = registry.check(name, objective, student, teacher, seen)
-        if not (dataset.labelled or is_ours) and registry.reads(
-            "label", name, objective, states[name], student, teacher, seen
+        is_built_in = name in registry.RECORDS
+        visible = batch if dataset.labelled or not is_built_in else plain
+        states[name] = registry.check(name, objective, student, teacher, visible)
+        if not (dataset.labelled or is_built_in) and registry.reads(
+            "label", name, objective, states[name], student, teacher, visible
         ):
             raise errors.InputError(
-                f"objective '{name}' reads labels, but data.use_labels is False; of ours learn"
-                f" without labels: {', '.join(registry.without_labels())}"
+                f"objective '{name}' reads labels, but data.use_labels is False; objectives without"
+                f" labels: {', '.join(registry.without_labels())}"
             )
     return states
 
 
-def _warn_of_classifier(
+def _warn_about_classifier(
     plan: recipe.Recipe, states: dict[str, Any], student: Any, teacher: Any, dataset: data.Dataset
 ) -> None:
-    """Warns of a classifier that no objective trains, whose test figures mean nothing."""
+    """Warns about a classifier that no objective trains, whose test accuracy is meaningless."""
     training = plan.training
     if not dataset.labelled or training.start or registry.classifier(plan.objectives):
         return
@@ -119,8 +119,9 @@ def _warn_of_classifier(
         ):
             return
     console.warn(
-        f"[{training.label}] no objective trains the classifier: top-1 is that of random weights;"
-        " add ce or kd, such as method rrd+kd or in Python objectives={'ce': 1.0, 'rrd': 1.0}"
+        f"[{training.label}] no objective trains the classifier, so top-1 belongs to random"
+        " weights; add ce or kd, such as method rrd+kd, or in Python"
+        " objectives={'ce': 1.0, 'rrd': 1.0}"
     )
 
 
@@ -130,10 +131,10 @@ def _check_custom(
     dataset: data.Dataset,
     teaching: TeachingChoice | None = None,
 ) -> None:
-    """Checks a custom network; a teacher may lack logits, or have other classes.
+    """Checks a custom network; the logits of a teacher may be missing or have other classes.
 
     Raises:
-      InputError: its outputs are not those of a network.
+      InputError: the outputs of the network are invalid.
     """
     if not isinstance(network, networks.CustomNetwork) and choice.network is None:
         return
@@ -143,13 +144,13 @@ def _check_custom(
 
 
 def _check_memory(needs: dict[str, Any], memory: int) -> None:
-    """Raises an InputError for arrays that the whole machine cannot hold.
+    """Raises an InputError for arrays that exceed the memory of all hosts and devices.
 
     Args:
-      needs: shapes, by what is said of them.
+      needs: shapes, by the beginning of the message about them.
       memory: bytes of all hosts and devices.
     """
-    for what, tree in needs.items():
+    for subject, tree in needs.items():
         leaves = jax.tree.leaves(tree)
         if sum(leaf.size * leaf.dtype.itemsize for leaf in leaves) <= memory:
             continue
@@ -157,40 +158,41 @@ def _check_memory(needs: dict[str, Any], memory: int) -> None:
         axes = " x ".join(map(str, largest.shape))
         size = largest.size * largest.dtype.itemsize / 1e9
         raise errors.InputError(
-            f"{what} more than the {memory / 1e9:.3g} GB of memory: one array alone is {axes} x"
-            f" {largest.dtype.itemsize} bytes = {size:.3g} GB; make it or the batch smaller"
+            f"{subject} more than the {memory / 1e9:.3g} GB of memory: the largest array is {axes}"
+            f" x {largest.dtype.itemsize} bytes = {size:.3g} GB; reduce this array or the"
+            " batch size"
         )
 
 
 def _check_embeddings(choice: AlignmentChoice, dataset: data.Dataset, *outputs: Any) -> None:
-    """Raises an InputError where there is nothing to compare on held-out images."""
+    """Raises an InputError if embeddings of held-out images are missing or too few to compare."""
     if choice.on and len(dataset.test) < 3:
         raise errors.InputError(
-            f"eval.proof compares images of the test split, which has {len(dataset.test)}, but"
-            " relations need three or more"
+            f"eval.proof compares images of the test split, which has {len(dataset.test)};"
+            " relations need at least 3 images"
         )
     for i, output in enumerate(outputs):
         if isinstance(output.embedding, tuple):
             raise errors.InputError(
                 "eval.proof, eval.knn and eval.labelled compare embeddings, but the network of the"
-                f" {'teacher' if i else 'student'} returns none: return a pair (logits, embedding),"
-                " or leave them out"
+                f" {'teacher' if i else 'student'} returns none; return a pair (logits, embedding),"
+                " or omit these fields"
             )
 
 
 def _check_steps(job: Job, examples: int) -> None:
-    """Raises an InputError for a training of more steps than 32 bits count."""
+    """Raises an InputError if the number of steps exceeds 32 bits."""
     for part in (job.student, *(teacher.part for teacher in job.teachers)):
         epochs, steps = part.training.epochs, examples // part.training.batch_size
         if epochs * steps >= 2**31:
             raise errors.InputError(
-                f"train.epochs {epochs} x {steps} steps = {epochs * steps}, but steps are counted"
-                " below 2**31"
+                f"train.epochs {epochs} x {steps} steps = {epochs * steps}, but the number of steps"
+                " must be less than 2**31; reduce train.epochs"
             )
 
 
 def _batch(training: recipe.Training, image_shape: tuple[int, int, int]) -> Batch:
-    """A batch as objectives see it, as shapes."""
+    """Returns the shapes of a batch for objectives."""
     size = training.batch_size // training.accumulate
     images = jax.ShapeDtypeStruct((size, *image_shape), jnp.float32)
     numbers = jax.ShapeDtypeStruct((size,), jnp.int32)

@@ -1,4 +1,4 @@
-"""The compiled functions of a run: the pure steps on a mesh, and the shardings of their arrays."""
+"""Compiled functions of a run: the pure steps on a mesh, with the shardings of their arrays."""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from rrd_jax.teacher import step_outputs
 from rrd_jax.training import stage, state, step
 from rrd_jax.training.recipe import Recipe
 
-# Pixels per dispatch: about a second on an accelerator.
+# Pixels per call, which take about a second on an accelerator.
 _PIXELS = 2**26
 
 
@@ -21,15 +21,16 @@ class Program(NamedTuple):
 
     Attributes:
       create: (seed, teacher_variables, weights) -> the state before the first step. `weights` are
-        optional, as in `state.create`.
-      train_step: (state, teacher, batch) -> (state, logged), as `step.train_step`, or with a Split
-        instead of the batch, as `step.resident_step`; the state is donated.
-      train_steps: `length` steps in one call, as `step.repeated`; None if `length` is 1.
-      length: steps that one call should make.
-      abstract: the state as shapes, with shardings.
-      multiply_adds: of the networks, for an image in a step.
-      late: (train_step, train_steps) with oneDNN, for steps from `late_from` on; None for none.
-      late_from: that step.
+        optional, see `state.create`.
+      train_step: (state, teacher, batch) -> (state, logged), see `step.train_step`; with a Split
+        instead of a batch, see `step.resident_step`. The state is donated.
+      train_steps: `length` steps in one call, see `step.repeated`; None if `length` is 1.
+      length: steps per call.
+      abstract: shapes of the state, with shardings.
+      multiply_adds: multiply-adds of the networks per image and step.
+      late: (train_step, train_steps) with oneDNN, for steps from `late_from` on; None without
+        such a switch.
+      late_from: the first step of `late`.
     """
 
     create: Callable[..., state.TrainState]
@@ -42,15 +43,15 @@ class Program(NamedTuple):
     late_from: int = 0
 
     def train(self, step: int, count: int) -> Callable:
-        """Returns the function that makes `count` steps, 1 or `length`, from a step on.
+        """Returns the function for `count` steps, 1 or `length`, that begin at a step.
 
-        The choice depends on the step alone, so that a resumed run computes the same bits.
+        The choice depends only on the step, so that resumed runs are bit-identical.
         """
-        one, many = self.late if self.is_late(step) else (self.train_step, self.train_steps)
-        return many if count > 1 else one
+        single, repeated = self.late if self.is_late(step) else (self.train_step, self.train_steps)
+        return repeated if count > 1 else single
 
     def is_late(self, step: int) -> bool:
-        """Returns True if the function for this step computes with oneDNN, others without."""
+        """Returns True if this step runs with oneDNN, after earlier steps without oneDNN."""
         return self.late is not None and step >= self.late_from
 
 
@@ -68,16 +69,16 @@ def build(
     """Builds the functions of a run.
 
     Args:
-      recipe: the student, its loss and how it is trained.
-      mesh: the devices; for ahead-of-time compilation they need not exist.
+      recipe: the student, its loss and its training settings.
+      mesh: the devices, which need not exist for ahead-of-time compilation.
       image_shape: (H, W, channels).
-      steps_per_epoch: updates an epoch.
-      resident: True if a step takes its batch out of a split that lies on the devices.
-      teacher: the network; None if no objective reads a teacher.
-      teacher_is_cached: True if the step reads the teacher's embeddings, not its variables.
-      onednn_from: the first step that a CPU computes with oneDNN. None for what suits the work: a
-        program without oneDNN lies in the compilation cache on disk, one with it is compiled at
-        each start.
+      steps_per_epoch: updates per epoch.
+      resident: True if steps gather their batches from a split on the devices.
+      teacher: the teacher's network; None if no objective reads a teacher.
+      teacher_is_cached: True if steps read cached embeddings instead of the teacher's variables.
+      onednn_from: the first step with oneDNN on a CPU; None to choose by the amount of work.
+        Programs without oneDNN are stored in the compilation cache on disk, programs with oneDNN
+        are compiled at each start.
     """
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     optimizer = _optimizer(recipe, image_shape)
@@ -114,7 +115,7 @@ def build(
     if 0 < onednn_from < recipe.training.epochs * steps_per_epoch:
         late = compiled(onednn=True)
         late = late if isinstance(late[0], compiling.Unwritten) else None
-    # Hundreds of small random draws: compiling them well takes longer than drawing them.
+    # Optimized compilation of hundreds of small random draws takes longer than the draws.
     quick = {"xla_backend_optimization_level": 0} if on_cpu else None
     return Program(
         create=jax.jit(create, out_shardings=shardings, compiler_options=quick),
@@ -134,7 +135,7 @@ def abstract_state(
     image_shape: tuple[int, int, int],
     teacher: networks.Network | None,
 ) -> state.TrainState:
-    """Returns a run's state as shapes with shardings; the arguments are those of `build`."""
+    """Returns the shapes of a run's state, with shardings; see `build` for the arguments."""
     create = functools.partial(
         _create_state, recipe, _optimizer(recipe, image_shape), image_shape, teacher
     )
@@ -142,7 +143,7 @@ def abstract_state(
 
 
 def _multiply_adds(recipe, image_shape, teacher):
-    """Counts multiply-adds for an image in a step; the backward pass costs twice the forward."""
+    """Counts multiply-adds per image and step; the backward pass costs twice the forward pass."""
     macs = 3 * networks.summarize(recipe.student, image_shape).macs
     return macs + (networks.summarize(teacher, image_shape).macs if teacher else 0)
 
@@ -212,10 +213,14 @@ def _task(recipe, optimizer, image_shape, steps_per_epoch, teach, *, unroll):
 
 
 def _steps_per_call(recipe, image_shape, steps_per_epoch, on_cpu):
-    """A divisor's worth of an epoch: a call costs an accelerator as much as a small step."""
+    """Returns the number of steps per call, which splits an epoch into about equal parts.
+
+    Several steps per call amortize its overhead: a call costs an accelerator as much as a small
+    step.
+    """
     length = recipe.training.steps_per_dispatch
     if not length:
         pixels = recipe.training.batch_size * image_shape[0] * image_shape[1]
-        # On a CPU loops are slow; see `unroll`.
+        # Loops are slow on a CPU, see `unroll`.
         length = 1 if on_cpu else max(1, _PIXELS // pixels)
     return steps_per_epoch // -(-steps_per_epoch // length)

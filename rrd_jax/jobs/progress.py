@@ -1,4 +1,4 @@
-"""Progress and result of a run, as its checkpoints keep them."""
+"""Progress and result of a run, as stored in its checkpoints."""
 
 import dataclasses
 import inspect
@@ -9,22 +9,22 @@ from rrd_jax import checkpoints, errors
 
 
 class Result(NamedTuple):
-    """A finished run; percentages are of the test split, `top1` and `agreement` the last epoch's.
+    """The result of a finished run; accuracies are percentages of the test split.
 
     Attributes:
-      label: what the console calls the run.
-      model: the network's name.
+      label: the name of the run on the console.
+      model: the name of the network.
       top1: test top-1 after the last epoch; None without labels.
       best_top1: the highest test top-1; None without labels.
-      best_epoch: the epoch of `best_top1`, without labels of `best_loss`.
-      agreement: share of test images for which student and teacher predict the same class; None
-        without a teacher.
+      best_epoch: the epoch of `best_top1`, or without labels of `best_loss`.
+      agreement: agreement with the teacher after the last epoch, in percent; None without a
+        teacher.
       parameters: number of parameters.
-      seconds: wall time, over all starts.
+      seconds: wall time over all starts.
       checkpoint: folder of the checkpoints.
-      loss: without labels, the held-out loss after the last epoch, if the run has one.
-      best_loss: likewise, the lowest held-out loss.
-      proof: the last figures of `alignment_during_training`; None without any.
+      loss: the held-out loss after the last epoch of a run without labels; None if undefined.
+      best_loss: the lowest held-out loss of a run without labels; None if undefined.
+      proof: the last metrics of `alignment_during_training`; None if not measured.
     """
 
     label: str
@@ -41,7 +41,7 @@ class Result(NamedTuple):
     proof: dict[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the fields as JSON, without optional ones that are empty."""
+        """Returns the fields as JSON, without empty optional fields."""
         optional = ("loss", "best_loss", "proof")
         fields = self._asdict()
         return {k: v for k, v in fields.items() if k not in optional or v not in (None, {})}
@@ -49,19 +49,19 @@ class Result(NamedTuple):
 
 @dataclasses.dataclass
 class Progress:
-    """The JSON that a checkpoint keeps beside the train state; its keys are a file format.
+    """The JSON that a checkpoint stores next to the train state; its keys are a file format.
 
     Attributes:
-      model: the student's name.
+      model: the name of the student's network.
       num_classes: C.
       image_shape: (H, W, channels).
       dataset: version of the data set.
-      classifier: the objective that classifies in the student's place, "" for none.
+      classifier: the objective that replaces the student's classifier; "" for none.
       epoch: number of finished epochs.
       seconds: wall time so far.
       sums: sum of each logged scalar over the current epoch's steps.
-      recalls: True if the steps read the teacher's cached embeddings.
-      best: best test top-1 and its epoch; without labels the lowest held-out loss and its epoch.
+      recalls: True if the steps read a teacher cache.
+      best: best test top-1 and its epoch, or without labels the lowest held-out loss and its epoch.
       result: the Result after `epoch`, as a dict.
       about: the network's ModelInfo, as JSON.
     """
@@ -81,15 +81,15 @@ class Progress:
 
 
 def finished(folder: pathlib.Path, epochs: int, version: str | None = None) -> Result | None:
-    """Returns the result of a finished run without starting anything; None if it is unfinished.
+    """Reads the result of a finished run; returns None if the run is unfinished.
 
     Args:
-      folder: the run's.
-      epochs: the run's number of epochs.
-      version: of the data set; None to leave that unchecked.
+      folder: the run folder.
+      epochs: number of epochs of the run.
+      version: version of the data set; None to skip this check.
 
     Raises:
-      InputError: the run is on another data set, or by a newer version of rrd_jax.
+      InputError: the run used another data set, or a newer version of rrd_jax.
     """
     meta = checkpoints.read_meta(folder / "checkpoints")
     if meta is None:
@@ -103,34 +103,35 @@ def finished(folder: pathlib.Path, epochs: int, version: str | None = None) -> R
 
 
 def read(meta: dict[str, Any], folder: pathlib.Path) -> Progress:
-    """Creates the Progress that a checkpoint of a folder keeps.
+    """Creates the Progress from the JSON of a checkpoint.
 
     Raises:
-      InputError: another version of rrd_jax, or another program, wrote it.
+      InputError: another version of rrd_jax, or another program, wrote the checkpoint.
     """
     return _create(Progress, meta, folder)
 
 
 def _create(kind: type, fields: dict[str, Any], folder: pathlib.Path) -> Any:
-    known = inspect.signature(kind).parameters
-    if unknown := ", ".join(sorted(fields.keys() - known.keys())):
+    parameters = inspect.signature(kind).parameters
+    if unknown := ", ".join(sorted(fields.keys() - parameters.keys())):
         raise errors.InputError(
-            f"the run in {folder} was written by a newer version of rrd_jax, which keeps"
-            f" {unknown}: install that version, or pass another --workdir"
+            f"the run in {folder} was written by a newer version of rrd_jax (unknown fields:"
+            f" {unknown}); install this version, or pass another --workdir"
         )
     try:
         return kind(**fields)
-    except TypeError as error:  # A required field is missing.
+    except TypeError as error:
+        # A required field is missing.
         raise errors.InputError(
-            f"{folder} does not hold a run of this version of rrd_jax ({error}); pass another"
+            f"{folder} does not contain a run of this version of rrd_jax ({error}); pass another"
             " --workdir"
         ) from error
 
 
-def check_data(folder: pathlib.Path, before: str, now: str) -> None:
+def check_data(folder: pathlib.Path, stored: str, current: str) -> None:
     """Raises an InputError if a run is resumed on another version of its data set."""
-    if before not in ("", now):
+    if stored not in ("", current):
         raise errors.InputError(
-            f"{folder} holds a run on {before}, but the data are now {now}: pass another"
-            " --workdir, or bring those data back"
+            f"{folder} holds a run on {stored}, but the data set is now {current}; pass another"
+            " --workdir, or restore the data set"
         )

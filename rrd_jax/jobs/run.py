@@ -1,4 +1,4 @@
-"""One run: its settings and compiled programs, where it stands, and how it begins and resumes."""
+"""Runs: settings and compiled programs, current position, start, resumption and checkpoints."""
 
 import dataclasses
 import pathlib
@@ -28,17 +28,18 @@ class Run:
     """The fixed parts of a run.
 
     Attributes:
-      recipe: the student, the terms of its loss and how it is trained.
-      folder: receives checkpoints, metrics and the model card.
+      recipe: the student, the terms of its loss and its training settings.
+      folder: the run folder, for checkpoints, metrics and the model card.
       dataset: training and test split.
       mesh: the devices.
-      checkpoints: those in the folder.
-      teacher: the frozen teacher; None if no objective needs one.
-      teacher_network: the teacher's network; None if no objective reads the teacher. Cross-entropy
-        alone still reports the agreement with a teacher, but its steps never run it.
-      cache: where the teacher's cached embeddings are, and why.
+      checkpoints: the checkpoints in the folder.
+      teacher: the frozen teacher; None if no objective needs a teacher.
+      teacher_network: the teacher's network; None if no objective reads the teacher. A run with
+        cross-entropy alone still reports the agreement with a teacher, but its steps do not apply
+        the teacher.
+      cache: the decision about the teacher cache.
       program: the compiled functions.
-      parameters: number of parameters, those of a classifier in the student's place included.
+      parameters: number of parameters, including a classifier that replaces the student's.
     """
 
     recipe: Recipe
@@ -59,12 +60,12 @@ class Run:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Updates in an epoch; a last batch that is not full is dropped."""
+        """Updates per epoch; an incomplete last batch is dropped."""
         return len(self.dataset.train) // self.training.batch_size
 
     @property
     def teacher_is_cached(self) -> bool:
-        """True if steps read the teacher's cached embeddings instead of running it."""
+        """True if steps read cached embeddings instead of applying the teacher."""
         return bool(self.cache.place)
 
 
@@ -74,10 +75,10 @@ class Position:
 
     Attributes:
       step: updates made so far.
-      progress: what checkpoints keep beside the train state.
+      progress: the JSON that checkpoints store next to the train state.
       about: description of the network, without metrics.
-      first_weights: digest of the student's weights before the first step; "" if this start did not
-        create them, or does not train them.
+      first_weights: digest of the student's weights before the first step; "" for a resumed run, or
+        if the student is not trained.
       collapsed: successive epochs whose predictions were nearly constant.
     """
 
@@ -91,7 +92,7 @@ class Position:
 
     @property
     def state(self) -> TrainState:
-        """The train state. The first one is created in a thread while the step compiles."""
+        """The train state. A thread creates the initial state while the step compiles."""
         if self._creation is not None:
             self._state, self.first_weights = self._creation.result()
             self._creation = None
@@ -108,9 +109,9 @@ def create(
     dataset: data.Dataset,
     mesh: jax.sharding.Mesh,
     teacher: FrozenNetwork | None,
-    kept: checkpoints.Checkpoints,
+    manager: checkpoints.Checkpoints,
 ) -> Run:
-    """Returns the Run of a recipe; its programs compile when they are first called."""
+    """Creates the Run of a recipe, whose programs compile at their first call."""
     reads_teacher = any(objective.needs_teacher for objective in recipe.objectives.values())
     network = teacher.network if teacher and reads_teacher else None
     plan = cache_plan.Plan("", "")
@@ -129,22 +130,22 @@ def create(
     parameters = networks.count_parameters(program.abstract.params["student"])
     if name := program.abstract.classifier:
         parameters += networks.count_parameters(program.abstract.params["objectives"][name])
-    return Run(recipe, folder, dataset, mesh, kept, teacher, network, plan, program, parameters)
+    return Run(recipe, folder, dataset, mesh, manager, teacher, network, plan, program, parameters)
 
 
 def begin(run: Run, start: pretrained.Ready | None = None) -> Position:
-    """Starts to create the state before the first step.
+    """Starts the creation of the state before the first step.
 
     Args:
       run: the run.
-      start: weights that the student starts from; None to read those of the recipe, if any.
+      start: initial weights; None to read the weights of the recipe, if any.
     """
     training, dataset = run.training, run.dataset
     weights = start or pretrained.read(run.recipe, dataset)
     if not weights and training.freeze and getattr(run.recipe.student, "weights", None) is None:
         console.warn(
-            f"[{training.label}] the parts that stay as they are have random weights: name a"
-            " checkpoint to start from"
+            f"[{training.label}] student.freeze freezes random weights; set student.checkpoint to"
+            " start from trained weights"
         )
     progress_ = Progress(
         training.network.model,
@@ -158,7 +159,8 @@ def begin(run: Run, start: pretrained.Ready | None = None) -> Position:
         progress_.best = {"epoch": 0}
     position = Position(0, progress_, _about(run, weights.origin if weights else None))
     create_state = _state_creation(run, weights)
-    if jax.process_count() > 1:  # All processes have to start their programs in the same order.
+    # All processes must start their programs in the same order, so a thread is not an option.
+    if jax.process_count() > 1:
         position.state, position.first_weights = create_state()
     else:
         position._creation = _THREADS.submit(create_state)
@@ -168,7 +170,7 @@ def begin(run: Run, start: pretrained.Ready | None = None) -> Position:
 def _state_creation(
     run: Run, weights: pretrained.Ready | None
 ) -> Callable[[], tuple[TrainState, str]]:
-    """Traces the creation of the first state; returns the function that compiles and runs it."""
+    """Traces the creation of the initial state; returns a function that compiles and runs it."""
     seed, variables = run.training.seed, run.teacher.variables if run.teacher_network else None
     arrays = weights and parallel.put(parallel.replicated(run.mesh), weights.weights)
     lowered = run.program.create.lower(seed, variables, arrays)
@@ -183,7 +185,7 @@ def _state_creation(
 
 
 def resume(run: Run) -> Position | None:
-    """Restores the newest intact checkpoint; returns None if there is none."""
+    """Restores the newest intact checkpoint; returns None without an intact checkpoint."""
     restored = run.checkpoints.restore(run.program.abstract)
     if not restored:
         return None
@@ -196,7 +198,7 @@ def resume(run: Run) -> Position | None:
 
 
 def _about(run: Run, origin: dict[str, str] | None) -> ModelInfo:
-    """Describes the network, with the origin of the weights that it started from, if any."""
+    """Describes the network, with the origin of its initial weights, if any."""
     about = run_info.describe_run(run.recipe, run.dataset, run.teacher, run.parameters)
     if not origin:
         return about
@@ -204,13 +206,13 @@ def _about(run: Run, origin: dict[str, str] | None) -> ModelInfo:
 
 
 def save(run: Run, position: Position, seconds: float, row: dict[str, Any] | None = None) -> None:
-    """Starts to write a checkpoint.
+    """Starts writing a checkpoint.
 
     Args:
       run: the run.
-      position: where it stands.
+      position: the position of the run.
       seconds: wall time of the run so far.
-      row: the figures of the epoch that has just ended; None inside an epoch.
+      row: metrics of the epoch that has just ended; None within an epoch.
     """
     progress_ = position.progress
     progress_.seconds = seconds

@@ -1,4 +1,4 @@
-"""What a run knows of itself: `model.json` and the model card README.md of its folder."""
+"""Descriptions of networks: `model.json` and the model card README.md of a run folder."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ _FILE = "model.json"
 def describe_run(
     recipe: Recipe, dataset: data.Dataset, teacher: FrozenNetwork | None, parameters: int
 ) -> ModelInfo:
-    """What is known of a run's network before its first step; `parameters` are counted."""
+    """Describes the network of a run before its first step; `parameters` is their number."""
     training = recipe.training
     choice, terms = training.network, recipe.terms
     classifier = next((name for name, term in terms.items() if term.objective.predict), "")
@@ -48,15 +48,15 @@ def describe_run(
 def preprocessing(
     dataset: data.Dataset, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Preprocessing:
-    """How the images of a data set's test split become what the network sees."""
+    """Returns the preprocessing of a data set's test images."""
     size, _, channels = dataset.image_shape
     return Preprocessing(size, channels, tuple(mean), tuple(std), dataset.resize)
 
 
 def write(folder: pathlib.Path, about: dict[str, Any]) -> None:
-    """Keeps what a run knows of itself in its folder, as JSON, and once tested as a model card.
+    """Writes the description of a run to its folder, as JSON and with metrics as a model card.
 
-    Where that cannot be written, a warning says so: checkpoints hold the same.
+    Logs a warning if a file cannot be written, because checkpoints contain the same description.
     """
     if not parallel.is_main():
         return
@@ -67,21 +67,20 @@ def write(folder: pathlib.Path, about: dict[str, Any]) -> None:
     except errors.InputError as error:
         reason = getattr(error.__cause__, "strerror", None) or error
         console.warn(
-            f"what the run knows of itself is not kept beside its checkpoints in {folder}"
-            f" ({reason}); they hold it too, and the run goes on"
+            f"{_FILE} or the model card cannot be written in {folder} ({reason}); training"
+            " continues, and checkpoints contain the same description"
         )
 
 
 def describe_checkpoint(
     meta: Mapping[str, Any], fields: Mapping[str, Any] | None, folder: pathlib.Path
 ) -> ModelInfo:
-    """What is known of weights that were read.
+    """Describes the network of a checkpoint or file.
 
     Args:
-      meta: of the checkpoint or file, as `weights.files.load` gives it.
-      fields: the config that the run's folder keeps; None where there is none. Runs of earlier
-        versions say no more.
-      folder: the run's.
+      meta: metadata of the checkpoint or file, from `weights.files.load`.
+      fields: the config in the run folder, for checkpoints of earlier versions; None if missing.
+      folder: the run folder.
     """
     if meta.get("about"):
         return from_json(meta["about"], str(folder))

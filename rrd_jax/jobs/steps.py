@@ -1,4 +1,4 @@
-"""Calls of the compiled train step: which program runs, and the memory that it needs."""
+"""Calls of the compiled train step, and the memory of its programs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,22 +14,23 @@ from rrd_jax.training.step import Split
 
 
 class Steps:
-    """Makes train steps.
+    """The train steps of a run.
 
     Args:
-      run: the run whose program makes them.
+      run: the run.
     """
 
     def __init__(self, run: Run):
         self._run = run
-        self._prepared: bool | None = None  # `is_late` of the program that was compiled last.
+        # `is_late` of the program that was compiled last.
+        self._prepared: bool | None = None
 
     def prepare(self, step: int, count: int, teacher: Any, batch: Batch | Split) -> bool:
-        """Compiles the program of the next call, unless it ran before, and reports its memory.
+        """Compiles the program of the next call if necessary, and logs its memory.
 
         Args:
           step: updates made so far.
-          count: steps of the call.
+          count: number of steps of the call.
           teacher: the teacher's variables or cached embeddings.
           batch: the input of the call.
 
@@ -43,14 +44,14 @@ class Steps:
         if self._prepared is program.is_late(step):
             return False
         if self._prepared is not None:
-            console.progress(label, ["steps are compiled once more, with oneDNN"])
+            console.progress(label, ["recompiling the train step with oneDNN"])
         self._prepared = program.is_late(step)
         console.say(f"[{label}] {self._memory(program.train(step, count), teacher, batch)}")
         startup_time.phase("compiling")
         return True
 
     def __call__(self, position: Position, count: int, teacher: Any, batch: Batch | Split) -> Any:
-        """Makes `count` steps from a position; returns what they log."""
+        """Runs `count` steps from a position, and returns their logged scalars."""
         train: Callable = self._run.program.train(position.step, count)
         with tracing.step(position.step):
             position.state, logged = train(position.state, teacher, batch)
@@ -58,7 +59,7 @@ class Steps:
         return logged
 
     def _memory(self, train: Callable, teacher: Any, batch: Batch | Split) -> str:
-        """Describes the memory of a compiled program; raises an InputError for too much."""
+        """Describes a program's memory; raises an InputError if a device has less memory."""
         run = self._run
         devices = run.mesh.size
         arguments = {

@@ -16,9 +16,9 @@ class Evaluation:
     """The compiled parts of a student's evaluation.
 
     Attributes:
-      predict: of `predictions.compile_predict`; None if the student has no classes.
-      losses: on held-out images; None for a student with labels.
-      alignment: with the teacher; None if it is not measured.
+      predict: the function of `predictions.compile_predict`; None if the student has no classes.
+      losses: losses on held-out images; None for a student with labels.
+      alignment: alignment with the teacher; None if it is not measured.
     """
 
     predict: Callable | None
@@ -27,7 +27,7 @@ class Evaluation:
 
 
 def create(run: Run) -> Evaluation:
-    """Compiles the evaluation of a run's student, on first use, and notes what it leaves out."""
+    """Creates the evaluation of a run's student, compiled on first use; logs skipped parts."""
     training, predict, alignment = run.training, None, None
     if run.dataset.num_classes:
         predict = predictions.compile_predict(
@@ -45,18 +45,18 @@ def create(run: Run) -> Evaluation:
 
 def _held_out_losses(run: Run) -> held_out.Losses:
     label, count = run.training.label, len(run.dataset.test)
-    losses = held_out.losses(
+    losses = held_out.compile_losses(
         run.recipe, run.program.abstract, run.teacher_network, run.mesh, run.dataset.image_shape
     )
-    if others := [name for name in run.recipe.objectives if name not in losses.names]:
+    if skipped := [name for name in run.recipe.objectives if name not in losses.names]:
         console.note(
-            f"[{label}] held-out loss of {' and '.join(others)} skipped: it compares each image"
+            f"[{label}] held-out loss of {' and '.join(skipped)} skipped: it compares each image"
             " with a memory of training images"
         )
     if losses.names and count < losses.batch_size:
         console.warn(
             f"[{label}] held-out loss skipped: {count:,} test images do not fill a batch of"
-            f" {losses.batch_size}; see data.test_split and train.batch_size"
+            f" {losses.batch_size}; check data.test_split and train.batch_size"
         )
     return losses
 
@@ -67,10 +67,10 @@ def evaluate(
     """Evaluates the student at the end of an epoch.
 
     Args:
-      evaluation: of the run.
+      evaluation: the compiled evaluation of the run.
       run: the run.
-      position: where it stands.
-      stop: returns True if the evaluation is to end early; called after each batch.
+      position: the position of the run.
+      stop: polled after each batch; True stops.
 
     Raises:
       StoppedError: `stop` returned True.

@@ -1,1 +1,1 @@
-"""Frozen teachers: loading, folding, ensembles, preprocessing and the cache of their outputs."""
+"""Frozen teachers: loading, folding, ensembles, preprocessing and cached outputs."""

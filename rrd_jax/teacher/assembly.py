@@ -17,14 +17,14 @@ from rrd_jax.weights import files, pretrained
 
 
 class TeacherSpec(NamedTuple):
-    """The config of one teacher, and the data and training that it is for.
+    """The config of one teacher, with the data set and the training settings of its student.
 
     Attributes:
       choice: the network.
-      teaching: its preprocessing, and the source of its logits.
-      path: of its weights; None for weights in memory.
-      dataset: the images.
-      training: the student's.
+      teaching: the teacher's preprocessing, and the source of its logits.
+      path: path of the weights; None for weights in memory.
+      dataset: the student's data set.
+      training: the student's training settings.
     """
 
     choice: NetworkChoice
@@ -34,13 +34,13 @@ class TeacherSpec(NamedTuple):
     training: Training
 
     @property
-    def where(self) -> str:
-        """The teacher's name in messages."""
+    def location(self) -> str:
+        """The path of the weights, or the name of the model, for messages."""
         return str(self.path) if self.path else f"'{self.choice.model}'"
 
     @property
-    def has_own_network(self) -> bool:
-        """True for a custom network, whose classifier cannot be left out."""
+    def is_custom(self) -> bool:
+        """True for a custom network, whose classifier cannot be omitted."""
         return self.choice.network is not None or imports.is_path(self.choice.model)
 
     @property
@@ -64,9 +64,9 @@ class Assembled(NamedTuple):
     """A teacher's network with its weights.
 
     Attributes:
-      network: as steps apply it; if the config has a probe, the probe is not trained yet.
-      variables: its weights.
-      compares: whether its logits are of the data's classes; False if it has none.
+      network: the network as train steps apply it, but without a probe.
+      variables: weights of the network.
+      compares: whether the logits belong to the classes of the data; False without logits.
     """
 
     network: Network
@@ -75,16 +75,16 @@ class Assembled(NamedTuple):
 
 
 def assemble(spec: TeacherSpec, variables: Any, meta: Mapping[str, Any]) -> Assembled:
-    """Builds a teacher from its weights, and logs what is changed in weights and images.
+    """Builds a teacher from its weights, and logs changes of its classifier and preprocessing.
 
     Args:
-      spec: of the teacher.
-      variables: its weights, from `weights.files.load`.
-      meta: the description of the weights, if there is one.
+      spec: config of the teacher.
+      variables: weights of the teacher, from `weights.files.load`.
+      meta: description of the weights; empty if unknown.
 
     Raises:
-      InputError: weights or class vectors do not fit the network or the data; or the teacher has
-        no classes, or other classes than the data, and an objective compares them.
+      InputError: weights or class vectors do not fit the network or the data; or an objective
+        compares classes, and the teacher has no classes or other classes than the data.
     """
     teaching, separate, vectors = spec.teaching, spec.preprocessing(), spec.class_vectors()
     shape = separate.image_shape if separate else spec.dataset.image_shape
@@ -105,12 +105,12 @@ def assemble(spec: TeacherSpec, variables: Any, meta: Mapping[str, Any]) -> Asse
         network = spec.choice.create(spec.dataset.num_classes)
         compares = not isinstance(networks.summarize(network, shape).outputs.logits, tuple)
         if not compares:
-            class_matching.check_headless(f"the teacher {spec.where}", spec.training)
+            class_matching.check_headless(f"the teacher {spec.location}", spec.training)
     variables = networks.fit_positions(variables, network, shape)
-    networks.check_weights(spec.where, variables, network, shape)
+    networks.check_weights(spec.location, variables, network, shape)
     if separate:
         console.say(
-            preprocessing.describe(spec.where, separate, spec.student_preprocessing, teaching)
+            preprocessing.describe(spec.location, separate, spec.student_preprocessing, teaching)
         )
     network = preprocessing.wrap(network, separate, spec.student_preprocessing)
     if vectors is not None:
@@ -128,12 +128,12 @@ def assemble_student(spec: TeacherSpec, variables: Any) -> Assembled:
     """
     network, shape = spec.choice.create(spec.dataset.num_classes), spec.dataset.image_shape
     variables = networks.fit_positions(variables, network, shape)
-    networks.check_weights(spec.where, variables, network, shape)
+    networks.check_weights(spec.location, variables, network, shape)
     return Assembled(network, variables, compares=True)
 
 
 def outline(spec: TeacherSpec) -> Network:
-    """Returns the network of a teacher, as far as it is known without its weights.
+    """Returns the network of a teacher without reading its weights.
 
     Raises:
       InputError: the config, or the description of the weights, does not fit the data.
@@ -157,22 +157,22 @@ def outline(spec: TeacherSpec) -> Network:
 def _without_classifier(
     spec: TeacherSpec, vectors: np.ndarray | None, shape: tuple[int, ...], count: int | None
 ) -> tuple[Network, str]:
-    """Returns the network of a teacher that does not classify by its own classifier.
+    """Returns the network of a teacher whose original classifier is unused.
 
     Args:
-      spec: of the teacher.
-      vectors: class vectors [C, D]; None for none.
-      shape: of the network's images.
-      count: number of classes of its weights; None if unknown.
+      spec: config of the teacher.
+      vectors: class vectors [C, D]; None without class vectors.
+      shape: shape of the network's images.
+      count: number of classes of the weights; None if unknown.
 
     Returns:
       The network, and the output that is compared with class vectors: "embedding", or "logits" of
-      a network whose classifier is the projection into their space.
+      a network whose classifier projects into the space of the vectors.
 
     Raises:
-      InputError: neither embedding nor logits have the dimension of the class vectors.
+      InputError: neither the embedding nor the logits have the dimension of the class vectors.
     """
-    classes = (count or spec.dataset.num_classes) if spec.has_own_network else 0
+    classes = (count or spec.dataset.num_classes) if spec.is_custom else 0
     network = spec.choice.create(classes)
     outputs = networks.summarize(network, shape).outputs
     width = 0 if isinstance(outputs.embedding, tuple) else outputs.embedding.shape[-1]
@@ -185,8 +185,8 @@ def _without_classifier(
         classifier = f" and its classifier {count}" if count else ", and it has no classifier"
         raise errors.InputError(
             f"{spec.teaching.section}.class_vectors have {dimension} dimensions, but the embedding"
-            f" of '{spec.choice.model}' has {width or 'none'}{classifier}: they are of another"
-            " network, or lack its projection"
+            f" of '{spec.choice.model}' has {width or 'none'}{classifier}; use class vectors of"
+            " this network, or weights that include its projection"
         )
     return spec.choice.create(dimension), "logits"
 
@@ -194,9 +194,9 @@ def _without_classifier(
 def _drop_head(
     spec: TeacherSpec, variables: Any, meta: Mapping[str, Any], shape: tuple[int, ...]
 ) -> Any:
-    """Removes the weights of the classifier, which `_without_classifier` leaves out."""
+    """Removes the weights of the classifier, which `_without_classifier` omits."""
     count = meta.get("num_classes", spec.dataset.num_classes)
-    if spec.has_own_network or not count:
+    if spec.is_custom or not count:
         return variables
     head = spec.choice.class_axes(spec.choice.create(count), shape)
     return pretrained.without(variables, head)

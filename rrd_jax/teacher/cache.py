@@ -1,7 +1,7 @@
-"""The teacher's embeddings of all views of the training images, in memory and on disk.
+"""The teacher cache: embeddings of all views of the training images, in memory and on disk.
 
-Where an image has a limited number of views, as with crop and flip, the embeddings of all of them
-can replace the teacher, in this run and the next. Logits are computed from embeddings.
+If images have a limited number of views, as with crop and flip, cached embeddings of all views can
+replace the teacher, in this run and in later runs. Logits are computed from embeddings.
 """
 
 import functools
@@ -26,19 +26,21 @@ from rrd_jax.teacher.cache_file import CacheFile, CacheInMemory, fallback
 from rrd_jax.teacher.fill_cache import fill
 from rrd_jax.terminal import console
 
-_ROWS = 8  # On devices, the number of images is padded to a multiple of this.
-_SAMPLED = 16  # images of a streamed split that identify it
+# On devices, the number of images is padded to a multiple of this number.
+_ROWS = 8
+# Number of images that identify a streamed split.
+_SAMPLED = 16
 _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(jnp.bfloat16)}
 
 
 class Space(NamedTuple):
-    """The memory or disk space that embeddings take in one place.
+    """The memory or disk space of the embeddings in one place.
 
     Attributes:
-      size: bytes of all embeddings; of those on one device.
-      needed: bytes that are still to be allocated.
-      free: bytes, about.
-      where: for messages.
+      size: bytes of all embeddings; for "device", bytes on each device.
+      needed: bytes that are not allocated yet.
+      free: free bytes, approximately.
+      where: the place, for messages.
     """
 
     size: float
@@ -48,7 +50,7 @@ class Space(NamedTuple):
 
 
 class _Member(NamedTuple):
-    """A member of the network, with its weights and the file of its embeddings."""
+    """A member of an ensemble, with its weights and the file of its embeddings."""
 
     network: networks.Network
     variables: Any
@@ -56,17 +58,17 @@ class _Member(NamedTuple):
 
 
 class EmbeddingCache:
-    """The embeddings of one teacher or of several, computed or read once.
+    """Cached embeddings of a teacher or an ensemble, which are computed or read once.
 
     Args:
-      network: of `networks.create`, or an Ensemble.
-      variables: its weights, on the devices.
+      network: a network of `networks.create`, or an Ensemble.
+      variables: weights of the network, on the devices.
       folded: () -> the weights after `fold.fold`.
-      folders: where the embeddings of each member are stored.
-      dataset: its training images are embedded.
+      folders: the folder with the embeddings of each member.
+      dataset: data set whose training images are embedded.
       mesh: the devices.
-      dtype: of the embeddings, "float32" or "bfloat16"; "auto" for the network's own, and float32
-        for logits.
+      dtype: dtype of the embeddings, "float32" or "bfloat16"; "auto" for the dtype of the network,
+        and float32 for logits.
       fast_cpu: see `fill_cache.fill`.
     """
 
@@ -85,11 +87,13 @@ class EmbeddingCache:
         self._network, self._variables, self._folded = network, variables, folded
         self._folders, self._dataset, self._mesh = folders, dataset, mesh
         self._dtype, self._fast_cpu = dtype, fast_cpu
-        self._loaded: dict[tuple[pathlib.Path, str], Any] = {}  # by folder and place
-        self._on_host: tuple[np.ndarray, ...] = ()  # of the last `load`
+        # Embeddings by folder and place.
+        self._loaded: dict[tuple[pathlib.Path, str], Any] = {}
+        # Tables of the last `load` that `rows` reads.
+        self._on_host: tuple[np.ndarray, ...] = ()
 
     def space(self, augment: Augment) -> dict[str, Space]:
-        """Returns the space that embeddings take, by place: "device", "host" and "file"."""
+        """Returns the space of the embeddings by place: "device", "host" and "file"."""
         files = [member.file for member in self._members(augment)]
         size = sum(file.bytes for file in files)
         on_device = {file.folder: self._device_bytes(file) for file in files}
@@ -102,7 +106,7 @@ class EmbeddingCache:
                 parallel.free_bytes(self._mesh),
                 "on each device",
             ),
-            "host": Space(size, size, parallel.host_bytes(), "of the host"),
+            "host": Space(size, size, parallel.host_bytes(), "in host memory"),
             "file": Space(size, on_disk, min(_free_disk(f.folder) for f in files), "on the disk"),
         }
 
@@ -115,15 +119,15 @@ class EmbeddingCache:
     def load(
         self, augment: Augment, place: str = "device", stop: Callable[[], bool] = lambda: False
     ) -> dict[str, tuple[Any, ...]]:
-        """Returns the argument of `step_outputs.cached`: from memory, from disk, or computed.
+        """Returns the embeddings for `step_outputs.cached`; computes missing embeddings.
 
         Args:
           augment: the views.
-          place: see `Plan`; with "host" and "file", batches contain `rows`.
+          place: see `Plan`; for "host" and "file", batches contain `rows` of the embeddings.
           stop: polled while embeddings are computed; True stops.
 
         Raises:
-          InputError: the disk cannot store embeddings that the run reads from a file.
+          InputError: the place is "file", and the disk cannot store the embeddings.
           PreemptedError: `stop` returned True.
         """
         members = self._members(augment)
@@ -133,11 +137,11 @@ class EmbeddingCache:
         return {"embedding": tables if place == "device" else (), "head": heads}
 
     def rows(self, index: np.ndarray, view: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Returns the host's embeddings [B, D] of views [B] of images [B], for each member."""
+        """Returns the embeddings [B, D] of views [B] of images [B] from the host, per member."""
         return tuple(np.asarray(table[index, view]) for table in self._on_host)
 
     def _members(self, augment: Augment) -> list[_Member]:
-        """Returns the members with the files that hold, or will hold, their embeddings."""
+        """Returns the members with the files of their embeddings, which may be missing."""
         pairs = ensemble.members(self._network, self._variables)
         return [
             _Member(*pair, self._file(pair[0], folder, digests, augment))
@@ -151,7 +155,7 @@ class EmbeddingCache:
         digests: tuple[str, str],
         augment: Augment,
     ) -> CacheFile:
-        """Returns the file of a member, named by a digest of all that its rows depend on."""
+        """Returns the file of a member, named by a digest of everything that affects its rows."""
         shapes = networks.summarize(network, self._dataset.image_shape).outputs
         width = jax.eval_shape(step_outputs.cached_row, shapes).shape[-1]
         shape = len(self._dataset.train), augment.views, width
@@ -164,11 +168,12 @@ class EmbeddingCache:
 
     @functools.cached_property
     def _digests(self) -> list[tuple[str, str]]:
-        """Digests of the images and of each member's weights."""
+        """Digests of the images and of the weights, per member."""
         split = self._dataset.train
         if split.on_device:
             images = checkpoints.digest(split.images)
-        else:  # Reading all images of a streamed split would take too long.
+        else:
+            # Reading all images of a streamed split would take too long.
             places = np.linspace(0, len(split) - 1, _SAMPLED).astype(int)
             (sample,) = split.images_at(places, _SAMPLED)
             images = repr((self._dataset.version, checkpoints.host_digest(sample)))
@@ -182,7 +187,7 @@ class EmbeddingCache:
         return networks.head(member.network, member.variables, shape)
 
     def _load_member(self, i: int, augment: Augment, place: str, stop: Callable[[], bool]) -> Any:
-        """Returns the embeddings of member i in their place."""
+        """Returns the embeddings of member i in a place."""
         file = self._members(augment)[i].file
         key = file.folder, place
         if key not in self._loaded:
@@ -193,7 +198,7 @@ class EmbeddingCache:
                 else:
                     rows, seconds = file.read(), time.monotonic() - start
                     console.say(
-                        f"teacher cache: embeddings are read from {file.folder} in {seconds:.0f} s"
+                        f"teacher cache: embeddings read from {file.folder} in {seconds:.0f} s"
                     )
             self._loaded[key] = self._put(rows, place)
         return self._loaded[key]
@@ -206,7 +211,7 @@ class EmbeddingCache:
         place: str,
         stop: Callable[[], bool],
     ) -> np.ndarray:
-        """Computes missing rows of member i, on disk if possible, and returns all rows."""
+        """Computes the missing rows of member i, stores them on disk if possible, returns all."""
         start, (network, _, file) = time.monotonic(), self._members(augment)[i]
         _, folded = ensemble.members(self._network, self._folded())[i]
 
@@ -225,9 +230,10 @@ class EmbeddingCache:
             seconds = time.monotonic() - start
             rate = len(images) * augment.views / seconds
             console.say(
-                f"teacher cache: all views are computed in {seconds:.0f} s, {rate:,.0f} images/s"
+                f"teacher cache: all views computed in {seconds:.0f} s, {rate:,.0f} images/s"
             )
-            parallel.main_first(lambda: None)  # Waits for the other processes' rows.
+            # A barrier: the rows of all processes have to be complete.
+            parallel.main_first(lambda: None)
             return target.read()
 
         description = {"views": augment.name}
@@ -238,11 +244,11 @@ class EmbeddingCache:
             return compute(np.arange(file.shape[0]), self._in_memory(file, error, place))
 
     def _in_memory(self, file: CacheFile, error: OSError, place: str) -> CacheInMemory:
-        """Returns the replacement of a file that cannot be written."""
+        """Returns storage in memory that replaces a file which cannot be written."""
         if place == "file":
             raise errors.InputError(
-                f"the teacher's embeddings cannot be stored in {file.folder} ({error}); free disk"
-                " space there, or set teacher.cache to off"
+                f"teacher cache: {file.folder} cannot be written ({error}); free disk space, or set"
+                " teacher.cache to off"
             ) from error
         memory = fallback(file, error)
         console.warn(
@@ -252,12 +258,12 @@ class EmbeddingCache:
         return memory
 
     def _device_bytes(self, file: CacheFile) -> float:
-        """Returns the memory that the embeddings of a file take on each device."""
+        """Returns the bytes of a file's embeddings on each device."""
         images, step = file.shape[0], math.lcm(_ROWS, self._mesh.size)
         return file.bytes / images * -(-images // step) * step / self._mesh.size
 
     def _put(self, rows: np.ndarray, place: str) -> Any:
-        """Puts rows [N, views, width] where steps, or the host, read them."""
+        """Puts rows [N, views, width] on the devices, in host memory, or leaves them on disk."""
         if place == "file":
             return rows
         if place == "host":
@@ -275,12 +281,12 @@ class EmbeddingCache:
 
 
 def _missing(file: CacheFile) -> np.ndarray:
-    """Returns the images [n] whose embeddings have to be computed."""
+    """Returns the images [n] without intact embeddings, and logs their number."""
     missing, damaged = file.missing()
     if damaged:
         console.warn(
-            f"teacher cache: the embeddings of {damaged:,} images in {file.folder} are damaged and"
-            " computed again"
+            f"teacher cache: embeddings of {damaged:,} images in {file.folder} are damaged;"
+            " recomputing them"
         )
     if 0 < len(missing) < file.shape[0]:
         cached = file.shape[0] - len(missing)

@@ -1,7 +1,7 @@
-"""The file of a cache: the teacher's outputs for all views of all images, filled image by image.
+"""Files of a teacher cache: the teacher's outputs for all views of all images.
 
 Each process writes the rows of its images and records them with a checksum. If a process is killed,
-recorded rows remain valid, and the next start computes the others.
+recorded rows remain valid, and the next start computes the missing rows.
 """
 
 import contextlib
@@ -21,55 +21,55 @@ class CacheFile:
     """Rows [N, views, width] on disk, some of which may be missing.
 
     Args:
-      folder: of the file and its records; created by `create`.
+      folder: folder of the file and its records; created by `create`.
       shape: (N, views, width).
-      dtype: of the rows.
+      dtype: dtype of the rows.
     """
 
     def __init__(self, folder: pathlib.Path, shape: tuple[int, int, int], dtype: np.dtype):
         self.folder, self.shape, self.dtype = folder, shape, np.dtype(dtype)
-        self._size = shape[1] * shape[2] * self.dtype.itemsize  # bytes per image
+        self._bytes_per_image = shape[1] * shape[2] * self.dtype.itemsize
 
     @property
     def bytes(self) -> int:
         """Size of all rows."""
-        return self.shape[0] * self._size
+        return self.shape[0] * self._bytes_per_image
 
     def is_complete(self) -> bool:
         """Returns True if all rows are recorded, without verifying their checksums."""
-        known = np.zeros(self.shape[0], bool)
+        recorded = np.zeros(self.shape[0], bool)
         for first, stop, _ in self._records():
-            known[first:stop] = True
-        return bool(known.all()) and self._file.stat().st_size == self.bytes
+            recorded[first:stop] = True
+        return bool(recorded.all()) and self._file.stat().st_size == self.bytes
 
     def missing(self) -> tuple[np.ndarray, int]:
-        """Returns ([n] images whose rows are missing or damaged, the number of damaged ones).
+        """Returns (images [n] with missing or damaged rows, number of images with damaged rows).
 
-        All processes have to call this. Process 0 removes the records of damaged rows, and only
-        process 0 returns their number.
+        All processes must call this method. Process 0 removes the records of damaged rows, and only
+        process 0 returns the number.
         """
         return parallel.main_first(self._missing)
 
     def _missing(self) -> tuple[np.ndarray, int]:
-        known, good = np.zeros(self.shape[0], bool), []
-        bad = np.zeros_like(known)
+        intact, records = np.zeros(self.shape[0], bool), []
+        damaged = np.zeros_like(intact)
         with contextlib.suppress(OSError), self._file.open("rb") as file:
             for first, stop, checksum in self._records():
-                file.seek(first * self._size)
-                if zlib.crc32(file.read((stop - first) * self._size)) == checksum:
-                    known[first:stop] = True
-                    good.append((first, stop, checksum))
+                file.seek(first * self._bytes_per_image)
+                if zlib.crc32(file.read((stop - first) * self._bytes_per_image)) == checksum:
+                    intact[first:stop] = True
+                    records.append((first, stop, checksum))
                 else:
-                    bad[first:stop] = True
-        if bad.any() and parallel.is_main():
-            self._write_records(good)
-        return np.flatnonzero(~known), np.count_nonzero(bad & ~known)
+                    damaged[first:stop] = True
+        if damaged.any() and parallel.is_main():
+            self._write_records(records)
+        return np.flatnonzero(~intact), np.count_nonzero(damaged & ~intact)
 
     def create(self, description: dict[str, str]) -> None:
         """Creates the folder, and a file with the size of all rows.
 
         Args:
-          description: of the rows, stored in about.json for people.
+          description: facts about the rows for readers of about.json.
 
         Raises:
           OSError: the folder cannot be written, or the disk is too small.
@@ -88,14 +88,14 @@ class CacheFile:
         """Stores and records the rows of some images.
 
         Args:
-          index: [n] images; the last one may be repeated.
-          rows: [n, views, width].
+          index: [n], images; the last image may be repeated.
+          rows: [n, views, width], rows of these images.
 
         Raises:
           OSError: the disk is full.
         """
-        index, places = np.unique(index, return_index=True)
-        rows = np.ascontiguousarray(rows[places], self.dtype)
+        index, first_positions = np.unique(index, return_index=True)
+        rows = np.ascontiguousarray(rows[first_positions], self.dtype)
         process, _ = parallel.process_share()
         runs = np.split(np.arange(len(index)), np.flatnonzero(np.diff(index) != 1) + 1)
         # With mapped memory, a full disk would end the process with SIGBUS.
@@ -103,7 +103,7 @@ class CacheFile:
             for run in runs:
                 first, stop = int(index[run[0]]), int(index[run[-1]]) + 1
                 content = rows[run].tobytes()
-                file.seek(first * self._size)
+                file.seek(first * self._bytes_per_image)
                 file.write(content)
                 file.flush()
                 # An interrupted write may have left an incomplete line.
@@ -125,7 +125,7 @@ class CacheFile:
         return self.folder / f"known-{process}.txt"
 
     def _records(self) -> Iterator[tuple[int, int, int]]:
-        """Yields (first image, last image + 1, checksum) of rows that were written."""
+        """Yields (first image, last image + 1, checksum) of the recorded rows."""
         try:
             if not self._file.exists():
                 return
@@ -148,7 +148,7 @@ class CacheFile:
 
 
 class CacheInMemory:
-    """Rows in the memory of one process, for a disk that cannot be written; see `CacheFile`."""
+    """Rows in the memory of one process, which replace a `CacheFile` that cannot be written."""
 
     def __init__(self, shape: tuple[int, int, int], dtype: np.dtype):
         self._rows = np.zeros(shape, dtype)
@@ -163,14 +163,14 @@ class CacheInMemory:
 
 
 def fallback(file: CacheFile, error: OSError) -> CacheInMemory:
-    """Returns rows in memory that replace a file which cannot be written.
+    """Returns storage in memory that replaces a file which cannot be written.
 
     Raises:
-      InputError: there are several processes, each of which computes a part of the rows only.
+      InputError: the run has several processes, each of which computes only a part of the rows.
     """
     if parallel.process_share() != (0, 1):
         raise errors.InputError(
-            f"the teacher's embeddings cannot be stored in {file.folder} ({error}), from which all"
-            " processes read them; free disk space there, or set teacher.cache to off"
+            f"teacher cache: {file.folder} cannot be written ({error}), but all processes read"
+            " embeddings from it; free disk space, or set teacher.cache to off"
         ) from error
     return CacheInMemory(file.shape, file.dtype)

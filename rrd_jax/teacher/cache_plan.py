@@ -1,4 +1,4 @@
-"""The decision whether a run caches the teacher's embeddings, and where."""
+"""Decisions about the teacher cache: whether a run caches embeddings, and in which memory."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -8,14 +8,15 @@ from rrd_jax.objectives import Objective
 from rrd_jax.teacher.cache import EmbeddingCache
 from rrd_jax.training.recipe import Recipe, Training
 
-_HOST_SHARE = 0.25  # of a host's memory, for embeddings; other programs need memory too
+# The share of a host's free memory for embeddings; other programs need memory too.
+_HOST_SHARE = 0.25
 
 
 class Plan(NamedTuple):
-    """The decision whether and where a run caches embeddings.
+    """The decision about the teacher cache of a run.
 
     Attributes:
-      place: "device", "host" or "file"; "" if the teacher runs at each step.
+      place: the place of the embeddings, "device", "host" or "file"; "" without a cache.
       reason: a line for the log.
     """
 
@@ -23,14 +24,14 @@ class Plan(NamedTuple):
     reason: str
 
 
-def plan(cache: EmbeddingCache, recipe: Recipe, began: bool | None) -> Plan:
-    """Decides whether and where to cache embeddings.
+def plan(cache: EmbeddingCache, recipe: Recipe, was_cached: bool | None) -> Plan:
+    """Decides whether a run caches embeddings, and in which place.
 
     Args:
-      cache: of the teacher.
-      recipe: its `teacher_cache` is on or auto.
-      began: whether a resumed run began with the cache, so that its numbers stay the same; None
-        for a new run.
+      cache: the teacher's cache.
+      recipe: the run's recipe; its `teacher_cache` is on or auto.
+      was_cached: whether a resumed run has used the cache so far, to keep its numbers; None for a
+        new run.
 
     Raises:
       InputError: the cache is on, but not possible.
@@ -43,24 +44,24 @@ def plan(cache: EmbeddingCache, recipe: Recipe, began: bool | None) -> Plan:
     if obstacle and forced:
         raise _refusal(obstacle)
     if obstacle:
-        return Plan("", f"the teacher runs at each step: {obstacle}")
+        return Plan("", f"teacher cache off: {obstacle}")
     pays = forced or training.epochs > augment.views or cache.exists(augment)
-    if not (parallel.as_main(pays) if began is None else began):
+    if not (parallel.as_main(pays) if was_cached is None else was_cached):
         return Plan(
             "",
-            f"the teacher runs at each step: caching all {augment.views} views of an image pays"
-            f" for more than {augment.views} epochs",
+            f"teacher cache off: caching all {augment.views} views of an image pays off only with"
+            f" more than {augment.views} epochs",
         )
     space = cache.space(augment)[place]
     return Plan(
         place,
-        f"the teacher does not run: its embeddings of all {augment.views} views of each image are"
-        f" cached, {space.size / 1e9:.2f} GB {space.where}",
+        f"teacher cache on: embeddings of {augment.views} views per image,"
+        f" {space.size / 1e9:.2f} GB {space.where}",
     )
 
 
 def _choose_place(cache: EmbeddingCache, training: Training) -> tuple[str, str]:
-    """Returns (the place for embeddings, the reason why there is none); one of them is ""."""
+    """Returns (place, "") if a place has enough memory, otherwise ("", reason)."""
     augment, choice = training.augment, training.teacher_cache
     share = 1.0 if choice.use == "on" else 0.5
     shares = {
@@ -75,20 +76,19 @@ def _choose_place(cache: EmbeddingCache, training: Training) -> tuple[str, str]:
         if parallel.as_main(needed <= free * shares[place]):
             return place, ""
     return "", (
-        f"its embeddings of all views would need {needed / 1e9:.2f} GB of the {free / 1e9:.2f} GB"
-        f" that are free {where}"
+        f"embeddings of all views need {needed / 1e9:.2f} GB, with {free / 1e9:.2f} GB free {where}"
     )
 
 
 def check(training: Training, objectives: Mapping[str, Objective]) -> None:
-    """Raises an InputError if the cache is on but not possible, whatever the memory."""
+    """Raises an InputError if the cache is on but not possible, regardless of memory."""
     obstacle, choice = _obstacle(training, objectives), training.teacher_cache
     if obstacle and choice.use == "on":
         raise _refusal(obstacle)
     if choice.use != "off" and choice.place in ("host", "file") and training.augment.choose:
         raise errors.InputError(
-            f"teacher.cache_place is {choice.place}, but the step draws the views: set"
-            " data.views.count, or leave teacher.cache_place out"
+            f"teacher.cache_place is {choice.place}, but train steps draw the views; set"
+            " data.views.count, or omit teacher.cache_place"
         )
 
 
@@ -97,11 +97,11 @@ def _refusal(obstacle: str) -> errors.InputError:
 
 
 def _obstacle(training: Training, objectives: Mapping[str, Objective]) -> str:
-    """Returns why embeddings cannot replace the teacher; "" if they can."""
+    """Returns the reason why embeddings cannot replace the teacher; "" if they can."""
     if training.mix:
-        return "each image is mixed with another"
+        return "data.mix mixes each image with another image"
     if not training.augment.views:
-        return "no image is shown the same way twice, which data.views.count changes"
+        return "views do not repeat unless data.views.count limits them"
     for name, objective in objectives.items():
         if objective.needs_teacher and objective.needs_maps:
             return f"'{name}' compares maps"

@@ -1,4 +1,4 @@
-"""Matching of a teacher's classes with those of the data, by name."""
+"""Matching of a teacher's classes with the classes of the data, by name."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,15 @@ from rrd_jax.weights import pretrained
 
 
 class ClassMatch(NamedTuple):
-    """The relation between a network's classes and those of the data.
+    """The relation between the classes of a network and the classes of the data.
 
     Attributes:
-      order: index of each class of the data among the network's; None if the classes are the same,
-        or cannot be matched.
-      compares: whether the logits are of the data's classes, as far as is known.
+      order: the network's index of each class of the data; None if the classes are identical or
+        cannot be matched.
+      compares: whether the logits belong to the classes of the data; without names, whether the
+        numbers of classes are equal.
       reason: an explanation for messages.
-      is_same: whether the classes are known to be the same.
+      is_same: whether the class names are identical.
     """
 
     order: tuple[int, ...] | None
@@ -31,32 +32,41 @@ class ClassMatch(NamedTuple):
     is_same: bool = False
 
 
-def match(theirs: Sequence[str], count: int, ours: Sequence[str], num_classes: int) -> ClassMatch:
-    """Matches the classes of a network with those of the data, by name if both have names.
+def match(
+    network_names: Sequence[str], count: int, data_names: Sequence[str], num_classes: int
+) -> ClassMatch:
+    """Matches the classes of a network with the classes of the data, by name if possible.
 
     Args:
-      theirs: names of the network's classes; () if unknown.
+      network_names: names of the network's classes; () if unknown.
       count: number of the network's classes.
-      ours: names of the data's classes; () if unknown.
+      data_names: names of the data's classes; () if unknown.
       num_classes: number of the data's classes.
     """
-    theirs, ours = tuple(theirs), tuple(ours)
-    named = theirs and ours and len(set(theirs)) == count and len(set(ours)) == num_classes
+    network_names, data_names = tuple(network_names), tuple(data_names)
+    named = (
+        network_names
+        and data_names
+        and len(set(network_names)) == count
+        and len(set(data_names)) == num_classes
+    )
     # TFDS numbers classes that have no names.
-    numbered = [names == tuple(map(str, range(len(names)))) for names in (theirs, ours)]
+    numbered = [
+        names == tuple(map(str, range(len(names)))) for names in (network_names, data_names)
+    ]
     if not named or all(numbered):
-        reason = "without names of both, each once, they cannot be matched"
+        reason = "without unique names of both, they cannot be matched"
         return ClassMatch(None, count == num_classes, reason)
-    if theirs == ours:
-        return ClassMatch(None, True, "they are the same", is_same=True)
-    places = {name: i for i, name in enumerate(theirs)}
-    missing = [name for name in ours if name not in places]
+    if network_names == data_names:
+        return ClassMatch(None, True, "the classes are identical", is_same=True)
+    positions = {name: i for i, name in enumerate(network_names)}
+    missing = [name for name in data_names if name not in positions]
     if missing:
-        listed = ", ".join(f"'{errors.printable(name)}'" for name in missing[:3])
+        examples = ", ".join(f"'{errors.printable(name)}'" for name in missing[:3])
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        return ClassMatch(None, False, f"it does not know {listed}{more}")
-    order = tuple(places[name] for name in ours)
-    reason = "in another order" if count == num_classes else "some of the teacher's"
+        return ClassMatch(None, False, f"missing {examples}{more}")
+    order = tuple(positions[name] for name in data_names)
+    reason = "another order" if count == num_classes else "a subset of the teacher's classes"
     return ClassMatch(order, True, reason)
 
 
@@ -66,13 +76,13 @@ def with_classes(
     order: Sequence[int] | None,
     num_classes: int,
 ) -> dict[str, Any]:
-    """Returns the weights with a classifier for other classes.
+    """Returns the weights of a network with a classifier for other classes.
 
     Args:
       variables: {"params", "batch_stats"}.
       axes: see `NetworkChoice.class_axes`.
       order: indices of the classes to select; None for a classifier of zeros.
-      num_classes: of the new classifier.
+      num_classes: number of classes of the new classifier.
     """
 
     def change(path, leaf):
@@ -98,14 +108,14 @@ def fit_classifier(
     training: Training,
     image_shape: tuple[int, int, int],
 ) -> tuple[networks.Network, dict[str, Any], bool]:
-    """Fits a teacher's classifier to the classes of the data, and logs what is changed.
+    """Fits a teacher's classifier to the classes of the data, and logs the change.
 
     Returns:
-      The network, the weights, and whether the logits are of the data's classes.
+      The network, the weights, and whether the logits belong to the classes of the data.
 
     Raises:
-      InputError: the weights are of another network; or an objective compares classes, and the
-        teacher's are not the data's.
+      InputError: the weights belong to another network; or an objective compares classes, and the
+        classes of the teacher and the data differ.
     """
     count, needed = meta["num_classes"], dataset.num_classes
     if not count:
@@ -114,65 +124,79 @@ def fit_classifier(
         return choice.create(0), variables, False
     network = choice.create(needed)
     names = pretrained.names_to_compare(meta, path, dataset)
-    found = match(names, count, dataset.class_names, needed)
-    is_made = choice.network is not None  # for one number of classes
-    check_fits(path, meta, choice.model, dataset, any_classes=not is_made)
-    if found.is_same:
+    class_match = match(names, count, dataset.class_names, needed)
+    # A custom network object has a fixed number of classes.
+    has_fixed_classes = choice.network is not None
+    check_fits(path, meta, choice.model, dataset, any_classes=not has_fixed_classes)
+    if class_match.is_same:
         return network, variables, True
-    if found.order is None and found.compares:
+    if class_match.order is None and class_match.compares:
         warn_about_other_data(path, meta, dataset)
         return network, variables, True
-    about = f"the teacher in {path} has {count:,} classes and the data {needed:,}"
-    if found.compares:
-        console.say(f"{about}: they are matched by name, {found.reason}")
+    counts = f"the teacher in {path} has {count:,} classes, the data {needed:,}"
+    if class_match.compares:
+        console.say(f"{counts}: classes matched by name ({class_match.reason})")
     else:
-        about = f"{about}, which are not the same: {found.reason}"
-        _check_relations(about, training)
-        console.note(f"{about}; only its embeddings are compared, and agreement is not measured")
+        difference = f"{counts}, and the classes differ: {class_match.reason}"
+        _check_relations(difference, training)
+        console.note(f"{difference}; only embeddings are compared, and agreement is not measured")
     axes = choice.class_axes(network, image_shape)
-    return network, with_classes(variables, axes, found.order, needed), found.compares
+    weights = with_classes(variables, axes, class_match.order, needed)
+    return network, weights, class_match.compares
 
 
-def check_headless(what: str, training: Training) -> None:
+def check_headless(description: str, training: Training) -> None:
     """Logs that a teacher has no classifier.
 
-    Custom objectives are traced with this teacher later, and fail there if they read logits.
+    Custom objectives that read logits fail later, when they are traced with this teacher.
+
+    Args:
+      description: how messages refer to the teacher.
+      training: the student's training settings.
 
     Raises:
       InputError: a built-in objective needs a classifier.
     """
-    ours = [c.name for c in training.objectives if c.needs_classes and c.name in objectives.RECORDS]
-    if ours:
+    names = [
+        c.name for c in training.objectives if c.needs_classes and c.name in objectives.RECORDS
+    ]
+    if names:
         raise errors.InputError(
-            f"{what} has no classifier, and {' and '.join(ours)} would compare its logits: train"
-            " one on its embeddings with teacher.probe, or name a vector of each class with"
-            " teacher.class_vectors; or use objectives on relations or maps, such as method rrd"
+            f"{description} has no classifier, but {' and '.join(names)} would compare its logits;"
+            " train a classifier with teacher.probe, pass class vectors with teacher.class_vectors,"
+            " or use objectives on relations or maps, such as method rrd"
         )
     console.note(
-        f"{what} has no classifier: only its embeddings are compared, and agreement is not measured"
+        f"{description} has no classifier; only embeddings are compared, and agreement is not"
+        " measured"
     )
 
 
-def _check_relations(about: str, training: Training) -> None:
-    """Raises an InputError if an objective compares classes."""
-    comparing = [choice.name for choice in training.objectives if choice.needs_classes]
-    if comparing:
+def _check_relations(difference: str, training: Training) -> None:
+    """Raises an InputError if an objective compares classes.
+
+    Args:
+      difference: a description of the teacher's classes, for the message.
+      training: the student's training settings.
+    """
+    names = [choice.name for choice in training.objectives if choice.needs_classes]
+    if names:
         raise errors.InputError(
-            f"{about}. {' and '.join(comparing)} would compare them: use objectives on relations or"
-            " maps, such as method rrd; or name the classes with data.class_names; or fine-tune"
-            " the teacher with teacher.fine_tune, or a new classifier of it with teacher.probe"
+            f"{difference}; {' and '.join(names)} would compare them: use objectives on relations"
+            " or maps, such as method rrd, name the classes with data.class_names, fine-tune the"
+            " teacher with teacher.fine_tune, or train a new classifier with teacher.probe"
         )
 
 
 def warn_about_other_data(
     path: pathlib.Path, meta: Mapping[str, Any], dataset: data.Dataset
 ) -> None:
-    """Warns about a network trained on other data; degraded data count as the same."""
+    """Warns about a network trained on another data set; degradation of data is ignored."""
     trained_on = meta.get("dataset")
     if trained_on and not data.have_same_origin(trained_on, dataset.version):
         console.warn(
-            f"the network in {path} was trained on {trained_on}, and these data are"
-            f" {dataset.version}: their classes must be the same, in the same order"
+            f"the network in {path} was trained on {trained_on}, but the data set is"
+            f" {dataset.version}; make sure that both have identical classes in the same order"
         )
 
 
@@ -184,16 +208,16 @@ def check_fits(
     *,
     any_classes: bool = False,
 ) -> None:
-    """Raises an InputError for weights of another network than config and data need."""
+    """Raises an InputError if weights do not belong to the network of config and data."""
     stored = (meta["model"], meta["num_classes"], meta["image_shape"][-1])
     needed = (model, dataset.num_classes, dataset.image_shape[-1])
     if stored == needed or (any_classes and stored[::2] == needed[::2]):
         return
-    reason = "it is another network"
+    reason = "set the model of the checkpoint"
     if stored[0] == needed[0]:
-        reason = "it was trained on other classes, or on other images"
+        reason = "its classes or images differ"
         if any_classes:
-            reason += "; teacher.fine_tune trains it for these first"
+            reason += "; set teacher.fine_tune to train it on the data first"
     form = "{} for {} classes and {} image channels"
     raise errors.InputError(
         f"the network in {path} is {form.format(*stored)}, but config and data need"

@@ -1,4 +1,4 @@
-"""Files of class vectors, such as a text encoder's embeddings of the class names."""
+"""Files of class vectors, such as the embeddings of class names by a text encoder."""
 
 import json
 import pathlib
@@ -13,68 +13,68 @@ from rrd_jax import data, errors
 from rrd_jax.data.model_info import ModelInfo
 from rrd_jax.teacher import class_matching
 
-_NAMES = ("names", "class_names")  # of the entry that holds them
-_WANTED = "wanted is a .npy, .npz or .safetensors file with one array [C, D] of floats"
+# The entries of a file that can hold class names.
+_NAMES = ("names", "class_names")
+_EXPECTED = "expected a .npy, .npz or .safetensors file with one array [C, D] of floats"
 
 
 class ClassVectors(NamedTuple):
-    """The content of a file: `rows` [C, D] float32 and class `names`, () if there are none."""
+    """The content of a file: `rows` [C, D] float32, and class `names`, () if missing."""
 
     rows: np.ndarray
     names: tuple[str, ...]
 
 
 def read(path: pathlib.Path, dataset: data.Dataset | ModelInfo) -> np.ndarray:
-    """Reads a vector for each class of the data, [C, D] float32.
+    """Reads the vectors of the data's classes, [C, D] float32.
 
-    Vectors with names are matched with the data's classes by name, if these have names too. Names
-    are the entry `names` of a .npz file, or a JSON list under `names` in the metadata of a
-    .safetensors file.
+    If both vectors and classes have names, they are matched by name. Names of vectors are the entry
+    `names` of a .npz file, or a JSON list under `names` in the metadata of a .safetensors file.
 
     Args:
-      path: of the file.
-      dataset: its classes.
+      path: path of the file.
+      dataset: the data set with the classes.
 
     Raises:
       InputError: the file cannot be read, or does not hold a vector for each class.
     """
     rows, names = _read(path)
     count = dataset.num_classes
-    about = f"teacher.class_vectors in {path}"
+    source = f"teacher.class_vectors in {path}"
     if names and len(names) != len(rows):
-        raise errors.InputError(f"{about} are {len(rows)}, but have {len(names)} names")
-    found = class_matching.match(names, len(rows), dataset.class_names, count)
-    if found.order is not None:
-        rows = rows[list(found.order)]
-    elif not found.compares:
-        reason = found.reason.replace("it does not know", "there is none of") if names else ""
+        raise errors.InputError(f"{source} has {len(rows)} vectors, but {len(names)} names")
+    class_match = class_matching.match(names, len(rows), dataset.class_names, count)
+    if class_match.order is not None:
+        rows = rows[list(class_match.order)]
+    elif not class_match.compares:
+        reason = class_match.reason if names else ""
         raise errors.InputError(
-            f"{about} are of {len(rows):,} classes, and the data have {count:,}"
-            + (f": {reason}" if reason else "; one for each is wanted, in the order of labels")
+            f"{source} has vectors of {len(rows):,} classes, but the data has {count:,}"
+            + (f": {reason}" if reason else "; pass one vector per class, in the order of labels")
         )
     lengths = np.linalg.norm(rows, axis=1)
     if not np.isfinite(lengths).all() or not lengths.all():
         bad = int(np.argmax(~np.isfinite(lengths) | (lengths == 0)))
-        raise errors.InputError(f"{about} hold one that is zero or not finite, of class {bad}")
+        raise errors.InputError(f"{source} has a vector that is zero or not finite, of class {bad}")
     return rows
 
 
 def _read(path: pathlib.Path) -> ClassVectors:
     kinds = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors}
     if path.suffix not in kinds:
-        raise errors.InputError(f"teacher.class_vectors is {path}; {_WANTED}")
+        raise errors.InputError(f"teacher.class_vectors is {path}; {_EXPECTED}")
     try:
         arrays, names = kinds[path.suffix](path)
     except (OSError, ValueError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error).strip().split("\n")[0]
         raise errors.InputError(
-            f"teacher.class_vectors {path} cannot be read ({reason}); {_WANTED}"
+            f"teacher.class_vectors {path} cannot be read ({reason}); {_EXPECTED}"
         ) from error
     shapes = {name: f"{array.dtype}{list(array.shape)}" for name, array in arrays.items()}
     matrices = [a for a in arrays.values() if a.ndim == 2 and a.size and a.dtype.kind == "f"]
     if len(matrices) != 1:
-        listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "nothing"
-        raise errors.InputError(f"teacher.class_vectors {path} holds {listed}; {_WANTED}")
+        content = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "nothing"
+        raise errors.InputError(f"teacher.class_vectors {path} contains {content}; {_EXPECTED}")
     return ClassVectors(matrices[0].astype(np.float32), tuple(map(str, names)))
 
 
@@ -95,5 +95,5 @@ def _safetensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Any]:
         metadata: Mapping[str, str] = file.metadata() or {}
     names = next((json.loads(metadata[name]) for name in _NAMES if name in metadata), ())
     if not isinstance(names, list | tuple):
-        raise ValueError("its names are no list")
+        raise ValueError("its names are not a list")
     return arrays, names

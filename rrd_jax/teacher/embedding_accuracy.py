@@ -37,14 +37,14 @@ def evaluate(
     training: Training,
     after: Callable[[float], None] = lambda share: None,
 ) -> dict[str, float]:
-    """Computes the test top-1, in per cent, of classifiers on embeddings of the training images.
+    """Computes the test top-1, in percent, of classifiers on embeddings of the training images.
 
     Args:
-      embed: compiled, from `predictions.compile_embed`.
-      variables: of its network.
-      dataset: with labels; training images are preprocessed like test images.
+      embed: the compiled function of `predictions.compile_embed`.
+      variables: weights of its network.
+      dataset: a data set with labels; training images are preprocessed like test images.
       mesh: the devices.
-      training: for evaluation batches.
+      training: settings of evaluation batches.
       after: see `predictions.collect_embeddings`.
 
     Returns:
@@ -52,7 +52,7 @@ def evaluate(
       probe: see `probe.fit`, with l2 1.
 
     Raises:
-      InputError: the embeddings are not finite or do not fit into memory, or a label is invalid.
+      InputError: embeddings are not finite or do not fit into memory, or a label is invalid.
     """
 
     def collect(split):
@@ -62,8 +62,8 @@ def evaluate(
     queries, truth = collect(dataset.test)
     check_memory(dataset, queries.shape[1], mesh, training)
     embeddings, labels = collect(dataset.train)
-    for name, of_split in (("labelled", labels), ("labelled test", truth)):
-        sanity.check_labels(of_split, dataset.num_classes, name)
+    for name, split_labels in (("labelled", labels), ("labelled test", truth)):
+        sanity.check_labels(split_labels, dataset.num_classes, name)
     return evaluate_embeddings(
         queries,
         truth,
@@ -87,18 +87,18 @@ def evaluate_embeddings(
     """Computes the figures of `evaluate` from embeddings.
 
     Args:
-      queries: [Q, D] of test images.
-      truth: [Q] labels of the test images.
-      embeddings: [N, D] float32 of labelled images; overwritten.
-      labels: [N].
+      queries: [Q, D], embeddings of test images.
+      truth: [Q], labels of the test images.
+      embeddings: [N, D] float32, embeddings of labelled images; overwritten.
+      labels: [N], labels of the labelled images.
       num_classes: C.
       mesh: the devices.
-      ks: numbers of neighbours, at most N.
+      ks: numbers of neighbors, at most N.
     """
-    voted = {}
+    votes = {}
     if ks:
-        voted = knn.classify(queries, embeddings, labels, num_classes, ks)
-    figures = {f"knn_{k}": metrics.percent_equal(classes, truth) for k, classes in voted.items()}
+        votes = knn.classify(queries, embeddings, labels, num_classes, ks)
+    figures = {f"knn_{k}": metrics.percent_equal(classes, truth) for k, classes in votes.items()}
     head = probe.fit(embeddings, labels, num_classes, _L2, mesh).head
     guesses = np.argmax(queries @ head["kernel"] + head["bias"], axis=-1)
     return figures | {"probe": metrics.percent_equal(guesses, truth)}

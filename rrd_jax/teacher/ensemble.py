@@ -30,7 +30,7 @@ class Ensemble:
 
     Attributes:
       members: networks of `networks.create`, with the same classes.
-      weights: of the members' logits, with sum 1.
+      weights: weights of the members' logits, with sum 1.
     """
 
     members: tuple[Network, ...]
@@ -48,7 +48,7 @@ class Ensemble:
     def init_with_output(
         self, key: jax.Array, images: jax.Array
     ) -> tuple[EnsembleOutputs, dict[str, Any]]:
-        """Initializes variables, and returns (outputs for the images, variables)."""
+        """Initializes the variables, and returns (outputs for the images, variables)."""
         pairs = [member.init_with_output(key, images) for member in self.members]
         outputs, variables = zip(*pairs, strict=True)
         return self.join(outputs), stack_variables(variables)
@@ -59,9 +59,9 @@ class Ensemble:
         """Computes the outputs for images [B, H, W, channels].
 
         Args:
-          variables: of all members, see `stack_variables`.
-          images: normalized.
-          train: False; an ensemble is not trained.
+          variables: variables of all members, see `stack_variables`.
+          images: normalized images.
+          train: must be False; an ensemble is not trainable.
         """
         return self.join(
             [
@@ -87,7 +87,7 @@ def stack_variables(variables: Sequence[dict[str, Any]]) -> dict[str, tuple]:
 
 
 def members(network: Network, variables: dict[str, Any]) -> list[tuple[Network, Any]]:
-    """Returns (network, variables) of each member; any other network is its only member."""
+    """Returns (network, variables) of each member; other networks are their only member."""
     if not isinstance(network, Ensemble):
         return [(network, variables)]
     pairs = zip(variables["params"], variables["batch_stats"], strict=True)
@@ -98,7 +98,7 @@ def members(network: Network, variables: dict[str, Any]) -> list[tuple[Network, 
 
 
 def member_networks(network: Network) -> Sequence[Network]:
-    """Returns the members of an Ensemble; any other network is its only member."""
+    """Returns the members of an Ensemble; other networks are their only member."""
     return network.members if isinstance(network, Ensemble) else (network,)
 
 
@@ -110,5 +110,5 @@ def combined_shapes(outputs: Sequence[Outputs], weights: Sequence[float]) -> Any
 
 
 def join_outputs(network: Network, outputs: Sequence[Outputs]) -> Outputs | EnsembleOutputs:
-    """Returns the network's outputs, given the outputs of its `members`."""
+    """Combines the outputs of `members` into the outputs of the network."""
     return network.join(outputs) if isinstance(network, Ensemble) else outputs[0]

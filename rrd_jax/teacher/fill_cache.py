@@ -1,4 +1,4 @@
-"""Computation of a teacher's outputs for all views of images."""
+"""Computation of a teacher's outputs for all views of the training images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +26,7 @@ def fill(
     augment: Augment,
     mesh: jax.sharding.Mesh,
     index: np.ndarray,
-    keep: Callable[[np.ndarray, np.ndarray], None],
+    store: Callable[[np.ndarray, np.ndarray], None],
     stop: Callable[[], bool] = lambda: False,
     *,
     fast_cpu: bool = True,
@@ -34,87 +34,91 @@ def fill(
     """Computes the rows of all views of images, with a progress line.
 
     Args:
-      network: of `networks.create`.
-      variables: its weights, on every device.
-      split: the images.
+      network: a network of `networks.create`.
+      variables: weights of the network, replicated on all devices.
+      split: the split with the images.
       augment: the views.
       mesh: the devices.
-      index: [n] images, n > 0.
-      keep: called with (images [b], rows [b, views, width] of `step_outputs.cached_row`) for the
+      index: [n], images, n > 0.
+      store: called with (images [b], rows [b, views, width] of `step_outputs.cached_row`) for the
         images of this process's devices; the last images may be repeated.
       stop: polled between batches; True stops.
       fast_cpu: whether a CPU may use faster operations that round differently.
 
     Raises:
-      PreemptedError: `stop` returned True; rows that were kept remain valid.
+      PreemptedError: `stop` returned True; stored rows remain valid.
     """
     pixels = _PIXELS.get(mesh.devices.flat[0].platform, _PIXELS["others"])
     at_once = max(1, pixels // split.size**2)
     views = min(augment.views, at_once)
     share = min(-(-len(index) // mesh.size), max(1, at_once // views))
     count = share * mesh.size
-    every = np.concatenate([index, np.repeat(index[-1:], -len(index) % count)])
+    padded = np.concatenate([index, np.repeat(index[-1:], -len(index) % count)])
     shape = (split.size, split.size, split.channels)
-    # Of the whole split, so that a cache filled in two starts has the same rows.
+    # The choice depends on the whole split, so that a cache filled in two starts has equal rows.
     ordinary = compiling.ordinary_calls(networks.summarize(network, shape).macs)
     onednn = len(split) * augment.views > ordinary
     embed = _compile_embed(network, augment, mesh, views, fast_cpu, onednn)
     waiting = None
-    for i, images in enumerate(split.images_at(every, count, parallel.process_share())):
-        which = every[i * count : (i + 1) * count]
-        found = _rows(embed, variables, images, which, augment.views, views, mesh)
-        if waiting:  # Rows are fetched while the devices compute the next batch.
-            _keep(waiting, keep)
-        waiting = which, found
-        console.progress("teacher", [f"{i * count / len(every):.0%} of all views are cached"])
+    for i, images in enumerate(split.images_at(padded, count, parallel.process_share())):
+        batch = padded[i * count : (i + 1) * count]
+        rows = _rows(embed, variables, images, batch, augment.views, views, mesh)
+        # Rows are fetched while the devices compute the next batch.
+        if waiting:
+            _store(waiting, store)
+        waiting = batch, rows
+        console.progress("teacher", [f"caching all views: {i * count / len(padded):.0%}"])
         if stop():
-            _keep(waiting, keep)
+            _store(waiting, store)
             raise errors.PreemptedError(
-                "stopped by SIGTERM while the teacher's embeddings were cached; run the same"
-                " command again to continue"
+                "stopped by SIGTERM while caching the teacher's embeddings; run the same command"
+                " again to continue"
             )
-    _keep(waiting, keep)
+    _store(waiting, store)
 
 
 def _rows(
     embed: Callable,
     variables: Any,
     images: np.ndarray,
-    which: np.ndarray,
+    index: np.ndarray,
     count: int,
     at_once: int,
     mesh: jax.sharding.Mesh,
 ) -> list[tuple[int, jax.Array]]:
-    """Returns (first view, rows [b, at_once, width]) of each part of the views, on the devices."""
-    here = parallel.share_of(which).astype(np.int32)
-    by_host = images.ndim == 5  # The host has computed all views.
-    placed = parallel.put_batch(mesh, {"index": here} | ({} if by_host else {"image": images}))
-    found = []
+    """Returns (first view, rows [b, at_once, width] on the devices) of each part of the views."""
+    local_index = parallel.share_of(index).astype(np.int32)
+    # The host has computed all views if images have an axis of views.
+    by_host = images.ndim == 5
+    batch = {"index": local_index} | ({} if by_host else {"image": images})
+    placed = parallel.put_batch(mesh, batch)
+    rows = []
     for start in range(0, count, at_once):
-        first = min(start, count - at_once)  # The last part may overlap the one before.
+        # The last part may overlap the previous part.
+        first = min(start, count - at_once)
         if by_host:
             part = np.ascontiguousarray(images[:, first : first + at_once])
             placed |= parallel.put_batch(mesh, {"image": part})
-        found.append((first, embed(variables, placed["image"], placed["index"], np.int32(first))))
-    return found
+        rows.append((first, embed(variables, placed["image"], placed["index"], np.int32(first))))
+    return rows
 
 
-def _keep(
+def _store(
     waiting: tuple[np.ndarray, list[tuple[int, jax.Array]]],
-    keep: Callable[[np.ndarray, np.ndarray], None],
+    store: Callable[[np.ndarray, np.ndarray], None],
 ) -> None:
-    """Fetches the rows of this process's devices."""
-    which, found = waiting
-    shards = [array.addressable_shards for _, array in found]
+    """Fetches and stores the rows of this process's devices."""
+    index, device_rows = waiting
+    shards = [array.addressable_shards for _, array in device_rows]
     for parts in zip(*shards, strict=True):
-        firsts = [first for first, _ in found]
-        made = list(zip(firsts, [np.asarray(part.data) for part in parts], strict=True))
-        last, final = made[-1]
+        firsts = [first for first, _ in device_rows]
+        host_rows = list(zip(firsts, [np.asarray(part.data) for part in parts], strict=True))
+        last, final = host_rows[-1]
         count, at_once, width = final.shape
         rows = np.empty((count, last + at_once, width), final.dtype)
-        for first, part in made:
+        for first, part in host_rows:
             rows[:, first : first + at_once] = part
-        keep(which[parts[0].index[0]], rows)
+        store(index[parts[0].index[0]], rows)
 
 
 def _compile_embed(
@@ -127,7 +131,7 @@ def _compile_embed(
 ) -> Callable:
     """Compiles (variables, images, index [b], first) -> rows [b, count, width] of `count` views.
 
-    Images are [b, H, W, channels], or [b, count, H, W, channels] if the host has computed views.
+    Images are [b, H, W, channels], or [b, count, H, W, channels] if the host computes the views.
     """
     show = augment.show_teacher or augment.show
 
@@ -135,8 +139,8 @@ def _compile_embed(
         images = images if images.ndim == 5 else jnp.repeat(images[:, None], count, axis=1)
         view = jnp.tile(first + jnp.arange(count), len(index))
         images = images.reshape(-1, *images.shape[2:])
-        shown = show(view, jnp.repeat(index, count), images)
-        rows = step_outputs.cached_row(network.apply(variables, shown, train=False))
+        views = show(view, jnp.repeat(index, count), images)
+        rows = step_outputs.cached_row(network.apply(variables, views, train=False))
         return rows.reshape(len(index), count, -1)
 
     split, everywhere = PartitionSpec(parallel.AXIS), PartitionSpec()

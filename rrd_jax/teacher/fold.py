@@ -17,20 +17,20 @@ _Path = tuple[str, ...]
 def fold(
     network: Network, variables: dict[str, Any], image_shape: tuple[int, ...]
 ) -> dict[str, Any]:
-    """Returns variables with which a network computes the same in fewer operations.
+    """Returns equivalent variables that need fewer operations.
 
-    The scale of a batch norm after a convolution is multiplied into the kernel, in float32, which
-    leaves a shift. A block of several branches becomes one convolution. Kernels of convolutions,
-    and of a transformer's linear layers, are then cast to the dtype that they compute in. Other
-    variables, and those of custom layers, are unchanged.
+    The scale of a batch norm after a convolution is multiplied into the kernel, in float32; the
+    batch norm then only adds a shift. A block with several branches becomes one convolution.
+    Kernels of convolutions, and of a transformer's linear layers, are then cast to the dtype of
+    their computation. All other variables, including variables of custom layers, are unchanged.
 
     Args:
-      network: of `networks.create`, or an Ensemble.
-      variables: the network's weights.
-      image_shape: (H, W, channels) of images that the network takes.
+      network: a network of `networks.create`, or an Ensemble.
+      variables: weights of the network.
+      image_shape: (H, W, channels) of the network's images.
 
     Returns:
-      {"params", "batch_stats"} for `network.apply(..., train=False)`; they cannot be trained.
+      {"params", "batch_stats"} for `network.apply(..., train=False)`; not trainable.
     """
     if isinstance(network, ensemble.Ensemble):
         members = ensemble.members(network, variables)
@@ -41,14 +41,15 @@ def fold(
     )
     convolutions, pairs, joined = _layers(network, image_shape)
     for path, block in joined.items():
-        of_block = [
+        block_variables = [
             {key[len(path) :]: tree.pop(key) for key in list(tree) if key[: len(path)] == path}
             for tree in (params, stats)
         ]
-        params |= {(*path, *key): value for key, value in block.join(*of_block).items()}
+        params |= {(*path, *key): value for key, value in block.join(*block_variables).items()}
     for conv, norm, epsilon in pairs:
+        # The collections of a custom network can lack these statistics.
         if (*norm, "var") not in stats:
-            continue  # A custom network holds more than statistics in its collections.
+            continue
         factor = params.pop((*norm, "scale")) * jax.lax.rsqrt(stats.pop((*norm, "var")) + epsilon)
         params[*norm, "bias"] = params[*norm, "bias"] - stats.pop((*norm, "mean")) * factor
         kernel = params[*conv, "kernel"]
@@ -56,7 +57,8 @@ def fold(
         if (*conv, "bias") in params:
             params[*conv, "bias"] = params[*conv, "bias"] * factor
     for path, dtype in convolutions.items():
-        if (*path, "kernel") in params:  # Branches that were joined are gone.
+        # Joined branches have been removed.
+        if (*path, "kernel") in params:
             params[*path, "kernel"] = params[*path, "kernel"].astype(dtype)
     return {
         "params": traverse_util.unflatten_dict(params),
@@ -67,11 +69,11 @@ def fold(
 def _layers(
     network: Network, image_shape: tuple[int, ...]
 ) -> tuple[dict[_Path, Any], list[tuple[_Path, _Path, float]], dict[_Path, layers.Joined]]:
-    """Finds our layers in a network.
+    """Finds the layers of rrd_jax in a network.
 
     Returns:
-      {path: dtype} of convolutions and linear layers; (path of a convolution, path of the batch
-      norm that follows it, epsilon); and {path: block} of blocks whose branches can be joined.
+      {path: dtype} of convolutions and linear layers; [(path of a convolution, path of the batch
+      norm after the convolution, epsilon)]; {path: block} of blocks whose branches can be joined.
     """
     convolutions, pairs, joined = {}, [], {}
 

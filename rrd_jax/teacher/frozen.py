@@ -1,4 +1,4 @@
-"""Frozen networks: one teacher or several, or a student that is evaluated."""
+"""Frozen networks: a teacher, an ensemble of teachers, or a student in evaluation."""
 
 import dataclasses
 import functools
@@ -32,20 +32,20 @@ from rrd_jax.weights import files
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrozenNetwork:
-    """A network with weights, on the devices.
+    """A network with its weights on the devices.
 
     Attributes:
-      network: of `networks.create`, or an Ensemble.
-      variables: its weights.
-      folders: where each member's embeddings of training images are cached.
-      dataset: the images.
+      network: a network of `networks.create`, or an Ensemble.
+      variables: weights of the network.
+      folders: cache folders of the members' embeddings of training images.
+      dataset: the data set.
       mesh: the devices.
-      training: the student's, for normalization and evaluation batches.
-      terms: the objectives of a student's training, if one of them classifies in its place.
+      training: the student's training settings, for normalization and evaluation batches.
+      terms: the objectives of a student's training, if one of them replaces its classifier.
       description: how messages refer to this network.
-      examined: whether `examine` checks its predictions; False for random images.
+      is_examined: whether `examine` checks the predictions; False for random images.
       origins: model, checkpoint and digest of the weights of each member, as JSON.
-      compares: whether its logits are of the data's classes; False if it has none.
+      compares: whether the logits belong to the classes of the data; False without logits.
     """
 
     network: networks.Network
@@ -56,7 +56,7 @@ class FrozenNetwork:
     training: Training
     terms: Mapping[str, Objective] | None = None
     description: str = "the teacher"
-    examined: bool = True
+    is_examined: bool = True
     origins: tuple[Mapping[str, str], ...] = ()
     compares: bool = True
 
@@ -83,29 +83,29 @@ class FrozenNetwork:
 
     @property
     def reference(self) -> dict[str, np.ndarray] | None:
-        """The predictions that a student's are compared with; None if the classes differ."""
+        """The predictions for comparisons with a student's; None if the classes differ."""
         return self.predictions if self.compares else None
 
     @functools.cached_property
     def held_out(self) -> alignment.Reference:
-        """Its embeddings of held-out images, which a student's are compared with."""
+        """The embeddings of held-out images, for comparisons with a student's."""
         split = held_out(self.dataset, self.training.alignment.images)
         embeddings, _ = predictions.collect_embeddings(
             self._embed, self.variables, split, self.training.eval_batch_size, self.mesh
         )
         if not np.isfinite(embeddings).all():
             raise errors.InputError(
-                f"the embeddings of {self.description} are not finite for images of the test split:"
-                " its weights are too large, or damaged"
+                f"the embeddings of {self.description} are not finite for images of the test split;"
+                " check its weights, which are too large or damaged"
             )
         return alignment.reference(embeddings)
 
     @functools.cached_property
     def labelled(self) -> dict[str, float]:
-        """Accuracies of classifiers on its embeddings, see `embedding_accuracy.evaluate`."""
-        judged = self.dataset.labelled_subset or self.dataset
+        """Accuracies of classifiers on the embeddings, see `embedding_accuracy.evaluate`."""
+        dataset = self.dataset.labelled_subset or self.dataset
         return embedding_accuracy.evaluate(
-            self._embed, self.variables, judged, self.mesh, self.training
+            self._embed, self.variables, dataset, self.mesh, self.training
         )
 
     @functools.cached_property
@@ -115,29 +115,29 @@ class FrozenNetwork:
         )
 
     def examine(self) -> str:
-        """Returns the problem of its predictions for the test split; "" if there is none.
+        """Returns a description of implausible test predictions; "" if they are plausible.
 
-        The first call warns.
+        The first call also logs a warning.
 
         Raises:
-          InputError: its logits are not finite.
+          InputError: the logits are not finite.
         """
         return self._problem
 
     @functools.cached_property
     def _problem(self) -> str:
-        if not (self.examined and self.compares and self.dataset.labelled):
+        if not (self.is_examined and self.compares and self.dataset.labelled):
             return ""
         if isinstance(self.network, ensemble.Ensemble):
             return " ".join(member.examine() for member in self._members())
         if not np.isfinite(self.predictions["loss"]).all():
             raise errors.InputError(
-                f"the logits of {self.description} are not finite for images of the test split: its"
-                " weights are too large, or damaged"
+                f"the logits of {self.description} are not finite for images of the test split;"
+                " check its weights, which are too large or damaged"
             )
         problem = prediction_checks.find_problem(self.predictions, self.dataset.num_classes)
         if problem:
-            console.warn(f"{self.description} is doubtful: {problem}")
+            console.warn(f"implausible predictions of {self.description}: {problem}")
         return problem
 
     def _members(self) -> Iterator["FrozenNetwork"]:
@@ -153,7 +153,7 @@ class FrozenNetwork:
 
     @functools.cached_property
     def cache(self) -> EmbeddingCache:
-        """The cache of its embeddings of the training images."""
+        """The cache of the embeddings of the training images."""
         return EmbeddingCache(
             self.network,
             self.variables,
@@ -166,9 +166,9 @@ class FrozenNetwork:
         )
 
 
-def held_out(dataset: data.Dataset, most: int) -> feed.Resident | feed.Streamed:
-    """Returns the test images that student and teacher are compared on, at most `most`."""
-    return feed.some(dataset.test, rows.places(len(dataset.test), most))
+def held_out(dataset: data.Dataset, limit: int) -> feed.Resident | feed.Streamed:
+    """Returns at most `limit` test images, for comparisons of student and teacher."""
+    return feed.some(dataset.test, rows.places(len(dataset.test), limit))
 
 
 def load(
@@ -183,9 +183,9 @@ def load(
     """Loads a network from a checkpoint or a file.
 
     Args:
-      choice: which network.
-      path: of its weights, see `weights.files.load`.
-      dataset: the images.
+      choice: the network.
+      path: path of the weights, see `weights.files.load`.
+      dataset: the data set.
       mesh: the devices.
       training: see FrozenNetwork.
       terms: the objectives of a student's training; None for a teacher.
@@ -198,8 +198,8 @@ def load(
     classifier = meta.get("classifier")
     if classifier and classifier not in (terms or {}):
         raise errors.InputError(
-            f"the network in {path} was trained with '{classifier}', which classifies in its place:"
-            f" it is no teacher, and evaluated with the objective '{classifier}' in the config only"
+            f"the network in {path} was trained with '{classifier}', which replaces its classifier;"
+            f" it cannot be a teacher, and its evaluation requires '{classifier}' in the objectives"
         )
     home, _ = files.split(path)
     home = home.parent if home.name == "checkpoints" else home
@@ -225,10 +225,10 @@ def from_variables(
     """Builds a teacher from weights in memory.
 
     Args:
-      choice: which network.
-      variables: its weights.
-      folder: where its embeddings of training images are cached.
-      dataset: the images.
+      choice: the network.
+      variables: weights of the network.
+      folder: cache folder of the embeddings of training images.
+      dataset: the data set.
       mesh: the devices.
       training: see FrozenNetwork.
       teaching: see `load`.
@@ -248,7 +248,7 @@ def _on_devices(
 ) -> FrozenNetwork:
     """Puts an assembled network on the devices."""
     variables = parallel.put(parallel.replicated(mesh), assembled.variables)
-    origin = {"model": spec.choice.model, "checkpoint": spec.where}
+    origin = {"model": spec.choice.model, "checkpoint": spec.location}
     origin["digest"] = checkpoints.digest(variables)
     if spec.teaching.classifier:
         origin["classifier"] = spec.teaching.classifier
@@ -265,15 +265,15 @@ def _on_devices(
 
 
 def with_probe(
-    teacher: FrozenNetwork, teaching: TeachingChoice, folder: pathlib.Path, *, keep: bool = True
+    teacher: FrozenNetwork, teaching: TeachingChoice, folder: pathlib.Path, *, store: bool = True
 ) -> FrozenNetwork:
     """Returns a teacher with a linear probe as its classifier, if the config has one.
 
     Args:
-      teacher: without a probe.
-      teaching: the config.
-      folder: of the workdir, in which the probe is stored.
-      keep: whether to store a probe that is trained.
+      teacher: a teacher without a probe.
+      teaching: the teacher's config.
+      folder: the workdir, which stores the probe.
+      store: whether to store a newly trained probe.
     """
     if not teaching.probe:
         return teacher
@@ -286,7 +286,7 @@ def with_probe(
         teaching.probe_l2,
         probe.cache_folder(folder, teaching.label),
         label=teaching.label,
-        keep=keep,
+        store=store,
     )
     return dataclasses.replace(
         teacher,
@@ -299,8 +299,8 @@ def combine(teachers: Sequence[FrozenNetwork], weights: Sequence[float]) -> Froz
     """Combines several teachers into one.
 
     Args:
-      teachers: one or more, for the same data set.
-      weights: of their logits, with sum 1; ignored for one teacher.
+      teachers: one or more teachers for the same data set.
+      weights: weights of their logits, with sum 1; ignored for one teacher.
     """
     if len(teachers) == 1:
         return teachers[0]

@@ -10,26 +10,28 @@ from rrd_jax.networks import Network
 from rrd_jax.teacher.wrappers import Preprocessed
 from rrd_jax.training.choices import TeachingChoice
 
-_TOLERANCE = 1e-4  # of means and deviations, which are published with four digits
+# The tolerance for means and standard deviations, which are published with four digits.
+_TOLERANCE = 1e-4
 
 
 def for_teacher(
-    teaching: TeachingChoice, known: Preprocessing | None, student: Preprocessing
+    teaching: TeachingChoice, stored: Preprocessing | None, student: Preprocessing
 ) -> Preprocessing | None:
-    """Returns the preprocessing of a teacher; None if it is the student's.
+    """Returns the preprocessing of a teacher; None if it equals the student's.
 
     Args:
-      teaching: the config; fields without a value are taken from the weights.
-      known: the preprocessing stored with the weights; None if there is none.
+      teaching: the teacher's config; empty fields default to the preprocessing of the weights.
+      stored: the preprocessing stored with the weights; None if unknown.
       student: the student's preprocessing.
 
     Raises:
-      InputError: the number of means or deviations is not the number of channels.
+      InputError: the number of means or standard deviations is not the number of channels.
     """
-    if known is not None and known.channels != student.channels:
-        known = None  # `class_matching.check_fits` refuses these weights.
+    # `class_matching.check_fits` rejects weights for another number of channels.
+    if stored is not None and stored.channels != student.channels:
+        stored = None
     size, mean, std = (
-        getattr(teaching, name) or getattr(known or student, name)
+        getattr(teaching, name) or getattr(stored or student, name)
         for name in ("image_size", "mean", "std")
     )
     for name, values in (("mean", mean), ("std", std)):
@@ -38,45 +40,50 @@ def for_teacher(
                 f"{teaching.section}.{name} has {len(values)} values, but the images have"
                 f" {student.channels} channels"
             )
-    alike = np.allclose([mean, std], [student.mean, student.std], rtol=0, atol=_TOLERANCE)
-    if size == student.image_size and alike:
+    same_values = np.allclose([mean, std], [student.mean, student.std], rtol=0, atol=_TOLERANCE)
+    if size == student.image_size and same_values:
         return None
-    if alike:
+    if same_values:
         mean, std = student.mean, student.std
-    scaled = teaching.interpolation
-    if scaled == "auto":
-        scaled = (known or student).interpolation
-    return Preprocessing(size, student.channels, tuple(mean), tuple(std), interpolation=scaled)
+    interpolation = teaching.interpolation
+    if interpolation == "auto":
+        interpolation = (stored or student).interpolation
+    return Preprocessing(
+        size, student.channels, tuple(mean), tuple(std), interpolation=interpolation
+    )
 
 
-def wrap(network: Network, seen: Preprocessing | None, student: Preprocessing) -> Network:
-    """Wraps a network so that it takes the student's images."""
-    if seen is None:
+def wrap(network: Network, teacher: Preprocessing | None, student: Preprocessing) -> Network:
+    """Wraps a teacher's network so that its inputs are the student's images."""
+    if teacher is None:
         return network
     mean, std = np.array([student.mean, student.std], np.float64)
-    own_mean, own_std = np.array([seen.mean, seen.std], np.float64)
-    factor, shift = std / own_std, (mean - own_mean) / own_std
+    teacher_mean, teacher_std = np.array([teacher.mean, teacher.std], np.float64)
+    factor, shift = std / teacher_std, (mean - teacher_mean) / teacher_std
     return Preprocessed(
         network,
-        seen.image_size,
+        teacher.image_size,
         tuple(factor.tolist()),
         tuple(shift.tolist()),
-        seen.interpolation,
+        teacher.interpolation,
     )
 
 
 def describe(
-    where: str | pathlib.Path, seen: Preprocessing, student: Preprocessing, teaching: TeachingChoice
+    location: str | pathlib.Path,
+    teacher: Preprocessing,
+    student: Preprocessing,
+    teaching: TeachingChoice,
 ) -> str:
-    """Describes the preprocessing of a teacher in a line."""
+    """Describes a teacher's preprocessing for the log."""
     parts = []
-    if seen.image_size != student.image_size:
-        size, source = seen.image_size, student.image_size
-        parts.append(f"{size}x{size} pixels, {seen.interpolation} from {source}x{source}")
-    if (seen.mean, seen.std) != (student.mean, student.std):
-        mean, std = (" ".join(f"{v:.4g}" for v in values) for values in (seen.mean, seen.std))
+    if teacher.image_size != student.image_size:
+        size, source = teacher.image_size, student.image_size
+        parts.append(f"{size}x{size} pixels, {teacher.interpolation} from {source}x{source}")
+    if (teacher.mean, teacher.std) != (student.mean, student.std):
+        mean, std = (" ".join(f"{v:.4g}" for v in values) for values in (teacher.mean, teacher.std))
         parts.append(f"mean {mean}, std {std}")
     return (
-        f"the teacher in {where} has its own preprocessing: {'; '.join(parts)}"
-        f" ({teaching.section}.image_size, .interpolation, .mean and .std set others)"
+        f"preprocessing of the teacher in {location}: {'; '.join(parts)} (override with"
+        f" {teaching.section}.image_size, .interpolation, .mean or .std)"
     )

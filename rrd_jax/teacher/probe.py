@@ -1,4 +1,4 @@
-"""A linear probe: a classifier on a frozen network's embeddings of the training images."""
+"""Linear probes: classifiers on a frozen network's embeddings of the training images."""
 
 import contextlib
 import functools
@@ -21,8 +21,10 @@ from rrd_jax.terminal import console
 from rrd_jax.training.recipe import Training
 
 _ITERATIONS = 1000
-_TOLERANCE = 1e-5  # of the largest entry of the gradient of the mean loss
-_LOGITS = 2**24  # that are in memory at once, on each device
+# L-BFGS stops when no entry of the mean loss's gradient exceeds this value.
+_TOLERANCE = 1e-5
+# The number of logits that are in memory at the same time, on each device.
+_LOGITS = 2**24
 
 
 class Fitted(NamedTuple):
@@ -30,8 +32,8 @@ class Fitted(NamedTuple):
 
     Attributes:
       head: {"kernel": [D, C], "bias": [C]} float32.
-      top1: of the training images, in per cent.
-      iterations: of L-BFGS.
+      top1: top-1 on the training images, in percent.
+      iterations: number of L-BFGS iterations.
     """
 
     head: dict[str, np.ndarray]
@@ -49,20 +51,20 @@ def load_or_train(
     folder: pathlib.Path,
     *,
     label: str = "teacher",
-    keep: bool = True,
+    store: bool = True,
 ) -> dict[str, jax.Array]:
-    """Returns the probe of a network, on every device: read from a folder, or trained.
+    """Returns the probe of a network, replicated on all devices; trains a missing probe.
 
     Args:
-      network: of `networks.create`, or a wrapper; it returns an embedding.
-      variables: its weights, on the devices.
-      dataset: its training images are preprocessed like test images.
+      network: a network of `networks.create` or a wrapper, with an embedding.
+      variables: weights of the network, on the devices.
+      dataset: the data set, whose training images are preprocessed like test images.
       mesh: the devices.
-      training: the student's, for normalization and evaluation batches.
+      training: the student's training settings, for normalization and evaluation batches.
       l2: see `fit`.
-      folder: of this teacher's probes.
+      folder: folder of this teacher's probes.
       label: the teacher's name on the console.
-      keep: whether to store a probe that is trained.
+      store: whether to store a newly trained probe.
 
     Raises:
       InputError: the network has no embedding, or the embeddings do not fit into memory.
@@ -70,21 +72,21 @@ def load_or_train(
     outputs = networks.summarize(network, dataset.image_shape).outputs
     if isinstance(outputs.embedding, tuple):
         raise errors.InputError(
-            f"teacher.probe classifies embeddings, but the network of {label} returns none: return"
-            " a pair (logits, embedding)"
+            f"teacher.probe requires embeddings, but the network of {label} returns none; return a"
+            " pair (logits, embedding)"
         )
     width = outputs.embedding.shape[-1]
     path = folder.absolute() / _key(network, variables, dataset, training, l2)
     everywhere = parallel.replicated(mesh)
-    with workdir.exclusive(path.with_suffix(".lock")) if keep else contextlib.nullcontext():
+    with workdir.exclusive(path.with_suffix(".lock")) if store else contextlib.nullcontext():
         if parallel.as_main(checkpoints.exists(path)):
             like = _like(width, dataset.num_classes, everywhere)
             if (head := checkpoints.load_arrays(path, like)) is not None:
-                console.say(f"[{label}] its linear probe is read from {path}")
+                console.say(f"[{label}] linear probe: read from {path}")
                 return head
         check_memory(len(dataset.train), width, mesh)
         head = _train(network, variables, dataset, mesh, training, l2, label=label)
-        if keep:
+        if store:
             parallel.main_first(lambda: parallel.is_main() and shutil.rmtree(path, True))
             checkpoints.save_arrays(path, head, {})
     return head
@@ -100,20 +102,20 @@ def _train(
     *,
     label: str,
 ) -> dict[str, jax.Array]:
-    """Trains a probe, logs its accuracy, and returns it on every device."""
+    """Trains a probe, logs its accuracy, and returns its weights, replicated on all devices."""
     start = time.monotonic()
     embeddings, labels = embed(network, variables, dataset.train, mesh, training)
     fitted = fit(embeddings, labels, dataset.num_classes, l2, mesh)
     console.say(
-        f"[{label}] linear probe: {fitted.top1:.2f} training top-1 of {len(labels):,} images,"
-        f" embeddings of {embeddings.shape[-1]}, {fitted.iterations} iterations of L-BFGS,"
-        f" {time.monotonic() - start:.0f} s"
+        f"[{label}] linear probe: train top-1 {fitted.top1:.2f} on {len(labels):,} images"
+        f" ({embeddings.shape[-1]} features, {fitted.iterations} L-BFGS iterations,"
+        f" {time.monotonic() - start:.0f} s)"
     )
     return parallel.put(parallel.replicated(mesh), fitted.head)
 
 
 def cache_folder(run: pathlib.Path, label: str) -> pathlib.Path:
-    """Returns the folder of a run that holds the probes of a teacher."""
+    """Returns the folder of a run that stores the probes of a teacher."""
     return run / f"{label}.probe"
 
 
@@ -121,12 +123,12 @@ def read(folder: pathlib.Path, width: int, num_classes: int) -> dict[str, jax.Ar
     """Reads the newest probe of a run.
 
     Args:
-      folder: of `cache_folder`.
-      width: D, of the embeddings.
+      folder: the folder from `cache_folder`.
+      width: D, the width of the embeddings.
       num_classes: C.
 
     Raises:
-      InputError: there is no intact probe.
+      InputError: the probe is missing or damaged.
     """
     paths = [path for path in folder.absolute().glob("*") if checkpoints.exists(path)]
     like = _like(width, num_classes, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
@@ -134,8 +136,8 @@ def read(folder: pathlib.Path, width: int, num_classes: int) -> dict[str, jax.Ar
         if (head := checkpoints.load_arrays(path, like)) is not None:
             return head
     raise errors.InputError(
-        f"the linear probe of the teacher is not in {folder} any more, or damaged: the run's"
-        " command makes it again"
+        f"the teacher's linear probe in {folder} is missing or damaged; run the run's command"
+        " again to restore it"
     )
 
 
@@ -150,22 +152,22 @@ def _like(width: int, num_classes: int, sharding: jax.sharding.Sharding) -> dict
 def _key(
     network: networks.Network, variables: Any, dataset: data.Dataset, training: Training, l2: float
 ) -> str:
-    """Returns a name for the probe: a digest of all that it depends on."""
+    """Returns a name for the probe: a digest of everything that affects its weights."""
     images = (dataset.version, len(dataset.train), dataset.num_classes, dataset.image_shape)
-    known = (repr(network), checkpoints.digest(variables), images, training.mean, training.std, l2)
-    return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
+    inputs = (repr(network), checkpoints.digest(variables), images, training.mean, training.std, l2)
+    return hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]
 
 
 def check_memory(
     examples: int, width: int, mesh: jax.sharding.Mesh, field: str = "teacher.probe"
 ) -> None:
-    """Raises an InputError for embeddings that take more than half of the free memory.
+    """Raises an InputError for embeddings that need more than half of the free memory.
 
     Args:
       examples: N.
       width: D.
       mesh: the devices.
-      field: of the config that needs them.
+      field: the config field that needs the embeddings.
     """
     size = 4 * examples * width
     host, device = parallel.host_bytes(), parallel.free_bytes(mesh)
@@ -173,9 +175,9 @@ def check_memory(
     needed = size if size > host / 2 else size / mesh.size
     if needed > free / 2:
         raise errors.InputError(
-            f"{field} keeps {examples:,} embeddings of {width} float32, {needed / 1e9:.2f} GB"
-            f" on {where}, more than half of its {free / 1e9:.2f} GB of memory: use more"
-            " devices, or a part of the images with data.share"
+            f"{field} needs {needed / 1e9:.2f} GB on {where} for {examples:,} embeddings of {width}"
+            f" float32 values, more than half of its {free / 1e9:.2f} GB of memory; use more"
+            " devices, or fewer images with data.share"
         )
 
 
@@ -190,7 +192,7 @@ def embed(
     embed = predictions.compile_embed(network, training.normalize, mesh, fast_cpu=training.fast_cpu)
 
     def show(share):
-        console.progress("probe", [f"{share:.0%} of the images are embedded"])
+        console.progress("probe", [f"embedding images: {share:.0%}"])
 
     return predictions.collect_embeddings(
         embed, variables, split, training.eval_batch_size, mesh, after=show
@@ -200,18 +202,18 @@ def embed(
 def fit(
     embeddings: np.ndarray, labels: np.ndarray, num_classes: int, l2: float, mesh: jax.sharding.Mesh
 ) -> Fitted:
-    """Fits logistic regression on standardized embeddings, by full-batch L-BFGS.
+    """Fits logistic regression on standardized embeddings by full-batch L-BFGS.
 
-    Minimizes sum_i CE(W^T z_i + b, y_i) + l2/2 |W|^2, as scikit-learn's LogisticRegression with
-    C = 1/l2 does, where z is the embedding with mean 0 and deviation 1 in each dimension. The
-    returned head takes embeddings that are not standardized.
+    Minimizes sum_i CE(W^T z_i + b, y_i) + l2/2 |W|^2, like scikit-learn's LogisticRegression with
+    C = 1/l2, where z is the embedding with mean 0 and standard deviation 1 in each dimension. The
+    returned head applies to embeddings that are not standardized.
 
     Args:
       embeddings: [N, D] float32; overwritten.
       labels: [N] in [0, C).
       num_classes: C.
       l2: weight of the penalty, above 0.
-      mesh: the devices, over which the images are split.
+      mesh: the devices, over which the images are sharded.
     """
     if not np.isfinite(embeddings).all():
         raise errors.InputError("teacher.probe: the teacher's embeddings are not finite")
@@ -222,33 +224,35 @@ def fit(
     embeddings /= deviation.astype(np.float32)
     count, width = embeddings.shape
     chunk = max(1, min(_LOGITS // num_classes, -(-count // mesh.size))) * mesh.size
-    missing = -count % chunk
+    padding = -count % chunk
     split = parallel.split(mesh, axis=1)
     images = parallel.put(
-        split, np.pad(embeddings, ((0, missing), (0, 0))).reshape(-1, chunk, width)
+        split, np.pad(embeddings, ((0, padding), (0, 0))).reshape(-1, chunk, width)
     )
-    targets = np.pad(labels.astype(np.int32), (0, missing), constant_values=-1)
+    targets = np.pad(labels.astype(np.int32), (0, padding), constant_values=-1)
     targets = parallel.put(split, targets.reshape(-1, chunk))
-    minimise = _compiled(mesh, num_classes, l2 / count, count)
-    head, right, iterations = jax.device_get(minimise(images, targets))
+    minimize = _compiled(mesh, num_classes, l2 / count, count)
+    head, correct, iterations = jax.device_get(minimize(images, targets))
     kernel = head["kernel"] / deviation[:, None]
     bias = head["bias"] - mean @ kernel
     head = {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
-    return Fitted(head, 100.0 * int(right) / count, int(iterations))
+    return Fitted(head, 100.0 * int(correct) / count, int(iterations))
 
 
-@functools.lru_cache(maxsize=4)  # Students are evaluated after each epoch.
+# The cache avoids a compilation per epoch, because students are evaluated after each epoch.
+@functools.lru_cache(maxsize=4)
 def _compiled(mesh: jax.sharding.Mesh, num_classes: int, l2: float, count: int) -> Callable:
-    minimise = functools.partial(_minimise, num_classes=num_classes, l2=l2, count=count)
-    return jax.jit(minimise, out_shardings=parallel.replicated(mesh))
+    minimize = functools.partial(_minimize, num_classes=num_classes, l2=l2, count=count)
+    return jax.jit(minimize, out_shardings=parallel.replicated(mesh))
 
 
-def _minimise(
+def _minimize(
     images: jax.Array, targets: jax.Array, *, num_classes: int, l2: float, count: int
 ) -> tuple[dict[str, jax.Array], jax.Array, jax.Array]:
-    """Returns the head, the number of correctly classified images, and the iterations."""
+    """Returns the head, the number of correctly classified images and of iterations."""
 
-    @jax.checkpoint  # At any time, only the logits of one chunk are in memory.
+    # With rematerialization, only the logits of one chunk are in memory.
+    @jax.checkpoint
     def losses(head, chunk):
         rows, labels = chunk
         logits = functional.linear(rows, **head)

@@ -1,4 +1,4 @@
-"""The teacher's Outputs for a training batch, from the network or from a cache."""
+"""The teacher's outputs for a training batch, computed by the network or read from a cache."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from rrd_jax.teacher import ensemble
 
 
 def live(network: networks.Network) -> Callable[[Any, Batch], Any]:
-    """Returns (variables, batch) -> Outputs, computed by the teacher."""
+    """Returns a function (variables, batch) -> Outputs that applies the teacher."""
 
     def outputs(variables, batch):
         images = batch.image if batch.teacher_image is None else batch.teacher_image
@@ -25,17 +25,17 @@ def live(network: networks.Network) -> Callable[[Any, Batch], Any]:
 def cached(
     network: networks.Network, views: int, image_shape: tuple[int, int, int]
 ) -> Callable[[Any, Batch], Any]:
-    """Returns (embeddings, batch) -> Outputs, read from the embeddings of all views of all images.
+    """Returns a function (embeddings, batch) -> Outputs that looks up cached embeddings.
 
     Args:
-      network: of `networks.create`, or an Ensemble.
-      views: of an image.
+      network: a network of `networks.create`, or an Ensemble.
+      views: number of views per image.
       image_shape: (H, W, channels).
 
     Returns:
-      A function of the embeddings and a batch that returns Outputs without maps. The embeddings
-      hold, for each member of the network, the classifier in `head`, and in `embedding`
-      [N * views, width] the rows of `cached_row`, view by view of image by image; `embedding` is
+      A function of embeddings and a batch that returns Outputs without maps. For each member of the
+      network, the embeddings contain the classifier in `head`, and in `embedding`
+      [N * views, width] the rows of `cached_row`, ordered by image, then by view; `embedding` is
       empty if batches contain their `rows`.
     """
     shapes = [
@@ -46,9 +46,9 @@ def cached(
     def outputs(embeddings, batch):
         rows = batch.rows
         if rows is None:
-            place = batch.index * views + batch.view
+            position = batch.index * views + batch.view
             tables = embeddings["embedding"]
-            rows = [table.at[place].get(mode="promise_in_bounds") for table in tables]
+            rows = [table.at[position].get(mode="promise_in_bounds") for table in tables]
         members = [
             from_row(row, head, shape)
             for row, head, shape in zip(rows, embeddings["head"], shapes, strict=True)
@@ -59,9 +59,9 @@ def cached(
 
 
 def cached_row(outputs: Outputs) -> jax.Array:
-    """Returns the rows of a cache: the embeddings [B, D], from which logits are computed.
+    """Returns the cached rows of a batch: embeddings [B, D], from which logits are computed.
 
-    For a network that returns no head: the embeddings and the logits, if present, [B, D + C].
+    If the network returns no head, rows are the embeddings and the logits, if present, [B, D + C].
     """
     if outputs.head:
         return outputs.embedding
@@ -70,7 +70,7 @@ def cached_row(outputs: Outputs) -> jax.Array:
 
 
 def from_row(row: jax.Array, head: Any, like: Outputs) -> Outputs:
-    """Returns the Outputs, without maps, that `cached_row` stored; `like` has their shapes."""
+    """Returns the Outputs of a `cached_row`, without maps; `like` has their shapes."""
     if like.head:
         return networks.from_embedding(row, head)
     row = row.astype(jnp.float32)

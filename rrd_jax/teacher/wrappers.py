@@ -1,7 +1,7 @@
-"""Wrappers: frozen networks with other preprocessing before them, or other layers after them.
+"""Wrappers that add preprocessing, a classifier or a projection to a frozen network.
 
-A wrapper has the interface of a network and is not trainable. Its variables are those of the inner
-network; wrappers that compute logits or embeddings add one parameter.
+A wrapper has the interface of a network and is not trainable. Its variables are the variables of
+the inner network; wrappers that compute logits or embeddings add one parameter.
 """
 
 import dataclasses
@@ -16,12 +16,13 @@ from rrd_jax import functional
 from rrd_jax.networks import Network, Outputs
 from rrd_jax.objectives.parts import projections
 
-PROBE, VECTORS, HEAD = "probe", "class_vectors", "head"  # names of parameters
+# Names of the added parameters.
+PROBE, VECTORS, HEAD = "probe", "class_vectors", "head"
 
 
 @dataclasses.dataclass(frozen=True)
 class Wrapper:
-    """Base class of wrappers.
+    """A network with the behavior of its inner network; base class of all wrappers.
 
     Attributes:
       network: the inner network.
@@ -35,24 +36,24 @@ class Wrapper:
         return self.network.dtype
 
     def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
-        """See `Network`."""
+        """Initializes the variables, see `Network.init`."""
         return self.network.init(key, images, train=train)
 
     def init_with_output(self, key: jax.Array, images: jax.Array) -> tuple[Outputs, dict[str, Any]]:
-        """See `Network`."""
+        """Initializes the variables, and returns (outputs for the images, variables)."""
         variables = self.init(key, images)
         return self.apply(variables, images), variables
 
     def apply(
         self, variables: Mapping[str, Any], images: jax.Array, *, train: bool = False
     ) -> Outputs:
-        """See `Network`; evaluation only."""
+        """Implements `Network.apply`, for evaluation only."""
         return self.network.apply(variables, images, train=train)
 
-    def _applied(
+    def _apply_inner(
         self, name: str, variables: Mapping[str, Any], images: jax.Array, *, train: bool
     ) -> tuple[Outputs, Any]:
-        """Returns the inner network's outputs, and the wrapper's own parameter."""
+        """Returns the outputs of the inner network, and the parameter that the wrapper adds."""
         params = dict(variables["params"])
         entry = params.pop(name)
         return self.network.apply({**variables, "params": params}, images, train=train), entry
@@ -62,13 +63,13 @@ class Wrapper:
 class Preprocessed(Wrapper):
     """A network with its own image size and normalization.
 
-    Another mean and deviation amount to a factor and a shift of each channel. They commute with
-    resampling, whose weights have sum 1.
+    A different mean and standard deviation are equivalent to a factor and a shift per channel.
+    These commute with resampling, because resampling weights sum to 1.
 
     Attributes:
       image_size: height and width of the inner network's images.
-      factor: of each channel of the given images.
-      shift: added to each channel afterwards.
+      factor: factor per channel of the input images.
+      shift: shift per channel, added after the multiplication.
       interpolation: "bilinear" or "bicubic" with antialiasing, if the size differs.
     """
 
@@ -78,17 +79,17 @@ class Preprocessed(Wrapper):
     interpolation: str
 
     def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
-        """See `Network`."""
+        """Initializes the variables, see `Network.init`."""
         return self.network.init(key, self.preprocess(images), train=train)
 
     def apply(
         self, variables: Mapping[str, Any], images: jax.Array, *, train: bool = False
     ) -> Outputs:
-        """See `Network`; evaluation only."""
+        """Implements `Network.apply`, for evaluation only."""
         return self.network.apply(variables, self.preprocess(images), train=train)
 
     def preprocess(self, images: jax.Array) -> jax.Array:
-        """Returns the inner network's images, given images [B, H, W, channels]."""
+        """Converts images [B, H, W, channels] to images of the inner network."""
         shape = (images.shape[0], self.image_size, self.image_size, images.shape[-1])
         if images.shape != shape:
             images = jax.image.resize(images, shape, self.interpolation, antialias=True)
@@ -97,7 +98,7 @@ class Preprocessed(Wrapper):
 
 @dataclasses.dataclass(frozen=True)
 class Probed(Wrapper):
-    """A network with a linear classifier on its embedding, which replaces its own.
+    """A network whose classifier is replaced by a linear classifier on its embedding.
 
     Attributes:
       num_classes: C.
@@ -106,7 +107,7 @@ class Probed(Wrapper):
     num_classes: int
 
     def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
-        """See `Network`; the classifier is zero."""
+        """Initializes the variables; the classifier is zero."""
         outputs, variables = self.network.init_with_output(key, images)
         shape = (outputs.embedding.shape[-1], self.num_classes)
         head = {"kernel": jnp.zeros(shape), "bias": jnp.zeros(shape[1:])}
@@ -115,21 +116,21 @@ class Probed(Wrapper):
     def apply(
         self, variables: Mapping[str, Any], images: jax.Array, *, train: bool = False
     ) -> Outputs:
-        """See `Network`; evaluation only."""
-        outputs, head = self._applied(PROBE, variables, images, train=train)
+        """Implements `Network.apply`, for evaluation only."""
+        outputs, head = self._apply_inner(PROBE, variables, images, train=train)
         return outputs._replace(logits=functional.linear(outputs.embedding, **head), head=head)
 
 
 @dataclasses.dataclass(frozen=True)
 class ZeroShot(Wrapper):
-    """A zero-shot classifier: logits are cosines between features and a vector of each class.
+    """A zero-shot classifier: logits are scaled cosines between features and class vectors.
 
     See CLIP (arXiv 2103.00020).
 
     Attributes:
-      shape: (C, D) of the vectors.
-      reads: the features: "embedding", or "logits" of a network whose classifier is the projection
-        into the space of the vectors.
+      shape: (C, D), the shape of the class vectors.
+      reads: the output with the features: "embedding", or "logits" of a network whose classifier
+        projects into the space of the vectors.
       scale: factor of the cosines.
     """
 
@@ -138,7 +139,7 @@ class ZeroShot(Wrapper):
     scale: float
 
     def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
-        """See `Network`; the vectors are zero."""
+        """Initializes the variables; the class vectors are zero."""
         return with_parameter(
             self.network.init(key, images, train=train), VECTORS, jnp.zeros(self.shape)
         )
@@ -146,8 +147,8 @@ class ZeroShot(Wrapper):
     def apply(
         self, variables: Mapping[str, Any], images: jax.Array, *, train: bool = False
     ) -> Outputs:
-        """See `Network`; evaluation only."""
-        outputs, vectors = self._applied(VECTORS, variables, images, train=train)
+        """Implements `Network.apply`, for evaluation only."""
+        outputs, vectors = self._apply_inner(VECTORS, variables, images, train=train)
         features = _unit(getattr(outputs, self.reads).astype(jnp.float32))
         logits = functional.linear(
             features, self.scale * _unit(vectors).T, jnp.zeros(self.shape[0])
@@ -160,7 +161,7 @@ class Projected(Wrapper):
     """A network whose embedding is projected by an objective's trained head.
 
     Attributes:
-      widths: of the head's layers, one or two.
+      widths: output widths of the head's layers, one or two.
       is_unit: whether embeddings are scaled to length 1.
     """
 
@@ -168,7 +169,7 @@ class Projected(Wrapper):
     is_unit: bool
 
     def init(self, key: jax.Array, images: jax.Array, *, train: bool = False) -> dict[str, Any]:
-        """See `Network`; the head is zero."""
+        """Initializes the variables; the head is zero."""
         outputs, variables = self.network.init_with_output(key, images)
         sizes = itertools.pairwise((outputs.embedding.shape[-1], *self.widths))
         layers = [{"kernel": jnp.zeros(size), "bias": jnp.zeros(size[1:])} for size in sizes]
@@ -178,8 +179,8 @@ class Projected(Wrapper):
     def apply(
         self, variables: Mapping[str, Any], images: jax.Array, *, train: bool = False
     ) -> Outputs:
-        """See `Network`; evaluation only."""
-        outputs, head = self._applied(HEAD, variables, images, train=train)
+        """Implements `Network.apply`, for evaluation only."""
+        outputs, head = self._apply_inner(HEAD, variables, images, train=train)
         apply = projections.project if self.is_unit else projections.apply_head
         return outputs._replace(embedding=apply(head, outputs.embedding))
 
@@ -190,9 +191,9 @@ def projected(
     """Adds an objective's head to a network; returns the wrapper and its variables.
 
     Args:
-      network: with an embedding.
-      variables: its weights.
-      head: see `projections.init_head`.
+      network: a network with an embedding.
+      variables: weights of the network.
+      head: weights of the head, see `projections.init_head`.
       is_unit: whether projected embeddings are scaled to length 1.
     """
     layers = [head["hidden"], head["out"]] if "out" in head else [head]
@@ -205,5 +206,5 @@ def _unit(x: jax.Array) -> jax.Array:
 
 
 def with_parameter(variables: Mapping[str, Any], name: str, value: Any) -> dict[str, Any]:
-    """Returns the variables of a wrapper, given those of the inner network."""
+    """Returns the variables of a wrapper: the inner network's, and the added parameter."""
     return {"batch_stats": {}, **variables, "params": {**variables["params"], name: value}}

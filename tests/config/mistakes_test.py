@@ -64,8 +64,8 @@ def _options(**fields):
             "data.resize is 256, less than data.image_size 320",
         ),
         ({"data.augment": "random_resized", "teacher.cache": "on"}, "teacher.cache is on, but"),
-        ({"teacher.cache_place": "host"}, "cache_place is host, but the step draws the views"),
-        ({"data.policy": "rand", "teacher.cache": "on"}, "no image is shown the same way twice"),
+        ({"teacher.cache_place": "host"}, "cache_place is host, but train steps draw the views"),
+        ({"data.policy": "rand", "teacher.cache": "on"}, "views do not repeat"),
         (
             {"data.policy": "rand_increasing", "data.policy_magnitude": 12.0},
             "data.policy_magnitude is 12, but must be from 0 to 10",

@@ -227,7 +227,7 @@ def test_a_run_with_noise_is_of_that_noise_alone(data_dir, tmp_path, capsys):
         launch.run(_small(data_dir, "smoke,tiny,ce", **{"data.label_noise": 0.3}), tmp_path)
     # Data that are others under the same fields, as of another version of rrd_jax.
     source = dataclasses.replace(parse(config).student.source, noise_seed=5)
-    with pytest.raises(errors.InputError, match="holds a run on digits.*but the data are now"):
+    with pytest.raises(errors.InputError, match="holds a run on digits.*but the data set is now"):
         launch.run(config, tmp_path, dataset=data.load(source))
 
 
@@ -239,7 +239,7 @@ def test_a_noisy_student_has_a_clean_teacher_and_is_tested_without_complaint(
     fields = {"data.label_noise": 0.2, "teacher.label_noise": 0.0, "teacher.epochs": None}
     launch.run(_small(data_dir, **fields), tmp_path)
     said = capsys.readouterr()
-    assert "[teacher] its training images: 80 of digits/2.0.0\n" in said.out
+    assert "[teacher] training images: 80 of digits/2.0.0\n" in said.out
     assert "was trained on" not in said.err
     kept = [json.loads((p / "model.json").read_text()) for p in (tmp_path, tmp_path / "teacher")]
     trained_on = [about["training"]["dataset"] for about in kept]
@@ -250,7 +250,7 @@ def test_a_noisy_student_has_a_clean_teacher_and_is_tested_without_complaint(
     assert [row["run"] for row in rows] == ["teacher", "student"]
     # Longer: the teacher, on other labels than the student, stays as it was trained.
     launch.run(_small(data_dir, **fields | {"train.epochs": 2}), tmp_path)
-    assert "stays as it was trained, with 1 epochs" in capsys.readouterr().out
+    assert "is finished and keeps train.epochs=1" in capsys.readouterr().out
 
 
 @pytest.mark.long
@@ -267,9 +267,9 @@ def test_a_teachers_cache_is_for_images_whatever_their_labels(
         assert "was trained on" not in found.err
         return found.out
 
-    assert "all views are computed" in said("clean")
-    assert "embeddings are read from" in said("noisy", **{"data.label_noise": 0.4})
-    assert "all views are computed" in said("few", **{"data.share": 0.5})
+    assert "all views computed" in said("clean")
+    assert "embeddings read from" in said("noisy", **{"data.label_noise": 0.4})
+    assert "all views computed" in said("few", **{"data.share": 0.5})
 
 
 @pytest.mark.long

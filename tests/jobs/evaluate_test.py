@@ -82,7 +82,7 @@ def test_the_best_checkpoint_is_evaluated_and_a_teacher(run, tmp_path, capsys):
     assert _evaluate(pathlib.Path(f"{folder}@last"))[1]["top1"] == last["top1"]
     with pytest.raises(errors.InputError, match="no checkpoint '77'.*known: best, last"):
         _evaluate(pathlib.Path(f"{folder}@77"))
-    with pytest.raises(errors.InputError, match="is a checkpoint of the run in .*leave @best out"):
+    with pytest.raises(errors.InputError, match="is a checkpoint of the run in .*omit @best"):
         launch.run(_config(), pathlib.Path(f"{folder}@best"))
     assert not pathlib.Path(f"{folder}@best").exists()
 

@@ -153,7 +153,7 @@ def test_a_trace_of_some_steps_is_written_and_changes_nothing(tmp_path, make_con
     assert any(event.get("args", {}).get("hlo_op") for event in content["traceEvents"])
     assert launch.rows(traced) == launch.rows(whole)
     launch.run(make_config(), traced, profile=2)
-    assert "nothing is traced; the run in" in capsys.readouterr().out
+    assert "no steps traced, because the run in" in capsys.readouterr().out
 
 
 @pytest.mark.long

@@ -163,7 +163,7 @@ def test_what_is_evaluated_wrongly_is_refused(given, message, trained):
 def test_a_finished_workdir_is_of_its_own_data_and_network(trained):
     given = {"epochs": 1, "batch_size": 16}
     other = _IMAGES, np.roll(_SPLIT[1], 1)
-    with pytest.raises(errors.InputError, match="holds a run on data .* but the data are now"):
+    with pytest.raises(errors.InputError, match="holds a run on data .* but the data set is now"):
         rrd_jax.train_teacher(Small(num_classes=4), other, _SPLIT, trained.workdir, **given)
     wider = Small(num_classes=4, width=16)
     with pytest.raises(errors.InputError, match="do not fit the network"):

@@ -114,7 +114,7 @@ def test_a_run_keeps_its_card_once_it_was_tested(tmp_path):
 def test_a_run_goes_on_where_its_card_cannot_be_written(tmp_path, capsys):
     (tmp_path / "model.json").mkdir()
     run_info.write(tmp_path, _ABOUT.to_json())
-    assert "(Is a directory); they hold it too, and the run goes on" in capsys.readouterr().out
+    assert "(Is a directory); training continues" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["model.json"]
     run_info.write(tmp_path / "gone", _ABOUT.to_json())
     assert "(No such file or directory)" in capsys.readouterr().out

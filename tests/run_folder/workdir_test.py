@@ -140,8 +140,8 @@ def test_a_run_grows_to_the_bits_of_one_that_was_as_long_from_its_start(tmp_path
     results = launch.run(long, tmp_path / "grown")
     said = capsys.readouterr().out
     assert "train.epochs 1 -> 2" in said
-    assert "grows from 1 epochs to 2, exactly" in said
-    assert "stays as it was trained, with 1 epochs" in said
+    assert "from 1 to 2 epochs, identical to a run with 2 epochs" in said
+    assert "is finished and keeps train.epochs=1" in said
     assert [result.label for result in results] == ["teacher", "distilled, rrd+kd"]
     whole = launch.digits(_PAIR, **fields | {"train.epochs": 2, "teacher.epochs": 1})
     launch.run(whole, tmp_path / "whole")
@@ -158,4 +158,4 @@ def test_a_run_whose_rates_depend_on_its_length_is_another_when_it_grows(tmp_pat
     for epochs in (1, 2):
         launch.run(launch.digits("smoke,tiny,ce", **fields, **{"train.epochs": epochs}), tmp_path)
     said = capsys.readouterr().out
-    assert "learning rates so far are those of 1: another run than 2 epochs from the start" in said
+    assert "learning rates so far followed the schedule for 1, and the rate changes from" in said

@@ -12,7 +12,7 @@ import pytest
 from tests import slurm
 from tests.study import small
 
-_CACHED = "teacher cache: all views are computed"
+_CACHED = "teacher cache: all views computed"
 pytestmark = [pytest.mark.long, pytest.mark.xdist_group("study")]
 
 

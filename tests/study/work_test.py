@@ -186,4 +186,4 @@ def test_a_run_that_cannot_be_made_is_told_before_its_teacher_is_trained(tmp_pat
     work.Worker(made, "first").work()
     (reason,) = _errors(made, "first").values()
     assert "train.batch_size 32 is larger than the training split" in reason
-    assert "take --config.train.batch_size=4," in reason
+    assert "set --config.train.batch_size=4," in reason

@@ -27,14 +27,14 @@ def test_vectors_are_read_from_each_kind_of_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"v": _ROWS[:2]}, r"are of 2 classes, and the data have 3"),
-        ({"v": _ROWS[0]}, r"holds v float32\[4\]; wanted is .* one array \[C, D\]"),
-        ({"v": _ROWS, "w": _ROWS}, r"holds v float32\[3, 4\], w float32\[3, 4\]; wanted"),
-        ({"v": _ROWS.astype(int)}, "wanted is .* of floats"),
+        ({"v": _ROWS[:2]}, "vectors of 2 classes, but the data has 3"),
+        ({"v": _ROWS[0]}, r"contains v float32\[4\]; expected .* one array \[C, D\]"),
+        ({"v": _ROWS, "w": _ROWS}, r"contains v float32\[3, 4\], w float32\[3, 4\]; expected"),
+        ({"v": _ROWS.astype(int)}, "expected .* of floats"),
         ({"v": _ROWS * [[1], [0], [1]]}, "zero or not finite, of class 1"),
         ({"v": _ROWS * [[1], [1], [np.nan]]}, "zero or not finite, of class 2"),
-        ({"v": _ROWS, "names": ["cat", "dog"]}, "are 3, but have 2 names"),
-        ({"v": _ROWS, "names": ["cat", "dog", "ant"]}, "there is none of 'owl'"),
+        ({"v": _ROWS, "names": ["cat", "dog"]}, "has 3 vectors, but 2 names"),
+        ({"v": _ROWS, "names": ["cat", "dog", "ant"]}, "missing 'owl'"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_line(tmp_path, content, said):
@@ -49,5 +49,5 @@ def test_files_of_something_else_are_refused_in_a_line(tmp_path, name):
     with pytest.raises(errors.InputError, match="class_vectors"):
         class_vectors.read(path, _NAMED)
     path.write_bytes(b"no numbers")
-    with pytest.raises(errors.InputError, match=r"wanted is a \.npy, \.npz or \.safetensors"):
+    with pytest.raises(errors.InputError, match=r"expected a \.npy, \.npz or \.safetensors"):
         class_vectors.read(path, _NAMED)

@@ -72,7 +72,7 @@ def test_a_cached_teacher_gives_the_figures_of_a_live_one(method, probe, backbon
 
 @pytest.mark.parametrize("method", ["dkd+rrd", "simkd"])
 def test_objectives_on_logits_are_refused_before_anything_costly(backbone, tmp_path, method):
-    with pytest.raises(errors.InputError, match=r"no classifier, and .*kd would compare.*probe"):
+    with pytest.raises(errors.InputError, match=r"no classifier, but .*kd would compare.*probe"):
         launch.run(_config(method, backbone), tmp_path)
     assert not (tmp_path / "checkpoints").exists()
 
@@ -100,7 +100,7 @@ def test_a_probe_gives_logits_and_is_kept(backbone, tmp_path, capsys, monkeypatc
     assert "[teacher] linear probe: " in capsys.readouterr().out
     assert len([path for path in (tmp_path / "teacher.probe").iterdir() if path.is_dir()]) == 1
     assert launch.run(config, tmp_path)[0].top1 == first[0].top1
-    assert "its linear probe is read from" in capsys.readouterr().out
+    assert "linear probe: read from" in capsys.readouterr().out
     about = json.loads((tmp_path / "model.json").read_text())
     assert about["training"]["teachers"][0]["classifier"] == "linear probe"
     _check_loaded(config, tmp_path)
@@ -167,7 +167,7 @@ def test_a_probe_takes_the_place_of_a_classifier_of_other_classes(tiny_teacher, 
     found = []
     for path in (tmp_path / "three.safetensors", backbone):
         teacher, teaching = _frozen(_config("kd", path, **{"teacher.probe": True}), path)
-        teacher = frozen.with_probe(teacher, teaching, tmp_path, keep=False)
+        teacher = frozen.with_probe(teacher, teaching, tmp_path, store=False)
         assert not (tmp_path / "teacher.probe").exists()
         found.append(teacher.predictions)
     for name, value in found[0].items():

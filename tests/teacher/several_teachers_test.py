@@ -26,7 +26,7 @@ def _config():
 def test_two_teachers_are_trained_first_and_a_second_start_finds_them(tmp_path, capsys):
     results = launch.run(_config(), tmp_path)
     assert [result.label for result in results] == ["teacher", "teacher2", "distilled, rrd+kd+at"]
-    assert capsys.readouterr().out.count("at compares maps student - teacher:") == 1
+    assert capsys.readouterr().out.count("at compares feature maps (student - teacher):") == 1
     rows = evaluate.run(parse(_config()), tmp_path)
     assert [row["run"] for row in rows] == ["teacher", "teacher", "teachers", "student"]
     kept = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

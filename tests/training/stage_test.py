@@ -110,7 +110,10 @@ def test_a_run_stopped_in_its_stage_goes_on_and_ends_as_an_unbroken_one(tmp_path
     launch.run(config, tmp_path / "whole")
     said = capsys.readouterr().out
     pair = "8x8x16 - 8x8x16"
-    assert f"[ab, stage before distillation] ab compares maps student - teacher: {pair}" in said
+    assert (
+        f"[ab, stage before distillation] ab compares feature maps (student - teacher): {pair}"
+        in said
+    )
     for calls in (4, 3):  # in the stage's second epoch, in the run's first
         launch.interrupt(config, tmp_path / "broken", calls)
     launch.run(config, tmp_path / "broken")
@@ -130,5 +133,7 @@ def test_simkd_is_tested_and_kept_with_the_teachers_classifier(tmp_path, teacher
     assert row["top1"] == pytest.approx(kept["test/top1"])
     assert row["loss"] == pytest.approx(kept["test/loss"], rel=1e-5)
     pupil = launch.digits("smoke,tiny-tiny", _CE, **{"teacher.checkpoint": str(tmp_path)})
-    with pytest.raises(errors.InputError, match="'simkd', which classifies in its place: it is no"):
+    with pytest.raises(
+        errors.InputError, match="'simkd', which replaces its classifier; it cannot"
+    ):
         launch.run(pupil, tmp_path / "student")
