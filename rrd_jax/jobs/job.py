@@ -104,8 +104,8 @@ def _warn_about_bfloat16(job: Job) -> None:
     fields = dict.fromkeys(name for name, choice in choices if choice.dtype == jnp.bfloat16)
     if fields and jax.default_backend() == "cpu" and not parallel.multiplies_half():
         console.warn(
-            f"{' and '.join(fields)} is bfloat16, but this CPU has no bfloat16 instructions; set"
-            " float32, which is faster"
+            f"{' and '.join(fields)}: bfloat16 is slower than float32 on this CPU, which has no"
+            " bfloat16 instructions; set float32"
         )
 
 
@@ -204,7 +204,7 @@ def prepare(part: Part, dataset: data.Dataset | None = None) -> Setting:
     if not len(training.mean) == len(training.std) == channels:
         raise errors.InputError(
             f"data.mean has {len(training.mean)} values and data.std {len(training.std)}, but"
-            f" images of '{source.name}' have {channels} channels"
+            f" images of '{source.name}' have {channels} channels; set one value per channel"
         )
     return Setting(dataset, mesh)
 

@@ -49,7 +49,7 @@ def fit(
     """Trains a student to the end of its epochs; resumes from the newest checkpoint, if any.
 
     Args:
-      recipe: the student, its loss and how it is trained.
+      recipe: the student, its loss and its training settings.
       folder: the run folder; receives checkpoints, metrics and the trace.
       dataset: training and test split.
       mesh: the devices.

@@ -147,7 +147,7 @@ def _check_memory(needs: dict[str, Any], memory: int) -> None:
     """Raises an InputError for arrays that exceed the memory of all hosts and devices.
 
     Args:
-      needs: shapes, by the beginning of the message about them.
+      needs: shapes of arrays, by the first words of the error message about them.
       memory: bytes of all hosts and devices.
     """
     for subject, tree in needs.items():

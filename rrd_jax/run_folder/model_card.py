@@ -154,7 +154,7 @@ def _network(about: ModelInfo, parameters: int) -> Iterator[str]:
     rows = [f"| {k} | {v:.2f} % |" for k, v in figures.items() if isinstance(v, int | float)]
     if rows:
         after = f", after epoch {metrics['epoch']}" if "epoch" in metrics else ""
-        yield f"\nResults on the test images{after}:\n\n| figure | value |\n|---|---|"
+        yield f"\nResults on the test images{after}:\n\n| metric | value |\n|---|---|"
         yield from rows
     if about.preprocessing:
         yield f"\n## Images\n\n{_images(about.preprocessing.to_json())}"

@@ -209,5 +209,5 @@ def test_a_run_with_labels_may_be_judged_by_others_and_by_a_set_of_a_name(
     said = "".join(capsys.readouterr()).replace("\n", " ")
     assert "eval.knn (eval.labelled sets the images)" in said
     assert "10 images of 10 classes, and 797 test images, of digits/" in said
-    assert "there are 10 labelled images: votes of 20, 100, 200 nearest" in said
+    assert "k-NN with k = 20, 100, 200 skipped: number of labelled images is 10" in said
     assert {"proof/knn_10", "proof/probe"} <= launch.rows(tmp_path)[-1].keys()
