@@ -6,8 +6,8 @@
     result = rrd_jax.distill(teacher=..., student=..., train=(images, labels), test=...)
     network = rrd_jax.load("runs/digits")
 
-A submodule is imported when it is first used: whoever needs the loss alone waits for no data
-loader. The version is that of the installed package.
+Submodules are imported when they are first used, so that a program that only uses the loss does not
+import the data pipeline. `rrd_jax.__version__` is the version of the installed package.
 """
 
 import importlib
@@ -61,14 +61,15 @@ _MODULES = {"memory": "rrd_jax.objectives.parts.memory", "metrics": "rrd_jax.tra
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is asked for, the first time (PEP 562)."""
+    """Imports a public name on first use (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module 'rrd_jax' has no attribute '{name}'")
     if name == "__version__":
         metadata = importlib.import_module("importlib.metadata")
         try:
             value = metadata.version("rrd_jax")
-        except metadata.PackageNotFoundError:  # its folder is on the path, but not installed
+        except metadata.PackageNotFoundError:
+            # The package is on the path, but not installed.
             value = "unknown"
     elif name in _FUNCTIONS:
         value = getattr(importlib.import_module(_FUNCTIONS[name]), name)

@@ -1,14 +1,14 @@
-"""Libraries that are imported when something of them is first used: no start waits for them."""
+"""Lazy imports, so that programs start without waiting for libraries that they may not need."""
 
 import importlib
 from typing import Any
 
 
 class Library:
-    """A module, imported when its first attribute is asked for.
+    """A module that is imported when one of its attributes is first used.
 
     Args:
-      name: such as orbax.checkpoint; the attributes are those of this module.
+      name: name of the module, such as orbax.checkpoint.
     """
 
     def __init__(self, name: str):

@@ -1,4 +1,4 @@
-"""Why a run can end early without a bug in it; programs print these errors as one line."""
+"""Exceptions that programs report in one line, and checks of arguments."""
 
 import contextlib
 import difflib
@@ -12,65 +12,68 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping
 from numbers import Real
 from typing import Any
 
-_SMALLEST, _LARGEST = 1.2e-38, 3.4e38  # of float32
-_MANY, _FEW = 60, 12  # names that are listed in a line, and how many of more than that
-_REAL = tuple("fiuV")  # kinds of NumPy's types
+# The range of positive float32 numbers.
+_SMALLEST, _LARGEST = 1.2e-38, 3.4e38
+# A message lists up to _LIST_ALL names; of more names it lists _LIST_CLOSEST.
+_LIST_ALL, _LIST_CLOSEST = 60, 12
+# NumPy's dtype kinds of real numbers.
+_REAL = tuple("fiuV")
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
 class InputError(ValueError):
-    """A wrong config, file or shape. The message is one line and names the way out."""
+    """An invalid config, file or shape. The message is one line that ends with a remedy."""
 
 
 class UserCodeError(InputError):
-    """An exception of a user's own code: the message holds the traceback of that code."""
+    """An exception in a user's code. The message contains the traceback of that code."""
 
 
 class DiskError(InputError):
-    """A disk or folder does not take what is written to it; nothing that was saved is lost."""
+    """A failed write, such as on a full disk. Files that were saved earlier are intact."""
 
 
 class InUseError(InputError):
-    """Another process works in a folder."""
+    """A folder that another process is using."""
 
 
 class UnavailableError(InputError):
-    """A platform, device or library that was asked for is not on this machine."""
+    """A requested platform, device or library that this machine does not have."""
 
 
 class UnfitError(InputError):
-    """A format of files cannot hold a network, however often it is tried."""
+    """A network that a file format cannot represent."""
 
 
 class DivergedError(RuntimeError):
-    """The loss or the state is no longer finite."""
+    """A loss or a train state that is no longer finite."""
 
 
 class LostError(RuntimeError):
-    """A device or another process is gone in the middle of a run: start the same command again."""
+    """A device or process that was lost during a run. Start the same command again to resume."""
 
 
 class PreemptedError(RuntimeError):
-    """The machine is being taken away; the state is saved."""
+    """A preemption of the machine. The state is saved."""
 
 
 class UnreadError(Exception):
-    """Nobody reads what the program prints any more, as after `| head -1`: it ends quietly."""
+    """A closed output pipe, as after `| head -1`. The program exits without a message."""
 
 
 @contextlib.contextmanager
 def user_code(doing: str, subject: str) -> Iterator[None]:
     """Reports exceptions of a user's code that runs inside the `with` block.
 
-    Ctrl-C passes. So do errors of this module that say more than InputError does.
+    KeyboardInterrupt and subclasses of InputError pass through unchanged.
 
     Args:
-      doing: such as "calling".
-      subject: whose code it is, such as "network 'my_nets:Small'".
+      doing: the action, such as "calling".
+      subject: the user's object, such as "network 'my_nets:Small'".
 
     Raises:
-      UserCodeError: the code raised, or tried to exit; `__cause__` is its exception.
-      InputError: the code raised an InputError; the message names the subject.
+      UserCodeError: the code raised an exception, which becomes `__cause__`, or called `sys.exit`.
+      InputError: the code raised an InputError; the new message starts with the subject.
     """
     try:
         yield
@@ -84,10 +87,10 @@ def user_code(doing: str, subject: str) -> Iterator[None]:
 
 
 def user_traceback(error: BaseException) -> str:
-    """Returns the traceback of an exception, reduced to the frames of the user's own code.
+    """Returns the traceback of an exception, reduced to frames of the user's code.
 
-    Frames of rrd_jax, of installed packages and of Python's library are left out. Where there are
-    no others, the last frame stays, unless it is one of rrd_jax.
+    Frames of rrd_jax, of installed packages and of the standard library are left out. If no frame
+    remains, the last one is kept, unless it belongs to rrd_jax.
     """
     report = traceback.TracebackException.from_exception(error)
     frames = report.stack
@@ -98,10 +101,10 @@ def user_traceback(error: BaseException) -> str:
 
 
 def _keep_user_frames(report: traceback.TracebackException) -> None:
-    """Reduces the report of an exception, and of those that it is chained to, in place."""
-    kept = [frame for frame in report.stack if is_user_file(frame.filename)]
-    report.stack = traceback.StackSummary.from_list(kept) if kept else None
-    # JAX adds a note when it has removed frames itself.
+    """Reduces the reports of an exception and of its chained exceptions in place."""
+    frames = [frame for frame in report.stack if is_user_file(frame.filename)]
+    report.stack = traceback.StackSummary.from_list(frames) if frames else None
+    # JAX adds a note about the frames that it removed.
     report.__notes__ = [n for n in report.__notes__ or () if "removed its internal" not in n]
     for name in ("__cause__", "__context__"):
         if chained := getattr(report, name):
@@ -111,50 +114,53 @@ def _keep_user_frames(report: traceback.TracebackException) -> None:
 
 
 def is_user_file(name: str) -> bool:
-    """Returns True for a file outside of rrd_jax, the installed packages and Python's library."""
+    """Returns True for a file outside rrd_jax, the installed packages and the standard library."""
     excluded = _PACKAGE, os.path.dirname(os.__file__), "<frozen"
     return not name.startswith(excluded) and "site-packages" not in name
 
 
 def printable(text: str) -> str:
-    """Text of files and folders on one line: what a terminal would obey is spelled out."""
+    """Returns text on one line, with control characters escaped, so that it is safe to print."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def read_json(path: pathlib.Path) -> Any:
-    """What a JSON file holds; raises an OSError, or a ValueError for anything that is not JSON."""
+    """Reads a JSON file; raises an OSError, or a ValueError if the file is not valid JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise ValueError("the JSON is nested too deeply") from error
 
 
-def lookup(kind: str, name: str, known: Mapping[str, Any]) -> Any:
-    """Returns `known[name]`, or raises an InputError that lists what is known."""
-    if isinstance(name, Hashable) and name in known:
-        return known[name]
-    raise InputError(f"unknown {kind} '{name}'; {hint(name, known)}known: {name_list(known, name)}")
+def lookup(kind: str, name: str, entries: Mapping[str, Any]) -> Any:
+    """Returns `entries[name]`, or raises an InputError that lists the names of the entries."""
+    if isinstance(name, Hashable) and name in entries:
+        return entries[name]
+    names = name_list(entries, name)
+    raise InputError(f"unknown {kind} '{name}'; {hint(name, entries)}known: {names}")
 
 
-def name_list(known: Iterable[str], near: str = "") -> str:
-    """Known names in a line: all, or of many those that are closest to a name, or the first."""
-    names = list(known)
-    if len(names) <= _MANY:
+def name_list(names: Iterable[str], near: str = "") -> str:
+    """Returns names joined by commas; of many names, the closest to `near`, or the first ones."""
+    names = list(names)
+    if len(names) <= _LIST_ALL:
         return ", ".join(names)
-    close = difflib.get_close_matches(str(near), names, n=_FEW, cutoff=0) if near else names[:_FEW]
-    return f"{', '.join(filter(close.__contains__, names))} and {len(names) - _FEW} more"
+    close = names[:_LIST_CLOSEST]
+    if near:
+        close = difflib.get_close_matches(str(near), names, n=_LIST_CLOSEST, cutoff=0)
+    return f"{', '.join(filter(close.__contains__, names))} and {len(names) - _LIST_CLOSEST} more"
 
 
-def hint(name: str, known: Iterable[str]) -> str:
-    """The question whether the closest of the known names was meant; "" where none is close."""
-    close = difflib.get_close_matches(str(name), known, n=1)
+def hint(name: str, candidates: Iterable[str]) -> str:
+    """Returns "did you mean 'NAME'? " with the closest candidate; "" if no candidate is close."""
+    close = difflib.get_close_matches(str(name), candidates, n=1)
     return f"did you mean '{close[0]}'? " if close else ""
 
 
 def check_positive(**values: Any) -> None:
-    """Raises an InputError for the first value that is no finite float32 above zero.
+    """Raises an InputError for the first value that is not a positive, finite float32.
 
-    Arrays pass that are traced: they are not known before the program runs.
+    Traced scalars are not checked: they have no value yet.
     """
     for name, value in values.items():
         if is_traced(value) and not value.shape:
@@ -166,20 +172,20 @@ def check_positive(**values: Any) -> None:
             raise InputError(f"{name} is {value!r}, but must be a finite number above 0")
         if not _SMALLEST <= value <= _LARGEST:
             raise InputError(
-                f"{name} is {value!r}, but must be from {_SMALLEST:g} to {_LARGEST:g}, as float32"
-                " holds it"
+                f"{name} is {value!r}, but must be from {_SMALLEST:g} to {_LARGEST:g}, the range"
+                " of float32"
             )
 
 
 def check_counts(**values: Any) -> None:
-    """Raises an InputError for the first value that is no whole number above zero."""
+    """Raises an InputError for the first value that is not a positive whole number."""
     for name, value in values.items():
         if not is_whole(value) or value < 1:
             raise InputError(f"{name} is {value!r}, but must be a whole number above 0")
 
 
 def is_whole(value: Any) -> bool:
-    """Whether it is a whole number: Python's, NumPy's, or an array of one that is known."""
+    """Returns True for an integer of Python or NumPy, or an integer array with one element."""
     try:
         return (
             not isinstance(value, bool) and not is_traced(value) and operator.index(value) == value
@@ -189,16 +195,17 @@ def is_whole(value: Any) -> bool:
 
 
 def is_traced(value: Any) -> bool:
-    """Whether it is an array of a program that JAX only compiles, whose values are not known."""
-    jax = sys.modules.get("jax")  # which programs import late
+    """Returns True for an array that JAX is tracing, which has no values yet."""
+    # Importing JAX here would slow down programs that do not need it.
+    jax = sys.modules.get("jax")
     return jax is not None and isinstance(value, jax.core.Tracer)
 
 
 def check_arrays(**values: Any) -> None:
-    """Raises an InputError for the first value that is no array of real numbers."""
+    """Raises an InputError for the first value that is not an array of real numbers."""
     for name, value in values.items():
         if not hasattr(value, "shape") or not hasattr(value, "dtype"):
             raise InputError(f"{name} is of type {type(value).__name__}, but must be an array")
-        # The kind of bfloat16 is V, as that of records, which have names.
+        # bfloat16 and structured types have the same kind, V; only the latter have names.
         if getattr(value.dtype, "kind", "") not in _REAL or getattr(value.dtype, "names", None):
-            raise InputError(f"{name} is an array of {value.dtype}, but must be of real numbers")
+            raise InputError(f"{name} is an array of {value.dtype}, but must hold real numbers")

@@ -1,4 +1,4 @@
-"""Import paths of users, such as my_nets:Small, and the options of the functions behind them."""
+"""Import paths of custom objects, such as my_nets:Small, and options of custom functions."""
 
 import importlib
 import inspect
@@ -13,7 +13,8 @@ from typing import Any
 
 from rrd_jax import errors
 
-_SIMPLE = (bool, int, float, str, tuple)  # the types that a config field can have
+# The types that a config field can have.
+_SIMPLE = (bool, int, float, str, tuple)
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _MISSING = object()
 
@@ -24,11 +25,11 @@ def is_path(name: str) -> bool:
 
 
 def load(kind: str, path: str) -> Any:
-    """Imports the object of an import path; the working directory is searched too.
+    """Imports the object of an import path; the search includes the working directory.
 
     Args:
-      kind: for messages, such as "network".
-      path: MODULE:ATTRIBUTE, both may be dotted.
+      kind: the kind of object for messages, such as "network".
+      path: MODULE:ATTRIBUTE; both may contain dots.
 
     Raises:
       InputError: the path is malformed, its module is missing, or it has no such attribute.
@@ -37,26 +38,26 @@ def load(kind: str, path: str) -> Any:
     module_name, _, attribute = str(path).partition(":")
     if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", str(path)) or module_name.endswith(".py"):
         raise errors.InputError(
-            f"{kind} '{path}' is no import path; write MODULE:NAME, such as my_module:name for"
-            " `name` in my_module.py"
+            f"invalid import path '{path}' of the {kind}: write MODULE:NAME, such as"
+            " my_module:name for `name` in my_module.py"
         )
     value: Any = _module(kind, path, module_name)
     place = f"module {module_name} ({getattr(value, '__file__', None) or 'built in'})"
     for name in attribute.split("."):
         holder, value = value, attribute_of(f"{kind} '{path}'", value, name, _MISSING)
         if value is _MISSING:
-            known = [key for key in vars(holder) if not key.startswith("_")]
-            reason = f"{place} has no '{name}'; {errors.hint(name, known)}"
+            public_names = [key for key in vars(holder) if not key.startswith("_")]
+            reason = f"{place} has no '{name}'; {errors.hint(name, public_names)}"
             raise errors.InputError(f"{kind} '{path}': {reason.rstrip('; ')}")
         place = f"{module_name}:{getattr(value, '__qualname__', name)}"
     return value
 
 
 def attribute_of(subject: str, holder: Any, name: str, default: Any = None) -> Any:
-    """Returns an attribute of a user's object, or the default if it has none.
+    """Returns an attribute of a user's object, or the default if the attribute is missing.
 
     Raises:
-      UserCodeError: the object's own code raised.
+      UserCodeError: the object's code raised.
     """
     with errors.user_code(f"reading '{name}' of", subject):
         return getattr(holder, name, default)
@@ -64,7 +65,8 @@ def attribute_of(subject: str, holder: Any, name: str, default: Any = None) -> A
 
 def _module(kind: str, path: str, name: str) -> types.ModuleType:
     if os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.append(os.getcwd())  # Console scripts do not search the working directory.
+        # Console scripts do not search the working directory.
+        sys.path.append(os.getcwd())
     try:
         with errors.user_code("importing", f"{kind} '{path}'"):
             return importlib.import_module(name)
@@ -79,31 +81,33 @@ def _module(kind: str, path: str, name: str) -> types.ModuleType:
 
 
 def imported_module(name: str) -> types.ModuleType | None:
-    """Returns a module that is imported already, else None: no object is of its types then."""
+    """Returns a module if it is already imported, else None; then no objects of its types exist."""
     return sys.modules.get(name)
 
 
 def parameters(function: Callable) -> dict[str, inspect.Parameter]:
     """Returns the parameters of a function or constructor, with annotations resolved."""
     if isinstance(function, type) and type(function).__call__ is not type.__call__:
-        # The metaclass hides them, as NNX's does.
-        known = parameters(function.__init__)
-        return dict(list(known.items())[1:])
+        # A custom metaclass, such as that of NNX, hides the signature of the constructor.
+        init_parameters = parameters(function.__init__)
+        return dict(list(init_parameters.items())[1:])
     try:
         signature = inspect.signature(function, eval_str=True)
         if any(isinstance(p.annotation, str) for p in signature.parameters.values()):
-            # The signature that jax.jit copies is not evaluated.
+            # jax.jit copies the signature with unevaluated annotations.
             signature = inspect.signature(inspect.unwrap(function), eval_str=True)
-    except Exception:  # An annotation can name what is not imported.
+    except Exception:
+        # An annotation may refer to a module that is not imported.
         try:
             signature = inspect.signature(function)
-        except (TypeError, ValueError):  # Some builtins have no signature.
+        except (TypeError, ValueError):
+            # Some builtins have no signature.
             return {}
     return dict(signature.parameters)
 
 
 def options(function: Callable, inputs: Collection[str] = ()) -> dict[str, inspect.Parameter]:
-    """Returns the parameters that a config can set: by keyword, of simple types, no inputs."""
+    """Returns the parameters that a config can set: keywords of simple types, except `inputs`."""
     excluded = (*_VARIADIC, inspect.Parameter.POSITIONAL_ONLY)
     return {
         name: parameter
@@ -125,11 +129,11 @@ def call(
     """Calls a user's function with the options of a config.
 
     Args:
-      subject: whose code it is, such as "network 'my_nets:Small'".
+      subject: the user's object, for messages, such as "network 'my_nets:Small'".
       function: a factory or a class.
-      config_options: typed by the function's signature.
-      arguments: passed if the signature has them.
-      prefix: of the options' names in messages, such as "student.options.".
+      config_options: options, which are converted to the types in the function's signature.
+      arguments: other arguments; only those in the signature are passed.
+      prefix: prefix of the options' names in messages, such as "student.options.".
       hidden: parameters that are neither options nor passed.
 
     Raises:
@@ -137,12 +141,12 @@ def call(
       UserCodeError: the function raised.
     """
     typed = check(subject, function, config_options, (*arguments, *hidden), prefix=prefix)
-    known = parameters(function)
-    if _takes_any(known) and "num_classes" in arguments:
-        known["num_classes"] = None
-    passed = {name: value for name, value in arguments.items() if name in known}
+    accepted = parameters(function)
+    if _takes_any(accepted) and "num_classes" in arguments:
+        accepted["num_classes"] = None
+    inputs = {name: value for name, value in arguments.items() if name in accepted}
     with errors.user_code("calling", subject):
-        return function(**passed, **typed)
+        return function(**inputs, **typed)
 
 
 def check(
@@ -153,36 +157,36 @@ def check(
     *,
     prefix: str = "",
 ) -> dict[str, Any]:
-    """Returns the options of a config with the types of a function's signature; see `call`."""
-    known, every = options(function, inputs), parameters(function)
+    """Returns the options of a config in the types of a function's signature; see `call`."""
+    accepted, all_parameters = options(function, inputs), parameters(function)
     typed = {}
     for name, value in config_options.items():
         if value is None:
             continue
-        if name in known:
-            typed[name] = _typed(f"{prefix}{name}", subject, value, known[name])
-        elif _takes_any(every) and name not in inputs:
+        if name in accepted:
+            typed[name] = _typed(f"{prefix}{name}", subject, value, accepted[name])
+        elif _takes_any(all_parameters) and name not in inputs:
             typed[name] = value
         else:
             raise errors.InputError(
-                f"unknown option '{prefix}{name}' of {subject}; {errors.hint(name, known)}"
-                f"known: {', '.join(known) or 'it takes none'}"
+                f"unknown option '{prefix}{name}' of {subject}; {errors.hint(name, accepted)}"
+                f"known: {', '.join(accepted) or 'none'}"
             )
-    for name, parameter in every.items():
+    for name, parameter in all_parameters.items():
         is_required = parameter.default is parameter.empty and parameter.kind not in _VARIADIC
         if is_required and name not in typed and name not in inputs:
-            way_out = f": set it with --config.{prefix}{name}=..." if prefix else ""
-            raise errors.InputError(f"{subject} needs a value for '{name}'{way_out}")
+            remedy = f": set it with --config.{prefix}{name}=..." if prefix else ""
+            raise errors.InputError(f"{subject} needs a value for '{name}'{remedy}")
     return typed
 
 
-def _takes_any(known: Mapping[str, inspect.Parameter]) -> bool:
+def _takes_any(signature: Mapping[str, inspect.Parameter]) -> bool:
     """Returns True if a signature has **keywords."""
-    return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
+    return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in signature.values())
 
 
 def option_type(parameter: inspect.Parameter) -> type | None:
-    """Returns the simple type of an option; object for any, None if no config can express it."""
+    """Returns the simple type of an option; object for any type, None for a type beyond configs."""
     annotation = parameter.annotation
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         members = [m for m in typing.get_args(annotation) if m is not type(None)]
@@ -201,14 +205,14 @@ def option_type(parameter: inspect.Parameter) -> type | None:
 def check_types(
     subject: str, function: Callable, config_options: Mapping[str, Any], *, prefix: str = ""
 ) -> None:
-    """Raises an InputError for the first option of another type than its function's signature.
+    """Raises an InputError for the first option whose type differs from the function's signature.
 
-    Unlike `check`, it lets unknown and missing options pass, and placeholders that are None.
+    Unlike `check`, this function accepts unknown options, missing options and placeholders.
     """
-    known = options(function)
+    accepted = options(function)
     for name, value in config_options.items():
-        if name in known and value is not None:
-            _typed(f"{prefix}{name}", subject, value, known[name])
+        if name in accepted and value is not None:
+            _typed(f"{prefix}{name}", subject, value, accepted[name])
 
 
 def _typed(name: str, subject: str, value: Any, parameter: inspect.Parameter) -> Any:
@@ -224,8 +228,8 @@ def _typed(name: str, subject: str, value: Any, parameter: inspect.Parameter) ->
         return float(value)
     if kind is tuple and isinstance(value, list | tuple):
         return tuple(value)
-    # A ConfigDict's own text has several lines.
-    shown = dict(value.items()) if hasattr(value, "items") else value
+    # The text of a ConfigDict has several lines.
+    plain = dict(value.items()) if hasattr(value, "items") else value
     raise errors.InputError(
-        f"option '{name}' of {subject} is {shown!r}, but must be of type {kind.__name__}"
+        f"option '{name}' of {subject} is {plain!r}, but must be of type {kind.__name__}"
     )

@@ -89,20 +89,26 @@ def test_logits_of_a_teacher_need_no_labels(tiny_teacher, tmp_path):
 @pytest.mark.parametrize(
     ("method", "fields", "message"),
     [
-        ("ce+rrd", {}, r"ce would learn from labels; without them learn: kd, dist, .*rrd"),
-        ("dkd+rrd", {}, r"dkd would learn from labels; without them learn: kd"),
-        ("ab", {}, r"ab would learn from labels"),
-        ("rrd", {"teacher.checkpoint": ""}, r"teacher\.checkpoint=FILE, .*teacher\.use_labels"),
+        ("ce+rrd", {}, r"ce needs labels; use objectives without: kd, dist, .*rrd"),
+        ("dkd+rrd", {}, r"dkd needs labels; use objectives without: kd"),
+        ("ab", {}, r"ab needs labels"),
+        (
+            "rrd",
+            {"teacher.checkpoint": ""},
+            r"teacher\.checkpoint to trained .*teacher\.use_labels",
+        ),
         ("rrd", {"teacher.model": "", "teacher.checkpoint": ""}, "there is no teacher"),
         ("rrd", {"teacher.probe": True}, r"teacher\.probe is True"),
-        ("rrd", {"eval.knn": True}, r"eval\.knn classifies by labels"),
+        ("rrd", {"eval.knn": True}, r"eval\.knn is True, which needs labels"),
         ("rrd", {"data.per_class": 5}, r"data\.per_class is 5"),
         ("rrd", {"data.imbalance": 10.0}, r"data\.imbalance is 10"),
         ("rrd", {"data.label_noise": 0.2}, r"data\.label_noise is 0\.2"),
     ],
 )
 def test_what_needs_labels_is_refused(method, fields, message):
-    with pytest.raises(errors.InputError, match=r"teacher\.use_labels is False, and no teacher"):
+    with pytest.raises(
+        errors.InputError, match=r"teacher\.use_labels is False, but training a teacher needs"
+    ):
         parse(launch.digits("smoke,tiny-tiny,kd", **{"teacher.use_labels": False}))
     with pytest.raises(errors.InputError, match=message) as caught:
         parse(_config(method=method, **fields))

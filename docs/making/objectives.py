@@ -8,7 +8,7 @@ from types import ModuleType
 from docs.making import fields
 from rrd_jax import objectives
 from rrd_jax.config import methods
-from rrd_jax.config.describe import of_objective
+from rrd_jax.config.describe import objective_entries
 from rrd_jax.objectives import Record
 from rrd_jax.objectives.__main__ import table
 
@@ -47,7 +47,7 @@ def _section(name: str, facts: dict[str, str]) -> str:
     ]
     parts.append("\n".join(f"- {point}" for point in filter(None, points)))
     parts.append(f"Config fields, set by `--config.objectives.{name}.weight=...`:")
-    described = of_objective(name, methods.fields(record))
+    described = objective_entries(name, methods.fields(record))
     parts.append(fields.rows(described))
     if hasattr(_module(record), f"{name}_loss"):
         parts.append(_LOSS.format(module=_module(record).__name__, name=f"{name}_loss"))

@@ -1,7 +1,7 @@
-"""Configs: every field with its default and meaning, methods, and how a config becomes a Job.
+"""Configs: all fields with defaults and meanings, methods, and the conversion to a Job.
 
-A launch file of `configs/` is a small delta: `defaults`, `imagenet` or `deit`, the fields that
-differ, and `finish`.
+A launch file in `configs/` takes `defaults`, `imagenet` or `deit`, changes some fields, and calls
+`finish`.
 """
 
 from rrd_jax.config.commands import explain

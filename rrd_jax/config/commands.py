@@ -1,4 +1,4 @@
-"""What a command line says wrongly of a config, where ml_collections' own words help little."""
+"""Errors in --config flags, explained in more detail than by ml_collections."""
 
 import itertools
 import re
@@ -19,25 +19,28 @@ from rrd_jax.terminal import config_errors
 
 
 def explain(argv: Sequence[str]) -> str:
-    """The first --config.FIELD of a command that names no field, or has a value that is none.
+    """Explains the first --config.FIELD flag of a command with an unknown field or invalid value.
 
     Args:
-      argv: a command that ml_collections could not read.
+      argv: a command that ml_collections could not parse.
 
     Returns:
-      What is wrong; "" where that is something else, such as the config file.
+      The error message; "" if the error is elsewhere, such as in the config file.
     """
     file = _file(argv)
     try:
         config = ConfigFileFlagParser(name="config").parse(file) if file else None
-    except Exception:  # a user's code, or no Python at all
+    except Exception:
+        # The config file raises, or is not Python.
         return ""
     if not isinstance(config, ConfigDict):
-        failed = file is None or type(config).__name__ == "_ErrorConfig"  # ml_collections'
+        # ml_collections returns an _ErrorConfig if it cannot read the file.
+        failed = file is None or type(config).__name__ == "_ErrorConfig"
         return "" if failed else config_errors.wrong_return(file.partition(":")[0], config)
     try:
         tree = validation.read(config).tree
-    except errors.InputError:  # `parse` says why.
+    except errors.InputError:
+        # `parse` reports this error later.
         return ""
     faults = (_fault(flag, text, config, tree) for flag, text in _overrides(argv))
     bare = (_bare(argument, tree) for argument in argv[1:])
@@ -45,7 +48,7 @@ def explain(argv: Sequence[str]) -> str:
 
 
 def _file(argv: Sequence[str]) -> str | None:
-    """The config file with what stands behind its colon; None where the command names none."""
+    """Returns the value of --config, a file and a config string; None without the flag."""
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         if re.match(r"--?config(=|$)", argument):
             return argument.partition("=")[2] if "=" in argument else following
@@ -53,51 +56,52 @@ def _file(argv: Sequence[str]) -> str | None:
 
 
 def _overrides(argv: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """Each flag --config.FIELD, and the text of its value; None where it has none."""
+    """Yields each flag --config.FIELD and the text of its value, None without a value."""
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         flag, equals, text = argument.partition("=")
         if re.match(r"--?(no)?config\.", flag):
-            given = None if following.startswith("-") else following
-            yield flag, text if equals else given
+            separate_text = None if following.startswith("-") else following
+            yield flag, text if equals else separate_text
 
 
 def _bare(argument: str, tree: Mapping[str, Any]) -> str:
-    """Of a flag that is the name of fields, what to write; "" for any other argument."""
+    """Returns a message for a flag that has the name of a config field; "" for others."""
     name = argument.lstrip("-").partition("=")[0]
     if not argument.startswith("-") or name in flags.FLAGS:
         return ""
-    meant = [path for path in unknown.paths(tree) if f".{path}".endswith(f".{name}")]
-    known = " or ".join(f"--config.{path}" for path in meant[:3])
-    return f"there is no flag --{name}; fields of the config are set with {known}" if meant else ""
+    matches = [path for path in unknown.paths(tree) if f".{path}".endswith(f".{name}")]
+    suggestion = " or ".join(f"--config.{path}" for path in matches[:3])
+    return f"unknown flag --{name}; did you mean {suggestion}?" if matches else ""
 
 
 def _fault(flag: str, text: str | None, config: ConfigDict, tree: Mapping[str, Any]) -> str:
     path = flag.partition("config.")[2]
     words = re.findall(r"\[(-?\d+)\]|([^.\[\]]+)", path)
     if not re.fullmatch(r"\w+(\[-?\d+\])?(\.\w+(\[-?\d+\])?)*", path):
-        return f"{flag} names no field: write --config.SECTION.FIELD=VALUE; {unknown.LIST}"
-    at: Any = config
-    for place, name in words:
-        is_teachers = at is config.get("teacher")
-        if isinstance(at, list) and (not place or int(place) >= len(at)):
-            return (
-                f"{flag}: there are {len(at)} teachers: write teacher[0] to teacher[{len(at) - 1}]"
-            )
-        if type(at) is Options:
+        return f"{flag} is not a field: write --config.SECTION.FIELD=VALUE; {unknown.LIST}"
+    node: Any = config
+    for index, name in words:
+        is_teacher = node is config.get("teacher")
+        if isinstance(node, list) and (not index or int(index) >= len(node)):
+            last = len(node) - 1
+            return f"{flag}: there are {len(node)} teachers: write teacher[0] to teacher[{last}]"
+        if type(node) is Options:
             return ""
-        if isinstance(at, ConfigDict) and place and is_teachers:
+        if isinstance(node, ConfigDict) and index and is_teacher:
             return f"{flag}: there is one teacher: write --config.teacher{path.partition(']')[2]}"
-        if isinstance(at, ConfigDict) and name not in at:
+        if isinstance(node, ConfigDict) and name not in node:
             return f"{flag}: {unknown.message(path, tree)}"
-        if not isinstance(at, ConfigDict | list):
+        if not isinstance(node, ConfigDict | list):
             return f"{flag}: {unknown.message(path, tree)}"
-        at = at[int(place) if place else name]
-    if type(at) is Options:
+        node = node[int(index) if index else name]
+    if type(node) is Options:
         if text is not None and FIELDS[re.sub(r"\[-?\d+\]", "", path)].kind.reads(text):
             return ""
-        wanted = f"a dict, such as {{'b1': 0.9}}, or set one by one: {flag}.NAME=VALUE"
-        return f"{flag} is {kinds.short_repr(text)}, but must be {wanted}"
-    if isinstance(at, ConfigDict | list):
+        return (
+            f"{flag} is {kinds.short_repr(text)}, but must be a dict, such as {{'b1': 0.9}}; or set"
+            f" options one by one: {flag}.NAME=VALUE"
+        )
+    if isinstance(node, ConfigDict | list):
         fields = list(unknown.paths(tree))
         first = next((field for field in fields if field.startswith((f"{path}.", f"{path}["))), "")
         return f"{flag} is a section: set its fields, such as --config.{first}" if first else ""
@@ -114,7 +118,7 @@ def _fault(flag: str, text: str | None, config: ConfigDict, tree: Mapping[str, A
 def _kind(path: str, config: ConfigDict) -> Kind | None:
     if path.startswith("objectives."):
         _, name, option = path.split(".")
-        known = validation.OBJECTIVE_FIELDS | validation.option_kinds(name, config.objectives[name])
-        return known.get(option)
+        option_kinds = validation.option_kinds(name, config.objectives[name])
+        return (validation.OBJECTIVE_FIELDS | option_kinds).get(option)
     field = FIELDS.get(re.sub(r"\[-?\d+\]", "", path))
     return field and field.kind

@@ -1,15 +1,15 @@
-"""What a config string says behind its colon: options in any order, separated by commas.
+"""Config strings: the options after the colon, in any order, separated by commas.
 
-configs/cifar100.py:resnet32x4-resnet8x4,rrd+kd    teacher and student, and a method
-configs/cifar100.py:wrn_40_2+resnet56-resnet20     several teachers: config.teacher is a list
-configs/cifar100.py:resnet32x4                     one network: trains it alone, as a teacher
-configs/cifar100.py:smoke                          the complete job in seconds, on random images
-configs/vit_to_resnet.py:folder                    own images, of a folder for each class
-configs/unlabelled.py:moco                         MoCo-v2's augmentation; dino: DINO's
+    configs/cifar100.py:resnet32x4-resnet8x4,rrd+kd    a teacher, a student and a method
+    configs/cifar100.py:wrn_40_2+resnet56-resnet20     several teachers: config.teacher is a list
+    configs/cifar100.py:resnet32x4                     one network, trained alone, as a teacher
+    configs/cifar100.py:smoke                          the complete job on random images, in seconds
+    configs/vit_to_resnet.py:folder                    your images, in one folder per class
+    configs/unlabelled.py:moco                         MoCo-v2's augmentation; dino: DINO's
 
-Networks and objectives of one's own are named by import path:
+Custom networks and objectives are named by import path:
 
-configs/cifar100.py:resnet56-my_nets:Small,rrd+my_losses:angular
+    configs/cifar100.py:resnet56-my_nets:Small,rrd+my_losses:angular
 """
 
 import math
@@ -25,26 +25,30 @@ from rrd_jax.data.source import DEVICE_AUGMENTATIONS
 
 
 def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: str) -> ConfigDict:
-    """Applies the options of a config string, and names the job.
+    """Applies the options of a config string to a config, and names the job.
 
     Args:
-      config: the delta so far.
-      name: of the config file.
-      argument: what stood behind the colon.
-      pair: "teacher-student" unless the argument names one.
-      default: the method unless the argument names one; a single network is trained with ce.
+      config: the config of a launch file; modified in place.
+      name: name of the launch file.
+      argument: the config string.
+      pair: the default networks, "teacher-student".
+      default: the default method; a single network is trained with ce.
+
+    Returns:
+      The config.
 
     Raises:
-      InputError: an option is neither a pair of networks, nor a method, nor one of these words, or
-        there are two pairs or two methods.
+      InputError: an option is neither a pair of networks nor a method nor a known word, or there
+        are two pairs or two methods.
     """
-    given_pair, given_method, words = _read(argument)
-    teacher, _, student = (given_pair or pair).rpartition("-")
-    method_name = given_method or (default if teacher else "ce")
+    chosen_pair, chosen_method, words = _read(argument)
+    teacher, _, student = (chosen_pair or pair).rpartition("-")
+    method_name = chosen_method or (default if teacher else "ce")
     if method_name == "ce":
         teacher, config.baseline = "", False
     config.teacher.model, config.student.model = teacher, student
-    if given_pair:  # options of a launch file are for its own pair
+    if chosen_pair:
+        # A launch file sets options for its default pair only.
         config.teacher.options, config.student.options = Options(), Options()
         config.student.drop_path = FIELDS["student.drop_path"].default
     config.method, config.objectives = method_name, method(method_name)
@@ -56,7 +60,7 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
         config.train.save_every = 0
     for name in ("moco", "dino"):
         if name in words:
-            _augment_as(config, name)
+            _set_augmentation(config, name)
     if "smoke" in words:
         _shrink(config)
     if "+" in teacher:
@@ -70,11 +74,11 @@ def finish(config: ConfigDict, name: str, argument: str, *, pair: str, default: 
 
 
 def _read(argument: str) -> tuple[str, str, set[str]]:
-    """The networks and the method that a config string names, "" for none; and its words."""
+    """Returns the networks and the method of a config string, "" for none, and its words."""
     options = [option for option in argument.split(",") if option]
-    others = [option for option in options if option not in WORDS]
-    pairs = [option for option in others if _names_networks(option)]
-    method_names = [option for option in others if option not in pairs]
+    names = [option for option in options if option not in WORDS]
+    pairs = [option for option in names if _names_networks(option)]
+    method_names = [option for option in names if option not in pairs]
     for option in method_names:
         check_option(option)
     return (
@@ -85,7 +89,7 @@ def _read(argument: str) -> tuple[str, str, set[str]]:
 
 
 def _only(kind: str, options: list[str]) -> str:
-    """The only option of a kind, "" for none."""
+    """Returns the only option of a kind, "" for none; raises an InputError for several."""
     if len(options) > 1:
         raise errors.InputError(
             f"config options '{options[0]}' and '{options[1]}' each name {kind}; leave one out"
@@ -94,9 +98,10 @@ def _only(kind: str, options: list[str]) -> str:
 
 
 def _names_networks(option: str) -> bool:
-    """Whether a config option is a pair of networks, or one network.
+    """Returns True for a pair of networks, or a single network.
 
-    With a "-" it is a pair; without, an import path alone may lead to a network or an objective.
+    An option with "-" is a pair. A single import path is imported, because it may refer to a
+    network or to an objective.
     """
     if "-" not in option:
         if imports.is_path(option) and "+" not in option:
@@ -107,8 +112,8 @@ def _names_networks(option: str) -> bool:
     return all(can_be_network(model) for model in models)
 
 
-def _augment_as(config: ConfigDict, name: str) -> None:
-    """The augmentation of MoCo-v2 (arXiv 2003.04297) or DINO (2104.14294, its two large views)."""
+def _set_augmentation(config: ConfigDict, name: str) -> None:
+    """Sets the augmentation of MoCo-v2 (2003.04297) or of DINO's global views (2104.14294)."""
     data = config.data
     data.augment = "resized_crop" if data.augment in DEVICE_AUGMENTATIONS else data.augment
     data.jitter_probability, data.grey = 0.8, 0.2
@@ -120,23 +125,23 @@ def _augment_as(config: ConfigDict, name: str) -> None:
 
 
 def _shrink(config: ConfigDict) -> None:
-    """The same job on few random images, for a look at whether all of it runs."""
+    """Shrinks the job to a few random images and epochs, to test that every part of it runs."""
     config.name += "-smoke"
     config.data.mock_examples = 24
     config.data.train_split = config.data.train_split.split("[")[0]
-    config.data.image_size = _side(config)
+    config.data.image_size = _smoke_side(config)
     config.data.resize = 36
     config.train.epochs = 2
     config.train.batch_size = config.train.eval_batch_size = 8
     config.optimizer.warmup_epochs = min(config.optimizer.warmup_epochs, 0.5)
     config.teacher.epochs = 1
     config.teacher.train_split = None
-    # The batch divides no memory: its cursor wraps.
+    # 20 is no multiple of the batch of 8, so that the memory's cursor wraps around within a batch.
     limit(config, queue_size=20, negatives=20, epochs=1)
 
 
 def teachers(config: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
-    """Yields the section of each teacher, with its name on the command line."""
+    """Yields the name on the command line and the section of each teacher."""
     if isinstance(config.teacher, list | tuple):
         yield from ((f"teacher[{i}]", fields) for i, fields in enumerate(config.teacher))
     else:
@@ -144,23 +149,23 @@ def teachers(config: ConfigDict) -> Iterator[tuple[str, ConfigDict]]:
 
 
 def image_side(config: ConfigDict, smallest: int) -> int:
-    """Height and width of small images that a config's networks can see.
+    """Returns a small image size that all networks of a config accept.
 
     Args:
-      config: whose networks.
-      smallest: where all of them are for images of 32 pixels; others see 32, or whole squares.
+      config: a config with a student and its teachers.
+      smallest: the result if all networks are designed for images of 32 pixels; for other networks
+        the result is 32, rounded down to a multiple of their patch size, at least one patch.
     """
-    taught_by = (teacher.model for _, teacher in teachers(config))
-    models = [config.student.model, *taught_by]
+    models = [config.student.model, *(teacher.model for _, teacher in teachers(config))]
     if max(map(networks.image_size, models)) == 32:
         return smallest
-    square = math.lcm(*map(networks.patch, models))
-    return max(32 // square, 1) * square
+    patch = math.lcm(*map(networks.patch, models))
+    return max(32 // patch, 1) * patch
 
 
-def _side(config: ConfigDict) -> int:
-    """Of the images of a short job, which must hold whole squares of transformers."""
+def _smoke_side(config: ConfigDict) -> int:
+    """Returns the image size of a smoke test, a multiple of the networks' patch size."""
     models = [*config.teacher.model.split("+"), config.student.model]
-    square = math.lcm(*map(networks.patch, models))
+    patch = math.lcm(*map(networks.patch, models))
     side = min(config.data.image_size, 32)
-    return max(side // square, 1) * square
+    return max(side // patch, 1) * patch

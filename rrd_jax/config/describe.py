@@ -1,4 +1,4 @@
-"""All fields of a config as text: --print_config."""
+"""The output of --print_config: all fields of a config as text."""
 
 import inspect
 import textwrap
@@ -14,22 +14,22 @@ from rrd_jax.settings import Values, documented, kinds
 from rrd_jax.settings.kinds import Mapped
 
 _WIDTH = 79
-_OF_OBJECTIVES = {
-    "weight": "Factor in the total loss; the default is the published one.",
-    "warmup": "Epochs over which the weight grows to that; 0 for none.",
-    "factory": "The import path of the objective.",
+_OBJECTIVE_MEANINGS = {
+    "weight": "Factor in the total loss; the default is the published weight.",
+    "warmup": "Epochs over which the weight rises from 0 to its value; 0 for no warm-up.",
+    "factory": "Import path of the objective.",
 }
 
 
 class Entry(NamedTuple):
-    """A field of a config, and what is said of it.
+    """A field of a config with its documentation.
 
     Attributes:
-      path: its name, behind those of its sections.
-      value: what the config has.
-      default: of that field.
-      values: which ones it can have, in words.
-      meaning: what it is, and what its values do.
+      path: the name, after the names of its sections.
+      value: the value in the config.
+      default: the default.
+      values: the allowed values, in words.
+      meaning: the meaning of the field and of its values.
     """
 
     path: str
@@ -40,24 +40,24 @@ class Entry(NamedTuple):
 
 
 def describe(config: ConfigDict) -> str:
-    """Every field: its value, the default, the values it can have, and its meaning.
+    """Returns a text that lists every field: value, default, allowed values and meaning.
 
-    Fields that are not at their default begin with a star.
+    A star marks fields that differ from their default.
 
     Raises:
-      InputError: a section or a field is missing, or unknown.
+      InputError: a section or a field is missing or unknown.
     """
     values = validation.read(config)
-    listed = list(entries(values))
+    all_entries = list(entries(values))
     head = (
-        f"{values['name'] or 'The config'}: every field, set with --config.FIELD=VALUE. A star"
-        " marks what is not the default, in [brackets]."
+        f"{values['name'] or 'The config'}: all fields; set them with --config.FIELD=VALUE. A star"
+        " marks a changed field, with its default in [brackets]."
     )
-    return "\n".join([textwrap.fill(head, _WIDTH), *map(_text, listed)])
+    return "\n".join([textwrap.fill(head, _WIDTH), *map(_text, all_entries)])
 
 
 def entries(values: Values) -> Iterator[Entry]:
-    """Yields the entry of every field, those of objectives last; raises as `describe` does."""
+    """Yields an entry for every field, objectives last; raises as `describe` does."""
     for path, field, value in validation.iterate_fields(values):
         if isinstance(field.kind, Mapped):
             _check_mapped(path, value)
@@ -66,26 +66,26 @@ def entries(values: Values) -> Iterator[Entry]:
         yield Entry(path, value, field.default, _values(field.kind), field.meaning)
     for name, options in values["objectives"].items():
         _check_mapped(f"objectives.{name}", options)
-        yield from of_objective(name, options)
+        yield from objective_entries(name, options)
 
 
-def of_objective(name: str, given: Mapping[str, Any]) -> Iterator[Entry]:
-    """What is said of the fields of an objective.
+def objective_entries(name: str, fields: Mapping[str, Any]) -> Iterator[Entry]:
+    """Yields an entry for every field of an objective.
 
     Args:
-      name: its name.
-      given: its fields with their values, as `methods.fields` makes them.
+      name: name of the objective.
+      fields: fields of the objective with their values, as returned by `methods.fields`.
     """
-    record = objectives.record(name, given.get("factory", ""))
-    usual = methods.fields(record, given.get("factory", ""))
-    known = validation.OBJECTIVE_FIELDS | validation.option_kinds(name, given)
+    record = objectives.record(name, fields.get("factory", ""))
+    default_fields = methods.fields(record, fields.get("factory", ""))
+    field_kinds = validation.OBJECTIVE_FIELDS | validation.option_kinds(name, fields)
     options, meanings = imports.parameters(record.factory), meanings_of(record)
-    for option in (*usual, *(option for option in given if option not in usual)):
-        default = methods.default_value(usual.get(option))
-        kind = known.get(option) or _named_type(options.get(option))
+    for option in (*default_fields, *(option for option in fields if option not in default_fields)):
+        default = methods.default_value(default_fields.get(option))
+        kind = field_kinds.get(option) or _named_type(options.get(option))
         yield Entry(
             f"objectives.{name}.{option}",
-            methods.default_value(given.get(option, default)),
+            methods.default_value(fields.get(option, default)),
             default,
             _values(kind),
             meanings.get(option, ""),
@@ -98,16 +98,16 @@ def _check_mapped(path: str, value: Any) -> None:
 
 
 def _values(kind: Any) -> str:
-    """The words of a kind, which continue "must be", as a phrase of its own."""
+    """Returns the description of a kind, which completes "must be ...", as a separate phrase."""
     words = str(kind).removeprefix("a ").removesuffix(" on one line, of printable characters")
     return f"{words[:1].upper()}{words[1:]}"
 
 
 def _text(entry: Entry) -> str:
     changed = entry.value != entry.default
-    usual = f" [{kinds.short_repr(entry.default)}]" if changed else ""
+    default = f" [{kinds.short_repr(entry.default)}]" if changed else ""
     head = textwrap.fill(
-        f"{'*' if changed else ' '} {entry.path} = {kinds.short_repr(entry.value)}{usual}",
+        f"{'*' if changed else ' '} {entry.path} = {kinds.short_repr(entry.value)}{default}",
         _WIDTH,
         subsequent_indent="      ",
     )
@@ -122,8 +122,8 @@ def _named_type(option: inspect.Parameter | None) -> str:
 
 
 def meanings_of(record: Record) -> dict[str, str]:
-    """What docstrings say of each option of an objective: its factory's, else its loss's."""
+    """Returns the meaning of each option from the docstrings of the factory and of its loss."""
     module = inspect.getmodule(record.factory)
     loss = getattr(module, f"{record.name}_loss", None)
-    meanings = documented(loss, "Args") | _OF_OBJECTIVES | documented(record.factory, "Args")
+    meanings = documented(loss, "Args") | _OBJECTIVE_MEANINGS | documented(record.factory, "Args")
     return {name: text[:1].upper() + text[1:] for name, text in meanings.items()}

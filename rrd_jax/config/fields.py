@@ -1,7 +1,7 @@
-"""All config fields: those of a run as a whole, and those that dataclasses below declare.
+"""The config fields, collected from the dataclasses that declare them, and the base recipes.
 
-Any field can be set on the command line, --config.optimizer.learning_rate=0.1, and --print_config
-prints them all with their values of a run.
+Every field can be set on the command line, such as --config.optimizer.learning_rate=0.1, and
+--print_config prints all fields of a run with their values.
 """
 
 import dataclasses
@@ -22,22 +22,23 @@ from rrd_jax.training.recipe import Training
 
 @dataclasses.dataclass(frozen=True)
 class RunFields:
-    """The fields of a run that no dataclass of another room declares.
+    """The fields of a run that are declared in no other package.
 
     Attributes:
-      name: The job's name; its default workdir is runs/<name>.
-      dtype: What convolutions compute in; auto: bfloat16 on accelerators, else float32.
-      compilation_cache: Folder of compiled programs, for the next start; '' for
-        JAX_COMPILATION_CACHE_DIR or ~/.cache/rrd_jax, where each kind of processor has its own; off
-        for none.
-      method: What the objectives are called in tables.
+      name: Name of the job; the default workdir is runs/<name>.
+      dtype: Data type of the networks' computations; auto for bfloat16 on accelerators and float32
+        on CPUs.
+      compilation_cache: Folder in which compiled programs are cached between starts; '' for
+        JAX_COMPILATION_CACHE_DIR or ~/.cache/rrd_jax, with one subfolder per kind of processor; off
+        to disable the cache.
+      method: Name of the method in tables.
       objectives: name: {weight, warmup, options}; `python -m rrd_jax.objectives` lists the
-        objectives. One by import path has a field `factory` too, such as 'my_losses:angular', and
-        may have any name.
-      baseline: Trains the student alone too, in <workdir>/alone.
-      from_scratch: Where the student starts from student.checkpoint, trains it from random weights
-        too, in <workdir>/scratch, without student.freeze and student.backbone_rate. The table says
-        what the checkpoint is worth.
+        objectives. A custom objective may have any name and needs the field `factory`, its import
+        path, such as 'my_losses:angular'.
+      baseline: Also trains the student alone, in <workdir>/alone.
+      from_scratch: If the student starts from student.checkpoint, also trains it from random
+        weights, in <workdir>/scratch, without student.freeze and student.backbone_rate. The table
+        then compares both.
     """
 
     name: str = field("name", "", Text(), changeable=True)
@@ -68,7 +69,7 @@ SECTIONS = ("", "data", "data.views", "student", "teacher", "optimizer", "train"
 
 
 def collect(classes: tuple[type, ...]) -> dict[str, Field]:
-    """Returns the config fields that dataclasses declare, by path and in the order of sections."""
+    """Returns the config fields that dataclasses declare, by path, in the order of SECTIONS."""
     declared = [field for cls in classes for field in settings.fields_of(cls).values()]
     declared.sort(key=lambda field: SECTIONS.index(field.section))
     return {field.path: field for field in declared}
@@ -78,12 +79,12 @@ FIELDS = collect(DECLARING)
 
 
 def defaults() -> ConfigDict:
-    """Returns CIFAR-100's recipe (arXiv 2407.12073, 1910.10699): every field at its default."""
+    """Returns all fields at their defaults: CIFAR-100's recipe (arXiv 2407.12073, 1910.10699)."""
     return config_of(FIELDS)
 
 
 def config_of(fields: Mapping[str, Field]) -> ConfigDict:
-    """Returns a config of these fields, by path, at their defaults."""
+    """Returns a config with these fields at their defaults; `fields` maps paths to declarations."""
     config = ConfigDict()
     for declared in fields.values():
         holder, kind = config, declared.kind
@@ -101,7 +102,7 @@ def config_of(fields: Mapping[str, Field]) -> ConfigDict:
 
 
 def imagenet() -> ConfigDict:
-    """Returns ImageNet's recipe: 100 epochs of batch 256, rate 0.1, milestones 30, 60, 90."""
+    """Returns ImageNet's recipe: 100 epochs, batch 256, rate 0.1, milestones at 30, 60 and 90."""
     config = defaults()
     config.data.name = "imagenet2012"
     config.data.test_split = "validation"
@@ -120,7 +121,8 @@ def imagenet() -> ConfigDict:
 def deit() -> ConfigDict:
     """Returns DeiT's recipe for ImageNet (arXiv 2012.12877), without its repeated augmentation.
 
-    300 epochs of batch 1024 by AdamW; `methods.smooth_labels` has its label smoothing, 0.1.
+    300 epochs of batch 1024 with AdamW. The label smoothing of 0.1 is set separately, with
+    `methods.smooth_labels`, once the objectives are known.
     """
     config = imagenet()
     config.data.policy = "rand_increasing"

@@ -1,11 +1,11 @@
-"""Methods: which objectives a run has, with what weights and options.
+"""Methods: the objectives of a run with their weights and options.
 
     configs/cifar100.py:resnet32x4-resnet8x4,crd+kd    a name of METHODS
     configs/cifar100.py:resnet32x4-resnet8x4,sp+vid    any other combination
 
 Every option can be set on the command line: --config.objectives.crd.negatives=4096. The catalogue,
-python -m rrd_jax.objectives, says what each objective compares; the factories in rrd_jax/objectives
-say what their options mean.
+python -m rrd_jax.objectives, lists what each objective compares; the factories in
+rrd_jax/objectives document their options.
 """
 
 import inspect
@@ -20,20 +20,20 @@ from rrd_jax.objectives import RECORDS, Record
 
 
 def objectives() -> dict[str, dict[str, Any]]:
-    """The fields of every objective of ours; see `fields`."""
+    """Returns the fields of every built-in objective; see `fields`."""
     return {name: fields(record) for name, record in RECORDS.items()}
 
 
 def fields(record: Record, path: str = "") -> dict[str, Any]:
-    """The fields of an objective: warmup and weight, as published, and its factory's options.
+    """Returns the fields of an objective: published warm-up and weight, and its factory's options.
 
     A default of None becomes a placeholder of the option's type, so that the command line can set
-    it. Options that the trainer fills in are left out.
+    the option. Options that the trainer fills in are left out.
 
     Args:
-      record: the objective's.
-      path: its import path, kept in the field `factory`; "" for one of ours, which has no such
-        field.
+      record: record of the objective.
+      path: import path of a custom objective, stored in the field `factory`; "" for a built-in
+        objective, which has no such field.
     """
     options = {
         name: _field(option)
@@ -45,7 +45,7 @@ def fields(record: Record, path: str = "") -> dict[str, Any]:
 
 
 def _field(option: inspect.Parameter) -> Any:
-    """The default, in the option's type; a placeholder of the type where there is none."""
+    """Returns an option's default in its type; a placeholder of the type if it has no default."""
     kind = imports.option_type(option)
     if option.default is None or option.default is inspect.Parameter.empty:
         return config_dict.placeholder(kind)
@@ -53,35 +53,35 @@ def _field(option: inspect.Parameter) -> Any:
 
 
 def default_value(field: Any) -> Any:
-    """Returns the default that a field of `fields` stands for: None for a placeholder."""
+    """Returns the default of a field in the result of `fields`: None for a placeholder."""
     return field.get() if hasattr(field, "get_type") else field
 
 
-# Where no paper's CIFAR-100 recipe could be verified, the weight is 1.
+# Objectives whose weight is 1 because no published CIFAR-100 recipe could be verified.
 UNVERIFIED = frozenset(name for name, record in RECORDS.items() if not record.verified)
 
 
 class _Part(NamedTuple):
-    """An objective of a method; `path` is "" for one of ours."""
+    """An objective of a method; `path` is "" for a built-in objective."""
 
     record: Record
     path: str
 
 
 def _parts(name: str) -> dict[str, _Part]:
-    """The objectives that a combination a+b+c names, by their names."""
+    """Returns the objectives of a combination a+b+c, by name."""
     parts: dict[str, _Part] = {}
     for word in name.split("+"):
         path = word if imports.is_path(word) else ""
         if not path and word not in RECORDS:
             raise errors.InputError(
                 f"unknown objective '{word}' in method '{name}'; {errors.hint(word, RECORDS)}"
-                "python -m rrd_jax.objectives lists the objectives, which are joined by +"
+                "join objectives by +; python -m rrd_jax.objectives lists them"
             )
         if path and networks.is_network(imports.load("objective", path)):
             raise errors.InputError(
-                f"'{path}' in method '{name}' is a network, and no objective; config.student.model"
-                " and config.teacher.model name networks"
+                f"'{path}' in method '{name}' is a network, but must be an objective; set networks"
+                " with --config.student.model and --config.teacher.model"
             )
         part = _Part(registry.record(word), path)
         if part.record.name in parts:
@@ -94,7 +94,7 @@ def _parts(name: str) -> dict[str, _Part]:
 
 
 def _weights(parts: dict[str, _Part]) -> dict[str, float]:
-    """The weights of a combination, with ce and what its objectives come with."""
+    """Returns the weights of a combination, including ce and objectives that others require."""
     if len(parts) == 1:
         ((record, _),) = parts.values()
         if record.alone:
@@ -103,83 +103,85 @@ def _weights(parts: dict[str, _Part]) -> dict[str, float]:
     for record, _ in parts.values():
         weights |= record.company
     weights |= {name: part.record.weight for name, part in parts.items()}
-    brought = [name for name in weights if name not in RECORDS]
-    return {name: weights[name] for name in (*RECORDS, *brought) if name in weights}
+    custom_names = [name for name in weights if name not in RECORDS]
+    return {name: weights[name] for name in (*RECORDS, *custom_names) if name in weights}
 
 
-# What config strings know beside networks and objectives.
+# Words that a config string may contain in addition to networks and objectives.
 WORDS = ("smoke", "folder", "moco", "dino")
-# The usual methods: the weights of their objectives.
+# The weights of the objectives of the predefined methods.
 METHODS: dict[str, dict[str, float]] = {
     name: _weights(_parts(name)) for name in (*RECORDS, "crd+kd", "dcd+kd", "rrd+kd")
 }
 
 
 def method(name: str) -> ConfigDict:
-    """The objectives of a method, with their options and their weights in the total loss.
+    """Returns the objectives of a method, with their options and weights in the total loss.
 
     Args:
-      name: a key of METHODS, or names and import paths of objectives joined by +: each with its
-        published weight, and ce with 1 unless one of them asks for another.
+      name: a key of METHODS, or names and import paths of objectives joined by +. Each objective
+        gets its published weight; ce gets 1, unless another objective sets it.
 
     Raises:
-      InputError: an unknown objective, or one that is named twice.
+      InputError: an objective is unknown, or appears twice.
     """
     parts = _parts(name)
-    ours = {part: _Part(record, "") for part, record in RECORDS.items()}
+    builtin = {part: _Part(record, "") for part, record in RECORDS.items()}
     chosen = {}
     for part, weight in _weights(parts).items():
-        record, path = parts.get(part) or errors.lookup("objective", part, ours)
+        record, path = parts.get(part) or errors.lookup("objective", part, builtin)
         chosen[part] = fields(record, path) | {"weight": weight}
     return ConfigDict(chosen)
 
 
-def limit(config: ConfigDict, **most: float) -> None:
-    """Lowers these options, such as queue_size, of whichever objectives of a config have them."""
+def limit(config: ConfigDict, **maxima: float) -> None:
+    """Limits options, such as queue_size, in all objectives of a config that have them."""
     for options in config.objectives.values():
-        for field in options.keys() & most.keys():
-            if isinstance(options[field], int | float):  # a user's objective may say it otherwise
-                options[field] = min(options[field], most[field])
+        for field in options.keys() & maxima.keys():
+            # A custom objective may have an option of the same name that is not a number.
+            if isinstance(options[field], int | float):
+                options[field] = min(options[field], maxima[field])
 
 
 def smooth_labels(config: ConfigDict, share: float) -> None:
-    """Sets the label smoothing of cross-entropy, where a config's objectives have that."""
+    """Sets the label smoothing of cross-entropy, if it is among a config's objectives."""
     if "ce" in config.objectives:
         config.objectives.ce.label_smoothing = share
 
 
 def leave_out_labels(config: ConfigDict) -> None:
-    """Leaves out cross-entropy, where a config's method only brings it along."""
+    """Removes cross-entropy from the objectives, unless the config's method names it."""
     if "ce" in config.objectives and "ce" not in config.method.split("+"):
         del config.objectives.ce
 
 
 def check_option(option: str) -> None:
-    """Raises an InputError for a config option that is neither a method nor anything else."""
+    """Raises an InputError for an invalid option of a config string that is not a known pair."""
     words = re.split("[-+]", option)
     if "-" in option and imports.is_path(option):
         wrong = next((word for word in words if not can_be_network(word)), option)
         raise errors.InputError(
-            f"config option '{option}' cannot be read: '{wrong}' is no network, and no module has a"
-            f" - in its name; {errors.hint(wrong, _names())}networks can also be named by"
-            " --config.teacher.model and --config.student.model"
+            f"invalid config option '{option}': '{wrong}' is not a network, and import paths cannot"
+            f" contain -; {errors.hint(wrong, _network_names())}set networks with"
+            " --config.teacher.model and --config.student.model instead"
         )
     if "-" not in option and (imports.is_path(option) or set(words) <= set(RECORDS)):
-        method(option)  # which says what is wrong
+        # An invalid method raises an error here.
+        method(option)
         return
-    known = [*_names(), *RECORDS, *WORDS]
-    wrong = next((word for word in words if word not in known), option)
+    names = [*_network_names(), *RECORDS, *WORDS]
+    wrong = next((word for word in words if word not in names), option)
     raise errors.InputError(
-        f"config option '{option}' is not {', '.join(WORDS)}, a pair TEACHER-STUDENT of networks or"
-        f" a method; {errors.hint(wrong, known)}python -m rrd_jax.networks lists networks, python"
-        " -m rrd_jax.objectives objectives, which are joined by +"
+        f"invalid config option '{option}'; {errors.hint(wrong, names)}options are a pair"
+        f" TEACHER-STUDENT (python -m rrd_jax.networks lists networks), objectives joined by +"
+        f" (python -m rrd_jax.objectives lists them) and the words {', '.join(WORDS)}"
     )
 
 
 def can_be_network(name: str) -> bool:
-    """Whether it names one of our networks, or is written as an import path is."""
+    """Returns True for the name of a built-in network, or an import path."""
     return networks.canonical(name) in networks.MODELS or bool(re.fullmatch(r"[\w.]+:[\w.]+", name))
 
 
-def _names() -> list[str]:
+def _network_names() -> list[str]:
     return [*networks.MODELS, *networks.ALIASES]

@@ -1,4 +1,4 @@
-"""Names of networks: those that their weights give, and our names for those of other libraries."""
+"""Names of networks, from their weights or from the names that other libraries use."""
 
 import pathlib
 from collections.abc import Collection
@@ -8,17 +8,17 @@ from rrd_jax.settings import Values
 from rrd_jax.weights import files
 
 
-def complete(values: Values, custom_networks: Collection[str]) -> None:
-    """Names networks as files and tables name them.
+def resolve(values: Values, custom_networks: Collection[str]) -> None:
+    """Replaces the names of networks by their canonical names.
 
-    A network without a name gets the one that its weights give: hf:FOLDER, timm's folders.
+    A missing name is read from the weights, which must be hf:FOLDER or a folder of timm.
 
     Args:
-      values: checked values, which are changed.
-      custom_networks: names of networks that were made in Python.
+      values: checked values; modified in place.
+      custom_networks: names of the networks that are Python objects.
 
     Raises:
-      InputError: weights that contradict themselves, or belong to no network here.
+      InputError: the weights contradict themselves, or belong to no supported network.
     """
     for section in (values["student"], *values.teachers):
         if not section["model"] and section["checkpoint"]:

@@ -1,4 +1,4 @@
-"""From a ConfigDict to a Job. No other module reads the fields of a run."""
+"""Converts a ConfigDict to a Job. No other module reads the fields of a run."""
 
 import dataclasses
 import json
@@ -34,16 +34,24 @@ from rrd_jax.training.recipe import CustomObjects
 
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _NO_CACHE = CacheChoice(use="off")
-# Fields of a teacher that the fields of a run without a teacher keep, as version 0.2.0 wrote them.
-_KEPT = (
-    *("dtype", "seed", "train_split", "epochs", "learning_rate"),
-    *("cache", "cache_place", "cache_dtype", "weight"),
+# Fields of the teacher section that runs without a teacher store, as version 0.2.0 did.
+_TEACHER_FIELDS_OF_ALONE = (
+    "dtype",
+    "seed",
+    "train_split",
+    "epochs",
+    "learning_rate",
+    "cache",
+    "cache_place",
+    "cache_dtype",
+    "weight",
 )
-_OF_WEIGHTS = ("checkpoint", "head", "freeze", "backbone_rate")
+# Fields of the student that only apply to weights from a checkpoint.
+_CHECKPOINT_FIELDS = ("checkpoint", "head", "freeze", "backbone_rate")
 
 
 class _Context(NamedTuple):
-    """The platform of the devices, the objects made in Python, and the section for messages."""
+    """The platform, the Python objects and the section name for messages."""
 
     platform: str
     custom: CustomObjects
@@ -57,23 +65,23 @@ def parse(
     custom: CustomObjects | None = None,
     explicit: Collection[str] | None = None,
 ) -> recipe.Job:
-    """Returns the job that a config describes; notes which fields have no effect in it.
+    """Returns the job that a config describes, and prints a note on unused fields.
 
     Args:
-      config: fields as in `config.defaults`; it is not changed.
-      platform: of the devices, such as cpu or tpu; None for those of this process.
-      custom: objects made in Python, by the names that the config has for them.
-      explicit: the paths of the fields that a user set; None for those that are not at their
+      config: fields as in `config.defaults`; not modified.
+      platform: platform of the devices, such as cpu or tpu; None for that of this process.
+      custom: Python objects, under the names that the config uses.
+      explicit: paths of the fields that the user set; None for all fields that differ from their
         default.
 
     Raises:
-      InputError: a value out of range, an unknown name, sizes beyond the machine's memory, or
-        fields that do not go together.
+      InputError: a value is out of range, a name is unknown, the sizes exceed the machine's memory,
+        or fields contradict each other.
     """
     custom = custom or CustomObjects()
     context = _Context(platform or jax.default_backend(), custom)
     values = validation.validate(config, custom.objectives)
-    naming.complete(values, custom.networks)
+    naming.resolve(values, custom.networks)
     validation.check_conflicts(values)
     for path, value in implied(values, explicit or ()).items():
         values[path] = value
@@ -97,24 +105,25 @@ def _comparisons(
     weights: tuple[float, ...],
     cache: CacheChoice,
 ) -> Iterator[tuple[str, recipe.Part]]:
-    """Yields the runs that a student is compared with, and the names of their folders.
+    """Yields the folder name and the run of each comparison with the student.
 
     Raises:
-      InputError: there would be nothing to compare.
+      InputError: a comparison is enabled, but the config has no teacher or checkpoint for it.
     """
     if values["baseline"]:
         if not weights:
             raise errors.InputError(
-                "config.baseline compares with a teacher; set config.teacher.model"
+                "config.baseline is True, but there is no teacher to compare with: set"
+                " config.teacher.model, or set config.baseline to False"
             )
-        # A teacher learns from plain labels: smoothed ones make it a worse teacher (1906.02629).
+        # Only the student gets label smoothing: smoothing makes worse teachers (arXiv 1906.02629).
         smoothing = values["objectives"].get("ce", {}).get("label_smoothing")
         yield "alone", _part(_alone(values, smoothing), "student alone", context)
     if values["from_scratch"]:
         if not student.training.start:
             raise errors.InputError(
-                "config.from_scratch compares with weights that the student starts from; name them"
-                " with student.checkpoint"
+                "config.from_scratch is True, but the student starts from random weights already:"
+                " set student.checkpoint, or set config.from_scratch to False"
             )
         random = context._replace(custom=dataclasses.replace(context.custom, starts={}))
         label = f"{student.training.label} from random weights"
@@ -124,13 +133,13 @@ def _comparisons(
 def implied(values: Values | ConfigDict, explicit: Collection[str]) -> dict[str, Any]:
     """Returns the values that follow from the fields that a user set, by path.
 
-    Teachers are fine-tuned whose checkpoint and epochs were both set: launch files have epochs for
-    teachers that are trained from the start, so that these alone say nothing. A preset of rrd that
-    was set has the memory of its paper, unless a launch file or a flag says how large.
+    A teacher is fine-tuned if the user set both its checkpoint and its epochs. Epochs alone are
+    not enough, because launch files set them for teachers that are trained from scratch. A preset
+    of rrd implies the memory size of its paper, unless a launch file or a flag sets the size.
 
     Args:
       values: the fields of a config.
-      explicit: the paths of the fields that a user set.
+      explicit: paths of the fields that the user set.
     """
     values = validation.read(values) if isinstance(values, ConfigDict) else values
     overrides: dict[str, Any] = {
@@ -141,21 +150,21 @@ def implied(values: Values | ConfigDict, explicit: Collection[str]) -> dict[str,
     size = "objectives.rrd.queue_size"
     if "objectives.rrd.preset" in explicit and size not in explicit:
         options = values["objectives.rrd"]
-        usual = methods.objectives()["rrd"]["queue_size"]
-        if options["queue_size"] == usual and options["preset"] in MEMORIES:
+        default_size = methods.objectives()["rrd"]["queue_size"]
+        if options["queue_size"] == default_size and options["preset"] in MEMORIES:
             overrides[size] = MEMORIES[options["preset"]]
     return overrides
 
 
 def training_of(fields: Mapping[str, Any], custom: CustomObjects | None = None) -> recipe.Training:
-    """Returns how the network of a run was trained, from the fields that its folder keeps.
+    """Returns how the network of a run was trained, from the config in the run folder.
 
     Args:
-      fields: a config as JSON, of this version or an earlier one.
-      custom: as `parse` has it.
+      fields: a config as JSON, written by this version or an earlier one.
+      custom: Python objects, as for `parse`.
 
     Raises:
-      InputError: a name is no longer known.
+      InputError: the config contains a name that no longer exists.
     """
     values = _restored(fields)
     context = _Context(jax.default_backend(), custom or CustomObjects())
@@ -163,31 +172,31 @@ def training_of(fields: Mapping[str, Any], custom: CustomObjects | None = None) 
 
 
 def source_of(fields: ConfigDict | Mapping[str, Any]) -> Source:
-    """Returns the images of a config, or of a run from the fields that its folder keeps."""
+    """Returns the data source of a config, or of the config in a run folder."""
     return build(
         Source, validation.read(fields) if isinstance(fields, ConfigDict) else _restored(fields)
     )
 
 
 def teaching_of(fields: Mapping[str, Any], number: int) -> TeachingChoice:
-    """Returns how a teacher of a run sees images, and where its logits come from.
+    """Returns the preprocessing and the classifier of a teacher of a run.
 
     Args:
-      fields: the config that the run's folder keeps.
-      number: of the teacher, among those that have a network, counted from 0.
+      fields: the config in the run folder.
+      number: index of the teacher among those with a network, from 0.
     """
     values = _restored(fields).with_models()[number]
     is_trained = build(TeacherFields, values).is_trained
-    return _teaching(values, _label(number), "teacher", is_given=not is_trained)
+    return _teaching(values, _label(number), "teacher", is_pretrained=not is_trained)
 
 
 def unused_fields(fields: Mapping[str, Any]) -> frozenset[str]:
-    """Returns the paths of fields that no number depends on, from those of a run's folder."""
+    """Returns the paths of the fields that have no effect, from the config in a run folder."""
     return frozenset(path for path, _ in unused.iterate_unused(_restored(fields)))
 
 
 def _restored(fields: Mapping[str, Any]) -> Values:
-    """Returns the values of a config's JSON; fields that it lacks have their defaults."""
+    """Returns the values of a config's JSON; missing fields get their defaults."""
     tree = validation.read(defaults()).tree
     teachers = fields.get("teacher")
     if isinstance(teachers, list):
@@ -205,15 +214,15 @@ def _merged(tree: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any
 
 
 def _default_fields(values: Values) -> dict[str, Any]:
-    """Returns every field with its default, as JSON: the fields that an older workdir lacks."""
-    everything = defaults()
+    """Returns the default of every field as JSON, for fields missing from an older workdir."""
+    config = defaults()
     custom = {
         name: methods.fields(objectives.record(name, options["factory"]), options["factory"])
         for name, options in values["objectives"].items()
         if options.get("factory")
     }
-    everything.objectives = ConfigDict(methods.objectives() | custom)
-    return _json(everything)
+    config.objectives = ConfigDict(methods.objectives() | custom)
+    return _json(config)
 
 
 def _json(config: ConfigDict) -> dict[str, Any]:
@@ -229,13 +238,14 @@ def _part(
     *,
     is_trained: bool = True,
 ) -> recipe.Part:
-    """Returns a run of a config, checked with its network and its objectives.
+    """Returns a run of a config, after checking its network and its objectives.
 
-    Of the teachers only the weights and the use of a cache matter.
+    Only the weights and the cache settings of the teachers matter here.
     """
     source = build(Source, values)
     training = _training(values, source, label, context, weights, cache)
-    network = training.network.create(num_classes=2)  # An unknown name raises here.
+    # An unknown network name raises here.
+    network = training.network.create(num_classes=2)
     networks.remat(network, training.remat)
     if is_trained:
         training.rates(network, (source.image_size, source.image_size, len(training.mean)))
@@ -274,7 +284,7 @@ def _training(
 
 
 def _start(values: Values, context: _Context) -> StartChoice:
-    """Returns the weights that the network of a run begins with."""
+    """Returns the initial weights of a run's network."""
     variables, meta = None, {}
     if not values["student.checkpoint"]:
         variables, meta = context.custom.starts.get(values["student.model"], (None, {}))
@@ -307,22 +317,23 @@ def _objectives(values: Values, context: _Context) -> tuple[ObjectiveChoice, ...
         name, factory = _origin(key, options.pop("factory", ""))
         if name in choices:
             raise errors.InputError(
-                f"config.objectives names two objectives '{name}'; rename one of them and"
-                " keep its import path in the field factory"
+                f"config.objectives has two objectives named '{name}': rename one of them, and set"
+                " its field factory to its import path"
             )
         objective = context.custom.objectives.get(name)
         choices[name] = ObjectiveChoice(name, weight, warmup, options, factory, objective)
     if not choices:
-        raise errors.InputError("config.objectives is empty; a student needs at least 'ce'")
+        raise errors.InputError("config.objectives is empty: add at least one, such as 'ce'")
     if not any(choice.weight for choice in choices.values()):
         raise errors.InputError(
-            f"the weights of {', '.join(choices)} in config.objectives are all 0: nothing is learnt"
+            f"all weights in config.objectives are 0 ({', '.join(choices)}): set at least one above"
+            " 0"
         )
     return tuple(choices.values())
 
 
 def _origin(name: str, factory: str) -> tuple[str, str]:
-    """Returns the name and the import path of an objective that its path alone may name."""
+    """Returns the name and the import path of an objective, whose name may be an import path."""
     if imports.is_path(name) and not factory:
         return objectives.record(name).name, name
     return name, factory
@@ -330,7 +341,7 @@ def _origin(name: str, factory: str) -> tuple[str, str]:
 
 def _optimizer(values: Values, context: _Context) -> OptimizerChoice:
     choice = build(OptimizerChoice, values, transform=context.custom.transform)
-    # These raise for unknown names, and for numbers that do not go together.
+    # Unknown names and contradictory numbers raise here.
     optim.check_decay(choice.layer_decay)
     choice.transformation(choice.schedule(values["train.epochs"], steps_per_epoch=1))
     return choice
@@ -340,9 +351,9 @@ def _teacher(values: Values, number: int, context: _Context) -> recipe.TeacherCh
     """Returns the current teacher of a config.
 
     Args:
-      values: the config's.
-      number: of the teacher, among those that have a network, counted from 0.
-      context: of the config.
+      values: values of the config.
+      number: index of the teacher among those with a network, from 0.
+      context: context of the config.
     """
     section, label = values.label, _label(number)
     fields = build(TeacherFields, values)
@@ -350,7 +361,7 @@ def _teacher(values: Values, number: int, context: _Context) -> recipe.TeacherCh
     is_tuned = fields.fine_tune and variables is not None
     starts = {fields.model: (variables, {})} if is_tuned else {}
     custom = dataclasses.replace(context.custom, starts=starts)
-    is_given = not fields.fine_tune and bool(fields.checkpoint or variables is not None)
+    is_pretrained = not fields.fine_tune and bool(fields.checkpoint or variables is not None)
     part = _part(
         _teacher_values(values, fields),
         label,
@@ -359,60 +370,61 @@ def _teacher(values: Values, number: int, context: _Context) -> recipe.TeacherCh
     )
     for name in ("mean", "std", "image_size"):
         value = values[f"teacher.{name}"]
-        if value is not None and not is_given:
+        if value is not None and not is_pretrained:
             raise errors.InputError(
-                f"{section}.{name} is {value}, but the teacher is trained here, on the student's"
-                f" images: name its weights with {section}.checkpoint, or set data.{name}"
+                f"{section}.{name} is {value}, but this run trains the teacher on the student's"
+                f" images: set {section}.checkpoint to trained weights, or set data.{name}"
             )
     dtype = _dtype(fields.dtype or values["dtype"], context.platform)
     return recipe.TeacherChoice(
         dataclasses.replace(part.training.network, dtype=dtype, drop_path=0.0),
-        fields.checkpoint if is_given else "",
+        fields.checkpoint if is_pretrained else "",
         part,
-        variables if is_given else None,
+        variables if is_pretrained else None,
         follows=fields.epochs is None,
-        teaching=_teaching(values, label, section, is_given=is_given),
+        teaching=_teaching(values, label, section, is_pretrained=is_pretrained),
     )
 
 
-def _teaching(values: Values, label: str, section: str, *, is_given: bool) -> TeachingChoice:
-    """Returns how the current teacher sees images; one that is trained here: as its student."""
+def _teaching(values: Values, label: str, section: str, *, is_pretrained: bool) -> TeachingChoice:
+    """Returns the current teacher's preprocessing: its student's if this run trains it."""
     choice = build(TeachingChoice, values, section=section, label=label)
-    if is_given:
+    if is_pretrained:
         return choice
     return dataclasses.replace(choice, mean=None, std=None, image_size=None)
 
 
 def _label(number: int) -> str:
-    """Returns the name of a teacher in lines of the console, by its number from 0."""
+    """Returns the name of a teacher in console lines, from its index."""
     return f"teacher{number + 1}" if number else "teacher"
 
 
 def _weights(teachers: list[Values]) -> tuple[float, ...]:
-    """Returns the weights of the teachers, adding up to 1."""
+    """Returns the weights of the teachers, normalized to a sum of 1."""
     weights = [teacher["teacher.weight"] for teacher in teachers]
     return tuple(weight / sum(weights) for weight in weights)
 
 
 def _cache(teachers: list[Values]) -> CacheChoice:
-    """Returns the use of a cache, on which several teachers have to agree."""
+    """Returns the cache settings, which must be equal for all teachers."""
     choices = [build(CacheChoice, teacher) for teacher in teachers]
     for attribute, field in fields_of(CacheChoice).items():
-        found = sorted({getattr(choice, attribute) for choice in choices})
-        if len(found) > 1:
+        settings = sorted({getattr(choice, attribute) for choice in choices})
+        if len(settings) > 1:
             raise errors.InputError(
-                f"{field.name} of the teachers is {' and '.join(found)}; it must be the same"
+                f"the teachers' {field.name} is {' and '.join(settings)}: set one value for all"
+                " teachers"
             )
     return choices[0] if choices else _NO_CACHE
 
 
 def _teacher_values(values: Values, fields: TeacherFields) -> Values:
-    """Returns the values that train a teacher: the same program with cross-entropy only."""
+    """Returns the values that train a teacher, which is a run with cross-entropy only."""
     teacher = _alone(values)
     for name, field in fields_of(TeacherFields).items():
         value = getattr(fields, name)
-        is_idle = field.overrides.startswith("student.") and name not in ("model", "options")
-        if is_idle and not fields.is_trained:
+        is_unused = field.overrides.startswith("student.") and name not in ("model", "options")
+        if is_unused and not fields.is_trained:
             value = FIELDS[field.overrides].default
         is_open = value is None or (value == "" and field.default is None)
         if field.overrides and not is_open:
@@ -426,8 +438,8 @@ def _alone(values: Values, smoothing: float | None = None) -> Values:
     """Returns the values that train the student without a teacher.
 
     Args:
-      values: of the student.
-      smoothing: label smoothing; None or 0 for none.
+      values: values of the student's run.
+      smoothing: label smoothing; None or 0 for no smoothing.
     """
     ce = {"weight": 1.0, **({"label_smoothing": smoothing} if smoothing else {})}
     alone = dataclasses.replace(
@@ -438,16 +450,16 @@ def _alone(values: Values, smoothing: float | None = None) -> Values:
         {
             f.name: f.default
             for f in FIELDS.values()
-            if f.section == "teacher" and f.name not in _KEPT
+            if f.section == "teacher" and f.name not in _TEACHER_FIELDS_OF_ALONE
         }
     )
     return alone
 
 
 def _from_scratch(values: Values) -> Values:
-    """Returns the values that train the student from random weights, with all of it trained."""
+    """Returns the values that train the whole student from random weights."""
     scratch = values.copy()
-    for name in _OF_WEIGHTS:
+    for name in _CHECKPOINT_FIELDS:
         scratch[f"student.{name}"] = FIELDS[f"student.{name}"].default
     scratch.root.update(baseline=False, from_scratch=False)
     return scratch

@@ -1,4 +1,4 @@
-"""Messages for unknown fields, with the ones that may have been meant."""
+"""Messages for unknown fields, with suggestions."""
 
 import difflib
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ def paths(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def message(path: str, config: Mapping[str, Any]) -> str:
-    """Returns the message for an unknown field: which ones are near, and where all are listed.
+    """Returns the error message for an unknown field, with similar fields as suggestions.
 
     Args:
       path: the unknown field, such as learning_rate or optimizer.learn_rate.
@@ -35,43 +35,42 @@ def message(path: str, config: Mapping[str, Any]) -> str:
     objectives = config.get("objectives", {})
     if section and section not in objectives:
         names = ", ".join(map(str, objectives))
-        way_out = errors.hint(section, RECORDS).rstrip() or "python -m rrd_jax.objectives lists all"
+        remedy = errors.hint(section, RECORDS).rstrip() or "python -m rrd_jax.objectives lists all"
         if section in RECORDS:
-            way_out = f"a method of the config string brings it, such as CONFIG.py:kd+{section}"
+            remedy = f"add it to the method in the config string, such as CONFIG.py:kd+{section}"
         return (
-            f"there is no field '{path}': this config has the objectives {names}, and no"
-            f" '{section}'; {way_out}"
+            f"unknown field '{path}': this config has the objectives {names}, but not '{section}';"
+            f" {remedy}"
         )
     if section:
-        listed = ", ".join(objectives[section])
         hint = errors.hint(name, objectives[section])
-        return f"there is no field '{path}'; {hint}known of '{section}': {listed}"
-    # A launch file can add it, and what is in it.
-    known = [field for field in paths(config) if not f"{field}.".startswith(f"{path}.")]
-    near = [f"'{field}'" for field in _near(path, name, known)]
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    return f"there is no field '{path}'; {hint}{LIST}"
+        return f"unknown field '{path}'; {hint}known: {', '.join(objectives[section])}"
+    # The path may be a section that a launch file added; its own fields are no suggestions.
+    candidates = [field for field in paths(config) if not f"{field}.".startswith(f"{path}.")]
+    similar = [f"'{field}'" for field in _similar(path, name, candidates)]
+    hint = f"did you mean {' or '.join(similar)}? " if similar else ""
+    return f"unknown field '{path}'; {hint}{LIST}"
 
 
 def _initials(path: str) -> str:
     return "".join(word[:1] for word in path.rpartition(".")[2].split("_"))
 
 
-def _near(path: str, name: str, known: list[str]) -> list[str]:
-    """Returns up to three fields: of the same name elsewhere, then of a similar name or path."""
+def _similar(path: str, name: str, fields: list[str]) -> list[str]:
+    """Returns up to three fields: namesakes in other sections, else similar names or paths."""
     names: dict[str, list[str]] = {}
-    for field in known:
+    for field in fields:
         names.setdefault(field.rpartition(".")[2], []).append(field)
-    inside = [field for field in known if field.startswith(f"{path.rpartition('.')[0]}.")]
-    same = names.get(name, [])
-    if same:
-        return difflib.get_close_matches(path, same, n=3, cutoff=0)
-    close = difflib.get_close_matches(path, inside, n=1, cutoff=0.75)
-    close += difflib.get_close_matches(path, known, n=1, cutoff=0.75)
+    siblings = [field for field in fields if field.startswith(f"{path.rpartition('.')[0]}.")]
+    namesakes = names.get(name, [])
+    if namesakes:
+        return difflib.get_close_matches(path, namesakes, n=3, cutoff=0)
+    close = difflib.get_close_matches(path, siblings, n=1, cutoff=0.75)
+    close += difflib.get_close_matches(path, fields, n=1, cutoff=0.75)
     close += [
-        field for near in difflib.get_close_matches(name, names, n=2) for field in names[near]
+        field for match in difflib.get_close_matches(name, names, n=2) for field in names[match]
     ]
-    # Such as lr for learning_rate.
-    close += [field for field in known if _initials(field) == name]
-    begins = [field for field in known if field.rpartition(".")[2].startswith(name)]
-    return list(dict.fromkeys(close or begins))[:3]
+    # Abbreviations, such as lr for learning_rate.
+    close += [field for field in fields if _initials(field) == name]
+    prefixed = [field for field in fields if field.rpartition(".")[2].startswith(name)]
+    return list(dict.fromkeys(close or prefixed))[:3]

@@ -1,4 +1,4 @@
-"""Configs without labels: what is left out of them, and what is refused."""
+"""Configs for data without labels: removes supervised parts, and rejects contradictions."""
 
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -10,13 +10,13 @@ from rrd_jax.terminal import console
 
 
 def adapt(values: Values, explicit: Collection[str], loaded: Collection[str] = ()) -> None:
-    """Leaves out what learns from labels alone, if data.use_labels is False, with a note.
+    """Removes cross-entropy and the student alone, with a note, if data.use_labels is False.
 
-    That is cross-entropy, unless the user asked for it, and the student alone.
+    Cross-entropy that the user set explicitly is an error instead.
 
     Args:
-      values: checked values, which are changed.
-      explicit: the paths of the fields that a user set.
+      values: checked values; modified in place.
+      explicit: paths of the fields that the user set.
       loaded: names of the networks whose weights are in memory.
 
     Raises:
@@ -28,23 +28,24 @@ def adapt(values: Values, explicit: Collection[str], loaded: Collection[str] = (
         return
     if fault := next(_faults(values, explicit, loaded), ""):
         raise errors.InputError(f"data.use_labels is False, {fault}")
-    left_out = []
+    removed = []
     if values["objectives"].pop("ce", None) is not None:
-        left_out.append("cross-entropy (ce)")
+        removed.append("cross-entropy (ce)")
     if values["baseline"]:
         values["baseline"] = False
-        left_out.append("the student alone (baseline)")
-    if left_out:
-        console.note(f"data.use_labels is False: {' and '.join(left_out)} left out")
+        removed.append("the student alone (baseline)")
+    if removed:
+        console.note(f"data.use_labels is False: {' and '.join(removed)} left out")
 
 
 def _check_teachers(values: Values, loaded: Collection[str]) -> None:
-    """Raises an InputError for a teacher that is to be trained without its labels."""
+    """Raises an InputError for a teacher that would be trained without labels."""
     for teacher in values.each_teacher():
         if teacher["teacher.use_labels"] is False and _is_trained(teacher, loaded):
             raise errors.InputError(
-                f"{teacher.label}.use_labels is False, and no teacher is trained without labels:"
-                f" leave it out, or name its weights with {teacher.label}.checkpoint"
+                f"{teacher.label}.use_labels is False, but training a teacher needs labels: leave"
+                f" {teacher.label}.use_labels out, or set {teacher.label}.checkpoint to trained"
+                " weights"
             )
 
 
@@ -56,32 +57,34 @@ def _is_trained(teacher: Values, loaded: Collection[str]) -> bool:
 
 
 def _faults(values: Values, explicit: Collection[str], loaded: Collection[str]) -> Iterator[str]:
-    """Yields what needs labels, or leaves nothing to learn from, as the rest of a sentence."""
+    """Yields each contradiction to data.use_labels=False, as the rest of a sentence."""
     terms: dict[str, Any] = values["objectives"]
-    needing = [name for name in terms if _needs_labels(values, name, explicit)]
-    others = [name for name in terms if name not in needing and name != "ce"]
+    supervised = [name for name in terms if _needs_labels(values, name, explicit)]
+    unsupervised = [name for name in terms if name not in supervised and name != "ce"]
     usable = ", ".join(objectives.without_labels())
-    if needing:
-        yield f"but {' and '.join(needing)} would learn from labels; without them learn: {usable}"
-    if not others:
-        yield f"and so no objective is left; without labels learn: {usable}"
-    yield from _faults_of_teachers(values, loaded)
+    if supervised:
+        verb = "need" if len(supervised) > 1 else "needs"
+        yield f"but {' and '.join(supervised)} {verb} labels; use objectives without: {usable}"
+    if not unsupervised:
+        yield f"but no objective works without labels; use some of: {usable}"
+    yield from _teacher_faults(values, loaded)
     if values["eval.knn"] and not values["eval.labelled"]:
         yield (
-            "but eval.knn classifies by labels: set it to False, or name other images that have"
-            " some with eval.labelled; eval.proof needs none"
+            "but eval.knn is True, which needs labels: set eval.knn to False, or set eval.labelled"
+            " to labelled images; eval.proof needs no labels"
         )
     for name, plain in (("per_class", 0), ("imbalance", 1.0), ("label_noise", 0.0)):
         value = values[f"data.{name}"]
         if value != plain:
-            yield f"but data.{name} is {value:g}, which is of classes: set it to {plain:g}"
+            yield f"but data.{name} is {value:g}, which needs labels: set it to {plain:g}"
 
 
 def _needs_labels(values: Values, name: str, explicit: Collection[str]) -> bool:
-    """Returns True if an objective is there for labels; ce only if the user asked for it."""
+    """Returns True if an objective needs labels; for ce, only if the user set ce explicitly."""
     options = values["objectives"][name]
     if options.get("factory") or name not in RECORDS:
-        return False  # A user's objective is checked once shapes are known.
+        # A custom objective is checked once shapes are known.
+        return False
     if name != "ce":
         return RECORDS[name].needs_labels
     is_explicit = "ce" in values["method"].split("+") or not values["method"]
@@ -89,17 +92,16 @@ def _needs_labels(values: Values, name: str, explicit: Collection[str]) -> bool:
     return bool(options["weight"]) and is_explicit
 
 
-def _faults_of_teachers(values: Values, loaded: Collection[str]) -> Iterator[str]:
+def _teacher_faults(values: Values, loaded: Collection[str]) -> Iterator[str]:
     teachers = values.with_models()
     if not teachers:
-        yield "but there is no teacher to learn from: name one with teacher.model"
+        yield "but there is no teacher to learn from: set teacher.model"
     for teacher in teachers:
         label, model = teacher.label, kinds.short_repr(teacher["teacher.model"])
         if _is_trained(teacher, loaded) and not teacher["teacher.use_labels"]:
             yield (
-                f"and no teacher is trained without labels: name the weights of {model} with"
-                f" {label}.checkpoint=FILE, or where the images have labels train it with them,"
-                f" {label}.use_labels=True"
+                f"but training the teacher {model} needs labels: set {label}.checkpoint to trained"
+                f" weights, or, if the images have labels, set {label}.use_labels to True"
             )
         for name in ("probe", "class_vectors"):
             if value := teacher[f"teacher.{name}"]:

@@ -1,4 +1,4 @@
-"""Notes on fields that were set, but have no effect together with the others."""
+"""Notes on fields that were set, but are unused because of other fields."""
 
 from collections.abc import Collection, Iterator
 
@@ -10,8 +10,8 @@ from rrd_jax.objectives.rrd import MEMORIES
 from rrd_jax.settings import Values, first_reason, kinds
 from rrd_jax.terminal import console
 
-# Options of rrd and crd that only some of their memories have.
-_OF_MEMORIES = {
+# The values of `memory` for which rrd and crd use an option.
+_MEMORIES_BY_OPTION = {
     "initial": ("fifo",),
     "chunk": ("fifo", "momentum"),
     "precision": ("fifo", "momentum"),
@@ -21,13 +21,11 @@ _OF_MEMORIES = {
 
 
 def note(values: Values, explicit: Collection[str] | None = None) -> None:
-    """Prints a line with all fields that were set, but have no effect, if there are any.
-
-    Warns if test images are trained on.
+    """Prints one note that lists the unused fields, and a warning if test images are trained on.
 
     Args:
       values: checked values.
-      explicit: the paths of the fields that a user set; None for those that are not at their
+      explicit: paths of the fields that the user set; None for all fields that differ from their
         default.
     """
     changed = set(_changed(values) if explicit is None else explicit)
@@ -37,19 +35,19 @@ def note(values: Values, explicit: Collection[str] | None = None) -> None:
         if any(f"{name}.".startswith(f"{path}.") for name in changed)
     ]
     if unused:
-        console.note(f"without effect here: {', '.join(unused)}")
+        console.note(f"unused config fields: {', '.join(unused)}")
     preset = values["objectives"].get("rrd", {}).get("preset")
     if preset in MEMORIES:
         console.note(
-            f"objectives.rrd.preset is '{preset}', which is an objective of its own: write"
-            f" '{preset}' in place of 'rrd' for its published head, memory and temperatures"
+            f"objectives.rrd.preset is '{preset}', which is also an objective: for its published"
+            f" head, memory and temperatures, use the method '{preset}' instead of 'rrd'"
         )
     train, test = values["data.train_split"], values["data.test_split"]
     name, test_name = train.partition("[")[0], test.partition("[")[0]
     if name == test_name and (train == test or name in (train, test)):
         console.warn(
             f"data.test_split is {kinds.short_repr(test)} and data.train_split is"
-            f" {kinds.short_repr(train)}: the student is tested on training images; choose disjoint"
+            f" {kinds.short_repr(train)}: the test metrics include training images; use disjoint"
             " splits, such as train[:90%] and train[90%:]"
         )
 
@@ -59,14 +57,16 @@ def _changed(values: Values) -> Iterator[str]:
         if value != field.default:
             yield path
     for name, options in values["objectives"].items():
-        usual = methods.fields(RECORDS[name]) if name in RECORDS else {}
+        default_fields = methods.fields(RECORDS[name]) if name in RECORDS else {}
         for option, value in options.items():
-            if option in usual and value != methods.default_value(usual[option]):
+            if option not in default_fields:
+                continue
+            if value != methods.default_value(default_fields[option]):
                 yield f"objectives.{name}.{option}"
 
 
 def iterate_unused(values: Values) -> Iterator[tuple[str, str]]:
-    """Yields every field that has no effect, set or not, and the reason."""
+    """Yields the path of every unused field, set or not, and the reason."""
     for field in FIELDS.values():
         views = values.each_teacher() if field.section == "teacher" else [values]
         for view in views:
@@ -78,5 +78,7 @@ def iterate_unused(values: Values) -> Iterator[tuple[str, str]]:
             path = f"objectives.{name}.{option}"
             if not options.get("weight", 1.0) and option != "weight":
                 yield path, f"objectives.{name}.weight is 0"
-            elif name in ("crd", "rrd") and memory not in _OF_MEMORIES.get(option, (memory,)):
+            elif name in ("crd", "rrd") and memory not in _MEMORIES_BY_OPTION.get(
+                option, (memory,)
+            ):
                 yield path, f"objectives.{name}.memory is {memory}"

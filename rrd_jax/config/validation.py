@@ -1,7 +1,7 @@
-"""From a ConfigDict to checked values.
+"""Checks of a config's values, one by one and together.
 
-Every value is of the kind that its field declares; fields that exclude each other are refused. What
-needs a network, an objective or an optimizer is checked where that is created.
+Each value must be of the kind that its field declares, and fields must not contradict each other.
+Checks that need a network, an objective or an optimizer run when that object is created.
 """
 
 import re
@@ -17,26 +17,27 @@ from rrd_jax.objectives import RECORDS
 from rrd_jax.settings import Field, Values, kinds
 from rrd_jax.settings.kinds import Integer, Kind, Real
 
-# Fields that every objective has beside its options.
+# Fields that every objective has in addition to its options.
 OBJECTIVE_FIELDS: dict[str, Kind] = {
     "weight": Real(minimum=0, maximum=1e9),
     "warmup": Integer(0),
     "factory": kinds.Text(),
 }
-# A part of a split expression, as TFDS reads it: a split, and from where to where.
-_PLACE = r"-?[\d_.]+(?:%|shard)?"
-_SPLIT = re.compile(rf"[\w-]+(?:\[(?:({_PLACE})?:({_PLACE})?|\d+(?:%|shard))\])?")
+# One term of a split expression in TFDS's syntax: the name of a split and an optional slice.
+_BOUNDARY = r"-?[\d_.]+(?:%|shard)?"
+_SPLIT = re.compile(rf"[\w-]+(?:\[(?:({_BOUNDARY})?:({_BOUNDARY})?|\d+(?:%|shard))\])?")
 
 
 def validate(config: ConfigDict, custom_objectives: Collection[str] = ()) -> Values:
-    """Returns the values of a config.
+    """Returns the values of a config after checking each of them.
 
     Args:
-      config: the config.
-      custom_objectives: names of objectives that were made in Python.
+      config: fields as in `config.defaults`.
+      custom_objectives: names of the objectives that are Python objects.
 
     Raises:
-      InputError: a field is missing, unknown or without a value, or a value is of the wrong kind.
+      InputError: a field is missing or unknown, a required value is not set, or a value is of the
+        wrong kind.
     """
     if not isinstance(config, ConfigDict):
         raise errors.InputError(
@@ -45,29 +46,29 @@ def validate(config: ConfigDict, custom_objectives: Collection[str] = ()) -> Val
         )
     values = read(config)
     for path, field, value in iterate_fields(values):
-        _refuse(field.kind.fault(path, value))
+        _raise_if(field.kind.fault(path, value))
     for name, options in values["objectives"].items():
-        _refuse(_fault_of_objective(name, options, custom_objectives))
+        _raise_if(_objective_fault(name, options, custom_objectives))
     return values
 
 
-def _refuse(fault: str) -> None:
+def _raise_if(fault: str) -> None:
     if fault:
         raise errors.InputError(fault)
 
 
 def read(config: ConfigDict) -> Values:
-    """Returns the values of a config as plain Python, unchecked.
+    """Returns the values of a config as plain Python objects, without checking them.
 
     Raises:
-      InputError: names that are no text, which ml_collections cannot sort, or placeholders that
-        wait for a value.
+      InputError: a field's name is not a string, which ml_collections cannot sort, or a required
+        placeholder has no value.
     """
     return from_tree(_plain(config))
 
 
 def from_tree(tree: dict[str, Any]) -> Values:
-    """Returns the values of nested dicts, whose teacher is a section or a list of sections."""
+    """Returns the values of nested dicts, in which the teacher is a dict or a list of dicts."""
     teacher = tree.get("teacher")
     root = {name: value for name, value in tree.items() if name != "teacher"}
     if isinstance(teacher, list | tuple):
@@ -83,49 +84,53 @@ def _plain(value: Any, path: str = "the config") -> Any:
     try:
         fields = value.items(preserve_field_references=True)
     except TypeError:
-        raise errors.InputError(f"{path} has fields whose names are not text") from None
+        raise errors.InputError(
+            f"{path} has field names that are not strings: use strings"
+        ) from None
     plain = {}
     for name, part in fields:
-        inside = str(name) if path == "the config" else f"{path}.{name}"
+        field_path = str(name) if path == "the config" else f"{path}.{name}"
         try:
             part = part.get() if isinstance(part, config_dict.FieldReference) else part
         except config_dict.RequiredValueError:
             raise errors.InputError(
-                f"{inside} has no value, but is required: set it with --config.{inside}=..."
+                f"{field_path} has no value, but is required: set it with --config.{field_path}=..."
             ) from None
-        plain[name] = _plain(part, inside)
+        plain[name] = _plain(part, field_path)
     return plain
 
 
 def iterate_fields(values: Values) -> Iterator[tuple[str, Field, Any]]:
-    """Yields every field: its path as the command line has it, its declaration, its value.
+    """Yields the path on the command line, the declaration and the value of every field.
 
     Raises:
-      InputError: a section or a field is missing, or unknown.
+      InputError: a section or a field is missing or unknown.
     """
     for section in SECTIONS:
         names = {field.name: field for field in FIELDS.values() if field.section == section}
         for label, holder in _holders(values, section):
-            yield from _of_section(values, label, holder, names)
+            yield from _section_fields(values, label, holder, names)
 
 
 def _holders(values: Values, section: str) -> list[tuple[str, Any]]:
-    """Returns a section with its label; the section of the teacher for each teacher."""
+    """Returns the label and the fields of a section; for `teacher`, those of each teacher."""
     if section == "teacher":
         if not values.labels:
-            raise errors.InputError("config.teacher is an empty list; set teacher.model to ''")
-        return list(zip(values.labels, values.teachers, strict=False)) or _lacks(section)
+            raise errors.InputError(
+                "config.teacher is an empty list: for no teacher, set teacher.model to ''"
+            )
+        return list(zip(values.labels, values.teachers, strict=False)) or _raise_missing(section)
     holder = values.root
     for name in filter(None, section.split(".")):
-        holder = holder[name] if name in holder else _lacks(section)
+        holder = holder[name] if name in holder else _raise_missing(section)
     return [(section, holder)]
 
 
-def _lacks(section: str) -> Any:
-    raise errors.InputError(f"the config lacks '{section}'; config.defaults() has it")
+def _raise_missing(section: str) -> Any:
+    raise errors.InputError(f"the config has no section '{section}': start from config.defaults()")
 
 
-def _of_section(
+def _section_fields(
     values: Values, label: str, holder: Any, names: dict[str, Field]
 ) -> Iterator[tuple[str, Field, Any]]:
     prefix, first = f"{label}." if label else "", next(iter(names))
@@ -140,13 +145,13 @@ def _of_section(
     if missing := [name for name in names if name not in holder]:
         raise errors.InputError(
             f"{label or 'the config'} lacks {', '.join(missing)}: set fields one by one, such as"
-            f" --config.{prefix}{first}=..., and the others keep their defaults"
+            f" --config.{prefix}{first}=..., to keep the defaults of the rest"
         )
     for name, field in names.items():
         yield f"{prefix}{name}", field, holder[name]
 
 
-def _fault_of_objective(name: Any, options: Any, custom: Collection[str]) -> str:
+def _objective_fault(name: Any, options: Any, custom: Collection[str]) -> str:
     if not isinstance(options, Mapping):
         return (
             f"objectives.{name} is {kinds.short_repr(options)}, but must be a dict of fields, such"
@@ -154,29 +159,29 @@ def _fault_of_objective(name: Any, options: Any, custom: Collection[str]) -> str
         )
     if not imports.is_path(str(name)) and not re.fullmatch(r"[\w+-]+", str(name)):
         return f"invalid objective name {kinds.short_repr(name)}: use letters, digits, _, + and -"
-    known = OBJECTIVE_FIELDS | ({} if name in custom else option_kinds(name, options))
+    field_kinds = OBJECTIVE_FIELDS | ({} if name in custom else option_kinds(name, options))
     faults = (
-        known[option].fault(f"objectives.{name}.{option}", value)
+        field_kinds[option].fault(f"objectives.{name}.{option}", value)
         for option, value in options.items()
-        if option in known
+        if option in field_kinds
     )
     return next(filter(None, faults), "")
 
 
 def option_kinds(name: str, options: Mapping[str, Any]) -> dict[str, Kind]:
-    """Returns the kinds of the options of one of our objectives; {} for a user's."""
+    """Returns the kinds of a built-in objective's options; {} for a custom objective."""
     if options.get("factory") or imports.is_path(str(name)):
         return {}
     factory = errors.lookup("objective", name, RECORDS).factory
-    known = {
-        option: kinds.of_option(parameter)
+    all_kinds = {
+        option: kinds.kind_of(parameter)
         for option, parameter in imports.parameters(factory).items()
     }
-    return {option: kind for option, kind in known.items() if kind}
+    return {option: kind for option, kind in all_kinds.items() if kind}
 
 
 def check_conflicts(values: Values) -> None:
-    """Raises an InputError for the first fields that exclude each other."""
+    """Raises an InputError for the first fields that contradict each other."""
     for fault in _contradictions(values):
         raise errors.InputError(fault)
 
@@ -185,24 +190,23 @@ def _contradictions(values: Values) -> Iterator[str]:
     data, train = values["data"], values["train"]
     if data["augment"] == "crop_flip" and data["pad"] > data["image_size"]:
         yield (
-            f"data.pad is {data['pad']}, more than the {data['image_size']} pixels of"
-            " data.image_size"
+            f"data.pad is {data['pad']}, but must be at most data.image_size, {data['image_size']}"
         )
     if data["views"]["teacher"] == "weak" and data["mix"] != "none":
         yield (
-            f"data.views.teacher is weak, but data.mix is {data['mix']}, a mixture that the teacher"
-            " sees too: leave one out"
+            f"data.views.teacher is weak, but data.mix is {data['mix']}, which mixes the teacher's"
+            " images too: set data.views.teacher to same, or data.mix to none"
         )
     mean, std = data["mean"], data["std"]
     if len(mean) != len(std):
         yield (
-            f"data.mean is {mean} and data.std {std}: one has {len(mean)} channels, the other"
-            f" {len(std)}"
+            f"data.mean is {mean} with {len(mean)} channels, but data.std is {std} with {len(std)}:"
+            " set one value per channel in both"
         )
     if train["batch_size"] % train["accumulate"]:
         yield (
-            f"train.batch_size {train['batch_size']} is not a multiple of the"
-            f" {train['accumulate']} parts of train.accumulate"
+            f"train.batch_size is {train['batch_size']}, but must be a multiple of"
+            f" train.accumulate, {train['accumulate']}"
         )
     splits = {f"data.{name}": data[name] for name in ("train_split", "test_split")}
     for label, fields in zip(values.labels, values.teachers, strict=True):
@@ -214,33 +218,34 @@ def _contradictions(values: Values) -> Iterator[str]:
             )
         if fields["probe"] and fields["class_vectors"]:
             yield (
-                f"{label}.probe is True and {label}.class_vectors"
-                f" {kinds.short_repr(fields['class_vectors'])}: its logits come from one of them"
+                f"{label}.probe is True and {label}.class_vectors is"
+                f" {kinds.short_repr(fields['class_vectors'])}, but only one can compute"
+                " the logits: leave one out"
             )
     for path, split in splits.items():
-        if fault := _fault_of_split(split):
+        if fault := _split_fault(split):
             yield f"{path} is {kinds.short_repr(split)}, {fault}"
     if values["optimizer.name"] != "sgd":
         for name in ("momentum", "nesterov"):
             value = values[f"optimizer.{name}"]
             if value != FIELDS[f"optimizer.{name}"].default:
                 yield (
-                    f"optimizer.{name} is {value}, but it is of sgd alone; what"
-                    f" '{values['optimizer.name']}' has like it is set in optimizer.options"
+                    f"optimizer.{name} is {value}, but only sgd has it: set options of"
+                    f" '{values['optimizer.name']}' in optimizer.options"
                 )
 
 
-def _fault_of_split(split: str) -> str:
-    """Returns the fault of a split expression that shows without the data set; "" for none."""
+def _split_fault(split: str) -> str:
+    """Returns the fault of a split expression, as far as its text shows; "" for no fault."""
     for part in split.split("+"):
         text = part.strip()
         match = _SPLIT.fullmatch(text)
         if match is None:
             return "but must name a split, such as train, train[:90%] or train[:500]+test"
         ends = zip(match.groups(), (0, None), strict=True)
-        first, last = (_place(place, default) for place, default in ends)
-        if any(place and place[1] == "%" and abs(place[0]) > 100 for place in (first, last)):
-            return f"but '{text}' goes beyond 100%"
+        first, last = (_boundary(end, default) for end, default in ends)
+        if any(end and end[1] == "%" and abs(end[0]) > 100 for end in (first, last)):
+            return f"but '{text}' exceeds 100%: use 0% to 100%"
         is_empty = (
             first
             and last
@@ -249,12 +254,12 @@ def _fault_of_split(split: str) -> str:
             and first[0] >= last[0]
         )
         if is_empty or first == (100, "%"):
-            return f"but '{text}' has no images: it ends before it begins"
+            return f"but '{text}' has no images: its start must be before its end"
     return ""
 
 
-def _place(text: str | None, default: float | None) -> tuple[float, str] | None:
-    """Returns number and unit of a boundary; None for the end of the split."""
+def _boundary(text: str | None, default: float | None) -> tuple[float, str] | None:
+    """Returns the number and the unit of a slice boundary; None for the end of the split."""
     if not text:
         return None if default is None else (default, "")
     unit = re.sub(r"[-\d_.]", "", text)

@@ -1,13 +1,13 @@
 """Declarations of config fields.
 
-A frozen dataclass declares a config field where its value is used, and its docstring says what the
-field means:
+A frozen dataclass declares a config field where its value is used, and documents the field in its
+docstring:
 
     epochs: int = field("train.epochs", 240, Integer(1))
 
-`rrd_jax.config` collects the declarations. Defaults, checks, the notes on unused fields, the list
-of fields that a resumed run may change, --print_config and the reference pages follow from them,
-and `build` fills a dataclass with the values of a config.
+`rrd_jax.config` collects the declarations, and generates from them the defaults, the checks, the
+notes on unused fields, the list of fields that a resumed run may change, --print_config and the
+reference pages. `build` fills a dataclass with the values of a config.
 """
 
 from rrd_jax.settings.declarations import Field, Rule, build, check, documented, field, fields_of

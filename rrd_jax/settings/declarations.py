@@ -11,7 +11,7 @@ from rrd_jax import errors
 from rrd_jax.settings.kinds import Kind, Mapped
 from rrd_jax.settings.values import Values
 
-# Returns the reason why a field has no effect; "" if it has one.
+# A function that returns the reason why a field is unused; "" if the field is used.
 Rule = Callable[[Values], str]
 _KEY = "config field"
 _T = TypeVar("_T")
@@ -23,13 +23,13 @@ class Field:
 
     Attributes:
       path: the name, after the names of its sections, such as train.epochs.
-      default: that of CIFAR-100's recipe (arXiv 2407.12073, 1910.10699).
+      default: the value in CIFAR-100's recipe (arXiv 2407.12073, 1910.10699).
       kind: the allowed values.
-      meaning: what the field controls, and what its values do.
-      changeable: True if a resumed run may change it, because no number depends on it.
-      unused: rules; the first that returns a reason says why the field has no effect.
-      overrides: for a field of a teacher, the field whose value it replaces when the teacher is
-        trained; None and "" replace nothing. "" for no such field.
+      meaning: the meaning of the field and of its values.
+      changeable: True if a resumed run may change the field, because it does not affect results.
+      unused: rules for when the field is unused; the first reason is reported.
+      overrides: for a field of a teacher, the field that it replaces when the teacher is trained,
+        unless its value is None or ""; "" for no field.
     """
 
     path: str
@@ -42,12 +42,12 @@ class Field:
 
     @property
     def section(self) -> str:
-        """The names of its sections, such as data.views; "" for none."""
+        """The names of the sections, such as data.views; "" for a field outside sections."""
         return self.path.rpartition(".")[0]
 
     @property
     def name(self) -> str:
-        """The name within its section."""
+        """The name within the section."""
         return self.path.rpartition(".")[2]
 
 
@@ -62,7 +62,7 @@ def field(
 ) -> Any:
     """Declares a config field: a `dataclasses.field` that carries a `Field`.
 
-    The meaning is the attribute's entry in the docstring of the dataclass.
+    The meaning is read from the attribute's entry in the dataclass's docstring.
     """
     rules = (unused,) if callable(unused) else tuple(unused)
     declared = Field(path, default, kind, "", changeable, rules, overrides)
@@ -73,7 +73,7 @@ def field(
 
 @functools.cache
 def fields_of(cls: type) -> Mapping[str, Field]:
-    """Returns the config fields that a dataclass declares, by attribute."""
+    """Returns the config fields that a dataclass declares, by attribute name."""
     meanings = documented(cls, "Attributes")
     return {
         member.name: dataclasses.replace(member.metadata[_KEY], meaning=meanings[member.name])
@@ -85,12 +85,12 @@ def fields_of(cls: type) -> Mapping[str, Field]:
 def documented(target: Any, section: str) -> dict[str, str]:
     """Returns the entries of a docstring's section, such as Args or Attributes, by name."""
     text = inspect.getdoc(target) or ""
-    found = re.search(rf"^{section}:\n((?:  .*\n|\n)*)", f"{text}\n", re.MULTILINE)
+    match = re.search(rf"^{section}:\n((?:  .*\n|\n)*)", f"{text}\n", re.MULTILINE)
     entries: dict[str, str] = {}
     name = ""
-    for line in found[1].splitlines() if found else ():
-        if begins := re.match(r"  (\w+): (.*)", line):
-            name, entries[begins[1]] = begins[1], begins[2]
+    for line in match[1].splitlines() if match else ():
+        if entry := re.match(r"  (\w+): (.*)", line):
+            name, entries[entry[1]] = entry[1], entry[2]
         elif name:
             entries[name] = f"{entries[name]} {line.strip()}".strip()
     return entries
@@ -101,8 +101,8 @@ def build(cls: type[_T], values: Values, **members: Any) -> _T:
 
     Args:
       cls: a dataclass that declares config fields.
-      values: the config's values.
-      **members: attributes that are no config fields, or that replace the config's value.
+      values: values of the config.
+      **members: attributes that are not config fields, or that replace the config's values.
     """
     declared = {
         name: field.kind.value(values[field.path])
@@ -113,7 +113,7 @@ def build(cls: type[_T], values: Values, **members: Any) -> _T:
 
 
 def check(instance: Any) -> None:
-    """Raises an InputError for the first attribute that its declaration does not allow."""
+    """Raises an InputError for the first attribute whose value its declaration does not allow."""
     for name, declared in fields_of(type(instance)).items():
         fault = declared.kind.fault(declared.path, getattr(instance, name))
         if fault and not isinstance(declared.kind, Mapped):

@@ -1,4 +1,4 @@
-"""Kinds of config fields: the values that a field can have, as a check and in words."""
+"""Kinds of config fields: checks of their values, and descriptions for messages."""
 
 import ast
 import dataclasses
@@ -13,34 +13,39 @@ from typing import Any
 
 from rrd_jax import errors, imports
 
-LARGEST = 2**31 - 1  # what 32 bits count
-_HOTTEST = 100.0  # its square times the rounding of a divergence is 0.001
-# What float32 tells from 0, and from 1 below it.
+# The largest int32.
+LARGEST = 2**31 - 1
+# The square of this temperature times the rounding error of a divergence is 0.001.
+_HIGHEST_TEMPERATURE = 100.0
+# The smallest differences from 0, and from 1 downwards, that float32 can represent.
 _SMALLEST, _ROUNDING = 1.2e-38, 2.0**-25
-_SHORT = reprlib.Repr()  # of Python 3.11, which takes no arguments
+# The constructor of Repr takes no arguments in Python 3.11.
+_SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
 
 
 def short_repr(value: Any) -> str:
-    """A value as a message has it: in Python's notation, on one line, not long."""
-    value = dict(value.items()) if hasattr(value, "items") else value  # a ConfigDict's has lines
+    """Returns the `repr` of a value for messages, on one line and abbreviated."""
+    # The text of a ConfigDict has several lines.
+    value = dict(value.items()) if hasattr(value, "items") else value
     try:
         return " ".join(_SHORT.repr(value).split())
-    except ValueError:  # Python writes no number of more than 4300 digits
-        return "a number of thousands of digits"
+    except ValueError:
+        # Python does not convert integers of more than 4300 digits to text.
+        return "an integer of more than 4300 digits"
 
 
 class Kind:
-    """The values that a field can have.
+    """The set of values that a field can have.
 
-    `str` of a kind continues the sentence "but must be ...".
+    `str` of a kind completes the sentence "VALUE, but must be ...".
 
     Attributes:
-      type: of its values in a ConfigDict, which reads the command line by it.
-      words: what `str` returns.
-      parser: raises an error for a text of which the command line can make no value, in range or
-        not.
-      form: makes of an accepted value the one that dataclasses hold.
+      type: type of the values in a ConfigDict, by which ml_collections parses the command line.
+      words: the result of `str`.
+      parser: a function that raises an error for a text that the command line cannot convert to the
+        type; the range does not matter.
+      form: a function that converts an accepted value to the form that dataclasses hold.
     """
 
     type: type = object
@@ -49,23 +54,24 @@ class Kind:
     form: Callable[[Any], Any] | None = None
 
     def accepts(self, value: Any) -> bool:
-        """Returns True if a field can have that value."""
+        """Returns True if a field can have the value."""
         raise NotImplementedError
 
     def reads(self, text: str) -> bool:
-        """Returns True if the command line can make a value of the type, in range or not."""
+        """Returns True if the command line can convert a text to the type, in range or not."""
         try:
             self.parser(text)
-        except Exception:  # literal_eval has many, down to RecursionError
+        except Exception:
+            # literal_eval raises many types of errors, including RecursionError.
             return False
         return True
 
     def value(self, raw: Any) -> Any:
-        """Returns an accepted value in the form in which dataclasses hold it."""
+        """Returns an accepted value in the form that dataclasses hold."""
         return self.form(raw) if self.form else raw
 
     def fault(self, path: str, value: Any) -> str:
-        """Returns what is wrong with the value of a field; "" for nothing."""
+        """Returns the error message for an invalid value of a field; "" for a valid value."""
         return "" if self.accepts(value) else f"{path} is {short_repr(value)}, but must be {self}"
 
     def __str__(self) -> str:
@@ -74,14 +80,14 @@ class Kind:
 
 @dataclasses.dataclass(frozen=True)
 class Integer(Kind):
-    """A whole number of a range."""
+    """A whole number in a range."""
 
     minimum: int = -LARGEST
     maximum: int = LARGEST
     type = parser = int
 
     def accepts(self, value: Any) -> bool:
-        """See Kind."""
+        """Implements `Kind.accepts`."""
         is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
         return is_whole and self.minimum <= value <= self.maximum
 
@@ -100,7 +106,7 @@ class Real(Kind):
     type = parser = float
 
     def accepts(self, value: Any) -> bool:
-        """See Kind."""
+        """Implements `Kind.accepts`."""
         if not isinstance(value, numbers.Real) or isinstance(value, bool):
             return False
         return (
@@ -112,13 +118,13 @@ class Real(Kind):
         )
 
     def fault(self, path: str, value: Any) -> str:
-        """See Kind."""
-        said = super().fault(path, value)
-        is_rounded = said and isinstance(value, float) and self.above != value != self.below
+        """Implements `Kind.fault`."""
+        fault = super().fault(path, value)
+        is_rounded = fault and isinstance(value, float) and self.above != value != self.below
         near = (self.above, 2 * _SMALLEST), (self.below, 2 * _ROUNDING)
         if is_rounded and any(end is not None and abs(value - end) < eps for end, eps in near):
-            return f"{said}, in float32"
-        return said
+            return f"{fault}, in float32"
+        return fault
 
     def __str__(self) -> str:
         bounds = (
@@ -127,8 +133,8 @@ class Real(Kind):
             ("to", self.maximum),
             ("below", self.below),
         )
-        said = [f"{word} {bound:g}" for word, bound in bounds if bound is not None]
-        return " ".join(["a number", *said])
+        limits = [f"{word} {bound:g}" for word, bound in bounds if bound is not None]
+        return " ".join(["a number", *limits])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,35 +146,35 @@ class Flag(Kind):
     parser = staticmethod(lambda text: ("true", "false", "1", "0", "t", "f").index(text.lower()))
 
     def accepts(self, value: Any) -> bool:
-        """See Kind."""
+        """Implements `Kind.accepts`."""
         return isinstance(value, bool)
 
 
 @dataclasses.dataclass(frozen=True)
 class Text(Kind):
-    """Text of printable characters, on one line."""
+    """A string of printable characters on one line, below 4096 characters."""
 
     type = str
     words = "text on one line, of printable characters"
 
     def accepts(self, value: Any) -> bool:
-        """See Kind."""
+        """Implements `Kind.accepts`."""
         return isinstance(value, str) and value.isprintable() and len(value) < 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice(Kind):
-    """A name of several."""
+    """A name from a list."""
 
     names: tuple[str, ...]
     type = str
 
     def accepts(self, value: Any) -> bool:
-        """See Kind."""
+        """Implements `Kind.accepts`."""
         return isinstance(value, str) and value in self.names
 
     def fault(self, path: str, value: Any) -> str:
-        """See Kind."""
+        """Implements `Kind.fault`."""
         if not isinstance(value, str) or self.accepts(value):
             return super().fault(path, value)
         hint = errors.hint(value, self.names)
@@ -181,30 +187,37 @@ class Choice(Kind):
 
 @dataclasses.dataclass(frozen=True)
 class Numbers(Kind):
-    """A tuple of numbers; `unit` says of what."""
+    """A tuple of numbers.
+
+    Attributes:
+      part: the kind of each number.
+      lengths: the allowed lengths; empty for any length.
+      ascending: whether the numbers must be in ascending order.
+      unit: words after "numbers" in messages, such as their unit.
+    """
 
     part: Real
-    lengths: tuple[int, ...] = ()  # none: any
+    lengths: tuple[int, ...] = ()
     ascending: bool = False
     unit: str = ""
     type = form = tuple
     parser = staticmethod(ast.literal_eval)
 
     def accepts(self, value: Any) -> bool:
-        """See Kind."""
+        """Implements `Kind.accepts`."""
         return not self.fault("", value)
 
     def fault(self, path: str, value: Any) -> str:
-        """See Kind."""
-        whole = f"{path} is {short_repr(value)}, but must be {self}"
+        """Implements `Kind.fault`."""
+        fault = f"{path} is {short_repr(value)}, but must be {self}"
         if not isinstance(value, tuple | list):
-            return whole
+            return fault
         for i, part in enumerate(value):
             if not self.part.accepts(part):
                 return f"{path}[{i}] is {short_repr(part)}, but {path} must be {self}"
         is_long = self.lengths and len(value) not in self.lengths
         descends = self.ascending and any(a >= b for a, b in itertools.pairwise(value))
-        return whole if is_long or descends else ""
+        return fault if is_long or descends else ""
 
     def __str__(self) -> str:
         count = f"{' or '.join(map(str, self.lengths))} " if self.lengths else ""
@@ -215,25 +228,25 @@ class Numbers(Kind):
 
 @dataclasses.dataclass(frozen=True)
 class Optional(Kind):
-    """None, or what another kind accepts."""
+    """A value of another kind, or None."""
 
     kind: Kind
 
     @property
     def type(self) -> type:
-        """See Kind."""
+        """The type of the other kind's values."""
         return self.kind.type
 
     def accepts(self, value: Any) -> bool:
-        """See Kind."""
+        """Implements `Kind.accepts`."""
         return value is None or self.kind.accepts(value)
 
     def reads(self, text: str) -> bool:
-        """See Kind."""
+        """Implements `Kind.reads`."""
         return self.kind.reads(text)
 
     def value(self, raw: Any) -> Any:
-        """See Kind."""
+        """Implements `Kind.value`."""
         return None if raw is None else self.kind.value(raw)
 
     def __str__(self) -> str:
@@ -242,21 +255,22 @@ class Optional(Kind):
 
 @dataclasses.dataclass(frozen=True)
 class Mapped(Kind):
-    """Options by name, which the function that takes them checks."""
+    """Options by name, which are checked against the signature of the function that takes them."""
 
     words = "options by name"
     parser = staticmethod(lambda text: dict(ast.literal_eval(text)))
     form = dict
 
     def accepts(self, value: Any) -> bool:
-        """See Kind."""
+        """Implements `Kind.accepts`."""
         return _is_mapping(value) and _has_names(value)
 
 
-# Kinds that several fields have.
+# Kinds that several fields share.
 COUNT = Integer(1)
 SEED = Integer(0, LARGEST)
-PIXELS = Integer(4, 32767)  # Fewer leave nothing to batch norms; OpenCV scales to no more.
+# Smaller images leave batch norms no pixels; OpenCV cannot resize to larger ones.
+PIXELS = Integer(4, 32767)
 RATE = Real(above=0, maximum=1e6)
 AMOUNT = Real(above=0, maximum=1e9)
 FACTOR = Real(above=0, maximum=1)
@@ -265,7 +279,7 @@ CHANCE = Real(minimum=0, maximum=1)
 RATIO = Real(minimum=1, maximum=1e6)
 MEAN = Numbers(CHANCE, lengths=(1, 3))
 STD = Numbers(Real(minimum=1e-4, maximum=1), lengths=(1, 3))
-_OF_TYPES: dict[type, Kind] = {
+_KINDS_BY_TYPE: dict[type, Kind] = {
     bool: Flag(),
     int: Integer(0),
     float: Real(minimum=-1e6, maximum=1e6),
@@ -274,27 +288,27 @@ _OF_TYPES: dict[type, Kind] = {
 }
 
 
-def of_option(option: inspect.Parameter) -> Kind | None:
-    """The kind of an option of one of our objectives, from its annotation and its default.
+def kind_of(option: inspect.Parameter) -> Kind | None:
+    """Returns the kind of a built-in objective's option, from its annotation and default.
 
-    Counts are 0 or above, no number is beyond a million, and what is divided by a temperature stays
-    within float32, and is more than its rounding; the factory knows more. None where its annotation
-    says nothing.
+    Whole numbers are at least 0, real numbers at most a million in size, and temperatures are in a
+    range in which float32 neither overflows nor rounds to 0. The factory checks further limits.
+    Returns None if the annotation is not a simple type.
     """
-    kind = _OF_TYPES.get(imports.option_type(option) or object)
+    kind = _KINDS_BY_TYPE.get(imports.option_type(option) or object)
     if "temperature" in option.name:
-        kind = Real(minimum=1e-4, maximum=_HOTTEST)
+        kind = Real(minimum=1e-4, maximum=_HIGHEST_TEMPERATURE)
     is_open = option.default is None or type(None) in typing.get_args(option.annotation)
     return Optional(kind) if kind and is_open else kind
 
 
 def _is_mapping(value: Any) -> bool:
-    """Returns True for a mapping, or a ConfigDict, which is none of Python's."""
+    """Returns True for a mapping or a ConfigDict, which is not a `Mapping`."""
     return isinstance(value, Mapping) or (hasattr(value, "items") and not isinstance(value, type))
 
 
 def _has_names(value: Any) -> bool:
-    """Whether the keys of a tree are texts, as a workdir keeps them."""
+    """Returns True if all keys of a tree are strings, so that it can be stored as JSON."""
     if _is_mapping(value):
         return all(isinstance(key, str) and _has_names(part) for key, part in value.items())
     return not isinstance(value, list | tuple) or all(map(_has_names, value))

@@ -1,4 +1,4 @@
-"""Rules for fields without effect: each returns the reason, or "" if the field has an effect."""
+"""Rules for unused fields: each returns the reason, or "" if the field is used."""
 
 from typing import Any
 
@@ -7,11 +7,12 @@ from rrd_jax.settings.values import Values
 
 
 def unless(path: str, *allowed: Any) -> Rule:
-    """Returns the rule of a field that is used only for some values of another field.
+    """Returns a rule: the field is used only for some values of another field.
 
     Args:
-      path: the other field.
-      *allowed: its values for which the field is used; none for all but False, 0 and empty ones.
+      path: path of the other field.
+      *allowed: values of the other field for which the field is used; by default all values
+        except False, 0, None and empty ones.
     """
 
     def rule(values: Values) -> str:
@@ -23,7 +24,7 @@ def unless(path: str, *allowed: Any) -> Rule:
 
 
 def first_reason(field: Field, values: Values) -> str:
-    """Returns why a field has no effect; "" if it has one."""
+    """Returns the reason why a field is unused; "" if it is used."""
     return next(filter(None, (rule(values) for rule in field.unused)), "")
 
 

@@ -1,4 +1,4 @@
-"""The values of a config as plain Python, without ml_collections."""
+"""The values of a config as plain Python objects, without ml_collections."""
 
 import dataclasses
 from typing import Any
@@ -11,10 +11,10 @@ class Values:
     """The values of a config, read and written by path, such as values["train.epochs"].
 
     Attributes:
-      root: fields and sections by name, sections as dicts, without the teachers.
+      root: all fields and sections by name except the teachers; sections are dicts.
       teachers: the section of each teacher.
       labels: the names of these sections on the command line: ("teacher",), or ("teacher[0]",
-        "teacher[1]") where the config has a list.
+        "teacher[1]") if the config has a list of teachers.
       current: index of the teacher that paths such as teacher.model refer to.
     """
 
@@ -24,14 +24,14 @@ class Values:
     current: int = 0
 
     def __getitem__(self, path: str) -> Any:
-        holder, name = self._place(path)
+        holder, name = self._locate(path)
         return holder[name]
 
     def __setitem__(self, path: str, value: Any) -> None:
-        holder, name = self._place(path)
+        holder, name = self._locate(path)
         holder[name] = value
 
-    def _place(self, path: str) -> tuple[dict[str, Any], str]:
+    def _locate(self, path: str) -> tuple[dict[str, Any], str]:
         head, _, rest = path.partition(".")
         holder = self.root
         if head in self.labels:
@@ -49,26 +49,26 @@ class Values:
         return self.labels[self.current]
 
     def labelled(self, path: str) -> str:
-        """Returns a path as the command line has it, such as teacher[1].model."""
+        """Returns a path as written on the command line, such as teacher[1].model."""
         is_teachers = path.startswith(_TEACHER)
         return f"{self.label}.{path.removeprefix(_TEACHER)}" if is_teachers else path
 
     def each_teacher(self) -> list["Values"]:
-        """Returns the same values for each teacher, with that teacher as the current one."""
+        """Returns these values once per teacher, with that teacher as the current one."""
         return [dataclasses.replace(self, current=i) for i in range(len(self.teachers))]
 
     def with_models(self) -> list["Values"]:
-        """Returns the same values for each teacher that has a network."""
+        """Returns these values once per teacher that has a network."""
         return [values for values in self.each_teacher() if values["teacher.model"]]
 
     def copy(self) -> "Values":
-        """Returns a copy whose sections can be changed, with the current teacher."""
+        """Returns a copy whose sections can be modified independently."""
         teachers = tuple(map(_copied, self.teachers))
         return dataclasses.replace(self, root=_copied(self.root), teachers=teachers)
 
     @property
     def tree(self) -> dict[str, Any]:
-        """All fields as the config nests them, with the teacher as a section or a list."""
+        """The fields as nested dicts, with the teacher as a dict or a list of dicts."""
         is_section = self.labels == ("teacher",)
         return {**self.root, "teacher": self.teachers[0] if is_section else list(self.teachers)}
 

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict, config_flags
 
 from rrd_jax import errors, objectives
 from rrd_jax.config import defaults, describe, explain, methods, parse, unused, validation
-from rrd_jax.config.describe import of_objective
+from rrd_jax.config.describe import objective_entries
 from rrd_jax.terminal import cli
 from tests import launch
 
@@ -47,7 +47,10 @@ def _options(**fields):
         ({"optimizer.decay": 2.0}, "optimizer.decay is 2.0"),
         ({"teacher.model": "", "teacher.checkpoint": "x"}, "'x', but teacher.model is empty"),
         ({"train.epochs": 2**31}, "train.epochs is 2147483648|to 2147483647"),
-        ({"train.accumulate": 3}, "batch_size 8 is not a multiple of the 3 parts"),
+        (
+            {"train.accumulate": 3},
+            "train.batch_size is 8, but must be a multiple of train.accumulate, 3",
+        ),
         ({"train.batch_size": 2**31 - 1}, "train.batch_size 2147483647 x data.image|of memory"),
         ({"objectives.rrd.weight": -1.0}, "objectives.rrd.weight is -1.0|from 0"),
         ({"objectives.rrd.initial": "foo"}, "'rrd': unknown initial 'foo'; known: unit, reference"),
@@ -58,7 +61,7 @@ def _options(**fields):
         ),
         ({"objectives.rrd.momentum": 1.0}, "objectives.rrd.momentum is 1.0|[0, 1)"),
         ({"data.image_size": 32767}, "data.image_size 32767 x as wide 32767 x channels 1 x 4"),
-        ({"data.pad": 9}, "data.pad is 9, more than the 8 pixels of data.image_size"),
+        ({"data.pad": 9}, "data.pad is 9, but must be at most data.image_size, 8"),
         (
             {"data.augment": "random_resized", "data.image_size": 320, "data.resize": 256},
             "data.resize is 256, less than data.image_size 320",
@@ -73,11 +76,11 @@ def _options(**fields):
         ({"data.policy": "randaugment"}, "unknown data.policy 'randaugment'|trivial"),
         ({"data.jitter": (0.4, 0.4, 0.4, 0.6)}, "data.jitter is (0.4|the last at most 0.5"),
         ({"data.mean": ("abc",)}, "data.mean[0] is 'abc'|a tuple of 1 or 3 numbers"),
-        ({"data.mean": (0.5, 0.5, 0.5)}, "one has 3 channels, the other 1"),
+        ({"data.mean": (0.5, 0.5, 0.5)}, "with 3 channels|with 1: set"),
         ({"data.train_split": "train[5:2]"}, "data.train_split is 'train[5:2]'|has no images"),
         ({"data.test_split": "test[:0%]"}, "data.test_split is 'test[:0%]'|has no images"),
         ({"data.train_split": "train["}, "data.train_split is 'train['|name a split"),
-        ({"data.train_split": "train[:150%]"}, "beyond 100%"),
+        ({"data.train_split": "train[:150%]"}, "exceeds 100%"),
         ({"teacher.train_split": "train[9:1]"}, "teacher.train_split is 'train[9:1]'"),
         ({"data.name": "a\nb"}, "data.name is 'a\\nb'|on one line"),
         ({"optimizer.milestones": ("abc",)}, "milestones[0] is 'abc'|fractions of the run"),
@@ -122,12 +125,15 @@ def _numbered(config):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (_misspelt, "no field 'train.epoch'; did you mean 'train.epochs'|--print_config lists"),
-        (_beside, "no field 'learning_rate'; did you mean|'optimizer.learning_rate'"),
+        (
+            _misspelt,
+            "unknown field 'train.epoch'; did you mean 'train.epochs'|--print_config lists",
+        ),
+        (_beside, "unknown field 'learning_rate'; did you mean|'optimizer.learning_rate'"),
         (_replaced, "train lacks batch_size|set fields one by one"),
-        (_removed, "the config lacks 'data'"),
+        (_removed, "the config has no section 'data'"),
         (_number, "optimizer is 3, but is a section"),
-        (_numbered, "student.options has fields whose names are not text"),
+        (_numbered, "student.options has field names that are not strings"),
     ],
 )
 def test_what_a_launch_file_says_wrongly_of_fields_is_one_line(change, words):
@@ -149,21 +155,21 @@ _TWO = ":smoke,resnet8+resnet8-resnet8,kd"
 @pytest.mark.parametrize(
     ("argument", "flag", "words"),
     [
-        ("", "foo=1", "--config.foo: there is no field 'foo'; --print_config lists all fields"),
+        ("", "foo=1", "--config.foo: unknown field 'foo'; --print_config lists all fields"),
         ("", "learning_rate=1", "did you mean|'optimizer.learning_rate'"),
         ("", "lr=1", "did you mean 'optimizer.learning_rate'"),
         ("", "train.learning_rate=1", "did you mean|'optimizer.learning_rate'"),
-        ("", "train.epochs.x=1", "no field 'train.epochs.x'; did you mean 'train.epochs'"),
+        ("", "train.epochs.x=1", "unknown field 'train.epochs.x'; did you mean 'train.epochs'"),
         ("", "train.epochs=abc", "--config.train.epochs is 'abc', but must be a whole number"),
         ("", "train.epochs=1.5", "--config.train.epochs is '1.5', but must be a whole number"),
         ("", "teacher.epochs=x", "--config.teacher.epochs is 'x'|omit the flag for None"),
         ("", "data.flip=2", "--config.data.flip is '2', but must be True or False"),
         ("", "train=3", "--config.train is a section"),
         ("", "optimizer.options=abc", "--config.optimizer.options is 'abc', but must be a dict"),
-        ("", "[=1", "--config.[ names no field"),
-        ("", "objectives.kd.tau=1", "no field 'objectives.kd.tau'|known of 'kd': standardize"),
-        ("", "objectives.crd.dim=1", "and no 'crd'; a method of the config string brings it"),
-        ("", "objectives.rdd.dim=1", "and no 'rdd'; did you mean 'rrd'?"),
+        ("", "[=1", "--config.[ is not a field"),
+        ("", "objectives.kd.tau=1", "unknown field 'objectives.kd.tau'|known: standardize"),
+        ("", "objectives.crd.dim=1", "but not 'crd'; add it to the method"),
+        ("", "objectives.rdd.dim=1", "but not 'rdd'; did you mean 'rrd'?"),
         ("", "teacher[0].weight=2", "there is one teacher: write --config.teacher.weight"),
         (_TWO, "teacher.weight=2", "there are 2 teachers: write teacher[0] to teacher[1]"),
         (_TWO, "teacher[5].weight=2", "there are 2 teachers"),
@@ -192,8 +198,8 @@ def test_what_a_command_says_wrongly_is_one_line(argument, flag, words, monkeypa
 @pytest.mark.parametrize(
     ("flag", "said"),
     [
-        ("--epochs=3", "there is no flag --epochs; .* --config.teacher.epochs or --config.train.e"),
-        ("-data.manual_dir", "set with --config.data.manual_dir$"),
+        ("--epochs=3", "unknown flag --epochs; .* --config.teacher.epochs or --config.train.e"),
+        ("-data.manual_dir", "did you mean --config.data.manual_dir\\?$"),
         ("--nothing=1", "^$"),
     ],
 )
@@ -233,7 +239,7 @@ def test_a_flag_that_is_the_name_of_a_field_is_answered_with_the_field(flag, sai
 def test_a_field_that_has_no_effect_is_said(fields, idle, capsys):
     unused.note(validation.validate(launch.digits(**fields)), fields)
     said = capsys.readouterr().out
-    assert said.startswith("note: without effect here: ")
+    assert said.startswith("note: unused config fields: ")
     assert idle in said
     assert said.count("\n") == 1
 
@@ -262,4 +268,4 @@ def test_every_field_is_printed_with_its_meaning_at_80_columns():
 @pytest.mark.parametrize("name", objectives.RECORDS)
 def test_every_option_of_an_objective_is_printed_with_its_meaning(name):
     given = methods.fields(objectives.RECORDS[name])
-    assert not [entry.path for entry in of_objective(name, given) if not entry.meaning]
+    assert not [entry.path for entry in objective_entries(name, given) if not entry.meaning]

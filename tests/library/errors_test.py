@@ -64,7 +64,7 @@ _WRONG = [
     ({"objectives": {}}, "config.objectives is empty"),
     ({"objectives": {"ce": float("nan")}}, "objectives.ce.weight is nan"),
     ({"objectives": {"ce": None}}, "objective 'ce' is None, but must have a weight"),
-    ({"objectives": {"ce": 0.0}}, "are all 0: nothing is learnt"),
+    ({"objectives": {"ce": 0.0}}, "all weights in config.objectives are 0"),
     ({"objectives": {"ce": (1.0, len)}}, "made in Python has the name of one of ours, 'ce'"),
     ({"objectives": {"mine": (1.0, 3)}}, "objective 'mine' is of type int"),
     ({"objectives": {"kd": 1.0}}, "needs a teacher|compares with a teacher"),

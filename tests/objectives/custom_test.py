@@ -192,7 +192,7 @@ def test_a_launch_file_may_give_an_objective_another_name():
     with pytest.raises(errors.InputError, match="'own_losses:angular' has the name of a built-in"):
         parse(_config("somewhere", {"kd": {"factory": "own_losses:angular"}}))
     terms = {"angular": {"factory": "own_losses:angular"}, "own_losses:angular": {}}
-    with pytest.raises(errors.InputError, match="names two objectives 'angular'"):
+    with pytest.raises(errors.InputError, match="two objectives named 'angular'"):
         parse(_config("somewhere", terms))
 
 

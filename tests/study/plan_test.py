@@ -63,7 +63,7 @@ def test_set_names_the_networks_of_each_cell():
         ("train.epochs", "is not FIELD=VALUE"),
         ("seed=1", "the study says what methods and seeds"),
         ("data.pad=2", "grid 'grid' varies this field itself"),
-        ("train.epoch=2", r"cell grid/0/seed0: there is no field 'train.epoch'; did you mean"),
+        ("train.epoch=2", r"cell grid/0/seed0: unknown field 'train.epoch'; did you mean"),
         ("train.epochs=two", "cell grid/0/seed0: field train.epochs cannot be 'two'"),
         ("train.epochs=-1", "cell grid/0/seed0: train.epochs is -1, but must be"),
     ],
