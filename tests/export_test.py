@@ -229,7 +229,7 @@ def test_images_of_a_folder_are_compared_on(run, form, tmp_path):
     (outcome,) = _export(run, tmp_path / "it.private", images=str(tmp_path / "images"))
     compared = outcome.written.comparison
     assert (compared.images, compared.top1) == (3, None)
-    with pytest.raises(errors.InputError, match="there are no images in"):
+    with pytest.raises(errors.InputError, match="no images in"):
         _export(run, tmp_path / "it.private", images=str(run), overwrite=True)
 
 

@@ -203,7 +203,7 @@ def test_a_folder_of_images_and_a_teacher_make_a_student(photographs, tmp_path, 
     folders.put(root / "new.jpg")
     with pytest.raises(errors.InputError, match="image_folder/"):  # a run belongs to its images
         launch.run(_of_folder(root, file), tmp_path / "run")
-    assert "1 files were added, 0 are gone" in capsys.readouterr().out
+    assert "1 added, 0 removed" in capsys.readouterr().out
 
 
 def test_the_short_job_trains_a_teacher_with_labels_for_a_student_without(tmp_path):

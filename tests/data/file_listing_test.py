@@ -38,10 +38,10 @@ def test_files_keep_their_order_and_folders_are_searched_in_theirs(tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "there are no images: name files or folders"),
-        (["none.jpg"], "there is no '.*none.jpg'"),
+        ([], "no images given: name files or folders"),
+        (["none.jpg"], "none.jpg' does not exist"),
         (["*.jpg"], r"no file matches '.*\*.jpg'"),
-        (["empty"], "there are no images in .*empty$"),
+        (["empty"], "no images in .*empty$"),
     ],
 )
 def test_no_images_are_said_to_be_none(names, message, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 from rrd_jax import errors
-from rrd_jax.data.folder.file_tree import shown
+from rrd_jax.data.folder.file_tree import display_path
 from tests import fuzz
 from tests.data.folders import encoded, fill, load
 
@@ -149,11 +149,11 @@ def _check(drawn):
             assert len(refused) < 2000
             assert lost or uncertain or not _is_in_order(drawn), refused
             return
-        assert set(found.class_names) <= set(map(shown, drawn["classes"]))
+        assert set(found.class_names) <= set(map(display_path, drawn["classes"]))
         for part in (found.train, found.test):
             for example in part.examples:
                 first = os.fsdecode(example["file_name"]).split("/")[0]
-                assert found.class_names[example["label"]] == shown(first)
+                assert found.class_names[example["label"]] == display_path(first)
         whole = sum(found.summary.figures["splits"].values())
         made = len(drawn["classes"]) * drawn["number"] * max(1, len(drawn["layout"].split()))
         assert made - lost - uncertain <= whole <= made - lost

@@ -81,7 +81,7 @@ def test_split_folders_are_the_splits(tree, name, split):
     assert _names(found.test) == ["dog/x.png"]
     assert [example["label"] for example in found.test.examples] == [1]
     is_other = name in ("dev", "validation")
-    assert ("split 'test' is of its validation" in _said(found).replace("[:100%]", "")) == is_other
+    assert ("split 'test' uses its validation" in _said(found).replace("[:100%]", "")) == is_other
 
 
 def test_train_alone_gives_a_tenth_away_if_a_test_split_is_asked_for(tmp_path):
@@ -89,7 +89,7 @@ def test_train_alone_gives_a_tenth_away_if_a_test_split_is_asked_for(tmp_path):
     found = load(tmp_path / "root")
     assert len(found.train) + len(found.test) == 60
     assert not set(_names(found.train)) & set(_names(found.test))
-    assert "has no folder test or val beside train: a tenth" in _said(found)
+    assert "has no folder test or val next to train: a tenth" in _said(found)
     parts = load(tmp_path / "root", train_split="train[:50%]", test_split="train[50%:]")
     assert (len(parts.train), len(parts.test)) == (30, 30)
 
@@ -110,17 +110,20 @@ def _damage(name, content):
 
 
 _SKIPPED = {
-    "a cut JPEG": (_damage("x.jpg", encoded()[:-60]), "cat/x.jpg: it is "),
-    "a note": (_damage("notes.txt", b"BM and P1"), "cat/notes.txt: it is no image"),
-    "a raw photograph": (_damage("x.nef", encoded("TIFF")), "raw file: convert it"),
-    "an odd name": (_damage(os.fsdecode(b"\xff\n.jpg"), b""), r"cat/\xff\n.jpg: it is empty"),
+    "a cut JPEG": (_damage("x.jpg", encoded()[:-60]), "cat/x.jpg: damaged"),
+    "a note": (_damage("notes.txt", b"BM and P1"), "cat/notes.txt: not an image"),
+    "a raw photograph": (_damage("x.nef", encoded("TIFF")), "raw camera file (.nef): convert it"),
+    "an odd name": (_damage(os.fsdecode(b"\xff\n.jpg"), b""), r"cat/\xff\n.jpg: empty file"),
     "a pipe": (_pipe, "cat/pipe.jpg: a pipe, socket or device"),
     "a device": (lambda root: (root / "cat" / "x.jpg").symlink_to("/dev/zero"), "or device"),
-    "a broken link": (lambda root: (root / "cat" / "x.jpg").symlink_to("no"), "a link to nothing"),
-    "links in a circle": (_loops, "cat/loop: a link to the root, which is read already"),
+    "a broken link": (
+        lambda root: (root / "cat" / "x.jpg").symlink_to("no"),
+        "a broken or circular link",
+    ),
+    "links in a circle": (_loops, "cat/loop: a link to the root, already read"),
     "a file of a terabyte": (
         lambda root: os.truncate((put(root / "cat" / "x.jpg"), root / "cat" / "x.jpg")[1], 2**40),
-        "cat/x.jpg: it has more than 1 GB",
+        "cat/x.jpg: file larger than 1 GB",
     ),
 }
 
@@ -175,7 +178,7 @@ def test_a_class_called_train_is_a_class_where_others_are_beside_it(tmp_path):
     fill(tmp_path / "root", ("train", "bus"))
     found = load(tmp_path / "root")
     assert found.class_names == ("bus", "train")
-    assert "train is taken as a class too" in _said(found)
+    assert "train is also used as a class" in _said(found)
 
 
 def test_one_name_in_two_spellings_is_one_class(tmp_path):
@@ -215,26 +218,38 @@ def _much_damaged(root):
 
 
 _REFUSED = {
-    "nothing there": (lambda root: None, "does not exist: name the folder that holds a folder of"),
-    "an empty folder": (lambda root: root.mkdir(), "no images for split 'train': ROOT holds"),
-    "two folders of validation": (_splits("train", "val", "valid"), "train, val, valid: it takes"),
-    "no training images": (_splits("test"), "has test: it takes train, and beside it"),
+    "nothing there": (
+        lambda root: None,
+        "does not exist: name the folder that holds one folder of",
+    ),
+    "an empty folder": (
+        lambda root: root.mkdir(),
+        "no images for split 'train'; expected ROOT/CLASS",
+    ),
+    "two folders of validation": (
+        _splits("train", "val", "valid"),
+        "train, val, valid; it must have train",
+    ),
+    "no training images": (_splits("test"), "has test; it must have train, optionally"),
     "no class folders": (
         lambda root: fill(root, ("",), 3),
         "3 images .* if it is the folder of one c",
     ),
-    "splits and classes at one level": (_both, "of splits .train. beside others .emu."),
+    "splits and classes at one level": (_both, "of splits .train. next to other folders .emu."),
     "splits below": (
         _splits("x/train", "x/test"),
         "has test, train in x, one level .*is it .*/x.$",
     ),
     "classes that hold splits": (_classes_first, "has test, train in cat, one level too low"),
     "a class of test images only": (_other_classes, "class 'dogs' .*did you mean 'dog'.*cat, dog"),
-    "splits by other names": (_splits("train2017", "val_images"), "names of splits, and"),
-    "one class": (_splits(".", classes=("cat",)), "has one class, 'cat', and nothing to tell it"),
-    "a class that is lost": (_no_image_of_a_class, "no image of emu can be read .emu/0.jpg: it is"),
+    "splits by other names": (_splits("train2017", "val_images"), "look like splits, not classes"),
+    "one class": (_splits(".", classes=("cat",)), "has only one class, 'cat', but needs"),
+    "a class that is lost": (_no_image_of_a_class, "no image of emu can be read .emu/0.jpg: empty"),
     "much that is damaged": (_much_damaged, "5 of 105 images cannot be read .*repair or remove"),
-    "few images": (lambda root: fill(root, number=2), "split 'test' .a tenth of so few, chosen by"),
+    "few images": (
+        lambda root: fill(root, number=2),
+        "split 'test' .too few images for a held-out",
+    ),
 }
 
 
@@ -260,9 +275,9 @@ def test_what_may_not_be_read_is_said(tree, monkeypatch):
     tree_found = file_tree.walk(str(tree))
     monkeypatch.setattr(os, "open", refuse)
     checked = inspection.check_file(str(tree), tree_found.files[0])
-    assert checked.problem == "it cannot be read (Permission denied)"
+    assert checked.problem == "cannot be read (Permission denied)"
     monkeypatch.setattr(os, "scandir", refuse)
-    message = "folder .*tree cannot be read .Permission denied., and nobody knows what images"
+    message = "folder .*tree cannot be read .Permission denied.: make it readable"
     with pytest.raises(errors.InputError, match=message):
         file_tree.walk(str(tree))
 
@@ -278,16 +293,16 @@ def test_what_is_doubtful_is_warned_of(tmp_path):
     found = load(root)
     said = _said(found)
     for part in (
-        "16 to train on, 11 to test on, 3 classes: Dog, cat, dog",
-        "0 ('Dog') to 6 ('dog'), 3.7 on average, to test on",
-        "images in no folder of a class are not used: 1 image (train/loose.jpg)",
+        "images: 16 for training, 11 for testing, 3 classes (Dog, cat, dog), from",
+        "0 ('Dog') to 6 ('dog'), mean 3.7, for testing",
+        "images outside class folders are not used: 1 image (train/loose.jpg)",
         "classes without images in split 'test': 1 of 3 (Dog)",
-        "'Dog' and 'dog' differ in case",
-        "folders without images are no classes: train/yak",
-        "test images that are trained on too: 1 of 11 (test/dog/9.jpg is train/cat/8.jpg)",
-        "copies of another image in the same split: 1",
-        "images that are in more than one class: 1",
-        "11 test images: a top-1 of 90 % has a standard error of 9.0 points",
+        "'Dog' and 'dog' differ only in case",
+        "folders without images are ignored: train/yak",
+        "1 of 11 test images are also training images (test/dog/9.jpg = train/cat/8.jpg)",
+        "duplicate images within a split: 1",
+        "images in more than one class: 1",
+        "11 test images: the standard error of top-1 is 9.0 points at 90 %",
     ):
         assert part in said
     assert json.loads(json.dumps(found.summary.figures))["duplicates"]["test images in train"] == 1
@@ -319,7 +334,9 @@ def test_what_was_looked_at_is_remembered_until_it_changes(tree, monkeypatch):
     (memory,) = (tree.parent / "index").rglob("*.json")
     assert json.loads(memory.read_text().split("\n")[0])["files"] == {}  # may change unseen
     monkeypatch.setattr(inspection, "check_file", watched)
-    monkeypatch.setattr(inspection, "_FRESH", -60e9)  # as if it had lain there for a minute
+    monkeypatch.setattr(
+        inspection, "_TIMESTAMP_MARGIN", -60e9
+    )  # as if it had lain there for a minute
     first = load(tree)
     assert len(looked) == 120
     assert load(tree).version == first.version
@@ -343,7 +360,7 @@ def test_an_image_that_changes_while_a_run_goes_on_is_refused(tree, change):
     found = load(tree, feed="streamed", augment="random_resized", resize=9)
     for path in tree.rglob("*.jpg"):
         change(path)
-    with pytest.raises(errors.InputError, match="image .*jpg .* since this run started: bring it"):
+    with pytest.raises(errors.InputError, match="image .*jpg .* since this run started: restore"):
         list(found.test.test_batches(4))
 
 
@@ -367,8 +384,8 @@ def test_a_linked_class_is_a_class(tmp_path):
 
 
 def test_a_large_folder_without_images_is_refused_early(tmp_path, monkeypatch):
-    monkeypatch.setattr(inspection, "_PATIENCE", 20)
-    monkeypatch.setattr(inspection, "_MANY", 10)
+    monkeypatch.setattr(inspection, "_MAX_LEADING_NON_IMAGES", 20)
+    monkeypatch.setattr(inspection, "_CHUNK_SIZE", 10)
     for i in range(30):
         put(tmp_path / "root" / f"{i}.txt", b"text")
     with pytest.raises(errors.InputError, match="first 20 files"):

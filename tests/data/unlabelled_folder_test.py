@@ -47,7 +47,7 @@ def test_images_lie_anywhere_in_any_format_and_broken_ones_are_named(tree):
     said = _said(found)
     assert "without labels" in said
     assert "WEBP 30" in said
-    assert "not read: 11 (" in said
+    assert "11 of the files in" in said
     assert "broken/0.jpg" in said
     assert set(found.summary.figures["skipped"]) >= {f"broken/{i}.jpg" for i in range(10)}
 
@@ -55,12 +55,12 @@ def test_images_lie_anywhere_in_any_format_and_broken_ones_are_named(tree):
 def test_added_images_move_no_other_and_are_said(tree, capsys):
     before = load(tree)
     names = _names(before.train), _names(before.test)
-    assert "has changed" not in capsys.readouterr().out
+    assert "last inspection" not in capsys.readouterr().out
     for i in range(20):
         put(tree / "new" / f"{i}.png", encoded("PNG"))
     (tree / "flat 0.jpg").unlink()
     after = load(tree)
-    assert "20 files were added, 1 are gone" in capsys.readouterr().out
+    assert "20 added, 1 removed" in capsys.readouterr().out
     for old, new in zip(names, (after.train, after.test), strict=True):
         kept = old - {"flat 0.jpg"}
         assert {name for name in _names(new) if not name.startswith("new/")} == kept
@@ -68,7 +68,7 @@ def test_added_images_move_no_other_and_are_said(tree, capsys):
 
 
 def test_a_cap_takes_the_same_images_and_forgets_none(tree, monkeypatch):
-    monkeypatch.setattr(inspection, "_FRESH", -3600e9)  # as if the files were old
+    monkeypatch.setattr(inspection, "_TIMESTAMP_MARGIN", -3600e9)  # as if the files were old
     some = load(tree, max_images=40)
     count = len(some.train) + len(some.test)
     assert 30 <= count <= 40  # broken ones are among the 40
@@ -117,9 +117,9 @@ def test_what_was_found_outlives_a_kill(tmp_path, monkeypatch):
     root = tmp_path / "tree"
     for i in range(40):
         put(root / f"{i}.jpg")
-    monkeypatch.setattr(inspection, "_MANY", 10)
-    monkeypatch.setattr(inspection, "_SECONDS", 0.0)
-    monkeypatch.setattr(inspection, "_FRESH", -3600e9)  # as if the files were old
+    monkeypatch.setattr(inspection, "_CHUNK_SIZE", 10)
+    monkeypatch.setattr(inspection, "_SAVE_INTERVAL", 0.0)
+    monkeypatch.setattr(inspection, "_TIMESTAMP_MARGIN", -3600e9)  # as if the files were old
     original, looks = inspection.check_file, []
 
     def look(*given):

@@ -1,8 +1,8 @@
-"""Opens folders of the user's own images, which are read as they are on disk.
+"""Data sets from folders of images, which are read in place.
 
-`file_tree` lists the files, `inspection` looks at each of them once and keeps an index of the
-results, `layout` sorts them into splits and classes (`unlabelled_layout` into splits alone), and
-`folder_summary` reports what was found.
+`file_tree` lists the files, `inspection` checks each file once and stores the results in an index,
+`layout` sorts the images into splits and classes (`unlabelled_layout` only into splits), and
+`folder_summary` reports the results.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from rrd_jax import errors
 from rrd_jax.data.folder import file_tree, folder_summary, inspection, layout, unlabelled_layout
 from rrd_jax.data.folder.file_tree import File, Tree
 from rrd_jax.data.folder.folder_examples import FolderExamples
-from rrd_jax.data.folder.inspection import Checked
+from rrd_jax.data.folder.inspection import CheckedFile
 from rrd_jax.data.folder.layout import Layout
 from rrd_jax.data.source import Source
 from rrd_jax.data.sources import split_expressions
@@ -25,18 +25,19 @@ from rrd_jax.data.splits import Splits
 
 
 def open_source(source: Source) -> Splits:
-    """Opens ROOT/class/ or ROOT/train/class/, ROOT/test/class/ of `manual_dir`.
+    """Opens the folder `manual_dir`, with images in ROOT/class/ or in ROOT/train/class/ and so on.
 
-    Without labels the images may lie anywhere. The version is a digest of splits, names and
+    Without labels, images are found at any depth. The version is a digest of splits, names and
     contents.
 
     Raises:
-      InputError: there is no such folder, its layout can be read in no way or in two, or more than
-        a few of its images cannot be read.
+      InputError: the folder does not exist, its layout is invalid or ambiguous, or too many of its
+        images cannot be read.
     """
     if source.options:
         raise errors.InputError(
-            f"data set 'image_folder' takes no data.options ({', '.join(dict(source.options))})"
+            f"data set 'image_folder' takes no data.options ({', '.join(dict(source.options))});"
+            " remove them"
         )
     expressions = (source.train_split, source.test_split)
     names = {_canonical(part.name) for text in expressions for part in _parse(text)}
@@ -44,7 +45,7 @@ def open_source(source: Source) -> Splits:
         source.dir,
         source.manual_dir,
         use_labels=source.use_labels,
-        wants_test="test" in names,
+        needs_test="test" in names,
         max_images=None if source.use_labels else source.max_images,
     )
     train, test = (folder.examples(text) for text in expressions)
@@ -64,7 +65,7 @@ def splits(data_dir: str, manual_dir: str) -> tuple[dict[str, FolderExamples], t
     """Returns all splits of a folder of images, by name, and its classes.
 
     Raises:
-      InputError: as `open_source`.
+      InputError: see `open_source`.
     """
     folder = _inspect(data_dir, manual_dir)
     named = (name for name, images in folder.plan.splits.items() if images)
@@ -72,7 +73,7 @@ def splits(data_dir: str, manual_dir: str) -> tuple[dict[str, FolderExamples], t
 
 
 def problems(data_dir: str, manual_dir: str) -> dict[str, str]:
-    """Returns {path: reason} of everything in a folder of images that is not read."""
+    """Returns {path: reason} for every file in a folder of images that cannot be used."""
     root = _check_root(manual_dir)
     tree = file_tree.walk(root)
     checked = inspection.check_all(root, tree.files, index_path(data_dir, root))
@@ -80,27 +81,27 @@ def problems(data_dir: str, manual_dir: str) -> dict[str, str]:
 
 
 def index_path(data_dir: str, root: str) -> pathlib.Path:
-    """Returns the path of the index of a folder of images."""
+    """Returns the path of the index file for a folder of images."""
     name = hashlib.sha256(os.fsencode(os.path.realpath(root))).hexdigest()[:16]
     prepared = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return pathlib.Path(prepared).expanduser() / "image_folder_index" / f"{name}.json"
 
 
 class _Folder(NamedTuple):
-    """A folder of images after its inspection.
+    """An inspected folder of images.
 
     Attributes:
-      root: its path.
-      tree: its files, folders, and what was skipped.
-      checked: the result for each file of the tree.
-      plan: which image is of which split and class.
-      files: the files that are images; the layout has their places.
-      digests: digests of these.
+      root: path of the folder.
+      tree: files, folders and skipped entries below the root.
+      checked: inspection result of each file in the tree.
+      plan: splits and classes of the images.
+      files: the files that are images; the layout refers to them by index.
+      digests: content digest of each image in `files`.
     """
 
     root: str
     tree: Tree
-    checked: list[Checked]
+    checked: list[CheckedFile]
     plan: Layout
     files: list[File]
     digests: list[str]
@@ -110,7 +111,7 @@ class _Folder(NamedTuple):
         digest = hashlib.sha256()
         for split, images in sorted(self.plan.splits.items()):
             for image in images:
-                digest.update(f"{split} {image.label} {self.digests[image.place]} ".encode())
+                digest.update(f"{split} {image.label} {self.digests[image.index]} ".encode())
                 digest.update(image.key + b"\0")
         return digest.hexdigest()[:16]
 
@@ -123,32 +124,32 @@ class _Folder(NamedTuple):
                 if name == "test" and name not in plan.splits and "validation" in plan.splits:
                     name = "validation"
                     plan.notes.append(
-                        f"{self.root} has no test images: split '{expression}' is of its"
-                        " validation images"
+                        f"{self.root} has no test images; split '{expression}' uses its validation"
+                        " images"
                     )
                 if name not in plan.splits:
-                    raise ValueError(f"there is no '{part.name}'")
+                    raise ValueError(f"unknown split '{part.name}'")
                 images = plan.splits[name]
-                places = part.rows(len(images))
-                chosen += images[places.start : places.stop]
+                rows = part.rows(len(images))
+                chosen += images[rows.start : rows.stop]
             if not chosen:
-                raise ValueError("it is empty")
+                raise ValueError("the split is empty")
         except ValueError as error:
             if isinstance(error, errors.InputError):
                 raise
             raise errors.InputError(
-                f"split '{expression}' of data set 'image_folder' cannot be read ({error}); its"
-                f" splits: {', '.join(plan.splits)}, or parts such as train[90%:]"
+                f"split '{expression}' of data set 'image_folder' cannot be read ({error});"
+                f" available splits: {', '.join(plan.splits)}, or parts such as train[90%:]"
             ) from error
         labels = {name: i for i, name in enumerate(plan.classes or ("",))}
-        files = [self.files[image.place] for image in chosen]
+        files = [self.files[image.index] for image in chosen]
         return FolderExamples(
             root=self.root,
             paths=[file.path for file in files],
             names=[image.key for image in chosen],
             labels=[labels[image.label] for image in chosen],
-            digests=[self.digests[image.place] for image in chosen],
-            states=inspection.settled(files),
+            digests=[self.digests[image.index] for image in chosen],
+            states=inspection.trusted_states(files),
         )
 
 
@@ -157,7 +158,7 @@ def _inspect(
     manual_dir: str,
     *,
     use_labels: bool = True,
-    wants_test: bool = True,
+    needs_test: bool = True,
     max_images: int | None = None,
 ) -> _Folder:
     root = _check_root(manual_dir, use_labels)
@@ -169,15 +170,15 @@ def _inspect(
         files,
         index_path(data_dir, root),
         others=[file for file in tree.files if file not in used],
-        compares=not use_labels,
+        report_changes=not use_labels,
     )
     folder_summary.check_damage(root, files, checked, use_labels=use_labels)
     images = [(f, result.digest) for f, result in zip(files, checked, strict=True) if result.format]
     paths = [file.path for file, _ in images]
     if use_labels:
-        plan = layout.arrange(root, paths, tree.folders, wants_test=wants_test)
+        plan = layout.arrange(root, paths, tree.folders, needs_test=needs_test)
     else:
-        plan = unlabelled_layout.arrange(root, paths, wants_test=wants_test)
+        plan = unlabelled_layout.arrange(root, paths, needs_test=needs_test)
     return _Folder(
         root=root,
         tree=tree._replace(files=files),
@@ -190,17 +191,17 @@ def _inspect(
 
 def _check_root(manual_dir: str, use_labels: bool = True) -> str:
     root = os.path.expanduser(manual_dir)
-    how = "--config.data.manual_dir=FOLDER (of rrd_jax.data.prepare, --manual_dir=FOLDER)"
-    way_out = f"name the folder that holds a folder of images for each class, {how}"
+    flag = "--config.data.manual_dir=FOLDER (for rrd_jax.data.prepare: --manual_dir=FOLDER)"
+    remedy = f"name the folder that holds one folder of images per class with {flag}"
     if not use_labels:
-        way_out = f"name a folder that holds images, at any depth, {how}"
+        remedy = f"name a folder that holds images, at any depth, with {flag}"
     if not manual_dir or not os.path.exists(root):
-        raise errors.InputError(f"image folder '{manual_dir}' does not exist: {way_out}")
+        raise errors.InputError(f"image folder '{manual_dir}' does not exist: {remedy}")
     if not os.path.isdir(root):
-        raise errors.InputError(f"image folder '{manual_dir}' is a file: {way_out}")
+        raise errors.InputError(f"image folder '{manual_dir}' is a file: {remedy}")
     real = os.path.realpath(root)
     if real == os.path.sep or real.split(os.sep)[1] in ("proc", "sys", "dev"):
-        raise errors.InputError(f"image folder '{manual_dir}' is the system's: {way_out}")
+        raise errors.InputError(f"image folder '{manual_dir}' is a system folder: {remedy}")
     return root
 
 
@@ -214,12 +215,12 @@ def _parse(expression: str) -> list[split_expressions.Slice]:
 
 
 def _canonical(name: str) -> str:
-    """Returns the split that a name means: splits may be called as their folders are."""
+    """Returns the standard name of a split; folder names such as "val" are accepted as well."""
     return layout.SPLITS.get(name.lower(), name)
 
 
 def _random_images(number: int, classes: int, seed: int) -> Sequence[Mapping]:
-    """Returns random examples in place of the folder's."""
+    """Returns random examples that replace the images of the folder."""
     rng = np.random.default_rng(seed)
     return [
         {"image": rng.integers(0, 256, (64, 64, 3), np.uint8), "label": i % classes}

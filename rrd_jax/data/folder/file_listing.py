@@ -1,4 +1,4 @@
-"""Image files as a user names them: files, folders, patterns that no shell expanded."""
+"""Resolves the image files that a user names as files, folders or unexpanded patterns."""
 
 import glob
 import os
@@ -10,29 +10,29 @@ from rrd_jax.data.images import image_files
 
 
 def files(names: Iterable[str]) -> list[str]:
-    """The paths of image files, in the order of the names; a folder's are sorted.
+    """Returns the paths of image files in the order of `names`; files in a folder are sorted.
 
-    Of a folder, and the folders in it, the files count that are images by their name or by their
-    first bytes. A file that is named itself always counts, even where it is not there: whoever
-    reads it says so.
+    Folders are searched recursively for files that are images by suffix or by their first bytes.
+    A file named directly is always included, even if the file does not exist: the error is
+    reported when the file is read.
 
     Args:
       names: files, folders, or patterns with *, ? or **.
 
     Raises:
-      InputError: there is no image, a pattern fits nothing, or a folder cannot be read.
+      InputError: no image was found, a pattern matches no file, or a folder cannot be read.
     """
     names, paths = list(names), []
     for name in names:
         for path in _expanded(name):
             paths += _in_folder(path) if os.path.isdir(path) else [path]
     if not any(map(os.path.lexists, paths)):
-        raise errors.InputError(_nothing(names))
+        raise errors.InputError(_describe_missing(names))
     return paths
 
 
 def parsed(content: bytes) -> list[str]:
-    """The names in a list: separated by zeros if there are any, otherwise one a line."""
+    """Returns the names in a list, separated by null bytes if it has any, otherwise by lines."""
     if b"\0" in content:
         parts = content.split(b"\0")
     else:
@@ -45,11 +45,11 @@ def _expanded(name: str) -> list[str]:
         return [name]
     if matches := sorted(glob.glob(name, recursive=True)):
         return matches
-    raise errors.InputError(f"no file matches '{file_tree.shown(name)}'")
+    raise errors.InputError(f"no file matches '{file_tree.display_path(name)}'")
 
 
 def _in_folder(folder: str) -> list[str]:
-    """Images in a folder, among them links to images that are gone: whoever reads them says so."""
+    """Returns the images in a folder, including broken links, which fail when they are read."""
     tree = file_tree.walk(folder)
     names = sorted([file.path for file in tree.files] + [path for path, _ in tree.skipped])
     paths = (os.path.join(folder, name) for name in names)
@@ -58,11 +58,11 @@ def _in_folder(folder: str) -> list[str]:
     ]
 
 
-def _nothing(names: list[str]) -> str:
+def _describe_missing(names: list[str]) -> str:
     if not names:
-        return "there are no images: name files or folders"
+        return "no images given: name files or folders"
     missing = [name for name in names if not os.path.lexists(name)]
     if missing:
-        return f"there is no '{file_tree.shown(missing[0])}'"
+        return f"'{file_tree.display_path(missing[0])}' does not exist"
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"there are no images in {file_tree.shown(names[0])}{more}"
+    return f"no images in {file_tree.display_path(names[0])}{more}"

@@ -1,4 +1,4 @@
-"""What lies in a folder and the folders in it, each of them visited once."""
+"""Recursive listing of a folder, which visits each subfolder once."""
 
 import os
 import stat
@@ -7,18 +7,18 @@ from typing import NamedTuple
 from rrd_jax import errors
 from rrd_jax.data.images.image_files import reason
 
-# What systems leave behind; the images in some of them are thumbnails of those beside.
-_SILENT = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found", "Thumbs.db", "desktop.ini"}
+# Files and folders created by operating systems. Some hold thumbnails of neighbouring images.
+_IGNORED_NAMES = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found", "Thumbs.db", "desktop.ini"}
 
 
 class File(NamedTuple):
     """A regular file, or a link to one.
 
     Attributes:
-      path: below the root; bytes that are not UTF-8 are surrogates, as Python has them.
-      size: in bytes.
-      modified: when, in nanoseconds.
-      changed: when it, or its name or rights, in nanoseconds.
+      path: path relative to the root; bytes that are not UTF-8 become Python's surrogates.
+      size: size in bytes.
+      modified: modification time of the content in nanoseconds.
+      changed: time of the last change of content, name or permissions in nanoseconds.
     """
 
     path: str
@@ -28,12 +28,12 @@ class File(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """A folder and what is below it, but for hidden names.
+    """The entries below a folder, except hidden ones.
 
     Attributes:
-      files: sorted by path.
-      folders: the paths of all folders, sorted.
-      skipped: path and reason of what is neither.
+      files: regular files, sorted by path.
+      folders: paths of all folders, sorted.
+      skipped: (path, reason) of each entry that is neither.
     """
 
     files: list[File]
@@ -42,16 +42,17 @@ class Tree(NamedTuple):
 
 
 def walk(root: str) -> Tree:
-    """Lists a folder. Links are followed after all that is there itself.
+    """Lists a folder; links to folders are followed after all real folders.
 
     Raises:
-      InputError: a folder in it cannot be read: nobody knows how many images are missing then.
+      InputError: a subfolder cannot be read, so an unknown number of images would be missing.
     """
     tree, links = Tree([], [], []), []
     above = os.path.dirname(os.path.realpath(root))
     visited = {_identity(root): "the root"}
-    while True:  # a link to a folder above would bring in the root's neighbours
-        visited[_identity(above)] = f"a folder above {shown(root)}"
+    # A link to a folder above the root would add files from outside the root.
+    while True:
+        visited[_identity(above)] = f"a folder above {display_path(root)}"
         if above == os.path.dirname(above):
             break
         above = os.path.dirname(above)
@@ -59,18 +60,18 @@ def walk(root: str) -> Tree:
     while links:
         links.sort()
         path = links.pop(0)
-        first = _first(root, path, visited)
-        if first is None:
+        target = _visited_as(root, path, visited)
+        if target is None:
             _visit(root, path, visited, tree, links)
         else:
-            tree.skipped.append((path, f"a link to {first}, which is read already or outside"))
+            tree.skipped.append((path, f"a link to {target}, already read or outside the folder"))
     for part in tree:
         part.sort()
     return tree
 
 
-def shown(path: str) -> str:
-    """A path for messages: without line ends, and whatever its encoding is."""
+def display_path(path: str) -> str:
+    """Returns a path as one line of printable text for messages, for any encoding."""
     return errors.printable(os.fsencode(path).decode("utf-8", "backslashreplace"))
 
 
@@ -79,8 +80,8 @@ def _identity(path: str) -> tuple[int, int]:
     return state.st_dev, state.st_ino
 
 
-def _first(root: str, path: str, visited: dict) -> str | None:
-    """What a link leads to, if that is known already."""
+def _visited_as(root: str, path: str, visited: dict) -> str | None:
+    """Returns the description of a link's target if the target was visited or is missing."""
     try:
         return visited.get(_identity(os.path.join(root, path)))
     except OSError:
@@ -88,25 +89,28 @@ def _first(root: str, path: str, visited: dict) -> str | None:
 
 
 def _visit(root: str, start: str, visited: dict, tree: Tree, links: list[str]) -> None:
-    """Adds a folder and the real folders in it; links to folders are left for later."""
+    """Adds a folder and its real subfolders to the tree, and links to folders to `links`."""
     pending = [start]
     while pending:
         folder = pending.pop()
         path = os.path.join(root, folder)
         try:
             identity = _identity(path)
-            if folder and visited.setdefault(identity, shown(folder)) != shown(folder):
-                continue  # mounted twice
+            # A folder may be mounted twice.
+            if folder and visited.setdefault(identity, display_path(folder)) != display_path(
+                folder
+            ):
+                continue
             if folder:
                 tree.folders.append(folder)
             with os.scandir(path) as entries:
                 for entry in entries:
-                    if not entry.name.startswith(".") and entry.name not in _SILENT:
+                    if not entry.name.startswith(".") and entry.name not in _IGNORED_NAMES:
                         _add(entry, os.path.join(folder, entry.name), tree, pending, links)
         except OSError as error:
             raise errors.InputError(
-                f"folder {shown(path.rstrip(os.sep))} cannot be read ({reason(error)}), and nobody"
-                " knows what images are in it: make it readable, or move it away"
+                f"folder {display_path(path.rstrip(os.sep))} cannot be read ({reason(error)}): make"
+                " it readable, or move it out of the image folder"
             ) from error
 
 
@@ -117,11 +121,12 @@ def _add(entry: os.DirEntry, path: str, tree: Tree, pending: list[str], links: l
     try:
         state = entry.stat()
     except OSError as error:
-        if not entry.is_symlink():  # the folder's names may be read, but not what they name
+        # Without a link, the permissions of the folder allow listing but not access.
+        if not entry.is_symlink():
             raise
-        is_closed = isinstance(error, PermissionError)
-        why = "a link, permission denied" if is_closed else "a link to nothing, or to itself"
-        tree.skipped.append((path, why))
+        is_denied = isinstance(error, PermissionError)
+        problem = "a link without permission" if is_denied else "a broken or circular link"
+        tree.skipped.append((path, problem))
         return
     if stat.S_ISDIR(state.st_mode):
         links.append(path)

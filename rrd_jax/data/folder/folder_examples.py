@@ -1,4 +1,4 @@
-"""Random access to the images of a folder, as they are on disk."""
+"""Random access to the encoded images of a folder."""
 
 import dataclasses
 import os
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from rrd_jax import errors
-from rrd_jax.data.folder.file_tree import shown
+from rrd_jax.data.folder.file_tree import display_path
 from rrd_jax.data.folder.inspection import digest
 from rrd_jax.data.images import decoding, image_files
 from rrd_jax.data.splits import Examples
@@ -15,16 +15,15 @@ from rrd_jax.data.splits import Examples
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FolderExamples(Examples):
-    """Images of a folder, encoded, with `label` and `file_name`.
+    """Encoded images of a folder with `label` and `file_name`.
 
     Attributes:
       root: the folder.
-      paths: paths of the images, below it.
-      names: their file names in examples.
-      labels: labels of the images.
-      digests: digests of their content.
-      states: [N, 3] size and times with which they had that content, as `inspection.settled`
-        returns them.
+      paths: paths of the images, relative to the root.
+      names: `file_name` of each example.
+      labels: label of each image.
+      digests: content digest of each image.
+      states: [N, 3] size and times of each file at inspection, from `inspection.trusted_states`.
     """
 
     root: str
@@ -45,7 +44,7 @@ class FolderExamples(Examples):
         except OSError as error:
             reason = f"cannot be read ({image_files.reason(error)})"
             raise self._change(path, reason) from error
-        # A digest of each image, each time, would be a tenth of the time that it takes to read.
+        # The digest is compared only if size or times differ: it takes a tenth of the read time.
         if tuple(self.states[i]) != state and digest(content) != self.digests[i]:
             raise self._change(path, "has changed")
         image = decoding.Upright(content)
@@ -53,6 +52,6 @@ class FolderExamples(Examples):
 
     def _change(self, path: str, problem: str) -> errors.InputError:
         return errors.InputError(
-            f"image {shown(path)} {problem} since this run started: bring it back as it was, and"
-            " the same command goes on; other images are for another --workdir"
+            f"image {display_path(path)} {problem} since this run started: restore the original"
+            " file and repeat the command to resume, or use a new --workdir for changed images"
         )

@@ -1,4 +1,4 @@
-"""Reports on a folder of images: its damage, and its splits, sizes, formats and duplicates."""
+"""Reports on a folder of images: damaged files, splits, sizes, formats and duplicates."""
 
 import collections
 import os
@@ -8,22 +8,24 @@ from typing import Any
 
 from rrd_jax import errors
 from rrd_jax.data.folder import layout
-from rrd_jax.data.folder.file_tree import File, Tree, shown
+from rrd_jax.data.folder.file_tree import File, Tree, display_path
 from rrd_jax.data.folder.folder_examples import FolderExamples
-from rrd_jax.data.folder.inspection import Checked
-from rrd_jax.data.folder.layout import Layout, listed
+from rrd_jax.data.folder.inspection import CheckedFile
+from rrd_jax.data.folder.layout import Layout, abbreviate
 from rrd_jax.data.splits import Summary
 
-# Largest share of damaged images: more is no accident. Of few images, up to three and a tenth.
-_SHARE, _FEW, _SHARE_OF_FEW = 0.01, 3, 0.1
+# Damaged images are tolerated up to 1 percent. Small folders may have up to three damaged images
+# if these are at most a tenth of the folder.
+_MAX_DAMAGED_SHARE, _SMALL_COUNT, _SMALL_SHARE = 0.01, 3, 0.1
 
 
 def check_damage(
-    root: str, files: Sequence[File], checked: Sequence[Checked], *, use_labels: bool
+    root: str, files: Sequence[File], checked: Sequence[CheckedFile], *, use_labels: bool
 ) -> None:
     """Raises an InputError if too many images cannot be read.
 
-    With labels these are more than a few, or all of a class; without, more than half.
+    With labels the limit is about 1 percent, and no class may lose all images; without labels the
+    limit is half of the images.
     """
     pairs = list(zip(files, checked, strict=True))
     damaged = {file.path: result.problem for file, result in pairs if result.problem}
@@ -31,28 +33,32 @@ def check_damage(
     if not damaged:
         return
     total = len(damaged) + len(readable)
-    some = listed([f"{shown(path)}: {problem}" for path, problem in damaged.items()], 3)
+    some = abbreviate([f"{display_path(path)}: {problem}" for path, problem in damaged.items()], 3)
     lost = sorted(set(map(_class_of, damaged)) - set(map(_class_of, readable)))
     if use_labels and lost:
         raise errors.InputError(
-            f"image folder {root}: no image of {listed(list(map(shown, lost)))} can be read"
-            f" ({some}): repair them, or remove the folder"
+            f"image folder {root}: no image of {abbreviate(list(map(display_path, lost)))} can be"
+            f" read ({some}): repair the images, or remove the folder"
         )
-    allowed = max(_SHARE * total, min(_FEW, _SHARE_OF_FEW * total)) if use_labels else total / 2
+    allowed = (
+        max(_MAX_DAMAGED_SHARE * total, min(_SMALL_COUNT, _SMALL_SHARE * total))
+        if use_labels
+        else total / 2
+    )
     if len(damaged) > allowed:
         raise errors.InputError(
             f"image folder {root}: {len(damaged):,} of {total:,} images cannot be read ({some}):"
             " repair or remove them; `python -m rrd_jax.data.prepare --name=image_folder"
-            f" --manual_dir={root}` lists them all"
+            f" --manual_dir={root}` lists all of them"
         )
 
 
-def problems(tree: Tree, checked: Sequence[Checked]) -> dict[str, str]:
-    """Returns {path: reason} of everything that is not read."""
-    skipped = {shown(path): reason for path, reason in tree.skipped}
+def problems(tree: Tree, checked: Sequence[CheckedFile]) -> dict[str, str]:
+    """Returns {path: reason} for every entry that is not used."""
+    skipped = {display_path(path): reason for path, reason in tree.skipped}
     for file, result in zip(tree.files, checked, strict=True):
         if not result.format:
-            skipped[shown(file.path)] = result.problem or "it is no image"
+            skipped[display_path(file.path)] = result.problem or "not an image"
     return skipped
 
 
@@ -60,12 +66,12 @@ def summarize(
     version: str,
     root: str,
     tree: Tree,
-    checked: Sequence[Checked],
+    checked: Sequence[CheckedFile],
     plan: Layout,
     train: FolderExamples,
     test: FolderExamples,
 ) -> Summary:
-    """Returns a summary of a folder; without classes, of one whose labels are not used."""
+    """Returns the summary of a folder; `plan` has no classes if labels are not used."""
     images = [result for result in checked if result.format]
     skipped, sizes = problems(tree, checked), _sizes(images)
     formats = dict(collections.Counter(image.format for image in images).most_common())
@@ -77,22 +83,23 @@ def summarize(
         counts = {"train": _per_class(train, plan), "test": _per_class(test, plan)}
         figures |= {"classes": list(plan.classes), "images": counts}
         lines = [
-            f"images of {root}: {len(train):,} to train on, {len(test):,} to test on,"
-            f" {len(plan.classes):,} classes: {listed(plan.classes, 10)}",
-            f"  a class has {_spread(counts['train'])} to train on, {_spread(counts['test'])} to"
-            " test on",
+            f"images: {len(train):,} for training, {len(test):,} for testing,"
+            f" {len(plan.classes):,} classes ({abbreviate(plan.classes, 10)}), from {root}",
+            f"  per class: {_spread(counts['train'])} for training, {_spread(counts['test'])} for"
+            " testing",
         ]
-        consequence = "the top-1 will be too high"
+        consequence = "top-1 will be too high"
     else:
         figures |= {"images": {"train": len(train), "test": len(test)}}
         lines = [
-            f"images of {root}, without labels: {len(train):,} to train on, {len(test):,} held out"
+            f"images without labels: {len(train):,} for training, {len(test):,} held out, from"
+            f" {root}"
         ]
-        consequence = "the loss there says little"
+        consequence = "the held-out loss will be too low"
     warnings = list(plan.warnings)
     if skipped:
-        some = listed([f"{path}: {reason}" for path, reason in skipped.items()])
-        warnings.append(f"{root}: not read: {len(skipped):,} ({some})")
+        some = abbreviate([f"{path}: {reason}" for path, reason in skipped.items()])
+        warnings.append(f"{len(skipped):,} of the files in {root} are not used ({some})")
     duplicates, duplicate_warnings = _duplicates(train, test, consequence)
     lines += [f"  {pixels}; {listed_formats}", *(f"note: {note}" for note in plan.notes)]
     figures |= {
@@ -120,12 +127,12 @@ def _per_class(examples: FolderExamples, plan: Layout) -> dict[str, int]:
 def _spread(counts: dict[str, int]) -> str:
     low, high = min(counts, key=counts.get), max(counts, key=counts.get)
     if counts[low] == counts[high]:
-        return layout.counted(counts[low])
+        return layout.image_count(counts[low])
     mean = sum(counts.values()) / len(counts)
-    return f"{counts[low]:,} ('{low}') to {counts[high]:,} ('{high}'), {mean:,.1f} on average,"
+    return f"{counts[low]:,} ('{low}') to {counts[high]:,} ('{high}'), mean {mean:,.1f},"
 
 
-def _sizes(images: Sequence[Checked]) -> dict[str, list[int]]:
+def _sizes(images: Sequence[CheckedFile]) -> dict[str, list[int]]:
     """Returns [width, height] of the smallest and largest image by area, and the medians."""
     by_area = sorted((image.width * image.height, image.width, image.height) for image in images)
     median = [
@@ -138,9 +145,9 @@ def _sizes(images: Sequence[Checked]) -> dict[str, list[int]]:
 def _duplicates(
     train: FolderExamples, test: FolderExamples, consequence: str
 ) -> tuple[dict[str, int], list[str]]:
-    """Returns the numbers of files that are alike byte for byte, and warnings about them."""
-    places = {digest: i for i, digest in enumerate(train.digests)}
-    across = [i for i, digest in enumerate(test.digests) if digest in places]
+    """Returns the numbers of byte-identical files, and warnings about duplicates."""
+    train_index = {digest: i for i, digest in enumerate(train.digests)}
+    across = [i for i, digest in enumerate(test.digests) if digest in train_index]
     labels = collections.defaultdict(set)
     for part in (train, test):
         for digest, label in zip(part.digests, part.labels, strict=True):
@@ -153,16 +160,17 @@ def _duplicates(
     }
     warnings = []
     if across:
+        originals = [train.paths[train_index[test.digests[i]]] for i in across]
         pairs = [
-            f"{shown(test.paths[i])} is {shown(train.paths[places[test.digests[i]]])}"
-            for i in across
+            f"{display_path(test.paths[i])} = {display_path(original)}"
+            for i, original in zip(across, originals, strict=True)
         ]
         warnings.append(
-            f"test images that are trained on too: {len(across):,} of {len(test):,}"
-            f" ({listed(pairs, 3)}); {consequence}"
+            f"{len(across):,} of {len(test):,} test images are also training images"
+            f" ({abbreviate(pairs, 3)}); {consequence}"
         )
     if within := figures["within train"] + figures["within test"]:
-        warnings.append(f"copies of another image in the same split: {within:,}")
+        warnings.append(f"duplicate images within a split: {within:,}")
     if contradictory := figures["of several classes"]:
-        warnings.append(f"images that are in more than one class: {contradictory:,}")
+        warnings.append(f"images in more than one class: {contradictory:,}")
     return figures, warnings

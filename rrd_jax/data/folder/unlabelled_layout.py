@@ -1,4 +1,4 @@
-"""Splits of a folder whose images have no labels and lie anywhere in it. Functions of paths."""
+"""Sorts the images of a folder without labels into splits by their paths."""
 
 import os
 from collections.abc import Sequence
@@ -6,59 +6,59 @@ from collections.abc import Sequence
 from rrd_jax import errors
 from rrd_jax.data.folder import layout
 from rrd_jax.data.folder.file_tree import File
-from rrd_jax.data.folder.layout import Image, Layout, listed
+from rrd_jax.data.folder.layout import Image, Layout, abbreviate
 from rrd_jax.data.images.image_files import is_named_as_image
 
 
-def choose(files: Sequence[File], most: int | None) -> list[File]:
-    """Returns the files that are used: all, or at most `most` images by a hash of their names.
+def choose(files: Sequence[File], limit: int | None) -> list[File]:
+    """Returns all files, or at most `limit` images with the smallest hashes of their names.
 
-    Files that are added later only replace some of the chosen ones.
+    If files are added later, most of the selection stays unchanged.
 
     Args:
       files: files of the folder.
-      most: number of files; None for all.
+      limit: largest number of files; None for all.
     """
-    if most is None:
+    if limit is None:
         return list(files)
     hash_key = layout.hasher("max_images")
     named = [file for file in files if is_named_as_image(file.path)] or list(files)
-    return sorted(sorted(named, key=lambda file: hash_key(_key(file.path)))[:most])
+    return sorted(sorted(named, key=lambda file: hash_key(_key(file.path)))[:limit])
 
 
-def arrange(root: str, paths: Sequence[str], *, wants_test: bool = True) -> Layout:
-    """Sorts images into splits: a tenth is for testing, by a hash of their paths.
+def arrange(root: str, paths: Sequence[str], *, needs_test: bool = True) -> Layout:
+    """Sorts images into splits, with a tenth for testing by a hash of their paths.
 
-    An image stays in its split when others are added. If all images lie in a folder train and in
-    folders test or val, those are the splits.
+    An image stays in its split when images are added. If all images are in folders named train,
+    test or val, these folders are the splits.
 
     Args:
       root: the folder, for messages.
-      paths: paths of the images, below the root.
-      wants_test: whether a split "test" is needed.
+      paths: paths of the images, relative to the root.
+      needs_test: whether a split "test" is needed.
 
     Raises:
-      InputError: there are no images, or none to test on.
+      InputError: there are no images, or no test images.
     """
     if not paths:
         raise errors.InputError(
-            f"image folder {root} has no images: name a folder that holds some, at any depth, with"
-            " data.manual_dir"
+            f"image folder {root} has no images: name a folder that holds images, at any depth,"
+            " with data.manual_dir"
         )
-    images = [Image(place, _key(path), "") for place, path in enumerate(paths)]
+    images = [Image(index, _key(path), "") for index, path in enumerate(paths)]
     splits = _split_by_folder(images)
     if splits:
-        note = f"{root} holds folders of splits: {listed(sorted(splits))}"
+        note = f"{root} holds folders of splits: {abbreviate(sorted(splits))}"
     else:
         splits = layout.divide(images)
         note = (
-            f"a tenth of the images of {root}, chosen by a hash of their names, is split 'test' and"
-            " is not trained on"
+            f"a tenth of the images of {root}, chosen by a hash of their names, is held out as"
+            " split 'test'"
         )
     empty = [name for name in ("train", "test") if name in splits and not splits[name]]
-    if empty and (empty != ["test"] or wants_test):
+    if empty and (empty != ["test"] or needs_test):
         raise errors.InputError(
-            f"image folder {root} has {layout.counted(len(paths))}, too few for a split"
+            f"image folder {root} has {layout.image_count(len(paths))}, too few for a split"
             f" '{empty[0]}' (a tenth, chosen by a hash of their names, is for testing): add images"
         )
     splits = {split: layout.ordered(split, part) for split, part in splits.items()}
@@ -70,7 +70,7 @@ def _key(path: str) -> bytes:
 
 
 def _split_by_folder(images: Sequence[Image]) -> dict[str, list[Image]]:
-    """Returns the images by split if each lies in the folder of a split, train among them."""
+    """Returns the images by split if all are in folders of splits, including train, else {}."""
     splits: dict[str, list[Image]] = {}
     for image in images:
         folder, slash, _ = os.fsdecode(image.key).partition("/")
