@@ -143,7 +143,7 @@ def from_folder(folder: pathlib.Path, preprocessing: Preprocessing, max_images: 
         raise errors.InputError(f"{folder} is not a folder; pass a folder with images")
     names = file_listing.files([str(folder)])
     indices = np.unique(np.linspace(0, len(names) - 1, min(max_images, len(names))).astype(int))
-    results = reader.read_all([names[index] for index in indices], preprocessing, ahead=64)
+    results = reader.read_all([names[index] for index in indices], preprocessing, prefetch=64)
     images = [image for _, image in results if isinstance(image, np.ndarray)]
     if not images:
         raise errors.InputError(f"{folder} has no readable images; pass another folder")

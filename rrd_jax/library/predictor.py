@@ -159,7 +159,7 @@ class Predictor:
         sources = _sources(images)
         count = len(sources) if isinstance(sources, Sized) else batch_size
         size = predictions.even_batch(count, batch_size, self.devices)
-        read = reader.read_all(sources, self.about.preprocessing, ahead=2 * size)
+        read = reader.read_all(sources, self.about.preprocessing, prefetch=2 * size)
         rows, files, unread = [], [], []
         with contextlib.closing(read):
             for number, (image, result) in enumerate(read):
@@ -239,6 +239,6 @@ def _sources(images: Any) -> Iterable[Any]:
     if isinstance(images, Iterable) and not isinstance(images, dict):
         return images
     raise errors.InputError(
-        f"images are {example_forms.described(images)}, but must be an array [N, H, W, channels], a"
+        f"images are {example_forms.describe(images)}, but must be an array [N, H, W, channels], a"
         " list of images or of paths, or the path of a file or folder"
     )

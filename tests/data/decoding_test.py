@@ -128,17 +128,20 @@ def _flipped(content, place):
     ("content", "message"),
     [
         (_png(100_000, 100_000), "claims 10000000000 pixels, more than the limit of 178,956,970"),
-        (_png(13_000, 13_000), "it is damaged"),  # 169 million pixels out of 60 bytes
-        (_png(3, 0), "it is damaged|it is no image"),
-        (_encoded(_image("RGB"), "JPEG")[:-40], "it is damaged|cut off"),
-        (_encoded(_image("RGB"), "JPEG")[:-40] + bytes(400), "cut off: it ends in zeros"),
-        (_encoded(_image("RGB"), "PNG")[:-100], "it is damaged"),
-        (_flipped(_encoded(_image("RGB"), "PNG"), 100), "it is damaged"),
-        (_encoded(_image("RGB"), "WEBP")[:90], "it is damaged|it is no image"),
-        (_encoded(_image("F"), "TIFF"), "pixels of 32 bits"),
-        (b"<html>not found</html>", "it is no image"),
-        (b"", "it is no image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is no image"),  # a program
+        (_png(13_000, 13_000), "damaged file"),  # 169 million pixels out of 60 bytes
+        (_png(3, 0), "damaged file|not an image"),
+        (_encoded(_image("RGB"), "JPEG")[:-40], "damaged file|truncated"),
+        (
+            _encoded(_image("RGB"), "JPEG")[:-40] + bytes(400),
+            "truncated file: the content ends in zeros",
+        ),
+        (_encoded(_image("RGB"), "PNG")[:-100], "damaged file"),
+        (_flipped(_encoded(_image("RGB"), "PNG"), 100), "damaged file"),
+        (_encoded(_image("RGB"), "WEBP")[:90], "damaged file|not an image"),
+        (_encoded(_image("F"), "TIFF"), "32-bit pixels: convert"),
+        (b"<html>not found</html>", "not an image"),
+        (b"", "not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),  # a program
     ],
 )
 def test_what_cannot_be_read_is_refused(content, message):

@@ -45,19 +45,19 @@ def _turned(orientation):
     return decoding.Upright(_by_pillow("RGB", exif=exif))
 
 
-def _crop(content, key, *, by_parts, channels=3):
+def _crop(content, key, *, decode_crop_only, channels=3):
     example = {"image": content, "label": 0}
     make_rng = functools.partial(np.random.default_rng, key)
     return transforms.random_crop_or_black(
-        example, 0, channels, 48, 0.08, make_rng, by_parts=by_parts
+        example, 0, channels, 48, 0.08, make_rng, decode_crop_only=decode_crop_only
     )
 
 
 def _assert_same_crops(content, count=12, channels=3):
     for seed in range(count):
         whole, part = (
-            _crop(content, (seed, 5), by_parts=by_parts, channels=channels)
-            for by_parts in (False, True)
+            _crop(content, (seed, 5), decode_crop_only=decode_crop_only, channels=channels)
+            for decode_crop_only in (False, True)
         )
         np.testing.assert_array_equal(part, whole)
 
@@ -80,12 +80,12 @@ def _crop_of_november_2026(content, key, size=48):
     return scaled if rng.random() >= 0.5 else scaled[:, ::-1]
 
 
-@pytest.mark.parametrize("by_parts", [False, pytest.param(True, marks=needs_codec)])
+@pytest.mark.parametrize("decode_crop_only", [False, pytest.param(True, marks=needs_codec)])
 @pytest.mark.parametrize("sampling", _SAMPLINGS)
-def test_crops_are_those_of_november_2026_to_the_bit(sampling, by_parts):
+def test_crops_are_those_of_november_2026_to_the_bit(sampling, decode_crop_only):
     content = _jpeg(sampling=sampling)
     for seed in range(10):
-        crop = _crop(content, (seed, 1), by_parts=by_parts)
+        crop = _crop(content, (seed, 1), decode_crop_only=decode_crop_only)
         np.testing.assert_array_equal(crop, _crop_of_november_2026(content, (seed, 1)))
 
 
@@ -94,7 +94,7 @@ def test_crops_are_those_of_november_2026_to_the_bit(sampling, by_parts):
 @pytest.mark.parametrize("sampling", _SAMPLINGS)
 def test_parts_are_those_of_the_whole_image(sampling, progressive):
     content = _jpeg(sampling=sampling, progressive=progressive, rst_interval=3)
-    whole, jpeg = transforms.decode(content, 3), partial_decoding.opened(content, 3)
+    whole, jpeg = transforms.decode(content, 3), partial_decoding.open_jpeg(content, 3)
     assert jpeg.shape == whole.shape
     rng = np.random.default_rng(0)
     for _ in range(40):
@@ -111,7 +111,7 @@ def test_parts_are_those_of_the_whole_image(sampling, progressive):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_parts_of_turned_images_are_those_of_the_whole_image(orientation):
     content = _turned(orientation)
-    jpeg = partial_decoding.opened(content, 3)
+    jpeg = partial_decoding.open_jpeg(content, 3)
     assert jpeg.shape == ((149, 117, 3) if orientation > 4 else (117, 149, 3))
     whole = transforms.decode(content, 3)
     np.testing.assert_array_equal(jpeg[5:70, 20:110], whole[5:70, 20:110])
@@ -141,7 +141,7 @@ def test_other_images_give_the_same_crops(content):
 @needs_codec
 @pytest.mark.filterwarnings("ignore")
 def test_damaged_files_give_the_same_crops_or_are_black_alike(monkeypatch, capfd):
-    monkeypatch.setattr(transforms, "_FEW", 10**9)
+    monkeypatch.setattr(transforms, "_MAX_FAILURES", 10**9)
     rng, whole = np.random.default_rng(0), _jpeg(120, 160, rst_interval=0)
     files = [whole[:n] for n in (2, 20, 400, len(whole) // 2, len(whole) - 2)]
     files += [whole[: len(whole) // 2] + bytes(2000), whole + b"garbage", whole[:-2]]
@@ -163,5 +163,5 @@ def _source(**fields):
 def test_a_decoder_that_is_not_there_is_a_line_and_auto_does_without(monkeypatch):
     monkeypatch.setattr(partial_decoding, "_PACKAGE", "nvidia.not_there")
     with pytest.raises(errors.InputError, match=r"data.decoder is nvimgcodec.*pip install"):
-        dataset._decodes_by_parts(_source(decoder="nvimgcodec"))
-    assert not dataset._decodes_by_parts(_source(decoder="auto"))
+        dataset._decodes_crops_only(_source(decoder="nvimgcodec"))
+    assert not dataset._decodes_crops_only(_source(decoder="auto"))

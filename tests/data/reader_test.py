@@ -55,11 +55,11 @@ def test_files_arrays_and_pil_images_of_the_same_pixels_are_seen_alike(mode, tmp
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("half.jpg", folders.encoded("JPEG", (60, 60))[:700], "cut off|damaged"),
+        ("half.jpg", folders.encoded("JPEG", (60, 60))[:700], "truncated|damaged"),
         ("half.png", folders.encoded("PNG")[:300], "damaged"),
-        ("empty.jpg", b"", "it is empty"),
-        ("text.jpg", b"hello", "it is no image"),
-        ("negative.dng", b"II*\0", "a camera's raw file"),
+        ("empty.jpg", b"", "empty file"),
+        ("text.jpg", b"hello", "not an image"),
+        ("negative.dng", b"II*\0", "raw camera file"),
         ("huge.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + b"\x7f\xff\xff\xff" * 2, "damaged|claims"),
     ],
 )
@@ -75,9 +75,9 @@ def test_paths_that_lead_to_no_file_and_things_that_are_no_images_are_errors(tmp
         (tmp_path / "missing", "No such file"),
         (tmp_path, "Is a directory"),
         ("a\0b", "null"),
-        (3, "it is 3, but must be the path of a file"),
+        (3, "the image is 3, but must be the path of a file"),
         (np.zeros((5, 5, 5)), "but must be the path of a file"),
-        (np.full((4, 4, 3), -2.0), "images are normalised here"),
+        (np.full((4, 4, 3), -2.0), "data.std normalize the images"),
     ]:
         with pytest.raises(errors.InputError, match=reason):
             reader.read(path, _COLOUR)
@@ -91,7 +91,7 @@ def test_images_come_in_order_and_few_are_read_ahead():
             begun.append(i)
             yield np.full((4, 4, 3), i, np.uint8) if i % 10 else i
 
-    results = reader.read_all(given(), Preprocessing(4, 3, (0,) * 3, (1,) * 3), ahead=6)
+    results = reader.read_all(given(), Preprocessing(4, 3, (0,) * 3, (1,) * 3), prefetch=6)
     values = []
     for _, pixels in results:
         values.append(pixels if isinstance(pixels, Exception) else int(pixels[0, 0, 0]))

@@ -62,8 +62,8 @@ def test_a_folder_becomes_a_set_with_the_same_splits_labels_and_names(pets, tmp_
                 continue
             assert min(small.shape[:2]) == 20
             # In brightness: JPEG halves the resolution of colours, which are noise here.
-            exact = decoding.grey(transforms.scale_short(whole, 20))
-            assert np.abs(decoding.grey(small).astype(float) - exact).mean() < 4
+            exact = decoding.to_grayscale(transforms.scale_short(whole, 20))
+            assert np.abs(decoding.to_grayscale(small).astype(float) - exact).mean() < 4
     assert next(after.train.train_batches(4, 0, 0, 1))["image"].shape == (4, 16, 16, 3)
 
 

@@ -108,9 +108,9 @@ def test_an_image_that_cannot_be_read_is_an_error_or_is_left_out_and_named(mean,
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"hello")
     images = [*_images(0, 255), broken, *_images(128)]
-    with pytest.raises(errors.InputError, match="broken.jpg cannot be used: it is no image"):
+    with pytest.raises(errors.InputError, match="broken.jpg cannot be used: not an image"):
         predictor.predict(images)
-    with pytest.raises(errors.InputError, match="image 1 cannot be used: it is 3.5, but"):
+    with pytest.raises(errors.InputError, match="image 1 cannot be used: the image is 3.5, but"):
         predictor.predict([_images(0)[0], 3.5])
     result = predictor.predict(images, batch_size=2, skip_unread=True)
     assert result.names == ["dark", "light", "grey"]
@@ -126,7 +126,7 @@ def test_an_image_that_cannot_be_read_is_an_error_or_is_left_out_and_named(mean,
         (3, {}, "images are 3, but must be an array"),
         ({"image": 3}, {}, "images are a mapping with"),
         (_images(0), {"batch_size": 0}, "batch_size is 0"),
-        ("/not/there", {}, "there is no '/not/there'"),
+        ("/not/there", {}, "'/not/there' does not exist"),
     ],
 )
 def test_what_is_no_image_is_one_line(mean, images, options, message):

@@ -42,7 +42,7 @@ def smaller(content: bytes, resize: Resize) -> bytes:
     upright: a JPEG, or without loss a PNG, that any prepared set may have.
     """
     of_folder = isinstance(content, decoding.Upright)
-    header = jpeg_header.header(content)
+    header = jpeg_header.read(content)
     size = decoding.size(content)
     if min(size) <= resize.short and (not of_folder or (header and header.orientation == 1)):
         return bytes(content)

@@ -1,1 +1,1 @@
-"""Images on the host: decoding, converting, scaling and cropping."""
+"""Image processing on the host: decoding, conversion, scaling and cropping."""

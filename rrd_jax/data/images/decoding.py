@@ -1,7 +1,7 @@
-"""Image files of any usual format as pixels: upright, in 8 bits, three colours.
+"""Decodes image files of common formats to upright 8-bit RGB or grayscale pixels.
 
-Pillow decides what a file is, by its content, and reads it; OpenCV decodes the common JPEG, into
-the same pixels in a third of the time.
+Pillow detects the format by the content and decodes most formats; OpenCV decodes JPEG to the same
+pixels in a third of the time.
 """
 
 import contextlib
@@ -19,24 +19,26 @@ import PIL.Image
 
 from rrd_jax import errors
 
-# Twice Pillow's MAX_IMAGE_PIXELS, where Pillow itself refuses: more than any camera makes, and half
-# a gigabyte decoded. A header of a few bytes can claim any size.
+# Twice Pillow's MAX_IMAGE_PIXELS, the limit of Pillow itself. No camera reaches this limit, which
+# is half a gigabyte decoded, but a damaged header can claim any size.
 MAX_PIXELS = 178_956_970
-# Not those that start other programs (EPS, WMF), nor those that are known by name alone (TGA).
+# Formats that start other programs (EPS, WMF) or are recognized only by suffix (TGA) are excluded.
 _FORMATS = (
     *("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "QOI"),
     *("AVIF", "HEIF"),
 )
-_DEFLATED = 1000  # pixels that a byte of PNG can stand for, of a plain image
-_HALVES = (b"\xff\xd8\xff", b"\x89PNG")  # beginnings of JPEG and PNG, which decode where cut off
+# A byte of PNG can encode about 1000 pixels of uniform color. Larger ratios need a full decode.
+_MAX_PNG_RATIO = 1000
+# First bytes of JPEG and PNG, whose truncated files decode without an error.
+_TRUNCATABLE = (b"\xff\xd8\xff", b"\x89PNG")
 _HEIF = (b"heic", b"heix", b"heif", b"hevc", b"mif1", b"msf1")
 
-# Of doubtful metadata and large images, a line for each file; both are checked here.
+# Pillow warns about unusual metadata and large images of each file; this module checks both.
 warnings.filterwarnings("ignore", module=r"PIL\..*")
 
 
 class Header(NamedTuple):
-    """What a file says of itself: `format` as Pillow calls it, `width` and `height` as stored."""
+    """The header of an image file: `format` by Pillow's name, and stored `width` and `height`."""
 
     format: str
     width: int
@@ -44,79 +46,84 @@ class Header(NamedTuple):
 
 
 class Upright(bytes):
-    """An encoded image that `decode` is to decode, and not as prepared sets are."""
+    """An encoded image that is decoded by `decode`, which applies its EXIF orientation."""
 
 
 class UnknownError(errors.InputError):
-    """The bytes are of no known format."""
+    """The bytes have no known image format."""
 
 
 def decode(content: bytes, channels: int = 3) -> np.ndarray:
-    """[H, W, channels] uint8 of a file's first image, turned as its EXIF orientation says.
+    """Returns the first image of a file, uint8 [H, W, channels], in its EXIF orientation.
 
-    RGB is as Pillow's convert("RGB") and ImageOps.exif_transpose have it: transparency is dropped.
-    Of 16 bits the upper 8 are taken. Grey is as prepared sets are decoded, by OpenCV.
+    RGB pixels equal those of Pillow's convert("RGB") and ImageOps.exif_transpose; transparency is
+    dropped, and 16-bit values keep their upper 8 bits. Grayscale conversion uses OpenCV, as for
+    prepared data sets.
 
     Args:
-      content: of the file.
-      channels: 3 for RGB, 1 for grey.
+      content: content of the file.
+      channels: 3 for RGB, 1 for grayscale.
 
     Raises:
-      InputError: no image, a damaged one, too many pixels, or pixels of more than 16 bits.
+      InputError: the content is not an image, is damaged, or has too many pixels or pixels of
+        more than 16 bits.
     """
     file = _open(content)
-    by_opencv = file.format in ("JPEG", "MPO") and file.mode in ("L", "RGB")
-    if by_opencv or (channels == 1 and file.format == "PNG"):
-        colour = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
-        flags = colour | cv2.IMREAD_IGNORE_ORIENTATION
+    uses_opencv = file.format in ("JPEG", "MPO") and file.mode in ("L", "RGB")
+    if uses_opencv or (channels == 1 and file.format == "PNG"):
+        color = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
+        flags = color | cv2.IMREAD_IGNORE_ORIENTATION
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
         if pixels is not None:
             return upright(pixels.reshape(*pixels.shape[:2], channels), _orientation(file))
     pixels = _pixels(file, content)
     if channels == 1:
-        pixels = grey(pixels)
-    return upright(pixels, _orientation(file))  # that of TIFF is done, and gone, by now
+        pixels = to_grayscale(pixels)
+    # Pillow has already applied and removed the orientation of TIFF files.
+    return upright(pixels, _orientation(file))
 
 
-def grey(pixels: np.ndarray) -> np.ndarray:
-    """[H, W, 1] of RGB [H, W, 3], both uint8."""
+def to_grayscale(pixels: np.ndarray) -> np.ndarray:
+    """Converts RGB uint8 [H, W, 3] to grayscale uint8 [H, W, 1]."""
     return cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)[..., None]
 
 
 def decode_whole(content: bytes, channels: int) -> np.ndarray:
-    """`decode`, for a file that nobody has looked at before: half a JPEG or PNG is refused too."""
-    if content.startswith(_HALVES):
+    """Calls `decode` after a check that refuses truncated JPEG and PNG files as well."""
+    if content.startswith(_TRUNCATABLE):
         check(content)
     return decode(content, channels)
 
 
 def check(content: bytes) -> Header:
-    """What a file is, if all of it is there; JPEG and PNG are not decoded for that.
+    """Returns the header of a complete image file, mostly without decoding JPEG and PNG files.
 
     Raises:
-      UnknownError: no image.
-      InputError: as `decode`.
+      UnknownError: the content is not an image.
+      InputError: see `decode`; or the file is truncated.
     """
     file = _open(content)
     header = Header(file.format, *file.size)
     if file.format in ("JPEG", "MPO"):
-        # The scans, up to the end mark. A thumbnail has one too, before the image begins.
+        # The end marker must follow the last scan; a thumbnail has an end marker before the image.
         if content.rfind(b"\xff\xd9") > content.rfind(b"\xff\xda") > 0:
             return header
-        if content.endswith(bytes(64)):  # of a copy that broke off
-            raise errors.InputError("it is cut off: it ends in zeros")
+        # An interrupted copy may end in zeros.
+        if content.endswith(bytes(64)):
+            raise errors.InputError("truncated file: the content ends in zeros")
     elif file.format == "PNG" and b"IEND" in content[-1024:]:
+        # The method `verify` compares checksums and leaves the file object unusable.
         with _damage():
-            file.verify()  # the checksums of its parts
-        if header.width * header.height < _DEFLATED * len(content):
+            file.verify()
+        if header.width * header.height < _MAX_PNG_RATIO * len(content):
             return header
-        file = _open(content)  # `verify` ends with its use
+        file = _open(content)
     _pixels(file, content)
     return header
 
 
 def size(content: bytes) -> tuple[int, int]:
-    """(height, width) that a header claims; (0, 0) where it cannot be read."""
+    """Returns (height, width) from the header; (0, 0) if the header cannot be read."""
     try:
         return _open(content).size[::-1]
     except errors.InputError:
@@ -124,17 +131,18 @@ def size(content: bytes) -> tuple[int, int]:
 
 
 def orientation(content: bytes) -> int:
-    """How a file is turned, 1 to 8.
+    """Returns the EXIF orientation of an image file, 1 to 8.
 
     Raises:
-      InputError: as `decode`.
+      InputError: see `decode`.
     """
     return _orientation(_open(content))
 
 
 def check_size(content: bytes) -> None:
     """Raises an InputError for an encoded image that claims too many pixels."""
-    if content.startswith(b"\x89PNG") and len(content) > 24:  # small images are PNG: no detour
+    # Prepared sets store small images as PNG, where reading the header directly saves time.
+    if content.startswith(b"\x89PNG") and len(content) > 24:
         width, height = struct.unpack(">II", content[16:24])
         if width * height > MAX_PIXELS:
             raise _TooLargeError(_too_large(f"{width} x {height}"))
@@ -142,14 +150,15 @@ def check_size(content: bytes) -> None:
     try:
         _open(content)
     except UnknownError:
-        pass  # whoever decodes it may know more formats, or more of a damaged one
+        # The decoder of the caller may support more formats.
+        pass
     except errors.InputError as error:
         if isinstance(error, _TooLargeError):
             raise
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turns and mirrors [H, W, channels] as an EXIF orientation, 1 to 8, asks for."""
+    """Applies an EXIF orientation, 1 to 8, to an image [H, W, channels]."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.transpose(1, 0, 2)
     if orientation in (3, 4, 7, 8):
@@ -165,18 +174,18 @@ class _TooLargeError(errors.InputError):
 
 @contextlib.contextmanager
 def _damage() -> Iterator[None]:
-    """Whatever Pillow raises for a damaged file, and it is of many kinds, as an InputError."""
+    """Converts the exceptions that Pillow raises for damaged files to an InputError."""
     try:
         yield
     except errors.InputError:
         raise
     except Exception as error:
         reason = str(error).split("\n")[0] or type(error).__name__
-        raise errors.InputError(f"it is damaged ({reason})") from error
+        raise errors.InputError(f"damaged file ({reason})") from error
 
 
 def _open(content: bytes) -> PIL.Image.Image:
-    """The header is read; nothing is decoded."""
+    """Opens an image and reads the header without decoding pixels."""
     try:
         file = PIL.Image.open(io.BytesIO(content), formats=_formats())
     except PIL.Image.DecompressionBombError as error:
@@ -184,29 +193,32 @@ def _open(content: bytes) -> PIL.Image.Image:
     except PIL.UnidentifiedImageError as error:
         if content[4:8] == b"ftyp" and content[8:12] in _HEIF and "HEIF" not in _formats():
             raise errors.InputError(
-                "it is HEIC, which pillow-heif reads: run `pip install 'rrd_jax[heic]'`"
+                "HEIC files need pillow-heif: run `pip install 'rrd_jax[heic]'`"
             ) from error
-        raise UnknownError("it is no image, or of a format that is not read") from error
-    except Exception as error:  # of Pillow, for damaged files
-        raise errors.InputError(f"it is damaged ({error or type(error).__name__})") from error
+        raise UnknownError("not an image, or an unsupported format") from error
+    # Pillow raises many types of exceptions for damaged files.
+    except Exception as error:
+        raise errors.InputError(f"damaged file ({error or type(error).__name__})") from error
     width, height = file.size
-    if width * height > MAX_PIXELS:  # of users who have raised Pillow's limit
+    # Users may have raised Pillow's own limit.
+    if width * height > MAX_PIXELS:
         raise _TooLargeError(_too_large(f"{width} x {height}"))
     if not (width and height):
-        raise errors.InputError(f"it is damaged (a size of {width} x {height})")
+        raise errors.InputError(f"damaged file (the size is {width} x {height})")
     return file
 
 
 def _too_large(text: str) -> str:
     number = text.removeprefix("Image size (").split(" pixels")[0]
-    return f"its header claims {number} pixels, more than the limit of {MAX_PIXELS:,}"
+    return f"the header claims {number} pixels, more than the limit of {MAX_PIXELS:,}"
 
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those of _FORMATS that are installed."""
+    """Returns the formats of _FORMATS that Pillow and its installed plugins support."""
     PIL.Image.init()
-    with contextlib.suppress(ImportError):  # an extra
+    # The package pillow-heif is an optional extra.
+    with contextlib.suppress(ImportError):
         importlib.import_module("pillow_heif").register_heif_opener()
     return tuple(name for name in _FORMATS if name in PIL.Image.OPEN)
 
@@ -214,7 +226,8 @@ def _formats() -> tuple[str, ...]:
 def _orientation(file: PIL.Image.Image) -> int:
     try:
         return int(file.getexif().get(0x0112, 1))
-    except Exception:  # of Pillow, for damaged metadata, which browsers pass over too
+    # Pillow raises many types of exceptions for damaged metadata, which browsers ignore as well.
+    except Exception:
         return 1
 
 
@@ -222,7 +235,7 @@ def _pixels(file: PIL.Image.Image, content: bytes) -> np.ndarray:
     try:
         file.load()
     except Exception:
-        pixels = _by_opencv(content) if file.format == "TIFF" else None
+        pixels = _decode_tiff_by_opencv(content) if file.format == "TIFF" else None
         if pixels is not None:
             return pixels
         with _damage():
@@ -232,15 +245,16 @@ def _pixels(file: PIL.Image.Image, content: bytes) -> np.ndarray:
         grey = (np.asarray(file) >> 8).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)
     if file.mode in ("I", "F"):
-        raise errors.InputError("it has pixels of 32 bits: convert it to 8 or 16")
+        raise errors.InputError("the image has 32-bit pixels: convert it to 8 or 16 bits")
     with _damage():
-        if file.mode in ("La", "RGBa"):  # transparency that is multiplied in
+        # Modes with premultiplied transparency.
+        if file.mode in ("La", "RGBa"):
             file = file.convert("LA" if file.mode == "La" else "RGBA")
         return np.array(file.convert("RGB"))
 
 
-def _by_opencv(content: bytes) -> np.ndarray | None:
-    """A TIFF of a kind that Pillow does not know, turned as it says."""
+def _decode_tiff_by_opencv(content: bytes) -> np.ndarray | None:
+    """Decodes a TIFF variant that Pillow does not support; None if OpenCV fails as well."""
     try:
         return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:

@@ -1,4 +1,4 @@
-"""Files that may be images, recognized by their names and first bytes, and read without waiting."""
+"""Recognition of image files by suffix and first bytes, and reading that never blocks."""
 
 import io
 import os
@@ -12,23 +12,25 @@ _SUFFIXES = (
     *(".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".qoi", ".avif", ".heic"),
     *(".heif", ".hif", ".svg", ".psd", ".ico", ".tga", ".jxl", ".exr", ".hdr", ".pcx"),
 )
-# Negatives of cameras: TIFF by their content, but the first image in them is a thumbnail.
+# Raw files of cameras. Most are TIFF by content, but their first image is a thumbnail.
 _RAW = (".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw")
 _BEGINNINGS = (
     *(b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     *(b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51", b"qoif"),
 )
-_WORDS = (b"BM", *(b"P%d" % i for i in range(1, 8)))  # texts begin so too
-_MAX_BYTES = 2**30  # of a file that is read as one image
+# First bytes of BMP and PPM files, with which text files may start as well.
+_TEXT_LIKE_BEGINNINGS = (b"BM", *(b"P%d" % i for i in range(1, 8)))
+# Largest size of an image file.
+_MAX_BYTES = 2**30
 
 
 def is_named_as_image(path: str) -> bool:
-    """Returns True if the suffix of a path is an image's."""
+    """Returns True if a path has the suffix of an image format."""
     return _suffix(path) in _SUFFIXES
 
 
 def is_meant_as_image(path: str) -> bool:
-    """Returns True if a file is an image by its name, or otherwise by its first bytes."""
+    """Returns True if a file is an image by its suffix or by its first bytes."""
     if _suffix(path) in _SUFFIXES + _RAW:
         return True
     try:
@@ -39,35 +41,36 @@ def is_meant_as_image(path: str) -> bool:
 
 
 def read(path: str) -> bytes:
-    """Returns the content of a file that can be an image.
+    """Returns the content of a file that may be an image.
 
     Raises:
-      OSError: it cannot be read.
-      UnknownError: it is something else.
-      InputError: it is empty, a raw photograph, or larger than 1 GB.
+      OSError: the file cannot be read.
+      UnknownError: the file is not an image.
+      InputError: the file is empty, a camera's raw file, or larger than 1 GB.
     """
     suffix = _suffix(path)
     if suffix in _RAW:
-        raise errors.InputError(f"{suffix} is a camera's raw file: convert it to JPEG or PNG")
+        raise errors.InputError(f"raw camera file ({suffix}): convert it to JPEG or PNG")
     is_named = suffix in _SUFFIXES
     with _open(path) as file:
         head = file.read(32) or b""
         if not head and is_named:
-            raise errors.InputError("it is empty")
-        if not (_begins_as_image(head) or (is_named and head.startswith(_WORDS))):
-            raise decoding.UnknownError("it is no image, or of a format that is not read")
+            raise errors.InputError("empty file")
+        if not (_begins_as_image(head) or (is_named and head.startswith(_TEXT_LIKE_BEGINNINGS))):
+            raise decoding.UnknownError("not an image, or an unsupported format")
         if os.fstat(file.fileno()).st_size > _MAX_BYTES:
-            raise errors.InputError("it has more than 1 GB")
+            raise errors.InputError("file larger than 1 GB")
         return _read_rest(file, head)
 
 
 def read_with_state(path: str) -> tuple[bytes, tuple[int, int, int]]:
-    """Returns the content of a regular file; its size in bytes, and its times in nanoseconds.
+    """Returns the content of a regular file, and its size and times.
 
-    The times are of the last change of the content, and of the content, name or rights.
+    The size is in bytes. The times are those of the last change of the content, and of the last
+    change of content, name or permissions, in nanoseconds.
 
     Raises:
-      OSError: it cannot be read, or is no regular file.
+      OSError: the file cannot be read, or is not a regular file.
     """
     with _open(path) as file:
         state = os.fstat(file.fileno())
@@ -75,12 +78,12 @@ def read_with_state(path: str) -> tuple[bytes, tuple[int, int, int]]:
 
 
 def reason(error: OSError) -> str:
-    """Returns the reason of an error without its path, such as "Permission denied"."""
+    """Returns the reason of an error without the path, such as "Permission denied"."""
     return error.strerror or str(error)
 
 
 def _open(path: str) -> io.RawIOBase:
-    # A pipe without a writer must not block.
+    # With O_NONBLOCK, opening a pipe without a writer returns immediately.
     return open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0)
 
 
@@ -90,7 +93,7 @@ def _begins_as_image(head: bytes) -> bool:
 
 def _read_rest(file: io.RawIOBase, head: bytes) -> bytes:
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        raise OSError("no regular file")
+        raise OSError("not a regular file")
     return head + (file.readall() or b"")
 
 

@@ -1,4 +1,4 @@
-"""What JPEGs say of themselves, read in a hundredth of the time that one takes to decode."""
+"""Reads JPEG headers in a hundredth of the time of decoding."""
 
 import struct
 from typing import NamedTuple
@@ -7,24 +7,25 @@ from rrd_jax import errors
 from rrd_jax.data.images import decoding
 
 _BEGINNING, _END = b"\xff\xd8\xff", b"\xff\xd9"
-# Marks of images in one scan or several, by Huffman's code; of EXIF; and what cannot come before.
+# Markers of Huffman-coded frames (baseline, extended, progressive), of EXIF segments, and of
+# segments that cannot precede a supported frame.
 _FRAMES = (0xC0, 0xC1, 0xC2)
 _EXIF = 0xE1
 _NO_SEGMENTS = (*range(0x02), *range(0xD0, 0xDB), 0xFF, *range(0xC5, 0xC8), *range(0xC9, 0xCC))
 
 
-class Header(NamedTuple):
-    """Of a JPEG of three colours: its size as stored, and how it is turned, 1 to 8."""
+class JpegHeader(NamedTuple):
+    """The stored size of an 8-bit JPEG with three channels, and its EXIF orientation, 1 to 8."""
 
     height: int
     width: int
     orientation: int
 
 
-def header(content: bytes) -> Header | None:
-    """The header of a JPEG of three colours in 8 bits; None for anything else, or without its end.
+def read(content: bytes) -> JpegHeader | None:
+    """Returns the header of a complete 8-bit JPEG with three channels; None for other content.
 
-    Its orientation is 1 where it is to be decoded as stored.
+    The orientation is 1 if the image is decoded without its EXIF orientation.
     """
     if not (content.startswith(_BEGINNING) and content.endswith(_END)):
         return None
@@ -35,23 +36,23 @@ def header(content: bytes) -> Header | None:
     if not 0 < height * width <= decoding.MAX_PIXELS:
         return None
     if not (has_exif and isinstance(content, decoding.Upright)):
-        return Header(height, width, 1)
+        return JpegHeader(height, width, 1)
     try:
-        return Header(height, width, decoding.orientation(content))
+        return JpegHeader(height, width, decoding.orientation(content))
     except errors.InputError:
         return None
 
 
 def _frame(content: bytes) -> tuple[int, int, bool] | None:
-    """Height, width, and whether there is EXIF, of a JPEG of three colours in 8 bits."""
-    place, has_exif = 2, False
-    while place + 19 <= len(content):
-        mark, kind, length = struct.unpack_from(">BBH", content, place)
-        if mark != 0xFF or kind in _NO_SEGMENTS:
+    """Returns (height, width, True if EXIF exists) of an 8-bit JPEG with three channels."""
+    position, has_exif = 2, False
+    while position + 19 <= len(content):
+        marker, kind, length = struct.unpack_from(">BBH", content, position)
+        if marker != 0xFF or kind in _NO_SEGMENTS:
             return None
         if kind in _FRAMES:
-            bits, height, width, colours = struct.unpack_from(">BHHB", content, place + 4)
-            return (height, width, has_exif) if (bits, colours) == (8, 3) else None
+            bits, height, width, channels = struct.unpack_from(">BHHB", content, position + 4)
+            return (height, width, has_exif) if (bits, channels) == (8, 3) else None
         has_exif |= kind == _EXIF
-        place += 2 + length
+        position += 2 + length
     return None

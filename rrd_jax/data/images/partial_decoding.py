@@ -1,4 +1,4 @@
-"""JPEGs of which no more is decoded than the part that is asked for, by nvImageCodec on the CPU."""
+"""Decodes rectangular regions of JPEGs without the rest, by nvImageCodec on the CPU."""
 
 import contextlib
 import functools
@@ -17,34 +17,34 @@ from rrd_jax import errors
 from rrd_jax.data.images import decoding, jpeg_header
 
 _PACKAGE = "nvidia.nvimgcodec"
-# Parts of fewer rows or columns than a block of chroma may differ from those of the whole image at
-# their edges (libjpeg-turbo does not smooth so few columns), and are decoded as fast as a whole.
-_LEAST = 32
+# Smaller regions may differ from the whole image at their edges, because libjpeg-turbo does not
+# smooth chroma in so few columns, and save no time.
+_MIN_SIZE = 32
 _local = threading.local()
 
 
 class Undecoded(Exception):
-    """A part that cannot be decoded, or not exactly; the whole image may be."""
+    """A region cannot be decoded exactly; decode the whole image instead."""
 
 
 class Jpeg:
-    """An encoded JPEG as an array [H, W, 3] uint8, of which parts can be taken.
+    """An encoded JPEG that is indexed like an array uint8 [H, W, 3].
 
-    `jpeg[top:bottom, left:right]` has the pixels that `transforms.decode` has there.
+    `jpeg[top:bottom, left:right]` equals the same region of the result of `transforms.decode`.
 
     Attributes:
-      shape: (H, W, 3), as the image is seen.
+      shape: (H, W, 3) in the upright orientation.
     """
 
-    def __init__(self, content: bytes, header: jpeg_header.Header):
+    def __init__(self, content: bytes, header: jpeg_header.JpegHeader):
         self._content, self._header = content, header
-        self._turned = header.orientation in (5, 6, 7, 8)
+        self._is_transposed = header.orientation in (5, 6, 7, 8)
         size = (header.height, header.width)
-        self.shape = (*(size[::-1] if self._turned else size), 3)
+        self.shape = (*(size[::-1] if self._is_transposed else size), 3)
 
     def __getitem__(self, part: tuple[slice, slice]) -> np.ndarray:
         (top, bottom), (left, right) = ((int(s.start), int(s.stop)) for s in part)
-        if min(bottom - top, right - left) < _LEAST:
+        if min(bottom - top, right - left) < _MIN_SIZE:
             raise Undecoded
         rows, columns = self._stored(top, bottom, left, right)
         stored = _decode(self._content, self._header, rows, columns)
@@ -60,40 +60,43 @@ class Jpeg:
         if self._header.orientation in (3, 4, 7, 8):
             top, bottom = height - bottom, height - top
         rows, columns = slice(top, bottom), slice(left, right)
-        return (columns, rows) if self._turned else (rows, columns)
+        return (columns, rows) if self._is_transposed else (rows, columns)
 
 
-def opened(image: Any, channels: int) -> Jpeg | None:
-    """An encoded image of whose parts pixels are known to be right; None for any other.
+def open_jpeg(image: Any, channels: int) -> Jpeg | None:
+    """Returns an image whose regions can be decoded exactly; None for any other image.
 
     Args:
-      image: bytes, or an array.
-      channels: that are wanted.
+      image: encoded bytes or an array.
+      channels: number of channels to decode to.
     """
     if channels != 3 or not isinstance(image, bytes):
         return None
-    header = jpeg_header.header(image)
+    header = jpeg_header.read(image)
     return None if header is None else Jpeg(image, header)
 
 
 def is_installed() -> bool:
-    """Whether there is what decodes parts."""
-    with contextlib.suppress(ImportError):  # there may be another `nvidia`, or none
+    """Returns True if nvImageCodec is installed."""
+    # The parent package `nvidia` may be missing or unrelated.
+    with contextlib.suppress(ImportError):
         return importlib.util.find_spec(_PACKAGE) is not None
     return False
 
 
 def check_usable() -> None:
-    """Raises an InputError where parts cannot be decoded."""
+    """Raises an InputError if nvImageCodec cannot be used."""
     if not is_installed():
         raise errors.InputError(
             "data.decoder is nvimgcodec, which is not installed: run `pip install"
-            " 'rrd_jax[nvimgcodec]'`, or take data.decoder=cv2"
+            " 'rrd_jax[nvimgcodec]'`, or set data.decoder=cv2"
         )
     _module()
 
 
-def _decode(content: bytes, header: jpeg_header.Header, rows: slice, columns: slice) -> np.ndarray:
+def _decode(
+    content: bytes, header: jpeg_header.JpegHeader, rows: slice, columns: slice
+) -> np.ndarray:
     codec, decoder, parameters = _decoder()
     try:
         stream = codec.CodeStream(content)
@@ -101,7 +104,8 @@ def _decode(content: bytes, header: jpeg_header.Header, rows: slice, columns: sl
             raise Undecoded
         region = codec.Region(rows.start, columns.start, rows.stop, columns.stop)
         pixels = decoder.decode(stream.get_sub_code_stream(region=region), params=parameters)
-    except RuntimeError as error:  # of a header that it does not understand
+    # The codec raises a RuntimeError for unsupported headers.
+    except RuntimeError as error:
         raise Undecoded from error
     if pixels is None:
         raise Undecoded
@@ -109,7 +113,7 @@ def _decode(content: bytes, header: jpeg_header.Header, rows: slice, columns: sl
 
 
 def _decoder() -> tuple[Any, Any, Any]:
-    """The module, and a decoder of this thread, which decodes in one thread of its own."""
+    """Returns the module, and this thread's single-threaded decoder with its parameters."""
     codec = _module()
     if not hasattr(_local, "decoder"):
         _local.decoder = codec.Decoder(
@@ -125,22 +129,23 @@ def _decoder() -> tuple[Any, Any, Any]:
 
 @functools.cache
 def _module() -> Any:
-    """The module, with libjpeg-turbo alone: its other parts look for a GPU, and say so."""
-    with _libjpeg_turbo_alone():
+    """Imports nvImageCodec with libjpeg-turbo only: other extensions search for a GPU and log."""
+    with _only_libjpeg_turbo():
+        # The first decoder loads the extensions. Both lines raise many types of exceptions.
         try:
             codec = importlib.import_module(_PACKAGE)
-            codec.Decoder(device_id=codec.NVIMGCODEC_DEVICE_CPU_ONLY)  # loads the parts
-        except Exception as error:  # ImportError of a library; RuntimeError of its own
+            codec.Decoder(device_id=codec.NVIMGCODEC_DEVICE_CPU_ONLY)
+        except Exception as error:
             reason = str(error).split("\n")[0]
             raise errors.InputError(
-                f"nvImageCodec cannot be used ({reason}): take data.decoder=cv2"
+                f"nvImageCodec cannot be used ({reason}): set data.decoder=cv2"
             ) from error
     return codec
 
 
 @contextlib.contextmanager
-def _libjpeg_turbo_alone() -> Iterator[None]:
-    """While it lasts, a first import finds one part, and afterwards nothing is said on stderr."""
+def _only_libjpeg_turbo() -> Iterator[None]:
+    """Sets environment variables so that nvImageCodec loads one extension and logs nothing."""
     package = pathlib.Path(importlib.util.find_spec(_PACKAGE).origin).parent
     with tempfile.TemporaryDirectory() as folder:
         for part in (package / "extensions").glob("libjpeg_turbo_ext.so*"):

@@ -1,4 +1,4 @@
-"""Any image as a network sees it at test time: files, encoded bytes, PIL images, arrays."""
+"""Reads images from files, encoded bytes, PIL images or arrays, preprocessed as at test time."""
 
 import collections
 import concurrent.futures
@@ -14,37 +14,39 @@ from rrd_jax.data.images import decoding, example_forms, image_files, transforms
 from rrd_jax.data.model_info import Preprocessing
 
 
-def read(image: Any, wanted: Preprocessing) -> np.ndarray:
-    """[size, size, channels] uint8, by the steps that a test split goes through.
+def read(image: Any, preprocessing: Preprocessing) -> np.ndarray:
+    """Returns an image, uint8 [size, size, channels], scaled and cropped like a test image.
 
     Args:
-      image: the path of a file, encoded bytes, a PIL image, or an array [H, W], [H, W, 1] or
+      image: path of a file, encoded bytes, a PIL image, or an array [H, W], [H, W, 1] or
         [H, W, 3] of uint8 or of floats in [0, 1].
-      wanted: what the network sees.
+      preprocessing: size and channels of the network's images.
 
     Raises:
-      InputError: it cannot be read, or is no image.
+      InputError: the image cannot be read, or is not an image.
     """
-    pixels = _pixels(image, wanted.channels)
-    if wanted.resize:
-        return transforms.center_crop(pixels, wanted.image_size, wanted.resize)
-    return transforms.pad_or_resize(pixels, wanted.image_size)
+    pixels = _pixels(image, preprocessing.channels)
+    if preprocessing.resize:
+        return transforms.center_crop(pixels, preprocessing.image_size, preprocessing.resize)
+    return transforms.pad_or_resize(pixels, preprocessing.image_size)
 
 
 def read_all(
-    images: Iterable[Any], wanted: Preprocessing, ahead: int
+    images: Iterable[Any], preprocessing: Preprocessing, prefetch: int
 ) -> Iterator[tuple[Any, np.ndarray | errors.InputError]]:
-    """Each image with what `read` returns or raises, in order, read ahead by threads.
+    """Yields each image with the result or the InputError of `read`, in order.
+
+    Threads read the images ahead.
 
     Args:
-      images: images.
-      wanted: as `read` has it.
-      ahead: how many are read before they are asked for, at most.
+      images: images as for `read`.
+      preprocessing: size and channels of the network's images.
+      prefetch: largest number of images that are read ahead.
     """
 
     def load(image: Any) -> np.ndarray | errors.InputError:
         try:
-            return read(image, wanted)
+            return read(image, preprocessing)
         except errors.InputError as error:
             return error
 
@@ -55,7 +57,7 @@ def read_all(
         stack.callback(lambda: [future.cancel() for _, future in pending])
         for image in images:
             pending.append((image, pool.submit(load, image)))
-            if len(pending) >= ahead:
+            if len(pending) >= prefetch:
                 first, future = pending.popleft()
                 yield first, future.result()
         while pending:
@@ -64,31 +66,32 @@ def read_all(
 
 
 def _pixels(image: Any, channels: int) -> np.ndarray:
-    """[H, W, channels] uint8."""
+    """Returns a decoded image, uint8 [H, W, channels], in its original size."""
     if isinstance(image, str | os.PathLike):
         try:
             image = image_files.read(os.fspath(image))
-        except (OSError, ValueError) as error:  # ValueError of a path with a zero in it
+        # Python raises a ValueError for a path with a null byte.
+        except (OSError, ValueError) as error:
             if isinstance(error, errors.InputError):
                 raise
-            why = image_files.reason(error) if isinstance(error, OSError) else str(error)
-            raise errors.InputError(f"it cannot be read ({why})") from error
+            reason = image_files.reason(error) if isinstance(error, OSError) else str(error)
+            raise errors.InputError(f"cannot be read ({reason})") from error
     else:
         image = _conformed(image)
     if isinstance(image, bytes):
         return decoding.decode_whole(image, channels)
     if image.shape[-1] == channels:
         return image
-    return decoding.grey(image) if channels == 1 else np.repeat(image, channels, axis=-1)
+    return decoding.to_grayscale(image) if channels == 1 else np.repeat(image, channels, axis=-1)
 
 
 def _conformed(image: Any) -> bytes | np.ndarray:
     try:
         return example_forms.pixels(image)
     except errors.InputError as error:
-        if example_forms.WANTED not in str(error):
+        if example_forms.EXPECTED_FORM not in str(error):
             raise
         raise errors.InputError(
-            f"it is {example_forms.described(image)}, but must be the path of a file, encoded"
+            f"the image is {example_forms.describe(image)}, but must be the path of a file, encoded"
             " bytes, a PIL image, or an array [H, W, 1 or 3] of uint8"
         ) from error

@@ -1,4 +1,4 @@
-"""Images on the host, by OpenCV: encoded, decoded, scaled and cropped."""
+"""Encodes, decodes, scales and crops images on the host with OpenCV."""
 
 import contextlib
 import sys
@@ -11,15 +11,19 @@ import numpy as np
 from rrd_jax import errors
 from rrd_jax.data.images import decoding, partial_decoding
 
-# Images that are taken as black: more, and of all more than this share, are no accident.
-_FEW, _SHARE = 10, 0.25
-_NAMED = 4  # of them
-_ASPECT = 100  # of images that are scaled before their centre is cut out
-cv2.setNumThreads(0)  # many images at once are decoded already: within one, threads would compete
+# Undecodable images are replaced by black ones. An error is raised when both their number and their
+# share of all images reach these limits.
+_MAX_FAILURES, _MAX_FAILED_SHARE = 10, 0.25
+# Number of undecodable images that are reported by name.
+_MAX_REPORTED = 4
+# Longer images are cropped to this aspect ratio before they are scaled.
+_MAX_ASPECT = 100
+# Many images are decoded in parallel; further threads within each image would compete.
+cv2.setNumThreads(0)
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """A grey or RGB image [H, W, channels] uint8 as PNG: TFDS encodes arrays with TensorFlow."""
+    """Encodes an image, uint8 [H, W, 1 or 3], as PNG; TFDS would need TensorFlow for this."""
     image = np.ascontiguousarray(image)
     if image.shape[-1] == 3:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
@@ -28,19 +32,20 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def decode(image: Any, channels: int) -> np.ndarray:
-    """[H, W, channels] uint8, RGB or grey, from an encoded image or such an array.
+    """Returns an RGB or grayscale image, uint8 [H, W, channels], from encoded bytes or an array.
 
-    What is stored with other channels (ImageNet has grey and CMYK files) is converted.
+    Images stored with other channels are converted; ImageNet has grayscale and CMYK files.
 
     Raises:
-      InputError: the bytes are no image.
+      InputError: the bytes are not an image.
     """
     if isinstance(image, np.ndarray):
         return _with_channels(image, channels)
     if isinstance(image, decoding.Upright):
         return decoding.decode(image, channels)
-    colour = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
-    flags = colour | cv2.IMREAD_IGNORE_ORIENTATION  # the pixels as stored, as the field does
+    color = cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
+    # Pixels of prepared sets stay in their stored orientation, as is common practice.
+    flags = color | cv2.IMREAD_IGNORE_ORIENTATION
     decoded = _decoded(image, flags)
     return decoded if channels == 3 else decoded[..., None]
 
@@ -48,14 +53,14 @@ def decode(image: Any, channels: int) -> np.ndarray:
 def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
     if image.shape[-1] == channels:
         return image
-    return decoding.grey(image) if channels == 1 else np.repeat(image, channels, axis=-1)
+    return decoding.to_grayscale(image) if channels == 1 else np.repeat(image, channels, axis=-1)
 
 
 def stored_channels(image: bytes) -> int:
-    """1 for an encoded image that is stored in grey, otherwise 3.
+    """Returns 1 for an encoded image that is stored in grayscale, otherwise 3.
 
     Raises:
-      InputError: the bytes are no image.
+      InputError: the bytes are not an image.
     """
     flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION
     return 1 if _decoded(image, flags).ndim == 2 else 3
@@ -75,12 +80,12 @@ def _decoded(image: bytes, flags: int) -> np.ndarray:
 
 
 def decode_or_black(example: dict[str, Any], index: int, channels: int, size: int) -> np.ndarray:
-    """The decoded image of an example; a black one, and a line that names it, if it is damaged.
+    """Returns the decoded image of an example, or a black image and a warning if it is damaged.
 
-    One bad file of a million must not end a run; and in a test split it must count.
+    A single damaged file must not end a run, and a damaged test image must still be counted.
 
     Raises:
-      InputError: so many cannot be decoded that it is no accident.
+      InputError: at least 10 images and more than a quarter of all images so far cannot be decoded.
     """
     _damage.tried += 1
     try:
@@ -88,8 +93,8 @@ def decode_or_black(example: dict[str, Any], index: int, channels: int, size: in
     except errors.InputError as error:
         name = example.get("file_name", b"")
         name = name.decode(errors="backslashreplace") if isinstance(name, bytes) else str(name)
-        named = f"'{errors.printable(name)}' (example {index})" if name else ""
-        _damage.add(named or f"example {index}", str(error))
+        label = f"'{errors.printable(name)}' (example {index})" if name else ""
+        _damage.add(label or f"example {index}", str(error))
         return np.zeros((size, size, channels), np.uint8)
 
 
@@ -101,20 +106,20 @@ def random_crop_or_black(
     area: float,
     make_rng: Callable[[], np.random.Generator],
     *,
-    by_parts: bool,
+    decode_crop_only: bool,
 ) -> np.ndarray:
-    """`random_resized_crop` of what `decode_or_black` gives for an example.
+    """Returns a random-resized crop of an example's image, or of a black image if it is damaged.
 
     Args:
-      example: as `decode_or_black` has it, and what follows.
-      index: of the example.
-      channels: of the image, 1 or 3.
-      size: of the crop.
-      area: the smallest part of the image that it is.
-      make_rng: a generator in the same state at each call.
-      by_parts: whether no more of a JPEG is decoded than the crop; the pixels are the same.
+      example: a mapping with `image` and optionally `file_name`.
+      index: index of the example.
+      channels: channels of the image, 1 or 3.
+      size: height and width of the crop.
+      area: smallest area of the crop relative to the image.
+      make_rng: returns a generator in the same state at each call.
+      decode_crop_only: whether only the crop of a JPEG is decoded; the pixels are equal.
     """
-    part = partial_decoding.opened(example["image"], channels) if by_parts else None
+    part = partial_decoding.open_jpeg(example["image"], channels) if decode_crop_only else None
     if part is not None:
         with contextlib.suppress(partial_decoding.Undecoded):
             crop = random_resized_crop(make_rng(), part, size, area)
@@ -125,27 +130,27 @@ def random_crop_or_black(
 
 
 class _Damage:
-    """What could not be decoded in this process, as often as it was tried."""
+    """The undecodable images of this process, and the number of attempts."""
 
     def __init__(self):
         self.tried, self._failed, self._images = 0, 0, set()
 
     def add(self, image: str, reason: str) -> None:
-        """Says so once an image, not once an epoch, and of the first images alone."""
+        """Counts a failure, and prints a warning once per image for the first images."""
         self._failed += 1
-        if self._failed >= _FEW and self._failed > _SHARE * self.tried:
+        if self._failed >= _MAX_FAILURES and self._failed > _MAX_FAILED_SHARE * self.tried:
             raise errors.InputError(
-                f"{self._failed:,} of the first {self.tried:,} images that are used cannot be"
-                f" decoded; image {image}: {reason}. Repair them, convert them to usual PNG or"
-                " JPEG, or remove them"
+                f"{self._failed:,} of the first {self.tried:,} images cannot be decoded, such as"
+                f" {image}: {reason}; repair the images, convert them to PNG or JPEG, or remove"
+                " them"
             )
-        if image in self._images or len(self._images) > _NAMED:
+        if image in self._images or len(self._images) > _MAX_REPORTED:
             return
         self._images.add(image)
-        if len(self._images) > _NAMED:
-            line = "more images cannot be decoded; each is taken as black"
+        if len(self._images) > _MAX_REPORTED:
+            line = "more images cannot be decoded; using black images instead"
         else:
-            line = f"image {image}: {reason}; it is taken as black"
+            line = f"image {image}: {reason}; using a black image instead"
         print(f"warning: {line}", file=sys.stderr)
 
 
@@ -153,7 +158,7 @@ _damage = _Damage()
 
 
 def pad_or_resize(image: np.ndarray, size: int) -> np.ndarray:
-    """To [size, size]: smaller images are centred on black, larger ones scaled down."""
+    """Fits an image to [size, size]: pads smaller images with black, scales larger ones down."""
     height, width = image.shape[:2]
     if height > size or width > size:
         return _scale(image, size, size)
@@ -166,26 +171,27 @@ def pad_or_resize(image: np.ndarray, size: int) -> np.ndarray:
 def random_resized_crop(
     rng: np.random.Generator, image: np.ndarray, size: int, area: float = 0.08
 ) -> np.ndarray:
-    """A random part of `area` to all of the image, aspect 3/4 to 4/3, scaled to [size, size].
+    """Returns a random crop, scaled to [size, size] and mirrored with probability 1/2.
 
-    Ten tries, then the largest central part of allowed aspect, as the ImageNet recipes do. Half
-    of the results are mirrored.
+    The crop covers between `area` and all of the image at an aspect ratio from 3/4 to 4/3. As in
+    common ImageNet recipes, ten failed draws are followed by the largest central crop.
     """
     top, left, height, width = _random_part(rng, *image.shape[:2], area)
     part = image[top : top + height, left : left + width]
-    # Area averaging costs four times as much; for training it is needed where pixels are skipped.
+    # Area averaging takes four times as long; training needs it only at a factor of 2 or more.
     scaled = _scale(part, size, size, averaged=2 * size <= min(part.shape[:2]))
     if rng.random() >= 0.5:
         return scaled
-    # A contiguous mirror image: stacking views of negative stride costs ten times as much.
+    # The mirrored copy is contiguous: stacking arrays of negative stride takes ten times as long.
     return cv2.flip(scaled, 1).reshape(scaled.shape)
 
 
 def center_crop(image: np.ndarray, size: int, resize: int) -> np.ndarray:
-    """Scaled so that the short side is `resize`, then the central [size, size]."""
+    """Scales the short side to `resize`, and returns the central crop [size, size]."""
     height, width = image.shape[:2]
-    longest = _ASPECT * min(height, width)
-    if max(height, width) > longest:  # a line of pixels, scaled as a whole, would fill gigabytes
+    longest = _MAX_ASPECT * min(height, width)
+    # A single row of pixels would need gigabytes when scaled as a whole.
+    if max(height, width) > longest:
         top, left = max(0, (height - longest) // 2), max(0, (width - longest) // 2)
         image = np.ascontiguousarray(image[top : top + longest, left : left + longest])
     scaled = scale_short(image, resize)
@@ -194,18 +200,18 @@ def center_crop(image: np.ndarray, size: int, resize: int) -> np.ndarray:
 
 
 def scale_short(image: np.ndarray, short: int) -> np.ndarray:
-    """Scaled so that the short side is `short`, by the average of areas where it shrinks."""
+    """Scales the short side to `short`, with area averaging if the image becomes smaller."""
     height, width = image.shape[:2]
     factor = short / min(height, width)
     return _scale(image, round(height * factor), round(width * factor))
 
 
 def _random_part(
-    rng: np.random.Generator, height: int, width: int, least: float
+    rng: np.random.Generator, height: int, width: int, min_area: float
 ) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a random part of an image, of its area so much at least."""
+    """Draws the (top, left, height, width) of a crop with at least `min_area` of the image."""
     for _ in range(10):
-        area = height * width * rng.uniform(least, 1.0)
+        area = height * width * rng.uniform(min_area, 1.0)
         aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
         w, h = round(np.sqrt(area * aspect)), round(np.sqrt(area / aspect))
         if 0 < h <= height and 0 < w <= width:
@@ -215,8 +221,10 @@ def _random_part(
 
 
 def _scale(image: np.ndarray, height: int, width: int, averaged: bool | None = None) -> np.ndarray:
-    if averaged is None:  # where the image shrinks, or the result would alias
+    # Without averaging, a reduced image would have aliasing.
+    if averaged is None:
         averaged = height < image.shape[0] or width < image.shape[1]
     method = cv2.INTER_AREA if averaged else cv2.INTER_LINEAR
     scaled = cv2.resize(image, (width, height), interpolation=method)
-    return scaled.reshape(height, width, image.shape[2])  # cv2 drops a single channel
+    # OpenCV drops the axis of a single channel.
+    return scaled.reshape(height, width, image.shape[2])
