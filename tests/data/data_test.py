@@ -72,7 +72,7 @@ def test_a_set_without_a_label_will_do_where_labels_are_not_used(data_dir, tmp_p
     assert found.test.examples[3]["file_name"] == b"test3"
     mocked = _load("plain", dir=str(tmp_path), use_labels=False, mock_examples=4, **_OPTIONS)
     assert mocked.train.images.shape == (4, 8, 8, 1)
-    with pytest.raises(errors.InputError, match="a class 'label' are needed"):
+    with pytest.raises(errors.InputError, match="'image' and a class 'label'"):
         _load("plain", dir=str(tmp_path), **_OPTIONS)
 
 
@@ -161,7 +161,9 @@ def test_random_crops_while_decoding_need_the_streamed_feed():
 
 def test_an_unknown_or_empty_split_lists_the_known(data_dir):
     for split in ("trian", "train[:0]", "train[:x]"):
-        with pytest.raises(errors.InputError, match="cannot be read .* its splits: train, test$"):
+        with pytest.raises(
+            errors.InputError, match="cannot be read .* available splits: train, test$"
+        ):
             _load("digits", dir=data_dir, train_split=split, **_OPTIONS)
 
 
@@ -180,5 +182,5 @@ def test_mocked_imagenet_streams_and_mocked_cifar_is_resident_unless_chosen(tmp_
     assert isinstance(streamed.train, feed.Streamed)
     for a, b in zip(cifar.test.test_batches(4), streamed.test.test_batches(4), strict=True):
         assert a["image"].shape == b["image"].shape
-    with pytest.raises(errors.InputError, match="has features .* a class 'label' are needed"):
+    with pytest.raises(errors.InputError, match="has features .* and a class 'label'"):
         _load("ag_news_subset", dir=str(tmp_path), mock_examples=2, **_OPTIONS)

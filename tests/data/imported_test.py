@@ -191,7 +191,9 @@ def test_arrays_are_a_source_and_so_are_parts_of_them():
     found = data.from_sources((_IMAGES, _LABELS), (_IMAGES, _LABELS), streamed, num_classes=12)
     assert isinstance(found.train, feed.Streamed)
     assert found.num_classes == 12
-    with pytest.raises(errors.InputError, match="gives 40 images for split 'train', but 39 labels"):
+    with pytest.raises(
+        errors.InputError, match="returned 40 images for split 'train', but 39 labels"
+    ):
         data.from_sources((_IMAGES, _LABELS[1:]), (_IMAGES, _LABELS))
     few = data.Source(image_size=8, train_split="train[:2]", test_split="train[2:4]")
     for source in [(_IMAGES, _LABELS), list(zip(_IMAGES, _LABELS, strict=True))]:
@@ -209,7 +211,9 @@ def test_grey_images_stay_grey_unless_others_have_colours():
     np.testing.assert_array_equal(found.train.images[40], np.repeat(_IMAGES[1][..., :1], 3, -1))
     np.testing.assert_array_equal(found.train.images[41], _IMAGES[0])
     one_coloured = [*grey[:1], (_IMAGES[0], 0), *grey[:20]]
-    with pytest.raises(errors.InputError, match="example 1 of .* has colours, but those looked at"):
+    with pytest.raises(
+        errors.InputError, match="example 1 of .* has 3 channels, but the images checked"
+    ):
         _ = data.from_sources(one_coloured, grey, options).train.images
 
 
@@ -245,21 +249,21 @@ def test_labels_of_large_sources_are_not_read_one_after_the_other():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("iterable", "gives a value of type list_iterator for split 'train', but must give"),
+        ("iterable", "returned a value of type list_iterator for split 'train', but must"),
         ("empty", "has no examples in split 'train'"),
-        ("unlabelled", "example 0 of .* of data set 'my_data:unlabelled': its label is None"),
-        ("misnamed", "it is a mapping with 'img', 'label', but must be a dict with 'image' and"),
-        ("triples", r"it is a tuple of 3, but must be a dict .* or a pair \(image, label\)"),
-        ("worded", "its label is 'cat', but must be an integer"),
-        ("normalised", "its image has values of type float64 from -.* give uint8, or floats in"),
-        ("flat", r"its image is a ndarray of shape \(192,\) and type uint8; it must be"),
+        ("unlabelled", "example 0 of .* of data set 'my_data:unlabelled': the label is None"),
+        ("misnamed", "the example is a mapping with 'img', 'label'; expected a dict with 'image'"),
+        ("triples", r"the example is a tuple of 3; expected a dict .* or a pair \(image, label\)"),
+        ("worded", "the label is 'cat', but must be an integer"),
+        ("normalised", "the image has values of type float64 from -.* give uint8, or floats in"),
+        ("flat", r"the image is a ndarray of shape \(192,\) and type uint8; expected"),
         ("garbage", "an image of 8 bytes cannot be decoded"),
         ("Beyond", "example 5 of .* has label 5, but there are 4 classes, from 0 to 3"),
-        ("Random", "example 0 of .* is another each time .* data.augment does it"),
+        ("Random", "example 0 of .* changes between two reads: .* use data.augment"),
         ("Ten", "num_classes is 'ten', but must be a whole number"),
-        ("huge", "has a label 1000000039, where labels are classes, .* num_classes"),
-        ("Untested", "has no split 'test', an attribute of that name"),
-        ("misspelt", "has no split 'train'; its splits: trian, test"),
+        ("huge", "has label 1000000039, but labels must be class ind.* num_classes"),
+        ("Untested", "has no split 'test': no attribute of that name"),
+        ("misspelt", "has no split 'train'; available splits: trian, test"),
         ("pears", "has no 'pears'; did you mean 'pairs'"),
     ],
 )  # fmt: skip
@@ -323,7 +327,7 @@ def test_worker_processes_give_the_same_batches_even_of_what_cannot_be_pickled()
             np.testing.assert_array_equal(b[name], values)
     source = _load("Locked").train.examples.rows.parts[0][0].source
     here = data.from_sources(source, source)
-    with pytest.raises(errors.InputError, match="cannot be sent to worker .* data.workers to 0"):
+    with pytest.raises(errors.InputError, match="cannot be sent to worker .* data.workers=0"):
         pickle.dumps(here.train.examples)
 
 

@@ -121,10 +121,10 @@ def quiet() -> Iterator[None]:
 def damaged(name: str, folder: Any, data_dir: str, reason: str) -> errors.InputError:
     """Returns the error for a damaged set, with the way to prepare it again."""
     subject = f"data set '{name}' under {folder}"
-    return stored_examples.damaged(subject, reason, way_out(name, data_dir))
+    return stored_examples.damaged_error(subject, reason, remedy(name, data_dir))
 
 
-def way_out(name: str, data_dir: str) -> str:
+def remedy(name: str, data_dir: str) -> str:
     """Returns what to do about a damaged set."""
     if prepares_itself(name):
         return "remove that folder, and the next start prepares it again"

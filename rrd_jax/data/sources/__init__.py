@@ -1,1 +1,1 @@
-"""Data sets by the way that they are stored: TFDS, Hugging Face, a user's own objects."""
+"""Data sets by storage: TFDS, Hugging Face, and custom sources."""

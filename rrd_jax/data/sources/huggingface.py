@@ -1,4 +1,4 @@
-"""Opens Hugging Face data sets on disk: folders of `save_to_disk`, and Parquet files."""
+"""Hugging Face data sets on disk: folders of `save_to_disk` and Parquet files."""
 
 import dataclasses
 import functools
@@ -19,14 +19,14 @@ from rrd_jax.data.splits import Splits
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Table(Sequence):
-    """The rows of a `datasets.Dataset` with its images as they are stored.
+    """The rows of a `datasets.Dataset` with encoded images.
 
     Attributes:
-      rows: of two columns.
-      image: the column of images, not decoded.
-      label: the column of labels; "" where these are not read.
-      num_classes: C; None where the labels are plain integers.
-      class_names: of a ClassLabel.
+      rows: `datasets.Dataset` with a column of images and optionally a column of labels.
+      image: name of the column of images, which are not decoded.
+      label: name of the column of labels; "" if labels are not read.
+      num_classes: C; None if the labels are plain integers.
+      class_names: names of a ClassLabel in the order of labels.
     """
 
     rows: Any
@@ -46,24 +46,25 @@ class Table(Sequence):
         if stored["path"]:
             example["file_name"] = stored["path"]
         content = stored["bytes"]
-        if content is None:  # the set names files instead of holding them
+        # The data set may store the paths of image files without their content.
+        if content is None:
             content = pathlib.Path(stored["path"]).read_bytes()
         return example | {"image": content}
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        """[N] all labels."""
+        """Labels of the split, [N]."""
         return np.asarray(
             self.rows.select_columns([self.label]).with_format("numpy")[:][self.label]
         )
 
 
 def open_source(source: Source) -> Splits:
-    """Opens hf:PATH, a folder of `save_to_disk`, a Parquet file, or a folder of such files.
+    """Opens hf:PATH, where PATH is a folder of `save_to_disk`, a Parquet file or a folder of these.
 
     Raises:
-      InputError: `datasets` is not installed, nothing like it is at PATH, a split is missing, or
-        there is no column of images, or none of labels, or several.
+      InputError: `datasets` is not installed, PATH holds no data set, a split is missing, or the
+        column of images or of labels is missing or ambiguous.
     """
     name = source.name
     tables = _tables(name)
@@ -85,18 +86,19 @@ def _chosen_columns(name: str, source: Source) -> dict[str, str]:
 
 
 def _tables(name: str) -> Mapping[str, Any]:
-    """The `datasets.Dataset` of each split."""
+    """Returns the `datasets.Dataset` of each split by name."""
+    # The package `datasets` is an optional extra.
     try:
-        import datasets  # an extra, which only such sets need
+        import datasets
     except ImportError as error:
         raise errors.InputError(
-            f"data set '{name}' is read with datasets, which cannot be imported ({error}): run"
+            f"data set '{name}' needs the package datasets, which cannot be imported ({error}): run"
             " `pip install 'rrd_jax[hf]'`"
         ) from error
     path = pathlib.Path(os.path.expanduser(name.removeprefix("hf:")))
     if not path.exists():
         raise errors.InputError(
-            f"data set '{name}': there is no {path.absolute()}; write hf:PATH with a folder of"
+            f"data set '{name}': {path.absolute()} does not exist; write hf:PATH with a folder of"
             " datasets' save_to_disk, a Parquet file, or a folder of Parquet files"
         )
     try:
@@ -105,15 +107,18 @@ def _tables(name: str) -> Mapping[str, Any]:
         elif path.is_dir():
             saved = datasets.load_from_disk(str(path))
             if saved == {}:
-                raise errors.InputError(f"data set '{name}' has no splits: its folder is damaged")
+                raise errors.InputError(
+                    f"data set '{name}' has no splits: the folder is damaged; copy it again"
+                )
             return saved if isinstance(saved, Mapping) else {"train": saved}
         else:
             files = {"train": [str(path)]}
-        # Memory-mapped from datasets' cache, which is a copy, in HF_HOME.
+        # The library copies the files to its cache in HF_HOME and memory-maps the copy.
         return datasets.load_dataset("parquet", data_files=files)
     except errors.InputError:
         raise
-    except Exception as error:  # Damaged files raise errors of datasets, pyarrow and others.
+    # Damaged files raise errors of datasets, pyarrow and other packages.
+    except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise errors.InputError(f"data set '{name}' cannot be opened: {text}") from error
 
@@ -123,9 +128,10 @@ def _is_saved(path: pathlib.Path) -> bool:
 
 
 def _files_by_split(name: str, folder: pathlib.Path) -> dict[str, list[str]]:
-    """Parquet files by what their names begin with, such as train-00000-of-00002.parquet.
+    """Returns the Parquet files of each split.
 
-    Where that is a number, or `part`, the folder that they are in is called as the split is.
+    The split is the prefix of the file's name, as in train-00000-of-00002.parquet. For names that
+    start with a number or `part`, the split is the name of the file's folder.
     """
     files: dict[str, list[str]] = {}
     for path in sorted(filter(pathlib.Path.is_file, folder.rglob("*.parquet"))):
@@ -134,26 +140,26 @@ def _files_by_split(name: str, folder: pathlib.Path) -> dict[str, list[str]]:
         files.setdefault(split, []).append(str(path))
     if not files:
         raise errors.InputError(
-            f"data set '{name}': {folder.absolute()} is neither a folder of datasets' save_to_disk"
-            " nor has it Parquet files such as train-00000-of-00001.parquet"
+            f"data set '{name}': {folder.absolute()} is not a folder of datasets' save_to_disk and"
+            " has no Parquet files such as train-00000-of-00001.parquet"
         )
     for paths in files.values():
-        _check_all_there(name, paths)
+        _check_complete(name, paths)
     return files
 
 
-def _check_all_there(name: str, paths: Sequence[str]) -> None:
-    """Raises an InputError where one of several files, -00000-of-00002, is missing."""
-    there, wanted = set(), set()
+def _check_complete(name: str, paths: Sequence[str]) -> None:
+    """Raises an InputError if a file of a numbered series, such as -00000-of-00002, is missing."""
+    present, expected = set(), set()
     for path in paths:
         if numbered := re.search(r"^(.*-)(\d+)-of-(\d+)", path):
             before, number, total = numbered[1], int(numbered[2]), int(numbered[3])
-            there.add((before, total, number))
-            wanted |= {(before, total, i) for i in range(min(total, 10_000))}
-    if missing := sorted(wanted - there):
+            present.add((before, total, number))
+            expected |= {(before, total, i) for i in range(min(total, 10_000))}
+    if missing := sorted(expected - present):
         before, total, number = missing[0]
         raise errors.InputError(
-            f"data set '{name}': of the files {before}*-of-{total:05d} {len(missing)} are missing,"
+            f"data set '{name}': {len(missing)} of the files {before}*-of-{total:05d} are missing,"
             f" such as number {number:05d}: download or copy them again"
         )
 
@@ -161,7 +167,7 @@ def _check_all_there(name: str, paths: Sequence[str]) -> None:
 def _table(
     name: str, split: str, rows: Any, image: str, label: str, *, use_labels: bool = True
 ) -> Table:
-    """The two columns of a split, by name, or else by their type; without labels the images'."""
+    """Returns the columns of images and, if needed, labels, chosen by name or by type."""
     import datasets
 
     features = rows.features
@@ -178,7 +184,7 @@ def _table(
 
 
 def _stored(rows: Any, columns: list[str], image: str) -> Any:
-    """Some columns, of which the images are not decoded."""
+    """Returns the given columns, with images as encoded bytes."""
     import datasets
 
     rows = rows.with_format(None).select_columns(columns)
@@ -186,7 +192,7 @@ def _stored(rows: Any, columns: list[str], image: str) -> Any:
 
 
 def _holds_images(feature: Any) -> bool:
-    """Whether a column is an Image, or what Parquet files without datasets' notes have for it."""
+    """Returns True if a column holds images, either typed as Image or as plain Parquet columns."""
     import datasets
 
     if isinstance(feature, Mapping):
@@ -195,13 +201,13 @@ def _holds_images(feature: Any) -> bool:
 
 
 def _dtype(feature: Any) -> str:
-    """Such as int64, of a column of single values; a ClassLabel is one of int64."""
+    """Returns the type of a column of scalars, such as "int64" (ClassLabel included), or ""."""
     dtype = getattr(feature, "dtype", None)
     return dtype if isinstance(dtype, str) else ""
 
 
 def _column(name: str, features: Any, role: str, chosen: str, candidates: Sequence[str]) -> str:
-    """The column that is chosen, or called as its role is, or the only one."""
+    """Returns the chosen column, the column named like its role, or the only candidate."""
     if (chosen or role) in candidates:
         return chosen or role
     if len(candidates) == 1 and not chosen:
@@ -211,7 +217,7 @@ def _column(name: str, features: Any, role: str, chosen: str, candidates: Sequen
     if chosen:
         reason = f"'{chosen}' is not {kind}"
     else:
-        reason = f"{' and '.join(candidates) or 'none'} may be the {role}, which must be {kind}"
+        reason = f"{' and '.join(candidates) or 'none'} can be the {role}, which must be {kind}"
     raise errors.InputError(
         f"data set '{name}' has columns {listed}; {reason}: choose one with data.options.{role}"
     )

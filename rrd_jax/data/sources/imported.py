@@ -1,4 +1,4 @@
-"""Opens data sets of users: by import path, such as my_data:source, or as objects."""
+"""Opens custom data sets, given as an import path, such as my_data:source, or as an object."""
 
 import dataclasses
 import functools
@@ -25,11 +25,11 @@ _POSITIONAL = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Arrays(Sequence):
-    """A source of arrays.
+    """A source of examples from arrays.
 
     Attributes:
-      images: [N, H, W, channels] uint8, or in another form that `example_forms.pixels` takes.
-      labels: [N].
+      images: uint8 [N, H, W, channels], or another form that `example_forms.pixels` accepts.
+      labels: [N], class ids.
     """
 
     images: np.ndarray
@@ -45,14 +45,14 @@ class Arrays(Sequence):
 def open_source(source: Source) -> Splits:
     """Opens the data set of an import path.
 
-    The attribute is called with the name of a split, without a slice, and with the options; or it
-    is a mapping from splits to sources, an object whose attributes are the splits, or one source,
-    whose split is "train".
+    The attribute is one of these: a function of the name of a split, without a slice, and of the
+    options; a mapping from splits to sources; an object whose attributes are the splits; or one
+    source, whose split is "train".
 
     Raises:
-      InputError: there is no such module or attribute, or it gives no random access to labelled
-        images.
-      UserCodeError: the user's code raised.
+      InputError: the module or attribute does not exist, or does not give random access to
+        labelled images.
+      UserCodeError: the user's code raised an exception.
     """
     holder = imports.load("data set", source.name)
     return open_splits(source, holder, path=source.name)
@@ -65,41 +65,41 @@ def open_splits(
 
     Args:
       source: split expressions and options.
-      holder: the object that has the splits.
-      path: import path by which worker processes load it; "" if only this process has it.
-      num_classes: C; None to find it.
+      holder: the object that provides the splits.
+      path: import path of the object for worker processes; "" if only this process has the object.
+      num_classes: C; None to infer the number from the source.
 
     Raises:
-      InputError: a split or an example that cannot be used.
+      InputError: a split or an example is invalid.
     """
     subject = f"data set '{path}'" if path else "data set"
-    if source.options and not _is_called(holder):
+    if source.options and not _is_function(holder):
         raise errors.InputError(
-            f"{subject} takes no data.options ({', '.join(dict(source.options))}): it is"
-            f" {example_forms.described(holder)}, not a function"
+            f"{subject} takes no data.options ({', '.join(dict(source.options))}): the data set is"
+            f" {example_forms.describe(holder)}, not a function"
         )
 
     def open_split(split: str) -> Handle:
         reopen = functools.partial(_reopen, path, split, source.options) if path else None
         return Handle(subject, _open_split(subject, holder, split, source.options), reopen)
 
-    known = ()
+    split_names = ()
     if (_is_source(holder) and not isinstance(holder, Mapping)) or _is_columns(holder):
-        known = ("train",)
+        split_names = ("train",)
     elif isinstance(holder, Mapping):
-        known = tuple(map(str, holder))
+        split_names = tuple(map(str, holder))
     return user_splits.open_splits(
-        source, path or "data", open_split, known, origin=holder, num_classes=num_classes
+        source, path or "data", open_split, split_names, origin=holder, num_classes=num_classes
     )
 
 
 def _reopen(path: str, split: str, options: _Options) -> Any:
-    """Returns the source of a split, in a worker process."""
+    """Returns the source of a split in a worker process."""
     return _open_split(f"data set '{path}'", imports.load("data set", path), split, options)
 
 
-def _is_called(holder: Any) -> bool:
-    """Returns True for a function of a split's name, or a class of one split."""
+def _is_function(holder: Any) -> bool:
+    """Returns True for a function or class that is called with the name of a split."""
     is_split_holder = _is_source(getattr(holder, "train", None))
     return callable(holder) and not _is_source(holder) and not is_split_holder
 
@@ -111,28 +111,28 @@ def _is_source(value: Any) -> bool:
 
 
 def _is_columns(value: Any) -> bool:
-    """Returns True for a mapping of all images and all labels."""
+    """Returns True for a mapping with arrays of all images and all labels."""
     return isinstance(value, Mapping) and {"image", "label"} <= set(value)
 
 
 def _open_split(subject: str, holder: Any, split: str, options: _Options) -> Any:
-    """Returns the source of a split, of whatever kind the object is that has it."""
-    if _is_called(holder):
+    """Returns the source of a split from any supported kind of object."""
+    if _is_function(holder):
         holder = _call(subject, holder, split, options)
     if isinstance(holder, Mapping) and not _is_columns(holder):
         if split not in holder:
             listed = ", ".join(map(str, holder)) or "none"
-            raise errors.InputError(f"{subject} has no split '{split}'; its splits: {listed}")
+            raise errors.InputError(f"{subject} has no split '{split}'; available splits: {listed}")
         holder = holder[split]
     elif not _is_source(holder) and _is_source(getattr(holder, split, None)):
         holder = getattr(holder, split)
     elif isinstance(holder, type):
-        raise errors.InputError(f"{subject} has no split '{split}', an attribute of that name")
+        raise errors.InputError(f"{subject} has no split '{split}': no attribute of that name")
     source = _as_arrays(subject, split, holder)
     if isinstance(source, Mapping) or not _is_source(source):
         raise errors.InputError(
-            f"{subject} gives {example_forms.described(source)} for split '{split}', but must give"
-            " a source with __len__ and __getitem__, which gives examples by number"
+            f"{subject} returned {example_forms.describe(source)} for split '{split}', but must"
+            " return a source with __len__ and __getitem__, which returns examples by index"
         )
     with errors.user_code(f"taking the length of split '{split}' of", subject):
         length = len(source)
@@ -142,23 +142,23 @@ def _open_split(subject: str, holder: Any, split: str, options: _Options) -> Any
 
 
 def _call(subject: str, function: Callable, split: str, options: _Options) -> Any:
-    """Returns what a user's function gives for a split: its argument `split`, or its first one."""
+    """Calls a user's function with the split as argument `split` or as the first argument."""
     parameters = imports.parameters(function)
     names = [name for name, p in parameters.items() if p.kind in _POSITIONAL]
     by_name = "split" in parameters and names[:1] != ["split"]
-    ours = ("split",) if by_name else tuple(names[:1])
-    arguments = imports.check(subject, function, dict(options), ours, prefix="data.options.")
+    reserved = ("split",) if by_name else tuple(names[:1])
+    arguments = imports.check(subject, function, dict(options), reserved, prefix="data.options.")
     with errors.user_code(f"opening split '{split}' of", subject):
         if by_name:
             return function(split=split, **arguments)
-        # The signature of a builtin may be unknown; other functions without parameters take none.
+        # The signature of a builtin may be unknown. Other functions may have no parameters.
         if parameters or inspect.isbuiltin(function):
             return function(split, **arguments)
         return function(**arguments)
 
 
 def _as_arrays(subject: str, split: str, value: Any) -> Any:
-    """Returns arrays of all images and all labels as a source; anything else as it is."""
+    """Returns arrays of all images and all labels as a source; returns other values unchanged."""
     if _is_columns(value):
         value = (value["image"], value["label"])
     is_pair = isinstance(value, tuple | list) and len(value) == 2
@@ -168,6 +168,6 @@ def _as_arrays(subject: str, split: str, value: Any) -> Any:
     if labels.shape[:1] != images.shape[:1]:
         count = f"{len(labels)} labels" if labels.ndim else f"labels {labels}"
         raise errors.InputError(
-            f"{subject} gives {len(images)} images for split '{split}', but {count}"
+            f"{subject} returned {len(images)} images for split '{split}', but {count}"
         )
     return Arrays(images, labels)

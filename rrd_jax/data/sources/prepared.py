@@ -1,4 +1,4 @@
-"""Opens data sets that TFDS keeps, preparing those whose source is on the machine."""
+"""Opens data sets of TFDS, and prepares those whose source files are on the machine."""
 
 import contextlib
 from collections.abc import Sequence
@@ -14,16 +14,18 @@ from rrd_jax.data.splits import Splits, Summary
 
 
 def open_source(source: Source) -> Splits:
-    """Opens a set of DATASETS or of TFDS.
+    """Opens a data set of DATASETS or of TFDS.
 
     Raises:
-      InputError: unknown name or split, or a set that is not prepared, with what to do.
+      InputError: the name or split is unknown, or the data set is not prepared; the message says
+        what to do.
     """
     if source.options:
         raise errors.InputError(
-            f"data set '{source.name}' takes no data.options ({', '.join(dict(source.options))})"
+            f"data set '{source.name}' takes no data.options ({', '.join(dict(source.options))});"
+            " remove them"
         )
-    with _mocked(source), registry.quiet():
+    with _mock_tfds(source), registry.quiet():
         builder = registry.create_builder(source.name, source.dir, source.manual_dir)
         if not source.mock_examples:
             builder = _prepared(source.name, builder, source.dir)
@@ -37,39 +39,41 @@ def open_source(source: Source) -> Splits:
     count, names = _classes(builder.info.features, features)
     shared = 0
     if not source.mock_examples:
-        parts = (stored_examples.parts(builder, s) for s in (source.train_split, source.test_split))
+        parts = (
+            stored_examples.file_ranges(builder, s) for s in (source.train_split, source.test_split)
+        )
         shared = split_expressions.overlap(*parts)
     version, channels = builder.info.full_name, builder.info.features[features.image].shape[-1]
     summary = Summary()
     if size := None if source.mock_examples else resized.noted(builder.data_dir):
-        version, summary = f"{version}, {size}", _about(source, size)
+        version, summary = f"{version}, {size}", _summarize_resized(source, size)
     return Splits(version, count, channels, train, test, names, summary, shared)
 
 
-def _about(source: Source, size: resized.Resize) -> Summary:
-    """Returns a summary of images that were made smaller when they were prepared."""
-    wanted = source.resize if source.crops_on_host else source.image_size
+def _summarize_resized(source: Source, size: resized.Resize) -> Summary:
+    """Returns a summary of images that were scaled down during preparation."""
+    needed = source.resize if source.crops_on_host else source.image_size
     warnings = ()
-    if wanted > size.short:
+    if needed > size.short:
         field = "data.resize" if source.crops_on_host else "data.image_size"
         warnings = (
-            f"{field} is {wanted}, but the images of '{source.name}' were prepared with {size}:"
-            " they are scaled up; for larger ones prepare it again",
+            f"{field} is {needed}, but the images of '{source.name}' were prepared with {size}:"
+            " images are scaled up; for larger images prepare the data set again",
         )
     return Summary((f"images of '{source.name}' were prepared with {size}",), warnings)
 
 
-def _classes(known: Any, features: stored_examples.Features) -> tuple[int, tuple[str, ...]]:
-    """Returns the number of classes, and their names if each has one."""
+def _classes(info: Any, features: stored_examples.Features) -> tuple[int, tuple[str, ...]]:
+    """Returns the number of classes and the class names; () if names are missing."""
     if not features.label:
         return 0, ()
-    label = known[features.label]
+    label = info[features.label]
     names = tuple(label.names or ())
     return label.num_classes, names if len(names) == label.num_classes else ()
 
 
-def _mocked(source: Source) -> contextlib.AbstractContextManager:
-    """Makes TFDS draw random examples, if the source asks for them."""
+def _mock_tfds(source: Source) -> contextlib.AbstractContextManager:
+    """Makes TFDS return random examples if `mock_examples` is set."""
     if not source.mock_examples:
         return contextlib.nullcontext()
     return tfds.testing.mock_data(num_examples=source.mock_examples)
@@ -79,10 +83,11 @@ def _prepared(name: str, builder: Any, folder: str) -> Any:
     if registry.prepares_itself(name) and not builder.is_prepared():
         registry.prepare(name, builder)
     registry.check_prepared(name, builder)
-    # This builder holds nothing but the folder, so its sources can be sent to worker processes.
+    # A builder from a directory can be pickled, so its sources can be sent to worker processes.
+    # Damaged files raise errors of TFDS, protobuf or json.
     try:
         return tfds.builder_from_directory(builder.data_dir)
-    except Exception as error:  # Damaged files raise errors of TFDS, protobuf or json.
+    except Exception as error:
         raise registry.damaged(name, builder.data_dir, folder, str(error)) from error
 
 
@@ -90,10 +95,10 @@ def _read(
     source: Source, builder: Any, split: str, features: stored_examples.Features
 ) -> Sequence[dict[str, Any]]:
     if source.mock_examples:
-        labelled = stored_examples.mocked(builder, split, features)
+        examples = stored_examples.random_examples(builder, split, features)
     else:
-        way_out = registry.way_out(source.name, source.dir)
-        labelled = stored_examples.stored(source.name, builder, split, features, way_out)
-    if source.use_labels and labelled[0]["label"] < 0:
+        remedy = registry.remedy(source.name, source.dir)
+        examples = stored_examples.open_stored(source.name, builder, split, features, remedy)
+    if source.use_labels and examples[0]["label"] < 0:
         raise errors.InputError(f"split '{split}' of data set '{source.name}' has no labels")
-    return labelled
+    return examples

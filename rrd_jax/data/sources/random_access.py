@@ -1,4 +1,4 @@
-"""Random access to the examples of users' sources, in the one form that feeds take."""
+"""Random access to the examples of custom sources, in the form that feeds expect."""
 
 import dataclasses
 import functools
@@ -18,15 +18,15 @@ Reopen = Callable[[], Any]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Handle:
-    """A source, which is sent to worker processes as it is, or opened again there.
+    """A source that is pickled for worker processes, or opened again there.
 
     Attributes:
-      what: name of the data set, for messages.
+      description: name of the data set, for messages.
       source: object with `__len__` and `__getitem__`.
-      reopen: opens the same source in another process; None if only this process has it.
+      reopen: opens the source in another process; None if the source cannot be reopened.
     """
 
-    what: str
+    description: str
     source: Any
     reopen: Reopen | None = None
 
@@ -34,18 +34,20 @@ class Handle:
         dumped = None
         try:
             dumped = cloudpickle.dumps(self.source)
-        except Exception as error:  # A user's object may raise anything.
+        # A user's object may raise any exception.
+        except Exception as error:
             if self.reopen is None:
                 raise errors.InputError(
-                    f"{self.what} cannot be sent to worker processes ({type(error).__name__}:"
-                    f" {error}): set data.workers to 0, or give it by import path"
+                    f"{self.description} cannot be sent to worker processes"
+                    f" ({type(error).__name__}: {error}): set data.workers=0, or pass the data set"
+                    " as an import path"
                 ) from error
-        return _received, (self.what, dumped, self.reopen)
+        return _received, (self.description, dumped, self.reopen)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Images(Sequence):
-    """A source of images; labels are not read.
+    """A source of images whose labels are not read.
 
     Attributes:
       source: object with `__len__` and `__getitem__`.
@@ -61,62 +63,62 @@ class Images(Sequence):
 
 
 def without_labels(handle: Handle) -> Handle:
-    """Returns the same source without labels."""
+    """Returns a handle of the source without labels."""
     reopen = handle.reopen and functools.partial(_reopened, handle.reopen)
-    return Handle(handle.what, Images(handle.source), reopen)
+    return Handle(handle.description, Images(handle.source), reopen)
 
 
 def _reopened(reopen: Reopen) -> Images:
     return Images(reopen())
 
 
-def _received(what: str, dumped: bytes | None, reopen: Reopen | None) -> Handle:
+def _received(description: str, dumped: bytes | None, reopen: Reopen | None) -> Handle:
     source = pickle.loads(dumped) if dumped is not None else reopen()
-    return Handle(what, source, reopen)
+    return Handle(description, source, reopen)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rows(Sequence):
-    """The concatenated parts of sources that a split expression names.
+    """The concatenated parts of sources in a split expression.
 
     Attributes:
-      what: name of the split and data set, for messages.
-      parts: sources, and ranges of their examples.
+      description: name of the split and data set, for messages.
+      parts: sources and ranges of their examples.
     """
 
-    what: str
+    description: str
     parts: tuple[tuple[Handle, range], ...]
 
     def __len__(self) -> int:
-        return sum(len(places) for _, places in self.parts)
+        return sum(len(indices) for _, indices in self.parts)
 
     def __getitem__(self, i: int) -> Any:
-        for handle, places in self.parts:
-            if i < len(places):
-                return handle.source[places[i]]
-            i -= len(places)
+        for handle, indices in self.parts:
+            if i < len(indices):
+                return handle.source[indices[i]]
+            i -= len(indices)
         raise IndexError(i)
 
     def read(self, i: int, form: Callable[[Any], Any] = example_forms.conform) -> Any:
-        """Returns example i in a form of `example_forms`.
+        """Returns example i, converted by a function of `example_forms`.
 
         Raises:
-          InputError: the example has another form; the message names it.
-          UserCodeError: the source raised.
+          InputError: the example has an unsupported form; the message names the example.
+          UserCodeError: the source raised an exception.
         """
-        with errors.user_code("reading", f"example {i} of {self.what}"):
+        with errors.user_code("reading", f"example {i} of {self.description}"):
             return form(self[i])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Examples(splits.Examples):
-    """Examples of a user's source in the form that feeds take.
+class UserExamples(splits.Examples):
+    """Examples of a custom source in the form that feeds expect.
 
     Attributes:
-      rows: the examples as their source gives them.
+      rows: the unconverted examples.
       channels: channels of all images, 1 or 3.
       num_classes: C; labels are in 0..C-1.
-      known_labels: [N] all labels, if their source lists them.
+      known_labels: [N], all labels; None if the source does not list its labels.
     """
 
     rows: Rows
@@ -126,7 +128,7 @@ class Examples(splits.Examples):
 
     @property
     def labels(self) -> np.ndarray:
-        """[N] all labels, which are read one after the other unless they are known."""
+        """Labels of the split, [N], read from each example unless the source lists its labels."""
         if self.known_labels is not None:
             return self.known_labels
         labels = [self.rows.read(i, example_forms.label) for i in range(len(self))]
@@ -138,7 +140,7 @@ class Examples(splits.Examples):
         return len(self.rows)
 
     def read(self, i: int) -> dict[str, Any]:
-        """Returns example i; raises an InputError if its label is out of range."""
+        """Returns example i; raises an InputError if the label is out of range."""
         example = self.rows.read(
             i, functools.partial(example_forms.conform, channels=self.channels)
         )
@@ -149,6 +151,6 @@ class Examples(splits.Examples):
         """Raises an InputError if the label of an example is out of range."""
         if not 0 <= label < self.num_classes:
             raise errors.InputError(
-                f"example {i} of {self.rows.what} has label {label}, but there are"
+                f"example {i} of {self.rows.description} has label {label}, but there are"
                 f" {self.num_classes} classes, from 0 to {self.num_classes - 1}"
             )

@@ -1,4 +1,4 @@
-"""Split expressions as TFDS reads them, such as train[:90%], for sources that are none of TFDS."""
+"""TFDS split expressions, such as train[:90%], for sources outside TFDS."""
 
 import re
 from collections.abc import Iterable
@@ -11,9 +11,9 @@ class Slice(NamedTuple):
     """A part of a split.
 
     Attributes:
-      name: of the split, such as "train".
-      start: the first example, such as "10", "-10" or "90%"; "" for the beginning.
-      stop: the one after the last; "" for the end.
+      name: name of the split, such as "train".
+      start: first example, such as "10", "-10" or "90%"; "" for the beginning.
+      stop: end of the part (exclusive), in the same notation; "" for the end.
     """
 
     name: str
@@ -21,21 +21,21 @@ class Slice(NamedTuple):
     stop: str
 
     def rows(self, count: int) -> range:
-        """The places of its examples in a split of `count`.
+        """Returns the indices of the part in a split of `count` examples.
 
         Raises:
-          ValueError: a number or percentage beyond the split.
+          ValueError: a boundary is beyond the end of the split.
         """
-        start = _place(self.start, count) if self.start else 0
-        stop = _place(self.stop, count) if self.stop else count
+        start = _boundary(self.start, count) if self.start else 0
+        stop = _boundary(self.stop, count) if self.stop else count
         return range(start, stop)
 
 
 def parse(expression: str) -> list[Slice]:
-    """The parts of a split expression, such as train[:90%] or train+test[-100:].
+    """Returns the parts of a split expression, such as train[:90%] or train+test[-100:].
 
     Raises:
-      ValueError: it cannot be read.
+      ValueError: the expression is invalid.
     """
     slices = []
     for part in expression.split("+"):
@@ -46,21 +46,21 @@ def parse(expression: str) -> list[Slice]:
     return slices
 
 
-def overlap(some: Iterable[tuple[Any, range]], others: Iterable[tuple[Any, range]]) -> int:
-    """How many examples are in both of two lists of parts; a part is of a source, by its places."""
+def overlap(parts: Iterable[tuple[Any, range]], others: Iterable[tuple[Any, range]]) -> int:
+    """Returns the number of examples in both lists of (source, indices)."""
     others = list(others)
     return sum(
         max(0, min(a.stop, b.stop) - max(a.start, b.start))
-        for source, a in some
+        for source, a in parts
         for other, b in others
         if source == other
     )
 
 
-def _place(text: str, count: int) -> int:
-    """A boundary as a place in the split; percentages are rounded to the closest."""
+def _boundary(text: str, count: int) -> int:
+    """Returns a boundary as an index; percentages are rounded to the nearest index."""
     number = int(text.removesuffix("%"))
     place = round(number * count / 100.0) if text.endswith("%") else number
     if abs(place) > count:
-        raise ValueError(f"'{text}' is beyond its {count} examples")
+        raise ValueError(f"'{text}' is beyond the {count} examples of the split")
     return place + count if place < 0 else place

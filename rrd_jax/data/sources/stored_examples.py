@@ -1,4 +1,4 @@
-"""Examples of a prepared set: an encoded image, a label, and a file name if there is one."""
+"""Examples of a prepared data set: an encoded image, a label, and optionally a file name."""
 
 import dataclasses
 import os
@@ -14,7 +14,7 @@ from rrd_jax.data.splits import Examples
 
 
 class Features(NamedTuple):
-    """Names of the features that are the image and the class; "" for no class."""
+    """Names of the features that hold the image and the class; "" for no class."""
 
     image: str
     label: str = ""
@@ -22,82 +22,85 @@ class Features(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class StoredExamples(Examples):
-    """Examples as they are stored: `image` encoded, `label` and `file_name` if they are stored.
+    """Examples with encoded `image`, and with `label` and `file_name` if these are stored.
 
-    TFDS would convert every feature of an example, used or not, by way of numpy.
+    TFDS itself would convert every feature of an example to numpy, including unused features.
 
     Attributes:
       records: serialized tf.train.Examples.
       features: the features to read.
-      subject: the set and its folder, for messages.
-      way_out: what to do about a damaged example, for messages.
+      subject: name and folder of the data set, for messages.
+      remedy: what to do about a damaged example, for messages.
     """
 
     records: Sequence[bytes]
     features: Features
     subject: str
-    way_out: str
+    remedy: str
 
     def __len__(self) -> int:
         return len(self.records)
 
     def read(self, i: int) -> dict[str, Any]:
-        """Returns example i; raises an InputError if it is damaged."""
+        """Returns example i; raises an InputError if the example is damaged."""
         try:
             values = tf_example_pb2.Example.FromString(self.records[i]).features.feature
             example = {"image": values[self.features.image].bytes_list.value[0]}
             if self.features.label:
                 example["label"] = values[self.features.label].int64_list.value[0]
-        except Exception as error:  # An error of ArrayRecord or protobuf, or an empty list.
-            raise damaged(self.subject, f"example {i}: {error}", self.way_out) from error
+        # ArrayRecord and protobuf have their own types of exceptions; a list may be empty.
+        except Exception as error:
+            raise damaged_error(self.subject, f"example {i}: {error}", self.remedy) from error
         for name in ("file_name", "id"):
             if name in values and values[name].bytes_list.value:
                 return example | {"file_name": values[name].bytes_list.value[0]}
         return example
 
 
-def damaged(subject: str, reason: str, way_out: str) -> errors.InputError:
-    """Returns the error for a prepared set that is damaged."""
-    return errors.InputError(f"{subject} is damaged ({textwrap.shorten(reason, 200)}): {way_out}")
+def damaged_error(subject: str, reason: str, remedy: str) -> errors.InputError:
+    """Returns the error for a damaged prepared data set."""
+    return errors.InputError(f"{subject} is damaged ({textwrap.shorten(reason, 200)}): {remedy}")
 
 
-def stored(
-    name: str, builder: Any, split: str, features: Features, way_out: str = "prepare it again"
+def open_stored(
+    name: str, builder: Any, split: str, features: Features, remedy: str = "prepare it again"
 ) -> StoredExamples:
-    """Returns the examples of a split of data set `name`.
+    """Opens a split of data set `name`.
+
+    Files are checked by their sizes and by the first and the last example.
 
     Raises:
-      InputError: there is no such split, or its files are damaged, as far as their sizes and the
-        first and the last example show.
+      InputError: the split does not exist, or its files are damaged.
     """
     subject = f"data set '{name}' under {builder.data_dir}"
     if not builder.info.splits:
-        raise damaged(subject, "its dataset_info.json has no splits", way_out)
+        raise damaged_error(subject, "dataset_info.json has no splits", remedy)
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
     try:
         records = builder.as_data_source(split, deserialize_method=raw)
     except (KeyError, ValueError, NotImplementedError) as error:
-        reason, known = str(error).split("\n")[0], ", ".join(builder.info.splits)
+        reason, available = str(error).split("\n")[0], ", ".join(builder.info.splits)
         raise errors.InputError(
-            f"split '{split}' of data set '{name}' cannot be read ({reason}); its splits: {known}"
+            f"split '{split}' of data set '{name}' cannot be read ({reason}); available splits:"
+            f" {available}"
         ) from error
-    examples = StoredExamples(records, features, subject, way_out)
-    for path, _ in parts(builder, split):
+    examples = StoredExamples(records, features, subject, remedy)
+    for path, _ in file_ranges(builder, split):
         if not os.path.isfile(path) or not os.path.getsize(path):
-            raise damaged(subject, f"{os.path.basename(path)} is missing or empty", way_out)
+            raise damaged_error(subject, f"{os.path.basename(path)} is missing or empty", remedy)
     for i in {0, len(examples) - 1}:
         examples.read(i)
     return examples
 
 
-def parts(builder: Any, split: str) -> list[tuple[str, range]]:
-    """Returns the files of a split, and the ranges of its examples in them."""
+def file_ranges(builder: Any, split: str) -> list[tuple[str, range]]:
+    """Returns the files of a split, each with the range of examples in the file."""
     files = builder.info.splits[split].file_instructions
     return [(str(file.filename), range(file.skip, file.skip + file.take)) for file in files]
 
 
-def mocked(builder: Any, split: str, features: Features) -> list[dict[str, Any]]:
-    """Returns random examples of TFDS, which draws them whenever they are read: here, once."""
+def random_examples(builder: Any, split: str, features: Features) -> list[dict[str, Any]]:
+    """Returns random examples of TFDS as a list, because TFDS draws them again on every read."""
     names = {part: name for part, name in features._asdict().items() if name}
     return [
         {part: example[name] for part, name in names.items()}
@@ -106,18 +109,18 @@ def mocked(builder: Any, split: str, features: Features) -> list[dict[str, Any]]
 
 
 def image_and_label(name: str, info: tfds.core.DatasetInfo, *, use_labels: bool = True) -> Features:
-    """Returns the features to read: image and label, TFDS's supervised ones, or the only ones.
+    """Returns the features to read: `image` and `label`, the supervised keys, or the only ones.
 
     Args:
       name: name of the data set.
-      info: its description.
-      use_labels: whether a class is needed; if not, the only image is enough, or `image`.
+      info: TFDS's description of the data set.
+      use_labels: whether a class is needed; otherwise one image feature is enough.
 
     Raises:
-      InputError: data set `name` has no image of one or three channels, or no class.
+      InputError: the data set has no image of one or three channels, or no class.
     """
     features = dict(info.features.items())
-    images = [key for key, feature in features.items() if _is_picture(feature)]
+    images = [key for key, feature in features.items() if _is_image(feature)]
     labels = [
         key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)
     ]
@@ -129,13 +132,14 @@ def image_and_label(name: str, info: tfds.core.DatasetInfo, *, use_labels: bool 
             return Features(*pair)
     if not use_labels and ("image" in images or len(images) == 1):
         return Features("image" if "image" in images else images[0])
-    wanted = " and a class 'label' are needed, or one of each under other names"
+    needed = " and a class 'label', or exactly one image and one class of other names"
     if not use_labels:
-        wanted = " is needed, or one under another name"
+        needed = ", or exactly one image of another name"
     raise errors.InputError(
-        f"data set '{name}' has features {', '.join(features)}; a grey or RGB 'image'{wanted}"
+        f"data set '{name}' has features {', '.join(features)}, but needs a grayscale or RGB"
+        f" 'image'{needed}"
     )
 
 
-def _is_picture(feature: Any) -> bool:
+def _is_image(feature: Any) -> bool:
     return isinstance(feature, tfds.features.Image) and feature.shape[-1] in (1, 3)
